@@ -23,11 +23,7 @@ const layer = (
   name: string,
   include: string[],
   timeoutMs: number,
-  more: {
-    readonly setupFiles?: string[];
-    readonly fileParallelism?: boolean;
-    readonly isolate?: boolean;
-  } = {},
+  more: { readonly setupFiles?: string[]; readonly fileParallelism?: boolean; readonly isolate?: boolean } = {},
 ) => ({
   test: {
     name,

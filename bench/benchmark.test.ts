@@ -39,12 +39,7 @@ describe('benchmark', () => {
   it('resultOf: failed attempts lower the share of success; no samples, no figure', () => {
     const some = { name: 'x', unit: 'ms', accelerator: 'tcg', baseline: null } as const;
     expect(resultOf({ ...some, samples: [1, 2, 3], failed: 1 })).toMatchObject({ success: 0.75 });
-    const none = resultOf({
-      ...some,
-      samples: [],
-      failed: 2,
-      baseline: { name: 'b', samples: [1] },
-    });
+    const none = resultOf({ ...some, samples: [], failed: 2, baseline: { name: 'b', samples: [1] } });
     expect(none).toMatchObject({ n: 0, p50: null, p95: null, success: 0, ratio: null });
   });
 

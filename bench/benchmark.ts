@@ -23,16 +23,7 @@ export interface BenchContext {
 
 export interface Measurement {
   readonly name: string;
-  readonly unit:
-    | 'ms'
-    | 'µs'
-    | 'ns'
-    | 'MB/s'
-    | '1/s'
-    | 'MiB'
-    | 'instructions'
-    | 'M instructions'
-    | 'index';
+  readonly unit: 'ms' | 'µs' | 'ns' | 'MB/s' | '1/s' | 'MiB' | 'instructions' | 'M instructions' | 'index';
   /** The accelerator of the guest; `none` without a guest. */
   readonly accelerator: string;
   /** Empty if every attempt failed. */
@@ -64,11 +55,7 @@ export interface BenchResult {
   readonly p95: number | null;
   /** Share of successful attempts, 0 … 1. */
   readonly success: number;
-  readonly baseline: {
-    readonly name: string;
-    readonly p50: number | null;
-    readonly p95: number | null;
-  } | null;
+  readonly baseline: { readonly name: string; readonly p50: number | null; readonly p95: number | null } | null;
   /** p50 divided by the baseline's p50. */
   readonly ratio: number | null;
   readonly note: string | null;
@@ -77,8 +64,7 @@ export interface BenchResult {
 export function resultOf(measurement: Measurement): BenchResult {
   const { name, unit, accelerator, samples, baseline, failed = 0, note = null } = measurement;
   const own = middleAndTail(samples);
-  const base =
-    baseline === null ? null : { name: baseline.name, ...middleAndTail(baseline.samples) };
+  const base = baseline === null ? null : { name: baseline.name, ...middleAndTail(baseline.samples) };
   return {
     name,
     unit,
@@ -102,7 +88,6 @@ function ratioOf(own: number | null, base: number | null): number | null {
 
 /** @param wanted figures, or prefixes up to a dot or slash; empty: all */
 export function isWanted(name: string, wanted: readonly string[]): boolean {
-  const isPart = (one: string): boolean =>
-    name === one || name.startsWith(`${one}.`) || name.startsWith(`${one}/`);
+  const isPart = (one: string): boolean => name === one || name.startsWith(`${one}.`) || name.startsWith(`${one}/`);
   return wanted.length === 0 || wanted.some(isPart);
 }

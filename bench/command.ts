@@ -11,11 +11,7 @@ import { BENCHMARKS } from './registry.ts';
 const ROUNDS_DEFAULT = 10;
 
 /** @param names benchmarks, or prefixes up to a dot or slash (`boot`, `fork.ready`); none: all */
-export async function bench(
-  cli: Cli,
-  names: readonly string[],
-  flags: BenchFlags,
-): Promise<number> {
+export async function bench(cli: Cli, names: readonly string[], flags: BenchFlags): Promise<number> {
   const chosen = choose(names);
   const needsRuntime = chosen.some(({ withoutRuntime }) => withoutRuntime !== true);
   await using runtime = needsRuntime ? await openRuntime(cli) : null;

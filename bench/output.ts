@@ -5,10 +5,7 @@ import type { Process } from '../src/machine/guest/link.ts';
 export const PRINT_ONE = { code: 'print(1)', output: '1\n' } as const;
 
 /** Measures the milliseconds until the first byte of `output`. @throws if the program prints anything else */
-export async function firstOutputMs(
-  begin: () => Promise<Process>,
-  output: string,
-): Promise<number> {
+export async function firstOutputMs(begin: () => Promise<Process>, output: string): Promise<number> {
   const began = performance.now();
   const process = await begin();
   let first: number | undefined;

@@ -8,7 +8,5 @@ export function findProgram(
   moreDirs: readonly string[] = [],
 ): string | null {
   const dirs = (env['PATH'] ?? '').split(delimiter).filter((dir) => dir !== '');
-  return (
-    [...dirs, ...moreDirs].map((dir) => join(dir, name)).find((path) => existsSync(path)) ?? null
-  );
+  return [...dirs, ...moreDirs].map((dir) => join(dir, name)).find((path) => existsSync(path)) ?? null;
 }

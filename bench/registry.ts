@@ -3,11 +3,7 @@ import type { Benchmark } from './benchmark.ts';
 import { fairnessBenchmark } from './bridge/fairness.ts';
 import { gatewayBenchmark } from './bridge/gateway.ts';
 import { bridgeBenchmark } from './bridge/overhead.ts';
-import {
-  channelBenchmark,
-  channelMemoryBenchmark,
-  copiedChannelBenchmark,
-} from './channel/channel.ts';
+import { channelBenchmark, channelMemoryBenchmark, copiedChannelBenchmark } from './channel/channel.ts';
 import { ipcBenchmark } from './channel/ipc.ts';
 import { relayBenchmark } from './channel/relay.ts';
 import { workerBenchmark } from './channel/worker.ts';

@@ -75,11 +75,7 @@ export function act(actions: Readonly<Record<string, (values: never) => unknown>
   process.stdout.once('error', () => process.exit(0));
 }
 
-async function perform(
-  run: ((values: never) => unknown) | undefined,
-  values: never,
-  action: string,
-): Promise<Answer> {
+async function perform(run: ((values: never) => unknown) | undefined, values: never, action: string): Promise<Answer> {
   try {
     if (run === undefined) throw new Error(`no action ${action}`);
     return { ok: (await run(values)) ?? null };

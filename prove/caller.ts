@@ -50,9 +50,7 @@ export function exchange({ host, port, text }: ConnectionTry): Promise<CallOutco
 }
 
 /** @param options.servername undefined: a hello without a name */
-export function exchangeTls(
-  options: ConnectionTry & { servername?: string },
-): Promise<CallOutcome> {
+export function exchangeTls(options: ConnectionTry & { servername?: string }): Promise<CallOutcome> {
   const { host, port, servername, text } = options;
   const version = 'TLSv1.2' as const;
   const socket = connectTls({
@@ -94,8 +92,7 @@ function listenTo(socket: Socket, text: string): Promise<CallOutcome> {
 }
 
 /** Calls back after silence. */
-export const silenceTimer = (callback: () => void): NodeJS.Timeout =>
-  setTimeout(callback, silenceMs);
+export const silenceTimer = (callback: () => void): NodeJS.Timeout => setTimeout(callback, silenceMs);
 
 interface DatagramTry {
   readonly host: string;
@@ -104,11 +101,7 @@ interface DatagramTry {
 }
 
 /** Uses a connected socket, so that ICMP refusals are reported. */
-export function datagram({
-  host,
-  port,
-  bytes,
-}: DatagramTry): Promise<CallOutcome & { bytes: Buffer }> {
+export function datagram({ host, port, bytes }: DatagramTry): Promise<CallOutcome & { bytes: Buffer }> {
   return new Promise((resolve) => {
     const socket = createSocket('udp4');
     const end = (outcome: string, answer: Buffer): void => {

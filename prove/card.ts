@@ -21,8 +21,7 @@ export function plugCard({ mac, address, prefixLength, gateway, also = [] }: Car
   const loopback = links.find('lo');
   if (loopback !== undefined) {
     links.change(loopback.index, { up: true });
-    for (const each of also)
-      links.addAddress({ linkIndex: loopback.index, address: each, prefixLength: 32 });
+    for (const each of also) links.addAddress({ linkIndex: loopback.index, address: each, prefixLength: 32 });
   }
   const fd = createTap({ name: 'eth0' });
   const linkIndex = links.find('eth0')?.index ?? 0;

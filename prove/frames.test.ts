@@ -7,9 +7,7 @@ describe('udpFrame', () => {
     const frame = udpFrame({ ...macs, from: '10.0.0.2', to: '10.0.0.1', port: 9, text: 'hi' });
     // Checksums as tshark computes them: 66cd of the IP header, e5a7… of UDP.
     const ip = frame.subarray(24, 44);
-    expect(frame.subarray(0, 24).toString('hex')).toBe(
-      '00000000000000000000aafd00000001aafc000000020800',
-    );
+    expect(frame.subarray(0, 24).toString('hex')).toBe('00000000000000000000aafd00000001aafc000000020800');
     expect(ip.toString('hex')).toBe('4500001e00000000401166cd0a0000020a000001');
     expect(onesComplement(ip)).toBe(0xffff);
     expect(onesComplement(pseudo(frame.subarray(36, 44), frame.subarray(44)))).toBe(0xffff);

@@ -3,22 +3,12 @@
  * servers that a guest might call. It records all arrivals.
  */
 import { createSocket } from 'node:dgram';
-import {
-  createServer as createHttpServer,
-  type IncomingMessage,
-  type ServerResponse,
-} from 'node:http';
+import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { createServer, type Server, type Socket } from 'node:net';
 import { createServer as createTlsServer, type SecureContext } from 'node:tls';
 import { systemClock } from '../src/base/clock.ts';
 import { ignore } from '../src/base/ignore.ts';
-import {
-  DNS_CODE,
-  DNS_TYPE,
-  type DnsRecord,
-  encodeReply,
-  parseQuery,
-} from '../src/egress/net/dns/message.ts';
+import { DNS_CODE, DNS_TYPE, type DnsRecord, encodeReply, parseQuery } from '../src/egress/net/dns/message.ts';
 import { CertificateAuthority } from '../src/egress/net/secret/authority.ts';
 import { act } from './actor.ts';
 import { plugCard } from './card.ts';
@@ -47,24 +37,17 @@ const reflector = createHttpServer(reflect);
 /** Queries per name: some answers change with the count. */
 const asked = new Map<string, number>();
 
-const links = plugCard({
-  address: UPSTREAM,
-  prefixLength: UPLINK_PREFIX,
-  also: INTERNET_ADDRESSES,
-});
+const links = plugCard({ address: UPSTREAM, prefixLength: UPLINK_PREFIX, also: INTERNET_ADDRESSES });
 const linkIndex = links.find('eth0')?.index ?? 0;
 // Answers also a guest that leaves with its own address.
-for (const destination of [POOL, PLAIN_POOL])
-  links.addRoute({ destination, gateway: HOST_UPLINK, linkIndex });
+for (const destination of [POOL, PLAIN_POOL]) links.addRoute({ destination, gateway: HOST_UPLINK, linkIndex });
 
 await Promise.all([
   listen(httpServer(), 80),
   listen(tlsServer(), 443),
   ...[53, 853, 8080].map((port) => listen(createServer(port === 53 ? converse : echo), port)),
   ...RESOLVERS.map((address) => listenUdp(address, 53, answerName)),
-  ...UDP_ADDRESSES.flatMap((address) =>
-    [443, 9999].map((port) => listenUdp(address, port, (bytes) => bytes)),
-  ),
+  ...UDP_ADDRESSES.flatMap((address) => [443, 9999].map((port) => listenUdp(address, port, (bytes) => bytes))),
 ]);
 
 act({
@@ -81,12 +64,7 @@ act({
     }),
 });
 
-function note(
-  protocol: Arrival['protocol'],
-  to: string | undefined,
-  port: number,
-  text = '',
-): void {
+function note(protocol: Arrival['protocol'], to: string | undefined, port: number, text = ''): void {
   arrivals.push({ protocol, to: (to ?? '').replace(/^::ffff:/, ''), port, text });
 }
 

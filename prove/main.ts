@@ -45,8 +45,7 @@ try {
     if (prove !== undefined) say({ proof: await prove(world) });
   }
 } catch (error) {
-  const { code, remedy } =
-    error instanceof CodedError ? error : { code: 'internal', remedy: undefined };
+  const { code, remedy } = error instanceof CodedError ? error : { code: 'internal', remedy: undefined };
   say({ error: { code, message: describeError(error), remedy } });
 }
 process.exit(0);

@@ -54,12 +54,7 @@ export const INTERNET_ADDRESSES: readonly string[] = [
   FOREIGN_RESOLVER,
 ];
 export const RESOLVERS: readonly string[] = [UPSTREAM, FOREIGN_RESOLVER];
-export const UDP_ADDRESSES: readonly string[] = [
-  LISTED_ADDRESS,
-  OTHER.address,
-  ALLOWED.address,
-  '169.254.169.254',
-];
+export const UDP_ADDRESSES: readonly string[] = [LISTED_ADDRESS, OTHER.address, ALLOWED.address, '169.254.169.254'];
 
 /** Name → the answer to the first query, the second, and so on; a name in it is an alias. */
 export const ZONE: Readonly<Record<string, readonly (readonly string[])[]>> = {

@@ -18,11 +18,7 @@ export interface FloodTargets {
 }
 
 /** Name → how to run it until the signal, counting what was done by outcome. */
-type Flood = (
-  targets: FloodTargets,
-  count: (outcome: string) => void,
-  signal: AbortSignal,
-) => Promise<unknown>;
+type Flood = (targets: FloodTargets, count: (outcome: string) => void, signal: AbortSignal) => Promise<unknown>;
 
 /** As many at a time as one sandbox may have requests in flight. */
 const REQUESTS = 8;
@@ -78,11 +74,7 @@ export const FLOODS: Readonly<Record<string, Flood>> = {
 };
 
 /** Runs `each` again and again, so many at a time. */
-async function all(
-  width: number,
-  signal: AbortSignal,
-  each: (index: number) => Promise<void>,
-): Promise<void> {
+async function all(width: number, signal: AbortSignal, each: (index: number) => Promise<void>): Promise<void> {
   const run = async (index: number): Promise<void> => {
     while (!signal.aborted) {
       await each(index);

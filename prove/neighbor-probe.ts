@@ -50,9 +50,7 @@ export async function probe(plan: ProbePlan): Promise<ProbeTimes> {
       return outcome === 'answer' && code === 0 ? '' : `${outcome} ${code}`;
     });
     if (round % MODEL_EVERY === 0)
-      await take(times.models, 'model', () =>
-        call(plan.bridgePath, 'POST', '/v1/chat/completions', prompt),
-      );
+      await take(times.models, 'model', () => call(plan.bridgePath, 'POST', '/v1/chat/completions', prompt));
     await sleep(plan.gapMs);
   }
   return { ...times, failures: failures.slice(0, 10) };
@@ -66,9 +64,7 @@ function call(socketPath: string, method: string, path: string, body?: string): 
     asked.once('error', (error) => resolve(error.message));
     asked.once('response', (response) => {
       response.resume();
-      response.once('end', () =>
-        resolve(response.statusCode === 200 ? '' : `status ${response.statusCode}`),
-      );
+      response.once('end', () => resolve(response.statusCode === 200 ? '' : `status ${response.statusCode}`));
     });
     asked.end(body);
   });

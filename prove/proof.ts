@@ -133,8 +133,7 @@ const SILENCES_MAX = 12;
 /** Tries again while there is silence: a control shows that there is a way, not how fast it is. */
 async function answered(attempt: () => Promise<CallOutcome>): Promise<CallOutcome> {
   let last = await attempt();
-  for (let silences = 1; last.outcome === 'silence' && silences < SILENCES_MAX; silences += 1)
-    last = await attempt();
+  for (let silences = 1; last.outcome === 'silence' && silences < SILENCES_MAX; silences += 1) last = await attempt();
   return last;
 }
 

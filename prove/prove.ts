@@ -60,9 +60,7 @@ const VMM_PROOFS: Readonly<
 /** An ordinary user may trace its own VMMs; the gateway for packages needs no privilege. */
 const AS_USER: ReadonlySet<ProofName> = new Set(['seccomp', 'caps', 'packages']);
 
-type Line =
-  | { readonly proof: Proof }
-  | { readonly error: { readonly message: string; readonly remedy?: string } };
+type Line = { readonly proof: Proof } | { readonly error: { readonly message: string; readonly remedy?: string } };
 
 /**
  * Runs the proofs one after another, network proofs first.
@@ -77,14 +75,11 @@ export async function prove(
   if (process.geteuid?.() !== 0 && !names.every((name) => AS_USER.has(name))) {
     const remedy =
       'Run it as root; it uses its own namespaces and leaves nothing behind. Only seccomp, caps and packages run as another user.';
-    throw new ProofError('not_permitted', 'proofs need root', {
-      remedy,
-    });
+    throw new ProofError('not_permitted', 'proofs need root', { remedy });
   }
   const ofNetwork = names.filter((name) => isOfNetwork(name));
   const proofs: Proof[] = [];
-  if (ofNetwork.length > 0)
-    proofs.push(...(await proveNetwork(ofNetwork, options.signal, onProof)));
+  if (ofNetwork.length > 0) proofs.push(...(await proveNetwork(ofNetwork, options.signal, onProof)));
   for (const name of names) {
     if (isOfNetwork(name)) continue;
     options.signal.throwIfAborted();

@@ -16,13 +16,7 @@ import type { EgressSecrets } from '../src/egress/net/secret/secret.ts';
 import { closeFd } from '../src/sys/fd.ts';
 import { createTap } from '../src/sys/tun.ts';
 import { Actor } from './actor.ts';
-import {
-  type CallOutcome,
-  type ConnectionTry,
-  type DnsOutcome,
-  setSilence,
-  silenceFor,
-} from './caller.ts';
+import { type CallOutcome, type ConnectionTry, type DnsOutcome, setSilence, silenceFor } from './caller.ts';
 import type { UdpFrame } from './frames.ts';
 import {
   type Arrival,
@@ -93,11 +87,7 @@ export interface World extends AsyncDisposable {
   readonly internet: Actor;
   /** A guest behind an ordinary TAP, for positive controls. */
   readonly plain: Guest;
-  guest(
-    policy: EgressPolicyText,
-    secrets?: EgressSecrets,
-    limits?: LeaseLimits,
-  ): Promise<LeasedGuest>;
+  guest(policy: EgressPolicyText, secrets?: EgressSecrets, limits?: LeaseLimits): Promise<LeasedGuest>;
   /** Starts to watch arrivals. @returns a function that reads those since then */
   watch(): Promise<() => Promise<readonly Arrival[]>>;
 }
@@ -205,10 +195,7 @@ async function leaseGuest(
 }
 
 /** Plugs the card of a guest's process. */
-export async function plug(
-  actor: Actor,
-  own: { address: string; gateway: string; mac: string },
-): Promise<Guest> {
+export async function plug(actor: Actor, own: { address: string; gateway: string; mac: string }): Promise<Guest> {
   const gateway = { address: own.gateway, mac: GATEWAY_MAC };
   await actor.ask('plug', { mac: own.mac, address: own.address, prefixLength: 30, gateway });
   return new Guest(actor, own);

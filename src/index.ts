@@ -202,10 +202,7 @@ export class Sandbox {
   runCode(code: string, options: BufferOptions & Arguments): Promise<RunResult<Buffer>>;
   runCode(code: string, options?: TextOptions & Arguments): Promise<RunResult>;
   runCode(code: string, options: RunOptions & Arguments): Promise<RunResult<string | Buffer>>;
-  async runCode(
-    code: string,
-    options: RunOptions & Arguments = {},
-  ): Promise<RunResult<string | Buffer>> {
+  async runCode(code: string, options: RunOptions & Arguments = {}): Promise<RunResult<string | Buffer>> {
     const { args = [], ...rest } = options;
     const guest = await this.#guest();
     return await collect((base) => guest.python({ ...base, script: { code }, args }), rest);
@@ -215,10 +212,7 @@ export class Sandbox {
   exec(argv: readonly string[], options: BufferOptions): Promise<RunResult<Buffer>>;
   exec(argv: readonly string[], options?: TextOptions): Promise<RunResult>;
   exec(argv: readonly string[], options: RunOptions): Promise<RunResult<string | Buffer>>;
-  async exec(
-    argv: readonly string[],
-    options: RunOptions = {},
-  ): Promise<RunResult<string | Buffer>> {
+  async exec(argv: readonly string[], options: RunOptions = {}): Promise<RunResult<string | Buffer>> {
     const guest = await this.#guest();
     return await collect((base) => guest.exec({ ...base, argv }), options);
   }
@@ -243,17 +237,13 @@ export class Sandbox {
    *   GuestError `not_found`
    */
   async download(source: string, target = '.', options: TransferOptions = {}): Promise<Received> {
-    return await withAbort(options.signal, async () =>
-      copyOut(await this.#guest(), source, target, options),
-    );
+    return await withAbort(options.signal, async () => copyOut(await this.#guest(), source, target, options));
   }
 
   /** Starts a long-running or interactive program and returns its streams. */
   async start(argv: readonly string[], options: RunOptions = {}): Promise<Process> {
     const { signal, ...rest } = withoutCallbacks(options);
-    return await withAbort(signal, async () =>
-      (await this.#guest()).exec({ ...rest, argv }, signal),
-    );
+    return await withAbort(signal, async () => (await this.#guest()).exec({ ...rest, argv }, signal));
   }
 
   /** Lists the running programs that were started here. */
@@ -390,12 +380,8 @@ export class Sandbox {
 
   /** Makes copies, each with its own identity and outcome. */
   async fork(options: Partial<ForkOptions> = {}): Promise<readonly Fork[]> {
-    const results = await this.#host.use((control) =>
-      control.fork(this.id, { count: 1, ...options }),
-    );
-    return results.map((one) =>
-      one.ok ? { ok: true, sandbox: new Sandbox(this.#host, one.sandbox) } : one,
-    );
+    const results = await this.#host.use((control) => control.fork(this.id, { count: 1, ...options }));
+    return results.map((one) => (one.ok ? { ok: true, sandbox: new Sandbox(this.#host, one.sandbox) } : one));
   }
 
   /** Ends the sandbox and removes every trace. Idempotent. */

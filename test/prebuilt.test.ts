@@ -5,12 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { INIT, prebuiltInitDir } from '../src/artifacts/image/init.ts';
 import { configViolations } from '../src/artifacts/image/kernel/config.ts';
-import {
-  CONFIG,
-  prebuiltKernelDir,
-  prebuiltKernelSchema,
-  VMLINUX,
-} from '../src/artifacts/image/kernel/kernel.ts';
+import { CONFIG, prebuiltKernelDir, prebuiltKernelSchema, VMLINUX } from '../src/artifacts/image/kernel/kernel.ts';
 import { unpackPrebuilt } from '../src/artifacts/image/prebuilt.ts';
 import { digestFile } from '../src/artifacts/image/verify.ts';
 import { prebuiltSchema, readPrebuilt } from '../src/base/prebuilt/manifest.ts';

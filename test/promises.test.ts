@@ -52,23 +52,16 @@ describe('promises', () => {
   });
 
   it('canaries: a row without a test, and names of absent tests and proofs, are found', () => {
-    const table = (cell: string): string =>
-      `| Promise | Test |\n|---|---|\n| It holds. | ${cell} |\n`;
+    const table = (cell: string): string => `| Promise | Test |\n|---|---|\n| It holds. | ${cell} |\n`;
     expect(problems(table('`src/base/text/plain.test.ts`'), 'Test')).toEqual([]);
     expect(problems(table('`plain.test.ts`, `neurovisor prove caps io`'), 'Test')).toEqual([]);
     expect(problems(table('`src/base/*.prop.ts`'), 'Test')).toEqual([]);
     expect(problems(table('`caps`'), 'Test')).toEqual([]);
     expect(problems(table('–'), 'Test')).toEqual(['no test: It holds.']);
     expect(problems(table('`neurovisor bench oom`'), 'Test')).toEqual(['no test: It holds.']);
-    expect(problems(table('`src/base/gone.test.ts`'), 'Test')).toEqual([
-      'absent: src/base/gone.test.ts',
-    ]);
-    expect(problems(table('`src/base/text/plain.ts`'), 'Test')).toEqual([
-      'absent: src/base/text/plain.ts',
-    ]);
-    expect(problems(table('`neurovisor prove caps magic`'), 'Test')).toEqual([
-      'absent: neurovisor prove magic',
-    ]);
+    expect(problems(table('`src/base/gone.test.ts`'), 'Test')).toEqual(['absent: src/base/gone.test.ts']);
+    expect(problems(table('`src/base/text/plain.ts`'), 'Test')).toEqual(['absent: src/base/text/plain.ts']);
+    expect(problems(table('`neurovisor prove caps magic`'), 'Test')).toEqual(['absent: neurovisor prove magic']);
   });
 });
 
@@ -95,9 +88,7 @@ function problemsOf({ promise, shownBy }: Row, files: readonly string[]): readon
   for (const [, name = ''] of shownBy.matchAll(/`([^`]+)`/g)) {
     const proofs = name.startsWith('neurovisor prove ') ? proofsOf(name) : null;
     if (proofs) {
-      absent.push(
-        ...proofs.filter((one) => !PROOFS.has(one)).map((one) => `neurovisor prove ${one}`),
-      );
+      absent.push(...proofs.filter((one) => !PROOFS.has(one)).map((one) => `neurovisor prove ${one}`));
       shown += 1;
     } else if (/\.(ts|py)$/.test(name)) {
       if (!isThere(name, files)) absent.push(name);

@@ -23,19 +23,7 @@ const WINGS: Record<string, readonly string[]> = {
   cli: ['base', 'host', 'api', 'artifacts', 'sandbox', 'index', ...MECHANISM_TYPES],
   index: ['base', 'cli/library', 'sandbox', 'artifacts/transfer', ...MECHANISM_TYPES],
   prove: ['base', 'sys', 'machine', 'egress', 'inference', 'artifacts', 'host', 'cli'],
-  bench: [
-    'base',
-    'sys',
-    'machine',
-    'egress',
-    'inference',
-    'artifacts',
-    'sandbox',
-    'host',
-    'api',
-    'cli',
-    'prove',
-  ],
+  bench: ['base', 'sys', 'machine', 'egress', 'inference', 'artifacts', 'sandbox', 'host', 'api', 'cli', 'prove'],
 };
 /**
  * Folder → room → the rooms of the same folder it may import. `.` is the folder's own files, below its rooms; a
@@ -55,13 +43,7 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
   'src/machine': { guest: [], vsock: [], jail: [], observe: [], vmm: [] },
   'src/machine/jail': { '.': [], seccomp: ['.'] },
   // The drivers never import one another.
-  'src/machine/vmm': {
-    '.': [],
-    qemu: ['.'],
-    firecracker: ['.'],
-    fake: ['.'],
-    accelerator: ['.', 'qemu'],
-  },
+  'src/machine/vmm': { '.': [], qemu: ['.'], firecracker: ['.'], fake: ['.'], accelerator: ['.', 'qemu'] },
   'src/egress': { '.': [], net: [], packages: [], 'webhook.ts': ['net'] },
   'src/egress/packages': {
     '.': [],
@@ -85,18 +67,7 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
     dns: ['.', 'addresses', 'policy'],
     secret: ['.', 'addresses', 'http', 'policy'],
     gateway: ['.', 'addresses', 'http', 'tls', 'policy', 'secret'],
-    lease: [
-      '.',
-      'addresses',
-      'netlink',
-      'link',
-      'xdp',
-      'policy',
-      'nftables',
-      'dns',
-      'secret',
-      'gateway',
-    ],
+    lease: ['.', 'addresses', 'netlink', 'link', 'xdp', 'policy', 'nftables', 'dns', 'secret', 'gateway'],
   },
   'src/inference': { bridge: [], engine: [] },
   'src/artifacts': {
@@ -234,10 +205,7 @@ function importsOf(source: Source): Import[] {
   );
   return [...found].map((match) => {
     const target = match[2] ?? match[3] ?? match[4] ?? '';
-    return {
-      target: relative('.', normalize(join(dirname(source.path), target))),
-      typeOnly: match[1] !== undefined,
-    };
+    return { target: relative('.', normalize(join(dirname(source.path), target))), typeOnly: match[1] !== undefined };
   });
 }
 
@@ -254,9 +222,7 @@ function wingViolations(source: Source): string[] {
     const to = wingOf(target);
     if (to === undefined || to === from) continue;
     const ok =
-      allowed.includes(to) ||
-      allowed.includes(wingAndRoom(target)) ||
-      (typeOnly && allowed.includes(`type:${to}`));
+      allowed.includes(to) || allowed.includes(wingAndRoom(target)) || (typeOnly && allowed.includes(`type:${to}`));
     if (!ok) out.push(`${source.path}: ${from} may not import ${typeOnly ? 'types of ' : ''}${to}`);
   }
   return out;
@@ -269,8 +235,7 @@ function roomViolations(source: Source): string[] {
     const from = roomOf(source.path, folder);
     if (from === undefined) return [];
     const allowed = rooms[from];
-    if (allowed === undefined)
-      return [`${source.path}: room "${from}" of ${folder} is not in the room table`];
+    if (allowed === undefined) return [`${source.path}: room "${from}" of ${folder} is not in the room table`];
     return importsOf(source)
       .map(({ target }) => roomOf(target, folder))
       .filter((to) => to !== undefined && to !== from && !allowed.includes(to))
@@ -294,10 +259,7 @@ function entriesIn(readme: string): ReadonlySet<string> {
 }
 
 /** Imports of files of another wing that its README does not name. `prove` and `bench` look inside. */
-function entryViolations(
-  source: Source,
-  entries: ReadonlyMap<string, ReadonlySet<string>>,
-): string[] {
+function entryViolations(source: Source, entries: ReadonlyMap<string, ReadonlySet<string>>): string[] {
   if (!source.path.startsWith('src/') || isTest(source.path)) return [];
   const from = wingOf(source.path);
   return importsOf(source).flatMap(({ target }) => {
@@ -344,9 +306,7 @@ function importCycles(graph: ReadonlyMap<string, readonly string[]>): string[] {
 }
 
 function typescriptCycles(files: readonly Source[]): string[] {
-  return importCycles(
-    new Map(files.map((file) => [file.path, importsOf(file).map(({ target }) => target)])),
-  );
+  return importCycles(new Map(files.map((file) => [file.path, importsOf(file).map(({ target }) => target)])));
 }
 
 function agentCycles(files: readonly Source[]): string[] {
@@ -385,14 +345,10 @@ const packagesOf = (source: Source): string[] =>
 const linesMatching = (pattern: RegExp) => (source: Source) =>
   source.text
     .split('\n')
-    .flatMap((line, index) =>
-      pattern.test(line) ? [`${source.path}:${index + 1}: ${line.trim()}`] : [],
-    );
+    .flatMap((line, index) => (pattern.test(line) ? [`${source.path}:${index + 1}: ${line.trim()}`] : []));
 
 const emptyCatches = (source: Source): string[] =>
-  [...source.text.matchAll(/catch\s*(?:\([^)]*\))?\s*\{\s*\}/g)].map(
-    (match) => `${source.path}: ${match[0]}`,
-  );
+  [...source.text.matchAll(/catch\s*(?:\([^)]*\))?\s*\{\s*\}/g)].map((match) => `${source.path}: ${match[0]}`);
 const anyCasts = linesMatching(/\bas any\b/);
 const consoleUses = linesMatching(/^(?!\s*(\*|\/\/)).*(?<![.\w#])console\.\w+\(/);
 const shellUses = linesMatching(
@@ -496,9 +452,10 @@ describe('tidy', () => {
   });
 
   it('dependencies: src imports every one of them, and no development dependency', () => {
-    const { dependencies, devDependencies } = JSON.parse(
-      readFileSync(join(root, 'package.json'), 'utf8'),
-    ) as Record<string, Record<string, string>>;
+    const { dependencies, devDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<
+      string,
+      Record<string, string>
+    >;
     const product = src.filter(({ path }) => !isTest(path));
     const imported = new Set(product.flatMap(packagesOf));
     // Prebuilt binaries are loaded by the package that they belong to.
@@ -510,54 +467,29 @@ describe('tidy', () => {
   it('canaries: each rule fires on a bad example', () => {
     const bad = (path: string, text: string): Source => ({ path, text });
     expect(
-      wingViolations(
-        bad('src/machine/vsock/x.ts', "import { a } from '../../egress/net/http/head.ts';"),
-      ),
+      wingViolations(bad('src/machine/vsock/x.ts', "import { a } from '../../egress/net/http/head.ts';")),
     ).toHaveLength(1);
     expect(
-      wingViolations(
-        bad(
-          'src/sandbox/contract/x.ts',
-          "import { a } from '../../machine/vmm/accelerator/probe.ts';",
-        ),
-      ),
+      wingViolations(bad('src/sandbox/contract/x.ts', "import { a } from '../../machine/vmm/accelerator/probe.ts';")),
     ).toHaveLength(1);
     expect(
-      wingViolations(
-        bad('src/sandbox/contract/x.ts', "import type { A } from '../../machine/vmm/driver.ts';"),
-      ),
+      wingViolations(bad('src/sandbox/contract/x.ts', "import type { A } from '../../machine/vmm/driver.ts';")),
     ).toEqual([]);
-    expect(
-      wingViolations(bad('src/base/x.ts', "import {\n  a,\n} from '../sys/libc.ts';")),
-    ).toHaveLength(1);
+    expect(wingViolations(bad('src/base/x.ts', "import {\n  a,\n} from '../sys/libc.ts';"))).toHaveLength(1);
     const entries = new Map([['machine', entriesIn('## Entry files\n| `vmm` | `driver` |\n')]]);
     const opened = bad('src/host/x.ts', "import { a } from '../machine/vmm/driver.ts';");
     expect(entryViolations(opened, entries)).toEqual([]);
     const past = bad('src/host/x.ts', "import { a } from '../machine/vmm/launch.ts';");
     expect(entryViolations(past, entries)).toHaveLength(1);
     expect(
-      roomViolations(
-        bad('src/egress/net/policy/x.ts', "import type { A } from '../dns/server.ts';"),
-      ),
+      roomViolations(bad('src/egress/net/policy/x.ts', "import type { A } from '../dns/server.ts';")),
     ).toHaveLength(1);
-    expect(
-      roomViolations(bad('src/egress/net/errors.ts', "import { a } from './dns/server.ts';")),
-    ).toHaveLength(1);
-    expect(
-      roomViolations(bad('src/egress/net/dns/x.ts', "import { a } from '../policy/pins.ts';")),
-    ).toEqual([]);
-    expect(
-      roomViolations(bad('src/cli/failure.ts', "import { a } from './definitions/run.ts';")),
-    ).toHaveLength(1);
-    expect(
-      roomViolations(bad('src/cli/main.ts', "import { a } from './definitions/run.ts';")),
-    ).toEqual([]);
-    expect(
-      roomViolations(bad('src/cli/commands/x.ts', "import { a } from '../main.ts';")),
-    ).toHaveLength(1);
-    expect(
-      roomViolations(bad('src/machine/vmm/fake/x.ts', "import { a } from '../qemu/qmp.ts';")),
-    ).toHaveLength(1);
+    expect(roomViolations(bad('src/egress/net/errors.ts', "import { a } from './dns/server.ts';"))).toHaveLength(1);
+    expect(roomViolations(bad('src/egress/net/dns/x.ts', "import { a } from '../policy/pins.ts';"))).toEqual([]);
+    expect(roomViolations(bad('src/cli/failure.ts', "import { a } from './definitions/run.ts';"))).toHaveLength(1);
+    expect(roomViolations(bad('src/cli/main.ts', "import { a } from './definitions/run.ts';"))).toEqual([]);
+    expect(roomViolations(bad('src/cli/commands/x.ts', "import { a } from '../main.ts';"))).toHaveLength(1);
+    expect(roomViolations(bad('src/machine/vmm/fake/x.ts', "import { a } from '../qemu/qmp.ts';"))).toHaveLength(1);
     const types = bad('src/a/x.ts', "import type { Y } from '../b/y.ts';");
     const onDemand = bad('src/b/y.ts', "const x = await import('../a/x.ts');");
     expect(typescriptCycles([types, onDemand])).toEqual(['src/a/x.ts → src/b/y.ts → src/a/x.ts']);
@@ -572,12 +504,8 @@ describe('tidy', () => {
       ]),
     ).toEqual(['agent/a.py → agent/b.py → agent/c.py → agent/a.py']);
     const supervisor = "from '../sandbox/vm/supervisor.ts';";
-    expect(
-      waistViolations(bad('src/cli/x.ts', `import { type A, Supervisor } ${supervisor}`)),
-    ).toHaveLength(1);
-    expect(
-      waistViolations(bad('src/cli/x.ts', `import type { Supervisor } ${supervisor}`)),
-    ).toEqual([]);
+    expect(waistViolations(bad('src/cli/x.ts', `import { type A, Supervisor } ${supervisor}`))).toHaveLength(1);
+    expect(waistViolations(bad('src/cli/x.ts', `import type { Supervisor } ${supervisor}`))).toEqual([]);
     expect(packagesOf(bad('src/x.ts', "import type { A } from '@a/b/c';"))).toEqual(['@a/b']);
     expect(emptyCatches(bad('src/x.ts', 'try { f(); } catch (e) {\n}'))).toHaveLength(1);
     expect(anyCasts(bad('src/x.ts', 'const a = b as any;'))).toHaveLength(1);
@@ -590,8 +518,7 @@ describe('tidy', () => {
     expect(ownSkips(bad('test/x.test.ts', "it.skipIf(!isRoot)('x', () => {"))).toHaveLength(1);
     expect(machinePaths(bad('src/x.ts', "'/root/project/x'"))).toHaveLength(1);
     expect(longFiles(bad('src/x.ts', '\n'.repeat(601)))).toHaveLength(1);
-    const folder = (count: number): string[] =>
-      Array.from({ length: count }, (_, index) => `src/x/${index}.ts`);
+    const folder = (count: number): string[] => Array.from({ length: count }, (_, index) => `src/x/${index}.ts`);
     expect(largeFolders([...folder(30), 'src/x/0.test.ts', 'src/x/y/z.ts'])).toEqual([]);
     expect(largeFolders(folder(31))).toEqual(['src/x: 31 files']);
   });

@@ -26,12 +26,7 @@ const cpuMs = (): number => {
 
 async function serve(sandboxes: number): Promise<void> {
   const daemon = await startFakeDaemon();
-  const tokens = new Counter({
-    name: 'neurovisor_tokens_generated_total',
-    help: 'x',
-    unit: null,
-    labels: ['model'],
-  });
+  const tokens = new Counter({ name: 'neurovisor_tokens_generated_total', help: 'x', unit: null, labels: ['model'] });
   const ready = new Histogram({
     name: 'neurovisor_vm_acquire_seconds',
     help: 'x',
@@ -42,14 +37,7 @@ async function serve(sandboxes: number): Promise<void> {
   for (let n = 0; n < sandboxes; n += 1) {
     const { id } = await daemon.control.create({});
     const memoryBytes = (50 + (n % 460)) * MIB;
-    daemon.loads.push({
-      id,
-      state: 'ready',
-      memoryBytes,
-      modelRequests: n % 3,
-      tokens: n,
-      ...NO_MARKS,
-    });
+    daemon.loads.push({ id, state: 'ready', memoryBytes, modelRequests: n % 3, tokens: n, ...NO_MARKS });
     ready.observe({ origin: 'pool' }, n / 100);
   }
   let before = cpuMs();
@@ -96,9 +84,7 @@ async function measure(sandboxes: number): Promise<void> {
   // Those before the code is compiled are no measure of an hour of it.
   const typical = (all: readonly number[] = []): number => median(all.slice(UPDATES / 4)) ?? 0;
   console.log(`${sandboxes} sandboxes, median of ${(UPDATES * 3) / 4} updates:`);
-  console.log(
-    `  top     ${typical(own).toFixed(1)} ms of a processor, ${typical(wall).toFixed(1)} ms until drawn`,
-  );
+  console.log(`  top     ${typical(own).toFixed(1)} ms of a processor, ${typical(wall).toFixed(1)} ms until drawn`);
   console.log(`  daemon  ${typical(its).toFixed(1)} ms of a processor`);
   console.log(`  to the terminal  ${(typical(drawn) / 1024).toFixed(1)} KiB`);
 }

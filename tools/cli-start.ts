@@ -13,8 +13,7 @@ import { startFakeDaemon } from '../test/support/fake-daemon.ts';
 
 const ROUNDS = 30;
 const COMMANDS = [['--help'], ['ls'], ['run', '-c', 'print(1)']];
-const checkouts =
-  process.argv.length > 2 ? process.argv.slice(2) : [join(import.meta.dirname, '..')];
+const checkouts = process.argv.length > 2 ? process.argv.slice(2) : [join(import.meta.dirname, '..')];
 const dir = mkdtempSync(join(tmpdir(), 'nv-cli-start-'));
 await using daemon = await startFakeDaemon();
 const env = { ...process.env, ...daemon.env, NODE_COMPILE_CACHE: join(dir, 'cache') };

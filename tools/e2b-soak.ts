@@ -26,8 +26,7 @@ const { rounds, before, sandboxes, killed, done, busy, failures, leaks, log } = 
   rounds: Number(values.rounds),
   progress: (line) => console.log(`${new Date().toISOString()} ${line}`),
 });
-for (const [deed, count] of [...done].toSorted((a, b) => b[1] - a[1]))
-  console.log(String(count).padStart(7), deed);
+for (const [deed, count] of [...done].toSorted((a, b) => b[1] - a[1])) console.log(String(count).padStart(7), deed);
 for (const failure of failures) console.log('failed:', JSON.stringify(failure));
 const deeds = rounds.reduce((sum, round) => sum + round.deeds, 0);
 const last = rounds.at(-1)?.memory ?? before;

@@ -176,12 +176,7 @@ async function makeSource(driver: VmmDriver): Promise<Source> {
 }
 
 /** A clone as a sandbox starts one, whose RAM is copied or mapped. */
-async function cloneOnce(
-  name: string,
-  driver: VmmDriver,
-  source: Source,
-  kind: 'copied' | 'mapped',
-): Promise<void> {
+async function cloneOnce(name: string, driver: VmmDriver, source: Source, kind: 'copied' | 'mapped'): Promise<void> {
   const memoryFd = createMemFd('clone', CLONE_MIB * MIB);
   const { memoryPath, overlayPath } = source;
   const spec = makeSpec({ memoryMib: CLONE_MIB, memoryFd });
@@ -190,10 +185,7 @@ async function cloneOnce(
     startVm(driver, {
       ...spec,
       ...(kind === 'copied'
-        ? {
-            snapshot: source.snapshot,
-            memoryReady: copyDataInto(memoryPath, `/proc/self/fd/${memoryFd}`),
-          }
+        ? { snapshot: source.snapshot, memoryReady: copyDataInto(memoryPath, `/proc/self/fd/${memoryFd}`) }
         : { snapshot: { ...source.snapshot, memoryPath } }),
     }),
   );
@@ -292,12 +284,7 @@ const ROWS: readonly (readonly [name: string, what: string, unit: string, baseli
   ['state', 'devices in a snapshot', 'KiB', ''],
 ];
 
-const common = {
-  binary: firecracker,
-  clock: systemClock,
-  log: silentLog,
-  tracksDirtyPages: true,
-};
+const common = { binary: firecracker, clock: systemClock, log: silentLog, tracksDirtyPages: true };
 
 async function openJailed(): Promise<Jailed & { close(): Promise<void> }> {
   const home = { cacheDir: join(base, 'cache'), runDir: join(base, 'run') };
@@ -332,22 +319,13 @@ try {
   }
   await other?.close();
   console.log(`${driver.description}, ${rounds} rounds`);
-  console.log(
-    '| name | what | unit | n | p50 | p95 | baseline | its p50 |\n|---|---|---|---|---|---|---|---|',
-  );
+  console.log('| name | what | unit | n | p50 | p95 | baseline | its p50 |\n|---|---|---|---|---|---|---|---|');
   for (const [name, what, unit, baseline] of ROWS) {
     const values = figures.get(name);
     if (values === undefined) continue;
     const other = figures.get(baseline);
     const compared = other === undefined ? '– | ' : `\`${baseline}\` | ${at(other, 50)}`;
-    const cells = [
-      `\`firecracker.${name}\``,
-      what,
-      unit,
-      values.length,
-      at(values, 50),
-      at(values, 95),
-    ];
+    const cells = [`\`firecracker.${name}\``, what, unit, values.length, at(values, 50), at(values, 95)];
     console.log(`| ${cells.join(' | ')} | ${compared} |`);
   }
 } finally {

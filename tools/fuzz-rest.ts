@@ -15,11 +15,7 @@ import { openRestWorld } from '../test/support/rest-world.ts';
 import { runSeed } from '../test/support/run-seed.ts';
 
 const { values } = parseArgs({
-  options: {
-    time: { type: 'string', default: '10m' },
-    seed: { type: 'string' },
-    url: { type: 'string' },
-  },
+  options: { time: { type: 'string', default: '10m' }, seed: { type: 'string' }, url: { type: 'string' } },
 });
 if (values.seed !== undefined) process.env['NEUROVISOR_SEED'] = values.seed;
 const seed = runSeed();

@@ -20,8 +20,7 @@ try {
   const context = { cacheDir, sourceDir, progress: silentProgress, signal, log: silentLog };
   const locks = { ...(await readLocks(sourceDir)), debian: {} };
   const { details } = await prepareArtifact(context, guestBaseRecipe(locks));
-  const header =
-    '# Made by tools/lock-debian.ts: the packages of Debian 12 in the golden image, for x86-64.\n';
+  const header = '# Made by tools/lock-debian.ts: the packages of Debian 12 in the golden image, for x86-64.\n';
   const path = join(sourceDir, 'image', 'debian.lock');
   await writeFile(path, header + formatDebianLock(details.packages));
   console.log(`image/debian.lock: ${Object.keys(details.packages).length} packages`);

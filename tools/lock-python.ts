@@ -28,9 +28,7 @@ const reportSchema = z.object({
   install: z.array(
     z.object({
       metadata: z.object({ name: z.string(), version: z.string() }),
-      download_info: z.object({
-        archive_info: z.object({ hashes: z.object({ sha256: z.string() }) }),
-      }),
+      download_info: z.object({ archive_info: z.object({ hashes: z.object({ sha256: z.string() }) }) }),
     }),
   ),
 });

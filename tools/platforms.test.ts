@@ -10,9 +10,7 @@ it('platformsPage: a table for each suite, with the programs of the host', () =>
       { suite: 'QEMU', title: 'boots', passed: false },
     ],
   });
-  expect(page).toContain(
-    '## KVM in an emulated host, 2026-11-28\n\n- Debian\n- Firecracker v1.16.1\n',
-  );
+  expect(page).toContain('## KVM in an emulated host, 2026-11-28\n\n- Debian\n- Firecracker v1.16.1\n');
   expect(page).toContain('### Firecracker\n\n| case | result |\n|---|---|\n| boots | passed |\n');
   expect(page).toContain('### QEMU\n\n| case | result |\n|---|---|\n| boots | **failed** |\n');
 });
@@ -41,8 +39,6 @@ it('wholeOf: the groups of all files in their order, of the oldest date', () => 
 });
 
 it('wholeOf: refuses a run of a part of the layer, and names the rest', () => {
-  expect(() => wholeOf([record('2026-11-28', ['Firecracker'])])).toThrow(
-    'without QEMU, proofs of Firecracker',
-  );
+  expect(() => wholeOf([record('2026-11-28', ['Firecracker'])])).toThrow('without QEMU, proofs of Firecracker');
   expect(() => wholeOf([])).toThrow('without Firecracker, QEMU');
 });

@@ -28,9 +28,7 @@ export function platformsPage({ date, versions, results }: NestedRecord): string
   const programs = versions.trim().split('\n');
   const tables = suites.map((suite) => {
     const rows = results.filter((result) => result.suite === suite);
-    const lines = rows.map(
-      ({ title, passed }) => `| ${title} | ${passed ? 'passed' : '**failed**'} |`,
-    );
+    const lines = rows.map(({ title, passed }) => `| ${title} | ${passed ? 'passed' : '**failed**'} |`);
     return [`### ${suite}`, '', '| case | result |', '|---|---|', ...lines, ''].join('\n');
   });
   const head = `\n## KVM in an emulated host, ${date.slice(0, 10)}\n\n${programs.map((line) => `- ${line}`).join('\n')}\n`;
@@ -49,9 +47,7 @@ export function wholeOf(records: readonly NestedRecord[]): NestedRecord {
   const all = records.flatMap(({ results }) => results);
   const missing = GROUPS.filter((group) => !all.some(({ suite }) => suite === group));
   if (oldest === undefined || missing.length > 0) {
-    throw new Error(
-      `the last run was of a part: without ${missing.join(', ')}. Run the layer whole.`,
-    );
+    throw new Error(`the last run was of a part: without ${missing.join(', ')}. Run the layer whole.`);
   }
   const rank = ({ suite }: { suite: string }): number =>
     GROUPS.includes(suite) ? GROUPS.indexOf(suite) : GROUPS.length;

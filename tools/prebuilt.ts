@@ -22,10 +22,7 @@ const LEVEL = 22;
 const WINDOW_LOG = 25;
 
 const sourceDir = join(import.meta.dirname, '..');
-const { values, positionals } = parseArgs({
-  options: { source: { type: 'string' } },
-  allowPositionals: true,
-});
+const { values, positionals } = parseArgs({ options: { source: { type: 'string' } }, allowPositionals: true });
 const isPart = (name: string): name is PartName => Object.hasOwn(PARTS, name);
 const unknown = positionals.find((name) => !isPart(name));
 if (unknown !== undefined) {

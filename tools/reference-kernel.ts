@@ -40,12 +40,8 @@ for (const name of MITIGATIONS) {
   if (value !== undefined) options.set(`MITIGATION_${name.replace(/^CPU_/, '')}`, value);
 }
 // Facts of the machine on which the configuration was written.
-for (const name of options.keys())
-  if (/^(CC|AS|LD|LLD|GCC|CLANG|PAHOLE)_/.test(name)) options.delete(name);
-const lines = [...options].flatMap(([name, value]) => [
-  `# optional: ${name}`,
-  `CONFIG_${name}=${value}`,
-]);
+for (const name of options.keys()) if (/^(CC|AS|LD|LLD|GCC|CLANG|PAHOLE)_/.test(name)) options.delete(name);
+const lines = [...options].flatMap(([name, value]) => [`# optional: ${name}`, `CONFIG_${name}=${value}`]);
 
 const { cacheDir } = resolveHome(readConfig(process.env).home);
 const scratch = await mkdtemp('/var/tmp/nv-kernel-');

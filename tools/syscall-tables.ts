@@ -11,14 +11,9 @@ const OUT = join(import.meta.dirname, '../src/machine/jail/seccomp/syscall-table
 const LINE_LENGTH = 98;
 
 /** arm64 has the generic table, and these parts of it (arch/arm64/include/uapi/asm/unistd.h). */
-const ARM64_WANTS = [
-  'RENAMEAT',
-  'NEW_STAT',
-  'SET_GET_RLIMIT',
-  'TIME32_SYSCALLS',
-  'SYS_CLONE3',
-  'MEMFD_SECRET',
-].map((part) => `-D__ARCH_WANT_${part}`);
+const ARM64_WANTS = ['RENAMEAT', 'NEW_STAT', 'SET_GET_RLIMIT', 'TIME32_SYSCALLS', 'SYS_CLONE3', 'MEMFD_SECRET'].map(
+  (part) => `-D__ARCH_WANT_${part}`,
+);
 
 /** Of the table, no calls. */
 const BOUNDS: ReadonlySet<string> = new Set(['__NR_syscalls', '__NR_arch_specific_syscall']);
@@ -30,10 +25,7 @@ function numbers(header: string, options: readonly string[]): Map<number, string
     encoding: 'utf8',
   });
   const defined = new Map(
-    [...macros.matchAll(/^#define (__NR\w+) (\S+)$/gm)].map(([, name = '', value = '']) => [
-      name,
-      value,
-    ]),
+    [...macros.matchAll(/^#define (__NR\w+) (\S+)$/gm)].map(([, name = '', value = '']) => [name, value]),
   );
   const value = (text: string): number => {
     const next = defined.get(text);
@@ -66,10 +58,7 @@ function table(calls: ReadonlyMap<number, string>): string {
 }
 
 const release = /define LINUX_VERSION_CODE (\d+)/.exec(
-  execFileSync('gcc', ['-E', '-dM', '-'], {
-    input: '#include <linux/version.h>\n',
-    encoding: 'utf8',
-  }),
+  execFileSync('gcc', ['-E', '-dM', '-'], { input: '#include <linux/version.h>\n', encoding: 'utf8' }),
 );
 const code = Number(release?.[1]);
 const version = `${code >> 16}.${(code >> 8) & 255}`;

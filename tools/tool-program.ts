@@ -3,9 +3,7 @@ import { Command, CommanderError } from 'commander';
 import { EXIT_USAGE } from '../src/cli/exit-status.ts';
 
 export function toolProgram(name: string): Command {
-  return new Command(`neurovisor ${name}`)
-    .exitOverride()
-    .showHelpAfterError(`(see neurovisor ${name} --help)`);
+  return new Command(`neurovisor ${name}`).exitOverride().showHelpAfterError(`(see neurovisor ${name} --help)`);
 }
 
 /** Runs the tool with the words of this process, and sets the exit status. */

@@ -2,9 +2,7 @@
 import { Agent, type IncomingMessage, request } from 'node:http';
 
 /** A socket, or a port of loopback. */
-export type Place =
-  | { readonly socketPath: string }
-  | { readonly host: '127.0.0.1'; readonly port: number };
+export type Place = { readonly socketPath: string } | { readonly host: '127.0.0.1'; readonly port: number };
 
 export class ChatClient implements Disposable {
   readonly #place: Place;

@@ -8,11 +8,7 @@ import type { CleanupStack } from '../../src/base/cleanup.ts';
 import { sleep, systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { modulePath } from '../../src/base/module-path.ts';
-import {
-  type BridgePort,
-  createBridge,
-  type UpstreamTarget,
-} from '../../src/inference/bridge/bridge.ts';
+import { type BridgePort, createBridge, type UpstreamTarget } from '../../src/inference/bridge/bridge.ts';
 import { ChatClient, chat, ended } from './chat-client.ts';
 import type { ServerReport, ServerSetup } from './model-server.ts';
 import { monotonicMs } from './server-times.ts';

@@ -26,13 +26,7 @@ export interface FairnessSizes {
   readonly windowMs: number;
 }
 
-const SIZES: FairnessSizes = {
-  politeCallers: 9,
-  requests: 4,
-  pauseMs: 800,
-  hogAtOnce: 64,
-  windowMs: 8_000,
-};
+const SIZES: FairnessSizes = { politeCallers: 9, requests: 4, pauseMs: 800, hogAtOnce: 64, windowMs: 8_000 };
 
 /** 96 ms; its answer is one chunk, which comes at the end. */
 const POLITE: Load = { promptTokens: 160, answerTokens: 16 };
@@ -173,8 +167,7 @@ interface Beside {
 const HOG_FINISHED = 2;
 const POLITE_FIRST_MS = timesOf(POLITE.promptTokens, POLITE.answerTokens).firstMs;
 
-const firsts = (answers: readonly Answered[]): readonly number[] =>
-  answers.map(({ firstMs }) => firstMs);
+const firsts = (answers: readonly Answered[]): readonly number[] => answers.map(({ firstMs }) => firstMs);
 
 const leastFirstMs = ({ sentAtMs }: Answered, { turns }: ServerReport, slots: number): number =>
   POLITE_FIRST_MS + leastWaitMs(turns, slots, sentAtMs);
@@ -197,10 +190,7 @@ function idleNote(gaps: readonly number[], slotMs: number): string {
 }
 
 /** Ten hogs, in a time in which each has requests that wait. */
-async function measureIndex(
-  { windowMs }: FairnessSizes,
-  { rounds, signal, say }: Context,
-): Promise<Measurement> {
+async function measureIndex({ windowMs }: FairnessSizes, { rounds, signal, say }: Context): Promise<Measurement> {
   const loads = Object.fromEntries(HOGS.map((load, i) => [`hog-${i}`, [load]]));
   const names = Object.keys(loads);
   await using cleanup = new CleanupStack();

@@ -46,34 +46,17 @@ function notMeasured(name: string): Measurement {
   return { name, unit: 'ms', accelerator: 'none', samples: [], baseline: null, failed: 1, note };
 }
 
-async function startGateway(
-  cleanup: CleanupStack,
-  program: string,
-  dir: string,
-  upstream: Place,
-): Promise<Place> {
+async function startGateway(cleanup: CleanupStack, program: string, dir: string, upstream: Place): Promise<Place> {
   const file = join(dir, 'gateway.json');
   const port = 'port' in upstream ? upstream.port : 0;
-  const params = {
-    model: 'openai/bench',
-    api_base: `http://127.0.0.1:${port}/v1`,
-    api_key: 'host',
-  };
+  const params = { model: 'openai/bench', api_base: `http://127.0.0.1:${port}/v1`, api_key: 'host' };
   // It reads YAML, of which JSON is a part.
-  await writeFile(
-    file,
-    JSON.stringify({ model_list: [{ model_name: 'bench', litellm_params: params }] }),
-  );
+  await writeFile(file, JSON.stringify({ model_list: [{ model_name: 'bench', litellm_params: params }] }));
   const options = ['--host', '127.0.0.1', '--port', '0', '--num_workers', '1'];
   const child = spawn(program, ['--config', file, ...options, '--telemetry', 'False'], {
     stdio: ['ignore', 'pipe', 'pipe'],
     // It fetches no prices, reads no settings of a checkout, and logs only errors.
-    env: {
-      ...process.env,
-      LITELLM_LOCAL_MODEL_COST_MAP: 'True',
-      LITELLM_MODE: 'PRODUCTION',
-      LITELLM_LOG: 'ERROR',
-    },
+    env: { ...process.env, LITELLM_LOCAL_MODEL_COST_MAP: 'True', LITELLM_MODE: 'PRODUCTION', LITELLM_LOG: 'ERROR' },
     cwd: dir,
   });
   const place = await waitForPlace(cleanup, child, PROGRAM, / on http:\/\/127\.0\.0\.1:(\d+)/);

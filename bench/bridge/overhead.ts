@@ -163,8 +163,7 @@ async function measureRound(
   } finally {
     aside.abort();
   }
-  if (!(await streams) && count > 1)
-    throw new Error('streams ended before the requests beside them');
+  if (!(await streams) && count > 1) throw new Error('streams ended before the requests beside them');
 }
 
 /** More than 20 minutes; they are canceled before. */

@@ -47,13 +47,7 @@ const ANSWER = JSON.stringify({
   object: 'chat.completion',
   created: 0,
   model: 'bench',
-  choices: [
-    {
-      index: 0,
-      message: { role: 'assistant', content: 'x'.repeat(200) },
-      finish_reason: 'stop',
-    },
-  ],
+  choices: [{ index: 0, message: { role: 'assistant', content: 'x'.repeat(200) }, finish_reason: 'stop' }],
   usage: { prompt_tokens: 20, completion_tokens: 50, total_tokens: 70 },
 });
 
@@ -70,26 +64,14 @@ async function stream(response: ServerResponse, chunks: number): Promise<void> {
 
 function chunk(delta: object, finish: string | null): string {
   const choices = [{ index: 0, delta, finish_reason: finish }];
-  const event = {
-    id: 'chatcmpl-bench',
-    object: 'chat.completion.chunk',
-    created: 0,
-    model: 'bench',
-    choices,
-  };
+  const event = { id: 'chatcmpl-bench', object: 'chat.completion.chunk', created: 0, model: 'bench', choices };
   return `data: ${JSON.stringify(event)}\n\n`;
 }
 
 async function serveBridge(): Promise<void> {
-  const at = server.includes('/')
-    ? { socketPath: server }
-    : { baseUrl: `http://127.0.0.1:${server}` };
+  const at = server.includes('/') ? { socketPath: server } : { baseUrl: `http://127.0.0.1:${server}` };
   const target = { name: 'bench', apiKey: 'host', ...at };
-  const bridge = createBridge({
-    upstream: () => Promise.resolve(target),
-    clock: systemClock,
-    log: silentLog,
-  });
+  const bridge = createBridge({ upstream: () => Promise.resolve(target), clock: systemClock, log: silentLog });
   // As many as the benchmark has at once.
   const limits = { connectionsMax: 256, requestsInFlightMax: 256 };
   await bridge.attach({ sandboxId: 'bench', socketPath: place, policy: { limits } });

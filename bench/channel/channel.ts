@@ -17,8 +17,7 @@ export const channelBenchmark: Benchmark = {
     const { rounds, say } = context;
     const options = { ...vmOptions(context), rounds };
     // What the guests of this host have.
-    const backend =
-      context.runtime.driver.capabilities.mapsMemory === true ? 'copied' : 'neurovisor';
+    const backend = context.runtime.driver.capabilities.mapsMemory === true ? 'copied' : 'neurovisor';
     // `cargo install` puts it there.
     const rustPath = findProgram(RUST_PROGRAM, process.env, [join(homedir(), '.cargo/bin')]);
     say(`${rounds} rounds of 1000 round trips and 64 MiB each way`);
@@ -41,15 +40,8 @@ export const channelBenchmark: Benchmark = {
 };
 
 export const copiedChannelBenchmark: Benchmark = {
-  names: [
-    'vsock.copied.rtt',
-    'vsock.copied.g2h',
-    'vsock.copied.h2g',
-    'vsock.copied.g2h-cpu',
-    'vsock.copied.h2g-cpu',
-  ],
-  summary:
-    'the same of a device that copies memory which QEMU does not share, against one that maps it',
+  names: ['vsock.copied.rtt', 'vsock.copied.g2h', 'vsock.copied.h2g', 'vsock.copied.g2h-cpu', 'vsock.copied.h2g-cpu'],
+  summary: 'the same of a device that copies memory which QEMU does not share, against one that maps it',
   async measure(context) {
     const { rounds, say } = context;
     say(`${rounds} rounds of 1000 round trips and 64 MiB each way, of two guests in turn`);

@@ -31,13 +31,7 @@ const WARM_UP_ROUND_TRIPS = 200;
 export const MIB_PER_ROUND = 64;
 
 export class GuestTraffic {
-  readonly samples: TrafficSamples = {
-    rttUs: [],
-    g2hMbPerS: [],
-    h2gMbPerS: [],
-    g2hCpuMs: [],
-    h2gCpuMs: [],
-  };
+  readonly samples: TrafficSamples = { rttUs: [], g2hMbPerS: [], h2gMbPerS: [], g2hCpuMs: [], h2gCpuMs: [] };
   readonly #dial: () => Promise<Socket>;
   readonly #cpuMs: (() => number) | undefined;
 
@@ -84,10 +78,7 @@ export class GuestTraffic {
     const elapsedMs = performance.now() - startMs;
     socket.destroy();
     if (received !== mebibytes * MIB)
-      throw new VsockBenchError(
-        'guest_silent',
-        `expected ${mebibytes} MiB from the guest, got ${received} bytes`,
-      );
+      throw new VsockBenchError('guest_silent', `expected ${mebibytes} MiB from the guest, got ${received} bytes`);
     return received / MIB / (elapsedMs / 1000);
   }
 
@@ -107,10 +98,7 @@ export class GuestTraffic {
     const elapsedMs = performance.now() - startMs;
     socket.destroy();
     if (counted !== mebibytes * MIB)
-      throw new VsockBenchError(
-        'guest_silent',
-        `sent ${mebibytes} MiB, but the guest got ${counted} bytes`,
-      );
+      throw new VsockBenchError('guest_silent', `sent ${mebibytes} MiB, but the guest got ${counted} bytes`);
     return mebibytes / (elapsedMs / 1000);
   }
 
@@ -130,9 +118,7 @@ export class GuestTraffic {
 
   async #open(line: string): Promise<{ socket: Socket; next: () => Promise<Buffer> }> {
     const socket = await this.#dial();
-    socket.setTimeout(SILENCE_MS_MAX, () =>
-      socket.destroy(new Error('no data within the time limit')),
-    );
+    socket.setTimeout(SILENCE_MS_MAX, () => socket.destroy(new Error('no data within the time limit')));
     socket.write(line);
     return { socket, next: () => nextBytes(socket) };
   }
@@ -142,9 +128,7 @@ export class GuestTraffic {
 export function nextBytes(socket: Socket): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const onError = (error?: Error): void =>
-      reject(
-        new VsockBenchError('guest_silent', 'the guest ended the connection', { cause: error }),
-      );
+      reject(new VsockBenchError('guest_silent', 'the guest ended the connection', { cause: error }));
     socket.once('data', (bytes) => {
       socket.off('error', onError).off('close', onError);
       resolve(bytes);

@@ -26,9 +26,7 @@ export async function buildInitrd(sourcePath: string, dir: string, name: string)
 }
 
 /** The "newc" format (Linux, Documentation/driver-api/early-userspace/buffer-format.rst). */
-function cpioArchive(
-  files: readonly { path: string; mode: number; content: Uint8Array }[],
-): Uint8Array {
+function cpioArchive(files: readonly { path: string; mode: number; content: Uint8Array }[]): Uint8Array {
   const end = { path: 'TRAILER!!!', mode: 0, content: new Uint8Array(0) };
   const parts: Uint8Array[] = [];
   for (const [index, { path, mode, content }] of [...files, end].entries()) {

@@ -23,12 +23,7 @@ const GUEST_CID = 77;
 const [HOST, GUEST] = ['10.99.0.1', '10.99.0.2'];
 
 /** As in a sandbox: without vhost, in QEMU's process. */
-const DEVICE = [
-  '-netdev',
-  'tap,id=net,fd=3,vhost=off',
-  '-device',
-  'virtio-net-pci,netdev=net,romfile=',
-];
+const DEVICE = ['-netdev', 'tap,id=net,fd=3,vhost=off', '-device', 'virtio-net-pci,netdev=net,romfile='];
 
 const [, , kernelPath = '', accelerator, rounds] = process.argv;
 const cleanup = new CleanupStack();
@@ -76,8 +71,7 @@ try {
   const ways = await boot();
   for (const way of Object.values(ways)) await way.warmUp();
   // In turn, so that both see the same disturbances.
-  for (let round = 0; round < Number(rounds); round += 1)
-    for (const way of Object.values(ways)) await way.round();
+  for (let round = 0; round < Number(rounds); round += 1) for (const way of Object.values(ways)) await way.round();
   const samples: IpcSamples = { vsock: ways.vsock.samples, tcp: ways.tcp.samples };
   process.stdout.write(`${JSON.stringify(samples)}\n`);
 } finally {

@@ -152,9 +152,7 @@ class Peer {
 
   static async start(role: string, path: string, cleanup: CleanupStack): Promise<Peer> {
     const script = modulePath('./relay-peer.ts', import.meta.url);
-    const child = spawn(process.execPath, [script, role, path], {
-      stdio: ['pipe', 'pipe', 'inherit'],
-    });
+    const child = spawn(process.execPath, [script, role, path], { stdio: ['pipe', 'pipe', 'inherit'] });
     cleanup.push(`${role} process`, async () => {
       const ended = new Promise((resolve) => child.once('exit', resolve));
       if (child.exitCode !== null || !child.kill('SIGKILL')) return;

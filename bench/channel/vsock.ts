@@ -39,9 +39,7 @@ const BOOT_TIMEOUT_MS = 60_000;
 const BACKEND_TIMEOUT_MS = 5_000;
 
 /** Boots a guest and measures `rounds` times. To compare backends, see `compareVsock`. */
-export async function measureVsock(
-  options: VsockBenchOptions & { readonly rounds: number },
-): Promise<VsockSamples> {
+export async function measureVsock(options: VsockBenchOptions & { readonly rounds: number }): Promise<VsockSamples> {
   const bench = await VsockBench.open(options);
   try {
     for (let round = 0; round < options.rounds; round += 1) await bench.round();
@@ -79,11 +77,7 @@ export class VsockBench {
   readonly #traffic: GuestTraffic;
   readonly #cleanup: CleanupStack;
 
-  private constructor(
-    channelPath: string,
-    cpuMs: (() => number) | undefined,
-    cleanup: CleanupStack,
-  ) {
+  private constructor(channelPath: string, cpuMs: (() => number) | undefined, cleanup: CleanupStack) {
     this.channelPath = channelPath;
     this.#traffic = new GuestTraffic(() => dialChannel(channelPath), cpuMs);
     this.#cleanup = cleanup;
@@ -155,9 +149,7 @@ const TASKS = '/proc/self/task';
 
 /** Threads of vsock devices in this process. */
 function deviceThreads(): string[] {
-  return readdirSync(TASKS).filter(
-    (id) => readFileSync(`${TASKS}/${id}/comm`, 'latin1').trim() === 'vsock',
-  );
+  return readdirSync(TASKS).filter((id) => readFileSync(`${TASKS}/${id}/comm`, 'latin1').trim() === 'vsock');
 }
 
 /** Linux, Documentation/scheduler/sched-stats.rst: nanoseconds on a processor come first. */
@@ -217,12 +209,7 @@ export async function bootGuest(
     options.qemuPath ?? 'qemu-system-x86_64',
     [
       ['-M', 'pc,hpet=off,memory-backend=mem', '-object', memory, '-m', '256M'],
-      [
-        '-accel',
-        accelerator,
-        '-cpu',
-        accelerator === 'kvm' ? 'host' : 'max,-avx,-avx2,-fma,-erms,-fsrm',
-      ],
+      ['-accel', accelerator, '-cpu', accelerator === 'kvm' ? 'host' : 'max,-avx,-avx2,-fma,-erms,-fsrm'],
       ['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-serial', 'stdio'],
       ['-kernel', options.kernelPath, '-initrd', paths.initrd],
       ['-append', 'console=ttyS0 quiet reboot=t panic=-1 acpi=noirq tsc=reliable'],
@@ -243,11 +230,7 @@ export async function bootGuest(
   child.stdout?.on('data', collect);
   child.stderr?.on('data', collect);
   const fail = (cause: unknown): void =>
-    reject(
-      new VsockBenchError('guest_silent', `could not boot the guest: ${output.slice(-500)}`, {
-        cause,
-      }),
-    );
+    reject(new VsockBenchError('guest_silent', `could not boot the guest: ${output.slice(-500)}`, { cause }));
   child.on('error', fail);
   child.on('exit', () => fail(undefined));
   const timer = setTimeout(fail, BOOT_TIMEOUT_MS);

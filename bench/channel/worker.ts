@@ -27,9 +27,7 @@ export const workerBenchmark: Benchmark = {
   async measure(context) {
     return [
       ...(context.wants('worker.signal') ? [signals(context)] : []),
-      ...(context.wants('worker.attach') || context.wants('worker.memory')
-        ? await devices(context)
-        : []),
+      ...(context.wants('worker.attach') || context.wants('worker.memory') ? await devices(context) : []),
       ...(context.wants('worker.free') ? [frees(context)] : []),
     ];
   },
@@ -95,9 +93,7 @@ async function devices({ rounds, say }: BenchContext): Promise<Measurement[]> {
     for (const host of hosts) await host.close();
     await rm(dir, { recursive: true, force: true });
   }
-  const figure = (
-    part: 'ms' | 'mib',
-  ): Pick<Measurement, 'accelerator' | 'samples' | 'baseline'> => ({
+  const figure = (part: 'ms' | 'mib'): Pick<Measurement, 'accelerator' | 'samples' | 'baseline'> => ({
     accelerator: 'none',
     samples: shared.map((each) => each[part]),
     baseline: { name: 'a thread for each device', samples: alone.map((each) => each[part]) },

@@ -106,10 +106,7 @@ function framed(message: unknown): Buffer<ArrayBuffer> {
 /** @throws Error if the program did not exit with 0 */
 function outputOf(frames: Buffer): string {
   interface Message {
-    readonly event?: {
-      readonly data?: { readonly stdout?: string };
-      readonly end?: { readonly exitCode?: number };
-    };
+    readonly event?: { readonly data?: { readonly stdout?: string }; readonly end?: { readonly exitCode?: number } };
   }
   let text = '';
   let exitCode: number | undefined;

@@ -68,11 +68,7 @@ export const e2bMemoryBenchmark: Benchmark = {
     });
     return [
       row('heap', ({ heapMib }) => heapMib, 'JavaScript heap and buffers after garbage collection'),
-      row(
-        'private',
-        ({ privateMib }) => privateMib,
-        "all private pages, without guests' RAM; allocators keep gaps",
-      ),
+      row('private', ({ privateMib }) => privateMib, "all private pages, without guests' RAM; allocators keep gaps"),
     ];
   },
 };

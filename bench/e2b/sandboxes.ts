@@ -15,12 +15,7 @@ const FILE = '/home/user/file';
 const MB = 1e6;
 
 export const e2bBenchmark: Benchmark = {
-  names: [
-    ...AT_ONCE.map((count) => `e2b.create/${count}`),
-    'e2b.first',
-    'e2b.upload',
-    'e2b.download',
-  ],
+  names: [...AT_ONCE.map((count) => `e2b.create/${count}`), 'e2b.first', 'e2b.upload', 'e2b.download'],
   summary:
     "through E2B's interface: each of N sandboxes created at once; creation and the first command; files of 100 MiB",
   async measure(context) {

@@ -9,11 +9,7 @@ import { operatorOnly } from '../../src/api/tenants/callers.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { silentLog } from '../../src/base/log.ts';
-import type {
-  ControlPlane,
-  CreateRequest,
-  SandboxInfo,
-} from '../../src/sandbox/contract/control.ts';
+import type { ControlPlane, CreateRequest, SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { NO_MODEL_POLICY } from '../../src/sandbox/contract/spec.ts';
 
 export interface ServerReady {

@@ -19,8 +19,7 @@ const STREAM_TOKENS = 64;
 
 export const engineBenchmark: Benchmark = {
   names: [...STRUCTURED, ...TOKENS],
-  summary:
-    'built-in engine: answers that have to parse (failed ones count in "ok"), tokens/s of one and two streams',
+  summary: 'built-in engine: answers that have to parse (failed ones count in "ok"), tokens/s of one and two streams',
   withoutRuntime: true,
   async measure(context) {
     await using world = await open(context);
@@ -70,38 +69,16 @@ const object = (properties: Readonly<Record<string, object>>): object => ({
 /** Each shape that programs ask for: flat, nested, lists, choices, recursion, everything optional. */
 const SCHEMAS: readonly object[] = [
   object({ name: text, age: { type: 'integer' } }),
-  object({
-    title: text,
-    tags: { type: 'array', items: text, maxItems: 4 },
-    done: { type: 'boolean' },
-  }),
-  object({
-    mood: { enum: ['good', 'bad', 'unknown'] },
-    score: number,
-    reason: { type: ['string', 'null'] },
-  }),
-  object({
-    person: object({ first: text, last: text }),
-    address: object({ city: text, zip: text }),
-  }),
-  object({
-    steps: {
-      type: 'array',
-      minItems: 1,
-      maxItems: 3,
-      items: object({ what: text, minutes: number }),
-    },
-  }),
+  object({ title: text, tags: { type: 'array', items: text, maxItems: 4 }, done: { type: 'boolean' } }),
+  object({ mood: { enum: ['good', 'bad', 'unknown'] }, score: number, reason: { type: ['string', 'null'] } }),
+  object({ person: object({ first: text, last: text }), address: object({ city: text, zip: text }) }),
+  object({ steps: { type: 'array', minItems: 1, maxItems: 3, items: object({ what: text, minutes: number }) } }),
   {
     ...object({ tree: { $ref: '#/$defs/node' } }),
     $defs: {
       node: object({
         label: { type: 'string', maxLength: 20 },
-        children: {
-          type: 'array',
-          maxItems: 2,
-          items: { anyOf: [{ type: 'null' }, { type: 'integer' }] },
-        },
+        children: { type: 'array', maxItems: 2, items: { anyOf: [{ type: 'null' }, { type: 'integer' }] } },
       }),
     },
   },
@@ -176,10 +153,7 @@ function faultOf(answer: Answer, schema: object): string | null {
 }
 
 /** Both take their turn in each round, on the same processors. */
-async function tokens(
-  { rounds, signal, say }: BenchContext,
-  engine: Engine,
-): Promise<Measurement[]> {
+async function tokens({ rounds, signal, say }: BenchContext, engine: Engine): Promise<Measurement[]> {
   const one: number[] = [];
   const two: number[] = [];
   for (let round = 0; round < rounds; round += 1) {
@@ -190,11 +164,7 @@ async function tokens(
   }
   return [
     plain(TOKENS[0], '1/s', one),
-    {
-      ...plain(TOKENS[1], '1/s', two),
-      baseline: { name: TOKENS[0], samples: one },
-      note: 'of both streams together',
-    },
+    { ...plain(TOKENS[1], '1/s', two), baseline: { name: TOKENS[0], samples: one }, note: 'of both streams together' },
   ];
 }
 
@@ -215,11 +185,7 @@ async function rate(engine: Engine, seeds: readonly number[]): Promise<number> {
   return (written * 1000) / (systemClock.now() - beganMs);
 }
 
-const plain = (
-  name: string,
-  unit: Measurement['unit'],
-  samples: readonly number[],
-): Measurement => ({
+const plain = (name: string, unit: Measurement['unit'], samples: readonly number[]): Measurement => ({
   name,
   unit,
   accelerator: 'none',
@@ -248,8 +214,7 @@ function post({ socketPath }: Engine, path: string, body: object): Promise<Answe
       });
       response.on('error', reject).on('end', () => {
         if (response.statusCode === 200) resolve(JSON.parse(answer) as Answer);
-        else
-          reject(new Error(`the engine answered ${response.statusCode}: ${answer.slice(0, 500)}`));
+        else reject(new Error(`the engine answered ${response.statusCode}: ${answer.slice(0, 500)}`));
       });
     });
     sent.on('error', reject).end(JSON.stringify({ model: 'bench', ...body }));

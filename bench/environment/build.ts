@@ -42,11 +42,7 @@ export const buildBenchmark: Benchmark = {
   },
 };
 
-async function measureBuilds(
-  context: BenchContext,
-  dir: string,
-  tree: string,
-): Promise<Measurement[]> {
+async function measureBuilds(context: BenchContext, dir: string, tree: string): Promise<Measurement[]> {
   const { rounds, signal, say } = context;
   const images = await ownCache(context, dir);
   const crun = await Containers.open('crun', { tree, argv: NO_OP, output: '' });
@@ -91,12 +87,7 @@ async function buildTwice(images: ImagesContext, dir: string, into: Samples | nu
   into?.unchanged.push(unchanged);
 }
 
-async function buildMs(
-  images: ImagesContext,
-  dir: string,
-  noCache: boolean,
-  marks: StepMark[],
-): Promise<number> {
+async function buildMs(images: ImagesContext, dir: string, noCache: boolean, marks: StepMark[]): Promise<number> {
   const began = performance.now();
   const { steps } = await buildEnvironment(images, openImages(images), {
     request: {
@@ -136,12 +127,7 @@ export function stepTimes(marks: readonly StepMark[]): number[] {
 }
 
 /** @param samples null: nothing was measured */
-function rows(
-  { runtime }: BenchContext,
-  samples: Samples | null,
-  note?: string,
-  failed = 0,
-): Measurement[] {
+function rows({ runtime }: BenchContext, samples: Samples | null, note?: string, failed = 0): Measurement[] {
   const { accelerator } = runtime.driver;
   const row = (
     name: (typeof NAMES)[number],

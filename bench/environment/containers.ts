@@ -69,10 +69,7 @@ export class Containers implements AsyncDisposable {
   }
 
   /** Runs one container, so that its files are cached. @returns a text that says why there is no comparison */
-  static async open(
-    name: ContainerProgram,
-    { tree, argv, output }: ContainerSpec,
-  ): Promise<Containers | string> {
+  static async open(name: ContainerProgram, { tree, argv, output }: ContainerSpec): Promise<Containers | string> {
     const program = findProgram(name, process.env);
     if (program === null) {
       return `not compared with ${name}: it is not in PATH (Debian: apt-get install ${name})`;
@@ -127,9 +124,7 @@ export class Containers implements AsyncDisposable {
       }
       await sleep(ERRORS_MS);
       const { exitCode, output } = end;
-      throw new Error(
-        `it printed ${JSON.stringify(output)} and ended ${exitCode}: ${this.#errors.trim()}`,
-      );
+      throw new Error(`it printed ${JSON.stringify(output)} and ended ${exitCode}: ${this.#errors.trim()}`);
     } finally {
       clearTimeout(timer);
     }
@@ -137,8 +132,7 @@ export class Containers implements AsyncDisposable {
 
   #kill(): void {
     const { pid, exitCode, signalCode } = this.#shell;
-    if (pid !== undefined && exitCode === null && signalCode === null)
-      process.kill(-pid, 'SIGKILL');
+    if (pid !== undefined && exitCode === null && signalCode === null) process.kill(-pid, 'SIGKILL');
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -40,14 +40,9 @@ export async function compressLayer(
   const path = `${archive}.${compression}`;
   const [unpacked, packed] = [createHash('sha256'), createHash('sha256')];
   const compressor = compression === 'gzip' ? createGzip() : createZstdCompress();
-  await pipeline(
-    createReadStream(archive),
-    passing(unpacked),
-    compressor,
-    passing(packed),
-    createWriteStream(path),
-    { signal },
-  );
+  await pipeline(createReadStream(archive), passing(unpacked), compressor, passing(packed), createWriteStream(path), {
+    signal,
+  });
   return {
     path,
     digest: `sha256:${packed.digest('hex')}`,
@@ -72,12 +67,7 @@ function passing(hash: ReturnType<typeof createHash>): Transform {
  * @param dir must not exist
  * @param config as in the image's configuration: `Env`, `Cmd` …
  */
-export async function writeLayout(
-  dir: string,
-  tree: string,
-  config: object,
-  signal: AbortSignal,
-): Promise<void> {
+export async function writeLayout(dir: string, tree: string, config: object, signal: AbortSignal): Promise<void> {
   const blobs = join(dir, 'blobs/sha256');
   await mkdir(blobs, { recursive: true });
   const archive = await packTree(tree, join(dir, 'layer'), signal);

@@ -29,8 +29,7 @@ interface Samples {
 
 export const environmentBenchmark: Benchmark = {
   names: NAMES,
-  summary:
-    'start in a container image until its program prints: against no image, crun, and runsc (gVisor)',
+  summary: 'start in a container image until its program prints: against no image, crun, and runsc (gVisor)',
   async measure(context) {
     const { signal } = context;
     await using opened = await openBenchControl(context);
@@ -56,24 +55,13 @@ export const environmentBenchmark: Benchmark = {
 
 function notMeasured({ runtime }: BenchContext): Measurement[] {
   const { accelerator } = runtime.driver;
-  return NAMES.map((name) => ({
-    name,
-    unit: 'ms',
-    accelerator,
-    samples: [],
-    baseline: null,
-    note: MISSING,
-  }));
+  return NAMES.map((name) => ({ name, unit: 'ms', accelerator, samples: [], baseline: null, note: MISSING }));
 }
 
 async function measureStarts(
   context: BenchContext,
   control: LocalControlPlane,
-  given: {
-    readonly image: string;
-    readonly crun: Containers | string;
-    readonly runsc: Containers | string;
-  },
+  given: { readonly image: string; readonly crun: Containers | string; readonly runsc: Containers | string },
 ): Promise<Measurement[]> {
   const { rounds, signal, say } = context;
   const { image, crun, runsc } = given;
@@ -129,8 +117,7 @@ async function startMs(
     return await firstOutputMs(async () => {
       const { id, origin } = await control.create(options, signal);
       made = id;
-      if (origin !== 'clone' && round > 0)
-        throw new Error(`the sandbox is a ${origin}, not a clone`);
+      if (origin !== 'clone' && round > 0) throw new Error(`the sandbox is a ${origin}, not a clone`);
       return await (await control.guest(id)).exec({ argv, stdin: false }, signal);
     }, OUTPUT);
   } finally {
@@ -145,11 +132,7 @@ function rows(
   note: string,
 ): Measurement[] {
   const { accelerator } = runtime.driver;
-  const row = (
-    name: (typeof NAMES)[number],
-    baseline: string,
-    samples: readonly number[] | string,
-  ): Measurement => ({
+  const row = (name: (typeof NAMES)[number], baseline: string, samples: readonly number[] | string): Measurement => ({
     name,
     unit: 'ms',
     accelerator,

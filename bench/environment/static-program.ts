@@ -6,8 +6,7 @@ import { findProgram } from '../program.ts';
 const BUSYBOX = 'busybox';
 /** The program in the image. */
 export const IN_IMAGE = '/bin/busybox';
-export const MISSING =
-  'not measured: there is no static busybox in PATH (Debian: apt-get install busybox-static)';
+export const MISSING = 'not measured: there is no static busybox in PATH (Debian: apt-get install busybox-static)';
 
 /** Makes a root file system with nothing but busybox. @returns false if this host has none */
 export async function makeBusyboxTree(

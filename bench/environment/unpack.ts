@@ -8,13 +8,7 @@ import { openBuilder } from '../../src/host/runtime/images.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { imagesContext } from './images-context.ts';
-import {
-  COMPRESSIONS,
-  compressLayer,
-  type Layer,
-  type LayerCompression,
-  packTree,
-} from './oci-layout.ts';
+import { COMPRESSIONS, compressLayer, type Layer, type LayerCompression, packTree } from './oci-layout.ts';
 import { makeSampleTree } from './sample-tree.ts';
 
 const LAYER_MIB = 128;
@@ -61,9 +55,7 @@ async function measureLayer(
   const speed = (ms: number): number => unpackedBytes / MB / (ms / 1000);
   for (let round = 1; round <= rounds; round += 1) {
     say(`${compression} ${round} of ${rounds}`);
-    await attempts.run(
-      async () => void ours.push(speed(await buildMs(builder, layer, dir, signal))),
-    );
+    await attempts.run(async () => void ours.push(speed(await buildMs(builder, layer, dir, signal))));
     tars.push(speed(await tarMs(layer, join(dir, 'unpacked'), signal)));
   }
   const packed = Math.round(layer.bytes / MIB);
@@ -79,12 +71,7 @@ async function measureLayer(
   };
 }
 
-async function buildMs(
-  builder: ImageBuilder,
-  layer: Layer,
-  dir: string,
-  signal: AbortSignal,
-): Promise<number> {
+async function buildMs(builder: ImageBuilder, layer: Layer, dir: string, signal: AbortSignal): Promise<number> {
   const { path: blobPath, bytes: blobBytes, compression, diffId, unpackedBytes } = layer;
   const out = join(dir, 'layer.erofs');
   const job = { blobPath, blobBytes, compression, diffId, unpackedBytesMax: 2 * unpackedBytes };
@@ -99,11 +86,7 @@ async function buildMs(
   }
 }
 
-async function tarMs(
-  { path, compression }: Layer,
-  to: string,
-  signal: AbortSignal,
-): Promise<number> {
+async function tarMs({ path, compression }: Layer, to: string, signal: AbortSignal): Promise<number> {
   try {
     await mkdir(to);
     const began = performance.now();

@@ -26,8 +26,7 @@ interface StartTime {
 
 export const jailBenchmark: Benchmark = {
   names: NAMES,
-  summary:
-    'start of a VMM until its program runs, jailed and not (root; NEUROVISOR_VMM chooses the VMM)',
+  summary: 'start of a VMM until its program runs, jailed and not (root; NEUROVISOR_VMM chooses the VMM)',
   withoutRuntime: true,
   async measure(context) {
     try {
@@ -66,8 +65,7 @@ async function measureStarts(context: BenchContext): Promise<Measurement[]> {
       if (round > 0) into.push(time);
     }
   }
-  const of = (times: readonly StartTime[], what: keyof StartTime): number[] =>
-    times.map((time) => time[what]);
+  const of = (times: readonly StartTime[], what: keyof StartTime): number[] => times.map((time) => time[what]);
   return [
     measurement('jail.start', {
       samples: of(jailed, 'start'),

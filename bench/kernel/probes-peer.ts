@@ -34,11 +34,7 @@ export interface ProbeReport {
   /** As a daemon measures: only a sample of a busy guest's packets. */
   readonly sampled: ProbeSamples;
   /** By the kernel's BPF statistics, which slow each run a little, so measured separately. */
-  readonly programs: readonly {
-    readonly program: string;
-    readonly runs: number;
-    readonly ns: number;
-  }[];
+  readonly programs: readonly { readonly program: string; readonly runs: number; readonly ns: number }[];
 }
 
 export interface ProbesUnavailable {
@@ -67,9 +63,7 @@ function empty(): ProbeSamples {
 }
 
 /** Opens a TAP while `use` runs. */
-async function withTap(
-  use: (tap: { fd: number; linkIndex: number }) => Promise<void> | void,
-): Promise<void> {
+async function withTap(use: (tap: { fd: number; linkIndex: number }) => Promise<void> | void): Promise<void> {
   const tap = openTap(links, { name: 'bench0', owner, mac: HOST.mac });
   try {
     links.addAddress({ linkIndex: tap.linkIndex, address: HOST.address, prefixLength: 30 });
@@ -107,8 +101,7 @@ function echoes(fd: number, into: ProbeSamples | null): void {
   into?.p99.push(percentile(times, 99) ?? Number.NaN);
 }
 
-const say = (line: ProbeReport | ProbesUnavailable): boolean =>
-  process.stdout.write(`${JSON.stringify(line)}\n`);
+const say = (line: ProbeReport | ProbesUnavailable): boolean => process.stdout.write(`${JSON.stringify(line)}\n`);
 
 async function open(options: { notedMax?: number }): Promise<LatencyProbes> {
   try {

@@ -15,12 +15,7 @@ const ROWS = {
   'probes.tcx': ['tcx', 'guarded', 'p50', 'only the drop of packets to metadata services'],
   'probes.tcx-p99': ['tcx', 'guarded', 'p99', 'only the drop of packets to metadata services'],
   'probes.daemon': ['sampled', 'guarded', 'p50', 'only the drop of packets to metadata services'],
-  'probes.daemon-p99': [
-    'sampled',
-    'guarded',
-    'p99',
-    'only the drop of packets to metadata services',
-  ],
+  'probes.daemon-p99': ['sampled', 'guarded', 'p99', 'only the drop of packets to metadata services'],
 } as const;
 
 export const probesBenchmark: Benchmark = {
@@ -35,8 +30,7 @@ export const probesBenchmark: Benchmark = {
     const args = ['--net', process.execPath, peer, String(rounds), dir];
     const { stdout } = await run('unshare', args, { signal });
     const report = JSON.parse(stdout) as ProbeReport | ProbesUnavailable;
-    if ('unavailable' in report)
-      return this.names.map((name) => notMeasured(name, report.unavailable));
+    if ('unavailable' in report) return this.names.map((name) => notMeasured(name, report.unavailable));
     const programs = report.programs
       .filter(({ runs }) => runs > 0)
       .map(({ program, runs, ns }) => `${program} ${Math.round(ns / runs)} ns`);

@@ -25,13 +25,10 @@ export const seccompBenchmark: Benchmark = {
     'seccomp.call/number',
     'seccomp.call/argument',
   ],
-  summary:
-    'compiling and installing a seccomp profile, its length, and a system call with and without it',
+  summary: 'compiling and installing a seccomp profile, its length, and a system call with and without it',
   withoutRuntime: true,
   async measure(context) {
-    const texts = await Promise.all(
-      POLICIES.map((name) => readFile(join(POLICY_DIR, name), 'utf8')),
-    );
+    const texts = await Promise.all(POLICIES.map((name) => readFile(join(POLICY_DIR, name), 'utf8')));
     const [qemu = ''] = texts;
     return [
       compileTime(context, qemu),
@@ -75,10 +72,7 @@ async function callTimes(context: BenchContext, profile: Profile): Promise<Measu
     const runs: number[][] = [];
     for (let round = 1; round <= context.rounds; round += 1) {
       context.say(`system calls, round ${round} of ${context.rounds}`);
-      const run = promisify(execFile)(binary, [], {
-        timeout: CALL_MS_MAX,
-        signal: context.signal,
-      });
+      const run = promisify(execFile)(binary, [], { timeout: CALL_MS_MAX, signal: context.signal });
       run.child.stdin?.end(program);
       runs.push((await run).stdout.trim().split(' ').map(Number));
     }
@@ -92,10 +86,7 @@ async function callTimes(context: BenchContext, profile: Profile): Promise<Measu
     }));
     const install = column(4).map((ns) => ns / NS_PER_US);
     const note = 'QEMU’s policy, by the call that each VMM’s process makes once';
-    return [
-      { ...none, name: 'seccomp.install', unit: 'µs', samples: install, baseline: null, note },
-      ...calls,
-    ];
+    return [{ ...none, name: 'seccomp.install', unit: 'µs', samples: install, baseline: null, note }, ...calls];
   } finally {
     await rm(directory, { recursive: true, force: true });
   }

@@ -46,17 +46,11 @@ async function measure(context: BenchContext, binary: string): Promise<Measureme
     counted?.push(await callTime(context, binary, counts));
     other?.push(await callTime(context, binary));
   }
-  return NAMES.map((name, index) =>
-    measurement(name, [counted, other][index] ?? [], without ?? []),
-  );
+  return NAMES.map((name, index) => measurement(name, [counted, other][index] ?? [], without ?? []));
 }
 
 /** Nanoseconds per call. */
-async function callTime(
-  { signal }: BenchContext,
-  binary: string,
-  counts?: SyscallCounts,
-): Promise<number> {
+async function callTime({ signal }: BenchContext, binary: string, counts?: SyscallCounts): Promise<number> {
   const running = run(binary, [], { timeout: CALL_MS_MAX, signal });
   const { child } = running;
   // The program waits for its filter.
@@ -66,12 +60,7 @@ async function callTime(
   return Number(first);
 }
 
-function measurement(
-  name: string,
-  samples: readonly number[],
-  without: readonly number[],
-  note?: string,
-): Measurement {
+function measurement(name: string, samples: readonly number[], without: readonly number[], note?: string): Measurement {
   const failed = samples.length === 0 ? 1 : 0;
   const baseline = failed === 1 ? null : { name: 'the same without counting', samples: without };
   return { name, unit: 'ns', accelerator: 'none', samples, baseline, failed, note };

@@ -59,20 +59,14 @@ export const enduranceBenchmark: Benchmark = {
         accelerator: runtime.driver.accelerator,
         samples: samples.get(name) ?? [],
         baseline: { name: `after ${WARM_ROUNDS} minutes`, samples: before.get(name) ?? [] },
-        ...attempts.failures(
-          `${done} operations; last value ${samples.get(name)?.at(-1)?.toFixed(1)}`,
-        ),
+        ...attempts.failures(`${done} operations; last value ${samples.get(name)?.at(-1)?.toFixed(1)}`),
       }),
     );
   },
 };
 
 /** One operation, on a sandbox at random; one that a kill has hit may refuse. */
-async function operate(
-  control: LocalControlPlane,
-  pids: () => readonly number[],
-  signal: AbortSignal,
-): Promise<void> {
+async function operate(control: LocalControlPlane, pids: () => readonly number[], signal: AbortSignal): Promise<void> {
   const all = await control.list();
   const one = all[Math.floor(Math.random() * all.length)];
   if (one === undefined || (all.length < SANDBOXES_MAX && Math.random() < 0.4)) {
@@ -128,14 +122,7 @@ async function orRefused(operation: Promise<void>): Promise<void> {
   }
 }
 
-const EXPECTED = new Set([
-  'not_ready',
-  'gone',
-  'not_found',
-  'name_taken',
-  'vm_gone',
-  'connection_lost',
-]);
+const EXPECTED = new Set(['not_ready', 'gone', 'not_found', 'name_taken', 'vm_gone', 'connection_lost']);
 
 /** Memory files that this process holds. */
 function sharedMib(): number {

@@ -42,10 +42,7 @@ export const manyBenchmark: Benchmark = {
           unit: 'MiB',
           accelerator,
           samples: shared.get(nameOf(count, state)) ?? [],
-          baseline: {
-            name: 'a copy of the template’s memory each',
-            samples: copied.get(nameOf(count, state)) ?? [],
-          },
+          baseline: { name: 'a copy of the template’s memory each', samples: copied.get(nameOf(count, state)) ?? [] },
           ...attempts.failures('anonymous pages of VMMs, memory files of guests'),
         }),
       ),
@@ -53,11 +50,7 @@ export const manyBenchmark: Benchmark = {
   },
 };
 
-async function measureMode(
-  context: BenchContext,
-  memorySharing: 'share' | 'copy',
-  into: Samples,
-): Promise<void> {
+async function measureMode(context: BenchContext, memorySharing: 'share' | 'copy', into: Samples): Promise<void> {
   const runtime = await openOwnRuntime(context, {}, { memorySharing });
   try {
     await runtime.templates.prepare(DEFAULT_TEMPLATE);

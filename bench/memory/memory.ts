@@ -110,8 +110,6 @@ sys.stdin.read()`;
   await new Promise<void>((resolve, reject) => {
     process.stdout.once('data', () => resolve());
     process.stdout.once('error', reject);
-    process.stdout.once('end', () =>
-      reject(new Error('the script ended before it had allocated its memory')),
-    );
+    process.stdout.once('end', () => reject(new Error('the script ended before it had allocated its memory')));
   });
 }

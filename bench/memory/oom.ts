@@ -46,11 +46,7 @@ export const oomBenchmark: Benchmark = {
 };
 
 /** Both times are when the host got the event. @throws Error if near_oom did not precede the kill */
-async function leadMs(
-  control: LocalControlPlane,
-  id: string,
-  signal: AbortSignal,
-): Promise<number> {
+async function leadMs(control: LocalControlPlane, id: string, signal: AbortSignal): Promise<number> {
   const over = new AbortController();
   let nearAt: number | undefined;
   const first = await lastEvent(control, id);
@@ -70,8 +66,7 @@ async function leadMs(
     const exit = await process.exit;
     const killedAt = await Promise.race([killed, sleep(EVENT_MS_MAX).then(() => null)]);
     if (!exit.oomKilled) throw new Error(`the program was not OOM-killed: ${exit.signal}`);
-    if (nearAt === undefined || killedAt === null)
-      throw new Error('there was no near_oom event before the kill');
+    if (nearAt === undefined || killedAt === null) throw new Error('there was no near_oom event before the kill');
     return killedAt - nearAt;
   } finally {
     over.abort();

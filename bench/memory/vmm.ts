@@ -3,11 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { openVmms } from '../../prove/jail/open-vmms.ts';
 import { MEMORY_MIB } from '../../prove/jail/vmm.ts';
 import { CleanupStack } from '../../src/base/cleanup.ts';
-import {
-  type MappedMemory,
-  mappedMemory,
-  memoryBesideRam,
-} from '../../src/host/probes/host-memory.ts';
+import { type MappedMemory, mappedMemory, memoryBesideRam } from '../../src/host/probes/host-memory.ts';
 import { DEFAULTS } from '../../src/sandbox/contract/spec.ts';
 import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
 import { Attempts } from '../attempts.ts';
@@ -68,8 +64,7 @@ export const vmmMemoryBenchmark: Benchmark = {
   },
 };
 
-const sharesOf = (samples: readonly MappedMemory[]): number[] =>
-  samples.map(({ proportionalMib }) => proportionalMib);
+const sharesOf = (samples: readonly MappedMemory[]): number[] => samples.map(({ proportionalMib }) => proportionalMib);
 
 async function measureEmpty(context: BenchContext): Promise<MappedMemory[]> {
   await using vmms = await openVmms(context);
@@ -132,13 +127,7 @@ async function measureRounds(
 }
 
 /** QEMU without a machine has no RAM. */
-async function memoryOf({
-  pid,
-  ramMib,
-}: {
-  readonly pid: number;
-  readonly ramMib: number;
-}): Promise<MappedMemory> {
+async function memoryOf({ pid, ramMib }: { readonly pid: number; readonly ramMib: number }): Promise<MappedMemory> {
   const maps = await readFile(`/proc/${pid}/smaps`, 'latin1');
   return memoryBesideRam(maps, ramMib) ?? mappedMemory(maps, () => true);
 }

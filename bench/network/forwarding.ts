@@ -60,18 +60,7 @@ export class ForwardingHost {
   }
 
   async #connect(farPid: string): Promise<void> {
-    await run('ip', [
-      'link',
-      'add',
-      UPLINK,
-      'type',
-      'veth',
-      'peer',
-      'name',
-      'far0',
-      'netns',
-      farPid,
-    ]);
+    await run('ip', ['link', 'add', UPLINK, 'type', 'veth', 'peer', 'name', 'far0', 'netns', farPid]);
     await run('nsenter', ['--net', '--target', farPid, 'ip', 'link', 'set', 'far0', 'up']);
     await run('ip', ['address', 'add', '203.0.113.1/24', 'dev', UPLINK]);
     await run('ip', ['link', 'set', UPLINK, 'up']);
@@ -122,10 +111,7 @@ async function throughPlainTable(links: Links, bytes: number): Promise<number> {
   }
 }
 
-function frameOf(
-  packetBytes: number,
-  own: { fromMac: string; toMac: string; from: string },
-): Buffer {
+function frameOf(packetBytes: number, own: { fromMac: string; toMac: string; from: string }): Buffer {
   return udpFrame({ ...own, to: FAR, port: PORT, text: 'x'.repeat(packetBytes - HEADER_BYTES) });
 }
 

@@ -20,8 +20,7 @@ export const networkBenchmark: Benchmark = {
     'network.packet/100-bytes',
     'network.packet/1400-bytes',
   ],
-  summary:
-    'TAP, addresses, resolver, gateway and packet filter of a sandbox, in a namespace (root)',
+  summary: 'TAP, addresses, resolver, gateway and packet filter of a sandbox, in a namespace (root)',
   withoutRuntime: true,
   async measure({ rounds, signal, say }) {
     if (process.geteuid?.() !== 0) return this.names.map(notMeasured);

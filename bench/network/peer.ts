@@ -31,21 +31,14 @@ export interface NetworkSamples {
   /** For one sandbox among `MANY`. */
   readonly traffic: number[];
   /** Microseconds per packet of `packetBytes`, from the guest's TAP to the host's uplink. */
-  readonly forward: readonly {
-    readonly packetBytes: number;
-    readonly ours: number[];
-    readonly acceptAll: number[];
-  }[];
+  readonly forward: readonly { readonly packetBytes: number; readonly ours: number[]; readonly acceptAll: number[] }[];
 }
 
 const MANY = 200;
 const PACKET_BYTES = [100, 1400];
 
 const rounds = Number(process.argv[2]);
-const policy = parsePolicy({
-  mode: 'allowlist',
-  allow: ['pypi.org', '*.pythonhosted.org', '198.51.100.0/24:443'],
-});
+const policy = parsePolicy({ mode: 'allowlist', allow: ['pypi.org', '*.pythonhosted.org', '198.51.100.0/24:443'] });
 const samples: NetworkSamples = {
   alone: { make: [], remove: [] },
   byHand: { make: [], remove: [] },
@@ -65,8 +58,7 @@ async function timed<T>(into: number[] | null, work: () => Promise<T> | T): Prom
   return result;
 }
 
-const lease = (network: HostNetwork): Promise<NetworkLease> =>
-  network.lease({ sandboxId: newSandboxId(), policy });
+const lease = (network: HostNetwork): Promise<NetworkLease> => network.lease({ sandboxId: newSandboxId(), policy });
 
 /** In turn, so that both see the same disturbances. The first of each warms up and is not counted. */
 async function oneByOne(network: HostNetwork, ours: MakeAndRemove, theirs: MakeAndRemove) {
@@ -93,8 +85,7 @@ try {
       Array.from({ length: MANY }, () => timed(samples.atOnce.make, () => lease(network))),
     );
     await oneByOne(network, samples.amongMany, samples.amongManyByHand);
-    for (let round = 0; round < rounds; round += 1)
-      await timed(samples.traffic, () => many[round % MANY]?.traffic());
+    for (let round = 0; round < rounds; round += 1) await timed(samples.traffic, () => many[round % MANY]?.traffic());
     await Promise.all(many.map((one) => timed(samples.atOnce.remove, () => one.release())));
     if (isAnyLeft()) throw new Error('a removed network still exists');
   }

@@ -12,13 +12,7 @@ import { type Wheel, WheelIndex } from './wheel-index.ts';
 
 const WHEEL_MIB = 8;
 const PIP = 'pip3';
-const ARGUMENTS = [
-  'install',
-  '--quiet',
-  '--no-deps',
-  '--no-cache-dir',
-  '--disable-pip-version-check',
-];
+const ARGUMENTS = ['install', '--quiet', '--no-deps', '--no-cache-dir', '--disable-pip-version-check'];
 const KINDS = ['miss', 'hit'] as const;
 
 /** Milliseconds. */
@@ -39,11 +33,7 @@ export const installBenchmark: Benchmark = {
       await using index = await WheelIndex.start(dir);
       const pip = { baseUrl: index.url };
       const vmm = runtime.driver.name === 'firecracker' ? 'firecracker' : 'qemu';
-      await using own = await openOwnRuntime(
-        context,
-        { packageIndexes: async () => ({ pip }) },
-        { vmm },
-      );
+      await using own = await openOwnRuntime(context, { packageIndexes: async () => ({ pip }) }, { vmm });
       const sandbox = await own.startVm({ packages: { ecosystems: ['pip'] } }, signal);
       try {
         return await measureInstalls(context, { index, guest: sandbox.guest(), dir, wheels });
@@ -59,12 +49,7 @@ export const installBenchmark: Benchmark = {
 
 async function measureInstalls(
   { runtime, rounds, signal, say }: BenchContext,
-  parts: {
-    readonly index: WheelIndex;
-    readonly guest: Guest;
-    readonly dir: string;
-    readonly wheels: Wheel[];
-  },
+  parts: { readonly index: WheelIndex; readonly guest: Guest; readonly dir: string; readonly wheels: Wheel[] },
 ): Promise<Measurement[]> {
   const { index, guest, dir, wheels } = parts;
   const program = findProgram(PIP, process.env);
@@ -91,8 +76,7 @@ async function measureInstalls(
     const hostMs = await installHereMs(program, index.url, wheel, join(dir, 'target'), signal);
     if (round > 0) samples.host.push(hostMs);
   }
-  const baseline =
-    program === null ? null : { name: 'pip on the host, the same index', samples: samples.host };
+  const baseline = program === null ? null : { name: 'pip on the host, the same index', samples: samples.host };
   const missing = `not compared: ${PIP} is not in PATH (Debian: apt-get install python3-pip)`;
   const size = `a wheel of ${wheels[0]?.bytes} bytes, an index on loopback, pip without a cache`;
   const note = program === null ? `${size}; ${missing}` : size;

@@ -48,8 +48,7 @@ export class WheelIndex implements AsyncDisposable {
     await writeFile(join(tree, name, 'data'), randomBytes(bytes));
     const metadata = `Metadata-Version: 2.1\nName: ${name}\nVersion: 1.0\n`;
     await writeFile(join(tree, info, 'METADATA'), metadata);
-    const wheel =
-      'Wheel-Version: 1.0\nGenerator: bench\nRoot-Is-Purelib: true\nTag: py3-none-any\n';
+    const wheel = 'Wheel-Version: 1.0\nGenerator: bench\nRoot-Is-Purelib: true\nTag: py3-none-any\n';
     await writeFile(join(tree, info, 'WHEEL'), wheel);
     const files = [`${name}/__init__.py`, `${name}/data`, ...KINDS.map((one) => `${info}/${one}`)];
     await writeFile(join(tree, info, 'RECORD'), files.map((one) => `${one},,\n`).join(''));

@@ -35,10 +35,7 @@ async function measureBoots(
   // The first boots read the image into the page cache; they are not counted.
   for (let round = 0; round <= rounds; round += 1) {
     say(`boot ${round} of ${rounds}`);
-    const [own, other] = [
-      await boot(runtime, signal),
-      reference === null ? null : await boot(reference, signal),
-    ];
+    const [own, other] = [await boot(runtime, signal), reference === null ? null : await boot(reference, signal)];
     if (round === 0) continue;
     ours.push(own);
     if (other !== null) others.push(other);
@@ -49,10 +46,7 @@ async function measureBoots(
     unit: 'ms',
     accelerator,
     samples: ours.map((one) => one[until]),
-    baseline:
-      reference === null
-        ? null
-        : { name: REFERENCE_NAME, samples: others.map((one) => one[until]) },
+    baseline: reference === null ? null : { name: REFERENCE_NAME, samples: others.map((one) => one[until]) },
     note,
   }));
 }

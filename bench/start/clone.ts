@@ -15,8 +15,7 @@ export interface StartSamples {
 
 export const cloneBenchmark: Benchmark = {
   names: ['clone.ready', 'clone.ready/gvisor', 'clone.output', 'clone.output/gvisor'],
-  summary:
-    'start from the template until ready, and until print(1) has printed: against a boot, and gVisor',
+  summary: 'start from the template until ready, and until print(1) has printed: against a boot, and gVisor',
   async measure(context) {
     const { runtime, rounds, signal, say } = context;
     await runtime.templates.prepare(DEFAULT_TEMPLATE);
@@ -54,9 +53,7 @@ export async function startOnce(
   into: StartSamples | null,
 ): Promise<void> {
   const began = performance.now();
-  const sandbox = await (kind === 'clone'
-    ? startClone(runtime, signal)
-    : runtime.startVm({}, signal));
+  const sandbox = await (kind === 'clone' ? startClone(runtime, signal) : runtime.startVm({}, signal));
   try {
     const readyMs = performance.now() - began;
     if (sandbox.timings?.origin !== kind) throw new Error(`the sandbox did not start as a ${kind}`);
@@ -103,20 +100,8 @@ function rows(
   });
   return [
     row('ready', 'boot.hello', boot),
-    row(
-      'ready',
-      `runsc do true (${platform})`,
-      runsc,
-      '/gvisor',
-      "gVisor's until the program has ended",
-    ),
+    row('ready', `runsc do true (${platform})`, runsc, '/gvisor', "gVisor's until the program has ended"),
     row('output', 'boot to the same output', boot),
-    row(
-      'output',
-      `runsc do python3 -c 'print(1)' (${platform})`,
-      runsc,
-      '/gvisor',
-      "gVisor runs the host's Python",
-    ),
+    row('output', `runsc do python3 -c 'print(1)' (${platform})`, runsc, '/gvisor', "gVisor runs the host's Python"),
   ];
 }

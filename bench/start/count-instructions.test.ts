@@ -4,8 +4,7 @@ import { parseCounts } from './count-instructions.ts';
 /** Total, then at the begin of firmware, kernel, init and agent: low and high addresses each; then the stage. */
 const file = (words: readonly number[], stage: number): Buffer => {
   const bytes = Buffer.alloc(8 * 11);
-  for (const [index, word] of [...words, stage].entries())
-    bytes.writeBigUInt64LE(BigInt(word), index * 8);
+  for (const [index, word] of [...words, stage].entries()) bytes.writeBigUInt64LE(BigInt(word), index * 8);
   return bytes;
 };
 
@@ -20,7 +19,5 @@ it('parseCounts: each stage lasts until the begin of the next one', () => {
 });
 
 it('parseCounts: a boot that did not reach the agent is an error', () => {
-  expect(() => parseCounts(file(new Array(10).fill(0), 1))).toThrow(
-    'the boot ended in stage kernel',
-  );
+  expect(() => parseCounts(file(new Array(10).fill(0), 1))).toThrow('the boot ended in stage kernel');
 });

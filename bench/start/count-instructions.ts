@@ -45,10 +45,7 @@ export class InstructionCounter {
     (launch: Launch): Launch =>
     async (plan) => {
       await writeFile(this.#file, Buffer.alloc(FILE_BYTES));
-      return await launch({
-        ...plan,
-        argv: [...plan.argv, '-plugin', `${this.#plugin},counts=${this.#file}`],
-      });
+      return await launch({ ...plan, argv: [...plan.argv, '-plugin', `${this.#plugin},counts=${this.#file}`] });
     };
 
   /** Instructions so far of each stage. @throws if the guest has not reached the last one */

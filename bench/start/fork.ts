@@ -42,11 +42,7 @@ async function measureOne(
 ): Promise<Measurement[]> {
   const { runtime, rounds, signal, say } = context;
   const attempts = { all: new Attempts(signal), each: new Attempts(signal) };
-  const samples: Samples = {
-    forks: { allMs: [], eachMs: [] },
-    clones: { allMs: [], eachMs: [] },
-    stillMs: [],
-  };
+  const samples: Samples = { forks: { allMs: [], eachMs: [] }, clones: { allMs: [], eachMs: [] }, stillMs: [] };
   // The first round fills the page cache and is not counted.
   for (let round = 0; round <= rounds; round += 1) {
     say(`${count} at once, ${round} of ${rounds}`);
@@ -61,36 +57,17 @@ async function measureOne(
     own: readonly number[],
     baseline: Measurement['baseline'],
     failures: Pick<Measurement, 'failed' | 'note'>,
-  ): Measurement => ({
-    name: `${figure}/${count}`,
-    unit: 'ms',
-    accelerator,
-    samples: own,
-    baseline,
-    ...failures,
-  });
+  ): Measurement => ({ name: `${figure}/${count}`, unit: 'ms', accelerator, samples: own, baseline, ...failures });
   const ofClones = `${count} of the template at once`;
   return [
-    row(
-      'fork.ready',
-      forks.allMs,
-      { name: ofClones, samples: clones.allMs },
-      attempts.all.failures(),
-    ),
+    row('fork.ready', forks.allMs, { name: ofClones, samples: clones.allMs }, attempts.all.failures()),
     row(
       'fork.each',
       forks.eachMs,
       { name: ofClones, samples: clones.eachMs },
-      attempts.each.failures(
-        'from the moment when the parent may resume; includes waiting for its turn',
-      ),
+      attempts.each.failures('from the moment when the parent may resume; includes waiting for its turn'),
     ),
-    row(
-      'fork.still',
-      stillMs,
-      { name: 'all are ready', samples: forks.allMs },
-      attempts.all.failures(),
-    ),
+    row('fork.still', stillMs, { name: 'all are ready', samples: forks.allMs }, attempts.all.failures()),
   ];
 }
 
@@ -146,9 +123,6 @@ function readyTimes(sandboxes: readonly SandboxInfo[]): number[] {
   return sandboxes.flatMap(({ readyMs }) => (readyMs === null ? [] : [readyMs]));
 }
 
-async function removeAll(
-  control: LocalControlPlane,
-  sandboxes: readonly SandboxInfo[],
-): Promise<void> {
+async function removeAll(control: LocalControlPlane, sandboxes: readonly SandboxInfo[]): Promise<void> {
   await Promise.all(sandboxes.map(({ id }) => control.remove(id)));
 }

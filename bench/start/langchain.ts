@@ -13,8 +13,7 @@ interface Samples {
 
 export const langchainBenchmark: Benchmark = {
   names: ['script.langchain', 'script.langchain/whole'],
-  summary:
-    'import of LangChain and one call of a canned model: in a new clone, and cold after a boot',
+  summary: 'import of LangChain and one call of a canned model: in a new clone, and cold after a boot',
   async measure(context) {
     const { runtime, rounds, signal, say } = context;
     const attempts = new Attempts(signal);
@@ -35,21 +34,13 @@ export const langchainBenchmark: Benchmark = {
       ...attempts.failures(note),
     });
     return [
-      row(
-        'script',
-        '',
-        'from the request in a sandbox that is ready; each sandbox runs one script',
-      ),
+      row('script', '', 'from the request in a sandbox that is ready; each sandbox runs one script'),
       row('whole', '/whole', 'from the request for a sandbox'),
     ];
   },
 };
 
-async function runOnce(
-  { runtime, signal }: BenchContext,
-  kind: 'clone' | 'boot',
-  into: Samples | null,
-): Promise<void> {
+async function runOnce({ runtime, signal }: BenchContext, kind: 'clone' | 'boot', into: Samples | null): Promise<void> {
   const template = await runtime.templates.prepare(DEFAULT_TEMPLATE);
   const source = kind === 'clone' ? { template: template.source } : {};
   // The warm list must match the template's, or another interpreter starts.

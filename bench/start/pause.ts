@@ -58,18 +58,8 @@ export const pauseBenchmark: Benchmark = {
         baseline: { name: 'pause.time/memory', samples: memory.pauseMs },
         ...attempts.disk.failures('until it is safe and the memory is freed'),
       },
-      {
-        ...resume,
-        name: 'resume.time/memory',
-        samples: memory.resumeMs,
-        ...attempts.memory.failures(),
-      },
-      {
-        ...resume,
-        name: 'resume.time/disk',
-        samples: disk.resumeMs,
-        ...attempts.disk.failures(),
-      },
+      { ...resume, name: 'resume.time/memory', samples: memory.resumeMs, ...attempts.memory.failures() },
+      { ...resume, name: 'resume.time/disk', samples: disk.resumeMs, ...attempts.disk.failures() },
     ];
   },
 };

@@ -45,10 +45,7 @@ export const poolBenchmark: Benchmark = {
       baseline: { name: baseline, samples: clone[figure] },
       ...attempts.failures(note),
     });
-    return [
-      row('pool.claim', 'ready', 'clone.ready'),
-      row('pool.output', 'output', 'clone.output'),
-    ];
+    return [row('pool.claim', 'ready', 'clone.ready'), row('pool.output', 'output', 'clone.output')];
   },
 };
 

@@ -22,8 +22,7 @@ interface Samples {
 
 export const snapshotBenchmark: Benchmark = {
   names: FIGURES.flatMap((figure) => DIRTY_MIB.map((mib) => `${figure}/${mib}`)),
-  summary:
-    'a snapshot of a running sandbox with N MiB of its own: until it is safe, time stopped, size',
+  summary: 'a snapshot of a running sandbox with N MiB of its own: until it is safe, time stopped, size',
   async measure(context) {
     await using opened = await openBenchControl(context);
     const rows: Measurement[] = [];
@@ -80,12 +79,7 @@ async function measureOne(
   ];
 }
 
-async function snapshotOnce(
-  control: LocalControlPlane,
-  id: string,
-  dir: string,
-  into: Samples | null,
-): Promise<void> {
+async function snapshotOnce(control: LocalControlPlane, id: string, dir: string, into: Samples | null): Promise<void> {
   let timeMs = 0;
   let bytes = 0;
   const stillMs = await pausedMs(control, id, async () => {

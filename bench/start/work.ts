@@ -100,11 +100,7 @@ async function measureBoots(
   }
 }
 
-async function measureBoot(
-  runtime: Runtime,
-  counter: InstructionCounter,
-  signal: AbortSignal,
-): Promise<Work> {
+async function measureBoot(runtime: Runtime, counter: InstructionCounter, signal: AbortSignal): Promise<Work> {
   const sandbox = await runtime.startVm({}, signal);
   try {
     const { firmware, kernel, init, agent } = await counter.read();

@@ -28,9 +28,7 @@ try {
         inputSchema: z.object({ command: z.string() }),
         execute: async ({ command }) => {
           // The model sees a failed command as its exit code and output.
-          const { exitCode, stdout, stderr } = await sandbox.commands
-            .run(command)
-            .catch((error) => error);
+          const { exitCode, stdout, stderr } = await sandbox.commands.run(command).catch((error) => error);
           return { exitCode, stdout, stderr };
         },
       }),

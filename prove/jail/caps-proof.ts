@@ -37,10 +37,7 @@ function looks(notes: Notes, traits: VmmTraits, jailed: number, free: number): v
     const thread = statusOf(jailed, task);
     const filters = Number(thread.get('Seccomp_filters'));
     const seen = `Seccomp ${thread.get('Seccomp')}, ${filters} filters, NoNewPrivs ${thread.get('NoNewPrivs')}`;
-    const ok =
-      thread.get('Seccomp') === '2' &&
-      filters >= traits.filters &&
-      thread.get('NoNewPrivs') === '1';
+    const ok = thread.get('Seccomp') === '2' && filters >= traits.filters && thread.get('NoNewPrivs') === '1';
     const expected = `Seccomp 2, ${traits.filters} filters, NoNewPrivs 1`;
     notes.note(`thread ${thread.get('Name')}`, expected, seen, ok);
   }
@@ -50,19 +47,13 @@ function looks(notes: Notes, traits: VmmTraits, jailed: number, free: number): v
     const link = (pid: number | string): string => readlinkSync(`/proc/${pid}/ns/${name}`);
     const differs = link(jailed) !== link('self');
     notes.note(`namespace ${name}`, 'its own', differs ? 'its own' : 'the host’s', differs);
-    notes.same(
-      `control: ${name} without a jail`,
-      'the host’s',
-      link(free) === link('self') ? 'the host’s' : 'its own',
-    );
+    notes.same(`control: ${name} without a jail`, 'the host’s', link(free) === link('self') ? 'the host’s' : 'its own');
   }
   const rootDir = `/proc/${jailed}/root`;
   const names = readdirSync(rootDir).sort();
   const root = names.join(' ');
   notes.note('its root', 'only its program', root, traits.root.test(root));
-  const devices = names.includes('dev')
-    ? readdirSync(join(rootDir, 'dev')).sort().join(' ')
-    : 'none';
+  const devices = names.includes('dev') ? readdirSync(join(rootDir, 'dev')).sort().join(' ') : 'none';
   notes.note('its devices', 'only what it needs', devices, traits.devices.test(devices));
   const mounts = readFileSync(`/proc/${jailed}/mounts`, 'utf8').trim().split('\n');
   const writable = mounts.filter((line) => !(line.split(' ')[3] ?? '').split(',').includes('ro'));

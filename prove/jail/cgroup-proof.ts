@@ -35,29 +35,13 @@ export async function proveCgroup(context: JailContext): Promise<Proof> {
     }
   };
   const touched = (mib: number): string => `touched ${mib} MiB`;
-  notes.same(
-    `control: ${LITTLE} MiB of 96`,
-    touched(LITTLE),
-    await act(['eat', `${LITTLE}`], LIMITS),
-  );
+  notes.same(`control: ${LITTLE} MiB of 96`, touched(LITTLE), await act(['eat', `${LITTLE}`], LIMITS));
   notes.same(`${MUCH} MiB of 96`, 'killed by SIGKILL', await act(['eat', `${MUCH}`], LIMITS));
-  notes.same(
-    `control: ${MUCH} MiB without a limit`,
-    touched(MUCH),
-    await act(['eat', `${MUCH}`], null),
-  );
-  notes.same(
-    `control: ${FEW} processes of 8`,
-    `made ${FEW}`,
-    await act(['spawn', `${FEW}`], LIMITS),
-  );
+  notes.same(`control: ${MUCH} MiB without a limit`, touched(MUCH), await act(['eat', `${MUCH}`], null));
+  notes.same(`control: ${FEW} processes of 8`, `made ${FEW}`, await act(['spawn', `${FEW}`], LIMITS));
   // The process that forks is one of the eight.
   notes.same(`${MANY} processes of 8`, 'made 7', await act(['spawn', `${MANY}`], LIMITS));
-  notes.same(
-    `control: ${MANY} processes without a limit`,
-    `made ${MANY}`,
-    await act(['spawn', `${MANY}`], null),
-  );
+  notes.same(`control: ${MANY} processes without a limit`, `made ${MANY}`, await act(['spawn', `${MANY}`], null));
   return notes.proof('cgroup');
 }
 

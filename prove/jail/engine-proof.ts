@@ -24,16 +24,7 @@ const AT_FDCWD = 0xffff_ff9c;
 const NAMESPACES = ['user', 'mnt', 'pid', 'net', 'ipc', 'uts', 'cgroup'];
 const EAFNOSUPPORT = 'returned -97';
 /** Calls of `FORBIDDEN` that end the engine. */
-const ENDING = [
-  'mount',
-  'unshare',
-  'setns',
-  'ptrace',
-  'bpf',
-  'keyctl',
-  'init_module',
-  'userfaultfd',
-];
+const ENDING = ['mount', 'unshare', 'setns', 'ptrace', 'bpf', 'keyctl', 'init_module', 'userfaultfd'];
 /** Calls of `FORBIDDEN` that libraries try and do without, and how they fail. */
 const FAILING = new Map([
   ['clone3', 'returned -38'],
@@ -58,24 +49,13 @@ export async function proveEngine(context: JailContext): Promise<Proof> {
   for (const call of SOCKETS) {
     notes.same(call.name, EAFNOSUPPORT, await injector.call(jailed.pid, call));
     const seen = await injector.call(free.pid, call);
-    notes.note(
-      `control: ${call.name} without a jail`,
-      'a descriptor',
-      seen,
-      /^returned \d+$/.test(seen),
-    );
+    notes.note(`control: ${call.name} without a jail`, 'a descriptor', seen, /^returned \d+$/.test(seen));
   }
   for (const call of FORBIDDEN) {
     const failure = FAILING.get(call.name);
     if (failure === undefined && !ENDING.includes(call.name)) continue;
-    if (failure !== undefined)
-      notes.same(call.name, failure, await injector.call(jailed.pid, call));
-    else
-      notes.same(
-        call.name,
-        'ended by SIGSYS',
-        await endOf(await engines.start(true), injector, call),
-      );
+    if (failure !== undefined) notes.same(call.name, failure, await injector.call(jailed.pid, call));
+    else notes.same(call.name, 'ended by SIGSYS', await endOf(await engines.start(true), injector, call));
     const seen = await injector.call(free.pid, call);
     const differs = /^returned/.test(seen) && seen !== failure;
     notes.note(`control: ${call.name} without a jail`, 'another answer', seen, differs);
@@ -105,19 +85,14 @@ function looks(notes: Notes, jailed: number, free: number): void {
   notes.same('control: Seccomp without a jail', '0', other.get('Seccomp') ?? '');
   for (const name of NAMESPACES) {
     const link = (pid: number | string): string => readlinkSync(`/proc/${pid}/ns/${name}`);
-    const [is, isFree] = [jailed, free].map((pid) =>
-      link(pid) === link('self') ? 'the host’s' : 'its own',
-    );
+    const [is, isFree] = [jailed, free].map((pid) => (link(pid) === link('self') ? 'the host’s' : 'its own'));
     notes.same(`namespace ${name}`, 'its own', is ?? '');
     notes.same(`control: ${name} without a jail`, 'the host’s', isFree ?? '');
   }
   const mounts = readFileSync(`/proc/${jailed}/mounts`, 'utf8').trim().split('\n');
   const writable = mounts
     .map((line) => line.split(' '))
-    .filter(
-      ([, path = '', , options = '']) =>
-        !options.split(',').includes('ro') && !path.startsWith('/dev/'),
-    );
+    .filter(([, path = '', , options = '']) => !options.split(',').includes('ro') && !path.startsWith('/dev/'));
   notes.same('its writable mounts', 'none', writable.map(([, path]) => path).join(' ') || 'none');
   const seen = readdirSync(join(`/proc/${jailed}`, 'root', 'proc'))
     .sort()
@@ -126,35 +101,18 @@ function looks(notes: Notes, jailed: number, free: number): void {
 }
 
 /** Opens files of the host by path. */
-async function opens(
-  notes: Notes,
-  injector: Injector,
-  [jailed = 0, free = 0]: number[],
-): Promise<void> {
-  for (const path of [
-    '/etc/shadow',
-    '/etc/passwd',
-    join(homedir(), '.'),
-    '/proc/1/status',
-    '/run/.',
-  ]) {
+async function opens(notes: Notes, injector: Injector, [jailed = 0, free = 0]: number[]): Promise<void> {
+  for (const path of ['/etc/shadow', '/etc/passwd', join(homedir(), '.'), '/proc/1/status', '/run/.']) {
     const call = { name: path, number: 257, args: [AT_FDCWD, `@${path}`, 0, 0] };
     const seen = await injector.call(jailed, call);
     // The way to the model may lead through the home, which then holds only that.
     const isEmpty = path === join(homedir(), '.') && /^returned \d/.test(seen);
     const shown = isEmpty ? readdirSync(join(`/proc/${jailed}/root`, path)).join(' ') : seen;
     const hidden = readdirSync(homedir()).filter((name) => !name.startsWith('.neurovisor'));
-    const ok = isEmpty
-      ? !hidden.some((name) => shown.split(' ').includes(name))
-      : seen === 'returned -2';
+    const ok = isEmpty ? !hidden.some((name) => shown.split(' ').includes(name)) : seen === 'returned -2';
     notes.note(`open ${path}`, 'not found, or only the way to its own files', shown, ok);
     const control = await injector.call(free, call);
-    notes.note(
-      `control: open ${path} without a jail`,
-      'a descriptor',
-      control,
-      /^returned \d/.test(control),
-    );
+    notes.note(`control: open ${path} without a jail`, 'a descriptor', control, /^returned \d/.test(control));
   }
 }
 
@@ -186,9 +144,7 @@ class Engines implements AsyncDisposable {
 
   static async open(context: JailContext): Promise<Engines> {
     if (process.geteuid?.() !== 0) {
-      throw new ProofError('not_permitted', 'could not inspect the engine', {
-        remedy: 'Run it as root.',
-      });
+      throw new ProofError('not_permitted', 'could not inspect the engine', { remedy: 'Run it as root.' });
     }
     const dir = await mkdtemp(join(tmpdir(), 'nv-prove-'));
     await promisify(execFile)('mkfifo', [join(dir, 'model')]);

@@ -50,10 +50,7 @@ const TRAITS: VmmTraits = {
   writable: '/',
   environment: '',
   dropsBounding: false,
-  opens: {
-    number: 2,
-    paths: ['/etc/passwd', '/proc/1/status', '/sys/kernel', '/dev/null', '/../../etc/passwd'],
-  },
+  opens: { number: 2, paths: ['/etc/passwd', '/proc/1/status', '/sys/kernel', '/dev/null', '/../../etc/passwd'] },
 };
 
 /** The differences in the jail of an ordinary user. */
@@ -80,11 +77,7 @@ export class FirecrackerVmms implements Vmms {
   readonly #running = new Set<() => Promise<void>>();
   #count = 0;
 
-  private constructor(
-    made: { driver: VmmDriver; confinement: Confinement },
-    binary: string,
-    dir: string,
-  ) {
+  private constructor(made: { driver: VmmDriver; confinement: Confinement }, binary: string, dir: string) {
     this.#driver = made.driver;
     this.#confinement = made.confinement;
     this.#binary = binary;
@@ -100,12 +93,7 @@ export class FirecrackerVmms implements Vmms {
     const { dir } = await makeWorkspace(home.runDir, newSandboxId());
     try {
       const binary = await findBinary(config.firecracker);
-      const made = await makeFirecracker({
-        config: { ...config, jail: 'enforce' },
-        home,
-        log,
-        acceptsGaps: true,
-      });
+      const made = await makeFirecracker({ config: { ...config, jail: 'enforce' }, home, log, acceptsGaps: true });
       await writeFile(join(dir, 'kernel'), idleGuest());
       await writeFile(join(dir, 'root'), Buffer.alloc(DISK_BYTES));
       return new FirecrackerVmms(made, binary, dir);
@@ -167,10 +155,7 @@ export class FirecrackerVmms implements Vmms {
     await writeFile(file, JSON.stringify(machine));
     const words = ['--no-seccomp', '--api-sock', join(dir, 'api'), '--config-file', file];
     const launcher = ['--pdeathsig', 'KILL', '--', this.#binary];
-    const child = spawn('setpriv', [...launcher, ...words], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-      env: {},
-    });
+    const child = spawn('setpriv', [...launcher, ...words], { stdio: ['ignore', 'pipe', 'pipe'], env: {} });
     const vmm = this.#kept(child.pid ?? 0, async () => {
       await ended(child);
       await rm(dir, { recursive: true, force: true });
@@ -233,9 +218,7 @@ const hasEnded = ({ pid, exitCode, signalCode }: ChildProcess): boolean =>
 function hasThread(pid: number, name: string): boolean {
   try {
     const dir = `/proc/${pid}/task`;
-    return readdirSync(dir).some(
-      (task) => readFileSync(join(dir, task, 'comm'), 'latin1').trim() === name,
-    );
+    return readdirSync(dir).some((task) => readFileSync(join(dir, task, 'comm'), 'latin1').trim() === name);
   } catch (error) {
     ignore(error, 'the process has ended, which is reported elsewhere');
     return false;
@@ -255,7 +238,6 @@ function cannot(cause: unknown): ProofError {
   return new ProofError('no_world', 'could not run this proof with Firecracker', {
     cause,
     remedy:
-      remedy ??
-      'Run `./neurovisor doctor`: the proof needs /dev/kvm, Firecracker 1.16.1 or newer, and its jailer.',
+      remedy ?? 'Run `./neurovisor doctor`: the proof needs /dev/kvm, Firecracker 1.16.1 or newer, and its jailer.',
   });
 }

@@ -53,12 +53,7 @@ export function noteAttacks(notes: Notes, guests: number, attacks: readonly Atta
     const by = each === 1 ? 'guest root' : `guest root, ${each} ways`;
     const seen = wrong === undefined ? `${expected} ${tries.length} times` : describe(wrong);
     const isComplete = Number.isInteger(each);
-    notes.note(
-      isControl ? what : `${by}: ${what}`,
-      `${expected} always`,
-      seen,
-      wrong === undefined && isComplete,
-    );
+    notes.note(isControl ? what : `${by}: ${what}`, `${expected} always`, seen, wrong === undefined && isComplete);
   }
 }
 

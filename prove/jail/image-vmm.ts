@@ -35,19 +35,9 @@ export const FIRECRACKER_FILE: ImageFile = {
 };
 
 /** The last attack may end the VM. */
-export async function vmmTries(
-  notes: Notes,
-  injector: Injector,
-  pid: number,
-  image: ImageFile,
-): Promise<void> {
+export async function vmmTries(notes: Notes, injector: Injector, pid: number, image: ImageFile): Promise<void> {
   const read = await injector.call(pid, image.open(O_RDONLY));
-  notes.note(
-    'control: the VMM opens it for reading',
-    'a descriptor',
-    read,
-    /^returned \d+$/.test(read),
-  );
+  notes.note('control: the VMM opens it for reading', 'a descriptor', read, /^returned \d+$/.test(read));
   for (const [what, flags] of [
     ['the VMM opens it for writing', O_RDWR],
     ['the VMM opens it with O_TRUNC', O_RDWR | O_TRUNC],
@@ -56,11 +46,7 @@ export async function vmmTries(
     const isRefused = seen === `returned -${EACCES}` || seen === `returned -${EROFS}`;
     notes.note(what, 'refused', seen, isRefused);
   }
-  const cut = await injector.call(pid, {
-    name: 'truncate',
-    number: TRUNCATE,
-    args: [`@${image.path}`, 0],
-  });
+  const cut = await injector.call(pid, { name: 'truncate', number: TRUNCATE, args: [`@${image.path}`, 0] });
   const isRefused = [`returned -${EROFS}`, `killed by ${SIGSYS}`, 'exited 148'].includes(cut);
   notes.note('the VMM truncates it', 'refused', cut, isRefused);
 }

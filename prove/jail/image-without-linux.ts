@@ -82,9 +82,7 @@ async function startTinyGuest(
   const vmm = await vmms.start(place, files);
   try {
     const died = vmm.exited.then(({ cause, detail }) => {
-      throw new ProofError('no_world', 'could not run a guest', {
-        cause: new Error(`${cause} ${detail}`),
-      });
+      throw new ProofError('no_world', 'could not run a guest', { cause: new Error(`${cause} ${detail}`) });
     });
     await Promise.race([hello.ready, died, silent(over.signal)]);
   } finally {

@@ -37,10 +37,7 @@ export class Injector implements AsyncDisposable {
       await rm(dir, { recursive: true });
       const isMissing = errorCode(cause) === 'ENOENT';
       const more = isMissing ? { remedy: INSTALL_COMPILER } : {};
-      throw new ProofError('no_world', 'could not compile the program of the proof', {
-        cause,
-        ...more,
-      });
+      throw new ProofError('no_world', 'could not compile the program of the proof', { cause, ...more });
     }
   }
 
@@ -69,9 +66,7 @@ export class Injector implements AsyncDisposable {
 
   /** A process that waits for `go`, then does its work and reports. */
   worker(...words: readonly string[]): Worker {
-    return new Worker(
-      spawn(this.#program, words, { stdio: ['pipe', 'pipe', 'ignore'], detached: true }),
-    );
+    return new Worker(spawn(this.#program, words, { stdio: ['pipe', 'pipe', 'ignore'], detached: true }));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -99,9 +94,7 @@ class Worker {
         said += bytes.toString('latin1');
       });
       child.once('error', reject);
-      child.once('close', (_, signal) =>
-        resolve(signal === null || said !== '' ? said.trim() : `killed by ${signal}`),
-      );
+      child.once('close', (_, signal) => resolve(signal === null || said !== '' ? said.trim() : `killed by ${signal}`));
       child.stdin?.end('\n');
     });
   }

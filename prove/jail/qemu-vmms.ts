@@ -48,10 +48,7 @@ const TRAITS: VmmTraits = {
   // Set by bubblewrap.
   environment: 'PWD=/',
   dropsBounding: true,
-  opens: {
-    number: 257,
-    paths: ['/etc/passwd', '/proc/1/status', '/sys/kernel', '/dev/kvm', '/dev/net/tun'],
-  },
+  opens: { number: 257, paths: ['/etc/passwd', '/proc/1/status', '/sys/kernel', '/dev/kvm', '/dev/net/tun'] },
 };
 const KVM = '/dev/kvm';
 /** The differences with KVM. */
@@ -153,9 +150,7 @@ function ready({ child, pid }: Launched): Promise<void> {
   const qmp = new QmpClient(child.stdio[QMP_FD] as Duplex, systemClock);
   return new Promise((resolve, reject) => {
     const fail = (cause: unknown): void => {
-      reject(
-        new ProofError('no_world', 'could not start a VMM', { cause: new Error(String(cause)) }),
-      );
+      reject(new ProofError('no_world', 'could not start a VMM', { cause: new Error(String(cause)) }));
     };
     qmp.negotiate(READY_MS_MAX).then(resolve, (error: unknown) => {
       if (errorCode(error) === 'vm_gone') ignore(error, 'the end of the process reports it');

@@ -70,10 +70,7 @@ const ABREAST = 4;
 const ENOSYS = -38;
 
 /** @param forbidden the calls to try; for tests */
-export async function proveSeccomp(
-  context: JailContext,
-  forbidden: readonly SystemCall[] = FORBIDDEN,
-): Promise<Proof> {
+export async function proveSeccomp(context: JailContext, forbidden: readonly SystemCall[] = FORBIDDEN): Promise<Proof> {
   const notes = new Notes();
   await using injector = await Injector.make();
   await using vmms = await openVmms(context);
@@ -102,12 +99,7 @@ interface TriedCall {
   readonly free: string;
 }
 
-async function tryCall(
-  injector: Injector,
-  vmms: Vmms,
-  thread: string,
-  call: SystemCall,
-): Promise<TriedCall> {
+async function tryCall(injector: Injector, vmms: Vmms, thread: string, call: SystemCall): Promise<TriedCall> {
   const jailed = await inject(injector, () => vmms.jailed(), thread, call);
   return { call, thread, jailed, free: await inject(injector, () => vmms.free(), thread, call) };
 }
@@ -129,8 +121,7 @@ async function inject(
 
 /** @throws ProofError if no thread has this name */
 function threadOf(pid: number, name: string): number {
-  const nameOf = (task: string): string =>
-    readFileSync(`/proc/${pid}/task/${task}/comm`, 'latin1').trim();
+  const nameOf = (task: string): string => readFileSync(`/proc/${pid}/task/${task}/comm`, 'latin1').trim();
   const tasks = readdirSync(`/proc/${pid}/task`);
   const found = tasks.find((task) => nameOf(task) === name);
   if (found !== undefined) return Number(found);
@@ -147,11 +138,7 @@ function by(thread: string, { threads }: VmmTraits): string {
   return threads.length === 1 ? '' : `, by thread ${thread}`;
 }
 
-function noteCall(
-  notes: Notes,
-  { call, thread, jailed, free }: TriedCall,
-  traits: VmmTraits,
-): void {
+function noteCall(notes: Notes, { call, thread, jailed, free }: TriedCall, traits: VmmTraits): void {
   const name = `${call.name}${by(thread, traits)}`;
   const isDenied = traits.refused.includes(jailed);
   notes.note(name, 'denied', isDenied ? `denied: ${jailed}` : jailed, isDenied);
@@ -160,10 +147,5 @@ function noteCall(
   // This kernel may lack a call that the jail would deny.
   const reached = got || free.startsWith('executed') || isX32 || free === `returned ${ENOSYS}`;
   const words = reached ? `the kernel answers: ${free}` : free;
-  notes.note(
-    `control: ${name} without a jail`,
-    'the kernel answers',
-    words,
-    reached && free !== jailed,
-  );
+  notes.note(`control: ${name} without a jail`, 'the kernel answers', words, reached && free !== jailed);
 }

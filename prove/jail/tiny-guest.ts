@@ -47,10 +47,7 @@ export async function buildTinyGuest(path: string): Promise<void> {
   } catch (cause) {
     const isMissing = errorCode(cause) === 'ENOENT';
     const more = isMissing ? { remedy: INSTALL_COMPILER } : {};
-    throw new ProofError('no_world', 'could not compile the guest of the proof', {
-      cause,
-      ...more,
-    });
+    throw new ProofError('no_world', 'could not compile the guest of the proof', { cause, ...more });
   }
 }
 

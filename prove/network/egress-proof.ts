@@ -62,10 +62,7 @@ async function controls(tries: Tries, world: World, guest: Guest): Promise<void>
         what: `control: ${ALLOWED.name} by HTTP`,
         attempt: () => guest.exchange(ALLOWED.address, 80, get(ALLOWED.name)),
       },
-      {
-        what: `control: ${ALLOWED.name} by TLS`,
-        attempt: () => guest.tls(ALLOWED.address, ALLOWED.name),
-      },
+      { what: `control: ${ALLOWED.name} by TLS`, attempt: () => guest.tls(ALLOWED.address, ALLOWED.name) },
     ],
     page(ALLOWED.name),
   );
@@ -75,10 +72,7 @@ async function controls(tries: Tries, world: World, guest: Guest): Promise<void>
         what: `control: a guest on an ordinary TAP asks ${OTHER.name} by HTTP`,
         attempt: () => world.plain.exchange(OTHER.address, 80, get(OTHER.name)),
       },
-      {
-        what: `control: and by TLS`,
-        attempt: () => world.plain.tls(OTHER.address, OTHER.name),
-      },
+      { what: `control: and by TLS`, attempt: () => world.plain.tls(OTHER.address, OTHER.name) },
     ],
     page(OTHER.name),
   );
@@ -116,10 +110,7 @@ async function names(tries: Tries, guest: Guest): Promise<void> {
     ask('a name that no rule allows', OTHER.name),
     ask('a name that carries data', leak('secret1')),
     ask(`the same from ${FOREIGN_RESOLVER} by UDP`, leak('secret2'), { server: FOREIGN_RESOLVER }),
-    ask(`the same from ${FOREIGN_RESOLVER} by TCP`, leak('secret3'), {
-      server: FOREIGN_RESOLVER,
-      transport: 'tcp',
-    }),
+    ask(`the same from ${FOREIGN_RESOLVER} by TCP`, leak('secret3'), { server: FOREIGN_RESOLVER, transport: 'tcp' }),
     { ...ask('a TXT record of it', leak('secret4'), { type: 16 }) },
     {
       what: `private.example, which resolves to ${PRIVATE_ADDRESSES[0]}`,
@@ -185,12 +176,7 @@ async function pipelined(tries: Tries, guest: Guest): Promise<void> {
   ]);
   const isAnswered = text.includes(`page of ${ALLOWED.name}`);
   const seen = isAnswered ? 'it was' : `"${text.slice(0, 40)}"`;
-  tries.note(
-    'control: the first request of that connection is answered',
-    'it was',
-    seen,
-    isAnswered,
-  );
+  tries.note('control: the first request of that connection is answered', 'it was', seen, isAnswered);
 }
 
 async function otherPorts(tries: Tries, guest: Guest): Promise<void> {
@@ -208,8 +194,7 @@ async function otherPorts(tries: Tries, guest: Guest): Promise<void> {
     {
       what: `QUIC: UDP ${OTHER.address} port 443`,
       attempt: () => guest.datagram(OTHER.address, 443, 'quic'),
-      isArrival: ({ protocol, to, port }) =>
-        protocol === 'udp' && to === OTHER.address && port === 443,
+      isArrival: ({ protocol, to, port }) => protocol === 'udp' && to === OTHER.address && port === 443,
     },
   ]);
 }
@@ -320,12 +305,7 @@ async function narrowed(tries: Tries, { guest, lease }: LeasedGuest): Promise<vo
   tries.note(what, 'answer', before, before === 'answer');
   await lease.setPolicy(parsePolicy({ mode: 'allowlist', allow: [`${LISTED_ADDRESS}:8080`] }));
   const after = await guest.actor.ask<string>('poke');
-  tries.note(
-    'that connection, after its rule was removed',
-    'ended',
-    after,
-    after !== 'answer' && after !== 'silence',
-  );
+  tries.note('that connection, after its rule was removed', 'ended', after, after !== 'answer' && after !== 'silence');
   await tries.forbidden([
     {
       what: `${ALLOWED.name} again, after its rule was removed`,

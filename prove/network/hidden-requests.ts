@@ -62,12 +62,10 @@ export function hiddenRequests(
       `field: ${what}`,
       (own) => ask(host, RULE_METHOD, `/v1/${own}`, [field]),
     ]),
-    ...['POST', 'get', 'TRACE', 'CONNECT', 'OPTIONS', 'WEBSOCKET'].map(
-      (method): readonly [string, Make] => [
-        `method: ${method}`,
-        (own) => ask(host, method, `/v1/${own}`),
-      ],
-    ),
+    ...['POST', 'get', 'TRACE', 'CONNECT', 'OPTIONS', 'WEBSOCKET'].map((method): readonly [string, Make] => [
+      `method: ${method}`,
+      (own) => ask(host, method, `/v1/${own}`),
+    ]),
     [
       'a change to WebSocket',
       (own) => ask(host, RULE_METHOD, `/v1/${own}`, ['Connection: Upgrade', 'Upgrade: websocket']),
@@ -77,14 +75,8 @@ export function hiddenRequests(
     ['no version', (own) => `GET /v1/${own}\r\n\r\n`],
     ['Host with a trailing dot', (own) => ask(`${host}.`, RULE_METHOD, `/v1/${own}`)],
     ['Host with another port', (own) => ask(`${host}:8080`, RULE_METHOD, `/v1/${own}`)],
-    [
-      'absolute-form of another path',
-      (own) => ask(host, RULE_METHOD, `${scheme}://${host}/admin-${own}`),
-    ],
-    [
-      'a second request behind one that is allowed',
-      (own) => `${first(host)}${ask(host, 'DELETE', `/v1/${own}`)}`,
-    ],
+    ['absolute-form of another path', (own) => ask(host, RULE_METHOD, `${scheme}://${host}/admin-${own}`)],
+    ['a second request behind one that is allowed', (own) => `${first(host)}${ask(host, 'DELETE', `/v1/${own}`)}`],
     [
       'a request in what is two lengths of a body',
       (own) => {
@@ -124,12 +116,7 @@ export function hiddenRequests(
 }
 
 /** A complete request that closes its connection. */
-export function ask(
-  host: string,
-  method: string,
-  target: string,
-  fields: readonly string[] = [],
-): string {
+export function ask(host: string, method: string, target: string, fields: readonly string[] = []): string {
   return head(host, method, target, [...fields, 'Connection: close']);
 }
 

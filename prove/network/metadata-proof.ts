@@ -19,10 +19,7 @@ const REBINDING = ['rebind.example', 'alias.example', 'cloud.example'];
 
 export async function proveMetadata(world: World): Promise<Proof> {
   const tries = new Tries(world);
-  const { guest: open, lease: openLease } = await world.guest({
-    mode: 'open',
-    allow: ['0.0.0.0/0'],
-  });
+  const { guest: open, lease: openLease } = await world.guest({ mode: 'open', allow: ['0.0.0.0/0'] });
   const { guest: listed, lease: listedLease } = await world.guest({
     mode: 'allowlist',
     allow: [ALLOWED.name, '*.example', '0.0.0.0/0:8080', '0.0.0.0/0:9999'],
@@ -203,12 +200,7 @@ async function redirected(tries: Tries, open: Guest): Promise<void> {
   const page = await open.exchange(ALLOWED.address, 80, get(ALLOWED.name, '/redirect'));
   const location = /^location: (\S+)/im.exec(page.text)?.[1] ?? '';
   const isThere = location === `http://${FIRST}/latest/meta-data/`;
-  tries.note(
-    `control: ${ALLOWED.name}/redirect redirects to ${FIRST}`,
-    'it does',
-    location,
-    isThere,
-  );
+  tries.note(`control: ${ALLOWED.name}/redirect redirects to ${FIRST}`, 'it does', location, isThere);
   const { hostname, pathname } = new URL(isThere ? location : `http://${FIRST}/`);
   await tries.forbidden([
     {
@@ -222,12 +214,7 @@ async function redirected(tries: Tries, open: Guest): Promise<void> {
 /** Requests through the gateway to an allowed address, in the hope that a server behind it forwards them. */
 async function requests(tries: Tries, listed: Guest): Promise<void> {
   const to = ALLOWED.address;
-  const meant = [
-    FIRST,
-    '[::ffff:169.254.169.254]',
-    'metadata.google.internal',
-    ...METADATA_SPELLINGS,
-  ];
+  const meant = [FIRST, '[::ffff:169.254.169.254]', 'metadata.google.internal', ...METADATA_SPELLINGS];
   const send = (what: string, text: string, marker: string): Forbidden => ({
     what: `allowlist: ${what}`,
     attempt: () => listed.exchange(to, 80, text),

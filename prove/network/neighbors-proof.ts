@@ -66,8 +66,7 @@ export async function proveNeighbors(world: World, options: NeighborOptions = {}
     rounds: options.rounds ?? ROUNDS,
     gapMs: GAP_MS,
   };
-  const ask = (rounds = plan.rounds): Promise<ProbeTimes> =>
-    polite.guest.actor.ask('probe', { ...plan, rounds });
+  const ask = (rounds = plan.rounds): Promise<ProbeTimes> => polite.guest.actor.ask('probe', { ...plan, rounds });
   const calm = await ask();
   noteCalm(notes, calm);
   await noteBlocked(notes, () => ask(BLOCKED_ROUNDS));
@@ -160,12 +159,7 @@ function noteHeld(notes: Notes, what: string, { p99, longest }: LoopTurns): void
   );
 }
 
-function noteTimes(
-  notes: Notes,
-  what: string,
-  times: readonly number[],
-  calm: readonly number[],
-): void {
+function noteTimes(notes: Notes, what: string, times: readonly number[], calm: readonly number[]): void {
   const most = Math.max(P50_MS_MAX, P50_RATIO_MAX * (median(calm) ?? Number.NaN));
   const isFast = (median(times) ?? Number.NaN) <= most;
   notes.note(what, `p50 at most ${most.toFixed(0)} ms`, `p50/p99 ${text(times)} ms`, isFast);
@@ -189,11 +183,7 @@ interface Host extends AsyncDisposable {
 }
 
 /** What the daemon has on its event loop, beside the networks of the world. */
-async function openHost(
-  hostile: LeasedGuest,
-  polite: LeasedGuest,
-  { loopBytesMax }: NeighborOptions,
-): Promise<Host> {
+async function openHost(hostile: LeasedGuest, polite: LeasedGuest, { loopBytesMax }: NeighborOptions): Promise<Host> {
   const stack = new AsyncDisposableStack();
   const dir = await mkdtemp(join(tmpdir(), DIR_PREFIX));
   stack.defer(() => rm(dir, { recursive: true, force: true }));
@@ -230,11 +220,7 @@ async function openHost(
 }
 
 /** An agent that has confirmed. @returns the path of its port */
-async function linkAgent(
-  stack: AsyncDisposableStack,
-  channelPath: string,
-  sandboxId: string,
-): Promise<string> {
+async function linkAgent(stack: AsyncDisposableStack, channelPath: string, sandboxId: string): Promise<string> {
   const listener = await listenForGuest({
     channelPath,
     identity: { sandboxId, hostname: 'hostile', env: {}, limits: {} },

@@ -51,12 +51,7 @@ async function controls(tries: Tries, guest: Guest, root: string): Promise<void>
       },
       {
         what: 'control: absolute-form of an allowed path',
-        attempt: () =>
-          guest.exchange(
-            ALLOWED.address,
-            80,
-            ask(ALLOWED.name, 'GET', `http://${ALLOWED.name}${path}`),
-          ),
+        attempt: () => guest.exchange(ALLOWED.address, 80, ask(ALLOWED.name, 'GET', `http://${ALLOWED.name}${path}`)),
       },
       {
         what: 'control: a name without such rules, any method and path',
@@ -84,8 +79,7 @@ async function hidden(tries: Tries, guest: Guest, root: string): Promise<void> {
         ({ what, text }, index): Forbidden => ({
           what: `by ${how}, ${what}`,
           attempt: async () => withoutFirst(await send(text)),
-          isArrival: ({ protocol, text: line }) =>
-            protocol === 'http' && line.includes(mark(index)),
+          isArrival: ({ protocol, text: line }) => protocol === 'http' && line.includes(mark(index)),
         }),
       ),
     );
@@ -121,8 +115,7 @@ async function otherDoors(tries: Tries, guest: Guest, root: string): Promise<voi
     },
     {
       what: 'another allowed name inside its TLS',
-      attempt: () =>
-        guest.https(VAULT.address, VAULT.name, root, ask(OTHER.name, 'GET', '/v1/inside')),
+      attempt: () => guest.https(VAULT.address, VAULT.name, root, ask(OTHER.name, 'GET', '/v1/inside')),
       isArrival: ({ text }) => text.includes('/v1/inside'),
     },
     {
@@ -151,8 +144,7 @@ async function budget(tries: Tries, world: World): Promise<void> {
   const policy = { mode: 'allowlist', allow: [ALLOWED.name, OTHER.name] };
   const { guest, lease } = await world.guest(policy, undefined, limits);
   for (const { name } of [ALLOWED, OTHER]) await guest.name(name);
-  const send = (path: string) =>
-    guest.exchange(ALLOWED.address, 80, ask(ALLOWED.name, 'GET', path));
+  const send = (path: string) => guest.exchange(ALLOWED.address, 80, ask(ALLOWED.name, 'GET', path));
   let answered = 0;
   let isRefused = false;
   for (let n = 0; n < BUDGET_TRIES && !isRefused; n += 1) {

@@ -18,17 +18,9 @@ const KNOWN = newPlaceholder(VALUE.length);
 const QUERY_VALUE = 'key-of-the-proof/9876543210+fedcba';
 const QUERY_KNOWN = newPlaceholder(QUERY_VALUE.length);
 const KEY = `X-Api-Key: ${KNOWN}`;
-const HTTP2 = [
-  'Connection: Upgrade, HTTP2-Settings',
-  'Upgrade: websocket, h2c',
-  'HTTP2-Settings: AAMAAABk',
-];
+const HTTP2 = ['Connection: Upgrade, HTTP2-Settings', 'Upgrade: websocket, h2c', 'HTTP2-Settings: AAMAAABk'];
 /** Forms of the value that a line of JSON could echo. */
-const TRACES = [VALUE, QUERY_VALUE].flatMap((value) => [
-  value,
-  encodeURIComponent(value),
-  basic(value),
-]);
+const TRACES = [VALUE, QUERY_VALUE].flatMap((value) => [value, encodeURIComponent(value), basic(value)]);
 const OWN = 'Authorization: Bearer of-the-guest';
 
 interface Setting {
@@ -44,13 +36,7 @@ export async function proveSecrets(world: World): Promise<Proof> {
   const ca = await world.internet.ask<string>('root');
   const secrets: EgressSecrets = {
     secrets: [
-      {
-        name: 'API_KEY',
-        hosts: [VAULT.name],
-        places: [],
-        placeholder: KNOWN,
-        value: new SecretValue(VALUE),
-      },
+      { name: 'API_KEY', hosts: [VAULT.name], places: [], placeholder: KNOWN, value: new SecretValue(VALUE) },
       {
         name: 'QUERY_KEY',
         hosts: [VAULT.name],
@@ -99,12 +85,7 @@ async function controls(setting: Setting, how: string): Promise<void> {
   }
   const { arrived, outcome } = await ask(setting, request({ path: `/?key=${QUERY_KNOWN}` }));
   const ok = arrived.includes(encodeURIComponent(QUERY_VALUE)) && isClean(outcome);
-  tries.note(
-    `control (${how}): in the query`,
-    'the server gets it',
-    ok ? 'it got it' : arrived,
-    ok,
-  );
+  tries.note(`control (${how}): in the query`, 'the server gets it', ok ? 'it got it' : arrived, ok);
 }
 
 /** Destinations other than the secret's server, under any name. */
@@ -138,10 +119,7 @@ async function otherRequests(setting: Setting): Promise<void> {
     ['Max-Forwards: 0', request({ fields: ['Max-Forwards: 0', KEY] })],
     ['an upgrade to HTTP/2', request({ fields: [...HTTP2, KEY] })],
     ['in a path', request({ path: `/${KNOWN}` })],
-    [
-      'in a body',
-      `${request({ method: 'POST', fields: [`Content-Length: ${KNOWN.length}`] })}${KNOWN}`,
-    ],
+    ['in a body', `${request({ method: 'POST', fields: [`Content-Length: ${KNOWN.length}`] })}${KNOWN}`],
     ['a second request with another Host', `${request({ isLast: false })}${other}`],
   ];
   for (const [what, text] of tries) await nothing(setting, what, () => toVault(setting, text));
@@ -211,12 +189,7 @@ async function guessed(setting: Setting): Promise<void> {
     const [right = '', wrong] = seen;
     const ok = right === wrong && right.includes('GUESS');
     const text = ok ? 'the same' : JSON.stringify(seen);
-    setting.tries.note(
-      `a guess of its first ${length} characters`,
-      'the same as for a wrong guess',
-      text,
-      ok,
-    );
+    setting.tries.note(`a guess of its first ${length} characters`, 'the same as for a wrong guess', text, ok);
   }
   for (const [what, field, name] of [
     ['a part of an answer', 'Range: bytes=0-11', 'range'],
@@ -250,11 +223,7 @@ async function untrusted(
 }
 
 /** The secret neither arrives anywhere nor comes back. */
-async function nothing(
-  { tries, world }: Setting,
-  what: string,
-  attempt: () => Promise<CallOutcome>,
-): Promise<void> {
+async function nothing({ tries, world }: Setting, what: string, attempt: () => Promise<CallOutcome>): Promise<void> {
   const arrivals = await world.watch();
   const outcome = await attempt();
   const arrived = (await arrivals()).map(({ text }) => text).join('\n');
@@ -270,10 +239,7 @@ async function toVault({ guest, root }: Setting, text: string): Promise<CallOutc
   return await guest.https(VAULT.address, VAULT.name, root, text);
 }
 
-async function ask(
-  setting: Setting,
-  text: string,
-): Promise<{ arrived: string; outcome: CallOutcome }> {
+async function ask(setting: Setting, text: string): Promise<{ arrived: string; outcome: CallOutcome }> {
   const arrivals = await setting.world.watch();
   const outcome = await toVault(setting, text);
   return { outcome, arrived: (await arrivals()).map((one) => one.text).join('\n') };

@@ -11,13 +11,7 @@ import { modulePath } from '../../src/base/module-path.ts';
 import { Links } from '../../src/egress/net/link/links.ts';
 import { bpfDir } from '../../src/host/probes/latency.ts';
 import { ObserveError } from '../../src/machine/observe/errors.ts';
-import {
-  boundsNs,
-  bucketOf,
-  type Histogram,
-  quantileNs,
-  since,
-} from '../../src/machine/observe/histogram.ts';
+import { boundsNs, bucketOf, type Histogram, quantileNs, since } from '../../src/machine/observe/histogram.ts';
 import type { Path } from '../../src/machine/observe/latency.ts';
 import {
   type LatencyProbes,
@@ -103,11 +97,7 @@ interface Wires {
 }
 
 /** Packets wait in the host until it knows the peer's MAC address. */
-async function forward(
-  tries: Tries,
-  probe: TapProbe,
-  { guest, peer, links }: Wires & { links: Links },
-) {
+async function forward(tries: Tries, probe: TapProbe, { guest, peer, links }: Wires & { links: Links }) {
   const before = probe.read().paths.forward;
   const begunMs = systemClock.now();
   for (let sequence = 0; sequence < DELAYED; sequence += 1)
@@ -137,8 +127,7 @@ async function roundTrips(tries: Tries, probe: TapProbe, { guest, peer }: Wires)
     }
   }
   const after = probe.read().paths;
-  for (const path of ['peer', 'guest'] as const)
-    moved(tries, path, since(after[path], before[path]), longest[path]);
+  for (const path of ['peer', 'guest'] as const) moved(tries, path, since(after[path], before[path]), longest[path]);
 }
 
 /** p50 is in the bucket of the delay, or of a longer one on a busy machine. */
@@ -174,9 +163,7 @@ async function killed(tries: Tries, linkIndex: number, dir: string, links: Links
   const isThere = (): boolean =>
     readLatencyOf(linkIndex) !== undefined || links.find(linkIndex)?.xdpProgramId !== undefined;
   const observer = modulePath('./xdp-observer.ts', import.meta.url);
-  const child = spawn(process.execPath, [observer, String(linkIndex), dir], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-  });
+  const child = spawn(process.execPath, [observer, String(linkIndex), dir], { stdio: ['pipe', 'pipe', 'inherit'] });
   const ended = once(child, 'close');
   await Promise.race([once(child.stdout, 'data'), ended]);
   const there = isThere();

@@ -128,9 +128,7 @@ function page(name: string, response: ServerResponse, link: string | undefined):
     return;
   }
   const filename = `${name.replaceAll('-', '_')}-1.0-py3-none-any.whl`;
-  response.end(
-    JSON.stringify({ files: [{ filename, url: link, hashes: { sha256: digestOf(name) } }] }),
-  );
+  response.end(JSON.stringify({ files: [{ filename, url: link, hashes: { sha256: digestOf(name) } }] }));
 }
 
 function listen(server: Server): Promise<string> {

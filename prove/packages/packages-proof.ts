@@ -9,17 +9,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import {
-  ECOSYSTEMS,
-  NO_PACKAGES,
-  type PackagePolicy,
-} from '../../src/base/request/package-policy.ts';
+import { ECOSYSTEMS, NO_PACKAGES, type PackagePolicy } from '../../src/base/request/package-policy.ts';
 import { MIB } from '../../src/base/units.ts';
-import {
-  createPackageGateway,
-  type PackageGateway,
-  type PackagePort,
-} from '../../src/egress/packages/gateway.ts';
+import { createPackageGateway, type PackageGateway, type PackagePort } from '../../src/egress/packages/gateway.ts';
 import { PORT_LIMITS } from '../../src/egress/packages/limits.ts';
 import type { IsPublic } from '../../src/egress/packages/upstream/address.ts';
 import { isPublicAddress } from '../../src/host/runtime/packages.ts';
@@ -72,9 +64,7 @@ interface Context {
   readonly notes: Notes;
   readonly index: HostileIndex;
   /** Makes a new sandbox's port. */
-  attach(
-    policy: PackagePolicy,
-  ): Promise<{ readonly socketPath: string; readonly port: PackagePort }>;
+  attach(policy: PackagePolicy): Promise<{ readonly socketPath: string; readonly port: PackagePort }>;
   /** Sends bytes as a new sandbox. */
   send(text: string, policy?: PackagePolicy): Promise<string>;
   /** Everything that any sandbox received. */
@@ -229,10 +219,7 @@ async function requests({ notes, index, send }: Context): Promise<void> {
     'a GET with a body': withBody('GET', '/pypi/simple/stolen/'),
     'a chunked body': get('/pypi/simple/stolen/', 'Transfer-Encoding: chunked\r\n'),
     'two lengths': get('/pypi/simple/stolen/', 'Content-Length: 0\r\nContent-Length: 5\r\n'),
-    'length and chunks': get(
-      '/pypi/simple/stolen/',
-      'Content-Length: 5\r\nTransfer-Encoding: chunked\r\n',
-    ),
+    'length and chunks': get('/pypi/simple/stolen/', 'Content-Length: 5\r\nTransfer-Encoding: chunked\r\n'),
     'a folded field': get('/pypi/simple/stolen/', 'X: a\r\n b\r\n'),
     'a bare line feed': 'GET /pypi/simple/stolen/ HTTP/1.1\nHost: x\n\n',
     'HTTP 0.9': 'GET /pypi/simple/stolen/\r\n\r\n',
@@ -242,9 +229,7 @@ async function requests({ notes, index, send }: Context): Promise<void> {
     const before = index.seen.length;
     const answer = await send(text);
     const asked = index.seen.slice(before).filter((line) => line.includes('stolen')).length;
-    const isRefused = ['closed', '4'].includes(
-      statusOf(answer)[0] === '4' ? '4' : statusOf(answer),
-    );
+    const isRefused = ['closed', '4'].includes(statusOf(answer)[0] === '4' ? '4' : statusOf(answer));
     const seen = `${statusOf(answer)}; the index got ${asked} requests`;
     notes.note(`request: ${what}`, 'refused; nothing', seen, isRefused && asked === 0);
   }
@@ -252,12 +237,7 @@ async function requests({ notes, index, send }: Context): Promise<void> {
   const denied = await send(get('/npm/stolen'), { ...ALL, deny: ['stolen'] });
   const asked = index.seen.filter((line) => line.includes('stolen')).length;
   const told = off.includes('0+packages.off') && denied.includes('--packages-deny');
-  notes.note(
-    'names that the policy refuses',
-    'the index gets none',
-    `${asked}`,
-    told && asked === 0,
-  );
+  notes.note('names that the policy refuses', 'the index gets none', `${asked}`, told && asked === 0);
 }
 
 /** Fields of a request do not reach the index. */
@@ -310,9 +290,7 @@ async function scopes({ notes, index, send }: Context): Promise<void> {
   await send(get('/npm/@other%2fx'));
   await send(get('/npm/@proof-2%2fx'));
   const lines = index.seen.slice(before);
-  const wrong = lines.filter(
-    (line) => line.includes(' /scope/') !== line.includes(SCOPE_TOKEN),
-  ).length;
+  const wrong = lines.filter((line) => line.includes(' /scope/') !== line.includes(SCOPE_TOKEN)).length;
   const seen = `${lines.length} requests, ${wrong} with the token of another registry`;
   notes.note('the token of a scope of npm', 'goes to its registry', seen, wrong === 0);
 }
@@ -339,11 +317,7 @@ async function proxied({ notes, index, send }: Context): Promise<void> {
 /** Answers of a hostile index. */
 async function answers({ notes, send }: Context): Promise<void> {
   notes.same('a page of 40 MiB', '502', statusOf(await send(get('/pypi/simple/huge/'))));
-  notes.same(
-    'a page of 200 MiB, compressed',
-    '502',
-    statusOf(await send(get('/pypi/simple/bomb/'))),
-  );
+  notes.same('a page of 200 MiB, compressed', '502', statusOf(await send(get('/pypi/simple/bomb/'))));
   notes.same('a silent index', '504', statusOf(await send(get(fileOf('silent')))));
   for (const [name, what] of [
     ['wrong', 'a file with another digest'],
@@ -389,13 +363,9 @@ function secrets({ notes, index, received }: Context): void {
   const all = received.join('\n');
   const login = Buffer.from(PROXY_LOGIN).toString('base64');
   const credentials = [PASSWORD, SCOPE_TOKEN, PROXY_LOGIN, login];
-  const leaks = [
-    ...credentials,
-    index.origin,
-    'index.invalid',
-    new URL(index.service).host,
-    SECRET,
-  ].filter((text) => all.includes(text));
+  const leaks = [...credentials, index.origin, 'index.invalid', new URL(index.service).host, SECRET].filter((text) =>
+    all.includes(text),
+  );
   notes.note(
     'all answers together: passwords, addresses of indexes, content of the service',
     'none',

@@ -2,17 +2,7 @@
  * A guest whose root answers in the agent's place can't choose where or under which name `cp` writes, nor fill the
  * host's memory with a listing.
  */
-import {
-  lstat,
-  mkdir,
-  mkdtemp,
-  readdir,
-  readFile,
-  readlink,
-  rm,
-  symlink,
-  writeFile,
-} from 'node:fs/promises';
+import { lstat, mkdir, mkdtemp, readdir, readFile, readlink, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { sleep } from '../../src/base/clock.ts';
@@ -67,23 +57,16 @@ const entry = (name: string, more: Partial<FileEntry> = {}): FileEntry => ({
   symlinkTarget: null,
   ...more,
 });
-const file = (name: string, more: Partial<FileEntry> = {}): Answer => ({
-  entry: entry(name, more),
-  content: EVIL,
-});
+const file = (name: string, more: Partial<FileEntry> = {}): Answer => ({ entry: entry(name, more), content: EVIL });
 const directory = (name: string): FileEntry => entry(name, { type: 'directory', mode: 0o755 });
-const link = (name: string, to: string): FileEntry =>
-  entry(name, { type: 'symlink', symlinkTarget: to });
+const link = (name: string, to: string): FileEntry => entry(name, { type: 'symlink', symlinkTarget: to });
 
 /** @param outside a directory that must stay as it is */
 function copies(outside: string): readonly Copy[] {
   const named = (name: string, expected: string): Copy => ({
     what: `a listed name: ${JSON.stringify(name)}`,
     source: '/names',
-    answers: {
-      '/names': { entry: directory('names'), list: [entry(name)] },
-      [`/names/${name}`]: file(name),
-    },
+    answers: { '/names': { entry: directory('names'), list: [entry(name)] }, [`/names/${name}`]: file(name) },
     expected,
   });
   return [
@@ -160,24 +143,23 @@ function copies(outside: string): readonly Copy[] {
   ];
 }
 
-const FLOODS: readonly { readonly what: string; readonly path: string; readonly answer: Answer }[] =
-  [
-    {
-      what: 'a listing of 20,000 entries of 4,000 bytes',
-      path: '/flood',
-      answer: { entry: directory('flood'), flood: { lines: 20_000, bytes: 4000 } },
-    },
-    {
-      what: 'a listing with a path of 60,000 bytes',
-      path: '/long',
-      answer: { entry: directory('long'), flood: { lines: 1, bytes: 60_000 } },
-    },
-    {
-      what: 'a listing of 100,000 entries',
-      path: '/many',
-      answer: { entry: directory('many'), flood: { lines: 100_000, bytes: 1 } },
-    },
-  ];
+const FLOODS: readonly { readonly what: string; readonly path: string; readonly answer: Answer }[] = [
+  {
+    what: 'a listing of 20,000 entries of 4,000 bytes',
+    path: '/flood',
+    answer: { entry: directory('flood'), flood: { lines: 20_000, bytes: 4000 } },
+  },
+  {
+    what: 'a listing with a path of 60,000 bytes',
+    path: '/long',
+    answer: { entry: directory('long'), flood: { lines: 1, bytes: 60_000 } },
+  },
+  {
+    what: 'a listing of 100,000 entries',
+    path: '/many',
+    answer: { entry: directory('many'), flood: { lines: 100_000, bytes: 1 } },
+  },
+];
 
 export async function proveFiles({ config, log, copyOut }: JailContext): Promise<Proof> {
   if (copyOut === undefined) throw new ProofError('not_permitted', 'no program copies files here');
@@ -196,10 +178,7 @@ export async function proveFiles({ config, log, copyOut }: JailContext): Promise
 }
 
 /** Starts a sandbox whose root has taken the agent's place. */
-async function startHostile(
-  runtime: Runtime,
-  dir: string,
-): Promise<AsyncDisposable & { readonly guest: Guest }> {
+async function startHostile(runtime: Runtime, dir: string): Promise<AsyncDisposable & { readonly guest: Guest }> {
   const sandbox = await runtime.startVm(SIZE);
   const guest = sandbox.guest();
   const answers = Object.assign(
@@ -223,8 +202,7 @@ async function startHostile(
       () => false,
     );
   for (let waitedMs = 0; !(await isHostile()); waitedMs += POLL_MS) {
-    if (waitedMs > READY_MS_MAX)
-      throw new ProofError('no_world', "the guest's root could not take the agent's place");
+    if (waitedMs > READY_MS_MAX) throw new ProofError('no_world', "the guest's root could not take the agent's place");
     await sleep(POLL_MS);
   }
   return { guest, [Symbol.asyncDispose]: async () => void (await sandbox.stop()) };

@@ -62,8 +62,7 @@ export async function proveLoad(context: JailContext): Promise<Proof> {
     const load = new Load(control, id, () => vmmOf(runtime, id));
     const tookMs = await load.run(loadMs, signal);
     load.tell(notes, tookMs, loadMs);
-    const violations = async (): Promise<number> =>
-      sumOf(await runtime.metrics.registry.text(), VIOLATIONS);
+    const violations = async (): Promise<number> => sumOf(await runtime.metrics.registry.text(), VIOLATIONS);
     notes.same('system calls that its filter refused', '0', `${await violations()}`);
     const ended = new Promise<string | undefined>((resolve) => {
       control.onChange((info) => {
@@ -123,8 +122,7 @@ class Load {
     notes.note(
       'each thread of its VMMs, after each round',
       'Seccomp 2, NoNewPrivs 1',
-      this.#unfiltered ||
-        `Seccomp 2, NoNewPrivs 1: ${this.#threads} checks, ${this.#vmms.size} VMMs`,
+      this.#unfiltered || `Seccomp 2, NoNewPrivs 1: ${this.#threads} checks, ${this.#vmms.size} VMMs`,
       this.#unfiltered === '' && this.#threads > 0,
     );
   }
@@ -174,8 +172,8 @@ class Load {
     const pid = await this.#vmm();
     this.#vmms.add(pid);
     for (const task of await readdir(`/proc/${pid}/task`)) {
-      const text = await readFile(`/proc/${pid}/task/${task}/status`, 'latin1').catch(
-        (error: unknown) => ignore(error, 'the thread has just ended'),
+      const text = await readFile(`/proc/${pid}/task/${task}/status`, 'latin1').catch((error: unknown) =>
+        ignore(error, 'the thread has just ended'),
       );
       if (text === undefined) continue;
       this.#threads += 1;
@@ -185,8 +183,7 @@ class Load {
   }
 }
 
-const isFirst = (name: string, index: number, all: readonly string[]): boolean =>
-  all.indexOf(name) === index;
+const isFirst = (name: string, index: number, all: readonly string[]): boolean => all.indexOf(name) === index;
 
 /** @throws Error if the program fails or prints something else */
 async function said(guest: Guest, argv: readonly string[], wanted: string): Promise<void> {
@@ -194,9 +191,7 @@ async function said(guest: Guest, argv: readonly string[], wanted: string): Prom
   program.stderr.resume();
   const [text, { exitCode }] = await Promise.all([textOf(program.stdout), program.exit]);
   if (exitCode === 0 && text.includes(wanted)) return;
-  throw new Error(
-    `${argv[0]} ended with ${exitCode} and printed ${JSON.stringify(text.slice(0, 40))}`,
-  );
+  throw new Error(`${argv[0]} ended with ${exitCode} and printed ${JSON.stringify(text.slice(0, 40))}`);
 }
 
 /** Waits for the guest's server. @throws Error after a minute */

@@ -47,8 +47,7 @@ async function proveWarnings(runtime: Runtime, notes: Notes): Promise<void> {
   const sandbox = await runtime.startVm(SIZE);
   const seen: { readonly type: string; readonly atMs: number }[] = [];
   sandbox.events.listen(({ type }) => void seen.push({ type, atMs: performance.now() }));
-  const timeOf = (type: string): number | undefined =>
-    seen.find((each) => each.type === type)?.atMs;
+  const timeOf = (type: string): number | undefined => seen.find((each) => each.type === type)?.atMs;
   const run = async (code: string) => {
     seen.length = 0;
     const program = await sandbox.guest().python({ script: { code }, stdin: false });
@@ -73,8 +72,7 @@ async function proveWarnings(runtime: Runtime, notes: Notes): Promise<void> {
       lead !== null && lead >= LEAD_MS,
     );
     const victim = exit.oomVictim;
-    const seenVictim =
-      victim === null ? 'none' : `${victim.name}, ${Math.floor(victim.rssBytes / 2 ** 20)} MiB`;
+    const seenVictim = victim === null ? 'none' : `${victim.name}, ${Math.floor(victim.rssBytes / 2 ** 20)} MiB`;
     const isNamed = exit.oomKilled && victim !== null && victim.rssBytes > 32 << 20;
     notes.note('… its result names the killed process', 'name and memory', seenVictim, isNamed);
   }
@@ -131,6 +129,5 @@ async function limit(pid: number): Promise<void> {
 }
 
 async function until(is: () => boolean): Promise<void> {
-  for (let waitedMs = 0; !is() && waitedMs < EVENT_MS_MAX; waitedMs += POLL_MS)
-    await sleep(POLL_MS);
+  for (let waitedMs = 0; !is() && waitedMs < EVENT_MS_MAX; waitedMs += POLL_MS) await sleep(POLL_MS);
 }

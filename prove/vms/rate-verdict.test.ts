@@ -1,15 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { TokenBucket } from '../../src/base/token-bucket.ts';
 import { KIB } from '../../src/base/units.ts';
-import {
-  type Count,
-  freeTry,
-  limitBelow,
-  limitedTries,
-  neighborTry,
-  type Rate,
-  worstWindow,
-} from './rate-verdict.ts';
+import { type Count, freeTry, limitBelow, limitedTries, neighborTry, type Rate, worstWindow } from './rate-verdict.ts';
 
 const RATE: Rate = { size: 1000, perSecond: 1000, turn: 100 };
 const STEP_MS = 10;
@@ -43,8 +35,7 @@ function flow(
   return counts;
 }
 
-const verdicts = (counts: readonly Count[]): boolean[] =>
-  limitedTries('x', counts, RATE).map(({ ok }) => ok);
+const verdicts = (counts: readonly Count[]): boolean[] => limitedTries('x', counts, RATE).map(({ ok }) => ok);
 
 describe('limitedTries', () => {
   it('hold for a bucket of that rate, also if counts are late', () => {
@@ -57,10 +48,7 @@ describe('limitedTries', () => {
     ['a rate twice as high', { perSecond: 2000 }],
     ['a bucket of twice the size', { size: 2500 }],
     ['a burst in the middle', { leak: (at: number) => (at === 2000 ? 1200 : 0) }],
-    [
-      'a second bucket, e.g. after a change that gives tokens away',
-      { leak: (at: number) => (at === 3000 ? 1100 : 0) },
-    ],
+    ['a second bucket, e.g. after a change that gives tokens away', { leak: (at: number) => (at === 3000 ? 1100 : 0) }],
     ['a trickle beside the bucket', { leak: () => 5 }],
   ])('fail for %s', (_, options) => {
     expect(verdicts(flow(options))[0]).toBe(false);
@@ -106,11 +94,7 @@ describe('freeTry', () => {
 
 describe('neighborTry', () => {
   const of = (alone: number, limited: number, unlimited: number): boolean =>
-    neighborTry({
-      alone: [alone, 999, 1],
-      limited: [limited, 999, 1],
-      unlimited: [unlimited, 999, 1],
-    }).ok;
+    neighborTry({ alone: [alone, 999, 1], limited: [limited, 999, 1], unlimited: [unlimited, 999, 1] }).ok;
 
   it('holds if the limit takes away half of what the flood costs', () => {
     expect(of(10, 15, 100)).toBe(true);
@@ -131,7 +115,5 @@ describe('neighborTry', () => {
 });
 
 it('limitBelow: a quarter of what passes freely, within the bounds of what can be told apart', () => {
-  expect([1e9, 1024 * KIB, 400 * KIB, 1].map(limitBelow)).toEqual(
-    [256, 256, 100, 64].map((kib) => kib * KIB),
-  );
+  expect([1e9, 1024 * KIB, 400 * KIB, 1].map(limitBelow)).toEqual([256, 256, 100, 64].map((kib) => kib * KIB));
 });

@@ -69,9 +69,7 @@ export async function proveRatelimit(context: JailContext): Promise<Proof> {
   const dir = await mkdtemp(join(tmpdir(), 'nv-prove-'));
   const runtime = await openProofRuntime(context);
   try {
-    await using opened = await openControlPlane(runtime, context.log, {
-      dataDir: join(dir, 'data'),
-    });
+    await using opened = await openControlPlane(runtime, context.log, { dataDir: join(dir, 'data') });
     await proveChannels(opened.control, notes);
   } finally {
     await runtime.close();
@@ -81,11 +79,7 @@ export async function proveRatelimit(context: JailContext): Promise<Proof> {
 }
 
 /** @param phaseMs how long bytes are counted at each limit */
-export async function proveChannels(
-  control: Control,
-  notes: Notes,
-  phaseMs = PHASE_MS,
-): Promise<void> {
+export async function proveChannels(control: Control, notes: Notes, phaseMs = PHASE_MS): Promise<void> {
   const polite = new Channel(control, (await control.create(SIZE)).id, phaseMs);
   const fast = limitBelow(await polite.freePerSecond());
   const { id } = await control.create({ ...SIZE, channelLimits: limitsOf(fast) });
@@ -116,13 +110,7 @@ async function proveBytes(noisy: Channel, fast: number, notes: Notes): Promise<v
   await flood.stop();
 }
 
-function tell(
-  notes: Notes,
-  counts: Both<readonly Count[]>,
-  perSecond: number,
-  when: string,
-  sinceMs?: number,
-): void {
+function tell(notes: Notes, counts: Both<readonly Count[]>, perSecond: number, when: string, sinceMs?: number): void {
   for (const [n, what] of DIRECTIONS.entries()) {
     const tries = limitedTries(`${what}${when}`, counts[n] ?? [], rateOf(perSecond), sinceMs);
     for (const each of tries) notes.add(each);
@@ -130,12 +118,7 @@ function tell(
 }
 
 /** The ends of the channel must not have got more than the device counts. */
-async function tellReceived(
-  notes: Notes,
-  flood: Flood,
-  fast: number,
-  sinceMs: number,
-): Promise<void> {
+async function tellReceived(notes: Notes, flood: Flood, fast: number, sinceMs: number): Promise<void> {
   const ends = [
     ['guest → host: received by the program on the host', () => flood.fromGuest()],
     ['host → guest: received by the program in the guest', () => flood.inGuest()],
@@ -150,12 +133,7 @@ async function tellReceived(
   }
 }
 
-async function proveNeighbor(
-  noisy: Channel,
-  polite: Channel,
-  slow: number,
-  notes: Notes,
-): Promise<void> {
+async function proveNeighbor(noisy: Channel, polite: Channel, slow: number, notes: Notes): Promise<void> {
   const times = { alone: [], limited: [], unlimited: [] } as {
     readonly [K in keyof NeighborTimes]: number[];
   };
@@ -217,10 +195,7 @@ class Channel {
     const before = await count();
     await eventually(async () => {
       const now = await count();
-      const bytes = [
-        now.bytesGuestToHost - before.bytesGuestToHost,
-        now.bytesHostToGuest - before.bytesHostToGuest,
-      ];
+      const bytes = [now.bytesGuestToHost - before.bytesGuestToHost, now.bytesHostToGuest - before.bytesHostToGuest];
       return bytes.every((each) => each > FLOWING_BYTES);
     });
   }

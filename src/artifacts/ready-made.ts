@@ -28,16 +28,7 @@ const CODE_INTERPRETER: StartCommand = {
 /** By name, which is also the name of its template. */
 export const READY_MADE: ReadonlyMap<string, ReadyMade> = new Map([
   ['base', { from: null, memoryMib: 1024, diskMib: 4096, estimateMs: 300_000 }],
-  [
-    'code-interpreter',
-    {
-      from: 'base',
-      memoryMib: 1024,
-      diskMib: 4096,
-      estimateMs: 300_000,
-      start: CODE_INTERPRETER,
-    },
-  ],
+  ['code-interpreter', { from: 'base', memoryMib: 1024, diskMib: 4096, estimateMs: 300_000, start: CODE_INTERPRETER }],
 ]);
 
 export function readyMadeDir(name: string): string {

@@ -264,23 +264,17 @@ function readVariables(env: Readonly<Record<string, string | undefined>>): Value
 function modelsFileOf(values: Values): string | null {
   const { NEUROVISOR_MODELS: path, NEUROVISOR_UPSTREAM: upstream } = values;
   if (path === '' || upstream === 'auto') return path || null;
-  throw new ConfigError(
-    'config_invalid',
-    'NEUROVISOR_MODELS and NEUROVISOR_UPSTREAM are both set',
-    {
-      remedy: 'unset one of the environment variables',
-    },
-  );
+  throw new ConfigError('config_invalid', 'NEUROVISOR_MODELS and NEUROVISOR_UPSTREAM are both set', {
+    remedy: 'unset one of the environment variables',
+  });
 }
 
 /** @throws ConfigError */
 function cassetteChoice(record: string, replay: string): CassetteChoice | null {
   if (record !== '' && replay !== '') {
-    throw new ConfigError(
-      'config_invalid',
-      'NEUROVISOR_RECORD and NEUROVISOR_REPLAY are mutually exclusive',
-      { remedy: 'unset one of them' },
-    );
+    throw new ConfigError('config_invalid', 'NEUROVISOR_RECORD and NEUROVISOR_REPLAY are mutually exclusive', {
+      remedy: 'unset one of them',
+    });
   }
   if (record === '' && replay === '') return null;
   return { mode: record === '' ? 'replay' : 'record', path: resolve(record || replay) };
@@ -292,12 +286,7 @@ function probesOf(text: string): Probes {
   const names = text === 'auto' ? ['latency', 'processes'] : text.split(',');
   const has = (name: ProbeName): boolean => names.includes(name);
   const isAsked = text !== 'auto';
-  return {
-    latency: has('latency'),
-    processes: has('processes'),
-    syscalls: has('syscalls'),
-    isAsked,
-  };
+  return { latency: has('latency'), processes: has('processes'), syscalls: has('syscalls'), isAsked };
 }
 
 /** Our variable overrides OpenTelemetry's; of those, the one for traces wins and is used as it is. */

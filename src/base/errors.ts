@@ -9,11 +9,7 @@ export class CodedError<Code extends string = string> extends Error {
   readonly code: Code;
   readonly remedy: string | undefined;
 
-  constructor(
-    code: Code,
-    message: string,
-    options: { cause?: unknown; remedy?: string | undefined } = {},
-  ) {
+  constructor(code: Code, message: string, options: { cause?: unknown; remedy?: string | undefined } = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.name = new.target.name;
     this.code = code;

@@ -66,8 +66,7 @@ export function checkRunDir(runDir: string): void {
   if (cause === undefined) return;
   throw new HomeError('run_dir_unsafe', `could not use the run directory ${runDir}`, {
     cause,
-    remedy:
-      'set NEUROVISOR_HOME to a directory with a shorter path, so that it holds the run directory',
+    remedy: 'set NEUROVISOR_HOME to a directory with a shorter path, so that it holds the run directory',
   });
 }
 

@@ -6,8 +6,7 @@ const ALPHABET = 'abcdefghijklmnopqrstuvwxyz0123456789';
 const PATTERN = /^[a-z0-9]{20}$/;
 
 // Loaded by the first new ID: commands that only read IDs start faster (decision 39).
-const randomBytes = (size: number): Uint8Array =>
-  process.getBuiltinModule('node:crypto').randomBytes(size);
+const randomBytes = (size: number): Uint8Array => process.getBuiltinModule('node:crypto').randomBytes(size);
 
 export function newSandboxId(random: (size: number) => Uint8Array = randomBytes): SandboxId {
   let id = '';

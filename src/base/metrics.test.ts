@@ -1,13 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import {
-  Counter,
-  collected,
-  Histogram,
-  histogramSamples,
-  type Metric,
-  MetricRegistry,
-  single,
-} from './metrics.ts';
+import { Counter, collected, Histogram, histogramSamples, type Metric, MetricRegistry, single } from './metrics.ts';
 
 async function textOf(...metrics: readonly Metric[]): Promise<string> {
   const registry = new MetricRegistry();
@@ -17,12 +9,7 @@ async function textOf(...metrics: readonly Metric[]): Promise<string> {
 
 describe('MetricRegistry', () => {
   it('text: writes help, type and each series, escaped, in format 0.0.4', async () => {
-    const asked = new Counter({
-      name: 'asked_total',
-      help: 'Asked,\nof a \\ kind.',
-      unit: null,
-      labels: ['model'],
-    });
+    const asked = new Counter({ name: 'asked_total', help: 'Asked,\nof a \\ kind.', unit: null, labels: ['model'] });
     asked.add({ model: 'a "b"\\\n' }, 2);
     const free = single('gauge', { name: 'free_bytes', help: 'Free.', unit: 'bytes' }, () => 1.5);
     expect(await textOf(asked, free)).toBe(
@@ -39,12 +26,7 @@ describe('MetricRegistry', () => {
   });
 
   it('histogram: buckets are cumulative, and include their bound', async () => {
-    const wait = new Histogram({
-      name: 'wait_seconds',
-      help: 'W.',
-      unit: 'seconds',
-      bounds: [0.1, 1],
-    });
+    const wait = new Histogram({ name: 'wait_seconds', help: 'W.', unit: 'seconds', bounds: [0.1, 1] });
     for (const value of [0.1, 0.5, 7]) wait.observe({}, value);
     wait.observe({}, 0.5, 2);
     wait.observe({}, Number.NaN);
@@ -73,11 +55,7 @@ describe('MetricRegistry', () => {
 
   it('collected: no more series than its limit', () => {
     const rows = Array.from({ length: 500 }, (_, n) => [{ n: `${n}` }, n] as const);
-    const metric = collected(
-      'gauge',
-      { name: 'g', help: 'x', unit: null, labels: ['n'] },
-      () => rows,
-    );
+    const metric = collected('gauge', { name: 'g', help: 'x', unit: null, labels: ['n'] }, () => rows);
     expect(metric.samples()).toHaveLength(200);
   });
 
@@ -93,8 +71,6 @@ describe('MetricRegistry', () => {
       { le: 1, count: 2 },
       { le: Infinity, count: 3 },
     ];
-    expect(histogramSamples({ dir: 'in' }, { buckets, sum: 9 }).map(({ value }) => value)).toEqual([
-      2, 5, 9, 5,
-    ]);
+    expect(histogramSamples({ dir: 'in' }, { buckets, sum: 9 }).map(({ value }) => value)).toEqual([2, 5, 9, 5]);
   });
 });

@@ -112,9 +112,7 @@ export class Counter<Label extends string = never> implements Metric {
   }
 
   samples(): readonly Sample[] {
-    return this.#series
-      .entries()
-      .map(({ labels, state }) => ({ suffix: '', labels, value: state.value }));
+    return this.#series.entries().map(({ labels, state }) => ({ suffix: '', labels, value: state.value }));
   }
 }
 
@@ -164,12 +162,14 @@ export class Histogram<Label extends string = never> implements Metric {
   }
 
   samples(): readonly Sample[] {
-    return this.#series.entries().flatMap(({ labels, state: { counts, sum } }) =>
-      histogramSamples(labels, {
-        sum,
-        buckets: counts.map((count, index) => ({ le: this.#bounds[index] ?? Infinity, count })),
-      }),
-    );
+    return this.#series
+      .entries()
+      .flatMap(({ labels, state: { counts, sum } }) =>
+        histogramSamples(labels, {
+          sum,
+          buckets: counts.map((count, index) => ({ le: this.#bounds[index] ?? Infinity, count })),
+        }),
+      );
   }
 }
 
@@ -188,11 +188,7 @@ export function histogramSamples(
     below += count;
     return { suffix: '_bucket', labels: { ...labels, le: numberText(le) }, value: below };
   });
-  return [
-    ...cumulative,
-    { suffix: '_sum', labels, value: sum },
-    { suffix: '_count', labels, value: below },
-  ];
+  return [...cumulative, { suffix: '_sum', labels, value: sum }, { suffix: '_count', labels, value: below }];
 }
 
 /** A metric whose numbers are kept elsewhere and read at each scrape. */
@@ -208,17 +204,12 @@ export function collected(
     help,
     unit,
     labels,
-    samples: () =>
-      [...read()].slice(0, seriesMax).map(([of, value]) => ({ suffix: '', labels: of, value })),
+    samples: () => [...read()].slice(0, seriesMax).map(([of, value]) => ({ suffix: '', labels: of, value })),
   };
 }
 
 /** A metric for one number. */
-export function single(
-  type: 'counter' | 'gauge',
-  spec: Omit<MetricSpec, 'labels'>,
-  read: () => number | null,
-): Metric {
+export function single(type: 'counter' | 'gauge', spec: Omit<MetricSpec, 'labels'>, read: () => number | null): Metric {
   return collected(type, spec, () => {
     const value = read();
     return value === null ? [] : [[{}, value]];

@@ -9,9 +9,7 @@ export interface TimeLimit extends Disposable {
 /** `using` cancels the timer. */
 export function timeLimit(clock: Clock, limitMs: number, signal?: AbortSignal): TimeLimit {
   const timeout = new AbortController();
-  const cancel = clock.after(limitMs, () =>
-    timeout.abort(new Error(`it took longer than ${limitMs} ms`)),
-  );
+  const cancel = clock.after(limitMs, () => timeout.abort(new Error(`it took longer than ${limitMs} ms`)));
   return {
     signal: signal === undefined ? timeout.signal : AbortSignal.any([signal, timeout.signal]),
     [Symbol.dispose]: cancel,

@@ -4,10 +4,7 @@ import { TokenBucket } from './token-bucket.ts';
 
 describe('TokenBucket properties', () => {
   it('over any window passes at most size + burst + refill·T + one spend (R-IO-3)', () => {
-    const step = fc.record({
-      waitMs: fc.nat({ max: 3000 }),
-      tokens: fc.integer({ min: 1, max: 500 }),
-    });
+    const step = fc.record({ waitMs: fc.nat({ max: 3000 }), tokens: fc.integer({ min: 1, max: 500 }) });
     const limit = fc.record({
       size: fc.integer({ min: 1, max: 1000 }),
       refillPerSecond: fc.integer({ min: 1, max: 1000 }),
@@ -51,9 +48,7 @@ describe('TokenBucket properties', () => {
           const waitMs = bucket.waitMs(0);
           const early = new TokenBucket({ size, refillPerSecond }, 0);
           early.spend(size + debt);
-          return (
-            bucket.tryOpen(waitMs + 1e-6) && !early.tryOpen((debt / refillPerSecond) * 1000 - 1e-3)
-          );
+          return bucket.tryOpen(waitMs + 1e-6) && !early.tryOpen((debt / refillPerSecond) * 1000 - 1e-3);
         },
       ),
       { numRuns: 500 },

@@ -81,10 +81,7 @@ describe('bucketLimitProblem', () => {
     [{ size: Number.NaN, refillPerSecond: 1 }, 'size must be a number above 0'],
     [{ size: 1, refillPerSecond: 0 }, 'refillPerSecond must be a number above 0'],
     [{ size: 1, refillPerSecond: Infinity }, 'refillPerSecond must be a number above 0'],
-    [
-      { size: 1, refillPerSecond: 1, oneTimeBurst: -1 },
-      'oneTimeBurst must be a number of at least 0',
-    ],
+    [{ size: 1, refillPerSecond: 1, oneTimeBurst: -1 }, 'oneTimeBurst must be a number of at least 0'],
   ])('%j: %s', (value, problem) => {
     expect(bucketLimitProblem(value)).toBe(problem);
   });

@@ -23,10 +23,8 @@ export interface BucketLimit {
 export function bucketLimitProblem(limit: BucketLimit): string | undefined {
   const { size, refillPerSecond, oneTimeBurst = 0 } = limit;
   if (!(Number.isFinite(size) && size > 0)) return 'size must be a number above 0';
-  if (!(Number.isFinite(refillPerSecond) && refillPerSecond > 0))
-    return 'refillPerSecond must be a number above 0';
-  if (!(Number.isFinite(oneTimeBurst) && oneTimeBurst >= 0))
-    return 'oneTimeBurst must be a number of at least 0';
+  if (!(Number.isFinite(refillPerSecond) && refillPerSecond > 0)) return 'refillPerSecond must be a number above 0';
+  if (!(Number.isFinite(oneTimeBurst) && oneTimeBurst >= 0)) return 'oneTimeBurst must be a number of at least 0';
   return undefined;
 }
 

@@ -184,10 +184,5 @@ function lineLog(stream: Writable, level: (typeof LEVELS)[number]): Log {
     const details = Object.entries(fields ?? {}).map(([name, value]) => ` ${name}=${value}`);
     stream.write(`neurovisor ${at}: ${plain(`${message}${details.join('')}`)}\n`);
   };
-  return {
-    error: write('error'),
-    warn: write('warn'),
-    info: write('info'),
-    debug: write('debug'),
-  };
+  return { error: write('error'), warn: write('warn'), info: write('info'), debug: write('debug') };
 }

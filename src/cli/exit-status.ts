@@ -20,5 +20,4 @@ export const HANDLED_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 export type HandledSignal = (typeof HANDLED_SIGNALS)[number];
 
 /** As shells: 128 plus the number of the signal. */
-export const exitOfSignal = (name: string): number =>
-  128 + (constants.signals[name as NodeJS.Signals] ?? 0);
+export const exitOfSignal = (name: string): number => 128 + (constants.signals[name as NodeJS.Signals] ?? 0);

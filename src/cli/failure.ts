@@ -14,9 +14,7 @@ export class UsageError extends CodedError<'usage'> {
 export function failureText(error: unknown): string {
   const remedy = remedyOf(error);
   const head = `${styleText('red', 'neurovisor:')} ${plainLines(describeError(error))}`;
-  return remedy === undefined
-    ? head
-    : `${head}\n${styleText('yellow', 'fix:')} ${plainLines(remedy)}`;
+  return remedy === undefined ? head : `${head}\n${styleText('yellow', 'fix:')} ${plainLines(remedy)}`;
 }
 
 export function failureJson(error: unknown): object {

@@ -17,9 +17,7 @@ import { EXIT_USAGE } from './exit-status.ts';
 import { printFailure, UsageError } from './failure.ts';
 import { asksForJson } from './flags/asks-json.ts';
 
-const { version } = JSON.parse(readFileSync(join(PACKAGE_DIR, 'package.json'), 'utf8')) as {
-  version: string;
-};
+const { version } = JSON.parse(readFileSync(join(PACKAGE_DIR, 'package.json'), 'utf8')) as { version: string };
 
 const words = process.argv.slice(2);
 const json = asksForJson(words);

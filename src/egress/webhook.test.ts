@@ -44,9 +44,7 @@ describe('decideWebhook', () => {
   it('refuses a public address of the host itself, unless named', () => {
     const own = ['127.0.0.1', '93.184.216.34'];
     expect(decision('http://hook.example/', '93.184.216.34', [], own).allowed).toBe(false);
-    expect(decision('http://hook.example/', '93.184.216.34', ['hook.example'], own).allowed).toBe(
-      true,
-    );
+    expect(decision('http://hook.example/', '93.184.216.34', ['hook.example'], own).allowed).toBe(true);
   });
 
   it('compares named addresses in canonical form', () => {

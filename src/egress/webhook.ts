@@ -56,8 +56,7 @@ export function eventPoster(options: WebhookOptions): PostEvent {
       using limit = timeLimit(options.clock ?? systemClock, LIMITS.postMsMax);
       const targets = await allowedTargets(url, options, limit.signal);
       const status = await post(url, targets, { body, headers }, limit.signal);
-      if (status < 200 || status > 299)
-        throw new Error(`the server answered with status ${status}`);
+      if (status < 200 || status > 299) throw new Error(`the server answered with status ${status}`);
     } catch (error) {
       const fields = { host: url.host, error: describeError(error) };
       options.log.warn('could not deliver an event to a webhook', fields);
@@ -77,10 +76,7 @@ async function allowedTargets(
   const family = isIP(host);
   const found = family === 0 ? await orAborted(resolve(host), signal) : [{ address: host, family }];
   const own = ownAddresses();
-  const judged = found.map((target) => ({
-    target,
-    decision: decideWebhook(url, target.address, hosts, own),
-  }));
+  const judged = found.map((target) => ({ target, decision: decideWebhook(url, target.address, hosts, own) }));
   const allowed = judged.filter(({ decision }) => decision.allowed);
   if (allowed.length > 0) return allowed.map(({ target }) => target);
   const why = judged[0]?.decision.why ?? 'the name has no address';
@@ -102,11 +98,7 @@ export function decideWebhook(
   const host = hostOf(url);
   const isNamed = hosts.some((text) => names(text, url));
   return decide(
-    {
-      mode: 'open',
-      allow: isNamed ? ruleOf(address) : [],
-      deny: isNamed ? [] : own.flatMap(ruleOf),
-    },
+    { mode: 'open', allow: isNamed ? ruleOf(address) : [], deny: isNamed ? [] : own.flatMap(ruleOf) },
     { address, port: portOf(url), protocol: 'tcp', names: isIP(host) === 0 ? [host] : [] },
   );
 }
@@ -139,8 +131,7 @@ const resolveAll = (name: string): Promise<WebhookTarget[]> => lookup(name, { al
 /** Without the brackets of IPv6 and the dot of the root. */
 const hostOf = ({ hostname }: URL): string => hostname.replace(/^\[(.*)\]$|\.$/, '$1');
 
-const portOf = ({ port, protocol }: URL): number =>
-  Number(port) || (protocol === 'https:' ? 443 : 80);
+const portOf = ({ port, protocol }: URL): number => Number(port) || (protocol === 'https:' ? 443 : 80);
 
 /** Returns the status. `Host`, SNI and the certificate check are those of the name. */
 function post(
@@ -159,11 +150,7 @@ function post(
   const request = send(url, {
     method: 'POST',
     port: portOf(url),
-    headers: {
-      ...headers,
-      'content-type': 'application/json',
-      'content-length': Buffer.byteLength(body),
-    },
+    headers: { ...headers, 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) },
     lookup: lookupChecked,
     maxHeaderSize: LIMITS.headBytesMax,
     // No connection of another request, whose address was not checked for this one.

@@ -6,9 +6,7 @@ const RLIMIT_CORE = 4;
 const PR_SET_DUMPABLE = 4;
 koffi.struct('core_rlimit', { soft: 'uint64_t', hard: 'uint64_t' });
 const setLimit = libc.func('int setrlimit(int resource, const core_rlimit *limit)');
-const control = libc.func(
-  'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
-);
+const control = libc.func('int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)');
 
 /**
  * From now on, this process writes no core dump, neither to a file nor to a program, and only root may read its

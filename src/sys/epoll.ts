@@ -13,14 +13,7 @@ const cWait = libc.func('int epoll_wait(int epoll, uintptr_t events, int max, in
 const cClose = libc.func('int close(int fd)');
 
 /** Bits of `events` (sys/epoll.h). */
-export const EPOLL = {
-  in: 0x1,
-  out: 0x4,
-  error: 0x8,
-  hangUp: 0x10,
-  readHangUp: 0x2000,
-  edge: 0x80000000,
-} as const;
+export const EPOLL = { in: 0x1, out: 0x4, error: 0x8, hangUp: 0x10, readHangUp: 0x2000, edge: 0x80000000 } as const;
 
 const EPOLL_CLOEXEC = 0o2000000;
 const CONTROL_ADD = 1;

@@ -11,9 +11,7 @@ import { allocateNative } from './memory.ts';
 
 const cSetup = libc.func('long syscall(long number, unsigned int requests, uintptr_t context)');
 const cDestroy = libc.func('long syscall(long number, uintptr_t context)');
-const cSubmit = libc.func(
-  'long syscall(long number, uintptr_t context, long count, uintptr_t blocks)',
-);
+const cSubmit = libc.func('long syscall(long number, uintptr_t context, long count, uintptr_t blocks)');
 const cGetEvents = libc.func(
   'long syscall(long number, uintptr_t context, long min, long max, uintptr_t events, uintptr_t timeout)',
 );
@@ -52,10 +50,7 @@ export class EventSignaler {
   /** @throws SyscallError; EAGAIN: other programs use all of fs.aio-max-nr; ENOSYS: a kernel without AIO */
   constructor() {
     const context = allocateNative(8);
-    check(
-      cSetup(IO_SETUP, REQUESTS, context.address),
-      'io_setup, limited by the sysctl fs.aio-max-nr',
-    );
+    check(cSetup(IO_SETUP, REQUESTS, context.address), 'io_setup, limited by the sysctl fs.aio-max-nr');
     this.#context = Number(new BigUint64Array(context.buffer)[0]);
     this.#sourceFd = openSync('/dev/null', 'r');
     this.#view.setUint16(BLOCK_OPERATION_AT, OPERATION_READ, true);

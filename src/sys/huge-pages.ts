@@ -3,9 +3,7 @@ import { libc } from './libc.ts';
 
 const PR_SET_THP_DISABLE = 41;
 const PR_GET_THP_DISABLE = 42;
-const control = libc.func(
-  'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
-);
+const control = libc.func('int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)');
 
 /**
  * Processes that `start` starts, and theirs, get no transparent huge pages, not even where they ask for them. They inherit that from

@@ -17,9 +17,7 @@ const cClose = libc.func('int close(int fd)');
 /** The third argument of ioctl(2) is a number for some requests and a pointer for others. */
 const ioctlNumber = libc.func('int ioctl(int fd, unsigned long request, uintptr_t value)');
 const ioctlBuffer = libc.func('int ioctl(int fd, unsigned long request, void *buffer)');
-const cMmap = libc.func(
-  'intptr_t mmap(uintptr_t at, size_t bytes, int protection, int flags, int fd, int64_t offset)',
-);
+const cMmap = libc.func('intptr_t mmap(uintptr_t at, size_t bytes, int protection, int flags, int fd, int64_t offset)');
 const cMunmap = libc.func('int munmap(uintptr_t at, size_t bytes)');
 
 const O_RDWR_CLOEXEC = 0o2000002;
@@ -96,10 +94,7 @@ export class TinyVm {
       check(ioctlNumber(vm, KVM_SET_TSS_ADDR, TSS_ADDRESS), 'KVM_SET_TSS_ADDR');
       const memory = this.#map(MEMORY_BYTES, MAP_SHARED | MAP_ANONYMOUS, -1);
       this.memory = memory.bytes;
-      check(
-        ioctlBuffer(vm, KVM_SET_USER_MEMORY_REGION, memoryRegion(memory.address)),
-        'KVM_SET_USER_MEMORY_REGION',
-      );
+      check(ioctlBuffer(vm, KVM_SET_USER_MEMORY_REGION, memoryRegion(memory.address)), 'KVM_SET_USER_MEMORY_REGION');
       const runBytes = check(ioctlNumber(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), 'KVM_GET_VCPU_MMAP_SIZE');
       this.#vcpu = this.#own(check(ioctlNumber(vm, KVM_CREATE_VCPU, 0), 'KVM_CREATE_VCPU'));
       this.#run = this.#map(runBytes, MAP_SHARED, this.#vcpu).bytes;

@@ -3,9 +3,7 @@ import { closeFd } from './fd.ts';
 import { check, lastErrno, libc } from './libc.ts';
 
 const cSocket = libc.func('int socket(int domain, int type, int protocol)');
-const cSetsockopt = libc.func(
-  'int setsockopt(int fd, int level, int name, const void *value, uint32_t bytes)',
-);
+const cSetsockopt = libc.func('int setsockopt(int fd, int level, int name, const void *value, uint32_t bytes)');
 
 const AF_INET = 2;
 const SOCK_STREAM_NONBLOCK_CLOEXEC = 1 | 0o4000 | 0o2000000;

@@ -2,9 +2,7 @@
 import koffi from 'koffi';
 import { check, libc } from './libc.ts';
 
-const cMmap = libc.func(
-  'intptr_t mmap(uintptr_t at, size_t bytes, int protection, int flags, int fd, int64_t offset)',
-);
+const cMmap = libc.func('intptr_t mmap(uintptr_t at, size_t bytes, int protection, int flags, int fd, int64_t offset)');
 const cMunmap = libc.func('int munmap(uintptr_t at, size_t bytes)');
 
 const PROT_READ_WRITE = 3;

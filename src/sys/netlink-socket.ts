@@ -12,9 +12,7 @@ import { allocateNative } from './memory.ts';
 const cSocket = libc.func('int socket(int domain, int type, int protocol)');
 const cBind = libc.func('int bind(int fd, const void *address, uint32_t bytes)');
 const cGetsockname = libc.func('int getsockname(int fd, uintptr_t address, uintptr_t bytes)');
-const cSetsockopt = libc.func(
-  'int setsockopt(int fd, int level, int name, const void *value, uint32_t bytes)',
-);
+const cSetsockopt = libc.func('int setsockopt(int fd, int level, int name, const void *value, uint32_t bytes)');
 const cSendto = libc.func(
   'intptr_t sendto(int fd, const void *at, size_t bytes, int flags, const void *to, uint32_t toBytes)',
 );

@@ -48,11 +48,7 @@ export async function runNftables(commands: string): Promise<NftablesAnswer | un
         error === null || error === undefined ? resolve(result) : reject(error),
       );
     });
-    return {
-      ok: status === 0,
-      output: String(nft.output(context) ?? ''),
-      errors: String(nft.errors(context) ?? ''),
-    };
+    return { ok: status === 0, output: String(nft.output(context) ?? ''), errors: String(nft.errors(context) ?? '') };
   } finally {
     inUse.delete(text);
     const next = waiting.shift();

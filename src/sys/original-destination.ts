@@ -1,9 +1,7 @@
 /** The destination of a connection before netfilter redirected it (linux/netfilter_ipv4.h). */
 import { check, libc } from './libc.ts';
 
-const cGetsockopt = libc.func(
-  'int getsockopt(int fd, int level, int name, void *value, _Inout_ uint32_t *bytes)',
-);
+const cGetsockopt = libc.func('int getsockopt(int fd, int level, int name, void *value, _Inout_ uint32_t *bytes)');
 
 const SOL_IP = 0;
 const SO_ORIGINAL_DST = 80;

@@ -31,10 +31,7 @@ export function isRunning(process: { readonly pid: number; readonly startTicks: 
 }
 
 /** Sends SIGKILL to this process. @returns false if it has ended */
-export function killIfRunning(target: {
-  readonly pid: number;
-  readonly startTicks: string;
-}): boolean {
+export function killIfRunning(target: { readonly pid: number; readonly startTicks: string }): boolean {
   if (!isRunning(target)) return false;
   try {
     return process.kill(target.pid, 'SIGKILL');

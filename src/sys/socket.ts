@@ -13,9 +13,7 @@ const cShutdown = libc.func('int shutdown(int fd, int how)');
 const cRecv = libc.func('intptr_t recv(int fd, uintptr_t at, size_t bytes, int flags)');
 const cRecvmsg = libc.func('intptr_t recvmsg(int fd, uintptr_t message, int flags)');
 const cSendmsg = libc.func('intptr_t sendmsg(int fd, uintptr_t message, int flags)');
-const cSetsockopt = libc.func(
-  'int setsockopt(int fd, int level, int name, const void *value, uint32_t bytes)',
-);
+const cSetsockopt = libc.func('int setsockopt(int fd, int level, int name, const void *value, uint32_t bytes)');
 
 const AF_UNIX = 1;
 const SOCK_STREAM_NONBLOCK_CLOEXEC = 1 | 0o4000 | 0o2000000;
@@ -72,8 +70,7 @@ export function shutdownSocket(fd: number, how: number): void {
 /** Sets how much the kernel queues for the peer; with CAP_NET_ADMIN above the system's limit. */
 export function setSendBuffer(fd: number, bytes: number): void {
   const value = new Uint8Array(new Uint32Array([bytes]).buffer);
-  if (cSetsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, value, 4) < 0)
-    cSetsockopt(fd, SOL_SOCKET, SO_SNDBUF, value, 4);
+  if (cSetsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, value, 4) < 0) cSetsockopt(fd, SOL_SOCKET, SO_SNDBUF, value, 4);
 }
 
 /** Copies what waits in the socket without taking it. @returns bytes, 0 at the end, or −errno. */
@@ -115,10 +112,7 @@ export class FdChannel {
    * Receives up to `bytes`. The descriptors become the caller's.
    * @returns `received`: bytes, 0 at the end, or −errno; `truncated`: the peer sent more descriptors than fit.
    */
-  receive(
-    fd: number,
-    bytes: number,
-  ): { received: number; data: Uint8Array; fds: number[]; truncated: boolean } {
+  receive(fd: number, bytes: number): { received: number; data: Uint8Array; fds: number[]; truncated: boolean } {
     this.#prepare(Math.min(bytes, this.#data.buffer.byteLength), this.#controlBytes);
     const received = orNegativeErrno(cRecvmsg(fd, this.#message.address, MSG_CMSG_CLOEXEC));
     if (received < 0) return { received, data: new Uint8Array(0), fds: [], truncated: false };
@@ -162,8 +156,7 @@ export class FdChannel {
       const length = Number(this.#view.getBigUint64(at, true));
       if (length < CMSG_HEADER_BYTES || at + length > end) break;
       const isRights =
-        this.#view.getInt32(at + 8, true) === SOL_SOCKET &&
-        this.#view.getInt32(at + 12, true) === SCM_RIGHTS;
+        this.#view.getInt32(at + 8, true) === SOL_SOCKET && this.#view.getInt32(at + 12, true) === SCM_RIGHTS;
       for (let p = at + CMSG_HEADER_BYTES; isRights && p + 4 <= at + length; p += 4)
         fds.push(this.#view.getInt32(p, true));
       at += Math.ceil(length / 8) * 8;

@@ -66,10 +66,7 @@ async function ask(work: SparseJob['work'], from: string, to: string): Promise<s
   warmSparseThreads();
   const [first, ...others] = threads;
   assert(first !== undefined, 'warmSparseThreads started threads');
-  const least = others.reduce(
-    (best, one) => (one.pending.size < best.pending.size ? one : best),
-    first,
-  );
+  const least = others.reduce((best, one) => (one.pending.size < best.pending.size ? one : best), first);
   const { worker, pending } = least;
   lastKey += 1;
   const key = lastKey;

@@ -28,12 +28,7 @@ type Outcome =
   /** The first of all. */
   | { readonly key: typeof LOADED; readonly ok: true; readonly result: undefined }
   | { readonly key: number; readonly ok: true; readonly result: string | undefined }
-  | {
-      readonly key: number;
-      readonly ok: false;
-      readonly message: string;
-      readonly code: string | undefined;
-    };
+  | { readonly key: number; readonly ok: false; readonly message: string; readonly code: string | undefined };
 
 export type SparseAnswer = Outcome & {
   /** Errors that the thread ignored since its last answer. */

@@ -103,8 +103,7 @@ export async function digestSparse(path: string): Promise<string> {
 /** SHA-256 of a file as it is. */
 export async function digestWhole(path: string): Promise<string> {
   const hash = createHash('sha256');
-  for await (const chunk of createReadStream(path, { highWaterMark: CHUNK_BYTES }))
-    hash.update(chunk as Buffer);
+  for await (const chunk of createReadStream(path, { highWaterMark: CHUNK_BYTES })) hash.update(chunk as Buffer);
   return hash.digest('hex');
 }
 
@@ -155,10 +154,7 @@ async function intoOldFile(
  * Chunks begin at page boundaries, since blocks of a filesystem are multiples of pages or are rounded to them. They
  * end at multiples of `CHUNK_BYTES`, so that runs of data do not depend on holes.
  */
-async function eachChunk(
-  file: FileHandle,
-  visit: (chunk: Buffer, at: number) => void,
-): Promise<void> {
+async function eachChunk(file: FileHandle, visit: (chunk: Buffer, at: number) => void): Promise<void> {
   const buffer = Buffer.allocUnsafe(CHUNK_BYTES);
   let sinceTurn = 0;
   let done = 0;

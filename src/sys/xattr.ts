@@ -1,9 +1,7 @@
 /** Extended attributes of files (xattr(7)). */
 import { libc } from './libc.ts';
 
-const lgetxattr = libc.func(
-  'long lgetxattr(const char *path, const char *name, _Out_ uint8_t *value, size_t size)',
-);
+const lgetxattr = libc.func('long lgetxattr(const char *path, const char *name, _Out_ uint8_t *value, size_t size)');
 
 /** @param bytesMax a longer value counts as absent. @returns null: the file has no such attribute, or may not be read */
 export function readAttribute(path: string, name: string, bytesMax: number): string | null {

@@ -12,10 +12,7 @@ let forwarder: Forwarder;
 let aborted: Promise<void> | undefined;
 
 beforeAll(async () => {
-  fixture = await bridgeFixture({
-    models: ['m1', 'embed-1'],
-    policy: { defaultModel: 'm1' },
-  });
+  fixture = await bridgeFixture({ models: ['m1', 'embed-1'], policy: { defaultModel: 'm1' } });
   forwarder = await forwardTo(fixture.socketPath);
   fixture.mock.answer(answer);
 });
@@ -25,11 +22,7 @@ afterAll(async () => {
 });
 
 const CITIES = ['Paris', 'Rom'];
-const CALLS = CITIES.map((city, i) => ({
-  id: `call_${i}`,
-  name: 'weather',
-  arguments: JSON.stringify({ city }),
-}));
+const CALLS = CITIES.map((city, i) => ({ id: `call_${i}`, name: 'weather', arguments: JSON.stringify({ city }) }));
 
 interface Sent {
   readonly messages: readonly {
@@ -45,12 +38,7 @@ const textOf = (content: Sent['messages'][number]['content'] = ''): string =>
 function answer({ path, body, aborted: ended }: Recorded, response: ServerResponse): void {
   if (path === '/v1/embeddings') {
     const data = [{ index: 0, embedding: [1, 0.5] }];
-    sendJson(response, 200, {
-      object: 'list',
-      model: 'embed-1',
-      data,
-      usage: { prompt_tokens: 1 },
-    });
+    sendJson(response, 200, { object: 'list', model: 'embed-1', data, usage: { prompt_tokens: 1 } });
     return;
   }
   const { messages } = JSON.parse(body) as Sent;

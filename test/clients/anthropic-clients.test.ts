@@ -4,13 +4,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
 import { type ScriptedAnswer, sendAnswer } from '../support/completions.ts';
 import { delta, type Recorded, sendJson, startEvents } from '../support/mock-upstream.ts';
-import {
-  type Forwarder,
-  forwardTo,
-  nodeAnthropic,
-  pythonAnthropic,
-  runScenario,
-} from '../support/model-clients.ts';
+import { type Forwarder, forwardTo, nodeAnthropic, pythonAnthropic, runScenario } from '../support/model-clients.ts';
 import { requires } from '../support/requires.ts';
 
 let fixture: BridgeFixture;
@@ -84,11 +78,7 @@ function answer({ body, aborted: ended }: Recorded, response: ServerResponse): v
 }
 
 const text = (value: string) => ({ type: 'text', text: value });
-const thought = (value: string) => ({
-  type: 'thinking',
-  thinking: value,
-  signature: 'neurovisor',
-});
+const thought = (value: string) => ({ type: 'thinking', thinking: value, signature: 'neurovisor' });
 const end = { stop_reason: 'end_turn', stop_sequence: null, model: 'm1' };
 
 for (const [name, find] of [
@@ -117,10 +107,7 @@ for (const [name, find] of [
       }));
       expect(await run('tools')).toEqual([
         { ...end, content: [text('I look'), ...calls], stop_reason: 'tool_use' },
-        {
-          ...end,
-          content: [text('functions.weather:0: sunny in Paris; functions.weather:1: sunny in Rom')],
-        },
+        { ...end, content: [text('functions.weather:0: sunny in Paris; functions.weather:1: sunny in Rom')] },
       ]);
     });
 
@@ -129,9 +116,7 @@ for (const [name, find] of [
         { ...end, content: [thought('let me see'), text('done')] },
         { ...end, content: [thought('again'), text('done again')] },
       ]);
-      const { messages } = JSON.parse(fixture.mock.requests.at(-1)?.body ?? '') as {
-        messages: WireMessage[];
-      };
+      const { messages } = JSON.parse(fixture.mock.requests.at(-1)?.body ?? '') as { messages: WireMessage[] };
       expect(messages[1]).toMatchObject({ content: 'done', reasoning_content: 'let me see' });
     });
 

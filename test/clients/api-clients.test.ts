@@ -3,26 +3,13 @@
  * compiled as strictly as the language can, and used on a live server.
  */
 import { execFile } from 'node:child_process';
-import {
-  cpSync,
-  globSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-} from 'node:fs';
+import { cpSync, globSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { NO_EVIDENCE } from '../../src/sandbox/contract/ending.ts';
 import { OPENAPI_FILE } from '../../tools/openapi.ts';
-import {
-  CLIENTS_DIR,
-  goGenerator,
-  nodePackages,
-  pythonPackages,
-} from '../support/api-generators.ts';
+import { CLIENTS_DIR, goGenerator, nodePackages, pythonPackages } from '../support/api-generators.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
 import { requires } from '../support/requires.ts';
 
@@ -30,9 +17,7 @@ const { paths, components } = JSON.parse(readFileSync(OPENAPI_FILE, 'utf8')) as 
   readonly paths: Record<string, Record<string, { readonly operationId: string }>>;
   readonly components: { readonly schemas: Record<string, { readonly type?: string }> };
 };
-const operations = Object.values(paths).flatMap((path) =>
-  Object.values(path).map(({ operationId }) => operationId),
-);
+const operations = Object.values(paths).flatMap((path) => Object.values(path).map(({ operationId }) => operationId));
 const schemas = Object.keys(components.schemas);
 const objects = schemas.filter((name) => components.schemas[name]?.type === 'object');
 /** `listFiles`: `list_files`, as openapi-python-client names files. */
@@ -51,11 +36,7 @@ beforeAll(async () => {
   env = { ...(await daemon.listenOnPort()), WORK_DIR: workDir };
   const sandbox = 'aaaaaaaaaaaaaaaaaaaa';
   const near = { type: 'near_oom', source: 'guest', memoryBytes: 95, limitBytes: 100 } as const;
-  const oom = {
-    source: 'host',
-    victim: { pid: 7, name: 'python3', rssBytes: 9 },
-    detail: '',
-  } as const;
+  const oom = { source: 'host', victim: { pid: 7, name: 'python3', rssBytes: 9 }, detail: '' } as const;
   const atMs = Date.now();
   const end = { cause: 'stopped', detail: '', atMs, evidence: NO_EVIDENCE } as const;
   daemon.events.push(
@@ -111,9 +92,7 @@ describe('clients generated from the OpenAPI document', () => {
       const cwd = project('typescript');
       symlinkSync(join(packages, 'node_modules'), join(cwd, 'node_modules'));
       const bin = (name: string): string => join(packages, 'node_modules/.bin', name);
-      const told = await output(bin('openapi-typescript'), [OPENAPI_FILE, '-o', 'schema.ts'], {
-        cwd,
-      });
+      const told = await output(bin('openapi-typescript'), [OPENAPI_FILE, '-o', 'schema.ts'], { cwd });
       expect(told).not.toMatch(/warn|⚠/i);
       const made = readFileSync(join(cwd, 'schema.ts'), 'utf8');
       expect(operations.filter((id) => !made.includes(`\n    ${id}: {`))).toEqual([]);

@@ -16,12 +16,7 @@ requires('generators', pythonPackages()).describe('REST server', (packages) => {
   it('schemathesis finds no server error and no answer against the document', async () => {
     await using rest = await openRestWorld();
     const { url, key } = rest;
-    const { status, report } = await fuzzRest(packages, {
-      url,
-      key,
-      seconds: SECONDS,
-      seed: runSeed(),
-    });
+    const { status, report } = await fuzzRest(packages, { url, key, seconds: SECONDS, seed: runSeed() });
     expect(rest.errors).toEqual([]);
     expect(status, report).toBe(0);
     for (const phase of ['Examples', 'Coverage', 'Fuzzing', 'Stateful']) {

@@ -5,13 +5,7 @@ import { Recorder } from '../../src/inference/bridge/tape/recorder.ts';
 import { bridgeFixture } from '../support/bridge-fixture.ts';
 import { type MessageEvent, messageEvents, sendMessage, sseOf } from '../support/messages.ts';
 import { type MockUpstream, sendJson, startEvents } from '../support/mock-upstream.ts';
-import {
-  type Forwarder,
-  forwardTo,
-  nodeAnthropic,
-  pythonAnthropic,
-  runScenario,
-} from '../support/model-clients.ts';
+import { type Forwarder, forwardTo, nodeAnthropic, pythonAnthropic, runScenario } from '../support/model-clients.ts';
 import { requires } from '../support/requires.ts';
 import { errorOf, CLAUDE_KEY as KEY, sentTo, type TwoApis, twoApis } from '../support/two-apis.ts';
 
@@ -52,8 +46,7 @@ describe('bridge: Messages at an upstream of Anthropic’s API', () => {
   it('passes the body byte for byte, but for the model’s name, with the host’s key alone', async () => {
     const fixture = await bridge({ aliases: { opus: 'm1' } });
     const settled = fixture.nextUsage();
-    const body =
-      '{ "max_tokens" : 100, "model":"opus",\n"messages":[{"role":"user","content":"\\u00e4"}] }';
+    const body = '{ "max_tokens" : 100, "model":"opus",\n"messages":[{"role":"user","content":"\\u00e4"}] }';
     const answer = await fixture.call(`${PATH}?beta=true`, body, {
       'anthropic-version': '2023-01-01',
       'anthropic-beta': 'interleaved-thinking-2025-05-14,context-1m-2025-08-07',
@@ -158,10 +151,7 @@ describe('bridge: Messages at an upstream of Anthropic’s API', () => {
       bodies.whole.add((await call(PATH, ask())).body);
     }
     expect([bodies.streamed.size, bodies.whole.size]).toEqual([1, 1]);
-    expect([...bodies.streamed][0]?.match(/"input_tokens":\d+/g)).toEqual([
-      '"input_tokens":11',
-      '"input_tokens":11',
-    ]);
+    expect([...bodies.streamed][0]?.match(/"input_tokens":\d+/g)).toEqual(['"input_tokens":11', '"input_tokens":11']);
   });
 
   it('changes nothing where the owner shows cache hits', async () => {
@@ -200,11 +190,7 @@ describe('bridge: Messages at an upstream of Anthropic’s API', () => {
   it.each([
     [
       'remote_media_refused',
-      {
-        messages: [
-          { role: 'user', content: [{ type: 'image', source: { type: 'url', url: 'http://x' } }] },
-        ],
-      },
+      { messages: [{ role: 'user', content: [{ type: 'image', source: { type: 'url', url: 'http://x' } }] }] },
     ],
     ['file_reference_refused', { container: 'c' }],
     ['provider_tool_refused', { tools: [{ type: 'web_search_20250305', name: 'web_search' }] }],
@@ -231,21 +217,18 @@ describe('bridge: Messages at an upstream of Anthropic’s API', () => {
     expect(claude.requests).toHaveLength(1);
   });
 
-  it.each([404, 405, 501])(
-    'estimates tokens after %i, since the upstream does not count',
-    async (status) => {
-      const fixture = await bridge();
-      claude.answer((_, response) => sendJson(response, status, { error: { message: 'no' } }));
-      const settled = fixture.nextUsage();
-      const { max_tokens: _, ...counted } = ask();
-      const answer = await fixture.call(`${PATH}/count_tokens`, counted);
-      expect([answer.status, JSON.parse(answer.body)]).toEqual([200, { input_tokens: 2 }]);
-      expect(claude.requests).toHaveLength(1);
-      expect(await settled).toMatchObject({ outcome: 'upstream-error', promptTokens: 0 });
-      claude.answer((_request, response) => sendJson(response, 400, { error: { message: 'no' } }));
-      expect((await fixture.call(`${PATH}/count_tokens`, counted)).status).toBe(400);
-    },
-  );
+  it.each([404, 405, 501])('estimates tokens after %i, since the upstream does not count', async (status) => {
+    const fixture = await bridge();
+    claude.answer((_, response) => sendJson(response, status, { error: { message: 'no' } }));
+    const settled = fixture.nextUsage();
+    const { max_tokens: _, ...counted } = ask();
+    const answer = await fixture.call(`${PATH}/count_tokens`, counted);
+    expect([answer.status, JSON.parse(answer.body)]).toEqual([200, { input_tokens: 2 }]);
+    expect(claude.requests).toHaveLength(1);
+    expect(await settled).toMatchObject({ outcome: 'upstream-error', promptTokens: 0 });
+    claude.answer((_request, response) => sendJson(response, 400, { error: { message: 'no' } }));
+    expect((await fixture.call(`${PATH}/count_tokens`, counted)).status).toBe(400);
+  });
 
   it('estimates tokens of a model without a price, which a limit of cost does not admit', async () => {
     const { call } = await bridge({ budget: { costNanoDollars: 1000 } });
@@ -300,9 +283,7 @@ describe('bridge: errors of an upstream of Anthropic’s API', () => {
 
   it('429 and 529 lead to another route, of either API', async () => {
     const { call } = await bridge();
-    claude.answer((_, response) =>
-      sendJson(response, 529, error('busy'), { 'retry-after': '300' }),
-    );
+    claude.answer((_, response) => sendJson(response, 529, error('busy'), { 'retry-after': '300' }));
     for (const stream of [false, true]) {
       const answer = await call(PATH, ask({ model: 'both', stream }));
       expect([answer.status, answer.body.includes('from ')]).toEqual([200, true]);
@@ -324,10 +305,7 @@ describe('bridge: errors of an upstream of Anthropic’s API', () => {
     });
     const settled = fixture.nextUsage();
     const { body, broken } = await fixture.call(PATH, ask({ stream: true }));
-    expect([eventsOf(body).at(-1), broken]).toEqual([
-      error(`boom ${'*'.repeat(KEY.length)}`),
-      false,
-    ]);
+    expect([eventsOf(body).at(-1), broken]).toEqual([error(`boom ${'*'.repeat(KEY.length)}`), false]);
     expect(await settled).toMatchObject({ outcome: 'upstream-error', promptTokens: 11 });
   });
 
@@ -426,9 +404,7 @@ describe('bridge: plans with upstreams of both APIs', () => {
 
   it('records what either upstream answers, and plays it in its form', async () => {
     const recorder = new Recorder();
-    const requests = ['m1', 'own'].flatMap((model) =>
-      [false, true].map((stream) => ask({ model, stream })),
-    );
+    const requests = ['m1', 'own'].flatMap((model) => [false, true].map((stream) => ask({ model, stream })));
     const recording = await bridge({}, { tape: recorder });
     const live = [];
     for (const request of requests) live.push(await recording.call(PATH, request));
@@ -441,10 +417,7 @@ describe('bridge: plans with upstreams of both APIs', () => {
     ]);
     expect(JSON.stringify(exchanges)).not.toMatch(/cache_read_input_tokens\\*":4/);
     const player = new Player({ defaultModel: 'm1', exchanges });
-    const playing = await bridgeFixture({
-      tape: player,
-      upstream: () => Promise.resolve(player.target),
-    });
+    const playing = await bridgeFixture({ tape: player, upstream: () => Promise.resolve(player.target) });
     world.cleanup.push('player', () => playing.close());
     const content = (body: string) => body.replaceAll(/msg_\w+/g, 'msg');
     for (const [i, request] of requests.entries()) {
@@ -458,61 +431,57 @@ for (const [name, find] of [
   ['Python', pythonAnthropic],
   ['JavaScript', nodeAnthropic],
 ] as const) {
-  requires('generators', find()).describe(
-    `Anthropic’s client for ${name}, at such an upstream`,
-    (client) => {
-      const calls = [{ id: 'toolu_1', name: 'weather', arguments: '{"city":"Paris"}' }];
-      let forwarder: Forwarder;
-      let attempts = 0;
-      beforeEach(async () => {
-        attempts = 0;
-        const fixture = await bridge({ aliases: { 'claude-any': 'm1' } });
-        forwarder = await forwardTo(fixture.socketPath);
-        world.cleanup.push('forwarder', () => forwarder[Symbol.asyncDispose]());
-        claude.answer(({ path, body }, response) => {
-          if (path.endsWith('count_tokens')) return sendJson(response, 200, { input_tokens: 3 });
-          attempts += 1;
-          const { messages } = JSON.parse(body) as { messages: { content: unknown }[] };
-          const last = messages.at(-1)?.content;
-          if (last === 'weather') return sendMessage(body, response, { text: 'I look', calls });
-          if (last === 'think')
-            return sendMessage(body, response, { reasoning: 'hm', text: 'done' });
-          if (last === 'always wrong') return sendJson(response, 400, errorBody);
-          if (last === 'busy twice' && attempts < 3) {
-            return sendJson(response, 529, errorBody, { 'retry-after-ms': '1' });
-          }
-          if (last === 'breaks') {
-            startEvents(response);
-            response.end(sseOf(messageEvents({ text: 'half' }).slice(0, 4)));
-            return;
-          }
-          sendMessage(body, response, { text: `${messages.length}` });
-        });
+  requires('generators', find()).describe(`Anthropic’s client for ${name}, at such an upstream`, (client) => {
+    const calls = [{ id: 'toolu_1', name: 'weather', arguments: '{"city":"Paris"}' }];
+    let forwarder: Forwarder;
+    let attempts = 0;
+    beforeEach(async () => {
+      attempts = 0;
+      const fixture = await bridge({ aliases: { 'claude-any': 'm1' } });
+      forwarder = await forwardTo(fixture.socketPath);
+      world.cleanup.push('forwarder', () => forwarder[Symbol.asyncDispose]());
+      claude.answer(({ path, body }, response) => {
+        if (path.endsWith('count_tokens')) return sendJson(response, 200, { input_tokens: 3 });
+        attempts += 1;
+        const { messages } = JSON.parse(body) as { messages: { content: unknown }[] };
+        const last = messages.at(-1)?.content;
+        if (last === 'weather') return sendMessage(body, response, { text: 'I look', calls });
+        if (last === 'think') return sendMessage(body, response, { reasoning: 'hm', text: 'done' });
+        if (last === 'always wrong') return sendJson(response, 400, errorBody);
+        if (last === 'busy twice' && attempts < 3) {
+          return sendJson(response, 529, errorBody, { 'retry-after-ms': '1' });
+        }
+        if (last === 'breaks') {
+          startEvents(response);
+          response.end(sseOf(messageEvents({ text: 'half' }).slice(0, 4)));
+          return;
+        }
+        sendMessage(body, response, { text: `${messages.length}` });
       });
-      const errorBody = { type: 'error', error: { type: 'invalid_request_error', message: 'no' } };
-      const run = (scenario: string) => runScenario(client, forwarder.port, scenario);
+    });
+    const errorBody = { type: 'error', error: { type: 'invalid_request_error', message: 'no' } };
+    const run = (scenario: string) => runScenario(client, forwarder.port, scenario);
 
-      it('gets answers, streams, tools and thinking, and counts', async () => {
-        const text = (value: string) => [{ type: 'text', text: value }];
-        expect(await run('plain')).toMatchObject({ content: text('1'), input: 11 });
-        expect(await run('streamed')).toMatchObject({ content: text('1'), text: '1', input: 11 });
-        expect(await run('tools')).toMatchObject([
-          { stop_reason: 'tool_use', content: [...text('I look'), { input: { city: 'Paris' } }] },
-          { stop_reason: 'end_turn', content: text('3') },
-        ]);
-        const [thinking] = (await run('thinking')) as { content: { signature?: string }[] }[];
-        const signature = thinking?.content[0]?.signature;
-        // It came back as it was.
-        expect(sent().messages[1].content[0]).toMatchObject({ type: 'thinking', signature });
-        expect(await run('rest')).toMatchObject({ counted: 3 });
-      });
+    it('gets answers, streams, tools and thinking, and counts', async () => {
+      const text = (value: string) => [{ type: 'text', text: value }];
+      expect(await run('plain')).toMatchObject({ content: text('1'), input: 11 });
+      expect(await run('streamed')).toMatchObject({ content: text('1'), text: '1', input: 11 });
+      expect(await run('tools')).toMatchObject([
+        { stop_reason: 'tool_use', content: [...text('I look'), { input: { city: 'Paris' } }] },
+        { stop_reason: 'end_turn', content: text('3') },
+      ]);
+      const [thinking] = (await run('thinking')) as { content: { signature?: string }[] }[];
+      const signature = thinking?.content[0]?.signature;
+      // It came back as it was.
+      expect(sent().messages[1].content[0]).toMatchObject({ type: 'thinking', signature });
+      expect(await run('rest')).toMatchObject({ counted: 3 });
+    });
 
-      it('tries again when the upstream is overloaded, not when it refuses, and sees a stream break', async () => {
-        const [tried, refused, broken] = (await run('errors')) as [string, unknown[], unknown[]];
-        expect(tried).toBe('1');
-        expect(refused).toEqual(['BadRequestError', 400, 'invalid_request_error']);
-        expect(broken.at(-1)).toBe('api_error');
-      });
-    },
-  );
+    it('tries again when the upstream is overloaded, not when it refuses, and sees a stream break', async () => {
+      const [tried, refused, broken] = (await run('errors')) as [string, unknown[], unknown[]];
+      expect(tried).toBe('1');
+      expect(refused).toEqual(['BadRequestError', 400, 'invalid_request_error']);
+      expect(broken.at(-1)).toBe('api_error');
+    });
+  });
 }

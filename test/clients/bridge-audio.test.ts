@@ -6,12 +6,7 @@ import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { BridgePolicy } from '../../src/inference/bridge/bridge.ts';
 import { auditedBridge } from '../support/audited-bridge.ts';
-import {
-  type Answered,
-  type BridgeFixture,
-  bridgeFixture,
-  call,
-} from '../support/bridge-fixture.ts';
+import { type Answered, type BridgeFixture, bridgeFixture, call } from '../support/bridge-fixture.ts';
 import { type FormPart, formOf, formType, partsOf } from '../support/forms.ts';
 import { delta, finish, type Recorded, sendJson, startEvents } from '../support/mock-upstream.ts';
 import { forwardTo, nodeOpenai, pythonOpenai, runScenario } from '../support/model-clients.ts';
@@ -26,12 +21,7 @@ const SOUND = Buffer.concat([
   Buffer.from([0x52, 0x49, 0x46, 0x46, 0, 0xff, 0xc3, 0x28]),
   Buffer.from('\r\n--B\r\n--Bx--\r\n'.replaceAll('--B', '--C')),
 ]);
-const FILE: FormPart = {
-  name: 'file',
-  fileName: '../my sound.wav',
-  type: 'audio/wav',
-  content: SOUND,
-};
+const FILE: FormPart = { name: 'file', fileName: '../my sound.wav', type: 'audio/wav', content: SOUND };
 const MODEL: FormPart = { name: 'model', content: 'whisper' };
 const text = (name: string, content: string): FormPart => ({ name, content });
 
@@ -42,12 +32,7 @@ const ask = (parts: readonly FormPart[], path = TRANSCRIBE): Promise<Answered> =
 const partsGot = ({ bytes, headers }: Recorded) => partsOf(bytes, headers['content-type'] ?? '');
 const errorOf = ({ status, body }: Answered) => ({ status, ...JSON.parse(body).error });
 
-const FILE_GOT = {
-  name: 'file',
-  fileName: 'my_sound.wav',
-  type: 'audio/wav',
-  bytes: SOUND.toString('hex'),
-};
+const FILE_GOT = { name: 'file', fileName: 'my_sound.wav', type: 'audio/wav', bytes: SOUND.toString('hex') };
 
 describe.each(PATHS)('%s', (path) => {
   it('gets the form written anew, under the model’s name at the server', async () => {
@@ -84,8 +69,7 @@ describe.each(PATHS)('%s', (path) => {
 
   it('passes other forms of a transcript as they are, and believes no usage in them', async () => {
     fixture = await open();
-    const said =
-      '1\n00:00:00,000 --> 00:00:01,000\n"cached_tokens": 57, "usage": {"input_tokens": 0}\n';
+    const said = '1\n00:00:00,000 --> 00:00:01,000\n"cached_tokens": 57, "usage": {"input_tokens": 0}\n';
     fixture.mock.answer((_, response) => {
       response.writeHead(200, { 'content-type': 'text/plain; charset=utf-8' });
       response.end(said);
@@ -114,10 +98,7 @@ describe.each(PATHS)('%s', (path) => {
       ['stream: 1', [...good, text('stream', '1')], { code: 'invalid_value', param: 'stream' }],
     ];
     for (const [what, parts, error] of cases) {
-      expect([what, errorOf(await ask(parts, path))]).toMatchObject([
-        what,
-        { status: 400, ...error },
-      ]);
+      expect([what, errorOf(await ask(parts, path))]).toMatchObject([what, { status: 400, ...error }]);
     }
     const json = await fixture.call(path, { model: 'whisper', file: 'x' });
     expect(errorOf(json)).toMatchObject({ status: 400, code: 'invalid_form' });
@@ -125,10 +106,7 @@ describe.each(PATHS)('%s', (path) => {
     const broken = await fixture.call(path, cut, { 'content-type': formType() });
     expect(errorOf(broken)).toMatchObject({ status: 400, code: 'invalid_form' });
     for (const parts of [[FILE], [FILE, text('model', 'gpt-4o-transcribe')]]) {
-      expect(errorOf(await ask(parts, path))).toMatchObject({
-        status: 404,
-        code: 'model_not_found',
-      });
+      expect(errorOf(await ask(parts, path))).toMatchObject({ status: 404, code: 'model_not_found' });
     }
     expect(fixture.mock.requests).toEqual([]);
   });
@@ -182,11 +160,7 @@ describe('transcriptions', () => {
     fixture = await open();
     const detail = "Model 'whisper' is not installed locally.";
     fixture.mock.answer((_, response) => sendJson(response, 404, { detail }));
-    expect(errorOf(await ask([MODEL, FILE]))).toMatchObject({
-      status: 404,
-      code: 'upstream_error',
-      message: detail,
-    });
+    expect(errorOf(await ask([MODEL, FILE]))).toMatchObject({ status: 404, code: 'upstream_error', message: detail });
   });
 
   it('streams events, and knows the last one', async () => {
@@ -226,9 +200,7 @@ describe('transcriptions', () => {
     const [request] = fixture.mock.requests;
     const got = request && (await partsGot(request));
     expect(got?.at(-1)?.bytes === content.toString('hex')).toBe(true);
-    const tooLarge = await fixture.call(TRANSCRIBE, Buffer.alloc(33 * 1024 * 1024), {
-      'content-type': formType(),
-    });
+    const tooLarge = await fixture.call(TRANSCRIBE, Buffer.alloc(33 * 1024 * 1024), { 'content-type': formType() });
     expect(errorOf(tooLarge)).toMatchObject({ status: 413, code: 'body_too_large' });
     await expect.poll(() => fixture.port.stats()).toMatchObject({ bodyBytes: 0 });
   });
@@ -239,12 +211,8 @@ describe('transcriptions', () => {
     const head =
       `POST ${TRANSCRIBE} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n` +
       `content-type: ${formType()}\r\ntransfer-encoding: chunked\r\n\r\n`;
-    const chunks = [...form].map((byte) =>
-      Buffer.concat([Buffer.from('1\r\n'), Buffer.of(byte), Buffer.from('\r\n')]),
-    );
-    const answer = await fixture.raw(
-      Buffer.concat([Buffer.from(head), ...chunks, Buffer.from('0\r\n\r\n')]),
-    );
+    const chunks = [...form].map((byte) => Buffer.concat([Buffer.from('1\r\n'), Buffer.of(byte), Buffer.from('\r\n')]));
+    const answer = await fixture.raw(Buffer.concat([Buffer.from(head), ...chunks, Buffer.from('0\r\n\r\n')]));
     expect(answer).toMatch(/^HTTP\/1.1 200 /);
     const [request] = fixture.mock.requests;
     expect(request && (await partsGot(request))).toEqual([
@@ -268,9 +236,7 @@ describe('transcriptions', () => {
   });
 
   it('long sounds count as work in the queue of a busy server', async () => {
-    fixture = await bridgeFixture({
-      upstream: async (mock) => ({ ...mock.target, models: ['whisper'], slots: 1 }),
-    });
+    fixture = await bridgeFixture({ upstream: async (mock) => ({ ...mock.target, models: ['whisper'], slots: 1 }) });
     const order: string[] = [];
     const held: ServerResponse[] = [];
     fixture.mock.answer((request, response) => {
@@ -291,8 +257,7 @@ describe('transcriptions', () => {
     const long = formOf([MODEL, { ...FILE, content: Buffer.alloc(1024 * 1024) }]);
     const calls = [1, 2, 3].map(() => fixture.call(TRANSCRIBE, long, headers));
     await waiting(2);
-    for (const _ of [1, 2, 3, 4])
-      calls.push(call(path, TRANSCRIBE, formOf([MODEL, FILE]), headers));
+    for (const _ of [1, 2, 3, 4]) calls.push(call(path, TRANSCRIBE, formOf([MODEL, FILE]), headers));
     await waiting(6);
     for (let count = 0; count < 7; count += 1) {
       await expect.poll(() => held.length).toBe(count + 1);
@@ -338,10 +303,7 @@ it('a hosted model gets no sound without leave, and the log has neither sound no
   const world = await auditedBridge({ content: 'full' });
   fixture = world.fixture;
   try {
-    expect(errorOf(await ask([text('model', 'hosted'), FILE]))).toMatchObject({
-      status: 403,
-      code: 'model_hosted',
-    });
+    expect(errorOf(await ask([text('model', 'hosted'), FILE]))).toMatchObject({ status: 403, code: 'model_hosted' });
     world.upstream.answer((_, response) => {
       startEvents(response);
       response.end(delta('secret words') + finish);
@@ -371,16 +333,13 @@ for (const [name, find] of [
       const event = (value: object): string => `data: ${JSON.stringify(value)}\n\n`;
       fixture.mock.answer(async (request, response) => {
         const parts = await partsGot(request);
-        const sent = Object.fromEntries(
-          parts.map(({ name, text, bytes }) => [name, text ?? bytes]),
-        );
+        const sent = Object.fromEntries(parts.map(({ name, text, bytes }) => [name, text ?? bytes]));
         const { response_format: format, stream, file } = sent;
         const said = `${request.path}: ${Buffer.from(file ?? '', 'hex').toString()}`;
         if (stream === 'true') {
           startEvents(response);
           response.end(
-            event({ type: 'transcript.text.delta', delta: said }) +
-              event({ type: 'transcript.text.done', text: said }),
+            event({ type: 'transcript.text.delta', delta: said }) + event({ type: 'transcript.text.done', text: said }),
           );
         } else if (format === 'srt') {
           response.writeHead(200, { 'content-type': 'text/plain' });

@@ -19,11 +19,9 @@ requires('generators', interpreterPackages()).describe('code interpreter', (pack
   }, START_MS_MAX);
   afterAll(async () => await interpreter[Symbol.asyncDispose]());
 
-  const run = async (code: string, more: object = {}): Promise<Answer> =>
-    await interpreter.execute({ code, ...more });
+  const run = async (code: string, more: object = {}): Promise<Answer> => await interpreter.execute({ code, ...more });
   const results = ({ lines }: Answer) => lines.filter(({ type }) => type === 'result');
-  const output = ({ lines }: Answer): string =>
-    lines.map(({ type, text }) => (type === 'stdout' ? text : '')).join('');
+  const output = ({ lines }: Answer): string => lines.map(({ type, text }) => (type === 'stdout' ? text : '')).join('');
   const textOf = async (code: string, more: object = {}): Promise<unknown> =>
     results(await run(code, more))[0]?.['text'];
 
@@ -156,8 +154,7 @@ image`;
         python: 'import os; print(os.environ.get("V", "none"), os.environ.get("HOME"))',
         bash: ['echo $', '{V-none} $HOME'].join(''),
       };
-      const code =
-        codes[language] ?? 'console.log(Deno.env.get("V") ?? "none", Deno.env.get("HOME"))';
+      const code = codes[language] ?? 'console.log(Deno.env.get("V") ?? "none", Deno.env.get("HOME"))';
       const value = "é 'q'";
       const inner = await run(code, { language, env_vars: { V: value, HOME: '/h' } });
       expect(output(inner)).toBe(`${value} /h\n`);
@@ -170,9 +167,7 @@ image`;
     const code = 'const a: number = await Promise.resolve(3)\nconsole.log("é")\na + 1';
     const answer = await run(code, { language });
     expect(output(answer)).toBe('é\n');
-    expect(results(answer)).toEqual([
-      { type: 'result', is_main_result: true, text: '4', extra: {} },
-    ]);
+    expect(results(answer)).toEqual([{ type: 'result', is_main_result: true, text: '4', extra: {} }]);
     const failed = await run('throw new TypeError("no")', { language: 'js' });
     expect(failed.lines).toContainEqual(expect.objectContaining({ type: 'error', value: 'no' }));
   });

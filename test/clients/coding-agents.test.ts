@@ -2,13 +2,7 @@
 import type { ServerResponse } from 'node:http';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
-import {
-  type AgentRun,
-  type CodingAgents,
-  codingAgents,
-  runClaude,
-  runCodex,
-} from '../support/coding-agents.ts';
+import { type AgentRun, type CodingAgents, codingAgents, runClaude, runCodex } from '../support/coding-agents.ts';
 import { type ScriptedCall, sendAnswer } from '../support/completions.ts';
 import { delta, type Recorded, sendJson, startEvents } from '../support/mock-upstream.ts';
 import { type Forwarder, forwardTo } from '../support/model-clients.ts';
@@ -56,8 +50,7 @@ const SHELLS: Readonly<Record<string, unknown>> = {
   exec_command: { cmd: COMMAND },
 };
 
-const wordsOf = (content: unknown): string =>
-  typeof content === 'string' ? content : JSON.stringify(content);
+const wordsOf = (content: unknown): string => (typeof content === 'string' ? content : JSON.stringify(content));
 
 /** What the scripted model says to the last message. */
 function answer({ body }: Recorded, response: ServerResponse): void {
@@ -90,11 +83,7 @@ function answer({ body }: Recorded, response: ServerResponse): void {
   } else sendAnswer(body, response, { reasoning: 'let me see', text: 'hällo 🙂' });
 }
 
-const call = (name: string, args: unknown): ScriptedCall => ({
-  id: 'call_1',
-  name,
-  arguments: JSON.stringify(args),
-});
+const call = (name: string, args: unknown): ScriptedCall => ({ id: 'call_1', name, arguments: JSON.stringify(args) });
 
 /** How an agent prints its events, and the parts of the answer in them. */
 interface Style {

@@ -4,13 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { BuildFailure } from '../../src/api/e2b/errors.ts';
-import {
-  CLIENT_VERSIONS,
-  E2B_CLIENTS_DIR,
-  nodeClient,
-  pythonClient,
-  runWithClient,
-} from '../support/e2b-clients.ts';
+import { CLIENT_VERSIONS, E2B_CLIENTS_DIR, nodeClient, pythonClient, runWithClient } from '../support/e2b-clients.ts';
 import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
 import { requires } from '../support/requires.ts';
 
@@ -26,13 +20,7 @@ afterAll(async () => {
   rmSync(home, { recursive: true, force: true });
 });
 
-const EXPECTED = {
-  stdout: 'hi you\n',
-  exitCode: 0,
-  text: 'content ä',
-  names: ['a.txt'],
-  killed: true,
-};
+const EXPECTED = { stdout: 'hi you\n', exitCode: 0, text: 'content ä', names: ['a.txt'], killed: true };
 
 for (const version of CLIENT_VERSIONS) {
   requires('generators', nodeClient(version)).describe(`JavaScript ${version}`, (client) => {
@@ -45,15 +33,12 @@ for (const version of CLIENT_VERSIONS) {
   });
 
   requires('generators', pythonClient(version)).describe(`Python ${version}`, (client) => {
-    it.each(['sync', 'async'])(
-      '%s: creates a sandbox, runs a command, keeps a file',
-      async (kind) => {
-        const script = join(E2B_CLIENTS_DIR, 'first.py');
-        const { stdout, stderr } = await runWithClient(client, world, script, [kind]);
-        expect(stderr).toBe('');
-        expect(JSON.parse(stdout)).toEqual(EXPECTED);
-      },
-    );
+    it.each(['sync', 'async'])('%s: creates a sandbox, runs a command, keeps a file', async (kind) => {
+      const script = join(E2B_CLIENTS_DIR, 'first.py');
+      const { stdout, stderr } = await runWithClient(client, world, script, [kind]);
+      expect(stderr).toBe('');
+      expect(JSON.parse(stdout)).toEqual(EXPECTED);
+    });
 
     it.each(['sync', 'async'])('%s: builds, tags and finds a template', async (kind) => {
       mkdirSync(join(home, 'app'), { recursive: true });

@@ -1,12 +1,7 @@
 /** E2B's control plane by its unmodified Python client, newest and of the generation before. */
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import {
-  CLIENT_VERSIONS,
-  E2B_CLIENTS_DIR,
-  pythonClient,
-  runWithClient,
-} from '../support/e2b-clients.ts';
+import { CLIENT_VERSIONS, E2B_CLIENTS_DIR, pythonClient, runWithClient } from '../support/e2b-clients.ts';
 import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
 import { requires } from '../support/requires.ts';
 

@@ -74,36 +74,24 @@ async function use(
   return JSON.parse(output);
 }
 
-const SEEN = {
-  stdout: 'over TLS\n',
-  content: 'by name',
-  signed: 'by name',
-  page: 'page',
-  running: true,
-  after: false,
-};
+const SEEN = { stdout: 'over TLS\n', content: 'by name', signed: 'by name', page: 'page', running: true, after: false };
 
 requiresRoot().describe('clients with E2B_DOMAIN alone', () => {
   it('in JavaScript create, use and end a sandbox', async () => {
     await using server = await startRawServer('HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npage');
     const script = join(FIXTURES, 'use.mjs');
     const module = import.meta.resolve('e2b');
-    expect(await use(process.execPath, [script, module, `${server.port}`], server.port)).toEqual(
-      SEEN,
-    );
+    expect(await use(process.execPath, [script, module, `${server.port}`], server.port)).toEqual(SEEN);
   });
 });
 
 const python = requires('generators', pythonClient('newest'));
 python.describe('the Python client with E2B_DOMAIN alone', (client) => {
-  requiresRoot().it.each(['sync', 'async'])(
-    '%s: creates, uses and ends a sandbox',
-    async (mode) => {
-      await using server = await startRawServer('HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npage');
-      const args = [...client.args, join(FIXTURES, 'use.py'), `${server.port}`, mode];
-      expect(await use(client.program, args, server.port, client.env)).toEqual(SEEN);
-    },
-  );
+  requiresRoot().it.each(['sync', 'async'])('%s: creates, uses and ends a sandbox', async (mode) => {
+    await using server = await startRawServer('HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npage');
+    const args = [...client.args, join(FIXTURES, 'use.py'), `${server.port}`, mode];
+    expect(await use(client.program, args, server.port, client.env)).toEqual(SEEN);
+  });
 });
 
 describe('TLS', () => {
@@ -113,10 +101,7 @@ describe('TLS', () => {
       const servername = `api.${DOMAIN}`;
       const ca = authority.cert;
       const socket = connect({ port: Number(port), ca, servername, ALPNProtocols }, () => {
-        resolve({
-          serial: socket.getPeerCertificate().serialNumber,
-          alpn: socket.alpnProtocol,
-        });
+        resolve({ serial: socket.getPeerCertificate().serialNumber, alpn: socket.alpnProtocol });
         socket.destroy();
       });
       socket.once('error', reject);

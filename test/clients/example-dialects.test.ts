@@ -30,9 +30,7 @@ afterAll(async () => {
 for (const name of ['messages_agent.py', 'responses_agent.py', 'ollama_agent.py']) {
   requires('generators', dialectExample(name)).describe(name, (client) => {
     it('calls the tool, and answers with its result', async () => {
-      expect(await runClient(client, forwarder.port)).toBe(
-        'tool    multiply(12, 7) = 84\nanswer  It is 84.\n',
-      );
+      expect(await runClient(client, forwarder.port)).toBe('tool    multiply(12, 7) = 84\nanswer  It is 84.\n');
     });
   });
 }

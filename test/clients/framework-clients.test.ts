@@ -4,12 +4,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
 import { sendAnswer } from '../support/completions.ts';
 import { type Recorded, sendJson } from '../support/mock-upstream.ts';
-import {
-  type Forwarder,
-  forwardTo,
-  pythonFrameworks,
-  runScenario,
-} from '../support/model-clients.ts';
+import { type Forwarder, forwardTo, pythonFrameworks, runScenario } from '../support/model-clients.ts';
 import { requiresFullRun } from '../support/requires.ts';
 
 let fixture: BridgeFixture;

@@ -1,12 +1,6 @@
 /** A short run of Atheris on each part of the agent, from the kept inputs and with the seed of this run. */
 import { describe, expect, it } from 'vitest';
-import {
-  AGENT_CANARY,
-  AGENT_TARGETS,
-  fetchAtheris,
-  progressOf,
-  runAgentCampaign,
-} from '../../tools/fuzz/agent.ts';
+import { AGENT_CANARY, AGENT_TARGETS, fetchAtheris, progressOf, runAgentCampaign } from '../../tools/fuzz/agent.ts';
 import type { CampaignResult } from '../../tools/fuzz/campaign.ts';
 import { keepCrasher, keptInputs } from '../fuzz/kept-inputs.ts';
 import { repeatLine } from '../support/repeat-line.ts';
@@ -31,10 +25,7 @@ async function findAtheris(): Promise<true | string> {
 function campaign(name: string, timeMs: number, runs = Infinity): Promise<CampaignResult> {
   const inputs = [...keptInputs('crashers', name), ...keptInputs('corpus', name)];
   const { signal } = new AbortController();
-  return runAgentCampaign({
-    ...{ name, seed: runSeed(), jobs: 1, timeMs, runs, inputs, signal },
-    cacheDir,
-  });
+  return runAgentCampaign({ ...{ name, seed: runSeed(), jobs: 1, timeMs, runs, inputs, signal }, cacheDir });
 }
 
 requires('atheris', await findAtheris()).describe('fuzz targets of the agent', () => {

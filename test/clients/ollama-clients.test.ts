@@ -4,13 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
 import { type ScriptedAnswer, sendAnswer } from '../support/completions.ts';
 import { delta, type Recorded, sendJson, startEvents } from '../support/mock-upstream.ts';
-import {
-  type Forwarder,
-  forwardTo,
-  nodeOllama,
-  pythonOllama,
-  runScenario,
-} from '../support/model-clients.ts';
+import { type Forwarder, forwardTo, nodeOllama, pythonOllama, runScenario } from '../support/model-clients.ts';
 import { requires } from '../support/requires.ts';
 
 let fixture: BridgeFixture;
@@ -87,10 +81,7 @@ function answer({ path, body, aborted: ended }: Recorded, response: ServerRespon
 }
 
 const end = { model: 'm1', done: true, done_reason: 'stop' };
-const message = (content: string, more: object = {}) => ({
-  ...end,
-  message: { role: 'assistant', content, ...more },
-});
+const message = (content: string, more: object = {}) => ({ ...end, message: { role: 'assistant', content, ...more } });
 
 for (const [name, find] of [
   ['Python', () => pythonOllama('ollama.py')],
@@ -104,8 +95,7 @@ for (const [name, find] of [
       seen = (await runScenario(client, forwarder.port, 'all')) as Record<string, unknown>;
       requests = fixture.mock.requests.slice(before).map(({ body }) => JSON.parse(body) as Sent);
     });
-    const sentWith = (part: string): Sent[] =>
-      requests.filter((request) => JSON.stringify(request).includes(part));
+    const sentWith = (part: string): Sent[] => requests.filter((request) => JSON.stringify(request).includes(part));
 
     it('gets plain answers of chat and generate', () => {
       const text = 'hällo 🙂';
@@ -131,14 +121,8 @@ for (const [name, find] of [
     });
 
     it('gets thinking, sends it back, and can do without', () => {
-      expect(seen['thinking']).toEqual([
-        message('done', { thinking: 'let me see' }),
-        message('done again'),
-      ]);
-      expect(sentWith('so?')[0]?.messages[1]).toMatchObject({
-        content: 'done',
-        reasoning_content: 'let me see',
-      });
+      expect(seen['thinking']).toEqual([message('done', { thinking: 'let me see' }), message('done again')]);
+      expect(sentWith('so?')[0]?.messages[1]).toMatchObject({ content: 'done', reasoning_content: 'let me see' });
     });
 
     it('sends images and options', () => {
@@ -193,25 +177,22 @@ for (const [name, find] of [
   });
 }
 
-requires('generators', pythonOllama('langchain-ollama.py')).describe(
-  'LangChain’s classes for Ollama',
-  (client) => {
-    it('call tools, think, stream, complete and embed', async () => {
-      expect(await runScenario(client, forwarder.port, 'langchain')).toEqual({
-        calls: ['Paris', 'Rom'].map((city) => ['weather', { city }]),
-        answer: expect.stringMatching(/^[^;]+: sunny in Paris; [^;]+: sunny in Rom$/),
-        thought: ['let me see', 'done'],
-        streamed: 'hällo 🙂',
-        usage: { input_tokens: 11, output_tokens: 7, total_tokens: 18 },
-        text: 'hällo 🙂',
-        vectors: [
-          [0, 0.5],
-          [1, 0.5],
-        ],
-      });
+requires('generators', pythonOllama('langchain-ollama.py')).describe('LangChain’s classes for Ollama', (client) => {
+  it('call tools, think, stream, complete and embed', async () => {
+    expect(await runScenario(client, forwarder.port, 'langchain')).toEqual({
+      calls: ['Paris', 'Rom'].map((city) => ['weather', { city }]),
+      answer: expect.stringMatching(/^[^;]+: sunny in Paris; [^;]+: sunny in Rom$/),
+      thought: ['let me see', 'done'],
+      streamed: 'hällo 🙂',
+      usage: { input_tokens: 11, output_tokens: 7, total_tokens: 18 },
+      text: 'hällo 🙂',
+      vectors: [
+        [0, 0.5],
+        [1, 0.5],
+      ],
     });
-  },
-);
+  });
+});
 
 describe('bridge and clients', () => {
   it('no request is left behind', async () => {

@@ -28,9 +28,7 @@ async function filesOf(...folders: readonly string[]): Promise<string[]> {
 /** The program of a page that imports the library. */
 async function sampleOf(page: string): Promise<string> {
   const blocks = (await readFile(join(ROOT, page), 'utf8')).matchAll(/^```ts\n(.*?)^```/gms);
-  const [sample] = [...blocks]
-    .map((match) => match[1] ?? '')
-    .filter((code) => /^import/.test(code));
+  const [sample] = [...blocks].map((match) => match[1] ?? '').filter((code) => /^import/.test(code));
   return sample ?? expect.fail(`no sample in ${page}`);
 }
 
@@ -47,10 +45,7 @@ const typeErrors = async (code: string): Promise<string> => {
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), 'nv-package-'));
   const clone = join(dir, 'clone');
-  for (const path of new Set([
-    ...(await filesOf()),
-    ...(await filesOf('src', 'prove', 'bench', 'tools')),
-  ])) {
+  for (const path of new Set([...(await filesOf()), ...(await filesOf('src', 'prove', 'bench', 'tools'))])) {
     await mkdir(dirname(join(clone, path)), { recursive: true });
     await cp(join(ROOT, path), join(clone, path));
   }
@@ -106,9 +101,7 @@ describe('npm package', () => {
   it('command: runs without its sources; `test` refers to the repository', async () => {
     const env = { ...process.env, NEUROVISOR_HOME: join(dir, 'home') };
     const command = join(installed, 'neurovisor');
-    const { version } = JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8')) as {
-      version: string;
-    };
+    const { version } = JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8')) as { version: string };
     expect((await run(command, ['--version'], { env })).stdout).toBe(`${version}\n`);
     const test = run(command, ['test'], { env });
     await expect(test).rejects.toMatchObject({ code: 2, stderr: /npm package has no test/ });
@@ -116,16 +109,7 @@ describe('npm package', () => {
 
   it('files: everything it starts or reads is included', async () => {
     const read = await filesOf(
-      ...[
-        'bpf',
-        'guest/agent',
-        'guest/builder',
-        'guest/init.c',
-        'guest/prebuilt',
-        'image',
-        'kernel',
-        'policy',
-      ],
+      ...['bpf', 'guest/agent', 'guest/builder', 'guest/init.c', 'guest/prebuilt', 'image', 'kernel', 'policy'],
     );
     const beside = (await filesOf('src', 'prove', 'bench')).filter((path) => !path.endsWith('.ts'));
     const expected = [...read, ...beside.map((path) => join('dist', path))];
@@ -138,9 +122,7 @@ describe('npm package', () => {
       for (const [, name = ''] of text.matchAll(/(?:modulePath|new Actor)\('\.\/(.+?)\.ts'/g)) {
         started.push(join(dirname(path), `${name}.js`));
       }
-      const paths = text.matchAll(
-        /join\(import\.meta\.dirname, '(.+?)'|new URL\('(.+?)', import\.meta\.url\)/g,
-      );
+      const paths = text.matchAll(/join\(import\.meta\.dirname, '(.+?)'|new URL\('(.+?)', import\.meta\.url\)/g);
       for (const [, joined, url] of paths) named.push(join(dirname(path), joined ?? url ?? ''));
       for (const [, name = ''] of text.matchAll(/join\(PACKAGE_DIR, '(.+?)'/g)) named.push(name);
       // A module named in any other way would be looked up as TypeScript.

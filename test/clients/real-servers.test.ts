@@ -11,12 +11,7 @@ import { eventually } from '../support/eventually.ts';
 import { isFullRun } from '../support/full-run.ts';
 import { MODEL_APIS, type ModelApiName } from '../support/model-apis.ts';
 import { llamaServerProgram, ollamaProgram } from '../support/model-server-programs.ts';
-import {
-  CONTEXT_TOKENS,
-  type ModelServer,
-  startLlamaServer,
-  startOllama,
-} from '../support/model-servers.ts';
+import { CONTEXT_TOKENS, type ModelServer, startLlamaServer, startOllama } from '../support/model-servers.ts';
 import { requiresFullRun } from '../support/requires.ts';
 import { testCli } from '../support/test-cli.ts';
 
@@ -45,11 +40,7 @@ const FORCED = {
     type: 'object',
     properties: {
       name: { type: 'string', enum: ['weather'] },
-      arguments: {
-        type: 'object',
-        properties: { city: { type: 'string', enum: ['Paris'] } },
-        required: ['city'],
-      },
+      arguments: { type: 'object', properties: { city: { type: 'string', enum: ['Paris'] } }, required: ['city'] },
     },
     required: ['name', 'arguments'],
   },

@@ -4,13 +4,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
 import { type ScriptedAnswer, sendAnswer } from '../support/completions.ts';
 import { delta, type Recorded, sendJson, startEvents } from '../support/mock-upstream.ts';
-import {
-  type Forwarder,
-  forwardTo,
-  nodeOpenai,
-  pythonOpenai,
-  runScenario,
-} from '../support/model-clients.ts';
+import { type Forwarder, forwardTo, nodeOpenai, pythonOpenai, runScenario } from '../support/model-clients.ts';
 import { requires } from '../support/requires.ts';
 
 let fixture: BridgeFixture;
@@ -110,10 +104,7 @@ for (const [name, find] of [
     it('calls two tools at once and sends their results', async () => {
       expect(await run('tools')).toEqual([
         { ...done, types: ['message', 'function_call', 'function_call'], text: 'I look' },
-        {
-          ...done,
-          text: 'functions.weather:0: sunny in Paris; functions.weather:1: sunny in Rom',
-        },
+        { ...done, text: 'functions.weather:0: sunny in Paris; functions.weather:1: sunny in Rom' },
       ]);
     });
 

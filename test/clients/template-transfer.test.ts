@@ -21,11 +21,7 @@ import { silentLog } from '../../src/base/log.ts';
 import { silentProgress } from '../../src/base/progress.ts';
 import { readTemplate, writeTemplate } from '../../src/host/runtime/named-templates/layout.ts';
 import { TemplateNames } from '../../src/host/runtime/named-templates/names.ts';
-import {
-  importTemplate,
-  pullTemplate,
-  pushTemplate,
-} from '../../src/host/runtime/named-templates/transfer.ts';
+import { importTemplate, pullTemplate, pushTemplate } from '../../src/host/runtime/named-templates/transfer.ts';
 import { freePort } from '../support/free-port.ts';
 import { digest, makeImage, tar, writeLayout } from '../support/oci-images.ts';
 import { requires } from '../support/requires.ts';
@@ -45,14 +41,7 @@ const image = {
   stopSignal: null,
 };
 const start = { command: 'serve', ready: 'probe', readyTimeoutMs: 60_000 };
-const plain = {
-  cpus: 1,
-  memoryMib: 256,
-  diskMib: 1024,
-  warm: ['json'],
-  requirements: ['pandas==2.2.3'],
-  start,
-};
+const plain = { cpus: 1, memoryMib: 256, diskMib: 1024, warm: ['json'], requirements: ['pandas==2.2.3'], start };
 const spec = { ...plain, environment: image };
 
 let dir: string;
@@ -109,9 +98,7 @@ describe('export and import', () => {
       remedy: expect.stringContaining('-t NAME'),
     });
     expect(await names.get('app')).toEqual(before);
-    await expect(importTemplate(context(), names, layout(), 'agent')).rejects.toMatchObject({
-      code: 'spec_invalid',
-    });
+    await expect(importTemplate(context(), names, layout(), 'agent')).rejects.toMatchObject({ code: 'spec_invalid' });
   });
 
   it('writes into no directory with files, and leaves nothing of a failed export', async () => {
@@ -135,11 +122,7 @@ interface Changes {
 }
 
 /** Writes a layout whose digests are right and whose content is hostile. */
-function hostile({
-  config = (same) => same,
-  manifest = (same) => same,
-  disk: other,
-}: Changes): void {
+function hostile({ config = (same) => same, manifest = (same) => same, disk: other }: Changes): void {
   const blobs = blobsOf();
   mkdirSync(blobs, { recursive: true });
   const put = (mediaType: string, bytes: Buffer) => {
@@ -151,17 +134,13 @@ function hostile({
   const top = manifest({
     schemaVersion: 2,
     config: put('application/vnd.neurovisor.template.config.v1+json', json(document)),
-    layers: [
-      put('application/vnd.neurovisor.environment.v1.erofs+zstd', other ?? zstdCompressSync(disk)),
-    ],
+    layers: [put('application/vnd.neurovisor.environment.v1.erofs+zstd', other ?? zstdCompressSync(disk))],
   });
   const described = put('application/vnd.oci.image.manifest.v1+json', json(top));
   writeFileSync(join(layout(), 'index.json'), json({ manifests: [described] }));
 }
 
-const withSpec = (change: object): Changes => ({
-  config: (config) => ({ ...config, spec: { ...spec, ...change } }),
-});
+const withSpec = (change: object): Changes => ({ config: (config) => ({ ...config, spec: { ...spec, ...change } }) });
 const withImage = (change: object) => withSpec({ environment: { ...image, ...change } });
 
 describe('a hostile layout', () => {
@@ -199,28 +178,18 @@ describe('a hostile layout', () => {
       {
         manifest: (one) => ({
           ...one,
-          config: {
-            ...(one['config'] as object),
-            mediaType: 'application/vnd.oci.image.config.v1+json',
-          },
+          config: { ...(one['config'] as object), mediaType: 'application/vnd.oci.image.config.v1+json' },
         }),
       },
     ],
     [
       'a digest with a path',
-      {
-        manifest: (one) => ({
-          ...one,
-          config: { ...(one['config'] as object), digest: 'sha256:../../index.json' },
-        }),
-      },
+      { manifest: (one) => ({ ...one, config: { ...(one['config'] as object), digest: 'sha256:../../index.json' } }) },
     ],
     ['a list instead of a manifest', { manifest: () => [] }],
   ])('with %s is refused, and nothing is left', async (_what, changes) => {
     hostile(changes);
-    await expect(importTemplate(context(), others, layout())).rejects.toMatchObject({
-      code: 'spec_invalid',
-    });
+    await expect(importTemplate(context(), others, layout())).rejects.toMatchObject({ code: 'spec_invalid' });
     expect((await others.list()).map(({ name }) => name)).toEqual(['agent']);
     expect(disksThere()).toEqual([]);
   });
@@ -228,9 +197,7 @@ describe('a hostile layout', () => {
   it('with another disk leaves the disk of a template that has the same image', async () => {
     await others.set('mine', spec, (path) => writeFile(path, disk));
     hostile({ disk: zstdCompressSync(Buffer.alloc(disk.length)) });
-    await expect(importTemplate(context(), others, layout())).rejects.toMatchObject({
-      code: 'spec_invalid',
-    });
+    await expect(importTemplate(context(), others, layout())).rejects.toMatchObject({ code: 'spec_invalid' });
     expect(readFileSync((await others.get('mine')).image?.path ?? '')).toEqual(disk);
     expect(disksThere()).toEqual([image.digest.slice(7)]);
   });
@@ -263,79 +230,74 @@ describe('a hostile layout', () => {
 });
 
 const isThere = spawnSync('docker-registry', ['--help']).error === undefined;
-requires('docker-registry', isThere || 'docker-registry is not installed').describe(
-  'push and pull',
-  () => {
-    let server: ChildProcess;
-    let host: string;
-    const home = process.env['HOME'];
+requires('docker-registry', isThere || 'docker-registry is not installed').describe('push and pull', () => {
+  let server: ChildProcess;
+  let host: string;
+  const home = process.env['HOME'];
 
-    beforeEach(async () => {
-      const port = await freePort();
-      host = `127.0.0.1:${port}`;
-      const config = join(dir, 'registry.yml');
-      const storage = `storage: {filesystem: {rootdirectory: ${dir}/registry}}`;
-      writeFileSync(config, `version: 0.1\n${storage}\nhttp: {addr: "${host}"}\n`);
-      server = spawn('docker-registry', ['serve', config], { stdio: 'ignore' });
-      await expect
-        .poll(() =>
-          fetch(`http://${host}/v2/`).then(
-            ({ status }) => status,
-            () => 0,
-          ),
-        )
-        .toBe(200);
-      process.env['HOME'] = dir;
-      const settings = join(dir, '.config/containers');
-      mkdirSync(settings, { recursive: true });
-      const entry = `[[registry]]\nlocation = "${host}"\ninsecure = true\n`;
-      writeFileSync(join(settings, 'registries.conf'), entry);
-    });
-    afterEach(() => {
-      process.env['HOME'] = home;
-      server.kill();
-    });
-    const temporary = () => readdirSync(join(dir, 'cache/oci/tmp'));
+  beforeEach(async () => {
+    const port = await freePort();
+    host = `127.0.0.1:${port}`;
+    const config = join(dir, 'registry.yml');
+    const storage = `storage: {filesystem: {rootdirectory: ${dir}/registry}}`;
+    writeFileSync(config, `version: 0.1\n${storage}\nhttp: {addr: "${host}"}\n`);
+    server = spawn('docker-registry', ['serve', config], { stdio: 'ignore' });
+    await expect
+      .poll(() =>
+        fetch(`http://${host}/v2/`).then(
+          ({ status }) => status,
+          () => 0,
+        ),
+      )
+      .toBe(200);
+    process.env['HOME'] = dir;
+    const settings = join(dir, '.config/containers');
+    mkdirSync(settings, { recursive: true });
+    const entry = `[[registry]]\nlocation = "${host}"\ninsecure = true\n`;
+    writeFileSync(join(settings, 'registries.conf'), entry);
+  });
+  afterEach(() => {
+    process.env['HOME'] = home;
+    server.kill();
+  });
+  const temporary = () => readdirSync(join(dir, 'cache/oci/tmp'));
 
-    it('a template arrives with its image; by tag and by digest', async () => {
-      const reference = `${host}/team/app:1`;
-      expect(await pushTemplate(context(), await names.get('app'), reference)).toBe(reference);
-      const pulled = await pullTemplate(context(), others, reference);
-      expect((await others.get('app')).spec).toEqual(spec);
-      expect(readFileSync(pulled.image?.path ?? '')).toEqual(disk);
-      const headers = { accept: 'application/vnd.oci.image.manifest.v1+json' };
-      const stored = await fetch(`http://${host}/v2/team/app/manifests/1`, { headers });
-      const bytes = Buffer.from(await stored.arrayBuffer());
-      expect(JSON.parse(bytes.toString())).toMatchObject({
-        artifactType: 'application/vnd.neurovisor.template.v1',
-      });
-      await pullTemplate(context(), others, `${host}/team/app@${digest(bytes)}`, 'pinned');
-      expect((await others.get('pinned')).spec).toEqual(spec);
-      expect(temporary()).toEqual([]);
-    });
+  it('a template arrives with its image; by tag and by digest', async () => {
+    const reference = `${host}/team/app:1`;
+    expect(await pushTemplate(context(), await names.get('app'), reference)).toBe(reference);
+    const pulled = await pullTemplate(context(), others, reference);
+    expect((await others.get('app')).spec).toEqual(spec);
+    expect(readFileSync(pulled.image?.path ?? '')).toEqual(disk);
+    const headers = { accept: 'application/vnd.oci.image.manifest.v1+json' };
+    const stored = await fetch(`http://${host}/v2/team/app/manifests/1`, { headers });
+    const bytes = Buffer.from(await stored.arrayBuffer());
+    expect(JSON.parse(bytes.toString())).toMatchObject({ artifactType: 'application/vnd.neurovisor.template.v1' });
+    await pullTemplate(context(), others, `${host}/team/app@${digest(bytes)}`, 'pinned');
+    expect((await others.get('pinned')).spec).toEqual(spec);
+    expect(temporary()).toEqual([]);
+  });
 
-    it('a template that cannot be used here is named as it was asked for', async () => {
-      const reference = `${host}/team/large:1`;
-      await names.set('large', { ...plain, cpus: 1e6 });
-      await pushTemplate(context(), await names.get('large'), reference);
-      await expect(pullTemplate(context(), others, reference)).rejects.toMatchObject({
-        code: 'spec_invalid',
-        message: `the template in ${reference} can't be used here`,
-      });
+  it('a template that cannot be used here is named as it was asked for', async () => {
+    const reference = `${host}/team/large:1`;
+    await names.set('large', { ...plain, cpus: 1e6 });
+    await pushTemplate(context(), await names.get('large'), reference);
+    await expect(pullTemplate(context(), others, reference)).rejects.toMatchObject({
+      code: 'spec_invalid',
+      message: `the template in ${reference} can't be used here`,
     });
+  });
 
-    it('an unknown tag, a taken name, and another host that is off have their errors', async () => {
-      await pushTemplate(context(), await names.get('data'), `${host}/data:1`);
-      const pulling = pullTemplate(context(), others, `${host}/data:2`);
-      await expect(pulling).rejects.toMatchObject({ code: 'image_not_found' });
-      const again = pullTemplate(context(), names, `${host}/data:1`);
-      await expect(again).rejects.toMatchObject({ code: 'name_taken' });
-      const off = `127.0.0.1:${await freePort()}/data:1`;
-      await expect(pushTemplate(context(), await names.get('data'), off)).rejects.toMatchObject({
-        code: 'registry_failed',
-        message: `could not push ${off}`,
-      });
-      expect(temporary()).toEqual([]);
+  it('an unknown tag, a taken name, and another host that is off have their errors', async () => {
+    await pushTemplate(context(), await names.get('data'), `${host}/data:1`);
+    const pulling = pullTemplate(context(), others, `${host}/data:2`);
+    await expect(pulling).rejects.toMatchObject({ code: 'image_not_found' });
+    const again = pullTemplate(context(), names, `${host}/data:1`);
+    await expect(again).rejects.toMatchObject({ code: 'name_taken' });
+    const off = `127.0.0.1:${await freePort()}/data:1`;
+    await expect(pushTemplate(context(), await names.get('data'), off)).rejects.toMatchObject({
+      code: 'registry_failed',
+      message: `could not push ${off}`,
     });
-  },
-);
+    expect(temporary()).toEqual([]);
+  });
+});

@@ -34,9 +34,7 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
     await api[Symbol.asyncDispose]();
   });
   const address = (): DaemonAddress =>
-    way === 'port'
-      ? { url: `http://localhost:${api.port}`, apiKey: API_KEY }
-      : { socketPath: api.socketPath };
+    way === 'port' ? { url: `http://localhost:${api.port}`, apiKey: API_KEY } : { socketPath: api.socketPath };
 
   it('returns what the control plane behind it returns', async () => {
     const { control } = api;
@@ -109,10 +107,7 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
     before = () => {
       throw new Error('inside');
     };
-    await expect(remote.host()).rejects.toMatchObject({
-      code: 'refused',
-      message: 'internal server error (internal)',
-    });
+    await expect(remote.host()).rejects.toMatchObject({ code: 'refused', message: 'internal server error (internal)' });
   });
 
   it('onChange: reports each change until it is stopped', async () => {
@@ -128,9 +123,7 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
     const { id } = await remote.create({});
     await remote.pause(id, 'memory');
     await remote.remove(id);
-    await expect
-      .poll(() => changes.slice(-3))
-      .toEqual([`${id} running`, `${id} paused`, `${id} ended`]);
+    await expect.poll(() => changes.slice(-3)).toEqual([`${id} running`, `${id} paused`, `${id} ended`]);
     stop();
     const reported = changes.length;
     await remote.create({});

@@ -42,18 +42,8 @@ describe('malformed requests get a typed error', () => {
       431,
       'too_large',
     ],
-    [
-      'a large path',
-      `GET /v1/${'a'.repeat(API_LIMITS.headerBytesMax)} HTTP/1.1\r\nhost: x\r\n\r\n`,
-      431,
-      'too_large',
-    ],
-    [
-      'two lengths',
-      post('/v1/sandboxes', 'content-length: 1\r\ncontent-length: 2\r\n', 'x'),
-      400,
-      'request_invalid',
-    ],
+    ['a large path', `GET /v1/${'a'.repeat(API_LIMITS.headerBytesMax)} HTTP/1.1\r\nhost: x\r\n\r\n`, 431, 'too_large'],
+    ['two lengths', post('/v1/sandboxes', 'content-length: 1\r\ncontent-length: 2\r\n', 'x'), 400, 'request_invalid'],
     [
       'a length and chunks',
       post('/v1/sandboxes', 'content-length: 1\r\ntransfer-encoding: chunked\r\n', '0\r\n\r\n'),
@@ -122,11 +112,7 @@ describe('a request that fails before its path is known', () => {
     await using api = await startApi();
     const answer = await raw(api, `GET /sandboxes HTTP/1.1\r\nhost: x\r\na: ${value}\r\n\r\n`);
     const body = JSON.parse(answer.slice(answer.indexOf('\r\n\r\n')));
-    expect(body).toMatchObject({
-      error: { message: expect.any(String) },
-      code: status,
-      message: body.error.message,
-    });
+    expect(body).toMatchObject({ error: { message: expect.any(String) }, code: status, message: body.error.message });
   });
 });
 
@@ -233,9 +219,7 @@ describe('event stream', () => {
     socket.write('GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n');
     await once(socket, 'readable');
     socket.pause();
-    const metadata = Object.fromEntries(
-      Array.from({ length: 32 }, (_, key) => [`k${key}`, 'x'.repeat(1024)]),
-    );
+    const metadata = Object.fromEntries(Array.from({ length: 32 }, (_, key) => [`k${key}`, 'x'.repeat(1024)]));
     for (let change = 0; change < 200; change += 1) await api.control.update(id, { metadata });
     const events = await text(socket);
     expect(events.endsWith('event: overflow\ndata: {}\n\n\r\n0\r\n\r\n')).toBe(true);
@@ -280,9 +264,7 @@ describe('access', () => {
     await using api = await startApi();
     expect(statSync(api.socketPath).mode & 0o777).toBe(0o600);
     await using second = await createApiServer({ control: api.control, log: silentLog });
-    await expect(second.listen({ socketPath: api.socketPath })).rejects.toMatchObject({
-      code: 'already_running',
-    });
+    await expect(second.listen({ socketPath: api.socketPath })).rejects.toMatchObject({ code: 'already_running' });
     await expect(second.listen({ port: 0 })).rejects.toMatchObject({ code: 'listen_failed' });
     const dead = `${api.socketPath}.dead`;
     const dies = "require('net').createServer().listen(process.argv[1], () => process.abort())";
@@ -292,18 +274,12 @@ describe('access', () => {
     await second.listen({ socketPath: dead });
     const file = `${api.socketPath}.file`;
     writeFileSync(file, 'not a socket');
-    await expect(second.listen({ socketPath: file })).rejects.toMatchObject({
-      code: 'listen_failed',
-    });
+    await expect(second.listen({ socketPath: file })).rejects.toMatchObject({ code: 'listen_failed' });
     expect(statSync(file).size).toBe(12);
     const path = `/${'x'.repeat(107)}`;
-    await expect(second.listen({ socketPath: path })).rejects.toMatchObject({
-      code: 'listen_failed',
-    });
+    await expect(second.listen({ socketPath: path })).rejects.toMatchObject({ code: 'listen_failed' });
     const nowhere = join(api.socketPath, 'x');
-    await expect(second.listen({ socketPath: nowhere })).rejects.toMatchObject({
-      code: 'listen_failed',
-    });
+    await expect(second.listen({ socketPath: nowhere })).rejects.toMatchObject({ code: 'listen_failed' });
   });
 
   it('port: one in use is already_running', async () => {

@@ -63,34 +63,31 @@ const LEFT_BYTES_MAX = 12 * MIB;
 
 const manyFiles = requires('open-files', filesMax() >= FILES_MIN || `at most ${filesMax()} files`);
 
-manyFiles.it(
-  '10,000 idle connections and 500 half requests keep nobody else waiting, and leave nothing',
-  async () => {
-    await using world = await openE2bWorld();
-    const use = async (): Promise<void> => {
-      const sandbox = await Sandbox.create('agent', world.client);
-      expect(await sandbox.isRunning()).toBe(true);
-      expect(await sandbox.kill()).toBe(true);
-    };
-    const port = Number(new URL(world.url).port);
-    await use();
-    await hold(port, 100, 10);
-    await release();
-    const before = { files: openFiles(), ...memory() };
+manyFiles.it('10,000 idle connections and 500 half requests keep nobody else waiting, and leave nothing', async () => {
+  await using world = await openE2bWorld();
+  const use = async (): Promise<void> => {
+    const sandbox = await Sandbox.create('agent', world.client);
+    expect(await sandbox.isRunning()).toBe(true);
+    expect(await sandbox.kill()).toBe(true);
+  };
+  const port = Number(new URL(world.url).port);
+  await use();
+  await hold(port, 100, 10);
+  await release();
+  const before = { files: openFiles(), ...memory() };
 
-    const held = await hold(port, IDLE, HALVES);
-    expect(JSON.parse(held)).toEqual({ answered: IDLE, closed: 0 });
-    await use();
-    expect(openFiles() - before.files).toBeGreaterThanOrEqual(IDLE);
-    const most = (IDLE + HALVES) * CONNECTION_BYTES_MAX;
-    expect(memory().rss - before.rss).toBeLessThan(most);
+  const held = await hold(port, IDLE, HALVES);
+  expect(JSON.parse(held)).toEqual({ answered: IDLE, closed: 0 });
+  await use();
+  expect(openFiles() - before.files).toBeGreaterThanOrEqual(IDLE);
+  const most = (IDLE + HALVES) * CONNECTION_BYTES_MAX;
+  expect(memory().rss - before.rss).toBeLessThan(most);
 
-    await release();
-    await expect.poll(() => openFiles() - before.files).toBeLessThanOrEqual(0);
-    await expect.poll(() => memory().heapUsed - before.heapUsed).toBeLessThan(LEFT_BYTES_MAX);
-    await use();
-  },
-);
+  await release();
+  await expect.poll(() => openFiles() - before.files).toBeLessThanOrEqual(0);
+  await expect.poll(() => memory().heapUsed - before.heapUsed).toBeLessThan(LEFT_BYTES_MAX);
+  await use();
+});
 
 it('at the limit idle connections make room for others', async () => {
   const server = createListener({
@@ -125,11 +122,7 @@ it('at the limit idle connections make room for others', async () => {
 it('idle connections outlive the pools of clients', () => {
   // E2B's Python client keeps an idle connection for 300 s.
   expect(API_LIMITS.keepAliveMs).toBeGreaterThan(300_000);
-  const server = createListener({
-    request: () => undefined,
-    upgrade: () => undefined,
-    takesUpgrade: () => false,
-  });
+  const server = createListener({ request: () => undefined, upgrade: () => undefined, takesUpgrade: () => false });
   expect(server.keepAliveTimeout).toBe(API_LIMITS.keepAliveMs);
   expect(server.requestTimeout).toBe(0);
   expect(server.maxConnections).toBeGreaterThan(100);

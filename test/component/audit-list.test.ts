@@ -11,9 +11,7 @@ let world: AuditedBridge;
 beforeAll(async () => {
   world = await auditedBridge({ content: 'full', policy: { budget: { requests: 2 } } });
   const calls = [{ id: 'c', name: 'search', arguments: '{"q":"x"}' }];
-  world.upstream.answer(({ body }, response) =>
-    sendAnswer(body, response, { text: 'Hello\u001b[31m you', calls }),
-  );
+  world.upstream.answer(({ body }, response) => sendAnswer(body, response, { text: 'Hello\u001b[31m you', calls }));
   for (const content of ['first question', 'second question', 'third']) {
     const messages = [{ role: 'user', content }];
     await world.fixture.call('/v1/chat/completions', { model: 'm1', messages });
@@ -50,15 +48,7 @@ $`,
   it('filters, as JSON one record per line', async () => {
     const { stdout } = await audit('ls', '--outcome', 'budget_spent', '-o', 'json');
     expect(JSON.parse(stdout)).toMatchObject({ seq: 3, model: { refusal: 'budget_spent' } });
-    const none = await audit(
-      'ls',
-      '--tenant',
-      'acme',
-      '--model',
-      'shop-m1',
-      '--since',
-      '2099-01-01',
-    );
+    const none = await audit('ls', '--tenant', 'acme', '--model', 'shop-m1', '--since', '2099-01-01');
     expect(none.stdout).toBe('0 records\n');
   });
 
@@ -80,10 +70,7 @@ $`,
 
   it('names what is wrong in a command line', async () => {
     const wrong = await audit('ls', '--since', 'soon');
-    expect([wrong.status, wrong.stderr]).toEqual([
-      2,
-      expect.stringContaining('--since: invalid time "soon"'),
-    ]);
+    expect([wrong.status, wrong.stderr]).toEqual([2, expect.stringContaining('--since: invalid time "soon"')]);
   });
 });
 
@@ -100,10 +87,7 @@ describe('audit show', () => {
       isChanged: false,
     });
     const path = join(world.home, 'audit', 'content', 'audit.jsonl');
-    await writeFile(
-      path,
-      (await readFile(path, 'utf8')).replace('second question', 'harmless one'),
-    );
+    await writeFile(path, (await readFile(path, 'utf8')).replace('second question', 'harmless one'));
     const changed = await audit('show', '2');
     expect(changed.status).toBe(1);
     expect(changed.stderr).toContain('the content was changed');

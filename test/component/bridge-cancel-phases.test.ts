@@ -133,11 +133,7 @@ async function beginInConnect(path: string, body: object): Promise<Begun> {
   const authority = await makeAuthority();
   const upstream = await startMockUpstream({ tls: await authority.issue(['localhost']) });
   const door = await holdConnection(Number(new URL(upstream.target.baseUrl ?? '').port));
-  await open({
-    name: 'door',
-    baseUrl: `https://localhost:${door.port}`,
-    authority: authority.cert,
-  });
+  await open({ name: 'door', baseUrl: `https://localhost:${door.port}`, authority: authority.cert });
   cleanup.push('upstream', () => upstream.close());
   cleanup.push('door', () => door[Symbol.asyncDispose]());
   const opened = fixture.open(path, body);
@@ -148,11 +144,7 @@ async function beginInConnect(path: string, body: object): Promise<Begun> {
 }
 
 /** @param texts the first ones of a stream */
-async function beginSent(
-  path: string,
-  body: { readonly stream?: boolean },
-  texts: readonly string[],
-): Promise<Begun> {
+async function beginSent(path: string, body: { readonly stream?: boolean }, texts: readonly string[]): Promise<Begun> {
   await open();
   const { mock: upstream } = fixture;
   upstream.answer((_, response) => {
@@ -217,11 +209,7 @@ describe('bridge: a caller that goes away', () => {
     expect(upstream.requests).toHaveLength(received);
     expect([gauge('waiting'), gauge('running')]).toEqual([0, running]);
     expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject(used);
-    const record = {
-      outcome: 'cancelled',
-      completionTokens: seenTokens,
-      estimated: received > 0,
-    };
+    const record = { outcome: 'cancelled', completionTokens: seenTokens, estimated: received > 0 };
     expect(fixture.usage).toMatchObject(begun.isSent ? [record] : []);
 
     // Slot and budget are free: the next request does not wait, and its answer is cut to what is not used.
@@ -256,15 +244,10 @@ describe('bridge: a save of the sandbox', () => {
         ).toMatch(end);
         expect(opened.text()).not.toMatch(/\[DONE\]|message_stop|"done":true|response\.completed/);
       } else {
-        expect([statusCode, opened.text()]).toEqual([
-          retry[0],
-          expect.stringContaining(`${retry[1]}`),
-        ]);
+        expect([statusCode, opened.text()]).toEqual([retry[0], expect.stringContaining(`${retry[1]}`)]);
         expect(headers).toMatchObject({ 'retry-after': '1', 'x-should-retry': 'true' });
       }
-      await expect
-        .poll(() => fixture.port.stats())
-        .toMatchObject({ cancelled: 1, inFlight: 0, bodyBytes: 0 });
+      await expect.poll(() => fixture.port.stats()).toMatchObject({ cancelled: 1, inFlight: 0, bodyBytes: 0 });
       expect([gauge('waiting'), gauge('running')]).toEqual([0, running]);
       expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject(used);
       expect(fixture.usage).toMatchObject(begun.isSent ? [{ outcome: 'cancelled' }] : []);
@@ -273,10 +256,7 @@ describe('bridge: a save of the sandbox', () => {
       await begun.free?.();
       upstream.answer((_, response) => sendJson(response, 200, completion('next')));
       const refused = await fixture.call(path, { ...body, stream: false });
-      expect([refused.status, refused.body]).toEqual([
-        retry[0],
-        expect.stringContaining(`${retry[1]}`),
-      ]);
+      expect([refused.status, refused.body]).toEqual([retry[0], expect.stringContaining(`${retry[1]}`)]);
       fixture.port.setSuspended(false);
       expect((await fixture.call(path, { ...body, stream: false })).status).toBe(200);
     },

@@ -41,10 +41,7 @@ beforeEach(async () => {
 });
 afterEach(() => cleanup.run());
 
-async function mock(
-  name: string,
-  options: Parameters<typeof startMockUpstream>[0] = {},
-): Promise<MockUpstream> {
+async function mock(name: string, options: Parameters<typeof startMockUpstream>[0] = {}): Promise<MockUpstream> {
   const server = await startMockUpstream(options);
   cleanup.push(name, () => server.close());
   server.answer((_, response) => sendJson(response, 200, completion(`from ${name}`)));
@@ -64,12 +61,7 @@ async function deadUrl(): Promise<string> {
 async function bridge(
   toml: string,
   policy: BridgePolicy = {},
-  options: {
-    draw?: Draw;
-    env?: Record<string, string>;
-    log?: Log;
-    queue?: BridgeOptions['queue'];
-  } = {},
+  options: { draw?: Draw; env?: Record<string, string>; log?: Log; queue?: BridgeOptions['queue'] } = {},
 ): Promise<BridgeFixture> {
   const path = join(dir, 'models.toml');
   await writeFile(path, toml);
@@ -78,13 +70,7 @@ async function bridge(
   const file = readModelsFile(config, env);
   if (file === null) throw new Error('no file');
   const routes = (
-    await openServers(file, {
-      config,
-      runDir: dir,
-      cacheDir: dir,
-      log: silentLog,
-      reread: () => null,
-    })
+    await openServers(file, { config, runDir: dir, cacheDir: dir, log: silentLog, reread: () => null })
   ).source(Promise.resolve(null));
   const fixture = await bridgeFixture({ routes, policy, draw, log, queue });
   cleanup.push('bridge', () => fixture.close());
@@ -92,8 +78,7 @@ async function bridge(
 }
 
 const contentOf = (body: string): unknown =>
-  (JSON.parse(body) as { choices: { message: { content: unknown } }[] }).choices[0]?.message
-    .content;
+  (JSON.parse(body) as { choices: { message: { content: unknown } }[] }).choices[0]?.message.content;
 const errorOf = (body: string) => (JSON.parse(body) as { error: Record<string, unknown> }).error;
 
 describe('bridge: routes', () => {
@@ -139,11 +124,7 @@ describe('bridge: routes', () => {
     for (let n = 0; n < 32; n += 1) {
       const begun = [{ role: 'user', content: `question ${n}` }];
       const first = contentOf((await call(CHAT, { model: 'm', messages: begun })).body);
-      const messages = [
-        ...begun,
-        { role: 'assistant', content: 'answer' },
-        { role: 'user', content: 'and then?' },
-      ];
+      const messages = [...begun, { role: 'assistant', content: 'answer' }, { role: 'user', content: 'and then?' }];
       for (let again = 0; again < 2; again += 1) {
         expect(contentOf((await call(CHAT, { model: 'm', messages })).body)).toBe(first);
       }
@@ -185,8 +166,7 @@ describe('bridge: routes', () => {
     const limited = await mock('limited');
     const other = await mock('other');
     limited.answer(({ body }, response) => {
-      if (body.includes('"m"'))
-        sendJson(response, 429, { error: { message: 'slow down' } }, { 'retry-after': '300' });
+      if (body.includes('"m"')) sendJson(response, 429, { error: { message: 'slow down' } }, { 'retry-after': '300' });
       else sendJson(response, 200, completion('from limited'));
     });
     const { call } = await bridge(`

@@ -15,15 +15,7 @@ import { cli as runCli } from '../support/cli.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { testCli } from '../support/test-cli.ts';
 
-const FLAGS: CreateFlags = {
-  env: [],
-  warm: [],
-  alias: [],
-  allowModel: [],
-  allowOut: [],
-  denyOut: [],
-  label: [],
-};
+const FLAGS: CreateFlags = { env: [], warm: [], alias: [], allowModel: [], allowOut: [], denyOut: [], label: [] };
 const { signal } = new AbortController();
 const never = (): never => {
   throw new Error('a cached build needs none');
@@ -88,26 +80,15 @@ describe('--build', () => {
     write('.dockerignore', 'home\n');
     await keepResult('the disk');
     const asked: CreateRequest[] = [];
-    await using control = new FakeControlPlane({
-      beforeCreate: (request) => void asked.push(request),
-    });
+    await using control = new FakeControlPlane({ beforeCreate: (request) => void asked.push(request) });
     const { cli, stderr } = testCli({ env: { NEUROVISOR_HOME: home } });
     expect(await create(cli, control, { ...FLAGS, build: dir })).toBe(0);
     expect(stderr()).not.toMatch(/warning|#1|pack/);
     const name = asked[0]?.image ?? '';
     expect(name).toMatch(/^sha256:[0-9a-f]{64}$/);
-    const found = await resolveEnvironment(images(), name, {
-      signal,
-      log: silentLog,
-      readsHost: false,
-    });
+    const found = await resolveEnvironment(images(), name, { signal, log: silentLog, readsHost: false });
     expect(readFileSync(found.path, 'utf8')).toBe('the disk');
-    expect(found.environment).toMatchObject({
-      image: name,
-      imageDigest: name,
-      entrypoint: ['/app'],
-      cmd: ['a'],
-    });
+    expect(found.environment).toMatchObject({ image: name, imageDigest: name, entrypoint: ['/app'], cmd: ['a'] });
   });
 
   it('create: a daemon of another machine is refused before anything is read', async () => {
@@ -124,18 +105,13 @@ describe('--build', () => {
     write('Dockerfile', 'FROM scratch AS a\nARG NAME\nCOPY $NAME /\nFROM scratch\nCOPY none /\n');
     await keepResult('the disk', { buildArgs: { NAME: 'app' }, target: 'a' });
     const asked: CreateRequest[] = [];
-    await using control = new FakeControlPlane({
-      beforeCreate: (request) => void asked.push(request),
-    });
+    await using control = new FakeControlPlane({ beforeCreate: (request) => void asked.push(request) });
     const { cli } = testCli({ env: { NEUROVISOR_HOME: home, NAME: 'app' } });
     const flags = { ...FLAGS, build: dir, target: 'a' };
     for (const buildArg of ['NAME=app', 'NAME']) {
       expect(await create(cli, control, { ...flags, buildArg: [buildArg] })).toBe(0);
     }
-    expect(asked.map(({ image }) => image)).toEqual([
-      expect.stringMatching(/^sha256:/),
-      asked[0]?.image,
-    ]);
+    expect(asked.map(({ image }) => image)).toEqual([expect.stringMatching(/^sha256:/), asked[0]?.image]);
     await expect(create(cli, control, { ...flags, target: 'b' })).rejects.toThrow('b');
     await expect(create(cli, control, { ...FLAGS, target: 'a' })).rejects.toMatchObject({
       code: 'usage',
@@ -152,8 +128,6 @@ describe('--build', () => {
     write('Dockerfile', 'FROM scratch\nCOPY app /\nRUN --mount=type=secret,id=t,required true\n');
     const secret = await runCli(['run', '--build', dir], { env }).result;
     expect(secret.status).toBe(125);
-    expect(secret.stderr).toContain(
-      '--secret id=t,src=FILE (an option of neurovisor template build',
-    );
+    expect(secret.stderr).toContain('--secret id=t,src=FILE (an option of neurovisor template build');
   });
 });

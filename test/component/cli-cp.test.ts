@@ -160,9 +160,7 @@ describe('cp', () => {
     ['a socket or device', '/dev/null', 'ID:x'],
   ])('%s is refused', async (_what, from, to) => {
     const { cli } = testCli();
-    await expect(cp(cli, control, [from, to.replace('ID', id)], {})).rejects.toMatchObject({
-      code: 'usage',
-    });
+    await expect(cp(cli, control, [from, to.replace('ID', id)], {})).rejects.toMatchObject({ code: 'usage' });
   });
 
   it('rejects a missing local path before any request', async () => {
@@ -188,9 +186,9 @@ describe('cp', () => {
 
   it('reports a missing path in the guest', async () => {
     const { cli } = testCli();
-    await expect(
-      cp(cli, control, [`${id}:${there}/none`, join(here, 'x')], {}),
-    ).rejects.toMatchObject({ code: 'not_found' });
+    await expect(cp(cli, control, [`${id}:${there}/none`, join(here, 'x')], {})).rejects.toMatchObject({
+      code: 'not_found',
+    });
     expect(await readdir(here)).toEqual([]);
   });
 });
@@ -248,9 +246,7 @@ describe('cp from a hostile guest', () => {
   it('never makes the source itself a link', async () => {
     await mkdir(join(here, 'outside'));
     const root = entry('src', { type: 'symlink', symlinkTarget: join(here, 'outside') });
-    await expect(out(guestWith(root, {}), join(here, 'out'))).rejects.toMatchObject({
-      code: 'invalid_source',
-    });
+    await expect(out(guestWith(root, {}), join(here, 'out'))).rejects.toMatchObject({ code: 'invalid_source' });
     expect(await readdir(here)).toEqual(['outside']);
   });
 
@@ -259,9 +255,7 @@ describe('cp from a hostile guest', () => {
     await symlink(join(here, 'outside'), join(here, 'out'));
     const guest = guestWith(directory('src'), { '/src': [entry('evil')] });
     await expect(out(guest, join(here, 'out'))).rejects.toMatchObject({ code: 'in_the_way' });
-    await expect(out(guestWith(entry('src'), {}), join(here, 'out'))).rejects.toMatchObject({
-      code: 'in_the_way',
-    });
+    await expect(out(guestWith(entry('src'), {}), join(here, 'out'))).rejects.toMatchObject({ code: 'in_the_way' });
     expect(await readdir(join(here, 'outside'))).toEqual([]);
     // The slash selects the directory behind the link.
     await out(guest, join(here, 'out/'));
@@ -270,10 +264,7 @@ describe('cp from a hostile guest', () => {
 
   it('never follows a directory that becomes a link during the copy', async () => {
     await mkdir(join(here, 'outside'));
-    const guest = guestWith(directory('src'), {
-      '/src': [directory('a')],
-      '/src/a': [entry('evil')],
-    });
+    const guest = guestWith(directory('src'), { '/src': [directory('a')], '/src/a': [entry('evil')] });
     const files = guest.files as { read: Guest['files']['read'] };
     const read = files.read;
     files.read = async (path, options) => {
@@ -288,10 +279,7 @@ describe('cp from a hostile guest', () => {
   it('never writes through a link that the guest also lists as a directory', async () => {
     await mkdir(join(here, 'outside'));
     const link = entry('a', { type: 'symlink', symlinkTarget: join(here, 'outside') });
-    const guest = guestWith(directory('src'), {
-      '/src': [link, directory('a')],
-      '/src/a': [entry('evil')],
-    });
+    const guest = guestWith(directory('src'), { '/src': [link, directory('a')], '/src/a': [entry('evil')] });
     await expect(out(guest, join(here, 'in'))).rejects.toMatchObject({ code: 'hostile_name' });
     expect(await readdir(join(here, 'outside'))).toEqual([]);
   });
@@ -305,10 +293,7 @@ describe('cp from a hostile guest', () => {
       entry('b', { type: 'symlink', symlinkTarget: join(here, 'outside/kept') }),
     ];
     await out(guestWith(directory('src'), { '/src': links }), join(here, 'in'));
-    const second = guestWith(directory('src'), {
-      '/src': [directory('a'), entry('b')],
-      '/src/a': [entry('evil')],
-    });
+    const second = guestWith(directory('src'), { '/src': [directory('a'), entry('b')], '/src/a': [entry('evil')] });
     await expect(out(second, join(here, 'in'))).rejects.toMatchObject({ code: 'in_the_way' });
     // A file takes the link's place instead of following it.
     await out(guestWith(directory('src'), { '/src': [entry('b')] }), join(here, 'in'));
@@ -318,31 +303,24 @@ describe('cp from a hostile guest', () => {
     });
   });
 
-  it.each(['', 'in'])(
-    'replaces no pipe or device that is here, such as /dev/null: %j',
-    async (sub) => {
-      const target = join(here, sub, 'src');
-      if (sub !== '') await mkdir(join(here, sub));
-      execFileSync('mkfifo', [target]);
-      const guest = guestWith(entry('src'), {});
-      await expect(out(guest, sub === '' ? target : join(here, sub))).rejects.toMatchObject({
-        code: 'in_the_way',
-        message: `${target} exists and is not a file`,
-      });
-      expect((await lstat(target)).isFIFO()).toBe(true);
-    },
-  );
+  it.each(['', 'in'])('replaces no pipe or device that is here, such as /dev/null: %j', async (sub) => {
+    const target = join(here, sub, 'src');
+    if (sub !== '') await mkdir(join(here, sub));
+    execFileSync('mkfifo', [target]);
+    const guest = guestWith(entry('src'), {});
+    await expect(out(guest, sub === '' ? target : join(here, sub))).rejects.toMatchObject({
+      code: 'in_the_way',
+      message: `${target} exists and is not a file`,
+    });
+    expect((await lstat(target)).isFIFO()).toBe(true);
+  });
 
   it('leaves the mode of a directory that is here', async () => {
     await mkdir(join(here, 'in/a'), { recursive: true, mode: 0o750 });
     const open = { type: 'directory', mode: 0o777 } as const;
     const lists = { '/src/.': [entry('a', open), entry('b', open)] };
     await copyOut(guestWith(entry('src', open), lists), '/src/.', join(here, 'in'));
-    expect(await treeOf(here)).toEqual({
-      in: 'directory 750',
-      'in/a': 'directory 750',
-      'in/b': 'directory 755',
-    });
+    expect(await treeOf(here)).toEqual({ in: 'directory 750', 'in/a': 'directory 750', 'in/b': 'directory 755' });
   });
 
   it('gives up on directories without end, and on pipes without end', async () => {

@@ -20,8 +20,7 @@ afterAll(async () => {
   await daemon[Symbol.asyncDispose]();
 });
 
-const there = (args: readonly string[], options: { input?: string } = {}) =>
-  cli(args, { env: daemon.env, ...options });
+const there = (args: readonly string[], options: { input?: string } = {}) => cli(args, { env: daemon.env, ...options });
 
 describe('commands on a daemon', () => {
   it('create, exec, ls, pause, fork, snapshot and rm work on one sandbox', async () => {
@@ -70,9 +69,7 @@ describe('commands on a daemon', () => {
     const created = await there(['create', '--on-memory-pressure', 'pause']).result;
     const id = created.stdout.trim();
     const note = (): void =>
-      daemon.control
-        .journal(id)
-        .note({ type: 'near_oom', source: 'guest', memoryBytes: 1 << 20, limitBytes: 2 << 20 });
+      daemon.control.journal(id).note({ type: 'near_oom', source: 'guest', memoryBytes: 1 << 20, limitBytes: 2 << 20 });
     note();
     const [left, whole] = [there(['events', id]), there(['events', id, '-o', 'json'])];
     await Promise.all([left.seen('near_oom'), whole.seen('"seq":1')]);
@@ -88,9 +85,7 @@ describe('commands on a daemon', () => {
       .split('\n')
       .map((line) => (JSON.parse(line) as { type: string }).type);
     expect(types).toEqual(['near_oom', 'near_oom', 'end']);
-    expect((await there(['inspect', id.slice(0, 8)]).result).stdout).toContain(
-      'guest-oom: Out of memory',
-    );
+    expect((await there(['inspect', id.slice(0, 8)]).result).stdout).toContain('guest-oom: Out of memory');
     expect((await there(['logs', id]).result).stdout).toBe('booted\n');
     const refused = await there(['create', '--on-memory-pressure', 'grow']).result;
     expect([refused.status, refused.stderr]).toEqual([2, expect.stringContaining('--memory-max')]);
@@ -170,10 +165,7 @@ describe('commands on a daemon', () => {
     const { status, stdout } = await there(['create', '--warm', 'a b', '-o', 'json']).result;
     expect(status).toBe(2);
     expect(JSON.parse(stdout)).toMatchObject({
-      error: {
-        code: 'spec_invalid',
-        message: expect.stringContaining('"a b" is not a module name'),
-      },
+      error: { code: 'spec_invalid', message: expect.stringContaining('"a b" is not a module name') },
     });
   });
 
@@ -203,12 +195,7 @@ describe('run with a daemon', () => {
   it('creates a sandbox in the daemon and removes it', async () => {
     const code = 'import os, sys; print(sys.argv[1:], os.environ["A"]); sys.exit(7)';
     const run = there(['run', '-c', code, '-e', 'A=b', '--', '--flag']);
-    expect(await run.result).toEqual({
-      status: 7,
-      signal: null,
-      stdout: "['--flag'] b\n",
-      stderr: '',
-    });
+    expect(await run.result).toEqual({ status: 7, signal: null, stdout: "['--flag'] b\n", stderr: '' });
     expect(await daemon.control.list()).toEqual([]);
   });
 
@@ -276,9 +263,7 @@ time.sleep(600)
 
   it('run: reports a daemon that stops in the middle', async () => {
     await using other = await startFakeDaemon();
-    const run = cli(['run', '-c', 'print("started", flush=True)\nwhile True: pass'], {
-      env: other.env,
-    });
+    const run = cli(['run', '-c', 'print("started", flush=True)\nwhile True: pass'], { env: other.env });
     await run.seen('started');
     await other.stop();
     const { status, stderr } = await run.result;

@@ -14,8 +14,7 @@ beforeEach(async () => {
 });
 afterEach(() => rm(home, { recursive: true }));
 
-const run = (...words: string[]): Promise<CliResult> =>
-  cli(words, { env: { NEUROVISOR_HOME: home } }).result;
+const run = (...words: string[]): Promise<CliResult> => cli(words, { env: { NEUROVISOR_HOME: home } }).result;
 
 const KEY = 'a'.repeat(64);
 
@@ -72,10 +71,7 @@ it('template build: a reserved or invalid name is refused before the set-up', as
 it('template ls, inspect, rm: work without set-up, and show no template as current', async () => {
   await keepTemplate();
   const list = await run('template', 'ls', '-o', 'json');
-  expect(JSON.parse(list.stdout)).toMatchObject([
-    { names: ['agent'] },
-    { names: [], key: KEY, current: false },
-  ]);
+  expect(JSON.parse(list.stdout)).toMatchObject([{ names: ['agent'] }, { names: [], key: KEY, current: false }]);
   expect((await run('template', 'inspect', 'aaa')).stdout).toContain(KEY);
   expect((await run('template', 'inspect', 'b')).status).toBe(2);
   expect((await run('template', 'rm', 'aaa')).status).toBe(0);

@@ -26,11 +26,7 @@ describe('events', () => {
     const { cli, stdout } = testCli();
     const { id } = await control.create({});
     const journal = control.journal(id);
-    const amount = {
-      source: 'guest',
-      memoryBytes: 100 * 2 ** 20,
-      limitBytes: 150 * 2 ** 20,
-    } as const;
+    const amount = { source: 'guest', memoryBytes: 100 * 2 ** 20, limitBytes: 150 * 2 ** 20 } as const;
     journal.note({ type: 'pressure', ...amount, some: 40.5, full: 10 });
     journal.note({ type: 'near_oom', ...amount });
     journal.note({ type: 'oom', source: 'guest', victim: VICTIM, detail: '' });
@@ -111,11 +107,7 @@ describe('logs as a command', () => {
     await expect.poll(() => console.readers, PATIENT).toBe(1);
     vmm.push(Buffer.from('of QEMU\n'));
     await daemon.control.remove(id);
-    expect(await follow.result).toMatchObject({
-      status: 0,
-      stdout: 'boot\n[vmm] of QEMU\n',
-      stderr: '',
-    });
+    expect(await follow.result).toMatchObject({ status: 0, stdout: 'boot\n[vmm] of QEMU\n', stderr: '' });
   });
 });
 
@@ -221,8 +213,7 @@ describe('exitStatus', () => {
     const lost = { ...KILLED, signal: null, oomKilled: false };
     expect(exitStatus(cli, { ...lost, exitCode: 3 }, 'the script')).toBe(3);
     expect(stderr()).toBe(
-      'neurovisor: a process of the script was killed: the sandbox ran out of memory ' +
-        '(python3, pid 71, 100 MiB)\n',
+      'neurovisor: a process of the script was killed: the sandbox ran out of memory ' + '(python3, pid 71, 100 MiB)\n',
     );
     expect(exitStatus(cli, { ...lost, exitCode: 0 }, 'the script')).toBe(0);
     expect(stderr().split('\n')).toHaveLength(2);

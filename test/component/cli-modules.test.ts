@@ -27,11 +27,9 @@ afterAll(async () => {
 async function modulesOf(...words: string[]): Promise<readonly string[]> {
   const list = join(dir, 'modules.json');
   const hook = join(ROOT, 'test/fixtures/loaded-modules.ts');
-  await promisify(execFile)(
-    process.execPath,
-    ['--import', hook, join(ROOT, 'src/cli/main.ts'), ...words],
-    { env: { ...process.env, ...daemon.env, LOADED_MODULES: list } },
-  );
+  await promisify(execFile)(process.execPath, ['--import', hook, join(ROOT, 'src/cli/main.ts'), ...words], {
+    env: { ...process.env, ...daemon.env, LOADED_MODULES: list },
+  });
   const { urls, internal } = JSON.parse(await readFile(list, 'utf8')) as {
     readonly urls: readonly string[];
     readonly internal: readonly string[];

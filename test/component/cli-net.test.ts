@@ -40,11 +40,7 @@ describe('net', () => {
     const destinations = [{ name: 'pypi.org', bytesMax: 2048 }];
     const limits = { bytesMax: 1000, connectionsMax: 7, destinations };
     const rules = { mode: 'allowlist', allow: ['pypi.org'], deny: ['192.0.2.1'] };
-    await owner.do('lease', one, rules, {
-      limits,
-      bytesUsed: 400,
-      destinationBytesUsed: { 'pypi.org': 1024 },
-    });
+    await owner.do('lease', one, rules, { limits, bytesUsed: 400, destinationBytesUsed: { 'pypi.org': 1024 } });
     await owner.do('lease', two, { mode: 'none' });
     const listed = await neurovisor('net', 'ls', '-o', 'json');
     expect(JSON.parse(listed.stdout)).toEqual(
@@ -59,14 +55,7 @@ describe('net', () => {
           policy: { mode: 'allowlist', allow: ['pypi.org'], deny: ['192.0.2.1'] },
           limits,
           bytesLeft: 600,
-          traffic: {
-            packetsOut: 0,
-            bytesOut: 0,
-            packetsIn: 0,
-            bytesIn: 0,
-            refused: {},
-            bytesUsed: 400,
-          },
+          traffic: { packetsOut: 0, bytesOut: 0, packetsIn: 0, bytesIn: 0, refused: {}, bytesUsed: 400 },
           gatewayUse: {
             allowed: 0,
             refused: {},
@@ -119,10 +108,7 @@ describe('net', () => {
     const good = await neurovisor('net', 'doctor', '-o', 'json');
     const verdicts = (text: string) =>
       Object.fromEntries(
-        (JSON.parse(text) as { name: string; verdict: string }[]).map((each) => [
-          each.name,
-          each.verdict,
-        ]),
+        (JSON.parse(text) as { name: string; verdict: string }[]).map((each) => [each.name, each.verdict]),
       );
     expect([good.status, verdicts(good.stdout)]).toEqual([
       0,
@@ -149,10 +135,7 @@ describe('net', () => {
     );
     const bad = await neurovisor('net', 'doctor', '-o', 'json');
     expect(bad.status).toBe(1);
-    expect(verdicts(bad.stdout)).toMatchObject({
-      'address pool': 'missing',
-      'other filters': 'limited',
-    });
+    expect(verdicts(bad.stdout)).toMatchObject({ 'address pool': 'missing', 'other filters': 'limited' });
     const text = await neurovisor('net', 'doctor');
     expect(text.stdout).toContain('iptables -I DOCKER-USER -i nv-+ -j ACCEPT');
     expect(text.stdout).toContain('NEUROVISOR_NET_POOL');

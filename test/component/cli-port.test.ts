@@ -11,11 +11,7 @@ import { connectDaemon, type RemoteControlPlane } from '../../src/api/client/cli
 import { daemonSocket, resolveHome } from '../../src/base/home.ts';
 import { MIB } from '../../src/base/units.ts';
 import { type PortFlags, type PortReport, parsePorts, port } from '../../src/cli/commands/port.ts';
-import {
-  FORWARD_LIMITS,
-  type ForwardOptions,
-  forwardPort,
-} from '../../src/cli/library/port-forward.ts';
+import { FORWARD_LIMITS, type ForwardOptions, forwardPort } from '../../src/cli/library/port-forward.ts';
 import { cli as command } from '../support/cli.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
 import { freePort } from '../support/free-port.ts';
@@ -82,8 +78,7 @@ async function usually(words: readonly string[]) {
   return there;
 }
 
-const client = (number: number, host = '127.0.0.1'): Socket =>
-  connect({ port: number, host, allowHalfOpen: true });
+const client = (number: number, host = '127.0.0.1'): Socket => connect({ port: number, host, allowHalfOpen: true });
 
 /** Result of a connection: the bytes read up to its end, or the code of its error. */
 async function outcome(socket: Socket): Promise<string> {
@@ -115,9 +110,7 @@ describe('port --over nic', () => {
 
   it('rejects a sandbox without a network card', async () => {
     const there = testCli();
-    await expect(port(there.cli, control, id, ['3000'], { over: 'nic' })).rejects.toMatchObject({
-      code: 'usage',
-    });
+    await expect(port(there.cli, control, id, ['3000'], { over: 'nic' })).rejects.toMatchObject({ code: 'usage' });
   });
 });
 
@@ -133,11 +126,7 @@ describe('port', () => {
       socket.end(`${(await buffer(socket)).length} bytes`);
     });
     const { local, report, stop, stderr } = await forwarding([`${number}`, `${counter}`]);
-    const port = (guestPort: number) => ({
-      guestPort,
-      address: '127.0.0.1',
-      localPort: expect.any(Number),
-    });
+    const port = (guestPort: number) => ({ guestPort, address: '127.0.0.1', localPort: expect.any(Number) });
     expect(report).toEqual({ sandbox: id, ports: [port(number), port(counter)] });
     expect(local).not.toBe(number);
     const socket = client(local);
@@ -155,11 +144,7 @@ describe('port', () => {
     const number = await guestServer((socket) => void socket.end('hi'));
     const [free, named] = [await freePort(), await freePort()];
     const { report } = await usually([`${free}`, `${number}:${named}`, `${number}:0`]);
-    expect(report.ports.map(({ localPort }) => localPort)).toEqual([
-      free,
-      named,
-      expect.any(Number),
-    ]);
+    expect(report.ports.map(({ localPort }) => localPort)).toEqual([free, named, expect.any(Number)]);
     expect(await outcome(client(named))).toBe('hi');
     expect(await outcome(client(named, '127.0.0.2'))).toBe('ECONNREFUSED');
   });
@@ -334,9 +319,7 @@ describe('the end of port forwarding', () => {
     await daemon.control.remove(id);
     expect(await running).toBe(125);
     expect(there.stderr()).toContain('the sandbox ended before port forwarding did: stopped');
-    expect(await outcome(client(Number(/:(\d+) ->/.exec(there.stdout())?.[1])))).toBe(
-      'ECONNREFUSED',
-    );
+    expect(await outcome(client(Number(/:(\d+) ->/.exec(there.stdout())?.[1])))).toBe('ECONNREFUSED');
   });
 
   it('the end of the daemon exits with its error', async () => {

@@ -128,10 +128,7 @@ describe('run, hints', () => {
   it('stays silent about what is not here, or is already there', async () => {
     await writeFile(join(project, 'main.py'), 'import nothing_like_this');
     expect((await run(['main.py'])).stderr).not.toContain('--copy');
-    await writeFile(
-      join(project, 'main.py'),
-      'raise ModuleNotFoundError("No module named \'helper\'")',
-    );
+    await writeFile(join(project, 'main.py'), 'raise ModuleNotFoundError("No module named \'helper\'")');
     expect((await run(['--copy', '.', 'main.py'])).stderr).not.toContain('--copy');
     // A script can print any name.
     for (const name of ['.ssh', 'a $(id)', '-e']) {

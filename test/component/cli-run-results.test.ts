@@ -1,16 +1,6 @@
 /** `run` brings results back: `--out`, and `--workdir --sync` with its review, on a real guest agent. */
 import { execFileSync } from 'node:child_process';
-import {
-  mkdir,
-  mkdtemp,
-  readdir,
-  readFile,
-  readlink,
-  rm,
-  stat,
-  symlink,
-  writeFile,
-} from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, readlink, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -36,9 +26,7 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   await rm(home, { recursive: true });
-  expect((await readdir(tmpdir())).filter((name) => name.startsWith('neurovisor-sync-'))).toEqual(
-    [],
-  );
+  expect((await readdir(tmpdir())).filter((name) => name.startsWith('neurovisor-sync-'))).toEqual([]);
 });
 afterAll(async () => {
   await daemon[Symbol.asyncDispose]();
@@ -109,10 +97,7 @@ describe('run --out', () => {
         host: null,
         files: 0,
         bytes: 0,
-        error: {
-          code: 'not_found',
-          message: '--out nothing: no such file or directory in the guest',
-        },
+        error: { code: 'not_found', message: '--out nothing: no such file or directory in the guest' },
       },
     ]);
   });
@@ -197,10 +182,7 @@ describe('run, projects', () => {
 
   it('DIR runs its __main__.py with its modules, without what it ignores', async () => {
     const { stdout, stderr } = await run(['app', '--', '-x']);
-    expect([stdout, stderr]).toEqual([
-      `42 ${home} ['${home}/app/__main__.py', '-x'] __main__ None\n`,
-      '',
-    ]);
+    expect([stdout, stderr]).toEqual([`42 ${home} ['${home}/app/__main__.py', '-x'] __main__ None\n`, '']);
     expect((await readdir(join(home, 'app'))).sort()).toEqual([
       '.gitignore',
       '__init__.py',
@@ -213,10 +195,7 @@ describe('run, projects', () => {
 
   it('-m runs a module of the current directory, with relative imports', async () => {
     const { stdout, stderr } = await run(['-m', 'app.tool', '--', '-x']);
-    expect([stdout, stderr]).toEqual([
-      `42 ${home} ['${home}/app/tool.py', '-x'] __main__ app\n`,
-      '',
-    ]);
+    expect([stdout, stderr]).toEqual([`42 ${home} ['${home}/app/tool.py', '-x'] __main__ app\n`, '']);
     expect((await run(['-m', 'app.nothing'])).stderr).toContain('No module named app.nothing');
     expect((await run(['-m', 'app; evil'])).status).toBe(2);
     expect((await run(['-m', 'app', '-c', '1'])).status).toBe(2);
@@ -252,9 +231,7 @@ describe('run, projects', () => {
   it('--workdir: the script starts in the copy and finds its modules there', async () => {
     const code = 'import os; print(os.getcwd(), sorted(os.listdir()))';
     const { stdout } = await run(['--workdir', 'app', '-c', code]);
-    expect(stdout).toBe(
-      `${home}/app ['.gitignore', '__init__.py', '__main__.py', 'lib', 'tool.py']\n`,
-    );
+    expect(stdout).toBe(`${home}/app ['.gitignore', '__init__.py', '__main__.py', 'lib', 'tool.py']\n`);
     expect((await run(['--workdir', 'app', 'app/__main__.py'])).stdout).toContain(`42 ${home}/app`);
     expect((await run(['--workdir', '.', '-m', 'app.tool'])).stdout).toContain('__main__ app\n');
   });
@@ -279,8 +256,7 @@ os.makedirs('__pycache__'); open('__pycache__/x.pyc', 'w').write('x')
     await writeFile(join(work, 'same.txt'), 'same');
     await writeFile(join(work, 'tool.sh'), '#!/bin/sh\n', { mode: 0o644 });
   });
-  const sync = (code: string, ...more: string[]) =>
-    run(['--workdir', 'work', '--sync', ...more, '-c', code]);
+  const sync = (code: string, ...more: string[]) => run(['--workdir', 'work', '--sync', ...more, '-c', code]);
 
   it('without a terminal: shows list and diff, changes nothing, says how', async () => {
     const { status, stdout, stderr } = await sync(CHANGE);

@@ -6,27 +6,14 @@ import { type CreateFlags, create, createRequest } from '../../src/cli/commands/
 import { inspect } from '../../src/cli/commands/history.ts';
 import { host, poolList, poolSet, processes } from '../../src/cli/commands/host.ts';
 import { list, pause, remove, resume } from '../../src/cli/commands/sandboxes.ts';
-import {
-  fork,
-  snapshotCreate,
-  snapshotList,
-  snapshotRemove,
-} from '../../src/cli/commands/snapshot.ts';
+import { fork, snapshotCreate, snapshotList, snapshotRemove } from '../../src/cli/commands/snapshot.ts';
 import { update } from '../../src/cli/commands/update.ts';
 import type { CreateRequest, PoolInfo } from '../../src/sandbox/contract/control.ts';
 import { SandboxError } from '../../src/sandbox/contract/errors.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { testCli } from '../support/test-cli.ts';
 
-const NO_FLAGS: CreateFlags = {
-  env: [],
-  warm: [],
-  alias: [],
-  allowModel: [],
-  allowOut: [],
-  denyOut: [],
-  label: [],
-};
+const NO_FLAGS: CreateFlags = { env: [], warm: [], alias: [], allowModel: [], allowOut: [], denyOut: [], label: [] };
 const usage = expect.objectContaining({ code: 'usage' });
 
 let control: FakeControlPlane;
@@ -67,10 +54,7 @@ describe('update', () => {
     expect(stdout()).toBe(`${id}\n`);
     expect((await control.get(id)).network).toMatchObject({ allow: ['a.example'] });
     await update(cli, control, id, { ...flags, allowOut: [], netLimit: ['bytes=1K'] });
-    expect((await control.get(id)).network).toMatchObject({
-      allow: ['a.example'],
-      limits: { bytesMax: 1024 },
-    });
+    expect((await control.get(id)).network).toMatchObject({ allow: ['a.example'], limits: { bytesMax: 1024 } });
     await update(cli, control, id, { allowOut: [], denyOut: [], label: [], net: 'none' });
     expect((await control.get(id)).network).toBeNull();
   });
@@ -156,18 +140,14 @@ describe('create', () => {
     const slow = Object.assign(Object.create(control), { create: async () => booting });
     await create(cli, slow as FakeControlPlane, flags);
     const words = 'neurovisor template build --cpus 2 --memory 1G --warm numpy --warm json';
-    expect(stderr()).toBe(
-      `booted in 6 ms\nno template of this kind; to clone the next one, run: ${words}\n`,
-    );
+    expect(stderr()).toBe(`booted in 6 ms\nno template of this kind; to clone the next one, run: ${words}\n`);
     const asked = testCli();
     await create(asked.cli, slow as FakeControlPlane, { ...flags, boot: true });
     expect(asked.stderr()).toBe('booted in 6 ms\n');
   });
 
   it('--model: rejects an unknown model and lists the offered ones', async () => {
-    await expect(
-      create(testCli().cli, control, { ...NO_FLAGS, model: 'nothere' }),
-    ).rejects.toMatchObject({
+    await expect(create(testCli().cli, control, { ...NO_FLAGS, model: 'nothere' })).rejects.toMatchObject({
       code: 'model_unknown',
       remedy: 'use one of: llama, qwen',
     });
@@ -209,12 +189,8 @@ describe('ls', () => {
     await control.remove(three);
     const short = testCli();
     expect(await list(short.cli, control, { label: [] })).toBe(0);
-    expect(short.stdout()).toMatch(
-      /^ID +STATUS +AGE +ENDS IN +CPUS +MEMORY +ORIGIN +IMAGE +LABELS$/m,
-    );
-    expect(short.stdout()).toMatch(
-      new RegExp(`^${one} +running +0 s +10 min +1 +512 MiB +pool +- +user=42$`, 'm'),
-    );
+    expect(short.stdout()).toMatch(/^ID +STATUS +AGE +ENDS IN +CPUS +MEMORY +ORIGIN +IMAGE +LABELS$/m);
+    expect(short.stdout()).toMatch(new RegExp(`^${one} +running +0 s +10 min +1 +512 MiB +pool +- +user=42$`, 'm'));
     expect(short.stdout()).toMatch(new RegExp(`^${two} +paused \\(disk\\) `, 'm'));
     expect(short.stdout()).not.toContain(three);
     const all = testCli();
@@ -323,9 +299,7 @@ describe('snapshot', () => {
 
     const listed = testCli();
     await snapshotList(listed.cli, control);
-    expect(listed.stdout()).toMatch(
-      new RegExp(`^${id} +ready +${sandbox} +0 s +1 +512 MiB +4\\.0 KiB +yes$`, 'm'),
-    );
+    expect(listed.stdout()).toMatch(new RegExp(`^${id} +ready +${sandbox} +0 s +1 +512 MiB +4\\.0 KiB +yes$`, 'm'));
     await snapshotCreate(testCli().cli, control, sandbox, { name: 'files', diskOnly: true });
     const both = testCli();
     await snapshotList(both.cli, control);
@@ -339,9 +313,9 @@ describe('snapshot', () => {
   it('rejects a taken name', async () => {
     const sandbox = await newId();
     await control.snapshot(sandbox, { name: 'ready' });
-    await expect(
-      snapshotCreate(testCli().cli, control, sandbox, { name: 'ready' }),
-    ).rejects.toMatchObject({ code: 'name_taken' });
+    await expect(snapshotCreate(testCli().cli, control, sandbox, { name: 'ready' })).rejects.toMatchObject({
+      code: 'name_taken',
+    });
   });
 });
 
@@ -352,21 +326,14 @@ describe('fork', () => {
     expect(await fork(cli, control, id, { count: 3, label: [] })).toBe(0);
     const ids = stdout().trim().split('\n');
     expect(new Set(ids).size).toBe(3);
-    expect(await control.get(ids[0] ?? '')).toMatchObject({
-      origin: 'fork',
-      parent: id,
-      metadata: { user: '42' },
-    });
+    expect(await control.get(ids[0] ?? '')).toMatchObject({ origin: 'fork', parent: id, metadata: { user: '42' } });
   });
 
   it('reports failed forks and exits with 1', async () => {
     const id = await newId();
     const [good] = await control.fork(id, { count: 1 });
     const bad = { ok: false, code: 'start_failed', message: 'no memory' } as const;
-    const some = {
-      fork: async () => (good === undefined ? [] : [good, bad]),
-      list: () => control.list(),
-    };
+    const some = { fork: async () => (good === undefined ? [] : [good, bad]), list: () => control.list() };
     const partial = Object.assign(Object.create(control), some) as FakeControlPlane;
     const { cli, stdout, stderr } = testCli();
     expect(await fork(cli, partial, id, { count: 2, label: [] })).toBe(1);
@@ -424,9 +391,7 @@ describe('pool', () => {
   });
 
   it('rejects a minimum above the maximum', async () => {
-    await expect(poolSet(testCli().cli, control, { min: 3, max: 2 }, { warm: [] })).rejects.toThrow(
-      usage,
-    );
+    await expect(poolSet(testCli().cli, control, { min: 3, max: 2 }, { warm: [] })).rejects.toThrow(usage);
   });
 });
 
@@ -447,9 +412,7 @@ describe('host, ps', () => {
     const running = await guest.exec({ argv: ['sh', '-c', 'sleep 600', ...argv], detached: true });
     const { cli, stdout } = testCli();
     expect(await processes(cli, control, id)).toBe(0);
-    expect(stdout()).toMatch(
-      new RegExp(`^${running.pid} +\\w+ +\\d+ s +detached +/\\S* +sh -c `, 'm'),
-    );
+    expect(stdout()).toMatch(new RegExp(`^${running.pid} +\\w+ +\\d+ s +detached +/\\S* +sh -c `, 'm'));
     expect(stdout()).toContain('?[2J evil');
     expect(stdout().trim().split('\n')).toHaveLength(2);
     running.kill();

@@ -39,13 +39,7 @@ describe('seccomp', () => {
   it('explain: prints rules with their call sites, or the program', async () => {
     const text = await run('explain', QEMU);
     expect(text.stdout).toMatch(/56 +clone +arg0 & 0x10000 == 0x10000 +allow +CLONE_THREAD/);
-    const program = await run(
-      'explain',
-      profile({ vmm: THREAD }),
-      '--program',
-      '--arch',
-      'aarch64',
-    );
+    const program = await run('explain', profile({ vmm: THREAD }), '--program', '--arch', 'aarch64');
     expect(program.stdout.split('\n').slice(0, 2)).toEqual([
       '   0  A = arch',
       '   1  if A == 0xc00000b7 goto 2 else 5',
@@ -68,12 +62,8 @@ describe('seccomp', () => {
     expect(log.status).toBe(0);
     expect(readFileSync(out)).not.toEqual(program);
     expect((await run('compile', three, '--out', out)).stderr).toContain('Name one of');
-    expect(await run('compile', three, '--firecracker', 'x', '--out', out)).toMatchObject({
-      status: 2,
-    });
-    expect((await run('compile', QEMU, '--firecracker', '1.16.1', '--out', out)).stderr).toContain(
-      'no thread "qemu"',
-    );
+    expect(await run('compile', three, '--firecracker', 'x', '--out', out)).toMatchObject({ status: 2 });
+    expect((await run('compile', QEMU, '--firecracker', '1.16.1', '--out', out)).stderr).toContain('no thread "qemu"');
   });
 
   it('learn: prints a profile that allows the traced program', async () => {
@@ -89,9 +79,7 @@ describe('seccomp', () => {
     // The last program is not the requested one.
     const both = ['sh', '-c', `cat ${QEMU} >&2; ls / >&2; sleep 0`];
     const named = await run('learn', '--thread', 'cat', '--program', 'cat', '--', ...both);
-    const ofCat = JSON.parse(named.stdout).cat.filter.map(
-      (one: { syscall: string }) => one.syscall,
-    );
+    const ofCat = JSON.parse(named.stdout).cat.filter.map((one: { syscall: string }) => one.syscall);
     expect(ofCat).toContain('fadvise64');
     expect(ofCat).not.toContain('getdents64');
   });
@@ -116,10 +104,7 @@ describe('seccomp', () => {
       [['explain', none], `${none}: no such file or directory`],
       [['explain', QEMU, 'vcpu', '--program'], 'no thread "vcpu"'],
       [['compile', three, '--out', join(dir, 'none/out')], 'it has several threads'],
-      [
-        ['compile', three, '--thread', 'api', '--out', join(dir, 'none/out')],
-        'none/out: no such file',
-      ],
+      [['compile', three, '--thread', 'api', '--out', join(dir, 'none/out')], 'none/out: no such file'],
       [['compile', three, '--firecracker', '9.9.9', '--out', none], 'unsupported version 9.9.9'],
       [['compile', three, '--firecracker', '1.14.2', '--out', none], 'use 1.15 or newer'],
     ];

@@ -22,22 +22,19 @@ afterEach(() => rm(dir, { recursive: true }));
 
 const run = (...words: string[]): CliRun => cli(words, { env: { NEUROVISOR_HOME: dir } });
 
-it.each([[['ls']], [['run', '--daemon', '-c', 'print(1)']]])(
-  '%j waits for a starting daemon',
-  async (words) => {
-    const waiting = run(...words);
-    const quiet = run('host', '-o', 'json');
-    await waiting.seen(WAITING, 'stderr');
-    const home = resolveHome(dir);
-    await mkdir(home.runDir, { recursive: true });
-    await using control = new FakeControlPlane();
-    await using server = await createApiServer({ control, log: silentLog });
-    await server.listen({ socketPath: daemonSocket(home) });
-    expect((await waiting.result).status).toBe(0);
-    expect(await quiet.result).toMatchObject({ status: 0, stderr: '' });
-    release();
-  },
-);
+it.each([[['ls']], [['run', '--daemon', '-c', 'print(1)']]])('%j waits for a starting daemon', async (words) => {
+  const waiting = run(...words);
+  const quiet = run('host', '-o', 'json');
+  await waiting.seen(WAITING, 'stderr');
+  const home = resolveHome(dir);
+  await mkdir(home.runDir, { recursive: true });
+  await using control = new FakeControlPlane();
+  await using server = await createApiServer({ control, log: silentLog });
+  await server.listen({ socketPath: daemonSocket(home) });
+  expect((await waiting.result).status).toBe(0);
+  expect(await quiet.result).toMatchObject({ status: 0, stderr: '' });
+  release();
+});
 
 it('fails if the starting daemon ends instead', async () => {
   const waiting = run('ls');

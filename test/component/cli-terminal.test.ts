@@ -60,15 +60,7 @@ describe('shell', () => {
 
 describe('exec -t', () => {
   it('gives the program a terminal and returns its status', async () => {
-    const terminal = onDaemon(
-      'exec',
-      '-t',
-      id,
-      '--',
-      'sh',
-      '-c',
-      'test -t 0 && test -t 1 && exit 5',
-    );
+    const terminal = onDaemon('exec', '-t', id, '--', 'sh', '-c', 'test -t 0 && test -t 1 && exit 5');
     expect(await terminal.ended).toBe(5);
     expect(terminal.screen()).toContain('terminal restored: True');
   });

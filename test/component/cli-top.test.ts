@@ -28,10 +28,7 @@ beforeAll(async () => {
 afterAll(() => daemon[Symbol.asyncDispose]());
 
 const topOn = (env = daemon.env, ...words: string[]) =>
-  onTerminal(
-    [process.execPath, join(ROOT, 'src/cli/main.ts'), 'top', '--interval', '100ms', ...words],
-    env,
-  );
+  onTerminal([process.execPath, join(ROOT, 'src/cli/main.ts'), 'top', '--interval', '100ms', ...words], env);
 
 const ESC = '\x1b';
 const LEFT = '\x1b[?25h\x1b[?1049l';
@@ -151,9 +148,7 @@ describe('top without a terminal', () => {
     const { status, stdout } = await cli(['top', '-o', 'json'], { env }).result;
     expect(status).toBe(0);
     const frame = JSON.parse(stdout) as TopFrame;
-    expect(frame.sandboxes).toMatchObject([
-      { id, phase: 'ready', tokens: 77, modelRequests: 2, pressure: 'high' },
-    ]);
+    expect(frame.sandboxes).toMatchObject([{ id, phase: 'ready', tokens: 77, modelRequests: 2, pressure: 'high' }]);
     expect(frame.memory.pressure).toEqual({ some: 0.2, full: 0.01 });
   });
 
@@ -183,8 +178,7 @@ describe('top without a terminal', () => {
     await using gone = await startFakeDaemon();
     await gone.stop();
     expect((await cli(['top'], { env: { ...gone.env } }).result).status).toBe(125);
-    const { status, stderr } = await cli(['top', '--interval', '1ms'], { env: { ...daemon.env } })
-      .result;
+    const { status, stderr } = await cli(['top', '--interval', '1ms'], { env: { ...daemon.env } }).result;
     expect([status, stderr]).toEqual([2, expect.stringContaining('--interval')]);
   });
 });

@@ -30,10 +30,7 @@ describe('-o json', () => {
     const { status, stdout, stderr } = await run(line);
     expect([status, stderr]).toEqual([2, '']);
     expect(JSON.parse(stdout)).toEqual({
-      error: expect.objectContaining({
-        code: 'usage',
-        message: expect.stringContaining(message),
-      }),
+      error: expect.objectContaining({ code: 'usage', message: expect.stringContaining(message) }),
     });
   });
 

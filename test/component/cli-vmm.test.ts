@@ -36,8 +36,7 @@ describe('--vmm', () => {
   it('doctor: says why Firecracker is unused, and requires it only if selected', async () => {
     const plain = await cli(['doctor'], { env: env() }).result;
     expect(plain.stdout).toMatch(/^firecracker +unused +it is not installed/m);
-    const asked = await cli(['doctor'], { env: { ...env(), NEUROVISOR_VMM: 'firecracker' } })
-      .result;
+    const asked = await cli(['doctor'], { env: { ...env(), NEUROVISOR_VMM: 'firecracker' } }).result;
     expect(asked.stdout).toMatch(/^firecracker +missing +it is not installed/m);
   });
 });
@@ -60,9 +59,7 @@ requiresFirecracker().describe('--vmm auto on a KVM that runs Linux', () => {
 
   it('doctor: says which VMM is taken and why', async () => {
     await findKvm();
-    expect(await doctor()).toMatch(
-      /firecracker: install Firecracker with `neurovisor setup --fire/,
-    );
+    expect(await doctor()).toMatch(/firecracker: install Firecracker with `neurovisor setup --fire/);
     const program = "#!/bin/sh\necho 'Firecracker v1.16.1'\n";
     writeFileSync(join(home, 'firecracker'), program, { mode: 0o755 });
     expect(await doctor({ NEUROVISOR_JAIL: 'off' })).toMatch(

@@ -69,9 +69,7 @@ describe('compose.yaml', () => {
         'grafana /etc/neurovisor/dashboards/neurovisor.json',
       ]),
     );
-    expect(compose.services['prometheus']?.command).toContain(
-      '--config.file=/etc/prometheus/prometheus.yml',
-    );
+    expect(compose.services['prometheus']?.command).toContain('--config.file=/etc/prometheus/prometheus.yml');
     expect(compose.services['jaeger']?.command).toContain('/etc/jaeger/jaeger.yaml');
     const { environment = {} } = compose.services['grafana'] ?? {};
     const home = environment['GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH'];
@@ -97,32 +95,19 @@ describe('addresses', () => {
       z.strictObject({
         global: z.strictObject({ scrape_interval: z.string(), scrape_timeout: z.string() }),
         scrape_configs: z.array(
-          z.strictObject({
-            job_name: z.string(),
-            metrics_path: z.string(),
-            static_configs: z.array(target),
-          }),
+          z.strictObject({ job_name: z.string(), metrics_path: z.string(), static_configs: z.array(target) }),
         ),
       }),
     );
     await using control = new FakeControlPlane();
-    await using server = await createApiServer({
-      control,
-      log: silentLog,
-      apiKey: 'k',
-      openMetrics: true,
-    });
+    await using server = await createApiServer({ control, log: silentLog, apiKey: 'k', openMetrics: true });
     const port = await server.listen({ port: 0 });
     const answer = await fetch(`http://127.0.0.1:${port}${jobs[0]?.metrics_path}`);
     expect([answer.status, await answer.text()]).toEqual([200, expect.stringContaining('# TYPE')]);
   });
 
   it('Grafana finds Prometheus, Jaeger and the dashboard', () => {
-    const source = z.object({
-      type: z.string(),
-      url: z.string(),
-      isDefault: z.boolean().optional(),
-    });
+    const source = z.object({ type: z.string(), url: z.string(), isDefault: z.boolean().optional() });
     const { datasources } = read(
       'grafana/provisioning/datasources/neurovisor.yaml',
       z.object({ apiVersion: z.literal(1), datasources: z.array(source) }),
@@ -164,9 +149,7 @@ describe('addresses', () => {
     for (const name of jaeger.service.extensions) expect(jaeger.extensions).toHaveProperty(name);
     const { backends } = jaeger.extensions.jaeger_storage;
     expect(backends).toHaveProperty(jaeger.extensions.jaeger_query.storage.traces);
-    expect(backends).toHaveProperty(
-      jaeger.exporters['jaeger_storage_exporter']?.trace_storage ?? 'none',
-    );
+    expect(backends).toHaveProperty(jaeger.exporters['jaeger_storage_exporter']?.trace_storage ?? 'none');
     const readme = readFileSync(join(DEPLOY, 'README.md'), 'utf8');
     const [, endpoint = ''] = /NEUROVISOR_OTLP_ENDPOINT=(\S+)/.exec(readme) ?? [];
     const { traces: to } = readConfig({ NEUROVISOR_OTLP_ENDPOINT: endpoint });
@@ -183,8 +166,6 @@ describe('docs/neurovisor.service', () => {
     expect(values('ExecStart')).toEqual(['/opt/neurovisor/neurovisor serve']);
     expect(values('User')).toEqual(['neurovisor']);
     expect(values('Delegate')).toEqual(['yes']);
-    expect(values('Environment')).toEqual([
-      `NEUROVISOR_HOME=/var/lib/${values('StateDirectory').join()}`,
-    ]);
+    expect(values('Environment')).toEqual([`NEUROVISOR_HOME=/var/lib/${values('StateDirectory').join()}`]);
   });
 });

@@ -44,14 +44,7 @@ const environment = (): NodeJS.ProcessEnv => ({
 });
 
 function report(env: NodeJS.ProcessEnv, wrapper: readonly string[], ...more: string[]): string {
-  const [command = '', ...args] = [
-    ...wrapper,
-    process.execPath,
-    MAIN,
-    'doctor',
-    '--report',
-    ...more,
-  ];
+  const [command = '', ...args] = [...wrapper, process.execPath, MAIN, 'doctor', '--report', ...more];
   const { status, stdout, stderr } = spawnSync(command, args, { encoding: 'utf8', env });
   expect(stderr).toBe('');
   expect(status).toBe(0);
@@ -62,10 +55,7 @@ function report(env: NodeJS.ProcessEnv, wrapper: readonly string[], ...more: str
 function broken(name: string): string {
   const path = join(home, name);
   const words = Object.values(PLANTED).join(' ');
-  writeFileSync(
-    path,
-    `#!/bin/sh\necho "${name} ${words} ${path}"; echo "${words} ${path}" >&2; exit 1\n`,
-  );
+  writeFileSync(path, `#!/bin/sh\necho "${name} ${words} ${path}"; echo "${words} ${path}" >&2; exit 1\n`);
   chmodSync(path, 0o755);
   return path;
 }
@@ -125,11 +115,7 @@ describe('doctor --report', () => {
   it('report: ends if it is canceled while it probes', async () => {
     const signal = AbortSignal.abort(new Error('canceled'));
     const said: string[] = [];
-    const options = {
-      config: readConfig(environment()),
-      env: {},
-      say: (text: string) => said.push(text),
-    };
+    const options = { config: readConfig(environment()), env: {}, say: (text: string) => said.push(text) };
     await expect(reportHost({ ...options, signal })).rejects.toThrow('canceled');
     expect(said).toEqual(['probing']);
   });

@@ -85,9 +85,7 @@ describe('Template.build', () => {
     const listed = execFileSync('tar', ['-tzf', '-'], { input: archive, encoding: 'utf8' });
     expect(listed).toContain('app/main.py');
     const copy = wanted?.steps[2];
-    expect(copy?.kind === 'copy' && copy.archive.sha256).toBe(
-      createHash('sha256').update(archive).digest('hex'),
-    );
+    expect(copy?.kind === 'copy' && copy.archive.sha256).toBe(createHash('sha256').update(archive).digest('hex'));
     const words = logs.map(({ level, message }) => `${level} ${message}`);
     expect(words).toEqual(
       expect.arrayContaining([
@@ -103,8 +101,7 @@ describe('Template.build', () => {
   });
 
   it('uploads files once', async () => {
-    const template = () =>
-      Template({ fileContextPath: dir }).fromTemplate('base').copy('app', '/a');
+    const template = () => Template({ fileContextPath: dir }).fromTemplate('base').copy('app', '/a');
     const skipped = async (): Promise<boolean> => {
       const logs: string[] = [];
       const onBuildLogs = ({ message }: LogEntry) => void logs.push(message);
@@ -120,20 +117,14 @@ describe('Template.build', () => {
       throw new BuildFailure(1, 'RUN true ended with status 1');
     };
     const logs: LogEntry[] = [];
-    const build = Template.build(small(), 'broken', {
-      ...world.client,
-      onBuildLogs: (entry) => logs.push(entry),
-    });
+    const build = Template.build(small(), 'broken', { ...world.client, onBuildLogs: (entry) => logs.push(entry) });
     await expect(build).rejects.toMatchObject({
       name: 'BuildError',
       message: 'RUN true ended with status 1',
       stack: expect.stringContaining('e2b-templates.test.ts'),
     });
     expect(logs.map(({ level, message }) => `${level} ${message}`)).toEqual(
-      expect.arrayContaining([
-        'warn [builder 1/1] [stderr]: no such thing',
-        'error RUN true ended with status 1',
-      ]),
+      expect.arrayContaining(['warn [builder 1/1] [stderr]: no such thing', 'error RUN true ended with status 1']),
     );
     expect(await Template.exists('broken', world.client)).toBe(false);
   });
@@ -181,23 +172,11 @@ describe('Template.build', () => {
     const wanted = world.builds.wanted.at(-1);
     expect(wanted?.from).toEqual({ kind: 'template', name: 'base' });
     expect(wanted?.start?.command).toBe('sleep 5');
-    expect(wanted?.steps.map(({ kind }) => kind)).toEqual([
-      'user',
-      'workdir',
-      'env',
-      'copy',
-      'run',
-      'user',
-      'workdir',
-    ]);
+    expect(wanted?.steps.map(({ kind }) => kind)).toEqual(['user', 'workdir', 'env', 'copy', 'run', 'user', 'workdir']);
   });
 
   it('begins with a template of this client, with its program', async () => {
-    const first = await Template.build(
-      small().setStartCmd('serve', 'check'),
-      'parent:v2',
-      world.client,
-    );
+    const first = await Template.build(small().setStartCmd('serve', 'check'), 'parent:v2', world.client);
     const child = Template().fromTemplate('parent:v2').runCmd('true');
     await Template.build(child, 'child', world.client);
     expect(world.builds.wanted.at(-1)).toMatchObject({
@@ -213,9 +192,7 @@ describe('Template.build', () => {
     const before = await Template.getBuildStatus(started, world.client);
     expect(['waiting', 'building']).toContain(before.status);
     resolve();
-    await expect
-      .poll(async () => (await Template.getBuildStatus(started, world.client)).status)
-      .toBe('ready');
+    await expect.poll(async () => (await Template.getBuildStatus(started, world.client)).status).toBe('ready');
   });
 });
 
@@ -242,10 +219,7 @@ describe('tags', () => {
 
 describe('templates', () => {
   it('are listed, shown, changed and removed', async () => {
-    const { templateId, buildId } = await Template.build(small(), 'listed', {
-      ...world.client,
-      memoryMB: 2048,
-    });
+    const { templateId, buildId } = await Template.build(small(), 'listed', { ...world.client, memoryMB: 2048 });
     const list = (await (await call('GET', '/templates')).json()) as { templateID: string }[];
     expect(list.find(({ templateID }) => templateID === templateId)).toMatchObject({
       names: ['listed'],
@@ -277,16 +251,12 @@ describe('templates', () => {
   it('outlive the server, an unfinished build does not', async () => {
     const built = await Template.build(small(), 'kept:v1', world.client);
     world.builds.onBuild = async (_wanted, _say, signal) =>
-      await new Promise((_resolve, reject) =>
-        signal.addEventListener('abort', () => reject(signal.reason)),
-      );
+      await new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
     const lost = await Template.buildInBackground(small(), 'lost', world.client);
     await world[Symbol.asyncDispose]();
     world = await openE2bWorld({ templatesDir });
     expect((await Template.getBuildStatus(built, world.client)).status).toBe('ready');
-    await expect(Template.getBuildStatus(lost, world.client)).rejects.toThrow(
-      'end with the daemon',
-    );
+    await expect(Template.getBuildStatus(lost, world.client)).rejects.toThrow('end with the daemon');
     const [tag] = await Template.getTags('kept', world.client);
     expect(tag).toMatchObject({ tag: 'v1', buildId: built.buildId });
     expect(statSync(join(templatesDir, 'e2b-templates/.operator.json')).mode & 0o777).toBe(0o600);
@@ -301,8 +271,7 @@ describe('uploads', () => {
     expect(answer.status).toBe(201);
     return (await answer.json()) as { url: string; present: boolean };
   };
-  const put = async (url: string, body: string): Promise<number> =>
-    (await fetch(url, { method: 'PUT', body })).status;
+  const put = async (url: string, body: string): Promise<number> => (await fetch(url, { method: 'PUT', body })).status;
 
   it('need a URL of ours, which works once and without a key', async () => {
     const hash = 'a'.repeat(64);

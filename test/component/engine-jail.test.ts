@@ -50,18 +50,15 @@ requires('model', findModel()).describe('the jailed engine with a real model', (
     if (isRoot) expect(uid).toBeGreaterThanOrEqual(DEFAULT_UIDS.first);
   });
 
-  requiresRoot().it(
-    'openEngineJail: without root only the own user is missing, and is reported',
-    () => {
-      // Root of the host, which is an ordinary user in this namespace and owns its files.
-      const ordinary = ['--user', '--map-user=1500', '--map-group=1500', '--'];
-      const argv = [...ordinary, process.execPath, FIXTURE, dir, model.path];
-      const seen = JSON.parse(execFileSync('unshare', argv, { encoding: 'utf8' })) as Seen;
-      expect(seen.answer).toContain('Paris');
-      expectJailed(seen);
-      expect(seen.gaps[0]).toMatch(/run as this user/);
-    },
-  );
+  requiresRoot().it('openEngineJail: without root only the own user is missing, and is reported', () => {
+    // Root of the host, which is an ordinary user in this namespace and owns its files.
+    const ordinary = ['--user', '--map-user=1500', '--map-group=1500', '--'];
+    const argv = [...ordinary, process.execPath, FIXTURE, dir, model.path];
+    const seen = JSON.parse(execFileSync('unshare', argv, { encoding: 'utf8' })) as Seen;
+    expect(seen.answer).toContain('Paris');
+    expectJailed(seen);
+    expect(seen.gaps[0]).toMatch(/run as this user/);
+  });
 });
 
 describe('openEngineJail', () => {
@@ -72,33 +69,30 @@ describe('openEngineJail', () => {
     expect(await openEngineJail({ ...options(), config })).toBeNull();
   });
 
-  requiresRoot().it(
-    'openEngineJail: names a model that only root may read, and the remedy',
-    async () => {
-      const config = { jail: 'auto', jailUids: null, gpu: 'cpu' } as const;
-      const jail = await openEngineJail({ ...options(), config });
-      const modelPath = join(dir, 'secret.gguf');
-      writeFileSync(modelPath, 'GGUF');
-      chmodSync(modelPath, 0o600);
-      const socketPath = join(dir, 'e.sock');
-      await expect(
-        startEngine({
-          modelPath,
-          modelId: 'm',
-          socketPath,
-          log: silentLog,
-          clock: systemClock,
-          ...(jail === null ? {} : { launch: jail.launch }),
-        }),
-      ).rejects.toMatchObject({
-        code: 'engine_crashed',
-        cause: { cause: expect.stringContaining("secret.gguf can't be opened by all users") },
-        remedy: expect.stringContaining('chmod'),
-      });
-      expect(existsSync(socketPath)).toBe(false);
-      await jail?.close();
-    },
-  );
+  requiresRoot().it('openEngineJail: names a model that only root may read, and the remedy', async () => {
+    const config = { jail: 'auto', jailUids: null, gpu: 'cpu' } as const;
+    const jail = await openEngineJail({ ...options(), config });
+    const modelPath = join(dir, 'secret.gguf');
+    writeFileSync(modelPath, 'GGUF');
+    chmodSync(modelPath, 0o600);
+    const socketPath = join(dir, 'e.sock');
+    await expect(
+      startEngine({
+        modelPath,
+        modelId: 'm',
+        socketPath,
+        log: silentLog,
+        clock: systemClock,
+        ...(jail === null ? {} : { launch: jail.launch }),
+      }),
+    ).rejects.toMatchObject({
+      code: 'engine_crashed',
+      cause: { cause: expect.stringContaining("secret.gguf can't be opened by all users") },
+      remedy: expect.stringContaining('chmod'),
+    });
+    expect(existsSync(socketPath)).toBe(false);
+    await jail?.close();
+  });
 });
 
 describe('engineFiles', () => {
@@ -109,10 +103,7 @@ describe('engineFiles', () => {
     const first = join(dir, 'm-00001-of-00002.gguf');
     const { files } = await engineFiles(process.execPath, first, { gpu: [], libraryPath: '' });
     const shown = files.filter(({ path }) => path.startsWith(dir));
-    expect(shown.map(({ path }) => path).sort()).toEqual([
-      first,
-      join(dir, 'm-00002-of-00002.gguf'),
-    ]);
+    expect(shown.map(({ path }) => path).sort()).toEqual([first, join(dir, 'm-00002-of-00002.gguf')]);
     expect(files.filter(({ access }) => access === 'write')).toEqual([]);
     expect(files.filter(({ access }) => access === 'device').map(({ path }) => path)).toEqual([
       '/dev/null',

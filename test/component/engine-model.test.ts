@@ -9,11 +9,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import {
-  type Engine,
-  type EngineOptions,
-  startEngine,
-} from '../../src/inference/engine/process.ts';
+import { type Engine, type EngineOptions, startEngine } from '../../src/inference/engine/process.ts';
 import { findModel } from '../support/model.ts';
 import { requires } from '../support/requires.ts';
 
@@ -42,9 +38,7 @@ interface Answer {
   readonly choices: {
     readonly message: {
       readonly content: string;
-      readonly tool_calls: {
-        readonly function: { readonly name: string; readonly arguments: string };
-      }[];
+      readonly tool_calls: { readonly function: { readonly name: string; readonly arguments: string } }[];
     };
     readonly text: string;
     readonly finish_reason: string;
@@ -55,20 +49,15 @@ interface Answer {
 
 function post(engine: Engine, path: string, body: object): Promise<Answer> {
   return new Promise((resolve, reject) => {
-    const sent = request(
-      { socketPath: engine.socketPath, path: `/v1${path}`, method: 'POST' },
-      (response) => {
-        let text = '';
-        response.setEncoding('utf8').on('data', (part: string) => {
-          text += part;
-        });
-        response.on('end', () =>
-          response.statusCode === 200
-            ? resolve(JSON.parse(text) as Answer)
-            : reject(new Error(text)),
-        );
-      },
-    );
+    const sent = request({ socketPath: engine.socketPath, path: `/v1${path}`, method: 'POST' }, (response) => {
+      let text = '';
+      response.setEncoding('utf8').on('data', (part: string) => {
+        text += part;
+      });
+      response.on('end', () =>
+        response.statusCode === 200 ? resolve(JSON.parse(text) as Answer) : reject(new Error(text)),
+      );
+    });
     sent.on('error', reject);
     sent.end(JSON.stringify({ model: 'm', ...body }));
   });
@@ -143,10 +132,7 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
   });
 
   it('chats, the same way each time, and computes a known prefix only once', async () => {
-    const body = {
-      messages: [{ role: 'user', content: 'What is the capital of France?' }],
-      max_tokens: 20,
-    };
+    const body = { messages: [{ role: 'user', content: 'What is the capital of France?' }], max_tokens: 20 };
     const first = await post(engine, '/chat/completions', body);
     const second = await post(engine, '/chat/completions', body);
     expect(first.choices[0]?.message.content).toContain('Paris');
@@ -186,11 +172,7 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
     ['a choice', { anyOf: [{ type: 'string' }, { type: 'number' }] }, 16],
     ['an optional string', { type: ['string', 'null'] }, 16],
   ])('completes JSON with %s at the limit of tokens', async (name, long, max_tokens) => {
-    const schema = {
-      type: 'object',
-      properties: { long, last: { type: 'integer' } },
-      required: ['long', 'last'],
-    };
+    const schema = { type: 'object', properties: { long, last: { type: 'integer' } }, required: ['long', 'last'] };
     const { choices } = await post(engine, '/chat/completions', {
       messages: [{ role: 'user', content: 'Tell a very long story about many cats.' }],
       response_format: { type: 'json_schema', json_schema: { name: 'story', schema } },
@@ -209,11 +191,7 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
         function: {
           name: 'multiply',
           description: 'Multiply two numbers.',
-          parameters: {
-            type: 'object',
-            properties: { a: number, b: number },
-            required: ['a', 'b'],
-          },
+          parameters: { type: 'object', properties: { a: number, b: number }, required: ['a', 'b'] },
         },
       },
     ];
@@ -229,25 +207,16 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
   });
 
   it('refuses a grammar that llama.cpp refuses, and keeps serving', async () => {
-    const schema = {
-      $ref: '#/$defs/a',
-      $defs: { a: { anyOf: [{ $ref: '#/$defs/a' }, { type: 'null' }] } },
-    };
+    const schema = { $ref: '#/$defs/a', $defs: { a: { anyOf: [{ $ref: '#/$defs/a' }, { type: 'null' }] } } };
     const messages = [{ role: 'user', content: 'x' }];
     const response_format = { type: 'json_schema', json_schema: { name: 'x', schema } };
-    await expect(post(engine, '/chat/completions', { messages, response_format })).rejects.toThrow(
-      'bad_request',
-    );
-    expect(
-      (await post(engine, '/completions', { prompt: 'x', max_tokens: 1 })).choices,
-    ).toHaveLength(1);
+    await expect(post(engine, '/chat/completions', { messages, response_format })).rejects.toThrow('bad_request');
+    expect((await post(engine, '/completions', { prompt: 'x', max_tokens: 1 })).choices).toHaveLength(1);
   });
 
   it('serves more concurrent requests than it has slots', async () => {
     const answers = await Promise.all(
-      ['a', 'b', 'c', 'd', 'e'].map((prompt) =>
-        post(engine, '/completions', { prompt, max_tokens: 4 }),
-      ),
+      ['a', 'b', 'c', 'd', 'e'].map((prompt) => post(engine, '/completions', { prompt, max_tokens: 4 })),
     );
     expect(answers.map((one) => one.choices[0]?.finish_reason)).toEqual(Array(5).fill('length'));
   });
@@ -256,8 +225,7 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
     const input = ['The cat sleeps.', 'A kitten naps.', 'Stock markets fell.'];
     const { data } = await post(engine, '/embeddings', { input });
     const [cat, kitten, stocks] = data.map((one) => one.embedding);
-    const dot = (a: number[] = [], b: number[] = []): number =>
-      a.reduce((sum, x, i) => sum + x * (b[i] ?? 0), 0);
+    const dot = (a: number[] = [], b: number[] = []): number => a.reduce((sum, x, i) => sum + x * (b[i] ?? 0), 0);
     expect(dot(cat, cat)).toBeCloseTo(1, 4);
     expect(dot(cat, kitten)).toBeGreaterThan(dot(cat, stocks));
   });
@@ -297,9 +265,7 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
       });
       expect(choices[0]?.message.content).not.toBe('');
       expect(warnings).toEqual([
-        expect.stringMatching(
-          /^engine: the chat template "ChatML" is used: that of the file fails/,
-        ),
+        expect.stringMatching(/^engine: the chat template "ChatML" is used: that of the file fails/),
       ]);
     } finally {
       await broken.stop();

@@ -45,11 +45,7 @@ requires('model', findModel()).describe('engines of models.toml', (model) => {
         routes = [{ upstream = "missing" }, { upstream = "own" }]
       `,
     );
-    const config = readConfig({
-      NEUROVISOR_MODELS: path,
-      NEUROVISOR_JAIL: 'off',
-      NEUROVISOR_GPU: 'cpu',
-    });
+    const config = readConfig({ NEUROVISOR_MODELS: path, NEUROVISOR_JAIL: 'off', NEUROVISOR_GPU: 'cpu' });
     const file = readModelsFile(config, {});
     if (file === null) throw new Error('no file');
     const place = { config, runDir: join(dir, 'run'), cacheDir: dir, log: silentLog };
@@ -73,11 +69,7 @@ requires('model', findModel()).describe('engines of models.toml', (model) => {
 
     const ask = async (model: string) => {
       const messages = [{ role: 'user', content: 'Say hello.' }];
-      const { status, body } = await call('/v1/chat/completions', {
-        model,
-        messages,
-        max_tokens: 4,
-      });
+      const { status, body } = await call('/v1/chat/completions', { model, messages, max_tokens: 4 });
       return [status, JSON.parse(body).usage?.completion_tokens];
     };
     expect(await ask('fetched')).toEqual([200, 4]);

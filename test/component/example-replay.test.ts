@@ -72,17 +72,11 @@ it('is recorded again byte by byte', async () => {
   const first = { id: 'chatcmpl-1', created: 1795673206, object: 'chat.completion' };
   const choices = [{ index: 0, message, finish_reason: 'tool_calls' }];
   fixture.mock.answer(({ body }, response) =>
-    sendJson(
-      response,
-      200,
-      body.includes('tool_call_id') ? completion('It has 4 words.') : { ...first, choices },
-    ),
+    sendJson(response, 200, body.includes('tool_call_id') ? completion('It has 4 words.') : { ...first, choices }),
   );
   const ended = await run(fixture, await readFile(AGENT, 'utf8'), 'smollm2-360m-instruct');
   expect(ended).toEqual({ status: 0, stdout: 'It has 4 words.\n' });
   await fixture.close();
   const exchanges = tape.exchanges();
-  expect(cassetteText({ defaultModel: 'smollm2-360m-instruct', exchanges })).toBe(
-    CASSETTE.toString(),
-  );
+  expect(cassetteText({ defaultModel: 'smollm2-360m-instruct', exchanges })).toBe(CASSETTE.toString());
 });

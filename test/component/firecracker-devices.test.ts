@@ -11,14 +11,8 @@ import { silentLog } from '../../src/base/log.ts';
 import { KIB } from '../../src/base/units.ts';
 import type { Vm } from '../../src/machine/vmm/driver.ts';
 import { PIECE_BYTES_MAX } from '../../src/machine/vmm/firecracker/channel/relay-socket.ts';
-import {
-  type RelayThread,
-  startRelayThread,
-} from '../../src/machine/vmm/firecracker/channel/relay-thread.ts';
-import {
-  createFirecrackerDriver,
-  type FirecrackerDriverOptions,
-} from '../../src/machine/vmm/firecracker/driver.ts';
+import { type RelayThread, startRelayThread } from '../../src/machine/vmm/firecracker/channel/relay-thread.ts';
+import { createFirecrackerDriver, type FirecrackerDriverOptions } from '../../src/machine/vmm/firecracker/driver.ts';
 import { FirecrackerVm } from '../../src/machine/vmm/firecracker/vm.ts';
 import { readAll, readBytes } from '../support/channel.ts';
 import { ask, HELLO_PORT, openCommand, VmBench } from '../support/driver-parity.ts';
@@ -85,12 +79,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
 
   it('start: gives the guest the memory, command line and root of its spec', async () => {
     const of = await makeBench();
-    const vm = await of.boot({
-      memoryMib: 100,
-      balloonMib: 0,
-      guestCid: 77,
-      bootArgs: ['loglevel=3'],
-    });
+    const vm = await of.boot({ memoryMib: 100, balloonMib: 0, guestCid: 77, bootArgs: ['loglevel=3'] });
     const mib = Number(await ask(vm, 'INFO memory')) / 2 ** 20;
     expect(mib).toBeGreaterThan(99);
     expect(mib).toBeLessThanOrEqual(100);
@@ -143,8 +132,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     const vm = await of.boot();
     if (!(vm instanceof FirecrackerVm)) throw new Error('another VM');
     for (let round = 0; round < 4; round += 1) expect(await ask(vm, 'INFO disk0')).toBe('golden');
-    const throttled = async (): Promise<number> =>
-      (await vm.counters()).sum('block', 'rate_limiter_throttled_events');
+    const throttled = async (): Promise<number> => (await vm.counters()).sum('block', 'rate_limiter_throttled_events');
     const before = await throttled();
     expect(before).toBeGreaterThan(0);
     await vm.setDiskLimits({ opsPerSecond: 1_000_000 });
@@ -187,9 +175,9 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     expect((await vm.channelStats()).bytesGuestToHost).toBeLessThan(1024 + PIECE_BYTES_MAX);
     await vm.setChannelLimits({});
     expect((await echoed).equals(sent)).toBe(true);
-    await expect(
-      vm.setChannelLimits({ connections: { size: -1, refillPerSecond: 1 } }),
-    ).rejects.toMatchObject({ code: 'vm_spec_invalid' });
+    await expect(vm.setChannelLimits({ connections: { size: -1, refillPerSecond: 1 } })).rejects.toMatchObject({
+      code: 'vm_spec_invalid',
+    });
     expect(await ask(vm, 'PRINT still here')).toBe('done');
   });
 
@@ -244,9 +232,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
         space.run('ip', 'tuntap', 'add', tap, 'mode', 'tap', 'user', `${UID}`, 'vnet_hdr');
       }
       const netnsPath = `/proc/${space.pid}/ns/net`;
-      const of = await makeBench({
-        jail: () => ({ jailer: found.jailer, baseDir, uid: UID, gid: UID, netnsPath }),
-      });
+      const of = await makeBench({ jail: () => ({ jailer: found.jailer, baseDir, uid: UID, gid: UID, netnsPath }) });
       const spec = of.spec({ memoryMib: 64, nic: { tapFd: -1, tapName: 'tap-a', mac: MAC } });
       const vm = await of.boot(spec);
       expect(await ask(vm, 'INFO mac')).toBe(MAC.replaceAll(':', ''));
@@ -331,11 +317,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
   it('consoleTail: keeps the last lines of a guest that panics', async () => {
     const vm = await (await makeBench()).boot();
     (await openCommand(vm, 'PANIC')).resume();
-    expect(await vm.exited).toMatchObject({
-      cause: 'guest-shutdown',
-      exitCode: 0,
-      detail: 'reset',
-    });
+    expect(await vm.exited).toMatchObject({ cause: 'guest-shutdown', exitCode: 0, detail: 'reset' });
     expect(vm.consoleTail()).toContain('Kernel panic - not syncing');
   });
 });
@@ -346,8 +328,7 @@ const ROUNDS_MAX = 50;
 /** Whether reads of the guest are throttled now. */
 async function isThrottled(vm: Vm): Promise<boolean> {
   if (!(vm instanceof FirecrackerVm)) throw new Error('another VM');
-  const throttled = async (): Promise<number> =>
-    (await vm.counters()).sum('block', 'rate_limiter_throttled_events');
+  const throttled = async (): Promise<number> => (await vm.counters()).sum('block', 'rate_limiter_throttled_events');
   const before = await throttled();
   for (let n = 0; n < READS; n += 1) expect(await ask(vm, 'INFO disk0')).toBe('golden');
   return (await throttled()) > before;

@@ -9,12 +9,7 @@ import { requiresFirecracker } from '../support/firecracker.ts';
 
 requiresFirecracker().describe('Firecracker driver', (files) => {
   const makeDriver = (): Promise<VmmDriver> =>
-    createFirecrackerDriver({
-      binary: files.firecracker,
-      clock: systemClock,
-      log: silentLog,
-      tracksDirtyPages: true,
-    });
+    createFirecrackerDriver({ binary: files.firecracker, clock: systemClock, log: silentLog, tracksDirtyPages: true });
   let driver: VmmDriver;
   let bench: VmBench;
   beforeAll(async () => {

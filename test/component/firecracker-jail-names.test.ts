@@ -118,9 +118,7 @@ ${python}`,
 
   /** Runs each line as the VMM. @returns the lines that the kernel allowed */
   function asVmm(...lines: string[]): string[] {
-    const tries = lines.map(
-      (line) => `try:\n  ${line}; print(${JSON.stringify(line)})\nexcept OSError: pass`,
-    );
+    const tries = lines.map((line) => `try:\n  ${line}; print(${JSON.stringify(line)})\nexcept OSError: pass`);
     const done = execFileSync('python3', hostile(tries.join('\n')), { encoding: 'utf8' });
     return done.split('\n').filter((line) => line !== '');
   }
@@ -246,9 +244,7 @@ ${python}`,
     for (const server of servers) server.on('request', (request) => asked.push(`${request.url}`));
     plant(join(base, 'host'));
     const api = new ApiClient(() => place.apiPath(), systemClock);
-    await expect(api.call({ method: 'GET', path: '/' })).rejects.toMatchObject({
-      code: 'vmm_command_failed',
-    });
+    await expect(api.call({ method: 'GET', path: '/' })).rejects.toMatchObject({ code: 'vmm_command_failed' });
     expect(asked).toEqual([]);
   });
 
@@ -287,9 +283,7 @@ ${python}`,
     symlinkSync(golden, join(base, 'link'));
     makeFifo(join(base, 'pipe'));
     for (const path of wrong) {
-      await expect(place.provide('fc/state', path, 'write')).rejects.toMatchObject({
-        code: 'vmm_start_failed',
-      });
+      await expect(place.provide('fc/state', path, 'write')).rejects.toMatchObject({ code: 'vmm_start_failed' });
     }
     expect(lstatSync(golden).uid).toBe(0);
     expect(existsSync(join(root(), 'fc/state'))).toBe(false);

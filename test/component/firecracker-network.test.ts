@@ -78,12 +78,10 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
 
   const open = (more: Partial<FirecrackerConfig> = {}, by = host): Promise<string> =>
     by.do('open', { dir, config: { ...usual, ...more }, ...files });
-  const start = (id: string, policy: object = POLICY): Promise<Started> =>
-    host.do<Started>('start', id, policy);
+  const start = (id: string, policy: object = POLICY): Promise<Started> => host.do<Started>('start', id, policy);
   const ask = (id: string, command: string): Promise<string> => host.do('ask', id, command);
   const links = (): string[] => host.ip<{ ifname: string }>('link').map(({ ifname }) => ifname);
-  const taps = (): string[] =>
-    links().filter((name) => name.startsWith('nv-') && !name.startsWith(ANCHOR_PREFIX));
+  const taps = (): string[] => links().filter((name) => name.startsWith('nv-') && !name.startsWith(ANCHOR_PREFIX));
   const ruleset = (): string => host.run('nft', 'list', 'ruleset');
 
   /** Sends a datagram from the guest's card. */
@@ -115,45 +113,39 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
     { jail: 'enforce', firecrackerFilter: 'builtin' },
     { jail: 'enforce', firecrackerFilter: 'ours' },
     { jail: 'off', firecrackerFilter: 'builtin' },
-  ] as const)(
-    'start: lets out only what the policy allows ($jail, $firecrackerFilter)',
-    async (config) => {
-      await open(config);
-      const id = newSandboxId();
-      const guest = await start(id);
-      expect(await ask(id, 'INFO mac')).toBe(guest.mac.replaceAll(':', ''));
-      await expectReached(id, guest, 'allowed');
-      await send(id, guest, OTHER, { text: 'other' });
-      await send(id, guest, METADATA, { text: 'metadata' });
-      await send(id, guest, ALLOWED, { text: 'address', from: '10.201.0.77' });
-      await send(id, guest, ALLOWED, { text: 'mac', fromMac: 'aa:fc:00:00:00:99' });
-      // Datagrams keep their order, so the earlier ones were dropped once this one arrives.
-      await expectReached(id, guest, 'last');
-      for (const text of ['other', 'metadata', 'address', 'mac']) expect(arrived(text)).toBe(false);
-      const traffic = await host.do<Traffic>('traffic', id);
-      expect(traffic.refused).toMatchObject({ metadata: 1, spoofed: 2 });
-      expect(traffic.packetsIn).toBeGreaterThanOrEqual(2);
-      await host.do('setPolicy', id, { ...POLICY, allow: [OTHER] });
-      await send(id, guest, ALLOWED, { text: 'no more' });
-      await send(id, guest, OTHER, { text: 'from now on' });
-      await expect.poll(() => arrived('from now on'), PATIENT).toBe(true);
-      expect(arrived('no more')).toBe(false);
-      await host.do('end', id);
-      expect(taps()).toEqual([]);
-      expect(ruleset()).not.toContain(id);
-    },
-  );
+  ] as const)('start: lets out only what the policy allows ($jail, $firecrackerFilter)', async (config) => {
+    await open(config);
+    const id = newSandboxId();
+    const guest = await start(id);
+    expect(await ask(id, 'INFO mac')).toBe(guest.mac.replaceAll(':', ''));
+    await expectReached(id, guest, 'allowed');
+    await send(id, guest, OTHER, { text: 'other' });
+    await send(id, guest, METADATA, { text: 'metadata' });
+    await send(id, guest, ALLOWED, { text: 'address', from: '10.201.0.77' });
+    await send(id, guest, ALLOWED, { text: 'mac', fromMac: 'aa:fc:00:00:00:99' });
+    // Datagrams keep their order, so the earlier ones were dropped once this one arrives.
+    await expectReached(id, guest, 'last');
+    for (const text of ['other', 'metadata', 'address', 'mac']) expect(arrived(text)).toBe(false);
+    const traffic = await host.do<Traffic>('traffic', id);
+    expect(traffic.refused).toMatchObject({ metadata: 1, spoofed: 2 });
+    expect(traffic.packetsIn).toBeGreaterThanOrEqual(2);
+    await host.do('setPolicy', id, { ...POLICY, allow: [OTHER] });
+    await send(id, guest, ALLOWED, { text: 'no more' });
+    await send(id, guest, OTHER, { text: 'from now on' });
+    await expect.poll(() => arrived('from now on'), PATIENT).toBe(true);
+    expect(arrived('no more')).toBe(false);
+    await host.do('end', id);
+    expect(taps()).toEqual([]);
+    expect(ruleset()).not.toContain(id);
+  });
 
   it('start: the VMM has a network namespace of its own; its leased TAP stays on the host', async () => {
     await open();
     const id = newSandboxId();
     const guest = await start(id);
     const [tap = ''] = taps();
-    const inside = (...command: string[]): string =>
-      host.run('nsenter', '-t', `${guest.pid}`, '-n', ...command);
-    expect(readlinkSync(`/proc/${guest.pid}/ns/net`)).not.toBe(
-      readlinkSync(`/proc/${host.pid}/ns/net`),
-    );
+    const inside = (...command: string[]): string => host.run('nsenter', '-t', `${guest.pid}`, '-n', ...command);
+    expect(readlinkSync(`/proc/${guest.pid}/ns/net`)).not.toBe(readlinkSync(`/proc/${host.pid}/ns/net`));
     expect(inside('ip', '-o', 'link')).not.toMatch(/nv-|UP,/);
     expect(inside('ip', 'route', 'show', 'table', 'all')).toBe('');
     expect(host.ip('addr', 'show', tap)).toMatchObject([
@@ -243,8 +235,7 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
     await host.do('bind', member, none);
     await send(member, waiting, ALLOWED, { text: 'too late' });
     await expectReached(one, first, 'last');
-    for (const text of ['stolen', 'too early', 'not allowed', 'too late'])
-      expect(arrived(text), text).toBe(false);
+    for (const text of ['stolen', 'too early', 'not allowed', 'too late']) expect(arrived(text), text).toBe(false);
   });
 
   it('start: a snapshot gets a NIC only if it was saved with one', async () => {

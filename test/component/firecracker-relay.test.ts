@@ -1,15 +1,7 @@
 /** The thread of all channels of Firecracker: which thread moves the bytes, turns of VMs, bounds, and its end. */
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readdirSync,
-  readlinkSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { mkdirSync, mkdtempSync, openSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -120,11 +112,10 @@ describe('the thread of all channels', () => {
     rmSync(`${channelPath}_2000`);
     const bytes = 8 * MIB;
     // Nothing on this event loop runs until the process has ended.
-    const peers = spawnSync(
-      process.execPath,
-      [PEERS, channelPath, relay.innerPath, String(bytes)],
-      { encoding: 'utf8', timeout: PEERS_MS_MAX },
-    );
+    const peers = spawnSync(process.execPath, [PEERS, channelPath, relay.innerPath, String(bytes)], {
+      encoding: 'utf8',
+      timeout: PEERS_MS_MAX,
+    });
     expect(peers.stderr).toBe('');
     expect(JSON.parse(peers.stdout)).toEqual({ received: bytes, echoed: bytes });
     const expected = { bytesGuestToHost: bytes, bytesHostToGuest: bytes, connectionsOpened: 1 };
@@ -310,8 +301,7 @@ describe('the thread of all channels', () => {
         ledger: new FdLedger(),
         keepAlive: () => undefined,
         post(command) {
-          if (command.kind === 'close')
-            received({ kind: 'answer', request: command.request, stats: NO_STATS });
+          if (command.kind === 'close') received({ kind: 'answer', request: command.request, stats: NO_STATS });
           if (command.kind !== 'stop') return;
           stopped.push(thread);
           if (thread > 0) ended(null);
@@ -354,8 +344,7 @@ describe('the thread of all channels', () => {
     expect(describeError(error)).toContain('descriptors came over the channel');
     await hostile.close();
     closeFd(memory);
-    const stillOpen = (): string[] =>
-      namesOfDescriptors().filter((name) => name.includes('of-the-vmm'));
+    const stillOpen = (): string[] => namesOfDescriptors().filter((name) => name.includes('of-the-vmm'));
     await expect.poll(stillOpen, PATIENT).toEqual([]);
     expect(await other.stats()).toMatchObject({ connectionsOpened: 0 });
     expect(threads.length).toBe(1);

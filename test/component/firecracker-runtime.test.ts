@@ -17,16 +17,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import {
-  afterAll,
-  afterEach,
-  beforeAll,
-  beforeEach,
-  describe,
-  expect,
-  it,
-  onTestFinished,
-} from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { describeError } from '../../src/base/errors.ts';
 import { silentLog } from '../../src/base/log.ts';
@@ -93,12 +84,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
 
   async function open(more: Partial<FirecrackerConfig> = {}): Promise<VmBench> {
     await end();
-    const made = await makeFirecracker({
-      config: { ...usual, ...more },
-      home: home(),
-      log: silentLog,
-      memory,
-    });
+    const made = await makeFirecracker({ config: { ...usual, ...more }, home: home(), log: silentLog, memory });
     confinement = made.confinement;
     bench = new VmBench(made.driver, files);
     return bench;
@@ -113,9 +99,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     if (!existsSync(`/proc/${pid}`)) return [];
     const read = (path: string): string => readFileSync(path, 'utf8');
     const { v1, v2 } = findCgroups(read('/proc/self/mountinfo'), read(`/proc/${pid}/cgroup`));
-    return [...v1.values(), ...(v2 === null ? [] : [v2.dir])].filter((at) =>
-      at.includes('/neurovisor/'),
-    );
+    return [...v1.values(), ...(v2 === null ? [] : [v2.dir])].filter((at) => at.includes('/neurovisor/'));
   }
 
   it('makeFirecracker: each VM has a user and namespaces of its own, and minimal rights', async () => {
@@ -332,9 +316,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     await open();
     mkdirSync(join(dir, 'vm'), { mode: 0o700 });
     const text = JSON.stringify({ ...files, config: usual });
-    const owner = spawn(process.execPath, [HOLD, join(dir, 'vm'), dir, text], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    });
+    const owner = spawn(process.execPath, [HOLD, join(dir, 'vm'), dir, text], { stdio: ['ignore', 'pipe', 'inherit'] });
     const started = once(owner.stdout, 'data');
     const pid = Number(await Promise.race([started, once(owner, 'exit').then(() => Number.NaN)]));
     expect(pid).toBeGreaterThan(1);
@@ -352,28 +334,23 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     expect(groups.filter(existsSync)).toEqual([]);
   });
 
-  it.each(['before', 'after'] as const)(
-    'start: cancelled %s its API answers, nothing is left',
-    async (when) => {
-      const made = await open();
-      const before = held().children;
-      const folder = join(dir, 'run/jail/firecracker');
-      const cancel = new AbortController();
-      const spec = made.spec();
-      const never = new Promise<void>(() => undefined);
-      const starting = made.driver.start({ ...spec, memoryReady: never }, cancel.signal);
-      const refused = expect(starting).rejects.toMatchObject({ code: 'vm_cancelled' });
-      // The jail exists some time before the API answers, its socket a moment before.
-      const mark = when === 'before' ? [] : ['root', FILES.api];
-      await expect
-        .poll(() => existsSync(join(folder, spec.id, ...mark)), { ...PATIENT, interval: 1 })
-        .toBe(true);
-      cancel.abort();
-      await refused;
-      expect(jails()).toEqual([]);
-      expect(held().children).toBe(before);
-    },
-  );
+  it.each(['before', 'after'] as const)('start: cancelled %s its API answers, nothing is left', async (when) => {
+    const made = await open();
+    const before = held().children;
+    const folder = join(dir, 'run/jail/firecracker');
+    const cancel = new AbortController();
+    const spec = made.spec();
+    const never = new Promise<void>(() => undefined);
+    const starting = made.driver.start({ ...spec, memoryReady: never }, cancel.signal);
+    const refused = expect(starting).rejects.toMatchObject({ code: 'vm_cancelled' });
+    // The jail exists some time before the API answers, its socket a moment before.
+    const mark = when === 'before' ? [] : ['root', FILES.api];
+    await expect.poll(() => existsSync(join(folder, spec.id, ...mark)), { ...PATIENT, interval: 1 }).toBe(true);
+    cancel.abort();
+    await refused;
+    expect(jails()).toEqual([]);
+    expect(held().children).toBe(before);
+  });
 
   it('makeFirecracker: VMs that start at once have different users', async () => {
     const { boot } = await opened();

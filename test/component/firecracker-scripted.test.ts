@@ -1,14 +1,6 @@
 /** The driver with a scripted Firecracker that hangs, lies or dies, and with versions not at hand. */
 import { spawn } from 'node:child_process';
-import {
-  chmodSync,
-  existsSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -16,10 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type Clock, systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { Vm, VmmDriver, VmSpec } from '../../src/machine/vmm/driver.ts';
-import {
-  createFirecrackerDriver,
-  type FirecrackerDriverOptions,
-} from '../../src/machine/vmm/firecracker/driver.ts';
+import { createFirecrackerDriver, type FirecrackerDriverOptions } from '../../src/machine/vmm/firecracker/driver.ts';
 import type { SpawnVmm } from '../../src/machine/vmm/firecracker/process/spawn.ts';
 import type { FirecrackerVm } from '../../src/machine/vmm/firecracker/vm.ts';
 import { held, VmBench } from '../support/driver-parity.ts';
@@ -133,9 +122,7 @@ describe('start', () => {
   });
   it('start: names a launcher that is not installed, and cleans up if one throws', async () => {
     const absent: SpawnVmm = (_argv, stdio) => spawn(join(dir, 'none'), [], { stdio: [...stdio] });
-    await failsToStart(await makeDriver('good', '1.16.1', { spawn: absent }), {
-      code: 'vmm_missing',
-    });
+    await failsToStart(await makeDriver('good', '1.16.1', { spawn: absent }), { code: 'vmm_missing' });
     const throwing: SpawnVmm = () => {
       throw new Error('no more processes');
     };
@@ -191,32 +178,20 @@ describe('start', () => {
       },
     });
     const nic = { tapFd: -1, tapName: 'lo', mac: 'aa:fc:00:00:00:01' };
-    await bench.start(
-      bench.spec({ nic, bootArgs: ['loglevel=7'], memoryMib: 128, balloonMib: 16, guestCid: 9 }),
-    );
+    await bench.start(bench.spec({ nic, bootArgs: ['loglevel=7'], memoryMib: 128, balloonMib: 16, guestCid: 9 }));
     const limit = { bandwidth: { size: 1000, refill_time: 2000, one_time_burst: 7 } };
     expect(asked()).toEqual([
-      [
-        'PUT /machine-config',
-        { vcpu_count: 1, mem_size_mib: 128, smt: false, track_dirty_pages: false },
-      ],
+      ['PUT /machine-config', { vcpu_count: 1, mem_size_mib: 128, smt: false, track_dirty_pages: false }],
       [
         'PUT /boot-source',
         {
           kernel_image_path: 'fc/kernel',
-          boot_args:
-            'console=ttyS0 quiet reboot=k panic=1 rootfstype=erofs init=/sbin/neurovisor-init loglevel=7',
+          boot_args: 'console=ttyS0 quiet reboot=k panic=1 rootfstype=erofs init=/sbin/neurovisor-init loglevel=7',
         },
       ],
       [
         'PUT /drives/root',
-        {
-          drive_id: 'root',
-          path_on_host: 'fc/root',
-          is_root_device: true,
-          is_read_only: true,
-          rate_limiter: limit,
-        },
+        { drive_id: 'root', path_on_host: 'fc/root', is_root_device: true, is_read_only: true, rate_limiter: limit },
       ],
       [
         'PUT /drives/overlay',
@@ -267,9 +242,7 @@ describe('start', () => {
       await expect(failure).rejects.toMatchObject({ code: 'vm_unsupported' });
     }
     const { channelPath } = elsewhere;
-    const names = ['', 'c', 'fc', 'dev', '.', '..', 'a b', '-v'].map(
-      (name) => `${plain.dir}/${name}`,
-    );
+    const names = ['', 'c', 'fc', 'dev', '.', '..', 'a b', '-v'].map((name) => `${plain.dir}/${name}`);
     for (const wrong of [channelPath, ...names]) {
       const failure = driver.start({ ...plain, channelPath: wrong });
       await expect(failure).rejects.toMatchObject({ code: 'vm_spec_invalid' });
@@ -290,11 +263,7 @@ describe('a running VM', () => {
     ['error', 'vmm_command_failed'],
     ['garbage', 'vmm_command_failed'],
   ])('pause: %s is a typed error, and the VM can be ended', async (what, code) => {
-    const vm = await running(
-      `${what}@PATCH /vm`,
-      '1.16.1',
-      what === 'hang' ? lapsingAt('PATCH /vm') : systemClock,
-    );
+    const vm = await running(`${what}@PATCH /vm`, '1.16.1', what === 'hang' ? lapsingAt('PATCH /vm') : systemClock);
     await expect(vm.pause()).rejects.toMatchObject({ code, endpoint: 'PATCH /vm' });
     expect(vm.isAlive()).toBe(true);
     await vm.kill();
@@ -338,12 +307,7 @@ describe('versions', () => {
   const AT_REST = ['kernel', 'log', 'metrics', 'overlay', 'root', 's'];
 
   it.each(['1.16.1', '1.16.7'])('resume: %s takes a snapshot in each pause', async (v) => {
-    expect(await pausedAndResumed(v)).toEqual([
-      'PATCH /vm',
-      'PUT /snapshot/create',
-      'PATCH /vm',
-      'PATCH /vm',
-    ]);
+    expect(await pausedAndResumed(v)).toEqual(['PATCH /vm', 'PUT /snapshot/create', 'PATCH /vm', 'PATCH /vm']);
     const [, body] = asked().find(([call]) => call === 'PUT /snapshot/create') ?? [];
     expect(body).toMatchObject({ snapshot_type: 'Diff' });
   });

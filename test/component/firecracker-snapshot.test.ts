@@ -17,14 +17,7 @@ import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../../src/machine/vmm/dr
 import { createFirecrackerDriver } from '../../src/machine/vmm/firecracker/driver.ts';
 import { sealSize } from '../../src/sys/fd.ts';
 import { readAll, readBytes } from '../support/channel.ts';
-import {
-  ask,
-  expectReleased,
-  HELLO_PORT,
-  held,
-  openCommand,
-  VmBench,
-} from '../support/driver-parity.ts';
+import { ask, expectReleased, HELLO_PORT, held, openCommand, VmBench } from '../support/driver-parity.ts';
 import { requiresFirecracker } from '../support/firecracker.ts';
 
 /** Timeout that suits a busy machine. */
@@ -101,10 +94,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
     expect(readFileSync(memoryPath).equals(before)).toBe(true);
     // Existing files are never overwritten.
     for (const taken of ['state', 'memory']) {
-      const paths = {
-        statePath: join(of.spec.dir, 'new-s'),
-        memoryPath: join(of.spec.dir, 'new-m'),
-      };
+      const paths = { statePath: join(of.spec.dir, 'new-s'), memoryPath: join(of.spec.dir, 'new-m') };
       const save = vm.saveWhole?.({ ...paths, [`${taken}Path`]: join(of.spec.dir, taken) });
       await expect(save).rejects.toMatchObject({ code: 'vmm_command_failed' });
       expect(readdirSync(of.spec.dir)).toEqual(expect.arrayContaining(['memory', 'state']));
@@ -202,9 +192,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
           sealSize(memoryFd);
           const clone = { ...plain, memoryFd, snapshot, channelLimits: {} };
           const vm = await own.start(clone);
-          await expect
-            .poll(() => ask(vm, 'INFO loads').catch(String), PATIENT)
-            .toBe(`${generation}`);
+          await expect.poll(() => ask(vm, 'INFO loads').catch(String), PATIENT).toBe(`${generation}`);
           await vm.vsockHotplug?.unplugVsock();
           const taken = await vm.saveState?.(join(clone.dir, 'state'));
           if (taken === undefined) throw new Error('no snapshot');

@@ -42,9 +42,7 @@ describe('exec', () => {
   });
 
   it('streams: stdout and stderr stay separate, the exit code is reported', async () => {
-    const result = await outcome(
-      await agent.guest.exec({ argv: sh('echo out; echo err >&2; exit 7') }),
-    );
+    const result = await outcome(await agent.guest.exec({ argv: sh('echo out; echo err >&2; exit 7') }));
     expect(result).toMatchObject({ stdout: 'out\n', stderr: 'err\n', exit: { exitCode: 7 } });
   });
 
@@ -69,9 +67,7 @@ describe('exec', () => {
 
   it('environment: inference endpoint, sandbox and request variables', async () => {
     const script = 'echo $OPENAI_API_KEY $FROM_HELLO $MINE $OPENAI_BASE_URL';
-    const { stdout } = await outcome(
-      await agent.guest.exec({ argv: sh(script), env: { MINE: '1' } }),
-    );
+    const { stdout } = await outcome(await agent.guest.exec({ argv: sh(script), env: { MINE: '1' } }));
     expect(stdout).toMatch(/^neurovisor yes 1 http:\/\/127\.0\.0\.1:\d+\/v1\n$/);
   });
 
@@ -117,10 +113,7 @@ describe('exec', () => {
 
   it('outputBytesMax: output above it is discarded and truncated is set', async () => {
     const result = await outcome(
-      await agent.guest.exec({
-        argv: ['head', '-c', '1000000', '/dev/zero'],
-        outputBytesMax: 1234,
-      }),
+      await agent.guest.exec({ argv: ['head', '-c', '1000000', '/dev/zero'], outputBytesMax: 1234 }),
     );
     expect(result.stdout.length).toBe(1234);
     expect(result.exit).toMatchObject({ exitCode: 0, truncated: true });
@@ -128,10 +121,7 @@ describe('exec', () => {
 
   it('pty: the terminal has the requested size and can be resized', async () => {
     const script = 'tty; stty size; read line; stty size; echo "<$line>"';
-    const process = await agent.guest.exec({
-      argv: sh(script),
-      pty: { cols: 100, rows: 30 },
-    });
+    const process = await agent.guest.exec({ argv: sh(script), pty: { cols: 100, rows: 30 } });
     let text = '';
     process.stdout.on('data', (data) => {
       text += String(data);
@@ -218,13 +208,9 @@ describe('exec', () => {
       code: 'not_found',
       message: expect.stringContaining("'/no/such'"),
     });
-    await expect(guest.exec({ argv: ['ls'], user: 'nobody-here' })).rejects.toMatchObject({
-      code: 'not_found',
-    });
+    await expect(guest.exec({ argv: ['ls'], user: 'nobody-here' })).rejects.toMatchObject({ code: 'not_found' });
     await expect(guest.exec({ argv: [] })).rejects.toMatchObject({ code: 'invalid_request' });
-    await expect(guest.exec({ argv: ['/etc/passwd'] })).rejects.toMatchObject({
-      code: 'permission_denied',
-    });
+    await expect(guest.exec({ argv: ['/etc/passwd'] })).rejects.toMatchObject({ code: 'permission_denied' });
   });
 
   it('concurrency: 20 programs at once, each with its own output', async () => {
@@ -235,12 +221,8 @@ describe('exec', () => {
         return await outcome(process);
       }),
     );
-    expect(results.map((result) => result.stdout)).toEqual(
-      Array.from({ length: 20 }, (_, index) => `input ${index}`),
-    );
-    expect(results.map((result) => result.exit.exitCode)).toEqual(
-      Array.from({ length: 20 }, (_, index) => index),
-    );
+    expect(results.map((result) => result.stdout)).toEqual(Array.from({ length: 20 }, (_, index) => `input ${index}`));
+    expect(results.map((result) => result.exit.exitCode)).toEqual(Array.from({ length: 20 }, (_, index) => index));
   });
 
   it('events: an exit also arrives on the control connection', async () => {
@@ -269,9 +251,7 @@ describe('exec', () => {
       return readdirSync(`/proc/${agent.child.pid}/fd`).length;
     };
     const before = await open();
-    await Promise.all(
-      Array.from({ length: 10 }, async () => outcome(await agent.guest.exec({ argv: ['true'] }))),
-    );
+    await Promise.all(Array.from({ length: 10 }, async () => outcome(await agent.guest.exec({ argv: ['true'] }))));
     expect(await open()).toBe(before);
     expect(agent.console()).toBe('');
   });

@@ -1,14 +1,7 @@
 /** Files, ports and the inference forwarder through the real agent. */
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import {
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  statSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, request } from 'node:http';
 import { type AddressInfo, createServer as createTcp, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
@@ -43,9 +36,7 @@ describe('files', () => {
     expect(entry).toMatchObject({ name: 'c.bin', path, type: 'file', bytes: content.length });
     expect(statSync(path).mode & 0o777).toBe(0o755);
     expect((await agent.guest.files.readAll(path)).equals(content)).toBe(true);
-    await expect(agent.guest.files.readAll(path, { bytesMax: 1000 })).rejects.toMatchObject({
-      code: 'too_large',
-    });
+    await expect(agent.guest.files.readAll(path, { bytesMax: 1000 })).rejects.toMatchObject({ code: 'too_large' });
   });
 
   it('open: part of a file, with its size and time; a file of the kernel, whose size is 0', async () => {
@@ -53,10 +44,7 @@ describe('files', () => {
     writeFileSync(path, '0123456789');
     const opened = await agent.guest.files.open(path, { offset: 3, bytesMax: 4 });
     expect(await text(opened.content)).toBe('3456');
-    expect(opened).toMatchObject({
-      bytes: 10,
-      modifiedMs: Math.floor(statSync(path).mtimeMs),
-    });
+    expect(opened).toMatchObject({ bytes: 10, modifiedMs: Math.floor(statSync(path).mtimeMs) });
     const after = await agent.guest.files.open(path, { offset: 20 });
     expect(await text(after.content)).toBe('');
     const kernel = await agent.guest.files.open('/proc/self/status');
@@ -114,9 +102,9 @@ describe('files', () => {
   });
 
   it('write: an early refusal reaches a sender of large content', async () => {
-    await expect(
-      agent.guest.files.write(dir, Buffer.alloc(20 * 1024 * 1024)),
-    ).rejects.toMatchObject({ code: 'invalid_request' });
+    await expect(agent.guest.files.write(dir, Buffer.alloc(20 * 1024 * 1024))).rejects.toMatchObject({
+      code: 'invalid_request',
+    });
   });
 
   it('list: lexical order, depth, links not followed, odd names survive the round trip', async () => {
@@ -141,9 +129,7 @@ describe('files', () => {
   it('move, mkdir, remove: with parents, recursive, typed errors', async () => {
     const { files } = agent.guest;
     await files.makeDirectory(join(dir, 'd/e'));
-    await expect(files.makeDirectory(join(dir, 'd'))).rejects.toMatchObject({
-      code: 'already_exists',
-    });
+    await expect(files.makeDirectory(join(dir, 'd'))).rejects.toMatchObject({ code: 'already_exists' });
     await files.write(join(dir, 'd/e/f'), 'x');
     await files.move(join(dir, 'd'), join(dir, 'new/place'));
     expect(readFileSync(join(dir, 'new/place/e/f'), 'utf8')).toBe('x');
@@ -154,10 +140,7 @@ describe('files', () => {
   });
 
   it('read: a directory, a device and a FIFO are refused without blocking', async () => {
-    const { files, exec } = {
-      files: agent.guest.files,
-      exec: agent.guest.exec.bind(agent.guest),
-    };
+    const { files, exec } = { files: agent.guest.files, exec: agent.guest.exec.bind(agent.guest) };
     await outcome(await exec({ argv: ['mkfifo', join(dir, 'fifo')] }));
     for (const path of [dir, '/dev/zero', join(dir, 'fifo')]) {
       await expect(files.readAll(path)).rejects.toMatchObject({ code: 'invalid_request' });
@@ -182,9 +165,9 @@ describe('files', () => {
     expect(seen()).toEqual(expect.arrayContaining(['create sub', 'create sub/f', 'write sub/f']));
     watch.stop();
     await watch.ended;
-    await expect(
-      agent.guest.files.watch(join(dir, 'none'), {}, () => undefined),
-    ).rejects.toMatchObject({ code: 'not_found' });
+    await expect(agent.guest.files.watch(join(dir, 'none'), {}, () => undefined)).rejects.toMatchObject({
+      code: 'not_found',
+    });
   });
 });
 
@@ -248,9 +231,7 @@ describe('inference forwarder', () => {
   it('without a bridge: 503 with an explanation in JSON', async () => {
     const response = await ask('/chat');
     expect(response.statusCode).toBe(503);
-    expect(JSON.parse(await text(response))).toMatchObject({
-      error: { type: 'bridge_unreachable' },
-    });
+    expect(JSON.parse(await text(response))).toMatchObject({ error: { type: 'bridge_unreachable' } });
   });
 
   it('with a bridge: bodies both ways, streamed chunks, cancel and back-pressure', async () => {
@@ -271,9 +252,7 @@ describe('inference forwarder', () => {
     const body = randomBytes(2_000_000);
     expect((await buffer(await ask('/echo', body))).equals(body)).toBe(true);
     const all = await Promise.all(
-      Array.from({ length: 30 }, async (_, index) =>
-        text(await ask('/echo', Buffer.from(`${index}`))),
-      ),
+      Array.from({ length: 30 }, async (_, index) => text(await ask('/echo', Buffer.from(`${index}`)))),
     );
     expect(all).toEqual(Array.from({ length: 30 }, (_, index) => `${index}`));
 

@@ -51,14 +51,8 @@ describe('agent, against a bad host', () => {
     ['a bad size', '{"v":1,"op":"exec","argv":["ls"],"pty":{"cols":0,"rows":1}}\n'],
     ['a path as a script name', '{"v":1,"op":"python","name":"../x.py"}\n'],
     ['too large a body', '{"v":1,"op":"python","bodyBytes":99999999}\n'],
-    [
-      'another frame than the body',
-      Buffer.from('{"v":1,"op":"python","bodyBytes":3}\n\x01\0\0\0\x03abc'),
-    ],
-    [
-      'a body longer than announced',
-      Buffer.from('{"v":1,"op":"python","bodyBytes":3}\n\x05\0\0\0\x04abcd'),
-    ],
+    ['another frame than the body', Buffer.from('{"v":1,"op":"python","bodyBytes":3}\n\x01\0\0\0\x03abc')],
+    ['a body longer than announced', Buffer.from('{"v":1,"op":"python","bodyBytes":3}\n\x05\0\0\0\x04abcd')],
     ['an endless line', 'x'.repeat(70_000)],
     ['deep nesting', `{"v":1,"op":${'['.repeat(30_000)}\n`],
     ['bad UTF-8', Buffer.from([0x22, 0xff, 0x22, 0x0a])],
@@ -229,8 +223,7 @@ describe('listenForGuest, against a bad guest', () => {
     if (talker === undefined) throw new Error('nobody was told');
     let sent = 0;
     // Without the limit this would go on for ever: stop at a hundred times of it.
-    for (; sent < 100 * GUEST_LIMITS.busyBytesMax && isRead(talker, 16_384); sent += 16_384)
-      await sleep(1);
+    for (; sent < 100 * GUEST_LIMITS.busyBytesMax && isRead(talker, 16_384); sent += 16_384) await sleep(1);
     expect(sent).toBeLessThan(100 * GUEST_LIMITS.busyBytesMax);
     expect(silent.every((each) => isRead(each, 1))).toBe(true);
     clock.advance(GUEST_LIMITS.busyMsMax);
@@ -312,9 +305,7 @@ describe('listenForGuest, against a bad guest', () => {
       process.stderr.resume();
       return await process.exit;
     };
-    await expect(run()).rejects.toMatchObject({
-      code: expect.stringMatching(/^(connection_lost|protocol_error)$/),
-    });
+    await expect(run()).rejects.toMatchObject({ code: expect.stringMatching(/^(connection_lost|protocol_error)$/) });
     await expect(guest.files.readAll('x')).rejects.toMatchObject({
       code: expect.stringMatching(/^(connection_lost|protocol_error)$/),
     });

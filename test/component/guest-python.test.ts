@@ -7,18 +7,9 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { sleep } from '../../src/base/clock.ts';
 import type { GuestEvent, PythonSpec } from '../../src/machine/guest/link.ts';
-import {
-  agentPython,
-  type Outcome,
-  outcome,
-  type RunningAgent,
-  startAgent,
-} from '../support/guest-agent.ts';
+import { agentPython, type Outcome, outcome, type RunningAgent, startAgent } from '../support/guest-agent.ts';
 
-const plain = async (
-  args: string[],
-  cwd: string,
-): Promise<Omit<Outcome, 'exit'> & { code: number }> => {
+const plain = async (args: string[], cwd: string): Promise<Omit<Outcome, 'exit'> & { code: number }> => {
   try {
     const running = promisify(execFile)(agentPython, args, { cwd });
     running.child.stdin?.end();
@@ -38,9 +29,7 @@ describe('python', () => {
     run({ script: { code: text }, ...more });
 
   beforeAll(async () => {
-    agent = await startAgent({
-      identity: { warm: ['json', 'decimal', 'no_such_module', 'os.path'] },
-    });
+    agent = await startAgent({ identity: { warm: ['json', 'decimal', 'no_such_module', 'os.path'] } });
     agent.guest.events((event) => {
       if (event.type === 'warm') warmed.push(event);
     });
@@ -71,9 +60,7 @@ describe('python', () => {
     const slow = join(agent.dir, 'slow');
     mkdirSync(slow);
     writeFileSync(join(slow, 'slow_module.py'), 'import time; time.sleep(3)\n');
-    await using other = await startAgent({
-      identity: { warm: ['slow_module'], env: { PYTHONPATH: slow } },
-    });
+    await using other = await startAgent({ identity: { warm: ['slow_module'], env: { PYTHONPATH: slow } } });
     const script = { code: 'import sys; print("slow_module" in sys.modules)' };
     const cold = await other.guest.python({ script, waitWarm: false });
     expect(cold.warm).toBe(false);
@@ -100,8 +87,7 @@ describe('python', () => {
       'import atexit, threading, time\nclass A:\n    def __del__(self): print("del")\na = A()\natexit.register(lambda: print("atexit"))\nthreading.Thread(target=lambda: (time.sleep(0.1), print("thread"))).start()\nprint("end")\n',
     'an exception in a thread':
       'import threading\nt = threading.Thread(target=lambda: 1/0, name="T")\nt.start(); t.join()\n',
-    'pickle of a class in __main__':
-      'import pickle\nclass P:\n    v = 3\nprint(pickle.loads(pickle.dumps(P())).v)\n',
+    'pickle of a class in __main__': 'import pickle\nclass P:\n    v = 3\nprint(pickle.loads(pickle.dumps(P())).v)\n',
     multiprocessing:
       'import multiprocessing as m\ndef f(x): return x * x\nif __name__ == "__main__":\n    m.set_start_method("spawn")\n    with m.Pool(1) as p: print(p.map(f, [1, 2, 3]))\n',
     'asyncio and subprocess':
@@ -110,8 +96,7 @@ describe('python', () => {
     'a warning': 'import warnings\nwarnings.warn("careful")\n',
     'dataclasses and typing in __main__':
       'from __future__ import annotations\nfrom dataclasses import dataclass\nfrom typing import get_type_hints\n@dataclass\nclass D:\n    x: int\nprint(D(1), get_type_hints(D))\n',
-    'inspect and linecache':
-      'import inspect\ndef f():\n    return 1\nprint(inspect.getsource(f))\n',
+    'inspect and linecache': 'import inspect\ndef f():\n    return 1\nprint(inspect.getsource(f))\n',
     'a BOM and an encoding': '# -*- coding: latin-1 -*-\nprint("ok")\n',
   };
   for (const [name, text] of Object.entries(cases)) {
@@ -120,11 +105,7 @@ describe('python', () => {
       mkdirSync(dir, { recursive: true });
       writeFileSync(join(dir, 'case.py'), text);
       const want = await plain([join(dir, 'case.py'), 'a', 'b'], dir);
-      const got = await run({
-        script: { code: text, name: 'case.py' },
-        args: ['a', 'b'],
-        stdin: false,
-      });
+      const got = await run({ script: { code: text, name: 'case.py' }, args: ['a', 'b'], stdin: false });
       const mask = (out: string): string =>
         out.replaceAll(/"?[^" \n]*\/case\.py/g, 'case.py').replaceAll(/0x[0-9a-f]+/g, '0x');
       expect(mask(got.stdout)).toBe(mask(want.stdout));
@@ -144,15 +125,11 @@ describe('python', () => {
     writeFileSync(join(agent.dir, 'there.py'), 'import sys; print(sys.argv)\n');
     const got = await run({ script: { path: 'there.py' }, cwd: agent.dir, args: ['q'] });
     expect(got.stdout).toBe(`['${agent.dir}/there.py', 'q']\n`);
-    await expect(agent.guest.python({ script: { path: '/no/such.py' } })).rejects.toMatchObject({
-      code: 'not_found',
-    });
+    await expect(agent.guest.python({ script: { path: '/no/such.py' } })).rejects.toMatchObject({ code: 'not_found' });
   });
 
   it('streaming: a printed line arrives before the script ends', async () => {
-    const process = await agent.guest.python({
-      script: { code: 'print("first")\ninput()\nprint("second")' },
-    });
+    const process = await agent.guest.python({ script: { code: 'print("first")\ninput()\nprint("second")' } });
     const [chunk] = await once(process.stdout, 'data');
     expect(String(chunk)).toBe('first\n');
     process.stdin.end('\n');
@@ -185,9 +162,7 @@ describe('python', () => {
   });
 
   it('signals: SIGINT is a KeyboardInterrupt, and the script ends by that signal', async () => {
-    const process = await agent.guest.python({
-      script: { code: 'import time\nprint("up")\ntime.sleep(100)' },
-    });
+    const process = await agent.guest.python({ script: { code: 'import time\nprint("up")\ntime.sleep(100)' } });
     await once(process.stdout, 'data');
     process.kill('SIGINT');
     const { exit, stderr } = await outcome(process);
@@ -203,15 +178,13 @@ describe('python', () => {
   it('size: a script of 3 MiB runs, one above the limit is too_large', async () => {
     const filler = `# ${'x'.repeat(77)}\n`.repeat(40_000);
     expect((await code(`${filler}print("end")`)).stdout).toBe('end\n');
-    await expect(
-      agent.guest.python({ script: { code: ' '.repeat(17 * 1024 * 1024) } }),
-    ).rejects.toMatchObject({ code: 'too_large' });
+    await expect(agent.guest.python({ script: { code: ' '.repeat(17 * 1024 * 1024) } })).rejects.toMatchObject({
+      code: 'too_large',
+    });
   });
 
   it('NUL and binary scripts: an error from Python, not from the agent', async () => {
-    const { exit, stderr } = await run({
-      script: { code: Buffer.from([0, 1, 2, 255, 0]), name: 'binary.py' },
-    });
+    const { exit, stderr } = await run({ script: { code: Buffer.from([0, 1, 2, 255, 0]), name: 'binary.py' } });
     expect(exit.exitCode).toBe(1);
     expect(stderr).not.toBe('');
   });
@@ -238,9 +211,7 @@ describe('python', () => {
   it('fork server: killed under a running script, the exit is unknown or the connection ends', async () => {
     const server = Number((await code('import os; print(os.getppid())')).stdout);
     expect(server).not.toBe(agent.child.pid);
-    const process = await agent.guest.python({
-      script: { code: 'print("up")\nimport time\ntime.sleep(0.5)' },
-    });
+    const process = await agent.guest.python({ script: { code: 'print("up")\nimport time\ntime.sleep(0.5)' } });
     await once(process.stdout, 'data');
     globalThis.process.kill(server, 'SIGKILL');
     expect(await process.exit).toMatchObject({ exitCode: null, signal: null, timedOut: false });

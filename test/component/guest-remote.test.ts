@@ -24,9 +24,7 @@ beforeAll(async () => {
   holder = agent.guest;
   tunnel = createHttpServer();
   tunnel.on('upgrade', (_request, socket, head) => {
-    socket.write(
-      'HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: guest\r\n\r\n',
-    );
+    socket.write('HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: guest\r\n\r\n');
     splice(socket, agent.channelPath, head);
   });
   tunnel.listen(join(agent.dir, 'http'));
@@ -72,8 +70,7 @@ const pair: Dial = () => {
   return ours;
 };
 
-const guestOver = (dial: Dial): Guest =>
-  connectGuest({ dial, info: agent.guest.info, clock: systemClock });
+const guestOver = (dial: Dial): Guest => connectGuest({ dial, info: agent.guest.info, clock: systemClock });
 const digest = (data: Buffer): string => createHash('sha256').update(data).digest('hex');
 
 describe.each<[string, Dial]>([
@@ -168,9 +165,7 @@ describe('connectGuest, a dial that fails', () => {
     await expect(thrown.stats()).rejects.toMatchObject({ code: 'connection_lost' });
     const [closed] = duplexPair();
     closed.destroy();
-    await expect(guestOver(() => closed).stats()).rejects.toMatchObject({
-      code: 'connection_lost',
-    });
+    await expect(guestOver(() => closed).stats()).rejects.toMatchObject({ code: 'connection_lost' });
   });
 
   it('cancelled while dialing: the late stream is dropped', async () => {

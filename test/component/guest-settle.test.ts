@@ -12,12 +12,7 @@ import { silentLog } from '../../src/base/log.ts';
 import { type Guest, listenForGuest, type Process } from '../../src/machine/guest/link.ts';
 import { outcome, type RunningAgent, startAgent } from '../support/guest-agent.ts';
 
-const IDENTITY = {
-  sandboxId: 'abcdefghij0123456789',
-  hostname: 'nv-test',
-  env: { WHO: 'first' },
-  limits: {},
-};
+const IDENTITY = { sandboxId: 'abcdefghij0123456789', hostname: 'nv-test', env: { WHO: 'first' }, limits: {} };
 const sh = (script: string): string[] => ['sh', '-c', script];
 
 let agent: RunningAgent;
@@ -56,10 +51,7 @@ describe('settle', () => {
     const first = await agent.guest.exec({ argv: sh(script) });
     await agent.guest.settle();
     const guest = await unplug(agent.guest);
-    await expect(first.exit).rejects.toMatchObject({
-      code: 'suspended',
-      remedy: expect.stringContaining('attach'),
-    });
+    await expect(first.exit).rejects.toMatchObject({ code: 'suspended', remedy: expect.stringContaining('attach') });
     expect(await guest.processes()).toMatchObject([{ pid: first.pid, detached: true }]);
     const again = await guest.attach(first.pid);
     again.stdin.end('one\ntwo\n');
@@ -177,9 +169,9 @@ describe('settle', () => {
   it('dropCaches: has no effect outside a VM', async () => {
     await agent.guest.settle({ dropCaches: true });
     await agent.guest.settle({ dropCaches: false });
-    await expect(
-      agent.guest.settle({ dropCaches: 'yes' as unknown as boolean }),
-    ).rejects.toMatchObject({ code: 'invalid_request' });
+    await expect(agent.guest.settle({ dropCaches: 'yes' as unknown as boolean })).rejects.toMatchObject({
+      code: 'invalid_request',
+    });
   });
 
   it('twenty saves of one program: each attach continues where the last ended', async () => {
@@ -255,9 +247,7 @@ describe('second hello', () => {
       limits: { outputBytesMax: 10 },
     });
     const guest = await unplug(agent.guest);
-    const { stdout, exit } = await outcome(
-      await guest.exec({ argv: sh('echo $WHO; echo more than ten bytes') }),
-    );
+    const { stdout, exit } = await outcome(await guest.exec({ argv: sh('echo $WHO; echo more than ten bytes') }));
     expect([stdout, exit.truncated]).toEqual(['second\nmor', true]);
     const again = await guest.attach(old.pid);
     again.stdin.end('go\n');
@@ -326,30 +316,27 @@ describe('unplug, the forwarder', () => {
   it.each<[string, boolean]>([
     ['ended', false],
     ['reset', true],
-  ])(
-    'a client in the midst of an answer: its connection is ended at once (%s)',
-    async (_n, reset) => {
-      const client = connect(port, '127.0.0.1');
-      client.write('GET / HTTP/1.1\r\nhost: x\r\n\r\n');
-      await once(client, 'data');
-      const idle = connect(port, '127.0.0.1');
-      await until(() => dialled.length === 2);
-      for (const socket of dialled) {
-        // Closing a unix socket with unread bytes resets it.
-        if (reset) socket.pause();
-      }
-      if (reset) client.write(Buffer.alloc(200_000));
-      await sleep(50);
-      for (const socket of dialled) socket.destroy();
-      const ends = [client, idle].map(async (socket) => {
-        socket.resume();
-        await Promise.race([once(socket, 'end'), once(socket, 'error')]);
-        socket.destroy();
-      });
-      await Promise.all(ends);
-      await agent.guest.stats();
-    },
-  );
+  ])('a client in the midst of an answer: its connection is ended at once (%s)', async (_n, reset) => {
+    const client = connect(port, '127.0.0.1');
+    client.write('GET / HTTP/1.1\r\nhost: x\r\n\r\n');
+    await once(client, 'data');
+    const idle = connect(port, '127.0.0.1');
+    await until(() => dialled.length === 2);
+    for (const socket of dialled) {
+      // Closing a unix socket with unread bytes resets it.
+      if (reset) socket.pause();
+    }
+    if (reset) client.write(Buffer.alloc(200_000));
+    await sleep(50);
+    for (const socket of dialled) socket.destroy();
+    const ends = [client, idle].map(async (socket) => {
+      socket.resume();
+      await Promise.race([once(socket, 'end'), once(socket, 'error')]);
+      socket.destroy();
+    });
+    await Promise.all(ends);
+    await agent.guest.stats();
+  });
 
   it('reset: the agent releases the connection, even if the client does not close it', async () => {
     const descriptors = (): number => readdirSync(`/proc/${agent.child.pid}/fd`).length;

@@ -54,8 +54,7 @@ const wholeRuleset = (where = a): string => where.run('nft', 'list', 'ruleset');
 const ruleset = (where = a): string =>
   wholeRuleset(where).replace(/^table inet neurovisor_guard_.*\n(?:\t.*\n|\n)*\}\n/gm, '');
 const forwarding = (where = a): string => where.run('cat', '/proc/sys/net/ipv4/ip_forward').trim();
-const records = async (): Promise<string[]> =>
-  (await readdir(stateDir)).filter((name) => name.endsWith('.lease.json'));
+const records = async (): Promise<string[]> => (await readdir(stateDir)).filter((name) => name.endsWith('.lease.json'));
 
 describe('HostNetwork: leases', () => {
   it('two leases have a TAP, addresses and rules each, and nothing is left after release', async () => {
@@ -175,17 +174,11 @@ describe('HostNetwork: leases', () => {
     await a.do('open', stateDir);
     const id = newSandboxId();
     const limits = { bytesMax: 100 };
-    const { gateway } = await a.do<Leased>(
-      'lease',
-      id,
-      { mode: 'open' },
-      { limits, bytesUsed: 20 },
-    );
+    const { gateway } = await a.do<Leased>('lease', id, { mode: 'open' }, { limits, bytesUsed: 20 });
     const send = async (packets: number): Promise<void> => {
       for (let sent = 0; sent < packets; sent += 1) await a.do('datagram', id, gateway);
     };
-    const used = async (): Promise<unknown> =>
-      (await a.do<{ bytesUsed: number }>('traffic', id)).bytesUsed;
+    const used = async (): Promise<unknown> => (await a.do<{ bytesUsed: number }>('traffic', id)).bytesUsed;
     const toldTimes = async (): Promise<number> =>
       (await a.do<string[]>('infos')).filter((info) => info.includes('budget')).length;
     // A datagram has 29 bytes.
@@ -293,10 +286,7 @@ describe('HostNetwork: several processes', () => {
     const b = beside();
     await Promise.all([a.do('open', stateDir), b.do('open', stateDir)]);
     const ids = () => Array.from({ length: 10 }, () => newSandboxId());
-    const [first, second] = await Promise.all([
-      a.do<string[]>('many', ids()),
-      b.do<string[]>('many', ids()),
-    ]);
+    const [first, second] = await Promise.all([a.do<string[]>('many', ids()), b.do<string[]>('many', ids())]);
     expect(new Set([...first, ...second]).size).toBe(20);
     expect(links()).toHaveLength(21);
   });
@@ -345,10 +335,7 @@ describe('HostNetwork: other programs on the host', () => {
   it('keep their tables and links byte for byte', async () => {
     a.run('ip', 'tuntap', 'add', 'dev', 'nv-other', 'mode', 'tap');
     a.run('ip', 'address', 'add', '192.168.7.1/24', 'dev', 'nv-other');
-    a.run(
-      'nft',
-      'add table ip docker; add chain ip docker f { type filter hook forward priority 0; }',
-    );
+    a.run('nft', 'add table ip docker; add chain ip docker f { type filter hook forward priority 0; }');
     a.run('nft', 'add table inet neurovisor2; add counter inet neurovisor2 owner');
     const others = (): string =>
       a.run('nft', 'list table ip docker') +
@@ -429,10 +416,7 @@ describe('HostNetwork: other programs on the host', () => {
   });
 
   it('without BPF: one warning, and metadata services stay blocked', async () => {
-    const weak = new NamespacedProcess(
-      ['unshare', '-n', 'setpriv', '--bounding-set=-bpf,-sys_admin'],
-      FIXTURE,
-    );
+    const weak = new NamespacedProcess(['unshare', '-n', 'setpriv', '--bounding-set=-bpf,-sys_admin'], FIXTURE);
     undo.push(() => weak.kill());
     await weak.do('open', stateDir);
     const [one, two] = [newSandboxId(), newSandboxId()];
@@ -472,10 +456,7 @@ describe('HostNetwork: other programs on the host', () => {
   });
 
   it('not_permitted: without CAP_NET_ADMIN, with a remedy', async () => {
-    const weak = new NamespacedProcess(
-      ['unshare', '-n', 'setpriv', '--bounding-set=-all'],
-      FIXTURE,
-    );
+    const weak = new NamespacedProcess(['unshare', '-n', 'setpriv', '--bounding-set=-all'], FIXTURE);
     undo.push(() => weak.kill());
     expect(await weak.refusal('open', stateDir)).toMatchObject({
       code: 'not_permitted',

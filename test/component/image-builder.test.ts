@@ -1,14 +1,6 @@
 /** The host's side of the VM that builds images; the VM is a function that writes disks and prints a line. */
 import { execFile } from 'node:child_process';
-import {
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -57,12 +49,7 @@ describe('makeImageBuilder', () => {
         return '{"bytes": 4096}';
       }),
     );
-    expect(seen?.plan).toMatchObject({
-      task: 'layer',
-      bytes: 4,
-      bytesMax: 5000,
-      diffId: 'd'.repeat(64),
-    });
+    expect(seen?.plan).toMatchObject({ task: 'layer', bytes: 4, bytesMax: 5000, diffId: 'd'.repeat(64) });
     expect(readFileSync(join(dir, 'out/x')).toString()).toBe('i'.repeat(4096));
     expect(statSync(join(dir, 'out/x')).mode & 0o777).toBe(0o644);
     expect(left()).toEqual(['x']);
@@ -76,9 +63,7 @@ describe('makeImageBuilder', () => {
         [0, 4096],
         [4096, 4096],
       ]);
-      expect(readFileSync(disks[1]?.path ?? '').toString()).toBe(
-        'a'.repeat(4096) + 'b'.repeat(4096),
-      );
+      expect(readFileSync(disks[1]?.path ?? '').toString()).toBe('a'.repeat(4096) + 'b'.repeat(4096));
       return '{"bytes": 8192}';
     }).merge({ layers }, join(dir, 'out/x'), signal);
     expect(statSync(join(dir, 'out/x')).size).toBe(8192);

@@ -121,9 +121,7 @@ describe('createOverlay', () => {
   it('refuses a size too small for a filesystem, and leaves no file', async () => {
     const dir = await temporaryDirectory();
     for (const size of [0, -1, 1.5, 4096]) {
-      await expect(formatOverlay(join(dir, 'disk'), size)).rejects.toMatchObject({
-        code: 'source_invalid',
-      });
+      await expect(formatOverlay(join(dir, 'disk'), size)).rejects.toMatchObject({ code: 'source_invalid' });
     }
     expect(await readdir(dir)).toEqual([]);
   });

@@ -23,9 +23,7 @@ async function isAlive(pid: number): Promise<boolean> {
 describe('runTool', () => {
   it('returns the last lines of the output, and passes each line as it arrives', async () => {
     const lines: string[] = [];
-    const output = await runTool('sh', ['-c', 'echo one; echo two >&2'], {
-      onLine: (line) => lines.push(line),
-    });
+    const output = await runTool('sh', ['-c', 'echo one; echo two >&2'], { onLine: (line) => lines.push(line) });
     expect(lines.sort()).toEqual(['one', 'two']);
     expect(output.split('\n')).toHaveLength(2);
   });
@@ -45,20 +43,20 @@ describe('runTool', () => {
   });
 
   it('reports a missing program, with a remedy', async () => {
-    await expect(
-      runTool('no-such-program-x', [], { missingRemedy: 'Install x.' }),
-    ).rejects.toMatchObject({ code: 'tool_missing', remedy: 'Install x.' });
+    await expect(runTool('no-such-program-x', [], { missingRemedy: 'Install x.' })).rejects.toMatchObject({
+      code: 'tool_missing',
+      remedy: 'Install x.',
+    });
   });
 
   it('recognizes a full disk in the output of a program', async () => {
-    await expect(
-      runTool('sh', ['-c', 'echo "cc1: write: No space left on device"; exit 1']),
-    ).rejects.toMatchObject({ code: 'disk_full' });
+    await expect(runTool('sh', ['-c', 'echo "cc1: write: No space left on device"; exit 1'])).rejects.toMatchObject({
+      code: 'disk_full',
+    });
   });
 
   it('says in a line that a server can not be reached, and what to check', async () => {
-    const said =
-      "Err:1 bookworm InRelease\\n  Temporary failure resolving 'deb.example'\\nE: failed";
+    const said = "Err:1 bookworm InRelease\\n  Temporary failure resolving 'deb.example'\\nE: failed";
     await expect(runTool('sh', ['-c', `printf "${said}"; exit 100`])).rejects.toMatchObject({
       code: 'tool_failed',
       message: expect.stringContaining("can't be reached"),
@@ -71,10 +69,7 @@ describe('runTool', () => {
     const aborter = new AbortController();
     const path = join(await temporaryDirectory(), 'pid');
     const script = `sleep 300 & echo $! > ${path}; echo ready; wait`;
-    const running = runTool('sh', ['-c', script], {
-      signal: aborter.signal,
-      onLine: () => aborter.abort(),
-    });
+    const running = runTool('sh', ['-c', script], { signal: aborter.signal, onLine: () => aborter.abort() });
     await expect(running).rejects.toMatchObject({ code: 'cancelled' });
     const grandchild = Number(await readFile(path, 'utf8'));
     await expect.poll(() => isAlive(grandchild)).toBe(false);
@@ -82,9 +77,7 @@ describe('runTool', () => {
 
   it('starts nothing when cancelled before', async () => {
     const signal = AbortSignal.abort();
-    await expect(runTool('sh', ['-c', 'true'], { signal })).rejects.toMatchObject({
-      code: 'cancelled',
-    });
+    await expect(runTool('sh', ['-c', 'true'], { signal })).rejects.toMatchObject({ code: 'cancelled' });
   });
 });
 
@@ -104,9 +97,7 @@ describe('withSetupLock', () => {
     await entered.promise;
     const two = withSetupLock(second, async () => order.push('second in'));
     await expect.poll(() => second.events.map((event) => event.kind)).toEqual(['start']);
-    expect(second.events[0]).toMatchObject({
-      title: 'Wait for another request: set this machine up',
-    });
+    expect(second.events[0]).toMatchObject({ title: 'Wait for another request: set this machine up' });
     release.resolve();
     await Promise.all([one, two]);
     expect(order).toEqual(['first in', 'first out', 'second in']);
@@ -141,9 +132,7 @@ describe('withSetupLock', () => {
     const exited = once(owner, 'exit');
     const waiting = withSetupLock(context, async () => 'in');
     await expect.poll(() => context.events.length).toBe(1);
-    expect(context.events[0]).toMatchObject({
-      title: `Wait for process ${owner.pid}: set this machine up`,
-    });
+    expect(context.events[0]).toMatchObject({ title: `Wait for process ${owner.pid}: set this machine up` });
     owner.kill('SIGKILL');
     await exited;
     expect(await waiting).toBe('in');

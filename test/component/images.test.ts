@@ -26,15 +26,7 @@ import { parseReference } from '../../src/artifacts/oci/reference.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { type ProgressEvent, silentProgress } from '../../src/base/progress.ts';
 import { resolveEnvironment } from '../../src/host/runtime/images.ts';
-import {
-  digest,
-  makeImage,
-  makeIndex,
-  type TestImage,
-  TestRegistry,
-  tar,
-  writeLayout,
-} from '../support/oci-images.ts';
+import { digest, makeImage, makeIndex, type TestImage, TestRegistry, tar, writeLayout } from '../support/oci-images.ts';
 
 const ARCHITECTURE = process.arch === 'x64' ? 'amd64' : process.arch;
 
@@ -102,8 +94,7 @@ describe('Images', () => {
   ]);
   const upper = tar([{ name: 'etc/b', data: 'b' }]);
   const config = { User: 'app', Env: ['A=b'], WorkingDir: '/srv', Cmd: ['/bin/x'] };
-  const image = (): TestImage =>
-    makeImage([{ tar: base }, { tar: upper, compression: 'zstd' }], config);
+  const image = (): TestImage => makeImage([{ tar: base }, { tar: upper, compression: 'zstd' }], config);
 
   it('pull: from a registry, each layer by its content, then merged; a second pull builds nothing', async () => {
     const made = image();
@@ -191,13 +182,7 @@ describe('Images', () => {
     const images = open();
     const first = await pull(images, 'oci:layout:latest');
     const saved = `docker-archive:${dir}/saved.tar:a:1`;
-    execFileSync('skopeo', [
-      '--insecure-policy',
-      'copy',
-      '--quiet',
-      `oci:${dir}/layout:latest`,
-      saved,
-    ]);
+    execFileSync('skopeo', ['--insecure-policy', 'copy', '--quiet', `oci:${dir}/layout:latest`, saved]);
     const second = await pull(images, 'docker-archive:saved.tar');
     expect(second.environment).toEqual(first.environment);
     expect(second.image.names).toEqual([`docker-archive:${dir}/saved.tar`]);
@@ -240,29 +225,25 @@ describe('Images', () => {
     [404, 'image_not_found'],
     [429, 'rate_limited'],
     [500, 'registry_failed'],
-  ])(
-    'pull: a registry that answers %i gives a clear error and leaves nothing',
-    async (status, code) => {
-      registry.interfere = (_, response) => {
-        response.statusCode = status;
-        // skopeo tries again after this time, s.
-        response.setHeader('retry-after', '1');
-        response.end('{}');
-        return true;
-      };
-      const failure = await pull(open(), registry.name('1')).catch((error: unknown) => error);
-      expect(failure).toMatchObject({ code, remedy: expect.any(String) });
-      expect(filesIn('tmp')).toEqual([]);
-      expect(await open().list()).toEqual([]);
-    },
-  );
+  ])('pull: a registry that answers %i gives a clear error and leaves nothing', async (status, code) => {
+    registry.interfere = (_, response) => {
+      response.statusCode = status;
+      // skopeo tries again after this time, s.
+      response.setHeader('retry-after', '1');
+      response.end('{}');
+      return true;
+    };
+    const failure = await pull(open(), registry.name('1')).catch((error: unknown) => error);
+    expect(failure).toMatchObject({ code, remedy: expect.any(String) });
+    expect(filesIn('tmp')).toEqual([]);
+    expect(await open().list()).toEqual([]);
+  });
 
   it('pull: a registry that dies, lies or floods amid a layer leaves nothing', async () => {
     const big = Buffer.alloc(200_000, 'x');
     const made = makeImage([{ tar: tar([{ name: 'x', data: big }]), compression: 'none' }]);
     registry.push('1', made);
-    const isLayer = (url = ''): boolean =>
-      url.includes('/blobs/') && url.endsWith(made.diffIds[0] ?? '-');
+    const isLayer = (url = ''): boolean => url.includes('/blobs/') && url.endsWith(made.diffIds[0] ?? '-');
     const answers: [string, (response: ServerResponse) => void][] = [
       ['dies', (response) => void response.write('x', () => response.destroy())],
       ['lies', (response) => response.end(Buffer.alloc(201_728))],
@@ -295,13 +276,9 @@ describe('Images', () => {
     registry.push('1', image());
     registry.interfere = ({ url = '' }) => url.includes('/blobs/');
     const silent = open({ fetchLimits: { ...FETCH_LIMITS, silenceMsMax: 500 } });
-    await expect(pull(silent, registry.name('1'))).rejects.toMatchObject({
-      code: 'registry_failed',
-    });
+    await expect(pull(silent, registry.name('1'))).rejects.toMatchObject({ code: 'registry_failed' });
     registry.interfere = () => true;
-    await expect(pull(silent, registry.name('1'))).rejects.toMatchObject({
-      code: 'registry_failed',
-    });
+    await expect(pull(silent, registry.name('1'))).rejects.toMatchObject({ code: 'registry_failed' });
     registry.interfere = ({ url = '' }) => url.includes('/blobs/');
     const aborter = new AbortController();
     const reference = parseReference(registry.name('1'), dir);
@@ -336,18 +313,14 @@ describe('Images', () => {
     const manifest = JSON.parse(String(made.blobs.get(made.manifestDigest)));
     const two = Buffer.from(JSON.stringify({ ...manifest, Layers: layers }));
     for (const tag of ['two', digest(two)]) registry.pushManifest(tag, two);
-    await expect(pull(open(), registry.name('two'))).rejects.toMatchObject({
-      code: 'image_invalid',
-    });
+    await expect(pull(open(), registry.name('two'))).rejects.toMatchObject({ code: 'image_invalid' });
     expect([filesIn('tmp'), filesIn('blobs')]).toEqual([[], []]);
   });
 
   it('pull: an image beyond the limit is refused before anything is fetched', async () => {
     registry.push('1', image());
     const small = open({ fetchLimits: { ...FETCH_LIMITS, imageBytesMax: 10 } });
-    await expect(pull(small, registry.name('1'))).rejects.toMatchObject({
-      code: 'image_too_large',
-    });
+    await expect(pull(small, registry.name('1'))).rejects.toMatchObject({ code: 'image_too_large' });
     expect(registry.asked.filter((url) => url.includes('/blobs/'))).toEqual([]);
   });
 
@@ -371,10 +344,7 @@ describe('Images', () => {
     };
     const pulling = pull(open({ progress }), registry.name('1'));
     const failure = await pulling.catch((error: unknown) => error);
-    expect(failure).toMatchObject({
-      code: 'disk_full',
-      remedy: expect.stringContaining('NEUROVISOR_IMAGE_QUOTA_GIB'),
-    });
+    expect(failure).toMatchObject({ code: 'disk_full', remedy: expect.stringContaining('NEUROVISOR_IMAGE_QUOTA_GIB') });
   });
 
   it('rm: a disk that something else has by another name is not freed', async () => {
@@ -403,12 +373,8 @@ describe('Images', () => {
     expect(removed).toMatchObject({ images: [image().manifestDigest] });
     expect(removed.bytes).toBeGreaterThan(0);
     expect([filesIn('blobs'), filesIn('layers')].map((list) => list.length)).toEqual([1, 1]);
-    await expect(images.find(registry.name('1'), dir)).rejects.toMatchObject({
-      code: 'image_not_found',
-    });
-    expect((await images.find(other.manifestDigest.slice(0, 20), dir)).digest).toBe(
-      other.manifestDigest,
-    );
+    await expect(images.find(registry.name('1'), dir)).rejects.toMatchObject({ code: 'image_not_found' });
+    expect((await images.find(other.manifestDigest.slice(0, 20), dir)).digest).toBe(other.manifestDigest);
 
     registry.push('2', makeImage([{ tar: upper }], config));
     await pull(images, registry.name('2'));

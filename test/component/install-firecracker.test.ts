@@ -21,11 +21,7 @@ import { findInstalledFirecracker } from '../../src/artifacts/image/firecracker.
 import { extractFile, listArchive } from '../../src/artifacts/image/release-archive.ts';
 import { DEFAULT_FIRECRACKER } from '../../src/base/config.ts';
 import { describeError } from '../../src/base/errors.ts';
-import {
-  explainUnused,
-  installFirecracker,
-  withFirecracker,
-} from '../../src/host/runtime/firecracker/binary.ts';
+import { explainUnused, installFirecracker, withFirecracker } from '../../src/host/runtime/firecracker/binary.ts';
 import { cli, ROOT } from '../support/cli.ts';
 import { type TestContext, temporaryDirectory, testContext } from '../support/image.ts';
 import { requiresRoot } from '../support/requires.ts';
@@ -45,8 +41,7 @@ beforeEach(async () => {
 
 const program = (name: string, version = VERSION): string =>
   `#!/bin/sh\necho ran >> ${ran}\necho '${name} v${version}'\n`;
-const sha256 = (bytes: Uint8Array | string): string =>
-  createHash('sha256').update(bytes).digest('hex');
+const sha256 = (bytes: Uint8Array | string): string => createHash('sha256').update(bytes).digest('hex');
 const digestOf = (path: string): string => sha256(readFileSync(path));
 
 /** A directory with these files, as a release has them. */
@@ -111,11 +106,7 @@ describe('installFirecracker', () => {
       expect(statSync(path).mode & 0o777).toBe(0o755);
     }
     expect(readFileSync(made.jailer, 'utf8')).toBe(program('Jailer'));
-    expect(readdirSync(join(made.firecracker, '..')).sort()).toEqual([
-      'firecracker',
-      'jailer',
-      'manifest.json',
-    ]);
+    expect(readdirSync(join(made.firecracker, '..')).sort()).toEqual(['firecracker', 'jailer', 'manifest.json']);
     const steps = context.events.map(({ kind }) => kind);
     expect([steps[0], steps.at(-1)]).toEqual(['start', 'done']);
   });
@@ -158,27 +149,18 @@ describe('installFirecracker', () => {
 
   it('downloads from a URL, with progress', async () => {
     const bytes = readFileSync(archive(tree(release())));
-    const url = await serve((_, answer) =>
-      answer.setHeader('content-length', bytes.length).end(bytes),
-    );
+    const url = await serve((_, answer) => answer.setHeader('content-length', bytes.length).end(bytes));
     expect((await install(url, sha256(bytes))).version).toBe(VERSION);
     expect(context.events).toContainEqual(expect.objectContaining({ kind: 'update' }));
   });
 
   it('unpacks and runs nothing of an archive with another digest', async () => {
-    await refuses(
-      install(archive(tree(release())), sha256('other')),
-      /its SHA-256 is [0-9a-f]{64}/,
-    );
+    await refuses(install(archive(tree(release())), sha256('other')), /its SHA-256 is [0-9a-f]{64}/);
     expect(existsSync(ran)).toBe(false);
   });
 
   it.each([
-    [
-      'an answer of 404',
-      (_: unknown, answer: Parameters<RequestListener>[1]) => answer.writeHead(404).end(),
-      /404/,
-    ],
+    ['an answer of 404', (_: unknown, answer: Parameters<RequestListener>[1]) => answer.writeHead(404).end(), /404/],
     [
       'a connection that breaks off',
       (_: unknown, answer: Parameters<RequestListener>[1]) => {
@@ -211,9 +193,7 @@ describe('installFirecracker', () => {
   });
 
   it('refuses a download that announces too much before it begins', async () => {
-    const url = await serve(
-      (_, answer) => void answer.setHeader('content-length', 1e12).flushHeaders(),
-    );
+    const url = await serve((_, answer) => void answer.setHeader('content-length', 1e12).flushHeaders());
     await refuses(install(url, sha256('')), /more than 256 MiB/);
   });
 
@@ -254,21 +234,14 @@ describe('installFirecracker', () => {
     expect((await install(outside)).version).toBe(VERSION);
     expect(readFileSync(victim, 'utf8')).toBe('mine');
     execFileSync('rm', ['-r', join(context.cacheDir, 'firecracker')]);
-    const deep = archive(root, [
-      '--transform',
-      's,.*/firecracker-v.*x86_64$,../../firecracker,',
-      '.',
-    ]);
+    const deep = archive(root, ['--transform', 's,.*/firecracker-v.*x86_64$,../../firecracker,', '.']);
     await refuses(install(deep), /no firecracker/);
     // Links in the programs' place.
     const jailer = join(root, RELEASE, `jailer-v${VERSION}-x86_64`);
     for (const link of [['-s', '/bin/true'], [victim]]) {
       execFileSync('ln', ['-f', ...link, jailer]);
       const linked = link.length === 1 ? [victim.slice(1), RELEASE] : ['.'];
-      const from =
-        link.length === 1
-          ? archive('/', [victim.slice(1), '-C', root, RELEASE])
-          : archive(root, linked);
+      const from = link.length === 1 ? archive('/', [victim.slice(1), '-C', root, RELEASE]) : archive(root, linked);
       await refuses(install(from), /not a regular file/);
     }
     execFileSync('rm', [jailer]);
@@ -300,11 +273,7 @@ describe('installFirecracker', () => {
 
   it.each([
     ['a version below the floor', () => release('1.12.1'), 'older than 1.16.1'],
-    [
-      'a program that is none',
-      () => ({ firecracker: 'a text', jailer: program('Jailer') }),
-      "can't be used",
-    ],
+    ['a program that is none', () => ({ firecracker: 'a text', jailer: program('Jailer') }), "can't be used"],
   ])('refuses %s and installs nothing', async (_, files, why) => {
     const error: unknown = await install(archive(tree(files()))).catch((thrown: unknown) => thrown);
     expect(error).toMatchObject({ code: 'vmm_missing' });
@@ -366,14 +335,7 @@ describe('setup --firecracker', () => {
 
   it('fails before any other set-up, as JSON if asked for', async () => {
     const from = archive(tree(release()));
-    const { status, stdout } = await run(
-      '--firecracker',
-      from,
-      '--sha256',
-      sha256('x'),
-      '-o',
-      'json',
-    );
+    const { status, stdout } = await run('--firecracker', from, '--sha256', sha256('x'), '-o', 'json');
     expect(status).toBe(125);
     expect(JSON.parse(stdout)).toMatchObject({ error: { code: 'source_invalid' } });
     expect(readdirSync(join(dir, 'home/cache'))).not.toContain('kernel');

@@ -24,13 +24,7 @@ describe('launch', () => {
     async () => {
       const confinement = { jail: 'enforce', jailUids: null } as const;
       const home = { cacheDir: join(dir, 'cache') };
-      const jail = await confine({
-        config: confinement,
-        home,
-        log: silentLog,
-        binary: QEMU,
-        acceptsGaps: true,
-      });
+      const jail = await confine({ config: confinement, home, log: silentLog, binary: QEMU, acceptsGaps: true });
       const own = mkdtempSync(join(dir, 'vm-'));
       const disk = join(own, 'disk');
       writeFileSync(disk, '');

@@ -81,9 +81,7 @@ function plan(more: Partial<LaunchPlan> = {}): LaunchPlan {
 }
 
 /** Launches a VMM and waits for its greeting. */
-async function launch(
-  more: Partial<LaunchPlan> = {},
-): Promise<{ launched: Launched; pid: number }> {
+async function launch(more: Partial<LaunchPlan> = {}): Promise<{ launched: Launched; pid: number }> {
   const launched = await jail.launch(plan(more));
   started.add(launched);
   launched.child.stderr?.resume();
@@ -106,15 +104,12 @@ async function end(launched: Launched): Promise<void> {
 const USUAL_THP = /^THP_enabled:\s+(\d)$/m.exec(readFileSync('/proc/1/status', 'latin1'))?.[1];
 
 const groups = (): string[] =>
-  execFileSync('find', ['/sys/fs/cgroup', '-type', 'd', '-path', '*/neurovisor/jailed.*'], {
-    encoding: 'utf8',
-  })
+  execFileSync('find', ['/sys/fs/cgroup', '-type', 'd', '-path', '*/neurovisor/jailed.*'], { encoding: 'utf8' })
     .split('\n')
     .filter((line) => line.endsWith(`.${process.pid}.`) || line.includes(`.${process.pid}.`));
 
 /** True if every limit has a control group, else the gaps. */
-const wholeGroups = (): true | string =>
-  jail.gaps.length === 0 || jail.gaps.map(({ text }) => text).join('; ');
+const wholeGroups = (): true | string => jail.gaps.length === 0 || jail.gaps.map(({ text }) => text).join('; ');
 
 function isSleep(pid: string): boolean {
   try {
@@ -126,8 +121,7 @@ function isSleep(pid: string): boolean {
 }
 
 const isThere = (pid: number): boolean =>
-  existsSync(`/proc/${pid}`) &&
-  !/^State:\s*[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
+  existsSync(`/proc/${pid}`) && !/^State:\s*[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
 
 describe('launch', () => {
   it('launch: a VMM without huge pages has none, though it may ask for them', async () => {
@@ -165,30 +159,24 @@ describe('launch', () => {
     expect(statSync(image).uid).toBe(0);
   });
 
-  requiresRoot().it(
-    'launch: with all capabilities in its user namespace, nobody in it becomes root',
-    async () => {
-      const { pid } = await launch();
-      const { uid, gid } = statSync(`/proc/${pid}`);
-      const read = (name: string): string =>
-        readFileSync(`/proc/${pid}/${name}`, 'latin1').trim().replaceAll(/ +/g, ' ');
-      expect([read('uid_map'), read('gid_map')]).toEqual([`0 ${uid} 1`, `0 ${gid} 1`]);
-      // Entering from outside gives all capabilities that a bug inside could give.
-      const enter = [`--user=/proc/${pid}/ns/user`, '--setuid', '0', '--setgid', '0', '--'];
-      for (const other of ['1', '2', '65534']) {
-        const become = ['setpriv', '--reuid', other, 'cat', '/proc/self/status'];
-        const { status, stderr } = spawnSync('nsenter', [...enter, ...become], {
-          encoding: 'utf8',
-        });
-        expect(stderr).toContain('Invalid argument');
-        expect(status).not.toBe(0);
-      }
-      const control = ['setpriv', '--reuid', '0', 'cat', '/proc/self/status'];
-      const { stdout } = spawnSync('nsenter', [...enter, ...control], { encoding: 'utf8' });
-      expect(stdout).toMatch(/^Uid:\s0\s/m);
-      expect(stdout).toMatch(/^CapEff:\s0*1ff/m);
-    },
-  );
+  requiresRoot().it('launch: with all capabilities in its user namespace, nobody in it becomes root', async () => {
+    const { pid } = await launch();
+    const { uid, gid } = statSync(`/proc/${pid}`);
+    const read = (name: string): string => readFileSync(`/proc/${pid}/${name}`, 'latin1').trim().replaceAll(/ +/g, ' ');
+    expect([read('uid_map'), read('gid_map')]).toEqual([`0 ${uid} 1`, `0 ${gid} 1`]);
+    // Entering from outside gives all capabilities that a bug inside could give.
+    const enter = [`--user=/proc/${pid}/ns/user`, '--setuid', '0', '--setgid', '0', '--'];
+    for (const other of ['1', '2', '65534']) {
+      const become = ['setpriv', '--reuid', other, 'cat', '/proc/self/status'];
+      const { status, stderr } = spawnSync('nsenter', [...enter, ...become], { encoding: 'utf8' });
+      expect(stderr).toContain('Invalid argument');
+      expect(status).not.toBe(0);
+    }
+    const control = ['setpriv', '--reuid', '0', 'cat', '/proc/self/status'];
+    const { stdout } = spawnSync('nsenter', [...enter, ...control], { encoding: 'utf8' });
+    expect(stdout).toMatch(/^Uid:\s0\s/m);
+    expect(stdout).toMatch(/^CapEff:\s0*1ff/m);
+  });
 
   it('launch: limits are set before the VMM runs, and its control group is removed after it', async (context) => {
     const { launched, pid } = await launch({ memoryMib: 100, cpus: 2 });
@@ -199,9 +187,7 @@ describe('launch', () => {
     const memory = groups().find((path) => existsSync(join(path, 'memory.limit_in_bytes')));
     const max = memory === undefined ? 'memory.max' : 'memory.limit_in_bytes';
     const [first = ''] = memory === undefined ? groups() : [memory];
-    expect(readFileSync(join(first, max), 'latin1').trim()).toBe(
-      String(memoryLimitMib(100) * 1024 * 1024),
-    );
+    expect(readFileSync(join(first, max), 'latin1').trim()).toBe(String(memoryLimitMib(100) * 1024 * 1024));
     const pids = groups().find((path) => existsSync(join(path, 'pids.max'))) ?? '';
     expect(readFileSync(join(pids, 'pids.max'), 'latin1').trim()).toBe(String(TASKS_MAX + 2));
     expect(readFileSync(join(pids, 'cgroup.procs'), 'latin1').trim()).toBe(String(pid));
@@ -210,28 +196,23 @@ describe('launch', () => {
     expect(isThere(pid)).toBe(false);
   });
 
-  requiresRoot().it(
-    'launch: without root, only the user per VM is missing, and the gap is reported',
-    async () => {
-      const uid = 1500;
-      chmodSync(dir, 0o755);
-      const cacheDir = join(dir, 'cache');
-      mkdirSync(cacheDir);
-      chownSync(cacheDir, uid, uid);
-      const fixture = join(import.meta.dirname, '../fixtures/jail-ordinary.ts');
-      const told = execFileSync(process.execPath, [fixture, cacheDir, `${uid}`], {
-        encoding: 'utf8',
-      });
-      const { gaps, status } = JSON.parse(told) as { gaps: string[]; status: string };
-      expect(gaps[0]).toMatch(/run as this user/);
-      expect(status).toMatch(/^Uid:\s1500\s1500\s1500\s1500$/m);
-      for (const set of ['CapPrm', 'CapEff', 'CapBnd', 'CapInh', 'CapAmb']) {
-        expect(status).toMatch(new RegExp(`^${set}:\\s0+$`, 'm'));
-      }
-      expect(status).toMatch(/^NoNewPrivs:\s1$/m);
-      expect(status).toMatch(/^Seccomp:\s2$/m);
-    },
-  );
+  requiresRoot().it('launch: without root, only the user per VM is missing, and the gap is reported', async () => {
+    const uid = 1500;
+    chmodSync(dir, 0o755);
+    const cacheDir = join(dir, 'cache');
+    mkdirSync(cacheDir);
+    chownSync(cacheDir, uid, uid);
+    const fixture = join(import.meta.dirname, '../fixtures/jail-ordinary.ts');
+    const told = execFileSync(process.execPath, [fixture, cacheDir, `${uid}`], { encoding: 'utf8' });
+    const { gaps, status } = JSON.parse(told) as { gaps: string[]; status: string };
+    expect(gaps[0]).toMatch(/run as this user/);
+    expect(status).toMatch(/^Uid:\s1500\s1500\s1500\s1500$/m);
+    for (const set of ['CapPrm', 'CapEff', 'CapBnd', 'CapInh', 'CapAmb']) {
+      expect(status).toMatch(new RegExp(`^${set}:\\s0+$`, 'm'));
+    }
+    expect(status).toMatch(/^NoNewPrivs:\s1$/m);
+    expect(status).toMatch(/^Seccomp:\s2$/m);
+  });
 
   requiresRoot().it('launch: log lets through and logs what enforce ends', async () => {
     const logging = await confine({
@@ -321,46 +302,37 @@ describe('descriptors', () => {
     ['3', 'socket'],
   ];
 
-  it.each(['jailed', 'free'])(
-    'launch: a VMM that is %s has only the descriptors passed to it',
-    async (how) => {
-      const secret = join(dir, 'secret');
-      writeFileSync(secret, 'of the host');
-      const fd = openSync(secret, 'r+');
-      // Above the first gap: Node leaves such an inherited descriptor as it is.
-      const stdio = Array.from({ length: 41 }, (): 'ignore' | number => 'ignore').with(40, fd);
-      const args = [join(import.meta.dirname, '../fixtures/hold-jailed.ts'), home, dir, how];
-      const owner = spawn(process.execPath, args, {
-        stdio: ['ignore', 'pipe', 'inherit', ...stdio.slice(3)],
-      });
-      closeSync(fd);
-      const pid = Number(await new Promise((resolve) => owner.stdout?.once('data', resolve)));
-      expect(open(owner.pid ?? 0)).toContainEqual(['40', secret]);
-      try {
-        // While it starts it also has files of its own open, such as libraries.
-        await expect.poll(() => open(pid)).toEqual(GIVEN);
-      } finally {
-        owner.kill('SIGKILL');
-      }
-      await expect.poll(() => isThere(pid)).toBe(false);
-    },
-  );
+  it.each(['jailed', 'free'])('launch: a VMM that is %s has only the descriptors passed to it', async (how) => {
+    const secret = join(dir, 'secret');
+    writeFileSync(secret, 'of the host');
+    const fd = openSync(secret, 'r+');
+    // Above the first gap: Node leaves such an inherited descriptor as it is.
+    const stdio = Array.from({ length: 41 }, (): 'ignore' | number => 'ignore').with(40, fd);
+    const args = [join(import.meta.dirname, '../fixtures/hold-jailed.ts'), home, dir, how];
+    const owner = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit', ...stdio.slice(3)] });
+    closeSync(fd);
+    const pid = Number(await new Promise((resolve) => owner.stdout?.once('data', resolve)));
+    expect(open(owner.pid ?? 0)).toContainEqual(['40', secret]);
+    try {
+      // While it starts it also has files of its own open, such as libraries.
+      await expect.poll(() => open(pid)).toEqual(GIVEN);
+    } finally {
+      owner.kill('SIGKILL');
+    }
+    await expect.poll(() => isThere(pid)).toBe(false);
+  });
 });
 
 describe('the owner is killed', () => {
   it('reclaim: a VMM dies with its owner; the next owner removes its control group', async (context) => {
     const args = [join(import.meta.dirname, '../fixtures/hold-jailed.ts'), home, dir];
-    const owner: ChildProcess = spawn(process.execPath, args, {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    });
+    const owner: ChildProcess = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
     const pid = Number(await new Promise((resolve) => owner.stdout?.once('data', resolve)));
     expect(isThere(pid)).toBe(true);
     owner.kill('SIGKILL');
     await expect.poll(() => isThere(pid)).toBe(false);
     const left = (): string =>
-      execFileSync('find', ['/sys/fs/cgroup', '-type', 'd', '-name', `held.${owner.pid}.*`], {
-        encoding: 'utf8',
-      });
+      execFileSync('find', ['/sys/fs/cgroup', '-type', 'd', '-name', `held.${owner.pid}.*`], { encoding: 'utf8' });
     need(context, 'cgroup', wholeGroups());
     expect(left()).not.toBe('');
     const next = await confine({
@@ -374,95 +346,70 @@ describe('the owner is killed', () => {
     expect(left()).toBe('');
   });
 
-  requiresRoot().it(
-    'endOrphans: ends only VMMs without a parent whose user has no holder',
-    async () => {
-      const range = { first: 1_950_000_000, count: 8 };
-      const state = join(dir, 'state');
-      const as = (uid: number): string[] => [
-        'setpriv',
-        '--reuid',
-        `${uid}`,
-        '--clear-groups',
-        '--',
-      ];
-      const alone = ['unshare', '--pid', '--fork', '--kill-child', '--'];
-      const run = (...[command = '', ...args]: string[]): ChildProcess =>
-        spawn(command, args, { stdio: 'ignore' });
-      const identities = new Identities(state, range, null);
-      const held = await identities.acquire();
-      const [orphanUid, containerUid] = [range.first + 5, range.first + 6];
-      const mine = run(...alone, ...as(held.uid), 'sleep', '60');
-      const orphan = run(...alone, ...as(orphanUid), 'sleep', '60');
-      // A process in a container of this host, whose locks are elsewhere.
-      const inContainer = ['unshare', '--user', ...alone.slice(1)];
-      const theirs = run(...as(containerUid), ...inContainer, 'sleep', '60');
-      const sleepers = (uid: number): number[] =>
-        readdirSync('/proc')
-          .filter((pid) => /^\d+$/.test(pid) && isSleep(pid) && uidOf(pid) === uid)
-          .map(Number);
-      // Undefined if the process has ended.
-      const uidOf = (pid: string) => statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid;
-      const sleeping = (uid: number): boolean => sleepers(uid).length > 0;
-      await expect.poll(() => [held.uid, orphanUid, containerUid].every(sleeping)).toBe(true);
-      const over = new Promise((resolve) => orphan.once('exit', resolve));
-      const other = new Identities(state, range, null);
-      expect(other.endOrphans()).toBe(1);
-      await over;
-      expect([held.uid, orphanUid, containerUid].map(sleeping)).toEqual([true, false, true]);
-      // A user with running processes is not acquired.
-      const taken = await Promise.all([other.acquire(), other.acquire(), other.acquire()]);
-      expect(taken.map(({ uid }) => uid)).not.toContain(containerUid);
-      const ended = [mine, theirs].map(
-        (one) => new Promise((resolve) => one.once('exit', resolve)),
-      );
-      for (const uid of [held.uid, containerUid]) {
-        for (const pid of sleepers(uid)) process.kill(pid, 'SIGKILL');
-      }
-      await Promise.all(ended);
-      identities.release(held);
-      for (const one of taken) other.release(one);
-      await Promise.all([identities.close(), other.close()]);
-    },
-  );
+  requiresRoot().it('endOrphans: ends only VMMs without a parent whose user has no holder', async () => {
+    const range = { first: 1_950_000_000, count: 8 };
+    const state = join(dir, 'state');
+    const as = (uid: number): string[] => ['setpriv', '--reuid', `${uid}`, '--clear-groups', '--'];
+    const alone = ['unshare', '--pid', '--fork', '--kill-child', '--'];
+    const run = (...[command = '', ...args]: string[]): ChildProcess => spawn(command, args, { stdio: 'ignore' });
+    const identities = new Identities(state, range, null);
+    const held = await identities.acquire();
+    const [orphanUid, containerUid] = [range.first + 5, range.first + 6];
+    const mine = run(...alone, ...as(held.uid), 'sleep', '60');
+    const orphan = run(...alone, ...as(orphanUid), 'sleep', '60');
+    // A process in a container of this host, whose locks are elsewhere.
+    const inContainer = ['unshare', '--user', ...alone.slice(1)];
+    const theirs = run(...as(containerUid), ...inContainer, 'sleep', '60');
+    const sleepers = (uid: number): number[] =>
+      readdirSync('/proc')
+        .filter((pid) => /^\d+$/.test(pid) && isSleep(pid) && uidOf(pid) === uid)
+        .map(Number);
+    // Undefined if the process has ended.
+    const uidOf = (pid: string) => statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid;
+    const sleeping = (uid: number): boolean => sleepers(uid).length > 0;
+    await expect.poll(() => [held.uid, orphanUid, containerUid].every(sleeping)).toBe(true);
+    const over = new Promise((resolve) => orphan.once('exit', resolve));
+    const other = new Identities(state, range, null);
+    expect(other.endOrphans()).toBe(1);
+    await over;
+    expect([held.uid, orphanUid, containerUid].map(sleeping)).toEqual([true, false, true]);
+    // A user with running processes is not acquired.
+    const taken = await Promise.all([other.acquire(), other.acquire(), other.acquire()]);
+    expect(taken.map(({ uid }) => uid)).not.toContain(containerUid);
+    const ended = [mine, theirs].map((one) => new Promise((resolve) => one.once('exit', resolve)));
+    for (const uid of [held.uid, containerUid]) {
+      for (const pid of sleepers(uid)) process.kill(pid, 'SIGKILL');
+    }
+    await Promise.all(ended);
+    identities.release(held);
+    for (const one of taken) other.release(one);
+    await Promise.all([identities.close(), other.close()]);
+  });
 
-  requiresRoot().it(
-    'acquire: two processes of a host never share a user; reports when all are in use',
-    async () => {
-      const range = { first: 1_950_000_100, count: 2 };
-      const state = join(dir, 'state');
-      const [one, other] = [new Identities(state, range, null), new Identities(state, range, null)];
-      const first = await one.acquire();
-      const second = await other.acquire().catch((error: unknown) => error);
-      // The first keeps one user ready; with two in all, the second may find none.
-      if (!(second instanceof Error)) expect((second as typeof first).uid).not.toBe(first.uid);
-      else expect(second).toMatchObject({ code: 'jail_unavailable', cause: 'all are in use' });
-      await one.close();
-      await other.close();
-    },
-  );
+  requiresRoot().it('acquire: two processes of a host never share a user; reports when all are in use', async () => {
+    const range = { first: 1_950_000_100, count: 2 };
+    const state = join(dir, 'state');
+    const [one, other] = [new Identities(state, range, null), new Identities(state, range, null)];
+    const first = await one.acquire();
+    const second = await other.acquire().catch((error: unknown) => error);
+    // The first keeps one user ready; with two in all, the second may find none.
+    if (!(second instanceof Error)) expect((second as typeof first).uid).not.toBe(first.uid);
+    else expect(second).toMatchObject({ code: 'jail_unavailable', cause: 'all are in use' });
+    await one.close();
+    await other.close();
+  });
 });
 
 describe('bad input', () => {
   const refused = { code: 'jail_plan_invalid' };
-  it.each(['../up', 'a/b', 'A', '', 'x'.repeat(65), 'a\0', 'a%2e', 'ä'])(
-    'launch: rejects the ID %j',
-    async (id) => {
-      await expect(jail.launch(plan({ id }))).rejects.toMatchObject(refused);
-    },
-  );
+  it.each(['../up', 'a/b', 'A', '', 'x'.repeat(65), 'a\0', 'a%2e', 'ä'])('launch: rejects the ID %j', async (id) => {
+    await expect(jail.launch(plan({ id }))).rejects.toMatchObject(refused);
+  });
 
   it('launch: rejects a writable file outside the directory of the VM, also the golden image', async () => {
     const golden = join(home, 'golden');
     writeFileSync(golden, 'golden');
-    for (const path of [
-      golden,
-      `${dir}/../${golden}`,
-      '/etc/shadow',
-      'disk',
-      `${dir}/a\nb`,
-      `${dir}/.`,
-    ]) {
+    for (const path of [golden, `${dir}/../${golden}`, '/etc/shadow', 'disk', `${dir}/a\nb`, `${dir}/.`]) {
       const files = [{ path, access: 'write' as const }];
       await expect(jail.launch(plan({ files }))).rejects.toMatchObject(refused);
     }
@@ -488,10 +435,7 @@ describe('bad input', () => {
   it('launch: rejects a device outside /dev, too many files and a missing size', async () => {
     const device = [{ path: '/etc/passwd', access: 'device' as const }];
     await expect(jail.launch(plan({ files: device }))).rejects.toMatchObject(refused);
-    const many = Array.from({ length: FILES_MAX + 1 }, () => ({
-      path: '/etc/passwd',
-      access: 'read' as const,
-    }));
+    const many = Array.from({ length: FILES_MAX + 1 }, () => ({ path: '/etc/passwd', access: 'read' as const }));
     await expect(jail.launch(plan({ files: many }))).rejects.toMatchObject(refused);
     await expect(jail.launch(plan({ memoryMib: Number.NaN }))).rejects.toThrow('memoryMib is NaN');
     expect(groups()).toEqual([]);
@@ -502,10 +446,7 @@ describe('bad input', () => {
     const unsafe = { code: 'jail_dir_unsafe' };
     const link = join(dir, 'link');
     symlinkSync(home, link);
-    await expect(treeOf(link)).rejects.toMatchObject({
-      ...unsafe,
-      cause: 'it is a symbolic link',
-    });
+    await expect(treeOf(link)).rejects.toMatchObject({ ...unsafe, cause: 'it is a symbolic link' });
     expect(() => new Identities(link, DEFAULT_UIDS, null)).toThrow(expect.objectContaining(unsafe));
     const open = join(dir, 'open');
     mkdirSync(open);
@@ -534,9 +475,7 @@ requiresRoot().describe('prove', () => {
     const proofs = JSON.parse(text) as Proved[];
     expect(proofs, text).toBeInstanceOf(Array);
     expect(proofs.flatMap(({ tried }) => tried.filter(({ ok }) => !ok))).toEqual([]);
-    expect(proofs.map(({ name, holds }) => [name, holds])).toEqual(
-      NAMES.map((name) => [name, true]),
-    );
+    expect(proofs.map(({ name, holds }) => [name, holds])).toEqual(NAMES.map((name) => [name, true]));
     return proofs;
   }
 

@@ -53,9 +53,7 @@ function launchAs(
   const { path = `${join(dir, 'bin')}:/usr/bin:/bin`, ...ids } = user;
   const env = { PATH: path, NEUROVISOR_HOME: join(dir, 'home') };
   return new Promise((resolve) => {
-    execFile(join(dir, 'neurovisor'), words, { env, ...ids }, (_error, stdout, stderr) =>
-      resolve({ stdout, stderr }),
-    );
+    execFile(join(dir, 'neurovisor'), words, { env, ...ids }, (_error, stdout, stderr) => resolve({ stdout, stderr }));
   });
 }
 
@@ -99,9 +97,7 @@ requiresRoot().it(
     await writeFile(join(dir, 'bin/node'), '#!/bin/sh\necho v24.5.0\n', { mode: 0o755 });
     const { stderr } = await launchAs({ uid: id, gid: id }, 'ls');
     expect(stderr).toContain('this user may not install them');
-    expect(stderr).toContain(
-      `as the owner of that directory: npm ci --prefix ${dir} --ignore-scripts`,
-    );
+    expect(stderr).toContain(`as the owner of that directory: npm ci --prefix ${dir} --ignore-scripts`);
     expect(stderr).not.toContain('retries');
   },
 );

@@ -18,9 +18,7 @@ describe('MetadataGuards', () => {
   it('blocks a guest from metadata services and nothing else, and counts', async () => {
     await host.do('guard');
     await host.do('up', [...METADATA, ...BESIDE]);
-    expect(host.ip('link', 'show', 'nv-guard')).toMatchObject([
-      { xdp: { mode: 2, prog: { id: expect.any(Number) } } },
-    ]);
+    expect(host.ip('link', 'show', 'nv-guard')).toMatchObject([{ xdp: { mode: 2, prog: { id: expect.any(Number) } } }]);
     expect(await host.do('send', ...METADATA, ...BESIDE)).toEqual(BESIDE);
     const drops = { metadata: METADATA.length, unreadable: 0 };
     expect(await host.do('drops')).toEqual(drops);

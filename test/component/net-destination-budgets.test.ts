@@ -3,24 +3,14 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { DestinationBudgets } from '../../src/egress/net/policy/destination-budgets.ts';
 import { parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
 import { namePolicy } from '../../src/egress/net/policy/name-policy.ts';
-import {
-  ADDRESS,
-  ALERT,
-  cleanUp,
-  errorOf,
-  helloOf,
-  httpWorld,
-  sClient,
-  tlsWorld,
-} from '../support/gateway-servers.ts';
+import { ADDRESS, ALERT, cleanUp, errorOf, helloOf, httpWorld, sClient, tlsWorld } from '../support/gateway-servers.ts';
 import { type GatewayWorld, talk } from '../support/gateway-world.ts';
 
 const PUBLIC = ['93.184.216.34', '93.184.216.35'] as const;
 
 afterEach(cleanUp);
 
-const budgetsOf = (bytesMax: number) =>
-  new DestinationBudgets([{ name: 'a.example', bytesMax }], {});
+const budgetsOf = (bytesMax: number) => new DestinationBudgets([{ name: 'a.example', bytesMax }], {});
 const usedOf = (budgets: DestinationBudgets) => budgets.use()[0]?.bytesUsed ?? 0;
 
 function prepare(made: GatewayWorld, budgets: DestinationBudgets, port: number): void {

@@ -4,16 +4,7 @@ import { connect } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import { helloMessage, records } from '../support/client-hello.ts';
 import { eventually } from '../support/eventually.ts';
-import {
-  ADDRESS,
-  ALERT,
-  cleanUp,
-  curl,
-  errorOf,
-  httpWorld,
-  nextOf,
-  undo,
-} from '../support/gateway-servers.ts';
+import { ADDRESS, ALERT, cleanUp, curl, errorOf, httpWorld, nextOf, undo } from '../support/gateway-servers.ts';
 import { HOST, listen, talk } from '../support/gateway-world.ts';
 import { listPolicy } from '../support/net-policy.ts';
 
@@ -64,11 +55,7 @@ describe('Gateway: HTTP', () => {
   const GET = 'GET /1 HTTP/1.1\r\nHost: a.example\r\n\r\n';
   it.each([
     ['another Host', 'name_refused', 'GET /2 HTTP/1.1\r\nHost: evil.example\r\n\r\n'],
-    [
-      'absolute form',
-      'http_host_mismatch',
-      'GET http://evil.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n',
-    ],
+    ['absolute form', 'http_host_mismatch', 'GET http://evil.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n'],
     ['CONNECT', 'http_connect', 'CONNECT evil.example:443 HTTP/1.1\r\nHost: a.example\r\n\r\n'],
     [
       'CL.TE',
@@ -93,11 +80,7 @@ describe('Gateway: HTTP', () => {
     ['a bare LF', 'http_line_end', 'GET / HTTP/1.1\nHost: a.example\n\n'],
     ['obs-fold', 'http_fold', 'GET / HTTP/1.1\r\nHost: a.example\r\nX: y\r\n\tz\r\n\r\n'],
     ['HTTP/2', 'http_version', 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'],
-    [
-      'TLS',
-      'http_line_end',
-      `${records(helloMessage({ serverName: 'a.example' })).toString('latin1')}\n`,
-    ],
+    ['TLS', 'http_line_end', `${records(helloMessage({ serverName: 'a.example' })).toString('latin1')}\n`],
   ])('refuses %s with %s, first or pipelined', async (_what, reason, request) => {
     const { made, seen } = await httpWorld();
     const first = await talk(made.port, [request]);
@@ -108,9 +91,7 @@ describe('Gateway: HTTP', () => {
       const reply = (await talk(made.port, pieces)).toString();
       expect(seen).toEqual(['GET a.example /1 0']);
       // The answer to the first, whole, then the refusal.
-      expect(reply).toMatch(
-        /^HTTP\/1\.1 200 OK\r\n[\s\S]*GET a\.example \/1 0\n[\s\S]*HTTP\/1\.1 40[03] /,
-      );
+      expect(reply).toMatch(/^HTTP\/1\.1 200 OK\r\n[\s\S]*GET a\.example \/1 0\n[\s\S]*HTTP\/1\.1 40[03] /);
       expect(errorOf(Buffer.from(reply))).toBe(reason);
     }
     expect(made.gateway.stats().ended.get(reason as never)).toBe(4);
@@ -138,9 +119,7 @@ describe('Gateway: HTTP', () => {
     await eventually(() => expect(received).toContain('middle'));
     respond('second half', true);
     await closed;
-    expect(received).toMatch(
-      /first half, [\s\S]*middle, [\s\S]*second half\r\n0\r\n\r\nHTTP\/1\.1 403 /,
-    );
+    expect(received).toMatch(/first half, [\s\S]*middle, [\s\S]*second half\r\n0\r\n\r\nHTTP\/1\.1 403 /);
   });
   it('passes a request inside of a body as body', async () => {
     const { made, seen } = await httpWorld();
@@ -175,9 +154,7 @@ describe('Gateway: HTTP', () => {
   it('decides the protocol of other ports by the first byte', async () => {
     const { made } = await httpWorld();
     made.destination = { address: ADDRESS, port: 8443 };
-    expect(await talk(made.port, [records(helloMessage({ serverName: 'evil.example' }))])).toEqual(
-      ALERT,
-    );
+    expect(await talk(made.port, [records(helloMessage({ serverName: 'evil.example' }))])).toEqual(ALERT);
     expect(errorOf(await talk(made.port, [GET]))).toBe('port_mismatch');
   });
 });

@@ -129,22 +129,14 @@ describe('Gateway: TLS', () => {
     });
     made.internet.set(`${ADDRESS}:443`, await listen(server));
     undo.push(() => server.close());
-    const bytes = Buffer.concat([
-      records(helloMessage({ serverName: 'a.example' })),
-      randomBytes(999),
-    ]);
+    const bytes = Buffer.concat([records(helloMessage({ serverName: 'a.example' })), randomBytes(999)]);
     expect(await talk(made.port, [bytes], true)).toEqual(Buffer.of(21));
     expect(end).toBe(bytes.toString('hex'));
   });
   it('passes much data in both directions, complete, and lets both ends close independently', async () => {
     const made = await tlsWorld();
     const sent = randomBytes(4 * 1024 * 1024);
-    const socket = tlsConnect({
-      host: HOST,
-      port: made.port,
-      servername: 'a.example',
-      rejectUnauthorized: false,
-    });
+    const socket = tlsConnect({ host: HOST, port: made.port, servername: 'a.example', rejectUnauthorized: false });
     const hash = createHash('sha256');
     let bytes = 0;
     const ended = new Promise((resolve) => socket.once('end', resolve));
@@ -264,12 +256,7 @@ describe('Gateway: limits', () => {
   });
   it('closeSandbox: closes all connections of a sandbox', async () => {
     const made = await tlsWorld();
-    const socket = tlsConnect({
-      host: HOST,
-      port: made.port,
-      servername: 'a.example',
-      rejectUnauthorized: false,
-    });
+    const socket = tlsConnect({ host: HOST, port: made.port, servername: 'a.example', rejectUnauthorized: false });
     socket.on('error', () => socket.destroy());
     const closed = new Promise((resolve) => socket.once('close', resolve));
     await new Promise((resolve) => socket.once('data', resolve));

@@ -6,16 +6,8 @@ import { systemClock } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { type AddressLease, AddressPlan } from '../../src/egress/net/addresses/address-plan.ts';
-import {
-  encodeQuery,
-  encodeReply,
-  parseAnswer,
-  parseQuery,
-} from '../../src/egress/net/dns/message.ts';
-import {
-  SandboxLease,
-  type SandboxLeaseOptions,
-} from '../../src/egress/net/lease/sandbox-lease.ts';
+import { encodeQuery, encodeReply, parseAnswer, parseQuery } from '../../src/egress/net/dns/message.ts';
+import { SandboxLease, type SandboxLeaseOptions } from '../../src/egress/net/lease/sandbox-lease.ts';
 import { NetworkShares } from '../../src/egress/net/lease/shares.ts';
 import type { PacketPin } from '../../src/egress/net/nftables/ruleset.ts';
 import { parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
@@ -43,10 +35,7 @@ class FakeTable {
   }
 }
 
-async function lease(
-  record: SandboxLeaseOptions['record'] = () => undefined,
-  own: Partial<SandboxLeaseOptions> = {},
-) {
+async function lease(record: SandboxLeaseOptions['record'] = () => undefined, own: Partial<SandboxLeaseOptions> = {}) {
   const table = new FakeTable();
   const upstream = createSocket('udp4');
   upstream.on('message', (bytes, from) => {
@@ -143,22 +132,19 @@ describe('SandboxLease', () => {
     ['dropped', []],
     ['lowered below its usage', [{ name: 'a.example', bytesMax: 20 }]],
     ['raised', [{ name: 'a.example', bytesMax: 200 }]],
-  ])(
-    'setPolicy: a failed update keeps the usage of a destination limit it %s',
-    async (_how, next) => {
-      const limit = { name: 'a.example', bytesMax: 100 };
-      const { made, table } = await lease(undefined, {
-        limits: { destinations: [limit] },
-        destinationBytesUsed: { 'a.example': 60 },
-      });
-      table.update = () => Promise.reject(new Error('nft refused the update'));
-      await expect(made.setPolicy(DATABASE, { destinations: next })).rejects.toThrow('refused');
-      expect(made.gatewayUse().destinations).toEqual([{ ...limit, bytesUsed: 60 }]);
-      table.update = async () => undefined;
-      await made.setPolicy(DATABASE, { destinations: next });
-      expect(made.gatewayUse().destinations).toEqual(
-        next.map((each) => ({ ...each, bytesUsed: Math.min(60, each.bytesMax) })),
-      );
-    },
-  );
+  ])('setPolicy: a failed update keeps the usage of a destination limit it %s', async (_how, next) => {
+    const limit = { name: 'a.example', bytesMax: 100 };
+    const { made, table } = await lease(undefined, {
+      limits: { destinations: [limit] },
+      destinationBytesUsed: { 'a.example': 60 },
+    });
+    table.update = () => Promise.reject(new Error('nft refused the update'));
+    await expect(made.setPolicy(DATABASE, { destinations: next })).rejects.toThrow('refused');
+    expect(made.gatewayUse().destinations).toEqual([{ ...limit, bytesUsed: 60 }]);
+    table.update = async () => undefined;
+    await made.setPolicy(DATABASE, { destinations: next });
+    expect(made.gatewayUse().destinations).toEqual(
+      next.map((each) => ({ ...each, bytesUsed: Math.min(60, each.bytesMax) })),
+    );
+  });
 });

@@ -69,12 +69,7 @@ describe('Links', () => {
         flags: expect.arrayContaining(['UP', 'LOWER_UP']),
         linkinfo: {
           info_kind: 'tun',
-          info_data: expect.objectContaining({
-            type: 'tap',
-            pi: false,
-            vnet_hdr: true,
-            persist: false,
-          }),
+          info_data: expect.objectContaining({ type: 'tap', pi: false, vnet_hdr: true, persist: false }),
         },
       }),
     ]);
@@ -158,24 +153,19 @@ os.setuid(int(sys.argv[1]))
 fcntl.ioctl(fd, 0x400454ca, struct.pack('16sH22x', b'${name}', 0x2 | 0x1000 | 0x4000))
 os.write(fd, bytes(10) + bytes(60))
 `;
-    const as = (uid: number, gid: number): string =>
-      host.run('python3', '-c', take, `${uid}`, `${gid}`);
+    const as = (uid: number, gid: number): string => host.run('python3', '-c', take, `${uid}`, `${gid}`);
     expect(() => as(user.uid + 9, user.gid)).toThrow(/Operation not permitted/);
     expect(as(user.uid, user.gid)).toBe('');
-    const [{ stats64: stats }] = host.ip<{ stats64: { rx: { packets: number } } }>(
-      '-s',
-      'link',
-      'show',
-      name,
-    ) as [{ stats64: { rx: { packets: number } } }];
+    const [{ stats64: stats }] = host.ip<{ stats64: { rx: { packets: number } } }>('-s', 'link', 'show', name) as [
+      { stats64: { rx: { packets: number } } },
+    ];
     expect(stats.rx.packets).toBe(1);
     await host.do('links', 'remove', linkIndex);
   });
 
   it('openTap: confines the link: no IPv6, no ARP for other addresses, no redirects', async () => {
     const { name } = await network();
-    const setting = (path: string): string =>
-      host.run('cat', `/proc/sys/net/${path.replace('*', name)}`).trim();
+    const setting = (path: string): string => host.run('cat', `/proc/sys/net/${path.replace('*', name)}`).trim();
     expect(setting('ipv6/conf/*/disable_ipv6')).toBe('1');
     expect(setting('ipv4/conf/*/arp_ignore')).toBe('1');
     expect(setting('ipv4/conf/*/rp_filter')).toBe('1');
@@ -234,9 +224,7 @@ os.write(fd, bytes(10) + bytes(60))
     await other.kill();
     expect(await host.do('links', 'find', dying.name)).toBeNull();
     const owned = await host.do<{ running: boolean; link: Link; owner: object }[]>('owned');
-    expect(owned).toMatchObject([
-      { running: false, link: { name: spec.name }, owner: { sandboxId: staying } },
-    ]);
+    expect(owned).toMatchObject([{ running: false, link: { name: spec.name }, owner: { sandboxId: staying } }]);
     for (const { link } of owned) await host.do('links', 'remove', link.index);
     expect(await host.do('owned')).toEqual([]);
     expect(await host.do('links', 'find', 'nv-stranger')).not.toBeNull();
@@ -256,10 +244,7 @@ describe('LinkError', () => {
     const { name, address, route } = await network();
     const sandboxId = newSandboxId();
     const { fds } = await host.do<{ fds: number }>('holds');
-    const exists = expect.objectContaining({
-      code: 'exists',
-      remedy: expect.stringContaining('another name'),
-    });
+    const exists = expect.objectContaining({ code: 'exists', remedy: expect.stringContaining('another name') });
     expect(await host.refusal('open', { name, sandboxId })).toEqual(exists);
     expect(await host.refusal('open', { name: 'lo', sandboxId })).toEqual(exists);
     // A TAP without an open descriptor: without IFF_TUN_EXCL, `open` would take it over.
@@ -308,8 +293,7 @@ describe('LinkError', () => {
 describe('Forwarding', () => {
   let dir = '';
   const value = (): string => host.run('cat', '/proc/sys/net/ipv4/ip_forward').trim();
-  const set = (name: string, to: string) =>
-    host.run('sh', '-c', 'echo "$1" > "/proc/sys/net/ipv4/$0"', name, to);
+  const set = (name: string, to: string) => host.run('sh', '-c', 'echo "$1" > "/proc/sys/net/ipv4/$0"', name, to);
   const stateFiles = async () => (await readdir(dir)).filter((name) => name.endsWith('.json'));
 
   beforeEach(async () => {

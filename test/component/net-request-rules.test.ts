@@ -13,16 +13,7 @@ import { parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
 import { namePolicy } from '../../src/egress/net/policy/name-policy.ts';
 import { CertificateAuthority } from '../../src/egress/net/secret/authority.ts';
 import type { EgressSecrets } from '../../src/egress/net/secret/secret.ts';
-import {
-  ADDRESS,
-  cleanUp,
-  errorOf,
-  httpWorld,
-  sClient,
-  tlsWorld,
-  undo,
-  world,
-} from '../support/gateway-servers.ts';
+import { ADDRESS, cleanUp, errorOf, httpWorld, sClient, tlsWorld, undo, world } from '../support/gateway-servers.ts';
 import { certificate, command, HOST, listen, talk } from '../support/gateway-world.ts';
 
 // Public, as the real policy wants it: `ADDRESS` is for documentation.
@@ -32,8 +23,7 @@ const policyOf = (...allow: string[]) => namePolicy(parsePolicy({ mode: 'allowli
 afterEach(cleanUp);
 
 describe('Gateway: rules by path, plain HTTP', () => {
-  const request = (line: string, host = 'a.example', more = '') =>
-    `${line} HTTP/1.1\r\nHost: ${host}\r\n${more}\r\n`;
+  const request = (line: string, host = 'a.example', more = '') => `${line} HTTP/1.1\r\nHost: ${host}\r\n${more}\r\n`;
   const last = 'Connection: close\r\n';
 
   async function judged(...allow: string[]) {
@@ -98,19 +88,10 @@ describe('Gateway: rules by path, plain HTTP', () => {
     ['a tab behind the path', 'GET /v1/x\t/admin HTTP/1.1\r\nHost: a.example\r\n\r\n'],
     ['no version', 'GET /v1/x\r\n\r\n'],
     ['a trailing dot in Host', request('GET /admin', 'a.example.', last)],
-    [
-      'two lengths',
-      request('GET /v1/a', 'a.example', 'Content-Length: 0\r\nTransfer-Encoding: chunked\r\n'),
-    ],
+    ['two lengths', request('GET /v1/a', 'a.example', 'Content-Length: 0\r\nTransfer-Encoding: chunked\r\n')],
     ['absolute-form of another path', request('GET http://a.example/admin', 'a.example', last)],
-    [
-      'Expect: 100-continue',
-      request('PUT /admin', 'a.example', `Expect: 100-continue\r\nContent-Length: 3\r\n`),
-    ],
-    [
-      'an upgrade',
-      request('GET /v1/x', 'a.example', 'Connection: Upgrade\r\nUpgrade: websocket\r\n'),
-    ],
+    ['Expect: 100-continue', request('PUT /admin', 'a.example', `Expect: 100-continue\r\nContent-Length: 3\r\n`)],
+    ['an upgrade', request('GET /v1/x', 'a.example', 'Connection: Upgrade\r\nUpgrade: websocket\r\n')],
     ['another port in Host', request('GET /v1/x', 'a.example:8080', last)],
   ])('nothing reaches the server: %s', async (_what, text) => {
     const { made, seen } = await judged('GET http://a.example/v1/');
@@ -199,9 +180,7 @@ describe('Gateway: rules by path, TLS', () => {
     expect(refused.out).toContain('403');
     expect(refused.out).toContain('"path_refused"');
     expect((await client('https://a.example/v1/%2e%2e/admin')).out).toContain('path_ambiguous');
-    expect((await client('https://a.example/v1/x', '-X', 'DELETE')).out).toContain(
-      'method_refused',
-    );
+    expect((await client('https://a.example/v1/x', '-X', 'DELETE')).out).toContain('method_refused');
     expect(seen).toEqual(['GET a.example /v1/x?q=1']);
     expect(made.reasons()).toContain('path_refused');
   });
@@ -242,9 +221,7 @@ describe('Gateway: rules by path, TLS', () => {
     expect(await certificateOf('b.example')).toBe('the server’s own');
   });
   it('without a certificate that the guest trusts, nothing passes', async () => {
-    const { made, seen } = await httpsWorld(['GET https://a.example/v1/'], {
-      hasAuthority: false,
-    });
+    const { made, seen } = await httpsWorld(['GET https://a.example/v1/'], { hasAuthority: false });
     const { code } = await sClient(made, '-servername', 'a.example');
     expect(code).not.toBe(0);
     expect(made.reasons()).toEqual(['request_refused']);
@@ -274,9 +251,7 @@ describe('Gateway: rules by path, TLS', () => {
       const { made, root, seen } = await httpsWorld([allow]);
       const socket = connectTls({ host: HOST, port: made.port, servername: 'a.example', ca: root });
       let text = '';
-      socket.write(
-        'GET /live HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n',
-      );
+      socket.write('GET /live HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n');
       await new Promise<void>((resolve) => {
         socket.on('error', () => resolve());
         socket.on('close', () => resolve());

@@ -11,8 +11,7 @@ beforeAll(async () => {
 });
 afterAll(() => world[Symbol.asyncDispose]());
 
-const begin = (policy: EgressPolicyText): Promise<void> =>
-  world.nft.apply(wholeTable([networkOf(world.a, policy)]));
+const begin = (policy: EgressPolicyText): Promise<void> => world.nft.apply(wholeTable([networkOf(world.a, policy)]));
 const update = (policy: EgressPolicyText, more: Partial<ChainInput>): Promise<void> =>
   world.nft.apply(updateSandbox(networkOf(world.a, policy, more), []));
 
@@ -29,11 +28,7 @@ describe('packet filter: secrets', () => {
     expect([await atGateway(443), await atGateway(80)]).toEqual([false, false]);
     expect((await world.a.peer.udp(address, 443)).outcome).toBe('answer');
     await update({ mode: 'open' }, { decryptsTls: true });
-    expect([await atGateway(443), await atGateway(80), await atGateway(8080)]).toEqual([
-      true,
-      false,
-      false,
-    ]);
+    expect([await atGateway(443), await atGateway(80), await atGateway(8080)]).toEqual([true, false, false]);
     expect((await world.a.peer.udp(address, 443)).outcome).not.toBe('answer');
     expect((await world.a.peer.tcp(address, 80)).outcome).toBe('answer');
   });

@@ -1,21 +1,10 @@
 /** Bypasses of resolver and gateway, and connections of previous owners, against the real kernel. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { newSandboxId } from '../../src/base/ids.ts';
-import {
-  addSandbox,
-  removeSandbox,
-  updateSandbox,
-  wholeTable,
-} from '../../src/egress/net/nftables/ruleset.ts';
+import { addSandbox, removeSandbox, updateSandbox, wholeTable } from '../../src/egress/net/nftables/ruleset.ts';
 import type { ChainInput } from '../../src/egress/net/nftables/sandbox-chains.ts';
 import { type EgressPolicyText, parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
-import {
-  createWorld,
-  type Guest,
-  HOST_PUBLIC,
-  UPLINK,
-  type World,
-} from '../support/ruleset-world.ts';
+import { createWorld, type Guest, HOST_PUBLIC, UPLINK, type World } from '../support/ruleset-world.ts';
 
 let world: World;
 
@@ -30,8 +19,7 @@ const network = (guest: Guest, policy: EgressPolicyText): ChainInput => ({
   dnsPort: 53,
   gatewayPort: 3128,
 });
-const begin = (policy: EgressPolicyText): Promise<void> =>
-  world.nft.apply(wholeTable([network(world.a, policy)]));
+const begin = (policy: EgressPolicyText): Promise<void> => world.nft.apply(wholeTable([network(world.a, policy)]));
 const update = (policy: EgressPolicyText): Promise<void> =>
   world.nft.apply(updateSandbox(network(world.a, policy), []));
 
@@ -47,15 +35,10 @@ describe('packet filter: the guest', () => {
       world.internet.udp(UPLINK, 40_000, { from: '8.8.8.8', fromPort: 9000 });
     expect((await answer()).outcome).toBe('answer');
     const next = { ...world.a, lease: { ...lease, id: newSandboxId() } };
-    await world.nft.apply([
-      ...removeSandbox(lease),
-      ...addSandbox(network(next, { mode: 'open' })),
-    ]);
+    await world.nft.apply([...removeSandbox(lease), ...addSandbox(network(next, { mode: 'open' }))]);
     expect((await answer()).outcome).toBe('silence');
     expect((await world.traffic(next)).counts.unasked.packets).toBeGreaterThan(0);
-    expect((await peer.tell<{ outcome: string }>('poke', { waitMs: 1000 })).outcome).not.toBe(
-      'answer',
-    );
+    expect((await peer.tell<{ outcome: string }>('poke', { waitMs: 1000 })).outcome).not.toBe('answer');
     expect((await peer.tcp('8.8.8.8', 8080)).outcome).toBe('answer');
     await begin({ mode: 'open' });
   });
@@ -100,17 +83,13 @@ describe('packet filter: policies', () => {
     await update(policy);
     expect(await peer.tell('poke', { waitMs: 2000 })).toEqual({ outcome: 'ECONNRESET' });
     // Answered by the gateway.
-    expect((await peer.tcp('8.8.8.8', 80)).seenAs?.replace('::ffff:', '')).toBe(
-      world.a.lease.guestAddress,
-    );
+    expect((await peer.tcp('8.8.8.8', 80)).seenAs?.replace('::ffff:', '')).toBe(world.a.lease.guestAddress);
     expect((await peer.udp('8.8.8.8', 443)).outcome).not.toBe('answer');
     expect((await peer.tcp('8.8.8.8', 8080)).outcome).toBe('answer');
   });
   it('with denied names, an allowed private block goes to the gateway, others are refused', async () => {
     await begin({ mode: 'open', allow: ['10.50.0.0/24'], deny: ['evil.test'] });
-    expect((await world.a.peer.tcp('10.50.0.1', 80)).seenAs?.replace('::ffff:', '')).toBe(
-      world.a.lease.guestAddress,
-    );
+    expect((await world.a.peer.tcp('10.50.0.1', 80)).seenAs?.replace('::ffff:', '')).toBe(world.a.lease.guestAddress);
     expect((await world.a.peer.tcp('192.168.77.1', 80)).outcome).toBe('ECONNREFUSED');
   });
 });

@@ -66,9 +66,7 @@ describe('packet filter: metadata', () => {
     for (const address of [...METADATA4, ...METADATA6, HOST_METADATA]) {
       // IPv6 needs a moment after the links are up.
       for (const peer of [world.a.peer, world.hostPeer]) {
-        await expect
-          .poll(async () => [address, (await peer.tcp(address, 80)).outcome])
-          .toEqual([address, 'answer']);
+        await expect.poll(async () => [address, (await peer.tcp(address, 80)).outcome]).toEqual([address, 'answer']);
       }
     }
   });
@@ -87,10 +85,7 @@ describe('packet filter: metadata', () => {
       expect(dropped).toBeGreaterThan(0);
     }
     for (const address of [...METADATA4, ...METADATA6, HOST_METADATA]) {
-      expect([address, (await world.hostPeer.tcp(address, 80)).outcome]).toEqual([
-        address,
-        'answer',
-      ]);
+      expect([address, (await world.hostPeer.tcp(address, 80)).outcome]).toEqual([address, 'answer']);
     }
   });
   it('is unreachable over IPv6: no IPv6 packet passes', async () => {
@@ -118,10 +113,7 @@ describe('packet filter: metadata', () => {
 describe('packet filter: the guest', () => {
   it('reaches the network with the address of the host', async () => {
     await begin({ mode: 'open' });
-    expect(await world.a.peer.tcp('8.8.8.8', 80)).toEqual({
-      outcome: 'answer',
-      seenAs: `::ffff:${UPLINK}`,
-    });
+    expect(await world.a.peer.tcp('8.8.8.8', 80)).toEqual({ outcome: 'answer', seenAs: `::ffff:${UPLINK}` });
     expect(await world.a.peer.udp('8.8.8.8', 443)).toEqual({ outcome: 'answer', seenAs: UPLINK });
   });
   it('is dropped and counted with a foreign source address', async () => {
@@ -139,16 +131,7 @@ describe('packet filter: the guest', () => {
     const { namespace, peer, lease } = world.a;
     const shown = await world.host.run('ip', '-j', 'link', 'show', lease.tap);
     const hostMac: string = JSON.parse(shown)[0].address;
-    const neighbor = [
-      'ip',
-      'neigh',
-      'replace',
-      lease.hostAddress,
-      'lladdr',
-      hostMac,
-      'dev',
-      'eth0',
-    ];
+    const neighbor = ['ip', 'neigh', 'replace', lease.hostAddress, 'lladdr', hostMac, 'dev', 'eth0'];
     await namespace.run('ip', 'link', 'set', 'eth0', 'address', world.b.lease.guestMac);
     await namespace.run(...neighbor, 'nud', 'permanent');
     const dropped = await dropsDuring(world.a, 'spoofed', async () => {
@@ -162,9 +145,7 @@ describe('packet filter: the guest', () => {
     await begin({ mode: 'open', allow: ['10.201.0.0/16'] });
     await world.b.peer.serve('udp', '0.0.0.0', 7000);
     const before = world.b.peer.arrivals.length;
-    const dropped = await dropsDuring(world.a, 'guests', () =>
-      world.a.peer.udp(world.b.lease.guestAddress, 7000),
-    );
+    const dropped = await dropsDuring(world.a, 'guests', () => world.a.peer.udp(world.b.lease.guestAddress, 7000));
     expect(dropped).toBe(1);
     expect((await world.a.peer.tcp(world.b.lease.hostAddress, 2222)).outcome).toBe('ECONNREFUSED');
     await world.nft.apply(removeTable());
@@ -203,16 +184,10 @@ describe('packet filter: the guest', () => {
       const port = mode === 'open' ? 9010 : 9011;
       await world.a.peer.serve('tcp', '0.0.0.0', port);
       const connect = { host: guestAddress, port };
-      const unasked = async (): Promise<number> =>
-        (await world.traffic(world.a)).counts.unasked.packets;
-      expect(await world.hostPeer.tell('marked', connect)).toEqual({
-        outcome: 'answer',
-        seenAs: hostAddress,
-      });
+      const unasked = async (): Promise<number> => (await world.traffic(world.a)).counts.unasked.packets;
+      expect(await world.hostPeer.tell('marked', connect)).toEqual({ outcome: 'answer', seenAs: hostAddress });
       // No listener on that port: the guest refuses.
-      expect(await world.hostPeer.tell('marked', { host: guestAddress, port: 9 })).toEqual({
-        outcome: 'ECONNREFUSED',
-      });
+      expect(await world.hostPeer.tell('marked', { host: guestAddress, port: 9 })).toEqual({ outcome: 'ECONNREFUSED' });
       expect(await unasked()).toBe(0);
       const { counts, budgetBytesUsed } = await world.traffic(world.a);
       expect(counts.undeclared.packets).toBe(0);
@@ -246,9 +221,7 @@ describe('packet filter: the guest', () => {
     expect(afterFirst).toBeGreaterThan(0);
     const address = ['ip', 'address', 'replace', `${guestAddress}/32`, 'dev', 'lo'];
     await world.internetNamespace.run(...address);
-    expect(await arrivalsDuring(() => world.internet.udp(UPLINK, 53, { from: guestAddress }))).toBe(
-      0,
-    );
+    expect(await arrivalsDuring(() => world.internet.udp(UPLINK, 53, { from: guestAddress }))).toBe(0);
     await world.internetNamespace.run('ip', 'address', 'del', `${guestAddress}/32`, 'dev', 'lo');
     expect(await outside()).toBeGreaterThan(afterFirst);
   });
@@ -303,9 +276,7 @@ describe('packet filter: policies', () => {
     // Answered by the host's programs on 3128 and 53, which see the guest itself.
     expect((await peer.tcp('8.8.8.8', 443)).seenAs).toBe(world.a.lease.guestAddress);
     expect((await peer.tcp('93.184.216.34', 80)).seenAs).toBe(world.a.lease.guestAddress);
-    expect((await peer.udp('8.8.8.8', 53, { text: 'secret.evil.test' })).seenAs).toBe(
-      world.a.lease.guestAddress,
-    );
+    expect((await peer.udp('8.8.8.8', 53, { text: 'secret.evil.test' })).seenAs).toBe(world.a.lease.guestAddress);
     // Arrivals of different protocols are not told in their order.
     expect(world.hostPeer.arrivals.slice(-3)).toContainEqual(
       expect.objectContaining({ port: 53, text: 'secret.evil.test' }),
@@ -379,27 +350,15 @@ describe('packet filter: the table', () => {
   it('removing a sandbox removes all its rules, and blocks its TAP', async () => {
     await world.nft.apply(wholeTable([]));
     // Without counts: the kernel's own packets (neighbor discovery) may be counted as unknown at any time.
-    const rules = async () =>
-      (await world.host.run('nft', 'list', 'ruleset')).replaceAll(/packets \d+ bytes \d+/g, '');
+    const rules = async () => (await world.host.run('nft', 'list', 'ruleset')).replaceAll(/packets \d+ bytes \d+/g, '');
     const empty = await rules();
-    await world.nft.apply(
-      addSandbox(networkOf(world.a, { mode: 'allowlist', allow: ['1.1.1.1', '*.a.test:99'] })),
-    );
-    await world.nft.apply(
-      addPins(world.a.lease.id, [{ address: '8.8.8.8', protocol: 'tcp', port: 99, seconds: 60 }]),
-    );
+    await world.nft.apply(addSandbox(networkOf(world.a, { mode: 'allowlist', allow: ['1.1.1.1', '*.a.test:99'] })));
+    await world.nft.apply(addPins(world.a.lease.id, [{ address: '8.8.8.8', protocol: 'tcp', port: 99, seconds: 60 }]));
     expect((await world.a.peer.tcp('1.1.1.1', 80)).outcome).toBe('answer');
     await world.nft.apply(removeSandbox(world.a.lease));
     expect(await rules()).toBe(empty);
     expect(await arrivalsDuring(() => world.a.peer.tcp('1.1.1.1', 80))).toBe(0);
-    const counters = await world.host.run(
-      'nft',
-      'list',
-      'counter',
-      'inet',
-      'neurovisor',
-      'unknown',
-    );
+    const counters = await world.host.run('nft', 'list', 'counter', 'inet', 'neurovisor', 'unknown');
     expect(counters).not.toContain('packets 0 ');
   });
   it('a transaction is applied whole or not at all', async () => {
@@ -414,10 +373,7 @@ describe('packet filter: the table', () => {
     const policies: EgressPolicyText[] = [
       { mode: 'open' },
       { mode: 'open', deny: ['*.evil.test', '8.8.8.8:1-100', '8.8.0.0/16:50-60/udp'] },
-      {
-        mode: 'allowlist',
-        allow: ['10.0.0.0/8:80-90', '10.1.0.0/16:85-100', '0.0.0.0/0:443', '9.9.9.9'],
-      },
+      { mode: 'allowlist', allow: ['10.0.0.0/8:80-90', '10.1.0.0/16:85-100', '0.0.0.0/0:443', '9.9.9.9'] },
       { mode: 'none' },
       { mode: 'allowlist', allow: Array.from({ length: 256 }, (_, i) => `8.${i}.0.0/17:${i + 1}`) },
     ];

@@ -83,11 +83,7 @@ requiresS3Server().describe('secrets at a server with two tenants', (program) =>
     const { out } = await guest('GET', `/victim/report?${query}&X-Amz-Signature=${MARK}`, []);
     expect(out).toMatch(/^HTTP\/1\.1 200 [\s\S]*Content-Language: x-report/i);
     expect(secretWorld.uses.at(-1)).toMatchObject({ kind: 'filled', names: ['SIGNATURE'] });
-    const wrong = await guest(
-      'GET',
-      `/victim/report?${query}&X-Amz-Signature=${'0'.repeat(64)}`,
-      [],
-    );
+    const wrong = await guest('GET', `/victim/report?${query}&X-Amz-Signature=${'0'.repeat(64)}`, []);
     expect(wrong.out).toMatch(/^HTTP\/1\.1 403 [\s\S]*SignatureDoesNotMatch/);
     const put = await guest('PUT', '/guest/own', [...own('/guest/own'), 'Content-Language: x-own']);
     expect(put.out).toMatch(/^HTTP\/1\.1 200 /);
@@ -106,12 +102,7 @@ requiresS3Server().describe('secrets at a server with two tenants', (program) =>
       ['the name', 'secret_misplaced', `-${TOKEN_MARK}`, () => []],
       ['Basic', 'secret_misplaced', '', () => [`Cache-Control: Basic ${basic(TOKEN_MARK)}`]],
       ['a credential field', 'credential_beside_secret', '', () => [`X-Api-Key: ${TOKEN_MARK}`]],
-      [
-        'its own place',
-        'credential_beside_secret',
-        `?X-Amz-Signature=${MARK}`,
-        () => [`Content-Language: x`],
-      ],
+      ['its own place', 'credential_beside_secret', `?X-Amz-Signature=${MARK}`, () => [`Content-Language: x`]],
     ])('%s', async (_what, code, suffix, fields) => {
       await refused(code, path + suffix, [...own(path), ...fields()]);
     });

@@ -11,14 +11,7 @@ import { CertificateAuthority } from '../../src/egress/net/secret/authority.ts';
 import type { SecretUse } from '../../src/egress/net/secret/connection.ts';
 import { eventually } from '../support/eventually.ts';
 import { ADDRESS, cleanUp, httpWorld, undo } from '../support/gateway-servers.ts';
-import {
-  certificate,
-  command,
-  HOST,
-  listen,
-  talk,
-  type WorldOptions,
-} from '../support/gateway-world.ts';
+import { certificate, command, HOST, listen, talk, type WorldOptions } from '../support/gateway-world.ts';
 import { listPolicy } from '../support/net-policy.ts';
 import { secretGateway } from '../support/secret-world.ts';
 import { OTHER_PLACEHOLDER, OTHER_TOKEN, PLACEHOLDER, SECRETS, TOKEN } from '../support/secrets.ts';
@@ -117,14 +110,7 @@ describe('secrets: their host', () => {
     await eventually(() => expect(made.gateway.stats().bytesReceived).toBeGreaterThan(1_000_000));
     await slow;
     expect(sent).toBeLessThan(bytes);
-    const { out } = await client(
-      'https://a.example/',
-      ...KEY,
-      '-o',
-      '/dev/null',
-      '-w',
-      '%{size_download}',
-    );
+    const { out } = await client('https://a.example/', ...KEY, '-o', '/dev/null', '-w', '%{size_download}');
     expect(out).toBe(`${bytes}`);
   });
 });
@@ -183,9 +169,7 @@ describe('secrets: other hosts', () => {
   it('TRACE is refused, OPTIONS and Max-Forwards are not filled', async () => {
     const { client, heard, uses } = await secretWorld();
     const url = 'https://a.example/';
-    expect((await client(url, ...KEY, '-X', 'TRACE', '-i')).out).toMatch(
-      / 403 [\s\S]*method_refused/,
-    );
+    expect((await client(url, ...KEY, '-X', 'TRACE', '-i')).out).toMatch(/ 403 [\s\S]*method_refused/);
     expect(heard).toEqual([]);
     await client(url, ...KEY, '-X', 'OPTIONS');
     await client(url, ...KEY, '-H', 'Max-Forwards: 0');
@@ -244,9 +228,7 @@ describe('secrets: the connection', () => {
     expect(heard).toEqual([]);
   });
   it('setSecrets: ends connections that began with the old secrets', async () => {
-    const { made, client, state } = await secretWorld({
-      answer: (_request, response) => void response.write('begun'),
-    });
+    const { made, client, state } = await secretWorld({ answer: (_request, response) => void response.write('begun') });
     const waiting = client('https://a.example/', ...KEY);
     await eventually(() => expect(made.gateway.stats().bytesReceived).toBeGreaterThan(0));
     made.gateway.judgeSandbox('sb-1');

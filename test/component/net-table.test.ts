@@ -68,11 +68,7 @@ describe('HostTable: more pins than the kernel takes', () => {
     expect(text).toContain('192.0.0.0 . tcp . 5432');
   });
   it('repair: restores the other sandboxes too', async () => {
-    ours = [
-      installedRules(LISTED, manyPins(PINS_MAX + 1000)),
-      installedRules(LISTED),
-      installedRules(LISTED),
-    ];
+    ours = [installedRules(LISTED, manyPins(PINS_MAX + 1000)), installedRules(LISTED), installedRules(LISTED)];
     for (const { input } of ours) await table.add(input);
     await namespace.run('nft', 'flush', 'ruleset');
     expect(await table.repair()).toBe(true);

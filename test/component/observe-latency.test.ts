@@ -8,18 +8,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { sleep, systemClock } from '../../src/base/clock.ts';
 import { bucketOf, quantileNs, since } from '../../src/machine/observe/histogram.ts';
 import type { Path, TapLatency } from '../../src/machine/observe/latency.ts';
-import {
-  cut,
-  echo,
-  FLAGS,
-  fragment,
-  GUEST,
-  HOST,
-  PEER,
-  type Segment,
-  tcp,
-  udp,
-} from '../support/latency-frames.ts';
+import { cut, echo, FLAGS, fragment, GUEST, HOST, PEER, type Segment, tcp, udp } from '../support/latency-frames.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
 
 const FIXTURE = join(import.meta.dirname, '../fixtures/observe-latency.ts');
@@ -108,18 +97,8 @@ describe('LatencyProbes', () => {
     const segment = tcp(out, { sequence: 100, acknowledge: 1, bytes: 50 });
     await fromGuest(segment, segment, segment);
     await fromPeer(tcp(back, { ports: [9999, 40_000], sequence: 1, acknowledge: 150 }));
-    await fromGuest(
-      tcp(out, { sequence: 1, flags: FLAGS.rst, bytes: 5 }),
-      fragment(out),
-      udp(out, 7),
-    );
-    await host.do(
-      'send',
-      'guest',
-      cut(segment, 14 + 20 + 12),
-      cut(segment, 14 + 10),
-      'ff'.repeat(20),
-    );
+    await fromGuest(tcp(out, { sequence: 1, flags: FLAGS.rst, bytes: 5 }), fragment(out), udp(out, 7));
+    await host.do('send', 'guest', cut(segment, 14 + 20 + 12), cut(segment, 14 + 10), 'ff'.repeat(20));
     expect(await read()).toMatchObject({
       framesOut: 9,
       unreadable: 2,
@@ -146,23 +125,17 @@ describe('LatencyProbes', () => {
     return systemClock.now() - begun;
   };
 
-  it.each(['guest', 'peer'] as const)(
-    'a delay of 20 ms moves p50 of %s by as much',
-    async (path) => {
-      await watchAll();
-      for (let number = 0; number < 9; number += 1) await pass(path, number, 0);
-      const before = (await read()).paths[path];
-      expect(before.answered).toBe(9);
-      const took: number[] = [];
-      for (let number = 100; number < 109; number += 1)
-        took.push(await pass(path, number, DELAY_MS));
-      const delayed = since((await read()).paths[path], before);
-      expect(quantileNs(delayed, 0.5) ?? 0).toBeGreaterThanOrEqual(2 ** bucketOf(DELAY_MS * 1e6));
-      expect(bucketOf(quantileNs(delayed, 0.5) ?? 0)).toBeLessThanOrEqual(
-        bucketOf(Math.max(...took) * 1e6),
-      );
-    },
-  );
+  it.each(['guest', 'peer'] as const)('a delay of 20 ms moves p50 of %s by as much', async (path) => {
+    await watchAll();
+    for (let number = 0; number < 9; number += 1) await pass(path, number, 0);
+    const before = (await read()).paths[path];
+    expect(before.answered).toBe(9);
+    const took: number[] = [];
+    for (let number = 100; number < 109; number += 1) took.push(await pass(path, number, DELAY_MS));
+    const delayed = since((await read()).paths[path], before);
+    expect(quantileNs(delayed, 0.5) ?? 0).toBeGreaterThanOrEqual(2 ** bucketOf(DELAY_MS * 1e6));
+    expect(bucketOf(quantileNs(delayed, 0.5) ?? 0)).toBeLessThanOrEqual(bucketOf(Math.max(...took) * 1e6));
+  });
 
   it('a host that holds packets for 20 ms moves p50 of forward, and only that', async () => {
     await open();
@@ -192,25 +165,18 @@ describe('LatencyProbes', () => {
     await host.do(
       'send',
       'guest',
-      ...Array.from({ length: 7 }, (_, number) =>
-        echo({ from: GUEST, to: '169.254.169.254' }, number),
-      ),
+      ...Array.from({ length: 7 }, (_, number) => echo({ from: GUEST, to: '169.254.169.254' }, number)),
     );
     await host.do('send', 'guest', echo({ from: GUEST, to: HOST }, 1));
     await host.do('receive', 'guest');
     expect(await host.do('drops')).toEqual({ metadata: 7, unreadable: 0 });
-    expect(await read()).toMatchObject({
-      framesOut: 1,
-      framesIn: 1,
-      paths: { peer: { started: 1, answered: 1 } },
-    });
+    expect(await read()).toMatchObject({ framesOut: 1, framesIn: 1, paths: { peer: { started: 1, answered: 1 } } });
   });
 
   it('bounds an unanswered flood: drops the oldest, and counts them', async () => {
     await watchAll({ pendingMax: 256, notedMax: 0 });
     // The kernel keeps a list per processor, so what came by another one may outlive the flood (bpf_lru_list.c).
-    const [, processor = ''] =
-      /^Cpus_allowed_list:\s*(\d+)/m.exec(readFileSync('/proc/self/status', 'utf8')) ?? [];
+    const [, processor = ''] = /^Cpus_allowed_list:\s*(\d+)/m.exec(readFileSync('/proc/self/status', 'utf8')) ?? [];
     execFileSync('taskset', ['-a', '-c', '-p', processor, String(host.pid)]);
     const flood = Array.from({ length: 2000 }, (_, number) => echo(out, number));
     await host.do('send', 'guest', ...flood);
@@ -229,16 +195,10 @@ describe('LatencyProbes', () => {
     await fromPeer(echo(back, 1));
     const frames = 8000;
     for (let number = 2; number < frames; number += 1000)
-      await host.do(
-        'send',
-        'guest',
-        ...Array.from({ length: 1000 }, (_, at) => echo(out, number + at)),
-      );
+      await host.do('send', 'guest', ...Array.from({ length: 1000 }, (_, at) => echo(out, number + at)));
     await host.do('peerIsKnown');
     await host.do('send', 'guest', echo(out, 1, 'reply'));
-    await expect
-      .poll(async () => (await host.do<TapLatency>('readOther', 'uplink')).paths.peer.answered)
-      .toBe(1);
+    await expect.poll(async () => (await host.do<TapLatency>('readOther', 'uplink')).paths.peer.answered).toBe(1);
     const { peer } = (await read()).paths;
     expect(peer.started + peer.skipped).toBe(frames);
     expect(peer.skipped).toBeGreaterThan(frames / 2);
@@ -246,19 +206,11 @@ describe('LatencyProbes', () => {
   });
 
   it('lets every packet of a guest pass, and counts it', async () => {
-    const valid = [
-      echo(out, 1),
-      udp(out, 2),
-      fragment(out),
-      tcp(out, { sequence: 5, acknowledge: 9, bytes: 40 }),
-    ].map((hex) => Buffer.from(hex, 'hex'));
+    const valid = [echo(out, 1), udp(out, 2), fragment(out), tcp(out, { sequence: 5, acknowledge: 9, bytes: 40 })].map(
+      (hex) => Buffer.from(hex, 'hex'),
+    );
     const damaged = fc
-      .record({
-        which: fc.nat(valid.length - 1),
-        at: fc.nat(60),
-        byte: fc.nat(255),
-        bytes: fc.nat(90),
-      })
+      .record({ which: fc.nat(valid.length - 1), at: fc.nat(60), byte: fc.nat(255), bytes: fc.nat(90) })
       .map(({ which, at, byte, bytes }) => {
         const frame = Buffer.from(valid[which] ?? []);
         if (at < frame.length) frame[at] = byte;
@@ -319,8 +271,7 @@ describe('LatencyProbes', () => {
   });
 
   describe('a kernel without TCX (before 6.6)', () => {
-    const filters = () =>
-      ['ingress', 'egress'].map((way) => host.run('tc', 'filter', 'show', 'dev', 'nv-guest', way));
+    const filters = () => ['ingress', 'egress'].map((way) => host.run('tc', 'filter', 'show', 'dev', 'nv-guest', way));
     const withClsact = () => host.run('tc', 'qdisc', 'show', 'dev', 'nv-guest').includes('clsact');
 
     it('measures by clsact filters, removes them, and leaves uplinks alone', async () => {

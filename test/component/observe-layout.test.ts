@@ -6,22 +6,8 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
 import { objectOf, PROGRAMS } from '../../src/machine/observe/compile.ts';
-import {
-  EVENT,
-  EVENT_BYTES,
-  LOSS,
-  LOSS_BYTES,
-  SANDBOX,
-  SANDBOX_BYTES,
-} from '../../src/machine/observe/events.ts';
-import {
-  SETTINGS,
-  SETTINGS_BYTES,
-  TAP,
-  TAP_BYTES,
-  TIMES,
-  TIMES_BYTES,
-} from '../../src/machine/observe/latency.ts';
+import { EVENT, EVENT_BYTES, LOSS, LOSS_BYTES, SANDBOX, SANDBOX_BYTES } from '../../src/machine/observe/events.ts';
+import { SETTINGS, SETTINGS_BYTES, TAP, TAP_BYTES, TIMES, TIMES_BYTES } from '../../src/machine/observe/latency.ts';
 import { CALLS, CALLS_BYTES } from '../../src/machine/observe/syscalls.ts';
 import { openTracepoints } from '../../src/machine/observe/tracepoints.ts';
 import { BpfObject } from '../../src/sys/bpf/object.ts';
@@ -54,9 +40,7 @@ describe('layout', () => {
     try {
       const layout = object.structFields(struct);
       expect(layout.bytes).toBe(bytes);
-      expect(layout.fields.map(({ name, offset }) => [name, offset])).toEqual(
-        Object.entries(offsets),
-      );
+      expect(layout.fields.map(({ name, offset }) => [name, offset])).toEqual(Object.entries(offsets));
       // No padding, whose bytes would stay unset.
       const ends = layout.fields.map(({ offset, bytes: size }) => offset + size);
       expect([0, ...ends]).toEqual([...layout.fields.map(({ offset }) => offset), bytes]);

@@ -9,11 +9,7 @@ import { FakeClock } from '../../src/base/clock.ts';
 import { newSandboxId, type SandboxId } from '../../src/base/ids.ts';
 import type { ProcessEvent } from '../../src/machine/observe/events.ts';
 import { countOf } from '../../src/machine/observe/histogram.ts';
-import {
-  openTracepoints,
-  type TracepointOptions,
-  type Tracepoints,
-} from '../../src/machine/observe/tracepoints.ts';
+import { openTracepoints, type TracepointOptions, type Tracepoints } from '../../src/machine/observe/tracepoints.ts';
 import { need } from '../support/requires.ts';
 import { makeSmallCgroup } from '../support/small-cgroup.ts';
 
@@ -41,9 +37,7 @@ async function open(more: Partial<TracepointOptions> = {}): Promise<Tracepoints>
 /** A shell that waits for its stdin before it does something. */
 function shell(script: string, cgroup?: string): { child: ChildProcess; run(): Promise<void> } {
   const enter = cgroup === undefined ? '' : `echo $$ > ${cgroup}/cgroup.procs; `;
-  const child = spawn('sh', ['-c', `${enter}read line; ${script}`], {
-    stdio: ['pipe', 'ignore', 'ignore'],
-  });
+  const child = spawn('sh', ['-c', `${enter}read line; ${script}`], { stdio: ['pipe', 'ignore', 'ignore'] });
   const ended = once(child, 'exit');
   const run = async (): Promise<void> => {
     child.stdin?.end('\n');
@@ -52,8 +46,7 @@ function shell(script: string, cgroup?: string): { child: ChildProcess; run(): P
   return { child, run };
 }
 
-const kinds = (of: SandboxId) =>
-  told.filter(({ sandbox }) => sandbox === of).map(({ event }) => event.kind);
+const kinds = (of: SandboxId) => told.filter(({ sandbox }) => sandbox === of).map(({ event }) => event.kind);
 
 describe('Tracepoints', () => {
   it('reports every start and end of a sandbox’s processes, and of no others', async () => {
@@ -116,8 +109,7 @@ describe('Tracepoints', () => {
       sandbox,
       event: { comm: 'tail', uid: process.getuid?.(), oomScoreAdj: expect.any(Number) },
     });
-    if (victim?.event.kind === 'oom-victim')
-      expect(victim.event.anonBytes).toBeGreaterThan(8 * 1024 * 1024);
+    if (victim?.event.kind === 'oom-victim') expect(victim.event.anonBytes).toBeGreaterThan(8 * 1024 * 1024);
     const order = kinds(sandbox);
     expect(order.indexOf('reclaim-begin')).toBeGreaterThanOrEqual(0);
     expect(order.indexOf('reclaim-begin')).toBeLessThan(order.indexOf('oom-victim'));

@@ -35,9 +35,7 @@ async function counted(name: string, labels: Record<string, string> = {}): Promi
   const families = parseExposition(await host.do<string>('metrics'));
   const samples = families.flatMap((family) => family.samples);
   const found = samples.filter(
-    (one) =>
-      one.name === name &&
-      Object.entries(labels).every(([key, value]) => one.labels[key] === value),
+    (one) => one.name === name && Object.entries(labels).every(([key, value]) => one.labels[key] === value),
   );
   return found.reduce((sum, { value }) => sum + value, 0);
 }
@@ -93,9 +91,7 @@ describe('PacketLatency', () => {
     await host.do('card', 'two', 'nv-uplink');
     expect(await counted('neurovisor_probe_loaded')).toBe(0);
     expect(await counted(COUNT)).toBe(0);
-    expect(await host.do('told')).toMatchObject([
-      { fields: { reason: expect.stringContaining('libbpf') } },
-    ]);
+    expect(await host.do('told')).toMatchObject([{ fields: { reason: expect.stringContaining('libbpf') } }]);
     await host.do('noCard', 'one');
     await host.do('endDaemon');
   });

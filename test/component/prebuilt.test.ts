@@ -5,10 +5,7 @@
 import { cp, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, type TestContext } from 'vitest';
-import {
-  prebuiltKernelDir,
-  prebuiltKernelSchema,
-} from '../../src/artifacts/image/kernel/kernel.ts';
+import { prebuiltKernelDir, prebuiltKernelSchema } from '../../src/artifacts/image/kernel/kernel.ts';
 import { runTool } from '../../src/artifacts/image/tool.ts';
 import { describeError } from '../../src/base/errors.ts';
 import { silentLog } from '../../src/base/log.ts';

@@ -50,8 +50,6 @@ describe('limitDisks', () => {
     const execute = qemu.qmp.execute.bind(qemu.qmp);
     qemu.qmp.execute = async (command, ...more) =>
       command === 'query-block' ? [null, { qdev: 7 }] : await execute(command, ...more);
-    await expect(limitDisks(qemu.qmp, { opsPerSecond: 20 })).rejects.toMatchObject({
-      code: 'vmm_command_failed',
-    });
+    await expect(limitDisks(qemu.qmp, { opsPerSecond: 20 })).rejects.toMatchObject({ code: 'vmm_command_failed' });
   });
 });

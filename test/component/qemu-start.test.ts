@@ -1,14 +1,6 @@
 /** The QEMU driver with a QEMU that misbehaves. */
 import { spawn } from 'node:child_process';
-import {
-  chmodSync,
-  existsSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -119,8 +111,7 @@ describe('start', () => {
     });
   });
   it('start: names a launcher that is not installed', async () => {
-    const launch: Launch = async ({ stdio }) =>
-      ofChild(spawn(join(dir, 'no-jail'), [], { stdio: [...stdio] }));
+    const launch: Launch = async ({ stdio }) => ofChild(spawn(join(dir, 'no-jail'), [], { stdio: [...stdio] }));
     await failsToStart(await makeDriver('chatty', { launch }), { code: 'vmm_missing' });
   });
   it('start: cleans up if cancelled while QEMU hangs', async () => {
@@ -185,10 +176,7 @@ describe('createQemuDriver', () => {
   it('createQemuDriver: refuses a missing or old binary with a remedy', async () => {
     for (const binary of [join(dir, 'none'), stub('old'), '/bin/true']) {
       const failure = createQemuDriver({ ...options, binary });
-      await expect(failure).rejects.toMatchObject({
-        code: 'vmm_missing',
-        remedy: expect.stringContaining('install'),
-      });
+      await expect(failure).rejects.toMatchObject({ code: 'vmm_missing', remedy: expect.stringContaining('install') });
     }
   });
   it('createQemuDriver: describes itself', async () => {

@@ -32,10 +32,7 @@ requiresRoot().describe('sharing RAM with QEMU', () => {
   it('a process that may debug its VMMs shares, and tries it once', () => {
     const { found, tried } = ask(65534, '+all');
     expect(found).toEqual([found[0], found[0]]);
-    expect(found[0]).toEqual({
-      isShared: true,
-      text: expect.stringContaining('of a tenant share'),
-    });
+    expect(found[0]).toEqual({ isShared: true, text: expect.stringContaining('of a tenant share') });
     expect(tried).toBe(1);
     expect(readdirSync(join(root, 'run'))).toEqual([]);
   });

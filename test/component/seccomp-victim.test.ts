@@ -45,11 +45,7 @@ function filter(json: object): ThreadFilter {
 }
 
 const onGetuid = (condition: object): ThreadFilter =>
-  filter({
-    default_action: { errno: 1 },
-    filter_action: 'allow',
-    filter: [{ syscall: 'getuid', args: [condition] }],
-  });
+  filter({ default_action: { errno: 1 }, filter_action: 'allow', filter: [{ syscall: 'getuid', args: [condition] }] });
 
 describe('a compiled filter in the kernel', () => {
   let victim: Victim;
@@ -67,12 +63,7 @@ describe('a compiled filter in the kernel', () => {
       { trace: 7 },
     ];
     const outcomes = (filters: readonly object[]): string[] =>
-      victim.run(
-        filters.map((json) => ({
-          program: program(filter(json)),
-          calls: [{ number: number('getuid') }],
-        })),
-      );
+      victim.run(filters.map((json) => ({ program: program(filter(json)), calls: [{ number: number('getuid') }] })));
     const expected = actions.map((action) => outcomeOf(action, number('getuid'), uid));
     const ofEntries = actions.map((action) => ({
       default_action: 'kill_process',
@@ -80,11 +71,7 @@ describe('a compiled filter in the kernel', () => {
       filter: [{ syscall: 'getuid', action }],
     }));
     expect(outcomes(ofEntries)).toEqual(expected);
-    const byDefault = actions.map((action) => ({
-      default_action: action,
-      filter_action: { errno: 99 },
-      filter: [],
-    }));
+    const byDefault = actions.map((action) => ({ default_action: action, filter_action: { errno: 99 }, filter: [] }));
     expect(outcomes(byDefault)).toEqual(expected);
   });
 
@@ -129,19 +116,12 @@ describe('a compiled filter in the kernel', () => {
 
   it('compares only the bits of a mask', () => {
     // Like the rule for threads: CLONE_THREAD, with any other flags.
-    const one = program(
-      onGetuid({ index: 0, type: 'dword', op: { masked_eq: 0x1_0000 }, val: 0x1_0000 }),
-    );
-    const two = program(
-      onGetuid({ index: 2, type: 'qword', op: { masked_eq: 0xf000_0000_0000_00f0n }, val: 0x50 }),
-    );
+    const one = program(onGetuid({ index: 0, type: 'dword', op: { masked_eq: 0x1_0000 }, val: 0x1_0000 }));
+    const two = program(onGetuid({ index: 2, type: 'qword', op: { masked_eq: 0xf000_0000_0000_00f0n }, val: 0x50 }));
     const getuid = (...args: bigint[]): VictimCall => ({ number: number('getuid'), args });
     expect(
       victim.run([
-        {
-          program: one,
-          calls: [getuid(0x3d_0f00n), getuid(0x1_0000n), getuid(0x2_0011n), getuid(0n)],
-        },
+        { program: one, calls: [getuid(0x3d_0f00n), getuid(0x1_0000n), getuid(0x2_0011n), getuid(0n)] },
         {
           program: two,
           calls: [
@@ -160,9 +140,7 @@ describe('a compiled filter in the kernel', () => {
   });
 
   it('kills x32 and 32-bit calls, even where all calls are allowed', () => {
-    const open = program(
-      filter({ default_action: 'allow', filter_action: { errno: 1 }, filter: [] }),
-    );
+    const open = program(filter({ default_action: 'allow', filter_action: { errno: 1 }, filter: [] }));
     const lines = victim.run([
       {
         program: open,
@@ -180,8 +158,7 @@ describe('a compiled filter in the kernel', () => {
   it('takes 4096 instructions; the compiler refuses more, like the kernel', () => {
     const nop = Uint8Array.of(0x20, 0, 0, 0, 0, 0, 0, 0);
     const allow = Uint8Array.of(6, 0, 0, 0, 0, 0, 0xff, 0x7f);
-    const long = (count: number): Uint8Array =>
-      Buffer.concat([...Array<Uint8Array>(count - 1).fill(nop), allow]);
+    const long = (count: number): Uint8Array => Buffer.concat([...Array<Uint8Array>(count - 1).fill(nop), allow]);
     const calls = [{ number: number('getuid') }];
     expect(
       victim.run([
@@ -194,10 +171,7 @@ describe('a compiled filter in the kernel', () => {
   it('decides random calls as random profiles say', () => {
     const pairs = fc.sample(
       filtersOf(Object.keys(HARMLESS), 40).chain((filter) =>
-        fc.tuple(
-          fc.constant(filter),
-          fc.array(callOf(filter, 'x86_64'), { minLength: 15, maxLength: 15 }),
-        ),
+        fc.tuple(fc.constant(filter), fc.array(callOf(filter, 'x86_64'), { minLength: 15, maxLength: 15 })),
       ),
       60,
     );
@@ -210,15 +184,10 @@ describe('a compiled filter in the kernel', () => {
       return { filter, calls };
     });
     const lines = victim.run(
-      cases.map(({ filter, calls }) => ({
-        program: program(filter),
-        calls: calls.map(({ call }) => call),
-      })),
+      cases.map(({ filter, calls }) => ({ program: program(filter), calls: calls.map(({ call }) => call) })),
     );
     const expected = cases.flatMap(({ calls }) =>
-      calls.map(({ call, action }) =>
-        outcomeOf(action, call.number, RESULTS.get(call.number) ?? -1),
-      ),
+      calls.map(({ call, action }) => outcomeOf(action, call.number, RESULTS.get(call.number) ?? -1)),
     );
     expect(lines).toEqual(expected);
     expect(new Set(expected.map((line) => line.split(' ')[0])).size).toBe(4);

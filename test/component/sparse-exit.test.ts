@@ -33,9 +33,7 @@ it('warmSparseThreads: idle threads do not keep a process alive, with or without
     process.stdout.write('over');
   })`;
   for (const what of ['none', 'work']) {
-    const child = spawn(process.execPath, ['-e', work, what], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    });
+    const child = spawn(process.execPath, ['-e', work, what], { stdio: ['ignore', 'pipe', 'inherit'] });
     await once(child.stdout, 'data');
     // The process ends at once or hangs forever.
     const giveUp = setTimeout(() => child.kill('SIGKILL'), 10_000);

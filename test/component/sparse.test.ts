@@ -5,13 +5,7 @@ import { mkdtemp, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import {
-  cloneSparse,
-  copyDataBetween,
-  copySparse,
-  copyWithoutZeros,
-  digestSparse,
-} from '../../src/sys/sparse.ts';
+import { cloneSparse, copyDataBetween, copySparse, copyWithoutZeros, digestSparse } from '../../src/sys/sparse.ts';
 
 const PAGE = 4096;
 const SIZE = 40 * 1024 * 1024 + 100;

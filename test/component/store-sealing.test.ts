@@ -50,10 +50,7 @@ requiresRoot().it('openSealing: a key of another user is refused, with the remed
   await expect(openSealing(path)).rejects.toMatchObject({ remedy: `Run: chmod 600 ${path}` });
   chmodSync(path, 0o600);
   chownSync(path, OTHER_USER, OTHER_USER);
-  await expect(openSealing(path)).rejects.toMatchObject({
-    code: 'store_unavailable',
-    ...afterSudo,
-  });
+  await expect(openSealing(path)).rejects.toMatchObject({ code: 'store_unavailable', ...afterSudo });
 });
 
 requiresRoot().it('requirePrivateDir: so is a directory of the jail', async () => {
@@ -111,13 +108,7 @@ it('openStore: without its key, sandboxes are listed without their request, and 
   const warnings: unknown[] = [];
   const log = { ...silentLog, warn: (...words: unknown[]) => void warnings.push(words) };
   const store = await openStore({ dir, keyPath: `${dir}.key`, clock: new FakeClock(), log });
-  expect(await store.sandboxes.get(row.id)).toEqual({
-    ...row,
-    requestJson: 'null',
-    log: undefined,
-  });
-  expect(warnings).toEqual([
-    [expect.stringContaining('another key'), { count: 1, keyPath: `${dir}.key` }],
-  ]);
+  expect(await store.sandboxes.get(row.id)).toEqual({ ...row, requestJson: 'null', log: undefined });
+  expect(warnings).toEqual([[expect.stringContaining('another key'), { count: 1, keyPath: `${dir}.key` }]]);
   await store.close();
 });

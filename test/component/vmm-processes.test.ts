@@ -49,9 +49,7 @@ function make(more: Partial<VmmProcessesParts> = {}): VmmProcesses {
 /** A shell that waits for its stdin before it does something. */
 function vmm(script: string, cgroup?: string): { pid: number; run(): Promise<void> } {
   const enter = cgroup === undefined ? '' : `echo $$ > ${cgroup}/cgroup.procs; `;
-  const child = spawn('sh', ['-c', `${enter}read line; ${script}`], {
-    stdio: ['pipe', 'ignore', 'ignore'],
-  });
+  const child = spawn('sh', ['-c', `${enter}read line; ${script}`], { stdio: ['pipe', 'ignore', 'ignore'] });
   children.push(child);
   const ended = once(child, 'exit');
   const run = async (): Promise<void> => {
@@ -70,9 +68,7 @@ async function sample(name: string, labels: Record<string, string> = {}): Promis
 }
 
 describe('VmmProcesses', () => {
-  it('an OOM kill: reported once, with its victim and the memory that it held', async ({
-    skip,
-  }) => {
+  it('an OOM kill: reported once, with its victim and the memory that it held', async ({ skip }) => {
     using cgroup = need({ skip }, 'cgroup', makeSmallCgroup(24 * 1024 * 1024));
     const all = make();
     await all.start();
@@ -106,9 +102,7 @@ describe('VmmProcesses', () => {
     expect(count?.value).toBeGreaterThan(0);
   });
 
-  it('without tracepoints: an OOM kill is reported by the control group, without its victim', async ({
-    skip,
-  }) => {
+  it('without tracepoints: an OOM kill is reported by the control group, without its victim', async ({ skip }) => {
     using cgroup = need({ skip }, 'cgroup', makeSmallCgroup(24 * 1024 * 1024));
     const all = make({ open: () => Promise.reject(new Error('not today')) });
     await all.start();
@@ -120,9 +114,7 @@ describe('VmmProcesses', () => {
     stop?.();
     expect(told.filter(({ type }) => type === 'oom')).toMatchObject([{ victim: null }]);
     expect(watched?.oomKills()).toBe(1);
-    expect(logged).toEqual([
-      { what: 'processes of VMMs are not traced', fields: { reason: 'not today' } },
-    ]);
+    expect(logged).toEqual([{ what: 'processes of VMMs are not traced', fields: { reason: 'not today' } }]);
   });
 
   it('a program that a VMM executes is reported, logged and counted; its process is unknown', async () => {
@@ -136,9 +128,7 @@ describe('VmmProcesses', () => {
     await bad.run();
     clock.advance(50);
     stop?.();
-    expect(told).toEqual([
-      { type: 'security', what: 'vmm_exec', detail: expect.stringContaining(': true') },
-    ]);
+    expect(told).toEqual([{ type: 'security', what: 'vmm_exec', detail: expect.stringContaining(': true') }]);
     expect(logged).toMatchObject([{ fields: { sandbox: id, program: 'true' } }]);
     expect(await sample('neurovisor_vmm_execs_total')).toBe(1);
     expect(await sample('neurovisor_vmm_exits_total', { process: 'vmm' })).toBe(1);

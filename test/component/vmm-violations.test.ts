@@ -45,10 +45,7 @@ requires('seccomp-records', whyNot() ?? true).describe('VmmViolations', () => {
     registry = new MetricRegistry();
     registry.add(...violations.metrics);
   }
-  const context = () => ({
-    config: { ...readConfig({}), home, vmm: 'qemu' as const },
-    log: silentLog,
-  });
+  const context = () => ({ config: { ...readConfig({}), home, vmm: 'qemu' as const }, log: silentLog });
 
   it('a call that is only logged is counted, and the VMM continues', async () => {
     listen('qemu');
@@ -82,31 +79,28 @@ requires('seccomp-records', whyNot() ?? true).describe('VmmViolations', () => {
   });
 
   const firecracker = firecrackerFiles();
-  requires('firecracker', firecracker).it(
-    'a call that ends Firecracker is named from its own log',
-    async () => {
-      if (typeof firecracker === 'string') throw new Error(firecracker);
-      listen('firecracker');
-      await using injector = await Injector.make();
-      const { driver, confinement } = await makeFirecracker({
-        config: { ...firecracker, jail: 'enforce', jailUids: null, firecrackerFilter: 'builtin' },
-        home: { cacheDir: join(home, 'cache'), runDir: join(home, 'run') },
-        log: silentLog,
-        acceptsGaps: true,
-      });
-      const bench = new VmBench(driver, firecracker);
-      try {
-        const vm = await bench.boot({ memoryMib: 64 });
-        const watch = violations.watch(vm.pid ?? 0);
-        expect(await injector.call(vm.pid ?? 0, UNSHARE)).toBe('exited 148');
-        const exit = await vm.exited;
-        expect(exit).toMatchObject({ cause: 'vmm-crashed', exitCode: 148, refusedSyscall: 272 });
-        expect(await watch.settle(exit)).toMatchObject({ count: 1, name: 'unshare' });
-        expect(await registry.text()).toContain('{vmm="firecracker",mode="enforce"} 1\n');
-      } finally {
-        await bench.close();
-        await confinement.close();
-      }
-    },
-  );
+  requires('firecracker', firecracker).it('a call that ends Firecracker is named from its own log', async () => {
+    if (typeof firecracker === 'string') throw new Error(firecracker);
+    listen('firecracker');
+    await using injector = await Injector.make();
+    const { driver, confinement } = await makeFirecracker({
+      config: { ...firecracker, jail: 'enforce', jailUids: null, firecrackerFilter: 'builtin' },
+      home: { cacheDir: join(home, 'cache'), runDir: join(home, 'run') },
+      log: silentLog,
+      acceptsGaps: true,
+    });
+    const bench = new VmBench(driver, firecracker);
+    try {
+      const vm = await bench.boot({ memoryMib: 64 });
+      const watch = violations.watch(vm.pid ?? 0);
+      expect(await injector.call(vm.pid ?? 0, UNSHARE)).toBe('exited 148');
+      const exit = await vm.exited;
+      expect(exit).toMatchObject({ cause: 'vmm-crashed', exitCode: 148, refusedSyscall: 272 });
+      expect(await watch.settle(exit)).toMatchObject({ count: 1, name: 'unshare' });
+      expect(await registry.text()).toContain('{vmm="firecracker",mode="enforce"} 1\n');
+    } finally {
+      await bench.close();
+      await confinement.close();
+    }
+  });
 });

@@ -199,9 +199,7 @@ describe('guests', () => {
     });
     const rssBefore = process.memoryUsage().rss;
     for (let batch = 0; batch < 200; batch += 1) {
-      const streams = Array.from({ length: 50 }, (_, index) =>
-        guest.guest.dial(80, 1000 + batch * 50 + index),
-      );
+      const streams = Array.from({ length: 50 }, (_, index) => guest.guest.dial(80, 1000 + batch * 50 + index));
       await guest.until(() => streams.every(({ state }) => state === 'open'), `batch ${batch}`);
       for (const stream of streams) stream.wantsClose = true;
       // Node accepts one connection per turn of its loop: a backlog that grew from batch to batch would be full.
@@ -405,10 +403,7 @@ describe('the VMM', () => {
     const bad = await attach();
     const offender = VhostFrontEnd.connect(bad.spec.vhostSocketPath, bad.spec.guestCid);
     offend(offender);
-    expect(await bad.device.closed).toMatchObject({
-      reason: 'protocol-error',
-      detail: expect.stringMatching(detail),
-    });
+    expect(await bad.device.closed).toMatchObject({ reason: 'protocol-error', detail: expect.stringMatching(detail) });
     offender.close();
     await expect.poll(openFds).toEqual(fds);
     const client = connect(good.spec.channelPath);
@@ -577,12 +572,8 @@ describe('VsockHost', () => {
       const device = await createVsockHost().attach(${JSON.stringify({ id: 'x', guestCid: 9, ...paths })});
       await device.stats();
       ${last}`;
-    const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
-      stdio: 'ignore',
-    });
-    const [code] = await new Promise<[number | null]>((resolve) =>
-      child.on('exit', (...all) => resolve([all[0]])),
-    );
+    const child = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: 'ignore' });
+    const [code] = await new Promise<[number | null]>((resolve) => child.on('exit', (...all) => resolve([all[0]])));
     expect(code).toBe(status);
   });
 });

@@ -134,8 +134,7 @@ it('several guests of one thread get their own bytes only', async () => {
       return { guest, bytes, stream, parts: [] as Uint8Array[] };
     }),
   );
-  const length = (parts: readonly Uint8Array[]): number =>
-    parts.reduce((sum, part) => sum + part.length, 0);
+  const length = (parts: readonly Uint8Array[]): number => parts.reduce((sum, part) => sum + part.length, 0);
   await all[0]?.guest.until(() => {
     for (const { guest, stream, parts } of all) {
       guest.pump();
@@ -202,11 +201,7 @@ it.each([
 
 it('a VMM that lies about its addresses is refused, or gets errors', async () => {
   const made = await attach();
-  const guest = VhostFrontEnd.connect(
-    made.vhostSocketPath,
-    made.guestCid,
-    createMemFd('m', 64 * MIB),
-  );
+  const guest = VhostFrontEnd.connect(made.vhostSocketPath, made.guestCid, createMemFd('m', 64 * MIB));
   frontEnds.push(guest);
   await guest.negotiate();
   // Nothing is mapped there.
@@ -244,55 +239,50 @@ print(libc.mmap(None, ctypes.c_size_t(os.fstat(3).st_size), 3, 1, 3, ctypes.c_lo
 time.sleep(300)
 `;
 
-it.each(['SIGSTOP', 'SIGKILL'] as const)(
-  'a VMM that gets %s in mid-transfer stops no other guest',
-  async (signal) => {
-    const other = await attach();
-    const otherGuest = await boot(other);
-    await echo(other);
-    const path = join(dir, 'apart.vhost');
-    const spec = { id: 'apart', guestCid: 99, vhostSocketPath: path, copiesMemory: true };
-    const device = await host.attach({ ...spec, channelPath: join(dir, 'apart') });
-    const made = { ...spec, channelPath: join(dir, 'apart'), device };
-    const guest = VhostFrontEnd.connect(path, made.guestCid);
-    frontEnds.push(guest);
-    await echo(made);
-    const vmm = spawn('python3', ['-c', MEMORY_HOLDER], {
-      stdio: ['ignore', 'pipe', 'inherit', guest.memoryFd],
-    });
-    const ended = once(vmm, 'exit');
-    try {
-      const [line] = (await once(vmm.stdout as Readable, 'data')) as [Buffer];
-      device.setProcessMemory(openProcessMemory(vmm.pid ?? 0));
-      await guest.negotiate();
-      const userBase = Number(line.toString());
-      guest.shareMemory(undefined, undefined, userBase);
-      guest.startRings([0, 0], {}, userBase);
-      const stream = guest.guest.dial(80, 1);
-      stream.write(Buffer.alloc(256 * 1024));
-      await guest.until(() => stream.receivedBytes > 0, 'the first bytes');
-      vmm.kill(signal);
-      if (signal === 'SIGKILL') await ended;
-      stream.write(Buffer.alloc(256 * 1024));
-      guest.pump();
-      const otherStream = otherGuest.guest.dial(80, 1);
-      otherStream.write(Buffer.from('still here'));
-      await otherGuest.until(() => otherStream.receivedBytes === 10, 'the other guest');
-      // A stopped process keeps its memory, so its device works; of one that has ended, the socket will tell.
-      let received = 0;
-      const hasAll = (): boolean => {
-        received += stream.read().length;
-        return received === 512 * 1024;
-      };
-      if (signal === 'SIGSTOP') await guest.until(hasAll, 'all bytes');
-      guest.close();
-      expect((await device.closed).reason).toBe('vmm-disconnected');
-    } finally {
-      vmm.kill('SIGKILL');
-      await ended;
-    }
-  },
-);
+it.each(['SIGSTOP', 'SIGKILL'] as const)('a VMM that gets %s in mid-transfer stops no other guest', async (signal) => {
+  const other = await attach();
+  const otherGuest = await boot(other);
+  await echo(other);
+  const path = join(dir, 'apart.vhost');
+  const spec = { id: 'apart', guestCid: 99, vhostSocketPath: path, copiesMemory: true };
+  const device = await host.attach({ ...spec, channelPath: join(dir, 'apart') });
+  const made = { ...spec, channelPath: join(dir, 'apart'), device };
+  const guest = VhostFrontEnd.connect(path, made.guestCid);
+  frontEnds.push(guest);
+  await echo(made);
+  const vmm = spawn('python3', ['-c', MEMORY_HOLDER], { stdio: ['ignore', 'pipe', 'inherit', guest.memoryFd] });
+  const ended = once(vmm, 'exit');
+  try {
+    const [line] = (await once(vmm.stdout as Readable, 'data')) as [Buffer];
+    device.setProcessMemory(openProcessMemory(vmm.pid ?? 0));
+    await guest.negotiate();
+    const userBase = Number(line.toString());
+    guest.shareMemory(undefined, undefined, userBase);
+    guest.startRings([0, 0], {}, userBase);
+    const stream = guest.guest.dial(80, 1);
+    stream.write(Buffer.alloc(256 * 1024));
+    await guest.until(() => stream.receivedBytes > 0, 'the first bytes');
+    vmm.kill(signal);
+    if (signal === 'SIGKILL') await ended;
+    stream.write(Buffer.alloc(256 * 1024));
+    guest.pump();
+    const otherStream = otherGuest.guest.dial(80, 1);
+    otherStream.write(Buffer.from('still here'));
+    await otherGuest.until(() => otherStream.receivedBytes === 10, 'the other guest');
+    // A stopped process keeps its memory, so its device works; of one that has ended, the socket will tell.
+    let received = 0;
+    const hasAll = (): boolean => {
+      received += stream.read().length;
+      return received === 512 * 1024;
+    };
+    if (signal === 'SIGSTOP') await guest.until(hasAll, 'all bytes');
+    guest.close();
+    expect((await device.closed).reason).toBe('vmm-disconnected');
+  } finally {
+    vmm.kill('SIGKILL');
+    await ended;
+  }
+});
 
 /** Has memory whose pages come from a userfaultfd (userfaultfd(2)) that it never answers; prints its address. */
 const HANGING_MEMORY = `

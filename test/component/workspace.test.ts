@@ -131,10 +131,7 @@ describe('workspace', () => {
 });
 
 describe('a run directory in the temporary directory', () => {
-  const UNSAFE = {
-    code: 'run_dir_unsafe',
-    remedy: expect.stringContaining('NEUROVISOR_HOME'),
-  };
+  const UNSAFE = { code: 'run_dir_unsafe', remedy: expect.stringContaining('NEUROVISOR_HOME') };
 
   /** A home with a long path; its run directory, here missing, goes after the test. */
   function longHome() {

@@ -26,8 +26,7 @@ describe('doctor', () => {
     const examine = async (env: Record<string, string>): Promise<(name: string) => Found> => {
       const { stdout } = await cli(['doctor', '-o', 'json'], { env }).result;
       const checks = JSON.parse(stdout) as (Found & { readonly name: string })[];
-      return (name) =>
-        checks.find((check) => check.name === name) ?? expect.fail(`no check "${name}"`);
+      return (name) => checks.find((check) => check.name === name) ?? expect.fail(`no check "${name}"`);
     };
     const here = await examine({});
     expect(here('node').detail).toContain(process.version);

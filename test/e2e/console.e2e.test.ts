@@ -4,8 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { ROOT } from '../support/cli.ts';
 import { onTerminal } from '../support/terminal.ts';
 
-const runOnTerminal = () =>
-  onTerminal([join(ROOT, 'neurovisor'), 'run', '-it'], { NEUROVISOR_UPSTREAM: 'engine' });
+const runOnTerminal = () => onTerminal([join(ROOT, 'neurovisor'), 'run', '-it'], { NEUROVISOR_UPSTREAM: 'engine' });
 
 describe('run -it', () => {
   it('keys and Ctrl-C go to the guest, which knows the size; Ctrl-] q leaves and restores the terminal', async () => {

@@ -5,8 +5,7 @@ import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { type DaemonHome, leftIn, useDaemonHome, vmmsIn } from '../support/daemon.ts';
 import { descendants } from '../support/leftovers.ts';
 
-const list = async ({ says }: DaemonHome): Promise<SandboxInfo[]> =>
-  JSON.parse(await says('ls', '-o', 'json'));
+const list = async ({ says }: DaemonHome): Promise<SandboxInfo[]> => JSON.parse(await says('ls', '-o', 'json'));
 
 /** A sandbox that is paused to disk, with a program that knows a word in memory only. */
 async function pausedWithWord({ says }: DaemonHome, word: string): Promise<string> {
@@ -93,28 +92,23 @@ describe('serve: shutdown', () => {
 describe('serve: two at once', () => {
   const home = useDaemonHome();
 
-  it.each(['none was there', 'a killed one left its socket'])(
-    '%s: exactly one daemon starts',
-    async (before) => {
-      if (before !== 'none was there') {
-        const killed = home.serve('-o', 'json', '--pool', '0');
-        await killed.ready();
-        killed.kill('SIGKILL');
-        await killed.ended;
-      }
-      const both = [1, 2].map(() => home.serve('-o', 'json', '--pool', '0'));
-      const outcomes = await Promise.all(
-        both.map((one) => Promise.race([one.ready().then(() => 'ready'), one.ended])),
-      );
-      expect(outcomes.sort()).toEqual([2, 'ready']);
-      const refused = both.map((one) => one.stdout()).find((text) => text.includes('"error"'));
-      expect(refused).toContain('a daemon is already running for this home');
-      expect(await home.says('host')).toContain('QEMU');
-      for (const one of both) one.kill('SIGTERM');
-      await Promise.all(both.map(({ ended }) => ended));
-      expect(await leftIn(home)).toEqual([]);
-    },
-  );
+  it.each(['none was there', 'a killed one left its socket'])('%s: exactly one daemon starts', async (before) => {
+    if (before !== 'none was there') {
+      const killed = home.serve('-o', 'json', '--pool', '0');
+      await killed.ready();
+      killed.kill('SIGKILL');
+      await killed.ended;
+    }
+    const both = [1, 2].map(() => home.serve('-o', 'json', '--pool', '0'));
+    const outcomes = await Promise.all(both.map((one) => Promise.race([one.ready().then(() => 'ready'), one.ended])));
+    expect(outcomes.sort()).toEqual([2, 'ready']);
+    const refused = both.map((one) => one.stdout()).find((text) => text.includes('"error"'));
+    expect(refused).toContain('a daemon is already running for this home');
+    expect(await home.says('host')).toContain('QEMU');
+    for (const one of both) one.kill('SIGTERM');
+    await Promise.all(both.map(({ ended }) => ended));
+    expect(await leftIn(home)).toEqual([]);
+  });
 
   it('a daemon that is still shutting down is waited for', async () => {
     const first = home.serve('-o', 'json', '--pool', '2');

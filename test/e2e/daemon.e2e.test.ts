@@ -1,16 +1,6 @@
 /** `neurovisor serve` and the commands on it, as processes, with real VMs: a day with one daemon. */
 import { randomBytes } from 'node:crypto';
-import {
-  chmod,
-  mkdir,
-  mkdtemp,
-  readFile,
-  readlink,
-  rm,
-  stat,
-  symlink,
-  writeFile,
-} from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readFile, readlink, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -42,8 +32,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(dir, { recursive: true }));
 
-const list = async (...flags: string[]): Promise<SandboxInfo[]> =>
-  JSON.parse(await says('ls', ...flags, '-o', 'json'));
+const list = async (...flags: string[]): Promise<SandboxInfo[]> => JSON.parse(await says('ls', ...flags, '-o', 'json'));
 
 /** In a shell of the shared sandbox. */
 const sh = (code: string): Promise<string> => says('exec', id, '--', 'sh', '-c', code);
@@ -114,9 +103,7 @@ describe('create, ls', () => {
     const text = await says('ls');
     expect(text).toMatch(new RegExp(`^${id} +running +\\d+ \\S+ +- +1 +512 MiB .* user=42$`, 'm'));
     expect(text).not.toContain(stdout.trim());
-    expect(await says('ls', '-a')).toMatch(
-      new RegExp(`^${stdout.trim()} +ended \\(stopped\\)`, 'm'),
-    );
+    expect(await says('ls', '-a')).toMatch(new RegExp(`^${stdout.trim()} +ended \\(stopped\\)`, 'm'));
   });
 });
 
@@ -143,8 +130,7 @@ print(json.load(urllib.request.urlopen(request))["choices"][0]["message"]["conte
   it('exec: a timeout is status 124; -o json prints one object', async () => {
     const late = await there(['exec', id, '--timeout', '1s', '--', 'sleep', '600']).result;
     expect(late).toMatchObject({ status: 124, stderr: expect.stringContaining('time limit') });
-    const { status, stdout } = await there(['exec', id, '-o', 'json', '-c', 'print(1); exit(4)'])
-      .result;
+    const { status, stdout } = await there(['exec', id, '-o', 'json', '-c', 'print(1); exit(4)']).result;
     expect(status).toBe(4);
     expect(JSON.parse(stdout)).toMatchObject({ sandbox: id, stdout: '1\n', exit: { exitCode: 4 } });
   });
@@ -164,9 +150,7 @@ print(json.load(urllib.request.urlopen(request))["choices"][0]["message"]["conte
 
   it('exec --detach: the program continues, and ps shows it', async () => {
     const pid = await says('exec', '--detach', id, '--', 'sleep', '1000');
-    expect(await says('ps', id)).toMatch(
-      new RegExp(`^${pid} +user .* detached .* sleep 1000$`, 'm'),
-    );
+    expect(await says('ps', id)).toMatch(new RegExp(`^${pid} +user .* detached .* sleep 1000$`, 'm'));
     await sh(`kill ${pid}`);
     await expect.poll(() => says('ps', id)).not.toContain('sleep 1000');
   });
@@ -256,9 +240,7 @@ describe('snapshot, fork', () => {
     await sh('echo before > state');
     const snapshot = await says('snapshot', 'create', id, '--name', 'ready');
     expect(snapshot).toMatch(ID);
-    expect(await says('snapshot', 'ls')).toMatch(
-      new RegExp(`^${snapshot} +ready +${id} .* [\\d.]+ MiB +yes$`, 'm'),
-    );
+    expect(await says('snapshot', 'ls')).toMatch(new RegExp(`^${snapshot} +ready +${id} .* [\\d.]+ MiB +yes$`, 'm'));
     const twice = await there(['snapshot', 'create', id, '--name', 'ready']).result;
     expect(twice).toMatchObject({ status: 125, stdout: '' });
     expect(twice.stderr).toMatch(/ready/);
@@ -291,8 +273,7 @@ describe('snapshot, fork', () => {
 describe('pool', () => {
   it('pool set, ls: create takes a member, and the pool refills', async () => {
     await says('pool', 'set', '1', '1');
-    const pools = async (): Promise<PoolInfo[]> =>
-      JSON.parse(await says('pool', 'ls', '-o', 'json'));
+    const pools = async (): Promise<PoolInfo[]> => JSON.parse(await says('pool', 'ls', '-o', 'json'));
     await expect.poll(pools, { timeout: 60_000 }).toMatchObject([{ min: 1, max: 1, ready: 1 }]);
     const { stdout, stderr } = await there(['create', '-e', 'A=b']).result;
     expect(stderr).toMatch(/^taken from the pool in [\d.]+ m?s\n$/);
@@ -308,12 +289,7 @@ describe('run', () => {
   it('its sandbox belongs to the daemon and is removed at the end', async () => {
     const code = 'import sys; print(sys.stdin.read().upper(), sys.argv[1:]); sys.exit(7)';
     const run = there(['run', '-c', code, '--', '--flag'], { input: 'hi' });
-    expect(await run.result).toEqual({
-      status: 7,
-      signal: null,
-      stdout: "HI ['--flag']\n",
-      stderr: '',
-    });
+    expect(await run.result).toEqual({ status: 7, signal: null, stdout: "HI ['--flag']\n", stderr: '' });
     expect(await list()).toMatchObject([{ id }]);
   });
 });

@@ -9,11 +9,7 @@ import { cgroupsOf, linksOf, socketsOf } from '../support/e2b-soak-state.ts';
 describe('mixed load', () => {
   // 30 minutes of it: `node tools/e2b-soak.ts`.
   it('leaves no process, file, socket, network or memory behind, and nothing fails', async () => {
-    const { failures, leaks, done, busy, log } = await runE2bSoak({
-      seed: 1,
-      ms: 60_000,
-      rounds: 1,
-    });
+    const { failures, leaks, done, busy, log } = await runE2bSoak({ seed: 1, ms: 60_000, rounds: 1 });
     expect({ failures, leaks, log }).toEqual({ failures: [], leaks: [], log: expect.anything() });
     expect(done.get('end')).toBeGreaterThan(1);
     expect(busy).toBeLessThan(done.get('end') ?? 0);
@@ -39,9 +35,7 @@ describe('a daemon that is killed', () => {
     const kept = await Sandbox.create('agent', options);
     const program = await kept.commands.run('exec sleep 6000', { background: true });
     await kept.pause();
-    const followed = await busy.commands.run('while :; do echo on; sleep 0.1; done', {
-      background: true,
-    });
+    const followed = await busy.commands.run('while :; do echo on; sleep 0.1; done', { background: true });
     const end = followed.wait().then(
       () => 'ended',
       (error: unknown) => error,
@@ -58,9 +52,7 @@ describe('a daemon that is killed', () => {
     expect(await cgroupsOf(first.daemon.pid)).toEqual([]);
     expect(await linksOf(first.daemon.pid)).toEqual([]);
     expect(await socketsOf([home.dir])).toHaveLength(1);
-    expect(await Sandbox.list(client).nextItems()).toMatchObject([
-      { sandboxId: kept.sandboxId, state: 'paused' },
-    ]);
+    expect(await Sandbox.list(client).nextItems()).toMatchObject([{ sandboxId: kept.sandboxId, state: 'paused' }]);
     for (const { sandboxId } of [idle, busy]) {
       await expect(Sandbox.connect(sandboxId, client)).rejects.toThrow(NotFoundError);
       const headers = { 'e2b-sandbox-id': sandboxId, 'e2b-sandbox-port': '8080' };

@@ -50,10 +50,7 @@ describe('frameworks run unchanged, with tools that work in a sandbox', () => {
       run('1 / 0'),
       run('import os\nprint(os.environ["E2B_SANDBOX"], sum(range(100)))'),
     ]);
-    const answer = await outputOf(
-      there(pythonClient('newest')),
-      join(EXAMPLES, 'langchain_agent.py'),
-    );
+    const answer = await outputOf(there(pythonClient('newest')), join(EXAMPLES, 'langchain_agent.py'));
     expect(returned[0]).toContain('ZeroDivisionError: division by zero');
     expect(returned[1]).toBe('true 4950\n');
     expect(answer).toBe('The sandbox says: true 4950\n\n');
@@ -81,10 +78,7 @@ describe('frameworks run unchanged, with tools that work in a sandbox', () => {
       run('pwd; cat orders.csv'),
       run("awk -F, '/apples/ { n += $2 } END { print n }' orders.csv > apples; cat apples; exit 4"),
     ]);
-    const answer = await outputOf(
-      there(pythonClient('newest')),
-      join(EXAMPLES, 'openai_agents.py'),
-    );
+    const answer = await outputOf(there(pythonClient('newest')), join(EXAMPLES, 'openai_agents.py'));
     expect(returned[0]).toContain('/workspace\napples,120\npears,80\napples,22\n');
     expect(returned[1]).toMatch(/exited with code 4\n[\s\S]*\n142\n/);
     expect(answer).toContain('142');
@@ -102,9 +96,7 @@ const programsOf = (text: string, fence: RegExp): string[] =>
 
 /** Each program, with what its comments say that it prints. */
 const promised = (program: string): string =>
-  [...program.matchAll(/(?:print|log)\(.*\) +(?:#|\/\/) (?:outputs )?(.+)/g)]
-    .map(([, text = '']) => text)
-    .join('\n');
+  [...program.matchAll(/(?:print|log)\(.*\) +(?:#|\/\/) (?:outputs )?(.+)/g)].map(([, text = '']) => text).join('\n');
 
 async function pythonReadmes({ packages }: E2bClient): Promise<string[]> {
   const found = (await readdir(packages)).filter((name) => /^e2b-.*\.dist-info$/.test(name));

@@ -7,9 +7,7 @@ import { isFullRun } from '../support/full-run.ts';
 
 const PATIENT = 300_000;
 /** A full run tries all six. */
-const COLUMNS = columnsOf('check').filter(
-  ({ title }) => isFullRun() || USUAL_TITLES.includes(title),
-);
+const COLUMNS = columnsOf('check').filter(({ title }) => isFullRun() || USUAL_TITLES.includes(title));
 
 const home = useDaemonHome();
 let server: { readonly url: string; readonly apiKey: string };

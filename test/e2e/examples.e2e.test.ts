@@ -2,8 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { cli } from '../support/cli.ts';
 
-const run = (example: string, ...args: string[]) =>
-  cli(['run', ...args, `examples/${example}.py`]).result;
+const run = (example: string, ...args: string[]) => cli(['run', ...args, `examples/${example}.py`]).result;
 
 describe('examples', () => {
   it('agent.py: a tool with NumPy, an answer from the model, no network card', async () => {
@@ -21,9 +20,7 @@ describe('examples', () => {
     const turns = stdout.trimEnd().split('\n\n');
     expect(turns).toHaveLength(3);
     for (const turn of turns) {
-      expect(turn).toMatch(
-        /^user {6}\S.*\n\S{8} +\S.*\n(.*\n)* {10}[1-9]\d* tokens, first after \d/,
-      );
+      expect(turn).toMatch(/^user {6}\S.*\n\S{8} +\S.*\n(.*\n)* {10}[1-9]\d* tokens, first after \d/);
     }
     expect(turns[1]).toMatch(/capital of France is Paris/);
     expect(status).toBe(0);
@@ -34,9 +31,10 @@ describe('examples', () => {
     expect(stderr).toBe('');
     expect(stdout).toMatch(/^12 sentences, \d{3,} numbers each, by \S+$/m);
     const closest = new Map(
-      [...stdout.matchAll(/^(\S.*)\n +(-?\d\.\d{3}) {2}(.*)$/gm)].map(
-        ([, query = '', , sentence = '']) => [query, sentence],
-      ),
+      [...stdout.matchAll(/^(\S.*)\n +(-?\d\.\d{3}) {2}(.*)$/gm)].map(([, query = '', , sentence = '']) => [
+        query,
+        sentence,
+      ]),
     );
     expect(closest.get('pets and animals')).toMatch(/puppy|cat/);
     expect(closest.get('news about money')).toMatch(/Stock|bank/);

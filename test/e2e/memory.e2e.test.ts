@@ -51,15 +51,12 @@ describe('a sandbox whose program takes all memory', () => {
   it.each([
     ['of the daemon', '--daemon'],
     ['of this process', '--no-daemon'],
-  ])(
-    'run --memory-max: a script in a sandbox %s is given the memory that it needs',
-    async (_, where) => {
-      const size = ['--memory', '192M', '--warm', 'json', where];
-      const run = (...more: string[]) => home.there(['run', ...size, ...more, '-c', MUCH]).result;
-      expect(await run('--memory-max', '768M')).toMatchObject({ status: 0, stdout: '400\n' });
-      const without = await run();
-      expect(without).toMatchObject({ status: 1, stdout: '' });
-      expect(without.stderr).toContain('MemoryError');
-    },
-  );
+  ])('run --memory-max: a script in a sandbox %s is given the memory that it needs', async (_, where) => {
+    const size = ['--memory', '192M', '--warm', 'json', where];
+    const run = (...more: string[]) => home.there(['run', ...size, ...more, '-c', MUCH]).result;
+    expect(await run('--memory-max', '768M')).toMatchObject({ status: 0, stdout: '400\n' });
+    const without = await run();
+    expect(without).toMatchObject({ status: 1, stdout: '' });
+    expect(without.stderr).toContain('MemoryError');
+  });
 });

@@ -30,8 +30,7 @@ it('run: one trace has command, set-up, VM phases, script, model request and fir
       OTEL_EXPORTER_OTLP_ENDPOINT: collector.url,
       TRACEPARENT: `00-${TRACE}-${CALLER}-01`,
     };
-    const { status, stdout, stderr } = await cli(['run', '--no-daemon', '-c', SCRIPT], { env })
-      .result;
+    const { status, stdout, stderr } = await cli(['run', '--no-daemon', '-c', SCRIPT], { env }).result;
     expect([status, stderr]).toEqual([0, '']);
 
     const { spans } = collector;

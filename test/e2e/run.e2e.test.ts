@@ -19,8 +19,7 @@ const ours = (names: readonly string[]) => names.filter((name) => !ofOthers.incl
 async function expectNothingLeft(): Promise<void> {
   const deadline = performance.now() + 10_000;
   for (;;) {
-    if (ours(await readdir(runDir).catch(() => [])).length === 0 || performance.now() > deadline)
-      break;
+    if (ours(await readdir(runDir).catch(() => [])).length === 0 || performance.now() > deadline) break;
     await sleep(100);
   }
   const left = await holdings(runDir);
@@ -88,8 +87,7 @@ sys.exit(7)
   });
 
   it('--cpus, --memory: the guest has the requested size', async () => {
-    const code =
-      "import os; print(os.cpu_count(), int(open('/proc/meminfo').read().split()[1]) // 1024)";
+    const code = "import os; print(os.cpu_count(), int(open('/proc/meminfo').read().split()[1]) // 1024)";
     const { stdout } = await cli(['run', '--cpus', '2', '--memory', '384M', '-c', code]).result;
     const [cpus, mib] = stdout.split(' ').map(Number);
     expect(cpus).toBe(2);
@@ -189,12 +187,7 @@ describe('run: invalid input', () => {
     ['an unknown option', ['run', '--wat', 'x.py'], 2, ["unknown option '--wat'"]],
     ['a bad size', ['run', '--memory', 'lots', '-c', '1'], 2, ['invalid memory size "lots"']],
     ['too little memory', ['run', '--memory', '1', '-c', '1'], 2, ['--memory', '128M to 64G']],
-    [
-      'an unknown model',
-      ['run', '--model', 'gpt-9', '-c', '1'],
-      125,
-      ['gpt-9', 'smollm2-135m-instruct'],
-    ],
+    ['an unknown model', ['run', '--model', 'gpt-9', '-c', '1'], 125, ['gpt-9', 'smollm2-135m-instruct']],
     ['a missing model file', ['run', '--model', '/no.gguf', '-c', '1'], 2, ['does not exist']],
     ['-it without a terminal', ['run', '-it'], 2, ['needs a terminal']],
   ];
@@ -225,9 +218,7 @@ describe('run: invalid input', () => {
     try {
       // The Node that runs this test, so that the launcher does not fetch one onto the full disk.
       const PATH = `${dirname(process.execPath)}:${process.env['PATH']}`;
-      const { status, stderr } = await cli(['run', '-c', '1'], {
-        env: { NEUROVISOR_HOME: home, PATH },
-      }).result;
+      const { status, stderr } = await cli(['run', '-c', '1'], { env: { NEUROVISOR_HOME: home, PATH } }).result;
       expect(stderr).toMatch(/needs \d+ MiB of disk space/);
       expect(stderr).toContain('fix:');
       expect(status).toBe(125);
@@ -241,11 +232,7 @@ describe('run: invalid input', () => {
     const { status, stdout } = await cli(['run', '-o', 'json', 'nowhere.py']).result;
     expect(status).toBe(2);
     expect(JSON.parse(stdout)).toEqual({
-      error: {
-        code: 'usage',
-        message: 'script nowhere.py does not exist',
-        remedy: 'check the path',
-      },
+      error: { code: 'usage', message: 'script nowhere.py does not exist', remedy: 'check the path' },
     });
   });
 });

@@ -17,8 +17,7 @@ export const bpfEvents = target(
     must((read !== undefined) === (kind >= 1 && kind <= 5), `kind ${kind}`);
     if (read === undefined) return;
     must(/^[ -~]{0,16}$/.test(read.comm), 'an unprintable name');
-    if (read.kind === 'exit')
-      must((read.exitCode === null) !== (read.signal === null), 'ended in two ways');
+    if (read.kind === 'exit') must((read.exitCode === null) !== (read.signal === null), 'ended in two ways');
     for (const value of Object.values(read))
       if (typeof value === 'number') must(Number.isInteger(value), `${value} is not whole`);
   },

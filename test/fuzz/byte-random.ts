@@ -3,9 +3,7 @@ import fc from 'fast-check';
 
 /** Numbers after the end that are the smallest possible; a generator that waits for another one then gets noise. */
 const ZEROS_MAX = 2000;
-const NO_SOURCE = { clone: () => NO_SOURCE, next: () => 0 } as unknown as ConstructorParameters<
-  typeof fc.Random
->[0];
+const NO_SOURCE = { clone: () => NO_SOURCE, next: () => 0 } as unknown as ConstructorParameters<typeof fc.Random>[0];
 
 export class ByteRandom extends fc.Random {
   readonly #bytes: Uint8Array;
@@ -36,8 +34,7 @@ export class ByteRandom extends fc.Random {
   override nextBigInt(min: bigint, max: bigint): bigint {
     const span = max - min;
     let value = 0n;
-    for (let rest = span; rest > 0n; rest >>= 32n)
-      value = (value << 32n) | BigInt(this.#take(2 ** 32 - 1));
+    for (let rest = span; rest > 0n; rest >>= 32n) value = (value << 32n) | BigInt(this.#take(2 ** 32 - 1));
     return min + (value % (span + 1n));
   }
 

@@ -11,16 +11,12 @@ const shape = fc
       fc.oneof(fc.constantFrom('a.example', 'B.Example', '1.2.3.4'), fc.string({ maxLength: 20 })),
       { nil: undefined },
     ),
-    protocols: fc.option(
-      fc.array(fc.stringMatching(/^[a-z0-9/.]{1,8}$/), { minLength: 1, maxLength: 3 }),
-      { nil: undefined },
-    ),
+    protocols: fc.option(fc.array(fc.stringMatching(/^[a-z0-9/.]{1,8}$/), { minLength: 1, maxLength: 3 }), {
+      nil: undefined,
+    }),
     hasEch: fc.boolean(),
     extensions: fc.array(
-      fc.tuple(
-        fc.oneof(fc.constantFrom(0, 16, 0xfe0d), fc.nat(0xffff)),
-        fc.uint8Array({ maxLength: 30 }),
-      ),
+      fc.tuple(fc.oneof(fc.constantFrom(0, 16, 0xfe0d), fc.nat(0xffff)), fc.uint8Array({ maxLength: 30 })),
       { maxLength: 3 },
     ),
   })
@@ -59,15 +55,9 @@ export const clientHello = structured(
     again.push(wire.subarray(0, whole.wireBytes - 1));
     must(again.state.kind === 'more', 'decided before the end');
     const { serverName, hasEch } = verdict.hello;
-    must(
-      serverName === undefined || parseHostName(serverName) === serverName,
-      `name ${serverName}`,
-    );
+    must(serverName === undefined || parseHostName(serverName) === serverName, `name ${serverName}`);
     if (damage.length === 0) {
-      must(
-        serverName === given.serverName?.toLowerCase() || given.serverName === undefined,
-        'another name',
-      );
+      must(serverName === given.serverName?.toLowerCase() || given.serverName === undefined, 'another name');
       must(!given.hasEch || hasEch, 'a hidden hello');
     }
   },

@@ -1,10 +1,5 @@
 /** DNS over TCP: the same messages however the stream is cut, none longer than allowed. */
-import {
-  encodeQuery,
-  parseAnswer,
-  parseQuery,
-  QUERY_BYTES_MAX,
-} from '../../src/egress/net/dns/message.ts';
+import { encodeQuery, parseAnswer, parseQuery, QUERY_BYTES_MAX } from '../../src/egress/net/dns/message.ts';
 import { TcpMessages, tcpMessage } from '../../src/egress/net/dns/tcp-messages.ts';
 import { sameHoweverCut } from './cuts.ts';
 import { must, target } from './target.ts';

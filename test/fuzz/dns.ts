@@ -16,18 +16,14 @@ const name = fc
   .array(label, { minLength: 1, maxLength: 6 })
   .map((labels) => labels.join('.').slice(0, 253).replace(/\.$/, ''));
 const ttlSeconds = fc.integer({ min: 0, max: 0x7fff_ffff });
-const address = fc.uint8Array({ minLength: 4, maxLength: 4 }).map((bytes) => ({
-  type: 'A' as const,
-  address: bytes.join('.'),
-}));
+const address = fc
+  .uint8Array({ minLength: 4, maxLength: 4 })
+  .map((bytes) => ({ type: 'A' as const, address: bytes.join('.') }));
 const address6 = fc
   .array(fc.oneof(fc.constant(0), fc.nat(0xffff)), { minLength: 8, maxLength: 8 })
   .map((words) => ({
     type: 'AAAA' as const,
-    address: new URL(`http://[${words.map((w) => w.toString(16)).join(':')}]`).hostname.slice(
-      1,
-      -1,
-    ),
+    address: new URL(`http://[${words.map((w) => w.toString(16)).join(':')}]`).hostname.slice(1, -1),
   }));
 const alias = name.map((text) => ({ type: 'CNAME' as const, target: text.toLowerCase() }));
 
@@ -41,15 +37,7 @@ const exchange = fc.record({
 const soup = fc
   .array(
     fc.oneof(
-      fc.constantFrom(
-        [0xc0, 12],
-        [0xc0, 0],
-        [0xc0, 30],
-        [0, 1, 0, 1],
-        [0, 5, 0, 1],
-        [0],
-        [3, 97, 98, 99],
-      ),
+      fc.constantFrom([0xc0, 12], [0xc0, 0], [0xc0, 30], [0, 1, 0, 1], [0, 5, 0, 1], [0], [3, 97, 98, 99]),
       fc.constantFrom([0, 0, 0, 60, 0, 4, 1, 2, 3, 4], [0, 28, 0, 1], [63], [64], [0xff, 0xff]),
       fc.array(fc.nat(255), { maxLength: 6 }),
     ),
@@ -57,10 +45,7 @@ const soup = fc
   )
   .map((parts) => parts.flat());
 const hostile = fc.record({
-  head: fc.constantFrom(
-    [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0],
-    [0, 1, 0x81, 0x80, 0, 1, 0, 9, 0, 0, 0, 0],
-  ),
+  head: fc.constantFrom([0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], [0, 1, 0x81, 0x80, 0, 1, 0, 9, 0, 0, 0, 0]),
   rest: soup,
 });
 
@@ -86,13 +71,7 @@ function checkHostile(bytes: Uint8Array): void {
 
 export const dns = structured(
   'dns',
-  fc.record({
-    exchange,
-    hostile,
-    bytes: fc.uint8Array({ maxLength: 200 }),
-    at: fc.nat(),
-    value: fc.nat(255),
-  }),
+  fc.record({ exchange, hostile, bytes: fc.uint8Array({ maxLength: 200 }), at: fc.nat(), value: fc.nat(255) }),
   (input) => {
     checkHostile(input.bytes);
     checkHostile(Uint8Array.from([...input.hostile.head, ...input.hostile.rest]));
@@ -102,19 +81,12 @@ export const dns = structured(
     must(query.ok, 'own query not read');
     const lower = input.exchange.name.toLowerCase();
     must(query.value.id === id && query.value.question.name === lower, 'another question');
-    const records = input.exchange.records.map(
-      ([data, ttl]): DnsRecord => ({
-        ...data,
-        name: lower,
-        ttlSeconds: ttl,
-      }),
-    );
+    const records = input.exchange.records.map(([data, ttl]): DnsRecord => ({ ...data, name: lower, ttlSeconds: ttl }));
     const reply = encodeReply(query.value, { code: 0, records }, 16 * 1024);
     const answer = parseAnswer(reply);
     must(answer.ok, 'own reply not read');
     must(answer.value.spelled === input.exchange.name, 'spelled in another way');
-    const same = (one: readonly DnsRecord[]): string =>
-      JSON.stringify(one.map((each) => Object.entries(each).sort()));
+    const same = (one: readonly DnsRecord[]): string => JSON.stringify(one.map((each) => Object.entries(each).sort()));
     must(same(answer.value.records) === same(records), 'other records');
     for (const bytes of [question, reply]) {
       const changed = bytes.slice();

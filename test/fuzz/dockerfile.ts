@@ -1,11 +1,7 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: variables of Dockerfiles
 /** A Dockerfile and its ignore rules: a typed error, or steps and a configuration within the limits. */
 import { DockerfileError } from '../../src/artifacts/dockerfile/errors.ts';
-import {
-  EMPTY_CONFIG,
-  evaluateStage,
-  NOTHING_INHERITED,
-} from '../../src/artifacts/dockerfile/evaluate.ts';
+import { EMPTY_CONFIG, evaluateStage, NOTHING_INHERITED } from '../../src/artifacts/dockerfile/evaluate.ts';
 import { DOCKERFILE_LIMITS } from '../../src/artifacts/dockerfile/limits.ts';
 import { parseDockerfile } from '../../src/artifacts/dockerfile/parse.ts';
 import { platformArguments, readStages } from '../../src/artifacts/dockerfile/stages.ts';
@@ -26,14 +22,7 @@ export const dockerfile = target(
         must(stage.base.kind !== 'stage' || stage.base.index < stage.index, 'a stage below itself');
         const base = EMPTY_CONFIG;
         const inherited = NOTHING_INHERITED;
-        const { steps, config } = evaluateStage({
-          graph,
-          stage,
-          base,
-          inherited,
-          given: {},
-          platform,
-        });
+        const { steps, config } = evaluateStage({ graph, stage, base, inherited, given: {}, platform });
         must(steps.length <= DOCKERFILE_LIMITS.instructionsMax, 'the number of steps');
         must(config.workdir.startsWith('/'), 'a relative directory');
         for (const step of steps) {

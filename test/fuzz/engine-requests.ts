@@ -1,11 +1,7 @@
 /** Requests to the built-in engine: read or refused with a typed error, schemas and tools compile or are refused. */
 import { EngineError } from '../../src/inference/engine/errors.ts';
 import { callGrammar, schemaGrammar } from '../../src/inference/engine/grammar.ts';
-import {
-  parseChat,
-  parseCompletion,
-  parseEmbedding,
-} from '../../src/inference/engine/openai-api.ts';
+import { parseChat, parseCompletion, parseEmbedding } from '../../src/inference/engine/openai-api.ts';
 import { must, target } from './target.ts';
 
 export const engineRequests = target(

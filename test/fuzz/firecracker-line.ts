@@ -1,8 +1,5 @@
 /** The first line of a connection through Firecracker's sockets, cut anywhere: the same answer, and exactly the line. */
-import {
-  LINE_BYTES_MAX,
-  lineLength,
-} from '../../src/machine/vmm/firecracker/channel/relay-line.ts';
+import { LINE_BYTES_MAX, lineLength } from '../../src/machine/vmm/firecracker/channel/relay-line.ts';
 import { must, target } from './target.ts';
 
 export const firecrackerLine = target(

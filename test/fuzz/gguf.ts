@@ -5,13 +5,7 @@ import { parseModelManifest } from '../../src/artifacts/oci/model-manifest.ts';
 import { DIGEST } from '../../src/artifacts/oci/reference.ts';
 import { EngineError } from '../../src/inference/engine/errors.ts';
 import { parseGguf, Truncated } from '../../src/inference/engine/gguf.ts';
-import {
-  dockerModel,
-  makeGguf,
-  makeParts,
-  ollamaModel,
-  orasFiles,
-} from '../support/gguf-models.ts';
+import { dockerModel, makeGguf, makeParts, ollamaModel, orasFiles } from '../support/gguf-models.ts';
 import type { TestImage } from '../support/oci-images.ts';
 import { must, target } from './target.ts';
 
@@ -33,8 +27,7 @@ export const gguf = target(
   { seeds: [makeGguf({ numbers: 4 }), ...makeParts(2)] },
 );
 
-const documentOf = ({ blobs, manifestDigest }: TestImage): Buffer =>
-  blobs.get(manifestDigest) ?? Buffer.alloc(0);
+const documentOf = ({ blobs, manifestDigest }: TestImage): Buffer => blobs.get(manifestDigest) ?? Buffer.alloc(0);
 
 export const modelManifests = target(
   'model-manifests',

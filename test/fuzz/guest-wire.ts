@@ -75,9 +75,7 @@ function operation(pieces: readonly Buffer[]): string {
     events.push(...found);
   }
   if (session.state === 'held') events.push(...session.begin('frames'));
-  return JSON.stringify(events, (_key, value: unknown) =>
-    value instanceof Error ? value.message : value,
-  );
+  return JSON.stringify(events, (_key, value: unknown) => (value instanceof Error ? value.message : value));
 }
 
 function control(pieces: readonly Buffer[]): string {

@@ -43,14 +43,7 @@ export const helloRetry = target(
     must(state.hello.serverName === FIRST.serverName, `another name: ${state.hello.serverName}`);
     must(!state.hello.hasEch, 'a hidden hello');
   },
-  {
-    seeds: [
-      RETRY,
-      hello('a.example'),
-      hello('b.example'),
-      Buffer.concat([CHANGE, EARLY, hello('a.example', 20)]),
-    ],
-  },
+  { seeds: [RETRY, hello('a.example'), hello('b.example'), Buffer.concat([CHANGE, EARLY, hello('a.example', 20)])] },
 );
 
 function handshakeStart(bytes: Buffer): number {

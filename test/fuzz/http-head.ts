@@ -16,16 +16,7 @@ const part = fc.oneof(
     'Connection: upgrade, x\r\nUpgrade: h2c\r\n',
     ' folded\r\n',
   ),
-  fc.constantFrom(
-    '\r\n',
-    '\n',
-    '\r',
-    '\r\n\r\n',
-    'abc',
-    '3\r\nabc\r\n',
-    '0\r\n\r\n',
-    '0\r\nX: y\r\n\r\n',
-  ),
+  fc.constantFrom('\r\n', '\n', '\r', '\r\n\r\n', 'abc', '3\r\nabc\r\n', '0\r\n\r\n', '0\r\nX: y\r\n\r\n'),
   fc.string({ maxLength: 6 }),
   fc.constantFrom(':', ' ', '\t', '\0', 'é', 'X'.repeat(HEAD_BYTES_MAX)),
 );
@@ -59,10 +50,7 @@ function read(bytes: Buffer, cuts: readonly number[]): Read {
 
 export const httpHead = structured(
   'http-head',
-  fc.record({
-    parts: fc.array(part, { maxLength: 12 }),
-    cuts: fc.array(fc.nat(400), { maxLength: 12 }),
-  }),
+  fc.record({ parts: fc.array(part, { maxLength: 12 }), cuts: fc.array(fc.nat(400), { maxLength: 12 }) }),
   ({ parts, cuts }) => {
     const bytes = Buffer.from(parts.join(''), 'latin1');
     const whole = read(bytes, []);

@@ -1,21 +1,12 @@
 /** Documents of an image: a typed error, or what is within the limits and reads the same again. */
-import {
-  choosePlatform,
-  LAYERS_MAX,
-  parseConfig,
-  parseDocument,
-} from '../../src/artifacts/oci/documents.ts';
+import { choosePlatform, LAYERS_MAX, parseConfig, parseDocument } from '../../src/artifacts/oci/documents.ts';
 import { OciError } from '../../src/artifacts/oci/errors.ts';
 import { DIGEST } from '../../src/artifacts/oci/reference.ts';
 import { must, target } from './target.ts';
 
 const hex = (digit: string): string => `sha256:${digit.repeat(64)}`;
 const TYPE = 'application/vnd.oci.image';
-const blob = (mediaType: string) => ({
-  mediaType: `${TYPE}.${mediaType}`,
-  digest: hex('1'),
-  size: 7,
-});
+const blob = (mediaType: string) => ({ mediaType: `${TYPE}.${mediaType}`, digest: hex('1'), size: 7 });
 const platform = { os: 'linux', architecture: 'amd64' };
 
 export const imageDocuments = target(
@@ -50,11 +41,7 @@ export const imageDocuments = target(
   },
   {
     seeds: [
-      JSON.stringify({
-        schemaVersion: 2,
-        config: blob('config.v1+json'),
-        layers: [blob('layer.v1.tar+gzip')],
-      }),
+      JSON.stringify({ schemaVersion: 2, config: blob('config.v1+json'), layers: [blob('layer.v1.tar+gzip')] }),
       JSON.stringify({ schemaVersion: 2, manifests: [{ ...blob('manifest.v1+json'), platform }] }),
       JSON.stringify({
         ...platform,

@@ -10,20 +10,11 @@ export const imageVerdicts = target(
   (bytes) => {
     try {
       const length = readVerdict(bytes.toString('utf8'), 'the layer x', DISK_BYTES);
-      must(
-        length >= BLOCK_BYTES && length <= DISK_BYTES && length % BLOCK_BYTES === 0,
-        `${length}`,
-      );
+      must(length >= BLOCK_BYTES && length <= DISK_BYTES && length % BLOCK_BYTES === 0, `${length}`);
     } catch (error) {
       must(error instanceof OciError, `it throws ${error}`);
       must(`${error.cause}`.length <= 2_000, 'a long cause');
     }
   },
-  {
-    seeds: [
-      '{"bytes": 8192}',
-      '{"code": "too_large", "detail": "x"}',
-      '{"code": "invalid", "detail": ""}',
-    ],
-  },
+  { seeds: ['{"bytes": 8192}', '{"code": "too_large", "detail": "x"}', '{"code": "invalid", "detail": ""}'] },
 );

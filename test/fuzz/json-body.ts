@@ -24,10 +24,7 @@ export const jsonBody = target(
     const after = Buffer.concat(editJson(bytes, parsed.value.layout, CHANGES));
     const edited: unknown = JSON.parse(after.toString('utf8'));
     must(isJsonObject(edited), 'an edit is no object');
-    must(
-      JSON.stringify(sorted(edited)) === JSON.stringify(sorted({ ...own, ...CHANGES })),
-      'an edit changes more',
-    );
+    must(JSON.stringify(sorted(edited)) === JSON.stringify(sorted({ ...own, ...CHANGES })), 'an edit changes more');
     must(parseJsonBody(after, limits(9)).ok, 'an edited body is refused');
     for (const url of ['/v1/chat/completions', '/v1/completions', '/v1/embeddings']) {
       const route = openaiDialect.route('POST', url);

@@ -7,11 +7,8 @@ import { dirname, join } from 'node:path';
 
 export type InputKind = 'corpus' | 'crashers';
 
-export const keptPath = (
-  kind: InputKind,
-  name: string,
-  dir: string = import.meta.dirname,
-): string => join(dir, kind, `${name}.txt`);
+export const keptPath = (kind: InputKind, name: string, dir: string = import.meta.dirname): string =>
+  join(dir, kind, `${name}.txt`);
 
 export function keptInputs(kind: InputKind, name: string, dir?: string): readonly Uint8Array[] {
   const path = keptPath(kind, name, dir);
@@ -21,12 +18,7 @@ export function keptInputs(kind: InputKind, name: string, dir?: string): readonl
 }
 
 /** @returns the path of the file */
-export function keepInputs(
-  kind: InputKind,
-  name: string,
-  inputs: readonly Uint8Array[],
-  dir?: string,
-): string {
+export function keepInputs(kind: InputKind, name: string, inputs: readonly Uint8Array[], dir?: string): string {
   const path = keptPath(kind, name, dir);
   mkdirSync(dirname(path), { recursive: true });
   const lines = new Set(inputs.map((bytes) => `${Buffer.from(bytes).toString('base64')}\n`));

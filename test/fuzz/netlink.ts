@@ -9,11 +9,7 @@ import {
 } from '../../src/egress/net/netlink/attribute.ts';
 import { LinkError } from '../../src/egress/net/netlink/errors.ts';
 import { NetlinkExchange } from '../../src/egress/net/netlink/exchange.ts';
-import {
-  encodeMessage,
-  parseAcknowledgement,
-  parseMessages,
-} from '../../src/egress/net/netlink/message.ts';
+import { encodeMessage, parseAcknowledgement, parseMessages } from '../../src/egress/net/netlink/message.ts';
 import { parseAddress } from '../../src/egress/net/netlink/rtnetlink-address.ts';
 import { dumpLinks, parseLink } from '../../src/egress/net/netlink/rtnetlink-link.ts';
 import { parseRoute } from '../../src/egress/net/netlink/rtnetlink-route.ts';
@@ -49,20 +45,11 @@ const framed = fc
     }),
     { maxLength: 5 },
   )
-  .map((messages) => ({
-    messages,
-    bytes: new Uint8Array(messages.flatMap((message) => [...encodeMessage(message)])),
-  }));
+  .map((messages) => ({ messages, bytes: new Uint8Array(messages.flatMap((message) => [...encodeMessage(message)])) }));
 
 export const netlink = structured(
   'netlink',
-  fc.record({
-    framed,
-    noise: fc.uint8Array({ maxLength: 200 }),
-    at: fc.nat(),
-    flip: fc.nat({ max: 255 }),
-    specs,
-  }),
+  fc.record({ framed, noise: fc.uint8Array({ maxLength: 200 }), at: fc.nat(), flip: fc.nat({ max: 255 }), specs }),
   ({ framed: { messages, bytes }, noise, at, flip, specs: attributes }) => {
     const back = parseMessages(bytes);
     must(back.length === messages.length, 'messages are lost');
@@ -73,8 +60,7 @@ export const netlink = structured(
     mustAgree(attributes, parseAttributes(encodeAttributes(attributes)));
     const broken = bytes.slice();
     if (broken.length > 0) broken[at % broken.length] = flip;
-    for (const datagram of [bytes, broken, bytes.subarray(0, at % (bytes.length + 1)), noise])
-      readAll(datagram);
+    for (const datagram of [bytes, broken, bytes.subarray(0, at % (bytes.length + 1)), noise]) readAll(datagram);
   },
 );
 
@@ -114,8 +100,7 @@ function typed(read: () => unknown): void {
   try {
     read();
   } catch (error) {
-    const isTyped =
-      error instanceof LinkError && (error.code === 'malformed' || error.code === 'unreadable');
+    const isTyped = error instanceof LinkError && (error.code === 'malformed' || error.code === 'unreadable');
     if (!isTyped) throw error;
   }
 }

@@ -66,11 +66,7 @@ const pypiFile = fc.record({
   extra: or(FOREIGN),
 });
 const anchor = fc
-  .record({
-    href: or(`${FOREIGN}/x-1.0.tar.gz#sha256=${SHA256}`),
-    python: or('>=3'),
-    text: or('x'),
-  })
+  .record({ href: or(`${FOREIGN}/x-1.0.tar.gz#sha256=${SHA256}`), python: or('>=3'), text: or('x') })
   .map(
     ({ href, python, text }) =>
       `<a href="${String(href)}" data-requires-python='${String(python)}' data-yanked>${String(text)}</a>`,
@@ -107,10 +103,7 @@ const page = fc.oneof(
     kind: fc.constant('npm' as const),
     body: fc
       .record({
-        versions: fc.dictionary(
-          fc.constantFrom('1.0.0', '2.0.0-a', '__proto__', '../1'),
-          npmVersion,
-        ),
+        versions: fc.dictionary(fc.constantFrom('1.0.0', '2.0.0-a', '__proto__', '../1'), npmVersion),
         time: or({ '1.0.0': '2020-01-01T00:00:00Z' }),
         'dist-tags': or({ latest: '1.0.0' }),
       })
@@ -118,9 +111,7 @@ const page = fc.oneof(
   }),
   fc.record({
     kind: fc.constant('cargo' as const),
-    body: fc
-      .array(crate, { maxLength: 4 })
-      .map((lines) => lines.map((line) => JSON.stringify(line)).join('\n')),
+    body: fc.array(crate, { maxLength: 4 }).map((lines) => lines.map((line) => JSON.stringify(line)).join('\n')),
   }),
 );
 /** A cut, or a changed character. */
@@ -146,14 +137,10 @@ function linksOf(kind: Kind, text: string): string[] {
     return files.map(({ url }) => keyOf(pypiRoute(pathOf(url, 'pypi'))));
   }
   if (kind === 'html') {
-    return [...text.matchAll(/<a href="([^"]*)"/g)].map(([, url = '']) =>
-      keyOf(pypiRoute(pathOf(url, 'pypi'))),
-    );
+    return [...text.matchAll(/<a href="([^"]*)"/g)].map(([, url = '']) => keyOf(pypiRoute(pathOf(url, 'pypi'))));
   }
   if (kind === 'npm') {
-    const { versions } = JSON.parse(text) as {
-      versions: Record<string, { dist: { tarball: string } }>;
-    };
+    const { versions } = JSON.parse(text) as { versions: Record<string, { dist: { tarball: string } }> };
     return Object.values(versions).map(({ dist }) => keyOf(npmRoute(pathOf(dist.tarball, 'npm'))));
   }
   return text

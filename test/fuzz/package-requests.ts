@@ -98,10 +98,7 @@ function askedPaths(route: Route): string[] {
 
 export const packageRequests = structured(
   'package-requests',
-  fc.record({
-    pieces: fc.array(piece, { maxLength: 10 }),
-    method: fc.constantFrom('GET', 'GET', 'GET', 'HEAD'),
-  }),
+  fc.record({ pieces: fc.array(piece, { maxLength: 10 }), method: fc.constantFrom('GET', 'GET', 'GET', 'HEAD') }),
   ({ pieces, method }) => {
     const target = pieces.join('');
     const parsed = parseRoute(method, target);

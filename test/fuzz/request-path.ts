@@ -24,21 +24,9 @@ const dot = fc.constantFrom(
   '%e2%80%8b.',
   '%u002e',
 );
-const slash = fc.constantFrom(
-  '/',
-  '/',
-  '/',
-  '%2f',
-  '%5c',
-  '%c0%af',
-  '%ef%bc%8f',
-  '%252f',
-  '%e2%88%95',
-);
+const slash = fc.constantFrom('/', '/', '/', '%2f', '%5c', '%c0%af', '%ef%bc%8f', '%252f', '%e2%88%95');
 const end = fc.constantFrom('', '', '', ';', '%3b', '%20', '%e2%80%8b', '%00');
-const climb = fc
-  .tuple(fc.oneof(fc.constant(''), slash), dot, dot, end, slash)
-  .map((parts) => parts.join(''));
+const climb = fc.tuple(fc.oneof(fc.constant(''), slash), dot, dot, end, slash).map((parts) => parts.join(''));
 const piece = fc.oneof(
   { weight: 5, arbitrary: climb },
   { weight: 5, arbitrary: fc.constantFrom('v1', 'models', 'a-b', 'c.d', 'admin', 'x', '/', '/') },
@@ -100,35 +88,24 @@ const piece = fc.oneof(
     ),
   },
   { weight: 1, arbitrary: fc.string({ maxLength: 4 }) },
-  {
-    weight: 1,
-    arbitrary: fc.nat(255).map((byte) => `%${byte.toString(16).padStart(2, '0')}`),
-  },
+  { weight: 1, arbitrary: fc.nat(255).map((byte) => `%${byte.toString(16).padStart(2, '0')}`) },
 );
 
 type Step = (path: string) => string;
 const bytesOf = (path: string): Buffer =>
   Buffer.from(
-    path.replaceAll(/%([0-9a-f]{2})/gi, (_, code) =>
-      String.fromCharCode(Number.parseInt(code, 16)),
-    ),
+    path.replaceAll(/%([0-9a-f]{2})/gi, (_, code) => String.fromCharCode(Number.parseInt(code, 16))),
     'latin1',
   );
-const segments = (path: string, each: (segment: string) => string): string =>
-  path.split('/').map(each).join('/');
+const segments = (path: string, each: (segment: string) => string): string => path.split('/').map(each).join('/');
 /** What one server or another does before it looks which file or handler is meant. */
 const STEPS: Readonly<Record<string, Step>> = {
   decode: (path) => bytesOf(path).toString('utf8'),
   decodeLatin: (path) => bytesOf(path).toString('latin1'),
   /** As decoders of before RFC 3629. */
   decodeOverlong: (path) =>
-    path.replaceAll(/%c0%([89ab][0-9a-f])/gi, (_, code) =>
-      String.fromCharCode(Number.parseInt(code, 16) & 0x3f),
-    ),
-  decodeU: (path) =>
-    path.replaceAll(/%u([0-9a-f]{4})/gi, (_, code) =>
-      String.fromCharCode(Number.parseInt(code, 16)),
-    ),
+    path.replaceAll(/%c0%([89ab][0-9a-f])/gi, (_, code) => String.fromCharCode(Number.parseInt(code, 16) & 0x3f)),
+  decodeU: (path) => path.replaceAll(/%u([0-9a-f]{4})/gi, (_, code) => String.fromCharCode(Number.parseInt(code, 16))),
   backslash: (path) => path.replaceAll('\\', '/'),
   collapse: (path) => path.replaceAll(/\/+/g, '/'),
   parameters: (path) => segments(path, (segment) => segment.split(';')[0] ?? ''),
@@ -140,9 +117,7 @@ const STEPS: Readonly<Record<string, Step>> = {
   invisible: (path) => path.replaceAll(/\p{Default_Ignorable_Code_Point}/gu, ''),
   controls: (path) => path.replaceAll(/\p{Cc}/gu, ''),
   windows: (path) =>
-    segments(path, (segment) =>
-      segment.replace(/(?<=.)[. ]+$/, (end) => (/^\.+$/.test(segment) ? end : '')),
-    ),
+    segments(path, (segment) => segment.replace(/(?<=.)[. ]+$/, (end) => (/^\.+$/.test(segment) ? end : ''))),
   trim: (path) => segments(path, (segment) => segment.trim()),
   dots: resolve,
 };
@@ -178,8 +153,7 @@ export const requestPath = structured(
     if (!verdict.allowed) return;
     must(parsed.head.path === path, 'it was changed on its way');
     const [asked = ''] = path.split('?');
-    const server = (text: string): string =>
-      resolve(names.reduce((read, name) => STEPS[name]?.(read) ?? read, text));
+    const server = (text: string): string => resolve(names.reduce((read, name) => STEPS[name]?.(read) ?? read, text));
     const read = server(asked);
     const bound = rule.replace(/\/$/, '');
     must(read === bound || read.startsWith(`${bound}/`), `a server reads ${JSON.stringify(read)}`);

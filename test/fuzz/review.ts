@@ -83,12 +83,7 @@ export const review = structured(
       mkdirSync(join(project, '.git'));
       mkdirSync(join(dir, 'outside'));
       mkdirSync(join(dir, 'staging'));
-      for (const path of [
-        'project/kept',
-        'project/sub/kept',
-        'project/.git/config',
-        'outside/kept',
-      ])
+      for (const path of ['project/kept', 'project/sub/kept', 'project/.git/config', 'outside/kept'])
         writeFileSync(join(dir, path), 'kept');
       symlinkSync('../outside', join(project, 'link'));
       const before = seen(join(dir, 'outside')) + seen(join(project, '.git'));
@@ -115,18 +110,10 @@ export const review = structured(
       };
       const sent = { from: project, to: '/p', rules: new IgnoreRules(), contents };
       try {
-        const found = await reviewChanges(
-          guest as unknown as Guest,
-          sent,
-          join(dir, 'staging'),
-          {},
-        );
+        const found = await reviewChanges(guest as unknown as Guest, sent, join(dir, 'staging'), {});
         await applyChanges(sent, found);
       } catch (error) {
-        must(
-          error instanceof CopyError || errorCode(error) !== undefined,
-          `an untyped error: ${String(error)}`,
-        );
+        must(error instanceof CopyError || errorCode(error) !== undefined, `an untyped error: ${String(error)}`);
       }
       const after = seen(join(dir, 'outside')) + seen(join(project, '.git'));
       must(after === before, 'written outside, or in .git');

@@ -9,8 +9,7 @@ const record = (text: string, type: number = AUDIT_SECCOMP): Buffer => {
   return Buffer.concat([head, Buffer.from(text, 'latin1')]);
 };
 const START = 'audit(1700000000.123:45): auid=0 uid=0 gid=0 ses=1 subj=unconfined pid=77 comm=';
-const END =
-  ' exe="/usr/bin/qemu" sig=31 arch=c000003e syscall=41 compat=0 ip=0x7f00 code=0x80000000';
+const END = ' exe="/usr/bin/qemu" sig=31 arch=c000003e syscall=41 compat=0 ip=0x7f00 code=0x80000000';
 
 export const seccompRecords = target(
   'seccomp-records',

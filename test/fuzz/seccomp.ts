@@ -15,15 +15,7 @@ import { must, structured } from './target.ts';
 
 const some = (...values: readonly unknown[]): fc.Arbitrary<unknown> =>
   fc.oneof({ weight: 200, arbitrary: fc.constantFrom(...values) }, fc.jsonValue({ maxDepth: 1 }));
-const action = some(
-  'allow',
-  'log',
-  'trap',
-  'kill_thread',
-  'kill_process',
-  { errno: 1 },
-  { trace: 2 },
-);
+const action = some('allow', 'log', 'trap', 'kill_thread', 'kill_process', { errno: 1 }, { trace: 2 });
 const value = some(...[0, 1, 1, 2, 3, 0xffff_ffff, 2 ** 32], -1);
 const condition = fc.record({
   index: some(0, 1, 2, 5),
@@ -34,11 +26,7 @@ const condition = fc.record({
 const entry = fc.record(
   {
     syscall: some('read', 'read', 'write', 'ioctl', 'ioctl', 'clone', 'openat'),
-    args: fc.uniqueArray(condition, {
-      minLength: 1,
-      maxLength: 2,
-      selector: ({ index }) => index,
-    }),
+    args: fc.uniqueArray(condition, { minLength: 1, maxLength: 2, selector: ({ index }) => index }),
     action,
     comment: some('why'),
   },
@@ -46,11 +34,7 @@ const entry = fc.record(
 );
 const profile = fc.dictionary(
   fc.constantFrom('vmm', 'vmm', 'api', 'vcpu', 'qemu', '__proto__'),
-  fc.record({
-    default_action: action,
-    filter_action: action,
-    filter: fc.array(entry, { maxLength: 5 }),
-  }),
+  fc.record({ default_action: action, filter_action: action, filter: fc.array(entry, { maxLength: 5 }) }),
   { maxKeys: 2 },
 );
 const text = fc.oneof(
@@ -62,16 +46,8 @@ const trace = fc
   .array(
     fc.oneof(
       fc.constantFrom(
-        ...[
-          '7 execve(0x1, 0x2, 0x3) = 0',
-          '7 clone(0x10000, 0) = 0x8',
-          '8 read(0x1 <unfinished ...>',
-        ],
-        ...[
-          '8 <... read resumed>) = 0',
-          '7 seccomp(0x1, 0, 0x7) = 0',
-          '8 ioctl(0x3, 0xae80, 0) = 0',
-        ],
+        ...['7 execve(0x1, 0x2, 0x3) = 0', '7 clone(0x10000, 0) = 0x8', '8 read(0x1 <unfinished ...>'],
+        ...['8 <... read resumed>) = 0', '7 seccomp(0x1, 0, 0x7) = 0', '8 ioctl(0x3, 0xae80, 0) = 0'],
         '8 prctl(PR_SET_NAME, "a\\"b") = 0',
         '9 +++ killed by SIGSYS +++',
       ),

@@ -80,9 +80,7 @@ function mustBePlaced(head: {
   if (filled.length + withSecret.length === 0) return;
   const other = head.fields.find(
     ({ name, value }) =>
-      value !== '' &&
-      !holds(value) &&
-      (CREDENTIALS.has(name.toLowerCase()) || name.toLowerCase() === 'cookie'),
+      value !== '' && !holds(value) && (CREDENTIALS.has(name.toLowerCase()) || name.toLowerCase() === 'cookie'),
   );
   must(other === undefined, `the credential ${other?.name} is beside a secret`);
 }

@@ -4,11 +4,7 @@ import { SECRET_MATCHER, SECRET_VALUE, withoutChunks } from '../support/server-s
 import { sameHoweverCut } from './cuts.ts';
 import { must, target } from './target.ts';
 
-const ENCODED = [
-  SECRET_VALUE,
-  Buffer.from(SECRET_VALUE).toString('base64'),
-  Buffer.from(SECRET_VALUE).toString('hex'),
-];
+const ENCODED = [SECRET_VALUE, Buffer.from(SECRET_VALUE).toString('base64'), Buffer.from(SECRET_VALUE).toString('hex')];
 
 export const secretResponses = target(
   'secret-responses',

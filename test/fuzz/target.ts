@@ -51,8 +51,7 @@ export function structured<T>(
   check: (value: T) => void | Promise<void>,
   options: TargetOptions = {},
 ): FuzzTarget {
-  const generated = (bytes: Uint8Array): T =>
-    input.generate(new ByteRandom(bytes), undefined).value;
+  const generated = (bytes: Uint8Array): T => input.generate(new ByteRandom(bytes), undefined).value;
   return {
     ...target(name, (bytes) => check(generated(bytes)), options),
     isStructured: true,

@@ -28,14 +28,12 @@ async function check(bytes: Buffer): Promise<void> {
   // The list of fields has no other names, and none as long.
   if (texts.some(([name]) => !/^[\w.]{1,200}(?:\[\])?$/.test(name))) return;
   const { contentType, body } = writeForm(read.value, bytes);
-  const others =
-    texts.length === 0 && file === undefined ? [] : await partsOf(Buffer.concat(body), contentType);
+  const others = texts.length === 0 && file === undefined ? [] : await partsOf(Buffer.concat(body), contentType);
   const seen = others.flatMap(({ name, text }) => (text === undefined ? [] : [[name, text]]));
   // Its decoder drops a byte order mark.
   const own = texts.map(([name, text]) => [name, text.replace(/^\uFEFF/, '')]);
   must(JSON.stringify(seen) === JSON.stringify(own), `other texts: ${JSON.stringify(seen)}`);
-  const sound =
-    file === undefined ? undefined : bytes.subarray(file.start, file.end).toString('hex');
+  const sound = file === undefined ? undefined : bytes.subarray(file.start, file.end).toString('hex');
   const files = others.filter(({ fileName }) => fileName !== undefined);
   must(files.length === (file === undefined ? 0 : 1), `${files.length} files`);
   must(files[0]?.bytes === sound, 'other bytes of the file');

@@ -26,9 +26,7 @@ const payload = fc.oneof(
     .map((values) => new Uint8Array(new BigUint64Array(values).buffer)),
   fc
     .record({ count: fc.nat({ max: 4 }), fields: fc.array(u64, { minLength: 0, maxLength: 16 }) })
-    .map(
-      ({ count, fields }) => new Uint8Array(new BigUint64Array([BigInt(count), ...fields]).buffer),
-    ),
+    .map(({ count, fields }) => new Uint8Array(new BigUint64Array([BigInt(count), ...fields]).buffer)),
   fc.uint8Array({ maxLength: 64 }),
 );
 const message = fc.record({
@@ -85,8 +83,7 @@ function play(messages: readonly Message[], cuts: readonly number[]): string {
         must(open.size === 0, `descriptors left open: ${[...open]}`);
         return log.join('\n');
       }
-      if (outcome.reply !== undefined)
-        log.push(`reply ${Buffer.from(outcome.reply).toString('hex')}`);
+      if (outcome.reply !== undefined) log.push(`reply ${Buffer.from(outcome.reply).toString('hex')}`);
     }
   }
   session.close();

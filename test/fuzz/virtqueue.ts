@@ -22,22 +22,12 @@ const address = fc.oneof(
   fc.oneof(near(GUEST_BASE), near(HIGH_BASE), near(HIGH_BASE + MEMORY_BYTES)).map(BigInt),
   fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
 );
-const length = fc.oneof(
-  fc.nat({ max: 5000 }),
-  fc.constantFrom(0, 1, 44, 0xffffffff),
-  fc.nat({ max: 0xffffffff }),
-);
+const length = fc.oneof(fc.nat({ max: 5000 }), fc.constantFrom(0, 1, 44, 0xffffffff), fc.nat({ max: 0xffffffff }));
 const descriptor = fc.record({
   address,
   length,
-  flags: fc.oneof(
-    { weight: 8, arbitrary: fc.nat({ max: 3 }) },
-    { weight: 1, arbitrary: fc.nat({ max: 0xffff }) },
-  ),
-  next: fc.oneof(
-    { weight: 8, arbitrary: fc.nat({ max: 15 }) },
-    { weight: 1, arbitrary: fc.nat({ max: 0xffff }) },
-  ),
+  flags: fc.oneof({ weight: 8, arbitrary: fc.nat({ max: 3 }) }, { weight: 1, arbitrary: fc.nat({ max: 0xffff }) }),
+  next: fc.oneof({ weight: 8, arbitrary: fc.nat({ max: 15 }) }, { weight: 1, arbitrary: fc.nat({ max: 0xffff }) }),
 });
 const index = fc.oneof(
   { weight: 8, arbitrary: fc.nat({ max: 17 }) },
@@ -51,9 +41,7 @@ export const virtqueue = structured(
     direction: fc.constantFrom('device-writes' as const, 'device-reads' as const),
     usesEventIndex: fc.boolean(),
     base: fc.oneof(fc.constant(0), fc.nat({ max: 0xffff })),
-    steps: fc.array(fc.record({ available: index, change: fc.nat({ max: 15 }), descriptor }), {
-      maxLength: 12,
-    }),
+    steps: fc.array(fc.record({ available: index, change: fc.nat({ max: 15 }), descriptor }), { maxLength: 12 }),
     heads: fc.array(index, { minLength: 16, maxLength: 16 }),
     descriptors: fc.array(descriptor, { minLength: 16, maxLength: 16 }),
     isRemote: fc.boolean(),
@@ -63,9 +51,7 @@ export const virtqueue = structured(
     const { isRemote } = input;
     const low = allocateNative(MEMORY_BYTES);
     const high = allocateNative(MEMORY_BYTES);
-    const [lowBase, highBase] = isRemote
-      ? [low.address, high.address]
-      : [USER_BASE, USER_BASE + MEMORY_BYTES];
+    const [lowBase, highBase] = isRemote ? [low.address, high.address] : [USER_BASE, USER_BASE + MEMORY_BYTES];
     const regions = [
       makeRegion(GUEST_BASE, lowBase, 0x1000_0000, low.buffer),
       makeRegion(HIGH_BASE, highBase, 0x7000_0000, high.buffer),

@@ -17,20 +17,15 @@ export const vsockHandshake = structured(
   fc.record({ line: lines, payload: fc.uint8Array({ maxLength: 80 }) }),
   ({ line, payload }) => {
     const all = new Uint8Array([...line, ...payload]);
-    const peek = (length: number) =>
-      parseConnectLine(all.subarray(0, Math.min(length, CONNECT_LINE_BYTES_MAX)));
+    const peek = (length: number) => parseConnectLine(all.subarray(0, Math.min(length, CONNECT_LINE_BYTES_MAX)));
     const whole = peek(all.length);
     let decided: ReturnType<typeof parseConnectLine> | undefined;
     for (let length = 0; length <= all.length; length += 1) {
       const parsed = peek(length);
-      if (decided !== undefined)
-        must(JSON.stringify(parsed) === JSON.stringify(decided), `changed at ${length} bytes`);
+      if (decided !== undefined) must(JSON.stringify(parsed) === JSON.stringify(decided), `changed at ${length} bytes`);
       else if (parsed.kind !== 'incomplete') decided = parsed;
     }
-    must(
-      JSON.stringify(decided ?? { kind: 'incomplete' }) === JSON.stringify(whole),
-      'cut matters',
-    );
+    must(JSON.stringify(decided ?? { kind: 'incomplete' }) === JSON.stringify(whole), 'cut matters');
     if (whole.kind !== 'connect') return;
     const said = Buffer.from(all.subarray(0, whole.lineBytes)).toString('latin1');
     must(said === `CONNECT ${whole.port}\n`, `took ${JSON.stringify(said)} for a line`);

@@ -53,10 +53,7 @@ const hostileStep = fc.oneof(
       act: fc.constantFrom('write', 'read', 'end', 'close'),
     }),
   },
-  {
-    weight: 1,
-    arbitrary: fc.record({ kind: fc.constant('time' as const), ms: fc.nat({ max: 9000 }) }),
-  },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant('time' as const), ms: fc.nat({ max: 9000 }) }) },
   { weight: 3, arbitrary: fc.constant({ kind: 'turn' as const }) },
 );
 
@@ -70,8 +67,7 @@ export const vsockMuxer = structured(
     for (const step of steps) {
       if (step.kind === 'packet') world.rings.send(step.packet as never);
       else if (step.kind === 'flood') flood(world);
-      else if (step.kind === 'client')
-        world.muxer.addClient(world.host.socket(), 5000, world.nowMs);
+      else if (step.kind === 'client') world.muxer.addClient(world.host.socket(), 5000, world.nowMs);
       else if (step.kind === 'time') world.nowMs += step.ms;
       else if (step.kind === 'turn') {
         world.turn();
@@ -165,17 +161,12 @@ const act = fc.oneof(
   },
   {
     weight: 2,
-    arbitrary: fc.record({
-      kind: fc.constant('turn' as const),
-      which: fc.constant(0),
-      bytes: fc.nat({ max: 40 }),
-    }),
+    arbitrary: fc.record({ kind: fc.constant('turn' as const), which: fc.constant(0), bytes: fc.nat({ max: 40 }) }),
   },
 );
 
 /** Byte `index` of a stream: recognisable, so that loss and disorder show. */
-const byteAt = (seed: number, index: number): number =>
-  (index * 31 + seed * 97 + (index >> 8)) & 0xff;
+const byteAt = (seed: number, index: number): number => (index * 31 + seed * 97 + (index >> 8)) & 0xff;
 
 interface Pipe {
   sent: number;
@@ -234,11 +225,7 @@ export const vsockStreams = structured(
   (input) => {
     const limit = { size: 20_000, refillPerSecond: 100_000, oneTimeBurst: 10_000 };
     const limits = input.isLimited
-      ? {
-          guestToHostBytes: limit,
-          hostToGuestBytes: limit,
-          connections: { size: 2, refillPerSecond: 50 },
-        }
+      ? { guestToHostBytes: limit, hostToGuestBytes: limit, connections: { size: 2, refillPerSecond: 50 } }
       : {};
     const world = new VsockWorld({ ...input.cuts, ...input, muxer: { limits } });
     world.host.listen(80);
@@ -279,13 +266,11 @@ export const vsockStreams = structured(
 
 function perform(pair: Pair, kind: string, bytes: number): void {
   const { stream, socket, toHost, toGuest } = pair;
-  if (kind === 'guest-write' && stream !== undefined && !stream.wantsEnd)
-    stream.write(generate(toHost, bytes));
+  if (kind === 'guest-write' && stream !== undefined && !stream.wantsEnd) stream.write(generate(toHost, bytes));
   else if (kind === 'host-write' && socket !== undefined && !socket.hasProgramEnded)
     socket.programWrite(generate(toGuest, bytes));
   else if (kind === 'guest-read' && stream !== undefined) pair.take(toGuest, stream.read());
-  else if (kind === 'host-read' && socket !== undefined)
-    pair.take(toHost, socket.programRead(bytes));
+  else if (kind === 'host-read' && socket !== undefined) pair.take(toHost, socket.programRead(bytes));
   else if (kind === 'guest-end' && stream !== undefined) stream.wantsEnd = true;
   else if (kind === 'host-end') socket?.programEnd();
 }
@@ -313,10 +298,7 @@ function finish(world: VsockWorld, pairs: readonly Pair[], join: () => void): vo
     drain();
     world.nowMs += world.muxer.nextTimeoutMs(world.nowMs) === 0 ? 0 : 1;
   }
-  must(
-    isDone(),
-    `stuck: ${JSON.stringify(pairs.map(({ toHost, toGuest }) => ({ toHost, toGuest })))}`,
-  );
+  must(isDone(), `stuck: ${JSON.stringify(pairs.map(({ toHost, toGuest }) => ({ toHost, toGuest })))}`);
   for (const pair of pairs) {
     pair.socket?.programEnd();
     if (pair.stream !== undefined) pair.stream.wantsEnd = true;
@@ -328,8 +310,7 @@ function finish(world: VsockWorld, pairs: readonly Pair[], join: () => void): vo
     // The end of input waits behind the byte bucket's debt, as every read does.
     world.nowMs += 20;
   }
-  for (const pair of pairs)
-    must(pair.socket?.isEnded || pair.socket?.isClosed, 'no end of input at the host');
+  for (const pair of pairs) must(pair.socket?.isEnded || pair.socket?.isClosed, 'no end of input at the host');
   for (const pair of pairs)
     must(pair.stream?.hostEnded || pair.stream?.state !== 'open', 'no end of input in the guest');
   world.nowMs += 20_000;
@@ -342,9 +323,6 @@ function finish(world: VsockWorld, pairs: readonly Pair[], join: () => void): vo
     world.host.all.every((socket) => socket.isClosed),
     'a socket was left open',
   );
-  must(
-    world.guest.surprises.length === 0,
-    `surprises: ${JSON.stringify(world.guest.surprises[0])}`,
-  );
+  must(world.guest.surprises.length === 0, `surprises: ${JSON.stringify(world.guest.surprises[0])}`);
   must(world.muxer.stats(world.nowMs).protocolErrors === 0, 'an honest guest was blamed');
 }

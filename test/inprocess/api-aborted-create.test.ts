@@ -100,35 +100,30 @@ describe('POST /sandboxes: a client that disconnects', () => {
 describe.each(['unix socket', 'port'])('RemoteControlPlane.create over the %s', (way) => {
   const open = (): RemoteControlPlane =>
     new RemoteControlPlane(
-      way === 'port'
-        ? { url: `http://127.0.0.1:${api.port}`, apiKey: API_KEY }
-        : { socketPath: api.socketPath },
+      way === 'port' ? { url: `http://127.0.0.1:${api.port}`, apiKey: API_KEY } : { socketPath: api.socketPath },
       systemClock,
     );
 
-  it.each([0, 1, 3])(
-    'aborted in any turn, with %s turns of work: nothing is left',
-    async (work) => {
-      beforeCreate = () => turns(work);
-      await using remote = open();
-      await remote.host();
-      let aborted = 0;
-      for (let turn = 0; turn < TURNS; turn++) {
-        const abort = new AbortController();
-        const creating = remote.create({}, abort.signal);
-        const outcome = creating.catch((error: unknown) => error);
-        await turns(turn);
-        abort.abort();
-        const result = await outcome;
-        if (result instanceof Error) {
-          expect(result).toMatchObject({ code: 'cancelled' });
-          aborted += 1;
-        } else await api.control.remove((await creating).id);
-        await requireNone();
-      }
-      expect(aborted).toBeGreaterThan(0);
-    },
-  );
+  it.each([0, 1, 3])('aborted in any turn, with %s turns of work: nothing is left', async (work) => {
+    beforeCreate = () => turns(work);
+    await using remote = open();
+    await remote.host();
+    let aborted = 0;
+    for (let turn = 0; turn < TURNS; turn++) {
+      const abort = new AbortController();
+      const creating = remote.create({}, abort.signal);
+      const outcome = creating.catch((error: unknown) => error);
+      await turns(turn);
+      abort.abort();
+      const result = await outcome;
+      if (result instanceof Error) {
+        expect(result).toMatchObject({ code: 'cancelled' });
+        aborted += 1;
+      } else await api.control.remove((await creating).id);
+      await requireNone();
+    }
+    expect(aborted).toBeGreaterThan(0);
+  });
 });
 
 describe('RemoteControlPlane.create', () => {
@@ -152,9 +147,7 @@ describe('RemoteControlPlane.create', () => {
     await once(server, 'listening');
     await using remote = new RemoteControlPlane({ socketPath }, systemClock);
     const abort = new AbortController();
-    const creating = expect(remote.create({}, abort.signal)).rejects.toMatchObject({
-      code: 'cancelled',
-    });
+    const creating = expect(remote.create({}, abort.signal)).rejects.toMatchObject({ code: 'cancelled' });
     await arrived.promise;
     await turns(TURNS);
     abort.abort();

@@ -7,12 +7,7 @@ import type { LogChunk } from '../../src/sandbox/contract/control.ts';
 import type { SandboxEventBody, TimedEvent } from '../../src/sandbox/contract/events.ts';
 import { type ApiFixture, startApi } from '../support/api-fixture.ts';
 
-const NEAR: SandboxEventBody = {
-  type: 'near_oom',
-  source: 'guest',
-  memoryBytes: 1,
-  limitBytes: 2,
-};
+const NEAR: SandboxEventBody = { type: 'near_oom', source: 'guest', memoryBytes: 1, limitBytes: 2 };
 
 const PATIENT = { timeout: 20_000 };
 
@@ -86,10 +81,7 @@ describe('GET /sandboxes/:id/logs', () => {
   it('returns the console, also through the client', async () => {
     const { id } = await client.create({});
     api.control.logsOf.set(id, { console: 'panic\u0000\n', vmm: 'x' });
-    expect((await api.ask('GET', `/sandboxes/${id}/logs`)).json).toEqual({
-      console: 'panic\u0000\n',
-      vmm: 'x',
-    });
+    expect((await api.ask('GET', `/sandboxes/${id}/logs`)).json).toEqual({ console: 'panic\u0000\n', vmm: 'x' });
     expect(await client.logs(id)).toEqual({ console: 'panic\u0000\n', vmm: 'x' });
   });
 });

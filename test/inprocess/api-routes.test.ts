@@ -99,9 +99,7 @@ describe('sandboxes', () => {
     expect(await state('POST', '/pause')).toMatchObject({ status: 'paused', pausedTo: 'memory' });
     expect((await api.ask('POST', `${at}/pause`, { to: 'disk' })).status).toBe(409);
     expect(await state('POST', '/resume')).toMatchObject({ status: 'running' });
-    expect(await state('POST', '/pause', { to: 'disk-only' })).toMatchObject({
-      pausedTo: 'disk-only',
-    });
+    expect(await state('POST', '/pause', { to: 'disk-only' })).toMatchObject({ pausedTo: 'disk-only' });
     expect((await api.ask('POST', `${at}/exec`, { argv: ['true'] })).status).toBe(409);
     expect(await state('POST', '/resume', { reboot: true })).toMatchObject({ status: 'running' });
     expect((await api.ask('POST', `${at}/resume`, { reboot: 'yes' })).status).toBe(400);
@@ -127,9 +125,7 @@ describe('sandboxes', () => {
     const again = await api.ask('POST', `/sandboxes/${id}/snapshots`, { name: 'base' });
     expect([again.status, again.json]).toMatchObject([409, { error: { code: 'name_taken' } }]);
     expect(await create({ snapshot: 'base' })).toMatchObject({ origin: 'snapshot' });
-    expect((await api.ask('GET', '/snapshots')).json).toMatchObject({
-      snapshots: [{ name: 'base' }],
-    });
+    expect((await api.ask('GET', '/snapshots')).json).toMatchObject({ snapshots: [{ name: 'base' }] });
     expect((await api.ask('DELETE', '/snapshots/base')).status).toBe(204);
     expect((await api.ask('DELETE', '/snapshots/base')).status).toBe(404);
     expect((await api.ask('POST', '/sandboxes', { snapshot: 'base' })).status).toBe(404);
@@ -182,20 +178,8 @@ describe('invalid input: refused with the name of the field', () => {
     ['POST', '/sandboxes', { cpus: 0 }, 400, 'body.cpus: expected a whole number from 1 to 32'],
     ['POST', '/sandboxes', { memoryMib: 1 }, 400, 'memoryMib: expected a whole number from 128 to'],
     ['POST', '/sandboxes', { timeoutMs: 0 }, 400, 'timeoutMs: expected a whole number from 1 to'],
-    [
-      'POST',
-      '/sandboxes',
-      { idleTimeoutMs: 1 },
-      400,
-      'idleTimeoutMs: expected a whole number from',
-    ],
-    [
-      'PUT',
-      '/pools',
-      { min: 1, max: 3000 },
-      400,
-      'body.max: expected a whole number from 0 to 256',
-    ],
+    ['POST', '/sandboxes', { idleTimeoutMs: 1 }, 400, 'idleTimeoutMs: expected a whole number from'],
+    ['PUT', '/pools', { min: 1, max: 3000 }, 400, 'body.max: expected a whole number from 0 to 256'],
     ['GET', '/sandboxes?status=asleep', undefined, 400, 'querystring.status'],
     ['GET', '/sandboxes?page=2', undefined, 400, '"page"'],
     ['GET', `/sandboxes/${UNKNOWN_ID}`, undefined, 404, UNKNOWN_ID],
@@ -204,13 +188,7 @@ describe('invalid input: refused with the name of the field', () => {
     ['DELETE', '/sandboxes/%00', undefined, 400, 'params.id'],
     ['GET', `/sandboxes/${UNKNOWN_ID}x`, undefined, 400, 'params.id'],
     ['POST', `/sandboxes/${UNKNOWN_ID}/pause`, { to: 'tape' }, 400, 'body.to'],
-    [
-      'POST',
-      `/sandboxes/${UNKNOWN_ID}/fork`,
-      { count: 65 },
-      400,
-      'count: expected a whole number from 1 to 64',
-    ],
+    ['POST', `/sandboxes/${UNKNOWN_ID}/fork`, { count: 65 }, 400, 'count: expected a whole number from 1 to 64'],
     ['POST', `/sandboxes/${UNKNOWN_ID}/snapshots`, { name: 'a/b' }, 400, 'body.name'],
     ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, {}, 400, 'argv'],
     ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, { argv: ['a'], code: 'b' }, 400, 'argv'],
@@ -286,8 +264,7 @@ describe('errors of the control plane', () => {
 describe('programs and files', () => {
   it('exec: runs argv and code with input, environment and exit status', async () => {
     const { id } = await create({ env: { A: 'from the sandbox' } });
-    const exec = async (body: object): Promise<unknown> =>
-      (await api.ask('POST', `/sandboxes/${id}/exec`, body)).json;
+    const exec = async (body: object): Promise<unknown> => (await api.ask('POST', `/sandboxes/${id}/exec`, body)).json;
     const argv = ['sh', '-c', 'echo "$A $B"; cat; echo bad >&2; exit 3'];
     expect(await exec({ argv, env: { B: 'b' }, stdin: 'in' })).toMatchObject({
       exitCode: 3,
@@ -302,9 +279,7 @@ describe('programs and files', () => {
       stdout: '1234',
       truncated: true,
     });
-    expect(await exec({ argv: ['no-such-program'] })).toMatchObject({
-      error: { code: 'guest_not_found' },
-    });
+    expect(await exec({ argv: ['no-such-program'] })).toMatchObject({ error: { code: 'guest_not_found' } });
   });
 
   it('exec: keeps at most 16 MiB of output', async () => {
@@ -342,9 +317,7 @@ describe('programs and files', () => {
     expect(statSync(path).size).toBe(0);
     expect((await api.ask('DELETE', `${at}${query}`)).status).toBe(204);
     expect(existsSync(path)).toBe(false);
-    expect((await api.ask('GET', `${at}${query}`)).json).toMatchObject({
-      error: { code: 'guest_not_found' },
-    });
+    expect((await api.ask('GET', `${at}${query}`)).json).toMatchObject({ error: { code: 'guest_not_found' } });
   });
 
   it('exec: programs of one sandbox leave slots for another', async () => {
@@ -408,12 +381,9 @@ describe('programs and files', () => {
     const { id } = await create();
     const guest = await api.control.guest(id);
     const process = await guest.exec({ argv: ['cat'], tag: 'here' });
-    const get = async (path: string): Promise<unknown> =>
-      (await api.ask('GET', `/sandboxes/${id}/${path}`)).json;
+    const get = async (path: string): Promise<unknown> => (await api.ask('GET', `/sandboxes/${id}/${path}`)).json;
     expect(await get('guest')).toMatchObject({ overlay: 'none' });
-    expect(await get('processes')).toMatchObject({
-      processes: [{ pid: process.pid, tag: 'here' }],
-    });
+    expect(await get('processes')).toMatchObject({ processes: [{ pid: process.pid, tag: 'here' }] });
     expect(await get('channel')).toMatchObject({ protocolErrors: 0 });
     expect(await get('usage')).toEqual({ usage: [] });
     process.kill();

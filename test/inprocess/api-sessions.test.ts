@@ -95,9 +95,7 @@ describe('GET /session', () => {
 describe.each(['unix socket', 'port'])('RemoteControlPlane.openSession over the %s', (way) => {
   const open = (): RemoteControlPlane =>
     new RemoteControlPlane(
-      way === 'port'
-        ? { url: `http://127.0.0.1:${api.port}`, apiKey: API_KEY }
-        : { socketPath: api.socketPath },
+      way === 'port' ? { url: `http://127.0.0.1:${api.port}`, apiKey: API_KEY } : { socketPath: api.socketPath },
       systemClock,
     );
 

@@ -26,25 +26,22 @@ describe('tunnel', () => {
     await api[Symbol.asyncDispose]();
   });
 
-  it.each(['socket', 'port'])(
-    'passes 50 MiB through a program and back, over the %s',
-    async (way) => {
-      await using other = await connectDaemon({ socketPath: api.socketPath });
-      const guest = await (way === 'port' ? remote : other).guest(id);
-      const process = await guest.exec({ argv: ['cat'] });
-      const [sent, received] = [createHash('sha256'), createHash('sha256')];
-      const source = Readable.from(blocks(50, sent));
-      source.pipe(process.stdin);
-      let bytes = 0;
-      for await (const part of process.stdout as AsyncIterable<Buffer>) {
-        received.update(part);
-        bytes += part.length;
-      }
-      expect(bytes).toBe(50 * MIB);
-      expect(received.digest('hex')).toBe(sent.digest('hex'));
-      expect((await process.exit).exitCode).toBe(0);
-    },
-  );
+  it.each(['socket', 'port'])('passes 50 MiB through a program and back, over the %s', async (way) => {
+    await using other = await connectDaemon({ socketPath: api.socketPath });
+    const guest = await (way === 'port' ? remote : other).guest(id);
+    const process = await guest.exec({ argv: ['cat'] });
+    const [sent, received] = [createHash('sha256'), createHash('sha256')];
+    const source = Readable.from(blocks(50, sent));
+    source.pipe(process.stdin);
+    let bytes = 0;
+    for await (const part of process.stdout as AsyncIterable<Buffer>) {
+      received.update(part);
+      bytes += part.length;
+    }
+    expect(bytes).toBe(50 * MIB);
+    expect(received.digest('hex')).toBe(sent.digest('hex'));
+    expect((await process.exit).exitCode).toBe(0);
+  });
 
   it('measures the agent’s answer time for tunnels and exec', async () => {
     const answers = async (): Promise<string | undefined> =>
@@ -151,9 +148,7 @@ describe('tunnel', () => {
   });
 
   it('typed refusals: unknown sandbox, ended sandbox, wrong method', async () => {
-    await expect(remote.openOperation('aaaaaaaaaaaaaaaaaaaa')).rejects.toMatchObject({
-      code: 'not_found',
-    });
+    await expect(remote.openOperation('aaaaaaaaaaaaaaaaaaaa')).rejects.toMatchObject({ code: 'not_found' });
     await remote.remove(id);
     await expect(remote.openOperation(id)).rejects.toMatchObject({ code: 'gone' });
     const socket = api.connect();

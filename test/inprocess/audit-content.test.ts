@@ -34,18 +34,9 @@ function requestOf(path: Path, stream: boolean): Record<string, unknown> {
   const messages = [{ role: 'user', content: ASKED }];
   const schema = { type: 'object' };
   const bodies = {
-    '/v1/chat/completions': {
-      messages,
-      tools: [{ type: 'function', function: { name: 'send', parameters: schema } }],
-    },
-    '/api/chat': {
-      messages,
-      tools: [{ type: 'function', function: { name: 'send', parameters: schema } }],
-    },
-    '/v1/responses': {
-      input: ASKED,
-      tools: [{ type: 'function', name: 'send', parameters: schema }],
-    },
+    '/v1/chat/completions': { messages, tools: [{ type: 'function', function: { name: 'send', parameters: schema } }] },
+    '/api/chat': { messages, tools: [{ type: 'function', function: { name: 'send', parameters: schema } }] },
+    '/v1/responses': { input: ASKED, tools: [{ type: 'function', name: 'send', parameters: schema }] },
     '/v1/messages': { messages, max_tokens: 50, tools: [{ name: 'send', input_schema: schema }] },
   };
   return { model: 'm1', stream, ...bodies[path] };
@@ -96,36 +87,30 @@ const WAYS: readonly (readonly [Path, UpstreamApi, boolean])[] = [
 it.each(WAYS)('hash, %s of %s, stream %s: has the hashes alone', async (path, api, stream) => {
   const { model, content } = await asked('hash', path, api, stream);
   expect(content).toBeUndefined();
-  expect(model['sha256']).toEqual({
-    request: expect.stringMatching(/^[0-9a-f]{64}$/),
-    answer: sha256(TEXT),
-  });
+  expect(model['sha256']).toEqual({ request: expect.stringMatching(/^[0-9a-f]{64}$/), answer: sha256(TEXT) });
   expect(model).not.toHaveProperty('content');
   expect(await world?.text()).not.toMatch(/ann@|the key|sk-proj/);
   await world?.close();
 });
 
-it.each(WAYS)(
-  'redacted, %s of %s, stream %s: has both without secrets',
-  async (path, api, stream) => {
-    const { model, content } = await asked('redacted', path, api, stream);
-    const request = content?.['request'] as { body: Record<string, unknown> };
-    expect(JSON.stringify(request.body)).toContain('mail to [redacted: e-mail address]');
-    expect(request.body).toMatchObject({ model: 'm1', stream });
-    expect(content?.['answer']).toMatchObject({
-      choices: [
-        {
-          text: 'the key is [redacted: API key], 😀 done',
-          reasoning: 'think of [redacted: API key]',
-          toolCalls: [{ name: 'send', arguments: '{"key":"[redacted: API key]"}' }],
-        },
-      ],
-    });
-    // A hash of the whole would tell a guessed secret.
-    expect(model).not.toHaveProperty('sha256');
-    expect(await world?.text('content')).not.toMatch(/ann@|sk-proj|0123456789/);
-  },
-);
+it.each(WAYS)('redacted, %s of %s, stream %s: has both without secrets', async (path, api, stream) => {
+  const { model, content } = await asked('redacted', path, api, stream);
+  const request = content?.['request'] as { body: Record<string, unknown> };
+  expect(JSON.stringify(request.body)).toContain('mail to [redacted: e-mail address]');
+  expect(request.body).toMatchObject({ model: 'm1', stream });
+  expect(content?.['answer']).toMatchObject({
+    choices: [
+      {
+        text: 'the key is [redacted: API key], 😀 done',
+        reasoning: 'think of [redacted: API key]',
+        toolCalls: [{ name: 'send', arguments: '{"key":"[redacted: API key]"}' }],
+      },
+    ],
+  });
+  // A hash of the whole would tell a guessed secret.
+  expect(model).not.toHaveProperty('sha256');
+  expect(await world?.text('content')).not.toMatch(/ann@|sk-proj|0123456789/);
+});
 
 it.each(WAYS)('full, %s of %s, stream %s: has both as they were', async (path, api, stream) => {
   const { model, content } = await asked('full', path, api, stream);
@@ -212,9 +197,7 @@ it('verify finds a changed, a missing and a reordered content', async () => {
   };
   expect(await problemsOf(lines)).toBe('');
   const [first = ''] = lines;
-  expect(await problemsOf(lines.with(0, first.replace('"hello"', '"jello"')))).toContain(
-    'line 1: it was changed',
-  );
+  expect(await problemsOf(lines.with(0, first.replace('"hello"', '"jello"')))).toContain('line 1: it was changed');
   expect(await problemsOf(lines.toSpliced(1, 1))).toContain('records 2 to 2 are missing');
   expect(await problemsOf(lines.slice(0, 2))).toContain('records 3 to 3 are missing at the end');
   expect(await problemsOf(lines.toReversed())).toContain('is out of order');

@@ -101,39 +101,35 @@ it.each([
   ['/api/chat', 'openai', 'ollama'],
   ['/v1/messages', 'anthropic', 'anthropic'],
   ['/v1/chat/completions', 'anthropic', 'openai'],
-] as const)(
-  '%s to an upstream of %s: names the dialect and the tools called',
-  async (path, api, dialect) => {
-    world = await auditedBridge({ api });
-    const send = api === 'openai' ? sendAnswer : sendMessage;
-    world.upstream.answer(({ body }, response) => send(body, response, { calls: CALLS }));
-    const tools = [...new Set(CALLS.map(({ name }) => name))].map((name) => toolOf(path, name));
-    for (const stream of [false, true]) {
-      const conversation = path === '/v1/responses' ? { input: 'hi' } : { messages };
-      const limit = path === '/v1/messages' ? { max_tokens: 50 } : {};
-      const body = { model: 'm1', stream, ...conversation, ...limit, tools };
-      const answered = await world.fixture.call(path, body);
-      expect(answered.status, answered.body).toBe(200);
-    }
-    const records = await world.records(2);
-    for (const [index, { model }] of records.entries()) {
-      expect(model).toMatchObject({
-        dialect,
-        stream: index === 1,
-        outcome: 'ok',
-        tools: ['read_file', 'x'.repeat(64)],
-        toolCalls: 3,
-      });
-    }
-    expect(await world.text()).not.toContain('SECRET');
-  },
-);
+] as const)('%s to an upstream of %s: names the dialect and the tools called', async (path, api, dialect) => {
+  world = await auditedBridge({ api });
+  const send = api === 'openai' ? sendAnswer : sendMessage;
+  world.upstream.answer(({ body }, response) => send(body, response, { calls: CALLS }));
+  const tools = [...new Set(CALLS.map(({ name }) => name))].map((name) => toolOf(path, name));
+  for (const stream of [false, true]) {
+    const conversation = path === '/v1/responses' ? { input: 'hi' } : { messages };
+    const limit = path === '/v1/messages' ? { max_tokens: 50 } : {};
+    const body = { model: 'm1', stream, ...conversation, ...limit, tools };
+    const answered = await world.fixture.call(path, body);
+    expect(answered.status, answered.body).toBe(200);
+  }
+  const records = await world.records(2);
+  for (const [index, { model }] of records.entries()) {
+    expect(model).toMatchObject({
+      dialect,
+      stream: index === 1,
+      outcome: 'ok',
+      tools: ['read_file', 'x'.repeat(64)],
+      toolCalls: 3,
+    });
+  }
+  expect(await world.text()).not.toContain('SECRET');
+});
 
 it('has requests that the bridge refused, at a rate, and says how many were left out', async () => {
   world = await auditedBridge({ policy: { budget: { requests: 1 } } });
   const { fixture } = world;
-  const ask = (model: string, more: object = {}) =>
-    fixture.call('/v1/chat/completions', { model, messages, ...more });
+  const ask = (model: string, more: object = {}) => fixture.call('/v1/chat/completions', { model, messages, ...more });
   await ask('m1');
   expect((await ask('hosted')).status).toBe(403);
   expect((await ask('m1', { mystery: 1 })).status).toBe(400);
@@ -194,12 +190,7 @@ it('an answer of a cassette names no upstream and costs nothing; a recorded one 
   await world.fixture.call('/v1/chat/completions', { model: 'm1', messages });
   const [played] = await world.records(1);
   expect(world.upstream.requests).toHaveLength(0);
-  expect(played?.model).toMatchObject({
-    replayed: true,
-    upstream: null,
-    upstreamModel: 'shop-m1',
-    costNanoDollars: 0,
-  });
+  expect(played?.model).toMatchObject({ replayed: true, upstream: null, upstreamModel: 'shop-m1', costNanoDollars: 0 });
   const env = { NEUROVISOR_HOME: world.home };
   const { stdout } = await cli(['audit', 'ls'], { env }).result;
   expect(stdout).toContain('from a cassette');

@@ -39,9 +39,7 @@ describe('bridge: other APIs at an upstream of Anthropic’s API', () => {
 
   it('chat: a whole conversation with tools, results and an image', async () => {
     const fixture = await bridge();
-    claude.answer(({ body }, response) =>
-      sendMessage(body, response, { reasoning: 'hm', text: 'I look', calls }),
-    );
+    claude.answer(({ body }, response) => sendMessage(body, response, { reasoning: 'hm', text: 'I look', calls }));
     const settled = fixture.nextUsage();
     const answer = await fixture.call(
       '/v1/chat/completions',
@@ -58,9 +56,7 @@ describe('bridge: other APIs at an upstream of Anthropic’s API', () => {
           {
             role: 'assistant',
             content: null,
-            tool_calls: [
-              { id: 'a.1:0', type: 'function', function: { name: 'now', arguments: '' } },
-            ],
+            tool_calls: [{ id: 'a.1:0', type: 'function', function: { name: 'now', arguments: '' } }],
           },
           { role: 'tool', tool_call_id: 'a.1:0', content: 'noon' },
           { role: 'system', content: 'hurry' },
@@ -134,48 +130,36 @@ describe('bridge: other APIs at an upstream of Anthropic’s API', () => {
           finish_reason: 'tool_calls',
         },
       ],
-      usage: {
-        prompt_tokens: 11,
-        completion_tokens: 7,
-        total_tokens: 18,
-        prompt_tokens_details: { cached_tokens: 0 },
-      },
+      usage: { prompt_tokens: 11, completion_tokens: 7, total_tokens: 18, prompt_tokens_details: { cached_tokens: 0 } },
     });
     expect(await settled).toMatchObject({ promptTokens: 11, completionTokens: 7, outcome: 'ok' });
   });
 
-  it.each([undefined, { include_usage: true }])(
-    'chat: a stream with the options %j',
-    async (options) => {
-      const fixture = await bridge({ budget: { outputTokens: 30 } });
-      claude.answer(({ body }, response) =>
-        sendMessage(body, response, { text: 'héllo wörld', calls }),
-      );
-      const settled = fixture.nextUsage();
-      const more = options === undefined ? {} : { stream_options: options };
-      const { body } = await fixture.call('/v1/chat/completions', chat({ stream: true, ...more }));
-      // There is no limit in the request, but in the budget.
-      expect(sent()).toMatchObject({ max_tokens: 30, stream: true });
-      expect(body).toMatch(/\n\ndata: \[DONE\]\n\n$/);
-      const chunks = chunksOf(body);
-      const deltas = chunks.flatMap(({ choices }) =>
-        choices.map((one: { delta: unknown }) => one.delta),
-      );
-      expect(deltas[0]).toEqual({ role: 'assistant', content: '' });
-      expect(deltas.map(({ content = '' }) => content).join('')).toBe('héllo wörld');
-      const parts = deltas.flatMap(({ tool_calls: all = [] }) => all);
-      for (const [index, call] of calls.entries()) {
-        const own = parts.filter((one) => one.index === index);
-        expect(own[0]).toMatchObject({ id: call.id, function: { name: call.name } });
-        expect(own.map((one) => one.function.arguments).join('')).toBe(call.arguments);
-      }
-      const usage = { prompt_tokens: 11, completion_tokens: 7, total_tokens: 18 };
-      if (options === undefined) expect(chunks.at(-1).choices[0].finish_reason).toBe('tool_calls');
-      else expect(chunks.at(-1)).toMatchObject({ choices: [], usage });
-      expect(chunks.some((one) => 'usage' in one)).toBe(options !== undefined);
-      expect(await settled).toMatchObject({ promptTokens: 11, completionTokens: 7, outcome: 'ok' });
-    },
-  );
+  it.each([undefined, { include_usage: true }])('chat: a stream with the options %j', async (options) => {
+    const fixture = await bridge({ budget: { outputTokens: 30 } });
+    claude.answer(({ body }, response) => sendMessage(body, response, { text: 'héllo wörld', calls }));
+    const settled = fixture.nextUsage();
+    const more = options === undefined ? {} : { stream_options: options };
+    const { body } = await fixture.call('/v1/chat/completions', chat({ stream: true, ...more }));
+    // There is no limit in the request, but in the budget.
+    expect(sent()).toMatchObject({ max_tokens: 30, stream: true });
+    expect(body).toMatch(/\n\ndata: \[DONE\]\n\n$/);
+    const chunks = chunksOf(body);
+    const deltas = chunks.flatMap(({ choices }) => choices.map((one: { delta: unknown }) => one.delta));
+    expect(deltas[0]).toEqual({ role: 'assistant', content: '' });
+    expect(deltas.map(({ content = '' }) => content).join('')).toBe('héllo wörld');
+    const parts = deltas.flatMap(({ tool_calls: all = [] }) => all);
+    for (const [index, call] of calls.entries()) {
+      const own = parts.filter((one) => one.index === index);
+      expect(own[0]).toMatchObject({ id: call.id, function: { name: call.name } });
+      expect(own.map((one) => one.function.arguments).join('')).toBe(call.arguments);
+    }
+    const usage = { prompt_tokens: 11, completion_tokens: 7, total_tokens: 18 };
+    if (options === undefined) expect(chunks.at(-1).choices[0].finish_reason).toBe('tool_calls');
+    else expect(chunks.at(-1)).toMatchObject({ choices: [], usage });
+    expect(chunks.some((one) => 'usage' in one)).toBe(options !== undefined);
+    expect(await settled).toMatchObject({ promptTokens: 11, completionTokens: 7, outcome: 'ok' });
+  });
 
   it('Responses and Ollama: plain and streamed', async () => {
     const { call } = await bridge();
@@ -208,20 +192,14 @@ describe('bridge: other APIs at an upstream of Anthropic’s API', () => {
     ['/v1/chat/completions', chat()],
     ['/v1/responses', { model: 'm1', input: 'hello' }],
     ['/api/chat', chat({ stream: false })],
-  ])(
-    'errors come in the form of %s, without the key, and a broken stream is one',
-    async (path, body) => {
-      const { call } = await bridge();
-      claude.answer((_, response) =>
-        sendJson(response, 429, {
-          type: 'error',
-          error: { type: 'rate_limit_error', message: `slow ${KEY}` },
-        }),
-      );
-      const answer = await call(path, body);
-      expect([answer.status, answer.body.includes('slow [removed]')]).toEqual([429, true]);
-    },
-  );
+  ])('errors come in the form of %s, without the key, and a broken stream is one', async (path, body) => {
+    const { call } = await bridge();
+    claude.answer((_, response) =>
+      sendJson(response, 429, { type: 'error', error: { type: 'rate_limit_error', message: `slow ${KEY}` } }),
+    );
+    const answer = await call(path, body);
+    expect([answer.status, answer.body.includes('slow [removed]')]).toEqual([429, true]);
+  });
 
   it('a stream that breaks off is an error for each of them', async () => {
     const { call } = await bridge();

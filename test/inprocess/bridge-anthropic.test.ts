@@ -2,13 +2,7 @@
 import type { ServerResponse } from 'node:http';
 import { afterEach, describe, expect, it } from 'vitest';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
-import {
-  answerByGates,
-  sendAnswer,
-  sseOf,
-  streamedAnswer,
-  wholeAnswer,
-} from '../support/completions.ts';
+import { answerByGates, sendAnswer, sseOf, streamedAnswer, wholeAnswer } from '../support/completions.ts';
 import { delta, finish, sendJson, startEvents } from '../support/mock-upstream.ts';
 
 let fixture: BridgeFixture;
@@ -64,12 +58,7 @@ describe('bridge: Messages', () => {
         content: [{ type: 'text', text: 'hi there' }],
         stop_reason: 'end_turn',
         stop_sequence: null,
-        usage: {
-          input_tokens: 11,
-          cache_creation_input_tokens: 0,
-          cache_read_input_tokens: 0,
-          output_tokens: 7,
-        },
+        usage: { input_tokens: 11, cache_creation_input_tokens: 0, cache_read_input_tokens: 0, output_tokens: 7 },
       });
       expect(fixture.mock.requests[0]).toMatchObject({ path: '/v1/chat/completions' });
       expect(sent()).toEqual({
@@ -248,10 +237,7 @@ describe('bridge: errors of Messages', () => {
       startEvents(response);
       response.end(sseOf([JSON.stringify(error)]));
     });
-    const answers = [
-      await fixture.call(PATH, ask()),
-      await fixture.call(PATH, ask({ stream: true })),
-    ];
+    const answers = [await fixture.call(PATH, ask()), await fixture.call(PATH, ask({ stream: true }))];
     for (const { body } of answers) expect(body).toMatch(/xxxx\*{4}/);
     expect(logged.join()).toContain('xxxx');
     expect([...answers.map(({ body }) => body), ...logged].join()).not.toContain('sk-h');
@@ -318,26 +304,23 @@ describe('bridge: errors of Messages', () => {
     ['stays open', () => undefined],
     ['sends more', (response) => response.write(sseOf(['nonsense']))],
   ];
-  it.each(lateEnds)(
-    'an answer is complete at [DONE], also if the upstream then %s',
-    async (_, end) => {
-      fixture = await bridgeFixture({ policy: { limits: { drainTimeoutMs: 10 } } });
-      fixture.mock.answer((_request, response) => {
-        startEvents(response);
-        response.write(sseOf(streamedAnswer({ text: 'all' })), () => end(response));
-      });
-      for (const stream of [true, false]) {
-        const settled = fixture.nextUsage();
-        const arrived = fixture.mock.next();
-        const answer = await fixture.call(PATH, ask({ stream }));
-        expect(answer).toMatchObject({ status: 200, broken: false });
-        if (stream) expect(eventsOf(answer.body).at(-1)).toEqual({ type: 'message_stop' });
-        else expect(JSON.parse(answer.body).content).toEqual([{ type: 'text', text: 'all' }]);
-        expect(await settled).toMatchObject({ outcome: 'ok', promptTokens: 11 });
-        await (await arrived).aborted;
-      }
-    },
-  );
+  it.each(lateEnds)('an answer is complete at [DONE], also if the upstream then %s', async (_, end) => {
+    fixture = await bridgeFixture({ policy: { limits: { drainTimeoutMs: 10 } } });
+    fixture.mock.answer((_request, response) => {
+      startEvents(response);
+      response.write(sseOf(streamedAnswer({ text: 'all' })), () => end(response));
+    });
+    for (const stream of [true, false]) {
+      const settled = fixture.nextUsage();
+      const arrived = fixture.mock.next();
+      const answer = await fixture.call(PATH, ask({ stream }));
+      expect(answer).toMatchObject({ status: 200, broken: false });
+      if (stream) expect(eventsOf(answer.body).at(-1)).toEqual({ type: 'message_stop' });
+      else expect(JSON.parse(answer.body).content).toEqual([{ type: 'text', text: 'all' }]);
+      expect(await settled).toMatchObject({ outcome: 'ok', promptTokens: 11 });
+      await (await arrived).aborted;
+    }
+  });
 
   it('an upstream that ends its stream after [DONE] keeps its connection', async () => {
     fixture = await bridgeFixture({ policy: { limits: { drainTimeoutMs: 60_000 } } });

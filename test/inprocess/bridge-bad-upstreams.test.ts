@@ -4,21 +4,8 @@ import { CleanupStack } from '../../src/base/cleanup.ts';
 import type { SentRequest, UpstreamTarget } from '../../src/inference/bridge/bridge.ts';
 import type { RouteTable } from '../../src/inference/bridge/routing/route-table.ts';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
-import {
-  CLIENTS,
-  damagedByte,
-  damagedOrder,
-  EVENTS,
-  isHonest,
-  pieces,
-  SERVERS,
-} from '../support/damaged-streams.ts';
-import {
-  type MockUpstream,
-  sendJson,
-  startEvents,
-  startMockUpstream,
-} from '../support/mock-upstream.ts';
+import { CLIENTS, damagedByte, damagedOrder, EVENTS, isHonest, pieces, SERVERS } from '../support/damaged-streams.ts';
+import { type MockUpstream, sendJson, startEvents, startMockUpstream } from '../support/mock-upstream.ts';
 import { randomFrom, runSeed } from '../support/run-seed.ts';
 
 const APIS = ['openai', 'anthropic'] as const;
@@ -68,11 +55,7 @@ function table(): RouteTable {
     models: new Map(
       APIS.map((api) => [
         api,
-        {
-          routes: [{ upstream: api, model: api, weight: 1, price: PRICE }],
-          fallback: [],
-          fallbackOn: new Set(),
-        },
+        { routes: [{ upstream: api, model: api, weight: 1, price: PRICE }], fallback: [], fallbackOn: new Set() },
       ]),
     ),
   };
@@ -94,34 +77,31 @@ function sendStream(api: Api, parts: readonly Buffer[], isCut = false): void {
 }
 
 describe('a server whose streams are damaged', () => {
-  it.each(PAIRS)(
-    'for clients of %s, server of %s: honest answers, and all is released',
-    async (name, api) => {
-      const random = randomFrom(runSeed());
-      const events = EVENTS[api];
-      const whole = Buffer.from(events.join(''));
-      const damage = [
-        () => damagedByte(whole, random),
-        () => damagedOrder(events, random),
-        () => whole.subarray(0, Math.floor(random() * whole.length)),
-      ];
-      for (let i = 0; i < 12; i += 1) {
-        const bytes = damage[i % damage.length]?.() ?? whole;
-        sendStream(api, pieces(bytes, random), random() < 0.3);
-        const { body, broken } = await ask(name, api);
-        const seen = CLIENTS[name]?.(body);
-        const sent = SERVERS[api](bytes.toString('utf8'));
-        const isTold = seen !== undefined && !broken && isHonest(seen, sent);
-        if (!isTold) expect.unreachable(`${bytes.toString('utf8')}\n---\n${body}`);
-      }
-      sendStream(api, [whole]);
-      const last = CLIENTS[name]?.((await ask(name, api)).body);
-      expect(last?.end).toBe('complete');
-      expect(fixture.port.stats()).toMatchObject({ bodyBytes: 0, inFlight: 0 });
-      expect(fixture.bridge.budgetUse('sandbox-a')).toMatchObject({ requests: 13 });
-      expectNumbers();
-    },
-  );
+  it.each(PAIRS)('for clients of %s, server of %s: honest answers, and all is released', async (name, api) => {
+    const random = randomFrom(runSeed());
+    const events = EVENTS[api];
+    const whole = Buffer.from(events.join(''));
+    const damage = [
+      () => damagedByte(whole, random),
+      () => damagedOrder(events, random),
+      () => whole.subarray(0, Math.floor(random() * whole.length)),
+    ];
+    for (let i = 0; i < 12; i += 1) {
+      const bytes = damage[i % damage.length]?.() ?? whole;
+      sendStream(api, pieces(bytes, random), random() < 0.3);
+      const { body, broken } = await ask(name, api);
+      const seen = CLIENTS[name]?.(body);
+      const sent = SERVERS[api](bytes.toString('utf8'));
+      const isTold = seen !== undefined && !broken && isHonest(seen, sent);
+      if (!isTold) expect.unreachable(`${bytes.toString('utf8')}\n---\n${body}`);
+    }
+    sendStream(api, [whole]);
+    const last = CLIENTS[name]?.((await ask(name, api)).body);
+    expect(last?.end).toBe('complete');
+    expect(fixture.port.stats()).toMatchObject({ bodyBytes: 0, inFlight: 0 });
+    expect(fixture.bridge.budgetUse('sandbox-a')).toMatchObject({ requests: 13 });
+    expectNumbers();
+  });
 });
 
 const LIES = [-5, 0.5, 1e308, '12', null, 0, {}, MOST + 1, Number.MAX_SAFE_INTEGER];
@@ -129,18 +109,11 @@ const LIES = [-5, 0.5, 1e308, '12', null, 0, {}, MOST + 1, Number.MAX_SAFE_INTEG
 function expectNumbers(): void {
   const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && Number(value) >= 0;
   for (const { promptTokens, completionTokens, costNanoDollars } of logged) {
-    expect([promptTokens, completionTokens, costNanoDollars].map(isCount)).toEqual([
-      true,
-      true,
-      true,
-    ]);
+    expect([promptTokens, completionTokens, costNanoDollars].map(isCount)).toEqual([true, true, true]);
   }
   const use = fixture.bridge.budgetUse('sandbox-a');
-  for (const value of Object.values(use ?? {}))
-    expect(value === undefined || isCount(value)).toBe(true);
-  const values = fixture.bridge
-    .metrics()
-    .flatMap((metric) => metric.samples().map(({ value }) => value));
+  for (const value of Object.values(use ?? {})) expect(value === undefined || isCount(value)).toBe(true);
+  const values = fixture.bridge.metrics().flatMap((metric) => metric.samples().map(({ value }) => value));
   expect(values.length).toBeGreaterThan(10);
   expect(values.filter((value) => !(Number.isFinite(value) && value >= 0))).toEqual([]);
 }
@@ -155,10 +128,7 @@ describe('a server that lies about usage', () => {
       event({ choices: [], usage: { prompt_tokens: 3, completion_tokens: lie } }) +
       'data: [DONE]\n\n',
     anthropic: (lie) =>
-      event({
-        type: 'message_start',
-        message: { usage: { input_tokens: 3, output_tokens: lie } },
-      }) +
+      event({ type: 'message_start', message: { usage: { input_tokens: 3, output_tokens: lie } } }) +
       event({ type: 'content_block_start', index: 0, content_block: { type: 'text', text: '' } }) +
       event({ type: 'content_block_delta', index: 0, delta: { type: 'text_delta', text } }) +
       event({
@@ -187,10 +157,7 @@ describe('a server that lies about usage', () => {
       for (const lie of LIES) {
         if (Number(lie) > MOST) continue;
         sendStream(api, [Buffer.from(streams[api](lie))]);
-        expect(CLIENTS[name]?.((await ask(name, api)).body)).toMatchObject({
-          end: 'complete',
-          text,
-        });
+        expect(CLIENTS[name]?.((await ask(name, api)).body)).toMatchObject({ end: 'complete', text });
         mocks[api].answer((_, response) => sendJson(response, 200, documents[api](lie)));
         expect((await ask(name, api, false)).status).toBe(200);
       }

@@ -1,12 +1,7 @@
 /** Budgets of sandboxes at the bridge (B10, B23): what is refused, what reaches the upstream, what is counted. */
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import {
-  type BudgetUse,
-  HOST_ACCOUNT,
-  type ModelBudget,
-  tenantAccount,
-} from '../../src/base/request/model-limits.ts';
+import { type BudgetUse, HOST_ACCOUNT, type ModelBudget, tenantAccount } from '../../src/base/request/model-limits.ts';
 import type { Price } from '../../src/inference/bridge/budget/price.ts';
 import type { RoutedModel } from '../../src/inference/bridge/routing/route-table.ts';
 import { type BridgeFixture, bridgeFixture, call, open } from '../support/bridge-fixture.ts';
@@ -68,10 +63,7 @@ async function priced(
   });
   const made = await bridgeFixture({
     policy: { budget },
-    routes: {
-      upstreams: names.map((name) => ({ name, target, ...server })),
-      models: new Map(models),
-    },
+    routes: { upstreams: names.map((name) => ({ name, target, ...server })), models: new Map(models) },
   });
   return {
     ...made,
@@ -84,8 +76,7 @@ async function priced(
 }
 
 const sentModel = (body: string): unknown => (JSON.parse(body) as { model: unknown }).model;
-const sent = ({ body }: Recorded): Record<string, unknown> =>
-  JSON.parse(body) as Record<string, unknown>;
+const sent = ({ body }: Recorded): Record<string, unknown> => JSON.parse(body) as Record<string, unknown>;
 const lastSent = (): Record<string, unknown> => {
   const last = fixture.mock.requests.at(-1);
   return last === undefined ? {} : sent(last);
@@ -100,11 +91,7 @@ describe('bridge: budgets', () => {
     expect(refused.headers['x-should-retry']).toBe('false');
     expect(refused.headers['retry-after']).toBeUndefined();
     expect(JSON.parse(refused.body)).toMatchObject({
-      error: {
-        code: 'budget_spent',
-        type: 'insufficient_quota',
-        message: expect.stringContaining('requests'),
-      },
+      error: { code: 'budget_spent', type: 'insufficient_quota', message: expect.stringContaining('requests') },
     });
     const messages = await fixture.call('/v1/messages', BODY);
     expect([messages.status, messages.headers['x-should-retry']]).toEqual([429, 'false']);
@@ -207,10 +194,7 @@ describe('bridge: budgets', () => {
     };
     const silent = (): void => undefined;
     await leave(silent);
-    expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({
-      outputTokens: 10,
-      costNanoDollars: 10_000,
-    });
+    expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ outputTokens: 10, costNanoDollars: 10_000 });
     await leave((_, response) => {
       response.writeHead(200, { 'content-type': 'application/json' });
       response.write('{"choices":[');
@@ -229,10 +213,7 @@ describe('bridge: budgets', () => {
     expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ inputTokens: 0, requests: 1 });
     const away = { name: 'away', socketPath: join(fixture.dir, 'none'), models: ['m1'] };
     await fixture.close();
-    fixture = await bridgeFixture({
-      policy: { budget: { requests: 1 } },
-      upstream: async () => away,
-    });
+    fixture = await bridgeFixture({ policy: { budget: { requests: 1 } }, upstream: async () => away });
     for (const _ of [1, 2]) expect((await fixture.call(CHAT, BODY)).status).toBe(503);
     expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ requests: 0 });
   });
@@ -240,9 +221,7 @@ describe('bridge: budgets', () => {
   it('a prompt larger than the budget is refused before it is sent', async () => {
     await withBudget({ inputTokens: 10 });
     const long = { ...BODY, messages: [{ role: 'user', content: 'x'.repeat(100) }] };
-    expect(JSON.parse((await fixture.call(CHAT, long)).body)).toMatchObject({
-      error: { code: 'budget_spent' },
-    });
+    expect(JSON.parse((await fixture.call(CHAT, long)).body)).toMatchObject({ error: { code: 'budget_spent' } });
     expect((await fixture.call(CHAT, BODY)).status).toBe(200);
     expect(fixture.mock.requests).toHaveLength(1);
   });
@@ -281,9 +260,7 @@ describe('bridge: budgets', () => {
     fixture.mock.answer((_, response) => sendJson(response, 200, answered(3, 5)));
     const text = JSON.stringify({ ...BODY, model: 'm' });
     for (const _ of [1, 2, 3]) expect((await fixture.call(CHAT, text)).status).toBe(200);
-    expect(fixture.mock.requests.map(({ body }) => sentModel(body))).toEqual(
-      Array.from({ length: 3 }, () => 'free'),
-    );
+    expect(fixture.mock.requests.map(({ body }) => sentModel(body))).toEqual(Array.from({ length: 3 }, () => 'free'));
     expect(sent(fixture.mock.requests[0] as Recorded)).toMatchObject({ max_tokens: 10 });
     fixture.mock.answer((_, response) => sendJson(response, 503, {}));
     expect((await fixture.call(CHAT, text)).status).toBe(503);
@@ -373,10 +350,7 @@ describe('bridge: budgets', () => {
     await expect.poll(() => fixture.port.stats().inFlight).toBe(2);
     fixture.port.setPolicy({ budget: { requests: 9, costNanoDollars: 1000 } });
     const refused = await waiting;
-    expect([refused.status, JSON.parse(refused.body)]).toMatchObject([
-      403,
-      { error: { code: 'model_unpriced' } },
-    ]);
+    expect([refused.status, JSON.parse(refused.body)]).toMatchObject([403, { error: { code: 'model_unpriced' } }]);
     held[0]?.();
     expect((await first).status).toBe(200);
     expect(fixture.mock.requests).toHaveLength(1);
@@ -403,10 +377,7 @@ describe('bridge: budgets', () => {
       await fixture.close();
       fixture = await bridgeFixture();
       fixture.mock.answer((_, response) => sendJson(response, 200, answered(3, 5)));
-      const socketPath = await resume('later', {
-        requests: 2,
-        ...(windowMs === undefined ? {} : { windowMs }),
-      });
+      const socketPath = await resume('later', { requests: 2, ...(windowMs === undefined ? {} : { windowMs }) });
       expect(await status(socketPath)).toBe(429);
       expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({
         requests: 2,
@@ -417,10 +388,7 @@ describe('bridge: budgets', () => {
 
   it('the budget of the host: all sandboxes together, beside their own; the error says whose is spent, and no more', async () => {
     const limits = { requests: 3, outputTokens: 40, windowMs: 100 * 24 * 3600 * 1000 };
-    fixture = await bridgeFixture({
-      policy: { budget: { requests: 1 } },
-      sharedBudgets: ofHost(limits),
-    });
+    fixture = await bridgeFixture({ policy: { budget: { requests: 1 } }, sharedBudgets: ofHost(limits) });
     fixture.mock.answer((_, response) => sendJson(response, 200, answered(3, 5)));
     const other = join(fixture.dir, 'other.sock');
     await fixture.bridge.attach({ sandboxId: 'other', socketPath: other });
@@ -454,9 +422,7 @@ describe('bridge: budgets', () => {
     fixture.mock.answer((_, response) => held.push(() => sendJson(response, 200, answered(1, 10))));
     const other = join(fixture.dir, 'other.sock');
     await fixture.bridge.attach({ sandboxId: 'other', socketPath: other });
-    const calls = [fixture.socketPath, other, fixture.socketPath, other].map((path) =>
-      call(path, CHAT, BODY),
-    );
+    const calls = [fixture.socketPath, other, fixture.socketPath, other].map((path) => call(path, CHAT, BODY));
     await expect.poll(() => held.length).toBe(2);
     for (const answer of held.splice(0)) answer();
     const statuses = (await Promise.all(calls)).map(({ status }) => status);
@@ -505,24 +471,16 @@ describe('bridge: budgets', () => {
     expect(await statusOf(second)).toBe(200);
     const refused = await fixture.call(CHAT, BODY);
     expect(refused.status).toBe(429);
-    expect(refused.body).toContain(
-      "The budget of all sandboxes of this sandbox's owner for requests",
-    );
+    expect(refused.body).toContain("The budget of all sandboxes of this sandbox's owner for requests");
     expect(await statusOf(other)).toBe(200);
-    expect(fixture.bridge.budgetUse(tenantAccount('acme'))).toMatchObject({
-      requests: 2,
-      outputTokens: 10,
-    });
+    expect(fixture.bridge.budgetUse(tenantAccount('acme'))).toMatchObject({ requests: 2, outputTokens: 10 });
   });
 
   it('the budget of a tenant: a plain answer that is left uses all that was reserved', async () => {
     const limits = { outputTokens: 20, windowMs: 100 * 24 * 3600 * 1000 };
     fixture = await bridgeFixture({
       tenantOf: () => 'acme',
-      sharedBudgets: {
-        of: () => [{ account: tenantAccount('acme'), limits }],
-        used: new Map(),
-      },
+      sharedBudgets: { of: () => [{ account: tenantAccount('acme'), limits }], used: new Map() },
     });
     let isAsked = false;
     fixture.mock.answer(() => {
@@ -540,10 +498,7 @@ describe('bridge: budgets', () => {
     const windowMs = 100 * 24 * 3600 * 1000;
     let limits: ModelBudget | null = { outputTokens: 10, windowMs };
     fixture = await bridgeFixture({
-      sharedBudgets: {
-        of: () => (limits === null ? [] : [{ account: HOST_ACCOUNT, limits }]),
-        used: new Map(),
-      },
+      sharedBudgets: { of: () => (limits === null ? [] : [{ account: HOST_ACCOUNT, limits }]), used: new Map() },
     });
     const held: (() => void)[] = [];
     fixture.mock.answer((_, response) => held.push(() => sendJson(response, 200, answered(1, 10))));

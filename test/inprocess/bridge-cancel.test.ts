@@ -4,14 +4,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import type { UpstreamTarget } from '../../src/inference/bridge/bridge.ts';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
 import { holdConnection } from '../support/held-connection.ts';
-import {
-  delta,
-  done,
-  finish,
-  type Recorded,
-  sendJson,
-  startEvents,
-} from '../support/mock-upstream.ts';
+import { delta, done, finish, type Recorded, sendJson, startEvents } from '../support/mock-upstream.ts';
 
 let fixture: BridgeFixture;
 afterEach(() => fixture?.close());
@@ -82,9 +75,7 @@ describe('bridge: cancel when the guest disconnects', () => {
     const arrived = fixture.mock.next();
     const text = JSON.stringify(BODY);
     const socket = await fixture.connect();
-    socket.write(
-      `POST ${CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: ${text.length}\r\n\r\n${text}`,
-    );
+    socket.write(`POST ${CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: ${text.length}\r\n\r\n${text}`);
     await arrived;
     socket.end();
     await (await arrived).aborted;
@@ -109,9 +100,7 @@ describe('bridge: cancel when the guest disconnects', () => {
     socket.on('error', () => undefined);
     socket.pause();
     const text = JSON.stringify(STREAM);
-    socket.write(
-      `POST ${CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: ${text.length}\r\n\r\n${text}`,
-    );
+    socket.write(`POST ${CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: ${text.length}\r\n\r\n${text}`);
     await (await arrived).aborted;
     // The socket buffers of both connections, not all that the producer could send meanwhile.
     expect(written).toBeLessThan(32 * 1024 * 1024);
@@ -215,17 +204,10 @@ describe('bridge: upstreams that break', () => {
     await using door = await holdConnection();
     fixture = await bridgeFixture({
       policy: { limits: { connectTimeoutMs: 100 } },
-      upstream: async () => ({
-        name: 'door',
-        baseUrl: `https://127.0.0.1:${door.port}`,
-        models: ['m1'],
-      }),
+      upstream: async () => ({ name: 'door', baseUrl: `https://127.0.0.1:${door.port}`, models: ['m1'] }),
     });
     const answer = await fixture.call(CHAT, BODY);
-    expect([answer.status, JSON.parse(answer.body).error.code]).toEqual([
-      503,
-      'upstream_unreachable',
-    ]);
+    expect([answer.status, JSON.parse(answer.body).error.code]).toEqual([503, 'upstream_unreachable']);
     await door.ended;
   });
 
@@ -279,10 +261,7 @@ describe('bridge: upstreams that break', () => {
     fixture = await bridgeFixture();
     fixture.mock.answer(() => fixture.mock.kill());
     const answer = await fixture.call(CHAT, BODY);
-    expect([answer.status, JSON.parse(answer.body).error.code]).toEqual([
-      503,
-      'upstream_unreachable',
-    ]);
+    expect([answer.status, JSON.parse(answer.body).error.code]).toEqual([503, 'upstream_unreachable']);
   });
 
   it.each(['silenceTimeoutMs', 'totalTimeoutMs'])('%s ends a request with 504', async (name) => {

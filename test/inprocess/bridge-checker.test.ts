@@ -99,9 +99,7 @@ describe('BodyChecker', () => {
     const { run } = checkerWith({ loopBytesMax: 0 });
     const ended: string[] = [];
     const note = (name: string) => () => ended.push(name);
-    const flood = Array.from({ length: 6 }, (_, i) =>
-      run('hostile', heavy(150_000)).then(note(`hostile ${i}`)),
-    );
+    const flood = Array.from({ length: 6 }, (_, i) => run('hostile', heavy(150_000)).then(note(`hostile ${i}`)));
     const polite = run('polite', heavy(20_000)).then(note('polite'));
     await Promise.all([...flood, polite]);
     expect(ended.indexOf('polite')).toBeLessThan(3);

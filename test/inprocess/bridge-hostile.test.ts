@@ -16,8 +16,7 @@ const SECOND = `POST ${CHAT} HTTP/1.1\r\nhost: y\r\ncontent-length: ${TEXT.lengt
 const post = (headers: string, body = TEXT) =>
   `POST ${CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n${headers}\r\n\r\n${body}`;
 const chunked = `${TEXT.length.toString(16)}\r\n${TEXT}\r\n0\r\n\r\n`;
-const statuses = (text: string) =>
-  [...text.matchAll(/HTTP\/1\.1 (\d+)/g)].map((match) => Number(match[1]));
+const statuses = (text: string) => [...text.matchAll(/HTTP\/1\.1 (\d+)/g)].map((match) => Number(match[1]));
 
 describe('bridge: request smuggling', () => {
   const length = `content-length: ${TEXT.length}`;
@@ -98,8 +97,7 @@ describe('bridge: request smuggling', () => {
   it('a refused body is not parsed as the next request', async () => {
     fixture = await bridgeFixture({ policy: { limits: { bodyBytesMax: 1000 } } });
     const inner = SECOND.padEnd(5000, ' ');
-    const keep = (headers: string, body: string) =>
-      `POST ${CHAT} HTTP/1.1\r\nhost: x\r\n${headers}\r\n\r\n${body}`;
+    const keep = (headers: string, body: string) => `POST ${CHAT} HTTP/1.1\r\nhost: x\r\n${headers}\r\n\r\n${body}`;
     const declared = await fixture.raw(keep(`content-length: ${inner.length}`, inner));
     expect(statuses(declared)).toEqual([413]);
     const sent = `${inner.length.toString(16)}\r\n${inner}\r\n0\r\n\r\n`;
@@ -180,10 +178,7 @@ describe('bridge: floods', () => {
     expect(held?.samples()[0]?.value).toBeLessThanOrEqual(bodyMemory.sumMax);
     fixture.mock.answer((_, response) => sendJson(response, 200, completion('ok')));
     const text = 'x'.repeat(90_000);
-    const answer = await fixture.call(CHAT, {
-      ...BODY,
-      messages: [{ role: 'user', content: text }],
-    });
+    const answer = await fixture.call(CHAT, { ...BODY, messages: [{ role: 'user', content: text }] });
     expect(answer.status).toBe(200);
     for (const socket of sockets) socket.destroy();
     await expect.poll(() => held?.samples()[0]?.value).toBe(0);
@@ -248,25 +243,16 @@ async function sendFirst(parts: readonly (string | Buffer)[]): Promise<[string, 
 }
 
 describe('bridge: early refusals', () => {
-  const head = (path: string, headers: string) =>
-    `POST ${path} HTTP/1.1\r\nhost: x\r\n${headers}\r\n\r\n`;
+  const head = (path: string, headers: string) => `POST ${path} HTTP/1.1\r\nhost: x\r\n${headers}\r\n\r\n`;
   const mib = 1024 * 1024;
   it.each([
     ['unknown path', 404, [head('/v1/nowhere', `content-length: ${TEXT.length}`), TEXT]],
     ['compressed body', 415, [head(CHAT, 'content-encoding: gzip\r\ncontent-length: 4'), 'abcd']],
-    [
-      'declared 40 MiB',
-      413,
-      [head(CHAT, `content-length: ${40 * mib}`), Buffer.alloc(40 * mib, 'x')],
-    ],
+    ['declared 40 MiB', 413, [head(CHAT, `content-length: ${40 * mib}`), Buffer.alloc(40 * mib, 'x')]],
     [
       'chunks of 40 MiB',
       413,
-      [
-        head(CHAT, 'transfer-encoding: chunked'),
-        ...Array(40).fill(`100000\r\n${'x'.repeat(mib)}\r\n`),
-        '0\r\n\r\n',
-      ],
+      [head(CHAT, 'transfer-encoding: chunked'), ...Array(40).fill(`100000\r\n${'x'.repeat(mib)}\r\n`), '0\r\n\r\n'],
     ],
     ['large head', 431, [`POST ${CHAT} HTTP/1.1\r\nx: ${'a'.repeat(20_000)}`, 'b'.repeat(mib)]],
     ['bad chunk', 400, [head(CHAT, 'transfer-encoding: chunked'), 'zz\r\n', 'b'.repeat(mib)]],
@@ -319,12 +305,12 @@ describe('bridge: resources', () => {
     await fixture.port.close();
     await closed;
     expect(await readdir(fixture.dir)).toEqual([]);
-    await expect(
-      fixture.bridge.attach({ sandboxId: 'x', socketPath: `${fixture.dir}/no/such` }),
-    ).rejects.toMatchObject({ code: 'listen_failed' });
+    await expect(fixture.bridge.attach({ sandboxId: 'x', socketPath: `${fixture.dir}/no/such` })).rejects.toMatchObject(
+      { code: 'listen_failed' },
+    );
     await fixture.bridge.close();
-    await expect(
-      fixture.bridge.attach({ sandboxId: 'x', socketPath: fixture.socketPath }),
-    ).rejects.toMatchObject({ code: 'closed' });
+    await expect(fixture.bridge.attach({ sandboxId: 'x', socketPath: fixture.socketPath })).rejects.toMatchObject({
+      code: 'closed',
+    });
   });
 });

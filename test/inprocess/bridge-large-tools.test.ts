@@ -24,15 +24,9 @@ const REQUESTS: Readonly<Record<string, readonly [string, (tools: readonly Tool[
       tools: tools.map(({ name, schema }) => ({ type: 'function', name, parameters: schema })),
     }),
   ],
-  ollama: [
-    '/api/chat',
-    (tools) => ({ messages: ASKED, stream: false, tools: tools.map(asFunction) }),
-  ],
+  ollama: ['/api/chat', (tools) => ({ messages: ASKED, stream: false, tools: tools.map(asFunction) })],
 };
-const asFunction = ({ name, schema }: Tool): Json => ({
-  type: 'function',
-  function: { name, parameters: schema },
-});
+const asFunction = ({ name, schema }: Tool): Json => ({ type: 'function', function: { name, parameters: schema } });
 const schemaOf = (properties: Json): Json => ({ type: 'object', properties });
 const NAMES = Object.keys(REQUESTS);
 const MIB = 1024 * 1024;
@@ -61,9 +55,7 @@ const checkedIn = (where: string): number =>
 
 /** Names and schemas of the last request, whatever API it has. */
 function sentTools(model: string): readonly Tool[] {
-  const { tools } = sentTo(model === 'own' ? world.local : world.claude) as {
-    tools: readonly Json[];
-  };
+  const { tools } = sentTo(model === 'own' ? world.local : world.claude) as { tools: readonly Json[] };
   return tools.map((tool) => {
     const { name, parameters, input_schema } = (tool['function'] ?? tool) as Json;
     return { name: name as string, schema: (parameters ?? input_schema) as Json };
@@ -72,10 +64,7 @@ function sentTools(model: string): readonly Tool[] {
 
 describe.each(NAMES)('tools of %s', (name) => {
   it('a schema of 10 MB passes whole, and is checked in a thread', async () => {
-    const words = Array.from({ length: 1000 }, (_, i) => [
-      `p${i}`,
-      { description: 'é'.repeat(5000) },
-    ]);
+    const words = Array.from({ length: 1000 }, (_, i) => [`p${i}`, { description: 'é'.repeat(5000) }]);
     const tool = { name: 'f', schema: schemaOf(Object.fromEntries(words)) };
     const before = checkedIn('loop');
     const answer = await ask(name, [tool]);
@@ -85,46 +74,34 @@ describe.each(NAMES)('tools of %s', (name) => {
   });
 
   it.each([
-    [
-      'objects',
-      Object.fromEntries(Array.from({ length: 100_001 }, (_, i) => [`p${i % 1000}-${i}`, {}])),
-      400,
-    ],
+    ['objects', Object.fromEntries(Array.from({ length: 100_001 }, (_, i) => [`p${i % 1000}-${i}`, {}])), 400],
     ['bytes', { p: { description: 'x'.repeat(32 * MIB) } }, 413],
     ['levels', JSON.parse(`${'{"properties":'.repeat(101)}{}${'}'.repeat(101)}`) as Json, 400],
-  ])(
-    'a schema of too many %s is refused, and the error says so',
-    async (what, properties, status) => {
-      const sent = world.local.requests.length;
-      const answer = await ask(name, [{ name: 'f', schema: schemaOf(properties) }]);
-      expect(answer.status).toBe(status);
-      expect(answer.body).toMatch(
-        { objects: /objects|keys/, bytes: /bytes|large|long|MiB/, levels: /deep|nest/ }[what] ??
-          /^$/,
-      );
-      expect(world.local.requests.length).toBe(sent);
-    },
-  );
+  ])('a schema of too many %s is refused, and the error says so', async (what, properties, status) => {
+    const sent = world.local.requests.length;
+    const answer = await ask(name, [{ name: 'f', schema: schemaOf(properties) }]);
+    expect(answer.status).toBe(status);
+    expect(answer.body).toMatch(
+      { objects: /objects|keys/, bytes: /bytes|large|long|MiB/, levels: /deep|nest/ }[what] ?? /^$/,
+    );
+    expect(world.local.requests.length).toBe(sent);
+  });
 
-  it.each(['own', 'm1'])(
-    '1,000 tools, and a name of 10,000 characters, reach %s',
-    async (model) => {
-      const many = Array.from({ length: 1000 }, (_, i) => ({
-        name: `f${i}`,
-        schema: schemaOf({ a: { type: 'string' } }),
-      }));
-      const tools = [...many, { name: 'n'.repeat(10_000), schema: schemaOf({}) }];
-      expect((await ask(name, tools, model)).status).toBe(200);
-      expect(sentTools(model)).toEqual(tools);
-    },
-  );
+  it.each(['own', 'm1'])('1,000 tools, and a name of 10,000 characters, reach %s', async (model) => {
+    const many = Array.from({ length: 1000 }, (_, i) => ({
+      name: `f${i}`,
+      schema: schemaOf({ a: { type: 'string' } }),
+    }));
+    const tools = [...many, { name: 'n'.repeat(10_000), schema: schemaOf({}) }];
+    expect((await ask(name, tools, model)).status).toBe(200);
+    expect(sentTools(model)).toEqual(tools);
+  });
 });
 
 describe('histories that do not fit together', () => {
   const calls = (ids: readonly string[]): Json[] =>
     ids.map((id) => ({ id, type: 'function', function: { name: 'f', arguments: '{}' } }));
-  const uses = (ids: readonly string[]): Json[] =>
-    ids.map((id) => ({ type: 'tool_use', id, name: 'f', input: {} }));
+  const uses = (ids: readonly string[]): Json[] => ids.map((id) => ({ type: 'tool_use', id, name: 'f', input: {} }));
   const results = (ids: readonly string[]): Json[] =>
     ids.map((id) => ({ type: 'tool_result', tool_use_id: id, content: 'r' }));
   const histories: readonly (readonly [string, readonly string[], readonly string[]])[] = [
@@ -142,9 +119,7 @@ describe('histories that do not fit together', () => {
       {
         messages: [
           ...ASKED,
-          ...(made.length > 0
-            ? [{ role: 'assistant', content: null, tool_calls: calls(made) }]
-            : []),
+          ...(made.length > 0 ? [{ role: 'assistant', content: null, tool_calls: calls(made) }] : []),
           ...given.map((id) => ({ role: 'tool', tool_call_id: id, content: 'r' })),
         ],
       },
@@ -198,47 +173,34 @@ describe('histories that do not fit together', () => {
 
   /** Ids of calls and of results in what the server got. */
   function sentIds(model: string): readonly (readonly unknown[])[] {
-    const { messages } = sentTo(model === 'own' ? world.local : world.claude) as {
-      messages: readonly Json[];
-    };
-    const blocks = messages.flatMap(
-      ({ content }) => (Array.isArray(content) ? content : []) as Json[],
-    );
+    const { messages } = sentTo(model === 'own' ? world.local : world.claude) as { messages: readonly Json[] };
+    const blocks = messages.flatMap(({ content }) => (Array.isArray(content) ? content : []) as Json[]);
     const made = messages.flatMap((message) => (message['tool_calls'] ?? []) as Json[]);
     return [
-      [
-        ...made.map(({ id }) => id),
-        ...blocks.filter(({ type }) => type === 'tool_use').map(({ id }) => id),
-      ],
+      [...made.map(({ id }) => id), ...blocks.filter(({ type }) => type === 'tool_use').map(({ id }) => id)],
       [...messages, ...blocks].flatMap((one) => one['tool_call_id'] ?? one['tool_use_id'] ?? []),
     ];
   }
 
-  it.each(cases)(
-    '%s: %s, for %s: as it came, or refused',
-    async (name, _title, model, made, given) => {
-      const [path, body] = bodies[name]?.(made, given) ?? ['', {}];
-      const answer = await fixture.call(path, { model, ...body });
-      const isOllama = name === 'ollama';
-      if (isOllama && given.length > made.length) {
-        // Its results have no ids at all in most clients, so the bridge finds their calls.
-        expect([answer.status, answer.body]).toEqual([
-          400,
-          expect.stringContaining('answers no tool call'),
-        ]);
-        return;
-      }
-      expect(answer.status).toBe(200);
-      const isTwice = isOllama && made.length > new Set(made).size;
-      // The model server judges what the others send.
-      expect(sentIds(model)).toEqual(
-        isTwice
-          ? [
-              ['a', 'call_1'],
-              ['a', 'call_1'],
-            ]
-          : [made, given],
-      );
-    },
-  );
+  it.each(cases)('%s: %s, for %s: as it came, or refused', async (name, _title, model, made, given) => {
+    const [path, body] = bodies[name]?.(made, given) ?? ['', {}];
+    const answer = await fixture.call(path, { model, ...body });
+    const isOllama = name === 'ollama';
+    if (isOllama && given.length > made.length) {
+      // Its results have no ids at all in most clients, so the bridge finds their calls.
+      expect([answer.status, answer.body]).toEqual([400, expect.stringContaining('answers no tool call')]);
+      return;
+    }
+    expect(answer.status).toBe(200);
+    const isTwice = isOllama && made.length > new Set(made).size;
+    // The model server judges what the others send.
+    expect(sentIds(model)).toEqual(
+      isTwice
+        ? [
+            ['a', 'call_1'],
+            ['a', 'call_1'],
+          ]
+        : [made, given],
+    );
+  });
 });

@@ -54,12 +54,7 @@ async function bridge(): Promise<BridgeFixture & { readonly defaultModel: () => 
   const note = (level: string) => (message: string, fields?: object) => {
     logged.push(`${level}: ${message} ${JSON.stringify(fields)}`);
   };
-  const log: Log = {
-    debug: () => undefined,
-    info: note('info'),
-    warn: note('warn'),
-    error: note('error'),
-  };
+  const log: Log = { debug: () => undefined, info: note('info'), warn: note('warn'), error: note('error') };
   const reread = () => readModelsFile(config, {});
   const first = reread();
   if (first === null) throw new Error('no file');
@@ -96,9 +91,7 @@ describe('bridge: models.toml changes', () => {
     expect(answerOf((await call(CHAT, QUESTION)).body)).toBe('from after');
     expect(answerOf((await call(CHAT, { ...QUESTION, model: 'n' })).body)).toBe('from after');
     expect(defaultModel()).toBe('n');
-    expect(logged).toEqual([
-      expect.stringMatching(/^info: models\.toml was read again .*"models":2/),
-    ]);
+    expect(logged).toEqual([expect.stringMatching(/^info: models\.toml was read again .*"models":2/)]);
     await write(one(after).replace('models.m', 'models.other'));
     pass();
     expect(answerOf((await call(CHAT, QUESTION)).body)).toBe('model_not_found');

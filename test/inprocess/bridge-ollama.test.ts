@@ -2,13 +2,7 @@
 import { request } from 'node:http';
 import { afterEach, describe, expect, it } from 'vitest';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
-import {
-  answerByGates,
-  sendAnswer,
-  sseOf,
-  streamedAnswer,
-  wholeAnswer,
-} from '../support/completions.ts';
+import { answerByGates, sendAnswer, sseOf, streamedAnswer, wholeAnswer } from '../support/completions.ts';
 import { delta, finish, sendJson, startEvents } from '../support/mock-upstream.ts';
 
 let fixture: BridgeFixture;
@@ -138,10 +132,7 @@ describe('bridge: Ollama’s chat and generate', () => {
     const calls = [1, 2].map((n) => ({ id: `c${n}`, name: 'f', arguments: `{"n":${n}}` }));
     fixture.mock.answer(({ body }, response) => sendAnswer(body, response, { calls }));
     const lines = linesOf((await fixture.call(PATH, ask())).body);
-    const asked = [1, 2].map((n) => ({
-      id: `c${n}`,
-      function: { index: n - 1, name: 'f', arguments: { n } },
-    }));
+    const asked = [1, 2].map((n) => ({ id: `c${n}`, function: { index: n - 1, name: 'f', arguments: { n } } }));
     expect(lines.slice(0, -1).map(({ message }) => message)).toEqual(
       asked.map((call) => ({ role: 'assistant', content: '', tool_calls: [call] })),
     );
@@ -152,9 +143,7 @@ describe('bridge: Ollama’s chat and generate', () => {
   it('a call that was cut off is omitted', async () => {
     fixture = await bridgeFixture();
     const calls = [{ id: 'c', name: 'rm', arguments: '{"path":"/tmp' }];
-    fixture.mock.answer(({ body }, response) =>
-      sendAnswer(body, response, { text: 'so', calls, finish: 'length' }),
-    );
+    fixture.mock.answer(({ body }, response) => sendAnswer(body, response, { text: 'so', calls, finish: 'length' }));
     const whole = JSON.parse((await fixture.call(PATH, plain())).body);
     expect(whole).toMatchObject({ done: true, done_reason: 'length' });
     expect(whole.message).toEqual({ role: 'assistant', content: 'so' });
@@ -170,9 +159,7 @@ describe('bridge: Ollama’s chat and generate', () => {
     [false, false, undefined],
   ])('think %j: reasoning comes back %j, effort %j', async (think, isThere, effort) => {
     fixture = await bridgeFixture();
-    fixture.mock.answer(({ body }, response) =>
-      sendAnswer(body, response, { reasoning: 'hmm', text: 'x' }),
-    );
+    fixture.mock.answer(({ body }, response) => sendAnswer(body, response, { reasoning: 'hmm', text: 'x' }));
     const { message } = JSON.parse((await fixture.call(PATH, plain({ think }))).body);
     expect(message.thinking).toBe(isThere ? 'hmm' : undefined);
     expect((await fixture.call(PATH, ask({ think }))).body.includes('hmm')).toBe(isThere);
@@ -210,25 +197,15 @@ describe('bridge: Ollama’s models', () => {
       ['mine', 'mine'],
     ]);
     expect(models[0].digest).toMatch(/^[0-9a-f]{64}$/);
-    for (const [model, status] of Object.entries({
-      m1: 404,
-      m2: 200,
-      mine: 200,
-      'm2:latest': 200,
-    })) {
+    for (const [model, status] of Object.entries({ m1: 404, m2: 200, mine: 200, 'm2:latest': 200 })) {
       expect((await fixture.call('/api/show', { model })).status).toBe(status);
       expect((await fixture.call(PATH, plain({ model }))).status).toBe(status);
     }
-    expect(fixture.mock.requests.map(({ body }) => JSON.parse(body).model)).toEqual(
-      Array(3).fill('m2'),
-    );
+    expect(fixture.mock.requests.map(({ body }) => JSON.parse(body).model)).toEqual(Array(3).fill('m2'));
   });
 
   it('finds names with and without their tag', async () => {
-    fixture = await bridgeFixture({
-      models: ['m1', 'm2:latest'],
-      policy: { aliases: { a: 'm1' } },
-    });
+    fixture = await bridgeFixture({ models: ['m1', 'm2:latest'], policy: { aliases: { a: 'm1' } } });
     for (const model of ['m1:latest', 'm2', 'm2:latest', 'a:latest']) {
       expect((await fixture.call(PATH, plain({ model }))).status).toBe(200);
     }
@@ -263,17 +240,14 @@ describe('bridge: Ollama’s models', () => {
     expect((await fixture.call('/api/tags')).status).toBe(503);
   });
 
-  it.each(['pull', 'push', 'create', 'copy', 'delete', 'blobs/sha256:1', 'me'])(
-    'refuses /api/%s',
-    async (name) => {
-      fixture = await bridgeFixture();
-      const answer = await fixture.call(`/api/${name}`, { model: 'm3' });
-      expect([answer.status, JSON.parse(answer.body)]).toEqual([
-        403,
-        { error: expect.stringContaining('may not change the models of the host') },
-      ]);
-    },
-  );
+  it.each(['pull', 'push', 'create', 'copy', 'delete', 'blobs/sha256:1', 'me'])('refuses /api/%s', async (name) => {
+    fixture = await bridgeFixture();
+    const answer = await fixture.call(`/api/${name}`, { model: 'm3' });
+    expect([answer.status, JSON.parse(answer.body)]).toEqual([
+      403,
+      { error: expect.stringContaining('may not change the models of the host') },
+    ]);
+  });
 });
 
 describe('bridge: Ollama’s embeddings', () => {
@@ -293,12 +267,7 @@ describe('bridge: Ollama’s embeddings', () => {
     const answer = await fixture.call('/api/embed', embed(['a', 'b'], { dimensions: 2 }));
     expect(answer.body).toContain('"embeddings":[[ 0.10, -2e-7],[3.00000000000000000001]]');
     expect(JSON.parse(answer.body)).toMatchObject({ model: 'embed-1', prompt_eval_count: 4 });
-    expect(sent()).toEqual({
-      model: 'embed-1',
-      input: ['a', 'b'],
-      encoding_format: 'float',
-      dimensions: 2,
-    });
+    expect(sent()).toEqual({ model: 'embed-1', input: ['a', 'b'], encoding_format: 'float', dimensions: 2 });
     expect(await settled).toMatchObject({ operation: 'embed', promptTokens: 4, outcome: 'ok' });
   });
 
@@ -330,10 +299,7 @@ describe('bridge: Ollama’s embeddings', () => {
       response.end(body);
     });
     const answer = await fixture.call('/api/embed', embed(['a', 'b']));
-    expect([answer.status, JSON.parse(answer.body)]).toEqual([
-      502,
-      { error: 'mock sent an invalid answer.' },
-    ]);
+    expect([answer.status, JSON.parse(answer.body)]).toEqual([502, { error: 'mock sent an invalid answer.' }]);
   });
 
   it.each([
@@ -383,10 +349,7 @@ describe('bridge: errors for Ollama’s clients', () => {
   ])('%i for %s %s', async (status, _, path, body) => {
     fixture = await bridgeFixture();
     const answer = await fixture.call(path, body);
-    expect([answer.status, JSON.parse(answer.body)]).toEqual([
-      status,
-      { error: expect.any(String) },
-    ]);
+    expect([answer.status, JSON.parse(answer.body)]).toEqual([status, { error: expect.any(String) }]);
     expect(fixture.mock.requests).toEqual([]);
   });
 

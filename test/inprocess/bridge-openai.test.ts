@@ -184,10 +184,7 @@ describe('bridge: streams', () => {
       }
       response.end();
     });
-    const opened = fixture.open(
-      CHAT,
-      chat({ stream: true, stream_options: { include_usage: true } }),
-    );
+    const opened = fixture.open(CHAT, chat({ stream: true, stream_options: { include_usage: true } }));
     const { headers } = await opened.head;
     expect(headers['content-type']).toBe('text/event-stream');
     expect(headers).not.toHaveProperty('server');
@@ -200,38 +197,33 @@ describe('bridge: streams', () => {
     expect(opened.text()).toBe(parts.join(''));
   });
 
-  it.each([1, 2, 3, 7, 50])(
-    'keeps every byte when the upstream sends %i at a time',
-    async (size) => {
-      fixture = await bridgeFixture();
-      const bytes = Buffer.from(parts.join(''));
-      fixture.mock.answer(async (_, response) => {
-        startEvents(response);
-        for (let i = 0; i < bytes.length; i += size) {
-          response.write(bytes.subarray(i, i + size));
-          if (i % 20 === 0) await new Promise(setImmediate);
-        }
-        response.end();
-      });
-      const settled = fixture.nextUsage();
-      const answer = await fixture.call(CHAT, chat({ stream: true }));
-      expect(answer.body).toBe(parts.filter((part) => part !== usageEvent).join(''));
-      expect(JSON.parse(fixture.mock.requests[0]?.body ?? '').stream_options).toEqual({
-        include_usage: true,
-      });
-      expect(await settled).toMatchObject({
-        sandboxId: 'sandbox-a',
-        model: 'm1',
-        operation: 'chat',
-        stream: true,
-        status: 200,
-        promptTokens: 5,
-        completionTokens: 7,
-        estimated: false,
-        outcome: 'ok',
-      });
-    },
-  );
+  it.each([1, 2, 3, 7, 50])('keeps every byte when the upstream sends %i at a time', async (size) => {
+    fixture = await bridgeFixture();
+    const bytes = Buffer.from(parts.join(''));
+    fixture.mock.answer(async (_, response) => {
+      startEvents(response);
+      for (let i = 0; i < bytes.length; i += size) {
+        response.write(bytes.subarray(i, i + size));
+        if (i % 20 === 0) await new Promise(setImmediate);
+      }
+      response.end();
+    });
+    const settled = fixture.nextUsage();
+    const answer = await fixture.call(CHAT, chat({ stream: true }));
+    expect(answer.body).toBe(parts.filter((part) => part !== usageEvent).join(''));
+    expect(JSON.parse(fixture.mock.requests[0]?.body ?? '').stream_options).toEqual({ include_usage: true });
+    expect(await settled).toMatchObject({
+      sandboxId: 'sandbox-a',
+      model: 'm1',
+      operation: 'chat',
+      stream: true,
+      status: 200,
+      promptTokens: 5,
+      completionTokens: 7,
+      estimated: false,
+      outcome: 'ok',
+    });
+  });
 
   it('estimates usage, and marks it, when the upstream does not count', async () => {
     fixture = await bridgeFixture();
@@ -255,11 +247,7 @@ describe('bridge: errors of the upstream', () => {
     ]);
     fixture = await bridgeFixture({
       models: ['tts', 'nomic-embed'],
-      policy: {
-        defaultModel: 'm1',
-        budget: { requests: 2 },
-        cache: { requests: 'all', ttlMs: 60_000 },
-      },
+      policy: { defaultModel: 'm1', budget: { requests: 2 }, cache: { requests: 'all', ttlMs: 60_000 } },
     });
     fixture.mock.answer((_, response) => {
       response.writeHead(200, { 'content-type': 'audio/mpeg', 'content-length': audio.length });
@@ -272,12 +260,7 @@ describe('bridge: errors of the upstream', () => {
       expect([status, headers['content-type']]).toEqual([200, 'audio/mpeg']);
       expect(body).toBe(audio.toString('utf8'));
     }
-    expect(await settled).toMatchObject({
-      operation: 'speech',
-      model: 'tts',
-      completionTokens: 0,
-      estimated: true,
-    });
+    expect(await settled).toMatchObject({ operation: 'speech', model: 'tts', completionTokens: 0, estimated: true });
     // None came from the cache.
     const sent = fixture.mock.requests.map(({ path, body }) => [path, JSON.parse(body)]);
     expect(sent).toEqual([
@@ -303,21 +286,12 @@ describe('bridge: errors of the upstream', () => {
     fixture = await bridgeFixture();
     const scored = { results: [{ index: 1, relevance_score: 0.9 }], usage: { prompt_tokens: 9 } };
     fixture.mock.answer((_, response) => sendJson(response, 200, scored));
-    const asked = {
-      model: 'm1',
-      query: 'a river',
-      documents: ['Alps', { text: 'Nile' }],
-      top_n: 1,
-    };
+    const asked = { model: 'm1', query: 'a river', documents: ['Alps', { text: 'Nile' }], top_n: 1 };
     for (const path of ['/v1/rerank', '/v2/rerank']) {
       const settled = fixture.nextUsage();
       const { status, body } = await fixture.call(path, asked);
       expect([status, JSON.parse(body)]).toEqual([200, scored]);
-      expect(await settled).toMatchObject({
-        operation: 'rerank',
-        promptTokens: 9,
-        completionTokens: 0,
-      });
+      expect(await settled).toMatchObject({ operation: 'rerank', promptTokens: 9, completionTokens: 0 });
     }
     for (const { path, body } of fixture.mock.requests) {
       expect([path, JSON.parse(body)]).toEqual(['/v1/rerank', asked]);
@@ -363,12 +337,7 @@ describe('bridge: errors of the upstream', () => {
   ])('forwards status %i with the text of the upstream, without the key', async (status, text) => {
     fixture = await bridgeFixture({ apiKey: 'sk-host-secret-0123' });
     fixture.mock.answer((_, response) =>
-      sendJson(
-        response,
-        status,
-        { error: { message: text, code: 'theirs' } },
-        { 'www-authenticate': 'Bearer' },
-      ),
+      sendJson(response, status, { error: { message: text, code: 'theirs' } }, { 'www-authenticate': 'Bearer' }),
     );
     const plain = await fixture.call(CHAT, chat());
     expect([plain.status, errorOf(plain.body)['code']]).toEqual([status, 'theirs']);
@@ -382,9 +351,7 @@ describe('bridge: errors of the upstream', () => {
     'replaces status %i of the upstream with the bridge’s own error',
     async (theirs, ours, code) => {
       fixture = await bridgeFixture();
-      fixture.mock.answer((_, response) =>
-        sendJson(response, theirs, {}, { location: 'http://x/' }),
-      );
+      fixture.mock.answer((_, response) => sendJson(response, theirs, {}, { location: 'http://x/' }));
       const answer = await fixture.call(CHAT, chat());
       expect([answer.status, errorOf(answer.body)['code']]).toEqual([ours, code]);
       expect(answer.headers).not.toHaveProperty('location');
@@ -465,9 +432,7 @@ describe('detectUpstream', () => {
       models: ['m1', 'm2'],
     });
     expect(await detectUpstream({ explicit: 'http://127.0.0.1:1' })).toBeNull();
-    await expect(detectUpstream({ explicit: 'nonsense' })).rejects.toMatchObject({
-      code: 'upstream_invalid',
-    });
+    await expect(detectUpstream({ explicit: 'nonsense' })).rejects.toMatchObject({ code: 'upstream_invalid' });
   });
 
   it('times out on a server that accepts and never answers', async () => {

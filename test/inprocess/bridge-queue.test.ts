@@ -28,14 +28,9 @@ const answered = (promptTokens: number, completionTokens: number) => ({
 });
 
 /** A bridge whose upstream answers one request after the other, when it is told. */
-async function queued(
-  options: Parameters<typeof bridgeFixture>[0] & { readonly slots?: number } = {},
-) {
+async function queued(options: Parameters<typeof bridgeFixture>[0] & { readonly slots?: number } = {}) {
   const { slots = 1, ...rest } = options;
-  fixture = await bridgeFixture({
-    ...rest,
-    upstream: async (mock) => ({ ...mock.target, models: ['m1'], slots }),
-  });
+  fixture = await bridgeFixture({ ...rest, upstream: async (mock) => ({ ...mock.target, models: ['m1'], slots }) });
   const held: { readonly prompt: string; readonly response: ServerResponse }[] = [];
   const order: string[] = [];
   fixture.mock.answer((request, response) => {
@@ -121,14 +116,10 @@ describe('bridge: the queue of an upstream', () => {
     for (let i = 0; i < 29; i += 1) await end();
     for (const { status } of await Promise.all(calls)) expect(status).toBe(200);
     expect(order).toHaveLength(29);
-    const lastPolite = Math.max(
-      ...order.flatMap((name, i) => (name.startsWith('polite') ? [i] : [])),
-    );
+    const lastPolite = Math.max(...order.flatMap((name, i) => (name.startsWith('polite') ? [i] : [])));
     // The one that ran, and nine polite ones.
     expect(lastPolite).toBe(9);
-    expect(order.filter((name) => name.startsWith('hog'))).toEqual(
-      Array.from({ length: 20 }, (_, i) => `hog ${i}`),
-    );
+    expect(order.filter((name) => name.startsWith('hog'))).toEqual(Array.from({ length: 20 }, (_, i) => `hog ${i}`));
     expect([gauge('waiting'), gauge('running')]).toEqual([0, 0]);
   });
 
@@ -147,9 +138,7 @@ describe('bridge: the queue of an upstream', () => {
   });
 
   it('tenants share an upstream equally, however many sandboxes each has', async () => {
-    const { attach, order, end, holds } = await queued({
-      tenantOf: (id) => id.split('-')[0] ?? null,
-    });
+    const { attach, order, end, holds } = await queued({ tenantOf: (id) => id.split('-')[0] ?? null });
     const first = await attach('x-0');
     const calls = [call(first.path, CHAT, bodyOf('first'))];
     await holds(1);
@@ -162,8 +151,7 @@ describe('bridge: the queue of an upstream', () => {
     await waiting(12);
     for (let i = 0; i < 13; i += 1) await end();
     await Promise.all(calls);
-    for (let i = 1; i < 13; i += 2)
-      expect(order.slice(i, i + 2).toSorted()).toEqual(['many', 'one']);
+    for (let i = 1; i < 13; i += 2) expect(order.slice(i, i + 2).toSorted()).toEqual(['many', 'one']);
   });
 
   it('priorities: interactive before normal before batch', async () => {
@@ -178,9 +166,7 @@ describe('bridge: the queue of an upstream', () => {
     }
     for (let i = 0; i < 7; i += 1) await end();
     await Promise.all(calls);
-    expect(order.slice(1)).toEqual([
-      ...['interactive', 'interactive', 'normal', 'normal', 'batch', 'batch'],
-    ]);
+    expect(order.slice(1)).toEqual([...['interactive', 'interactive', 'normal', 'normal', 'batch', 'batch']]);
   });
 
   it('a guest that leaves, or whose port is closed, leaves the queue at once and is never sent', async () => {

@@ -3,20 +3,10 @@ import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { MetricRegistry } from '../../src/base/metrics.ts';
-import type {
-  BridgePolicy,
-  UpstreamTarget,
-  UsageRecord,
-} from '../../src/inference/bridge/bridge.ts';
+import type { BridgePolicy, UpstreamTarget, UsageRecord } from '../../src/inference/bridge/bridge.ts';
 import type { RoutedUpstream, RouteTable } from '../../src/inference/bridge/routing/route-table.ts';
 import { Recorder } from '../../src/inference/bridge/tape/recorder.ts';
-import {
-  type Answered,
-  type BridgeFixture,
-  bridgeFixture,
-  call,
-  open,
-} from '../support/bridge-fixture.ts';
+import { type Answered, type BridgeFixture, bridgeFixture, call, open } from '../support/bridge-fixture.ts';
 import {
   type Answer,
   completion,
@@ -72,8 +62,7 @@ function counting(): Answer {
   };
 }
 
-const marks = (answers: readonly Answered[]): unknown[] =>
-  answers.map(({ headers }) => headers[HEADER]);
+const marks = (answers: readonly Answered[]): unknown[] => answers.map(({ headers }) => headers[HEADER]);
 
 async function twice(ask: () => Promise<Answered>): Promise<[Answered, Answered]> {
   return [await ask(), await ask()];
@@ -94,10 +83,7 @@ describe('an equal request', () => {
   const asks: Record<string, [path: string, body: object]> = {
     'OpenAI, plain': [CHAT, chat('a')],
     'OpenAI, streamed': [CHAT, chat('a', { stream: true })],
-    'OpenAI, streamed with usage': [
-      CHAT,
-      chat('a', { stream: true, stream_options: { include_usage: true } }),
-    ],
+    'OpenAI, streamed with usage': [CHAT, chat('a', { stream: true, stream_options: { include_usage: true } })],
     'completions, plain': ['/v1/completions', { model: 'm1', prompt: 'a', seed: 7 }],
     'Anthropic, plain': [MESSAGES, { ...chat('a'), max_tokens: 9 }],
     'Anthropic, streamed': [MESSAGES, { ...chat('a'), max_tokens: 9, stream: true }],
@@ -107,10 +93,7 @@ describe('an equal request', () => {
     ],
     'Ollama, streamed': ['/api/generate', { model: 'm1', prompt: 'a', options: { seed: 3 } }],
     'Responses, plain': ['/v1/responses', { model: 'm1', input: 'a', temperature: 0 }],
-    'Responses, streamed': [
-      '/v1/responses',
-      { model: 'm1', input: 'a', temperature: 0, stream: true },
-    ],
+    'Responses, streamed': ['/v1/responses', { model: 'm1', input: 'a', temperature: 0, stream: true }],
     embeddings: ['/v1/embeddings', { model: 'm1', input: 'a' }],
     'Ollama, embeddings': ['/api/embed', { model: 'm1', input: 'a' }],
   };
@@ -217,9 +200,7 @@ describe('which requests take part', () => {
   it('none that continues an answer; a hit is kept as an answer of its own', async () => {
     const { call: ask, mock } = await bridge();
     const first = { model: 'm1', input: 'a', temperature: 0 };
-    const ids = (await twice(() => ask('/v1/responses', first))).map(
-      ({ body }): string => JSON.parse(body).id,
-    );
+    const ids = (await twice(() => ask('/v1/responses', first))).map(({ body }): string => JSON.parse(body).id);
     expect(new Set(ids).size).toBe(2);
     const next = { ...first, input: 'b', previous_response_id: ids[1] };
     expect(marks(await twice(() => ask('/v1/responses', next)))).toEqual([undefined, undefined]);
@@ -233,10 +214,7 @@ describe('which requests take part', () => {
     await fixture.call(CHAT, chat('a'));
     const answers = await twice(() => without(CHAT, chat('a')));
     expect(marks(answers)).toEqual([undefined, undefined]);
-    expect(answers.map(({ body }) => JSON.parse(body).choices[0].message.content)).toEqual([
-      'answer 2',
-      'answer 3',
-    ]);
+    expect(answers.map(({ body }) => JSON.parse(body).choices[0].message.content)).toEqual(['answer 2', 'answer 3']);
   });
 
   it('none while a cassette records, which has each request', async () => {
@@ -379,11 +357,7 @@ function tableOf(
   };
 }
 
-const routed = (
-  name: string,
-  target: UpstreamTarget,
-  hosted: readonly string[] = [],
-): RoutedUpstream => ({
+const routed = (name: string, target: UpstreamTarget, hosted: readonly string[] = []): RoutedUpstream => ({
   name,
   target: async () => target,
   isHosted: hosted.includes(name),
@@ -398,10 +372,7 @@ describe('a changed route', () => {
     const [before, after] = [await upstream('before'), await upstream('after')];
     const table = tableOf({ one: before });
     const { call: ask } = await bridge({ routes: table });
-    expect((await twice(() => ask(CHAT, chat('a')))).map(textOf)).toEqual([
-      'from before',
-      'from before',
-    ]);
+    expect((await twice(() => ask(CHAT, chat('a')))).map(textOf)).toEqual(['from before', 'from before']);
     // `models.toml` names another server under the same name.
     table.upstreams = [routed('one', after.target)];
     const answers = await twice(() => ask(CHAT, chat('a')));
@@ -450,12 +421,10 @@ describe('a changed route', () => {
 describe('an answer that is not kept', () => {
   const bad: Record<string, Answer> = {
     'an error': (_, response) => sendJson(response, 400, { error: { message: 'no' } }),
-    'an error with status 200': (_, response) =>
-      sendJson(response, 200, { error: { message: 'no' } }),
+    'an error with status 200': (_, response) => sendJson(response, 200, { error: { message: 'no' } }),
     'an error of Anthropic’s API with status 200': (_, response) =>
       sendJson(response, 200, { type: 'error', error: { message: 'no' } }),
-    'an error of vLLM with status 200': (_, response) =>
-      sendJson(response, 200, { object: 'error', message: 'no' }),
+    'an error of vLLM with status 200': (_, response) => sendJson(response, 200, { object: 'error', message: 'no' }),
     'one whose end is that of its connection': (_, response) => {
       response.shouldKeepAlive = false;
       response.useChunkedEncodingByDefault = false;
@@ -481,8 +450,7 @@ describe('an answer that is not kept', () => {
       startEvents(response);
       response.end(`data: {"error":{"message":"no"}}\n\n${done}`);
     },
-    'one that is too long': (_, response) =>
-      sendJson(response, 200, completion('x'.repeat(5 * 1024 * 1024))),
+    'one that is too long': (_, response) => sendJson(response, 200, completion('x'.repeat(5 * 1024 * 1024))),
   };
   it.each(Object.entries(bad))('%s', async (name, answer) => {
     const { call: ask, mock } = await bridge();
@@ -558,9 +526,7 @@ describe('hits', () => {
     expect(head.headers[HEADER]).toBe('hit');
     head.pause();
     left.abort();
-    await expect
-      .poll(() => usage.map((one: UsageRecord) => one.cached ?? false))
-      .toEqual([false, true]);
+    await expect.poll(() => usage.map((one: UsageRecord) => one.cached ?? false)).toEqual([false, true]);
     expect((await ask(CHAT, chat('a'))).body).toContain(large);
     expect(mock.requests).toHaveLength(1);
   });

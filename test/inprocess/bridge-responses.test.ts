@@ -2,13 +2,7 @@
 import type { ServerResponse } from 'node:http';
 import { afterEach, describe, expect, it } from 'vitest';
 import { type BridgeFixture, bridgeFixture, call } from '../support/bridge-fixture.ts';
-import {
-  answerByGates,
-  sendAnswer,
-  sseOf,
-  streamedAnswer,
-  wholeAnswer,
-} from '../support/completions.ts';
+import { answerByGates, sendAnswer, sseOf, streamedAnswer, wholeAnswer } from '../support/completions.ts';
 import { responsesEvents } from '../support/conversations.ts';
 import { delta, finish, sendJson, startEvents } from '../support/mock-upstream.ts';
 
@@ -19,8 +13,7 @@ const PATH = '/v1/responses';
 const ask = (more: Record<string, unknown> = {}) => ({ model: 'm1', input: 'hello', ...more });
 const errorOf = (body: string) => (JSON.parse(body) as { error: Record<string, unknown> }).error;
 const sent = (i = 0) => JSON.parse(fixture.mock.requests[i]?.body ?? '{}');
-const says = (text: string) =>
-  fixture.mock.answer(({ body }, response) => sendAnswer(body, response, { text }));
+const says = (text: string) => fixture.mock.answer(({ body }, response) => sendAnswer(body, response, { text }));
 const create = async (more: Record<string, unknown> = {}) => {
   const answer = await fixture.call(PATH, ask(more));
   expect(answer.status, answer.body).toBe(200);
@@ -33,64 +26,55 @@ const remove = async (path: string): Promise<[number, unknown]> => {
 };
 
 describe('bridge: Responses', () => {
-  it.each(['/v1/responses', '/responses', '/v1/responses/'])(
-    'serves %s from chat completions',
-    async (path) => {
-      fixture = await bridgeFixture({ apiKey: 'sk-host' });
-      const settled = fixture.nextUsage();
-      fixture.mock.answer((_, response) =>
-        sendJson(response, 200, wholeAnswer({ text: 'hi there' }), { 'x-request-id': 'r1' }),
-      );
-      const answer = await fixture.call(path, ask({ instructions: 'be brief' }), {
-        authorization: 'Bearer guest',
-      });
-      expect(answer).toMatchObject({ status: 200, broken: false });
-      expect(answer.headers).toMatchObject({ 'x-request-id': 'r1' });
-      const response = JSON.parse(answer.body);
-      expect(response).toMatchObject({
-        id: expect.stringMatching(/^resp_[0-9a-f]{24}$/),
-        object: 'response',
-        status: 'completed',
-        model: 'm1',
-        error: null,
-        incomplete_details: null,
-        instructions: 'be brief',
-        store: true,
-        output: [
-          {
-            type: 'message',
-            status: 'completed',
-            role: 'assistant',
-            content: [{ type: 'output_text', text: 'hi there', annotations: [] }],
-          },
-        ],
-        usage: {
-          input_tokens: 11,
-          input_tokens_details: { cached_tokens: 0 },
-          output_tokens: 7,
-          output_tokens_details: { reasoning_tokens: 0 },
-          total_tokens: 18,
+  it.each(['/v1/responses', '/responses', '/v1/responses/'])('serves %s from chat completions', async (path) => {
+    fixture = await bridgeFixture({ apiKey: 'sk-host' });
+    const settled = fixture.nextUsage();
+    fixture.mock.answer((_, response) =>
+      sendJson(response, 200, wholeAnswer({ text: 'hi there' }), { 'x-request-id': 'r1' }),
+    );
+    const answer = await fixture.call(path, ask({ instructions: 'be brief' }), { authorization: 'Bearer guest' });
+    expect(answer).toMatchObject({ status: 200, broken: false });
+    expect(answer.headers).toMatchObject({ 'x-request-id': 'r1' });
+    const response = JSON.parse(answer.body);
+    expect(response).toMatchObject({
+      id: expect.stringMatching(/^resp_[0-9a-f]{24}$/),
+      object: 'response',
+      status: 'completed',
+      model: 'm1',
+      error: null,
+      incomplete_details: null,
+      instructions: 'be brief',
+      store: true,
+      output: [
+        {
+          type: 'message',
+          status: 'completed',
+          role: 'assistant',
+          content: [{ type: 'output_text', text: 'hi there', annotations: [] }],
         },
-      });
-      expect(Math.abs(response.created_at - Date.now() / 1000)).toBeLessThan(600);
-      expect(fixture.mock.requests[0]).toMatchObject({ path: '/v1/chat/completions' });
-      expect(sent()).toEqual({
-        model: 'm1',
-        messages: [
-          { role: 'system', content: 'be brief' },
-          { role: 'user', content: 'hello' },
-        ],
-      });
-      const headers = JSON.stringify(fixture.mock.requests[0]?.headers);
-      expect(headers).toContain('Bearer sk-host');
-      expect(headers).not.toContain('guest');
-      expect(await settled).toMatchObject({
-        operation: 'responses',
-        promptTokens: 11,
-        outcome: 'ok',
-      });
-    },
-  );
+      ],
+      usage: {
+        input_tokens: 11,
+        input_tokens_details: { cached_tokens: 0 },
+        output_tokens: 7,
+        output_tokens_details: { reasoning_tokens: 0 },
+        total_tokens: 18,
+      },
+    });
+    expect(Math.abs(response.created_at - Date.now() / 1000)).toBeLessThan(600);
+    expect(fixture.mock.requests[0]).toMatchObject({ path: '/v1/chat/completions' });
+    expect(sent()).toEqual({
+      model: 'm1',
+      messages: [
+        { role: 'system', content: 'be brief' },
+        { role: 'user', content: 'hello' },
+      ],
+    });
+    const headers = JSON.stringify(fixture.mock.requests[0]?.headers);
+    expect(headers).toContain('Bearer sk-host');
+    expect(headers).not.toContain('guest');
+    expect(await settled).toMatchObject({ operation: 'responses', promptTokens: 11, outcome: 'ok' });
+  });
 
   it('streams events as they come, numbered, and ends with the whole response', async () => {
     fixture = await bridgeFixture();
@@ -165,10 +149,7 @@ describe('bridge: Responses', () => {
     fixture = await bridgeFixture();
     const input = 'x'.repeat(4000);
     const answer = await fixture.call('/v1/responses/input_tokens', { model: 'm1', input });
-    expect(JSON.parse(answer.body)).toEqual({
-      object: 'response.input_tokens',
-      input_tokens: 1000,
-    });
+    expect(JSON.parse(answer.body)).toEqual({ object: 'response.input_tokens', input_tokens: 1000 });
     expect(fixture.mock.requests).toEqual([]);
   });
 
@@ -188,11 +169,7 @@ describe('bridge: Responses', () => {
 describe('bridge: kept Responses', () => {
   it('continues an answer by its id, with its reasoning and calls', async () => {
     fixture = await bridgeFixture();
-    const scripted = {
-      reasoning: 'hm',
-      text: 'I look',
-      calls: [{ id: 'c1', name: 'f', arguments: '{"a":1}' }],
-    };
+    const scripted = { reasoning: 'hm', text: 'I look', calls: [{ id: 'c1', name: 'f', arguments: '{"a":1}' }] };
     fixture.mock.answer(({ body }, response) => sendAnswer(body, response, scripted));
     const tools = [{ type: 'function', name: 'f', parameters: { type: 'object' } }];
     const first = await create({ tools, instructions: 'not carried over' });
@@ -365,10 +342,7 @@ describe('bridge: errors of Responses', () => {
   const ways: [string, (response: ServerResponse) => void][] = [
     ['breaks off', (response) => response.socket?.destroy()],
     ['ends without a finish reason', (response) => response.end()],
-    [
-      'reports an error',
-      (response) => response.end(sseOf(['{"error":{"message":"sk-host-key"}}'])),
-    ],
+    ['reports an error', (response) => response.end(sseOf(['{"error":{"message":"sk-host-key"}}']))],
     ['sends no JSON', (response) => response.end(sseOf(['nonsense']))],
   ];
   it.each(ways)('a stream that %s fails, and is not kept', async (_, end) => {

@@ -1,14 +1,5 @@
 /** Recording and playing over a real bridge: what the guest gets, and what the cassette has. */
-import {
-  mkdtemp,
-  readdir,
-  readFile,
-  rm,
-  stat,
-  symlink,
-  truncate,
-  writeFile,
-} from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -16,11 +7,7 @@ import { type Log, silentLog } from '../../src/base/log.ts';
 import { RuntimeTape } from '../../src/host/runtime/model-servers/tape.ts';
 import type { Upstream } from '../../src/host/runtime/upstream.ts';
 import { cassetteText, parseCassette } from '../../src/inference/bridge/tape/cassette.ts';
-import {
-  readCassette,
-  requireCassettePlace,
-  writeCassette,
-} from '../../src/inference/bridge/tape/cassette-file.ts';
+import { readCassette, requireCassettePlace, writeCassette } from '../../src/inference/bridge/tape/cassette-file.ts';
 import { Player } from '../../src/inference/bridge/tape/player.ts';
 import { Recorder } from '../../src/inference/bridge/tape/recorder.ts';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
@@ -137,13 +124,10 @@ describe('record, then replay', () => {
     'OpenAI, plain': async (f) => [(await f.call(CHAT, chat('a'))).body],
     'OpenAI, streamed': async (f) => [(await f.call(CHAT, chat('a', { stream: true }))).body],
     'OpenAI, streamed with usage': async (f) => [
-      (await f.call(CHAT, chat('a', { stream: true, stream_options: { include_usage: true } })))
-        .body,
+      (await f.call(CHAT, chat('a', { stream: true, stream_options: { include_usage: true } }))).body,
     ],
     'Anthropic, plain': async (f) => [(await f.call(MESSAGES, message('a'))).body],
-    'Anthropic, streamed': async (f) => [
-      (await f.call(MESSAGES, message('a', { stream: true }))).body,
-    ],
+    'Anthropic, streamed': async (f) => [(await f.call(MESSAGES, message('a', { stream: true }))).body],
     'Ollama, plain': async (f) => [(await f.call('/api/chat', chat('a', { stream: false }))).body],
     'Ollama, streamed': async (f) => [(await f.call('/api/chat', chat('a'))).body],
     'Responses, streamed': async (f) => [
@@ -231,9 +215,7 @@ describe('record, then replay', () => {
 
   it('Responses: an answer that continues another has its id again', async () => {
     const ask = async (f: BridgeFixture): Promise<unknown[]> => {
-      const first = JSON.parse(
-        (await f.call('/v1/responses', { model: 'm1', input: 'a' })).body,
-      ) as { id: string };
+      const first = JSON.parse((await f.call('/v1/responses', { model: 'm1', input: 'a' })).body) as { id: string };
       const more = { model: 'm1', input: 'b', previous_response_id: first.id };
       return [first.id, (await f.call('/v1/responses', more)).status];
     };
@@ -286,9 +268,7 @@ describe('record, then replay', () => {
   it('the models are those of the cassette', async () => {
     const { text } = await recorded(null, async (f) => [await f.call(CHAT, chat('a'))]);
     const { fixture } = await played(text);
-    const { data } = JSON.parse((await fixture.call('/v1/models')).body) as {
-      data: { id: string }[];
-    };
+    const { data } = JSON.parse((await fixture.call('/v1/models')).body) as { data: { id: string }[] };
     expect(data.map(({ id }) => id)).toEqual(['m1']);
   });
 
@@ -306,30 +286,25 @@ describe('a request that is not in the cassette', () => {
   it.each([
     ['OpenAI', CHAT, chat, { error: { code: 'not_in_cassette' } }],
     ['Anthropic', MESSAGES, message, { type: 'error' }],
-  ] as const)(
-    '%s: is refused in its form, with the difference',
-    async (_name, path, body, form) => {
-      const { text } = await recorded(null, async (f) => [
-        await f.call(path, body('what is 2 + 2?')),
-        await f.call(path, body('something else entirely', { temperature: 1, top_p: 0.5 })),
-      ]);
-      const { fixture, player } = await played(text);
-      for (const stream of [false, true]) {
-        const answer = await fixture.call(path, body('what is 2 + 3?', stream ? { stream } : {}));
-        expect(answer.status).toBe(400);
-        expect(JSON.parse(answer.body)).toMatchObject(form);
-        expect(answer.body).toContain('nearest of 2 recorded requests is number 1');
-      }
-      expect(player.missing[0]).toMatchObject({
-        sandboxId: 'sandbox-a',
-        model: 'm1',
-        difference: expect.stringContaining(
-          'messages[0].content: recorded "what is 2 + 2?", asked "what is 2 + 3?"',
-        ),
-      });
-      expect(player.missing[1]?.difference).toContain('stream: recorded false, asked true');
-    },
-  );
+  ] as const)('%s: is refused in its form, with the difference', async (_name, path, body, form) => {
+    const { text } = await recorded(null, async (f) => [
+      await f.call(path, body('what is 2 + 2?')),
+      await f.call(path, body('something else entirely', { temperature: 1, top_p: 0.5 })),
+    ]);
+    const { fixture, player } = await played(text);
+    for (const stream of [false, true]) {
+      const answer = await fixture.call(path, body('what is 2 + 3?', stream ? { stream } : {}));
+      expect(answer.status).toBe(400);
+      expect(JSON.parse(answer.body)).toMatchObject(form);
+      expect(answer.body).toContain('nearest of 2 recorded requests is number 1');
+    }
+    expect(player.missing[0]).toMatchObject({
+      sandboxId: 'sandbox-a',
+      model: 'm1',
+      difference: expect.stringContaining('messages[0].content: recorded "what is 2 + 2?", asked "what is 2 + 3?"'),
+    });
+    expect(player.missing[1]?.difference).toContain('stream: recorded false, asked true');
+  });
 });
 
 describe('what a cassette has', () => {
@@ -399,10 +374,7 @@ describe('what a cassette has', () => {
     await fixture.close();
     expect(tape.exchanges()).toMatchObject([
       { request: { body: { messages: [{ content: 'a' }] } }, answer: { cut: true } },
-      {
-        request: { body: { messages: [{ content: 'b' }] } },
-        answer: { events: [{}, {}, 'data: [DONE]'] },
-      },
+      { request: { body: { messages: [{ content: 'b' }] } }, answer: { events: [{}, {}, 'data: [DONE]'] } },
     ]);
   });
 });
@@ -439,17 +411,9 @@ describe('files', () => {
       },
     ],
     ['without an end', 'cassette_too_large', (path: string) => symlink('/dev/zero', path)],
-    [
-      'not JSON',
-      'cassette_invalid',
-      (path: string) => writeFile(path, '{"neurovisorCassette": 1,'),
-    ],
+    ['not JSON', 'cassette_invalid', (path: string) => writeFile(path, '{"neurovisorCassette": 1,')],
     ['deep', 'cassette_invalid', (path: string) => writeFile(path, '['.repeat(1e6))],
-    [
-      'of another version',
-      'cassette_invalid',
-      (path: string) => writeFile(path, '{"neurovisorCassette": 2}'),
-    ],
+    ['of another version', 'cassette_invalid', (path: string) => writeFile(path, '{"neurovisorCassette": 2}')],
     ['another JSON', 'cassette_invalid', (path: string) => writeFile(path, '{"version": 1}')],
     [
       'with an unknown answer',
@@ -471,9 +435,7 @@ describe('files', () => {
   });
 
   it('a directory that is not there is named before anything is recorded', async () => {
-    await expect(requireCassettePlace(join(dir, 'no', 'a.json'))).rejects.toMatchObject({
-      code: 'cassette_failed',
-    });
+    await expect(requireCassettePlace(join(dir, 'no', 'a.json'))).rejects.toMatchObject({ code: 'cassette_failed' });
   });
 });
 
@@ -504,15 +466,9 @@ describe('RuntimeTape', () => {
     await ask(await RuntimeTape.open(record, log), 'b');
     expect((await readCassette(path)).exchanges).toHaveLength(2);
     const tape = await RuntimeTape.open({ mode: 'replay', path }, log);
-    expect(tape?.upstream).toMatchObject({
-      needsModel: false,
-      defaultModel: 'm9',
-      models: ['m9', 'm1'],
-    });
+    expect(tape?.upstream).toMatchObject({ needsModel: false, defaultModel: 'm9', models: ['m9', 'm1'] });
     expect(await ask(tape, 'a', 'b', 'c')).toEqual([200, 200, 400]);
-    expect(logged).toEqual([
-      ['requests are not in the cassette', expect.objectContaining({ path, count: 1 })],
-    ]);
+    expect(logged).toEqual([['requests are not in the cassette', expect.objectContaining({ path, count: 1 })]]);
     expect(tape?.report()).toMatchObject({ mode: 'replay', path, answered: 2, unanswered: 1 });
   });
 

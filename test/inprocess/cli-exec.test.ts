@@ -58,9 +58,9 @@ describe('exec', () => {
     const dir = await control.dirOf(id);
     expect(await exec(testCli({ stdin: '' }).cli, control, id, [dir], NO_FLAGS)).toBe(126);
     const nowhere = { ...NO_FLAGS, cwd: '/nowhere' };
-    await expect(
-      exec(testCli({ stdin: '' }).cli, control, id, ['true'], nowhere),
-    ).rejects.toMatchObject({ code: 'not_found' });
+    await expect(exec(testCli({ stdin: '' }).cli, control, id, ['true'], nowhere)).rejects.toMatchObject({
+      code: 'not_found',
+    });
     const json = testCli({ stdin: '', json: true });
     expect(await exec(json.cli, control, id, ['no-such-program'], NO_FLAGS)).toBe(127);
     expect(JSON.parse(json.stdout())).toMatchObject({ error: { code: 'not_found' } });
@@ -118,16 +118,11 @@ describe('exec', () => {
     expect(cli.signalStatus).toBe(130);
     expect(stdout()).toBe('started\ncaught\n');
     const guest = await control.guest(id);
-    await expect
-      .poll(async () => (await guest.processes()).filter(({ argv }) => argv.includes(script)))
-      .toEqual([]);
+    await expect.poll(async () => (await guest.processes()).filter(({ argv }) => argv.includes(script))).toEqual([]);
   });
 
   it('a closed output, as of `| head -1`, ends the program with 141, also if it ignores signals', async () => {
-    for (const script of [
-      'while :; do echo y; done',
-      'trap "" PIPE TERM INT; while :; do echo y; done',
-    ]) {
+    for (const script of ['while :; do echo y; done', 'trap "" PIPE TERM INT; while :; do echo y; done']) {
       const { cli, seen, stderr } = testCli();
       const running = exec(cli, control, id, ['sh', '-c', script], NO_FLAGS);
       await seen('y');
@@ -135,9 +130,7 @@ describe('exec', () => {
       await expect(running).rejects.toMatchObject({ code: 'cancelled' });
       expect([cli.signalStatus, stderr()]).toEqual([141, '']);
       const guest = await control.guest(id);
-      await expect
-        .poll(async () => (await guest.processes()).filter(({ argv }) => argv.includes(script)))
-        .toEqual([]);
+      await expect.poll(async () => (await guest.processes()).filter(({ argv }) => argv.includes(script))).toEqual([]);
     }
   });
 
@@ -151,9 +144,10 @@ describe('exec', () => {
     expect(ended.stderr()).toContain('the sandbox ended before the program did: stopped');
     const info = { ...other, status: 'paused', pausedTo: 'disk', end: null } as const;
     const lost = new Error('the connection ended');
-    await expect(
-      endAfterLoss(testCli().cli, { get: async () => info }, other.id, lost),
-    ).rejects.toMatchObject({ code: 'not_ready', remedy: expect.stringContaining(other.id) });
+    await expect(endAfterLoss(testCli().cli, { get: async () => info }, other.id, lost)).rejects.toMatchObject({
+      code: 'not_ready',
+      remedy: expect.stringContaining(other.id),
+    });
   });
 
   it('--detach: prints the pid and leaves the program running', async () => {
@@ -196,9 +190,7 @@ describe('exec', () => {
   it('rejects an unknown ID', async () => {
     const { cli } = testCli({ stdin: '' });
     await expect(exec(cli, control, 'zzz', ['true'], NO_FLAGS)).rejects.toThrow(usage);
-    await expect(exec(cli, control, 'z'.repeat(20), ['true'], NO_FLAGS)).rejects.toMatchObject({
-      code: 'not_found',
-    });
+    await expect(exec(cli, control, 'z'.repeat(20), ['true'], NO_FLAGS)).rejects.toMatchObject({ code: 'not_found' });
   });
 });
 
@@ -247,9 +239,7 @@ print('out', sys.argv[1:], os.environ['HERE'], sys.stdin.read())
 print('err', file=sys.stderr)
 sys.exit(7)
 `;
-    expect(await runInDaemon(cli, control, job(code, { env: ['HERE'] }, ['--flag', 'x y']))).toBe(
-      7,
-    );
+    expect(await runInDaemon(cli, control, job(code, { env: ['HERE'] }, ['--flag', 'x y']))).toBe(7);
     expect([stdout(), stderr()]).toEqual(["out ['--flag', 'x y'] value typed\n", 'err\n']);
     expect(await control.list()).toEqual([]);
   });

@@ -134,9 +134,7 @@ describe('models ls', () => {
   it('shows them as a table', async () => {
     const { cli, stdout, stderr } = testCli({ env });
     expect(await modelsList(cli)).toBe(1);
-    expect(stdout()).toMatch(
-      /^gpu +local +openai +http:\S+ +8 +- +answers in \S+ \S+ +Qwen\/Qwen3-8B, ll/m,
-    );
+    expect(stdout()).toMatch(/^gpu +local +openai +http:\S+ +8 +- +answers in \S+ \S+ +Qwen\/Qwen3-8B, ll/m);
     expect(stdout()).toMatch(/^cloud +hosted +openai +http:\S+ +- +env CLOUD_KEY +answers/m);
     expect(stdout()).toMatch(/^qwen3 +gpu:Qwen\/Qwen3-8B \(3\) at \$0\.075\/\$0\.3 +gpt-5-mini$/m);
     expect(stdout()).toMatch(/^gpt-5-mini +cloud without price +-$/m);
@@ -144,10 +142,7 @@ describe('models ls', () => {
   });
 
   it('refuses a file with a fault by its key', async () => {
-    await writeFile(
-      join(dir, 'models.toml'),
-      '[upstreams.gpu]\nurl = "http://127.0.0.1:1"\nkye = 1',
-    );
+    await writeFile(join(dir, 'models.toml'), '[upstreams.gpu]\nurl = "http://127.0.0.1:1"\nkye = 1');
     const { cli } = testCli({ env });
     await expect(modelsList(cli)).rejects.toThrow(/upstreams\.gpu\.kye is unknown/);
   });
@@ -160,22 +155,8 @@ describe('models test', () => {
     const dialects = ['chat', 'text', 'embeddings'];
     const firstTokenMs = expect.any(Number);
     expect(JSON.parse(stdout())).toEqual([
-      {
-        model: 'qwen3',
-        upstream: 'gpu',
-        upstreamModel: 'Qwen/Qwen3-8B',
-        firstTokenMs,
-        error: null,
-        dialects,
-      },
-      {
-        model: 'gpt-5-mini',
-        upstream: 'cloud',
-        upstreamModel: 'gpt-5-mini',
-        firstTokenMs,
-        error: null,
-        dialects,
-      },
+      { model: 'qwen3', upstream: 'gpu', upstreamModel: 'Qwen/Qwen3-8B', firstTokenMs, error: null, dialects },
+      { model: 'gpt-5-mini', upstream: 'cloud', upstreamModel: 'gpt-5-mini', firstTokenMs, error: null, dialects },
     ]);
     expect(stdout()).not.toContain(KEY);
   });
@@ -200,8 +181,7 @@ describe('models test', () => {
     gpu.answer(({ path, body }, response) => {
       if (path === '/v1/completions' && body === '{}')
         sendJson(response, 404, { error: { message: "model '' not found" } });
-      else if (path === '/v1/embeddings')
-        sendJson(response, 404, { error: { message: 'File Not Found' } });
+      else if (path === '/v1/embeddings') sendJson(response, 404, { error: { message: 'File Not Found' } });
       else if (path === '/v1/responses') sendJson(response, 404, { detail: 'Not Found' });
       else speaksChat({ path, body } as Parameters<typeof speaksChat>[0], response);
     });
@@ -260,9 +240,7 @@ describe('models test', () => {
     const more = { NEUROVISOR_UPSTREAM: gpu.target.baseUrl ?? '', NEUROVISOR_UPSTREAM_KEY: KEY };
     const { cli, stdout } = testCli({ env: { ...env, ...more } });
     expect(await modelsTest(cli, [])).toBe(0);
-    expect(stdout()).toMatch(
-      /^Qwen\/Qwen3-8B +127\.0\.0\.1:\d+ +\S+ \S+ +chat, text, embeddings +ok$/m,
-    );
+    expect(stdout()).toMatch(/^Qwen\/Qwen3-8B +127\.0\.0\.1:\d+ +\S+ \S+ +chat, text, embeddings +ok$/m);
     expect(stdout()).not.toContain(KEY);
   });
 });

@@ -11,14 +11,8 @@ interface Begun {
 }
 
 const WAYS: Record<string, (host: FakeHost) => Promise<Begun>> = {
-  'create by a boot': async ({ control }) => ({
-    ids: [],
-    start: (signal) => control.create({ boot: true }, signal),
-  }),
-  'create from a template': async ({ control }) => ({
-    ids: [],
-    start: (signal) => control.create({}, signal),
-  }),
+  'create by a boot': async ({ control }) => ({ ids: [], start: (signal) => control.create({ boot: true }, signal) }),
+  'create from a template': async ({ control }) => ({ ids: [], start: (signal) => control.create({}, signal) }),
   'create with a network': async ({ control }) => ({
     ids: [],
     start: (signal) => control.create({ network: { mode: 'open' } }, signal),

@@ -72,10 +72,7 @@ describe('LocalControlPlane: budgets for models', () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true, models: { budget } });
     await host.control.pause(id, 'disk');
-    const invalid = host.control.update(id, {
-      timeoutMs: 5000,
-      models: { budget: { requests: 0 } },
-    });
+    const invalid = host.control.update(id, { timeoutMs: 5000, models: { budget: { requests: 0 } } });
     await expect(invalid).rejects.toMatchObject({ code: 'spec_invalid' });
     const info = await host.control.update(id, { models: { budget: { requests: 1 } } });
     expect([info.status, info.models.budget]).toEqual(['paused', { requests: 1 }]);

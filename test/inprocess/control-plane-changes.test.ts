@@ -9,10 +9,7 @@ import type { Phase } from '../support/fake-script.ts';
 type Change = 'pause' | 'pause-memory' | 'snapshot' | 'fork' | 'resume' | 'resume-memory';
 
 /** Begins the change of a new sandbox. */
-async function begin(
-  host: FakeHost,
-  change: Change,
-): Promise<{ id: string; go: () => Promise<unknown> }> {
+async function begin(host: FakeHost, change: Change): Promise<{ id: string; go: () => Promise<unknown> }> {
   const { control } = host;
   const { id } = await control.create({ boot: true });
   if (change === 'resume') await control.pause(id, 'disk');
@@ -220,10 +217,7 @@ describe('LocalControlPlane: pause', () => {
   it('two at once: one pauses, the other is refused', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
-    const both = await Promise.allSettled([
-      host.control.pause(id, 'disk'),
-      host.control.pause(id, 'disk'),
-    ]);
+    const both = await Promise.allSettled([host.control.pause(id, 'disk'), host.control.pause(id, 'disk')]);
     expect(both.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
     await requireNothing(host);
   });

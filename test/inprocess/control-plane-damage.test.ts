@@ -59,8 +59,7 @@ describe('LocalControlPlane: a save that fails', () => {
     host.script.fail(phase);
     const error = await refusal(WAYS[way](host, id));
     // A snapshot's VM runs again before its snapshot counts.
-    if (way !== 'snapshot' || phase !== 'commit')
-      expect(codesOf(error)).toEqual(['snapshot_failed']);
+    if (way !== 'snapshot' || phase !== 'commit') expect(codesOf(error)).toEqual(['snapshot_failed']);
     expect(await host.control.get(id)).toMatchObject({ status: 'running', pausedTo: null });
     await expect.poll(() => host.stored()).toEqual(NOTHING_STORED);
     await requireUsable(host, id);
@@ -79,26 +78,23 @@ describe('LocalControlPlane: a save that fails', () => {
     await requireNothing(host);
   });
 
-  it.each(CASES)(
-    '%s, the VM dies at %s: the sandbox has ended, with the cause',
-    async (way, phase) => {
-      await using host = await FakeHost.open();
-      const { id } = await begin(host);
-      host.script.die(phase);
-      const outcome = WAYS[way](host, id).catch((error: unknown) => error);
-      // From here on the VM is stopped and everything is copied, so nothing is lost.
-      const isKept = way === 'pause' && ['keep-memory', 'keep-disk', 'commit'].includes(phase);
-      await host.became(id, isKept ? 'paused' : 'ended');
-      const done = await outcome;
-      if (isKept) {
-        expect(done).toMatchObject({ status: 'paused', pausedTo: 'disk' });
-        await requireUsable(host, id);
-      } else {
-        expect(await host.control.get(id)).toMatchObject({ end: { cause: 'vmm-crashed' } });
-      }
-      await requireNothing(host);
-    },
-  );
+  it.each(CASES)('%s, the VM dies at %s: the sandbox has ended, with the cause', async (way, phase) => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    host.script.die(phase);
+    const outcome = WAYS[way](host, id).catch((error: unknown) => error);
+    // From here on the VM is stopped and everything is copied, so nothing is lost.
+    const isKept = way === 'pause' && ['keep-memory', 'keep-disk', 'commit'].includes(phase);
+    await host.became(id, isKept ? 'paused' : 'ended');
+    const done = await outcome;
+    if (isKept) {
+      expect(done).toMatchObject({ status: 'paused', pausedTo: 'disk' });
+      await requireUsable(host, id);
+    } else {
+      expect(await host.control.get(id)).toMatchObject({ end: { cause: 'vmm-crashed' } });
+    }
+    await requireNothing(host);
+  });
 
   it('pause, the VM dies while its disk is still copied: nothing is lost', async () => {
     await using host = await FakeHost.open();
@@ -166,49 +162,35 @@ describe('LocalControlPlane: a save that fails', () => {
 });
 
 describe('LocalControlPlane: a resume that fails', () => {
-  const RESUME: readonly Phase[] = [
-    'workspace',
-    'listen',
-    'bridge',
-    'fill-memory',
-    'copy-disk',
-    'start',
-    'hello',
-  ];
+  const RESUME: readonly Phase[] = ['workspace', 'listen', 'bridge', 'fill-memory', 'copy-disk', 'start', 'hello'];
 
-  it.each(RESUME)(
-    'from disk, at %s: the sandbox stays suspended, and can be resumed',
-    async (phase) => {
-      await using host = await FakeHost.open();
-      const { id } = await begin(host);
-      await host.control.pause(id, 'disk');
-      const before = await host.stored();
-      host.script.fail(phase);
-      const error = await refusal(host.control.resume(id));
-      expect(codesOf(error)[0]).toBe('start_failed');
-      expect(await host.control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'disk' });
-      expect(await host.stored()).toEqual(before);
-      expect(await host.holdings()).toEqual(NOTHING);
-      // The row has no owner, so any process may resume it.
-      expect(await host.store.sandboxes.get(id)).toMatchObject({ ownerJson: null });
-      await requireUsable(host, id);
-      await requireNothing(host);
-    },
-  );
+  it.each(RESUME)('from disk, at %s: the sandbox stays suspended, and can be resumed', async (phase) => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    await host.control.pause(id, 'disk');
+    const before = await host.stored();
+    host.script.fail(phase);
+    const error = await refusal(host.control.resume(id));
+    expect(codesOf(error)[0]).toBe('start_failed');
+    expect(await host.control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'disk' });
+    expect(await host.stored()).toEqual(before);
+    expect(await host.holdings()).toEqual(NOTHING);
+    // The row has no owner, so any process may resume it.
+    expect(await host.store.sandboxes.get(id)).toMatchObject({ ownerJson: null });
+    await requireUsable(host, id);
+    await requireNothing(host);
+  });
 
-  it.each(['start', 'hello'] as const)(
-    'from disk, the VM dies at %s: the sandbox stays suspended',
-    async (phase) => {
-      await using host = await FakeHost.open();
-      const { id } = await begin(host);
-      await host.control.pause(id, 'disk');
-      host.script.die(phase);
-      await refusal(host.control.resume(id));
-      expect(await host.control.get(id)).toMatchObject({ status: 'paused' });
-      await requireUsable(host, id);
-      await requireNothing(host);
-    },
-  );
+  it.each(['start', 'hello'] as const)('from disk, the VM dies at %s: the sandbox stays suspended', async (phase) => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    await host.control.pause(id, 'disk');
+    host.script.die(phase);
+    await refusal(host.control.resume(id));
+    expect(await host.control.get(id)).toMatchObject({ status: 'paused' });
+    await requireUsable(host, id);
+    await requireNothing(host);
+  });
 
   it('in memory: the sandbox stays paused', async () => {
     await using host = await FakeHost.open();

@@ -24,9 +24,7 @@ interface Watched {
 
 async function open(): Promise<Watched> {
   const warnings: Logged[] = [];
-  const host = await FakeHost.open({
-    warn: (message, fields) => void warnings.push({ message, fields }),
-  });
+  const host = await FakeHost.open({ warn: (message, fields) => void warnings.push({ message, fields }) });
   const { id } = await host.control.create(REQUEST);
   return { host, id, warnings };
 }
@@ -129,9 +127,7 @@ describe('LocalControlPlane: onTimeout pause', () => {
     const watched = await open();
     await using host = watched.host;
     const held = host.script.hold('settle');
-    const saving = expect(host.control.snapshot(watched.id)).rejects.toMatchObject({
-      code: 'gone',
-    });
+    const saving = expect(host.control.snapshot(watched.id)).rejects.toMatchObject({ code: 'gone' });
     await held.reached;
     await passMs(host, TIMEOUT_MS + PAUSE_GRACE_MS);
     await saving;

@@ -7,10 +7,8 @@ import { settle } from '../support/fake-members.ts';
 import type { Phase } from '../support/fake-script.ts';
 import { temporaryDir } from '../support/store.ts';
 
-const diskOf = (host: FakeHost, id: string): string =>
-  host.vm(id).channelPath.replace(/v$/, 'overlay');
-const readDisk = (host: FakeHost, id: string): Promise<string> =>
-  readFile(diskOf(host, id), 'utf8');
+const diskOf = (host: FakeHost, id: string): string => host.vm(id).channelPath.replace(/v$/, 'overlay');
+const readDisk = (host: FakeHost, id: string): Promise<string> => readFile(diskOf(host, id), 'utf8');
 
 /** A sandbox with something in its memory and on its disk. */
 async function begin(host: FakeHost, request: object = {}): Promise<string> {
@@ -55,19 +53,18 @@ describe('a pause to disk only', () => {
     await requireNothing(host);
   });
 
-  it.each([['settle'], ['unplug'], ['pause'], ['keep-disk'], ['commit']] as readonly (readonly [
-    Phase,
-  ])[])('that fails at %s: the sandbox runs on, with its memory', async (phase) => {
-    await using host = await FakeHost.open();
-    const id = await begin(host);
-    host.script.fail(phase);
-    await expect(host.control.pause(id, 'disk-only')).rejects.toMatchObject({
-      code: 'snapshot_failed',
-    });
-    expect(await (await host.guest(id)).recall()).toBe('a thing');
-    await expect.poll(() => host.stored()).toEqual(NOTHING_STORED);
-    await requireNothing(host);
-  });
+  it.each([['settle'], ['unplug'], ['pause'], ['keep-disk'], ['commit']] as readonly (readonly [Phase])[])(
+    'that fails at %s: the sandbox runs on, with its memory',
+    async (phase) => {
+      await using host = await FakeHost.open();
+      const id = await begin(host);
+      host.script.fail(phase);
+      await expect(host.control.pause(id, 'disk-only')).rejects.toMatchObject({ code: 'snapshot_failed' });
+      expect(await (await host.guest(id)).recall()).toBe('a thing');
+      await expect.poll(() => host.stored()).toEqual(NOTHING_STORED);
+      await requireNothing(host);
+    },
+  );
 
   it('a removal in the middle leaves nothing', async () => {
     await using host = await FakeHost.open();
@@ -151,18 +148,15 @@ describe('a pause to disk only', () => {
 });
 
 describe('a resume with a reboot', () => {
-  it.each(['memory', 'disk'] as const)(
-    'drops the memory of a sandbox that is paused to %s',
-    async (to) => {
-      await using host = await FakeHost.open();
-      const id = await begin(host);
-      await host.control.pause(id, to);
-      await host.control.resume(id, { reboot: true });
-      await requireRebooted(host, id);
-      await expect.poll(() => host.stored()).toEqual(NOTHING_STORED);
-      await requireNothing(host);
-    },
-  );
+  it.each(['memory', 'disk'] as const)('drops the memory of a sandbox that is paused to %s', async (to) => {
+    await using host = await FakeHost.open();
+    const id = await begin(host);
+    await host.control.pause(id, to);
+    await host.control.resume(id, { reboot: true });
+    await requireRebooted(host, id);
+    await expect.poll(() => host.stored()).toEqual(NOTHING_STORED);
+    await requireNothing(host);
+  });
 
   it('does nothing to a sandbox that runs', async () => {
     await using host = await FakeHost.open();
@@ -172,21 +166,16 @@ describe('a resume with a reboot', () => {
     await requireNothing(host);
   });
 
-  it.each(['memory', 'disk'] as const)(
-    'that fails keeps the memory of a sandbox that is paused to %s',
-    async (to) => {
-      await using host = await FakeHost.open();
-      const id = await begin(host);
-      await host.control.pause(id, to);
-      host.script.fail('hello');
-      await expect(host.control.resume(id, { reboot: true })).rejects.toMatchObject({
-        code: 'start_failed',
-      });
-      expect(await host.control.get(id)).toMatchObject({ pausedTo: 'disk' });
-      expect(await (await host.guest(id)).recall()).toBe('a thing');
-      await requireNothing(host);
-    },
-  );
+  it.each(['memory', 'disk'] as const)('that fails keeps the memory of a sandbox that is paused to %s', async (to) => {
+    await using host = await FakeHost.open();
+    const id = await begin(host);
+    await host.control.pause(id, to);
+    host.script.fail('hello');
+    await expect(host.control.resume(id, { reboot: true })).rejects.toMatchObject({ code: 'start_failed' });
+    expect(await host.control.get(id)).toMatchObject({ pausedTo: 'disk' });
+    expect(await (await host.guest(id)).recall()).toBe('a thing');
+    await requireNothing(host);
+  });
 
   it('boots although a resume that was under way failed', async () => {
     await using host = await FakeHost.open();

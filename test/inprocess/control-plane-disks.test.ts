@@ -7,20 +7,17 @@ import { requireNothing } from '../support/fake-leftovers.ts';
 const SLOW = { bytesPerSecond: 1024 * 1024, opsPerSecond: 100 };
 
 describe('LocalControlPlane: limits of disks', () => {
-  it.each([true, false])(
-    'create: no limits by default; requested ones apply once ready (boot: %s)',
-    async (boot) => {
-      await using host = await FakeHost.open();
-      const plain = await host.control.create({ boot });
-      expect(host.vm(plain.id).diskLimits).toEqual({});
-      const { id, diskLimits } = await host.control.create({ boot, diskLimits: SLOW });
-      expect(host.vm(id).diskLimits).toEqual(SLOW);
-      expect([plain.diskLimits, diskLimits]).toEqual([{}, SLOW]);
-      expect((await host.control.remove(id)).diskLimits).toEqual(SLOW);
-      expect((await host.control.get(id)).diskLimits).toEqual(SLOW);
-      await requireNothing(host);
-    },
-  );
+  it.each([true, false])('create: no limits by default; requested ones apply once ready (boot: %s)', async (boot) => {
+    await using host = await FakeHost.open();
+    const plain = await host.control.create({ boot });
+    expect(host.vm(plain.id).diskLimits).toEqual({});
+    const { id, diskLimits } = await host.control.create({ boot, diskLimits: SLOW });
+    expect(host.vm(id).diskLimits).toEqual(SLOW);
+    expect([plain.diskLimits, diskLimits]).toEqual([{}, SLOW]);
+    expect((await host.control.remove(id)).diskLimits).toEqual(SLOW);
+    expect((await host.control.get(id)).diskLimits).toEqual(SLOW);
+    await requireNothing(host);
+  });
 
   it('create: a member of a pool gets the limits', async () => {
     await using host = await FakeHost.open();

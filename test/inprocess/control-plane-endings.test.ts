@@ -27,11 +27,7 @@ const panic = (why: string): string => `boot\nKernel panic - not syncing: ${why}
 
 /** Ways to end a sandbox, with the cause and evidence that follow. */
 const ENDINGS: Record<string, [(host: FakeHost, id: string) => Promise<void>, EndCause, object]> = {
-  'its owner removes it': [
-    async (host, id) => void (await host.control.remove(id)),
-    'stopped',
-    { signal: null },
-  ],
+  'its owner removes it': [async (host, id) => void (await host.control.remove(id)), 'stopped', { signal: null }],
   'its time is up': [
     async (host, id) => {
       await host.control.update(id, { timeoutMs: 1000 });
@@ -223,9 +219,7 @@ describe('events', () => {
     await using host = await FakeHost.open();
     const events = host.control.events('abcdefghij0123456789')[Symbol.asyncIterator]();
     await expect(events.next()).rejects.toMatchObject({ code: 'not_found' });
-    await expect(host.control.logs('abcdefghij0123456789')).rejects.toMatchObject({
-      code: 'not_found',
-    });
+    await expect(host.control.logs('abcdefghij0123456789')).rejects.toMatchObject({ code: 'not_found' });
   });
 });
 
@@ -272,8 +266,8 @@ describe('onMemoryPressure', () => {
     expect(await host.control.get(id)).toMatchObject({ onMemoryPressure: 'snapshot' });
     await host.control.resume(id);
     expect(await host.control.get(id)).toMatchObject({ onMemoryPressure: 'snapshot' });
-    await expect(
-      host.control.update(id, { onMemoryPressure: 'grow' as 'warn' }),
-    ).rejects.toMatchObject({ code: 'spec_invalid' });
+    await expect(host.control.update(id, { onMemoryPressure: 'grow' as 'warn' })).rejects.toMatchObject({
+      code: 'spec_invalid',
+    });
   });
 });

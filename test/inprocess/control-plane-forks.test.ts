@@ -22,8 +22,7 @@ async function begin(host: FakeHost): Promise<{ id: string; shown: Set<string> }
 }
 
 /** The parent waits before its vsock device comes back; its forks do not. */
-const holdParent = (host: FakeHost, id: string): Held =>
-  host.script.holdOf('plug', host.vm(id) as FakeVm);
+const holdParent = (host: FakeHost, id: string): Held => host.script.holdOf('plug', host.vm(id) as FakeVm);
 
 async function forkAll(host: FakeHost, id: string, count = 2): Promise<SandboxInfo[]> {
   return (await host.control.fork(id, { count })).map((one) => {
@@ -33,8 +32,7 @@ async function forkAll(host: FakeHost, id: string, count = 2): Promise<SandboxIn
 }
 
 /** VMs that have started since the host was opened. */
-const started = (host: FakeHost, count: number): Promise<void> =>
-  expect.poll(() => host.started).toBe(count);
+const started = (host: FakeHost, count: number): Promise<void> => expect.poll(() => host.started).toBe(count);
 
 describe('LocalControlPlane: forks and their parent at once', () => {
   it('forks start before the parent has returned, and are sandboxes once it has', async () => {
@@ -48,8 +46,7 @@ describe('LocalControlPlane: forks and their parent at once', () => {
     parent.release();
     const forks = await forking;
     expect(await host.control.get(id)).toMatchObject({ status: 'running' });
-    for (const one of [id, ...forks.map((fork) => fork.id)])
-      expect(await recall(host, one)).toBe('a thing');
+    for (const one of [id, ...forks.map((fork) => fork.id)]) expect(await recall(host, one)).toBe('a thing');
     await requireNothing(host);
   });
 
@@ -136,9 +133,7 @@ describe('LocalControlPlane: forks and their parent at once', () => {
     await using host = await open();
     const { id, shown } = await begin(host);
     const parent = holdParent(host, id);
-    const refused = expect(host.control.fork(id, { count: 2 })).rejects.toMatchObject({
-      code: 'gone',
-    });
+    const refused = expect(host.control.fork(id, { count: 2 })).rejects.toMatchObject({ code: 'gone' });
     await parent.reached;
     await started(host, 3);
     const removing = host.control.remove(id);

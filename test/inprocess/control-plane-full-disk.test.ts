@@ -39,9 +39,7 @@ describe("the host's file system is full", () => {
         }),
     });
     const { id } = await host.control.create({ boot: true });
-    await eventually(async () =>
-      expect(await host.control.get(id)).toMatchObject({ pausedTo: 'memory' }),
-    );
+    await eventually(async () => expect(await host.control.get(id)).toMatchObject({ pausedTo: 'memory' }));
   });
 
   it('a resume without room pauses it again', async () => {

@@ -8,17 +8,8 @@ import { MIB } from '../../src/base/units.ts';
 import { SealedRam } from '../../src/host/runtime/ram/sealed-ram.ts';
 import type { CreateRequest, SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import type { TimedEvent } from '../../src/sandbox/contract/events.ts';
-import {
-  IDLE_MS_MIN,
-  type MemoryShort,
-  memoryMarks,
-  RESERVE_MIB,
-} from '../../src/sandbox/memory/host-guard.ts';
-import {
-  GUARD_LIMITS,
-  MemoryGuard,
-  type MemoryGuardParts,
-} from '../../src/sandbox/plane/memory-guard.ts';
+import { IDLE_MS_MIN, type MemoryShort, memoryMarks, RESERVE_MIB } from '../../src/sandbox/memory/host-guard.ts';
+import { GUARD_LIMITS, MemoryGuard, type MemoryGuardParts } from '../../src/sandbox/plane/memory-guard.ts';
 import { MEMORY_POLL_MS } from '../../src/sandbox/start/start-queue.ts';
 import { eventually } from '../support/eventually.ts';
 import { FakeHost, type FakeHostOptions } from '../support/fake-host.ts';
@@ -31,10 +22,7 @@ const SHORT = RESERVE_MIB / 2 - 1;
 const NO_SHARED_RAM = { unusedBytes: 0, dropUnused: () => Promise.resolve() };
 
 /** Clones are admitted by 100 MiB. */
-const SHARING: FakeHostOptions = {
-  mapsMemory: true,
-  sizes: { canShare: () => true, expectedMib: () => 100 },
-};
+const SHARING: FakeHostOptions = { mapsMemory: true, sizes: { canShare: () => true, expectedMib: () => 100 } };
 
 class World implements AsyncDisposable {
   readonly host: FakeHost;
@@ -154,9 +142,7 @@ describe('MemoryGuard', () => {
     for (const id of [first, second]) {
       expect(await control.get(id)).toMatchObject({ pausedTo: 'disk', pauseReason: 'host-memory' });
       const detail = expect.stringMatching(/^the memory of the host was short: \d+ MiB/);
-      expect(await world.events(id)).toMatchObject([
-        { type: 'action', action: 'pause', ok: true, detail },
-      ]);
+      expect(await world.events(id)).toMatchObject([{ type: 'action', action: 'pause', ok: true, detail }]);
     }
     expect(world.log).toEqual([
       'the memory of the host is short: a sandbox was paused to disk',
@@ -239,9 +225,7 @@ describe('MemoryGuard', () => {
     clock.advance(2 * GUARD_LIMITS.memoryWaitMs);
     await world.look();
     expect(await control.get(id)).toMatchObject({ status: 'running' });
-    expect(world.log).toEqual([
-      'the memory of the host is short: shared memory without a user is dropped',
-    ]);
+    expect(world.log).toEqual(['the memory of the host is short: shared memory without a user is dropped']);
     world.memory.mib = PLENTY;
     await world.host.passTime(boot);
     await world.guard.close();

@@ -3,10 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type {
-  EnvironmentSource,
-  SandboxEnvironment,
-} from '../../src/sandbox/contract/environment.ts';
+import type { EnvironmentSource, SandboxEnvironment } from '../../src/sandbox/contract/environment.ts';
 import { REFILL_DELAY_MS } from '../../src/sandbox/start/pools.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
@@ -17,12 +14,7 @@ const ENVIRONMENT: SandboxEnvironment = {
   digest: `sha256:${'b'.repeat(64)}`,
   user: 'app:users',
   workdir: '/srv',
-  env: {
-    PATH: '/opt/bin:/bin',
-    MODE: 'image',
-    OLLAMA_HOST: '0.0.0.0',
-    NEUROVISOR_SANDBOX_ID: 'of the image',
-  },
+  env: { PATH: '/opt/bin:/bin', MODE: 'image', OLLAMA_HOST: '0.0.0.0', NEUROVISOR_SANDBOX_ID: 'of the image' },
   entrypoint: ['/bin/app'],
   cmd: ['serve'],
   exposedPorts: ['80/tcp'],
@@ -67,12 +59,7 @@ describe('LocalControlPlane: images', () => {
     expect(host.vm(info.id).bootArgs).toEqual(boot ? ['neurovisor_environment=/dev/vdc'] : []);
     expect(host.identities.at(-1)).toMatchObject({
       environment: { user: 'app:users', workdir: '/srv' },
-      env: {
-        PATH: '/opt/bin:/bin',
-        MODE: 'mine',
-        OLLAMA_HOST: '0.0.0.0',
-        NEUROVISOR_SANDBOX_ID: info.id,
-      },
+      env: { PATH: '/opt/bin:/bin', MODE: 'mine', OLLAMA_HOST: '0.0.0.0', NEUROVISOR_SANDBOX_ID: info.id },
     });
     expect((await host.control.remove(info.id)).image).toEqual(INFO);
     await requireNothing(host);

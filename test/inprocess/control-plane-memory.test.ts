@@ -9,14 +9,7 @@ import { requireNothing } from '../support/fake-leftovers.ts';
 import { settle } from '../support/fake-members.ts';
 
 const NEAR: GuestEvent = { type: 'near_oom', memoryBytes: 95, limitBytes: 100 };
-const PRESSED: GuestEvent = {
-  type: 'pressure',
-  memoryBytes: 80,
-  limitBytes: 100,
-  highEvents: 1,
-  some: 0,
-  full: 0,
-};
+const PRESSED: GuestEvent = { type: 'pressure', memoryBytes: 80, limitBytes: 100, highEvents: 1, some: 0, full: 0 };
 const SIZE = { memoryMib: 256, memoryMaxMib: 1024 } as const;
 
 async function begin(host: FakeHost, request: CreateRequest = {}): Promise<SandboxInfo> {
@@ -24,11 +17,7 @@ async function begin(host: FakeHost, request: CreateRequest = {}): Promise<Sandb
 }
 
 /** Waits for an event that matches. @returns the events */
-async function until(
-  host: FakeHost,
-  id: string,
-  fits: (event: TimedEvent) => boolean,
-): Promise<readonly TimedEvent[]> {
+async function until(host: FakeHost, id: string, fits: (event: TimedEvent) => boolean): Promise<readonly TimedEvent[]> {
   const seen: TimedEvent[] = [];
   for await (const event of host.control.events(id)) {
     seen.push(event);

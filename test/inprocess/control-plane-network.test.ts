@@ -12,11 +12,7 @@ const network: NetworkOptions = { mode: 'allowlist', allow: ['a.example'] };
 const REFUSED = new SandboxError('network_unavailable', 'no addresses are left');
 const held = async (host: FakeHost): Promise<number> => (await host.holdings())['networks'] ?? 0;
 
-async function fillPool(
-  host: FakeHost,
-  members: number,
-  spec: { readonly card?: boolean } = {},
-): Promise<void> {
+async function fillPool(host: FakeHost, members: number, spec: { readonly card?: boolean } = {}): Promise<void> {
   await host.control.setPool({ min: members, max: members }, spec);
   // Delay of a refill after a claim.
   host.clock.advance(REFILL_DELAY_MS);
@@ -98,11 +94,7 @@ describe('LocalControlPlane: networks', () => {
     const [{ nic } = {}] = host.vms();
     expect([nic?.isPlugged, await held(host)]).toEqual([true, 1]);
     const { id, origin, network: told } = await host.control.create({ network });
-    expect([origin, told?.mode, told?.address]).toEqual([
-      'pool',
-      'allowlist',
-      expect.stringMatching(/^10\./),
-    ]);
+    expect([origin, told?.mode, told?.address]).toEqual(['pool', 'allowlist', expect.stringMatching(/^10\./)]);
     expect(host.vm(id).nic).toEqual(nic);
     await requireNothing(host);
   });
@@ -154,9 +146,7 @@ describe('LocalControlPlane: networks', () => {
       const { id } = await host.control.create({ network });
       const { nic } = host.vm(id);
       host.script.fail(phase);
-      await expect(host.control.pause(id, 'disk')).rejects.toMatchObject({
-        code: 'snapshot_failed',
-      });
+      await expect(host.control.pause(id, 'disk')).rejects.toMatchObject({ code: 'snapshot_failed' });
       expect((await host.control.get(id)).status).toBe('running');
       expect(host.vm(id).nic).toEqual(nic);
       expect(host.script.unused).toEqual([]);
@@ -207,9 +197,7 @@ describe('LocalControlPlane: networks', () => {
     host.destinations = [{ name: 'a.example', bytesMax: 1000, bytesUsed: 300 }];
     const told = (await host.control.get(id)).network;
     expect(told).toMatchObject({ limits, gatewayUse: { destinations: host.destinations } });
-    const changed = await host.control.update(id, {
-      network: { ...network, allow: ['b.example'] },
-    });
+    const changed = await host.control.update(id, { network: { ...network, allow: ['b.example'] } });
     expect(changed.network).toMatchObject({ allow: ['b.example'], limits });
     const [fork] = await host.control.fork(id, { count: 1 });
     if (fork?.ok !== true) throw new Error('no fork');
@@ -260,9 +248,7 @@ describe('LocalControlPlane: networks', () => {
     const { id } = await host.control.create({ network });
     const open: NetworkOptions = { mode: 'open' };
     host.script.fail('network', new SandboxError('spec_invalid', 'no such rule'));
-    await expect(host.control.update(id, { network: open })).rejects.toMatchObject({
-      code: 'spec_invalid',
-    });
+    await expect(host.control.update(id, { network: open })).rejects.toMatchObject({ code: 'spec_invalid' });
     expect((await host.control.get(id)).network?.mode).toBe('allowlist');
     expect((await host.control.update(id, { network: open })).network?.mode).toBe('open');
     expect((await host.control.update(id, { network: null })).network).toBeNull();
@@ -331,9 +317,7 @@ describe('LocalControlPlane: secrets', () => {
     await expect(host.control.resume(id)).rejects.toMatchObject(missing);
     await expect(host.control.fork(id, { count: 1 })).rejects.toMatchObject(missing);
     const bad = [{ name: 'API_KEY', hosts: ['a.example'], value: 'short' }];
-    await expect(host.control.update(id, { secrets: bad })).rejects.toMatchObject({
-      code: 'spec_invalid',
-    });
+    await expect(host.control.update(id, { secrets: bad })).rejects.toMatchObject({ code: 'spec_invalid' });
     const given = await host.control.update(id, { secrets });
     expect(given).toMatchObject({ status: 'paused', secrets: [{ held: true }] });
     expect((await host.control.resume(id)).status).toBe('running');

@@ -124,15 +124,10 @@ describe('LocalControlPlane: two over one store', () => {
     const [a, b] = [await both.open('a'), await both.open('b')];
     for (let turn = 0; turn < 10; turn++) {
       const id = await pausedOne(a);
-      const [resumed, removed] = await Promise.allSettled([
-        a.control.resume(id),
-        b.control.remove(id),
-      ]);
+      const [resumed, removed] = await Promise.allSettled([a.control.resume(id), b.control.remove(id)]);
       expect([resumed.status, removed.status].sort()).toEqual(['fulfilled', 'rejected']);
       const refused = resumed.status === 'rejected' ? resumed : removed;
-      expect(['not_ready', 'gone']).toContain(
-        ((refused as PromiseRejectedResult).reason as { code: string }).code,
-      );
+      expect(['not_ready', 'gone']).toContain(((refused as PromiseRejectedResult).reason as { code: string }).code);
       if (resumed.status === 'fulfilled') await a.control.remove(id);
       expect(await b.control.get(id)).toMatchObject({ status: 'ended' });
     }
@@ -206,8 +201,7 @@ describe('LocalControlPlane: after another', () => {
       { id: first.id, status: 'ended', end: { cause: 'host-lost' } },
     ]);
     await b.control.remove(own.id);
-    const ids = async (host: FakeHost) =>
-      (await host.control.list({ ...over, metadata })).map(({ id }) => id);
+    const ids = async (host: FakeHost) => (await host.control.list({ ...over, metadata })).map(({ id }) => id);
     expect(await ids(b)).toEqual([own.id, first.id]);
     await both.close('b');
     expect(await ids(await both.open('c'))).toEqual([own.id, first.id]);

@@ -43,9 +43,7 @@ describe('LocalControlPlane: starts', () => {
     await first.reached;
     host.clock.advance(1000);
     first.release();
-    const refused = (await settled).flatMap((one) =>
-      one.status === 'rejected' ? [one.reason as unknown] : [],
-    );
+    const refused = (await settled).flatMap((one) => (one.status === 'rejected' ? [one.reason as unknown] : []));
     expect(served).toEqual([0, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19]);
     expect(refused).toHaveLength(9);
     for (const error of refused) {
@@ -60,10 +58,7 @@ describe('LocalControlPlane: starts', () => {
     const { id } = await host.control.create({ boot: true });
     await host.control.snapshot(id, { name: 'kept' });
     const asked = host.control.create({ snapshot: 'kept', requirements: ['rich'] });
-    await expect(asked).rejects.toMatchObject({
-      code: 'spec_invalid',
-      message: 'a snapshot has its own packages',
-    });
+    await expect(asked).rejects.toMatchObject({ code: 'spec_invalid', message: 'a snapshot has its own packages' });
     expect(await host.control.create({ snapshot: 'kept', requirements: [] })).toBeDefined();
   });
 
@@ -71,9 +66,7 @@ describe('LocalControlPlane: starts', () => {
     await using host = await FakeHost.open({ concurrency: 1 });
     const first = host.script.hold('start');
     const aborter = new AbortController();
-    const asked = Array.from({ length: WAITING_MAX + 3 }, () =>
-      host.control.create({ boot: true }, aborter.signal),
-    );
+    const asked = Array.from({ length: WAITING_MAX + 3 }, () => host.control.create({ boot: true }, aborter.signal));
     const settled = Promise.allSettled(asked);
     await first.reached;
     await settle();
@@ -241,18 +234,13 @@ describe('LocalControlPlane: close', () => {
     await fillPool(host, 2);
     const { id } = await host.control.create({});
     const held = host.script.hold('hello');
-    const creating = expect(host.control.create({ boot: true })).rejects.toMatchObject({
-      code: 'cancelled',
-    });
+    const creating = expect(host.control.create({ boot: true })).rejects.toMatchObject({ code: 'cancelled' });
     await held.reached;
     const closing = host.control.close();
     expect(host.control.close()).toBe(closing);
     await Promise.all([closing, creating]);
     expect(await host.holdings()).toEqual(NOTHING);
-    expect(await host.control.get(id)).toMatchObject({
-      status: 'ended',
-      end: { cause: 'stopped' },
-    });
+    expect(await host.control.get(id)).toMatchObject({ status: 'ended', end: { cause: 'stopped' } });
     for (const ask of [
       () => host.control.create({}),
       () => host.control.fork(id, { count: 1 }),
@@ -266,9 +254,7 @@ describe('LocalControlPlane: close', () => {
     await using host = await FakeHost.open();
     await fillPool(host, 1);
     const held = host.script.hold('update');
-    const creating = expect(host.control.create({ env: { OWN: 'mine' } })).rejects.toMatchObject({
-      code: 'cancelled',
-    });
+    const creating = expect(host.control.create({ env: { OWN: 'mine' } })).rejects.toMatchObject({ code: 'cancelled' });
     const member = await held.reached;
     const ending = host.script.holdOf('kill', member);
     let isClosed = false;

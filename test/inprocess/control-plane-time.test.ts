@@ -48,10 +48,7 @@ describe('LocalControlPlane: timeoutMs', () => {
     expect(await host.control.pause(id, to)).toMatchObject({ endsAtMs: null });
     host.clock.advance(100_000);
     await settle();
-    expect(await host.control.resume(id)).toMatchObject({
-      status: 'running',
-      endsAtMs: host.clock.wall() + 10_000,
-    });
+    expect(await host.control.resume(id)).toMatchObject({ status: 'running', endsAtMs: host.clock.wall() + 10_000 });
     await requireNothing(host);
   });
 
@@ -137,10 +134,7 @@ describe('LocalControlPlane: timeoutMs', () => {
     await settle();
     host.clock.advance(TIMEOUT_RETRY_MS);
     await settle();
-    expect(await host.control.get(id)).toMatchObject({
-      status: 'running',
-      endsAtMs: longer.endsAtMs,
-    });
+    expect(await host.control.get(id)).toMatchObject({ status: 'running', endsAtMs: longer.endsAtMs });
     await requireNothing(host);
   });
 });
@@ -164,10 +158,7 @@ describe('LocalControlPlane: idleTimeoutMs', () => {
 
   it.each([
     ['traffic', async (host: FakeHost, id: string): Promise<void> => host.carry(id)],
-    [
-      'an operation',
-      async (host: FakeHost, id: string): Promise<void> => void (await host.guest(id)),
-    ],
+    ['an operation', async (host: FakeHost, id: string): Promise<void> => void (await host.guest(id))],
     [
       'a model request',
       async (host: FakeHost): Promise<void> => {

@@ -15,13 +15,7 @@ describe('LocalControlPlane: update', () => {
     const before = await control.create({ boot: true, memoryMaxMib: 1024 });
     const { id } = before;
     host.script.fail('balloon');
-    const change = {
-      diskLimits: LIMITS,
-      secrets: [SECRET],
-      network: NETWORK,
-      memoryMib: 1024,
-      ...POLICY,
-    };
+    const change = { diskLimits: LIMITS, secrets: [SECRET], network: NETWORK, memoryMib: 1024, ...POLICY };
     await expect(control.update(id, change)).rejects.toThrow(/^balloon failed$/);
     expect(await control.get(id)).toEqual(before);
     expect(host.vm(id).diskLimits).toEqual({});
@@ -117,11 +111,7 @@ describe('LocalControlPlane: update', () => {
   it('packages: an invalid policy is refused, and a part that fails later leaves them as they were', async () => {
     await using host = await FakeHost.open();
     const { control } = host;
-    const before = await control.create({
-      boot: true,
-      memoryMaxMib: 1024,
-      packages: { ecosystems: ['npm'] },
-    });
+    const before = await control.create({ boot: true, memoryMaxMib: 1024, packages: { ecosystems: ['npm'] } });
     const { id } = before;
     const invalid = { packages: { ecosystems: ['pip'], deny: ['not a name'] } } as const;
     await expect(control.update(id, invalid)).rejects.toMatchObject({ code: 'spec_invalid' });

@@ -67,13 +67,7 @@ describe('buildDockerfile', () => {
     else await disks.fillScratch(scratch);
     await disks.fillCaches?.(caches ?? '');
     if (caches !== null && !existsSync(caches)) writeFileSync(caches, '');
-    const vm: Started = {
-      disks,
-      runs: [],
-      copies: [],
-      start: readFileSync(scratch, 'utf8'),
-      stopped: false,
-    };
+    const vm: Started = { disks, runs: [], copies: [], start: readFileSync(scratch, 'utf8'), stopped: false };
     vms.push(vm);
     const write = (text: string): void => writeFileSync(scratch, `${text}\n`, { flag: 'a' });
     return {
@@ -158,9 +152,7 @@ describe('buildDockerfile', () => {
   ];
 
   it('steps: in order, with user, directory and variables of their place', async () => {
-    const built = await build(
-      'FROM a\nENV A=1\nRUN one\nWORKDIR /w\nUSER u\nENV A=2\nRUN two\nCMD ["c"]',
-    );
+    const built = await build('FROM a\nENV A=1\nRUN one\nWORKDIR /w\nUSER u\nENV A=2\nRUN two\nCMD ["c"]');
     expect(result(built.key)).toBe('one\nmkdir /w\ntwo\n');
     expect(vms).toHaveLength(1);
     expect(vms[0]?.runs).toMatchObject([
@@ -223,11 +215,7 @@ describe('buildDockerfile', () => {
       'FROM a AS one\nRUN one\nFROM a AS unused\nRUN unused\nFROM one AS two\nRUN two\n' +
       'FROM scratch\nCOPY --from=two /x /y\nCOPY --from=busybox /z /\n';
     const built = await build(text);
-    expect(vms.map(({ runs }) => runs.map(({ argv }) => argv.at(-1)))).toEqual([
-      ['one'],
-      ['two'],
-      [],
-    ]);
+    expect(vms.map(({ runs }) => runs.map(({ argv }) => argv.at(-1)))).toEqual([['one'], ['two'], []]);
     expect(vms[1]?.start).toBe('one\n');
     const [last] = vms.slice(-1);
     expect(last?.disks.base.kind).toBe('none');
@@ -252,10 +240,7 @@ describe('buildDockerfile', () => {
     expect(vms[0]?.stopped).toBe(true);
     expect(left()).toEqual([]);
     onRun = () => 0;
-    expect((await build('FROM a\nRUN good\n\nRUN bad\nRUN never')).steps).toEqual({
-      run: 2,
-      cached: 1,
-    });
+    expect((await build('FROM a\nRUN good\n\nRUN bad\nRUN never')).steps).toEqual({ run: 2, cached: 1 });
   });
 
   it('a full guest disk and a file that is missing in a stage name the line', async () => {
@@ -325,9 +310,7 @@ describe('buildDockerfile', () => {
       aborter.abort();
       throw new Error('the connection ended');
     };
-    await expect(build('FROM a\nRUN x', {}, aborter.signal)).rejects.toMatchObject({
-      code: 'cancelled',
-    });
+    await expect(build('FROM a\nRUN x', {}, aborter.signal)).rejects.toMatchObject({ code: 'cancelled' });
     expect(vms[0]?.stopped).toBe(true);
     expect(left()).toEqual([]);
   });
@@ -382,9 +365,7 @@ describe('buildDockerfile', () => {
     await build(text('three'));
     const disks = readdirSync(join(dir, 'cache/mounts'));
     expect(disks).toHaveLength(1);
-    expect(readFileSync(join(dir, 'cache/mounts', disks[0] ?? ''), 'utf8')).toBe(
-      'one\ntwo\nthree\n',
-    );
+    expect(readFileSync(join(dir, 'cache/mounts', disks[0] ?? ''), 'utf8')).toBe('one\ntwo\nthree\n');
   });
 
   it('cache: a larger disk than that of the kept steps begins again', async () => {
@@ -409,8 +390,7 @@ describe('buildDockerfile', () => {
 
   it('cache: a build that fails, and one that runs, hold the bound, too', async () => {
     let most = 0;
-    const used = (): number =>
-      readdirSync(join(dir, 'cache/steps')).filter((name) => name.endsWith('.ext4')).length;
+    const used = (): number => readdirSync(join(dir, 'cache/steps')).filter((name) => name.endsWith('.ext4')).length;
     bytesMax = 200_000;
     onRun = (text) => {
       most = Math.max(most, used());
@@ -428,16 +408,10 @@ describe('buildDockerfile', () => {
   });
 
   it('our environments: the result has their user and home, unless the Dockerfile says others', async () => {
-    expect((await build('FROM agent\nRUN x')).config).toMatchObject({
-      user: 'user',
-      workdir: '/home/user',
-    });
+    expect((await build('FROM agent\nRUN x')).config).toMatchObject({ user: 'user', workdir: '/home/user' });
     expect(vms[0]?.runs[0]).toMatchObject({ user: '', workdir: '/' });
     expect((await build('FROM base\nRUN x')).config).toMatchObject({ user: 'user' });
-    expect((await build('FROM agent\nUSER root\nWORKDIR /x')).config).toMatchObject({
-      user: 'root',
-      workdir: '/x',
-    });
+    expect((await build('FROM agent\nUSER root\nWORKDIR /x')).config).toMatchObject({ user: 'root', workdir: '/x' });
   });
 
   it('a result without files, and an argument that nothing declares', async () => {

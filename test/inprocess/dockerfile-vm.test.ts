@@ -67,10 +67,7 @@ describe('startStageVm', () => {
     return { stdin, stdout, stderr, exit: exit.promise, kill: () => end({}) } as unknown as Process;
   };
 
-  const start = async (
-    more: Partial<StageDisks> = {},
-    network: SandboxOptions['network'] = null,
-  ) => {
+  const start = async (more: Partial<StageDisks> = {}, network: SandboxOptions['network'] = null) => {
     const vms: BuilderVms = {
       runDir: join(dir, 'run'),
       toolsPath: join(dir, 'tools'),
@@ -132,9 +129,7 @@ describe('startStageVm', () => {
         caches: '/dev/vdg',
       },
     ]);
-    expect(disks.map(({ access }) => access)).toEqual([
-      ...['read', 'read', 'write', 'read', 'write', 'write'],
-    ]);
+    expect(disks.map(({ access }) => access)).toEqual([...['read', 'read', 'write', 'read', 'write', 'write']]);
     expect(options).toMatchObject({
       cpus: 1,
       network: null,
@@ -189,13 +184,7 @@ describe('startStageVm', () => {
   it('secrets: go to memory of the guest, not into the plan', async () => {
     const vm = await start();
     const owner = { mode: 0o400, uid: 0, gid: 0 };
-    const secret = {
-      type: 'secret',
-      secret: Buffer.from('a-secret'),
-      target: '/x',
-      variable: null,
-      ...owner,
-    } as const;
+    const secret = { type: 'secret', secret: Buffer.from('a-secret'), target: '/x', variable: null, ...owner } as const;
     await vm.run({ ...RUN, network: true, mounts: [secret] }, () => undefined);
     expect([...written]).toEqual([['/run/neurovisor-secrets/1', 'a-secret']]);
     expect(JSON.stringify(plans)).not.toContain('a-secret');
@@ -236,17 +225,14 @@ describe('startStageVm', () => {
     expect(readdirSync(dir)).not.toContain('second');
   });
 
-  it.each([
-    '',
-    'rubbish',
-    '{"bytes": 1}',
-    '{"code": "x", "detail": "y"}',
-    `"${'x'.repeat(20_000)}"`,
-  ])('a VM that answers %.20j is not believed', async (stdout) => {
-    const vm = await start();
-    onTask = () => ({ stdout });
-    await expect(vm.makeDirectory('/x')).rejects.toThrow(StepFault);
-  });
+  it.each(['', 'rubbish', '{"bytes": 1}', '{"code": "x", "detail": "y"}', `"${'x'.repeat(20_000)}"`])(
+    'a VM that answers %.20j is not believed',
+    async (stdout) => {
+      const vm = await start();
+      onTask = () => ({ stdout });
+      await expect(vm.makeDirectory('/x')).rejects.toThrow(StepFault);
+    },
+  );
 
   it('a full disk of the host ends the step that waits', async () => {
     const vm = await start();

@@ -85,23 +85,13 @@ describe('info', () => {
       ...world.client,
       timeoutMs: 60_000,
       lifecycle: { onTimeout: 'pause', autoResume: true },
-      network: {
-        allowOut: ['1.1.1.1'],
-        denyOut: ['0.0.0.0/0'],
-        allowPublicTraffic: false,
-        maskRequestHost: MASK,
-      },
+      network: { allowOut: ['1.1.1.1'], denyOut: ['0.0.0.0/0'], allowPublicTraffic: false, maskRequestHost: MASK },
     });
     expect(await sandbox.getInfo()).toMatchObject({
       templateId: 'agent',
       state: 'running',
       lifecycle: { onTimeout: 'pause', autoResume: true },
-      network: {
-        allowOut: ['1.1.1.1'],
-        denyOut: ['0.0.0.0/0'],
-        allowPublicTraffic: false,
-        maskRequestHost: MASK,
-      },
+      network: { allowOut: ['1.1.1.1'], denyOut: ['0.0.0.0/0'], allowPublicTraffic: false, maskRequestHost: MASK },
     });
     expect(sandbox.trafficAccessToken).toMatch(/^[0-9a-f]{64}$/);
     expect((await world.control.get(sandbox.sandboxId)).network).toMatchObject({
@@ -125,9 +115,7 @@ describe('info', () => {
 describe('a host without networks', () => {
   const unavailable = (request: CreateRequest): void => {
     if (request.network == null) return;
-    throw new SandboxError('network_unavailable', 'could not set up the network', {
-      remedy: 'run it as root',
-    });
+    throw new SandboxError('network_unavailable', 'could not set up the network', { remedy: 'run it as root' });
   };
 
   it('creates sandboxes without a card unless a client has rules', async () => {
@@ -150,9 +138,7 @@ describe('a host without networks', () => {
     for (const path of ['/sandboxes', '/v2/sandboxes']) {
       const { status, json } = await asking(fresh)('POST', path, always);
       expect(status).toBe(201);
-      const again = await asking(fresh)('PUT', `/sandboxes/${json.sandboxID}/network`, {
-        allow_internet_access: true,
-      });
+      const again = await asking(fresh)('PUT', `/sandboxes/${json.sandboxID}/network`, { allow_internet_access: true });
       expect(again.status).toBe(204);
       const info = await asking(fresh)('GET', `/sandboxes/${json.sandboxID}`);
       expect(info.json.allowInternetAccess).toBe(false);
@@ -161,8 +147,7 @@ describe('a host without networks', () => {
 });
 
 describe('timeouts', () => {
-  const endOf = async (id: string): Promise<number> =>
-    ((await world.control.get(id)).endsAtMs ?? 0) - Date.now();
+  const endOf = async (id: string): Promise<number> => ((await world.control.get(id)).endsAtMs ?? 0) - Date.now();
 
   it('default to 300 s, before version 2 to 15 s', async () => {
     expect(await endOf(await made())).toBeGreaterThan(200_000);
@@ -181,10 +166,7 @@ describe('timeouts', () => {
     await killed.setTimeout(0);
     await ended;
     await expect(killed.getInfo()).rejects.toThrow(SandboxNotFoundError);
-    const paused = await Sandbox.create('agent', {
-      ...world.client,
-      lifecycle: { onTimeout: 'pause' },
-    });
+    const paused = await Sandbox.create('agent', { ...world.client, lifecycle: { onTimeout: 'pause' } });
     await paused.setTimeout(0);
     expect((await paused.getInfo()).state).toBe('paused');
     // The timeout of zero is not that of the resumed sandbox.
@@ -317,10 +299,7 @@ describe('forks', () => {
     const { status, json } = await ask('POST', `/sandboxes/${id}/fork`, { count: 2 });
     expect([status, json]).toEqual([
       201,
-      [
-        { sandbox: expect.objectContaining({ sandboxID: id }) },
-        { error: { code: 507, message: 'no space' } },
-      ],
+      [{ sandbox: expect.objectContaining({ sandboxID: id }) }, { error: { code: 507, message: 'no space' } }],
     ]);
     expect((await ask('POST', `/sandboxes/${id}/fork`, { count: 65 })).status).toBe(400);
     expect((await ask('POST', `/sandboxes/${id}/fork`)).json).toHaveLength(1);
@@ -398,16 +377,9 @@ describe('networks', () => {
     const network = async () => (await world.control.get(sandbox.sandboxId)).network;
     expect(await network()).toMatchObject({ mode: 'open', deny: ['8.8.8.0/24'] });
     await sandbox.updateNetwork({ allowOut: ['1.1.1.1'], denyOut: ['1.1.1.0/30'] });
-    expect(await network()).toMatchObject({
-      mode: 'open',
-      deny: ['1.1.1.0/32', '1.1.1.2/31'],
-    });
+    expect(await network()).toMatchObject({ mode: 'open', deny: ['1.1.1.0/32', '1.1.1.2/31'] });
     const info = await sandbox.getInfo();
-    expect(info.network).toMatchObject({
-      allowOut: ['1.1.1.1'],
-      denyOut: ['1.1.1.0/30'],
-      allowPublicTraffic: false,
-    });
+    expect(info.network).toMatchObject({ allowOut: ['1.1.1.1'], denyOut: ['1.1.1.0/30'], allowPublicTraffic: false });
     await sandbox.updateNetwork({ allowInternetAccess: false });
     expect(await network()).toBe(null);
     expect((await sandbox.getInfo()).network).toMatchObject({ allowPublicTraffic: false });
@@ -420,17 +392,13 @@ describe('networks', () => {
     const value = 'Bearer sk-0123456789abcdef';
     const rules = (name: string) => ({ 'a.com': [{ transform: { headers: { [name]: value } } }] });
     const list = { allowOut: ['a.com'], denyOut: ['0.0.0.0/0'] };
-    const hidden = (name: string) => ({
-      'a.com': [{ transform: { headers: { [name]: '[hidden]' } } }],
-    });
+    const hidden = (name: string) => ({ 'a.com': [{ transform: { headers: { [name]: '[hidden]' } } }] });
     const sandbox = await Sandbox.create('agent', {
       ...world.client,
       network: { ...list, rules: { ...rules('Authorization'), '*.b.com': [{}] } },
     });
     const secrets = async () => (await world.control.get(sandbox.sandboxId)).secrets;
-    expect(await secrets()).toMatchObject([
-      { sets: 'Authorization', hosts: ['a.com'], held: true },
-    ]);
+    expect(await secrets()).toMatchObject([{ sets: 'Authorization', hosts: ['a.com'], held: true }]);
     const info = await sandbox.getInfo();
     expect(info.network).toEqual({ ...list, rules: hidden('Authorization') });
     const kept = await world.control.get(sandbox.sandboxId);
@@ -497,8 +465,7 @@ describe('logs', () => {
       { timestamp: at, line: one.message },
       { timestamp: at, line: 'two' },
     ]);
-    const logs = async (query: string) =>
-      (await ask('GET', `/v2/sandboxes/${id}/logs?${query}`)).json.logs;
+    const logs = async (query: string) => (await ask('GET', `/v2/sandboxes/${id}/logs?${query}`)).json.logs;
     expect(await logs('')).toEqual([one, two]);
     expect(await logs('direction=backward&limit=1')).toEqual([two]);
     expect(await logs('search=two')).toEqual([two]);

@@ -38,10 +38,7 @@ const headers = (more: Readonly<Record<string, string>> = {}): Record<string, st
   ...more,
 });
 const ask = async (path: string, init: RequestInit = {}): Promise<Response> =>
-  await fetch(`${world.url}${path}`, {
-    ...init,
-    headers: headers(init.headers as Record<string, string>),
-  });
+  await fetch(`${world.url}${path}`, { ...init, headers: headers(init.headers as Record<string, string>) });
 const call = async (name: string, message: unknown): Promise<{ status: number; body: unknown }> => {
   const answer = await ask(`/${name}`, {
     method: 'POST',
@@ -53,16 +50,12 @@ const call = async (name: string, message: unknown): Promise<{ status: number; b
 
 describe('programs', () => {
   it('know that they run in a sandbox, and of which template', async () => {
-    const { stdout } = await sandbox.commands.run(
-      'echo $E2B_SANDBOX $E2B_SANDBOX_ID $E2B_TEMPLATE_ID',
-    );
+    const { stdout } = await sandbox.commands.run('echo $E2B_SANDBOX $E2B_SANDBOX_ID $E2B_TEMPLATE_ID');
     expect(stdout).toBe(`true ${sandbox.sandboxId} agent\n`);
   });
 
   it('are refused in a directory that is missing', async () => {
-    await expect(sandbox.commands.run('true', { cwd: '/missing' })).rejects.toThrow(
-      "cwd '/missing' does not exist",
-    );
+    await expect(sandbox.commands.run('true', { cwd: '/missing' })).rejects.toThrow("cwd '/missing' does not exist");
   });
 
   it('are ended by the time of the call', async () => {
@@ -83,10 +76,7 @@ describe('programs', () => {
 
   it('are listed as they were started', async () => {
     const long = 'x'.repeat(1000);
-    const running = await sandbox.commands.run(`sleep 1000 # ${long}`, {
-      background: true,
-      envs: { A: 'b' },
-    });
+    const running = await sandbox.commands.run(`sleep 1000 # ${long}`, { background: true, envs: { A: 'b' } });
     const [listed] = await sandbox.commands.list();
     expect(listed).toMatchObject({ args: ['-l', '-c', `sleep 1000 # ${long}`], envs: { A: 'b' } });
     await running.kill();
@@ -109,15 +99,8 @@ describe('programs', () => {
 
   it('take a stream of input', async () => {
     const running = await sandbox.commands.run('cat', { background: true, stdin: true });
-    const data = (word: string) => ({
-      data: { input: { stdin: Buffer.from(word).toString('base64') } },
-    });
-    const frames = [
-      { start: { process: { pid: running.pid } } },
-      data('a'),
-      { keepalive: {} },
-      data('b\n'),
-    ];
+    const data = (word: string) => ({ data: { input: { stdin: Buffer.from(word).toString('base64') } } });
+    const frames = [{ start: { process: { pid: running.pid } } }, data('a'), { keepalive: {} }, data('b\n')];
     const answer = await stream('process.Process/StreamInput', ...frames);
     expect(answer).not.toContain('error');
     await sandbox.commands.closeStdin(running.pid);
@@ -129,10 +112,7 @@ describe('programs', () => {
 
   it('send their whole output to each of several clients', async () => {
     const lines = 60_000;
-    const running = await sandbox.commands.run(`read go; seq ${lines}`, {
-      background: true,
-      stdin: true,
-    });
+    const running = await sandbox.commands.run(`read go; seq ${lines}`, { background: true, stdin: true });
     const second = await sandbox.commands.connect(running.pid);
     await sandbox.commands.sendStdin(running.pid, 'go\n');
     const [{ stdout }, other] = await Promise.all([running.wait(), second.wait()]);
@@ -179,17 +159,14 @@ describe('directories', () => {
 
   it('are not watched if they are files, or missing', async () => {
     await sandbox.files.write('plain.txt', '');
-    const create = async (path: string) =>
-      (await call('filesystem.Filesystem/CreateWatcher', { path })).body;
+    const create = async (path: string) => (await call('filesystem.Filesystem/CreateWatcher', { path })).body;
     expect(await create('plain.txt')).toMatchObject({ code: 'invalid_argument' });
     expect(await create('nowhere')).toMatchObject({ code: 'not_found' });
   });
 
   it('show links as what they lead to', async () => {
     await sandbox.files.write('links/file', 'abc');
-    await sandbox.commands.run('ln -s file one; ln -s one two; ln -s nowhere broken', {
-      cwd: `${home}/links`,
-    });
+    await sandbox.commands.run('ln -s file one; ln -s one two; ln -s nowhere broken', { cwd: `${home}/links` });
     const { body } = await call('filesystem.Filesystem/ListDir', { path: 'links', depth: 1 });
     const { entries } = body as { readonly entries: readonly { readonly name: string }[] };
     expect(entries.map(({ name }) => name)).toEqual(['broken', 'file', 'one', 'two']);
@@ -210,11 +187,7 @@ describe('content', () => {
     const whole = await ask('/files?path=part.txt');
     expect(whole.headers.get('content-length')).toBe('10');
     const part = await ask('/files?path=part.txt', { headers: { range: 'bytes=3-5' } });
-    expect([part.status, part.headers.get('content-range'), await part.text()]).toEqual([
-      206,
-      'bytes 3-5/10',
-      '345',
-    ]);
+    expect([part.status, part.headers.get('content-range'), await part.text()]).toEqual([206, 'bytes 3-5/10', '345']);
     const beyond = await ask('/files?path=part.txt', { headers: { range: 'bytes=10-' } });
     expect([beyond.status, beyond.headers.get('content-range')]).toEqual([416, 'bytes */10']);
     const since = whole.headers.get('last-modified') ?? '';
@@ -246,10 +219,7 @@ describe('content', () => {
         body: new Uint8Array(body),
         headers: { 'content-type': 'application/octet-stream', ...more },
       });
-    const packed = await post('packed', gzipSync('content'), {
-      'content-encoding': 'gzip',
-      'x-metadata-Author': 'me',
-    });
+    const packed = await post('packed', gzipSync('content'), { 'content-encoding': 'gzip', 'x-metadata-Author': 'me' });
     expect(await packed.json()).toEqual([
       { name: 'packed', path: join(home, 'packed'), type: 'file', metadata: { author: 'me' } },
     ]);
@@ -278,8 +248,7 @@ describe('content', () => {
       );
       return socket;
     };
-    const part =
-      '--B\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\nsome content';
+    const part = '--B\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\nsome content';
     const socket = await upload(part, 1000);
     await expect.poll(() => readdirSync(home).some((name) => name.endsWith('.part'))).toBe(true);
     socket.destroy();
@@ -300,9 +269,7 @@ describe('content', () => {
     const begin = (method: string, more: Record<string, string>, body = '') => {
       const socket = connect(Number(new URL(world.url).port), '127.0.0.1');
       const lines = Object.entries(headers(more)).map(([name, value]) => `${name}: ${value}\r\n`);
-      socket.write(
-        `${method} /files?path=large HTTP/1.1\r\nHost: localhost\r\n${lines.join('')}\r\n${body}`,
-      );
+      socket.write(`${method} /files?path=large HTTP/1.1\r\nHost: localhost\r\n${lines.join('')}\r\n${body}`);
       return socket;
     };
     for (const more of [{}, { 'accept-encoding': 'gzip' }, { range: 'bytes=5-40000000' }]) {
@@ -325,10 +292,7 @@ describe('content', () => {
       onGuest = () => {
         throw new SandboxError(code, 'meanwhile');
       };
-      const [file, rpc] = [
-        await ask('/files?path=/tmp/none'),
-        await call('process.Process/List', {}),
-      ];
+      const [file, rpc] = [await ask('/files?path=/tmp/none'), await call('process.Process/List', {})];
       onGuest = () => undefined;
       expect([file.status, await file.json()]).toEqual([502, body]);
       expect(rpc).toEqual({ status: 502, body });
@@ -357,10 +321,7 @@ it('web pages may ask, as with E2B', async () => {
     method: 'OPTIONS',
     headers: { ...origin, 'access-control-request-headers': 'x-access-token' },
   });
-  expect([preflight.status, preflight.headers.get('access-control-allow-origin')]).toEqual([
-    204,
-    '*',
-  ]);
+  expect([preflight.status, preflight.headers.get('access-control-allow-origin')]).toEqual([204, '*']);
   const answer = await ask('/files?path=empty', { headers: origin });
   expect(answer.headers.get('access-control-allow-origin')).toBe('*');
 });

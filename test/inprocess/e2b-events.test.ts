@@ -98,16 +98,11 @@ it('a life of a sandbox is a list of events, and reaches a webhook signed and in
   const types = listed.map(({ type }) => type);
   expect(new Set(types)).toEqual(new Set(events));
   expect([types[0], types.at(-1)]).toEqual([events[0], events.at(-1)]);
-  expect(listed[0]).toMatchObject({
-    version: 'v2',
-    eventData: { sandbox_metadata: { owner: 'me' } },
-  });
+  expect(listed[0]).toMatchObject({ version: 'v2', eventData: { sandbox_metadata: { owner: 'me' } } });
   expect(listed.at(-1)?.eventData).toMatchObject({ execution: { vcpu_count: expect.any(Number) } });
 
   await until(listed.length);
-  expect(received.map(({ body }) => (JSON.parse(body) as { id: string }).id)).toEqual(
-    listed.map(({ id }) => id),
-  );
+  expect(received.map(({ body }) => (JSON.parse(body) as { id: string }).id)).toEqual(listed.map(({ id }) => id));
   const { body, headers } = received[0] ?? { body: '', headers: {} };
   const digest = createHash('sha256')
     .update(secret + body)
@@ -135,12 +130,7 @@ it.each([
   ['no event', { events: [] }],
   ['an empty secret', { signatureSecret: '' }],
 ])('a webhook with %s is refused', async (_what, wrong) => {
-  const right = {
-    name: 'w',
-    url: hook,
-    events: ['sandbox.lifecycle.killed'],
-    signatureSecret: 's',
-  };
+  const right = { name: 'w', url: hook, events: ['sandbox.lifecycle.killed'], signatureSecret: 's' };
   expect((await ask('POST', '/events/webhooks', { ...right, ...wrong })).status).toBe(400);
 });
 
@@ -148,10 +138,7 @@ it('events are paged, newest first, and filtered by type', async () => {
   const all = (await ask('GET', '/events/sandboxes?limit=100')).body as { id: string }[];
   const second = (await ask('GET', '/events/sandboxes?limit=1&offset=1')).body as { id: string }[];
   expect(second.map(({ id }) => id)).toEqual([all[1]?.id]);
-  const killed = await ask(
-    'GET',
-    '/events/sandboxes?types=sandbox.lifecycle.killed&types=sandbox.lifecycle.paused',
-  );
+  const killed = await ask('GET', '/events/sandboxes?types=sandbox.lifecycle.killed&types=sandbox.lifecycle.paused');
   const types = (killed.body as { type: string }[]).map(({ type }) => type);
   expect(types).toEqual(['sandbox.lifecycle.killed', 'sandbox.lifecycle.paused']);
   expect((await ask('GET', '/events/sandboxes?limit=101')).status).toBe(400);

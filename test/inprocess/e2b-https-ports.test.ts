@@ -37,8 +37,7 @@ afterAll(async () => {
   await rm(home, { recursive: true, force: true });
 });
 
-const make = (httpsPorts: number[]) =>
-  Sandbox.create('agent', { ...world.client, network: { httpsPorts } });
+const make = (httpsPorts: number[]) => Sandbox.create('agent', { ...world.client, network: { httpsPorts } });
 const head = (sandbox: Sandbox, port: number, first: string, ...more: string[]): string =>
   [first, `Host: ${sandbox.getHost(port)}`, ...more, '', ''].join('\r\n');
 
@@ -46,10 +45,7 @@ describe('httpsPorts', () => {
   it('a program that serves HTTPS is reached by HTTP, whatever its certificate', async () => {
     const sandbox = await make([secured]);
     const more = ['Content-Length: 4', 'Connection: close'];
-    using client = await rawClient(
-      world.url,
-      `${head(sandbox, secured, 'POST /path?q HTTP/1.1', ...more)}body`,
-    );
+    using client = await rawClient(world.url, `${head(sandbox, secured, 'POST /path?q HTTP/1.1', ...more)}body`);
     expect(await client.ended()).toMatch(/^HTTP\/1\.1 200 OK[\s\S]*body/);
     expect(heard.at(-1)?.url).toBe('/path?q');
     expect(heard.at(-1)?.headers.host).toBe(sandbox.getHost(secured));
@@ -58,10 +54,7 @@ describe('httpsPorts', () => {
   it('an upgraded connection passes both ways', async () => {
     const sandbox = await make([secured]);
     const more = ['Connection: Upgrade', 'Upgrade: x'];
-    using client = await rawClient(
-      world.url,
-      `${head(sandbox, secured, 'GET / HTTP/1.1', ...more)}world`,
-    );
+    using client = await rawClient(world.url, `${head(sandbox, secured, 'GET / HTTP/1.1', ...more)}world`);
     expect(await client.ended()).toMatch(/^HTTP\/1\.1 101 [\s\S]*hello world$/);
   });
   it('stay when the network changes, and for other ports nothing changes', async () => {
@@ -69,28 +62,18 @@ describe('httpsPorts', () => {
     await sandbox.updateNetwork({ denyOut: ['8.8.8.8/32'] });
     expect((await sandbox.getInfo()).network?.httpsPorts).toEqual([secured]);
     const other = await make([1]);
-    using client = await rawClient(
-      world.url,
-      head(other, secured, 'GET / HTTP/1.1', 'Connection: close'),
-    );
+    using client = await rawClient(world.url, head(other, secured, 'GET / HTTP/1.1', 'Connection: close'));
     expect(await client.ended()).toMatch(/^HTTP\/1\.1 (?:400|502) /);
   });
   it('a program there without TLS, or one that ends within it, gets 502 for its client', async () => {
-    for (const bytes of [
-      'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok',
-      '',
-      '\x16\x03\x03\xff\xff',
-    ]) {
+    for (const bytes of ['HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok', '', '\x16\x03\x03\xff\xff']) {
       const plain = createPlain((socket) => {
         socket.on('error', () => socket.destroy());
         socket.once('data', () => socket.end(bytes, 'latin1'));
       });
       const port = await listen(plain);
       const sandbox = await make([port]);
-      using client = await rawClient(
-        world.url,
-        head(sandbox, port, 'GET / HTTP/1.1', 'Connection: close'),
-      );
+      using client = await rawClient(world.url, head(sandbox, port, 'GET / HTTP/1.1', 'Connection: close'));
       expect(await client.ended()).toMatch(/^HTTP\/1\.1 502 /);
       plain.close();
     }

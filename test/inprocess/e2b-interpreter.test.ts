@@ -49,21 +49,14 @@ describe('a sandbox', () => {
     const sandbox = await Sandbox.create('agent', world.client);
     expect(sandbox.trafficAccessToken).toBe(tokens.traffic(sandbox.sandboxId));
     const ask = async (headers: Record<string, string>) => {
-      const address = {
-        'e2b-sandbox-id': sandbox.sandboxId,
-        'e2b-sandbox-port': String(INTERPRETER_PORT),
-      };
-      const response = await fetch(`${world.url}/contexts`, {
-        headers: { ...address, ...headers },
-      });
+      const address = { 'e2b-sandbox-id': sandbox.sandboxId, 'e2b-sandbox-port': String(INTERPRETER_PORT) };
+      const response = await fetch(`${world.url}/contexts`, { headers: { ...address, ...headers } });
       await response.arrayBuffer();
       return response.status;
     };
     expect(await ask({})).toBe(403);
     // Nothing listens there, or what does has no contexts.
-    expect(await ask({ 'e2b-traffic-access-token': sandbox.trafficAccessToken ?? '' })).not.toBe(
-      403,
-    );
+    expect(await ask({ 'e2b-traffic-access-token': sandbox.trafficAccessToken ?? '' })).not.toBe(403);
     expect(world.errors).toEqual([]);
   });
 });

@@ -7,11 +7,7 @@ import type { Call } from '../../src/api/e2b/envd/call.ts';
 import { download } from '../../src/api/e2b/envd/files.ts';
 
 it('cuts the answer, so that its client does not wait for the rest', async () => {
-  const open = async () => ({
-    bytes: 10,
-    modifiedMs: 0,
-    content: Readable.from([Buffer.from('ab')]),
-  });
+  const open = async () => ({ bytes: 10, modifiedMs: 0, content: Readable.from([Buffer.from('ab')]) });
   const server = createServer((request, response) => {
     const guest = async () => ({ files: { open } });
     void download({ request, response, guest } as unknown as Call);

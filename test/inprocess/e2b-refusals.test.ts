@@ -90,9 +90,7 @@ describe('errors', () => {
       request.once('response', (answer) => {
         const parts: Buffer[] = [];
         answer.on('data', (part: Buffer) => parts.push(part));
-        answer.once('end', () =>
-          resolve({ status: answer.statusCode ?? 0, body: Buffer.concat(parts).toString() }),
-        );
+        answer.once('end', () => resolve({ status: answer.statusCode ?? 0, body: Buffer.concat(parts).toString() }));
       });
       request.end(method === 'POST' ? '{"timeout":1}' : undefined);
     });
@@ -132,11 +130,7 @@ describe('a template that must be built first', () => {
     clock.advance(49_000);
     clock.advance(2000);
     const { statusCode, headers, body } = await answering;
-    expect([statusCode, headers['retry-after'], headers['should-retry']]).toEqual([
-      503,
-      '20',
-      'true',
-    ]);
+    expect([statusCode, headers['retry-after'], headers['should-retry']]).toEqual([503, '20', 'true']);
     expect(body).toContain('takes minutes');
     built.resolve();
     await new Promise((resolve) => setImmediate(resolve));

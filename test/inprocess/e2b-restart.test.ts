@@ -19,11 +19,7 @@ const TOKEN_KEY = Buffer.alloc(32, 7);
 
 interface Daemon extends AsyncDisposable {
   readonly host: FakeHost;
-  readonly client: {
-    readonly apiKey: string;
-    readonly apiUrl: string;
-    readonly sandboxUrl: string;
-  };
+  readonly client: { readonly apiKey: string; readonly apiUrl: string; readonly sandboxUrl: string };
   /** As `kill -9` does. */
   kill(): Promise<void>;
 }
@@ -48,13 +44,7 @@ async function startDaemon(dataDir: string, owner: string): Promise<Daemon> {
     tokens: accessTokens(TOKEN_KEY),
     domain: () => 'localhost',
   });
-  const api = await createApiServer({
-    control,
-    callers,
-    log: silentLog,
-    apiKey: API_KEY,
-    beside: e2b,
-  });
+  const api = await createApiServer({ control, callers, log: silentLog, apiKey: API_KEY, beside: e2b });
   const url = `http://127.0.0.1:${await api.listen({ port: 0 })}`;
   const cleanup = new CleanupStack();
   cleanup.push('events', () => events[Symbol.asyncDispose]());
@@ -87,13 +77,8 @@ it('a paused sandbox outlives the daemon, and is reached by the same id and toke
 
   await using second = await startDaemon(dataDir, 'second');
   const listed = await Sandbox.list(second.client).nextItems();
-  expect(listed).toMatchObject([
-    { sandboxId: sandbox.sandboxId, state: 'paused', metadata: { of: 'test' } },
-  ]);
-  const again = await Sandbox.connect(sandbox.sandboxId, {
-    ...second.client,
-    timeoutMs: 120_000,
-  });
+  expect(listed).toMatchObject([{ sandboxId: sandbox.sandboxId, state: 'paused', metadata: { of: 'test' } }]);
+  const again = await Sandbox.connect(sandbox.sandboxId, { ...second.client, timeoutMs: 120_000 });
   expect(await (await second.host.guest(again.sandboxId)).recall()).toBe('a thing');
   expect(again.trafficAccessToken).toBe(sandbox.trafficAccessToken);
   expect(tokenOf(again)).toBe(tokenOf(sandbox));
@@ -127,9 +112,7 @@ it('a daemon killed with 20 sandboxes: those on disk are adopted, the others are
   await using second = await startDaemon(dataDir, 'second');
   const { client, host } = second;
   const ask = async (path: string, headers: Record<string, string> = {}) => {
-    const answer = await fetch(`${client.apiUrl}${path}`, {
-      headers: { 'x-api-key': API_KEY, ...headers },
-    });
+    const answer = await fetch(`${client.apiUrl}${path}`, { headers: { 'x-api-key': API_KEY, ...headers } });
     return { status: answer.status, body: (await answer.json()) as never };
   };
   const ids = (sandboxes: readonly { sandboxId: string }[]): string[] =>
@@ -198,9 +181,7 @@ it('a sandbox whose rules are lost with the daemon is resumed after they are set
 
 async function filesBelow(dir: string): Promise<string[]> {
   const entries = await readdir(dir, { recursive: true, withFileTypes: true });
-  return entries
-    .filter((one) => one.isFile())
-    .map(({ parentPath, name }) => join(parentPath, name));
+  return entries.filter((one) => one.isFile()).map(({ parentPath, name }) => join(parentPath, name));
 }
 
 /** What it shows to programs and files of the sandbox. */

@@ -15,11 +15,7 @@ let sandbox: Sandbox;
 beforeAll(async () => {
   home = await mkdtemp(join(tmpdir(), 'nv-e2b-'));
   world = await openE2bWorld({ home });
-  sandbox = await Sandbox.create('agent', {
-    ...world.client,
-    metadata: { owner: 'test' },
-    allowInternetAccess: false,
-  });
+  sandbox = await Sandbox.create('agent', { ...world.client, metadata: { owner: 'test' }, allowInternetAccess: false });
 });
 afterAll(async () => {
   await world[Symbol.asyncDispose]();
@@ -30,11 +26,7 @@ describe('sandboxes', () => {
   it('are created, shown and ended', async () => {
     const other = await Sandbox.create('agent', { ...world.client, timeoutMs: 60_000 });
     const info = await other.getInfo();
-    expect(info).toMatchObject({
-      sandboxId: other.sandboxId,
-      templateId: 'agent',
-      state: 'running',
-    });
+    expect(info).toMatchObject({ sandboxId: other.sandboxId, templateId: 'agent', state: 'running' });
     expect(info.endAt.getTime() - info.startedAt.getTime()).toBeGreaterThan(59_000);
     expect(await other.isRunning()).toBe(true);
     expect(await other.kill()).toBe(true);
@@ -59,9 +51,7 @@ describe('sandboxes', () => {
 
 describe('commands', () => {
   it('run, with output, environment and status', async () => {
-    const done = await sandbox.commands.run('echo "hi $WHO"; echo bad >&2', {
-      envs: { WHO: 'you' },
-    });
+    const done = await sandbox.commands.run('echo "hi $WHO"; echo bad >&2', { envs: { WHO: 'you' } });
     expect(done).toMatchObject({ stdout: 'hi you\n', stderr: 'bad\n', exitCode: 0 });
     await expect(sandbox.commands.run('exit 3')).rejects.toMatchObject({ exitCode: 3 });
   });
@@ -99,10 +89,7 @@ describe('files', () => {
     const answer = await fetch(url);
     expect(await answer.text()).toBe('by URL');
     const forged = await fetch(url.replace('signed.txt', 'other.txt'));
-    expect([forged.status, await forged.json()]).toEqual([
-      401,
-      { code: 401, message: 'invalid signature' },
-    ]);
+    expect([forged.status, await forged.json()]).toEqual([401, { code: 401, message: 'invalid signature' }]);
   });
 
   it('have signed URLs, which say of a paused sandbox what other requests say', async () => {
@@ -126,14 +113,10 @@ describe('ports', () => {
     const ask = async (headers: Record<string, string>): Promise<string> =>
       await (await fetch(`${world.url}/x?y=1`, { headers })).text();
     const id = sandbox.sandboxId;
-    expect(await ask({ 'e2b-sandbox-id': id, 'e2b-sandbox-port': String(port) })).toBe(
-      'you asked /x?y=1',
-    );
+    expect(await ask({ 'e2b-sandbox-id': id, 'e2b-sandbox-port': String(port) })).toBe('you asked /x?y=1');
     server.close();
     server.closeAllConnections();
-    expect(await ask({ 'e2b-sandbox-id': id, 'e2b-sandbox-port': String(port) })).toContain(
-      'port is not open',
-    );
+    expect(await ask({ 'e2b-sandbox-id': id, 'e2b-sandbox-port': String(port) })).toContain('port is not open');
   });
 
   it('log no error', () => expect(world.errors).toEqual([]));

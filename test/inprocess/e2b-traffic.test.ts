@@ -64,10 +64,7 @@ describe('a hostile program', () => {
     ['nothing', ''],
     ['two lengths', 'HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab'],
     ['a length that is none', 'HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\na'],
-    [
-      'length and chunks',
-      'HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n',
-    ],
+    ['length and chunks', 'HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n'],
     ['a bare line feed in a header', 'HTTP/1.1 200 OK\r\nA: b\nContent-Length: 0\r\n\r\n'],
     ['a folded header', 'HTTP/1.1 200 OK\r\nA: b\r\n c: d\r\nContent-Length: 0\r\n\r\n'],
     ['a NUL in a header', 'HTTP/1.1 200 OK\r\nA: b\0c\r\nContent-Length: 0\r\n\r\n'],
@@ -76,25 +73,19 @@ describe('a hostile program', () => {
     ['a huge head', `HTTP/1.1 200 OK\r\nA: ${'b'.repeat(200_000)}\r\n\r\n`],
     ['an upgrade nobody asked for', 'HTTP/1.1 101 Hi\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n'],
   ];
-  it.each(BROKEN)(
-    'that answers with %s gets 502 for its client, whose connection goes on',
-    async (_what, bytes) => {
-      await using server = await startRawServer(bytes);
-      using client = await askAndAskAgain(server.port);
-      const text = await client.until('HTTP/1.1 204');
-      expect(text.startsWith('HTTP/1.1 502 ')).toBe(true);
-      expect(text).toContain('"code":502');
-      expect(text.match(/HTTP\/1\.1 /g)).toHaveLength(2);
-    },
-  );
+  it.each(BROKEN)('that answers with %s gets 502 for its client, whose connection goes on', async (_what, bytes) => {
+    await using server = await startRawServer(bytes);
+    using client = await askAndAskAgain(server.port);
+    const text = await client.until('HTTP/1.1 204');
+    expect(text.startsWith('HTTP/1.1 502 ')).toBe(true);
+    expect(text).toContain('"code":502');
+    expect(text.match(/HTTP\/1\.1 /g)).toHaveLength(2);
+  });
 
   const CUT: readonly [string, string][] = [
     ['less than its length', 'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc'],
     ['a chunk that is cut', 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc'],
-    [
-      'a broken chunk',
-      'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\nXYZ\r\n\r\n',
-    ],
+    ['a broken chunk', 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\nXYZ\r\n\r\n'],
   ];
   it.each(CUT)('that sends %s ends the client connection', async (_what, bytes) => {
     await using server = await startRawServer(bytes);
@@ -107,9 +98,7 @@ describe('a hostile program', () => {
 
   it('that sends a second answer after the first reaches nobody with it', async () => {
     const forged = 'HTTP/1.1 200 Forged\r\nContent-Length: 6\r\n\r\nforged';
-    await using server = await startRawServer(
-      `HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok${forged}`,
-    );
+    await using server = await startRawServer(`HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok${forged}`);
     using client = await askAndAskAgain(server.port);
     const text = await client.until('HTTP/1.1 204');
     expect(text).toContain('ok');
@@ -131,12 +120,7 @@ describe('a hostile program', () => {
   it('can not turn a connection raw by refusing an upgrade', async () => {
     const bytes = 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nno';
     await using server = await startRawServer((socket) => void socket.write(bytes));
-    using client = await askAndAskAgain(
-      server.port,
-      undefined,
-      'Connection: Upgrade',
-      'Upgrade: websocket',
-    );
+    using client = await askAndAskAgain(server.port, undefined, 'Connection: Upgrade', 'Upgrade: websocket');
     const text = await client.ended();
     expect(text).toContain('Connection: close');
     expect(text.endsWith('no')).toBe(true);
@@ -150,13 +134,7 @@ describe('a hostile program', () => {
     await using server = await startRawServer(answer);
     using client = await rawClient(
       world.url,
-      head(
-        server.port,
-        'GET /p?q HTTP/1.1',
-        'Connection: keep-alive, X-Mine',
-        'X-Mine: 1',
-        'Forwarded: x',
-      ),
+      head(server.port, 'GET /p?q HTTP/1.1', 'Connection: keep-alive, X-Mine', 'X-Mine: 1', 'Forwarded: x'),
     );
     const text = await client.until('\r\n0\r\n\r\n');
     expect(text).toMatch(/^HTTP\/1\.1 200 Very Fine\r\n/);
@@ -174,11 +152,7 @@ describe('a hostile client', () => {
     ['length and chunks', 'POST / HTTP/1.1', 'Content-Length: 4\r\nTransfer-Encoding: chunked'],
     ['two lengths', 'POST / HTTP/1.1', 'Content-Length: 4\r\nContent-Length: 5'],
     ['an unknown coding', 'POST / HTTP/1.1', 'Transfer-Encoding: xchunked'],
-    [
-      'a body with an upgrade',
-      'POST / HTTP/1.1',
-      'Content-Length: 4\r\nConnection: upgrade\r\nUpgrade: x',
-    ],
+    ['a body with an upgrade', 'POST / HTTP/1.1', 'Content-Length: 4\r\nConnection: upgrade\r\nUpgrade: x'],
   ])('that sends %s gets 400, and the program nothing', async (_what, first, more) => {
     await using server = await startRawServer('HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n');
     using client = await rawClient(world.url, `${head(server.port, first, more)}0\r\n\r\n`);
@@ -190,9 +164,7 @@ describe('a hostile client', () => {
 describe('requests', () => {
   it('reach servers at 0.0.0.0, 127.0.0.1 and only ::1, by name and by headers', async () => {
     for (const host of ['0.0.0.0', '127.0.0.1', '::1']) {
-      await using server = await startRawServer('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok', {
-        host,
-      });
+      await using server = await startRawServer('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok', { host });
       const headers = { 'e2b-sandbox-id': sandbox.sandboxId, 'e2b-sandbox-port': `${server.port}` };
       expect(await (await fetch(world.url, { headers })).text()).toBe('ok');
       using client = await rawClient(world.url, head(server.port));
@@ -213,10 +185,7 @@ describe('requests', () => {
     });
     const port = await listening(server);
     const chunks = '3\r\nabc\r\n0\r\nX-Check: 1\r\nAuthorization: x\r\n\r\n';
-    using client = await rawClient(
-      world.url,
-      head(port, 'POST / HTTP/1.1', 'Transfer-Encoding: chunked') + chunks,
-    );
+    using client = await rawClient(world.url, head(port, 'POST / HTTP/1.1', 'Transfer-Encoding: chunked') + chunks);
     expect(await client.until('x-sum: 7\r\n\r\n')).not.toContain('text/html');
     expect(seen).toEqual([{ 'x-check': '1' }]);
     closed(server);
@@ -237,9 +206,7 @@ describe('requests', () => {
 
   it('get no hints that are not valid, and the daemon goes on', async () => {
     const hint = `HTTP/1.1 103 Early Hints\r\nLink: <x>${';a=b'.repeat(64)}"\r\n\r\n`;
-    await using server = await startRawServer(
-      `${hint}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok`,
-    );
+    await using server = await startRawServer(`${hint}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok`);
     using client = await rawClient(world.url, head(server.port));
     expect(await client.until('ok')).toMatch(/^HTTP\/1\.1 200 /);
   });
@@ -257,15 +224,9 @@ describe('requests', () => {
   });
 
   it('mask the host', async () => {
-    const masked = await Sandbox.create('agent', {
-      ...world.client,
-      network: { maskRequestHost: MASK },
-    });
+    const masked = await Sandbox.create('agent', { ...world.client, network: { maskRequestHost: MASK } });
     await using server = await startRawServer('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
-    using client = await rawClient(
-      world.url,
-      `GET / HTTP/1.1\r\nHost: ${masked.getHost(server.port)}\r\n\r\n`,
-    );
+    using client = await rawClient(world.url, `GET / HTTP/1.1\r\nHost: ${masked.getHost(server.port)}\r\n\r\n`);
     await client.until('ok');
     expect(server.received[0]).toContain(`Host: localhost:${server.port}\r\n`);
     expect(server.received[0]).toContain(`X-Forwarded-Host: ${masked.getHost(server.port)}\r\n`);
@@ -273,19 +234,11 @@ describe('requests', () => {
   });
 
   it('need the token of a sandbox without public traffic', async () => {
-    const closedOne = await Sandbox.create('agent', {
-      ...world.client,
-      network: { allowPublicTraffic: false },
-    });
+    const closedOne = await Sandbox.create('agent', { ...world.client, network: { allowPublicTraffic: false } });
     await using server = await startRawServer('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
     const ask = async (token: Record<string, string>, accept = '*/*') =>
       await fetch(world.url, {
-        headers: {
-          'e2b-sandbox-id': closedOne.sandboxId,
-          'e2b-sandbox-port': `${server.port}`,
-          accept,
-          ...token,
-        },
+        headers: { 'e2b-sandbox-id': closedOne.sandboxId, 'e2b-sandbox-port': `${server.port}`, accept, ...token },
       });
     const token = closedOne.trafficAccessToken ?? '';
     const missing = await ask({});
@@ -303,17 +256,12 @@ describe('requests', () => {
 
   it('resume a paused sandbox that wants it, and only that', async () => {
     for (const enabled of [true, false]) {
-      const paused = await Sandbox.create('agent', {
-        ...world.client,
-        autoResume: { enabled },
-      } as never);
+      const paused = await Sandbox.create('agent', { ...world.client, autoResume: { enabled } } as never);
       await using server = await startRawServer('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
       await paused.pause();
       const headers = { 'e2b-sandbox-id': paused.sandboxId, 'e2b-sandbox-port': `${server.port}` };
       const answer = await fetch(world.url, { headers });
-      expect(answer.status).toBe(
-        (await world.control.get(paused.sandboxId)).autoResume ? 200 : 502,
-      );
+      expect(answer.status).toBe((await world.control.get(paused.sandboxId)).autoResume ? 200 : 502);
       await answer.text();
       await paused.kill();
     }
@@ -321,12 +269,8 @@ describe('requests', () => {
 
   it('are refused beyond the number of connections of a sandbox', async () => {
     await using server = await startRawServer(() => undefined);
-    const clients = await Promise.all(
-      Array.from({ length: 97 }, () => rawClient(world.url, head(server.port))),
-    );
-    const refused = await Promise.race(
-      clients.map((client) => client.until('too many concurrent')),
-    );
+    const clients = await Promise.all(Array.from({ length: 97 }, () => rawClient(world.url, head(server.port))));
+    const refused = await Promise.race(clients.map((client) => client.until('too many concurrent')));
     expect(refused).toContain('HTTP/1.1 429');
     expect((await sandbox.commands.run('echo still')).stdout).toBe('still\n');
     for (const { socket } of clients) socket.destroy();
@@ -355,12 +299,7 @@ describe('streams', () => {
     const port = await listening(server);
     const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
     const outgoing = httpRequest(
-      {
-        host: '127.0.0.1',
-        port: new URL(world.url).port,
-        method: 'POST',
-        headers: { host: sandbox.getHost(port) },
-      },
+      { host: '127.0.0.1', port: new URL(world.url).port, method: 'POST', headers: { host: sandbox.getHost(port) } },
       resolve,
     );
     outgoing.once('error', reject);
@@ -387,10 +326,7 @@ describe('streams', () => {
     using reader = await rawClient(world.url);
     reader.socket.pause();
     reader.socket.write(head(server.port, 'GET /all HTTP/1.1'));
-    using writer = await rawClient(
-      world.url,
-      head(server.port, 'POST / HTTP/1.1', 'Content-Length: 9999999999'),
-    );
+    using writer = await rawClient(world.url, head(server.port, 'POST / HTTP/1.1', 'Content-Length: 9999999999'));
     let taken = 0;
     pour(writer.socket, (bytes) => {
       taken += bytes;
@@ -408,15 +344,10 @@ describe('streams', () => {
 
   it('upgrade, pass bytes both ways, and half-close', async () => {
     await using server = await startRawServer((socket) => {
-      socket.write(
-        'HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\nX-A: 1\r\n\r\nhello',
-      );
+      socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\nX-A: 1\r\n\r\nhello');
       socket.once('end', () => socket.end('bye'));
     });
-    using client = await rawClient(
-      world.url,
-      head(server.port, undefined, 'Connection: upgrade', 'Upgrade: echo'),
-    );
+    using client = await rawClient(world.url, head(server.port, undefined, 'Connection: upgrade', 'Upgrade: echo'));
     const text = await client.until('hello');
     expect(text).toMatch(/^HTTP\/1\.1 101 Switching Protocols\r\n/);
     expect(text).toContain('X-A: 1\r\n');
@@ -430,9 +361,7 @@ describe('streams', () => {
     const { createHash } = await import('node:crypto');
     await using server = await startRawServer((socket, request) => {
       const key = /sec-websocket-key: (.*)\r\n/i.exec(request)?.[1] ?? '';
-      const accept = createHash('sha1')
-        .update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`)
-        .digest('base64');
+      const accept = createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
       socket.write(
         `HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ${accept}\r\n\r\n`,
       );
@@ -444,9 +373,7 @@ describe('streams', () => {
       dispatcher,
       headers: { 'e2b-sandbox-id': sandbox.sandboxId, 'e2b-sandbox-port': `${server.port}` },
     });
-    const said = new Promise<unknown>((done) =>
-      socket.addEventListener('message', ({ data }) => done(data)),
-    );
+    const said = new Promise<unknown>((done) => socket.addEventListener('message', ({ data }) => done(data)));
     socket.addEventListener('open', () => resolve());
     socket.addEventListener('error', () => reject(new Error('no websocket')));
     await isOpen;

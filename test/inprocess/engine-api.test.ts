@@ -12,9 +12,7 @@ import { ScriptedBackend } from '../support/scripted-backend.ts';
 
 const CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>';
 const messages = [{ role: 'user', content: 'hi' }];
-const tools = [
-  { type: 'function', function: { name: 'add', parameters: { properties: { a: {} } } } },
-];
+const tools = [{ type: 'function', function: { name: 'add', parameters: { properties: { a: {} } } } }];
 
 let backend: ScriptedBackend;
 let loaded: PromiseWithResolvers<Service>;
@@ -45,10 +43,7 @@ async function close(): Promise<void> {
   await once(server, 'close');
 }
 
-async function post(
-  path: string,
-  body: unknown,
-): Promise<{ status: number; json: Answer; headers: Headers }> {
+async function post(path: string, body: unknown): Promise<{ status: number; json: Answer; headers: Headers }> {
   const answer = await fetch(`${base}/v1${path}`, {
     method: 'POST',
     body: typeof body === 'string' ? body : JSON.stringify({ model: 'm', ...(body as object) }),
@@ -57,19 +52,11 @@ async function post(
 }
 
 interface Answer {
-  readonly error?: {
-    readonly code: string;
-    readonly param: string | null;
-    readonly message: string;
-  };
+  readonly error?: { readonly code: string; readonly param: string | null; readonly message: string };
   readonly choices?: {
     readonly text?: string;
     readonly message?: { readonly content: string | null; readonly tool_calls?: unknown };
-    readonly delta?: {
-      readonly role?: string;
-      readonly content?: string;
-      readonly tool_calls?: unknown;
-    };
+    readonly delta?: { readonly role?: string; readonly content?: string; readonly tool_calls?: unknown };
     readonly finish_reason: string | null;
   }[];
   readonly usage?: object;
@@ -101,22 +88,14 @@ describe('chat completions', () => {
       created: 5,
       model: 'm',
       choices: [{ message: { role: 'assistant', content: 'Hello there' }, finish_reason: 'stop' }],
-      usage: {
-        prompt_tokens: 1,
-        completion_tokens: 3,
-        total_tokens: 4,
-        prompt_tokens_details: { cached_tokens: 1 },
-      },
+      usage: { prompt_tokens: 1, completion_tokens: 3, total_tokens: 4, prompt_tokens_details: { cached_tokens: 1 } },
     });
     expect(backend.ends).toEqual(['left']);
   });
 
   it('streams role, deltas, finish reason, requested usage, and the end', async () => {
     backend.script(['a', 'b']);
-    const events = await stream('/chat/completions', {
-      messages,
-      stream_options: { include_usage: true },
-    });
+    const events = await stream('/chat/completions', { messages, stream_options: { include_usage: true } });
     expect(events.map((event) => event?.choices?.[0]?.delta ?? event?.choices)).toEqual([
       { role: 'assistant', content: '' },
       { content: 'a' },
@@ -138,10 +117,7 @@ describe('chat completions', () => {
   it('finishes with "length" at the token limit', async () => {
     backend.script(['a', 'b', 'c']);
     const { json } = await post('/chat/completions', { messages, max_tokens: 2 });
-    expect(json.choices?.[0]).toMatchObject({
-      message: { content: 'ab' },
-      finish_reason: 'length',
-    });
+    expect(json.choices?.[0]).toMatchObject({ message: { content: 'ab' }, finish_reason: 'length' });
   });
 
   it('answers with a tool call', async () => {
@@ -149,10 +125,7 @@ describe('chat completions', () => {
     const { json } = await post('/chat/completions', { messages, tools });
     expect(json.choices?.[0]).toMatchObject({
       finish_reason: 'tool_calls',
-      message: {
-        content: null,
-        tool_calls: [{ type: 'function', function: { name: 'add', arguments: '{"a": 1}' } }],
-      },
+      message: { content: null, tool_calls: [{ type: 'function', function: { name: 'add', arguments: '{"a": 1}' } }] },
     });
   });
 
@@ -162,19 +135,14 @@ describe('chat completions', () => {
     expect(json.choices?.[0]?.message?.tool_calls).toMatchObject([
       { function: { name: 'add', arguments: '{"a": 2}' } },
     ]);
-    expect(backend.prompts[0]).toMatchObject({
-      prefill: '<tool_call>\n{"name": "add", "arguments":',
-    });
+    expect(backend.prompts[0]).toMatchObject({ prefill: '<tool_call>\n{"name": "add", "arguments":' });
   });
 
   it('streams a tool call in deltas that join to the whole', async () => {
     backend.script([...CALL]);
     const events = await stream('/chat/completions', { messages, tools });
     const deltas = events.flatMap(
-      (event) =>
-        (event?.choices?.[0]?.delta?.tool_calls ?? []) as {
-          function: { name?: string; arguments: string };
-        }[],
+      (event) => (event?.choices?.[0]?.delta?.tool_calls ?? []) as { function: { name?: string; arguments: string } }[],
     );
     expect(deltas[0]).toMatchObject({ index: 0, type: 'function', function: { name: 'add' } });
     expect(deltas.map((delta) => delta.function.arguments).join('')).toBe('{"a": 1}');
@@ -203,22 +171,19 @@ describe('chat completions', () => {
 });
 
 describe('cancelling', () => {
-  it.each([true, false])(
-    'stops the generation when the client disconnects (stream: %s)',
-    async (streamed) => {
-      backend.script(['a', null, 'b']);
-      const leaving = new AbortController();
-      const request = fetch(`${base}/v1/chat/completions`, {
-        method: 'POST',
-        body: JSON.stringify({ model: 'm', messages, stream: streamed }),
-        signal: leaving.signal,
-      });
-      await expect.poll(() => backend.requests.length).toBe(1);
-      leaving.abort();
-      await expect(request.then((answer) => answer.text())).rejects.toThrow();
-      await expect.poll(() => backend.ends).toEqual(['aborted']);
-    },
-  );
+  it.each([true, false])('stops the generation when the client disconnects (stream: %s)', async (streamed) => {
+    backend.script(['a', null, 'b']);
+    const leaving = new AbortController();
+    const request = fetch(`${base}/v1/chat/completions`, {
+      method: 'POST',
+      body: JSON.stringify({ model: 'm', messages, stream: streamed }),
+      signal: leaving.signal,
+    });
+    await expect.poll(() => backend.requests.length).toBe(1);
+    leaving.abort();
+    await expect(request.then((answer) => answer.text())).rejects.toThrow();
+    await expect.poll(() => backend.ends).toEqual(['aborted']);
+  });
 
   it('cancels a queued request without running it', async () => {
     backend.script([null]);

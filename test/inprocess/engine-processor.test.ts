@@ -25,10 +25,7 @@ describe('findProcessor', () => {
   it('the last line of the child counts, between what llama.cpp prints', async () => {
     const answer = { ok: true, gpu: 'cuda', device: 'NVIDIA H100' };
     const code = `console.log('ggml_cuda_init: found 1 device');console.log(${JSON.stringify(JSON.stringify(answer))})`;
-    expect(await findProcessor('auto', await child('cuda', code))).toEqual({
-      gpu: 'cuda',
-      device: 'NVIDIA H100',
-    });
+    expect(await findProcessor('auto', await child('cuda', code))).toEqual({ gpu: 'cuda', device: 'NVIDIA H100' });
   });
 
   it('a failure of the child has its code and remedy', async () => {
@@ -43,16 +40,13 @@ describe('findProcessor', () => {
     ['killed', "process.kill(process.pid, 'SIGSEGV')", 'SIGSEGV'],
     ['status', 'process.exit(3)', 'exit status 3'],
     ['silent', '', 'no answer'],
-  ])(
-    'a child that ends without an answer (%s) is an error with a remedy',
-    async (name, code, how) => {
-      await expect(findProcessor('auto', await child(name, code))).rejects.toMatchObject({
-        code: 'engine_crashed',
-        message: `llama.cpp can't be loaded (${how})`,
-        remedy: expect.stringContaining('NEUROVISOR_GPU=cpu'),
-      });
-    },
-  );
+  ])('a child that ends without an answer (%s) is an error with a remedy', async (name, code, how) => {
+    await expect(findProcessor('auto', await child(name, code))).rejects.toMatchObject({
+      code: 'engine_crashed',
+      message: `llama.cpp can't be loaded (${how})`,
+      remedy: expect.stringContaining('NEUROVISOR_GPU=cpu'),
+    });
+  });
 
   it('the environment of the child is the engine’s, without keys', async () => {
     const code = `const gpu = Object.keys(process.env).some((name) => name.includes('KEY')) ? 'cuda' : 'cpu';

@@ -27,10 +27,7 @@ describe('fake driver', () => {
   });
 
   it('guest: a guest that throws panics on its console', async () => {
-    const driver = createFakeDriver({
-      clock: systemClock,
-      guest: () => Promise.reject(new Error('no init found')),
-    });
+    const driver = createFakeDriver({ clock: systemClock, guest: () => Promise.reject(new Error('no init found')) });
     const bench = new VmBench(driver, files);
     const vm = await driver.start(bench.spec());
     expect((await vm.exited).cause).toBe('guest-shutdown');

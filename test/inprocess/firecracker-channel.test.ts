@@ -72,8 +72,7 @@ async function dial(port = 5000): Promise<{ host: Socket; guest: Socket }> {
 
 const isOver = async (socket: Socket): Promise<boolean> => {
   socket.resume();
-  if (!socket.readableEnded && !socket.destroyed)
-    await Promise.race([once(socket, 'end'), once(socket, 'close')]);
+  if (!socket.readableEnded && !socket.destroyed) await Promise.race([once(socket, 'end'), once(socket, 'close')]);
   return true;
 };
 
@@ -86,10 +85,7 @@ describe('ChannelRelay', () => {
     host.end(there);
     guest.end(back);
     // `readAll` closes the socket, and loses what is still to be sent.
-    const [came, returned] = await Promise.all([
-      readBytes(guest, there.length),
-      readBytes(host, back.length),
-    ]);
+    const [came, returned] = await Promise.all([readBytes(guest, there.length), readBytes(host, back.length)]);
     expect(came.equals(there)).toBe(true);
     expect(returned.equals(back)).toBe(true);
     for (const socket of [guest, host]) expect(await isOver(socket)).toBe(true);
@@ -150,9 +146,7 @@ describe('ChannelRelay', () => {
     clock.advance(5_000);
     expect(await isOver(patient)).toBe(true);
     for (const { socket } of asked) expect(await isOver(socket)).toBe(true);
-    await expect
-      .poll(() => relay.stats())
-      .toMatchObject({ connectionsOpened: 0, connectionsRefused: 2 });
+    await expect.poll(() => relay.stats()).toMatchObject({ connectionsOpened: 0, connectionsRefused: 2 });
   });
 
   it('connect: a receiver that does not read slows its own sender only', async () => {

@@ -54,10 +54,7 @@ const bodyOf = (spans: readonly object[]): Buffer =>
     ],
   });
 
-function post(
-  body: Buffer,
-  type = 'application/x-protobuf',
-): Promise<{ status: number; body: Buffer }> {
+function post(body: Buffer, type = 'application/x-protobuf'): Promise<{ status: number; body: Buffer }> {
   const { promise, resolve, reject } = Promise.withResolvers<{ status: number; body: Buffer }>();
   const asked = request({ socketPath, method: 'POST', path: '/otlp/v1/traces' });
   asked.setHeader('content-type', type);

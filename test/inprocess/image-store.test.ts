@@ -172,9 +172,7 @@ describe('locks of artifacts', () => {
     await begun.promise;
     const two = prepareArtifact(second, recipe);
     await expect.poll(() => second.events.length).toBe(1);
-    expect(second.events[0]).toMatchObject({
-      title: 'Wait for another request: Make a tiny thing',
-    });
+    expect(second.events[0]).toMatchObject({ title: 'Wait for another request: Make a tiny thing' });
     slow.resolve();
     await Promise.all([one, two]);
     expect(recipe.builds()).toBe(1);

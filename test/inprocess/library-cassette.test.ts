@@ -69,13 +69,7 @@ describe('Cassette', () => {
     // The plane has closed with its last sandbox; the next one opens another.
     expect(bridges).toEqual([]);
     await ask(recording, 'b');
-    expect(await recording.close()).toEqual({
-      mode: 'record',
-      path,
-      answered: 2,
-      unanswered: 0,
-      missing: [],
-    });
+    expect(await recording.close()).toEqual({ mode: 'record', path, answered: 2, unanswered: 0, missing: [] });
     const file = JSON.parse(await readFile(path, 'utf8'));
     expect([file.defaultModel, file.exchanges.length]).toEqual(['m1', 2]);
 

@@ -54,9 +54,7 @@ it('Sandbox.ended: … also from the next daemon of the home', async () => {
   await daemon.stop();
   await using next = new NextDaemon(info);
   await using server = await createApiServer({ control: next, log: silentLog });
-  await server.listen({
-    socketPath: daemonSocket(resolveHome(daemon.env['NEUROVISOR_HOME'] ?? '')),
-  });
+  await server.listen({ socketPath: daemonSocket(resolveHome(daemon.env['NEUROVISOR_HOME'] ?? '')) });
   expect(await ended).toMatchObject({ cause: 'host-lost' });
 });
 
@@ -76,9 +74,7 @@ it('Sandbox.ended: a sandbox on the disk survives its daemon', async () => {
   });
   const info = await next.create({});
   await using server = await createApiServer({ control: next, log: silentLog });
-  await server.listen({
-    socketPath: daemonSocket(resolveHome(daemon.env['NEUROVISOR_HOME'] ?? '')),
-  });
+  await server.listen({ socketPath: daemonSocket(resolveHome(daemon.env['NEUROVISOR_HOME'] ?? '')) });
   await interrupted.promise;
   expect(await isSettled(ended)).toBe(false);
 });
@@ -87,9 +83,7 @@ it('Hosts: waits for a daemon that is starting, if it requires one', async () =>
   const home = resolveHome(daemon.env['NEUROVISOR_HOME'] ?? '');
   await daemon.stop();
   await mkdir(home.runDir, { recursive: true });
-  await expect(new Hosts().open({ daemon: 'require' })).rejects.toMatchObject({
-    code: 'daemon_unreachable',
-  });
+  await expect(new Hosts().open({ daemon: 'require' })).rejects.toMatchObject({ code: 'daemon_unreachable' });
   const release = tryLockDaemon(home);
   const hosts = new Hosts();
   const abort = new AbortController();

@@ -44,12 +44,9 @@ async function rejection(work: Promise<unknown>): Promise<unknown> {
 describe('library, errors', () => {
   it('exports each error class of the folders that it uses', () => {
     const folders = 'bridge,client,engine,guest,image,jail,library,runtime,sandbox,store,vmm,vsock';
-    const files = globSync(
-      [`src/{${folders}}/*.ts`, 'src/egress/net/errors.ts', 'src/{config,home}.ts'],
-      {
-        cwd: ROOT,
-      },
-    );
+    const files = globSync([`src/{${folders}}/*.ts`, 'src/egress/net/errors.ts', 'src/{config,home}.ts'], {
+      cwd: ROOT,
+    });
     const classes = files.flatMap((path) => {
       const source = readFileSync(join(ROOT, path), 'utf8');
       return [...source.matchAll(/^export class (\w+) extends (?:Coded|Sandbox)Error/gm)];

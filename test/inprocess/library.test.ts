@@ -29,16 +29,10 @@ describe('Sandbox in a daemon', () => {
     const sandbox = await Sandbox.create({ env: { COLOUR: 'green' }, metadata: { user: '42' } });
     expect((await daemon.control.get(sandbox.id)).metadata).toEqual({ user: '42' });
     const code = "import os, sys; print(os.environ['COLOUR'], sys.argv[1:]); sys.exit(3)";
-    expect(await sandbox.runCode(code, { args: ['a b'] })).toMatchObject({
-      exitCode: 3,
-      stdout: "green ['a b']\n",
-    });
+    expect(await sandbox.runCode(code, { args: ['a b'] })).toMatchObject({ exitCode: 3, stdout: "green ['a b']\n" });
     const pieces: string[] = [];
     const onStdout = (chunk: Buffer): void => void pieces.push(chunk.toString());
-    expect(await sandbox.exec(['cat'], { stdin: 'typed', onStdout })).toMatchObject({
-      exitCode: 0,
-      stdout: 'typed',
-    });
+    expect(await sandbox.exec(['cat'], { stdin: 'typed', onStdout })).toMatchObject({ exitCode: 0, stdout: 'typed' });
     expect(pieces.join('')).toBe('typed');
   });
 
@@ -68,9 +62,7 @@ describe('Sandbox in a daemon', () => {
       await writeFile(join(here, 'project/.gitignore'), '*.log\n');
       await writeFile(join(here, 'project/a.log'), 'ignored');
       await writeFile(join(here, 'project/sub/b.bin'), Buffer.from([0, 255]));
-      const uploaded = await sandbox.upload(join(here, 'project'), `${there}/`, {
-        gitignore: true,
-      });
+      const uploaded = await sandbox.upload(join(here, 'project'), `${there}/`, { gitignore: true });
       expect(uploaded).toBe(join(there, 'project'));
       const received = await sandbox.download(uploaded, join(here, 'back'));
       expect(received).toEqual({ path: join(here, 'back'), files: 2, bytes: 8 });
@@ -130,10 +122,7 @@ describe('Sandbox in a daemon', () => {
     const sandbox = await Sandbox.create();
     const aborter = new AbortController();
     const onStdout = (): void => aborter.abort();
-    const running = sandbox.exec(['sh', '-c', 'echo started; exec sleep 600'], {
-      signal: aborter.signal,
-      onStdout,
-    });
+    const running = sandbox.exec(['sh', '-c', 'echo started; exec sleep 600'], { signal: aborter.signal, onStdout });
     await expect(running).rejects.toMatchObject({ name: 'AbortError' });
     await expect.poll(() => sandbox.processes()).toEqual([]);
   });

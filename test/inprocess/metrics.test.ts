@@ -8,14 +8,7 @@ import { ROOT } from '../support/cli.ts';
 import { eventually } from '../support/eventually.ts';
 import { type ExposedFamily, parseExposition } from '../support/exposition.ts';
 import { type MetricsWorld, openMetricsWorld } from '../support/metrics-world.ts';
-import {
-  delta,
-  done,
-  finish,
-  sendJson,
-  startEvents,
-  usageEvent,
-} from '../support/mock-upstream.ts';
+import { delta, done, finish, sendJson, startEvents, usageEvent } from '../support/mock-upstream.ts';
 import { expressions, namesIn } from '../support/promql.ts';
 
 let world: MetricsWorld;
@@ -28,11 +21,7 @@ async function live(): Promise<void> {
   const ids: string[] = [];
   for (const boot of [false, true, false]) {
     const { statusCode, body } = await world.server.app.inject({
-      ...{
-        method: 'POST',
-        url: '/v1/sandboxes',
-        payload: boot ? { boot, memoryMaxMib: 1024 } : {},
-      },
+      ...{ method: 'POST', url: '/v1/sandboxes', payload: boot ? { boot, memoryMaxMib: 1024 } : {} },
       headers: { host: 'localhost', 'x-api-key': 'key-of-this-test' },
     });
     expect(statusCode).toBe(201);
@@ -76,9 +65,7 @@ async function families(): Promise<readonly ExposedFamily[]> {
 async function counted(name: string, labels: Record<string, string> = {}): Promise<number> {
   const samples = (await families()).flatMap((family) => family.samples);
   const found = samples.filter(
-    (one) =>
-      one.name === name &&
-      Object.entries(labels).every(([key, value]) => one.labels[key] === value),
+    (one) => one.name === name && Object.entries(labels).every(([key, value]) => one.labels[key] === value),
   );
   return found.reduce((sum, { value }) => sum + value, 0);
 }
@@ -141,9 +128,7 @@ describe('GET /metrics', () => {
 
   it('a scrape while sandboxes are torn down answers, each time', async () => {
     const { control } = world.host;
-    const made = await Promise.all(
-      Array.from({ length: 40 }, () => control.create({ boot: true })),
-    );
+    const made = await Promise.all(Array.from({ length: 40 }, () => control.create({ boot: true })));
     const scrapes = Array.from({ length: 10 }, () => world.scrape());
     const removed = made.map(({ id }) => control.remove(id));
     const more = Array.from({ length: 10 }, () => world.scrape());
@@ -175,8 +160,7 @@ describe('GET /metrics', () => {
 
   it('10 000 sandboxes leave no more series than 100', async () => {
     const { metrics } = world;
-    const count = async (): Promise<number> =>
-      (await families()).flatMap(({ samples }) => samples).length;
+    const count = async (): Promise<number> => (await families()).flatMap(({ samples }) => samples).length;
     const feed = (from: number, to: number): void => {
       for (let n = from; n < to; n += 1) {
         const sandboxId = `sandbox${n}`;
@@ -243,9 +227,7 @@ describe('docs/metrics.md', () => {
 
 describe('deploy/grafana/neurovisor.json', () => {
   it('each name and label in each expression exists in a live /metrics', async () => {
-    const dashboard: unknown = JSON.parse(
-      readFileSync(join(ROOT, 'deploy/grafana/neurovisor.json'), 'utf8'),
-    );
+    const dashboard: unknown = JSON.parse(readFileSync(join(ROOT, 'deploy/grafana/neurovisor.json'), 'utf8'));
     const samples = (await families()).flatMap((family) => family.samples);
     const all = expressions(dashboard);
     expect(all.length).toBeGreaterThan(40);

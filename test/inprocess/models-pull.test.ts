@@ -116,21 +116,15 @@ describe('from this machine', () => {
   });
 
   it('a model in parts comes whole, by its directory or one part, under names that llama.cpp knows', async () => {
-    for (const [index, part] of makeParts(2).entries())
-      put(`p/m-0000${index + 1}-of-00002.gguf`, part);
+    for (const [index, part] of makeParts(2).entries()) put(`p/m-0000${index + 1}-of-00002.gguf`, part);
     const { model } = await pull('./p/m-00002-of-00002.gguf', { name: 'big' });
-    expect(model.files.map(({ name }) => name)).toEqual([
-      'big-00001-of-00002.gguf',
-      'big-00002-of-00002.gguf',
-    ]);
+    expect(model.files.map(({ name }) => name)).toEqual(['big-00001-of-00002.gguf', 'big-00002-of-00002.gguf']);
     expect(model.parameters).toBe(256 + 257);
     expect((await pull('./p')).model.name).toBe('m');
     rmSync(join(dir, 'p/m-00001-of-00002.gguf'));
     await expect(pull('./p')).rejects.toMatchObject({ cause: 'part 1 of 2 is missing' });
     const [alone = gguf] = makeParts(2);
-    await expect(pull(put('alone.gguf', alone))).rejects.toMatchObject({
-      cause: 'a file is part 1 of 2',
-    });
+    await expect(pull(put('alone.gguf', alone))).rejects.toMatchObject({ cause: 'a file is part 1 of 2' });
   });
 
   it.each<[string, Buffer, string]>([
@@ -222,9 +216,7 @@ describe('from a registry', () => {
     await expect(pullModel(context(undefined, 100), registry.name('1'), {})).rejects.toMatchObject({
       code: 'model_too_large',
     });
-    const huge = JSON.parse(
-      (dockerModel([gguf]).blobs.get(dockerModel([gguf]).manifestDigest) ?? '').toString(),
-    );
+    const huge = JSON.parse((dockerModel([gguf]).blobs.get(dockerModel([gguf]).manifestDigest) ?? '').toString());
     huge.layers[0].size = 400 * 1024 ** 3;
     registry.pushManifest('huge', Buffer.from(JSON.stringify(huge)));
     await expect(pull(registry.name('huge'))).rejects.toMatchObject({ code: 'disk_full' });
@@ -245,9 +237,7 @@ describe('from a registry', () => {
     const first = pull(registry.name('1'), {}, aborter.signal);
     await expect.poll(() => registry.asked.some((path) => path.endsWith(digest(gguf)))).toBe(true);
     const second = pull(registry.name('1'));
-    await expect
-      .poll(() => events.some((one) => one.kind === 'start' && one.title.startsWith('Wait')))
-      .toBe(true);
+    await expect.poll(() => events.some((one) => one.kind === 'start' && one.title.startsWith('Wait'))).toBe(true);
     hangs = false;
     aborter.abort();
     await expect(first).rejects.toMatchObject({ code: 'cancelled' });
@@ -289,9 +279,7 @@ describe('pulled models', () => {
   it('are listed with how to use them, and removed', async () => {
     const pulling = testCli({ env: env() });
     expect(await modelsPull(pulling.cli, put('m.gguf', gguf), {})).toBe(0);
-    expect(pulling.stdout()).toBe(
-      'm: 1.3 KiB, Q4_K_M, 256 parameters\nUse it: neurovisor run --model m agent.py\n',
-    );
+    expect(pulling.stdout()).toBe('m: 1.3 KiB, Q4_K_M, 256 parameters\nUse it: neurovisor run --model m agent.py\n');
     const listing = testCli({ env: env() });
     await modelsList(listing.cli);
     expect(listing.stdout()).toMatch(/^m {2,}1\.3 KiB {2,}Q4_K_M {2,}256 {2,}2048 .*m\.gguf$/m);
@@ -299,23 +287,18 @@ describe('pulled models', () => {
     await modelsList(json.cli);
     expect(JSON.parse(json.stdout()).pulled).toMatchObject([{ name: 'm', quantization: 'Q4_K_M' }]);
     const removing = testCli({ env: env() });
-    await expect(modelsRemove(removing.cli, ['m', 'n'])).rejects.toMatchObject({
-      code: 'model_not_found',
-    });
+    await expect(modelsRemove(removing.cli, ['m', 'n'])).rejects.toMatchObject({ code: 'model_not_found' });
     expect(await modelsRemove(removing.cli, ['m'])).toBe(0);
     await expectNothing();
   });
 
   it('--model means one, unless models.toml or a configured server has the name', async () => {
     const { model } = await pull(put('m.gguf', gguf));
-    const config = (more: Record<string, string> = {}) =>
-      readConfig({ NEUROVISOR_HOME: join(dir, 'nv'), ...more });
+    const config = (more: Record<string, string> = {}) => readConfig({ NEUROVISOR_HOME: join(dir, 'nv'), ...more });
     expect(pulledModelPath(config(), 'm')).toBe(model.path);
     expect(pulledModelPath(config(), 'n')).toBeNull();
     expect(pulledModelPath(config(), '../models/m')).toBeNull();
-    expect(
-      pulledModelPath(config({ NEUROVISOR_UPSTREAM: 'http://127.0.0.1:1/v1' }), 'm'),
-    ).toBeNull();
+    expect(pulledModelPath(config({ NEUROVISOR_UPSTREAM: 'http://127.0.0.1:1/v1' }), 'm')).toBeNull();
     writeFileSync(join(dir, 'nv/models.toml'), '[upstreams.m]\nengine = "m"\n', { mode: 0o600 });
     expect(pulledModelPath(config(), 'm')).toBeNull();
   });
@@ -337,10 +320,7 @@ describe('pulled models', () => {
     writeFileSync(model.path, 'short');
     expect(await models()).toEqual([]);
     expect((await pull(path)).wasThere).toBe(false);
-    writeFileSync(
-      join(cacheDir, 'models/m/model.json'),
-      '{"format":1,"files":[{"name":"../../x.gguf"}]}',
-    );
+    writeFileSync(join(cacheDir, 'models/m/model.json'), '{"format":1,"files":[{"name":"../../x.gguf"}]}');
     expect(await models()).toEqual([]);
   });
 });

@@ -35,12 +35,7 @@ type Answer = (query: DnsQuery, transport: 'udp' | 'tcp') => readonly Uint8Array
 const records = (query: DnsQuery, ...addresses: string[]): Uint8Array =>
   encodeReply(
     query,
-    {
-      code: 0,
-      records: addresses.map(
-        (address): DnsRecord => ({ type: 'A', name: '', ttlSeconds: 60, address }),
-      ),
-    },
+    { code: 0, records: addresses.map((address): DnsRecord => ({ type: 'A', name: '', ttlSeconds: 60, address })) },
     0xffff,
   );
 const lowered = (query: DnsQuery): DnsQuery => ({
@@ -144,9 +139,7 @@ describe('DnsServer', () => {
     const { resolver, asked, port, names } = await world((query) => [records(query, '192.0.2.1')]);
     for (const name of ['c2hlbGw.attacker.example', 'w.example', 'metadata.google.internal'])
       await expect(resolver.resolve4(name)).rejects.toMatchObject({ code: 'ENOTFOUND' });
-    await expect(resolver.resolveTxt('x.attacker.example')).rejects.toMatchObject({
-      code: 'ENOTFOUND',
-    });
+    await expect(resolver.resolveTxt('x.attacker.example')).rejects.toMatchObject({ code: 'ENOTFOUND' });
     const replies = await tcpExchange(port, [encodeQuery(5, 'x.attacker.example', 1)]);
     expect(replies.map(codeOf)).toEqual([3]);
     expect(asked).toEqual([]);
@@ -158,8 +151,7 @@ describe('DnsServer', () => {
     const turns = ['192.0.2.1', '10.0.0.1', '169.254.169.254'];
     const { resolver, pins } = await world((query) => [records(query, turns.shift() ?? '')]);
     expect(await resolver.resolve4('a.example')).toEqual(['192.0.2.1']);
-    for (const _ of [1, 2])
-      await expect(resolver.resolve4('a.example')).rejects.toMatchObject({ code: 'ENOTFOUND' });
+    for (const _ of [1, 2]) await expect(resolver.resolve4('a.example')).rejects.toMatchObject({ code: 'ENOTFOUND' });
     expect(pins.addressesOf('a.example')).toEqual(['192.0.2.1']);
   });
   it('returns no ECH keys, and nothing about zones', async () => {
@@ -180,9 +172,7 @@ describe('DnsServer', () => {
   it('falls back to TCP on both sides for a long answer', async () => {
     const many = Array.from({ length: 100 }, (_, i) => `192.0.2.${i}`);
     const { resolver, server } = await world((query, transport) => [
-      transport === 'tcp'
-        ? records(query, ...many)
-        : encodeReply(query, { code: 0, records: [] }, 0),
+      transport === 'tcp' ? records(query, ...many) : encodeReply(query, { code: 0, records: [] }, 0),
     ]);
     const answer = await resolver.resolve4('a.example');
     expect(answer).toHaveLength(32);
@@ -238,9 +228,7 @@ describe('DnsServer', () => {
     await expect(none.resolver.resolve4('a.example')).rejects.toMatchObject({ code: 'ESERVFAIL' });
   });
   it('does not answer addresses of no sandbox', async () => {
-    const { port, server } = await world((query) => [records(query, '192.0.2.1')], {
-      findSandbox: () => undefined,
-    });
+    const { port, server } = await world((query) => [records(query, '192.0.2.1')], { findSandbox: () => undefined });
     const socket = createSocket('udp4');
     undo.push(() => socket.close());
     let heard = 0;
@@ -268,9 +256,7 @@ describe('DnsServer', () => {
     const { port, server } = await world((query) => [records(query, '192.0.2.1')], {
       limits: { tcpConnectionsPerSandboxMax: 2 },
     });
-    const queries = ['a.example', 'x.example', 'b.example'].map((name, id) =>
-      encodeQuery(id, name, 1),
-    );
+    const queries = ['a.example', 'x.example', 'b.example'].map((name, id) => encodeQuery(id, name, 1));
     const replies = await tcpExchange(port, queries);
     expect(replies.map((bytes) => [bytes[1], codeOf(bytes)])).toEqual([
       [0, 0],
@@ -301,19 +287,9 @@ describe('DnsServer', () => {
   });
   it('listen: an error says why it failed', async () => {
     const { port } = await world(() => []);
-    const second = new DnsServer({
-      address: HOST,
-      port,
-      upstreams: [],
-      findSandbox: () => undefined,
-    });
+    const second = new DnsServer({ address: HOST, port, upstreams: [], findSandbox: () => undefined });
     await expect(second.listen()).rejects.toMatchObject({ code: 'address_in_use' });
-    const nowhere = new DnsServer({
-      address: '192.0.2.1',
-      port: 0,
-      upstreams: [],
-      findSandbox: () => undefined,
-    });
+    const nowhere = new DnsServer({ address: '192.0.2.1', port: 0, upstreams: [], findSandbox: () => undefined });
     await expect(nowhere.listen()).rejects.toBeInstanceOf(ListenError);
   });
 });

@@ -5,11 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { NO_PACKAGES, type PackagePolicy } from '../../src/base/request/package-policy.ts';
 import { fileOf, type TestFile, type TestIndex } from '../support/package-index.ts';
-import {
-  fetchPackage as get,
-  openPackageWorld,
-  type PackageWorld,
-} from '../support/package-world.ts';
+import { fetchPackage as get, openPackageWorld, type PackageWorld } from '../support/package-world.ts';
 
 const PIP: PackagePolicy = { ...NO_PACKAGES, ecosystems: ['pip'] };
 
@@ -23,8 +19,7 @@ beforeEach(async () => {
 afterEach(() => world[Symbol.asyncDispose]());
 
 const pathOf = ({ sha256, filename }: TestFile): string => `/pypi/files/${sha256}/${filename}`;
-const lines = (path: string, method = 'GET'): string =>
-  `${method} ${path} HTTP/1.1\r\nHost: x\r\n\r\n`;
+const lines = (path: string, method = 'GET'): string => `${method} ${path} HTTP/1.1\r\nHost: x\r\n\r\n`;
 
 /** Resolves when the port has the connection. */
 function open(socketPath: string, text: string): Promise<Socket> {
@@ -190,11 +185,7 @@ describe('the directory of stored files', () => {
       const first = await get(port, pathOf(file));
       expect([first.isCut, first.body.length < file.bytes.length]).toEqual([true, true]);
       const second = await get(port, pathOf(file));
-      expect([second.status, second.isCut, second.body.equals(file.bytes)]).toEqual([
-        200,
-        false,
-        true,
-      ]);
+      expect([second.status, second.isCut, second.body.equals(file.bytes)]).toEqual([200, false, true]);
     },
   );
 

@@ -1,17 +1,8 @@
 /** npm, cargo, Go and apt through the package gateway, with scripted indexes. */
 import { createHash } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import {
-  ECOSYSTEMS,
-  NO_PACKAGES,
-  type PackagePolicy,
-} from '../../src/base/request/package-policy.ts';
-import {
-  type Answer,
-  fetchPackage,
-  openPackageWorld,
-  type PackageWorld,
-} from '../support/package-world.ts';
+import { ECOSYSTEMS, NO_PACKAGES, type PackagePolicy } from '../../src/base/request/package-policy.ts';
+import { type Answer, fetchPackage, openPackageWorld, type PackageWorld } from '../support/package-world.ts';
 
 const ALL: PackagePolicy = { ...NO_PACKAGES, ecosystems: ECOSYSTEMS };
 const TARBALL = Buffer.alloc(5000, 7);
@@ -43,10 +34,7 @@ async function get(path: string, policy = ALL, headers = {}): Promise<Answer> {
 }
 
 function npmVersion(version: string, dist: object = {}): object {
-  return {
-    dist: { tarball: `${world.index.origin}/npm/t.tgz`, integrity: INTEGRITY, ...dist },
-    version,
-  };
+  return { dist: { tarball: `${world.index.origin}/npm/t.tgz`, integrity: INTEGRITY, ...dist }, version };
 }
 
 describe('npm', () => {

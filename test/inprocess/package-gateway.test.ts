@@ -3,18 +3,10 @@ import { readdir } from 'node:fs/promises';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import {
-  HOST_DISK_FULL,
-  NO_PACKAGES,
-  type PackagePolicy,
-} from '../../src/base/request/package-policy.ts';
+import { HOST_DISK_FULL, NO_PACKAGES, type PackagePolicy } from '../../src/base/request/package-policy.ts';
 import type { PackageFetch } from '../../src/egress/packages/gateway.ts';
 import { fileOf, type TestIndex, wheelOf } from '../support/package-index.ts';
-import {
-  fetchPackage as get,
-  openPackageWorld,
-  type PackageWorld,
-} from '../support/package-world.ts';
+import { fetchPackage as get, openPackageWorld, type PackageWorld } from '../support/package-world.ts';
 
 const PIP: PackagePolicy = { ...NO_PACKAGES, ecosystems: ['pip'] };
 const JSON_TYPE = 'application/vnd.pypi.simple.v1+json';
@@ -46,8 +38,7 @@ async function page(socketPath: string, name: string): Promise<Page> {
   return JSON.parse(answer.body.toString()) as Page;
 }
 
-const pathOf = (name: string, url: string): string =>
-  new URL(url, `http://x/pypi/simple/${name}/`).pathname;
+const pathOf = (name: string, url: string): string => new URL(url, `http://x/pypi/simple/${name}/`).pathname;
 
 describe('package gateway', () => {
   it('page and file: they arrive, with links that lead back, and the host’s password is not in them', async () => {
@@ -62,10 +53,7 @@ describe('package gateway', () => {
     expect([answer.status, answer.body.equals(wheel.bytes)]).toEqual([200, true]);
     expect(answer.headers['content-length']).toBe(`${wheel.bytes.length}`);
     for (const { headers } of index.seen) {
-      expect(headers).toMatchObject({
-        authorization: 'Basic c2VjcmV0',
-        'user-agent': 'neurovisor-packages',
-      });
+      expect(headers).toMatchObject({ authorization: 'Basic c2VjcmV0', 'user-agent': 'neurovisor-packages' });
     }
     expect(fetches.map(({ outcome, file, bytes }) => [outcome, file, bytes])).toEqual([
       ['ok', '', 0],
@@ -109,10 +97,7 @@ describe('package gateway', () => {
     const path = `/pypi/files/${wheel.sha256}/${wheel.filename}`;
     const answers = await Promise.all(Array.from({ length: 20 }, () => get(port, path)));
     expect(answers.every(({ body }) => body.equals(wheel.bytes))).toBe(true);
-    expect(index.seen.map(({ target }) => target)).toEqual([
-      '/simple/big/',
-      `/files/${wheel.filename}`,
-    ]);
+    expect(index.seen.map(({ target }) => target)).toEqual(['/simple/big/', `/files/${wheel.filename}`]);
   });
 
   it('streaming: the first byte arrives before the index has sent the last', async () => {
@@ -176,19 +161,12 @@ describe('package gateway', () => {
       ['bytes=99990-', 99_990, 100_000],
     ] as const) {
       const answer = await get(port, path, { range });
-      expect([answer.status, answer.headers['content-range']]).toEqual([
-        206,
-        `bytes ${from}-${to - 1}/100000`,
-      ]);
+      expect([answer.status, answer.headers['content-range']]).toEqual([206, `bytes ${from}-${to - 1}/100000`]);
       expect(answer.body.equals(bytes.subarray(from, to))).toBe(true);
     }
     expect((await get(port, path, { range: 'bytes=100000-' })).status).toBe(416);
     const head = await get(port, path, {}, 'HEAD');
-    expect([head.status, head.headers['content-length'], head.body.length]).toEqual([
-      200,
-      '100000',
-      0,
-    ]);
+    expect([head.status, head.headers['content-length'], head.body.length]).toEqual([200, '100000', 0]);
   });
 
   it('policy: without packages, pip sees the reason as a version, and the file is refused with the remedy', async () => {
@@ -216,9 +194,7 @@ describe('package gateway', () => {
       ['Other_Bad', 'denied'],
     ] as const) {
       const { files } = await page(port, name);
-      expect(files.map(({ filename }) => filename)).toEqual([
-        expect.stringContaining(`-0+${code}-py3`),
-      ]);
+      expect(files.map(({ filename }) => filename)).toEqual([expect.stringContaining(`-0+${code}-py3`)]);
     }
     expect(index.seen.map(({ target }) => target)).toEqual(['/simple/demo/']);
   });

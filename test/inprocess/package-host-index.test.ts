@@ -11,9 +11,7 @@ interface Page {
   readonly files: readonly { readonly url: string; readonly hashes: { readonly sha256: string } }[];
 }
 
-it('host index: a real page and file pass, without a name of the index', {
-  timeout: 60_000,
-}, async (context) => {
+it('host index: a real page and file pass, without a name of the index', { timeout: 60_000 }, async (context) => {
   const indexes = need(context, 'python-index', await findHostIndexes());
   await using world = await openPackageWorld(() => indexes, { isPublic: isPublicAddress });
   const socket = await world.attach({ ...NO_PACKAGES, ecosystems: ['pip'] });

@@ -9,12 +9,7 @@ import type { IndexSet, PackagesOptions } from '../../src/egress/packages/gatewa
 import { type ForwardProxy, startForwardProxy } from '../support/forward-proxy.ts';
 import { certificate } from '../support/gateway-world.ts';
 import { type TestIndex, wheelOf } from '../support/package-index.ts';
-import {
-  type Answer,
-  fetchPackage,
-  openPackageWorld,
-  type PackageWorld,
-} from '../support/package-world.ts';
+import { type Answer, fetchPackage, openPackageWorld, type PackageWorld } from '../support/package-world.ts';
 
 const ALL = { ...NO_PACKAGES, ecosystems: ECOSYSTEMS };
 const open: AsyncDisposable[] = [];
@@ -33,8 +28,7 @@ async function world(
 
 /** Lines of the log, as JSON. */
 function logOf(lines: string[]): Log {
-  const write = (message: string, fields?: object): void =>
-    void lines.push(JSON.stringify({ message, ...fields }));
+  const write = (message: string, fields?: object): void => void lines.push(JSON.stringify({ message, ...fields }));
   return { debug: write, info: write, warn: write, error: write };
 }
 
@@ -94,8 +88,7 @@ describe('an invalid setting', () => {
       403,
       {
         code: 'no_index',
-        error:
-          "This host's index can't be used: the registry of the host's npm is not an URL. Correct it there.",
+        error: "This host's index can't be used: the registry of the host's npm is not an URL. Correct it there.",
       },
     ]);
     expect(fetches.at(-1)).toMatchObject({ ecosystem: 'npm', outcome: 'no_index' });
@@ -105,19 +98,15 @@ describe('an invalid setting', () => {
 });
 
 describe('proxies of the host', () => {
-  async function behindProxy(more: Partial<PackagesOptions> = {}): Promise<{
-    world: PackageWorld;
-    proxy: ForwardProxy;
-    secure: string;
-  }> {
+  async function behindProxy(
+    more: Partial<PackagesOptions> = {},
+  ): Promise<{ world: PackageWorld; proxy: ForwardProxy; secure: string }> {
     const identity = certificate('index.test');
     const secure = createHttpsServer(identity, (request, response) => {
       const target = `http://127.0.0.1:${portOf(made.index.origin)}${request.url}`;
       made.index.seen.push({ method: 'TLS', target: request.url ?? '', headers: request.headers });
       void fetch(target).then(async (answer) => {
-        response.writeHead(answer.status, {
-          'content-type': answer.headers.get('content-type') ?? '',
-        });
+        response.writeHead(answer.status, { 'content-type': answer.headers.get('content-type') ?? '' });
         response.end(Buffer.from(await answer.arrayBuffer()));
       });
     });
@@ -189,10 +178,7 @@ describe('proxies of the host', () => {
     const { world: made, proxy } = await behindProxy({ log: logOf(lines) });
     await proxy[Symbol.asyncDispose]();
     const socket = await made.attach(ALL);
-    const answers = [
-      await fetchPackage(socket, '/npm/a'),
-      await fetchPackage(socket, '/pypi/simple/a/'),
-    ];
+    const answers = [await fetchPackage(socket, '/npm/a'), await fetchPackage(socket, '/pypi/simple/a/')];
     expect(answers.map(({ status }) => status)).toEqual([502, 502]);
     expect(lines).toHaveLength(2);
     const told = [...lines, ...answers.map(({ body }) => body.toString())].join('\n');
@@ -202,34 +188,30 @@ describe('proxies of the host', () => {
   it.each([
     ['answers no tunnel', ''],
     ['opens tunnels to nobody', 'HTTP/1.1 200 OK\r\n\r\n'],
-  ])(
-    'a proxy that %s: each request ends in time, and so does its connection',
-    async (_what, answer) => {
-      const connections = new Set<Socket>();
-      const silent = createServer((socket) => {
-        connections.add(socket);
-        socket.once('data', () => socket.write(answer));
-        socket.resume();
-        socket.on('error', () => undefined);
-        socket.on('close', () => connections.delete(socket));
-      });
-      await new Promise<void>((resolve) => {
-        silent.listen(0, '127.0.0.1', resolve);
-      });
-      const { port } = silent.address() as AddressInfo;
-      const proxies = { https: `http://127.0.0.1:${port}/`, except: '' };
-      const { attach } = await world(
-        () => ({ npm: { baseUrl: 'https://index.test/npm/', proxies } }),
-        { upstreamLimits: { silenceTimeoutMs: 200 } },
-      );
-      open.push({ [Symbol.asyncDispose]: async () => void silent.close() });
-      const socket = await attach(ALL);
-      for (const name of ['a', 'a', 'b']) {
-        expect((await fetchPackage(socket, `/npm/${name}`)).status).toBe(504);
-      }
-      await expect.poll(() => connections.size, { timeout: 5_000 }).toBe(0);
-    },
-  );
+  ])('a proxy that %s: each request ends in time, and so does its connection', async (_what, answer) => {
+    const connections = new Set<Socket>();
+    const silent = createServer((socket) => {
+      connections.add(socket);
+      socket.once('data', () => socket.write(answer));
+      socket.resume();
+      socket.on('error', () => undefined);
+      socket.on('close', () => connections.delete(socket));
+    });
+    await new Promise<void>((resolve) => {
+      silent.listen(0, '127.0.0.1', resolve);
+    });
+    const { port } = silent.address() as AddressInfo;
+    const proxies = { https: `http://127.0.0.1:${port}/`, except: '' };
+    const { attach } = await world(() => ({ npm: { baseUrl: 'https://index.test/npm/', proxies } }), {
+      upstreamLimits: { silenceTimeoutMs: 200 },
+    });
+    open.push({ [Symbol.asyncDispose]: async () => void silent.close() });
+    const socket = await attach(ALL);
+    for (const name of ['a', 'a', 'b']) {
+      expect((await fetchPackage(socket, `/npm/${name}`)).status).toBe(504);
+    }
+    await expect.poll(() => connections.size, { timeout: 5_000 }).toBe(0);
+  });
 
   it('a link to another server: the proxy is told the address that was checked, and nothing of private ones', async () => {
     const asked: string[] = [];
@@ -238,10 +220,7 @@ describe('proxies of the host', () => {
       lookup: ((name: string, _options: object, callback: (...results: unknown[]) => void) => {
         asked.push(name);
         if (name === 'unknown.test') callback(new Error('ENOTFOUND'));
-        else
-          callback(null, [
-            { address: name === 'public.test' ? '198.51.100.7' : '10.0.0.7', family: 4 },
-          ]);
+        else callback(null, [{ address: name === 'public.test' ? '198.51.100.7' : '10.0.0.7', family: 4 }]);
       }) as PackagesOptions['lookup'],
     });
     const socket = await made.attach(ALL);

@@ -68,11 +68,7 @@ describe('PageReader', () => {
     if (small.kind !== 'page' || same.kind !== 'page') throw new Error('no page');
     expect(Buffer.from(same.body).equals(small.body)).toBe(true);
     const large = pageOf(filesOf(1_000));
-    const found = await pages.ask(
-      large,
-      { kind: 'file', key: `${DIGEST}/x-7.0-py3-none-any.whl` },
-      readerOf('a'),
-    );
+    const found = await pages.ask(large, { kind: 'file', key: `${DIGEST}/x-7.0-py3-none-any.whl` }, readerOf('a'));
     expect(found).toEqual({
       kind: 'file',
       file: {
@@ -107,9 +103,7 @@ describe('PageReader', () => {
     const flood = Array.from({ length: 8 }, (_, at) =>
       pages.ask(pageOf(large), RENDER, readerOf('greedy')).then(() => ended.push(`greedy ${at}`)),
     );
-    const modest = pages
-      .ask(pageOf(filesOf(1_000)), RENDER, readerOf('modest'))
-      .then(() => ended.push('modest'));
+    const modest = pages.ask(pageOf(filesOf(1_000)), RENDER, readerOf('modest')).then(() => ended.push('modest'));
     await Promise.all([...flood, modest]);
     expect(ended.indexOf('modest')).toBeLessThan(4);
   });
@@ -141,10 +135,7 @@ describe('PageReader', () => {
     const pages = reader();
     const ending = new AbortController();
     const first = pages.ask(pageOf(filesOf(20_000)), RENDER, readerOf('a'));
-    const second = pages.ask(pageOf(filesOf(20_000)), RENDER, {
-      ...readerOf('a'),
-      signal: ending.signal,
-    });
+    const second = pages.ask(pageOf(filesOf(20_000)), RENDER, { ...readerOf('a'), signal: ending.signal });
     ending.abort(new Error('left'));
     await expect(second).rejects.toThrow('left');
     expect((await first).kind).toBe('page');
@@ -173,8 +164,6 @@ describe('package gateway', () => {
     await Promise.all([...flood, ...others]);
     expect(ended.filter((one) => one === 'greedy 200')).toHaveLength(40);
     expect(Math.max(ended.indexOf('big 200'), ended.indexOf('small 200'))).toBeLessThan(20);
-    expect(Math.min(ended.indexOf('big 200'), ended.indexOf('small 200'))).toBeGreaterThanOrEqual(
-      0,
-    );
+    expect(Math.min(ended.indexOf('big 200'), ended.indexOf('small 200'))).toBeGreaterThanOrEqual(0);
   });
 });

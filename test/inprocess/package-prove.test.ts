@@ -8,9 +8,7 @@ it('prove packages: holds', { timeout: 60_000 }, async () => {
   expect([holds, tried.length > 60]).toEqual([true, true]);
 });
 
-it('prove packages: finds a gateway that connects to private addresses', {
-  timeout: 60_000,
-}, async () => {
+it('prove packages: finds a gateway that connects to private addresses', { timeout: 60_000 }, async () => {
   const { tried, holds } = await provePackages({ isPublic: () => true });
   expect(holds).toBe(false);
   const failed = tried.filter(({ ok }) => !ok).map(({ what }) => what);

@@ -56,10 +56,7 @@ describe('probeAccelerator', () => {
   });
 
   it('probeAccelerator: none without KVM and QEMU', async () => {
-    const verdict = await probe([], {
-      kvmDevice: join(dir, 'x'),
-      qemuBinary: join(dir, 'no-qemu'),
-    });
+    const verdict = await probe([], { kvmDevice: join(dir, 'x'), qemuBinary: join(dir, 'no-qemu') });
     expect(verdict.accelerator).toBe('none');
     expect(verdict.details.qemu).toBeNull();
   });

@@ -136,9 +136,7 @@ describe('store: bases', () => {
     expect({ ...again, createdAtMs: 0 }).toEqual({ ...row, createdAtMs: 0 });
     await using open = await store.snapshots.open(again.id);
     expect(await readFile(open.paths.difference ?? '', 'utf8')).toBe('difference 1');
-    await expect(take(store, 2, of, {}, 'damaged')).rejects.toMatchObject({
-      code: 'snapshot_damaged',
-    });
+    await expect(take(store, 2, of, {}, 'damaged')).rejects.toMatchObject({ code: 'snapshot_damaged' });
     expect((await onDisk(dir)).files).toEqual(await named(store));
   });
 
@@ -211,8 +209,7 @@ describe('store: bases', () => {
     const [of, other] = [await base(7), await base(8)];
     const { sandbox } = await take(store, 1, of, { kind: 'pause' });
     if (sandbox === undefined) throw new Error('no sandbox');
-    const run = () =>
-      store.sandboxes.put({ ...sandbox, status: 'running', pausedSnapshotId: null });
+    const run = () => store.sandboxes.put({ ...sandbox, status: 'running', pausedSnapshotId: null });
     const pause = async (seed: number, digest?: typeof of) => {
       await using staging = await store.snapshots.stage();
       if (digest !== undefined) await staging.keepBase(digest.digest, digest.copy);
@@ -220,10 +217,7 @@ describe('store: bases', () => {
         await writeSnapshot(paths, seed);
         await writeFile(paths.difference, `difference ${seed}`);
       });
-      const snapshot = newSnapshot(seed, {
-        kind: 'pause',
-        ...(digest === undefined ? {} : { base: digest.digest }),
-      });
+      const snapshot = newSnapshot(seed, { kind: 'pause', ...(digest === undefined ? {} : { base: digest.digest }) });
       await staging.commit(snapshot, { ...sandbox, pausedSnapshotId: snapshot.id });
       return (await onDisk(dir)).files;
     };
@@ -261,9 +255,7 @@ describe('store: bases', () => {
     const { dir, store } = await temporaryStore();
     const { digest } = await base(1);
     const { copy } = await base(2);
-    await expect(take(store, 1, { digest, copy })).rejects.toMatchObject({
-      code: 'snapshot_damaged',
-    });
+    await expect(take(store, 1, { digest, copy })).rejects.toMatchObject({ code: 'snapshot_damaged' });
     expect((await onDisk(dir)).files).toEqual([]);
     expect(await store.snapshots.list()).toEqual([]);
   });

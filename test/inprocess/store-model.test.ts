@@ -42,11 +42,7 @@ const dropPauses = (model: Model, sandboxId: string): void => {
 };
 
 /** Runs a step, then compares everything visible through either store and on disk. */
-function step(
-  text: string,
-  run: (model: Model, real: Real, store: Store) => Promise<void>,
-  at: number,
-): Step {
+function step(text: string, run: (model: Model, real: Real, store: Store) => Promise<void>, at: number): Step {
   return {
     check: () => true,
     toString: () => `${text} in store ${at % 2}`,
@@ -58,11 +54,7 @@ function step(
       const rows = await other.sandboxes.list();
       expect(new Map(rows.map((row) => [row.id, row]))).toEqual(model.sandboxes);
       const disk = await onDisk(real.dir);
-      const contents = model.snapshots.flatMap(({ seed }) => [
-        `r${seed}`,
-        `s${seed}`,
-        `d${seed % 2}`,
-      ]);
+      const contents = model.snapshots.flatMap(({ seed }) => [`r${seed}`, `s${seed}`, `d${seed % 2}`]);
       expect(disk.files).toHaveLength(new Set(contents).size);
       expect(disk.files).toEqual(await named(other));
       expect(disk.trash).toEqual([]);

@@ -1,25 +1,11 @@
 /** The store on the file system of this machine. */
-import {
-  appendFile,
-  chmod,
-  readdir,
-  readFile,
-  stat,
-  truncate,
-  unlink,
-  writeFile,
-} from 'node:fs/promises';
+import { appendFile, chmod, readdir, readFile, stat, truncate, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
-import {
-  END_LOG_BYTES_MAX,
-  END_LOGS_MAX,
-  ENDED_SANDBOXES_MAX,
-  WAIT_MS_MAX,
-} from '../../src/sandbox/store/limits.ts';
+import { END_LOG_BYTES_MAX, END_LOGS_MAX, ENDED_SANDBOXES_MAX, WAIT_MS_MAX } from '../../src/sandbox/store/limits.ts';
 import { FileLock } from '../../src/sandbox/store/lock.ts';
 import { SNAPSHOT_ROLES } from '../../src/sandbox/store/snapshot.ts';
 import { openFds } from '../support/process-view.ts';
@@ -42,9 +28,7 @@ describe('openStore', () => {
     await store.sandboxes.put(newSandbox());
     expect((await stat(dir)).mode & 0o777).toBe(0o700);
     for (const name of await readdir(dir)) {
-      expect(`${name} ${((await stat(join(dir, name))).mode & 0o077).toString(8)}`).toBe(
-        `${name} 0`,
-      );
+      expect(`${name} ${((await stat(join(dir, name))).mode & 0o077).toString(8)}`).toBe(`${name} 0`);
     }
     await chmod(dir, 0o755);
     await temporaryStore(dir);
@@ -99,9 +83,7 @@ describe('openStore', () => {
   it('a path that is a file: store_unavailable', async () => {
     const dir = await temporaryDir();
     await writeFile(dir, '');
-    await expect(temporaryStore(join(dir, 'below'))).rejects.toMatchObject({
-      code: 'store_unavailable',
-    });
+    await expect(temporaryStore(join(dir, 'below'))).rejects.toMatchObject({ code: 'store_unavailable' });
   });
 });
 
@@ -169,12 +151,9 @@ describe('sandboxes', () => {
 
   it('put: refuses an unknown snapshot and inconsistent rows', async () => {
     const { store } = await temporaryStore();
-    const put = (change: Parameters<typeof newSandbox>[0]): Promise<void> =>
-      store.sandboxes.put(newSandbox(change));
+    const put = (change: Parameters<typeof newSandbox>[0]): Promise<void> => store.sandboxes.put(newSandbox(change));
     const pausedSnapshotId = newSandboxId();
-    await expect(put({ status: 'paused', pausedSnapshotId })).rejects.toMatchObject({
-      code: 'not_found',
-    });
+    await expect(put({ status: 'paused', pausedSnapshotId })).rejects.toMatchObject({ code: 'not_found' });
     await expect(put({ status: 'ended' })).rejects.toThrow(/CHECK/);
     await expect(put({ requestJson: 'no JSON' })).rejects.toThrow(/JSON/);
     expect(await store.sandboxes.list()).toEqual([]);
@@ -198,8 +177,7 @@ describe('sandboxes', () => {
     const { store } = await temporaryStore();
     const running = newSandbox();
     await store.sandboxes.put(running);
-    const ended = (atMs: number) =>
-      newSandbox({ status: 'ended', end: { cause: 'killed', detail: '', atMs } });
+    const ended = (atMs: number) => newSandbox({ status: 'ended', end: { cause: 'killed', detail: '', atMs } });
     const oldest = ended(1);
     // Ends are compared as numbers: 1000 is later than 999.
     await store.sandboxes.put(ended(ENDED_SANDBOXES_MAX + 1));
@@ -282,9 +260,7 @@ describe('snapshots', () => {
       await using opened = await store.snapshots.open(key);
       expect(await holdsSeed(opened.paths, seed)).toBe(true);
     }
-    await expect(takeSnapshot(store, 3, { name: first })).rejects.toMatchObject({
-      code: 'name_taken',
-    });
+    await expect(takeSnapshot(store, 3, { name: first })).rejects.toMatchObject({ code: 'name_taken' });
     await expect(store.snapshots.open('none')).rejects.toMatchObject({ code: 'not_found' });
   });
 
@@ -478,9 +454,7 @@ describe('pause', () => {
 
   it('a row that can’t be written: neither is kept', async () => {
     const { dir, store } = await temporaryStore();
-    await expect(
-      pauseSandbox(store, 1, newSandbox({ metadata: {}, requestJson: '{' })),
-    ).rejects.toThrow(/JSON/);
+    await expect(pauseSandbox(store, 1, newSandbox({ metadata: {}, requestJson: '{' }))).rejects.toThrow(/JSON/);
     expect(await store.sandboxes.list()).toEqual([]);
     expect(await store.snapshots.list()).toEqual([]);
     expect((await onDisk(dir)).files).toEqual([]);

@@ -11,15 +11,7 @@ import type { CardLease } from '../../src/sandbox/contract/parts.ts';
 import type { TemplateSpec } from '../../src/sandbox/contract/spec.ts';
 import { buildTemplate, type TemplateParts } from '../../src/sandbox/start/template-builder.ts';
 
-import {
-  events,
-  fakeProcess,
-  IMPORTED,
-  parts,
-  type Step,
-  useTemplateWorld,
-  world,
-} from '../support/template-world.ts';
+import { events, fakeProcess, IMPORTED, parts, type Step, useTemplateWorld, world } from '../support/template-world.ts';
 
 useTemplateWorld();
 
@@ -90,8 +82,7 @@ function guestMemories(): string[] {
 function expectNothingLeft(): void {
   expect(readdirSync(join(world.root, 'run'))).toEqual([]);
   expect(guestMemories()).toEqual([]);
-  if (world.steps.includes('model') && world.steps.includes('listener'))
-    expect(world.steps).toContain('model closed');
+  if (world.steps.includes('model') && world.steps.includes('listener')) expect(world.steps).toContain('model closed');
 }
 
 /** Lets ten minutes pass, or less if `work` is over. */
@@ -112,10 +103,7 @@ describe('buildTemplate', () => {
     const { built, out } = build(null);
     const { snapshot, modules } = await built;
     expect(readdirSync(out).sort()).toEqual(['disk', 'ram', 'state']);
-    expect(snapshot).toMatchObject({
-      machine: expect.stringContaining('fake'),
-      statePath: join(out, 'state'),
-    });
+    expect(snapshot).toMatchObject({ machine: expect.stringContaining('fake'), statePath: join(out, 'state') });
     expect(modules).toEqual(IMPORTED);
     expect(world.identity).toMatchObject({ warm: ['json'], rehearse: true, env: { A: 'b' } });
     expect(world.identity?.hostname).toMatch(/^template-/);
@@ -131,10 +119,7 @@ describe('buildTemplate', () => {
     expect(world.identity).not.toHaveProperty('network');
     expect(world.steps).toContain('lease none');
     const [vm, end] = [world.steps.indexOf('handed over'), world.steps.indexOf('card released')];
-    expect([vm > world.steps.indexOf('lease none'), vm < world.steps.indexOf('script')]).toEqual([
-      true,
-      true,
-    ]);
+    expect([vm > world.steps.indexOf('lease none'), vm < world.steps.indexOf('script')]).toEqual([true, true]);
     expect(end).toBeGreaterThan(world.steps.indexOf('keepDisk'));
     expectNothingLeft();
     expect(readFileSync(snapshot.statePath, 'utf8')).toContain('with a card');
@@ -170,10 +155,7 @@ describe('buildTemplate', () => {
     full: 10,
   };
   it.each<[string, readonly GuestEvent[]]>([
-    [
-      'kills the importing process',
-      [{ type: 'oom', oomKills: 1, detail: 'python3', victim: null }],
-    ],
+    ['kills the importing process', [{ type: 'oom', oomKills: 1, detail: 'python3', victim: null }]],
     ['has repeated memory pressure', Array.from({ length: 6 }, () => PRESSURE)],
   ])('a guest that %s has too little memory, and the build fails at once', async (_what, told) => {
     await expect(build(null, told).built).rejects.toMatchObject({
@@ -343,10 +325,7 @@ describe('buildTemplate', () => {
 
     it('packages: both VMs have the disk', async () => {
       const requirements = ['rich'];
-      const { built } = build(null, events(IMPORTED), undefined, has, {
-        environment,
-        requirements,
-      });
+      const { built } = build(null, events(IMPORTED), undefined, has, { environment, requirements });
       await built;
       expect(specs.map(({ disks }) => disks?.length)).toEqual([1, 1]);
       expect(world.steps).toContain('pip');
@@ -372,15 +351,12 @@ describe('buildTemplate', () => {
     it.each([
       ['ends with a failure', async () => fakeProcess(1)],
       ['is not started by its Python', () => Promise.reject(new GuestError('guest_failed', 'no'))],
-    ])(
-      'a first script that %s: the template is kept, or each sandbox would build it anew',
-      async (_what, python) => {
-        const change = (given: TemplateParts) => has(given, python);
-        const { built } = build(null, events([]), undefined, change, { environment, warm: [] });
-        expect(await built).toMatchObject({ hasPython: true, modules: [] });
-        expectNothingLeft();
-      },
-    );
+    ])('a first script that %s: the template is kept, or each sandbox would build it anew', async (_what, python) => {
+      const change = (given: TemplateParts) => has(given, python);
+      const { built } = build(null, events([]), undefined, change, { environment, warm: [] });
+      expect(await built).toMatchObject({ hasPython: true, modules: [] });
+      expectNothingLeft();
+    });
 
     it('a guest that fails to answer is not one without Python', async () => {
       const lost = new GuestError('connection_lost', 'the guest is gone');

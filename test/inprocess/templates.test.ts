@@ -27,12 +27,7 @@ describe('Templates', () => {
     const { driver } = given;
     const capabilities = { ...driver.capabilities, mapsMemory };
     const shared = ram ?? new SharedRam(join(world.root, 'run'));
-    const context = {
-      cacheDir: join(world.root, 'cache'),
-      sourceDir: world.root,
-      progress: () => {},
-      log: silentLog,
-    };
+    const context = { cacheDir: join(world.root, 'cache'), sourceDir: world.root, progress: () => {}, log: silentLog };
     const names = new TemplateNames(world.root);
     const artifacts = { kernelDigest: 'k', rootImageDigest: 'r' } as Artifacts;
     const templates = new Templates(
@@ -251,14 +246,11 @@ describe('Templates', () => {
     const path = join(world.root, 'app.erofs');
     writeFileSync(path, 'disk');
     const link = (to: string) => copyFile(path, to);
-    const image =
-      one.environment === undefined ? undefined : { environment: one.environment, path };
+    const image = one.environment === undefined ? undefined : { environment: one.environment, path };
     const { key } = await templates.prepare({ ...spec, ...one }, image);
     await names.set('one', { ...spec, ...one }, link);
     await names.set('other', { ...spec, ...other }, link);
-    expect((await templates.list()).slice(1)).toMatchObject([
-      { names: ['one', 'other'], key, current: true },
-    ]);
+    expect((await templates.list()).slice(1)).toMatchObject([{ names: ['one', 'other'], key, current: true }]);
     expect(await removeNamed(context, names, 'one')).toEqual([]);
     expect(await templates.has({ ...spec, ...other })).toBe(true);
     expect(await removeNamed(context, names, 'other')).toEqual([key]);

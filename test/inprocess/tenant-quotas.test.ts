@@ -30,9 +30,7 @@ async function openWorld(limits: Partial<Quotas>) {
 
 const outcomes = async (work: readonly Promise<unknown>[]) => {
   const settled = await Promise.allSettled(work);
-  const failed = settled.flatMap((one) =>
-    one.status === 'rejected' ? [one.reason as unknown] : [],
-  );
+  const failed = settled.flatMap((one) => (one.status === 'rejected' ? [one.reason as unknown] : []));
   return { done: settled.length - failed.length, failed };
 };
 
@@ -59,9 +57,7 @@ describe('quotas', () => {
     const forks = await plane.fork(id, { count: 5 });
     expect(forks.filter(({ ok }) => ok)).toHaveLength(2);
     expect(forks.filter(({ ok }) => !ok)).toMatchObject(Array(3).fill({ code: 'busy' }));
-    expect((await plane.list()).every(({ annotations }) => annotations['tenant'] === 'acme')).toBe(
-      true,
-    );
+    expect((await plane.list()).every(({ annotations }) => annotations['tenant'] === 'acme')).toBe(true);
   });
 
   it('memory: a resume counts, and is refused like a start', async () => {
@@ -126,11 +122,7 @@ describe('quotas', () => {
   it('storage: a pause counts with the base that it needs, once for a tenant, whatever others save', async () => {
     const { host, acme, other } = await openSharing();
     await using _host = host;
-    const [mine, again, theirs] = [
-      await acme.create({}),
-      await acme.create({}),
-      await other.create({}),
-    ];
+    const [mine, again, theirs] = [await acme.create({}), await acme.create({}), await other.create({})];
     await other.snapshot(theirs.id);
     await acme.pause(mine.id, 'disk');
     await acme.pause(again.id, 'disk');

@@ -34,14 +34,9 @@ afterAll(async () => {
 
 const as = (apiKey: string) => ({ ...world.client, apiKey });
 const rest = async (apiKey: string, path: string, init: RequestInit = {}): Promise<Response> =>
-  await fetch(`${world.url}${path}`, {
-    ...init,
-    headers: { 'x-api-key': apiKey, ...init.headers },
-  });
+  await fetch(`${world.url}${path}`, { ...init, headers: { 'x-api-key': apiKey, ...init.headers } });
 const idsOf = async (apiKey: string): Promise<string[]> => {
-  const { sandboxes } = (await (await rest(apiKey, '/v1/sandboxes')).json()) as {
-    sandboxes: { id: string }[];
-  };
+  const { sandboxes } = (await (await rest(apiKey, '/v1/sandboxes')).json()) as { sandboxes: { id: string }[] };
   return sandboxes.map(({ id }) => id).sort();
 };
 
@@ -53,10 +48,7 @@ describe('the client of E2B', () => {
     expect(await Template.exists('mine', as(second))).toBe(false);
     await expect(Template.getTags(built.templateId, as(second))).rejects.toThrow('no template');
     const logs: string[] = [];
-    await Template.build(template(), 'mine', {
-      ...as(second),
-      onBuildLogs: ({ message }) => void logs.push(message),
-    });
+    await Template.build(template(), 'mine', { ...as(second), onBuildLogs: ({ message }) => void logs.push(message) });
     expect(logs).toContain("Uploaded 'up'");
     const [one, two] = world.builds.wanted.slice(-2);
     expect(one?.name).not.toBe(two?.name);
@@ -77,10 +69,7 @@ describe('the client of E2B', () => {
   });
 
   it('names snapshots as it likes; the operator tells them apart by the tenant', async () => {
-    const [mine, other] = [
-      await Sandbox.create('agent', as(first)),
-      await Sandbox.create('agent', as(second)),
-    ];
+    const [mine, other] = [await Sandbox.create('agent', as(first)), await Sandbox.create('agent', as(second))];
     for (const sandbox of [mine, other]) {
       expect((await sandbox.createSnapshot({ name: 'base' })).snapshotId).toBe('base:default');
     }
@@ -136,9 +125,9 @@ describe('REST', () => {
 
   it('one Idempotency-Key of two tenants is two keys', async () => {
     const create = async (key: string) =>
-      (await (
-        await rest(key, '/v1/sandboxes', { method: 'POST', headers: { 'idempotency-key': 'k' } })
-      ).json()) as { id: string };
+      (await (await rest(key, '/v1/sandboxes', { method: 'POST', headers: { 'idempotency-key': 'k' } })).json()) as {
+        id: string;
+      };
     const [mine, other] = [await create(first), await create(second)];
     expect(mine.id).not.toBe(other.id);
     expect((await create(first)).id).toBe(mine.id);
@@ -161,9 +150,7 @@ describe('REST', () => {
 
   it('ends the open streams and tunnels of a key that is revoked', async () => {
     const { key, info } = keys.create('third', null);
-    const { id } = (await (await rest(key, '/v1/sandboxes', { method: 'POST' })).json()) as {
-      id: string;
-    };
+    const { id } = (await (await rest(key, '/v1/sandboxes', { method: 'POST' })).json()) as { id: string };
     const stream = await rest(key, `/v1/sandboxes/${id}/events`);
     const session = await rest(key, '/v1/session');
     await using client = await connectDaemon({ url: world.url, apiKey: key });

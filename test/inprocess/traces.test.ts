@@ -30,12 +30,7 @@ describe('a trace', () => {
     const { server, host, upstream } = world;
     const ask = async (url: string, payload: object): Promise<{ id: string }> => {
       const headers = { host: 'localhost', 'x-api-key': METRICS_KEY, traceparent: HEADER };
-      const { statusCode, body } = await server.app.inject({
-        method: 'POST',
-        url,
-        headers,
-        payload,
-      });
+      const { statusCode, body } = await server.app.inject({ method: 'POST', url, headers, payload });
       expect([statusCode, body]).toEqual([expect.any(Number), expect.stringContaining('{')]);
       return JSON.parse(body) as { id: string };
     };
@@ -112,15 +107,10 @@ describe('a pool', () => {
     await host.control.setPool({ min: 1, max: 1 });
     await expect.poll(async () => (await host.control.pools())[0]?.ready).toBe(1);
     await host.passTime(host.control.create({}));
-    await host.passTime(
-      expect.poll(async () => (await host.control.pools())[0]?.ready).toBe(1) as Promise<unknown>,
-    );
+    await host.passTime(expect.poll(async () => (await host.control.pools())[0]?.ready).toBe(1) as Promise<unknown>);
     const names = (of: string) => spans.filter(({ context }) => context.traceId === of);
     const create = spans.find(({ name }) => name === 'create');
-    expect(names(create?.context.traceId ?? '').map(({ name }) => name)).toEqual([
-      'bind',
-      'create',
-    ]);
+    expect(names(create?.context.traceId ?? '').map(({ name }) => name)).toEqual(['bind', 'create']);
     expect(spans.filter(({ name }) => name === 'VM start')).toHaveLength(2);
   });
 });
@@ -169,9 +159,7 @@ function exporter(clock: FakeClock, url = `${collector.url}/v1/traces`): TraceEx
 }
 
 const counts = (of: TraceExporter): Record<string, number> =>
-  Object.fromEntries(
-    of.metrics().flatMap((m) => m.samples().map(({ labels, value }) => [labels['result'], value])),
-  );
+  Object.fromEntries(of.metrics().flatMap((m) => m.samples().map(({ labels, value }) => [labels['result'], value])));
 
 describe('TraceExporter', () => {
   it('sends every kind of attribute, the status and the headers', async () => {
@@ -180,11 +168,7 @@ describe('TraceExporter', () => {
     one.record(span(1));
     await one.close();
     expect(collector.spans.slice(before)).toMatchObject([
-      {
-        name: 'span 1',
-        status: 'STATUS_CODE_ERROR',
-        attributes: { text: 'a', count: '3', share: 0.5, is: true },
-      },
+      { name: 'span 1', status: 'STATUS_CODE_ERROR', attributes: { text: 'a', count: '3', share: 0.5, is: true } },
     ]);
     expect(collector.headers.at(-1)).toMatchObject({ authorization: 'Bearer x' });
   });
@@ -228,23 +212,15 @@ describe('readConfig: traces', () => {
     const traces = (env: Record<string, string>) => readConfig(env).traces;
     expect(traces({})).toBeNull();
     const own = { NEUROVISOR_OTLP_ENDPOINT: 'http://a:1/' };
-    expect(traces({ ...own, OTEL_EXPORTER_OTLP_ENDPOINT: 'http://b' })?.url).toBe(
-      'http://a:1/v1/traces',
-    );
-    const others = {
-      OTEL_EXPORTER_OTLP_ENDPOINT: 'http://b',
-      OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'http://c/x',
-    };
+    expect(traces({ ...own, OTEL_EXPORTER_OTLP_ENDPOINT: 'http://b' })?.url).toBe('http://a:1/v1/traces');
+    const others = { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://b', OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'http://c/x' };
     expect(traces({ OTEL_EXPORTER_OTLP_ENDPOINT: 'http://b' })?.url).toBe('http://b/v1/traces');
     expect(traces(others)?.url).toBe('http://c/x');
-    const headers = (text: string) =>
-      traces({ ...others, OTEL_EXPORTER_OTLP_HEADERS: text })?.headers;
+    const headers = (text: string) => traces({ ...others, OTEL_EXPORTER_OTLP_HEADERS: text })?.headers;
     expect(headers('a=b%20c, d = e')).toEqual({ a: 'b c', d: 'e' });
     for (const wrong of ['a', 'a=%0d%0a', 'a b=c', 'a=%']) {
       expect(() => headers(wrong), wrong).toThrow('OTEL_EXPORTER_OTLP_HEADERS');
     }
-    expect(() => traces({ NEUROVISOR_OTLP_ENDPOINT: 'b:4317' })).toThrow(
-      'NEUROVISOR_OTLP_ENDPOINT',
-    );
+    expect(() => traces({ NEUROVISOR_OTLP_ENDPOINT: 'b:4317' })).toThrow('NEUROVISOR_OTLP_ENDPOINT');
   });
 });

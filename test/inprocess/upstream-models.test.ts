@@ -74,30 +74,27 @@ it('chooseUpstream: a detected server gets no key, also not on later requests', 
 it.each([
   ['another user', [65_534], /nobody \(uid 65534\)/],
   ['an unknown user', [], /an unknown user/],
-])(
-  'chooseUpstream: a detected server of %s is not used, and the log says why',
-  async (_, owners, owner) => {
-    const server = await startMockUpstream({ models: ['first'] });
-    const lines: unknown[] = [];
-    const log = { ...silentLog, warn: (...line: unknown[]) => void lines.push(line) };
-    try {
-      const { baseUrl = '' } = server.target;
-      expect((await detected(baseUrl, owners, log)).description).toBe('built-in engine');
-      expect(lines).toEqual([
-        [
-          'model server not used: it belongs to another user',
-          {
-            server: expect.stringContaining('Ollama'),
-            owner: expect.stringMatching(owner),
-            remedy: `if you trust it, set NEUROVISOR_UPSTREAM=${baseUrl}`,
-          },
-        ],
-      ]);
-    } finally {
-      await server.close();
-    }
-  },
-);
+])('chooseUpstream: a detected server of %s is not used, and the log says why', async (_, owners, owner) => {
+  const server = await startMockUpstream({ models: ['first'] });
+  const lines: unknown[] = [];
+  const log = { ...silentLog, warn: (...line: unknown[]) => void lines.push(line) };
+  try {
+    const { baseUrl = '' } = server.target;
+    expect((await detected(baseUrl, owners, log)).description).toBe('built-in engine');
+    expect(lines).toEqual([
+      [
+        'model server not used: it belongs to another user',
+        {
+          server: expect.stringContaining('Ollama'),
+          owner: expect.stringMatching(owner),
+          remedy: `if you trust it, set NEUROVISOR_UPSTREAM=${baseUrl}`,
+        },
+      ],
+    ]);
+  } finally {
+    await server.close();
+  }
+});
 
 it('chooseUpstream: no request goes to a user that takes the port of a detected server', async () => {
   const server = await startMockUpstream({ models: ['first'] });

@@ -2,12 +2,7 @@
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import {
-  type BenchContext,
-  type Benchmark,
-  isWanted,
-  type Measurement,
-} from '../../bench/benchmark.ts';
+import { type BenchContext, type Benchmark, isWanted, type Measurement } from '../../bench/benchmark.ts';
 import { fairnessBenchmarkOf } from '../../bench/bridge/fairness.ts';
 import { gatewayBenchmarkOf } from '../../bench/bridge/gateway.ts';
 import { overheadBenchmark } from '../../bench/bridge/overhead.ts';
@@ -15,21 +10,8 @@ import { readConfig } from '../../src/base/config.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { temporaryDirectory } from '../support/image.ts';
 
-const OVERHEAD = {
-  atOnce: [1, 3],
-  requests: 5,
-  requestsMsMax: 60_000,
-  chunks: 4,
-  warmUp: 1,
-  calm: false,
-};
-const FAIRNESS = {
-  politeCallers: 3,
-  requests: 2,
-  pauseMs: 50,
-  hogAtOnce: 20,
-  windowMs: 2_000,
-};
+const OVERHEAD = { atOnce: [1, 3], requests: 5, requestsMsMax: 60_000, chunks: 4, warmUp: 1, calm: false };
+const FAIRNESS = { politeCallers: 3, requests: 2, pauseMs: 50, hogAtOnce: 20, windowMs: 2_000 };
 
 async function measure(
   benchmark: Benchmark,
@@ -110,9 +92,10 @@ describe('bench bridge', () => {
       expect(count(measured, `${first}/least`)).toEqual([6, 6]);
       expect(count(measured, `${first}/fifo`)).toEqual([6, 3]);
       // The scripted server takes 96 ms for a polite request, and timers are rounded to 1 ms.
-      for (const { samples, baseline } of [measured.get(first), measured.get(`${first}/least`)].map(
-        (one) => ({ samples: one?.samples ?? [], baseline: one?.baseline?.samples ?? [] }),
-      )) {
+      for (const { samples, baseline } of [measured.get(first), measured.get(`${first}/least`)].map((one) => ({
+        samples: one?.samples ?? [],
+        baseline: one?.baseline?.samples ?? [],
+      }))) {
         expect(Math.min(...samples, ...baseline)).toBeGreaterThan(94);
       }
       const gaps = measured.get(`bridge.fairness.idle/${scenario}`)?.samples ?? [];

@@ -34,18 +34,15 @@ requiresRoot().it('jail: follows each start to the exec of the VMM, jailed and n
   expect(spawn?.samples).toHaveLength(2);
 });
 
-requiresRoot().it(
-  'vmm.memory/empty: private pages are part of the memory, and no Linux is booted',
-  async () => {
-    const measured = await measure(vmmMemoryBenchmark, 'vmm.memory/empty');
-    const samples = (name: string) => measured.find((one) => one.name === name)?.samples ?? [];
-    const [shares, own] = [samples('vmm.memory/empty'), samples('vmm.memory/empty-private')];
-    expect(own).toHaveLength(2);
-    for (const [index, mib] of own.entries()) {
-      expect(mib).toBeGreaterThan(1);
-      expect(shares[index]).toBeGreaterThan(mib);
-    }
-    expect(measured.filter(({ failed }) => failed !== 0)).toEqual([]);
-    expect(samples('vmm.memory/boot')).toEqual([]);
-  },
-);
+requiresRoot().it('vmm.memory/empty: private pages are part of the memory, and no Linux is booted', async () => {
+  const measured = await measure(vmmMemoryBenchmark, 'vmm.memory/empty');
+  const samples = (name: string) => measured.find((one) => one.name === name)?.samples ?? [];
+  const [shares, own] = [samples('vmm.memory/empty'), samples('vmm.memory/empty-private')];
+  expect(own).toHaveLength(2);
+  for (const [index, mib] of own.entries()) {
+    expect(mib).toBeGreaterThan(1);
+    expect(shares[index]).toBeGreaterThan(mib);
+  }
+  expect(measured.filter(({ failed }) => failed !== 0)).toEqual([]);
+  expect(samples('vmm.memory/boot')).toEqual([]);
+});

@@ -10,12 +10,7 @@ import { callerKey } from '../../src/inference/bridge/caller-key.ts';
 import { startEngine } from '../../src/inference/engine/process.ts';
 import { createEngineServer } from '../../src/inference/engine/server.ts';
 import { Service } from '../../src/inference/engine/service.ts';
-import {
-  type Answered,
-  type BridgeFixture,
-  bridgeFixture,
-  call,
-} from '../support/bridge-fixture.ts';
+import { type Answered, type BridgeFixture, bridgeFixture, call } from '../support/bridge-fixture.ts';
 import { completion, sendJson, startEvents, startMockUpstream } from '../support/mock-upstream.ts';
 import { findModel } from '../support/model.ts';
 import { requires } from '../support/requires.ts';
@@ -29,11 +24,7 @@ afterEach(async () => {
 });
 
 const CHAT = '/v1/chat/completions';
-const chat = (more: object = {}) => ({
-  model: 'm1',
-  messages: [{ role: 'user', content: 'hello' }],
-  ...more,
-});
+const chat = (more: object = {}) => ({ model: 'm1', messages: [{ role: 'user', content: 'hello' }], ...more });
 
 type Ask = (path: string, body: object) => Promise<Answered>;
 
@@ -94,12 +85,7 @@ describe('bridge: salt of the cache', () => {
   it('our engine isolates the prompts of two sandboxes, both ways, and reports no hits', async () => {
     const backend = new ScriptedBackend();
     const service = Promise.resolve(new Service(backend));
-    const server = createEngineServer({
-      modelId: 'm1',
-      service,
-      log: silentLog,
-      wall: () => 5_000,
-    });
+    const server = createEngineServer({ modelId: 'm1', service, log: silentLog, wall: () => 5_000 });
     const [a, b] = await neighbors(async () => ({
       name: 'engine',
       socketPath: join(fixture.dir, 'engine.sock'),
@@ -216,10 +202,7 @@ describe('bridge: hints of the cache', () => {
     const told = Object(completion('"cached_tokens": 8'));
     const body = JSON.stringify({ ...told, usage, timings });
     fixture.mock.answer((_, response) => {
-      response.writeHead(200, {
-        'content-type': 'application/json',
-        'content-length': body.length,
-      });
+      response.writeHead(200, { 'content-type': 'application/json', 'content-length': body.length });
       response.write(body.slice(0, -30));
       setTimeout(() => response.end(body.slice(-30)), 20);
     });
@@ -250,9 +233,7 @@ describe('bridge: hints of the cache', () => {
     });
     const answer = await fixture.call(CHAT, chat({ stream: true }));
     expect(answer.body).toBe(
-      text
-        .replace('"cached_tokens":8', '"cached_tokens":0')
-        .replace(/"timings":\{.*?\}/, '"timings":{}'),
+      text.replace('"cached_tokens":8', '"cached_tokens":0').replace(/"timings":\{.*?\}/, '"timings":{}'),
     );
   });
 
@@ -276,10 +257,7 @@ describe('bridge: hints of the cache', () => {
 
   it('are masked in an event that is larger than the buffer, after a comment with a quote', async () => {
     fixture = await bridgeFixture({ policy: { limits: { eventBytesMax: 50 } } });
-    const long = {
-      choices: [{ delta: { content: 'y'.repeat(200) }, finish_reason: 'stop' }],
-      usage,
-    };
+    const long = { choices: [{ delta: { content: 'y'.repeat(200) }, finish_reason: 'stop' }], usage };
     const text = `: "a\n\ndata: ${JSON.stringify(long)}\n\ndata: [DONE]\n\n`;
     fixture.mock.answer(async (_, response) => {
       startEvents(response);
@@ -295,9 +273,7 @@ describe('bridge: hints of the cache', () => {
 
   it.each([false, true])('a compressed answer is refused (stream: %s)', async (stream) => {
     fixture = await bridgeFixture();
-    fixture.mock.answer((_, response) =>
-      sendJson(response, 200, completion('x'), { 'content-encoding': 'gzip' }),
-    );
+    fixture.mock.answer((_, response) => sendJson(response, 200, completion('x'), { 'content-encoding': 'gzip' }));
     const answer = await fixture.call(CHAT, chat({ stream }));
     expect([answer.status, JSON.parse(answer.body).error.code]).toEqual([502, 'upstream_protocol']);
   });

@@ -88,11 +88,7 @@ requiresFirecrackerAsRoot().describe('a Firecracker taken over', (files) => {
   });
 
   it('makeFirecracker: a jailed VMM sees no files of the host', async () => {
-    const open = (path: string): SystemCall => ({
-      name: path,
-      number: 2,
-      args: [`@${path}`, O_RDONLY, 0],
-    });
+    const open = (path: string): SystemCall => ({ name: path, number: 2, args: [`@${path}`, O_RDONLY, 0] });
     const calls = ['/etc/passwd', '/proc/1/status', '/dev/mem', '/usr', '../../../etc'].map(open);
     const seen = await tryCalls(calls, { jail: 'enforce', firecrackerFilter: 'builtin' });
     expect(seen).toEqual(Object.fromEntries(calls.map(({ name }) => [name, ENOENT])));

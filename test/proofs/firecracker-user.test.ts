@@ -25,10 +25,7 @@ import { Injector, type SystemCall } from '../../prove/jail/inject.ts';
 import type { Proof } from '../../prove/proof.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import type {
-  FirecrackerConfig,
-  FirecrackerJail,
-} from '../../src/host/runtime/firecracker/jail.ts';
+import type { FirecrackerConfig, FirecrackerJail } from '../../src/host/runtime/firecracker/jail.ts';
 import { openFirecrackerUserJail } from '../../src/host/runtime/firecracker/user-jail.ts';
 import type { VmmDriver } from '../../src/machine/vmm/driver.ts';
 import { createFirecrackerDriver } from '../../src/machine/vmm/firecracker/driver.ts';
@@ -100,10 +97,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of an ordinary user', (files) 
     for (const made of [home, mounts]) mkdirSync(made, { mode: 0o700 });
     chownSync(home, UID, UID);
     const config = { ...PLAIN, firecracker: join(dir, 'firecracker'), ...more };
-    const paths = {
-      kernelPath: join(dir, 'kernelPath'),
-      rootImagePath: join(dir, 'rootImagePath'),
-    };
+    const paths = { kernelPath: join(dir, 'kernelPath'), rootImagePath: join(dir, 'rootImagePath') };
     const script = `${MOUNTS}; ${also}; exec "$@"`;
     const run = ['--mount', 'sh', '-ec', script, 'sh', mounts, process.execPath, FIXTURE];
     const owner = spawn('unshare', [...run, home, `${UID}`, JSON.stringify({ config, ...paths })], {
@@ -111,8 +105,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of an ordinary user', (files) 
     });
     owners.push(owner);
     const lines = createInterface({ input: owner.stdout })[Symbol.asyncIterator]();
-    const next = async (): Promise<Record<string, unknown>> =>
-      JSON.parse((await lines.next()).value ?? '{}');
+    const next = async (): Promise<Record<string, unknown>> => JSON.parse((await lines.next()).value ?? '{}');
     const jail = await next();
     return {
       process: owner,
@@ -175,11 +168,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of an ordinary user', (files) 
       .map(([, point]) => point)
       .sort();
     expect(writable).toEqual(['/dev/kvm', '/vm', '/vm/fc/overlay', '/vm/fc/s']);
-    const open = (path: string, flags = 0): SystemCall => ({
-      name: path,
-      number: 2,
-      args: [`@${path}`, flags, 0o600],
-    });
+    const open = (path: string, flags = 0): SystemCall => ({ name: path, number: 2, args: [`@${path}`, flags, 0o600] });
     const tried: [SystemCall, string | RegExp][] = [
       [open('/etc/passwd'), ENOENT],
       [open('/proc/1/status'), ENOENT],
@@ -251,19 +240,13 @@ requiresFirecrackerAsRoot().describe('Firecracker of an ordinary user', (files) 
     const [home, mounts] = [join(dir, 'prove'), join(dir, 'provekvm')];
     for (const made of [home, mounts]) mkdirSync(made, { mode: 0o700 });
     chownSync(home, UID, UID);
-    const config = JSON.stringify({
-      home,
-      vmm: 'firecracker',
-      firecracker: join(dir, 'firecracker'),
-    });
+    const config = JSON.stringify({ home, vmm: 'firecracker', firecracker: join(dir, 'firecracker') });
     const run = ['--mount', 'sh', '-ec', `${MOUNTS}; exec "$@"`, 'sh', mounts, process.execPath];
     const text = execFileSync('unshare', [...run, PROVE, `${UID}`, config], { encoding: 'utf8' });
     const { holds, tried } = JSON.parse(text) as Proof;
     expect(tried.filter(({ ok }) => !ok)).toEqual([]);
     expect(holds).toBe(true);
-    expect(tried.find(({ what }) => what.startsWith('its users and groups'))?.seen).toContain(
-      '1500',
-    );
+    expect(tried.find(({ what }) => what.startsWith('its users and groups'))?.seen).toContain('1500');
   });
 
   it('kill: nothing of the jail is left in the directory of the VM', async () => {

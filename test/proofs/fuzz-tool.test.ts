@@ -22,10 +22,7 @@ interface Fuzz {
 
 function fuzz(...args: string[]): Fuzz {
   const argv = [join(ROOT, 'tools/fuzz/main.ts'), ...args];
-  const child = spawn(process.execPath, argv, {
-    cwd: home,
-    env: { ...process.env, NEUROVISOR_HOME: home },
-  });
+  const child = spawn(process.execPath, argv, { cwd: home, env: { ...process.env, NEUROVISOR_HOME: home } });
   let output = '';
   for (const stream of [child.stdout, child.stderr])
     stream.on('data', (bytes: Buffer) => {

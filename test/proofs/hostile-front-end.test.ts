@@ -6,10 +6,7 @@ import { runSeed } from '../support/run-seed.ts';
 const MS = 20_000;
 
 it('vsock devices: live through hostile front ends, leak nothing, and a polite VM is always answered', async () => {
-  const { sessions, connections, bytes, echoMs } = await runHostileFrontEnds({
-    seed: runSeed(),
-    ms: MS,
-  });
+  const { sessions, connections, bytes, echoMs } = await runHostileFrontEnds({ seed: runSeed(), ms: MS });
   // They came as far as the rings and the host's programs.
   expect(connections).toBeGreaterThan(sessions);
   expect(bytes).toBeGreaterThan(0);

@@ -46,23 +46,19 @@ describe('the owner is killed', () => {
     ['root', []],
     // Root of the host, which is an ordinary user in this namespace.
     ['an ordinary user', ['--user', '--map-user=1500', '--map-group=1500']],
-  ])(
-    'launch: killed at any moment of a start of %s, nothing is left after the next one',
-    async (_, user) => {
-      const runDir = join(dir, 'run');
-      mkdirSync(runDir, { mode: 0o700 });
-      const fixture = join(import.meta.dirname, '../fixtures/killed-in-start.ts');
-      const run = (what: string): string => {
-        const argv = [...user, '--', process.execPath, fixture, dir, runDir, what];
-        return spawnSync('unshare', argv, { encoding: 'utf8' }).stdout;
-      };
-      const ids = Array.from({ length: 8 }, (_, round) => run(`${round * 6}`));
-      expect(ids.every((id) => /^[a-z0-9]{20}$/.test(id))).toBe(true);
-      run('reclaim');
-      const named = (): string[] =>
-        readdirSync('/proc').filter((pid) => ids.some((id) => commandOf(pid).includes(id)));
-      await expect.poll(named).toEqual([]);
-      expect(readdirSync(runDir)).toEqual([]);
-    },
-  );
+  ])('launch: killed at any moment of a start of %s, nothing is left after the next one', async (_, user) => {
+    const runDir = join(dir, 'run');
+    mkdirSync(runDir, { mode: 0o700 });
+    const fixture = join(import.meta.dirname, '../fixtures/killed-in-start.ts');
+    const run = (what: string): string => {
+      const argv = [...user, '--', process.execPath, fixture, dir, runDir, what];
+      return spawnSync('unshare', argv, { encoding: 'utf8' }).stdout;
+    };
+    const ids = Array.from({ length: 8 }, (_, round) => run(`${round * 6}`));
+    expect(ids.every((id) => /^[a-z0-9]{20}$/.test(id))).toBe(true);
+    run('reclaim');
+    const named = (): string[] => readdirSync('/proc').filter((pid) => ids.some((id) => commandOf(pid).includes(id)));
+    await expect.poll(named).toEqual([]);
+    expect(readdirSync(runDir)).toEqual([]);
+  });
 });

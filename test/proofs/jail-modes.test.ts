@@ -1,15 +1,6 @@
 /** `--jail` on hosts that can jail, cannot, or can in part. */
 import { execFileSync, spawnSync } from 'node:child_process';
-import {
-  chmodSync,
-  chownSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { chmodSync, chownSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -64,9 +55,7 @@ describe('confine', () => {
     const log = { ...silentLog, warn: (...words: unknown[]) => void warnings.push(words) };
     const broken = { ...options, home: { cacheDir }, log };
     for (const mode of ['auto', 'enforce', 'log'] as const) {
-      await expect(
-        confine({ ...broken, config: { jail: mode, jailUids: null } }),
-      ).rejects.toMatchObject({
+      await expect(confine({ ...broken, config: { jail: mode, jailUids: null } })).rejects.toMatchObject({
         code: 'jail_unavailable',
         cause: { cause: 'it is a symbolic link' },
         remedy: expect.stringContaining('--jail off'),
@@ -126,10 +115,7 @@ describe('confine', () => {
       expect(auto.gaps).toEqual([expect.stringMatching(why)]);
       expect(auto.gaps[0]).toMatch(/^no limit of memory, pids: /);
       expect(auto.warnings).toEqual([
-        [
-          'the jail of VMMs is incomplete',
-          { gap: auto.gaps[0], remedy: expect.stringMatching(remedy) },
-        ],
+        ['the jail of VMMs is incomplete', { gap: auto.gaps[0], remedy: expect.stringMatching(remedy) }],
       ]);
       const refused = JSON.parse(on(host, GAPS, dir, 'enforce'));
       expect(refused).toMatchObject({ code: 'jail_unavailable', warnings: [] });
@@ -146,25 +132,20 @@ describe('confine', () => {
       }
     },
   );
-  requiresRoot().it(
-    'confine: an ordinary user without a delegated group is told how to get one',
-    () => {
-      const user = ['--reuid', '1500', '--regid', '1500', '--clear-groups', '--'];
-      chmodSync(dir, 0o755);
-      const cacheDir = join(dir, 'ordinary');
-      mkdirSync(cacheDir);
-      chownSync(cacheDir, 1500, 1500);
-      const run = [...user, process.execPath, GAPS, cacheDir, 'auto'];
-      const { gaps, warnings } = JSON.parse(execFileSync('setpriv', run, { encoding: 'utf8' }));
-      expect(gaps).toEqual([
-        expect.stringMatching(/^VMMs run as this user/),
-        expect.stringMatching(
-          /^no limit of memory, pids: this user may not change the control group/,
-        ),
-      ]);
-      expect(warnings[1][1].remedy).toMatch(/Delegate=yes/);
-    },
-  );
+  requiresRoot().it('confine: an ordinary user without a delegated group is told how to get one', () => {
+    const user = ['--reuid', '1500', '--regid', '1500', '--clear-groups', '--'];
+    chmodSync(dir, 0o755);
+    const cacheDir = join(dir, 'ordinary');
+    mkdirSync(cacheDir);
+    chownSync(cacheDir, 1500, 1500);
+    const run = [...user, process.execPath, GAPS, cacheDir, 'auto'];
+    const { gaps, warnings } = JSON.parse(execFileSync('setpriv', run, { encoding: 'utf8' }));
+    expect(gaps).toEqual([
+      expect.stringMatching(/^VMMs run as this user/),
+      expect.stringMatching(/^no limit of memory, pids: this user may not change the control group/),
+    ]);
+    expect(warnings[1][1].remedy).toMatch(/Delegate=yes/);
+  });
   /** Hosts without any jail, and the message for each. Each command becomes the rest of its arguments. */
   const UNFIT = [
     [
@@ -187,25 +168,22 @@ describe('confine', () => {
     if (status === 0 || stdout !== '') return stdout;
     throw new Error(stderr);
   };
-  requiresRoot().it.each(UNFIT)(
-    'confine: names the fault and remedy of a host with %s',
-    (_, host, { why, remedy }) => {
-      for (const mode of ['enforce', 'auto']) {
-        const refused = JSON.parse(on(host, GAPS, dir, mode));
-        expect(refused).toMatchObject({ code: 'jail_unavailable', warnings: [] });
-        expect(refused.why).toMatch(why);
-        expect(refused.remedy).toMatch(remedy);
-        expect(refused.remedy).toMatch(/without a jail: --jail off/);
-      }
-      const checks = JSON.parse(on(host, MAIN, 'doctor', '--security', '-o', 'json'));
-      expect(checks).toContainEqual({
-        name: 'jail',
-        verdict: 'missing',
-        detail: expect.stringMatching(why),
-        remedy: expect.stringMatching(remedy),
-      });
-    },
-  );
+  requiresRoot().it.each(UNFIT)('confine: names the fault and remedy of a host with %s', (_, host, { why, remedy }) => {
+    for (const mode of ['enforce', 'auto']) {
+      const refused = JSON.parse(on(host, GAPS, dir, mode));
+      expect(refused).toMatchObject({ code: 'jail_unavailable', warnings: [] });
+      expect(refused.why).toMatch(why);
+      expect(refused.remedy).toMatch(remedy);
+      expect(refused.remedy).toMatch(/without a jail: --jail off/);
+    }
+    const checks = JSON.parse(on(host, MAIN, 'doctor', '--security', '-o', 'json'));
+    expect(checks).toContainEqual({
+      name: 'jail',
+      verdict: 'missing',
+      detail: expect.stringMatching(why),
+      remedy: expect.stringMatching(remedy),
+    });
+  });
   requiresRoot().it('run: a host that denies user namespaces is refused before the set-up', () => {
     expect(() => on(UNFIT[0][1], MAIN, 'run', '-c', '1')).toThrow(/user\.max_user_namespaces is 0/);
     const made = readdirSync(dir, { recursive: true }).map(String);
@@ -231,14 +209,11 @@ describe('confine', () => {
     [{ '/proc/sys/kernel/unprivileged_userns_clone': '0' }, 'kernel.unprivileged_userns_clone=1'],
     [{ '/proc/sys/kernel/apparmor_restrict_unprivileged_userns': '1' }, 'AppArmor profile'],
     [{}, 'user.max_user_namespaces'],
-  ])(
-    'namespaceRemedy: names the setting that denies (%j)',
-    (settings: Record<string, string>, named) => {
-      const remedy = namespaceRemedy((path) => settings[path] ?? null);
-      expect(remedy).toContain(named);
-      expect(remedy).toContain('run as root');
-    },
-  );
+  ])('namespaceRemedy: names the setting that denies (%j)', (settings: Record<string, string>, named) => {
+    const remedy = namespaceRemedy((path) => settings[path] ?? null);
+    expect(remedy).toContain(named);
+    expect(remedy).toContain('run as root');
+  });
   it('readConfig: refuses unknown modes and invalid ranges', () => {
     expect(() => readConfig({ NEUROVISOR_JAIL: 'maybe' })).toThrow(/NEUROVISOR_JAIL/);
     expect(() => readConfig({ NEUROVISOR_JAIL_UIDS: '5' })).toThrow(/FIRST:COUNT/);

@@ -27,8 +27,7 @@ describe('packet filter: limits', () => {
   const PACKET = 65_536;
   /** Number of connections refused by the limit while `act` runs. */
   async function refusedDuring(act: () => Promise<void>): Promise<number> {
-    const read = async (): Promise<number> =>
-      (await world.traffic(world.a)).counts.connections.packets;
+    const read = async (): Promise<number> => (await world.traffic(world.a)).counts.connections.packets;
     const before = await read();
     await act();
     return (await read()) - before;
@@ -66,10 +65,7 @@ describe('packet filter: limits', () => {
     await world.internet.tell('serveFlood', { host: '0.0.0.0', port: 9100 });
     await begin({ mode: 'open' }, { limits: { bytesMax: BUDGET } });
     const drink = { host: '8.8.8.8', port: 9100, waitMs: 30_000 };
-    const { received, outcome } = await world.a.peer.tell<{ received: number; outcome: string }>(
-      'drink',
-      drink,
-    );
+    const { received, outcome } = await world.a.peer.tell<{ received: number; outcome: string }>('drink', drink);
     expect(outcome).toBe('ECONNRESET');
     expect(received).toBeLessThan(BUDGET);
     expect(await passed()).toBeLessThanOrEqual(BUDGET + 10 * 40);
@@ -114,15 +110,11 @@ describe('packet filter: limits', () => {
     const limits = { connectionsMax: 5 };
     await begin({ mode: 'open' }, { limits });
     const five = { host: '8.8.8.8', port: 8080, count: 5, waitMs: 5000 };
-    expect(await world.a.peer.tell('holdMany', five)).toEqual({
-      outcomes: Array(5).fill('answer'),
-    });
+    expect(await world.a.peer.tell('holdMany', five)).toEqual({ outcomes: Array(5).fill('answer') });
     const refused = await refusedDuring(async () => {
       expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('ECONNREFUSED');
       // Connections to the host count, except queries to our resolver.
-      expect((await world.a.peer.tcp(world.a.lease.hostAddress, 2222)).outcome).toBe(
-        'ECONNREFUSED',
-      );
+      expect((await world.a.peer.tcp(world.a.lease.hostAddress, 2222)).outcome).toBe('ECONNREFUSED');
       expect((await world.a.peer.tcp(world.a.lease.hostAddress, 53)).outcome).toBe('answer');
       expect((await world.a.peer.udp('8.8.8.8', 443)).outcome).toMatch(/^E/);
     });
@@ -130,9 +122,7 @@ describe('packet filter: limits', () => {
     expect((await world.b.peer.tcp('8.8.8.8', 80)).outcome).toBe('answer');
     await update({ mode: 'open', deny: ['1.1.1.1'] }, { limits });
     expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('ECONNREFUSED');
-    expect(await world.a.peer.tell('pokeMany', { waitMs: 5000 })).toEqual({
-      outcomes: Array(5).fill('answer'),
-    });
+    expect(await world.a.peer.tell('pokeMany', { waitMs: 5000 })).toEqual({ outcomes: Array(5).fill('answer') });
     await update({ mode: 'open' }, { limits: { connectionsMax: 20 } }, ['conns']);
     expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('answer');
     await world.a.peer.tell('dropMany', {});

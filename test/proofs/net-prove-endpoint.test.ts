@@ -54,10 +54,7 @@ const REQUESTS = [
   'metadata: Host: 2852039166',
   'metadata: absolute-form',
 ];
-const NARROWING = [
-  'a connection that is open when its rule is removed',
-  'an allowed name, after its rule was removed',
-];
+const NARROWING = ['a connection that is open when its rule is removed', 'an allowed name, after its rule was removed'];
 const METADATA = [
   'a redirect to 169.254.169.254',
   'metadata: 169.254.169.254 port 80',

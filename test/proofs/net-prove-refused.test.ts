@@ -3,12 +3,7 @@ import { describe, expect, it } from 'vitest';
 import type { Proof } from '../../prove/proof.ts';
 import type { Probe, ProbeOutcome } from '../../tools/prove-endpoint/probe.ts';
 import { type CliResult, cli } from '../support/cli.ts';
-import {
-  type CommandResult,
-  type E2bEndpoint,
-  type EndpointGuest,
-  startE2bEndpoint,
-} from '../support/e2b-endpoint.ts';
+import { type CommandResult, type E2bEndpoint, type EndpointGuest, startE2bEndpoint } from '../support/e2b-endpoint.ts';
 
 const API_KEY = 'e2b_00';
 const ENV = { E2B_API_KEY: API_KEY, E2B_DEBUG: '', E2B_SANDBOX_URL: '', E2B_DOMAIN: '' };
@@ -16,9 +11,7 @@ const ENV = { E2B_API_KEY: API_KEY, E2B_DEBUG: '', E2B_SANDBOX_URL: '', E2B_DOMA
 const NAMES = ['--allow-name', 'allowed.example', '--deny-name', 'localhost'];
 const NOTHING = new Uint8Array();
 
-const said = (text: string, code = 0): CommandResult => ({
-  ...{ stdout: Buffer.from(text), stderr: NOTHING, code },
-});
+const said = (text: string, code = 0): CommandResult => ({ ...{ stdout: Buffer.from(text), stderr: NOTHING, code } });
 const guest = (run: (argv: readonly string[]) => Promise<CommandResult>): EndpointGuest => ({
   run,
   setNetwork: async () => undefined,
@@ -96,10 +89,7 @@ describe('prove-endpoint: impossible to try', () => {
     expect(without).toMatchObject({ status: 2, stderr: expect.stringContaining('--canary') });
     const canary = ['--canary', '127.0.0.1', '--zone', 'canary.test'];
     const dead = await prove(endpoint, canary);
-    expect(dead).toMatchObject({
-      status: 2,
-      stderr: expect.stringContaining('prove-endpoint canary'),
-    });
+    expect(dead).toMatchObject({ status: 2, stderr: expect.stringContaining('prove-endpoint canary') });
     const unnamed = await prove(endpoint, canary.slice(0, 2));
     expect(unnamed).toMatchObject({ status: 2, stderr: expect.stringContaining('--zone') });
     const debug = await prove(endpoint, NAMES, { E2B_DEBUG: 'true' });

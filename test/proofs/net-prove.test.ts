@@ -66,12 +66,7 @@ describe('prove', () => {
         name: 'egress',
         holds: true,
         tried: expect.arrayContaining([
-          {
-            what: 'SNI is forged',
-            expected: 'refused; nothing arrived',
-            seen: expect.any(String),
-            ok: true,
-          },
+          { what: 'SNI is forged', expected: 'refused; nothing arrived', seen: expect.any(String), ok: true },
         ]),
       },
     ]);

@@ -40,65 +40,51 @@ requiresFirecrackerAsRoot().describe('prove --vmm firecracker', (files) => {
     tried.filter(({ ok }) => !ok).map(({ what, seen }) => `${what}: ${seen}`);
   const jails = (): string[] => readdirSync(join(home, 'run/jail/firecracker'));
 
-  it(
-    'a temporary directory on another file system than the home is no obstacle',
-    PATIENT,
-    async () => {
-      const elsewhere = mkdtempSync('/dev/shm/nv-tmp-');
-      vi.stubEnv('TMPDIR', elsewhere);
-      try {
-        expect(statSync(tmpdir()).dev).not.toBe(statSync(home).dev);
-        await using vmms = await FirecrackerVmms.open(context());
-        expect((await vmms.jailed()).pid).toBeGreaterThan(0);
-      } finally {
-        vi.unstubAllEnvs();
-        rmSync(elsewhere, { recursive: true });
-      }
-      expect(readdirSync(join(home, 'run')).filter((name) => name !== 'jail')).toEqual([]);
-    },
-  );
+  it('a temporary directory on another file system than the home is no obstacle', PATIENT, async () => {
+    const elsewhere = mkdtempSync('/dev/shm/nv-tmp-');
+    vi.stubEnv('TMPDIR', elsewhere);
+    try {
+      expect(statSync(tmpdir()).dev).not.toBe(statSync(home).dev);
+      await using vmms = await FirecrackerVmms.open(context());
+      expect((await vmms.jailed()).pid).toBeGreaterThan(0);
+    } finally {
+      vi.unstubAllEnvs();
+      rmSync(elsewhere, { recursive: true });
+    }
+    expect(readdirSync(join(home, 'run')).filter((name) => name !== 'jail')).toEqual([]);
+  });
 
-  it(
-    'proveSeccomp: every escape is refused on each thread, and none without a jail',
-    PATIENT,
-    async () => {
-      const some = /^(execve|fork|clone3|ptrace|socket|io_uring|by the number)/;
-      const ours = context({ firecrackerFilter: 'ours' });
-      const proof = await proveSeccomp(
-        ours,
-        FORBIDDEN.filter(({ name }) => some.test(name)),
-      );
-      expect(failed(proof)).toEqual([]);
-      expect(proof.holds).toBe(true);
-      for (const thread of ['firecracker', 'fc_api', 'fc_vcpu 0']) {
-        const what = `execve of its own program, by thread ${thread}`;
-        expect(proof.tried.find((one) => one.what === what)?.seen).toBe('denied: exited 148');
-      }
-      expect(jails()).toEqual([]);
-    },
-  );
+  it('proveSeccomp: every escape is refused on each thread, and none without a jail', PATIENT, async () => {
+    const some = /^(execve|fork|clone3|ptrace|socket|io_uring|by the number)/;
+    const ours = context({ firecrackerFilter: 'ours' });
+    const proof = await proveSeccomp(
+      ours,
+      FORBIDDEN.filter(({ name }) => some.test(name)),
+    );
+    expect(failed(proof)).toEqual([]);
+    expect(proof.holds).toBe(true);
+    for (const thread of ['firecracker', 'fc_api', 'fc_vcpu 0']) {
+      const what = `execve of its own program, by thread ${thread}`;
+      expect(proof.tried.find((one) => one.what === what)?.seen).toBe('denied: exited 148');
+    }
+    expect(jails()).toEqual([]);
+  });
 
-  it(
-    'proveSeccomp: the launcher’s filter refuses what Firecracker’s own filters allow',
-    PATIENT,
-    async () => {
-      const proof = await proveSeccomp(
-        context(),
-        FORBIDDEN.filter(({ name }) => IO_URING.test(name)),
-      );
-      expect(failed(proof)).toEqual([]);
-      expect(proof.holds).toBe(true);
-    },
-  );
+  it('proveSeccomp: the launcher’s filter refuses what Firecracker’s own filters allow', PATIENT, async () => {
+    const proof = await proveSeccomp(
+      context(),
+      FORBIDDEN.filter(({ name }) => IO_URING.test(name)),
+    );
+    expect(failed(proof)).toEqual([]);
+    expect(proof.holds).toBe(true);
+  });
 
   it('proveSeccomp: finds a call that the filters allow, on each thread', PATIENT, async () => {
     const close = { name: 'close', number: 3, args: [0xffff_ffff] };
     const proof = await proveSeccomp(context(), [close]);
     expect(proof.holds).toBe(false);
     expect(failed(proof).filter((line) => !line.startsWith('control'))).toEqual(
-      ['firecracker', 'fc_api', 'fc_vcpu 0'].map(
-        (thread) => `close, by thread ${thread}: returned -9`,
-      ),
+      ['firecracker', 'fc_api', 'fc_vcpu 0'].map((thread) => `close, by thread ${thread}: returned -9`),
     );
   });
 
@@ -114,18 +100,14 @@ requiresFirecrackerAsRoot().describe('prove --vmm firecracker', (files) => {
     expect(jails()).toEqual([]);
   });
 
-  it(
-    'the image is the same after a hundred guests whose kernels write to it',
-    PATIENT,
-    async () => {
-      const proof = await proveImageWithoutLinux({ ...context(), guests: 100 });
-      expect(failed(proof)).toEqual([]);
-      const seen = proof.tried.map(({ what, seen }) => `${what}: ${seen}`);
-      expect(seen).toContain('the kernel of a guest writes to the device: refused 100 times');
-      expect(seen.at(-1)).toMatch(/^its digest after 100 guests: /);
-      expect(jails()).toEqual([]);
-    },
-  );
+  it('the image is the same after a hundred guests whose kernels write to it', PATIENT, async () => {
+    const proof = await proveImageWithoutLinux({ ...context(), guests: 100 });
+    expect(failed(proof)).toEqual([]);
+    const seen = proof.tried.map(({ what, seen }) => `${what}: ${seen}`);
+    expect(seen).toContain('the kernel of a guest writes to the device: refused 100 times');
+    expect(seen.at(-1)).toMatch(/^its digest after 100 guests: /);
+    expect(jails()).toEqual([]);
+  });
 
   it('reachOfVmm: the kernel has the compiled filter on each thread', PATIENT, async () => {
     const threads = await reachOfVmm(context({ firecrackerFilter: 'ours' }));
@@ -137,10 +119,7 @@ requiresFirecrackerAsRoot().describe('prove --vmm firecracker', (files) => {
       const filter = profile.get(name);
       if (filter === undefined) throw new Error(name);
       const compiled = reachOf([compileProfile(filter, 'x86_64').program], 'x86_64');
-      expect(threads.find((one) => one.thread === thread)).toMatchObject({
-        filters: 2,
-        ...compiled,
-      });
+      expect(threads.find((one) => one.thread === thread)).toMatchObject({ filters: 2, ...compiled });
     }
     const builtin = await reachOfVmm(context());
     expect(builtin.flatMap(({ always }) => always)).not.toContain('execve');

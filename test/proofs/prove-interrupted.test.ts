@@ -8,25 +8,22 @@ import { expect, it } from 'vitest';
 import { cli, ROOT } from '../support/cli.ts';
 import { eventually } from '../support/eventually.ts';
 
-it.each(['SIGINT', 'SIGTERM'] as const)(
-  'prove: %s leaves no folder and prints no trace',
-  async (signal) => {
-    const dir = await mkdtemp(join(tmpdir(), 'nv-interrupted-'));
-    try {
-      const run = cli(['prove', 'egress'], { env: { TMPDIR: dir } });
-      const records = async (): Promise<string[]> =>
-        (await readdir(dir, { recursive: true })).filter((name) => name.includes('network-'));
-      await eventually(async () => expect(await records()).not.toEqual([]));
-      run.kill(signal);
-      const { status, stderr } = await run.result;
-      expect(status).toBe(signal === 'SIGINT' ? 130 : 143);
-      expect(stderr).not.toMatch(/EPIPE|Error:/);
-      expect(await readdir(dir)).toEqual([]);
-    } finally {
-      await rm(dir, { recursive: true });
-    }
-  },
-);
+it.each(['SIGINT', 'SIGTERM'] as const)('prove: %s leaves no folder and prints no trace', async (signal) => {
+  const dir = await mkdtemp(join(tmpdir(), 'nv-interrupted-'));
+  try {
+    const run = cli(['prove', 'egress'], { env: { TMPDIR: dir } });
+    const records = async (): Promise<string[]> =>
+      (await readdir(dir, { recursive: true })).filter((name) => name.includes('network-'));
+    await eventually(async () => expect(await records()).not.toEqual([]));
+    run.kill(signal);
+    const { status, stderr } = await run.result;
+    expect(status).toBe(signal === 'SIGINT' ? 130 : 143);
+    expect(stderr).not.toMatch(/EPIPE|Error:/);
+    expect(await readdir(dir)).toEqual([]);
+  } finally {
+    await rm(dir, { recursive: true });
+  }
+});
 
 it('an actor whose parent is gone exits silently', async () => {
   const module = JSON.stringify(join(ROOT, 'prove/actor.ts'));

@@ -14,11 +14,7 @@ const failed = ({ tried }: Proof) => tried.filter(({ ok }) => !ok);
 
 describe('prove neighbors', () => {
   it('holds, with a control for each flood', async () => {
-    const options = {
-      config: readConfig({}),
-      log: silentLog,
-      signal: new AbortController().signal,
-    };
+    const options = { config: readConfig({}), log: silentLog, signal: new AbortController().signal };
     const [proof] = await prove(['neighbors'], options);
     expect(proof && failed(proof)).toEqual([]);
     const controls = proof?.tried.filter(({ what }) => what.startsWith('control: a flood'));

@@ -159,15 +159,9 @@ it.each([
     'finds bytes that are not counted',
     {
       uncounted: CHUNK_BYTES / 2,
-      applied: ({ size, refillPerSecond: rate }: BucketLimit) => ({
-        size: 2 * size,
-        refillPerSecond: 2 * rate,
-      }),
+      applied: ({ size, refillPerSecond: rate }: BucketLimit) => ({ size: 2 * size, refillPerSecond: 2 * rate }),
     },
-    [
-      'guest → host: received by the program on the host',
-      'host → guest: received by the program in the guest',
-    ],
+    ['guest → host: received by the program on the host', 'host → guest: received by the program in the guest'],
   ],
   [
     'finds a limit that does not help the neighbor',

@@ -81,8 +81,7 @@ requiresFirecracker().describe('a filter file in Firecracker', (files) => {
     const threads = readdirSync(`/proc/${child.pid}/task`).map((id) => {
       const path = `/proc/${child.pid}/task/${id}`;
       const status = readFileSync(`${path}/status`, 'utf8');
-      const field = (name: string): string | undefined =>
-        new RegExp(`^${name}:\\s+(\\d+)$`, 'm').exec(status)?.[1];
+      const field = (name: string): string | undefined => new RegExp(`^${name}:\\s+(\\d+)$`, 'm').exec(status)?.[1];
       return ['Seccomp', 'Seccomp_filters', 'NoNewPrivs'].map(field).join(' ');
     });
     expect(threads.length).toBeGreaterThanOrEqual(3);

@@ -43,45 +43,38 @@ async function killedChurn(dir: string): Promise<string[]> {
   return lines;
 }
 
-it(
-  'store: kill -9 at any moment loses no finished snapshot and leaves no partial one',
-  TIMEOUT,
-  async () => {
-    const dir = await temporaryDir();
-    /** Reported as finished and not being removed: id → seed; sandbox → its snapshot. */
-    const finished = new Map<string, number>();
-    const paused = new Map<string, string>();
-    for (let round = 0; round < ROUNDS; round += 1) {
-      const lines = (await Promise.all([killedChurn(dir), killedChurn(dir)])).flat();
-      expect(lines.filter((line) => line.startsWith('!'))).toEqual([]);
-      for (const line of lines) {
-        const [id = '', second = '', third = ''] = line.slice(1).split(' ');
-        if (line.startsWith('+')) finished.set(id, Number(second));
-        if (line.startsWith('p')) finished.set(id, Number(third));
-        if (line.startsWith('p')) paused.set(second, id);
-        if (line.startsWith('-') || line.startsWith('r')) finished.delete(id);
-        if (line.startsWith('r')) paused.delete(second);
-      }
-      const { store } = await temporaryStore(dir);
-      const rows = await store.snapshots.list();
-      expect(rows.map(({ id }) => id)).toEqual(expect.arrayContaining([...finished.keys()]));
-      for (const { id } of rows) {
-        // Including snapshots whose line was never printed.
-        await using opened = await store.snapshots.open(id);
-        const seed = finished.get(id);
-        if (seed !== undefined) expect(await holdsSeed(opened.paths, seed)).toBe(true);
-      }
-      for (const [sandbox, pausedSnapshotId] of paused) {
-        expect(await store.sandboxes.get(sandbox)).toMatchObject({
-          status: 'paused',
-          pausedSnapshotId,
-        });
-      }
-      const disk = await onDisk(dir);
-      expect(disk).toMatchObject({ files: await named(store), trash: [] });
-      expect(disk.staging).toHaveLength(1);
-      await store.close();
-      expect((await onDisk(dir)).staging).toEqual([]);
+it('store: kill -9 at any moment loses no finished snapshot and leaves no partial one', TIMEOUT, async () => {
+  const dir = await temporaryDir();
+  /** Reported as finished and not being removed: id → seed; sandbox → its snapshot. */
+  const finished = new Map<string, number>();
+  const paused = new Map<string, string>();
+  for (let round = 0; round < ROUNDS; round += 1) {
+    const lines = (await Promise.all([killedChurn(dir), killedChurn(dir)])).flat();
+    expect(lines.filter((line) => line.startsWith('!'))).toEqual([]);
+    for (const line of lines) {
+      const [id = '', second = '', third = ''] = line.slice(1).split(' ');
+      if (line.startsWith('+')) finished.set(id, Number(second));
+      if (line.startsWith('p')) finished.set(id, Number(third));
+      if (line.startsWith('p')) paused.set(second, id);
+      if (line.startsWith('-') || line.startsWith('r')) finished.delete(id);
+      if (line.startsWith('r')) paused.delete(second);
     }
-  },
-);
+    const { store } = await temporaryStore(dir);
+    const rows = await store.snapshots.list();
+    expect(rows.map(({ id }) => id)).toEqual(expect.arrayContaining([...finished.keys()]));
+    for (const { id } of rows) {
+      // Including snapshots whose line was never printed.
+      await using opened = await store.snapshots.open(id);
+      const seed = finished.get(id);
+      if (seed !== undefined) expect(await holdsSeed(opened.paths, seed)).toBe(true);
+    }
+    for (const [sandbox, pausedSnapshotId] of paused) {
+      expect(await store.sandboxes.get(sandbox)).toMatchObject({ status: 'paused', pausedSnapshotId });
+    }
+    const disk = await onDisk(dir);
+    expect(disk).toMatchObject({ files: await named(store), trash: [] });
+    expect(disk.staging).toHaveLength(1);
+    await store.close();
+    expect((await onDisk(dir)).staging).toEqual([]);
+  }
+});

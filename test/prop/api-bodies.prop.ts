@@ -13,17 +13,7 @@ afterAll(() => api[Symbol.asyncDispose]());
 /** Fields of the API with values that are often valid, so that later checks are reached. */
 const field = fc.oneof(
   fc.constantFrom('cpus', 'memoryMib', 'diskMib', 'timeoutMs', 'idleTimeoutMs', 'queueTimeoutMs'),
-  fc.constantFrom(
-    'env',
-    'warm',
-    'models',
-    'channelLimits',
-    'diskLimits',
-    'metadata',
-    'snapshot',
-    'boot',
-    'console',
-  ),
+  fc.constantFrom('env', 'warm', 'models', 'channelLimits', 'diskLimits', 'metadata', 'snapshot', 'boot', 'console'),
   fc.constantFrom('onTimeout', 'autoResume', 'to', 'count', 'name', 'min', 'max', 'spec'),
   fc.constantFrom('__proto__', 'constructor', 'toString'),
   fc.string(),
@@ -56,11 +46,7 @@ describe('REST bodies', () => {
     await fc.assert(
       fc.asyncProperty(body, async (given) => {
         const { id } = await api.control.create({});
-        const { status, json } = await api.ask(
-          method,
-          path.replace('ID', id),
-          JSON.stringify(given),
-        );
+        const { status, json } = await api.ask(method, path.replace('ID', id), JSON.stringify(given));
         expect(api.errors).toEqual([]);
         expect(status).toBeLessThan(500);
         if (status >= 400) errorBody.parse(json);

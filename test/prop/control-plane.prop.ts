@@ -80,9 +80,7 @@ const NETWORK: NetworkOptions = { mode: 'allowlist', allow: ['a.example'] };
 const step = fc.record({
   ask: fc.constantFrom(...ASKS),
   which: fc.nat(1000),
-  trouble: fc.option(
-    fc.record({ phase: fc.constantFrom(...PHASES), how: fc.constantFrom('fail', 'die') }),
-  ),
+  trouble: fc.option(fc.record({ phase: fc.constantFrom(...PHASES), how: fc.constantFrom('fail', 'die') })),
   /** Turns of the event loop until the next is asked, where they are asked at once. */
   pause: fc.nat(6),
 });
@@ -174,12 +172,10 @@ class Model {
 /** Undefined: it is to be done. */
 function refusalOf({ ask }: Step, one: Kept | undefined, snapshots: number): string | undefined {
   if (ask === 'create' || ask === 'die') return undefined;
-  if (ask === 'go-on' || ask === 'remove-snapshot')
-    return snapshots === 0 ? 'not_found' : undefined;
+  if (ask === 'go-on' || ask === 'remove-snapshot') return snapshots === 0 ? 'not_found' : undefined;
   if (one === undefined) return 'not_found';
   if (one === 'ended') return 'gone';
-  const isPaused =
-    ask === 'pause-memory' ? one !== 'running' : ask === 'pause-disk' && one === 'disk';
+  const isPaused = ask === 'pause-memory' ? one !== 'running' : ask === 'pause-disk' && one === 'disk';
   return isPaused ? 'not_ready' : undefined;
 }
 

@@ -13,10 +13,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { RelayHost } from '../../src/machine/vmm/firecracker/channel/relay-host.ts';
-import {
-  type RelayThread,
-  startRelayThread,
-} from '../../src/machine/vmm/firecracker/channel/relay-thread.ts';
+import { type RelayThread, startRelayThread } from '../../src/machine/vmm/firecracker/channel/relay-thread.ts';
 import { dialGuest } from '../support/channel.ts';
 
 const RUNS = 25;
@@ -33,9 +30,7 @@ const side = fc.record({
 });
 type Side = typeof side extends fc.Arbitrary<infer T> ? T : never;
 const connection = fc.record({ byGuest: fc.boolean(), host: side, guest: side });
-const limit = fc.option(fc.constant({ size: 100_000, refillPerSecond: 20_000_000 }), {
-  nil: undefined,
-});
+const limit = fc.option(fc.constant({ size: 100_000, refillPerSecond: 20_000_000 }), { nil: undefined });
 
 /** What one end sent and got. */
 interface Outcome {
@@ -123,10 +118,7 @@ describe('ChannelRelay', () => {
             const pairs: { host: Socket; guest: Socket }[] = [];
             for (const { byGuest } of connections) {
               if (byGuest) {
-                const guest = connect({
-                  path: `${relay.innerPath}_${PORT}`,
-                  allowHalfOpen: true,
-                });
+                const guest = connect({ path: `${relay.innerPath}_${PORT}`, allowHalfOpen: true });
                 pairs.push({ guest, host: await service() });
               } else {
                 const dialed = dialGuest(channelPath, PORT);
@@ -159,11 +151,9 @@ describe('ChannelRelay', () => {
             }
             for (const { host, guest } of pairs) for (const end of [host, guest]) end.destroy();
             const stats = () => relay.stats();
-            await expect.poll(stats, PATIENT).toMatchObject({
-              connectionsOpened: connections.length,
-              connectionsOpen: 0,
-              connectionsRefused: 0,
-            });
+            await expect
+              .poll(stats, PATIENT)
+              .toMatchObject({ connectionsOpened: connections.length, connectionsOpen: 0, connectionsRefused: 0 });
             const { bytesGuestToHost, bytesHostToGuest } = await stats();
             expect(bytesGuestToHost + bytesHostToGuest).toBeGreaterThanOrEqual(least);
             if (broken === 0) expect(bytesGuestToHost + bytesHostToGuest).toBe(least);

@@ -52,9 +52,7 @@ describe('canary', () => {
   it('a target that cannot be loaded is an error, not a failure of an input', async () => {
     const { signal } = new AbortController();
     const options = { seed: runSeed(), jobs: 1, timeMs: Infinity, inputs: [], signal };
-    await expect(runCampaign({ name: 'nothing', ...options })).rejects.toThrow(
-      'no fuzz target "nothing"',
-    );
+    await expect(runCampaign({ name: 'nothing', ...options })).rejects.toThrow('no fuzz target "nothing"');
   });
 
   it('no random bytes reach the planted bug', () => {

@@ -7,11 +7,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { CodedError } from '../../src/base/errors.ts';
 import type { SandboxStatus } from '../../src/sandbox/contract/control.ts';
-import {
-  MANAGED_TRANSITIONS,
-  STATUS,
-  type StateKind,
-} from '../../src/sandbox/plane/managed-state.ts';
+import { MANAGED_TRANSITIONS, STATUS, type StateKind } from '../../src/sandbox/plane/managed-state.ts';
 import { FakeHost } from '../support/fake-host.ts';
 
 const REQUESTS = [
@@ -50,9 +46,7 @@ class History {
 
   constructor({ control }: FakeHost) {
     control.onChange(({ id, status }) => {
-      const ends = control.recentEvents
-        .list()
-        .filter((event) => event.type === 'end' && event.sandbox === id);
+      const ends = control.recentEvents.list().filter((event) => event.type === 'end' && event.sandbox === id);
       if (ends.length > 0 && status !== 'ended') this.#late.push(`${id} ${status}`);
       if (ends.length !== 1 && status === 'ended') this.#late.push(`${id} ${ends.length} ends`);
       const seen = this.#statuses.get(id) ?? [];
@@ -163,9 +157,7 @@ describe('ManagedSandbox', () => {
           }
           expect(await control.list()).toEqual([]);
           expect(await host.holdings()).toEqual({});
-          await expect
-            .poll(() => host.stored())
-            .toEqual({ files: 0, staged: 0, trash: 0, snapshots: 0 });
+          await expect.poll(() => host.stored()).toEqual({ files: 0, staged: 0, trash: 0, snapshots: 0 });
         },
       ),
       { numRuns: RUNS },

@@ -115,9 +115,7 @@ describe('LocalControlPlane', () => {
             .filter(({ status }) => status !== 'paused')
             // A restore has the time limits of a start, which this world lacks.
             .filter(({ status, pausedTo }) => status !== 'resuming' || pausedTo !== 'disk')
-            .filter(
-              ({ id, status }) => status !== 'ending' || host.vms().some((vm) => vm.id === id),
-            )
+            .filter(({ id, status }) => status !== 'ending' || host.vms().some((vm) => vm.id === id))
             .map(({ status, endsAtMs, origin }) => `${origin} ${status} ${endsAtMs}`);
         // What the deadline has ordered may still wait for the real files.
         await expect.poll(late, { timeout: 5000 }).toEqual([]);

@@ -33,9 +33,7 @@ export interface Answer {
   readonly json: unknown;
 }
 
-export async function startApi(
-  options: FakeOptions & { readonly clock?: Clock } = {},
-): Promise<ApiFixture> {
+export async function startApi(options: FakeOptions & { readonly clock?: Clock } = {}): Promise<ApiFixture> {
   const dir = mkdtempSync(join(tmpdir(), 'nv-api-'));
   const socketPath = join(dir, 'api.sock');
   const control = new FakeControlPlane(options);

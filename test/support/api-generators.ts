@@ -1,14 +1,7 @@
 /** Generators of clients, and what their clients need, each pinned by a lock file. */
 import { cpSync } from 'node:fs';
 import { join } from 'node:path';
-import {
-  clientsForNode,
-  clientsForPython,
-  installed,
-  orReason,
-  type PythonPackages,
-  run,
-} from './locked-packages.ts';
+import { clientsForNode, clientsForPython, installed, orReason, type PythonPackages, run } from './locked-packages.ts';
 
 export const CLIENTS_DIR = join(import.meta.dirname, '../fixtures/api-clients');
 const GENERATOR = 'github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen';
@@ -17,8 +10,7 @@ const GENERATOR = 'github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen';
 export const pythonPackages = (): PythonPackages | string => orReason(() => clientsForPython());
 
 /** A directory with `node_modules`, or why there is none. */
-export const nodePackages = (): string | { readonly dir: string } =>
-  orReason(() => ({ dir: clientsForNode() }));
+export const nodePackages = (): string | { readonly dir: string } => orReason(() => ({ dir: clientsForNode() }));
 
 /** The generator for Go, or why there is none. */
 export const goGenerator = (): string | { readonly generator: string } =>

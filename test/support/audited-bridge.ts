@@ -95,13 +95,5 @@ export async function auditedBridge(
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   };
-  return {
-    home,
-    fixture,
-    upstream,
-    records,
-    text,
-    end: () => ending.run(),
-    close: () => cleanup.run(),
-  };
+  return { home, fixture, upstream, records, text, end: () => ending.run(), close: () => cleanup.run() };
 }

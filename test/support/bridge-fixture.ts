@@ -115,11 +115,7 @@ export async function bridgeFixture(
   cleanup.push('bridge', () => bridge.close());
   const socketPath = join(dir, 'v_1025');
   const { policy } = options;
-  const caller = {
-    sandboxId: 'sandbox-a',
-    socketPath,
-    ...(policy === undefined ? {} : { policy }),
-  };
+  const caller = { sandboxId: 'sandbox-a', socketPath, ...(policy === undefined ? {} : { policy }) };
   const port = await bridge.attach(caller);
   return {
     dir,
@@ -149,12 +145,7 @@ export async function call(
   return { status: head.statusCode ?? 0, headers: head.headers, body: opened.text(), broken };
 }
 
-export function open(
-  socketPath: string,
-  path: string,
-  body?: unknown,
-  headers: Record<string, string> = {},
-): Opened {
+export function open(socketPath: string, path: string, body?: unknown, headers: Record<string, string> = {}): Opened {
   const method = body === undefined ? 'GET' : 'POST';
   const outgoing = request({ socketPath, path, method, headers, agent: false });
   const isBytes = body === undefined || typeof body === 'string' || Buffer.isBuffer(body);

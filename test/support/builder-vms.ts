@@ -17,10 +17,7 @@ export interface FakeBuilderVm {
  * @param dir with `run`, a directory, and `tools`, a file
  * @param work what the VM does; returns the line that it prints, or never ends
  */
-export function fakeImageBuilder(
-  dir: string,
-  work: (vm: FakeBuilderVm) => string | Promise<string>,
-): ImageBuilder {
+export function fakeImageBuilder(dir: string, work: (vm: FakeBuilderVm) => string | Promise<string>): ImageBuilder {
   let count = 0;
   const start: BuilderVms['start'] = async (_options, _signal, { makeWorkspace }) => {
     count += 1;
@@ -50,10 +47,5 @@ export function fakeImageBuilder(
       stop: async () => void (await place?.remove()),
     } as unknown as Awaited<ReturnType<BuilderVms['start']>>;
   };
-  return makeImageBuilder({
-    start,
-    runDir: join(dir, 'run'),
-    toolsPath: join(dir, 'tools'),
-    hostCpus: 1,
-  });
+  return makeImageBuilder({ start, runDir: join(dir, 'run'), toolsPath: join(dir, 'tools'), hostCpus: 1 });
 }

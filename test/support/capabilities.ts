@@ -26,15 +26,11 @@ export const CAPABILITIES = [
 export type Capability = (typeof CAPABILITIES)[number];
 
 /** The capabilities that may not be missing on this machine. */
-export function requiredCapabilities(
-  env: Readonly<Record<string, string | undefined>>,
-): readonly Capability[] {
+export function requiredCapabilities(env: Readonly<Record<string, string | undefined>>): readonly Capability[] {
   const names = (env['NEUROVISOR_REQUIRE'] ?? '').split(',').filter((name) => name !== '');
   return names.map((name) => {
     const known = CAPABILITIES.find((capability) => capability === name);
     if (known !== undefined) return known;
-    throw new Error(
-      `unknown capability "${name}" in NEUROVISOR_REQUIRE: use ${CAPABILITIES.join(', ')}`,
-    );
+    throw new Error(`unknown capability "${name}" in NEUROVISOR_REQUIRE: use ${CAPABILITIES.join(', ')}`);
   });
 }

@@ -13,10 +13,7 @@ export interface Authority {
 
 export async function makeAuthority(): Promise<Authority> {
   const keys = await crypto.subtle.generateKey(ALGORITHM, true, ['sign', 'verify']);
-  const times = {
-    notBefore: new Date(Date.now() - DAY_MS),
-    notAfter: new Date(Date.now() + DAY_MS),
-  };
+  const times = { notBefore: new Date(Date.now() - DAY_MS), notAfter: new Date(Date.now() + DAY_MS) };
   const root = await x509.X509CertificateGenerator.createSelfSigned({
     name: 'CN=Authority of a test',
     ...times,
@@ -49,10 +46,7 @@ export async function makeAuthority(): Promise<Authority> {
       });
       const der = Buffer.from(await crypto.subtle.exportKey('pkcs8', own.privateKey));
       const lines = der.toString('base64').replaceAll(/.{64}/g, '$&\n');
-      return {
-        cert: leaf.toString('pem'),
-        key: `-----BEGIN PRIVATE KEY-----\n${lines}\n-----END PRIVATE KEY-----\n`,
-      };
+      return { cert: leaf.toString('pem'), key: `-----BEGIN PRIVATE KEY-----\n${lines}\n-----END PRIVATE KEY-----\n` };
     },
   };
 }

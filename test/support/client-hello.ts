@@ -15,12 +15,7 @@ export const sized = (lengthBytes: 1 | 2 | 3, content: Uint8Array): Buffer => {
 };
 
 export const serverNameData = (...names: string[]): Buffer =>
-  sized(
-    2,
-    Buffer.concat(
-      names.map((name) => Buffer.concat([Buffer.of(0), sized(2, Buffer.from(name, 'latin1'))])),
-    ),
-  );
+  sized(2, Buffer.concat(names.map((name) => Buffer.concat([Buffer.of(0), sized(2, Buffer.from(name, 'latin1'))]))));
 
 /** The handshake message, with its head. */
 export function helloMessage(shape: HelloShape): Buffer {
@@ -32,9 +27,7 @@ export function helloMessage(shape: HelloShape): Buffer {
   }
   if (shape.hasEch === true) extensions.push([0xfe0d, Buffer.alloc(40)]);
   extensions.push(...(shape.extensions ?? []).map(([t, d]): [number, Uint8Array] => [t, d]));
-  const encoded = extensions.map(([type, data]) =>
-    Buffer.concat([Buffer.of(type >> 8, type & 255), sized(2, data)]),
-  );
+  const encoded = extensions.map(([type, data]) => Buffer.concat([Buffer.of(type >> 8, type & 255), sized(2, data)]));
   const body = Buffer.concat([
     Buffer.from('0303', 'hex'),
     Buffer.alloc(32, 7),

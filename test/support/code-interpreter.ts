@@ -63,12 +63,7 @@ export async function startInterpreter(packages: PythonPackages): Promise<LocalI
     errors += chunk.toString();
   });
   const url = `http://127.0.0.1:${await portOf(server, () => errors)}`;
-  const send = async (
-    method: string,
-    path: string,
-    body?: unknown,
-    signal?: AbortSignal,
-  ): Promise<Answer> => {
+  const send = async (method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Answer> => {
     const response = await fetch(url + path, {
       method,
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),

@@ -60,13 +60,7 @@ export const runClaude = (
   args: readonly string[] = [],
 ): Promise<AgentRun> =>
   // It refuses to skip its questions as root, which the tests may be.
-  runAgent(port, { IS_SANDBOX: '1' }, async () => [
-    claude,
-    '-p',
-    prompt,
-    '--dangerously-skip-permissions',
-    ...args,
-  ]);
+  runAgent(port, { IS_SANDBOX: '1' }, async () => [claude, '-p', prompt, '--dangerously-skip-permissions', ...args]);
 
 /** Runs Codex for one prompt. @param port of the bridge; @param args beside it */
 export const runCodex = (
@@ -93,13 +87,7 @@ async function runAgent(
     const cwd = join(home, 'work');
     await mkdir(cwd);
     const argv = await prepare(home);
-    const env = {
-      ...sandboxVariables(port),
-      ...(await exampleVariables()),
-      ...more,
-      HOME: home,
-      LANG: 'C.UTF-8',
-    };
+    const env = { ...sandboxVariables(port), ...(await exampleVariables()), ...more, HOME: home, LANG: 'C.UTF-8' };
     const ended = await run(argv, { env, cwd });
     const made = await readFile(join(cwd, 'made.txt'), 'utf8').catch(() => null);
     return { ...ended, made };

@@ -18,11 +18,7 @@ export interface ScriptedAnswer {
   readonly usage?: unknown;
 }
 
-const USAGE = {
-  prompt_tokens: 11,
-  completion_tokens: 7,
-  prompt_tokens_details: { cached_tokens: 4 },
-};
+const USAGE = { prompt_tokens: 11, completion_tokens: 7, prompt_tokens_details: { cached_tokens: 4 } };
 
 const finishOf = ({ finish, calls = [] }: ScriptedAnswer): string =>
   finish ?? (calls.length > 0 ? 'tool_calls' : 'stop');
@@ -74,8 +70,7 @@ function pieces(text: string, size: number): string[] {
   return out;
 }
 
-export const sseOf = (data: readonly string[]): string =>
-  data.map((one) => `data: ${one}\n\n`).join('');
+export const sseOf = (data: readonly string[]): string => data.map((one) => `data: ${one}\n\n`).join('');
 
 /** Answers in the form that the request asks for. */
 export function sendAnswer(body: string, response: ServerResponse, answer: ScriptedAnswer): void {
@@ -88,10 +83,7 @@ export function sendAnswer(body: string, response: ServerResponse, answer: Scrip
 }
 
 /** Streams each event once its gate is resolved. @param events `data` of each */
-export function answerByGates(
-  mock: MockUpstream,
-  events: readonly string[],
-): readonly PromiseWithResolvers<void>[] {
+export function answerByGates(mock: MockUpstream, events: readonly string[]): readonly PromiseWithResolvers<void>[] {
   const gates = events.map(() => Promise.withResolvers<void>());
   mock.answer(async (_, response) => {
     startEvents(response);

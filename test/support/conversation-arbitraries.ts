@@ -7,19 +7,11 @@ import type { Message, Part } from '../../src/inference/bridge/dialect/model.ts'
 export const words = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 });
 /** As JSON reads it: it has no -0. */
 export const object = fc
-  .dictionary(fc.string({ maxLength: 4 }), fc.jsonValue({ maxDepth: 2 }), {
-    maxKeys: 3,
-    noNullPrototype: true,
-  })
+  .dictionary(fc.string({ maxLength: 4 }), fc.jsonValue({ maxDepth: 2 }), { maxKeys: 3, noNullPrototype: true })
   .map((value) => JSON.parse(JSON.stringify(value)) as typeof value);
 export const maybe = <T>(value: fc.Arbitrary<T>) => fc.option(value, { nil: undefined });
 
-export const tool = fc.record({
-  name: words,
-  description: maybe(words),
-  schema: object,
-  strict: maybe(fc.boolean()),
-});
+export const tool = fc.record({ name: words, description: maybe(words), schema: object, strict: maybe(fc.boolean()) });
 
 const text = fc.record({ type: fc.constant('text' as const), text: words });
 const image = fc.record({
@@ -48,14 +40,12 @@ export function messagesWith(isError: fc.Arbitrary<boolean>): fc.Arbitrary<reado
     minLength: 1,
     maxLength: 4,
   });
-  return fc
-    .array(fc.tuple(userParts, assistantParts), { minLength: 1, maxLength: 3 })
-    .map((turns) =>
-      turns.flatMap(([user, assistant]): Message[] => [
-        { role: 'user', parts: user },
-        { role: 'assistant', parts: assistant },
-      ]),
-    );
+  return fc.array(fc.tuple(userParts, assistantParts), { minLength: 1, maxLength: 3 }).map((turns) =>
+    turns.flatMap(([user, assistant]): Message[] => [
+      { role: 'user', parts: user },
+      { role: 'assistant', parts: assistant },
+    ]),
+  );
 }
 
 /** For a writer of answers. */

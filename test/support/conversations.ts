@@ -9,10 +9,7 @@ import type {
   Part,
   TextPart,
 } from '../../src/inference/bridge/dialect/model.ts';
-import {
-  ERROR_PREFIX,
-  IMAGES_FOLLOW,
-} from '../../src/inference/bridge/dialect/openai/write-request.ts';
+import { ERROR_PREFIX, IMAGES_FOLLOW } from '../../src/inference/bridge/dialect/openai/write-request.ts';
 import type { JsonObject } from '../../src/inference/bridge/json-body.ts';
 
 const defined = (object: JsonObject): JsonObject =>
@@ -37,8 +34,7 @@ export function writeAnthropicRequest(request: ConversationRequest): JsonObject 
     top_k: request.topK,
     stop_sequences: request.stop,
     // There is no "any JSON".
-    output_config:
-      typeof format === 'object' ? { format: { type: 'json_schema', schema: format } } : undefined,
+    output_config: typeof format === 'object' ? { format: { type: 'json_schema', schema: format } } : undefined,
   });
 }
 
@@ -47,22 +43,14 @@ function block(part: Part): JsonObject {
     case 'text':
       return part as unknown as JsonObject;
     case 'image':
-      return {
-        type: 'image',
-        source: { type: 'base64', media_type: part.mediaType, data: part.data },
-      };
+      return { type: 'image', source: { type: 'base64', media_type: part.mediaType, data: part.data } };
     case 'reasoning':
       return { type: 'thinking', thinking: part.text, signature: 'x' };
     case 'tool-call':
       return { type: 'tool_use', id: part.id, name: part.name, input: part.input };
     case 'tool-result': {
       const { id, isError, content } = part;
-      return {
-        type: 'tool_result',
-        tool_use_id: id,
-        is_error: isError,
-        content: content.map(block),
-      };
+      return { type: 'tool_result', tool_use_id: id, is_error: isError, content: content.map(block) };
     }
   }
 }
@@ -102,8 +90,7 @@ function readParts(message: WireMessage): Part[] {
     const text = texts[0]?.type === 'text' ? texts[0].text : '';
     const isError = text.startsWith(ERROR_PREFIX);
     const rest = isError ? text.slice(ERROR_PREFIX.length) : text;
-    const kept: TextPart[] =
-      rest === '' || rest === IMAGES_FOLLOW ? [] : [{ type: 'text', text: rest }];
+    const kept: TextPart[] = rest === '' || rest === IMAGES_FOLLOW ? [] : [{ type: 'text', text: rest }];
     return [{ type: 'tool-result', id: message.tool_call_id ?? '', isError, content: kept }];
   }
   return [
@@ -207,8 +194,7 @@ export function responsesEvents(text: string): ResponsesEvent[] {
       const [name = '', data = ''] = event.split('\n');
       const value = JSON.parse(data.replace(/^data: /, '')) as ResponsesEvent;
       if (name !== `event: ${value.type}`) throw new Error(`${name}: ${value.type}`);
-      if (value['sequence_number'] !== i)
-        throw new Error(`${value['sequence_number']} is not ${i}`);
+      if (value['sequence_number'] !== i) throw new Error(`${value['sequence_number']} is not ${i}`);
       return value;
     });
 }
@@ -239,13 +225,11 @@ export function joinResponsesStream(text: string): JsonObject {
     if (!isOpen) throw new Error('a part outside of its item');
     if (what === 'delta') joined += String(event['delta']);
     const whole = event['text'] ?? event['arguments'] ?? event['input'];
-    if (what === 'done' && !kind.endsWith('part') && whole !== joined)
-      throw new Error('not joined');
+    if (what === 'done' && !kind.endsWith('part') && whole !== joined) throw new Error('not joined');
   }
   const response = last?.['response'] as JsonObject | undefined;
   if (last?.type !== `response.${response?.['status']}`) throw new Error('no end');
-  if (JSON.stringify(response?.['output']) !== JSON.stringify(output))
-    throw new Error('another end');
+  if (JSON.stringify(response?.['output']) !== JSON.stringify(output)) throw new Error('another end');
   return response ?? {};
 }
 
@@ -288,12 +272,7 @@ function itemOf(role: Message['role'], part: Part): JsonObject {
     case 'image':
       return { type: 'message', role, content: [inputPart(part, role)] };
     case 'reasoning':
-      return {
-        type: 'reasoning',
-        id: 'rs_1',
-        summary: [],
-        content: [{ type: 'reasoning_text', text: part.text }],
-      };
+      return { type: 'reasoning', id: 'rs_1', summary: [], content: [{ type: 'reasoning_text', text: part.text }] };
     case 'tool-call': {
       const { id, name, input } = part;
       return { type: 'function_call', call_id: id, name, arguments: JSON.stringify(input) };
@@ -309,9 +288,5 @@ function inputPart(part: TextPart | ImagePart, role: Message['role']): JsonObjec
   if (part.type === 'text') {
     return { type: role === 'user' ? 'input_text' : 'output_text', text: part.text };
   }
-  return {
-    type: 'input_image',
-    detail: 'auto',
-    image_url: `data:${part.mediaType};base64,${part.data}`,
-  };
+  return { type: 'input_image', detail: 'auto', image_url: `data:${part.mediaType};base64,${part.data}` };
 }

@@ -83,10 +83,7 @@ export function useDaemonHome(): DaemonHome {
   };
 }
 
-function startDaemon(
-  flags: readonly string[],
-  env: Readonly<Record<string, string>>,
-): DaemonProcess {
+function startDaemon(flags: readonly string[], env: Readonly<Record<string, string>>): DaemonProcess {
   return watchDaemon(join(ROOT, 'neurovisor'), ['serve', ...flags], env);
 }
 

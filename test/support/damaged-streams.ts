@@ -23,11 +23,7 @@ export const CALLS = [
 ] as const;
 const ANSWER = {
   text: TEXT,
-  calls: CALLS.map(([name, input], i) => ({
-    id: `c${i}`,
-    name,
-    arguments: JSON.stringify(input),
-  })),
+  calls: CALLS.map(([name, input], i) => ({ id: `c${i}`, name, arguments: JSON.stringify(input) })),
 };
 
 /** Each event of an answer with its line ends. The halves of a character come in two events. */
@@ -39,14 +35,9 @@ export const EVENTS: Readonly<Record<'openai' | 'anthropic', readonly string[]>>
 /** Short, since each byte is an end. */
 function anthropicEvents(): readonly string[] {
   const start = { type: 'message_start', message: { usage: { input_tokens: 5 } } };
-  const isLong = ({ type }: MessageEvent): boolean =>
-    ['ping', 'message_start', 'message_delta'].includes(type);
+  const isLong = ({ type }: MessageEvent): boolean => ['ping', 'message_start', 'message_delta'].includes(type);
   const blocks = messageEvents(ANSWER, 7).filter((event) => !isLong(event));
-  const end = {
-    type: 'message_delta',
-    delta: { stop_reason: 'tool_use' },
-    usage: { output_tokens: 7 },
-  };
+  const end = { type: 'message_delta', delta: { stop_reason: 'tool_use' }, usage: { output_tokens: 7 } };
   const all = [start, ...blocks.slice(0, -1), end, ...blocks.slice(-1)];
   return all.map((event) => `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`);
 }
@@ -84,12 +75,7 @@ export function damagedOrder(events: readonly string[], random: Random): Buffer 
   const all = [...events];
   const at = pick(random, all.length);
   const [taken = ''] = all.splice(at, 1);
-  const places: readonly (readonly number[])[] = [
-    [],
-    [at, at],
-    [pick(random, all.length + 1)],
-    [at, all.length + 1],
-  ];
+  const places: readonly (readonly number[])[] = [[], [at, at], [pick(random, all.length + 1)], [at, all.length + 1]];
   for (const place of places[pick(random, places.length)] ?? []) all.splice(place, 0, taken);
   return Buffer.from(all.join(''));
 }
@@ -125,10 +111,7 @@ export function pieces(bytes: Buffer, random: Random): readonly Buffer[] {
 }
 
 /** WHATWG HTML section 9.2.6. `rest` is the data of an event that no empty line ends. */
-function sseData(stream: string): {
-  readonly data: readonly string[];
-  readonly rest: string | null;
-} {
+function sseData(stream: string): { readonly data: readonly string[]; readonly rest: string | null } {
   const data: string[] = [];
   let lines: string[] = [];
   const all = stream.replace(/^\ufeff/, '').split(/\r\n|\n|\r/);
@@ -144,8 +127,7 @@ function sseData(stream: string): {
 
 const isObject = (value: unknown): value is Json =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
-const memberOf = (value: unknown, name: string): unknown =>
-  isObject(value) ? value[name] : undefined;
+const memberOf = (value: unknown, name: string): unknown => (isObject(value) ? value[name] : undefined);
 const stringOf = (value: unknown): string => (typeof value === 'string' ? value : '');
 
 function parsed(text: string): unknown {
@@ -167,9 +149,7 @@ class Reading {
 
   get result(): Understood {
     const { end, text, faults } = this;
-    const calls = this.calls.map(
-      ({ name, json }) => [name, argumentsOf(json === '' ? '{}' : json)] as const,
-    );
+    const calls = this.calls.map(({ name, json }) => [name, argumentsOf(json === '' ? '{}' : json)] as const);
     return { end, text: text.toWellFormed(), calls, faults };
   }
 }
@@ -315,8 +295,5 @@ export const SERVERS: Readonly<Record<'openai' | 'anthropic', (stream: string) =
 /** A client has what its server sent, or sees that it has not. */
 export const isHonest = (seen: Understood, sent: Understood): boolean => {
   if (seen.faults.length > 0) return false;
-  return (
-    seen.end === 'error' ||
-    (seen.end === 'complete' && sent.end === 'complete' && seen.text === sent.text)
-  );
+  return seen.end === 'error' || (seen.end === 'complete' && sent.end === 'complete' && seen.text === sent.text);
 };

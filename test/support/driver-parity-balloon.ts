@@ -15,9 +15,7 @@ export function balloonCases(bench: () => VmBench): void {
         if (mib !== RAM_MIB - BALLOON_MIB) await vm.balloon?.setMemory(mib);
         await hasMemory(vm, mib);
       }
-      await expect(vm.balloon?.setMemory(RAM_MIB + 1)).rejects.toMatchObject({
-        code: 'vm_spec_invalid',
-      });
+      await expect(vm.balloon?.setMemory(RAM_MIB + 1)).rejects.toMatchObject({ code: 'vm_spec_invalid' });
     });
 
     it('saveState: a clone has the memory of the VM at that moment, whatever balloon it asks for, and grows', async () => {

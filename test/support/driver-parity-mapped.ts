@@ -5,13 +5,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { openCloneRam } from '../../src/host/runtime/ram/clone-ram.ts';
 import { applyDifference } from '../../src/machine/vmm/difference-file.ts';
-import type {
-  RamDifference,
-  SavedState,
-  Vm,
-  VmSnapshot,
-  VmSpec,
-} from '../../src/machine/vmm/driver.ts';
+import type { RamDifference, SavedState, Vm, VmSnapshot, VmSpec } from '../../src/machine/vmm/driver.ts';
 import { dataExtents } from '../../src/sys/file.ts';
 import { ask, expectReleased, held, type VmBench } from './driver-parity.ts';
 
@@ -54,10 +48,7 @@ export function mappedCases(bench: () => VmBench): void {
         await one.vm.vsockHotplug?.unplugVsock();
         const saved = await one.vm.saveState?.(join(spec.dir, name));
         if (saved === undefined) throw new Error('no snapshot');
-        const fork = await bench().clone({
-          spec: { ...spec, memoryFd: one.memoryFd },
-          snapshot: saved,
-        });
+        const fork = await bench().clone({ spec: { ...spec, memoryFd: one.memoryFd }, snapshot: saved });
         await one.vm.resume();
         await one.vm.vsockHotplug?.plugVsock(300);
         for (const vm of [fork, one.vm, two.vm]) await expectHere(vm);
@@ -69,9 +60,7 @@ export function mappedCases(bench: () => VmBench): void {
           const difference = { path: join(spec.dir, `${name}.difference`), baseDigest: before };
           await of.vsockHotplug?.unplugVsock();
           const own = (await of.ownBytes?.()) ?? 0;
-          const saved = await written(
-            of.saveState?.(join(spec.dir, `${name}.state`), { difference }),
-          );
+          const saved = await written(of.saveState?.(join(spec.dir, `${name}.state`), { difference }));
           if (saved === undefined) throw new Error('no snapshot');
           expect(saved.difference).toEqual(difference);
           expect(statSync(difference.path).size).toBeLessThan(own + 100_000);
@@ -133,8 +122,7 @@ async function refuseDamage(
 
 const pathOf = (fd: number): string => `/proc/self/fd/${fd}`;
 
-const digestOf = (path: string): string =>
-  createHash('sha256').update(readFileSync(path)).digest('hex');
+const digestOf = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex');
 
 async function expectHere(vm: Vm): Promise<void> {
   await expect.poll(() => ask(vm, 'PRINT here').catch(String), PATIENT).toBe('done');
@@ -146,8 +134,7 @@ function mappingOf(vm: Vm, path: string) {
   const smaps = readFileSync(`/proc/${vm.pid}/smaps`, 'latin1');
   const entry = smaps.split(/^(?=[0-9a-f]+-)/m).find((each) => each.split(' ')[4] === `${ino}`);
   if (entry === undefined) throw new Error('the VMM does not map the file');
-  const kib = (name: string): number =>
-    Number(new RegExp(`^${name}: +(\\d+) kB`, 'm').exec(entry)?.[1]);
+  const kib = (name: string): number => Number(new RegExp(`^${name}: +(\\d+) kB`, 'm').exec(entry)?.[1]);
   const rights = entry.split(' ')[1];
   return { rights, residentKib: kib('Rss'), privateKib: kib('Private_Dirty') };
 }

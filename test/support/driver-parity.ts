@@ -189,15 +189,7 @@ export async function expectReleased(before: ReturnType<typeof held>): Promise<v
 export function driverParity(
   makeDriver: () => Promise<VmmDriver>,
   files: () => Promise<ParityFiles>,
-  without: readonly (
-    | 'snapshot'
-    | 'mapped'
-    | 'nic'
-    | 'disks'
-    | 'poweroff'
-    | 'paused-connections'
-    | 'flood'
-  )[] = [],
+  without: readonly ('snapshot' | 'mapped' | 'nic' | 'disks' | 'poweroff' | 'paused-connections' | 'flood')[] = [],
 ): void {
   let bench: VmBench;
   let driver: VmmDriver;
@@ -211,10 +203,7 @@ export function driverParity(
   });
   afterEach(() => bench.close());
   lifeCases(() => bench, !without.includes('paused-connections'));
-  endCases(
-    () => bench,
-    without.includes('poweroff') ? ['REBOOT', 'PANIC'] : ['REBOOT', 'POWEROFF', 'PANIC'],
-  );
+  endCases(() => bench, without.includes('poweroff') ? ['REBOOT', 'PANIC'] : ['REBOOT', 'POWEROFF', 'PANIC']);
   channelCases(() => bench);
   consoleCases(() => bench, !without.includes('flood'));
   if (!without.includes('snapshot')) snapshotCases(() => bench);
@@ -240,10 +229,7 @@ function diskCases(bench: () => VmBench): void {
     expect(await ask(vm, 'INFO disk e')).toBe('absent');
     await vm.setDiskLimits({ opsPerSecond: 1000 });
     await vm.kill();
-    expect(disks.map(({ path }) => readFileSync(path).subarray(0, 4).toString())).toEqual([
-      'read',
-      '\0\0\0\0',
-    ]);
+    expect(disks.map(({ path }) => readFileSync(path).subarray(0, 4).toString())).toEqual(['read', '\0\0\0\0']);
   });
 }
 
@@ -527,18 +513,12 @@ function refusalCases(bench: () => VmBench): void {
       await expectReleased(before);
     });
 
-    it.each(IMPOSSIBLE)(
-      'start: a wrong %s fails an assertion, and leaves nothing (%j)',
-      async (field, wrong) => {
-        const before = held();
-        const failure = bench().driver.start(bench().spec(wrong));
-        await expect(failure).rejects.toMatchObject({
-          name: 'AssertionError',
-          message: expect.stringContaining(field),
-        });
-        await expectReleased(before);
-      },
-    );
+    it.each(IMPOSSIBLE)('start: a wrong %s fails an assertion, and leaves nothing (%j)', async (field, wrong) => {
+      const before = held();
+      const failure = bench().driver.start(bench().spec(wrong));
+      await expect(failure).rejects.toMatchObject({ name: 'AssertionError', message: expect.stringContaining(field) });
+      await expectReleased(before);
+    });
 
     it('start: canceled before and during the start, it leaves nothing', async () => {
       // What the first start of a process opens for good, as for its threads.

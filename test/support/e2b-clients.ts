@@ -52,14 +52,7 @@ os._exit(0)`;
 
 function pythonWith(version: ClientVersion, { python, env }: PythonPackages): E2bClient {
   const packages = join(dirname(python), '../lib/python3.11/site-packages');
-  return {
-    language: 'python',
-    version,
-    program: python,
-    args: ['-c', PYTHON_SCRIPT],
-    env,
-    packages,
-  };
+  return { language: 'python', version, program: python, args: ['-c', PYTHON_SCRIPT], env, packages };
 }
 
 const nodeWith = (version: ClientVersion, dir: string): E2bClient => ({
@@ -114,14 +107,9 @@ export async function runWithClient(
   };
   const options = { env, timeout: RUN_MS_MAX, maxBuffer: OUTPUT_BYTES_MAX };
   return await new Promise((resolve) => {
-    execFile(
-      client.program,
-      [...client.args, script, ...args],
-      options,
-      (error, stdout, stderr) => {
-        const code = error === null ? 0 : typeof error.code === 'number' ? error.code : -1;
-        resolve({ code, stdout, stderr });
-      },
-    );
+    execFile(client.program, [...client.args, script, ...args], options, (error, stdout, stderr) => {
+      const code = error === null ? 0 : typeof error.code === 'number' ? error.code : -1;
+      resolve({ code, stdout, stderr });
+    });
   });
 }

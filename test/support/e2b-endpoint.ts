@@ -75,12 +75,7 @@ export async function startE2bEndpoint(options: E2bEndpointOptions): Promise<E2b
       response.writeHead(204).end();
     } else if (route === 'POST /sandboxes/:id/timeout') response.writeHead(204).end();
     else if (route === 'POST /sandboxes/:id/connect')
-      json(response, 200, {
-        templateID: 'base',
-        sandboxID: id,
-        clientID: 't',
-        envdVersion: '0.6.13',
-      });
+      json(response, 200, { templateID: 'base', sandboxID: id, clientID: 't', envdVersion: '0.6.13' });
     else if (route === 'PUT /sandboxes/:id/network' && options.hasUpdates !== false) {
       const { allow_internet_access, ...network } = JSON.parse(await read(request));
       await guest.setNetwork(networkOf({ allow_internet_access, network }) ?? {});
@@ -91,8 +86,7 @@ export async function startE2bEndpoint(options: E2bEndpointOptions): Promise<E2b
   async function envd(guest: EndpointGuest, request: IncomingMessage, response: ServerResponse) {
     if (request.url === '/health') response.writeHead(204).end();
     else if (request.url === '/process.Process/Start') await start(guest, request, response);
-    else
-      json(response, 404, { code: 'unimplemented', message: `${request.url} is not known here` });
+    else json(response, 404, { code: 'unimplemented', message: `${request.url} is not known here` });
   }
 
   const server = createServer((request, response) => {
@@ -144,8 +138,7 @@ async function start(guest: EndpointGuest, request: IncomingMessage, response: S
   const { cmd, args = [], envs = {} } = process;
   const { stdout, stderr, code } = await guest.run([cmd, ...args], envs);
   for (const [name, bytes] of Object.entries({ stdout, stderr }))
-    if (bytes.length > 0)
-      send(0, { event: { data: { [name]: Buffer.from(bytes).toString('base64') } } });
+    if (bytes.length > 0) send(0, { event: { data: { [name]: Buffer.from(bytes).toString('base64') } } });
   const status = `exit status ${code}`;
   const failure = code === 0 ? {} : { error: status };
   send(0, { event: { end: { exitCode: code, exited: true, status, ...failure } } });

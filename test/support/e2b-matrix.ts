@@ -2,13 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ROOT } from './cli.ts';
-import {
-  CLIENT_VERSIONS,
-  type E2bClient,
-  nodeClient,
-  pythonClient,
-  runWithClient,
-} from './e2b-clients.ts';
+import { CLIENT_VERSIONS, type E2bClient, nodeClient, pythonClient, runWithClient } from './e2b-clients.ts';
 
 const SCRIPTS = join(ROOT, 'test/fixtures/e2b-conformance');
 
@@ -28,12 +22,7 @@ export interface Column {
 /** @param script without its suffix */
 export const columnsOf = (script: string): readonly Column[] =>
   CLIENT_VERSIONS.flatMap((version) => [
-    {
-      title: `JavaScript, ${version}`,
-      client: nodeClient(version),
-      script: `${script}.mjs`,
-      args: [],
-    },
+    { title: `JavaScript, ${version}`, client: nodeClient(version), script: `${script}.mjs`, args: [] },
     ...(['sync', 'async'] as const).map((mode) => ({
       title: `Python ${mode}, ${version}`,
       client: pythonClient(version),
@@ -43,20 +32,12 @@ export const columnsOf = (script: string): readonly Column[] =>
   ]);
 
 /** Each language, each mode and each version once: what usual runs try. */
-export const USUAL_TITLES: readonly string[] = [
-  'JavaScript, newest',
-  'Python sync, newest',
-  'Python async, 2.45',
-];
+export const USUAL_TITLES: readonly string[] = ['JavaScript, newest', 'Python sync, newest', 'Python async, 2.45'];
 
 /** `files.makeDir` and `files_make_dir` are one method. */
 const bare = (method: string): string => method.toLowerCase().replace(/[^a-z]/g, '');
 
-const WORDS: Readonly<Record<string, Outcome['result']>> = {
-  yes: 'ok',
-  '–': 'absent',
-  'with `base`': 'untried',
-};
+const WORDS: Readonly<Record<string, Outcome['result']>> = { yes: 'ok', '–': 'absent', 'with `base`': 'untried' };
 
 /** Result by method, as the table below the mark `<!-- MARK -->` says of the column. */
 export async function documented(mark: string, { title }: Column): Promise<object> {
@@ -70,9 +51,7 @@ export async function documented(mark: string, { title }: Column): Promise<objec
       .map((cell) => cell.trim()),
   );
   const at = head.indexOf(title);
-  return Object.fromEntries(
-    rows.map((cells) => [bare(cells[0] ?? ''), WORDS[cells[at] ?? ''] ?? cells[at]]),
-  );
+  return Object.fromEntries(rows.map((cells) => [bare(cells[0] ?? ''), WORDS[cells[at] ?? ''] ?? cells[at]]));
 }
 
 /** Result by method, as the script finds it; and what failed. */
@@ -94,10 +73,7 @@ export async function tried(
 }
 
 /** The first sandbox builds the template `agent`: not every client asks again if that takes longer than 50 s. */
-export async function buildAgent(server: {
-  readonly url: string;
-  readonly apiKey: string;
-}): Promise<void> {
+export async function buildAgent(server: { readonly url: string; readonly apiKey: string }): Promise<void> {
   const headers = { 'X-API-Key': server.apiKey, 'Content-Type': 'application/json' };
   const body = JSON.stringify({ templateID: 'agent' });
   for (;;) {

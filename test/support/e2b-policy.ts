@@ -20,9 +20,7 @@ export function policyFromE2b(network: E2bNetwork): EgressPolicy {
   if (isClosed) return parsePolicy({ mode: 'allowlist', allow: allowOut });
   const { allow, deny } = parsePolicy({ mode: 'open', allow: allowOut, deny: denyOut });
   const isBlock = (rule: EgressRule) => rule.kind === 'block';
-  const allowed = allow
-    .filter(isBlock)
-    .flatMap(({ ports, block }) => (ports === undefined ? [rangeOf(block)] : []));
+  const allowed = allow.filter(isBlock).flatMap(({ ports, block }) => (ports === undefined ? [rangeOf(block)] : []));
   const denied = deny.filter(isBlock).flatMap((rule) =>
     subtractRanges([rangeOf(rule.block)], allowed)
       .flatMap(cidrsOf)

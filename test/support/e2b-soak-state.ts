@@ -41,9 +41,7 @@ export async function daemonState(places: DaemonPlaces): Promise<DaemonState> {
     ...prefixed('open files: ', fds),
     'mappings of guest memory': guestMappings,
     'run directory': inRunDir,
-    files: [...(await tree(homeDir, '')), ...(await tree(tmpDir, 'tmp'))].filter(
-      (path) => !WRITTEN.test(`/${path}`),
-    ),
+    files: [...(await tree(homeDir, '')), ...(await tree(tmpDir, 'tmp'))].filter((path) => !WRITTEN.test(`/${path}`)),
     sockets: await socketsOf([homeDir, runDir, tmpDir]),
     cgroups: await cgroupsOf(pid),
     links: await linksOf(pid),
@@ -74,10 +72,7 @@ export function differences(before: DaemonState, after: DaemonState): string[] {
   });
 }
 
-export function prefixed(
-  prefix: string,
-  counts: Readonly<Record<string, number>>,
-): Record<string, number> {
+export function prefixed(prefix: string, counts: Readonly<Record<string, number>>): Record<string, number> {
   return Object.fromEntries(Object.entries(counts).map(([name, n]) => [`${prefix}${name}`, n]));
 }
 
@@ -104,9 +99,7 @@ export async function socketsOf(dirs: readonly string[]): Promise<string[]> {
 export async function cgroupsOf(pid: number): Promise<string[]> {
   const find = async (dir: string): Promise<string[]> => {
     const entries = await readdir(dir, { withFileTypes: true }).catch(() => []);
-    const below = await Promise.all(
-      entries.filter((one) => one.isDirectory()).map((one) => find(join(dir, one.name))),
-    );
+    const below = await Promise.all(entries.filter((one) => one.isDirectory()).map((one) => find(join(dir, one.name))));
     return [...(dir.includes(`.${pid}.`) ? [dir] : []), ...below.flat()];
   };
   return (await find('/sys/fs/cgroup')).sort();

@@ -131,16 +131,12 @@ class Soak {
     const upstream = await startMockUpstream();
     const main = join(ROOT, 'src/cli/main.ts');
     const flags = ['serve', '-o', 'json', '--pool', '0', '--port', '0'];
-    const daemon = watchDaemon(
-      process.execPath,
-      ['--expose-gc', '--import', REPORTER, main, ...flags],
-      {
-        NEUROVISOR_HOME: homeDir,
-        NEUROVISOR_UPSTREAM: upstream.target.baseUrl ?? '',
-        TMPDIR: tmpDir,
-        SOAK_REPORT: reportPath,
-      },
-    );
+    const daemon = watchDaemon(process.execPath, ['--expose-gc', '--import', REPORTER, main, ...flags], {
+      NEUROVISOR_HOME: homeDir,
+      NEUROVISOR_UPSTREAM: upstream.target.baseUrl ?? '',
+      TMPDIR: tmpDir,
+      SOAK_REPORT: reportPath,
+    });
     const { url, apiKeyPath } = await daemon.ready();
     const apiKey = (await readFile(apiKeyPath ?? '', 'utf8')).trim();
     const { runDir } = resolveHome(homeDir);
@@ -229,23 +225,13 @@ class Soak {
     const lifeMs = killMs === undefined ? LIFE_MS.steady : LIFE_MS.killed;
     const args = [TEMPLATE, seed, ms, lanes, lifeMs].map(String);
     const child = spawn(process.execPath, [CLIENT, ...args], {
-      env: {
-        PATH: process.env['PATH'],
-        E2B_API_KEY: apiKey,
-        E2B_API_URL: url,
-        E2B_SANDBOX_URL: url,
-      },
+      env: { PATH: process.env['PATH'], E2B_API_KEY: apiKey, E2B_API_URL: url, E2B_SANDBOX_URL: url },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.#children.add(child);
-    const timer =
-      killMs === undefined ? undefined : setTimeout(() => child.kill('SIGKILL'), killMs);
+    const timer = killMs === undefined ? undefined : setTimeout(() => child.kill('SIGKILL'), killMs);
     const ended = new Promise<number | null>((resolve) => child.once('close', resolve));
-    const [status, stdout, stderr] = await Promise.all([
-      ended,
-      textOf(child.stdout),
-      textOf(child.stderr),
-    ]);
+    const [status, stdout, stderr] = await Promise.all([ended, textOf(child.stdout), textOf(child.stderr)]);
     clearTimeout(timer);
     this.#children.delete(child);
     // The last line of a killed one may be cut off.
@@ -284,10 +270,7 @@ class Soak {
       await sleep(2000);
       await this.#removeAll();
       const memory = await memoryOf(this.#places);
-      const state = {
-        ...(await daemonState(this.#places)),
-        ...prefixed('event loop: ', memory.resources),
-      };
+      const state = { ...(await daemonState(this.#places)), ...prefixed('event loop: ', memory.resources) };
       const wanted = expected ?? last;
       if (wanted !== undefined && differences(wanted, state).length === 0) return [state, memory];
       if (performance.now() > deadline) return [state, memory];

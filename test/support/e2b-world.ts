@@ -26,11 +26,7 @@ export interface E2bWorld extends AsyncDisposable {
   readonly domain: string;
   readonly apiKey: string;
   /** Options of a JavaScript client. */
-  readonly client: {
-    readonly apiKey: string;
-    readonly apiUrl: string;
-    readonly sandboxUrl: string;
-  };
+  readonly client: { readonly apiKey: string; readonly apiUrl: string; readonly sandboxUrl: string };
   /** What the server has logged as errors. */
   readonly errors: string[];
   /** Judges template builds. */
@@ -61,10 +57,7 @@ export async function openE2bWorld(
   const builds = new FakeTemplateBuilds();
   const control = new FakeControlPlane(options);
   const errors: string[] = [];
-  const log: Log = {
-    ...silentLog,
-    error: (message, fields) => errors.push(`${message} ${JSON.stringify(fields)}`),
-  };
+  const log: Log = { ...silentLog, error: (message, fields) => errors.push(`${message} ${JSON.stringify(fields)}`) };
   const apiKey = `e2b_${'0'.repeat(40)}`;
   const callers = callersOf(control, apiKey);
   const events =

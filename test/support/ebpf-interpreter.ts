@@ -20,12 +20,7 @@ export interface Run {
 }
 
 /** @param isMapped whether the map has the link */
-export function interpret(
-  program: Uint8Array,
-  frame: Uint8Array,
-  mapBytes: number,
-  isMapped = true,
-): Run {
+export function interpret(program: Uint8Array, frame: Uint8Array, mapBytes: number, isMapped = true): Run {
   const code = new DataView(program.buffer, program.byteOffset, program.byteLength);
   const memory = new DataView(Uint8Array.from(frame).buffer);
   const map = new DataView(new ArrayBuffer(mapBytes));
@@ -85,7 +80,6 @@ export function interpret(
 
 function swapped(value: bigint, bytes: number): bigint {
   let out = 0n;
-  for (let index = 0; index < bytes; index += 1)
-    out = (out << 8n) | ((value >> BigInt(8 * index)) & 0xffn);
+  for (let index = 0; index < bytes; index += 1) out = (out << 8n) | ((value >> BigInt(8 * index)) & 0xffn);
   return out;
 }

@@ -41,13 +41,10 @@ function parseSample(line: string): ExposedSample {
   if (match === null) throw new Error(`no sample: ${line}`);
   const [, name = '', set = '', number = ''] = match;
   const labels: Record<string, string> = {};
-  const rest = set.replaceAll(
-    /([a-z_][a-z0-9_]*)="((?:[^"\\\n]|\\[\\n"])*)",?/g,
-    (_, key, value) => {
-      labels[key] = value;
-      return '';
-    },
-  );
+  const rest = set.replaceAll(/([a-z_][a-z0-9_]*)="((?:[^"\\\n]|\\[\\n"])*)",?/g, (_, key, value) => {
+    labels[key] = value;
+    return '';
+  });
   const value = number === '+Inf' ? Infinity : Number(number);
   if (rest !== '' || Number.isNaN(value)) throw new Error(`no sample: ${line}`);
   return { name, labels, value };

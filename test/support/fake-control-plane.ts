@@ -61,10 +61,7 @@ import { type RunningAgent, startAgent } from './guest-agent.ts';
 
 export interface FakeOptions {
   /** Awaited by `create` before the sandbox is there; may throw, or wait for the signal. */
-  readonly beforeCreate?: (
-    request: CreateRequest,
-    signal: AbortSignal | undefined,
-  ) => Promise<void> | void;
+  readonly beforeCreate?: (request: CreateRequest, signal: AbortSignal | undefined) => Promise<void> | void;
   /** Home of the users of every sandbox. Default: that of this process. */
   readonly home?: string;
   /** Called first by every method; what it throws is the method's error. */
@@ -82,12 +79,7 @@ interface FakeSandbox {
 }
 
 const networkInfo = (network: NetworkSpec | null): SandboxInfo['network'] =>
-  network && {
-    ...egressText(network.policy),
-    limits: network.limits,
-    gatewayUse: null,
-    address: '10.201.0.2',
-  };
+  network && { ...egressText(network.policy), limits: network.limits, gatewayUse: null, address: '10.201.0.2' };
 const NO_TIMINGS = { prepareMs: 1, vmmMs: 2, kernelMs: 0, agentMs: 3, totalMs: 6 } as const;
 
 export class FakeControlPlane implements ControlPlane, AsyncDisposable {
@@ -478,8 +470,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     const sandbox = this.#live(id);
     if (sandbox.info.status === 'paused') {
       const { autoResume, pausedTo } = sandbox.info;
-      if (!autoResume || pausedTo === 'disk-only')
-        throw new SandboxError('not_ready', `${id}: it is paused`);
+      if (!autoResume || pausedTo === 'disk-only') throw new SandboxError('not_ready', `${id}: it is paused`);
       this.#resume(sandbox);
     }
     const agent = await this.#agent(sandbox);
@@ -521,10 +512,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
 }
 
 /** `beforeCreate` that waits until the caller goes away. */
-export async function untilCancelled(
-  _request: CreateRequest,
-  signal: AbortSignal | undefined,
-): Promise<void> {
+export async function untilCancelled(_request: CreateRequest, signal: AbortSignal | undefined): Promise<void> {
   await new Promise<void>((resolve) => {
     signal?.addEventListener('abort', () => resolve(), { once: true });
   });

@@ -1,8 +1,5 @@
 /** Memory events of a host's kernel about its VMMs; the same for every VM. */
-import type {
-  HostMemoryEvent,
-  HostMemoryEvents,
-} from '../../src/sandbox/contract/memory-events.ts';
+import type { HostMemoryEvent, HostMemoryEvents } from '../../src/sandbox/contract/memory-events.ts';
 
 export class FakeHostMemory implements HostMemoryEvents {
   kills = 0;

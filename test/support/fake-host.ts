@@ -19,12 +19,7 @@ import { parseEgress } from '../../src/host/runtime/network.ts';
 import type { GuestIdentity } from '../../src/machine/guest/identity.ts';
 import type { SandboxStatus } from '../../src/sandbox/contract/control.ts';
 import type { EnvironmentSource } from '../../src/sandbox/contract/environment.ts';
-import type {
-  CardLease,
-  GuestMemory,
-  SandboxParts,
-  StartSource,
-} from '../../src/sandbox/contract/parts.ts';
+import type { CardLease, GuestMemory, SandboxParts, StartSource } from '../../src/sandbox/contract/parts.ts';
 import { makeSpec, type NetworkSpec, type SandboxSpec } from '../../src/sandbox/contract/spec.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
 import { type Copies, SnapshotManager } from '../../src/sandbox/plane/snapshot-manager.ts';
@@ -40,14 +35,7 @@ import { FakeHostMemory } from './fake-host-memory.ts';
 import { FakeModels } from './fake-models.ts';
 import { Script } from './fake-script.ts';
 import { fromNamed, noImage, withImage } from './fake-template.ts';
-import {
-  FAKE_MACHINE,
-  type FakeGuest,
-  FakeVm,
-  type Holdings,
-  requireState,
-  sha256,
-} from './fake-vm.ts';
+import { FAKE_MACHINE, type FakeGuest, FakeVm, type Holdings, requireState, sha256 } from './fake-vm.ts';
 
 /** Knows how many of its timers are set. */
 export class CountingClock extends FakeClock {
@@ -174,9 +162,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
   async holdings(): Promise<Readonly<Record<string, number>>> {
     const counts = [...this.#held].map(([kind, set]) => [kind, set.size] as const);
     const { running, waiting, waitingLow, reservedMib } = this.queue.stats();
-    const files = await Promise.all(
-      ['ram', 'run'].map(async (name) => (await readdir(join(this.#dir, name))).length),
-    );
+    const files = await Promise.all(['ram', 'run'].map(async (name) => (await readdir(join(this.#dir, name))).length));
     return Object.fromEntries(
       [
         ...counts,
@@ -344,8 +330,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
       dial: () => new PassThrough(),
       notify: async (url, event) => void this.posted.push({ url, event }),
       ownerJson: JSON.stringify(options.owner ?? 'one'),
-      isOwnerAlive: async (json) =>
-        (await options.isOwnerAlive?.(JSON.parse(json) as string)) ?? false,
+      isOwnerAlive: async (json) => (await options.isOwnerAlive?.(JSON.parse(json) as string)) ?? false,
     };
   }
 
@@ -366,9 +351,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
           await writeFile(to, 'of the template', { flag: 'r+' });
         },
         ...(mapMemory === undefined ? {} : { mapMemory: (sharers) => mapMemory(ramPath, sharers) }),
-        ...(sharedNeed === undefined
-          ? {}
-          : { sharedNeed: (sharers) => sharedNeed(ramPath, sharers) }),
+        ...(sharedNeed === undefined ? {} : { sharedNeed: (sharers) => sharedNeed(ramPath, sharers) }),
         copyDisk: async (to) => {
           await this.script.step('copy-disk');
           await writeFile(to, 'disk');
@@ -414,11 +397,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
     };
   }
 
-  #sandboxParts(
-    spec: SandboxSpec,
-    source: StartSource | null,
-    environmentPath: string | undefined,
-  ): SandboxParts {
+  #sandboxParts(spec: SandboxSpec, source: StartSource | null, environmentPath: string | undefined): SandboxParts {
     const { script, clock } = this;
     return {
       driver: {
@@ -495,9 +474,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         return { ...port, inFlight, close: async () => close() };
       },
       ...(source === null ? {} : 'snapshot' in source ? { template: source } : { disk: source }),
-      ...(environmentPath === undefined
-        ? {}
-        : { linkEnvironment: (to) => linkOrCopy(environmentPath, to) }),
+      ...(environmentPath === undefined ? {} : { linkEnvironment: (to) => linkOrCopy(environmentPath, to) }),
       hostMemory: () => this.memory,
     };
   }
@@ -518,8 +495,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
 
   #vmOf(path: string): FakeVm | undefined {
     return [...this.#vms.values()].find(
-      ({ memoryPath, channelPath }) =>
-        path === memoryPath || path.startsWith(channelPath.slice(0, -1)),
+      ({ memoryPath, channelPath }) => path === memoryPath || path.startsWith(channelPath.slice(0, -1)),
     );
   }
 
@@ -557,11 +533,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
       await script.step('put');
       await store.sandboxes.put(row);
     };
-    return {
-      ...store,
-      sandboxes: { ...store.sandboxes, put },
-      snapshots: { ...store.snapshots, stage },
-    };
+    return { ...store, sandboxes: { ...store.sandboxes, put }, snapshots: { ...store.snapshots, stage } };
   }
 }
 

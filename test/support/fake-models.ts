@@ -13,11 +13,7 @@ export class FakeModels {
   readonly accounts = new Map<string, ModelAccount | undefined>();
 
   /** Returns what changes the policy of the port. */
-  attach(
-    id: string,
-    models: ModelPolicy,
-    account: ModelAccount | undefined,
-  ): (models: ModelPolicy) => void {
+  attach(id: string, models: ModelPolicy, account: ModelAccount | undefined): (models: ModelPolicy) => void {
     const set = ({ budget }: ModelPolicy): void => void this.budgets.set(id, budget);
     this.accounts.set(id, account);
     set(models);

@@ -1,11 +1,6 @@
 /** Builds nothing: it notes what was wanted, reads uploaded archives, and says what a test tells it to. */
 import { readFile } from 'node:fs/promises';
-import type {
-  TemplateBuild,
-  TemplateBuildEvent,
-  TemplateBuilds,
-  TemplateSize,
-} from '../../src/api/e2b/parts.ts';
+import type { TemplateBuild, TemplateBuildEvent, TemplateBuilds, TemplateSize } from '../../src/api/e2b/parts.ts';
 
 export class FakeTemplateBuilds implements TemplateBuilds {
   readonly wanted: TemplateBuild[] = [];
@@ -14,11 +9,8 @@ export class FakeTemplateBuilds implements TemplateBuilds {
   readonly removed: string[] = [];
   readonly names = new Set<string>(['agent', 'base']);
   /** Called for each build, to fail it or to let it wait. */
-  onBuild: (
-    wanted: TemplateBuild,
-    say: (event: TemplateBuildEvent) => void,
-    signal: AbortSignal,
-  ) => Promise<void> = async () => undefined;
+  onBuild: (wanted: TemplateBuild, say: (event: TemplateBuildEvent) => void, signal: AbortSignal) => Promise<void> =
+    async () => undefined;
 
   async build(
     wanted: TemplateBuild,

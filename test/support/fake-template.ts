@@ -9,10 +9,7 @@ import type { ControlParts } from '../../src/sandbox/plane/control-plane.ts';
 import type { OpenTemplate } from '../../src/sandbox/start/pools.ts';
 import { linkOrCopy } from '../../src/sys/link-or-copy.ts';
 
-export function withImage(
-  template: OpenTemplate,
-  { environment, path }: EnvironmentSource,
-): OpenTemplate {
+export function withImage(template: OpenTemplate, { environment, path }: EnvironmentSource): OpenTemplate {
   return {
     ...template,
     key: `${template.key} ${environment.digest}`,

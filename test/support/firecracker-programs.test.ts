@@ -66,18 +66,14 @@ it('supportedFirecracker: keeps what lies beside the checkout in the cache', () 
 it('supportedFirecracker: refuses another digest, and keeps nothing', () => {
   const { dir, sha256 } = offer('1.16.1');
   const offered = { dir, sha256: { ...sha256, jailer: 'another' } };
-  expect(supportedFirecracker({ NEUROVISOR_HOME: home }, offered)).toContain(
-    'jailer has the digest',
-  );
+  expect(supportedFirecracker({ NEUROVISOR_HOME: home }, offered)).toContain('jailer has the digest');
   expect(existsSync(kept())).toBe(false);
   expect(readdirSync(join(home, 'cache/test-firecracker'))).toEqual([]);
 });
 
 it('supportedFirecracker: without one, or with an old one, says what to do', () => {
   const env = { NEUROVISOR_HOME: home, PATH: join(home, 'bin') };
-  expect(supportedFirecracker(env, none)).toContain(
-    'set NEUROVISOR_FIRECRACKER and NEUROVISOR_JAILER',
-  );
+  expect(supportedFirecracker(env, none)).toContain('set NEUROVISOR_FIRECRACKER and NEUROVISOR_JAILER');
   put(join(home, 'bin'), '1.12.1');
   expect(supportedFirecracker(env, none)).toContain('version 1.12.1 is older than 1.16.1');
   writeFileSync(join(home, 'bin/firecracker'), 'no program');

@@ -16,11 +16,7 @@ import { dirname, join } from 'node:path';
 import { readConfig } from '../../src/base/config.ts';
 import { resolveHome } from '../../src/base/home.ts';
 import { searchPath } from '../../src/base/search-path.ts';
-import {
-  parseVersion,
-  VERSION_FLOOR,
-  versionProblem,
-} from '../../src/machine/vmm/firecracker/versions.ts';
+import { parseVersion, VERSION_FLOOR, versionProblem } from '../../src/machine/vmm/firecracker/versions.ts';
 import { ROOT } from './cli.ts';
 
 export interface FirecrackerPrograms {
@@ -48,10 +44,7 @@ const NAMES = ['firecracker', 'jailer'] as const;
  * Returns the programs of the variables, of PATH, or of the home's cache, or why there are none.
  * @param offered is copied into the cache if that has none
  */
-export function supportedFirecracker(
-  env: NodeJS.ProcessEnv,
-  offered = BESIDE,
-): FirecrackerPrograms | string {
+export function supportedFirecracker(env: NodeJS.ProcessEnv, offered = BESIDE): FirecrackerPrograms | string {
   const { cacheDir } = resolveHome(readConfig(env).home);
   const kept = join(cacheDir, 'test-firecracker', VERSION_FLOOR);
   const path = `${searchPath(env['PATH'])}:${kept}`;

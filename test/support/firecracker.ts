@@ -31,8 +31,7 @@ export function firecrackerFiles(): FirecrackerFiles | string {
   }
 }
 
-export const requiresFirecracker = (): Requirement<FirecrackerFiles> =>
-  requires('firecracker', firecrackerFiles());
+export const requiresFirecracker = (): Requirement<FirecrackerFiles> => requires('firecracker', firecrackerFiles());
 
 /** Firecracker in a jail, with a network, or taken over. */
 export const requiresFirecrackerAsRoot = (): Requirement<FirecrackerFiles> =>
@@ -63,9 +62,7 @@ function buildGuest(): string {
   const work = mkdtempSync(join(tmpdir(), 'nv-guest-'));
   try {
     const made = join(work, 'guest');
-    execFileSync('gcc', [...TINY_GUEST_FLAGS, 'entry.S', 'guest.c', '-o', made], {
-      cwd: TINY_GUEST_DIR,
-    });
+    execFileSync('gcc', [...TINY_GUEST_FLAGS, 'entry.S', 'guest.c', '-o', made], { cwd: TINY_GUEST_DIR });
     const beside = `${kernel}.${process.pid}`;
     writeFileSync(beside, readFileSync(made));
     renameSync(beside, kernel);

@@ -30,10 +30,7 @@ export interface ReadPart {
 }
 
 /** As Node's own parser reads it. @throws if it is malformed */
-export async function partsOf(
-  bytes: Uint8Array,
-  contentType: string,
-): Promise<readonly ReadPart[]> {
+export async function partsOf(bytes: Uint8Array, contentType: string): Promise<readonly ReadPart[]> {
   const headers = { 'content-type': contentType };
   const form = await new Response(Buffer.from(bytes), { headers }).formData();
   const entries: Iterable<[string, string | File]> = form;

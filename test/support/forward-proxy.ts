@@ -7,11 +7,7 @@ export interface ForwardProxy extends AsyncDisposable {
   /** With a user and a password. */
   readonly url: string;
   readonly authorization: string;
-  readonly seen: {
-    readonly method: string;
-    readonly target: string;
-    readonly headers: IncomingMessage['headers'];
-  }[];
+  readonly seen: { readonly method: string; readonly target: string; readonly headers: IncomingMessage['headers'] }[];
 }
 
 /** @param to ports on loopback, for requests and for tunnels */

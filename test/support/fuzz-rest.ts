@@ -21,14 +21,7 @@ export interface FuzzOptions {
 }
 
 /** They answer for as long as the client stays, or by an upgrade. */
-const STREAMS = [
-  'streamEvents',
-  'streamSandboxEvents',
-  'streamLogs',
-  'openPort',
-  'openOperation',
-  'openSession',
-];
+const STREAMS = ['streamEvents', 'streamSandboxEvents', 'streamLogs', 'openPort', 'openOperation', 'openSession'];
 /** Until a request counts as unanswered: of fake VMs, and of a host that builds a template for it first. */
 const ANSWER_SECONDS_MAX = 30;
 const BUILD_SECONDS_MAX = 150;
@@ -58,12 +51,7 @@ export async function fuzzRest(
   }
   const child = spawn(python, args, {
     cwd,
-    env: {
-      ...process.env,
-      ...env,
-      SCHEMATHESIS_HOOKS: 'hooks',
-      SANDBOX_SIZE: size,
-    },
+    env: { ...process.env, ...env, SCHEMATHESIS_HOOKS: 'hooks', SANDBOX_SIZE: size },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   const ended = new Promise<number | null>((resolve, reject) => {

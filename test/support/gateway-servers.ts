@@ -16,10 +16,7 @@ import {
 import { listPolicy } from './net-policy.ts';
 
 export const ADDRESS = '192.0.2.1';
-const policy = listPolicy({
-  names: ['a.example', 'b.example'],
-  destinations: ['198.51.100.1:443', '198.51.100.1:80'],
-});
+const policy = listPolicy({ names: ['a.example', 'b.example'], destinations: ['198.51.100.1:443', '198.51.100.1:80'] });
 /** The alert that a refused TLS client receives. */
 export const ALERT = Buffer.of(21, 3, 3, 0, 2, 2, 49);
 
@@ -82,11 +79,7 @@ export async function httpWorld(options: WorldOptions = {}) {
 }
 
 export const sClient = (made: GatewayWorld, ...args: string[]) =>
-  command(
-    'openssl',
-    ['s_client', '-quiet', '-connect', `${HOST}:${made.port}`, '-alpn', 'x', ...args],
-    '',
-  );
+  command('openssl', ['s_client', '-quiet', '-connect', `${HOST}:${made.port}`, '-alpn', 'x', ...args], '');
 /** To the gateway, whatever the URL says. */
 export const curl = (made: GatewayWorld, url: string, ...args: string[]) => {
   const { host } = new URL(url);

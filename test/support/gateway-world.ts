@@ -5,11 +5,7 @@ import { connect, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../../src/base/clock.ts';
-import {
-  Gateway,
-  type GatewayEvent,
-  type GatewayOptions,
-} from '../../src/egress/net/gateway/gateway.ts';
+import { Gateway, type GatewayEvent, type GatewayOptions } from '../../src/egress/net/gateway/gateway.ts';
 import type { GatewaySandbox } from '../../src/egress/net/gateway/sandbox.ts';
 import type { Endpoint, GatewayPolicy } from '../../src/egress/net/policy/judge.ts';
 import { Pins } from '../../src/egress/net/policy/pins.ts';
@@ -108,11 +104,7 @@ export function certificate(name = 'a.example'): { key: string; cert: string } {
 }
 
 /** Runs a client to its end. */
-export function command(
-  file: string,
-  args: readonly string[],
-  input = '',
-): Promise<{ code: number; out: string }> {
+export function command(file: string, args: readonly string[], input = ''): Promise<{ code: number; out: string }> {
   return new Promise((resolve) => {
     const child = execFile(file, args, (error, stdout, stderr) => {
       const code = error === null ? 0 : Number(error.code ?? -1);
@@ -124,11 +116,7 @@ export function command(
 }
 
 /** Sends pieces one after another, and reads to the end of the connection. */
-export async function talk(
-  port: number,
-  pieces: readonly (string | Uint8Array)[],
-  isEnded = false,
-): Promise<Buffer> {
+export async function talk(port: number, pieces: readonly (string | Uint8Array)[], isEnded = false): Promise<Buffer> {
   const socket: Socket = connect({ host: HOST, port, allowHalfOpen: true, noDelay: true });
   const received: Buffer[] = [];
   const closed = new Promise<void>((resolve) => {
@@ -140,9 +128,7 @@ export async function talk(
   for (const piece of pieces) {
     if (socket.destroyed) break;
     await new Promise<void>((resolve) => {
-      socket.write(typeof piece === 'string' ? Buffer.from(piece, 'latin1') : piece, () =>
-        resolve(),
-      );
+      socket.write(typeof piece === 'string' ? Buffer.from(piece, 'latin1') : piece, () => resolve());
     });
   }
   if (isEnded) socket.end();

@@ -20,8 +20,7 @@ const u64 = (value: number | bigint): Buffer => {
   bytes.writeBigUInt64LE(BigInt(value));
   return bytes;
 };
-const text = (value: string): Buffer =>
-  Buffer.concat([u64(Buffer.byteLength(value)), Buffer.from(value)]);
+const text = (value: string): Buffer => Buffer.concat([u64(Buffer.byteLength(value)), Buffer.from(value)]);
 
 function encoded(value: Value): Buffer {
   if (typeof value === 'number') return Buffer.concat([u32(4), u32(value)]);
@@ -41,9 +40,7 @@ export function makeGguf({ values = {}, numbers = 256, version = 3 }: TestGguf =
     'tokenizer.ggml.tokens': ['a', 'b', ''],
     ...values,
   };
-  const keys = Object.entries(all).map(([key, value]) =>
-    Buffer.concat([text(key), encoded(value)]),
-  );
+  const keys = Object.entries(all).map(([key, value]) => Buffer.concat([text(key), encoded(value)]));
   const tensor = Buffer.concat([text('w'), u32(1), u64(numbers), u32(0), u64(0)]);
   const head = Buffer.concat([
     Buffer.from('GGUF'),
@@ -79,22 +76,13 @@ export function makeArtifact(
     config = 'application/vnd.oci.empty.v1+json',
     mediaType = OCI,
     ...more
-  }: {
-    readonly config?: string;
-    readonly mediaType?: string;
-    readonly artifactType?: string;
-  } = {},
+  }: { readonly config?: string; readonly mediaType?: string; readonly artifactType?: string } = {},
 ): TestImage {
   const blobs = new Map<string, Buffer>();
   const add = ({ mediaType: type, bytes, annotations }: TestLayerOf) => {
     const own = digest(bytes);
     blobs.set(own, bytes);
-    return {
-      mediaType: type,
-      digest: own,
-      size: bytes.length,
-      ...(annotations === undefined ? {} : { annotations }),
-    };
+    return { mediaType: type, digest: own, size: bytes.length, ...(annotations === undefined ? {} : { annotations }) };
   };
   const manifest = Buffer.from(
     JSON.stringify({
@@ -159,10 +147,7 @@ export const ollamaModel = (bytes: Buffer): TestImage =>
   makeArtifact(
     [
       { mediaType: 'application/vnd.ollama.image.model', bytes },
-      {
-        mediaType: 'application/vnd.ollama.image.template',
-        bytes: Buffer.from('{{ .Prompt }}'),
-      },
+      { mediaType: 'application/vnd.ollama.image.template', bytes: Buffer.from('{{ .Prompt }}') },
     ],
     {
       config: 'application/vnd.docker.container.image.v1+json',

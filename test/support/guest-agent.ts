@@ -52,13 +52,7 @@ export async function startAgent(options: AgentOptions = {}): Promise<RunningAge
   const channelPath = join(dir, 'ch');
   const listener = await listenForGuest({
     channelPath,
-    identity: {
-      sandboxId: 'abcdefghij0123456789',
-      hostname: 'nv-test',
-      env: {},
-      limits: {},
-      ...options.identity,
-    },
+    identity: { sandboxId: 'abcdefghij0123456789', hostname: 'nv-test', env: {}, limits: {}, ...options.identity },
     helloTimeoutMs: 20_000,
     clock: systemClock,
     entropy: () => randomBytes(64),
@@ -134,10 +128,6 @@ export interface Outcome {
 /** Reads both streams to their ends. */
 export async function outcome(process: Process): Promise<Outcome> {
   const text = async (stream: Readable): Promise<string> => (await buffer(stream)).toString();
-  const [stdout, stderr, exit] = await Promise.all([
-    text(process.stdout),
-    text(process.stderr),
-    process.exit,
-  ]);
+  const [stdout, stderr, exit] = await Promise.all([text(process.stdout), text(process.stderr), process.exit]);
   return { exit, stdout, stderr };
 }

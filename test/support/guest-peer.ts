@@ -122,8 +122,7 @@ export class GuestPeer {
       else stream.toSend[0] = bytes.subarray(size);
       didSend = true;
     }
-    if (stream.forwarded !== stream.advertised && this.#send(OP.creditUpdate, stream))
-      didSend = true;
+    if (stream.forwarded !== stream.advertised && this.#send(OP.creditUpdate, stream)) didSend = true;
     const isAllSent = stream.toSend.length === 0;
     if (stream.wantsEnd && isAllSent && !stream.endSent) {
       if (!this.#send(OP.shutdown, stream, { flags: SHUTDOWN_SEND })) return didSend;
@@ -143,11 +142,7 @@ export class GuestPeer {
     if (stream === undefined) {
       if (packet.op === OP.request && this.listening.has(packet.guestPort)) this.#accept(packet);
       else if (packet.op !== OP.reset)
-        this.#toAnswer.push({
-          op: OP.reset,
-          hostPort: packet.hostPort,
-          guestPort: packet.guestPort,
-        });
+        this.#toAnswer.push({ op: OP.reset, hostPort: packet.hostPort, guestPort: packet.guestPort });
       return;
     }
     stream.peerBufAlloc = packet.bufAlloc;

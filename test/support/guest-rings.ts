@@ -61,10 +61,8 @@ export function guestMemoryBytes(options: GuestRingsOptions): number {
   return 2 * RING_BYTES + chains * rxBytes + txSlots(options) * TX_SLOT_BYTES;
 }
 
-const rxChains = (options: GuestRingsOptions): number =>
-  Math.floor(options.queueSize / options.rxCuts.length);
-const txSlots = (options: GuestRingsOptions): number =>
-  Math.floor(options.queueSize / (options.txCuts.length + 1));
+const rxChains = (options: GuestRingsOptions): number => Math.floor(options.queueSize / options.rxCuts.length);
+const txSlots = (options: GuestRingsOptions): number => Math.floor(options.queueSize / (options.txCuts.length + 1));
 
 export class GuestRings {
   readonly #options: GuestRingsOptions;
@@ -135,13 +133,7 @@ export class GuestRings {
     for (const cut of [...txCuts, left]) {
       const size = Math.min(cut, left);
       left -= size;
-      this.#tx.setDescriptor(
-        index,
-        GUEST_BASE + from,
-        size,
-        left > 0 ? DESCRIPTOR_NEXT : 0,
-        index + 1,
-      );
+      this.#tx.setDescriptor(index, GUEST_BASE + from, size, left > 0 ? DESCRIPTOR_NEXT : 0, index + 1);
       from += size;
       index += 1;
       if (left === 0) break;
@@ -160,8 +152,7 @@ export class GuestRings {
       const at = this.#rxOffsetOfHead.get(used.head);
       if (at === undefined) throw new Error(`device returned RX chain ${used.head}`);
       const length = this.view.getUint32(at + 24, true);
-      if (used.written !== HEADER_BYTES + length)
-        throw new Error(`${used.written} bytes for ${length}`);
+      if (used.written !== HEADER_BYTES + length) throw new Error(`${used.written} bytes for ${length}`);
       packets.push({
         guestPort: this.view.getUint32(at + 20, true),
         hostPort: this.view.getUint32(at + 16, true),

@@ -71,7 +71,5 @@ export function limitGroup(dir: string, bytes: number): void {
 }
 
 function limitFileOf(dir: string): string | undefined {
-  return ['memory.limit_in_bytes', 'memory.max']
-    .map((limit) => join(dir, limit))
-    .find((path) => existsSync(path));
+  return ['memory.limit_in_bytes', 'memory.max'].map((limit) => join(dir, limit)).find((path) => existsSync(path));
 }

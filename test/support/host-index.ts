@@ -20,9 +20,7 @@ const PROBES = {
 } as const;
 
 /** The host's indexes; or why that of this kind can't be used. */
-export async function findHostIndexes(
-  kind: keyof typeof PROBES = 'pip',
-): Promise<IndexSet | string> {
+export async function findHostIndexes(kind: keyof typeof PROBES = 'pip'): Promise<IndexSet | string> {
   const upstream = new Upstream({
     clock: systemClock,
     isPublic: isPublicAddress,

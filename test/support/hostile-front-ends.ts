@@ -100,11 +100,7 @@ class World {
     }
   }
 
-  async run({
-    seed,
-    ms,
-    progress,
-  }: Parameters<typeof runHostileFrontEnds>[0]): Promise<HostileReport> {
+  async run({ seed, ms, progress }: Parameters<typeof runHostileFrontEnds>[0]): Promise<HostileReport> {
     const endMs = performance.now() + ms;
     let before: string | undefined;
     let warmBytes = 0;
@@ -129,14 +125,7 @@ class World {
       progress?.(sessions);
     }
     const echoMs = this.#polite.echoMs.toSorted((a, b) => a - b);
-    return {
-      sessions,
-      ends: this.#ends,
-      connections: this.#connections,
-      bytes: this.#bytes,
-      echoMs,
-      growthBytes,
-    };
+    return { sessions, ends: this.#ends, connections: this.#connections, bytes: this.#bytes, echoMs, growthBytes };
   }
 
   async close(): Promise<void> {
@@ -163,14 +152,11 @@ class World {
       const { dev, ino } = fileIdentity(ram.fd);
       const memory = { dev: String(dev), ino: String(ino) };
       const device = await this.#devices.attach({ cid, vhostSocketPath, channelPath, memory });
-      for (const port of HOST_PORTS)
-        servers.push(await listen(`${channelPath}_${port}`, random() < 0.5));
+      for (const port of HOST_PORTS) servers.push(await listen(`${channelPath}_${port}`, random() < 0.5));
       const ms = Math.floor(random() * SESSION_MS_MAX);
       const seed = Math.floor(random() * 2 ** 31);
       const args = [vhostSocketPath, String(cid), String(seed), String(ms)];
-      const child = spawn(this.#program, args, {
-        stdio: ['ignore', 'ignore', 'inherit', ram.fd],
-      });
+      const child = spawn(this.#program, args, { stdio: ['ignore', 'ignore', 'inherit', ram.fd] });
       const exited = new Promise((resolve) => child.once('exit', resolve));
       const client = connect(channelPath);
       client.on('error', () => undefined);

@@ -24,8 +24,7 @@ export function hotplugQmp(options: HotplugOptions = {}): HotplugQmp {
   const emit = (data: QmpEvent['data']): void => {
     for (const tell of [...listeners]) tell({ name: 'DEVICE_DELETED', data });
   };
-  const release = (device: string): void =>
-    emit({ path: `/machine/peripheral/${device}/virtio-backend` });
+  const release = (device: string): void => emit({ path: `/machine/peripheral/${device}/virtio-backend` });
   const free = (device: string): void => emit({ device, path: `/machine/peripheral/${device}` });
   const client = {
     execute: async (command: string, args: Record<string, unknown>): Promise<void> => {

@@ -19,9 +19,7 @@ export async function temporaryDirectory(): Promise<string> {
   return dir;
 }
 
-export async function testContext(
-  signal: AbortSignal = new AbortController().signal,
-): Promise<TestContext> {
+export async function testContext(signal: AbortSignal = new AbortController().signal): Promise<TestContext> {
   const cacheDir = await temporaryDirectory();
   const events: ProgressEvent[] = [];
   const warnings: string[] = [];

@@ -15,9 +15,7 @@ function tableOf(vmm: string): string[] {
   const section = /\n## Kernel command line\n(.*?)\n## /s.exec(readFileSync(DOCUMENT, 'utf8'))?.[1];
   const rows = [...(section ?? '').matchAll(/^\| `([^`]+)` \| ([^|]+) \|/gm)];
   return rows
-    .filter(
-      ([, , who = '']) => (who.startsWith('both') || who.startsWith(vmm)) && !who.includes('templ'),
-    )
+    .filter(([, , who = '']) => (who.startsWith('both') || who.startsWith(vmm)) && !who.includes('templ'))
     .map(([, argument = '']) => argument)
     .sort();
 }

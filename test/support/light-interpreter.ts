@@ -15,10 +15,7 @@ export const LIGHT = 'light-interpreter';
 
 const DOCKERFILE = join(import.meta.dirname, '../fixtures/light-interpreter/Dockerfile');
 /** Where the Dockerfile copies them. */
-const PLACES = {
-  packages: '/opt/packages',
-  code_interpreter: '/opt/code-interpreter/code_interpreter',
-} as const;
+const PLACES = { packages: '/opt/packages', code_interpreter: '/opt/code-interpreter/code_interpreter' } as const;
 /** What the kernels do not import, or only if it is there. */
 const UNUSED =
   /^(contourpy|cycler|debugpy|deno|e2b_charts|fonttools|jedi|kiwisolver|matplotlib|mpl_toolkits|numpy|pandas|pil|pillow|pydantic|pydantic_core|pylab|pyparsing|tzdata)\b/i;

@@ -7,16 +7,7 @@
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import {
-  closeSync,
-  cpSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-} from 'node:fs';
+import { closeSync, cpSync, existsSync, mkdirSync, openSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { tryLockExclusive } from '../../src/sys/file.ts';
 import { testCacheDir } from './wheel.ts';
@@ -98,11 +89,7 @@ export function findPython(): string {
  * The directory that `install` has filled for these lock files, now or in an earlier run. Other processes that want it
  * wait meanwhile.
  */
-export function installed(
-  name: string,
-  locks: readonly string[],
-  install: (target: string) => void,
-): string {
+export function installed(name: string, locks: readonly string[], install: (target: string) => void): string {
   const hash = createHash('sha256');
   for (const lock of locks) hash.update(readFileSync(lock));
   const digest = hash.digest('hex').slice(0, 16);

@@ -49,9 +49,7 @@ export function memoryGuest(guest: Guest, files: MemoryFiles): Guest {
     python: (spec: PythonSpec) => start(spec, JSON.stringify(spec.script)),
     processes: async () => [],
   };
-  return new Proxy(guest, {
-    get: (target, name) => Reflect.get(name in made ? made : target, name) as unknown,
-  });
+  return new Proxy(guest, { get: (target, name) => Reflect.get(name in made ? made : target, name) as unknown });
 }
 
 /** Prints `echo` and then its input, within its limit of output. */
@@ -66,16 +64,7 @@ function echoProcess(spec: RunOptions, echo: string): Process {
   })();
   const nothing = (): void => undefined;
   const stderr = new PassThrough().end() as unknown as Readable;
-  return {
-    pid: 1,
-    warm: false,
-    stdin,
-    stdout,
-    stderr,
-    exit,
-    resize: async () => undefined,
-    kill: nothing,
-  };
+  return { pid: 1, warm: false, stdin, stdout, stderr, exit, resize: async () => undefined, kill: nothing };
 }
 
 /** Files by path; directories are what lies above them. */
@@ -129,9 +118,7 @@ export class MemoryFiles {
 
   async remove(path: string, options: FileOptions = {}): Promise<void> {
     const where = absolute(path, options);
-    const below = [...this.#files.keys()].filter(
-      (file) => file === where || file.startsWith(`${where}/`),
-    );
+    const below = [...this.#files.keys()].filter((file) => file === where || file.startsWith(`${where}/`));
     if (below.length === 0) throw this.#missing(where);
     for (const file of below) this.#files.delete(file);
   }

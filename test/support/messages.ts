@@ -31,9 +31,7 @@ const messageOf = (more: object): object => ({
 export function wholeMessage(answer: ScriptedAnswer): Record<string, unknown> {
   const { reasoning, text, calls = [], usage = MESSAGE_USAGE } = answer;
   const content = [
-    ...(reasoning === undefined
-      ? []
-      : [{ type: 'thinking', thinking: reasoning, signature: SIGNATURE }]),
+    ...(reasoning === undefined ? [] : [{ type: 'thinking', thinking: reasoning, signature: SIGNATURE }]),
     ...(text === undefined ? [] : [{ type: 'text', text }]),
     ...calls.map(({ id, name, arguments: json }) => ({
       type: 'tool_use',
@@ -65,10 +63,7 @@ export function messageEvents(answer: ScriptedAnswer, size = 5): readonly Messag
     index += 1;
   };
   if (reasoning !== undefined) {
-    const deltas = pieces(reasoning, size).map((thinking) => ({
-      type: 'thinking_delta',
-      thinking,
-    }));
+    const deltas = pieces(reasoning, size).map((thinking) => ({ type: 'thinking_delta', thinking }));
     const signed = { type: 'signature_delta', signature: SIGNATURE };
     block({ type: 'thinking', thinking: '', signature: '' }, [...deltas, signed]);
   }
@@ -78,10 +73,7 @@ export function messageEvents(answer: ScriptedAnswer, size = 5): readonly Messag
     block({ type: 'text', text: '' }, deltas);
   }
   for (const { id, name, arguments: json } of calls) {
-    const deltas = pieces(json, size).map((partial_json) => ({
-      type: 'input_json_delta',
-      partial_json,
-    }));
+    const deltas = pieces(json, size).map((partial_json) => ({ type: 'input_json_delta', partial_json }));
     block({ type: 'tool_use', id, name, input: {} }, deltas);
   }
   const delta = { stop_reason: stopOf(answer), stop_sequence: null };

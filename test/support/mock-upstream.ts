@@ -53,11 +53,7 @@ export async function startMockUpstream(
     if (/\/models(?:\?|$)/.test(request.url ?? '')) {
       modelListKeys.push(request.headers.authorization);
       if (models === null) sendJson(response, 404, { error: 'none' });
-      else
-        sendJson(response, 200, {
-          object: 'list',
-          data: models.map((id) => ({ id, owned_by: ownedBy })),
-        });
+      else sendJson(response, 200, { object: 'list', data: models.map((id) => ({ id, owned_by: ownedBy })) });
       return;
     }
     void record(request, response).then((recorded) => {
@@ -147,9 +143,6 @@ export const delta = (content: string): string =>
 
 export const finish = event({ choices: [{ index: 0, delta: {}, finish_reason: 'stop' }] });
 
-export const usageEvent = event({
-  choices: [],
-  usage: { prompt_tokens: 5, completion_tokens: 7 },
-});
+export const usageEvent = event({ choices: [], usage: { prompt_tokens: 5, completion_tokens: 7 } });
 
 export const done = 'data: [DONE]\n\n';

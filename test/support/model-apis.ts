@@ -8,11 +8,7 @@ export interface Question {
   /** JSON Schema of the answer. */
   readonly schema?: object;
   /** A function that the model must call, if the server can make it. */
-  readonly tool?: {
-    readonly name: string;
-    readonly description: string;
-    readonly parameters: object;
-  };
+  readonly tool?: { readonly name: string; readonly description: string; readonly parameters: object };
 }
 
 export interface ReadAnswer {
@@ -48,8 +44,7 @@ const lines = (body: string): Json[] =>
     .split('\n')
     .filter((line) => line !== '')
     .map((line) => JSON.parse(line));
-const joined = (texts: readonly (string | undefined | null)[]): string =>
-  texts.map((text) => text ?? '').join('');
+const joined = (texts: readonly (string | undefined | null)[]): string => texts.map((text) => text ?? '').join('');
 
 const chat: ModelApi = {
   path: '/v1/chat/completions',
@@ -63,9 +58,7 @@ const chat: ModelApi = {
     ...(schema === undefined
       ? {}
       : { response_format: { type: 'json_schema', json_schema: { name: 'answer', schema } } }),
-    ...(tool === undefined
-      ? {}
-      : { tools: [{ type: 'function', function: tool }], tool_choice: 'required' }),
+    ...(tool === undefined ? {} : { tools: [{ type: 'function', function: tool }], tool_choice: 'required' }),
   }),
   read: (body, stream) => {
     if (!stream) {
@@ -94,14 +87,8 @@ const chat: ModelApi = {
   errorOf: (body) => JSON.parse(body).error.message,
 };
 
-const readCall = ({ function: { name, arguments: text } }: Json) => ({
-  name,
-  input: JSON.parse(text),
-});
-const openaiUsage = (usage: Json) => ({
-  promptTokens: usage.prompt_tokens,
-  completionTokens: usage.completion_tokens,
-});
+const readCall = ({ function: { name, arguments: text } }: Json) => ({ name, input: JSON.parse(text) });
+const openaiUsage = (usage: Json) => ({ promptTokens: usage.prompt_tokens, completionTokens: usage.completion_tokens });
 
 const messages: ModelApi = {
   path: '/v1/messages',
@@ -116,9 +103,7 @@ const messages: ModelApi = {
     ...(tool === undefined
       ? {}
       : {
-          tools: [
-            { name: tool.name, description: tool.description, input_schema: tool.parameters },
-          ],
+          tools: [{ name: tool.name, description: tool.description, input_schema: tool.parameters }],
           tool_choice: { type: 'any' },
         }),
   }),
@@ -148,10 +133,7 @@ const messages: ModelApi = {
   errorOf: (body) => JSON.parse(body).error.message,
 };
 
-const anthropicUsage = (usage: Json) => ({
-  promptTokens: usage.input_tokens,
-  completionTokens: usage.output_tokens,
-});
+const anthropicUsage = (usage: Json) => ({ promptTokens: usage.input_tokens, completionTokens: usage.output_tokens });
 
 const responses: ModelApi = {
   path: '/v1/responses',
@@ -162,12 +144,8 @@ const responses: ModelApi = {
     temperature: 0,
     stream,
     ...(maxTokens === undefined ? {} : { max_output_tokens: maxTokens }),
-    ...(schema === undefined
-      ? {}
-      : { text: { format: { type: 'json_schema', name: 'answer', schema } } }),
-    ...(tool === undefined
-      ? {}
-      : { tools: [{ type: 'function', ...tool }], tool_choice: 'required' }),
+    ...(schema === undefined ? {} : { text: { format: { type: 'json_schema', name: 'answer', schema } } }),
+    ...(tool === undefined ? {} : { tools: [{ type: 'function', ...tool }], tool_choice: 'required' }),
   }),
   read: (body, stream) => {
     const whole: Json = stream ? events(body).at(-1)?.response : JSON.parse(body);

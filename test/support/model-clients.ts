@@ -8,13 +8,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, symlinkSync } from '
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import {
-  clientsForNode,
-  clientsForPython,
-  lockedPython,
-  orReason,
-  type PythonPackages,
-} from './locked-packages.ts';
+import { clientsForNode, clientsForPython, lockedPython, orReason, type PythonPackages } from './locked-packages.ts';
 
 export const MODEL_CLIENTS_DIR = join(import.meta.dirname, '../fixtures/model-clients');
 const RUN_MS_MAX = 120_000;
@@ -41,8 +35,7 @@ export const pythonOpenai = (): ModelClient | string => pythonClient('openai.py'
 export const nodeOpenai = (): ModelClient | string => nodeClient('openai.mjs');
 
 /** The package `ollama` or `langchain-ollama` for Python, or why there is none. */
-export const pythonOllama = (script: 'ollama.py' | 'langchain-ollama.py'): ModelClient | string =>
-  pythonClient(script);
+export const pythonOllama = (script: 'ollama.py' | 'langchain-ollama.py'): ModelClient | string => pythonClient(script);
 
 /** LlamaIndex and LiteLLM, 450 MB with what they need, or why there are none. */
 export const pythonFrameworks = (): ModelClient | string =>
@@ -65,14 +58,7 @@ export const guestPackages = (): { readonly packages: string } | string =>
   });
 
 /** What `guest-node` imports. */
-const GUEST_NODE = [
-  '@ai-sdk/anthropic',
-  '@ai-sdk/openai',
-  '@anthropic-ai/sdk',
-  'ai',
-  'openai',
-  'zod',
-];
+const GUEST_NODE = ['@ai-sdk/anthropic', '@ai-sdk/openai', '@anthropic-ai/sdk', 'ai', 'openai', 'zod'];
 
 /** A directory with Node.js (`bin/node`), its clients and `main.mjs`, whose links `tar -h` follows, or why there is none. */
 export const guestNode = (): { readonly root: string } | string =>
@@ -93,9 +79,7 @@ export const guestNode = (): { readonly root: string } | string =>
 /** Places of packages and of all that they need, from the lock file. What lies inside of another one goes with it. */
 function withDependencies(dir: string, names: readonly string[]): ReadonlySet<string> {
   const { packages } = JSON.parse(readFileSync(join(dir, 'package-lock.json'), 'utf8')) as {
-    readonly packages: Readonly<
-      Record<string, { readonly dependencies?: Readonly<Record<string, string>> }>
-    >;
+    readonly packages: Readonly<Record<string, { readonly dependencies?: Readonly<Record<string, string>> }>>;
   };
   const places = new Set<string>();
   // Node.js looks beside a package first, then outwards.
@@ -115,10 +99,7 @@ function withDependencies(dir: string, names: readonly string[]): ReadonlySet<st
 }
 
 /** @param script in the folder of the clients of models */
-const pythonClient = (
-  script: string,
-  packages: () => PythonPackages = clientsForPython,
-): ModelClient | string =>
+const pythonClient = (script: string, packages: () => PythonPackages = clientsForPython): ModelClient | string =>
   orReason(() => ({ program: packages().python, args: [join(MODEL_CLIENTS_DIR, script)] }));
 
 const nodeClient = (name: string): ModelClient | string =>
@@ -150,11 +131,7 @@ export const sandboxVariables = (port: number) => ({
 });
 
 /** Runs one scenario. @returns the JSON that it prints; @throws if it fails or warns */
-export async function runScenario(
-  client: ModelClient,
-  port: number,
-  scenario: string,
-): Promise<unknown> {
+export async function runScenario(client: ModelClient, port: number, scenario: string): Promise<unknown> {
   return JSON.parse(await runClient(client, port, [scenario]));
 }
 

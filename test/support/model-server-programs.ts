@@ -1,15 +1,7 @@
 /** Programs of real model servers, kept in the cache of the home. They compute on the processor only. */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import {
-  cpSync,
-  existsSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-} from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { lockedPython, orReason } from './locked-packages.ts';
@@ -83,11 +75,7 @@ async function buildOllama(target: string, headers: string): Promise<void> {
 }
 
 /** The folder that `make` has filled for these files, now or in an earlier run. */
-async function kept(
-  name: string,
-  locks: readonly string[],
-  make: (target: string) => Promise<void>,
-): Promise<string> {
+async function kept(name: string, locks: readonly string[], make: (target: string) => Promise<void>): Promise<string> {
   const hash = createHash('sha256');
   for (const lock of locks) hash.update(readFileSync(lock));
   const cache = testCacheDir('test-model-servers');

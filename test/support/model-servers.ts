@@ -47,18 +47,11 @@ export async function startOllama(found: ServerProgram): Promise<ModelServer> {
     OLLAMA_CONTEXT_LENGTH: `${CONTEXT_TOKENS}`,
     OLLAMA_NUM_PARALLEL: '2',
   };
-  const server = await started(
-    { dir, port, model: `${MODEL}:latest`, healthPath: '/', env },
-    found,
-    ['serve'],
-  );
+  const server = await started({ dir, port, model: `${MODEL}:latest`, healthPath: '/', env }, found, ['serve']);
   try {
     const modelfile = join(dir, 'Modelfile');
     // More threads would wait for each other in busy loops.
-    writeFileSync(
-      modelfile,
-      `FROM ${found.model}\nPARAMETER num_thread 1\nTEMPLATE """${TEMPLATE}"""\n`,
-    );
+    writeFileSync(modelfile, `FROM ${found.model}\nPARAMETER num_thread 1\nTEMPLATE """${TEMPLATE}"""\n`);
     const create = ['create', MODEL, '-f', modelfile];
     await execute(found.program, create, { env: { ...process.env, ...env } });
   } catch (error) {
@@ -69,10 +62,7 @@ export async function startOllama(found: ServerProgram): Promise<ModelServer> {
 }
 
 /** @param kind embeddings: it serves nothing else */
-export async function startLlamaServer(
-  found: ServerProgram,
-  kind?: 'embeddings',
-): Promise<ModelServer> {
+export async function startLlamaServer(found: ServerProgram, kind?: 'embeddings'): Promise<ModelServer> {
   const dir = mkdtempSync(join(tmpdir(), 'nv-llama-'));
   const port = await freePort();
   const env = { HOME: dir, CONTEXT_TOKENS: `${CONTEXT_TOKENS}` };
@@ -157,8 +147,7 @@ const LOOK_MS = 500;
 /** An idle server needs none or one. */
 const BUSY_TICKS = 5;
 
-const isRunning = ({ exitCode, signalCode }: ChildProcess): boolean =>
-  exitCode === null && signalCode === null;
+const isRunning = ({ exitCode, signalCode }: ChildProcess): boolean => exitCode === null && signalCode === null;
 
 /** Ollama computes in a process of its own for each model. */
 function descendantsOf(pid: number): readonly number[] {

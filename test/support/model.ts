@@ -5,8 +5,7 @@ import { join } from 'node:path';
 /** The model named in the environment, else the one that setup fetched, else the reason why there is none. */
 export function findModel(): { readonly path: string } | string {
   const home = process.env['NEUROVISOR_HOME'] || join(homedir(), '.neurovisor');
-  const path =
-    process.env['NEUROVISOR_TEST_MODEL'] ?? globSync(join(home, 'cache/model/*/*.gguf'))[0];
+  const path = process.env['NEUROVISOR_TEST_MODEL'] ?? globSync(join(home, 'cache/model/*/*.gguf'))[0];
   if (path !== undefined) return { path };
   return 'no model: run `./neurovisor setup` or set NEUROVISOR_TEST_MODEL to a GGUF file';
 }

@@ -127,11 +127,7 @@ export class Peer {
     return this.tell('tcp', { host, port, from, waitMs: SILENCE_MS });
   }
 
-  udp(
-    host: string,
-    port: number,
-    more: { from?: string; fromPort?: number; text?: string } = {},
-  ): Promise<Outcome> {
+  udp(host: string, port: number, more: { from?: string; fromPort?: number; text?: string } = {}): Promise<Outcome> {
     return this.tell('udp', { host, port, ...more, waitMs: SILENCE_MS });
   }
 

@@ -8,16 +8,7 @@ import type { NestedVmm, NestedWorld } from './nested.ts';
 const PROOF_MS_MAX = 1_500_000;
 
 /** `seccomp` starts a VMM for each of its calls; rates need a machine that does nothing else. */
-const OF_VMMS: readonly ProofName[] = [
-  'caps',
-  'cgroup',
-  'image',
-  'oom',
-  'seccomp',
-  'io',
-  'files',
-  'ratelimit',
-];
+const OF_VMMS: readonly ProofName[] = ['caps', 'cgroup', 'image', 'oom', 'seccomp', 'io', 'files', 'ratelimit'];
 /** Processes in network namespaces stand for guests. */
 const OF_NETWORK: readonly ProofName[] = ['metadata', 'egress', 'secrets', 'xdp'];
 

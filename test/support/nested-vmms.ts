@@ -25,12 +25,7 @@ export const FIRECRACKER: VmmExpectation = {
   program: 'firecracker',
   pidsMax: 81,
 };
-export const QEMU: VmmExpectation = {
-  vmm: 'qemu',
-  version: /^QEMU .*KVM/,
-  program: 'qemu-system-x86',
-  pidsMax: 81,
-};
+export const QEMU: VmmExpectation = { vmm: 'qemu', version: /^QEMU .*KVM/, program: 'qemu-system-x86', pidsMax: 81 };
 
 /** `smoke`: only the cases that show KVM, cgroup v2, jail, network, bridge, pause and fork. */
 export type NestedCases = 'smoke' | 'all';
@@ -68,11 +63,7 @@ print(answer.status, json.loads(answer.read())['choices'][0]['message']['content
 `;
 
 /** Describe-body: the cases share one sandbox, in order, since each start takes 20 s there. */
-export function nestedCases(
-  world: NestedWorld,
-  expected: VmmExpectation,
-  cases: NestedCases,
-): void {
+export function nestedCases(world: NestedWorld, expected: VmmExpectation, cases: NestedCases): void {
   let daemon: NestedDaemon;
   let main: SandboxInfo;
   const control = () => daemon.control;
@@ -148,34 +139,30 @@ export function nestedCases(
     });
   });
 
-  moreCase(
-    'cgroup v2: io.max is twice the disk limits, and the VMM reads no faster than it allows',
-    async () => {
-      const bytesPerSecond = MIB / 4;
-      await control().update(main.id, { diskLimits: { bytesPerSecond } });
-      const { group, groupDir } = await world.vmmOf(main.id);
-      const [, disk] =
-        /^(\d+:\d+) rbps=524288 wbps=524288 riops=max wiops=max$/.exec(group['io.max'] ?? '') ?? [];
-      expect(disk).toBeDefined();
-      await control().update(main.id, { diskLimits: {} });
-      await sh(`dd if=/dev/urandom of=big bs=64k count=${READ_BYTES / 65_536} conv=fsync`);
-      /** Seconds that the guest needs to read what the nested host has on its disk only, as from a VMM without own limits. */
-      const read = async (limit: string): Promise<number> => {
-        await world.sh(`
+  moreCase('cgroup v2: io.max is twice the disk limits, and the VMM reads no faster than it allows', async () => {
+    const bytesPerSecond = MIB / 4;
+    await control().update(main.id, { diskLimits: { bytesPerSecond } });
+    const { group, groupDir } = await world.vmmOf(main.id);
+    const [, disk] = /^(\d+:\d+) rbps=524288 wbps=524288 riops=max wiops=max$/.exec(group['io.max'] ?? '') ?? [];
+    expect(disk).toBeDefined();
+    await control().update(main.id, { diskLimits: {} });
+    await sh(`dd if=/dev/urandom of=big bs=64k count=${READ_BYTES / 65_536} conv=fsync`);
+    /** Seconds that the guest needs to read what the nested host has on its disk only, as from a VMM without own limits. */
+    const read = async (limit: string): Promise<number> => {
+      await world.sh(`
         sync && echo 3 > /proc/sys/vm/drop_caches
         echo '${disk} ${limit}' > ${groupDir}/io.max`);
-        return Number((await python(await guest(), READ)).stdout);
-      };
-      const unlimitedS = await read('rbps=max');
-      const limitedS = await read(`rbps=${bytesPerSecond}`);
-      // The kernel lets a slice of time pass at once.
-      const leastS = READ_BYTES / bytesPerSecond / 2;
-      expect(unlimitedS).toBeLessThan(leastS);
-      expect(limitedS).toBeGreaterThan(leastS);
-      await world.sh(`echo '${disk} rbps=max' > ${groupDir}/io.max`);
-      await sh('rm big');
-    },
-  );
+      return Number((await python(await guest(), READ)).stdout);
+    };
+    const unlimitedS = await read('rbps=max');
+    const limitedS = await read(`rbps=${bytesPerSecond}`);
+    // The kernel lets a slice of time pass at once.
+    const leastS = READ_BYTES / bytesPerSecond / 2;
+    expect(unlimitedS).toBeLessThan(leastS);
+    expect(limitedS).toBeGreaterThan(leastS);
+    await world.sh(`echo '${disk} rbps=max' > ${groupDir}/io.max`);
+    await sh('rm big');
+  });
 
   it('jail: a user id of its own, no capabilities, namespaces of its own, a filter on each thread', async () => {
     const vmm = await world.vmmOf(main.id);
@@ -206,25 +193,22 @@ except urllib.error.URLError as error: print(type(error.reason).__name__)
     expect(await get(METADATA)).toBe('TimeoutError');
   });
 
-  moreCase(
-    'network: clones of a template have a card and address each, and reach what is allowed',
-    async () => {
-      const { boot: _, ...size } = { ...SMALL, warm: ['json'] };
-      // Builds the template, and leaves no pool.
-      await control().setPool({ min: 0, max: 0 }, { ...size, card: true });
-      const clones = [];
-      for (const network of [ONLY_ALLOWED, { mode: 'none' }] as const)
-        clones.push(await create({ ...size, boot: false, network }));
-      const [one, two] = clones as [SandboxInfo, SandboxInfo];
-      expect([one.origin, two.origin]).toEqual(['clone', 'clone']);
-      expect(one.network?.address).not.toBe(two.network?.address);
-      expect(await get(ALLOWED.name, one.id)).toBe(`${ALLOWED.name} at ${ALLOWED.address}`);
-      expect(await get(FORBIDDEN.name, one.id)).toBe('gaierror');
-      await control().update(two.id, { network: ONLY_ALLOWED });
-      expect(await get(ALLOWED.name, two.id)).toBe(`${ALLOWED.name} at ${ALLOWED.address}`);
-      for (const { id } of clones) await control().remove(id);
-    },
-  );
+  moreCase('network: clones of a template have a card and address each, and reach what is allowed', async () => {
+    const { boot: _, ...size } = { ...SMALL, warm: ['json'] };
+    // Builds the template, and leaves no pool.
+    await control().setPool({ min: 0, max: 0 }, { ...size, card: true });
+    const clones = [];
+    for (const network of [ONLY_ALLOWED, { mode: 'none' }] as const)
+      clones.push(await create({ ...size, boot: false, network }));
+    const [one, two] = clones as [SandboxInfo, SandboxInfo];
+    expect([one.origin, two.origin]).toEqual(['clone', 'clone']);
+    expect(one.network?.address).not.toBe(two.network?.address);
+    expect(await get(ALLOWED.name, one.id)).toBe(`${ALLOWED.name} at ${ALLOWED.address}`);
+    expect(await get(FORBIDDEN.name, one.id)).toBe('gaierror');
+    await control().update(two.id, { network: ONLY_ALLOWED });
+    expect(await get(ALLOWED.name, two.id)).toBe(`${ALLOWED.name} at ${ALLOWED.address}`);
+    for (const { id } of clones) await control().remove(id);
+  });
 
   it('inference: an answer of the model server arrives, which sees no credentials of the guest', async () => {
     const seen = world.upstream.next();
@@ -235,8 +219,7 @@ except urllib.error.URLError as error: print(type(error.reason).__name__)
 
   moreCase('inference: LangChain gets an answer', async () => {
     const { id } = await create({ memoryMib: 512 });
-    const code =
-      "from langchain_openai import ChatOpenAI; print(ChatOpenAI(model='m1').invoke('hi').content)";
+    const code = "from langchain_openai import ChatOpenAI; print(ChatOpenAI(model='m1').invoke('hi').content)";
     const outcome = await python(await guest(id), code);
     expect(outcome).toMatchObject({ stdout: 'hello\n', exitCode: 0 });
     await control().remove(id);
@@ -267,9 +250,9 @@ except urllib.error.URLError as error: print(type(error.reason).__name__)
     expect(await sh('cat /sys/block/vd?/queue/max_sectors_kb | sort -u')).toBe(`${requestKib}`);
     await control().update(main.id, { diskLimits: { bytesPerSecond } });
     const began = performance.now();
-    expect(
-      await sh(`dd if=/dev/zero of=big bs=64k count=${(4 * MIB) / 65_536} conv=fsync && rm big`),
-    ).toContain('copied');
+    expect(await sh(`dd if=/dev/zero of=big bs=64k count=${(4 * MIB) / 65_536} conv=fsync && rm big`)).toContain(
+      'copied',
+    );
     // A quarter of the time that the rate alone would take, since a bucket begins full.
     expect(performance.now() - began).toBeGreaterThan(((4 * MIB) / bytesPerSecond / 4) * 1_000);
     await control().update(main.id, { diskLimits: {} });
@@ -290,24 +273,21 @@ except urllib.error.URLError as error: print(type(error.reason).__name__)
     },
   );
 
-  moreCase(
-    'snapshot: a sandbox created from it continues apart from the first, which keeps running',
-    async () => {
-      const begun = await startCounter(await guest());
-      const snapshot = await control().snapshot(main.id, { name: 'nested' });
-      expect(snapshot).toMatchObject({ sandbox: main.id, current: true });
-      await expectContinued(await guest(), begun);
-      const network = { mode: 'none' } as const;
-      const copy = await control().create({ snapshot: 'nested', network });
-      expect(copy).toMatchObject({ origin: 'snapshot', snapshot: snapshot.id });
-      await expectContinued(await guest(copy.id), begun);
-      expect(await sh('echo $NEUROVISOR_SANDBOX_ID', 'user', copy.id)).toBe(copy.id);
-      await (await guest(copy.id)).files.write('kept', 'the copy');
-      expect(await sh('cat kept')).not.toBe('the copy');
-      await control().remove(copy.id);
-      await stopCounter(await guest());
-    },
-  );
+  moreCase('snapshot: a sandbox created from it continues apart from the first, which keeps running', async () => {
+    const begun = await startCounter(await guest());
+    const snapshot = await control().snapshot(main.id, { name: 'nested' });
+    expect(snapshot).toMatchObject({ sandbox: main.id, current: true });
+    await expectContinued(await guest(), begun);
+    const network = { mode: 'none' } as const;
+    const copy = await control().create({ snapshot: 'nested', network });
+    expect(copy).toMatchObject({ origin: 'snapshot', snapshot: snapshot.id });
+    await expectContinued(await guest(copy.id), begun);
+    expect(await sh('echo $NEUROVISOR_SANDBOX_ID', 'user', copy.id)).toBe(copy.id);
+    await (await guest(copy.id)).files.write('kept', 'the copy');
+    expect(await sh('cat kept')).not.toBe('the copy');
+    await control().remove(copy.id);
+    await stopCounter(await guest());
+  });
 
   it('fork: each of 4 copies has its own identity and continues what ran', async () => {
     const begun = await startCounter(await guest());
@@ -325,8 +305,7 @@ except urllib.error.URLError as error: print(type(error.reason).__name__)
       await control().remove(id);
     }
     expect(identities.map(([id]) => id)).toEqual([main.id, ...ids]);
-    for (const each of IDENTITY)
-      expect(new Set(identities.map((lines) => lines[each])).size).toBe(1 + FORKS);
+    for (const each of IDENTITY) expect(new Set(identities.map((lines) => lines[each])).size).toBe(1 + FORKS);
   });
 
   moreCase(
@@ -362,10 +341,7 @@ function expectJailed(thread: VmmState['threads'][number]): void {
   for (const name of ['CapEff', 'CapPrm']) expect(thread[name]).toEqual(['0000000000000000']);
 }
 
-async function expectContinued(
-  guest: Guest,
-  begun: Awaited<ReturnType<typeof startCounter>>,
-): Promise<void> {
+async function expectContinued(guest: Guest, begun: Awaited<ReturnType<typeof startCounter>>): Promise<void> {
   const seen = await readCount(guest);
   const later = await countBeyond(guest, seen.n);
   expect(later).toEqual({ ...begun, n: later.n });

@@ -44,15 +44,13 @@ export const NESTED_ENVIRONMENT = [
 export function nestedParts(env: NodeJS.ProcessEnv): NestedParts | string {
   if (process.geteuid?.() !== 0) return 'it is not root';
   for (const program of ['mmdebstrap', 'qemu-system-x86_64'])
-    if (findProgram(program, searchPath(env['PATH'])) === undefined)
-      return `there is no ${program}`;
+    if (findProgram(program, searchPath(env['PATH'])) === undefined) return `there is no ${program}`;
   const binaries = supportedFirecracker(env);
   if (typeof binaries === 'string') return binaries;
   return { checkout: ROOT, home: resolveHome(readConfig(env).home).dir, ...binaries };
 }
 
-export const requiresNested = (): Requirement<NestedParts> =>
-  requires('nested', nestedParts(process.env));
+export const requiresNested = (): Requirement<NestedParts> => requires('nested', nestedParts(process.env));
 
 /** The whole of it takes two hours, so each run has only the smoke. */
 export const requiresNestedInFull = (): Requirement<NestedParts> =>
@@ -166,10 +164,7 @@ export function useNestedHost(parts: NestedParts, name: string): NestedWorld {
   });
 
   async function sh(script: string, timeoutMs = SH_MS_MAX): Promise<string> {
-    const { status, output } = await there().nested.host.run(
-      `${NESTED_ENVIRONMENT}${script}`,
-      timeoutMs,
-    );
+    const { status, output } = await there().nested.host.run(`${NESTED_ENVIRONMENT}${script}`, timeoutMs);
     if (status !== 0) throw new Error(`status ${status} of: ${script}\n${output}`);
     return output;
   }

@@ -98,10 +98,7 @@ export class NamespacedProcess {
     throw new Error(`process ${this.pid} stays in our network namespace`);
   }
 
-  async #ask(
-    action: string,
-    values: readonly unknown[],
-  ): Promise<{ ok: unknown } | { error: Refusal }> {
+  async #ask(action: string, values: readonly unknown[]): Promise<{ ok: unknown } | { error: Refusal }> {
     this.#child.stdin?.write(`${JSON.stringify([action, ...values])}\n`);
     const { value, done } = await this.#answers.next();
     if (done === true) throw new Error(`the fixture ended at ${action}`);

@@ -22,22 +22,12 @@ export function listPolicy(lists: ListPolicy): GatewayPolicy {
   const metadata = lists.metadata ?? ['169.254.169.254', 'fd00:ec2::254', '::ffff:a9fe:a9fe'];
   const matches = (rule: string, name: string): boolean =>
     rule.startsWith('*.') ? name.endsWith(rule.slice(1)) : rule === name;
-  const yes = (basis: 'address' | 'name' | 'open'): GatewayVerdict => ({
-    allowed: true,
-    why: '',
-    basis,
-  });
-  const no = (why: string, isDenied: boolean): GatewayVerdict => ({
-    allowed: false,
-    why,
-    isDenied,
-  });
+  const yes = (basis: 'address' | 'name' | 'open'): GatewayVerdict => ({ allowed: true, why: '', basis });
+  const no = (why: string, isDenied: boolean): GatewayVerdict => ({ allowed: false, why, isDenied });
   const allowsName = (name: string): GatewayVerdict => {
     if (deniedNames.some((rule) => matches(rule, name))) return no(`a rule denies ${name}`, true);
     if (lists.isOpen === true) return yes('open');
-    return names.some((rule) => matches(rule, name))
-      ? yes('name')
-      : no(`no rule allows ${name}`, false);
+    return names.some((rule) => matches(rule, name)) ? yes('name') : no(`no rule allows ${name}`, false);
   };
   const allowsAddress = (address: string): GatewayVerdict => {
     if (metadata.includes(address)) return no(`${address} is a metadata service`, true);
@@ -57,13 +47,9 @@ export function listPolicy(lists: ListPolicy): GatewayPolicy {
       if (!itself.allowed) return itself;
       if (lists.isOpen === true) return yes('open');
       const refused = given.map(allowsName).find(({ allowed }) => !allowed);
-      return given.length === 0
-        ? no('no rule allows the address itself', false)
-        : (refused ?? yes('name'));
+      return given.length === 0 ? no('no rule allows the address itself', false) : (refused ?? yes('name'));
     },
     allowsRequest: ({ method }): Verdict =>
-      lists.methods?.includes(method) === false
-        ? no(`no rule allows ${method}`, false)
-        : { allowed: true, why: '' },
+      lists.methods?.includes(method) === false ? no(`no rule allows ${method}`, false) : { allowed: true, why: '' },
   };
 }

@@ -28,8 +28,7 @@ const UPLINK = '198.18.0.1';
 const INTERNET = '198.18.0.2';
 
 /** Enters private mounts: `sh -c ENTER sh RESOLV_CONF COMMAND…`. */
-const ENTER =
-  'mount -t tmpfs tmpfs /run && mount --bind "$1" /etc/resolv.conf && shift && exec "$@"';
+const ENTER = 'mount -t tmpfs tmpfs /run && mount --bind "$1" /etc/resolv.conf && shift && exec "$@"';
 
 export interface CommandResult {
   readonly status: number | null;
@@ -74,9 +73,7 @@ export class NetworkWorld implements AsyncDisposable {
     const program = join(import.meta.dirname, '../fixtures/net-internet.mjs');
     const [enter = '', ...args] = [...internet.enter, process.execPath, program];
     const settings = [names, ...(tls === undefined ? [] : [tls])].map((one) => JSON.stringify(one));
-    const servers = spawn(enter, [...args, ...settings], {
-      stdio: ['pipe', 'pipe', 'inherit'],
-    });
+    const servers = spawn(enter, [...args, ...settings], { stdio: ['pipe', 'pipe', 'inherit'] });
     await once(servers.stdout, 'data');
     const home = await temporaryHome();
     await writeFile(join(home, 'resolv.conf'), `nameserver ${INTERNET}\n`);

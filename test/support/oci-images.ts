@@ -33,13 +33,10 @@ export function tar(entries: readonly TarEntry[]): Buffer {
 function entry(one: TarEntry): Buffer {
   const { pax = {}, data = '' } = one;
   const long = Buffer.byteLength(one.name) > 100 ? { path: one.name } : {};
-  const longTarget =
-    Buffer.byteLength(one.target ?? '') > 100 ? { linkpath: one.target ?? '' } : {};
+  const longTarget = Buffer.byteLength(one.target ?? '') > 100 ? { linkpath: one.target ?? '' } : {};
   const records = Object.entries({ ...long, ...longTarget, ...pax });
   const header =
-    records.length === 0
-      ? []
-      : [block({ name: 'pax' }, 'x', Buffer.concat(records.map(([k, v]) => record(k, v))))];
+    records.length === 0 ? [] : [block({ name: 'pax' }, 'x', Buffer.concat(records.map(([k, v]) => record(k, v))))];
   const type = TYPES[one.type ?? 'file'];
   return Buffer.concat([...header, block(one, type, Buffer.from(data))]);
 }
@@ -96,8 +93,7 @@ export interface TestImage {
   readonly diffIds: readonly string[];
 }
 
-export const digest = (bytes: Uint8Array): string =>
-  `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+export const digest = (bytes: Uint8Array): string => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 
 const TYPE = 'application/vnd.oci.image';
 const SUFFIX = { none: '', gzip: '+gzip', zstd: '+zstd' } as const;
@@ -147,18 +143,14 @@ export function writeLayout(dir: string, image: TestImage, tag = 'latest'): void
 }
 
 /** An index of several images. */
-export function makeIndex(
-  images: readonly { readonly image: TestImage; readonly platform: object }[],
-): Buffer {
+export function makeIndex(images: readonly { readonly image: TestImage; readonly platform: object }[]): Buffer {
   const manifests = images.map(({ image, platform }) => ({
     mediaType: `${TYPE}.manifest.v1+json`,
     digest: image.manifestDigest,
     size: image.blobs.get(image.manifestDigest)?.length,
     platform,
   }));
-  return Buffer.from(
-    JSON.stringify({ schemaVersion: 2, mediaType: `${TYPE}.index.v1+json`, manifests }),
-  );
+  return Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: `${TYPE}.index.v1+json`, manifests }));
 }
 
 type Answer = (request: IncomingMessage, response: ServerResponse) => boolean;
@@ -207,10 +199,7 @@ export class TestRegistry implements AsyncDisposable {
     const [, kind, what = ''] = /^\/v2\/test\/image\/(manifests|blobs)\/(.+)$/.exec(url) ?? [];
     if (url === '/v2/') response.end('{}');
     else {
-      const bytes =
-        kind === 'manifests'
-          ? (this.#tags.get(what) ?? this.#blobs.get(what))
-          : this.#blobs.get(what);
+      const bytes = kind === 'manifests' ? (this.#tags.get(what) ?? this.#blobs.get(what)) : this.#blobs.get(what);
       if (bytes === undefined) {
         response.statusCode = 404;
         const code = kind === 'manifests' ? 'MANIFEST_UNKNOWN' : 'BLOB_UNKNOWN';

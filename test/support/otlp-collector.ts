@@ -48,8 +48,7 @@ export async function startCollector(): Promise<Collector> {
     request.on('end', () => {
       headers.push(request.headers);
       const isRight = request.method === 'POST' && request.url === '/v1/traces';
-      if (isRight && collector.status === 200)
-        spans.push(...decode(Buffer.concat(parts).toString()));
+      if (isRight && collector.status === 200) spans.push(...decode(Buffer.concat(parts).toString()));
       response.writeHead(isRight ? collector.status : 404, { 'content-type': 'application/json' });
       response.end('{}');
     });
@@ -75,18 +74,14 @@ export function decode(text: string): readonly CollectedSpan[] {
   const decoded = fromJson(message, json, { registry, ignoreUnknownFields: false });
   const request = toJson(message, decoded, { registry, alwaysEmitImplicit: true }) as unknown;
   const { resourceSpans } = request as { resourceSpans: { scopeSpans: { spans: JsonSpan[] }[] }[] };
-  return resourceSpans.flatMap(({ scopeSpans }) =>
-    scopeSpans.flatMap(({ spans }) => spans.map(collected)),
-  );
+  return resourceSpans.flatMap(({ scopeSpans }) => scopeSpans.flatMap(({ spans }) => spans.map(collected)));
 }
 
 /** The package leaves out names in JSON where they are what protobuf makes of the field's. */
 function nameFields(messages: readonly DescriptorProto[]): void {
   for (const { field, nestedType } of messages) {
     for (const one of field) {
-      one.jsonName ||= one.name.replaceAll(/_([a-z])/g, (_, letter: string) =>
-        letter.toUpperCase(),
-      );
+      one.jsonName ||= one.name.replaceAll(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
     }
     nameFields(nestedType);
   }
@@ -102,9 +97,7 @@ export function encode(json: object): Buffer {
 export function rejectedOf(answer: Buffer): number {
   const response = registry.getMessage(`${SERVICE}.ExportTraceServiceResponse`);
   if (response === undefined) throw new Error('the descriptors have no such message');
-  const json = toJson(response, fromBinary(response, answer)) as {
-    partialSuccess?: { rejectedSpans: string };
-  };
+  const json = toJson(response, fromBinary(response, answer)) as { partialSuccess?: { rejectedSpans: string } };
   return Number(json.partialSuccess?.rejectedSpans ?? 0);
 }
 
@@ -127,16 +120,10 @@ function collected(span: JsonSpan): CollectedSpan {
     name,
     kind,
     status: status?.code ?? 'STATUS_CODE_UNSET',
-    ...{
-      traceId: hex(span.traceId),
-      spanId: hex(span.spanId),
-      parentSpanId: hex(span.parentSpanId),
-    },
+    ...{ traceId: hex(span.traceId), spanId: hex(span.spanId), parentSpanId: hex(span.parentSpanId) },
     startNs: BigInt(startTimeUnixNano),
     endNs: BigInt(endTimeUnixNano),
-    attributes: Object.fromEntries(
-      attributes.map(({ key, value }) => [key, Object.values(value)[0]]),
-    ),
+    attributes: Object.fromEntries(attributes.map(({ key, value }) => [key, Object.values(value)[0]])),
   };
 }
 

@@ -19,11 +19,7 @@ export interface TestIndex extends AsyncDisposable {
   readonly index: Index;
   readonly origin: string;
   /** Requests so far: method, target, and fields as the index saw them. */
-  readonly seen: {
-    readonly method: string;
-    readonly target: string;
-    readonly headers: IncomingMessage['headers'];
-  }[];
+  readonly seen: { readonly method: string; readonly target: string; readonly headers: IncomingMessage['headers'] }[];
   /** Adds a file; its page then has it. */
   add(file: TestFile, change?: (entry: Record<string, unknown>) => void): void;
   /** Answers this target instead. */
@@ -91,11 +87,7 @@ export async function startPackageIndex(): Promise<TestIndex> {
 const projectOf = ({ filename }: TestFile): string =>
   (filename.split('-')[0] ?? '').toLowerCase().replace(/[-_.]+/g, '-');
 
-export function fileOf(
-  filename: string,
-  bytes: Buffer,
-  uploadTime = '2020-01-01T00:00:00Z',
-): TestFile {
+export function fileOf(filename: string, bytes: Buffer, uploadTime = '2020-01-01T00:00:00Z'): TestFile {
   const sha256 = createHash('sha256').update(bytes).digest('hex');
   return { filename, bytes, sha256, uploadTime };
 }
@@ -107,8 +99,7 @@ export function wheelOf(name: string, version: string, text: string, requires = 
   const members: Record<string, string> = {
     [`${name}/__init__.py`]: `TEXT = ${JSON.stringify(text)}\n`,
     [`${info}/METADATA`]: `Metadata-Version: 2.1\nName: ${name}\nVersion: ${version}\n${requirement}`,
-    [`${info}/WHEEL`]:
-      'Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n',
+    [`${info}/WHEEL`]: 'Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n',
     [`${info}/RECORD`]: '',
   };
   return fileOf(`${name}-${version}-py3-none-any.whl`, zip(members));

@@ -39,9 +39,7 @@ export interface PackageWorld extends AsyncDisposable {
 
 /** @param indexes of the host; default: Python's alone, with a password */
 export async function openPackageWorld(
-  indexes: (index: TestIndex) => IndexSet = ({ index }) => ({
-    pip: { ...index, authorization: 'Basic c2VjcmV0' },
-  }),
+  indexes: (index: TestIndex) => IndexSet = ({ index }) => ({ pip: { ...index, authorization: 'Basic c2VjcmV0' } }),
   more: Partial<PackagesOptions> = {},
 ): Promise<PackageWorld> {
   const dir = await mkdtemp(join(tmpdir(), 'nv-packages-'));

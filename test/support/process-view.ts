@@ -3,11 +3,7 @@ import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import type { Socket } from 'node:net';
 
 /** All that came so far; `socket` is never paused. */
-export function collect(socket: Socket): {
-  text: () => string;
-  bytes: () => number;
-  ended: () => boolean;
-} {
+export function collect(socket: Socket): { text: () => string; bytes: () => number; ended: () => boolean } {
   const parts: Buffer[] = [];
   let hasEnded = false;
   socket.on('data', (part) => parts.push(part));

@@ -14,8 +14,8 @@ const CLOSES: Readonly<Record<string, string>> = { '(': ')', '{': '}', '[': ']' 
 /** @throws when brackets don't match, or a matcher is none */
 export function namesIn(expr: string): readonly { name: string; labels: readonly string[] }[] {
   requireBrackets(expr);
-  const grouped = [...expr.matchAll(/\b(?:by|without|on|ignoring)\s*\(([^)]*)\)/g)].flatMap(
-    ([, list = '']) => list.split(',').map((label) => label.trim()),
+  const grouped = [...expr.matchAll(/\b(?:by|without|on|ignoring)\s*\(([^)]*)\)/g)].flatMap(([, list = '']) =>
+    list.split(',').map((label) => label.trim()),
   );
   const bare = expr.replaceAll(/\b(?:by|without|on|ignoring)\s*\([^)]*\)/g, ' ');
   const selectors = [...bare.matchAll(/([a-z_][a-z0-9_]*)\s*(\{[^}]*\})?(?!\w)(?!\s*\()/g)];
@@ -31,10 +31,7 @@ export function namesIn(expr: string): readonly { name: string; labels: readonly
     names.set(name, labels);
   }
   const unique = [...new Set(grouped)];
-  return [...names].map(([name, labels]) => ({
-    name,
-    labels: [...new Set([...labels, ...unique])],
-  }));
+  return [...names].map(([name, labels]) => ({ name, labels: [...new Set([...labels, ...unique])] }));
 }
 
 /** A word in a range (`5m`, `$__rate_interval`) or in a string is no name. */

@@ -33,18 +33,14 @@ export function requires<T>(capability: Capability, found: T | string): Requirem
  * Tests that take too long, or fetch too much, for each run.
  * @param find called only in a full run
  */
-export const requiresFullRun = <T>(
-  capability: Capability,
-  find: () => T | string,
-): Requirement<T> =>
+export const requiresFullRun = <T>(capability: Capability, find: () => T | string): Requirement<T> =>
   isFullRun() ? requires(capability, find()) : skips('only with ./neurovisor test --full');
 
 /** Tests that are listed, and none of them runs. */
 function skips<T>(reason: string): Requirement<T> {
   const options = { meta: { skipReason: reason } };
   // Vitest takes the body as the last argument, whatever the options.
-  const skipped = (title: string, ...rest: unknown[]): void =>
-    void it.skip(title, options, rest.at(-1) as Body);
+  const skipped = (title: string, ...rest: unknown[]): void => void it.skip(title, options, rest.at(-1) as Body);
   const each =
     (cases: readonly unknown[]) =>
     (title: string, ...rest: unknown[]) =>
@@ -59,11 +55,7 @@ function skips<T>(reason: string): Requirement<T> {
  * Inside a test: skips the rest of it if the capability turns out to be lacking.
  * @returns what was found
  */
-export function need<T>(
-  context: Pick<TestContext, 'skip'>,
-  capability: Capability,
-  found: T | string,
-): T {
+export function need<T>(context: Pick<TestContext, 'skip'>, capability: Capability, found: T | string): T {
   if (typeof found !== 'string') return found;
   refuse(capability, found);
   return context.skip(found);
@@ -76,5 +68,4 @@ function refuse(capability: Capability, reason: string): void {
 }
 
 /** Tests that need to run as root. */
-export const requiresRoot = (): Requirement<true> =>
-  requires('root', process.geteuid?.() === 0 || 'it is not root');
+export const requiresRoot = (): Requirement<true> => requires('root', process.geteuid?.() === 0 || 'it is not root');

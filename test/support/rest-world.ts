@@ -28,10 +28,7 @@ export async function openRestWorld(): Promise<RestWorld> {
   };
   const world = await openMetricsWorld({
     control: (control) => withGuests(control, filesOf),
-    log: {
-      ...silentLog,
-      error: (message, fields) => errors.push(`${message} ${JSON.stringify(fields)}`),
-    },
+    log: { ...silentLog, error: (message, fields) => errors.push(`${message} ${JSON.stringify(fields)}`) },
   });
   const { clock } = world.host;
   const timer = setInterval(() => clock.advance(STEP_MS), STEP_MS);
@@ -50,8 +47,7 @@ export async function openRestWorld(): Promise<RestWorld> {
 }
 
 function withGuests(control: ControlPlane, filesOf: (id: string) => MemoryFiles): ControlPlane {
-  const guest: ControlPlane['guest'] = async (id) =>
-    memoryGuest(await control.guest(id), filesOf(id));
+  const guest: ControlPlane['guest'] = async (id) => memoryGuest(await control.guest(id), filesOf(id));
   return new Proxy(control, {
     get: (target, name) => {
       if (name === 'guest') return guest;

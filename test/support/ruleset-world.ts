@@ -11,10 +11,7 @@ import type { SandboxId } from '../../src/base/ids.ts';
 import { type AddressLease, AddressPlan } from '../../src/egress/net/addresses/address-plan.ts';
 import { Nft } from '../../src/egress/net/nftables/nft.ts';
 import type { ChainInput } from '../../src/egress/net/nftables/sandbox-chains.ts';
-import {
-  readTraffic,
-  type SandboxTraffic,
-} from '../../src/egress/net/nftables/sandbox-counters.ts';
+import { readTraffic, type SandboxTraffic } from '../../src/egress/net/nftables/sandbox-counters.ts';
 import { type EgressPolicyText, parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
 import { Namespace, type Peer } from './namespaces.ts';
 
@@ -47,11 +44,7 @@ export interface World extends AsyncDisposable {
 }
 
 /** Of a guest whose resolver and gateway are at the world's host. */
-export function networkOf(
-  guest: Guest,
-  policy: EgressPolicyText,
-  more: Partial<ChainInput> = {},
-): ChainInput {
+export function networkOf(guest: Guest, policy: EgressPolicyText, more: Partial<ChainInput> = {}): ChainInput {
   const ports = { dnsPort: 53, gatewayPort: 3128 };
   return { lease: guest.lease, policy: parsePolicy(policy), ...ports, ...more };
 }
@@ -115,37 +108,15 @@ async function joinInternet(host: Namespace, internet: Namespace): Promise<void>
   await host.setSysctl('ipv6/conf/all/forwarding', '1');
 }
 
-async function joinGuest(
-  stack: AsyncDisposableStack,
-  host: Namespace,
-  lease: AddressLease,
-): Promise<Guest> {
+async function joinGuest(stack: AsyncDisposableStack, host: Namespace, lease: AddressLease): Promise<Guest> {
   const namespace = stack.use(await Namespace.create());
   const { tap, hostAddress, guestAddress, guestMac, prefix } = lease;
   await host.joinTo(namespace, tap, 'eth0');
   await namespace.run('ip', 'link', 'set', 'eth0', 'address', guestMac);
   await host.run('ip', 'address', 'add', `${hostAddress}/${prefix}`, 'dev', tap);
   await namespace.run('ip', 'address', 'add', `${guestAddress}/${prefix}`, 'dev', 'eth0');
-  await host.run(
-    'ip',
-    '-6',
-    'address',
-    'add',
-    `fdaa:${tap.charCodeAt(3)}::1/64`,
-    'dev',
-    tap,
-    'nodad',
-  );
-  await namespace.run(
-    'ip',
-    '-6',
-    'address',
-    'add',
-    `fdaa:${tap.charCodeAt(3)}::2/64`,
-    'dev',
-    'eth0',
-    'nodad',
-  );
+  await host.run('ip', '-6', 'address', 'add', `fdaa:${tap.charCodeAt(3)}::1/64`, 'dev', tap, 'nodad');
+  await namespace.run('ip', '-6', 'address', 'add', `fdaa:${tap.charCodeAt(3)}::2/64`, 'dev', 'eth0', 'nodad');
   await namespace.run('ip', 'route', 'add', 'default', 'via', hostAddress);
   await namespace.run('ip', '-6', 'route', 'add', 'default', 'via', `fdaa:${tap.charCodeAt(3)}::1`);
   return { lease, namespace, peer: await namespace.peer() };

@@ -32,10 +32,7 @@ export function signedFields(request: S3Request, keys: S3Keys): readonly string[
 }
 
 /** The query of a presigned URL, without its signature, and the signature. */
-export function presigned(
-  request: S3Request,
-  keys: S3Keys,
-): { readonly query: string; readonly signature: string } {
+export function presigned(request: S3Request, keys: S3Keys): { readonly query: string; readonly signature: string } {
   const date = dateNow();
   const scope = `${keys.accessKey}/${date.slice(0, 8)}/${SCOPE}`;
   const query = [

@@ -51,8 +51,7 @@ function resultsOf(conversation: unknown): string[] {
   });
 }
 
-const textOf = (value: unknown): string =>
-  typeof value === 'string' ? value : JSON.stringify(value);
+const textOf = (value: unknown): string => (typeof value === 'string' ? value : JSON.stringify(value));
 
 const usage = { prompt_tokens: 3, completion_tokens: 2, total_tokens: 5 };
 
@@ -61,11 +60,7 @@ function chat(id: string, call: ToolCall | undefined, answer: string): unknown {
   const message =
     made === undefined
       ? { role: 'assistant', content: answer }
-      : {
-          role: 'assistant',
-          content: null,
-          tool_calls: [{ id, type: 'function', function: made }],
-        };
+      : { role: 'assistant', content: null, tool_calls: [{ id, type: 'function', function: made }] };
   const finish = made === undefined ? 'stop' : 'tool_calls';
   const choices = [{ index: 0, message, finish_reason: finish }];
   return { id: 'c1', object: 'chat.completion', created: 0, model: 'scripted', choices, usage };

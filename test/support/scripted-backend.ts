@@ -50,8 +50,7 @@ export class ScriptedBackend implements Backend {
   prepare(prompt: Prompt): PreparedPrompt {
     this.prompts.push(prompt);
     if (prompt.kind === 'tokens') return { tokens: prompt.tokens, stops: [] };
-    const text =
-      prompt.kind === 'text' ? prompt.text : prompt.turns.map((one) => one.text).join(' ');
+    const text = prompt.kind === 'text' ? prompt.text : prompt.turns.map((one) => one.text).join(' ');
     return { tokens: text.split(' ').map((_, index) => index), stops: ['<end>'] };
   }
 

@@ -9,12 +9,7 @@ import {
   type ThreadFilter,
 } from '../../src/machine/jail/seccomp/profile.ts';
 import { checkRules } from '../../src/machine/jail/seccomp/profile-check.ts';
-import {
-  type Architecture,
-  AUDIT_ARCH,
-  syscallNames,
-  syscallNumber,
-} from '../../src/machine/jail/seccomp/syscalls.ts';
+import { type Architecture, AUDIT_ARCH, syscallNames, syscallNumber } from '../../src/machine/jail/seccomp/syscalls.ts';
 import type { Call } from '../../tools/seccomp/interpret.ts';
 
 const action: fc.Arbitrary<Action> = fc.oneof(
@@ -54,9 +49,7 @@ const rule = (names: readonly string[]): fc.Arbitrary<Rule> =>
 
 /** Of few calls many rules, or of many calls few, so that programs of all lengths come. */
 export const filters = (arch: Architecture, maxRules = 60): fc.Arbitrary<ThreadFilter> =>
-  fc
-    .constantFrom(3, 30, 500)
-    .chain((names) => filtersOf(syscallNames(arch).slice(0, names), maxRules));
+  fc.constantFrom(3, 30, 500).chain((names) => filtersOf(syscallNames(arch).slice(0, names), maxRules));
 
 /** With rules for these calls only. */
 export const filtersOf = (names: readonly string[], maxRules: number): fc.Arbitrary<ThreadFilter> =>
@@ -71,8 +64,7 @@ export const filtersOf = (names: readonly string[], maxRules: number): fc.Arbitr
 /** Rule by rule, what the checker takes. */
 function withoutContradictions(filter: ThreadFilter): Rule[] {
   const kept: Rule[] = [];
-  for (const rule of filter.rules)
-    if (isSound({ ...filter, rules: [...kept, rule] })) kept.push(rule);
+  for (const rule of filter.rules) if (isSound({ ...filter, rules: [...kept, rule] })) kept.push(rule);
   return kept;
 }
 
@@ -102,10 +94,7 @@ export const callOf = (filter: ThreadFilter, arch: Architecture): fc.Arbitrary<C
     number: fc.oneof(
       { weight: 10, arbitrary: fc.constantFrom(0, ...named) },
       { weight: 2, arbitrary: fc.constantFrom(0, ...named).map((number) => number + 1) },
-      {
-        weight: 1,
-        arbitrary: fc.constantFrom(0x3fff_ffff, 0x4000_0000, 0x4000_0001, 0xffff_ffff),
-      },
+      { weight: 1, arbitrary: fc.constantFrom(0x3fff_ffff, 0x4000_0000, 0x4000_0001, 0xffff_ffff) },
     ),
     args: fc.array(fc.oneof(argument, value(64)), { minLength: 6, maxLength: 6 }),
   });

@@ -4,11 +4,7 @@
  */
 
 import type { Action, Condition, ThreadFilter } from '../../src/machine/jail/seccomp/profile.ts';
-import {
-  type Architecture,
-  AUDIT_ARCH,
-  syscallNumber,
-} from '../../src/machine/jail/seccomp/syscalls.ts';
+import { type Architecture, AUDIT_ARCH, syscallNumber } from '../../src/machine/jail/seccomp/syscalls.ts';
 import type { Call } from '../../tools/seccomp/interpret.ts';
 
 export function decide(filter: ThreadFilter, arch: Architecture, call: Call): Action {

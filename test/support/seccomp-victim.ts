@@ -23,16 +23,12 @@ export class Victim implements Disposable {
   }
 
   /** @returns what became of each call, in order: the lines of the fixture */
-  run(
-    cases: readonly { readonly program: Uint8Array; readonly calls: readonly VictimCall[] }[],
-  ): string[] {
+  run(cases: readonly { readonly program: Uint8Array; readonly calls: readonly VictimCall[] }[]): string[] {
     const input = cases.flatMap(({ program, calls }) => [
       `program ${Buffer.from(program).toString('hex')}`,
       ...calls.map(({ abi = 64, number, args = [] }) => {
         const six = Array.from({ length: 6 }, (_, index) => args[index] ?? 0n);
-        return ['call', abi, ...[BigInt(number), ...six].map((each) => each.toString(16))].join(
-          ' ',
-        );
+        return ['call', abi, ...[BigInt(number), ...six].map((each) => each.toString(16))].join(' ');
       }),
     ]);
     const output = execFileSync(this.#program, {

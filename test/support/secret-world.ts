@@ -11,21 +11,13 @@ import { undo, world } from './gateway-servers.ts';
 import { command, HOST, type WorldOptions } from './gateway-world.ts';
 
 /** @param roots the certificate that servers are verified against */
-export async function secretGateway(
-  secrets: readonly EgressSecret[],
-  roots: string,
-  options: WorldOptions = {},
-) {
+export async function secretGateway(secrets: readonly EgressSecret[], roots: string, options: WorldOptions = {}) {
   const authority = new CertificateAuthority(systemClock);
   const state: { secrets: EgressSecrets } = {
     secrets: { secrets, authority, roots: () => createSecureContext({ ca: roots }) },
   };
   const uses: SecretUse[] = [];
-  const made = await world(443, {
-    secrets: () => state.secrets,
-    onSecrets: (use) => uses.push(use),
-    ...options,
-  });
+  const made = await world(443, { secrets: () => state.secrets, onSecrets: (use) => uses.push(use), ...options });
   const folder = mkdtempSync(join(tmpdir(), 'nv-root-'));
   undo.push(() => rmSync(folder, { recursive: true, force: true }));
   const rootFile = join(folder, 'root.pem');

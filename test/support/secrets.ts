@@ -8,13 +8,7 @@ export const OTHER_TOKEN = 'other-token-0123456789';
 export const OTHER_PLACEHOLDER = 'NV_SECRET_other1234567';
 
 export const SECRETS: readonly EgressSecret[] = [
-  {
-    name: 'API_KEY',
-    hosts: ['a.example'],
-    places: [],
-    placeholder: PLACEHOLDER,
-    value: new SecretValue(TOKEN),
-  },
+  { name: 'API_KEY', hosts: ['a.example'], places: [], placeholder: PLACEHOLDER, value: new SecretValue(TOKEN) },
   {
     name: 'OTHER_KEY',
     hosts: ['b.example'],

@@ -7,8 +7,6 @@ fc.configureGlobal({
   seed: runSeed(),
   reporter: (details) => {
     if (!details.failed) return;
-    throw new Error(`${fc.defaultReportMessage(details)}\n${repeatLine()}`, {
-      cause: details.errorInstance,
-    });
+    throw new Error(`${fc.defaultReportMessage(details)}\n${repeatLine()}`, { cause: details.errorInstance });
   },
 });

@@ -1,25 +1,13 @@
 /** A secret that a server knows, for tests of what reaches a guest of the server's answers. */
 import { SecretValue } from '../../src/base/request/secret-value.ts';
 import { HttpFramer } from '../../src/egress/net/http/framer.ts';
-import {
-  parseStatus,
-  RESPONSE_RULES,
-  responseFraming,
-} from '../../src/egress/net/http/response-head.ts';
+import { parseStatus, RESPONSE_RULES, responseFraming } from '../../src/egress/net/http/response-head.ts';
 import { matcherOf } from '../../src/egress/net/secret/secret.ts';
 
 export const SECRET_VALUE = 'tok_0123456789abcdef';
 
 export const SECRET_MATCHER = matcherOf(
-  [
-    {
-      name: 'K',
-      hosts: ['h'],
-      places: [],
-      placeholder: 'NV_aaaaaaaaaaaaaaaaa',
-      value: new SecretValue(SECRET_VALUE),
-    },
-  ],
+  [{ name: 'K', hosts: ['h'], places: [], placeholder: 'NV_aaaaaaaaaaaaaaaaa', value: new SecretValue(SECRET_VALUE) }],
   'h',
 );
 

@@ -15,8 +15,7 @@ const RAM_BYTES = 1024 * 1024;
 const RAM_AT = 64 * 4096;
 const DISK_BYTES = 4 * 1024 * 1024;
 
-export const sha256 = (bytes: Uint8Array): string =>
-  createHash('sha256').update(bytes).digest('hex');
+export const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
 export async function writeSnapshot(paths: Required<SnapshotPaths>, seed: number): Promise<void> {
   await writeFile(paths.state, stateOf(seed), { flag: 'wx' });
@@ -25,12 +24,7 @@ export async function writeSnapshot(paths: Required<SnapshotPaths>, seed: number
   await writeSparse(paths.disk, DISK_BYTES, ramOf(seed % 2), 0);
 }
 
-export async function writeSparse(
-  path: string,
-  size: number,
-  data: Uint8Array,
-  at: number,
-): Promise<void> {
+export async function writeSparse(path: string, size: number, data: Uint8Array, at: number): Promise<void> {
   await using file = await open(path, 'wx');
   await file.truncate(size);
   await file.write(data, 0, data.length, at);
@@ -58,11 +52,7 @@ export const newSnapshot = (seed: number, change: Partial<NewSnapshot> = {}): Ne
 });
 
 /** Stages, writes, commits. @returns the id */
-export async function takeSnapshot(
-  store: Store,
-  seed: number,
-  change: Partial<NewSnapshot> = {},
-): Promise<string> {
+export async function takeSnapshot(store: Store, seed: number, change: Partial<NewSnapshot> = {}): Promise<string> {
   await using staging = await store.snapshots.stage();
   await staging.write((paths) => writeSnapshot(paths, seed));
   return (await staging.commit(newSnapshot(seed, change))).id;
@@ -84,11 +74,7 @@ export const newSandbox = (change: Partial<SandboxRow> = {}): SandboxRow => ({
 });
 
 /** Pauses a new sandbox to disk. */
-export async function pauseSandbox(
-  store: Store,
-  seed: number,
-  sandbox = newSandbox(),
-): Promise<SandboxRow> {
+export async function pauseSandbox(store: Store, seed: number, sandbox = newSandbox()): Promise<SandboxRow> {
   await using staging = await store.snapshots.stage();
   await staging.write((paths) => writeSnapshot(paths, seed));
   const snapshot = newSnapshot(seed, { kind: 'pause', sandboxId: sandbox.id });
@@ -98,16 +84,10 @@ export async function pauseSandbox(
 }
 
 /** Names under files, staging and trash. */
-export async function onDisk(
-  dir: string,
-): Promise<{ files: string[]; staging: string[]; trash: string[] }> {
+export async function onDisk(dir: string): Promise<{ files: string[]; staging: string[]; trash: string[] }> {
   const names = async (folder: string): Promise<string[]> =>
     existsSync(join(dir, folder)) ? (await readdir(join(dir, folder))).sort() : [];
-  return {
-    files: await names('files'),
-    staging: await names('staging'),
-    trash: await names('trash'),
-  };
+  return { files: await names('files'), staging: await names('staging'), trash: await names('trash') };
 }
 
 /** The digests that rows name, sorted. */

@@ -43,10 +43,7 @@ export class StandingQemu implements AsyncDisposable {
     const stdio = ['ignore', 'ignore', 'ignore', 'pipe'] as const;
     const qemu = new StandingQemu(spawn('qemu-system-x86_64', args, { stdio: [...stdio] }), dir);
     await qemu.qmp.negotiate(GREETING_MS_MAX);
-    const blocks = (await qemu.qmp.execute('query-block')) as {
-      qdev: string;
-      inserted: { 'node-name': string };
-    }[];
+    const blocks = (await qemu.qmp.execute('query-block')) as { qdev: string; inserted: { 'node-name': string } }[];
     qemu.#ids = new Map(blocks.map((block) => [block.inserted['node-name'], block.qdev]));
     return qemu;
   }
@@ -56,11 +53,7 @@ export class StandingQemu implements AsyncDisposable {
     const began = performance.now();
     for (let n = 0; n < requests; n += 1) {
       const line = `qemu-io -d ${this.#ids.get(disk)} "${way} -q ${(n * bytes) % (DISK_MIB * MIB)} ${bytes}"`;
-      const said = await this.qmp.execute(
-        'human-monitor-command',
-        { 'command-line': line },
-        IO_MS_MAX,
-      );
+      const said = await this.qmp.execute('human-monitor-command', { 'command-line': line }, IO_MS_MAX);
       if (said !== '') throw new Error(String(said));
     }
     return performance.now() - began;

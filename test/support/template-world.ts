@@ -10,25 +10,11 @@ import { silentLog } from '../../src/base/log.ts';
 import { makeMemory } from '../../src/host/runtime/ram/memory.ts';
 import { makeWorkspace } from '../../src/host/runtime/workspace.ts';
 import type { GuestIdentity } from '../../src/machine/guest/identity.ts';
-import type {
-  ExecSpec,
-  Guest,
-  GuestEvent,
-  Process,
-  WarmModule,
-} from '../../src/machine/guest/link.ts';
+import type { ExecSpec, Guest, GuestEvent, Process, WarmModule } from '../../src/machine/guest/link.ts';
 import { createFakeDriver } from '../../src/machine/vmm/fake/driver.ts';
 import type { TemplateParts } from '../../src/sandbox/start/template-builder.ts';
 
-export type Step =
-  | 'memory'
-  | 'model'
-  | 'listener'
-  | 'hello'
-  | 'script'
-  | 'keepMemory'
-  | 'keepDisk'
-  | 'pip';
+export type Step = 'memory' | 'model' | 'listener' | 'hello' | 'script' | 'keepMemory' | 'keepDisk' | 'pip';
 
 /** Of the test that runs. */
 export const world = {
@@ -60,9 +46,7 @@ export function fakeProcess(exitCode: number, output = ''): Process {
 }
 
 /** Events of a guest during its imports. */
-export const events = (modules: readonly WarmModule[]): readonly GuestEvent[] => [
-  { type: 'warm', modules },
-];
+export const events = (modules: readonly WarmModule[]): readonly GuestEvent[] => [{ type: 'warm', modules }];
 
 export function parts(fail: Step | null, told: readonly GuestEvent[]): TemplateParts {
   const step = async (name: Step): Promise<void> => {
@@ -138,10 +122,7 @@ export function parts(fail: Step | null, told: readonly GuestEvent[]): TemplateP
     attachPackages: async (_id, _path, policy) => {
       const age = policy?.minAgeMs == null ? '' : ` older than ${policy.minAgeMs}`;
       world.steps.push(`gateway ${policy?.ecosystems.join()}${age}`);
-      return {
-        setPolicy: () => undefined,
-        close: async () => void world.steps.push('gateway closed'),
-      };
+      return { setPolicy: () => undefined, close: async () => void world.steps.push('gateway closed') };
     },
     env: { A: 'b' },
     hostCpus: 2,

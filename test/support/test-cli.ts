@@ -13,9 +13,7 @@ export interface TestCli {
   seen(text: string): Promise<void>;
 }
 
-export function testCli(
-  options: { json?: boolean; stdin?: string; env?: Record<string, string> } = {},
-): TestCli {
+export function testCli(options: { json?: boolean; stdin?: string; env?: Record<string, string> } = {}): TestCli {
   const { json = false, env = {} } = options;
   const stdin = new PassThrough();
   if (options.stdin !== undefined) stdin.end(options.stdin);

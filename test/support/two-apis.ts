@@ -18,10 +18,7 @@ export interface TwoApis {
    * `m1` is Anthropic's, `own` is of OpenAI's API, `both` prefers the first and `late` the second; `unpriced` is `m1` at a
    * price that nobody knows.
    */
-  bridge(
-    policy?: BridgePolicy,
-    options?: Parameters<typeof bridgeFixture>[0],
-  ): Promise<BridgeFixture>;
+  bridge(policy?: BridgePolicy, options?: Parameters<typeof bridgeFixture>[0]): Promise<BridgeFixture>;
 }
 
 export async function twoApis(): Promise<TwoApis> {
@@ -69,19 +66,11 @@ function routesTo(claude: UpstreamTarget, local: UpstreamTarget): RouteTable {
       model('own', 'local'),
       model('both', 'claude', ['own']),
       model('late', 'local', ['m1']),
-      [
-        'unpriced',
-        {
-          routes: [{ upstream: 'claude', model: 'm1', weight: 1, price: null }],
-          fallback: [],
-          fallbackOn,
-        },
-      ],
+      ['unpriced', { routes: [{ upstream: 'claude', model: 'm1', weight: 1, price: null }], fallback: [], fallbackOn }],
     ]),
   };
 }
 
 export const sentTo = (mock: MockUpstream) => JSON.parse(mock.requests.at(-1)?.body ?? '{}');
 
-export const errorOf = (body: string) =>
-  (JSON.parse(body) as { error: Record<string, unknown> }).error;
+export const errorOf = (body: string) => (JSON.parse(body) as { error: Record<string, unknown> }).error;

@@ -3,30 +3,13 @@
  * driver in this process. Over the real socket, with real descriptors, against the real worker.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import {
-  MESSAGE_HEADER_BYTES,
-  PROTOCOL_FEATURES,
-  REQUEST,
-} from '../../src/machine/vsock/vhost-user.ts';
-import {
-  closeFd,
-  createEventFd,
-  createMemFd,
-  drainEventFd,
-  signalEventFd,
-  writeBytes,
-} from '../../src/sys/fd.ts';
+import { MESSAGE_HEADER_BYTES, PROTOCOL_FEATURES, REQUEST } from '../../src/machine/vsock/vhost-user.ts';
+import { closeFd, createEventFd, createMemFd, drainEventFd, signalEventFd, writeBytes } from '../../src/sys/fd.ts';
 import { ERRNO, libc } from '../../src/sys/libc.ts';
 import { type Mapping, mapShared } from '../../src/sys/memory.ts';
 import { connectUnix, FdChannel } from '../../src/sys/socket.ts';
 import { GuestPeer } from './guest-peer.ts';
-import {
-  type DriverRing,
-  GUEST_BASE,
-  GuestRings,
-  type GuestRingsOptions,
-  guestMemoryBytes,
-} from './guest-rings.ts';
+import { type DriverRing, GUEST_BASE, GuestRings, type GuestRingsOptions, guestMemoryBytes } from './guest-rings.ts';
 
 const FEATURES = (1n << 32n) | (1n << 30n);
 /** For a device that hangs; a slow one may have to wait for a processor. */
@@ -51,12 +34,7 @@ export class VhostFrontEnd {
   readonly #callFds = [createEventFd(), createEventFd()];
   #isClosed = false;
 
-  private constructor(
-    path: string,
-    guestCid: number,
-    options: Partial<GuestRingsOptions>,
-    memoryFd?: number,
-  ) {
+  private constructor(path: string, guestCid: number, options: Partial<GuestRingsOptions>, memoryFd?: number) {
     const rings = { queueSize: 128, rxCuts: [3776], txCuts: [44], ...options, guestCid };
     this.guestCid = guestCid;
     this.#fd = connectUnix(path);
@@ -71,11 +49,7 @@ export class VhostFrontEnd {
   }
 
   /** Connects, says what QEMU says, and has a running device. */
-  static async start(
-    path: string,
-    guestCid: number,
-    options: Partial<GuestRingsOptions> = {},
-  ): Promise<VhostFrontEnd> {
+  static async start(path: string, guestCid: number, options: Partial<GuestRingsOptions> = {}): Promise<VhostFrontEnd> {
     const frontEnd = new VhostFrontEnd(path, guestCid, options);
     await frontEnd.negotiate();
     frontEnd.shareMemory();
@@ -118,11 +92,7 @@ export class VhostFrontEnd {
    * @param fds stand in for kick and call of both rings
    * @param userBase as of `shareMemory`
    */
-  startRings(
-    bases: readonly number[],
-    fds: { kick?: number; call?: number } = {},
-    userBase = this.#userBase,
-  ): void {
+  startRings(bases: readonly number[], fds: { kick?: number; call?: number } = {}, userBase = this.#userBase): void {
     const move = userBase - this.#userBase;
     for (const [index, ring] of [this.rings.rx, this.rings.tx].entries()) {
       const { size, descriptors, used, available } = ring.addresses;
@@ -177,11 +147,7 @@ export class VhostFrontEnd {
     }
   }
 
-  tell(
-    request: number,
-    payload: Uint8Array = new Uint8Array(0),
-    fds: readonly number[] = [],
-  ): void {
+  tell(request: number, payload: Uint8Array = new Uint8Array(0), fds: readonly number[] = []): void {
     const message = new Uint8Array(MESSAGE_HEADER_BYTES + payload.length);
     message.set(u32(request, 1, payload.length));
     message.set(payload, MESSAGE_HEADER_BYTES);

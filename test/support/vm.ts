@@ -27,10 +27,7 @@ export interface RuntimeFixture {
  * A runtime with a home of its own, since tests look at what is left in it; it shares the user's cache.
  * @param upstream `engine`, a URL or `unix:/path`; a function is called when the tests begin
  */
-export function useRuntime(
-  upstream: string | (() => string) = 'engine',
-  log: Log = silentLog,
-): RuntimeFixture {
+export function useRuntime(upstream: string | (() => string) = 'engine', log: Log = silentLog): RuntimeFixture {
   let runtime: Runtime | undefined;
   let home: string | undefined;
   const usage: UsageRecord[] = [];
@@ -132,9 +129,7 @@ const TEST_TEMPLATES = join(tmpdir(), `neurovisor-test-${process.getuid?.() ?? 0
  * A new home that shares what set-up has made in this machine's.
  * @param options.templates of the user's home (default), or those that tests share
  */
-export async function temporaryHome(
-  options: { templates?: 'user' | 'tests' } = {},
-): Promise<string> {
+export async function temporaryHome(options: { templates?: 'user' | 'tests' } = {}): Promise<string> {
   const { templates = 'user' } = options;
   const home = await mkdtemp(join(tmpdir(), 'nv-home-'));
   const { cacheDir } = resolveHome(readConfig(process.env).home);
@@ -159,21 +154,13 @@ export interface Outcome extends ProcessExit {
 }
 
 /** Runs Python code in the guest and collects what it prints. */
-export async function python(
-  guest: Guest,
-  code: string,
-  options: Omit<PythonSpec, 'script'> = {},
-): Promise<Outcome> {
+export async function python(guest: Guest, code: string, options: Omit<PythonSpec, 'script'> = {}): Promise<Outcome> {
   const process = await guest.python({ stdin: false, ...options, script: { code } });
   return await collect(process);
 }
 
 /** Runs a program in the guest and collects what it prints. */
-export async function exec(
-  guest: Guest,
-  argv: readonly string[],
-  options: { user?: string } = {},
-): Promise<Outcome> {
+export async function exec(guest: Guest, argv: readonly string[], options: { user?: string } = {}): Promise<Outcome> {
   return await collect(await guest.exec({ stdin: false, ...options, argv }));
 }
 
@@ -183,10 +170,6 @@ async function collect(process: Awaited<ReturnType<Guest['exec']>>): Promise<Out
     for await (const chunk of stream) chunks.push(chunk);
     return Buffer.concat(chunks).toString('utf8');
   };
-  const [stdout, stderr, exit] = await Promise.all([
-    read(process.stdout),
-    read(process.stderr),
-    process.exit,
-  ]);
+  const [stdout, stderr, exit] = await Promise.all([read(process.stdout), read(process.stderr), process.exit]);
   return { ...exit, stdout, stderr };
 }

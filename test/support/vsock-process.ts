@@ -61,9 +61,9 @@ export class VsockProcess implements Disposable {
    * Resolves when both sockets listen.
    * @returns resolves with the end of the device
    */
-  async attach(command: Omit<DeviceCommand & { kind: 'attach' }, 'kind'>): Promise<{
-    closed: () => Promise<DeviceEnd>;
-  }> {
+  async attach(
+    command: Omit<DeviceCommand & { kind: 'attach' }, 'kind'>,
+  ): Promise<{ closed: () => Promise<DeviceEnd> }> {
     const { cid } = command;
     const closed = Promise.withResolvers<DeviceReport>();
     this.#waiting.set(`closed ${cid}`, closed.resolve);
@@ -112,10 +112,7 @@ export class VsockProcess implements Disposable {
 
   async #inTime<T>(wanted: Promise<T>, what: string): Promise<T> {
     const late = Promise.withResolvers<never>();
-    const timer = setTimeout(
-      () => late.reject(new Error(this.#end ?? `waited for ${what}`)),
-      ANSWER_MS_MAX,
-    );
+    const timer = setTimeout(() => late.reject(new Error(this.#end ?? `waited for ${what}`)), ANSWER_MS_MAX);
     const onExit = (): void => late.reject(new Error(this.#end ?? 'the process ended'));
     this.#child.once('exit', onExit);
     try {

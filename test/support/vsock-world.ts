@@ -9,13 +9,7 @@ import { Virtqueue } from '../../src/machine/vsock/virtqueue.ts';
 import { allocateNative } from '../../src/sys/memory.ts';
 import { openProcessMemory } from '../../src/sys/process-memory.ts';
 import { GuestPeer } from './guest-peer.ts';
-import {
-  GUEST_BASE,
-  GuestRings,
-  type GuestRingsOptions,
-  guestMemoryBytes,
-  USER_BASE,
-} from './guest-rings.ts';
+import { GUEST_BASE, GuestRings, type GuestRingsOptions, guestMemoryBytes, USER_BASE } from './guest-rings.ts';
 import { MemoryHost } from './memory-sockets.ts';
 
 export interface WorldOptions extends Partial<GuestRingsOptions> {
@@ -39,13 +33,7 @@ export class VsockWorld {
   nowMs = 1000;
 
   constructor(options: WorldOptions = {}) {
-    const rings = {
-      guestCid: 42,
-      queueSize: 32,
-      rxCuts: [3776],
-      txCuts: [44],
-      ...options,
-    };
+    const rings = { guestCid: 42, queueSize: 32, rxCuts: [3776], txCuts: [44], ...options };
     const { buffer, address } = allocateNative(Math.ceil(guestMemoryBytes(rings) / 4096) * 4096);
     const userBase = options.isRemote === true ? address : USER_BASE;
     this.rings = new GuestRings(buffer, { ...rings, userBase });
@@ -75,9 +63,7 @@ export class VsockWorld {
     this.tx.publish();
     this.rx.publish();
     if (drained === 'broken' || fed === 'broken')
-      throw new Error(
-        `ring ${drained === 'broken' ? TX : RX}: ${this.tx.problem ?? this.rx.problem}`,
-      );
+      throw new Error(`ring ${drained === 'broken' ? TX : RX}: ${this.tx.problem ?? this.rx.problem}`);
     return drained === 'more' || fed === 'more';
   }
 
@@ -88,8 +74,7 @@ export class VsockWorld {
       const before = JSON.stringify(this.muxer.stats(this.nowMs));
       const hasMore = this.turn();
       const didSend = this.guest.pump();
-      const isQuiet =
-        !hasMore && !didSend && before === JSON.stringify(this.muxer.stats(this.nowMs));
+      const isQuiet = !hasMore && !didSend && before === JSON.stringify(this.muxer.stats(this.nowMs));
       quiet = isQuiet ? quiet + 1 : 0;
     }
   }

@@ -48,11 +48,7 @@ function answer({ body }: Recorded, response: ServerResponse): void {
   } else if (last?.content === 'always wrong') {
     sendJson(response, 400, { error: { message: 'wrong' } });
   } else if (last?.content !== 'never answered') {
-    sendAnswer(
-      body,
-      response,
-      last?.content === 'weather' ? { calls: CALLS } : { text: 'hällo 🙂' },
-    );
+    sendAnswer(body, response, last?.content === 'weather' ? { calls: CALLS } : { text: 'hällo 🙂' });
   }
 }
 

@@ -1,14 +1,7 @@
 /** The model's way from a real guest: plain HTTP in the guest, vsock, bridge, a scripted upstream. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
-import {
-  delta,
-  done,
-  finish,
-  type MockUpstream,
-  startEvents,
-  startMockUpstream,
-} from '../support/mock-upstream.ts';
+import { delta, done, finish, type MockUpstream, startEvents, startMockUpstream } from '../support/mock-upstream.ts';
 import { python, useRuntime } from '../support/vm.ts';
 
 const upstream: MockUpstream = await startMockUpstream();
@@ -91,9 +84,7 @@ print('half' in text, '"error"' in text, '[DONE]' in text)
       startEvents(response);
       response.end(delta('again') + finish + done);
     });
-    expect((await run(`print('again' in chat(stream=True).read().decode())`)).stdout).toBe(
-      'True\n',
-    );
+    expect((await run(`print('again' in chat(stream=True).read().decode())`)).stdout).toBe('True\n');
   });
 
   it('stream: a script that ends in the middle cancels the upstream request', async () => {

@@ -51,17 +51,8 @@ it(
       const unpacked = await exec(guest, ['tar', '-xf', '/opt/archive', '-C', '/opt'], root);
       expect(unpacked).toMatchObject({ exitCode: 0, stderr: '' });
       const loader = files.map((path) => basename(path)).find((name) => /^ld-/.test(name));
-      const node = [
-        `/opt/${loader}`,
-        '--library-path',
-        '/opt',
-        `/opt/${basename(process.execPath)}`,
-      ];
-      const { stdout, stderr } = await exec(
-        guest,
-        [...node, '/opt/test/fixtures/cgroup-v2.ts'],
-        root,
-      );
+      const node = [`/opt/${loader}`, '--library-path', '/opt', `/opt/${basename(process.execPath)}`];
+      const { stdout, stderr } = await exec(guest, [...node, '/opt/test/fixtures/cgroup-v2.ts'], root);
       expect(stderr).toBe('');
       const seen = JSON.parse(stdout);
       expect(seen).toEqual({
@@ -75,12 +66,7 @@ it(
         isLeft: false,
         little: { words: 'ate 16', ended: [], wasKilled: false, besideEnd: 'SIGKILL' },
         // memory.oom.group: who is beside it is killed with it.
-        much: {
-          words: 'nothing',
-          ended: ['SIGKILL', 'SIGKILL'],
-          wasKilled: true,
-          besideEnd: 'SIGKILL',
-        },
+        much: { words: 'nothing', ended: ['SIGKILL', 'SIGKILL'], wasKilled: true, besideEnd: 'SIGKILL' },
         fork: { words: 'made 5', populated: 'populated 1', end: 'SIGKILL', isLeft: false },
         reclaim: { count: 1, names: ['foreign', 'mine'], end: 'SIGKILL' },
       });

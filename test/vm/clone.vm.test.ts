@@ -141,20 +141,12 @@ print('langchain_openai' in sys.modules, len([l for l in links if l.startswith('
   });
 
   it('a clone has no process, host name or connection of the template build', async () => {
-    const processes = await exec(
-      two.guest(),
-      ['sh', '-c', 'cat /proc/[0-9]*/comm | sort | uniq -c'],
-      {
-        user: 'root',
-      },
-    );
+    const processes = await exec(two.guest(), ['sh', '-c', 'cat /proc/[0-9]*/comm | sort | uniq -c'], { user: 'root' });
     // Only the fork server: the agent is in another pid namespace.
     expect(processes.stdout).toMatch(/1 python3\n/);
-    const names = await exec(
-      two.guest(),
-      ['grep', '-rl', 'template-', '/etc', '/home', '/tmp', '/run'],
-      { user: 'root' },
-    );
+    const names = await exec(two.guest(), ['grep', '-rl', 'template-', '/etc', '/home', '/tmp', '/run'], {
+      user: 'root',
+    });
     expect(names.stdout).toBe('');
     expect(await two.guest().processes()).toEqual([]);
   });
@@ -164,11 +156,7 @@ print('langchain_openai' in sys.modules, len([l for l in links if l.startswith('
     await expect(two.guest().files.stat('own')).rejects.toMatchObject({ code: 'not_found' });
     const disk = await exec(
       two.guest(),
-      [
-        'sh',
-        '-c',
-        'dd if=/dev/zero of=/tmp/f bs=1M count=64 && sync && dmesg | grep -ci "ext4.*error"',
-      ],
+      ['sh', '-c', 'dd if=/dev/zero of=/tmp/f bs=1M count=64 && sync && dmesg | grep -ci "ext4.*error"'],
       { user: 'root' },
     );
     expect(disk.stdout).toBe('0\n');
@@ -226,9 +214,9 @@ describe('template', () => {
     });
     const other = { ...template.source.snapshot, machine: 'QEMU 6.0.0 tcg' };
     const wrong = { ...template.source, snapshot: other };
-    await expect(
-      fixture.runtime.prepareVm(options, { template: wrong }).start(),
-    ).rejects.toMatchObject({ cause: { message: expect.stringContaining('another machine') } });
+    await expect(fixture.runtime.prepareVm(options, { template: wrong }).start()).rejects.toMatchObject({
+      cause: { message: expect.stringContaining('another machine') },
+    });
   });
 });
 
@@ -307,15 +295,8 @@ describe('cleanup', () => {
 function startOwner(home: string): { readonly up: Promise<unknown>; kill(): Promise<void> } {
   const main = join(import.meta.dirname, '../../src/cli/main.ts');
   const code = 'print("up", flush=True); import time; time.sleep(60)';
-  const env = {
-    ...process.env,
-    NEUROVISOR_HOME: home,
-    NEUROVISOR_UPSTREAM: upstream.target.baseUrl,
-  };
-  const child = spawn(process.execPath, [main, 'run', '-c', code], {
-    stdio: ['ignore', 'pipe', 'ignore'],
-    env,
-  });
+  const env = { ...process.env, NEUROVISOR_HOME: home, NEUROVISOR_UPSTREAM: upstream.target.baseUrl };
+  const child = spawn(process.execPath, [main, 'run', '-c', code], { stdio: ['ignore', 'pipe', 'ignore'], env });
   const exited = once(child, 'exit');
   return {
     up: once(child.stdout, 'data'),

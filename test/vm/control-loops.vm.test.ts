@@ -103,11 +103,7 @@ for target in (talk, talk, tell): threading.Thread(target=target).start()
     const { control } = fixture;
     const { id } = await control.create({ ...SMALL });
     const before = await stored();
-    await (await control.guest(id)).python({
-      script: { code: TALK },
-      stdin: false,
-      detached: true,
-    });
+    await (await control.guest(id)).python({ script: { code: TALK }, stdin: false, detached: true });
     for (let loop = 0; loop < LOOPS; loop += 1) {
       const guest = await control.guest(id);
       // Host to guest at once, with its first connection.

@@ -10,12 +10,7 @@ import type { Guest } from '../../src/machine/guest/link.ts';
 import type { CreateRequest, SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { countBeyond, readCount, startCounter } from '../support/counter.ts';
 import { type Holdings, holdings } from '../support/leftovers.ts';
-import {
-  completion,
-  type MockUpstream,
-  sendJson,
-  startMockUpstream,
-} from '../support/mock-upstream.ts';
+import { completion, type MockUpstream, sendJson, startMockUpstream } from '../support/mock-upstream.ts';
 import { exec, python, SMALL, useControlPlane, vmmOf } from '../support/vm.ts';
 
 const upstream: MockUpstream = await startMockUpstream();

@@ -64,11 +64,7 @@ describe('pool', () => {
     expect(waiting).toContain(made.id);
     expect(made.endsAtMs).toBeGreaterThan(Date.now() + 3_500_000);
     const guest = await control.guest(made.id);
-    const env = await exec(guest, [
-      'sh',
-      '-c',
-      'echo $OWN $NEUROVISOR_MODEL $NEUROVISOR_SANDBOX_ID',
-    ]);
+    const env = await exec(guest, ['sh', '-c', 'echo $OWN $NEUROVISOR_MODEL $NEUROVISOR_SANDBOX_ID']);
     expect(env.stdout).toBe(`mine m2 ${made.id}\n`);
 
     const ask = (model: string) => `
@@ -93,21 +89,18 @@ except urllib.error.HTTPError as error: print(error.code)
     ['SIGKILL', {}],
     ['SIGSTOP', {}],
     ['SIGSTOP', { env: { OWN: 'mine' } }],
-  ] as const)(
-    'a member whose VMM gets %s just before is not handed out (%o)',
-    async (signal, request) => {
-      const [first = '', second = ''] = await members();
-      const pids = await Promise.all([first, second].map((id) => vmmOf(fixture, id)));
-      for (const pid of pids) process.kill(pid, signal);
-      const made = await create(request);
-      expect([first, second]).not.toContain(made.id);
-      const outcome = await python(await fixture.control.guest(made.id), 'print(6 * 7)');
-      expect(outcome).toMatchObject({ stdout: '42\n', exitCode: 0 });
-      await expect.poll(async () => (await fixture.control.pools())[0]?.ready, WAIT).toBe(MEMBERS);
-      // They are ended, and not only forgotten; a pool that is full again does not wait for that.
-      for (const pid of pids) await expect.poll(() => existsSync(`/proc/${pid}`), WAIT).toBe(false);
-    },
-  );
+  ] as const)('a member whose VMM gets %s just before is not handed out (%o)', async (signal, request) => {
+    const [first = '', second = ''] = await members();
+    const pids = await Promise.all([first, second].map((id) => vmmOf(fixture, id)));
+    for (const pid of pids) process.kill(pid, signal);
+    const made = await create(request);
+    expect([first, second]).not.toContain(made.id);
+    const outcome = await python(await fixture.control.guest(made.id), 'print(6 * 7)');
+    expect(outcome).toMatchObject({ stdout: '42\n', exitCode: 0 });
+    await expect.poll(async () => (await fixture.control.pools())[0]?.ready, WAIT).toBe(MEMBERS);
+    // They are ended, and not only forgotten; a pool that is full again does not wait for that.
+    for (const pid of pids) await expect.poll(() => existsSync(`/proc/${pid}`), WAIT).toBe(false);
+  });
 
   it('an empty pool starts a clone of the template instead', async () => {
     await fixture.control.setPool({ min: 0, max: 0 }, SMALL);
@@ -170,9 +163,7 @@ describe('damage', () => {
       const undo = await spoil(path);
       await expect(control.resume(id), name).rejects.toMatchObject({ code: 'snapshot_damaged' });
       await expect(control.guest(id)).rejects.toMatchObject({ code: 'snapshot_damaged' });
-      await expect(control.fork(id, { count: 1 })).rejects.toMatchObject({
-        code: 'snapshot_damaged',
-      });
+      await expect(control.fork(id, { count: 1 })).rejects.toMatchObject({ code: 'snapshot_damaged' });
       expect(await control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'disk' });
       await undo();
     }

@@ -50,9 +50,7 @@ it('disk only: files written just before outlive a pause, a snapshot and a reboo
     (error: unknown) => error,
   );
   const PART = 'stat -c %s .upload.*.part';
-  await expect
-    .poll(async () => (await exec(guest, ['sh', '-c', PART])).stdout, { timeout: 30_000 })
-    .not.toBe('');
+  await expect.poll(async () => (await exec(guest, ['sh', '-c', PART])).stdout, { timeout: 30_000 }).not.toBe('');
   await guest.files.write('last', 'written just before');
   await guest.settle({ freeze: true, mustFreeze: true });
   const making = guest.files.makeDirectory('made').then(
@@ -70,11 +68,7 @@ it('disk only: files written just before outlive a pause, a snapshot and a reboo
   await (await control.guest(id)).files.write('last', 'written even later');
   expect(await control.pause(id, 'disk-only')).toMatchObject({ pausedTo: 'disk-only' });
   await expect(control.guest(id)).rejects.toMatchObject({ code: 'not_ready' });
-  expect(await control.resume(id)).toMatchObject({
-    id,
-    status: 'running',
-    metadata: { user: '7' },
-  });
+  expect(await control.resume(id)).toMatchObject({ id, status: 'running', metadata: { user: '7' } });
   const again = await control.guest(id);
   const second = await observe(again);
   expect(second.bootId).not.toBe(first.bootId);

@@ -41,14 +41,7 @@ beforeAll(() => {
   for (const name of ['builder-tools', 'setup.lock']) {
     symlinkSync(join(runtime.home.cacheDir, name), join(home.cacheDir, name));
   }
-  context = {
-    home,
-    progress: silentProgress,
-    signal,
-    log: silentLog,
-    quotaBytes: GIB,
-    runtime: async () => runtime,
-  };
+  context = { home, progress: silentProgress, signal, log: silentLog, quotaBytes: GIB, runtime: async () => runtime };
 });
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
@@ -69,8 +62,7 @@ const build = async (dockerfile: string, stop = signal) => {
     onEvent: (event) => void events.push(event),
   });
 };
-const output = (): string =>
-  events.flatMap((one) => (one.kind === 'output' ? [one.chunk.toString()] : [])).join('');
+const output = (): string => events.flatMap((one) => (one.kind === 'output' ? [one.chunk.toString()] : [])).join('');
 
 /** Whether the data of a sparse file contains the text. */
 function has(path: string, text: string): boolean {
@@ -185,9 +177,7 @@ ENTRYPOINT ["/lib/app/a.sh"]
       'texts/two': '-rw-r--r-- 0:0 2\n',
       w: 'drwxr-xr-x 0:0',
     });
-    expect(
-      Object.keys(found).filter((path) => /ignored|cache|secrets|proc|sys$/.test(path)),
-    ).toEqual([]);
+    expect(Object.keys(found).filter((path) => /ignored|cache|secrets|proc|sys$/.test(path))).toEqual([]);
     for (const kind of ['dockerfile/steps', 'dockerfile/mounts', 'oci/environments']) {
       for (const name of readdirSync(join(dir, 'cache', kind))) {
         const path = join(dir, 'cache', kind, name);
@@ -288,9 +278,7 @@ WORKDIR /app/up/dir
   });
 
   it('a command that fills the disk, and one that is canceled: clear errors, and nothing is left', async () => {
-    const full = await build('FROM agent\nRUN head -c 1G /dev/zero > /big\n').catch(
-      (e: unknown) => e,
-    );
+    const full = await build('FROM agent\nRUN head -c 1G /dev/zero > /big\n').catch((e: unknown) => e);
     expect(full).toMatchObject({ code: 'step_failed', remedy: expect.stringContaining('--disk') });
     const aborter = new AbortController();
     const stopped = build('FROM agent\nRUN echo started && sleep 1000\n', aborter.signal);
@@ -299,8 +287,6 @@ WORKDIR /app/up/dir
     await expect(stopped).rejects.toMatchObject({ code: 'cancelled' });
     const steps = readdirSync(join(dir, 'cache/dockerfile/steps'));
     expect(steps.filter((name) => !/^[0-9a-f]{64}\.ext4$/.test(name))).toEqual([]);
-    expect(
-      readdirSync(fixture.runtime.home.runDir).filter((name) => /^[0-9a-z]{20}$/.test(name)),
-    ).toEqual([]);
+    expect(readdirSync(fixture.runtime.home.runDir).filter((name) => /^[0-9a-z]{20}$/.test(name))).toEqual([]);
   });
 });

@@ -74,31 +74,22 @@ const steps = () =>
     .runCmd('id -un; pwd; echo "$TWICE"; echo mine >own.txt')
     .runCmd(['echo root >/etc/by-root', 'chmod 644 /etc/by-root'], { user: 'root' });
 const first = () =>
-  steps().setStartCmd(
-    'echo "$GREETING" >/tmp/started; exec python3 -m http.server 8000',
-    waitForPort(8000),
-  );
+  steps().setStartCmd('echo "$GREETING" >/tmp/started; exec python3 -m http.server 8000', waitForPort(8000));
 
 describe('a template of the builder', () => {
   it('has the files, variables, user and program that its steps made', async () => {
     await build(first(), 'vm-app:v1');
     expect(logs.join('\n')).toContain('[stdout]: hi "there", hi "there"');
     const sandbox = await Sandbox.create('vm-app:v1', { ...client, allowInternetAccess: false });
-    const run = async (command: string): Promise<string> =>
-      (await sandbox.commands.run(command)).stdout;
-    expect(await run('id -un; pwd; echo "$TWICE"')).toBe(
-      'user\n/srv/app\nhi "there", hi "there"\n',
-    );
+    const run = async (command: string): Promise<string> => (await sandbox.commands.run(command)).stdout;
+    expect(await run('id -un; pwd; echo "$TWICE"')).toBe('user\n/srv/app\nhi "there", hi "there"\n');
     expect(await run('stat -c "%U %a %n" /srv/app /srv/app/main.txt own.txt')).toBe(
       'user 755 /srv/app\nuser 644 /srv/app/main.txt\nuser 644 own.txt\n',
     );
     expect(await run('readlink link; cat lib/a.txt lib/b.bin')).toBe('/etc/hostname\na\nb\n');
-    expect(await run('ls /srv/texts; stat -c %a /srv/texts/a.txt; cat /etc/by-root')).toBe(
-      'a.txt\n600\nroot\n',
-    );
+    expect(await run('ls /srv/texts; stat -c %a /srv/texts/a.txt; cat /etc/by-root')).toBe('a.txt\n600\nroot\n');
     expect(await run('cat /tmp/started')).toBe('hi "there"\n');
-    const get =
-      'import urllib.request as u; print(u.urlopen("http://127.0.0.1:8000/own.txt").read())';
+    const get = 'import urllib.request as u; print(u.urlopen("http://127.0.0.1:8000/own.txt").read())';
     expect(await run(`python3 -c '${get}'`)).toBe("b'mine\\n'\n");
     await sandbox.kill();
   });

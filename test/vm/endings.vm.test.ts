@@ -33,16 +33,8 @@ function overwriteCode(pid: number): void {
   const memory = openSync(`/proc/${pid}/mem`, 'r+');
   try {
     for (const line of maps.filter((each) => / r-xp .*(qemu-system|libc\.so)/.test(each))) {
-      const [begin = 0, end = 0] = (line.split(' ')[0] ?? '')
-        .split('-')
-        .map((x) => parseInt(x, 16));
-      writeSync(
-        memory,
-        Buffer.alloc(end - begin, Buffer.from([0x0f, 0x0b])),
-        0,
-        end - begin,
-        begin,
-      );
+      const [begin = 0, end = 0] = (line.split(' ')[0] ?? '').split('-').map((x) => parseInt(x, 16));
+      writeSync(memory, Buffer.alloc(end - begin, Buffer.from([0x0f, 0x0b])), 0, end - begin, begin);
     }
   } finally {
     closeSync(memory);
@@ -141,9 +133,7 @@ describe('cause of an ended sandbox', () => {
     const { control } = fixture;
     const { id } = await control.create({ ...SMALL, ...request });
     await end(id, await control.guest(id));
-    await expect
-      .poll(async () => (await control.get(id)).status, { timeout: 200_000 })
-      .toBe('ended');
+    await expect.poll(async () => (await control.get(id)).status, { timeout: 200_000 }).toBe('ended');
     expect((await control.get(id)).end).toMatchObject(expected);
     const { console } = await control.logs(id);
     if (expected.cause === 'guest-panic') expect(console).toContain('Kernel panic');
@@ -180,10 +170,7 @@ describe('a VMM in its own control group', () => {
     limitGroup(dir, usageOf(dir) + 24 * 2 ** 20);
     await asRoot(sandbox.guest(), 'kept = bytearray(100 << 20)');
     const end = await sandbox.ended;
-    expect(end).toMatchObject({
-      cause: 'host-oom',
-      evidence: { signal: 'SIGKILL', lastOom: { source: 'host' } },
-    });
+    expect(end).toMatchObject({ cause: 'host-oom', evidence: { signal: 'SIGKILL', lastOom: { source: 'host' } } });
     expect(seen).toContain('oom');
   });
 });

@@ -71,9 +71,7 @@ async function start(path: string, more: Partial<SandboxEnvironment>): Promise<S
   };
   const { runtime } = fixture;
   const spec = runtime.makeSpec({ ...SMALL, warm: [], environment });
-  const sandbox = runtime.supervise(spec, {
-    linkEnvironment: async (target) => linkSync(path, target),
-  });
+  const sandbox = runtime.supervise(spec, { linkEnvironment: async (target) => linkSync(path, target) });
   await sandbox.start();
   return sandbox;
 }
@@ -81,11 +79,7 @@ async function start(path: string, more: Partial<SandboxEnvironment>): Promise<S
 describe('an image without a shell, a Python and our directories', () => {
   let sandbox: Supervisor;
   beforeAll(async () => {
-    sandbox = await start(oddImage(), {
-      user: 'app:tools',
-      workdir: '/made/deep',
-      env: { PATH: '/none:/' },
-    });
+    sandbox = await start(oddImage(), { user: 'app:tools', workdir: '/made/deep', env: { PATH: '/none:/' } });
   });
   afterAll(() => sandbox.stop());
   const busybox = async (...argv: string[]): Promise<string> =>
@@ -93,9 +87,7 @@ describe('an image without a shell, a Python and our directories', () => {
 
   it('programs run as the image’s user, in its working directory and PATH', async () => {
     expect(sandbox.guest().info.problems).toEqual([]);
-    expect(await busybox('id')).toMatch(
-      /^uid=1234(\(app\))? gid=77(\(tools\))?( groups=77(\(tools\))?)?\n$/,
-    );
+    expect(await busybox('id')).toMatch(/^uid=1234(\(app\))? gid=77(\(tools\))?( groups=77(\(tools\))?)?\n$/);
     expect(await busybox('pwd')).toBe('/made/deep\n');
     const env = await busybox('env');
     expect(env).toContain('HOME=/srv/home\n');
@@ -110,11 +102,9 @@ describe('an image without a shell, a Python and our directories', () => {
   ])('user %s', async (user, expected) => {
     const process = await exec(sandbox.guest(), ['busybox', 'id'], { user });
     expect(process.stdout).toMatch(expected);
-    await expect(sandbox.guest().exec({ argv: ['busybox'], user: 'nobody' })).rejects.toMatchObject(
-      {
-        code: 'not_found',
-      },
-    );
+    await expect(sandbox.guest().exec({ argv: ['busybox'], user: 'nobody' })).rejects.toMatchObject({
+      code: 'not_found',
+    });
   });
 
   it('identity, kernel file systems and a narrow /dev are there, whatever the image has in their places', async () => {
@@ -132,10 +122,7 @@ describe('an image without a shell, a Python and our directories', () => {
     await files.write('/tmp/own', 'text');
     expect(await files.stat('/tmp/own')).toMatchObject({ owner: 'app', group: 'tools' });
     await expect(files.write('own', 'text')).rejects.toMatchObject({ code: 'permission_denied' });
-    const terminal = await sandbox.guest().exec({
-      argv: ['busybox', 'tty'],
-      pty: { cols: 80, rows: 24 },
-    });
+    const terminal = await sandbox.guest().exec({ argv: ['busybox', 'tty'], pty: { cols: 80, rows: 24 } });
     const [text] = (await terminal.stdout.take(1).toArray()) as Buffer[];
     expect(`${text}`).toContain('/dev/pts/');
     await terminal.exit;
@@ -152,12 +139,8 @@ describe('an image without a shell, a Python and our directories', () => {
 
   it('capabilities of the image’s files count', async () => {
     await sandbox.guest().files.write('/tmp/given', 'text');
-    expect(await exec(sandbox.guest(), ['/busybox', 'chown', '5', '/tmp/given'])).toMatchObject({
-      exitCode: 1,
-    });
-    expect(
-      await exec(sandbox.guest(), ['/capable/busybox', 'chown', '5', '/tmp/given']),
-    ).toMatchObject({
+    expect(await exec(sandbox.guest(), ['/busybox', 'chown', '5', '/tmp/given'])).toMatchObject({ exitCode: 1 });
+    expect(await exec(sandbox.guest(), ['/capable/busybox', 'chown', '5', '/tmp/given'])).toMatchObject({
       exitCode: 0,
     });
   });
@@ -259,10 +242,7 @@ requires('musl', musl || 'musl-gcc is missing: apt-get install musl-tools').desc
       async (program) => {
         const guest = sandbox.guest();
         expect(guest.info.problems).toEqual([]);
-        expect(await exec(guest, [program, 'who'])).toMatchObject({
-          stdout: '0:0 / set\n',
-          stderr: '',
-        });
+        expect(await exec(guest, [program, 'who'])).toMatchObject({ stdout: '0:0 / set\n', stderr: '' });
         const other = await exec(guest, [program, 'who'], { user: '4242:77' });
         expect(other.stdout).toBe('4242:77 / set\n');
         const hosts = await exec(guest, [program, 'read', '/etc/hosts']);
@@ -282,17 +262,13 @@ requires('musl', musl || 'musl-gcc is missing: apt-get install musl-tools').desc
 describe('an image with a Python', () => {
   let sandbox: Supervisor;
   beforeAll(async () => {
-    sandbox = await start(fixture.runtime.artifacts.rootImagePath, {
-      user: 'daemon',
-      workdir: 'srv/app',
-    });
+    sandbox = await start(fixture.runtime.artifacts.rootImagePath, { user: 'daemon', workdir: 'srv/app' });
   });
   afterAll(() => sandbox.stop());
 
   it('scripts run warm on it, as its user and in its working directory', async () => {
     const guest = sandbox.guest();
-    const code =
-      'import os, sys; print(sys.executable, os.getcwd(), os.getuid(), os.path.isdir("/dev/pts"))';
+    const code = 'import os, sys; print(sys.executable, os.getcwd(), os.getuid(), os.path.isdir("/dev/pts"))';
     const warm = await guest.python({ script: { code } });
     expect(warm.warm).toBe(true);
     const [line] = (await warm.stdout.take(1).toArray()) as Buffer[];

@@ -32,18 +32,13 @@ async function onSmallDisk(command: readonly string[]): Promise<string> {
   return (await promisify(execFile)('unshare', args)).stdout;
 }
 
-requiresRoot().it(
-  'a sandbox on a full host is paused, and continues without loss once there is space',
-  async () => {
-    const url = upstream.target.baseUrl ?? '';
-    const told = JSON.parse(
-      await onSmallDisk([process.execPath, HOST, home, url, `${BALLAST_MIB}`]),
-    );
-    expect(told).toMatchObject({ status: 'paused', pausedTo: 'memory' });
-    expect(told.seen.slice(0, 2)).toMatchObject([
-      { type: 'disk_full', path: expect.stringMatching(/\/run\/.*disk\.ext4$/) },
-      { type: 'action', action: 'pause', ok: true },
-    ]);
-    expect(told).toMatchObject({ exitCode: 0, stdout: 'True\n', after: 'running' });
-  },
-);
+requiresRoot().it('a sandbox on a full host is paused, and continues without loss once there is space', async () => {
+  const url = upstream.target.baseUrl ?? '';
+  const told = JSON.parse(await onSmallDisk([process.execPath, HOST, home, url, `${BALLAST_MIB}`]));
+  expect(told).toMatchObject({ status: 'paused', pausedTo: 'memory' });
+  expect(told.seen.slice(0, 2)).toMatchObject([
+    { type: 'disk_full', path: expect.stringMatching(/\/run\/.*disk\.ext4$/) },
+    { type: 'action', action: 'pause', ok: true },
+  ]);
+  expect(told).toMatchObject({ exitCode: 0, stdout: 'True\n', after: 'running' });
+});

@@ -14,11 +14,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { z } from 'zod';
 import { type PrepareContext, prepareArtifact } from '../../src/artifacts/image/prepare.ts';
 import { debianPackagesSchema } from '../../src/artifacts/image/rootfs/debian-lock.ts';
-import {
-  BASE_TAR,
-  guestBaseRecipe,
-  readLocks,
-} from '../../src/artifacts/image/rootfs/guest-base.ts';
+import { BASE_TAR, guestBaseRecipe, readLocks } from '../../src/artifacts/image/rootfs/guest-base.ts';
 import { prepareRootfs } from '../../src/artifacts/image/rootfs/rootfs.ts';
 import { testContext } from '../support/image.ts';
 import { requiresFullRun } from '../support/requires.ts';
@@ -54,8 +50,7 @@ async function buildBase(context: PrepareContext): Promise<Build> {
   return { sha256: files.get(BASE_TAR)?.sha256 ?? '', packages: details.packages };
 }
 
-const hasSamePackages = (a: Build, b: Build): boolean =>
-  JSON.stringify(a.packages) === JSON.stringify(b.packages);
+const hasSamePackages = (a: Build, b: Build): boolean => JSON.stringify(a.packages) === JSON.stringify(b.packages);
 
 /** A build from nothing in a directory of its own. */
 async function buildBaseAlone(): Promise<Build> {
@@ -77,9 +72,7 @@ full.it('two builds of its base, with Debian, wheels and bytecode, are bit-ident
   const { key } = guestBaseRecipe(await readLocks(context.sourceDir));
   const path = join(cacheDir, RECORDS, `${key}.json`);
   const first = await buildBase(context);
-  const kept = existsSync(path)
-    ? buildSchema.parse(JSON.parse(await readFile(path, 'utf8')))
-    : undefined;
+  const kept = existsSync(path) ? buildSchema.parse(JSON.parse(await readFile(path, 'utf8'))) : undefined;
   if (kept !== undefined && hasSamePackages(kept, first)) {
     expect(kept).toEqual(first);
     return;

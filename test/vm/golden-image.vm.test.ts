@@ -34,9 +34,7 @@ describe('the golden image', () => {
 
   it('it is bit-identical after attacks, and no guest sees the writes of another', async () => {
     const own = 'echo mine > /usr/lib/probe && rm /etc/hostname && sync';
-    expect(await exec(sandbox.guest(), ['sh', '-c', own], { user: 'root' })).toMatchObject({
-      exitCode: 0,
-    });
+    expect(await exec(sandbox.guest(), ['sh', '-c', own], { user: 'root' })).toMatchObject({ exitCode: 0 });
     const { rootImagePath, rootImageDigest } = fixture.runtime.artifacts;
     expect(digestBefore).toBe(rootImageDigest);
     expect(await digestFile(rootImagePath)).toBe(rootImageDigest);
@@ -60,8 +58,7 @@ describe('the guest', () => {
   });
 
   it('it has the requested kernel and limits (R-G-1, R-G-2)', async () => {
-    const script =
-      'cat /proc/cmdline; ls /proc/modules /proc/kallsyms /dev/mem /proc/kcore 2>&1; id';
+    const script = 'cat /proc/cmdline; ls /proc/modules /proc/kallsyms /dev/mem /proc/kcore 2>&1; id';
     const outcome = await exec(sandbox.guest(), ['sh', '-c', script], { user: 'user' });
     const [cmdline, ...rest] = outcome.stdout.split('\n');
     expect(cmdline).toMatch(/(^| )ro( |$)/);

@@ -13,10 +13,7 @@ afterAll(() => sandbox.stop());
 
 /** The sandbox still does its work. */
 async function expectAlive(): Promise<void> {
-  expect(await python(sandbox.guest(), 'print(6 * 7)')).toMatchObject({
-    exitCode: 0,
-    stdout: '42\n',
-  });
+  expect(await python(sandbox.guest(), 'print(6 * 7)')).toMatchObject({ exitCode: 0, stdout: '42\n' });
 }
 
 describe('a hostile guest', () => {
@@ -37,10 +34,7 @@ print({name: os.environ[name] for name in os.environ if 'KEY' in name or 'TOKEN'
   });
 
   it('that takes all memory has its program killed, and the sandbox continues', async () => {
-    const outcome = await python(
-      sandbox.guest(),
-      'blocks = []\nwhile True: blocks.append(bytearray(4 << 20))',
-    );
+    const outcome = await python(sandbox.guest(), 'blocks = []\nwhile True: blocks.append(bytearray(4 << 20))');
     expect(outcome.oomKilled || outcome.stderr.includes('MemoryError')).toBe(true);
     expect(outcome.exitCode).not.toBe(0);
     await expectAlive();
@@ -81,11 +75,10 @@ os.remove('/home/user/big')
 
   it('that floods its output is cut at the limit, and the host’s memory stays flat', async () => {
     const before = process.memoryUsage().rss;
-    const outcome = await python(
-      sandbox.guest(),
-      "import sys\nwhile True: sys.stdout.write('x' * 65536)",
-      { outputBytesMax: 32 << 20, timeoutMs: 10_000 },
-    );
+    const outcome = await python(sandbox.guest(), "import sys\nwhile True: sys.stdout.write('x' * 65536)", {
+      outputBytesMax: 32 << 20,
+      timeoutMs: 10_000,
+    });
     expect(outcome.truncated).toBe(true);
     expect(outcome.stdout.length).toBe(32 << 20);
     expect(process.memoryUsage().rss - before).toBeLessThan(256 << 20);
@@ -93,11 +86,9 @@ os.remove('/home/user/big')
   });
 
   it('that floods the console neither blocks the host nor grows its memory', async () => {
-    const outcome = await exec(
-      sandbox.guest(),
-      ['dd', 'if=/dev/zero', 'of=/dev/ttyS0', 'bs=4k', 'count=256'],
-      { user: 'root' },
-    );
+    const outcome = await exec(sandbox.guest(), ['dd', 'if=/dev/zero', 'of=/dev/ttyS0', 'bs=4k', 'count=256'], {
+      user: 'root',
+    });
     expect(outcome.exitCode).toBe(0);
     expect(sandbox.vm?.consoleTail().length).toBeLessThanOrEqual(64 * 1024);
     await expectAlive();

@@ -178,12 +178,7 @@ describe('an image as a disk', () => {
       { name: '/etc/abs', data: 'a' },
     ];
     const { environment } = await pull([{ tar: tar(entries) }]);
-    expect(Object.keys(await contents(environment.image)).sort()).toEqual([
-      '.',
-      'etc',
-      'etc/abs',
-      'up',
-    ]);
+    expect(Object.keys(await contents(environment.image)).sort()).toEqual(['.', 'etc', 'etc/abs', 'up']);
   });
 });
 

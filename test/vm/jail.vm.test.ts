@@ -84,16 +84,13 @@ requiresEchoGuest().describe('jailed QEMU', (files) => {
     it.each([
       ['execve', { name: 'execve', number: 59, args: ['@/usr/bin/qemu-system-x86_64', 0, 0] }],
       ['fork', { name: 'fork', number: 57 }],
-    ] as const)(
-      '%s: ends the VM as a crash; without the jail the call succeeds',
-      async (_, call) => {
-        const vm = await jailed.boot();
-        expect(await injector.call(pidOf(vm), call)).toBe('killed by 31');
-        expect(await vm.exited).toMatchObject({ cause: 'vmm-crashed', signal: 'SIGSYS' });
-        const other = await free.boot();
-        expect(await injector.call(pidOf(other), call)).toMatch(/^(executed|returned \d+)$/);
-      },
-    );
+    ] as const)('%s: ends the VM as a crash; without the jail the call succeeds', async (_, call) => {
+      const vm = await jailed.boot();
+      expect(await injector.call(pidOf(vm), call)).toBe('killed by 31');
+      expect(await vm.exited).toMatchObject({ cause: 'vmm-crashed', signal: 'SIGSYS' });
+      const other = await free.boot();
+      expect(await injector.call(pidOf(other), call)).toMatch(/^(executed|returned \d+)$/);
+    });
 
     it('isAlive: false while the VMM is stopped by a signal', async () => {
       const vm = await jailed.boot();
@@ -109,11 +106,7 @@ requiresEchoGuest().describe('jailed QEMU', (files) => {
 requiresRoot().describe('prove', () => {
   it.each([
     ['image', 'neither root of a guest nor its VMM changes the golden image', 10],
-    [
-      'io',
-      'a guest gets no more of its disks than its limits, and its VMM no more than its group',
-      9,
-    ],
+    ['io', 'a guest gets no more of its disks than its limits, and its VMM no more than its group', 9],
     ['ratelimit', 'a flooded channel keeps its limit, and its neighbor its round trips', 13],
     ['files', 'a guest that answers hostile names, links and listings harms nothing', 20],
     ['oom', 'OOM kills are announced, and endings have the right cause', 18],

@@ -31,38 +31,35 @@ async function linuxOnKvm(): Promise<{ firecracker: string; guest: ParityFiles }
   return typeof found === 'string' ? found : { firecracker: found.firecracker, guest };
 }
 
-requires('firecracker-linux', await linuxOnKvm()).describe(
-  'drivers with Linux guests on KVM',
-  (found) => {
-    describe('Firecracker', () =>
-      driverParity(
-        () =>
-          createFirecrackerDriver({
-            binary: found.firecracker,
-            clock: systemClock,
-            log: silentLog,
-            tracksDirtyPages: true,
-          }),
-        async () => found.guest,
-        // There is no power button: a Linux that powers off stays halted, and the host ends it.
-        ['nic', 'poweroff', 'paused-connections', 'flood'],
-      ));
+requires('firecracker-linux', await linuxOnKvm()).describe('drivers with Linux guests on KVM', (found) => {
+  describe('Firecracker', () =>
+    driverParity(
+      () =>
+        createFirecrackerDriver({
+          binary: found.firecracker,
+          clock: systemClock,
+          log: silentLog,
+          tracksDirtyPages: true,
+        }),
+      async () => found.guest,
+      // There is no power button: a Linux that powers off stays halted, and the host ends it.
+      ['nic', 'poweroff', 'paused-connections', 'flood'],
+    ));
 
-    describe('QEMU', () => {
-      const vsock = createVsockHost({ log: silentLog });
-      afterAll(() => vsock.close());
-      driverParity(
-        () =>
-          createQemuDriver({
-            accelerator: 'kvm',
-            binary: 'qemu-system-x86_64',
-            attachVsock: (spec) => vsock.attach(spec),
-            clock: systemClock,
-            log: silentLog,
-          }),
-        async () => found.guest,
-        ['mapped', 'flood'],
-      );
-    });
-  },
-);
+  describe('QEMU', () => {
+    const vsock = createVsockHost({ log: silentLog });
+    afterAll(() => vsock.close());
+    driverParity(
+      () =>
+        createQemuDriver({
+          accelerator: 'kvm',
+          binary: 'qemu-system-x86_64',
+          attachVsock: (spec) => vsock.attach(spec),
+          clock: systemClock,
+          log: silentLog,
+        }),
+      async () => found.guest,
+      ['mapped', 'flood'],
+    );
+  });
+});

@@ -31,9 +31,7 @@ describe('Sandbox', () => {
     expect(await sandbox.files.readAll('data/b.bin')).toEqual(bytes);
     expect((await sandbox.files.list('data')).map((entry) => entry.name)).toEqual(['b.bin']);
 
-    await sandbox.setChannelLimits({
-      guestToHostBytes: { size: 1 << 20, refillPerSecond: 10 << 20 },
-    });
+    await sandbox.setChannelLimits({ guestToHostBytes: { size: 1 << 20, refillPerSecond: 10 << 20 } });
     expect((await sandbox.channelStats()).connectionsOpened).toBeGreaterThan(3);
 
     await sandbox.pause();

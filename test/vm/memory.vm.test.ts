@@ -82,9 +82,7 @@ describe('a program that takes all memory', () => {
       exec(guest, ['sh', '-c', `python3 -c ${code.replaceAll('\\n', '\n')}; exit 7`]),
       exec(guest, ['sh', '-c', 'sleep 60 & echo $! > pid; wait; exit 0']),
       (async () => {
-        await expect
-          .poll(async () => (await guest.stats()).oomKills, { timeout: 200_000 })
-          .toBeGreaterThan(0);
+        await expect.poll(async () => (await guest.stats()).oomKills, { timeout: 200_000 }).toBeGreaterThan(0);
         await exec(guest, ['sh', '-c', 'kill -9 $(cat pid)']);
       })(),
     ]);
@@ -102,9 +100,7 @@ describe('onMemoryPressure', () => {
     const guest = await control.guest(id);
     const process = await guest.python({ script: { code: BALLOON }, stdin: false });
     process.exit.catch(() => undefined);
-    await expect
-      .poll(async () => (await control.get(id)).status, { timeout: 200_000 })
-      .toBe('paused');
+    await expect.poll(async () => (await control.get(id)).status, { timeout: 200_000 }).toBe('paused');
     await expect.poll(() => seen.map(({ type }) => type)).toContain('action');
     stop();
     expect(seen.map(({ type }) => type)).not.toContain('oom');

@@ -77,22 +77,19 @@ describe('network: what a guest reaches', () => {
     expect(await get(id, `http://${ALLOWED.address}/`)).toBe('OSError');
   });
 
-  it.each(['clone', 'boot'] as const)(
-    '%s: an allowed name is reached, and nothing else',
-    async (how) => {
-      const { id, origin, network } = await create({ boot: how === 'boot' });
-      expect(origin).toBe(how);
-      expect(network).toMatchObject({ mode: 'allowlist', allow: [ALLOWED.name], deny: [] });
-      expect((await card(id)).address).toBe(network?.address);
-      expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
-      expect(await get(id, `http://${FORBIDDEN.name}/`)).toBe('gaierror');
-      expect(await get(id, `http://${FORBIDDEN.address}/`)).toBe('403');
-      // The host gets there by the same way.
-      expect(await world.hostSees(METADATA)).toContain(METADATA);
-      expect(await get(id, `http://${METADATA}/`)).toBe('TimeoutError');
-      expect(await sh(id, 'cat /proc/net/if_inet6')).not.toContain('eth0');
-    },
-  );
+  it.each(['clone', 'boot'] as const)('%s: an allowed name is reached, and nothing else', async (how) => {
+    const { id, origin, network } = await create({ boot: how === 'boot' });
+    expect(origin).toBe(how);
+    expect(network).toMatchObject({ mode: 'allowlist', allow: [ALLOWED.name], deny: [] });
+    expect((await card(id)).address).toBe(network?.address);
+    expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
+    expect(await get(id, `http://${FORBIDDEN.name}/`)).toBe('gaierror');
+    expect(await get(id, `http://${FORBIDDEN.address}/`)).toBe('403');
+    // The host gets there by the same way.
+    expect(await world.hostSees(METADATA)).toContain(METADATA);
+    expect(await get(id, `http://${METADATA}/`)).toBe('TimeoutError');
+    expect(await sh(id, 'cat /proc/net/if_inet6')).not.toContain('eth0');
+  });
 
   it('an invalid rule is refused before anything starts, with the syntax of rules', async () => {
     const network = { mode: 'allowlist', allow: ['no such rule'] } as const;
@@ -130,9 +127,7 @@ describe('network: updates', () => {
     const { id } = await create();
     expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
     const narrowed = { mode: 'allowlist', allow: [FORBIDDEN.name] } as const;
-    expect((await control.update(id, { network: narrowed })).network?.allow).toEqual(
-      narrowed.allow,
-    );
+    expect((await control.update(id, { network: narrowed })).network?.allow).toEqual(narrowed.allow);
     expect(await get(id, `http://${ALLOWED.name}/`)).toBe('gaierror');
     expect(await get(id, `http://${FORBIDDEN.name}/`)).toContain(FORBIDDEN.address);
 
@@ -183,9 +178,7 @@ describe('network: a port over the card', () => {
     const waiting = await control.openPort(id, 3000);
     await control.update(id, { network: null });
     expect(await text(waiting).catch(() => '')).toBe('');
-    await expect(control.openPort(id, 3000)).rejects.toMatchObject({
-      code: 'network_unavailable',
-    });
+    await expect(control.openPort(id, 3000)).rejects.toMatchObject({ code: 'network_unavailable' });
     server.kill();
   });
 });
@@ -229,17 +222,14 @@ describe('network: copies', () => {
 });
 
 describe('network: pauses and ends', () => {
-  it.each(['disk', 'memory'] as const)(
-    'resumed from a pause to %s: an allowed name is reached again',
-    async (to) => {
-      const { id } = await create();
-      expect((await control.pause(id, to)).network?.mode).toBe('allowlist');
-      expect(await world.taps()).toHaveLength(to === 'disk' ? 0 : 1);
-      const { network } = await control.resume(id);
-      expect((await card(id)).address).toBe(network?.address);
-      expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
-    },
-  );
+  it.each(['disk', 'memory'] as const)('resumed from a pause to %s: an allowed name is reached again', async (to) => {
+    const { id } = await create();
+    expect((await control.pause(id, to)).network?.mode).toBe('allowlist');
+    expect(await world.taps()).toHaveLength(to === 'disk' ? 0 : 1);
+    const { network } = await control.resume(id);
+    expect((await card(id)).address).toBe(network?.address);
+    expect(await get(id, `http://${ALLOWED.name}/`)).toBe(SEEN);
+  });
 
   it('after kill -9, the next daemon removes leftovers and assigns networks again', async () => {
     const lost = await create();

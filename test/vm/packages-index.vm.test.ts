@@ -12,19 +12,10 @@ afterAll(() => upstream.close());
 
 it('pip: a real package, with its digest as an event', async (context) => {
   need(context, 'python-index', await findHostIndexes());
-  const sandbox = await fixture.runtime.startVm({
-    memoryMib: 256,
-    packages: { ecosystems: ['pip'], allow: ['six'] },
-  });
+  const sandbox = await fixture.runtime.startVm({ memoryMib: 256, packages: { ecosystems: ['pip'], allow: ['six'] } });
   const events: unknown[] = [];
   sandbox.events.listen((event) => events.push(event));
-  const installed = await exec(sandbox.guest(), [
-    'pip',
-    'install',
-    '--only-binary',
-    ':all:',
-    'six',
-  ]);
+  const installed = await exec(sandbox.guest(), ['pip', 'install', '--only-binary', ':all:', 'six']);
   expect([installed.exitCode, installed.stderr]).toEqual([0, '']);
   expect(installed.stdout).toContain('Successfully installed six-');
   expect(events).toContainEqual(

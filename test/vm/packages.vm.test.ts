@@ -9,9 +9,7 @@ const index = await startPackageIndex();
 const fixture = useControlPlane(
   () => upstream.target.baseUrl ?? '',
   undefined,
-  async () => ({
-    pip: index.index,
-  }),
+  async () => ({ pip: index.index }),
 );
 let id: string;
 
@@ -30,8 +28,7 @@ afterAll(async () => {
   await upstream.close();
 });
 
-const run = async (sandbox: string, ...argv: string[]) =>
-  await exec(await fixture.control.guest(sandbox), argv);
+const run = async (sandbox: string, ...argv: string[]) => await exec(await fixture.control.guest(sandbox), argv);
 
 describe('packages in a guest', () => {
   it('pip: installs a wheel and its dependency, which a program and a script can then import', async () => {
@@ -49,9 +46,7 @@ describe('packages in a guest', () => {
   it('events: each file and each refusal is one, with its digest', async () => {
     const seen = [];
     for await (const event of fixture.control.events(id, { follow: false })) seen.push(event);
-    const files = seen.flatMap((event) =>
-      event.type === 'package' && event.file !== '' ? [event] : [],
-    );
+    const files = seen.flatMap((event) => (event.type === 'package' && event.file !== '' ? [event] : []));
     expect(files).toHaveLength(2);
     expect(files[0]).toMatchObject({
       ecosystem: 'pip',

@@ -31,9 +31,7 @@ afterAll(async () => {
 async function counted(name: string, labels: Record<string, string> = {}): Promise<number> {
   const samples = parseExposition(await control.metrics()).flatMap((family) => family.samples);
   const found = samples.filter(
-    (one) =>
-      one.name === name &&
-      Object.entries(labels).every(([key, value]) => one.labels[key] === value),
+    (one) => one.name === name && Object.entries(labels).every(([key, value]) => one.labels[key] === value),
   );
   return found.reduce((sum, { value }) => sum + value, 0);
 }
@@ -89,9 +87,7 @@ describe('daemon with probes', () => {
     expect(await counted('neurovisor_vmms_followed')).toBe(0);
     expect(await counted('neurovisor_jailed_vmms')).toBe(0);
     expect(await counted(count, { path: 'peer' })).toBeGreaterThanOrEqual(peer);
-    await expect
-      .poll(() => counted('neurovisor_vmm_exits_total', { process: 'vmm' }), PATIENT)
-      .toBe(1);
+    await expect.poll(() => counted('neurovisor_vmm_exits_total', { process: 'vmm' }), PATIENT).toBe(1);
     expect(await counted('neurovisor_vmm_exits_total', { process: 'unknown' })).toBe(0);
   });
 
@@ -100,16 +96,12 @@ describe('daemon with probes', () => {
     const events: TimedEvent[] = [];
     const over = new AbortController();
     const reading = (async () => {
-      for await (const event of control.events(id, { follow: true, signal: over.signal }))
-        events.push(event);
+      for await (const event of control.events(id, { follow: true, signal: over.signal })) events.push(event);
     })();
     const { dir, bytes } = await groupOf(id);
     limitGroup(dir, bytes + 24 * 2 ** 20);
     const guest = await control.guest(id);
-    const greedy = {
-      argv: ['python3', '-c', 'kept = bytearray(100 << 20)'],
-      user: 'root',
-    } as const;
+    const greedy = { argv: ['python3', '-c', 'kept = bytearray(100 << 20)'], user: 'root' } as const;
     const process = await guest.exec({ ...greedy, stdin: false });
     process.stdout.resume();
     process.stderr.resume();

@@ -15,9 +15,7 @@ import { requiresEchoGuest } from '../support/echo-image.ts';
 requiresEchoGuest().describe('QEMU driver', (files) => {
   const vsock = createVsockHost({ log: silentLog });
   let driver: VmmDriver;
-  const makeDriver = (
-    options: Partial<Parameters<typeof createQemuDriver>[0]> = {},
-  ): Promise<VmmDriver> =>
+  const makeDriver = (options: Partial<Parameters<typeof createQemuDriver>[0]> = {}): Promise<VmmDriver> =>
     createQemuDriver({
       accelerator: 'tcg',
       binary: 'qemu-system-x86_64',
@@ -54,19 +52,15 @@ requiresEchoGuest().describe('QEMU driver', (files) => {
       expect(flags).toContain('sse2');
       expect(flags.filter((flag) => /^(vmx|svm|avx)/.test(flag))).toEqual([]);
       expect(await ask(vm, 'INFO write-root')).toBe('refused');
-      expect(
-        (await ask(vm, 'INFO cmdline'))
-          .replace(/tsc_early_khz=\d+ tsc=reliable lpj=\d+/, 'TSC')
-          .trim(),
-      ).toBe(`${KERNEL_COMMAND_LINE} loglevel=3`);
+      expect((await ask(vm, 'INFO cmdline')).replace(/tsc_early_khz=\d+ tsc=reliable lpj=\d+/, 'TSC').trim()).toBe(
+        `${KERNEL_COMMAND_LINE} loglevel=3`,
+      );
     });
 
     it('memory: in emulation QEMU gets no huge pages', async () => {
       const { pid } = await bench.boot();
       const smaps = readFileSync(`/proc/${pid}/smaps`, 'latin1');
-      const sizes = [...smaps.matchAll(/^AnonHugePages: +(\d+) kB$/gm)].map(([, kib]) =>
-        Number(kib),
-      );
+      const sizes = [...smaps.matchAll(/^AnonHugePages: +(\d+) kB$/gm)].map(([, kib]) => Number(kib));
       expect(sizes.length).toBeGreaterThan(0);
       expect(Math.max(...sizes)).toBe(0);
     });

@@ -16,9 +16,7 @@ describe('the room', () => {
   it('a program’s own pid is the one that the host knows', async () => {
     const guest = sandbox.guest();
     const shell = await guest.exec({ argv: ['sh', '-c', 'echo $$; read x'] });
-    const script = await guest.python({
-      script: { code: 'import os; print(os.getpid()); input()' },
-    });
+    const script = await guest.python({ script: { code: 'import os; print(os.getpid()); input()' } });
     for (const process of [shell, script]) {
       const [line] = (await process.stdout.take(1).toArray()) as Buffer[];
       expect(`${line}`).toBe(`${process.pid}\n`);
@@ -55,10 +53,7 @@ describe('the room', () => {
   it('a device node that root makes on the disk can’t be opened', async () => {
     const command = 'mknod /srv/disk b 254 0 && head -c 1 /srv/disk';
     const made = await exec(sandbox.guest(), ['sh', '-c', command], ROOT);
-    expect(made).toMatchObject({
-      exitCode: 1,
-      stderr: expect.stringContaining('Permission denied'),
-    });
+    expect(made).toMatchObject({ exitCode: 1, stderr: expect.stringContaining('Permission denied') });
   });
 
   it('the account files: a link to what is outside of the room leads nowhere', async () => {

@@ -45,10 +45,7 @@ beforeAll(() => {
 });
 
 const run = async (id: string, ...words: readonly string[]) => {
-  const { stdout, stderr, exitCode } = await exec(await fixture.control.guest(id), [
-    'tool',
-    ...words,
-  ]);
+  const { stdout, stderr, exitCode } = await exec(await fixture.control.guest(id), ['tool', ...words]);
   return { output: stdout + stderr, exitCode };
 };
 
@@ -77,9 +74,7 @@ describe('a sandbox with an image', () => {
 
   it('has no Python: a script is refused, and the sandbox lives on', async () => {
     const guest = await fixture.control.guest(first.id);
-    await expect(guest.python({ script: { code: 'print(1)' }, stdin: false })).rejects.toThrow(
-      /Python/,
-    );
+    await expect(guest.python({ script: { code: 'print(1)' }, stdin: false })).rejects.toThrow(/Python/);
     expect((await run(first.id, 'who')).exitCode).toBe(0);
   });
 

@@ -33,8 +33,7 @@ afterAll(async () => {
   await world?.[Symbol.asyncDispose]();
 });
 
-const create = (request: CreateRequest = {}): Promise<SandboxInfo> =>
-  control.create({ secrets: SECRETS, ...request });
+const create = (request: CreateRequest = {}): Promise<SandboxInfo> => control.create({ secrets: SECRETS, ...request });
 
 async function run(id: string, code: string): Promise<string> {
   const { stdout, stderr } = await python(await control.guest(id), code);
@@ -46,8 +45,7 @@ import os, urllib.request
 request = urllib.request.Request('https://${ALLOWED.name}/x', headers={'Authorization': 'Bearer ' + os.environ['API_KEY']})
 print(urllib.request.urlopen(request, timeout=20).read().decode())
 `;
-const placeholder = (id: string): Promise<string> =>
-  run(id, "import os; print(os.environ['API_KEY'])");
+const placeholder = (id: string): Promise<string> => run(id, "import os; print(os.environ['API_KEY'])");
 
 interface Heard {
   readonly to: string;
@@ -57,13 +55,7 @@ interface Heard {
 /** All that the internet's server was ever asked. */
 async function heard(): Promise<readonly Heard[]> {
   const to = `${ALLOWED.name}:443:${ALLOWED.address}:443`;
-  const text = await world.host.run(
-    'curl',
-    '-sk',
-    '--connect-to',
-    to,
-    `https://${ALLOWED.name}/heard`,
-  );
+  const text = await world.host.run('curl', '-sk', '--connect-to', to, `https://${ALLOWED.name}/heard`);
   return JSON.parse(text) as readonly Heard[];
 }
 
@@ -172,9 +164,7 @@ print(urllib.request.urlopen(request, timeout=20, context=ssl._create_unverified
     if (fork?.ok !== true) throw new Error('the fork failed');
     expect(await placeholder(fork.sandbox.id)).toBe(known);
     expect(fork.sandbox.secrets).toMatchObject([{ places: PLACES, held: true }]);
-    expect(JSON.parse(await run(fork.sandbox.id, CALL)).headers.authorization).toBe(
-      `Bearer ${known}`,
-    );
+    expect(JSON.parse(await run(fork.sandbox.id, CALL)).headers.authorization).toBe(`Bearer ${known}`);
     const changed = SECRET.toLowerCase();
     await control.update(id, { secrets: [{ ...SECRETS[0], value: changed } as never] });
     await run(id, CALL);

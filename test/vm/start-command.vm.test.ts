@@ -7,8 +7,7 @@ const upstream = await startMockUpstream();
 const fixture = useControlPlane(() => upstream.target.baseUrl ?? '');
 afterAll(() => upstream.close());
 
-const GET =
-  "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/own').read().decode())";
+const GET = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/own').read().decode())";
 const template = 'nv-test-web';
 
 beforeAll(async () => {
@@ -24,10 +23,7 @@ beforeAll(async () => {
 describe('a template with a start command', () => {
   it('its clones have the program running, each for itself, with the output of before in the log', async () => {
     const { control } = fixture;
-    const [one, two] = await Promise.all([
-      control.create({ template }),
-      control.create({ template }),
-    ]);
+    const [one, two] = await Promise.all([control.create({ template }), control.create({ template })]);
     expect(one).toMatchObject({ origin: 'clone', template });
     const guest = await control.guest(one.id);
     await exec(guest, ['sh', '-c', 'echo second >/tmp/own']);

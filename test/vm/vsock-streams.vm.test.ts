@@ -71,9 +71,7 @@ function streams({ kernelPath }: ParityFiles, backend: 'neurovisor' | 'copied'):
         [1025, '104'],
       ] as const) {
         const socket = await dial(`DIAL ${port}\n`);
-        const [bytes] = await new Promise<[Buffer]>((resolve) =>
-          socket.once('data', (first) => resolve([first])),
-        );
+        const [bytes] = await new Promise<[Buffer]>((resolve) => socket.once('data', (first) => resolve([first])));
         expect(String(bytes)).toBe(answer);
         socket.destroy();
       }
@@ -91,15 +89,11 @@ function streams({ kernelPath }: ParityFiles, backend: 'neurovisor' | 'copied'):
         socket.write(`CONNECT ${GUEST_PORT}\nECHO\n`);
         setImmediate(() => socket.destroy());
       }
-      await Promise.all(
-        sockets.map((socket) => new Promise((resolve) => socket.once('close', resolve))),
-      );
+      await Promise.all(sockets.map((socket) => new Promise((resolve) => socket.once('close', resolve))));
     }
     // Its backlog may still be full of dropped connections; until it has accepted them it refuses new ones.
     let socket: Socket | null = null;
-    await expect
-      .poll(async () => (socket ??= await dialGuest(bench.channelPath, GUEST_PORT)), ANSWER)
-      .not.toBeNull();
+    await expect.poll(async () => (socket ??= await dialGuest(bench.channelPath, GUEST_PORT)), ANSWER).not.toBeNull();
     const answering = socket as unknown as Socket;
     answering.write('SOURCE 1\n');
     let got = 0;

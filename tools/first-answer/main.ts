@@ -32,8 +32,7 @@ const CLIENT_FILES = [
 ];
 /** The same of this user. */
 const USER_FILES = ['.npmrc', '.config/pip', '.pip'];
-const CLIENT_VARIABLES =
-  /^(npm_config_|PIP_|SSL_|CURL_CA|REQUESTS_CA|NODE_EXTRA_CA|https?_proxy|no_proxy)/i;
+const CLIENT_VARIABLES = /^(npm_config_|PIP_|SSL_|CURL_CA|REQUESTS_CA|NODE_EXTRA_CA|https?_proxy|no_proxy)/i;
 /** Those of this host that the clean one must not have. */
 const NOT_COPIED = /^npm_config_(prefix|cache|userconfig|globalconfig)$/i;
 

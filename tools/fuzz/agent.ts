@@ -45,23 +45,14 @@ export async function runAgentCampaign(options: AgentOptions): Promise<CampaignR
     for (const each of [inputs, failures]) await mkdir(each);
     for (const bytes of options.inputs) await writeFile(join(inputs, randomUUID()), bytes);
     const startMs = performance.now();
-    let progress: Progress = {
-      executions: 0,
-      ms: 0,
-      inputs: 0,
-      bytes: 0,
-      features: 0,
-      branches: 0,
-    };
+    let progress: Progress = { executions: 0, ms: 0, inputs: 0, bytes: 0, features: 0, branches: 0 };
     const output = await run(atheris, inputs, failures, options, (text) => {
       progress = progressOf(text, performance.now() - startMs) ?? progress;
       options.onProgress?.(progress);
     });
     const [file] = await readdir(failures);
     const found = file === undefined ? undefined : await foundIn(join(failures, file), output);
-    const left = await Promise.all(
-      (await readdir(inputs)).map((name) => readFile(join(inputs, name))),
-    );
+    const left = await Promise.all((await readdir(inputs)).map((name) => readFile(join(inputs, name))));
     return { progress, found, inputs: left };
   } finally {
     await rm(dir, { recursive: true });
@@ -107,18 +98,14 @@ async function run(
   ];
   const { status, output } = await started(argv, { PYTHONPATH: atheris }, { onOutput, signal });
   const hasFailed = (await readdir(failures)).length > 0;
-  if (status !== 0 && !hasFailed && !signal.aborted)
-    throw new Error(`Atheris ended with status ${status}: ${output}`);
+  if (status !== 0 && !hasFailed && !signal.aborted) throw new Error(`Atheris ended with status ${status}: ${output}`);
   return output;
 }
 
 function started(
   [file = '', ...args]: readonly string[],
   env: Readonly<Record<string, string>>,
-  {
-    onOutput,
-    signal,
-  }: { readonly onOutput?: (text: string) => void; readonly signal?: AbortSignal } = {},
+  { onOutput, signal }: { readonly onOutput?: (text: string) => void; readonly signal?: AbortSignal } = {},
 ): Promise<{ readonly status: number | null; readonly output: string }> {
   return new Promise((resolve, reject) => {
     const all = { ...process.env, PYTHONDONTWRITEBYTECODE: '1', ...env };
@@ -145,9 +132,7 @@ function started(
 export function progressOf(output: string, ms: number): Progress | undefined {
   const match = [...output.matchAll(PROGRESS)].at(-1);
   if (match === undefined) return undefined;
-  const [executions = 0, branches = 0, features = 0, inputs = 0, size = 0] = match
-    .slice(1, 6)
-    .map(Number);
+  const [executions = 0, branches = 0, features = 0, inputs = 0, size = 0] = match.slice(1, 6).map(Number);
   const unit = UNIT_BYTES[match[6] as keyof typeof UNIT_BYTES];
   return { executions, ms, inputs, bytes: size * unit, features, branches };
 }

@@ -125,10 +125,7 @@ class Thread {
           reject(new Error(`the target can't be loaded: ${this.#loadError}`));
           return;
         }
-        resolve({
-          ...(this.#found === undefined ? {} : { found: this.#found }),
-          inputs: this.#inputs,
-        });
+        resolve({ ...(this.#found === undefined ? {} : { found: this.#found }), inputs: this.#inputs });
       });
     });
   }

@@ -42,9 +42,7 @@ describe('instrument', () => {
 
   it('every module of the product still parses, with its lines in place', async () => {
     const { globSync } = await import('node:fs');
-    const paths = globSync('**/*.ts', { cwd: SRC }).filter(
-      (path) => !/\.(test|prop)\.ts$/.test(path),
-    );
+    const paths = globSync('**/*.ts', { cwd: SRC }).filter((path) => !/\.(test|prop)\.ts$/.test(path));
     for (const path of paths) {
       const code = readFileSync(join(SRC, path), 'utf8');
       const result = instrument(code, pathToFileURL(path).href);

@@ -65,8 +65,7 @@ class Walk {
   }
 
   #edit(node: Node): void {
-    const child = (name: string): Node | undefined =>
-      isNode(node[name]) ? (node[name] as Node) : undefined;
+    const child = (name: string): Node | undefined => (isNode(node[name]) ? (node[name] as Node) : undefined);
     switch (node.type) {
       case 'ArrowFunctionExpression':
       case 'FunctionExpression':
@@ -111,8 +110,7 @@ class Walk {
 
   #literal(value: unknown): void {
     if (typeof value === 'string' && WORD.test(value)) this.literals.add(value);
-    if (typeof value === 'number' && Number.isInteger(value) && value >= NUMBER_MIN)
-      this.literals.add(value);
+    if (typeof value === 'number' && Number.isInteger(value) && value >= NUMBER_MIN) this.literals.add(value);
   }
 
   #count(): string {
@@ -199,22 +197,12 @@ const isNode = (value: unknown): value is Node =>
  * @param code TypeScript
  * @param probe the URL of `probe.ts` as the module can import it
  */
-export function instrument(
-  code: string,
-  probe: string,
-  firstBranch = 0,
-  firstComparison = 0,
-): Instrumented {
+export function instrument(code: string, probe: string, firstBranch = 0, firstComparison = 0): Instrumented {
   const walk = new Walk(code, firstBranch, firstComparison);
   walk.visit(parseAst(code, { lang: 'ts' }) as unknown as Node);
   const { branches, comparisons } = walk;
   const header = `import { branches as __nvBranches, isSame as __nvSame, isOther as __nvOther, caseOf as __nvCase } from ${JSON.stringify(probe)};`;
-  return {
-    code: header + applied(code, walk.edits),
-    branches,
-    comparisons,
-    literals: [...walk.literals],
-  };
+  return { code: header + applied(code, walk.edits), branches, comparisons, literals: [...walk.literals] };
 }
 
 /** A rank that is no number marks text that a comma replaces: the operator of a comparison. */

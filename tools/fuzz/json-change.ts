@@ -11,11 +11,7 @@ interface Place {
 }
 
 /** @returns undefined if there is no object */
-export function changeJson(
-  bytes: Uint8Array,
-  random: Random,
-  words: readonly string[],
-): Uint8Array | undefined {
+export function changeJson(bytes: Uint8Array, random: Random, words: readonly string[]): Uint8Array | undefined {
   const text = Buffer.from(bytes).toString('latin1');
   const starts = [...text.matchAll(/\{/g)].map(({ index }) => index);
   const below = (end: number): number => Math.floor(random() * end);
@@ -100,11 +96,5 @@ function placesIn(root: Record<string, unknown>): readonly Place[] {
 function define(holder: Record<string, unknown>, key: string, value: unknown): void {
   if (Array.isArray(holder) && !Object.hasOwn(holder, key)) holder.push(value);
   else if (Array.isArray(holder) && key === 'length') holder.length = 0;
-  else
-    Object.defineProperty(holder, key, {
-      value,
-      enumerable: true,
-      configurable: true,
-      writable: true,
-    });
+  else Object.defineProperty(holder, key, { value, enumerable: true, configurable: true, writable: true });
 }

@@ -5,10 +5,7 @@ import { type FuzzFlags, runFuzz } from './run.ts';
 
 const program = toolProgram('fuzz')
   .description('Fuzz the parsers of hostile bytes, guided by coverage.')
-  .argument(
-    '[targets...]',
-    'what to fuzz; `all` is every target but the programs that --list names',
-  )
+  .argument('[targets...]', 'what to fuzz; `all` is every target but the programs that --list names')
   .option('--list', 'list the targets and the inputs kept for each')
   .option('--time <time>', 'time per target, for example 90s or 1h', '1m')
   .option('--seed <number>', 'seed of all random choices (default: a new one, printed)')

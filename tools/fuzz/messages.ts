@@ -25,17 +25,10 @@ export type FromWorker =
   | { readonly kind: 'ready' }
   | { readonly kind: 'progress'; readonly progress: Progress }
   | { readonly kind: 'input'; readonly bytes: Uint8Array }
-  | {
-      readonly kind: 'failure';
-      readonly bytes: Uint8Array;
-      readonly reason: string;
-      readonly meaning: string;
-    }
+  | { readonly kind: 'failure'; readonly bytes: Uint8Array; readonly reason: string; readonly meaning: string }
   | { readonly kind: 'end'; readonly inputs: readonly Uint8Array[] };
 
-export type ToWorker =
-  | { readonly kind: 'stop' }
-  | { readonly kind: 'input'; readonly bytes: Uint8Array };
+export type ToWorker = { readonly kind: 'stop' } | { readonly kind: 'input'; readonly bytes: Uint8Array };
 
 const HEADER_BYTES = 8;
 const INBOX_BYTES = 1 << 16;

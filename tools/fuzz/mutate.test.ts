@@ -45,7 +45,6 @@ describe('changeJson', () => {
 
   it('an input without an object is left to others', () => {
     const random = randomFrom(runSeed());
-    for (const text of ['', 'text', '{', '{"a"'])
-      expect(changeJson(Buffer.from(text), random, [])).toBeUndefined();
+    for (const text of ['', 'text', '{', '{"a"']) expect(changeJson(Buffer.from(text), random, [])).toBeUndefined();
   });
 });

@@ -189,13 +189,7 @@ function readNumber(bytes: Uint8Array, at: number, width: number, isLittle: bool
   return value;
 }
 
-function writeNumber(
-  bytes: Uint8Array,
-  at: number,
-  width: number,
-  isLittle: boolean,
-  value: number,
-): void {
+function writeNumber(bytes: Uint8Array, at: number, width: number, isLittle: boolean, value: number): void {
   let rest = value;
   for (let index = 0; index < width; index += 1) {
     bytes[isLittle ? at + index : at + width - 1 - index] = rest & 0xff;

@@ -35,11 +35,7 @@ const QUIET_MS = 30_000;
 const KEPT_BYTES_MAX = 18 * 1024;
 const KEPT_INPUT_BYTES_MAX = 2048;
 
-export async function runFuzz(
-  cli: Cli,
-  words: readonly string[],
-  flags: FuzzFlags,
-): Promise<number> {
+export async function runFuzz(cli: Cli, words: readonly string[], flags: FuzzFlags): Promise<number> {
   const print = (text: string): void => void cli.stdout.write(`${text}\n`);
   if (flags.list === true) {
     for (const name of ALL) print(listed(name));
@@ -75,8 +71,7 @@ export async function runFuzz(
 }
 
 function namesOf(words: readonly string[]): readonly string[] {
-  if (words.length === 0)
-    throw new UsageError('no fuzz target is named', `use all, or ${ALL.join(', ')}`);
+  if (words.length === 0) throw new UsageError('no fuzz target is named', `use all, or ${ALL.join(', ')}`);
   const names = words.flatMap((word) => (word === 'all' ? ALL : [word]));
   const unknown = names.find((name) => !isTarget(name));
   if (unknown === undefined) return [...new Set(names)];

@@ -31,5 +31,4 @@ export class WorkDir {
   }
 }
 
-const fileOf = (bytes: Uint8Array): string =>
-  createHash('sha256').update(bytes).digest('hex').slice(0, 20);
+const fileOf = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex').slice(0, 20);

@@ -71,14 +71,7 @@ function report(): void {
   const { executions } = engine;
   send({
     kind: 'progress',
-    progress: {
-      executions,
-      ms: reportedMs - startMs,
-      inputs: entries.length,
-      bytes,
-      features,
-      branches,
-    },
+    progress: { executions, ms: reportedMs - startMs, inputs: entries.length, bytes, features, branches },
   });
 }
 

@@ -7,15 +7,7 @@
  *     initrd.gz     modules of the disk, and the scripts of `l1/`, packed anew for each run
  */
 import { createHash } from 'node:crypto';
-import {
-  chmodSync,
-  cpSync,
-  existsSync,
-  readdirSync,
-  readFileSync,
-  realpathSync,
-  statSync,
-} from 'node:fs';
+import { chmodSync, cpSync, existsSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { cp, mkdir, mkdtemp, readdir, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { BUILD_CHOICE } from '../../src/artifacts/image/build-choice.ts';
@@ -181,11 +173,7 @@ function kernelSources(): readonly KernelSource[] {
     });
 }
 
-async function makeDebian(
-  dir: string,
-  kernelName: string,
-  sources: readonly KernelSource[],
-): Promise<void> {
+async function makeDebian(dir: string, kernelName: string, sources: readonly KernelSource[]): Promise<void> {
   const root = join(dir, 'root');
   const tar = join(dir, 'root.tar');
   const options = ['--variant=minbase', `--include=${PACKAGES}`, '--skip=cleanup/tmp'];
@@ -204,8 +192,7 @@ async function makeDebian(
   cpSync(join(kernel, 'boot', `vmlinuz-${version}`), join(dir, 'vmlinuz'));
   await rm(kernel, { recursive: true });
   await runTool('chroot', [root, '/sbin/depmod', version]);
-  for (const name of ['nested', 'tools', 'data', 'usr/src'])
-    await mkdir(join(root, name), { recursive: true });
+  for (const name of ['nested', 'tools', 'data', 'usr/src']) await mkdir(join(root, name), { recursive: true });
   await writeFile(join(root, 'etc/hostname'), 'nested\n');
   await writeFile(join(root, 'etc/hosts'), '127.0.0.1 localhost nested\n');
   for (const { path, bytes, seconds } of sources) {
@@ -258,10 +245,7 @@ async function packInitrd(kept: string, initrd: string, cacheDir: string): Promi
   }
 }
 
-async function makeTools(
-  dir: string,
-  { checkout, firecracker, jailer }: NestedParts,
-): Promise<void> {
+async function makeTools(dir: string, { checkout, firecracker, jailer }: NestedParts): Promise<void> {
   const tree = join(dir, 'tree');
   await mkdir(join(tree, 'firecracker'), { recursive: true });
   cpSync(process.execPath, join(tree, 'node'), { dereference: true });
@@ -278,11 +262,7 @@ async function makeTools(
 }
 
 /** The checkout without what git ignores, and what its set-up has built. */
-async function makeData(
-  path: string,
-  { checkout, home }: NestedParts,
-  cacheDir: string,
-): Promise<void> {
+async function makeData(path: string, { checkout, home }: NestedParts, cacheDir: string): Promise<void> {
   const tree = await mkdtemp(join(cacheDir, 'new-'));
   try {
     const project = join(tree, 'neurovisor');
@@ -311,24 +291,13 @@ async function makeData(
  * Node.js reads TypeScript for half a minute of each command otherwise.
  */
 async function compile(tree: string, checkout: string): Promise<void> {
-  const ofSystem = ['lib', 'lib64', 'bin', 'sbin'].flatMap((dir) => [
-    '--symlink',
-    `usr/${dir}`,
-    `/${dir}`,
-  ]);
+  const ofSystem = ['lib', 'lib64', 'bin', 'sbin'].flatMap((dir) => ['--symlink', `usr/${dir}`, `/${dir}`]);
   const view = [
     ...['--ro-bind', '/usr', '/usr', ...ofSystem, '--ro-bind', '/etc', '/etc'],
     ...['--proc', '/proc', '--dev', '/dev', '--tmpfs', '/tmp', '--bind', tree, '/data'],
     ...['--ro-bind', realpathSync(join(checkout, 'node_modules')), '/tools/node_modules'],
     ...['--ro-bind', realpathSync(process.execPath), '/tools/node', '--chdir', '/data/neurovisor'],
-    ...[
-      '--setenv',
-      'NODE_COMPILE_CACHE',
-      COMPILE_CACHE,
-      '--setenv',
-      'NEUROVISOR_HOME',
-      '/tmp/home',
-    ],
+    ...['--setenv', 'NODE_COMPILE_CACHE', COMPILE_CACHE, '--setenv', 'NEUROVISOR_HOME', '/tmp/home'],
   ];
   // What it finds there, and its status, do not matter.
   const doctor = '/tools/node src/cli/main.ts doctor > /dev/null 2>&1 || true';

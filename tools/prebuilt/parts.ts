@@ -20,11 +20,7 @@ import { prepareArtifact } from '../../src/artifacts/image/prepare.ts';
 import { firstLineOf, runTool } from '../../src/artifacts/image/tool.ts';
 import { digestFile } from '../../src/artifacts/image/verify.ts';
 import type { Log } from '../../src/base/log.ts';
-import {
-  PREBUILT_DIR,
-  type PrebuiltManifest,
-  readPrebuilt,
-} from '../../src/base/prebuilt/manifest.ts';
+import { PREBUILT_DIR, type PrebuiltManifest, readPrebuilt } from '../../src/base/prebuilt/manifest.ts';
 import type { Progress } from '../../src/base/progress.ts';
 import { compile, digestOfSources, PROGRAMS } from '../../src/machine/observe/compile.ts';
 import { objectName } from '../../src/machine/observe/shipped.ts';
@@ -69,21 +65,14 @@ const kernel: Part = {
 
 const init: Part = {
   shippedDir: prebuiltInitDir,
-  tools: async (signal) => ({
-    ...(await kernelTools(signal)),
-    'libc6-dev': await packageVersion('libc6-dev', signal),
-  }),
+  tools: async (signal) => ({ ...(await kernelTools(signal)), 'libc6-dev': await packageVersion('libc6-dev', signal) }),
   inputs: digestInit,
   async make({ sourceDir, scratchDir, signal }) {
     const path = join(scratchDir, INIT);
     await compileInit(sourceDir, path, signal);
     return {
       shippedDir: prebuiltInitDir(sourceDir),
-      manifest: {
-        inputs: await digestInit(sourceDir),
-        tools: await init.tools(signal),
-        files: await describe(path),
-      },
+      manifest: { inputs: await digestInit(sourceDir), tools: await init.tools(signal), files: await describe(path) },
       compressed: [path],
       plain: [],
     };
@@ -148,10 +137,7 @@ async function pinnedVersion(sourceDir: string): Promise<string> {
 }
 
 /** Downloads the package and unpacks it; nothing is installed. */
-async function fetchSource(
-  { scratchDir, signal }: MakeContext,
-  version: string,
-): Promise<KernelSource> {
+async function fetchSource({ scratchDir, signal }: MakeContext, version: string): Promise<KernelSource> {
   const dir = join(scratchDir, 'source');
   await mkdir(dir, { recursive: true });
   await runTool('apt-get', ['download', `${KERNEL_PACKAGE}=${version}`], { cwd: dir, signal });

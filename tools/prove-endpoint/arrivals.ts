@@ -31,8 +31,6 @@ export class Arrivals {
 
   /** The arrivals of a run, oldest first. Ignores case, since resolvers may change that of DNS names. */
   of(run: string): readonly CanaryArrival[] {
-    return this.#kept
-      .filter(({ text }) => text.toLowerCase().includes(run))
-      .slice(-ANSWER_ARRIVALS_MAX);
+    return this.#kept.filter(({ text }) => text.toLowerCase().includes(run)).slice(-ANSWER_ARRIVALS_MAX);
   }
 }

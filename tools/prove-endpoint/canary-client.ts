@@ -21,10 +21,7 @@ export async function askArrivals({ address, run }: Target): Promise<readonly Ca
     return arrivalsSchema.parse(JSON.parse(await download(address, `${ARRIVALS_PATH}${run}`)));
   } catch (cause) {
     const remedy = `Run there, as root: ./neurovisor prove-endpoint canary --listen ADDRESS --zone ZONE; and let this machine connect to its port 80.`;
-    throw new ProofError('canary_failed', `could not ask the canary at ${address}`, {
-      cause,
-      remedy,
-    });
+    throw new ProofError('canary_failed', `could not ask the canary at ${address}`, { cause, remedy });
   }
 }
 
@@ -65,16 +62,10 @@ export async function canaryControls(target: Target, next: Tracer): Promise<read
   const [web, alternative] = CANARY_PORTS.http;
   await Promise.all([
     exchange({ host: address, port: web, text: get(other, `/${trace('HTTP')}`) }),
-    exchange({
-      host: address,
-      port: alternative,
-      text: get(other, `/${trace('HTTP on port 8080')}`),
-    }),
+    exchange({ host: address, port: alternative, text: get(other, `/${trace('HTTP on port 8080')}`) }),
     name('udp'),
     name('tcp'),
-    ...CANARY_PORTS.udp.map((port) =>
-      datagram({ host: address, port, bytes: Buffer.from(trace(`UDP port ${port}`)) }),
-    ),
+    ...CANARY_PORTS.udp.map((port) => datagram({ host: address, port, bytes: Buffer.from(trace(`UDP port ${port}`)) })),
     ...CANARY_PORTS.tls.map((port) => {
       const mark = trace(`TLS on port ${port}`);
       return exchangeTls(address, port, `tls.${other}`, get(other, `/${mark}`));

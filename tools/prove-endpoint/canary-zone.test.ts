@@ -1,12 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { encodeQuery, parseAnswer, parseQuery } from '../../src/egress/net/dns/message.ts';
-import {
-  CANARY_LABELS,
-  PRIVATE_ADDRESS,
-  runName,
-  UNREACHABLE_ADDRESS,
-  zoneReply,
-} from './canary-zone.ts';
+import { CANARY_LABELS, PRIVATE_ADDRESS, runName, UNREACHABLE_ADDRESS, zoneReply } from './canary-zone.ts';
 
 const ZONE = 'canary.test';
 const CANARY = '203.0.113.5';

@@ -1,13 +1,7 @@
 /** The canary's DNS zone: all names resolve to the canary, except the special names of a run. Pure. */
 
 import { METADATA_ADDRESSES } from '../../prove/map.ts';
-import {
-  DNS_CODE,
-  DNS_TYPE,
-  type DnsQuery,
-  type DnsRecord,
-  encodeReply,
-} from '../../src/egress/net/dns/message.ts';
+import { DNS_CODE, DNS_TYPE, type DnsQuery, type DnsRecord, encodeReply } from '../../src/egress/net/dns/message.ts';
 
 /**
  * Prefixes of the last label before the zone; the run id follows. All other names resolve to the canary, as does
@@ -44,24 +38,12 @@ const AUTHORITATIVE = 0x04;
 const RECURSION = 0x80;
 
 /** @param times the number of earlier queries for this name and type */
-export function zoneReply(
-  query: DnsQuery,
-  zone: string,
-  canaryAddress: string,
-  times: number,
-): Uint8Array {
+export function zoneReply(query: DnsQuery, zone: string, canaryAddress: string, times: number): Uint8Array {
   const { name, type } = query.question;
   const isOurs = name === zone || name.endsWith(`.${zone}`);
   const records: DnsRecord[] =
     isOurs && type === DNS_TYPE.A
-      ? [
-          {
-            type: 'A',
-            name,
-            ttlSeconds: TTL_SECONDS,
-            address: zoneAddress(name, zone, canaryAddress, times),
-          },
-        ]
+      ? [{ type: 'A', name, ttlSeconds: TTL_SECONDS, address: zoneAddress(name, zone, canaryAddress, times) }]
       : [];
   const code = isOurs ? DNS_CODE.ok : DNS_CODE.refused;
   const reply = encodeReply(query, { code, records }, REPLY_BYTES_MAX);

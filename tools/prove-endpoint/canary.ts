@@ -24,12 +24,7 @@ export const ARRIVALS_PATH = '/neurovisor-canary/';
 /** Part of every answer. */
 export const CANARY_CONTENT = 'here is the canary';
 const DNS_OVER_TLS_PORT = 853;
-export const CANARY_PORTS = {
-  http: [80, 8080],
-  tls: [443, 853],
-  dns: 53,
-  udp: [443, 9999],
-} as const;
+export const CANARY_PORTS = { http: [80, 8080], tls: [443, 853], dns: 53, udp: [443, 9999] } as const;
 
 const CONNECTIONS_MAX = 256;
 const IDLE_MS = 15_000;
@@ -111,15 +106,9 @@ export async function startCanary(options: CanaryOptions): Promise<AsyncDisposab
       });
     };
     const servers = [
-      ...CANARY_PORTS.http.map((port) => ({
-        port,
-        server: createServer((socket) => serve(socket, port)),
-      })),
+      ...CANARY_PORTS.http.map((port) => ({ port, server: createServer((socket) => serve(socket, port)) })),
       ...CANARY_PORTS.tls.map((port) => ({ port, server: tls(port) })),
-      {
-        port: CANARY_PORTS.dns,
-        server: createServer((socket) => converse(socket, (bytes) => answer(bytes, 53))),
-      },
+      { port: CANARY_PORTS.dns, server: createServer((socket) => converse(socket, (bytes) => answer(bytes, 53))) },
     ];
     for (const { server, port } of servers) {
       stack.defer(() => void server.close());
@@ -217,12 +206,7 @@ function converse(socket: Socket, answer: (bytes: Buffer) => Uint8Array | undefi
   });
 }
 
-async function listenTcp(
-  server: Server,
-  port: number,
-  address: string,
-  sockets: Set<Socket>,
-): Promise<void> {
+async function listenTcp(server: Server, port: number, address: string, sockets: Set<Socket>): Promise<void> {
   server.maxConnections = CONNECTIONS_MAX;
   server.on('connection', (socket: Socket) => {
     sockets.add(socket);

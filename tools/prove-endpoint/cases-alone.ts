@@ -23,44 +23,21 @@ export function aloneCases(names: PublicNames, address: string): readonly Case[]
     judged: { by: 'question', isArrival: () => false },
   });
   const dns = { kind: 'dns', name: denied, type: DNS_TYPE.A } as const;
-  const tls = (host: string): Probe => ({
-    kind: 'tls',
-    host,
-    port: 443,
-    servername: denied,
-    text: get(denied),
-  });
+  const tls = (host: string): Probe => ({ kind: 'tls', host, port: 443, servername: denied, text: get(denied) });
   return [
     question('a name that no rule allows', { kind: 'name', name: denied }),
-    question('the same, of another resolver by UDP', {
-      ...dns,
-      server: resolver,
-      transport: 'udp',
-    }),
-    question('the same, of another resolver by TCP', {
-      ...dns,
-      server: resolver,
-      transport: 'tcp',
-    }),
+    question('the same, of another resolver by UDP', { ...dns, server: resolver, transport: 'udp' }),
+    question('the same, of another resolver by TCP', { ...dns, server: resolver, transport: 'tcp' }),
     question('DNS over TLS', { ...dns, server: resolver, transport: 'tls' }),
     answer('HTTP', { kind: 'tcp', host: address, port: 80, text: get(denied) }),
-    answer('an address without a name', {
-      kind: 'tcp',
-      host: address,
-      port: 80,
-      text: get(address),
-    }),
+    answer('an address without a name', { kind: 'tcp', host: address, port: 80, text: get(address) }),
     answer('TLS', tls(address)),
     answer('SNI is another name', tls(allowed)),
   ];
 }
 
 /** The cases of a sandbox that may reach nothing. @param who the prefix of each row */
-export function aloneClosedCases(
-  { denied, resolver }: PublicNames,
-  address: string,
-  who: string,
-): readonly Case[] {
+export function aloneClosedCases({ denied, resolver }: PublicNames, address: string, who: string): readonly Case[] {
   const dns = { kind: 'dns', name: denied, type: DNS_TYPE.A, transport: 'udp' } as const;
   return [
     {

@@ -67,21 +67,9 @@ export function closedCases(target: Target, next: Tracer, who: string): readonly
     judged: { by: 'canary', isArrival: includes(trace) },
   });
   return [
-    byCanary(
-      'HTTP',
-      { kind: 'tcp', host: address, port: 80, text: get(allowed, `/${http}`) },
-      http,
-    ),
-    byCanary(
-      'TLS',
-      { kind: 'tls', host: address, port: 443, servername: `${tls}.${other}`, text: '' },
-      tls,
-    ),
-    byCanary(
-      'another port',
-      { kind: 'tcp', host: address, port: 8080, text: get(address, `/${literal}`) },
-      literal,
-    ),
+    byCanary('HTTP', { kind: 'tcp', host: address, port: 80, text: get(allowed, `/${http}`) }, http),
+    byCanary('TLS', { kind: 'tls', host: address, port: 443, servername: `${tls}.${other}`, text: '' }, tls),
+    byCanary('another port', { kind: 'tcp', host: address, port: 8080, text: get(address, `/${literal}`) }, literal),
     byCanary(
       'DNS of another resolver',
       { kind: 'dns', server: address, name: `${udp}.${other}`, type: DNS_TYPE.A, transport: 'udp' },
@@ -97,11 +85,7 @@ export function closedCases(target: Target, next: Tracer, who: string): readonly
 
 function questions(target: Target, next: Tracer): Case[] {
   const other = nameOf(target, 'other');
-  const ask = (
-    what: string,
-    more: Partial<Extract<Probe, { kind: 'dns' }>> = {},
-    data = '',
-  ): Case => {
+  const ask = (what: string, more: Partial<Extract<Probe, { kind: 'dns' }>> = {}, data = ''): Case => {
     const trace = next();
     const name = `${trace}${data}.${other}`;
     return {
@@ -148,12 +132,7 @@ function questions(target: Target, next: Tracer): Case[] {
 function requests(target: Target, next: Tracer): Case[] {
   const allowed = nameOf(target, 'allowed');
   const other = { name: nameOf(target, 'other'), address: target.address };
-  const forged = forgedRequests({
-    allowed,
-    other,
-    forged: nameOf(target, 'elsewhere'),
-    trace: next,
-  });
+  const forged = forgedRequests({ allowed, other, forged: nameOf(target, 'elsewhere'), trace: next });
   const second = next();
   const first = `GET / HTTP/1.1\r\nHost: ${allowed}\r\n\r\n`;
   const redirected = next();
@@ -182,12 +161,7 @@ function hellos(target: Target, next: Tracer): Case[] {
     nameOf(target, label),
   ) as [string, string, string];
   const [named, forged, none, plain, fronted] = [next(), next(), next(), next(), next()];
-  const tls = (
-    what: string,
-    host: string,
-    servername: string | undefined,
-    trace: string,
-  ): Case => ({
+  const tls = (what: string, host: string, servername: string | undefined, trace: string): Case => ({
     what,
     probe: {
       kind: 'tls',
@@ -198,8 +172,7 @@ function hellos(target: Target, next: Tracer): Case[] {
     },
     judged: {
       by: 'canary',
-      isArrival: ({ protocol, text }) =>
-        text.includes(trace) || (protocol === 'tls' && text === elsewhere),
+      isArrival: ({ protocol, text }) => text.includes(trace) || (protocol === 'tls' && text === elsewhere),
     },
   });
   return [
@@ -213,13 +186,7 @@ function hellos(target: Target, next: Tracer): Case[] {
     },
     {
       what: 'limit: Host in the TLS of an allowed name is another (fronting)',
-      probe: {
-        kind: 'tls',
-        host: allowed,
-        port: 443,
-        servername: allowed,
-        text: get(other, `/${fronted}`),
-      },
+      probe: { kind: 'tls', host: allowed, port: 443, servername: allowed, text: get(other, `/${fronted}`) },
       judged: { by: 'limit', trace: fronted },
     },
   ];
@@ -239,22 +206,14 @@ function smuggled(target: Target, next: Tracer): Case[] {
   const chunk = (inner: string): string => `${inner.length.toString(16)}\r\n${inner}\r\n0\r\n\r\n`;
   const CHUNKED = 'Transfer-Encoding: chunked';
   return [
-    smuggle('CL.TE', (inner) =>
-      post([`Content-Length: ${inner.length + 5}`, CHUNKED], `0\r\n\r\n${inner}`),
-    ),
+    smuggle('CL.TE', (inner) => post([`Content-Length: ${inner.length + 5}`, CHUNKED], `0\r\n\r\n${inner}`)),
     smuggle('TE.CL', (inner) => post(['Content-Length: 4', CHUNKED], chunk(inner))),
-    smuggle('two lengths', (inner) =>
-      post(['Content-Length: 0', `Content-Length: ${inner.length}`], inner),
-    ),
-    smuggle('an unknown coding', (inner) =>
-      post(['Content-Length: 4', 'Transfer-Encoding: xchunked'], chunk(inner)),
-    ),
+    smuggle('two lengths', (inner) => post(['Content-Length: 0', `Content-Length: ${inner.length}`], inner)),
+    smuggle('an unknown coding', (inner) => post(['Content-Length: 4', 'Transfer-Encoding: xchunked'], chunk(inner))),
     smuggle('a space before the colon', (inner) =>
       post(['Content-Length: 4', 'Transfer-Encoding : chunked'], chunk(inner)),
     ),
-    smuggle('a Host behind a bare line feed', (inner) =>
-      inner.replace('\r\n', `\r\nHost: ${allowed}\r\nX: y\n`),
-    ),
+    smuggle('a Host behind a bare line feed', (inner) => inner.replace('\r\n', `\r\nHost: ${allowed}\r\nX: y\n`)),
   ];
 }
 
@@ -286,8 +245,7 @@ function otherPorts(target: Target, next: Tracer): Case[] {
   };
   const tcp = (host: string) => (trace: string) =>
     ({ kind: 'tcp', host, port: 8080, text: get(`${host}:8080`, `/${trace}`) }) as const;
-  const udp = (port: number) => (trace: string) =>
-    ({ kind: 'udp', host: address, port, text: trace }) as const;
+  const udp = (port: number) => (trace: string) => ({ kind: 'udp', host: address, port, text: trace }) as const;
   return [
     to('another port of an allowed name', tcp(allowed)),
     to('another port of an address', tcp(address)),

@@ -63,22 +63,15 @@ export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> 
     id: sandbox.sandboxId,
     async run(command, signal) {
       try {
-        const { stdout } = await sandbox.commands.run(command, {
-          timeoutMs: COMMAND_MS,
-          signal,
-        });
+        const { stdout } = await sandbox.commands.run(command, { timeoutMs: COMMAND_MS, signal });
         return stdout;
       } catch (error) {
-        if (!(error instanceof CommandExitError))
-          throw failed('run the probes in a sandbox', error);
+        if (!(error instanceof CommandExitError)) throw failed('run the probes in a sandbox', error);
         const isMissing = error.exitCode === EXIT_NO_PROGRAM;
         const why = `status ${error.exitCode}: ${plain(error.stderr, CAUSE_CHARACTERS_MAX)}`;
         const cause = new Error(isMissing ? `no python3 (${why})` : why);
         const remedy = 'Use --template to choose a template with python3 and its standard library.';
-        throw new ProofError('endpoint_failed', 'could not run the probes in a sandbox', {
-          cause,
-          remedy,
-        });
+        throw new ProofError('endpoint_failed', 'could not run the probes in a sandbox', { cause, remedy });
       }
     },
     async updateNetwork({ allowInternetAccess, network }) {

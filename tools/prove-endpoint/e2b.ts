@@ -14,9 +14,7 @@ export type E2b = typeof import('e2b');
  * @param folders where to look: NeuroVisor's own packages, then those of the current project
  * @throws ProofError `client_missing`
  */
-export async function loadE2b(
-  folders: readonly string[] = [import.meta.dirname, process.cwd()],
-): Promise<E2b> {
+export async function loadE2b(folders: readonly string[] = [import.meta.dirname, process.cwd()]): Promise<E2b> {
   for (const folder of folders) {
     const path = find(folder);
     if (path !== undefined) return (await import(pathToFileURL(path).href)) as E2b;

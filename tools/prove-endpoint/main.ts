@@ -41,10 +41,7 @@ const program = toolProgram('prove-endpoint')
   .option('--domain <name>', 'domain of its sandboxes (default: E2B_DOMAIN)')
   .option('--template <name>', 'template of its sandboxes (default: base)')
   .option('--canary <host>', 'host that runs neurovisor prove-endpoint canary')
-  .option(
-    '--zone <name>',
-    'DNS zone whose names resolve to the canary (default: name of the canary)',
-  )
+  .option('--zone <name>', 'DNS zone whose names resolve to the canary (default: name of the canary)')
   .option('--allow-name <name>', 'without a canary: public web site to allow')
   .option('--deny-name <name>', 'without a canary: public web site to deny')
   .option('--resolver <address>', `without a canary: public resolver (default: ${RESOLVER})`)
@@ -70,18 +67,11 @@ program
 
 await runTool(program);
 
-async function proveThere(
-  cli: Cli,
-  endpoint: string | undefined,
-  flags: EndpointFlags,
-): Promise<number> {
+async function proveThere(cli: Cli, endpoint: string | undefined, flags: EndpointFlags): Promise<number> {
   const { allowName: allowed, denyName: denied, resolver = RESOLVER } = flags;
-  const names =
-    allowed === undefined || denied === undefined ? {} : { names: { allowed, denied, resolver } };
+  const names = allowed === undefined || denied === undefined ? {} : { names: { allowed, denied, resolver } };
   const { domain, template, canary, zone } = flags;
-  const given = Object.entries({ domain, template, canary, zone }).filter(
-    ([, value]) => value !== undefined,
-  );
+  const given = Object.entries({ domain, template, canary, zone }).filter(([, value]) => value !== undefined);
   const url = endpoint === undefined ? {} : { url: endpoint };
   const { proveEndpoint } = await import('./prove-endpoint.ts');
   try {

@@ -37,13 +37,10 @@ export async function narrowing(
   const holding = run.probe(sandbox, [hold]).finally(() => end.abort());
   holding.catch((error: unknown) => ignore(error, 'awaited below'));
   const isHeld = await isThere(run, target, end.signal, ({ text: line }) => line.includes(held));
-  const refused = await run.unlessAborted(
-    sandbox.updateNetwork(closedBut([nameOf(target, 'elsewhere')])),
-  );
+  const refused = await run.unlessAborted(sandbox.updateNetwork(closedBut([nameOf(target, 'elsewhere')])));
   await run.probe(sandbox, [{ kind: 'release', path }]);
   const [outcome] = await holding;
-  if (refused !== undefined)
-    return Object.values(what).map((each) => notTried(each, `no update: ${refused}`));
+  if (refused !== undefined) return Object.values(what).map((each) => notTried(each, `no update: ${refused}`));
   const [again] = await run.probe(sandbox, [
     { kind: 'tcp', host: target.address, port: 80, text: get(allowed, `/${fresh}`) },
   ]);

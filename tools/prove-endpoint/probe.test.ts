@@ -34,8 +34,7 @@ describe('Arrivals', () => {
     expect(arrivals.of(run)).toEqual([{ protocol: 'dns', port: 53, text }]);
     arrivals.add({ protocol: 'http', port: 80, text: `${run}${'y'.repeat(10_000)}` });
     expect(arrivals.of(run).at(-1)?.text).toHaveLength(ARRIVAL_CHARACTERS_MAX);
-    for (let count = 0; count <= ARRIVALS_MAX; count += 1)
-      arrivals.add({ protocol: 'tcp', port: 80, text: '' });
+    for (let count = 0; count <= ARRIVALS_MAX; count += 1) arrivals.add({ protocol: 'tcp', port: 80, text: '' });
     expect(arrivals.of(run)).toEqual([]);
   });
 });

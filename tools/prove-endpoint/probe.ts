@@ -50,9 +50,7 @@ export interface ProbeOutcome {
   readonly secured: boolean;
 }
 
-const outcomesSchema = z.array(
-  z.object({ outcome: z.string(), text: z.string(), secured: z.boolean() }),
-);
+const outcomesSchema = z.array(z.object({ outcome: z.string(), text: z.string(), secured: z.boolean() }));
 /** Linux takes arguments of up to 128 KiB each. */
 const COMMAND_CHARACTERS_MAX = 100_000;
 const OUTPUT_CHARACTERS_MAX = 4 * MIB;

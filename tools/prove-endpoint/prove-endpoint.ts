@@ -17,24 +17,10 @@ import { CANARY_CONTENT } from './canary.ts';
 import { askArrivals, canaryControls } from './canary-client.ts';
 import { UNREACHABLE_ADDRESS } from './canary-zone.ts';
 import type { Case } from './case.ts';
-import {
-  allowedNames,
-  closedCases,
-  confinedCases,
-  nameOf,
-  type Target,
-  type Tracer,
-  tracer,
-} from './cases.ts';
+import { allowedNames, closedCases, confinedCases, nameOf, type Target, type Tracer, tracer } from './cases.ts';
 import { aloneCases, aloneClosedCases, type PublicNames } from './cases-alone.ts';
 import { metadataCases, privateCases } from './cases-metadata.ts';
-import {
-  closedBut,
-  type EndpointOptions,
-  type NetworkPolicy,
-  openEndpoint,
-  type RemoteSandbox,
-} from './client.ts';
+import { closedBut, type EndpointOptions, type NetworkPolicy, openEndpoint, type RemoteSandbox } from './client.ts';
 import { narrowing } from './narrowing.ts';
 import type { Probe, ProbeOutcome } from './probe.ts';
 import { type Common, SuiteRun, type SuiteRunOptions } from './suite-run.ts';
@@ -82,9 +68,7 @@ async function confined(run: SuiteRun, target: Target, next: Tracer): Promise<Co
   const works = await controlled(run, target, next, sandbox, allowed, 'the sandbox');
   const walls = await run.probe(sandbox, wallProbes(nameOf(target, 'flip')));
   const before = await run.unlessAborted(askArrivals(target));
-  const hearsQuestions = before.some(
-    ({ protocol, text }) => protocol === 'dns' && text === allowed,
-  );
+  const hearsQuestions = before.some(({ protocol, text }) => protocol === 'dns' && text === allowed);
   if (!works)
     throw new ProofError('no_control', `could not reach ${allowed}, which the policy allows`, {
       remedy: `Check that ${allowed} resolves to the canary (${target.address}) and that the endpoint supports rules by name.`,
@@ -188,20 +172,13 @@ async function inSandbox(
 async function alone(run: SuiteRun, names: PublicNames | undefined): Promise<void> {
   if (names === undefined)
     throw new ProofError('no_control', 'could not tell blocked from nonexistent destinations', {
-      remedy:
-        'Name a canary (--canary), or two public web sites: one to allow (--allow-name), one not (--deny-name).',
+      remedy: 'Name a canary (--canary), or two public web sites: one to allow (--allow-name), one not (--deny-name).',
     });
   const { address } = await resolve(names.denied);
   const sandbox = await run.create(closedBut([names.allowed]));
   const [byHttp, byTls, ...walls] = await run.probe(sandbox, [
     { kind: 'tcp', host: names.allowed, port: 80, text: get(names.allowed) },
-    {
-      kind: 'tls',
-      host: names.allowed,
-      port: 443,
-      servername: names.allowed,
-      text: get(names.allowed),
-    },
+    { kind: 'tls', host: names.allowed, port: 443, servername: names.allowed, text: get(names.allowed) },
     ...wallProbes(names.denied),
   ]);
   const works = [
@@ -217,13 +194,7 @@ async function alone(run: SuiteRun, names: PublicNames | undefined): Promise<voi
   );
   const common = { arrivals: undefined, hearsQuestions: false, wall: wallOf(walls), allowed: [] };
   run.judge(cases, outcomes, common);
-  const needs = [
-    'forged Host and SNI',
-    'smuggling',
-    'redirects',
-    'rebinding',
-    'header fields added to requests',
-  ];
+  const needs = ['forged Host and SNI', 'smuggling', 'redirects', 'rebinding', 'header fields added to requests'];
   const why = 'requires a canary (--canary)';
   run.tried.push(...needs.map((what) => notTried(what, why)));
   await run.kill(sandbox);
@@ -253,9 +224,7 @@ async function targetOf({ canary = '', zone }: SuiteOptions): Promise<Target> {
   const run = randomBytes(10).toString('hex');
   if (isIPv4(canary) && zone === undefined) {
     const remedy = 'Give the zone with --zone, or give --canary as a name instead of an address.';
-    throw new ProofError('canary_failed', 'could not find names that lead to the canary', {
-      remedy,
-    });
+    throw new ProofError('canary_failed', 'could not find names that lead to the canary', { remedy });
   }
   const { address } = await resolve(canary);
   return { run, address, zone: (zone ?? canary).toLowerCase() };

@@ -71,12 +71,7 @@ export class SuiteRun implements AsyncDisposable {
     return orAborted(work, this.#signal);
   }
 
-  control(
-    what: string,
-    content: string,
-    outcome: ProbeOutcome | undefined,
-    arrived = true,
-  ): boolean {
+  control(what: string, content: string, outcome: ProbeOutcome | undefined, arrived = true): boolean {
     const isAnswer = outcome?.outcome === 'answer' && outcome.text.includes(content);
     const ok = isAnswer && arrived;
     const failure = outcome === undefined ? 'nothing' : summaryOf(outcome);

@@ -20,12 +20,7 @@ const answer = (text: string): ProbeOutcome => ({ outcome: 'answer', text, secur
 const http = (text: string): CanaryArrival => ({ protocol: 'http', port: 80, text });
 
 function ok(what: string, evidence: Partial<Evidence> = {}): boolean {
-  const nothing = {
-    arrivals: [],
-    hearsQuestions: true,
-    wall: new Set<string>(),
-    allowed: [allowed],
-  };
+  const nothing = { arrivals: [], hearsQuestions: true, wall: new Set<string>(), allowed: [allowed] };
   return judge(caseOf(what), { ...nothing, outcome: silence, ...evidence }).ok;
 }
 
@@ -54,8 +49,7 @@ describe('judge', () => {
   });
 
   it('a page of the canary under another name is a leak, even without an arrival', () => {
-    const page = (name: string) =>
-      answer(`HTTP/1.1 200 Canary\r\n\r\nhere is the canary: ${name}\n`);
+    const page = (name: string) => answer(`HTTP/1.1 200 Canary\r\n\r\nhere is the canary: ${name}\n`);
     expect(ok('Host is another name', { outcome: page(allowed) })).toBe(true);
     expect(ok('Host is another name', { outcome: page(other) })).toBe(false);
   });
@@ -87,9 +81,7 @@ describe('judge', () => {
     expect(ok(what, { outcome: answer('go away\n'), wall })).toBe(true);
     expect(ok(what, { outcome: answer('come in\n'), wall })).toBe(false);
     // The former address of a name that flips.
-    expect(ok(what, { outcome: answer('HTTP/1.1 200 x\r\n\r\nhere is the canary: x\n') })).toBe(
-      true,
-    );
+    expect(ok(what, { outcome: answer('HTTP/1.1 200 x\r\n\r\nhere is the canary: x\n') })).toBe(true);
   });
 
   it('a header added on the way is a leak, except those that proxies add', () => {
@@ -104,9 +96,7 @@ describe('judge', () => {
 
   it('a case that could not run fails', () => {
     expect(ok('two Hosts', { arrivals: undefined })).toBe(false);
-    expect(ok('an allowed name that leads to a private address', { hearsQuestions: false })).toBe(
-      false,
-    );
+    expect(ok('an allowed name that leads to a private address', { hearsQuestions: false })).toBe(false);
   });
 
   it('makes text from outside printable', () => {

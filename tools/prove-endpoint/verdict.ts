@@ -35,12 +35,7 @@ const HARMLESS_FIELDS: ReadonlySet<string> = new Set([
 export function judge({ what, judged }: Case, evidence: Evidence): Tried {
   const { outcome, arrivals, hearsQuestions, allowed } = evidence;
   const summary = summaryOf(outcome);
-  const row = (expected: string, seen: string, ok: boolean): Tried => ({
-    what,
-    expected,
-    seen,
-    ok,
-  });
+  const row = (expected: string, seen: string, ok: boolean): Tried => ({ what, expected, seen, ok });
   switch (judged.by) {
     case 'canary': {
       if (arrivals === undefined) return notTried(what, 'there is no canary');
@@ -51,8 +46,7 @@ export function judge({ what, judged }: Case, evidence: Evidence): Tried {
     }
     case 'question': {
       const count = arrivals?.filter(judged.isArrival).length ?? 0;
-      const hasAddress =
-        outcome.outcome === 'answer' && !/^code \d+, 0 answers$/.test(outcome.text);
+      const hasAddress = outcome.outcome === 'answer' && !/^code \d+, 0 answers$/.test(outcome.text);
       if (hearsQuestions) {
         const seen = `${summary}; ${count === 0 ? 'no other resolver' : 'the canary'} asked`;
         return row('no other resolver asked', seen, count === 0);
@@ -60,8 +54,7 @@ export function judge({ what, judged }: Case, evidence: Evidence): Tried {
       return row('no address', `${summary}${WEAKER}`, count === 0 && !hasAddress);
     }
     case 'answer-of-zone':
-      if (!hearsQuestions)
-        return notTried(what, 'the canary receives no DNS queries for its names');
+      if (!hearsQuestions) return notTried(what, 'the canary receives no DNS queries for its names');
       return byAnswer(row, evidence);
     case 'answer':
       return byAnswer(row, evidence);
@@ -92,19 +85,12 @@ function byAnswer(row: Row, { outcome, wall }: Evidence): Tried {
   return row('no answer', `${summaryOf(outcome)}${WEAKER}`, ok);
 }
 
-function byFields(
-  row: Row,
-  { outcome, arrivals }: Evidence,
-  trace: string,
-  sent: readonly string[],
-): Tried {
+function byFields(row: Row, { outcome, arrivals }: Evidence, trace: string, sent: readonly string[]): Tried {
   const expected = 'no added header fields';
   const heads = arrivals?.filter(({ text }) => text.includes(trace)) ?? [];
   const echoed = /^HTTP\/1\.[01] 200/.test(outcome.text) ? outcome.text.split('\r\n\r\n')[1] : '';
   const fields = [...heads.map(({ text }) => text), echoed ?? ''].flatMap(fieldNames);
-  const added = new Set(
-    fields.filter((name) => !sent.includes(name) && !HARMLESS_FIELDS.has(name)),
-  );
+  const added = new Set(fields.filter((name) => !sent.includes(name) && !HARMLESS_FIELDS.has(name)));
   if (heads.length === 0 && added.size === 0)
     return row(expected, `${summaryOf(outcome)}; nothing arrived`, arrivals !== undefined);
   const seen = added.size === 0 ? 'arrived unchanged' : `added: ${[...added].join(', ')}`;
@@ -112,9 +98,7 @@ function byFields(
 }
 
 function fieldNames(head: string): string[] {
-  return [...head.matchAll(/^([!#$%&'*+.^_`|~0-9A-Za-z-]+):/gm)].map((match) =>
-    (match[1] ?? '').toLowerCase(),
-  );
+  return [...head.matchAll(/^([!#$%&'*+.^_`|~0-9A-Za-z-]+):/gm)].map((match) => (match[1] ?? '').toLowerCase());
 }
 
 /** The names whose canary pages a text contains. */

@@ -46,11 +46,7 @@ export interface LearnFlags {
 }
 
 /** @returns 1 if a profile is invalid */
-export async function seccompCheck(
-  cli: Cli,
-  files: readonly string[],
-  flags: ArchFlags,
-): Promise<number> {
+export async function seccompCheck(cli: Cli, files: readonly string[], flags: ArchFlags): Promise<number> {
   const arch = architecture(flags);
   const results = await Promise.all(
     files.map(async (file) => {
@@ -190,8 +186,6 @@ function architecture({ arch }: ArchFlags): Architecture {
 function checkVersion(version: string): void {
   const [, minor] = /^1\.(\d+)(\.|$)/.exec(version) ?? [];
   if (Number(minor) >= FIRECRACKER_MINOR_MIN) return;
-  const what = /^\d+\.\d/.test(version)
-    ? `unsupported version ${version}`
-    : `invalid version "${version}"`;
+  const what = /^\d+\.\d/.test(version) ? `unsupported version ${version}` : `invalid version "${version}"`;
   throw new UsageError(`--firecracker: ${what}`, 'use 1.15 or newer, 1.x, for example 1.16.1');
 }

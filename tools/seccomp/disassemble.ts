@@ -8,11 +8,8 @@ export function disassemble(program: Uint8Array): string[] {
   return Array.from({ length: program.length / INSTRUCTION_BYTES }, (_, index) => {
     const at = index * INSTRUCTION_BYTES;
     const constant = view.getUint32(at + 4, true);
-    const [ifTrue, ifFalse] = [view.getUint8(at + 2), view.getUint8(at + 3)].map(
-      (distance) => index + 1 + distance,
-    );
-    const compare = (sign: string): string =>
-      `if A ${sign} ${hex(constant)} goto ${ifTrue} else ${ifFalse}`;
+    const [ifTrue, ifFalse] = [view.getUint8(at + 2), view.getUint8(at + 3)].map((distance) => index + 1 + distance);
+    const compare = (sign: string): string => `if A ${sign} ${hex(constant)} goto ${ifTrue} else ${ifFalse}`;
     switch (view.getUint16(at, true)) {
       case CODE.load:
         return `A = ${fieldName(constant)}`;

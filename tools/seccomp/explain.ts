@@ -1,17 +1,8 @@
 /** Explains a profile to people: the action for each call, and its cost. Pure. */
 import { compileProfile } from '../../src/machine/jail/seccomp/compile.ts';
-import {
-  actionText,
-  type Condition,
-  type Profile,
-  type ThreadFilter,
-} from '../../src/machine/jail/seccomp/profile.ts';
+import { actionText, type Condition, type Profile, type ThreadFilter } from '../../src/machine/jail/seccomp/profile.ts';
 import { checkRules, redundantRules } from '../../src/machine/jail/seccomp/profile-check.ts';
-import {
-  type Architecture,
-  AUDIT_ARCH,
-  syscallNumber,
-} from '../../src/machine/jail/seccomp/syscalls.ts';
+import { type Architecture, AUDIT_ARCH, syscallNumber } from '../../src/machine/jail/seccomp/syscalls.ts';
 import { interpret } from './interpret.ts';
 
 interface ExplainedRule {
@@ -55,9 +46,7 @@ function explainThread(filter: ThreadFilter, arch: Architecture): ExplainedThrea
     comment: comment ?? null,
   }));
   const numbers = new Set(rules.map(({ number }) => number));
-  const steps = [...numbers].map(
-    (number) => interpret(program, { arch: AUDIT_ARCH[arch], number, args: [] }).steps,
-  );
+  const steps = [...numbers].map((number) => interpret(program, { arch: AUDIT_ARCH[arch], number, args: [] }).steps);
   return {
     thread: filter.name,
     otherwise: actionText(filter.defaultAction),

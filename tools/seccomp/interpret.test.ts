@@ -16,10 +16,7 @@ const call = { arch: 0xc000_003e, number: 5, args: [1n, 0xffff_ffff_0000_0002n] 
 describe('interpret', () => {
   it('reads number, architecture and argument halves as unsigned', () => {
     const word = (offset: number) =>
-      interpret(
-        program([0x20, 0, 0, offset], [0x35, 1, 0, 0xffff_ffff], [0x06, 0, 0, 1], [0x06, 0, 0, 2]),
-        call,
-      );
+      interpret(program([0x20, 0, 0, offset], [0x35, 1, 0, 0xffff_ffff], [0x06, 0, 0, 1], [0x06, 0, 0, 2]), call);
     expect(word(0)).toEqual({ word: 1, steps: 3 });
     expect(word(28)).toEqual({ word: 2, steps: 3 });
     expect(word(24)).toEqual({ word: 1, steps: 3 });

@@ -2,12 +2,7 @@
  * Runs a seccomp program as the kernel would, to find a filter's result for a call and its cost. An independent
  * implementation of `cbpf.ts`' instructions (Documentation/networking/filter.rst). Pure.
  */
-import {
-  CODE,
-  INSTRUCTION_BYTES,
-  INSTRUCTIONS_MAX,
-  SECCOMP_DATA,
-} from '../../src/machine/jail/seccomp/cbpf.ts';
+import { CODE, INSTRUCTION_BYTES, INSTRUCTIONS_MAX, SECCOMP_DATA } from '../../src/machine/jail/seccomp/cbpf.ts';
 
 export interface Call {
   /** AUDIT_ARCH_… */

@@ -102,11 +102,7 @@ describe('proposeProfile', () => {
       'prctl',
     ]);
     expect(proposed['qemu']?.filter.slice(4, 6)).toEqual([
-      {
-        syscall: 'ioctl',
-        args: [{ index: 1, type: 'dword', op: 'eq', val: 0xae80 }],
-        comment: 'seen once',
-      },
+      { syscall: 'ioctl', args: [{ index: 1, type: 'dword', op: 'eq', val: 0xae80 }], comment: 'seen once' },
       {
         syscall: 'ioctl',
         args: [{ index: 1, type: 'dword', op: 'eq', val: 0x5421 }],

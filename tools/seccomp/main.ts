@@ -8,10 +8,10 @@ import type { CompileFlags, LearnFlags, ReachFlags } from './commands.ts';
 const load = () => import('./commands.ts');
 
 const architecture = (): Option =>
-  new Option(
-    '--arch <name>',
-    'processor architecture: x86_64 or aarch64 (default: that of this host)',
-  ).choices(['x86_64', 'aarch64']);
+  new Option('--arch <name>', 'processor architecture: x86_64 or aarch64 (default: that of this host)').choices([
+    'x86_64',
+    'aarch64',
+  ]);
 
 const seccomp = toolProgram('seccomp').description(
   'Inspect and compile seccomp profiles. A profile lists the system calls that each thread of a VMM may ' +
@@ -36,12 +36,8 @@ seccomp
   .option('--program', 'show the compiled BPF instructions')
   .addOption(architecture())
   .addOption(output())
-  .action(
-    (
-      file: string,
-      thread: string | undefined,
-      flags: OutputFlags & { arch?: string; program?: boolean },
-    ) => perform(flags, async (cli) => (await load()).seccompExplain(cli, file, thread, flags)),
+  .action((file: string, thread: string | undefined, flags: OutputFlags & { arch?: string; program?: boolean }) =>
+    perform(flags, async (cli) => (await load()).seccompExplain(cli, file, thread, flags)),
   );
 seccomp
   .command('reach')
@@ -53,22 +49,15 @@ seccomp
   .addOption(vmmOption())
   .option('--calls', 'also list the calls by name')
   .addOption(output())
-  .action((flags: OutputFlags & ReachFlags) =>
-    perform(flags, async (cli) => (await load()).seccompReach(cli, flags)),
-  );
+  .action((flags: OutputFlags & ReachFlags) => perform(flags, async (cli) => (await load()).seccompReach(cli, flags)));
 seccomp
   .command('compile')
   .summary('compile a profile')
-  .description(
-    'Compile a profile to a BPF program for the kernel, or to a filter file for Firecracker.',
-  )
+  .description('Compile a profile to a BPF program for the kernel, or to a filter file for Firecracker.')
   .argument('<file>')
   .requiredOption('--out <path>', 'output file')
   .option('--thread <name>', 'thread to compile, if the profile has several')
-  .option(
-    '--firecracker <version>',
-    'write a file for the --seccomp-filter option of this version, for example 1.16.1',
-  )
+  .option('--firecracker <version>', 'write a file for the --seccomp-filter option of this version, for example 1.16.1')
   .addOption(
     new Option('--mode <mode>', 'enforce, or log (allow and log forbidden calls)')
       .choices(['enforce', 'log'])
@@ -92,11 +81,7 @@ seccomp
   )
   .option('--program <name>', 'use the calls since the last start of this program')
   .option('--traces', 'read strace output files instead of running a command')
-  .option(
-    '--thread <name>',
-    'name of the filter; firecracker: one filter for each of its threads',
-    'qemu',
-  )
+  .option('--thread <name>', 'name of the filter; firecracker: one filter for each of its threads', 'qemu')
   .addOption(
     new Option(
       '--since <what>',

@@ -6,12 +6,7 @@ import { join } from 'node:path';
 import { JailError } from '../../src/machine/jail/errors.ts';
 import { compileProfile } from '../../src/machine/jail/seccomp/compile.ts';
 import { firecrackerFilter } from '../../src/machine/jail/seccomp/firecracker-filter.ts';
-import {
-  type Mode,
-  type Profile,
-  parseProfile,
-  withMode,
-} from '../../src/machine/jail/seccomp/profile.ts';
+import { type Mode, type Profile, parseProfile, withMode } from '../../src/machine/jail/seccomp/profile.ts';
 import { ARCHITECTURES, type Architecture } from '../../src/machine/jail/seccomp/syscalls.ts';
 import { disassemble } from './disassemble.ts';
 import { type ExplainedThread, explainProfile } from './explain.ts';
@@ -21,8 +16,7 @@ import { type Since, STRACE, tracedCalls } from './strace.ts';
 export type { Architecture, ExplainedThread, ProposedThread, Since };
 export { ARCHITECTURES, JailError };
 
-export const hostArchitecture = (): Architecture =>
-  process.arch === 'arm64' ? 'aarch64' : 'x86_64';
+export const hostArchitecture = (): Architecture => (process.arch === 'arm64' ? 'aarch64' : 'x86_64');
 
 /** @throws JailError `profile_invalid`; an error of Node's when the file can't be read */
 export async function readProfile(path: string): Promise<Profile> {
@@ -35,11 +29,7 @@ export async function explainFile(path: string, arch: Architecture): Promise<Exp
 }
 
 /** @throws JailError `profile_invalid`, `profile_too_large`, `thread_unknown` */
-export async function listProgram(
-  path: string,
-  thread: string | undefined,
-  arch: Architecture,
-): Promise<string[]> {
+export async function listProgram(path: string, thread: string | undefined, arch: Architecture): Promise<string[]> {
   return disassemble(compileProfile(chosen(await readProfile(path), thread), arch).program);
 }
 
@@ -61,9 +51,7 @@ export async function compileFile(
   const read = await readProfile(path);
   const profile = new Map([...read].map(([name, filter]) => [name, withMode(filter, mode)]));
   const bytes =
-    format === 'raw'
-      ? compileProfile(chosen(profile, thread), arch).program
-      : firecrackerFilter(profile, arch);
+    format === 'raw' ? compileProfile(chosen(profile, thread), arch).program : firecrackerFilter(profile, arch);
   await writeFile(out, bytes);
   return bytes.length;
 }
@@ -74,9 +62,7 @@ function chosen(profile: Profile, thread: string | undefined) {
   const filter = name === undefined ? undefined : profile.get(name);
   if (filter !== undefined) return filter;
   const asked = thread === undefined ? 'it has several threads' : `no thread "${thread}"`;
-  throw new JailError('thread_unknown', `seccomp profile: ${asked}`, {
-    remedy: `Name one of ${names.join(', ')}.`,
-  });
+  throw new JailError('thread_unknown', `seccomp profile: ${asked}`, { remedy: `Name one of ${names.join(', ')}.` });
 }
 
 /** Maps thread names of Firecracker to filter names; unknown names are its main thread. */

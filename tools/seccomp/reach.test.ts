@@ -3,11 +3,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { actionOfReturn, compileProfile } from '../../src/machine/jail/seccomp/compile.ts';
 import { parseProfile, type ThreadFilter } from '../../src/machine/jail/seccomp/profile.ts';
-import {
-  AUDIT_ARCH,
-  syscallNames,
-  syscallNumber,
-} from '../../src/machine/jail/seccomp/syscalls.ts';
+import { AUDIT_ARCH, syscallNames, syscallNumber } from '../../src/machine/jail/seccomp/syscalls.ts';
 import { interpret } from './interpret.ts';
 import { reachOf } from './reach.ts';
 
@@ -17,11 +13,7 @@ const policy = (name: string): ThreadFilter[] => {
   return [...parseProfile(readFileSync(path, 'utf8')).values()];
 };
 const small = (entries: readonly object[], mode = 'allow'): Uint8Array => {
-  const filter = {
-    default_action: 'kill_process',
-    filter_action: mode,
-    filter: entries,
-  };
+  const filter = { default_action: 'kill_process', filter_action: mode, filter: entries };
   const [thread] = parseProfile(JSON.stringify({ t: filter })).values();
   if (thread === undefined) throw new Error('no thread');
   return compileProfile(thread, ARCH).program;

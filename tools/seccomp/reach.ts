@@ -4,12 +4,7 @@
  */
 import { CODE, SECCOMP_DATA } from '../../src/machine/jail/seccomp/cbpf.ts';
 import { actionOfReturn } from '../../src/machine/jail/seccomp/compile.ts';
-import {
-  type Architecture,
-  AUDIT_ARCH,
-  syscallNames,
-  syscallNumber,
-} from '../../src/machine/jail/seccomp/syscalls.ts';
+import { type Architecture, AUDIT_ARCH, syscallNames, syscallNumber } from '../../src/machine/jail/seccomp/syscalls.ts';
 import { type Instruction, readProgram } from './interpret.ts';
 
 export interface Reach {
@@ -34,8 +29,7 @@ export function reachOf(programs: readonly Uint8Array[], arch: Architecture): Re
     return each.includes('conditional') ? 'conditional' : 'always';
   };
   const names = syscallNames(arch).map((name) => [name, verdict(name)] as const);
-  const of = (wanted: Verdict): string[] =>
-    names.filter(([, verdict]) => verdict === wanted).map(([name]) => name);
+  const of = (wanted: Verdict): string[] => names.filter(([, verdict]) => verdict === wanted).map(([name]) => name);
   return { always: of('always'), conditional: of('conditional') };
 }
 
@@ -51,8 +45,7 @@ function judge(program: readonly Instruction[], arch: number, number: number): V
       if (seen.has(key)) return;
       seen.add(key);
       if (code === CODE.load) accumulator = known(constant, arch, number);
-      else if (code === CODE.and)
-        accumulator = accumulator === null ? null : (accumulator & constant) >>> 0;
+      else if (code === CODE.and) accumulator = accumulator === null ? null : (accumulator & constant) >>> 0;
       else if (code === CODE.jump) at += constant;
       else if (code === CODE.return) {
         const action = actionOfReturn(constant);

@@ -27,8 +27,7 @@ interface Line {
 }
 
 /** `7 read(0x3, 0x7ff0, 0x8) = 0x8`, `7 read(0x3, 0x7ff0, 0x8 <unfinished ...>`, `7 <... read resumed>) = 0x8` */
-const LINE =
-  /^(\d+) +(?:(\w+)\((.*?)|<\.\.\. (\w+) resumed>.*?)(?:\) += (\S+).*| <unfinished \.\.\.>)$/;
+const LINE = /^(\d+) +(?:(\w+)\((.*?)|<\.\.\. (\w+) resumed>.*?)(?:\) += (\S+).*| <unfinished \.\.\.>)$/;
 const SET_NAME = /^PR_SET_NAME, "((?:[^"\\]|\\.)*)"/;
 const EXECUTED = /^"((?:[^"\\]|\\.)*)"/;
 /** prctl by name, seccomp by number: SECCOMP_SET_MODE_FILTER. */
@@ -75,8 +74,7 @@ function isExecOf(lines: readonly Line[], at: number, program: string | undefine
   if (program === undefined) return true;
   const { id } = lines[at] ?? {};
   const begun = lines.findLast(
-    (line, index) =>
-      index <= at && line.id === id && line.name === 'execve' && line.args !== undefined,
+    (line, index) => index <= at && line.id === id && line.name === 'execve' && line.args !== undefined,
   );
   const [, path = ''] = EXECUTED.exec(begun?.args ?? '') ?? [];
   return path.slice(path.lastIndexOf('/') + 1) === program;

@@ -25,8 +25,7 @@ it('labeled: two programs side by side never share a line', () => {
 
 it('runProgram: passes output on and returns the status, 1 for a signal', async () => {
   const { shell, text } = recorder();
-  const program = (code: string): Promise<number> =>
-    runProgram(shell, [process.execPath, '-e', code]);
+  const program = (code: string): Promise<number> => runProgram(shell, [process.execPath, '-e', code]);
   expect(await program('console.log(process.env.NO_COLOR); process.exit(3)')).toBe(3);
   expect(text()).toBe('1\n');
   expect(await program("process.kill(process.pid, 'SIGKILL')")).toBe(1);

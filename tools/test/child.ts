@@ -18,10 +18,7 @@ export interface Shell {
 export function runProgram(
   shell: Shell,
   argv: readonly string[],
-  options: {
-    readonly env?: Readonly<Record<string, string>>;
-    readonly onOutput?: (text: string) => void;
-  } = {},
+  options: { readonly env?: Readonly<Record<string, string>>; readonly onOutput?: (text: string) => void } = {},
 ): Promise<number> {
   const [file = '', ...args] = argv;
   // Vitest takes FORCE_COLOR with any value as a request for colors.

@@ -8,9 +8,7 @@ export const DELAYS_MS_DEFAULT = 6;
 export const DELAYS_MS_MAX = 1000;
 
 /** @returns the length of the next delay, ms; null: there are none */
-export function delaysFrom(
-  env: Readonly<Record<string, string | undefined>>,
-): (() => number) | null {
+export function delaysFrom(env: Readonly<Record<string, string | undefined>>): (() => number) | null {
   const text = env[DELAYS_VARIABLE];
   if (text === undefined || text === '') return null;
   const msMax = Number(text);

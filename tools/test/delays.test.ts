@@ -45,8 +45,7 @@ it('delays: file operations overtake each other; what the system guarantees stay
 
 it('delaysFrom: the same seed gives the same delays, none longer than the limit', () => {
   const env = { [DELAYS_VARIABLE]: '6', NEUROVISOR_SEED: '7' };
-  const take = (next: (() => number) | null): number[] =>
-    Array.from({ length: 50 }, () => next?.() ?? -1);
+  const take = (next: (() => number) | null): number[] => Array.from({ length: 50 }, () => next?.() ?? -1);
   const delays = take(delaysFrom(env));
   expect(take(delaysFrom(env))).toEqual(delays);
   expect(take(delaysFrom({ ...env, NEUROVISOR_SEED: '8' }))).not.toEqual(delays);

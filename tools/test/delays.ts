@@ -54,11 +54,7 @@ interface Clock {
 type Emit = (this: object, event: string | symbol, ...args: unknown[]) => boolean;
 
 /** Events of one emitter keep their order. */
-function lateEvents(
-  prototype: { emit: Emit },
-  events: readonly string[],
-  { after, next }: Clock,
-): void {
+function lateEvents(prototype: { emit: Emit }, events: readonly string[], { after, next }: Clock): void {
   const original = prototype.emit;
   const last = new WeakMap<object, Promise<void>>();
   prototype.emit = function (event, ...args) {

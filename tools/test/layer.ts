@@ -30,15 +30,7 @@ export interface Layer {
   run(context: LayerContext): Promise<Outcome>;
 }
 
-export const NOTHING: Outcome = {
-  passed: 0,
-  failed: 0,
-  skipped: 0,
-  failures: [],
-  unsteady: [],
-  skips: [],
-  files: [],
-};
+export const NOTHING: Outcome = { passed: 0, failed: 0, skipped: 0, failures: [], unsteady: [], skips: [], files: [] };
 
 export function vitestLayer(
   projects: readonly string[],
@@ -46,10 +38,8 @@ export function vitestLayer(
   args: readonly string[] = [],
 ): Promise<Outcome> {
   const { shell, seed, filters, budget } = context;
-  const onRerun = (file: string, round: number): void =>
-    shell.write(`\n-- rerun ${round} of what failed in ${file}\n`);
-  const onUnsteady = (failure: Failure): void =>
-    shell.write(`\n-- UNSTEADY: ${titleOf(failure)}\n`);
+  const onRerun = (file: string, round: number): void => shell.write(`\n-- rerun ${round} of what failed in ${file}\n`);
+  const onUnsteady = (failure: Failure): void => shell.write(`\n-- UNSTEADY: ${titleOf(failure)}\n`);
   const request = { projects, filters };
   return verdictOf(vitestIn(shell, seed, { args }), request, { budget, onRerun, onUnsteady });
 }

@@ -22,8 +22,7 @@ const pure = (projects: readonly string[]) => (context: LayerContext) =>
 const real = (project: string) => (context: LayerContext) => vitestLayer([project], context);
 
 /** These wait for timers and small programs most of the time. */
-const wide = (project: string) => (context: LayerContext) =>
-  vitestLayer([project], context, ALL_PROCESSORS);
+const wide = (project: string) => (context: LayerContext) => vitestLayer([project], context, ALL_PROCESSORS);
 
 const EXTRA = { stage: 'machine', isExtra: true } as const;
 
@@ -55,20 +54,13 @@ const DELAYED_FILES = [
 function withDelays(context: LayerContext): Promise<Outcome> {
   const shell = { ...context.shell, env: delayed(context.shell.env, DELAYS_MS_DEFAULT) };
   const { filters } = context;
-  const late = {
-    ...context,
-    shell,
-    budget: null,
-    filters: filters.length > 0 ? filters : DELAYED_FILES,
-  };
+  const late = { ...context, shell, budget: null, filters: filters.length > 0 ? filters : DELAYED_FILES };
   return vitestLayer(['inprocess'], late, ALL_PROCESSORS);
 }
 
 /** The layer whose files lie at a path. */
 export function layerOf(path: string): string {
-  const match = /^test\/(inprocess|component|proofs|clients|smoke|vm|e2e|nested)(?:\/|$)/.exec(
-    path,
-  );
+  const match = /^test\/(inprocess|component|proofs|clients|smoke|vm|e2e|nested)(?:\/|$)/.exec(path);
   return match?.[1] ?? 'unit';
 }
 
@@ -118,12 +110,5 @@ export function guestOutcome(output: string, status: number): Outcome {
   }
   const failed = failures.length;
   const skipped = skips.length;
-  return {
-    ...NOTHING,
-    passed: Math.max(0, ran - failed - skipped),
-    failed,
-    failures,
-    skipped,
-    skips,
-  };
+  return { ...NOTHING, passed: Math.max(0, ran - failed - skipped), failed, failures, skipped, skips };
 }

@@ -10,10 +10,7 @@ import { runTests, type TestFlags } from './run.ts';
 const program = toolProgram('test')
   .description('Run the tests of this checkout.')
   .argument('[layers or paths...]', 'what to run (default: what each checkout must pass)')
-  .option(
-    '--full',
-    'everything, with what takes hours: all cases of nested, coding agents, model servers',
-  )
+  .option('--full', 'everything, with what takes hours: all cases of nested, coding agents, model servers')
   .option(
     '--delays <ms>',
     'delay file operations, timers, connections and ends of child processes at random, up to MS (6 finds most)',

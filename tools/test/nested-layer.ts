@@ -70,10 +70,7 @@ async function versionsOfVmms(env: Shell['env']): Promise<string> {
  * An emulated host can die of faults of its own. Then its file runs once more, and says so; any other failure is
  * final.
  */
-export async function onceMoreIfHostDied(
-  shell: Pick<Shell, 'write'>,
-  run: () => Promise<Outcome>,
-): Promise<Outcome> {
+export async function onceMoreIfHostDied(shell: Pick<Shell, 'write'>, run: () => Promise<Outcome>): Promise<Outcome> {
   const first = await run();
   const why = first.failures
     .flatMap(({ message }) => message.split('\n'))

@@ -52,8 +52,7 @@ export async function nestedKey(checkout: string, versions: string): Promise<str
   return hash.digest('hex').slice(0, 16);
 }
 
-export const nestedRecordPath = (cacheDir: string): string =>
-  join(cacheDir, 'test-nested', 'green.json');
+export const nestedRecordPath = (cacheDir: string): string => join(cacheDir, 'test-nested', 'green.json');
 
 /** @returns undefined: none, or one of another key */
 export async function readNestedGreen(path: string, key: string): Promise<NestedGreen | undefined> {

@@ -54,11 +54,7 @@ export function failuresOf(report: TestReport): readonly Failure[] {
     ...errors.map(({ suite, message }) => ({ file: path, test: suite, message: cleaned(message) })),
     ...tests
       .filter(({ state }) => state === 'failed')
-      .map(({ name, messages }) => ({
-        file: path,
-        test: name,
-        message: messages.map(cleaned).join('\n'),
-      })),
+      .map(({ name, messages }) => ({ file: path, test: name, message: messages.map(cleaned).join('\n') })),
   ]);
 }
 

@@ -25,8 +25,7 @@ export default class FileReporter implements Reporter {
 }
 
 /** The stack begins with the message; an assertion's has no more in it that helps. */
-const textOf = ({ message, stack }: ErrorText): string =>
-  stack?.includes(message) ? stack : message;
+const textOf = ({ message, stack }: ErrorText): string => (stack?.includes(message) ? stack : message);
 
 function fileOf(module: TestModule): FileReport {
   const { collectDuration, setupDuration, duration } = module.diagnostic();
@@ -37,9 +36,7 @@ function fileOf(module: TestModule): FileReport {
     durationMs: collectDuration + setupDuration + duration,
     errors: [
       ...module.errors().map((error) => ({ suite: null, message: textOf(error) })),
-      ...suites.flatMap((suite) =>
-        suite.errors().map((error) => ({ suite: suite.fullName, message: textOf(error) })),
-      ),
+      ...suites.flatMap((suite) => suite.errors().map((error) => ({ suite: suite.fullName, message: textOf(error) }))),
     ],
     tests: [...module.children.allTests()].map((test) => ({
       name: test.fullName,

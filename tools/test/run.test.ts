@@ -50,15 +50,7 @@ describe('guestOutcome', () => {
   });
 });
 
-const NOTHING: Outcome = {
-  passed: 1,
-  failed: 0,
-  skipped: 0,
-  failures: [],
-  unsteady: [],
-  skips: [],
-  files: [],
-};
+const NOTHING: Outcome = { passed: 1, failed: 0, skipped: 0, failures: [], unsteady: [], skips: [], files: [] };
 
 describe('runLayers', () => {
   let text = '';
@@ -68,26 +60,17 @@ describe('runLayers', () => {
       text += more;
     };
     const shell = { signal: new AbortController().signal, env: {}, isTerminal: false, write };
-    return {
-      shell,
-      seed: 1,
-      cacheDir: '/nowhere',
-      isFull: false,
-      filters: [],
-      budget: new UnsteadyBudget(),
-    };
+    return { shell, seed: 1, cacheDir: '/nowhere', isFull: false, filters: [], budget: new UnsteadyBudget() };
   };
-  const layer = (
-    name: string,
-    stage: Layer['stage'],
-    run: Layer['run'] = async () => NOTHING,
-  ): Layer => ({ name, stage, run, isWide: ['inprocess', 'component'].includes(name) });
+  const layer = (name: string, stage: Layer['stage'], run: Layer['run'] = async () => NOTHING): Layer => ({
+    name,
+    stage,
+    run,
+    isWide: ['inprocess', 'component'].includes(name),
+  });
   const red = async (): Promise<Outcome> => ({ ...NOTHING, failed: 1 });
 
-  const machine = (name: string, run?: Layer['run']): Layer => ({
-    ...layer(name, 'machine', run),
-    needsMachine: true,
-  });
+  const machine = (name: string, run?: Layer['run']): Layer => ({ ...layer(name, 'machine', run), needsMachine: true });
 
   it('a red gate stops the run and the set-up beside it, and says what did not run', async () => {
     const layers = [layer('check', 'gate', red), layer('unit', 'gate'), machine('vm')];
@@ -168,8 +151,7 @@ describe('runLayers', () => {
         return await end.promise;
       }),
     );
-    const ends = (name: string): void =>
-      gates.find((gate) => gate.name === name)?.end.resolve(NOTHING);
+    const ends = (name: string): void => gates.find((gate) => gate.name === name)?.end.resolve(NOTHING);
     const running = runLayers(layers, context(), async () => undefined);
     await expect.poll(() => began).toEqual(['inprocess', 'nested']);
     ends('nested');

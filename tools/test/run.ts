@@ -35,21 +35,14 @@ export function planOf(words: readonly string[]): Plan {
   const isPath = (word: string): boolean => /[/.]/.test(word);
   const filters = words.filter(isPath).map((word) => word.replace(/^\.\//, ''));
   const named = words.filter((word) => !isPath(word));
-  const unknown = named.find(
-    (name) => name !== ALL && !LAYERS.some((layer) => layer.name === name),
-  );
+  const unknown = named.find((name) => name !== ALL && !LAYERS.some((layer) => layer.name === name));
   if (unknown !== undefined) {
     const names = [ALL, ...LAYERS.map(({ name }) => name)].join(', ');
-    throw new UsageError(
-      `no layer "${unknown}"`,
-      `layers: ${names}; or a path such as src/egress/net`,
-    );
+    throw new UsageError(`no layer "${unknown}"`, `layers: ${names}; or a path such as src/egress/net`);
   }
   if (named.includes(ALL)) return { layers: LAYERS, filters };
   const wanted = new Set([...named, ...filters.map(layerOf)]);
-  const layers = LAYERS.filter(({ name, isExtra = false }) =>
-    wanted.size === 0 ? !isExtra : wanted.has(name),
-  );
+  const layers = LAYERS.filter(({ name, isExtra = false }) => (wanted.size === 0 ? !isExtra : wanted.has(name)));
   return { layers, filters };
 }
 
@@ -70,25 +63,14 @@ export async function runTests(
   const seed = runSeed();
   const { cacheDir } = resolveHome(cli.config.home);
   const timesPath = join(cacheDir, 'test-times.json');
-  const env = {
-    ...cli.env,
-    [TIMES_VARIABLE]: timesPath,
-    ...(isFull ? { [FULL_VARIABLE]: 'full' } : {}),
-  };
+  const env = { ...cli.env, [TIMES_VARIABLE]: timesPath, ...(isFull ? { [FULL_VARIABLE]: 'full' } : {}) };
   const shell: Shell = {
     signal: cli.cancelled,
     env: delays === undefined ? env : delayed({ ...env, NEUROVISOR_SEED: `${seed}` }, delays),
     isTerminal: cli.stdout.isTTY,
     write: (text) => void cli.stdout.write(text),
   };
-  const context: LayerContext = {
-    shell,
-    seed,
-    cacheDir,
-    isFull,
-    filters,
-    budget: new UnsteadyBudget(),
-  };
+  const context: LayerContext = { shell, seed, cacheDir, isFull, filters, budget: new UnsteadyBudget() };
   shell.write(`seed ${seed} (repeat with NEUROVISOR_SEED=${seed})\n`);
   const resultsPath = cli.env[RESULTS_VARIABLE];
   const before = await readResults(resultsPath);
@@ -196,11 +178,7 @@ async function sideBySide(
   };
   const lane = async (own: Layer[], then: Layer[]): Promise<readonly LayerResult[]> => {
     const results: LayerResult[] = [];
-    for (
-      let layer = own.shift() ?? then.shift();
-      layer !== undefined;
-      layer = own.shift() ?? then.shift()
-    )
+    for (let layer = own.shift() ?? then.shift(); layer !== undefined; layer = own.shift() ?? then.shift())
       results.push(await one(layer));
     return results;
   };
@@ -217,10 +195,7 @@ async function labeledRun(layer: Layer, context: LayerContext): Promise<LayerRes
   }
 }
 
-async function inOrder(
-  layers: readonly Layer[],
-  context: LayerContext,
-): Promise<readonly LayerResult[]> {
+async function inOrder(layers: readonly Layer[], context: LayerContext): Promise<readonly LayerResult[]> {
   const results: LayerResult[] = [];
   for (const layer of layers) {
     const result = await run(layer, context);

@@ -68,11 +68,7 @@ describe('skipTable', () => {
 
 describe('layerTable', () => {
   it('has a line per layer, and the five slowest files of each, the slowest first', () => {
-    const files = Array.from({ length: 20 }, (_, n) => ({
-      file: `${n}.ts`,
-      durationMs: 1000 * (n + 1),
-      tests: 2,
-    }));
+    const files = Array.from({ length: 20 }, (_, n) => ({ file: `${n}.ts`, durationMs: 1000 * (n + 1), tests: 2 }));
     const text = layerTable([
       { layer: 'unit', tookMs: 61_000, outcome: outcome({ passed: 38, failed: 2, files }) },
       { layer: 'vm', tookMs: 6_000, outcome: outcome({ passed: 1 }) },
@@ -94,11 +90,7 @@ describe('doubledTable', () => {
 
 describe('sum', () => {
   it('adds counts and joins lists', () => {
-    const one = outcome({
-      passed: 1,
-      failed: 1,
-      failures: [{ file: 'a', test: null, message: '' }],
-    });
+    const one = outcome({ passed: 1, failed: 1, failures: [{ file: 'a', test: null, message: '' }] });
     expect(sum([one, outcome({ passed: 2, skipped: 3 })])).toMatchObject({
       passed: 3,
       failed: 1,

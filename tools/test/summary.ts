@@ -81,18 +81,14 @@ function slowestOf(layer: string, files: readonly FileTime[]): readonly string[]
   return files
     .toSorted((a, b) => b.durationMs - a.durationMs)
     .slice(0, SLOWEST)
-    .map(
-      ({ file, durationMs }) =>
-        `  ${layer.padEnd(9)} ${duration(durationMs).padStart(11)}  ${file}\n`,
-    );
+    .map(({ file, durationMs }) => `  ${layer.padEnd(9)} ${duration(durationMs).padStart(11)}  ${file}\n`);
 }
 
 /** A file that doubled is a change of the product or of the test: on a busy machine all do. */
 export function doubledTable(doubled: readonly Doubled[]): string {
   if (doubled.length === 0) return '';
   const rows = doubled.map(
-    ({ file, durationMs, usualMs }) =>
-      `  ${file}: ${duration(durationMs)}, usually ${duration(usualMs)}\n`,
+    ({ file, durationMs, usualMs }) => `  ${file}: ${duration(durationMs)}, usually ${duration(usualMs)}\n`,
   );
   return `\ntook twice as long as usual:\n${rows.join('')}`;
 }

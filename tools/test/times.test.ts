@@ -10,8 +10,7 @@ it('times: the last five durations of a file survive a round trip through the di
   const path = join(dir, 'cache/test-times.json');
   expect(await readTimes(path)).toEqual({});
   let times = {};
-  for (let n = 1; n <= 7; n++)
-    times = withTimes(times, [{ file: 'a', durationMs: n * 1000.4, tests: 1 }]);
+  for (let n = 1; n <= 7; n++) times = withTimes(times, [{ file: 'a', durationMs: n * 1000.4, tests: 1 }]);
   await writeTimes(path, times);
   expect(await readTimes(path)).toEqual({ a: [3001, 4002, 5002, 6002, 7003] });
   await writeFile(path, '{"a": "soon"}');

@@ -14,8 +14,6 @@ export async function appendUnsteady(
 ): Promise<void> {
   if (unsteady.length === 0) return;
   await mkdir(dirname(path), { recursive: true });
-  const lines = unsteady.map((failure) =>
-    JSON.stringify({ date: now.toISOString(), seed, ...failure }),
-  );
+  const lines = unsteady.map((failure) => JSON.stringify({ date: now.toISOString(), seed, ...failure }));
   await appendFile(path, `${lines.join('\n')}\n`);
 }

@@ -25,16 +25,12 @@ const run = (files: readonly FileReport[], strayErrors: readonly string[] = []):
   const report: TestReport = { files, strayErrors };
   const isRed =
     strayErrors.length > 0 ||
-    files.some(
-      ({ tests, errors }) => errors.length > 0 || tests.some(({ state }) => state === 'failed'),
-    );
+    files.some(({ tests, errors }) => errors.length > 0 || tests.some(({ state }) => state === 'failed'));
   return { status: isRed ? 1 : 0, report };
 };
 
 /** A Vitest whose runs are given, the last one for all that follow. */
-function scripted(
-  ...runs: readonly VitestRun[]
-): RunVitest & { readonly requests: VitestRequest[] } {
+function scripted(...runs: readonly VitestRun[]): RunVitest & { readonly requests: VitestRequest[] } {
   const requests: VitestRequest[] = [];
   const next: RunVitest = async (request) => {
     requests.push(request);
@@ -99,9 +95,7 @@ describe('verdictOf', () => {
 
   it('another test of the file that fails in a rerun makes both fail', async () => {
     const other = run([file('a.ts', { one: 'passed', two: 'failed' })]);
-    const outcome = await verdictOf(scripted(RED, other), REQUEST, {
-      budget: new UnsteadyBudget(),
-    });
+    const outcome = await verdictOf(scripted(RED, other), REQUEST, { budget: new UnsteadyBudget() });
     expect(outcome.failures.map(({ test }) => test)).toEqual(['one', 'two']);
     expect(outcome).toMatchObject({ failed: 2, unsteady: [] });
   });
@@ -126,10 +120,7 @@ describe('verdictOf', () => {
   });
 
   it('three failures at once are final', async () => {
-    const three = run([
-      file('a.ts', { one: 'failed', two: 'failed' }),
-      file('b.ts', { three: 'failed' }),
-    ]);
+    const three = run([file('a.ts', { one: 'failed', two: 'failed' }), file('b.ts', { three: 'failed' })]);
     const vitest = scripted(three, GREEN);
     const outcome = await verdictOf(vitest, REQUEST, { budget: new UnsteadyBudget() });
     expect(outcome).toMatchObject({ failed: 3, unsteady: [] });
@@ -153,12 +144,8 @@ describe('verdictOf', () => {
 
   it('a failed hook is one failure; if unsteady, what it had skipped counts as passed', async () => {
     const hook = { suite: 'sandbox', message: 'Error: hook' };
-    const broken = run([
-      file('a.ts', { 'sandbox > x': 'skipped', 'sandbox > y': 'skipped', z: 'passed' }, [hook]),
-    ]);
-    const whole = run([
-      file('a.ts', { 'sandbox > x': 'passed', 'sandbox > y': 'passed', z: 'passed' }),
-    ]);
+    const broken = run([file('a.ts', { 'sandbox > x': 'skipped', 'sandbox > y': 'skipped', z: 'passed' }, [hook])]);
+    const whole = run([file('a.ts', { 'sandbox > x': 'passed', 'sandbox > y': 'passed', z: 'passed' })]);
     const final = await verdictOf(scripted(broken), REQUEST, { budget: null });
     expect(final).toMatchObject({ passed: 1, failed: 1, skipped: 2 });
     const budget = new UnsteadyBudget();

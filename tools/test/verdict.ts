@@ -5,15 +5,7 @@
  *     failed ── reruns allowed, at most two in the whole run ──► 5 × the test ── all pass ──► unsteady
  *        └─────────────── otherwise ───────────────► failed           └────── one fails ────► failed
  */
-import {
-  type Failure,
-  failuresOf,
-  passedOf,
-  SETUP_FAILED,
-  type Skip,
-  skipsOf,
-  type TestReport,
-} from './report.ts';
+import { type Failure, failuresOf, passedOf, SETUP_FAILED, type Skip, skipsOf, type TestReport } from './report.ts';
 import type { RunVitest, VitestRequest } from './vitest.ts';
 
 /** Unsteady tests of one run beyond which it is red. */
@@ -61,11 +53,7 @@ export interface VerdictOptions {
   onUnsteady?(failure: Failure): void;
 }
 
-export async function verdictOf(
-  run: RunVitest,
-  request: VitestRequest,
-  options: VerdictOptions,
-): Promise<Outcome> {
+export async function verdictOf(run: RunVitest, request: VitestRequest, options: VerdictOptions): Promise<Outcome> {
   const { status, report } = await run(request);
   const stray = strayFailures(report);
   const first = failuresOf(report);
@@ -74,11 +62,7 @@ export async function verdictOf(
   }
   const { budget } = options;
   const isFinal = stray.length > 0 || first.length === 0 || budget?.take(first.length) !== true;
-  const files = report.files.map(({ path, durationMs, tests }) => ({
-    file: path,
-    durationMs,
-    tests: tests.length,
-  }));
+  const files = report.files.map(({ path, durationMs, tests }) => ({ file: path, durationMs, tests: tests.length }));
   let passed = passedOf(report);
   let skips = skipsOf(report);
   if (isFinal) {
@@ -94,9 +78,7 @@ export async function verdictOf(
       for (const failure of ofFile) options.onUnsteady?.(failure);
       unsteady.push(...ofFile);
       // The reruns passed what a failed set-up had skipped.
-      const stillSkipped = skips.filter(
-        (skip) => skip.file !== file || skip.reason !== SETUP_FAILED,
-      );
+      const stillSkipped = skips.filter((skip) => skip.file !== file || skip.reason !== SETUP_FAILED);
       passed += skips.length - stillSkipped.length;
       skips = stillSkipped;
     } else {
@@ -143,10 +125,7 @@ async function rerun(
       continue;
     }
     const isKnown = new Set(known.map(({ test }) => test));
-    return [
-      ...failuresOf(report).filter(({ test }) => !isKnown.has(test)),
-      ...strayFailures(report),
-    ];
+    return [...failuresOf(report).filter(({ test }) => !isKnown.has(test)), ...strayFailures(report)];
   }
   return null;
 }

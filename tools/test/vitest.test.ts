@@ -87,9 +87,7 @@ it('requires: skips with the reason, and fails where the capability is required'
     ['late', 'skipped', 'no group'],
   ]);
   const late = failuresOf((await vitest({ NEUROVISOR_REQUIRE: 'cgroup' })(request)).report);
-  expect(late).toMatchObject([
-    { test: 'late', message: expect.stringContaining('lacks: no group') },
-  ]);
+  expect(late).toMatchObject([{ test: 'late', message: expect.stringContaining('lacks: no group') }]);
   const early = failuresOf((await vitest({ NEUROVISOR_REQUIRE: 'kvm,root' })(request)).report);
   expect(early).toMatchObject([{ test: null, message: expect.stringContaining('lacks: no root') }]);
   const unknown = failuresOf((await vitest({ NEUROVISOR_REQUIRE: 'rot' })(request)).report);
@@ -107,14 +105,8 @@ it('vitestIn: runs only the tests and suites that are named', async () => {
   const names = ['a (suite) > one + one', 'whole'];
   const { status, report } = await vitest()({ projects: [], filters: ['named'], names });
   expect(status).toBe(0);
-  const passed = report.files.flatMap(({ tests }) =>
-    tests.filter(({ state }) => state === 'passed'),
-  );
-  expect(passed.map(({ name }) => name)).toEqual([
-    'a (suite) > one + one',
-    'whole > x',
-    'whole > y',
-  ]);
+  const passed = report.files.flatMap(({ tests }) => tests.filter(({ state }) => state === 'passed'));
+  expect(passed.map(({ name }) => name)).toEqual(['a (suite) > one + one', 'whole > x', 'whole > y']);
 });
 
 it('vitestIn: a file that can not be loaded is a failure', async () => {

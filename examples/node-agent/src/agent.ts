@@ -25,12 +25,7 @@ const messages: ChatCompletionMessageParam[] = [
 const settings = { model, temperature: 0, max_tokens: 120 } as const;
 
 // The first step must be a call, so that small models do not guess.
-const first = await client.chat.completions.create({
-  ...settings,
-  messages,
-  tools,
-  tool_choice: 'required',
-});
+const first = await client.chat.completions.create({ ...settings, messages, tools, tool_choice: 'required' });
 const reply = first.choices[0]?.message;
 if (reply === undefined) throw new Error('the model did not answer');
 messages.push(reply);

@@ -55,16 +55,9 @@ function answer<T>(schema: AnswerSchema): Answer<T> {
 
 const named = <T>(name: string): Answer<T> => answer({ $ref: `#/components/schemas/${name}` });
 
-function listOf<Key extends string, T>(
-  key: Key,
-  name: string,
-): Answer<Readonly<Record<Key, readonly T[]>>> {
+function listOf<Key extends string, T>(key: Key, name: string): Answer<Readonly<Record<Key, readonly T[]>>> {
   const items = { $ref: `#/components/schemas/${name}` };
-  return answer({
-    type: 'object',
-    properties: { [key]: { type: 'array', items } },
-    required: [key],
-  });
+  return answer({ type: 'object', properties: { [key]: { type: 'array', items } }, required: [key] });
 }
 
 export const sandboxInfo = named<SandboxInfo>('Sandbox');

@@ -53,10 +53,7 @@ export type { DaemonAddress } from './transport.ts';
 const HEALTH_MS_MAX = 2000;
 
 /** @throws ClientError `daemon_unreachable`, `unauthorized`, `address_invalid`, `answer_invalid` */
-export async function connectDaemon(
-  address: DaemonAddress,
-  clock: Clock = systemClock,
-): Promise<RemoteControlPlane> {
+export async function connectDaemon(address: DaemonAddress, clock: Clock = systemClock): Promise<RemoteControlPlane> {
   const control = new RemoteControlPlane(address, clock);
   try {
     await control.host();
@@ -112,10 +109,7 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
    * of or its process ends, however it ends.
    */
   async openSession(): Promise<void> {
-    const id = await openSession(
-      (signal) => this.#transport.stream('/session', signal, false),
-      this.#leaving.signal,
-    );
+    const id = await openSession((signal) => this.#transport.stream('/session', signal, false), this.#leaving.signal);
     this.#session = { 'neurovisor-session': id };
   }
 
@@ -197,12 +191,7 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
 
   async setPool(limits: PoolLimits, spec?: PoolMembers): Promise<PoolInfo> {
     const body = { min: limits.min, max: limits.max, spec };
-    return await this.#transport.call({
-      method: 'PUT',
-      path: '/pools',
-      body,
-      answer: answers.poolInfo,
-    });
+    return await this.#transport.call({ method: 'PUT', path: '/pools', body, answer: answers.poolInfo });
   }
 
   /** A guest whose `events` never fire; use `events(id)`. */
@@ -245,10 +234,7 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
 
   events(id: string, options: EventsOptions = {}): AsyncIterable<TimedEvent> {
     const path = `${sandbox(id)}/events`;
-    return readEvents(
-      (query, signal) => this.#transport.stream(`${path}?${query}`, signal, true),
-      options,
-    );
+    return readEvents((query, signal) => this.#transport.stream(`${path}?${query}`, signal, true), options);
   }
 
   /** Current load of each VM. */

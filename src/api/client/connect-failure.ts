@@ -31,10 +31,7 @@ export function connectFailure(cause: unknown, place: DaemonPlace): ClientError 
   }
   if (UNREACHABLE.has(code) || FORBIDDEN.has(code)) {
     const remedy = isSocket ? 'start one: neurovisor serve' : remedyOfUrl(place.url);
-    return new ClientError('daemon_unreachable', `no daemon is running at ${where}`, {
-      cause,
-      remedy,
-    });
+    return new ClientError('daemon_unreachable', `no daemon is running at ${where}`, { cause, remedy });
   }
   return new ClientError('daemon_lost', `lost the connection to the daemon at ${where}`, {
     cause,

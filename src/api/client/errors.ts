@@ -62,10 +62,7 @@ export function answerError(status: number, body: unknown): CodedError {
 
 export function answerInvalid(why: string, cause?: unknown): ClientError {
   const remedy = 'use the same version of NeuroVisor on both sides';
-  return new ClientError('answer_invalid', `invalid answer from the daemon: ${why}`, {
-    cause,
-    remedy,
-  });
+  return new ClientError('answer_invalid', `invalid answer from the daemon: ${why}`, { cause, remedy });
 }
 
 function isSandboxCode(code: string): code is SandboxErrorCode {

@@ -31,11 +31,7 @@ const SANDBOX: SandboxInfo = {
   autoResume: true,
   onMemoryPressure: 'warn',
   diskLimits: { opsPerSecond: 100 },
-  models: {
-    ...NO_MODEL_POLICY,
-    priority: 'batch',
-    budget: { outputTokens: 10, windowMs: 1000 },
-  },
+  models: { ...NO_MODEL_POLICY, priority: 'batch', budget: { outputTokens: 10, windowMs: 1000 } },
   modelUse: {
     account: 'b'.repeat(20),
     used: { inputTokens: 1, outputTokens: 2, requests: 3, costNanoDollars: 5, window: 4 },
@@ -59,13 +55,7 @@ const SANDBOX: SandboxInfo = {
     evidence: {
       exitStatus: null,
       signal: 'SIGKILL',
-      lastPressure: {
-        type: 'near_oom',
-        source: 'guest',
-        memoryBytes: 1,
-        limitBytes: 2,
-        atMs: 1,
-      },
+      lastPressure: { type: 'near_oom', source: 'guest', memoryBytes: 1, limitBytes: 2, atMs: 1 },
       lastOom: { source: 'host', victim: null, detail: 'x', atMs: 1 },
       lastViolation: null,
     },

@@ -34,8 +34,7 @@ export function conform(schema: AnswerSchema, value: unknown, schemas: Schemas):
     return target === undefined ? MISMATCH : conform(target, value, schemas);
   }
   const { type } = schema;
-  const byType =
-    typeof type === 'object' ? type.map((one) => ({ ...schema, type: one })) : undefined;
+  const byType = typeof type === 'object' ? type.map((one) => ({ ...schema, type: one })) : undefined;
   const options = anyOf ?? oneOf ?? byType;
   if (options !== undefined) return conformToOne(options, value, schemas);
   if (schema.const !== undefined && value !== schema.const) return MISMATCH;

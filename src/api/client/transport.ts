@@ -64,8 +64,7 @@ export class Transport {
     const url = URL.parse(address.url);
     if (url === null || url.protocol !== 'http:' || url.pathname !== '/' || url.search !== '') {
       throw new ClientError('address_invalid', `invalid daemon address "${address.url}"`, {
-        remedy:
-          'use http://HOST:PORT, for example http://127.0.0.1:7070; reach another machine by an SSH tunnel',
+        remedy: 'use http://HOST:PORT, for example http://127.0.0.1:7070; reach another machine by an SSH tunnel',
       });
     }
     const key = address.apiKey === undefined ? {} : { 'x-api-key': address.apiKey };
@@ -92,11 +91,7 @@ export class Transport {
     throw new SandboxError('cancelled', 'the request was canceled', { cause: failure });
   }
 
-  async #parse<T>(
-    call: Call<T>,
-    answer: IncomingMessage,
-    signal: AbortSignal | undefined,
-  ): Promise<T> {
+  async #parse<T>(call: Call<T>, answer: IncomingMessage, signal: AbortSignal | undefined): Promise<T> {
     const text = await this.#read(answer, signal);
     const body = text === '' ? null : parseJson(text);
     const { statusCode: status = 0 } = answer;
@@ -134,8 +129,7 @@ export class Transport {
       path: `/v1${path}`,
       headers: { ...this.#target.headers, connection: 'upgrade', upgrade: protocol },
       ...(signal === undefined ? {} : { signal }),
-      createConnection: (options) =>
-        connect({ ...options, path: options.socketPath, allowHalfOpen: true } as never),
+      createConnection: (options) => connect({ ...options, path: options.socketPath, allowHalfOpen: true } as never),
     });
     const { promise, resolve, reject } = Promise.withResolvers<Duplex>();
     outgoing.once('upgrade', (_answer, socket: Socket, head: Buffer) => {

@@ -15,12 +15,7 @@ export class E2bError extends CodedError<`${number}`> {
   constructor(
     status: number,
     message: string,
-    options: {
-      cause?: unknown;
-      remedy?: string | undefined;
-      errorCode?: string;
-      retryAfterSeconds?: number;
-    } = {},
+    options: { cause?: unknown; remedy?: string | undefined; errorCode?: string; retryAfterSeconds?: number } = {},
   ) {
     super(`${status}`, message, options);
     this.status = status;
@@ -55,8 +50,7 @@ export function errorReply(error: unknown): ErrorReply | null {
   const status = error instanceof E2bError ? error.status : statusOf(error);
   if (status === undefined) return null;
   const code = STATUS_CHANGED.get(status) ?? status;
-  const remedy =
-    error instanceof CodedError && error.remedy !== undefined ? `; ${error.remedy}` : '';
+  const remedy = error instanceof CodedError && error.remedy !== undefined ? `; ${error.remedy}` : '';
   const message = `${describeError(error)}${remedy}`.slice(0, MESSAGE_CHARACTERS_MAX);
   const word = error instanceof E2bError ? error.errorCode : undefined;
   return {

@@ -8,10 +8,7 @@ import { E2B_LIMITS } from './limits.ts';
 
 const KEY = 'e2b';
 
-const rules = z
-  .array(z.string().max(EGRESS_LIMITS.ruleCharactersMax))
-  .max(EGRESS_LIMITS.rulesMax)
-  .nullish();
+const rules = z.array(z.string().max(EGRESS_LIMITS.ruleCharactersMax)).max(EGRESS_LIMITS.rulesMax).nullish();
 /** Strict: a change that is not made must be refused. */
 const transforms = z
   .record(
@@ -21,9 +18,7 @@ const transforms = z
         z.strictObject({
           transform: z
             .strictObject({
-              headers: z
-                .record(z.string(), z.string().max(RANGES.requestHeaderCharacters.max))
-                .nullish(),
+              headers: z.record(z.string(), z.string().max(RANGES.requestHeaderCharacters.max)).nullish(),
             })
             .nullish(),
         }),
@@ -79,10 +74,7 @@ export function formatKept(value: Kept): Readonly<Record<string, string>> {
 /** Of a sandbox that another interface created: what is true of it. */
 export function keptOf(info: Pick<SandboxInfo, 'annotations' | 'template' | 'network'>): Kept {
   const text = info.annotations[KEY];
-  const otherwise = {
-    template: info.template ?? 'agent',
-    allowInternetAccess: info.network !== null,
-  };
+  const otherwise = { template: info.template ?? 'agent', allowInternetAccess: info.network !== null };
   if (text === undefined) return otherwise;
   try {
     return kept.parse(JSON.parse(text));

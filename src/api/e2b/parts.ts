@@ -91,10 +91,5 @@ export interface TemplateStart {
 /** Of step `step`, from 1; 0: what is done before the first. */
 export type TemplateBuildEvent =
   | { readonly kind: 'step'; readonly step: number; readonly isCached: boolean }
-  | {
-      readonly kind: 'output';
-      readonly step: number;
-      readonly stream: 'stdout' | 'stderr';
-      readonly chunk: Buffer;
-    }
+  | { readonly kind: 'output'; readonly step: number; readonly stream: 'stdout' | 'stderr'; readonly chunk: Buffer }
   | { readonly kind: 'note' | 'warning'; readonly text: string };

@@ -54,9 +54,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
   const turns = new BuildTurns();
   const { templates: builder } = parts;
   const templates = new PerTenant(async (tenant) =>
-    builder === undefined
-      ? null
-      : await Templates.open({ ...parts, templates: builder, urls, turns }, tenant),
+    builder === undefined ? null : await Templates.open({ ...parts, templates: builder, urls, turns }, tenant),
   );
   const apps = new PerTenant(async (tenant) => {
     const own = await templates.of(tenant);
@@ -89,8 +87,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     const info = await find(id);
     if (info === null || !canServe(info)) refuse(notFound(id));
     else if (port === 0) refuse(portClosed(id, port));
-    else if (!mayReach(request, info, port))
-      refuse(tokenNeeded(id, request.headers[TRAFFIC_TOKEN] !== undefined));
+    else if (!mayReach(request, info, port)) refuse(tokenNeeded(id, request.headers[TRAFFIC_TOKEN] !== undefined));
     else return info;
     return null;
   }
@@ -118,10 +115,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
   }
 
   /** The URL does not say whose file it is. Null: the answer is sent. */
-  function signerOf(
-    request: IncomingMessage,
-    refuse: (refusal: ReturnType<typeof notFound>) => void,
-  ): string | null {
+  function signerOf(request: IncomingMessage, refuse: (refusal: ReturnType<typeof notFound>) => void): string | null {
     const signed = signedFile(request);
     try {
       const id = signed === null ? null : signers.find(signed);
@@ -135,11 +129,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
   }
 
   /** The sandbox may have ended or been paused since it was found. */
-  const answerEnvd = (
-    request: IncomingMessage,
-    response: ServerResponse,
-    info: SandboxInfo,
-  ): Promise<void> =>
+  const answerEnvd = (request: IncomingMessage, response: ServerResponse, info: SandboxInfo): Promise<void> =>
     envd.answer(request, response, info, () => sendRefusal(request, response, notFound(info.id)));
 
   async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -177,8 +167,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     if (info !== null) await proxy.join(request, client, head, info, target.port);
   }
 
-  const failed = (where: string) => (error: unknown) =>
-    log.error(`E2B ${where}`, { error: describeError(error) });
+  const failed = (where: string) => (error: unknown) => log.error(`E2B ${where}`, { error: describeError(error) });
   return {
     app,
     takes: (request) => targetOf(request).kind !== 'own',

@@ -31,8 +31,7 @@ describe('AnswerMemory', () => {
     let bytes = 0;
     for (let sandbox = 0; sandbox < 40; sandbox += 1) {
       let own = 0;
-      for (let answer = 0; answer < 32; answer += 1)
-        own += fill(memory.buffer(`${sandbox}`, 16 * MIB));
+      for (let answer = 0; answer < 32; answer += 1) own += fill(memory.buffer(`${sandbox}`, 16 * MIB));
       expect(own).toBeGreaterThanOrEqual(MIB);
       bytes += own;
     }

@@ -3,12 +3,7 @@ import { FairShare, type Hold } from '../../base/fairness/fair-share.ts';
 import { KIB, MIB } from '../../base/units.ts';
 
 /** Bytes of the buffers of all such answers. An answer that is being sent counts until it is. */
-const SHARES = {
-  sumMax: 256 * MIB,
-  ownMax: 64 * MIB,
-  guaranteed: MIB,
-  places: 64,
-} as const;
+const SHARES = { sumMax: 256 * MIB, ownMax: 64 * MIB, guaranteed: MIB, places: 64 } as const;
 const FIRST_BYTES = 4 * KIB;
 
 /** The memory for the answers of one server. */

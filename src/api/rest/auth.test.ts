@@ -7,9 +7,7 @@ const KEY = 'a-key-of-this-test';
 const URL = '/v1/sandboxes';
 const host = '127.0.0.1:7070';
 
-const callers = {
-  identify: (given: string) => (given === KEY ? DAEMON_KEY_CALLER : null),
-};
+const callers = { identify: (given: string) => (given === KEY ? DAEMON_KEY_CALLER : null) };
 /** Null: it is served. */
 function refusalOf(asking: Asking, access?: Access): string | null {
   const caller = callerOf(asking, callers, access);
@@ -37,27 +35,15 @@ describe('callerOf', () => {
     ['an empty key', 'unauthorized', { headers: { host, 'x-api-key': '' } }],
     ['another scheme', 'unauthorized', { headers: { host, authorization: `Basic ${KEY}` } }],
     ['a path like health', 'unauthorized', { url: '/v1/health/../sandboxes', headers: { host } }],
-    [
-      'a foreign name that resolves to this host',
-      'forbidden',
-      { headers: { host: 'evil.example' } },
-    ],
+    ['a foreign name that resolves to this host', 'forbidden', { headers: { host: 'evil.example' } }],
     [
       'a name that starts like a loopback address',
       'forbidden',
       { headers: { host: '127.0.0.1.evil.example', 'x-api-key': KEY } },
     ],
     ['no Host', 'forbidden', { headers: { 'x-api-key': KEY } }],
-    [
-      'a web page, with the key',
-      'forbidden',
-      { headers: { host, origin: 'http://localhost', 'x-api-key': KEY } },
-    ],
-    [
-      'a web page, on the unix socket',
-      'forbidden',
-      { isLocalUser: true, headers: { host, origin: 'null' } },
-    ],
+    ['a web page, with the key', 'forbidden', { headers: { host, origin: 'http://localhost', 'x-api-key': KEY } }],
+    ['a web page, on the unix socket', 'forbidden', { isLocalUser: true, headers: { host, origin: 'null' } }],
   ])('refuses %s: %s', (_what, code, caller) => {
     expect(refusalOf({ url: URL, isLocalUser: false, ...caller })).toBe(code);
   });

@@ -63,11 +63,7 @@ function givenKey(headers: IncomingHttpHeaders): string | undefined {
   return typeof key === 'string' ? key : undefined;
 }
 
-function isOwnName(
-  host: string,
-  names: readonly string[],
-  localAddress: string | undefined,
-): boolean {
+function isOwnName(host: string, names: readonly string[], localAddress: string | undefined): boolean {
   const name = host.toLowerCase().replace(/:\d{1,5}$/, '');
   if (['127.0.0.1', 'localhost', '[::1]'].includes(name) || names.includes(name)) return true;
   // Of a socket for both families.

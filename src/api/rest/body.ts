@@ -14,10 +14,7 @@ export async function readJsonBody(body: Readable, clock: Clock): Promise<unknow
     for await (const part of chunks(body)) {
       bytes += part.length;
       if (bytes > API_LIMITS.bodyBytesMax) {
-        throw new ApiError(
-          'too_large',
-          `the JSON body is larger than ${API_LIMITS.bodyBytesMax} bytes`,
-        );
+        throw new ApiError('too_large', `the JSON body is larger than ${API_LIMITS.bodyBytesMax} bytes`);
       }
       parts.push(part);
     }
@@ -36,12 +33,7 @@ export async function* withIdleLimit(body: Readable, clock: Clock): AsyncGenerat
   const source = chunks(body);
   try {
     for (;;) {
-      const next = await within(
-        source.next(),
-        clock,
-        API_LIMITS.uploadIdleMsMax,
-        'more of the content',
-      );
+      const next = await within(source.next(), clock, API_LIMITS.uploadIdleMsMax, 'more of the content');
       if (next.done === true) return;
       yield next.value;
     }
@@ -78,9 +70,7 @@ function chunks(body: Readable): AsyncIterator<Buffer> & AsyncIterable<Buffer> {
 
 async function within<T>(work: Promise<T>, clock: Clock, ms: number, what: string): Promise<T> {
   const { promise, reject } = Promise.withResolvers<never>();
-  const stop = clock.after(ms, () =>
-    reject(new ApiError('request_timeout', `${what} did not arrive within ${ms} ms`)),
-  );
+  const stop = clock.after(ms, () => reject(new ApiError('request_timeout', `${what} did not arrive within ${ms} ms`)));
   try {
     return await Promise.race([work, promise]);
   } finally {

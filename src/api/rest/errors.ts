@@ -143,8 +143,7 @@ export function errorAnswer(error: unknown): ErrorAnswer {
 }
 
 /** Of `Retry-After`: whole seconds. */
-export const retryAfterSeconds = ({ retryAfterMs }: BusyError): number =>
-  Math.max(1, Math.ceil(retryAfterMs / 1000));
+export const retryAfterSeconds = ({ retryAfterMs }: BusyError): number => Math.max(1, Math.ceil(retryAfterMs / 1000));
 
 /** Recognized by name, since interfaces import only types of the guest. */
 export function isGuestError(error: unknown): error is CodedError<GuestErrorCode> {

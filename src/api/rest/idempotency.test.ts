@@ -35,9 +35,7 @@ describe('IdempotentRequests', () => {
   it('a key with another request: key_reused', async () => {
     const requests = new IdempotentRequests<number>(new FakeClock());
     await requests.run('k', '{"cpus":1}', stays(), async () => 1);
-    await expect(requests.run('k', '{"cpus":2}', stays(), async () => 2)).rejects.toMatchObject({
-      code: 'key_reused',
-    });
+    await expect(requests.run('k', '{"cpus":2}', stays(), async () => 2)).rejects.toMatchObject({ code: 'key_reused' });
   });
 
   it('a failed request: is forgotten', async () => {

@@ -35,12 +35,7 @@ export class IdempotentRequests<T> {
    * @param start called for the first request of a key; its signal is aborted when no client waits anymore
    * @throws ApiError `key_reused`; BusyError; what `start` throws
    */
-  async run(
-    key: string,
-    request: string,
-    client: AbortSignal,
-    start: (signal: AbortSignal) => Promise<T>,
-  ): Promise<T> {
+  async run(key: string, request: string, client: AbortSignal, start: (signal: AbortSignal) => Promise<T>): Promise<T> {
     const digest = createHash('sha256').update(request).digest('hex');
     const entry = this.#get(key, digest) ?? this.#add(key, digest, start);
     entry.clients += 1;
@@ -62,10 +57,7 @@ export class IdempotentRequests<T> {
   #get(key: string, request: string): Entry<T> | undefined {
     const entry = this.#entries.get(key);
     if (entry === undefined) return undefined;
-    if (
-      entry.endedMs !== undefined &&
-      entry.endedMs + API_LIMITS.idempotencyMs <= this.#clock.now()
-    ) {
+    if (entry.endedMs !== undefined && entry.endedMs + API_LIMITS.idempotencyMs <= this.#clock.now()) {
       this.#entries.delete(key);
       return undefined;
     }
@@ -105,9 +97,6 @@ export class IdempotentRequests<T> {
       this.#entries.delete(key);
       return;
     }
-    throw new BusyError(
-      'too many requests with an Idempotency-Key are in progress',
-      API_LIMITS.retryAfterMs,
-    );
+    throw new BusyError('too many requests with an Idempotency-Key are in progress', API_LIMITS.retryAfterMs);
   }
 }

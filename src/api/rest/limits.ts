@@ -63,9 +63,6 @@ export const API_LIMITS = {
 } as const;
 
 assert(API_LIMITS.headerBytesMax < API_LIMITS.bodyBytesMax, 'a body is larger than its headers');
-assert(
-  API_LIMITS.eventStreamsMax < API_LIMITS.connectionsMax,
-  'event streams leave connections for others',
-);
+assert(API_LIMITS.eventStreamsMax < API_LIMITS.connectionsMax, 'event streams leave connections for others');
 assert(API_LIMITS.sessionsMax < API_LIMITS.connectionsMax, 'sessions leave connections for others');
 assert(API_LIMITS.tunnelsMax < API_LIMITS.connectionsMax, 'tunnels leave connections for others');

@@ -57,12 +57,7 @@ export function createListener(handlers: Handlers, certificate?: Certificate): S
     certificate === undefined
       ? createServer(options, handlers.request)
       : createTlsServer(
-          {
-            ...options,
-            ...certificate,
-            ...TLS_OPTIONS,
-            handshakeTimeout: API_LIMITS.headersMsMax,
-          },
+          { ...options, ...certificate, ...TLS_OPTIONS, handshakeTimeout: API_LIMITS.headersMsMax },
           handlers.request,
         );
   server.maxConnections = connectionsMax();
@@ -139,11 +134,7 @@ function listening(server: Server, where: string, listen: () => void): Promise<v
   return new Promise((resolve, reject) => {
     const fail = (error: Error): void => {
       const used = errorCode(error) === 'EADDRINUSE';
-      reject(
-        used
-          ? alreadyRunning(where)
-          : new ApiError('listen_failed', `listen at ${where}`, { cause: error }),
-      );
+      reject(used ? alreadyRunning(where) : new ApiError('listen_failed', `listen at ${where}`, { cause: error }));
     };
     server.once('error', fail);
     server.once('listening', () => {
@@ -187,11 +178,7 @@ function answerBroken(error: Error, socket: Duplex): void {
         ? [408, 'Request Timeout', 'request_timeout']
         : [400, 'Bad Request', 'request_invalid'];
   const message = `invalid HTTP request: ${text}`;
-  const body = JSON.stringify({
-    error: { code: apiCode, message, remedy: null },
-    code: status,
-    message,
-  });
+  const body = JSON.stringify({ error: { code: apiCode, message, remedy: null }, code: status, message });
   socket.end(
     `HTTP/1.1 ${status} ${text}\r\ncontent-type: application/json\r\n` +
       `content-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`,

@@ -58,9 +58,7 @@ describe('OpenAPI document', () => {
   });
 
   it('numbers are 64 bits wide', () => {
-    const numbers = parts.filter(({ type }) =>
-      [type].flat().some((one) => one === 'number' || one === 'integer'),
-    );
+    const numbers = parts.filter(({ type }) => [type].flat().some((one) => one === 'number' || one === 'integer'));
     expect(numbers.length).toBeGreaterThan(100);
     expect(numbers.filter(({ format }) => format !== 'int64' && format !== 'double')).toEqual([]);
   });
@@ -73,16 +71,12 @@ describe('OpenAPI document', () => {
   });
 
   it('whole numbers of requests have a range, for 64 bits hold more than they may be', () => {
-    const inputs = Object.values(schemas).filter(
-      ({ additionalProperties }) => additionalProperties === false,
-    );
+    const inputs = Object.values(schemas).filter(({ additionalProperties }) => additionalProperties === false);
     const fields = inputs.flatMap(({ properties }) => Object.values(properties as object));
     const parameters = Object.values(document.paths)
       .flatMap((path) => Object.values(path))
       .flatMap(({ parameters: all = [] }) => all as readonly { readonly schema: Json }[]);
-    const whole = [...fields, ...parameters.map(({ schema }) => schema)].filter(
-      ({ type }: Json) => type === 'integer',
-    );
+    const whole = [...fields, ...parameters.map(({ schema }) => schema)].filter(({ type }: Json) => type === 'integer');
     expect(whole.length).toBeGreaterThan(15);
     expect(whole.filter((schema: Json) => schema['maximum'] === undefined)).toEqual([]);
   });
@@ -90,17 +84,11 @@ describe('OpenAPI document', () => {
   it('parameters have their types', () => {
     const operation = (path: string): Json => document.paths[path]?.['get'] ?? {};
     expect(operation('/v1/sandboxes')['parameters']).toMatchObject([
-      {
-        name: 'status',
-        schema: { type: 'array', items: { $ref: '#/components/schemas/SandboxStatus' } },
-      },
+      { name: 'status', schema: { type: 'array', items: { $ref: '#/components/schemas/SandboxStatus' } } },
       { name: 'metadata', schema: { type: 'array', items: { type: 'string' } } },
     ]);
     expect(operation('/v1/sandboxes/{id}/files/list')['parameters']).toContainEqual(
-      expect.objectContaining({
-        name: 'depth',
-        schema: { type: 'integer', minimum: 1, maximum: 32, format: 'int64' },
-      }),
+      expect.objectContaining({ name: 'depth', schema: { type: 'integer', minimum: 1, maximum: 32, format: 'int64' } }),
     );
   });
 });

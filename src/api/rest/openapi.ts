@@ -2,10 +2,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import swagger from '@fastify/swagger';
 import type { FastifyInstance } from 'fastify';
-import {
-  createJsonSchemaTransform,
-  createJsonSchemaTransformObject,
-} from 'fastify-type-provider-zod';
+import { createJsonSchemaTransform, createJsonSchemaTransformObject } from 'fastify-type-provider-zod';
 import type { z } from 'zod';
 import { assert } from '../../base/assert.ts';
 
@@ -26,9 +23,7 @@ On a port, every request needs the API key. Errors have one shape, \`{"error": {
 "remedy"}}\`; \`code\` is stable. A busy server answers 429 with \`Retry-After\`.
 `.trim();
 
-type SchemaOptions = NonNullable<
-  Parameters<typeof createJsonSchemaTransformObject>[0]['zodToJsonConfig']
->;
+type SchemaOptions = NonNullable<Parameters<typeof createJsonSchemaTransformObject>[0]['zodToJsonConfig']>;
 /** Answers may grow, so they are open; requests are strict, so they stay closed. */
 const JSON_SCHEMA: SchemaOptions = {
   override: ({ zodSchema, jsonSchema }) => {
@@ -41,11 +36,7 @@ const JSON_SCHEMA: SchemaOptions = {
 const STREAMED = ['Sandbox', 'SandboxEvent', 'LogChunk'];
 
 export interface ApiDescription {
-  readonly info: {
-    readonly title: string;
-    readonly version: string;
-    readonly description: string;
-  };
+  readonly info: { readonly title: string; readonly version: string; readonly description: string };
   readonly server: string;
   readonly tags: readonly { readonly name: string; readonly description: string }[];
   /** A bearer token is accepted, too, and on a socket no key is needed. */
@@ -73,10 +64,7 @@ const OWN: ApiDescription = {
 
 export async function describeApi(app: FastifyInstance, api = OWN): Promise<void> {
   const { info, server, tags, schemas, isOwn = false, streamed = [] } = api;
-  const options = {
-    zodToJsonConfig: JSON_SCHEMA,
-    ...(schemas === undefined ? {} : { schemaRegistry: schemas }),
-  };
+  const options = { zodToJsonConfig: JSON_SCHEMA, ...(schemas === undefined ? {} : { schemaRegistry: schemas }) };
   const completed = createJsonSchemaTransformObject(options);
   const header = { type: 'apiKey', in: 'header', name: 'X-API-Key' } as const;
   const bearer = { type: 'http', scheme: 'bearer' } as const;
@@ -149,8 +137,7 @@ function withSchemasOnce(document: OpenApiDocument, streamed: readonly string[])
   return { ...rest, components: { ...components, schemas: once } };
 }
 
-const withoutInput = (text: string): string =>
-  text.replaceAll(/("#\/components\/schemas\/\w+?)Input"/g, '$1"');
+const withoutInput = (text: string): string => text.replaceAll(/("#\/components\/schemas\/\w+?)Input"/g, '$1"');
 
 const nameOf = ($ref = ''): string => $ref.replace('#/components/schemas/', '');
 
@@ -197,10 +184,7 @@ interface OpenApiDocument {
 
 interface OpenApiOperation {
   readonly responses: Record<string, { description: string }>;
-  readonly requestBody?: {
-    required?: boolean;
-    readonly content: Record<string, { readonly schema: OpenApiSchema }>;
-  };
+  readonly requestBody?: { required?: boolean; readonly content: Record<string, { readonly schema: OpenApiSchema }> };
 }
 
 interface OpenApiSchema {
@@ -212,7 +196,5 @@ interface OpenApiSchema {
   readonly required?: readonly string[];
   readonly oneOf?: readonly OpenApiSchema[];
   format?: string;
-  discriminator?:
-    | { readonly propertyName: string; readonly mapping: Readonly<Record<string, string>> }
-    | undefined;
+  discriminator?: { readonly propertyName: string; readonly mapping: Readonly<Record<string, string>> } | undefined;
 }

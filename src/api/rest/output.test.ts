@@ -35,11 +35,7 @@ describe('collectOutput', () => {
 
   it('bytes that are no UTF-8 are base64', async () => {
     const output = await collect(process([Buffer.from([0xff, 0x00])], bytes('text')), 100);
-    expect(output).toMatchObject({
-      stdout: '/wA=',
-      stderr: 'text',
-      encoding: { stdout: 'base64', stderr: 'utf8' },
-    });
+    expect(output).toMatchObject({ stdout: '/wA=', stderr: 'text', encoding: { stdout: 'base64', stderr: 'utf8' } });
   });
 
   it('limits stdout and stderr together, and reads on to the end', async () => {

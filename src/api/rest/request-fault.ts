@@ -12,10 +12,7 @@ export interface RequestFault {
  * Null: the error is another one.
  * @param names the names of wrong fields begin with the part of the request, such as `body`, or not
  */
-export function requestFault(
-  error: FastifyError,
-  names: 'with part' | 'plain',
-): RequestFault | null {
+export function requestFault(error: FastifyError, names: 'with part' | 'plain'): RequestFault | null {
   if (hasZodFastifySchemaValidationErrors(error)) {
     const part = error.validationContext ?? 'request';
     const problems = error.validation.map(({ instancePath, message }) => {

@@ -20,8 +20,6 @@ export class RouteMethods {
     // A route of just this path, before those with a parameter in it.
     const exact = this.#routes.get(path);
     if (exact !== undefined) return exact.methods;
-    return [...this.#routes.values()].flatMap((route) =>
-      route.path.test(path) ? route.methods : [],
-    );
+    return [...this.#routes.values()].flatMap((route) => (route.path.test(path) ? route.methods : []));
   }
 }

@@ -151,9 +151,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
 
   const listen = async (at: ListenAt): Promise<number | null> => {
     if ('port' in at && (apiKey === null || apiKey === '')) {
-      throw new ApiError('listen_failed', 'a port is open to all users of this machine', {
-        remedy: 'set an API key',
-      });
+      throw new ApiError('listen_failed', 'a port is open to all users of this machine', { remedy: 'set an API key' });
     }
     const otherFor = (request: IncomingMessage): OtherInterface | undefined =>
       'port' in at && options.beside?.takes(request) === true ? options.beside : undefined;
@@ -177,8 +175,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
         });
       },
       takesUpgrade: (request) =>
-        otherFor(request)?.takesUpgrade(request) ??
-        isTunnelProtocol(request.headers.upgrade?.toLowerCase()),
+        otherFor(request)?.takesUpgrade(request) ?? isTunnelProtocol(request.headers.upgrade?.toLowerCase()),
       upgrade: (request, client, head) => {
         const other = otherFor(request);
         if (other !== undefined) {
@@ -190,15 +187,17 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
         const plane = caller instanceof ApiError ? caller : callers.planeOf(caller.tenant);
         if (!(caller instanceof ApiError)) keyWatch.follow(caller, client);
         const startedMs = clock.now();
-        void tunnels.accept(request, client, head, plane).then(({ status, target }) =>
-          options.audit?.note({
-            caller: caller instanceof ApiError ? null : caller,
-            call: 'UPGRADE /v1/sandboxes/:id',
-            target,
-            status,
-            ms: clock.now() - startedMs,
-          }),
-        );
+        void tunnels
+          .accept(request, client, head, plane)
+          .then(({ status, target }) =>
+            options.audit?.note({
+              caller: caller instanceof ApiError ? null : caller,
+              call: 'UPGRADE /v1/sandboxes/:id',
+              target,
+              status,
+              ms: clock.now() - startedMs,
+            }),
+          );
       },
     };
     const server = createListener(handlers, 'port' in at ? at.certificate : undefined);
@@ -316,8 +315,7 @@ async function createApp(
     { prefix: '/v1' },
   );
   // They are of all tenants.
-  if (parts.tenant === null)
-    addMetricsRoute(app.withTypeProvider() as unknown as App, parts.metrics);
+  if (parts.tenant === null) addMetricsRoute(app.withTypeProvider() as unknown as App, parts.metrics);
   await app.ready();
   return app as unknown as App;
 }
@@ -342,11 +340,7 @@ async function ownLoads(control: ControlPlane, loads: SandboxLoads): Promise<San
   };
 }
 
-async function discardBody(
-  { raw }: FastifyRequest,
-  reply: FastifyReply,
-  clock: Clock,
-): Promise<void> {
+async function discardBody({ raw }: FastifyRequest, reply: FastifyReply, clock: Clock): Promise<void> {
   const rest = discardRest(raw, clock);
   // A connection without keep-alive closes right after the answer, so the answer waits.
   if (!reply.raw.shouldKeepAlive) return await rest;
@@ -355,16 +349,9 @@ async function discardBody(
   });
 }
 
-function sendError(
-  error: unknown,
-  request: FastifyRequest,
-  reply: FastifyReply,
-  log: Log,
-): FastifyReply {
+function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply, log: Log): FastifyReply {
   if (statusOf(error) === undefined) {
-    log.error(`${request.method} ${request.routeOptions.url ?? '?'}`, {
-      error: describeError(error),
-    });
+    log.error(`${request.method} ${request.routeOptions.url ?? '?'}`, { error: describeError(error) });
   }
   const { status, headers, body } = errorAnswer(error);
   return reply.status(status).headers(headers).type('application/json').send(body);

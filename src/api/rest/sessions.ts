@@ -33,10 +33,7 @@ export class Sessions {
     const giveBack = this.#slots.take();
     const id = randomBytes(ID_BYTES).toString('hex');
     const why = 'its session is closed';
-    const session = new Session(
-      id,
-      (sandbox) => void removeAbandoned(this.#control, this.#log, sandbox, why),
-    );
+    const session = new Session(id, (sandbox) => void removeAbandoned(this.#control, this.#log, sandbox, why));
     this.#open.set(id, session);
     const stopListening = this.#control.onChange((info) => {
       if (info.status === 'ended') session.forget(info.id);
@@ -93,12 +90,7 @@ export class Session {
 }
 
 /** Removes a sandbox that no client has. Never rejects. */
-export async function removeAbandoned(
-  control: ControlPlane,
-  log: Log,
-  sandbox: string,
-  why: string,
-): Promise<void> {
+export async function removeAbandoned(control: ControlPlane, log: Log, sandbox: string, why: string): Promise<void> {
   log.info(`a sandbox is removed: ${why}`, { sandbox });
   try {
     await control.remove(sandbox);
@@ -108,9 +100,6 @@ export async function removeAbandoned(
       ignore(error, 'the sandbox has ended');
       return;
     }
-    log.warn('a sandbox without a client could not be removed', {
-      sandbox,
-      reason: describeError(error),
-    });
+    log.warn('a sandbox without a client could not be removed', { sandbox, reason: describeError(error) });
   }
 }

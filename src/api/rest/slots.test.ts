@@ -19,9 +19,7 @@ describe('Slots', () => {
     const slots = new Slots('listings', 3, 2);
     slots.take('a');
     const giveBack = slots.take('a');
-    expect(() => slots.take('a')).toThrow(
-      busy('sandbox a: 2 listings are in progress, the maximum'),
-    );
+    expect(() => slots.take('a')).toThrow(busy('sandbox a: 2 listings are in progress, the maximum'));
     slots.take('b');
     expect(() => slots.take('b')).toThrow(busy('3 listings are in progress, the maximum'));
     giveBack();

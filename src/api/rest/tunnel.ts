@@ -150,9 +150,7 @@ export class Tunnels {
   #openFor(control: ControlPlane, client: Duplex, { id, port }: Target): Promise<Duplex> {
     if (port === null) return control.openOperation(id);
     const gone = new AbortController();
-    client.once('close', () =>
-      gone.abort(new ApiError('request_timeout', 'the client disconnected')),
-    );
+    client.once('close', () => gone.abort(new ApiError('request_timeout', 'the client disconnected')));
     return control.openPort(id, port, gone.signal);
   }
 
@@ -160,10 +158,7 @@ export class Tunnels {
   #count(client: Duplex, id: string): void {
     const used = [...this.#open.values()].filter((other) => other === id).length;
     if (used >= API_LIMITS.tunnelsPerSandboxMax) {
-      throw new BusyError(
-        `sandbox ${id}: ${used} operations are in progress, the maximum`,
-        API_LIMITS.retryAfterMs,
-      );
+      throw new BusyError(`sandbox ${id}: ${used} operations are in progress, the maximum`, API_LIMITS.retryAfterMs);
     }
     this.#open.set(client, id);
   }
@@ -209,9 +204,7 @@ function join(client: Duplex, guest: Duplex, head: Buffer, protocol: string): vo
   endWith(client, guest);
   endWith(guest, client);
   if (client.destroyed || guest.destroyed) return;
-  client.write(
-    `HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: ${protocol}\r\n\r\n`,
-  );
+  client.write(`HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: ${protocol}\r\n\r\n`);
   // Bytes the client sent right after its request.
   if (head.length > 0) client.unshift(head);
   client.pipe(guest);

@@ -1,10 +1,5 @@
 /** Records of requests to models, for a log of their own, and of their contents, for another one. */
-import type {
-  Content,
-  RefusedRequest,
-  RequestLog,
-  SentRequest,
-} from '../../inference/bridge/bridge.ts';
+import type { Content, RefusedRequest, RequestLog, SentRequest } from '../../inference/bridge/bridge.ts';
 import type { AuditSink } from './audit.ts';
 import type { ModelUse } from './audit-record.ts';
 
@@ -94,8 +89,7 @@ function noteRefused(
   });
 }
 
-const hasText = (content: Content | null): content is Content =>
-  content !== null && content.mode !== 'hash';
+const hasText = (content: Content | null): content is Content => content !== null && content.mode !== 'hash';
 
 function hashesOf(content: Content | null): Pick<ModelUse, 'sha256'> {
   const request = content?.request?.sha256;

@@ -30,10 +30,7 @@ export interface AuditLine {
 }
 
 /** Lines that are no records are skipped; `audit verify` finds them. @throws TenantError `not_found`, `file_failed` */
-export async function* readAudit(
-  homeDir: string,
-  query: AuditQuery = {},
-): AsyncGenerator<AuditLine> {
+export async function* readAudit(homeDir: string, query: AuditQuery = {}): AsyncGenerator<AuditLine> {
   const { kind = 'calls', follow = false, signal } = query;
   let { fromSeq = 0 } = query;
   let isAgain = false;
@@ -126,10 +123,7 @@ async function* linesOfFull(path: string): AsyncGenerator<string> {
 /** @param follow ends once another file has the name, or the signal aborts */
 async function* linesOf(
   { path, file }: OpenFile,
-  {
-    follow = false,
-    signal,
-  }: { readonly follow?: boolean; readonly signal?: AbortSignal | undefined },
+  { follow = false, signal }: { readonly follow?: boolean; readonly signal?: AbortSignal | undefined },
 ): AsyncGenerator<string> {
   const buffer = Buffer.allocUnsafe(READ_BYTES);
   let held: Buffer[] = [];

@@ -1,26 +1,11 @@
-import {
-  appendFileSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { appendFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
 import { type Log, silentLog } from '../../base/log.ts';
-import {
-  AUDIT_LIMITS,
-  type AuditedCall,
-  AuditLog,
-  type AuditParts,
-  verifyAudit,
-  verifyAuditFiles,
-} from './audit.ts';
+import { AUDIT_LIMITS, type AuditedCall, AuditLog, type AuditParts, verifyAudit, verifyAuditFiles } from './audit.ts';
 import { parseRecord } from './audit-record.ts';
 
 let home: string;
@@ -91,9 +76,7 @@ describe('AuditLog', () => {
     expect(report).toMatchObject({ lastSeq: 40, problems: [] });
     expect(report.firstSeq).toBeGreaterThan(1);
     rmSync(join(home, 'audit', full.sort()[1] ?? ''));
-    expect((await verifyAudit(home, 2)).problems).toEqual([
-      expect.stringMatching(/records \d+ to \d+ are missing/),
-    ]);
+    expect((await verifyAudit(home, 2)).problems).toEqual([expect.stringMatching(/records \d+ to \d+ are missing/)]);
   });
 
   it('verify finds nothing wrong while files become full and the oldest go', async () => {

@@ -152,10 +152,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
   /** Continues the chain; cuts off a last line that a killed daemon wrote in part. @throws TenantError `file_failed` */
   static async open(parts: AuditParts): Promise<AuditLog> {
     try {
-      return new AuditLog(
-        parts,
-        await openFiles(auditDir(parts.homeDir, parts.kind), parts.open ?? openCurrent),
-      );
+      return new AuditLog(parts, await openFiles(auditDir(parts.homeDir, parts.kind), parts.open ?? openCurrent));
     } catch (error) {
       throw new TenantError('file_failed', 'could not open the audit log', { cause: error });
     }
@@ -260,9 +257,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
       await this.#file.appendFile(bytes);
     } catch (error) {
       this.#isTorn = true;
-      await this.#cut().catch((reason: unknown) =>
-        ignore(reason, 'tried again before the next line'),
-      );
+      await this.#cut().catch((reason: unknown) => ignore(reason, 'tried again before the next line'));
       throw error;
     }
   }
@@ -322,9 +317,7 @@ export async function verifyAudit(
   const dir = auditDir(homeDir, kind);
   for (;;) {
     const files = await listFiles(dir);
-    const found = await verifyFiles(dir, files, filesMax).catch((error: unknown) =>
-      readFailure(dir, error),
-    );
+    const found = await verifyFiles(dir, files, filesMax).catch((error: unknown) => readFailure(dir, error));
     const isSound = !(found instanceof TenantError) && found.problemCount === 0;
     if (!isSound && !isDeepStrictEqual(files, await listFiles(dir))) continue;
     if (found instanceof TenantError) throw found;
@@ -332,11 +325,7 @@ export async function verifyAudit(
   }
 }
 
-async function verifyFiles(
-  dir: string,
-  { full, current }: LogFiles,
-  filesMax: number,
-): Promise<ChainReport> {
+async function verifyFiles(dir: string, { full, current }: LogFiles, filesMax: number): Promise<ChainReport> {
   const known = await readHead(dir);
   if (known === null && full.length + current.length === 0) throw noLog(dir);
   const [, oldest = '1'] = FULL.exec(full[0] ?? '') ?? [];
@@ -359,10 +348,7 @@ export async function fullAuditFiles(
 ): Promise<readonly { readonly path: string; readonly firstSeq: number }[]> {
   const dir = auditDir(homeDir, kind);
   const { full } = await listFiles(dir);
-  return full.map((name) => ({
-    path: join(dir, name),
-    firstSeq: Number(FULL.exec(name)?.[1]),
-  }));
+  return full.map((name) => ({ path: join(dir, name), firstSeq: Number(FULL.exec(name)?.[1]) }));
 }
 
 /** Names of a log's files. */
@@ -390,8 +376,7 @@ function readFailure(dir: string, error: unknown): TenantError {
 
 const noLog = (dir: string): TenantError =>
   new TenantError('not_found', `there is no audit log in ${dir}`, {
-    remedy:
-      'the daemon begins one when it starts; set NEUROVISOR_HOME to read that of another home',
+    remedy: 'the daemon begins one when it starts; set NEUROVISOR_HOME to read that of another home',
   });
 
 /** Checks files as one chain, which may begin anywhere. @throws TenantError `not_found`, `file_failed` */
@@ -399,11 +384,7 @@ export async function verifyAuditFiles(paths: readonly string[]): Promise<ChainR
   return await verify(paths, null, null);
 }
 
-async function verify(
-  paths: readonly string[],
-  known: ChainEnd | null,
-  firstSeq: number | null,
-): Promise<ChainReport> {
+async function verify(paths: readonly string[], known: ChainEnd | null, firstSeq: number | null): Promise<ChainReport> {
   const check = new ChainCheck(known, firstSeq);
   for (const path of paths) {
     let line = 0;
@@ -485,10 +466,7 @@ const openCurrent = async (path: string): Promise<AuditFile> => await open(path,
 
 async function filesIn(dir: string): Promise<LogFiles> {
   const names = await readdir(dir);
-  return {
-    full: names.filter((name) => FULL.test(name)).sort(),
-    current: names.filter((name) => name === CURRENT),
-  };
+  return { full: names.filter((name) => FULL.test(name)).sort(), current: names.filter((name) => name === CURRENT) };
 }
 
 async function writeHead(dir: string, end: ChainEnd): Promise<void> {

@@ -26,8 +26,7 @@ export interface Callers {
 /** A daemon without tenants. @param apiKey null: no key opens it */
 export function operatorOnly(control: ControlPlane, apiKey: string | null): Callers {
   return {
-    identify: (key) =>
-      apiKey !== null && equalInConstantTime(key, apiKey) ? DAEMON_KEY_CALLER : null,
+    identify: (key) => (apiKey !== null && equalInConstantTime(key, apiKey) ? DAEMON_KEY_CALLER : null),
     isRevoked: () => false,
     planeOf: () => control,
   };

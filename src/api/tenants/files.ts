@@ -3,16 +3,7 @@
  * two commands at once do not meet. Directory 0700, files 0600.
  */
 import { randomBytes } from 'node:crypto';
-import {
-  chmodSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { z } from 'zod';
 import type { Clock } from '../../base/clock.ts';
@@ -162,8 +153,7 @@ export class WatchedFiles<T> {
       } catch (error) {
         const reason = describeError(error);
         ignored.set(name, reason);
-        if (error instanceof TenantError && errorCode(error.cause) !== undefined)
-          isComplete = false;
+        if (error instanceof TenantError && errorCode(error.cause) !== undefined) isComplete = false;
         if (this.#ignored.get(name) === reason) continue;
         this.#log.warn('a file of the home is ignored', { reason });
       }

@@ -56,12 +56,9 @@ describe('KeyStore', () => {
     expect(list.find(({ id }) => id === first.id)?.revokedAtMs).not.toBeNull();
   });
 
-  it.each(['', 'A', '../x', 'a/b', 'a.b', 'x'.repeat(32), 'a\n'])(
-    'refuses the tenant name %j',
-    (name) => {
-      expect(() => store.create(name, null)).toThrow('not a valid tenant name');
-    },
-  );
+  it.each(['', 'A', '../x', 'a/b', 'a.b', 'x'.repeat(32), 'a\n'])('refuses the tenant name %j', (name) => {
+    expect(() => store.create(name, null)).toThrow('not a valid tenant name');
+  });
 
   it.each(['', 'x'.repeat(65)])('refuses the label %j', (label) => {
     expect(() => store.create('acme', label)).toThrow("a key's name");

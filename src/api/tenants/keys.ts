@@ -36,13 +36,7 @@ type KeyFile = z.infer<typeof keyFile>;
 export type KeyInfo = Omit<KeyFile, 'sha256'>;
 
 const filesOf = (homeDir: string): JsonFiles<KeyFile> =>
-  new JsonFiles({
-    dir: join(homeDir, 'keys'),
-    what: 'the key',
-    name: ID,
-    schema: keyFile,
-    nameOf: ({ id }) => id,
-  });
+  new JsonFiles({ dir: join(homeDir, 'keys'), what: 'the key', name: ID, schema: keyFile, nameOf: ({ id }) => id });
 
 /** Of a directory that can't be read. */
 const NOTHING = { values: [], ignored: new Set<string>(), version: 0 };
@@ -131,9 +125,7 @@ export class KnownKeys {
    */
   incarnationOf(tenant: string): string {
     this.#refresh();
-    const valid = [...this.#byDigest.values()].filter(
-      (one) => one.tenant === tenant && one.revokedAtMs === null,
-    );
+    const valid = [...this.#byDigest.values()].filter((one) => one.tenant === tenant && one.revokedAtMs === null);
     valid.sort((a, b) => a.createdAtMs - b.createdAtMs || (a.id < b.id ? -1 : 1));
     // No name of a tenant has a space.
     return `${tenant} ${valid[0]?.id ?? ''}`;

@@ -4,11 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
 import { silentLog } from '../../base/log.ts';
-import {
-  HOST_ACCOUNT,
-  tenantAccount,
-  type WindowedBudget,
-} from '../../base/request/model-limits.ts';
+import { HOST_ACCOUNT, tenantAccount, type WindowedBudget } from '../../base/request/model-limits.ts';
 import { TENANT_LIMITS } from './limits.ts';
 import { ModelBudgets } from './model-budgets.ts';
 import { unset } from './settings.ts';
@@ -38,11 +34,7 @@ const open = () =>
     host: { budget: () => limits[HOST_ACCOUNT] ?? null },
   });
 const path = () => join(homeDir, 'model-budgets.json');
-const useNow = (windowMs = HOUR) => ({
-  ...USE,
-  windowMs,
-  window: Math.floor(clock.wall() / windowMs),
-});
+const useNow = (windowMs = HOUR) => ({ ...USE, windowMs, window: Math.floor(clock.wall() / windowMs) });
 beforeEach(async () => {
   homeDir = await mkdtemp(join(tmpdir(), 'nv-budgets-'));
   clock = new FakeClock();

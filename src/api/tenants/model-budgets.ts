@@ -122,26 +122,16 @@ export class ModelBudgets implements AsyncDisposable {
         .filter(({ tenant }) => (tenant === null) === isHost)
         .slice(0, TENANT_LIMITS.budgetSeriesMax)
         .flatMap(({ tenant, limits, used }) =>
-          budgetStates(limits, used, this.#parts.clock.wall()).map((state) => ({
-            tenant: tenant ?? '',
-            state,
-          })),
+          budgetStates(limits, used, this.#parts.clock.wall()).map((state) => ({ tenant: tenant ?? '', state })),
         );
     const host = (key: 'limit' | 'used', help: string): Metric =>
-      collected(
-        'gauge',
-        { name: `neurovisor_model_budget_${key}`, help, unit: null, labels: ['kind'] },
-        () => states(true).map(({ state }) => [{ kind: state.kind }, state[key]]),
+      collected('gauge', { name: `neurovisor_model_budget_${key}`, help, unit: null, labels: ['kind'] }, () =>
+        states(true).map(({ state }) => [{ kind: state.kind }, state[key]]),
       );
     const tenants = (key: 'limit' | 'used', help: string): Metric =>
       collected(
         'gauge',
-        {
-          name: `neurovisor_tenant_model_budget_${key}`,
-          help,
-          unit: null,
-          labels: ['tenant', 'kind'],
-        },
+        { name: `neurovisor_tenant_model_budget_${key}`, help, unit: null, labels: ['tenant', 'kind'] },
         () => states(false).map(({ tenant, state }) => [{ tenant, kind: state.kind }, state[key]]),
       );
     return [
@@ -160,8 +150,6 @@ export class ModelBudgets implements AsyncDisposable {
   /** Without what no window counts any more. */
   #current(): Readonly<Record<string, BudgetUse>> {
     const nowMs = this.#parts.clock.wall();
-    return Object.fromEntries(
-      [...this.#used].filter(([, used]) => currentUse(used, used, nowMs) !== null),
-    );
+    return Object.fromEntries([...this.#used].filter(([, used]) => currentUse(used, used, nowMs) !== null));
   }
 }

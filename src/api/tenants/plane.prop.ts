@@ -74,11 +74,7 @@ it('no tenant ever sees or changes what is another’s', async () => {
         expect(ofOthers(after.sandboxes)).toEqual(ofOthers(before.sandboxes));
         expect(ofOthers(after.snapshots)).toEqual(ofOthers(before.snapshots));
         const touched =
-          one.operation === 'create'
-            ? null
-            : ['restore', 'removeSnapshot'].includes(one.operation)
-              ? snapshot
-              : target;
+          one.operation === 'create' ? null : ['restore', 'removeSnapshot'].includes(one.operation) ? snapshot : target;
         if (done && touched != null) expect(ownerOf(touched)).toBe(tenant);
         for (const each of TENANTS) {
           const shown = [
@@ -88,9 +84,7 @@ it('no tenant ever sees or changes what is another’s', async () => {
           ];
           expect(shown.every((info) => ownerOf(info) === each)).toBe(true);
         }
-        expect(await planes[other].host()).toMatchObject({
-          sandboxes: (await planes[other].list()).length,
-        });
+        expect(await planes[other].host()).toMatchObject({ sandboxes: (await planes[other].list()).length });
       }
     }),
   );

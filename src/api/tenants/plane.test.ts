@@ -34,36 +34,29 @@ const CALLS: Record<
   events: (plane, id) => drain(plane.events(id, { follow: false })),
 };
 
-it.each(Object.entries(CALLS))(
-  '%s: a stranger gets what an unknown id gets',
-  async (name, call) => {
-    const called: string[] = [];
-    let isWatched = false;
-    await using control = new FakeControlPlane({
-      before: (method) => isWatched && called.push(method),
-    });
-    const [mine, other] = [new TenantPlane(control, 'mine'), new TenantPlane(control, 'other')];
-    const { id } = await other.create({});
-    const snapshot = await other.snapshot(id, { name: 'base' });
-    const before = await control.get(id);
-    isWatched = true;
-    const unknown = 'a'.repeat(20);
-    const failure = (plane: ControlPlane, ...ids: [string, string]): Promise<string> =>
-      call(plane, ...ids).then(
-        () => 'done',
-        (error: Error) => `${Reflect.get(error, 'code')} ${error.message}`,
-      );
-    const onUnknown = await failure(mine, unknown, unknown);
-    expect(onUnknown).toMatch(name === 'setPool' ? /^forbidden/ : /^not_found/);
-    expect((await failure(mine, id, snapshot.id)).replaceAll(/[a-z0-9]{20}/g, unknown)).toBe(
-      onUnknown,
+it.each(Object.entries(CALLS))('%s: a stranger gets what an unknown id gets', async (name, call) => {
+  const called: string[] = [];
+  let isWatched = false;
+  await using control = new FakeControlPlane({ before: (method) => isWatched && called.push(method) });
+  const [mine, other] = [new TenantPlane(control, 'mine'), new TenantPlane(control, 'other')];
+  const { id } = await other.create({});
+  const snapshot = await other.snapshot(id, { name: 'base' });
+  const before = await control.get(id);
+  isWatched = true;
+  const unknown = 'a'.repeat(20);
+  const failure = (plane: ControlPlane, ...ids: [string, string]): Promise<string> =>
+    call(plane, ...ids).then(
+      () => 'done',
+      (error: Error) => `${Reflect.get(error, 'code')} ${error.message}`,
     );
-    expect(await control.get(id)).toEqual(before);
-    expect(await control.snapshots()).toHaveLength(1);
-    // The plane below was only asked who owns it.
-    expect(called.filter((one) => !['get', 'snapshots'].includes(one))).toEqual([]);
-  },
-);
+  const onUnknown = await failure(mine, unknown, unknown);
+  expect(onUnknown).toMatch(name === 'setPool' ? /^forbidden/ : /^not_found/);
+  expect((await failure(mine, id, snapshot.id)).replaceAll(/[a-z0-9]{20}/g, unknown)).toBe(onUnknown);
+  expect(await control.get(id)).toEqual(before);
+  expect(await control.snapshots()).toHaveLength(1);
+  // The plane below was only asked who owns it.
+  expect(called.filter((one) => !['get', 'snapshots'].includes(one))).toEqual([]);
+});
 
 it('create, fork, snapshot: what comes of a sandbox is its owner’s', async () => {
   await using control = new FakeControlPlane();

@@ -224,12 +224,9 @@ export class TenantPlane implements ControlPlane {
   /** By its id, otherwise by its name. */
   async #snapshot(idOrName: string): Promise<SnapshotInfo> {
     const own = await this.snapshots();
-    const found =
-      own.find(({ id }) => id === idOrName) ?? own.find(({ name }) => name === idOrName);
+    const found = own.find(({ id }) => id === idOrName) ?? own.find(({ name }) => name === idOrName);
     if (found !== undefined) return found;
-    throw new SandboxError('not_found', `there is no snapshot ${idOrName}`, {
-      remedy: 'neurovisor snapshot ls',
-    });
+    throw new SandboxError('not_found', `there is no snapshot ${idOrName}`, { remedy: 'neurovisor snapshot ls' });
   }
 }
 

@@ -81,9 +81,7 @@ describe('TenantQuotas', () => {
   it('starts: as many as a second has, then one after another', () => {
     const { clock, start } = quotasOf({ startsPerSecond: 2 });
     for (const _ of [1, 2]) start();
-    expect(() => start()).toThrow(
-      expect.objectContaining({ message: expect.stringContaining('2 starts a second') }),
-    );
+    expect(() => start()).toThrow(expect.objectContaining({ message: expect.stringContaining('2 starts a second') }));
     clock.advance(500);
     start();
     expect(() => start()).toThrow(expect.objectContaining({ retryAfterMs: 500 }));

@@ -77,9 +77,7 @@ export class TenantQuotas implements StartGate {
   }
 
   useOf(tenant: string): TenantUse {
-    const own = [...this.#sandboxes.values(), ...this.#reserved].filter(
-      (one) => one.tenant === tenant,
-    );
+    const own = [...this.#sandboxes.values(), ...this.#reserved].filter((one) => one.tenant === tenant);
     // A sandbox that is being resumed is counted already, without memory.
     const sandboxes = own.filter((one) => !('isNew' in one) || one.isNew).length;
     const memoryMib = own.reduce((sum, one) => sum + one.memoryMib, 0);
@@ -138,8 +136,7 @@ export class TenantQuotas implements StartGate {
     this.#sandboxes.delete(id);
     this.#ended.set(id, known.tenant);
     const [oldest] = this.#ended.keys();
-    if (this.#ended.size > TENANT_LIMITS.endedMax && oldest !== undefined)
-      this.#ended.delete(oldest);
+    if (this.#ended.size > TENANT_LIMITS.endedMax && oldest !== undefined) this.#ended.delete(oldest);
   }
 
   #note(info: SandboxInfo): void {
@@ -168,13 +165,7 @@ export class TenantQuotas implements StartGate {
 }
 
 /** @throws BusyError */
-export function within(
-  tenant: string,
-  what: string,
-  used: number,
-  more: number,
-  most: number | null,
-): void {
+export function within(tenant: string, what: string, used: number, more: number, most: number | null): void {
   assert(used >= 0, 'more was released than used');
   if (most === null || used + more <= most) return;
   const wanted = more > 1 ? `, ${more} more wanted` : '';

@@ -126,12 +126,7 @@ it('tokens a day of a release before stay a limit, until a budget is set', () =>
   const old = { name: 'acme', quotas: { ...NO_QUOTAS, tokensPerDay: 5_000.5 } };
   writeFileSync(file, JSON.stringify(old));
   const day = { inputTokens: 5_000, outputTokens: 5_000, windowMs: 86_400_000 };
-  expect(store.get('acme')).toEqual({
-    ...old,
-    quotas: NO_QUOTAS,
-    allowHosted: [],
-    modelBudget: day,
-  });
+  expect(store.get('acme')).toEqual({ ...old, quotas: NO_QUOTAS, allowHosted: [], modelBudget: day });
   store.set('acme', { sandboxes: 3 });
   expect(store.get('acme').modelBudget).toEqual(day);
   writeFileSync(file, JSON.stringify({ ...old, modelBudget: null }));

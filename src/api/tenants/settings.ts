@@ -30,8 +30,7 @@ const quotas = z.object({
 /** Null: unlimited. */
 export type Quotas = z.infer<typeof quotas>;
 
-const whole = ({ min, max }: { readonly min: number; readonly max: number }) =>
-  z.int().min(min).max(max);
+const whole = ({ min, max }: { readonly min: number; readonly max: number }) => z.int().min(min).max(max);
 const modelBudget: z.ZodType<WindowedBudget> = z.strictObject({
   inputTokens: whole(RANGES.modelBudget).exactOptional(),
   outputTokens: whole(RANGES.modelBudget).exactOptional(),
@@ -70,19 +69,9 @@ export type TenantChange = Partial<Quotas> & {
   readonly modelBudget?: WindowedBudget | null;
 };
 
-export const NO_QUOTAS: Quotas = {
-  sandboxes: null,
-  memoryMib: null,
-  startsPerSecond: null,
-  storageBytes: null,
-};
+export const NO_QUOTAS: Quotas = { sandboxes: null, memoryMib: null, startsPerSecond: null, storageBytes: null };
 /** A tenant of which nothing was set. */
-export const unset = (name: string): TenantInfo => ({
-  name,
-  quotas: NO_QUOTAS,
-  allowHosted: [],
-  modelBudget: null,
-});
+export const unset = (name: string): TenantInfo => ({ name, quotas: NO_QUOTAS, allowHosted: [], modelBudget: null });
 
 /** A tenant whose limits could never be read: what runs goes on, and nothing more is given. */
 const closed = (name: string): TenantInfo => ({

@@ -18,10 +18,7 @@ export class StorageQuota {
   readonly #last = new Map<string, Promise<unknown>>();
 
   /** @param pausedBytes space of each pause, by the sandbox's id */
-  constructor(
-    quotas: Pick<KnownTenants, 'of'>,
-    pausedBytes: () => Promise<ReadonlyMap<string, number>>,
-  ) {
+  constructor(quotas: Pick<KnownTenants, 'of'>, pausedBytes: () => Promise<ReadonlyMap<string, number>>) {
     this.#quotas = quotas;
     this.#pausedBytes = pausedBytes;
   }
@@ -49,11 +46,7 @@ export class StorageQuota {
   }
 
   async #usedBytes(own: OwnWorld): Promise<number> {
-    const [snapshots, sandboxes, paused] = await Promise.all([
-      own.snapshots(),
-      own.list(),
-      this.#pausedBytes(),
-    ]);
+    const [snapshots, sandboxes, paused] = await Promise.all([own.snapshots(), own.list(), this.#pausedBytes()]);
     const ofSnapshots = snapshots.reduce((sum, { bytes }) => sum + bytes, 0);
     return sandboxes.reduce((sum, { id }) => sum + (paused.get(id) ?? 0), ofSnapshots);
   }

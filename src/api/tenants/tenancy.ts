@@ -40,8 +40,7 @@ export class Tenancy implements Callers {
   planeOf(tenant: string | null): ControlPlane {
     const { control, storage, hostedOf } = this.#parts;
     if (tenant === null) return control;
-    const known =
-      this.#planes.get(tenant) ?? new TenantPlane(control, tenant, { storage, hostedOf });
+    const known = this.#planes.get(tenant) ?? new TenantPlane(control, tenant, { storage, hostedOf });
     this.#planes.set(tenant, known);
     return known;
   }

@@ -7,26 +7,16 @@ export function usageOf(
   tenant: string,
   sandboxes: readonly SandboxInfo[],
   snapshots: readonly SnapshotInfo[],
-): {
-  readonly sandboxes: number;
-  readonly memoryMib: number;
-  readonly storageBytes: number;
-} {
+): { readonly sandboxes: number; readonly memoryMib: number; readonly storageBytes: number } {
   const own = sandboxes.filter((info) => ownerOf(info) === tenant);
   return {
     sandboxes: own.length,
     memoryMib: own.reduce((sum, info) => sum + countedMib(info), 0),
-    storageBytes: snapshots
-      .filter((info) => ownerOf(info) === tenant)
-      .reduce((sum, { bytes }) => sum + bytes, 0),
+    storageBytes: snapshots.filter((info) => ownerOf(info) === tenant).reduce((sum, { bytes }) => sum + bytes, 0),
   };
 }
 
 /** Memory that a sandbox counts with, MiB: the maximum it can grow to, and nothing while it is on disk. */
-export function countedMib(
-  info: Pick<SandboxInfo, 'pausedTo' | 'memoryMib' | 'memoryMaxMib'>,
-): number {
-  return info.pausedTo === 'disk' || info.pausedTo === 'disk-only'
-    ? 0
-    : (info.memoryMaxMib ?? info.memoryMib);
+export function countedMib(info: Pick<SandboxInfo, 'pausedTo' | 'memoryMib' | 'memoryMaxMib'>): number {
+  return info.pausedTo === 'disk' || info.pausedTo === 'disk-only' ? 0 : (info.memoryMaxMib ?? info.memoryMib);
 }

@@ -20,28 +20,9 @@ import type { CopyStep, RunStep, Step } from './evaluate.ts';
 import { digest, type StepKey } from './keys.ts';
 import type { RunMount } from './mounts.ts';
 import { parseDockerfile } from './parse.ts';
-import {
-  type PlannedStage,
-  type PlannedStep,
-  Planner,
-  readBy,
-  type SourceToFind,
-  sourceName,
-} from './plan.ts';
-import {
-  type OnOutput,
-  type StageDisks,
-  type StageVm,
-  StepFault,
-  type StepMount,
-} from './stage-vm.ts';
-import {
-  platformArguments,
-  readStages,
-  type StageGraph,
-  targetStage,
-  type Variables,
-} from './stages.ts';
+import { type PlannedStage, type PlannedStep, Planner, readBy, type SourceToFind, sourceName } from './plan.ts';
+import { type OnOutput, type StageDisks, type StageVm, StepFault, type StepMount } from './stage-vm.ts';
+import { platformArguments, readStages, type StageGraph, targetStage, type Variables } from './stages.ts';
 
 export interface BuildRequest {
   /** Its text, or what a text would have become. */
@@ -73,12 +54,7 @@ export type BuildEvent =
       readonly text: string;
       readonly cached: boolean;
     }
-  | {
-      readonly kind: 'output';
-      readonly number: number;
-      readonly stream: 'stdout' | 'stderr';
-      readonly chunk: Buffer;
-    }
+  | { readonly kind: 'output'; readonly number: number; readonly stream: 'stdout' | 'stderr'; readonly chunk: Buffer }
   | { readonly kind: 'done'; readonly number: number; readonly durationMs: number }
   | { readonly kind: 'pack'; readonly stage: string };
 
@@ -109,18 +85,12 @@ export interface BuildParts {
 }
 
 /** @throws DockerfileError, OciError */
-export async function buildDockerfile(
-  parts: BuildParts,
-  request: BuildRequest,
-  signal: AbortSignal,
-): Promise<Built> {
+export async function buildDockerfile(parts: BuildParts, request: BuildRequest, signal: AbortSignal): Promise<Built> {
   try {
     return await new Build(parts, request, signal).run();
   } catch (error) {
     if (signal.aborted) {
-      throw new DockerfileError('cancelled', null, 'the build was canceled', {
-        cause: signal.reason,
-      });
+      throw new DockerfileError('cancelled', null, 'the build was canceled', { cause: signal.reason });
     }
     const code = errorCode(error);
     if (code === 'ENOSPC' || code === 'EDQUOT') throw diskFull(null, error);
@@ -169,11 +139,7 @@ class Build {
     });
     const planned = await planner.plan({ kind: 'stage', index: stage.index });
     if (planned.disk.kind === 'none' && !planned.isChanged) {
-      throw invalid(
-        stage.line,
-        'the result has no files',
-        'Add a COPY or choose another --target.',
-      );
+      throw invalid(stage.line, 'the result has no files', 'Add a COPY or choose another --target.');
     }
     this.#requireSecrets(planned);
     await cache.make();
@@ -212,14 +178,9 @@ class Build {
       for (const mount of step.mounts) {
         if (mount.type !== 'secret' || !mount.required) continue;
         if (this.#request.secrets.has(mount.id)) continue;
-        throw new DockerfileError(
-          'secret_missing',
-          step.line,
-          `the secret ${mount.id} is required`,
-          {
-            remedy: `Give it: --secret id=${mount.id},src=FILE`,
-          },
-        );
+        throw new DockerfileError('secret_missing', step.line, `the secret ${mount.id} is required`, {
+          remedy: `Give it: --secret id=${mount.id},src=FILE`,
+        });
       }
     }
     if (stage.parent !== null) this.#requireSecrets(stage.parent, seen);
@@ -261,11 +222,7 @@ class Build {
     const from = await this.#lastCached(stage);
     const rest = stage.steps.slice(from);
     const start =
-      from > 0
-        ? (stage.steps[from - 1]?.key ?? null)
-        : stage.parent === null
-          ? null
-          : await this.#files(stage.parent);
+      from > 0 ? (stage.steps[from - 1]?.key ?? null) : stage.parent === null ? null : await this.#files(stage.parent);
     if (start !== null) this.#needed.add(start);
     this.#reportCached(stage, from);
     const sources = await this.#sources(stage, rest);
@@ -326,10 +283,7 @@ class Build {
   async #sources(
     stage: PlannedStage,
     steps: readonly PlannedStep[],
-  ): Promise<{
-    readonly disks: StageDisks['sources'];
-    readonly numbers: ReadonlyMap<string, number>;
-  }> {
+  ): Promise<{ readonly disks: StageDisks['sources']; readonly numbers: ReadonlyMap<string, number> }> {
     const names = new Set(steps.flatMap(({ step }) => readBy(step).map(sourceName)));
     const disks: { base: PlannedStage['disk']; scratch: string | null }[] = [];
     const numbers = new Map<string, number>();
@@ -372,10 +326,7 @@ class Build {
     this.#ran += 1;
     if (step.kind === 'run') await this.#runStep(vm, number, step, selection, numbers);
     else {
-      const work =
-        step.kind === 'workdir'
-          ? vm.makeDirectory(step.path)
-          : this.#copyStep(vm, step, selection, numbers);
+      const work = step.kind === 'workdir' ? vm.makeDirectory(step.path) : this.#copyStep(vm, step, selection, numbers);
       await work.catch((error: unknown) => {
         throw faultOf(error, step.line, step.text);
       });
@@ -479,11 +430,7 @@ function copyPlan(
  * install from it.
  * @param rest steps that run
  */
-function cachesKey(
-  contextDir: string,
-  all: readonly PlannedStep[],
-  rest: readonly PlannedStep[],
-): StepKey | null {
+function cachesKey(contextDir: string, all: readonly PlannedStep[], rest: readonly PlannedStep[]): StepKey | null {
   const idsOf = (steps: readonly PlannedStep[]): readonly string[] =>
     steps
       .flatMap(({ step }) => (step.kind === 'run' ? step.mounts : []))

@@ -103,19 +103,12 @@ export class BuildCache {
         });
         if (info === undefined) continue;
         const isWhole = /^[0-9a-f]{64}\.ext4$/.test(name);
-        files.push({
-          path,
-          bytes: info.blocks * STAT_BLOCK_BYTES,
-          usedAtMs: info.mtimeMs,
-          isWhole,
-        });
+        files.push({ path, bytes: info.blocks * STAT_BLOCK_BYTES, usedAtMs: info.mtimeMs, isWhole });
       }
     }
     const tooOldMs = systemClock.wall() - LEFTOVER_MS;
     let total = files.reduce((sum, { bytes }) => sum + bytes, 0);
-    for (const { path, bytes, usedAtMs, isWhole } of files.toSorted(
-      (a, b) => a.usedAtMs - b.usedAtMs,
-    )) {
+    for (const { path, bytes, usedAtMs, isWhole } of files.toSorted((a, b) => a.usedAtMs - b.usedAtMs)) {
       const isLeft = !isWhole && usedAtMs < tooOldMs;
       if (!isLeft && (!isWhole || kept.has(path) || total <= this.#bytesMax)) continue;
       total -= bytes;

@@ -20,8 +20,7 @@ describe('BuildContext', () => {
   };
   const select = async (...patterns: string[]) =>
     await (await BuildContext.open(dir, null)).select(7, patterns, [], signal);
-  const paths = async (...patterns: string[]) =>
-    (await select(...patterns)).entries.map(({ path }) => path);
+  const paths = async (...patterns: string[]) => (await select(...patterns)).entries.map(({ path }) => path);
 
   it('sources: a file, a directory, a pattern, in the order of the archive', async () => {
     for (const path of ['a.txt', 'b.txt', 'd/x', 'd/e/y']) write(path);
@@ -62,10 +61,7 @@ describe('BuildContext', () => {
     symlinkSync('/etc/passwd', join(dir, 'd/out'));
     symlinkSync('a', join(dir, 'in'));
     symlinkSync('/etc/passwd', join(dir, 'bad'));
-    expect((await select('d')).entries[1]).toMatchObject({
-      type: 'symlink',
-      target: '/etc/passwd',
-    });
+    expect((await select('d')).entries[1]).toMatchObject({ type: 'symlink', target: '/etc/passwd' });
     expect((await select('in')).entries[0]).toMatchObject({ type: 'file', bytes: 4 });
     await expect(select('bad')).rejects.toThrow('leads out of the context');
     await expect(select('../../../etc/passwd')).rejects.toThrow('is not in the context');
@@ -132,8 +128,6 @@ describe('BuildContext', () => {
   it('bad rules and a missing context are named', async () => {
     write('.dockerignore', '[');
     await expect(BuildContext.open(dir, null)).rejects.toThrow(/\.dockerignore .*line 1/);
-    await expect(BuildContext.open(join(dir, 'none'), null)).rejects.toMatchObject({
-      code: 'context_invalid',
-    });
+    await expect(BuildContext.open(join(dir, 'none'), null)).rejects.toMatchObject({ code: 'context_invalid' });
   });
 });

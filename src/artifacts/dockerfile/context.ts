@@ -173,13 +173,7 @@ export class BuildContext {
     throw contextInvalid(line, `${shown(path)} leads out of the context`);
   }
 
-  async #walk(
-    line: number,
-    top: Place,
-    as: string,
-    entries: ContextEntry[],
-    signal: AbortSignal,
-  ): Promise<void> {
+  async #walk(line: number, top: Place, as: string, entries: ContextEntry[], signal: AbortSignal): Promise<void> {
     const add = async (from: string, at: Place, path: string, depth: number): Promise<void> => {
       signal.throwIfAborted();
       const info = await lstat(from).catch((error: unknown) => {
@@ -239,12 +233,7 @@ export class BuildContext {
 }
 
 const tooMuch = (line: number, what: string): DockerfileError =>
-  contextInvalid(
-    line,
-    `the context has more than ${what}`,
-    undefined,
-    'List what is not needed in .dockerignore.',
-  );
+  contextInvalid(line, `the context has more than ${what}`, undefined, 'List what is not needed in .dockerignore.');
 const NO_RULES = DockerIgnore.parse('');
 
 /** The archive of a selection, for tar(1). @throws CopyError `invalid_source` if a file is not what it was then */
@@ -294,20 +283,14 @@ async function contentsOf(
     if (entry.type !== 'file') continue;
     const hash = createHash('sha256');
     await pipeline(contentOf(entry), hash, { signal }).catch((error: unknown) => {
-      throw errorCode(error) === 'invalid_source'
-        ? contextInvalid(line, describeError(error))
-        : error;
+      throw errorCode(error) === 'invalid_source' ? contextInvalid(line, describeError(error)) : error;
     });
     contents.set(entry.path, hash.digest('hex'));
   }
   return contents;
 }
 
-function digestOf(
-  names: readonly string[],
-  entries: readonly ContextEntry[],
-  contents: Selection['contents'],
-): string {
+function digestOf(names: readonly string[], entries: readonly ContextEntry[], contents: Selection['contents']): string {
   const all = createHash('sha256').update(JSON.stringify(names));
   for (const { type, path, mode, target = null } of entries) {
     all.update(JSON.stringify([type, path, mode, target, contents.get(path) ?? null]));
@@ -330,12 +313,7 @@ async function rulesOf(path: string): Promise<DockerIgnore | null> {
   }
 }
 
-function contextInvalid(
-  line: number | null,
-  what: string,
-  cause?: unknown,
-  remedy?: string,
-): DockerfileError {
+function contextInvalid(line: number | null, what: string, cause?: unknown, remedy?: string): DockerfileError {
   const text = cause === undefined ? what : `${what} can't be read: ${describeError(cause)}`;
   return new DockerfileError('context_invalid', line, text, { remedy });
 }

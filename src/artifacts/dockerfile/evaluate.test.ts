@@ -6,19 +6,10 @@ import { platformArguments, readStages, targetStage, type Variables } from './st
 
 const platform = platformArguments('amd64');
 
-function evaluate(
-  text: string,
-  given: Variables = {},
-  base = EMPTY_CONFIG,
-  target: string | null = null,
-) {
+function evaluate(text: string, given: Variables = {}, base = EMPTY_CONFIG, target: string | null = null) {
   const graph = readStages(parseDockerfile(Buffer.from(text)), given, platform);
   const stage = targetStage(graph, target);
-  return {
-    ...evaluateStage({ graph, stage, base, inherited: NOTHING_INHERITED, given, platform }),
-    stage,
-    graph,
-  };
+  return { ...evaluateStage({ graph, stage, base, inherited: NOTHING_INHERITED, given, platform }), stage, graph };
 }
 const run = (text: string, given: Variables = {}) => {
   const step = evaluate(text, given).steps.at(-1);
@@ -64,9 +55,7 @@ describe('stages', () => {
 
 describe('evaluateStage', () => {
   it('ENV and ARG: the order counts, ENV wins, the caller wins over a default', () => {
-    expect(
-      run('FROM a\nARG A=1\nARG B=$A.$C\nENV C=3 D="$A $B"\nARG C=4\nRUN x', { A: '9' }).env,
-    ).toEqual({
+    expect(run('FROM a\nARG A=1\nARG B=$A.$C\nENV C=3 D="$A $B"\nARG C=4\nRUN x', { A: '9' }).env).toEqual({
       PATH: DEFAULT_PATH,
       A: '9',
       B: '9.',
@@ -77,10 +66,7 @@ describe('evaluateStage', () => {
 
   it('ARG: a global one is seen after it is declared; so is the platform', () => {
     expect(run('ARG G=1\nFROM a\nRUN x').env).toEqual({ PATH: DEFAULT_PATH });
-    expect(run('ARG G=1\nFROM a\nARG G TARGETARCH\nRUN x').env).toMatchObject({
-      G: '1',
-      TARGETARCH: 'amd64',
-    });
+    expect(run('ARG G=1\nFROM a\nARG G TARGETARCH\nRUN x').env).toMatchObject({ G: '1', TARGETARCH: 'amd64' });
   });
 
   it('RUN: shell form, list, SHELL, script, program', () => {
@@ -88,14 +74,8 @@ describe('evaluateStage', () => {
     expect(run('FROM a\nRUN ["a", "b"]').argv).toEqual(['a', 'b']);
     expect(run('FROM a\nSHELL ["bash", "-ec"]\nRUN a').argv).toEqual(['bash', '-ec', 'a']);
     expect(run('FROM a\nRUN <<E\na\nb\nE').argv).toEqual(['/bin/sh', '-c', 'a\nb\n']);
-    expect(run('FROM a\nRUN <<E\n#!/usr/bin/env python3\nb\nE').program).toBe(
-      '#!/usr/bin/env python3\nb\n',
-    );
-    expect(run('FROM a\nRUN python3 <<E\nb\nE').argv).toEqual([
-      '/bin/sh',
-      '-c',
-      'python3 <<E\nb\nE',
-    ]);
+    expect(run('FROM a\nRUN <<E\n#!/usr/bin/env python3\nb\nE').program).toBe('#!/usr/bin/env python3\nb\n');
+    expect(run('FROM a\nRUN python3 <<E\nb\nE').argv).toEqual(['/bin/sh', '-c', 'python3 <<E\nb\nE']);
   });
 
   it('RUN: mounts', () => {
@@ -105,24 +85,8 @@ describe('evaluateStage', () => {
     const owner = { uid: 0, gid: 0 };
     expect(run(text).mounts).toEqual([
       { type: 'cache', id: '/c', target: '/c', mode: 0o755, readonly: false, ...owner },
-      {
-        type: 'secret',
-        id: 't',
-        target: null,
-        variable: 'T',
-        required: false,
-        mode: 0o400,
-        ...owner,
-      },
-      {
-        type: 'secret',
-        id: 'u',
-        target: '/run/secrets/u',
-        variable: null,
-        required: true,
-        mode: 0o400,
-        ...owner,
-      },
+      { type: 'secret', id: 't', target: null, variable: 'T', required: false, mode: 0o400, ...owner },
+      { type: 'secret', id: 'u', target: '/run/secrets/u', variable: null, required: true, mode: 0o400, ...owner },
       { type: 'bind', from: { kind: 'stage', index: 0 }, source: '/x', target: '/y' },
       { type: 'tmpfs', target: '/z' },
     ]);
@@ -136,9 +100,7 @@ describe('evaluateStage', () => {
       owner: null,
       mode: null,
     });
-    expect(
-      copy('FROM a AS s\nFROM b\nCOPY --from=s --chown=1:2 --chmod=0750 ["a b", "/"]'),
-    ).toMatchObject({
+    expect(copy('FROM a AS s\nFROM b\nCOPY --from=s --chown=1:2 --chmod=0750 ["a b", "/"]')).toMatchObject({
       from: { kind: 'stage', index: 0 },
       sources: ['a b'],
       target: '/',
@@ -148,20 +110,11 @@ describe('evaluateStage', () => {
     expect(copy('FROM a\nENV N=5\nCOPY <<x.txt /d/\n$N \\$N\nx.txt').inline).toEqual([
       { name: 'x.txt', content: '5 $N\n' },
     ]);
-    expect(copy('FROM a\nCOPY --from=busybox:1 /bin/x .').from).toEqual({
-      kind: 'image',
-      reference: 'busybox:1',
-    });
+    expect(copy('FROM a\nCOPY --from=busybox:1 /bin/x .').from).toEqual({ kind: 'image', reference: 'busybox:1' });
   });
 
   it('configuration: what the base says, changed', () => {
-    const base = {
-      ...EMPTY_CONFIG,
-      user: 'u',
-      cmd: ['old'],
-      env: { PATH: '/p' },
-      exposedPorts: ['1/tcp'],
-    };
+    const base = { ...EMPTY_CONFIG, user: 'u', cmd: ['old'], env: { PATH: '/p' }, exposedPorts: ['1/tcp'] };
     const { config } = evaluate(
       'FROM a\nENV PATH=/q:$PATH\nUSER 5:6\nWORKDIR x\nENTRYPOINT ["e"]\nEXPOSE 80 53/udp\nLABEL a=b "c d"=e\n' +
         'HEALTHCHECK --interval=1m30s --retries=2 CMD curl x\nSTOPSIGNAL SIGINT',
@@ -176,21 +129,13 @@ describe('evaluateStage', () => {
       cmd: [],
       exposedPorts: ['1/tcp', '80/tcp', '53/udp'],
       labels: { a: 'b', 'c d': 'e' },
-      healthcheck: {
-        kind: 'shell',
-        command: ['curl x'],
-        intervalMs: 90_000,
-        timeoutMs: null,
-        retries: 2,
-      },
+      healthcheck: { kind: 'shell', command: ['curl x'], intervalMs: 90_000, timeoutMs: null, retries: 2 },
       stopSignal: 'SIGINT',
     });
   });
 
   it('VOLUME and MAINTAINER: a warning that names the line', () => {
-    expect(evaluate('FROM a\nVOLUME /x').warnings).toEqual([
-      expect.stringMatching(/^line 2: VOLUME/),
-    ]);
+    expect(evaluate('FROM a\nVOLUME /x').warnings).toEqual([expect.stringMatching(/^line 2: VOLUME/)]);
   });
 
   it.each([

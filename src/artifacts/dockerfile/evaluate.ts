@@ -8,14 +8,7 @@ import { invalid, shown, unsupported } from './errors.ts';
 import { DOCKERFILE_LIMITS } from './limits.ts';
 import { type RunMount, readMount } from './mounts.ts';
 import type { Instruction } from './parse.ts';
-import {
-  readArgument,
-  type Source,
-  type Stage,
-  type StageGraph,
-  sourceOfFrom,
-  type Variables,
-} from './stages.ts';
+import { readArgument, type Source, type Stage, type StageGraph, sourceOfFrom, type Variables } from './stages.ts';
 import { expandText, expandWord, expandWords, jsonWords, type Scope, splitWords } from './words.ts';
 
 interface StepBase {
@@ -163,8 +156,7 @@ class State {
       return;
     }
     if (take === undefined) {
-      if (keyword === 'ONBUILD')
-        throw unsupported(line, 'ONBUILD', 'Write the instruction where it is needed.');
+      if (keyword === 'ONBUILD') throw unsupported(line, 'ONBUILD', 'Write the instruction where it is needed.');
       throw invalid(line, `unknown instruction ${shown(keyword)}`);
     }
     if (rest === '' && heredocs.length === 0) throw invalid(line, `${keyword} has no argument`);
@@ -190,8 +182,7 @@ class State {
     const { graph, stage } = this.#options;
     for (const { name, value } of flags) {
       if (name === 'mount') mounts.push(readMount(value, scope, graph.stages, stage.index));
-      else if (name === 'network' && (value === 'none' || value === 'default'))
-        network = value !== 'none';
+      else if (name === 'network' && (value === 'none' || value === 'default')) network = value !== 'none';
       else if (name === 'network') throw unsupported(line, `--network=${shown(value)}`);
       else throw unsupported(line, `RUN --${shown(name)}`);
     }
@@ -231,8 +222,7 @@ class State {
         from = sourceOfFrom(text, graph.stages, stage.index, line);
       } else if (name !== 'link') throw unsupported(line, `${keyword} --${shown(name)}`);
     }
-    const words =
-      jsonWords(rest)?.map((word) => expandWord(word, scope)) ?? expandWords(rest, scope);
+    const words = jsonWords(rest)?.map((word) => expandWord(word, scope)) ?? expandWords(rest, scope);
     const target = words.at(-1) ?? '';
     const named = words.slice(0, -1);
     const inline = heredocs.map(({ name, expands, content }) => ({
@@ -318,9 +308,7 @@ class State {
     const { given, platform, graph } = this.#options;
     for (const word of splitWords(rest, graph.escapeMark)) {
       const { name, value } = readArgument(word, this.#scope(line));
-      const from = [given, value === undefined ? graph.globals : {}, platform].find((one) =>
-        Object.hasOwn(one, name),
-      );
+      const from = [given, value === undefined ? graph.globals : {}, platform].find((one) => Object.hasOwn(one, name));
       const known = from === given || value === undefined ? from?.[name] : value;
       if (known !== undefined) {
         this.#arguments = this.#bounded({ ...this.#arguments, [name]: known }, line);
@@ -354,8 +342,7 @@ class State {
 
   #expose({ line, rest }: Instruction): void {
     const ports = expandWords(rest, this.#scope(line)).map((word) => {
-      const [, port = '', protocol = 'tcp'] =
-        /^(\d{1,5}(?:-\d{1,5})?)(?:\/(tcp|udp|sctp))?$/i.exec(word) ?? [];
+      const [, port = '', protocol = 'tcp'] = /^(\d{1,5}(?:-\d{1,5})?)(?:\/(tcp|udp|sctp))?$/i.exec(word) ?? [];
       if (port === '') throw invalid(line, `"${shown(word)}" is not a port`);
       return `${port}/${protocol.toLowerCase()}`;
     });
@@ -364,20 +351,13 @@ class State {
 
   #setShell({ line, rest }: Instruction): void {
     const words = jsonWords(rest);
-    if (words === null || words.length === 0)
-      throw invalid(line, 'SHELL needs a JSON list of words');
+    if (words === null || words.length === 0) throw invalid(line, 'SHELL needs a JSON list of words');
     this.#shell = words;
   }
 
   #healthcheck({ line, flags, rest }: Instruction): void {
     if (rest.toUpperCase() === 'NONE') {
-      const none = {
-        kind: 'none',
-        command: [],
-        intervalMs: null,
-        timeoutMs: null,
-        retries: null,
-      } as const;
+      const none = { kind: 'none', command: [], intervalMs: null, timeoutMs: null, retries: null } as const;
       this.#set({ healthcheck: none });
       return;
     }
@@ -394,8 +374,7 @@ class State {
     for (const { name, value } of flags) {
       if (name === 'interval') check = { ...check, intervalMs: readDuration(value, line) };
       else if (name === 'timeout') check = { ...check, timeoutMs: readDuration(value, line) };
-      else if (name === 'retries' && /^\d{1,4}$/.test(value))
-        check = { ...check, retries: Number(value) || null };
+      else if (name === 'retries' && /^\d{1,4}$/.test(value)) check = { ...check, retries: Number(value) || null };
       else if (name === 'start-period' || name === 'start-interval') readDuration(value, line);
       else throw invalid(line, `HEALTHCHECK --${shown(name)}=${shown(value)}`);
     }
@@ -423,12 +402,8 @@ function readDuration(text: string, line: number): number | null {
   const parts = [...text.matchAll(/(\d{1,6}(?:\.\d{1,3})?)(ms|s|m|h)/g)];
   const read = parts.map(([all]) => all).join('');
   if (text === '0') return null;
-  if (read === '' || read !== text)
-    throw invalid(line, `"${shown(text)}" is not a duration`, 'Use for example 30s.');
-  const total = parts.reduce(
-    (sum, [, count, unit = '']) => sum + Number(count) * (UNITS[unit] ?? 0),
-    0,
-  );
+  if (read === '' || read !== text) throw invalid(line, `"${shown(text)}" is not a duration`, 'Use for example 30s.');
+  const total = parts.reduce((sum, [, count, unit = '']) => sum + Number(count) * (UNITS[unit] ?? 0), 0);
   return Math.round(total) || null;
 }
 

@@ -28,12 +28,7 @@ const mount: fc.Arbitrary<RunStep['mounts'][number]> = fc.oneof(
     ...owner,
   }),
   fc.record({ type: fc.constant('tmpfs' as const), target: fc.string() }),
-  fc.record({
-    type: fc.constant('bind' as const),
-    from: source,
-    source: fc.string(),
-    target: fc.string(),
-  }),
+  fc.record({ type: fc.constant('bind' as const), from: source, source: fc.string(), target: fc.string() }),
 );
 const step: fc.Arbitrary<Step> = fc.oneof(
   fc.record({
@@ -69,9 +64,7 @@ function changes(value: unknown): unknown[] {
     return [...own, [...value, 'more'], ...(value.length > 0 ? [value.slice(1)] : [])];
   }
   if (typeof value === 'object' && value !== null) {
-    return Object.entries(value).flatMap(([name, one]) =>
-      changes(one).map((other) => ({ ...value, [name]: other })),
-    );
+    return Object.entries(value).flatMap(([name, one]) => changes(one).map((other) => ({ ...value, [name]: other })));
   }
   if (typeof value === 'boolean') return [!value];
   if (typeof value === 'number') return [value + 1, `${value}`];

@@ -15,12 +15,7 @@ function evaluated(base: MadeBase, steps: readonly MadeStep[], nonce = 'once') {
   const inherited = NOTHING_INHERITED;
   return evaluateStage({ graph, stage, base: config, inherited, given: {}, platform: {} });
 }
-const run = (command: string, user: string | null = null): MadeStep => ({
-  kind: 'run',
-  isFresh: false,
-  command,
-  user,
-});
+const run = (command: string, user: string | null = null): MadeStep => ({ kind: 'run', isFresh: false, command, user });
 const copy = (source: string, target: string): MadeStep => ({
   kind: 'copy',
   isFresh: false,
@@ -88,11 +83,7 @@ describe('madeStage', () => {
         ],
       },
     ]);
-    expect(config.env).toMatchObject({
-      A: 'x "y" \\z\n$',
-      B: ' two  words ',
-      C: ' two  words |x "y" \\z\n$',
-    });
+    expect(config.env).toMatchObject({ A: 'x "y" \\z\n$', B: ' two  words ', C: ' two  words |x "y" \\z\n$' });
   });
 
   it('copies as the present user what the archive has from the first wildcard on', () => {

@@ -28,11 +28,7 @@ const DEFAULT_USER = 'user';
 const DEFAULT_WORKDIR = '/home/user';
 
 /** @param nonce makes a step that no earlier build has */
-export function madeStage(
-  base: MadeBase,
-  steps: readonly MadeStep[],
-  nonce: () => string,
-): StageGraph {
+export function madeStage(base: MadeBase, steps: readonly MadeStep[], nonce: () => string): StageGraph {
   const maker = new Maker(base.kind === 'template' ? base.user || 'root' : null, nonce);
   if (base.kind === 'image') maker.makeUser(DEFAULT_USER, true);
   if (base.kind === 'image') maker.run('root', INSTALL_SUDO);
@@ -150,8 +146,7 @@ STEP_PATH=$PATH exec "$shell" -l -c 'PATH=$STEP_PATH:$PATH; export PATH; unset S
 $1"' "$shell" "$0"`;
 
 /** The same as one command of a shell. */
-export const loginCommand = (command: string): string =>
-  `sh -c ${shellQuoted(SHELL)} ${shellQuoted(command)}`;
+export const loginCommand = (command: string): string => `sh -c ${shellQuoted(SHELL)} ${shellQuoted(command)}`;
 
 const MAKE_USER = `if ! id -u "$name" >/dev/null 2>&1; then
   if command -v useradd >/dev/null 2>&1; then

@@ -28,29 +28,16 @@ export type RunMount =
     }
   | { readonly type: 'tmpfs'; readonly target: string }
   /** Files of another stage or image, or of the context (null), read-only. */
-  | {
-      readonly type: 'bind';
-      readonly from: Source | null;
-      readonly source: string;
-      readonly target: string;
-    };
+  | { readonly type: 'bind'; readonly from: Source | null; readonly source: string; readonly target: string };
 
 /** @param text `type=cache,target=/x,…`. @throws DockerfileError */
-export function readMount(
-  text: string,
-  scope: Scope,
-  stages: readonly Stage[],
-  own: number,
-): RunMount {
+export function readMount(text: string, scope: Scope, stages: readonly Stage[], own: number): RunMount {
   const { line } = scope;
   const fields = new Map<string, string>();
   for (const part of text.split(',')) {
     const equals = part.indexOf('=');
     const name = (equals < 0 ? part : part.slice(0, equals)).toLowerCase();
-    fields.set(
-      ALIASES.get(name) ?? name,
-      equals < 0 ? 'true' : expandWord(part.slice(equals + 1), scope),
-    );
+    fields.set(ALIASES.get(name) ?? name, equals < 0 ? 'true' : expandWord(part.slice(equals + 1), scope));
   }
   const take = (name: string): string | undefined => {
     const value = fields.get(name);
@@ -88,21 +75,12 @@ export function readMount(
       throw invalid(line, `--mount sharing=${shown(sharing)}`);
     }
     const mode = number('mode', 8, 0o755);
-    mount = {
-      type,
-      id,
-      target,
-      mode,
-      uid: number('uid', 10, 0),
-      gid: number('gid', 10, 0),
-      readonly,
-    };
+    mount = { type, id, target, mode, uid: number('uid', 10, 0), gid: number('gid', 10, 0), readonly };
   } else if (type === 'secret') {
     const target = take('target');
     const variable = take('env') ?? null;
     const id = take('id') ?? target?.split('/').at(-1) ?? '';
-    if (!/^[\w.-]{1,64}$/.test(id))
-      throw invalid(line, `the secret "${shown(id)}" has no valid id`);
+    if (!/^[\w.-]{1,64}$/.test(id)) throw invalid(line, `the secret "${shown(id)}" has no valid id`);
     if (variable !== null && !/^[A-Za-z_]\w*$/.test(variable)) {
       throw invalid(line, `--mount env=${shown(variable)}`);
     }

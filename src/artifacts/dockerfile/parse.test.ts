@@ -64,11 +64,7 @@ describe('parseDockerfile', () => {
   });
 
   it('escape: two of them at the end of a line continue nothing', () => {
-    expect(parse('FROM a\nRUN echo b\\\\\nRUN c').map(({ rest }) => rest)).toEqual([
-      'a',
-      'echo b\\\\',
-      'c',
-    ]);
+    expect(parse('FROM a\nRUN echo b\\\\\nRUN c').map(({ rest }) => rest)).toEqual(['a', 'echo b\\\\', 'c']);
   });
 
   it.each([

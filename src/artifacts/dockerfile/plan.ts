@@ -7,20 +7,11 @@
 import type { ImageConfig } from '../oci/documents.ts';
 import type { Base, BaseDisk } from './base.ts';
 import type { BuildContext, Selection } from './context.ts';
-import {
-  EMPTY_CONFIG,
-  evaluateStage,
-  type Inherited,
-  NOTHING_INHERITED,
-  type Step,
-} from './evaluate.ts';
+import { EMPTY_CONFIG, evaluateStage, type Inherited, NOTHING_INHERITED, type Step } from './evaluate.ts';
 import { baseKey, type StepKey, stepKey } from './keys.ts';
 import type { Source, Stage, StageGraph, Variables } from './stages.ts';
 
-export const SCRATCH: Base = {
-  disk: { kind: 'none', path: '', digest: null },
-  config: EMPTY_CONFIG,
-};
+export const SCRATCH: Base = { disk: { kind: 'none', path: '', digest: null }, config: EMPTY_CONFIG };
 
 export interface PlannedStep {
   readonly step: Step;
@@ -83,8 +74,7 @@ export class Planner {
     const name = sourceName(source);
     const known = this.#planned.get(name);
     if (known !== undefined) return known;
-    const planned =
-      source.kind === 'stage' ? await this.#stage(source.index) : await this.#image(source, name);
+    const planned = source.kind === 'stage' ? await this.#stage(source.index) : await this.#image(source, name);
     this.#planned.set(name, planned);
     return planned;
   }
@@ -107,14 +97,7 @@ export class Planner {
     const { graph, given, platform, warn } = this.#options;
     const stage = graph.stages[index] as Stage;
     const base = await this.plan(stage.base);
-    const evaluated = evaluateStage({
-      graph,
-      stage,
-      base: base.config,
-      inherited: base.inherited,
-      given,
-      platform,
-    });
+    const evaluated = evaluateStage({ graph, stage, base: base.config, inherited: base.inherited, given, platform });
     for (const warning of evaluated.warnings) warn(warning);
     const sources = new Map<string, PlannedStage>();
     const steps: PlannedStep[] = [];
@@ -162,7 +145,5 @@ export class Planner {
 export function readBy(step: Step): readonly Source[] {
   if (step.kind === 'copy') return step.from === null ? [] : [step.from];
   if (step.kind === 'workdir') return [];
-  return step.mounts.flatMap((mount) =>
-    mount.type === 'bind' && mount.from !== null ? [mount.from] : [],
-  );
+  return step.mounts.flatMap((mount) => (mount.type === 'bind' && mount.from !== null ? [mount.from] : []));
 }

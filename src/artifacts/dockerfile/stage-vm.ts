@@ -114,10 +114,7 @@ const DETAIL_CHARACTERS_MAX = 1_000;
 const BLOCK_BYTES = 4_096;
 
 const answerSchema = z.union([
-  z.strictObject({
-    code: z.enum(['full', 'missing', 'failed', 'too_large', 'disk', 'invalid']),
-    detail: z.string(),
-  }),
+  z.strictObject({ code: z.enum(['full', 'missing', 'failed', 'too_large', 'disk', 'invalid']), detail: z.string() }),
   z.strictObject({ bytes: z.number().int().min(BLOCK_BYTES).multipleOf(BLOCK_BYTES).optional() }),
 ]);
 

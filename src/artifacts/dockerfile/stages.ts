@@ -60,18 +60,13 @@ export function platformArguments(architecture: string): Variables {
 }
 
 /** @param given build arguments of the caller. @throws DockerfileError */
-export function readStages(
-  parsed: ParsedDockerfile,
-  given: Variables,
-  platform: Variables,
-): StageGraph {
+export function readStages(parsed: ParsedDockerfile, given: Variables, platform: Variables): StageGraph {
   const { escapeMark } = parsed;
   let globals: Variables = {};
   const stages: Stage[] = [];
   let current: { stage: Omit<Stage, 'instructions'>; instructions: Instruction[] } | undefined;
   const end = (): void => {
-    if (current !== undefined)
-      stages.push({ ...current.stage, instructions: current.instructions });
+    if (current !== undefined) stages.push({ ...current.stage, instructions: current.instructions });
   };
   for (const instruction of parsed.instructions) {
     const { keyword, line } = instruction;
@@ -83,10 +78,7 @@ export function readStages(
       if (stages.length >= DOCKERFILE_LIMITS.stagesMax) throw invalid(line, 'too many stages');
     } else if (current !== undefined) current.instructions.push(instruction);
     else if (keyword === 'ARG') {
-      globals = {
-        ...globals,
-        ...readGlobals(instruction, given, { ...platform, ...globals }, escapeMark),
-      };
+      globals = { ...globals, ...readGlobals(instruction, given, { ...platform, ...globals }, escapeMark) };
     } else throw invalid(line, `${shown(keyword)} before the first FROM`);
   }
   end();
@@ -114,8 +106,7 @@ export function readArgument(
 ): { readonly name: string; readonly value: string | undefined } {
   const equals = word.indexOf('=');
   const name = expandWord(equals < 0 ? word : word.slice(0, equals), scope);
-  if (!/^[A-Za-z_]\w*$/.test(name))
-    throw invalid(scope.line, `"${shown(word)}" is not an argument`);
+  if (!/^[A-Za-z_]\w*$/.test(name)) throw invalid(scope.line, `"${shown(word)}" is not an argument`);
   return { name, value: equals < 0 ? undefined : expandWord(word.slice(equals + 1), scope) };
 }
 
@@ -155,12 +146,7 @@ function sourceOf(text: string, earlier: readonly (string | null)[]): Source {
 }
 
 /** Reads the value of `--from=`: name or number of an earlier stage, or an image. @throws DockerfileError */
-export function sourceOfFrom(
-  text: string,
-  stages: readonly Stage[],
-  own: number,
-  line: number,
-): Source {
+export function sourceOfFrom(text: string, stages: readonly Stage[], own: number, line: number): Source {
   const earlier = stages.slice(0, own).map(({ name }) => name);
   if (/^\d+$/.test(text)) {
     const index = Number(text);
@@ -180,8 +166,7 @@ export function targetStage({ stages }: StageGraph, target: string | null): Stag
   const stage =
     wanted === undefined
       ? stages.at(-1)
-      : (stages.findLast(({ name }) => name === wanted) ??
-        (/^\d+$/.test(wanted) ? stages[Number(wanted)] : undefined));
+      : (stages.findLast(({ name }) => name === wanted) ?? (/^\d+$/.test(wanted) ? stages[Number(wanted)] : undefined));
   if (stage !== undefined) return stage;
   const names = stages.flatMap(({ name }) => (name === null ? [] : [name]));
   const remedy = names.length === 0 ? undefined : `There are: ${names.join(', ')}.`;

@@ -48,8 +48,7 @@ export function splitWords(text: string, escapeMark: string): readonly string[] 
       continue;
     }
     // The end of `word` would be looked up in time of its length.
-    if (quote !== "'" && character === '{' && word !== '' && text.charAt(at - 1) === '$')
-      braces += 1;
+    if (quote !== "'" && character === '{' && word !== '' && text.charAt(at - 1) === '$') braces += 1;
     else if (quote !== "'" && character === '}' && braces > 0) braces -= 1;
     word += character;
     if (character === escapeMark && quote !== "'") {
@@ -119,8 +118,7 @@ class Lexer {
         out += character;
         this.#at += 1;
       }
-      if (out.length > DOCKERFILE_LIMITS.expandedCharactersMax)
-        throw this.#wrong('a file is too long');
+      if (out.length > DOCKERFILE_LIMITS.expandedCharactersMax) throw this.#wrong('a file is too long');
     }
     return out;
   }

@@ -71,10 +71,7 @@ async function build(job: Job, { patch, unzstd, scripts }: Sources): Promise<voi
   report(0.5, 'compile erofs-utils');
   const mkfs = join(tools, 'mkfs.erofs');
   await writeFile(join(source, 'config.h'), '');
-  await runTool('gcc', [...STATIC, ...DEFINES, '-o', mkfs, ...FILES, '-lpthread'], {
-    signal,
-    cwd: source,
-  });
+  await runTool('gcc', [...STATIC, ...DEFINES, '-o', mkfs, ...FILES, '-lpthread'], { signal, cwd: source });
   await runTool('gcc', [...STATIC, '-o', join(tools, 'unzstd'), unzstd, '-lzstd'], { signal });
   for (const script of scripts) await copyFile(script, join(tools, basename(script)));
   report(0.9, 'pack the tools');

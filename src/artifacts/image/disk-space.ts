@@ -8,11 +8,7 @@ import { ImageError } from './errors.ts';
  * @param directory an existing directory on the filesystem that will be written
  * @throws ImageError `disk_full` when fewer than `neededBytes` are free for this user
  */
-export async function requireSpace(
-  directory: string,
-  neededBytes: number,
-  what: string,
-): Promise<void> {
+export async function requireSpace(directory: string, neededBytes: number, what: string): Promise<void> {
   const fs = await statfs(directory);
   const freeBytes = fs.bavail * fs.bsize;
   if (freeBytes < neededBytes) throw diskFull(directory, neededBytes, what, freeBytes);
@@ -25,12 +21,7 @@ export function isDiskFull(error: unknown): boolean {
 }
 
 /** Turns ENOSPC and EDQUOT of a build into the error that names the needed size. */
-export function explainFullDisk(
-  error: unknown,
-  directory: string,
-  neededBytes: number,
-  what: string,
-): unknown {
+export function explainFullDisk(error: unknown, directory: string, neededBytes: number, what: string): unknown {
   if (!isDiskFull(error)) return error;
   return diskFull(directory, neededBytes, what, undefined, error);
 }

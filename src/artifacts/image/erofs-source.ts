@@ -61,9 +61,7 @@ async function downloadFrom(
     await mkdir(join(dir, name), { recursive: true });
   }
   const list = join(dir, 'sources.list');
-  const lines = mirrors.map(
-    (uri) => `deb-src [signed-by=${DEBIAN_KEYRING}] ${uri} ${suite} main\n`,
-  );
+  const lines = mirrors.map((uri) => `deb-src [signed-by=${DEBIAN_KEYRING}] ${uri} ${suite} main\n`);
   await writeFile(list, lines.join(''));
   const options = [
     `Dir::Etc::sourcelist=${list}`,
@@ -74,8 +72,7 @@ async function downloadFrom(
     'APT::Sandbox::User=root',
   ].flatMap((option) => ['-o', option]);
   const cwd = join(dir, 'source');
-  const apt = (args: readonly string[]): Promise<string> =>
-    runTool('apt-get', [...options, ...args], { signal, cwd });
+  const apt = (args: readonly string[]): Promise<string> => runTool('apt-get', [...options, ...args], { signal, cwd });
   await apt(['update']);
   await apt(['source', '--download-only', 'erofs-utils']);
   const names = await readdir(cwd);

@@ -83,9 +83,7 @@ export async function findInstalledFirecracker(cacheDir: string): Promise<Instal
   const dir = join(cacheDir, KIND);
   try {
     const names = (await readdir(dir)).filter((name) => /^[0-9a-f]{64}$/.test(name));
-    const found = await Promise.all(
-      names.map(async (name) => ({ name, ms: (await stat(join(dir, name))).mtimeMs })),
-    );
+    const found = await Promise.all(names.map(async (name) => ({ name, ms: (await stat(join(dir, name))).mtimeMs })));
     const [newest] = found.sort((a, b) => b.ms - a.ms);
     return newest === undefined ? null : pathsIn(join(dir, newest.name));
   } catch (error) {
@@ -130,11 +128,7 @@ async function isDirectoryAt(path: string): Promise<boolean> {
   }
 }
 
-async function copyBoth(
-  { outDir, signal }: Job,
-  from: string,
-  digests: readonly [string, string],
-): Promise<void> {
+async function copyBoth({ outDir, signal }: Job, from: string, digests: readonly [string, string]): Promise<void> {
   const files = await readdir(from).catch((cause: unknown) => {
     throw new ImageError('source_invalid', `read ${from}`, { cause });
   });
@@ -166,8 +160,7 @@ async function unpackBoth(job: Job, from: string, sha256: string): Promise<void>
 }
 
 /** At most one directory deep; the version may be part of the name. */
-const PROGRAM_NAME =
-  /^(?:\.\/)?(?:[\w-][\w.-]*\/)?(firecracker|jailer)(?:-v\d+\.\d+\.\d+-x86_64)?$/;
+const PROGRAM_NAME = /^(?:\.\/)?(?:[\w-][\w.-]*\/)?(firecracker|jailer)(?:-v\d+\.\d+\.\d+-x86_64)?$/;
 
 /** @throws ImageError `source_invalid`: one is missing, or there are several */
 function pickPrograms(names: readonly string[], from: string): Readonly<Record<Program, string>> {
@@ -176,10 +169,7 @@ function pickPrograms(names: readonly string[], from: string): Readonly<Record<P
     const [only] = found;
     if (only !== undefined && found.length === 1) return only;
     throw new ImageError('source_invalid', `install ${from}`, {
-      cause:
-        only === undefined
-          ? `it has no ${program} for x86_64`
-          : `it has several: ${found.slice(0, 4).join(', ')}`,
+      cause: only === undefined ? `it has no ${program} for x86_64` : `it has several: ${found.slice(0, 4).join(', ')}`,
       remedy: 'Use a release archive of Firecracker: firecracker-vVERSION-x86_64.tgz.',
     });
   };

@@ -2,12 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import {
-  missingHostPackages,
-  parseAptStatus,
-  parseLockHolder,
-  RUN_PACKAGES,
-} from './host-packages.ts';
+import { missingHostPackages, parseAptStatus, parseLockHolder, RUN_PACKAGES } from './host-packages.ts';
 import { HOST_PACKAGES } from './package-table.ts';
 
 describe('parseAptStatus', () => {
@@ -22,12 +17,9 @@ describe('parseAptStatus', () => {
     expect(parseAptStatus('pmstatus:gcc:100.0:Installed gcc')?.fraction).toBe(1);
     expect(parseAptStatus('pmstatus:gcc:250:x')?.fraction).toBe(1);
   });
-  it.each(['', 'pmerror:gcc:1:x', 'pmstatus:gcc', 'dlstatus:1:x:y', 'pmstatus:gcc:1.2.3:x'])(
-    'ignores %j',
-    (line) => {
-      expect(parseAptStatus(line)).toBeUndefined();
-    },
-  );
+  it.each(['', 'pmerror:gcc:1:x', 'pmstatus:gcc', 'dlstatus:1:x:y', 'pmstatus:gcc:1.2.3:x'])('ignores %j', (line) => {
+    expect(parseAptStatus(line)).toBeUndefined();
+  });
 });
 
 describe('parseLockHolder', () => {
@@ -45,11 +37,7 @@ describe('HOST_PACKAGES', () => {
     expect(new Set(HOST_PACKAGES.map((one) => one.name)).size).toBe(HOST_PACKAGES.length);
   });
   it('needs only a few packages to run', () => {
-    expect(RUN_PACKAGES.map((one) => one.name)).toEqual([
-      'qemu-system-x86',
-      'bubblewrap',
-      'e2fsprogs',
-    ]);
+    expect(RUN_PACKAGES.map((one) => one.name)).toEqual(['qemu-system-x86', 'bubblewrap', 'e2fsprogs']);
   });
 });
 

@@ -36,9 +36,7 @@ const DOWNLOAD_FRACTION = 0.55;
  * The missing packages, by the names that this host's apt knows.
  * @param table `RUN_PACKAGES` (30 ms) when nothing has to be built, otherwise `neededPackages` (`prepared.ts`; 500 ms)
  */
-export async function missingHostPackages(
-  table: readonly HostPackage[],
-): Promise<readonly HostPackage[]> {
+export async function missingHostPackages(table: readonly HostPackage[]): Promise<readonly HostPackage[]> {
   const others = process.geteuid?.() === 0 ? 'ordinary-user' : 'root';
   const needed = table.filter((one) => one.onlyFor !== others);
   const present = await Promise.all(needed.map((one) => passes(one.check)));
@@ -84,8 +82,7 @@ async function aptInstall(
   packages: readonly HostPackage[],
 ): Promise<void> {
   const { progress, signal } = context;
-  const report = (fraction: number, detail: string): void =>
-    progress({ kind: 'update', step: STEP, fraction, detail });
+  const report = (fraction: number, detail: string): void => progress({ kind: 'update', step: STEP, fraction, detail });
   // dpkg that is killed leaves packages half installed, so an installation that has begun ends first.
   const stop = new AbortController();
   let isInstalling = false;
@@ -117,14 +114,11 @@ async function aptInstall(
     const offered = await Promise.all(known.map((one) => isRequired(one) || aptKnows(one.name)));
     const names = known.filter((_, index) => offered[index]).map((one) => one.name);
     if (names.length === 0) return;
-    await apt(
-      ['-o', 'APT::Status-Fd=3', 'install', '--no-install-recommends', ...names],
-      (line) => {
-        isInstalling ||= line.startsWith('pmstatus:');
-        const status = parseAptStatus(line);
-        if (status !== undefined && !signal.aborted) report(status.fraction, status.detail);
-      },
-    );
+    await apt(['-o', 'APT::Status-Fd=3', 'install', '--no-install-recommends', ...names], (line) => {
+      isInstalling ||= line.startsWith('pmstatus:');
+      const status = parseAptStatus(line);
+      if (status !== undefined && !signal.aborted) report(status.fraction, status.detail);
+    });
   } catch (error) {
     if (signal.aborted) throw error;
     throw installFailed(packages, error);
@@ -174,9 +168,7 @@ async function passes(check: PackageCheck): Promise<boolean> {
 
 async function isProgram(name: string): Promise<boolean> {
   const directories = (toolEnvironment()['PATH'] ?? '').split(':');
-  const found = await Promise.all(
-    directories.map((directory) => isAccessible(join(directory, name), constants.X_OK)),
-  );
+  const found = await Promise.all(directories.map((directory) => isAccessible(join(directory, name), constants.X_OK)));
   return found.includes(true);
 }
 

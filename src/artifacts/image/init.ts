@@ -1,11 +1,7 @@
 /** The guest's init: the static program that the repository ships, where it fits `guest/init.c`; otherwise gcc makes it here. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import {
-  PREBUILT_DIR,
-  type PrebuiltManifest,
-  prebuiltSchema,
-} from '../../base/prebuilt/manifest.ts';
+import { PREBUILT_DIR, type PrebuiltManifest, prebuiltSchema } from '../../base/prebuilt/manifest.ts';
 import { buildsFromSource } from './build-choice.ts';
 import { readShipped, unpackPrebuilt } from './prebuilt.ts';
 import type { PrepareContext } from './prepare.ts';
@@ -39,11 +35,7 @@ export async function guestInit({
     : await readShipped(prebuiltInitDir(sourceDir), prebuiltSchema);
   const inputs = await digestInit(sourceDir);
   if (shipped?.inputs === inputs) return shippedInit(prebuiltInitDir(sourceDir), shipped);
-  return {
-    identity: `built from ${inputs}`,
-    isBuilt: true,
-    place: (to, signal) => compileInit(sourceDir, to, signal),
-  };
+  return { identity: `built from ${inputs}`, isBuilt: true, place: (to, signal) => compileInit(sourceDir, to, signal) };
 }
 
 function shippedInit(dir: string, manifest: PrebuiltManifest): GuestInit {
@@ -58,11 +50,7 @@ function shippedInit(dir: string, manifest: PrebuiltManifest): GuestInit {
 }
 
 /** @throws ImageError */
-export async function compileInit(
-  sourceDir: string,
-  to: string,
-  signal: AbortSignal,
-): Promise<string> {
+export async function compileInit(sourceDir: string, to: string, signal: AbortSignal): Promise<string> {
   await runTool('gcc', [...FLAGS, '-o', to, initSource(sourceDir)], { signal });
   return await firstLineOf('gcc', ['--version'], signal);
 }
@@ -72,7 +60,6 @@ export async function digestInit(sourceDir: string): Promise<string> {
   return digestBytes(...FLAGS, await readFile(initSource(sourceDir)));
 }
 
-export const prebuiltInitDir = (sourceDir: string): string =>
-  join(sourceDir, 'guest', PREBUILT_DIR);
+export const prebuiltInitDir = (sourceDir: string): string => join(sourceDir, 'guest', PREBUILT_DIR);
 
 const initSource = (sourceDir: string): string => join(sourceDir, 'guest', 'init.c');

@@ -85,11 +85,7 @@ export async function withFileLock<T>(
   }
 }
 
-async function openLocked(
-  context: FileLockContext,
-  path: string,
-  what: string,
-): Promise<FileHandle> {
+async function openLocked(context: FileLockContext, path: string, what: string): Promise<FileHandle> {
   for (;;) {
     const file = await open(path, 'a+', 0o600);
     try {

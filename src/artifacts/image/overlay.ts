@@ -3,16 +3,7 @@
  * once and copied by its data extents: about 200 KB for 2 GiB, in a millisecond or two.
  */
 import { randomUUID } from 'node:crypto';
-import {
-  type FileHandle,
-  mkdir,
-  open,
-  readFile,
-  rename,
-  rm,
-  stat,
-  writeFile,
-} from 'node:fs/promises';
+import { type FileHandle, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ignore } from '../../base/ignore.ts';
 import { GIB, MIB } from '../../base/units.ts';
@@ -58,11 +49,7 @@ export async function prepareOverlayTemplate(cacheDir: string): Promise<string> 
  * filesystem supports it, else a sparse copy. A disk of another size is formatted instead (10 ms).
  * @throws ImageError `source_invalid` for a size too small for a filesystem; errors of the OS unchanged
  */
-export async function createOverlay(
-  templatePath: string,
-  targetPath: string,
-  sizeBytes: number,
-): Promise<void> {
+export async function createOverlay(templatePath: string, targetPath: string, sizeBytes: number): Promise<void> {
   const template = await stat(templatePath);
   if (template.size !== sizeBytes) return formatOverlay(targetPath, sizeBytes);
   await cloneSparse(templatePath, targetPath);

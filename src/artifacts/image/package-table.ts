@@ -27,27 +27,13 @@ export interface HostPackage {
 }
 
 const program = (name: string): PackageCheck => ({ kind: 'program', program: name });
-const runs = (name: string, ...args: string[]): PackageCheck => ({
-  kind: 'runs',
-  program: name,
-  args,
-});
+const runs = (name: string, ...args: string[]): PackageCheck => ({ kind: 'runs', program: name, args });
 const file = (path: string): PackageCheck => ({ kind: 'file', path });
 
 /** What every set-up needs. What is compiled needs more: `neededPackages` (`prepared.ts`). */
 export const HOST_PACKAGES: readonly HostPackage[] = [
-  {
-    name: 'qemu-system-x86',
-    reason: 'runs the microVMs',
-    check: runs('qemu-system-x86_64', '--version'),
-    atRun: true,
-  },
-  {
-    name: 'bubblewrap',
-    reason: 'jails the microVMs’ VMM',
-    check: runs('bwrap', '--version'),
-    atRun: true,
-  },
+  { name: 'qemu-system-x86', reason: 'runs the microVMs', check: runs('qemu-system-x86_64', '--version'), atRun: true },
+  { name: 'bubblewrap', reason: 'jails the microVMs’ VMM', check: runs('bwrap', '--version'), atRun: true },
   {
     name: 'mmdebstrap',
     reason: 'installs the guest’s Debian into the golden image',
@@ -65,12 +51,7 @@ export const HOST_PACKAGES: readonly HostPackage[] = [
     onlyFor: 'ordinary-user',
   },
   { name: 'erofs-utils', reason: 'packs the golden image', check: program('mkfs.erofs') },
-  {
-    name: 'e2fsprogs',
-    reason: 'formats the sandbox’s own disk',
-    check: program('mkfs.ext4'),
-    atRun: true,
-  },
+  { name: 'e2fsprogs', reason: 'formats the sandbox’s own disk', check: program('mkfs.ext4'), atRun: true },
   { name: 'python3', reason: 'fetches Python packages', check: runs('python3', '--version') },
   {
     name: 'python3-pip',
@@ -112,17 +93,9 @@ const KERNEL_TOOLS: readonly HostPackage[] = [
   { name: 'binutils', reason: 'strips the guest kernel', check: program('strip') },
   { name: 'make', reason: 'builds the guest kernel', check: program('make') },
   { name: 'flex', reason: 'builds the guest kernel’s configuration tool', check: program('flex') },
-  {
-    name: 'bison',
-    reason: 'builds the guest kernel’s configuration tool',
-    check: program('bison'),
-  },
+  { name: 'bison', reason: 'builds the guest kernel’s configuration tool', check: program('bison') },
   { name: 'bc', reason: 'computes constants of the guest kernel', check: program('bc') },
-  {
-    name: 'libelf-dev',
-    reason: 'builds the guest kernel’s object checker',
-    check: file('/usr/include/libelf.h'),
-  },
+  { name: 'libelf-dev', reason: 'builds the guest kernel’s object checker', check: file('/usr/include/libelf.h') },
   { name: 'xz-utils', reason: 'unpacks the kernel source', check: program('xz') },
 ];
 
@@ -166,21 +139,9 @@ export const TEST_PACKAGES: readonly HostPackage[] = [
   { name: 'strace', reason: 'shows system calls', check: runs('strace', '-V') },
   { name: 'clang', reason: 'compiles BPF programs', check: runs('clang', '--version') },
   { name: 'skopeo', reason: 'fetches images from registries', check: runs('skopeo', '--version') },
-  {
-    name: 'busybox-static',
-    reason: 'is the only program of small images',
-    check: runs('busybox', 'true'),
-  },
-  {
-    name: 'musl-tools',
-    reason: 'compiles the programs of images without glibc',
-    check: runs('musl-gcc', '--version'),
-  },
-  {
-    name: 'libbpf-dev',
-    reason: 'has the headers of BPF programs',
-    check: file('/usr/include/bpf/bpf_helpers.h'),
-  },
+  { name: 'busybox-static', reason: 'is the only program of small images', check: runs('busybox', 'true') },
+  { name: 'musl-tools', reason: 'compiles the programs of images without glibc', check: runs('musl-gcc', '--version') },
+  { name: 'libbpf-dev', reason: 'has the headers of BPF programs', check: file('/usr/include/bpf/bpf_helpers.h') },
 ];
 
 /** The packages that a sandbox needs once kernel, image and model are built. */

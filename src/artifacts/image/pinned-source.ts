@@ -34,11 +34,7 @@ export const isUrl = (text: string): boolean => /^https?:\/\//i.test(text);
  * @param to a path where nothing is; after an error it must not be used
  * @throws ImageError `source_invalid`: missing, too large, or another digest; `install_failed`: the download; `cancelled`; Error of Node `ENOSPC`, `EDQUOT`
  */
-export async function copyPinned(
-  source: PinnedSource,
-  to: string,
-  options: CopyOptions,
-): Promise<void> {
+export async function copyPinned(source: PinnedSource, to: string, options: CopyOptions): Promise<void> {
   const { from, sha256, bytesMax } = source;
   const { signal, mode = 0o600, onBytes } = options;
   const idle = new AbortController();
@@ -64,9 +60,7 @@ export async function copyPinned(
   try {
     const opened = isUrl(from) ? await openUrl(source, stop) : await openFile(source);
     total = opened.total;
-    await pipeline(opened.stream, counter, createWriteStream(to, { flags: 'wx', mode }), {
-      signal: stop,
-    });
+    await pipeline(opened.stream, counter, createWriteStream(to, { flags: 'wx', mode }), { signal: stop });
   } catch (cause) {
     if (signal.aborted) throw new ImageError('cancelled', `copy ${from}`, { cause });
     if (cause instanceof ImageError) throw cause;
@@ -122,8 +116,5 @@ async function openFile(source: PinnedSource): Promise<Opened> {
 }
 
 function tooLarge({ from, bytesMax }: PinnedSource): ImageError {
-  return new ImageError(
-    'source_invalid',
-    `read ${from}: it has more than ${Math.floor(bytesMax / MIB)} MiB`,
-  );
+  return new ImageError('source_invalid', `read ${from}: it has more than ${Math.floor(bytesMax / MIB)} MiB`);
 }

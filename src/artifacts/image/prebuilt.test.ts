@@ -58,12 +58,7 @@ async function ship(content: Buffer): Promise<void> {
     source: { package: 'linux-source-6.12', version: '6.12.1-1', sha256: '0'.repeat(64) },
     kernelVersion: '6.12.1',
     tools: { gcc: 'gcc 12' },
-    files: {
-      vmlinux: {
-        sha256: createHash('sha256').update(vmlinux).digest('hex'),
-        sizeBytes: vmlinux.length,
-      },
-    },
+    files: { vmlinux: { sha256: createHash('sha256').update(vmlinux).digest('hex'), sizeBytes: vmlinux.length } },
   };
   await writeFile(manifestPath(), JSON.stringify(manifest));
 }
@@ -94,19 +89,16 @@ describe('prepareKernel', () => {
     ['larger than its manifest says', () => ship(Buffer.concat([vmlinux, randomBytes(9)]))],
     ['without a manifest that can be read', () => writeFile(manifestPath(), '{"inputs":')],
     ['with a manifest of another form', () => writeFile(manifestPath(), '{"inputs":1}')],
-  ])(
-    'a kernel that is %s: one error with the remedy, nothing made, then it works',
-    async (_, damage) => {
-      await damage();
-      await expect(prepareKernel(context)).rejects.toMatchObject({
-        code: 'source_invalid',
-        remedy: expect.stringContaining('neurovisor setup --build-kernel'),
-      });
-      await expectNothingMade();
-      await ship(vmlinux);
-      expect((await prepareKernel(context)).manifest.origin).toBe('prebuilt');
-    },
-  );
+  ])('a kernel that is %s: one error with the remedy, nothing made, then it works', async (_, damage) => {
+    await damage();
+    await expect(prepareKernel(context)).rejects.toMatchObject({
+      code: 'source_invalid',
+      remedy: expect.stringContaining('neurovisor setup --build-kernel'),
+    });
+    await expectNothingMade();
+    await ship(vmlinux);
+    expect((await prepareKernel(context)).manifest.origin).toBe('prebuilt');
+  });
 
   it('a full disk: the error is not taken for a damaged file', async () => {
     const manifest = await readShipped(prebuiltKernelDir(root), prebuiltKernelSchema);
@@ -124,9 +116,7 @@ describe('prepareKernel', () => {
     const progress: PrepareContext['progress'] = ({ kind }) => {
       if (kind === 'start') queueMicrotask(() => aborter.abort());
     };
-    await expect(prepareKernel({ ...interrupted, progress })).rejects.toMatchObject({
-      code: 'cancelled',
-    });
+    await expect(prepareKernel({ ...interrupted, progress })).rejects.toMatchObject({ code: 'cancelled' });
     await expectNothingMade();
     expect((await prepareKernel(context)).manifest.origin).toBe('prebuilt');
   });
@@ -162,8 +152,7 @@ describe('chooseBuilds', () => {
 });
 
 describe('neededPackages', () => {
-  const names = async (): Promise<string[]> =>
-    (await neededPackages(context)).map(({ name }) => name);
+  const names = async (): Promise<string[]> => (await neededPackages(context)).map(({ name }) => name);
 
   it('a compiler only for an init that is built here, the kernel’s tools only for a kernel', async () => {
     expect(await names()).toEqual(expect.arrayContaining(['gcc', 'libc6-dev']));

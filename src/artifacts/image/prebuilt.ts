@@ -10,11 +10,7 @@ import { pipeline } from 'node:stream/promises';
 import { createZstdDecompress } from 'node:zlib';
 import type { z } from 'zod';
 import { errorCode } from '../../base/errors.ts';
-import {
-  PREBUILT_MANIFEST,
-  type PrebuiltManifest,
-  readPrebuilt,
-} from '../../base/prebuilt/manifest.ts';
+import { PREBUILT_MANIFEST, type PrebuiltManifest, readPrebuilt } from '../../base/prebuilt/manifest.ts';
 import { isDiskFull } from './disk-space.ts';
 import { ImageError } from './errors.ts';
 
@@ -35,8 +31,7 @@ export async function readShipped<Manifest extends PrebuiltManifest>(
   }
 }
 
-export const compressedPath = (dir: string, name: string): string =>
-  join(dir, name + COMPRESSED_SUFFIX);
+export const compressedPath = (dir: string, name: string): string => join(dir, name + COMPRESSED_SUFFIX);
 
 export interface Unpacking {
   readonly dir: string;

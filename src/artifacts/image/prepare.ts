@@ -112,12 +112,7 @@ export async function prepareArtifact<Details>(
   const { kind, title, estimateMs } = recipe;
   const startedAtMs = systemClock.now();
   const done = (cached: boolean): void =>
-    context.progress({
-      kind: 'done',
-      step: kind,
-      cached,
-      durationMs: systemClock.now() - startedAtMs,
-    });
+    context.progress({ kind: 'done', step: kind, cached, durationMs: systemClock.now() - startedAtMs });
   try {
     const found = await readArtifact(context, recipe);
     if (found !== undefined) {
@@ -186,9 +181,7 @@ async function findArtifact<Details>(
     try {
       return await openArtifact(dir, recipe);
     } catch (error) {
-      context.log.warn(`the cached ${recipe.kind} is unusable and will be rebuilt`, {
-        reason: describeError(error),
-      });
+      context.log.warn(`the cached ${recipe.kind} is unusable and will be rebuilt`, { reason: describeError(error) });
       await removeTree(dir);
     }
   }
@@ -196,16 +189,10 @@ async function findArtifact<Details>(
 }
 
 /** @throws when the artifact differs from its manifest */
-async function openArtifact<Details>(
-  dir: string,
-  recipe: Recipe<Details>,
-): Promise<Artifact<Details>> {
+async function openArtifact<Details>(dir: string, recipe: Recipe<Details>): Promise<Artifact<Details>> {
   const manifest = manifestSchema.parse(JSON.parse(await readFile(join(dir, MANIFEST), 'utf8')));
   if (manifest.kind !== recipe.kind || manifest.key !== recipe.key) {
-    throw new ImageError(
-      'artifact_altered',
-      `open ${dir}: its manifest belongs to another artifact`,
-    );
+    throw new ImageError('artifact_altered', `open ${dir}: its manifest belongs to another artifact`);
   }
   const details = recipe.details.parse(manifest.details);
   const files = new Map<string, ArtifactFile>();
@@ -221,17 +208,11 @@ async function openArtifact<Details>(
   return { dir, files, details };
 }
 
-function digestOf(
-  recipe: Pick<Recipe<unknown>, 'sparseFiles'>,
-  name: string,
-): (path: string) => Promise<string> {
+function digestOf(recipe: Pick<Recipe<unknown>, 'sparseFiles'>, name: string): (path: string) => Promise<string> {
   return recipe.sparseFiles?.includes(name) === true ? digestSparse : digestFile;
 }
 
-async function makeArtifact<Details>(
-  context: PrepareContext,
-  recipe: Recipe<Details>,
-): Promise<Artifact<Details>> {
+async function makeArtifact<Details>(context: PrepareContext, recipe: Recipe<Details>): Promise<Artifact<Details>> {
   const { cacheDir } = context;
   const kindDir = join(cacheDir, recipe.kind);
   await mkdir(kindDir, { recursive: true });
@@ -254,22 +235,14 @@ async function makeArtifact<Details>(
       },
     });
     const files = await describeFiles(outDir, recipe);
-    const manifest = {
-      format: MANIFEST_FORMAT,
-      kind: recipe.kind,
-      key: recipe.key,
-      files,
-      details,
-    };
+    const manifest = { format: MANIFEST_FORMAT, kind: recipe.kind, key: recipe.key, files, details };
     await writeFile(join(outDir, MANIFEST), `${JSON.stringify(manifest, null, 2)}\n`);
     // The last chance to cancel: after the rename the artifact exists.
     context.signal.throwIfAborted();
     const dir = join(kindDir, recipe.key);
     await rename(outDir, dir);
     await pruneOld(kindDir, recipe);
-    const placed = Object.entries(files).map(
-      ([name, file]) => [name, { path: join(dir, name), ...file }] as const,
-    );
+    const placed = Object.entries(files).map(([name, file]) => [name, { path: join(dir, name), ...file }] as const);
     return { dir, files: new Map(placed), details };
   } catch (error) {
     throw explainFullDisk(error, cacheDir, recipe.spaceBytes, recipe.title);

@@ -6,12 +6,7 @@
 import { guestInit } from './init.ts';
 import { isKernelBuilt, kernelRecipe } from './kernel/kernel.ts';
 import { modelRecipe } from './model.ts';
-import {
-  COMPILER_PACKAGES,
-  HOST_PACKAGES,
-  type HostPackage,
-  KERNEL_PACKAGES,
-} from './package-table.ts';
+import { COMPILER_PACKAGES, HOST_PACKAGES, type HostPackage, KERNEL_PACKAGES } from './package-table.ts';
 import { cachedDetails, isCached, type PrepareContext } from './prepare.ts';
 import { describePackages, type GuestPackages } from './rootfs/debian-lock.ts';
 import { rootfsRecipe } from './rootfs/rootfs.ts';
@@ -58,10 +53,7 @@ export async function neededPackages(
 }
 
 /** True when every artifact is in the cache. */
-export async function isPrepared(
-  context: PrepareContext,
-  options: { readonly withModel: boolean },
-): Promise<boolean> {
+export async function isPrepared(context: PrepareContext, options: { readonly withModel: boolean }): Promise<boolean> {
   return (await absentArtifacts(context, options)).length === 0;
 }
 

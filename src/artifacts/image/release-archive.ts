@@ -87,14 +87,14 @@ async function runTar(
   const output = capped(bytesMax, path, (bytes) => {
     written = bytes;
   });
-  const fed = pipeline(createReadStream(path), createGunzip(), input, child.stdin, {
-    signal,
-  }).catch((error: unknown) => {
-    // With `--occurrence`, tar ends before its input does.
-    if (errorCode(error) === 'EPIPE' || errorCode(error) === 'ERR_STREAM_PREMATURE_CLOSE') return;
-    child.kill('SIGKILL');
-    throw error;
-  });
+  const fed = pipeline(createReadStream(path), createGunzip(), input, child.stdin, { signal }).catch(
+    (error: unknown) => {
+      // With `--occurrence`, tar ends before its input does.
+      if (errorCode(error) === 'EPIPE' || errorCode(error) === 'ERR_STREAM_PREMATURE_CLOSE') return;
+      child.kill('SIGKILL');
+      throw error;
+    },
+  );
   const drained = pipeline(child.stdout, output, to, { signal }).catch((error: unknown) => {
     child.kill('SIGKILL');
     throw error;
@@ -107,26 +107,17 @@ async function runTar(
   if (third.status === 'rejected') {
     const isMissing = errorCode(third.reason) === 'ENOENT';
     const remedy = isMissing ? { remedy: 'Install the package tar.' } : {};
-    throw new ImageError(isMissing ? 'tool_missing' : 'tool_failed', 'start tar', {
-      cause: third.reason,
-      ...remedy,
-    });
+    throw new ImageError(isMissing ? 'tool_missing' : 'tool_failed', 'start tar', { cause: third.reason, ...remedy });
   }
   for (const end of [first, second]) {
     if (end.status === 'fulfilled') continue;
-    throw end.reason instanceof ImageError || isDiskFull(end.reason)
-      ? end.reason
-      : invalid(path, end.reason);
+    throw end.reason instanceof ImageError || isDiskFull(end.reason) ? end.reason : invalid(path, end.reason);
   }
   if (third.value !== 0) throw invalid(path, words.trim() || `tar ended with ${third.value}`);
   return written;
 }
 
-function capped(
-  bytesMax: number,
-  path: string,
-  count: (bytes: number) => void = () => undefined,
-): Transform {
+function capped(bytesMax: number, path: string, count: (bytes: number) => void = () => undefined): Transform {
   let bytes = 0;
   return new Transform({
     transform(chunk: Buffer, _, done) {

@@ -34,11 +34,7 @@ const KILL_GRACE_MS = 3000;
  * Resolves with the last lines of the output when the program exits with 0.
  * @throws ImageError `tool_missing`, `tool_failed` (its cause has the last lines), `disk_full`, `cancelled`
  */
-export function runTool(
-  program: string,
-  args: readonly string[],
-  options: ToolOptions = {},
-): Promise<string> {
+export function runTool(program: string, args: readonly string[], options: ToolOptions = {}): Promise<string> {
   const { signal } = options;
   if (signal?.aborted) return Promise.reject(cancelled(program, signal));
   return new Promise((resolve, reject) => {
@@ -75,11 +71,7 @@ export function runTool(
 }
 
 /** The first line of a tool's output: its version, in whole. @throws ImageError */
-export async function firstLineOf(
-  program: string,
-  args: readonly string[],
-  signal?: AbortSignal,
-): Promise<string> {
+export async function firstLineOf(program: string, args: readonly string[], signal?: AbortSignal): Promise<string> {
   let first: string | undefined;
   await runTool(program, args, {
     ...(signal === undefined ? {} : { signal }),

@@ -3,10 +3,7 @@ import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 
 /** Sorted paths of the regular files below `dir` that match `wanted`. */
-export async function filesUnder(
-  dir: string,
-  wanted: (path: string) => boolean,
-): Promise<string[]> {
+export async function filesUnder(dir: string, wanted: (path: string) => boolean): Promise<string[]> {
   const entries = await readdir(dir, { recursive: true, withFileTypes: true });
   return entries
     .filter((entry) => entry.isFile())

@@ -52,8 +52,7 @@ async function lockDir(path: string): Promise<(() => Promise<void>) | null> {
   return null;
 }
 
-const namesOf = async (dir: string): Promise<string[]> =>
-  (await unlessGone(() => readdir(dir))) ?? [];
+const namesOf = async (dir: string): Promise<string[]> => (await unlessGone(() => readdir(dir))) ?? [];
 
 async function unlessGone<T>(work: () => Promise<T>): Promise<T | null> {
   try {

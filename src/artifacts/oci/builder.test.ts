@@ -31,10 +31,7 @@ describe('readVerdict', () => {
   });
 
   it('readVerdict: a failure of the layer has its own code, and a bounded text', () => {
-    expect(read('{"code":"too_large","detail":"a"}')).toMatchObject({
-      code: 'image_too_large',
-      cause: 'a',
-    });
+    expect(read('{"code":"too_large","detail":"a"}')).toMatchObject({ code: 'image_too_large', cause: 'a' });
     expect(read(`{"code":"invalid","detail":"${'x'.repeat(5000)}"}`)).toMatchObject({
       code: 'image_invalid',
       cause: 'x'.repeat(1000),

@@ -29,8 +29,7 @@ it('Catalog: a list that could not be read again is refused, and the old one kep
         stopSignal: null,
       },
     });
-    const write = (images: readonly StoredImage[]) =>
-      catalog.update(signal, async () => ({ images, result: null }));
+    const write = (images: readonly StoredImage[]) => catalog.update(signal, async () => ({ images, result: null }));
     const label = 'x'.repeat(3 << 20);
     await write([image(label)]);
     const many = Array.from({ length: 22 }, () => image(label));

@@ -36,14 +36,7 @@ const imageSchema = z.object({
   /** Key of the files of an image that was built here, which has no layers. Absent: the image was pulled. */
   built: digest.optional(),
   /** Bottom first. `bytes`: as stored in the registry. */
-  layers: z.array(
-    z.object({
-      digest,
-      bytes: count,
-      diffId: digest,
-      compression: z.enum(['none', 'gzip', 'zstd']),
-    }),
-  ),
+  layers: z.array(z.object({ digest, bytes: count, diffId: digest, compression: z.enum(['none', 'gzip', 'zstd']) })),
   config: z.object({
     user: z.string(),
     env: z.record(z.string(), z.string()),
@@ -100,10 +93,9 @@ export class Catalog {
   /** Replaces the list by what `change` makes of it; no other process changes it meanwhile. */
   async update<T>(
     signal: AbortSignal,
-    change: (images: readonly StoredImage[]) => Promise<{
-      readonly images: readonly StoredImage[];
-      readonly result: T;
-    }>,
+    change: (
+      images: readonly StoredImage[],
+    ) => Promise<{ readonly images: readonly StoredImage[]; readonly result: T }>,
   ): Promise<T> {
     await mkdir(this.#dir, { recursive: true });
     await using lock = await open(join(this.#dir, 'catalog.lock'), 'a', 0o600);

@@ -12,16 +12,10 @@ import {
 const hex = (digit: string): string => `sha256:${digit.repeat(64)}`;
 const OCI = 'application/vnd.oci.image';
 const config = { mediaType: `${OCI}.config.v1+json`, digest: hex('c'), size: 10 };
-const layer = (type = `${OCI}.layer.v1.tar+gzip`, digit = '1') => ({
-  mediaType: type,
-  digest: hex(digit),
-  size: 7,
-});
+const layer = (type = `${OCI}.layer.v1.tar+gzip`, digit = '1') => ({ mediaType: type, digest: hex(digit), size: 7 });
 const bytesOf = (value: unknown): Buffer => Buffer.from(JSON.stringify(value));
-const manifest = (more: object = {}): Buffer =>
-  bytesOf({ schemaVersion: 2, config, layers: [layer()], ...more });
-const index = (manifests: unknown, more: object = {}): Buffer =>
-  bytesOf({ schemaVersion: 2, manifests, ...more });
+const manifest = (more: object = {}): Buffer => bytesOf({ schemaVersion: 2, config, layers: [layer()], ...more });
+const index = (manifests: unknown, more: object = {}): Buffer => bytesOf({ schemaVersion: 2, manifests, ...more });
 const entry = (platform: unknown, digit = '1', more: object = {}) => ({
   mediaType: `${OCI}.manifest.v1+json`,
   digest: hex(digit),
@@ -67,12 +61,7 @@ describe('parseDocument', () => {
       /foreign/,
     ],
     ['an unknown layer', manifest({ layers: [layer('__proto__')] }), 'image_unsupported', /proto/],
-    [
-      'an artifact',
-      manifest({ config: { ...config, mediaType: 'a/b' } }),
-      'image_unsupported',
-      /artifact/,
-    ],
+    ['an artifact', manifest({ config: { ...config, mediaType: 'a/b' } }), 'image_unsupported', /artifact/],
     ['no layers', manifest({ layers: [] }), 'image_unsupported', /no layers/],
     [
       'many layers',
@@ -86,18 +75,8 @@ describe('parseDocument', () => {
       'image_invalid',
       /manifest/,
     ],
-    [
-      'a large size',
-      manifest({ layers: [{ ...layer(), size: 1e300 }] }),
-      'image_invalid',
-      /manifest/,
-    ],
-    [
-      'a negative size',
-      manifest({ layers: [{ ...layer(), size: -1 }] }),
-      'image_invalid',
-      /manifest/,
-    ],
+    ['a large size', manifest({ layers: [{ ...layer(), size: 1e300 }] }), 'image_invalid', /manifest/],
+    ['a negative size', manifest({ layers: [{ ...layer(), size: -1 }] }), 'image_invalid', /manifest/],
     [
       'a digest with a path',
       manifest({ layers: [{ ...layer(), digest: 'sha256:../x' }] }),
@@ -108,10 +87,7 @@ describe('parseDocument', () => {
     ['invalid UTF-8', Buffer.from([0x22, 0xff, 0x22]), 'image_invalid', /manifest/],
     ['a long document', Buffer.alloc(DOCUMENT_BYTES_MAX + 1, 32), 'image_too_large', /manifest/],
   ])('parseDocument: refuses %s', (_, document, code, message) => {
-    expect(failing(() => parseDocument(document))).toMatchObject({
-      code,
-      message: expect.stringMatching(message),
-    });
+    expect(failing(() => parseDocument(document))).toMatchObject({ code, message: expect.stringMatching(message) });
   });
 });
 
@@ -125,18 +101,14 @@ describe('choosePlatform', () => {
   it('choosePlatform: the one for this machine, without a variant before others', () => {
     const linux = { os: 'linux', architecture: 'amd64' };
     const others = [entry({ os: 'windows', architecture: 'amd64' }, '2'), entry(null, '3')];
-    expect(choose([...others, entry({ ...linux, variant: 'v3' }, '4'), entry(linux, '5')])).toBe(
-      hex('5'),
-    );
+    expect(choose([...others, entry({ ...linux, variant: 'v3' }, '4'), entry(linux, '5')])).toBe(hex('5'));
     expect(choose([...others, entry({ ...linux, variant: 'v3' }, '4')])).toBe(hex('4'));
   });
 
   it('choosePlatform: an attestation is no image; the error names what is there', () => {
     const attested = { annotations: { 'vnd.docker.reference.type': 'attestation-manifest' } };
     const arm = entry({ os: 'linux', architecture: 'arm64', variant: 'v8' });
-    const failure = failing(() =>
-      choose([arm, entry({ os: 'linux', architecture: 'amd64' }, '6', attested)]),
-    );
+    const failure = failing(() => choose([arm, entry({ os: 'linux', architecture: 'amd64' }, '6', attested)]));
     expect(failure).toMatchObject({ code: 'image_unsupported' });
     expect(failure.message).toContain('not for linux/amd64 but for linux/arm64/v8');
   });
@@ -172,13 +144,7 @@ describe('parseConfig', () => {
         cmd: ['-x'],
         exposedPorts: ['80/tcp'],
         labels: { a: 'b' },
-        healthcheck: {
-          kind: 'shell',
-          command: ['true'],
-          intervalMs: 3000,
-          timeoutMs: null,
-          retries: null,
-        },
+        healthcheck: { kind: 'shell', command: ['true'], intervalMs: 3000, timeoutMs: null, retries: null },
         stopSignal: 'SIGQUIT',
       },
     });
@@ -195,21 +161,10 @@ describe('parseConfig', () => {
     ['a relative directory', settings({}, { WorkingDir: 'x' }), 'image_invalid'],
     ['a NUL in a command', settings({}, { Cmd: ['a\0b'] }), 'image_invalid'],
     ['a variable without a name', settings({}, { Env: ['=x'] }), 'image_invalid'],
-    [
-      'many variables',
-      settings({}, { Env: Array.from({ length: 1001 }, () => 'A=b') }),
-      'image_invalid',
-    ],
+    ['many variables', settings({}, { Env: Array.from({ length: 1001 }, () => 'A=b') }), 'image_invalid'],
     [
       'long labels',
-      settings(
-        {},
-        {
-          Labels: Object.fromEntries(
-            Array.from({ length: 9 }, (_, n) => [`${n}`, 'x'.repeat(40_000)]),
-          ),
-        },
-      ),
+      settings({}, { Labels: Object.fromEntries(Array.from({ length: 9 }, (_, n) => [`${n}`, 'x'.repeat(40_000)])) }),
       'image_too_large',
     ],
     ['no digests', settings({ rootfs: {} }), 'image_invalid'],

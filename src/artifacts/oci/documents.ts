@@ -100,10 +100,7 @@ const MANIFEST_TYPES = [
   'application/vnd.oci.image.manifest.v1+json',
   'application/vnd.docker.distribution.manifest.v2+json',
 ];
-const CONFIG_TYPES = [
-  'application/vnd.oci.image.config.v1+json',
-  'application/vnd.docker.container.image.v1+json',
-];
+const CONFIG_TYPES = ['application/vnd.oci.image.config.v1+json', 'application/vnd.docker.container.image.v1+json'];
 const LAYER_TYPES: Readonly<Record<string, Compression>> = {
   'application/vnd.oci.image.layer.v1.tar': 'none',
   'application/vnd.oci.image.layer.v1.tar+gzip': 'gzip',
@@ -116,11 +113,7 @@ const LAYER_TYPES: Readonly<Record<string, Compression>> = {
 const text = z.string().max(TEXT_CHARACTERS_MAX);
 const bytes = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
 const descriptor = z.object({ mediaType: text, digest: z.string().regex(DIGEST), size: bytes });
-const platformSchema = z.object({
-  os: text,
-  architecture: text,
-  variant: text.nullish(),
-});
+const platformSchema = z.object({ os: text, architecture: text, variant: text.nullish() });
 const indexSchema = z.object({
   schemaVersion: z.literal(2),
   mediaType: text.optional(),
@@ -144,10 +137,7 @@ const configSchema = z.object({
   os: text,
   architecture: text,
   variant: text.nullish(),
-  rootfs: z.object({
-    type: z.literal('layers'),
-    diff_ids: z.array(z.string().regex(DIGEST)).max(LAYERS_MAX),
-  }),
+  rootfs: z.object({ type: z.literal('layers'), diff_ids: z.array(z.string().regex(DIGEST)).max(LAYERS_MAX) }),
   config: z
     .object({
       User: text.nullish(),
@@ -174,16 +164,11 @@ const configSchema = z.object({
  * @param document an index or a manifest
  * @throws OciError `image_invalid`, `image_unsupported`, `image_too_large`
  */
-export function parseDocument(
-  document: Uint8Array,
-): { readonly index: ImageIndex } | { readonly manifest: Manifest } {
+export function parseDocument(document: Uint8Array): { readonly index: ImageIndex } | { readonly manifest: Manifest } {
   const json = parseJson(document, 'manifest');
   const { schemaVersion, mediaType, manifests } = asObject(json, 'manifest');
   if (schemaVersion === 1) {
-    throw unsupported(
-      'its manifest has schema version 1',
-      'Push the image again with a newer Docker.',
-    );
+    throw unsupported('its manifest has schema version 1', 'Push the image again with a newer Docker.');
   }
   if (mediaType !== undefined && typeof mediaType !== 'string') {
     throw invalid('manifest', 'its type is not text');
@@ -223,9 +208,7 @@ function toManifest(json: unknown): Manifest {
   return {
     config: { digest: config.digest, bytes: config.size },
     layers: layers.map(({ mediaType, digest, size }) => {
-      const compression = Object.hasOwn(LAYER_TYPES, mediaType)
-        ? LAYER_TYPES[mediaType]
-        : undefined;
+      const compression = Object.hasOwn(LAYER_TYPES, mediaType) ? LAYER_TYPES[mediaType] : undefined;
       if (compression !== undefined) return { digest, bytes: size, compression };
       if (/foreign|nondistributable/.test(mediaType)) {
         throw unsupported('it has a foreign layer, which its registry does not store');
@@ -240,15 +223,10 @@ function toManifest(json: unknown): Manifest {
  * @throws OciError `image_unsupported`, which names the platforms that the index has
  */
 export function choosePlatform({ manifests }: ImageIndex, architecture: string): Blob {
-  const ours = manifests.filter(
-    ({ platform }) => platform?.os === 'linux' && platform.architecture === architecture,
-  );
+  const ours = manifests.filter(({ platform }) => platform?.os === 'linux' && platform.architecture === architecture);
   // Without a variant, or with the first: any processor of the architecture runs it.
   const base = BASE_VARIANTS[architecture];
-  const [one] = [
-    ...ours.filter(({ platform }) => [null, base].includes(platform?.variant ?? null)),
-    ...ours,
-  ];
+  const [one] = [...ours.filter(({ platform }) => [null, base].includes(platform?.variant ?? null)), ...ours];
   if (one !== undefined) return one.blob;
   throw noPlatform(
     architecture,
@@ -320,15 +298,9 @@ function toEnv(list: readonly string[]): Readonly<Record<string, string>> {
 
 const NS_PER_MS = 1_000_000;
 
-function toHealthcheck(
-  given: NonNullable<z.infer<typeof configSchema>['config']>['Healthcheck'],
-): Healthcheck | null {
+function toHealthcheck(given: NonNullable<z.infer<typeof configSchema>['config']>['Healthcheck']): Healthcheck | null {
   const [first, ...command] = given?.Test ?? [];
-  const kinds: Readonly<Record<string, Healthcheck['kind']>> = {
-    NONE: 'none',
-    CMD: 'exec',
-    'CMD-SHELL': 'shell',
-  };
+  const kinds: Readonly<Record<string, Healthcheck['kind']>> = { NONE: 'none', CMD: 'exec', 'CMD-SHELL': 'shell' };
   const kind = first !== undefined && Object.hasOwn(kinds, first) ? kinds[first] : undefined;
   if (!given || kind === undefined) return null;
   const positive = (value: number | null | undefined, unit: number): number | null =>
@@ -388,7 +360,5 @@ function unsupported(why: string, remedy?: string): OciError {
 }
 
 function tooLarge(what: string): OciError {
-  return new OciError('image_too_large', `the image is too large: ${what}`, {
-    remedy: 'Use a smaller image.',
-  });
+  return new OciError('image_too_large', `the image is too large: ${what}`, { remedy: 'Use a smaller image.' });
 }

@@ -44,10 +44,7 @@ export interface FetchLimits {
   readonly silenceMsMax: number;
 }
 
-export const FETCH_LIMITS: FetchLimits = {
-  imageBytesMax: 32 * 1024 * MIB,
-  silenceMsMax: 120_000,
-};
+export const FETCH_LIMITS: FetchLimits = { imageBytesMax: 32 * 1024 * MIB, silenceMsMax: 120_000 };
 
 export interface FetchOptions {
   readonly reference: Reference;
@@ -114,9 +111,7 @@ export async function fetchImage(
   const total = [...blobs.values()].reduce((sum, blob) => sum + blob.bytes, 0);
   await requireRoom(dir, total, limits.imageBytesMax, reference.text);
   const keepsBlobs = reference.repository !== null && layers.every(isCompressed);
-  const copy = keepsBlobs
-    ? layoutCopy(reference, resolved, dir)
-    : plainCopy(reference, resolved, dir);
+  const copy = keepsBlobs ? layoutCopy(reference, resolved, dir) : plainCopy(reference, resolved, dir);
   await mkdir(dir, { mode: 0o700 });
   if (keepsBlobs) {
     await mkdir(dirname(copy.blobPath(config.digest)));
@@ -217,13 +212,8 @@ function manifestOf(bytes: Uint8Array): Manifest {
   throw new OciError('image_invalid', 'the image has an index in its index');
 }
 
-async function inspect(
-  options: FetchOptions,
-  source: string,
-  architecture?: string,
-): Promise<Buffer> {
-  const platform =
-    architecture === undefined ? [] : ['--override-os=linux', `--override-arch=${architecture}`];
+async function inspect(options: FetchOptions, source: string, architecture?: string): Promise<Buffer> {
+  const platform = architecture === undefined ? [] : ['--override-os=linux', `--override-arch=${architecture}`];
   const { imageBytesMax } = options.limits ?? FETCH_LIMITS;
   return await watchedSkopeo(options, [...platform, 'inspect', '--raw', source], {
     bytesMax: imageBytesMax,
@@ -271,12 +261,7 @@ function altered(what: string): OciError {
   });
 }
 
-async function requireRoom(
-  dir: string,
-  total: number,
-  bytesMax: number,
-  image: string,
-): Promise<void> {
+async function requireRoom(dir: string, total: number, bytesMax: number, image: string): Promise<void> {
   if (total > bytesMax) {
     throw new OciError('image_too_large', `${image} is too large`, {
       cause: `it has ${Math.ceil(total / MIB)} MiB, and ${Math.floor(bytesMax / MIB)} MiB is the limit`,
@@ -319,9 +304,7 @@ async function watched<T>(
     last = bytes;
     onBytes(bytes);
     if (bytes > bytesMax + SLACK_BYTES) {
-      own.abort(
-        new OciError('image_too_large', `fetching ${reference.text} was stopped`, { cause }),
-      );
+      own.abort(new OciError('image_too_large', `fetching ${reference.text} was stopped`, { cause }));
     } else if (now - changedAt > limits.silenceMsMax) {
       own.abort(silent(reference.text, limits.silenceMsMax));
     }

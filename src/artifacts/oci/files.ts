@@ -26,11 +26,7 @@ export interface CacheFile {
 /** Longer than any pull takes. */
 const LEFTOVER_MS = 24 * 60 * 60_000;
 
-const SUFFIX: Readonly<Record<FileKind, string>> = {
-  blobs: '',
-  layers: '.erofs',
-  environments: '.erofs',
-};
+const SUFFIX: Readonly<Record<FileKind, string>> = { blobs: '', layers: '.erofs', environments: '.erofs' };
 
 export class ImageFiles {
   readonly dir: string;

@@ -37,11 +37,7 @@ export interface ImageLimits {
   readonly quotaBytes: number;
 }
 
-export const IMAGE_LIMITS: ImageLimits = {
-  layerBytesMax: 16 * GIB,
-  unpackedBytesMax: 32 * GIB,
-  quotaBytes: 64 * GIB,
-};
+export const IMAGE_LIMITS: ImageLimits = { layerBytesMax: 16 * GIB, unpackedBytesMax: 32 * GIB, quotaBytes: 64 * GIB };
 
 export interface ImagesOptions {
   readonly cacheDir: string;
@@ -58,8 +54,7 @@ export interface ImagesOptions {
 }
 
 /** An image as a disk for a VM, with what it says about its programs. */
-export interface Environment
-  extends Pick<ImageConfig, 'user' | 'env' | 'workdir' | 'entrypoint' | 'cmd'> {
+export interface Environment extends Pick<ImageConfig, 'user' | 'env' | 'workdir' | 'entrypoint' | 'cmd'> {
   /** Path of a read-only EROFS image, of which every byte comes from a VM that saw hostile layers. */
   readonly image: string;
   /** `sha256:…` of that file. */
@@ -124,11 +119,7 @@ export class Images {
    * @param when `missing`: a name that is known here is not asked for again
    * @throws OciError
    */
-  async pull(
-    reference: Reference,
-    when: 'always' | 'missing',
-    signal: AbortSignal,
-  ): Promise<PulledImage> {
+  async pull(reference: Reference, when: 'always' | 'missing', signal: AbortSignal): Promise<PulledImage> {
     this.#pulling += 1;
     try {
       return await this.#pull(reference, when, signal);
@@ -137,37 +128,25 @@ export class Images {
     }
   }
 
-  async #pull(
-    reference: Reference,
-    when: 'always' | 'missing',
-    signal: AbortSignal,
-  ): Promise<PulledImage> {
+  async #pull(reference: Reference, when: 'always' | 'missing', signal: AbortSignal): Promise<PulledImage> {
     const isStored = reference.transport === 'stored';
     const isSought = isStored || when === 'missing';
     const known = isSought ? findByName(await this.list(), reference) : undefined;
     if (isStored && known === undefined) throw notFound(reference.text);
-    const image =
-      known ??
-      (await this.#pulls.run(reference.text, signal, (own) => this.#fetch(reference, own)));
+    const image = known ?? (await this.#pulls.run(reference.text, signal, (own) => this.#fetch(reference, own)));
     const environment = await this.#environmentOr(image, reference, signal);
     await this.#enforceQuota(image, signal);
     return { image, environment };
   }
 
   /** Blobs that were evicted meanwhile are fetched again. */
-  async #environmentOr(
-    image: StoredImage,
-    reference: Reference,
-    signal: AbortSignal,
-  ): Promise<Environment> {
+  async #environmentOr(image: StoredImage, reference: Reference, signal: AbortSignal): Promise<Environment> {
     try {
       return await this.#environment(image, signal);
     } catch (error) {
       if (!(error instanceof MissingBlob)) throw error;
       if (reference.transport === 'stored') throw removedFiles(reference);
-      const again = await this.#pulls.run(reference.text, signal, (own) =>
-        this.#fetch(reference, own),
-      );
+      const again = await this.#pulls.run(reference.text, signal, (own) => this.#fetch(reference, own));
       return await this.#environment(again, signal).catch((second: unknown) => {
         if (!(second instanceof MissingBlob)) throw second;
         throw removedFiles(reference);
@@ -197,12 +176,7 @@ export class Images {
    * @param name null: without one
    * @throws OciError `image_not_found`: its disk was removed meanwhile
    */
-  async addBuilt(
-    key: string,
-    config: ImageConfig,
-    name: Reference | null,
-    signal: AbortSignal,
-  ): Promise<PulledImage> {
+  async addBuilt(key: string, config: ImageConfig, name: Reference | null, signal: AbortSignal): Promise<PulledImage> {
     const plain = toPlain(config);
     const text = JSON.stringify({ key, config: plain });
     const digest = `sha256:${createHash('sha256').update(text).digest('hex')}`;
@@ -237,10 +211,7 @@ export class Images {
     return await this.#removeWhere(signal, ({ names }) => all || names.length === 0);
   }
 
-  async #removeWhere(
-    signal: AbortSignal,
-    isGone: (image: StoredImage) => boolean,
-  ): Promise<Removed> {
+  async #removeWhere(signal: AbortSignal, isGone: (image: StoredImage) => boolean): Promise<Removed> {
     return await this.#catalog.update(signal, async (images) => {
       const kept = images.filter((image) => !isGone(image));
       const needed = new Set(kept.flatMap(filesOf));
@@ -272,12 +243,7 @@ export class Images {
   async #fetch(reference: Reference, signal: AbortSignal): Promise<StoredImage> {
     const { architecture, fetchLimits: limits, skopeo: program } = this.#options;
     await this.#options.beforeFetch?.();
-    const step = new ProgressStep(
-      this.#options.progress,
-      'image-fetch',
-      `Fetch ${reference.text}`,
-      20_000,
-    );
+    const step = new ProgressStep(this.#options.progress, 'image-fetch', `Fetch ${reference.text}`, 20_000);
     await this.#files.make();
     const dir = join(this.#files.dir, 'tmp', newSandboxId());
     const options = { reference, architecture, dir, signal, limits, program };
@@ -309,8 +275,7 @@ export class Images {
   async #isComplete(image: StoredImage): Promise<boolean> {
     if ((await this.#files.use('environments', chainOf(image))) !== null) return true;
     for (const { digest, diffId } of image.layers) {
-      const has =
-        (await this.#files.use('layers', diffId)) ?? (await this.#files.use('blobs', digest));
+      const has = (await this.#files.use('layers', diffId)) ?? (await this.#files.use('blobs', digest));
       if (has === null) return false;
     }
     return true;
@@ -327,31 +292,18 @@ export class Images {
     }
   }
 
-  async #addName(
-    image: StoredImage,
-    { text }: Reference,
-    signal: AbortSignal,
-  ): Promise<StoredImage> {
+  async #addName(image: StoredImage, { text }: Reference, signal: AbortSignal): Promise<StoredImage> {
     return await this.#add(image, text, signal);
   }
 
   /** The name now means this image, and no other. */
   async #add(image: StoredImage, text: string | null, signal: AbortSignal): Promise<StoredImage> {
     return await this.#catalog.update(signal, async (images) => {
-      const others = images.map((one) => ({
-        ...one,
-        names: one.names.filter((name) => name !== text),
-      }));
+      const others = images.map((one) => ({ ...one, names: one.names.filter((name) => name !== text) }));
       const existing = others.find(({ digest }) => digest === image.digest) ?? image;
-      const names = [
-        ...existing.names.filter((name) => name !== text),
-        ...(text === null ? [] : [text]),
-      ];
+      const names = [...existing.names.filter((name) => name !== text), ...(text === null ? [] : [text])];
       const result = { ...existing, names, pulledAtMs: systemClock.wall() };
-      return {
-        images: [...others.filter(({ digest }) => digest !== image.digest), result],
-        result,
-      };
+      return { images: [...others.filter(({ digest }) => digest !== image.digest), result], result };
     });
   }
 
@@ -481,12 +433,14 @@ function toStored({ digest, manifest, config }: Fetched): StoredImage {
     platform: platformText(config.platform),
     pulledAtMs: systemClock.wall(),
     configDigest: manifest.config.digest,
-    layers: manifest.layers.slice(0, LAYERS_MAX).map((layer, index) => ({
-      digest: layer.digest,
-      bytes: layer.bytes,
-      compression: layer.compression,
-      diffId: config.diffIds[index] ?? '',
-    })),
+    layers: manifest.layers
+      .slice(0, LAYERS_MAX)
+      .map((layer, index) => ({
+        digest: layer.digest,
+        bytes: layer.bytes,
+        compression: layer.compression,
+        diffId: config.diffIds[index] ?? '',
+      })),
     config: toPlain(config.config),
   };
 }
@@ -530,10 +484,7 @@ function goneBuild({ names, digest }: StoredImage): OciError {
   });
 }
 
-function findByName(
-  images: readonly StoredImage[],
-  { text, digest }: Reference,
-): StoredImage | undefined {
+function findByName(images: readonly StoredImage[], { text, digest }: Reference): StoredImage | undefined {
   return images.find((one) => one.names.includes(text) || one.digest === digest);
 }
 

@@ -11,8 +11,7 @@ import {
 import { digest, type TestImage } from '../../../test/support/oci-images.ts';
 import { parseModelManifest } from './model-manifest.ts';
 
-const documentOf = ({ blobs, manifestDigest }: TestImage): Buffer =>
-  blobs.get(manifestDigest) ?? Buffer.alloc(0);
+const documentOf = ({ blobs, manifestDigest }: TestImage): Buffer => blobs.get(manifestDigest) ?? Buffer.alloc(0);
 const filesOf = (image: TestImage) => {
   const found = parseModelManifest(documentOf(image));
   return 'manifest' in found ? found.manifest.files.map(({ name, bytes }) => [name, bytes]) : [];
@@ -30,9 +29,7 @@ describe('parseModelManifest', () => {
     expect(filesOf(dockerModel(makeParts(3)))).toHaveLength(3);
     expect(filesOf(modelPack('a/b.gguf', gguf))).toEqual([['b.gguf', size]]);
     expect(filesOf(ollamaModel(gguf))).toEqual([[null, size]]);
-    expect(filesOf(orasFiles({ 'x.gguf': gguf, LICENSE: Buffer.from('MIT') }))).toEqual([
-      ['x.gguf', size],
-    ]);
+    expect(filesOf(orasFiles({ 'x.gguf': gguf, LICENSE: Buffer.from('MIT') }))).toEqual([['x.gguf', size]]);
   });
 
   it('takes no directory from a name of a registry', () => {
@@ -49,37 +46,24 @@ describe('parseModelManifest', () => {
       annotations,
     });
     const index = (...manifests: object[]) => json({ schemaVersion: 2, manifests });
-    expect(parseModelManifest(index(entry('1'), entry('2', signature)))).toEqual({
-      digest: hex('1'),
-    });
+    expect(parseModelManifest(index(entry('1'), entry('2', signature)))).toEqual({ digest: hex('1') });
     expect(() => parseModelManifest(index(entry('1'), entry('2')))).toThrow(
-      expect.objectContaining({
-        code: 'image_unsupported',
-        remedy: expect.stringContaining(hex('2')),
-      }),
+      expect.objectContaining({ code: 'image_unsupported', remedy: expect.stringContaining(hex('2')) }),
     );
     expect(() => parseModelManifest(index())).toThrow('its index is empty');
   });
 
   it.each<[string, Buffer, string]>([
-    [
-      'a container image',
-      documentOf(layer('application/vnd.oci.image.layer.v1.tar+gzip')),
-      'unsupported',
-    ],
+    ['a container image', documentOf(layer('application/vnd.oci.image.layer.v1.tar+gzip')), 'unsupported'],
     [
       'weights in an archive',
-      documentOf(
-        layer('application/vnd.cncf.model.weight.v1.tar', { 'org.cncf.model.filepath': 'x.gguf' }),
-      ),
+      documentOf(layer('application/vnd.cncf.model.weight.v1.tar', { 'org.cncf.model.filepath': 'x.gguf' })),
       'unsupported',
     ],
     ['other formats', documentOf(layer('application/vnd.docker.ai.safetensors')), 'unsupported'],
     [
       'a file that is only named like one',
-      documentOf(
-        layer('application/octet-stream', { 'org.opencontainers.image.title': 'x.gguf.txt' }),
-      ),
+      documentOf(layer('application/octet-stream', { 'org.opencontainers.image.title': 'x.gguf.txt' })),
       'unsupported',
     ],
     [
@@ -97,20 +81,12 @@ describe('parseModelManifest', () => {
     ['a list', json([]), 'invalid'],
     [
       'a digest that is a path',
-      json({
-        schemaVersion: 2,
-        config: { mediaType: 'x', digest: 'sha256:../../x', size: 1 },
-        layers: [],
-      }),
+      json({ schemaVersion: 2, config: { mediaType: 'x', digest: 'sha256:../../x', size: 1 }, layers: [] }),
       'invalid',
     ],
     [
       'a negative size',
-      json({
-        schemaVersion: 2,
-        config: { mediaType: 'x', digest: hex('1'), size: -1 },
-        layers: [],
-      }),
+      json({ schemaVersion: 2, config: { mediaType: 'x', digest: hex('1'), size: -1 }, layers: [] }),
       'invalid',
     ],
     [
@@ -124,18 +100,12 @@ describe('parseModelManifest', () => {
     ],
     [
       'a large configuration',
-      json({
-        schemaVersion: 2,
-        config: { mediaType: 'x', digest: hex('1'), size: 1e9 },
-        layers: [],
-      }),
+      json({ schemaVersion: 2, config: { mediaType: 'x', digest: hex('1'), size: 1e9 }, layers: [] }),
       'too_large',
     ],
     ['a large document', Buffer.alloc(5 * 1024 * 1024, ' '), 'too_large'],
   ])('refuses %s', (_what, document, code) => {
-    expect(() => parseModelManifest(document)).toThrow(
-      expect.objectContaining({ code: `image_${code}` }),
-    );
+    expect(() => parseModelManifest(document)).toThrow(expect.objectContaining({ code: `image_${code}` }));
   });
 
   it('counts each blob once', () => {

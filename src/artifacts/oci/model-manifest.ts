@@ -45,10 +45,7 @@ const manifestSchema = z.object({
   config: descriptor,
   layers: z.array(descriptor).max(BLOBS_MAX),
 });
-const indexSchema = z.object({
-  schemaVersion: z.literal(2),
-  manifests: z.array(descriptor).max(BLOBS_MAX),
-});
+const indexSchema = z.object({ schemaVersion: z.literal(2), manifests: z.array(descriptor).max(BLOBS_MAX) });
 
 /**
  * @param document of a registry
@@ -69,9 +66,7 @@ export function parseModelManifest(
 function onlyOf(json: unknown): string {
   const { manifests } = check(indexSchema, json);
   // Signatures and attestations are listed beside it.
-  const models = manifests.filter(
-    ({ annotations }) => annotations?.['vnd.docker.reference.type'] === undefined,
-  );
+  const models = manifests.filter(({ annotations }) => annotations?.['vnd.docker.reference.type'] === undefined);
   const [only, ...more] = models;
   if (only === undefined) throw unsupported('its index is empty');
   if (more.length === 0) return only.digest;

@@ -22,18 +22,13 @@ export interface ModelView extends AsyncDisposable {
 }
 
 /** @param reference in a registry */
-export async function openModelView(
-  reference: Reference,
-  { blobs }: ModelManifest,
-): Promise<ModelView> {
+export async function openModelView(reference: Reference, { blobs }: ModelManifest): Promise<ModelView> {
   const [config, ...layers] = blobs.map(({ digest, bytes: size }, index) => ({
     mediaType: index === 0 ? CONFIG : BLOB,
     digest,
     size,
   }));
-  const manifest = Buffer.from(
-    JSON.stringify({ schemaVersion: 2, mediaType: MANIFEST, config, layers }),
-  );
+  const manifest = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: MANIFEST, config, layers }));
   const known = new Set(blobs.map(({ digest }) => digest));
   const at = blobsOf(reference);
   const server = createServer(({ url = '' }, response) => {

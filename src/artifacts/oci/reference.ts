@@ -74,8 +74,7 @@ function ofPath(text: string, transport: Transport, path: string, cwd: string): 
 
 function ofLayout(text: string, rest: string, cwd: string): Reference {
   const [path = '', tag, ...more] = rest.split(':');
-  if (more.length > 0 || (tag !== undefined && !TAG.test(tag)))
-    throw invalid(text, 'its tag is not valid');
+  if (more.length > 0 || (tag !== undefined && !TAG.test(tag))) throw invalid(text, 'its tag is not valid');
   const layout = ofPath(text, 'oci', path, cwd);
   if (tag === undefined) return layout;
   const source = `${layout.source}:${tag}`;
@@ -124,8 +123,7 @@ function checkName(text: string, name: string): void {
   const parts = name.split('/');
   const [first = ''] = parts;
   // As Docker tells them apart.
-  const hasDomain =
-    parts.length > 1 && (/[.:[]/.test(first) || first === 'localhost' || /[A-Z]/.test(first));
+  const hasDomain = parts.length > 1 && (/[.:[]/.test(first) || first === 'localhost' || /[A-Z]/.test(first));
   const path = hasDomain ? parts.slice(1) : parts;
   if (name.length > NAME_CHARACTERS_MAX) throw invalid(text, 'its name is too long');
   if (hasDomain && !DOMAIN.test(first)) throw invalid(text, `"${first}" is not a registry`);
@@ -138,7 +136,6 @@ function checkName(text: string, name: string): void {
 function invalid(text: string, cause: string): OciError {
   return new OciError('reference_invalid', `invalid image "${text.slice(0, 200)}"`, {
     cause,
-    remedy:
-      'Use NAME[:TAG], NAME@sha256:DIGEST, docker-archive:FILE, oci:DIRECTORY[:TAG] or docker-daemon:NAME:TAG.',
+    remedy: 'Use NAME[:TAG], NAME@sha256:DIGEST, docker-archive:FILE, oci:DIRECTORY[:TAG] or docker-daemon:NAME:TAG.',
   });
 }

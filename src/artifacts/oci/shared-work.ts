@@ -2,11 +2,7 @@
 export class SharedWork<T> {
   readonly #running = new Map<string, Shared<T>>();
 
-  async run(
-    key: string,
-    signal: AbortSignal,
-    work: (signal: AbortSignal) => Promise<T>,
-  ): Promise<T> {
+  async run(key: string, signal: AbortSignal, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
     signal.throwIfAborted();
     let shared = this.#running.get(key);
     if (shared === undefined || shared.aborter.signal.aborted) {

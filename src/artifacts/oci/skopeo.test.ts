@@ -4,8 +4,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { explainSkopeo, runSkopeo } from './skopeo.ts';
 
-const fatal = (text: string): string =>
-  `time="2026-11-28T08:00:00Z" level=fatal msg=${JSON.stringify(text)}\n`;
+const fatal = (text: string): string => `time="2026-11-28T08:00:00Z" level=fatal msg=${JSON.stringify(text)}\n`;
 
 describe('explainSkopeo', () => {
   it.each([

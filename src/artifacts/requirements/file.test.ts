@@ -13,20 +13,15 @@ async function read(files: Readonly<Record<string, string>>): Promise<readonly s
 describe('readRequirementsFile', () => {
   it('reads requirements without comments, in their order', async () => {
     const text = '\uFEFF# tools\r\nb==1  # why\n\n  a>=2\n#c\nurl-parse#not-a-comment\n';
-    expect(await read({ 'requirements.txt': text })).toEqual([
-      'b==1',
-      'a>=2',
-      'url-parse#not-a-comment',
-    ]);
+    expect(await read({ 'requirements.txt': text })).toEqual(['b==1', 'a>=2', 'url-parse#not-a-comment']);
   });
 
   it('joins continued lines, as `pip freeze` with hashes and `uv export` write them', async () => {
     const text = `a==1 \\\n    --hash=sha256:${DIGEST} \\\n    --hash=sha256:${DIGEST}\n    # via b\nb==2\\`;
     expect(await read({ 'requirements.txt': text })).toEqual(
-      [
-        `a==1       --hash=sha256:${DIGEST}       --hash=sha256:${DIGEST}`.replace(/ +/g, ' '),
-        'b==2',
-      ].map((line) => expect.stringMatching(new RegExp(line.replace(/[ ]/g, '\\s+')))),
+      [`a==1       --hash=sha256:${DIGEST}       --hash=sha256:${DIGEST}`.replace(/ +/g, ' '), 'b==2'].map((line) =>
+        expect.stringMatching(new RegExp(line.replace(/[ ]/g, '\\s+'))),
+      ),
     );
   });
 
@@ -57,9 +52,7 @@ describe('readRequirementsFile', () => {
   });
 
   it('is bounded', async () => {
-    await expect(read({ 'requirements.txt': 'a\n'.repeat(5_001) })).rejects.toThrow(
-      'more than 5000',
-    );
+    await expect(read({ 'requirements.txt': 'a\n'.repeat(5_001) })).rejects.toThrow('more than 5000');
     // Eight files that name the next one a hundred times each would be read 10^16 times.
     const files = Object.fromEntries(
       Array.from({ length: 8 }, (_, at) => [

@@ -12,16 +12,12 @@ export const GUEST_PYTHON = '3.11.2';
  */
 export function requirePython(version: string, wanted: string): void {
   if (wanted.length > 200 || !validRange(wanted)) {
-    throw new RequirementsError(
-      'project_invalid',
-      `requires-python "${wanted.slice(0, 80)}" can't be read`,
-      { remedy: 'write it as in ">=3.10" (PEP 440)' },
-    );
+    throw new RequirementsError('project_invalid', `requires-python "${wanted.slice(0, 80)}" can't be read`, {
+      remedy: 'write it as in ">=3.10" (PEP 440)',
+    });
   }
   if (satisfies(version, wanted)) return;
-  throw new RequirementsError(
-    'python_unfit',
-    `Python ${wanted} is required, and the guest has ${version}`,
-    { remedy: 'relax requires-python, if the program works with this version' },
-  );
+  throw new RequirementsError('python_unfit', `Python ${wanted} is required, and the guest has ${version}`, {
+    remedy: 'relax requires-python, if the program works with this version',
+  });
 }

@@ -73,9 +73,7 @@ describe('parseRequirements', () => {
   });
 
   it('is bounded', () => {
-    expect(() => parseRequirements(Array.from({ length: 5_001 }, (_, n) => `a${n}`))).toThrow(
-      'more than 5000',
-    );
+    expect(() => parseRequirements(Array.from({ length: 5_001 }, (_, n) => `a${n}`))).toThrow('more than 5000');
     const long = Array.from({ length: 100 }, (_, n) => `a${n}==${'1'.repeat(90)}`.padEnd(30_000));
     expect(parseRequirements(long)).toHaveLength(100);
   });

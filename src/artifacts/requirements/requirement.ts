@@ -85,10 +85,7 @@ export function parseRequirements(given: readonly string[]): readonly string[] {
   const texts = new Set(given.map((one) => parseRequirement(one).text));
   const sorted = [...texts].sort();
   if (sorted.join('\n').length > characters) {
-    throw new RequirementsError(
-      'requirement_invalid',
-      `requirements of more than ${characters} characters`,
-    );
+    throw new RequirementsError('requirement_invalid', `requirements of more than ${characters} characters`);
   }
   return sorted;
 }
@@ -124,7 +121,6 @@ function invalid(given: string, why: string): RequirementsError {
   const shown = given.length > 80 ? `${given.slice(0, 80)}…` : given;
   return new RequirementsError('requirement_invalid', `requirement "${shown}" can't be installed`, {
     cause: why,
-    remedy:
-      'write it as NAME, NAME==1.2 or NAME[EXTRA]>=1,<2; packages come from the package index',
+    remedy: 'write it as NAME, NAME==1.2 or NAME[EXTRA]>=1,<2; packages come from the package index',
   });
 }

@@ -2,28 +2,14 @@ import { describe, expect, it } from 'vitest';
 import { scriptMetadata } from './script-metadata.ts';
 
 const script = (...lines: readonly string[]): string =>
-  [
-    '#!/usr/bin/env python3',
-    '# /// script',
-    ...lines.map((line) => `# ${line}`.trimEnd()),
-    '# ///',
-    'import x',
-  ].join('\n');
+  ['#!/usr/bin/env python3', '# /// script', ...lines.map((line) => `# ${line}`.trimEnd()), '# ///', 'import x'].join(
+    '\n',
+  );
 
 describe('scriptMetadata', () => {
   it('reads dependencies and the wanted Python', () => {
-    const code = script(
-      'requires-python = ">=3.11"',
-      'dependencies = [',
-      '  "requests<3",',
-      '',
-      '  "rich",',
-      ']',
-    );
-    expect(scriptMetadata(code)).toEqual({
-      dependencies: ['requests<3', 'rich'],
-      requiresPython: '>=3.11',
-    });
+    const code = script('requires-python = ">=3.11"', 'dependencies = [', '  "requests<3",', '', '  "rich",', ']');
+    expect(scriptMetadata(code)).toEqual({ dependencies: ['requests<3', 'rich'], requiresPython: '>=3.11' });
     expect(scriptMetadata(code.replaceAll('\n', '\r\n'))).toEqual(scriptMetadata(code));
   });
 
@@ -37,11 +23,7 @@ describe('scriptMetadata', () => {
   });
 
   it('ignores tables of other tools, and settings of uv that choose no other package', () => {
-    const code = script(
-      'dependencies = ["a"]',
-      '[tool.uv]',
-      'exclude-newer = "2025-01-01T00:00:00Z"',
-    );
+    const code = script('dependencies = ["a"]', '[tool.uv]', 'exclude-newer = "2025-01-01T00:00:00Z"');
     expect(scriptMetadata(code)?.dependencies).toEqual(['a']);
   });
 

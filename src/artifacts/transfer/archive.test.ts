@@ -14,16 +14,9 @@ beforeEach(async () => {
 });
 afterEach(() => rm(dir, { recursive: true }));
 
-const file = (path: string, bytes: number): ArchiveMember => ({
-  type: 'file',
-  path,
-  mode: 0o640,
-  bytes,
-});
+const file = (path: string, bytes: number): ArchiveMember => ({ type: 'file', path, mode: 0o640, bytes });
 const bytesOf = (members: readonly ArchiveMember[], content: (at: number) => Buffer) =>
-  buffer(
-    Readable.from(archive(members, (member) => Readable.from([content(members.indexOf(member))]))),
-  );
+  buffer(Readable.from(archive(members, (member) => Readable.from([content(members.indexOf(member))]))));
 
 describe('archive', () => {
   it('what tar extracts has the names, modes, contents and link targets', async () => {
@@ -56,13 +49,10 @@ describe('archive', () => {
   it.each([
     ['shrank', 5],
     ['grew', 7],
-  ])(
-    'a file that %s during the copy is refused: its content would be another',
-    async (_what, bytes) => {
-      await expect(bytesOf([file('a', 6)], () => Buffer.alloc(bytes))).rejects.toMatchObject({
-        code: 'invalid_source',
-        message: 'a changed while it was copied',
-      });
-    },
-  );
+  ])('a file that %s during the copy is refused: its content would be another', async (_what, bytes) => {
+    await expect(bytesOf([file('a', 6)], () => Buffer.alloc(bytes))).rejects.toMatchObject({
+      code: 'invalid_source',
+      message: 'a changed while it was copied',
+    });
+  });
 });

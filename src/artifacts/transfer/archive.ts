@@ -42,8 +42,7 @@ function longName(flag: 'K' | 'L', name: string): readonly Buffer[] {
 }
 
 /** Fills the last block of a content. */
-export const padding = (bytes: number): Buffer =>
-  Buffer.alloc((BLOCK_BYTES - (bytes % BLOCK_BYTES)) % BLOCK_BYTES);
+export const padding = (bytes: number): Buffer => Buffer.alloc((BLOCK_BYTES - (bytes % BLOCK_BYTES)) % BLOCK_BYTES);
 
 export const ARCHIVE_END = Buffer.alloc(2 * BLOCK_BYTES);
 

@@ -24,13 +24,7 @@ export async function sumsInGuest(
   if (paths.length === 0) return new Map();
   const { signal, ...as } = fileOptions(options);
   const argv = ['xargs', '-0', '-r', 'sha256sum', '-z', '--'];
-  const spec = {
-    argv,
-    cwd: directory,
-    outputBytesMax: OUTPUT_BYTES_MAX,
-    timeoutMs: TIMEOUT_MS,
-    ...as,
-  };
+  const spec = { argv, cwd: directory, outputBytesMax: OUTPUT_BYTES_MAX, timeoutMs: TIMEOUT_MS, ...as };
   const process = await guest.exec(spec, signal).catch((error: unknown) => {
     if (errorCode(error) !== 'not_found') throw error;
     ignore(error, 'an image without these programs: files are compared here');

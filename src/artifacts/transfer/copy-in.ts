@@ -45,10 +45,7 @@ async function isDirectory(guest: Guest, path: string, options: TransferOptions)
 }
 
 /** Sees the chunks of one file on their way. */
-export type Observe = (
-  entry: LocalEntry,
-  content: AsyncIterable<Uint8Array>,
-) => AsyncIterable<Uint8Array>;
+export type Observe = (entry: LocalEntry, content: AsyncIterable<Uint8Array>) => AsyncIterable<Uint8Array>;
 
 /**
  * Sends what `listHere` listed.
@@ -66,8 +63,7 @@ export async function sendTree(
   if (root === undefined) return;
   const total = entries.reduce((sum, { type, bytes }) => sum + (type === 'file' ? bytes : 0), 0);
   const progress = new TransferProgress(options.onProgress, `Copy ${root.from}`, total);
-  const content = (entry: LocalEntry): AsyncIterable<Uint8Array> =>
-    observe(entry, progress.count(contentOf(entry)));
+  const content = (entry: LocalEntry): AsyncIterable<Uint8Array> => observe(entry, progress.count(contentOf(entry)));
   const as = fileOptions(options);
   let succeeded = false;
   try {

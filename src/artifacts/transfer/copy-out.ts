@@ -10,14 +10,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
 import type { FileEntry, Guest } from '../../machine/guest/link.ts';
 import { CopyTarget } from './copy-target.ts';
-import {
-  CopyError,
-  fileOptions,
-  someAtOnce,
-  type TransferOptions,
-  TransferProgress,
-  writeError,
-} from './transfer.ts';
+import { CopyError, fileOptions, someAtOnce, type TransferOptions, TransferProgress, writeError } from './transfer.ts';
 import { listThere, quoted } from './tree-there.ts';
 
 /** What a copy has written. */
@@ -42,12 +35,7 @@ export async function copyOut(
   }
 }
 
-async function receive(
-  guest: Guest,
-  source: string,
-  target: string,
-  options: TransferOptions,
-): Promise<Received> {
+async function receive(guest: Guest, source: string, target: string, options: TransferOptions): Promise<Received> {
   const as = fileOptions(options);
   const root = await guest.files.stat(source, as);
   if (root.type === 'symlink') throw rootLink(source, root);
@@ -55,9 +43,11 @@ async function receive(
   const into = (await isDirectory(target)) && !wholeContent;
   const to = resolve(into ? join(target, nameOf(source)) : target);
   await mkdir(dirname(to), { recursive: true });
-  const plan = (await listThere(guest, { entry: root, from: source, path: '' }, as)).map(
-    ({ entry, from, path }) => ({ entry, from, to: join(basename(to), path) }),
-  );
+  const plan = (await listThere(guest, { entry: root, from: source, path: '' }, as)).map(({ entry, from, path }) => ({
+    entry,
+    from,
+    to: join(basename(to), path),
+  }));
   const files = plan.filter(({ entry }) => entry.type === 'file');
   const total = files.reduce((sum, { entry }) => sum + entry.bytes, 0);
   const progress = new TransferProgress(options.onProgress, `Copy ${source}`, total);
@@ -70,9 +60,7 @@ async function receive(
       if (one.entry.type === 'directory' && (await below.makeDirectory(one.to))) made.push(one);
     }
     await someAtOnce(files, ({ entry, from, to: path }) =>
-      below.writeFile(path, permissions(entry), async () =>
-        progress.count(await guest.files.read(from, as)),
-      ),
+      below.writeFile(path, permissions(entry), async () => progress.count(await guest.files.read(from, as))),
     );
     for (const { entry, to: path } of plan) {
       if (entry.type === 'symlink') await below.makeLink(path, entry.symlinkTarget ?? '');
@@ -89,8 +77,7 @@ async function receive(
 /** As if a program here had made it: the guest opens nothing to others that the umask keeps closed. */
 const permissions = ({ mode }: FileEntry): number => mode & 0o777 & ~process.umask();
 
-const invalid = (message: string, remedy?: string): CopyError =>
-  new CopyError('invalid_source', message, { remedy });
+const invalid = (message: string, remedy?: string): CopyError => new CopyError('invalid_source', message, { remedy });
 
 /** The name that the source gets in a directory; the guest has no say in it. */
 function nameOf(source: string): string {
@@ -103,10 +90,7 @@ function nameOf(source: string): string {
 
 function rootLink(source: string, { symlinkTarget }: FileEntry): CopyError {
   const leads = symlinkTarget === null ? '' : ` to ${quoted(symlinkTarget)}`;
-  return invalid(
-    `${source}: a symbolic link${leads}`,
-    'copy the file or directory that it leads to',
-  );
+  return invalid(`${source}: a symbolic link${leads}`, 'copy the file or directory that it leads to');
 }
 
 /**

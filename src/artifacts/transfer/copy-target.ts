@@ -187,10 +187,7 @@ export class CopyTarget {
       path = join(path, component);
       const parent = directory;
       try {
-        directory = await open(
-          `/proc/self/fd/${parent.fd}/${component}`,
-          O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
-        );
+        directory = await open(`/proc/self/fd/${parent.fd}/${component}`, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
       } catch (error) {
         const code = errorCode(error);
         throw code === 'ELOOP' || code === 'ENOTDIR' ? this.#inTheWay(path) : error;

@@ -2,11 +2,7 @@
 import { compile, matches, type Pattern } from '../../base/text/glob.ts';
 import { MIB } from '../../base/units.ts';
 
-export const IGNORE_LIMITS = {
-  fileBytesMax: MIB,
-  patternsMax: 1_000,
-  patternCharactersMax: 1_024,
-} as const;
+export const IGNORE_LIMITS = { fileBytesMax: MIB, patternsMax: 1_000, patternCharactersMax: 1_024 } as const;
 
 interface Rule {
   readonly pattern: Pattern;

@@ -20,9 +20,7 @@ async function project(files: Record<string, string>): Promise<void> {
   }
 }
 const listed = async (): Promise<string[]> =>
-  (await listHere(dir, new IgnoreRules()))
-    .filter(({ type }) => type !== 'directory')
-    .map(({ path }) => path);
+  (await listHere(dir, new IgnoreRules())).filter(({ type }) => type !== 'directory').map(({ path }) => path);
 
 describe('listHere of a project', () => {
   it('leaves out caches, environments and .git at any depth', async () => {
@@ -58,9 +56,7 @@ describe('listHere of a project', () => {
       'sub/Secret': '',
     });
     execFileSync('git', ['init', '-q', dir]);
-    const git = execFileSync('git', ['-C', dir, 'ls-files', '-co', '--exclude-standard'], {
-      encoding: 'utf8',
-    });
+    const git = execFileSync('git', ['-C', dir, 'ls-files', '-co', '--exclude-standard'], { encoding: 'utf8' });
     expect(await listed()).toEqual(git.trim().split('\n').sort());
   });
 
@@ -90,13 +86,7 @@ describe('listHere of a project', () => {
       'other/x.txt': '',
     });
     const entries = await listHere(dir, new IgnoreRules());
-    expect(entries.map(({ path }) => path)).toEqual([
-      '',
-      'docs',
-      'docs/a.md',
-      'src',
-      'src/main.py',
-    ]);
+    expect(entries.map(({ path }) => path)).toEqual(['', 'docs', 'docs/a.md', 'src', 'src/main.py']);
   });
 
   it('.dockerignore brings nothing back that .gitignore ignores', async () => {
@@ -136,18 +126,15 @@ describe('listHere of a project', () => {
     expect(await listed()).toContain('a.txt');
   });
 
-  it.each(['.gitignore', '.dockerignore'])(
-    'a line of %s that could match for hours is refused',
-    async (name) => {
-      await project({ [name]: 'x\n**/a/**/a/**/b\n' });
-      expect(await listed()).toEqual([name]);
-      await project({ [name]: `x\n${'**/a/'.repeat(12)}b\n`, [`${'a/'.repeat(90)}c`]: '' });
-      await expect(listed()).rejects.toMatchObject({
-        code: 'invalid_source',
-        message: `${join(dir, name)}: line 2 has more than 3 times **`,
-      });
-    },
-  );
+  it.each(['.gitignore', '.dockerignore'])('a line of %s that could match for hours is refused', async (name) => {
+    await project({ [name]: 'x\n**/a/**/a/**/b\n' });
+    expect(await listed()).toEqual([name]);
+    await project({ [name]: `x\n${'**/a/'.repeat(12)}b\n`, [`${'a/'.repeat(90)}c`]: '' });
+    await expect(listed()).rejects.toMatchObject({
+      code: 'invalid_source',
+      message: `${join(dir, name)}: line 2 has more than 3 times **`,
+    });
+  });
 
   it('no name of .git on a file system without case, or of Windows, comes or goes', () => {
     const rules = new IgnoreRules();
@@ -161,9 +148,7 @@ describe('listHere of a project', () => {
 
   it('more than 100 directories in each other are refused', async () => {
     await project({ [`${'a/'.repeat(101)}c`]: '' });
-    await expect(listed()).rejects.toMatchObject({
-      message: `${dir}: more than 100 directories in each other`,
-    });
+    await expect(listed()).rejects.toMatchObject({ message: `${dir}: more than 100 directories in each other` });
   });
 
   it('more than 1 GiB is refused with the remedy, unless it is ignored', async () => {

@@ -132,13 +132,9 @@ async function rulesOf(path: string): Promise<string> {
 
 /** @throws CopyError `invalid_source`: a line could take forever to match */
 function checked(path: string, text: string): string {
-  const at = text
-    .split('\n')
-    .findIndex((line) => line.split(/(?:^|\/)\*\*+(?=\/|\s*$)/).length - 1 > ANY_DEPTHS_MAX);
+  const at = text.split('\n').findIndex((line) => line.split(/(?:^|\/)\*\*+(?=\/|\s*$)/).length - 1 > ANY_DEPTHS_MAX);
   if (at < 0) return text;
-  throw new CopyError(
-    'invalid_source',
-    `${path}: line ${at + 1} has more than ${ANY_DEPTHS_MAX} times **`,
-    { remedy: 'make several lines of it' },
-  );
+  throw new CopyError('invalid_source', `${path}: line ${at + 1} has more than ${ANY_DEPTHS_MAX} times **`, {
+    remedy: 'make several lines of it',
+  });
 }

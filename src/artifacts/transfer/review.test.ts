@@ -75,9 +75,7 @@ it('applyChanges: files whose directory is gone leave no descriptor open', async
     });
     const before = readdirSync('/proc/self/fd').length;
     const applied = await applyChanges({ from: dir }, { changes });
-    expect(new Set(applied.map(({ kept }) => kept))).toEqual(
-      new Set(['its directory is gone on this machine']),
-    );
+    expect(new Set(applied.map(({ kept }) => kept))).toEqual(new Set(['its directory is gone on this machine']));
     expect(readdirSync('/proc/self/fd').length - before).toBeLessThan(10);
   } finally {
     rmSync(dir, { recursive: true });

@@ -18,14 +18,7 @@ import { sumsInGuest } from './checksums.ts';
 import { type Content, isSame } from './content.ts';
 import { CopyTarget } from './copy-target.ts';
 import type { SentProject } from './project.ts';
-import {
-  CopyError,
-  fileOptions,
-  someAtOnce,
-  type TransferOptions,
-  TransferProgress,
-  writeError,
-} from './transfer.ts';
+import { CopyError, fileOptions, someAtOnce, type TransferOptions, TransferProgress, writeError } from './transfer.ts';
 import { type GuestEntry, listThere } from './tree-there.ts';
 
 export interface Change {
@@ -110,11 +103,9 @@ export async function reviewChanges(
     there.set(path, { content, staged });
   });
   const refusedPaths = new Set(refused.map(({ path }) => path));
-  const isRefused = (path: string): boolean =>
-    path !== '.' && (refusedPaths.has(path) || isRefused(dirname(path)));
+  const isRefused = (path: string): boolean => path !== '.' && (refusedPaths.has(path) || isRefused(dirname(path)));
   // With all below it: what was sent there before is not deleted, only not looked at.
-  const isSkipped = (path: string): boolean =>
-    path !== '.' && (skip(path) || isSkipped(dirname(path)));
+  const isSkipped = (path: string): boolean => path !== '.' && (skip(path) || isSkipped(dirname(path)));
   const paths = new Set([...project.contents.keys(), ...there.keys()]);
   const conflicts = new ConflictFinder(project);
   const changes: Change[] = [];

@@ -8,12 +8,8 @@ describe('textDiff', () => {
     expect(textDiff('a.txt', text('one', 'two', ''), text('one', '2', ''))).toBe(
       '--- a/a.txt\n+++ b/a.txt\n@@ -1,2 +1,2 @@\n one\n-two\n+2\n',
     );
-    expect(textDiff('a', null, text('x', ''))).toBe(
-      '--- /dev/null\n+++ b/a\n@@ -0,0 +1,1 @@\n+x\n',
-    );
-    expect(textDiff('a', text('x', ''), null)).toBe(
-      '--- a/a\n+++ /dev/null\n@@ -1,1 +0,0 @@\n-x\n',
-    );
+    expect(textDiff('a', null, text('x', ''))).toBe('--- /dev/null\n+++ b/a\n@@ -0,0 +1,1 @@\n+x\n');
+    expect(textDiff('a', text('x', ''), null)).toBe('--- a/a\n+++ /dev/null\n@@ -1,1 +0,0 @@\n-x\n');
   });
 
   it.each([
@@ -26,8 +22,7 @@ describe('textDiff', () => {
   });
 
   it('two texts without a common line end at the limit of edits', () => {
-    const lines = (mark: string): Buffer =>
-      text(...Array.from({ length: 30_000 }, (_, n) => `${mark}${n}`));
+    const lines = (mark: string): Buffer => text(...Array.from({ length: 30_000 }, (_, n) => `${mark}${n}`));
     expect(textDiff('a', lines('a'), lines('b'))).toBeNull();
   });
 });

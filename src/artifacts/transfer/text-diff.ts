@@ -29,5 +29,4 @@ export function textDiff(path: string, before: Buffer | null, after: Buffer | nu
 }
 
 /** Whether a diff of it could be shown. */
-export const isText = (bytes: Buffer): boolean =>
-  bytes.length <= DIFF_BYTES_MAX && isUtf8(bytes) && !bytes.includes(0);
+export const isText = (bytes: Buffer): boolean => bytes.length <= DIFF_BYTES_MAX && isUtf8(bytes) && !bytes.includes(0);

@@ -123,10 +123,7 @@ export class TransferProgress {
 const inMib = (bytes: number): string => (bytes / MIB).toFixed(0);
 
 /** Runs the action for each, a few at a time; after the first failure, starts no more and waits for the running ones. */
-export async function someAtOnce<T>(
-  items: readonly T[],
-  action: (item: T) => Promise<void>,
-): Promise<void> {
+export async function someAtOnce<T>(items: readonly T[], action: (item: T) => Promise<void>): Promise<void> {
   const rest = items.values();
   let failed = false;
   const work = async (): Promise<void> => {

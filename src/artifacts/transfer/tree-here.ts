@@ -25,10 +25,7 @@ export async function requireSource(path: string): Promise<void> {
  * @param rules of a project: what they ignore, and sockets and devices, stay here. Null: everything is copied
  * @throws CopyError `invalid_source`
  */
-export async function listHere(
-  source: string,
-  rules: IgnoreRules | null,
-): Promise<readonly LocalEntry[]> {
+export async function listHere(source: string, rules: IgnoreRules | null): Promise<readonly LocalEntry[]> {
   const entries: LocalEntry[] = [];
   let total = 0;
   const add = async (from: string, path: string): Promise<void> => {
@@ -59,8 +56,7 @@ export async function listHere(
   return rules?.withoutEmptyPassages(entries, ({ type }) => type === 'directory') ?? entries;
 }
 
-const invalid = (message: string, remedy?: string): CopyError =>
-  new CopyError('invalid_source', message, { remedy });
+const invalid = (message: string, remedy?: string): CopyError => new CopyError('invalid_source', message, { remedy });
 
 function tooMany(source: string, rules: IgnoreRules | null): CopyError {
   const remedy = rules === null ? 'copy an archive instead' : NARROWER;

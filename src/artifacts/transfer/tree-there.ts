@@ -56,9 +56,7 @@ export async function listThere(
 }
 
 const tooMany = (from: string, what: string): CopyError =>
-  new CopyError('invalid_source', `${from}: more than ${what}`, {
-    remedy: 'copy an archive instead',
-  });
+  new CopyError('invalid_source', `${from}: more than ${what}`, { remedy: 'copy an archive instead' });
 
 function refuse({ from }: GuestEntry): void {
   throw new CopyError('invalid_source', `${from}: neither a file nor a directory`);

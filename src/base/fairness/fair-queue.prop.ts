@@ -65,24 +65,21 @@ describe('FairQueue properties', () => {
 
   it('FairQueue: no tenant has two turns between two turns of a waiting one', () => {
     fc.assert(
-      fc.property(
-        fc.array(fc.constantFrom('a', 'b', 'c', 'd'), { minLength: 1, maxLength: 60 }),
-        (tenants) => {
-          const line = new FairQueue<number>();
-          for (const [item, tenant] of tenants.entries()) line.add(tenant, item);
-          const turns = new Map<string, number>(tenants.map((tenant) => [tenant, 0]));
-          for (let left = tenants.length; left > 0; left--) {
-            const tenant = tenants[line.take() ?? -1] ?? 'nobody';
-            const turn = (turns.get(tenant) ?? Number.NaN) + 1;
-            turns.set(tenant, turn);
-            for (const [other, had] of turns) {
-              const all = tenants.filter((one) => one === other).length;
-              expect(had).toBeGreaterThanOrEqual(Math.min(turn - 1, all));
-            }
+      fc.property(fc.array(fc.constantFrom('a', 'b', 'c', 'd'), { minLength: 1, maxLength: 60 }), (tenants) => {
+        const line = new FairQueue<number>();
+        for (const [item, tenant] of tenants.entries()) line.add(tenant, item);
+        const turns = new Map<string, number>(tenants.map((tenant) => [tenant, 0]));
+        for (let left = tenants.length; left > 0; left--) {
+          const tenant = tenants[line.take() ?? -1] ?? 'nobody';
+          const turn = (turns.get(tenant) ?? Number.NaN) + 1;
+          turns.set(tenant, turn);
+          for (const [other, had] of turns) {
+            const all = tenants.filter((one) => one === other).length;
+            expect(had).toBeGreaterThanOrEqual(Math.min(turn - 1, all));
           }
-          expect(line.take()).toBeUndefined();
-        },
-      ),
+        }
+        expect(line.take()).toBeUndefined();
+      }),
       { numRuns: 300 },
     );
   });

@@ -16,9 +16,7 @@ class Slots<Job> {
   }
 
   next() {
-    const taken = this.queue.take(
-      (owner) => this.#running.filter((each) => each === owner).length < this.#ownMax,
-    );
+    const taken = this.queue.take((owner) => this.#running.filter((each) => each === owner).length < this.#ownMax);
     if (taken !== undefined) this.#running.push(taken.owner);
     return taken;
   }
@@ -34,11 +32,7 @@ it('FairQueue: the job of a polite owner comes right after the one that a flood 
   expect(slots.next()?.job).toBe('h0');
   slots.push('polite', 'p0');
   slots.push('polite', 'p1');
-  expect([slots.next(), slots.next(), slots.next()].map((each) => each?.job)).toEqual([
-    'h1',
-    'p0',
-    'p1',
-  ]);
+  expect([slots.next(), slots.next(), slots.next()].map((each) => each?.job)).toEqual(['h1', 'p0', 'p1']);
 });
 
 it('FairQueue: an owner has no more than its running slots, in order, and each end frees one', () => {
@@ -57,11 +51,7 @@ it('FairQueue: an owner has no more than its running slots, in order, and each e
 it('FairQueue: a removed job never runs', () => {
   const queue = new FairQueue<number>();
   queue.add('a', 1);
-  expect([queue.delete('a', 2), queue.delete('b', 1), queue.delete('a', 1)]).toEqual([
-    false,
-    false,
-    true,
-  ]);
+  expect([queue.delete('a', 2), queue.delete('b', 1), queue.delete('a', 1)]).toEqual([false, false, true]);
   expect(queue.take()).toBeUndefined();
   expect(queue.delete('a', 1)).toBe(false);
 });

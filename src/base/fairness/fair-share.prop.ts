@@ -25,8 +25,7 @@ const step = fc.record({
   amount: fc.integer({ min: 1, max: 60 }),
 });
 
-const sum = (amounts: readonly number[]): number =>
-  amounts.reduce((total, each) => total + each, 0);
+const sum = (amounts: readonly number[]): number => amounts.reduce((total, each) => total + each, 0);
 
 describe('FairShare properties', () => {
   it('never exceeds the sum, and never refuses an owner with a place below its guarantee', () => {

@@ -75,8 +75,7 @@ export class FairShare {
     let now = 0;
     let isReleased = false;
     const resize = (next: number): boolean => {
-      if (isReleased || !this.#change(id, next - now, Math.min(ownMax, this.#limits.ownMax)))
-        return false;
+      if (isReleased || !this.#change(id, next - now, Math.min(ownMax, this.#limits.ownMax))) return false;
       now = next;
       return true;
     };

@@ -122,8 +122,7 @@ export class TurnThreads<Request, Answer> {
     this.#isClosed = true;
     const threads = [...this.#threads];
     for (const thread of threads) this.#lose(thread, 'busy');
-    for (let next = this.#queue.take(); next !== undefined; next = this.#queue.take())
-      next.fail(this.#error('busy'));
+    for (let next = this.#queue.take(); next !== undefined; next = this.#queue.take()) next.fail(this.#error('busy'));
     await Promise.all(threads.map(({ worker }) => worker.terminate()));
   }
 
@@ -154,11 +153,7 @@ export class TurnThreads<Request, Answer> {
       resourceLimits: { maxOldGenerationSizeMb: heapMibMax },
     });
     worker.unref();
-    const thread: Thread<Request, Answer> = {
-      worker,
-      job: undefined,
-      cancelIdle: () => undefined,
-    };
+    const thread: Thread<Request, Answer> = { worker, job: undefined, cancelIdle: () => undefined };
     this.#threads.add(thread);
     worker.on('message', (answer: Answer) => this.#onAnswer(thread, answer));
     worker.on('error', (error: Error) => {

@@ -26,10 +26,7 @@ export type PrebuiltManifest = z.infer<typeof prebuiltSchema>;
  * @returns undefined: this checkout ships no such files
  * @throws SyntaxError, ZodError: the manifest is damaged
  */
-export async function readPrebuilt<Manifest>(
-  dir: string,
-  schema: z.ZodType<Manifest>,
-): Promise<Manifest | undefined> {
+export async function readPrebuilt<Manifest>(dir: string, schema: z.ZodType<Manifest>): Promise<Manifest | undefined> {
   let text: string;
   try {
     text = await readFile(join(dir, PREBUILT_MANIFEST), 'utf8');

@@ -96,11 +96,7 @@ export const windowFrom = (window: number, now: number): number => Math.min(wind
  * counts in the one that is now. A clock that is set back ends no window.
  * @param wallMs milliseconds since 1970
  */
-export function currentUse(
-  { windowMs }: ModelBudget,
-  used: BudgetUse,
-  wallMs: number,
-): BudgetUse | null {
+export function currentUse({ windowMs }: ModelBudget, used: BudgetUse, wallMs: number): BudgetUse | null {
   const before = used.windowMs ?? (used.window === 0 ? undefined : windowMs);
   if (used.window < windowAt({ windowMs: before }, wallMs)) return null;
   const now = windowAt({ windowMs }, wallMs);
@@ -109,11 +105,7 @@ export function currentUse(
 }
 
 /** The limits of a budget, with their use in the window of this time. @param wallMs milliseconds since 1970 */
-export function budgetStates(
-  budget: ModelBudget,
-  used: BudgetUse | null,
-  wallMs: number,
-): readonly BudgetState[] {
+export function budgetStates(budget: ModelBudget, used: BudgetUse | null, wallMs: number): readonly BudgetState[] {
   const now = used === null ? null : currentUse(budget, used, wallMs);
   return BUDGET_KINDS.flatMap((kind) => {
     const limit = budget[kind];

@@ -16,19 +16,12 @@ export interface PackagePolicy {
   readonly lock: readonly string[] | null;
 }
 
-export const NO_PACKAGES: PackagePolicy = {
-  ecosystems: [],
-  allow: [],
-  deny: [],
-  minAgeMs: null,
-  lock: null,
-};
+export const NO_PACKAGES: PackagePolicy = { ecosystems: [], allow: [], deny: [], minAgeMs: null, lock: null };
 
 /** Begins the gateway's refusal of a file for which the host's disk has no room; clients print it. */
 export const HOST_DISK_FULL = 'The disk of the host is full';
 
-export const PACKAGE_RULE =
-  /^(?:(?:pip|npm|go|cargo|apt):)?@?[A-Za-z0-9][A-Za-z0-9._~/+-]*\*?$|^\*$/;
+export const PACKAGE_RULE = /^(?:(?:pip|npm|go|cargo|apt):)?@?[A-Za-z0-9][A-Za-z0-9._~/+-]*\*?$|^\*$/;
 export const LOCK_ENTRY =
   /^(pip|npm|go|cargo|apt):([^\s]+) (sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}|sha1:[0-9a-f]{40})$/;
 

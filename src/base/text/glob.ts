@@ -59,12 +59,7 @@ export function matches(pattern: Pattern, name: string): boolean {
   return places.has(name.length);
 }
 
-function step(
-  token: Token,
-  places: ReadonlySet<number>,
-  name: string,
-  isLast: boolean,
-): ReadonlySet<number> {
+function step(token: Token, places: ReadonlySet<number>, name: string, isLast: boolean): ReadonlySet<number> {
   if (token.kind === 'deep') {
     const next = new Set(places);
     // As the last token: all that follows. Else whole components: `**/b` is not in `ab`.
@@ -93,9 +88,7 @@ function hits(token: Exclude<Token, { kind: 'many' | 'deep' }>, character: strin
   if (token.kind === 'one') return true;
   if (!('ranges' in token)) return false;
   const inside = token.ranges.some((range) => {
-    const [low = '', high = low] = range
-      .split(/(?<=.)-(?=.)/s)
-      .map((end) => end.replace(/^\\(?=.)/s, ''));
+    const [low = '', high = low] = range.split(/(?<=.)-(?=.)/s).map((end) => end.replace(/^\\(?=.)/s, ''));
     return low <= character && character <= high;
   });
   return inside !== token.negated;

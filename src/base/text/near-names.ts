@@ -31,13 +31,7 @@ function distance(from: string, to: string): number {
     const next = [line];
     for (let column = 1; column <= to.length; column += 1) {
       const same = from[line - 1] === to[column - 1] ? 0 : 1;
-      next.push(
-        Math.min(
-          (row[column - 1] ?? 0) + same,
-          (row[column] ?? 0) + 1,
-          (next[column - 1] ?? 0) + 1,
-        ),
-      );
+      next.push(Math.min((row[column - 1] ?? 0) + same, (row[column] ?? 0) + 1, (next[column - 1] ?? 0) + 1));
     }
     row = next;
   }

@@ -17,9 +17,7 @@ describe('outputText', () => {
 
   it('cut within a character: the rest of it is dropped', () => {
     const bytes = Buffer.from('aé€😀');
-    const texts = Array.from({ length: bytes.length + 1 }, (_, end) =>
-      outputText(bytes.subarray(0, end), true),
-    );
+    const texts = Array.from({ length: bytes.length + 1 }, (_, end) => outputText(bytes.subarray(0, end), true));
     expect(texts.map(({ encoding }) => encoding)).toEqual(texts.map(() => 'utf8'));
     expect(texts.map(({ text }) => text).join()).toBe(',a,a,aé,aé,aé,aé€,aé€,aé€,aé€,aé€😀');
   });

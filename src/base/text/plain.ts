@@ -11,19 +11,14 @@ export function plain(text: string): string {
 
 /** Keeps line breaks and tabs; other control characters become `?`. */
 export function plainLines(text: string): string {
-  return text
-    .replaceAll('\r\n', '\n')
-    .replaceAll(STEERING, (char) => (char === '\n' || char === '\t' ? char : '?'));
+  return text.replaceAll('\r\n', '\n').replaceAll(STEERING, (char) => (char === '\n' || char === '\t' ? char : '?'));
 }
 
 /** JSON without control characters except its own line breaks: the rest is escaped, and parses as it was. */
 export function plainJson(value: unknown, indent?: number): string {
   return JSON.stringify(value, null, indent).replaceAll(STEERING, (char) =>
-    char === '\n'
-      ? char
-      : Array.from({ length: char.length }, (_, at) => escaped(char, at)).join(''),
+    char === '\n' ? char : Array.from({ length: char.length }, (_, at) => escaped(char, at)).join(''),
   );
 }
 
-const escaped = (text: string, at: number): string =>
-  `\\u${text.charCodeAt(at).toString(16).padStart(4, '0')}`;
+const escaped = (text: string, at: number): string => `\\u${text.charCodeAt(at).toString(16).padStart(4, '0')}`;

@@ -59,11 +59,7 @@ export class GuestTraces {
       kind: KINDS[kind] ?? 'internal',
       context: { traceId, spanId, sampled: true },
       // Ours last, so that a guest can't pose as another.
-      attributes: {
-        ...span.attributes,
-        'neurovisor.sandbox.id': sandboxId,
-        'neurovisor.from': 'guest',
-      },
+      attributes: { ...span.attributes, 'neurovisor.sandbox.id': sandboxId, 'neurovisor.from': 'guest' },
     });
   }
 }

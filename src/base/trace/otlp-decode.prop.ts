@@ -44,9 +44,7 @@ describe('decodeExport', () => {
           for (const one of decoded?.spans ?? []) {
             expect(one.traceId).toMatch(/^[0-9a-f]{32}$/);
             expect(one.endMs).toBeGreaterThanOrEqual(one.startMs);
-            expect(Object.keys(one.attributes).length).toBeLessThanOrEqual(
-              DECODE_LIMITS.attributesMax,
-            );
+            expect(Object.keys(one.attributes).length).toBeLessThanOrEqual(DECODE_LIMITS.attributesMax);
           }
         },
       ),
@@ -58,10 +56,7 @@ describe('decodeExport', () => {
       fc.property(bytes, fc.integer({ min: 20, max: 31 }), (any, number) => {
         // Numbers above 15 take two bytes.
         const tag = (number << 3) | 2;
-        const more = Buffer.concat([
-          Buffer.from([(tag & 0x7f) | 0x80, tag >> 7]),
-          field(1, any).subarray(1),
-        ]);
+        const more = Buffer.concat([Buffer.from([(tag & 0x7f) | 0x80, tag >> 7]), field(1, any).subarray(1)]);
         const decoded = decodeExport(field(1, field(2, field(2, Buffer.concat([span, more])))));
         expect(decoded).toEqual(decodeExport(request));
       }),

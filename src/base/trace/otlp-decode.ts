@@ -35,9 +35,7 @@ export const DECODE_LIMITS = {
 const STATUS_ERROR = 2;
 
 /** @returns null for another message. `over`: the number of spans not read */
-export function decodeExport(
-  bytes: Buffer,
-): { readonly spans: readonly GuestSpan[]; readonly over: number } | null {
+export function decodeExport(bytes: Buffer): { readonly spans: readonly GuestSpan[]; readonly over: number } | null {
   const budget = { left: DECODE_LIMITS.fieldsMax };
   const messages = nested([bytes], budget, 1, 2, 2);
   if (messages === null) return null;
@@ -48,11 +46,7 @@ export function decodeExport(
 }
 
 /** The messages below a path of field numbers. */
-function nested(
-  within: readonly Buffer[],
-  budget: FieldBudget,
-  ...path: readonly number[]
-): readonly Buffer[] | null {
+function nested(within: readonly Buffer[], budget: FieldBudget, ...path: readonly number[]): readonly Buffer[] | null {
   let found = within;
   for (const number of path) {
     const next: Buffer[] = [];
@@ -77,9 +71,7 @@ function decodeSpan(bytes: Buffer, budget: FieldBudget): GuestSpan | null {
   const startMs = milliseconds(value(7));
   const endMs = milliseconds(value(8));
   if (traceId === null || spanId === null) return null;
-  const attributes = fields
-    .filter(({ number }) => number === 9)
-    .slice(0, DECODE_LIMITS.attributesMax);
+  const attributes = fields.filter(({ number }) => number === 9).slice(0, DECODE_LIMITS.attributesMax);
   return {
     traceId,
     spanId,

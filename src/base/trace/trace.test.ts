@@ -114,8 +114,7 @@ describe('Tracer', () => {
     const { tracer } = recording();
     const at = (n: number) => ({ traceId: `${n}`.padStart(32, '1'), spanId: SPAN, sampled: true });
     for (let n = 0; n < 10_000; n += 1) tracer.note('one', at(n));
-    const isKnown = (n: number): boolean =>
-      tracer.parentOf('one', formatTraceparent(at(n)))?.traceId === at(n).traceId;
+    const isKnown = (n: number): boolean => tracer.parentOf('one', formatTraceparent(at(n)))?.traceId === at(n).traceId;
     expect([isKnown(9999), isKnown(9968), isKnown(9967)]).toEqual([true, true, false]);
   });
 });

@@ -103,11 +103,7 @@ export class Tracer {
     const { clock, randomHex, record } = this.#options;
     const { kind = 'internal', parent = this.current() } = options;
     if (record === null || parent?.sampled === false) return new PassedOn(parent);
-    const context = {
-      traceId: parent?.traceId ?? randomHex(16),
-      spanId: randomHex(8),
-      sampled: true,
-    };
+    const context = { traceId: parent?.traceId ?? randomHex(16), spanId: randomHex(8), sampled: true };
     const [startedMs, anchorMs] = [options.fromMs ?? clock.now(), this.#anchorMs];
     let attributes = options.attributes ?? {};
     let isOver = false;

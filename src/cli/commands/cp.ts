@@ -23,9 +23,7 @@ export async function cp(
 ): Promise<number> {
   const copy = checkCopy(cli, [source, target]);
   await asUsageErrors(() =>
-    copy.way === 'out'
-      ? out(cli, control, copy.from, copy.to, flags)
-      : into(cli, control, copy.from, copy.to, flags),
+    copy.way === 'out' ? out(cli, control, copy.from, copy.to, flags) : into(cli, control, copy.from, copy.to, flags),
   );
   cli.progress.close();
   if (cli.json) cli.printJson({ from: source, to: target });
@@ -39,10 +37,7 @@ type Copy =
   | { readonly way: 'into'; readonly from: OtherLocation; readonly to: GuestLocation };
 
 /** @throws UsageError */
-export function checkCopy(
-  cli: Pick<Cli, 'json'>,
-  [source, target]: readonly [string, string],
-): Copy {
+export function checkCopy(cli: Pick<Cli, 'json'>, [source, target]: readonly [string, string]): Copy {
   const from = parseLocation(source);
   const to = parseLocation(target);
   if (from.kind === 'guest' && to.kind !== 'guest') {

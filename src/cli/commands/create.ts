@@ -45,14 +45,11 @@ export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags
   const request = { ...checked, ...packages, ...(await pulledImage(cli, withImage)) };
   const { snapshot } = request;
   const creating = control.create(
-    snapshot === undefined
-      ? request
-      : { ...request, snapshot: await snapshotId(control, snapshot) },
+    snapshot === undefined ? request : { ...request, snapshot: await snapshotId(control, snapshot) },
     cli.cancelled,
   );
   const step = templateStep(request);
-  const info =
-    step === null ? await creating : await withTemplateProgress(cli, systemClock, step, creating);
+  const info = step === null ? await creating : await withTemplateProgress(cli, systemClock, step, creating);
   if (cli.json) cli.printJson(info);
   else {
     cli.stderr.write(`${howItStarted(info)}\n${whyItBooted(info, withImage)}`);
@@ -72,8 +69,7 @@ export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): Create
   if (snapshot !== undefined) {
     if (named.template !== undefined)
       throw new UsageError('--snapshot and --template are mutually exclusive', 'omit one of them');
-    if (boot === true)
-      throw new UsageError('--snapshot and --boot are mutually exclusive', 'omit one of them');
+    if (boot === true) throw new UsageError('--snapshot and --boot are mutually exclusive', 'omit one of them');
     const sizes = [cpus, memory, memoryMax, disk];
     const lists = [warm, flags.with ?? [], flags.requirements || []];
     const isGiven = [...sizes, flags.image, flags.build].some((one) => one !== undefined);
@@ -102,8 +98,7 @@ export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): Create
     metadata: parsePairs(flags.label, '--label'),
     timeoutMs: timeout === undefined ? undefined : ranges.timeout(timeout),
     onTimeout: flags.onTimeout,
-    idleTimeoutMs:
-      idleTimeout === undefined || idleTimeout === 'never' ? null : ranges.idleTimeout(idleTimeout),
+    idleTimeoutMs: idleTimeout === undefined || idleTimeout === 'never' ? null : ranges.idleTimeout(idleTimeout),
     // Commander sets `true` if a `--no-…` flag is absent.
     autoResume: flags.autoResume === false ? false : undefined,
     // Validated by the control plane, which knows its capabilities.

@@ -8,10 +8,7 @@ const step = (number: number, cached: boolean): BuildEvent => ({
   ...{ kind: 'step', number, stage: 'app', index: number, count: 2, line: number },
   ...{ text: `RUN ${number}`, cached },
 });
-const output: BuildEvent = {
-  ...{ kind: 'output', number: 2, stream: 'stdout' },
-  chunk: Buffer.from('much\n'),
-};
+const output: BuildEvent = { ...{ kind: 'output', number: 2, stream: 'stdout' }, chunk: Buffer.from('much\n') };
 const warning: BuildEvent = { kind: 'warning', text: 'VOLUME has no effect' };
 
 function shown(kind: 'plain' | 'quiet' | 'steps', events: readonly BuildEvent[]): string[] {
@@ -24,10 +21,7 @@ function shown(kind: 'plain' | 'quiet' | 'steps', events: readonly BuildEvent[])
 describe('BuildView', () => {
   const events: readonly BuildEvent[] = [
     ...[warning, step(1, true), step(2, false), output],
-    ...[
-      { kind: 'done', number: 2, durationMs: 5 } as const,
-      { kind: 'pack', stage: 'app' } as const,
-    ],
+    ...[{ kind: 'done', number: 2, durationMs: 5 } as const, { kind: 'pack', stage: 'app' } as const],
   ];
   const head = 'warning: VOLUME has no effect';
 

@@ -5,11 +5,7 @@ import { join, resolve } from 'node:path';
 import { styleText } from 'node:util';
 import type { BuildEvent, BuildRequest } from '../../artifacts/dockerfile/build.ts';
 import { DockerfileError } from '../../artifacts/dockerfile/errors.ts';
-import {
-  DOCKERFILE_LIMITS,
-  SECRET_BYTES_MAX,
-  SECRETS_MAX,
-} from '../../artifacts/dockerfile/limits.ts';
+import { DOCKERFILE_LIMITS, SECRET_BYTES_MAX, SECRETS_MAX } from '../../artifacts/dockerfile/limits.ts';
 import { describeError } from '../../base/errors.ts';
 import { plain } from '../../base/text/plain.ts';
 import { type BuiltEnvironment, buildEnvironment } from '../../host/builds/environment-build.ts';
@@ -57,19 +53,12 @@ export function requireNoDockerfileFlags(flags: DockerfileFlags): void {
 }
 
 /** @param context directory of COPY; `-f -` reads the Dockerfile from stdin */
-export async function dockerfileBuild(
-  cli: Cli,
-  contextDir: string,
-  flags: DockerfileFlags,
-): Promise<number> {
+export async function dockerfileBuild(cli: Cli, contextDir: string, flags: DockerfileFlags): Promise<number> {
   const { tag } = flags;
   if (tag !== undefined) checkNewName(tag);
   const name = tag === undefined ? null : await readReference(tag);
   if (flags.image !== undefined) {
-    throw new UsageError(
-      '--image and a Dockerfile are mutually exclusive',
-      'write FROM in the Dockerfile',
-    );
+    throw new UsageError('--image and a Dockerfile are mutually exclusive', 'write FROM in the Dockerfile');
   }
   const asked = readStart(flags, true);
   const request = await readRequest(cli, contextDir, flags);
@@ -133,10 +122,7 @@ function withOwnOptions(error: unknown, contextDir: string): unknown {
   if (!(error instanceof DockerfileError) || error.remedy?.includes('--') !== true) return error;
   const { code, message, cause, remedy } = error;
   const how = `neurovisor template build -t NAME ${contextDir}, then neurovisor run --image NAME`;
-  return new DockerfileError(code, null, message, {
-    cause,
-    remedy: `${remedy} (an option of ${how})`,
-  });
+  return new DockerfileError(code, null, message, { cause, remedy: `${remedy} (an option of ${how})` });
 }
 
 async function readRequest(
@@ -146,8 +132,7 @@ async function readRequest(
 ): Promise<BuildRequest> {
   const path = flags.file ?? join(contextDir, 'Dockerfile');
   const { fileBytesMax } = DOCKERFILE_LIMITS;
-  const dockerfile =
-    path === '-' ? await readStdin(cli, fileBytesMax) : await readBounded(path, fileBytesMax);
+  const dockerfile = path === '-' ? await readStdin(cli, fileBytesMax) : await readBounded(path, fileBytesMax);
   return {
     dockerfile,
     dockerfilePath: path === '-' ? null : resolve(path),
@@ -197,10 +182,7 @@ function readArguments(cli: Cli, given: readonly string[]): Readonly<Record<stri
   return Object.fromEntries(pairs);
 }
 
-async function readSecrets(
-  cli: Cli,
-  given: readonly string[],
-): Promise<ReadonlyMap<string, Uint8Array>> {
+async function readSecrets(cli: Cli, given: readonly string[]): Promise<ReadonlyMap<string, Uint8Array>> {
   if (given.length > SECRETS_MAX) throw new UsageError(`more than ${SECRETS_MAX} secrets`);
   const secrets = new Map<string, Uint8Array>();
   for (const text of given) {
@@ -214,10 +196,7 @@ async function readSecrets(
     const path = fields.get('src') ?? fields.get('source');
     const variable = fields.get('env') ?? (path === undefined ? id : undefined);
     if (!/^[\w.-]{1,64}$/.test(id)) {
-      throw new UsageError(
-        `invalid secret "${text}"`,
-        'use id=NAME,src=FILE or id=NAME,env=VARIABLE',
-      );
+      throw new UsageError(`invalid secret "${text}"`, 'use id=NAME,src=FILE or id=NAME,env=VARIABLE');
     }
     const value = path === undefined ? cli.env[variable ?? ''] : undefined;
     if (path !== undefined) secrets.set(id, await readBounded(path, SECRET_BYTES_MAX));
@@ -293,11 +272,7 @@ export class BuildView {
 
 const LINE_CHARACTERS_MAX = 4_000;
 
-function show(
-  cli: Cli,
-  { image, environment, warnings, steps }: BuiltEnvironment,
-  template: string | null,
-): void {
+function show(cli: Cli, { image, environment, warnings, steps }: BuiltEnvironment, template: string | null): void {
   if (cli.json) {
     const { image: path, digest } = environment;
     cli.printJson({ ...image, environment: { image: path, digest }, template, warnings, steps });

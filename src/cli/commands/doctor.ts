@@ -24,9 +24,7 @@ export async function doctor(cli: Cli, flags: DoctorFlags): Promise<number> {
     return status;
   }
   const rows = checks.map((check) => [check.name, verdictText(check.verdict), check.detail]);
-  cli.stdout.write(
-    `${table([flags.security === true ? 'check' : 'capability', 'verdict', 'found'], rows)}\n`,
-  );
+  cli.stdout.write(`${table([flags.security === true ? 'check' : 'capability', 'verdict', 'found'], rows)}\n`);
   const remedies = checks.filter((check) => check.remedy !== null);
   if (remedies.length > 0) cli.stdout.write('\nTo fix:\n');
   for (const { name, remedy } of remedies) cli.stdout.write(`  ${name}: ${plain(remedy ?? '')}\n`);

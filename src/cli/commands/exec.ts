@@ -10,13 +10,7 @@ import { parseEnv } from '../flags/options.ts';
 import { sandboxId } from '../flags/pick.ts';
 import * as ranges from '../flags/ranges.ts';
 import { endAfterLoss, statusOfEnd, watchFullDisk } from '../output/loss.ts';
-import {
-  type Encoding,
-  exitStatus,
-  NOT_TRUNCATED,
-  relay,
-  type Truncated,
-} from '../output/program-streams.ts';
+import { type Encoding, exitStatus, NOT_TRUNCATED, relay, type Truncated } from '../output/program-streams.ts';
 import { inRawMode, requireTerminal, terminalSize } from '../output/terminal.ts';
 
 export interface ExecFlags {
@@ -158,13 +152,9 @@ export async function shell(
 /** @throws UsageError */
 export function checkExec(cli: Cli, argv: readonly string[], flags: ExecFlags): void {
   if (flags.code === undefined && argv.length === 0) {
-    throw new UsageError(
-      'missing program',
-      'use neurovisor exec ID -- PROGRAM [ARGS], or neurovisor exec ID -c CODE',
-    );
+    throw new UsageError('missing program', 'use neurovisor exec ID -- PROGRAM [ARGS], or neurovisor exec ID -c CODE');
   }
-  if (flags.tty === true && cli.json)
-    throw new UsageError('-t and -o json are mutually exclusive', 'omit one of them');
+  if (flags.tty === true && cli.json) throw new UsageError('-t and -o json are mutually exclusive', 'omit one of them');
   if (flags.detach === true && (flags.tty === true || flags.interactive === true)) {
     throw new UsageError('--detach excludes -i and -t', 'omit -i and -t');
   }
@@ -193,11 +183,7 @@ function start(
     : guest.python({ ...options, script: { code }, args: argv }, signal);
 }
 
-async function onTerminal(
-  cli: Cli,
-  stdin: ReturnType<typeof requireTerminal>,
-  process: Process,
-): Promise<number> {
+async function onTerminal(cli: Cli, stdin: ReturnType<typeof requireTerminal>, process: Process): Promise<number> {
   process.stdout.pipe(cli.stdout, { end: false });
   process.stderr.resume();
   const handlers = {

@@ -30,12 +30,7 @@ export interface EventsFlags {
 }
 
 /** Prints events until the sandbox ends or Ctrl-C. JSON: one event per line. */
-export async function events(
-  cli: Cli,
-  control: ControlPlane,
-  text: string,
-  flags: EventsFlags,
-): Promise<number> {
+export async function events(cli: Cli, control: ControlPlane, text: string, flags: EventsFlags): Promise<number> {
   const id = await sandboxId(control, text);
   const signal = cli.cancelled;
   for await (const event of control.events(id, { follow: flags.follow !== false, signal })) {
@@ -55,12 +50,7 @@ export interface LogsFlags {
 }
 
 /** Prints the console; on a terminal, control characters are replaced. */
-export async function logs(
-  cli: Cli,
-  control: ControlPlane,
-  text: string,
-  flags: LogsFlags,
-): Promise<number> {
+export async function logs(cli: Cli, control: ControlPlane, text: string, flags: LogsFlags): Promise<number> {
   const id = await sandboxId(control, text);
   if (flags.follow === true) return await follow(cli, control, id, flags.vmm === true);
   const kept = await control.logs(id);
@@ -75,12 +65,7 @@ export async function logs(
 }
 
 /** Prints output until the sandbox ends or Ctrl-C. JSON: one chunk per line. */
-async function follow(
-  cli: Cli,
-  control: ControlPlane,
-  id: string,
-  onlyVmm: boolean,
-): Promise<number> {
+async function follow(cli: Cli, control: ControlPlane, id: string, onlyVmm: boolean): Promise<number> {
   const lines = new LogLines({ onlyVmm, plain: cli.stdout.isTTY });
   const print = async (shown: string): Promise<void> => {
     // With a slow reader the daemon skips output, so that this process does not grow.
@@ -158,12 +143,7 @@ function endRows(
     ...(lastPressure === null ? [] : [['last pressure', pressureText(lastPressure, now)] as const]),
     ...(lastOom === null
       ? []
-      : [
-          [
-            'last OOM kill',
-            `${ago(lastOom.atMs, now)}, ${lastOom.source}: ${victimText(lastOom)}`,
-          ] as const,
-        ]),
+      : [['last OOM kill', `${ago(lastOom.atMs, now)}, ${lastOom.source}: ${victimText(lastOom)}`] as const]),
     ...(lastViolation === null ? [] : [['seccomp', violationText(lastViolation, now)] as const]),
   ];
 }

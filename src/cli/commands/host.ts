@@ -4,12 +4,7 @@ import { HostStore } from '../../api/tenants/settings.ts';
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { resolveHome } from '../../base/home.ts';
 import type { ProcessInfo } from '../../machine/guest/link.ts';
-import type {
-  ControlPlane,
-  HostInfo,
-  PoolInfo,
-  PoolLimits,
-} from '../../sandbox/contract/control.ts';
+import type { ControlPlane, HostInfo, PoolInfo, PoolLimits } from '../../sandbox/contract/control.ts';
 import { shownImage } from '../../sandbox/contract/environment.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
@@ -69,10 +64,7 @@ function modelsText({ upstream, models }: HostInfo): string {
   return models === null || models.length === 0 ? upstream : `${upstream}: ${models.join(', ')}`;
 }
 
-export interface PoolFlags
-  extends RequirementFlags,
-    ImageFlags,
-    Pick<PackageFlags, 'packagesMinAge'> {
+export interface PoolFlags extends RequirementFlags, ImageFlags, Pick<PackageFlags, 'packagesMinAge'> {
   readonly warm: readonly string[];
   readonly template?: string;
   readonly cpus?: number;
@@ -112,11 +104,7 @@ export async function poolSet(
 
 /** @throws UsageError */
 export function checkPool({ min, max }: PoolLimits, flags: PoolFlags): void {
-  if (min > max)
-    throw new UsageError(
-      `pool minimum ${min} exceeds maximum ${max}`,
-      'use MIN MAX, for example 1 4',
-    );
+  if (min > max) throw new UsageError(`pool minimum ${min} exceeds maximum ${max}`, 'use MIN MAX, for example 1 4');
   sizeOptions(flags);
   templateOption(flags);
 }

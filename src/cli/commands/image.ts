@@ -104,8 +104,7 @@ interface Opened extends AsyncDisposable {
 /** @param start opens the runtime whose VMs build images */
 export function openImagesHere(
   cli: Cli,
-  start: () => Promise<Runtime> = () =>
-    openRuntime(cli, { withoutModel: true, keepsProgress: true }),
+  start: () => Promise<Runtime> = () => openRuntime(cli, { withoutModel: true, keepsProgress: true }),
 ): Opened {
   let runtime: Promise<Runtime> | undefined;
   const openOnce = (): Promise<Runtime> => {
@@ -125,9 +124,7 @@ export function openImagesHere(
     context,
     runtime: openOnce,
     async [Symbol.asyncDispose]() {
-      const opened = await runtime?.catch((error: unknown) =>
-        ignore(error, 'the pull has failed with it'),
-      );
+      const opened = await runtime?.catch((error: unknown) => ignore(error, 'the pull has failed with it'));
       await opened?.close();
     },
   };
@@ -151,7 +148,6 @@ const jsonOf = ({ image, environment }: PulledImage): object => ({
 const shortDigest = ({ digest }: StoredImage): string =>
   digest.slice('sha256:'.length, 'sha256:'.length + DIGEST_SHOWN);
 
-const storedBytes = ({ layers }: StoredImage): number =>
-  layers.reduce((sum, { bytes }) => sum + bytes, 0);
+const storedBytes = ({ layers }: StoredImage): number => layers.reduce((sum, { bytes }) => sum + bytes, 0);
 
 const mebibytes = (bytes: number): string => `${Math.ceil(bytes / MIB)} MiB`;

@@ -26,11 +26,7 @@ const WHAT = {
 } as const;
 
 /** @param word sandbox ID or a prefix of it. @throws ObserveError if this host cannot measure */
-export async function netLatency(
-  cli: Cli,
-  word: string,
-  flags: { readonly for?: string },
-): Promise<number> {
+export async function netLatency(cli: Cli, word: string, flags: { readonly for?: string }): Promise<number> {
   const durationMs = ranges.latencyTime(flags.for ?? String(SECONDS_DEFAULT));
   const view = await viewOf(word);
   const stop = new AbortController();

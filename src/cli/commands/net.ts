@@ -52,20 +52,14 @@ export async function viewOf(word: string): Promise<NetworkView> {
     throw new UsageError(`no network of a sandbox "${word}"`, remedy);
   }
   if (found.length > 1)
-    throw new UsageError(
-      `ambiguous sandbox ID "${word}": ${found.length} match`,
-      'use more characters',
-    );
+    throw new UsageError(`ambiguous sandbox ID "${word}": ${found.length} match`, 'use more characters');
   return view;
 }
 
 /** @returns 1 if sandboxes cannot have a network */
 export async function netDoctor(cli: Cli, { clean = false }: NetDoctorFlags = {}): Promise<number> {
   if (clean) await cleanUp(cli);
-  const checks = await examineNetwork(
-    resolveHome(cli.config.home),
-    cli.config.networkPool ?? undefined,
-  );
+  const checks = await examineNetwork(resolveHome(cli.config.home), cli.config.networkPool ?? undefined);
   const status = checks.some(({ verdict }) => verdict === 'missing') ? 1 : 0;
   if (cli.json) {
     cli.printJson(checks);

@@ -45,18 +45,13 @@ export async function port(
   // The guest lasts for the sandbox's life: each connection resumes the sandbox if needed.
   const guest = await cli.unlessCancelled(control.guest(id));
   if (over === 'nic' && (await control.get(id)).network === null) {
-    throw new UsageError(
-      'the sandbox has no network card',
-      'omit --over nic, or add a network with neurovisor update',
-    );
+    throw new UsageError('the sandbox has no network card', 'omit --over nic, or add a network with neurovisor update');
   }
   const onRefused = refusals(cli);
   await using open = new AsyncDisposableStack();
   const ports: PortForward[] = [];
   const connect: ForwardOptions['connect'] =
-    over === 'nic'
-      ? (to, signal) => control.openPort(id, to, signal)
-      : (to, signal) => guest.connect(to, signal);
+    over === 'nic' ? (to, signal) => control.openPort(id, to, signal) : (to, signal) => guest.connect(to, signal);
   for (const one of wanted) {
     ports.push(open.use(await forwardPort({ ...one, connect, onRefused })));
   }

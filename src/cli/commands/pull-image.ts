@@ -6,10 +6,7 @@ import { type ImageFlags, readReference } from '../flags/image-flag.ts';
  * @returns the option of the request: the complete reference, whose paths are absolute
  * @throws UsageError; OciError
  */
-export async function pulledImage(
-  cli: Cli,
-  { image: name }: ImageFlags,
-): Promise<{ readonly image?: string }> {
+export async function pulledImage(cli: Cli, { image: name }: ImageFlags): Promise<{ readonly image?: string }> {
   if (name === undefined) return {};
   const reference = await readReference(name);
   // A daemon elsewhere has images of its own.

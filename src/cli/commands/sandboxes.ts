@@ -1,11 +1,6 @@
 /** `neurovisor ls`, `rm`, `pause`, `resume`: list and change sandboxes of the daemon. */
 import { systemClock } from '../../base/clock.ts';
-import type {
-  ControlPlane,
-  PauseTarget,
-  SandboxInfo,
-  SandboxStatus,
-} from '../../sandbox/contract/control.ts';
+import type { ControlPlane, PauseTarget, SandboxInfo, SandboxStatus } from '../../sandbox/contract/control.ts';
 import { shownImage } from '../../sandbox/contract/environment.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import type { Cli } from '../cli.ts';
@@ -39,15 +34,7 @@ export async function list(cli: Cli, control: ControlPlane, flags: ListFlags): P
   return 0;
 }
 
-const STATUSES: readonly SandboxStatus[] = [
-  'starting',
-  'running',
-  'saving',
-  'paused',
-  'resuming',
-  'ending',
-  'ended',
-];
+const STATUSES: readonly SandboxStatus[] = ['starting', 'running', 'saving', 'paused', 'resuming', 'ending', 'ended'];
 
 /** @param now milliseconds since 1970 */
 export function sandboxTable(list: readonly SandboxInfo[], now: number): string {

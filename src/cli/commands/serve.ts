@@ -10,13 +10,7 @@ import type { ControlPlane, PoolLimits } from '../../sandbox/contract/control.ts
 import type { Cli } from '../cli.ts';
 import { followCertificate, readCertificate } from '../daemon/certificate.ts';
 import { type CassetteFlags, cassetteChoice } from '../flags/cassette-flags.ts';
-import {
-  defaultDomain,
-  type ListenChoice,
-  type ListenFlags,
-  listenChoice,
-  urlOf,
-} from '../flags/listen-flags.ts';
+import { defaultDomain, type ListenChoice, type ListenFlags, listenChoice, urlOf } from '../flags/listen-flags.ts';
 import { parseSharedBudget } from '../flags/model-budget.ts';
 import { modelChoice } from '../flags/model-choice.ts';
 import { checkedFields } from '../flags/sandbox-flags.ts';
@@ -108,10 +102,7 @@ function daemonOptions(
     modelCacheBytes: flags.modelCache,
     pool: flags.pool,
     openMetrics: flags.openMetrics === true,
-    port:
-      at === null
-        ? null
-        : { ...at, certificate, domainOf: (port) => at.domain ?? defaultDomain(at, port) },
+    port: at === null ? null : { ...at, certificate, domainOf: (port) => at.domain ?? defaultDomain(at, port) },
   };
 }
 
@@ -155,19 +146,8 @@ function printReport(cli: Cli, report: ServeReport): void {
     cli.printJson(report);
     return;
   }
-  const {
-    socketPath,
-    url,
-    domain,
-    apiKeyPath,
-    vmm,
-    vmmReason,
-    memorySharing,
-    jail,
-    upstream,
-    pool,
-    auditContent,
-  } = report;
+  const { socketPath, url, domain, apiKeyPath, vmm, vmmReason, memorySharing, jail, upstream, pool, auditContent } =
+    report;
   const lines = [
     `neurovisor is ready: ${vmm}, models from ${upstream}`,
     `  socket  ${socketPath}`,
@@ -208,9 +188,7 @@ function interrupted(cli: Cli): Promise<void> {
 async function farewell(control: ControlPlane): Promise<string> {
   try {
     const all = await control.list();
-    const kept = all.filter(
-      ({ pausedTo }) => pausedTo === 'disk' || pausedTo === 'disk-only',
-    ).length;
+    const kept = all.filter(({ pausedTo }) => pausedTo === 'disk' || pausedTo === 'disk-only').length;
     const stays = kept === 0 ? '' : `; ${kept} paused to disk ${kept === 1 ? 'is' : 'are'} kept`;
     const ends = all.length - kept;
     if (ends === 0) return `stopping; no sandbox is running${stays}`;

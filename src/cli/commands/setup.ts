@@ -71,9 +71,7 @@ function firecrackerSource({ firecracker: from, sha256 }: SetupFlags): Firecrack
     return { from: isUrl(from) ? from : resolve(from), digests };
   }
   throw new UsageError(
-    sha256 === undefined
-      ? '--firecracker needs the digest of what it installs'
-      : `invalid --sha256 "${sha256}"`,
+    sha256 === undefined ? '--firecracker needs the digest of what it installs' : `invalid --sha256 "${sha256}"`,
     'add --sha256 with the 64 hexadecimal digits that the release names (firecracker-vVERSION-x86_64.tgz.sha256.txt)',
   );
 }

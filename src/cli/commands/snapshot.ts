@@ -3,11 +3,7 @@
 import { snapshotName } from '../../api/rest/schema/fields.ts';
 import { systemClock } from '../../base/clock.ts';
 import { plainLines } from '../../base/text/plain.ts';
-import type {
-  ControlPlane,
-  SnapshotInfo,
-  SnapshotOptions,
-} from '../../sandbox/contract/control.ts';
+import type { ControlPlane, SnapshotInfo, SnapshotOptions } from '../../sandbox/contract/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parsePairs } from '../flags/options.ts';
@@ -24,10 +20,7 @@ export async function snapshotCreate(
 ): Promise<number> {
   const id = await sandboxId(control, text);
   const { name, diskOnly } = flags;
-  const options = {
-    ...(name === undefined ? {} : { name }),
-    ...(diskOnly === undefined ? {} : { diskOnly }),
-  };
+  const options = { ...(name === undefined ? {} : { name }), ...(diskOnly === undefined ? {} : { diskOnly }) };
   const info = await cli.unlessCancelled(control.snapshot(id, options));
   if (cli.json) cli.printJson(info);
   else {
@@ -67,11 +60,7 @@ export function snapshotTable(list: readonly SnapshotInfo[], now: number): strin
   return table(['id', 'name', 'sandbox', 'age', 'cpus', 'memory', 'on disk', 'usable'], rows);
 }
 
-export async function snapshotRemove(
-  cli: Cli,
-  control: ControlPlane,
-  texts: readonly string[],
-): Promise<number> {
+export async function snapshotRemove(cli: Cli, control: ControlPlane, texts: readonly string[]): Promise<number> {
   const ids = await Promise.all(texts.map((text) => snapshotId(control, text)));
   return await forEach(cli, ids, async (id) => {
     await control.removeSnapshot(id);
@@ -86,12 +75,7 @@ export interface ForkFlags {
 }
 
 /** Prints one line per fork. @returns 1 if one failed */
-export async function fork(
-  cli: Cli,
-  control: ControlPlane,
-  text: string,
-  flags: ForkFlags,
-): Promise<number> {
+export async function fork(cli: Cli, control: ControlPlane, text: string, flags: ForkFlags): Promise<number> {
   const labels = parsePairs(flags.label, '--label');
   const timeoutMs = flags.timeout === undefined ? undefined : ranges.timeout(flags.timeout);
   const id = await sandboxId(control, text);
@@ -105,10 +89,7 @@ export async function fork(
   else {
     for (const [at, one] of results.entries()) {
       if (one.ok) cli.stdout.write(`${one.sandbox.id}\n`);
-      else
-        cli.stderr.write(
-          `neurovisor: fork ${at + 1} of ${results.length}: ${plainLines(one.message)}\n`,
-        );
+      else cli.stderr.write(`neurovisor: fork ${at + 1} of ${results.length}: ${plainLines(one.message)}\n`);
     }
   }
   return results.every(({ ok }) => ok) ? 0 : 1;

@@ -2,11 +2,7 @@
 import { resolveHome } from '../../base/home.ts';
 import { writeTemplate } from '../../host/runtime/named-templates/layout.ts';
 import { TemplateNames } from '../../host/runtime/named-templates/names.ts';
-import {
-  importTemplate,
-  pullTemplate,
-  pushTemplate,
-} from '../../host/runtime/named-templates/transfer.ts';
+import { importTemplate, pullTemplate, pushTemplate } from '../../host/runtime/named-templates/transfer.ts';
 import { SOURCE_DIR } from '../../host/runtime/setup.ts';
 import type { NamedTemplate } from '../../sandbox/start/template.ts';
 import type { Cli } from '../cli.ts';
@@ -45,13 +41,7 @@ export async function templatePull(cli: Cli, reference: string, name?: string): 
 
 function open({ config, progress, cancelled, log }: Cli) {
   const { dir, cacheDir } = resolveHome(config.home);
-  const context = {
-    cacheDir,
-    sourceDir: SOURCE_DIR,
-    progress: progress.report,
-    signal: cancelled,
-    log,
-  };
+  const context = { cacheDir, sourceDir: SOURCE_DIR, progress: progress.report, signal: cancelled, log };
   return { names: new TemplateNames(dir), context };
 }
 

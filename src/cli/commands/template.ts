@@ -5,16 +5,8 @@ import { resolveHome } from '../../base/home.ts';
 import { nearNames } from '../../base/text/near-names.ts';
 import { MIB } from '../../base/units.ts';
 import { isSetUp, keptTemplates, removeTemplate } from '../../host/runtime/kept-templates.ts';
-import {
-  type ListedTemplate,
-  listTemplates,
-  removeNamed,
-} from '../../host/runtime/named-templates/listing.ts';
-import {
-  checkNewName,
-  checkRemovable,
-  TemplateNames,
-} from '../../host/runtime/named-templates/names.ts';
+import { type ListedTemplate, listTemplates, removeNamed } from '../../host/runtime/named-templates/listing.ts';
+import { checkNewName, checkRemovable, TemplateNames } from '../../host/runtime/named-templates/names.ts';
 import type { Runtime } from '../../host/runtime/runtime.ts';
 import { SOURCE_DIR } from '../../host/runtime/setup.ts';
 import { shownImage } from '../../sandbox/contract/environment.ts';
@@ -25,21 +17,12 @@ import { type ImageFlags, imageRequest, readReference } from '../flags/image-fla
 import { type PackageFlags, templateAge } from '../flags/package-flags.ts';
 import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';
 import { sizeOptions } from '../flags/sandbox-flags.ts';
-import {
-  type AskedStart,
-  readStart,
-  type StartFlags,
-  withHealthcheck,
-} from '../flags/start-command.ts';
+import { type AskedStart, readStart, type StartFlags, withHealthcheck } from '../flags/start-command.ts';
 import { duration, table } from '../output/table.ts';
 import { openImagesHere } from './image.ts';
 import { openRuntime } from './open-runtime.ts';
 
-export interface TemplateFlags
-  extends RequirementFlags,
-    ImageFlags,
-    StartFlags,
-    Pick<PackageFlags, 'packagesMinAge'> {
+export interface TemplateFlags extends RequirementFlags, ImageFlags, StartFlags, Pick<PackageFlags, 'packagesMinAge'> {
   readonly warm: readonly string[];
   readonly cpus?: number;
   readonly memory?: string;
@@ -53,19 +36,12 @@ const KEY_SHOWN = 12;
 
 export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<number> {
   const { tag } = flags;
-  if (tag !== undefined && READY_MADE.has(tag))
-    return await buildReadyMadeTemplate(cli, tag, flags);
+  if (tag !== undefined && READY_MADE.has(tag)) return await buildReadyMadeTemplate(cli, tag, flags);
   if (tag !== undefined) checkNewName(tag);
   const asked = readStart(flags, flags.image !== undefined);
   const requirements = await requirementsOf(flags);
   const image = await imageRequest(flags);
-  const options = {
-    ...sizeOptions(flags),
-    warm: flags.warm,
-    requirements,
-    ...templateAge(flags),
-    ...image,
-  };
+  const options = { ...sizeOptions(flags), warm: flags.warm, requirements, ...templateAge(flags), ...image };
   const start = await completeStart(cli, asked, flags);
   await using runtime = await open(cli);
   const members = { ...options, card: flags.card === true };
@@ -76,16 +52,10 @@ export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<num
 }
 
 /** Before it is first used. */
-async function buildReadyMadeTemplate(
-  cli: Cli,
-  name: string,
-  flags: TemplateFlags,
-): Promise<number> {
+async function buildReadyMadeTemplate(cli: Cli, name: string, flags: TemplateFlags): Promise<number> {
   const { card, warm, with: packages, requirements, cpus, memory, memoryMax, disk } = flags;
   const { image, start, ready, readyTimeout, packagesMinAge } = flags;
-  const lists = [warm, packages, requirements].filter(
-    (list) => list !== undefined && list !== false,
-  );
+  const lists = [warm, packages, requirements].filter((list) => list !== undefined && list !== false);
   const others = [cpus, memory, memoryMax, disk, image, start, ready, readyTimeout, packagesMinAge];
   if (lists.flat().length > 0 || others.some((value) => value !== undefined)) {
     throw new UsageError(

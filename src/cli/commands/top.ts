@@ -39,12 +39,7 @@ export async function top(cli: Cli, daemon: Daemon, flags: TopFlags): Promise<nu
 }
 
 export async function scrape(daemon: Daemon): Promise<Scrape> {
-  const [host, list, loads, text] = await Promise.all([
-    daemon.host(),
-    daemon.list(),
-    daemon.loads(),
-    daemon.metrics(),
-  ]);
+  const [host, list, loads, text] = await Promise.all([daemon.host(), daemon.list(), daemon.loads(), daemon.metrics()]);
   return { host, list, loads, samples: new Samples(text) };
 }
 
@@ -76,10 +71,7 @@ class Live {
     await this.#update();
     const stop = this.#daemon.onChange((info) => this.#note(info));
     const keys = stdin instanceof ReadStream ? stdin : null;
-    this.#screen = new Screen(stdout, keys, {
-      onKeys: (typed) => this.#onKeys(typed),
-      onResize: () => this.#draw(),
-    });
+    this.#screen = new Screen(stdout, keys, { onKeys: (typed) => this.#onKeys(typed), onResize: () => this.#draw() });
     const end = (): void => this.#over.abort();
     cancelled.addEventListener('abort', end, { once: true });
     if (cancelled.aborted) end();
@@ -161,10 +153,7 @@ class Live {
   #onKey(key: Key): void {
     const view = this.#view;
     const last = Math.max(0, (this.#frame?.sandboxes.length ?? 0) - 1);
-    const scroll = (by: number): View => ({
-      ...view,
-      offset: Math.min(last, Math.max(0, view.offset + by)),
-    });
+    const scroll = (by: number): View => ({ ...view, offset: Math.min(last, Math.max(0, view.offset + by)) });
     const next = SORTS[(SORTS.indexOf(view.sort) + 1) % SORTS.length] ?? 'memory';
     const actions: Readonly<Record<Exclude<Key, 'quit'>, () => View>> = {
       sort: () => ({ ...view, sort: next, offset: 0 }),

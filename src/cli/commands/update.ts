@@ -1,10 +1,5 @@
 /** `neurovisor update`: changes a running sandbox of the daemon. */
-import type {
-  ControlPlane,
-  MemoryAction,
-  NetworkInfo,
-  SandboxChange,
-} from '../../sandbox/contract/control.ts';
+import type { ControlPlane, MemoryAction, NetworkInfo, SandboxChange } from '../../sandbox/contract/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parseDiskLimits } from '../flags/disk-limits.ts';
@@ -14,12 +9,7 @@ import { parseDuration, parsePairs } from '../flags/options.ts';
 import { type PackageFlags, packageChange } from '../flags/package-flags.ts';
 import { sandboxId } from '../flags/pick.ts';
 import * as ranges from '../flags/ranges.ts';
-import {
-  channelOptions,
-  type NetworkFlags,
-  networkOptions,
-  secretOptions,
-} from '../flags/sandbox-flags.ts';
+import { channelOptions, type NetworkFlags, networkOptions, secretOptions } from '../flags/sandbox-flags.ts';
 
 export interface UpdateFlags extends NetworkFlags, PackageFlags, BudgetChangeFlags {
   readonly label: readonly string[];
@@ -31,12 +21,7 @@ export interface UpdateFlags extends NetworkFlags, PackageFlags, BudgetChangeFla
 }
 
 /** Text: prints the ID, like the other commands that change sandboxes. */
-export async function update(
-  cli: Cli,
-  control: ControlPlane,
-  id: string,
-  flags: UpdateFlags,
-): Promise<number> {
+export async function update(cli: Cli, control: ControlPlane, id: string, flags: UpdateFlags): Promise<number> {
   const whole = await sandboxId(control, id);
   const models = isBudgetChange(flags)
     ? { models: { budget: changedBudget(flags, (await control.get(whole)).models.budget) } }
@@ -56,11 +41,7 @@ function isOnlyLimits({ net, allowOut, denyOut, netLimit = [] }: UpdateFlags): b
 }
 
 /** @param network the current network. @throws UsageError */
-export function limitsOf(
-  flags: UpdateFlags,
-  network: NetworkInfo | null,
-  env: Cli['env'] = {},
-): SandboxChange {
+export function limitsOf(flags: UpdateFlags, network: NetworkInfo | null, env: Cli['env'] = {}): SandboxChange {
   if (network === null) {
     throw new UsageError('the sandbox has no network to limit', 'add --net open or --allow-out');
   }
@@ -76,11 +57,7 @@ export function limitsOf(
 }
 
 /** @param more what else changes. @throws UsageError */
-export function changeOf(
-  flags: UpdateFlags,
-  env: Cli['env'] = {},
-  more: SandboxChange = {},
-): SandboxChange {
+export function changeOf(flags: UpdateFlags, env: Cli['env'] = {}, more: SandboxChange = {}): SandboxChange {
   const { net, timeout, label, onMemoryPressure, memory } = flags;
   const network = networkOptions(flags);
   const diskLimits = parseDiskLimits(flags.diskLimit ?? []);
@@ -88,14 +65,10 @@ export function changeOf(
     ...more,
     ...secretOptions({ env }, flags),
     ...(net === 'none' ? { network: null } : network === undefined ? {} : { network }),
-    ...(timeout === undefined
-      ? {}
-      : { timeoutMs: timeout === 'never' ? null : parseDuration(timeout) }),
+    ...(timeout === undefined ? {} : { timeoutMs: timeout === 'never' ? null : parseDuration(timeout) }),
     ...(memory === undefined ? {} : { memoryMib: ranges.memory(memory) }),
     // Validated by the control plane, which knows its capabilities.
-    ...(onMemoryPressure === undefined
-      ? {}
-      : { onMemoryPressure: onMemoryPressure as MemoryAction }),
+    ...(onMemoryPressure === undefined ? {} : { onMemoryPressure: onMemoryPressure as MemoryAction }),
     ...(diskLimits === undefined ? {} : { diskLimits }),
     ...channelOptions(flags),
     ...packageChange(flags),

@@ -16,10 +16,7 @@ export interface CertificateFiles {
 export const RENEWAL_MS = 60_000;
 
 /** @throws UsageError a file is missing, or they do not belong together */
-export async function readCertificate({
-  certPath,
-  keyPath,
-}: CertificateFiles): Promise<Certificate> {
+export async function readCertificate({ certPath, keyPath }: CertificateFiles): Promise<Certificate> {
   try {
     const [cert, key] = await Promise.all([readFile(certPath, 'utf8'), readFile(keyPath, 'utf8')]);
     createSecureContext({ cert, key });
@@ -55,9 +52,7 @@ export function followCertificate(
         log.info('the certificate was read again', { ...files });
       }
     } catch (error) {
-      log.warn('the certificate stays, since the new one can not be used', {
-        error: describeError(error),
-      });
+      log.warn('the certificate stays, since the new one can not be used', { error: describeError(error) });
     }
     if (!isStopped) stop = clock.after(RENEWAL_MS, () => void look());
   };

@@ -40,40 +40,21 @@ export const DEFINITIONS: readonly Definitions[] = [
     load: async () => (await import('./daemon.ts')).addDaemon,
   },
   { heading: SANDBOXES, names: ['key'], load: async () => (await import('./key.ts')).addKey },
-  {
-    heading: SANDBOXES,
-    names: ['tenant'],
-    load: async () => (await import('./tenant.ts')).addTenant,
-  },
+  { heading: SANDBOXES, names: ['tenant'], load: async () => (await import('./tenant.ts')).addTenant },
   { heading: SANDBOXES, names: ['audit'], load: async () => (await import('./audit.ts')).addAudit },
-  {
-    heading: MACHINE,
-    names: ['template'],
-    load: async () => (await import('./template.ts')).addTemplate,
-  },
+  { heading: MACHINE, names: ['template'], load: async () => (await import('./template.ts')).addTemplate },
   { heading: MACHINE, names: ['image'], load: async () => (await import('./image.ts')).addImage },
   {
     heading: MACHINE,
     names: ['setup', 'doctor', 'bench'],
     load: async () => (await import('./machine.ts')).addMachine,
   },
-  {
-    heading: MACHINE,
-    names: ['models'],
-    load: async () => (await import('./models.ts')).addModels,
-  },
-  {
-    heading: MACHINE,
-    names: ['net', 'prove'],
-    load: async () => (await import('./net.ts')).addNet,
-  },
+  { heading: MACHINE, names: ['models'], load: async () => (await import('./models.ts')).addModels },
+  { heading: MACHINE, names: ['net', 'prove'], load: async () => (await import('./net.ts')).addNet },
 ];
 
 /** Adds the command that the words begin with and those of its file; all commands if they begin with none. */
-export async function addCommands(
-  program: Command,
-  [first = '']: readonly string[],
-): Promise<void> {
+export async function addCommands(program: Command, [first = '']: readonly string[]): Promise<void> {
   const named = DEFINITIONS.filter(({ names }) => names.includes(first));
   const wanted = named.length > 0 ? named : DEFINITIONS;
   const adds = await Promise.all(wanted.map(({ load }) => load()));

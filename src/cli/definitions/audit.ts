@@ -65,9 +65,7 @@ Examples:
     .argument('<number>', 'number of the record, as `audit ls` shows it', auditRecord)
     .addOption(output())
     .addHelpText('after', '\nExample:\n  neurovisor audit show 42 -o json\n')
-    .action((seq: number, flags: OutputFlags) =>
-      perform(flags, async (cli) => (await load()).auditShow(cli, seq)),
-    );
+    .action((seq: number, flags: OutputFlags) => perform(flags, async (cli) => (await load()).auditShow(cli, seq)));
   audit
     .command('verify')
     .summary('find changed, missing and reordered records')
@@ -78,8 +76,6 @@ Examples:
     .argument('[file...]', 'files of a log, oldest first (default: the logs of this home)')
     .addOption(output())
     .action((files: string[], flags: OutputFlags) =>
-      perform(flags, async (cli) =>
-        (await import('../commands/keys/audit.ts')).auditVerify(cli, files),
-      ),
+      perform(flags, async (cli) => (await import('../commands/keys/audit.ts')).auditVerify(cli, files)),
     );
 }

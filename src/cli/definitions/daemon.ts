@@ -41,21 +41,14 @@ export function addDaemon(program: Command): void {
         'With --port, clients must send an API key: NEUROVISOR_API_KEY, or else the generated one in the file ' +
         'api-key of the home directory. Programs that use E2B can be pointed at the port: docs/e2b.md.',
     )
-    .option(
-      '--pool <min[:max]>',
-      'minimum and maximum number of idle sandboxes in the warm pool; 0 disables it',
-      '1:4',
-    )
+    .option('--pool <min[:max]>', 'minimum and maximum number of idle sandboxes in the warm pool; 0 disables it', '1:4')
     .option('--port <n>', 'also listen on this port of 127.0.0.1, with an API key', ranges.port)
     .option('--host <address>', 'listen on this address of the machine instead of 127.0.0.1')
     .option('--tls-cert <file>', 'serve the port with TLS: certificate and chain, PEM')
     .option('--tls-key <file>', 'private key of the certificate, PEM')
     .option('--plain-http', 'allow a --host other than loopback without TLS')
     .option('--domain <name[:port]>', 'names of sandboxes end with this: PORT-ID.NAME')
-    .option(
-      '--model <name>',
-      'default model: a name on the model server, a pulled model, or a .gguf file',
-    )
+    .option('--model <name>', 'default model: a name on the model server, a pulled model, or a .gguf file')
     .option(
       '--model-budget <limits>',
       'set the budget for models of all sandboxes together, as `neurovisor host set` does (default: the one of the home)',
@@ -129,9 +122,7 @@ Example:
   neurovisor host -o json
 `,
     )
-    .action((flags: OutputFlags) =>
-      performThere(flags, async (cli, control) => (await load()).host(cli, control)),
-    );
+    .action((flags: OutputFlags) => performThere(flags, async (cli, control) => (await load()).host(cli, control)));
   host
     .command('set')
     .summary('set the budget of all sandboxes')
@@ -165,10 +156,9 @@ Examples:
         'pressure, near OOM and OOM kills in the guest. The host is marked when its tasks stall on memory.',
     )
     .addOption(
-      new Option(
-        '--sort <key>',
-        'sort order of the sandboxes: memory, tokens, age or id (default: memory)',
-      ).choices(SORTS),
+      new Option('--sort <key>', 'sort order of the sandboxes: memory, tokens, age or id (default: memory)').choices(
+        SORTS,
+      ),
     )
     .option('--interval <time>', 'time between frames (default: 1s)', ranges.interval)
     .addOption(output())
@@ -183,9 +173,7 @@ Examples:
 `,
     )
     .action((flags: TopFlags & OutputFlags) =>
-      performThere(flags, async (cli, daemon) =>
-        (await import('../commands/top.ts')).top(cli, daemon, flags),
-      ),
+      performThere(flags, async (cli, daemon) => (await import('../commands/top.ts')).top(cli, daemon, flags)),
     );
 
   const pool = program
@@ -210,27 +198,18 @@ Examples:
     .summary('list the pools')
     .description('List the pools, one per template, with their hits and misses.')
     .addOption(output())
-    .action((flags: OutputFlags) =>
-      performThere(flags, async (cli, control) => (await load()).poolList(cli, control)),
-    );
+    .action((flags: OutputFlags) => performThere(flags, async (cli, control) => (await load()).poolList(cli, control)));
   const set = pool
     .command('set')
     .summary('set the size of a pool')
-    .description(
-      'Set the minimum and maximum of the pool of one template. Build the template if it does not exist.',
-    )
+    .description('Set the minimum and maximum of the pool of one template. Build the template if it does not exist.')
     .argument('<min>', 'minimum number of idle sandboxes', ranges.poolMin)
     .argument('<max>', 'maximum number of idle sandboxes', ranges.poolMax);
   addRequirementOptions(addSizeOptions(set).addOption(imageOption()))
     .option(...PACKAGES_MIN_AGE)
     .addOption(memoryMaxOption())
     .addOption(cardOption())
-    .option(
-      '--warm <module>',
-      'Python module to import instead of the default list (repeatable)',
-      collect,
-      [],
-    )
+    .option('--warm <module>', 'Python module to import instead of the default list (repeatable)', collect, [])
     .option(
       '--template <name>',
       'pool of this template (neurovisor template ls), instead of size, modules and packages',

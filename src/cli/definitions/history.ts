@@ -41,10 +41,7 @@ Examples:
     .option('-f, --follow', 'also print new output of the console and the VMM')
     .option('--vmm', 'print the log of the VMM instead')
     .addOption(output())
-    .addHelpText(
-      'after',
-      '\nExamples:\n  neurovisor logs 7ds14n1k | tail\n  neurovisor logs -f 7ds14n1k\n',
-    )
+    .addHelpText('after', '\nExamples:\n  neurovisor logs 7ds14n1k | tail\n  neurovisor logs -f 7ds14n1k\n')
     .action((id: string, { vmm, ...flags }: LogsFlags & OutputFlags) =>
       // Elsewhere `--vmm` chooses a VMM; here it is a switch.
       performThere(flags, async (cli, control) =>
@@ -54,9 +51,7 @@ Examples:
   program
     .command('inspect')
     .summary('show the details of a sandbox')
-    .description(
-      'Show the details of a sandbox. For an ended sandbox, also show the cause and the evidence.',
-    )
+    .description('Show the details of a sandbox. For an ended sandbox, also show the cause and the evidence.')
     .argument(...SANDBOX)
     .addOption(output())
     .addHelpText('after', '\nExample:\n  neurovisor inspect 7ds14n1k -o json\n')

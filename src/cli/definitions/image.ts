@@ -5,8 +5,7 @@ import { output } from './shared-options.ts';
 
 const load = () => import('../commands/image.ts');
 
-const REFERENCE =
-  'NAME[:TAG], NAME@sha256:DIGEST, docker-archive:FILE, oci:DIRECTORY[:TAG] or docker-daemon:NAME:TAG';
+const REFERENCE = 'NAME[:TAG], NAME@sha256:DIGEST, docker-archive:FILE, oci:DIRECTORY[:TAG] or docker-daemon:NAME:TAG';
 
 export function addImage(program: Command): void {
   const image = program

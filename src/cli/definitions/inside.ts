@@ -23,17 +23,14 @@ const ENV = [
   'environment variable; NAME alone passes on its value here (repeatable)',
 ] as const;
 const USER = ['--user <name>', 'guest user: user or root (default: user)'] as const;
-const PATHS =
-  'PATH here, ID:PATH in a sandbox (from the home of the guest user), or - for standard input or output';
+const PATHS = 'PATH here, ID:PATH in a sandbox (from the home of the guest user), or - for standard input or output';
 const CWD = ['--cwd <dir>', 'working directory (default: home of the guest user)'] as const;
 
 function addExec(program: Command): void {
   program
     .command('exec')
     .summary('run a program in a sandbox')
-    .showHelpAfterError(
-      '(put the options of the program after --, for example neurovisor exec ID -- ls -l)',
-    )
+    .showHelpAfterError('(put the options of the program after --, for example neurovisor exec ID -- ls -l)')
     .description(
       'Run a program, or Python code, in a sandbox. Its output and exit status become those of this command. ' +
         'Standard input is passed on, unless it is a terminal. Ctrl-C interrupts the program; a second Ctrl-C ' +

@@ -29,9 +29,7 @@ Examples:
   key
     .command('create')
     .summary('create a key')
-    .description(
-      'Create a key and print it. The home stores only its digest, so keep the key: nothing shows it again.',
-    )
+    .description('Create a key and print it. The home stores only its digest, so keep the key: nothing shows it again.')
     .option('--tenant <name>', 'tenant that the key belongs to', DEFAULT_TENANT)
     .option('--name <label>', 'label for `neurovisor key ls`')
     .addOption(output())
@@ -49,7 +47,5 @@ Examples:
     .description('Revoke keys. The daemon refuses requests with them from now on; sandboxes stay.')
     .argument('<id...>', 'ids of keys (neurovisor key ls)')
     .addOption(output())
-    .action((ids: string[], flags: OutputFlags) =>
-      perform(flags, async (cli) => (await load()).keyRevoke(cli, ids)),
-    );
+    .action((ids: string[], flags: OutputFlags) => perform(flags, async (cli) => (await load()).keyRevoke(cli, ids)));
 }

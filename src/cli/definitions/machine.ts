@@ -24,10 +24,7 @@ export function addMachine(program: Command): void {
       '--sha256 <digest>',
       'SHA-256 of that archive, or of firecracker and jailer in that directory, separated by a comma',
     )
-    .option(
-      '--build-kernel',
-      'build the guest kernel and its init from source here, and use them from now on',
-    )
+    .option('--build-kernel', 'build the guest kernel and its init from source here, and use them from now on')
     .option('--no-build-kernel', 'use the prebuilt ones again (default)')
     .addOption(output())
     .action((flags: SetupFlags & OutputFlags) =>
@@ -43,11 +40,7 @@ export function addMachine(program: Command): void {
         'versions, processor, KVM, jail, and measured starts if it is set up; no names, paths, addresses or keys. ' +
         'Exit status 1: something required is missing.',
     )
-    .addOption(
-      new Option('--report', 'print a report of this host for an issue, in Markdown').conflicts(
-        'security',
-      ),
-    )
+    .addOption(new Option('--report', 'print a report of this host for an issue, in Markdown').conflicts('security'))
     .option('--security', 'check the security of the host instead: kernel, processor, memory, jail')
     .addOption(output())
     .action((flags: DoctorFlags & OutputFlags) =>
@@ -57,10 +50,7 @@ export function addMachine(program: Command): void {
   const bench = program
     .command('bench')
     .summary('run benchmarks on this machine')
-    .argument(
-      '[names...]',
-      'benchmarks, for example boot.init, or groups, for example boot (default: all)',
-    )
+    .argument('[names...]', 'benchmarks, for example boot.init, or groups, for example boot (default: all)')
     .option('--rounds <n>', 'rounds per benchmark (default: 10)', ranges.rounds)
     .addOption(output())
     .action((names: string[], flags: BenchFlags & OutputFlags) =>

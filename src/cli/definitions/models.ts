@@ -44,10 +44,7 @@ Examples:
         'paths the server has: chat, text, responses, messages, embeddings. A hosted service may charge for it. ' +
         'Exit status 1: a route does not answer.',
     )
-    .argument(
-      '[names...]',
-      'models (default: all of models.toml; without it the first of each server)',
-    )
+    .argument('[names...]', 'models (default: all of models.toml; without it the first of each server)')
     .addOption(output())
     .action((names: readonly string[], flags: OutputFlags) =>
       perform(flags, async (cli) => (await load()).modelsTest(cli, names)),

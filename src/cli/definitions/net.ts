@@ -14,9 +14,7 @@ export function addNet(program: Command): void {
   const net = program
     .command('net')
     .summary('inspect the networks of sandboxes')
-    .description(
-      'Inspect the TAPs, addresses, policies and counters of every NeuroVisor process on this host.',
-    );
+    .description('Inspect the TAPs, addresses, policies and counters of every NeuroVisor process on this host.');
   net
     .command('ls')
     .summary('list the networks of sandboxes')
@@ -42,9 +40,7 @@ export function addNet(program: Command): void {
     .option('--for <duration>', 'duration, for example 30s or 2m (default: 5s)')
     .addOption(output())
     .action((sandbox: string, flags: OutputFlags & { readonly for?: string }) =>
-      perform(flags, async (cli) =>
-        (await import('../commands/net-latency.ts')).netLatency(cli, sandbox, flags),
-      ),
+      perform(flags, async (cli) => (await import('../commands/net-latency.ts')).netLatency(cli, sandbox, flags)),
     );
   net
     .command('doctor')
@@ -53,10 +49,7 @@ export function addNet(program: Command): void {
       'Check whether sandboxes can have a network on this host, and print how to fix what does not work. ' +
         'Exit status 1: they cannot.',
     )
-    .option(
-      '--clean',
-      'first remove what dead processes left behind: TAPs, rules, ip_forward, records',
-    )
+    .option('--clean', 'first remove what dead processes left behind: TAPs, rules, ip_forward, records')
     .addOption(output())
     .action((flags: NetDoctorFlags & OutputFlags) =>
       perform(flags, async (cli) => (await load()).netDoctor(cli, flags)),

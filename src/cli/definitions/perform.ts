@@ -5,12 +5,7 @@
 
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import type { Cli } from '../cli.ts';
-import {
-  EXIT_NEUROVISOR_FAILED,
-  EXIT_USAGE,
-  exitOfSignal,
-  HANDLED_SIGNALS,
-} from '../exit-status.ts';
+import { EXIT_NEUROVISOR_FAILED, EXIT_USAGE, exitOfSignal, HANDLED_SIGNALS } from '../exit-status.ts';
 import { printFailure, UsageError } from '../failure.ts';
 import type { Daemon } from '../library/daemon.ts';
 
@@ -21,10 +16,7 @@ export interface OutputFlags {
 }
 
 /** Runs one command and sets the exit status. */
-export async function perform(
-  { output, vmm }: OutputFlags,
-  body: (cli: Cli) => Promise<number>,
-): Promise<void> {
+export async function perform({ output, vmm }: OutputFlags, body: (cli: Cli) => Promise<number>): Promise<void> {
   const json = output === 'json';
   let cli: Cli | undefined;
   for (const signal of HANDLED_SIGNALS) {
@@ -87,7 +79,6 @@ export function performThere(
 const USAGE_CODES: ReadonlySet<string> = new Set(['not_found', 'spec_invalid']);
 
 function statusOf(error: unknown): number {
-  const isUsage =
-    error instanceof UsageError || (error instanceof SandboxError && USAGE_CODES.has(error.code));
+  const isUsage = error instanceof UsageError || (error instanceof SandboxError && USAGE_CODES.has(error.code));
   return isUsage ? EXIT_USAGE : EXIT_NEUROVISOR_FAILED;
 }

@@ -20,9 +20,7 @@ export function addRun(program: Command): void {
   const command = program
     .command('run')
     .summary('run a Python script in a fresh microVM')
-    .showHelpAfterError(
-      '(put the options of the script after --, for example neurovisor run FILE -- --verbose)',
-    )
+    .showHelpAfterError('(put the options of the script after --, for example neurovisor run FILE -- --verbose)')
     .description(
       'Start a microVM, run a Python script in it, stream its output, and remove the microVM. ' +
         'The guest has no network by default; OPENAI_BASE_URL in the guest points to a model on this host.\n\n' +
@@ -51,10 +49,7 @@ export function addRun(program: Command): void {
         '125 NeuroVisor failed, 126 or 127 the program of an image can’t be executed or found, 128+n ended by signal n, 2 usage error.',
     )
     .argument('[file]', 'Python script, directory with __main__.py, or - for standard input')
-    .argument(
-      '[args...]',
-      'arguments of the script, after --; with --image or --build and no script, the program',
-    )
+    .argument('[args...]', 'arguments of the script, after --; with --image or --build and no script, the program')
     .option('-c, --code <code>', 'run this code instead of a file')
     .option('-m, --module <name>', 'run a module of the current directory instead, as python3 -m')
     .option('-i, --interactive', 'with -t: keep standard input connected to the console')
@@ -102,16 +97,10 @@ export function addRun(program: Command): void {
       '--entrypoint <program>',
       'with --image, --build, or a --template of an image: program to run instead of its entrypoint and command; "": only what follows --',
     )
-    .option(
-      '--model <name>',
-      'default model of the guest: a name on the model server, a pulled model, or a .gguf file',
-    )
+    .option('--model <name>', 'default model of the guest: a name on the model server, a pulled model, or a .gguf file')
     .addOption(recordOption())
     .addOption(replayOption())
-    .option(
-      '--no-requirements',
-      'do not install what the script (PEP 723) or the pyproject.toml of its project names',
-    )
+    .option('--no-requirements', 'do not install what the script (PEP 723) or the pyproject.toml of its project names')
     .option(...TEMPLATE)
     .option('--no-template', 'boot instead of cloning a template')
     .option('--daemon', 'fail if no daemon is running')
@@ -149,11 +138,7 @@ Examples:
     .action((file: string | undefined, args: string[], flags: RunFlags & OutputFlags) => {
       const raw = (command.parent as Command & { rawArgs?: string[] }).rawArgs ?? [];
       return perform(flags, async (cli) => {
-        if (given.size > 1)
-          throw new UsageError(
-            '--daemon and --no-daemon are mutually exclusive',
-            'omit one of them',
-          );
+        if (given.size > 1) throw new UsageError('--daemon and --no-daemon are mutually exclusive', 'omit one of them');
         const { run } = await import('../commands/run/run.ts');
         const { isOfImage, namesProgram } = await import('../commands/run/program.ts');
         const { resolveHome } = await import('../../base/home.ts');

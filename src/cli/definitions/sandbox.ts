@@ -61,21 +61,14 @@ function addCreate(program: Command): void {
         'action at the timeout: kill, pause (to disk) or pause-disk-only (without the memory) (default: kill)',
       ).choices(['kill', 'pause', 'pause-disk-only']),
     )
-    .option(
-      '--idle-timeout <time>',
-      'pause to disk after this time without activity, or never',
-      '1h',
-    )
+    .option('--idle-timeout <time>', 'pause to disk after this time without activity, or never', '1h')
     .option(
       '--on-memory-pressure <action>',
       'action when close to OOM (at --memory-max, if set): warn, pause, snapshot, a URL to POST the event to ' +
         '(a private address only if NEUROVISOR_WEBHOOK_HOSTS of the daemon names it), or grow (like warn, but ' +
         'requires --memory-max) (default: warn)',
     )
-    .option(
-      '--no-auto-resume',
-      'refuse operations while the sandbox is paused, instead of resuming it',
-    )
+    .option('--no-auto-resume', 'refuse operations while the sandbox is paused, instead of resuming it')
     .option('--snapshot <name>', 'restore a snapshot, by name or ID')
     .option(...TEMPLATE)
     .option('--boot', 'boot instead of using the pool or a template')
@@ -112,10 +105,7 @@ function addUpdate(program: Command): void {
         'Changes take effect immediately. What is not named stays as it is. A budget replaces the one before, also of forks; what was used of it stays used.',
     )
     .argument(...SANDBOX);
-  addPackageOptions(
-    addNetworkOptions(command),
-    'separated by commas, or none; replaces the policy, with its rules',
-  )
+  addPackageOptions(addNetworkOptions(command), 'separated by commas, or none; replaces the policy, with its rules')
     .option(...DISK_LIMIT, collect, [])
     .option(...RATE)
     .option(...BUDGET, collect, [])
@@ -126,10 +116,7 @@ function addUpdate(program: Command): void {
     )
     .option('--timeout <time>', 'lifetime from now on, for example 90s or 2h, or never')
     .option('--memory <size>', 'new memory size; needs a sandbox created with --memory-max')
-    .option(
-      '--on-memory-pressure <action>',
-      'action when close to OOM; see neurovisor create --help',
-    )
+    .option('--on-memory-pressure <action>', 'action when close to OOM; see neurovisor create --help')
     .option('-l, --label <KEY=VALUE>', 'replace all labels (repeatable)', collect, [])
     .addOption(output())
     .addHelpText(
@@ -228,9 +215,7 @@ Examples:
 `,
     )
     .action((ids: string[], flags: { to?: PauseTarget } & OutputFlags) =>
-      performThere(flags, async (cli, control) =>
-        (await sandboxes()).pause(cli, control, ids, flags),
-      ),
+      performThere(flags, async (cli, control) => (await sandboxes()).pause(cli, control, ids, flags)),
     );
   program
     .command('resume')
@@ -244,9 +229,7 @@ Examples:
     .addOption(output())
     .addHelpText('after', '\nExample:\n  neurovisor resume 7ds14n1k\n')
     .action((ids: string[], flags: { reboot?: boolean } & OutputFlags) =>
-      performThere(flags, async (cli, control) =>
-        (await sandboxes()).resume(cli, control, ids, flags),
-      ),
+      performThere(flags, async (cli, control) => (await sandboxes()).resume(cli, control, ids, flags)),
     );
 }
 
@@ -288,9 +271,7 @@ Examples:
   snapshot
     .command('ls')
     .summary('list snapshots')
-    .description(
-      'List snapshots. A snapshot made with another kernel, image or VMM cannot be restored.',
-    )
+    .description('List snapshots. A snapshot made with another kernel, image or VMM cannot be restored.')
     .addOption(output())
     .action((flags: OutputFlags) =>
       performThere(flags, async (cli, control) => (await snapshots()).snapshotList(cli, control)),
@@ -302,9 +283,7 @@ Examples:
     .argument('<names...>', 'snapshot names, IDs, or unique prefixes of IDs')
     .addOption(output())
     .action((names: string[], flags: OutputFlags) =>
-      performThere(flags, async (cli, control) =>
-        (await snapshots()).snapshotRemove(cli, control, names),
-      ),
+      performThere(flags, async (cli, control) => (await snapshots()).snapshotRemove(cli, control, names)),
     );
 }
 
@@ -318,16 +297,8 @@ function addFork(program: Command): void {
     )
     .argument(...SANDBOX)
     .option('--count <n>', 'number of copies (default: 1)', ranges.forks)
-    .option(
-      '--timeout <time>',
-      'lifetime of each copy, for example 10m (default: that of the original)',
-    )
-    .option(
-      '-l, --label <KEY=VALUE>',
-      'replace the labels of the original (repeatable)',
-      collect,
-      [],
-    )
+    .option('--timeout <time>', 'lifetime of each copy, for example 10m (default: that of the original)')
+    .option('-l, --label <KEY=VALUE>', 'replace the labels of the original (repeatable)', collect, [])
     .addOption(output())
     .addHelpText(
       'after',
@@ -338,8 +309,6 @@ Examples:
 `,
     )
     .action((id: string, flags: ForkFlags & OutputFlags) =>
-      performThere(flags, async (cli, control) =>
-        (await snapshots()).fork(cli, control, id, flags),
-      ),
+      performThere(flags, async (cli, control) => (await snapshots()).fork(cli, control, id, flags)),
     );
 }

@@ -6,10 +6,7 @@ import { parseModelCache } from '../flags/model-cache.ts';
 import * as ranges from '../flags/ranges.ts';
 
 /** Without a default, an option that is not given stays undefined. */
-export const collect = (value: string, previous: readonly string[] = []): string[] => [
-  ...previous,
-  value,
-];
+export const collect = (value: string, previous: readonly string[] = []): string[] => [...previous, value];
 
 export const modelBudgetOption = (): Option =>
   new Option(
@@ -22,10 +19,7 @@ export const modelBudgetOption = (): Option =>
 export const SANDBOX = ['<id>', 'sandbox ID, or a unique prefix of it'] as const;
 
 export const output = (): Option =>
-  new Option('-o, --output <format>', 'output format: text or json (default: text)').choices([
-    'text',
-    'json',
-  ]);
+  new Option('-o, --output <format>', 'output format: text or json (default: text)').choices(['text', 'json']);
 
 /** The subcommand `ls` of a group, which the group runs without a word. Another word is an unknown command, not an argument of `ls`. */
 export const listCommand = (group: Command): Command =>
@@ -54,10 +48,7 @@ export const recordOption = (): Option =>
   );
 
 export const replayOption = (): Option =>
-  new Option(
-    '--replay <file>',
-    'answer all requests to models from this cassette; no model is asked',
-  );
+  new Option('--replay <file>', 'answer all requests to models from this cassette; no model is asked');
 
 /** `--allow-field` */
 export const allowFieldOption = (): Option =>
@@ -98,16 +89,10 @@ export const TEMPLATE = [
 ] as const;
 
 /** `--build-arg` */
-export const BUILD_ARG = [
-  '--build-arg <name=value>',
-  'value for an ARG of the Dockerfile (repeatable)',
-] as const;
+export const BUILD_ARG = ['--build-arg <name=value>', 'value for an ARG of the Dockerfile (repeatable)'] as const;
 
 /** `--target` */
-export const TARGET = [
-  '--target <stage>',
-  'stage of the Dockerfile to build (default: the last)',
-] as const;
+export const TARGET = ['--target <stage>', 'stage of the Dockerfile to build (default: the last)'] as const;
 
 /** `--vmm` */
 export function vmmOption(): Option {
@@ -141,12 +126,7 @@ export function addSandboxOptions(command: Command): Command {
     )
     .option(...BUILD_ARG, collect, [])
     .option(...TARGET)
-    .option(
-      '--alias <ASKED=OFFERED>',
-      'serve requests for model ASKED with model OFFERED',
-      collect,
-      [],
-    )
+    .option('--alias <ASKED=OFFERED>', 'serve requests for model ASKED with model OFFERED', collect, [])
     .option('--allow-model <name>', 'restrict the guest to this model (repeatable)', collect, [])
     .option(
       '--allow-hosted <name>',
@@ -172,12 +152,7 @@ export function addSandboxOptions(command: Command): Command {
       'answer equal requests from a cache for this time, for example 10m: those with temperature 0 or a seed and no tools, and embeddings; 10m,all: every request (default: none)',
       parseModelCache,
     )
-    .option(
-      '--warm <module>',
-      'Python module to import before the script starts (repeatable)',
-      collect,
-      [],
-    )
+    .option('--warm <module>', 'Python module to import before the script starts (repeatable)', collect, [])
     .option(...RATE)
     .option(...DISK_LIMIT, collect, []);
   addRequirementOptions(command);
@@ -217,10 +192,7 @@ export const PACKAGES_MIN_AGE = [
 ] as const;
 
 /** @param none ends the help of `--packages` */
-export function addPackageOptions(
-  command: Command,
-  none = 'separated by commas (default: none)',
-): Command {
+export function addPackageOptions(command: Command, none = 'separated by commas (default: none)'): Command {
   return command
     .option(
       '--packages <kinds>',
@@ -234,12 +206,7 @@ export function addPackageOptions(
       collect,
       [],
     )
-    .option(
-      '--packages-deny <names>',
-      'refuse these packages; overrides --packages-allow (repeatable)',
-      collect,
-      [],
-    )
+    .option('--packages-deny <names>', 'refuse these packages; overrides --packages-allow (repeatable)', collect, [])
     .option(...PACKAGES_MIN_AGE)
     .option(
       '--packages-lock <file>',

@@ -58,27 +58,17 @@ Examples:
       '--ready <command>',
       'save the template once this command exits with 0 (default: the HEALTHCHECK of the image or Dockerfile)',
     )
-    .option(
-      '--ready-timeout <time>',
-      'fail if the program is not ready by then, for example 90s or 5m (default: 2m)',
-    );
+    .option('--ready-timeout <time>', 'fail if the program is not ready by then, for example 90s or 5m (default: 2m)');
   addDockerfileOptions(build);
   addRequirementOptions(addSizeOptions(build).addOption(imageOption()))
     .option(...PACKAGES_MIN_AGE)
     .addOption(memoryMaxOption())
     .addOption(cardOption())
-    .option(
-      '--warm <module>',
-      'Python module to import instead of the default list (repeatable)',
-      collect,
-      [],
-    )
+    .option('--warm <module>', 'Python module to import instead of the default list (repeatable)', collect, [])
     .addOption(output())
     .action((context: string | undefined, flags: DockerfileFlags & OutputFlags) =>
       perform(flags, async (cli) => {
-        const { dockerfileBuild, requireNoDockerfileFlags } = await import(
-          '../commands/dockerfile.ts'
-        );
+        const { dockerfileBuild, requireNoDockerfileFlags } = await import('../commands/dockerfile.ts');
         if (context !== undefined || flags.file !== undefined) {
           return dockerfileBuild(cli, context ?? '.', flags);
         }
@@ -91,9 +81,7 @@ Examples:
     .summary('list templates')
     .description('List the templates of this machine.')
     .addOption(output())
-    .action((flags: OutputFlags) =>
-      perform(flags, async (cli) => (await load()).templateList(cli)),
-    );
+    .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).templateList(cli)));
   template
     .command('inspect')
     .summary('show the details of a template')
@@ -131,16 +119,14 @@ function addDockerfileOptions(build: Command): void {
     )
     .option('--no-cache', 'run every step again')
     .addOption(
-      new Option('--progress <kind>', 'what to show of the steps (default: plain)').choices([
-        'plain',
-        'quiet',
-      ]),
+      new Option('--progress <kind>', 'what to show of the steps (default: plain)').choices(['plain', 'quiet']),
     )
     .addOption(
-      new Option(
-        '--net <mode>',
-        'network of the steps: none, egress or open (default: none)',
-      ).choices(['none', 'egress', 'open']),
+      new Option('--net <mode>', 'network of the steps: none, egress or open (default: none)').choices([
+        'none',
+        'egress',
+        'open',
+      ]),
     )
     .option('--allow-out <rule>', 'allow outbound connections of steps (repeatable)', collect, [])
     .option('--deny-out <rule>', 'deny outbound connections of steps (repeatable)', collect, []);
@@ -148,10 +134,7 @@ function addDockerfileOptions(build: Command): void {
 
 function addTransfer(template: Command): void {
   const loadTransfer = () => import('../commands/template-transfer.ts');
-  const as = [
-    '-t, --tag <name>',
-    'name of the template here (default: that of the export)',
-  ] as const;
+  const as = ['-t, --tag <name>', 'name of the template here (default: that of the export)'] as const;
   template
     .command('export')
     .summary('write a template into a directory')
@@ -193,9 +176,7 @@ function addTransfer(template: Command): void {
   template
     .command('pull')
     .summary('pull a template from a registry')
-    .description(
-      'Fetch a template that `neurovisor template push` pushed, and give it a name, as `import` does.',
-    )
+    .description('Fetch a template that `neurovisor template push` pushed, and give it a name, as `import` does.')
     .argument('<reference>', 'REGISTRY/NAME[:TAG] or REGISTRY/NAME@sha256:DIGEST')
     .option(...as)
     .addOption(output())

@@ -35,9 +35,7 @@ Examples:
     .description('Show the quotas of a tenant and, if the daemon of this home runs, their use.')
     .argument('<name>', 'name of the tenant')
     .addOption(output())
-    .action((name: string, flags: OutputFlags) =>
-      perform(flags, async (cli) => (await load()).tenantShow(cli, name)),
-    );
+    .action((name: string, flags: OutputFlags) => perform(flags, async (cli) => (await load()).tenantShow(cli, name)));
   tenant
     .command('set')
     .summary('set quotas of a tenant')

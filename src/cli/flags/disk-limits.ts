@@ -5,16 +5,8 @@ import { type LimitWord, parseLimits } from './limit-list.ts';
 import { parseCount, parseRate } from './options.ts';
 
 const WORDS: Readonly<Record<string, LimitWord<keyof DiskLimits>>> = {
-  rate: {
-    field: 'bytesPerSecond',
-    parse: parseRate,
-    ...RANGES.diskBytesPerSecond,
-  },
-  iops: {
-    field: 'opsPerSecond',
-    parse: parseCount,
-    ...RANGES.diskOpsPerSecond,
-  },
+  rate: { field: 'bytesPerSecond', parse: parseRate, ...RANGES.diskBytesPerSecond },
+  iops: { field: 'opsPerSecond', parse: parseCount, ...RANGES.diskOpsPerSecond },
 };
 
 /**

@@ -25,8 +25,7 @@ export function imageOptionText({ image, build }: ImageFlags & BuildFlags): stri
 /** @throws UsageError: an option of the build without --build */
 export function checkBuildFlags({ build, buildArg = [], target }: BuildFlags): void {
   if (build !== undefined) return;
-  const option =
-    buildArg.length > 0 ? '--build-arg' : target === undefined ? undefined : '--target';
+  const option = buildArg.length > 0 ? '--build-arg' : target === undefined ? undefined : '--target';
   if (option === undefined) return;
   throw new UsageError(`${option} needs --build`, `use --build DIR ${option} …`);
 }

@@ -41,10 +41,7 @@ export function listenChoice(flags: ListenFlags): ListenChoice | null {
       '--domain': flags.domain,
     }).find(([, value]) => value !== undefined);
     if (given === undefined) return null;
-    throw new UsageError(
-      `${given[0]} has no effect without --port`,
-      'add --port, for example --port 7070',
-    );
+    throw new UsageError(`${given[0]} has no effect without --port`, 'add --port, for example --port 7070');
   }
   if (isIP(host) === 0) {
     throw new UsageError(
@@ -55,8 +52,7 @@ export function listenChoice(flags: ListenFlags): ListenChoice | null {
   if ((tlsCert === undefined) !== (tlsKey === undefined)) {
     throw new UsageError('--tls-cert and --tls-key belong together', 'give both files, in PEM');
   }
-  const tls =
-    tlsCert === undefined || tlsKey === undefined ? null : { certPath: tlsCert, keyPath: tlsKey };
+  const tls = tlsCert === undefined || tlsKey === undefined ? null : { certPath: tlsCert, keyPath: tlsKey };
   const isOpen = !isLoopback(host) && tls === null;
   if (isOpen && !plainHttp) {
     throw new UsageError(
@@ -87,10 +83,7 @@ export function listenChoice(flags: ListenFlags): ListenChoice | null {
 const isLoopback = (address: string): boolean => address.startsWith('127.') || address === '::1';
 
 /** Base of the URLs of a server, for a client on this machine. */
-export function urlOf(
-  { host, tls, domain }: Pick<ListenChoice, 'host' | 'tls' | 'domain'>,
-  port: number,
-): string {
+export function urlOf({ host, tls, domain }: Pick<ListenChoice, 'host' | 'tls' | 'domain'>, port: number): string {
   if (tls !== null && domain !== null) {
     // By its certificate's name.
     const rest = domain.includes(':') || port === 443 ? '' : `:${port}`;
@@ -103,7 +96,5 @@ export function urlOf(
 
 /** The end of the names of sandboxes if the owner has chosen none. */
 export function defaultDomain({ host }: Pick<ListenChoice, 'host'>, port: number): string {
-  return isLoopback(host)
-    ? `localhost:${port}`
-    : new URL(urlOf({ host, tls: null, domain: null }, port)).host;
+  return isLoopback(host) ? `localhost:${port}` : new URL(urlOf({ host, tls: null, domain: null }, port)).host;
 }

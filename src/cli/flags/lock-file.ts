@@ -64,9 +64,7 @@ function npmPackages(file: string, text: string): Readonly<Record<string, NpmPac
 
 function isNpmPackage(value: unknown): value is NpmPackage {
   if (!isRecord(value)) return false;
-  return [value['name'], value['integrity']].every((text) =>
-    ['string', 'undefined'].includes(typeof text),
-  );
+  return [value['name'], value['integrity']].every((text) => ['string', 'undefined'].includes(typeof text));
 }
 
 const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
@@ -89,9 +87,7 @@ function cargoLock(_file: string, text: string): string[] {
 
 function uvLock(_file: string, text: string): string[] {
   return tablesOf(text).flatMap(({ name, body }) =>
-    [...body.matchAll(/\bhash = "sha256:([0-9a-f]{64})"/g)].map(
-      ([, hex = '']) => `pip:${name} sha256:${hex}`,
-    ),
+    [...body.matchAll(/\bhash = "sha256:([0-9a-f]{64})"/g)].map(([, hex = '']) => `pip:${name} sha256:${hex}`),
   );
 }
 

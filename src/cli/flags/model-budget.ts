@@ -23,18 +23,8 @@ const WORDS: Readonly<Record<string, LimitWord<keyof ModelBudget>>> = {
   input: { field: 'inputTokens', ...COUNT },
   output: { field: 'outputTokens', ...COUNT },
   requests: { field: 'requests', ...COUNT },
-  cost: {
-    field: 'costNanoDollars',
-    parse: parseCost,
-    ...RANGES.modelCostNanoDollars,
-    format: dollarsText,
-  },
-  per: {
-    field: 'windowMs',
-    parse: parseDuration,
-    ...RANGES.modelWindowMs,
-    format: durationText,
-  },
+  cost: { field: 'costNanoDollars', parse: parseCost, ...RANGES.modelCostNanoDollars, format: dollarsText },
+  per: { field: 'windowMs', parse: parseDuration, ...RANGES.modelWindowMs, format: durationText },
 };
 
 const EXAMPLE = 'input=1M,output=200k,requests=500,cost=5,per=1d';
@@ -46,10 +36,7 @@ export function parseAmount(text: string): number {
   const match = /^(\d+(?:\.\d+)?)([kMG]?)$/.exec(text);
   const unit = UNITS[match?.[2] ?? ''];
   if (match === null || unit === undefined) {
-    throw new UsageError(
-      `invalid number "${text}"`,
-      'use a whole number, or one with a unit, for example 200k or 1M',
-    );
+    throw new UsageError(`invalid number "${text}"`, 'use a whole number, or one with a unit, for example 200k or 1M');
   }
   return Math.round(Number(match[1]) * unit);
 }
@@ -71,10 +58,7 @@ export function parseBudget(flags: BudgetFlags): ModelBudget | undefined {
   if (limits === undefined && tokensPerMinute === undefined) return undefined;
   const { windowMs, ...counts } = limits ?? {};
   if (windowMs !== undefined && Object.keys(counts).length === 0) {
-    throw new UsageError(
-      '--budget per= needs a limit',
-      'add for example output=200k, or use --tokens-per-minute',
-    );
+    throw new UsageError('--budget per= needs a limit', 'add for example output=200k, or use --tokens-per-minute');
   }
   return { ...limits, ...(tokensPerMinute === undefined ? {} : { tokensPerMinute }) };
 }
@@ -84,10 +68,7 @@ export function isBudgetChange({ budget = [], tokensPerMinute }: BudgetChangeFla
 }
 
 /** What is not named stays: `--budget` names all limits but the rate. @throws UsageError */
-export function changedBudget(
-  { budget = [], tokensPerMinute }: BudgetChangeFlags,
-  current: ModelBudget,
-): ModelBudget {
+export function changedBudget({ budget = [], tokensPerMinute }: BudgetChangeFlags, current: ModelBudget): ModelBudget {
   const { tokensPerMinute: rate, ...limits } = current;
   const named = parseBudget({ budget }) ?? limits;
   const next = tokensPerMinute === undefined ? rate : (tokensPerMinute ?? undefined);

@@ -16,5 +16,4 @@ export function parseModelCache(text: string): ModelCache {
 }
 
 /** Of the daemon: `512M` → bytes; `none`: nothing is kept. @throws UsageError */
-export const parseCacheSize = (text: string): number =>
-  text === 'none' ? 0 : ranges.modelCacheSize(text) * MIB;
+export const parseCacheSize = (text: string): number => (text === 'none' ? 0 : ranges.modelCacheSize(text) * MIB);

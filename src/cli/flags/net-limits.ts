@@ -10,11 +10,7 @@ const WORDS: Readonly<Record<string, LimitWord<string>>> = {
   bytes: { field: 'bytesMax', ...BYTES },
   up: { field: 'uploadBytesPerSecond', ...RATE },
   down: { field: 'downloadBytesPerSecond', ...RATE },
-  connections: {
-    field: 'connectionsMax',
-    parse: parseCount,
-    ...RANGES.networkConnections,
-  },
+  connections: { field: 'connectionsMax', parse: parseCount, ...RANGES.networkConnections },
 } satisfies Record<string, LimitWord<keyof NetworkLimits>>;
 const EXAMPLE = 'bytes=1G,up=5M,down=20M,connections=100,api.example.com=10M';
 
@@ -33,9 +29,7 @@ export function parseNetLimits(texts: readonly string[]): NetworkLimits | undefi
   const limits = parseLimits('--net-limit', { ...WORDS, ...byName }, EXAMPLE, texts);
   if (limits === undefined) return undefined;
   const pairs = Object.entries(limits) as [string, number][];
-  const destinations = pairs
-    .filter(([name]) => name.includes('.'))
-    .map(([name, bytesMax]) => ({ name, bytesMax }));
+  const destinations = pairs.filter(([name]) => name.includes('.')).map(([name, bytesMax]) => ({ name, bytesMax }));
   return {
     ...Object.fromEntries(pairs.filter(([name]) => !name.includes('.'))),
     ...(destinations.length === 0 ? {} : { destinations }),

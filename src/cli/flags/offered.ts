@@ -3,10 +3,7 @@ import { RuntimeError } from '../../host/runtime/errors.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 
 /** Checks the model of a new sandbox in the daemon. @throws RuntimeError `model_unknown` */
-export async function checkModelThere(
-  control: Pick<ControlPlane, 'host'>,
-  model: string | undefined,
-): Promise<void> {
+export async function checkModelThere(control: Pick<ControlPlane, 'host'>, model: string | undefined): Promise<void> {
   if (model === undefined) return;
   const { upstream, models } = await control.host();
   if (models !== null) requireModel(model, { description: upstream, offered: models });

@@ -1,13 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import {
-  parseAliases,
-  parseCount,
-  parseDuration,
-  parseEnv,
-  parseMemory,
-  parsePairs,
-  parseRate,
-} from './options.ts';
+import { parseAliases, parseCount, parseDuration, parseEnv, parseMemory, parsePairs, parseRate } from './options.ts';
 
 const usage = expect.objectContaining({ code: 'usage' });
 
@@ -40,12 +32,7 @@ describe('options', () => {
   });
 
   it('parseEnv: parses NAME=VALUE, values with =, and NAME from the host', () => {
-    expect(parseEnv(['A=1', 'B=x=y', 'C=', 'D'], { D: 'host' })).toEqual({
-      A: '1',
-      B: 'x=y',
-      C: '',
-      D: 'host',
-    });
+    expect(parseEnv(['A=1', 'B=x=y', 'C=', 'D'], { D: 'host' })).toEqual({ A: '1', B: 'x=y', C: '', D: 'host' });
   });
   it.each(['=1', '1A=2', 'A B=1', 'UNSET'])('parseEnv: rejects "%s"', (text) => {
     expect(() => parseEnv([text], {})).toThrow(usage);

@@ -9,10 +9,7 @@ const UNIT_MS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as co
 export function parseDuration(text: string): number {
   const match = DURATION.exec(text);
   if (match?.[1] === undefined) {
-    throw new UsageError(
-      `invalid duration "${text}"`,
-      'use a number and a unit, for example 90s or 5m',
-    );
+    throw new UsageError(`invalid duration "${text}"`, 'use a number and a unit, for example 90s or 5m');
   }
   const unit = (match[2] ?? 's') as keyof typeof UNIT_MS;
   return Math.round(Number(match[1]) * UNIT_MS[unit]);
@@ -29,10 +26,7 @@ export function durationText(ms: number): string {
 export function parseMemory(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*(?:(M|G)(?:i?B)?)?$/i.exec(text);
   if (match?.[1] === undefined) {
-    throw new UsageError(
-      `invalid memory size "${text}"`,
-      'use a number and a unit, for example 512M or 2G',
-    );
+    throw new UsageError(`invalid memory size "${text}"`, 'use a number and a unit, for example 512M or 2G');
   }
   const mib = Number(match[1]) * (match[2]?.toUpperCase() === 'G' ? 1024 : 1);
   return Math.round(mib);
@@ -57,10 +51,7 @@ export function parseEnv(
     }
     const value = at < 0 ? hostEnv[name] : text.slice(at + 1);
     if (value === undefined) {
-      throw new UsageError(
-        `-e ${name}: variable is not set in this environment`,
-        'set it, or use -e NAME=VALUE',
-      );
+      throw new UsageError(`-e ${name}: variable is not set in this environment`, 'set it, or use -e NAME=VALUE');
     }
     env[name] = value;
   }
@@ -82,10 +73,7 @@ export function parsePairs(texts: readonly string[], option: string): Record<str
 export function parseAliases(texts: readonly string[]): Record<string, string> {
   for (const text of texts) {
     if (/^[^=]+=./s.test(text)) continue;
-    throw new UsageError(
-      `--alias ${text}: expected ASKED=OFFERED`,
-      'for example --alias gpt-4o=llama3',
-    );
+    throw new UsageError(`--alias ${text}: expected ASKED=OFFERED`, 'for example --alias gpt-4o=llama3');
   }
   return parsePairs(texts, '--alias');
 }

@@ -17,9 +17,7 @@ describe('packageOptions', () => {
   });
 
   it('a minimum age alone: nothing may be fetched, but it holds for what --with installs', () => {
-    expect(packageOptions({ packagesMinAge: '7d' })).toEqual({
-      packages: { ecosystems: [], minAgeMs: 604_800_000 },
-    });
+    expect(packageOptions({ packagesMinAge: '7d' })).toEqual({ packages: { ecosystems: [], minAgeMs: 604_800_000 } });
     expect(templateAge({ packagesMinAge: '7d' })).toEqual({ packagesMinAgeMs: 604_800_000 });
     expect(templateAge({})).toEqual({});
     // A change of a running sandbox would take its packages away.

@@ -39,15 +39,10 @@ export function packageOptions(flags: PackageFlags): { readonly packages?: Packa
   };
 }
 
-const onlyAge = (age: string): PackageOptions => ({
-  ecosystems: [],
-  minAgeMs: ranges.packageAge(age),
-});
+const onlyAge = (age: string): PackageOptions => ({ ecosystems: [], minAgeMs: ranges.packageAge(age) });
 
 /** Of a template, whose packages are installed when it is built. @throws UsageError */
-export function templateAge({ packagesMinAge: age }: PackageFlags): {
-  readonly packagesMinAgeMs?: number;
-} {
+export function templateAge({ packagesMinAge: age }: PackageFlags): { readonly packagesMinAgeMs?: number } {
   return age === undefined ? {} : { packagesMinAgeMs: ranges.packageAge(age) };
 }
 

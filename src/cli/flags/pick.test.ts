@@ -5,8 +5,7 @@ import { sandboxId, snapshotId } from './pick.ts';
 const ONE = 'aaaa0000000000000000';
 const THREE = 'aaac0000000000000000';
 const TWO = 'aabb0000000000000000';
-const usage = (text: string) =>
-  expect.objectContaining({ code: 'usage', message: expect.stringContaining(text) });
+const usage = (text: string) => expect.objectContaining({ code: 'usage', message: expect.stringContaining(text) });
 
 const control = {
   list: async () => [{ id: ONE }, { id: TWO }] as SandboxInfo[],
@@ -37,9 +36,7 @@ describe('sandboxId', () => {
     await expect(sandboxId(asked, '')).rejects.toThrow(usage('unknown sandbox'));
   });
   it('rejects an ambiguous, unknown or empty prefix', async () => {
-    await expect(sandboxId(control, 'aa')).rejects.toThrow(
-      usage('ambiguous sandbox ID "aa": 2 match'),
-    );
+    await expect(sandboxId(control, 'aa')).rejects.toThrow(usage('ambiguous sandbox ID "aa": 2 match'));
     await expect(sandboxId(control, 'b')).rejects.toThrow(usage('unknown sandbox "b"'));
     await expect(sandboxId(control, '')).rejects.toThrow(usage('unknown sandbox'));
     await expect(sandboxId(control, 'AAA')).rejects.toThrow(usage('unknown sandbox'));

@@ -7,10 +7,7 @@ import { UsageError } from '../failure.ts';
  * @returns the full ID; a full ID is not looked up
  * @throws UsageError unless the text is a prefix of exactly one ID
  */
-export async function sandboxId(
-  control: Pick<ControlPlane, 'list'>,
-  text: string,
-): Promise<string> {
+export async function sandboxId(control: Pick<ControlPlane, 'list'>, text: string): Promise<string> {
   if (parseSandboxId(text) !== undefined) return text;
   const ids = (await control.list()).map(({ id }) => id);
   if (text !== '' && !ids.some((id) => id.startsWith(text))) {
@@ -23,10 +20,7 @@ export async function sandboxId(
 }
 
 /** Resolves a snapshot's name, ID, or unique prefix of its ID. @throws UsageError */
-export async function snapshotId(
-  control: Pick<ControlPlane, 'snapshots'>,
-  text: string,
-): Promise<string> {
+export async function snapshotId(control: Pick<ControlPlane, 'snapshots'>, text: string): Promise<string> {
   if (parseSandboxId(text) !== undefined) return text;
   const all = await control.snapshots();
   const named = all.find(({ name }) => name === text);
@@ -39,12 +33,7 @@ export async function snapshotId(
   );
 }
 
-function unambiguous(
-  ids: readonly string[],
-  text: string,
-  noun: string,
-  listCommand: string,
-): string {
+function unambiguous(ids: readonly string[], text: string, noun: string, listCommand: string): string {
   const matching = text === '' ? [] : ids.filter((id) => id.startsWith(text));
   const [one, another] = matching;
   if (one === undefined) {

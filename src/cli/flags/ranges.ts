@@ -24,16 +24,10 @@ export const memoryMax = sized('--memory-max', RANGES.memoryMib);
 /** MiB */
 export const disk = sized('--disk', RANGES.diskMib);
 
-export const tokensPerMinute = ranged(
-  '--tokens-per-minute',
-  parseAmount,
-  RANGES.modelBudget,
-  String,
-);
+export const tokensPerMinute = ranged('--tokens-per-minute', parseAmount, RANGES.modelBudget, String);
 
 /** Null: `none`. */
-export const tokensPerMinuteOrNone = (text: string): number | null =>
-  text === 'none' ? null : tokensPerMinute(text);
+export const tokensPerMinuteOrNone = (text: string): number | null => (text === 'none' ? null : tokensPerMinute(text));
 
 /** Bytes per second of the channel. */
 export const rate = ranged('--rate', parseRate, RANGES.channelBytes, String);
@@ -88,12 +82,7 @@ function timed(name: string, range: Range): Parse {
 }
 
 /** @param format writes a value as a person would write it there */
-function ranged(
-  name: string,
-  parse: Parse,
-  { min, max }: Range,
-  format: (value: number) => string,
-): Parse {
+function ranged(name: string, parse: Parse, { min, max }: Range, format: (value: number) => string): Parse {
   return (text) => {
     const value = withOption(name, () => parse(text));
     if (value >= min && value <= max) return value;

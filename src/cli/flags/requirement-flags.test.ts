@@ -26,9 +26,13 @@ describe('requirementsOf', () => {
     await file('a/more.txt', 'urllib3\n');
     const path = await file('a/requirements.txt', 'Requests>=2\n-r more.txt\n');
     const code = '# /// script\n# dependencies = ["rich", "requests >= 2"]\n# ///\n';
-    expect(
-      await requirementsOf({ with: ['zipp,Babel<3'], requirements: [path] }, script(code)),
-    ).toEqual(['babel<3', 'requests>=2', 'rich', 'urllib3', 'zipp']);
+    expect(await requirementsOf({ with: ['zipp,Babel<3'], requirements: [path] }, script(code))).toEqual([
+      'babel<3',
+      'requests>=2',
+      'rich',
+      'urllib3',
+      'zipp',
+    ]);
     expect(await requirementsOf({})).toEqual([]);
     expect(await requirementsOf({}, script('print(1)'))).toEqual([]);
   });
@@ -64,10 +68,7 @@ describe('requirementsOf', () => {
   it('reads the project of a directory', async () => {
     await file('b/pyproject.toml', '[project]\ndependencies = ["b"]\nrequires-python = ">=3.9"\n');
     await file('c/requirements.txt', 'c\n');
-    expect(await requirementsOf({ requirements: [join(dir, 'b'), join(dir, 'c')] })).toEqual([
-      'b',
-      'c',
-    ]);
+    expect(await requirementsOf({ requirements: [join(dir, 'b'), join(dir, 'c')] })).toEqual(['b', 'c']);
   });
 
   it('asks uv for a lock file, and says what to do without it', async () => {
@@ -82,9 +83,7 @@ describe('requirementsOf', () => {
       });
       const uv = await file('bin/uv', `#!/bin/sh\necho "d==1 --hash=sha256:${'a'.repeat(64)}"\n`);
       await chmod(uv, 0o755);
-      expect(await requirementsOf({ requirements: [path] })).toEqual([
-        `d==1 --hash=sha256:${'a'.repeat(64)}`,
-      ]);
+      expect(await requirementsOf({ requirements: [path] })).toEqual([`d==1 --hash=sha256:${'a'.repeat(64)}`]);
       await writeFile(uv, '#!/bin/sh\nexit 2\n');
       await expect(requirementsOf({ requirements: [path] })).rejects.toThrow('uv could not');
     } finally {

@@ -51,10 +51,7 @@ export async function requirementsOf(
 
 type Choose = (metadata: ScriptMetadata) => Promise<readonly string[]>;
 
-async function ownRequirements(
-  { code, project }: Program,
-  choose: Choose,
-): Promise<readonly string[]> {
+async function ownRequirements({ code, project }: Program, choose: Choose): Promise<readonly string[]> {
   const own = await inlineRequirements(code, choose);
   if (project === null) return own;
   const file = join(project, 'pyproject.toml');
@@ -80,10 +77,7 @@ async function requirementsAt(path: string, choose: Choose): Promise<readonly st
   return locked ?? required;
 }
 
-async function fitting({
-  dependencies,
-  requiresPython,
-}: ScriptMetadata): Promise<readonly string[]> {
+async function fitting({ dependencies, requiresPython }: ScriptMetadata): Promise<readonly string[]> {
   if (requiresPython === null) return dependencies;
   const { GUEST_PYTHON, requirePython } = await import('../../artifacts/requirements/python.ts');
   requirePython(GUEST_PYTHON, requiresPython);
@@ -99,10 +93,7 @@ async function fileIn(dir: string): Promise<string> {
     const path = join(dir, name);
     if (await isFile(path)) return path;
   }
-  throw new UsageError(
-    `${dir} has neither pyproject.toml nor requirements.txt`,
-    'name the file with the requirements',
-  );
+  throw new UsageError(`${dir} has neither pyproject.toml nor requirements.txt`, 'name the file with the requirements');
 }
 
 /**
@@ -111,14 +102,7 @@ async function fileIn(dir: string): Promise<string> {
  */
 async function lockedBy(lock: string): Promise<readonly string[] | null> {
   if (!(await isFile(lock))) return null;
-  const args = [
-    'export',
-    '--frozen',
-    '--no-dev',
-    '--no-emit-project',
-    '--no-header',
-    '--no-annotate',
-  ];
+  const args = ['export', '--frozen', '--no-dev', '--no-emit-project', '--no-header', '--no-annotate'];
   try {
     const { stdout } = await promisify(execFile)('uv', [...args, '--quiet'], {
       cwd: dirname(resolve(lock)),
@@ -137,10 +121,7 @@ async function lockedBy(lock: string): Promise<readonly string[] | null> {
   }
 }
 
-async function readNamed(
-  path: string,
-  from: string | null,
-): Promise<{ path: string; text: string }> {
+async function readNamed(path: string, from: string | null): Promise<{ path: string; text: string }> {
   const named = from === null ? path : resolve(dirname(from), path);
   return { path: named, text: await readText(named) };
 }

@@ -2,12 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { changeOf, limitsOf } from '../commands/update.ts';
 import { parseDiskLimits } from './disk-limits.ts';
 import { changedBudget, isBudgetChange, parseSharedBudget } from './model-budget.ts';
-import {
-  channelOptions,
-  type NetworkFlags,
-  networkOptions,
-  sandboxOptions,
-} from './sandbox-flags.ts';
+import { channelOptions, type NetworkFlags, networkOptions, sandboxOptions } from './sandbox-flags.ts';
 
 const NO_FLAGS: NetworkFlags = { allowOut: [], denyOut: [] };
 const usage = expect.objectContaining({ code: 'usage' });
@@ -58,10 +53,7 @@ describe('--allow-field', () => {
     const flags = { ...NO_FLAGS, env: [], warm: [], alias: [], allowModel: [] };
     const allowed = (...allowField: string[]) =>
       sandboxOptions({ env: {} }, { ...flags, allowField }, {}).models?.allowFields;
-    expect(allowed('enable_search', 'messages.content.uuid')).toEqual([
-      'enable_search',
-      'messages.content.uuid',
-    ]);
+    expect(allowed('enable_search', 'messages.content.uuid')).toEqual(['enable_search', 'messages.content.uuid']);
     expect(allowed()).toBeUndefined();
     for (const wrong of ['', 'a b', 'messages[].uuid', '.a', '*']) {
       expect(() => allowed(wrong), wrong).toThrow(usage);
@@ -79,14 +71,7 @@ describe('--disk-limit', () => {
     expect(parseDiskLimits([])).toBeUndefined();
     const flags = { ...NO_FLAGS, label: [], diskLimit: ['rate=1M'] };
     expect(changeOf(flags)).toEqual({ diskLimits: { bytesPerSecond: 1024 ** 2 } });
-    const network = {
-      mode: 'open',
-      allow: [],
-      deny: [],
-      limits: {},
-      address: null,
-      gatewayUse: null,
-    } as const;
+    const network = { mode: 'open', allow: [], deny: [], limits: {}, address: null, gatewayUse: null } as const;
     expect(limitsOf({ ...flags, netLimit: ['none'] }, network)).toMatchObject({
       diskLimits: { bytesPerSecond: 1024 ** 2 },
       network: { limits: {} },
@@ -168,10 +153,7 @@ describe('--net-limit', () => {
     const network = { ...rules, limits: { bytesMax: 7 }, address: null, gatewayUse: null };
     const change = { network: { ...rules, limits: { connectionsMax: 5 } } };
     expect(limitsOf(flags, network)).toEqual(change);
-    expect(limitsOf({ ...flags, timeout: '2m' }, network)).toEqual({
-      ...change,
-      timeoutMs: 120_000,
-    });
+    expect(limitsOf({ ...flags, timeout: '2m' }, network)).toEqual({ ...change, timeoutMs: 120_000 });
     expect(() => limitsOf(flags, null)).toThrow(usage);
   });
 });
@@ -183,10 +165,7 @@ describe('changeOf', () => {
     expect(changeOf({ ...none, allowOut: ['a.example'] })).toEqual({
       network: { mode: 'allowlist', allow: ['a.example'], deny: [] },
     });
-    expect(changeOf({ ...none, timeout: '2m', label: ['a=b'] })).toEqual({
-      timeoutMs: 120_000,
-      metadata: { a: 'b' },
-    });
+    expect(changeOf({ ...none, timeout: '2m', label: ['a=b'] })).toEqual({ timeoutMs: 120_000, metadata: { a: 'b' } });
     expect(changeOf({ ...none, timeout: 'never' })).toEqual({ timeoutMs: null });
   });
 
@@ -210,9 +189,7 @@ describe('changeOf', () => {
   it('update --packages: a new policy, or none', () => {
     const packages = { ecosystems: ['pip'], allow: [], deny: ['torch'] };
     const flags = { label: [], allowOut: [], denyOut: [], secret: [] };
-    expect(changeOf({ ...flags, packages: ['pip'], packagesDeny: ['torch'] })).toEqual({
-      packages,
-    });
+    expect(changeOf({ ...flags, packages: ['pip'], packagesDeny: ['torch'] })).toEqual({ packages });
     expect(changeOf({ ...flags, packages: ['none'] })).toEqual({ packages: null });
     expect(() => changeOf({ ...flags, packages: ['none'], packagesDeny: ['torch'] })).toThrow(
       '--packages none allows no other packages and no rules',
@@ -257,19 +234,10 @@ describe('--budget, --tokens-per-minute, --model-priority', () => {
 
   it('update: what is not named stays, --budget replaces all limits but the rate', () => {
     const current = { requests: 5, windowMs: 1000, tokensPerMinute: 7 };
-    expect(changedBudget({ budget: ['output=9'] }, current)).toEqual({
-      outputTokens: 9,
-      tokensPerMinute: 7,
-    });
+    expect(changedBudget({ budget: ['output=9'] }, current)).toEqual({ outputTokens: 9, tokensPerMinute: 7 });
     expect(changedBudget({ budget: ['none'] }, current)).toEqual({ tokensPerMinute: 7 });
-    expect(changedBudget({ budget: [], tokensPerMinute: 8 }, current)).toEqual({
-      ...current,
-      tokensPerMinute: 8,
-    });
-    expect(changedBudget({ tokensPerMinute: null }, current)).toEqual({
-      requests: 5,
-      windowMs: 1000,
-    });
+    expect(changedBudget({ budget: [], tokensPerMinute: 8 }, current)).toEqual({ ...current, tokensPerMinute: 8 });
+    expect(changedBudget({ tokensPerMinute: null }, current)).toEqual({ requests: 5, windowMs: 1000 });
     expect(isBudgetChange({ budget: [] })).toBe(false);
     expect(isBudgetChange({ tokensPerMinute: null })).toBe(true);
   });
@@ -277,14 +245,9 @@ describe('--budget, --tokens-per-minute, --model-priority', () => {
   it('serve --model-budget: a budget with windows', () => {
     expect(parseSharedBudget([])).toBeUndefined();
     expect(parseSharedBudget(['none'])).toBeNull();
-    expect(parseSharedBudget(['cost=20', 'per=1h'])).toEqual({
-      costNanoDollars: 20_000_000_000,
-      windowMs: 3_600_000,
-    });
+    expect(parseSharedBudget(['cost=20', 'per=1h'])).toEqual({ costNanoDollars: 20_000_000_000, windowMs: 3_600_000 });
     expect(() => parseSharedBudget(['cost=20'])).toThrow('needs a window');
     expect(() => parseSharedBudget(['per=1h'])).toThrow('needs a limit');
-    expect(() => parseSharedBudget(['cost=0,per=1h'])).toThrow(
-      '--model-budget cost=0: out of range',
-    );
+    expect(() => parseSharedBudget(['cost=0,per=1h'])).toThrow('--model-budget cost=0: out of range');
   });
 });

@@ -67,9 +67,7 @@ export function sandboxOptions(
       ...model,
       aliases: parseAliases(flags.alias),
       ...(flags.allowModel.length === 0 ? {} : { allow: flags.allowModel }),
-      ...(flags.allowHosted === undefined || flags.allowHosted.length === 0
-        ? {}
-        : { allowHosted: flags.allowHosted }),
+      ...(flags.allowHosted === undefined || flags.allowHosted.length === 0 ? {} : { allowHosted: flags.allowHosted }),
       ...allowedFields(flags),
       ...(flags.modelPriority === undefined ? {} : { priority: flags.modelPriority }),
       ...(budget === undefined ? {} : { budget }),
@@ -88,26 +86,19 @@ export function sandboxOptions(
  * before.
  * @throws UsageError
  */
-export function templateOption({
-  template,
-  image,
-  build,
-}: Pick<SandboxFlags, 'template' | 'image' | 'build'>): {
+export function templateOption({ template, image, build }: Pick<SandboxFlags, 'template' | 'image' | 'build'>): {
   readonly template?: string;
 } {
   if (image !== undefined && build !== undefined)
     throw new UsageError('--build and --image are mutually exclusive', 'omit one of them');
   if (typeof template !== 'string') return {};
-  if (build !== undefined)
-    throw new UsageError('--template and --build are mutually exclusive', 'omit one of them');
+  if (build !== undefined) throw new UsageError('--template and --build are mutually exclusive', 'omit one of them');
   if (image === undefined) return { template };
   throw new UsageError('--template and --image are mutually exclusive', 'omit one of them');
 }
 
 /** `--rate`: each direction may send a second's bytes at once. `none`: no limits. @throws UsageError */
-export function channelOptions({
-  rate: text,
-}: Pick<SandboxFlags, 'rate'>): Pick<SandboxOptions, 'channelLimits'> {
+export function channelOptions({ rate: text }: Pick<SandboxFlags, 'rate'>): Pick<SandboxOptions, 'channelLimits'> {
   if (text === undefined) return {};
   if (text === 'none') return { channelLimits: {} };
   const rate = ranges.rate(text);

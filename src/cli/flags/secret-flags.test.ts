@@ -16,9 +16,7 @@ describe('parseSecrets', () => {
       { name: 'B', hosts: ['c.example'], value: 'from a file' },
     ]);
     const both = parseSecrets([`B@c.example:443,d.example:header=X-A=${file}`], env);
-    expect(both).toMatchObject([
-      { hosts: ['c.example:443', 'd.example'], places: [{ in: 'header', name: 'X-A' }] },
-    ]);
+    expect(both).toMatchObject([{ hosts: ['c.example:443', 'd.example'], places: [{ in: 'header', name: 'X-A' }] }]);
     rmSync(folder, { recursive: true });
   });
   it('reads the places of a secret', () => {

@@ -29,14 +29,10 @@ export function parseSecrets(
     // The text may contain the value, so the message does not repeat it.
     if (match === null) throw new UsageError('--secret: expected NAME@host', HOW);
     if (secrets.has(name)) {
-      throw new UsageError(
-        `--secret ${name} is given twice`,
-        `use --secret ${name}@a.example,b.example`,
-      );
+      throw new UsageError(`--secret ${name} is given twice`, `use --secret ${name}@a.example,b.example`);
     }
     const value = file === undefined ? hostEnv[name] : contentOf(name, file);
-    if (value === undefined)
-      throw new UsageError(`--secret ${name}: variable is not set in this environment`, HOW);
+    if (value === undefined) throw new UsageError(`--secret ${name}: variable is not set in this environment`, HOW);
     const where = places === undefined ? {} : { places: places.split(',').map(placeOf) };
     secrets.set(name, { name, hosts: hosts.split(','), ...where, value });
   }

@@ -10,11 +10,7 @@ const check = (kind: 'none' | 'exec' | 'shell', ...command: string[]) => ({
 describe('readStart', () => {
   it('a start command without --ready is for an image alone, which may have a health check', () => {
     const flags = { start: 'serve', tag: 'web' };
-    expect(readStart(flags, true)).toEqual({
-      command: 'serve',
-      ready: null,
-      readyTimeoutMs: 120_000,
-    });
+    expect(readStart(flags, true)).toEqual({ command: 'serve', ready: null, readyTimeoutMs: 120_000 });
     expect(() => readStart(flags, false)).toThrow('--start needs --ready');
     expect(() => readStart({ start: 'serve' }, true)).toThrow('--start needs --tag');
     expect(() => readStart({ ready: 'true' }, true)).toThrow('--ready needs --start');

@@ -39,8 +39,7 @@ export function readStart(flags: StartFlags, hasImage: boolean): AskedStart | un
   if (tag === undefined) {
     throw new UsageError('--start needs --tag', 'only a name leads to a template with a program');
   }
-  const readyTimeoutMs =
-    readyTimeout === undefined ? READY_TIMEOUT_MS : ranges.readyTimeout(readyTimeout);
+  const readyTimeoutMs = readyTimeout === undefined ? READY_TIMEOUT_MS : ranges.readyTimeout(readyTimeout);
   return { command, ready, readyTimeoutMs };
 }
 

@@ -4,10 +4,7 @@ import { ignore } from '../../base/ignore.ts';
  * Does the work unless the signal is aborted. After an abort it rejects with the signal's reason, as `fetch` does: an
  * AbortError, a TimeoutError, or what the caller gave.
  */
-export async function withAbort<T>(
-  signal: AbortSignal | undefined,
-  work: () => Promise<T>,
-): Promise<T> {
+export async function withAbort<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
   signal?.throwIfAborted();
   try {
     return await work();
@@ -19,10 +16,7 @@ export async function withAbort<T>(
 }
 
 /** Waits for shared work, which continues for others after an abort. Rejects with the signal's reason. */
-export async function waitUnlessAborted<T>(
-  signal: AbortSignal | undefined,
-  work: Promise<T>,
-): Promise<T> {
+export async function waitUnlessAborted<T>(signal: AbortSignal | undefined, work: Promise<T>): Promise<T> {
   if (signal === undefined) return await work;
   const aborted = Promise.withResolvers<never>();
   const onAbort = (): void => aborted.reject(signal.reason);

@@ -5,11 +5,7 @@ import { MIB } from '../../base/units.ts';
 import type { Process, ProcessExit } from '../../machine/guest/link.ts';
 import { collect } from './collect.ts';
 
-function ran(
-  stdout: readonly Buffer[],
-  stderr: readonly Buffer[],
-  exit: Partial<ProcessExit> = {},
-) {
+function ran(stdout: readonly Buffer[], stderr: readonly Buffer[], exit: Partial<ProcessExit> = {}) {
   const process: Process = {
     pid: 1,
     warm: false,

@@ -11,14 +11,8 @@ type Begin = (options: GuestRunOptions) => Promise<Process>;
 
 export async function collect(begin: Begin, options: BufferOptions): Promise<RunResult<Buffer>>;
 export async function collect(begin: Begin, options: TextOptions): Promise<RunResult>;
-export async function collect(
-  begin: Begin,
-  options: RunOptions,
-): Promise<RunResult<string | Buffer>>;
-export async function collect(
-  begin: Begin,
-  options: RunOptions,
-): Promise<RunResult<string | Buffer>> {
+export async function collect(begin: Begin, options: RunOptions): Promise<RunResult<string | Buffer>>;
+export async function collect(begin: Begin, options: RunOptions): Promise<RunResult<string | Buffer>> {
   return await withAbort(options.signal, () => run(begin, options));
 }
 
@@ -46,13 +40,7 @@ async function run(begin: Begin, options: RunOptions): Promise<RunResult<string 
 }
 
 export function withoutCallbacks(options: RunOptions): GuestRunOptions & { signal?: AbortSignal } {
-  const {
-    stdin: _stdin,
-    onStdout: _onStdout,
-    onStderr: _onStderr,
-    encoding: _encoding,
-    ...rest
-  } = options;
+  const { stdin: _stdin, onStdout: _onStdout, onStderr: _onStderr, encoding: _encoding, ...rest } = options;
   return rest;
 }
 

@@ -89,8 +89,7 @@ export async function isHomeDaemonRunning(config: Config): Promise<boolean> {
 }
 
 /** The trace of this process, from its environment. */
-const traceOf = ({ traceparent }: Config): SpanContext | undefined =>
-  parseTraceparent(traceparent) ?? undefined;
+const traceOf = ({ traceparent }: Config): SpanContext | undefined => parseTraceparent(traceparent) ?? undefined;
 
 /** @throws HomeError `run_dir_unsafe`: another user could answer there */
 function socketPath(config: Config): string {

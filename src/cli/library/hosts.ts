@@ -1,11 +1,6 @@
 import { type Config, readConfig } from '../../base/config.ts';
 import { waitUnlessAborted } from './abort.ts';
-import {
-  type Daemon,
-  isHomeDaemonRunning,
-  openDaemonOnceReady,
-  openUsualDaemon,
-} from './daemon.ts';
+import { type Daemon, isHomeDaemonRunning, openDaemonOnceReady, openUsualDaemon } from './daemon.ts';
 import type { Host, HostOptions } from './host.ts';
 import { LocalPlane } from './local.ts';
 

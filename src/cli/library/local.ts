@@ -29,9 +29,7 @@ export class LocalPlane {
   readonly #running = new Set<string>();
   readonly #listeners = new Listeners<SandboxInfo>();
 
-  constructor(
-    start: (options: LocalOptions) => Promise<OpenedPlane> = (options) => startPlane(options),
-  ) {
+  constructor(start: (options: LocalOptions) => Promise<OpenedPlane> = (options) => startPlane(options)) {
     this.#start = start;
   }
 

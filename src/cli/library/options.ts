@@ -10,10 +10,7 @@ export interface CreateOptions extends Omit<CreateRequest, 'console'>, HostOptio
 export interface ListOptions extends SandboxFilter, HostOptions {}
 
 export interface RunOptions
-  extends Pick<
-    GuestRunOptions,
-    'env' | 'cwd' | 'user' | 'timeoutMs' | 'pty' | 'outputBytesMax' | 'detached' | 'tag'
-  > {
+  extends Pick<GuestRunOptions, 'env' | 'cwd' | 'user' | 'timeoutMs' | 'pty' | 'outputBytesMax' | 'detached' | 'tag'> {
   /** Text or bytes for the program's standard input. Default: none. */
   readonly stdin?: string | Uint8Array;
   /** `buffer`: `stdout` and `stderr` of the result are bytes. Default `utf8`: text, in which other bytes become `\ufffd`. */

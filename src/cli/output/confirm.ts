@@ -7,10 +7,7 @@ import type { Cli } from '../cli.ts';
 
 /** False: output or input is no terminal. */
 export const hasQuestions = (cli: Cli): boolean =>
-  !cli.json &&
-  cli.terminationStatus === null &&
-  cli.stdin.isTTY === true &&
-  cli.stderr.isTTY === true;
+  !cli.json && cli.terminationStatus === null && cli.stdin.isTTY === true && cli.stderr.isTTY === true;
 
 /** Anything but yes means no; so does the end of the input. */
 export async function confirm(cli: Cli, question: string): Promise<boolean> {

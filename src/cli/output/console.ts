@@ -53,11 +53,7 @@ export async function attachConsole(
       // The size first: the shell reads it when it starts.
       await resize(terminalSize(cli));
       const shell = await guest.exec({
-        argv: [
-          'sh',
-          '-c',
-          `exec ${CONSOLE_SHELL.map(quote).join(' ')} </dev/ttyS0 >/dev/ttyS0 2>&1`,
-        ],
+        argv: ['sh', '-c', `exec ${CONSOLE_SHELL.map(quote).join(' ')} </dev/ttyS0 >/dev/ttyS0 2>&1`],
         user: 'root',
         env: { TERM: cli.env['TERM'] ?? 'linux', HOME: '/home/user', USER: 'user' },
         stdin: false,
@@ -72,11 +68,7 @@ export async function attachConsole(
   cli.stderr.write('\r\nconsole closed\n');
 }
 
-async function untilEnd(
-  control: Pick<LocalControlPlane, 'events'>,
-  id: string,
-  signal: AbortSignal,
-): Promise<void> {
+async function untilEnd(control: Pick<LocalControlPlane, 'events'>, id: string, signal: AbortSignal): Promise<void> {
   for await (const { type } of control.events(id, { signal })) if (type === 'end') return;
 }
 

@@ -45,10 +45,7 @@ export function eventText(event: SandboxEventBody): string {
   }
 }
 
-export function amount(event: {
-  readonly memoryBytes: number;
-  readonly limitBytes: number;
-}): string {
+export function amount(event: { readonly memoryBytes: number; readonly limitBytes: number }): string {
   const of = event.limitBytes === 0 ? '' : ` of ${bytes(event.limitBytes)}`;
   return `${bytes(event.memoryBytes)}${of} in use`;
 }

@@ -89,10 +89,7 @@ describe('hostile text', () => {
     ['host', () => hostTable(host as unknown as HostInfo, 0)],
     ['progress', progressText],
     ['a log line', () => saidBy((cli) => cli.log.warn('x', { y: HOSTILE }))],
-    [
-      'the end of a sandbox',
-      () => saidBy((cli) => statusOfEnd(cli, { cause: 'vmm-crashed', detail: HOSTILE }, 'x')),
-    ],
+    ['the end of a sandbox', () => saidBy((cli) => statusOfEnd(cli, { cause: 'vmm-crashed', detail: HOSTILE }, 'x'))],
     ['an OOM victim', () => saidBy((cli) => exitStatus(cli, exit, 'x'))],
   ])('%s', (_name, shown) => {
     const text = shown();

@@ -2,8 +2,7 @@ import { describe, expect, it } from 'vitest';
 import type { LogChunk } from '../../sandbox/contract/control.ts';
 import { LogLines, type LogView } from './log-lines.ts';
 
-const of = (source: LogChunk['source']) => (text: string) =>
-  ({ source, text, skippedBytes: 0 }) as const;
+const of = (source: LogChunk['source']) => (text: string) => ({ source, text, skippedBytes: 0 }) as const;
 const [console, vmm] = [of('console'), of('vmm')];
 
 function printed(view: LogView, chunks: readonly LogChunk[]): string {
@@ -25,12 +24,7 @@ describe('LogLines', () => {
 
   it('on a terminal: replaces control characters, even across split line ends', () => {
     const view = { onlyVmm: false, plain: true };
-    const chunks = [
-      console('a\x1b[31m\r'),
-      console('\nb\r'),
-      console('c\n'),
-      vmm('\x1b]0;x\x07\n'),
-    ];
+    const chunks = [console('a\x1b[31m\r'), console('\nb\r'), console('c\n'), vmm('\x1b]0;x\x07\n')];
     expect(printed(view, chunks)).toBe('a?[31m\nb?c\n[vmm] ?]0;x?\n');
   });
 

@@ -66,11 +66,7 @@ export function watchFullDisk(
 }
 
 /** Returns the exit status after the sandbox ended under a program. @param what e.g. `the script` */
-export function statusOfEnd(
-  cli: Cli,
-  end: Pick<SandboxEnd, 'cause' | 'detail'>,
-  what: string,
-): number {
+export function statusOfEnd(cli: Cli, end: Pick<SandboxEnd, 'cause' | 'detail'>, what: string): number {
   if (cli.signalStatus !== null) return cli.signalStatus;
   // `reboot` or `poweroff` in the guest is a normal end.
   if (end.cause === 'guest-shutdown') return 0;

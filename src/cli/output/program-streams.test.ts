@@ -8,13 +8,7 @@ import { relay } from './program-streams.ts';
 
 function processWith(stdout: Iterable<Buffer>, stderr: Iterable<Buffer>): Process {
   const streams = { stdout: Readable.from(stdout), stderr: Readable.from(stderr) };
-  const rest = {
-    pid: 1,
-    warm: false,
-    stdin: new PassThrough(),
-    kill: () => undefined,
-    resize: async () => undefined,
-  };
+  const rest = { pid: 1, warm: false, stdin: new PassThrough(), kill: () => undefined, resize: async () => undefined };
   return { ...rest, ...streams, exit: Promise.resolve(EXIT) };
 }
 

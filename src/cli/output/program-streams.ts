@@ -60,20 +60,14 @@ export async function relay(
 ): Promise<Relayed> {
   const { stopSignal = 'SIGTERM' } = options;
   const stopForwarding = forwardStdin(cli, process, options.stdin);
-  cli.onSignal(
-    (signal) => process.kill(signal === 'SIGTERM' ? stopSignal : signal),
-    options.graceMs,
-  );
+  cli.onSignal((signal) => process.kill(signal === 'SIGTERM' ? stopSignal : signal), options.graceMs);
   let firstAt: number | undefined;
   const onOutput = (): void => {
     firstAt ??= performance.now();
   };
   const stdout = new OutputStream(cli.json, onOutput);
   const stderr = new OutputStream(cli.json, onOutput);
-  const drained = Promise.all([
-    stdout.pass(process.stdout, cli.stdout),
-    stderr.pass(process.stderr, cli.stderr),
-  ]);
+  const drained = Promise.all([stdout.pass(process.stdout, cli.stdout), stderr.pass(process.stderr, cli.stderr)]);
   let lost: unknown;
   const exit = await process.exit.catch((error: unknown) => {
     lost = error;
@@ -134,9 +128,7 @@ class OutputStream {
 
   async pass(from: Readable, to: Writable): Promise<void> {
     try {
-      await pipeline(from, (source: AsyncIterable<Buffer>) => this.#shown(source), to, {
-        end: false,
-      });
+      await pipeline(from, (source: AsyncIterable<Buffer>) => this.#shown(source), to, { end: false });
     } catch (error) {
       // The reader of our output went away (`| head`), or the guest did; neither is worth a message.
       ignore(error, 'output stream closed early');

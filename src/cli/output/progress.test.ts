@@ -73,8 +73,7 @@ describe('progressView', () => {
     vi.advanceTimersByTime(15_000);
     expect(text()).toContain('… All 50 % after 15.0 s, about 1 min 45 s left');
     expect(text()).toContain('… Short 75 % after 15.0 s, about 5.0 s left');
-    for (const step of ['k', 'short'])
-      view.report({ kind: 'done', step, cached: false, durationMs: 20_000 });
+    for (const step of ['k', 'short']) view.report({ kind: 'done', step, cached: false, durationMs: 20_000 });
     now = 30_000;
     vi.advanceTimersByTime(15_000);
     view.close();

@@ -29,10 +29,7 @@ const BAR_CELLS = 20;
 const DETAIL_COLUMNS_MIN = 10;
 const FRACTION_FOR_PACE = 0.2;
 
-export function progressView(
-  stream: NodeJS.WriteStream,
-  now: () => number = () => performance.now(),
-): ProgressView {
+export function progressView(stream: NodeJS.WriteStream, now: () => number = () => performance.now()): ProgressView {
   return stream.isTTY ? liveView(stream, now) : plainView(stream, now);
 }
 
@@ -74,10 +71,7 @@ function logUpdateOn(stream: NodeJS.WriteStream): LogUpdate {
 }
 
 /** Whole lines, for a stream that is no terminal or that others write to as well. */
-export function plainView(
-  stream: NodeJS.WritableStream,
-  now: () => number = () => performance.now(),
-): ProgressView {
+export function plainView(stream: NodeJS.WritableStream, now: () => number = () => performance.now()): ProgressView {
   const steps = new Map<string, Step>();
   const print = (line: string): void => void stream.write(`${line}\n`);
   const timer = setInterval(() => {
@@ -95,12 +89,7 @@ export function plainView(
   };
 }
 
-function apply(
-  steps: Map<string, Step>,
-  event: ProgressEvent,
-  now: number,
-  print: (line: string) => void,
-): void {
+function apply(steps: Map<string, Step>, event: ProgressEvent, now: number, print: (line: string) => void): void {
   const step = steps.get(event.step);
   if (event.kind === 'start') {
     const { title, estimateMs, isWhole = false } = event;
@@ -123,9 +112,7 @@ function apply(
     const [reason = ''] = event.message.split('\n');
     print(`${styleText('red', '✗')} ${step.title}${reason === '' ? '' : `: ${plain(reason)}`}`);
   } else if (!event.cached) {
-    print(
-      `${styleText('green', '✓')} ${step.title} ${styleText('dim', duration(event.durationMs))}`,
-    );
+    print(`${styleText('green', '✓')} ${step.title} ${styleText('dim', duration(event.durationMs))}`);
   }
 }
 
@@ -155,8 +142,7 @@ function shownTimeLeft(step: Step, steps: Steps, now: number): number {
  */
 function timeLeft(step: Step, steps: Steps, now: number): number {
   const [fraction, elapsedMs] = [shownFraction(step, now), now - step.startedAt];
-  if (step.fraction === undefined || fraction < FRACTION_FOR_PACE)
-    return Math.max(0, step.estimateMs - elapsedMs);
+  if (step.fraction === undefined || fraction < FRACTION_FOR_PACE) return Math.max(0, step.estimateMs - elapsedMs);
   const all = [...steps.values()];
   const parts = step.isWhole ? all.slice(all.indexOf(step) + 1) : [];
   if (parts.length > 0) return Math.max(...parts.map((part) => timeLeft(part, steps, now)));

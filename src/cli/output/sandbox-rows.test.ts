@@ -41,10 +41,7 @@ it('provenanceRows, secretRows: name the origin, and secrets without values', ()
   ]);
   expect(secretRows({ secrets: [secret, { ...secret, held: false }] })).toEqual([
     ['secret', 'KEY at a.example, b.example'],
-    [
-      'secret',
-      'KEY at a.example, b.example; value missing, set it again with neurovisor update --secret',
-    ],
+    ['secret', 'KEY at a.example, b.example; value missing, set it again with neurovisor update --secret'],
   ]);
 });
 
@@ -53,11 +50,7 @@ it('budgetRows: what was used of each limit in this window; the cost in dollars'
   const used = { inputTokens: 1, outputTokens: 2, requests: 3, costNanoDollars: 1_250_000_000 };
   const rows = (window: number) =>
     budgetRows(
-      {
-        id: 'a',
-        models: { ...NO_MODEL_POLICY, budget },
-        modelUse: { account: 'a', used: { ...used, window } },
-      },
+      { id: 'a', models: { ...NO_MODEL_POLICY, budget }, modelUse: { account: 'a', used: { ...used, window } } },
       7 * HOUR,
     );
   expect(rows(7)).toEqual([
@@ -65,11 +58,7 @@ it('budgetRows: what was used of each limit in this window; the cost in dollars'
     ['model budget', '$1.25 of $5 per 60 min'],
   ]);
   const cache = { ttlMs: HOUR, requests: 'all' } as const;
-  const cached = {
-    id: 'a',
-    models: { ...NO_MODEL_POLICY, cache },
-    modelUse: { account: 'a', used: null },
-  };
+  const cached = { id: 'a', models: { ...NO_MODEL_POLICY, cache }, modelUse: { account: 'a', used: null } };
   expect(budgetRows(cached, 0)).toEqual([['model cache', '60 min, every request']]);
   expect(rows(6)).toEqual([
     ['model budget', '0 of 5 requests per 60 min'],

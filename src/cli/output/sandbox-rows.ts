@@ -26,9 +26,7 @@ export function lifetimeRows(
   const what = onTimeout === 'kill' ? 'ends' : 'pauses';
   return [
     ...(endsAtMs === null ? [] : [['timeout', `${what} in ${coarse(endsAtMs - now)}`] as const]),
-    ...(idleTimeoutMs === null
-      ? []
-      : [['when idle', `pauses after ${coarse(idleTimeoutMs)}`] as const]),
+    ...(idleTimeoutMs === null ? [] : [['when idle', `pauses after ${coarse(idleTimeoutMs)}`] as const]),
     ...(autoResume ? [] : [['when paused', 'no automatic resume'] as const]),
   ];
 }
@@ -71,10 +69,7 @@ export function secretRows({ secrets }: Pick<SandboxInfo, 'secrets'>): readonly 
   });
 }
 
-export function diskRows({
-  bytesPerSecond,
-  opsPerSecond,
-}: SandboxInfo['diskLimits']): readonly Row[] {
+export function diskRows({ bytesPerSecond, opsPerSecond }: SandboxInfo['diskLimits']): readonly Row[] {
   const words = [
     ...(bytesPerSecond === undefined ? [] : [`${bytes(bytesPerSecond)}/s`]),
     ...(opsPerSecond === undefined ? [] : [`${opsPerSecond} operations/s`]),
@@ -95,9 +90,7 @@ export function budgetRows(
     ...(priority === 'normal' ? [] : [['model priority', priority] as const]),
     ...limits,
     ...(limits.length === 0 || account === id ? [] : [['budget of', account] as const]),
-    ...(tokensPerMinute === undefined
-      ? []
-      : [['model rate', `${tokensPerMinute} tokens per minute`] as const]),
+    ...(tokensPerMinute === undefined ? [] : [['model rate', `${tokensPerMinute} tokens per minute`] as const]),
     ...(cache === null ? [] : [['model cache', cacheText(cache)] as const]),
   ];
 }
@@ -109,12 +102,7 @@ export function sharedBudgetRows(shared: readonly SharedBudget[], now: number): 
   );
 }
 
-function limitRows(
-  name: string,
-  budget: ModelBudget,
-  used: BudgetUse | null,
-  now: number,
-): readonly Row[] {
+function limitRows(name: string, budget: ModelBudget, used: BudgetUse | null, now: number): readonly Row[] {
   const { windowMs } = budget;
   const per = windowMs === undefined ? '' : ` per ${coarse(windowMs)}`;
   return budgetStates(budget, used, now).map((state) => [name, `${budgetText(state)}${per}`]);
@@ -143,9 +131,7 @@ export function networkRows(network: SandboxInfo['network']): readonly Row[] {
     ...allow.map((rule) => ['allowed', rule] as const),
     ...deny.map((rule) => ['denied', rule] as const),
     ...destinations.map((limit) => ['limit', destinationText(limit, limit.bytesUsed)] as const),
-    ...Object.entries(refused).map(
-      ([reason, count]) => ['refused by name', `${count}: ${reason}`] as const,
-    ),
+    ...Object.entries(refused).map(([reason, count]) => ['refused by name', `${count}: ${reason}`] as const),
   ];
 }
 
@@ -177,9 +163,6 @@ const PAUSE_REASONS: Readonly<Record<PauseReason, string>> = {
 };
 
 /** Current memory, and the maximum if there is one. */
-export function memoryText({
-  memoryMib,
-  memoryMaxMib,
-}: Pick<SandboxInfo, 'memoryMib' | 'memoryMaxMib'>): string {
+export function memoryText({ memoryMib, memoryMaxMib }: Pick<SandboxInfo, 'memoryMib' | 'memoryMaxMib'>): string {
   return memoryMaxMib === null ? `${memoryMib} MiB` : `${memoryMib} of ${memoryMaxMib} MiB`;
 }

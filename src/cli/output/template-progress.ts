@@ -20,9 +20,7 @@ export async function withTemplateProgress<T>(
 ): Promise<T> {
   const { report } = cli.progress;
   const askedAtMs = clock.now();
-  const stop = clock.after(QUIET_MS_MAX, () =>
-    report({ kind: 'start', step: 'template', ...step }),
-  );
+  const stop = clock.after(QUIET_MS_MAX, () => report({ kind: 'start', step: 'template', ...step }));
   try {
     const result = await cli.unlessCancelled(work);
     const durationMs = clock.now() - askedAtMs;
@@ -61,10 +59,7 @@ export function templateStep({
   }
   if (requirements.length === 0) {
     if (image === undefined) return null;
-    return {
-      title: `Build the template of ${shownImage(image)} (built once)`,
-      estimateMs: IMAGE_MS,
-    };
+    return { title: `Build the template of ${shownImage(image)} (built once)`, estimateMs: IMAGE_MS };
   }
   const title = 'Install the packages into a template (built once)';
   return { title, estimateMs: INSTALLING_MS };

@@ -35,11 +35,7 @@ export class EscapeFilter {
 }
 
 /** Checked before anything starts. @throws UsageError if standard input is not a terminal */
-export function requireTerminal(
-  cli: Cli,
-  option: string,
-  remedy = `omit ${option} in a pipe`,
-): ReadStream {
+export function requireTerminal(cli: Cli, option: string, remedy = `omit ${option} in a pipe`): ReadStream {
   if (cli.stdin instanceof ReadStream) return cli.stdin;
   throw new UsageError(`${option} needs a terminal on standard input`, remedy);
 }

@@ -59,10 +59,7 @@ export function phases(
   return list;
 }
 
-export function timingsTable(
-  list: readonly Phase[],
-  { vmm, vmmReason }: Pick<HostInfo, 'vmm' | 'vmmReason'>,
-): string {
+export function timingsTable(list: readonly Phase[], { vmm, vmmReason }: Pick<HostInfo, 'vmm' | 'vmmReason'>): string {
   const rows = list.map((phase) => [phase.name, duration(phase.ms), phase.what]);
   return `${table(['phase', 'time', 'from … to'], rows)}\non ${plain(`${vmm}: ${vmmReason}`)}`;
 }

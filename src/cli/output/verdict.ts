@@ -3,7 +3,4 @@ import type { Styled } from './table.ts';
 
 const COLORS = { ok: 'green', limited: 'yellow', missing: 'red', unused: 'dim' } as const;
 
-export const verdictText = (verdict: keyof typeof COLORS): Styled => ({
-  style: COLORS[verdict],
-  text: verdict,
-});
+export const verdictText = (verdict: keyof typeof COLORS): Styled => ({ style: COLORS[verdict], text: verdict });

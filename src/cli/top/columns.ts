@@ -27,12 +27,7 @@ const ID: Column = { head: 'ID', width: 20, from: WIDE, cell: ({ id }) => id };
 const COLUMNS: readonly Column[] = [
   ID,
   { ...ID, width: SHORT_ID, from: 0, to: WIDE, cell: ({ id }) => id.slice(0, SHORT_ID) },
-  {
-    head: 'STATUS',
-    width: 8,
-    from: 0,
-    cell: ({ status }, ink) => ink(STATUS_INK[status] ?? 'reset', status),
-  },
+  { head: 'STATUS', width: 8, from: 0, cell: ({ status }, ink) => ink(STATUS_INK[status] ?? 'reset', status) },
   { head: 'VM', width: 8, from: 100, cell: ({ phase }) => phase ?? '–' },
   { head: 'FROM', width: 8, from: 142, cell: ({ origin }) => origin },
   { head: 'CPU', width: -3, from: 118, cell: ({ cpus }) => `${cpus}` },
@@ -46,11 +41,7 @@ const COLUMNS: readonly Column[] = [
 ];
 
 /** @returns the header and a line for each row */
-export function listLines(
-  rows: readonly SandboxRow[],
-  columns: number,
-  ink: Inked,
-): readonly string[] {
+export function listLines(rows: readonly SandboxRow[], columns: number, ink: Inked): readonly string[] {
   const shown = COLUMNS.filter(({ from, to = Infinity }) => from <= columns && columns < to);
   const head = shown.map((column) => aligned(column.head, column.width));
   return [
@@ -94,8 +85,7 @@ function memoryCell({ memoryBytes, memoryMib, pressure }: SandboxRow, ink: Inked
 /** `480/512 MiB`, `1.2/16 GiB`. */
 function amountText(mib: number | null, limitMib: number): string {
   const [unit, size] = limitMib >= 10 * MIB_PER_GIB ? ['GiB', MIB_PER_GIB] : ['MiB', 1];
-  const number = (value: number): string =>
-    (value / size).toFixed(size > 1 && value < 10 * size ? 1 : 0);
+  const number = (value: number): string => (value / size).toFixed(size > 1 && value < 10 * size ? 1 : 0);
   return `${mib === null ? '–' : number(mib)}/${number(limitMib)} ${unit}`;
 }
 
@@ -120,8 +110,7 @@ function budgetCell({ modelBudget }: SandboxRow, ink: Inked): string {
 /** Of 1. */
 const part = ({ left, limit }: BudgetState): number => left / limit;
 /** The smallest part that is left of a limit. */
-export const leastPart = (states: readonly BudgetState[]): number =>
-  Math.min(1, ...states.map(part));
+export const leastPart = (states: readonly BudgetState[]): number => Math.min(1, ...states.map(part));
 
 /** What is left of the limit of which the smallest part is left. */
 export function leftText(states: readonly BudgetState[], ink: Inked): string {

@@ -148,8 +148,7 @@ export function frameOf(now: Scrape, before: Before, changes: readonly TopEvent[
   const { version, vmm, upstream, startedAtMs } = host;
   const rate = (name: string): number | null => ratePerSecond(now, before.last, name);
   const tokens = ['neurovisor_tokens_generated_total', 'neurovisor_tokens_prompt_total'] as const;
-  const claims = (result: string): number =>
-    samples.sum('neurovisor_pool_claims_total', { result });
+  const claims = (result: string): number => samples.sum('neurovisor_pool_claims_total', { result });
   return {
     atMs,
     daemon: { version, vmm, upstream, startedAtMs },
@@ -199,9 +198,7 @@ function eventsOf({ events }: SandboxLoads, changes: readonly TopEvent[]): reado
     const { atMs, sandbox, type } = event;
     return { atMs, sandbox, type, text: shortText(event) };
   });
-  const ended = new Set(
-    reported.filter(({ type }) => type === 'end').map(({ sandbox }) => sandbox),
-  );
+  const ended = new Set(reported.filter(({ type }) => type === 'end').map(({ sandbox }) => sandbox));
   const others = changes.filter(({ type, sandbox }) => type !== 'end' || !ended.has(sandbox));
   return [...reported, ...others].sort((a, b) => a.atMs - b.atMs).slice(-EVENTS_MAX);
 }
@@ -237,12 +234,7 @@ function latenciesOf(now: Scrape, oldest: Scrape | null): readonly Latency[] {
 }
 
 /** Latency of the last minute if it has values, otherwise since the start. */
-function latencyOf(
-  name: string,
-  now: Scrape,
-  oldest: Scrape | null,
-  of: (samples: Samples) => Distribution,
-): Latency {
+function latencyOf(name: string, now: Scrape, oldest: Scrape | null, of: (samples: Samples) => Distribution): Latency {
   const all = of(now.samples);
   const recent = oldest === null ? null : since(all, of(oldest.samples));
   const isRecent = recent !== null && recent.count > 0;
@@ -253,10 +245,7 @@ function latencyOf(
     count: shown.count,
     p50: quantile(shown, 0.5),
     p95: quantile(shown, 0.95),
-    buckets: shown.buckets.map(({ le, count }) => ({
-      le: Number.isFinite(le) ? le : null,
-      count,
-    })),
+    buckets: shown.buckets.map(({ le, count }) => ({ le: Number.isFinite(le) ? le : null, count })),
   };
 }
 
@@ -283,8 +272,7 @@ function rowsOf(now: Scrape, last: Scrape | null): readonly SandboxRow[] {
       shortage: load === undefined ? null : shortageOf(load, now.loads.atMs),
       modelRequests: load?.modelRequests ?? 0,
       modelBudget: budgetStates(models.budget, modelUse.used, now.loads.atMs),
-      tokensPerSecond:
-        known === undefined || seconds <= 0 ? null : Math.max(0, tokens - known) / seconds,
+      tokensPerSecond: known === undefined || seconds <= 0 ? null : Math.max(0, tokens - known) / seconds,
       ageMs: Math.max(0, now.loads.atMs - createdAtMs),
     };
   });
@@ -299,9 +287,7 @@ function pressureOf(memoryBytes: number | null, memoryMib: number): Pressure {
 /** The newer of kill and pressure, except that pressure around a kill belongs to the kill. */
 function shortageOf({ lastPressure, lastOom }: SandboxLoad, nowMs: number): Shortage | null {
   const pressure =
-    lastPressure !== null && nowMs - lastPressure.atMs <= SHORTAGE_MS[lastPressure.type]
-      ? lastPressure
-      : null;
+    lastPressure !== null && nowMs - lastPressure.atMs <= SHORTAGE_MS[lastPressure.type] ? lastPressure : null;
   const isKilled = lastOom !== null && nowMs - lastOom.atMs <= SHORTAGE_MS.oom;
   if (isKilled && (pressure?.atMs ?? 0) <= lastOom.atMs + SHORTAGE_MS.pressure) {
     return { type: 'oom', victim: lastOom.victim?.name ?? 'a process' };

@@ -1,15 +1,6 @@
 /** Parses typed keys. Over a slow line, several arrive at once. Pure. */
 
-export type Key =
-  | 'quit'
-  | 'sort'
-  | 'reverse'
-  | 'up'
-  | 'down'
-  | 'page-up'
-  | 'page-down'
-  | 'home'
-  | 'end';
+export type Key = 'quit' | 'sort' | 'reverse' | 'up' | 'down' | 'page-up' | 'page-down' | 'home' | 'end';
 
 const CHARACTERS: Readonly<Record<string, Key>> = {
   q: 'quit',

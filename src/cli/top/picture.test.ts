@@ -18,9 +18,7 @@ const PRESSURE = {
   memoryBytes: 90 * MIB,
   limitBytes: 100 * MIB,
 };
-const OOM = {
-  ...({ source: 'guest', victim: { pid: 7, name: 'python3', rssBytes: MIB }, detail: '' } as const),
-};
+const OOM = { ...({ source: 'guest', victim: { pid: 7, name: 'python3', rssBytes: MIB }, detail: '' } as const) };
 
 type Marks = Pick<SandboxLoad, 'lastPressure' | 'lastOom'>;
 
@@ -118,13 +116,7 @@ describe('frameOf', () => {
 
   it('marks a VM at 90 % and 98 % of its memory', () => {
     const marks = frame.sandboxes.map(({ pressure }) => pressure);
-    expect([marks[3], marks[39], marks[40], marks[47], marks[48]]).toEqual([
-      'none',
-      'none',
-      'high',
-      'high',
-      'full',
-    ]);
+    expect([marks[3], marks[39], marks[40], marks[47], marks[48]]).toEqual(['none', 'none', 'high', 'high', 'full']);
   });
 });
 
@@ -178,10 +170,7 @@ describe('frameOf: models', () => {
       /^budgets {4}b 1 out left · c 1 out left · acme\S* 1 out left · host 9.0M out left · 1 more$/m,
     );
     expect(text).not.toContain('budgets');
-    const idle = {
-      ...made,
-      models: { ...made.models, queue: { ...made.models.queue, running: 0, waiting: 0 } },
-    };
+    const idle = { ...made, models: { ...made.models, queue: { ...made.models.queue, running: 0, waiting: 0 } } };
     expect(drawWhole(idle, view)).not.toContain('turns');
   });
 });
@@ -193,20 +182,13 @@ describe('frameOf: memory pressure', () => {
 
   it('shows pressure, near OOM and a kill for a limited time', () => {
     const pressure = { ...PRESSURE, atMs: at - 15_000 };
-    expect(shortageAt({ lastPressure: pressure, lastOom: null })).toEqual({
-      type: 'pressure',
-      some: 12.4,
-      full: 3,
-    });
+    expect(shortageAt({ lastPressure: pressure, lastOom: null })).toEqual({ type: 'pressure', some: 12.4, full: 3 });
     const old = { ...PRESSURE, atMs: at - 15_001 };
     expect(shortageAt({ lastPressure: old, lastOom: null })).toBeNull();
     const near = { ...PRESSURE, type: 'near_oom' as const, atMs: at - 30_000 };
     expect(shortageAt({ lastPressure: near, lastOom: null })).toEqual({ type: 'near_oom' });
     const killed = { ...OOM, atMs: at - 60_000 };
-    expect(shortageAt({ lastPressure: old, lastOom: killed })).toEqual({
-      type: 'oom',
-      victim: 'python3',
-    });
+    expect(shortageAt({ lastPressure: old, lastOom: killed })).toEqual({ type: 'oom', victim: 'python3' });
   });
 
   it('prefers a kill over the pressure around it, and new pressure over the kill', () => {
@@ -254,15 +236,11 @@ describe('draw', () => {
 
   it('80 by 24: shows memory, pressure, tokens, age and the last events', () => {
     const marks = [{ lastPressure: { ...PRESSURE, atMs: 1 }, lastOom: null }];
-    const events = [
-      { ...PRESSURE, type: 'near_oom', sandbox: ids[1] ?? '', seq: 1, atMs: 1 },
-    ] as const;
+    const events = [{ ...PRESSURE, type: 'near_oom', sandbox: ids[1] ?? '', seq: 1, atMs: 1 }] as const;
     const made = frameOf(scrape(5000, 0, marks, events), { last: null, oldest: null }, []);
     const lines = draw(made, { columns: 80, rows: 24 }, { ...view, sort: 'id', color: false });
     const text = lines.join('\n');
-    expect(text).toMatch(
-      /^aaaaaaaaaa {2}running {3}█{4}░{4} {3}50\/100 MiB +some 12 full 3 +0 +5 s$/m,
-    );
+    expect(text).toMatch(/^aaaaaaaaaa {2}running {3}█{4}░{4} {3}50\/100 MiB +some 12 full 3 +0 +5 s$/m);
     expect(text).toContain('near_oom: 90.0 MiB of 100 MiB (guest)');
     expect(lines.filter((line) => line.includes('running ')).length).toBeGreaterThan(5);
   });
@@ -274,8 +252,7 @@ describe('draw', () => {
     const made = frameOf(scrape(5, 0, [], many), { last: null, oldest: null }, []);
     const few = { ...made, sandboxes: made.sandboxes.slice(0, 2) };
     const told = (frame: TopFrame): number =>
-      draw(frame, { columns: 80, rows: 40 }, view).filter((line) => line.includes('events dropped'))
-        .length;
+      draw(frame, { columns: 80, rows: 40 }, view).filter((line) => line.includes('events dropped')).length;
     expect(told(few)).toBeGreaterThan(20);
     expect(told(made)).toBe(6);
   });
@@ -299,12 +276,7 @@ describe('draw', () => {
   it('sortRows: sorts by memory, tokens, age or ID, in both directions', () => {
     const first = (sort: View['sort'], reverse = false): string | undefined =>
       sortRows(frame.sandboxes, { sort, reverse })[0]?.id;
-    expect([first('memory'), first('tokens'), first('age'), first('id')]).toEqual([
-      ids[49],
-      ids[7],
-      ids[0],
-      ids[0],
-    ]);
+    expect([first('memory'), first('tokens'), first('age'), first('id')]).toEqual([ids[49], ids[7], ids[0], ids[0]]);
     expect([first('memory', true), first('id', true)]).toEqual([ids[3], ids[49]]);
   });
 });

@@ -44,10 +44,7 @@ export function draw(frame: TopFrame, size: Size, view: View): readonly string[]
   // The line above the list, its head, and the foot.
   const room = Math.max(1, size.rows - head.length - latencies.length - 3);
   const wanted = size.rows >= ROWS_FOR_EVENTS ? frame.events.length : 0;
-  const reserved = Math.min(
-    wanted,
-    EVENTS_MIN[size.rows >= EVENTS_MIN.tallRows ? 'tall' : 'short'],
-  );
+  const reserved = Math.min(wanted, EVENTS_MIN[size.rows >= EVENTS_MIN.tallRows ? 'tall' : 'short']);
   const rows = sortRows(frame.sandboxes, view).slice(view.offset);
   const shown = rows.slice(0, Math.max(1, room - (reserved === 0 ? 0 : reserved + 2)));
   const free = room - shown.length - 2;
@@ -77,8 +74,7 @@ function headOf(frame: TopFrame, ink: Inked, view: View): readonly string[] {
   const states = Object.entries(counts).map(([status, count]) => `${count} ${status}`);
   const asked = pool.hits + pool.misses;
   const hits = asked === 0 ? '' : `, ${((100 * pool.hits) / asked).toFixed(0)} % hits`;
-  const title =
-    view.problem === null ? `up ${up} · ${safeText(daemon.vmm)}` : safeText(view.problem);
+  const title = view.problem === null ? `up ${up} · ${safeText(daemon.vmm)}` : safeText(view.problem);
   return [
     `${ink('bold', 'neurovisor top')}  ${clock}  ${view.problem === null ? title : ink('red', title)}`,
     `sandboxes  ${states.length === 0 ? 'none' : states.join(', ')} · ${queue.waiting} waiting, ` +
@@ -105,10 +101,7 @@ function budgetLines(budgets: TopFrame['models']['budgets'], ink: Inked): readon
 }
 
 /** Requests in front of model servers; no line where there is nothing to tell. */
-function queueLines(
-  { running, waiting, longestWaitMs }: TopFrame['models']['queue'],
-  ink: Inked,
-): readonly string[] {
+function queueLines({ running, waiting, longestWaitMs }: TopFrame['models']['queue'], ink: Inked): readonly string[] {
   if (running + waiting === 0) return [];
   const wait = waiting === 0 ? '' : `, longest ${duration(longestWaitMs)}`;
   const text = `${waiting} waiting${wait}`;

@@ -50,8 +50,7 @@ export class Samples {
 
   #named(name: string, labels: Readonly<Record<string, string>>): readonly MetricSample[] {
     const pairs = Object.entries(labels);
-    const fits = (sample: MetricSample): boolean =>
-      pairs.every(([key, value]) => sample.labels[key] === value);
+    const fits = (sample: MetricSample): boolean => pairs.every(([key, value]) => sample.labels[key] === value);
     return (this.#byName.get(name) ?? []).filter(fits);
   }
 }
@@ -59,10 +58,7 @@ export class Samples {
 /** Returns the values since `earlier`. */
 export function since(later: Distribution, earlier: Distribution): Distribution {
   const before = new Map(earlier.buckets.map(({ le, count }) => [le, count]));
-  const buckets = later.buckets.map(({ le, count }) => ({
-    le,
-    count: Math.max(0, count - (before.get(le) ?? 0)),
-  }));
+  const buckets = later.buckets.map(({ le, count }) => ({ le, count: Math.max(0, count - (before.get(le) ?? 0)) }));
   return { buckets, count: buckets.reduce((sum, { count }) => sum + count, 0) };
 }
 

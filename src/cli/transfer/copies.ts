@@ -39,12 +39,7 @@ export interface Copied {
 }
 
 /** `--copy PATH[:TARGET]`: as `cp PATH ID:TARGET`. */
-export async function copyForRun(
-  cli: Cli,
-  guest: Guest,
-  spec: string,
-  user: string | undefined,
-): Promise<Copied> {
+export async function copyForRun(cli: Cli, guest: Guest, spec: string, user: string | undefined): Promise<Copied> {
   const { source, target } = parseCopy(spec);
   // Loaded only here: most runs copy nothing.
   const { copyIn } = await import('../../artifacts/transfer/copy-in.ts');

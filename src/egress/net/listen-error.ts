@@ -11,12 +11,7 @@ type ListenErrorCode =
 /** A server for guests (DNS, gateway) could not bind its address. */
 export class ListenError extends CodedError<ListenErrorCode> {}
 
-export function listenError(
-  what: string,
-  address: string,
-  port: number,
-  cause: unknown,
-): ListenError {
+export function listenError(what: string, address: string, port: number, cause: unknown): ListenError {
   const message = `listen for ${what} on ${address} port ${port}`;
   switch (errorCode(cause)) {
     case 'EADDRINUSE':
@@ -25,10 +20,7 @@ export function listenError(
         remedy: 'Stop the program that listens there, or choose another port.',
       });
     case 'EADDRNOTAVAIL':
-      return new ListenError('address_missing', message, {
-        cause,
-        remedy: 'Choose an address of this machine.',
-      });
+      return new ListenError('address_missing', message, { cause, remedy: 'Choose an address of this machine.' });
     case 'EACCES':
     case 'EPERM':
       return new ListenError('not_permitted', message, {

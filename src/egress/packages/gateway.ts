@@ -89,10 +89,7 @@ export interface PackageGateway {
   close(): Promise<void>;
 }
 
-const PAGE_TIME = {
-  size: PORT_LIMITS.pageTimeMs,
-  refillPerSecond: PORT_LIMITS.pageTimePerSecondMs,
-};
+const PAGE_TIME = { size: PORT_LIMITS.pageTimeMs, refillPerSecond: PORT_LIMITS.pageTimePerSecondMs };
 
 export function createPackageGateway(options: PackagesOptions): PackageGateway {
   const { clock, log, isPublic, upstreamLimits = {}, lookup } = options;

@@ -12,9 +12,7 @@ describe('NameBudget', () => {
     while (budget.take(named(taken)).ok) taken += 1;
     expect(taken).toBe(nameCharactersMax / 1000);
     expect(taken).toBeLessThan(namesMax);
-    expect(budget.take(named(taken))).toMatchObject({
-      refusal: { status: 403, code: 'too_many_names' },
-    });
+    expect(budget.take(named(taken))).toMatchObject({ refusal: { status: 403, code: 'too_many_names' } });
     expect(budget.take(named(0))).toMatchObject({ ok: true, value: { isNew: false } });
   });
 });

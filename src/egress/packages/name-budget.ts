@@ -36,10 +36,7 @@ export class NameBudget {
       return tooMany(`${unknownNamesMax} names that do not exist`);
     }
     const now = this.#clock.now();
-    this.#tokens = Math.min(
-      namesBurst,
-      this.#tokens + ((now - this.#thenMs) / 1000) * namesPerSecond,
-    );
+    this.#tokens = Math.min(namesBurst, this.#tokens + ((now - this.#thenMs) / 1000) * namesPerSecond);
     this.#thenMs = now;
     if (this.#tokens < 1) {
       const message = `This sandbox asks for new names too fast: more than ${namesPerSecond} per second.`;

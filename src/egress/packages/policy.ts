@@ -1,9 +1,5 @@
 /** What a sandbox may fetch. Pure. */
-import {
-  type Ecosystem,
-  LOCK_ENTRY,
-  type PackagePolicy,
-} from '../../base/request/package-policy.ts';
+import { type Ecosystem, LOCK_ENTRY, type PackagePolicy } from '../../base/request/package-policy.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
 export interface Digest {
@@ -61,10 +57,7 @@ export function permitsFile(
   file: { readonly digests: readonly Digest[]; readonly publishedMs: number | null },
   nowMs: number,
 ): Checked<void> {
-  if (
-    locked !== null &&
-    !file.digests.some(({ algorithm, hex }) => locked.has(`${algorithm}:${hex}`))
-  ) {
+  if (locked !== null && !file.digests.some(({ algorithm, hex }) => locked.has(`${algorithm}:${hex}`))) {
     const message = `The lock file of this sandbox names another file of ${name}.`;
     return refused(403, 'not_locked', message);
   }

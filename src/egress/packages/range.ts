@@ -7,10 +7,7 @@ export interface ByteRange {
 }
 
 /** Undefined: answer with the whole file. @param given the field's value */
-export function parseRange(
-  given: string | undefined,
-  sizeBytes: number,
-): ByteRange | 'unsatisfiable' | undefined {
+export function parseRange(given: string | undefined, sizeBytes: number): ByteRange | 'unsatisfiable' | undefined {
   const [, first = '', last = ''] = /^bytes=(\d{0,15})-(\d{0,15})$/.exec(given ?? '') ?? [];
   if (first === '' && last === '') return undefined;
   if (first === '') {

@@ -26,9 +26,7 @@ export type RefusalCode =
   | 'upstream_failed'
   | 'upstream_timeout';
 
-export type Checked<T> =
-  | { readonly ok: true; readonly value: T }
-  | { readonly ok: false; readonly refusal: Refusal };
+export type Checked<T> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly refusal: Refusal };
 
 export const accepted = <T>(value: T): Checked<T> => ({ ok: true, value });
 

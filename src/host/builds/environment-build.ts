@@ -17,13 +17,7 @@ import { describeError } from '../../base/errors.ts';
 import { plain } from '../../base/text/plain.ts';
 import { MIB } from '../../base/units.ts';
 import type { BuilderVms } from '../runtime/image-builder.ts';
-import type {
-  Environment,
-  Images,
-  ImagesContext,
-  PulledImage,
-  Reference,
-} from '../runtime/images.ts';
+import type { Environment, Images, ImagesContext, PulledImage, Reference } from '../runtime/images.ts';
 import { openToolVms, parseReference } from '../runtime/images.ts';
 import { STAGE_VM_DEFAULTS, type StageVmOptions, startStageVm } from './stage-vm.ts';
 
@@ -95,11 +89,7 @@ function fileDisk({ image, digest }: Environment): BaseDisk {
  * Builds an environment that NeuroVisor brings, with its base. One that was built before is found.
  * @throws DockerfileError, OciError, ImageError
  */
-export async function buildReadyMade(
-  context: ImagesContext,
-  images: Images,
-  name: string,
-): Promise<PulledImage> {
+export async function buildReadyMade(context: ImagesContext, images: Images, name: string): Promise<PulledImage> {
   const { progress } = context;
   const step = `environment-${name}`;
   const startedAtMs = systemClock.now();

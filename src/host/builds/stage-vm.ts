@@ -37,13 +37,7 @@ import { DISKS_MAX } from '../../machine/vmm/spec.ts';
 import { packageVariables } from '../../sandbox/contract/packages.ts';
 import type { Workspace } from '../../sandbox/contract/parts.ts';
 import type { NetworkOptions } from '../../sandbox/contract/spec.ts';
-import {
-  type BuilderVms,
-  makeSparse,
-  mountTools,
-  NO_MODEL,
-  TOOLS_DIR,
-} from '../runtime/image-builder.ts';
+import { type BuilderVms, makeSparse, mountTools, NO_MODEL, TOOLS_DIR } from '../runtime/image-builder.ts';
 import { makeWorkspace } from '../runtime/workspace.ts';
 
 export interface StageVmOptions {
@@ -143,12 +137,7 @@ const failed = (message: string, cause: unknown): DockerfileError =>
     remedy: remedyOf(cause) ?? 'Try again; `neurovisor doctor` checks what VMs need.',
   });
 
-async function lay(
-  toolsPath: string,
-  dir: string,
-  { diskMib }: StageVmOptions,
-  stage: StageDisks,
-): Promise<Layout> {
+async function lay(toolsPath: string, dir: string, { diskMib }: StageVmOptions, stage: StageDisks): Promise<Layout> {
   const disks: VmDisk[] = [];
   const add = (path: string, access: VmDisk['access']): string => {
     const known = access === 'read' ? disks.findIndex((one) => one.path === path) : -1;
@@ -211,13 +200,7 @@ class Stage implements StageVm {
   readonly #clientEnv: Variables;
   #secrets = 0;
 
-  constructor(
-    vm: Vm,
-    layout: Layout,
-    options: StageVmOptions,
-    kept: OutputDisk,
-    signal: AbortSignal,
-  ) {
+  constructor(vm: Vm, layout: Layout, options: StageVmOptions, kept: OutputDisk, signal: AbortSignal) {
     this.#vm = vm;
     this.#layout = layout;
     this.#kept = kept;
@@ -274,9 +257,7 @@ class Stage implements StageVm {
 
   async pack(outPath: string): Promise<void> {
     const { outputDevice, outputBytes } = this.#layout;
-    const bytes = await this.#watched(() =>
-      this.#ask({ task: 'pack', output: outputDevice }, null),
-    );
+    const bytes = await this.#watched(() => this.#ask({ task: 'pack', output: outputDevice }, null));
     if (bytes === undefined || bytes > outputBytes) {
       throw new StepFault('failed', 'the VM gave no valid answer');
     }
@@ -320,11 +301,7 @@ class Stage implements StageVm {
   }
 
   /** A step that ends early does not read all; its answer says why. */
-  async #feed(
-    program: Process,
-    plan: Buffer,
-    archive: AsyncIterable<Uint8Array> | null,
-  ): Promise<void> {
+  async #feed(program: Process, plan: Buffer, archive: AsyncIterable<Uint8Array> | null): Promise<void> {
     async function* all(): AsyncGenerator<Uint8Array> {
       yield plan;
       if (archive !== null) yield* archive;

@@ -26,11 +26,7 @@ import { type BuiltEnvironment, buildEnvironment } from './environment-build.ts'
 import { STAGE_VM_DEFAULTS } from './stage-vm.ts';
 
 /** As E2B's, but for the disk, of which it names only what must be free. */
-const SIZE: TemplateSize = {
-  cpus: Math.min(2, availableParallelism()),
-  memoryMib: 1024,
-  diskMib: 4096,
-};
+const SIZE: TemplateSize = { cpus: Math.min(2, availableParallelism()), memoryMib: 1024, diskMib: 4096 };
 /** As E2B's, for a program without a check. */
 const READY_OTHERWISE = 'sleep 20';
 const READY_MS = 600_000;
@@ -42,10 +38,7 @@ export class VmTemplateBuilds implements TemplateBuilds {
   readonly #context: ImagesContext;
   readonly #images: Images;
 
-  constructor(
-    runtime: Runtime,
-    { log, signal, quotaBytes }: { log: Log; signal: AbortSignal; quotaBytes: number },
-  ) {
+  constructor(runtime: Runtime, { log, signal, quotaBytes }: { log: Log; signal: AbortSignal; quotaBytes: number }) {
     this.#runtime = runtime;
     this.#context = {
       home: runtime.home,
@@ -111,8 +104,7 @@ export class VmTemplateBuilds implements TemplateBuilds {
           } else if (event.kind === 'output') {
             onEvent({ kind: 'output', step: line, stream: event.stream, chunk: event.chunk });
           } else if (event.kind === 'warning') onEvent(event);
-          else if (event.kind === 'pack')
-            onEvent({ kind: 'note', text: '[finalize] Write the disk' });
+          else if (event.kind === 'pack') onEvent({ kind: 'note', text: '[finalize] Write the disk' });
         },
       });
     } catch (error) {
@@ -125,10 +117,7 @@ export class VmTemplateBuilds implements TemplateBuilds {
     if (kind === 'image') {
       const { transport } = parseReference(name, '/');
       if (transport !== 'docker' && transport !== 'stored') {
-        throw new BuildFailure(
-          'base',
-          `${name}: a build reads no files of the machine of the daemon`,
-        );
+        throw new BuildFailure('base', `${name}: a build reads no files of the machine of the daemon`);
       }
       return { source: { kind: 'image', reference: name }, kind, user: '' };
     }
@@ -179,8 +168,7 @@ function ofTemplate({ name, spec, image }: StoredTemplate): MadeBase {
     throw new BuildFailure('base', `the template ${name} has packages beside its image`);
   }
   if (image === undefined) return OURS;
-  const { digest, user, env, workdir, entrypoint, cmd, exposedPorts, stopSignal } =
-    image.environment;
+  const { digest, user, env, workdir, entrypoint, cmd, exposedPorts, stopSignal } = image.environment;
   const program = { user, env, workdir, entrypoint, cmd, exposedPorts, stopSignal };
   const config = { ...program, labels: {}, healthcheck: null };
   const disk = { kind: 'file', path: image.path, digest } as const;
@@ -195,11 +183,7 @@ function startCommand({ command, ready }: TemplateStart): StartCommand {
   const stay = 'exec sleep infinity';
   const program = command === null ? stay : `${loginCommand(command)} && ${stay}`;
   const check = ready ?? (command === null ? 'true' : READY_OTHERWISE);
-  return {
-    command: program,
-    ready: loginCommand(`${SS_OTHERWISE}\n${check}`),
-    readyTimeoutMs: READY_MS,
-  };
+  return { command: program, ready: loginCommand(`${SS_OTHERWISE}\n${check}`), readyTimeoutMs: READY_MS };
 }
 
 const SS_OTHERWISE = `command -v ss >/dev/null 2>&1 || ss() {

@@ -143,8 +143,7 @@ async function openAccounts(
   const { auditContent, memorySharing } = config;
   const hasContents = auditContent === 'redacted' || auditContent === 'full';
   const contents = hasContents ? await AuditLog.open({ ...counted, kind: 'content' }) : null;
-  if (contents !== null)
-    cleanup.push('audit log of contents', () => contents[Symbol.asyncDispose]());
+  if (contents !== null) cleanup.push('audit log of contents', () => contents[Symbol.asyncDispose]());
   const keys = new KnownKeys(homeDir, clock, log);
   const quotas = new TenantQuotas(tenants, clock, {
     isAcross: memorySharing === 'share-all',
@@ -225,9 +224,7 @@ async function openDoors(parts: Composition): Promise<Doors> {
   cleanup.push('audit log', () => audit[Symbol.asyncDispose]());
   let domain = 'localhost';
   const e2b =
-    tenancy === undefined
-      ? undefined
-      : await e2bOf(parts, { callers: tenancy, events, audit, domain: () => domain });
+    tenancy === undefined ? undefined : await e2bOf(parts, { callers: tenancy, events, audit, domain: () => domain });
   const api = await createApiServer({
     control,
     log,
@@ -282,10 +279,7 @@ interface E2bUses {
   readonly domain: () => string;
 }
 
-async function e2bOf(
-  { options, home, accounts, plane, cleanup }: Composition,
-  uses: E2bUses,
-): Promise<E2bServer> {
+async function e2bOf({ options, home, accounts, plane, cleanup }: Composition, uses: E2bUses): Promise<E2bServer> {
   const { config, log, signal } = options;
   const e2b = await createE2bServer({
     ...uses,
@@ -294,11 +288,7 @@ async function e2bOf(
     clock: systemClock,
     tokens: accessTokens(await tokenKey(home.dir)),
     templates: {
-      builds: new VmTemplateBuilds(plane.runtime, {
-        log,
-        signal,
-        quotaBytes: config.imageQuotaBytes,
-      }),
+      builds: new VmTemplateBuilds(plane.runtime, { log, signal, quotaBytes: config.imageQuotaBytes }),
       stateDir: join(home.dir, 'e2b-templates'),
       uploadsDir: join(home.cacheDir, 'e2b-uploads'),
       admit: (tenant, memoryMib) => accounts.quotas.admitBuild(tenant, memoryMib),

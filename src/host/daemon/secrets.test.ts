@@ -21,13 +21,10 @@ it('makes each secret once, in a file of its owner, and leaves nothing else', as
   expect(statSync(join(home, 'token-key')).mode & 0o777).toBe(0o600);
 });
 
-it.each(['', '\n', 'ab', `${'0'.repeat(62)}zz`])(
-  'takes no token key from a file with %j',
-  async (text) => {
-    writeFileSync(join(home, 'token-key'), text);
-    await expect(tokenKey(home)).rejects.toThrow('the file is damaged');
-  },
-);
+it.each(['', '\n', 'ab', `${'0'.repeat(62)}zz`])('takes no token key from a file with %j', async (text) => {
+  writeFileSync(join(home, 'token-key'), text);
+  await expect(tokenKey(home)).rejects.toThrow('the file is damaged');
+});
 
 it.each(['', '\n', 'two words'])('takes no API key from a file with %j', async (text) => {
   writeFileSync(join(home, 'api-key'), text);

@@ -11,10 +11,7 @@ const TOKEN_KEY = /^[0-9a-f]{64}$/;
  * The key of its ports: that of the environment, otherwise that of the home. Older clients of E2B take only keys like
  * `e2b_` and hexadecimal digits.
  */
-export async function apiKey(
-  given: string | null,
-  homeDir: string,
-): Promise<{ key: string; path: string | null }> {
+export async function apiKey(given: string | null, homeDir: string): Promise<{ key: string; path: string | null }> {
   if (given !== null) return { key: given, path: null };
   const path = join(homeDir, 'api-key');
   const make = (): string => `e2b_${randomBytes(24).toString('hex')}`;
@@ -35,8 +32,7 @@ async function secretOf(path: string, form: RegExp, make: () => string): Promise
   const known = await readIfThere(path);
   if (known !== null) {
     if (form.test(known)) return known;
-    const remedy =
-      'restore it, or remove it: the next start makes another secret, and clients need the new one';
+    const remedy = 'restore it, or remove it: the next start makes another secret, and clients need the new one';
     throw new CodedError('secret_damaged', `${path}: the file is damaged`, { remedy });
   }
   const secret = make();

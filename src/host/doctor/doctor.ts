@@ -19,12 +19,7 @@ import { readModelsFile } from '../runtime/model-servers/models-file.ts';
 import { overviewOf } from '../runtime/model-servers/overview.ts';
 import { ramSharingOf, SHARING_REMEDY, sharingAsConfigured } from '../runtime/ram/sharing.ts';
 import { SPACE_BYTES } from '../runtime/setup.ts';
-import {
-  confineChoice,
-  foreseeVmm,
-  judgeFirecracker,
-  type VmmChoice,
-} from '../runtime/vmm-choice.ts';
+import { confineChoice, foreseeVmm, judgeFirecracker, type VmmChoice } from '../runtime/vmm-choice.ts';
 import type { Check, Finding } from './check.ts';
 import { checkGpu } from './gpu.ts';
 import { checkKernel } from './kernel.ts';
@@ -99,18 +94,13 @@ async function checkAccelerator({ config }: DoctorOptions): Promise<Finding> {
   const verdict = await probeAccelerator({ cacheDir: home.cacheDir });
   if (verdict.accelerator === 'kvm') return ok(`KVM: ${verdict.reason}`);
   if (verdict.accelerator === 'none') {
-    return {
-      verdict: 'missing',
-      detail: verdict.reason,
-      remedy: 'run `./neurovisor setup` as root: it installs QEMU',
-    };
+    return { verdict: 'missing', detail: verdict.reason, remedy: 'run `./neurovisor setup` as root: it installs QEMU' };
   }
   return {
     verdict: 'limited',
     detail: `software emulation (TCG), Python is 12 to 17 times slower: ${verdict.reason}`,
     remedy:
-      verdict.details.kvm.remedy ??
-      'use a host whose /dev/kvm runs Linux guests (bare metal or nested virtualisation)',
+      verdict.details.kvm.remedy ?? 'use a host whose /dev/kvm runs Linux guests (bare metal or nested virtualisation)',
   };
 }
 
@@ -138,11 +128,7 @@ async function checkRequested(
   const { kvm } = (await probeAccelerator({ cacheDir: resolveHome(home).cacheDir })).details;
   const why = problem ?? (kvm.usable ? null : `${version} is installed, but ${kvm.reason}`);
   if (why === null) return ok(`${version}, used as configured`);
-  return {
-    verdict: 'missing',
-    detail: why,
-    remedy: 'see docs/firecracker.md, or unset NEUROVISOR_VMM',
-  };
+  return { verdict: 'missing', detail: why, remedy: 'see docs/firecracker.md, or unset NEUROVISOR_VMM' };
 }
 
 /** With the configured mode; `doctor --security` checks the host for it. */
@@ -279,8 +265,7 @@ async function checkServers(config: Config): Promise<Finding> {
   const failed = servers.filter(({ error }) => error !== null);
   const detail = servers
     .map(({ name, kind, error, tookMs, models }) => {
-      const works =
-        tookMs === null ? 'starts when asked' : `answers, ${models?.length ?? 0} models`;
+      const works = tookMs === null ? 'starts when asked' : `answers, ${models?.length ?? 0} models`;
       const found = error ?? works;
       return `${name} (${kind}): ${found}`;
     })

@@ -31,18 +31,15 @@ describe('checkGpu', () => {
   it.each([
     [[NVIDIA, RENDER], 'an NVIDIA device', 'no CUDA backend', 'linux-x64-cuda'],
     [[RENDER], 'a render device', 'no Vulkan backend', 'linux-x64-vulkan'],
-  ])(
-    'devices %j without a backend: reported, with the package to install',
-    async (devices, ...texts) => {
-      const [device, backend, remedy] = texts;
-      const found = await checkGpu({ gpu: 'auto', home: '' }, sources(CPU, ...devices));
-      expect(found).toMatchObject({
-        verdict: 'limited',
-        detail: expect.stringMatching(`${device}.*CPU.*${backend}`),
-        remedy: expect.stringContaining(remedy),
-      });
-    },
-  );
+  ])('devices %j without a backend: reported, with the package to install', async (devices, ...texts) => {
+    const [device, backend, remedy] = texts;
+    const found = await checkGpu({ gpu: 'auto', home: '' }, sources(CPU, ...devices));
+    expect(found).toMatchObject({
+      verdict: 'limited',
+      detail: expect.stringMatching(`${device}.*CPU.*${backend}`),
+      remedy: expect.stringContaining(remedy),
+    });
+  });
 
   it('no device: the CPU, with the remedies for a GPU', async () => {
     expect(await checkGpu({ gpu: 'auto', home: '' }, sources(CPU))).toMatchObject({
@@ -86,10 +83,7 @@ describe('checkGpu', () => {
     ['that still loads', null, 'm is being loaded'],
   ])('an engine %s: what it has loaded', async (_name, setup, text) => {
     const runningEngines = async () => [{ model: 'm', running: 0, waiting: 0, setup }];
-    const { detail } = await checkGpu(
-      { gpu: 'auto', home: '' },
-      { ...sources(CPU), runningEngines },
-    );
+    const { detail } = await checkGpu({ gpu: 'auto', home: '' }, { ...sources(CPU), runningEngines });
     expect(detail).toBe(`no GPU device; the engine computes on the CPU. Running: ${text}`);
   });
 });

@@ -41,10 +41,7 @@ export async function checkGpu(
   const finding = judge(found, choice, sources);
   const now = engines.map(describeEngine).join('; ');
   if (now !== '') return { ...finding, detail: `${finding.detail}. Running: ${now}` };
-  const plan =
-    found.gpu === 'cpu'
-      ? ''
-      : ', with as many layers of a model as its memory has room for, else the CPU';
+  const plan = found.gpu === 'cpu' ? '' : ', with as many layers of a model as its memory has room for, else the CPU';
   return { ...finding, detail: `${finding.detail}${plan}; no engine is running` };
 }
 

@@ -6,11 +6,7 @@ import { resolveHome } from '../../base/home.ts';
 import { SOURCE_DIR } from '../runtime/setup.ts';
 import type { Finding } from './check.ts';
 
-export async function checkKernel({
-  config,
-}: {
-  readonly config: Pick<Config, 'home'>;
-}): Promise<Finding> {
+export async function checkKernel({ config }: { readonly config: Pick<Config, 'home'> }): Promise<Finding> {
   const { cacheDir } = resolveHome(config.home);
   const kernel = await describeKernel({ cacheDir, sourceDir: SOURCE_DIR });
   if (kernel !== undefined) return judgeKernel(kernel);

@@ -48,10 +48,7 @@ export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<Networ
     const { id, tap, subnet } = lease;
     const link = owned.find((each) => each.owner.sandboxId === id)?.link;
     const programId = link?.xdpProgramId;
-    const drops =
-      link === undefined || programId === undefined
-        ? undefined
-        : readMetadataDrops(programId, link.index);
+    const drops = link === undefined || programId === undefined ? undefined : readMetadataDrops(programId, link.index);
     const counted = traffic.get(id);
     const record = records.read(id);
     const { bytesMax } = record?.limits ?? {};
@@ -65,9 +62,7 @@ export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<Networ
       policy: record?.policy ?? null,
       limits: record?.limits ?? null,
       bytesLeft:
-        counted === undefined || bytesMax === undefined
-          ? null
-          : Math.max(0, bytesMax - counted.budgetBytesUsed),
+        counted === undefined || bytesMax === undefined ? null : Math.max(0, bytesMax - counted.budgetBytesUsed),
       traffic: counted === undefined ? null : trafficOf(counted, drops),
       gatewayUse: record?.use ?? null,
     };

@@ -5,12 +5,7 @@ import { promisify } from 'node:util';
 import { CodedError, describeError, errorCode } from '../../base/errors.ts';
 import type { Home } from '../../base/home.ts';
 import { ignore } from '../../base/ignore.ts';
-import {
-  POOL_DEFAULT,
-  POOL_SETTING,
-  parsePool,
-  poolConflicts,
-} from '../../egress/net/addresses/address-plan.ts';
+import { POOL_DEFAULT, POOL_SETTING, parsePool, poolConflicts } from '../../egress/net/addresses/address-plan.ts';
 import { formatCidr } from '../../egress/net/addresses/addresses.ts';
 import { parseResolvConf } from '../../egress/net/dns/resolv-conf.ts';
 import { NetError } from '../../egress/net/errors.ts';
@@ -20,11 +15,7 @@ import { LinkError } from '../../egress/net/netlink/errors.ts';
 import { FlushGuard } from '../../egress/net/nftables/flush-guard.ts';
 import { KERNEL_FEATURES, probeFeature } from '../../egress/net/nftables/kernel-probe.ts';
 import { Nft } from '../../egress/net/nftables/nft.ts';
-import {
-  legacyFilters,
-  type OtherFilter,
-  otherFilters,
-} from '../../egress/net/nftables/other-filters.ts';
+import { legacyFilters, type OtherFilter, otherFilters } from '../../egress/net/nftables/other-filters.ts';
 import { readContents } from '../../egress/net/nftables/table-owners.ts';
 import { GuardError, probeMetadataGuard } from '../../egress/net/xdp/metadata-guard.ts';
 import { ObserveError } from '../../machine/observe/errors.ts';
@@ -46,10 +37,7 @@ const nft = new Nft();
  * @param home its cache holds the BPF objects
  * @param pool address block for sandboxes
  */
-export async function examineNetwork(
-  home: Pick<Home, 'cacheDir'>,
-  pool = POOL_DEFAULT,
-): Promise<Check[]> {
+export async function examineNetwork(home: Pick<Home, 'cacheDir'>, pool = POOL_DEFAULT): Promise<Check[]> {
   const checks: readonly [string, () => Promise<Finding> | Finding][] = [
     ['privileges', checkPrivileges],
     ['TAP device', checkTun],
@@ -131,8 +119,7 @@ async function checkKernel(): Promise<Finding> {
       missing.push(feature);
     }
   }
-  const remedy =
-    'use a kernel with nf_tables and its modules ct, fib, connlimit, limit, quota, reject';
+  const remedy = 'use a kernel with nf_tables and its modules ct, fib, connlimit, limit, quota, reject';
   if (missing.length > 0) {
     return { verdict: 'missing', detail: `this kernel lacks ${missing.join(', ')}`, remedy };
   }
@@ -210,8 +197,7 @@ async function checkOthers(): Promise<Finding> {
   if (legacy === null) {
     return {
       verdict: 'limited',
-      detail:
-        'iptables-legacy has rules, which nft does not list; its FORWARD chain may drop packets',
+      detail: 'iptables-legacy has rules, which nft does not list; its FORWARD chain may drop packets',
       remedy: 'install iptables, so that the rules can be read (iptables-legacy -S)',
     };
   }

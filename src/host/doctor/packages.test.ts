@@ -14,9 +14,7 @@ it('judgePackages: only a package that set-up can’t do without is missing', ()
   expect(judgePackages([optional], [])).toMatchObject({ verdict: 'limited', detail: 'libbpf1' });
   expect(judgePackages([optional, one('bubblewrap')], [])).toMatchObject({
     verdict: 'missing',
-    remedy: expect.stringContaining(
-      'apt-get install -y --no-install-recommends libbpf1 bubblewrap',
-    ),
+    remedy: expect.stringContaining('apt-get install -y --no-install-recommends libbpf1 bubblewrap'),
   });
   expect(judgePackages([], [])).toEqual({ verdict: 'ok', detail: 'all installed', remedy: null });
 });

@@ -12,11 +12,7 @@ import { resolveHome } from '../../base/home.ts';
 import { SOURCE_DIR } from '../runtime/setup.ts';
 import type { Finding } from './check.ts';
 
-export async function checkPackages({
-  config,
-}: {
-  readonly config: Pick<Config, 'home'>;
-}): Promise<Finding> {
+export async function checkPackages({ config }: { readonly config: Pick<Config, 'home'> }): Promise<Finding> {
   const { cacheDir } = resolveHome(config.home);
   const needed = await neededPackages({ cacheDir, sourceDir: SOURCE_DIR });
   const missing = await missingHostPackages(needed);
@@ -24,10 +20,7 @@ export async function checkPackages({
 }
 
 /** @param compilers missing packages with which `prove` and `bench` compile programs of their own */
-export function judgePackages(
-  missing: readonly HostPackage[],
-  compilers: readonly HostPackage[],
-): Finding {
+export function judgePackages(missing: readonly HostPackage[], compilers: readonly HostPackage[]): Finding {
   const names = missing.map((one) => one.name).join(' ');
   if (missing.length > 0) {
     return {

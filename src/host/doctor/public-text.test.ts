@@ -13,10 +13,7 @@ describe('publicText', () => {
     ],
     ['~/bin/firecracker is missing', '<path> is missing'],
     ['("/srv/x y") and /a', '("<path> y") and <path>'],
-    [
-      '10.1.2.3:7070 and fe80::1ff:fe23:4567:890a and ::1',
-      '<address>:7070 and <address> and <address>',
-    ],
+    ['10.1.2.3:7070 and fe80::1ff:fe23:4567:890a and ::1', '<address>:7070 and <address> and <address>'],
     ['https://user:pass@host/path?key=1 refused', '<url> refused'],
     ['mail alice@example.org', 'mail <address>'],
     ['the control group /sys/fs/cgroup/app.slice/x.service', 'the control group <path>'],
@@ -54,20 +51,13 @@ describe('publicError', () => {
     const said = new Error('the token sk-planted of alice is wrong');
     const failed = Object.assign(new Error('open /home/alice'), { code: 'EACCES', cause: said });
     const error = new Own('jail_unavailable', 'could not use /home/user/x', { cause: failed });
-    expect(publicError(error, NONE)).toBe(
-      'jail_unavailable: could not use <path>: EACCES: another error',
-    );
+    expect(publicError(error, NONE)).toBe('jail_unavailable: could not use <path>: EACCES: another error');
   });
 });
 
 describe('namesHere', () => {
   it('namesHere: those of the environment, long ones first; none that says nothing or is too short', () => {
-    const names = namesHere({
-      USER: 'alice',
-      SUDO_USER: 'al',
-      LOGNAME: 'root',
-      HOSTNAME: 'host.example.org',
-    });
+    const names = namesHere({ USER: 'alice', SUDO_USER: 'al', LOGNAME: 'root', HOSTNAME: 'host.example.org' });
     expect(names).toContain('alice');
     expect(names).toContain('host.example.org');
     expect(names).not.toContain('al');

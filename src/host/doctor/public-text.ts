@@ -75,13 +75,7 @@ export function pathForms(configured: readonly string[]): string[] {
 export function namesHere(env: Readonly<Record<string, string | undefined>>): string[] {
   const host = hostname();
   const given = ['USER', 'LOGNAME', 'SUDO_USER', 'HOSTNAME', 'HOST'].map((name) => env[name] ?? '');
-  const names = [
-    ...given,
-    host,
-    host.split('.')[0] ?? '',
-    ...userNames(),
-    basename(env['HOME'] ?? ''),
-  ];
+  const names = [...given, host, host.split('.')[0] ?? '', ...userNames(), basename(env['HOME'] ?? '')];
   return longestFirst(names.filter((name) => !COMMON_NAMES.has(name)));
 }
 

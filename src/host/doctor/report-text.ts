@@ -19,15 +19,9 @@ export function reportText(report: HostReport): string {
       `QEMU ${report.qemu ?? 'none'}, Firecracker ${report.firecracker ?? 'none'}, jailer ${report.jailer ?? 'none'}; used: ${report.vmm ?? 'none'}`,
     ],
     ['accelerator', report.accelerator],
-    [
-      'KVM',
-      `${kvm.usable ? 'usable' : 'not usable'}: ${kvm.reason}${kvm.cached ? ' (probed before)' : ''}`,
-    ],
+    ['KVM', `${kvm.usable ? 'usable' : 'not usable'}: ${kvm.reason}${kvm.cached ? ' (probed before)' : ''}`],
     ['KVM steps', kvm.steps.map(stepText).join(', ') || 'none'],
-    [
-      'control groups',
-      `${cgroups.version}; limits of ${cgroups.controllers.join(', ') || 'nothing'}`,
-    ],
+    ['control groups', `${cgroups.version}; limits of ${cgroups.controllers.join(', ') || 'nothing'}`],
     ['jail', `${jail.mode}, ${jail.state}: ${jail.description}`],
     ...jail.gaps.map((gap): [string, string] => ['jail lacks', gap]),
     ['seccomp', report.seccomp.join(' ') || 'none'],
@@ -37,15 +31,9 @@ export function reportText(report: HostReport): string {
   return ['### neurovisor doctor --report', '', '| | |', '|---|---|', ...lines, ''].join('\n');
 }
 
-function stepText({
-  step,
-  ms,
-  instructionsPerSecond,
-  error,
-}: HostReport['kvm']['steps'][number]): string {
+function stepText({ step, ms, instructionsPerSecond, error }: HostReport['kvm']['steps'][number]): string {
   const time = ms === null ? '' : ` ${ms} ms`;
-  const rate =
-    instructionsPerSecond === null ? '' : ` (${Math.round(instructionsPerSecond / 1e6)} M/s)`;
+  const rate = instructionsPerSecond === null ? '' : ` (${Math.round(instructionsPerSecond / 1e6)} M/s)`;
   return `${step}${time}${rate}${error === null ? '' : ` failed: ${error}`}`;
 }
 
@@ -58,8 +46,5 @@ function startsText(starts: HostReport['starts']): string {
 
 /** Text of a table's cell. */
 function cell(text: string): string {
-  return text
-    .replaceAll(/[|\\]/g, String.raw`\$&`)
-    .replaceAll('<', '&lt;')
-    .replaceAll('@', '&#64;');
+  return text.replaceAll(/[|\\]/g, String.raw`\$&`).replaceAll('<', '&lt;').replaceAll('@', '&#64;');
 }

@@ -65,15 +65,7 @@ describe('facts', () => {
   });
   it('processorOf: model, virtualization, and whether it is a virtual machine', () => {
     const text = 'model name\t: AMD EPYC 7R13\nflags\t\t: fpu svm hypervisor\n';
-    expect(processorOf(text)).toMatchObject({
-      model: 'AMD EPYC 7R13',
-      virtualization: 'svm',
-      nested: true,
-    });
-    expect(processorOf('flags\t: vmx\n')).toMatchObject({
-      model: 'unknown',
-      virtualization: 'vmx',
-      nested: false,
-    });
+    expect(processorOf(text)).toMatchObject({ model: 'AMD EPYC 7R13', virtualization: 'svm', nested: true });
+    expect(processorOf('flags\t: vmx\n')).toMatchObject({ model: 'unknown', virtualization: 'vmx', nested: false });
   });
 });

@@ -84,10 +84,7 @@ interface ReportOptions {
  * Never fails because of the host: what can't be found out is null, `unknown` or a skip with its reason.
  * @throws the reason of the signal
  */
-export async function reportHost(
-  given: ReportOptions,
-  host: HostFacts = thisHost,
-): Promise<HostReport> {
+export async function reportHost(given: ReportOptions, host: HostFacts = thisHost): Promise<HostReport> {
   const home = resolveHome(given.config.home);
   const options = { ...given, config: await withFirecracker(given.config, home) };
   const { config, env, say } = options;
@@ -134,10 +131,7 @@ export async function reportHost(
   };
 }
 
-async function reportJail(
-  config: Config,
-  secrets: PrivateTexts,
-): Promise<Pick<HostReport, 'vmm' | 'jail'>> {
+async function reportJail(config: Config, secrets: PrivateTexts): Promise<Pick<HostReport, 'vmm' | 'jail'>> {
   const home = resolveHome(config.home);
   const { jail: mode } = config;
   try {
@@ -168,13 +162,7 @@ async function reportStarts(
 ): Promise<HostReport['starts']> {
   if (accelerator === 'none') return { skipped: 'no VMM can run here' };
   const { cacheDir } = resolveHome(config.home);
-  const context = {
-    cacheDir,
-    sourceDir: SOURCE_DIR,
-    progress: () => undefined,
-    signal,
-    log: silentLog,
-  };
+  const context = { cacheDir, sourceDir: SOURCE_DIR, progress: () => undefined, signal, log: silentLog };
   try {
     const absent = await absentArtifacts(context, { withModel: false });
     if (absent.length > 0) return { skipped: 'not set up: run `./neurovisor setup` first' };
@@ -227,15 +215,13 @@ function formed(text: string, form: RegExp): string {
 
 /** @param text os-release(5) */
 export function distributionOf(text: string): string {
-  const field = (name: string): string =>
-    new RegExp(`^${name}="?([a-z0-9._-]{1,32})"?$`, 'm').exec(text)?.[1] ?? '';
+  const field = (name: string): string => new RegExp(`^${name}="?([a-z0-9._-]{1,32})"?$`, 'm').exec(text)?.[1] ?? '';
   return `${field('ID')} ${field('VERSION_ID')}`.trim() || 'unknown';
 }
 
 /** @param text /proc/cpuinfo */
 export function processorOf(text: string): HostReport['processor'] {
-  const field = (name: string): string =>
-    new RegExp(`^${name}\\s*: (.*)$`, 'm').exec(text)?.[1]?.trim() ?? '';
+  const field = (name: string): string => new RegExp(`^${name}\\s*: (.*)$`, 'm').exec(text)?.[1]?.trim() ?? '';
   const flags = new Set(field('flags').split(' '));
   return {
     model: formed(field('model name'), /^[\w (),.@/+-]{1,80}$/),

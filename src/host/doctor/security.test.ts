@@ -23,8 +23,7 @@ function host(facts: Readonly<Record<string, string>> = {}, kernel = '6.12.1'): 
       Object.keys(good)
         .filter((name) => name.startsWith(`${path}/`))
         .map((name) => name.slice(path.length + 1)),
-    exists: (path) =>
-      Object.keys(good).some((name) => name === path || name.startsWith(`${path}/`)),
+    exists: (path) => Object.keys(good).some((name) => name === path || name.startsWith(`${path}/`)),
     kernel,
   };
 }
@@ -46,29 +45,18 @@ describe('auditHost', () => {
     ['simultaneous threads', { '/sys/devices/system/cpu/smt/active': '1' }],
     ['page sharing', { '/sys/kernel/mm/ksm/run': '1' }],
     ['swap', { '/proc/swaps': 'Filename Type\n/dev/sda2 partition 100 0 -2' }],
-    [
-      'processor flaws',
-      { '/sys/devices/system/cpu/vulnerabilities/mds': 'Vulnerable: no microcode' },
-    ],
+    ['processor flaws', { '/sys/devices/system/cpu/vulnerabilities/mds': 'Vulnerable: no microcode' }],
     ['start of VMs', { '/sys/module/kvm/parameters/nx_huge_pages': 'Y' }],
     ['kernel console', { '/proc/sys/kernel/printk': '7\t4\t1\t7' }],
     ['user ids', { '/etc/passwd': 'agent:x:1900000010:1::/:/bin/sh' }],
-  ] as const)(
-    'auditHost: %s is the only finding, with a remedy',
-    (name, facts, kernel?: string) => {
-      const bad = host(facts, kernel);
-      expect(blamed(bad).sort()).toEqual([...ALWAYS, name].sort());
-      const judge = JUDGEMENTS.find(([each]) => each === name)?.[1];
-      expect(judge?.(bad).remedy).toEqual(expect.any(String));
-    },
-  );
+  ] as const)('auditHost: %s is the only finding, with a remedy', (name, facts, kernel?: string) => {
+    const bad = host(facts, kernel);
+    expect(blamed(bad).sort()).toEqual([...ALWAYS, name].sort());
+    const judge = JUDGEMENTS.find(([each]) => each === name)?.[1];
+    expect(judge?.(bad).remedy).toEqual(expect.any(String));
+  });
   it('auditHost: absent facts do not fail the audit', () => {
-    const silent: HostFacts = {
-      read: () => null,
-      list: () => [],
-      exists: () => false,
-      kernel: 'x',
-    };
+    const silent: HostFacts = { read: () => null, list: () => [], exists: () => false, kernel: 'x' };
     for (const [, judge] of JUDGEMENTS) expect(judge(silent).detail).not.toBe('');
   });
 });

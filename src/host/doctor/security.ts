@@ -56,11 +56,7 @@ export async function auditHost(
 }
 
 const ok = (detail: string): Finding => ({ verdict: 'ok', detail, remedy: null });
-const limited = (detail: string, remedy: string): Finding => ({
-  verdict: 'limited',
-  detail,
-  remedy,
-});
+const limited = (detail: string, remedy: string): Finding => ({ verdict: 'limited', detail, remedy });
 
 export const JUDGEMENTS: readonly (readonly [string, (host: HostFacts) => Finding])[] = [
   ['host kernel', kernel],
@@ -104,8 +100,7 @@ function kvmDevice({ exists, read }: HostFacts): Finding {
   const nesting = ['kvm_intel', 'kvm_amd']
     .map((name) => read(`/sys/module/${name}/parameters/nested`))
     .find((value) => value === 'Y' || value === '1');
-  if (nesting === undefined)
-    return ok(modules.includes('kvm') ? 'present, without nesting' : 'present');
+  if (nesting === undefined) return ok(modules.includes('kvm') ? 'present, without nesting' : 'present');
   return limited(
     'present, with nesting: other guests could run hypervisors (ours get no vmx or svm)',
     'load kvm_intel or kvm_amd with nested=0',
@@ -113,14 +108,10 @@ function kvmDevice({ exists, read }: HostFacts): Finding {
 }
 
 function paging({ read }: HostFacts): Finding {
-  const value =
-    read('/sys/module/kvm_intel/parameters/ept') ?? read('/sys/module/kvm_amd/parameters/npt');
+  const value = read('/sys/module/kvm_intel/parameters/ept') ?? read('/sys/module/kvm_amd/parameters/npt');
   if (value === null) return ok('no KVM module needs it');
   if (value === 'Y' || value === '1') return ok('on');
-  return limited(
-    'off: KVM shadows page tables in software',
-    'load kvm_intel with ept=1 (kvm_amd: npt=1)',
-  );
+  return limited('off: KVM shadows page tables in software', 'load kvm_intel with ept=1 (kvm_amd: npt=1)');
 }
 
 function smt({ read }: HostFacts): Finding {
@@ -134,10 +125,7 @@ function smt({ read }: HostFacts): Finding {
 
 function ksm({ read }: HostFacts): Finding {
   if (read('/sys/kernel/mm/ksm/run') !== '1') return ok('off');
-  return limited(
-    'on (KSM): a guest can find out which pages another guest has',
-    'echo 2 > /sys/kernel/mm/ksm/run',
-  );
+  return limited('on (KSM): a guest can find out which pages another guest has', 'echo 2 > /sys/kernel/mm/ksm/run');
 }
 
 function swap({ read }: HostFacts): Finding {
@@ -146,10 +134,7 @@ function swap({ read }: HostFacts): Finding {
     .map((line) => line.split(/\s+/)[0] ?? '')
     .filter((name) => name !== '' && !name.includes('zram'));
   if (plain.length === 0) return ok('none on disk');
-  return limited(
-    `${plain.join(', ')}: guest memory may reach the disk`,
-    'swapoff -a, or encrypt the swap device',
-  );
+  return limited(`${plain.join(', ')}: guest memory may reach the disk`, 'swapoff -a, or encrypt the swap device');
 }
 
 function flaws({ read, list }: HostFacts): Finding {
@@ -171,18 +156,14 @@ function flaws({ read, list }: HostFacts): Finding {
 
 /** No file reports it. */
 function rowhammer(): Finding {
-  return limited(
-    'unknown: it cannot be detected',
-    'use memory with ECC and target row refresh (TRR)',
-  );
+  return limited('unknown: it cannot be detected', 'use memory with ECC and target row refresh (TRR)');
 }
 
 function hugePages({ read }: HostFacts): Finding {
   const value = read('/sys/module/kvm/parameters/nx_huge_pages');
   const affected = read('/sys/devices/system/cpu/vulnerabilities/itlb_multihit');
   if (value === null || value === 'N' || value === 'never') return ok('not slowed down');
-  if (affected?.startsWith('KVM') === true)
-    return ok('slowed down by a mitigation that this processor needs');
+  if (affected?.startsWith('KVM') === true) return ok('slowed down by a mitigation that this processor needs');
   return limited(
     'slowed down by a mitigation that this processor does not need (Linux 6.1 and newer)',
     'load kvm with nx_huge_pages=never, or mount cgroup2 with favordynmods',
@@ -205,10 +186,7 @@ function controlGroups({ exists, read }: HostFacts): Finding {
   const controllers = read('/sys/fs/cgroup/cgroup.controllers');
   if (controllers !== null) return ok(`v2: ${controllers}`);
   if (exists('/sys/fs/cgroup/memory')) {
-    return limited(
-      'v1: limits hold, but snapshots are restored more slowly',
-      'boot with cgroup v2',
-    );
+    return limited('v1: limits hold, but snapshots are restored more slowly', 'boot with cgroup v2');
   }
   return limited('not mounted: VMMs have no limits', 'mount /sys/fs/cgroup');
 }
@@ -231,10 +209,7 @@ function userIds({ read }: HostFacts): Finding {
 }
 
 /** Opens the jail as for a VMM. */
-async function jailChecks(options: {
-  readonly config: Config;
-  readonly log: Log;
-}): Promise<Check[]> {
+async function jailChecks(options: { readonly config: Config; readonly log: Log }): Promise<Check[]> {
   const { config, log } = options;
   const home = resolveHome(config.home);
   if (config.jail === 'off' || config.jail === 'log') {

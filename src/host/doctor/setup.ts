@@ -25,9 +25,7 @@ export async function checkSetup({
     return judgeImage(await guestPackages(context));
   }
   const isNew = !existsSync(join(cacheDir, 'kernel')) && !existsSync(join(cacheDir, 'rootfs'));
-  const names = absent.map(({ name, cause }) =>
-    cause === null ? name : `${name} (${describeError(cause)})`,
-  );
+  const names = absent.map(({ name, cause }) => (cause === null ? name : `${name} (${describeError(cause)})`));
   return {
     verdict: 'limited',
     detail: isNew ? 'not set up yet' : `not built for this version yet: ${names.join(', ')}`,

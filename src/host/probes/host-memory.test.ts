@@ -58,11 +58,7 @@ describe('mappedMemory', () => {
     expect(programs).toEqual({ proportionalMib: 2, privateMib: 0.5, anonymousMib: 0 });
     const others = mappedMemory(SMAPS, ({ kib }) => kib !== 1024);
     expect(others.proportionalMib).toBeCloseTo(100_000 / 1024);
-    expect(mappedMemory('', () => true)).toEqual({
-      proportionalMib: 0,
-      privateMib: 0,
-      anonymousMib: 0,
-    });
+    expect(mappedMemory('', () => true)).toEqual({ proportionalMib: 0, privateMib: 0, anonymousMib: 0 });
   });
 });
 

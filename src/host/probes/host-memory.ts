@@ -105,8 +105,7 @@ export const OWN_RAM = '/memfd:guest-ram';
 const SHARED_RAM = '/memfd:shared-ram';
 
 /** Whether a path of /proc is that of a memfd of guest RAM. */
-export const isGuestRam = (path: string): boolean =>
-  path.startsWith(OWN_RAM) || path.startsWith(SHARED_RAM);
+export const isGuestRam = (path: string): boolean => path.startsWith(OWN_RAM) || path.startsWith(SHARED_RAM);
 
 /**
  * A VMM's memory beside its guest's RAM: for QEMU a named memory, for Firecracker one mapping of the guest's size.
@@ -130,8 +129,7 @@ export function memoryPressure(): MemoryPressure | null {
 
 /** The 10-second averages (Documentation/accounting/psi.rst). */
 export function parsePressure(text: string): MemoryPressure | null {
-  const ratio = (kind: string): number =>
-    Number(new RegExp(`^${kind} avg10=([0-9.]+)`, 'm').exec(text)?.[1]) / 100;
+  const ratio = (kind: string): number => Number(new RegExp(`^${kind} avg10=([0-9.]+)`, 'm').exec(text)?.[1]) / 100;
   const pressure = { some: ratio('some'), full: ratio('full') };
   return Number.isFinite(pressure.some) && Number.isFinite(pressure.full) ? pressure : null;
 }

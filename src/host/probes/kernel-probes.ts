@@ -37,10 +37,7 @@ export class KernelProbes {
     // Most hosts lack something that was not explicitly requested; `doctor` says why.
     const info: Log['warn'] = (message, fields) => daemonLog.info(message, fields);
     const log = probes?.isAsked === true ? daemonLog : { ...daemonLog, warn: info };
-    this.packets = new PacketLatency({
-      open: probes?.latency === true ? () => openPackets(dir) : null,
-      log,
-    });
+    this.packets = new PacketLatency({ open: probes?.latency === true ? () => openPackets(dir) : null, log });
     this.vmms = new VmmProcesses({
       open: probes?.processes === true ? (onEvent) => openVmms(dir, onEvent) : null,
       clock: systemClock,
@@ -113,11 +110,7 @@ export class KernelProbes {
 export async function tryProbes(config: Pick<Config, 'home' | 'probes'>): Promise<{
   readonly wanted: readonly ProbeName[];
   /** Unavailable probes, each with one clause for people. */
-  readonly findings: readonly {
-    readonly probe: ProbeName;
-    readonly why: string;
-    readonly remedy: string | null;
-  }[];
+  readonly findings: readonly { readonly probe: ProbeName; readonly why: string; readonly remedy: string | null }[];
 }> {
   const dir = bpfDir(resolveHome(config.home));
   const open: Readonly<Record<ProbeName, () => Promise<Disposable>>> = {
@@ -182,10 +175,7 @@ async function openPackets(dir: string): Promise<Probes> {
   };
 }
 
-async function openVmms(
-  dir: string,
-  onEvent: TracepointOptions['onEvent'],
-): Promise<VmmTracepoints> {
+async function openVmms(dir: string, onEvent: TracepointOptions['onEvent']): Promise<VmmTracepoints> {
   const { openTracepoints } = await import('../../machine/observe/tracepoints.ts');
   return await openTracepoints({ dir, clock: systemClock, onEvent });
 }

@@ -5,12 +5,7 @@ import type { Home } from '../../base/home.ts';
 import { ignore } from '../../base/ignore.ts';
 import { Links } from '../../egress/net/link/links.ts';
 import { boundsNs, type Histogram, quantileNs } from '../../machine/observe/histogram.ts';
-import {
-  latencySince,
-  type Path,
-  type TapLatency,
-  type Times,
-} from '../../machine/observe/latency.ts';
+import { latencySince, type Path, type TapLatency, type Times } from '../../machine/observe/latency.ts';
 import { type Ingress, openLatencyProbes, readLatencyOf } from '../../machine/observe/probes.ts';
 
 /** An internet address; its route names the uplink. Nothing is sent there. */
@@ -29,11 +24,7 @@ export interface PathReport {
   readonly p95Ns: number | null;
   readonly p99Ns: number | null;
   /** From the first to the last bucket in use. */
-  readonly buckets: readonly {
-    readonly fromNs: number;
-    readonly toNs: number;
-    readonly count: number;
-  }[];
+  readonly buckets: readonly { readonly fromNs: number; readonly toNs: number; readonly count: number }[];
 }
 
 export interface LatencyReport {
@@ -68,8 +59,7 @@ export async function measureLatency(options: MeasureOptions): Promise<LatencyRe
   if (link === undefined) return undefined;
   using stack = new DisposableStack();
   const uplinkIndex = links.routeTo(INTERNET)?.linkIndex;
-  const { ingress, read, seesUplink } =
-    readerOf(link.index) ?? (await probesOf(home, stack, link.index, uplinkIndex));
+  const { ingress, read, seesUplink } = readerOf(link.index) ?? (await probesOf(home, stack, link.index, uplinkIndex));
   const before = read();
   const begunMs = systemClock.now();
   try {

@@ -7,10 +7,7 @@ describe('limitedGroups', () => {
     const v2 = new Set(['/c/a/b/memory.max', '/c/a/memory.max']);
     expect(limitedGroups('/c/a/b/leaf', (path) => v2.has(path))).toEqual(['/c/a/b', '/c/a']);
     const v1 = new Set(['/c/memory/x/memory.limit_in_bytes', '/c/memory/memory.limit_in_bytes']);
-    expect(limitedGroups('/c/memory/x', (path) => v1.has(path))).toEqual([
-      '/c/memory/x',
-      '/c/memory',
-    ]);
+    expect(limitedGroups('/c/memory/x', (path) => v1.has(path))).toEqual(['/c/memory/x', '/c/memory']);
     expect(limitedGroups('/', () => true)).toEqual([]);
   });
 });

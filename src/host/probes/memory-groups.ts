@@ -12,10 +12,7 @@ import { memoryGroup } from './vmm-memory.ts';
 const LIMITS = ['memory.max', 'memory.limit_in_bytes'] as const;
 
 /** The group and those above it that can have a limit, nearest first. */
-export function limitedGroups(
-  group: string,
-  exists: (path: string) => boolean = existsSync,
-): readonly string[] {
+export function limitedGroups(group: string, exists: (path: string) => boolean = existsSync): readonly string[] {
   const dirs: string[] = [];
   for (let dir = group; dir !== dirname(dir); dir = dirname(dir)) {
     if (LIMITS.some((name) => exists(join(dir, name)))) dirs.push(dir);

@@ -4,8 +4,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { offerToOomKiller, vmmScore } from './oom-score.ts';
 
-const scoreOf = (pid: number | string): number =>
-  Number(readFileSync(`/proc/${pid}/oom_score_adj`, 'latin1'));
+const scoreOf = (pid: number | string): number => Number(readFileSync(`/proc/${pid}/oom_score_adj`, 'latin1'));
 
 describe('offerToOomKiller', () => {
   it('a VMM has a higher score than its daemon, which keeps its own', async () => {

@@ -12,13 +12,7 @@ import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { collected, histogramSamples, type Metric, single } from '../../base/metrics.ts';
 import { toPrometheus } from '../../machine/observe/histogram.ts';
-import {
-  PATHS,
-  type Path,
-  sumTimes,
-  type TapLatency,
-  type Times,
-} from '../../machine/observe/latency.ts';
+import { PATHS, type Path, sumTimes, type TapLatency, type Times } from '../../machine/observe/latency.ts';
 import type { TapProbe } from '../../machine/observe/probes.ts';
 import { OpenedOnce } from './opened-once.ts';
 

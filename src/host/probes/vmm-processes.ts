@@ -16,21 +16,13 @@ import { Listeners } from '../../base/listeners.ts';
 import type { Log } from '../../base/log.ts';
 import { Counter, collected, histogramSamples, type Metric, single } from '../../base/metrics.ts';
 import type { ProcessEvent, SandboxCounts } from '../../machine/observe/events.ts';
-import {
-  EMPTY,
-  type Histogram,
-  sumHistograms,
-  toPrometheus,
-} from '../../machine/observe/histogram.ts';
+import { EMPTY, type Histogram, sumHistograms, toPrometheus } from '../../machine/observe/histogram.ts';
 import { ReclaimMeter } from '../../machine/observe/reclaim-meter.ts';
 import type { TracepointOptions, Tracepoints } from '../../machine/observe/tracepoints.ts';
 import type { HostMemoryEvent, HostMemoryEvents } from '../../sandbox/contract/memory-events.ts';
 import { OpenedOnce } from './opened-once.ts';
 
-export type VmmTracepoints = Pick<
-  Tracepoints,
-  'watch' | 'forget' | 'counts' | 'loss' | 'poll' | 'missing'
-> &
+export type VmmTracepoints = Pick<Tracepoints, 'watch' | 'forget' | 'counts' | 'loss' | 'poll' | 'missing'> &
   Disposable;
 
 export interface VmmProcessesParts {
@@ -76,8 +68,7 @@ export class VmmProcesses {
         if (tracepoints.missing.length > 0)
           log.warn('this kernel lacks tracepoints', { missing: tracepoints.missing.join(', ') });
       },
-      failed: (error) =>
-        log.warn('processes of VMMs are not traced', { reason: describeError(error) }),
+      failed: (error) => log.warn('processes of VMMs are not traced', { reason: describeError(error) }),
     });
     for (const process of ['vmm', 'other']) this.#kills.add({ process }, 0);
     for (const process of ['vmm', 'unknown']) this.#exits.add({ process }, 0);
@@ -103,8 +94,7 @@ export class VmmProcesses {
       clock,
       residentBytes,
       poll: () => this.#tracepoints.value?.poll(),
-      counts: () =>
-        this.#watches.get(id) === watch ? this.#tracepoints.value?.counts(id) : undefined,
+      counts: () => (this.#watches.get(id) === watch ? this.#tracepoints.value?.counts(id) : undefined),
       onEnd: () => this.#forget(id, watch),
     });
     // The sandbox's previous VMM has ended: the sandbox was paused to disk.
@@ -142,11 +132,7 @@ export class VmmProcesses {
       ),
       single(
         'gauge',
-        {
-          name: 'neurovisor_vmms_followed',
-          help: 'VMMs whose processes are traced.',
-          unit: null,
-        },
+        { name: 'neurovisor_vmms_followed', help: 'VMMs whose processes are traced.', unit: null },
         () => [...this.#watches.values()].filter(({ isFollowed }) => isFollowed).length,
       ),
     ];
@@ -237,8 +223,7 @@ class VmmWatch implements HostMemoryEvents {
   listen(listener: (event: HostMemoryEvent) => void): () => void {
     const remove = this.#listeners.listen(listener);
     if (this.#listeners.size === 1)
-      this.#stopGroup =
-        this.#parts.group?.listen((event) => this.#fromGroup(event)) ?? this.#stopGroup;
+      this.#stopGroup = this.#parts.group?.listen((event) => this.#fromGroup(event)) ?? this.#stopGroup;
     let isListening = true;
     return () => {
       if (!isListening) return;

@@ -10,13 +10,7 @@ const [EIO, ENOBUFS] = [5, 105];
 const KILLED: VmExit = { cause: 'vmm-crashed', exitCode: null, signal: 'SIGSYS', detail: '' };
 
 /** @param at seconds since 1970 */
-function record(
-  pid: number,
-  syscall: number,
-  code: string,
-  arch = 'c000003e',
-  at = '99999999999.000',
-): Uint8Array {
+function record(pid: number, syscall: number, code: string, arch = 'c000003e', at = '99999999999.000'): Uint8Array {
   const text =
     `audit(${at}:3): auid=1 uid=0 gid=0 ses=1 pid=${pid} comm="q" exe="/q" sig=31 arch=${arch} ` +
     `syscall=${syscall} compat=0 ip=0x7f code=${code}`;
@@ -43,12 +37,7 @@ function world(hasSource = true) {
     },
     close: () => undefined,
   };
-  const violations = new VmmViolations({
-    clock,
-    log,
-    vmm: 'qemu',
-    source: hasSource ? source : null,
-  });
+  const violations = new VmmViolations({ clock, log, vmm: 'qemu', source: hasSource ? source : null });
   const registry = new MetricRegistry();
   registry.add(...violations.metrics);
   const count = async (mode: string): Promise<number> => {
@@ -68,9 +57,7 @@ describe('VmmViolations', () => {
     clock.advance(500);
     expect(await count('log')).toBe(2);
     expect(await count('enforce')).toBe(0);
-    expect(warned).toEqual([
-      'a VMM made a system call that its seccomp filter logged {"vmmPid":7,"syscall":"execve"}',
-    ]);
+    expect(warned).toEqual(['a VMM made a system call that its seccomp filter logged {"vmmPid":7,"syscall":"execve"}']);
     expect(await watch.settle(undefined)).toEqual({
       count: 2,
       syscall: 272,

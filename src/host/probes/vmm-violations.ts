@@ -83,8 +83,7 @@ export class VmmViolations {
     this.#look();
     this.#watched.set(vmmPid, watch);
     const sinceMs = this.#clock.wall() - UNKNOWN_MS_MAX;
-    for (const record of this.#unknown.get(vmmPid) ?? [])
-      if (record.atMs >= sinceMs) this.#take(watch, vmmPid, record);
+    for (const record of this.#unknown.get(vmmPid) ?? []) if (record.atMs >= sinceMs) this.#take(watch, vmmPid, record);
     this.#unknown.delete(vmmPid);
     this.#schedule();
     return { settle: (exit) => this.#settle(vmmPid, watch, exit) };
@@ -97,11 +96,7 @@ export class VmmViolations {
     this.#source?.close();
   }
 
-  async #settle(
-    vmmPid: number,
-    watch: Watch,
-    exit: VmExit | undefined,
-  ): Promise<ViolationMark | null> {
+  async #settle(vmmPid: number, watch: Watch, exit: VmExit | undefined): Promise<ViolationMark | null> {
     this.#look();
     const isRefused = exit?.signal === 'SIGSYS' || exit?.refusedSyscall !== undefined;
     if (exit?.signal === 'SIGSYS' && this.#source !== null) {
@@ -155,9 +150,7 @@ export class VmmViolations {
       this.#lost.add({});
       if (errorCode(error) === 'ENOBUFS') return null;
       // Called by a timer, which has no caller to report to.
-      this.#log.debug('could not read an audit record', {
-        reason: describeError(error),
-      });
+      this.#log.debug('could not read an audit record', { reason: describeError(error) });
       return undefined;
     }
   }
@@ -188,10 +181,7 @@ export class VmmViolations {
     watch[action] += 1;
     if (watch.refused + watch.logged > 1) return;
     const call = watch.last === null ? {} : { syscall: watch.last.name ?? watch.last.syscall };
-    this.#log.warn(`a VMM made a system call that its seccomp filter ${action}`, {
-      vmmPid,
-      ...call,
-    });
+    this.#log.warn(`a VMM made a system call that its seccomp filter ${action}`, { vmmPid, ...call });
   }
 }
 
@@ -216,14 +206,8 @@ const named = (syscall: number): { syscall: number; name: string | null } => ({
 /** Reads the kernel's records where possible; otherwise only exits of VMMs are evidence. */
 export function openViolations(vmm: string, log: Log): VmmViolations {
   const source = openRecords();
-  if (typeof source === 'string')
-    log.debug('audit records of VMMs are not available', { reason: source });
-  return new VmmViolations({
-    clock: systemClock,
-    log,
-    vmm,
-    source: typeof source === 'string' ? null : source,
-  });
+  if (typeof source === 'string') log.debug('audit records of VMMs are not available', { reason: source });
+  return new VmmViolations({ clock: systemClock, log, vmm, source: typeof source === 'string' ? null : source });
 }
 
 /**

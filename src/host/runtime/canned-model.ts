@@ -66,9 +66,5 @@ const chunk = (delta: object, finish: string | null): object => ({
   object: 'chat.completion.chunk',
   choices: [{ index: 0, delta, finish_reason: finish }],
 });
-const STREAM = [
-  chunk({ role: 'assistant', content: '' }, null),
-  chunk({ content: 'ok' }, null),
-  chunk({}, 'stop'),
-];
+const STREAM = [chunk({ role: 'assistant', content: '' }, null), chunk({ content: 'ok' }, null), chunk({}, 'stop')];
 const DONE = 'data: [DONE]\n\n';

@@ -23,12 +23,7 @@ import { openGate, type StartGate } from '../../sandbox/start/start-gate.ts';
 import { StartQueue } from '../../sandbox/start/start-queue.ts';
 import { openStore } from '../../sandbox/store/store.ts';
 import { linkOrCopy } from '../../sys/link-or-copy.ts';
-import {
-  cloneSparse,
-  copyDataInto,
-  copyNonZeroInto,
-  copyWithoutZeros,
-} from '../../sys/sparse-threads.ts';
+import { cloneSparse, copyDataInto, copyNonZeroInto, copyWithoutZeros } from '../../sys/sparse-threads.ts';
 import { availableMib, totalMib } from '../probes/host-memory.ts';
 import { parseEgress } from './network.ts';
 import { makeMemory, makeScratch } from './ram/memory.ts';
@@ -149,14 +144,8 @@ export async function openControlPlane(
       supervise: (spec, source, environmentPath, sharers) =>
         runtime.supervise(spec, {
           sharers,
-          ...(source === null
-            ? {}
-            : 'snapshot' in source
-              ? { template: source }
-              : { disk: source }),
-          ...(environmentPath === undefined
-            ? {}
-            : { linkEnvironment: (to) => linkOrCopy(environmentPath, to) }),
+          ...(source === null ? {} : 'snapshot' in source ? { template: source } : { disk: source }),
+          ...(environmentPath === undefined ? {} : { linkEnvironment: (to) => linkOrCopy(environmentPath, to) }),
         }),
       resolveImage: (image, signal) => runtime.resolveImage(image, signal),
       openNetwork: () => runtime.network.open(),
@@ -205,10 +194,7 @@ export async function openControlPlane(
  * start reclaims the store of a killed process as it reclaims a sandbox's directory.
  * @throws StoreError
  */
-export async function openTemporaryControlPlane(
-  runtime: Runtime,
-  log: Log,
-): Promise<OpenControlPlane> {
+export async function openTemporaryControlPlane(runtime: Runtime, log: Log): Promise<OpenControlPlane> {
   const cleanup = new CleanupStack();
   try {
     const { dir, remove } = await makeWorkspace(runtime.home.runDir, newSandboxId());

@@ -41,8 +41,7 @@ export async function makeDriver(options: {
   try {
     const sharing = await ramSharingOf({ config, home, confinement, binary: QEMU_BINARY });
     const { obstacle } = sharing;
-    if (obstacle !== undefined)
-      log.warn('sandboxes share no memory', { cause: obstacle, remedy: SHARING_REMEDY });
+    if (obstacle !== undefined) log.warn('sandboxes share no memory', { cause: obstacle, remedy: SHARING_REMEDY });
     const driver = await createQemuDriver({
       accelerator: chooseAccelerator(config.accelerator, verdict),
       binary: QEMU_BINARY,
@@ -72,10 +71,7 @@ const HOST_PER_SHARED = 12;
 export const sharedMibMax = (hostMib: number): number => Math.floor(hostMib / HOST_PER_SHARED);
 
 /** @throws RuntimeError `no_accelerator`: the machine lacks the requested accelerator */
-export function chooseAccelerator(
-  wanted: Config['accelerator'],
-  verdict: ProbeVerdict,
-): 'kvm' | 'tcg' {
+export function chooseAccelerator(wanted: Config['accelerator'], verdict: ProbeVerdict): 'kvm' | 'tcg' {
   if (verdict.accelerator === 'none') {
     throw new RuntimeError('no_accelerator', `no VMM can run here: ${verdict.reason}`, {
       remedy: 'run `./neurovisor doctor`',
@@ -83,10 +79,7 @@ export function chooseAccelerator(
   }
   if (wanted === 'kvm' && verdict.accelerator !== 'kvm') {
     throw new RuntimeError('no_accelerator', `cannot use KVM: ${verdict.reason}`, {
-      remedy: [
-        verdict.details.kvm.remedy,
-        'unset NEUROVISOR_ACCELERATOR to run in software emulation',
-      ]
+      remedy: [verdict.details.kvm.remedy, 'unset NEUROVISOR_ACCELERATOR to run in software emulation']
         .filter((one) => one !== undefined)
         .join(' Or '),
     });

@@ -25,12 +25,7 @@ const DRIVER_TREES = [
   ...['/sys', '/proc/driver/nvidia'],
 ];
 const DRIVER_FACTS = ['/proc/devices', '/proc/modules', '/proc/version', '/proc/filesystems'];
-const DEVICE_NODES = [
-  '/dev/nvidia[0-9]*',
-  '/dev/nvidiactl',
-  '/dev/nvidia-uvm*',
-  '/dev/dri/renderD*',
-];
+const DEVICE_NODES = ['/dev/nvidia[0-9]*', '/dev/nvidiactl', '/dev/nvidia-uvm*', '/dev/dri/renderD*'];
 
 /** The GPU devices that users other than root may open. */
 export function gpuDevices(): string[] {
@@ -105,7 +100,5 @@ function partsOf(modelPath: string): string[] {
   const match = /^(.*-)\d{5}(-of-\d{5}\.gguf)$/.exec(modelPath);
   if (match === null) return [modelPath];
   const [, before = '', after = ''] = match;
-  return globSync(
-    `${before.replaceAll(/[[\]{}()*?!\\]/g, '\\$&')}[0-9][0-9][0-9][0-9][0-9]${after}`,
-  );
+  return globSync(`${before.replaceAll(/[[\]{}()*?!\\]/g, '\\$&')}[0-9][0-9][0-9][0-9][0-9]${after}`);
 }

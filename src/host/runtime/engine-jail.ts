@@ -88,10 +88,7 @@ export async function openEngineJail(options: EngineJailOptions): Promise<Engine
     const launch: EngineLaunch = async ({ argv, modelPath, socketPath, environment }) => {
       const inside = Object.entries(environment).filter(([name]) => !OUTSIDE.test(name));
       const given = environment['LD_LIBRARY_PATH'] ?? '';
-      const { files, libraryPath } = await engineFiles(argv[0] ?? '', modelPath, {
-        gpu,
-        libraryPath: given,
-      });
+      const { files, libraryPath } = await engineFiles(argv[0] ?? '', modelPath, { gpu, libraryPath: given });
       const listening = listenUnix(socketPath, BACKLOG);
       try {
         chmodSync(socketPath, SOCKET_MODE);
@@ -144,7 +141,6 @@ async function launchedOf(jailed: Jailed): Promise<LaunchedEngine> {
 
 async function engineFilter(mode: Parameters<typeof readPolicy>[1]): Promise<Uint8Array> {
   const filter = (await readPolicy('engine-x86_64.json', mode)).get('engine');
-  if (filter === undefined)
-    throw new RuntimeError('jail_unavailable', 'the seccomp profile of the engine is missing');
+  if (filter === undefined) throw new RuntimeError('jail_unavailable', 'the seccomp profile of the engine is missing');
   return compileProfile(filter, 'x86_64').program;
 }

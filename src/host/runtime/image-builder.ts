@@ -8,15 +8,7 @@
  *
  * A VM per layer, since images share layers: a hostile layer could otherwise change what the VM makes of another image's.
  */
-import {
-  chmod,
-  copyFile,
-  constants as fsConstants,
-  open,
-  rename,
-  rm,
-  truncate,
-} from 'node:fs/promises';
+import { chmod, copyFile, constants as fsConstants, open, rename, rm, truncate } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { OutputDisk } from '../../artifacts/image/output-disk.ts';
 import {
@@ -54,11 +46,7 @@ type BuilderVm = Pick<Supervisor, 'guest' | 'vm' | 'stop'>;
 
 export interface BuilderVms {
   /** Starts a VM with these parts replaced. */
-  start(
-    options: SandboxOptions,
-    signal: AbortSignal,
-    replace: Partial<SandboxParts>,
-  ): Promise<BuilderVm>;
+  start(options: SandboxOptions, signal: AbortSignal, replace: Partial<SandboxParts>): Promise<BuilderVm>;
   readonly runDir: string;
   readonly toolsPath: string;
   readonly hostCpus: number;
@@ -148,12 +136,7 @@ async function buildInVm(vms: BuilderVms, build: Build): Promise<void> {
 function fullDisk({ vm }: BuilderVm, what: string): Promise<never> {
   return new Promise((_, reject) => {
     vm?.onDiskTrouble?.(({ path, freeBytes }) =>
-      reject(
-        noRoom(
-          what,
-          freeBytes === null ? 'a disk failed' : `${freeBytes} bytes are free in ${dirname(path)}`,
-        ),
-      ),
+      reject(noRoom(what, freeBytes === null ? 'a disk failed' : `${freeBytes} bytes are free in ${dirname(path)}`)),
     );
   });
 }
@@ -177,12 +160,7 @@ function failure(what: string, message: string, cause: unknown, signal: AbortSig
   return new OciError('build_failed', message, { cause, remedy });
 }
 
-async function startVm(
-  vms: BuilderVms,
-  build: Build,
-  output: OutputDisk,
-  signal: AbortSignal,
-): Promise<BuilderVm> {
+async function startVm(vms: BuilderVms, build: Build, output: OutputDisk, signal: AbortSignal): Promise<BuilderVm> {
   const options: SandboxOptions = {
     cpus: Math.min(CPUS, vms.hostCpus),
     memoryMib: MEMORY_MIB,

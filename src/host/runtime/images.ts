@@ -1,11 +1,7 @@
 /** Opens the images of this machine. What pulling needs is installed, and a VM can be started, only when a pull needs it. */
 import { availableParallelism } from 'node:os';
 import { prepareBuilderTools } from '../../artifacts/image/builder-tools.ts';
-import {
-  ENVIRONMENT_PACKAGES,
-  installHostPackages,
-  missingHostPackages,
-} from '../../artifacts/image/host-packages.ts';
+import { ENVIRONMENT_PACKAGES, installHostPackages, missingHostPackages } from '../../artifacts/image/host-packages.ts';
 import type { ImageBuilder } from '../../artifacts/oci/builder.ts';
 import { OciError } from '../../artifacts/oci/errors.ts';
 import { IMAGE_LIMITS, Images, type PulledImage } from '../../artifacts/oci/images.ts';

@@ -19,12 +19,7 @@ import {
   openJail,
 } from '../../machine/jail/open.ts';
 import { compileProfile } from '../../machine/jail/seccomp/compile.ts';
-import {
-  type Mode,
-  type Profile,
-  parseProfile,
-  withMode,
-} from '../../machine/jail/seccomp/profile.ts';
+import { type Mode, type Profile, parseProfile, withMode } from '../../machine/jail/seccomp/profile.ts';
 import { sparingFile } from '../../machine/jail/seccomp/spared-file.ts';
 import type { JailState } from '../../machine/jail/state.ts';
 import { DEFAULT_UIDS, parseUidRange, type UidRange } from '../../machine/jail/user-ids.ts';
@@ -104,10 +99,7 @@ export function unjailable(error: unknown): RuntimeError {
  * Refuses before the set-up, which takes minutes, what the host will not allow after it.
  * @throws RuntimeError `jail_unavailable`
  */
-export async function checkJail(
-  { jail }: Pick<Config, 'jail'>,
-  vmm: 'firecracker' | 'qemu',
-): Promise<void> {
+export async function checkJail({ jail }: Pick<Config, 'jail'>, vmm: 'firecracker' | 'qemu'): Promise<void> {
   if (jail === 'off') return;
   // Firecracker's own jailer needs no user namespaces.
   if (vmm === 'firecracker' && isRootWith(NEEDED_CAPABILITIES)) return;
@@ -122,12 +114,7 @@ export async function checkJail(
  * Logs the gaps of a jail.
  * @throws RuntimeError `jail_unavailable`: with `enforce` the jail must be complete
  */
-export function judgeGaps(
-  gaps: readonly JailGap[],
-  mode: Config['jail'],
-  log: Log,
-  of = 'VMMs',
-): void {
+export function judgeGaps(gaps: readonly JailGap[], mode: Config['jail'], log: Log, of = 'VMMs'): void {
   if (gaps.length === 0) return;
   if (mode === 'enforce') {
     throw new RuntimeError('jail_unavailable', 'the jail would be incomplete', {
@@ -152,10 +139,7 @@ function confinedBy(
   const logs = mode === 'log' ? ', but refused system calls are only logged' : '';
   return {
     async launch({ argv: [, ...args], sparedFd, ...plan }) {
-      const spared =
-        sparedFd === undefined
-          ? {}
-          : { filter: await qemuFilter(modeOf({ jail: mode }), sparedFd) };
+      const spared = sparedFd === undefined ? {} : { filter: await qemuFilter(modeOf({ jail: mode }), sparedFd) };
       return await jail.start({ ...plan, ...spared, argv: [program, ...args] });
     },
     sparesFiles: true,
@@ -178,15 +162,10 @@ export function unconfined(reason: string): Confinement {
 }
 
 /** Returns the jail, and the program in it. */
-async function open(
-  options: Parameters<typeof confine>[0],
-): Promise<{ jail: Jail; program: string }> {
+async function open(options: Parameters<typeof confine>[0]): Promise<{ jail: Jail; program: string }> {
   const { config, home, log, binary } = options;
   const path = searchPath(process.env['PATH']);
-  const [programFiles, filter] = await Promise.all([
-    listQemuFiles(binary, path),
-    qemuFilter(modeOf(config)),
-  ]);
+  const [programFiles, filter] = await Promise.all([listQemuFiles(binary, path), qemuFilter(modeOf(config))]);
   if (process.geteuid?.() === 0 && kvmAccess() === 'root' && (await usesKvm(options))) {
     throw new RuntimeError('jail_unavailable', 'give VMMs access to /dev/kvm', {
       cause: 'only root may open it',
@@ -211,8 +190,7 @@ async function open(
 /** @param sparedFd as in `LaunchPlan`. @throws JailError `profile_invalid` */
 export async function qemuFilter(mode: Mode, sparedFd?: number): Promise<Uint8Array> {
   const filter = (await readPolicy('qemu-x86_64.json', mode)).get('qemu');
-  if (filter === undefined)
-    throw new RuntimeError('jail_unavailable', 'the seccomp profile of QEMU is missing');
+  if (filter === undefined) throw new RuntimeError('jail_unavailable', 'the seccomp profile of QEMU is missing');
   const whole = sparedFd === undefined ? filter : sparingFile(filter, sparedFd);
   return compileProfile(whole, 'x86_64').program;
 }

@@ -39,9 +39,7 @@ export const specSchema = z.object({
   card: z.boolean().exactOptional(),
   requirements: z.array(z.string()).exactOptional(),
   packagesMinAgeMs: z.number().exactOptional(),
-  start: z
-    .object({ command: z.string(), ready: z.string(), readyTimeoutMs: z.number() })
-    .exactOptional(),
+  start: z.object({ command: z.string(), ready: z.string(), readyTimeoutMs: z.number() }).exactOptional(),
   environment: z
     .object({
       image: z.string(),
@@ -112,11 +110,7 @@ export async function isSetUp(context: PrepareContext): Promise<boolean> {
   return (await missingHostPackages(RUN_PACKAGES)).length === 0;
 }
 
-async function readTemplate(
-  cacheDir: string,
-  key: string,
-  keyNow: KeyNow,
-): Promise<TemplateInfo | undefined> {
+async function readTemplate(cacheDir: string, key: string, keyNow: KeyNow): Promise<TemplateInfo | undefined> {
   const dir = join(cacheDir, TEMPLATE_KIND, key);
   try {
     const manifest: unknown = JSON.parse(await readFile(join(dir, MANIFEST), 'utf8'));

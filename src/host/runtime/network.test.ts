@@ -6,10 +6,7 @@ import type { NetworkSpec } from '../../sandbox/contract/spec.ts';
 import { Network, parseEgress } from './network.ts';
 
 const ID = 'sandbox-1';
-const list = (...allow: string[]): NetworkSpec => ({
-  policy: parseEgress({ mode: 'allowlist', allow }),
-  limits: {},
-});
+const list = (...allow: string[]): NetworkSpec => ({ policy: parseEgress({ mode: 'allowlist', allow }), limits: {} });
 const BY_PATH = list('GET https://a.example/v1/');
 
 /** What the lease was asked for, in order. */
@@ -57,15 +54,7 @@ describe('Network: watchCard', () => {
     await lease.confirmHandover();
     await lease.release();
     expect(done).toEqual([
-      ...[
-        'watch nv-one',
-        'no watch',
-        'lent',
-        'watch nv-one',
-        'handed over',
-        'no watch',
-        'released',
-      ],
+      ...['watch nv-one', 'no watch', 'lent', 'watch nv-one', 'handed over', 'no watch', 'released'],
     ]);
   });
   it('lease: a card released during a loan is not watched again', async () => {
@@ -98,11 +87,7 @@ describe('Network: rules by path', () => {
     const { trust } = lease;
     expect(trust?.certificate).toContain('BEGIN CERTIFICATE');
     await lease.setPolicy(list('GET https://b.example/').policy, {});
-    expect(done.slice(1)).toEqual([
-      'secrets',
-      'policy GET https://a.example/v1/',
-      'policy GET https://b.example/',
-    ]);
+    expect(done.slice(1)).toEqual(['secrets', 'policy GET https://a.example/v1/', 'policy GET https://b.example/']);
     const value = new SecretValue('0123456789abcdef');
     const secret = { name: 'KEY', hosts: ['c.example'], places: [], placeholder: 'NV_1', value };
     await lease.setSecrets([secret]);

@@ -50,11 +50,7 @@ export class Network {
   }
 
   /** @throws SandboxError `network_unavailable`, `secrets_missing` */
-  async lease(
-    sandboxId: string,
-    wanted: NetworkSpec,
-    { secrets, authority }: LeaseSecrets,
-  ): Promise<CardLease> {
+  async lease(sandboxId: string, wanted: NetworkSpec, { secrets, authority }: LeaseSecrets): Promise<CardLease> {
     requireValues(sandboxId, secrets);
     const isNeeded = secrets.length > 0 || needsAnyDecryption(wanted.policy);
     let trust = await trustFor(isNeeded, authority);
@@ -62,8 +58,7 @@ export class Network {
     let current = secrets;
     const given = egressSecrets(secrets, trust);
     const lease = await orUnavailable(network.lease({ ...wanted, sandboxId, secrets: given }));
-    const watchCard = (): (() => void) =>
-      this.#parts.watchCard?.(sandboxId, lease.interfaceName) ?? (() => undefined);
+    const watchCard = (): (() => void) => this.#parts.watchCard?.(sandboxId, lease.interfaceName) ?? (() => undefined);
     const beforeRelease = this.#parts.watchLease?.(lease);
     let stopWatching = watchCard();
     let isReleased = false;
@@ -88,9 +83,7 @@ export class Network {
           if (!isReleased) stopWatching = watchCard();
         } catch (error) {
           // Any other error is the VMM's.
-          throw error instanceof LinkError || error instanceof NetError
-            ? unavailable(error)
-            : error;
+          throw error instanceof LinkError || error instanceof NetError ? unavailable(error) : error;
         }
       },
       setPolicy: async (policy, limits) => {
@@ -106,10 +99,7 @@ export class Network {
         } catch (error) {
           if (!(error instanceof CodedError)) throw error;
           const message = `port ${port} of the sandbox's card`;
-          throw new SandboxError('port_unreachable', message, {
-            cause: error,
-            remedy: remedyOf(error),
-          });
+          throw new SandboxError('port_unreachable', message, { cause: error, remedy: remedyOf(error) });
         }
       },
       traffic: () => lease.traffic(),
@@ -136,23 +126,15 @@ export class Network {
 }
 
 /** An authority is kept once made, since programs in the guest may keep trusting it. */
-async function trustFor(
-  isNeeded: boolean,
-  known: CertificateAuthority | undefined,
-): Promise<GuestTrust | undefined> {
+async function trustFor(isNeeded: boolean, known: CertificateAuthority | undefined): Promise<GuestTrust | undefined> {
   if (!isNeeded && known === undefined) return undefined;
   const authority = known ?? new CertificateAuthority(systemClock);
   return { authority, certificate: await authority.certificate() };
 }
 
-function egressSecrets(
-  secrets: readonly SandboxSecret[],
-  trust: GuestTrust | undefined,
-): EgressSecrets | undefined {
+function egressSecrets(secrets: readonly SandboxSecret[], trust: GuestTrust | undefined): EgressSecrets | undefined {
   if (trust === undefined) return undefined;
-  const known = secrets.flatMap(({ value, ...rest }) =>
-    value === null ? [] : [{ ...rest, value }],
-  );
+  const known = secrets.flatMap(({ value, ...rest }) => (value === null ? [] : [{ ...rest, value }]));
   if (known.length > 0) writeNoCore();
   return { secrets: known, authority: trust.authority, roots: machineRoots };
 }
@@ -164,9 +146,7 @@ export function parseEgress({ mode, allow = [], deny = [], limits }: NetworkOpti
     return assertLimitable(parsePolicy({ mode, allow, deny }), isLimitedByName);
   } catch (error) {
     if (!(error instanceof CodedError)) throw error;
-    throw new SandboxError('spec_invalid', `sandbox option network: ${error.message}`, {
-      remedy: remedyOf(error),
-    });
+    throw new SandboxError('spec_invalid', `sandbox option network: ${error.message}`, { remedy: remedyOf(error) });
   }
 }
 

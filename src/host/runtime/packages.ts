@@ -5,11 +5,7 @@ import type { Home } from '../../base/home.ts';
 import type { Log } from '../../base/log.ts';
 import { facesOf, type IpAddress, readAddress } from '../../egress/net/addresses/addresses.ts';
 import { isMetadata, reservedRangeOf } from '../../egress/net/addresses/metadata.ts';
-import {
-  createPackageGateway,
-  type IndexSet,
-  type PackageGateway,
-} from '../../egress/packages/gateway.ts';
+import { createPackageGateway, type IndexSet, type PackageGateway } from '../../egress/packages/gateway.ts';
 import { hostFiles } from '../../egress/packages/host/host-files.ts';
 import { readIndexes } from '../../egress/packages/host/indexes.ts';
 
@@ -47,7 +43,5 @@ export function isPublicAddress(text: string, own = ownAddresses()): boolean {
 }
 
 function ownAddresses(): readonly string[] {
-  return Object.values(networkInterfaces()).flatMap((all = []) =>
-    all.map(({ address }) => address),
-  );
+  return Object.values(networkInterfaces()).flatMap((all = []) => all.map(({ address }) => address));
 }

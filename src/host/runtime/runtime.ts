@@ -66,12 +66,7 @@ import { RuntimeTape } from './model-servers/tape.ts';
 import { TemplateNames } from './named-templates/names.ts';
 import { type BuildReadyMade, readyMadeTemplate } from './named-templates/ready-made.ts';
 import { checkNamedRequest, withTemplate } from './named-templates/request.ts';
-import {
-  checkRequirements,
-  hasDefaults,
-  templateSpec,
-  withoutTemplates,
-} from './named-templates/spec.ts';
+import { checkRequirements, hasDefaults, templateSpec, withoutTemplates } from './named-templates/spec.ts';
 import { Network, openKernelNetwork, parseEgress } from './network.ts';
 import { openPackages } from './packages.ts';
 import { openCloneRam } from './ram/clone-ram.ts';
@@ -233,8 +228,7 @@ export class Runtime {
       const { confined } = choice;
       if (confined !== undefined) cleanup.push('jail', () => confined.confinement.close());
       await checkJail(config, choice.vmm);
-      const upstream =
-        tape?.upstream ?? (await chooseUpstream({ ...home, config, modelPath, log }));
+      const upstream = tape?.upstream ?? (await chooseUpstream({ ...home, config, modelPath, log }));
       cleanup.push('engine', () => upstream.close());
       const withModel = upstream.needsModel && !withoutModel;
       const wanted = { withModel, modelLater };
@@ -289,12 +283,7 @@ export class Runtime {
       });
       cleanup.push('bridge', () => bridge.close());
       metrics.registry.add(...bridge.metrics());
-      const packages = openPackages({
-        home,
-        log,
-        fileHosts: config.packageHosts,
-        indexes: options.packageIndexes,
-      });
+      const packages = openPackages({ home, log, fileHosts: config.packageHosts, indexes: options.packageIndexes });
       cleanup.push('packages', () => packages.close());
       metrics.registry.add(...packages.metrics());
       const kinds = options.observes === true ? config.probes : null;
@@ -371,10 +360,7 @@ export class Runtime {
       return null;
     }
     const card = needsCard(options, this.driver.capabilities);
-    const spec =
-      named === null
-        ? templateSpec({ ...options, card }, image)
-        : { ...named, ...(card ? { card } : {}) };
+    const spec = named === null ? templateSpec({ ...options, card }, image) : { ...named, ...(card ? { card } : {}) };
     const isBuilt = hasDefaults(spec) || isWanted;
     if (!isBuilt && !(await this.templates.has(spec))) return null;
     return await this.templates.prepare(spec, image);
@@ -513,9 +499,7 @@ export class Runtime {
 
   /** Starts the built-in model server ahead of the first request, which reports failures. */
   warmUpstream(): void {
-    this.upstream
-      .warm(this.artifacts.model)
-      .catch((error: unknown) => ignore(error, 'reported by the first request'));
+    this.upstream.warm(this.artifacts.model).catch((error: unknown) => ignore(error, 'reported by the first request'));
   }
 
   /** Stops every sandbox and every part. Idempotent. */
@@ -540,8 +524,7 @@ export class Runtime {
       kernelPath: this.artifacts.kernelPath,
       rootImagePath: this.artifacts.rootImagePath,
       makeWorkspace: (spec) => makeWorkspace(this.home.runDir, spec.id),
-      makeOverlay: (target, sizeBytes) =>
-        createOverlay(this.artifacts.overlayTemplatePath, target, sizeBytes),
+      makeOverlay: (target, sizeBytes) => createOverlay(this.artifacts.overlayTemplatePath, target, sizeBytes),
       makeMemory,
       allocateCid: () => this.#cids.allocate(),
       listenForGuest: (channelPath, identity) =>
@@ -565,12 +548,7 @@ export class Runtime {
         };
       },
       attachPackages: (sandboxId, channelPath, policy, onFetch) =>
-        this.#packages.attach({
-          sandboxId,
-          socketPath: packageSocket(channelPath),
-          policy,
-          onFetch,
-        }),
+        this.#packages.attach({ sandboxId, socketPath: packageSocket(channelPath), policy, onFetch }),
       hostMemory: (vmmPid, id) => this.#probes.watchVmm(id, vmmPid, this.#vmmMemory.watch(vmmPid)),
       hostViolations: (vmmPid) => this.#violations.watch(vmmPid),
       leaseNetwork: (id, network, secrets) => this.network.lease(id, network, secrets),

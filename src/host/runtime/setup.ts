@@ -14,11 +14,7 @@ import {
   RUN_PACKAGES,
   TEST_PACKAGES,
 } from '../../artifacts/image/host-packages.ts';
-import {
-  isKernelBuilt,
-  prepareBuiltKernel,
-  prepareKernel,
-} from '../../artifacts/image/kernel/kernel.ts';
+import { isKernelBuilt, prepareBuiltKernel, prepareKernel } from '../../artifacts/image/kernel/kernel.ts';
 import { withSetupLock } from '../../artifacts/image/lock.ts';
 import { prepareModel } from '../../artifacts/image/model.ts';
 import { holdArtifact } from '../../artifacts/image/prepare.ts';
@@ -83,18 +79,13 @@ export interface Model {
  * What is prepared already is read without a lock.
  * @throws ImageError with a remedy
  */
-export async function ensureArtifacts(
-  context: SetupContext,
-  options: SetupOptions,
-): Promise<Artifacts> {
+export async function ensureArtifacts(context: SetupContext, options: SetupOptions): Promise<Artifacts> {
   if (await isReady(context, options)) return await prepareAll(context, options, []);
   return await withSetupLock(context, async () => {
     if (await isReady(context, options)) return await prepareAll(context, options, []);
     const { progress } = context;
     const prepared = await isPrepared(context, options);
-    const missing = await missingHostPackages(
-      prepared ? RUN_PACKAGES : await neededPackages(context),
-    );
+    const missing = await missingHostPackages(prepared ? RUN_PACKAGES : await neededPackages(context));
     if (prepared) return await prepareAll(context, options, missing);
     await requireSpace(context.cacheDir, SPACE_BYTES, 'Setting this machine up');
     const startedAt = systemClock.now();
@@ -104,10 +95,7 @@ export async function ensureArtifacts(
     const estimateMs = buildsKernel ? ESTIMATE_WITH_KERNEL_MS : ESTIMATE_MS;
     progress({ kind: 'start', step, title, estimateMs, isWhole: true });
     try {
-      const counted = {
-        ...context,
-        progress: withTotal(progress, buildsKernel ? SHARES_WITH_KERNEL : SHARES),
-      };
+      const counted = { ...context, progress: withTotal(progress, buildsKernel ? SHARES_WITH_KERNEL : SHARES) };
       const artifacts = await prepareAll(counted, options, missing);
       const durationMs = systemClock.now() - startedAt;
       progress({ kind: 'done', step, cached: false, durationMs });
@@ -138,9 +126,7 @@ async function isReady(context: SetupContext, options: SetupOptions): Promise<bo
 }
 
 /** Installs the packages that only tests need. @throws ImageError */
-export async function ensureTestPackages(
-  context: Pick<SetupContext, 'progress' | 'signal' | 'log'>,
-): Promise<void> {
+export async function ensureTestPackages(context: Pick<SetupContext, 'progress' | 'signal' | 'log'>): Promise<void> {
   await installHostPackages(context, await missingHostPackages(TEST_PACKAGES));
 }
 
@@ -149,12 +135,7 @@ const SETUP_STEP = 'setup';
 /** Measured shares of the time; only the overall progress bar depends on them. */
 type Shares = Readonly<Record<string, number>>;
 const SHARES: Shares = { 'host-packages': 0.1, kernel: 0.01, rootfs: 0.8, model: 0.09 };
-const SHARES_WITH_KERNEL: Shares = {
-  'host-packages': 0.08,
-  kernel: 0.75,
-  rootfs: 0.14,
-  model: 0.03,
-};
+const SHARES_WITH_KERNEL: Shares = { 'host-packages': 0.08, kernel: 0.75, rootfs: 0.14, model: 0.03 };
 
 /** Passes events on, each followed by the overall progress. */
 function withTotal(progress: Progress, shares: Shares): Progress {

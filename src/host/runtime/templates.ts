@@ -7,21 +7,11 @@
  */
 import { rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import {
-  type Artifact,
-  isCached,
-  MANIFEST,
-  prepareArtifact,
-  type Recipe,
-} from '../../artifacts/image/prepare.ts';
+import { type Artifact, isCached, MANIFEST, prepareArtifact, type Recipe } from '../../artifacts/image/prepare.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
-import {
-  type EnvironmentSource,
-  environmentDisks,
-  shownImage,
-} from '../../sandbox/contract/environment.ts';
+import { type EnvironmentSource, environmentDisks, shownImage } from '../../sandbox/contract/environment.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import type { CloneSource } from '../../sandbox/contract/parts.ts';
 import type { TemplateSpec } from '../../sandbox/contract/spec.ts';
@@ -32,13 +22,7 @@ import { linkOrCopy } from '../../sys/link-or-copy.ts';
 import { cloneSparse } from '../../sys/sparse.ts';
 import { copyDataInto, copyWithoutZeros } from '../../sys/sparse-threads.ts';
 import { serveCannedModel } from './canned-model.ts';
-import {
-  type Details,
-  detailsSchema,
-  removeTemplate,
-  TEMPLATE_KIND,
-  withNamesLock,
-} from './kept-templates.ts';
+import { type Details, detailsSchema, removeTemplate, TEMPLATE_KIND, withNamesLock } from './kept-templates.ts';
 import { type ListedTemplate, listTemplates } from './named-templates/listing.ts';
 import type { TemplateNames } from './named-templates/names.ts';
 import type { CloneRam, SharedCopy } from './ram/parts.ts';
@@ -56,10 +40,7 @@ export interface Template {
 }
 
 /** The builder's parts, without those that this file adds. */
-export type BuilderParts = Omit<
-  TemplateParts,
-  'serveCannedModel' | 'keepMemory' | 'keepDisk' | 'moveDisk'
->;
+export type BuilderParts = Omit<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepDisk' | 'moveDisk'>;
 
 interface TemplatesParts extends BuilderParts {
   /** For clones that map their RAM. */
@@ -98,12 +79,7 @@ export class Templates {
   /** What several requests wait for is built and opened once. */
   readonly #preparing = new Map<string, Promise<Template>>();
 
-  constructor(
-    context: SetupContext,
-    artifacts: Artifacts,
-    parts: TemplatesParts,
-    names: TemplateNames,
-  ) {
+  constructor(context: SetupContext, artifacts: Artifacts, parts: TemplatesParts, names: TemplateNames) {
     this.names = names;
     this.#context = context;
     this.#artifacts = artifacts;
@@ -134,17 +110,12 @@ export class Templates {
       return known.template;
     }
     const preparing =
-      this.#preparing.get(key) ??
-      this.#prepare(key, spec, image).finally(() => this.#preparing.delete(key));
+      this.#preparing.get(key) ?? this.#prepare(key, spec, image).finally(() => this.#preparing.delete(key));
     this.#preparing.set(key, preparing);
     return await preparing;
   }
 
-  async #prepare(
-    key: string,
-    spec: TemplateSpec,
-    image: EnvironmentSource | undefined,
-  ): Promise<Template> {
+  async #prepare(key: string, spec: TemplateSpec, image: EnvironmentSource | undefined): Promise<Template> {
     const artifact = await prepareArtifact(this.#context, await this.#recipe(key, spec, image));
     const identity = await this.#identity(key);
     const before = this.#opened.get(key);
@@ -218,12 +189,7 @@ export class Templates {
   }
 
   /** Keeps what a ready-made environment's template is made of, and a name of its disk's file. */
-  async setReadyMade(
-    name: string,
-    spec: TemplateSpec,
-    path: string,
-    recipe: string,
-  ): Promise<void> {
+  async setReadyMade(name: string, spec: TemplateSpec, path: string, recipe: string): Promise<void> {
     const link = (to: string): Promise<void> => linkOrCopy(path, to);
     await withNamesLock(this.#context, () => this.names.setReadyMade(name, spec, link, recipe));
   }
@@ -249,11 +215,7 @@ export class Templates {
     return templateKey({ spec, kernelDigest, rootImageDigest, machine, env, packageIndex });
   }
 
-  async #recipe(
-    key: string,
-    spec: TemplateSpec,
-    image: EnvironmentSource | undefined,
-  ): Promise<Recipe<Details>> {
+  async #recipe(key: string, spec: TemplateSpec, image: EnvironmentSource | undefined): Promise<Recipe<Details>> {
     return {
       kind: TEMPLATE_KIND,
       title:
@@ -335,13 +297,12 @@ function mutable({ requirements, ...spec }: TemplateSpec): Details['spec'] {
   return { ...spec, warm: [...spec.warm], ...packages };
 }
 
-const FILE_PARTS: Pick<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepDisk' | 'moveDisk'> =
-  {
-    serveCannedModel: (channelPath) => serveCannedModel(inferenceSocket(channelPath)),
-    keepMemory: copyWithoutZeros,
-    keepDisk: copyWithoutZeros,
-    moveDisk: rename,
-  };
+const FILE_PARTS: Pick<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepDisk' | 'moveDisk'> = {
+  serveCannedModel: (channelPath) => serveCannedModel(inferenceSocket(channelPath)),
+  keepMemory: copyWithoutZeros,
+  keepDisk: copyWithoutZeros,
+  moveDisk: rename,
+};
 
 function sourceOf(artifact: Artifact<Details>, { environment }: TemplateSpec): CloneSource {
   const path = (name: string): string => join(artifact.dir, name);

@@ -20,10 +20,7 @@ export interface Tracing {
 const NONE = { exported: 0, dropped: 0, failed: 0 } as const;
 
 /** Without an endpoint nothing is recorded, but trace contexts of callers are still passed on. */
-export function openTracing(
-  { traces, traceparent }: Pick<Config, 'traces' | 'traceparent'>,
-  log: Log,
-): Tracing {
+export function openTracing({ traces, traceparent }: Pick<Config, 'traces' | 'traceparent'>, log: Log): Tracing {
   const randomHex = (bytes: number): string => randomBytes(bytes).toString('hex');
   const base = { clock: systemClock, randomHex, root: parseTraceparent(traceparent) };
   if (traces === null) {

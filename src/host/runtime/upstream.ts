@@ -6,22 +6,10 @@
 import { MODEL_ID } from '../../artifacts/image/model.ts';
 import type { Config } from '../../base/config.ts';
 import type { Log } from '../../base/log.ts';
-import type {
-  BridgePolicy,
-  UpstreamSource,
-  UpstreamTarget,
-} from '../../inference/bridge/bridge.ts';
+import type { BridgePolicy, UpstreamSource, UpstreamTarget } from '../../inference/bridge/bridge.ts';
 import { endpointOf } from '../../inference/bridge/upstream/address.ts';
-import {
-  type DetectOptions,
-  detectUpstream,
-  USUAL_PLACES,
-} from '../../inference/bridge/upstream/detect.ts';
-import {
-  describeOwners,
-  isTrustedOwner,
-  listenerOwners,
-} from '../../inference/bridge/upstream/listener-owner.ts';
+import { type DetectOptions, detectUpstream, USUAL_PLACES } from '../../inference/bridge/upstream/detect.ts';
+import { describeOwners, isTrustedOwner, listenerOwners } from '../../inference/bridge/upstream/listener-owner.ts';
 import type { ModelPolicy } from '../../sandbox/contract/spec.ts';
 import { RuntimeError } from './errors.ts';
 import { EngineServer } from './model-servers/engine-server.ts';
@@ -80,11 +68,9 @@ export async function chooseUpstream(options: UpstreamOptions): Promise<Upstream
       return (await detectUpstream({ explicit, ...key, timeoutMs: ASK_MS_MAX }))?.models;
     });
   }
-  throw new RuntimeError(
-    'upstream_unreachable',
-    `no OpenAI-compatible server answers at ${explicit}`,
-    { remedy: 'start it, correct NEUROVISOR_UPSTREAM, or unset it to use the built-in engine' },
-  );
+  throw new RuntimeError('upstream_unreachable', `no OpenAI-compatible server answers at ${explicit}`, {
+    remedy: 'start it, correct NEUROVISOR_UPSTREAM, or unset it to use the built-in engine',
+  });
 }
 
 /** A server on a default port, which never gets the key; else the engine. */
@@ -119,14 +105,10 @@ function withSlots(target: UpstreamTarget, { upstreamSlots }: Config): UpstreamT
 }
 
 /** @param ask returns the current models; undefined: no answer */
-function serverUpstream(
-  target: UpstreamTarget,
-  ask: () => Promise<readonly string[] | null | undefined>,
-): Upstream {
+function serverUpstream(target: UpstreamTarget, ask: () => Promise<readonly string[] | null | undefined>): Upstream {
   const models = target.models ?? null;
   return {
-    description:
-      target.owner === undefined ? target.name : `${target.name}, run by ${target.owner}`,
+    description: target.owner === undefined ? target.name : `${target.name}, run by ${target.owner}`,
     needsModel: false,
     defaultModel: target.models?.[0] ?? null,
     models,

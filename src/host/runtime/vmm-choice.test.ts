@@ -45,9 +45,7 @@ describe('chooseVmm', () => {
     const closed = { usable: false, reason: "/dev/kvm can't be opened", remedy: 'Join its group.' };
     const choose = () => chooseVmm(asked, closed, fit);
     expect(choose).toThrow(
-      expect.objectContaining({
-        remedy: expect.stringMatching(/^Join its group\. Or choose QEMU/),
-      }),
+      expect.objectContaining({ remedy: expect.stringMatching(/^Join its group\. Or choose QEMU/) }),
     );
   });
 });
@@ -58,12 +56,7 @@ describe('chooseByJail', () => {
   const gapsOf = (texts: readonly string[]) => texts.map((text) => ({ text, remedy: '' }));
   const jailed = (texts: readonly string[]): ConfinedFirecracker => ({
     jail: null,
-    confinement: {
-      state: 'enforced',
-      description: '',
-      gaps: gapsOf(texts),
-      close: async () => void closed++,
-    },
+    confinement: { state: 'enforced', description: '', gaps: gapsOf(texts), close: async () => void closed++ },
   });
   const choose = (
     mode: 'auto' | 'enforce',

@@ -46,13 +46,7 @@ export async function decideVmm(options: ChoiceOptions): Promise<VmmChoice> {
     qemuGaps: async () => {
       // What set-up has not installed yet can't be compared.
       if (qemu === null) return null;
-      const found = await confine({
-        config,
-        home,
-        log: withoutWarnings(log),
-        binary: QEMU_BINARY,
-        acceptsGaps: true,
-      });
+      const found = await confine({ config, home, log: withoutWarnings(log), binary: QEMU_BINARY, acceptsGaps: true });
       await found.close();
       return found.gaps;
     },
@@ -71,10 +65,7 @@ export async function foreseeVmm(options: ChoiceOptions): Promise<VmmChoice> {
 }
 
 /** The jail of that VMM, with its gaps. @throws RuntimeError `jail_unavailable` */
-export async function confineChoice(
-  choice: VmmChoice,
-  options: ChoiceOptions,
-): Promise<Confinement> {
+export async function confineChoice(choice: VmmChoice, options: ChoiceOptions): Promise<Confinement> {
   if (choice.confined !== undefined) return choice.confined.confinement;
   const diagnosed = { ...options, log: withoutWarnings(options.log), acceptsGaps: true };
   if (choice.vmm === 'qemu') return await confine({ ...diagnosed, binary: QEMU_BINARY });
@@ -92,11 +83,7 @@ interface Jails {
 }
 
 /** No default confines less than QEMU would: Firecracker's jail must lack nothing that QEMU's has. */
-export async function chooseByJail(
-  choice: VmmChoice,
-  mode: Config['jail'],
-  jails: Jails,
-): Promise<VmmChoice> {
+export async function chooseByJail(choice: VmmChoice, mode: Config['jail'], jails: Jails): Promise<VmmChoice> {
   let confined: ConfinedFirecracker;
   try {
     confined = await jails.firecracker();

@@ -28,9 +28,7 @@ import { Totals } from './totals.ts';
 /** How long a scrape waits for its sources; after that it exports their last values. */
 const ASK_MS_MAX = 2000;
 /** Boots in software emulation take seconds, a claim from a pool a millisecond. */
-const START_BOUNDS = [
-  0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60,
-] as const;
+const START_BOUNDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60] as const;
 
 const PHASES = ['prepare', 'vmm', 'kernel', 'agent'] as const;
 
@@ -99,8 +97,7 @@ export class HostMetrics {
   watch(sandbox: Supervisor): void {
     this.#sandboxes.add(sandbox);
     sandbox.onTransition(({ state, event }) => {
-      if (event === 'agent-confirmed' && sandbox.timings !== undefined)
-        this.#started(sandbox.timings);
+      if (event === 'agent-confirmed' && sandbox.timings !== undefined) this.#started(sandbox.timings);
       // The counts end with the device, which is unplugged or killed next.
       if (state === 'saving' || state === 'stopping') void this.#askChannel(sandbox);
     });
@@ -131,10 +128,7 @@ export class HostMetrics {
   }
 
   /** Call once. */
-  addControl(
-    control: ControlPlane & { readonly recentEvents: RecentEvents },
-    queue: Pick<StartQueue, 'stats'>,
-  ): void {
+  addControl(control: ControlPlane & { readonly recentEvents: RecentEvents }, queue: Pick<StartQueue, 'stats'>): void {
     this.#events = control.recentEvents;
     this.#addSandboxes(control);
     this.#addPools(control);
@@ -162,11 +156,7 @@ export class HostMetrics {
       ),
       single(
         'gauge',
-        {
-          name: 'neurovisor_start_reserved_bytes',
-          help: 'Memory reserved by starts in progress.',
-          unit: 'bytes',
-        },
+        { name: 'neurovisor_start_reserved_bytes', help: 'Memory reserved by starts in progress.', unit: 'bytes' },
         () => queue.stats().reservedMib * MIB,
       ),
     );
@@ -257,18 +247,11 @@ export class HostMetrics {
           labels: ['status'],
         },
         () =>
-          Object.entries(Object.groupBy(list, ({ status }) => status)).map(([status, of]) => [
-            { status },
-            of.length,
-          ]),
+          Object.entries(Object.groupBy(list, ({ status }) => status)).map(([status, of]) => [{ status }, of.length]),
       ),
       single(
         'gauge',
-        {
-          name: 'neurovisor_pool_active_vms',
-          help: 'Running sandboxes, without idle pool members.',
-          unit: null,
-        },
+        { name: 'neurovisor_pool_active_vms', help: 'Running sandboxes, without idle pool members.', unit: null },
         () => list.filter(({ status }) => status === 'running').length,
       ),
     );
@@ -317,11 +300,7 @@ export class HostMetrics {
           labels,
           help: 'Payload on the channels between host and guests.',
         },
-        () =>
-          Object.entries(DIRECTIONS).map(([direction, [bytes]]) => [
-            { direction },
-            this.#channels.get(bytes),
-          ]),
+        () => Object.entries(DIRECTIONS).map(([direction, [bytes]]) => [{ direction }, this.#channels.get(bytes)]),
       ),
       collected(
         'counter',
@@ -354,11 +333,7 @@ export class HostMetrics {
       ),
       single(
         'gauge',
-        {
-          name: 'neurovisor_channel_connections',
-          help: 'Open connections on the channels.',
-          unit: null,
-        },
+        { name: 'neurovisor_channel_connections', help: 'Open connections on the channels.', unit: null },
         () => this.#channelsOpen,
       ),
     );
@@ -371,13 +346,7 @@ export class HostMetrics {
         [{ direction: 'in' }, this.#network.get(back)],
       ]);
     this.registry.add(
-      both(
-        'neurovisor_network_bytes_total',
-        'Bytes of guests with a network card.',
-        'bytes',
-        'bytesOut',
-        'bytesIn',
-      ),
+      both('neurovisor_network_bytes_total', 'Bytes of guests with a network card.', 'bytes', 'bytesOut', 'bytesIn'),
       both(
         'neurovisor_network_packets_total',
         'Packets of guests with a network card.',

@@ -41,8 +41,7 @@ describe('JailMetrics', () => {
     } as Partial<VmmDriver> as VmmDriver;
     const metrics = new JailMetrics('enforced', () => []);
     const watched = metrics.watchStarts(driver);
-    const failed = (code: string) =>
-      value(metrics, 'neurovisor_jail_start_failures_total', { code });
+    const failed = (code: string) => value(metrics, 'neurovisor_jail_start_failures_total', { code });
     const start = () => watched.start({} as VmSpec);
     await start();
     failure = new VmmError('vm_gone', 'it ended');

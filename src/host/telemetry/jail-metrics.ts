@@ -9,12 +9,7 @@ import { memoryGroup } from '../probes/vmm-memory.ts';
 /** Longest chain of causes that is searched. */
 const CAUSES_MAX = 10;
 /** Codes that a start may fail with. */
-const CODES: readonly JailErrorCode[] = [
-  'jail_failed',
-  'jail_plan_invalid',
-  'jail_dir_unsafe',
-  'jail_unavailable',
-];
+const CODES: readonly JailErrorCode[] = ['jail_failed', 'jail_plan_invalid', 'jail_dir_unsafe', 'jail_unavailable'];
 const KINDS = ['currentBytes', 'peakBytes', 'limitBytes'] as const;
 
 export class JailMetrics {
@@ -93,9 +88,7 @@ export class JailMetrics {
         () =>
           Math.max(
             0,
-            ...this.#groups().map(({ currentBytes, limitBytes }) =>
-              limitBytes === 0 ? 0 : currentBytes / limitBytes,
-            ),
+            ...this.#groups().map(({ currentBytes, limitBytes }) => (limitBytes === 0 ? 0 : currentBytes / limitBytes)),
           ),
       ),
     ];

@@ -13,20 +13,12 @@ export function processMetrics(): readonly Metric[] {
     ),
     single(
       'gauge',
-      {
-        name: 'process_resident_memory_bytes',
-        help: 'Resident memory of the daemon.',
-        unit: 'bytes',
-      },
+      { name: 'process_resident_memory_bytes', help: 'Resident memory of the daemon.', unit: 'bytes' },
       () => process.memoryUsage.rss(),
     ),
     single(
       'counter',
-      {
-        name: 'process_cpu_seconds_total',
-        help: 'Processor time of the daemon.',
-        unit: 'seconds',
-      },
+      { name: 'process_cpu_seconds_total', help: 'Processor time of the daemon.', unit: 'seconds' },
       () => {
         const { user, system } = process.cpuUsage();
         return (user + system) / MICROSECONDS_PER_SECOND;

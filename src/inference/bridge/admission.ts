@@ -2,12 +2,7 @@
 import { HOST_ACCOUNT, type ModelBudget, tenantAccount } from '../../base/request/model-limits.ts';
 import type { BudgetShare, Reservation } from './budget/accounts.ts';
 import type { Budgets } from './budget/budgets.ts';
-import {
-  DEFAULT_OUTPUT_TOKENS,
-  EXPECTED_OUTPUT_TOKENS,
-  type OutputLimit,
-  outputEdits,
-} from './budget/output-limit.ts';
+import { DEFAULT_OUTPUT_TOKENS, EXPECTED_OUTPUT_TOKENS, type OutputLimit, outputEdits } from './budget/output-limit.ts';
 import { costOf, dearestOf, FREE, type Price } from './budget/price.ts';
 import type { BridgePolicy } from './policy.ts';
 import type { Turn, UpstreamQueues } from './queue/upstream-queues.ts';
@@ -204,8 +199,7 @@ function answerEdits(
   return output.tokens === null || each < output.tokens ? outputEdits(output, each) : {};
 }
 
-const dearest = ({ groups }: Plan): Price =>
-  dearestOf(groups.flat().map(({ price }) => price ?? FREE));
+const dearest = ({ groups }: Plan): Price => dearestOf(groups.flat().map(({ price }) => price ?? FREE));
 
 /** Without the routes whose price is unknown. */
 const pricedPlan = (plan: Plan): Plan => withRoutes(plan, ({ price }) => price !== null);

@@ -278,11 +278,7 @@ function portGauges(ports: ReadonlySet<BridgePort>): readonly Metric[] {
   return [
     single(
       'gauge',
-      {
-        name: 'neurovisor_requests_in_flight',
-        help: 'Inference requests in flight.',
-        unit: null,
-      },
+      { name: 'neurovisor_requests_in_flight', help: 'Inference requests in flight.', unit: null },
       sum('inFlight'),
     ),
     single(
@@ -292,11 +288,7 @@ function portGauges(ports: ReadonlySet<BridgePort>): readonly Metric[] {
     ),
     single(
       'gauge',
-      {
-        name: 'neurovisor_bridge_body_bytes',
-        help: 'Memory held for request bodies.',
-        unit: 'bytes',
-      },
+      { name: 'neurovisor_bridge_body_bytes', help: 'Memory held for request bodies.', unit: 'bytes' },
       sum('bodyBytes'),
     ),
   ];

@@ -5,15 +5,12 @@ function masked(text: string, size = text.length): string {
   const mask = new CacheHintMask();
   const bytes = Buffer.from(text);
   const parts: Buffer[] = [];
-  for (let at = 0; at < bytes.length; at += size)
-    parts.push(mask.mask(bytes.subarray(at, at + size)));
+  for (let at = 0; at < bytes.length; at += size) parts.push(mask.mask(bytes.subarray(at, at + size)));
   return Buffer.concat(parts).toString();
 }
 
 const ANSWER = {
-  choices: [
-    { message: { content: 'say "cached_tokens": 7 and \\ "timings": {"a": 1}', tool_calls: [] } },
-  ],
+  choices: [{ message: { content: 'say "cached_tokens": 7 and \\ "timings": {"a": 1}', tool_calls: [] } }],
   usage: { prompt_tokens: 70, prompt_tokens_details: { cached_tokens: 64, audio_tokens: 3 } },
   timings: { cache_n: 236, prompt_ms: 30.5, nested: ['}', { x: '"' }] },
   prompt_cache_hit_tokens: -1.5e3,

@@ -191,8 +191,7 @@ export function eventLength(event: Buffer): number {
   return length;
 }
 
-const isSpace = (byte: number): boolean =>
-  byte === SPACE || byte === LF || byte === CR || byte === TAB;
+const isSpace = (byte: number): boolean => byte === SPACE || byte === LF || byte === CR || byte === TAB;
 /** Digits, signs, point and exponent. `e` can't begin a value. */
 const isNumeric = (byte: number): boolean =>
   (byte >= 0x30 && byte <= 0x39) || [0x2b, 0x2d, 0x2e, 0x45, 0x65].includes(byte);

@@ -13,13 +13,7 @@ export function callerKey(sandboxId: string, purpose: string, value = ''): strin
 }
 
 /** The same of each value, with its name as the purpose. */
-export function callerKeys(
-  sandboxId: string,
-  values: Readonly<Record<string, string>>,
-): Record<string, string> {
-  const own = Object.entries(values).map(([name, value]) => [
-    name,
-    callerKey(sandboxId, name, value),
-  ]);
+export function callerKeys(sandboxId: string, values: Readonly<Record<string, string>>): Record<string, string> {
+  const own = Object.entries(values).map(([name, value]) => [name, callerKey(sandboxId, name, value)]);
   return Object.fromEntries(own);
 }

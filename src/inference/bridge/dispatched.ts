@@ -76,19 +76,14 @@ export function isForOthers({ outcome, counts, outputMax = Infinity }: Dispatche
 }
 
 /** The model's answer comes at once. */
-export const isWhole = ({ operation, inspection }: Dispatched): boolean =>
-  operation.generates && !inspection.stream;
+export const isWhole = ({ operation, inspection }: Dispatched): boolean => operation.generates && !inspection.stream;
 
 /** @param status that the guest got; @param times milliseconds of one clock */
 export function usageRecord(
   dispatched: Dispatched,
   sandboxId: string,
   status: number,
-  times: {
-    readonly startedAtMs: number;
-    readonly firstByteAtMs: number | null;
-    readonly endAtMs: number;
-  },
+  times: { readonly startedAtMs: number; readonly firstByteAtMs: number | null; readonly endAtMs: number },
 ): UsageRecord {
   const { startedAtMs, firstByteAtMs, endAtMs } = times;
   const { operation, inspection, model, counts, outcome, bodyEndAtMs, sentAtMs } = dispatched;

@@ -440,11 +440,7 @@ export class Exchange {
   }
 
   /** @param send called for each attempt, right before it */
-  async #forward(
-    affinity: string | null,
-    admission: Admission,
-    send: SendAttempt,
-  ): Promise<ExchangeEnd> {
+  async #forward(affinity: string | null, admission: Admission, send: SendAttempt): Promise<ExchangeEnd> {
     let response: UpstreamAnswer | undefined;
     try {
       const delivered = await this.#context.dispatcher.dispatch({
@@ -508,10 +504,7 @@ export class Exchange {
       return played;
     }
     const { client, limits, sandboxId } = this.#context;
-    const headers = {
-      ...requestHeaders(this.#request.headers, sandboxId, target),
-      ...traceHeaders(span),
-    };
+    const headers = { ...requestHeaders(this.#request.headers, sandboxId, target), ...traceHeaders(span) };
     const request = { target, method: 'POST', ...sent, headers, limits, signal } as const;
     return await client.send({ ...request, onConnected });
   }

@@ -26,8 +26,7 @@ export function refusalOfFailure(error: unknown, target: UpstreamTarget | undefi
   if (error instanceof UpstreamsPausedError) return pausedRefusal(error);
   const code = error instanceof BridgeError ? error.code : 'upstream_unavailable';
   const name = target?.name ?? 'The model server';
-  const remedy =
-    error instanceof CodedError && error.remedy ? ` To fix this, ${error.remedy}.` : '';
+  const remedy = error instanceof CodedError && error.remedy ? ` To fix this, ${error.remedy}.` : '';
   switch (code) {
     case 'suspended':
       return SUSPENDED;

@@ -43,8 +43,7 @@ export const object = (fields: Fields, strings?: Shape['strings']): Shape =>
   strings === undefined ? { fields } : { fields, strings };
 
 /** Fields with any strings. @param names separated by white space */
-export const labels = (names: string): Fields =>
-  Object.fromEntries(names.split(/\s+/).map((name) => [name, LABEL]));
+export const labels = (names: string): Fields => Object.fromEntries(names.split(/\s+/).map((name) => [name, LABEL]));
 
 /** Why a field is on no list, for its error; by name, at any depth. */
 export type Hazards = ReadonlyMap<string, Hazard>;
@@ -104,9 +103,7 @@ class Walk {
       if (this.#allowed.size > 0 && this.#allowed.has(prefix + key)) continue;
       const shape = Object.hasOwn(fields, key) ? fields[key] : others;
       const refusal =
-        shape === undefined
-          ? this.#unlisted(key, fields, prefix)
-          : this.#value(value, shape, prefix + key);
+        shape === undefined ? this.#unlisted(key, fields, prefix) : this.#value(value, shape, prefix + key);
       if (refusal !== undefined) return refusal;
     }
     return undefined;
@@ -135,9 +132,7 @@ class Walk {
   #string(value: string, { strings }: Shape, path: string): Refusal | undefined {
     if (strings === undefined) return wrongKind(path, 'a string');
     if (strings === 'prose') this.#characters += value.length;
-    const isRemote =
-      (strings === 'media' && !DATA_URL.test(value)) ||
-      (strings === 'base64' && REFERENCE.test(value));
+    const isRemote = (strings === 'media' && !DATA_URL.test(value)) || (strings === 'base64' && REFERENCE.test(value));
     return isRemote ? mediaRefused(path) : undefined;
   }
 

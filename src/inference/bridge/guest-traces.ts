@@ -46,12 +46,8 @@ export function takenTraces(
   if (taken === null) return refused(400, 'bad_traces', 'The body is not an OTLP request.');
   const count = varint(taken.rejected);
   const partial = Buffer.from([0x08, ...count]);
-  const answer =
-    taken.rejected === 0 ? Buffer.alloc(0) : Buffer.from([0x0a, partial.length, ...partial]);
-  return accepted({
-    headers: { 'content-type': TYPE, 'content-length': `${answer.length}` },
-    body: answer,
-  });
+  const answer = taken.rejected === 0 ? Buffer.alloc(0) : Buffer.from([0x0a, partial.length, ...partial]);
+  return accepted({ headers: { 'content-type': TYPE, 'content-length': `${answer.length}` }, body: answer });
 }
 
 function varint(value: number): readonly number[] {

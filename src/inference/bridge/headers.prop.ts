@@ -15,9 +15,7 @@ describe('checkFraming', () => {
     fc.assert(
       fc.property(rawHeaders, (headers) => {
         const result = checkFraming(headers);
-        const framing = headers.filter(
-          (text, i) => i % 2 === 0 && /^(content-length|transfer-encoding)$/i.test(text),
-        );
+        const framing = headers.filter((text, i) => i % 2 === 0 && /^(content-length|transfer-encoding)$/i.test(text));
         if (result.ok) expect(framing.length).toBeLessThanOrEqual(1);
       }),
     );

@@ -43,48 +43,34 @@ describe('requestHeaders', () => {
       connection: 'close',
       'content-type': 'text/plain',
     };
-    expect(requestHeaders(received, 'a')).toEqual({
-      accept: 'text/event-stream',
-      traceparent: received.traceparent,
-    });
+    expect(requestHeaders(received, 'a')).toEqual({ accept: 'text/event-stream', traceparent: received.traceparent });
   });
 });
 
 describe('requestHeaders: betas of Anthropic’s API', () => {
   const of = (header: string, betas?: readonly string[]) =>
-    requestHeaders({ 'anthropic-beta': header }, 'a', {
-      api: 'anthropic',
-      ...(betas === undefined ? {} : { betas }),
-    })['anthropic-beta'];
+    requestHeaders({ 'anthropic-beta': header }, 'a', { api: 'anthropic', ...(betas === undefined ? {} : { betas }) })[
+      'anthropic-beta'
+    ];
   const harmless = 'interleaved-thinking-2025-05-14';
   it('pass if they are harmless, or named by the host', () => {
     expect(of(`context-1m-2025-08-07,${harmless} , ${harmless}`)).toBe(harmless);
     expect(of('context-1m-2025-08-07, fast-mode-2026-02-01')).toBeUndefined();
-    expect(of(`fast-mode-2026-02-01,${harmless}`, ['fast-mode-2026-02-01'])).toBe(
-      `fast-mode-2026-02-01,${harmless}`,
-    );
+    expect(of(`fast-mode-2026-02-01,${harmless}`, ['fast-mode-2026-02-01'])).toBe(`fast-mode-2026-02-01,${harmless}`);
     expect(requestHeaders({ 'anthropic-beta': harmless }, 'a')).toEqual({});
   });
 });
 
 describe('requestHeaders: clients of OpenAI', () => {
   it('passes the beta and request id, and an idempotency key of the sandbox’s own', () => {
-    const received = {
-      'openai-beta': 'assistants=v2',
-      'x-client-request-id': 'r-1',
-      'idempotency-key': 'k',
-    };
+    const received = { 'openai-beta': 'assistants=v2', 'x-client-request-id': 'r-1', 'idempotency-key': 'k' };
     const of = (id: string) => requestHeaders(received, id);
-    expect(of('a')).toEqual({
-      ...received,
-      'idempotency-key': expect.stringMatching(/^[0-9a-f]{64}$/),
-    });
+    expect(of('a')).toEqual({ ...received, 'idempotency-key': expect.stringMatching(/^[0-9a-f]{64}$/) });
     expect(of('a')).toEqual(of('a'));
     expect(of('a')['idempotency-key']).not.toBe(of('b')['idempotency-key']);
   });
   it('makes request ids the sandbox’s own, still readable', () => {
-    const of = (id: string, value = 'r-1') =>
-      requestHeaders({ 'x-request-id': value }, id)['x-request-id'] ?? '';
+    const of = (id: string, value = 'r-1') => requestHeaders({ 'x-request-id': value }, id)['x-request-id'] ?? '';
     expect(of('a')).toMatch(/^r-1-[0-9a-f]{16}$/);
     expect(of('a')).toBe(of('a'));
     expect(of('a')).not.toBe(of('b'));
@@ -126,10 +112,7 @@ describe('responseHeaders', () => {
     });
   });
   it('passes at most 16 rate limits', () => {
-    const names = Array.from(
-      { length: 26 },
-      (_, n) => `x-ratelimit-${String.fromCharCode(97 + n)}`,
-    );
+    const names = Array.from({ length: 26 }, (_, n) => `x-ratelimit-${String.fromCharCode(97 + n)}`);
     const received = Object.fromEntries(names.map((name) => [name, '1']));
     expect(Object.keys(responseHeaders(received))).toHaveLength(16);
   });

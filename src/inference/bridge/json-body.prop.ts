@@ -12,10 +12,9 @@ const LIMITS = {
   jsonMembersMax: 1000,
 };
 const object = fc.dictionary(fc.string({ unit: 'grapheme' }), fc.jsonValue());
-const spaced = fc.tuple(object, fc.nat(3)).map(([value, space]) => ({
-  value,
-  bytes: Buffer.from(JSON.stringify(value, null, space)),
-}));
+const spaced = fc
+  .tuple(object, fc.nat(3))
+  .map(([value, space]) => ({ value, bytes: Buffer.from(JSON.stringify(value, null, space)) }));
 /** Almost JSON. */
 const soup = fc
   .array(
@@ -81,10 +80,7 @@ describe('inspect', () => {
       tie('body'),
     ),
     body: fc.dictionary(
-      fc.oneof(
-        { weight: 30, arbitrary: fc.constantFrom(...known) },
-        { weight: 1, arbitrary: fc.string() },
-      ),
+      fc.oneof({ weight: 30, arbitrary: fc.constantFrom(...known) }, { weight: 1, arbitrary: fc.string() }),
       tie('value'),
       { maxKeys: 3 },
     ) as fc.Arbitrary<JsonObject>,

@@ -1,13 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { editJson, parseJsonBody } from './json-body.ts';
 
-const LIMITS = {
-  jsonDepthMax: 8,
-  jsonContainersMax: 30,
-  jsonValuesMax: 50,
-  jsonKeysMax: 40,
-  jsonMembersMax: 20,
-};
+const LIMITS = { jsonDepthMax: 8, jsonContainersMax: 30, jsonValuesMax: 50, jsonKeysMax: 40, jsonMembersMax: 20 };
 const parse = (text: string | Buffer) => parseJsonBody(Buffer.from(text as string), LIMITS);
 
 describe('parseJsonBody', () => {
@@ -75,9 +69,7 @@ describe('editJson', () => {
     expect(edit('{"b":[1,{"a":2}],"a":{"b":3}}', { a: 1, b: 2 })).toBe('{"b":2,"a":1}');
   });
   it('finds a member whose key is escaped', () => {
-    expect(edit(String.raw`{"mo\u0064el":"a"}`, { model: 'b' })).toBe(
-      String.raw`{"mo\u0064el":"b"}`,
-    );
+    expect(edit(String.raw`{"mo\u0064el":"a"}`, { model: 'b' })).toBe(String.raw`{"mo\u0064el":"b"}`);
   });
   it('adds missing members', () => {
     expect(edit('{"a":1}', { b: { c: true } })).toBe('{"a":1,"b":{"c":true}}');

@@ -235,11 +235,9 @@ const tooDeep = (limits: JsonLimits): Checked<never> =>
 const tooManyContainers = (limits: JsonLimits): Checked<never> =>
   invalid(`it has more than ${limits.jsonContainersMax} objects and arrays`);
 
-const tooManyKeys = (limits: JsonLimits): Checked<never> =>
-  invalid(`it has more than ${limits.jsonKeysMax} keys`);
+const tooManyKeys = (limits: JsonLimits): Checked<never> => invalid(`it has more than ${limits.jsonKeysMax} keys`);
 
 const tooManyMembers = (limits: JsonLimits): Checked<never> =>
   invalid(`it has more than ${limits.jsonMembersMax} members at its top level`);
 
-const tooMany = (limits: JsonLimits): Checked<never> =>
-  invalid(`it has more than ${limits.jsonValuesMax} values`);
+const tooMany = (limits: JsonLimits): Checked<never> => invalid(`it has more than ${limits.jsonValuesMax} values`);

@@ -9,12 +9,7 @@ import type { FairShare, FairShareLimits, Hold } from '../../base/fairness/fair-
 import { KIB, MIB } from '../../base/units.ts';
 
 /** Bytes that are kept for all sandboxes. */
-export const KEPT_MEMORY: FairShareLimits = {
-  sumMax: 256 * MIB,
-  ownMax: 16 * MIB,
-  guaranteed: MIB,
-  places: 128,
-};
+export const KEPT_MEMORY: FairShareLimits = { sumMax: 256 * MIB, ownMax: 16 * MIB, guaranteed: MIB, places: 128 };
 /** Per sandbox. */
 export const KEPT_ANSWERS_MAX = 1000;
 /** For the objects around the texts. */

@@ -18,8 +18,7 @@ export class KeyMask {
   constructor(apiKey: string | undefined) {
     const key = apiKey ?? '';
     const forms = new Set([key, JSON.stringify(key).slice(1, -1), key.replaceAll('/', '\\/')]);
-    this.#forms =
-      key.length < KEY_CHARACTERS_MIN ? [] : [...forms].map((form) => Buffer.from(form));
+    this.#forms = key.length < KEY_CHARACTERS_MIN ? [] : [...forms].map((form) => Buffer.from(form));
     this.#lengthMax = Math.max(0, ...this.#forms.map(({ length }) => length));
   }
 
@@ -50,11 +49,7 @@ export class KeyMask {
   #endOfSafe(data: Buffer): number {
     for (let at = Math.max(0, data.length - this.#lengthMax + 1); at < data.length; at += 1) {
       const end = data.subarray(at);
-      if (
-        this.#forms.some(
-          (form) => form.length > end.length && form.subarray(0, end.length).equals(end),
-        )
-      ) {
+      if (this.#forms.some((form) => form.length > end.length && form.subarray(0, end.length).equals(end))) {
         return at;
       }
     }

@@ -96,12 +96,7 @@ export class Listener {
   stats(): PortStats {
     const { memory, sandboxId } = this.#context;
     const inFlight = this.#exchanges.size;
-    return {
-      connections: this.#connections,
-      inFlight,
-      bodyBytes: memory.heldBy(sandboxId),
-      ...this.#counts,
-    };
+    return { connections: this.#connections, inFlight, bodyBytes: memory.heldBy(sandboxId), ...this.#counts };
   }
 
   /** See `BridgePort`. */
@@ -192,8 +187,7 @@ export class Listener {
       return;
     }
     const refusal = CLIENT_ERRORS[errorCode(error) ?? ''] ?? BAD_REQUEST;
-    const dialect =
-      current === undefined ? openaiDialect : dialectOf(current.req.url ?? '', current.req.headers);
+    const dialect = current === undefined ? openaiDialect : dialectOf(current.req.url ?? '', current.req.headers);
     const body = dialect.error(refusal);
     const head = [
       `HTTP/1.1 ${dialect.status(refusal)} ${refusal.code}`,
@@ -223,14 +217,6 @@ const BAD_REQUEST: Refusal = {
 
 /** Node's error code → the answer. */
 const CLIENT_ERRORS: Readonly<Record<string, Refusal>> = {
-  ERR_HTTP_REQUEST_TIMEOUT: {
-    status: 408,
-    code: 'request_timeout',
-    message: 'The request took too long to arrive.',
-  },
-  HPE_HEADER_OVERFLOW: {
-    status: 431,
-    code: 'headers_too_large',
-    message: 'The headers of the request are too large.',
-  },
+  ERR_HTTP_REQUEST_TIMEOUT: { status: 408, code: 'request_timeout', message: 'The request took too long to arrive.' },
+  HPE_HEADER_OVERFLOW: { status: 431, code: 'headers_too_large', message: 'The headers of the request are too large.' },
 };

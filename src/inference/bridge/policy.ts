@@ -43,8 +43,7 @@ export interface ModelEntry {
 }
 
 /** Built-in default names of clients, which no local model has. */
-const HOSTED_NAME =
-  /^(?:(?:gpt|chatgpt|claude|gemini)-|o[1-9](?:-|$)|text-(?:embedding|davinci)-|davinci-|babbage-)/;
+const HOSTED_NAME = /^(?:(?:gpt|chatgpt|claude|gemini)-|o[1-9](?:-|$)|text-(?:embedding|davinci)-|davinci-|babbage-)/;
 
 /** Names of embedding models. A wrong guess leads to a 404 that lists the models, never to wrong vectors. */
 const EMBEDDING_NAME =
@@ -107,10 +106,7 @@ export function mayUse(model: string, policy: BridgePolicy): boolean {
 }
 
 /** The models that a guest sees: the allowed ones and the aliases. */
-export function visibleModels(
-  policy: BridgePolicy,
-  listed: readonly ModelEntry[] | null,
-): ModelEntry[] {
+export function visibleModels(policy: BridgePolicy, listed: readonly ModelEntry[] | null): ModelEntry[] {
   const known = new Map((listed ?? []).map((entry) => [entry.id, entry]));
   const names = visibleNames(policy, listed === null ? null : [...known.keys()]);
   return names.map((id) => {
@@ -130,12 +126,9 @@ function visibleNames(policy: BridgePolicy, listed: readonly string[] | null): s
 function unknownModel(name: string, names: readonly string[]): Checked<never> {
   const shown = JSON.stringify(name.slice(0, MODEL_ID_CHARACTERS_SHOWN_MAX));
   const some = names.slice(0, MODELS_NAMED_MAX).join(', ');
-  const more =
-    names.length > MODELS_NAMED_MAX ? ` and ${names.length - MODELS_NAMED_MAX} more` : '';
+  const more = names.length > MODELS_NAMED_MAX ? ` and ${names.length - MODELS_NAMED_MAX} more` : '';
   const list = names.length === 0 ? 'No model is available.' : `Available: ${some}${more}.`;
-  return refused(404, 'model_not_found', `The model ${shown} does not exist here. ${list}`, {
-    param: 'model',
-  });
+  return refused(404, 'model_not_found', `The model ${shown} does not exist here. ${list}`, { param: 'model' });
 }
 
 /** Names come from guests: `constructor` must not find an inherited member. */

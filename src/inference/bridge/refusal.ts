@@ -14,9 +14,7 @@ export interface Refusal {
   readonly isFinal?: boolean;
 }
 
-export type Checked<T> =
-  | { readonly ok: true; readonly value: T }
-  | { readonly ok: false; readonly refusal: Refusal };
+export type Checked<T> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly refusal: Refusal };
 
 export const accepted = <T>(value: T): Checked<T> => ({ ok: true, value });
 

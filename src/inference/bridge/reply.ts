@@ -77,11 +77,7 @@ export class Reply {
     if (this.#streaming) return;
     this.#streaming = true;
     const { 'content-length': _, ...rest } = headers;
-    this.#response.writeHead(200, {
-      'cache-control': 'no-cache',
-      'content-type': this.#dialect.streamType,
-      ...rest,
-    });
+    this.#response.writeHead(200, { 'cache-control': 'no-cache', 'content-type': this.#dialect.streamType, ...rest });
     this.#response.flushHeaders();
   }
 

@@ -45,11 +45,7 @@ export function playedApi(track: Track | undefined): SpokenApis {
 }
 
 /** @throws NotConnectedError: `models.toml` has changed since the route was chosen */
-export function formFor(
-  forms: RequestForms,
-  api: UpstreamApi,
-  { name }: UpstreamTarget,
-): RequestForm {
+export function formFor(forms: RequestForms, api: UpstreamApi, { name }: UpstreamTarget): RequestForm {
   const form = forms[api];
   if (form !== undefined) return form;
   throw new NotConnectedError('upstream_unreachable', `${name} now speaks another API`);

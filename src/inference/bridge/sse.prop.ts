@@ -72,16 +72,16 @@ const event = fc.oneof(
   fc.constant({ choices: [{ delta: {} }], usage: { prompt_tokens: 1 } }),
   fc.constant({ id: 'y'.repeat(2000), choices: [], usage: {} }),
 );
-const encoded = fc.tuple(event, lineEnd, fc.boolean()).map(([value, eol, comment]) => ({
-  value,
-  text: `${comment ? `: note${eol}` : ''}data: ${JSON.stringify(value)}${eol}${eol}`,
-}));
+const encoded = fc
+  .tuple(event, lineEnd, fc.boolean())
+  .map(([value, eol, comment]) => ({
+    value,
+    text: `${comment ? `: note${eol}` : ''}data: ${JSON.stringify(value)}${eol}${eol}`,
+  }));
 
 describe('hiding usage', () => {
   it('equals removing those events, wherever the stream is cut', () => {
-    const model = (
-      events: readonly { value: { choices: readonly unknown[]; usage?: unknown }; text: string }[],
-    ) =>
+    const model = (events: readonly { value: { choices: readonly unknown[]; usage?: unknown }; text: string }[]) =>
       events
         .filter(({ value, text }) => {
           const isUsage = value.choices.length === 0 && value.usage !== undefined;
@@ -104,9 +104,7 @@ describe('hiding usage', () => {
 
 describe('eventData', () => {
   it('joins the data lines, whatever other fields an event has', () => {
-    const text = fc
-      .string({ unit: 'grapheme', maxLength: 20 })
-      .map((s) => s.replace(/[\r\n]/g, ''));
+    const text = fc.string({ unit: 'grapheme', maxLength: 20 }).map((s) => s.replace(/[\r\n]/g, ''));
     fc.assert(
       fc.property(fc.array(text, { minLength: 1, maxLength: 4 }), lineEnd, (lines, eol) => {
         const bytes = `id: 1${eol}${lines.map((line) => `data: ${line}${eol}`).join('')}${eol}`;

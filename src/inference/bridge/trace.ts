@@ -36,11 +36,7 @@ export function traceHeaders({ context }: Span): Readonly<Record<string, string>
 export function endTrace(
   span: Span,
   usage: UsageRecord,
-  at: {
-    readonly bodyEndAtMs: number;
-    readonly sentAtMs: number;
-    readonly firstAtMs: number | null;
-  },
+  at: { readonly bodyEndAtMs: number; readonly sentAtMs: number; readonly firstAtMs: number | null },
 ): void {
   span.set({
     'gen_ai.usage.input_tokens': usage.promptTokens,

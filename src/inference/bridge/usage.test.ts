@@ -7,11 +7,7 @@ const delta = (content: string) => event({ choices: [{ delta: { content } }], us
 const USAGE = event({ choices: [], usage: { prompt_tokens: 7, completion_tokens: 9 } });
 const FINISH = event({ choices: [{ delta: {}, finish_reason: 'stop' }] });
 
-function watch(
-  text: string,
-  hide: boolean,
-  eventBytesMax = 1024,
-): { usage: StreamUsage; out: string } {
+function watch(text: string, hide: boolean, eventBytesMax = 1024): { usage: StreamUsage; out: string } {
   const usage = new StreamUsage(hide);
   let out = '';
   for (const piece of new SseSplitter(eventBytesMax).push(Buffer.from(text))) {
@@ -32,28 +28,18 @@ describe('StreamUsage', () => {
     expect(out).toBe(text);
     expect(usage.counts(99)).toEqual({ promptTokens: 3, completionTokens: 1, estimated: true });
   });
-  it.each([0, 300_000])(
-    'knows the end of a transcript and its usage, with %i bytes more',
-    (more) => {
-      const delta = event({ type: 'transcript.text.delta', delta: 'four words of text' });
-      const logprobs = 'x'.repeat(more);
-      const usage = { type: 'tokens', input_tokens: 14, output_tokens: 45 };
-      const done = event({ type: 'transcript.text.done', text: 'four', logprobs, usage });
-      const watched = watch(delta + done, false, 1024 * 1024);
-      expect(watched.out).toBe(delta + done);
-      expect(watched.usage.finished).toBe(true);
-      expect(watched.usage.counts(1)).toEqual({
-        promptTokens: 14,
-        completionTokens: 45,
-        estimated: false,
-      });
-      const cut = watch(delta, false).usage;
-      expect([cut.finished, cut.counts(1)]).toEqual([
-        false,
-        { promptTokens: 1, completionTokens: 5, estimated: true },
-      ]);
-    },
-  );
+  it.each([0, 300_000])('knows the end of a transcript and its usage, with %i bytes more', (more) => {
+    const delta = event({ type: 'transcript.text.delta', delta: 'four words of text' });
+    const logprobs = 'x'.repeat(more);
+    const usage = { type: 'tokens', input_tokens: 14, output_tokens: 45 };
+    const done = event({ type: 'transcript.text.done', text: 'four', logprobs, usage });
+    const watched = watch(delta + done, false, 1024 * 1024);
+    expect(watched.out).toBe(delta + done);
+    expect(watched.usage.finished).toBe(true);
+    expect(watched.usage.counts(1)).toEqual({ promptTokens: 14, completionTokens: 45, estimated: false });
+    const cut = watch(delta, false).usage;
+    expect([cut.finished, cut.counts(1)]).toEqual([false, { promptTokens: 1, completionTokens: 5, estimated: true }]);
+  });
   it('also hides it with CRLF line ends', () => {
     const text = `${delta('a')}${USAGE}${FINISH}`.replaceAll('\n', '\r\n');
     expect(watch(text, true).out).toBe(`${delta('a')}${FINISH}`.replaceAll('\n', '\r\n'));
@@ -78,17 +64,14 @@ describe('StreamUsage', () => {
     const whole = { promptTokens: 7, completionTokens: 9, estimated: false };
     expect(watch(text + USAGE, false).usage.counts(11)).toEqual(whole);
   });
-  it.each([-1, 0.5, 1e308, '12', null, 0, {}])(
-    'does not take %j for the tokens of a text',
-    (lie) => {
-      const usage = event({ choices: [], usage: { prompt_tokens: 7, completion_tokens: lie } });
-      const counted = watch(delta('a').repeat(5) + usage, true).usage.counts(11);
-      expect(counted).toEqual({ promptTokens: 7, completionTokens: 5, estimated: true });
-      const both = event({ choices: [], usage: { prompt_tokens: lie, completion_tokens: lie } });
-      const kept = watch(delta('a') + USAGE + (lie === 0 ? '' : both), true).usage.counts(11);
-      expect(kept).toEqual({ promptTokens: 7, completionTokens: 9, estimated: false });
-    },
-  );
+  it.each([-1, 0.5, 1e308, '12', null, 0, {}])('does not take %j for the tokens of a text', (lie) => {
+    const usage = event({ choices: [], usage: { prompt_tokens: 7, completion_tokens: lie } });
+    const counted = watch(delta('a').repeat(5) + usage, true).usage.counts(11);
+    expect(counted).toEqual({ promptTokens: 7, completionTokens: 5, estimated: true });
+    const both = event({ choices: [], usage: { prompt_tokens: lie, completion_tokens: lie } });
+    const kept = watch(delta('a') + USAGE + (lie === 0 ? '' : both), true).usage.counts(11);
+    expect(kept).toEqual({ promptTokens: 7, completionTokens: 9, estimated: false });
+  });
   it('counts no tokens of an answer without text, if the upstream says so', () => {
     const usage = event({ choices: [], usage: { prompt_tokens: 7, completion_tokens: 0 } });
     const none = { promptTokens: 7, completionTokens: 0, estimated: false };
@@ -96,9 +79,7 @@ describe('StreamUsage', () => {
   });
   it('counts tool calls and reasoning as output', () => {
     const call = { tool_calls: [{ function: { name: 'abcd', arguments: 'efgh' } }] };
-    const text =
-      event({ choices: [{ delta: call }] }) +
-      event({ choices: [{ delta: { reasoning_content: 'abcd' } }] });
+    const text = event({ choices: [{ delta: call }] }) + event({ choices: [{ delta: { reasoning_content: 'abcd' } }] });
     expect(watch(text, true).usage.counts(0).completionTokens).toBe(3);
   });
   it('recognizes the end and errors', () => {
@@ -151,11 +132,7 @@ describe('DocumentUsage', () => {
     expect(counts(text, false)).toEqual(none);
   });
   it('estimates without usage', () => {
-    expect(counts('{"a":"12345678"}')).toEqual({
-      promptTokens: 5,
-      completionTokens: 4,
-      estimated: true,
-    });
+    expect(counts('{"a":"12345678"}')).toEqual({ promptTokens: 5, completionTokens: 4, estimated: true });
     expect(counts('{"data":[]}', false).completionTokens).toBe(0);
   });
 });

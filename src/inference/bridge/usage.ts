@@ -193,8 +193,7 @@ const isTold = (usage: JsonObject, before: JsonObject | undefined): boolean =>
 const promptOf = (usage: JsonObject | undefined): number | undefined =>
   count(usage?.['prompt_tokens'] ?? usage?.['input_tokens']);
 
-const isZero = (usage: JsonObject): boolean =>
-  usage['prompt_tokens'] === 0 && usage['completion_tokens'] === 0;
+const isZero = (usage: JsonObject): boolean => usage['prompt_tokens'] === 0 && usage['completion_tokens'] === 0;
 
 /** Length of the text that a model produced in a delta: content, reasoning and tool calls, not roles and ids. */
 function textLength(delta: JsonObject): number {

@@ -29,9 +29,7 @@ describe('chatCompletion', () => {
         {
           message: {
             content: null,
-            tool_calls: [
-              { id: 'call_1', type: 'function', function: { name: 'add', arguments: '{"a": 1}' } },
-            ],
+            tool_calls: [{ id: 'call_1', type: 'function', function: { name: 'add', arguments: '{"a": 1}' } }],
           },
         },
       ],
@@ -42,9 +40,7 @@ describe('chatCompletion', () => {
 describe('chatDelta', () => {
   it('has id and name once, then only arguments', () => {
     expect(chatDelta({ kind: 'call', name: 'add' }, 'call_1')).toEqual({
-      tool_calls: [
-        { index: 0, id: 'call_1', type: 'function', function: { name: 'add', arguments: '' } },
-      ],
+      tool_calls: [{ index: 0, id: 'call_1', type: 'function', function: { name: 'add', arguments: '' } }],
     });
     expect(chatDelta({ kind: 'arguments', text: '{' }, 'call_1')).toEqual({
       tool_calls: [{ index: 0, function: { arguments: '{' } }],
@@ -55,19 +51,13 @@ describe('chatDelta', () => {
 describe('embeddingList', () => {
   it('writes base64 of little-endian floats', () => {
     const list = embeddingList('m', [Float32Array.of(1, -2)], 'base64', 4);
-    expect(list).toMatchObject({
-      data: [{ embedding: 'AACAPwAAAMA=' }],
-      usage: { total_tokens: 4 },
-    });
+    expect(list).toMatchObject({ data: [{ embedding: 'AACAPwAAAMA=' }], usage: { total_tokens: 4 } });
   });
 });
 
 describe('shorten', () => {
   it('truncates and normalizes', () => {
-    expect([...shorten(Float32Array.of(3, 4, 12), 2)].map((x) => x.toFixed(3))).toEqual([
-      '0.600',
-      '0.800',
-    ]);
+    expect([...shorten(Float32Array.of(3, 4, 12), 2)].map((x) => x.toFixed(3))).toEqual(['0.600', '0.800']);
   });
   it('keeps a zero vector', () => {
     expect([...shorten(Float32Array.of(0, 0, 1), 2)]).toEqual([0, 0]);
@@ -79,14 +69,7 @@ describe('errorBody', () => {
     const error = new EngineError('bad_request', 'n: must be 1', { param: 'n' });
     expect(errorBody(error)).toEqual({
       status: 400,
-      body: {
-        error: {
-          message: 'n: must be 1',
-          type: 'invalid_request_error',
-          param: 'n',
-          code: 'bad_request',
-        },
-      },
+      body: { error: { message: 'n: must be 1', type: 'invalid_request_error', param: 'n', code: 'bad_request' } },
     });
   });
   it('hides internal causes', () => {

@@ -54,11 +54,7 @@ export function chatCompletion(
   };
 }
 
-const newCall = (id: string, name: string): ToolCall => ({
-  id,
-  type: 'function',
-  function: { name, arguments: '' },
-});
+const newCall = (id: string, name: string): ToolCall => ({ id, type: 'function', function: { name, arguments: '' } });
 
 /** The delta of one reply event. */
 export function chatDelta(event: ReplyEvent, callId: string): object {
@@ -87,20 +83,11 @@ export interface CompletionChoice {
 }
 
 /** Also the shape of a stream chunk, which has one choice and no usage. */
-export function completion(
-  head: AnswerHead,
-  choices: readonly CompletionChoice[],
-  usage: Usage | null,
-): object {
+export function completion(head: AnswerHead, choices: readonly CompletionChoice[], usage: Usage | null): object {
   return {
     ...head,
     object: 'text_completion',
-    choices: choices.map(({ index, text, finish }) => ({
-      index,
-      text,
-      logprobs: null,
-      finish_reason: finish,
-    })),
+    choices: choices.map(({ index, text, finish }) => ({ index, text, logprobs: null, finish_reason: finish })),
     ...(usage === null ? {} : { usage: usageObject(usage) }),
   };
 }

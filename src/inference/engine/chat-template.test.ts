@@ -20,31 +20,23 @@ function choose(template: unknown, own: Fake | Error) {
   };
   const library = { resolveChatWrapper } as unknown as Library;
   const model = { fileInfo: { metadata: { tokenizer: { chat_template: template } } } };
-  const wrapper: ChatWrapper | null = chooseChatWrapper(
-    library,
-    model as unknown as LlamaModel,
-    (message) => notices.push(message),
+  const wrapper: ChatWrapper | null = chooseChatWrapper(library, model as unknown as LlamaModel, (message) =>
+    notices.push(message),
   );
   return { name: wrapper?.wrapperName ?? null, notices };
 }
 
 describe('chooseChatWrapper', () => {
   it('a template that works: its wrapper, without a notice', () => {
-    expect(choose('{{ x }}', fine('JinjaTemplate'))).toEqual({
-      name: 'JinjaTemplate',
-      notices: [],
-    });
+    expect(choose('{{ x }}', fine('JinjaTemplate'))).toEqual({ name: 'JinjaTemplate', notices: [] });
   });
 
-  it.each([undefined, '', ' \n', 7, ['x']])(
-    'no template (%j): none, and one notice',
-    (template) => {
-      expect(choose(template, fine('JinjaTemplate'))).toEqual({
-        name: null,
-        notices: [expect.stringMatching(/no chat template.*transcripts/)],
-      });
-    },
-  );
+  it.each([undefined, '', ' \n', 7, ['x']])('no template (%j): none, and one notice', (template) => {
+    expect(choose(template, fine('JinjaTemplate'))).toEqual({
+      name: null,
+      notices: [expect.stringMatching(/no chat template.*transcripts/)],
+    });
+  });
 
   const raising: Fake = {
     wrapperName: 'JinjaTemplate',

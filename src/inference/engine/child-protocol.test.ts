@@ -17,10 +17,7 @@ describe('readEvent', () => {
   it('a notice is one short line without control characters', () => {
     const message = `\u001b[2Jone\ntwo ${'x'.repeat(10_000)}`;
     const event = readEvent(JSON.stringify({ type: 'notice', message }));
-    expect(event).toEqual({
-      type: 'notice',
-      message: expect.stringMatching(/^\?\[2Jone two x+$/),
-    });
+    expect(event).toEqual({ type: 'notice', message: expect.stringMatching(/^\?\[2Jone two x+$/) });
     expect(event?.type === 'notice' && event.message.length).toBe(400);
   });
 });

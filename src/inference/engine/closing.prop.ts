@@ -24,9 +24,7 @@ const { schema } = fc.letrec<{ schema: object }>((tie) => ({
     fc
       .dictionary(fc.string(), tie('schema'), { minKeys: 1, maxKeys: 4 })
       .chain((properties) =>
-        fc
-          .subarray(Object.keys(properties))
-          .map((required) => ({ type: 'object', properties, required })),
+        fc.subarray(Object.keys(properties)).map((required) => ({ type: 'object', properties, required })),
       ),
   ),
 }));
@@ -70,11 +68,7 @@ describe('Closer', () => {
         fc.array(piece, { minLength: 200, maxLength: 400 }),
         fc.nat(40),
         (value, isBase, pieces, spare) => {
-          const gbnf = schemaGrammar(
-            value as Record<string, unknown>,
-            false,
-            isBase ? BASE_MODEL_BOUNDS : UNBOUNDED,
-          );
+          const gbnf = schemaGrammar(value as Record<string, unknown>, false, isBase ? BASE_MODEL_BOUNDS : UNBOUNDED);
           const shortest = new GrammarState(new ClosableGrammar(gbnf)).completion() ?? '';
           const tokensMax = [...shortest].length + spare;
           const { text, tokens } = write(gbnf, pieces, tokensMax);

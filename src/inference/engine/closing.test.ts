@@ -78,30 +78,18 @@ describe('GrammarState', () => {
 
 /** Schemas that a guest may send, with pieces of their answers. */
 const hostile: Record<string, [JsonSchema, readonly string[]]> = {
-  'lists that begin alike, nested': [
-    { anyOf: many(30, () => ({ type: 'array', items: { $ref: '#' } })) },
-    ['['],
-  ],
-  'two such lists': [
-    { anyOf: many(2, () => ({ type: 'array', items: { $ref: '#' } })) },
-    ['[', ']', ', '],
-  ],
+  'lists that begin alike, nested': [{ anyOf: many(30, () => ({ type: 'array', items: { $ref: '#' } })) }, ['[']],
+  'two such lists': [{ anyOf: many(2, () => ({ type: 'array', items: { $ref: '#' } })) }, ['[', ']', ', ']],
   'strings of many lengths': [
     { items: { anyOf: many(200, (i) => ({ type: 'string', maxLength: 200 + i })) } },
     ['["', 'xxxxxxxx', '", "'],
   ],
-  'long texts that begin alike': [
-    { enum: many(500, (i) => `${'x'.repeat(200)}${i}`) },
-    ['"', 'xx'],
-  ],
+  'long texts that begin alike': [{ enum: many(500, (i) => `${'x'.repeat(200)}${i}`) }, ['"', 'xx']],
   'optional properties': [
     { properties: Object.fromEntries(many(400, (i) => [`k${i}`, { type: 'integer' }])) },
     ['{"k', '1', '": ', ', "k'],
   ],
-  'the same value many times': [
-    { items: { anyOf: many(1_000, () => true) } },
-    ['[', '{"', 'a', '": ', '[{"'],
-  ],
+  'the same value many times': [{ items: { anyOf: many(1_000, () => true) } }, ['[', '{"', 'a', '": ', '[{"']],
   'minimums in minimums': [
     many(31, () => null).reduce<object>((items) => ({ minItems: 512, items }), text) as JsonSchema,
     ['['],
@@ -136,10 +124,7 @@ describe('cost of hostile schemas', () => {
     ['long', { const: 'x'.repeat(200_000) }],
     ['many parts', { enum: many(15_000, (i) => i % 10) }],
     ['costs that take many passes', chained(250)],
-    [
-      'a long shortest answer',
-      { type: 'array', items: { type: 'string', minLength: 500 }, minItems: 9 },
-    ],
+    ['a long shortest answer', { type: 'array', items: { type: 'string', minLength: 500 }, minItems: 9 }],
   ])('is zero where the answer is not followed: %s', (_, schema) => {
     const gbnf = schemaGrammar(schema);
     const counted: string[] = [];
@@ -160,10 +145,7 @@ describe('cost of hostile schemas', () => {
   it('counts the tokens of short texts only', () => {
     const counted: number[] = [];
     const count = (one: string) => counted.push(one.length) && one.length / 3;
-    const schema = {
-      properties: { a: text, b: { const: 'x'.repeat(2_000) } },
-      required: ['a', 'b'],
-    };
+    const schema = { properties: { a: text, b: { const: 'x'.repeat(2_000) } }, required: ['a', 'b'] };
     const one = new Closer(new ClosableGrammar(schemaGrammar(schema)), count, 1_100);
     let left = 1_099;
     expect(one.accept('{"a": "', left)).toBeNull();

@@ -259,12 +259,7 @@ export class GrammarState {
         if (done === node.max) return [rest];
         // Without a maximum, repetitions beyond the minimum are all the same.
         const count = node.max === Infinity ? Math.min(done + 1, node.min) : done + 1;
-        const again = this.#stack(
-          node,
-          count,
-          rest,
-          restCost(repeatCost(node.item, node.min - count), rest),
-        );
+        const again = this.#stack(node, count, rest, restCost(repeatCost(node.item, node.min - count), rest));
         const once = this.#push(node.item, again);
         return done < node.min ? [once] : [rest, once];
       }
@@ -403,9 +398,7 @@ class Parser {
     const options = [this.#sequence()];
     while (this.#take(/\| */y) !== null) options.push(this.#sequence());
     const [only] = options;
-    return options.length === 1 && only !== undefined
-      ? only
-      : this.#add({ kind: 'either', options });
+    return options.length === 1 && only !== undefined ? only : this.#add({ kind: 'either', options });
   }
 
   #sequence(): Node {
@@ -444,14 +437,11 @@ class Parser {
 
   #chain(items: readonly Node[]): Node {
     const last = items.at(-1) ?? this.#add({ kind: 'empty' });
-    return items
-      .slice(0, -1)
-      .reduceRight((tail, head) => this.#add({ kind: 'pair', head, tail }), last);
+    return items.slice(0, -1).reduceRight((tail, head) => this.#add({ kind: 'pair', head, tail }), last);
   }
 
   #char(set: readonly Range[], isNegated: boolean): Node {
-    const matches = (code: number): boolean =>
-      set.some(([from, to]) => from <= code && code <= to) !== isNegated;
+    const matches = (code: number): boolean => set.some(([from, to]) => from <= code && code <= to) !== isNegated;
     const [first] = set;
     const known = isNegated || first === undefined ? ' .' : String.fromCodePoint(first[0]);
     const sample = [...known].find((char) => matches(char.codePointAt(0) ?? 0));

@@ -45,9 +45,7 @@ describe('parseGguf', () => {
   it('refuses counts that have no exact number', () => {
     for (const key of ['llama.context_length', 'split.count', 'split.no']) {
       const values = { 'split.count': 2, [key]: 2n ** 63n };
-      expect(() => parse({ values }), key).toThrow(
-        expect.objectContaining({ code: 'model_invalid' }),
-      );
+      expect(() => parse({ values }), key).toThrow(expect.objectContaining({ code: 'model_invalid' }));
     }
   });
 
@@ -88,11 +86,7 @@ describe('parseGguf', () => {
       ]),
       /a key twice/,
     ],
-    [
-      'an alignment of 0',
-      makeGguf({ values: { 'general.alignment': 0 } }),
-      /alignment is not valid/,
-    ],
+    ['an alignment of 0', makeGguf({ values: { 'general.alignment': 0 } }), /alignment is not valid/],
   ])('refuses %s', (_what, file, why) => {
     expect(() => parseGguf(file, file.length)).toThrow(
       expect.objectContaining({ code: 'model_invalid', cause: expect.stringMatching(why) }),

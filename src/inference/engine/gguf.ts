@@ -69,10 +69,7 @@ export async function readGguf(path: string, shown = path): Promise<GgufHeader> 
       } catch (error) {
         if (!(error instanceof Truncated)) throw withName(error, shown);
         if (bytes < most) continue;
-        throw notGguf(
-          shown,
-          most < stats.size ? 'its header is too large' : 'it ends inside its header',
-        );
+        throw notGguf(shown, most < stats.size ? 'its header is too large' : 'it ends inside its header');
       }
     }
   } finally {
@@ -273,10 +270,7 @@ const FILE_TYPES: Readonly<Record<number, string>> = {
   38: 'MXFP4_MOE',
 };
 
-function quantizationOf(
-  fileType: Value | undefined,
-  byType: ReadonlyMap<string, number>,
-): string | null {
+function quantizationOf(fileType: Value | undefined, byType: ReadonlyMap<string, number>): string | null {
   if (typeof fileType === 'number' && Object.hasOwn(FILE_TYPES, fileType)) {
     return FILE_TYPES[fileType] ?? null;
   }
@@ -371,10 +365,7 @@ function invalid(why: string): EngineError {
 const REMEDY = 'use a model in the GGUF format, and copy or download it again if it is one';
 
 function notGguf(shown: string, cause: unknown): EngineError {
-  return new EngineError('model_invalid', `${shown} is not a usable GGUF file`, {
-    cause,
-    remedy: REMEDY,
-  });
+  return new EngineError('model_invalid', `${shown} is not a usable GGUF file`, { cause, remedy: REMEDY });
 }
 
 const withName = (error: unknown, shown: string): unknown =>

@@ -56,11 +56,7 @@ describe('schemaGrammar', () => {
       '"[" null (", " null){1,2} "]"',
     ],
     ['empty array', { type: 'array', maxItems: 0 }, '"[]"'],
-    [
-      'tuple',
-      { type: 'array', prefixItems: [{ type: 'string' }, { type: 'null' }] },
-      '"[" string ", " null "]"',
-    ],
+    ['tuple', { type: 'array', prefixItems: [{ type: 'string' }, { type: 'null' }] }, '"[" string ", " null "]"'],
     ['types', { type: ['integer', 'null'] }, 'integer | null'],
     ['anyOf', { anyOf: [{ type: 'string' }, { type: 'null' }] }, 'string | null'],
     [
@@ -73,12 +69,7 @@ describe('schemaGrammar', () => {
   });
 
   it('keeps the declared order and allows omitting optional members', () => {
-    const grammar = rules(
-      schemaGrammar({
-        properties: { a: { type: 'null' }, b: { type: 'null' } },
-        required: ['b'],
-      }),
-    );
+    const grammar = rules(schemaGrammar({ properties: { a: { type: 'null' }, b: { type: 'null' } }, required: ['b'] }));
     expect(grammar['r']).toBe('"{" r-f0 "}"');
     expect(grammar['r-f0']).toBe('"\\"a\\": " null r-n1 | r-f1');
     expect(grammar['r-f1']).toBe('"\\"b\\": " null ""');
@@ -87,10 +78,7 @@ describe('schemaGrammar', () => {
 
   it('follows references, also recursive ones', () => {
     const grammar = rules(
-      schemaGrammar({
-        $ref: '#/$defs/node',
-        $defs: { node: { type: 'array', items: { $ref: '#/$defs/node' } } },
-      }),
+      schemaGrammar({ $ref: '#/$defs/node', $defs: { node: { type: 'array', items: { $ref: '#/$defs/node' } } } }),
     );
     expect(grammar['root']).toBe('r-ref0');
     expect(grammar['r-ref0']).toBe('r-ref0-t');
@@ -99,9 +87,7 @@ describe('schemaGrammar', () => {
 
   it('merges allOf of objects, and reduces allOf of one schema to it', () => {
     const merged = rules(
-      schemaGrammar({
-        allOf: [{ properties: { a: {} }, required: ['a'] }, { properties: { b: {} } }],
-      }),
+      schemaGrammar({ allOf: [{ properties: { a: {} }, required: ['a'] }, { properties: { b: {} } }] }),
     );
     expect(merged['r-f0']).toContain('\\"a\\"');
     expect(merged['r-n1']).toContain('\\"b\\"');
@@ -143,10 +129,9 @@ describe('schemaGrammar', () => {
     ],
     [
       'merged objects in merged objects',
-      Array.from({ length: 30 }).reduce<object>(
-        (inner) => ({ ...Object.fromEntries(names(1_000)), allOf: [inner] }),
-        { type: 'integer' },
-      ) as JsonSchema,
+      Array.from({ length: 30 }).reduce<object>((inner) => ({ ...Object.fromEntries(names(1_000)), allOf: [inner] }), {
+        type: 'integer',
+      }) as JsonSchema,
       'parts',
     ],
     ['many properties', { properties: Object.fromEntries(names(30_000)) }, 'parts'],
@@ -188,14 +173,10 @@ describe('callGrammar', () => {
   ];
   it('offers each tool with its own arguments', () => {
     const root = rules(callGrammar(tools, 'open'))['root'];
-    expect(root).toBe(
-      '("add\\", \\"arguments\\":" " " t0 | "now\\", \\"arguments\\":" " " t1) "}\\n</tool_call>"',
-    );
+    expect(root).toBe('("add\\", \\"arguments\\":" " " t0 | "now\\", \\"arguments\\":" " " t1) "}\\n</tool_call>"');
   });
   it('covers only the arguments when the prompt has the name', () => {
-    expect(rules(callGrammar(tools.slice(0, 1), 'name'))['root']).toBe(
-      '(" " t0) "}\\n</tool_call>"',
-    );
+    expect(rules(callGrammar(tools.slice(0, 1), 'name'))['root']).toBe('(" " t0) "}\\n</tool_call>"');
   });
   it('allows a text instead of a call when the prompt has none', () => {
     expect(rules(callGrammar(tools, 'nothing'))['root']).toContain('| [^< \\t\\n] [^\\x00]*)');

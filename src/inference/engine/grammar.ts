@@ -162,8 +162,7 @@ class Compiler {
   finish(root: string): string {
     const lines = [`root ::= ${root}`];
     for (const [name, body] of this.#rules) lines.push(`${name} ::= ${body}`);
-    for (const [name, body] of Object.entries(primitives(this.#bounds)))
-      lines.push(`${name} ::= ${body}`);
+    for (const [name, body] of Object.entries(primitives(this.#bounds))) lines.push(`${name} ::= ${body}`);
     const text = `${lines.join('\n')}\n`;
     checkSize(text.length);
     return text;
@@ -186,17 +185,12 @@ class Compiler {
     }
     const either = schema['anyOf'] ?? schema['oneOf'];
     if (Array.isArray(either) && either.length > 0) {
-      return this.#set(
-        name,
-        either.map((one, i) => this.rule(one, `${name}-${i}`, depth + 1)).join(' | '),
-      );
+      return this.#set(name, either.map((one, i) => this.rule(one, `${name}-${i}`, depth + 1)).join(' | '));
     }
     if (Array.isArray(schema['allOf'])) return this.rule(this.#merge(schema), name, depth + 1);
     const type = schema['type'] ?? impliedType(schema);
     if (Array.isArray(type)) {
-      const kinds = [...new Set<unknown>(type)].map((one, i) =>
-        this.#typed(one, schema, `${name}-${i}`, depth),
-      );
+      const kinds = [...new Set<unknown>(type)].map((one, i) => this.#typed(one, schema, `${name}-${i}`, depth));
       return this.#set(name, kinds.join(' | '));
     }
     return this.#typed(type, schema, name, depth);
@@ -248,8 +242,7 @@ class Compiler {
     if (entries.length === 0) {
       const extra = schema['additionalProperties'];
       if (extra === false) return this.#set(name, '"{}"');
-      if (!isRecord(extra))
-        return schema['properties'] === undefined ? 'object' : this.#set(name, '"{}"');
+      if (!isRecord(extra)) return schema['properties'] === undefined ? 'object' : this.#set(name, '"{}"');
       const value = this.rule(extra, `${name}-v`, depth + 1);
       return this.#set(name, `"{" (string ": " ${value} (", " string ": " ${value})*)? "}"`);
     }
@@ -309,19 +302,13 @@ class Compiler {
     const properties = new Map(Object.entries(asRecord(rest['properties'])));
     const required = [asList(rest['required'])];
     for (const part of parts) {
-      if (!isRecord(part) || !isRecord(part['properties']))
-        throw refuse('allOf supports only objects with properties');
+      if (!isRecord(part) || !isRecord(part['properties'])) throw refuse('allOf supports only objects with properties');
       const entries = Object.entries(part['properties']);
       this.#work(1 + entries.length);
       for (const [key, value] of entries) properties.set(key, value);
       required.push(asList(part['required']));
     }
-    return {
-      ...rest,
-      type: 'object',
-      properties: Object.fromEntries(properties),
-      required: required.flat(),
-    };
+    return { ...rest, type: 'object', properties: Object.fromEntries(properties), required: required.flat() };
   }
 
   #checkStrict(schema: Record<string, unknown>): void {
@@ -338,8 +325,7 @@ class Compiler {
   }
 
   #add(name: string, body: string): void {
-    if (this.#rules.size >= RULES_MAX)
-      throw refuse(`the schema needs more than ${RULES_MAX} rules`);
+    if (this.#rules.size >= RULES_MAX) throw refuse(`the schema needs more than ${RULES_MAX} rules`);
     this.#rules.set(name, body);
   }
 
@@ -357,8 +343,7 @@ class Compiler {
 }
 
 function checkSize(bytes: number): void {
-  if (bytes > GRAMMAR_BYTES_MAX)
-    throw refuse(`the schema needs a grammar of more than ${GRAMMAR_BYTES_MAX} bytes`);
+  if (bytes > GRAMMAR_BYTES_MAX) throw refuse(`the schema needs a grammar of more than ${GRAMMAR_BYTES_MAX} bytes`);
 }
 
 /** A GBNF string literal. */

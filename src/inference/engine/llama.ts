@@ -157,9 +157,7 @@ class LlamaBackend implements Backend {
       })
       .catch((error: unknown) => {
         this.#embedder = undefined;
-        throw new EngineError('out_of_memory', 'not enough memory for embeddings', {
-          cause: error,
-        });
+        throw new EngineError('out_of_memory', 'not enough memory for embeddings', { cause: error });
       });
     const embedder = await this.#embedder;
     const own = typeof input === 'string' ? this.#model.tokenize(input) : this.#checkTokens(input);
@@ -185,11 +183,7 @@ class LlamaBackend implements Backend {
   #frame(tokens: readonly Token[]): Token[] {
     const architecture = this.#model.fileInfo.architectureMetadata;
     if (architecture.pooling_type !== undefined) return [...tokens];
-    return [
-      ...this.#model.tokenize(EMBEDDING_FRAME.before),
-      ...tokens,
-      ...this.#model.tokenize(EMBEDDING_FRAME.after),
-    ];
+    return [...this.#model.tokenize(EMBEDDING_FRAME.before), ...tokens, ...this.#model.tokenize(EMBEDDING_FRAME.after)];
   }
 
   #renderChat(turns: readonly Turn[], prefill: string): PreparedPrompt {
@@ -197,10 +191,7 @@ class LlamaBackend implements Backend {
     const { contextText, stopGenerationTriggers } = this.#wrapper.generateContextState({
       chatHistory: [...turns.map(historyItem), { type: 'model', response: [] }],
     });
-    const tokens = [
-      ...contextText.tokenize(this.#model.tokenizer),
-      ...this.#model.tokenize(prefill),
-    ];
+    const tokens = [...contextText.tokenize(this.#model.tokenizer), ...this.#model.tokenize(prefill)];
     // End tokens end the generation; only plain-text triggers must be searched for.
     const stops = stopGenerationTriggers.flatMap((trigger) => {
       const { values } = trigger;
@@ -229,14 +220,9 @@ class LlamaBackend implements Backend {
     let best: { sequence: Sequence; known: number } | undefined;
     for (const sequence of this.#sequences) {
       if (sequence.busy) continue;
-      const known =
-        sequence.salt === salt
-          ? sequence.llama.compareContextTokens(tokens).firstDifferentIndex
-          : 0;
+      const known = sequence.salt === salt ? sequence.llama.compareContextTokens(tokens).firstDifferentIndex : 0;
       const better =
-        best === undefined ||
-        known > best.known ||
-        (known === best.known && sequence.usedAt < best.sequence.usedAt);
+        best === undefined || known > best.known || (known === best.known && sequence.usedAt < best.sequence.usedAt);
       if (better) best = { sequence, known };
     }
     if (best === undefined) throw new Error('more generations than slots');
@@ -269,10 +255,7 @@ class LlamaBackend implements Backend {
     let pending: Token[] = [];
     const reply = { text: '' };
     const closer = this.#closer(options);
-    const generation = sequence.evaluate(
-      prompt.slice(-1),
-      this.#evaluateOptions(options, written, reply),
-    );
+    const generation = sequence.evaluate(prompt.slice(-1), this.#evaluateOptions(options, written, reply));
     for await (const token of this.#rounds.each(generation)) {
       if (options.signal.aborted) break;
       pending.push(token);
@@ -316,9 +299,7 @@ class LlamaBackend implements Backend {
             },
           }
         : {}),
-      ...(grammar === null
-        ? {}
-        : { grammarEvaluationState: this.#grammarState(grammar, cacheSalt, reply) }),
+      ...(grammar === null ? {} : { grammarEvaluationState: this.#grammarState(grammar, cacheSalt, reply) }),
     };
   }
 
@@ -348,17 +329,13 @@ class LlamaBackend implements Backend {
       const grammar = new this.#library.LlamaGrammar(this.#llama, { grammar: gbnf });
       return { grammar, closable: new ClosableGrammar(gbnf) };
     } catch (error) {
-      throw new EngineError('bad_request', 'llama.cpp rejects the grammar of the schema', {
-        cause: error,
-      });
+      throw new EngineError('bad_request', 'llama.cpp rejects the grammar of the schema', { cause: error });
     }
   }
 }
 
 function historyItem(turn: Turn): ChatHistoryItem {
-  return turn.role === 'assistant'
-    ? { type: 'model', response: [turn.text] }
-    : { type: turn.role, text: turn.text };
+  return turn.role === 'assistant' ? { type: 'model', response: [turn.text] } : { type: turn.role, text: turn.text };
 }
 
 function normalize(vector: Float32Array): Float32Array {

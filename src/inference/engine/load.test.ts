@@ -17,13 +17,7 @@ interface Machine {
 }
 
 const LAYERS = 33;
-const OPTIONS: LlamaOptions = {
-  modelPath: 'm.gguf',
-  gpu: 'auto',
-  threads: 1,
-  contextTokens: 1_000,
-  slots: null,
-};
+const OPTIONS: LlamaOptions = { modelPath: 'm.gguf', gpu: 'auto', threads: 1, contextTokens: 1_000, slots: null };
 
 function fake({ gpu, estimate, modelRoom, contextRoom, damage }: Machine) {
   const tried: Tried[] = [];
@@ -46,15 +40,12 @@ function fake({ gpu, estimate, modelRoom, contextRoom, damage }: Machine) {
     gpu,
     cpuMathCores: 2,
     async loadModel({ gpuLayers }: { gpuLayers?: number | object }) {
-      tried.push(
-        gpuLayers === undefined ? 'cpu' : typeof gpuLayers === 'number' ? gpuLayers : 'fit',
-      );
+      tried.push(gpuLayers === undefined ? 'cpu' : typeof gpuLayers === 'number' ? gpuLayers : 'fit');
       if (damage !== undefined) throw new Error(damage);
       if (typeof gpuLayers === 'object' && estimate === null) {
         throw new InsufficientMemoryError('not enough VRAM');
       }
-      const layers =
-        typeof gpuLayers === 'number' ? gpuLayers : gpu === false ? 0 : (estimate ?? 0);
+      const layers = typeof gpuLayers === 'number' ? gpuLayers : gpu === false ? 0 : (estimate ?? 0);
       if (gpu !== false && layers > modelRoom) throw new Error('Failed to load model');
       live++;
       return model(layers);
@@ -85,9 +76,7 @@ describe('loadModel', () => {
   it('a GPU with room for a part: that part, with a notice', async () => {
     const { load, notices } = fake({ gpu: 'vulkan', ...ALL, estimate: 20 });
     expect(await load()).toMatchObject({ gpuLayers: 20, layers: LAYERS });
-    expect(notices).toEqual([
-      expect.stringContaining("room for 20 of the model's 33 layers (vulkan)"),
-    ]);
+    expect(notices).toEqual([expect.stringContaining("room for 20 of the model's 33 layers (vulkan)")]);
   });
 
   it('a context that does not fit: three quarters, then half, then a quarter; nothing is left of failed attempts', async () => {

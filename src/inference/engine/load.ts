@@ -62,11 +62,7 @@ const FAILED = /^Failed to (load model|create context)$/;
  * @throws EngineError `gpu_out_of_memory`: not even without layers, since the GPU's driver needs memory, too;
  * `engine_missing`, `gpu_unavailable`, `model_invalid`, `out_of_memory`
  */
-export async function loadModel(
-  library: Library,
-  options: LlamaOptions,
-  notice: Notice,
-): Promise<Loaded> {
+export async function loadModel(library: Library, options: LlamaOptions, notice: Notice): Promise<Loaded> {
   const llama = await openLlama(library, options.gpu);
   if (llama.gpu === false) return await loadWith(library, llama, options, {});
   const contextSize = options.contextTokens * (options.slots ?? GPU_SLOTS);
@@ -83,9 +79,7 @@ export async function loadModel(
       const [next, ...rest] = fewer;
       const what = typeof tried === 'number' ? `${tried} layers` : 'as many layers as should fit';
       if (next === undefined) throw gpuIsFull(llama.gpu, error);
-      notice(
-        `the model can't be loaded with ${what} on the GPU (${describeError(error.cause)}); trying ${next}`,
-      );
+      notice(`the model can't be loaded with ${what} on the GPU (${describeError(error.cause)}); trying ${next}`);
       tried = next;
       fewer = rest;
     }
@@ -106,10 +100,7 @@ function gpuIsFull(gpu: string, cause: DoesNotFit): EngineError {
   return new EngineError(
     'gpu_out_of_memory',
     `the model can't be loaded with the GPU, probably for lack of its memory (${gpu})`,
-    {
-      cause,
-      remedy: 'end other programs that use the GPU, or set NEUROVISOR_GPU=cpu',
-    },
+    { cause, remedy: 'end other programs that use the GPU, or set NEUROVISOR_GPU=cpu' },
   );
 }
 
@@ -146,20 +137,16 @@ async function loadWith(
   const threads = options.threads ?? defaultThreads(llama.cpuMathCores);
   const slots = options.slots ?? (computesOnGpu ? GPU_SLOTS : CPU_SLOTS);
   try {
-    const context = await attempt(
-      'allocate the context',
-      library,
-      isOnGpu ? gpuLayers : undefined,
-      () =>
-        model.createContext({
-          sequences: slots,
-          contextSize: Math.min(options.contextTokens, model.trainContextSize),
-          threads,
-          // A sliding window would drop the beginning, and no prefix could be reused.
-          swaFullCache: true,
-          // A part of a prompt, and one token of each other generation.
-          ...(computesOnGpu ? {} : { batchSize: CPU_BATCH_TOKENS + slots }),
-        }),
+    const context = await attempt('allocate the context', library, isOnGpu ? gpuLayers : undefined, () =>
+      model.createContext({
+        sequences: slots,
+        contextSize: Math.min(options.contextTokens, model.trainContextSize),
+        threads,
+        // A sliding window would drop the beginning, and no prefix could be reused.
+        swaFullCache: true,
+        // A part of a prompt, and one token of each other generation.
+        ...(computesOnGpu ? {} : { batchSize: CPU_BATCH_TOKENS + slots }),
+      }),
     );
     const layers = model.fileInsights.totalLayers;
     return { llama, model, context, threads, slots, gpuLayers, layers };
@@ -183,8 +170,7 @@ async function attempt<T>(
     const isKnown = error instanceof library.InsufficientMemoryError;
     const mayBeMemory = isKnown || (error instanceof Error && FAILED.test(error.message));
     // The library has tried all numbers of layers where its estimate finds none that fits.
-    if (mayBeMemory && gpuLayers !== undefined)
-      throw new DoesNotFit(isKnown ? (gpuLayers ?? 0) : gpuLayers, error);
+    if (mayBeMemory && gpuLayers !== undefined) throw new DoesNotFit(isKnown ? (gpuLayers ?? 0) : gpuLayers, error);
     if (isKnown) {
       throw new EngineError('out_of_memory', `not enough memory to ${what}`, {
         cause: error,
@@ -199,9 +185,7 @@ async function attempt<T>(
 }
 
 async function layersOf(library: Library, path: string): Promise<number> {
-  const { architectureMetadata } = await library.readGgufFileInfo(path, {
-    sourceType: 'filesystem',
-  });
+  const { architectureMetadata } = await library.readGgufFileInfo(path, { sourceType: 'filesystem' });
   return (architectureMetadata.block_count ?? 0) + 1;
 }
 

@@ -40,9 +40,7 @@ async function listen(
     server.listen(where);
     await once(server, 'listening');
   } catch (error) {
-    throw new EngineError('listen_failed', `can't listen on ${JSON.stringify(where)}`, {
-      cause: error,
-    });
+    throw new EngineError('listen_failed', `can't listen on ${JSON.stringify(where)}`, { cause: error });
   }
 }
 

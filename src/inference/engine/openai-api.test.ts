@@ -69,30 +69,12 @@ describe('parseChat', () => {
     [{ type: 'function', function: { name: 'add' } }, [add], { name: 'add' }],
     ['auto', undefined, 'none'],
   ])('reads tool_choice %j', (tool_choice, tools, expected) => {
-    expect(parseChat({ model: 'm', messages: [user], tools, tool_choice }).toolChoice).toEqual(
-      expected,
-    );
+    expect(parseChat({ model: 'm', messages: [user], tools, tool_choice }).toolChoice).toEqual(expected);
   });
 
   it('accepts null for every optional field, as some clients send it', () => {
-    const names = [
-      'stream',
-      'stream_options',
-      'temperature',
-      'top_p',
-      'seed',
-      'stop',
-      'max_tokens',
-    ];
-    const more = [
-      'n',
-      'logit_bias',
-      'tools',
-      'tool_choice',
-      'response_format',
-      'logprobs',
-      'audio',
-    ];
+    const names = ['stream', 'stream_options', 'temperature', 'top_p', 'seed', 'stop', 'max_tokens'];
+    const more = ['n', 'logit_bias', 'tools', 'tool_choice', 'response_format', 'logprobs', 'audio'];
     const nulls = Object.fromEntries([...names, ...more].map((name) => [name, null]));
     expect(fault(parseChat, { model: 'm', messages: [user], ...nulls })).toBeNull();
   });
@@ -103,13 +85,7 @@ describe('parseChat', () => {
   });
 
   it('prefers max_completion_tokens, and accepts one stop string as a list', () => {
-    const request = parseChat({
-      model: 'm',
-      messages: [user],
-      max_tokens: 5,
-      max_completion_tokens: 7,
-      stop: 'x',
-    });
+    const request = parseChat({ model: 'm', messages: [user], max_tokens: 5, max_completion_tokens: 7, stop: 'x' });
     expect(request).toMatchObject({ maxTokens: 7, stops: ['x'] });
   });
 
@@ -121,10 +97,7 @@ describe('parseChat', () => {
     ['messages', { messages: [] }],
     ['messages', { messages: 'hi' }],
     ['messages[0].role', { messages: [{ role: 'function', content: '' }] }],
-    [
-      'messages[0].content[0].type',
-      { messages: [{ role: 'user', content: [{ type: 'image_url', image_url: {} }] }] },
-    ],
+    ['messages[0].content[0].type', { messages: [{ role: 'user', content: [{ type: 'image_url', image_url: {} }] }] }],
     ['tools[0].type', { tools: [{ type: 'web_search' }] }],
     ['tools[0].function.name', { tools: [{ type: 'function', function: { name: 'a b"' } }] }],
     ['tool_choice', { tool_choice: 'required' }],

@@ -78,12 +78,7 @@ const common = {
   seed: orNull(z.int()),
   presence_penalty: orNull(z.number().min(-2).max(2)),
   frequency_penalty: orNull(z.number().min(-2).max(2)),
-  stop: orNull(
-    z.union([
-      z.string().max(STOP_LENGTH_MAX),
-      z.array(z.string().max(STOP_LENGTH_MAX)).max(STOPS_MAX),
-    ]),
-  ),
+  stop: orNull(z.union([z.string().max(STOP_LENGTH_MAX), z.array(z.string().max(STOP_LENGTH_MAX)).max(STOPS_MAX)])),
   max_tokens: orNull(z.int().min(1)),
   n: orNull(z.literal(1, { error: 'must be 1: the engine returns one answer per request' })),
   logit_bias: orNull(z.record(z.string(), z.never({ error: 'is not supported' }))),
@@ -91,9 +86,7 @@ const common = {
 };
 
 const textPart = z.object({
-  type: z.enum(['text', 'refusal'], {
-    error: 'must be "text": the engine supports neither images nor audio',
-  }),
+  type: z.enum(['text', 'refusal'], { error: 'must be "text": the engine supports neither images nor audio' }),
   text: z.string().optional(),
   refusal: z.string().optional(),
 });
@@ -112,9 +105,7 @@ const schema = z.record(z.string(), z.unknown());
 const tool = z.object({
   type: z.literal('function', { error: 'must be "function": the engine itself runs no tools' }),
   function: z.object({
-    name: z
-      .string()
-      .regex(/^[A-Za-z0-9_.-]{1,64}$/, { error: 'must be 1–64 of A–Z a–z 0–9 _ . -' }),
+    name: z.string().regex(/^[A-Za-z0-9_.-]{1,64}$/, { error: 'must be 1–64 of A–Z a–z 0–9 _ . -' }),
     description: z.string().nullish(),
     parameters: schema.nullish(),
   }),
@@ -193,11 +184,7 @@ export function parseChat(body: unknown): ChatRequest {
       format?.type === 'json_object'
         ? { kind: 'json' }
         : format?.type === 'json_schema'
-          ? {
-              kind: 'schema',
-              schema: format.json_schema.schema ?? {},
-              strict: format.json_schema.strict ?? false,
-            }
+          ? { kind: 'schema', schema: format.json_schema.schema ?? {}, strict: format.json_schema.strict ?? false }
           : { kind: 'text' },
   };
 }
@@ -277,40 +264,26 @@ function commonFields(input: CommonInput): Omit<CommonRequest, 'maxTokens'> {
   };
 }
 
-function chosenTool(
-  choice: z.output<typeof chat>['tool_choice'],
-  tools: readonly Tool[],
-): ChatRequest['toolChoice'] {
+function chosenTool(choice: z.output<typeof chat>['tool_choice'], tools: readonly Tool[]): ChatRequest['toolChoice'] {
   if (choice !== null && choice !== 'none' && choice !== 'auto' && tools.length === 0) {
-    throw new EngineError(
-      'bad_request',
-      'tool_choice: requires a call, but the request has no tools',
-      {
-        param: 'tool_choice',
-      },
-    );
+    throw new EngineError('bad_request', 'tool_choice: requires a call, but the request has no tools', {
+      param: 'tool_choice',
+    });
   }
   if (tools.length === 0) return 'none';
   if (choice === null || typeof choice === 'string') return choice ?? 'auto';
   const { name } = choice.function;
   if (tools.some((one) => one.name === name)) return { name };
-  throw new EngineError(
-    'bad_request',
-    `tool_choice: the request has no tool ${JSON.stringify(name)}`,
-    {
-      param: 'tool_choice',
-    },
-  );
+  throw new EngineError('bad_request', `tool_choice: the request has no tool ${JSON.stringify(name)}`, {
+    param: 'tool_choice',
+  });
 }
 
 function toMessage(input: z.output<typeof message>): Message {
   const parts = input.content ?? '';
   return {
     role: input.role === 'developer' ? 'system' : input.role,
-    text:
-      typeof parts === 'string'
-        ? parts
-        : parts.map((part) => part.text ?? part.refusal ?? '').join(''),
+    text: typeof parts === 'string' ? parts : parts.map((part) => part.text ?? part.refusal ?? '').join(''),
     calls: (input.tool_calls ?? []).map((call) => call.function),
   };
 }
@@ -320,7 +293,5 @@ function toList(
 ): (string | readonly number[])[] {
   if (typeof input === 'string') return [input];
   const [first] = input;
-  return typeof first === 'number'
-    ? [input as readonly number[]]
-    : [...(input as readonly string[])];
+  return typeof first === 'number' ? [input as readonly number[]] : [...(input as readonly string[])];
 }

@@ -43,8 +43,7 @@ const NOTICES_MAX = 16;
 /** Lines of stderr kept for the message of a crash. */
 const STDERR_LINES_KEPT = 8;
 /** Environment variables that the child gets: never API keys. */
-const ENV_PATTERN =
-  /^(PATH|HOME|TMPDIR|LANG|LC_|LD_LIBRARY_PATH|CUDA|NVIDIA|VK_|GGML_|XDG_|NODE_PATH)/;
+const ENV_PATTERN = /^(PATH|HOME|TMPDIR|LANG|LC_|LD_LIBRARY_PATH|CUDA|NVIDIA|VK_|GGML_|XDG_|NODE_PATH)/;
 
 export interface EngineOptions {
   /** A GGUF file. */
@@ -119,9 +118,7 @@ export async function startEngine(options: EngineOptions): Promise<Engine> {
     throw new EngineError(
       'listen_failed',
       `the socket path ${options.socketPath} is longer than ${SOCKET_PATH_MAX} bytes`,
-      {
-        remedy: 'choose a home directory with a shorter path',
-      },
+      { remedy: 'choose a home directory with a shorter path' },
     );
   }
   const engine = new EngineProcess(options, await launchEngine(options));
@@ -156,12 +153,7 @@ function launchFree(
   environment: Readonly<Record<string, string>>,
 ): LaunchedEngine {
   const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'], env: environment });
-  return {
-    child,
-    pid: child.pid ?? -1,
-    kill: () => child.kill('SIGKILL'),
-    release: () => Promise.resolve(),
-  };
+  return { child, pid: child.pid ?? -1, kill: () => child.kill('SIGKILL'), release: () => Promise.resolve() };
 }
 
 class EngineProcess implements Engine {
@@ -195,12 +187,7 @@ class EngineProcess implements Engine {
     });
     this.#read(listening.resolve, ready.resolve);
     const cancel = options.clock.after(LISTEN_TIMEOUT_MS, () => {
-      listening.reject(
-        new EngineError(
-          'engine_crashed',
-          `the engine opened no socket within ${LISTEN_TIMEOUT_MS} ms`,
-        ),
-      );
+      listening.reject(new EngineError('engine_crashed', `the engine opened no socket within ${LISTEN_TIMEOUT_MS} ms`));
       void this.stop();
     });
     this.listening.then(cancel, cancel);

@@ -13,12 +13,7 @@ import { engineEnvironment } from './process.ts';
 /** The child's one line. */
 export type ProcessorAnswer =
   | ({ readonly ok: true } & ProcessorInfo)
-  | {
-      readonly ok: false;
-      readonly code: EngineErrorCode;
-      readonly message: string;
-      readonly remedy: string | null;
-    };
+  | { readonly ok: false; readonly code: EngineErrorCode; readonly message: string; readonly remedy: string | null };
 
 /** CUDA takes seconds to load on a machine with several devices. */
 const TIMEOUT_MS = 60_000;

@@ -30,17 +30,14 @@ const plan = (more: object, chatTemplate: boolean): ChatPlan =>
 
 function text(made: ChatPlan): string {
   if (made.prompt.kind === 'text') return made.prompt.text;
-  if (made.prompt.kind === 'chat')
-    return made.prompt.turns.map((turn) => turn.text).join('\n---\n');
+  if (made.prompt.kind === 'chat') return made.prompt.turns.map((turn) => turn.text).join('\n---\n');
   throw new Error('no text');
 }
 
 describe('planChat for an answer with a grammar', () => {
   it.each([true, false])('has no stops but those of the request (template: %s)', (chatTemplate) => {
     const stop = ['###'];
-    expect(plan({ response_format: { type: 'json_object' }, stop }, chatTemplate).stops).toEqual(
-      stop,
-    );
+    expect(plan({ response_format: { type: 'json_object' }, stop }, chatTemplate).stops).toEqual(stop);
     expect(plan({ stop }, chatTemplate).stops.length).toBeGreaterThan(1);
   });
 });
@@ -48,9 +45,7 @@ describe('planChat for an answer with a grammar', () => {
 describe('planChat for a base model', () => {
   it('writes a transcript whose next line is the answer', () => {
     const made = plan({ messages: [{ role: 'system', content: 'Be kind.' }, user] }, false);
-    expect(text(made)).toMatch(
-      /^A conversation .*\nBe kind\.\n\nUser: .*\n\nUser: How much\?\nAssistant:$/s,
-    );
+    expect(text(made)).toMatch(/^A conversation .*\nBe kind\.\n\nUser: .*\n\nUser: How much\?\nAssistant:$/s);
     expect(made).toMatchObject({ grammar: null, calls: false, trim: true, prefill: '' });
     expect(made.stops).toContain('\nUser:');
   });

@@ -43,10 +43,7 @@ export function planChat(request: ChatRequest, chatTemplate: boolean): ChatPlan 
       transcript === null
         ? {
             kind: 'chat',
-            turns: templateTurns(
-              request.messages,
-              request.toolChoice === 'none' ? [] : request.tools,
-            ),
+            turns: templateTurns(request.messages, request.toolChoice === 'none' ? [] : request.tools),
             prefill,
           }
         : { kind: 'text', text: prefill === '' ? transcript : `${transcript} ${prefill}` },
@@ -91,11 +88,7 @@ function forcedCall(
       };
 }
 
-function freeGrammar(
-  request: ChatRequest,
-  tools: readonly Tool[],
-  bounds: Bounds,
-): GrammarUse | null {
+function freeGrammar(request: ChatRequest, tools: readonly Tool[], bounds: Bounds): GrammarUse | null {
   if (tools.length > 0) return { gbnf: callGrammar(tools, 'nothing', bounds), onlyAfter: '<' };
   switch (request.format.kind) {
     case 'text':
@@ -104,10 +97,7 @@ function freeGrammar(
     case 'json':
       return { gbnf: jsonObjectGrammar(bounds), onlyAfter: null };
     case 'schema':
-      return {
-        gbnf: schemaGrammar(request.format.schema, request.format.strict, bounds),
-        onlyAfter: null,
-      };
+      return { gbnf: schemaGrammar(request.format.schema, request.format.strict, bounds), onlyAfter: null };
   }
 }
 
@@ -127,8 +117,7 @@ function templateTurns(messages: readonly Message[], tools: readonly Tool[]): Tu
     const text = messageText(message);
     const last = turns.at(-1);
     // Most templates require alternating roles, and system text only at the beginning.
-    if (last?.role === role)
-      last.text = `${last.text}\n${message.role === 'system' ? '\n' : ''}${text}`;
+    if (last?.role === role) last.text = `${last.text}\n${message.role === 'system' ? '\n' : ''}${text}`;
     else turns.push({ role, text });
   }
   return turns;
@@ -194,8 +183,7 @@ function exampleCall(name: string, args: string): string {
 /** Ends with `Assistant:`, without a space, since tokens of words begin with one. */
 function baseTranscript(request: ChatRequest, tools: readonly Tool[]): string {
   const system = request.messages.filter((one) => one.role === 'system').map((one) => one.text);
-  const usesTools =
-    request.tools.length > 0 || request.messages.some((one) => one.calls.length > 0);
+  const usesTools = request.tools.length > 0 || request.messages.some((one) => one.calls.length > 0);
   const lines = [BASE_INTRODUCTION, ...system];
   if (tools.length > 0) lines.push('', 'Functions:', ...tools.map(signature));
   if (request.format.kind !== 'text') lines.push('The answer is written as JSON.');
@@ -205,12 +193,8 @@ function baseTranscript(request: ChatRequest, tools: readonly Tool[]): string {
 }
 
 function baseLine(message: Message): string {
-  const speaker = { system: 'System', user: 'User', assistant: 'Assistant', tool: 'Tool' }[
-    message.role
-  ];
-  const text = [message.text, ...message.calls.map(callText)]
-    .filter((part) => part !== '')
-    .join('\n');
+  const speaker = { system: 'System', user: 'User', assistant: 'Assistant', tool: 'Tool' }[message.role];
+  const text = [message.text, ...message.calls.map(callText)].filter((part) => part !== '').join('\n');
   return `${speaker}: ${text}`;
 }
 
@@ -218,8 +202,7 @@ function baseLine(message: Message): string {
 function signature(tool: Tool): string {
   const schema = typeof tool.parameters === 'object' ? tool.parameters : {};
   const properties = schema['properties'];
-  const names =
-    typeof properties === 'object' && properties !== null ? Object.entries(properties) : [];
+  const names = typeof properties === 'object' && properties !== null ? Object.entries(properties) : [];
   const list = names.map(([name, value]) => `${name}: ${typeName(value)}`).join(', ');
   const about = tool.description.split('\n', 1)[0] ?? '';
   return `- ${tool.name}(${list})${about === '' ? '' : `: ${about}`}`;

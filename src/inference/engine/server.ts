@@ -90,22 +90,14 @@ class Api {
     }
   }
 
-  async #route(
-    request: IncomingMessage,
-    response: ServerResponse,
-    signal: AbortSignal,
-  ): Promise<void> {
+  async #route(request: IncomingMessage, response: ServerResponse, signal: AbortSignal): Promise<void> {
     const path = (request.url ?? '/').replace(/\?.*$/s, '').replace(/^\/v1(?=\/)/, '');
     const post = POST_PATHS.includes(path);
     if (post !== (request.method === 'POST') && (post || isGetPath(path))) {
-      throw new EngineError(
-        'method_not_allowed',
-        `method ${request.method} is not allowed for ${path}`,
-      );
+      throw new EngineError('method_not_allowed', `method ${request.method} is not allowed for ${path}`);
     }
     if (path === '/health') return sendJson(response, 200, this.#health());
-    if (path === '/models')
-      return sendJson(response, 200, { object: 'list', data: [this.#model()] });
+    if (path === '/models') return sendJson(response, 200, { object: 'list', data: [this.#model()] });
     if (path.startsWith('/models/')) {
       this.#checkModel(decodeModel(path.slice('/models/'.length)));
       return sendJson(response, 200, this.#model());
@@ -137,9 +129,7 @@ class Api {
     }
     const stream = new EventStream(response);
     // The role goes out with the first event, so that an error before it still has its own status.
-    const opening = once(() =>
-      stream.send(chatChunk(head, { role: 'assistant', content: '' }, null)),
-    );
+    const opening = once(() => stream.send(chatChunk(head, { role: 'assistant', content: '' }, null)));
     const { finish, usage } = await service.chat(request, signal, async (event) => {
       await opening();
       await stream.send(chatChunk(head, chatDelta(event, callId), null));
@@ -160,14 +150,11 @@ class Api {
     const total = { promptTokens: 0, completionTokens: 0, cachedTokens: 0 };
     for (const [index, prompt] of request.prompts.entries()) {
       if (request.echo && typeof prompt !== 'string') {
-        throw new EngineError('bad_request', 'echo: supported only for a text prompt', {
-          param: 'echo',
-        });
+        throw new EngineError('bad_request', 'echo: supported only for a text prompt', { param: 'echo' });
       }
       let text = request.echo && typeof prompt === 'string' ? prompt : '';
       const begin = once(async () => {
-        if (text !== '')
-          await stream?.send(completion(head, [{ index, text, finish: null }], null));
+        if (text !== '') await stream?.send(completion(head, [{ index, text, finish: null }], null));
       });
       const { finish, usage } = await service.complete(request, prompt, signal, async (event) => {
         if (event.kind !== 'text') return;
@@ -193,11 +180,9 @@ class Api {
     const service = await this.#options.service;
     const { dimensions } = request;
     if (dimensions !== null && dimensions > service.info.embeddingLength) {
-      throw new EngineError(
-        'bad_request',
-        `dimensions: the model has only ${service.info.embeddingLength}`,
-        { param: 'dimensions' },
-      );
+      throw new EngineError('bad_request', `dimensions: the model has only ${service.info.embeddingLength}`, {
+        param: 'dimensions',
+      });
     }
     const { vectors, tokens } = await service.embed(request, signal);
     const cut = dimensions === null ? vectors : vectors.map((one) => shorten(one, dimensions));
@@ -262,10 +247,7 @@ function decodeModel(text: string): string {
 
 function sendJson(response: ServerResponse, status: number, body: object): void {
   const text = JSON.stringify(body);
-  response.writeHead(status, {
-    'content-type': 'application/json',
-    'content-length': Buffer.byteLength(text),
-  });
+  response.writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) });
   response.end(text);
 }
 
@@ -297,10 +279,7 @@ class EventStream {
   async send(event: object): Promise<void> {
     const response = this.#response;
     if (!response.headersSent) {
-      response.writeHead(200, {
-        'content-type': 'text/event-stream; charset=utf-8',
-        'cache-control': 'no-cache',
-      });
+      response.writeHead(200, { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache' });
     }
     if (response.write(`data: ${JSON.stringify(event)}\n\n`) || response.destroyed) return;
     await new Promise<void>((resolve) => {

@@ -3,12 +3,7 @@
 import type { FinishReason, Usage } from './answer.ts';
 import type { Backend, GenerateOptions, Prompt } from './backend.ts';
 import { EngineError } from './errors.ts';
-import type {
-  ChatRequest,
-  CommonRequest,
-  CompletionRequest,
-  EmbeddingRequest,
-} from './openai-api.ts';
+import type { ChatRequest, CommonRequest, CompletionRequest, EmbeddingRequest } from './openai-api.ts';
 import { planChat } from './prompt.ts';
 import { type ReplyEvent, ReplyReader } from './reply.ts';
 import { Slots } from './slots.ts';
@@ -67,10 +62,7 @@ export class Service {
     sink: Sink,
   ): Promise<GenerationOutcome> {
     const job: Job = {
-      prompt:
-        typeof prompt === 'string'
-          ? { kind: 'text', text: prompt }
-          : { kind: 'tokens', tokens: prompt },
+      prompt: typeof prompt === 'string' ? { kind: 'text', text: prompt } : { kind: 'tokens', tokens: prompt },
       prefill: '',
       stops: request.stops,
       grammar: null,
@@ -81,10 +73,7 @@ export class Service {
   }
 
   /** @throws EngineError; the signal's reason when the client disconnects */
-  embed(
-    request: EmbeddingRequest,
-    signal: AbortSignal,
-  ): Promise<{ vectors: Float32Array[]; tokens: number }> {
+  embed(request: EmbeddingRequest, signal: AbortSignal): Promise<{ vectors: Float32Array[]; tokens: number }> {
     return this.#embedSlot.run(signal, async () => {
       const vectors: Float32Array[] = [];
       let tokens = 0;
@@ -98,12 +87,7 @@ export class Service {
     });
   }
 
-  async #run(
-    job: Job,
-    request: CommonRequest,
-    signal: AbortSignal,
-    sink: Sink,
-  ): Promise<GenerationOutcome> {
+  async #run(job: Job, request: CommonRequest, signal: AbortSignal, sink: Sink): Promise<GenerationOutcome> {
     const { tokens, stops } = this.#backend.prepare(job.prompt);
     const room = this.info.contextTokens - tokens.length;
     if (tokens.length === 0) {
@@ -121,14 +105,7 @@ export class Service {
       this.#generate(
         // A grammar ends its answer itself; a stop could occur in a string of its JSON.
         job.grammar?.onlyAfter === null ? job : { ...job, stops: [...job.stops, ...stops] },
-        {
-          tokens,
-          maxTokens,
-          sampling: request.sampling,
-          grammar: job.grammar,
-          cacheSalt: request.cacheSalt,
-          signal,
-        },
+        { tokens, maxTokens, sampling: request.sampling, grammar: job.grammar, cacheSalt: request.cacheSalt, signal },
         sink,
       ),
     );

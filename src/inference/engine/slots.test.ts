@@ -31,9 +31,7 @@ describe('Slots', () => {
     const slots = new Slots(1, 1);
     const first = blocker();
     const running = [slots.run(never, first.work), slots.run(never, async () => undefined)];
-    await expect(slots.run(never, async () => undefined)).rejects.toMatchObject({
-      code: 'overloaded',
-    });
+    await expect(slots.run(never, async () => undefined)).rejects.toMatchObject({ code: 'overloaded' });
     first.finish();
     await Promise.all(running);
   });

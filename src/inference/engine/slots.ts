@@ -45,10 +45,7 @@ export class Slots {
       return Promise.resolve();
     }
     if (this.#waiting.size >= this.#queueMax) {
-      throw new EngineError(
-        'overloaded',
-        `${this.#waiting.size} requests are waiting already; retry later`,
-      );
+      throw new EngineError('overloaded', `${this.#waiting.size} requests are waiting already; retry later`);
     }
     return new Promise((resolve, reject) => {
       const start = (): void => {

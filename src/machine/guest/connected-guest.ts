@@ -48,12 +48,7 @@ export class ConnectedGuest implements Guest {
   #isSuspended = false;
 
   /** @param drop closes the control connection. */
-  constructor(options: {
-    dial: Dial;
-    clock: Clock;
-    info: GuestInfo;
-    drop: () => void;
-  }) {
+  constructor(options: { dial: Dial; clock: Clock; info: GuestInfo; drop: () => void }) {
     this.#dial = options.dial;
     this.#clock = options.clock;
     this.info = options.info;
@@ -75,10 +70,7 @@ export class ConnectedGuest implements Guest {
     const replyMsMax = waitWarm ? GUEST_LIMITS.warmReplyMsMax : GUEST_LIMITS.replyMsMax;
     if ('path' in script) {
       const what = `python ${script.path}`;
-      return await this.#run(
-        this.#start(what, { ...fields, path: script.path }, { signal, replyMsMax }),
-        spec,
-      );
+      return await this.#run(this.#start(what, { ...fields, path: script.path }, { signal, replyMsMax }), spec);
     }
     const body = typeof script.code === 'string' ? Buffer.from(script.code) : script.code;
     const what = `python ${script.name ?? '-c'}`;
@@ -215,8 +207,7 @@ export class ConnectedGuest implements Guest {
     }
   }
 
-  readonly #lostCode = (): 'connection_lost' | 'suspended' =>
-    this.#isSuspended ? 'suspended' : 'connection_lost';
+  readonly #lostCode = (): 'connection_lost' | 'suspended' => (this.#isSuspended ? 'suspended' : 'connection_lost');
 }
 
 function runFields(options: RunOptions): Record<string, unknown> {

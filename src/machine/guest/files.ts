@@ -5,14 +5,7 @@ import { MIB } from '../../base/units.ts';
 import type { Dial } from './dial.ts';
 import { GuestError } from './errors.ts';
 import { FRAME, type Frame, LineDecoder } from './framing.ts';
-import type {
-  FileEntry,
-  FileEvent,
-  FileOptions,
-  FileWatch,
-  GuestFiles,
-  OpenFile,
-} from './guest.ts';
+import type { FileEntry, FileEvent, FileOptions, FileWatch, GuestFiles, OpenFile } from './guest.ts';
 import { GUEST_LIMITS } from './limits.ts';
 import type { Operation } from './operation.ts';
 import { guestError, parseEntry, parseFileEvent, readEntry, readOpened } from './protocol.ts';
@@ -54,10 +47,7 @@ export class ChannelFiles implements GuestFiles {
     return { bytes, modifiedMs, content: contentStream(operation, path) };
   }
 
-  async readAll(
-    path: string,
-    options: FileOptions & { readonly bytesMax?: number } = {},
-  ): Promise<Buffer> {
+  async readAll(path: string, options: FileOptions & { readonly bytesMax?: number } = {}): Promise<Buffer> {
     const { bytesMax = GUEST_LIMITS.readAllBytesMax } = options;
     const parts: Buffer[] = [];
     let bytes = 0;
@@ -73,19 +63,14 @@ export class ChannelFiles implements GuestFiles {
   async write(
     path: string,
     content: string | Uint8Array | AsyncIterable<Uint8Array>,
-    options: FileOptions & {
-      readonly mode?: number;
-      readonly metadata?: Readonly<Record<string, string>>;
-    } = {},
+    options: FileOptions & { readonly mode?: number; readonly metadata?: Readonly<Record<string, string>> } = {},
   ): Promise<FileEntry> {
     const { mode, metadata } = options;
     const operation = this.#begin('write', path, { mode, metadata }, options);
     const reply = operation.reply(readEntry);
     reply.catch((error: unknown) => ignore(error, 'awaited below'));
     const sending = sendContent(operation, content);
-    sending.catch((error: unknown) =>
-      ignore(error, 'the race reports it, or it is too late to matter'),
-    );
+    sending.catch((error: unknown) => ignore(error, 'the race reports it, or it is too late to matter'));
     try {
       // Reports a refusal or a lost connection even while the content's source is stalled.
       await Promise.race([sending, reply]);
@@ -117,19 +102,13 @@ export class ChannelFiles implements GuestFiles {
     operation.destroy();
   }
 
-  async list(
-    path: string,
-    options: FileOptions & { readonly depth?: number } = {},
-  ): Promise<readonly FileEntry[]> {
+  async list(path: string, options: FileOptions & { readonly depth?: number } = {}): Promise<readonly FileEntry[]> {
     const entries: FileEntry[] = [];
     for await (const entry of this.entries(path, options)) entries.push(entry);
     return entries;
   }
 
-  async *entries(
-    path: string,
-    options: FileOptions & { readonly depth?: number } = {},
-  ): AsyncGenerator<FileEntry> {
+  async *entries(path: string, options: FileOptions & { readonly depth?: number } = {}): AsyncGenerator<FileEntry> {
     const { depth = 1 } = options;
     const operation = this.#begin('list', path, { depth }, options);
     await operation.reply(anything);
@@ -260,15 +239,11 @@ async function* readEntries(stream: Readable, path: string): AsyncGenerator<File
 
 function tooLargeList(path: string, limit: string): GuestError {
   return new GuestError('too_large', `list ${path}: more than ${limit}`, {
-    remedy:
-      'List its subdirectories one by one, or pack it with `tar` in the sandbox and copy the archive.',
+    remedy: 'List its subdirectories one by one, or pack it with `tar` in the sandbox and copy the archive.',
   });
 }
 
 /** Prefix of the line with which the agent marks a truncated listing. */
 const CUT = Buffer.from('{"cut":');
 
-const anything = (fields: unknown): { readonly ok: true; readonly value: unknown } => ({
-  ok: true,
-  value: fields,
-});
+const anything = (fields: unknown): { readonly ok: true; readonly value: unknown } => ({ ok: true, value: fields });

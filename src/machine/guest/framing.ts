@@ -71,8 +71,7 @@ export class FrameDecoder {
       const kind = bytes.readUInt8(at);
       const size = bytes.readUInt32BE(at + 1);
       if (!FROM_GUEST.has(kind)) return this.#fail(`unexpected frame kind ${kind}`, frames);
-      if (size > GUEST_LIMITS.framePayloadBytesMax)
-        return this.#fail(`a frame of ${size} bytes`, frames);
+      if (size > GUEST_LIMITS.framePayloadBytesMax) return this.#fail(`a frame of ${size} bytes`, frames);
       const end = at + FRAME_HEADER_BYTES + size;
       if (bytes.length < end) break;
       frames.push({ kind, payload: bytes.subarray(at + FRAME_HEADER_BYTES, end) });

@@ -129,15 +129,7 @@ const jsonish = fc.oneof(
 
 describe('messages', () => {
   it('hostile lines: every parser answers with a value or a reason', () => {
-    const parsers = [
-      parseHello,
-      parseConfirm,
-      parseEvent,
-      parseEntry,
-      parseExitFrame,
-      parseFileEvent,
-      parseReply,
-    ];
+    const parsers = [parseHello, parseConfirm, parseEvent, parseEntry, parseExitFrame, parseFileEvent, parseReply];
     fc.assert(
       fc.property(jsonish, (line) => {
         for (const parse of parsers) expect(typeof parse(line).ok).toBe('boolean');
@@ -147,9 +139,7 @@ describe('messages', () => {
   it('nesting: a line of brackets as deep as the limit allows is refused, not thrown', () => {
     const deep = Buffer.alloc(GUEST_LIMITS.controlLineBytesMax, '[');
     expect(parseEvent(deep).ok).toBe(false);
-    const closed = Buffer.from(
-      `{"type":"dropped","count":1,"x":${'['.repeat(30_000)}${']'.repeat(30_000)}}`,
-    );
+    const closed = Buffer.from(`{"type":"dropped","count":1,"x":${'['.repeat(30_000)}${']'.repeat(30_000)}}`);
     expect(parseEvent(closed).ok).toBe(true);
   });
 });
@@ -158,10 +148,10 @@ describe('sessions', () => {
   it('HelloSession: never throws, and is over after the first broken line', () => {
     fc.assert(
       fc.property(fc.array(jsonish, { maxLength: 6 }), (lines) => {
-        const session = new HelloSession(
-          { sandboxId: 'a', hostname: 'h', env: {}, limits: {} },
-          () => ({ wallNs: 1n, entropy: new Uint8Array(64) }),
-        );
+        const session = new HelloSession({ sandboxId: 'a', hostname: 'h', env: {}, limits: {} }, () => ({
+          wallNs: 1n,
+          entropy: new Uint8Array(64),
+        }));
         for (const line of lines) {
           const was = session.state;
           const events = session.receive(Buffer.concat([line, Buffer.from('\n')]));

@@ -156,9 +156,7 @@ export interface PythonSpec extends RunOptions {
    * `code` and `name`: like `python3 <name>`, with the text in a private directory of the guest;
    * `code` alone: like `python3 -c`; `path`: a file in the guest.
    */
-  readonly script:
-    | { readonly code: string | Uint8Array; readonly name?: string }
-    | { readonly path: string };
+  readonly script: { readonly code: string | Uint8Array; readonly name?: string } | { readonly path: string };
   readonly args?: readonly string[];
   /** False: starts a cold interpreter instead of waiting for the warm list. Default true. */
   readonly waitWarm?: boolean;
@@ -253,22 +251,13 @@ export interface GuestFiles {
   write(
     path: string,
     content: string | Uint8Array | AsyncIterable<Uint8Array>,
-    options?: FileOptions & {
-      readonly mode?: number;
-      readonly metadata?: Readonly<Record<string, string>>;
-    },
+    options?: FileOptions & { readonly mode?: number; readonly metadata?: Readonly<Record<string, string>> },
   ): Promise<FileEntry>;
   stat(path: string, options?: FileOptions): Promise<FileEntry>;
   /** Lists entries in lexical order; `depth` 1 (default): the directory's own entries. */
-  list(
-    path: string,
-    options?: FileOptions & { readonly depth?: number },
-  ): Promise<readonly FileEntry[]>;
+  list(path: string, options?: FileOptions & { readonly depth?: number }): Promise<readonly FileEntry[]>;
   /** The entries of `list` one by one; nothing is kept. */
-  entries(
-    path: string,
-    options?: FileOptions & { readonly depth?: number },
-  ): AsyncIterable<FileEntry>;
+  entries(path: string, options?: FileOptions & { readonly depth?: number }): AsyncIterable<FileEntry>;
   move(from: string, to: string, options?: FileOptions): Promise<FileEntry>;
   /** Removes recursively. @throws GuestError `not_found` */
   remove(path: string, options?: FileOptions): Promise<void>;
@@ -352,12 +341,7 @@ export type GuestEvent =
   /** Unreclaimable memory of user code is close to an OOM kill. */
   | { readonly type: 'near_oom'; readonly memoryBytes: number; readonly limitBytes: number }
   /** The guest's OOM killer killed a process of the user. */
-  | {
-      readonly type: 'oom';
-      readonly oomKills: number;
-      readonly detail: string;
-      readonly victim: OomVictim | null;
-    }
+  | { readonly type: 'oom'; readonly oomKills: number; readonly detail: string; readonly victim: OomVictim | null }
   /** A process that an operation started has ended. */
   | { readonly type: 'exit'; readonly pid: number; readonly exit: ProcessExit }
   /** The warm list is imported, except modules with an error. */

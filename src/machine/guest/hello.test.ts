@@ -20,10 +20,7 @@ const HELLO = {
 };
 const line = (value: unknown): Buffer => Buffer.from(`${JSON.stringify(value)}\n`);
 const session = (): HelloSession =>
-  new HelloSession(identity, () => ({
-    wallNs: 12345678901234567890n,
-    entropy: Buffer.alloc(64, 7),
-  }));
+  new HelloSession(identity, () => ({ wallNs: 12345678901234567890n, entropy: Buffer.alloc(64, 7) }));
 
 describe('HelloSession', () => {
   it('answers a hello with the identity, the clock and entropy', () => {
@@ -36,10 +33,7 @@ describe('HelloSession', () => {
   });
   it('tells the guest the defaults of its image', () => {
     const environment = { user: 'app:1000', workdir: '/srv' };
-    const hello = new HelloSession({ ...identity, environment }, () => ({
-      wallNs: 1n,
-      entropy: Buffer.alloc(64),
-    }));
+    const hello = new HelloSession({ ...identity, environment }, () => ({ wallNs: 1n, entropy: Buffer.alloc(64) }));
     hello.receive(line(HELLO));
     expect(JSON.parse(hello.takeOutput())).toMatchObject({ environment });
   });
@@ -48,10 +42,7 @@ describe('HelloSession', () => {
     hello.receive(line(HELLO));
     expect(hello.state).toBe('waiting-confirm');
     const events = hello.receive(
-      Buffer.concat([
-        line({ type: 'ready', problems: ['a\u001b[31m problem'] }),
-        line({ type: 'dropped', count: 3 }),
-      ]),
+      Buffer.concat([line({ type: 'ready', problems: ['a\u001b[31m problem'] }), line({ type: 'dropped', count: 3 })]),
     );
     expect(hello.state).toBe('linked');
     expect(events).toEqual([
@@ -64,18 +55,15 @@ describe('HelloSession', () => {
     expect(hello.receive(line({ type: 'hello', protocol: 2, new: true }))).toMatchObject([
       { type: 'refused', by: 'host', message: expect.stringContaining('protocol 1') },
     ]);
-    expect(JSON.parse(hello.takeOutput())).toMatchObject({
-      type: 'refused',
-      code: 'protocol_version',
-    });
+    expect(JSON.parse(hello.takeOutput())).toMatchObject({ type: 'refused', code: 'protocol_version' });
     expect(hello.receive(line(HELLO))).toEqual([]);
   });
   it('reports a refusal by the guest', () => {
     const hello = session();
     hello.receive(line(HELLO));
-    expect(
-      hello.receive(line({ type: 'refused', code: 'identity_failed', message: 'no clock' })),
-    ).toEqual([{ type: 'refused', by: 'guest', message: 'no clock' }]);
+    expect(hello.receive(line({ type: 'refused', code: 'identity_failed', message: 'no clock' }))).toEqual([
+      { type: 'refused', by: 'guest', message: 'no clock' },
+    ]);
     expect(hello.state).toBe('over');
   });
   it.each<[string, Buffer]>([

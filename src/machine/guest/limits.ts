@@ -62,11 +62,5 @@ export const PORTS = { hello: 1024, inference: 1025, packages: 1026, operations:
 /** Both ends refuse another version. */
 export const PROTOCOL_VERSION = 1;
 
-assert(
-  GUEST_LIMITS.framePayloadBytesMax <= GUEST_LIMITS.streamBytesMax,
-  'a frame fits into a stream',
-);
-assert(
-  GUEST_LIMITS.listLineBytesMax <= GUEST_LIMITS.framePayloadBytesMax,
-  'a list line fits into a frame',
-);
+assert(GUEST_LIMITS.framePayloadBytesMax <= GUEST_LIMITS.streamBytesMax, 'a frame fits into a stream');
+assert(GUEST_LIMITS.listLineBytesMax <= GUEST_LIMITS.framePayloadBytesMax, 'a list line fits into a frame');

@@ -127,9 +127,7 @@ class LinkListener implements GuestListener {
   #limit(): () => void {
     const { clock, helloTimeoutMs } = this.#options;
     return clock.after(helloTimeoutMs, () =>
-      this.#fail(
-        guestError('hello_timeout', `the guest sent no hello within ${helloTimeoutMs} ms`),
-      ),
+      this.#fail(guestError('hello_timeout', `the guest sent no hello within ${helloTimeoutMs} ms`)),
     );
   }
 
@@ -238,9 +236,7 @@ class LinkConnection {
         this.#guest?.emit(event.event);
         break;
       case 'refused':
-        this.#callbacks.onFailed(
-          guestError('hello_refused', `the ${event.by} refused the hello: ${event.message}`),
-        );
+        this.#callbacks.onFailed(guestError('hello_refused', `the ${event.by} refused the hello: ${event.message}`));
         break;
       case 'broken':
         this.#callbacks.onFailed(guestError('protocol_error', `the guest's ${event.reason}`));
@@ -305,10 +301,7 @@ function pendingGuest(): PromiseWithResolvers<Guest> {
   return pending;
 }
 
-const BUSY_LIMITS = {
-  lingerBytesMax: GUEST_LIMITS.busyBytesMax,
-  lingerTimeoutMs: GUEST_LIMITS.busyMsMax,
-};
+const BUSY_LIMITS = { lingerBytesMax: GUEST_LIMITS.busyBytesMax, lingerTimeoutMs: GUEST_LIMITS.busyMsMax };
 
 const BUSY = `${JSON.stringify({
   type: 'refused',

@@ -92,10 +92,7 @@ export class Operation {
     if (cause instanceof GuestError) return cause;
     const { what, lostCode } = this.#options;
     const code = lostCode?.() ?? 'connection_lost';
-    const text =
-      code === 'suspended'
-        ? 'the sandbox was paused or saved'
-        : 'the connection to the guest ended';
+    const text = code === 'suspended' ? 'the sandbox was paused or saved' : 'the connection to the guest ended';
     return guestError(code, `${what}: ${text}`, cause);
   }
 
@@ -266,9 +263,7 @@ export class Operation {
 
   #limit(ms: number, text: string): () => void {
     const { clock, what } = this.#options;
-    return clock.after(ms, () =>
-      this.destroy(guestError('timeout', `${what}: the guest ${text} within ${ms} ms`)),
-    );
+    return clock.after(ms, () => this.destroy(guestError('timeout', `${what}: the guest ${text} within ${ms} ms`)));
   }
 }
 

@@ -52,10 +52,7 @@ export class GuestProcess implements Process {
     this.stdout = this.#output();
     this.stderr = this.#output();
     this.stdin = this.#input();
-    operation.begin('frames', {
-      onFrame: (frame) => this.#frame(frame),
-      onEnd: (error) => this.#end(error),
-    });
+    operation.begin('frames', { onFrame: (frame) => this.#frame(frame), onEnd: (error) => this.#end(error) });
     const { limit } = started;
     if (limit !== null) this.#limit(limit.clock, limit.ms, limit.ms + GUEST_LIMITS.overdueMs);
   }

@@ -17,9 +17,7 @@ describe('events of memory', () => {
 
   it('fields that an older agent omits are unknown', () => {
     expect(event(pressure)).toMatchObject({ ok: true, value: { limitBytes: 0, some: 0, full: 0 } });
-    expect(event({ type: 'oom', oomKills: 1, detail: 'x' })).toMatchObject({
-      value: { victim: null },
-    });
+    expect(event({ type: 'oom', oomKills: 1, detail: 'x' })).toMatchObject({ value: { victim: null } });
   });
 
   it.each([
@@ -62,20 +60,10 @@ describe('reason of a refusal', () => {
 });
 
 describe('parseExitFrame', () => {
-  const exit = {
-    exitCode: null,
-    signal: 'SIGKILL',
-    timedOut: false,
-    oomKilled: true,
-    truncated: false,
-    durationMs: 1,
-  };
+  const exit = { exitCode: null, signal: 'SIGKILL', timedOut: false, oomKilled: true, truncated: false, durationMs: 1 };
   it('names the victim; null for an agent that omits it', () => {
     const frame = (more: object) => Buffer.from(JSON.stringify({ type: 'exit', ...exit, ...more }));
-    expect(parseExitFrame(frame({ oomVictim: VICTIM }))).toEqual({
-      ok: true,
-      value: { ...exit, oomVictim: VICTIM },
-    });
+    expect(parseExitFrame(frame({ oomVictim: VICTIM }))).toEqual({ ok: true, value: { ...exit, oomVictim: VICTIM } });
     expect(parseExitFrame(frame({}))).toMatchObject({ ok: true, value: { oomVictim: null } });
   });
 });

@@ -69,18 +69,11 @@ const eventSchema = z.discriminatedUnion('type', [
     full: percent.default(0),
   }),
   z.object({ type: z.literal('near_oom'), memoryBytes: count, limitBytes: count }),
-  z.object({
-    type: z.literal('oom'),
-    oomKills: count,
-    detail: message,
-    victim: victimSchema.nullable().default(null),
-  }),
+  z.object({ type: z.literal('oom'), oomKills: count, detail: message, victim: victimSchema.nullable().default(null) }),
   z.object({ type: z.literal('exit'), pid, exit: exitSchema }),
   z.object({
     type: z.literal('warm'),
-    modules: z
-      .array(z.object({ name: message, durationMs: milliseconds, error: message.nullable() }))
-      .max(256),
+    modules: z.array(z.object({ name: message, durationMs: milliseconds, error: message.nullable() })).max(256),
   }),
   z.object({ type: z.literal('log'), level: z.enum(['warn', 'info']), message }),
   z.object({ type: z.literal('dropped'), count }),
@@ -100,9 +93,7 @@ const entrySchema = z.object({
   group: z.string().max(256),
   modifiedMs: z.number().int().safe(),
   symlinkTarget: filePath.nullable(),
-  target: z
-    .object({ path: filePath, type: fileType, mode: z.number().int().min(0).max(0o7777) })
-    .nullish(),
+  target: z.object({ path: filePath, type: fileType, mode: z.number().int().min(0).max(0o7777) }).nullish(),
   metadata: z.record(z.string().max(256), z.string().max(GUEST_LIMITS.metadataBytesMax)).optional(),
 });
 
@@ -146,9 +137,7 @@ const fileEventSchema = z.object({
   name: filePath.default(''),
 });
 
-export type Parsed<T> =
-  | { readonly ok: true; readonly value: T }
-  | { readonly ok: false; readonly reason: string };
+export type Parsed<T> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly reason: string };
 
 export const parseHello = parser(helloSchema);
 export const parseAnyHello = parser(anyHelloSchema);
@@ -160,8 +149,7 @@ export const parseExitFrame: (bytes: Uint8Array) => Parsed<ProcessExit> = parser
 );
 export const parseFileEvent: (
   bytes: Uint8Array,
-) => Parsed<FileEvent | { readonly type: 'ended'; readonly name: string }> =
-  parser(fileEventSchema);
+) => Parsed<FileEvent | { readonly type: 'ended'; readonly name: string }> = parser(fileEventSchema);
 
 /** The answer to a request: its fields, or the guest's refusal as an error. */
 export type Reply =
@@ -183,8 +171,7 @@ export function parseReply(bytes: Uint8Array): Parsed<Reply> {
 }
 
 export const readStarted = reader(startedSchema);
-export const readEntry: (fields: unknown) => Parsed<{ entry: FileEntry }> =
-  reader(entryReplySchema);
+export const readEntry: (fields: unknown) => Parsed<{ entry: FileEntry }> = reader(entryReplySchema);
 export const readOpened = reader(openedSchema);
 export const readStats: (fields: unknown) => Parsed<GuestStats> = reader(statsSchema);
 export const readProcesses = reader(processesSchema);
@@ -229,23 +216,19 @@ const UTF8 = new TextDecoder('utf-8', { fatal: true });
 
 /** One bounded line without control characters, safe for a terminal and a log. */
 function printable(text: string): string {
-  return text
-    .slice(0, GUEST_LIMITS.messageCharactersMax)
-    .replaceAll(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, ' ');
+  return text.slice(0, GUEST_LIMITS.messageCharactersMax).replaceAll(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, ' ');
 }
 
 const REMEDIES: Partial<Record<GuestErrorCode, string>> = {
   disk_full: 'Give the sandbox a larger disk (--disk), or delete files in it.',
   exhausted: 'Give the sandbox more memory, or run fewer programs in it at the same time.',
   too_large: 'Write the content to a file in the sandbox and pass its path.',
-  suspended:
-    'Resume the sandbox if it is paused, then attach to the program, which is still running.',
+  suspended: 'Resume the sandbox if it is paused, then attach to the program, which is still running.',
   hello_refused: 'Run `neurovisor setup` to rebuild the image with the agent of this version.',
   connection_lost:
     'Check whether the sandbox still runs (`neurovisor inspect`), then repeat the operation; a program that was not ' +
     'detached has ended with its connection.',
-  timeout:
-    'Repeat it when the guest has less work, or remove the sandbox if its agent no longer answers.',
+  timeout: 'Repeat it when the guest has less work, or remove the sandbox if its agent no longer answers.',
   not_found: 'Check the name; relative paths start at the home of the guest user.',
   already_exists: 'Choose another name, or remove what is there.',
   permission_denied: 'Choose a path of the guest user, or use the user root.',

@@ -12,17 +12,13 @@ describe('OperationSession', () => {
       { type: 'reply', reply: { ok: true, fields: { pid: 5 } } },
     ]);
     expect(session.state).toBe('held');
-    expect(session.begin('frames')).toEqual([
-      { type: 'frame', frame: { kind: 2, payload: Buffer.from('hi') } },
-    ]);
+    expect(session.begin('frames')).toEqual([{ type: 'frame', frame: { kind: 2, payload: Buffer.from('hi') } }]);
   });
   it('passes raw bytes after the reply', () => {
     const session = new OperationSession();
     session.receive(Buffer.from('OK 7\n{"ok":true}\nHTTP'));
     expect(session.begin('raw')).toEqual([{ type: 'bytes', bytes: Buffer.from('HTTP') }]);
-    expect(session.receive(Buffer.from('/1.1'))).toEqual([
-      { type: 'bytes', bytes: Buffer.from('/1.1') },
-    ]);
+    expect(session.receive(Buffer.from('/1.1'))).toEqual([{ type: 'bytes', bytes: Buffer.from('/1.1') }]);
   });
   it('turns a refusal into a typed error, an unknown code into guest_failed', () => {
     const refuse = (code: string): unknown => {
@@ -30,9 +26,7 @@ describe('OperationSession', () => {
       session.receive(Buffer.from('OK 7\n'));
       return session.receive(Buffer.from(`{"ok":false,"code":"${code}","message":"m\\u0007"}\n`));
     };
-    expect(refuse('disk_full')).toMatchObject([
-      { reply: { ok: false, error: { code: 'disk_full', message: 'm ' } } },
-    ]);
+    expect(refuse('disk_full')).toMatchObject([{ reply: { ok: false, error: { code: 'disk_full', message: 'm ' } } }]);
     expect(refuse('cancelled')).toMatchObject([{ reply: { error: { code: 'guest_failed' } } }]);
   });
   it.each([

@@ -77,8 +77,7 @@ export class OperationSession {
   /** The reader is paused after the reply, so only a few chunks can still arrive. */
   #hold(data: Buffer): SessionEvent[] {
     this.#heldBytes += data.length;
-    if (this.#heldBytes > HELD_BYTES_MAX)
-      return this.#break(`more than ${HELD_BYTES_MAX} bytes after the reply`);
+    if (this.#heldBytes > HELD_BYTES_MAX) return this.#break(`more than ${HELD_BYTES_MAX} bytes after the reply`);
     if (data.length > 0) this.#held.push(data);
     return [];
   }

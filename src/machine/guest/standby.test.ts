@@ -62,9 +62,7 @@ describe('ConnectedGuest.expectUpdate', () => {
   });
 
   it('an update whose connection is lost before its answer is asked again, on a new one', async () => {
-    const { guest, requests } = world((line, end, nth) =>
-      nth === 0 ? void end.destroy() : reply(line, end),
-    );
+    const { guest, requests } = world((line, end, nth) => (nth === 0 ? void end.destroy() : reply(line, end)));
     guest.expectUpdate();
     await settled();
     await guest.update({});

@@ -39,8 +39,7 @@ export function explainCgroupFault(
   if (readOnly !== undefined) {
     return {
       cause: `the control group ${readOnly.dir} is on a read-only mount`,
-      remedy:
-        'remount it (mount -o remount,rw /sys/fs/cgroup); in a container, let the runtime mount it writable',
+      remedy: 'remount it (mount -o remount,rw /sys/fs/cgroup); in a container, let the runtime mount it writable',
     };
   }
   if (v1.size === 0 && v2 === null) {

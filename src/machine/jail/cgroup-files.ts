@@ -1,13 +1,5 @@
 /** Access to a cgroup file system (io). */
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmdirSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
 import { ignore } from '../../base/ignore.ts';
 import { readAttribute } from '../../sys/xattr.ts';
 

@@ -27,11 +27,7 @@ export interface ProcessTable {
   parentOf(pid: number): number | undefined;
 }
 
-export const kernelProcesses: ProcessTable = {
-  pid: process.pid,
-  uid: process.geteuid?.() ?? 0,
-  parentOf,
-};
+export const kernelProcesses: ProcessTable = { pid: process.pid, uid: process.geteuid?.() ?? 0, parentOf };
 
 /** @param own the group of this process, maybe the leaf of an earlier move */
 export function groupToEmpty(own: string): string {

@@ -32,9 +32,7 @@ export function findCgroups(mountinfo: string, own: string): CgroupPaths {
       continue;
     }
     for (const controller of CONTROLLERS) {
-      const dir = mount.options.includes(controller)
-        ? below(mount, groups.get(controller))
-        : undefined;
+      const dir = mount.options.includes(controller) ? below(mount, groups.get(controller)) : undefined;
       if (dir !== undefined) v1.set(controller, dir);
     }
   }
@@ -67,9 +65,7 @@ function parseGroup(line: string): [string, string][] {
 
 /** Decodes the octal escapes of blanks and the like. */
 function plain(text: string): string {
-  return text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) =>
-    String.fromCharCode(Number.parseInt(octal, 8)),
-  );
+  return text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 }
 
 /** @returns undefined if the mount does not show the group: it belongs to another namespace */

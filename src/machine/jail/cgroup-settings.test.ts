@@ -16,8 +16,6 @@ describe('a group without a limit of CPU time', () => {
     const v2 = limitFiles({ controllers: ['cpu', 'pids'], version: 2 }, LIMITS);
     expect(v2.find(([{ name }]) => name === 'cpu.weight')?.[1]).toBe('10000');
     expect(names(v2)).not.toContain('cpu.max');
-    expect(names(limitFiles({ controllers: ['cpu', 'pids'], version: 1 }, LIMITS))).toEqual([
-      'pids.max',
-    ]);
+    expect(names(limitFiles({ controllers: ['cpu', 'pids'], version: 1 }, LIMITS))).toEqual(['pids.max']);
   });
 });

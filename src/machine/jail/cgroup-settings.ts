@@ -46,9 +46,7 @@ export function limitFiles(tree: Hierarchy, limits: CgroupLimits): [Setting, str
             [{ name: 'memory.oom.group' }, '1'],
           ] satisfies [Setting, string][])
         : []),
-      ...(has('pids')
-        ? ([[{ name: 'pids.max' }, String(tasks)]] satisfies [Setting, string][])
-        : []),
+      ...(has('pids') ? ([[{ name: 'pids.max' }, String(tasks)]] satisfies [Setting, string][]) : []),
       ...(has('cpu')
         ? ([
             quota === null

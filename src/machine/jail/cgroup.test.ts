@@ -196,12 +196,7 @@ describe('Cgroups: v2', () => {
   it('create: warns of nothing where all limits hold, or where no group can be made', () => {
     const log = { ...silentLog, warn: (message: string) => expect.unreachable(message) };
     const io = { disks: ['8:0'], bytesPerSecond: 5_000, opsPerSecond: null };
-    const all = new Cgroups(
-      of(MOUNT),
-      new Unified(MOUNT, 'cpu io memory pids'),
-      kernelProcesses,
-      log,
-    );
+    const all = new Cgroups(of(MOUNT), new Unified(MOUNT, 'cpu io memory pids'), kernelProcesses, log);
     all.create('vm', { ...LIMITS, io });
     expect(all.description).toBe('limits of memory, pids, cpu, blkio');
     const locked = new Unified(MOUNT, 'memory pids', () => true);
@@ -231,9 +226,7 @@ describe('Cgroups: v2', () => {
       if (path.endsWith('/pids.max')) throw failure('EINVAL');
       write(path, value);
     };
-    expect(() => cgroups.create('vm', LIMITS)).toThrow(
-      expect.objectContaining({ code: 'jail_failed' }),
-    );
+    expect(() => cgroups.create('vm', LIMITS)).toThrow(expect.objectContaining({ code: 'jail_failed' }));
     expect(kernel.list(`${MOUNT}/neurovisor`).filter((name) => name.startsWith('vm'))).toEqual([]);
   });
 
@@ -426,16 +419,10 @@ describe('findCgroups', () => {
       ['cpu', '/sys/fs/cgroup/cpu,cpuacct'],
       ['memory', '/sys/fs/cgroup/memory/sub'],
     ]);
-    expect(found.v2).toEqual({
-      dir: '/sys/fs/cgroup/uni fied/x',
-      mount: '/sys/fs/cgroup/uni fied',
-    });
+    expect(found.v2).toEqual({ dir: '/sys/fs/cgroup/uni fied/x', mount: '/sys/fs/cgroup/uni fied' });
   });
   it('findCgroups: ignores groups of another namespace', () => {
-    expect(findCgroups(V1, '4:memory:/elsewhere\n0::/../up\n')).toEqual({
-      v1: new Map(),
-      v2: null,
-    });
+    expect(findCgroups(V1, '4:memory:/elsewhere\n0::/../up\n')).toEqual({ v1: new Map(), v2: null });
     expect(findCgroups('', '')).toEqual({ v1: new Map(), v2: null });
     expect(findCgroups('garbage - cgroup2', '0:')).toEqual({ v1: new Map(), v2: null });
   });

@@ -18,13 +18,7 @@ import { type CgroupAttempt, type CgroupFault, explainCgroupFault } from './cgro
 import { type CgroupFiles, kernelFiles, wordsOf } from './cgroup-files.ts';
 import { groupToEmpty, intoLeaf, kernelProcesses, type ProcessTable } from './cgroup-leaf.ts';
 import { type CgroupPaths, CONTROLLERS, type Controller } from './cgroup-paths.ts';
-import {
-  type CgroupLimits,
-  type Hierarchy,
-  ioFiles,
-  isNeeded,
-  limitFiles,
-} from './cgroup-settings.ts';
+import { type CgroupLimits, type Hierarchy, ioFiles, isNeeded, limitFiles } from './cgroup-settings.ts';
 import type { IoLimits } from './disk-io.ts';
 import { JailError } from './errors.ts';
 
@@ -119,9 +113,7 @@ export class Cgroups {
       if (limits.io !== undefined) this.#warnWithoutIo(limits.io);
     } catch (cause) {
       for (const { dir } of made) files.remove(dir);
-      throw new JailError('jail_failed', `could not make a control group for the VM ${id}`, {
-        cause,
-      });
+      throw new JailError('jail_failed', `could not make a control group for the VM ${id}`, { cause });
     }
     const dirs = made.map(({ dir }) => dir);
     return {
@@ -203,9 +195,7 @@ function addTo(files: CgroupFiles, dirs: readonly string[], pid: number): void {
   try {
     for (const dir of dirs) files.write(join(dir, 'cgroup.procs'), String(pid));
   } catch (cause) {
-    throw new JailError('jail_failed', `could not put the process ${pid} into its control group`, {
-      cause,
-    });
+    throw new JailError('jail_failed', `could not put the process ${pid} into its control group`, { cause });
   }
 }
 
@@ -330,12 +320,7 @@ function makeRoom(
   return intoLeaf(files, processes, dir, () => unifiedAt(files, dir, missing, note));
 }
 
-function unifiedAt(
-  files: CgroupFiles,
-  dir: string,
-  missing: readonly Controller[],
-  note: Note,
-): Tree | undefined {
+function unifiedAt(files: CgroupFiles, dir: string, missing: readonly Controller[], note: Note): Tree | undefined {
   const controllers = offered(files, dir, missing);
   if (!isUseful(controllers) || !enable(files, dir, controllers, note)) return undefined;
   const parent = join(dir, PARENT);
@@ -348,18 +333,12 @@ function offered(files: CgroupFiles, dir: string, missing: readonly Controller[]
   return missing.filter((name) => there.has(v2Name(name)));
 }
 
-const isUseful = (controllers: readonly Controller[]): boolean =>
-  controllers.some((name) => NEEDED.includes(name));
+const isUseful = (controllers: readonly Controller[]): boolean => controllers.some((name) => NEEDED.includes(name));
 
 const v2Name = (name: Controller): string => (name === 'blkio' ? 'io' : name);
 
 /** Enables the controllers for the children of `dir`. */
-function enable(
-  files: CgroupFiles,
-  dir: string,
-  controllers: readonly Controller[],
-  note: Note,
-): boolean {
+function enable(files: CgroupFiles, dir: string, controllers: readonly Controller[], note: Note): boolean {
   try {
     const path = join(dir, 'cgroup.subtree_control');
     const there = wordsOf(files, path);

@@ -128,15 +128,11 @@ async function makeNamespace(uid: number, gid: number): Promise<number> {
     writeFileSync(`/proc/${child.pid}/gid_map`, `0 ${gid} 1\n`);
     return openSync(`/proc/${child.pid}/ns/user`, 'r');
   } catch (cause) {
-    throw new JailError(
-      'jail_unavailable',
-      `could not make a user namespace for the user id ${uid}`,
-      {
-        cause,
-        remedy:
-          'Let root make user namespaces (sysctl user.max_user_namespaces), or set NEUROVISOR_JAIL_UIDS to ids that this host maps.',
-      },
-    );
+    throw new JailError('jail_unavailable', `could not make a user namespace for the user id ${uid}`, {
+      cause,
+      remedy:
+        'Let root make user namespaces (sysctl user.max_user_namespaces), or set NEUROVISOR_JAIL_UIDS to ids that this host maps.',
+    });
   } finally {
     child.kill('SIGKILL');
   }

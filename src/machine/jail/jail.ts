@@ -158,10 +158,7 @@ interface Held {
   readonly tablePath: string;
 }
 
-async function release(
-  { identities }: JailParts,
-  { cgroup, identity, tablePath }: Held,
-): Promise<void> {
+async function release({ identities }: JailParts, { cgroup, identity, tablePath }: Held): Promise<void> {
   rmSync(tablePath, { force: true });
   try {
     await cgroup?.remove();
@@ -177,9 +174,7 @@ function makeCgroup(cgroups: Cgroups | null, plan: JailPlan): Cgroup | null {
 }
 
 function pathsOf({ files }: JailPlan): string[] {
-  return files.flatMap(({ path, access }) =>
-    access === 'read' || access === 'write' ? [path] : [],
-  );
+  return files.flatMap(({ path, access }) => (access === 'read' || access === 'write' ? [path] : []));
 }
 
 /** The limits of a VMM whose guest has this size. */
@@ -201,18 +196,13 @@ export function limitsOf({
 function launch(
   parts: JailParts,
   plan: JailPlan,
-  {
-    tree,
-    held,
-    fileBytes,
-  }: { readonly tree: ProgramTree; readonly held: Held; readonly fileBytes: number },
+  { tree, held, fileBytes }: { readonly tree: ProgramTree; readonly held: Held; readonly fileBytes: number },
 ): Jailed {
   const own = plan.stdio.length;
   const fds = { info: own, block: own + 1, seccomp: own + 2 };
   const { tools, stage } = parts;
   const { identity, tablePath } = held;
-  const user =
-    identity === null || stage === null ? null : { ...identity, stageDir: stage.dir, tablePath };
+  const user = identity === null || stage === null ? null : { ...identity, stageDir: stage.dir, tablePath };
   const owner = process.pid;
   const [command = '', ...args] = jailCommand(plan, { tools, tree, user, fds, owner });
   if (user !== null && stage !== null) {
@@ -227,8 +217,7 @@ function launch(
     writeSync(seccomp, filter, 0, filter.length, 0);
     closeAllOnExec();
     const stdio = [...plan.stdio, 'pipe' as const, block, seccomp];
-    const start = (): ChildProcess =>
-      spawn(command, args, { stdio, detached: true, cwd: '/', env: {} });
+    const start = (): ChildProcess => spawn(command, args, { stdio, detached: true, cwd: '/', env: {} });
     child = plan.hugePages === false ? withoutHugePages(start) : start();
   } catch (error) {
     if (block !== undefined) closeFd(block);
@@ -367,8 +356,7 @@ function give(path: string, dir: string, identity: Identity | null): number {
   try {
     const found = fstatSync(fd);
     // A hard link elsewhere may be read by others.
-    if (!found.isFile() || found.nlink !== 1)
-      throw invalid('files', `${path} is not a regular file with one link`);
+    if (!found.isFile() || found.nlink !== 1) throw invalid('files', `${path} is not a regular file with one link`);
     if (identity !== null) fchownSync(fd, identity.uid, identity.gid);
     return found.size;
   } finally {
@@ -382,13 +370,8 @@ const WANTED = { read: 0o4, tree: 0o5, device: 0o6 } as const;
 function checkOpenToOthers(path: string, access: keyof typeof WANTED, identity: Identity): void {
   const { mode, gid } = statSync(path);
   const wanted = WANTED[access];
-  const isOpen =
-    (mode & wanted) === wanted || (gid === identity.gid && ((mode >> 3) & wanted) === wanted);
+  const isOpen = (mode & wanted) === wanted || (gid === identity.gid && ((mode >> 3) & wanted) === wanted);
   if (isOpen) return;
   const readers = access === 'device' ? 'its group' : 'all users';
-  throw invalid(
-    'files',
-    `${path} can't be opened by ${readers}`,
-    `chmod it so that ${readers} can open it`,
-  );
+  throw invalid('files', `${path} can't be opened by ${readers}`, `chmod it so that ${readers} can open it`);
 }

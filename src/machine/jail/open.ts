@@ -74,9 +74,7 @@ export async function openJail(options: JailOptions): Promise<Jail> {
     ? new Identities(join(options.stateDir, 'jail'), options.uids, options.deviceGid)
     : null;
   const trees =
-    options.programFiles.length === 0
-      ? null
-      : new ProgramTrees(join(options.cacheDir, 'jail'), options.programFiles);
+    options.programFiles.length === 0 ? null : new ProgramTrees(join(options.cacheDir, 'jail'), options.programFiles);
   const cgroups = await openCgroups(log);
   const orphans = identities?.endOrphans() ?? 0;
   if (orphans > 0) log.info('ended VMMs whose owner was killed', { count: orphans });
@@ -141,12 +139,7 @@ export function limitGaps(cgroups: Cgroups | null): JailGap[] {
 export async function openCgroups(log: Log): Promise<Cgroups | null> {
   try {
     const read = (name: string): string => readFileSync(`/proc/self/${name}`, 'utf8');
-    const cgroups = new Cgroups(
-      findCgroups(read('mountinfo'), read('cgroup')),
-      undefined,
-      undefined,
-      log,
-    );
+    const cgroups = new Cgroups(findCgroups(read('mountinfo'), read('cgroup')), undefined, undefined, log);
     const reclaimed = await cgroups.reclaim();
     if (reclaimed > 0) log.info('removed control groups of VMMs that ran no more', { reclaimed });
     return cgroups;
@@ -157,14 +150,7 @@ export async function openCgroups(log: Log): Promise<Cgroups | null> {
 }
 
 /** Capabilities that running VMMs as other users takes (linux/capability.h). */
-export const NEEDED_CAPABILITIES = {
-  CHOWN: 0,
-  DAC_OVERRIDE: 1,
-  KILL: 5,
-  SETGID: 6,
-  SETUID: 7,
-  SYS_ADMIN: 21,
-};
+export const NEEDED_CAPABILITIES = { CHOWN: 0, DAC_OVERRIDE: 1, KILL: 5, SETGID: 6, SETUID: 7, SYS_ADMIN: 21 };
 
 /** Whether this process is root with these capabilities. */
 export function isRootWith(capabilities: Readonly<Record<string, number>>): boolean {

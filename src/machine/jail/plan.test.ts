@@ -2,14 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { checkPlan, type JailFile, jailCommand } from './plan.ts';
 import { parseUidRange } from './user-ids.ts';
 
-const tools = {
-  bwrap: '/b',
-  setpriv: '/s',
-  nsenter: '/n',
-  unshare: '/u',
-  mount: '/m',
-  sh: '/sh',
-};
+const tools = { bwrap: '/b', setpriv: '/s', nsenter: '/n', unshare: '/u', mount: '/m', sh: '/sh' };
 const user = { namespacePath: '/proc/1/fd/5', stageDir: '/run/x', tablePath: '/d/mounts.x' };
 const tree = { dir: '/t/tree', entries: ['lib', 'usr'] };
 const fds = { info: 6, block: 7, seccomp: 8 };
@@ -28,15 +21,7 @@ describe('jailCommand', () => {
     const words = jailCommand(plan, { tools, tree, user, fds, owner: 7 });
     expect(words[0]).toBe('/u');
     const at = words.indexOf('/n');
-    expect(words.slice(at, at + 7)).toEqual([
-      '/n',
-      '--user=/proc/1/fd/5',
-      '--setuid',
-      '0',
-      '--setgid',
-      '0',
-      '--',
-    ]);
+    expect(words.slice(at, at + 7)).toEqual(['/n', '--user=/proc/1/fd/5', '--setuid', '0', '--setgid', '0', '--']);
     expect(words).toContain('--bounding-set');
     expect(words).not.toContain('--unshare-user');
   });
@@ -50,13 +35,7 @@ describe('jailCommand', () => {
     expect(own.filter((word) => word === '--bind')).toHaveLength(1);
     const after = (path: string): string | undefined => own[own.indexOf(path) - 1];
     expect(sources.map(after)).toEqual(['--ro-bind', '--bind', '--dev-bind', '--ro-bind']);
-    for (const word of [
-      '--die-with-parent',
-      '--unshare-net',
-      '--unshare-pid',
-      '--clearenv',
-      '--new-session',
-    ]) {
+    for (const word of ['--die-with-parent', '--unshare-net', '--unshare-pid', '--clearenv', '--new-session']) {
       expect(own).toContain(word);
     }
     expect(own.indexOf('--remount-ro')).toBeGreaterThan(own.indexOf('/dev/kvm'));
@@ -68,9 +47,7 @@ describe('jailCommand', () => {
     ];
     const plan = { id: 'x', argv: ['/p'], cwd: '/vm', files };
     const words = jailCommand(plan, { tools, tree, user: null, fds, owner: 7 }).join(' ');
-    expect(words).toContain(
-      '--bind /d/own /vm --ro-bind /d/fc /vm/fc --remount-ro / --chdir /vm --',
-    );
+    expect(words).toContain('--bind /d/own /vm --ro-bind /d/fc /vm/fc --remount-ro / --chdir /vm --');
   });
 });
 

@@ -69,8 +69,7 @@ export const FILES_MAX = 128;
  * @throws JailError `jail_plan_invalid` that names the field
  */
 export function checkPlan(plan: JailPlan): void {
-  if (!ID.test(plan.id))
-    throw invalid('id', `${JSON.stringify(plan.id.slice(0, 80))} is not [a-z0-9]+`);
+  if (!ID.test(plan.id)) throw invalid('id', `${JSON.stringify(plan.id.slice(0, 80))} is not [a-z0-9]+`);
   checkPath('program', plan.argv[0] ?? '');
   checkPath('directory', plan.dir);
   if (plan.files.length > FILES_MAX) throw invalid('files', `more than ${FILES_MAX}`);
@@ -84,8 +83,7 @@ export function checkPlan(plan: JailPlan): void {
     if (access === 'write' && path !== join(plan.dir, basename(path))) {
       throw invalid('files', `${path} is writable but not in the VM's directory`);
     }
-    if (access === 'device' && !path.startsWith('/dev/'))
-      throw invalid('files', `${path} is not a device`);
+    if (access === 'device' && !path.startsWith('/dev/')) throw invalid('files', `${path} is not a device`);
   }
   for (const field of ['memoryMib', 'cpus'] as const) {
     assert(Number.isSafeInteger(plan[field]) && plan[field] >= 1, `${field} is ${plan[field]}`);
@@ -94,8 +92,7 @@ export function checkPlan(plan: JailPlan): void {
 
 function checkPath(field: string, path: string): void {
   const isPlain = PATH.test(path) && !path.split('/').some((part) => part === '.' || part === '..');
-  if (!isPlain)
-    throw invalid(field, `${JSON.stringify(path.slice(0, 200))} is not a plain absolute path`);
+  if (!isPlain) throw invalid(field, `${JSON.stringify(path.slice(0, 200))} is not a plain absolute path`);
 }
 
 export function invalid(field: string, cause: unknown, remedy?: string): JailError {
@@ -198,10 +195,4 @@ function enter(tools: JailTools, { namespacePath, tablePath }: JailUser): string
   return [tools.unshare, '--mount', '--propagation', 'slave', '--', ...stage, ...become, '--'];
 }
 
-const MOUNT = {
-  read: '--ro-bind',
-  tree: '--ro-bind',
-  write: '--bind',
-  own: '--bind',
-  device: '--dev-bind',
-} as const;
+const MOUNT = { read: '--ro-bind', tree: '--ro-bind', write: '--bind', own: '--bind', device: '--dev-bind' } as const;

@@ -10,27 +10,8 @@
  */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import {
-  closeSync,
-  constants,
-  fstatSync,
-  openSync,
-  readFileSync,
-  type Stats,
-  statSync,
-} from 'node:fs';
-import {
-  chmod,
-  copyFile,
-  mkdir,
-  open,
-  readdir,
-  rename,
-  rm,
-  stat,
-  utimes,
-  writeFile,
-} from 'node:fs/promises';
+import { closeSync, constants, fstatSync, openSync, readFileSync, type Stats, statSync } from 'node:fs';
+import { chmod, copyFile, mkdir, open, readdir, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../../base/clock.ts';
@@ -61,9 +42,7 @@ export interface ProgramTree {
 }
 
 const sourcesSchema = z.object({
-  files: z
-    .array(z.object({ path: z.string().startsWith('/'), identity: z.string() }))
-    .max(FILES_MAX),
+  files: z.array(z.object({ path: z.string().startsWith('/'), identity: z.string() })).max(FILES_MAX),
 });
 type Sources = z.infer<typeof sourcesSchema>;
 

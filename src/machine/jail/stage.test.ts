@@ -6,9 +6,7 @@ const NO_TREE = { dir: '/', entries: [] };
 
 /** As mount(8) reads a field. */
 const decoded = (field: string): string =>
-  field.replaceAll(/\\([0-7]{3})/g, (_, code: string) =>
-    String.fromCharCode(Number.parseInt(code, 8)),
-  );
+  field.replaceAll(/\\([0-7]{3})/g, (_, code: string) => String.fromCharCode(Number.parseInt(code, 8)));
 
 it.each(['/a b', '/a#b\\040c', '/no\u00a0break', '/em\u2003space', '/\ufeffmark'])(
   'stageTable: %j stays one field with its own name',

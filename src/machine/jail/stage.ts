@@ -42,11 +42,7 @@ export function prepareStage(stateDir: string): Stage {
 }
 
 /** The mounts of one start, in the format of fstab(5). */
-export function stageTable(
-  { dir, pointsDir }: Stage,
-  tree: ProgramTree,
-  { files }: Pick<JailPlan, 'files'>,
-): string {
+export function stageTable({ dir, pointsDir }: Stage, tree: ProgramTree, { files }: Pick<JailPlan, 'files'>): string {
   const mounts = [
     [pointsDir, dir],
     ...(tree.entries.length === 0 ? [] : [[tree.dir, stagedTree(dir)]]),
@@ -55,9 +51,7 @@ export function stageTable(
       access === 'device' ? [] : [[path, stagedFile(dir, index, access)]],
     ),
   ];
-  return mounts
-    .map(([from = '', to = '']) => `${escaped(from)} ${escaped(to)} none bind 0 0\n`)
-    .join('');
+  return mounts.map(([from = '', to = '']) => `${escaped(from)} ${escaped(to)} none bind 0 0\n`).join('');
 }
 
 /** fstab(5) separates its fields by blanks. Other spaces of Unicode are none, and have no code in its three digits. */

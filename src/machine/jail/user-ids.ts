@@ -69,14 +69,10 @@ export class UserIds {
       const lockFd = this.#lock(uid);
       if (lockFd !== undefined) return { uid, lockFd };
     }
-    throw new JailError(
-      'jail_unavailable',
-      `could not claim one of ${count} user ids from ${first} on`,
-      {
-        cause: 'all are in use',
-        remedy: 'End other sandboxes, or set NEUROVISOR_JAIL_UIDS to a larger range.',
-      },
-    );
+    throw new JailError('jail_unavailable', `could not claim one of ${count} user ids from ${first} on`, {
+      cause: 'all are in use',
+      remedy: 'End other sandboxes, or set NEUROVISOR_JAIL_UIDS to a larger range.',
+    });
   }
 
   #lock(uid: number): number | undefined {

@@ -37,11 +37,7 @@ export function explain(attempt: string, error: unknown): unknown {
   if (error instanceof LibbpfError && error.code === 'no_library') {
     const { remedy } = error;
     const cause = error;
-    return new ObserveError(
-      'no_library',
-      attempt,
-      remedy === undefined ? { cause } : { cause, remedy },
-    );
+    return new ObserveError('no_library', attempt, remedy === undefined ? { cause } : { cause, remedy });
   }
   if (!(error instanceof SyscallError)) return error;
   return observeError(codeOf(error.code), attempt, error);

@@ -64,9 +64,7 @@ export async function objectOf(program: ProgramName, options: CompileOptions): P
   if (shipped?.path !== undefined) return shipped.path;
   const prefix = `${program}.${sources.slice(0, NAME_CHARS)}.`;
   await mkdir(dir, { recursive: true });
-  const kept = (await readdir(dir)).filter(
-    (name) => name.startsWith(prefix) && name.endsWith('.o'),
-  );
+  const kept = (await readdir(dir)).filter((name) => name.startsWith(prefix) && name.endsWith('.o'));
   const version = await versionOf(compiler);
   if (version === undefined) {
     const [first] = kept;
@@ -80,12 +78,7 @@ export async function objectOf(program: ProgramName, options: CompileOptions): P
 }
 
 /** @throws ObserveError `compile_failed` */
-export async function compile(
-  compiler: string,
-  cwd: string,
-  program: ProgramName,
-  path: string,
-): Promise<void> {
+export async function compile(compiler: string, cwd: string, program: ProgramName, path: string): Promise<void> {
   // Two processes may compile at once; each finds a complete object.
   const fresh = `${path}.${process.pid}`;
   const args = [...OPTIONS, '-c', `${program}.bpf.c`, '-o', fresh];
@@ -94,10 +87,7 @@ export async function compile(
     await rename(fresh, path);
   } catch (cause) {
     const remedy = 'Install clang, libbpf-dev (Debian, Ubuntu: apt-get install clang libbpf-dev).';
-    throw new ObserveError('compile_failed', `could not compile bpf/${program}.bpf.c`, {
-      cause,
-      remedy,
-    });
+    throw new ObserveError('compile_failed', `could not compile bpf/${program}.bpf.c`, { cause, remedy });
   } finally {
     await rm(fresh, { force: true });
   }
@@ -117,9 +107,7 @@ async function versionOf(compiler: string): Promise<string | undefined> {
     return stdout;
   } catch (error) {
     if (errorCode(error) === 'ENOENT') return undefined;
-    throw new ObserveError('compile_failed', `could not read the version of ${compiler}`, {
-      cause: error,
-    });
+    throw new ObserveError('compile_failed', `could not read the version of ${compiler}`, { cause: error });
   }
 }
 

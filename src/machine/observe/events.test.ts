@@ -3,8 +3,7 @@ import { EVENT, EVENT_BYTES, LOSS_BYTES, readEvent, readLoss } from './events.ts
 
 function event(fields: Partial<Record<keyof typeof EVENT, number>>, comm = 'qemu'): Uint8Array {
   const view = new DataView(new ArrayBuffer(EVENT_BYTES));
-  for (const [name, value] of Object.entries(fields))
-    view.setInt32(EVENT[name as keyof typeof EVENT], value, true);
+  for (const [name, value] of Object.entries(fields)) view.setInt32(EVENT[name as keyof typeof EVENT], value, true);
   const bytes = new Uint8Array(view.buffer);
   bytes.set(Buffer.from(comm, 'latin1').subarray(0, 16), EVENT.comm);
   return bytes;

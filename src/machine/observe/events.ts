@@ -67,12 +67,7 @@ export type ProcessEvent = Common &
       }
     /** The thread waits while the kernel frees memory. */
     | { readonly kind: 'reclaim-begin'; readonly scope: Scope }
-    | {
-        readonly kind: 'reclaim-end';
-        readonly scope: Scope;
-        readonly durationNs: number;
-        readonly freedBytes: number;
-      }
+    | { readonly kind: 'reclaim-end'; readonly scope: Scope; readonly durationNs: number; readonly freedBytes: number }
     | { readonly kind: 'exec' }
     /** By exit or by a signal; the other is null. */
     | { readonly kind: 'exit'; readonly exitCode: number | null; readonly signal: number | null }

@@ -1,14 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import {
-  BUCKETS,
-  boundsNs,
-  bucketOf,
-  EMPTY,
-  type Histogram,
-  quantileNs,
-  since,
-  toPrometheus,
-} from './histogram.ts';
+import { BUCKETS, boundsNs, bucketOf, EMPTY, type Histogram, quantileNs, since, toPrometheus } from './histogram.ts';
 
 function histogramOf(...timesNs: number[]): Histogram {
   const buckets = Array.from({ length: BUCKETS }, () => 0);

@@ -18,13 +18,7 @@ export const TIMES = {
   buckets: 64,
 } as const;
 export const TIMES_BYTES = TIMES.buckets + 8 * BUCKETS;
-export const TAP = {
-  namespace: 0,
-  frames_out: 8,
-  frames_in: 16,
-  unreadable: 24,
-  paths: 32,
-} as const;
+export const TAP = { namespace: 0, frames_out: 8, frames_in: 16, unreadable: 24, paths: 32 } as const;
 export const TAP_BYTES = TAP.paths + PATHS.length * TIMES_BYTES;
 
 export const SETTINGS = { has_uplink: 0, noted_max: 4 } as const;
@@ -69,15 +63,7 @@ export interface TapLatency {
   readonly paths: Readonly<Record<Path, Times>>;
 }
 
-const NO_TIMES: Times = {
-  started: 0,
-  answered: 0,
-  repeated: 0,
-  failed: 0,
-  skipped: 0,
-  unanswered: 0,
-  ...EMPTY,
-};
+const NO_TIMES: Times = { started: 0, answered: 0, repeated: 0, failed: 0, skipped: 0, unanswered: 0, ...EMPTY };
 
 /** The sum over several TAPs. */
 export function sumTimes(all: readonly Times[]): Times {
@@ -122,8 +108,7 @@ export function latencySince(later: TapLatency, earlier: TapLatency): TapLatency
 /** The value of a new entry. @param namespace inode of the network namespace */
 export function newTapValue(namespace: bigint, cpus: number): Uint8Array<ArrayBuffer> {
   const value = new DataView(new ArrayBuffer(TAP_BYTES * cpus));
-  for (let cpu = 0; cpu < cpus; cpu += 1)
-    value.setBigUint64(cpu * TAP_BYTES + TAP.namespace, namespace, true);
+  for (let cpu = 0; cpu < cpus; cpu += 1) value.setBigUint64(cpu * TAP_BYTES + TAP.namespace, namespace, true);
   return new Uint8Array(value.buffer);
 }
 
@@ -144,11 +129,7 @@ export function readTap(value: DataView): TapLatency {
   };
   const times = (path: number): Times => {
     const at = TAP.paths + path * TIMES_BYTES;
-    const [started, answered, repeated] = [
-      sum(at + TIMES.started),
-      sum(at + TIMES.answered),
-      sum(at + TIMES.repeated),
-    ];
+    const [started, answered, repeated] = [sum(at + TIMES.started), sum(at + TIMES.answered), sum(at + TIMES.repeated)];
     return {
       started,
       answered,

@@ -1,12 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
 import { CgroupMemory } from './cgroup-memory.ts';
-import {
-  type CgroupMemoryEvent,
-  readGroupMemory,
-  readGroupRoom,
-  readSample,
-} from './memory-counters.ts';
+import { type CgroupMemoryEvent, readGroupMemory, readGroupRoom, readSample } from './memory-counters.ts';
 
 const V2 = {
   'memory.current': '1000\n',
@@ -34,8 +29,7 @@ describe('readGroupRoom', () => {
     expect(readGroupRoom(reader(throttled))).toEqual({ limitBytes: 900, availableBytes: 150 });
     const v1 = {
       ...V1,
-      'memory.stat':
-        'active_file 1\ninactive_file 1\ntotal_inactive_file 300\ntotal_active_file 80\n',
+      'memory.stat': 'active_file 1\ninactive_file 1\ntotal_inactive_file 300\ntotal_active_file 80\n',
     };
     expect(readGroupRoom(reader(v1))).toEqual({ limitBytes: 2000, availableBytes: 1340 });
     const over = { ...v2, 'memory.high': '100\n' };

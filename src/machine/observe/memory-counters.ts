@@ -38,9 +38,7 @@ export function readGroupMemory(read: ReadFile): GroupMemory | null {
   const currentBytes = v2 ?? numberIn(read('memory.usage_in_bytes'));
   if (currentBytes === null) return null;
   const [peak, max] =
-    v2 === null
-      ? ['memory.max_usage_in_bytes', 'memory.limit_in_bytes']
-      : ['memory.peak', 'memory.max'];
+    v2 === null ? ['memory.max_usage_in_bytes', 'memory.limit_in_bytes'] : ['memory.peak', 'memory.max'];
   const peakBytes = Math.max(currentBytes, numberIn(read(peak)) ?? 0);
   return { currentBytes, peakBytes, limitBytes: limit(read(max)) };
 }

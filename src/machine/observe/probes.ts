@@ -13,13 +13,7 @@ import { statSync } from 'node:fs';
 import { ignore } from '../../base/ignore.ts';
 import { attachByClsact, type TcWay } from '../../sys/bpf/clsact.ts';
 import { BpfMap, openMapsNamed, possibleCpus } from '../../sys/bpf/map.ts';
-import {
-  ATTACH,
-  attachToLink,
-  BpfObject,
-  programRunTime,
-  XDP_FLAGS,
-} from '../../sys/bpf/object.ts';
+import { ATTACH, attachToLink, BpfObject, programRunTime, XDP_FLAGS } from '../../sys/bpf/object.ts';
 import { closeFd } from '../../sys/fd.ts';
 import { SyscallError } from '../../sys/libc.ts';
 import { explain, observeError } from './availability.ts';
@@ -105,10 +99,7 @@ export class LatencyProbes implements Disposable {
   readonly #uplinks = new Map<number, Promise<void>>();
 
   /** @param object bpf/latency.bpf.c, owned by this instance from now on */
-  constructor(
-    object: BpfObject,
-    options: Pick<LatencyProbeOptions, 'notedMax' | 'withoutTcx'> = {},
-  ) {
+  constructor(object: BpfObject, options: Pick<LatencyProbeOptions, 'notedMax' | 'withoutTcx'> = {}) {
     this.#object = object;
     this.#notedMax = options.notedMax ?? NOTED_MAX;
     this.#hasTcx = options.withoutTcx !== true;
@@ -207,10 +198,7 @@ export class LatencyProbes implements Disposable {
     };
   }
 
-  async #attachOut(
-    linkIndex: number,
-    wanted?: Ingress,
-  ): Promise<{ detach: () => void; ingress: Ingress }> {
+  async #attachOut(linkIndex: number, wanted?: Ingress): Promise<{ detach: () => void; ingress: Ingress }> {
     const tries = wanted === undefined ? INGRESSES : [wanted];
     for (const ingress of tries) {
       try {

@@ -26,10 +26,7 @@ export interface OpenDifference extends AsyncDisposable {
  * @param ramBytes of the VM
  * @throws VmmError `snapshot_refused`
  */
-export async function openDifference(
-  { path, baseDigest }: RamDifference,
-  ramBytes: number,
-): Promise<OpenDifference> {
+export async function openDifference({ path, baseDigest }: RamDifference, ramBytes: number): Promise<OpenDifference> {
   const file = await open(path, 'r').catch((error: unknown) => {
     throw loadRefused(error);
   });
@@ -82,9 +79,7 @@ export async function applyDifference(difference: RamDifference, ramPath: string
   await using ram = await open(ramPath, 'r+');
   await using file = await openDifference(difference, (await ram.stat()).size);
   const chunk = Buffer.allocUnsafe(MIB);
-  await eachDataChunk(file, chunk, ({ offset, bytes }) =>
-    writeAll(ram.fd, chunk.subarray(0, bytes), offset),
-  );
+  await eachDataChunk(file, chunk, ({ offset, bytes }) => writeAll(ram.fd, chunk.subarray(0, bytes), offset));
 }
 
 export function writeAll(fd: number, bytes: Uint8Array, at: number): void {

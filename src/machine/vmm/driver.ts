@@ -122,10 +122,7 @@ export interface NicSpec {
  * @param vmm the VMM's process; `user` null: it runs as root
  */
 export type NicLender = (
-  vmm: {
-    readonly pid: number;
-    readonly user: { readonly uid: number; readonly gid: number } | null;
-  },
+  vmm: { readonly pid: number; readonly user: { readonly uid: number; readonly gid: number } | null },
   open: (tapName: string) => Promise<void>,
 ) => Promise<void>;
 

@@ -39,8 +39,7 @@ async function obstacleOf(device: string, error: unknown): Promise<KvmObstacle> 
     case 'EPERM':
       return {
         reason: `${device} can't be opened here`,
-        remedy:
-          'Allow this container or unit the device: --device /dev/kvm, or DeviceAllow=/dev/kvm rw.',
+        remedy: 'Allow this container or unit the device: --device /dev/kvm, or DeviceAllow=/dev/kvm rw.',
       };
     default:
       return {
@@ -51,11 +50,7 @@ async function obstacleOf(device: string, error: unknown): Promise<KvmObstacle> 
 }
 
 /** @param owner null: unknown. @param groups text of /etc/group */
-export function remedyForRights(
-  device: string,
-  owner: Pick<Stats, 'mode' | 'gid'> | null,
-  groups: string,
-): string {
+export function remedyForRights(device: string, owner: Pick<Stats, 'mode' | 'gid'> | null, groups: string): string {
   const join = (group: string): string => `sudo usermod -aG ${group} "$USER", and log in again`;
   if (owner !== null && (owner.mode & 0o060) === 0o060 && owner.gid !== 0) {
     const group = groupName(owner.gid, groups);

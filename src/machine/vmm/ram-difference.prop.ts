@@ -16,9 +16,7 @@ const PAGES = 64;
 const RAM_BYTES = PAGES * PAGE_BYTES;
 /** Of each page: as in the base, zero, or other data. */
 const pages = fc.array(fc.constantFrom('same', 'zero', 'data'), { maxLength: PAGES });
-const digest = fc
-  .uint8Array({ minLength: 32, maxLength: 32 })
-  .map((bytes) => Buffer.from(bytes).toString('hex'));
+const digest = fc.uint8Array({ minLength: 32, maxLength: 32 }).map((bytes) => Buffer.from(bytes).toString('hex'));
 
 function collect(kinds: readonly string[]): RunCollector {
   const found = new RunCollector();
@@ -58,10 +56,7 @@ describe('ram-difference', () => {
         const found = collect(kinds);
         const baseDigest = '0'.repeat(64);
         const table = differenceTable(found.runs);
-        const file = Buffer.concat([
-          differenceHeader(found, { ramBytes: RAM_BYTES, baseDigest }),
-          table,
-        ]);
+        const file = Buffer.concat([differenceHeader(found, { ramBytes: RAM_BYTES, baseDigest }), table]);
         for (const { at, value } of changes) file[at % file.length] = value;
         const size = tableOffset(found) + table.length;
         try {

@@ -51,9 +51,7 @@ describe('ram-difference', () => {
   ])('parseDifferenceHeader: refuses %s', (_, at, text, cause) => {
     const { head, size } = example();
     head.write(text, at, 'latin1');
-    expect(() =>
-      parseDifferenceHeader(head, size, { ramBytes: RAM_BYTES, baseDigest: BASE }),
-    ).toThrow(because(cause));
+    expect(() => parseDifferenceHeader(head, size, { ramBytes: RAM_BYTES, baseDigest: BASE })).toThrow(because(cause));
   });
 
   it('parseDifferenceHeader: refuses a file that is cut off', () => {

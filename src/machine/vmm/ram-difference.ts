@@ -112,12 +112,7 @@ export function parseDifferenceHeader(
   if (expected.baseDigest !== undefined && baseDigest !== expected.baseDigest) {
     throw refused('it belongs to other RAM');
   }
-  const header = {
-    baseDigest,
-    ramBytes,
-    runs: bytes.readUInt32LE(56),
-    dataPages: bytes.readUInt32LE(60),
-  };
+  const header = { baseDigest, ramBytes, runs: bytes.readUInt32LE(56), dataPages: bytes.readUInt32LE(60) };
   const pagesMax = ramBytes / PAGE_BYTES;
   if (header.runs > pagesMax || header.dataPages > pagesMax) throw refused('it has too many pages');
   const wanted = tableOffset(header) + tableBytes(header);

@@ -22,7 +22,5 @@ it('readStateFile: refuses one that is too large, and one with more than its siz
   truncateSync(path, STATE_BYTES_MAX + 1);
   await expect(readStateFile(path)).rejects.toMatchObject({ code: 'snapshot_refused' });
   // Such files have no size and yet contents, as one that grows after the first look.
-  await expect(readStateFile('/proc/self/status')).rejects.toMatchObject({
-    code: 'snapshot_refused',
-  });
+  await expect(readStateFile('/proc/self/status')).rejects.toMatchObject({ code: 'snapshot_refused' });
 });

@@ -86,11 +86,7 @@ export function checkSpec(spec: VmSpec, cpusMax: number): void {
   if (spec.memoryFd !== undefined && !(Number.isSafeInteger(spec.memoryFd) && spec.memoryFd > 2)) {
     throw invalid('memoryFd', `${spec.memoryFd} is not a descriptor`);
   }
-  if (
-    spec.memoryFd === undefined &&
-    spec.snapshot !== undefined &&
-    spec.snapshot.memoryPath === undefined
-  ) {
+  if (spec.memoryFd === undefined && spec.snapshot !== undefined && spec.snapshot.memoryPath === undefined) {
     throw invalid('memoryFd', 'a snapshot needs its RAM');
   }
   if (spec.nic !== undefined) {
@@ -159,8 +155,7 @@ export async function checkFiles(spec: VmSpec): Promise<void> {
 
 type FileField = 'kernelPath' | 'rootImagePath' | 'overlayPath' | 'disks';
 
-const modeOf = ({ access }: VmDisk): number =>
-  access === 'read' ? constants.R_OK : constants.R_OK | constants.W_OK;
+const modeOf = ({ access }: VmDisk): number => (access === 'read' ? constants.R_OK : constants.R_OK | constants.W_OK);
 
 function invalid(field: string, cause: string): VmmError {
   return new VmmError('vm_spec_invalid', `the VM's ${field} can't be used`, { cause });

@@ -34,9 +34,7 @@ export async function explainFailure(
 }
 
 function cancelled(signal: AbortSignal): VmmError {
-  return new VmmError('vm_cancelled', 'the start of the VM was canceled', {
-    cause: signal.reason,
-  });
+  return new VmmError('vm_cancelled', 'the start of the VM was canceled', { cause: signal.reason });
 }
 
 /** @throws VmmError `vm_cancelled` */
@@ -49,10 +47,7 @@ export function throwIfCancelled(signal: AbortSignal | undefined): void {
  * failure then counts as handled.
  * @throws VmmError `vm_cancelled`
  */
-export async function unlessCancelled<T>(
-  work: Promise<T>,
-  signal: AbortSignal | undefined,
-): Promise<T> {
+export async function unlessCancelled<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return work;
   return await orAborted(work, signal, cancelled);
 }

@@ -23,11 +23,7 @@ export class Admission {
   /** Oldest first. */
   readonly #waiting = new Set<Connection>();
 
-  constructor(
-    bucket: TokenBucket,
-    connect: (hostPort: number) => ConnectResult<Connection>,
-    events: AdmissionEvents,
-  ) {
+  constructor(bucket: TokenBucket, connect: (hostPort: number) => ConnectResult<Connection>, events: AdmissionEvents) {
     this.#bucket = bucket;
     this.#connect = connect;
     this.#events = events;
@@ -58,8 +54,7 @@ export class Admission {
       const socket = this.#connect(connection.hostPort);
       if (socket === 'busy') {
         busyPorts.add(connection.hostPort);
-        if (connection.deadlineMs === Number.POSITIVE_INFINITY)
-          connection.deadlineMs = nowMs + BACKLOG_TIMEOUT_MS;
+        if (connection.deadlineMs === Number.POSITIVE_INFINITY) connection.deadlineMs = nowMs + BACKLOG_TIMEOUT_MS;
         if (nowMs < connection.deadlineMs) continue;
       }
       this.#pass(connection);

@@ -13,8 +13,7 @@ export class ConnectionTable {
   /** Packets come in runs, so the last one found is tried first. */
   find(hostPort: number, guestPort: number): Connection | undefined {
     const last = this.#last;
-    if (last !== undefined && last.hostPort === hostPort && last.guestPort === guestPort)
-      return last;
+    if (last !== undefined && last.hostPort === hostPort && last.guestPort === guestPort) return last;
     const found = this.#byHostPort.get(hostPort)?.get(guestPort);
     if (found !== undefined) this.#last = found;
     return found;

@@ -1,10 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import {
-  Connection,
-  type ConnectionEvent,
-  type ConnectionState,
-  TRANSITIONS,
-} from './connection.ts';
+import { Connection, type ConnectionEvent, type ConnectionState, TRANSITIONS } from './connection.ts';
 import { ChunkPool } from './tx-buffer.ts';
 
 const WINDOW = 64 * 1024;
@@ -42,8 +37,7 @@ describe('Connection.transition', () => {
   });
 
   it('a failure leaves every state but the last', () => {
-    for (const [state, row] of Object.entries(TRANSITIONS))
-      if (state !== 'gone') expect(row.fail).toBe('gone');
+    for (const [state, row] of Object.entries(TRANSITIONS)) if (state !== 'gone') expect(row.fail).toBe('gone');
     expect(TRANSITIONS.gone).toEqual({});
   });
 });

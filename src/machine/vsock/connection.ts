@@ -46,9 +46,7 @@ export type ConnectionEvent =
   | 'drained';
 
 /** The only place that says what may follow what. A pair that is missing is illegal and changes nothing. */
-export const TRANSITIONS: Readonly<
-  Record<ConnectionState, Partial<Record<ConnectionEvent, ConnectionState>>>
-> = {
+export const TRANSITIONS: Readonly<Record<ConnectionState, Partial<Record<ConnectionEvent, ConnectionState>>>> = {
   delayed: {
     'admit-guest': 'open',
     'admit-host': 'requested',
@@ -56,12 +54,7 @@ export const TRANSITIONS: Readonly<
     'host-gone': 'gone',
     fail: 'gone',
   },
-  requested: {
-    response: 'open',
-    'guest-end-both': 'gone',
-    'host-gone': 'gone',
-    fail: 'gone',
-  },
+  requested: { response: 'open', 'guest-end-both': 'gone', 'host-gone': 'gone', fail: 'gone' },
   open: {
     'guest-end-send': 'guest-ended',
     'guest-end-both': 'draining',
@@ -76,18 +69,8 @@ export const TRANSITIONS: Readonly<
     'host-gone': 'closing',
     fail: 'gone',
   },
-  'host-ended': {
-    'guest-end-send': 'closing',
-    'guest-end-both': 'draining',
-    'host-gone': 'closing',
-    fail: 'gone',
-  },
-  closing: {
-    'guest-end-send': 'closing',
-    'guest-end-both': 'draining',
-    'host-gone': 'closing',
-    fail: 'gone',
-  },
+  'host-ended': { 'guest-end-send': 'closing', 'guest-end-both': 'draining', 'host-gone': 'closing', fail: 'gone' },
+  closing: { 'guest-end-send': 'closing', 'guest-end-both': 'draining', 'host-gone': 'closing', fail: 'gone' },
   draining: { drained: 'gone', 'host-gone': 'gone', fail: 'gone' },
   gone: {},
 };
@@ -134,13 +117,7 @@ export class Connection {
   fwdCount = 0;
   #advertisedFwdCount = 0;
 
-  constructor(
-    hostPort: number,
-    guestPort: number,
-    fromHost: boolean,
-    bufAlloc: number,
-    pool: ChunkPool,
-  ) {
+  constructor(hostPort: number, guestPort: number, fromHost: boolean, bufAlloc: number, pool: ChunkPool) {
     this.hostPort = hostPort;
     this.guestPort = guestPort;
     this.fromHost = fromHost;
@@ -168,8 +145,7 @@ export class Connection {
   /** The host socket is read: its direction is not ended. */
   get sendsHostData(): boolean {
     return (
-      (this.#state === 'open' || this.#state === 'guest-ended') &&
-      (this.guestShutdownFlags & SHUTDOWN_RECEIVE) === 0
+      (this.#state === 'open' || this.#state === 'guest-ended') && (this.guestShutdownFlags & SHUTDOWN_RECEIVE) === 0
     );
   }
 

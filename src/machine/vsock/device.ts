@@ -23,13 +23,7 @@ import { Ring } from './ring.ts';
 import type { RingAddresses, RingSource } from './ring-memory.ts';
 import type { Scratch } from './scratch.ts';
 import { ChannelListener, dialHost, type SocketEvents, UdsSocket } from './uds.ts';
-import {
-  type RegionRequest,
-  RX,
-  TX,
-  VhostUserSession,
-  type VhostUserTarget,
-} from './vhost-user.ts';
+import { type RegionRequest, RX, TX, VhostUserSession, type VhostUserTarget } from './vhost-user.ts';
 import type { Virtqueue } from './virtqueue.ts';
 
 /** Why a device ended. */
@@ -444,10 +438,7 @@ export class Device implements VhostUserTarget, SocketEvents {
   }
 }
 
-function mappedMemory(
-  requests: readonly RegionRequest[],
-  mappings: readonly Mapping[],
-): MappedMemory {
+function mappedMemory(requests: readonly RegionRequest[], mappings: readonly Mapping[]): MappedMemory {
   return new MappedMemory(
     mappings.map(({ address, buffer }, index) => {
       const request = requests[index];

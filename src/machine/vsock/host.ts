@@ -25,13 +25,7 @@ import { addIgnored, ignore } from '../../base/ignore.ts';
 import { type Log, silentLog } from '../../base/log.ts';
 import { modulePath } from '../../base/module-path.ts';
 import { bucketLimitProblem } from '../../base/token-bucket.ts';
-import {
-  closeFd,
-  closeInPool,
-  createEventFd,
-  type FileIdentity,
-  signalEventFd,
-} from '../../sys/fd.ts';
+import { closeFd, closeInPool, createEventFd, type FileIdentity, signalEventFd } from '../../sys/fd.ts';
 import { connectUnix, listenUnix } from '../../sys/socket.ts';
 import type { DeviceClosed } from './device.ts';
 import { VsockError } from './errors.ts';
@@ -129,10 +123,7 @@ class Host implements VsockHost {
 
   async attach(spec: VsockDeviceSpec): Promise<VsockDevice> {
     if (this.#isClosed)
-      throw new VsockError(
-        'host_closed',
-        `could not attach vsock device ${spec.id}: the host is closed`,
-      );
+      throw new VsockError('host_closed', `could not attach vsock device ${spec.id}: the host is closed`);
     const problem = specProblem(spec);
     if (problem !== undefined)
       throw new VsockError('invalid_spec', `could not attach vsock device ${spec.id}: ${problem}`);
@@ -191,10 +182,7 @@ class Host implements VsockHost {
   #start(): Thread {
     const wakeFd = createEventFd();
     const setup: WorkerSetup = { wakeFd };
-    const worker = new Worker(modulePath('./worker.ts', import.meta.url), {
-      workerData: setup,
-      name: 'vsock',
-    });
+    const worker = new Worker(modulePath('./worker.ts', import.meta.url), { workerData: setup, name: 'vsock' });
     // The thread blocks in epoll, so Node could not end it: it needs a command at the end of the process.
     const stop = (): void => {
       worker.postMessage({ kind: 'stop' } satisfies Command);
@@ -294,8 +282,7 @@ class AttachedDevice implements VsockDevice {
     const problem = limitsProblem(limits);
     const fault = `could not set the limits of vsock device ${this.spec.id}`;
     if (problem !== undefined) throw new VsockError('invalid_spec', `${fault}: ${problem}`);
-    if (this.#lastStats !== undefined)
-      throw new VsockError('device_closed', `${fault}: the device is closed`);
+    if (this.#lastStats !== undefined) throw new VsockError('device_closed', `${fault}: the device is closed`);
     this.#host.send({ kind: 'set-limits', device: this.key, limits });
     // The answer comes after the limits are in force.
     await this.stats();
@@ -335,11 +322,8 @@ function specProblem(spec: VsockDeviceSpec): string | undefined {
     path !== '' && !path.includes('\0') && Buffer.byteLength(path) <= max;
   if (!isPath(vhostSocketPath, VHOST_PATH_BYTES_MAX))
     return `vhostSocketPath must have 1 … ${VHOST_PATH_BYTES_MAX} bytes`;
-  if (!isPath(channelPath, CHANNEL_PATH_BYTES_MAX))
-    return `channelPath must have 1 … ${CHANNEL_PATH_BYTES_MAX} bytes`;
-  const badPort = guestPorts?.find(
-    (port) => !(Number.isInteger(port) && port >= 0 && port <= PORT_MAX),
-  );
+  if (!isPath(channelPath, CHANNEL_PATH_BYTES_MAX)) return `channelPath must have 1 … ${CHANNEL_PATH_BYTES_MAX} bytes`;
+  const badPort = guestPorts?.find((port) => !(Number.isInteger(port) && port >= 0 && port <= PORT_MAX));
   if (badPort !== undefined) return `guest port ${badPort} is not in 0 … ${PORT_MAX}`;
   return limits === undefined ? undefined : limitsProblem(limits);
 }

@@ -57,7 +57,4 @@ export const GUEST_MEMORY_BYTES_MAX = 2 ** 40;
 /** Payload of a vhost-user message; the longest legal one is a full memory table. */
 export const VHOST_PAYLOAD_BYTES_MAX = 8 + 32 * MEMORY_REGIONS_MAX;
 
-assert(
-  WINDOW_BYTES_MIN * CONNECTIONS_MAX <= HELD_BYTES_MAX,
-  'every connection gets its least window',
-);
+assert(WINDOW_BYTES_MIN * CONNECTIONS_MAX <= HELD_BYTES_MAX, 'every connection gets its least window');

@@ -52,12 +52,7 @@ export class MappedRing implements RingMemory {
     regions: RegionTable<MappedRegion>,
     direction: Direction,
     size: number,
-    parts: {
-      table: Uint32Array;
-      available: Uint16Array;
-      used: Uint16Array;
-      usedElements: Uint32Array;
-    },
+    parts: { table: Uint32Array; available: Uint16Array; used: Uint16Array; usedElements: Uint32Array },
   ) {
     this.#regions = regions;
     this.#direction = direction;

@@ -32,12 +32,7 @@ export type Report =
   /** The main thread closes these: they came from a VMM. */
   | { readonly kind: 'discard'; readonly fds: readonly number[] }
   /** The last thing that is said of a device. */
-  | {
-      readonly kind: 'closed';
-      readonly device: number;
-      readonly closed: DeviceClosed;
-      readonly stats: ChannelStats;
-    };
+  | { readonly kind: 'closed'; readonly device: number; readonly closed: DeviceClosed; readonly stats: ChannelStats };
 
 /** `workerData` of the worker thread. */
 export interface WorkerSetup {

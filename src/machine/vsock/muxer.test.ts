@@ -2,21 +2,11 @@ import { describe, expect, it } from 'vitest';
 import type { GuestStream } from '../../../test/support/guest-peer.ts';
 import type { MemorySocket } from '../../../test/support/memory-sockets.ts';
 import { VsockWorld, type WorldOptions } from '../../../test/support/vsock-world.ts';
-import {
-  BACKLOG_TIMEOUT_MS,
-  CLOSE_TIMEOUT_MS,
-  CONNECTIONS_MAX,
-  HELD_BYTES_MAX,
-  REQUEST_TIMEOUT_MS,
-} from './limits.ts';
+import { BACKLOG_TIMEOUT_MS, CLOSE_TIMEOUT_MS, CONNECTIONS_MAX, HELD_BYTES_MAX, REQUEST_TIMEOUT_MS } from './limits.ts';
 import { OP, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE } from './packet.ts';
 
 /** A world with one open connection that the guest dialled. */
-function dialled(options: WorldOptions = {}): {
-  world: VsockWorld;
-  stream: GuestStream;
-  socket: MemorySocket;
-} {
+function dialled(options: WorldOptions = {}): { world: VsockWorld; stream: GuestStream; socket: MemorySocket } {
   const world = new VsockWorld(options);
   world.host.listen(80);
   const stream = world.guest.dial(80, 2000);
@@ -55,10 +45,7 @@ describe('Muxer: opening', () => {
     world.settle();
     expect(streams.map(({ state }) => state)).toEqual(['reset', 'reset']);
     expect(world.host.accepted.get(99)).toEqual([]);
-    expect(world.muxer.stats(world.nowMs)).toMatchObject({
-      connectionsRefused: 2,
-      connectionsOpen: 0,
-    });
+    expect(world.muxer.stats(world.nowMs)).toMatchObject({ connectionsRefused: 2, connectionsOpen: 0 });
   });
 
   it('a host client gets OK with our port after the guest answered, and its first bytes wait', () => {
@@ -95,12 +82,7 @@ describe('Muxer: opening', () => {
     world.muxer.addClient(refused, 5000, world.nowMs);
     world.turn();
     const [request] = world.rings.receive();
-    world.rings.send({
-      ...request,
-      op: OP.reset,
-      hostPort: request?.hostPort ?? 0,
-      guestPort: 5000,
-    });
+    world.rings.send({ ...request, op: OP.reset, hostPort: request?.hostPort ?? 0, guestPort: 5000 });
     world.turn();
     expect(refused.isClosed).toBe(true);
     const silent = world.host.socket();
@@ -120,11 +102,7 @@ describe('Muxer: opening', () => {
     const [patient, unlucky] = [world.guest.dial(80, 1), world.guest.dial(80, 2)];
     const other = world.guest.dial(81, 3);
     world.settle();
-    expect([patient.state, unlucky.state, other.state]).toEqual([
-      'connecting',
-      'connecting',
-      'open',
-    ]);
+    expect([patient.state, unlucky.state, other.state]).toEqual(['connecting', 'connecting', 'open']);
     world.nowMs += world.muxer.nextTimeoutMs(world.nowMs);
     world.host.busy.delete(80);
     world.turn();
@@ -242,13 +220,7 @@ describe('Muxer: closing', () => {
 
   it('SHUTDOWN of reading: the host socket is not read any more', () => {
     const { world, socket } = dialled();
-    world.rings.send({
-      op: OP.shutdown,
-      hostPort: 80,
-      guestPort: 2000,
-      flags: SHUTDOWN_RECEIVE,
-      bufAlloc: 9999,
-    });
+    world.rings.send({ op: OP.shutdown, hostPort: 80, guestPort: 2000, flags: SHUTDOWN_RECEIVE, bufAlloc: 9999 });
     world.turn();
     expect(socket.isReadEnded).toBe(true);
     world.rings.send({ op: OP.shutdown, hostPort: 80, guestPort: 2000, flags: SHUTDOWN_BOTH });
@@ -338,9 +310,7 @@ describe('Muxer: back-pressure', () => {
   });
 
   it('a throttled guest: control packets and an empty ring are not delayed', () => {
-    const { world, stream } = dialled({
-      muxer: { limits: { guestToHostBytes: { size: 1, refillPerSecond: 1 } } },
-    });
+    const { world, stream } = dialled({ muxer: { limits: { guestToHostBytes: { size: 1, refillPerSecond: 1 } } } });
     stream.write(new Uint8Array(50_000));
     world.settle();
     const other = world.guest.dial(80, 2001);
@@ -352,9 +322,7 @@ describe('Muxer: back-pressure', () => {
   });
 
   it('the connection limit delays connections, and refuses none', () => {
-    const world = new VsockWorld({
-      muxer: { limits: { connections: { size: 1, refillPerSecond: 1 } } },
-    });
+    const world = new VsockWorld({ muxer: { limits: { connections: { size: 1, refillPerSecond: 1 } } } });
     world.host.listen(80);
     const streams = [1, 2, 3].map((port) => world.guest.dial(80, port));
     world.settle();
@@ -374,16 +342,8 @@ describe('Muxer: a guest that breaks the protocol', () => {
   it.each([
     ['data for nobody', { op: OP.data, hostPort: 9, guestPort: 9, payload: bytes('x') }, OP.reset],
     ['an unknown type', { op: OP.request, hostPort: 80, guestPort: 9, type: 3 }, OP.reset],
-    [
-      'another guest as source',
-      { op: OP.request, hostPort: 80, guestPort: 9, sourceCid: 43n },
-      undefined,
-    ],
-    [
-      'another guest as destination',
-      { op: OP.request, hostPort: 80, guestPort: 9, destinationCid: 43n },
-      undefined,
-    ],
+    ['another guest as source', { op: OP.request, hostPort: 80, guestPort: 9, sourceCid: 43n }, undefined],
+    ['another guest as destination', { op: OP.request, hostPort: 80, guestPort: 9, destinationCid: 43n }, undefined],
     ['RST for nobody', { op: OP.reset, hostPort: 9, guestPort: 9 }, undefined],
   ])('%s is answered at most by RST', (_name, packet, answer) => {
     const world = new VsockWorld();
@@ -416,13 +376,7 @@ describe('Muxer: a guest that breaks the protocol', () => {
     const { world, stream } = dialled({ socketBytes: 10 });
     const packets = Math.ceil(stream.peerBufAlloc / 60_000) + 1;
     for (let count = 0; count < packets; count += 1) {
-      world.rings.send({
-        op: OP.data,
-        hostPort: 80,
-        guestPort: 2000,
-        payload: new Uint8Array(60_000),
-        bufAlloc: 1,
-      });
+      world.rings.send({ op: OP.data, hostPort: 80, guestPort: 2000, payload: new Uint8Array(60_000), bufAlloc: 1 });
       world.turn();
     }
     expect(world.muxer.connections).toBe(0);
@@ -438,9 +392,7 @@ describe('Muxer: a guest that breaks the protocol', () => {
       world.turn();
       return world.rings.receive().reduce((sum, packet) => sum + packet.payload.length, 0);
     };
-    expect(world.rings.receive().reduce((sum, packet) => sum + packet.payload.length, 0)).toBe(
-      10_000,
-    );
+    expect(world.rings.receive().reduce((sum, packet) => sum + packet.payload.length, 0)).toBe(10_000);
     expect(credit(100, 0)).toBe(0);
     expect(credit(0, 5_000)).toBe(0);
     expect(credit(100, 9_950)).toBe(50);

@@ -30,14 +30,7 @@ import {
   WINDOW_BYTES_MAX,
   WINDOW_BYTES_MIN,
 } from './limits.ts';
-import {
-  HEADER_BYTES,
-  OP,
-  PacketHeader,
-  SHUTDOWN_BOTH,
-  SHUTDOWN_RECEIVE,
-  SHUTDOWN_SEND,
-} from './packet.ts';
+import { HEADER_BYTES, OP, PacketHeader, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND } from './packet.ts';
 import type { Chain } from './ring-memory.ts';
 import { type FeedResult, ToGuest } from './to-guest.ts';
 import { ToHost } from './to-host.ts';
@@ -88,8 +81,7 @@ export class Muxer {
   constructor(options: MuxerOptions, nowMs: number) {
     this.#options = options;
     this.#nowMs = nowMs;
-    this.#lastClientPort =
-      CLIENT_PORT_FIRST - 1 + ((options.clientPortSeed ?? 0) % CLIENT_PORT_COUNT);
+    this.#lastClientPort = CLIENT_PORT_FIRST - 1 + ((options.clientPortSeed ?? 0) % CLIENT_PORT_COUNT);
     this.#toHostBucket = new TokenBucket(options.limits.guestToHostBytes, nowMs);
     this.#toGuestBucket = new TokenBucket(options.limits.hostToGuestBytes, nowMs);
     this.#connectionBucket = new TokenBucket(options.limits.connections, nowMs);
@@ -174,8 +166,7 @@ export class Muxer {
 
   /** Drops everything, held bytes too. */
   close(): void {
-    for (const connection of [...this.#table.all(), ...this.#draining])
-      this.#take(connection, 'fail');
+    for (const connection of [...this.#table.all(), ...this.#draining]) this.#take(connection, 'fail');
     this.#toGuest.clear();
   }
 
@@ -244,8 +235,7 @@ export class Muxer {
     if (nowMs < this.#nextDeadlineMs) return;
     this.#nextDeadlineMs = Number.POSITIVE_INFINITY;
     for (const connection of this.#timed) {
-      if (connection.deadlineMs > nowMs)
-        this.#nextDeadlineMs = Math.min(this.#nextDeadlineMs, connection.deadlineMs);
+      if (connection.deadlineMs > nowMs) this.#nextDeadlineMs = Math.min(this.#nextDeadlineMs, connection.deadlineMs);
       else this.#fail(connection);
     }
   }
@@ -317,8 +307,7 @@ export class Muxer {
     // Data that crossed our SHUTDOWN on its way has no receiver.
     else if (connection.state === 'closing') return;
     else if (!connection.acceptsGuestData) this.#violation(connection);
-    else if (!connection.hasRoomFor(length, this.#toHost.gathered(connection)))
-      this.#violation(connection);
+    else if (!connection.hasRoomFor(length, this.#toHost.gathered(connection))) this.#violation(connection);
     else if (length > 0) this.#toHost.deliver(connection, chain, length, this.#nowMs);
   }
 
@@ -377,13 +366,7 @@ export class Muxer {
     const extraMax = WINDOW_BYTES_MAX - WINDOW_BYTES_MIN;
     const extra = Math.min(extraMax, Math.floor(this.#sharedWindowFree / 8));
     this.#sharedWindowFree -= extra;
-    const connection = new Connection(
-      hostPort,
-      guestPort,
-      fromHost,
-      WINDOW_BYTES_MIN + extra,
-      this.#chunks,
-    );
+    const connection = new Connection(hostPort, guestPort, fromHost, WINDOW_BYTES_MIN + extra, this.#chunks);
     this.#table.add(connection);
     return connection;
   }
@@ -408,8 +391,7 @@ export class Muxer {
 
   #drained(connection: Connection): void {
     if (connection.state === 'draining') this.#take(connection, 'drained');
-    else if (connection.state === 'guest-ended' || connection.state === 'closing')
-      connection.socket?.endWrite();
+    else if (connection.state === 'guest-ended' || connection.state === 'closing') connection.socket?.endWrite();
   }
 
   /** The host reads no more, but what it wrote is still good. */

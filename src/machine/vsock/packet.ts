@@ -58,10 +58,8 @@ export class PacketHeader {
     this.flags = view.getUint32(at + 32, true);
     this.bufAlloc = view.getUint32(at + 36, true);
     this.fwdCount = view.getUint32(at + 40, true);
-    if (view.getUint32(at, true) !== guestCid || view.getUint32(at + 4, true) !== 0)
-      return 'foreign-source';
-    if (view.getUint32(at + 8, true) !== HOST_CID || view.getUint32(at + 12, true) !== 0)
-      return 'foreign-destination';
+    if (view.getUint32(at, true) !== guestCid || view.getUint32(at + 4, true) !== 0) return 'foreign-source';
+    if (view.getUint32(at + 8, true) !== HOST_CID || view.getUint32(at + 12, true) !== 0) return 'foreign-destination';
     if (view.getUint16(at + 28, true) !== TYPE_STREAM) return 'unknown-type';
     return undefined;
   }

@@ -26,10 +26,7 @@ function interfere(copy: (from: number, bytes: number) => number, bytes: number)
   if (now?.call !== calls) return copy(0, bytes);
   meanwhile = undefined;
   const cut = Math.min(now.cut, bytes);
-  const parts = [
-    () => (cut > 0 ? copy(0, cut) : 0),
-    () => (cut < bytes ? copy(cut, bytes - cut) : 0),
-  ];
+  const parts = [() => (cut > 0 ? copy(0, cut) : 0), () => (cut < bytes ? copy(cut, bytes - cut) : 0)];
   if (!now.isForward) parts.reverse();
   const first = parts[0]?.() ?? 0;
   now.act();
@@ -134,43 +131,40 @@ describe('RemoteRing with event indexes', () => {
     ['the kick is asked for with the publication', 1, true],
     ['the kick is asked for after the publication', 1, false],
     ['nothing is published', 0, false],
-  ])(
-    'a chain that comes at any time is found, or the guest is told to kick: %s',
-    (_, first, isPrepared) => {
-      let last = 1;
-      let kicks = 0;
-      let found = 0;
-      for (let call = 1; call <= last; call += 1) {
-        for (const cut of [0, 1e9]) {
-          const { ring, queue } = setUp('device-reads', true);
-          // It was left alone until then.
-          view.setUint16(AVAILABLE_EVENT_AT, 0xfff0, true);
-          expect(queue.relocate(remoteMemory().memory, ring.addresses)).toBeUndefined();
-          for (const head of [0, 1]) ring.setDescriptor(head, GUEST_BASE + 0x8000, 44, 0, 0);
-          if (first === 1) ring.makeAvailable(0);
-          let isKicked = false;
-          const act = (): void => {
-            ring.makeAvailable(1);
-            isKicked = isDue(view.getUint16(AVAILABLE_EVENT_AT, true), first + 1, first);
-          };
-          calls = 0;
-          meanwhile = { call, cut, isForward: true, act };
-          const taken = takeAll(queue).length;
-          if (isPrepared) queue.prepareKickRequest();
-          queue.publish();
-          const isWaiting = queue.requestKick();
-          last = calls;
-          expect(meanwhile).toBeUndefined();
-          expect(taken === first + 1 || isWaiting || isKicked).toBe(true);
-          if (isKicked) kicks += 1;
-          else found += 1;
-          expect(view.getUint16(USED_AT + 2, true)).toBe(taken);
-        }
+  ])('a chain that comes at any time is found, or the guest is told to kick: %s', (_, first, isPrepared) => {
+    let last = 1;
+    let kicks = 0;
+    let found = 0;
+    for (let call = 1; call <= last; call += 1) {
+      for (const cut of [0, 1e9]) {
+        const { ring, queue } = setUp('device-reads', true);
+        // It was left alone until then.
+        view.setUint16(AVAILABLE_EVENT_AT, 0xfff0, true);
+        expect(queue.relocate(remoteMemory().memory, ring.addresses)).toBeUndefined();
+        for (const head of [0, 1]) ring.setDescriptor(head, GUEST_BASE + 0x8000, 44, 0, 0);
+        if (first === 1) ring.makeAvailable(0);
+        let isKicked = false;
+        const act = (): void => {
+          ring.makeAvailable(1);
+          isKicked = isDue(view.getUint16(AVAILABLE_EVENT_AT, true), first + 1, first);
+        };
+        calls = 0;
+        meanwhile = { call, cut, isForward: true, act };
+        const taken = takeAll(queue).length;
+        if (isPrepared) queue.prepareKickRequest();
+        queue.publish();
+        const isWaiting = queue.requestKick();
+        last = calls;
+        expect(meanwhile).toBeUndefined();
+        expect(taken === first + 1 || isWaiting || isKicked).toBe(true);
+        if (isKicked) kicks += 1;
+        else found += 1;
+        expect(view.getUint16(USED_AT + 2, true)).toBe(taken);
       }
-      expect(last).toBeGreaterThan(2);
-      expect(Math.min(kicks, found)).toBeGreaterThan(0);
-    },
-  );
+    }
+    expect(last).toBeGreaterThan(2);
+    expect(Math.min(kicks, found)).toBeGreaterThan(0);
+  });
 
   it('a guest that waits for interrupts at any time is interrupted, or has seen the chains', () => {
     let last = 1;

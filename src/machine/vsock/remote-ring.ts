@@ -111,17 +111,11 @@ export class RemoteRing implements RingMemory {
     if (descriptors % 16 !== 0 || available % 2 !== 0 || used % 4 !== 0) return 'misaligned';
     const ring = new RemoteRing(space, addresses, direction, base);
     const usedBytes = 6 + 8 * size;
-    if (readProcess(space.fd, used, ring.#at.used, usedBytes) !== usedBytes)
-      return 'memory that can not be reached';
+    if (readProcess(space.fd, used, ring.#at.used, usedBytes) !== usedBytes) return 'memory that can not be reached';
     return ring;
   }
 
-  private constructor(
-    space: RemoteSpace,
-    addresses: RingAddresses,
-    direction: Direction,
-    base: number,
-  ) {
+  private constructor(space: RemoteSpace, addresses: RingAddresses, direction: Direction, base: number) {
     const { size } = addresses;
     const tableBytes = 16 * size;
     const chains = allocateNative(tableBytes + 6 + 2 * size);
@@ -138,11 +132,7 @@ export class RemoteRing implements RingMemory {
     this.#available = new Uint16Array(chains.buffer, tableBytes, 3 + size);
     this.#used = new Uint16Array(used.buffer);
     this.#usedElements = new Uint32Array(used.buffer);
-    this.#at = {
-      table: chains.address,
-      available: chains.address + tableBytes,
-      used: used.address,
-    };
+    this.#at = { table: chains.address, available: chains.address + tableBytes, used: used.address };
   }
 
   get fault(): string | undefined {
@@ -280,8 +270,7 @@ export class RemoteRing implements RingMemory {
   /** Finds the next chain, takes room for it and, if it is to be read, its bytes. */
   #record(index: number): ChainFound {
     const record = this.#records;
-    if (((index - this.#firstRecord) & 0xffff) !== record)
-      return { problem: 'chains out of order' };
+    if (((index - this.#firstRecord) & 0xffff) !== record) return { problem: 'chains out of order' };
     if (record >= RECORDS_MAX) return 'no-room';
     const walkable = (this.#walkableIndex - index) & 0xffff;
     if ((walkable === 0 || walkable > this.#size) && !this.#loadChains()) return this.#faultFound();
@@ -397,9 +386,7 @@ export class RemoteRing implements RingMemory {
   }
 
   #faultFound(): ChainFound {
-    return this.#fault === undefined || this.#fault === MEMORY_GONE
-      ? 'no-room'
-      : { problem: this.#fault };
+    return this.#fault === undefined || this.#fault === MEMORY_GONE ? 'no-room' : { problem: this.#fault };
   }
 
   #read(from: number, to: number, bytes: number): boolean {

@@ -143,11 +143,7 @@ export class RegionTable<Region extends MemoryRegion> {
    * @param take gets each piece, with its offset in the region; false: it does not want it
    * @returns false: a piece is in no region, or was not taken
    */
-  cutGuest(
-    address: number,
-    length: number,
-    take: (region: Region, offset: number, bytes: number) => boolean,
-  ): boolean {
+  cutGuest(address: number, length: number, take: (region: Region, offset: number, bytes: number) => boolean): boolean {
     let at = address;
     let left = length;
     while (left > 0) {
@@ -165,8 +161,7 @@ export class RegionTable<Region extends MemoryRegion> {
   /** The region that holds all of `length` bytes from the VMM's address `address`. */
   findUser(address: number, length: number): Region | undefined {
     return this.#regions.find(
-      (region) =>
-        address >= region.userAddress && address - region.userAddress <= region.size - length,
+      (region) => address >= region.userAddress && address - region.userAddress <= region.size - length,
     );
   }
 }
@@ -223,8 +218,7 @@ export function walkChain(
     if ((flagsAndNext & DESCRIPTOR_WRITE) !== wanted)
       return wanted === 0 ? 'a writable TX buffer' : 'a read-only RX buffer';
     // An address that a double can't hold exactly is in no region.
-    if (!addBuffer(high * 0x1_0000_0000 + low, length))
-      return `a buffer of ${length} bytes outside memory`;
+    if (!addBuffer(high * 0x1_0000_0000 + low, length)) return `a buffer of ${length} bytes outside memory`;
     if ((flagsAndNext & DESCRIPTOR_NEXT) === 0) return undefined;
     index = flagsAndNext >>> 16;
   }

@@ -40,8 +40,7 @@ export class Ring {
     usesEventIndex: boolean,
     kickFd: number,
   ): string | undefined {
-    const problem =
-      this.queue.start(memory, addresses, base, usesEventIndex) ?? this.#watch(kickFd);
+    const problem = this.queue.start(memory, addresses, base, usesEventIndex) ?? this.#watch(kickFd);
     if (problem !== undefined) {
       this.queue.stop();
       closeFd(kickFd);

@@ -16,11 +16,7 @@ export class Scratch {
 
   constructor(bytes: number) {
     const { address, buffer } = allocateNative(bytes);
-    this.memory = {
-      hostAddress: address,
-      bytes: new Uint8Array(buffer),
-      view: new DataView(buffer),
-    };
+    this.memory = { hostAddress: address, bytes: new Uint8Array(buffer), view: new DataView(buffer) };
     this.#bytes = bytes;
   }
 

@@ -140,12 +140,7 @@ export class ToGuest {
   }
 
   /** Writes a packet without payload into the chain that was just looked at. */
-  #send(
-    rx: Virtqueue,
-    packet: Parameters<typeof writeToGuest>[3],
-    op: number,
-    flags: number,
-  ): void {
+  #send(rx: Virtqueue, packet: Parameters<typeof writeToGuest>[3], op: number, flags: number): void {
     const head = rx.chain.head;
     this.#writeSplitHeader(rx, packet, op, flags, 0);
     rx.complete(head, HEADER_BYTES);
@@ -166,8 +161,7 @@ export class ToGuest {
     const wanted = this.#segments.bytes;
     const received = connection.socket?.read(this.#segments) ?? READ_BROKEN;
     if (received <= 0) {
-      if (received !== READ_WOULD_BLOCK)
-        this.#events.hostEnded(connection, received === READ_BROKEN);
+      if (received !== READ_WOULD_BLOCK) this.#events.hostEnded(connection, received === READ_BROKEN);
       return 0;
     }
     const used = this.#fill(rx, connection, chains, received);

@@ -62,8 +62,7 @@ export class ToHost {
     }
     const limit = this.#bucket.isLimited ? GRANT_BYTES_MAX : TURN_BYTES_MAX;
     const isFull =
-      this.#segments.free < chain.count ||
-      (this.#segments.bytes > 0 && this.#segments.bytes + length > limit);
+      this.#segments.free < chain.count || (this.#segments.bytes > 0 && this.#segments.bytes + length > limit);
     if (this.#gathering !== connection || isFull) this.flush(nowMs);
     this.#gathering = connection;
     this.#segments.pushChain(chain, HEADER_BYTES, length);

@@ -7,23 +7,10 @@ import { EPOLL, type Epoll, type EpollHandler } from '../../sys/epoll.ts';
 import { closeFd, read, readv, writeBytes, writev } from '../../sys/fd.ts';
 import { ERRNO } from '../../sys/libc.ts';
 import { addressOf, allocateNative } from '../../sys/memory.ts';
-import {
-  acceptUnix,
-  connectUnix,
-  peekSocket,
-  SHUTDOWN,
-  setSendBuffer,
-  shutdownSocket,
-} from '../../sys/socket.ts';
+import { acceptUnix, connectUnix, peekSocket, SHUTDOWN, setSendBuffer, shutdownSocket } from '../../sys/socket.ts';
 import type { Connection } from './connection.ts';
 import { parseConnectLine } from './handshake.ts';
-import {
-  type ConnectResult,
-  type HostSocket,
-  READ_BROKEN,
-  READ_WOULD_BLOCK,
-  WRITE_BROKEN,
-} from './host-socket.ts';
+import { type ConnectResult, type HostSocket, READ_BROKEN, READ_WOULD_BLOCK, WRITE_BROKEN } from './host-socket.ts';
 import { CONNECT_LINE_BYTES_MAX, HANDSHAKE_TIMEOUT_MS, HANDSHAKES_MAX } from './limits.ts';
 import type { Segments } from './segments.ts';
 
@@ -56,8 +43,7 @@ export class UdsSocket implements HostSocket<Connection>, EpollHandler {
   serve(connection: Connection): void {
     this.#connection = connection;
     // A kernel buffer as large as the window: what the guest may send then seldom has to be held here.
-    if (connection.bufAlloc > SEND_BUFFER_DEFAULT_BYTES)
-      setSendBuffer(this.#fd, connection.bufAlloc);
+    if (connection.bufAlloc > SEND_BUFFER_DEFAULT_BYTES) setSendBuffer(this.#fd, connection.bufAlloc);
     // Adding reports at once what is already there.
     this.#epoll.add(this.#fd, READ_EVENTS, this);
   }
@@ -66,8 +52,7 @@ export class UdsSocket implements HostSocket<Connection>, EpollHandler {
     const connection = this.#connection;
     if (connection === undefined) return;
     if (events & EPOLL.out) this.#events.hasRoom(connection);
-    if (events & (EPOLL.in | EPOLL.readHangUp))
-      this.#events.readable(connection, (events & EPOLL.readHangUp) !== 0);
+    if (events & (EPOLL.in | EPOLL.readHangUp)) this.#events.readable(connection, (events & EPOLL.readHangUp) !== 0);
     if (events & (EPOLL.hangUp | EPOLL.error)) this.#events.hungUp(connection);
   }
 
@@ -136,12 +121,7 @@ export class ChannelListener implements EpollHandler {
   readonly #handshakes = new Set<Handshake>();
 
   /** @param connected takes over the fd of a client that asked for `port`. */
-  constructor(
-    fd: number,
-    epoll: Epoll,
-    now: () => number,
-    connected: (fd: number, port: number) => void,
-  ) {
+  constructor(fd: number, epoll: Epoll, now: () => number, connected: (fd: number, port: number) => void) {
     this.#fd = fd;
     this.#epoll = epoll;
     this.#now = now;

@@ -35,20 +35,13 @@ function setUp() {
     closeFd: (fd) => void closed.push(fd),
   };
   const session = new VhostUserSession(target, 42);
-  const say = (
-    request: number,
-    payload: number[] | Uint8Array = [],
-    fds: number[] = [],
-    flags = 1,
-  ) => {
-    const body =
-      payload instanceof Uint8Array ? payload : new Uint8Array(new Uint32Array(payload).buffer);
+  const say = (request: number, payload: number[] | Uint8Array = [], fds: number[] = [], flags = 1) => {
+    const body = payload instanceof Uint8Array ? payload : new Uint8Array(new Uint32Array(payload).buffer);
     const header = new Uint8Array(new Uint32Array([request, flags, body.length]).buffer);
     const first = session.receive(header, fds);
     return body.length === 0 || !first.ok ? first : session.receive(body, []);
   };
-  const u64 = (...values: bigint[]): Uint8Array =>
-    new Uint8Array(new BigUint64Array(values).buffer);
+  const u64 = (...values: bigint[]): Uint8Array => new Uint8Array(new BigUint64Array(values).buffer);
   return { session, log, closed, say, u64 };
 }
 
@@ -71,10 +64,7 @@ function qemuStart({ say, u64 }: ReturnType<typeof setUp>): void {
   for (const index of [0, 1]) {
     say(REQUEST.setVringNum, [index, 128]);
     say(REQUEST.setVringBase, [index, 0]);
-    say(
-      REQUEST.setVringAddr,
-      u64(BigInt(index), 0x7f00_0000_0000n, 0x7f00_0000_2000n, 0x7f00_0000_1000n, 0n),
-    );
+    say(REQUEST.setVringAddr, u64(BigInt(index), 0x7f00_0000_0000n, 0x7f00_0000_2000n, 0x7f00_0000_1000n, 0n));
     say(REQUEST.setVringKick, [index, 0], [40 + index]);
   }
   for (const index of [0, 1]) say(REQUEST.setVringEnable, [index, 1]);
@@ -97,12 +87,7 @@ describe('VhostUserSession', () => {
     expect(all.log[4]).toEqual([
       'start',
       0,
-      {
-        size: 128,
-        descriptors: 0x7f00_0000_0000,
-        used: 0x7f00_0000_2000,
-        available: 0x7f00_0000_1000,
-      },
+      { size: 128, descriptors: 0x7f00_0000_0000, used: 0x7f00_0000_2000, available: 0x7f00_0000_1000 },
       0,
       true,
       40,
@@ -122,9 +107,7 @@ describe('VhostUserSession', () => {
     const { say } = setUp();
     const answer = reply(say(REQUEST.getConfig, [0, 16, 0, 9, 9, 9, 9]));
     expect(answer.readUInt32LE(4)).toBe(5);
-    expect(answer.subarray(12).toString('hex')).toBe(
-      `${'000000001000000000000000'}2a${'00'.repeat(15)}`,
-    );
+    expect(answer.subarray(12).toString('hex')).toBe(`${'000000001000000000000000'}2a${'00'.repeat(15)}`);
     expect(say(REQUEST.getConfig, [250, 16, 0]).ok).toBe(false);
     expect(setUp().say(REQUEST.getConfig, [0xffffffff, 8, 0]).ok).toBe(false);
   });
@@ -166,12 +149,7 @@ describe('VhostUserSession', () => {
     expect(reply(say(REQUEST.setOwner, [], [], 9)).readBigUInt64LE(12)).toBe(0n);
   });
 
-  const region = (guest: bigint, size: bigint, user = 0n, offset = 0n) => [
-    guest,
-    size,
-    user,
-    offset,
-  ];
+  const region = (guest: bigint, size: bigint, user = 0n, offset = 0n) => [guest, size, user, offset];
   it.each<[string, number, bigint[], number]>([
     ['no region', REQUEST.setMemTable, [0n], 0],
     ['more regions than the limit', REQUEST.setMemTable, [BigInt(MEMORY_REGIONS_MAX + 1)], 1],
@@ -182,12 +160,7 @@ describe('VhostUserSession', () => {
     ['a region beyond 2⁵³', REQUEST.setMemTable, [1n, ...region(2n ** 60n, 4096n)], 1],
     ['a region that wraps round', REQUEST.setMemTable, [1n, ...region(2n ** 64n - 1n, 4096n)], 1],
     ['more memory than the limit', REQUEST.setMemTable, [1n, ...region(0n, 2n ** 41n)], 1],
-    [
-      'overlapping regions',
-      REQUEST.setMemTable,
-      [2n, ...region(0n, 8192n), ...region(4096n, 8192n)],
-      2,
-    ],
+    ['overlapping regions', REQUEST.setMemTable, [2n, ...region(0n, 8192n), ...region(4096n, 8192n)], 2],
     ['features that were not offered', REQUEST.setFeatures, [1n << 28n], 0],
     ['ring 2', REQUEST.setVringNum, [2n], 0],
     ['a kick for polling', REQUEST.setVringKick, [0x100n], 0],
@@ -208,9 +181,7 @@ describe('VhostUserSession', () => {
       qemuStart(all);
       all.log.length = 0;
       const outcome = all.say(REQUEST[name], [1, 0], [NO_EVENT_FD]);
-      expect(outcome).toMatchObject({
-        problem: expect.stringMatching(/ring 1 that is no eventfd/),
-      });
+      expect(outcome).toMatchObject({ problem: expect.stringMatching(/ring 1 that is no eventfd/) });
       expect(all.closed).toContain(NO_EVENT_FD);
       expect(all.log).toEqual([]);
     },
@@ -224,13 +195,7 @@ describe('VhostUserSession', () => {
   it('ends at a payload that is too short', () => {
     for (const request of Object.values(REQUEST)) {
       const { say } = setUp();
-      const hasPayload = ![
-        'getFeatures',
-        'getProtocolFeatures',
-        'getQueueNum',
-        'setOwner',
-        'resetOwner',
-      ]
+      const hasPayload = !['getFeatures', 'getProtocolFeatures', 'getQueueNum', 'setOwner', 'resetOwner']
         .map((name) => REQUEST[name as keyof typeof REQUEST])
         .includes(request as never);
       if (hasPayload) expect(say(request, [0]).ok).toBe(false);

@@ -219,9 +219,7 @@ export class VhostUserSession {
       case REQUEST.setVringBase:
       case REQUEST.getVringBase:
       case REQUEST.setVringEnable:
-        return size < 8
-          ? SHORT
-          : this.#vringState(request, payload.getUint32(0, true), payload.getUint32(4, true));
+        return size < 8 ? SHORT : this.#vringState(request, payload.getUint32(0, true), payload.getUint32(4, true));
       case REQUEST.setVringAddr:
         return size < 40 ? SHORT : this.#setVringAddr(payload);
       case REQUEST.setVringKick:
@@ -262,13 +260,7 @@ export class VhostUserSession {
     for (const [index, fd] of this.#fds.entries()) {
       const at = 8 + index * REGION_RECORD_BYTES;
       const field = (offset: number): number => Number(payload.getBigUint64(at + offset, true));
-      const region = {
-        guestAddress: field(0),
-        size: field(8),
-        userAddress: field(16),
-        fileOffset: field(24),
-        fd,
-      };
+      const region = { guestAddress: field(0), size: field(8), userAddress: field(16), fileOffset: field(24), fd };
       if (region.size === 0) return failed('an empty memory region');
       total += region.size;
       const ends = [region.guestAddress, region.userAddress, region.fileOffset];
@@ -286,8 +278,7 @@ export class VhostUserSession {
   #getConfig(payload: DataView): MessageResult {
     const offset = payload.getUint32(0, true);
     const size = payload.getUint32(4, true);
-    if (size > CONFIG_BYTES_MAX || offset > CONFIG_BYTES_MAX - size)
-      return failed(`configuration ${offset}+${size}`);
+    if (size > CONFIG_BYTES_MAX || offset > CONFIG_BYTES_MAX - size) return failed(`configuration ${offset}+${size}`);
     const space = new DataView(new ArrayBuffer(CONFIG_BYTES_MAX));
     space.setBigUint64(0, BigInt(this.#guestCid), true);
     const body = new Uint8Array(12 + size);
@@ -382,10 +373,7 @@ export class VhostUserSession {
 
 const SHORT: MessageResult = failed('payload too short');
 
-function overlaps(
-  regions: readonly RegionRequest[],
-  start: (region: RegionRequest) => number,
-): boolean {
+function overlaps(regions: readonly RegionRequest[], start: (region: RegionRequest) => number): boolean {
   const sorted = regions.toSorted((a, b) => start(a) - start(b));
   return sorted.some((region, index) => {
     const previous = sorted[index - 1];

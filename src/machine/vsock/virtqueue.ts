@@ -64,12 +64,7 @@ export class Virtqueue {
   }
 
   /** Starts to serve a ring from chain number `base`. @returns what is wrong with it, or undefined. */
-  start(
-    memory: RingSource,
-    addresses: RingAddresses,
-    base: number,
-    usesEventIndex: boolean,
-  ): RingProblem | undefined {
+  start(memory: RingSource, addresses: RingAddresses, base: number, usesEventIndex: boolean): RingProblem | undefined {
     const taken = base & 0xffff;
     const ring = memory.openRing(addresses, this.#direction, taken);
     if (typeof ring === 'string') return ring;
@@ -139,8 +134,7 @@ export class Virtqueue {
    */
   publish(): boolean {
     let wantsInterrupt = false;
-    while (this.staged > 0 && this.#ring !== undefined)
-      wantsInterrupt = this.publishSome() || wantsInterrupt;
+    while (this.staged > 0 && this.#ring !== undefined) wantsInterrupt = this.publishSome() || wantsInterrupt;
     return wantsInterrupt;
   }
 

@@ -31,8 +31,7 @@ const report = (message: Report): void => port.postMessage(message);
 epoll.add(wakeFd, EPOLL.in, {
   onEvents() {
     drainEventFd(wakeFd);
-    for (let next = receiveMessageOnPort(port); next; next = receiveMessageOnPort(port))
-      obey(next.message as Command);
+    for (let next = receiveMessageOnPort(port); next; next = receiveMessageOnPort(port)) obey(next.message as Command);
   },
 });
 
@@ -76,8 +75,7 @@ function obey(command: Command): void {
     if (command.kind === 'process-memory') closeFd(command.fd);
     return;
   }
-  if (command.kind === 'stats')
-    report({ kind: 'stats', request: command.request, stats: device.stats() });
+  if (command.kind === 'stats') report({ kind: 'stats', request: command.request, stats: device.stats() });
   else if (command.kind === 'set-limits') device.setLimits(command.limits);
   else if (command.kind === 'process-memory') device.setProcessMemory(command.fd);
   else device.detach();

@@ -159,13 +159,7 @@ export type SandboxStatus =
   | 'ended';
 
 /** The action when a sandbox is close to OOM (`memory/policy.ts`). A URL receives the event. */
-export type MemoryAction =
-  | 'warn'
-  | 'grow'
-  | 'pause'
-  | 'snapshot'
-  | `http://${string}`
-  | `https://${string}`;
+export type MemoryAction = 'warn' | 'grow' | 'pause' | 'snapshot' | `http://${string}` | `https://${string}`;
 
 export interface CreateRequest extends SandboxOptions {
   /** Id or name of a snapshot to start from; CPUs, memory, disk, warm list and image are then the snapshot's. */

@@ -2,28 +2,16 @@ import { describe, expect, it } from 'vitest';
 import type { VmExit } from '../../machine/vmm/driver.ts';
 import { causeOfExit } from './ending.ts';
 
-const SHUTDOWN: VmExit = {
-  cause: 'guest-shutdown',
-  exitCode: 0,
-  signal: null,
-  detail: 'guest-reset',
-};
+const SHUTDOWN: VmExit = { cause: 'guest-shutdown', exitCode: 0, signal: null, detail: 'guest-reset' };
 const CRASH: VmExit = { cause: 'vmm-crashed', exitCode: 1, signal: null, detail: '' };
-const panic = (why: string): string =>
-  `[ 1.0] ok\n[ 2.0] Kernel panic - not syncing: ${why}\r\n[ 2.0] CPU: 0\n`;
+const panic = (why: string): string => `[ 1.0] ok\n[ 2.0] Kernel panic - not syncing: ${why}\r\n[ 2.0] CPU: 0\n`;
 
 describe('causeOfExit', () => {
   it.each<[string, VmExit, string, number, string]>([
     ['powered off', { ...SHUTDOWN, detail: 'guest-shutdown' }, '', 0, 'guest-shutdown'],
     ['rebooted', SHUTDOWN, 'login:', 0, 'guest-shutdown'],
     ['a panic', SHUTDOWN, panic('sysrq triggered crash'), 0, 'guest-panic'],
-    [
-      'an OOM panic',
-      SHUTDOWN,
-      panic('Out of memory: compulsory panic_on_oom is enabled'),
-      0,
-      'guest-oom',
-    ],
+    ['an OOM panic', SHUTDOWN, panic('Out of memory: compulsory panic_on_oom is enabled'), 0, 'guest-oom'],
     ['nothing left to kill', SHUTDOWN, panic('System is deadlocked on memory'), 0, 'guest-oom'],
     [
       'a panic that a program printed, and powered off',
@@ -56,13 +44,7 @@ describe('causeOfExit', () => {
       'seccomp-violation',
     ],
     ['SIGKILL by the OOM killer', { ...CRASH, signal: 'SIGKILL' }, '', 1, 'host-oom'],
-    [
-      'a kill of before does not explain a fault',
-      { ...CRASH, signal: 'SIGSEGV' },
-      '',
-      1,
-      'vmm-crashed',
-    ],
+    ['a kill of before does not explain a fault', { ...CRASH, signal: 'SIGSEGV' }, '', 1, 'vmm-crashed'],
     [
       'SIGTERM, which QEMU takes',
       { ...CRASH, exitCode: 0, detail: 'qemu: terminating on signal 15 from pid 9 (kill)' },

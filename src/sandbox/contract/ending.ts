@@ -131,11 +131,7 @@ export function endInfo({ cause, detail, atMs, evidence }: SandboxEnd): EndInfo 
  * @param serial the tail of the console: what the guest itself reports
  * @param hostOomKills as the host's kernel reports
  */
-export function causeOfExit(
-  exit: VmExit,
-  serial: string,
-  hostOomKills: number,
-): Pick<SandboxEnd, 'cause' | 'detail'> {
+export function causeOfExit(exit: VmExit, serial: string, hostOomKills: number): Pick<SandboxEnd, 'cause' | 'detail'> {
   if (exit.cause === 'guest-shutdown') {
     // A panic resets the machine too. After an orderly power-off, an earlier panic in the console is irrelevant.
     const isReset = exit.detail !== 'guest-shutdown';
@@ -153,10 +149,7 @@ export function causeOfExit(
   }
   if (signal === 'SIGSYS' || exit.refusedSyscall !== undefined) {
     const which = exit.refusedSyscall === undefined ? '' : ` ${exit.refusedSyscall}`;
-    return {
-      cause: 'seccomp-violation',
-      detail: `the VMM’s filter refused system call${which} and ended the VMM`,
-    };
+    return { cause: 'seccomp-violation', detail: `the VMM’s filter refused system call${which} and ended the VMM` };
   }
   if (signal === 'SIGKILL') return { cause: 'vmm-killed', detail: 'another process sent SIGKILL' };
   // On SIGTERM, SIGINT and SIGHUP QEMU logs the signal and its sender, and exits with status 0.

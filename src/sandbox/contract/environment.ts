@@ -59,8 +59,6 @@ export function environmentDisk(path: string): VmDisk {
 }
 
 /** What a VM's machine depends on. */
-export function environmentDisks(environment: SandboxEnvironment | undefined): {
-  readonly disks?: readonly VmDisk[];
-} {
+export function environmentDisks(environment: SandboxEnvironment | undefined): { readonly disks?: readonly VmDisk[] } {
   return environment === undefined ? {} : { disks: [environmentDisk('/environment')] };
 }

@@ -33,22 +33,14 @@ describe('errors', () => {
 
   it('saveFailure: disk_full for a full disk, else snapshot_failed; both with the remedy', () => {
     expect(saveFailure(FULL)).toMatchObject({ code: 'disk_full', remedy: 'Free space.' });
-    expect(saveFailure(new Error('no'))).toMatchObject({
-      code: 'snapshot_failed',
-      cause: Error('no'),
-    });
+    expect(saveFailure(new Error('no'))).toMatchObject({ code: 'snapshot_failed', cause: Error('no') });
   });
 
   it('startFailure: a full disk of this machine stays known, with the remedy', () => {
     const cause = Object.assign(new Error('ENOSPC: no space left'), { code: 'ENOSPC' });
     const failure = startFailure(new CodedError('vmm_failed', 'no disk', { cause }), '');
     expect(failure).toMatchObject({ code: 'start_failed', remedy: FREE_SPACE });
-    expect([isFullDisk(failure), isFullDisk(startFailure(new Error('no'), ''))]).toEqual([
-      true,
-      false,
-    ]);
-    expect(describeError(failure)).toBe(
-      'the sandbox could not be started: no disk: ENOSPC: no space left',
-    );
+    expect([isFullDisk(failure), isFullDisk(startFailure(new Error('no'), ''))]).toEqual([true, false]);
+    expect(describeError(failure)).toBe('the sandbox could not be started: no disk: ENOSPC: no space left');
   });
 });

@@ -53,11 +53,7 @@ const REMEDIES: Partial<Record<SandboxErrorCode, string>> = {
 };
 
 export class SandboxError extends CodedError<SandboxErrorCode> {
-  constructor(
-    code: SandboxErrorCode,
-    message: string,
-    options: { cause?: unknown; remedy?: string | undefined } = {},
-  ) {
+  constructor(code: SandboxErrorCode, message: string, options: { cause?: unknown; remedy?: string | undefined } = {}) {
     const remedy = options.remedy ?? remedyOf(options.cause) ?? REMEDIES[code];
     super(code, message, { ...options, remedy });
   }
@@ -123,10 +119,7 @@ export function isWithoutNetwork(error: unknown): error is SandboxError {
   return error instanceof SandboxError && WITHOUT_NETWORK.has(error.code);
 }
 
-const WITHOUT_NETWORK: ReadonlySet<SandboxErrorCode> = new Set([
-  'network_unavailable',
-  'secrets_missing',
-]);
+const WITHOUT_NETWORK: ReadonlySet<SandboxErrorCode> = new Set(['network_unavailable', 'secrets_missing']);
 
 /** Where the disks of sandboxes are. */
 export const FREE_SPACE = 'free space there, or set NEUROVISOR_HOME to a larger file system';
@@ -136,11 +129,7 @@ const CONSOLE_LINES_IN_ERROR = 12;
 /** Includes the last lines of the guest's console, which often show the cause. */
 export function startFailure(error: unknown, consoleTail: string): SandboxError {
   if (isWithoutNetwork(error)) return error;
-  const lastLines = plainLines(consoleTail)
-    .trimEnd()
-    .split('\n')
-    .slice(-CONSOLE_LINES_IN_ERROR)
-    .join('\n');
+  const lastLines = plainLines(consoleTail).trimEnd().split('\n').slice(-CONSOLE_LINES_IN_ERROR).join('\n');
   const console = lastLines === '' ? '' : `\nlast lines of the guest's console:\n${lastLines}`;
   const why = `${describeError(error)}${console}`;
   const isFull = isFullDisk(error);

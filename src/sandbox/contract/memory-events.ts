@@ -56,13 +56,7 @@ export interface ResizedEvent {
   readonly durationMs: number;
 }
 
-export type MemoryEvent =
-  | PressureEvent
-  | NearOomEvent
-  | OomEvent
-  | SecurityEvent
-  | DroppedEvent
-  | ResizedEvent;
+export type MemoryEvent = PressureEvent | NearOomEvent | OomEvent | SecurityEvent | DroppedEvent | ResizedEvent;
 
 /** From the cgroup (v1 or v2) of one VMM, or from a tracepoint. */
 export type HostMemoryEvent =

@@ -111,10 +111,7 @@ const NO_PROXY = 'localhost,127.0.0.1';
  * Variables that point clients in the guest to the gateway: for what the policy allows, and without a network card for
  * everything, since a refusal with its remedy helps more than a name that can't be resolved.
  */
-export function packageVariables(
-  policy: PackagePolicy | null,
-  hasNetwork: boolean,
-): Readonly<Record<string, string>> {
+export function packageVariables(policy: PackagePolicy | null, hasNetwork: boolean): Readonly<Record<string, string>> {
   const allowed = policy?.ecosystems ?? [];
   const pointed = hasNetwork ? allowed : ECOSYSTEMS;
   if (pointed.length === 0) return {};

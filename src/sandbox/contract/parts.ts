@@ -13,13 +13,7 @@ import type { CertificateAuthority } from '../../egress/net/secret/authority.ts'
 import type { PackageFetch } from '../../egress/packages/gateway.ts';
 import type { GuestIdentity } from '../../machine/guest/identity.ts';
 import type { GuestListener } from '../../machine/guest/link.ts';
-import type {
-  RamDifference,
-  VmDisk,
-  VmExit,
-  VmmDriver,
-  VmSnapshot,
-} from '../../machine/vmm/driver.ts';
+import type { RamDifference, VmDisk, VmExit, VmmDriver, VmSnapshot } from '../../machine/vmm/driver.ts';
 import type { ViolationMark } from './ending.ts';
 import type { HostMemoryEvents } from './memory-events.ts';
 import type { SandboxSecret } from './secrets.ts';
@@ -69,10 +63,7 @@ export interface InferencePort {
 
 /** What a sandbox's network card has of the host's network. */
 export interface CardLease
-  extends Pick<
-    NetworkLease,
-    'tapFd' | 'guest' | 'confirmHandover' | 'lend' | 'traffic' | 'gatewayUse' | 'release'
-  > {
+  extends Pick<NetworkLease, 'tapFd' | 'guest' | 'confirmHandover' | 'lend' | 'traffic' | 'gatewayUse' | 'release'> {
   /** Connects to a port at the guest's address. @throws SandboxError `port_unreachable` */
   connect(port: number, signal?: AbortSignal): Promise<Duplex>;
   /** @throws SandboxError `network_unavailable` */

@@ -1,13 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { REQUEST_LIMITS } from './limits.ts';
 import { makeRequestHeaders } from './request-headers.ts';
-import {
-  placeholdersOf,
-  requireValues,
-  type SandboxSecret,
-  secretInfo,
-  withValues,
-} from './secrets.ts';
+import { placeholdersOf, requireValues, type SandboxSecret, secretInfo, withValues } from './secrets.ts';
 import { makeSpec, withSecrets } from './spec.ts';
 
 const VALUE = 'Bearer sk-0123456789abcdef';
@@ -44,34 +38,16 @@ describe('makeRequestHeaders', () => {
   it.each([
     ...['Host', 'content-length', 'Connection', 'Transfer-Encoding', 'Keep-Alive', 'TE', 'Trailer'],
     ...['Upgrade', 'Proxy-Authorization', 'Proxy-Connection', 'Expect', 'Accept-Encoding', 'Range'],
-    ...[
-      'Sec-WebSocket-Key',
-      'Sec-WebSocket-Protocol',
-      'X-Forwarded-Host',
-      'Content_Length',
-      'HOST',
-    ],
+    ...['Sec-WebSocket-Key', 'Sec-WebSocket-Protocol', 'X-Forwarded-Host', 'Content_Length', 'HOST'],
     ...['', 'a b', 'a:b', 'a\r\nb', 'ä', 'x'.repeat(65)],
   ])('the field %j is refused', (name) => {
     expect(() => make({ name })).toThrow(expect.objectContaining({ code: 'spec_invalid' }));
   });
   it.each([
-    ...[
-      '',
-      '*',
-      '*.',
-      '1.2.3.4',
-      '*.2.3.4',
-      'a',
-      'a.example:443',
-      'https://a.example',
-      'a.*.example',
-    ],
+    ...['', '*', '*.', '1.2.3.4', '*.2.3.4', 'a', 'a.example:443', 'https://a.example', 'a.*.example'],
     ...['**.example', '*a.example', 'a.example/x', '10.0.0.0/8', `${'a'.repeat(64)}.example`],
   ])('the host %j is refused', (host) => {
-    expect(() => make({ hosts: [host] })).toThrow(
-      expect.objectContaining({ code: 'spec_invalid' }),
-    );
+    expect(() => make({ hosts: [host] })).toThrow(expect.objectContaining({ code: 'spec_invalid' }));
   });
   it('hosts are canonical', () => {
     expect(make({ hosts: ['API.Example.com.', 'api.example.com', '*.COM'] })[0]?.hosts).toEqual([
@@ -82,11 +58,7 @@ describe('makeRequestHeaders', () => {
   it('fields, and fields and bytes of a host, are bounded', () => {
     const { requestHeadersMax, requestHeadersOfHostMax } = REQUEST_LIMITS;
     const many = (length: number, host: (index: number) => string) =>
-      Array.from({ length }, (_, index) => ({
-        ...header,
-        name: `X-${index}`,
-        hosts: [host(index)],
-      }));
+      Array.from({ length }, (_, index) => ({ ...header, name: `X-${index}`, hosts: [host(index)] }));
     const own = (index: number) => `h${index}.example`;
     expect(makeRequestHeaders(many(requestHeadersMax, own))).toHaveLength(requestHeadersMax);
     expect(() => makeRequestHeaders(many(requestHeadersMax + 1, own))).toThrow('at most');
@@ -95,9 +67,7 @@ describe('makeRequestHeaders', () => {
     );
     const large = many(2, () => 'a.example').map((one) => ({ ...one, value: 'x'.repeat(4000) }));
     expect(() => makeRequestHeaders(large)).toThrow('bytes of one host');
-    expect(() => makeRequestHeaders([header, { ...header, name: 'AUTHORIZATION' }])).toThrow(
-      'twice',
-    );
+    expect(() => makeRequestHeaders([header, { ...header, name: 'AUTHORIZATION' }])).toThrow('twice');
   });
 });
 
@@ -105,8 +75,7 @@ describe('withSecrets: header fields', () => {
   const secret = { name: 'KEY', hosts: ['b.example'], value: 'sk-0123456789abcdef' };
   it('a change of fields leaves secrets, and the other way round', () => {
     const spec = makeSpec({ secrets: [secret], requestHeaders: [header] }, 1);
-    const names = ({ secrets }: { secrets: readonly SandboxSecret[] }) =>
-      secrets.map(({ name }) => name);
+    const names = ({ secrets }: { secrets: readonly SandboxSecret[] }) => secrets.map(({ name }) => name);
     expect(names(spec)).toEqual(['KEY', 'Authorization']);
     const without = withSecrets(spec, { requestHeaders: [] });
     expect(names(without)).toEqual(['KEY']);
@@ -114,20 +83,14 @@ describe('withSecrets: header fields', () => {
     expect(names(withSecrets(spec, { secrets: [] }))).toEqual(['Authorization']);
   });
   it('fields alone give no network, and may be named like a variable', () => {
-    const spec = makeSpec(
-      { requestHeaders: [{ ...header, name: 'TOKEN' }], env: { TOKEN: 'x' } },
-      1,
-    );
+    const spec = makeSpec({ requestHeaders: [{ ...header, name: 'TOKEN' }], env: { TOKEN: 'x' } }, 1);
     expect(spec.network).toBeNull();
   });
   it('a sandbox that was read from disk is refused until they are set again', () => {
     const spec = makeSpec({ requestHeaders: [header] }, 1);
     const stored = JSON.parse(JSON.stringify(spec)) as typeof spec;
     expect(() => requireValues('x', stored.secrets)).toThrow(
-      expect.objectContaining({
-        code: 'secrets_missing',
-        remedy: expect.stringContaining('rules'),
-      }),
+      expect.objectContaining({ code: 'secrets_missing', remedy: expect.stringContaining('rules') }),
     );
     expect(withValues(stored.secrets, spec.secrets)[0]?.value?.reveal()).toBe(VALUE);
     const again = withSecrets(stored, { requestHeaders: [header] });

@@ -12,9 +12,7 @@ const SHOWN_CHARACTERS_MAX = 80;
 const OF_CONNECTION = /^(?:keep-alive|proxy-.*|sec-websocket-.*)$/i;
 
 /** @throws SandboxError `spec_invalid`, never containing a value */
-export function makeRequestHeaders(
-  options: readonly RequestHeaderOptions[],
-): readonly SandboxSecret[] {
+export function makeRequestHeaders(options: readonly RequestHeaderOptions[]): readonly SandboxSecret[] {
   const { requestHeadersMax: most } = REQUEST_LIMITS;
   check(options.length <= most, '', `at most ${most}`);
   const made = options.map(({ name, hosts, value }): SandboxSecret => {
@@ -36,9 +34,7 @@ export function makeRequestHeaders(
 
 function checkName(name: string): void {
   const plain = name.replaceAll('_', '-');
-  const isFine = [name, plain].every(
-    (one) => isPlace({ in: 'header', name: one }) && !OF_CONNECTION.test(one),
-  );
+  const isFine = [name, plain].every((one) => isPlace({ in: 'header', name: one }) && !OF_CONNECTION.test(one));
   check(
     isFine,
     shown(name),
@@ -48,16 +44,8 @@ function checkName(name: string): void {
 
 function checkValue(name: string, value: string): void {
   const { max } = RANGES.requestHeaderCharacters;
-  check(
-    value.length <= max,
-    name,
-    `a value has at most ${max} characters, this one has ${value.length}`,
-  );
-  check(
-    /^[\t\x20-\x7e]*$/.test(value),
-    name,
-    'a value has printable ASCII characters only, without line breaks',
-  );
+  check(value.length <= max, name, `a value has at most ${max} characters, this one has ${value.length}`);
+  check(/^[\t\x20-\x7e]*$/.test(value), name, 'a value has printable ASCII characters only, without line breaks');
 }
 
 function makeHosts(name: string, hosts: readonly string[]): readonly string[] {
@@ -71,11 +59,7 @@ function makeHost(name: string, text: string): string {
   const base = host.startsWith('*.') ? host.slice(2) : host;
   // `*.com` is allowed, as `*.example.com` is.
   const isFine = isSecretHost(base) || (base !== host && isSecretHost(`x.${base}`));
-  check(
-    isFine,
-    name,
-    `"${shown(text)}" is not a host name such as api.example.com or *.example.com`,
-  );
+  check(isFine, name, `"${shown(text)}" is not a host name such as api.example.com or *.example.com`);
   return host;
 }
 

@@ -1,12 +1,6 @@
 /** Checks what callers ask of a host of sandboxes; `makeSpec` checks the rest. */
 import { isAtMost } from '../../base/text/characters.ts';
-import type {
-  CreateRequest,
-  MemoryAction,
-  SandboxChange,
-  SandboxInfo,
-  TimeoutAction,
-} from './control.ts';
+import type { CreateRequest, MemoryAction, SandboxChange, SandboxInfo, TimeoutAction } from './control.ts';
 import { SandboxError } from './errors.ts';
 import { RANGES, REQUEST_LIMITS } from './limits.ts';
 import { inRange } from './spec.ts';
@@ -60,8 +54,7 @@ export function checkRequest(request: CreateRequest | SandboxChange, canGrow = f
 function checkMetadata(metadata: Readonly<Record<string, string>>): void {
   const { metadataPairsMax, metadataKeyCharactersMax, metadataValueCharactersMax } = REQUEST_LIMITS;
   const pairs = Object.entries(metadata);
-  if (pairs.length > metadataPairsMax)
-    throw invalid('metadata', `at most ${metadataPairsMax} pairs`);
+  if (pairs.length > metadataPairsMax) throw invalid('metadata', `at most ${metadataPairsMax} pairs`);
   for (const [key, value] of pairs) {
     if (key.length < 1 || !isAtMost(key, metadataKeyCharactersMax)) {
       throw invalid('metadata', `a key has 1 to ${metadataKeyCharactersMax} characters`);
@@ -104,10 +97,7 @@ export function checkMemoryAction(action: string | undefined, canGrow = false): 
   );
 }
 
-function duration(
-  field: 'timeoutMs' | 'idleTimeoutMs' | 'queueTimeoutMs',
-  value: number | null | undefined,
-): void {
+function duration(field: 'timeoutMs' | 'idleTimeoutMs' | 'queueTimeoutMs', value: number | null | undefined): void {
   if (value !== undefined && value !== null) inRange(field, value, RANGES[field]);
 }
 

@@ -134,9 +134,7 @@ export function secretInfo(secrets: readonly SandboxSecret[]): readonly SecretIn
 }
 
 /** The guest's variables. */
-export function placeholdersOf(
-  secrets: readonly SandboxSecret[],
-): Readonly<Record<string, string>> {
+export function placeholdersOf(secrets: readonly SandboxSecret[]): Readonly<Record<string, string>> {
   const known = secrets.filter(({ sets }) => sets === undefined);
   return Object.fromEntries(known.map(({ name, placeholder }) => [name, placeholder]));
 }
@@ -182,11 +180,7 @@ function checkValue(name: string, value: string): void {
   );
   // The value becomes part of an HTTP header.
   const isVisible = /^[\x21-\x7e]*$/.test(value);
-  check(
-    isVisible,
-    name,
-    'a value has visible ASCII characters only, without spaces or line breaks',
-  );
+  check(isVisible, name, 'a value has visible ASCII characters only, without spaces or line breaks');
 }
 
 function shown(text: string): string {

@@ -11,9 +11,7 @@ import {
 } from './spec.ts';
 
 const SLOW = { size: 5e-324, refillPerSecond: 5e-324 };
-const withLimits = (limits: NetworkLimits): SandboxOptions => ({
-  network: { mode: 'open', limits },
-});
+const withLimits = (limits: NetworkLimits): SandboxOptions => ({ network: { mode: 'open', limits } });
 
 describe('networkSpec', () => {
   it('limits: those of the request, else the previous ones', () => {
@@ -72,19 +70,11 @@ describe('makeSpec', () => {
     ['a field with a space', { models: { allowFields: ['a b'] } }, 'models'],
     ['an empty part of a field', { models: { allowFields: ['messages.'] } }, 'models'],
     ['a long field', { models: { allowFields: ['x'.repeat(201)] } }, 'models'],
-    [
-      '65 fields',
-      { models: { allowFields: Array.from({ length: 65 }, (_, n) => `f${n}`) } },
-      'models',
-    ],
+    ['65 fields', { models: { allowFields: Array.from({ length: 65 }, (_, n) => `f${n}`) } }, 'models'],
     ['no connections', withLimits({ connectionsMax: 0 }), 'network.limits.connectionsMax'],
     ['half a byte', withLimits({ bytesMax: 0.5 }), 'network.limits.bytesMax'],
     ['a crawl', withLimits({ uploadBytesPerSecond: 1 }), 'network.limits.uploadBytesPerSecond'],
-    [
-      'a channel that stands',
-      { channelLimits: { connections: SLOW } },
-      'channelLimits.connections',
-    ],
+    ['a channel that stands', { channelLimits: { connections: SLOW } }, 'channelLimits.connections'],
     [
       'a channel that crawls',
       { channelLimits: { hostToGuestBytes: { size: 16_384, refillPerSecond: 16_383 } } },
@@ -111,10 +101,7 @@ describe('makeSpec', () => {
 
   it.each(bad)('refuses %s and names the field', (_what, options, field) => {
     expect(() => makeSpec(options, 2, parseEgress)).toThrow(
-      expect.objectContaining({
-        code: 'spec_invalid',
-        message: expect.stringContaining(`option ${field}:`),
-      }),
+      expect.objectContaining({ code: 'spec_invalid', message: expect.stringContaining(`option ${field}:`) }),
     );
   });
 });

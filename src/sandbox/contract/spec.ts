@@ -161,8 +161,7 @@ export function withDefaultModel(
   offered: string | null,
 ): Partial<ModelPolicy> {
   const allow = models?.allow ?? null;
-  const defaultModel =
-    allow === null || allow.includes(offered ?? '') ? offered : (allow[0] ?? null);
+  const defaultModel = allow === null || allow.includes(offered ?? '') ? offered : (allow[0] ?? null);
   return { defaultModel, ...models };
 }
 
@@ -226,9 +225,7 @@ export interface StartCommand {
 
 /** A template as it is requested. */
 export type TemplateRequest = {
-  readonly [K in Exclude<keyof TemplateSpec, 'environment' | 'start'>]?:
-    | TemplateSpec[K]
-    | undefined;
+  readonly [K in Exclude<keyof TemplateSpec, 'environment' | 'start'>]?: TemplateSpec[K] | undefined;
 } & Pick<SandboxOptions, 'image'>;
 
 /** The "medium" size: enough for LangChain and NumPy with some data. */
@@ -248,18 +245,11 @@ export function makeSpec(
 ): SandboxSpec {
   const id = newSandboxId();
   const env = options.env ?? {};
-  const secrets = [
-    ...makeSecrets(options.secrets ?? []),
-    ...makeRequestHeaders(options.requestHeaders ?? []),
-  ];
+  const secrets = [...makeSecrets(options.secrets ?? []), ...makeRequestHeaders(options.requestHeaders ?? [])];
   const { environment } = options;
   checkEnv({ ...environment?.env, ...env }, secrets);
   const warm = options.warm ?? [];
-  check(
-    warm.length <= REQUEST_LIMITS.warmModulesMax,
-    'warm',
-    `at most ${REQUEST_LIMITS.warmModulesMax} modules`,
-  );
+  check(warm.length <= REQUEST_LIMITS.warmModulesMax, 'warm', `at most ${REQUEST_LIMITS.warmModulesMax} modules`);
   for (const name of warm) check(MODULE_NAME.test(name), 'warm', `"${name}" is not a module name`);
   const models: ModelPolicy = {
     defaultModel: options.models?.defaultModel ?? null,
@@ -271,11 +261,7 @@ export function makeSpec(
     budget: checkBudget(options.models?.budget ?? {}),
     cache: checkCache(options.models?.cache ?? null),
   };
-  check(
-    MODEL_PRIORITIES.includes(models.priority),
-    'models',
-    `a priority is ${MODEL_PRIORITIES.join(', ')}`,
-  );
+  check(MODEL_PRIORITIES.includes(models.priority), 'models', `a priority is ${MODEL_PRIORITIES.join(', ')}`);
   const { allowedFieldsMax: fields } = REQUEST_LIMITS;
   check(models.allowFields.length <= fields, 'models', `at most ${fields} allowed fields`);
   for (const path of models.allowFields) {
@@ -359,11 +345,7 @@ function destinationLimits(limits: readonly DestinationLimit[]): DestinationLimi
   check(limits.length <= most, field, `at most ${most}`);
   const made = limits.map(({ name: text, bytesMax }) => {
     const name = text.toLowerCase().replace(/\.$/, '');
-    check(
-      DESTINATION.test(name),
-      field,
-      `"${text.slice(0, 80)}" is not a host name or *.host name`,
-    );
+    check(DESTINATION.test(name), field, `"${text.slice(0, 80)}" is not a host name or *.host name`);
     return { name, bytesMax: inRange(`${field} ${name}`, bytesMax, RANGES.networkBytes) };
   });
   const isTwice = new Set(made.map(({ name }) => name)).size < made.length;
@@ -430,10 +412,7 @@ export function checkChannelLimits(limits: ChannelLimits): ChannelLimits {
 }
 
 /** Secrets need a network: by default one that allows only their hosts. */
-function networkWith(
-  secrets: readonly SandboxSecret[],
-  network: NetworkSpec | null,
-): NetworkSpec | null {
+function networkWith(secrets: readonly SandboxSecret[], network: NetworkSpec | null): NetworkSpec | null {
   if (network !== null || secrets.every(({ sets }) => sets !== undefined)) return network;
   return { policy: { mode: 'allowlist', allow: [], deny: [] }, limits: {} };
 }
@@ -505,37 +484,24 @@ export function specInfo(
 }
 
 /** The fields that are never written to disk, as this process knows them, for a spec that was read from disk. */
-export function unwritten(
-  { secrets }: SandboxSpec,
-  known: SandboxSpec,
-): Pick<SandboxSpec, 'secrets' | 'authority'> {
+export function unwritten({ secrets }: SandboxSpec, known: SandboxSpec): Pick<SandboxSpec, 'secrets' | 'authority'> {
   return { secrets: withValues(secrets, known.secrets), authority: known.authority };
 }
 
 /** Includes the variables of secrets, which must not be in `env` too. */
 function checkEnv(env: Readonly<Record<string, string>>, secrets: readonly SandboxSecret[]): void {
   const placeholders = placeholdersOf(secrets);
-  const twice = secrets.find(
-    ({ name }) => Object.hasOwn(placeholders, name) && Object.hasOwn(env, name),
-  );
+  const twice = secrets.find(({ name }) => Object.hasOwn(placeholders, name) && Object.hasOwn(env, name));
   check(twice === undefined, 'secrets', `${twice?.name} is also a variable of env`);
   const entries = Object.entries({ ...env, ...placeholders });
-  check(
-    entries.length <= REQUEST_LIMITS.envVariablesMax,
-    'env',
-    `at most ${REQUEST_LIMITS.envVariablesMax} variables`,
-  );
+  check(entries.length <= REQUEST_LIMITS.envVariablesMax, 'env', `at most ${REQUEST_LIMITS.envVariablesMax} variables`);
   let bytes = 0;
   for (const [name, value] of entries) {
     check(ENV_NAME.test(name), 'env', `"${name}" is not a variable name`);
     check(!value.includes('\0'), 'env', `the value of ${name} contains a NUL byte`);
     bytes += Buffer.byteLength(name) + Buffer.byteLength(value) + 2;
   }
-  check(
-    bytes <= REQUEST_LIMITS.envBytesMax,
-    'env',
-    `at most ${REQUEST_LIMITS.envBytesMax} bytes in all`,
-  );
+  check(bytes <= REQUEST_LIMITS.envBytesMax, 'env', `at most ${REQUEST_LIMITS.envBytesMax} bytes in all`);
 }
 
 function cpusOf(cpus: number, hostCpus: number): number {
@@ -558,9 +524,7 @@ function inRanges<T extends { readonly [K in keyof T]?: number | undefined }>(
   values: T,
   ranges: { readonly [K in keyof T]-?: Range },
 ): T {
-  const names = (Object.keys(ranges) as (keyof T & string)[]).filter(
-    (name) => values[name] !== undefined,
-  );
+  const names = (Object.keys(ranges) as (keyof T & string)[]).filter((name) => values[name] !== undefined);
   const checked = names.map((name) => {
     const value = values[name] ?? Number.NaN;
     return [name, inRange(`${field}.${name}`, value, ranges[name])] as const;

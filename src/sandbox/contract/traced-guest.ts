@@ -6,10 +6,7 @@ import type { Guest, Process, RunOptions } from '../../machine/guest/guest.ts';
 /** Each program is a span, and gets it as its parent (TRACEPARENT). */
 export function tracedGuest(guest: Guest, sandboxId: string, tracer: Tracer): Guest {
   const traced =
-    <S extends RunOptions>(
-      name: string,
-      start: (spec: S, signal?: AbortSignal) => Promise<Process>,
-    ) =>
+    <S extends RunOptions>(name: string, start: (spec: S, signal?: AbortSignal) => Promise<Process>) =>
     async (spec: S, signal?: AbortSignal): Promise<Process> => {
       const attributes = { 'neurovisor.sandbox.id': sandboxId };
       const span = tracer.start(name, { kind: 'client', attributes });

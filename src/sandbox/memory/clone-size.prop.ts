@@ -9,10 +9,7 @@ it('all that live and as many new ones as are admitted fit, if none grows beyond
       const expectedMib = Math.min(512, Math.ceil(expectedOf(live)));
       const roomMib = availableMib - pendingOf(live, expectedMib);
       const more = Math.max(0, Math.floor(roomMib / expectedMib));
-      const growthMib = live.reduce(
-        (sum, { ownMib }) => sum + Math.max(0, expectedMib - ownMib),
-        0,
-      );
+      const growthMib = live.reduce((sum, { ownMib }) => sum + Math.max(0, expectedMib - ownMib), 0);
       if (more > 0) expect(growthMib + more * expectedMib).toBeLessThanOrEqual(availableMib);
     }),
   );

@@ -35,9 +35,7 @@ describe('CloneSizes', () => {
       looks += 1;
       return live;
     });
-    expect([sizes.expectedMib(512), sizes.expectedMib(96), sizes.pendingMib()]).toEqual([
-      125, 96, 200,
-    ]);
+    expect([sizes.expectedMib(512), sizes.expectedMib(96), sizes.pendingMib()]).toEqual([125, 96, 200]);
     live = clones(8, 200);
     clock.advance(CLONE_SIZE.ageMsMax - 1);
     expect(sizes.expectedMib(512)).toBe(125);

@@ -35,8 +35,7 @@ export const CLONE_SIZE = {
 /** Of a new clone of any size, MiB. */
 export function expectedOf(clones: readonly LiveClone[]): number {
   const known = clones.flatMap(({ ownMib }) => ownMib ?? []);
-  const floorMib =
-    known.length < CLONE_SIZE.clonesMin ? CLONE_SIZE.defaultMib : CLONE_SIZE.leastMib;
+  const floorMib = known.length < CLONE_SIZE.clonesMin ? CLONE_SIZE.defaultMib : CLONE_SIZE.leastMib;
   return Math.max(floorMib, cappedMean(known) * CLONE_SIZE.margin);
 }
 

@@ -51,10 +51,7 @@ export class MemoryGrowth {
   async take(sandbox: GrowingSandbox, event: SandboxEventBody): Promise<boolean> {
     if (event.type !== 'near_oom' && event.type !== 'pressure') return false;
     if (event.source !== 'guest') return false;
-    const growth = this.#growths.get(sandbox) ?? {
-      step: undefined,
-      failedAtMs: Number.NEGATIVE_INFINITY,
-    };
+    const growth = this.#growths.get(sandbox) ?? { step: undefined, failedAtMs: Number.NEGATIVE_INFINITY };
     this.#growths.set(sandbox, growth);
     if (growth.step !== undefined) return await growth.step;
     const toMib = grownMib(sandbox.spec);

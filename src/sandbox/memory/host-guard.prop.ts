@@ -81,8 +81,7 @@ function simulate(host: Host): Outcome {
       }));
       const action = actionFor({ policy: 'pause', unusedBytes: 0, poolMembers, candidates });
       isRefused = action.do === 'refuse';
-      if (action.do === 'end-pool-member')
-        [poolMembers, available] = [poolMembers - 1, available + BIRTH_MIB];
+      if (action.do === 'end-pool-member') [poolMembers, available] = [poolMembers - 1, available + BIRTH_MIB];
       const chosen = action.do === 'pause' ? all.find(({ id }) => id === action.id) : undefined;
       if (chosen?.canPause === false) heldOff.add(chosen.id);
       else if (chosen !== undefined) {

@@ -72,32 +72,22 @@ describe('actionFor', () => {
   const inMemory = one('in memory', { isPaused: true, idleMs: 90_000 });
   const all = [busy, inMemory, idle, idler];
 
-  it.each(['pause', 'refuse'] as const)(
-    '%s: unused shared memory goes before all else',
-    (policy) => {
-      const host = { policy, unusedBytes: 1, poolMembers: 1, candidates: all };
-      expect(actionFor(host)).toEqual({ do: 'drop-unused' });
-      expect(actionForResume(host)).toEqual({ do: 'drop-unused' });
-    },
-  );
+  it.each(['pause', 'refuse'] as const)('%s: unused shared memory goes before all else', (policy) => {
+    const host = { policy, unusedBytes: 1, poolMembers: 1, candidates: all };
+    expect(actionFor(host)).toEqual({ do: 'drop-unused' });
+    expect(actionForResume(host)).toEqual({ do: 'drop-unused' });
+  });
 
   it('members of pools end next', () => {
-    expect(actionFor({ policy: 'pause', unusedBytes: 0, poolMembers: 1, candidates: all })).toEqual(
-      {
-        do: 'end-pool-member',
-      },
-    );
+    expect(actionFor({ policy: 'pause', unusedBytes: 0, poolMembers: 1, candidates: all })).toEqual({
+      do: 'end-pool-member',
+    });
   });
 
   it('idle for longest, then busy, then paused in memory; then starts are refused', () => {
     const order: string[] = [];
     for (let left: readonly PauseCandidate[] = all; ; ) {
-      const action = actionFor({
-        policy: 'pause',
-        unusedBytes: 0,
-        poolMembers: 0,
-        candidates: left,
-      });
+      const action = actionFor({ policy: 'pause', unusedBytes: 0, poolMembers: 0, candidates: left });
       if (action.do !== 'pause') {
         expect(action).toEqual({ do: 'refuse' });
         break;
@@ -117,10 +107,6 @@ describe('actionFor', () => {
   });
 
   it('refuse: neither pauses nor ends anything', () => {
-    expect(
-      actionFor({ policy: 'refuse', unusedBytes: 0, poolMembers: 3, candidates: all }),
-    ).toEqual({
-      do: 'refuse',
-    });
+    expect(actionFor({ policy: 'refuse', unusedBytes: 0, poolMembers: 3, candidates: all })).toEqual({ do: 'refuse' });
   });
 });

@@ -9,12 +9,7 @@ import { GROW_HOLD_OFF_MS } from './growth.ts';
 import { MemoryPolicy, POLICY_LIMITS } from './policy.ts';
 import type { MemorySize } from './size.ts';
 
-const NEAR: SandboxEventBody = {
-  type: 'near_oom',
-  source: 'guest',
-  memoryBytes: 1,
-  limitBytes: 2,
-};
+const NEAR: SandboxEventBody = { type: 'near_oom', source: 'guest', memoryBytes: 1, limitBytes: 2 };
 const ID = 'abcdefghij0123456789';
 
 function world(
@@ -30,10 +25,7 @@ function world(
     done.push(what);
   };
   const { memoryMaxMib, roomMib = 10_000 } = more;
-  let spec: MemorySize = {
-    memoryMib: 256,
-    ...(memoryMaxMib === undefined ? {} : { memoryMaxMib }),
-  };
+  let spec: MemorySize = { memoryMib: 256, ...(memoryMaxMib === undefined ? {} : { memoryMaxMib }) };
   const room = { mib: roomMib };
   const reserve = (mib: number): (() => void) => {
     if (mib > room.mib) throw new SandboxError('memory_unavailable', `${room.mib} MiB left`);
@@ -121,9 +113,7 @@ describe('MemoryPolicy', () => {
 
   it('snapshot: counts those of an earlier process', async () => {
     const taken = new SandboxError('name_taken', 'taken');
-    const { done, press, actions } = world('snapshot', (name) =>
-      name.endsWith('-1') ? taken : null,
-    );
+    const { done, press, actions } = world('snapshot', (name) => (name.endsWith('-1') ? taken : null));
     await press();
     expect(done).toEqual([`snapshot near-oom-${ID}-2`]);
     expect(actions()).toMatchObject([{ ok: true, detail: `near-oom-${ID}-2` }]);
@@ -173,8 +163,7 @@ describe('MemoryPolicy: a sandbox with a maximum', () => {
   });
 
   it('a failed step becomes an event, holds off the next one, and the action follows', async () => {
-    const refuse = (what: string): Error | null =>
-      what.startsWith('grow') ? new Error(`${what} failed`) : null;
+    const refuse = (what: string): Error | null => (what.startsWith('grow') ? new Error(`${what} failed`) : null);
     const { clock, done, press, actions } = world('pause', refuse, { memoryMaxMib: 1024 });
     for (let n = 0; n < 20; n += 1) await press();
     expect(done).toEqual(['pause memory']);

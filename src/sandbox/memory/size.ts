@@ -44,10 +44,7 @@ export function vmMemory(size: MemorySize): Pick<VmSpec, 'memoryMib' | 'balloonM
 }
 
 /** Whether a clone of this size may map RAM of its source, and share pages with others. */
-export function mayMapRam(
-  { mapsMemoryMibMax, mapsMemoryWithBalloon }: VmmCapabilities,
-  size: MemorySize,
-): boolean {
+export function mayMapRam({ mapsMemoryMibMax, mapsMemoryWithBalloon }: VmmCapabilities, size: MemorySize): boolean {
   if (ramMib(size) > (mapsMemoryMibMax ?? Number.POSITIVE_INFINITY)) return false;
   return vmMemory(size).balloonMib === undefined || mapsMemoryWithBalloon === true;
 }

@@ -12,11 +12,7 @@ const victim = fc.option(fc.record({ pid: fc.nat(), name: fc.string(), rssBytes:
 const told = fc.oneof(
   fc.record({ type: fc.constant('pressure'), ...amount, some: percent, full: percent }),
   fc.record({ type: fc.constant('near_oom'), ...amount }),
-  fc.record({
-    type: fc.constant('oom'),
-    victim,
-    detail: fc.string({ minLength: 490, maxLength: 520 }),
-  }),
+  fc.record({ type: fc.constant('oom'), victim, detail: fc.string({ minLength: 490, maxLength: 520 }) }),
 );
 const step = fc.record({
   event: fc.oneof(
@@ -24,10 +20,7 @@ const step = fc.record({
     { weight: 1, arbitrary: fc.record({ type: fc.constant('dropped'), count: fc.nat(1000) }) },
   ),
   isHost: fc.boolean(),
-  afterMs: fc.oneof(
-    { weight: 9, arbitrary: fc.constant(0) },
-    { weight: 1, arbitrary: fc.nat(2000) },
-  ),
+  afterMs: fc.oneof({ weight: 9, arbitrary: fc.constant(0) }, { weight: 1, arbitrary: fc.nat(2000) }),
   /** The wall clock of the host is stepped as somebody likes. */
   wallMs: fc.integer(),
 });

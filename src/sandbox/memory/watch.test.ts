@@ -2,14 +2,7 @@ import { describe, expect, it } from 'vitest';
 import type { GuestEvent } from '../../machine/guest/guest.ts';
 import { MEMORY_LIMITS, MemoryWatch } from './watch.ts';
 
-const PRESSURE: GuestEvent = {
-  type: 'pressure',
-  memoryBytes: 90,
-  limitBytes: 100,
-  highEvents: 3,
-  some: 40,
-  full: 10,
-};
+const PRESSURE: GuestEvent = { type: 'pressure', memoryBytes: 90, limitBytes: 100, highEvents: 3, some: 40, full: 10 };
 const NEAR: GuestEvent = { type: 'near_oom', memoryBytes: 95, limitBytes: 100 };
 const VICTIM = { pid: 7, name: 'python3', rssBytes: 4096 };
 const OOM: GuestEvent = { type: 'oom', oomKills: 1, detail: 'killed', victim: VICTIM };
@@ -22,9 +15,7 @@ describe('MemoryWatch', () => {
     ]);
     const near = { type: 'near_oom', memoryBytes: 5, limitBytes: 6 } as const;
     expect(watch.fromHost(near, 1, 2)).toEqual([{ ...near, source: 'host' }]);
-    expect(watch.fromGuest(OOM, 2, 3)).toEqual([
-      { type: 'oom', source: 'guest', victim: VICTIM, detail: 'killed' },
-    ]);
+    expect(watch.fromGuest(OOM, 2, 3)).toEqual([{ type: 'oom', source: 'guest', victim: VICTIM, detail: 'killed' }]);
     expect(watch.fromGuest({ type: 'log', level: 'info', message: 'x' }, 3, 4)).toEqual([]);
   });
 
@@ -48,9 +39,7 @@ describe('MemoryWatch', () => {
     ]);
     expect(watch.fromGuest(NEAR, 0, 0)).toHaveLength(1);
     // Counted once.
-    expect(watch.fromGuest(PRESSURE, 1000, 0)).toEqual([
-      expect.objectContaining({ type: 'pressure' }),
-    ]);
+    expect(watch.fromGuest(PRESSURE, 1000, 0)).toEqual([expect.objectContaining({ type: 'pressure' })]);
   });
 
   it('security events: emitted with a bounded detail, and no memory mark', () => {

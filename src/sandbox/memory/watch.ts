@@ -41,12 +41,7 @@ export class MemoryWatch {
   constructor(nowMs: number) {
     const limit = { size: MEMORY_LIMITS.burst, refillPerSecond: MEMORY_LIMITS.perSecond };
     const budget = (): TokenBucket => new TokenBucket(limit, nowMs);
-    this.#budgets = {
-      pressure: budget(),
-      near_oom: budget(),
-      oom: budget(),
-      security: budget(),
-    };
+    this.#budgets = { pressure: budget(), near_oom: budget(), oom: budget(), security: budget() };
   }
 
   get lastPressure(): PressureMark | null {

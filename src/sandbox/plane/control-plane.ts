@@ -42,12 +42,7 @@ import { SandboxError, translateStoreErrors } from '../contract/errors.ts';
 import type { TimedEvent } from '../contract/events.ts';
 import { RANGES } from '../contract/limits.ts';
 import { packagePolicy } from '../contract/packages.ts';
-import {
-  checkRequest,
-  type LifetimePolicy,
-  lifetimePolicyOf,
-  type Provenance,
-} from '../contract/request.ts';
+import { checkRequest, type LifetimePolicy, lifetimePolicyOf, type Provenance } from '../contract/request.ts';
 import { requireValues } from '../contract/secrets.ts';
 import {
   checkBudget,
@@ -85,9 +80,7 @@ export interface ControlParts extends StarterParts {
   /** Posts an event of a sandbox to its owner. */
   readonly notify?: PolicyParts['notify'];
   /** The host's part of `HostInfo`. */
-  describe(): Promise<
-    Omit<HostInfo, 'accelerator' | 'sandboxes' | 'paused' | 'queued' | 'startedAtMs'>
-  >;
+  describe(): Promise<Omit<HostInfo, 'accelerator' | 'sandboxes' | 'paused' | 'queued' | 'startedAtMs'>>;
   /**
    * What the template of this name is made of, and the request with that.
    * @throws SandboxError `not_found`, `spec_invalid`: the request wants something else
@@ -182,8 +175,7 @@ export class LocalControlPlane implements ControlPlane {
     const ended = withEnded ? await this.#ended.all((id) => this.#sandboxes.has(id)) : [];
     const pairs = Object.entries(filter.metadata ?? {});
     const fits = ({ status, metadata }: SandboxInfo): boolean =>
-      (filter.status?.includes(status) ?? true) &&
-      pairs.every(([key, value]) => metadata[key] === value);
+      (filter.status?.includes(status) ?? true) && pairs.every(([key, value]) => metadata[key] === value);
     const newestFirst = (a: SandboxInfo, b: SandboxInfo): number => b.createdAtMs - a.createdAtMs;
     const here = [...this.#sandboxes.values()].map((one) => one.info()).filter(fits);
     const over = ended.filter(fits).sort(newestFirst).slice(0, ENDED_MAX);
@@ -197,17 +189,8 @@ export class LocalControlPlane implements ControlPlane {
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
     const sandbox = await this.#find(id);
     checkRequest(change, sandbox.spec.memoryMaxMib !== undefined);
-    const {
-      channelLimits,
-      diskLimits,
-      network,
-      secrets,
-      requestHeaders,
-      memoryMib,
-      packages,
-      models,
-      ...lifetime
-    } = change;
+    const { channelLimits, diskLimits, network, secrets, requestHeaders, memoryMib, packages, models, ...lifetime } =
+      change;
     const budget = models && checkBudget(models.budget);
     const policy = budget === undefined ? lifetime : { ...lifetime, models: { budget } };
     const update: SandboxUpdate = {
@@ -217,10 +200,7 @@ export class LocalControlPlane implements ControlPlane {
         ...(channelLimits && { channelLimits: checkChannelLimits(channelLimits) }),
         ...(diskLimits && { diskLimits: checkDiskLimits(diskLimits) }),
       },
-      network:
-        network === undefined
-          ? undefined
-          : networkSpec(network, this.#parts.parseEgress, sandbox.spec.network),
+      network: network === undefined ? undefined : networkSpec(network, this.#parts.parseEgress, sandbox.spec.network),
       memoryMib,
       packages: packages === undefined ? undefined : packagePolicy(packages),
       policy,
@@ -303,11 +283,7 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async guest(id: string): Promise<Guest> {
-    return tracedGuest(
-      await translateStoreErrors((await this.#find(id)).guest()),
-      id,
-      this.#tracer,
-    );
+    return tracedGuest(await translateStoreErrors((await this.#find(id)).guest()), id, this.#tracer);
   }
 
   async openOperation(id: string): Promise<Duplex> {
@@ -401,15 +377,10 @@ export class LocalControlPlane implements ControlPlane {
     return await this.#parts.fromNamedTemplate(template, request);
   }
 
-  async #create(
-    request: CreateRequest,
-    named: NamedTemplate | null,
-    signal: AbortSignal,
-  ): Promise<SandboxInfo> {
+  async #create(request: CreateRequest, named: NamedTemplate | null, signal: AbortSignal): Promise<SandboxInfo> {
     const askedAtMs = this.#parts.clock.now();
     const { snapshot } = request;
-    await using held =
-      snapshot === undefined ? null : await this.#parts.snapshots.openNamed(snapshot);
+    await using held = snapshot === undefined ? null : await this.#parts.snapshots.openNamed(snapshot);
     const started =
       held === null
         ? await this.#starter.start(request, signal, named)
@@ -420,18 +391,12 @@ export class LocalControlPlane implements ControlPlane {
       template: request.template ?? null,
       parent: null,
     };
-    return await this.#adopt(
-      { ...started, askedAtMs },
-      lifetimePolicyOf(request),
-      provenance,
-      signal,
-    );
+    return await this.#adopt({ ...started, askedAtMs }, lifetimePolicyOf(request), provenance, signal);
   }
 
   async #fork(parent: ManagedSandbox, options: ForkOptions): Promise<readonly ForkResult[]> {
     if (parent.spec.network !== null) requireValues(parent.id, parent.spec.secrets);
-    const startOne = (start: ForkStart): Promise<ForkResult> =>
-      this.#forkOne(parent, start, options);
+    const startOne = (start: ForkStart): Promise<ForkResult> => this.#forkOne(parent, start, options);
     return await startForks(parent, options.count, startOne, this.#closer.signal);
   }
 
@@ -508,8 +473,7 @@ export class LocalControlPlane implements ControlPlane {
       accelerator,
       snapshots,
       rows: this.#rows,
-      start: (spec, source, owner, signal) =>
-        this.#starter.startFrom(spec, source, owner, this.#untilClosed(signal)),
+      start: (spec, source, owner, signal) => this.#starter.startFrom(spec, source, owner, this.#untilClosed(signal)),
       reserve: (memoryMib) => this.#parts.queue.reserve(memoryMib),
       onChange: (sandbox) => this.#changed(sandbox),
       onEvent: (sandbox, event) => {
@@ -551,17 +515,14 @@ export class LocalControlPlane implements ControlPlane {
     if (parseSandboxId(id) !== undefined) await this.#readPaused();
     const found = this.#sandboxes.get(id);
     if (found !== undefined) return found;
-    throw new SandboxError('not_found', `there is no sandbox ${id}`, {
-      remedy: 'neurovisor ls',
-    });
+    throw new SandboxError('not_found', `there is no sandbox ${id}`, { remedy: 'neurovisor ls' });
   }
 
   /** An ended sandbox of this or another process; null: not ended. */
   async #endOf(id: string): Promise<SandboxInfo | null> {
     const known = this.#ended.own(id);
     if (known !== undefined) return known;
-    if (this.#sandboxes.get(id)?.pausedSnapshotId === null || parseSandboxId(id) === undefined)
-      return null;
+    if (this.#sandboxes.get(id)?.pausedSnapshotId === null || parseSandboxId(id) === undefined) return null;
     return await this.#ended.stored(id);
   }
 

@@ -45,9 +45,7 @@ export class EndedSandboxes {
   /** @param lives whether this process holds the sandbox, which has then not ended, whatever its row says */
   async all(lives: (id: string) => boolean): Promise<readonly SandboxInfo[]> {
     const rows = await translateStoreErrors(this.#rows.allEnded());
-    const others = rows
-      .filter(({ id }) => !this.#own.has(id) && !lives(id))
-      .map((row) => this.#info(row));
+    const others = rows.filter(({ id }) => !this.#own.has(id) && !lives(id)).map((row) => this.#info(row));
     return [...this.#own.values(), ...others];
   }
 

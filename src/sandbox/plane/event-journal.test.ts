@@ -4,16 +4,8 @@ import { NO_EVIDENCE } from '../contract/ending.ts';
 import type { SandboxEventBody } from '../contract/events.ts';
 import { EventJournal, JOURNAL_LIMITS } from './event-journal.ts';
 
-const NEAR: SandboxEventBody = {
-  type: 'near_oom',
-  source: 'guest',
-  memoryBytes: 1,
-  limitBytes: 2,
-};
-const END: SandboxEventBody = {
-  type: 'end',
-  end: { cause: 'stopped', detail: '', atMs: 1, evidence: NO_EVIDENCE },
-};
+const NEAR: SandboxEventBody = { type: 'near_oom', source: 'guest', memoryBytes: 1, limitBytes: 2 };
+const END: SandboxEventBody = { type: 'end', end: { cause: 'stopped', detail: '', atMs: 1, evidence: NO_EVIDENCE } };
 
 const never = new AbortController().signal;
 

@@ -25,11 +25,7 @@ export class IdleWatch {
   #turn = 0;
 
   /** @param options.read null: unknown now, which counts as activity */
-  constructor(options: {
-    clock: Clock;
-    read: () => Promise<Activity | null>;
-    onIdle: () => void;
-  }) {
+  constructor(options: { clock: Clock; read: () => Promise<Activity | null>; onIdle: () => void }) {
     this.#clock = options.clock;
     this.#read = options.read;
     this.#onIdle = options.onIdle;

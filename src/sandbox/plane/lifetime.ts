@@ -24,11 +24,7 @@ export interface LifetimeOptions {
    * Notes the reason once it is the pause's turn.
    * @param from paused in memory, or running. @returns false: the sandbox does neither any more
    */
-  pause(
-    to: 'disk' | 'disk-only',
-    reason: PauseReason,
-    from: readonly ('running' | 'paused')[],
-  ): Promise<boolean>;
+  pause(to: 'disk' | 'disk-only', reason: PauseReason, from: readonly ('running' | 'paused')[]): Promise<boolean>;
 }
 
 /**

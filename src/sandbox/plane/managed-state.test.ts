@@ -27,14 +27,7 @@ const STATES: { readonly [K in StateKind]: Extract<ManagedState, { kind: K }> } 
   suspended: { kind: 'suspended', snapshotId, isDiskOnly: true, isClaimed: false },
   resuming: { kind: 'resuming', supervisor },
   restoring: { kind: 'restoring', snapshotId, isDiskOnly: false, isClaimed: true },
-  ending: {
-    kind: 'ending',
-    supervisor,
-    snapshotId: null,
-    isDiskOnly: false,
-    isClaimed: false,
-    pausedTo: null,
-  },
+  ending: { kind: 'ending', supervisor, snapshotId: null, isDiskOnly: false, isClaimed: false, pausedTo: null },
   ended: { kind: 'ended', end },
 };
 const EVENTS = new Set(Object.values(MANAGED_TRANSITIONS).flatMap((row) => Object.keys(row)));

@@ -54,23 +54,12 @@ export type StateOf<K extends StateKind> = Extract<ManagedState, { readonly kind
 
 export const MANAGED_TRANSITIONS = {
   running: { pause: 'paused', save: 'saving', end: 'ending', 'vm-ended': 'ended' },
-  saving: {
-    continue: 'running',
-    'pause-again': 'paused',
-    commit: 'saved',
-    end: 'ending',
-    'vm-ended': 'ended',
-  },
+  saving: { continue: 'running', 'pause-again': 'paused', commit: 'saved', end: 'ending', 'vm-ended': 'ended' },
   saved: { 'vm-released': 'suspended', end: 'ending' },
   paused: { resume: 'resuming', save: 'saving', end: 'ending', 'vm-ended': 'ended' },
   suspended: { claim: 'suspended', release: 'suspended', resume: 'restoring', end: 'ending' },
   resuming: { continue: 'running', 'pause-again': 'paused', end: 'ending', 'vm-ended': 'ended' },
-  restoring: {
-    claim: 'restoring',
-    'vm-ready': 'running',
-    'restore-failed': 'suspended',
-    end: 'ending',
-  },
+  restoring: { claim: 'restoring', 'vm-ready': 'running', 'restore-failed': 'suspended', end: 'ending' },
   ending: {
     claim: 'ending',
     release: 'ending',
@@ -119,10 +108,7 @@ export function statusOf({ kind }: ManagedState): SandboxStatus {
   return STATUS[kind];
 }
 
-export function isIn<K extends StateKind>(
-  state: ManagedState,
-  kinds: readonly K[],
-): state is StateOf<K> {
+export function isIn<K extends StateKind>(state: ManagedState, kinds: readonly K[]): state is StateOf<K> {
   return kinds.some((kind) => kind === state.kind);
 }
 
@@ -201,11 +187,7 @@ export class StateMachine {
   }
 
   /** Does nothing if the sandbox has left `from`: it was removed, or its VM ended. */
-  move<S extends ManagedState, E extends EventOf<S>>(
-    from: S,
-    event: E,
-    data: TargetData<S, E>,
-  ): void {
+  move<S extends ManagedState, E extends EventOf<S>>(from: S, event: E, data: TargetData<S, E>): void {
     if (this.#state !== from) return;
     this.#state = transition(from, event, data);
     if (statusOf(this.#state) !== statusOf(from)) this.#onStatus();

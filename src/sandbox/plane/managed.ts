@@ -15,12 +15,7 @@ import type { PauseReason, PauseTarget, ResumeOptions, SandboxInfo } from '../co
 import { endInfo, endWithoutVm, type SandboxEnd } from '../contract/ending.ts';
 import { refusal, SandboxError } from '../contract/errors.ts';
 import type { StartTimings } from '../contract/parts.ts';
-import {
-  changeLifetime,
-  type LifetimeChange,
-  type LifetimePolicy,
-  type Provenance,
-} from '../contract/request.ts';
+import { changeLifetime, type LifetimeChange, type LifetimePolicy, type Provenance } from '../contract/request.ts';
 import { requireValues } from '../contract/secrets.ts';
 import { hasSecretChange, type SandboxSpec, unwritten, withSecrets } from '../contract/spec.ts';
 import { checkResize } from '../memory/size.ts';
@@ -30,14 +25,7 @@ import type { Supervisor } from '../vm/supervisor.ts';
 import { EventJournal } from './event-journal.ts';
 import { activityOf, Lifetime, statusText } from './lifetime.ts';
 import type { Identity, ManagedParts } from './managed-parts.ts';
-import {
-  isIn,
-  type ManagedState,
-  pausedToOf,
-  type StateKind,
-  StateMachine,
-  type StateOf,
-} from './managed-state.ts';
+import { isIn, type ManagedState, pausedToOf, type StateKind, StateMachine, type StateOf } from './managed-state.ts';
 import { sandboxInfo } from './sandbox-info.ts';
 import { RowWriter } from './sandbox-rows.ts';
 import { changeModels, changeVm, hasVmChange, type SandboxUpdate } from './sandbox-update.ts';
@@ -67,11 +55,7 @@ export class ManagedSandbox {
   readonly endPersisted = this.#endPersisted.promise;
   readonly #aborter = new AbortController();
 
-  private constructor(
-    parts: ManagedParts<ManagedSandbox>,
-    identity: Identity,
-    state: ManagedState,
-  ) {
+  private constructor(parts: ManagedParts<ManagedSandbox>, identity: Identity, state: ManagedState) {
     this.#parts = parts;
     this.#life = new StateMachine(state, () => parts.onChange(this));
     this.#spec = identity.spec;
@@ -85,8 +69,7 @@ export class ManagedSandbox {
       log: parts.log,
       sandbox: this.id,
       policy: () => this.#policy,
-      activity: () =>
-        activityOf(this.#life.status === 'running' ? this.#life.supervisor : undefined),
+      activity: () => activityOf(this.#life.status === 'running' ? this.#life.supervisor : undefined),
       kill: () => void this.remove('timeout').catch((error: unknown) => this.#warn('end', error)),
       pause: (to, reason, from) => this.#queue.run(() => this.#pauseIf(from, to, reason)),
     });
@@ -358,10 +341,7 @@ export class ManagedSandbox {
   }
 
   /** A sandbox paused in memory runs for the save, and is paused again afterwards. */
-  async #save<T>(
-    from: StateOf<'running' | 'paused'>,
-    work: (supervisor: Supervisor) => Promise<T>,
-  ): Promise<T> {
+  async #save<T>(from: StateOf<'running' | 'paused'>, work: (supervisor: Supervisor) => Promise<T>): Promise<T> {
     const { supervisor } = from;
     const wasPaused = from.kind === 'paused';
     this.#life.move(from, 'save', { supervisor, wasPaused });
@@ -455,10 +435,7 @@ export class ManagedSandbox {
     await this.#persist();
   }
 
-  async #restore(
-    from: StateOf<'suspended'>,
-    { signal, reboot = false }: ResumeOptions,
-  ): Promise<void> {
+  async #restore(from: StateOf<'suspended'>, { signal, reboot = false }: ResumeOptions): Promise<void> {
     const { snapshots, start, rows } = this.#parts;
     const signals = [this.#aborter.signal, ...(signal === undefined ? [] : [signal])];
     this.#life.move(from, 'resume', from);
@@ -577,11 +554,7 @@ export class ManagedSandbox {
     return this.#writer.write(() => this.#row(this.#life.snapshotId));
   }
 
-  #row(
-    pausedSnapshotId: string | null,
-    end = this.#life.end,
-    isDiskOnly = this.#life.isDiskOnly,
-  ): SandboxRow {
+  #row(pausedSnapshotId: string | null, end = this.#life.end, isDiskOnly = this.#life.isDiskOnly): SandboxRow {
     return this.#parts.rows.make({
       id: this.id,
       provenance: this.provenance,

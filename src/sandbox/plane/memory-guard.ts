@@ -146,16 +146,11 @@ export class MemoryGuard {
       if (action.do === 'drop-unused') {
         const unusedMib = Math.round(unusedBytes / MIB);
         const fields = { availableMib, unusedMib };
-        log.info(
-          'the memory of the host is short: shared memory without a user is dropped',
-          fields,
-        );
+        log.info('the memory of the host is short: shared memory without a user is dropped', fields);
         await sharedRam.dropUnused();
       }
       if (action.do === 'end-pool-member') {
-        log.warn('the memory of the host is short: an idle member of a pool is ended', {
-          availableMib,
-        });
+        log.warn('the memory of the host is short: an idle member of a pool is ended', { availableMib });
         await host.pools.endMember();
       }
       if (action.do !== 'pause') return;

@@ -2,21 +2,9 @@
 import type { GuestNetwork } from '../../base/request/guest-network.ts';
 import type { GatewayUse } from '../../egress/net/lease/lease.ts';
 import type { SandboxInfo } from '../contract/control.ts';
-import {
-  type EndCause,
-  type EndEvidence,
-  endInfo,
-  NO_EVIDENCE,
-  type SandboxEnd,
-} from '../contract/ending.ts';
+import { type EndCause, type EndEvidence, endInfo, NO_EVIDENCE, type SandboxEnd } from '../contract/ending.ts';
 import { type LifetimePolicy, lifetimePolicyOf, type Provenance } from '../contract/request.ts';
-import {
-  egressText,
-  type NetworkSpec,
-  NO_MODEL_POLICY,
-  type SandboxSpec,
-  specInfo,
-} from '../contract/spec.ts';
+import { egressText, type NetworkSpec, NO_MODEL_POLICY, type SandboxSpec, specInfo } from '../contract/spec.ts';
 import type { SandboxRow, SandboxRowEnd } from '../store/sandbox-table.ts';
 import type { StoredRequest } from './stored-request.ts';
 
@@ -26,10 +14,7 @@ interface CardInfo {
 }
 
 export interface PresentState
-  extends Pick<
-    SandboxInfo,
-    'status' | 'pausedTo' | 'pauseReason' | 'endsAtMs' | 'timings' | 'readyMs'
-  > {
+  extends Pick<SandboxInfo, 'status' | 'pausedTo' | 'pauseReason' | 'endsAtMs' | 'timings' | 'readyMs'> {
   readonly accelerator: string;
   readonly end: SandboxEnd | null;
   /** Undefined: there is no VM. */
@@ -55,10 +40,7 @@ export function sandboxInfo(
   };
 }
 
-function networkInfo(
-  network: NetworkSpec | null,
-  card: CardInfo | undefined,
-): SandboxInfo['network'] {
+function networkInfo(network: NetworkSpec | null, card: CardInfo | undefined): SandboxInfo['network'] {
   if (network === null) return null;
   const { policy, limits } = network;
   const address = card?.settings?.address ?? null;
@@ -78,11 +60,7 @@ const UNKNOWN_SPEC = {
 } as const;
 
 /** The view of an ended sandbox, from its row; another process may have held it. */
-export function endedSandboxInfo(
-  row: SandboxRow,
-  stored: StoredRequest | null,
-  accelerator: string,
-): SandboxInfo {
+export function endedSandboxInfo(row: SandboxRow, stored: StoredRequest | null, accelerator: string): SandboxInfo {
   const { id, metadata, createdAtMs, parent, snapshot, end } = row;
   const policy = stored?.policy ?? lifetimePolicyOf({});
   const { onTimeout, idleTimeoutMs, autoResume, onMemoryPressure, annotations } = policy;

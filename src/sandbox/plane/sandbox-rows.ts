@@ -129,10 +129,7 @@ export class SandboxRows {
       await this.keep(row);
     } catch (error) {
       const reason = describeError(error);
-      this.#parts.log.error('the row of a sandbox could not be written', {
-        sandbox: row.id,
-        reason,
-      });
+      this.#parts.log.error('the row of a sandbox could not be written', { sandbox: row.id, reason });
     }
   }
 

@@ -141,10 +141,7 @@ function withKept(error: unknown, kept: readonly string[]): unknown {
     return new SandboxError('not_ready', message, { cause: error });
   }
   const { code, message, cause, remedy } = error;
-  return new SandboxError(code, `${message}; ${text}`, {
-    cause,
-    ...(remedy === undefined ? {} : { remedy }),
-  });
+  return new SandboxError(code, `${message}; ${text}`, { cause, ...(remedy === undefined ? {} : { remedy }) });
 }
 
 function withoutUsage(policy: NetworkSpec): NetworkSpec {

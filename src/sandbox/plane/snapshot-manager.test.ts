@@ -9,17 +9,11 @@ describe('foreign', () => {
   it.each([
     [QEMU, FIRECRACKER, 'QEMU', '--vmm qemu'],
     [FIRECRACKER, QEMU, 'Firecracker', '--vmm firecracker'],
-  ])(
-    'foreign: a snapshot of another VMM names the option that resumes it',
-    (its, ours, name, how) => {
-      const error = foreign(of(its), ours);
-      expect(error).toMatchObject({
-        code: 'snapshot_foreign',
-        remedy: expect.stringContaining(how),
-      });
-      expect(error.message).toBe(`snapshot base was made with ${name}`);
-    },
-  );
+  ])('foreign: a snapshot of another VMM names the option that resumes it', (its, ours, name, how) => {
+    const error = foreign(of(its), ours);
+    expect(error).toMatchObject({ code: 'snapshot_foreign', remedy: expect.stringContaining(how) });
+    expect(error.message).toBe(`snapshot base was made with ${name}`);
+  });
   it('foreign: another version or processor of the same VMM has no such option', () => {
     const { message, remedy } = foreign(of(QEMU), 'QEMU 8.0.0 kvm, EPYC, 4567');
     expect(message).toContain('another kernel, image, VMM or processor');

@@ -126,11 +126,7 @@ export class SnapshotManager {
   }
 
   /** The VM continues, also after an error. @throws SandboxError; StoreError `name_taken`, `disk_full` */
-  async snapshot(
-    supervisor: Supervisor,
-    extent: SaveExtent,
-    label: SnapshotLabel,
-  ): Promise<SnapshotRow> {
+  async snapshot(supervisor: Supervisor, extent: SaveExtent, label: SnapshotLabel): Promise<SnapshotRow> {
     await this.requireFreeName(label.name);
     await using staging = await this.#parts.store.snapshots.stage();
     let made: NewSnapshot | undefined;
@@ -145,11 +141,7 @@ export class SnapshotManager {
   }
 
   /** Copies the state of a sandbox that is paused to disk: without the memory if the pause has none. */
-  async copy(
-    pauseId: string,
-    extent: SaveExtent,
-    { name, annotations }: SnapshotLabel,
-  ): Promise<SnapshotRow> {
+  async copy(pauseId: string, extent: SaveExtent, { name, annotations }: SnapshotLabel): Promise<SnapshotRow> {
     await this.requireFreeName(name);
     const { store, copies } = this.#parts;
     await using from = await store.snapshots.open(pauseId, extent);
@@ -182,10 +174,7 @@ export class SnapshotManager {
    * @param onCopied gets it before the VM runs again, and owns it from then on, also if this throws
    * @throws SandboxError; see `Supervisor.save`
    */
-  async acquireForkSource(
-    supervisor: Supervisor,
-    onCopied: (lease: ForkLease) => void,
-  ): Promise<void> {
+  async acquireForkSource(supervisor: Supervisor, onCopied: (lease: ForkLease) => void): Promise<void> {
     const { store, copies } = this.#parts;
     const staging = await store.snapshots.stage();
     let memory: GuestMemory | undefined;
@@ -224,17 +213,10 @@ export class SnapshotManager {
             };
       const hasEnvironment = supervisor.spec.environment !== undefined;
       await supervisor.save(target, 'continue', async (snapshot, whole) => {
-        const paths = {
-          ram: base?.path ?? held ?? ram,
-          disk,
-          ...(hasEnvironment ? { environment } : {}),
-        };
+        const paths = { ram: base?.path ?? held ?? ram, disk, ...(hasEnvironment ? { environment } : {}) };
         // They are of the sandbox's owner, so they may share with it.
         const shared = base?.base;
-        const mapper =
-          shared === undefined
-            ? this.#mapperOf(paths.ram)
-            : { mapMemory: async () => shared.open() };
+        const mapper = shared === undefined ? this.#mapperOf(paths.ram) : { mapMemory: async () => shared.open() };
         const source = this.#source(snapshot, paths, mapper, whole);
         isHandedOver = true;
         onCopied({ source, release, [Symbol.asyncDispose]: release });
@@ -259,9 +241,7 @@ export class SnapshotManager {
     const { copies } = this.#parts;
     const disks: DiskSource = {
       copyDisk: (to) => copies.cloneDisk(disk, to),
-      ...(environment === undefined
-        ? {}
-        : { linkEnvironment: (to: string) => copies.linkFile(environment, to) }),
+      ...(environment === undefined ? {} : { linkEnvironment: (to: string) => copies.linkFile(environment, to) }),
     };
     if (snapshot === null || ram === undefined) return disks;
     const { difference } = snapshot;
@@ -344,8 +324,7 @@ export class SnapshotManager {
   /** @throws SandboxError `not_found` */
   async find(idOrName: string): Promise<SnapshotRow> {
     const rows = await this.#parts.store.snapshots.list();
-    const row =
-      rows.find(({ id }) => id === idOrName) ?? rows.find(({ name }) => name === idOrName);
+    const row = rows.find(({ id }) => id === idOrName) ?? rows.find(({ name }) => name === idOrName);
     if (row !== undefined) return row;
     throw noSnapshot(idOrName);
   }
@@ -419,8 +398,7 @@ export class SnapshotManager {
     if (name === null) return;
     if (!SNAPSHOT_REFERENCE.test(name)) {
       throw new SandboxError('spec_invalid', `"${name}" is not a valid snapshot name`, {
-        remedy:
-          'use up to 63 lowercase letters, digits and . _ -, beginning with a letter or digit',
+        remedy: 'use up to 63 lowercase letters, digits and . _ -, beginning with a letter or digit',
       });
     }
     const rows = await this.#parts.store.snapshots.list();
@@ -513,18 +491,13 @@ function annotationsOf(row: SnapshotRow): SnapshotInfo['annotations'] {
 }
 
 /** @param machine what this host's VMM would make for it */
-export function foreign(
-  row: Pick<SnapshotRow, 'id' | 'name' | 'machine'>,
-  machine: string,
-): SandboxError {
+export function foreign(row: Pick<SnapshotRow, 'id' | 'name' | 'machine'>, machine: string): SandboxError {
   const snapshot = `snapshot ${row.name ?? row.id}`;
   const [its, ours] = [vmmOf(row.machine), vmmOf(machine)];
   if (its === undefined || ours === undefined || its === ours) {
-    return new SandboxError(
-      'snapshot_foreign',
-      `${snapshot} was made with another kernel, image, VMM or processor`,
-      { remedy: 'start a new sandbox; this snapshot can only be removed here' },
-    );
+    return new SandboxError('snapshot_foreign', `${snapshot} was made with another kernel, image, VMM or processor`, {
+      remedy: 'start a new sandbox; this snapshot can only be removed here',
+    });
   }
   const option = `--vmm ${its.toLowerCase()}`;
   return new SandboxError('snapshot_foreign', `${snapshot} was made with ${its}`, {
@@ -539,7 +512,5 @@ function vmmOf(machine: string): string | undefined {
 }
 
 function noSnapshot(idOrName: string): SandboxError {
-  return new SandboxError('not_found', `there is no snapshot ${idOrName}`, {
-    remedy: 'neurovisor snapshot ls',
-  });
+  return new SandboxError('not_found', `there is no snapshot ${idOrName}`, { remedy: 'neurovisor snapshot ls' });
 }

@@ -76,9 +76,7 @@ export function parseRequest(
         secrets: secrets.map(withPlaces),
         diskLimits,
         packages,
-        ...(account?.used === undefined
-          ? {}
-          : { modelAccount: { ...account, used: { ...NO_COST, ...account.used } } }),
+        ...(account?.used === undefined ? {} : { modelAccount: { ...account, used: { ...NO_COST, ...account.used } } }),
       },
       // Older rows lack `onMemoryPressure`.
       policy: { ...lifetimePolicyOf({}), ...terms, metadata: row.metadata },
@@ -97,10 +95,7 @@ function withPlaces(secret: Omit<SandboxSecret, 'places'> & Partial<SandboxSecre
   return { ...secret, places: secret.places ?? [] };
 }
 
-function parseNetwork(
-  stored: StoredSpec['network'] | null,
-  parseEgress: ParseEgress,
-): NetworkSpec | null {
+function parseNetwork(stored: StoredSpec['network'] | null, parseEgress: ParseEgress): NetworkSpec | null {
   if (stored == null) return null;
   const { mode, allow, deny, limits = {}, ...used } = stored;
   return { policy: parseEgress({ mode, allow, deny, limits }), limits, ...used };

@@ -43,11 +43,7 @@ it.each(['pip', 'the list of modules'])(
       exec: async (spec: ExecSpec) => (isLost(spec) ? lostProcess() : endedProcess()),
     } as unknown as Guest;
     const { signal } = new AbortController();
-    const installing = installPackages(guest, {
-      requirements: ['rich'],
-      report: () => undefined,
-      signal,
-    });
+    const installing = installPackages(guest, { requirements: ['rich'], report: () => undefined, signal });
     await expect(installing).rejects.toThrow('the connection to the guest ended');
     await new Promise((resolve) => setImmediate(resolve));
     expect(unhandled).toEqual([]);

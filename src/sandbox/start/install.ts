@@ -82,25 +82,14 @@ export async function installPackages(
     report(seen / (seen + LINES_OF_HALF), line);
   });
   // Together: where the guest is lost, exit and streams fail.
-  const [exit] = await Promise.all([
-    started.exit,
-    lines.read(started.stdout),
-    lines.read(started.stderr),
-  ]);
+  const [exit] = await Promise.all([started.exit, lines.read(started.stdout), lines.read(started.stderr)]);
   if (exit.exitCode !== 0) throw refused(lines.text());
   return await modulesOf(guest, requirements.map(nameOf), signal);
 }
 
-async function modulesOf(
-  guest: Guest,
-  names: readonly string[],
-  signal: AbortSignal,
-): Promise<readonly string[]> {
+async function modulesOf(guest: Guest, names: readonly string[], signal: AbortSignal): Promise<readonly string[]> {
   const argv = ['python3', '-I', '-c', LIST_MODULES, ...names];
-  const listing = await guest.exec(
-    { argv, user: 'root', stdin: false, timeoutMs: LIST_MS_MAX },
-    signal,
-  );
+  const listing = await guest.exec({ argv, user: 'root', stdin: false, timeoutMs: LIST_MS_MAX }, signal);
   const lines = new LastLines(() => undefined);
   listing.stderr.resume();
   await Promise.all([listing.exit, lines.read(listing.stdout)]);

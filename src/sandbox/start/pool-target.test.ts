@@ -77,13 +77,9 @@ describe('PoolTarget', () => {
     [Number.NaN, 1],
     [0, Number.POSITIVE_INFINITY],
   ])('limits: min %d, max %d are refused', (min, max) => {
-    expect(() => new PoolTarget({ min, max }, 0)).toThrow(
-      expect.objectContaining({ code: 'spec_invalid' }),
-    );
+    expect(() => new PoolTarget({ min, max }, 0)).toThrow(expect.objectContaining({ code: 'spec_invalid' }));
     const target = targetOf(1, 2);
-    expect(() => target.setLimits({ min, max })).toThrow(
-      expect.objectContaining({ code: 'spec_invalid' }),
-    );
+    expect(() => target.setLimits({ min, max })).toThrow(expect.objectContaining({ code: 'spec_invalid' }));
     expect(target.limits).toEqual({ min: 1, max: 2 });
   });
 });

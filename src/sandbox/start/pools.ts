@@ -47,11 +47,7 @@ export interface PoolsOptions {
   /** Starts a clone of the template. */
   start(template: OpenTemplate, signal: AbortSignal): Promise<Supervisor>;
   /** Runs `work` when a start of that size does not delay a request. */
-  turn(
-    template: OpenTemplate,
-    signal: AbortSignal,
-    work: (signal: AbortSignal) => Promise<void>,
-  ): Promise<void>;
+  turn(template: OpenTemplate, signal: AbortSignal, work: (signal: AbortSignal) => Promise<void>): Promise<void>;
 }
 
 /**
@@ -176,11 +172,7 @@ export class Pools {
   }
 }
 
-async function memberOf(
-  supervisor: Supervisor,
-  { hasPython }: OpenTemplate,
-  signal: AbortSignal,
-): Promise<Member> {
+async function memberOf(supervisor: Supervisor, { hasPython }: OpenTemplate, signal: AbortSignal): Promise<Member> {
   try {
     const guest = supervisor.guest();
     for (let n = 0; n < REHEARSALS; n += 1) {

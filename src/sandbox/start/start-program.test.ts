@@ -30,11 +30,7 @@ function guestWhere({
     exec: async (spec: ExecSpec) => {
       run.push(spec);
       if (hangs !== undefined && spec.argv.some((part) => part.includes(hangs))) {
-        return process(
-          spec.timeoutMs === undefined
-            ? never
-            : { exitCode: null, signal: 'SIGKILL', timedOut: true },
-        );
+        return process(spec.timeoutMs === undefined ? never : { exitCode: null, signal: 'SIGKILL', timedOut: true });
       }
       if (spec.detached === true) return process(ends ?? never);
       if (spec.argv[0] === 'tail') return process({ exitCode: 0 }, 'port 80 is taken\n');
@@ -67,9 +63,7 @@ describe('startProgram', () => {
     const { guest, run } = guestWhere({ readyAt: 3 });
     expect(await start(guest)).toBeUndefined();
     const programs = run.filter(({ detached }) => detached === true);
-    expect(programs).toMatchObject([
-      { argv: ['sh', '-c', `exec >>${START_LOG} 2>&1\nserve --port 80`], stdin: false },
-    ]);
+    expect(programs).toMatchObject([{ argv: ['sh', '-c', `exec >>${START_LOG} 2>&1\nserve --port 80`], stdin: false }]);
     expect(run.filter(({ argv }) => argv[2] === 'probe')).toHaveLength(3);
   });
 
@@ -101,15 +95,12 @@ describe('startProgram', () => {
     });
   });
 
-  it.each(['tail', 'mkdir'])(
-    'a %s of the image that never ends does not keep the build',
-    async (hangs) => {
-      const { guest } = guestWhere({ ends: { exitCode: 3 }, hangs });
-      expect(await start(guest)).toMatchObject({
-        cause: expect.stringMatching(/^it ended with status 3 before it was ready\n/),
-      });
-    },
-  );
+  it.each(['tail', 'mkdir'])('a %s of the image that never ends does not keep the build', async (hangs) => {
+    const { guest } = guestWhere({ ends: { exitCode: 3 }, hangs });
+    expect(await start(guest)).toMatchObject({
+      cause: expect.stringMatching(/^it ended with status 3 before it was ready\n/),
+    });
+  });
 
   it('a canceled build ends the wait', async () => {
     const { guest } = guestWhere({ readyAt: Number.POSITIVE_INFINITY });
@@ -128,9 +119,7 @@ describe('checkStart', () => {
     { readyTimeoutMs: 1 },
     { readyTimeoutMs: 1.5e3 + 0.5 },
   ])('refuses %j', (change) => {
-    expect(() => checkStart({ ...START, ...change })).toThrow(
-      expect.objectContaining({ code: 'spec_invalid' }),
-    );
+    expect(() => checkStart({ ...START, ...change })).toThrow(expect.objectContaining({ code: 'spec_invalid' }));
     expect(checkStart(START)).toBe(START);
   });
 });

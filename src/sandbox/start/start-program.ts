@@ -28,12 +28,7 @@ const SHOWN_CHARACTERS = 80;
 export function checkStart(start: StartCommand): StartCommand {
   for (const name of ['command', 'ready'] as const) {
     const text = start[name];
-    if (
-      text.trim() !== '' &&
-      text.length <= REQUEST_LIMITS.startCharactersMax &&
-      !text.includes('\0')
-    )
-      continue;
+    if (text.trim() !== '' && text.length <= REQUEST_LIMITS.startCharactersMax && !text.includes('\0')) continue;
     const most = REQUEST_LIMITS.startCharactersMax;
     throw new SandboxError(
       'spec_invalid',

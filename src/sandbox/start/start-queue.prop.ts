@@ -177,8 +177,7 @@ class Real {
     this.aborters.set(id, aborter);
     const handover = takes ? this.handover : undefined;
     const { signal } = aborter;
-    const shared =
-      shares === null ? undefined : { key: shares, missingMib: () => this.missingMib[shares] };
+    const shared = shares === null ? undefined : { key: shares, missingMib: () => this.missingMib[shares] };
     this.queue
       .run({ ...request, shared, queueTimeoutMs: timeoutMs, signal, handover }, () => {
         this.begun.push(id);
@@ -311,24 +310,15 @@ const steps = [
 describe('StartQueue properties', () => {
   it('StartQueue: starts, serves and refuses as a naive model does; nothing is left at the end', async () => {
     await fc.assert(
-      fc.asyncProperty(
-        fc.commands(steps, { maxCommands: 60, size: 'max' }),
-        fc.boolean(),
-        async (commands, closes) => {
-          const model = new Model();
-          const real = new Real();
-          await fc.asyncModelRun(() => ({ model, real }), commands);
-          await endAll(model, real, closes);
-          expect(real.outcomes.size).toBe(real.requests);
-          expect(real.queue.stats()).toEqual({
-            running: 0,
-            waiting: 0,
-            waitingLow: 0,
-            reservedMib: 0,
-          });
-          await real.queue.close();
-        },
-      ),
+      fc.asyncProperty(fc.commands(steps, { maxCommands: 60, size: 'max' }), fc.boolean(), async (commands, closes) => {
+        const model = new Model();
+        const real = new Real();
+        await fc.asyncModelRun(() => ({ model, real }), commands);
+        await endAll(model, real, closes);
+        expect(real.outcomes.size).toBe(real.requests);
+        expect(real.queue.stats()).toEqual({ running: 0, waiting: 0, waitingLow: 0, reservedMib: 0 });
+        await real.queue.close();
+      }),
       { numRuns: 400 },
     );
   });

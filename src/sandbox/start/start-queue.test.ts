@@ -54,10 +54,7 @@ describe('StartQueue', () => {
     host.availableMib = 1024 + RESERVE_MIB;
     const release = queue.reserve(600);
     expect(() => queue.reserve(600)).toThrow(
-      expect.objectContaining({
-        code: 'memory_unavailable',
-        message: expect.stringContaining('424 MiB left'),
-      }),
+      expect.objectContaining({ code: 'memory_unavailable', message: expect.stringContaining('424 MiB left') }),
     );
     void ask('a1');
     expect(begun).toEqual([]);
@@ -128,10 +125,7 @@ describe('StartQueue', () => {
     clock.advance(999);
     await end('nothing');
     clock.advance(1);
-    await expect(late).rejects.toMatchObject({
-      code: 'busy',
-      message: 'not started within 1000 ms: 2 wait, 1 start',
-    });
+    await expect(late).rejects.toMatchObject({ code: 'busy', message: 'not started within 1000 ms: 2 wait, 1 start' });
     await end('a1');
     expect(begun).toEqual(['a1', 'c1']);
   });
@@ -150,13 +144,8 @@ describe('StartQueue', () => {
     const aborter = new AbortController();
     const left = ask('a2', { signal: aborter.signal });
     aborter.abort(new Error('the client left'));
-    await expect(left).rejects.toMatchObject({
-      code: 'cancelled',
-      cause: { message: 'the client left' },
-    });
-    await expect(ask('a3', { signal: AbortSignal.abort() })).rejects.toMatchObject({
-      code: 'cancelled',
-    });
+    await expect(left).rejects.toMatchObject({ code: 'cancelled', cause: { message: 'the client left' } });
+    await expect(ask('a3', { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'cancelled' });
     expect(queue.stats().waiting).toBe(0);
     expect(begun).toEqual(['a1']);
 
@@ -393,10 +382,7 @@ describe('Handover', () => {
     const handover = new Handover<string>();
     ask('a1');
     const aborter = new AbortController();
-    const refused = [
-      ask('a2', { handover, signal: aborter.signal }),
-      ask('a3', { handover, queueTimeoutMs: 10 }),
-    ];
+    const refused = [ask('a2', { handover, signal: aborter.signal }), ask('a3', { handover, queueTimeoutMs: 10 })];
     aborter.abort();
     clock.advance(10);
     await Promise.allSettled(refused);

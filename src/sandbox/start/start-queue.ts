@@ -243,8 +243,7 @@ export class StartQueue {
     }
     if (this.#shortage !== null && line === this.#queues.normal) throw this.#short(this.#shortage);
     this.#dispatch();
-    if (line.size >= this.#waitingMax || line.sizeOf(tenant) >= WAITING_MAX)
-      throw this.#busy('the queue is full');
+    if (line.size >= this.#waitingMax || line.sizeOf(tenant) >= WAITING_MAX) throw this.#busy('the queue is full');
   }
 
   /** Starts what can start now. Called whenever a place, memory or the first request may have changed. */
@@ -255,8 +254,7 @@ export class StartQueue {
       const first = line.first();
       if (first === undefined) return;
       if (!this.#fits(first)) {
-        if (this.#lacking?.first !== first)
-          this.#lacking = { first, sinceMs: this.#options.clock.now() };
+        if (this.#lacking?.first !== first) this.#lacking = { first, sinceMs: this.#options.clock.now() };
         this.#cancelPoll ??= this.#options.clock.after(MEMORY_POLL_MS, () => {
           this.#cancelPoll = undefined;
           this.#dispatch();

@@ -17,12 +17,7 @@ import type { CreateRequest, SandboxInfo } from '../contract/control.ts';
 import type { EnvironmentSource } from '../contract/environment.ts';
 import { isWithoutNetwork, SandboxError } from '../contract/errors.ts';
 import type { StartSource } from '../contract/parts.ts';
-import type {
-  ResolvedOptions,
-  SandboxOptions,
-  SandboxSpec,
-  TemplateSpec,
-} from '../contract/spec.ts';
+import type { ResolvedOptions, SandboxOptions, SandboxSpec, TemplateSpec } from '../contract/spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { type OpenTemplate, Pools, type Started } from './pools.ts';
 import { openGate, type StartGate } from './start-gate.ts';
@@ -104,8 +99,7 @@ export class Starter {
       clock: parts.clock,
       log: parts.log,
       // Outside any trace: a refill is not part of the claim that caused it.
-      start: (template, signal) =>
-        this.#tracer.run(null, () => this.#startMember(template, signal)),
+      start: (template, signal) => this.#tracer.run(null, () => this.#startMember(template, signal)),
       turn: ({ spec, source }, signal, work) => {
         const needed = this.#neededBy(spec, source, this.#gate.sharersOf(null));
         const place = { ...needed, sizeMib: spec.memoryMib, priority: 'low' } as const;
@@ -114,11 +108,7 @@ export class Starter {
     });
   }
 
-  async start(
-    request: CreateRequest,
-    signal: AbortSignal,
-    named: NamedTemplate | null = null,
-  ): Promise<Started> {
+  async start(request: CreateRequest, signal: AbortSignal, named: NamedTemplate | null = null): Promise<Started> {
     const image = named === null ? await this.#resolve(request, signal) : named.image;
     const place = image === undefined ? {} : { environment: image.environment };
     const spec = this.#parts.makeSpec({ ...request, ...place, timeoutMs: null });
@@ -126,10 +116,7 @@ export class Starter {
     const needs = named !== null || hasPackages(request);
     if (request.boot === true && needs) throw withoutTemplate();
     return await this.#admitted(request, spec, async () => {
-      const template =
-        request.boot === true
-          ? null
-          : await this.#template(request, image, named?.spec ?? null, signal);
+      const template = request.boot === true ? null : await this.#template(request, image, named?.spec ?? null, signal);
       return await this.#startAdmitted(request, spec, { template, image, needs }, signal);
     });
   }
@@ -170,12 +157,7 @@ export class Starter {
   ): Promise<Started> {
     if (hasPackages(request)) throw ofSnapshot('packages', 'requirements');
     if (request.image !== undefined) throw ofSnapshot('image', 'image');
-    const spec = this.#parts.makeSpec({
-      ...request,
-      memoryMaxMib: undefined,
-      ...snapshot.spec,
-      timeoutMs: null,
-    });
+    const spec = this.#parts.makeSpec({ ...request, memoryMaxMib: undefined, ...snapshot.spec, timeoutMs: null });
     await this.#requireNetwork(spec);
     const start = (both: AbortSignal): Promise<Supervisor> =>
       this.#startOne(spec, snapshot.source, undefined, this.#sharersOf(request), both);
@@ -187,12 +169,7 @@ export class Starter {
   }
 
   /** Starts a VM from `source` once the queue admits it. */
-  async startFrom(
-    spec: SandboxSpec,
-    source: StartSource,
-    owner: CloneOwner,
-    signal: AbortSignal,
-  ): Promise<Supervisor> {
+  async startFrom(spec: SandboxSpec, source: StartSource, owner: CloneOwner, signal: AbortSignal): Promise<Supervisor> {
     const start = (both: AbortSignal): Promise<Supervisor> =>
       this.#startOne(spec, source, undefined, this.#sharersOf(owner), both);
     const { annotations, copies = 1 } = owner;
@@ -228,10 +205,7 @@ export class Starter {
   }
 
   /** @throws SandboxError `image_failed`, `cancelled` */
-  async #resolve(
-    { image }: CreateRequest,
-    signal: AbortSignal,
-  ): Promise<EnvironmentSource | undefined> {
+  async #resolve({ image }: CreateRequest, signal: AbortSignal): Promise<EnvironmentSource | undefined> {
     if (image === undefined) return undefined;
     const { resolveImage } = this.#parts;
     if (resolveImage === undefined) {
@@ -243,11 +217,7 @@ export class Starter {
   async #cloneOrBoot(
     spec: SandboxSpec,
     template: OpenTemplate | null,
-    boot: {
-      readonly path: string | undefined;
-      readonly needsTemplate: boolean;
-      readonly sharers: string | null;
-    },
+    boot: { readonly path: string | undefined; readonly needsTemplate: boolean; readonly sharers: string | null },
     signal: AbortSignal,
   ): Promise<Started> {
     if (template !== null) {
@@ -260,9 +230,7 @@ export class Starter {
         if (signal.aborted || isWithoutNetwork(error)) throw error;
         if (boot.needsTemplate) throw error;
         const reason = describeError(error);
-        this.#parts.log.warn('a sandbox could not start from its template; it boots instead', {
-          reason,
-        });
+        this.#parts.log.warn('a sandbox could not start from its template; it boots instead', { reason });
       }
     }
     const supervisor = await this.#startOne(spec, null, boot.path, boot.sharers, signal);
@@ -287,15 +255,10 @@ export class Starter {
   }
 
   async #queued<T>(
-    request: Pick<CreateRequest, 'queueTimeoutMs' | 'annotations'> & {
-      readonly isResume?: boolean;
-    },
+    request: Pick<CreateRequest, 'queueTimeoutMs' | 'annotations'> & { readonly isResume?: boolean },
     spec: SandboxSpec,
     signal: AbortSignal,
-    from: {
-      readonly source: StartSource | null;
-      readonly start: (signal: AbortSignal) => Promise<T>;
-    },
+    from: { readonly source: StartSource | null; readonly start: (signal: AbortSignal) => Promise<T> },
     handover?: Handover<T>,
   ): Promise<T> {
     const { source, start } = from;
@@ -303,15 +266,7 @@ export class Starter {
     const needed = this.#neededBy(spec, source, this.#sharersOf(request));
     const tenant = this.#gate.ownerOf(request.annotations ?? {});
     const { isResume } = request;
-    const place = {
-      isResume,
-      tenant,
-      ...needed,
-      sizeMib: spec.memoryMib,
-      queueTimeoutMs,
-      signal,
-      handover,
-    };
+    const place = { isResume, tenant, ...needed, sizeMib: spec.memoryMib, queueTimeoutMs, signal, handover };
     const admission = this.#tracer.start('admission');
     // Called in the context of the start that freed the place, which may belong to another trace.
     const started = this.#tracer.bind(start);

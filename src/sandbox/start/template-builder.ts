@@ -109,10 +109,7 @@ const ANSWER_MS_MAX = 30_000;
 const FIRST_SCRIPT = 'import json; print(json.dumps([1]))';
 
 /** @throws SandboxError `spec_invalid` for a size or module that does not work, `template_failed`, `cancelled` */
-export async function buildTemplate(
-  parts: TemplateParts,
-  options: BuildOptions,
-): Promise<BuiltTemplate> {
+export async function buildTemplate(parts: TemplateParts, options: BuildOptions): Promise<BuiltTemplate> {
   const cleanup = new CleanupStack();
   const disk: { full: DiskTrouble | null } = { full: null };
   const onFull = (trouble: DiskTrouble): void => {
@@ -149,11 +146,9 @@ async function build(
   cleanup.push('workspace', () => workspace.remove());
   let offered: readonly string[] = [];
   if (requirements.length === 0) await parts.makeOverlay(workspace.overlayPath, diskMib * MIB);
-  else
-    offered = await install(parts, options, { ...made, warm: [] }, workspace.overlayPath, onFull);
+  else offered = await install(parts, options, { ...made, warm: [] }, workspace.overlayPath, onFull);
   const share = requirements.length === 0 ? 0 : INSTALL_SHARE;
-  const warmReport: BuildOptions['report'] = (part, detail) =>
-    report(share + (1 - share) * part, detail);
+  const warmReport: BuildOptions['report'] = (part, detail) => report(share + (1 - share) * part, detail);
   warmReport(0.02, 'boot');
   const warmed = { ...spec, warm: [...new Set([...warm, ...offered])] };
   const { vm, guest, memory } = await boot(parts, warmed, workspace, signal, cleanup, onFull);
@@ -263,10 +258,7 @@ async function boot(
       rootImagePath,
       guestCid: lease.cid,
       console: 'log',
-      bootArgs: [
-        ...TEMPLATE_BOOT_ARGS,
-        ...(spec.environment === undefined ? [] : ENVIRONMENT_BOOT_ARGS),
-      ],
+      bootArgs: [...TEMPLATE_BOOT_ARGS, ...(spec.environment === undefined ? [] : ENVIRONMENT_BOOT_ARGS)],
       ...(disks === undefined ? {} : { disks }),
       ...nic,
     },
@@ -414,11 +406,7 @@ function unfit(cause: string, remedy?: string): SandboxError {
   return failed(cause, remedy, 'spec_invalid');
 }
 
-function failed(
-  cause: string,
-  remedy?: string,
-  code: SandboxErrorCode = 'template_failed',
-): SandboxError {
+function failed(cause: string, remedy?: string, code: SandboxErrorCode = 'template_failed'): SandboxError {
   const options = remedy === undefined ? { cause } : { cause, remedy };
   return new SandboxError(code, 'the template could not be built', options);
 }

@@ -1,12 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { SandboxEnvironment } from '../contract/environment.ts';
-import {
-  canBeCloned,
-  DEFAULT_TEMPLATE,
-  needsCard,
-  type TemplateInputs,
-  templateKey,
-} from './template.ts';
+import { canBeCloned, DEFAULT_TEMPLATE, needsCard, type TemplateInputs, templateKey } from './template.ts';
 
 const inputs: TemplateInputs = {
   spec: DEFAULT_TEMPLATE,
@@ -86,8 +80,7 @@ describe('templateKey', () => {
 
   it('another start command is another key; another time limit is not', () => {
     const start = { command: 'serve', ready: 'probe', readyTimeoutMs: 5_000 };
-    const keyOf = (more: object) =>
-      templateKey({ ...inputs, spec: { ...spec, start: { ...start, ...more } } });
+    const keyOf = (more: object) => templateKey({ ...inputs, spec: { ...spec, start: { ...start, ...more } } });
     const keys = [keyOf({}), keyOf({ command: 'x' }), keyOf({ ready: 'x' }), templateKey(inputs)];
     expect(new Set(keys).size).toBe(4);
     expect(keyOf({ readyTimeoutMs: 1_000 })).toBe(keyOf({}));

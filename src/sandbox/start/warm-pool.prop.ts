@@ -102,9 +102,7 @@ const member = (world: World, index: number, act: (member: FakeMember) => void):
 const events: fc.Arbitrary<Event> = fc.oneof(
   fc.constant(event('claim', (world) => world.claim())),
   fc.constant(event('wait', (world) => world.waiting++)),
-  pick.map((index) =>
-    event(`made ${index}`, (world) => pending(world, index, (i) => world.maker.succeed(i))),
-  ),
+  pick.map((index) => event(`made ${index}`, (world) => pending(world, index, (i) => world.maker.succeed(i)))),
   pick.map((index) =>
     event(`made, dead ${index}`, (world) =>
       pending(world, index, (i) => {
@@ -114,9 +112,7 @@ const events: fc.Arbitrary<Event> = fc.oneof(
       }),
     ),
   ),
-  pick.map((index) =>
-    event(`not made ${index}`, (world) => pending(world, index, (i) => world.maker.fail(i))),
-  ),
+  pick.map((index) => event(`not made ${index}`, (world) => pending(world, index, (i) => world.maker.fail(i)))),
   fc.tuple(pick, fc.constantFrom('quietly' as const, 'noticed' as const)).map(([index, how]) =>
     event(`ends ${how} ${index}`, (world) =>
       member(world, index, (one) => {
@@ -218,8 +214,7 @@ describe('WarmPool and StartQueue properties', () => {
           const place = { memoryMib: 1024, queueTimeoutMs: 10_000 };
           const pool = new WarmPool<FakeMember>({
             make: start,
-            turn: (signal, run) =>
-              queue.run({ ...place, tenant: 'pool', priority: 'low', signal }, run),
+            turn: (signal, run) => queue.run({ ...place, tenant: 'pool', priority: 'low', signal }, run),
             offer: (one) => handover.offer(one),
             limits: { min: 2, max: 3 },
             clock,
@@ -230,23 +225,16 @@ describe('WarmPool and StartQueue properties', () => {
             await scheduler.schedule(Promise.resolve(), 'a request');
             const aborter = new AbortController();
             if (cancels) {
-              void scheduler
-                .schedule(Promise.resolve(), 'a cancellation')
-                .then(() => aborter.abort());
+              void scheduler.schedule(Promise.resolve(), 'a cancellation').then(() => aborter.abort());
             }
             const { signal } = aborter;
             const run = (both: AbortSignal) => start(both, fails);
-            const got =
-              pool.claim() ?? (await queue.run({ ...place, tenant, signal, handover }, run));
+            const got = pool.claim() ?? (await queue.run({ ...place, tenant, signal, handover }, run));
             served.push(got);
           });
-          const passing = scheduler
-            .schedule(Promise.resolve(), 'time')
-            .then(() => clock.advance(10_000));
+          const passing = scheduler.schedule(Promise.resolve(), 'time').then(() => clock.advance(10_000));
           const closing = closesEarly
-            ? scheduler
-                .schedule(Promise.resolve(), 'the end')
-                .then(() => Promise.all([queue.close(), pool.close()]))
+            ? scheduler.schedule(Promise.resolve(), 'the end').then(() => Promise.all([queue.close(), pool.close()]))
             : undefined;
           const settled = Promise.allSettled(outcomes);
           await scheduler.waitFor(Promise.all([settled, passing, closing]));
@@ -256,9 +244,7 @@ describe('WarmPool and StartQueue properties', () => {
           for (const outcome of await settled) {
             if (outcome.status === 'fulfilled') continue;
             const error: unknown = outcome.reason;
-            const known =
-              error instanceof BusyError ||
-              /canceled|shutting down|not started/.test(String(error));
+            const known = error instanceof BusyError || /canceled|shutting down|not started/.test(String(error));
             expect(known).toBe(true);
           }
           expect(new Set(served).size).toBe(served.length);

@@ -20,11 +20,7 @@ function poolOf(min: number, max: number, options: Partial<WarmPoolOptions<FakeM
   const clock = new FakeClock();
   const maker = new FakeMaker();
   const logged: string[] = [];
-  const log: Log = {
-    ...silentLog,
-    warn: (message) => logged.push(message),
-    error: (message) => logged.push(message),
-  };
+  const log: Log = { ...silentLog, warn: (message) => logged.push(message), error: (message) => logged.push(message) };
   const pool = new WarmPool({ make: maker.make, limits: { min, max }, clock, log, ...options });
   const advance = async (ms: number): Promise<void> => {
     clock.advance(ms);
@@ -307,9 +303,7 @@ describe('WarmPool', () => {
 
   it('setLimits: refused limits change nothing', () => {
     const { pool } = poolOf(1, 2);
-    expect(() => pool.setLimits({ min: 3, max: 2 })).toThrow(
-      expect.objectContaining({ code: 'spec_invalid' }),
-    );
+    expect(() => pool.setLimits({ min: 3, max: 2 })).toThrow(expect.objectContaining({ code: 'spec_invalid' }));
     expect(pool.stats()).toMatchObject({ min: 1, max: 2 });
   });
 
@@ -412,29 +406,20 @@ describe('WarmPool with StartQueue', () => {
   it('200 requests at once, a pool of 4, slow starts: each is served or refused with a reason', async () => {
     const SLOW_MS = 900;
     const clock = new FakeClock();
-    const queue = new StartQueue({
-      concurrency: 2,
-      totalMib: 8192,
-      availableMib: () => 8192,
-      waitingMax: 128,
-      clock,
-    });
+    const queue = new StartQueue({ concurrency: 2, totalMib: 8192, availableMib: () => 8192, waitingMax: 128, clock });
     const handover = new Handover<FakeMember>();
     const maker = new FakeMaker();
     /** A clone, whoever it is for. */
     const start = (signal: AbortSignal): Promise<FakeMember> => {
       const made = maker.make(signal);
       const { done } = maker.pending.at(-1) ?? {};
-      clock.after(SLOW_MS, () =>
-        maker.succeed(maker.pending.findIndex((one) => one.done === done)),
-      );
+      clock.after(SLOW_MS, () => maker.succeed(maker.pending.findIndex((one) => one.done === done)));
       return made;
     };
     const base = { memoryMib: 512 };
     const pool = new WarmPool<FakeMember>({
       make: start,
-      turn: (signal, run) =>
-        queue.run({ ...base, tenant: 'pool', queueTimeoutMs: null, priority: 'low', signal }, run),
+      turn: (signal, run) => queue.run({ ...base, tenant: 'pool', queueTimeoutMs: null, priority: 'low', signal }, run),
       offer: (member) => handover.offer(member),
       limits: { min: 4, max: 4 },
       clock,
@@ -472,26 +457,18 @@ describe('WarmPool with StartQueue', () => {
     expect(pool.stats()).toMatchObject({ hits: 4, misses: 196, ready: 4, starting: 0 });
     expect(queue.stats()).toEqual({ running: 0, waiting: 0, waitingLow: 0, reservedMib: 0 });
     await Promise.all([pool.close(), queue.close()]);
-    expect(maker.members.filter(({ discards }) => discards > 0)).toHaveLength(
-      maker.members.length - served.length,
-    );
+    expect(maker.members.filter(({ discards }) => discards > 0)).toHaveLength(maker.members.length - served.length);
   });
 
   it('a refill under way goes to the first waiting request', async () => {
     const clock = new FakeClock();
     const maker = new FakeMaker();
-    const queue = new StartQueue({
-      concurrency: 1,
-      totalMib: 8192,
-      availableMib: () => 8192,
-      clock,
-    });
+    const queue = new StartQueue({ concurrency: 1, totalMib: 8192, availableMib: () => 8192, clock });
     const handover = new Handover<FakeMember>();
     const request = { memoryMib: 512, queueTimeoutMs: null };
     const pool = new WarmPool<FakeMember>({
       make: maker.make,
-      turn: (signal, run) =>
-        queue.run({ ...request, tenant: 'pool', priority: 'low', signal }, run),
+      turn: (signal, run) => queue.run({ ...request, tenant: 'pool', priority: 'low', signal }, run),
       offer: (member) => handover.offer(member),
       limits: { min: 1, max: 1 },
       clock,

@@ -54,9 +54,7 @@ export interface WarmPoolOptions<M extends PoolMember> {
    * Calls `run` when the queue admits it, and settles as that does. By then the member is delivered, so that a
    * request that waits for it does not start its own VM. Absent: at once.
    */
-  readonly turn?:
-    | ((signal: AbortSignal, run: (signal: AbortSignal) => Promise<void>) => Promise<void>)
-    | undefined;
+  readonly turn?: ((signal: AbortSignal, run: (signal: AbortSignal) => Promise<void>) => Promise<void>) | undefined;
   /** Offers a new member to a waiting request; false: none waits. Absent: none ever waits. */
   readonly offer?: ((member: M) => boolean) | undefined;
   readonly limits: PoolLimits;
@@ -211,8 +209,7 @@ export class WarmPool<M extends PoolMember> {
     }
     if (this.#cancelBackoff !== undefined) return;
     // While makes fail, one at a time is enough to detect recovery.
-    const parallel =
-      this.#failures > 0 ? 1 : (this.#options.refillConcurrency ?? REFILL_CONCURRENCY);
+    const parallel = this.#failures > 0 ? 1 : (this.#options.refillConcurrency ?? REFILL_CONCURRENCY);
     for (; surplus < 0 && this.#makes.size < parallel; surplus++) {
       const aborter = new AbortController();
       this.#makes.set(aborter, this.#make(aborter));
@@ -354,10 +351,7 @@ export class WarmPool<M extends PoolMember> {
   }
 }
 
-async function atOnce(
-  signal: AbortSignal,
-  run: (signal: AbortSignal) => Promise<void>,
-): Promise<void> {
+async function atOnce(signal: AbortSignal, run: (signal: AbortSignal) => Promise<void>): Promise<void> {
   await run(signal);
 }
 

@@ -25,15 +25,7 @@ export type StoreErrorCode =
 export class StoreError extends CodedError<StoreErrorCode> {}
 
 /** Primary result codes (sqlite3.h); the low byte of an extended one. */
-const SQLITE = {
-  busy: 5,
-  readOnly: 8,
-  ioError: 10,
-  corrupt: 11,
-  full: 13,
-  cantOpen: 14,
-  notDb: 26,
-};
+const SQLITE = { busy: 5, readOnly: 8, ioError: 10, corrupt: 11, full: 13, cantOpen: 14, notDb: 26 };
 /** SQLITE_IOERR_SHMSIZE: the index of the WAL could not grow, because the disk is full. */
 const SQLITE_IOERR_SHMSIZE = 4874;
 
@@ -46,8 +38,7 @@ function sqliteCode(error: unknown): number | undefined {
   return 'errcode' in error && typeof error.errcode === 'number' ? error.errcode : undefined;
 }
 
-export const isBusy = (error: unknown): boolean =>
-  ((sqliteCode(error) ?? 0) & 0xff) === SQLITE.busy;
+export const isBusy = (error: unknown): boolean => ((sqliteCode(error) ?? 0) & 0xff) === SQLITE.busy;
 
 /** True for a full disk or an exhausted quota, from a file call or from SQLite. */
 export function isDiskFull(error: unknown): boolean {

@@ -24,5 +24,4 @@ export function spendReserve(path: string): boolean {
   return true;
 }
 
-const isWhole = (path: string): boolean =>
-  statSync(path, { throwIfNoEntry: false })?.size === RESERVE_BYTES;
+const isWhole = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.size === RESERVE_BYTES;

@@ -82,12 +82,7 @@ const rowSchema = z.object({
   endJson: z.string().nullable(),
 });
 const metadataSchema = z.record(z.string(), z.string());
-const endSchema = z.object({
-  cause: z.string(),
-  detail: z.string(),
-  atMs: count,
-  evidence: z.unknown().optional(),
-});
+const endSchema = z.object({ cause: z.string(), detail: z.string(), atMs: count, evidence: z.unknown().optional() });
 const logSchema = z.object({ console: z.instanceof(Uint8Array), vmm: z.instanceof(Uint8Array) });
 
 export function sandboxTable(parts: StoreParts): SandboxTable {
@@ -97,25 +92,16 @@ export function sandboxTable(parts: StoreParts): SandboxTable {
       const { metadataJson, endJson, ...rest } = rowSchema.parse(row);
       const end = endJson === null ? null : endSchema.parse(JSON.parse(endJson));
       const requestJson = sealing.unseal(rest.requestJson, rest.id) ?? 'null';
-      return {
-        ...rest,
-        requestJson,
-        metadata: metadataSchema.parse(JSON.parse(metadataJson)),
-        end,
-      };
+      return { ...rest, requestJson, metadata: metadataSchema.parse(JSON.parse(metadataJson)), end };
     });
   return {
     async put(row) {
-      const orphans = await db.write(`keep sandbox ${row.id}`, (sql) =>
-        putSandbox(sql, sealing, row),
-      );
+      const orphans = await db.write(`keep sandbox ${row.id}`, (sql) => putSandbox(sql, sealing, row));
       if (orphans > 0) await sweep(parts);
     },
     claim: (id, from, to) =>
       db.write(`claim sandbox ${id}`, (sql) => {
-        const claim = sql.prepare(
-          'UPDATE sandboxes SET ownerJson = :to WHERE id = :id AND ownerJson IS :from',
-        );
+        const claim = sql.prepare('UPDATE sandboxes SET ownerJson = :to WHERE id = :id AND ownerJson IS :from');
         return claim.run({ id, from, to }).changes === 1;
       }),
     async get(id) {
@@ -199,15 +185,12 @@ export async function sealPlainRows({ db, sealing }: StoreParts): Promise<number
   if (hasPlain) {
     await db.write('seal the requests', (sql) => {
       const seal = sql.prepare('UPDATE sandboxes SET requestJson = :json WHERE id = :id');
-      for (const { id, requestJson } of plainRows(sql))
-        seal.run({ id, json: sealing.seal(requestJson, id) });
+      for (const { id, requestJson } of plainRows(sql)) seal.run({ id, json: sealing.seal(requestJson, id) });
     });
   }
   if (hasPlain || sealing.isNew) await db.rewrite();
   const foreign = await db.read('count the requests', (sql) =>
-    sql
-      .prepare("SELECT count(*) AS count FROM sandboxes WHERE requestJson ->> '$.key' <> ?")
-      .get(sealing.keyId),
+    sql.prepare("SELECT count(*) AS count FROM sandboxes WHERE requestJson ->> '$.key' <> ?").get(sealing.keyId),
   );
   return Number(foreign?.['count'] ?? 0);
 }
@@ -248,18 +231,12 @@ function forgetOldest(sql: DatabaseSync): void {
  * @param digest undefined: its pause has none
  * @returns not 0: the one that it had before may be unneeded
  */
-export function keepBaseOf(
-  sql: DatabaseSync,
-  sandboxId: string,
-  digest: string | undefined,
-): number {
+export function keepBaseOf(sql: DatabaseSync, sandboxId: string, digest: string | undefined): number {
   const { changes } = sql
     .prepare('DELETE FROM sandboxBases WHERE sandboxId = ? AND digest IS NOT ?')
     .run(sandboxId, digest ?? null);
   if (digest !== undefined) {
-    sql
-      .prepare('INSERT OR IGNORE INTO sandboxBases (sandboxId, digest) VALUES (?, ?)')
-      .run(sandboxId, digest);
+    sql.prepare('INSERT OR IGNORE INTO sandboxBases (sandboxId, digest) VALUES (?, ?)').run(sandboxId, digest);
   }
   return Number(changes);
 }

@@ -51,13 +51,10 @@ const rows = (db: DatabaseSync) =>
       .all()
       .map((row) => ({ ...row })),
   );
-const version = (db: DatabaseSync): unknown =>
-  db.prepare('PRAGMA user_version').get()?.['user_version'];
+const version = (db: DatabaseSync): unknown => db.prepare('PRAGMA user_version').get()?.['user_version'];
 /** Table → column names with types. */
 const shape = (db: DatabaseSync) =>
-  TABLES.map((table) =>
-    db.prepare(`SELECT name, type, "notnull", pk FROM pragma_table_info('${table}')`).all(),
-  );
+  TABLES.map((table) => db.prepare(`SELECT name, type, "notnull", pk FROM pragma_table_info('${table}')`).all());
 
 describe('migrate', () => {
   it('a new database: all tables, the newest version', () => {
@@ -81,8 +78,7 @@ describe('migrate', () => {
     expect(old.prepare('PRAGMA foreign_key_check').all()).toEqual([]);
   });
 
-  const addColumn: Migration = (db) =>
-    db.exec("ALTER TABLE snapshotFiles ADD label TEXT DEFAULT 'none'");
+  const addColumn: Migration = (db) => db.exec("ALTER TABLE snapshotFiles ADD label TEXT DEFAULT 'none'");
 
   it('applies only the missing migrations, in order', () => {
     const db = database(VERSION_1);

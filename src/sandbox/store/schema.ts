@@ -103,11 +103,7 @@ const APPLICATION_ID = 0x4e567374;
  * Applies the missing migrations. Call in a write transaction.
  * @throws StoreError `store_newer`, `store_damaged`
  */
-export function migrate(
-  db: DatabaseSync,
-  dir: string,
-  migrations: readonly Migration[] = MIGRATIONS,
-): void {
+export function migrate(db: DatabaseSync, dir: string, migrations: readonly Migration[] = MIGRATIONS): void {
   const version = pragma(db, 'user_version');
   if (version === 0 && pragma(db, 'schema_version') === 0) {
     db.exec(`PRAGMA application_id = ${APPLICATION_ID}`);

@@ -1,12 +1,4 @@
-import {
-  chmodSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -20,9 +12,7 @@ describe('sealingWith', () => {
   it('seal: hides the text, differs each time, and is undone for the same id only', () => {
     const [one, two] = [sealing.seal(TEXT, 'a'), sealing.seal(TEXT, 'a')];
     expect(one).not.toBe(two);
-    expect(Buffer.from(JSON.parse(one).sealed, 'base64').toString('latin1')).not.toContain(
-      'sk-1234',
-    );
+    expect(Buffer.from(JSON.parse(one).sealed, 'base64').toString('latin1')).not.toContain('sk-1234');
     expect([sealing.unseal(one, 'a'), sealing.unseal(two, 'a')]).toEqual([TEXT, TEXT]);
     expect(sealing.unseal(one, 'b')).toBeNull();
   });

@@ -28,11 +28,7 @@ export interface SnapshotTable {
    *   (`OpenSnapshot.whole`). Memory that others could share is always verified first
    * @throws StoreError `not_found`, `snapshot_damaged`
    */
-  open(
-    idOrName: string,
-    what?: 'all' | 'disk',
-    checks?: 'first' | 'meanwhile',
-  ): Promise<OpenSnapshot>;
+  open(idOrName: string, what?: 'all' | 'disk', checks?: 'first' | 'meanwhile'): Promise<OpenSnapshot>;
   /**
    * Newest first, including those of pauses. The space of a base is added to that of the oldest that needs it.
    * @param ownerOf of several owners each has an oldest, so what one sees does not depend on the others. Default: one owner
@@ -79,8 +75,7 @@ export function snapshotTable(parts: StoreParts): SnapshotTable {
     if (row === undefined) throw new StoreError('not_found', `no snapshot ${key}`);
     return fromRow(row);
   };
-  const get = (key: string): Promise<SnapshotRow> =>
-    db.read(`read snapshot ${key}`, (sql) => find(sql, key));
+  const get = (key: string): Promise<SnapshotRow> => db.read(`read snapshot ${key}`, (sql) => find(sql, key));
   return {
     stage: () => newStaging(parts),
     open: async (key, what = 'all', checks = 'first') => {
@@ -121,16 +116,11 @@ interface OpenedFiles {
   readonly handles: ReadonlyMap<keyof PerFile, FileHandle>;
 }
 
-async function openFiles(
-  { dir, files }: StoreParts,
-  row: SnapshotRow,
-  what: 'all' | 'disk',
-): Promise<OpenedFiles> {
+async function openFiles({ dir, files }: StoreParts, row: SnapshotRow, what: 'all' | 'disk'): Promise<OpenedFiles> {
   const handles = new Map<keyof PerFile, FileHandle>();
   const roles = what === 'disk' ? (['disk'] as const) : rolesOf(row);
   try {
-    const shared =
-      what === 'disk' ? (['environment'] as const) : (['base', 'environment'] as const);
+    const shared = what === 'disk' ? (['environment'] as const) : (['base', 'environment'] as const);
     for (const role of [...roles, ...shared]) {
       const digest = row.files[role];
       if (digest !== undefined) handles.set(role, await open(files.pathOf(digest), 'r'));
@@ -176,25 +166,18 @@ function verifying(
   };
   const allWhole = untilWhole(all);
   const sharedWhole = untilWhole([checks.get('ram'), checks.get('base')]);
-  for (const each of [allWhole, sharedWhole])
-    each.catch((error: unknown) => ignore(error, 'told to whom awaits it'));
+  for (const each of [allWhole, sharedWhole]) each.catch((error: unknown) => ignore(error, 'told to whom awaits it'));
   let released: Promise<void> | undefined;
   const release = (): Promise<void> => {
     // Threads read them by the numbers of their descriptors.
     released ??= Promise.allSettled(all).then(() => closeAll(handles));
     return released;
   };
-  return {
-    opened: { row, paths, whole: allWhole, release, [Symbol.asyncDispose]: release },
-    sharedWhole,
-  };
+  return { opened: { row, paths, whole: allWhole, release, [Symbol.asyncDispose]: release }, sharedWhole };
 }
 
 /** @param rows newest first */
-function withBases(
-  rows: readonly SnapshotRow[],
-  ownerOf: (row: SnapshotRow) => string,
-): readonly SnapshotRow[] {
+function withBases(rows: readonly SnapshotRow[], ownerOf: (row: SnapshotRow) => string): readonly SnapshotRow[] {
   const keyOf = (row: SnapshotRow, digest = ''): string => `${digest} ${ownerOf(row)}`;
   const counted = new Set(rows.map((row) => keyOf(row, row.files.ram)));
   return rows

@@ -28,10 +28,7 @@ export interface PerFile {
 export type SnapshotPaths = PerFile;
 
 /** The files of a snapshot besides an environment and a base. */
-export function rolesOf({
-  stateSha256,
-  base,
-}: Pick<NewSnapshot, 'stateSha256' | 'base'>): readonly SnapshotRole[] {
+export function rolesOf({ stateSha256, base }: Pick<NewSnapshot, 'stateSha256' | 'base'>): readonly SnapshotRole[] {
   if (stateSha256 === null) return ['disk'];
   return base === undefined ? SNAPSHOT_ROLES : DIFFERENCE_ROLES;
 }

@@ -15,14 +15,7 @@ import { cloneSparse, digestSparse } from '../../sys/sparse-threads.ts';
 import { asStoreError, StoreError } from './errors.ts';
 import { type StoreParts, sweep } from './parts.ts';
 import { keepBaseOf, putSandbox, type SandboxRow } from './sandbox-table.ts';
-import {
-  digestOf,
-  type NewSnapshot,
-  type PerFile,
-  rolesOf,
-  type SnapshotPaths,
-  type SnapshotRow,
-} from './snapshot.ts';
+import { digestOf, type NewSnapshot, type PerFile, rolesOf, type SnapshotPaths, type SnapshotRow } from './snapshot.ts';
 
 export interface Staging extends AsyncDisposable {
   /** Paths of files to write, in a private directory on the store's file system. */
@@ -195,19 +188,13 @@ const neededBase = (snapshot: NewSnapshot, base: KeptBase | undefined): KeptBase
   snapshot.base === undefined ? undefined : base;
 
 /** Verifies a base that was written. @returns its space */
-async function bytesOfBase(
-  paths: Required<SnapshotPaths>,
-  base: KeptBase | undefined,
-): Promise<number> {
+async function bytesOfBase(paths: Required<SnapshotPaths>, base: KeptBase | undefined): Promise<number> {
   if (base === undefined) return 0;
   if (base.file !== null) return (await base.file.stat()).blocks * STAT_BLOCK_BYTES;
   await using file = await open(paths.base, 'r');
   await file.chmod(0o600);
   if ((await digestSparse(paths.base)) !== base.digest) {
-    throw new StoreError(
-      'snapshot_damaged',
-      'the RAM that a snapshot needs was not written as it is',
-    );
+    throw new StoreError('snapshot_damaged', 'the RAM that a snapshot needs was not written as it is');
   }
   await file.datasync();
   return (await file.stat()).blocks * STAT_BLOCK_BYTES;
@@ -278,17 +265,13 @@ function insertSnapshot(sql: DatabaseSync, row: SnapshotRow): void {
                :rootImageDigest, :createdAtMs, :bytes, :baseBytes)`,
     )
     .run({ ...columns, stateSha256: stateSha256 ?? '' });
-  const insertFile = sql.prepare(
-    'INSERT INTO snapshotFiles (snapshotId, role, digest) VALUES (?, ?, ?)',
-  );
+  const insertFile = sql.prepare('INSERT INTO snapshotFiles (snapshotId, role, digest) VALUES (?, ?, ?)');
   for (const [role, digest] of Object.entries(files)) insertFile.run(row.id, role, digest);
 }
 
 /** Refuses a taken name, or one that equals an id, since ids are looked up first. */
 function requireFreeName(sql: DatabaseSync, name: string | null): void {
-  const taken = sql
-    .prepare('SELECT 1 FROM snapshots WHERE name = :name OR id = :name')
-    .get({ name });
+  const taken = sql.prepare('SELECT 1 FROM snapshots WHERE name = :name OR id = :name').get({ name });
   if (taken === undefined) return;
   throw new StoreError('name_taken', `a snapshot named "${name}" exists`, {
     remedy: 'Choose another name, or remove the snapshot.',

@@ -78,8 +78,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   try {
     await collect();
     const count = await sealPlainRows(parts);
-    if (count > 0)
-      log.warn('sandboxes were sealed with another key and can not be resumed', { count, keyPath });
+    if (count > 0) log.warn('sandboxes were sealed with another key and can not be resumed', { count, keyPath });
   } catch (error) {
     await close();
     throw error;
@@ -95,11 +94,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
 
 const reservePath = (dir: string): string => join(dir, 'reserve');
 
-async function openParts(
-  dir: string,
-  keyPath: string,
-  clock: Clock,
-): Promise<Omit<StoreParts, 'recent'>> {
+async function openParts(dir: string, keyPath: string, clock: Clock): Promise<Omit<StoreParts, 'recent'>> {
   let lock: FileLock | undefined;
   try {
     const files = new Files(dir);

@@ -24,10 +24,7 @@ describe('WholeFiles', () => {
       const status = await file.stat({ bigint: true });
       const seen = ({ fd }: typeof file): typeof file =>
         ({ stat: async () => await Promise.resolve(status), fd }) as never;
-      const both = await Promise.all([
-        whole.isWhole(digest, seen(file)),
-        whole.isWhole(digest, seen(wrong)),
-      ]);
+      const both = await Promise.all([whole.isWhole(digest, seen(file)), whole.isWhole(digest, seen(wrong))]);
       expect(both).toEqual([true, true]);
       await file.write('S', 0);
       expect(await whole.isWhole(digest, unread)).toBe(false);

@@ -7,13 +7,7 @@ import type { Guest } from '../../machine/guest/guest.ts';
 import type { Vm, VmExit } from '../../machine/vmm/driver.ts';
 import { causeOfExit, type SandboxEnd } from '../contract/ending.ts';
 import type { DiskEvent, PackageEvent } from '../contract/events.ts';
-import type {
-  HostMemoryEvents,
-  MemoryEvent,
-  OomMark,
-  PressureMark,
-  ResizedEvent,
-} from '../contract/memory-events.ts';
+import type { HostMemoryEvents, MemoryEvent, OomMark, PressureMark, ResizedEvent } from '../contract/memory-events.ts';
 import type { HostViolations } from '../contract/parts.ts';
 import { MemoryWatch } from '../memory/watch.ts';
 import { diskEvent } from './full-disk.ts';
@@ -67,9 +61,7 @@ export class Evidence {
     this.#vm = vm;
     this.#host = vm.pid === null ? null : (hostMemory?.(vm.pid, sandboxId) ?? null);
     this.#violations = vm.pid === null ? null : (hostViolations?.(vm.pid) ?? null);
-    const stop = this.#host?.listen((event) =>
-      this.#emit(this.#memory.fromHost(event, clock.now(), clock.wall())),
-    );
+    const stop = this.#host?.listen((event) => this.#emit(this.#memory.fromHost(event, clock.now(), clock.wall())));
     vm.onDiskTrouble?.((trouble) => this.#emit([diskEvent(trouble)]));
     void vm.exited.then((exit) => {
       this.#exit = exit;
@@ -105,13 +97,9 @@ export class Evidence {
     const kills = this.#host?.oomKills() ?? 0;
     const end = causeOfExit(exit, this.#vm?.consoleTail() ?? '', kills);
     const { lastOom } = this.#memory;
-    if (end.cause !== 'host-oom' || lastOom?.source !== 'host' || lastOom.victim === null)
-      return end;
+    if (end.cause !== 'host-oom' || lastOom?.source !== 'host' || lastOom.victim === null) return end;
     const { name, pid, rssBytes } = lastOom.victim;
-    return {
-      ...end,
-      detail: `${end.detail}: ${name} (pid ${pid}) held ${Math.floor(rssBytes / MIB)} MiB`,
-    };
+    return { ...end, detail: `${end.detail}: ${name} (pid ${pid}) held ${Math.floor(rssBytes / MIB)} MiB` };
   }
 
   /** Call it once the VM is gone. */

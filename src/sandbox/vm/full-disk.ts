@@ -8,12 +8,7 @@ import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import type { DiskTrouble } from '../../machine/vmm/driver.ts';
 import { FREE_SPACE, SandboxError } from '../contract/errors.ts';
-import {
-  type DiskEvent,
-  diskFullText,
-  type EventSink,
-  type TimedEvent,
-} from '../contract/events.ts';
+import { type DiskEvent, diskFullText, type EventSink, type TimedEvent } from '../contract/events.ts';
 
 export function diskEvent({ kind, path, freeBytes }: DiskTrouble): DiskEvent {
   return { type: kind === 'full' ? 'disk_full' : 'disk_error', path, freeBytes };
@@ -33,11 +28,7 @@ export interface StalledSandbox {
 }
 
 /** Resolves when the action is done. Never rejects. */
-export async function onDiskEvent(
-  sandbox: StalledSandbox,
-  event: TimedEvent,
-  log: Log,
-): Promise<void> {
+export async function onDiskEvent(sandbox: StalledSandbox, event: TimedEvent, log: Log): Promise<void> {
   if (event.type !== 'disk_full' && event.type !== 'disk_error') return;
   const { type, path, freeBytes } = event;
   const fields = { sandbox: sandbox.id, path, freeBytes };

@@ -11,9 +11,7 @@ import {
 } from './lifecycle.ts';
 
 const STATES = Object.keys(TRANSITIONS) as SandboxState[];
-const EVENTS = [
-  ...new Set(STATES.flatMap((state) => Object.keys(TRANSITIONS[state]))),
-] as SandboxEvent[];
+const EVENTS = [...new Set(STATES.flatMap((state) => Object.keys(TRANSITIONS[state])))] as SandboxEvent[];
 
 describe('lifecycle', () => {
   it('transition: every pair is either in the table or refused with {from, event}', () => {

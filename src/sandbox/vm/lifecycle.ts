@@ -35,9 +35,7 @@ export type SandboxEvent =
   | 'released'
   | 'released-after-failure';
 
-export const TRANSITIONS: Readonly<
-  Record<SandboxState, Readonly<Partial<Record<SandboxEvent, SandboxState>>>>
-> = {
+export const TRANSITIONS: Readonly<Record<SandboxState, Readonly<Partial<Record<SandboxEvent, SandboxState>>>>> = {
   creating: { 'resources-made': 'booting', stop: 'stopping', died: 'stopping' },
   booting: { 'agent-confirmed': 'ready', stop: 'stopping', died: 'stopping' },
   ready: { pause: 'paused', save: 'saving', stop: 'stopping', died: 'stopping' },

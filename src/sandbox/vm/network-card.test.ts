@@ -25,14 +25,7 @@ function world(fail?: string) {
     done.push(name);
     if (name === fail) throw new Error(`${name} failed`);
   };
-  const traffic = {
-    packetsIn: 1,
-    packetsOut: 1,
-    bytesIn: 40,
-    bytesOut: 2,
-    refused: {},
-    bytesUsed: 42,
-  };
+  const traffic = { packetsIn: 1, packetsOut: 1, bytesIn: 40, bytesOut: 2, refused: {}, bytesUsed: 42 };
   const destinations: DestinationUse[] = [];
   const lease: CardLease = {
     tapFd: 9,
@@ -43,11 +36,7 @@ function world(fail?: string) {
     setPolicy: ({ mode }) => step(`policy ${mode}`),
     setSecrets: () => step('secrets'),
     trust: undefined,
-    gatewayUse: () => ({
-      allowed: 1,
-      refused: {},
-      destinations,
-    }),
+    gatewayUse: () => ({ allowed: 1, refused: {}, destinations }),
     traffic: async () => {
       await step('count');
       return traffic;
@@ -55,10 +44,7 @@ function world(fail?: string) {
     release: () => step('release'),
   };
   const vm = {
-    nicHotplug: {
-      plugNic: ({ tapFd, mac }: NicSpec) => step(`plug ${tapFd} ${mac}`),
-      unplugNic: () => step('unplug'),
-    },
+    nicHotplug: { plugNic: ({ tapFd, mac }: NicSpec) => step(`plug ${tapFd} ${mac}`), unplugNic: () => step('unplug') },
   } as unknown as Vm;
   const guest = {
     update: ({ network }: GuestChange) => step(`tell ${network?.address ?? network}`),
@@ -108,15 +94,12 @@ describe('NetworkCard', () => {
     expect(missing.done).toEqual(['lease allowlist', PLUG, 'handed over']);
   });
 
-  it.each([PLUG, 'handed over', 'tell 10.0.0.2'])(
-    'set: after "%s" has failed nothing is left',
-    async (what) => {
-      const { card, vm, guest, done } = world(what);
-      await expect(card.set(LIST, vm, guest)).rejects.toThrow(`${what} failed`);
-      expect(done.slice(-2)).toEqual(['unplug', 'release']);
-      expect(card.settings).toBeUndefined();
-    },
-  );
+  it.each([PLUG, 'handed over', 'tell 10.0.0.2'])('set: after "%s" has failed nothing is left', async (what) => {
+    const { card, vm, guest, done } = world(what);
+    await expect(card.set(LIST, vm, guest)).rejects.toThrow(`${what} failed`);
+    expect(done.slice(-2)).toEqual(['unplug', 'release']);
+    expect(card.settings).toBeUndefined();
+  });
 
   it.each(['tell null', 'unplug'])(
     'set: a guest that does not give its card up reaches nothing ("%s")',

@@ -39,9 +39,7 @@ export class NetworkCard {
   #bytesUsed = 0;
   #destinationBytesUsed: BytesByName = {};
   #isReleased = false;
-  #counted:
-    | { readonly lease: CardLease; readonly atMs: number; readonly bytes: number }
-    | undefined;
+  #counted: { readonly lease: CardLease; readonly atMs: number; readonly bytes: number } | undefined;
 
   constructor(sandboxId: string, parts: CardParts) {
     this.#sandboxId = sandboxId;
@@ -119,9 +117,7 @@ export class NetworkCard {
       await vm.nicHotplug.plugNic(nic);
       await this.confirmHandover();
     } catch (error) {
-      await this.#unplug(vm).catch((second: unknown) =>
-        ignore(second, 'the first error is reported'),
-      );
+      await this.#unplug(vm).catch((second: unknown) => ignore(second, 'the first error is reported'));
       throw error;
     }
   }
@@ -142,12 +138,7 @@ export class NetworkCard {
    * Changes the policy; plugs a missing card, unplugs an unwanted one. After an error `network` is the effective
    * one.
    */
-  async set(
-    network: NetworkSpec | null,
-    vm: Vm,
-    guest: Guest,
-    secrets = NO_SECRETS,
-  ): Promise<void> {
+  async set(network: NetworkSpec | null, vm: Vm, guest: Guest, secrets = NO_SECRETS): Promise<void> {
     if (network === null) {
       await this.#remove(vm, guest);
     } else if (this.#lease === undefined) {
@@ -155,9 +146,7 @@ export class NetworkCard {
       try {
         await guest.update({ network: this.settings });
       } catch (error) {
-        await this.#unplug(vm).catch((second: unknown) =>
-          ignore(second, 'the first error is reported'),
-        );
+        await this.#unplug(vm).catch((second: unknown) => ignore(second, 'the first error is reported'));
         throw error;
       }
     } else {
@@ -206,10 +195,7 @@ export class NetworkCard {
   get #used(): Pick<NetworkSpec, 'bytesUsed' | 'destinationBytesUsed'> {
     const byName = this.#destinationBytesUsed;
     const isEmpty = Object.keys(byName).length === 0;
-    return {
-      bytesUsed: this.#bytesUsed,
-      ...(isEmpty ? {} : { destinationBytesUsed: byName }),
-    };
+    return { bytesUsed: this.#bytesUsed, ...(isEmpty ? {} : { destinationBytesUsed: byName }) };
   }
 
   /** Call it once the VM is gone. Idempotent. */
@@ -231,9 +217,7 @@ export class NetworkCard {
   async #countBudget(): Promise<void> {
     if (this.#lease === undefined) return;
     const { destinations } = this.#lease.gatewayUse();
-    this.#destinationBytesUsed = Object.fromEntries(
-      destinations.map((each) => [each.name, each.bytesUsed]),
-    );
+    this.#destinationBytesUsed = Object.fromEntries(destinations.map((each) => [each.name, each.bytesUsed]));
     if (this.#network?.limits.bytesMax === undefined) return;
     try {
       this.#bytesUsed = (await this.#lease.traffic()).bytesUsed;

@@ -1,13 +1,7 @@
 /** The resources of a supervisor's VM (types only). */
 import type { GuestListener } from '../../machine/guest/link.ts';
 import type { NicSpec, Vm } from '../../machine/vmm/driver.ts';
-import type {
-  GuestMemory,
-  InferencePort,
-  MappedMemory,
-  PackagePort,
-  Workspace,
-} from '../contract/parts.ts';
+import type { GuestMemory, InferencePort, MappedMemory, PackagePort, Workspace } from '../contract/parts.ts';
 
 /** Resources made before the VM starts. */
 export interface Prepared {

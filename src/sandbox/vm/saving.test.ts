@@ -8,13 +8,7 @@ import { fillOnce, Saving } from './saving.ts';
 const SNAPSHOT: VmSnapshot = { statePath: '/s', stateSha256: 'x', machine: 'm' };
 
 /** A VM that maps its RAM. @param failures of the copy of that, the first ones */
-function world(
-  failures = 0,
-  hasEnvironment = false,
-  savesChanges = false,
-  ownBytes = 50,
-  hasNoRoom = false,
-) {
+function world(failures = 0, hasEnvironment = false, savesChanges = false, ownBytes = 50, hasNoRoom = false) {
   const done: string[] = [];
   const step = async (name: string): Promise<void> => void done.push(name);
   let left = failures;
@@ -76,14 +70,7 @@ function world(
   return { done, save, saving: () => new Saving(saved, guest) };
 }
 
-const SAVED = [
-  'end requests',
-  'settle, dropCaches, freeze',
-  'unplug',
-  'devices',
-  'keep /m',
-  'keep /o',
-];
+const SAVED = ['end requests', 'settle, dropCaches, freeze', 'unplug', 'devices', 'keep /m', 'keep /o'];
 
 describe('Saving', () => {
   it('write: mapped RAM is copied before the first save, and only then', async () => {
@@ -131,10 +118,7 @@ describe('Saving', () => {
 
   it('write: of a VM that has changed more, all is kept while the guest runs, and gets its changes later', async () => {
     const { done, save } = world(0, false, true, 51);
-    const steps = [
-      ...['keep /t', ...SAVED.slice(0, 3), 'pause'],
-      ...['devices, changes into /r', 'keep /o'],
-    ];
+    const steps = [...['keep /t', ...SAVED.slice(0, 3), 'pause'], ...['devices, changes into /r', 'keep /o']];
     for (const _time of [1, 2]) {
       await save();
       expect(done.splice(0)).toEqual(steps);
@@ -157,11 +141,7 @@ describe('Saving', () => {
     const { done, save } = world(0, true);
     const saving = await save('disk');
     const settled = 'settle, freeze, mustFreeze';
-    expect(done.splice(0)).toEqual([
-      'end requests',
-      settled,
-      ...['unplug', 'pause', 'keep /o', 'keep /e'],
-    ]);
+    expect(done.splice(0)).toEqual(['end requests', settled, ...['unplug', 'pause', 'keep /o', 'keep /e']]);
     await saving.resumeAfterSave();
     expect([done, saving.isLinked]).toEqual([['take requests', 'resume', 'plug'], false]);
   });

@@ -25,10 +25,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
   const closed = Promise.withResolvers<GuestClosed>();
   const updates = { fail: false };
   const vmm = { isAlive: true };
-  const packages = {
-    policies: [] as (PackagePolicy | null)[],
-    fetch: (_fetch: PackageFetch): void => undefined,
-  };
+  const packages = { policies: [] as (PackagePolicy | null)[], fetch: (_fetch: PackageFetch): void => undefined };
   const step = async (name: Step, signal?: AbortSignal): Promise<void> => {
     if (trouble.fail === name) throw new Error(`${name} failed`);
     if (trouble.hang !== name) return;
@@ -117,12 +114,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
     },
     attachBridge: async () => {
       await step('bridge');
-      return {
-        setModels: () => undefined,
-        setSuspended: () => undefined,
-        inFlight: () => 0,
-        close: hold('bridge'),
-      };
+      return { setModels: () => undefined, setSuspended: () => undefined, inFlight: () => 0, close: hold('bridge') };
     },
     attachPackages: async (_id, _channel, policy, onFetch) => {
       packages.policies.push(policy);
@@ -194,9 +186,7 @@ describe('Supervisor', () => {
     expect(packages.policies.at(-1)).toEqual(more);
     expect(sandbox.spec.packages).toEqual(more);
     updates.fail = true;
-    await expect(sandbox.setPackages(packagePolicy({ ecosystems: ['go'] }))).rejects.toThrow(
-      'hangs',
-    );
+    await expect(sandbox.setPackages(packagePolicy({ ecosystems: ['go'] }))).rejects.toThrow('hangs');
     expect([packages.policies.at(-1), sandbox.spec.packages]).toEqual([more, more]);
     await expect(sandbox.setPackages(null)).rejects.toThrow('hangs');
     expect([packages.policies.at(-1), sandbox.spec.packages]).toEqual([null, null]);
@@ -214,13 +204,7 @@ describe('Supervisor', () => {
       null,
       expect.objectContaining({ ecosystems: ['pip'], deny: ['torch'] }) as unknown,
     ]);
-    const fetch = {
-      ecosystem: 'pip',
-      name: 'six',
-      version: '1',
-      file: 'f',
-      outcome: 'ok',
-    } as const;
+    const fetch = { ecosystem: 'pip', name: 'six', version: '1', file: 'f', outcome: 'ok' } as const;
     packages.fetch({ ...fetch, digest: '', bytes: 1, cached: false });
     expect(events).toEqual([{ type: 'package', ...fetch, digest: '', bytes: 1, cached: false }]);
     await sandbox.stop();

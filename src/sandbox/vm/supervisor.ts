@@ -37,13 +37,7 @@ import { fitMemory, mayMapRam, ramMib, resizeMemory } from '../memory/size.ts';
 import { Evidence } from './evidence.ts';
 import { setGuestClock } from './guest-clock.ts';
 import { identityOf, untilHello } from './identity.ts';
-import {
-  isFinal,
-  refusalOf,
-  type SandboxEvent,
-  type SandboxState,
-  transition,
-} from './lifecycle.ts';
+import { isFinal, refusalOf, type SandboxEvent, type SandboxState, transition } from './lifecycle.ts';
 import { NetworkCard } from './network-card.ts';
 import type { MadeMemory, Prepared, Running } from './running.ts';
 import { allReady, fillOnce, Saving } from './saving.ts';
@@ -188,8 +182,7 @@ export class Supervisor {
     const guest = this.guest();
     const { id, cpus, memoryMib, diskMib, warm, hostname } = this.#spec;
     this.#spec = { ...spec, id, cpus, memoryMib, diskMib, warm, hostname };
-    if (spec.network !== null && this.#vm !== undefined)
-      await this.#card.bind(spec.network, this.#vm, spec);
+    if (spec.network !== null && this.#vm !== undefined) await this.#card.bind(spec.network, this.#vm, spec);
     const { env, network, authority } = this.#identity();
     this.#running?.port.setModels(spec.models);
     this.#running?.packages?.setPolicy(spec.packages);
@@ -348,10 +341,7 @@ export class Supervisor {
   /** Ends the VM and releases everything. Idempotent. */
   stop(cause: 'stopped' | 'timeout' = 'stopped'): Promise<SandboxEnd> {
     this.#aborter.abort(new SandboxError('cancelled', 'the sandbox was stopped'));
-    return this.#end(
-      cause,
-      cause === 'timeout' ? 'it reached its time limit' : 'stopped by its owner',
-    );
+    return this.#end(cause, cause === 'timeout' ? 'it reached its time limit' : 'stopped by its owner');
   }
 
   async #resumeAfterSave(saving: Saving, running: Running): Promise<void> {
@@ -368,10 +358,7 @@ export class Supervisor {
     } catch (error) {
       await this.#evidence.exitOrGrace(running.vm);
       if (this.#stopping === undefined) {
-        await this.#end(
-          'agent-lost',
-          `it could not continue after a save: ${describeError(error)}`,
-        );
+        await this.#end('agent-lost', `it could not continue after a save: ${describeError(error)}`);
       }
       throw goneWhileSaving(error);
     }
@@ -487,10 +474,7 @@ export class Supervisor {
     if (template?.mapMemory !== undefined && sharers !== null && mayMap) {
       mapped = await template.mapMemory(sharers);
     }
-    memoryReady =
-      mapped === undefined
-        ? template?.copyMemory(memory.path)
-        : allReady(mapped.ready, template?.ready);
+    memoryReady = mapped === undefined ? template?.copyMemory(memory.path) : allReady(mapped.ready, template?.ready);
     memoryReady?.catch((error: unknown) => ignore(error, 'reported by the start of the VM'));
     const fillMemory = mapped && fillOnce(mapped, memory);
     return { memory, mapped, memoryReady, fillMemory };
@@ -565,9 +549,7 @@ export class Supervisor {
     const failed = isFailure(cause);
     this.#apply(failed ? 'died' : 'stop');
     // A start under way may still push onto the cleanup stack.
-    await this.#booting?.catch((error: unknown) =>
-      ignore(error, 'the start reports its own failure'),
-    );
+    await this.#booting?.catch((error: unknown) => ignore(error, 'the start reports its own failure'));
     try {
       await this.#cleanup.run();
     } catch (error) {

@@ -15,10 +15,7 @@ export function vmSpecOf(
   const { kernelPath, rootImagePath, template } = parts;
   const { dir, overlayPath, environmentPath, channelPath } = workspace;
   const { id, cpus, channelLimits, diskLimits, console, environment } = spec;
-  const disks = [
-    ...(environment === undefined ? [] : [environmentDisk(environmentPath)]),
-    ...(workspace.disks ?? []),
-  ];
+  const disks = [...(environment === undefined ? [] : [environmentDisk(environmentPath)]), ...(workspace.disks ?? [])];
   const isTold = environment !== undefined && template === undefined;
   return {
     id,
@@ -37,12 +34,7 @@ export function vmSpecOf(
     memoryFd: memory.fd,
     ...(nic === undefined ? {} : { nic }),
     ...(memoryReady === undefined ? {} : { memoryReady }),
-    ...(template === undefined
-      ? {}
-      : {
-          snapshot: snapshotOf(template.snapshot, mapped),
-          diskLimits,
-        }),
+    ...(template === undefined ? {} : { snapshot: snapshotOf(template.snapshot, mapped), diskLimits }),
   };
 }
 

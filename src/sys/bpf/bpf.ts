@@ -63,13 +63,7 @@ export function removeMapEntry(fd: number, key: number): void {
   mapCall(COMMAND.mapDelete, fd, key, undefined, 'DELETE');
 }
 
-function mapCall(
-  command: number,
-  fd: number,
-  key: number,
-  value: ArrayBuffer | undefined,
-  what: string,
-): void {
+function mapCall(command: number, fd: number, key: number, value: ArrayBuffer | undefined, what: string): void {
   const keyBytes = Uint32Array.of(key).buffer;
   const attributes = new DataView(new ArrayBuffer(32));
   attributes.setUint32(0, fd, true);

@@ -29,36 +29,26 @@ export function lib(): ReturnType<typeof bind> {
 function bind() {
   const library = load();
   const pointer = 'uintptr_t';
-  const ringCallback = koffi.proto(
-    'int neurovisor_ring_sample(uintptr_t context, uintptr_t data, size_t bytes)',
-  );
+  const ringCallback = koffi.proto('int neurovisor_ring_sample(uintptr_t context, uintptr_t data, size_t bytes)');
   const functions = {
     openFile: library.func(`${pointer} bpf_object__open_file(const char *path, void *options)`),
     load: library.func(`int bpf_object__load(${pointer} object)`),
     close: library.func(`void bpf_object__close(${pointer} object)`),
-    findProgram: library.func(
-      `${pointer} bpf_object__find_program_by_name(${pointer} object, const char *name)`,
-    ),
+    findProgram: library.func(`${pointer} bpf_object__find_program_by_name(${pointer} object, const char *name)`),
     programFd: library.func(`int bpf_program__fd(${pointer} program)`),
     setAutoload: library.func(`int bpf_program__set_autoload(${pointer} program, bool autoload)`),
-    findMap: library.func(
-      `${pointer} bpf_object__find_map_by_name(${pointer} object, const char *name)`,
-    ),
+    findMap: library.func(`${pointer} bpf_object__find_map_by_name(${pointer} object, const char *name)`),
     mapFd: library.func(`int bpf_map__fd(${pointer} map)`),
     mapValueBytes: library.func(`uint32_t bpf_map__value_size(${pointer} map)`),
     setMaxEntries: library.func(`int bpf_map__set_max_entries(${pointer} map, uint32_t entries)`),
-    linkCreate: library.func(
-      'int bpf_link_create(int program, int target, int attachType, void *options)',
-    ),
+    linkCreate: library.func('int bpf_link_create(int program, int target, int attachType, void *options)'),
     tcHookCreate: library.func('int bpf_tc_hook_create(void *hook)'),
     tcHookDestroy: library.func('int bpf_tc_hook_destroy(void *hook)'),
     tcAttach: library.func('int bpf_tc_attach(const void *hook, _Inout_ void *options)'),
     tcDetach: library.func('int bpf_tc_detach(const void *hook, const void *options)'),
     rawTracepoint: library.func('int bpf_raw_tracepoint_open(const char *name, int program)'),
     lookup: library.func('int bpf_map_lookup_elem(int map, const void *key, void *value)'),
-    update: library.func(
-      'int bpf_map_update_elem(int map, const void *key, const void *value, uint64_t flags)',
-    ),
+    update: library.func('int bpf_map_update_elem(int map, const void *key, const void *value, uint64_t flags)'),
     delete: library.func('int bpf_map_delete_elem(int map, const void *key)'),
     nextKey: library.func('int bpf_map_get_next_key(int map, const void *key, void *next)'),
     nextMapId: library.func('int bpf_map_get_next_id(uint32_t id, void *next)'),
@@ -73,9 +63,7 @@ function bind() {
     ringConsume: library.func(`int ring_buffer__consume(${pointer} ring)`),
     ringFree: library.func(`void ring_buffer__free(${pointer} ring)`),
     btf: library.func(`${pointer} bpf_object__btf(${pointer} object)`),
-    btfFind: library.func(
-      `int btf__find_by_name_kind(${pointer} btf, const char *name, uint32_t kind)`,
-    ),
+    btfFind: library.func(`int btf__find_by_name_kind(${pointer} btf, const char *name, uint32_t kind)`),
     btfType: library.func(`${pointer} btf__type_by_id(${pointer} btf, uint32_t id)`),
     btfName: library.func(`const char *btf__name_by_offset(${pointer} btf, uint32_t offset)`),
     btfSize: library.func(`int64_t btf__resolve_size(${pointer} btf, uint32_t id)`),

@@ -65,9 +65,7 @@ export async function createControlApp(
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser('*', async (_request: FastifyRequest, body: Readable) =>
-    readJsonBody(body, clock),
-  );
+  app.addContentTypeParser('*', async (_request: FastifyRequest, body: Readable) => readJsonBody(body, clock));
   addAudit(app, parts.audit, (request) => callerOf(request, parts.callers));
   app.addHook('onRequest', async (request) => {
     if (OPEN_ROUTES.includes(request.routeOptions.url)) return;
@@ -95,9 +93,7 @@ export async function createControlApp(
   app.addHook('preValidation', async (request) => {
     if (request.body === undefined && request.method !== 'GET') request.body = {};
   });
-  app.setErrorHandler(async (error: FastifyError, request, reply) =>
-    sendError(asE2b(error), request, reply),
-  );
+  app.setErrorHandler(async (error: FastifyError, request, reply) => sendError(asE2b(error), request, reply));
   app.get('/health', async (_request, reply) => reply.status(204).send());
   if (isDescribed) await describeControl(app);
   const routes = app.withTypeProvider() as unknown as App;
@@ -117,9 +113,7 @@ export async function createControlApp(
   function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
     const known = errorReply(error);
     if (known === null) {
-      log.error(`${request.method} ${request.routeOptions.url ?? '?'}`, {
-        error: describeError(error),
-      });
+      log.error(`${request.method} ${request.routeOptions.url ?? '?'}`, { error: describeError(error) });
     }
     const { status, headers, body } = known ?? INTERNAL;
     return reply.status(status).headers(headers).type('application/json').send(body);

@@ -28,9 +28,7 @@ export function blockText({ base, bits }: Block): string {
 }
 
 export function isWithin(inner: Block, outer: Block): boolean {
-  return (
-    inner.bits >= outer.bits && inner.base >= outer.base && inner.base < outer.base + sizeOf(outer)
-  );
+  return inner.bits >= outer.bits && inner.base >= outer.base && inner.base < outer.base + sizeOf(outer);
 }
 
 /** The fewest blocks, at most 32, that cover `block` without `hole`. */

@@ -57,11 +57,7 @@ export class Creations {
    * Does something that needs the internet, or, on a host without networks and if there are no rules, without it.
    * @throws E2bError 400: there are rules
    */
-  async orClosed<T>(
-    isDefault: boolean,
-    wantsNetwork: boolean,
-    act: (isClosed: boolean) => Promise<T>,
-  ): Promise<T> {
+  async orClosed<T>(isDefault: boolean, wantsNetwork: boolean, act: (isClosed: boolean) => Promise<T>): Promise<T> {
     const { clock } = this.#parts;
     if (!wantsNetwork) return await act(false);
     if (isDefault && clock.now() < this.#closedUntilMs) return await act(true);
@@ -94,8 +90,7 @@ function requestOf(body: CreateBody, version: Version): CreateRequest {
   return {
     timeoutMs: Math.max(1, seconds * 1000),
     queueTimeoutMs: E2B_LIMITS.queueMsMax,
-    onTimeout:
-      autoPause !== true ? 'kill' : autoPauseMemory === false ? 'pause-disk-only' : 'pause',
+    onTimeout: autoPause !== true ? 'kill' : autoPauseMemory === false ? 'pause-disk-only' : 'pause',
     autoResume: autoResume?.enabled ?? false,
     env: envVars ?? {},
     metadata: metadata ?? {},
@@ -166,9 +161,7 @@ function checkAutoPause({
 
 function notYet(templateId: string, gone: AbortSignal): Error {
   if (gone.aborted) {
-    return new SandboxError('cancelled', 'create: the client disconnected', {
-      cause: gone.reason,
-    });
+    return new SandboxError('cancelled', 'create: the client disconnected', { cause: gone.reason });
   }
   const seconds = E2B_LIMITS.buildRetrySeconds;
   return new E2bError(

@@ -62,9 +62,7 @@ export function addLogRoutes(app: App, parts: E2bParts): void {
       const inTime = isBackward ? until(all, cursor).toReversed() : from(all, cursor);
       const least = LOG_LEVELS.indexOf(level);
       const found = inTime.filter(
-        (entry) =>
-          LOG_LEVELS.indexOf(entry.level) >= least &&
-          (search === undefined || entry.message.includes(search)),
+        (entry) => LOG_LEVELS.indexOf(entry.level) >= least && (search === undefined || entry.message.includes(search)),
       );
       return { logs: found.slice(0, limit) };
     },

@@ -12,14 +12,7 @@ import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts } from '../parts.ts';
 import { guestStats } from './health.ts';
 import { present } from './present.ts';
-import {
-  failures,
-  idParams,
-  manyMetricsAnswer,
-  manyMetricsQuery,
-  metricAnswer,
-  metricsQuery,
-} from './schema.ts';
+import { failures, idParams, manyMetricsAnswer, manyMetricsQuery, metricAnswer, metricsQuery } from './schema.ts';
 import { stateOf } from './view.ts';
 
 type Metric = z.input<typeof metricAnswer>;
@@ -42,8 +35,7 @@ export function addMetricsRoutes(app: App, parts: E2bParts): void {
       schema: {
         tags,
         operationId: 'getSandboxMetrics',
-        description:
-          'Asks the guest now. Earlier entries are those of earlier requests. `memCache` is not known: 0.',
+        description: 'Asks the guest now. Earlier entries are those of earlier requests. `memCache` is not known: 0.',
         params: idParams,
         querystring: metricsQuery,
         response: { 200: zod.array(metricAnswer), ...failures },
@@ -79,9 +71,8 @@ export function addMetricsRoutes(app: App, parts: E2bParts): void {
   );
 }
 
-const hasMetric = (
-  entry: readonly [string, Metric | undefined],
-): entry is readonly [string, Metric] => entry[1] !== undefined;
+const hasMetric = (entry: readonly [string, Metric | undefined]): entry is readonly [string, Metric] =>
+  entry[1] !== undefined;
 
 export class MetricsHistory implements Disposable {
   readonly #parts: E2bParts;
@@ -122,10 +113,7 @@ export class MetricsHistory implements Disposable {
       if (samples.length > E2B_LIMITS.metricsMax) samples.shift();
       this.#samples.set(id, samples);
     } catch (error) {
-      log.debug('metrics: the guest did not answer', {
-        sandbox: id,
-        reason: describeError(error),
-      });
+      log.debug('metrics: the guest did not answer', { sandbox: id, reason: describeError(error) });
     } finally {
       this.#asking.delete(id);
     }

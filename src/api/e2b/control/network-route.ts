@@ -64,7 +64,5 @@ export function addNetworkRoute(app: App, parts: E2bParts, creations: Creations)
 }
 
 function paused(id: string): E2bError {
-  return new E2bError(409, `sandbox ${id} is paused`, {
-    remedy: 'connect to it, which resumes it',
-  });
+  return new E2bError(409, `sandbox ${id} is paused`, { remedy: 'connect to it, which resumes it' });
 }

@@ -4,11 +4,7 @@ import { networkOptions } from './network.ts';
 describe('networkOptions', () => {
   it('takes allowed addresses out of denied blocks', () => {
     const lists = { allowOut: ['10.0.0.1', '192.0.2.9'], denyOut: ['10.0.0.0/30', '192.0.2.9'] };
-    expect(networkOptions(lists, true)).toEqual({
-      mode: 'open',
-      allow: [],
-      deny: ['10.0.0.0/32', '10.0.0.2/31'],
-    });
+    expect(networkOptions(lists, true)).toEqual({ mode: 'open', allow: [], deny: ['10.0.0.0/32', '10.0.0.2/31'] });
   });
 
   it('refuses lists that would make more rules than a sandbox may have', () => {

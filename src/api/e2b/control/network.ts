@@ -17,10 +17,7 @@ type Lists = Pick<NetworkBody, 'allowOut' | 'denyOut' | 'rules' | 'egressProxy' 
  * @returns null: no network card
  * @throws E2bError 400
  */
-export function networkOptions(
-  lists: Lists | null | undefined,
-  allowInternetAccess: boolean,
-): NetworkOptions | null {
+export function networkOptions(lists: Lists | null | undefined, allowInternetAccess: boolean): NetworkOptions | null {
   refuseUnsupported(lists ?? {});
   const allowOut = lists?.allowOut ?? [];
   const denyOut = lists?.denyOut ?? [];
@@ -30,8 +27,7 @@ export function networkOptions(
     throw new E2bError(400, `allowOut: the name ${name} needs ${ALL} in denyOut`);
   }
   const wrong = denyOut.find((one) => !ADDRESSES.test(one));
-  if (wrong !== undefined)
-    throw new E2bError(400, `denyOut: ${wrong} is not an address or a block`);
+  if (wrong !== undefined) throw new E2bError(400, `denyOut: ${wrong} is not an address or a block`);
   if (allowOut.includes(ALL)) return { mode: 'open', allow: [], deny: [] };
   if (isClosed && allowOut.length === 0) return null;
   if (isClosed) return { mode: 'allowlist', allow: allowOut, deny: [] };
@@ -42,9 +38,7 @@ export function networkOptions(
  * Whether a client has rules for egress: then a host without network cards refuses. The mere wish for the internet is no
  * reason, since clients say it whether their program does or not.
  */
-export function hasRules(
-  lists: Pick<Lists, 'allowOut' | 'denyOut' | 'rules'> | null | undefined,
-): boolean {
+export function hasRules(lists: Pick<Lists, 'allowOut' | 'denyOut' | 'rules'> | null | undefined): boolean {
   const { allowOut, denyOut, rules } = lists ?? {};
   const isListed = (allowOut ?? []).length > 0 || (denyOut ?? []).length > 0;
   return isListed || requestHeadersOf(rules).length > 0;
@@ -66,9 +60,7 @@ function denyWithout(deny: readonly string[], allow: readonly string[]): readonl
   const split = new Set<string>();
   for (const text of deny) {
     const block = parseBlock(text);
-    const own = holes.filter(
-      (hole) => block !== null && (isWithin(hole, block) || isWithin(block, hole)),
-    );
+    const own = holes.filter((hole) => block !== null && (isWithin(hole, block) || isWithin(block, hole)));
     if (block === null || own.length === 0) {
       if (!allow.includes(text)) kept.add(text);
     } else if (!split.has(blockText(block))) {
@@ -93,10 +85,7 @@ const tooManyRules = (): E2bError =>
 
 function refuseUnsupported({ egressProxy, dnsServers }: Lists): void {
   if (egressProxy !== undefined && egressProxy !== null) {
-    throw new E2bError(
-      400,
-      'egressProxy: not supported, since only TCP 80 and 443 could be led through a proxy',
-    );
+    throw new E2bError(400, 'egressProxy: not supported, since only TCP 80 and 443 could be led through a proxy');
   }
   // Also an empty list, which at E2B closes DNS.
   if (dnsServers !== undefined && dnsServers !== null) {

@@ -2,10 +2,10 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { type Item, pageOf } from './paging.ts';
 
-const items = fc.uniqueArray(
-  fc.record({ id: fc.stringMatching(/^[a-z0-9]{20}$/), createdAtMs: fc.nat(5) }),
-  { selector: ({ id }) => id, maxLength: 30 },
-);
+const items = fc.uniqueArray(fc.record({ id: fc.stringMatching(/^[a-z0-9]{20}$/), createdAtMs: fc.nat(5) }), {
+  selector: ({ id }) => id,
+  maxLength: 30,
+});
 
 describe('pages', () => {
   it('together they have every item once, in order, whatever their size', () => {

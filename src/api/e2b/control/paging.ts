@@ -38,8 +38,7 @@ function compare(a: Item, b: Item): number {
   return a.id < b.id ? -1 : Number(a.id > b.id);
 }
 
-const formatToken = ({ id, createdAtMs }: Item): string =>
-  Buffer.from(`${createdAtMs}/${id}`).toString('base64url');
+const formatToken = ({ id, createdAtMs }: Item): string => Buffer.from(`${createdAtMs}/${id}`).toString('base64url');
 
 const TOKEN = /^(\d{1,16}(?:\.\d{1,16})?)\/([a-z0-9]{1,64})$/;
 

@@ -45,9 +45,7 @@ export function rulesOf({ secrets }: Pick<SandboxInfo, 'secrets'>): Rules | unde
     for (const host of own) hosts.set(host, { ...hosts.get(host), [sets]: HIDDEN });
   }
   if (hosts.size === 0) return undefined;
-  return Object.fromEntries(
-    [...hosts].map(([host, headers]) => [host, [{ transform: { headers } }]]),
-  );
+  return Object.fromEntries([...hosts].map(([host, headers]) => [host, [{ transform: { headers } }]]));
 }
 
 /** Whether the values are lost with the process that had them: until they are set again it can't be resumed. */

@@ -44,26 +44,12 @@ export function addSandboxRoutes(app: App, parts: E2bParts, creations: Creations
   addFork(app, parts);
   app.get(
     '/sandboxes/:sandboxID',
-    {
-      schema: {
-        tags,
-        operationId: 'getSandbox',
-        params: idParams,
-        response: { 200: sandboxDetail, ...failures },
-      },
-    },
+    { schema: { tags, operationId: 'getSandbox', params: idParams, response: { 200: sandboxDetail, ...failures } } },
     async ({ params }) => detailView(await present(parts, params.sandboxID), parts),
   );
   app.delete(
     '/sandboxes/:sandboxID',
-    {
-      schema: {
-        tags,
-        operationId: 'killSandbox',
-        params: idParams,
-        response: { 204: nothing, ...failures },
-      },
-    },
+    { schema: { tags, operationId: 'killSandbox', params: idParams, response: { 204: nothing, ...failures } } },
     async ({ params }, reply) => {
       const { id } = await present(parts, params.sandboxID);
       await control.remove(id);
@@ -91,8 +77,7 @@ function addCreate(app: App, parts: E2bParts, creations: Creations): void {
       },
       async ({ body, headers }, reply) => {
         const gone = clientGone(reply);
-        const create = (signal: AbortSignal): Promise<SandboxInfo> =>
-          creations.create(body, version, signal);
+        const create = (signal: AbortSignal): Promise<SandboxInfo> => creations.create(body, version, signal);
         const key = headers['idempotency-key'];
         if (key === undefined) {
           return await reply.status(201).send(sandboxView(await create(gone), parts));
@@ -290,11 +275,7 @@ async function resume(
 }
 
 /** A timeout is never made shorter. */
-async function extend(
-  { control, clock }: E2bParts,
-  { id, endsAtMs }: SandboxInfo,
-  seconds: number,
-): Promise<void> {
+async function extend({ control, clock }: E2bParts, { id, endsAtMs }: SandboxInfo, seconds: number): Promise<void> {
   const timeoutMs = milliseconds(seconds);
   if (endsAtMs === null || endsAtMs >= clock.wall() + timeoutMs) return;
   await control.update(id, { timeoutMs });

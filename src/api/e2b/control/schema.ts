@@ -58,27 +58,17 @@ export const connectBody = named(
 );
 export const resumeBody = named(
   'ResumedSandbox',
-  z.object({
-    timeout: seconds.optional(),
-    memory: z.boolean().optional(),
-    autoPause: z.boolean().optional(),
-  }),
+  z.object({ timeout: seconds.optional(), memory: z.boolean().optional(), autoPause: z.boolean().optional() }),
 );
 export const timeoutBody = named('SandboxTimeoutRequest', z.object({ timeout: seconds }));
-export const refreshBody = named(
-  'SandboxRefreshRequest',
-  z.object({ duration: seconds.optional() }),
-);
+export const refreshBody = named('SandboxRefreshRequest', z.object({ duration: seconds.optional() }));
 export const pauseBody = named(
   'SandboxPauseRequest',
   z.object({ memory: z.boolean().optional(), requireHealthyGuest: z.boolean().optional() }),
 );
 export const forkBody = named(
   'SandboxForkRequest',
-  z.object({
-    timeout: seconds.optional(),
-    count: whole(RANGES.forks.min, RANGES.forks.max).optional(),
-  }),
+  z.object({ timeout: seconds.optional(), count: whole(RANGES.forks.min, RANGES.forks.max).optional() }),
 );
 export const snapshotBody = named(
   'SandboxSnapshotRequest',
@@ -94,9 +84,7 @@ export const networkBody = named(
 export type NetworkBody = z.infer<typeof networkBody>;
 
 export const idParams = z.object({ sandboxID: z.string().max(E2B_LIMITS.idCharactersMax) });
-export const templateParams = z.object({
-  id: z.string().max(E2B_LIMITS.templateCharactersMax),
-});
+export const templateParams = z.object({ id: z.string().max(E2B_LIMITS.templateCharactersMax) });
 
 const limit = integerText(1, E2B_LIMITS.pageMax).optional();
 const nextToken = z.string().max(E2B_LIMITS.tokenCharactersMax).optional();
@@ -107,10 +95,7 @@ const commas = z
   .transform((value) => [value].flat().flatMap((one) => one.split(',')));
 
 export const listQuery = z.object({
-  metadata: z
-    .string()
-    .optional()
-    .describe('`key=value&…`; keys, values and then the whole are URL encoded.'),
+  metadata: z.string().optional().describe('`key=value&…`; keys, values and then the whole are URL encoded.'),
   state: commas.pipe(z.array(z.enum(STATES))).optional(),
   startedAfter: z.iso.datetime({ offset: true }).optional(),
   template: z.string().optional(),
@@ -128,13 +113,9 @@ export const snapshotQuery = z.object({
 });
 const unixSeconds = integerText(0, 1e12).optional();
 export const metricsQuery = z.object({ start: unixSeconds, end: unixSeconds });
-export const manyMetricsQuery = z.object({
-  sandbox_ids: commas.pipe(z.array(z.string()).max(E2B_LIMITS.pageMax)),
-});
+export const manyMetricsQuery = z.object({ sandbox_ids: commas.pipe(z.array(z.string()).max(E2B_LIMITS.pageMax)) });
 const logsMax = integerText(1, E2B_LIMITS.logLinesMax).optional();
-const logsFrom = integerText(0, Number.MAX_SAFE_INTEGER)
-  .optional()
-  .describe('Milliseconds since 1970.');
+const logsFrom = integerText(0, Number.MAX_SAFE_INTEGER).optional().describe('Milliseconds since 1970.');
 export const LOG_LEVELS = ['debug', 'info', 'warn', 'error'] as const;
 export const oldLogsQuery = z.object({ start: logsFrom, limit: logsMax });
 export const logsQuery = z.object({
@@ -178,16 +159,10 @@ export const sandboxDetail = named(
   z.object({
     ...listed,
     envdAccessToken: z.string(),
-    allowInternetAccess: z
-      .boolean()
-      .nullable()
-      .describe('Null: the request did not say, and it has the internet.'),
+    allowInternetAccess: z.boolean().nullable().describe('Null: the request did not say, and it has the internet.'),
     domain: z.string().nullable(),
     network: network.optional(),
-    lifecycle: named(
-      'SandboxLifecycle',
-      z.object({ autoResume: z.boolean(), onTimeout: z.enum(['kill', 'pause']) }),
-    ),
+    lifecycle: named('SandboxLifecycle', z.object({ autoResume: z.boolean(), onTimeout: z.enum(['kill', 'pause']) })),
   }),
 );
 export const errorAnswer = named(
@@ -199,15 +174,9 @@ export const errorAnswer = named(
   }),
 );
 export const forkAnswer = z.array(
-  named(
-    'SandboxForkResult',
-    z.object({ sandbox: sandboxAnswer.optional(), error: errorAnswer.optional() }),
-  ),
+  named('SandboxForkResult', z.object({ sandbox: sandboxAnswer.optional(), error: errorAnswer.optional() })),
 );
-export const snapshotAnswer = named(
-  'SnapshotInfo',
-  z.object({ snapshotID: z.string(), names: z.array(z.string()) }),
-);
+export const snapshotAnswer = named('SnapshotInfo', z.object({ snapshotID: z.string(), names: z.array(z.string()) }));
 export const metricAnswer = named(
   'SandboxMetric',
   z.object({
@@ -228,12 +197,7 @@ export const manyMetricsAnswer = named(
 );
 export const logEntry = named(
   'SandboxLogEntry',
-  z.object({
-    timestamp: z.string(),
-    message: z.string(),
-    level: z.enum(LOG_LEVELS),
-    fields: pairs,
-  }),
+  z.object({ timestamp: z.string(), message: z.string(), level: z.enum(LOG_LEVELS), fields: pairs }),
 );
 export const oldLogsAnswer = named(
   'SandboxLogs',

@@ -7,24 +7,12 @@ import { E2bError } from '../errors.ts';
 import type { E2bParts, TemplateSource } from '../parts.ts';
 import { pageOf } from './paging.ts';
 import { present } from './present.ts';
-import {
-  failures,
-  idParams,
-  nothing,
-  snapshotAnswer,
-  snapshotBody,
-  snapshotQuery,
-  templateParams,
-} from './schema.ts';
+import { failures, idParams, nothing, snapshotAnswer, snapshotBody, snapshotQuery, templateParams } from './schema.ts';
 import { findSnapshot, plainName } from './templates.ts';
 
 const tags = ['snapshots'];
 
-export function addSnapshotRoutes(
-  app: App,
-  parts: E2bParts,
-  templates: Pick<TemplateSource, 'remove'>,
-): void {
+export function addSnapshotRoutes(app: App, parts: E2bParts, templates: Pick<TemplateSource, 'remove'>): void {
   const { control } = parts;
   app.post(
     '/sandboxes/:sandboxID/snapshots',
@@ -100,15 +88,11 @@ function nameOf(text: string): string {
   const name = plainName(text);
   if (SNAPSHOT_NAME.test(name)) return name;
   throw new E2bError(400, `name: ${JSON.stringify(text)} is not a valid snapshot name`, {
-    remedy:
-      'use up to 63 lowercase letters, digits and . _ -, beginning with a letter or digit; no tag but default',
+    remedy: 'use up to 63 lowercase letters, digits and . _ -, beginning with a letter or digit; no tag but default',
   });
 }
 
 /** With the tag that every snapshot has at E2B. */
 function snapshotView({ id, name }: SnapshotInfo): z.input<typeof snapshotAnswer> {
-  return {
-    snapshotID: `${name ?? id}:default`,
-    names: name === null ? [] : [`${name}:default`],
-  };
+  return { snapshotID: `${name ?? id}:default`, names: name === null ? [] : [`${name}:default`] };
 }

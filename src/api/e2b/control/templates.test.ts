@@ -10,10 +10,7 @@ it.each([
   ['constructor', 'constructor'],
 ])('createFrom: the templateID %s is our template %s', async (templateId, template) => {
   const sources: Source[] = [];
-  const places = {
-    control: { snapshots: async () => [] },
-    templates: { localName: () => undefined },
-  };
+  const places = { control: { snapshots: async () => [] }, templates: { localName: () => undefined } };
   await createFrom(templateId, places, async (source) => {
     sources.push(source);
     return {} as SandboxInfo;

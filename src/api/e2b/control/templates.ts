@@ -1,10 +1,5 @@
 /** What a client's `templateID` means here. */
-import type {
-  ControlPlane,
-  CreateRequest,
-  SandboxInfo,
-  SnapshotInfo,
-} from '../../../sandbox/contract/control.ts';
+import type { ControlPlane, CreateRequest, SandboxInfo, SnapshotInfo } from '../../../sandbox/contract/control.ts';
 import { SandboxError } from '../../../sandbox/contract/errors.ts';
 import { SNAPSHOT_NAME, SNAPSHOT_REFERENCE } from '../../../sandbox/contract/limits.ts';
 import { E2bError } from '../errors.ts';
@@ -17,8 +12,7 @@ const SNAPSHOT_ID = /^[a-z0-9]{20}$/;
 export type Source = Pick<CreateRequest, 'snapshot' | 'template'>;
 
 /** Without the tag that every name has. */
-export const plainName = (templateId: string): string =>
-  templateId.replace(/:(default|latest)$/, '');
+export const plainName = (templateId: string): string => templateId.replace(/:(default|latest)$/, '');
 
 /**
  * Creates from, in this order: a template that a client has built, a snapshot's id, a template's name, a snapshot's name. Lists
@@ -30,10 +24,7 @@ export async function createFrom(
   {
     control,
     templates,
-  }: {
-    readonly control: Pick<ControlPlane, 'snapshots'>;
-    readonly templates: Pick<TemplateSource, 'localName'>;
-  },
+  }: { readonly control: Pick<ControlPlane, 'snapshots'>; readonly templates: Pick<TemplateSource, 'localName'> },
   create: (source: Source) => Promise<SandboxInfo>,
 ): Promise<SandboxInfo> {
   const built = templates.localName(templateId);

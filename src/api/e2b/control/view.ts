@@ -62,10 +62,7 @@ export function detailView(info: SandboxInfo, parts: ViewParts): z.input<typeof 
     allowInternetAccess,
     domain: parts.domain(),
     ...(network === undefined ? {} : { network }),
-    lifecycle: {
-      autoResume: info.autoResume,
-      onTimeout: info.onTimeout === 'kill' ? 'kill' : 'pause',
-    },
+    lifecycle: { autoResume: info.autoResume, onTimeout: info.onTimeout === 'kill' ? 'kill' : 'pause' },
   };
 }
 

@@ -25,9 +25,7 @@ export function allowPages(response: ServerResponse): void {
 export function answersPreflight(request: IncomingMessage, response: ServerResponse): boolean {
   const [path = ''] = (request.url ?? '').split('?', 1);
   const isPreflight =
-    request.method === 'OPTIONS' &&
-    request.headers['access-control-request-method'] !== undefined &&
-    PATHS.test(path);
+    request.method === 'OPTIONS' && request.headers['access-control-request-method'] !== undefined && PATHS.test(path);
   if (isPreflight) response.writeHead(204, PREFLIGHT).end();
   return isPreflight;
 }

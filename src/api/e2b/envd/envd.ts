@@ -32,10 +32,7 @@ export class Envd {
     this.#parts = parts;
     this.#programs = new Programs(parts.clock);
     this.#watchers = new Watchers(parts.clock);
-    this.#rpcs = rpcsOf(
-      new ProcessService(this.#programs, parts.clock),
-      new FilesystemService(this.#watchers),
-    );
+    this.#rpcs = rpcsOf(new ProcessService(this.#programs, parts.clock), new FilesystemService(this.#watchers));
   }
 
   /** The sandbox has ended. */
@@ -171,10 +168,7 @@ function rpcsOf(process: ProcessService, files: FilesystemService): ReadonlyMap<
     ['/process.Process/Connect', server((...args) => process.connect(...args))],
     ['/process.Process/Update', unary((...args) => process.update(...args))],
     ['/process.Process/SendInput', unary((...args) => process.sendInput(...args))],
-    [
-      '/process.Process/StreamInput',
-      { kind: 'client', run: (...args) => process.streamInput(...args) },
-    ],
+    ['/process.Process/StreamInput', { kind: 'client', run: (...args) => process.streamInput(...args) }],
     ['/process.Process/CloseStdin', unary((...args) => process.closeStdin(...args))],
     ['/process.Process/SendSignal', unary((...args) => process.sendSignal(...args))],
     ['/filesystem.Filesystem/Stat', unary((...args) => files.stat(...args))],
@@ -183,10 +177,7 @@ function rpcsOf(process: ProcessService, files: FilesystemService): ReadonlyMap<
     ['/filesystem.Filesystem/ListDir', unary((...args) => files.listDir(...args))],
     ['/filesystem.Filesystem/Remove', unary((...args) => files.remove(...args))],
     ['/filesystem.Filesystem/CreateWatcher', unary((...args) => files.createWatcher(...args))],
-    [
-      '/filesystem.Filesystem/GetWatcherEvents',
-      unary((...args) => files.getWatcherEvents(...args)),
-    ],
+    ['/filesystem.Filesystem/GetWatcherEvents', unary((...args) => files.getWatcherEvents(...args))],
     ['/filesystem.Filesystem/RemoveWatcher', unary((...args) => files.removeWatcher(...args))],
     ['/filesystem.Filesystem/WatchDir', server((...args) => files.watchDir(...args))],
   ]);

@@ -34,11 +34,7 @@ export async function download(call: Call): Promise<void> {
   const options = { ...fileUser(user), signal: clientGone({ raw: call.response }) };
   const whole = await opened(files, path, options);
   const modified = new Date(whole.modifiedMs).toUTCString();
-  const base = {
-    'content-type': 'application/octet-stream',
-    'last-modified': modified,
-    vary: 'Accept-Encoding',
-  };
+  const base = { 'content-type': 'application/octet-stream', 'last-modified': modified, vary: 'Accept-Encoding' };
   if (isUnchanged(request.headers, whole.modifiedMs)) {
     whole.content.destroy();
     response.writeHead(304, base).end();
@@ -75,11 +71,7 @@ export async function download(call: Call): Promise<void> {
   await sendWhole(call, whole, { ...base, 'accept-ranges': 'bytes' });
 }
 
-async function opened(
-  files: GuestFiles,
-  path: string,
-  options: Parameters<GuestFiles['open']>[1],
-): Promise<OpenFile> {
+async function opened(files: GuestFiles, path: string, options: Parameters<GuestFiles['open']>[1]): Promise<OpenFile> {
   try {
     return await files.open(path, options);
   } catch (error) {
@@ -169,10 +161,7 @@ export async function upload(call: Call, { clock }: Pick<E2bParts, 'clock'>): Pr
 }
 
 /** Unpacked as it comes, so a small body that becomes a large file costs the sandbox's disk and no memory here. */
-function decoded(
-  headers: IncomingHttpHeaders,
-  body: AsyncIterable<Buffer>,
-): AsyncIterable<Uint8Array> {
+function decoded(headers: IncomingHttpHeaders, body: AsyncIterable<Buffer>): AsyncIterable<Uint8Array> {
   const encoding = headers['content-encoding'] ?? 'identity';
   if (encoding === 'identity') return body;
   if (encoding !== 'gzip') {
@@ -192,9 +181,7 @@ async function* gunzipped(body: AsyncIterable<Buffer>): AsyncGenerator<Uint8Arra
     await piping;
   } catch (error) {
     if (!isOfZlib(error)) throw error;
-    throw new E2bError(400, `the gzip content is not valid: ${describeError(error)}`, {
-      cause: error,
-    });
+    throw new E2bError(400, `the gzip content is not valid: ${describeError(error)}`, { cause: error });
   }
 }
 

@@ -43,8 +43,7 @@ export class FilesystemService {
       if (!isGuestError(error) || error.code !== 'already_exists') throw error;
       const { type, target } = await files.stat(wanted.path, userOption(call));
       const word = (target?.type ?? type) === 'directory' ? 'already_exists' : 'invalid_argument';
-      const what =
-        word === 'already_exists' ? 'directory already exists' : 'path is not a directory';
+      const what = word === 'already_exists' ? 'directory already exists' : 'path is not a directory';
       throw new ConnectError(word, `${what}: ${wanted.path}`, { cause: error });
     }
   }
@@ -97,10 +96,7 @@ export class FilesystemService {
   }
 
   async createWatcher(call: Call, message: unknown): Promise<unknown> {
-    const watcherId = await this.#watchers.create(
-      call.id,
-      async (add) => await this.#watch(call, message, add),
-    );
+    const watcherId = await this.#watchers.create(call.id, async (add) => await this.#watch(call, message, add));
     return { watcherId };
   }
 

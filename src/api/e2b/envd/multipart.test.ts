@@ -7,8 +7,7 @@ it('writes one file after the other, whole and in order', async () => {
   const count = 200;
   const parts = Array.from(
     { length: count },
-    (_, n) =>
-      `--b\r\ncontent-disposition: form-data; name="file"; filename="/f${n}"\r\n\r\ncontent ${n}\r\n`,
+    (_, n) => `--b\r\ncontent-disposition: form-data; name="file"; filename="/f${n}"\r\n\r\ncontent ${n}\r\n`,
   );
   async function* body(): AsyncGenerator<Buffer> {
     yield Buffer.from(`${parts.join('')}--b--\r\n`);
@@ -35,9 +34,7 @@ it('writes one file after the other, whole and in order', async () => {
 
 it('reads no more than a few pieces ahead of a guest that takes nothing', async () => {
   const part = (n: number): Buffer =>
-    Buffer.from(
-      `--b\r\ncontent-disposition: form-data; name="file"; filename="/f${n}"\r\n\r\n${'x'.repeat(8192)}\r\n`,
-    );
+    Buffer.from(`--b\r\ncontent-disposition: form-data; name="file"; filename="/f${n}"\r\n\r\n${'x'.repeat(8192)}\r\n`);
   let pieces = 0;
   async function* body(): AsyncGenerator<Buffer> {
     for (; pieces < 500; pieces += 1) yield part(pieces);

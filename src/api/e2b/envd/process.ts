@@ -120,10 +120,7 @@ export class ProcessService {
   }
 
   async sendSignal(call: Call, message: unknown): Promise<unknown> {
-    const schema = z.object({
-      process: selector,
-      signal: z.enum(['SIGNAL_SIGKILL', 'SIGNAL_SIGTERM']),
-    });
+    const schema = z.object({ process: selector, signal: z.enum(['SIGNAL_SIGKILL', 'SIGNAL_SIGTERM']) });
     const { process, signal } = checked(schema, message);
     const guest = await call.guest();
     const pid = await this.#pidOf(call, guest, process, 'running');
@@ -144,12 +141,7 @@ export class ProcessService {
   }
 
   /** @param which a signal must not reach the program that has the pid of an ended one */
-  async #pidOf(
-    call: Call,
-    guest: Guest,
-    process: Selector,
-    which: 'running' | 'any',
-  ): Promise<number> {
+  async #pidOf(call: Call, guest: Guest, process: Selector, which: 'running' | 'any'): Promise<number> {
     const { pid, tag } = process;
     if (pid !== undefined) return pid;
     if (tag === undefined) {
@@ -204,9 +196,7 @@ function kept({ cmd, args, envs, cwd }: z.infer<typeof startRequest>['process'])
 const unknownProcess = ({ pid, tag }: Selector): ConnectError =>
   new ConnectError(
     'not_found',
-    pid === undefined
-      ? `process with tag ${tag ?? ''} not found`
-      : `process with pid ${pid} not found`,
+    pid === undefined ? `process with tag ${tag ?? ''} not found` : `process with pid ${pid} not found`,
   );
 
 async function write({ process, facts }: Program, given: z.infer<typeof input>): Promise<void> {
@@ -232,10 +222,7 @@ async function follow(call: Call, program: Program, outlet: Outlet, clock: Clock
   const late = Promise.withResolvers<typeof TIMED_OUT>();
   const dropped = Promise.withResolvers<never>();
   dropped.promise.catch((error: unknown) => ignore(error, 'the race below reports it'));
-  const stopTimer =
-    timeoutMs === undefined
-      ? () => undefined
-      : clock.after(timeoutMs, () => late.resolve(TIMED_OUT));
+  const stopTimer = timeoutMs === undefined ? () => undefined : clock.after(timeoutMs, () => late.resolve(TIMED_OUT));
   outlet.keepAlive(keepAliveOf(call.request), { event: { keepalive: {} } });
   const stop = program.listen({
     take: (event) => outlet.send({ event }),
@@ -245,14 +232,9 @@ async function follow(call: Call, program: Program, outlet: Outlet, clock: Clock
     },
   });
   try {
-    await Promise.race([
-      outlet.send({ event: { start: { pid: program.pid } } }),
-      dropped.promise,
-      late.promise,
-    ]);
+    await Promise.race([outlet.send({ event: { start: { pid: program.pid } } }), dropped.promise, late.promise]);
     const end = await Promise.race([program.ended, outlet.gone, late.promise, dropped.promise]);
-    if (end === TIMED_OUT)
-      throw new ConnectError('deadline_exceeded', 'the time of the call is over');
+    if (end === TIMED_OUT) throw new ConnectError('deadline_exceeded', 'the time of the call is over');
     if (end !== undefined) await outlet.send({ event: { end } });
   } catch (error) {
     if (error instanceof ConnectError) throw error;

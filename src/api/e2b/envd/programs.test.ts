@@ -127,10 +127,10 @@ describe('Programs', () => {
     const { process, end, clock } = start();
     const other = start();
     const running: { pid: number; tag: null; pty: boolean }[] = [];
-    const guest = {
-      processes: async () => running,
-      attach: async () => other.process,
-    } as unknown as Pick<Guest, 'attach' | 'processes'>;
+    const guest = { processes: async () => running, attach: async () => other.process } as unknown as Pick<
+      Guest,
+      'attach' | 'processes'
+    >;
     const programs = new Programs(clock);
     const first = programs.add('a', process, FACTS);
     expect(first.hasExited).toBe(false);

@@ -63,10 +63,7 @@ export class Program {
     this.pid = process.pid;
     this.facts = facts;
     this.#clock = clock;
-    const output = Promise.all([
-      this.#forward(facts.isTerminal ? 'pty' : 'stdout'),
-      this.#forward('stderr'),
-    ]);
+    const output = Promise.all([this.#forward(facts.isTerminal ? 'pty' : 'stdout'), this.#forward('stderr')]);
     this.ended = (async () => {
       const exit = await process.exit;
       this.#hasExited = true;
@@ -214,12 +211,7 @@ export class Programs {
   async #attach(id: string, pid: number, guest: AttachingGuest): Promise<Program> {
     const running = (await guest.processes()).find((one) => one.pid === pid);
     const process = await guest.attach(pid);
-    const facts = {
-      isTerminal: running?.pty ?? false,
-      tag: running?.tag ?? null,
-      hasInput: true,
-      command: null,
-    };
+    const facts = { isTerminal: running?.pty ?? false, tag: running?.tag ?? null, hasInput: true, command: null };
     return this.add(id, process, facts);
   }
 
@@ -242,8 +234,6 @@ export class Programs {
   /** The newest program with the tag, ended or not. */
   tagged(id: string, tag: string): Program | undefined {
     const prefix = `${id}/`;
-    return [...this.#all]
-      .filter(([key, { facts }]) => key.startsWith(prefix) && facts.tag === tag)
-      .at(-1)?.[1];
+    return [...this.#all].filter(([key, { facts }]) => key.startsWith(prefix) && facts.tag === tag).at(-1)?.[1];
   }
 }

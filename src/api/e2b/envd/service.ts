@@ -10,14 +10,7 @@ import { withIdleLimit } from '../../rest/body.ts';
 import { clientGone } from '../../rest/route.ts';
 import type { E2bParts } from '../parts.ts';
 import type { Call } from './call.ts';
-import {
-  CONNECT_STATUS,
-  ConnectError,
-  endFrame,
-  frameOf,
-  messagesOf,
-  parseJson,
-} from './connect.ts';
+import { CONNECT_STATUS, ConnectError, endFrame, frameOf, messagesOf, parseJson } from './connect.ts';
 import { connectErrorOf } from './failures.ts';
 import { readText } from './read-text.ts';
 
@@ -34,16 +27,9 @@ export interface Outlet {
 export type Rpc =
   | { readonly kind: 'unary'; run(call: Call, message: unknown): Promise<unknown> }
   | { readonly kind: 'server'; run(call: Call, message: unknown, outlet: Outlet): Promise<void> }
-  | {
-      readonly kind: 'client';
-      run(call: Call, messages: AsyncIterable<unknown>): Promise<unknown>;
-    };
+  | { readonly kind: 'client'; run(call: Call, messages: AsyncIterable<unknown>): Promise<unknown> };
 
-export async function answerRpc(
-  rpc: Rpc,
-  call: Call,
-  { clock, log }: Pick<E2bParts, 'clock' | 'log'>,
-): Promise<void> {
+export async function answerRpc(rpc: Rpc, call: Call, { clock, log }: Pick<E2bParts, 'clock' | 'log'>): Promise<void> {
   const { request, response } = call;
   if (rpc.kind === 'unary') {
     try {
@@ -92,10 +78,7 @@ export async function answerRpc(
 
   function sendJson(status: number, body: unknown): void {
     const text = JSON.stringify(body);
-    response.writeHead(status, {
-      'content-type': 'application/json',
-      'content-length': Buffer.byteLength(text),
-    });
+    response.writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) });
     response.end(text);
   }
 

@@ -8,10 +8,7 @@ import { type Signed, Signers } from './signers.ts';
 
 const real = accessTokens(Buffer.alloc(32, 1));
 const FILE = { path: 'a', operation: 'read', user: '', expiration: null } as const;
-const signedBy = (id: string): Signed => ({
-  ...FILE,
-  signature: fileSignature(FILE, real.envd(id)),
-});
+const signedBy = (id: string): Signed => ({ ...FILE, signature: fileSignature(FILE, real.envd(id)) });
 const WRONG: Signed = { ...FILE, signature: `v1_${'x'.repeat(43)}` };
 
 function world(ids: readonly string[]) {
@@ -41,14 +38,7 @@ function world(ids: readonly string[]) {
     },
   };
   const open = () => Signers.open({ control, tokens, clock }, () => counts.cpuMs);
-  return {
-    tell,
-    counts,
-    clock,
-    open,
-    listeners,
-    during: (run: () => void) => (whileListing = run),
-  };
+  return { tell, counts, clock, open, listeners, during: (run: () => void) => (whileListing = run) };
 }
 
 describe('Signers', () => {
@@ -87,10 +77,7 @@ describe('Signers', () => {
         return WRONG.signature;
       },
     };
-    const costly = Object.defineProperties(
-      { ...WRONG },
-      Object.getOwnPropertyDescriptors(searching),
-    );
+    const costly = Object.defineProperties({ ...WRONG }, Object.getOwnPropertyDescriptors(searching));
     expect(signers.find(costly)).toBeNull();
     expect(() => signers.find(WRONG)).toThrow(BusyError);
     expect(signers.find(signedBy('a'))).toBe('a');

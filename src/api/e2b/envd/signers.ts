@@ -11,9 +11,7 @@ import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts } from '../parts.ts';
 import { fileSignature, type SignedFile } from '../tokens.ts';
 
-type SignerParts = Pick<E2bParts, 'tokens' | 'clock'> & {
-  readonly control: Pick<ControlPlane, 'list' | 'onChange'>;
-};
+type SignerParts = Pick<E2bParts, 'tokens' | 'clock'> & { readonly control: Pick<ControlPlane, 'list' | 'onChange'> };
 
 export type Signed = SignedFile & { readonly signature: string };
 
@@ -71,10 +69,7 @@ export class Signers implements Disposable {
   #isOf(id: string, signed: Signed): boolean {
     const token = this.#live.get(id);
     if (token === undefined) return false;
-    const [given, made] = [
-      Buffer.from(signed.signature),
-      Buffer.from(fileSignature(signed, token)),
-    ];
+    const [given, made] = [Buffer.from(signed.signature), Buffer.from(fileSignature(signed, token))];
     return given.length === made.length && timingSafeEqual(given, made);
   }
 

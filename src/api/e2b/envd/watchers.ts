@@ -26,22 +26,13 @@ export class Watchers {
   }
 
   /** @param start begins the watch, whose events go to `add` @throws ConnectError; what `start` throws */
-  async create(
-    sandbox: string,
-    start: (add: (event: unknown) => void) => Promise<FileWatch>,
-  ): Promise<string> {
+  async create(sandbox: string, start: (add: (event: unknown) => void) => Promise<FileWatch>): Promise<string> {
     const ofSandbox = [...this.#all.values()].filter((other) => other.sandbox === sandbox);
     if (ofSandbox.length >= E2B_LIMITS.watchersMax) {
       const message = `the sandbox has ${E2B_LIMITS.watchersMax} watchers: remove one`;
       throw new ConnectError('resource_exhausted', message);
     }
-    const watcher: Watcher = {
-      sandbox,
-      events: [],
-      characters: 0,
-      watch: null,
-      stopTimer: () => undefined,
-    };
+    const watcher: Watcher = { sandbox, events: [], characters: 0, watch: null, stopTimer: () => undefined };
     const id = `w${randomBytes(12).toString('hex')}`;
     this.#all.set(id, watcher);
     try {

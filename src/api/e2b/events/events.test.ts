@@ -62,8 +62,7 @@ describe('EventJournal', () => {
     using journal = new EventJournal(path);
     for (const id of ['a', 'b', 'c']) journal.append(event(id, { tenant: 'blue' }));
     journal.append(event('d', { tenant: 'red', type: 'sandbox.lifecycle.killed' }));
-    const ids = (query: object) =>
-      journal.list({ ...ALL, ...query }).map(({ sandboxId }) => sandboxId);
+    const ids = (query: object) => journal.list({ ...ALL, ...query }).map(({ sandboxId }) => sandboxId);
     expect(ids({ tenant: 'blue', isAscending: false, limit: 2, offset: 1 })).toEqual(['b', 'a']);
     expect(ids({ types: ['sandbox.lifecycle.killed'] })).toEqual(['d']);
     expect(ids({ tenant: 'blue', sandboxId: 'd' })).toEqual([]);
@@ -84,13 +83,7 @@ describe('EventJournal', () => {
     expect([kept(journal, 'blue'), kept(journal, 'red')]).toEqual([['b1'], ['r3', 'r4', 'r5']]);
     // Beyond the sum, the tenant with the most events loses its oldest.
     for (const id of ['g1', 'g2']) journal.append(event(id, { tenant: 'green' }));
-    expect(journal.list(ALL).map(({ sandboxId }) => sandboxId)).toEqual([
-      'b1',
-      'r4',
-      'r5',
-      'g1',
-      'g2',
-    ]);
+    expect(journal.list(ALL).map(({ sandboxId }) => sandboxId)).toEqual(['b1', 'r4', 'r5', 'g1', 'g2']);
   });
 });
 

@@ -112,18 +112,15 @@ export class EventJournal implements Disposable {
   }
 
   list(
-    query: EventQuery & {
-      readonly offset: number;
-      readonly limit: number;
-      readonly isAscending: boolean;
-    },
+    query: EventQuery & { readonly offset: number; readonly limit: number; readonly isAscending: boolean },
   ): readonly StoredEvent[] {
     const { text, values } = condition(query);
     const order = query.isAscending ? 'ASC' : 'DESC';
-    return this.#events(
-      `SELECT seq, id, json FROM events WHERE ${text} ORDER BY seq ${order} LIMIT ? OFFSET ?`,
-      [...values, query.limit, query.offset],
-    );
+    return this.#events(`SELECT seq, id, json FROM events WHERE ${text} ORDER BY seq ${order} LIMIT ? OFFSET ?`, [
+      ...values,
+      query.limit,
+      query.offset,
+    ]);
   }
 
   /** The last event of each sandbox that has not ended. */

@@ -31,16 +31,7 @@ function typesOf(...changes: readonly SandboxInfo[]): string[][] {
 
 describe('eventsOf', () => {
   it('a start, a pause, a resume and an end', () => {
-    const changes = [
-      'starting',
-      'running',
-      'saving',
-      'paused',
-      'resuming',
-      'running',
-      'ending',
-      'ended',
-    ];
+    const changes = ['starting', 'running', 'saving', 'paused', 'resuming', 'running', 'ending', 'ended'];
     expect(typesOf(...changes.map((status) => info(status as SandboxInfo['status'])))).toEqual([
       [],
       ['created'],

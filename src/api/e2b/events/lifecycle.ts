@@ -53,18 +53,14 @@ export async function noteLifecycle(parts: LifecycleParts): Promise<() => void> 
     const { execution } = next;
     noteSnapshots(control, info, savedSinceMs, (data) =>
       note(eventOf(info, 'sandbox.lifecycle.checkpointed', execution, clock.wall(), data)),
-    ).catch((error: unknown) =>
-      log.warn('a snapshot may have no event', { error: describeError(error) }),
-    );
+    ).catch((error: unknown) => log.warn('a snapshot may have no event', { error: describeError(error) }));
   };
   const stop = control.onChange((info) => {
     if (isReady) take(info);
     else waiting.push(info);
   });
   const present = new Map((await control.list()).map((info) => [info.id, info]));
-  const ended = new Map(
-    (await control.list({ status: ['ended'] })).map(({ id, end }) => [id, end?.cause]),
-  );
+  const ended = new Map((await control.list({ status: ['ended'] })).map(({ id, end }) => [id, end?.cause]));
   for (const event of journal.open()) {
     if (present.has(event.sandboxId)) continue;
     const { seq: _seq, id: _id, ...rest } = event;
@@ -111,9 +107,7 @@ export function eventsOf(
   if (now.isPaused !== before.isPaused) {
     const event = now.isPaused
       ? paused(before, info, nowMs)
-      : eventOf(info, 'sandbox.lifecycle.resumed', now.execution, nowMs, {
-          sandbox_metadata: info.metadata,
-        });
+      : eventOf(info, 'sandbox.lifecycle.resumed', now.execution, nowMs, { sandbox_metadata: info.metadata });
     const next = now.isPaused ? { ...now, execution, executionAtMs } : now;
     return { next, events: [event], savedSinceMs: null };
   }
@@ -185,8 +179,6 @@ async function noteSnapshots(
   note: (data: Record<string, unknown>) => void,
 ): Promise<void> {
   const all = await control.snapshots();
-  for (const one of all.filter(
-    ({ sandbox, createdAtMs }) => sandbox === id && createdAtMs >= sinceMs,
-  ))
+  for (const one of all.filter(({ sandbox, createdAtMs }) => sandbox === id && createdAtMs >= sinceMs))
     note({ snapshot_id: one.id, snapshot_name: ownName(one) });
 }

@@ -8,15 +8,7 @@ import { integerText } from '../integer-text.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { EventJournal, Webhook } from './journal.ts';
 import { EVENT_LIMITS } from './limits.ts';
-import {
-  eventType,
-  eventView,
-  newWebhook,
-  sandboxEvent,
-  webhookAnswer,
-  webhookChange,
-  webhookView,
-} from './view.ts';
+import { eventType, eventView, newWebhook, sandboxEvent, webhookAnswer, webhookChange, webhookView } from './view.ts';
 import type { Webhooks } from './webhooks.ts';
 
 export interface Events {
@@ -40,12 +32,7 @@ const webhookParams = z.object({ webhookID: z.string().max(E2B_LIMITS.idCharacte
 const tags = ['events'];
 
 /** @param tenant null: the operator, who sees the events of all */
-export function addEventRoutes(
-  app: App,
-  { journal, webhooks }: Events,
-  tenant: string | null,
-  clock: Clock,
-): void {
+export function addEventRoutes(app: App, { journal, webhooks }: Events, tenant: string | null, clock: Clock): void {
   const page = (asked: z.infer<typeof query>, sandboxId?: string) =>
     journal
       .list({
@@ -154,11 +141,7 @@ export function addEventRoutes(
       const before = find(params.webhookID);
       const { signatureSecret, ...changes } = body;
       const given = Object.entries(changes).filter(([, value]) => value !== undefined);
-      const webhook: Webhook = {
-        ...before,
-        ...Object.fromEntries(given),
-        secret: signatureSecret ?? before.secret,
-      };
+      const webhook: Webhook = { ...before, ...Object.fromEntries(given), secret: signatureSecret ?? before.secret };
       journal.saveWebhook(webhook, webhook.enabled && !before.enabled);
       webhooks.start(webhook);
       return webhookView(webhook);

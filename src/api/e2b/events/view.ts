@@ -14,9 +14,7 @@ export const sandboxEvent = z.object({
   type: eventType,
   eventData: z.record(z.string(), z.unknown()).nullable(),
   sandboxBuildId: z.string().describe('The name of the template.'),
-  sandboxExecutionId: z
-    .string()
-    .describe('The same from a start or resume to the next pause or end.'),
+  sandboxExecutionId: z.string().describe('The same from a start or resume to the next pause or end.'),
   sandboxId: z.string(),
   sandboxTeamId: z.string().describe('The tenant, or `operator`.'),
   sandboxTemplateId: z.string(),

@@ -12,11 +12,7 @@ import { EVENT_LIMITS } from './limits.ts';
 import { webhookBody } from './view.ts';
 
 /** Sends a body once; throws if it was not taken. It decides where events may go. */
-export type PostEvent = (
-  url: string,
-  body: string,
-  headers: Readonly<Record<string, string>>,
-) => Promise<void>;
+export type PostEvent = (url: string, body: string, headers: Readonly<Record<string, string>>) => Promise<void>;
 
 export interface WebhookParts {
   readonly journal: EventJournal;
@@ -61,10 +57,7 @@ export class Webhooks implements AsyncDisposable {
     await Promise.all(this.#loops);
   }
 
-  async #deliver(
-    webhook: Webhook,
-    running: { readonly stop: AbortController; wake: () => void },
-  ): Promise<void> {
+  async #deliver(webhook: Webhook, running: { readonly stop: AbortController; wake: () => void }): Promise<void> {
     const { clock, journal } = this.#parts;
     const { signal } = running.stop;
     let pauseMs: number = EVENT_LIMITS.retryMsMin;

@@ -33,9 +33,7 @@ export function mayUseInterpreter(
   if (method === 'GET' && url === '/health') return true;
   const { 'x-access-token': envd, 'e2b-traffic-access-token': traffic } = headers;
   const hasEnvd = typeof envd === 'string' && equalInConstantTime(envd, tokens.envd(id));
-  return (
-    hasEnvd || (typeof traffic === 'string' && equalInConstantTime(traffic, tokens.traffic(id)))
-  );
+  return hasEnvd || (typeof traffic === 'string' && equalInConstantTime(traffic, tokens.traffic(id)));
 }
 
 export class Interpreters {

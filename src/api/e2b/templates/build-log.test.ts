@@ -8,8 +8,7 @@ const STEPS: readonly TemplateStep[] = [
   { kind: 'env', isFresh: false, pairs: [['TOKEN', 'hush']] },
 ];
 const ALL = 1_000_000;
-const output = (text: string) =>
-  ({ kind: 'output', step: 1, stream: 'stdout', chunk: Buffer.from(text) }) as const;
+const output = (text: string) => ({ kind: 'output', step: 1, stream: 'stdout', chunk: Buffer.from(text) }) as const;
 
 function logOf(): { log: BuildLog; messages: () => readonly string[] } {
   const log = new BuildLog(() => 0, STEPS);
@@ -28,10 +27,7 @@ describe('BuildLog', () => {
     log.event(output('10%\r90%\r'));
     log.event(output('\ndone\u001b]0;x'));
     log.flush();
-    expect(messages()).toEqual([
-      '[builder 1/2] [stdout]: 90%',
-      '[builder 1/2] [stdout]: done?]0;x',
-    ]);
+    expect(messages()).toEqual(['[builder 1/2] [stdout]: 90%', '[builder 1/2] [stdout]: done?]0;x']);
   });
 
   it('is read from an offset', () => {

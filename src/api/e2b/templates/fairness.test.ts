@@ -36,11 +36,7 @@ describe('BuildTurns', () => {
 it('Templates: a build without an end fails after a while, and others get their turn', async () => {
   const dir = await mkdtemp(join(tmpdir(), 'nv-long-build-'));
   const time = new FakeClock();
-  const clock: Clock = {
-    now: () => time.now(),
-    wall: () => time.wall(),
-    after: (ms, run) => time.after(ms, run),
-  };
+  const clock: Clock = { now: () => time.now(), wall: () => time.wall(), after: (ms, run) => time.after(ms, run) };
   const builds = {
     build: (_wanted, _onEvent, signal) =>
       new Promise((_resolve, reject) => {
@@ -53,10 +49,7 @@ it('Templates: a build without an end fails after a while, and others get their 
   const turns = new BuildTurns();
   const places = { stateDir: join(dir, 'state'), uploadsDir: join(dir, 'uploads') };
   const parts = { clock, log: silentLog, urls: new UploadUrls(clock), turns };
-  await using templates = await Templates.open(
-    { ...parts, templates: { builds, ...places } },
-    'greedy',
-  );
+  await using templates = await Templates.open({ ...parts, templates: { builds, ...places } }, 'greedy');
   const { templateId, build } = templates.request({ name: 'endless' });
   await templates.start(templateId, build, { fromImage: 'alpine', steps: [] });
   const other = turns.take('polite', async () => undefined);
@@ -64,10 +57,7 @@ it('Templates: a build without an end fails after a while, and others get their 
   await vi.waitFor(() => expect(statusOf().status).toBe('building'));
   time.advance(E2B_LIMITS.buildMsMax);
   await other;
-  expect(statusOf()).toMatchObject({
-    status: 'error',
-    reason: { message: 'the build took longer than 2 hours' },
-  });
+  expect(statusOf()).toMatchObject({ status: 'error', reason: { message: 'the build took longer than 2 hours' } });
   await rm(dir, { recursive: true, force: true });
 });
 
@@ -121,9 +111,7 @@ describe('UploadUrls', () => {
       yield Buffer.from('x');
     }
     const { ownMax } = E2B_LIMITS.uploadsAtOnce;
-    const held = Array.from({ length: ownMax }, () =>
-      urls.receive(urls.allow(greedy, HASH), slow()),
-    );
+    const held = Array.from({ length: ownMax }, () => urls.receive(urls.allow(greedy, HASH), slow()));
     await expect(urls.receive(urls.allow(greedy, HASH), archive())).rejects.toThrow('too many');
     await urls.receive(urls.allow(polite, HASH), archive());
     resolve();

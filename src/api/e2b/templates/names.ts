@@ -3,12 +3,7 @@ import { E2bError } from '../errors.ts';
 
 export const DEFAULT_TAG = 'default';
 /** They mean something else here. */
-const RESERVED: ReadonlySet<string> = new Set([
-  'agent',
-  'base',
-  'code-interpreter',
-  'code-interpreter-v1',
-]);
+const RESERVED: ReadonlySet<string> = new Set(['agent', 'base', 'code-interpreter', 'code-interpreter-v1']);
 const NAME = /^(?:[a-z0-9][a-z0-9._-]{0,63}\/)?[a-z0-9][a-z0-9._-]{0,127}$/;
 const TAG = /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/;
 
@@ -39,9 +34,7 @@ export function parseName(text: string): TemplateName {
 export function parseNewName(text: string): TemplateName {
   const read = parseName(text);
   if (!RESERVED.has(read.name)) return read;
-  throw new E2bError(403, `the template name "${read.name}" is reserved`, {
-    remedy: 'choose another name',
-  });
+  throw new E2bError(403, `the template name "${read.name}" is reserved`, { remedy: 'choose another name' });
 }
 
 /** @throws E2bError 400 */

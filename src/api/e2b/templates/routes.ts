@@ -56,9 +56,7 @@ export function addTemplateRoutes(app: App, templates: Templates): void {
         const wanted = templates.request(request.body);
         const { templateId, build, name } = wanted;
         const names = { names: [name], tags: wanted.tags, aliases: [name] };
-        return reply
-          .status(202)
-          .send({ templateID: templateId, buildID: build, public: false, ...names });
+        return reply.status(202).send({ templateID: templateId, buildID: build, public: false, ...names });
       },
     );
   }
@@ -82,15 +80,7 @@ export function addTemplateRoutes(app: App, templates: Templates): void {
   );
   app.post(
     '/v2/templates/:id/builds/:build',
-    {
-      schema: {
-        tags,
-        operationId: 'startTemplateBuild',
-        params: buildParams,
-        body: buildBody,
-        response: failures,
-      },
-    },
+    { schema: { tags, operationId: 'startTemplateBuild', params: buildParams, body: buildBody, response: failures } },
     async (request, reply) => {
       const { id, build } = request.params;
       await templates.start(id, build, request.body);
@@ -119,24 +109,17 @@ export function addTemplateRoutes(app: App, templates: Templates): void {
 }
 
 /** The URL is the permission: clients send no key there, and anything as content type. */
-export function addUploadRoute(
-  app: App,
-  { clock }: Pick<E2bParts, 'clock'>,
-  urls: UploadUrls,
-): void {
+export function addUploadRoute(app: App, { clock }: Pick<E2bParts, 'clock'>, urls: UploadUrls): void {
   void app.register(async (scope) => {
     scope.removeAllContentTypeParsers();
     scope.addContentTypeParser('*', async (_request: unknown, body: Readable) => body);
     (scope as unknown as App).put(
       `${UPLOADS_PATH}/:token`,
-      {
-        schema: { hide: true, params: uploadParams, response: { 200: nothing, ...failures } },
-      },
+      { schema: { hide: true, params: uploadParams, response: { 200: nothing, ...failures } } },
       async (request, reply) => {
         const length = Number(request.headers['content-length'] ?? 0);
         try {
-          if (length > E2B_LIMITS.uploadBytesMax)
-            throw new E2bError(413, 'the archive is too large');
+          if (length > E2B_LIMITS.uploadBytesMax) throw new E2bError(413, 'the archive is too large');
           await urls.receive(request.params.token, withIdleLimit(request.raw, clock));
         } catch (error) {
           await discardRest(request.raw, clock);
@@ -168,14 +151,7 @@ function addNameRoutes(app: App, templates: Templates): void {
   );
   app.post(
     '/templates/tags',
-    {
-      schema: {
-        tags,
-        operationId: 'assignTemplateTags',
-        body: tagsBody,
-        response: { 201: tagsAnswer, ...failures },
-      },
-    },
+    { schema: { tags, operationId: 'assignTemplateTags', body: tagsBody, response: { 201: tagsAnswer, ...failures } } },
     async (request, reply) => {
       const { body } = request;
       const buildID = await templates.tag(body.target, body.tags);
@@ -184,14 +160,7 @@ function addNameRoutes(app: App, templates: Templates): void {
   );
   app.delete(
     '/templates/tags',
-    {
-      schema: {
-        tags,
-        operationId: 'removeTemplateTags',
-        body: untagBody,
-        response: { 204: nothing, ...failures },
-      },
-    },
+    { schema: { tags, operationId: 'removeTemplateTags', body: untagBody, response: { 204: nothing, ...failures } } },
     async (request, reply) => {
       await templates.untag(request.body.name, request.body.tags);
       return reply.status(204).send(null);
@@ -219,13 +188,7 @@ function addNameRoutes(app: App, templates: Templates): void {
 function addListRoutes(app: App, templates: Templates): void {
   app.get(
     '/templates',
-    {
-      schema: {
-        tags,
-        operationId: 'listTemplates',
-        response: { 200: z.array(listedTemplate), ...failures },
-      },
-    },
+    { schema: { tags, operationId: 'listTemplates', response: { 200: z.array(listedTemplate), ...failures } } },
     async () => templates.all.map(listedView),
   );
   app.get(
@@ -271,8 +234,7 @@ function find(templates: Templates, text: string): StoredTemplate {
   return found;
 }
 
-const missing = (text: string): E2bError =>
-  new E2bError(404, `there is no template "${text.slice(0, 80)}"`);
+const missing = (text: string): E2bError => new E2bError(404, `there is no template "${text.slice(0, 80)}"`);
 
 /** Without a body: clients read nothing else as success. */
 const accepted = (reply: FastifyReply): FastifyReply => {

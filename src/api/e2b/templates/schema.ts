@@ -7,8 +7,7 @@ import { E2B_LIMITS } from '../limits.ts';
 const NAME_CHARACTERS_MAX = 256;
 const name = z.string().min(1).max(NAME_CHARACTERS_MAX);
 const tags = z.array(z.string().max(NAME_CHARACTERS_MAX)).max(E2B_LIMITS.tagsMax);
-const within = ({ min, max }: { readonly min: number; readonly max: number }) =>
-  z.number().int().min(min).max(max);
+const within = ({ min, max }: { readonly min: number; readonly max: number }) => z.number().int().min(min).max(max);
 
 export const newTemplateBody = z.object({
   name: name.optional(),
@@ -82,18 +81,12 @@ export const statusAnswer = z.object({
   logs: z.array(z.string()),
   logEntries: z.array(logEntry),
   reason: z
-    .object({
-      message: z.string(),
-      step: z.string().optional(),
-      logEntries: z.array(logEntry).optional(),
-    })
+    .object({ message: z.string(), step: z.string().optional(), logEntries: z.array(logEntry).optional() })
     .optional(),
 });
 export const aliasAnswer = z.object({ templateID: z.string(), public: z.boolean() });
 export const tagsAnswer = z.object({ tags: z.array(z.string()), buildID: z.string() });
-export const tagList = z.array(
-  z.object({ tag: z.string(), buildID: z.string(), createdAt: z.string() }),
-);
+export const tagList = z.array(z.object({ tag: z.string(), buildID: z.string(), createdAt: z.string() }));
 const common = {
   templateID: z.string(),
   public: z.boolean(),

@@ -51,9 +51,7 @@ async function readStep(
     }
     case 'ENV': {
       if (given.length === 0 || given.length % 2 !== 0) throw wrong('needs names and values');
-      const pairs = given.flatMap((name, at) =>
-        at % 2 === 0 ? [[name, given[at + 1] ?? ''] as const] : [],
-      );
+      const pairs = given.flatMap((name, at) => (at % 2 === 0 ? [[name, given[at + 1] ?? ''] as const] : []));
       const bad = pairs.find(([name]) => !VARIABLE.test(name));
       if (bad !== undefined) throw wrong(`has no valid name "${bad[0].slice(0, 80)}"`);
       return { kind: 'env', isFresh, pairs };
@@ -93,8 +91,7 @@ export function readBase(
   }
   if (fromImageRegistry !== null && fromImageRegistry !== undefined) {
     throw new E2bError(400, 'credentials of a registry are not taken from a request', {
-      remedy:
-        'log in on the machine of the daemon (docker login, or skopeo login) and omit them here',
+      remedy: 'log in on the machine of the daemon (docker login, or skopeo login) and omit them here',
     });
   }
   if (template !== '') return { kind: 'template', name: local(template) ?? ownName(template) };

@@ -75,9 +75,7 @@ export class TemplateStore {
   /** Adds it, or replaces the one with its id. Resolves when it is on disk. */
   async put(next: StoredTemplate): Promise<void> {
     await this.#change((all) =>
-      all.some(({ id }) => id === next.id)
-        ? all.map((one) => (one.id === next.id ? next : one))
-        : [...all, next],
+      all.some(({ id }) => id === next.id) ? all.map((one) => (one.id === next.id ? next : one)) : [...all, next],
     );
   }
 
@@ -86,9 +84,7 @@ export class TemplateStore {
   }
 
   /** One change after the other. It counts once it is on disk: one that can't be written has no effect. */
-  async #change(
-    change: (all: readonly StoredTemplate[]) => readonly StoredTemplate[],
-  ): Promise<void> {
+  async #change(change: (all: readonly StoredTemplate[]) => readonly StoredTemplate[]): Promise<void> {
     const done = this.#writing.then(async () => {
       const next = change(this.#templates);
       await this.#replace(next);

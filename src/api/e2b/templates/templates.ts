@@ -14,13 +14,7 @@ import { newSandboxId } from '../../../base/ids.ts';
 import { BusyError } from '../../../sandbox/contract/errors.ts';
 import { BuildFailure, E2bError, errorReply } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
-import type {
-  E2bParts,
-  TemplateBuild,
-  TemplateParts,
-  TemplateSize,
-  TemplateSource,
-} from '../parts.ts';
+import type { E2bParts, TemplateBuild, TemplateParts, TemplateSize, TemplateSource } from '../parts.ts';
 import { BuildLog, type LogEntry } from './build-log.ts';
 import { DEFAULT_TAG, localNameOf, parseName, parseNewName, parseTag, readName } from './names.ts';
 import type { BuildBody, NewTemplateBody } from './schema.ts';
@@ -114,12 +108,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     const { stateDir, uploadsDir } = parts.templates;
     const own = tenant ?? OPERATOR;
     const store = await TemplateStore.open(join(stateDir, `${own}.json`), parts.log);
-    return new Templates(
-      parts,
-      tenant,
-      store,
-      await Uploads.open(join(uploadsDir, own), parts.clock),
-    );
+    return new Templates(parts, tenant, store, await Uploads.open(join(uploadsDir, own), parts.clock));
   }
 
   /** Oldest first. */
@@ -128,24 +117,16 @@ export class Templates implements TemplateSource, AsyncDisposable {
   }
 
   /** @throws E2bError 400, 403, 409; BusyError */
-  request(body: NewTemplateBody): {
-    templateId: string;
-    build: string;
-    name: string;
-    tags: string[];
-  } {
+  request(body: NewTemplateBody): { templateId: string; build: string; name: string; tags: string[] } {
     const { name, tag } = parseNewName(body.name ?? body.alias ?? '');
     const given = [...(tag === null ? [] : [tag]), ...(body.tags ?? []).map(parseTag)];
     const tags = given.length === 0 ? [DEFAULT_TAG] : [...new Set(given)];
     this.#forget();
     const waiting = [...this.#builds.values()].filter(({ status }) => status === 'waiting');
     if (waiting.length >= E2B_LIMITS.buildsWaitingMax) throw new BusyError('too many builds', 5000);
-    const known =
-      this.#store.find(name)?.id ?? waiting.find((one) => one.name === name)?.templateId;
+    const known = this.#store.find(name)?.id ?? waiting.find((one) => one.name === name)?.templateId;
     if (known === undefined && this.#store.all.length >= E2B_LIMITS.templatesMax) {
-      throw new E2bError(409, `there are ${E2B_LIMITS.templatesMax} templates`, {
-        remedy: 'remove some first',
-      });
+      throw new E2bError(409, `there are ${E2B_LIMITS.templatesMax} templates`, { remedy: 'remove some first' });
     }
     const id = randomUUID();
     const { wall } = this.#parts.clock;
@@ -172,10 +153,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
   }
 
   /** Whether an archive is there, and a token for its upload. @throws E2bError 400, 404 */
-  async upload(
-    templateId: string,
-    hash: string,
-  ): Promise<{ readonly isPresent: boolean; readonly token: string }> {
+  async upload(templateId: string, hash: string): Promise<{ readonly isPresent: boolean; readonly token: string }> {
     if (!this.#knows(templateId)) throw missing(templateId);
     if (!FILES_HASH.test(hash)) throw new E2bError(400, 'the hash is not a SHA-256 in hex');
     const isPresent = await this.#uploads.has(hash);
@@ -257,10 +235,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     if (template === undefined) throw missing(name);
     const unknown = tags.find((tag) => !template.tags.some((one) => one.tag === tag));
     if (unknown !== undefined) throw missing(`${template.name}:${unknown}`);
-    await this.#keepTagged({
-      ...template,
-      tags: template.tags.filter(({ tag }) => !tags.includes(tag)),
-    });
+    await this.#keepTagged({ ...template, tags: template.tags.filter(({ tag }) => !tags.includes(tag)) });
   }
 
   /** @throws E2bError 404 */
@@ -400,8 +375,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
 
   /** Nothing leads to a build without a tag. */
   async #keepTagged(template: StoredTemplate): Promise<void> {
-    const isTagged = ({ id }: StoredBuild): boolean =>
-      template.tags.some(({ buildId }) => buildId === id);
+    const isTagged = ({ id }: StoredBuild): boolean => template.tags.some(({ buildId }) => buildId === id);
     const gone = template.builds.filter((one) => !isTagged(one));
     await this.#store.put({ ...template, builds: template.builds.filter(isTagged) });
     for (const { id } of gone) await this.#removeFiles(id);
@@ -411,9 +385,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     try {
       await this.#parts.templates.builds.remove(localNameOf(buildId));
     } catch (error) {
-      this.#parts.log.warn(`could not remove the template ${localNameOf(buildId)}`, {
-        error: describeError(error),
-      });
+      this.#parts.log.warn(`could not remove the template ${localNameOf(buildId)}`, { error: describeError(error) });
     }
   }
 
@@ -438,5 +410,4 @@ function sizeOf({ cpuCount, memoryMB, minFreeDiskMb }: NewTemplateBody): Partial
   };
 }
 
-const missing = (text: string): E2bError =>
-  new E2bError(404, `there is no template "${text.slice(0, 80)}"`);
+const missing = (text: string): E2bError => new E2bError(404, `there is no template "${text.slice(0, 80)}"`);

@@ -1,12 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import {
-  answerHeaders,
-  countOf,
-  hintLinks,
-  reasonPhrase,
-  requestHeaders,
-  trailers,
-} from './headers.ts';
+import { answerHeaders, countOf, hintLinks, reasonPhrase, requestHeaders, trailers } from './headers.ts';
 
 const RULES = { host: null, upgrade: null, isSecret: () => false };
 
@@ -28,16 +21,7 @@ describe('requestHeaders', () => {
   });
 
   it('drop claims about where a request comes from, and tokens that are secrets', () => {
-    const raw = [
-      'Host',
-      'a',
-      'X-Forwarded-For',
-      '1.2.3.4',
-      'Forwarded',
-      'x',
-      'X-Access-Token',
-      's',
-    ];
+    const raw = ['Host', 'a', 'X-Forwarded-For', '1.2.3.4', 'Forwarded', 'x', 'X-Access-Token', 's'];
     const isSecret = (name: string, value: string) => name === 'x-access-token' && value === 's';
     expect(requestHeaders(raw, { ...RULES, isSecret })).toEqual(['Host', 'a']);
   });
@@ -68,9 +52,7 @@ describe('answerHeaders', () => {
 });
 
 it('trailers are never headers of a message', () => {
-  expect(trailers(['X-Sum', '1', 'Content-Length', '1', 'Set-Cookie', 'a', 'Host', 'b'])).toEqual([
-    ['X-Sum', '1'],
-  ]);
+  expect(trailers(['X-Sum', '1', 'Content-Length', '1', 'Set-Cookie', 'a', 'Host', 'b'])).toEqual([['X-Sum', '1']]);
 });
 
 it('a reason phrase is printable ASCII, or the usual one', () => {

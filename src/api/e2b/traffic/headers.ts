@@ -29,12 +29,7 @@ const NOT_FOR_GUESTS: ReadonlySet<string> = new Set([
   'content-length',
 ]);
 /** A client could make a program believe that its request came from elsewhere. E2B removes them, too. */
-const CLAIMS: ReadonlySet<string> = new Set([
-  'forwarded',
-  'x-forwarded-for',
-  'x-forwarded-host',
-  'x-forwarded-proto',
-]);
+const CLAIMS: ReadonlySet<string> = new Set(['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto']);
 /** Fields that trailers must not have (RFC 9110, section 6.5.1), and fields that a client may take for headers. */
 const NOT_IN_TRAILERS: ReadonlySet<string> = new Set([
   'content-length',
@@ -72,9 +67,7 @@ export function requestHeaders(raw: RawHeaders, rules: RequestRules): string[] {
     else if (NOT_FOR_GUESTS.has(lower) || CLAIMS.has(lower)) continue;
     else if (!rules.isSecret(lower, value)) kept.push(name, value);
   }
-  const hosts = [
-    ...(host === null && rules.host === null ? [] : ['Host', rules.host ?? host ?? '']),
-  ];
+  const hosts = [...(host === null && rules.host === null ? [] : ['Host', rules.host ?? host ?? ''])];
   if (rules.host !== null && host !== null) hosts.push('X-Forwarded-Host', host);
   const upgrade = rules.upgrade === null ? [] : ['Connection', 'Upgrade', 'Upgrade', rules.upgrade];
   return [...hosts, ...kept, ...upgrade];
@@ -101,12 +94,7 @@ export function answerHeaders(raw: RawHeaders, status: number): string[] {
 export function trailers(raw: RawHeaders): [string, string][] {
   return [...pairs(raw)].filter(([name]) => {
     const lower = name.toLowerCase();
-    return !(
-      HOP_BY_HOP.has(lower) ||
-      NOT_IN_TRAILERS.has(lower) ||
-      NOT_FOR_GUESTS.has(lower) ||
-      CLAIMS.has(lower)
-    );
+    return !(HOP_BY_HOP.has(lower) || NOT_IN_TRAILERS.has(lower) || NOT_FOR_GUESTS.has(lower) || CLAIMS.has(lower));
   });
 }
 
@@ -117,8 +105,7 @@ const LINK = /^<[^>]*>(?:\s*;\s*[^;"\s=]+(?:=(?:"[^;"\s]*"|[^;"\s]*))?)*$/;
  * The links of a hint (103), each by itself; those that are not valid are left out. Node checks them again by a pattern that takes
  * hours for some that are not: a program could stop the daemon by one.
  */
-export const hintLinks = (link: string): string[] =>
-  link.split(/,\s*(?=<)/).filter((one) => LINK.test(one));
+export const hintLinks = (link: string): string[] => link.split(/,\s*(?=<)/).filter((one) => LINK.test(one));
 
 /** A phrase that HTTP allows; undefined: the usual one of the status. */
 export const reasonPhrase = (text: string | undefined): string | undefined =>

@@ -31,9 +31,7 @@ export function splice({ client, clientHead, message, connection, head }: Upgrad
 
 function switching({ rawHeaders, headers }: IncomingMessage): string {
   const kept = answerHeaders(rawHeaders, 101);
-  const lines = kept.flatMap((name, index) =>
-    index % 2 === 0 ? [`${name}: ${kept[index + 1] ?? ''}\r\n`] : [],
-  );
+  const lines = kept.flatMap((name, index) => (index % 2 === 0 ? [`${name}: ${kept[index + 1] ?? ''}\r\n`] : []));
   const protocol = headers.upgrade === undefined ? '' : `Upgrade: ${headers.upgrade}\r\n`;
   return `HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n${protocol}${lines.join('')}\r\n`;
 }

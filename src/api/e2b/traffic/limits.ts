@@ -18,7 +18,4 @@ export const TRAFFIC_LIMITS = {
   halfClosedIdleMsMax: 600_000,
 } as const;
 
-assert(
-  TRAFFIC_LIMITS.stalledMsMax <= TRAFFIC_LIMITS.halfClosedIdleMsMax,
-  'idle times are counted in looks',
-);
+assert(TRAFFIC_LIMITS.stalledMsMax <= TRAFFIC_LIMITS.halfClosedIdleMsMax, 'idle times are counted in looks');

@@ -5,12 +5,7 @@
  * one connection to the guest per request, so that no answer can pass for the answer to another request, and a broken
  * answer ends the client's connection instead of continuing on it. Nothing is buffered beyond what streams hold.
  */
-import {
-  type ClientRequest,
-  request as httpRequest,
-  type IncomingMessage,
-  ServerResponse,
-} from 'node:http';
+import { type ClientRequest, request as httpRequest, type IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -22,14 +17,7 @@ import { Slots } from '../../rest/slots.ts';
 import { equalInConstantTime } from '../../tenants/callers.ts';
 import { keptOf } from '../kept.ts';
 import type { E2bParts } from '../parts.ts';
-import {
-  answerHeaders,
-  countOf,
-  hintLinks,
-  reasonPhrase,
-  requestHeaders,
-  trailers,
-} from './headers.ts';
+import { answerHeaders, countOf, hintLinks, reasonPhrase, requestHeaders, trailers } from './headers.ts';
 import { splice } from './join.ts';
 import { TRAFFIC_LIMITS } from './limits.ts';
 import { badRequest, notHttp, type ProxyRefusal, refusalOf, sendRefusal } from './refusal.ts';
@@ -52,36 +40,21 @@ type Answer =
 
 export class PortProxy {
   readonly #parts: E2bParts;
-  readonly #slots = new Slots(
-    'connections',
-    TRAFFIC_LIMITS.exchangesMax,
-    TRAFFIC_LIMITS.exchangesPerSandboxMax,
-  );
+  readonly #slots = new Slots('connections', TRAFFIC_LIMITS.exchangesMax, TRAFFIC_LIMITS.exchangesPerSandboxMax);
 
   constructor(parts: E2bParts) {
     this.#parts = parts;
   }
 
   /** Never rejects. */
-  async answer(
-    request: IncomingMessage,
-    response: ServerResponse,
-    info: SandboxInfo,
-    port: number,
-  ): Promise<void> {
+  async answer(request: IncomingMessage, response: ServerResponse, info: SandboxInfo, port: number): Promise<void> {
     await this.#exchange(request, response, { info, port }, null);
   }
 
   /**
    * Upgrades a connection if the program does; otherwise its answer is the last one of the connection. Never rejects.
    */
-  async join(
-    request: IncomingMessage,
-    client: Duplex,
-    head: Buffer,
-    info: SandboxInfo,
-    port: number,
-  ): Promise<void> {
+  async join(request: IncomingMessage, client: Duplex, head: Buffer, info: SandboxInfo, port: number): Promise<void> {
     client.on('error', (error) => ignore(error, 'reported by the close that follows'));
     const response = answerOn(request, client);
     await this.#exchange(request, response, { info, port }, { client, head });
@@ -148,12 +121,7 @@ export class PortProxy {
     }
   }
 
-  #send(
-    request: IncomingMessage,
-    connection: Duplex,
-    { info, port }: Target,
-    isUpgrade: boolean,
-  ): ClientRequest {
+  #send(request: IncomingMessage, connection: Duplex, { info, port }: Target, isUpgrade: boolean): ClientRequest {
     const token = this.#parts.tokens.envd(info.id);
     const mask = keptOf(info).network?.maskRequestHost;
     const headers = requestHeaders(request.rawHeaders, {
@@ -206,9 +174,7 @@ function sendBody(request: IncomingMessage, outgoing: ClientRequest): void {
 function answerOf(outgoing: ClientRequest): Promise<Answer> {
   return new Promise((resolve, reject) => {
     outgoing.once('response', (message) => resolve({ kind: 'answer', message }));
-    outgoing.once('upgrade', (message, connection, head) =>
-      resolve({ kind: 'upgraded', message, connection, head }),
-    );
+    outgoing.once('upgrade', (message, connection, head) => resolve({ kind: 'upgraded', message, connection, head }));
     // Stays: an error may follow the answer.
     outgoing.on('error', reject);
     outgoing.once('close', () => reject(new Error('it closed the connection')));
@@ -256,11 +222,7 @@ async function relay(answer: IncomingMessage, response: ServerResponse): Promise
 }
 
 /** Answers a request for an upgrade, and ends its connection. */
-export function refuseUpgrade(
-  request: IncomingMessage,
-  client: Duplex,
-  refusal: ProxyRefusal,
-): void {
+export function refuseUpgrade(request: IncomingMessage, client: Duplex, refusal: ProxyRefusal): void {
   client.on('error', (error) => ignore(error, 'reported by the close that follows'));
   sendRefusal(request, answerOn(request, client), refusal);
 }

@@ -26,12 +26,7 @@ export const portClosed = (id: string, port: number): ProxyRefusal => ({
 
 export const notHttp = (id: string, port: number, why: string): ProxyRefusal => ({
   status: 502,
-  body: {
-    sandboxId: id,
-    message: `The program at the port did not answer in HTTP: ${why}`,
-    port,
-    code: 502,
-  },
+  body: { sandboxId: id, message: `The program at the port did not answer in HTTP: ${why}`, port, code: 502 },
   remedy: 'The program must speak HTTP/1.1, without TLS unless its port is one of httpsPorts.',
 });
 
@@ -76,11 +71,7 @@ export function refusalOf(error: unknown, id: string, port: number): ProxyRefusa
 }
 
 /** A browser gets a page, everybody else JSON. */
-export function sendRefusal(
-  request: IncomingMessage,
-  response: ServerResponse,
-  refusal: ProxyRefusal,
-): void {
+export function sendRefusal(request: IncomingMessage, response: ServerResponse, refusal: ProxyRefusal): void {
   const isPage = (request.headers.accept ?? '').toLowerCase().includes('text/html');
   const text = isPage ? page(refusal) : JSON.stringify(refusal.body);
   response.writeHead(refusal.status, {
@@ -112,5 +103,4 @@ const ENTITIES: Readonly<Record<string, string>> = {
   '"': '&quot;',
   "'": '&#39;',
 };
-const escaped = (text: string): string =>
-  text.slice(0, 1024).replace(/[&<>"']/g, (one) => ENTITIES[one] ?? '');
+const escaped = (text: string): string => text.slice(0, 1024).replace(/[&<>"']/g, (one) => ENTITIES[one] ?? '');

@@ -23,10 +23,7 @@ export function addEventRoutes(app: App, { control, clock, log }: ApiParts): voi
         description:
           'Server-sent events: `event: sandbox`, `data:` the sandbox as JSON. If the reader falls too far ' +
           'behind, `event: overflow` ends the stream; list the sandboxes and reconnect.',
-        response: {
-          200: eventStream('The event stream.'),
-          ...failures,
-        },
+        response: { 200: eventStream('The event stream.'), ...failures },
       },
     },
     (_request, reply) => {
@@ -49,10 +46,7 @@ export function addEventRoutes(app: App, { control, clock, log }: ApiParts): voi
           'numbers means that events came faster than they were read.',
         params: idParams,
         querystring: eventsQuery,
-        response: {
-          200: eventStream('The event stream.'),
-          ...failures,
-        },
+        response: { 200: eventStream('The event stream.'), ...failures },
       },
     },
     async ({ params, query }, reply) => {
@@ -85,10 +79,7 @@ function addLogStream(app: App, { control, clock, log }: ApiParts, slots: Slots)
           'Server-sent events: `data:` a LogChunk as JSON. Stored output comes first, then new output, across ' +
           'all VMs of the sandbox; `event: end` ends the stream. A slow reader learns how many bytes it missed.',
         params: idParams,
-        response: {
-          200: eventStream('The log stream.'),
-          ...failures,
-        },
+        response: { 200: eventStream('The log stream.'), ...failures },
       },
     },
     async ({ params }, reply) => {
@@ -140,17 +131,8 @@ async function streamTexts(
 }
 
 /** Sends the response head and keep-alive comments. */
-export function beginStream(
-  response: ServerResponse,
-  clock: Clock,
-  title: string,
-  onClose: () => void,
-): void {
-  response.writeHead(200, {
-    'content-type': 'text/event-stream',
-    'cache-control': 'no-store',
-    connection: 'close',
-  });
+export function beginStream(response: ServerResponse, clock: Clock, title: string, onClose: () => void): void {
+  response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store', connection: 'close' });
   response.write(`: ${title}\n\n`);
   let stopTimer = (): void => undefined;
   const keepAlive = (): void => {

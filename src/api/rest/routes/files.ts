@@ -37,10 +37,7 @@ export function addFileRoutes(
         params: idParams,
         querystring: fileQuery,
         response: {
-          200: {
-            description: 'Content of the file.',
-            content: { 'application/octet-stream': { schema: content } },
-          },
+          200: { description: 'Content of the file.', content: { 'application/octet-stream': { schema: content } } },
           ...failures,
         },
       },
@@ -129,10 +126,7 @@ export function addFileRoutes(
  * Keeps text, not objects, which would take several times as much.
  * @throws BusyError if the answers of all sandboxes use up their memory
  */
-async function collectEntries(
-  entries: AsyncIterable<FileEntry>,
-  answer: AnswerBuffer,
-): Promise<void> {
+async function collectEntries(entries: AsyncIterable<FileEntry>, answer: AnswerBuffer): Promise<void> {
   const append = (text: string): void => {
     const part = Buffer.from(text);
     if (answer.append(part) < part.length)

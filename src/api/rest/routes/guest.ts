@@ -5,14 +5,7 @@ import type { ApiMetrics } from '../api-metrics.ts';
 import { API_LIMITS } from '../limits.ts';
 import { collectOutput } from '../output.ts';
 import { type ApiParts, type App, clientGone, failures, whenClosed } from '../route.ts';
-import {
-  channelStats,
-  execResult,
-  guestInfo,
-  processList,
-  sandboxLogs,
-  usageList,
-} from '../schema/answers.ts';
+import { channelStats, execResult, guestInfo, processList, sandboxLogs, usageList } from '../schema/answers.ts';
 import { type ExecRequest, execRequest, idParams } from '../schema/requests.ts';
 import { Slots } from '../slots.ts';
 
@@ -20,10 +13,7 @@ const tags = ['guest'];
 
 export function addGuestRoutes(
   app: App,
-  parts: ApiParts & {
-    readonly counted: Pick<ApiMetrics, 'operationAnswered'>;
-    readonly memory: AnswerMemory;
-  },
+  parts: ApiParts & { readonly counted: Pick<ApiMetrics, 'operationAnswered'>; readonly memory: AnswerMemory },
 ): void {
   const { control } = parts;
   addExec(app, parts);
@@ -51,9 +41,7 @@ export function addGuestRoutes(
         response: { 200: processList, ...failures },
       },
     },
-    async ({ params }) => ({
-      processes: [...(await (await control.guest(params.id)).processes())],
-    }),
+    async ({ params }) => ({ processes: [...(await (await control.guest(params.id)).processes())] }),
   );
   app.get(
     '/sandboxes/:id/channel',
@@ -97,10 +85,7 @@ export function addGuestRoutes(
   );
 }
 
-function addExec(
-  app: App,
-  { control, clock, counted, memory }: Parameters<typeof addGuestRoutes>[1],
-): void {
+function addExec(app: App, { control, clock, counted, memory }: Parameters<typeof addGuestRoutes>[1]): void {
   const slots = new Slots('programs', API_LIMITS.execsMax, API_LIMITS.execsPerSandboxMax);
   app.post(
     '/sandboxes/:id/exec',

@@ -16,10 +16,7 @@ export function addMetricsRoute(app: App, registry: MetricRegistry): void {
         tags: ['host'],
         operationId: 'getMetrics',
         summary: 'Get all metrics in the Prometheus text format',
-        response: {
-          200: { description: 'Metrics.', content: { 'text/plain': { schema: z.string() } } },
-          ...failures,
-        },
+        response: { 200: { description: 'Metrics.', content: { 'text/plain': { schema: z.string() } } }, ...failures },
       },
     },
     async (_request, reply) => {

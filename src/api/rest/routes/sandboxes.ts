@@ -1,10 +1,6 @@
 /** Sandboxes: create, list, update, pause, resume, fork, snapshot, remove. */
 
-import type {
-  ControlPlane,
-  CreateRequest,
-  SandboxInfo,
-} from '../../../sandbox/contract/control.ts';
+import type { ControlPlane, CreateRequest, SandboxInfo } from '../../../sandbox/contract/control.ts';
 import { SandboxError } from '../../../sandbox/contract/errors.ts';
 import { IdempotentRequests } from '../idempotency.ts';
 import { type ApiParts, type App, clientGone, failures, onUndelivered } from '../route.ts';
@@ -39,8 +35,7 @@ export function addSandboxRoutes(app: App, parts: Parts): void {
         tags,
         operationId: 'listSandboxes',
         summary: 'List sandboxes, newest first',
-        description:
-          '`status=ended` lists the newest 256 ended sandboxes, including those of earlier daemons.',
+        description: '`status=ended` lists the newest 256 ended sandboxes, including those of earlier daemons.',
         querystring: listQuery,
         response: { 200: sandboxList, ...failures },
       },
@@ -92,11 +87,7 @@ export function addSandboxRoutes(app: App, parts: Parts): void {
   addFork(app, parts);
 }
 
-function addCreate(
-  app: App,
-  { control, log, sessions }: Parts,
-  remembered: IdempotentRequests<SandboxInfo>,
-): void {
+function addCreate(app: App, { control, log, sessions }: Parts, remembered: IdempotentRequests<SandboxInfo>): void {
   app.post(
     '/sandboxes',
     {
@@ -104,8 +95,7 @@ function addCreate(
         tags,
         operationId: 'createSandbox',
         summary: 'Create a sandbox',
-        description:
-          'Answers when the sandbox is ready. If the client disconnects before, nothing is created.',
+        description: 'Answers when the sandbox is ready. If the client disconnects before, nothing is created.',
         headers: createHeaders,
         body: createRequest,
         response: { 201: sandboxInfo, ...failures },
@@ -138,11 +128,7 @@ function addCreate(
 }
 
 /** Creates a sandbox. Removes it again if the client has gone, even if it became ready in that moment. */
-async function createOrUndo(
-  control: ControlPlane,
-  request: CreateRequest,
-  signal: AbortSignal,
-): Promise<SandboxInfo> {
+async function createOrUndo(control: ControlPlane, request: CreateRequest, signal: AbortSignal): Promise<SandboxInfo> {
   const info = await control.create(request, signal);
   if (!signal.aborted) return info;
   await control.remove(info.id);
@@ -210,8 +196,7 @@ function addStateRoutes(app: App, control: ControlPlane): void {
         tags,
         operationId: 'resumeSandbox',
         summary: 'Resume a paused sandbox',
-        description:
-          'Id and files stay the same, and processes unless it boots. Does nothing if the sandbox runs.',
+        description: 'Id and files stay the same, and processes unless it boots. Does nothing if the sandbox runs.',
         params: idParams,
         body: resumeRequest,
         response: { 200: sandboxInfo, ...failures },
@@ -232,7 +217,6 @@ function addStateRoutes(app: App, control: ControlPlane): void {
         response: { 201: snapshotInfo, ...failures },
       },
     },
-    async ({ params, body }, reply) =>
-      await reply.status(201).send(await control.snapshot(params.id, body)),
+    async ({ params, body }, reply) => await reply.status(201).send(await control.snapshot(params.id, body)),
   );
 }

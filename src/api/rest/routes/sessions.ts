@@ -18,10 +18,7 @@ export function addSessionRoute(
           'Server-sent events: `event: session`, `data:` an object with the `id` of the session; then the ' +
           'stream is silent. Sandboxes that are created with the header `NeuroVisor-Session: ID` are removed ' +
           'when the connection closes, so they never outlive the process of their client.',
-        response: {
-          200: eventStream('The event stream.'),
-          ...failures,
-        },
+        response: { 200: eventStream('The event stream.'), ...failures },
       },
     },
     (_request, reply) => {

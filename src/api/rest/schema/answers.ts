@@ -47,15 +47,9 @@ const timings = z
   .meta({ id: 'StartTimings' });
 
 const victim = z
-  .object({
-    pid: count,
-    name: z.string(),
-    rssBytes: count.describe('Its resident memory.'),
-  })
+  .object({ pid: count, name: z.string(), rssBytes: count.describe('Its resident memory.') })
   .meta({ id: 'OomVictim' });
-const source = z
-  .enum(['guest', 'host'])
-  .meta({ id: 'MemorySource', description: 'The kernel that reports it.' });
+const source = z.enum(['guest', 'host']).meta({ id: 'MemorySource', description: 'The kernel that reports it.' });
 const amount = {
   source,
   memoryBytes: count,
@@ -64,9 +58,7 @@ const amount = {
 const pressure = {
   type: z.literal('pressure'),
   ...amount,
-  some: z
-    .number()
-    .describe('Percent of the last 10 s in which some programs waited for memory (PSI).'),
+  some: z.number().describe('Percent of the last 10 s in which some programs waited for memory (PSI).'),
   full: z.number().describe('The same for all programs.'),
 };
 const nearOom = { type: z.literal('near_oom'), ...amount };
@@ -118,14 +110,7 @@ const endInfo: z.ZodType<EndInfo> = z
 
 /** An event of one type, as a schema of its own. */
 const event = <Id extends string, Shape extends z.core.$ZodLooseShape>(id: Id, shape: Shape) =>
-  z
-    .object({
-      ...shape,
-      sandbox: sandboxId,
-      seq: count.describe('Sequence number, from 1.'),
-      atMs,
-    })
-    .meta({ id });
+  z.object({ ...shape, sandbox: sandboxId, seq: count.describe('Sequence number, from 1.'), atMs }).meta({ id });
 /** One event of a sandbox: a line of its stream, an entry of the load. */
 export const timedEvent: z.ZodType<SandboxTimedEvent> = z
   .discriminatedUnion('type', [
@@ -141,9 +126,7 @@ export const timedEvent: z.ZodType<SandboxTimedEvent> = z
     event('DiskEvent', {
       type: z
         .enum(['disk_full', 'disk_error'])
-        .describe(
-          'disk_full: the host’s disk is full and the sandbox is paused; disk_error: the guest got EIO.',
-        ),
+        .describe('disk_full: the host’s disk is full and the sandbox is paused; disk_error: the guest got EIO.'),
       path: z.string().describe('The disk’s file on the host.'),
       freeBytes: count.nullable(),
     }),
@@ -196,11 +179,7 @@ const gatewayUse = z
     allowed: z.number().describe('Allowed TLS connections and HTTP requests.'),
     refused: z.record(z.string(), z.number()).describe('Refused ones, by reason.'),
     destinations: z
-      .array(
-        z
-          .object({ name: z.string(), bytesMax: z.number(), bytesUsed: z.number() })
-          .meta({ id: 'DestinationUse' }),
-      )
+      .array(z.object({ name: z.string(), bytesMax: z.number(), bytesUsed: z.number() }).meta({ id: 'DestinationUse' }))
       .describe('Use of the limits by name.'),
   })
   .meta({ id: 'GatewayUse' });
@@ -264,24 +243,19 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
       .describe('Of a paused sandbox; null: paused by request, or for its own memory or disk.'),
     cpus: count,
     memoryMib: count.describe('Memory of the guest now, MiB.'),
-    memoryMaxMib: count
-      .nullable()
-      .describe('Maximum the memory can grow to, MiB; null: it does not grow.'),
+    memoryMaxMib: count.nullable().describe('Maximum the memory can grow to, MiB; null: it does not grow.'),
     diskMib: count,
     image: imageInfo.nullable().describe('Container image it runs in; null: the built-in system.'),
     metadata: z.record(z.string(), z.string()),
-    annotations: z
-      .record(z.string(), z.string())
-      .describe('What the interface that created it keeps with it.'),
-    origin: z.enum(['pool', 'clone', 'boot', 'snapshot', 'fork']).meta({
-      id: 'SandboxOrigin',
-      description: 'How it was created: from a pool, as a clone of a template, by a boot, ….',
-    }),
+    annotations: z.record(z.string(), z.string()).describe('What the interface that created it keeps with it.'),
+    origin: z
+      .enum(['pool', 'clone', 'boot', 'snapshot', 'fork'])
+      .meta({
+        id: 'SandboxOrigin',
+        description: 'How it was created: from a pool, as a clone of a template, by a boot, ….',
+      }),
     snapshot: z.string().nullable().describe('The snapshot it was created from.'),
-    template: z
-      .string()
-      .nullable()
-      .describe('Name of the template it was created from; null: the request named none.'),
+    template: z.string().nullable().describe('Name of the template it was created from; null: the request named none.'),
     parent: z.string().nullable().describe('The sandbox it was forked from.'),
     accelerator: z.string(),
     sharesMemory: z.boolean().nullable().describe('Until it is changed; null: there is no VM.'),
@@ -296,17 +270,13 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
     modelUse,
     packages: packageInfo.nullable().describe('Package policy; null: it may fetch no packages.'),
     network: networkInfo.nullable().describe('Network policy; null: no network.'),
-    secrets: z
-      .array(secretInfo)
-      .describe('Secrets that requests to these hosts get; never the values.'),
+    secrets: z.array(secretInfo).describe('Secrets that requests to these hosts get; never the values.'),
     timings: timings.nullable().describe('Phases of the last start; null if it came from a pool.'),
     readyMs: ms.nullable().describe('From the request until ready, milliseconds.'),
     end: endInfo.nullable().describe('Why it ended; null if it has not.'),
   })
   .meta({ id: 'Sandbox' });
-export const sandboxList = z
-  .object({ sandboxes: z.array(sandboxInfo) })
-  .meta({ id: 'SandboxList' });
+export const sandboxList = z.object({ sandboxes: z.array(sandboxInfo) }).meta({ id: 'SandboxList' });
 
 export const snapshotInfo: z.ZodType<SnapshotInfo> = z
   .object({
@@ -320,21 +290,15 @@ export const snapshotInfo: z.ZodType<SnapshotInfo> = z
     createdAtMs: wallMs,
     bytes: count.describe('Space on disk.'),
     diskOnly: z.boolean().describe('It has no memory: sandboxes boot from its disk.'),
-    current: z
-      .boolean()
-      .describe('False: unusable with the host’s current kernel, image, VMM or processor.'),
+    current: z.boolean().describe('False: unusable with the host’s current kernel, image, VMM or processor.'),
   })
   .meta({ id: 'Snapshot' });
-export const snapshotList = z
-  .object({ snapshots: z.array(snapshotInfo) })
-  .meta({ id: 'SnapshotList' });
+export const snapshotList = z.object({ snapshots: z.array(snapshotInfo) }).meta({ id: 'SnapshotList' });
 
 const forkResult: z.ZodType<ForkResult> = z
   .discriminatedUnion('ok', [
     z.object({ ok: z.literal(true), sandbox: sandboxInfo }).meta({ id: 'ForkSuccess' }),
-    z
-      .object({ ok: z.literal(false), code: z.string(), message: z.string() })
-      .meta({ id: 'ForkFailure' }),
+    z.object({ ok: z.literal(false), code: z.string(), message: z.string() }).meta({ id: 'ForkFailure' }),
   ])
   .meta({ id: 'ForkResult', description: 'Each fork succeeds or fails on its own.' });
 export const forkList = z.object({ forks: z.array(forkResult) }).meta({ id: 'ForkList' });
@@ -428,9 +392,7 @@ const usageRecord: z.ZodType<UsageRecord> = z
       .describe('Answered from the cache: no model server had the request, and it used no tokens.'),
     status: z.number(),
     outcome: z.enum(['ok', 'cancelled', 'upstream-error', 'upstream-lost']),
-    timings: z
-      .object({ queueMs: ms, ttftMs: ms.nullable(), totalMs: ms })
-      .meta({ id: 'UsageTimings' }),
+    timings: z.object({ queueMs: ms, ttftMs: ms.nullable(), totalMs: ms }).meta({ id: 'UsageTimings' }),
   })
   .meta({ id: 'Usage', description: 'One model request.' });
 export const usageList = z.object({ usage: z.array(usageRecord) }).meta({ id: 'UsageList' });
@@ -463,9 +425,7 @@ const processInfo: z.ZodType<ProcessInfo> = z
     ageMs: ms,
   })
   .meta({ id: 'Process' });
-export const processList = z
-  .object({ processes: z.array(processInfo) })
-  .meta({ id: 'ProcessList' });
+export const processList = z.object({ processes: z.array(processInfo) }).meta({ id: 'ProcessList' });
 
 const outputEncoding = z.enum(['utf8', 'base64']);
 export const execResult = z
@@ -504,10 +464,7 @@ export const fileEntry: z.ZodType<FileEntry> = z
       .nullable()
       .optional()
       .describe('Where a symbolic link leads in the end; null: nowhere.'),
-    metadata: z
-      .record(z.string(), z.string())
-      .optional()
-      .describe('The extended attributes user.e2b.NAME, by NAME.'),
+    metadata: z.record(z.string(), z.string()).optional().describe('The extended attributes user.e2b.NAME, by NAME.'),
   })
   .meta({ id: 'FileEntry' });
 export const fileList = z.object({ entries: z.array(fileEntry) }).meta({ id: 'FileList' });
@@ -527,13 +484,5 @@ export const errorBody: z.ZodType<ErrorBody> = z
   })
   .meta({
     id: 'ErrorBody',
-    examples: [
-      {
-        error: {
-          code: 'not_found',
-          message: 'there is no sandbox abcdefghij0123456789',
-          remedy: null,
-        },
-      },
-    ],
+    examples: [{ error: { code: 'not_found', message: 'there is no sandbox abcdefghij0123456789', remedy: null } }],
   });

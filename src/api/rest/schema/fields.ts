@@ -36,9 +36,7 @@ export const wallMs = z.number().describe('Milliseconds since 1970.');
 export const text = (charactersMax: number) =>
   z
     .string()
-    .refine((value) => isAtMost(value, charactersMax), {
-      error: `expected at most ${charactersMax} characters`,
-    })
+    .refine((value) => isAtMost(value, charactersMax), { error: `expected at most ${charactersMax} characters` })
     .meta({ maxLength: charactersMax });
 /** A whole number in a range, with one message for every fault: what is valid. */
 export function whole({ min, max }: Range) {
@@ -52,25 +50,15 @@ export const sandboxId = z
   .string()
   .regex(/^[a-z0-9]{20}$/, { error: 'expected 20 characters of a-z and 0-9' })
   .describe('Id of a sandbox.');
-const nameError =
-  'expected 1 to 63 lower-case letters, digits, ".", "_" or "-", the first a letter or digit';
-export const snapshotName = z
-  .string()
-  .regex(SNAPSHOT_NAME, { error: nameError })
-  .describe('Name of a snapshot.');
+const nameError = 'expected 1 to 63 lower-case letters, digits, ".", "_" or "-", the first a letter or digit';
+export const snapshotName = z.string().regex(SNAPSHOT_NAME, { error: nameError }).describe('Name of a snapshot.');
 export const snapshotReference = z
   .string()
   .regex(SNAPSHOT_REFERENCE, { error: nameError })
   .describe('Id or name of a snapshot; for the operator, a tenant’s is `TENANT/NAME`.');
-export const templateName = z
-  .string()
-  .regex(TEMPLATE_NAME, { error: nameError })
-  .describe('Name of a template.');
+export const templateName = z.string().regex(TEMPLATE_NAME, { error: nameError }).describe('Name of a template.');
 export const metadata = z
-  .record(
-    text(REQUEST_LIMITS.metadataKeyCharactersMax).min(1),
-    text(REQUEST_LIMITS.metadataValueCharactersMax),
-  )
+  .record(text(REQUEST_LIMITS.metadataKeyCharactersMax).min(1), text(REQUEST_LIMITS.metadataValueCharactersMax))
   .refine((pairs) => Object.keys(pairs).length <= REQUEST_LIMITS.metadataPairsMax, {
     error: `expected at most ${REQUEST_LIMITS.metadataPairsMax} pairs`,
   })
@@ -86,15 +74,13 @@ export const status = z
     description: '`saving`: the state is being written; then the sandbox continues or is paused.',
   });
 export const pausedTo = z.enum(['memory', 'disk', 'disk-only']).meta({ id: 'PauseTarget' });
-export const pauseReason = z.enum(['timeout', 'idle', 'host-memory']).meta({
-  id: 'PauseReason',
-  description: '`host-memory`: the memory of the host was short.',
-});
+export const pauseReason = z
+  .enum(['timeout', 'idle', 'host-memory'])
+  .meta({ id: 'PauseReason', description: '`host-memory`: the memory of the host was short.' });
 export const packageEcosystem = z.enum(ECOSYSTEMS).meta({ id: 'PackageEcosystem' });
-export const onTimeout = z.enum(['kill', 'pause', 'pause-disk-only']).meta({
-  id: 'TimeoutAction',
-  description: '`pause`: to disk. `pause-disk-only`: without the memory.',
-});
+export const onTimeout = z
+  .enum(['kill', 'pause', 'pause-disk-only'])
+  .meta({ id: 'TimeoutAction', description: '`pause`: to disk. `pause-disk-only`: without the memory.' });
 /** Checked by the control plane: a schema can't say what a valid URL is. */
 export const onMemoryPressure = z
   .custom<MemoryAction>((value) => typeof value === 'string')
@@ -107,11 +93,13 @@ export const onMemoryPressure = z
       'daemon names it). `grow`: requires `memoryMaxMib`; at the maximum, as `warn`.',
     examples: ['snapshot'],
   });
-export const networkMode = z.enum(['none', 'allowlist', 'open']).meta({
-  id: 'NetworkMode',
-  description:
-    '`none`: no traffic. `allowlist`: what a rule allows. `open`: the public internet except what a rule denies.',
-});
+export const networkMode = z
+  .enum(['none', 'allowlist', 'open'])
+  .meta({
+    id: 'NetworkMode',
+    description:
+      '`none`: no traffic. `allowlist`: what a rule allows. `open`: the public internet except what a rule denies.',
+  });
 const destinationLimit = z
   .strictObject({
     name: z
@@ -127,9 +115,7 @@ export const networkLimits = z
   .strictObject({
     bytesMax: whole(RANGES.networkBytes)
       .exactOptional()
-      .describe(
-        'Bytes in both directions over the life of the sandbox. Then connections are reset.',
-      ),
+      .describe('Bytes in both directions over the life of the sandbox. Then connections are reset.'),
     uploadBytesPerSecond: bytesPerSecond.exactOptional().describe('Rate from the guest.'),
     downloadBytesPerSecond: bytesPerSecond.exactOptional().describe('Rate to the guest.'),
     connectionsMax: whole(RANGES.networkConnections)
@@ -144,17 +130,10 @@ export const networkLimits = z
   .meta({ id: 'NetworkLimits' });
 export const diskLimits = z
   .strictObject({
-    bytesPerSecond: whole(RANGES.diskBytesPerSecond)
-      .exactOptional()
-      .describe('Bytes read and written together.'),
-    opsPerSecond: whole(RANGES.diskOpsPerSecond)
-      .exactOptional()
-      .describe('Reads and writes together.'),
+    bytesPerSecond: whole(RANGES.diskBytesPerSecond).exactOptional().describe('Bytes read and written together.'),
+    opsPerSecond: whole(RANGES.diskOpsPerSecond).exactOptional().describe('Reads and writes together.'),
   } satisfies Record<keyof DiskLimits, z.ZodType>)
-  .meta({
-    id: 'DiskLimits',
-    description: 'Limits for both disks together; with Firecracker, for each disk.',
-  });
+  .meta({ id: 'DiskLimits', description: 'Limits for both disks together; with Firecracker, for each disk.' });
 export const modelPriority = z.enum(MODEL_PRIORITIES).meta({ id: 'ModelPriority' });
 export const modelBudget = z
   .strictObject({
@@ -163,17 +142,13 @@ export const modelBudget = z
     requests: whole(RANGES.modelBudget).exactOptional(),
     costNanoDollars: whole(RANGES.modelCostNanoDollars)
       .exactOptional()
-      .describe(
-        'Cost by the prices of `models.toml`, in billionths of a dollar: 5000000000 is 5 dollars.',
-      ),
+      .describe('Cost by the prices of `models.toml`, in billionths of a dollar: 5000000000 is 5 dollars.'),
     windowMs: whole(RANGES.modelWindowMs)
       .exactOptional()
       .describe(
         'The limits hold for each window of this length; windows begin at its multiples since 1970. If omitted: for the life of the sandbox.',
       ),
-    tokensPerMinute: whole(RANGES.modelBudget)
-      .exactOptional()
-      .describe('Rate of prompts and answers together.'),
+    tokensPerMinute: whole(RANGES.modelBudget).exactOptional().describe('Rate of prompts and answers together.'),
   } satisfies Record<keyof ModelBudget, z.ZodType>)
   .meta({ id: 'ModelBudget', description: 'Limits for its requests to models.' });
 export const modelCache = z
@@ -217,9 +192,7 @@ const budgetUse = z
   .meta({ id: 'ModelBudgetUse' });
 export const modelUse: z.ZodType<ModelUseInfo> = z
   .object({
-    account: z
-      .string()
-      .describe('The sandbox whose budget it is: of a fork, that of the first original.'),
+    account: z.string().describe('The sandbox whose budget it is: of a fork, that of the first original.'),
     used: budgetUse
       .nullable()
       .describe('By all that share the budget, in the window of the last use; null: nothing yet.'),
@@ -227,10 +200,7 @@ export const modelUse: z.ZodType<ModelUseInfo> = z
   .meta({ id: 'SandboxModelUse', description: 'Use of `models.budget`.' });
 export const sharedBudget: z.ZodType<SharedBudget> = z
   .object({
-    tenant: z
-      .string()
-      .nullable()
-      .describe('Whose sandboxes share it; null: all sandboxes of the host.'),
+    tenant: z.string().nullable().describe('Whose sandboxes share it; null: all sandboxes of the host.'),
     limits: modelBudget
       .required({ windowMs: true })
       .meta({ id: 'WindowedModelBudget', description: 'Limits per window.' }),
@@ -240,8 +210,6 @@ export const sharedBudget: z.ZodType<SharedBudget> = z
 export const secretPlace = z
   .strictObject({
     in: z.enum(['header', 'query']),
-    name: text(PLACE_NAME_CHARACTERS_MAX).describe(
-      'A header field, in any case, or a query parameter.',
-    ),
+    name: text(PLACE_NAME_CHARACTERS_MAX).describe('A header field, in any case, or a query parameter.'),
   } satisfies Record<keyof SecretPlace, z.ZodType>)
   .meta({ id: 'SecretPlace' });

@@ -6,11 +6,7 @@ import { lastMarks, timedEvent } from './answers.ts';
 import { count, sandboxId, wallMs } from './fields.ts';
 
 const packetTimes = z
-  .object({
-    count: count.describe('Measured packets.'),
-    p50Ns: z.number().nullable(),
-    p95Ns: z.number().nullable(),
-  })
+  .object({ count: count.describe('Measured packets.'), p50Ns: z.number().nullable(), p95Ns: z.number().nullable() })
   .meta({ id: 'PacketTimes' });
 
 const VM_STATES: Readonly<Record<SandboxState, true>> = {
@@ -28,9 +24,7 @@ const sandboxLoad: z.ZodType<SandboxLoad> = z
   .object({
     id: sandboxId,
     state: z.enum(Object.keys(VM_STATES) as SandboxState[]),
-    memoryBytes: count
-      .nullable()
-      .describe('Host memory of the VM alone, which ends with it; null: unknown.'),
+    memoryBytes: count.nullable().describe('Host memory of the VM alone, which ends with it; null: unknown.'),
     modelRequests: count.describe('Model requests in flight.'),
     tokens: count.describe('Tokens of prompts and completions.'),
     ...lastMarks,
@@ -39,10 +33,7 @@ const sandboxLoad: z.ZodType<SandboxLoad> = z
       .meta({ id: 'NetworkTimes' })
       .optional()
       .describe('Latency of the network card’s packets; absent: not measured.'),
-    syscalls: z
-      .record(z.string(), count)
-      .optional()
-      .describe('System calls of the VMM by name; absent: not counted.'),
+    syscalls: z.record(z.string(), count).optional().describe('System calls of the VMM by name; absent: not counted.'),
   })
   .meta({ id: 'SandboxLoad' });
 
@@ -50,20 +41,14 @@ export const sandboxLoads: z.ZodType<SandboxLoads> = z
   .object({
     atMs: wallMs,
     sandboxes: z.array(sandboxLoad),
-    sharedMemoryBytes: count
-      .nullable()
-      .describe('RAM that VMs share, counted once; null: not shown to a tenant.'),
+    sharedMemoryBytes: count.nullable().describe('RAM that VMs share, counted once; null: not shown to a tenant.'),
     memoryPressure: z
       .object({ some: z.number(), full: z.number() })
       .meta({ id: 'MemoryPressure' })
       .nullable()
-      .describe(
-        'Share of the last 10 s in which some, or all, tasks of the host waited for memory (PSI).',
-      ),
+      .describe('Share of the last 10 s in which some, or all, tasks of the host waited for memory (PSI).'),
     events: z
       .array(timedEvent)
-      .describe(
-        'The newest events of all sandboxes, oldest first: at most 64, at most 16 per sandbox.',
-      ),
+      .describe('The newest events of all sandboxes, oldest first: at most 64, at most 16 per sandbox.'),
   })
   .meta({ id: 'Loads' });

@@ -3,12 +3,7 @@ import { z } from 'zod';
 import { REQUIREMENT_LIMITS } from '../../../artifacts/requirements/requirement.ts';
 import type { ChannelLimits } from '../../../base/channel.ts';
 import { EGRESS_LIMITS } from '../../../base/request/egress-limits.ts';
-import {
-  ECOSYSTEMS,
-  LOCK_ENTRY,
-  PACKAGE_LIMITS,
-  PACKAGE_RULE,
-} from '../../../base/request/package-policy.ts';
+import { ECOSYSTEMS, LOCK_ENTRY, PACKAGE_LIMITS, PACKAGE_RULE } from '../../../base/request/package-policy.ts';
 import { PLACE_NAME_CHARACTERS_MAX } from '../../../base/request/secret-place.ts';
 import { FIELD_PATH, FIELD_PATH_CHARACTERS_MAX } from '../../../base/text/field-path.ts';
 import type { BucketLimit } from '../../../base/token-bucket.ts';
@@ -23,11 +18,7 @@ import type {
 import { RANGES, type Range, REQUEST_LIMITS } from '../../../sandbox/contract/limits.ts';
 import type { PackageOptions } from '../../../sandbox/contract/packages.ts';
 import type { RequestHeaderOptions, SecretOptions } from '../../../sandbox/contract/secrets.ts';
-import type {
-  ModelPolicy,
-  NetworkOptions,
-  TemplateRequest,
-} from '../../../sandbox/contract/spec.ts';
+import type { ModelPolicy, NetworkOptions, TemplateRequest } from '../../../sandbox/contract/spec.ts';
 import {
   diskLimits,
   metadata,
@@ -59,25 +50,15 @@ const bucket = (id: string, { min, max }: Range, what: string) =>
       refillPerSecond: z.number().min(min).max(max),
       oneTimeBurst: z.number().min(0).max(max).exactOptional(),
     } satisfies Record<keyof BucketLimit, z.ZodType>)
-    .meta({
-      id,
-      description: `Token bucket of ${what}: \`size\` tokens, refilled by \`refillPerSecond\`.`,
-    });
+    .meta({ id, description: `Token bucket of ${what}: \`size\` tokens, refilled by \`refillPerSecond\`.` });
 const byteBucket = bucket('ByteBucket', RANGES.channelBytes, 'bytes');
 const channelLimits = z
   .strictObject({
     guestToHostBytes: byteBucket.exactOptional(),
     hostToGuestBytes: byteBucket.exactOptional(),
-    connections: bucket(
-      'ConnectionBucket',
-      RANGES.channelConnections,
-      'new connections',
-    ).exactOptional(),
+    connections: bucket('ConnectionBucket', RANGES.channelConnections, 'new connections').exactOptional(),
   } satisfies Record<keyof ChannelLimits, z.ZodType>)
-  .meta({
-    id: 'ChannelLimits',
-    description: 'Rate limits of the channel between sandbox and host.',
-  });
+  .meta({ id: 'ChannelLimits', description: 'Rate limits of the channel between sandbox and host.' });
 const modelName = text(REQUEST_LIMITS.modelNameCharactersMax);
 const rules = z
   .array(text(EGRESS_LIMITS.ruleCharactersMax))
@@ -126,9 +107,7 @@ const networkOptions = z
     mode: networkMode,
     allow: rules.optional(),
     deny: rules.optional(),
-    limits: networkLimits
-      .optional()
-      .describe('Replaces all limits. If omitted: none; in an update, unchanged.'),
+    limits: networkLimits.optional().describe('Replaces all limits. If omitted: none; in an update, unchanged.'),
   } satisfies Record<keyof NetworkOptions, z.ZodType>)
   .meta({ id: 'NetworkOptions' });
 const secretOptions = z
@@ -145,9 +124,7 @@ const secretOptions = z
       .describe(
         'Where requests may have the value. If omitted or empty: in the usual credential fields, such as Authorization and X-Api-Key.',
       ),
-    value: text(RANGES.secretCharacters.max).describe(
-      'Visible ASCII. Kept in memory only and never returned.',
-    ),
+    value: text(RANGES.secretCharacters.max).describe('Visible ASCII. Kept in memory only and never returned.'),
   } satisfies Record<keyof SecretOptions, z.ZodType>)
   .meta({ id: 'Secret' });
 const requestHeader = z
@@ -180,13 +157,8 @@ const lifeFields = {
   onMemoryPressure: onMemoryPressure.optional(),
   metadata: metadata.optional(),
   channelLimits: channelLimits.optional(),
-  diskLimits: diskLimits
-    .optional()
-    .describe('Disk limits; replaces all of them. Default: no limit.'),
-  network: networkOptions
-    .nullable()
-    .optional()
-    .describe('Network policy. Null (default): no network card.'),
+  diskLimits: diskLimits.optional().describe('Disk limits; replaces all of them. Default: no limit.'),
+  network: networkOptions.nullable().optional().describe('Network policy. Null (default): no network card.'),
   secrets: z
     .array(secretOptions)
     .max(REQUEST_LIMITS.secretsMax)
@@ -199,10 +171,7 @@ const lifeFields = {
     .describe(
       'Header fields that the gateway sets in each HTTPS request to these hosts, whatever the guest sends; replaces all of them.',
     ),
-} satisfies Record<
-  Exclude<keyof SandboxChange, 'annotations' | 'memoryMib' | 'models' | 'packages'>,
-  z.ZodType
->;
+} satisfies Record<Exclude<keyof SandboxChange, 'annotations' | 'memoryMib' | 'models' | 'packages'>, z.ZodType>;
 
 const models = z
   .strictObject({
@@ -227,15 +196,10 @@ const models = z
     priority: modelPriority
       .exactOptional()
       .describe('In the queue of a model server whose slots are taken. Default `normal`.'),
-    budget: modelBudget
-      .exactOptional()
-      .describe('Default: no limit. Forks share the budget of their original.'),
+    budget: modelBudget.exactOptional().describe('Default: no limit. Forks share the budget of their original.'),
     cache: modelCache.nullable().exactOptional().describe('Default: null, none.'),
   } satisfies Record<keyof ModelPolicy, z.ZodType>)
-  .meta({
-    id: 'ModelOptions',
-    description: 'Models it may use, their aliases, and what its requests may contain.',
-  });
+  .meta({ id: 'ModelOptions', description: 'Models it may use, their aliases, and what its requests may contain.' });
 
 const packageRules = z
   .array(z.string().max(PACKAGE_LIMITS.ruleCharactersMax).regex(PACKAGE_RULE))
@@ -305,9 +269,7 @@ export const sandboxChange: z.ZodType<SandboxChange> = z
     ...lifeFields,
     memoryMib: size.memoryMib
       .optional()
-      .describe(
-        'New memory size, MiB; requires `memoryMaxMib`. It shrinks only as far as programs leave memory free.',
-      ),
+      .describe('New memory size, MiB; requires `memoryMaxMib`. It shrinks only as far as programs leave memory free.'),
     models: z
       .strictObject({ budget: modelBudget } satisfies Record<keyof ModelChange, z.ZodType>)
       .meta({ id: 'ModelChange' })
@@ -357,10 +319,7 @@ export const forkRequest: z.ZodType<ForkOptions> = z
 export const snapshotRequest = z
   .strictObject({
     name: snapshotName.exactOptional(),
-    diskOnly: z
-      .boolean()
-      .exactOptional()
-      .describe('Saves no memory: sandboxes boot from the disk. Default false.'),
+    diskOnly: z.boolean().exactOptional().describe('Saves no memory: sandboxes boot from the disk. Default false.'),
   } satisfies Record<keyof SnapshotOptions, z.ZodType>)
   .meta({ id: 'SnapshotRequest' });
 
@@ -378,9 +337,7 @@ export const poolRequest = z
         requirements: size.requirements.exactOptional(),
         packagesMinAgeMs: size.packagesMinAgeMs.exactOptional(),
         image: size.image.exactOptional(),
-        template: templateName
-          .exactOptional()
-          .describe('Name of a template, instead of size, modules and packages.'),
+        template: templateName.exactOptional().describe('Name of a template, instead of size, modules and packages.'),
         card: z
           .boolean()
           .exactOptional()
@@ -391,8 +348,7 @@ export const poolRequest = z
       } satisfies Record<keyof PoolMembers, z.ZodType>)
       .meta({
         id: 'PoolMembers',
-        description:
-          'Size and modules of the members. Default: those of a sandbox without options.',
+        description: 'Size and modules of the members. Default: those of a sandbox without options.',
       })
       .exactOptional(),
   })
@@ -404,9 +360,7 @@ const runFields = {
   user: text(256).min(1).optional().describe('Default `user`; `root` is allowed.'),
   stdin: z.string().optional().describe('Standard input. Default: empty.'),
   timeoutMs: milliseconds.optional().describe('Time limit of the program.'),
-  outputBytesMax: whole({ min: 0, max: 1e12 })
-    .optional()
-    .describe('Output beyond this is dropped. At most 16 MiB.'),
+  outputBytesMax: whole({ min: 0, max: 1e12 }).optional().describe('Output beyond this is dropped. At most 16 MiB.'),
 };
 const execProgram = z
   .strictObject({
@@ -421,11 +375,13 @@ const execScript = z
     ...runFields,
   })
   .meta({ id: 'ExecScript', examples: [{ code: 'print(6 * 7)' }] });
-export const execRequest = z.xor([execProgram, execScript], { error: execFault }).meta({
-  id: 'ExecRequest',
-  description: 'A program or a Python script.',
-  examples: [{ argv: ['ls', '-l'] }, { code: 'print(6 * 7)' }],
-});
+export const execRequest = z
+  .xor([execProgram, execScript], { error: execFault })
+  .meta({
+    id: 'ExecRequest',
+    description: 'A program or a Python script.',
+    examples: [{ argv: ['ls', '-l'] }, { code: 'print(6 * 7)' }],
+  });
 export type ExecRequest = z.output<typeof execRequest>;
 
 /** What is wrong with the kind of request that was meant: a union's own message names no field. */
@@ -450,15 +406,10 @@ export const portParams = z.strictObject({
   id: sandboxId,
   port: wholeText({ min: 1, max: 65_535 }).describe('TCP port in the sandbox.'),
 });
-export const snapshotParams = z.strictObject({
-  snapshot: snapshotReference,
-});
+export const snapshotParams = z.strictObject({ snapshot: snapshotReference });
 /** A parameter that is given several times is a list; once, it is text. */
 const listOf = <Item extends z.ZodType>(item: Item, max: number, split: RegExp) =>
-  z.preprocess(
-    (given) => (typeof given === 'string' ? given.split(split) : given),
-    z.array(item).max(max),
-  );
+  z.preprocess((given) => (typeof given === 'string' ? given.split(split) : given), z.array(item).max(max));
 /** Never splits. */
 const WHOLE = /(?!)/;
 
@@ -473,9 +424,7 @@ export const listQuery = z.strictObject({
 });
 
 export const eventsQuery = z.strictObject({
-  after: wholeText({ min: 0, max: 1e15 })
-    .optional()
-    .describe('Only events with a higher sequence number.'),
+  after: wholeText({ min: 0, max: 1e15 }).optional().describe('Only events with a higher sequence number.'),
   follow: z
     .preprocess(
       (given) => ({ true: true, false: false })[String(given)] ?? given,
@@ -486,10 +435,7 @@ export const eventsQuery = z.strictObject({
 });
 
 const path = text(4096).min(1).describe("Absolute, or relative to the user's home.");
-const user = text(256)
-  .min(1)
-  .optional()
-  .describe('User whose rights and home apply. Default `user`.');
+const user = text(256).min(1).optional().describe('User whose rights and home apply. Default `user`.');
 export const fileQuery = z.strictObject({ path, user });
 export const fileWriteQuery = z.strictObject({
   path,

@@ -4,10 +4,7 @@ import { BuildCounter } from './build.ts';
 describe('BuildCounter', () => {
   it('counts steps of the build and names the last one', () => {
     const counter = new BuildCounter(4);
-    expect(counter.line('  CC      kernel/fork.o')).toEqual({
-      fraction: 0.25,
-      detail: 'CC kernel/fork.o',
-    });
+    expect(counter.line('  CC      kernel/fork.o')).toEqual({ fraction: 0.25, detail: 'CC kernel/fork.o' });
     expect(counter.line('  AR      lib/built-in.a')?.fraction).toBe(0.5);
   });
   it('ignores warnings and make’s own lines', () => {

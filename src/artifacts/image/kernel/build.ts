@@ -58,19 +58,13 @@ export interface BuiltKernel {
 }
 
 /** @throws ImageError */
-export async function buildKernel(
-  job: Job,
-  inputs: KernelInputs,
-  source: KernelSource,
-): Promise<BuiltKernel> {
+export async function buildKernel(job: Job, inputs: KernelInputs, source: KernelSource): Promise<BuiltKernel> {
   const { signal, scratchDir: tree } = job;
   job.report(0, 'unpack the source');
   const excludes = UNPACK_EXCLUDES.map((pattern) => `--exclude=${pattern}`);
-  await runTool(
-    'tar',
-    ['-x', '-f', source.path, '-C', tree, '--strip-components=1', '--no-same-owner', ...excludes],
-    { signal },
-  );
+  await runTool('tar', ['-x', '-f', source.path, '-C', tree, '--strip-components=1', '--no-same-owner', ...excludes], {
+    signal,
+  });
   job.report(SETUP_FRACTION / 2, 'configure');
   const make = (args: readonly string[], onLine?: (line: string) => void): Promise<string> =>
     runTool('make', ['-C', tree, 'ARCH=x86_64', ...args], {
@@ -93,11 +87,7 @@ export async function buildKernel(
 
   const owner = await describeSource(source, signal);
   return {
-    source: {
-      package: owner.name,
-      version: owner.version,
-      sha256: await digestFile(source.path, signal),
-    },
+    source: { package: owner.name, version: owner.version, sha256: await digestFile(source.path, signal) },
     kernelVersion: lastLine(await make(['-s', 'kernelversion'])),
     tools: await kernelTools(signal),
   };
@@ -105,10 +95,7 @@ export async function buildKernel(
 
 /** The tools whose version changes the result: the kernel names them in its banner. */
 export async function kernelTools(signal?: AbortSignal): Promise<Record<string, string>> {
-  return {
-    gcc: await firstLineOf('gcc', ['--version'], signal),
-    ld: await firstLineOf('ld', ['--version'], signal),
-  };
+  return { gcc: await firstLineOf('gcc', ['--version'], signal), ld: await firstLineOf('ld', ['--version'], signal) };
 }
 
 async function checkConfig(path: string, inputs: KernelInputs): Promise<void> {
@@ -134,10 +121,7 @@ export class BuildCounter {
     const match = /^ {2}([A-Z]+) +(\S+)/.exec(text);
     if (match === null) return undefined;
     this.#lines += 1;
-    return {
-      fraction: Math.min(this.#lines / this.#expected, 0.99),
-      detail: `${match[1]} ${match[2]}`,
-    };
+    return { fraction: Math.min(this.#lines / this.#expected, 0.99), detail: `${match[1]} ${match[2]}` };
   }
 }
 

@@ -19,9 +19,7 @@ describe('configViolations', () => {
     ]);
   });
   it('names an option with another value', () => {
-    expect(configViolations('CONFIG_N=32\n', '', 'CONFIG_N=8\n')).toEqual([
-      'CONFIG_N is 8 instead of 32',
-    ]);
+    expect(configViolations('CONFIG_N=32\n', '', 'CONFIG_N=8\n')).toEqual(['CONFIG_N is 8 instead of 32']);
   });
   it('names a denied option that is on, built in or as a module', () => {
     expect(configViolations('', 'MODULES none\nFUSE_FS none', 'CONFIG_FUSE_FS=m\n')).toEqual([
@@ -42,14 +40,7 @@ describe('kernel/guest.config (R-G-2)', () => {
   });
   it('denies modules, debugfs, USB, sound, raw memory and pmem', () => {
     expect(parseDenied(denied)).toEqual(
-      expect.arrayContaining([
-        'MODULES',
-        'DEBUG_FS',
-        'USB_SUPPORT',
-        'SOUND',
-        'DEVMEM',
-        'VIRTIO_PMEM',
-      ]),
+      expect.arrayContaining(['MODULES', 'DEBUG_FS', 'USB_SUPPORT', 'SOUND', 'DEVMEM', 'VIRTIO_PMEM']),
     );
   });
   it('gives a reason for every block and every denied option', () => {

@@ -33,10 +33,7 @@ const kernelManifestSchema = z.object({
 });
 export type KernelManifest = z.infer<typeof kernelManifestSchema>;
 
-export const prebuiltKernelSchema = prebuiltSchema.extend({
-  source: sourceSchema,
-  kernelVersion: z.string(),
-});
+export const prebuiltKernelSchema = prebuiltSchema.extend({ source: sourceSchema, kernelVersion: z.string() });
 export type PrebuiltKernel = z.infer<typeof prebuiltKernelSchema>;
 
 export const VMLINUX = 'vmlinux';
@@ -80,8 +77,7 @@ async function recipeOfBuild(inputs: KernelInputs): Promise<Recipe<KernelManifes
   const source = await findKernelSource();
   if (source !== undefined) return buildRecipe(inputs, source);
   throw new ImageError('source_invalid', 'no kernel source in /usr/src', {
-    remedy:
-      'Install the package linux-source-6.12 (or linux-source), or run `neurovisor setup` as root.',
+    remedy: 'Install the package linux-source-6.12 (or linux-source), or run `neurovisor setup` as root.',
   });
 }
 
@@ -146,8 +142,7 @@ function prebuiltDetails({ source, kernelVersion, tools }: PrebuiltKernel): Kern
   return { origin: 'prebuilt', source, kernelVersion, tools };
 }
 
-export const prebuiltKernelDir = (sourceDir: string): string =>
-  join(sourceDir, 'kernel', PREBUILT_DIR);
+export const prebuiltKernelDir = (sourceDir: string): string => join(sourceDir, 'kernel', PREBUILT_DIR);
 
 /** @returns undefined: it has to be built */
 async function fittingKernel(

@@ -9,9 +9,7 @@ describe('chooseSource', () => {
   it('distinguishes 6.12 from 6.120, and otherwise picks the newest by number', () => {
     const paths = ['/a/linux-source-6.8.0.tar.bz2', '/a/linux-source-6.120.tar.xz'];
     expect(chooseSource(paths)).toBe('/a/linux-source-6.120.tar.xz');
-    expect(chooseSource([...paths, '/a/linux-source-6.12.tar.xz'])).toBe(
-      '/a/linux-source-6.12.tar.xz',
-    );
+    expect(chooseSource([...paths, '/a/linux-source-6.12.tar.xz'])).toBe('/a/linux-source-6.12.tar.xz');
   });
   it('returns undefined for no sources', () => {
     expect(chooseSource([])).toBeUndefined();

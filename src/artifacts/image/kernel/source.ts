@@ -18,9 +18,7 @@ export const KERNEL_SOURCE_DIR = '/usr/src';
 const PREFERRED_SERIES = '6.12';
 const TARBALL = /^linux-source-(\d+(?:\.\d+)*)\.tar\.(?:xz|gz|bz2|zst)$/;
 
-export async function findKernelSource(
-  dir: string = KERNEL_SOURCE_DIR,
-): Promise<KernelSource | undefined> {
+export async function findKernelSource(dir: string = KERNEL_SOURCE_DIR): Promise<KernelSource | undefined> {
   const candidates: string[] = [];
   for (const name of await list(dir)) {
     if (TARBALL.test(name)) candidates.push(join(dir, name));
@@ -38,8 +36,7 @@ export async function findKernelSource(
 
 /** The tarball of the preferred series, else the newest. */
 export function chooseSource(paths: readonly string[]): string | undefined {
-  const versionOf = (path: string): number[] =>
-    (TARBALL.exec(basename(path))?.[1] ?? '').split('.').map(Number);
+  const versionOf = (path: string): number[] => (TARBALL.exec(basename(path))?.[1] ?? '').split('.').map(Number);
   const preferred = paths.find((path) => isSeries(versionOf(path).join('.')));
   if (preferred !== undefined) return preferred;
   return [...paths].sort((a, b) => compareVersions(versionOf(b), versionOf(a)))[0];

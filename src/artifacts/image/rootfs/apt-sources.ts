@@ -15,14 +15,11 @@ export interface AptSource {
 export function parseDeb822(text: string): AptSource[] {
   return text.split(/\n\s*\n/).flatMap((stanza) => {
     const fields = parseStanza(stanza);
-    const words = (name: string): string[] =>
-      (fields.get(name) ?? '').split(/\s+/).filter((word) => word !== '');
+    const words = (name: string): string[] => (fields.get(name) ?? '').split(/\s+/).filter((word) => word !== '');
     if (!words('types').includes('deb') || fields.get('enabled') === 'no') return [];
     const components = words('components');
     const signedBy = words('signed-by')[0];
-    return words('uris').flatMap((uri) =>
-      words('suites').map((suite) => ({ uri, suite, components, signedBy })),
-    );
+    return words('uris').flatMap((uri) => words('suites').map((suite) => ({ uri, suite, components, signedBy })));
   });
 }
 
@@ -66,16 +63,13 @@ export function guestMirrorLines(
   const lines = new Set<string>();
   for (const { uri, suite, components, signedBy } of sources) {
     const suffix = suite.slice(hostCodename.length);
-    if (!suite.startsWith(hostCodename) || !['', '-updates', '-security'].includes(suffix))
-      continue;
+    if (!suite.startsWith(hostCodename) || !['', '-updates', '-security'].includes(suffix)) continue;
     // Another publisher that uses Debian's release names has its own keyring.
     const isDebian = signedBy === undefined || signedBy.includes('debian-archive');
     if (!isDebian || !components.includes('main')) continue;
     lines.add(`deb [signed-by=${keyring}] ${uri} ${guestCodename}${suffix} main`);
   }
-  return lines.size > 0 && [...lines].some((line) => line.includes(` ${guestCodename} main`))
-    ? [...lines]
-    : [];
+  return lines.size > 0 && [...lines].some((line) => line.includes(` ${guestCodename} main`)) ? [...lines] : [];
 }
 
 /** `KEY=value` lines of /etc/os-release. */

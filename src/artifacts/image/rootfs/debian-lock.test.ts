@@ -34,9 +34,7 @@ describe('parseDebianLock', () => {
   it('image/debian.lock has every package that the image needs', () => {
     const path = join(import.meta.dirname, '../../../../image/debian.lock');
     const locked = parseDebianLock(readFileSync(path, 'utf8'));
-    expect(Object.keys(locked)).toEqual(
-      expect.arrayContaining([...Object.keys(GUEST_PACKAGES), 'libc6', 'dpkg']),
-    );
+    expect(Object.keys(locked)).toEqual(expect.arrayContaining([...Object.keys(GUEST_PACKAGES), 'libc6', 'dpkg']));
   });
 });
 
@@ -55,9 +53,7 @@ describe('withDigests', () => {
     const records = `${stanza('6', B)}\n\n${stanza('6', A)}\n`;
     expect(() => withDigests(new Map([['bash', '6']]), records)).toThrow('two SHA-256');
     const twice = `${stanza('6', A)}\n\n${stanza('6', A)}\n`;
-    expect(withDigests(new Map([['bash', '6']]), twice)).toEqual({
-      bash: { version: '6', sha256: A },
-    });
+    expect(withDigests(new Map([['bash', '6']]), twice)).toEqual({ bash: { version: '6', sha256: A } });
   });
   it('refuses a package that is in no index', () => {
     expect(() => withDigests(new Map([['bash', '7']]), stanza('6', B))).toThrow('in no index');
@@ -67,10 +63,7 @@ describe('withDigests', () => {
 describe('compareWithLock', () => {
   it('finds newer, missing and additional packages', () => {
     const lock = { ...bash, dash: { version: '1', sha256: A } };
-    const installed = {
-      bash: { version: '5.3', sha256: B },
-      zsh: { version: '2', sha256: A },
-    };
+    const installed = { bash: { version: '5.3', sha256: B }, zsh: { version: '2', sha256: A } };
     expect(compareWithLock(lock, installed)).toEqual([
       { name: 'bash', locked: '5.2-1+b1', installed: '5.3' },
       { name: 'dash', locked: '1', installed: null },

@@ -57,10 +57,7 @@ export function formatDebianLock(packages: DebianPackages): string {
 /** Preferences for apt: each locked version where a mirror has it, otherwise its newest (see apt_preferences(5)). */
 export function aptPreferences(lock: DebianPackages): string {
   return Object.entries(lock)
-    .map(
-      ([name, { version }]) =>
-        `Package: ${name}\nPin: version ${version}\nPin-Priority: ${PIN_PRIORITY}\n`,
-    )
+    .map(([name, { version }]) => `Package: ${name}\nPin: version ${version}\nPin-Priority: ${PIN_PRIORITY}\n`)
     .join('\n');
 }
 
@@ -70,14 +67,10 @@ export function aptPreferences(lock: DebianPackages): string {
  * @param records stanzas of apt's indexes (`apt-cache show`), possibly of more versions
  * @throws ImageError `result_invalid` if a package is in no index, or with two digests, so that either may be installed
  */
-export function withDigests(
-  versions: ReadonlyMap<string, string>,
-  records: string,
-): Record<string, DebianPackage> {
+export function withDigests(versions: ReadonlyMap<string, string>, records: string): Record<string, DebianPackage> {
   const known = new Map<string, Set<string>>();
   for (const stanza of records.split('\n\n')) {
-    const field = (name: string): string | undefined =>
-      new RegExp(`^${name}: (.+)$`, 'm').exec(stanza)?.[1];
+    const field = (name: string): string | undefined => new RegExp(`^${name}: (.+)$`, 'm').exec(stanza)?.[1];
     const key = `${field('Package')} ${field('Version')}`;
     known.set(key, (known.get(key) ?? new Set()).add(field('SHA256') ?? ''));
   }

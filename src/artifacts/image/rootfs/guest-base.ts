@@ -4,16 +4,7 @@
  * whoever built it, and the guest's own loader starts the guest's Python to compile bytecode.
  */
 import { existsSync } from 'node:fs';
-import {
-  appendFile,
-  mkdir,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  symlink,
-  writeFile,
-} from 'node:fs/promises';
+import { appendFile, mkdir, readdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
@@ -111,16 +102,7 @@ export async function readLocks(sourceDir: string): Promise<Locks> {
 /** @param keepAt a path, where nothing is, on the file system of the cache: a build leaves its tree there */
 export function guestBaseRecipe(locks: Locks, keepAt?: string): Recipe<BaseDetails> {
   const packages = Object.keys(GUEST_PACKAGES);
-  const data = [
-    DPKG_OPTIONS,
-    ETC_FILES,
-    ETC_LINES,
-    ETC_LINKS,
-    REMOVED_PATHS,
-    SCRIPTS,
-    STRIPPED_PACKAGES,
-    USER,
-  ];
+  const data = [DPKG_OPTIONS, ETC_FILES, ETC_LINES, ETC_LINKS, REMOVED_PATHS, SCRIPTS, STRIPPED_PACKAGES, USER];
   return {
     kind: 'guest-base',
     title: 'Install Debian and Python for the guest',
@@ -212,8 +194,7 @@ async function installDebian(job: Job, root: string, lock: DebianPackages): Prom
 }
 
 /** Hooks run as shell scripts, inside the build's user namespace, which sees no file of an ordinary user. */
-const writeHook = (path: string, text: string): string =>
-  `cat > "$1/${path}" <<'END'\n${text}\nEND`;
+const writeHook = (path: string, text: string): string => `cat > "$1/${path}" <<'END'\n${text}\nEND`;
 
 /** Writes what apt knows of the installed packages, before mmdebstrap removes the indexes. */
 const RECORDS_HOOK = `
@@ -252,22 +233,14 @@ async function installWheels(job: Job, target: string, lockPath: string): Promis
       '-r',
       lockPath,
     ],
-    {
-      signal: job.signal,
-      env: { PIP_ROOT_USER_ACTION: 'ignore', PIP_PROGRESS_BAR: 'off', TMPDIR: job.scratchDir },
-    },
+    { signal: job.signal, env: { PIP_ROOT_USER_ACTION: 'ignore', PIP_PROGRESS_BAR: 'off', TMPDIR: job.scratchDir } },
   );
 }
 
 /** Options with which any pip selects wheels for the guest's interpreter and C library. */
 export function wheelOptions(): string[] {
   const abis = [`cp${GUEST_PYTHON.replace('.', '')}`, 'abi3', 'none'];
-  const platforms = [
-    'manylinux_2_28_x86_64',
-    'manylinux_2_17_x86_64',
-    'manylinux2014_x86_64',
-    'any',
-  ];
+  const platforms = ['manylinux_2_28_x86_64', 'manylinux_2_17_x86_64', 'manylinux2014_x86_64', 'any'];
   return [
     '--only-binary=:all:',
     '--python-version',
@@ -283,11 +256,7 @@ export function wheelOptions(): string[] {
  * Makes what a build added readable and searchable for all, as packages of Debian are. Without it a strict umask of
  * the builder would get into the image, and its user could not run Python.
  */
-export async function makeReadable(
-  root: string,
-  paths: readonly string[],
-  signal: AbortSignal,
-): Promise<void> {
+export async function makeReadable(root: string, paths: readonly string[], signal: AbortSignal): Promise<void> {
   const full = paths.map((path) => join(root, path));
   await runTool('chmod', ['-R', 'u=rwX,go=rX', ...full], { signal });
 }
@@ -353,11 +322,7 @@ async function compileBytecode(job: Job, root: string): Promise<void> {
  * program imports, get none. The compiler must not keep bytecode of its own imports: that would have this directory in it, and
  * would not be compiled again.
  */
-export async function compileTrees(
-  root: string,
-  trees: readonly string[],
-  signal: AbortSignal,
-): Promise<void> {
+export async function compileTrees(root: string, trees: readonly string[], signal: AbortSignal): Promise<void> {
   const libraries = [join(root, 'usr/lib/x86_64-linux-gnu'), join(root, 'lib/x86_64-linux-gnu')];
   const python = [
     '--library-path',
@@ -383,12 +348,7 @@ export async function compileTrees(
   ];
   await runTool(join(root, 'lib64/ld-linux-x86-64.so.2'), python, {
     signal,
-    env: {
-      PYTHONHOME: join(root, 'usr'),
-      PYTHONHASHSEED: '0',
-      PYTHONPATH: '',
-      PYTHONDONTWRITEBYTECODE: '1',
-    },
+    env: { PYTHONHOME: join(root, 'usr'), PYTHONHASHSEED: '0', PYTHONPATH: '', PYTHONDONTWRITEBYTECODE: '1' },
   });
 }
 
@@ -399,10 +359,7 @@ export function parseLock(text: string): ReadonlyMap<string, string> {
     const match = /^([\w.-]+)==(\S+)((?:\s+--hash=sha256:[0-9a-f]{64})+)\s*$/.exec(line);
     if (match?.[1] !== undefined && match[2] !== undefined) versions.set(match[1], match[2]);
     else if (line.trim() !== '' && !line.startsWith('#')) {
-      throw new ImageError(
-        'source_invalid',
-        `read the lock file: line "${line}" has no pinned version and digest`,
-      );
+      throw new ImageError('source_invalid', `read the lock file: line "${line}" has no pinned version and digest`);
     }
   }
   return versions;

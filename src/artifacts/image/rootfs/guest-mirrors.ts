@@ -3,13 +3,7 @@ import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ignore } from '../../../base/ignore.ts';
 import { runTool } from '../tool.ts';
-import {
-  type AptSource,
-  guestMirrorLines,
-  parseDeb822,
-  parseOneLine,
-  parseOsRelease,
-} from './apt-sources.ts';
+import { type AptSource, guestMirrorLines, parseDeb822, parseOneLine, parseOsRelease } from './apt-sources.ts';
 import { DEBIAN_KEYRING, GUEST_CODENAME } from './recipe.ts';
 
 export interface GuestMirrors {
@@ -52,15 +46,9 @@ export async function debianMirrors(): Promise<readonly string[]> {
 async function hostSources(): Promise<AptSource[]> {
   const partsDir = join(APT_DIR, 'sources.list.d');
   const names = await readOr(() => readdir(partsDir), []);
-  const sources = parseOneLine(
-    await readOr(() => readFile(join(APT_DIR, 'sources.list'), 'utf8'), ''),
-  );
+  const sources = parseOneLine(await readOr(() => readFile(join(APT_DIR, 'sources.list'), 'utf8'), ''));
   for (const name of names.sort()) {
-    const parse = name.endsWith('.sources')
-      ? parseDeb822
-      : name.endsWith('.list')
-        ? parseOneLine
-        : undefined;
+    const parse = name.endsWith('.sources') ? parseDeb822 : name.endsWith('.list') ? parseOneLine : undefined;
     if (parse === undefined) continue;
     sources.push(...parse(await readOr(() => readFile(join(partsDir, name), 'utf8'), '')));
   }

@@ -63,11 +63,7 @@ export const REMOVED_PATHS: readonly string[] = [
 ];
 
 /** Removed directories that programs do not recreate. */
-export const EMPTY_DIRS: readonly string[] = [
-  'var/log',
-  'var/cache/apt/archives/partial',
-  'var/lib/apt/lists/partial',
-];
+export const EMPTY_DIRS: readonly string[] = ['var/log', 'var/cache/apt/archives/partial', 'var/lib/apt/lists/partial'];
 
 /** Wheels with debug sections (26 MB in all), which only a debugger of their libraries would read. */
 export const STRIPPED_PACKAGES: readonly string[] = ['regex', 'xxhash', 'yaml', 'zstandard'];
@@ -120,9 +116,7 @@ export const ETC_LINKS: Readonly<Record<string, string>> = {
 };
 
 /** Links that replace files of the base, so that a change of them does not rebuild it. In memory, too. */
-export const RUN_LINKS: Readonly<Record<string, string>> = {
-  'etc/resolv.conf': '/run/neurovisor/resolv.conf',
-};
+export const RUN_LINKS: Readonly<Record<string, string>> = { 'etc/resolv.conf': '/run/neurovisor/resolv.conf' };
 
 /** Appended lines: path → line. The account has no password, since there is no login. */
 export const ETC_LINES: Readonly<Record<string, string>> = {

@@ -60,7 +60,9 @@ const IMAGE = 'rootfs.erofs';
 const BASE_FRACTION = 0.92;
 
 /** @throws ImageError */
-export async function prepareRootfs(context: PrepareContext): Promise<{
+export async function prepareRootfs(
+  context: PrepareContext,
+): Promise<{
   imagePath: string;
   digest: string;
   manifest: RootfsManifest;
@@ -105,8 +107,7 @@ export async function rootfsRecipe(context: PrepareContext): Promise<Recipe<Root
       const base = guestBaseRecipe(locks, root);
       const made = await prepareArtifact({ ...context, signal: job.signal, progress }, base);
       const tar = made.files.get(BASE_TAR);
-      if (tar === undefined)
-        throw new ImageError('result_invalid', `the guest base has no ${BASE_TAR}`);
+      if (tar === undefined) throw new ImageError('result_invalid', `the guest base has no ${BASE_TAR}`);
       if (!existsSync(root)) {
         job.report(BASE_FRACTION, 'unpack the base');
         await mkdir(root);

@@ -197,8 +197,7 @@ function contentLines(content: AuditRecord['content'] | null): readonly string[]
 function shown(mark: string, value: unknown): readonly string[] {
   if (value === undefined || value === '') return [];
   const text = plain(typeof value === 'string' ? value : JSON.stringify(value));
-  const cut =
-    text.length > SHOWN_TEXT_MAX ? `${text.slice(0, SHOWN_TEXT_MAX).toWellFormed()}…` : text;
+  const cut = text.length > SHOWN_TEXT_MAX ? `${text.slice(0, SHOWN_TEXT_MAX).toWellFormed()}…` : text;
   return [`        ${mark} ${cut}`];
 }
 

@@ -17,9 +17,7 @@ export async function auditVerify(cli: Cli, files: readonly string[]): Promise<n
     throw usageOf(error);
   });
   const [models, contents] =
-    files.length === 0
-      ? [await reportIfThere(dir, 'models'), await reportIfThere(dir, 'content')]
-      : [null, null];
+    files.length === 0 ? [await reportIfThere(dir, 'models'), await reportIfThere(dir, 'content')] : [null, null];
   const reports = [report, models, contents];
   const changed = contents === null || models === null ? [] : await changedContents(dir);
   const ok = reports.every((one) => (one?.problemCount ?? 0) === 0) && changed.length === 0;
@@ -28,9 +26,7 @@ export async function auditVerify(cli: Cli, files: readonly string[]): Promise<n
     const more = models === null ? '' : `requests to models:\n${auditText(models)}\n`;
     const shown = changed.slice(0, CHANGED_SHOWN_MAX).join(', ');
     const foreign =
-      changed.length === 0
-        ? ''
-        : `${changed.length} do not match their requests, of which the first are ${shown}\n`;
+      changed.length === 0 ? '' : `${changed.length} do not match their requests, of which the first are ${shown}\n`;
     const last = contents === null ? '' : `contents:\n${auditText(contents)}\n${foreign}`;
     cli.stdout.write(`${auditText(report)}\n${more}${last}`);
   }

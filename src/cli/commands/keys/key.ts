@@ -9,16 +9,11 @@ import { coarse, table } from '../../output/table.ts';
 import { forEach } from '../many.ts';
 import { withUsage } from './with-usage.ts';
 
-export async function keyCreate(
-  cli: Cli,
-  flags: { readonly tenant: string; readonly name?: string },
-): Promise<number> {
+export async function keyCreate(cli: Cli, flags: { readonly tenant: string; readonly name?: string }): Promise<number> {
   const { info, key } = withUsage(() => store(cli).create(flags.tenant, flags.name ?? null));
   if (cli.json) cli.printJson({ ...info, key });
   else {
-    cli.stderr.write(
-      `${plain(`key ${info.id} of tenant ${info.tenant}; it is not shown again`)}\n`,
-    );
+    cli.stderr.write(`${plain(`key ${info.id} of tenant ${info.tenant}; it is not shown again`)}\n`);
     cli.stdout.write(`${key}\n`);
   }
   return 0;

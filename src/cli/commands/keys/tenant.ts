@@ -1,21 +1,11 @@
 /** `neurovisor tenant`: the quotas of tenants, in the files of this home. */
 
 import { KeyStore } from '../../../api/tenants/keys.ts';
-import {
-  type Quotas,
-  type TenantChange,
-  type TenantInfo,
-  TenantStore,
-  unset,
-} from '../../../api/tenants/settings.ts';
+import { type Quotas, type TenantChange, type TenantInfo, TenantStore, unset } from '../../../api/tenants/settings.ts';
 import { usageOf } from '../../../api/tenants/usage.ts';
 import { systemClock } from '../../../base/clock.ts';
 import { resolveHome } from '../../../base/home.ts';
-import {
-  type BudgetUse,
-  budgetStates,
-  type WindowedBudget,
-} from '../../../base/request/model-limits.ts';
+import { type BudgetUse, budgetStates, type WindowedBudget } from '../../../base/request/model-limits.ts';
 import { MIB } from '../../../base/units.ts';
 import type { Cli } from '../../cli.ts';
 import { UsageError } from '../../failure.ts';
@@ -108,11 +98,7 @@ function quotaTable({ quotas, allowHosted, modelBudget }: TenantInfo, use: Use |
   const used = use?.modelBudget ?? null;
   return table(
     ['quota', 'limit', 'used'],
-    [
-      ...rows,
-      [HOSTED, hosted(allowHosted), '-'],
-      [BUDGET, budgetWords(modelBudget), budgetUseText(modelBudget, used)],
-    ],
+    [...rows, [HOSTED, hosted(allowHosted), '-'], [BUDGET, budgetWords(modelBudget), budgetUseText(modelBudget, used)]],
   );
 }
 
@@ -171,10 +157,7 @@ function whole(option: string, text: string): number | null {
 function number(option: string, text: string): number | null {
   if (text === NONE) return null;
   if (/^\d{1,15}(\.\d{1,6})?$/.test(text)) return Number(text);
-  throw new UsageError(
-    `${option}: invalid number "${text}"`,
-    `use a number of up to 15 digits, or ${NONE}`,
-  );
+  throw new UsageError(`${option}: invalid number "${text}"`, `use a number of up to 15 digits, or ${NONE}`);
 }
 
 /** MiB */

@@ -9,13 +9,7 @@ const missing = {
   model: 'm\u001b[2J',
   difference: 'It differs.',
 };
-const replay: CassetteReport = {
-  mode: 'replay',
-  path: '/c.json',
-  answered: 2,
-  unanswered: 0,
-  missing: [],
-};
+const replay: CassetteReport = { mode: 'replay', path: '/c.json', answered: 2, unanswered: 0, missing: [] };
 const record: CassetteReport = { ...replay, mode: 'record' };
 
 function end(report: CassetteReport, status: number, json = false): [number, string] {

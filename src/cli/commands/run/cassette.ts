@@ -11,11 +11,7 @@ const SHOWN_MAX = 10;
  * @param status that of the run
  * @returns the exit status: requests that are not in the cassette make any other result of the script meaningless
  */
-export function endCassette(
-  cli: Pick<Cli, 'json' | 'stderr'>,
-  report: CassetteReport,
-  status: number,
-): number {
+export function endCassette(cli: Pick<Cli, 'json' | 'stderr'>, report: CassetteReport, status: number): number {
   const lines = report.mode === 'record' ? recordedLines(report) : missingLines(report);
   if (!cli.json) for (const line of lines) cli.stderr.write(`${plain(line)}\n`);
   const isMissing = report.mode === 'replay' && report.unanswered > 0;

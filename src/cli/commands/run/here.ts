@@ -37,11 +37,7 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
   await using runtime = await openRuntime(cli, {
     keepsProgress: true,
     modelLater: true,
-    config: {
-      ...cli.config,
-      jail: flags.jail ?? cli.config.jail,
-      cassette: cassetteChoice(flags, cli.config),
-    },
+    config: { ...cli.config, jail: flags.jail ?? cli.config.jail, cassette: cassetteChoice(flags, cli.config) },
     modelPath: choice.path,
     onUsage: (record) => void usage.push(record),
   });

@@ -41,19 +41,13 @@ export async function placeCopies(
   flags: PlaceFlags,
 ): Promise<Pick<Placement, 'copied' | 'workdir'> & { readonly cwd: string | null }> {
   const { workdir: source } = flags;
-  const workdir =
-    source === undefined ? null : await send(cli, guest, flags, source, inHome(source));
+  const workdir = source === undefined ? null : await send(cli, guest, flags, source, inHome(source));
   const copied = [...(workdir === null ? [] : [workdir]), ...(await copyFiles(cli, guest, flags))];
   return { copied, workdir, cwd: flags.cwd ?? workdir?.to ?? null };
 }
 
 /** Copies the files, the project, then the script if it is not among them. */
-export async function placeFiles(
-  cli: Cli,
-  guest: Guest,
-  script: Script,
-  flags: PlaceFlags,
-): Promise<Placement> {
+export async function placeFiles(cli: Cli, guest: Guest, script: Script, flags: PlaceFlags): Promise<Placement> {
   const { workdir, ...placedCopies } = await placeCopies(cli, guest, flags);
   const copied = [...placedCopies.copied];
   const { code, filename, path, project } = script;
@@ -79,13 +73,7 @@ export async function placeFiles(
   return { ...placed, spec: { script: { path: at }, ...start } };
 }
 
-async function send(
-  cli: Cli,
-  guest: Guest,
-  { user }: PlaceFlags,
-  source: string,
-  to: string,
-): Promise<SentProject> {
+async function send(cli: Cli, guest: Guest, { user }: PlaceFlags, source: string, to: string): Promise<SentProject> {
   const { sendProject } = await import('../../../artifacts/transfer/project.ts');
   return await asUsageErrors(() => sendProject(guest, source, to, resultOptions(cli, user)));
 }
@@ -163,8 +151,7 @@ function ignoredPlaceOf(copied: readonly Copied[], path: string): string | null 
 }
 
 const NO_MODULE = /^ModuleNotFoundError: No module named '([A-Za-z_]\w{0,99})/gm;
-const NO_FILE =
-  /^FileNotFoundError: \[Errno 2\] No such file or directory: '([^'\n/][^'\n]{0,199})'/gm;
+const NO_FILE = /^FileNotFoundError: \[Errno 2\] No such file or directory: '([^'\n/][^'\n]{0,199})'/gm;
 
 /** A hostile script can print any name: none that is hidden, such as `.ssh`, or that a shell would read. */
 const OFFERED = /^(?:\.\.\/)*\w[\w./-]*$/;
@@ -184,9 +171,7 @@ export async function missingFileHint(
   const candidates = [
     ...(module === undefined ? [] : [join(dir, `${module}.py`), join(dir, module)]),
     // The file itself, too: a project that is there may ignore it.
-    ...(file === undefined || /(^|\/)(\.|$)/.test(file)
-      ? []
-      : [resolve(file.split('/')[0] ?? ''), resolve(file)]),
+    ...(file === undefined || /(^|\/)(\.|$)/.test(file) ? [] : [resolve(file.split('/')[0] ?? ''), resolve(file)]),
   ];
   for (const candidate of candidates) {
     if (!(await isHere(candidate)) || placeOf(copied, await realpath(candidate)) !== null) continue;

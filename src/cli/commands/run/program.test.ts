@@ -87,9 +87,7 @@ describe('isOfImage', () => {
     };
     const names = new TemplateNames(home);
     await names.set('data', DEFAULT_TEMPLATE);
-    await names.set('web', { ...DEFAULT_TEMPLATE, environment }, async (path) =>
-      writeFileSync(path, ''),
-    );
+    await names.set('web', { ...DEFAULT_TEMPLATE, environment }, async (path) => writeFileSync(path, ''));
     writeFileSync(join(home, 'templates/damaged.json'), '{');
     const given = ['web', 'data', 'agent', 'none', 'damaged', '../web', false, undefined];
     const found = await Promise.all(given.map((template) => isOfImage(home, template)));

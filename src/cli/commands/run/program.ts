@@ -19,10 +19,7 @@ export interface Program {
  * The entrypoint, then the words; without words, the command of the image.
  * @throws UsageError: neither the image nor the command line names a program
  */
-export function argvOf(
-  { words, entrypoint, option }: Program,
-  image: ImageInfo | null,
-): readonly string[] {
+export function argvOf({ words, entrypoint, option }: Program, image: ImageInfo | null): readonly string[] {
   const { entrypoint: its = [], cmd = [], name = 'the image' } = image ?? {};
   const first = entrypoint === undefined ? its : entrypoint === '' ? [] : [entrypoint];
   const rest = words.length > 0 || entrypoint !== undefined ? words : cmd;
@@ -74,10 +71,7 @@ export function namesProgram(operands: readonly string[], raw: readonly string[]
  * Whether the named template is of an image, whose programs then run without --image.
  * @returns false for none, and for one that is unknown or damaged: its start says so
  */
-export async function isOfImage(
-  home: string,
-  template: string | boolean = false,
-): Promise<boolean> {
+export async function isOfImage(home: string, template: string | boolean = false): Promise<boolean> {
   if (typeof template !== 'string') return false;
   const { TemplateNames } = await import('../../../host/runtime/named-templates/names.ts');
   try {

@@ -2,16 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { checkJob, type RunFlags } from './job.ts';
 import { onlyHere } from './run.ts';
 
-const flags: RunFlags = {
-  env: [],
-  copy: [],
-  out: [],
-  warm: [],
-  alias: [],
-  allowModel: [],
-  allowOut: [],
-  denyOut: [],
-};
+const flags: RunFlags = { env: [], copy: [], out: [], warm: [], alias: [], allowModel: [], allowOut: [], denyOut: [] };
 
 describe('onlyHere', () => {
   it.each<[Partial<RunFlags>, string | null]>([

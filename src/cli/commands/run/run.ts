@@ -58,12 +58,7 @@ export async function run(
   return await start(cli, { script, program: null, args, flags, outs, requirements });
 }
 
-function programJob(
-  file: string | undefined,
-  args: readonly string[],
-  flags: RunFlags,
-  outs: RunJob['outs'],
-): RunJob {
+function programJob(file: string | undefined, args: readonly string[], flags: RunFlags, outs: RunJob['outs']): RunJob {
   const words = file === undefined ? [] : [file, ...args];
   const option = imageOptionText(flags);
   const program = { words, entrypoint: flags.entrypoint, option };

@@ -12,8 +12,7 @@ beforeAll(async () => {
 afterAll(() => rm(dir, { recursive: true }));
 
 const none = Readable.from([]);
-const refusal = (text: string) =>
-  expect.objectContaining({ code: 'usage', message: expect.stringContaining(text) });
+const refusal = (text: string) => expect.objectContaining({ code: 'usage', message: expect.stringContaining(text) });
 
 describe('readScript', () => {
   it('reads a file, with its base name for tracebacks', async () => {

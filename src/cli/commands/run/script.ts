@@ -56,10 +56,7 @@ const MODULE = /^[\p{L}_][\p{L}\p{N}_]*(\.[\p{L}_][\p{L}\p{N}_]*)*$/u;
 /** As `python3 -m`: the interpreter's own entry to it. @param project directory of the module */
 export function moduleScript(name: string, project: string): Script {
   if (!MODULE.test(name)) {
-    throw new UsageError(
-      `-m ${name}: not the name of a module`,
-      'use for example -m package.module',
-    );
+    throw new UsageError(`-m ${name}: not the name of a module`, 'use for example -m package.module');
   }
   const code = `import sys; sys.argv[0] = '-m'; __import__('runpy')._run_module_as_main('${name}')`;
   return { code, filename: '<string>', path: null, project };
@@ -98,10 +95,7 @@ async function readRegularFile(file: string, option?: string): Promise<Buffer> {
       throw new UsageError(`script ${file} does not exist${hint}`, 'check the path');
     }
     if (errorCode(error) === 'EACCES') {
-      throw new UsageError(
-        `cannot read script ${file}: permission denied`,
-        'check its permissions',
-      );
+      throw new UsageError(`cannot read script ${file}: permission denied`, 'check its permissions');
     }
     throw error;
   }

@@ -10,11 +10,7 @@ import { plain } from '../../../base/text/plain.ts';
 import type { CassetteReport } from '../../../host/runtime/model-servers/tape.ts';
 import type { UsageRecord } from '../../../inference/bridge/bridge.ts';
 import type { Guest, Process } from '../../../machine/guest/link.ts';
-import type {
-  ControlPlane,
-  CreateRequest,
-  SandboxInfo,
-} from '../../../sandbox/contract/control.ts';
+import type { ControlPlane, CreateRequest, SandboxInfo } from '../../../sandbox/contract/control.ts';
 import type { EndInfo } from '../../../sandbox/contract/ending.ts';
 import { type Cli, SIGNAL_GRACE_MS } from '../../cli.ts';
 import { EXIT_NO_RESULTS } from '../../exit-status.ts';
@@ -92,13 +88,7 @@ export async function runJob(cli: Cli, control: ControlPlane, run: Run): Promise
   return await withProgramStatus(cli, () => runPlaced(cli, control, run, guest, placed));
 }
 
-async function runPlaced(
-  cli: Cli,
-  control: ControlPlane,
-  run: Run,
-  guest: Guest,
-  placed: Placed,
-): Promise<number> {
+async function runPlaced(cli: Cli, control: ControlPlane, run: Run, guest: Guest, placed: Placed): Promise<number> {
   const { sandbox, job } = run;
   const { flags, script } = job;
   const what = script === null ? 'the program' : 'the script';
@@ -123,11 +113,7 @@ async function runPlaced(
   const end = exit === null ? await endOf(cli, control, sandbox, relayed.lost) : null;
   // From here on nothing of the script is left to end: a signal ends this command.
   cli.stopForwardingSignals();
-  const brought = await bringBack(cli, exit === null ? null : guest, job, {
-    cwd,
-    workdir,
-    copied,
-  });
+  const brought = await bringBack(cli, exit === null ? null : guest, job, { cwd, workdir, copied });
   if (cli.json || flags.timings === true) {
     const usage = await run.usage();
     const list = phases({ timings, claimMs }, { asked, started, first, ended }, usage);

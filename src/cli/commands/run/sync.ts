@@ -9,12 +9,7 @@ import { join } from 'node:path';
 import type { Content } from '../../../artifacts/transfer/content.ts';
 import { CopyTarget } from '../../../artifacts/transfer/copy-target.ts';
 import type { SentProject } from '../../../artifacts/transfer/project.ts';
-import {
-  applyChanges,
-  type Change,
-  type Review,
-  reviewChanges,
-} from '../../../artifacts/transfer/review.ts';
+import { applyChanges, type Change, type Review, reviewChanges } from '../../../artifacts/transfer/review.ts';
 import { DIFF_BYTES_MAX, isText, textDiff } from '../../../artifacts/transfer/text-diff.ts';
 import { describeError, remedyOf } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
@@ -83,8 +78,7 @@ export async function syncBack(
     const kept = new Map(applied.map((one) => [one.path, one.kept]));
     for (const { path, conflict } of changes) {
       const reason = kept.get(path) ?? null;
-      if (conflict === null && reason !== null)
-        say(`neurovisor: kept ${plain(path)}: ${plain(reason)}`);
+      if (conflict === null && reason !== null) say(`neurovisor: kept ${plain(path)}: ${plain(reason)}`);
     }
     return {
       applied: isApplied,
@@ -141,9 +135,7 @@ export async function reviewText(
     const isDirectory = (after ?? before)?.type === 'directory';
     const name = `${plain(path)}${isDirectory ? '/' : ''}`;
     const head = `  ${conflict === null ? kind.padEnd(9) : 'conflict '} ${name}`;
-    lines.push(
-      conflict === null ? `${head}${sizes(before, after)}` : `${head}: ${plain(conflict)}`,
-    );
+    lines.push(conflict === null ? `${head}${sizes(before, after)}` : `${head}: ${plain(conflict)}`);
   }
   for (const { path, reason } of refused) {
     lines.push(`  refused   ${plain(path)}: ${plain(reason)}`);
@@ -152,8 +144,7 @@ export async function reviewText(
 }
 
 function sizes(before: Content | null, after: Content | null): string {
-  const size = (content: Content | null): string | null =>
-    content?.type === 'file' ? inUnits(content.bytes) : null;
+  const size = (content: Content | null): string | null => (content?.type === 'file' ? inUnits(content.bytes) : null);
   if (after?.type === 'symlink') return ` -> ${plain(after.target)}`;
   const [from, to] = [size(before), size(after)];
   const mode = modes(before, after);
@@ -169,11 +160,7 @@ function modes(before: Content | null, after: Content | null): string {
   return before.mode === after.mode ? '' : `  mode ${before.mode.toString(8)} -> ${to}`;
 }
 
-async function diffLines(
-  from: string,
-  changes: readonly Change[],
-  signal?: AbortSignal,
-): Promise<readonly string[]> {
+async function diffLines(from: string, changes: readonly Change[], signal?: AbortSignal): Promise<readonly string[]> {
   const here = new CopyTarget(from);
   const lines: string[] = [];
   let shown = 0;
@@ -201,8 +188,7 @@ async function diffLines(
     shown += 1;
     lines.push('', ...plainLines(diff.trimEnd()).split('\n'));
   }
-  if (lines.length > LINES_MAX)
-    lines.splice(LINES_MAX, lines.length, `… (cut after ${LINES_MAX} lines)`);
+  if (lines.length > LINES_MAX) lines.splice(LINES_MAX, lines.length, `… (cut after ${LINES_MAX} lines)`);
   if (hidden > 0) lines.push(`… (${hidden} more files are not shown)`);
   return lines;
 }

@@ -17,10 +17,7 @@ describe('AddressPlan', () => {
       guestMac: macOf(id('abcdefghijk')),
       tap: 'nv-abcdefgh',
     });
-    expect(plan.lease(id('b'))).toMatchObject({
-      hostAddress: '10.201.0.5',
-      guestAddress: '10.201.0.6',
-    });
+    expect(plan.lease(id('b'))).toMatchObject({ hostAddress: '10.201.0.5', guestAddress: '10.201.0.6' });
     expect(plan.lease(id('b'))).toBe(plan.get(id('b')));
     expect(plan.capacity).toBe(16_384);
   });
@@ -70,12 +67,9 @@ describe('macOf', () => {
 });
 
 describe('the pool', () => {
-  it.each(['10.201.0.0/16', '172.16.0.0/12', '192.168.5.0/24', '100.64.0.0/10', '10.0.0.0/30'])(
-    'may be %s',
-    (text) => {
-      expect(parsePool(text)).toEqual(cidr(text));
-    },
-  );
+  it.each(['10.201.0.0/16', '172.16.0.0/12', '192.168.5.0/24', '100.64.0.0/10', '10.0.0.0/30'])('may be %s', (text) => {
+    expect(parsePool(text)).toEqual(cidr(text));
+  });
   it.each([
     '',
     'x',

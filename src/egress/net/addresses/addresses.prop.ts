@@ -21,13 +21,9 @@ const ipv6 = fc
   .map((groups): IpAddress => ({ family: 6, value: groups.reduce((v, g) => (v << 16n) | g, 0n) }));
 /** In a space of 256 addresses, so that ranges meet. */
 const ranges = fc.array(
-  fc.tuple(fc.nat({ max: 255 }), fc.nat({ max: 255 })).map(
-    ([a, b]): AddressRange => ({
-      family: 4,
-      first: BigInt(Math.min(a, b)),
-      last: BigInt(Math.max(a, b)),
-    }),
-  ),
+  fc
+    .tuple(fc.nat({ max: 255 }), fc.nat({ max: 255 }))
+    .map(([a, b]): AddressRange => ({ family: 4, first: BigInt(Math.min(a, b)), last: BigInt(Math.max(a, b)) })),
   { maxLength: 8 },
 );
 const members = (list: readonly AddressRange[]): number[] =>

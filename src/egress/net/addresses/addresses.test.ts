@@ -1,13 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import {
-  cidr,
-  cidrContains,
-  facesOf,
-  formatAddress,
-  parseAddress,
-  parseCidr,
-  readAddress,
-} from './addresses.ts';
+import { cidr, cidrContains, facesOf, formatAddress, parseAddress, parseCidr, readAddress } from './addresses.ts';
 
 const METADATA = '169.254.169.254';
 const read = (text: string): string | undefined => {

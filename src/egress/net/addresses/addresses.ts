@@ -86,12 +86,7 @@ export function facesOf(address: IpAddress): readonly IpAddress[] {
 function nat64Local(v: bigint): bigint[] {
   const bits = (from: number, count: number): bigint =>
     (v >> BigInt(128 - from - count)) & ((1n << BigInt(count)) - 1n);
-  return [
-    (bits(48, 16) << 16n) | bits(72, 16),
-    (bits(56, 8) << 24n) | bits(72, 24),
-    bits(72, 32),
-    low32(v),
-  ];
+  return [(bits(48, 16) << 16n) | bits(72, 16), (bits(56, 8) << 24n) | bits(72, 24), bits(72, 32), low32(v)];
 }
 
 /** Dotted quad, or IPv6 as RFC 5952 writes it. */
@@ -99,26 +94,20 @@ export function formatAddress({ family, value }: IpAddress): string {
   if (family === 4) {
     return [24n, 16n, 8n, 0n].map((shift) => String((value >> shift) & 0xffn)).join('.');
   }
-  const groups = Array.from({ length: 8 }, (_, i) =>
-    Number((value >> BigInt(112 - 16 * i)) & 0xffffn),
-  );
+  const groups = Array.from({ length: 8 }, (_, i) => Number((value >> BigInt(112 - 16 * i)) & 0xffffn));
   const [start, length] = longestZeros(groups);
-  const hex = (part: readonly number[]): string =>
-    part.map((group) => group.toString(16)).join(':');
+  const hex = (part: readonly number[]): string => part.map((group) => group.toString(16)).join(':');
   if (length < 2) return hex(groups);
   return `${hex(groups.slice(0, start))}::${hex(groups.slice(start + length))}`;
 }
 
-type CidrReading =
-  | { readonly ok: true; readonly cidr: Cidr }
-  | { readonly ok: false; readonly reason: string };
+type CidrReading = { readonly ok: true; readonly cidr: Cidr } | { readonly ok: false; readonly reason: string };
 
 /** `a.b.c.d/n`, `x::/n`, or an address alone, which is a block of one. Mapped blocks become IPv4. */
 export function parseCidr(text: string): CidrReading {
   const [addressText = '', prefixText, ...rest] = text.split('/');
   const address = parseAddress(addressText);
-  if (address === undefined || rest.length > 0)
-    return { ok: false, reason: 'is not an address or block' };
+  if (address === undefined || rest.length > 0) return { ok: false, reason: 'is not an address or block' };
   const bits = BITS[address.family];
   const prefix = prefixText === undefined ? bits : readPrefix(prefixText, bits);
   if (prefix === undefined) return { ok: false, reason: `needs a prefix of 0 to ${bits}` };
@@ -181,10 +170,7 @@ export function mergeRanges(ranges: readonly AddressRange[]): AddressRange[] {
 }
 
 /** The addresses of `from` that are in none of `taken`, merged. */
-export function subtractRanges(
-  from: readonly AddressRange[],
-  taken: readonly AddressRange[],
-): AddressRange[] {
+export function subtractRanges(from: readonly AddressRange[], taken: readonly AddressRange[]): AddressRange[] {
   let left = mergeRanges(from);
   for (const hole of mergeRanges(taken)) {
     left = left.flatMap((range) => {
@@ -206,11 +192,7 @@ export function cidrsOf({ family, first, last }: AddressRange): Cidr[] {
   let base = first;
   while (base <= last) {
     let size = 0;
-    while (
-      size < bits &&
-      ((base >> BigInt(size)) & 1n) === 0n &&
-      base + (1n << BigInt(size + 1)) - 1n <= last
-    ) {
+    while (size < bits && ((base >> BigInt(size)) & 1n) === 0n && base + (1n << BigInt(size + 1)) - 1n <= last) {
       size += 1;
     }
     out.push({ family, base, prefix: bits - size });

@@ -16,9 +16,7 @@ export type Host =
  * @param text without a trailing dot
  */
 export function isCanonicalName(text: string): boolean {
-  return (
-    text.length <= NAME_CHARACTERS_MAX && /^[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*$/.test(text)
-  );
+  return text.length <= NAME_CHARACTERS_MAX && /^[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*$/.test(text);
 }
 
 /**

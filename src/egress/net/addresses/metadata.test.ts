@@ -37,12 +37,9 @@ describe('isMetadata', () => {
   ])('%s belongs to %s', (address, provider) => {
     expect(metadataOf(address)?.provider).toBe(provider);
   });
-  it.each(['168.63.129.15', '100.100.100.201', '1.1.1.1', 'fd00:ec3::254', 'no', ''])(
-    '%j is none',
-    (address) => {
-      expect(isMetadata(address)).toBe(false);
-    },
-  );
+  it.each(['168.63.129.15', '100.100.100.201', '1.1.1.1', 'fd00:ec3::254', 'no', ''])('%j is none', (address) => {
+    expect(isMetadata(address)).toBe(false);
+  });
 });
 
 describe('metadataOfName', () => {
@@ -57,12 +54,9 @@ describe('metadataOfName', () => {
   ])('%s is one', (name) => {
     expect(metadataOfName(name)).toBeDefined();
   });
-  it.each(['google.internal', 'mymetadata.goog', 'metadata.example.com', ''])(
-    '%j is none',
-    (name) => {
-      expect(metadataOfName(name)).toBeUndefined();
-    },
-  );
+  it.each(['google.internal', 'mymetadata.goog', 'metadata.example.com', ''])('%j is none', (name) => {
+    expect(metadataOfName(name)).toBeUndefined();
+  });
 });
 
 describe('the tables', () => {

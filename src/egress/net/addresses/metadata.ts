@@ -35,13 +35,7 @@ export const METADATA: readonly MetadataRow[] = [
   // Nothing beyond a router has a link-local address, so the whole range is refused: 169.254.169.254 (AWS,
   // Azure, Google, Oracle, OpenStack, DigitalOcean, Hetzner, Vultr, IBM), 169.254.170.2 (Amazon ECS),
   // 169.254.170.23 (EKS), 169.254.42.42 (Scaleway), 169.254.0.23 (Tencent), fe80::a9fe:a9fe (OpenStack).
-  row(
-    'any, IPv4 link-local',
-    ['169.254.0.0/16'],
-    [],
-    'https://www.rfc-editor.org/rfc/rfc3927',
-    true,
-  ),
+  row('any, IPv4 link-local', ['169.254.0.0/16'], [], 'https://www.rfc-editor.org/rfc/rfc3927', true),
   row(
     'OpenStack and any, IPv6 link-local',
     ['fe80::/10'],
@@ -86,13 +80,7 @@ export const METADATA: readonly MetadataRow[] = [
     'https://docs.oracle.com/en-us/iaas/Content/Compute/Tasks/gettingmetadata.htm',
     false,
   ),
-  row(
-    'Scaleway',
-    ['fd00:42::42'],
-    [],
-    'https://www.scaleway.com/en/developers/api/instance/user-data',
-    true,
-  ),
+  row('Scaleway', ['fd00:42::42'], [], 'https://www.scaleway.com/en/developers/api/instance/user-data', true),
   row(
     'Akamai (Linode)',
     ['fd00:a9fe:a9fe::1'],
@@ -107,13 +95,7 @@ export const METADATA: readonly MetadataRow[] = [
     'https://www.tencentcloud.com/document/product/213/4934',
     false,
   ),
-  row(
-    'IBM Cloud',
-    [],
-    ['api.metadata.cloud.ibm.com'],
-    'https://cloud.ibm.com/docs/vpc?topic=vpc-imd-about',
-    false,
-  ),
+  row('IBM Cloud', [], ['api.metadata.cloud.ibm.com'], 'https://cloud.ibm.com/docs/vpc?topic=vpc-imd-about', false),
 ];
 
 export const METADATA_BLOCKS: readonly Cidr[] = METADATA.flatMap(({ blocks }) => blocks);
@@ -126,9 +108,7 @@ export function metadataOf(address: string | IpAddress): MetadataRow | undefined
   const read = typeof address === 'string' ? readAddress(address) : address;
   if (read === undefined) return undefined;
   const faces = facesOf(read);
-  return METADATA.find(({ blocks }) =>
-    blocks.some((block) => faces.some((face) => cidrContains(block, face))),
-  );
+  return METADATA.find(({ blocks }) => blocks.some((block) => faces.some((face) => cidrContains(block, face))));
 }
 
 export function isMetadata(address: string | IpAddress): boolean {
@@ -138,9 +118,7 @@ export function isMetadata(address: string | IpAddress): boolean {
 /** The row of a name, in any case, with or without trailing dots. */
 export function metadataOfName(name: string): MetadataRow | undefined {
   const plain = name.toLowerCase().replace(/\.+$/, '');
-  return METADATA.find(({ names }) =>
-    names.some((known) => plain === known || plain.endsWith(`.${known}`)),
-  );
+  return METADATA.find(({ names }) => names.some((known) => plain === known || plain.endsWith(`.${known}`)));
 }
 
 /** Whether a block has only metadata addresses, so that allowing it has no effect. */

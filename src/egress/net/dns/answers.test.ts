@@ -23,13 +23,7 @@ function world(options: Partial<SandboxNamesOptions> = {}) {
   const clock = new FakeClock();
   const events: NameEvent[] = [];
   const pins = new Pins(clock, { ...PIN_LIMITS, namesMax: 3 });
-  const names = new SandboxNames({
-    policy,
-    pins,
-    clock,
-    onEvent: (event) => events.push(event),
-    ...options,
-  });
+  const names = new SandboxNames({ policy, pins, clock, onEvent: (event) => events.push(event), ...options });
   return { clock, events, pins, names };
 }
 
@@ -74,10 +68,7 @@ describe('SandboxNames', () => {
       'a.example.0x7f',
     ])
       for (const type of [DNS_TYPE.A, DNS_TYPE.AAAA, 16, DNS_TYPE.HTTPS])
-        expect(names.begin({ name, type }), name).toEqual({
-          kind: 'reply',
-          reply: { code: DNS_CODE.noName },
-        });
+        expect(names.begin({ name, type }), name).toEqual({ kind: 'reply', reply: { code: DNS_CODE.noName } });
     expect(new Set(events.map(({ outcome }) => outcome))).toEqual(new Set(['name_refused']));
   });
   it('tells addresses, pinned for longer than the guest keeps them', () => {
@@ -87,10 +78,7 @@ describe('SandboxNames', () => {
     );
     expect(step).toEqual({
       kind: 'done',
-      reply: {
-        code: 0,
-        records: [a('a.example', '192.0.2.1', 10), a('a.example', '192.0.2.2', 10)],
-      },
+      reply: { code: 0, records: [a('a.example', '192.0.2.1', 10), a('a.example', '192.0.2.2', 10)] },
       pins: [
         { name: 'a.example', address: '192.0.2.1', seconds: 30 },
         { name: 'a.example', address: '192.0.2.2', seconds: 30 },
@@ -99,25 +87,16 @@ describe('SandboxNames', () => {
     clock.advance(29_999);
     expect(pins.isPinned('a.example', '192.0.2.1')).toBe(true);
     const long = ask(names, 'a.example').take(answer([a('a.example', '192.0.2.1', 9999)]));
-    expect(long).toMatchObject({
-      reply: { records: [{ ttlSeconds: 3595 }] },
-      pins: [{ seconds: 3600 }],
-    });
+    expect(long).toMatchObject({ reply: { records: [{ ttlSeconds: 3595 }] }, pins: [{ seconds: 3600 }] });
   });
   it('tells no private address and no metadata service (rebinding)', () => {
     const { names, pins, events } = world({ hasIpv6: true });
-    const mixed = ask(names, 'a.example').take(
-      answer([a('a.example', '10.0.0.1'), a('a.example', '192.0.2.1')]),
-    );
+    const mixed = ask(names, 'a.example').take(answer([a('a.example', '10.0.0.1'), a('a.example', '192.0.2.1')]));
     expect(mixed).toMatchObject({ reply: { code: 0, records: [{ address: '192.0.2.1' }] } });
     for (const address of ['10.0.0.1', '169.254.169.254', 'fd00:ec2::254', '::ffff:a9fe:a9fe']) {
       const type = address.includes(':') ? DNS_TYPE.AAAA : DNS_TYPE.A;
       const step = ask(names, 'x.w.example', type).take(answer([a('x.w.example', address)]));
-      expect(step, address).toEqual({
-        kind: 'done',
-        reply: { code: DNS_CODE.noName, records: [] },
-        pins: [],
-      });
+      expect(step, address).toEqual({ kind: 'done', reply: { code: DNS_CODE.noName, records: [] }, pins: [] });
       expect(events.at(-1)).toMatchObject({ outcome: 'address_refused' });
     }
     expect(pins.addressesOf('x.w.example')).toEqual([]);
@@ -164,10 +143,7 @@ describe('SandboxNames', () => {
     );
     const end = a(`c${ALIASES_MAX + 1}`, '192.0.2.1');
     expect(ask(names, 'a.example').take(answer([...chain, end]))).toMatchObject(failed);
-    const denied = [
-      cname('a.example', 'metadata.google.internal'),
-      a('metadata.google.internal', '192.0.2.1'),
-    ];
+    const denied = [cname('a.example', 'metadata.google.internal'), a('metadata.google.internal', '192.0.2.1')];
     expect(ask(names, 'a.example').take(answer(denied))).toMatchObject({
       reply: { code: DNS_CODE.noName, records: [] },
     });
@@ -175,10 +151,7 @@ describe('SandboxNames', () => {
   it('is empty for types that are never answered, without a query', () => {
     const { names } = world();
     for (const type of [DNS_TYPE.AAAA, DNS_TYPE.HTTPS, DNS_TYPE.SVCB, 16, 15, 2])
-      expect(names.begin({ name: 'a.example', type })).toEqual({
-        kind: 'reply',
-        reply: { code: DNS_CODE.ok },
-      });
+      expect(names.begin({ name: 'a.example', type })).toEqual({ kind: 'reply', reply: { code: DNS_CODE.ok } });
     for (const type of [252, DNS_TYPE.ANY])
       expect(names.begin({ name: 'a.example', type })).toEqual({
         kind: 'reply',
@@ -204,8 +177,7 @@ describe('SandboxNames', () => {
   });
   it('refuses more names than can be pinned', () => {
     const { names } = world();
-    for (const n of [1, 2, 3])
-      ask(names, `${n}.w.example`).take(answer([a(`${n}.w.example`, '192.0.2.1')]));
+    for (const n of [1, 2, 3]) ask(names, `${n}.w.example`).take(answer([a(`${n}.w.example`, '192.0.2.1')]));
     const step = ask(names, '4.w.example').take(answer([a('4.w.example', '192.0.2.1')]));
     expect(step).toMatchObject({ reply: { code: DNS_CODE.refused }, pins: [] });
   });
@@ -223,9 +195,7 @@ describe('SandboxNames', () => {
     const code = (given: DnsAnswer) => ask(names, 'a.example').take(given);
     expect(code(answer([], DNS_CODE.noName))).toMatchObject({ reply: { code: DNS_CODE.noName } });
     expect(code(answer([]))).toMatchObject({ reply: { code: DNS_CODE.ok, records: [] } });
-    expect(code(answer([], DNS_CODE.refused))).toMatchObject({
-      reply: { code: DNS_CODE.serverFailure },
-    });
+    expect(code(answer([], DNS_CODE.refused))).toMatchObject({ reply: { code: DNS_CODE.serverFailure } });
   });
 });
 

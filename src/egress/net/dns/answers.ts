@@ -15,14 +15,7 @@ import { type BucketLimit, TokenBucket } from '../../../base/token-bucket.ts';
 import { parseHostName } from '../addresses/host-name.ts';
 import { PIN_MARGIN_SECONDS, type Pin, type Pins, pinSeconds } from '../policy/pins.ts';
 import type { NamePolicy, Verdict } from '../policy/verdict.ts';
-import {
-  DNS_CODE,
-  DNS_TYPE,
-  type DnsAnswer,
-  type DnsQuestion,
-  type DnsRecord,
-  type DnsReply,
-} from './message.ts';
+import { DNS_CODE, DNS_TYPE, type DnsAnswer, type DnsQuestion, type DnsRecord, type DnsReply } from './message.ts';
 
 /** Aliases between a question and its addresses. */
 export const ALIASES_MAX = 8;
@@ -34,12 +27,7 @@ const ADDRESSES_PER_ANSWER_MAX = 32;
  * Questions of all sandboxes that wait for an upstream; each takes a socket. Whatever others do, a sandbox can have its
  * guaranteed ones.
  */
-export const QUESTION_SHARES: FairShareLimits = {
-  sumMax: 1024,
-  ownMax: 32,
-  guaranteed: 4,
-  places: 128,
-};
+export const QUESTION_SHARES: FairShareLimits = { sumMax: 1024, ownMax: 32, guaranteed: 4, places: 128 };
 
 interface NameLimits {
   readonly queries: BucketLimit;
@@ -47,10 +35,7 @@ interface NameLimits {
   readonly inFlightMax: number;
 }
 
-const NAME_LIMITS: NameLimits = {
-  queries: { size: 100, refillPerSecond: 20 },
-  inFlightMax: QUESTION_SHARES.ownMax,
-};
+const NAME_LIMITS: NameLimits = { queries: { size: 100, refillPerSecond: 20 }, inFlightMax: QUESTION_SHARES.ownMax };
 
 type NameOutcome =
   | 'answered'
@@ -145,21 +130,17 @@ export class SandboxNames {
       this.note({ name, type, outcome, why });
       return { kind: 'reply', reply: { code } };
     };
-    if (!this.#bucket.tryOpen(nowMs))
-      return reply(DNS_CODE.refused, 'query_limit', 'too many queries');
+    if (!this.#bucket.tryOpen(nowMs)) return reply(DNS_CODE.refused, 'query_limit', 'too many queries');
     this.#bucket.spend(1);
     const verdict = judgeName(this.#policy, name);
     if (!verdict.allowed) return reply(DNS_CODE.noName, 'name_refused', verdict.why);
     const isZoneTransferOrAny = type >= DNS_TYPE.IXFR && type <= DNS_TYPE.ANY;
-    if (isZoneTransferOrAny)
-      return reply(DNS_CODE.notImplemented, 'empty', 'a query type for zones, not for names');
-    const isAsked =
-      type === DNS_TYPE.A || type === DNS_TYPE.CNAME || (type === DNS_TYPE.AAAA && this.#hasIpv6);
+    if (isZoneTransferOrAny) return reply(DNS_CODE.notImplemented, 'empty', 'a query type for zones, not for names');
+    const isAsked = type === DNS_TYPE.A || type === DNS_TYPE.CNAME || (type === DNS_TYPE.AAAA && this.#hasIpv6);
     // HTTPS and SVCB too: they would bring keys for Encrypted ClientHello, and other ports and addresses.
     if (!isAsked) return reply(DNS_CODE.ok, 'empty', 'only addresses and aliases are answered');
     const hold = this.#questions.take(this.#sandboxId, 1, this.#limits.inFlightMax);
-    if (hold === undefined)
-      return reply(DNS_CODE.refused, 'query_limit', 'too many queries at once');
+    if (hold === undefined) return reply(DNS_CODE.refused, 'query_limit', 'too many queries at once');
     return { kind: 'ask', resolution: new Resolution(this, question, hold.release) };
   }
 
@@ -223,9 +204,7 @@ class Resolution {
   /** Follows the aliases of an answer. False: too many, for example in a circle. */
   #follow(answer: DnsAnswer): boolean {
     for (;;) {
-      const alias = answer.records.find(
-        (record) => record.type === 'CNAME' && record.name === this.#current,
-      );
+      const alias = answer.records.find((record) => record.type === 'CNAME' && record.name === this.#current);
       if (alias?.type !== 'CNAME') return true;
       this.#aliases += 1;
       if (this.#aliases > ALIASES_MAX) return false;
@@ -235,9 +214,7 @@ class Resolution {
   }
 
   #alias(answer: DnsAnswer): Step {
-    const alias = answer.records.find(
-      (record) => record.type === 'CNAME' && record.name === this.#current,
-    );
+    const alias = answer.records.find((record) => record.type === 'CNAME' && record.name === this.#current);
     if (alias === undefined) return this.#end(DNS_CODE.ok, 'empty', 'no such record');
     const ttlSeconds = answerTtl(alias.ttlSeconds);
     return this.#end(DNS_CODE.ok, 'answered', '', [{ ...alias, ttlSeconds }]);
@@ -295,9 +272,7 @@ export function isAnswerTo(
   transport: 'udp' | 'tcp',
 ): boolean {
   if (answer.id !== asked.id || answer.question.type !== asked.type) return false;
-  return transport === 'udp'
-    ? answer.spelled === asked.spelled
-    : answer.question.name === asked.spelled.toLowerCase();
+  return transport === 'udp' ? answer.spelled === asked.spelled : answer.question.name === asked.spelled.toLowerCase();
 }
 
 /** Each letter in a random case ("0x20"): about 10 more bits for a forger to guess. */
@@ -312,10 +287,6 @@ function answerTtl(ttlSeconds: number): number {
 
 function judgeName(policy: NamePolicy, name: string): Verdict {
   if (parseHostName(name) === undefined)
-    return {
-      allowed: false,
-      isDenied: true,
-      why: 'not a host name, or readable as an address',
-    };
+    return { allowed: false, isDenied: true, why: 'not a host name, or readable as an address' };
   return policy.allowsName(name);
 }

@@ -10,8 +10,7 @@ import {
   udpReplyBytesMax,
 } from './message.ts';
 
-const hex = (text: string): Uint8Array =>
-  new Uint8Array(Buffer.from(text.replace(/\s/g, ''), 'hex'));
+const hex = (text: string): Uint8Array => new Uint8Array(Buffer.from(text.replace(/\s/g, ''), 'hex'));
 
 /** What `dig +noedns example.com A` sends. */
 const QUERY = hex('1234 0120 0001 0000 0000 0000 076578616d706c6503636f6d00 0001 0001');
@@ -117,10 +116,7 @@ describe('encodeReply', () => {
     ] as const;
     const bytes = encodeReply(asked, { code: DNS_CODE.ok, records }, 1232);
     const read = parseAnswer(bytes);
-    expect(read).toMatchObject({
-      ok: true,
-      value: { id: 9, code: 0, spelled: 'Example.com', records },
-    });
+    expect(read).toMatchObject({ ok: true, value: { id: 9, code: 0, spelled: 'Example.com', records } });
   });
   it('is truncated, without records, where it does not fit', () => {
     const asked = query(QUERY);
@@ -132,15 +128,10 @@ describe('encodeReply', () => {
     }));
     const bytes = encodeReply(asked, { code: DNS_CODE.ok, records }, udpReplyBytesMax(asked));
     expect(bytes.length).toBe(QUERY.length);
-    expect(parseAnswer(bytes)).toMatchObject({
-      ok: true,
-      value: { isTruncated: true, records: [] },
-    });
+    expect(parseAnswer(bytes)).toMatchObject({ ok: true, value: { isTruncated: true, records: [] } });
   });
   it('has golden bytes', () => {
-    const records = [
-      { type: 'A', name: 'example.com', ttlSeconds: 60, address: '192.0.2.1' },
-    ] as const;
+    const records = [{ type: 'A', name: 'example.com', ttlSeconds: 60, address: '192.0.2.1' }] as const;
     const bytes = encodeReply(query(QUERY), { code: DNS_CODE.ok, records }, 512);
     expect(Buffer.from(bytes).toString('hex')).toBe(
       Buffer.from(
@@ -148,8 +139,6 @@ describe('encodeReply', () => {
              c00c 0001 0001 0000003c 0004 c0000201`),
       ).toString('hex'),
     );
-    expect(Buffer.from(encodeFailure(1, DNS_CODE.formatError)).toString('hex')).toBe(
-      '000180810000000000000000',
-    );
+    expect(Buffer.from(encodeFailure(1, DNS_CODE.formatError)).toString('hex')).toBe('000180810000000000000000');
   });
 });

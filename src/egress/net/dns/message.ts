@@ -8,34 +8,14 @@
  */
 import { assert } from '../../../base/assert.ts';
 import { formatAddress, parseAddress } from '../addresses/addresses.ts';
-import {
-  isCanonicalName,
-  LABEL_CHARACTERS_MAX,
-  NAME_CHARACTERS_MAX,
-} from '../addresses/host-name.ts';
+import { isCanonicalName, LABEL_CHARACTERS_MAX, NAME_CHARACTERS_MAX } from '../addresses/host-name.ts';
 
 /** RFC 1035 section 3.2.2, RFC 3596, RFC 9460, RFC 6891. */
-export const DNS_TYPE = {
-  A: 1,
-  CNAME: 5,
-  AAAA: 28,
-  OPT: 41,
-  SVCB: 64,
-  HTTPS: 65,
-  IXFR: 251,
-  ANY: 255,
-} as const;
+export const DNS_TYPE = { A: 1, CNAME: 5, AAAA: 28, OPT: 41, SVCB: 64, HTTPS: 65, IXFR: 251, ANY: 255 } as const;
 const CLASS_IN = 1;
 
 /** RFC 1035 section 4.1.1. */
-export const DNS_CODE = {
-  ok: 0,
-  formatError: 1,
-  serverFailure: 2,
-  noName: 3,
-  notImplemented: 4,
-  refused: 5,
-} as const;
+export const DNS_CODE = { ok: 0, formatError: 1, serverFailure: 2, noName: 3, notImplemented: 4, refused: 5 } as const;
 type DnsCode = (typeof DNS_CODE)[keyof typeof DNS_CODE];
 
 const DNS_HEADER_BYTES = 12;
@@ -74,18 +54,8 @@ export interface DnsQuery {
 }
 
 export type DnsRecord =
-  | {
-      readonly type: 'A' | 'AAAA';
-      readonly name: string;
-      readonly ttlSeconds: number;
-      readonly address: string;
-    }
-  | {
-      readonly type: 'CNAME';
-      readonly name: string;
-      readonly ttlSeconds: number;
-      readonly target: string;
-    };
+  | { readonly type: 'A' | 'AAAA'; readonly name: string; readonly ttlSeconds: number; readonly address: string }
+  | { readonly type: 'CNAME'; readonly name: string; readonly ttlSeconds: number; readonly target: string };
 
 export interface DnsAnswer {
   readonly id: number;
@@ -125,8 +95,7 @@ export function parseQuery(bytes: Uint8Array): DnsParsed<DnsQuery> {
   const bad = (reason: DnsProblem): DnsParsed<never> => ({ ok: false, reason, id });
   if (bytes.length > QUERY_BYTES_MAX) return bad('long');
   if (((flags >> 11) & 15) !== 0) return bad('opcode');
-  if (header.questions !== 1 || header.answers !== 0 || header.authorities !== 0)
-    return bad('counts');
+  if (header.questions !== 1 || header.answers !== 0 || header.authorities !== 0) return bad('counts');
   if (header.additionals > 2) return bad('counts');
   // No compression: the first name of a message can repeat nothing.
   const name = reader.name({ isPlain: true });
@@ -211,12 +180,7 @@ export function udpReplyBytesMax(query: DnsQuery): number {
   return Math.min(query.udpPayloadBytes ?? UDP_PAYLOAD_BYTES_MIN, UDP_PAYLOAD_BYTES_MAX);
 }
 
-function encode(
-  query: DnsQuery,
-  code: number,
-  records: readonly DnsRecord[],
-  flags: number,
-): Uint8Array {
+function encode(query: DnsQuery, code: number, records: readonly DnsRecord[], flags: number): Uint8Array {
   const writer = new Writer();
   const hasEdns = query.udpPayloadBytes !== undefined;
   const desired = query.isRecursionDesired ? FLAG_RECURSION_DESIRED : 0;
@@ -253,14 +217,7 @@ class Reader {
   /** The caller has checked that there are 12 bytes. */
   header(): Header {
     const next = (): number => this.u16() ?? 0;
-    return {
-      id: next(),
-      flags: next(),
-      questions: next(),
-      answers: next(),
-      authorities: next(),
-      additionals: next(),
-    };
+    return { id: next(), flags: next(), questions: next(), answers: next(), authorities: next(), additionals: next() };
   }
 
   u16(): number | undefined {

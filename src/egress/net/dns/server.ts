@@ -99,9 +99,7 @@ export class DnsServer {
       let udp: UdpSocket | undefined;
       try {
         udp = await bindUdp(address, port);
-        this.#tcp = await listenTcp(address, udp.address().port, (socket) =>
-          this.#onSocket(socket),
-        );
+        this.#tcp = await listenTcp(address, udp.address().port, (socket) => this.#onSocket(socket));
         this.#udp = udp;
         break;
       } catch (error) {
@@ -219,8 +217,7 @@ export class DnsServer {
     let step: Step = { kind: 'ask', question: resolution.ask };
     while (step.kind === 'ask') {
       const answer = await askUpstreams(settings, step.question, this.#closing.signal);
-      step =
-        answer === undefined ? resolution.fail('no upstream answered') : resolution.take(answer);
+      step = answer === undefined ? resolution.fail('no upstream answered') : resolution.take(answer);
     }
     if (step.pins.length === 0) return step.reply;
     try {
@@ -249,11 +246,7 @@ function bindUdp(address: string, port: number): Promise<UdpSocket> {
   });
 }
 
-function listenTcp(
-  address: string,
-  port: number,
-  onSocket: (socket: Socket) => void,
-): Promise<Server> {
+function listenTcp(address: string, port: number, onSocket: (socket: Socket) => void): Promise<Server> {
   return new Promise((resolve, reject) => {
     const server = createServer({ noDelay: true }, onSocket);
     server.once('error', reject);

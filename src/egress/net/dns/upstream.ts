@@ -6,13 +6,7 @@ import { createSocket } from 'node:dgram';
 import { connect, isIPv6 } from 'node:net';
 import type { Clock } from '../../../base/clock.ts';
 import { isAnswerTo, spellAtRandom } from './answers.ts';
-import {
-  ANSWER_BYTES_MAX,
-  type DnsAnswer,
-  type DnsQuestion,
-  encodeQuery,
-  parseAnswer,
-} from './message.ts';
+import { ANSWER_BYTES_MAX, type DnsAnswer, type DnsQuestion, encodeQuery, parseAnswer } from './message.ts';
 import { TcpMessages, tcpMessage } from './tcp-messages.ts';
 
 export interface DnsUpstream {

@@ -52,9 +52,7 @@ export class GatewayConnection {
   readonly #context: ConnectionContext;
   readonly #guest: Socket;
   readonly #secrets: () => EgressSecrets | undefined;
-  #decrypted:
-    | { readonly connection: SecretConnection; readonly secrets: EgressSecrets }
-    | undefined;
+  #decrypted: { readonly connection: SecretConnection; readonly secrets: EgressSecrets } | undefined;
   readonly #destination: Endpoint;
   readonly #judge: GatewayJudge;
   #phase: Phase = 'reading';
@@ -217,13 +215,7 @@ export class GatewayConnection {
       onRefused: (reason: EndReason, why: string) => onRefused(reason, why, serverName),
       onBytes,
     };
-    const connection = new SecretConnection(
-      context,
-      this.#guest,
-      serverName,
-      this.#destination,
-      secrets,
-    );
+    const connection = new SecretConnection(context, this.#guest, serverName, this.#destination, secrets);
     this.#decrypted = { connection, secrets };
   }
 
@@ -277,8 +269,7 @@ export class GatewayConnection {
   /** Plain HTTP gets no secrets, whatever the host. */
   #notePlaceholders({ host, forward }: RequestHead): void {
     const names = placeholdersIn(this.#secrets()?.secrets ?? [], forward);
-    if (names.length > 0)
-      this.#context.onSecrets({ kind: 'unfilled', names, host: hostText(host) });
+    if (names.length > 0) this.#context.onSecrets({ kind: 'unfilled', names, host: hostText(host) });
   }
 
   // Both
@@ -391,10 +382,8 @@ export class GatewayConnection {
 
   #onGuestEnd(): void {
     this.#isGuestEnded = true;
-    if (this.#phase === 'reading')
-      this.#refuse('ended_early', 'the guest closed before its first hello or head');
-    else if (this.#hellos.isSecondDue)
-      this.#refuse('ended_early', 'the guest closed inside its second hello');
+    if (this.#phase === 'reading') this.#refuse('ended_early', 'the guest closed before its first hello or head');
+    else if (this.#hellos.isSecondDue) this.#refuse('ended_early', 'the guest closed inside its second hello');
     else this.#passEnd();
   }
 
@@ -410,8 +399,7 @@ export class GatewayConnection {
     this.#disarmHead();
     this.#hellos.clear();
     const isQuiet = reason === 'idle_timeout' || reason === 'ended_early';
-    this.#refusal =
-      isQuiet && this.#phase !== 'reading' ? undefined : this.#refusalBytes(reason, why, status);
+    this.#refusal = isQuiet && this.#phase !== 'reading' ? undefined : this.#refusalBytes(reason, why, status);
     const hasForwarded = this.#phase === 'open' || this.#phase === 'dialing';
     if (this.#protocol !== 'http' || !hasForwarded || isQuiet || reason === 'unreachable') {
       this.#answer();

@@ -30,19 +30,9 @@ import {
 } from './sandbox.ts';
 
 /** Of all gateways of a process. Whatever others do, a sandbox can have its guaranteed connections. */
-export const CONNECTION_SHARES: FairShareLimits = {
-  sumMax: 4096,
-  ownMax: 256,
-  guaranteed: 16,
-  places: 128,
-};
+export const CONNECTION_SHARES: FairShareLimits = { sumMax: 4096, ownMax: 256, guaranteed: 16, places: 128 };
 
-const GATEWAY_TIMEOUTS: GatewayTimeouts = {
-  headMs: 10_000,
-  connectMs: 10_000,
-  idleMs: 300_000,
-  lingerMs: 2_000,
-};
+const GATEWAY_TIMEOUTS: GatewayTimeouts = { headMs: 10_000, connectMs: 10_000, idleMs: 300_000, lingerMs: 2_000 };
 
 type GatewayEndReason = EndReason | 'unknown_sandbox' | 'no_destination' | 'connection_limit';
 
@@ -137,14 +127,12 @@ export class Gateway {
 
   /** After a change of policy: ends connections that it does not allow. */
   judgeSandbox(sandboxId: string): void {
-    for (const [connection, owner] of this.#connections)
-      if (owner === sandboxId) connection.rejudge();
+    for (const [connection, owner] of this.#connections) if (owner === sandboxId) connection.rejudge();
   }
 
   /** Ends all connections of a sandbox. */
   closeSandbox(sandboxId: string): void {
-    for (const [connection, owner] of this.#connections)
-      if (owner === sandboxId) connection.destroy();
+    for (const [connection, owner] of this.#connections) if (owner === sandboxId) connection.destroy();
   }
 
   async close(): Promise<void> {
@@ -177,13 +165,7 @@ export class Gateway {
   }
 
   #serve(socket: Socket, sandbox: GatewaySandbox, destination: Endpoint): void {
-    const {
-      clock = systemClock,
-      dial = dialDirectly,
-      onEvent,
-      onSecrets,
-      protocolOf,
-    } = this.#options;
+    const { clock = systemClock, dial = dialDirectly, onEvent, onSecrets, protocolOf } = this.#options;
     const report = (outcome: GatewayEvent['outcome'], why: string, name: string | undefined) =>
       onEvent?.({ sandboxId: sandbox.id, destination, name, outcome, why });
     const { port } = destination;
@@ -222,13 +204,7 @@ export class Gateway {
 
   #drop(socket: Socket, reason: GatewayEndReason, why: string, sandboxId?: string): void {
     this.#count(reason);
-    this.#options.onEvent?.({
-      sandboxId,
-      destination: undefined,
-      name: undefined,
-      outcome: reason,
-      why,
-    });
+    this.#options.onEvent?.({ sandboxId, destination: undefined, name: undefined, outcome: reason, why });
     socket.on('error', (error) => ignore(error, 'the guest broke its connection'));
     socket.resetAndDestroy();
   }

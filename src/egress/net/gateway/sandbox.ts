@@ -12,12 +12,7 @@ import type { EgressSecrets } from '../secret/secret.ts';
  * Connections of all sandboxes to hosts with secrets or request rules. Each has the state of two TLS connections, and
  * its handshakes cost time of the event loop.
  */
-export const DECRYPTION_SHARES: FairShareLimits = {
-  sumMax: 1024,
-  ownMax: 128,
-  guaranteed: 4,
-  places: 128,
-};
+export const DECRYPTION_SHARES: FairShareLimits = { sumMax: 1024, ownMax: 128, guaranteed: 4, places: 128 };
 
 export interface GatewaySandbox {
   readonly id: string;

@@ -79,8 +79,7 @@ export class TlsHellos {
     this.#held.push(bytes);
     const state = this.#first.push(bytes);
     if (state.kind === 'more') return state;
-    if (state.kind === 'hello')
-      return { kind: 'hello', hello: state.hello, bytes: Buffer.concat(this.#held) };
+    if (state.kind === 'hello') return { kind: 'hello', hello: state.hello, bytes: Buffer.concat(this.#held) };
     const why = `invalid or ambiguous ClientHello: ${state.reason}`;
     return { kind: 'refused', reason: `tls_${state.reason}`, why };
   }

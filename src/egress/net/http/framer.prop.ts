@@ -21,9 +21,7 @@ const part = fc.oneof(
   fc.constantFrom(2, 10, 4096, 16_384, 65_536).map((length) => 'x'.repeat(length)),
   fc.constantFrom('y: z\r\n'.repeat(99), 'y: z\r\n'.repeat(101)),
 );
-const input = fc
-  .array(part, { maxLength: 10 })
-  .map((parts) => Buffer.from(parts.join(''), 'latin1'));
+const input = fc.array(part, { maxLength: 10 }).map((parts) => Buffer.from(parts.join(''), 'latin1'));
 const cuts = fc.array(fc.oneof(fc.nat(8), fc.nat(5000)), { maxLength: 20 });
 const rules = fc.constantFrom(REQUEST_RULES, RESPONSE_RULES);
 
@@ -45,8 +43,7 @@ function framesOf(framer: HttpFramer, pieces: readonly Buffer[]): HttpFrame[] {
       const last = frames.at(-1);
       if (frame.kind === 'data' && last?.kind === 'data')
         frames.splice(-1, 1, { kind: 'data', bytes: Buffer.concat([last.bytes, frame.bytes]) });
-      else
-        frames.push(frame.kind === 'data' ? { ...frame, bytes: Buffer.from(frame.bytes) } : frame);
+      else frames.push(frame.kind === 'data' ? { ...frame, bytes: Buffer.from(frame.bytes) } : frame);
       if (frame.kind !== 'head') continue;
       const head = frame.lines.join('\n');
       if (head.includes('chunked')) framer.readBody({ kind: 'chunked' });
@@ -100,11 +97,7 @@ describe('HttpRequestReader and HttpResponses properties', () => {
       const reader = new HttpRequestReader();
       const out = pieces.flatMap((piece) => reader.push(piece));
       const body = out.map((piece) => (piece.kind === 'body' ? piece.bytes : new Uint8Array()));
-      return {
-        others: out.filter(({ kind }) => kind !== 'body'),
-        body: Buffer.concat(body),
-        isCut: reader.isCut,
-      };
+      return { others: out.filter(({ kind }) => kind !== 'body'), body: Buffer.concat(body), isCut: reader.isCut };
     };
     fc.assert(
       fc.property(input, cuts, (bytes, sizes) => {

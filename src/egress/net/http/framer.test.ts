@@ -71,21 +71,18 @@ describe('HttpFramer', () => {
     expect(last(REQUEST_RULES, head(headLinesMax))).toMatchObject({ kind: 'head' });
     expect(last(REQUEST_RULES, head(headLinesMax + 1))).toEqual(refused('too_long', true));
   });
-  it.each([REQUEST_RULES, RESPONSE_RULES])(
-    'takes chunk lines and trailers of exactly their bounds',
-    (rules) => {
-      const { chunkLineBytesMax, chunkEndBytesMax, trailerBytesMax } = rules;
-      const tooLong = refused('too_long', false);
-      const fill = (bytes: number): string => 'x'.repeat(bytes);
-      expect(last(rules, `${HEAD}${fill(chunkLineBytesMax)}`)).toMatchObject({ kind: 'head' });
-      expect(last(rules, `${HEAD}${fill(chunkLineBytesMax + 1)}`)).toEqual(tooLong);
-      expect(last(rules, `${HEAD}2\r\nhi${fill(chunkEndBytesMax)}`)).toEqual(data('hi'));
-      expect(last(rules, `${HEAD}2\r\nhi${fill(chunkEndBytesMax + 1)}`)).toEqual(tooLong);
-      const trailer = (bytes: number): string => `x\r\n${fill(bytes - 7)}\r\n\r\n`;
-      expect(last(rules, `${HEAD}0\r\n${trailer(trailerBytesMax)}`)).toEqual({ kind: 'end' });
-      expect(last(rules, `${HEAD}0\r\n${trailer(trailerBytesMax + 1)}`)).toEqual(tooLong);
-    },
-  );
+  it.each([REQUEST_RULES, RESPONSE_RULES])('takes chunk lines and trailers of exactly their bounds', (rules) => {
+    const { chunkLineBytesMax, chunkEndBytesMax, trailerBytesMax } = rules;
+    const tooLong = refused('too_long', false);
+    const fill = (bytes: number): string => 'x'.repeat(bytes);
+    expect(last(rules, `${HEAD}${fill(chunkLineBytesMax)}`)).toMatchObject({ kind: 'head' });
+    expect(last(rules, `${HEAD}${fill(chunkLineBytesMax + 1)}`)).toEqual(tooLong);
+    expect(last(rules, `${HEAD}2\r\nhi${fill(chunkEndBytesMax)}`)).toEqual(data('hi'));
+    expect(last(rules, `${HEAD}2\r\nhi${fill(chunkEndBytesMax + 1)}`)).toEqual(tooLong);
+    const trailer = (bytes: number): string => `x\r\n${fill(bytes - 7)}\r\n\r\n`;
+    expect(last(rules, `${HEAD}0\r\n${trailer(trailerBytesMax)}`)).toEqual({ kind: 'end' });
+    expect(last(rules, `${HEAD}0\r\n${trailer(trailerBytesMax + 1)}`)).toEqual(tooLong);
+  });
   it.each([
     ['line_end', true, 'x\n\n'],
     ['line_end', true, 'x\ry\r\n\r\n'],

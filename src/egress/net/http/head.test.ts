@@ -2,8 +2,7 @@ import { describe, expect, it } from 'vitest';
 import type { HeadProblem } from './head.ts';
 import { type HttpPiece, HttpRequestReader } from './requests.ts';
 
-const read = (text: string): HttpPiece[] =>
-  new HttpRequestReader().push(Buffer.from(text, 'latin1'));
+const read = (text: string): HttpPiece[] => new HttpRequestReader().push(Buffer.from(text, 'latin1'));
 const head = (...lines: string[]): string => `${lines.join('\r\n')}\r\n\r\n`;
 
 /** The one head of a text, or why it was refused. */
@@ -42,9 +41,7 @@ describe('parseHead', () => {
       host: { kind: 'address', address: '2001:db8::1' },
       port: 80,
     });
-    expect(only(head('TRACE / HTTP/1.1', 'Host: a.example', 'Max-Forwards: 0'))).toMatchObject({
-      method: 'TRACE',
-    });
+    expect(only(head('TRACE / HTTP/1.1', 'Host: a.example', 'Max-Forwards: 0'))).toMatchObject({ method: 'TRACE' });
     expect(only(head('OPTIONS * HTTP/1.1', 'Host: a.example'))).toMatchObject({ path: '*' });
   });
   it('passes the absolute form on as origin form', () => {
@@ -66,9 +63,7 @@ describe('parseHead', () => {
       'Upgrade: h2c',
       'HTTP2-Settings: AAEAAEAA',
     );
-    expect(only(text)).toMatchObject({
-      forward: 'GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n',
-    });
+    expect(only(text)).toMatchObject({ forward: 'GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n' });
   });
 
   const HOST = 'Host: a.example';

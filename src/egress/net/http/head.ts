@@ -151,8 +151,7 @@ interface RequestLine {
 function parseRequestLine(line: string): RequestLine | HeadProblem {
   const parts = line.split(' ');
   const [method = '', target = '', version = ''] = parts;
-  if (parts.length !== 3 || !TOKEN.test(method) || method.length > METHOD_CHARACTERS_MAX)
-    return 'request_line';
+  if (parts.length !== 3 || !TOKEN.test(method) || method.length > METHOD_CHARACTERS_MAX) return 'request_line';
   if (version !== 'HTTP/1.1' && version !== 'HTTP/1.0') return 'version';
   // Visible ASCII; a fragment is never sent (RFC 9112 section 3.2), and some servers read `\` as a slash.
   if (!/^[\x21-\x7e]+$/.test(target) || /[#\\]/.test(target)) return 'request_line';
@@ -197,8 +196,7 @@ function pathOf(request: RequestLine, authority: Authority, scheme: HttpScheme):
     return method === 'OPTIONS' ? { ok: true, path: '*' } : { ok: false, reason: 'request_line' };
   }
   const absolute = /^(https?):\/\/([^/?]*)(\/[^?]*)?(\?.*)?$/i.exec(target);
-  if (absolute === null || absolute[1]?.toLowerCase() !== scheme)
-    return { ok: false, reason: 'request_line' };
+  if (absolute === null || absolute[1]?.toLowerCase() !== scheme) return { ok: false, reason: 'request_line' };
   const named = parseAuthority(absolute[2] ?? '', scheme);
   if (named === undefined) return { ok: false, reason: 'host_malformed' };
   if (named.port !== authority.port || hostText(named.host) !== hostText(authority.host))

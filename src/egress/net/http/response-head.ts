@@ -23,11 +23,7 @@ export function parseStatus(statusLine: string): number | undefined {
  * @param method of the request
  * @returns undefined: its end can't be found
  */
-export function responseFraming(
-  status: number,
-  method: string,
-  fields: readonly string[],
-): BodyFraming | undefined {
+export function responseFraming(status: number, method: string, fields: readonly string[]): BodyFraming | undefined {
   if (isBodiless(status, method)) return { kind: 'none' };
   const codings = fieldValues(fields, 'transfer-encoding');
   const lengths = fieldValues(fields, 'content-length');

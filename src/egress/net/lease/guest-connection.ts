@@ -32,8 +32,7 @@ export class GuestConnections {
    */
   async connect(port: number, signal?: AbortSignal): Promise<Socket> {
     signal?.throwIfAborted();
-    if (this.#isClosed)
-      throw new NetError('closed', 'connect to a guest: its sandbox has no network card any more');
+    if (this.#isClosed) throw new NetError('closed', 'connect to a guest: its sandbox has no network card any more');
     if (this.#open.size >= LIMITS.connectionsMax) {
       const message = `connect to a guest: ${this.#open.size} connections to it are open already`;
       throw new NetError('guest_connections', message, { remedy: 'Close some of them first.' });
@@ -89,9 +88,6 @@ export class GuestConnections {
       errorCode(why) === 'ECONNREFUSED'
         ? 'Let the program in the guest listen on 0.0.0.0: the card does not reach its loopback.'
         : 'Check that a program in the guest listens on the port, or use the channel.';
-    return new NetError('guest_unreachable', message, {
-      remedy,
-      ...(typeof why === 'string' ? {} : { cause: why }),
-    });
+    return new NetError('guest_unreachable', message, { remedy, ...(typeof why === 'string' ? {} : { cause: why }) });
   }
 }

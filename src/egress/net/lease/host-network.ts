@@ -260,8 +260,7 @@ class KernelNetwork implements HostNetwork {
       return new FlushGuard(this.#owner);
     } catch (error) {
       if (!(error instanceof LinkError)) throw error;
-      const what =
-        'no guard: if another program flushes the ruleset, guests are unfiltered for 0.5 s';
+      const what = 'no guard: if another program flushes the ruleset, guests are unfiltered for 0.5 s';
       this.#log.warn(what, { error: describeError(error) });
       return undefined;
     }

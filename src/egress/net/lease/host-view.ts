@@ -22,10 +22,7 @@ export function occupiedBlocks(links: Links): Occupied[] {
   const nameOf = (index: number | undefined): string => names.get(index ?? 0) ?? 'several links';
   const routes = links.routes().flatMap(({ destination, linkIndex }) => {
     if (linkIndex !== undefined && ours.has(linkIndex)) return [];
-    return ipv4Block(destination).map((block) => ({
-      block,
-      what: `route by ${nameOf(linkIndex)}`,
-    }));
+    return ipv4Block(destination).map((block) => ({ block, what: `route by ${nameOf(linkIndex)}` }));
   });
   const addresses = links.addresses().flatMap(({ address, prefixLength, linkIndex }) => {
     if (ours.has(linkIndex)) return [];

@@ -9,11 +9,7 @@ import type { Duplex } from 'node:stream';
 import type { GuestNetwork } from '../../../base/request/guest-network.ts';
 import type { TapBorrower } from '../link/tap-loan.ts';
 import type { TrafficLimits } from '../nftables/sandbox-chains.ts';
-import type {
-  BytesByName,
-  DestinationLimit,
-  DestinationUse,
-} from '../policy/destination-budgets.ts';
+import type { BytesByName, DestinationLimit, DestinationUse } from '../policy/destination-budgets.ts';
 import type { EgressPolicy } from '../policy/policy.ts';
 import type { EgressSecrets } from '../secret/secret.ts';
 

@@ -84,8 +84,7 @@ export class LeaseRecords {
 function parseRecord(text: string): LeaseRecord | undefined {
   const value = (JSON.parse(text) as Partial<LeaseRecord> | null) ?? {};
   const { version, owner, policy, limits = {}, use } = value;
-  const isList = (list: unknown): boolean =>
-    Array.isArray(list) && list.every((rule) => typeof rule === 'string');
+  const isList = (list: unknown): boolean => Array.isArray(list) && list.every((rule) => typeof rule === 'string');
   const isWhole =
     version === VERSION &&
     typeof owner?.pid === 'number' &&
@@ -100,17 +99,10 @@ function parseRecord(text: string): LeaseRecord | undefined {
 }
 
 function areUses(list: unknown): boolean {
-  return (
-    Array.isArray(list) &&
-    list.every((one) => typeof one?.name === 'string' && typeof one.bytesMax === 'number')
-  );
+  return Array.isArray(list) && list.every((one) => typeof one?.name === 'string' && typeof one.bytesMax === 'number');
 }
 
 function isUse({ allowed, refused, destinations }: Partial<GatewayUse>): boolean {
   const counts = Object.values(refused ?? {});
-  return (
-    typeof allowed === 'number' &&
-    counts.every((count) => typeof count === 'number') &&
-    areUses(destinations)
-  );
+  return typeof allowed === 'number' && counts.every((count) => typeof count === 'number') && areUses(destinations);
 }

@@ -24,11 +24,7 @@ import type { HostTable, InstalledRules } from '../nftables/host-table.ts';
 import type { PacketPin } from '../nftables/ruleset.ts';
 import { type ChainInput, renewedChains } from '../nftables/sandbox-chains.ts';
 import { DROP_COUNTERS, type SandboxTraffic } from '../nftables/sandbox-counters.ts';
-import {
-  type BytesByName,
-  DestinationBudgets,
-  widestLimits,
-} from '../policy/destination-budgets.ts';
+import { type BytesByName, DestinationBudgets, widestLimits } from '../policy/destination-budgets.ts';
 import type { Endpoint } from '../policy/judge.ts';
 import { namePolicy } from '../policy/name-policy.ts';
 import { PIN_LIMITS, type Pin, Pins } from '../policy/pins.ts';
@@ -42,10 +38,7 @@ import type { GatewayUse, LeaseLimits, NetworkLease, NetworkTraffic } from './le
 import type { NetworkShares } from './shares.ts';
 
 const DNS_PORT = 53;
-const REFUSALS = [...Object.keys(DROP_COUNTERS), 'unasked'] as readonly (
-  | keyof typeof DROP_COUNTERS
-  | 'unasked'
-)[];
+const REFUSALS = [...Object.keys(DROP_COUNTERS), 'unasked'] as readonly (keyof typeof DROP_COUNTERS | 'unasked')[];
 
 const NO_DROPS: MetadataDrops = { metadata: 0, unreadable: 0 };
 
@@ -229,9 +222,7 @@ export class SandboxLease implements NetworkLease {
 
   /** Runs changes one at a time. */
   #change(change: () => Partial<LeaseSettings>): Promise<void> {
-    const result = this.#changes.then(() =>
-      this.#applySettings({ ...this.#settings, ...change() }),
-    );
+    const result = this.#changes.then(() => this.#applySettings({ ...this.#settings, ...change() }));
     this.#changes = result.catch((error: unknown) => ignore(error, 'the caller has it'));
     return result;
   }
@@ -347,8 +338,7 @@ export class SandboxLease implements NetworkLease {
   /** Unpins what the packet filter refuses; the guest then gets no answer with it. */
   async #openFor(pins: readonly Pin[]): Promise<void> {
     const { table, addresses } = this.#options;
-    const kept = (): Pin[] =>
-      pins.filter(({ name, address }) => this.#names.pins.isPinned(name, address));
+    const kept = (): Pin[] => pins.filter(({ name, address }) => this.#names.pins.isPinned(name, address));
     try {
       await table.pin(addresses.id, () => this.#packetPins(kept()));
     } catch (error) {
@@ -403,10 +393,7 @@ export class SandboxLease implements NetworkLease {
 }
 
 /** @param drops XDP's, which the packet filter never sees */
-export function trafficOf(
-  { counts, budgetBytesUsed }: SandboxTraffic,
-  drops = NO_DROPS,
-): NetworkTraffic {
+export function trafficOf({ counts, budgetBytesUsed }: SandboxTraffic, drops = NO_DROPS): NetworkTraffic {
   const { sent, host, received } = counts;
   const filtered = REFUSALS.map((name) => [name, counts[name].packets] as const);
   const early = [
@@ -427,8 +414,7 @@ export function trafficOf(
 /** Undefined for a connection that was not redirected, or has ended already. */
 function redirectedFrom(socket: Socket): Endpoint | undefined {
   const handle: unknown = Reflect.get(socket, '_handle');
-  const fd: unknown =
-    typeof handle === 'object' && handle !== null ? Reflect.get(handle, 'fd') : undefined;
+  const fd: unknown = typeof handle === 'object' && handle !== null ? Reflect.get(handle, 'fd') : undefined;
   if (typeof fd !== 'number' || fd < 0) return undefined;
   try {
     const { address, port } = originalDestination(fd);

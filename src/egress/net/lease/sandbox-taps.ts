@@ -9,12 +9,7 @@ import { describeError } from '../../../base/errors.ts';
 import type { SandboxId } from '../../../base/ids.ts';
 import type { Log } from '../../../base/log.ts';
 import { isRunning } from '../../../sys/process-start.ts';
-import {
-  type AddressLease,
-  AddressPlan,
-  assertPoolFree,
-  GATEWAY_MAC,
-} from '../addresses/address-plan.ts';
+import { type AddressLease, AddressPlan, assertPoolFree, GATEWAY_MAC } from '../addresses/address-plan.ts';
 import { cidrsOverlap } from '../addresses/addresses.ts';
 import type { HostLock } from '../host-lock.ts';
 import { keepMac } from '../link/kept-mac.ts';
@@ -86,16 +81,9 @@ export class SandboxTaps {
     const { links, lock, owner } = this.#options;
     return lock.hold(() => {
       const used = links.addresses().flatMap(({ address }) => ipv4Block(`${address}/32`));
-      const addresses = this.#plan.lease(id, (subnet) =>
-        used.some((block) => cidrsOverlap(block, subnet)),
-      );
+      const addresses = this.#plan.lease(id, (subnet) => used.some((block) => cidrsOverlap(block, subnet)));
       cleanup.push('addresses', () => this.#plan.release(id));
-      const tap = openTap(links, {
-        name: addresses.tap,
-        owner: { ...owner, sandboxId: id },
-        mac: GATEWAY_MAC,
-        mtu,
-      });
+      const tap = openTap(links, { name: addresses.tap, owner: { ...owner, sandboxId: id }, mac: GATEWAY_MAC, mtu });
       cleanup.push('TAP', () => this.#removal.remove(tap));
       const guard = this.#guardMetadata(tap);
       cleanup.push('metadata guard', () => guard?.close());
@@ -137,13 +125,10 @@ export class SandboxTaps {
     } catch (error) {
       if (!(error instanceof GuardError)) throw error;
       if (!this.#hasWarnedOfGuard) {
-        this.#options.log.warn(
-          'metadata services are blocked by the packet filter alone, not by XDP',
-          {
-            error: describeError(error),
-            remedy: error.remedy,
-          },
-        );
+        this.#options.log.warn('metadata services are blocked by the packet filter alone, not by XDP', {
+          error: describeError(error),
+          remedy: error.remedy,
+        });
       }
       this.#hasWarnedOfGuard = true;
       return undefined;

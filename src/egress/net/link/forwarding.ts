@@ -8,15 +8,7 @@
  * stays. Whether another program came to rely on ours meanwhile can't be known.
  */
 import { randomUUID } from 'node:crypto';
-import {
-  closeSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { closeSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { assert } from '../../../base/assert.ts';
 import { errorCode } from '../../../base/errors.ts';
@@ -110,9 +102,7 @@ export class Forwarding {
     const lock = await this.#lock();
     try {
       const state = this.#read();
-      const others = (state?.holders ?? []).filter(
-        (each) => each.key !== this.#holder.key && isRunning(each),
-      );
+      const others = (state?.holders ?? []).filter((each) => each.key !== this.#holder.key && isRunning(each));
       const holders = next(others);
       if (holders.length > 0) this.#turnOn(state, holders);
       else if (state !== undefined) this.#restore(state);
@@ -224,9 +214,7 @@ function parseState(text: string): State | undefined {
     typeof acceptsRedirects === 'boolean' &&
     Array.isArray(holders) &&
     holders.every(isHolder);
-  return isWhole
-    ? { version, bootId: boot, forwardingLinks, acceptsRedirects, holders }
-    : undefined;
+  return isWhole ? { version, bootId: boot, forwardingLinks, acceptsRedirects, holders } : undefined;
 }
 
 function isLinkPath(name: unknown): boolean {

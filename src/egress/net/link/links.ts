@@ -17,12 +17,7 @@ import { LinkError, linkError } from '../netlink/errors.ts';
 import { type ExchangeOutcome, NetlinkExchange } from '../netlink/exchange.ts';
 import type { Message } from '../netlink/message.ts';
 import type { Request } from '../netlink/request.ts';
-import {
-  dumpAddresses,
-  type LinkAddress,
-  newAddress,
-  parseAddress,
-} from '../netlink/rtnetlink-address.ts';
+import { dumpAddresses, type LinkAddress, newAddress, parseAddress } from '../netlink/rtnetlink-address.ts';
 import {
   attachXdp,
   changeLink,
@@ -112,8 +107,7 @@ export class Links {
   create(name: string, kind: string): Link {
     this.#ask(`create link ${name} of kind ${kind}`, newLink(name, kind));
     const link = this.find(name);
-    if (link === undefined)
-      throw new LinkError('not_found', `find link ${name} after its creation`);
+    if (link === undefined) throw new LinkError('not_found', `find link ${name} after its creation`);
     return link;
   }
 
@@ -212,8 +206,7 @@ export class Links {
       for (;;) {
         if (exchange.outcome !== undefined) return exchange.outcome;
         const datagram = this.#transport.receive();
-        if (datagram === undefined)
-          throw new LinkError('malformed', `${attempt}: incomplete answer`);
+        if (datagram === undefined) throw new LinkError('malformed', `${attempt}: incomplete answer`);
         exchange.receive(datagram);
       }
     } catch (error) {
@@ -243,16 +236,11 @@ function inNamespace(attempt: string, fd: number): NetlinkSocket {
 }
 
 /** For slow requests. Closes the socket. */
-async function askOffThread(
-  attempt: string,
-  request: Request,
-  socket: NetlinkSocket,
-): Promise<void> {
+async function askOffThread(attempt: string, request: Request, socket: NetlinkSocket): Promise<void> {
   try {
     const exchange = new NetlinkExchange(request, 1, socket.portId);
     await socket.sendOffThread(exchange.output);
-    for (let datagram = socket.receive(); datagram; datagram = socket.receive())
-      exchange.receive(datagram);
+    for (let datagram = socket.receive(); datagram; datagram = socket.receive()) exchange.receive(datagram);
     resultOf(attempt, exchange.outcome);
   } catch (error) {
     throw error instanceof SyscallError ? linkError(attempt, error.code, error) : error;

@@ -99,9 +99,7 @@ describe('LinkRemoval', () => {
       throw new LinkError('not_permitted', 'remove a link');
     };
     const removal = new LinkRemoval(host, 1);
-    const results = await Promise.allSettled(
-      [1, 2, 3].map((index) => removal.remove(host.tap(index))),
-    );
+    const results = await Promise.allSettled([1, 2, 3].map((index) => removal.remove(host.tap(index))));
     expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
     await removal.remove(host.tap(4));
   });

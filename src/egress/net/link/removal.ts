@@ -48,9 +48,7 @@ export class LinkRemoval {
     while (this.#waiting.length > 0) {
       const batch = this.#waiting.splice(0, GROUP_LINKS_MAX);
       if (batch.length > 1) await this.#removeGroup(batch);
-      await Promise.all(
-        batch.map(({ tap, resolve, reject }) => this.#removeOne(tap).then(resolve, reject)),
-      );
+      await Promise.all(batch.map(({ tap, resolve, reject }) => this.#removeOne(tap).then(resolve, reject)));
     }
     this.#isRunning = false;
   }

@@ -55,10 +55,7 @@ export function openTap(links: Links, spec: TapSpec): Tap {
   try {
     const link = links.find(name);
     if (link === undefined) throw new LinkError('not_found', `find TAP ${name} after its creation`);
-    links.change(link.index, {
-      alias: formatOwner(owner),
-      ...(mtu === undefined ? {} : { mtu }),
-    });
+    links.change(link.index, { alias: formatOwner(owner), ...(mtu === undefined ? {} : { mtu }) });
     confineLink(name);
     if (persistent) keepTap(fd);
     let closed: Promise<void> | undefined;
@@ -82,11 +79,7 @@ const closeOffThread = promisify(close);
 function create(name: string, user: TapSpec['user'], mac: TapSpec['mac']): number {
   const attempt = `create TAP ${name}`;
   try {
-    return createTap({
-      name,
-      owner: user,
-      mac: mac === undefined ? undefined : encodeMac(mac),
-    });
+    return createTap({ name, owner: user, mac: mac === undefined ? undefined : encodeMac(mac) });
   } catch (error) {
     const code = errorCode(error) ?? '';
     if (code === 'EBUSY') throw linkError(attempt, 'EEXIST', error);

@@ -28,17 +28,14 @@ export interface Attribute {
 /** @throws RangeError for a value above 65531 bytes. */
 export function encodeAttributes(attributes: readonly AttributeSpec[]): Uint8Array {
   const parts = attributes.map(([type, value]) =>
-    value instanceof Uint8Array
-      ? { type, value }
-      : { type: type | NESTED, value: encodeAttributes(value) },
+    value instanceof Uint8Array ? { type, value } : { type: type | NESTED, value: encodeAttributes(value) },
   );
   const total = parts.reduce((sum, { value }) => sum + HEADER_BYTES + align(value.length), 0);
   const bytes = new Uint8Array(total);
   const view = new DataView(bytes.buffer);
   let at = 0;
   for (const { type, value } of parts) {
-    if (value.length > VALUE_BYTES_MAX)
-      throw new RangeError(`attribute ${type} has ${value.length} bytes`);
+    if (value.length > VALUE_BYTES_MAX) throw new RangeError(`attribute ${type} has ${value.length} bytes`);
     view.setUint16(at, HEADER_BYTES + value.length, true);
     view.setUint16(at + 2, type, true);
     bytes.set(value, at + HEADER_BYTES);
@@ -72,10 +69,7 @@ export function parseAttributes(bytes: Uint8Array): Attribute[] {
 }
 
 /** The value of a type; of several, the last, as the kernel does (`nla_parse`). */
-export function findAttribute(
-  attributes: readonly Attribute[],
-  type: number,
-): Uint8Array | undefined {
+export function findAttribute(attributes: readonly Attribute[], type: number): Uint8Array | undefined {
   return attributes.findLast((attribute) => attribute.type === type)?.value;
 }
 

@@ -49,8 +49,7 @@ const CODES: Readonly<Record<string, LinkErrorCode>> = {
 
 const REMEDIES: Partial<Record<LinkErrorCode, string>> = {
   exists: 'Choose another name or address, or remove the one that has it.',
-  not_permitted:
-    'Run NeuroVisor as root or with CAP_NET_ADMIN, or create the sandbox without a network.',
+  not_permitted: 'Run NeuroVisor as root or with CAP_NET_ADMIN, or create the sandbox without a network.',
   busy: 'End the program that uses it, then try again.',
   unsupported: 'Load the kernel module for it (tun, ipv6), or use a kernel that has it.',
   unreachable: 'Set the link up and give it an address before its routes.',

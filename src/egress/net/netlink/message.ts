@@ -105,8 +105,7 @@ export function parseAcknowledgement(message: Message): Acknowledgement {
   const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
   const errno = 0 - view.getInt32(0, true);
   if (errno < 0) throw malformed(`an acknowledgement with errno ${errno}`);
-  const attributes =
-    (flags & FLAG.ackAttributes) === 0 ? [] : parseAttributes(body.subarray(attributesAt()));
+  const attributes = (flags & FLAG.ackAttributes) === 0 ? [] : parseAttributes(body.subarray(attributesAt()));
   return { errno, ...textOf(attributes), ...offsetOf(attributes) };
 
   function attributesAt(): number {

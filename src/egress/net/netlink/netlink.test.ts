@@ -4,14 +4,7 @@ import { Links, type NetlinkTransport } from '../link/links.ts';
 import { formatOwner, parseOwner } from '../link/owner.ts';
 import { encodeAttributes, findAttribute, parseAttributes, u8, u32 } from './attribute.ts';
 import { DUMP_MESSAGES_MAX, NetlinkExchange } from './exchange.ts';
-import {
-  CONTROL,
-  encodeMessage,
-  FLAG,
-  type Message,
-  parseAcknowledgement,
-  parseMessages,
-} from './message.ts';
+import { CONTROL, encodeMessage, FLAG, type Message, parseAcknowledgement, parseMessages } from './message.ts';
 import { changeLink, dumpLinks, getLink, LINK_TYPE } from './rtnetlink-link.ts';
 
 const bytesOf = (hex: string): Uint8Array => new Uint8Array(Buffer.from(hex, 'hex'));
@@ -28,10 +21,7 @@ describe('netlink messages', () => {
   it('parseAcknowledgement: errno and text after the whole request, as the kernel writes it', () => {
     const [message] = parseMessages(REFUSAL);
     expect(message).toMatchObject({ type: CONTROL.error, sequence: 0x6b0770ca, portId: 0x1acf });
-    expect(message && parseAcknowledgement(message)).toEqual({
-      errno: 17,
-      text: 'ipv4: Address already assigned',
-    });
+    expect(message && parseAcknowledgement(message)).toEqual({ errno: 17, text: 'ipv4: Address already assigned' });
   });
 
   it('parseAcknowledgement: a capped request, a text and the offset of what is wrong', () => {
@@ -79,16 +69,12 @@ describe('netlink attributes', () => {
       [3, u8(7)],
       [18, [[1, new Uint8Array([1, 2])]]],
     ]);
-    expect(Buffer.from(bytes).toString('hex')).toBe(
-      '0500030007000000' + '0c001280' + '0600010001020000',
-    );
+    expect(Buffer.from(bytes).toString('hex')).toBe('0500030007000000' + '0c001280' + '0600010001020000');
   });
 
   it('parseAttributes: takes flags off the type; of several the last counts', () => {
     const attributes = parseAttributes(bytesOf('04000380' + '04000440' + '0500030009000000'));
-    expect(
-      attributes.map(({ type, nested, networkOrder }) => [type, nested, networkOrder]),
-    ).toEqual([
+    expect(attributes.map(({ type, nested, networkOrder }) => [type, nested, networkOrder])).toEqual([
       [3, true, false],
       [4, false, true],
       [3, false, false],
@@ -233,18 +219,14 @@ describe('Links', () => {
     [12, 'failed'],
   ])('errno %i is %s', (errno, code) => {
     const kernel = new ScriptedKernel(({ sequence }) => [refusal(errno, { sequence })]);
-    expect(() => new Links(kernel).remove(4)).toThrow(
-      expect.objectContaining({ code, message: 'remove link 4' }),
-    );
+    expect(() => new Links(kernel).remove(4)).toThrow(expect.objectContaining({ code, message: 'remove link 4' }));
   });
 
   it('the words of the kernel are the cause', () => {
     const text = encodeAttributes([[1, new TextEncoder().encode('too big\0')]]);
     const body = new Uint8Array([0xea, 0xff, 0xff, 0xff, ...new Uint8Array(16), ...text]);
     const flags = FLAG.capped | FLAG.ackAttributes;
-    const kernel = new ScriptedKernel(({ sequence }) => [
-      answer({ sequence, type: CONTROL.error, flags, body }),
-    ]);
+    const kernel = new ScriptedKernel(({ sequence }) => [answer({ sequence, type: CONTROL.error, flags, body })]);
     expect(() => new Links(kernel).change(4, { mtu: 9 })).toThrow(
       expect.objectContaining({
         message: 'set mtu 9 of link 4',

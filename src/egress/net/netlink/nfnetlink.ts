@@ -7,11 +7,7 @@ import { encodeMessage, FLAG } from './message.ts';
 import { withAttributes } from './request.ts';
 
 const SUBSYSTEM = 10 << 8;
-const MESSAGE = {
-  newTable: SUBSYSTEM | 0,
-  newChain: SUBSYSTEM | 3,
-  newRule: SUBSYSTEM | 6,
-} as const;
+const MESSAGE = { newTable: SUBSYSTEM | 0, newChain: SUBSYSTEM | 3, newRule: SUBSYSTEM | 6 } as const;
 const BATCH = { begin: 0x10, end: 0x11 } as const;
 /** struct nfgenmsg: u8 family, u8 version, u16 resource id (big-endian). */
 const INET = Uint8Array.of(1, 0, 0, 0);
@@ -69,11 +65,7 @@ export function preroutingChain(table: string, name: string, priority: number): 
   ]);
 }
 
-export function rule(
-  table: string,
-  chain: string,
-  expressions: readonly AttributeSpec[],
-): NftRequest {
+export function rule(table: string, chain: string, expressions: readonly AttributeSpec[]): NftRequest {
   return request(MESSAGE.newRule, APPEND, [
     [RULE.table, text(table)],
     [RULE.chain, text(chain)],
@@ -103,11 +95,7 @@ export function drop(): AttributeSpec {
 }
 
 /** One transaction, each part acknowledged under `firstSequence` and those after it, in order. */
-export function encodeBatch(
-  requests: readonly NftRequest[],
-  firstSequence: number,
-  portId: number,
-): Uint8Array {
+export function encodeBatch(requests: readonly NftRequest[], firstSequence: number, portId: number): Uint8Array {
   const frame = (type: number): Uint8Array =>
     encodeMessage({ type, flags: FLAG.request, sequence: 0, portId, body: OF_BATCH });
   const parts = requests.map(({ type, flags, body }, at) =>

@@ -5,12 +5,7 @@
  */
 
 import { decodeIp, encodeIp, familyOf } from './address.ts';
-import {
-  type AttributeSpec,
-  encodeAttributes,
-  findAttribute,
-  parseAttributes,
-} from './attribute.ts';
+import { type AttributeSpec, encodeAttributes, findAttribute, parseAttributes } from './attribute.ts';
 import { LinkError } from './errors.ts';
 import { FLAG } from './message.ts';
 import { type Request, withAttributes } from './request.ts';
@@ -43,19 +38,13 @@ export function newAddress(address: LinkAddress): Request {
 
 /** @returns undefined for a family other than IPv4 and IPv6. @throws LinkError `malformed` */
 export function parseAddress(bytes: Uint8Array): LinkAddress | undefined {
-  if (bytes.length < BODY_BYTES)
-    throw new LinkError('malformed', `read an address of ${bytes.length} bytes`);
+  if (bytes.length < BODY_BYTES) throw new LinkError('malformed', `read an address of ${bytes.length} bytes`);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const attributes = parseAttributes(bytes.subarray(BODY_BYTES));
-  const value =
-    findAttribute(attributes, ATTRIBUTE.local) ?? findAttribute(attributes, ATTRIBUTE.address);
+  const value = findAttribute(attributes, ATTRIBUTE.local) ?? findAttribute(attributes, ATTRIBUTE.address);
   if (value === undefined || (value.length !== 4 && value.length !== 16)) return undefined;
   if (familyOf(value) !== view.getUint8(0)) return undefined;
-  return {
-    linkIndex: view.getUint32(4, true),
-    address: decodeIp(value),
-    prefixLength: view.getUint8(1),
-  };
+  return { linkIndex: view.getUint32(4, true), address: decodeIp(value), prefixLength: view.getUint8(1) };
 }
 
 function bodyOf({ linkIndex, address, prefixLength }: LinkAddress): Uint8Array {

@@ -97,8 +97,7 @@ export function dumpLinks(): Request {
 /** One link, by its name or index. @throws LinkError `invalid` */
 export function getLink(which: string | number): Request {
   const mask = [ATTRIBUTE.extensionMask, u32(SKIP_STATISTICS)] as const;
-  if (typeof which === 'number')
-    return { type: LINK_TYPE.get, flags: 0, body: body({ index: which }, [mask]) };
+  if (typeof which === 'number') return { type: LINK_TYPE.get, flags: 0, body: body({ index: which }, [mask]) };
   return { type: LINK_TYPE.get, flags: 0, body: body({}, [nameAttribute(which), mask]) };
 }
 
@@ -154,8 +153,7 @@ export function deleteGroup(group: number): Request {
 
 /** @throws LinkError `malformed` */
 export function parseLink(bytes: Uint8Array): Link {
-  if (bytes.length < BODY_BYTES)
-    throw new LinkError('malformed', `read a link of ${bytes.length} bytes`);
+  if (bytes.length < BODY_BYTES) throw new LinkError('malformed', `read a link of ${bytes.length} bytes`);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const attributes = parseAttributes(bytes.subarray(BODY_BYTES));
   const find = (type: number) => findAttribute(attributes, type);

@@ -6,14 +6,7 @@
  */
 
 import { decodeIp, encodeIp, FAMILY, familyOf } from './address.ts';
-import {
-  type AttributeSpec,
-  encodeAttributes,
-  findAttribute,
-  parseAttributes,
-  readU32,
-  u32,
-} from './attribute.ts';
+import { type AttributeSpec, encodeAttributes, findAttribute, parseAttributes, readU32, u32 } from './attribute.ts';
 import { LinkError } from './errors.ts';
 import { FLAG } from './message.ts';
 import { type Request, withAttributes } from './request.ts';
@@ -23,14 +16,7 @@ const ROUTE_TYPE = { new: 24, delete: 25, get: 26 } as const;
 const BODY_BYTES = 12;
 
 /** RTA_*. */
-const ATTRIBUTE = {
-  destination: 1,
-  linkIndex: 4,
-  gateway: 5,
-  priority: 6,
-  source: 7,
-  table: 15,
-} as const;
+const ATTRIBUTE = { destination: 1, linkIndex: 4, gateway: 5, priority: 6, source: 7, table: 15 } as const;
 
 /** RT_TABLE_*: the one for ordinary routes. */
 export const MAIN_TABLE = 254;
@@ -91,8 +77,7 @@ export function newRoute(route: RouteSpec): Request {
 
 /** @returns undefined for other families. @throws LinkError `malformed` */
 export function parseRoute(bytes: Uint8Array): Route | undefined {
-  if (bytes.length < BODY_BYTES)
-    throw new LinkError('malformed', `read a route of ${bytes.length} bytes`);
+  if (bytes.length < BODY_BYTES) throw new LinkError('malformed', `read a route of ${bytes.length} bytes`);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const family = view.getUint8(0);
   const attributes = parseAttributes(bytes.subarray(BODY_BYTES));

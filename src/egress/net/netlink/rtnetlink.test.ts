@@ -4,15 +4,7 @@ import { decodeIp, decodeMac, encodeIp, encodeMac } from './address.ts';
 import { encodeMessage, FLAG, parseMessages } from './message.ts';
 import type { Request } from './request.ts';
 import { dumpAddresses, newAddress, parseAddress } from './rtnetlink-address.ts';
-import {
-  changeLink,
-  deleteLink,
-  dumpLinks,
-  getLink,
-  isLinkName,
-  newLink,
-  parseLink,
-} from './rtnetlink-link.ts';
+import { changeLink, deleteLink, dumpLinks, getLink, isLinkName, newLink, parseLink } from './rtnetlink-link.ts';
 import { setNeighbor } from './rtnetlink-neighbor.ts';
 import { lookUpRoute, newRoute, parseRoute } from './rtnetlink-route.ts';
 
@@ -40,11 +32,7 @@ describe('rtnetlink requests', () => {
 
   it.each([
     ['up', { up: true }, '2000000010000500ae70076b0000000000000000020000000100000001000000'],
-    [
-      'mtu',
-      { mtu: 1400 },
-      '2800000010000500ae70076b00000000000000000200000000000000000000000800040078050000',
-    ],
+    ['mtu', { mtu: 1400 }, '2800000010000500ae70076b00000000000000000200000000000000000000000800040078050000'],
     [
       'MAC',
       { mac: 'AA:fc:00:00:00:01' },
@@ -55,11 +43,7 @@ describe('rtnetlink requests', () => {
       { alias: 'neurovisor:x' },
       '3000000010000500ae70076b0000000000000000020000000000000000000000100014006e6575726f7669736f723a78',
     ],
-    [
-      'group',
-      { group: 7 },
-      '2800000010000500ae70076b000000000000000002000000000000000000000008001b0007000000',
-    ],
+    ['group', { group: 7 }, '2800000010000500ae70076b000000000000000002000000000000000000000008001b0007000000'],
   ])('changeLink: %s as iproute2 writes it', (_name, change, expected) => {
     expect(hex(changeLink(2, change))).toBe(setLink(expected));
   });
@@ -78,8 +62,7 @@ describe('rtnetlink requests', () => {
 
   it('getLink, dumpLinks: the name after the mask of iproute2, and no statistics', () => {
     expect(hex(getLink('nv-g'))).toBe(
-      '34000000120001000000000000000000000000000000000000000000000000000900' +
-        '03006e762d670000000008001d0008000000',
+      '34000000120001000000000000000000000000000000000000000000000000000900' + '03006e762d670000000008001d0008000000',
     );
     expect(hex(getLink(7)).slice(40, 48)).toBe('07000000');
     expect(hex(dumpLinks())).toBe(
@@ -107,32 +90,24 @@ describe('rtnetlink requests', () => {
       ),
     );
     expect(hex(newRoute({ destination: '10.8.0.0/16', linkIndex: 2 }))).toBe(
-      sent(
-        '2c00000018000506ca70076b0000000002100000fe04fd0100000000080001000a0800000800040002000000',
-      ),
+      sent('2c00000018000506ca70076b0000000002100000fe04fd0100000000080001000a0800000800040002000000'),
     );
   });
 
   it('newRoute: a table above 255 is an attribute; a default route has no destination', () => {
-    const bytes = hex(
-      newRoute({ destination: '0.0.0.0/0', linkIndex: 2, table: 1000, priority: 5 }),
-    );
+    const bytes = hex(newRoute({ destination: '0.0.0.0/0', linkIndex: 2, table: 1000, priority: 5 }));
     expect(bytes.slice(32)).toBe(
       '020000000004fd0100000000' + '0800040002000000' + '0800060005000000' + '08000f00e8030000',
     );
   });
 
   it('lookUpRoute: the whole address as destination', () => {
-    expect(hex(lookUpRoute('10.9.0.1')).slice(32)).toBe(
-      '022000000000000000000000' + '080001000a090001',
-    );
+    expect(hex(lookUpRoute('10.9.0.1')).slice(32)).toBe('022000000000000000000000' + '080001000a090001');
   });
 
   it('setNeighbor: as iproute2 writes it', () => {
     expect(hex(setNeighbor(2, '10.201.0.2', 'aa:fc:00:00:00:02'))).toBe(
-      sent(
-        '300000001c000505af70076b00000000020000000200000080000000080001000ac900020a000200aafc000000020000',
-      ),
+      sent('300000001c000505af70076b00000000020000000200000080000000080001000ac900020a000200aafc000000020000'),
     );
   });
 
@@ -150,10 +125,7 @@ describe('rtnetlink requests', () => {
     ['half a prefix', () => newAddress({ ...guest, prefixLength: 0.5 })],
     ['a destination without length', () => newRoute({ destination: '10.0.0.0', linkIndex: 1 })],
     ['a destination with two', () => newRoute({ destination: '10.0.0.0/8/8', linkIndex: 1 })],
-    [
-      'a gateway of another family',
-      () => newRoute({ destination: '10.0.0.0/8', gateway: 'fd00::1', linkIndex: 1 }),
-    ],
+    ['a gateway of another family', () => newRoute({ destination: '10.0.0.0/8', gateway: 'fd00::1', linkIndex: 1 })],
   ])('refuses %s', (_name, make) => {
     expect(make).toThrow(expect.objectContaining({ code: 'invalid' }));
   });
@@ -178,12 +150,7 @@ describe('rtnetlink answers', () => {
           '3c00000018002200ca70076bc01a0000021e0000fe02fd011000000008000f00fe000000080001000ac90000080007000ac900010800040002000000',
         ),
       ),
-    ).toEqual({
-      ...table,
-      destination: '10.201.0.0/30',
-      source: '10.201.0.1',
-      gateway: undefined,
-    });
+    ).toEqual({ ...table, destination: '10.201.0.0/30', source: '10.201.0.1', gateway: undefined });
     const gateway = { ...table, gateway: '10.201.0.2', source: '10.201.0.1' };
     expect(
       parseRoute(
@@ -231,9 +198,7 @@ describe('rtnetlink answers', () => {
     ['address', parseAddress, 7],
     ['route', parseRoute, 11],
   ])('a %s that is cut is malformed', (_name, parse, bytes) => {
-    expect(() => parse(new Uint8Array(bytes))).toThrow(
-      expect.objectContaining({ code: 'malformed' }),
-    );
+    expect(() => parse(new Uint8Array(bytes))).toThrow(expect.objectContaining({ code: 'malformed' }));
   });
 });
 
@@ -252,31 +217,19 @@ describe('netlink addresses', () => {
     expect(decodeIp(new Uint8Array(Buffer.from(bytes, 'hex')))).toBe(text);
   });
 
-  it.each([
-    '',
-    '1',
-    '1.2.3',
-    '1.2.3.4.5',
-    '1.2.3.256',
-    '1.2.3.-4',
-    '1.2.3.4 ',
-    ':::',
-    '1::2::3',
-    ':1:2:3:4:5:6:7',
-  ])('IP "%s" is invalid', (text) => {
-    expect(() => encodeIp(text)).toThrow(expect.objectContaining({ code: 'invalid' }));
-  });
+  it.each(['', '1', '1.2.3', '1.2.3.4.5', '1.2.3.256', '1.2.3.-4', '1.2.3.4 ', ':::', '1::2::3', ':1:2:3:4:5:6:7'])(
+    'IP "%s" is invalid',
+    (text) => {
+      expect(() => encodeIp(text)).toThrow(expect.objectContaining({ code: 'invalid' }));
+    },
+  );
 
-  it.each([
-    '1:2:3:4:5:6:7:8:9',
-    '1:2:3:4:5:6:7',
-    '1:2:3:4::5:6:7:8',
-    'fg00::',
-    '12345::',
-    '::1%lo',
-  ])('IPv6 "%s" is invalid', (text) => {
-    expect(() => encodeIp(text)).toThrow(expect.objectContaining({ code: 'invalid' }));
-  });
+  it.each(['1:2:3:4:5:6:7:8:9', '1:2:3:4:5:6:7', '1:2:3:4::5:6:7:8', 'fg00::', '12345::', '::1%lo'])(
+    'IPv6 "%s" is invalid',
+    (text) => {
+      expect(() => encodeIp(text)).toThrow(expect.objectContaining({ code: 'invalid' }));
+    },
+  );
 
   it('MAC: read and written in lower case', () => {
     expect(decodeMac(encodeMac('AA:FC:00:0a:0B:ff'))).toBe('aa:fc:00:0a:0b:ff');

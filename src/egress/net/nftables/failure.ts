@@ -14,8 +14,7 @@ export function nftRefusal(verb: string, text: string): NetError {
   if (/Operation not permitted|Permission denied/.test(text)) {
     return new NetError('nft_not_permitted', `${verb} the packet filter: not permitted`, {
       cause,
-      remedy:
-        'Run NeuroVisor as root or with CAP_NET_ADMIN, or create the sandbox without a network.',
+      remedy: 'Run NeuroVisor as root or with CAP_NET_ADMIN, or create the sandbox without a network.',
     });
   }
   return new NetError('nft_refused', `${verb} the packet filter: nft refused`, { cause });

@@ -142,9 +142,7 @@ export class HostTable {
 
   /** Undefined for a sandbox that is not in the table. Counts restart at 0 after a flush. */
   async traffic(id: AddressLease['id']): Promise<SandboxTraffic | undefined> {
-    return (
-      (await this.#traffic(id)) ?? ((await this.repair()) ? await this.#traffic(id) : undefined)
-    );
+    return (await this.#traffic(id)) ?? ((await this.repair()) ? await this.#traffic(id) : undefined);
   }
 
   async #traffic(id: AddressLease['id']): Promise<SandboxTraffic | undefined> {
@@ -164,10 +162,7 @@ export class HostTable {
   }
 
   /** Installs the base first, in its own transaction: a TAP of ours without rules may send nothing. */
-  async #replace(
-    { layout, entries }: TableContents,
-    sandboxes: readonly InstalledRules[] = [],
-  ): Promise<void> {
+  async #replace({ layout, entries }: TableContents, sandboxes: readonly InstalledRules[] = []): Promise<void> {
     const other = entries.find(({ owner }) => isRunning(owner));
     if (layout === 'other' && other !== undefined) {
       throw new NetError(
@@ -183,9 +178,7 @@ export class HostTable {
   async #removeDead({ entries }: TableContents): Promise<void> {
     const dead = entries.filter(({ owner }) => !isRunning(owner));
     if (dead.length === 0) return;
-    this.#options.log.info('remove sandboxes of dead processes from the packet filter', {
-      sandboxes: dead.length,
-    });
+    this.#options.log.info('remove sandboxes of dead processes from the packet filter', { sandboxes: dead.length });
     try {
       await this.#options.nft.apply(dead.flatMap((each) => removeSandbox(each.lease, each.owner)));
     } catch (error) {
@@ -229,10 +222,7 @@ export class HostTable {
     if (contents.layout === 'ours' && lost.length === 0) return false;
     // With nothing lost, the last process that ended with a network has removed the empty table.
     if (lost.length === 0) log.info('make the table of the packet filter again');
-    else
-      log.warn('another program has emptied the packet filter: restore it', {
-        sandboxes: lost.length,
-      });
+    else log.warn('another program has emptied the packet filter: restore it', { sandboxes: lost.length });
     if (contents.layout !== 'ours') await this.#replace(contents, lost);
     else await this.#restore(lost);
     return true;

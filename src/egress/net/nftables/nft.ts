@@ -58,9 +58,7 @@ export class Nft {
     const tables = await this.#list(['tables', TABLE_FAMILY]);
     const ours = tables.some((object) => {
       const table = object['table'];
-      return (
-        typeof table === 'object' && table !== null && 'name' in table && table.name === TABLE_NAME
-      );
+      return typeof table === 'object' && table !== null && 'name' in table && table.name === TABLE_NAME;
     });
     return ours ? this.#list(['table', TABLE_FAMILY, TABLE_NAME]) : undefined;
   }
@@ -95,10 +93,7 @@ export class Nft {
    */
   async listTraffic(): Promise<readonly NftObject[]> {
     const table = ['table', TABLE_FAMILY, TABLE_NAME];
-    return [
-      ...(await this.#list(['counters', ...table])),
-      ...(await this.#list(['quotas', ...table])),
-    ];
+    return [...(await this.#list(['counters', ...table])), ...(await this.#list(['quotas', ...table]))];
   }
 
   async #list(what: readonly string[]): Promise<readonly NftObject[]> {

@@ -2,16 +2,14 @@ import { describe, expect, it } from 'vitest';
 import { dumpNftObjects, getNftObject, parseNftObject } from './object.ts';
 
 /** As Linux 6.18 answers for `counter inet neurovisor seen_abc` of 7 packets and 1,234 bytes. */
-const bytes = (hex: string): Uint8Array =>
-  new Uint8Array(Buffer.from(hex.replaceAll(' ', ''), 'hex'));
+const bytes = (hex: string): Uint8Array => new Uint8Array(Buffer.from(hex.replaceAll(' ', ''), 'hex'));
 const HEADER = '01 00 00 02';
 const TABLE = '0f00 0100 6e6575726f7669736f7200 00';
 const NAME = '0d00 0200 7365656e5f61626300 000000';
 const COUNTER_TYPE = '0800 0300 00000001';
 const COUNTER_DATA = '1c00 0480  0c00 0100 00000000000004d2  0c00 0200 0000000000000007';
 const QUOTA_TYPE = '0800 0300 00000002';
-const QUOTA_DATA =
-  '2400 0480  0c00 0100 0000000000002710  0800 0200 00000001  0c00 0400 000000000000001e';
+const QUOTA_DATA = '2400 0480  0c00 0100 0000000000002710  0800 0200 00000001  0c00 0400 000000000000001e';
 
 describe('parseNftObject', () => {
   it('gives what `nft -j list` prints of a counter and a quota', () => {
@@ -24,12 +22,8 @@ describe('parseNftObject', () => {
   });
   it('passes over what is of another family, table or kind', () => {
     const other = '0a00 0100 6f7468657200 0000';
-    expect(
-      parseNftObject(bytes(HEADER + other + NAME + COUNTER_TYPE + COUNTER_DATA)),
-    ).toBeUndefined();
-    expect(
-      parseNftObject(bytes(`02 00 00 02${TABLE}${NAME}${COUNTER_TYPE}${COUNTER_DATA}`)),
-    ).toBeUndefined();
+    expect(parseNftObject(bytes(HEADER + other + NAME + COUNTER_TYPE + COUNTER_DATA))).toBeUndefined();
+    expect(parseNftObject(bytes(`02 00 00 02${TABLE}${NAME}${COUNTER_TYPE}${COUNTER_DATA}`))).toBeUndefined();
     const limit = '0800 0300 00000004';
     expect(parseNftObject(bytes(HEADER + TABLE + NAME + limit + COUNTER_DATA))).toBeUndefined();
   });
@@ -49,9 +43,7 @@ describe('getNftObject, dumpNftObjects', () => {
   it('name the table and the kind, and one of them an object', () => {
     const hex = (body: Uint8Array): string => Buffer.from(body).toString('hex');
     const plain = (text: string): string => text.replaceAll(' ', '');
-    expect(hex(getNftObject('counter', 'seen_abc').body)).toBe(
-      plain(`01 00 00 00${TABLE}${NAME}${COUNTER_TYPE}`),
-    );
+    expect(hex(getNftObject('counter', 'seen_abc').body)).toBe(plain(`01 00 00 00${TABLE}${NAME}${COUNTER_TYPE}`));
     expect(hex(dumpNftObjects('quota').body)).toBe(plain(`01 00 00 00${TABLE}${QUOTA_TYPE}`));
   });
 });

@@ -53,13 +53,11 @@ function body(kind: NftObjectKind, more: readonly AttributeSpec[]): Uint8Array {
  * @throws LinkError `malformed`
  */
 export function parseNftObject(bytes: Uint8Array): NftObject | undefined {
-  if (bytes.length < BODY.length)
-    throw new LinkError('malformed', `read an object of ${bytes.length} bytes`);
+  if (bytes.length < BODY.length) throw new LinkError('malformed', `read an object of ${bytes.length} bytes`);
   const attributes = parseAttributes(bytes.subarray(BODY.length));
   const find = (type: number) => findAttribute(attributes, type);
   const [table, name, type, data] = [OBJECT.table, OBJECT.name, OBJECT.type, OBJECT.data].map(find);
-  if (bytes[0] !== BODY[0] || table === undefined || readText(table) !== TABLE_NAME)
-    return undefined;
+  if (bytes[0] !== BODY[0] || table === undefined || readText(table) !== TABLE_NAME) return undefined;
   if (name === undefined || type === undefined || data === undefined) return undefined;
   const fields = parseAttributes(data);
   const number = (at: number): number => readU64(findAttribute(fields, at));

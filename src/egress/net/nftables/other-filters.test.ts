@@ -1,15 +1,12 @@
 import { describe, expect, it } from 'vitest';
 import { legacyFilters, otherFilters } from './other-filters.ts';
 
-const chain = (table: string, name: string, more: object = {}) => ({
-  chain: { family: 'ip', table, name, ...more },
-});
+const chain = (table: string, name: string, more: object = {}) => ({ chain: { family: 'ip', table, name, ...more } });
 const drop = (hook: string) => ({ hook, type: 'filter', prio: 0, policy: 'drop' });
 
 describe('legacyFilters', () => {
   it('tells of chains that drop by policy or by a rule for everything', () => {
-    const forward =
-      'iptables-legacy -I FORWARD -i nv-+ -j ACCEPT && iptables-legacy -I FORWARD -o nv-+ -j ACCEPT';
+    const forward = 'iptables-legacy -I FORWARD -i nv-+ -j ACCEPT && iptables-legacy -I FORWARD -o nv-+ -j ACCEPT';
     const found = { manager: 'iptables-legacy', hook: 'forward', remedy: forward };
     expect(legacyFilters('-P INPUT ACCEPT\n-P FORWARD DROP\n-P OUTPUT DROP\n')).toEqual([found]);
     const reject = '-A FORWARD -j REJECT --reject-with icmp-port-unreachable';
@@ -36,14 +33,11 @@ describe('otherFilters', () => {
       {
         manager: 'Docker',
         hook: 'forward',
-        remedy:
-          'iptables -I DOCKER-USER -i nv-+ -j ACCEPT && iptables -I DOCKER-USER -o nv-+ -j ACCEPT',
+        remedy: 'iptables -I DOCKER-USER -i nv-+ -j ACCEPT && iptables -I DOCKER-USER -o nv-+ -j ACCEPT',
       },
     ]);
     const ufw = [chain('filter', 'INPUT', drop('input')), chain('filter', 'ufw-user-input')];
-    expect(otherFilters(ufw)).toEqual([
-      { manager: 'ufw', hook: 'input', remedy: 'ufw allow in on nv-+' },
-    ]);
+    expect(otherFilters(ufw)).toEqual([{ manager: 'ufw', hook: 'input', remedy: 'ufw allow in on nv-+' }]);
     const own = [chain('mine', 'fwd', { ...drop('forward'), family: 'inet' })];
     expect(otherFilters(own)).toEqual([
       {

@@ -66,8 +66,7 @@ function filterOf(
     return { manager: 'ufw', hook, remedy: `${verb} ${TAPS}` };
   }
   if (isDocker && hook === 'forward') {
-    const to = (direction: string): string =>
-      `iptables -I DOCKER-USER ${direction} ${TAPS} -j ACCEPT`;
+    const to = (direction: string): string => `iptables -I DOCKER-USER ${direction} ${TAPS} -j ACCEPT`;
     return { manager: 'Docker', hook, remedy: `${to('-i')} && ${to('-o')}` };
   }
   const remedy = `nft insert rule ${chain} iifname "${TAP_PREFIX}*" accept`;

@@ -47,9 +47,7 @@ export class NftProcess {
         gaveUp ??= new Error(why);
         child.kill('SIGKILL');
       };
-      const stopWaiting = this.#clock.after(this.#runMsMax, () =>
-        giveUp(`no end within ${this.#runMsMax} ms`),
-      );
+      const stopWaiting = this.#clock.after(this.#runMsMax, () => giveUp(`no end within ${this.#runMsMax} ms`));
       const output = collect(child.stdout, OUTPUT_BYTES_MAX, () => giveUp('too much output'));
       const errors = collect(child.stderr, ERROR_BYTES_MAX, () => undefined);
       child.once('error', (error) => {

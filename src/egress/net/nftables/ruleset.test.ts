@@ -4,14 +4,7 @@ import type { SandboxId } from '../../../base/ids.ts';
 import { AddressPlan } from '../addresses/address-plan.ts';
 import { type EgressPolicyText, parsePolicy } from '../policy/egress-rules.ts';
 import type { NftObject } from './json.ts';
-import {
-  addPins,
-  addSandbox,
-  removeSandbox,
-  removeTable,
-  updateSandbox,
-  wholeTable,
-} from './ruleset.ts';
+import { addPins, addSandbox, removeSandbox, removeTable, updateSandbox, wholeTable } from './ruleset.ts';
 import { type ChainInput, sandboxRules } from './sandbox-chains.ts';
 import { COUNTER_NAMES, readTraffic } from './sandbox-counters.ts';
 
@@ -98,26 +91,21 @@ describe('removeSandbox', () => {
 describe('updateSandbox', () => {
   it('leaves counters, chains and the way to them in place', () => {
     const words = inWords(updateSandbox(network(ALLOWLIST), []));
-    expect(words.filter((word) => !/^(flush|add rule)/.test(word))).toEqual([
-      `add quota budget_${ID}`,
-    ]);
+    expect(words.filter((word) => !/^(flush|add rule)/.test(word))).toEqual([`add quota budget_${ID}`]);
   });
 });
 
 describe('sandboxRules', () => {
-  it.each(['none', 'allowlist', 'open'])(
-    '%s: metadata is dropped before anything is allowed',
-    (mode) => {
-      const policy = mode === 'none' ? { mode } : { mode, allow: ['0.0.0.0/0', '168.63.0.0/16'] };
-      for (const chain of ['from', 'forward'] as const) {
-        const rules = rulesText(policy, chain);
-        const metadata = rules.findIndex((r) => r.includes('"@metadata"') && r.includes('"drop"'));
-        const accept = rules.findIndex((r) => r.includes('"accept"'));
-        expect(metadata).toBeGreaterThanOrEqual(0);
-        expect(accept === -1 || metadata < accept).toBe(true);
-      }
-    },
-  );
+  it.each(['none', 'allowlist', 'open'])('%s: metadata is dropped before anything is allowed', (mode) => {
+    const policy = mode === 'none' ? { mode } : { mode, allow: ['0.0.0.0/0', '168.63.0.0/16'] };
+    for (const chain of ['from', 'forward'] as const) {
+      const rules = rulesText(policy, chain);
+      const metadata = rules.findIndex((r) => r.includes('"@metadata"') && r.includes('"drop"'));
+      const accept = rules.findIndex((r) => r.includes('"accept"'));
+      expect(metadata).toBeGreaterThanOrEqual(0);
+      expect(accept === -1 || metadata < accept).toBe(true);
+    }
+  });
   it('none redirects nothing and accepts nothing but declared ports', () => {
     const rules = sandboxRules(network({ mode: 'none' }));
     expect(rules.nat).toEqual([]);
@@ -189,10 +177,7 @@ describe('readTraffic', () => {
     expect([...traffic.keys()]).toEqual([ID]);
     const { counts, budgetBytesUsed } = traffic.get(ID) ?? { counts: {}, budgetBytesUsed: 0 };
     expect(Object.keys(counts).sort()).toEqual([...COUNTER_NAMES].sort());
-    expect(counts).toMatchObject({
-      sent: { packets: 2, bytes: 120 },
-      seen: { packets: 0, bytes: 0 },
-    });
+    expect(counts).toMatchObject({ sent: { packets: 2, bytes: 120 }, seen: { packets: 0, bytes: 0 } });
     expect(budgetBytesUsed).toBe(120);
   });
 });

@@ -99,12 +99,7 @@ const mapName = (chain: SandboxChain): string => `${chain}_taps`;
 
 /** Replaces the whole table. Counters begin at 0. */
 export function wholeTable(sandboxes: readonly ChainInput[]): NftObject[] {
-  return [
-    ...removeTable(),
-    addTable(),
-    ...baseObjects(),
-    ...sandboxes.flatMap((input) => sandboxObjects(input)),
-  ];
+  return [...removeTable(), addTable(), ...baseObjects(), ...sandboxes.flatMap((input) => sandboxObjects(input))];
 }
 
 /** Adds the table first, since deleting a missing one fails. */
@@ -130,12 +125,7 @@ function sandboxObjects(input: ChainInput, before: readonly NftObject[] = []): N
     ...COUNTER_NAMES.map((name) => add('counter', { name: counterOf(id, name) })),
     budgetObject(input),
     ...SANDBOX_SETS.map((set) =>
-      add('set', {
-        name: ownName(id, set),
-        type: DESTINATION_TYPE,
-        flags: ['timeout'],
-        size: PINS_MAX,
-      }),
+      add('set', { name: ownName(id, set), type: DESTINATION_TYPE, flags: ['timeout'], size: PINS_MAX }),
     ),
     ...ALL_CHAINS.map((chain) => add('chain', { name: ownName(id, chain) })),
     ...before,
@@ -180,17 +170,11 @@ function flushChains(id: SandboxId, chains: readonly (typeof ALL_CHAINS)[number]
 }
 
 function flushRules(id: SandboxId): NftObject[] {
-  return [
-    ...flushChains(id, RULED_CHAINS),
-    ...SANDBOX_SETS.map((set) => flush('set', ownName(id, set))),
-  ];
+  return [...flushChains(id, RULED_CHAINS), ...SANDBOX_SETS.map((set) => flush('set', ownName(id, set)))];
 }
 
 /** @param owner as given to `addSandbox` */
-export function removeSandbox(
-  lease: Pick<AddressLease, 'id' | 'tap' | 'subnet'>,
-  owner?: TableOwner,
-): NftObject[] {
+export function removeSandbox(lease: Pick<AddressLease, 'id' | 'tap' | 'subnet'>, owner?: TableOwner): NftObject[] {
   const { id } = lease;
   return [
     ...membership(lease).map(({ name, elem }) => remove('element', { name, elem })),
@@ -253,9 +237,7 @@ function baseObjects(): NftObject[] {
     add('chain', { name: REFUSE_CHAIN }),
     ...REFUSE_RULES.map((expr) => add('rule', { chain: REFUSE_CHAIN, expr })),
     add('set', { name: SUBNETS, type: 'ipv4_addr', flags: ['interval'] }),
-    ...SANDBOX_CHAINS.map((chain) =>
-      add('map', { name: mapName(chain), type: 'ifname', map: 'verdict' }),
-    ),
+    ...SANDBOX_CHAINS.map((chain) => add('map', { name: mapName(chain), type: 'ifname', map: 'verdict' })),
     ...SANDBOX_CHAINS.map((chain) => {
       const { base, ...hook } = HOOKS[chain];
       return add('chain', { name: base, ...hook, policy: 'accept' });
@@ -312,15 +294,13 @@ function budgetObject({ lease, limits = {}, bytesUsed = 0 }: ChainInput): NftObj
 }
 
 /** The map and set elements that lead packets to the chains of this sandbox. */
-function membership({ id, tap, subnet }: Pick<AddressLease, 'id' | 'tap' | 'subnet'>): {
-  name: string;
-  elem: unknown[];
-}[] {
+function membership({
+  id,
+  tap,
+  subnet,
+}: Pick<AddressLease, 'id' | 'tap' | 'subnet'>): { name: string; elem: unknown[] }[] {
   return [
-    ...SANDBOX_CHAINS.map((chain) => ({
-      name: mapName(chain),
-      elem: [[tap, jumpTo(ownName(id, chain))]],
-    })),
+    ...SANDBOX_CHAINS.map((chain) => ({ name: mapName(chain), elem: [[tap, jumpTo(ownName(id, chain))]] })),
     { name: SUBNETS, elem: [prefixElement(subnet.base, subnet.prefix)] },
   ];
 }

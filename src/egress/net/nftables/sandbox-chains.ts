@@ -145,9 +145,7 @@ export function ownName(
   return `${what}_${id}`;
 }
 
-export function sandboxRules(
-  input: ChainInput,
-): Record<SandboxChain | typeof INTO_CHAIN, readonly SandboxRule[]> {
+export function sandboxRules(input: ChainInput): Record<SandboxChain | typeof INTO_CHAIN, readonly SandboxRule[]> {
   assertInput(input);
   return {
     into: intoRules(input),
@@ -159,10 +157,7 @@ export function sandboxRules(
   };
 }
 
-export function keptRules({
-  lease,
-  limits,
-}: ChainInput): Record<KeptChain, readonly SandboxRule[]> {
+export function keptRules({ lease, limits }: ChainInput): Record<KeptChain, readonly SandboxRule[]> {
   const { id } = lease;
   const most = limits?.connectionsMax ?? CONNECTIONS_DEFAULT;
   const tooMany = (connections: number): SandboxRule => [
@@ -225,8 +220,7 @@ function natRules({ policy, dnsPort, gatewayPort, decryptsTls }: ChainInput): Sa
   }
   const isDecrypted = decryptsTls === true && policy.mode !== 'none';
   if (gatewayPort === undefined || !(decidesByName(policy) || isDecrypted)) return rules;
-  const direct = (set: PacketSet): SandboxRule[] =>
-    matches(set).map((match): SandboxRule => [match, ACCEPT]);
+  const direct = (set: PacketSet): SandboxRule[] => matches(set).map((match): SandboxRule => [match, ACCEPT]);
   // The gateway dials as the host, which reaches its own services: only `input` may open those to a guest.
   rules.push([equal(DESTINATION_ROUTE, 'local'), ACCEPT], ...direct(deniedPackets(policy)));
   const redirect = { redirect: { port: gatewayPort } };
@@ -298,9 +292,7 @@ function forwardRules({ lease, policy, decryptsTls }: ChainInput): SandboxRule[]
   rules.push(budgetRule(id), connectionsRule(id));
   for (const match of matches(deniedPackets(policy))) rules.push(...refusal(id, 'denied', match));
   // Before the allowed: a redirect sees only first packets, and a connection may be older than the policy.
-  rules.push(
-    ...refusal(id, 'denied', ...TCP_OR_UDP, equal(DPORT, anyOf([DNS_PORT, DNS_TLS_PORT]))),
-  );
+  rules.push(...refusal(id, 'denied', ...TCP_OR_UDP, equal(DPORT, anyOf([DNS_PORT, DNS_TLS_PORT]))));
   if (deniesNames(policy)) rules.push(...refusal(id, 'denied', ...WEB));
   // QUIC hides names: clients must fall back to TLS.
   if (deniesNames(policy) || decryptsTls === true) rules.push(...refusal(id, 'denied', ...QUIC));
@@ -334,11 +326,7 @@ function intoRules({ lease, limits = {} }: ChainInput): SandboxRule[] {
   return [
     ...rateRule(id, limits.downloadBytesPerSecond),
     // A guest learns of the end of its connections whatever its budget.
-    [
-      equal(TCP_FLAGS, anyOf(['rst', { '|': ['rst', 'ack'] }])),
-      equal(PACKET_BYTES, BARE_RESET_BYTES),
-      ...received,
-    ],
+    [equal(TCP_FLAGS, anyOf(['rst', { '|': ['rst', 'ack'] }])), equal(PACKET_BYTES, BARE_RESET_BYTES), ...received],
     [equal(L4PROTO, 'icmp'), equal(SOURCE_ROUTE, 'local'), ...received],
     [{ quota: budgetOf(id) }, goTo(ownName(id, 'spent'))],
     received,
@@ -407,9 +395,7 @@ function matches({ everything, byPort }: PacketSet): NftExpression[] {
   const out: NftExpression[] = [];
   if (everything.length > 0) out.push(inRanges(everything));
   const elements = byPort.flatMap(({ addresses, protocol, ports }) =>
-    addresses.map((range) => ({
-      concat: [addressElement(range), protocol, numberElement(ports.first, ports.last)],
-    })),
+    addresses.map((range) => ({ concat: [addressElement(range), protocol, numberElement(ports.first, ports.last)] })),
   );
   if (elements.length > 0) out.push(equal(DESTINATION, anyOf(elements)));
   return out;
@@ -419,22 +405,12 @@ function inRanges(ranges: readonly AddressRange[]): NftExpression {
   return equal(IP_DADDR, anyOf(ranges.map(addressElement)));
 }
 
-function assertInput({
-  lease,
-  dnsPort,
-  gatewayPort,
-  hostPorts = [],
-  limits = {},
-  bytesUsed = 0,
-}: ChainInput): void {
+function assertInput({ lease, dnsPort, gatewayPort, hostPorts = [], limits = {}, bytesUsed = 0 }: ChainInput): void {
   assert(/^[a-z0-9]{20}$/.test(lease.id), `sandbox id ${lease.id}`);
   assert(/^nv-[a-z0-9]{1,12}$/.test(lease.tap), `TAP name ${lease.tap}`);
   const ports = [dnsPort, gatewayPort, ...hostPorts.map(({ port }) => port)];
   for (const port of ports) {
-    assert(
-      port === undefined || (Number.isInteger(port) && port > 0 && port < 65_536),
-      `port ${port}`,
-    );
+    assert(port === undefined || (Number.isInteger(port) && port > 0 && port < 65_536), `port ${port}`);
   }
   assert(Number.isSafeInteger(bytesUsed) && bytesUsed >= 0, `bytes used ${bytesUsed}`);
   for (const limit of Object.values(limits)) {

@@ -70,10 +70,7 @@ export function readTraffic(objects: readonly NftObject[]): Map<SandboxId, Sandb
     const name = COUNTER_NAMES.find((known) => known === counter?.prefix);
     if (counter !== undefined && name !== undefined) {
       const known = counts.get(counter.id) ?? {};
-      known[name] = {
-        packets: whole(counter.fields['packets']),
-        bytes: whole(counter.fields['bytes']),
-      };
+      known[name] = { packets: whole(counter.fields['packets']), bytes: whole(counter.fields['bytes']) };
       counts.set(counter.id, known);
     }
     const quota = named(object['quota']);
@@ -81,10 +78,7 @@ export function readTraffic(objects: readonly NftObject[]): Map<SandboxId, Sandb
     if (quota !== undefined && used !== undefined) budgets.set(quota.id, used);
   }
   return new Map(
-    [...counts].map(([id, known]) => [
-      id,
-      { counts: { ...NOTHING, ...known }, budgetBytesUsed: budgets.get(id) ?? 0 },
-    ]),
+    [...counts].map(([id, known]) => [id, { counts: { ...NOTHING, ...known }, budgetBytesUsed: budgets.get(id) ?? 0 }]),
   );
 }
 
@@ -94,9 +88,10 @@ export function readBudget(object: NftObject): number | undefined {
   return quota?.prefix === 'budget' ? whole(quota.fields['used']) : undefined;
 }
 
-const NOTHING = Object.fromEntries(
-  COUNTER_NAMES.map((name) => [name, { packets: 0, bytes: 0 }]),
-) as Record<CounterName, Count>;
+const NOTHING = Object.fromEntries(COUNTER_NAMES.map((name) => [name, { packets: 0, bytes: 0 }])) as Record<
+  CounterName,
+  Count
+>;
 
 function named(
   value: unknown,

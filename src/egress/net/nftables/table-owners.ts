@@ -35,10 +35,7 @@ export interface TableContents {
 
 const MARK = /^owner\/([a-z0-9]+)\/([1-9]\d{0,9})\.(\d{1,20})\/(nv-[a-z0-9]{1,12})\/([\d.]+)$/;
 
-export function ownerCounter(
-  { id, tap, subnet }: TableEntry['lease'],
-  { pid, startTicks }: TableOwner,
-): string {
+export function ownerCounter({ id, tap, subnet }: TableEntry['lease'], { pid, startTicks }: TableOwner): string {
   const address = formatAddress({ family: 4, value: subnet.base });
   return `owner/${id}/${pid}.${startTicks}/${tap}/${address}`;
 }
@@ -48,10 +45,7 @@ export function readContents(objects: readonly NftObject[]): TableContents {
   const names = objects.flatMap(({ counter }) => ourName(counter));
   const layouts = names.filter((name) => LAYOUT.test(name));
   const isOurs = layouts.includes(LAYOUT_COUNTER);
-  return {
-    layout: isOurs ? 'ours' : layouts.length > 0 ? 'other' : 'none',
-    entries: names.flatMap(entryOf),
-  };
+  return { layout: isOurs ? 'ours' : layouts.length > 0 ? 'other' : 'none', entries: names.flatMap(entryOf) };
 }
 
 function ourName(counter: unknown): string[] {

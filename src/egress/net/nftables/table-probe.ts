@@ -26,9 +26,7 @@ export class TableProbe {
     try {
       this.#socket = new NetlinkSocket(NETLINK.netfilter);
     } catch (error) {
-      throw error instanceof SyscallError
-        ? linkError('open a netlink socket', error.code, error)
-        : error;
+      throw error instanceof SyscallError ? linkError('open a netlink socket', error.code, error) : error;
     }
   }
 

@@ -29,9 +29,7 @@ describe('DestinationBudgets', () => {
   });
   it('what does not fit is not passed on, and uses up the rest; said once', () => {
     const said: string[] = [];
-    const budgets = new DestinationBudgets(LIMITS, { 'a.example': 90 }, ({ name }) =>
-      said.push(name),
-    );
+    const budgets = new DestinationBudgets(LIMITS, { 'a.example': 90 }, ({ name }) => said.push(name));
     const [one, other] = [new Meter(budgets), new Meter(budgets)];
     expect([one.add('a.example'), other.add('a.example')]).toEqual([true, true]);
     expect(one.count(11)).toBe(false);

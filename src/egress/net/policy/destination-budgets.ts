@@ -24,9 +24,7 @@ export interface DestinationUse extends DestinationLimit {
 export type BytesByName = Readonly<Record<string, number>>;
 
 /** The limits while one list replaces another: each name of both lists, with the larger maximum, so no usage is lost. */
-export function widestLimits(
-  ...lists: readonly (readonly DestinationLimit[])[]
-): readonly DestinationLimit[] {
+export function widestLimits(...lists: readonly (readonly DestinationLimit[])[]): readonly DestinationLimit[] {
   const widest = new Map<string, DestinationLimit>();
   for (const limit of lists.flat()) {
     const known = widest.get(limit.name);

@@ -5,8 +5,7 @@ import { parsePolicy, parseRule } from './egress-rules.ts';
 
 const show = (text: string): string => {
   const rule = parseRule(text);
-  const target =
-    rule.kind === 'block' ? formatCidr(rule.block) : `${rule.below ? '*.' : ''}${rule.name}`;
+  const target = rule.kind === 'block' ? formatCidr(rule.block) : `${rule.below ? '*.' : ''}${rule.name}`;
   const ports = rule.ports === undefined ? '' : ` ${rule.ports.first}-${rule.ports.last}`;
   return `${target}${ports}${rule.protocol === undefined ? '' : ` ${rule.protocol}`}`;
 };

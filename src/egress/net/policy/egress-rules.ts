@@ -94,8 +94,7 @@ export function parseRule(text: string): EgressRule {
   }
   if (plain.includes('*')) {
     throw new NetError('policy_invalid', `egress rule ${quote(text)} has a wildcard in it`, {
-      remedy:
-        'Write *.example.com for all names below example.com, or choose the mode open to allow everything.',
+      remedy: 'Write *.example.com for all names below example.com, or choose the mode open to allow everything.',
     });
   }
   return { kind: 'block', text, block: parseBlock(text, target), ports, protocol };
@@ -108,12 +107,10 @@ function assertCanAllow(rule: EgressRule): EgressRule {
       remedy: 'Write an IPv4 block or a host name: a sandbox has no IPv6.',
     });
   }
-  const never =
-    rule.kind === 'block' ? isMetadataBlock(rule.block) : metadataOfName(rule.name) !== undefined;
+  const never = rule.kind === 'block' ? isMetadataBlock(rule.block) : metadataOfName(rule.name) !== undefined;
   if (!never) return rule;
   throw new NetError('policy_invalid', `egress rule ${quote(rule.text)} names a metadata service`, {
-    remedy:
-      'Omit it: metadata services cannot be allowed. Give the sandbox what it needs as files or variables.',
+    remedy: 'Omit it: metadata services cannot be allowed. Give the sandbox what it needs as files or variables.',
   });
 }
 
@@ -130,14 +127,9 @@ function assertRequests(mode: EgressMode, allow: readonly EgressRule[]): readonl
   const requests = allow.filter((rule) => rule.kind === 'request');
   const [first] = requests;
   if (first !== undefined && mode === 'open') {
-    throw new NetError(
-      'policy_invalid',
-      `egress rule ${quote(first.text)} needs the mode allowlist`,
-      {
-        remedy:
-          'Choose the mode allowlist: in the mode open, the host is reachable without the rule.',
-      },
-    );
+    throw new NetError('policy_invalid', `egress rule ${quote(first.text)} needs the mode allowlist`, {
+      remedy: 'Choose the mode allowlist: in the mode open, the host is reachable without the rule.',
+    });
   }
   for (const rule of requests) assertNotWhole(rule, allow);
   return allow;
@@ -157,13 +149,9 @@ function assertNotWhole(request: RequestRule, allow: readonly EgressRule[]): voi
   );
   if (whole === undefined) return;
   const both = `egress rules ${quote(whole.text)} and ${quote(request.text)}`;
-  throw new NetError(
-    'policy_invalid',
-    `${both} overlap: one opens all of the host, the other a part`,
-    {
-      remedy: 'Omit one of them; for every path, end a URL with /.',
-    },
-  );
+  throw new NetError('policy_invalid', `${both} overlap: one opens all of the host, the other a part`, {
+    remedy: 'Omit one of them; for every path, end a URL with /.',
+  });
 }
 
 /** Splits `[v6]:port`, `target:port`, or a target alone; an IPv6 block has colons itself. */

@@ -65,8 +65,7 @@ describe('GatewayJudge', () => {
   });
   it('asks the policy about the request, whatever its method', () => {
     const { judge, setPolicy } = judgeAt('192.0.2.1', 80);
-    for (const method of ['TRACE', 'OPTIONS'])
-      expect(reasonOf(judge.head(head('a.example', method)))).toBe('ok');
+    for (const method of ['TRACE', 'OPTIONS']) expect(reasonOf(judge.head(head('a.example', method)))).toBe('ok');
     setPolicy({ ...lists, methods: ['GET'] });
     for (const method of ['TRACE', 'OPTIONS'])
       expect(reasonOf(judge.head(head('a.example', method)))).toBe('request_refused');

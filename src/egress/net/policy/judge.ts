@@ -52,12 +52,7 @@ export type RefusalReason =
 
 export type Judgement =
   | { readonly ok: true; readonly name: string | undefined }
-  | {
-      readonly ok: false;
-      readonly reason: RefusalReason;
-      readonly why: string;
-      readonly name?: string | undefined;
-    };
+  | { readonly ok: false; readonly reason: RefusalReason; readonly why: string; readonly name?: string | undefined };
 
 /** Judges everything that a guest sends on one connection. */
 export class GatewayJudge {
@@ -79,8 +74,7 @@ export class GatewayJudge {
     const itself = this.#itself();
     if (itself.isDenied === true) return refusal('address_refused', itself.why, serverName);
     if (hello.hasEch && itself.basis !== 'address') {
-      const why =
-        'the hello uses ECH, or appears to; disable it in the client to reach hosts that are allowed by name';
+      const why = 'the hello uses ECH, or appears to; disable it in the client to reach hosts that are allowed by name';
       return refusal('ech', why, serverName);
     }
     if (serverName !== undefined) return this.#named(serverName);
@@ -145,8 +139,7 @@ export class GatewayJudge {
     const { address } = this.#destination;
     const isPinned = name === this.#pinnedName || this.#pins.isPinned(name, address);
     if (verdict.basis === 'name' && !isPinned) return this.#notPinned(name);
-    if (this.#policy().isExhausted?.(name) === true)
-      return refusal('budget_spent', exhaustedText(name), name);
+    if (this.#policy().isExhausted?.(name) === true) return refusal('budget_spent', exhaustedText(name), name);
     if (isPinned) this.#pinnedName = name;
     return { ok: true, name };
   }

@@ -7,11 +7,7 @@ import { GatewayJudge } from './judge.ts';
 import { namePolicy } from './name-policy.ts';
 import { Pins } from './pins.ts';
 
-function judge(
-  text: Parameters<typeof parsePolicy>[0],
-  address: string,
-  pinned: readonly string[],
-) {
+function judge(text: Parameters<typeof parsePolicy>[0], address: string, pinned: readonly string[]) {
   const pins = new Pins(new FakeClock());
   for (const name of pinned) pins.pin(name, [address], 60);
   const policy = namePolicy(parsePolicy(text));
@@ -35,9 +31,7 @@ describe('namePolicy', () => {
   });
   it('no policy lets a metadata service or private address through, pinned or not', () => {
     const open = { mode: 'open', allow: ['0.0.0.0/0'] };
-    const addresses = METADATA_BLOCKS.map(({ family, base }) =>
-      formatAddress({ family, value: base }),
-    );
+    const addresses = METADATA_BLOCKS.map(({ family, base }) => formatAddress({ family, value: base }));
     expect(addresses.length).toBeGreaterThan(8);
     for (const address of [...addresses, '169.254.169.254', '10.0.0.1', '127.0.0.1'])
       for (const policy of [list, open]) {

@@ -1,28 +1,18 @@
 /** An egress policy as resolver and gateway use it. Pure. */
 import type { DestinationBudgets } from './destination-budgets.ts';
 import type { GatewayPolicy, GatewayVerdict } from './judge.ts';
-import {
-  decide,
-  decideAnswer,
-  decideName,
-  type EgressDecision,
-  type EgressPolicy,
-} from './policy.ts';
+import { decide, decideAnswer, decideName, type EgressDecision, type EgressPolicy } from './policy.ts';
 import { decideRequest, needsDecryption } from './request-policy.ts';
 
 /**
  * @param policy of one sandbox; a changed policy needs a new call
  * @param budgets absent: no limits by name
  */
-export function namePolicy(
-  policy: EgressPolicy,
-  budgets?: Pick<DestinationBudgets, 'isExhausted'>,
-): GatewayPolicy {
+export function namePolicy(policy: EgressPolicy, budgets?: Pick<DestinationBudgets, 'isExhausted'>): GatewayPolicy {
   return {
     allowsName: (name) => verdictOf(decideName(policy, name)),
     allowsAddress: (address) => verdictOf(decideAnswer(policy, address)),
-    decide: ({ address, port }, names) =>
-      verdictOf(decide(policy, { address, port, protocol: 'tcp', names })),
+    decide: ({ address, port }, names) => verdictOf(decide(policy, { address, port, protocol: 'tcp', names })),
     allowsRequest: (head) => decideRequest(policy, head),
     decrypts: (name) => needsDecryption(policy, name),
     isExhausted: (name) => budgets?.isExhausted(name) === true,

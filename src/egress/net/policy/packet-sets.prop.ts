@@ -11,11 +11,7 @@ const block = fc.oneof(
   fc.constantFrom('9.9.9.9', '8.8.8.128/25', '168.63.0.0/16', '100.64.0.0/10'),
 );
 const rule = fc
-  .tuple(
-    block,
-    fc.option(fc.tuple(fc.nat({ max: 8 }), fc.nat({ max: 8 }))),
-    fc.constantFrom('', '/tcp', '/udp'),
-  )
+  .tuple(block, fc.option(fc.tuple(fc.nat({ max: 8 }), fc.nat({ max: 8 }))), fc.constantFrom('', '/tcp', '/udp'))
   .map(([text, ports, protocol]) => {
     if (ports === null) return parseRule(text);
     const [a, b] = ports;
@@ -24,8 +20,7 @@ const rule = fc
 const rules = fc.array(rule, { maxLength: 8 });
 
 function holds(set: PacketSet, value: bigint, port: number, protocol: string): number {
-  const inside = (range: { first: bigint; last: bigint }): boolean =>
-    range.first <= value && value <= range.last;
+  const inside = (range: { first: bigint; last: bigint }): boolean => range.first <= value && value <= range.last;
   const byPort = set.byPort.filter(
     (entry) =>
       entry.protocol === protocol &&
@@ -45,26 +40,19 @@ describe('packet sets properties', () => {
     );
     const protocol = fc.constantFrom('tcp' as const, 'udp' as const);
     fc.assert(
-      fc.property(
-        rules,
-        rules,
-        value,
-        fc.integer({ min: 1, max: 10 }),
-        protocol,
-        (allow, deny, v, port, proto) => {
-          const policy: EgressPolicy = { mode: 'open', allow, deny };
-          const denied = holds(deniedPackets(policy), v, port, proto);
-          const allowed = holds(allowedPackets(policy), v, port, proto);
-          const reserved = reservedIpv4().some((r) => r.first <= v && v <= r.last);
-          expect(denied).toBeLessThanOrEqual(1);
-          expect(allowed).toBeLessThanOrEqual(1);
-          // The order of the chains in ruleset.ts.
-          const address = formatAddress({ family: 4, value: v });
-          const passes = !isMetadata(address) && denied === 0 && (allowed === 1 || !reserved);
-          const decision = decide(policy, { address, port, protocol: proto, names: [] });
-          expect([address, port, proto, passes]).toEqual([address, port, proto, decision.allowed]);
-        },
-      ),
+      fc.property(rules, rules, value, fc.integer({ min: 1, max: 10 }), protocol, (allow, deny, v, port, proto) => {
+        const policy: EgressPolicy = { mode: 'open', allow, deny };
+        const denied = holds(deniedPackets(policy), v, port, proto);
+        const allowed = holds(allowedPackets(policy), v, port, proto);
+        const reserved = reservedIpv4().some((r) => r.first <= v && v <= r.last);
+        expect(denied).toBeLessThanOrEqual(1);
+        expect(allowed).toBeLessThanOrEqual(1);
+        // The order of the chains in ruleset.ts.
+        const address = formatAddress({ family: 4, value: v });
+        const passes = !isMetadata(address) && denied === 0 && (allowed === 1 || !reserved);
+        const decision = decide(policy, { address, port, protocol: proto, names: [] });
+        expect([address, port, proto, passes]).toEqual([address, port, proto, decision.allowed]);
+      }),
       { numRuns: 3000 },
     );
   });

@@ -5,13 +5,7 @@
 import { type AddressRange, mergeRanges, rangeOf, subtractRanges } from '../addresses/addresses.ts';
 import { RESERVED } from '../addresses/metadata.ts';
 import { NetError } from '../errors.ts';
-import {
-  type EgressPolicy,
-  type EgressRule,
-  opensPrivate,
-  type PortRange,
-  type Transport,
-} from './policy.ts';
+import { type EgressPolicy, type EgressRule, opensPrivate, type PortRange, type Transport } from './policy.ts';
 
 interface PortSet {
   readonly addresses: readonly AddressRange[];
@@ -48,9 +42,7 @@ export function deniedPackets(policy: EgressPolicy): PacketSet {
  */
 export function allowedPackets(policy: EgressPolicy): PacketSet {
   return packetSet(policy.allow, (rule, range) =>
-    rule.kind === 'block' && opensPrivate(rule.block)
-      ? [range]
-      : subtractRanges([range], RESERVED_IPV4),
+    rule.kind === 'block' && opensPrivate(rule.block) ? [range] : subtractRanges([range], RESERVED_IPV4),
   );
 }
 
@@ -79,13 +71,9 @@ function packetSet(
   );
   const elements = byPort.reduce((sum, { addresses }) => sum + addresses.length, 0);
   if (elements > PORT_ELEMENTS_MAX) {
-    throw new NetError(
-      'policy_too_large',
-      `egress rules with ports make ${elements} combinations`,
-      {
-        remedy: `Use fewer distinct port ranges: at most ${PORT_ELEMENTS_MAX} combinations fit.`,
-      },
-    );
+    throw new NetError('policy_too_large', `egress rules with ports make ${elements} combinations`, {
+      remedy: `Use fewer distinct port ranges: at most ${PORT_ELEMENTS_MAX} combinations fit.`,
+    });
   }
   return { everything, byPort };
 }

@@ -85,10 +85,7 @@ describe('Pins', () => {
     let ports = 2;
     const pins = new Pins(clock, { destinationsMax: 6 }, (name) => (name === 'web' ? 0 : ports));
     expect(pins.pin('a', ['192.0.2.1', '192.0.2.2'], 60).ok).toBe(true);
-    expect(pins.pin('b', ['192.0.2.1', '192.0.2.2'], 60)).toEqual({
-      ok: false,
-      reason: 'too_many_addresses',
-    });
+    expect(pins.pin('b', ['192.0.2.1', '192.0.2.2'], 60)).toEqual({ ok: false, reason: 'too_many_addresses' });
     expect(pins.pin('b', ['192.0.2.1'], 60).ok).toBe(true);
     expect(pins.pin('b', ['192.0.2.1'], 60).ok).toBe(true);
     expect(pins.pin('web', ['192.0.2.7'], 60).ok).toBe(true);

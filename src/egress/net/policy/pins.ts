@@ -19,12 +19,7 @@ interface PinLimits {
 }
 
 /** Destinations: half of the packet filter's set, which keeps expired elements for a moment. */
-export const PIN_LIMITS: PinLimits = {
-  namesMax: 512,
-  addressesPerNameMax: 64,
-  pinsMax: 4096,
-  destinationsMax: 4096,
-};
+export const PIN_LIMITS: PinLimits = { namesMax: 512, addressesPerNameMax: 64, pinsMax: 4096, destinationsMax: 4096 };
 
 export interface Pin {
   readonly name: string;
@@ -57,11 +52,7 @@ export class Pins {
   #destinations = 0;
 
   /** @param portsOf number of ports on which the packet filter opens the addresses of a name */
-  constructor(
-    clock: Clock,
-    limits: Partial<PinLimits> = {},
-    portsOf: (name: string) => number = () => 0,
-  ) {
+  constructor(clock: Clock, limits: Partial<PinLimits> = {}, portsOf: (name: string) => number = () => 0) {
     this.#clock = clock;
     this.#limits = { ...PIN_LIMITS, ...limits };
     this.#portsOf = portsOf;
@@ -97,9 +88,7 @@ export class Pins {
   /** Live addresses of a name. */
   addressesOf(name: string): string[] {
     const nowMs = this.#clock.now();
-    return [...(this.#byName.get(name) ?? [])].flatMap(([address, endMs]) =>
-      endMs > nowMs ? [address] : [],
-    );
+    return [...(this.#byName.get(name) ?? [])].flatMap(([address, endMs]) => (endMs > nowMs ? [address] : []));
   }
 
   /** Names with a live pin to this address. */
@@ -148,18 +137,14 @@ export class Pins {
     this.#destinations = destinations;
   }
 
-  #refusal(
-    name: string,
-    addresses: readonly string[],
-  ): 'too_many_names' | 'too_many_addresses' | undefined {
+  #refusal(name: string, addresses: readonly string[]): 'too_many_names' | 'too_many_addresses' | undefined {
     const { namesMax, addressesPerNameMax, pinsMax, destinationsMax } = this.#limits;
     const known = this.#byName.get(name);
     const fresh = new Set(addresses.filter((address) => known?.has(address) !== true)).size;
     if (known === undefined && fresh > 0 && this.#byName.size >= namesMax) return 'too_many_names';
     if ((known?.size ?? 0) + fresh > addressesPerNameMax) return 'too_many_addresses';
     const ports = this.#ports.get(name) ?? this.#portsOf(name);
-    const isFull =
-      this.#count + fresh > pinsMax || this.#destinations + fresh * ports > destinationsMax;
+    const isFull = this.#count + fresh > pinsMax || this.#destinations + fresh * ports > destinationsMax;
     return fresh > 0 && isFull ? 'too_many_addresses' : undefined;
   }
 

@@ -18,12 +18,10 @@ const target = fc.oneof(
   fc.constantFrom('168.63.0.0/16', '100.64.0.0/10', '169.254.0.0/16', '169.254.169.254', 'a.test'),
   fc.constantFrom('*.a.test', '*.test', 'metadata.google.internal'),
 );
-const rule = fc
-  .tuple(target, fc.option(fc.tuple(port, fc.constantFrom('', '/tcp', '/udp'))))
-  .map(([text, ports]) => {
-    const host = text.startsWith('::') ? `[${text}]` : text;
-    return parseRule(ports === null ? text : `${host}:${ports[0]}${ports[1]}`);
-  });
+const rule = fc.tuple(target, fc.option(fc.tuple(port, fc.constantFrom('', '/tcp', '/udp')))).map(([text, ports]) => {
+  const host = text.startsWith('::') ? `[${text}]` : text;
+  return parseRule(ports === null ? text : `${host}:${ports[0]}${ports[1]}`);
+});
 const rules = fc.array(rule, { maxLength: 6 });
 const policy: fc.Arbitrary<EgressPolicy> = fc.record({
   mode: fc.constantFrom('none' as const, 'allowlist' as const, 'open' as const),
@@ -84,21 +82,14 @@ describe('policy properties', () => {
       const plain = formatAddress({ family, value });
       if (family === 6) return plain;
       const pair = `${hex(value >> 16n)}:${hex(value & 0xffffn)}`;
-      const forms = [
-        plain,
-        String(value),
-        `0x${hex(value)}`,
-        `::ffff:${plain}`,
-        `64:ff9b::${pair}`,
-      ];
+      const forms = [plain, String(value), `0x${hex(value)}`, `::ffff:${plain}`, `64:ff9b::${pair}`];
       return forms[how] ?? `2002:${pair}::1`;
     });
     fc.assert(
       fc.property(policy, destination, disguised, (p, to, text) => {
         const decision = decide(p, { ...to, address: text });
         expect([text, decision.allowed]).toEqual([text, false]);
-        if (!to.names.includes('metadata.google.internal'))
-          expect(decision.reason).toBe('metadata');
+        if (!to.names.includes('metadata.google.internal')) expect(decision.reason).toBe('metadata');
       }),
       RUNS,
     );

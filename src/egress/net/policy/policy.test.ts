@@ -32,14 +32,7 @@ describe('decide', () => {
   it('open allows the public internet only', () => {
     expect(to(open(), '1.1.1.1')).toBe('open');
     expect(to(open(), '2606:4700::1')).toBe('open');
-    for (const address of [
-      '10.0.0.1',
-      '127.0.0.1',
-      '192.168.1.1',
-      '100.64.0.1',
-      '::1',
-      'fd00::1',
-    ]) {
+    for (const address of ['10.0.0.1', '127.0.0.1', '192.168.1.1', '100.64.0.1', '::1', 'fd00::1']) {
       expect([address, to(open(), address)]).toEqual([address, 'private']);
     }
     expect(to(open(), '::ffff:10.0.0.1')).toBe('private');
@@ -109,12 +102,7 @@ describe('decide', () => {
   });
   it('refuses what is no address, and says why in words', () => {
     expect(to(open(), 'example.com')).toBe('bad_address');
-    const { why, rule } = decide(open([], ['8.8.0.0/16']), {
-      address: '8.8.8.8',
-      port: 1,
-      protocol: 'tcp',
-      names: [],
-    });
+    const { why, rule } = decide(open([], ['8.8.0.0/16']), { address: '8.8.8.8', port: 1, protocol: 'tcp', names: [] });
     expect([rule, why]).toEqual(['8.8.0.0/16', 'the rule 8.8.0.0/16 denies it']);
   });
 });

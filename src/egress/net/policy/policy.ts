@@ -127,8 +127,7 @@ export function decide(policy: EgressPolicy, destination: Destination): EgressDe
   const denied = policy.deny.find((rule) => denies(rule, address, destination, names));
   if (denied !== undefined) return refuse('denied', `the rule ${denied.text} denies it`, denied);
   const block = policy.allow.find(
-    (rule) =>
-      rule.kind === 'block' && opensAddress(rule, address) && portMatches(rule, destination),
+    (rule) => rule.kind === 'block' && opensAddress(rule, address) && portMatches(rule, destination),
   );
   if (block !== undefined) return allow('listed_block', `the rule ${block.text} allows it`, block);
   const range = reservedRangeOf(address);
@@ -136,11 +135,7 @@ export function decide(policy: EgressPolicy, destination: Destination): EgressDe
   return decideByName(policy, destination, names);
 }
 
-function decideByName(
-  policy: EgressPolicy,
-  destination: Destination,
-  names: readonly string[],
-): EgressDecision {
+function decideByName(policy: EgressPolicy, destination: Destination, names: readonly string[]): EgressDecision {
   if (policy.mode === 'open') return allow('open', 'the policy is open');
   const rules = names.map((name) =>
     rulesFor(policy, name, destination).find((rule) => opensName(rule, name, destination)),
@@ -173,8 +168,7 @@ export function decideName(policy: EgressPolicy, text: string): EgressDecision {
 /** Decides whether an answer may have an address: not if no connection to it is allowed (rebinding). */
 export function decideAnswer(policy: EgressPolicy, text: string): EgressDecision {
   const address = readAddress(text);
-  if (address === undefined)
-    return refuse('bad_address', `${JSON.stringify(text)} is not an address`);
+  if (address === undefined) return refuse('bad_address', `${JSON.stringify(text)} is not an address`);
   return refusedAddress(policy, address) ?? allow('open', 'no rule denies the address');
 }
 
@@ -217,9 +211,7 @@ function refusedAddress(policy: EgressPolicy, address: IpAddress): EgressDecisio
   const metadata = metadataOf(address);
   if (metadata !== undefined) return refuseMetadata('the address', metadata.provider);
   if (policy.mode === 'none') return refuse('mode_none', 'the sandbox has no network');
-  const denied = policy.deny.find(
-    (rule) => rule.kind === 'block' && everyPort(rule) && shutsAddress(rule, address),
-  );
+  const denied = policy.deny.find((rule) => rule.kind === 'block' && everyPort(rule) && shutsAddress(rule, address));
   if (denied !== undefined) return refuse('denied', `the rule ${denied.text} denies it`, denied);
   const range = reservedRangeOf(address);
   if (range === undefined) return undefined;
@@ -228,16 +220,8 @@ function refusedAddress(policy: EgressPolicy, address: IpAddress): EgressDecisio
 }
 
 /** A denied name is denied on every port, unless the rule has ports. */
-function denies(
-  rule: EgressRule,
-  address: IpAddress,
-  destination: Destination,
-  names: readonly string[],
-): boolean {
-  const target =
-    rule.kind === 'block'
-      ? shutsAddress(rule, address)
-      : names.some((name) => nameMatches(rule, name));
+function denies(rule: EgressRule, address: IpAddress, destination: Destination, names: readonly string[]): boolean {
+  const target = rule.kind === 'block' ? shutsAddress(rule, address) : names.some((name) => nameMatches(rule, name));
   return target && portMatches(rule, destination);
 }
 
@@ -259,11 +243,7 @@ export function requestRulesFor({ allow }: EgressPolicy, name: string): RequestR
 }
 
 /** If a name has request rules, rules that open the whole name, or all names above it, do not count. */
-function rulesFor(
-  policy: EgressPolicy,
-  name: string,
-  { port }: Destination,
-): readonly (NameRule | RequestRule)[] {
+function rulesFor(policy: EgressPolicy, name: string, { port }: Destination): readonly (NameRule | RequestRule)[] {
   const requests = requestRulesFor(policy, name);
   // On UDP, too: HTTP/3 would carry the same requests unreadably.
   const isJudged = requests.length > 0 && NAME_PORTS.includes(port);
@@ -305,10 +285,7 @@ function refuse(reason: EgressReason, why: string, rule?: EgressRule): EgressDec
 }
 
 function refuseMetadata(what: string, provider: string): EgressDecision {
-  return refuse(
-    'metadata',
-    `${what} belongs to a metadata service (${provider}), which no rule can allow`,
-  );
+  return refuse('metadata', `${what} belongs to a metadata service (${provider}), which no rule can allow`);
 }
 
 function refusePrivate(block: string, name: string): EgressDecision {

@@ -28,8 +28,7 @@ export type PathProblem =
 
 type PathRead =
   /** @property path with percent-encodings in upper case: for comparison, not to be sent */
-  | { readonly ok: true; readonly path: string }
-  | { readonly ok: false; readonly problem: PathProblem };
+  { readonly ok: true; readonly path: string } | { readonly ok: false; readonly problem: PathProblem };
 
 /** RFC 3986 section 3.3, with `%` and `/`; `;` has its own problem. */
 const CHARACTERS = /^[A-Za-z0-9\-._~!$&'()*+,=:@;%/]*$/;
@@ -74,13 +73,9 @@ function segmentProblem(segment: string): PathProblem | undefined {
 
 function decoded(segment: string): string | undefined {
   if (!segment.includes('%')) return segment;
-  const bytes = segment.replaceAll(/%(..)/g, (_, code: string) =>
-    String.fromCharCode(Number.parseInt(code, 16)),
-  );
+  const bytes = segment.replaceAll(/%(..)/g, (_, code: string) => String.fromCharCode(Number.parseInt(code, 16)));
   try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(
-      Buffer.from(bytes, 'latin1'),
-    );
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(Buffer.from(bytes, 'latin1'));
   } catch {
     return undefined;
   }
@@ -99,8 +94,7 @@ const WHY: Readonly<Record<PathProblem, string>> = {
   character: 'it has a character that must be percent-encoded',
   percent: 'it has a % without two hex digits',
   encoded_unreserved: 'it has a letter, digit or one of -._~ percent-encoded',
-  encoded_delimiter:
-    'it has a slash, backslash, semicolon, percent sign or control percent-encoded',
+  encoded_delimiter: 'it has a slash, backslash, semicolon, percent sign or control percent-encoded',
   encoded_text: 'it has percent-encoded text that some servers read as other text',
   empty_segment: 'it has //',
   dot_segment: 'it has a segment of dots or spaces alone',

@@ -179,11 +179,7 @@ describe('rules by method and path: what else they open and close', () => {
     expect(decideRequest(policy, head('GET /v2')).allowed).toBe(false);
   });
   it('a rule that denies still denies', () => {
-    const policy = parsePolicy({
-      mode: 'allowlist',
-      allow: [`GET https://${API}/v1/`],
-      deny: ['*.example.com'],
-    });
+    const policy = parsePolicy({ mode: 'allowlist', allow: [`GET https://${API}/v1/`], deny: ['*.example.com'] });
     expect(decide(policy, to(443)).reason).toBe('denied');
   });
   it('are not widened by a secret that belongs to the host', () => {
@@ -193,10 +189,7 @@ describe('rules by method and path: what else they open and close', () => {
     const secrets = [{ name: 'KEY', hosts, places: [], placeholder: 'NV_1', value }];
     const given = { secrets, authority: new CertificateAuthority({ wall: () => 0 }) };
     const both = withSecretHosts(policy, { ...given, roots: () => createSecureContext() });
-    expect(both.allow.map(({ text }) => text)).toEqual([
-      `GET https://${API}/v1/`,
-      'b.example.com:443',
-    ]);
+    expect(both.allow.map(({ text }) => text)).toEqual([`GET https://${API}/v1/`, 'b.example.com:443']);
     expect(decideRequest(both, head('GET /admin')).reason).toBe('path_refused');
   });
   it('another port of the same name is opened as before', () => {
@@ -242,13 +235,9 @@ describe('parseRule: invalid rules by method and path', () => {
   });
   it('the same name whole and in part', () => {
     for (const whole of [API, `${API}:443`, `${API}:80-90/tcp`])
-      expect(problem(whole, `GET https://${API}/v1/`), whole).toContain(
-        'one opens all of the host',
-      );
+      expect(problem(whole, `GET https://${API}/v1/`), whole).toContain('one opens all of the host');
     // HTTP/3 would say any request.
-    expect(problem(`${API}:443/udp`, `GET https://${API}/v1/`)).toContain(
-      'one opens all of the host',
-    );
+    expect(problem(`${API}:443/udp`, `GET https://${API}/v1/`)).toContain('one opens all of the host');
     expect(problem(`${API}:8080`, `${API}:53/udp`, `GET https://${API}/v1/`)).toBe('fine');
   });
   it('in the mode open, and to deny', () => {

@@ -73,8 +73,7 @@ export function decideRequest(policy: EgressPolicy, head: RequestHead): RequestV
 }
 
 function changesRequest({ name, value }: Field): boolean {
-  if (/^connection$/i.test(plainFieldName(name)))
-    return !value.split(',').every((one) => CONNECTION.test(one.trim()));
+  if (/^connection$/i.test(plainFieldName(name))) return !value.split(',').every((one) => CONNECTION.test(one.trim()));
   return isOverride(name);
 }
 

@@ -42,8 +42,7 @@ export function parseRequestRule(text: string): RequestRule {
   const scheme = schemeText.toLowerCase();
   if (scheme !== 'https' && scheme !== 'http') throw invalid(text, `is of ${scheme}://`);
   const methods = words === undefined ? undefined : parseMethods(text, words);
-  if (scheme === 'http' && methods?.has(WEBSOCKET) === true)
-    throw invalid(text, 'has WEBSOCKET, which needs https://');
+  if (scheme === 'http' && methods?.has(WEBSOCKET) === true) throw invalid(text, 'has WEBSOCKET, which needs https://');
   const port = PORTS[scheme];
   return {
     kind: 'request',
@@ -69,11 +68,7 @@ function parseMethods(text: string, words: string): ReadonlySet<string> {
   return new Set(methods);
 }
 
-function parseName(
-  text: string,
-  authority: string,
-  port: number,
-): Pick<RequestRule, 'name' | 'below'> {
+function parseName(text: string, authority: string, port: number): Pick<RequestRule, 'name' | 'below'> {
   if (authority.includes('@')) throw invalid(text, 'has a user in its URL');
   const [, host = '', portText] = /^(\[.*\]|[^:]*)(?::(.*))?$/.exec(authority) ?? [];
   if (portText !== undefined && portText !== String(port)) {
@@ -89,18 +84,14 @@ function parseName(
 function parsePath(text: string, rest: string): string {
   if (rest === '') throw invalid(text, 'has no path: end it with / for every path');
   if (/[?#]/.test(rest)) throw invalid(text, 'has a query or fragment: only the path is judged');
-  if (rest.includes('*'))
-    throw invalid(text, 'has a * in its path: a rule includes everything below its path');
+  if (rest.includes('*')) throw invalid(text, 'has a * in its path: a rule includes everything below its path');
   const read = readPath(rest);
-  if (!read.ok)
-    throw invalid(text, `has a path that no request can have: ${pathProblemText(read.problem)}`);
+  if (!read.ok) throw invalid(text, `has a path that no request can have: ${pathProblemText(read.problem)}`);
   return read.path;
 }
 
 function invalid(text: string, why: string): NetError {
-  return new NetError('policy_invalid', `egress rule ${quote(text.slice(0, 320))} ${why}`, {
-    remedy: REMEDY,
-  });
+  return new NetError('policy_invalid', `egress rule ${quote(text.slice(0, 320))} ${why}`, { remedy: REMEDY });
 }
 
 function quote(text: string): string {

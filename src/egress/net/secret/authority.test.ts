@@ -19,9 +19,7 @@ describe('CertificateAuthority', () => {
   it('makes certificates at a bounded rate, and serves hosts that have one meanwhile', async () => {
     let now = Date.UTC(2026, 0);
     const authority = new CertificateAuthority({ wall: () => now });
-    const made = Array.from({ length: CERTIFICATES.size }, (_, n) =>
-      authority.contextFor(`h${n}.example`),
-    );
+    const made = Array.from({ length: CERTIFICATES.size }, (_, n) => authority.contextFor(`h${n}.example`));
     await expect(authority.contextFor('more.example')).rejects.toThrow('too many different hosts');
     expect(authority.contextFor(`h${CERTIFICATES.size - 1}.example`)).toBe(made.at(-1));
     now += 1000;

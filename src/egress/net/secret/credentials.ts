@@ -34,10 +34,7 @@ const DEFAULT_FIELDS: readonly string[] = [
   'xi-api-key',
 ];
 
-export const DEFAULT_PLACES: readonly SecretPlace[] = DEFAULT_FIELDS.map((name) => ({
-  in: 'header',
-  name,
-}));
+export const DEFAULT_PLACES: readonly SecretPlace[] = DEFAULT_FIELDS.map((name) => ({ in: 'header', name }));
 
 const FIELD =
   /(?:auth|authorization|token|key|secret|password|passwd|passphrase|pass|credentials?|signature|sig|signatureinput|jwt|assertion|ticket|session|dpop|cert)$/;
@@ -87,7 +84,5 @@ export function plainName(name: string): string {
 }
 
 function decoded(name: string): string {
-  return name.replaceAll(/%([0-9a-f]{2})/gi, (_, hex: string) =>
-    String.fromCharCode(Number.parseInt(hex, 16)),
-  );
+  return name.replaceAll(/%([0-9a-f]{2})/gi, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
 }

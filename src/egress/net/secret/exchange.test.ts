@@ -1,12 +1,6 @@
 import { gzipSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
-import {
-  OTHER_PLACEHOLDER,
-  OTHER_TOKEN,
-  PLACEHOLDER,
-  SECRETS,
-  TOKEN,
-} from '../../../../test/support/secrets.ts';
+import { OTHER_PLACEHOLDER, OTHER_TOKEN, PLACEHOLDER, SECRETS, TOKEN } from '../../../../test/support/secrets.ts';
 import { SecretValue } from '../../../base/request/secret-value.ts';
 import { type ExchangeOutput, SecretExchange } from './exchange.ts';
 import { type EgressSecret, matcherOf } from './secret.ts';
@@ -88,9 +82,7 @@ describe('SecretExchange: requests', () => {
     const more = ['Accept-Encoding: gzip', 'TE: trailers', 'HTTP2-Settings: AAMAAABk'];
     const parts = ['Range: bytes=0-11', 'If-Range: "x"', 'Request-Range: bytes=0-11'];
     const text = own.replace('X: y', ['X: y', ...more, ...parts].join('\r\n'));
-    expect(new World().guest(text).sent('to_upstream')).toBe(
-      own.replace(/\r\n$/, 'Accept-Encoding: identity\r\n\r\n'),
-    );
+    expect(new World().guest(text).sent('to_upstream')).toBe(own.replace(/\r\n$/, 'Accept-Encoding: identity\r\n\r\n'));
   });
   it.each([
     ['secret_misplaced', get(`Connection: ${PLACEHOLDER}`)],
@@ -116,12 +108,7 @@ describe('SecretExchange: requests', () => {
   it.each(['Authorization: Bearer mine', 'X_Api_Key: mine', 'Cookie: session=mine'])(
     'refuses a credential in the trailer of a request with a secret: %s',
     (field) => {
-      const head = crlf(
-        'POST /x HTTP/1.1',
-        'Host: a.example',
-        'Transfer-Encoding: chunked',
-        BEARER,
-      );
+      const head = crlf('POST /x HTTP/1.1', 'Host: a.example', 'Transfer-Encoding: chunked', BEARER);
       const world = new World().guest(head).guest(`1\r\na\r\n0\r\n${field}\r\n\r\n`);
       expect(world.reasons).toEqual(['credential_beside_secret']);
       expect(world.sent('to_upstream')).not.toContain('mine');
@@ -153,9 +140,7 @@ describe('SecretExchange: requests', () => {
     ['GET', ['Max-Forwards: 0']],
     ['OPTIONS', ['Max-Forwards: 0']],
   ])('puts none into %s %j', (method, more) => {
-    const world = new World().guest(
-      crlf(`${method} /x HTTP/1.1`, 'Host: a.example', BEARER, ...more),
-    );
+    const world = new World().guest(crlf(`${method} /x HTTP/1.1`, 'Host: a.example', BEARER, ...more));
     expect(world.sent('to_upstream')).toContain(PLACEHOLDER);
     expect(world.unfilled).toEqual(['API_KEY']);
     expect(world.filled).toEqual([]);
@@ -195,9 +180,7 @@ describe('SecretExchange: requests', () => {
     expect(world.sent('to_upstream')).not.toContain('X-Original');
   });
   it('a refused second request is answered after the first, and is the last', () => {
-    const world = new World().guest(
-      get(BEARER) + crlf('GET / HTTP/1.1', 'Host: b.example', BEARER) + get(BEARER),
-    );
+    const world = new World().guest(get(BEARER) + crlf('GET / HTTP/1.1', 'Host: b.example', BEARER) + get(BEARER));
     expect(world.sent('to_upstream').match(/Host/g)).toHaveLength(1);
     expect(world.sent('to_guest')).toBe('');
     world.upstream(`${OK}Content-Length: 2\r\n\r\nok`);
@@ -214,27 +197,20 @@ describe('SecretExchange: answers', () => {
   const steps = [1, 2, 7, 1000];
   const asked = (): World => new World().guest(get(BEARER));
   const spellings = [
-    ...[
-      TOKEN,
-      encodeURIComponent(TOKEN),
-      encodeURIComponent(TOKEN).replaceAll(/%../g, (byte) => byte.toLowerCase()),
-    ],
+    ...[TOKEN, encodeURIComponent(TOKEN), encodeURIComponent(TOKEN).replaceAll(/%../g, (byte) => byte.toLowerCase())],
     JSON.stringify(TOKEN),
     JSON.stringify(TOKEN).replaceAll('/', '\\/'),
   ];
   const told = `you said ${spellings.join(', ')}`;
 
-  it.each(steps)(
-    'replaces a secret by its placeholder in head and body, %i bytes at a time',
-    (step) => {
-      const text = `${OK}X-Seen: Bearer ${TOKEN}\r\nContent-Length: ${told.length}\r\n\r\n${told}`;
-      const seen = asked().upstream(text, step).sent('to_guest');
-      expect(seen).toHaveLength(text.length);
-      expect(seen).toContain(`X-Seen: Bearer ${PLACEHOLDER}\r\n`);
-      expect(seen).toContain(`you said ${PLACEHOLDER}, ${PLACEHOLDER}`);
-      expect(seen).not.toContain('sk-live');
-    },
-  );
+  it.each(steps)('replaces a secret by its placeholder in head and body, %i bytes at a time', (step) => {
+    const text = `${OK}X-Seen: Bearer ${TOKEN}\r\nContent-Length: ${told.length}\r\n\r\n${told}`;
+    const seen = asked().upstream(text, step).sent('to_guest');
+    expect(seen).toHaveLength(text.length);
+    expect(seen).toContain(`X-Seen: Bearer ${PLACEHOLDER}\r\n`);
+    expect(seen).toContain(`you said ${PLACEHOLDER}, ${PLACEHOLDER}`);
+    expect(seen).not.toContain('sk-live');
+  });
   it.each(steps)('replaces a secret that spans chunks, %i bytes at a time', (step) => {
     const chunks = [told.slice(0, 12), told.slice(12, 20), told.slice(20)];
     const body = chunks.map((one) => `${one.length.toString(16)};x=y\r\n${one}\r\n`).join('');
@@ -279,10 +255,7 @@ describe('SecretExchange: answers', () => {
     ['as .NET writes JSON', TOKEN.replaceAll('+', '\\u002B').replaceAll('"', '\\u0022')],
     ['in HTML', TOKEN.replaceAll('+', '&#43;').replaceAll('"', '&quot;').replaceAll('/', '&#x2F;')],
     ['as Python quotes it', encodeURIComponent(TOKEN).replaceAll('%2F', '/')],
-    [
-      'every character escaped',
-      [...TOKEN].map((one) => `%${one.charCodeAt(0).toString(16)}`).join(''),
-    ],
+    ['every character escaped', [...TOKEN].map((one) => `%${one.charCodeAt(0).toString(16)}`).join('')],
     ['in base64 of a longer text', Buffer.from(`{"k":"${TOKEN}"}`).toString('base64')],
   ])('replaces a secret %s', (_, spelled) => {
     const length = `Content-Length: ${spelled.length}\r\n\r\n`;
@@ -344,9 +317,7 @@ describe('SecretExchange: answers', () => {
     expect(world.outputs.at(-1)?.kind).toBe('close');
   });
   it('interim answers, HEAD and 304 keep later answers in step', () => {
-    const world = new World().guest(
-      crlf('HEAD / HTTP/1.1', 'Host: a.example', BEARER) + get(BEARER) + get(BEARER),
-    );
+    const world = new World().guest(crlf('HEAD / HTTP/1.1', 'Host: a.example', BEARER) + get(BEARER) + get(BEARER));
     const interim = 'HTTP/1.1 103 Early Hints\r\n\r\n';
     const answers = `${OK}Content-Length: 9\r\n\r\n${interim}HTTP/1.1 304 Not Modified\r\n\r\n${OK}Content-Length: 2\r\n\r\nok`;
     expect(world.upstream(answers, 3).sent('to_guest')).toBe(answers);
@@ -362,8 +333,7 @@ describe('SecretExchange: another protocol', () => {
   const ask = get('Upgrade: websocket', 'Connection: Upgrade', BEARER);
   const agree = 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n';
 
-  const frame = (first: number, text: string): string =>
-    `${String.fromCharCode(first, text.length)}${text}`;
+  const frame = (first: number, text: string): string => `${String.fromCharCode(first, text.length)}${text}`;
 
   it('continues in both directions, and is still searched', () => {
     const world = new World().guest(ask);
@@ -440,11 +410,7 @@ function payloadOf(frames: string): string {
   for (let at = 0; at < bytes.length; ) {
     const [first = 0, short = 0] = bytes.subarray(at, at + 2);
     const length =
-      short === 127
-        ? Number(bytes.readBigUInt64BE(at + 2))
-        : short === 126
-          ? bytes.readUInt16BE(at + 2)
-          : short;
+      short === 127 ? Number(bytes.readBigUInt64BE(at + 2)) : short === 126 ? bytes.readUInt16BE(at + 2) : short;
     const from = at + 2 + (short === 127 ? 8 : short === 126 ? 2 : 0);
     const payload = bytes.toString('latin1', from, from + length);
     at = from + length;

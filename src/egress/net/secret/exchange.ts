@@ -12,13 +12,7 @@ import { hostText, type RequestHead } from '../http/head.ts';
 import { httpRefusal, type RefusalStatus } from '../http/refusal.ts';
 import { type HttpPiece, HttpRequestReader } from '../http/requests.ts';
 import type { Judgement, RefusalReason } from '../policy/judge.ts';
-import {
-  type FilledHead,
-  fillHead,
-  foreignField,
-  type PlacementProblem,
-  type RefusedHead,
-} from './head.ts';
+import { type FilledHead, fillHead, foreignField, type PlacementProblem, type RefusedHead } from './head.ts';
 import { type ResponsePiece, type ResponseProblem, SecretResponses } from './responses.ts';
 import { type EgressSecret, hidesAny, matcherOf, placeholdersIn, secretsOf } from './secret.ts';
 import { isSetField, withoutSetFields, withSetFields } from './set-fields.ts';
@@ -84,9 +78,7 @@ export class SecretExchange {
     this.#own = ofHost.filter(({ sets }) => sets === undefined);
     this.#set = ofHost.filter(({ sets }) => sets !== undefined);
     this.#isScrubbed = hidesAny(ofHost);
-    this.#responses = new SecretResponses(
-      this.#isScrubbed ? matcherOf(options.secrets, options.host) : undefined,
-    );
+    this.#responses = new SecretResponses(this.#isScrubbed ? matcherOf(options.secrets, options.host) : undefined);
   }
 
   /** The last allowed request, to judge again after a change of policy. */
@@ -211,16 +203,13 @@ export class SecretExchange {
   #fill(head: RequestHead): FilledHead | RefusedHead {
     const isFillable = this.#mayFill(head);
     const rest = isFillable ? withoutSetFields(head, this.#set) : head;
-    if (!this.#isScrubbed)
-      return { ok: true, forward: rest.forward, used: [], isWithoutCookies: false };
+    if (!this.#isScrubbed) return { ok: true, forward: rest.forward, used: [], isWithoutCookies: false };
     return fillHead(rest, isFillable ? this.#own : []);
   }
 
   /** A proxy in front of the host may answer these, and repeat the request. */
   #mayFill({ method, fields }: RequestHead): boolean {
-    return (
-      method.toUpperCase() !== 'OPTIONS' && !fields.some(({ name }) => /^max-forwards$/i.test(name))
-    );
+    return method.toUpperCase() !== 'OPTIONS' && !fields.some(({ name }) => /^max-forwards$/i.test(name));
   }
 
   #onResponses(pieces: readonly ResponsePiece[]): void {
@@ -230,8 +219,7 @@ export class SecretExchange {
       else if (piece.kind === 'switched') this.#phase = 'tunnel';
       else if (piece.kind === 'head') this.#onResponseHead(piece.isLast, piece.status);
       else if (piece.kind === 'refused') this.#onBadResponse(piece.reason);
-      else if (this.#phase === 'refusing' && this.#responses.isComplete)
-        this.#answer(this.#refusal);
+      else if (this.#phase === 'refusing' && this.#responses.isComplete) this.#answer(this.#refusal);
     }
   }
 
@@ -244,8 +232,7 @@ export class SecretExchange {
     const why = `the answer of ${this.#options.host} cannot be passed on: ${reason}`;
     this.#report(reason, why);
     // These are refused at the head, before any of the answer was passed on.
-    if (reason === 'response_encoded' || reason === 'response_partial')
-      this.#answer(httpRefusal(502, reason, why));
+    if (reason === 'response_encoded' || reason === 'response_partial') this.#answer(httpRefusal(502, reason, why));
     else this.#close();
   }
 

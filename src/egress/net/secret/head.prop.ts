@@ -30,12 +30,7 @@ const FIELDS: Readonly<Record<string, boolean>> = {
   range: false,
   'x-forwarded-for': false,
 };
-const DEFAULT_FIELDS: readonly string[] = [
-  'authorization',
-  'x-api-key',
-  'x-auth-token',
-  'private-token',
-];
+const DEFAULT_FIELDS: readonly string[] = ['authorization', 'x-api-key', 'x-auth-token', 'private-token'];
 const PARAMETERS: Readonly<Record<string, boolean>> = {
   key: true,
   'k%65y': true,
@@ -56,9 +51,7 @@ const value = fc.oneof(
   mark.map((text) => `Bearer mine, Bearer ${text}`),
   mark.map((text) => `x${text}y`),
   fc.tuple(mark, mark).map((two) => two.join(' ')),
-  fc
-    .tuple(fc.oneof(mark, own), fc.oneof(mark, own))
-    .map((pair) => `Basic ${base64(pair.join(':'))}`),
+  fc.tuple(fc.oneof(mark, own), fc.oneof(mark, own)).map((pair) => `Basic ${base64(pair.join(':'))}`),
 );
 const parameterValue = fc.oneof(
   fc.constantFrom('mine', '', 'x;key=mine'),
@@ -82,9 +75,7 @@ const request = fc.record({
     { weight: 9, arbitrary: fc.constant('/bucket/o') },
     mark.map((one) => `/${one}`),
   ),
-  query: fc.array(fc.tuple(fc.constantFrom(...Object.keys(PARAMETERS)), parameterValue), {
-    maxLength: 2,
-  }),
+  query: fc.array(fc.tuple(fc.constantFrom(...Object.keys(PARAMETERS)), parameterValue), { maxLength: 2 }),
   fields,
   body: fc.oneof(fc.constant(''), mark),
 });
@@ -106,17 +97,9 @@ it('a value leaves only at its place, of a request without another credential', 
         const secret = { name: text.name, hosts: ['a.example'], placeholder: text.mark };
         return { ...secret, places: bound, value: new SecretValue(text.value) };
       });
-      const target =
-        query.length === 0 ? path : `${path}?${query.map((one) => one.join('=')).join('&')}`;
-      const lines = fields.map(
-        ([name, text, isUpper]) => `${isUpper ? name.toUpperCase() : name}: ${text}`,
-      );
-      const head = [
-        `PUT ${target} HTTP/1.1`,
-        'Host: a.example',
-        `Content-Length: ${body.length}`,
-        ...lines,
-      ];
+      const target = query.length === 0 ? path : `${path}?${query.map((one) => one.join('=')).join('&')}`;
+      const lines = fields.map(([name, text, isUpper]) => `${isUpper ? name.toUpperCase() : name}: ${text}`);
+      const head = [`PUT ${target} HTTP/1.1`, 'Host: a.example', `Content-Length: ${body.length}`, ...lines];
       const exchange = new SecretExchange({
         host: 'a.example',
         secrets,
@@ -124,15 +107,13 @@ it('a value leaves only at its place, of a request without another credential', 
       });
       const bytes = Buffer.from(`${head.join('\r\n')}\r\n\r\n${body}`, 'latin1');
       const out = exchange.fromGuest(bytes);
-      const sent = Buffer.concat(
-        out.flatMap((one) => (one.kind === 'to_upstream' ? [one.bytes] : [])),
-      ).toString('latin1');
+      const sent = Buffer.concat(out.flatMap((one) => (one.kind === 'to_upstream' ? [one.bytes] : []))).toString(
+        'latin1',
+      );
       const isFilled = checkSent(sent, secrets);
       const isRefused = out.some(({ kind }) => kind === 'refused');
       expect(isRefused ? sent : isRefused).toBe(isRefused ? '' : false);
-      const hasMark = `${target} ${fields.map(([, text]) => decoded(text)).join(' ')}`.includes(
-        'NV_',
-      );
+      const hasMark = `${target} ${fields.map(([, text]) => decoded(text)).join(' ')}`.includes('NV_');
       // A request without a placeholder is never refused.
       expect(isRefused && !hasMark).toBe(false);
       counts[isRefused ? 'refused' : isFilled ? 'filled' : 'plain'] += 1;
@@ -167,9 +148,7 @@ function checkSent(sent: string, secrets: readonly EgressSecret[]): boolean {
       const allowed =
         bound.length === 0
           ? DEFAULT_FIELDS.map((field) => `header ${field}`)
-          : bound.map(
-              (one) => `${one.in} ${one.in === 'header' ? one.name.toLowerCase() : one.name}`,
-            );
+          : bound.map((one) => `${one.in} ${one.in === 'header' ? one.name.toLowerCase() : one.name}`);
       expect(allowed).toContain(`${slot.in} ${slot.name}`);
     }
     // Alone there: no list of credentials, no second cookie.

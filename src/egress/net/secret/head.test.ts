@@ -11,17 +11,12 @@ const OTHER_MARK = 'NV_SECRET_zyxwvutsrqponmlk';
 const basic = (pair: string): string => Buffer.from(pair, 'latin1').toString('base64');
 
 function secret(places: EgressSecret['places'] = [], isOther = false): EgressSecret {
-  const [name, placeholder, value] = isOther
-    ? ['APP_KEY', OTHER_MARK, OTHER_VALUE]
-    : ['API_KEY', MARK, VALUE];
+  const [name, placeholder, value] = isOther ? ['APP_KEY', OTHER_MARK, OTHER_VALUE] : ['API_KEY', MARK, VALUE];
   return { name, hosts: ['a.example'], places, placeholder, value: new SecretValue(value) };
 }
 
 function fill(target: string, fields: readonly string[], secrets = [secret()]) {
-  const parsed = parseHead(
-    [`POST ${target} HTTP/1.1`, 'Host: a.example', 'Content-Length: 0', ...fields],
-    'https',
-  );
+  const parsed = parseHead([`POST ${target} HTTP/1.1`, 'Host: a.example', 'Content-Length: 0', ...fields], 'https');
   if (!parsed.ok) throw new Error(parsed.reason);
   return fillHead(parsed.head, secrets);
 }
@@ -106,11 +101,7 @@ describe('fillHead: refuses a placeholder elsewhere', () => {
     ['twice in one field', '/', [`X-Api-Key: ${MARK} ${MARK}`]],
     ['twice the same field', '/', [`X-Api-Key: ${MARK}`, `x-api-key: ${MARK}`]],
   ])('%s', (_what, target, fields) => {
-    expect(fill(target, fields)).toMatchObject({
-      ok: false,
-      reason: 'secret_misplaced',
-      names: ['API_KEY'],
-    });
+    expect(fill(target, fields)).toMatchObject({ ok: false, reason: 'secret_misplaced', names: ['API_KEY'] });
   });
   it.each([
     ['another parameter', `/?other=${MARK}`],
@@ -204,9 +195,7 @@ describe('fillHead: refuses another credential beside a secret', () => {
 it('fillHead: the work for a request does not grow with the secrets and places of its host', () => {
   const many = Array.from({ length: 32 }, (_, index): EgressSecret => {
     const placeholder = `NV_SECRET_${index}`.padEnd(32, 'x');
-    const places = [...'abcdefgh'].map(
-      (name) => ({ in: 'query', name: `${name}${index}` }) as const,
-    );
+    const places = [...'abcdefgh'].map((name) => ({ in: 'query', name: `${name}${index}` }) as const);
     return { ...secret(places), name: `KEY_${index}`, placeholder };
   });
   const target = `/?${'a=b&'.repeat(3900)}`;

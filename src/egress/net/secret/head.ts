@@ -44,8 +44,7 @@ export interface RefusedHead {
 }
 
 /** Request fields that would make an answer compressed or partial, in which secrets can't be found. */
-const RESHAPES =
-  /^(?:accept-encoding|te|sec-websocket-extensions|range|if-range|request-range|http2-settings)$/i;
+const RESHAPES = /^(?:accept-encoding|te|sec-websocket-extensions|range|if-range|request-range|http2-settings)$/i;
 /** Before a placeholder in a field: a scheme as in `Bearer …`, a name as in `Token token="…"`. */
 const BEFORE = /^(?:[A-Za-z][A-Za-z0-9_-]{0,63} +)?(?:[A-Za-z0-9_.~+@/-]{1,64}[=:])?("?)$/;
 const BASIC = /^(basic +)([A-Za-z0-9+/]+={0,2})$/i;
@@ -69,10 +68,7 @@ interface FieldPart extends Part {
 }
 
 /** @param ofHost the secrets of the request's host */
-export function fillHead(
-  head: RequestHead,
-  ofHost: readonly EgressSecret[],
-): FilledHead | RefusedHead {
+export function fillHead(head: RequestHead, ofHost: readonly EgressSecret[]): FilledHead | RefusedHead {
   // Mostly none or one: a guest must not make each of thousands of parameters cost the work of all secrets.
   const secrets = secretsOfHead(head, ofHost);
   const [path = '', ...rest] = head.path.split('?');
@@ -151,21 +147,13 @@ function fillParameter(text: string, secrets: readonly EgressSecret[]): Part {
   const [secret] = found;
   if (secret === undefined) return { what, text, found, place };
   if (!found.every((one) => hasPlace(one, place)))
-    return {
-      what: name.includes(secret.placeholder) ? 'the query' : what,
-      text,
-      found,
-      problem: 'elsewhere',
-    };
+    return { what: name.includes(secret.placeholder) ? 'the query' : what, text, found, problem: 'elsewhere' };
   if (value !== secret.placeholder) return { what, text, found, problem: 'not_alone', place };
   return { what, text: `${name}=${encodeURIComponent(secret.value.reveal())}`, found, place };
 }
 
 /** The name of a field, for messages, that a server may take for a credential, a cookie included; undefined: none. */
-export function foreignField(
-  fields: readonly Field[],
-  ofHost: readonly EgressSecret[],
-): string | undefined {
+export function foreignField(fields: readonly Field[], ofHost: readonly EgressSecret[]): string | undefined {
   const placed = placedKeys(ofHost);
   const foreign = fields.find(({ name, value }) => {
     const part = { what: '', text: value, found: [], place: { in: 'header', name } } as const;
@@ -183,9 +171,7 @@ function isCredential({ text, place }: Part, placed: ReadonlySet<string>): boole
   if (place === undefined) return false;
   if (place.in === 'header') {
     const isPlaced = text !== '' && placed.has(keyOf(place));
-    return (
-      !isCookie(place.name) && (isPlaced || isCredentialField({ name: place.name, value: text }))
-    );
+    return !isCookie(place.name) && (isPlaced || isCredentialField({ name: place.name, value: text }));
   }
   // Some servers separate parameters by semicolons, too.
   return text.split(';').some((one) => {
@@ -200,9 +186,7 @@ function fillField({ name, value }: Field, secrets: readonly EgressSecret[]): Fi
   const place = { in: 'header', name } as const;
   const scheme = BASIC.exec(value)?.[1] ?? '';
   const pair = basicPair(value);
-  const found = secrets.filter(({ placeholder }) =>
-    [name, value, pair].some((text) => text.includes(placeholder)),
-  );
+  const found = secrets.filter(({ placeholder }) => [name, value, pair].some((text) => text.includes(placeholder)));
   const what = `the header field ${shown(name)}`;
   const part = { what, text: value, found, place };
   if (found.length === 0) return part;
@@ -212,11 +196,7 @@ function fillField({ name, value }: Field, secrets: readonly EgressSecret[]): Fi
 }
 
 /** Each half is a placeholder, or has none. */
-function filledBasic(
-  scheme: string,
-  pair: string,
-  found: readonly EgressSecret[],
-): string | undefined {
+function filledBasic(scheme: string, pair: string, found: readonly EgressSecret[]): string | undefined {
   const colon = pair.indexOf(':');
   const halves = colon < 0 ? [pair] : [pair.slice(0, colon), pair.slice(colon + 1)];
   const filled = halves.map((half) => {
@@ -245,10 +225,7 @@ function keyOf(place: SecretPlace | undefined): string {
 }
 
 /** The secrets whose placeholders are anywhere in it. */
-function secretsOfHead(
-  { path, fields }: RequestHead,
-  secrets: readonly EgressSecret[],
-): readonly EgressSecret[] {
+function secretsOfHead({ path, fields }: RequestHead, secrets: readonly EgressSecret[]): readonly EgressSecret[] {
   const texts = fields.flatMap(({ name, value }) => [name, value, basicPair(value)]);
   return foundIn([path, ...texts].join('\n'), secrets);
 }

@@ -23,11 +23,8 @@ export function hiddenTexts(name: string, value: string): readonly string[] {
   const isCredential = isCookie(name) || isCredentialField({ name, value });
   const atLeast = (min: number): string[] => pieces.filter(({ length }) => length >= min);
   const long = atLeast(HIDDEN_CHARACTERS_MIN);
-  const hidden =
-    long.length === 0 && isCredential ? atLeast(HIDDEN_CREDENTIAL_CHARACTERS_MIN) : long;
-  const halves = basicHalves(words).filter(
-    ({ length }) => length >= HIDDEN_CREDENTIAL_CHARACTERS_MIN,
-  );
+  const hidden = long.length === 0 && isCredential ? atLeast(HIDDEN_CREDENTIAL_CHARACTERS_MIN) : long;
+  const halves = basicHalves(words).filter(({ length }) => length >= HIDDEN_CREDENTIAL_CHARACTERS_MIN);
   return [...new Set([...hidden, ...halves])];
 }
 

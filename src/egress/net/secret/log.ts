@@ -28,10 +28,7 @@ export class SecretLog {
     for (const name of names) {
       const isNew = isAdded(this.#known[kind], `${name} ${host}`, KNOWN_MAX[kind]);
       const level = kind === 'filled' || kind === 'without_cookies' ? 'info' : 'warn';
-      this.#log[isNew ? level : 'debug'](textOf(kind, name, host), {
-        sandbox,
-        ...(why === undefined ? {} : { why }),
-      });
+      this.#log[isNew ? level : 'debug'](textOf(kind, name, host), { sandbox, ...(why === undefined ? {} : { why }) });
     }
   }
 }

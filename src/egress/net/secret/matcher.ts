@@ -75,12 +75,7 @@ export class Matcher {
    * @param bytes with earlier ones before `from`, for spellings that begin there
    * @param onFound gets the pattern and the offset in `bytes` after its last byte
    */
-  scan(
-    at: MatchState,
-    bytes: Buffer,
-    from: number,
-    onFound: (pattern: Pattern, end: number) => void,
-  ): void {
+  scan(at: MatchState, bytes: Buffer, from: number, onFound: (pattern: Pattern, end: number) => void): void {
     const { sets } = at;
     for (let index = from; index < bytes.length; index += 1) {
       if (at.quiet === KEPT) {

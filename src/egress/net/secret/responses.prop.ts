@@ -1,10 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import {
-  SECRET_MATCHER,
-  SECRET_VALUE,
-  withoutChunks,
-} from '../../../../test/support/server-secret.ts';
+import { SECRET_MATCHER, SECRET_VALUE, withoutChunks } from '../../../../test/support/server-secret.ts';
 import { SecretResponses } from './responses.ts';
 
 const RUNS = { numRuns: 2000 };
@@ -23,9 +19,7 @@ const part = fc.constantFrom(
   '\r\n',
   'x',
 );
-const input = fc
-  .array(part, { maxLength: 12 })
-  .map((parts) => Buffer.from(parts.join(''), 'latin1'));
+const input = fc.array(part, { maxLength: 12 }).map((parts) => Buffer.from(parts.join(''), 'latin1'));
 const cuts = fc.array(fc.nat(30), { maxLength: 20 });
 
 /** What becomes of the answers, and their bytes without the framing of chunks, which are cut anew. */

@@ -8,13 +8,7 @@
  *                                 └─ to the end of the stream
  */
 import { type BodyFraming, type HttpFrame, HttpFramer } from '../http/framer.ts';
-import {
-  fieldValues,
-  isBodiless,
-  parseStatus,
-  RESPONSE_RULES,
-  responseFraming,
-} from '../http/response-head.ts';
+import { fieldValues, isBodiless, parseStatus, RESPONSE_RULES, responseFraming } from '../http/response-head.ts';
 import type { Matcher } from './matcher.ts';
 import { Scrubber } from './scrubber.ts';
 import { SecretWebSocket } from './websocket.ts';

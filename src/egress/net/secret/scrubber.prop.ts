@@ -11,9 +11,7 @@ const LENGTH_MAX = 3;
 // A small alphabet, so that texts overlap, contain and begin one another, and spellings can be read in two ways.
 const letter = fc.constantFrom('a', 'b', '%', '6', '1');
 const patterns = fc.array(
-  fc
-    .string({ unit: letter, minLength: 1, maxLength: LENGTH_MAX })
-    .map((find): Pattern => ({ find, put: 'XYZXYZ' })),
+  fc.string({ unit: letter, minLength: 1, maxLength: LENGTH_MAX }).map((find): Pattern => ({ find, put: 'XYZXYZ' })),
   { minLength: 1, maxLength: 4 },
 );
 const unit = fc.oneof(
@@ -122,17 +120,9 @@ describe('Scrubber properties', () => {
     fc.assert(
       fc.property(visible, any, any, alphabet, cuts, (value, before, after, how, sizes) => {
         const placeholder = 'NV_aaaaaaaaaaaaaaaaaaaaaaaaa'.slice(0, value.length);
-        const secret = {
-          name: 'K',
-          hosts: ['h'],
-          places: [],
-          placeholder,
-          value: new SecretValue(value),
-        };
+        const secret = { name: 'K', hosts: ['h'], places: [], placeholder, value: new SecretValue(value) };
         const encode = (middle: string): string =>
-          Buffer.concat([Buffer.from(before), Buffer.from(middle), Buffer.from(after)]).toString(
-            how,
-          );
+          Buffer.concat([Buffer.from(before), Buffer.from(middle), Buffer.from(after)]).toString(how);
         const out = pieces(matcherOf([secret], 'h'), `x ${encode(value)} y`, sizes).join('');
         // At the edges the base64 alphabet is ambiguous.
         const plain = (text: string): string => text.replaceAll('-', '+').replaceAll('_', '/');

@@ -67,9 +67,7 @@ export class Scrubber {
   /** @param until bytes before it are sent: a match that begins there has ended, so no longer one can come */
   #decide(bytes: Buffer, until: number): Buffer {
     const changes = this.#found.map((found) => changeOf(bytes, found));
-    const decided = changes
-      .filter(({ start }) => start < until)
-      .toSorted((a, b) => a.start - b.start || b.end - a.end);
+    const decided = changes.filter(({ start }) => start < until).toSorted((a, b) => a.start - b.start || b.end - a.end);
     const isChanged = decided.length > 0 || this.#begun.length > 0;
     const out = isChanged ? Buffer.from(bytes) : bytes;
     this.#begun.copy(out);
@@ -96,11 +94,7 @@ function changeOf(bytes: Buffer, { pattern, start, end }: Found): Change {
   const last = edgeOf(bytes[end], after, digits);
   const length = end - start;
   const text = `${first}${put.padEnd(length, FILL).slice(0, length)}${last}`;
-  return {
-    start: start - first.length,
-    end: end + last.length,
-    put: Buffer.from(text, 'latin1'),
-  };
+  return { start: start - first.length, end: end + last.length, put: Buffer.from(text, 'latin1') };
 }
 
 /** Changes only the bits of a secret. Empty text: no such character. */

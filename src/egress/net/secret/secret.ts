@@ -75,10 +75,7 @@ function patternsFor(host: string): readonly string[] {
 }
 
 /** Whether TLS to this host must be decrypted. */
-export function needsSecrets(
-  secrets: EgressSecrets | undefined,
-  host: string | undefined,
-): secrets is EgressSecrets {
+export function needsSecrets(secrets: EgressSecrets | undefined, host: string | undefined): secrets is EgressSecrets {
   return secrets !== undefined && host !== undefined && secretsOf(secrets.secrets, host).length > 0;
 }
 
@@ -128,12 +125,7 @@ function patternsOf(find: string, placeholder: string): Pattern[] {
 }
 
 /** @param offset bytes before it in its base64 group of three */
-function base64Pattern(
-  find: string,
-  put: string,
-  offset: number,
-  alphabet: 'base64' | 'base64url',
-): Pattern {
+function base64Pattern(find: string, put: string, offset: number, alphabet: 'base64' | 'base64url'): Pattern {
   const encode = (text: string): string =>
     Buffer.from(`${'\0'.repeat(offset)}${text}`, 'latin1')
       .toString(alphabet)
@@ -144,8 +136,7 @@ function base64Pattern(
   const end = Math.floor(bits / 6);
   const digitOf = (index: number): number =>
     Buffer.from(`AAA${String.fromCharCode(digits[index] ?? 0)}`, 'base64')[2] ?? 0;
-  const edge = (index: number, mask: number) =>
-    mask === 0 ? undefined : { mask, bits: digitOf(index) & mask };
+  const edge = (index: number, mask: number) => (mask === 0 ? undefined : { mask, bits: digitOf(index) & mask });
   return {
     find: encode(find).slice(first, end),
     put: encode(put).slice(first, end),

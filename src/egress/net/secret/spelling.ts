@@ -51,11 +51,7 @@ export function spellingBefore(bytes: Buffer, end: number): Spelling | undefined
     const fourth = bytes[end - 4];
     if (third === PERCENT) return { bytes: 3, code };
     if (third === LETTER_X && fourth === BACKSLASH) return { bytes: 4, code };
-    const isUnicode =
-      third === ZERO &&
-      fourth === ZERO &&
-      bytes[end - 5] === LETTER_U &&
-      bytes[end - 6] === BACKSLASH;
+    const isUnicode = third === ZERO && fourth === ZERO && bytes[end - 5] === LETTER_U && bytes[end - 6] === BACKSLASH;
     if (isUnicode) return { bytes: 6, code };
   }
   const isEscaped = bytes[end - 2] === BACKSLASH && isPunctuation(last);
@@ -89,8 +85,7 @@ function hexDigit(code: number): number {
 }
 
 function isPunctuation(code: number): boolean {
-  const isAlphanumeric =
-    (code >= 0x30 && code <= 0x39) || ((code | 0x20) >= 0x61 && (code | 0x20) <= 0x7a);
+  const isAlphanumeric = (code >= 0x30 && code <= 0x39) || ((code | 0x20) >= 0x61 && (code | 0x20) <= 0x7a);
   return isVisible(code) && !isAlphanumeric;
 }
 

@@ -71,12 +71,7 @@ export class SecretWebSocket {
     const lengthBytes = short === 127 ? 8 : short === 126 ? 2 : 0;
     if ((first & RESERVED) !== 0 || (second & MASKED) !== 0) return undefined;
     if (all.length < 2 + lengthBytes) return all.length - before;
-    const length =
-      lengthBytes === 8
-        ? Number(all.readBigUInt64BE(2))
-        : lengthBytes === 2
-          ? all.readUInt16BE(2)
-          : short;
+    const length = lengthBytes === 8 ? Number(all.readBigUInt64BE(2)) : lengthBytes === 2 ? all.readUInt16BE(2) : short;
     this.#head = Buffer.alloc(0);
     return this.#begin(first, length) ? 2 + lengthBytes - before : undefined;
   }

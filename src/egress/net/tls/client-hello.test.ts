@@ -1,10 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import {
-  helloMessage,
-  records,
-  serverNameData,
-  sized,
-} from '../../../../test/support/client-hello.ts';
+import { helloMessage, records, serverNameData, sized } from '../../../../test/support/client-hello.ts';
 import { ClientHelloReader, HELLO_BYTES_MAX, HELLO_WIRE_BYTES_MAX } from './client-hello.ts';
 import { SecondHello, ServerHelloStart } from './hello-retry.ts';
 
@@ -15,10 +10,7 @@ function read(...chunks: Uint8Array[]) {
 }
 const refused = (reason: string) => ({ kind: 'refused', reason });
 const HELLO = helloMessage({ serverName: 'Api.Example.com', protocols: ['h2', 'http/1.1'] });
-const READ = {
-  kind: 'hello',
-  hello: { serverName: 'api.example.com', protocols: ['h2', 'http/1.1'], hasEch: false },
-};
+const READ = { kind: 'hello', hello: { serverName: 'api.example.com', protocols: ['h2', 'http/1.1'], hasEch: false } };
 
 describe('ClientHelloReader', () => {
   it('reads name and protocols, over any records and pieces', () => {
@@ -49,9 +41,7 @@ describe('ClientHelloReader', () => {
     expect(read(records(message))).toMatchObject({ hello: { serverName: undefined } });
   });
   it('sees an encrypted hello, and its forerunner', () => {
-    expect(read(records(helloMessage({ hasEch: true })))).toMatchObject({
-      hello: { hasEch: true },
-    });
+    expect(read(records(helloMessage({ hasEch: true })))).toMatchObject({ hello: { hasEch: true } });
     const esni = helloMessage({ extensions: [[0xffce, Buffer.alloc(8)]] });
     expect(read(records(esni))).toMatchObject({ hello: { hasEch: true } });
   });
@@ -79,36 +69,24 @@ describe('ClientHelloReader', () => {
     expect(read(tiny)).toEqual(refused('too_long'));
   });
   it('refuses what is there twice', () => {
-    const twice = helloMessage({
-      serverName: 'a.example',
-      extensions: [[0, serverNameData('b.example')]],
-    });
+    const twice = helloMessage({ serverName: 'a.example', extensions: [[0, serverNameData('b.example')]] });
     expect(read(records(twice))).toEqual(refused('duplicate'));
     const both = helloMessage({ extensions: [[0, serverNameData('a.example', 'b.example')]] });
     expect(read(records(both))).toEqual(refused('duplicate'));
   });
-  it.each([
-    '169.254.169.254',
-    '2852039166',
-    'a.example.',
-    '',
-    'a\0.example',
-    'é.example',
-    '*.example',
-  ])('refuses the name %j', (serverName) => {
-    expect(read(records(helloMessage({ serverName })))).toEqual(refused('server_name'));
-  });
+  it.each(['169.254.169.254', '2852039166', 'a.example.', '', 'a\0.example', 'é.example', '*.example'])(
+    'refuses the name %j',
+    (serverName) => {
+      expect(read(records(helloMessage({ serverName })))).toEqual(refused('server_name'));
+    },
+  );
   it('refuses lengths that do not fit', () => {
     for (const data of ['', '0000', '0003', '00030000', '000400000161ff', '0005010002612e'])
-      expect(
-        read(records(helloMessage({ extensions: [[0, Buffer.from(data, 'hex')]] }))).kind,
-        data,
-      ).toBe('refused');
+      expect(read(records(helloMessage({ extensions: [[0, Buffer.from(data, 'hex')]] }))).kind, data).toBe('refused');
     for (const data of ['', '0000', '000100', '000302', '00020161ff'])
-      expect(
-        read(records(helloMessage({ extensions: [[16, Buffer.from(data, 'hex')]] }))),
-        data,
-      ).toEqual(refused('malformed'));
+      expect(read(records(helloMessage({ extensions: [[16, Buffer.from(data, 'hex')]] }))), data).toEqual(
+        refused('malformed'),
+      );
   });
 });
 

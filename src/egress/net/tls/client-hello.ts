@@ -82,8 +82,7 @@ export class ClientHelloReader {
       const taken = this.#phase === 'head' ? this.#takeHead(rest) : this.#takeFragment(rest);
       at += taken;
       this.#wireBytes += taken;
-      if (this.#state.kind === 'more' && this.#wireBytes >= HELLO_WIRE_BYTES_MAX)
-        this.#refuse('too_long');
+      if (this.#state.kind === 'more' && this.#wireBytes >= HELLO_WIRE_BYTES_MAX) this.#refuse('too_long');
     }
     return this.#state;
   }
@@ -165,8 +164,7 @@ export function parseHello(body: Uint8Array): HelloState {
   const compression = fields.vector(1);
   if (legacyVersion?.[0] !== 3 || random === undefined) return refused('malformed');
   if (sessionId === undefined || sessionId.length > 32) return refused('malformed');
-  if (suites === undefined || suites.length < 2 || suites.length % 2 !== 0)
-    return refused('malformed');
+  if (suites === undefined || suites.length < 2 || suites.length % 2 !== 0) return refused('malformed');
   if (compression === undefined || compression.length === 0) return refused('malformed');
   let serverName: string | undefined;
   let protocols: readonly string[] = [];
@@ -179,8 +177,7 @@ export function parseHello(body: Uint8Array): HelloState {
   while (!list.isEmpty) {
     const type = list.u16();
     const data = list.vector(2);
-    if (type === undefined || data === undefined || seen.size >= EXTENSIONS_MAX)
-      return refused('malformed');
+    if (type === undefined || data === undefined || seen.size >= EXTENSIONS_MAX) return refused('malformed');
     if (seen.has(type)) return refused('duplicate');
     seen.add(type);
     if (type === EXTENSION.serverName) {

@@ -64,10 +64,7 @@ export class SecondHello {
       if (this.#head[0] === RECORD_HANDSHAKE) {
         this.#isHello = true;
         this.#reader.push(Uint8Array.of(RECORD_HANDSHAKE));
-      } else if (
-        this.#head[0] !== RECORD_CHANGE_CIPHER_SPEC &&
-        this.#head[0] !== RECORD_APPLICATION_DATA
-      )
+      } else if (this.#head[0] !== RECORD_CHANGE_CIPHER_SPEC && this.#head[0] !== RECORD_APPLICATION_DATA)
         return { kind: 'refused', reason: 'out_of_order' };
       if (this.#head.length < RECORD_HEAD_BYTES) continue;
       this.#skipBytesLeft = ((this.#head[3] ?? 0) << 8) | (this.#head[4] ?? 0);

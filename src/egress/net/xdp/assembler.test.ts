@@ -1,8 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { Assembler } from './assembler.ts';
 
-const hex = (bytes: Uint8Array): string[] =>
-  Buffer.from(bytes).toString('hex').match(/.{16}/g) ?? [];
+const hex = (bytes: Uint8Array): string[] => Buffer.from(bytes).toString('hex').match(/.{16}/g) ?? [];
 
 describe('Assembler', () => {
   it('lays instructions out as RFC 9669 says', () => {

@@ -17,12 +17,7 @@ import { closeFd } from '../../../sys/fd.ts';
 import { SyscallError } from '../../../sys/libc.ts';
 import type { Links } from '../link/links.ts';
 import { LinkError } from '../netlink/errors.ts';
-import {
-  COUNTS_BYTES,
-  type MetadataDrops,
-  metadataProgram,
-  readDrops,
-} from './metadata-program.ts';
+import { COUNTS_BYTES, type MetadataDrops, metadataProgram, readDrops } from './metadata-program.ts';
 
 const NAME = 'nv_metadata';
 /** Links of one process: more than the default pool has subnets. */
@@ -38,8 +33,7 @@ type GuardErrorCode = 'not_permitted' | 'unsupported' | 'failed';
 export class GuardError extends CodedError<GuardErrorCode> {}
 
 const REMEDIES: Record<GuardErrorCode, string> = {
-  not_permitted:
-    'Give NeuroVisor CAP_BPF, or run it as root; in a container, allow the bpf system call.',
+  not_permitted: 'Give NeuroVisor CAP_BPF, or run it as root; in a container, allow the bpf system call.',
   unsupported: 'Use a kernel of 5.12 or later with CONFIG_BPF_SYSCALL.',
   failed: 'Report this message.',
 };
@@ -85,8 +79,7 @@ export class MetadataGuards {
       throw error;
     }
     let final: MetadataDrops | undefined;
-    const drops = (): MetadataDrops =>
-      final ?? readDrops(readMapEntry(mapFd, linkIndex, COUNTS_BYTES));
+    const drops = (): MetadataDrops => final ?? readDrops(readMapEntry(mapFd, linkIndex, COUNTS_BYTES));
     return {
       drops,
       close: () => {

@@ -30,8 +30,7 @@ const dropped = (family: Family, value: bigint): boolean =>
 
 describe('metadataProgram', () => {
   it('drops an address exactly where resolver, gateway and packet filter refuse it', () => {
-    const agrees = (family: Family) => (value: bigint) =>
-      dropped(family, value) === isMetadata({ family, value });
+    const agrees = (family: Family) => (value: bigint) => dropped(family, value) === isMetadata({ family, value });
     fc.assert(fc.property(nearPattern, agrees(6)), { numRuns: 3000 });
     fc.assert(fc.property(ipv6, agrees(6)));
     fc.assert(fc.property(nearBlock, agrees(4)), { numRuns: 1000 });

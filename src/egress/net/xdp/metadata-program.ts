@@ -26,9 +26,7 @@ const IPV6 = { destinationAt: ETHERNET_BYTES + 24, headerBytes: 40 } as const;
 /** struct xdp_md, u32 each. */
 const CONTEXT = { data: 0, dataEnd: 4, linkIndex: 12 } as const;
 const KEY_AT = -4;
-const [verdict, context, data, end, scratch] = [
-  0, 1, 2, 3, 4,
-] as const satisfies readonly Register[];
+const [verdict, context, data, end, scratch] = [0, 1, 2, 3, 4] as const satisfies readonly Register[];
 const WORDS = [5, 6, 7, 8] as const;
 const IPV6_BITS = 128n;
 const MASK_32 = 0xffff_ffffn;
@@ -73,10 +71,7 @@ const EMBEDDINGS: readonly Embedding[] = [
   { fixed: [{ at: 0, bits: 16, value: 0x2002n }], pieces: [{ at: 16, bits: 32 }] },
   { fixed: [{ at: 0, bits: 32, value: 0x2001_0000n }], pieces: [{ at: 32, bits: 32 }] },
   { fixed: [{ at: 0, bits: 32, value: 0x2001_0000n }], pieces: last32, inverted: true },
-  ...[0x5efen, 0x0200_5efen].map((value) => ({
-    fixed: [{ at: 64, bits: 32, value }],
-    pieces: last32,
-  })),
+  ...[0x5efen, 0x0200_5efen].map((value) => ({ fixed: [{ at: 64, bits: 32, value }], pieces: last32 })),
 ];
 
 /** Patterns of all IPv6 addresses in these blocks, by themselves or by an IPv4 address inside. */
@@ -92,10 +87,7 @@ function embed({ fixed, pieces, inverted }: Embedding, base: bigint, prefix: num
   let pattern: Pattern = { mask: 0n, value: 0n };
   const put = (at: number, bits: number, mask: bigint, value: bigint): void => {
     const shift = IPV6_BITS - BigInt(at + bits);
-    pattern = {
-      mask: pattern.mask | (mask << shift),
-      value: pattern.value | ((value & mask) << shift),
-    };
+    pattern = { mask: pattern.mask | (mask << shift), value: pattern.value | ((value & mask) << shift) };
   };
   for (const { at, bits, value } of fixed) put(at, bits, ones(bits), value);
   const mask4 = ones(prefix) << BigInt(32 - prefix);
@@ -119,8 +111,7 @@ export function metadataProgram(mapFd: number, blocks = METADATA_BLOCKS): Uint8A
   code.loadWord(data, context, CONTEXT.data).loadWord(end, context, CONTEXT.dataEnd);
   reaches(code, ETHERNET_BYTES);
   code.loadHalf(WORDS[0], data, ETHERTYPE_AT).swap(WORDS[0], 16);
-  for (const type of [ETHERTYPE.vlan, ETHERTYPE.serviceVlan])
-    code.jumpIfEqual32(WORDS[0], type, 'unreadable');
+  for (const type of [ETHERTYPE.vlan, ETHERTYPE.serviceVlan]) code.jumpIfEqual32(WORDS[0], type, 'unreadable');
   code.jumpIfEqual32(WORDS[0], ETHERTYPE.ipv6, 'ipv6');
   code.jumpIfNotEqual32(WORDS[0], ETHERTYPE.ipv4, 'pass');
 
@@ -135,10 +126,8 @@ export function metadataProgram(mapFd: number, blocks = METADATA_BLOCKS): Uint8A
 
   code.label('ipv6');
   reaches(code, ETHERNET_BYTES + IPV6.headerBytes);
-  for (const [index, word] of WORDS.entries())
-    code.loadWord(word, data, IPV6.destinationAt + 4 * index).swap(word, 32);
-  for (const [index, pattern] of ipv6Patterns(blocks).entries())
-    matches(code, pattern, `no ${index}`);
+  for (const [index, word] of WORDS.entries()) code.loadWord(word, data, IPV6.destinationAt + 4 * index).swap(word, 32);
+  for (const [index, pattern] of ipv6Patterns(blocks).entries()) matches(code, pattern, `no ${index}`);
   code.jump('pass');
 
   count(code.label('metadata'), mapFd, 0);

@@ -61,9 +61,7 @@ function withAuth(index: Index, logins: readonly Login[]): Index {
 async function configuredUris(files: HostFiles): Promise<string[]> {
   const found: string[] = [];
   for (const { name, text } of await filesOf(files, 'sources.list', 'sources.list.d')) {
-    const pattern = name.endsWith('.sources')
-      ? /^URIs:[ \t]*(.+)$/gim
-      : /^[ \t]*deb[ \t]+(?:\[[^\]]*\][ \t]+)?(\S+)/gm;
+    const pattern = name.endsWith('.sources') ? /^URIs:[ \t]*(.+)$/gim : /^[ \t]*deb[ \t]+(?:\[[^\]]*\][ \t]+)?(\S+)/gm;
     for (const [, uris = ''] of text.matchAll(pattern)) found.push(...uris.trim().split(/\s+/));
   }
   return found;
@@ -77,9 +75,7 @@ async function configuredLogins(files: HostFiles): Promise<readonly Login[]> {
 async function configuredProxies(files: HostFiles): Promise<ClientProxies> {
   const proxies: { http?: string; https?: string } = {};
   for (const { text } of await filesOf(files, 'apt.conf', 'apt.conf.d')) {
-    for (const [, scheme, url = ''] of text.matchAll(
-      /^[ \t]*Acquire::(https?)::Proxy[ \t]+"([^"\n]*)"/gim,
-    )) {
+    for (const [, scheme, url = ''] of text.matchAll(/^[ \t]*Acquire::(https?)::Proxy[ \t]+"([^"\n]*)"/gim)) {
       const proxy = url === 'DIRECT' ? '' : url;
       proxies[scheme?.toLowerCase() === 'https' ? 'https' : 'http'] = proxy;
     }

@@ -7,10 +7,7 @@ import type { HostFiles } from './host-files.ts';
 import { indexOf } from './index-url.ts';
 import { withProxies } from './proxies.ts';
 
-const PUBLIC: Index = {
-  baseUrl: 'https://index.crates.io/',
-  fileHosts: ['static.crates.io', 'crates.io'],
-};
+const PUBLIC: Index = { baseUrl: 'https://index.crates.io/', fileHosts: ['static.crates.io', 'crates.io'] };
 /** Cargo refuses circles, too. */
 const STEPS_MAX = 5;
 
@@ -22,15 +19,11 @@ export async function cargoIndex(files: HostFiles): Promise<Index | undefined> {
   const config = await tableOf(files, 'config');
   const name = replacement(config);
   const proxy = env['CARGO_HTTP_PROXY'] || textIn(config, 'http', 'proxy');
-  const add = (index: Index): Index =>
-    withProxies(index, files, 'cargo', { http: proxy, https: proxy });
+  const add = (index: Index): Index => withProxies(index, files, 'cargo', { http: proxy, https: proxy });
   if (name === 'crates-io') return add(PUBLIC);
   const address = textIn(config, 'source', name, 'registry') ?? registryIndex(files, config, name);
   if (address?.startsWith('sparse+') !== true) return undefined;
-  const index = indexOf(
-    address.slice('sparse+'.length),
-    "the source that replaces crates-io of the host's cargo",
-  );
+  const index = indexOf(address.slice('sparse+'.length), "the source that replaces crates-io of the host's cargo");
   const token = await tokenOf(files, config, name, address);
   // Cargo's book, "Registry Authentication": the token is the whole value.
   return add(token === undefined ? index : { ...index, authorization: token });
@@ -48,19 +41,11 @@ function replacement(config: Table): string {
 }
 
 function registryIndex({ env }: HostFiles, config: Table, name: string): string | undefined {
-  return (
-    env[`CARGO_REGISTRIES_${variableName(name)}_INDEX`] ??
-    textIn(config, 'registries', name, 'index')
-  );
+  return env[`CARGO_REGISTRIES_${variableName(name)}_INDEX`] ?? textIn(config, 'registries', name, 'index');
 }
 
 /** Of the registry of the source's name, unless that has another index, or of one with the same index. */
-async function tokenOf(
-  files: HostFiles,
-  config: Table,
-  name: string,
-  address: string,
-): Promise<string | undefined> {
+async function tokenOf(files: HostFiles, config: Table, name: string, address: string): Promise<string | undefined> {
   const indexOfRegistry = (one: string) => registryIndex(files, config, one);
   const own = [undefined, address].includes(indexOfRegistry(name)) ? [name] : [];
   const others = Object.keys(tableIn(config, 'registries'));

@@ -22,7 +22,5 @@ export function indexOf(text: string, where: string): Index {
 
 /** As pip and curl: a percent sign that encodes nothing is one. */
 function decoded(text: string): string {
-  return text.replace(/(?:%[0-9a-f]{2})+/gi, (all) =>
-    Buffer.from(all.replaceAll('%', ''), 'hex').toString('utf8'),
-  );
+  return text.replace(/(?:%[0-9a-f]{2})+/gi, (all) => Buffer.from(all.replaceAll('%', ''), 'hex').toString('utf8'));
 }

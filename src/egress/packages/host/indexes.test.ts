@@ -6,10 +6,7 @@ import type { Configured, Index } from '../upstream/index-set.ts';
 import type { HostFiles } from './host-files.ts';
 import { readIndexes } from './indexes.ts';
 
-function host(
-  files: Readonly<Record<string, string>> = {},
-  env: Readonly<Record<string, string>> = {},
-): HostFiles {
+function host(files: Readonly<Record<string, string>> = {}, env: Readonly<Record<string, string>> = {}): HostFiles {
   return {
     env,
     home: '/home/user',
@@ -57,10 +54,7 @@ describe('readIndexes', () => {
   it('a password never stays in a URL', async () => {
     const url = 'https://me:p%40ss@pip.example/simple';
     const { pip } = await read({}, { PIP_INDEX_URL: url });
-    expect(pip).toMatchObject({
-      baseUrl: 'https://pip.example/simple/',
-      authorization: basic('me:p@ss'),
-    });
+    expect(pip).toMatchObject({ baseUrl: 'https://pip.example/simple/', authorization: basic('me:p@ss') });
   });
 
   it('a password with a percent sign that encodes nothing is taken as it is', async () => {
@@ -75,10 +69,7 @@ describe('readIndexes', () => {
       '/ca.pem': 'PEM',
     };
     const uv = { UV_DEFAULT_INDEX: 'https://uv.example/s' };
-    expect((await read(files, uv)).pip).toMatchObject({
-      baseUrl: 'https://user.example/s/',
-      ca: 'PEM',
-    });
+    expect((await read(files, uv)).pip).toMatchObject({ baseUrl: 'https://user.example/s/', ca: 'PEM' });
     const variable = { PIP_INDEX_URL: 'https://env.example/s' };
     expect((await read(files, variable)).pip?.baseUrl).toBe('https://env.example/s/');
     expect((await read({}, uv)).pip?.baseUrl).toBe('https://uv.example/s/');
@@ -139,8 +130,7 @@ describe('readIndexes', () => {
     const files = {
       '/etc/apt/sources.list': '# deb http://no.example/debian x main\n',
       '/etc/apt/sources.list.d/a.list': 'deb [signed-by=/k] https://one.example/x/debian/ s main\n',
-      '/etc/apt/sources.list.d/b.sources':
-        'Types: deb\nURIs: http://two.example/debian-security\nSuites: s\n',
+      '/etc/apt/sources.list.d/b.sources': 'Types: deb\nURIs: http://two.example/debian-security\nSuites: s\n',
     };
     const { debian, 'debian-security': security } = await read(files);
     expect([debian?.baseUrl, security?.baseUrl]).toEqual([
@@ -173,9 +163,7 @@ describe('readIndexes', () => {
     ]);
     expect(JSON.stringify(errors)).not.toContain(secret);
     expect(found.go).toMatchObject({ baseUrl: 'https://go.example/' });
-    expect(found['debian-security']).toMatchObject({
-      baseUrl: 'http://deb.debian.org/debian-security/',
-    });
+    expect(found['debian-security']).toMatchObject({ baseUrl: 'http://deb.debian.org/debian-security/' });
   });
 
   it('a file that can’t be read stops only its own kind', async () => {
@@ -226,20 +214,14 @@ describe('npm scopes', () => {
   });
 
   it('every one of many scopes has its registry: the public one may have packages of those names', async () => {
-    const lines = Array.from(
-      { length: 300 },
-      (_, n) => `@s${n}:registry=https://own.example/${n}/`,
-    );
+    const lines = Array.from({ length: 300 }, (_, n) => `@s${n}:registry=https://own.example/${n}/`);
     const { npmScopes } = await read({ '/home/user/.npmrc': lines.join('\n') });
     expect(npmScopes['@s299']?.baseUrl).toBe('https://own.example/299/');
   });
 
   it('a variable names the registry of a scope, too, and wins', async () => {
     const files = { '/home/user/.npmrc': '@a:registry=https://file.example\n' };
-    const env = {
-      'npm_config_@a:registry': 'https://env.example',
-      'NPM_CONFIG_@Co_x:registry': 'https://co.example',
-    };
+    const env = { 'npm_config_@a:registry': 'https://env.example', 'NPM_CONFIG_@Co_x:registry': 'https://co.example' };
     const { npmScopes } = await read(files, env);
     expect(npmScopes['@a']?.baseUrl).toBe('https://env.example/');
     expect(npmScopes['@co-x']?.baseUrl).toBe('https://co.example/');
@@ -286,10 +268,7 @@ describe('tokens of cargo', () => {
     ['in the file', { file: '\nmirror = { index = "sparse+https://other.example/" }' }],
     ['in a variable', { env: { CARGO_REGISTRIES_MIRROR_INDEX: 'sparse+https://other.example/' } }],
   ])('the token of a registry of the same name elsewhere, %s, is not sent', async (_what, more) => {
-    const { file = '', env } = { env: {}, ...more } as {
-      file?: string;
-      env: Record<string, string>;
-    };
+    const { file = '', env } = { env: {}, ...more } as { file?: string; env: Record<string, string> };
     const files = {
       '/home/user/.cargo/config.toml': config + file,
       '/home/user/.cargo/credentials.toml': '[registries.mirror]\ntoken = "other"\n',
@@ -344,9 +323,7 @@ describe('.netrc', () => {
 
   it('go: GOAUTH=off', async () => {
     const env = { GOPROXY: 'https://go.example', GOAUTH: 'off' };
-    expect((await read({ '/home/user/.netrc': netrc }, env)).go).not.toHaveProperty(
-      'authorization',
-    );
+    expect((await read({ '/home/user/.netrc': netrc }, env)).go).not.toHaveProperty('authorization');
   });
 
   it('apt: auth.conf, by scheme, host and path', async () => {
@@ -391,10 +368,7 @@ describe('proxies', () => {
     expect(npm?.proxies).toMatchObject({ https: 'http://npm-proxy.example/', except: 'a.example' });
     expect(pip?.proxies?.https).toBe('http://pip-proxy.example:8080/');
     expect(cargo?.proxies?.https).toBe('http://cargo-proxy.example/');
-    expect(debian?.proxies).toMatchObject({
-      http: 'http://apt-proxy.example/',
-      https: 'http://apt-proxy.example/',
-    });
+    expect(debian?.proxies).toMatchObject({ http: 'http://apt-proxy.example/', https: 'http://apt-proxy.example/' });
     expect(go?.proxies?.https).toBe('http://me:pw@proxy.example:3128/');
   });
 
@@ -419,15 +393,12 @@ describe('proxies', () => {
     ['5%-p', '5%25-p'],
     ['p%40%zz', 'p%40%25zz'],
     ['%ff', '%25ff'],
-  ])(
-    'a password with a percent sign that encodes nothing is taken as it is: %s',
-    async (password, sent) => {
-      const { npm } = await read({}, { HTTPS_PROXY: `http://me:${password}@proxy.example` });
-      expect(npm?.proxies?.https).toBe(`http://me:${sent}@proxy.example/`);
-      // Node refuses others, at each request.
-      expect(() => new Agent({ proxyEnv: { HTTPS_PROXY: npm?.proxies?.https } })).not.toThrow();
-    },
-  );
+  ])('a password with a percent sign that encodes nothing is taken as it is: %s', async (password, sent) => {
+    const { npm } = await read({}, { HTTPS_PROXY: `http://me:${password}@proxy.example` });
+    expect(npm?.proxies?.https).toBe(`http://me:${sent}@proxy.example/`);
+    // Node refuses others, at each request.
+    expect(() => new Agent({ proxyEnv: { HTTPS_PROXY: npm?.proxies?.https } })).not.toThrow();
+  });
 
   it('one that is no http(s) URL is an error without its value', async () => {
     const found = await readIndexes(host({}, { PIP_PROXY: 'socks5://me:s3cret@x' }), []);

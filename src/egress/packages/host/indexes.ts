@@ -11,10 +11,7 @@ import { npmIndexes } from './npm.ts';
 import { pipIndex } from './pip.ts';
 
 /** @param fileHosts of the owner: `HOST` or `HOST:PORT` that files may come from */
-export async function readIndexes(
-  files: HostFiles,
-  fileHosts: readonly string[],
-): Promise<IndexSet> {
+export async function readIndexes(files: HostFiles, fileHosts: readonly string[]): Promise<IndexSet> {
   const found: IndexSet = Object.assign(
     {},
     ...(await Promise.all([
@@ -29,9 +26,7 @@ export async function readIndexes(
     ])),
   );
   const withHosts = (index: Configured): Configured =>
-    index instanceof PackageError
-      ? index
-      : { ...index, fileHosts: [...(index.fileHosts ?? []), ...fileHosts] };
+    index instanceof PackageError ? index : { ...index, fileHosts: [...(index.fileHosts ?? []), ...fileHosts] };
   const { npmScopes = {}, ...named } = found;
   return { ...mapped(named, withHosts), npmScopes: mapped(npmScopes, withHosts) };
 }
@@ -47,9 +42,7 @@ async function orInvalid(
     const error =
       cause instanceof PackageError
         ? cause
-        : new PackageError('index_invalid', `the host's configuration of ${client} is unreadable`, {
-            cause,
-          });
+        : new PackageError('index_invalid', `the host's configuration of ${client} is unreadable`, { cause });
     return Object.fromEntries(names.map((name) => [name, error]));
   }
 }
@@ -57,5 +50,4 @@ async function orInvalid(
 const mapped = (
   all: Readonly<Record<string, Configured>>,
   change: (index: Configured) => Configured,
-): Record<string, Configured> =>
-  Object.fromEntries(Object.entries(all).map(([name, index]) => [name, change(index)]));
+): Record<string, Configured> => Object.fromEntries(Object.entries(all).map(([name, index]) => [name, change(index)]));

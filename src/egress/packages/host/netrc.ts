@@ -62,11 +62,7 @@ export async function withNetrc(index: Index, { env, home, read }: HostFiles): P
   return index;
 }
 
-export function withLogin(
-  index: Index,
-  logins: readonly Login[],
-  isOf: (login: Login) => boolean,
-): Index {
+export function withLogin(index: Index, logins: readonly Login[], isOf: (login: Login) => boolean): Index {
   const found = index.authorization === undefined ? logins.find(isOf) : undefined;
   if (found === undefined) return index;
   return { ...index, authorization: basic(`${found.login}:${found.password}`) };

@@ -26,11 +26,7 @@ export async function npmIndexes(files: HostFiles): Promise<Pick<IndexSet, 'npm'
     const index = indexOf(registry, where);
     const authorization = credentials(index, setting) ?? index.authorization;
     return withProxies(
-      {
-        ...index,
-        ...(authorization === undefined ? {} : { authorization }),
-        ...(ca === undefined ? {} : { ca }),
-      },
+      { ...index, ...(authorization === undefined ? {} : { authorization }), ...(ca === undefined ? {} : { ca }) },
       files,
       'npm',
       proxies,

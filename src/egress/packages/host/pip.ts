@@ -18,24 +18,15 @@ export async function pipIndex(files: HostFiles): Promise<Index> {
     configured
       .flatMap((ini) => [ini.get('install')?.get(key), ini.get('global')?.get(key)])
       .find((value) => value !== undefined && value !== '');
-  const url =
-    env['PIP_INDEX_URL'] ||
-    fromFiles('index-url') ||
-    env['UV_DEFAULT_INDEX'] ||
-    env['UV_INDEX_URL'];
-  const index = {
-    ...indexOf(url || DEFAULT, "the index-url of the host's pip"),
-    fileHosts: FILE_HOSTS,
-  };
+  const url = env['PIP_INDEX_URL'] || fromFiles('index-url') || env['UV_DEFAULT_INDEX'] || env['UV_INDEX_URL'];
+  const index = { ...indexOf(url || DEFAULT, "the index-url of the host's pip"), fileHosts: FILE_HOSTS };
   const certificates = env['PIP_CERT'] || fromFiles('cert');
   const ca = certificates ? await files.read(certificates) : undefined;
   const proxy = env['PIP_PROXY'] || fromFiles('proxy');
-  return withProxies(
-    await withNetrc(ca === undefined ? index : { ...index, ca }, files),
-    files,
-    'pip',
-    { http: proxy, https: proxy },
-  );
+  return withProxies(await withNetrc(ca === undefined ? index : { ...index, ca }, files), files, 'pip', {
+    http: proxy,
+    https: proxy,
+  });
 }
 
 /** pip's files by precedence: PIP_CONFIG_FILE, the user's, the system's. */

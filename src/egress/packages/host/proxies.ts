@@ -25,8 +25,7 @@ export function withProxies(
   own: ClientProxies = {},
 ): Index {
   // Lower case first, as curl, pip and Go have it.
-  const variable = (name: string): string | undefined =>
-    env[name.toLowerCase()] || env[name] || undefined;
+  const variable = (name: string): string | undefined => env[name.toLowerCase()] || env[name] || undefined;
   const all = USE_ALL.includes(client) ? variable('ALL_PROXY') : undefined;
   const proxies: Proxies = {
     http: checked(own.http ?? variable('HTTP_PROXY') ?? all, client),

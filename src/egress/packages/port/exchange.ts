@@ -14,14 +14,7 @@ import { PackageError } from '../errors.ts';
 import type { PackageFetch } from '../fetch-record.ts';
 import type { NameBudget } from '../name-budget.ts';
 import { type PackageRules, permitsFile } from '../policy.ts';
-import type {
-  Artifact,
-  ArtifactRoute,
-  CatalogRoute,
-  IndexName,
-  RelayRoute,
-  Route,
-} from '../protocol/artifact.ts';
+import type { Artifact, ArtifactRoute, CatalogRoute, IndexName, RelayRoute, Route } from '../protocol/artifact.ts';
 import { isCovered, timeOfInfo } from '../protocol/go.ts';
 import { refusalPage } from '../protocol/pypi.ts';
 import { type ByteRange, parseRange } from '../range.ts';
@@ -137,11 +130,7 @@ export class Exchange {
     }
   }
 
-  async #ofCatalog(
-    route: CatalogRoute | ArtifactRoute,
-    index: Index,
-    isNew: boolean,
-  ): Promise<void> {
+  async #ofCatalog(route: CatalogRoute | ArtifactRoute, index: Index, isNew: boolean): Promise<void> {
     const page = await this.#orGone(this.#context.catalogs.page(route, index));
     const answer = await this.#orGone(this.#ask(page, route));
     if (answer.kind === 'file') {
@@ -232,11 +221,7 @@ export class Exchange {
     this.#response.end(bytes);
   }
 
-  async #artifact(
-    route: ArtifactRoute,
-    artifact: Artifact | undefined,
-    index: Index,
-  ): Promise<void> {
+  async #artifact(route: ArtifactRoute, artifact: Artifact | undefined, index: Index): Promise<void> {
     if (artifact === undefined) {
       this.#refuseRoute(route, NOT_FOUND.refusal);
       return;
@@ -258,20 +243,13 @@ export class Exchange {
     }
   }
 
-  async #sendFile(
-    route: Route,
-    artifact: Artifact,
-    file: OpenFile,
-    contentType: string,
-  ): Promise<void> {
+  async #sendFile(route: Route, artifact: Artifact, file: OpenFile, contentType: string): Promise<void> {
     const { request, response } = { request: this.#request, response: this.#response };
     const [digest] = artifact.digests;
     const etag = digest === undefined ? undefined : `"${digest.hex}"`;
     const ifRange = request.headers['if-range'];
     const wanted =
-      ifRange === undefined || (ifRange === etag && etag !== undefined)
-        ? request.headers.range
-        : undefined;
+      ifRange === undefined || (ifRange === etag && etag !== undefined) ? request.headers.range : undefined;
     const isHead = request.method === 'HEAD';
     let sizeBytes = file.sizeBytes ?? artifact.sizeBytes;
     if (sizeBytes === null && (isHead || wanted !== undefined)) sizeBytes = await file.complete();
@@ -289,10 +267,7 @@ export class Exchange {
     }
     // A part from the middle has no last byte to hold back.
     if (range !== undefined && range.to !== sizeBytes) await file.complete();
-    response.writeHead(range === undefined ? 200 : 206, {
-      ...head,
-      ...lengthOf(range, sizeBytes),
-    });
+    response.writeHead(range === undefined ? 200 : 206, { ...head, ...lengthOf(range, sizeBytes) });
     if (isHead) {
       response.end();
       return;
@@ -366,8 +341,7 @@ export class Exchange {
       return;
     }
     if (error instanceof PackageError && error.code === 'address_refused') {
-      const message =
-        'The host does not connect to the server of this file; its log has the cause.';
+      const message = 'The host does not connect to the server of this file; its log has the cause.';
       this.#note(route, { outcome: 'address_refused' });
       this.refuse(refused(403, 'address_refused', message).refusal);
       return;
@@ -399,10 +373,7 @@ const PRIVATE: Readonly<Partial<Record<IndexName, string>>> = {
     "The host's Go does not ask the checksum database for this module: set GONOSUMDB of the host in the sandbox, too.",
 };
 
-function lengthOf(
-  range: ByteRange | undefined,
-  sizeBytes: number | null,
-): Readonly<Record<string, string | number>> {
+function lengthOf(range: ByteRange | undefined, sizeBytes: number | null): Readonly<Record<string, string | number>> {
   if (range === undefined) return sizeBytes === null ? {} : { 'content-length': sizeBytes };
   const { from, to } = range;
   return { 'content-length': to - from, 'content-range': `bytes ${from}-${to - 1}/${sizeBytes}` };

@@ -103,8 +103,7 @@ function checkRequest(request: IncomingMessage, inFlight: number): Refusal | und
   const isTwice = ['host', 'content-length', 'transfer-encoding', 'range'].some(
     (name) => names.filter((one) => one === name).length > 1,
   );
-  const hasBody =
-    headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0';
+  const hasBody = headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0';
   if (isTwice || hasBody) {
     return refused(400, 'bad_request', 'Package requests have no body and no field twice.').refusal;
   }

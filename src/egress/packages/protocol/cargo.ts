@@ -50,9 +50,7 @@ export function cargoPage(name: string): string {
 export function parseCargoConfig(page: RawPage): string {
   try {
     if (page.body.length > CONFIG_BYTES_MAX) throw new Error('it is too large');
-    const { dl } = z
-      .object({ dl: z.string().max(2000) })
-      .parse(JSON.parse(page.body.toString('utf8')));
+    const { dl } = z.object({ dl: z.string().max(2000) }).parse(JSON.parse(page.body.toString('utf8')));
     return dl;
   } catch (cause) {
     throw new PackageError('upstream_invalid', 'the index has no config.json with dl', { cause });
@@ -154,9 +152,7 @@ class Crate implements Catalog {
   constructor(name: string, versions: readonly CrateVersion[]) {
     this.name = name;
     this.#versions = versions;
-    this.#byKey = new Map(
-      versions.map((one) => [`${one.version}/${one.digests[0]?.hex}`, one] as const),
-    );
+    this.#byKey = new Map(versions.map((one) => [`${one.version}/${one.digests[0]?.hex}`, one] as const));
   }
 
   find(key: string): Artifact | undefined {

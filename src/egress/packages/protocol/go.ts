@@ -29,11 +29,7 @@ export function goRoute(segments: readonly string[]): Route | undefined {
   return moduleRoute(segments.slice(0, -2), last, `@v/${last}`);
 }
 
-function moduleRoute(
-  elements: readonly string[],
-  file: string,
-  tail: string,
-): RelayRoute | undefined {
+function moduleRoute(elements: readonly string[], file: string, tail: string): RelayRoute | undefined {
   const name = moduleName(elements);
   if (name === undefined) return undefined;
   const escaped = elements.join('/');
@@ -107,8 +103,7 @@ export function timeOfInfo(body: Buffer): number | null {
   if (body.length > INFO_BYTES_MAX) return null;
   try {
     const parsed: unknown = JSON.parse(body.toString('utf8'));
-    const time =
-      typeof parsed === 'object' && parsed !== null && 'Time' in parsed ? parsed.Time : '';
+    const time = typeof parsed === 'object' && parsed !== null && 'Time' in parsed ? parsed.Time : '';
     const atMs = typeof time === 'string' ? Date.parse(time) : Number.NaN;
     return Number.isFinite(atMs) ? atMs : null;
   } catch (error) {

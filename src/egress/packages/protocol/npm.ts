@@ -52,9 +52,7 @@ const passed = {
   optionalDependencies: optional(texts),
   devDependencies: optional(texts),
   peerDependencies: optional(texts),
-  peerDependenciesMeta: optional(
-    z.record(z.string().max(300), z.object({ optional: optional(z.boolean()) })),
-  ),
+  peerDependenciesMeta: optional(z.record(z.string().max(300), z.object({ optional: optional(z.boolean()) }))),
   bundleDependencies: optional(z.union([z.boolean(), z.array(text)])),
   bundledDependencies: optional(z.union([z.boolean(), z.array(text)])),
   bin: optional(z.union([text, texts])),
@@ -98,9 +96,7 @@ export function parsePackument(name: string, page: RawPage): Catalog {
   try {
     parsed = JSON.parse(page.body.toString('utf8'));
   } catch (cause) {
-    throw new PackageError('upstream_invalid', 'the registry answered with invalid JSON', {
-      cause,
-    });
+    throw new PackageError('upstream_invalid', 'the registry answered with invalid JSON', { cause });
   }
   const checked = packumentSchema.safeParse(parsed);
   if (!checked.success || Object.keys(checked.data.versions).length > VERSIONS_MAX) {
@@ -113,13 +109,7 @@ export function parsePackument(name: string, page: RawPage): Catalog {
   return new Packument(name, found, tags);
 }
 
-function npmVersion(
-  name: string,
-  version: string,
-  given: unknown,
-  at: unknown,
-  pageUrl: string,
-): NpmVersion[] {
+function npmVersion(name: string, version: string, given: unknown, at: unknown, pageUrl: string): NpmVersion[] {
   if (!VERSION.test(version)) return [];
   const checked = versionSchema.safeParse(given);
   if (!checked.success) return [];
@@ -139,10 +129,7 @@ function npmVersion(
       digests,
       publishedMs: Number.isFinite(publishedMs) ? publishedMs : null,
       sizeBytes: null,
-      passed: {
-        ...fields,
-        ...(fields.hasInstallScript === true || runs ? { hasInstallScript: true } : {}),
-      },
+      passed: { ...fields, ...(fields.hasInstallScript === true || runs ? { hasInstallScript: true } : {}) },
       integrity: dist.integrity,
       shasum: dist.shasum,
       time,
@@ -170,11 +157,7 @@ class Packument implements Catalog {
   readonly #tags: Readonly<Record<string, string>>;
   readonly #byFile: ReadonlyMap<string, NpmVersion>;
 
-  constructor(
-    name: string,
-    versions: readonly NpmVersion[],
-    tags: Readonly<Record<string, string>>,
-  ) {
+  constructor(name: string, versions: readonly NpmVersion[], tags: Readonly<Record<string, string>>) {
     this.name = name;
     this.#versions = versions;
     this.#tags = tags;
@@ -192,15 +175,11 @@ class Packument implements Catalog {
   render(permits: (file: Artifact) => boolean, accept: string, origin: string): RenderedPage {
     const versions = this.#versions.filter((one) => permits(one));
     const isShort = accept.includes(SHORT_TYPE);
-    const times = versions.flatMap(({ version, time }) =>
-      time === undefined ? [] : [[version, time]],
-    );
+    const times = versions.flatMap(({ version, time }) => (time === undefined ? [] : [[version, time]]));
     const body = JSON.stringify({
       name: this.name,
       'dist-tags': this.#tagsFor(versions),
-      versions: Object.fromEntries(
-        versions.map((one) => [one.version, this.#shown(one, origin)] as const),
-      ),
+      versions: Object.fromEntries(versions.map((one) => [one.version, this.#shown(one, origin)] as const)),
       ...(times.length === 0 ? {} : { time: Object.fromEntries(times) as Record<string, string> }),
     });
     return { contentType: isShort ? SHORT_TYPE : 'application/json', body };
@@ -242,5 +221,4 @@ function compareVersions(a: string, b: string): number {
   return a < b ? -1 : 1;
 }
 
-const numbersOf = (version: string): number[] =>
-  (version.split(/[-+]/, 1)[0] ?? '').split('.').map(Number);
+const numbersOf = (version: string): number[] => (version.split(/[-+]/, 1)[0] ?? '').split('.').map(Number);

@@ -14,11 +14,7 @@ const ORIGIN = 'http://127.0.0.1:11435';
 const split = (path: string): string[] => path.split('/');
 
 const raw = (body: unknown, contentType = 'application/json', url = 'https://i.example/s/x/') =>
-  ({
-    url,
-    contentType,
-    body: Buffer.from(typeof body === 'string' ? body : JSON.stringify(body)),
-  }) satisfies RawPage;
+  ({ url, contentType, body: Buffer.from(typeof body === 'string' ? body : JSON.stringify(body)) }) satisfies RawPage;
 
 function shown(catalog: Catalog, accept = ''): string {
   return catalog.render(() => true, accept, ORIGIN).body.toString();
@@ -141,9 +137,7 @@ describe('parsePypiPage', () => {
       { ...file, url: 7 },
       null,
     ] as object[];
-    expect(JSON.parse(shown(parsePypiPage('x', page(...odd)), JSON_TYPE))).toMatchObject({
-      files: [],
-    });
+    expect(JSON.parse(shown(parsePypiPage('x', page(...odd)), JSON_TYPE))).toMatchObject({ files: [] });
   });
 
   it('reads HTML, and writes it for clients that want it', () => {
@@ -166,9 +160,7 @@ describe('parsePypiPage', () => {
 
   it('refusalPage: one wheel, whose version says why', () => {
     const { body } = refusalPage('a-b', 'not_allowed', JSON_TYPE);
-    expect(JSON.parse(body.toString())).toMatchObject({
-      files: [{ filename: 'a_b-0+not.allowed-py3-none-any.whl' }],
-    });
+    expect(JSON.parse(body.toString())).toMatchObject({ files: [{ filename: 'a_b-0+not.allowed-py3-none-any.whl' }] });
   });
 });
 
@@ -376,11 +368,7 @@ describe('aptRoute', () => {
       'deb.debian.org',
       { name: 'hello', version: '2.10-3', isImmutable: true },
     ],
-    [
-      'debian-security/dists/bookworm-security/InRelease',
-      'security.debian.org',
-      { index: 'debian-security' },
-    ],
+    ['debian-security/dists/bookworm-security/InRelease', 'security.debian.org', { index: 'debian-security' }],
     ['ubuntu/dists/noble/InRelease', null, { index: 'ubuntu' }],
     ['ubuntu/dists/noble-security/InRelease', 'security.ubuntu.com', { index: 'ubuntu' }],
     [

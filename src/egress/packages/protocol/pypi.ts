@@ -45,8 +45,7 @@ export function pypiRoute(segments: readonly string[]): Route | undefined {
 
 export const pypiPage = (name: string): string => `${name}/`;
 
-const withoutMetadata = (name: string): string =>
-  name.endsWith(METADATA) ? name.slice(0, -METADATA.length) : name;
+const withoutMetadata = (name: string): string => (name.endsWith(METADATA) ? name.slice(0, -METADATA.length) : name);
 
 /** PEP 440, appendix B. A few of its suffixes, since any number could be read in as many ways. */
 const VERSION =
@@ -122,17 +121,13 @@ function jsonFiles(page: RawPage): PypiFile[] {
   }
   const checked = pageSchema.safeParse(parsed);
   if (!checked.success) {
-    throw new PackageError(
-      'upstream_invalid',
-      'the index answered with something else than a page',
-    );
+    throw new PackageError('upstream_invalid', 'the index answered with something else than a page');
   }
   return checked.data.files.flatMap((one) => {
     const file = fileSchema.safeParse(one);
     if (!file.success) return [];
     const { data } = file;
-    const offered =
-      data['core-metadata'] ?? data['dist-info-metadata'] ?? data['data-dist-info-metadata'];
+    const offered = data['core-metadata'] ?? data['dist-info-metadata'] ?? data['data-dist-info-metadata'];
     return pypiFile(page.url, {
       filename: data.filename,
       url: data.url,
@@ -149,8 +144,7 @@ function jsonFiles(page: RawPage): PypiFile[] {
 const ANCHOR = /<a\s/gi;
 const ANCHOR_CHARACTERS_MAX = 8192;
 /** With quotes only: what indexes generate. */
-const ATTRIBUTE =
-  /(?<![a-zA-Z-])([a-zA-Z-]{1,40})\s*=\s*(?:"([^"]*)"|'([^']*)')|([a-zA-Z-]{1,40})(?=\s|$)/g;
+const ATTRIBUTE = /(?<![a-zA-Z-])([a-zA-Z-]{1,40})\s*=\s*(?:"([^"]*)"|'([^']*)')|([a-zA-Z-]{1,40})(?=\s|$)/g;
 
 function htmlFiles(page: RawPage): PypiFile[] {
   const files: PypiFile[] = [];
@@ -164,8 +158,7 @@ function htmlFiles(page: RawPage): PypiFile[] {
     if (href === undefined) continue;
     const [link = '', fragment = ''] = href.split('#', 2);
     const last = link.split('/').at(-1) ?? '';
-    const offered =
-      attributes.get('data-core-metadata') ?? attributes.get('data-dist-info-metadata') ?? '';
+    const offered = attributes.get('data-core-metadata') ?? attributes.get('data-dist-info-metadata') ?? '';
     const yanked = attributes.get('data-yanked');
     files.push(
       ...pypiFile(page.url, {
@@ -206,14 +199,7 @@ function decodeName(text: string): string {
   }
 }
 
-const ENTITIES: Readonly<Record<string, string>> = {
-  amp: '&',
-  lt: '<',
-  gt: '>',
-  quot: '"',
-  '#39': "'",
-  '#x27': "'",
-};
+const ENTITIES: Readonly<Record<string, string>> = { amp: '&', lt: '<', gt: '>', quot: '"', '#39': "'", '#x27': "'" };
 const unescapeHtml = (text: string): string =>
   text.replace(/&(amp|lt|gt|quot|#39|#x27);/g, (_all, name: string) => ENTITIES[name] ?? '');
 const escapeHtml = (text: string): string =>
@@ -278,8 +264,7 @@ class PypiCatalog implements Catalog {
   }
 }
 
-const acceptsNewHtml = (accept: string): string =>
-  accept.includes(HTML_TYPE) ? HTML_TYPE : 'text/html';
+const acceptsNewHtml = (accept: string): string => (accept.includes(HTML_TYPE) ? HTML_TYPE : 'text/html');
 
 /** The file, and its metadata if the index offers them. */
 function keysOf(file: PypiFile): [string, Artifact][] {
@@ -296,8 +281,7 @@ function keysOf(file: PypiFile): [string, Artifact][] {
   return [own, [`${sha256}/${filename}${METADATA}`, described]];
 }
 
-const linkOf = ({ sha256, filename }: PypiFile): string =>
-  `../../files/${sha256}/${encodeURIComponent(filename)}`;
+const linkOf = ({ sha256, filename }: PypiFile): string => `../../files/${sha256}/${encodeURIComponent(filename)}`;
 
 function renderJson(name: string, files: readonly PypiFile[]): string {
   return JSON.stringify({

@@ -34,10 +34,7 @@ export class Catalogs {
    * @param route.name name of a package; an npm scope may have its own registry
    * @throws PackageError `index_invalid`
    */
-  async index({
-    index: name,
-    name: of,
-  }: Pick<Route, 'index' | 'name'>): Promise<Index | undefined> {
+  async index({ index: name, name: of }: Pick<Route, 'index' | 'name'>): Promise<Index | undefined> {
     this.#indexes ??= this.#read();
     try {
       const indexes = await this.#indexes;
@@ -109,12 +106,7 @@ export class Catalogs {
     return value;
   }
 
-  async #page<T>(
-    index: Index,
-    path: string,
-    accept: string,
-    parse: (page: RawPage) => T,
-  ): Promise<CachedPage<T>> {
+  async #page<T>(index: Index, path: string, accept: string, parse: (page: RawPage) => T): Promise<CachedPage<T>> {
     return await this.#pages.get({ url: `${index.baseUrl}${path}`, index, accept, parse });
   }
 }

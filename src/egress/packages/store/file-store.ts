@@ -90,13 +90,9 @@ export class FileStore {
    */
   reserve(bytes: number): void {
     if (this.#temporaryBytes + bytes > this.#bytesMax) {
-      throw new PackageError(
-        'upstream_invalid',
-        'the downloads under way are larger than the cache',
-        {
-          remedy: 'fetch fewer large files at once',
-        },
-      );
+      throw new PackageError('upstream_invalid', 'the downloads under way are larger than the cache', {
+        remedy: 'fetch fewer large files at once',
+      });
     }
     this.#temporaryBytes += bytes;
   }

@@ -49,18 +49,9 @@ it('a reader that comes when an abandoned download is given up gets a new one', 
 it('a server that claims the digest of a file of another one does not keep readers of that waiting', async () => {
   const dir = await mkdtemp(join(tmpdir(), 'nv-files-'));
   onTestFinished(() => rm(dir, { recursive: true }));
-  const digest = {
-    algorithm: 'sha256' as const,
-    hex: createHash('sha256').update(CONTENT).digest('hex'),
-  };
+  const digest = { algorithm: 'sha256' as const, hex: createHash('sha256').update(CONTENT).digest('hex') };
   const hostile = 'http://hostile.example/x';
-  const file = async ({
-    url,
-    signal,
-  }: {
-    url: string;
-    signal: AbortSignal;
-  }): Promise<FileAnswer> => {
+  const file = async ({ url, signal }: { url: string; signal: AbortSignal }): Promise<FileAnswer> => {
     async function* body(): AsyncGenerator<Buffer> {
       if (url === hostile) {
         await new Promise<void>((_resolve, reject) => {

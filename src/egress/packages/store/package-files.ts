@@ -85,11 +85,7 @@ function keyOf(url: string, digest: Digest | null): string {
   return `url-${createHash('sha256').update(url).digest('hex')}`;
 }
 
-async function follow(
-  download: Download,
-  isCached: boolean,
-  signal: AbortSignal,
-): Promise<OpenFile> {
+async function follow(download: Download, isCached: boolean, signal: AbortSignal): Promise<OpenFile> {
   const leave = download.join();
   try {
     const { sizeBytes } = await orAborted(download.head(), signal);
@@ -117,11 +113,7 @@ async function follow(
  * A crash of the host, or its disk, may have changed it: a whole read is checked, its last byte held back.
  * @param drop removes it from the store
  */
-function storedFile(
-  { handle, sizeBytes }: StoredFile,
-  digest: Digest | null,
-  drop: () => Promise<void>,
-): OpenFile {
+function storedFile({ handle, sizeBytes }: StoredFile, digest: Digest | null, drop: () => Promise<void>): OpenFile {
   const check = async (hash: Hash): Promise<void> => {
     if (hash.digest('hex') === digest?.hex) return;
     await drop();

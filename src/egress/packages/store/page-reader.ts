@@ -17,25 +17,13 @@ import { modulePath } from '../../../base/module-path.ts';
 import { KIB } from '../../../base/units.ts';
 import { PackageError, type PackageErrorCode } from '../errors.ts';
 import type { Catalog } from '../protocol/artifact.ts';
-import {
-  answerOf,
-  type PageAnswer,
-  type PageQuestion,
-  type PageToRead,
-  readPage,
-} from './page-reading.ts';
+import { answerOf, type PageAnswer, type PageQuestion, type PageToRead, readPage } from './page-reading.ts';
 import type { PageJob, PageVerdict } from './page-worker.ts';
 
 /** Larger pages go to a thread. */
 const LOOP_BYTES_MAX = 16 * KIB;
 /** Two, so that a sandbox that asks for the largest pages has one at most. */
-const THREADS: ThreadLimits = {
-  threadsMax: 2,
-  nice: 10,
-  workMsMax: 60_000,
-  heapMibMax: 1024,
-  threadIdleMs: 60_000,
-};
+const THREADS: ThreadLimits = { threadsMax: 2, nice: 10, workMsMax: 60_000, heapMibMax: 1024, threadIdleMs: 60_000 };
 
 export interface Reader {
   readonly sandboxId: string;
@@ -65,11 +53,7 @@ export class PageReader {
    * @throws PackageError `upstream_invalid`, `overloaded`
    * @throws the signal's reason, if it was still waiting
    */
-  async ask(
-    page: PageToRead,
-    question: PageQuestion,
-    { sandboxId, loopTime, signal }: Reader,
-  ): Promise<PageAnswer> {
+  async ask(page: PageToRead, question: PageQuestion, { sandboxId, loopTime, signal }: Reader): Promise<PageAnswer> {
     const known = this.#invalid.get(page);
     if (known !== undefined) throw known;
     try {

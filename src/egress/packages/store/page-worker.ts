@@ -3,13 +3,7 @@ import { serveTurns } from '../../../base/fairness/turn-worker.ts';
 import { MIB } from '../../../base/units.ts';
 import { PackageError } from '../errors.ts';
 import type { Catalog } from '../protocol/artifact.ts';
-import {
-  answerOf,
-  type PageAnswer,
-  type PageQuestion,
-  type PageToRead,
-  readPage,
-} from './page-reading.ts';
+import { answerOf, type PageAnswer, type PageQuestion, type PageToRead, readPage } from './page-reading.ts';
 
 export interface PageJob {
   readonly page: PageToRead;

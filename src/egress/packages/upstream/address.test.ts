@@ -35,11 +35,7 @@ describe('checkUrl', () => {
 describe('isFileHost', () => {
   it('names host and port exactly, by HTTPS alone', () => {
     expect(isFileHost(url('https://files.example:8443/x'), index)).toBe(true);
-    for (const text of [
-      'http://files.example:8443/x',
-      'https://files.example/x',
-      'https://a.files.example:8443/x',
-    ]) {
+    for (const text of ['http://files.example:8443/x', 'https://files.example/x', 'https://a.files.example:8443/x']) {
       expect([text, isFileHost(url(text), index)]).toEqual([text, false]);
     }
   });

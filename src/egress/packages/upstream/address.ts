@@ -25,9 +25,7 @@ export function checkUrl(url: URL, index: Index): void {
  * for its name, so a private address does no harm, and networks with a mirror often answer for public names.
  */
 export function isFileHost(url: URL, { fileHosts = [] }: Index): boolean {
-  return (
-    url.protocol === 'https:' && fileHosts.some((one) => [url.host, url.hostname].includes(one))
-  );
+  return url.protocol === 'https:' && fileHosts.some((one) => [url.host, url.hostname].includes(one));
 }
 
 /** @throws PackageError `address_refused`: none of the addresses is public */

@@ -5,8 +5,7 @@ import { Connections } from './connections.ts';
 it('many hosts that a page names do not end the connections to others', () => {
   const index = { baseUrl: 'https://pip.example/simple/' };
   const connections = new Connections(systemClock, 1_000);
-  const agentOf = (host: string) =>
-    connections.agentFor(new URL(`http://${host}/`), index, true, false);
+  const agentOf = (host: string) => connections.agentFor(new URL(`http://${host}/`), index, true, false);
   const first = agentOf('pip.example');
   let ended = 0;
   const destroy = first.destroy.bind(first);

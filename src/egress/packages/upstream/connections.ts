@@ -66,12 +66,7 @@ export class Connections {
     this.#agents.clear();
   }
 
-  #make(
-    url: URL,
-    ca: string | undefined,
-    proxy: string | undefined,
-    keepAlive: boolean,
-  ): HttpAgent {
+  #make(url: URL, ca: string | undefined, proxy: string | undefined, keepAlive: boolean): HttpAgent {
     const options = {
       keepAlive,
       maxFreeSockets: IDLE_MAX,

@@ -10,14 +10,7 @@ import { orAborted } from '../../../base/time-limit.ts';
 import { PackageError } from '../errors.ts';
 import { UPSTREAM_LIMITS } from '../limits.ts';
 import type { RawPage } from '../protocol/artifact.ts';
-import {
-  checkUrl,
-  type IsPublic,
-  isFileHost,
-  isOfIndex,
-  literalAddress,
-  publicOnly,
-} from './address.ts';
+import { checkUrl, type IsPublic, isFileHost, isOfIndex, literalAddress, publicOnly } from './address.ts';
 import { Connections } from './connections.ts';
 import type { Index } from './index-set.ts';
 import { proxyFor } from './proxy.ts';
@@ -97,11 +90,7 @@ export class Upstream {
     }
     requireOk(answer);
     const body = await this.#whole(answer);
-    const {
-      'content-type': contentType = '',
-      etag: newTag,
-      'last-modified': newDate,
-    } = answer.headers;
+    const { 'content-type': contentType = '', etag: newTag, 'last-modified': newDate } = answer.headers;
     const page = { url: url.href, contentType, body };
     return { kind: 'page', page, validators: { etag: newTag, lastModified: newDate } };
   }
@@ -196,9 +185,7 @@ export class Upstream {
     } catch (error) {
       answer.destroy();
       if (error instanceof PackageError) throw error;
-      throw new PackageError('upstream_unreachable', 'the index broke off its answer', {
-        cause: error,
-      });
+      throw new PackageError('upstream_unreachable', 'the index broke off its answer', { cause: error });
     } finally {
       cancel();
     }
@@ -236,8 +223,7 @@ export class Upstream {
     const isTrusted = isOwn || isFileHost(url, index);
     const literal = literalAddress(url);
     // Node does not resolve an address, so nothing else checks it.
-    if (!isTrusted && literal !== undefined)
-      publicOnly(url, [{ address: literal }], this.#isPublic);
+    if (!isTrusted && literal !== undefined) publicOnly(url, [{ address: literal }], this.#isPublic);
     const { authorization } = index;
     const send = url.protocol === 'https:' ? requestHttps : requestHttp;
     const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
@@ -269,8 +255,7 @@ export class Upstream {
     outgoing.on('error', (error) => {
       cancel();
       // The index closed an idle connection during the write: it has not seen the request.
-      const isStale =
-        outgoing.reusedSocket && ['ECONNRESET', 'EPIPE'].includes(errorCode(error) ?? '');
+      const isStale = outgoing.reusedSocket && ['ECONNRESET', 'EPIPE'].includes(errorCode(error) ?? '');
       if (isStale && !signal.aborted) resolve(this.#send(url, index, headers, signal, true));
       else reject(asPackageError(error, url, signal));
     });
@@ -336,10 +321,7 @@ function refusedThroughProxy({ host }: URL, cause?: unknown): PackageError {
   return new PackageError(
     'address_refused',
     `connect to ${host} through the host's proxy: only HTTPS, to an address that this host knows as public`,
-    {
-      cause,
-      remedy: `name ${host} in NEUROVISOR_PACKAGE_HOSTS if files of packages may come from there`,
-    },
+    { cause, remedy: `name ${host} in NEUROVISOR_PACKAGE_HOSTS if files of packages may come from there` },
   );
 }
 
@@ -362,7 +344,5 @@ function asPackageError(error: Error, url: URL, signal: AbortSignal): PackageErr
     return new PackageError('canceled', 'the request was canceled', { cause: signal.reason });
   }
   const code = errorCode(error) ?? error.message;
-  return new PackageError('upstream_unreachable', `connect to ${url.host}: ${code}`, {
-    cause: error,
-  });
+  return new PackageError('upstream_unreachable', `connect to ${url.host}: ${code}`, { cause: error });
 }

@@ -9,19 +9,14 @@ const through = (url: string, except = ''): boolean => {
 
 describe('proxyFor', () => {
   it('an index without proxies, and a scheme without one: none', () => {
-    expect(proxyFor(new URL('https://a.example/'), { baseUrl: 'https://a.example/' })).toBe(
-      undefined,
-    );
+    expect(proxyFor(new URL('https://a.example/'), { baseUrl: 'https://a.example/' })).toBe(undefined);
     expect(through('http://a.example/')).toBe(false);
     expect(through('https://a.example/')).toBe(true);
   });
 
-  it.each(['https://localhost/', 'https://127.1.2.3:4/', 'https://[::1]/'])(
-    'this host itself, never: %s',
-    (url) => {
-      expect(through(url)).toBe(false);
-    },
-  );
+  it.each(['https://localhost/', 'https://127.1.2.3:4/', 'https://[::1]/'])('this host itself, never: %s', (url) => {
+    expect(through(url)).toBe(false);
+  });
 
   it.each([
     ['*', 'https://a.example/'],

@@ -24,8 +24,7 @@ function isLoopback(host: string): boolean {
 function matches(rule: string, host: string, port: string): boolean {
   if (rule === '*') return true;
   if (rule.includes('/')) return isInBlock(host, rule);
-  const [, name = rule, rulePort] =
-    isIP(rule) === 6 ? [] : (/^\[?(.+?)\]?(?::([0-9]{1,5}))?$/.exec(rule) ?? []);
+  const [, name = rule, rulePort] = isIP(rule) === 6 ? [] : (/^\[?(.+?)\]?(?::([0-9]{1,5}))?$/.exec(rule) ?? []);
   if (rulePort !== undefined && rulePort !== port) return false;
   const domain = name.replace(/^\*?\./, '');
   return host === domain || (isIP(host) === 0 && host.endsWith(`.${domain}`));

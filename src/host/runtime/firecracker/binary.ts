@@ -58,10 +58,7 @@ export const INSTALL_FIRECRACKER =
   'install Firecracker with `neurovisor setup --firecracker FILE|URL --sha256 DIGEST` (docs/firecracker.md)';
 
 /** Whether some Firecracker is there, of whatever version. */
-export async function hasFirecracker(
-  config: Config,
-  home: Pick<Home, 'cacheDir'>,
-): Promise<boolean> {
+export async function hasFirecracker(config: Config, home: Pick<Home, 'cacheDir'>): Promise<boolean> {
   const { firecracker } = await withFirecracker(config, home);
   return await findBinary(firecracker).then(
     () => true,

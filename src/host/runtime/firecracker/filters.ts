@@ -51,12 +51,7 @@ export async function writeLauncher(cache: Cache, mode: Mode): Promise<string> {
  * The name contains the digest, since a daemon of another version may still use its own file. Written each time: it takes
  * 10 ms, and the file is certain to be what was just compiled.
  */
-async function writeAnew(
-  { cacheDir }: Cache,
-  name: string,
-  bytes: Uint8Array,
-  permissions: number,
-): Promise<string> {
+async function writeAnew({ cacheDir }: Cache, name: string, bytes: Uint8Array, permissions: number): Promise<string> {
   const dir = join(cacheDir, 'jail');
   requirePrivateDir(dir);
   const digest = createHash('sha256').update(bytes).digest('hex').slice(0, DIGEST_CHARACTERS);

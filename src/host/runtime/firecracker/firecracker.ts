@@ -1,27 +1,12 @@
 /** Firecracker for sandboxes: in its jail if the host supports that, with the configured filters. */
 import { systemClock } from '../../../base/clock.ts';
 import { isRootWith, NEEDED_CAPABILITIES } from '../../../machine/jail/open.ts';
-import {
-  createFirecrackerDriver,
-  type FirecrackerDriver,
-} from '../../../machine/vmm/firecracker/driver.ts';
+import { createFirecrackerDriver, type FirecrackerDriver } from '../../../machine/vmm/firecracker/driver.ts';
 import { readFirecrackerVersion } from '../../../machine/vmm/firecracker/installation.ts';
-import {
-  type Confinement,
-  judgeGaps,
-  modeOf,
-  SWITCHED_OFF,
-  unconfined,
-  unjailable,
-} from '../jail.ts';
+import { type Confinement, judgeGaps, modeOf, SWITCHED_OFF, unconfined, unjailable } from '../jail.ts';
 import { sharingAsConfigured } from '../ram/sharing.ts';
 import { writeFilter } from './filters.ts';
-import {
-  type FirecrackerConfig,
-  type FirecrackerJail,
-  type FirecrackerOptions,
-  openFirecrackerJail,
-} from './jail.ts';
+import { type FirecrackerConfig, type FirecrackerJail, type FirecrackerOptions, openFirecrackerJail } from './jail.ts';
 import { openFirecrackerUserJail } from './user-jail.ts';
 
 /** How Firecracker is confined; `jail` null: it is not. */
@@ -63,9 +48,7 @@ export async function makeFirecracker(
 }
 
 /** @throws RuntimeError `jail_unavailable` */
-export async function confineFirecracker(
-  options: FirecrackerOptions,
-): Promise<ConfinedFirecracker> {
+export async function confineFirecracker(options: FirecrackerOptions): Promise<ConfinedFirecracker> {
   const { jail: mode } = options.config;
   if (mode === 'off') return { jail: null, confinement: unconfined(SWITCHED_OFF) };
   try {
@@ -73,9 +56,7 @@ export async function confineFirecracker(
       ? await openFirecrackerJail(options)
       : await openFirecrackerUserJail(options);
     if (options.acceptsGaps !== true) judgeGaps(jail.gaps, mode, options.log);
-    const filter = takesOurs(options.config)
-      ? 'our seccomp filters'
-      : 'seccomp filters of Firecracker';
+    const filter = takesOurs(options.config) ? 'our seccomp filters' : 'seccomp filters of Firecracker';
     const logs = mode === 'log' ? ', but refused system calls are only logged' : '';
     const description = `jailed: ${[...jail.holds, filter].join(', ')}${logs}`;
     const state = mode === 'log' ? 'log' : 'enforced';

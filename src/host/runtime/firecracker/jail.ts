@@ -19,13 +19,7 @@ import type { Cgroup, Cgroups } from '../../../machine/jail/cgroup.ts';
 import { ioLimits } from '../../../machine/jail/disk-io.ts';
 import { JailError } from '../../../machine/jail/errors.ts';
 import { fileLimitBytes, limitsOf } from '../../../machine/jail/jail.ts';
-import {
-  isRootWith,
-  type JailGap,
-  limitGaps,
-  NEEDED_CAPABILITIES,
-  openCgroups,
-} from '../../../machine/jail/open.ts';
+import { isRootWith, type JailGap, limitGaps, NEEDED_CAPABILITIES, openCgroups } from '../../../machine/jail/open.ts';
 import { requirePrivateDir } from '../../../machine/jail/private-dir.ts';
 import { LAUNCHER_ENDS } from '../../../machine/jail/seccomp/filtered-exec.ts';
 import { type TakenUid, UserIds } from '../../../machine/jail/user-ids.ts';
@@ -44,10 +38,7 @@ import type { VmmMemory } from '../../probes/vmm-memory.ts';
 import { modeOf, STATE_DIR, uidRange } from '../jail.ts';
 import { writeLauncher } from './filters.ts';
 
-export type FirecrackerConfig = Pick<
-  Config,
-  'jail' | 'jailUids' | 'firecracker' | 'jailer' | 'firecrackerFilter'
-> &
+export type FirecrackerConfig = Pick<Config, 'jail' | 'jailUids' | 'firecracker' | 'jailer' | 'firecrackerFilter'> &
   Partial<Pick<Config, 'memorySharing'>>;
 
 export interface FirecrackerOptions {
@@ -88,8 +79,7 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
   if (!isRootWith({ ...NEEDED_CAPABILITIES, ...JAILER_CAPABILITIES })) {
     throw new JailError('jail_unavailable', 'cannot start Firecracker in its jail', {
       cause: 'as root, the jailer needs all capabilities',
-      remedy:
-        'run NeuroVisor as an ordinary user or with all capabilities, or choose QEMU (--vmm qemu)',
+      remedy: 'run NeuroVisor as an ordinary user or with all capabilities, or choose QEMU (--vmm qemu)',
     });
   }
   const binary = await findBinary(config.firecracker);
@@ -228,10 +218,7 @@ async function findJailer({ config }: FirecrackerOptions, binary: string): Promi
     () => false,
   );
   const jailer = await findBinary(config.jailer ?? (isBeside ? beside : 'jailer'));
-  const [ours, its] = await Promise.all([
-    readFirecrackerVersion(binary),
-    readJailerVersion(jailer),
-  ]);
+  const [ours, its] = await Promise.all([readFirecrackerVersion(binary), readJailerVersion(jailer)]);
   if (ours.text === its.text) return jailer;
   throw new JailError('jail_unavailable', `cannot use the jailer ${jailer}`, {
     cause: `its version is ${its.text}, Firecracker's is ${ours.text}`,

@@ -30,9 +30,7 @@ const PROBE = { id: `probe${process.pid}`, memoryMib: 64, cpus: 1 };
 const WORDS_MAX = 1_000;
 
 /** Tries a jail. @throws JailError `jail_unavailable`, `jail_dir_unsafe`; VmmError `vmm_missing` */
-export async function openFirecrackerUserJail(
-  options: FirecrackerOptions,
-): Promise<FirecrackerJail> {
+export async function openFirecrackerUserJail(options: FirecrackerOptions): Promise<FirecrackerJail> {
   const { config, home, log, memory } = options;
   const binary = await findBinary(config.firecracker);
   const jail = await openJail({

@@ -28,8 +28,6 @@ it('running engines are those that answer; sandboxes and what is left of engines
   await mkdir(join(dir, 'sandbox'));
   await mkdir(join(dir, 'killed'));
   await writeFile(join(dir, 'killed', 'engine.sock'), '');
-  expect(await runningEngines(dir)).toEqual([
-    { model: 'one', running: 0, waiting: 0, setup: null },
-  ]);
+  expect(await runningEngines(dir)).toEqual([{ model: 'one', running: 0, waiting: 0, setup: null }]);
   expect(await runningEngines(join(dir, 'none'))).toEqual([]);
 });

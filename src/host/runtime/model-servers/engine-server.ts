@@ -167,8 +167,7 @@ export class EngineServer {
           log.warn('could not remove what the engine left', { error: describeError(error) });
         });
       await workspace.recordVmm(engine.pid);
-      if (jail?.hasGpu === true && config.gpu === 'auto' && !this.#isGpuFull)
-        warnWithoutGpu(engine, log);
+      if (jail?.hasGpu === true && config.gpu === 'auto' && !this.#isGpuFull) warnWithoutGpu(engine, log);
       return engine;
     } catch (error) {
       releaseRoom?.();

@@ -166,10 +166,7 @@ describe('Engines', () => {
     await new Promise(setImmediate);
     clock.advance(20_000);
     gone.resolve();
-    expect((await Promise.allSettled(starts)).map(({ status }) => status)).toEqual([
-      'rejected',
-      'rejected',
-    ]);
+    expect((await Promise.allSettled(starts)).map(({ status }) => status)).toEqual(['rejected', 'rejected']);
     await engines.close();
   });
 

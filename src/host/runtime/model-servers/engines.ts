@@ -103,10 +103,7 @@ export class Engines {
     for (const [other, engine] of others) {
       if (this.#available() >= needed) break;
       if (!(await this.#mayEnd(engine))) continue;
-      this.#log.info('an engine ends, since another one needs its memory', {
-        upstream: other,
-        for: name,
-      });
+      this.#log.info('an engine ends, since another one needs its memory', { upstream: other, for: name });
       await engine.stop();
     }
     return this.#promise(own);

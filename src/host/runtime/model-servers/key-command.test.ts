@@ -28,11 +28,7 @@ describe('KeyCommand', () => {
   it('asks once for requests at once, and again after five minutes', async () => {
     writeFileSync(join(dir, 'key'), `${SECRET}\n`);
     const keys = shell(TELLS);
-    expect(await Promise.all([keys.key(), keys.key(), keys.key()])).toEqual([
-      SECRET,
-      SECRET,
-      SECRET,
-    ]);
+    expect(await Promise.all([keys.key(), keys.key(), keys.key()])).toEqual([SECRET, SECRET, SECRET]);
     clock.advance(299_000);
     writeFileSync(join(dir, 'key'), 'sk-next');
     expect(await keys.key()).toBe(SECRET);

@@ -46,8 +46,7 @@ export class KeyCommand {
     const nowMs = this.#options.clock.now();
     const ageMs = nowMs - (this.#known?.atMs ?? Number.NEGATIVE_INFINITY);
     if (this.#known !== undefined && ageMs < FRESH_MS) return this.#known.key;
-    if (this.#failed !== undefined && nowMs - this.#failed.atMs < FAILED_MS)
-      throw this.#failed.error;
+    if (this.#failed !== undefined && nowMs - this.#failed.atMs < FAILED_MS) throw this.#failed.error;
     this.#asking ??= this.#ask().finally(() => {
       this.#asking = undefined;
     });
@@ -75,10 +74,7 @@ export class KeyCommand {
         throw error;
       }
       // The old one may still be good, and the model server decides that.
-      log.warn('a key was not told again; the last one is used', {
-        upstream,
-        error: describeError(error),
-      });
+      log.warn('a key was not told again; the last one is used', { upstream, error: describeError(error) });
       this.#known = { ...this.#known, atMs: clock.now() };
     }
     return this.#known.key;
@@ -87,12 +83,7 @@ export class KeyCommand {
   #run(): Promise<string> {
     const { argv, upstream, dir } = this.#options;
     const [program = '', ...args] = argv;
-    const options = {
-      cwd: dir,
-      timeout: ANSWER_MS_MAX,
-      killSignal: 'SIGKILL',
-      maxBuffer: OUTPUT_BYTES_MAX,
-    } as const;
+    const options = { cwd: dir, timeout: ANSWER_MS_MAX, killSignal: 'SIGKILL', maxBuffer: OUTPUT_BYTES_MAX } as const;
     return new Promise((resolve, reject) => {
       execFile(program, args, options, (error, stdout) => {
         const key = stdout.trim();

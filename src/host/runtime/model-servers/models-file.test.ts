@@ -19,10 +19,7 @@ const write = (name: string, text: string, mode = 0o600): void => {
   chmodSync(join(dir, name), mode);
 };
 const upstream = (more: string): string => `[upstreams.a]\nurl = "http://127.0.0.1:1"\n${more}\n`;
-const read = (
-  more: Record<string, string> = {},
-  env: Record<string, string> = {},
-): ReturnType<typeof readModelsFile> =>
+const read = (more: Record<string, string> = {}, env: Record<string, string> = {}): ReturnType<typeof readModelsFile> =>
   readModelsFile(readConfig({ NEUROVISOR_HOME: dir, ...more }), env);
 
 describe('readModelsFile', () => {

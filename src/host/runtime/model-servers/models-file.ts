@@ -125,13 +125,9 @@ function readText(path: string, where: string, check?: (stats: Stats) => void): 
     // Opening a pipe would wait for somebody to write into it.
     file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
     const stats = fstatSync(file);
-    if (!stats.isFile())
-      throw invalid(`${where}: ${path} is not a regular file`, 'correct the path');
+    if (!stats.isFile()) throw invalid(`${where}: ${path} is not a regular file`, 'correct the path');
     if (stats.size > FILE_BYTES_MAX) {
-      throw invalid(
-        `${where}: ${path} is larger than ${FILE_BYTES_MAX / MIB} MiB`,
-        'correct the path',
-      );
+      throw invalid(`${where}: ${path} is larger than ${FILE_BYTES_MAX / MIB} MiB`, 'correct the path');
     }
     check?.(stats);
     return readFileSync(file, 'utf8');

@@ -114,17 +114,12 @@ export async function testModels(
     for (const name of chosen) {
       for (const route of known.get(name)?.routes ?? []) {
         const { upstream, model: upstreamModel } = route;
-        const { target = null, error = null } =
-          probed.find(({ server }) => server.name === upstream) ?? {};
-        const spoken =
-          dialects.get(upstream) ?? (target === null ? [] : await probeDialects(prober, target));
+        const { target = null, error = null } = probed.find(({ server }) => server.name === upstream) ?? {};
+        const spoken = dialects.get(upstream) ?? (target === null ? [] : await probeDialects(prober, target));
         dialects.set(upstream, spoken);
         const token =
           target === null
-            ? {
-                firstTokenMs: null,
-                error: error ?? 'not asked: the first request starts the engine',
-              }
+            ? { firstTokenMs: null, error: error ?? 'not asked: the first request starts the engine' }
             : await probeToken(prober, target, upstreamModel);
         options.signal.throwIfAborted();
         const test = { model: name, upstream, upstreamModel, ...token, dialects: spoken };
@@ -137,9 +132,7 @@ export async function testModels(
 }
 
 function shownRoute({ price, ...route }: Route): RouteOverview {
-  return price == null
-    ? { ...route, ...(price === null && { price }) }
-    : { ...route, price: dollarPrice(price) };
+  return price == null ? { ...route, ...(price === null && { price }) } : { ...route, price: dollarPrice(price) };
 }
 
 /** Every model of the file, or the first that each server lists. */
@@ -233,9 +226,7 @@ async function withoutFile(config: Config): Promise<readonly Server[]> {
       const concurrency = upstreamSlots;
       const open = (): Promise<UpstreamTarget> => Promise.resolve(target);
       const api = 'openai';
-      return [
-        { name, url, kind: 'local', api, concurrency, key, target: open, discover: true },
-      ] as const;
+      return [{ name, url, kind: 'local', api, concurrency, key, target: open, discover: true }] as const;
     });
 }
 

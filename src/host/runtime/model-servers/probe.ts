@@ -58,10 +58,7 @@ const ERROR_BYTES_MAX = 4_096;
 const DIALECT_MS_MAX = 10_000;
 
 /** The APIs whose paths a server has. It gets an empty object, which costs no token. */
-export async function probeDialects(
-  prober: Prober,
-  target: UpstreamTarget,
-): Promise<readonly SpokenDialect[]> {
+export async function probeDialects(prober: Prober, target: UpstreamTarget): Promise<readonly SpokenDialect[]> {
   const found: SpokenDialect[] = [];
   for (const name of Object.keys(DIALECTS) as SpokenDialect[]) {
     using limit = timeLimit(prober.clock, DIALECT_MS_MAX, prober.signal);
@@ -100,11 +97,7 @@ const ANSWER_BYTES_MAX = 1 << 20;
 const ANTHROPIC_TOKENS_MAX = 1024;
 
 /** Asks a model for a short answer, and leaves at its first text. */
-export async function probeToken(
-  prober: Prober,
-  target: UpstreamTarget,
-  model: string,
-): Promise<TokenProbe> {
+export async function probeToken(prober: Prober, target: UpstreamTarget, model: string): Promise<TokenProbe> {
   const { clock } = prober;
   using limit = timeLimit(clock, TOKEN_MS_MAX, prober.signal);
   const begunAtMs = clock.now();

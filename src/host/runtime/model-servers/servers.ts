@@ -103,8 +103,7 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
   });
   // Watched by then: the lists may take a while.
   const offered = await names();
-  const defaultModel = (): string | null =>
-    file.defaultModel ?? firstModel(file) ?? offered[0] ?? null;
+  const defaultModel = (): string | null => file.defaultModel ?? firstModel(file) ?? offered[0] ?? null;
   return {
     get description() {
       return describe(file);
@@ -116,9 +115,7 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
     models: offered,
     offered: names,
     source: (model: Promise<Model | null>) => {
-      keep(model).catch((error: unknown) =>
-        ignore(error, 'reported to those who wait for the model'),
-      );
+      keep(model).catch((error: unknown) => ignore(error, 'reported to those who wait for the model'));
       return table;
     },
     warm: async (model: Promise<Model | null>) => {
@@ -156,13 +153,7 @@ export function targetOf(
 ): () => Promise<UpstreamTarget> {
   if (key === null || !('command' in key)) return () => Promise.resolve(target);
   const { log, clock, path } = place;
-  const command = new KeyCommand({
-    argv: key.command,
-    upstream: name,
-    dir: dirname(path),
-    clock,
-    log,
-  });
+  const command = new KeyCommand({ argv: key.command, upstream: name, dir: dirname(path), clock, log });
   return async () => {
     const apiKey = await command.key();
     return { ...target, apiKey, onDenied: () => command.deny(apiKey) };
@@ -170,9 +161,7 @@ export function targetOf(
 }
 
 const describe = ({ upstreams }: ConfiguredModels): string =>
-  upstreams
-    .map(({ name, url, isHosted }) => `${name} (${isHosted ? 'hosted, ' : ''}${url})`)
-    .join(', ');
+  upstreams.map(({ name, url, isHosted }) => `${name} (${isHosted ? 'hosted, ' : ''}${url})`).join(', ');
 
 /** The first model that every sandbox may use; without one, the first. */
 function firstModel({ upstreams, models }: ConfiguredModels): string | null {

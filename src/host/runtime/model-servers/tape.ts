@@ -2,11 +2,7 @@
 
 import type { CassetteChoice } from '../../../base/config.ts';
 import { type Log, silentLog } from '../../../base/log.ts';
-import {
-  readCassette,
-  requireCassettePlace,
-  writeCassette,
-} from '../../../inference/bridge/tape/cassette-file.ts';
+import { readCassette, requireCassettePlace, writeCassette } from '../../../inference/bridge/tape/cassette-file.ts';
 import { type MissingAnswer, Player } from '../../../inference/bridge/tape/player.ts';
 import { Recorder } from '../../../inference/bridge/tape/recorder.ts';
 import type { Tape } from '../../../inference/bridge/tape/tape.ts';

@@ -10,17 +10,7 @@
  */
 import { createHash } from 'node:crypto';
 import { createReadStream, createWriteStream } from 'node:fs';
-import {
-  chmod,
-  lstat,
-  mkdir,
-  open,
-  readdir,
-  rename,
-  rm,
-  statfs,
-  writeFile,
-} from 'node:fs/promises';
+import { chmod, lstat, mkdir, open, readdir, rename, rm, statfs, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { Transform, type TransformCallback } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -81,16 +71,10 @@ export interface PackedTemplate {
  * @param dir a new or empty directory; removed, or emptied, if it fails
  * @throws SandboxError `name_taken`: there is something; `disk_full`
  */
-export async function writeTemplate(
-  template: NamedTemplate,
-  dir: string,
-  signal: AbortSignal,
-): Promise<void> {
+export async function writeTemplate(template: NamedTemplate, dir: string, signal: AbortSignal): Promise<void> {
   await mkdir(dir, { recursive: true });
   if ((await readdir(dir)).length > 0) {
-    throw new SandboxError('name_taken', `${dir} is not empty`, {
-      remedy: 'name a new directory for the template',
-    });
+    throw new SandboxError('name_taken', `${dir} is not empty`, { remedy: 'name a new directory for the template' });
   }
   try {
     await writeInto(template, dir, signal);
@@ -100,11 +84,7 @@ export async function writeTemplate(
   }
 }
 
-async function writeInto(
-  { name, spec, image }: NamedTemplate,
-  dir: string,
-  signal: AbortSignal,
-): Promise<void> {
+async function writeInto({ name, spec, image }: NamedTemplate, dir: string, signal: AbortSignal): Promise<void> {
   const blobs = join(dir, 'blobs/sha256');
   await mkdir(blobs, { recursive: true });
   const put = async (mediaType: string, document: object): Promise<Descriptor> => {
@@ -154,11 +134,7 @@ export const LAYOUT_TAG = 'template';
  * @param from where it comes from, for errors
  * @throws SandboxError `not_found`: no layout; `spec_invalid`: not a template, or damaged
  */
-export async function readTemplate(
-  dir: string,
-  hostCpus: number,
-  from: string = dir,
-): Promise<PackedTemplate> {
+export async function readTemplate(dir: string, hostCpus: number, from: string = dir): Promise<PackedTemplate> {
   const blobs = join(dir, 'blobs/sha256');
   const index = parse(indexSchema, await readBounded(join(dir, 'index.json'), from), from);
   const [top] = index.manifests as [Descriptor];
@@ -178,11 +154,9 @@ export async function readTemplate(
   const writeDisk = async (path: string, signal: AbortSignal): Promise<void> => {
     try {
       await requireRoom(path, diskBytes);
-      await unpack(join(blobs, hexOf(layer.digest)), layer, path, { from, diskBytes, signal }).then(
-        (digest) => {
-          if (digest !== environment.digest) throw invalid(from, 'its disk has another digest');
-        },
-      );
+      await unpack(join(blobs, hexOf(layer.digest)), layer, path, { from, diskBytes, signal }).then((digest) => {
+        if (digest !== environment.digest) throw invalid(from, 'its disk has another digest');
+      });
     } catch (error) {
       await rm(path, { force: true });
       throw explained(error, dirname(path), signal);
@@ -211,9 +185,7 @@ async function unpack(
   const plain = new Measure(diskBytes);
   const target = createWriteStream(to, { flags: 'wx', mode: 0o600 });
   try {
-    await pipeline(createReadStream(path), stored, createZstdDecompress(), plain, target, {
-      signal,
-    });
+    await pipeline(createReadStream(path), stored, createZstdDecompress(), plain, target, { signal });
   } catch (error) {
     const isOurs = error instanceof TooLong || /^Z|zstd/i.test(String(errorCode(error)));
     throw isOurs ? invalid(from, 'its disk is damaged') : error;
@@ -366,6 +338,5 @@ class Measure extends Transform {
   }
 }
 
-const digestOf = (bytes: Uint8Array): string =>
-  `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+const digestOf = (bytes: Uint8Array): string => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 const hexOf = (digest: string): string => digest.slice('sha256:'.length);

@@ -2,13 +2,7 @@
 import type { LockContext } from '../../../artifacts/image/lock.ts';
 import type { TemplateSpec } from '../../../sandbox/contract/spec.ts';
 import { templateKey } from '../../../sandbox/start/template.ts';
-import {
-  type KeyNow,
-  keptTemplates,
-  removeTemplate,
-  type TemplateInfo,
-  withNamesLock,
-} from '../kept-templates.ts';
+import { type KeyNow, keptTemplates, removeTemplate, type TemplateInfo, withNamesLock } from '../kept-templates.ts';
 import { AGENT, type TemplateNames } from './names.ts';
 
 /** A template as `template ls` and `inspect` show it. Null and empty: not built yet. */

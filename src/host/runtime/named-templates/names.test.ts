@@ -92,15 +92,12 @@ describe('TemplateNames', () => {
     expect(await names.has(built)).toBe(true);
   });
 
-  it.each(['', '.', '..', '../x', 'a/b', 'A', '-a', 'a'.repeat(64), 'a\n'])(
-    'refuses the name %j',
-    async (name) => {
-      for (const work of [names.get(name), names.set(name, spec), names.remove(name)]) {
-        await expect(work).rejects.toMatchObject({ code: 'spec_invalid' });
-      }
-      expect(readdirSync(home)).toEqual([]);
-    },
-  );
+  it.each(['', '.', '..', '../x', 'a/b', 'A', '-a', 'a'.repeat(64), 'a\n'])('refuses the name %j', async (name) => {
+    for (const work of [names.get(name), names.set(name, spec), names.remove(name)]) {
+      await expect(work).rejects.toMatchObject({ code: 'spec_invalid' });
+    }
+    expect(readdirSync(home)).toEqual([]);
+  });
 
   it('reports a damaged definition when it is used, lists the others, and removes it', async () => {
     await names.set('data', spec);

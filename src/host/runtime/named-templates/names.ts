@@ -83,11 +83,7 @@ export class TemplateNames {
    * @param linkEnvironment makes a second name of the file of the spec's environment
    * @throws SandboxError `spec_invalid`
    */
-  async set(
-    name: string,
-    spec: TemplateSpec,
-    linkEnvironment?: (path: string) => Promise<void>,
-  ): Promise<void> {
+  async set(name: string, spec: TemplateSpec, linkEnvironment?: (path: string) => Promise<void>): Promise<void> {
     checkNewName(name);
     await this.#write(name, spec, linkEnvironment);
   }
@@ -235,9 +231,7 @@ const AGENT_TEMPLATE: StoredTemplate = { name: AGENT, spec: DEFAULT_TEMPLATE, ma
 export function checkNewName(name: string): void {
   checkName(name);
   if (!RESERVED.has(name)) return;
-  throw new SandboxError('spec_invalid', `the template name "${name}" is reserved`, {
-    remedy: 'choose another name',
-  });
+  throw new SandboxError('spec_invalid', `the template name "${name}" is reserved`, { remedy: 'choose another name' });
 }
 
 /** @throws SandboxError `spec_invalid` */
@@ -248,8 +242,7 @@ export function checkRemovable(name: string): void {
 function checkName(name: string): void {
   if (TEMPLATE_NAME.test(name)) return;
   throw new SandboxError('spec_invalid', `invalid template name "${name.slice(0, 80)}"`, {
-    remedy:
-      'use 1 to 63 lower-case letters, digits, dots, hyphens and underscores; the first is a letter or a digit',
+    remedy: 'use 1 to 63 lower-case letters, digits, dots, hyphens and underscores; the first is a letter or a digit',
   });
 }
 

@@ -26,8 +26,7 @@ describe('ready-made environments', () => {
     readyMadeTemplate(name, {
       systemDigest,
       names,
-      keep: (name, spec, path, recipe) =>
-        names.setReadyMade(name, spec, (to) => linkOrCopy(path, to), recipe),
+      keep: (name, spec, path, recipe) => names.setReadyMade(name, spec, (to) => linkOrCopy(path, to), recipe),
       build: async () => {
         builds += 1;
         const digest = `sha256:${String(builds).repeat(64)}`;
@@ -51,11 +50,7 @@ describe('ready-made environments', () => {
 
   it.each([
     ['another system image', async () => undefined, 'b'],
-    [
-      'a damaged definition',
-      async () => writeFileSync(join(home, 'templates/base.json'), '{'),
-      'a',
-    ],
+    ['a damaged definition', async () => writeFileSync(join(home, 'templates/base.json'), '{'), 'a'],
     ['its removal', () => names.remove('base'), 'a'],
   ])('%s: the next use builds it again', async (_what, change, digest) => {
     await open('a');
@@ -77,9 +72,7 @@ describe('ready-made environments', () => {
       ready: expect.stringContaining('49999/health'),
     });
     expect((await open('a')).spec).not.toHaveProperty('start');
-    expect(
-      (await names.list()).find(({ name }) => name === 'code-interpreter')?.spec.start,
-    ).toBeDefined();
+    expect((await names.list()).find(({ name }) => name === 'code-interpreter')?.spec.start).toBeDefined();
   });
 
   it('each begins with its base, which is in its recipe', async () => {

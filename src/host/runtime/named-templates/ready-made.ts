@@ -7,11 +7,7 @@ import type { Images, ImagesContext, PulledImage } from '../images.ts';
 import { templateSpec } from './spec.ts';
 
 /** Builds it, or finds it. A function of the composition root, since builds need a runtime themselves. */
-export type BuildReadyMade = (
-  context: ImagesContext,
-  images: Images,
-  name: string,
-) => Promise<PulledImage>;
+export type BuildReadyMade = (context: ImagesContext, images: Images, name: string) => Promise<PulledImage>;
 
 interface ReadyMadeParts {
   readonly systemDigest: string;
@@ -34,10 +30,7 @@ export async function readyMadeTemplate(
   if (known !== undefined) return known;
   const image = await build();
   const { memoryMib, diskMib, start } = { start: undefined, ...(READY_MADE.get(name) ?? DEFAULTS) };
-  const spec = {
-    ...templateSpec({ memoryMib, diskMib }, image),
-    ...(start === undefined ? {} : { start }),
-  };
+  const spec = { ...templateSpec({ memoryMib, diskMib }, image), ...(start === undefined ? {} : { start }) };
   await keep(name, spec, image.path, recipe);
   return (await names.readyMade(name, recipe)) ?? { name, spec, image };
 }

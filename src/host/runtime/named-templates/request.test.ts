@@ -13,10 +13,7 @@ const spec = {
 describe('withTemplate', () => {
   it('gives the request what the template fixes, and keeps the rest', () => {
     const { warm: _, ...fixed } = spec;
-    expect(withTemplate({ name: 'data', spec }, { env: { A: 'b' } })).toEqual({
-      env: { A: 'b' },
-      ...fixed,
-    });
+    expect(withTemplate({ name: 'data', spec }, { env: { A: 'b' } })).toEqual({ env: { A: 'b' }, ...fixed });
   });
 
   it('accepts what the template has: the same values, and names of its packages', () => {

@@ -5,11 +5,7 @@ import type { PoolMembers } from '../../../sandbox/contract/control.ts';
 import type { EnvironmentSource } from '../../../sandbox/contract/environment.ts';
 import { SandboxError } from '../../../sandbox/contract/errors.ts';
 import { installAge } from '../../../sandbox/contract/packages.ts';
-import {
-  DEFAULTS,
-  type SandboxOptions,
-  type TemplateSpec,
-} from '../../../sandbox/contract/spec.ts';
+import { DEFAULTS, type SandboxOptions, type TemplateSpec } from '../../../sandbox/contract/spec.ts';
 import { canBeCloned, DEFAULT_WARM } from '../../../sandbox/start/template.ts';
 
 /** The part of the options that a template fixes. */
@@ -42,10 +38,7 @@ export function checkRequirements(given: readonly string[]): readonly string[] {
   }
 }
 
-export function withoutTemplates(
-  { description }: VmmDriver,
-  options: SandboxOptions,
-): SandboxError {
+export function withoutTemplates({ description }: VmmDriver, options: SandboxOptions): SandboxError {
   const cause = canBeCloned(options)
     ? `${description} takes no snapshots`
     : 'a sandbox with an interactive console boots without a template';
@@ -54,8 +47,6 @@ export function withoutTemplates(
 
 /** Also with an image: its first sandbox builds a template for the next. */
 export function hasDefaults({ warm, memoryMaxMib, ...size }: TemplateSpec): boolean {
-  const isDefaultSize = Object.entries(DEFAULTS).every(
-    ([name, value]) => size[name as keyof typeof size] === value,
-  );
+  const isDefaultSize = Object.entries(DEFAULTS).every(([name, value]) => size[name as keyof typeof size] === value);
   return isDefaultSize && memoryMaxMib === undefined && (warm === DEFAULT_WARM || warm === NO_WARM);
 }

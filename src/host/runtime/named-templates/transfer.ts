@@ -40,20 +40,12 @@ export async function importTemplate(
 }
 
 /** @throws SandboxError, OciError */
-export async function pushTemplate(
-  context: PrepareContext,
-  template: NamedTemplate,
-  to: string,
-): Promise<string> {
+export async function pushTemplate(context: PrepareContext, template: NamedTemplate, to: string): Promise<string> {
   const reference = registryReference(to);
   return await withDirectory(context, async (dir) => {
     const layout = join(dir, 'layout');
     await writeTemplate(template, layout, context.signal);
-    await pushArtifact({
-      layout: `oci:${layout}:${LAYOUT_TAG}`,
-      reference,
-      signal: context.signal,
-    });
+    await pushArtifact({ layout: `oci:${layout}:${LAYOUT_TAG}`, reference, signal: context.signal });
     return reference.text;
   });
 }
@@ -88,10 +80,7 @@ export async function pullTemplate(
   });
 }
 
-async function withDirectory<T>(
-  context: PrepareContext,
-  work: (dir: string) => Promise<T>,
-): Promise<T> {
+async function withDirectory<T>(context: PrepareContext, work: (dir: string) => Promise<T>): Promise<T> {
   await installHostPackages(context, await missingHostPackages(ENVIRONMENT_PACKAGES));
   // What a killed process leaves there goes after a day.
   const parent = join(context.cacheDir, 'oci/tmp');

@@ -85,9 +85,7 @@ function grouped<T extends Candidate>(candidates: readonly T[]): Choice<T>[] {
     const key = one.name === null ? '' : stem === undefined ? own : `${stem}-of-${count}`;
     groups.set(key, [...(groups.get(key) ?? []), one]);
   }
-  return [...groups.values()].map((group) =>
-    group.toSorted((a, b) => (a.name ?? '').localeCompare(b.name ?? '')),
-  );
+  return [...groups.values()].map((group) => group.toSorted((a, b) => (a.name ?? '').localeCompare(b.name ?? '')));
 }
 
 /** @throws ModelError `model_invalid`: a part is missing */

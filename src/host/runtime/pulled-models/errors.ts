@@ -43,8 +43,5 @@ const CODES: Readonly<Record<OciErrorCode, ModelErrorCode>> = {
 /** A registry's failure, in the terms of models. */
 export function asModelError(error: unknown, remedy?: string): unknown {
   if (!(error instanceof OciError)) return error;
-  return new ModelError(CODES[error.code], error.message, {
-    cause: error.cause,
-    remedy: remedy ?? error.remedy,
-  });
+  return new ModelError(CODES[error.code], error.message, { cause: error.cause, remedy: remedy ?? error.remedy });
 }

@@ -15,7 +15,6 @@ export function pulledModelPath(config: Config, name: string): string | null {
   const found = new ModelStore(resolveHome(config.home).cacheDir).find(name);
   if (found === null) return null;
   const file = readModelsFile(config);
-  const isNamed =
-    file?.models.has(name) === true || file?.upstreams.some((one) => one.name === name) === true;
+  const isNamed = file?.models.has(name) === true || file?.upstreams.some((one) => one.name === name) === true;
   return isNamed ? null : found.path;
 }

@@ -84,22 +84,14 @@ interface Wanted {
    * @param paths of the files, in their order
    * @returns their digests
    */
-  fetch(
-    dir: string,
-    paths: readonly string[],
-    onBytes: (bytes: number) => void,
-  ): Promise<readonly string[]>;
+  fetch(dir: string, paths: readonly string[], onBytes: (bytes: number) => void): Promise<readonly string[]>;
 }
 
 /**
  * @param text a path, or a reference to a registry
  * @throws ModelError, ImageError `disk_full`, `cancelled`, EngineError `model_invalid`
  */
-export async function pullModel(
-  context: PullContext,
-  text: string,
-  options: PullOptions,
-): Promise<PullResult> {
+export async function pullModel(context: PullContext, text: string, options: PullOptions): Promise<PullResult> {
   if (options.name !== undefined) checkModelName(options.name);
   const source = await modelSource(text, context.cwd);
   if (source.kind !== 'registry') {
@@ -111,8 +103,7 @@ export async function pullModel(
   try {
     return await pullWanted(context, await wantedThere(context, source, options));
   } catch (error) {
-    const isUnknown =
-      error instanceof OciError && ['image_not_found', 'unauthorized'].includes(error.code);
+    const isUnknown = error instanceof OciError && ['image_not_found', 'unauthorized'].includes(error.code);
     throw asModelError(error, isUnknown ? registryRemedy(text, context.cwd) : undefined);
   }
 }
@@ -340,10 +331,7 @@ async function inTemporaryDir<T>(work: (dir: string) => Promise<T>): Promise<T> 
  * @returns bytes that it freed
  * @throws ModelError `model_not_found`: nothing is removed then
  */
-export async function removeModels(
-  context: Omit<PullContext, 'cwd'>,
-  names: readonly string[],
-): Promise<number> {
+export async function removeModels(context: Omit<PullContext, 'cwd'>, names: readonly string[]): Promise<number> {
   const store = new ModelStore(context.cacheDir);
   const sizes = new Map<string, number>();
   for (const name of names) sizes.set(name, await store.size(name));
@@ -362,8 +350,7 @@ export async function removeModels(
   return [...sizes.values()].reduce((sum, bytes) => sum + bytes, 0);
 }
 
-const sumOf = (all: readonly { readonly bytes: number }[]): number =>
-  all.reduce((sum, { bytes }) => sum + bytes, 0);
+const sumOf = (all: readonly { readonly bytes: number }[]): number => all.reduce((sum, { bytes }) => sum + bytes, 0);
 
 function nameTaken({ name, source }: PulledModel): ModelError {
   return new ModelError('name_taken', `there is a model "${name}" already`, {

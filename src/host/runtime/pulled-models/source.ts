@@ -19,15 +19,13 @@ export type ModelSource =
  * @throws ModelError `reference_invalid`, `model_not_found`
  */
 export async function modelSource(text: string, cwd: string): Promise<ModelSource> {
-  if (!/^([./~]|file:)|\.gguf$/i.test(text))
-    return { kind: 'registry', reference: inRegistry(text, cwd) };
+  if (!/^([./~]|file:)|\.gguf$/i.test(text)) return { kind: 'registry', reference: inRegistry(text, cwd) };
   const plain = text.replace(/^file:(\/\/)?/, '').replace(/^~(?=\/|$)/, homedir());
   const path = resolve(cwd, plain);
   try {
     return { kind: (await stat(path)).isDirectory() ? 'directory' : 'file', path };
   } catch (cause) {
-    if (errorCode(cause) !== 'ENOENT' && errorCode(cause) !== 'ENOTDIR')
-      throw unreadable(path, cause);
+    if (errorCode(cause) !== 'ENOENT' && errorCode(cause) !== 'ENOTDIR') throw unreadable(path, cause);
     throw new ModelError('model_not_found', `${path} does not exist`, {
       remedy: 'correct the path; a model in a registry is named without a leading dot or slash',
     });
@@ -52,8 +50,7 @@ const FORMS =
 
 /** What a failed pull from a registry may have meant. */
 export function registryRemedy(text: string, cwd: string): string | undefined {
-  if (existsSync(resolve(cwd, text)))
-    return `For the file or directory of this name: neurovisor models pull ./${text}`;
+  if (existsSync(resolve(cwd, text))) return `For the file or directory of this name: neurovisor models pull ./${text}`;
   if (!/^[^/]+$/.test(text)) return undefined;
   return `Check the name, and log in if it is private: docker login. Docker's models are named ai/${text}, Ollama's registry.ollama.ai/library/${text}.`;
 }
@@ -97,8 +94,7 @@ async function ggufIn(dir: string, depth = DEPTH_MAX): Promise<LocalFile[]> {
       } else if (/\.gguf$/i.test(entry.name)) {
         found.push(await localFile(dir, relative(dir, path)));
       }
-      if (found.length > FILES_MAX)
-        throw new ModelError('model_ambiguous', `${dir} has more than ${FILES_MAX} models`);
+      if (found.length > FILES_MAX) throw new ModelError('model_ambiguous', `${dir} has more than ${FILES_MAX} models`);
     }
   };
   await look(dir, depth);
@@ -131,8 +127,7 @@ export function usualName(source: ModelSource, files: Choice<Candidate>, wanted?
   if (source.kind !== 'registry') return fitting(stemOf(files[0]?.name ?? ''));
   const { reference } = source;
   const whole = reference.text.replace(/^(docker:\/\/|oci:)/, '').replace(/@sha256:.*$/, '');
-  const [, repository = '', tag = 'latest'] =
-    /^(.*?)(?::([\w.-]+))?$/s.exec(whole.replace(/^.*\//s, '')) ?? [];
+  const [, repository = '', tag = 'latest'] = /^(.*?)(?::([\w.-]+))?$/s.exec(whole.replace(/^.*\//s, '')) ?? [];
   const own = tag === 'latest' ? repository : `${repository}-${tag}`;
   return fitting(wanted === undefined ? own : stemOf(files[0]?.name ?? own));
 }

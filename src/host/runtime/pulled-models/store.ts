@@ -87,9 +87,7 @@ export class ModelStore {
     const path = join(this.modelDir(name), RECORD);
     try {
       if (statSync(path).size > RECORD_BYTES_MAX) return null;
-      const { format: _always, ...record } = recordSchema.parse(
-        JSON.parse(readFileSync(path, 'utf8')),
-      );
+      const { format: _always, ...record } = recordSchema.parse(JSON.parse(readFileSync(path, 'utf8')));
       const files = record.files.map((file) => join(this.modelDir(name), file.name));
       if (files.some((file, i) => statSync(file).size !== record.files[i]?.bytes)) return null;
       const bytes = record.files.reduce((sum, file) => sum + file.bytes, 0);

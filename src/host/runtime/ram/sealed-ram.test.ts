@@ -304,9 +304,7 @@ describe('SealedRam', () => {
   });
 
   it('fails for a file that is not there, and leaves nothing', async () => {
-    await expect(map(join(dir, 'none'))).rejects.toMatchObject({
-      code: 'ENOENT',
-    });
+    await expect(map(join(dir, 'none'))).rejects.toMatchObject({ code: 'ENOENT' });
   });
 
   it('base: the digest of what is mapped, and one more user of it', async () => {

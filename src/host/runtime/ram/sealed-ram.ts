@@ -76,10 +76,7 @@ export class SealedRam implements CloneRam {
     const missingMib = (): number => {
       const shared = this.#copies.get(key);
       if (shared !== undefined && shared.users > 0) return 0;
-      const memory =
-        shared === undefined
-          ? { ...facts, key, content: facts.id, grownBytes: 0 }
-          : memoryOf(shared);
+      const memory = shared === undefined ? { ...facts, key, content: facts.id, grownBytes: 0 } : memoryOf(shared);
       const bytes = shared === undefined ? 0 : bytesOf(shared);
       return Math.max(0, this.#sizes.expectedBytes(memory) - bytes) / MIB;
     };
@@ -216,12 +213,7 @@ class Source {
     }
   }
 
-  private constructor(
-    file: FileHandle,
-    facts: Facts,
-    digest: string | undefined,
-    writtenNs: bigint,
-  ) {
+  private constructor(file: FileHandle, facts: Facts, digest: string | undefined, writtenNs: bigint) {
     this.#file = file;
     this.facts = facts;
     this.digest = digest;
@@ -299,9 +291,7 @@ class Shared {
   /** Idempotent. */
   close(): Promise<void> {
     // The copy and a digest open the memory by its descriptor number, which must not be reused before they end.
-    this.#closing ??= Promise.allSettled([this.filled, this.#digested.digest]).then(() =>
-      closeInPool(this.fd),
-    );
+    this.#closing ??= Promise.allSettled([this.filled, this.#digested.digest]).then(() => closeInPool(this.fd));
     return this.#closing;
   }
 }
@@ -355,12 +345,7 @@ function digestOnce(known: Digested, path: string): Promise<string> {
   return known.digest;
 }
 
-function mapped(
-  fd: number,
-  base: RamBase,
-  ready: Promise<void> | undefined,
-  leave: () => Promise<void>,
-): MappedMemory {
+function mapped(fd: number, base: RamBase, ready: Promise<void> | undefined, leave: () => Promise<void>): MappedMemory {
   const path = `/proc/self/fd/${fd}`;
   let closing: Promise<void> | undefined;
   return {

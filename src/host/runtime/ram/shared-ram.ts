@@ -39,9 +39,7 @@ export class SharedRam implements CloneRam {
     let isDropped = false;
     // The first one stays for those who come next; the others would be as many as there ever were tenants.
     const copyFor = (sharers: string): Promise<FileCopy> =>
-      copies.size === 0
-        ? Promise.resolve(first)
-        : this.#furtherCopy(first, () => copies.delete(sharers));
+      copies.size === 0 ? Promise.resolve(first) : this.#furtherCopy(first, () => copies.delete(sharers));
     return {
       open: async (sharers) => {
         // A copy that is made now would stay until the end of this process.
@@ -160,9 +158,5 @@ async function mapMemory(path: string): Promise<MappedMemory> {
     await file.close();
     throw error;
   }
-  return {
-    path,
-    copyInto: (target) => copyDataInto(`/proc/self/fd/${file.fd}`, target),
-    close: () => file.close(),
-  };
+  return { path, copyInto: (target) => copyDataInto(`/proc/self/fd/${file.fd}`, target), close: () => file.close() };
 }

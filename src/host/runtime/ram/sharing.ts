@@ -29,14 +29,9 @@ export const SHARING_REMEDY =
   'otherwise with kernel.yama.ptrace_scope below 2';
 
 /** For VMMs that need no more than a file. */
-export function sharingAsConfigured({
-  memorySharing,
-}: Partial<Pick<Config, 'memorySharing'>>): RamSharing {
+export function sharingAsConfigured({ memorySharing }: Partial<Pick<Config, 'memorySharing'>>): RamSharing {
   if (memorySharing === 'copy')
-    return {
-      isShared: false,
-      text: 'each sandbox has a copy of its template’s memory, as configured',
-    };
+    return { isShared: false, text: 'each sandbox has a copy of its template’s memory, as configured' };
   const whose = memorySharing === 'share-all' ? 'all sandboxes' : 'the sandboxes of a tenant';
   return { isShared: true, text: `${whose} share their template’s memory until they write to it` };
 }
@@ -95,11 +90,7 @@ async function factsOf({
   return JSON.stringify([boot, yama, ...own, confinement.description, binary]);
 }
 
-async function tryAccess({
-  home,
-  confinement,
-  binary,
-}: Parameters<typeof ramSharingOf>[0]): Promise<string | null> {
+async function tryAccess({ home, confinement, binary }: Parameters<typeof ramSharingOf>[0]): Promise<string | null> {
   const id = newSandboxId();
   const { dir, remove } = await makeWorkspace(home.runDir, id);
   try {

@@ -71,11 +71,7 @@ export class BodyChecker {
   readonly #short: Threads;
   readonly #long: Threads;
 
-  constructor(options: {
-    readonly clock: Clock;
-    readonly log: Log;
-    readonly limits?: Partial<CheckerLimits>;
-  }) {
+  constructor(options: { readonly clock: Clock; readonly log: Log; readonly limits?: Partial<CheckerLimits> }) {
     const { clock, log } = options;
     const limits = { ...CHECKER_LIMITS, ...options.limits };
     const path = modulePath('./body-worker.ts', import.meta.url);
@@ -114,10 +110,7 @@ export class BodyChecker {
   }
 }
 
-async function inThread(
-  threads: Threads,
-  { sandboxId, bytes, check, signal }: BodyJob,
-): Promise<CheckedBytes> {
+async function inThread(threads: Threads, { sandboxId, bytes, check, signal }: BodyJob): Promise<CheckedBytes> {
   const transfer = [bytes.buffer as ArrayBuffer];
   try {
     const answer = await threads.run({ sandboxId, request: { bytes, check }, transfer, signal });
@@ -131,22 +124,11 @@ async function inThread(
 }
 
 const REFUSALS: Readonly<Record<ThreadErrorCode, Checked<never>>> = {
-  busy: refused(
-    503,
-    'body_check_busy',
-    'The host could not check the request in time. Retry later.',
-    { retryAfterSeconds: 2 },
-  ),
-  out_of_memory: refused(
-    413,
-    'body_too_complex',
-    'The body takes too much memory to check. Send fewer values.',
-  ),
-  failed: refused(
-    500,
-    'internal_error',
-    "The inference bridge failed. See the host's log for the cause.",
-  ),
+  busy: refused(503, 'body_check_busy', 'The host could not check the request in time. Retry later.', {
+    retryAfterSeconds: 2,
+  }),
+  out_of_memory: refused(413, 'body_too_complex', 'The body takes too much memory to check. Send fewer values.'),
+  failed: refused(500, 'internal_error', "The inference bridge failed. See the host's log for the cause."),
 };
 
 /** A thread's answer has the bytes as a plain array. */

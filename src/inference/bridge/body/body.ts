@@ -9,12 +9,7 @@ import { accepted, type Checked, refused } from '../refusal.ts';
  * Bytes of the bodies of all sandboxes, on their way or held until an upstream answers. Whatever others do, a sandbox
  * can send bodies of its guaranteed size together. `bodyTotalBytesMax` of its port limits it, too.
  */
-export const BODY_MEMORY: FairShareLimits = {
-  sumMax: 256 * MIB,
-  ownMax: 256 * MIB,
-  guaranteed: MIB,
-  places: 128,
-};
+export const BODY_MEMORY: FairShareLimits = { sumMax: 256 * MIB, ownMax: 256 * MIB, guaranteed: MIB, places: 128 };
 
 const FIRST_CAPACITY_BYTES = 4 * 1024;
 const LARGE_BYTES = 128 * 1024;

@@ -6,13 +6,7 @@ import { type OutputLimit, outputLimitOf } from '../budget/output-limit.ts';
 import type { RequestContent } from '../content/content.ts';
 import { requestContent } from '../content/request-content.ts';
 import { writeMessagesRequest } from '../dialect/anthropic/write-request.ts';
-import type {
-  Inspection,
-  KeepRequest,
-  KeptContext,
-  KeptNeeds,
-  Operation,
-} from '../dialect/dialect.ts';
+import type { Inspection, KeepRequest, KeptContext, KeptNeeds, Operation } from '../dialect/dialect.ts';
 import { DIALECTS } from '../dialect/dialects.ts';
 import type { AnswerContext } from '../dialect/model.ts';
 import {
@@ -116,8 +110,7 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
   const own = form(operation.upstreamPath, inspection.edits, translated?.value?.body);
   const { answer, keep, conversation: spoken } = translated?.value ?? {};
   const openai = answer === undefined ? own : { ...own, translated: { answer, keep } };
-  const promptTokensEstimate =
-    translated?.value?.promptTokensEstimate ?? inspection.promptTokensEstimate;
+  const promptTokensEstimate = translated?.value?.promptTokensEstimate ?? inspection.promptTokensEstimate;
   const checked = {
     inspection: { ...inspection, promptTokensEstimate, ...soundOf(upload) },
     conversation,
@@ -132,9 +125,7 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
     return accepted({ ...checked, forms: { openai, anthropic } });
   }
   const read =
-    answer === undefined
-      ? dialect.foreign?.read(operation, value)
-      : accepted({ answer, conversation: spoken });
+    answer === undefined ? dialect.foreign?.read(operation, value) : accepted({ answer, conversation: spoken });
   if (read?.ok === false) return accepted({ ...checked, unfit: { anthropic: read.refusal } });
   if (read?.value.conversation === undefined) return accepted(checked);
   const anthropic = {
@@ -148,8 +139,7 @@ interface ReadBody extends JsonBody {
   readonly upload?: UploadForm;
 }
 
-const readJson = (bytes: Buffer, { limits }: BodyCheck): Checked<ReadBody> =>
-  parseJsonBody(bytes, limits);
+const readJson = (bytes: Buffer, { limits }: BodyCheck): Checked<ReadBody> => parseJsonBody(bytes, limits);
 
 /** A form as JSON, for the checks of all bodies. */
 function readUpload(bytes: Buffer, { contentType, content }: BodyCheck): Checked<ReadBody> {
@@ -181,11 +171,7 @@ function soundOf(upload: UploadForm | undefined): Pick<Inspection, 'soundTokensE
 const NO_LAYOUT: JsonLayout = { members: new Map(), end: 0 };
 
 /** What checks and the log have of a file. */
-function describeFile(
-  bytes: Buffer,
-  { start, end, type }: UploadFile,
-  content: ContentMode,
-): string {
+function describeFile(bytes: Buffer, { start, end, type }: UploadFile, content: ContentMode): string {
   const sound = bytes.subarray(start, end);
   const hash = (): string => createHash('sha256').update(sound).digest('hex');
   const more = content === 'off' ? '' : `, sha256 ${hash()}`;

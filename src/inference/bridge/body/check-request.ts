@@ -21,10 +21,7 @@ export interface RequestToCheck {
 }
 
 /** Checks again with what a first check has found to be needed. @throws the signal's reason */
-export async function checkRequest(
-  context: ExchangeContext,
-  request: RequestToCheck,
-): Promise<CheckedBytes> {
+export async function checkRequest(context: ExchangeContext, request: RequestToCheck): Promise<CheckedBytes> {
   const first = await checkWith(context, request);
   const needs = first.checked.ok ? first.checked.value.needs : undefined;
   const kept = needs && request.dialect.translation?.find?.(needs, context.kept);

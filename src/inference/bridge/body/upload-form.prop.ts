@@ -6,19 +6,14 @@ import { readForm, type UploadForm, writeForm } from './upload-form.ts';
 /** With much that looks like the body around it. */
 const bytes = fc
   .array(
-    fc.oneof(
-      fc.constantFrom('\r\n', '--', '--B', '\r\n--', '\r\n--B-', '--B--\r\n', '"', ': ', '\0'),
-      fc.string(),
-    ),
+    fc.oneof(fc.constantFrom('\r\n', '--', '--B', '\r\n--', '\r\n--B-', '--B--\r\n', '"', ': ', '\0'), fc.string()),
     { maxLength: 20 },
   )
   // In what a client writes, the delimiter is in no content.
   .map((parts) => parts.join('').replaceAll(/(^|\r\n)--B/g, '$1--C'));
 const names = fc.uniqueArray(fc.constantFrom('model', 'prompt', 'language', 'include[]'));
 const form = fc.record({
-  texts: names.chain((chosen) =>
-    fc.tuple(...chosen.map((name) => fc.tuple(fc.constant(name), bytes))),
-  ),
+  texts: names.chain((chosen) => fc.tuple(...chosen.map((name) => fc.tuple(fc.constant(name), bytes)))),
   file: fc.record({
     content: fc.oneof(
       bytes.map((text) => Buffer.from(text)),
@@ -52,13 +47,8 @@ describe('writeForm', () => {
         expect(contents(second.value, written)).toEqual(contents(first.value, body));
         const own = first.value.file;
         const others = await partsOf(written, contentType);
-        expect(
-          others.flatMap(({ name, text }) => (text === undefined ? [] : [[name, text]])),
-        ).toEqual(texts);
-        expect(others.at(-1)).toMatchObject({
-          fileName: own?.name,
-          bytes: content.toString('hex'),
-        });
+        expect(others.flatMap(({ name, text }) => (text === undefined ? [] : [[name, text]]))).toEqual(texts);
+        expect(others.at(-1)).toMatchObject({ fileName: own?.name, bytes: content.toString('hex') });
       }),
     );
   });

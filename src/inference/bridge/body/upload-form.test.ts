@@ -38,9 +38,7 @@ describe('readForm', () => {
 
   it('takes a name in the form of RFC 5987 for a name', () => {
     const head = `Content-Disposition: form-data; name="file"; filename*=utf-8''%C3%BC.wav`;
-    expect(read(`${part(head)}--B--`)).toMatchObject({
-      value: { file: { name: 'utf-8___C3_BC.wav' } },
-    });
+    expect(read(`${part(head)}--B--`)).toMatchObject({ value: { file: { name: 'utf-8___C3_BC.wav' } } });
   });
 
   it.each([
@@ -88,11 +86,7 @@ describe('readForm', () => {
     ['two files', formOf([FILE, FILE]), /"file" occurs twice/],
     ['a text for the file', formOf([{ name: 'file', content: 'x' }]), /must be a file/],
     ['a file for a text', formOf([{ ...FILE, name: 'model' }]), /"model" must not be a file/],
-    [
-      'long lists',
-      formOf(Array.from({ length: 17 }, () => ({ name: 'include[]', content: 'x' }))),
-      /too often/,
-    ],
+    ['long lists', formOf(Array.from({ length: 17 }, () => ({ name: 'include[]', content: 'x' }))), /too often/],
     [
       'many parts',
       formOf(Array.from({ length: 65 }, (_, n) => ({ name: `n${n}`, content: 'x' }))),

@@ -66,8 +66,7 @@ export function readForm(bytes: Buffer, contentType: string | undefined): Checke
   const reader = new FormReader(bytes);
   for (let at = first.length; ; ) {
     const next = bytes.toString('latin1', at, at + 2);
-    if (next === '--')
-      return isEnd(bytes, at + 2) ? reader.form() : invalid('bytes follow its end');
+    if (next === '--') return isEnd(bytes, at + 2) ? reader.form() : invalid('bytes follow its end');
     if (next !== CRLF) return invalid('its boundary is within a line, or its end is missing');
     const end = bytes.indexOf(delimiter, at);
     if (end < 0) return invalid('its end is missing');
@@ -127,11 +126,7 @@ class FormReader {
     const { textBytesMax } = FORM_LIMITS;
     const bytes = this.#bytes.subarray(start, end);
     const why =
-      bytes.length > textBytesMax
-        ? `is longer than ${textBytesMax} bytes`
-        : isUtf8(bytes)
-          ? undefined
-          : 'is not UTF-8';
+      bytes.length > textBytesMax ? `is longer than ${textBytesMax} bytes` : isUtf8(bytes) ? undefined : 'is not UTF-8';
     if (why !== undefined) {
       return refused(400, 'invalid_value', `"${shown(name)}" ${why}.`, { param: shown(name) });
     }
@@ -234,9 +229,7 @@ export function writeForm(
 
 function wrongKind(name: string): Checked<never> {
   const message =
-    name === FILE
-      ? '"file" must be a file: give its part a filename.'
-      : `"${shown(name)}" must not be a file.`;
+    name === FILE ? '"file" must be a file: give its part a filename.' : `"${shown(name)}" must not be a file.`;
   return refused(400, 'invalid_value', message, { param: shown(name) });
 }
 

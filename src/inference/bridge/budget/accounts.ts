@@ -49,19 +49,9 @@ export type RequestUse = Omit<Record<BudgetKind, number>, 'requests'>;
 export type Reserved =
   | { readonly kind: 'reserved'; readonly reservation: Reservation }
   /** Later: requests in flight hold what is left, or the rate is used up. */
-  | {
-      readonly kind: 'later';
-      readonly inMs: number | null;
-      readonly by: BudgetKind | 'rate';
-      readonly account: string;
-    }
+  | { readonly kind: 'later'; readonly inMs: number | null; readonly by: BudgetKind | 'rate'; readonly account: string }
   /** `inMs`: until the next window; null: there is none. */
-  | {
-      readonly kind: 'spent';
-      readonly by: BudgetKind;
-      readonly inMs: number | null;
-      readonly account: string;
-    };
+  | { readonly kind: 'spent'; readonly by: BudgetKind; readonly inMs: number | null; readonly account: string };
 
 export interface Reservation {
   /** At most what was wanted, and at least 1 for each answer if that was. */
@@ -98,12 +88,7 @@ const CUT_KINDS: ReadonlySet<BudgetKind> = new Set(['outputTokens', 'costNanoDol
 /** Held of what has no limit, which a guest may name as large as it likes: sums stay exact. */
 const UNLIMITED_HELD_MAX = 1e9;
 
-const none = (): Record<BudgetKind, number> => ({
-  inputTokens: 0,
-  outputTokens: 0,
-  requests: 0,
-  costNanoDollars: 0,
-});
+const none = (): Record<BudgetKind, number> => ({ inputTokens: 0, outputTokens: 0, requests: 0, costNanoDollars: 0 });
 
 /** The counts are an upstream's, so their sum may have no exact number. */
 const sum = (a: number, b: number): number => Math.min(a + b, Number.MAX_SAFE_INTEGER);
@@ -115,12 +100,7 @@ function add(to: Record<BudgetKind, number>, held: Record<BudgetKind, number>, s
   }
 }
 
-function hold(
-  { holders }: Account,
-  name: string,
-  held: Record<BudgetKind, number>,
-  sign: 1 | -1,
-): void {
+function hold({ holders }: Account, name: string, held: Record<BudgetKind, number>, sign: 1 | -1): void {
   const own = holders.get(name) ?? none();
   add(own, held, sign);
   if (own.requests === 0) holders.delete(name);
@@ -206,10 +186,7 @@ export class BudgetAccounts {
         if (free < least[by]) return { kind: 'later', by, inMs: null, account: name };
         if (by === 'outputTokens') outputTokens = Math.min(outputTokens, free);
         if (by === 'costNanoDollars') {
-          outputTokens = Math.min(
-            outputTokens,
-            affordableOutput(price, inputTokens, free) ?? outputTokens,
-          );
+          outputTokens = Math.min(outputTokens, affordableOutput(price, inputTokens, free) ?? outputTokens);
         }
       }
     }
@@ -225,10 +202,7 @@ export class BudgetAccounts {
     const holds = opened.map((account, index) => {
       const held = none();
       for (const kind of KINDS) {
-        held[kind] =
-          account.limits[kind] === undefined
-            ? Math.min(most[kind], UNLIMITED_HELD_MAX)
-            : most[kind];
+        held[kind] = account.limits[kind] === undefined ? Math.min(most[kind], UNLIMITED_HELD_MAX) : most[kind];
       }
       add(account.reserved, held, 1);
       const owners = shares[index]?.holders ?? [];
@@ -252,9 +226,7 @@ export class BudgetAccounts {
       outputTokens,
       limitsCost: opened.some(({ limits }) => limits.costNanoDollars !== undefined),
       limitsOutput: opened.some(
-        ({ limits }) =>
-          limits.outputTokens !== undefined ||
-          (limits.costNanoDollars !== undefined && price.output > 0),
+        ({ limits }) => limits.outputTokens !== undefined || (limits.costNanoDollars !== undefined && price.output > 0),
       ),
       settle: (used) => end({ ...used, requests: 1 }),
       release: () => end(none()),
@@ -269,9 +241,7 @@ export class BudgetAccounts {
     this.#roll(account);
     const { tokensPerMinute } = account.limits;
     const rate =
-      tokensPerMinute === undefined
-        ? undefined
-        : { size: tokensPerMinute, refillPerSecond: tokensPerMinute / 60 };
+      tokensPerMinute === undefined ? undefined : { size: tokensPerMinute, refillPerSecond: tokensPerMinute / 60 };
     account.rate.setLimit(rate, this.#clock.now());
     return account;
   }

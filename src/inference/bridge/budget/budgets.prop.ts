@@ -22,11 +22,7 @@ const limits: fc.Arbitrary<ModelBudget> = fc.record(
 
 /** Trillionths of a dollar for a token, so most costs are rounded. */
 const price: fc.Arbitrary<Price> = fc
-  .tuple(
-    fc.nat({ max: 700_000 }),
-    fc.nat({ max: 700_000 }),
-    fc.double({ min: 0, max: 1, noNaN: true }),
-  )
+  .tuple(fc.nat({ max: 700_000 }), fc.nat({ max: 700_000 }), fc.double({ min: 0, max: 1, noNaN: true }))
   .map(([input, output, part]) => ({ input, output, cachedInput: Math.floor(part * input) }));
 
 const TENANTS = { a: 'tenant:x', b: 'tenant:x', c: 'tenant:y' } as const;
@@ -136,13 +132,9 @@ describe('budgets', () => {
           // All that is left can be had at once: nothing is held any more.
           for (const name of names) {
             const all = limitOf.get(name) ?? {};
-            const left = (kind: (typeof KINDS)[number]): number =>
-              (all[kind] ?? 1000) - (used.get(name)?.[kind] ?? 0);
+            const left = (kind: (typeof KINDS)[number]): number => (all[kind] ?? 1000) - (used.get(name)?.[kind] ?? 0);
             if (KINDS.some((kind) => left(kind) < 1)) continue;
-            const wanted = {
-              inputTokens: left('inputTokens'),
-              outputTokens: left('outputTokens'),
-            };
+            const wanted = { inputTokens: left('inputTokens'), outputTokens: left('outputTokens') };
             const share = [{ account: name, limits: all }];
             const rest = await Promise.race([
               budgets.reserve(() => share, wanted, new AbortController().signal),
@@ -171,76 +163,65 @@ describe('budgets', () => {
       fc.record({ kind: fc.constant('change' as const), ...changed }),
     );
     fc.assert(
-      fc.property(
-        fc.array(step, { maxLength: 60, size: 'max' }),
-        fc.integer({ min: 1, max: 120 }),
-        (steps, first) => {
-          let limit = first;
-          let windowMs: number | undefined = WINDOW_MS;
-          const windowOf = (): number =>
-            windowMs === undefined ? 0 : Math.floor(clock.wall() / windowMs);
-          const clock = new FakeClock();
-          let accounts = new BudgetAccounts(clock);
-          let open: Reservation[] = [];
-          const limitsNow = (): ModelBudget => ({
-            outputTokens: limit,
-            ...(windowMs === undefined ? {} : { windowMs }),
-          });
-          let shares = [{ account: 'a', limits: limitsNow() }];
-          let used = 0;
-          let window = windowOf();
-          const now = (): void => {
-            const next = windowOf();
-            if (next > window) used = 0;
-            window = next;
-          };
-          for (const one of steps) {
-            now();
-            const held = open.reduce((sum, each) => sum + each.outputTokens, 0);
-            if (one.kind === 'wait') clock.advance(one.ms);
-            else if (one.kind === 'change') {
+      fc.property(fc.array(step, { maxLength: 60, size: 'max' }), fc.integer({ min: 1, max: 120 }), (steps, first) => {
+        let limit = first;
+        let windowMs: number | undefined = WINDOW_MS;
+        const windowOf = (): number => (windowMs === undefined ? 0 : Math.floor(clock.wall() / windowMs));
+        const clock = new FakeClock();
+        let accounts = new BudgetAccounts(clock);
+        let open: Reservation[] = [];
+        const limitsNow = (): ModelBudget => ({ outputTokens: limit, ...(windowMs === undefined ? {} : { windowMs }) });
+        let shares = [{ account: 'a', limits: limitsNow() }];
+        let used = 0;
+        let window = windowOf();
+        const now = (): void => {
+          const next = windowOf();
+          if (next > window) used = 0;
+          window = next;
+        };
+        for (const one of steps) {
+          now();
+          const held = open.reduce((sum, each) => sum + each.outputTokens, 0);
+          if (one.kind === 'wait') clock.advance(one.ms);
+          else if (one.kind === 'change') {
+            ({ limit, windowMs } = one);
+            window = windowOf();
+            // A request that was read before names the old ones, also if it is the first.
+            accounts.setLimits('a', limitsNow());
+          } else if (one.kind === 'restart' || one.kind === 'paused') {
+            const kept = accounts.useOf('a');
+            if (one.kind === 'paused') {
               ({ limit, windowMs } = one);
               window = windowOf();
-              // A request that was read before names the old ones, also if it is the first.
-              accounts.setLimits('a', limitsNow());
-            } else if (one.kind === 'restart' || one.kind === 'paused') {
-              const kept = accounts.useOf('a');
-              if (one.kind === 'paused') {
-                ({ limit, windowMs } = one);
-                window = windowOf();
-              }
-              if (one.kind === 'restart' || one.isRestarted) {
-                accounts = new BudgetAccounts(clock);
-                open = [];
-              }
-              const limits = limitsNow();
-              shares = [{ account: 'a', limits }];
-              accounts.setLimits('a', limits);
-              if (kept !== null) accounts.restore({ account: 'a', limits }, kept);
-            } else if (one.kind === 'settle') {
-              const [ended] = open.splice(one.pick % Math.max(1, open.length), 1);
-              if (ended === undefined) continue;
-              ended.settle({ ...NOTHING, outputTokens: ended.outputTokens });
-              used += ended.outputTokens;
-              expect(accounts.useOf('a')?.outputTokens).toBe(used);
-            } else {
-              const result = accounts.reserve(shares, { inputTokens: 7, outputTokens: one.output });
-              const left = limit - used;
-              if (one.output === 0 || left - held >= 1) {
-                if (result.kind !== 'reserved') throw new Error(`${result.kind}, ${left} left`);
-                expect(result.reservation.outputTokens).toBe(
-                  one.output === 0 ? 0 : Math.min(one.output, left - held),
-                );
-                open.push(result.reservation);
-              } else if (left < 1) {
-                const inMs = windowMs === undefined ? null : windowMs - (clock.wall() % windowMs);
-                expect(result).toMatchObject({ kind: 'spent', by: 'outputTokens', inMs });
-              } else
-                expect(result).toMatchObject({ kind: 'later', by: 'outputTokens', inMs: null });
             }
+            if (one.kind === 'restart' || one.isRestarted) {
+              accounts = new BudgetAccounts(clock);
+              open = [];
+            }
+            const limits = limitsNow();
+            shares = [{ account: 'a', limits }];
+            accounts.setLimits('a', limits);
+            if (kept !== null) accounts.restore({ account: 'a', limits }, kept);
+          } else if (one.kind === 'settle') {
+            const [ended] = open.splice(one.pick % Math.max(1, open.length), 1);
+            if (ended === undefined) continue;
+            ended.settle({ ...NOTHING, outputTokens: ended.outputTokens });
+            used += ended.outputTokens;
+            expect(accounts.useOf('a')?.outputTokens).toBe(used);
+          } else {
+            const result = accounts.reserve(shares, { inputTokens: 7, outputTokens: one.output });
+            const left = limit - used;
+            if (one.output === 0 || left - held >= 1) {
+              if (result.kind !== 'reserved') throw new Error(`${result.kind}, ${left} left`);
+              expect(result.reservation.outputTokens).toBe(one.output === 0 ? 0 : Math.min(one.output, left - held));
+              open.push(result.reservation);
+            } else if (left < 1) {
+              const inMs = windowMs === undefined ? null : windowMs - (clock.wall() % windowMs);
+              expect(result).toMatchObject({ kind: 'spent', by: 'outputTokens', inMs });
+            } else expect(result).toMatchObject({ kind: 'later', by: 'outputTokens', inMs: null });
           }
-        },
-      ),
+        }
+      }),
       { numRuns: 500 },
     );
   });
@@ -356,9 +337,7 @@ describe('budgets', () => {
         fc.integer({ min: 1, max: 5 }),
         (requests, limit, kind, members) => {
           const accounts = new BudgetAccounts(new FakeClock());
-          const of = (...holders: string[]) => [
-            { account: 'all', limits: { [kind]: limit }, holders },
-          ];
+          const of = (...holders: string[]) => [{ account: 'all', limits: { [kind]: limit }, holders }];
           const open = requests.flatMap((one, n) => {
             const greedyOne = members === 1 ? ['greedy'] : [`member ${n % members}`, 'greedy'];
             const result = accounts.reserve(of(...greedyOne), one);
@@ -368,9 +347,7 @@ describe('budgets', () => {
             (sum, { one: { inputTokens, price: paid }, made: { outputTokens, limitsOutput } }) => {
               if (!limitsOutput) return sum;
               if (kind === 'outputTokens') return sum + outputTokens;
-              return (
-                sum + costOf(paid, { promptTokens: inputTokens, completionTokens: outputTokens })
-              );
+              return sum + costOf(paid, { promptTokens: inputTokens, completionTokens: outputTokens });
             },
             0,
           );
@@ -411,8 +388,7 @@ describe('budgets', () => {
     fc.assert(
       fc.property(price, fc.nat({ max: 1e9 }), fc.nat({ max: 1e15 }), (of, promptTokens, left) => {
         const most = affordableOutput(of, promptTokens, left);
-        const cost = (completionTokens: number): number =>
-          costOf(of, { promptTokens, completionTokens });
+        const cost = (completionTokens: number): number => costOf(of, { promptTokens, completionTokens });
         if (most === null) expect([of.output, cost(1e9) <= left]).toEqual([0, true]);
         else if (most < 0) expect(cost(0)).toBeGreaterThan(left);
         else if (most < Number.MAX_SAFE_INTEGER) {
@@ -426,22 +402,14 @@ describe('budgets', () => {
   it('costOf: nothing that an upstream counts makes it negative, inexact or more than its tokens at the dearest price', () => {
     const tokens = fc.maxSafeNat();
     fc.assert(
-      fc.property(
-        fc.array(price, { minLength: 1, maxLength: 4 }),
-        tokens,
-        tokens,
-        tokens,
-        (all, p, c, cached) => {
-          const costs = all.map((one) =>
-            costOf(one, { promptTokens: p, completionTokens: c, cachedTokens: cached }),
-          );
-          const dearest = costOf(dearestOf(all), { promptTokens: p, completionTokens: c });
-          for (const cost of costs) {
-            expect(Number.isSafeInteger(cost) && cost >= 0).toBe(true);
-            expect(cost).toBeLessThanOrEqual(dearest);
-          }
-        },
-      ),
+      fc.property(fc.array(price, { minLength: 1, maxLength: 4 }), tokens, tokens, tokens, (all, p, c, cached) => {
+        const costs = all.map((one) => costOf(one, { promptTokens: p, completionTokens: c, cachedTokens: cached }));
+        const dearest = costOf(dearestOf(all), { promptTokens: p, completionTokens: c });
+        for (const cost of costs) {
+          expect(Number.isSafeInteger(cost) && cost >= 0).toBe(true);
+          expect(cost).toBeLessThanOrEqual(dearest);
+        }
+      }),
     );
   });
 });

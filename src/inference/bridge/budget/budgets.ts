@@ -8,13 +8,7 @@ import {
   type ModelBudget,
 } from '../../../base/request/model-limits.ts';
 import { accepted, type Checked, type Refusal } from '../refusal.ts';
-import {
-  BudgetAccounts,
-  type BudgetShare,
-  type Reservation,
-  type Reserved,
-  type Wanted,
-} from './accounts.ts';
+import { BudgetAccounts, type BudgetShare, type Reservation, type Reserved, type Wanted } from './accounts.ts';
 
 /** A request waits this long for requests in flight, or for its rate; then it gets 429. */
 const WAIT_MS_MAX = 60_000;

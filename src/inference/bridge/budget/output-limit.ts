@@ -22,8 +22,7 @@ const STANDARD_FIELDS = FIELDS.slice(0, 2);
 export function outputLimitOf(body: JsonObject): OutputLimit {
   const fields = FIELDS.filter((name) => body[name] !== undefined && body[name] !== null);
   const values = fields.map((name) => body[name]);
-  const isClear =
-    values.length > 0 && values.every((value) => Number.isSafeInteger(value) && Number(value) > 0);
+  const isClear = values.length > 0 && values.every((value) => Number.isSafeInteger(value) && Number(value) > 0);
   const tokens = isClear ? Math.max(...values.map(Number)) : null;
   const copies = Math.max(1, count(body['n']), count(body['best_of']));
   return { tokens, answers: copies * prompts(body['prompt']), fields };

@@ -16,18 +16,12 @@ describe('prices', () => {
     expect(written).toEqual({ input: dollars, output: 0, cachedInput: 0 });
   });
 
-  it.each([
-    -1,
-    -0.5,
-    100_000.5,
-    1e21,
-    0.000_000_1,
-    0.100_000_1,
-    Number.NaN,
-    Number.POSITIVE_INFINITY,
-  ])('parsePrice: %d is none', (dollars) => {
-    expect(parsePrice(dollars)).toBeNull();
-  });
+  it.each([-1, -0.5, 100_000.5, 1e21, 0.000_000_1, 0.100_000_1, Number.NaN, Number.POSITIVE_INFINITY])(
+    'parsePrice: %d is none',
+    (dollars) => {
+      expect(parsePrice(dollars)).toBeNull();
+    },
+  );
 
   it('costOf: a million tokens of a prompt, a part of it cached, and of an answer', () => {
     const price = { input: 2_500_000, output: 10_000_000, cachedInput: 250_000 };
@@ -57,10 +51,7 @@ describe('dollars', () => {
     expect(dollarsText(nano)).toBe(shown);
   });
 
-  it.each(['', '-1', '.5', '5.', '1e3', '0x10', '$5', '1 ', '0.0000000001'])(
-    'parseDollars: "%s" is none',
-    (text) => {
-      expect(parseDollars(text)).toBeNull();
-    },
-  );
+  it.each(['', '-1', '.5', '5.', '1e3', '0x10', '$5', '1 ', '0.0000000001'])('parseDollars: "%s" is none', (text) => {
+    expect(parseDollars(text)).toBeNull();
+  });
 });

@@ -22,8 +22,7 @@ const JOINED_CHARACTERS = 2 * KIB;
 /** Without copies, V8 would keep each part of a text, with 32 bytes and more: many times what is held for it. */
 function joined(text: string, part: string): string {
   const all = text + part;
-  const isDue =
-    Math.floor(all.length / JOINED_CHARACTERS) !== Math.floor(text.length / JOINED_CHARACTERS);
+  const isDue = Math.floor(all.length / JOINED_CHARACTERS) !== Math.floor(text.length / JOINED_CHARACTERS);
   return isDue ? Buffer.from(all, 'utf16le').toString('utf16le') : all;
 }
 
@@ -123,8 +122,7 @@ export class AnswerText {
     if (this.#mode === 'hash') return undefined;
     let gathered = this.#choices.get(choice);
     const isNew = gathered === undefined;
-    const isFull =
-      this.#kept >= CHARACTERS_MAX || (isNew && this.#choices.size >= CONTENT_LIMITS.choicesMax);
+    const isFull = this.#kept >= CHARACTERS_MAX || (isNew && this.#choices.size >= CONTENT_LIMITS.choicesMax);
     if (isFull || !this.#hasMemory(part.length)) {
       this.#isCut = true;
       return undefined;

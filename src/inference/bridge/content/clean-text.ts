@@ -22,12 +22,7 @@ export function fittingHead(text: string, bytesMax: number): number {
  * A text of at most `bytesMax` bytes, not counting marks: what is cut is in its midst.
  * @param isWhole false: more of it exists, so its end is cut, and its last word, which may be a part of a secret, is dropped
  */
-export function cleanText(
-  text: string,
-  mode: ContentMode,
-  bytesMax: number,
-  isWhole = true,
-): CleanText {
+export function cleanText(text: string, mode: ContentMode, bytesMax: number, isWhole = true): CleanText {
   const own = withoutMedia(text.toWellFormed());
   const take = (from: number, to: number): string =>
     mode === 'redacted' ? redact(own, from, to) : own.slice(from, to);

@@ -79,19 +79,14 @@ describe('media', () => {
 
   it('become their type, size and hash', () => {
     const said = `: 3000 bytes, sha256 ${sha256(bytes)}]`;
-    expect(withoutMedia(`a ![x](data:image/png;base64,${file}) b`)).toBe(
-      `a ![x]([image/png${said}) b`,
-    );
+    expect(withoutMedia(`a ![x](data:image/png;base64,${file}) b`)).toBe(`a ![x]([image/png${said}) b`);
     expect(withoutMedia(file)).toBe(`[file${said}`);
   });
 });
 
 describe('requestContent', () => {
   it('has the newest messages, the beginning of the rest, and the hash of all', () => {
-    const messages = Array.from({ length: 100 }, (_, n) => ({
-      content: `${n} ${'x'.repeat(2000)}`,
-      role: 'user',
-    }));
+    const messages = Array.from({ length: 100 }, (_, n) => ({ content: `${n} ${'x'.repeat(2000)}`, role: 'user' }));
     const body = { model: 'm', tools: ['t '.repeat(25_000)], messages };
     const content = requestContent(body, 1, 'full');
     const kept = content?.body?.['messages'] as typeof messages;
@@ -101,9 +96,7 @@ describe('requestContent', () => {
     const bytes = Buffer.byteLength(JSON.stringify(content));
     expect(bytes).toBeLessThan(CONTENT_LIMITS.requestBytesMax * 1.1);
     expect(bytes).toBeGreaterThan(CONTENT_LIMITS.requestBytesMax * 0.7);
-    expect(content?.sha256).toBe(
-      sha256(JSON.stringify({ messages, model: 'm', tools: body.tools })),
-    );
+    expect(content?.sha256).toBe(sha256(JSON.stringify({ messages, model: 'm', tools: body.tools })));
   });
 
   it('by mode', () => {
@@ -111,20 +104,13 @@ describe('requestContent', () => {
     expect(requestContent(body, 9, 'off')).toBeUndefined();
     expect(requestContent(body, 9, 'hash')).toEqual({ bytes: 9, sha256: expect.any(String) });
     const redacted = requestContent(body, 9, 'redacted');
-    expect(redacted).toEqual({
-      bytes: 9,
-      body: { n: 1, prompt: 'mail [redacted: e-mail address]' },
-    });
+    expect(redacted).toEqual({ bytes: 9, body: { n: 1, prompt: 'mail [redacted: e-mail address]' } });
   });
 });
 
 describe('AnswerText', () => {
   const memory = (): FairShare => new FairShare(CONTENT_MEMORY);
-  const answer = (
-    mode: 'hash' | 'redacted' | 'full',
-    parts: readonly string[],
-    share = memory(),
-  ) => {
+  const answer = (mode: 'hash' | 'redacted' | 'full', parts: readonly string[], share = memory()) => {
     const text = new AnswerText(mode, share, 'a');
     for (const part of parts) text.text(0, part);
     const content = text.content(true);
@@ -149,9 +135,7 @@ describe('AnswerText', () => {
     expect(content?.sha256).toBe(sha256(text));
     expect(content?.cut).toBe(true);
     expect(text.startsWith(content?.choices?.[0]?.text.replace(/\[.*/, '') ?? '-')).toBe(true);
-    expect(Buffer.byteLength(content?.choices?.[0]?.text ?? '')).toBeLessThan(
-      CONTENT_LIMITS.answerBytesMax + 40,
-    );
+    expect(Buffer.byteLength(content?.choices?.[0]?.text ?? '')).toBeLessThan(CONTENT_LIMITS.answerBytesMax + 40);
   });
 
   it('without memory keeps nothing, says so, and holds nothing', () => {

@@ -19,12 +19,7 @@ export const CONTENT_LIMITS = {
 } as const;
 
 /** For contents of requests in flight of all sandboxes. Beyond it they are not kept, and the record says so. */
-export const CONTENT_MEMORY: FairShareLimits = {
-  sumMax: 64 * MIB,
-  ownMax: 8 * MIB,
-  guaranteed: 256 * KIB,
-  places: 64,
-};
+export const CONTENT_MEMORY: FairShareLimits = { sumMax: 64 * MIB, ownMax: 8 * MIB, guaranteed: 256 * KIB, places: 64 };
 
 /** Plain data: it is made in a thread. */
 export interface RequestContent {

@@ -5,39 +5,14 @@ import { findSecrets, redact } from './redact.ts';
 
 /** Beginnings and parts of what is looked for, which repeat into the worst texts. */
 const HOSTILE = fc.constantFrom(
-  ...[
-    'a@',
-    '@',
-    'eyJ',
-    'eyJaaaaaaaa.',
-    'eyJ-',
-    '4',
-    '4444 ',
-    '4 ',
-    '4-',
-    '-----BEGIN ',
-    '-----END ',
-  ],
-  ...[
-    '-----BEGIN PRIVATE KEY-----',
-    'sk-',
-    'sk-a ',
-    'bearer ',
-    'bearer a1',
-    'AKIA',
-    'A',
-    'a.',
-    '.a',
-  ],
+  ...['a@', '@', 'eyJ', 'eyJaaaaaaaa.', 'eyJ-', '4', '4444 ', '4 ', '4-', '-----BEGIN ', '-----END '],
+  ...['-----BEGIN PRIVATE KEY-----', 'sk-', 'sk-a ', 'bearer ', 'bearer a1', 'AKIA', 'A', 'a.', '.a'],
   ...['ghp_', '-', '_', ' ', '\ud800', '😀', 'data:a/b;base64,', 'data:', ';a=b', '\n'],
 );
 const hostileText = fc
-  .array(
-    fc.tuple(fc.array(HOSTILE, { minLength: 1, maxLength: 4 }), fc.integer({ min: 1, max: 3000 })),
-    {
-      maxLength: 4,
-    },
-  )
+  .array(fc.tuple(fc.array(HOSTILE, { minLength: 1, maxLength: 4 }), fc.integer({ min: 1, max: 3000 })), {
+    maxLength: 4,
+  })
   .map((parts) => parts.map(([words, times]) => words.join('').repeat(times)).join(''))
   .map((text) => text.slice(0, 60_000));
 

@@ -35,10 +35,7 @@ const PATTERNS: readonly (readonly [kind: string, pattern: RegExp])[] = [
     ([prefixes, least]) =>
       [
         'API key',
-        new RegExp(
-          `(?<![A-Za-z0-9])(?:${prefixes})[\\w.-]{${least},${SECRET_CHARACTERS_MAX}}`,
-          'g',
-        ),
+        new RegExp(`(?<![A-Za-z0-9])(?:${prefixes})[\\w.-]{${least},${SECRET_CHARACTERS_MAX}}`, 'g'),
       ] as const,
   ),
 ];

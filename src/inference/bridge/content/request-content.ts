@@ -16,20 +16,14 @@ const VALUE_BYTES = 8;
 const KEY_BYTES_MAX = 256;
 
 /** @param bytes of the body */
-export function requestContent(
-  body: JsonObject,
-  bytes: number,
-  mode: ContentMode,
-): RequestContent | undefined {
+export function requestContent(body: JsonObject, bytes: number, mode: ContentMode): RequestContent | undefined {
   if (mode === 'off') return undefined;
   const sha256 = mode === 'redacted' ? {} : { sha256: hashOf(body) };
   if (mode === 'hash') return { bytes, ...sha256 };
   const isConversation = (name: string): boolean => CONVERSATION.includes(name);
   const settings = Object.entries(body).filter(([name]) => !isConversation(name));
   const others = new Copier(mode, CONTENT_LIMITS.settingsBytesMax);
-  const kept: [string, unknown][] = Object.entries(
-    others.copy(Object.fromEntries(settings)) as JsonObject,
-  );
+  const kept: [string, unknown][] = Object.entries(others.copy(Object.fromEntries(settings)) as JsonObject);
   const newest = new Copier(mode, CONTENT_LIMITS.requestBytesMax - others.spent);
   let omitted = 0;
   for (const name of CONVERSATION.filter((one) => Object.hasOwn(body, one))) {

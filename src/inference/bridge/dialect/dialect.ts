@@ -80,10 +80,7 @@ export interface Dialect {
 
 export interface ForeignTranslation extends AnswerTranslation {
   /** Undefined: no other API has the operation. */
-  read(
-    operation: Operation,
-    body: JsonObject,
-  ): Checked<Pick<TranslatedRequest, 'conversation' | 'answer'>> | undefined;
+  read(operation: Operation, body: JsonObject): Checked<Pick<TranslatedRequest, 'conversation' | 'answer'>> | undefined;
 }
 
 export interface Direct {
@@ -111,11 +108,7 @@ export interface AnswerTranslation {
 
 export interface Translation extends AnswerTranslation {
   /** The upstream's request for one that was inspected; undefined: it reaches no upstream. */
-  request(
-    operation: Operation,
-    body: JsonObject,
-    kept?: KeptContext,
-  ): Checked<TranslatedRequest | undefined>;
+  request(operation: Operation, body: JsonObject, kept?: KeptContext): Checked<TranslatedRequest | undefined>;
   /** What a request, whose fields were checked, refers to. Absent, or undefined: nothing that the bridge keeps. */
   needs?(body: JsonObject): KeptNeeds | undefined;
   /** What `needs` asks for. */
@@ -123,10 +116,7 @@ export interface Translation extends AnswerTranslation {
   /** Answers a `count` route. */
   tokenCount?(tokens: number): unknown;
   /** Answers a request that is `idle`. */
-  idle?(
-    options: Pick<AnswerOptions, 'operation' | 'model' | 'clock'>,
-    kind: 'load' | 'unload',
-  ): unknown;
+  idle?(options: Pick<AnswerOptions, 'operation' | 'model' | 'clock'>, kind: 'load' | 'unload'): unknown;
 }
 
 /** By id. Plain data, as the next three: it moves between threads. */

@@ -26,5 +26,4 @@ function lengthOf(part: Part): number {
   }
 }
 
-const jsonLength = (value: unknown): number =>
-  value === undefined ? 0 : JSON.stringify(value).length;
+const jsonLength = (value: unknown): number => (value === undefined ? 0 : JSON.stringify(value).length);

@@ -10,9 +10,7 @@ const PATH_CHARACTERS_SHOWN_MAX = 100;
  * where the client adds it, is the most common mistake in client configuration.
  */
 export function targetPath(url: string): string {
-  return (url.split('?', 1)[0] ?? '')
-    .replace(/^\/v1(?:\/v1(?=\/messages))?(?=\/)/, '')
-    .replace(/(?<=.)\/$/, '');
+  return (url.split('?', 1)[0] ?? '').replace(/^\/v1(?:\/v1(?=\/messages))?(?=\/)/, '').replace(/(?<=.)\/$/, '');
 }
 
 /** The routes of all APIs: the list of models, and one of them. @param known for the error of another path */

@@ -84,9 +84,7 @@ export interface Tool {
   readonly strict: boolean | undefined;
 }
 
-export type ToolChoice =
-  | { readonly type: 'auto' | 'any' | 'none' }
-  | { readonly type: 'tool'; readonly name: string };
+export type ToolChoice = { readonly type: 'auto' | 'any' | 'none' } | { readonly type: 'tool'; readonly name: string };
 
 export type StopReason = 'end' | 'length' | 'stop-sequence' | 'tool-calls' | 'refusal';
 

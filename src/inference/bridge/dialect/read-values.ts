@@ -4,12 +4,7 @@ import { accepted, type Checked, refused } from '../refusal.ts';
 import type { Message, Part } from './model.ts';
 
 /** What vision models take. */
-export const IMAGE_TYPES: ReadonlySet<unknown> = new Set([
-  'image/jpeg',
-  'image/png',
-  'image/gif',
-  'image/webp',
-]);
+export const IMAGE_TYPES: ReadonlySet<unknown> = new Set(['image/jpeg', 'image/png', 'image/gif', 'image/webp']);
 /** Not one expression for the whole: V8 gives up on those with megabytes. */
 const NOT_BASE64 = /[^A-Za-z0-9+/=]/;
 /** Between texts that were apart. */
@@ -63,8 +58,7 @@ export function base64(value: unknown, path: string): string {
 }
 
 export const isGiven = (value: unknown): boolean => value !== undefined && value !== null;
-export const shown = (value: unknown): string =>
-  String(JSON.stringify(value)).slice(0, SHOWN_CHARACTERS_MAX);
+export const shown = (value: unknown): string => String(JSON.stringify(value)).slice(0, SHOWN_CHARACTERS_MAX);
 
 export function object(value: unknown, path: string): JsonObject {
   if (!isJsonObject(value)) throw new Fault(path, 'must be an object');

@@ -22,10 +22,7 @@ export class QueueMetrics {
     labels: ['priority', 'reason'],
   });
 
-  constructor(
-    counts: () => { readonly waiting: number; readonly running: number },
-    longestWaitMs: () => number,
-  ) {
+  constructor(counts: () => { readonly waiting: number; readonly running: number }, longestWaitMs: () => number) {
     this.#counts = counts;
     this.#longestWaitMs = longestWaitMs;
     // Prometheus sees no first increase of a series that begins with it.
@@ -48,11 +45,7 @@ export class QueueMetrics {
     return [
       this.#wait,
       this.#dropped,
-      gauge(
-        'neurovisor_model_queue_waiting',
-        'Requests that wait for a slot of an upstream.',
-        'waiting',
-      ),
+      gauge('neurovisor_model_queue_waiting', 'Requests that wait for a slot of an upstream.', 'waiting'),
       gauge(
         'neurovisor_model_queue_running',
         'Requests that have a slot of an upstream whose slots are known.',

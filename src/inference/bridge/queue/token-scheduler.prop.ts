@@ -30,10 +30,7 @@ const step = fc.oneof(
     }),
   },
   { weight: 3, arbitrary: fc.record({ kind: fc.constant('next' as const) }) },
-  {
-    weight: 2,
-    arbitrary: fc.record({ kind: fc.constant('remove' as const), pick: fc.nat({ max: 99 }) }),
-  },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant('remove' as const), pick: fc.nat({ max: 99 }) }) },
   {
     weight: 1,
     arbitrary: fc.record({
@@ -42,10 +39,7 @@ const step = fc.oneof(
       cost: fc.nat({ max: COST_MAX }),
     }),
   },
-  {
-    weight: 1,
-    arbitrary: fc.record({ kind: fc.constant('wait' as const), ms: fc.nat({ max: 2500 }) }),
-  },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant('wait' as const), ms: fc.nat({ max: 2500 }) }) },
 );
 
 describe('TokenScheduler properties', () => {
@@ -67,8 +61,7 @@ describe('TokenScheduler properties', () => {
           else if (one.kind === 'next') {
             const isPossible = waiting.length > 0 && running.length < count;
             const best = Math.min(...firsts().map(aged));
-            const worse = (one: Ticket): Ticket[] =>
-              firsts().filter(({ band }) => band >= one.band);
+            const worse = (one: Ticket): Ticket[] => firsts().filter(({ band }) => band >= one.band);
             const agedBand = (one: Ticket): number => Math.min(...worse(one).map(aged));
             const ticket = scheduler.next(nowMs);
             expect(ticket !== undefined).toBe(isPossible);
@@ -99,31 +92,27 @@ describe('TokenScheduler properties', () => {
 
   it('TokenScheduler: with one slot and exact costs, the flow that has had least is next, as in a naive model', () => {
     fc.assert(
-      fc.property(
-        fc.array(fc.tuple(cost, cost, cost), { minLength: 1, maxLength: 40 }),
-        (rounds) => {
-          const scheduler = new TokenScheduler({ slots: 1, agingMs: AGING_MS });
-          const names = ['a', 'b', 'c'];
-          const costs = names.map((_, i) => rounds.map((each) => each[i] ?? 1));
-          for (const [i, sandbox] of names.entries()) {
-            for (const each of costs[i] ?? [])
-              scheduler.add({ tenant: 't', sandbox, band: 1, cost: each }, 0);
-          }
-          const had = names.map(() => 0);
-          const left = costs.map((each) => [...each]);
-          while (scheduler.waiting > 0) {
-            const ticket = scheduler.next(0);
-            if (ticket === undefined) throw new Error('the slot is free');
-            const i = names.indexOf(ticket.sandbox);
-            const open = had.filter((_, j) => (left[j] ?? []).length > 0);
-            expect(had[i]).toBe(Math.min(...open));
-            expect(left[i]?.shift()).toBe(ticket.cost);
-            had[i] = (had[i] ?? 0) + ticket.cost;
-            scheduler.remove(ticket);
-          }
-          expect(had).toEqual(costs.map((each) => each.reduce((sum, one) => sum + one, 0)));
-        },
-      ),
+      fc.property(fc.array(fc.tuple(cost, cost, cost), { minLength: 1, maxLength: 40 }), (rounds) => {
+        const scheduler = new TokenScheduler({ slots: 1, agingMs: AGING_MS });
+        const names = ['a', 'b', 'c'];
+        const costs = names.map((_, i) => rounds.map((each) => each[i] ?? 1));
+        for (const [i, sandbox] of names.entries()) {
+          for (const each of costs[i] ?? []) scheduler.add({ tenant: 't', sandbox, band: 1, cost: each }, 0);
+        }
+        const had = names.map(() => 0);
+        const left = costs.map((each) => [...each]);
+        while (scheduler.waiting > 0) {
+          const ticket = scheduler.next(0);
+          if (ticket === undefined) throw new Error('the slot is free');
+          const i = names.indexOf(ticket.sandbox);
+          const open = had.filter((_, j) => (left[j] ?? []).length > 0);
+          expect(had[i]).toBe(Math.min(...open));
+          expect(left[i]?.shift()).toBe(ticket.cost);
+          had[i] = (had[i] ?? 0) + ticket.cost;
+          scheduler.remove(ticket);
+        }
+        expect(had).toEqual(costs.map((each) => each.reduce((sum, one) => sum + one, 0)));
+      }),
       { numRuns: 300 },
     );
   });
@@ -143,15 +132,11 @@ describe('TokenScheduler properties', () => {
         fc.property(slots, fc.array(play, { minLength: 50, maxLength: 400 }), (count, plays) => {
           const scheduler = new TokenScheduler({ slots: count, agingMs: AGING_MS });
           const of = (name: string): Omit<Arrival, 'cost'> =>
-            level === 'tenants'
-              ? { tenant: name, sandbox: 's', band: 1 }
-              : { tenant: 't', sandbox: name, band: 1 };
-          const nameOf = (ticket: Ticket): string =>
-            ticket[level === 'tenants' ? 'tenant' : 'sandbox'];
+            level === 'tenants' ? { tenant: name, sandbox: 's', band: 1 } : { tenant: 't', sandbox: name, band: 1 };
+          const nameOf = (ticket: Ticket): string => ticket[level === 'tenants' ? 'tenant' : 'sandbox'];
           const backlogged = ['a', 'b', 'c'];
           const had = new Map<string, number>();
-          const add = (name: string, estimate: number) =>
-            scheduler.add({ ...of(name), cost: estimate }, 0);
+          const add = (name: string, estimate: number) => scheduler.add({ ...of(name), cost: estimate }, 0);
           for (const name of backlogged) for (let i = 0; i <= count; i += 1) add(name, 50);
           const running: Ticket[] = [];
           for (const { real, estimate, pick, guest } of plays) {
@@ -180,8 +165,7 @@ describe('TokenScheduler properties', () => {
         fc.boolean(),
         (before, after, wasThere) => {
           const scheduler = new TokenScheduler({ slots: 1, agingMs: AGING_MS });
-          const add = (sandbox: string, one: number) =>
-            scheduler.add({ tenant: 't', sandbox, band: 1, cost: one }, 0);
+          const add = (sandbox: string, one: number) => scheduler.add({ tenant: 't', sandbox, band: 1, cost: one }, 0);
           if (wasThere) scheduler.remove(add('late', 1));
           for (const one of [...before, ...after]) add('early', one);
           for (const _ of before) {
@@ -208,8 +192,7 @@ describe('TokenScheduler properties', () => {
       fc.property(slots, fc.array(cost, { minLength: 200, maxLength: 200 }), (count, costs) => {
         const scheduler = new TokenScheduler({ slots: count, agingMs: AGING_MS });
         const hogs = FLOWS.map((sandbox) => ({ tenant: 't', sandbox, band: 0 }));
-        for (const hog of hogs)
-          for (let i = 0; i <= count; i += 1) scheduler.add({ ...hog, cost: 1 }, 0);
+        for (const hog of hogs) for (let i = 0; i <= count; i += 1) scheduler.add({ ...hog, cost: 1 }, 0);
         const batch = scheduler.add({ tenant: 't', sandbox: 'batch', band: 2, cost: COST_MAX }, 0);
         let agedTurns = 0;
         for (const [i, each] of costs.entries()) {
@@ -253,8 +236,7 @@ describe('TokenScheduler properties', () => {
           for (const each of requests) add('hog', each);
           const running: Ticket[] = [];
           const dispatch = (): void => {
-            for (let next = scheduler.next(0); next !== undefined; next = scheduler.next(0))
-              running.push(next);
+            for (let next = scheduler.next(0); next !== undefined; next = scheduler.next(0)) running.push(next);
           };
           const end = (): void => {
             const place = pick % running.length;
@@ -277,8 +259,7 @@ describe('TokenScheduler properties', () => {
 
   it('TokenScheduler: a flow whose requests wait for each other passes no other of its band by their age', () => {
     const scheduler = new TokenScheduler({ slots: 1, agingMs: AGING_MS });
-    const add = (sandbox: string, nowMs: number) =>
-      scheduler.add({ tenant: 't', sandbox, band: 1, cost: 10 }, nowMs);
+    const add = (sandbox: string, nowMs: number) => scheduler.add({ tenant: 't', sandbox, band: 1, cost: 10 }, nowMs);
     for (let i = 0; i < 20; i += 1) add('hog', 0);
     for (let i = 0; i < 3; i += 1) scheduler.remove(scheduler.next(0) ?? add('x', 0));
     const running = scheduler.next(0);
@@ -290,8 +271,7 @@ describe('TokenScheduler properties', () => {
 
   it('TokenScheduler: a better band that stops leaves worse ones no claim for the past', () => {
     const scheduler = new TokenScheduler({ slots: 1, agingMs: AGING_MS });
-    const add = (sandbox: string, band: number) =>
-      scheduler.add({ tenant: 't', sandbox, band, cost: 10 }, 0);
+    const add = (sandbox: string, band: number) => scheduler.add({ tenant: 't', sandbox, band, cost: 10 }, 0);
     for (let i = 0; i < 300; i += 1) add('chat', 0);
     for (let i = 0; i < 100; i += 1) add('batch', 2);
     for (let i = 0; i < 200; i += 1) scheduler.remove(scheduler.next(0) ?? add('x', 0));

@@ -157,8 +157,7 @@ export class TokenScheduler {
         if (first === undefined) continue;
         const { band, arrivedAtMs } = first.ticket;
         const aged = Math.max(0, band - Math.floor((nowMs - arrivedAtMs) / this.#agingMs));
-        for (let better = 0; better <= band; better += 1)
-          bands[better] = Math.min(bands[better] ?? better, aged);
+        for (let better = 0; better <= band; better += 1) bands[better] = Math.min(bands[better] ?? better, aged);
       }
     }
     return bands;
@@ -216,8 +215,7 @@ class Level<F extends Flow> {
 
   best(bandOf: (flow: F) => number): number {
     let best = Number.POSITIVE_INFINITY;
-    for (const flow of this.#flows.values())
-      if (flow.waiting > 0) best = Math.min(best, bandOf(flow));
+    for (const flow of this.#flows.values()) if (flow.waiting > 0) best = Math.min(best, bandOf(flow));
     return best;
   }
 
@@ -226,8 +224,7 @@ class Level<F extends Flow> {
     const waiting = [...this.#flows.values()].filter((flow) => flow.waiting > 0);
     let least: F | undefined;
     for (const flow of waiting) {
-      if (bandOf(flow) === band && (least === undefined || flow.counter < least.counter))
-        least = flow;
+      if (bandOf(flow) === band && (least === undefined || flow.counter < least.counter)) least = flow;
     }
     assert(least !== undefined, 'a flow waits in the band');
     const { counter } = least;

@@ -11,11 +11,7 @@ const step = fc.record({
   slots: fc.constantFrom(1, 2, 5),
 });
 
-const LIMITS = {
-  ...QUEUE_LIMITS,
-  waiting: { sumMax: 8, ownMax: 6, guaranteed: 2, places: 3 },
-  waitMsMax: 1000,
-};
+const LIMITS = { ...QUEUE_LIMITS, waiting: { sumMax: 8, ownMax: 6, guaranteed: 2, places: 3 }, waitMsMax: 1000 };
 
 it('UpstreamQueues: whatever leaves when, no slot and no place is lost, and none waits beside a free slot', async () => {
   await fc.assert(
@@ -92,17 +88,9 @@ it('UpstreamQueues: whatever leaves when, no slot and no place is lost, and none
 it('UpstreamQueues: the load of a server without slots is what it has at the moment', async () => {
   const queues = new UpstreamQueues(new FakeClock());
   const target = { name: 'u', baseUrl: 'http://127.0.0.1:1' };
-  const request = {
-    tenant: null,
-    sandboxId: 'a',
-    priority: 'normal' as const,
-    inputTokens: 1,
-    outputTokens: 1,
-  };
+  const request = { tenant: null, sandboxId: 'a', priority: 'normal' as const, inputTokens: 1, outputTokens: 1 };
   const enter = () => queues.enter(target, request, new AbortController().signal);
-  const turns = (await Promise.all([enter(), enter()])).flatMap((turn) =>
-    turn.ok ? [turn.value] : [],
-  );
+  const turns = (await Promise.all([enter(), enter()])).flatMap((turn) => (turn.ok ? [turn.value] : []));
   expect(queues.load(target)).toEqual({ requests: 2, isBusy: false });
   turns[0]?.release();
   turns[0]?.release();

@@ -111,11 +111,7 @@ export class UpstreamQueues {
   }
 
   /** Resolves with a turn, which the caller releases, or a refusal. @throws the signal's reason, once it has left */
-  async enter(
-    target: UpstreamTarget,
-    request: QueuedRequest,
-    signal: AbortSignal,
-  ): Promise<Checked<Turn>> {
+  async enter(target: UpstreamTarget, request: QueuedRequest, signal: AbortSignal): Promise<Checked<Turn>> {
     const { slots } = target;
     signal.throwIfAborted();
     // Those of all paths of a server share its slots.

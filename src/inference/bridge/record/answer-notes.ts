@@ -89,8 +89,7 @@ export class AnswerNotes {
   /** A part of a whole answer of OpenAI's API. */
   push(chunk: Buffer): void {
     this.#documentBytes += chunk.length;
-    const bytesMax =
-      this.#text === undefined ? DOCUMENT_BYTES_MAX : CONTENT_LIMITS.documentBytesMax;
+    const bytesMax = this.#text === undefined ? DOCUMENT_BYTES_MAX : CONTENT_LIMITS.documentBytesMax;
     if (this.#documentBytes > bytesMax) this.#document = [];
     else this.#document.push(chunk);
   }
@@ -126,8 +125,7 @@ export class AnswerNotes {
     if (this.#text === undefined) return;
     if (typeof value === 'string') this.#text.text(choice, value);
     for (const part of Array.isArray(value) ? value : []) {
-      if (isJsonObject(part) && typeof part['text'] === 'string')
-        this.#text.text(choice, part['text']);
+      if (isJsonObject(part) && typeof part['text'] === 'string') this.#text.text(choice, part['text']);
     }
   }
 
@@ -145,5 +143,4 @@ export class AnswerNotes {
   }
 }
 
-const numberOf = (value: unknown, byDefault: number): number =>
-  typeof value === 'number' ? value : byDefault;
+const numberOf = (value: unknown, byDefault: number): number => (typeof value === 'number' ? value : byDefault);

@@ -2,12 +2,7 @@ import type { Hold } from '../../../base/fairness/fair-share.ts';
 import type { ContentMode } from '../../../base/text/content-mode.ts';
 import type { CheckedBody } from '../body/check-body.ts';
 import { AnswerText } from '../content/answer-text.ts';
-import {
-  CONTENT_LIMITS,
-  type Content,
-  type ContentKeeping,
-  type RequestContent,
-} from '../content/content.ts';
+import { CONTENT_LIMITS, type Content, type ContentKeeping, type RequestContent } from '../content/content.ts';
 import type { ExchangeContext } from '../exchange-context.ts';
 import { AnswerNotes } from './answer-notes.ts';
 import type { RefusedRequest } from './request-record.ts';
@@ -32,9 +27,7 @@ export class RequestHead {
     this.#keeping = content;
     this.#sandboxId = sandboxId;
     const { mode, memory } = content;
-    this.notes = new AnswerNotes(
-      mode === 'off' ? undefined : new AnswerText(mode, memory, sandboxId),
-    );
+    this.notes = new AnswerNotes(mode === 'off' ? undefined : new AnswerText(mode, memory, sandboxId));
   }
 
   /** What a check of the body is to keep of it: nothing of one that only counts tokens, which often follows. */

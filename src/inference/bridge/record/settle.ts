@@ -1,11 +1,5 @@
 /** The end of a request: its metrics, its span, its usage, its records. */
-import {
-  type Dispatched,
-  type ExchangeEnd,
-  isForOthers,
-  UNSENT,
-  usageRecord,
-} from '../dispatched.ts';
+import { type Dispatched, type ExchangeEnd, isForOthers, UNSENT, usageRecord } from '../dispatched.ts';
 import type { ExchangeContext } from '../exchange-context.ts';
 import type { Reply } from '../reply.ts';
 import { endTrace } from '../trace.ts';

@@ -91,14 +91,7 @@ function dispatchedBy(name: string, api: UpstreamApi): Dispatched {
     showCacheHits: false,
     context: { stop: [], reasoning: true },
   };
-  const inspection = {
-    model: 'm',
-    stream: true,
-    hideUsage: true,
-    promptTokensEstimate: 3,
-    bound: {},
-    edits: {},
-  };
+  const inspection = { model: 'm', stream: true, hideUsage: true, promptTokensEstimate: 3, bound: {}, edits: {} };
   return dispatch({
     operation: OPERATION,
     inspection,
@@ -192,12 +185,7 @@ async function understood(
 }
 
 /** A guest must see as much of a server's stream as is there, or that it has not all. */
-async function expectHonest(
-  name: string,
-  api: UpstreamApi,
-  bytes: Buffer,
-  random: Random,
-): Promise<void> {
+async function expectHonest(name: string, api: UpstreamApi, bytes: Buffer, random: Random): Promise<void> {
   const isCut = random() < 0.3;
   const seen = await understood(name, api, pieces(bytes, random), isCut);
   const sent = SERVERS[api](bytes.toString('utf8'));

@@ -7,13 +7,7 @@ import type { Reply } from '../reply.ts';
 import type { UpstreamAnswer } from '../tape/tape.ts';
 import type { UpstreamTarget } from '../upstream/address.ts';
 import { DocumentUsage, NO_TOKENS, StreamUsage } from '../usage.ts';
-import {
-  isEventStream,
-  type RelayContext,
-  relayDocument,
-  relayError,
-  relayStream,
-} from './relay.ts';
+import { isEventStream, type RelayContext, relayDocument, relayError, relayStream } from './relay.ts';
 import { relayMessage, relayMessageStream } from './relay-messages.ts';
 import { translateDocument, translateStream } from './relay-translated.ts';
 
@@ -62,8 +56,7 @@ async function relayWhole(
   if (api === 'anthropic') {
     const usage = new MessageUsage(notes);
     // A count of tokens uses none.
-    dispatched.counts = () =>
-      operation.generates ? usage.counts(promptTokensEstimate) : NO_TOKENS;
+    dispatched.counts = () => (operation.generates ? usage.counts(promptTokensEstimate) : NO_TOKENS);
     if (translated === undefined) await relayMessage(response, reply, usage, relay);
     else await translateDocument(response, reply, usage, translated, relay);
   } else {
@@ -72,8 +65,7 @@ async function relayWhole(
     // What sound, or a transcript in another form, seems to tell of usage is no word of the server's.
     const isBytes = operation.audio !== undefined && !isJson(response);
     if (!isBytes) dispatched.counts = () => usage.counts(promptTokensEstimate, operation.generates);
-    if (translated !== undefined)
-      await translateDocument(response, reply, usage, translated, relay);
+    if (translated !== undefined) await translateDocument(response, reply, usage, translated, relay);
     else await relayDocument(response, reply, usage, relay, isBytes);
   }
   dispatched.outcome = 'ok';
@@ -106,8 +98,7 @@ export async function relayRefusal(
   await relayError(response, reply, apiKey, limits, form);
 }
 
-const isJson = ({ headers }: UpstreamAnswer): boolean =>
-  /^application\/json\b/i.test(headers['content-type'] ?? '');
+const isJson = ({ headers }: UpstreamAnswer): boolean => /^application\/json\b/i.test(headers['content-type'] ?? '');
 
 const audioPathOf = ({ audio, upstreamPath }: Operation): string | undefined =>
   audio === undefined ? undefined : `/v1${upstreamPath}`;

@@ -44,9 +44,7 @@ export async function relayMessageStream(
     const event = parseObject(data);
     if (event === undefined) throw protocolError('an event is not a JSON object');
     usage.see(event);
-    return reply.write(
-      usage.failed ? withoutKeyOf(bytes, context) : shown(event, bytes, usage, context),
-    );
+    return reply.write(usage.failed ? withoutKeyOf(bytes, context) : shown(event, bytes, usage, context));
   };
   reply.startStream(responseHeaders(response.headers), () => splitter.atBoundary);
   await pump(
@@ -88,10 +86,7 @@ export async function relayMessage(
   const value = parseObject(text);
   if (value === undefined) throw protocolError('the answer is not a JSON object');
   if (value['type'] === 'error') {
-    throw new BridgeError(
-      'upstream_failed',
-      publicMessage(errorMessage(value['error']), context.apiKey),
-    );
+    throw new BridgeError('upstream_failed', publicMessage(errorMessage(value['error']), context.apiKey));
   }
   usage.end(text);
   const edits = context.showCacheHits ? {} : hideInAnswer(value);
@@ -103,12 +98,7 @@ export async function relayMessage(
   reply.end(body);
 }
 
-function shown(
-  event: JsonObject,
-  bytes: Buffer,
-  { input }: MessageUsage,
-  { showCacheHits }: RelayContext,
-): Buffer {
+function shown(event: JsonObject, bytes: Buffer, { input }: MessageUsage, { showCacheHits }: RelayContext): Buffer {
   const hidden = showCacheHits ? undefined : hideInEvent(event, input);
   if (hidden === undefined) return bytes;
   return Buffer.from(`event: ${hidden['type']}\ndata: ${JSON.stringify(hidden)}\n\n`);

@@ -1,12 +1,7 @@
 /** Forwards an upstream's answer in the dialect of the guest, whichever form the upstream chose (io). */
 import { randomBytes } from 'node:crypto';
 import { MessagesAnswerReader } from '../dialect/anthropic/read-answer.ts';
-import type {
-  AnswerOptions,
-  AnswerReader,
-  AnswerTranslation,
-  AnswerWriter,
-} from '../dialect/dialect.ts';
+import type { AnswerOptions, AnswerReader, AnswerTranslation, AnswerWriter } from '../dialect/dialect.ts';
 import type { AnswerEvent } from '../dialect/model.ts';
 import { OpenaiAnswerReader } from '../dialect/openai/read-answer.ts';
 import { OpenaiVectorReader } from '../dialect/openai/read-vectors.ts';
@@ -17,15 +12,7 @@ import { eventData, SseSplitter } from '../sse.ts';
 import type { UpstreamAnswer } from '../tape/tape.ts';
 import type { UpstreamApi } from '../upstream/address.ts';
 import type { DocumentCounter, StreamCounter } from '../usage.ts';
-import {
-  drain,
-  publicMessage,
-  pump,
-  type RelayContext,
-  readWhole,
-  requirePlain,
-  tooLong,
-} from './relay.ts';
+import { drain, publicMessage, pump, type RelayContext, readWhole, requirePlain, tooLong } from './relay.ts';
 
 const ANSWER_ID_BYTES = 12;
 /** A longer plain answer is sent before it is whole. */
@@ -138,12 +125,7 @@ class Output {
   #held = '';
   #started = false;
 
-  constructor(
-    response: UpstreamAnswer,
-    reply: Reply,
-    translated: Translated,
-    apiKey: string | undefined,
-  ) {
+  constructor(response: UpstreamAnswer, reply: Reply, translated: Translated, apiKey: string | undefined) {
     const { headers } = response;
     this.#apiKey = apiKey;
     this.#reply = reply;

@@ -135,10 +135,7 @@ export async function relayError(
   reply: Reply,
   apiKey: string | undefined,
   limits: BridgeLimits,
-  form: {
-    readonly translation: AnswerTranslation | undefined;
-    readonly audioPath: string | undefined;
-  },
+  form: { readonly translation: AnswerTranslation | undefined; readonly audioPath: string | undefined },
 ): Promise<void> {
   const { translation, audioPath } = form;
   const status = response.statusCode ?? 502;
@@ -154,11 +151,7 @@ export async function relayError(
   if (reply.streaming || translation !== undefined) {
     return reply.fail({ status, code: 'upstream_error', message: messageOf(text, status) }, more);
   }
-  const {
-    'content-length': _,
-    'content-encoding': encoding,
-    ...headers
-  } = responseHeaders(response.headers);
+  const { 'content-length': _, 'content-encoding': encoding, ...headers } = responseHeaders(response.headers);
   if (encoding !== undefined && encoding !== 'identity') {
     return reply.fail({ status, code: 'upstream_error', message: messageOf('', status) });
   }
@@ -166,10 +159,7 @@ export async function relayError(
   reply.end(Buffer.from(text));
 }
 
-function errorHeaders(
-  { headers }: UpstreamAnswer,
-  translation: AnswerTranslation,
-): Readonly<Record<string, string>> {
+function errorHeaders({ headers }: UpstreamAnswer, translation: AnswerTranslation): Readonly<Record<string, string>> {
   const names = ['retry-after', 'retry-after-ms', 'x-should-retry'];
   const retry = Object.entries(responseHeaders(headers)).filter(([name]) => names.includes(name));
   return { ...Object.fromEntries(retry), ...translation.answerHeaders(headers) };
@@ -268,9 +258,7 @@ export function pump(
       const stalledAtMs = clock.now();
       const check = (): void => {
         const { stallTimeoutMs, slotStallTimeoutMs } = limits;
-        const mostMs = context.isSlotWanted()
-          ? Math.min(slotStallTimeoutMs, stallTimeoutMs)
-          : stallTimeoutMs;
+        const mostMs = context.isSlotWanted() ? Math.min(slotStallTimeoutMs, stallTimeoutMs) : stallTimeoutMs;
         const leftMs = mostMs - (clock.now() - stalledAtMs);
         if (leftMs > 0) stopStall = clock.after(Math.min(leftMs, STALL_CHECKED_MS), check);
         else context.cancel(new BridgeError('cancelled', 'the guest does not read its answer'));

@@ -60,8 +60,7 @@ class Model {
   grow(draft: { readonly scope: CacheScope; bytes: number }, bytes: number): boolean {
     if (bytes > BYTES_MAX) return false;
     while (this.bytes + bytes > BYTES_MAX) {
-      const after = (one: CacheScope): number =>
-        this.heldBy(one) + (one === draft.scope ? bytes : 0);
+      const after = (one: CacheScope): number => this.heldBy(one) + (one === draft.scope ? bytes : 0);
       const most = Math.max(after('a'), after('b'), after(null));
       const [largest, ...others] = [draft.scope, 'a', 'b', null].filter(
         (one, index, all) => after(one) === most && all.indexOf(one) === index,
@@ -97,9 +96,7 @@ describe('AnswerStore', () => {
             // What the sweep took is over.
             if (store.count < before) model.known = model.known.filter((each) => !isOver(each));
           } else if (one.type === 'get') {
-            const there = model.known.find(
-              (each) => each.scope === one.scope && each.key === one.key,
-            );
+            const there = model.known.find((each) => each.scope === one.scope && each.key === one.key);
             const got = store.get(one.scope, one.key, one.ageMsMax);
             const isOld = there !== undefined && clock.now() - there.atMs >= one.ageMsMax;
             if (there === undefined || isOver(there) || isOld) expect(got).toBeUndefined();
@@ -127,9 +124,7 @@ describe('AnswerStore', () => {
               draft.keep(one.key, { scope: one.scope, number }, one.ttlMs);
               fits &&= model.grow(held, ANSWER_OVERHEAD_BYTES);
               if (fits) {
-                model.known = model.known.filter(
-                  (each) => each.scope !== one.scope || each.key !== one.key,
-                );
+                model.known = model.known.filter((each) => each.scope !== one.scope || each.key !== one.key);
                 const { scope: owner, key: name, ttlMs } = one;
                 const { bytes } = held;
                 const atMs = clock.now();

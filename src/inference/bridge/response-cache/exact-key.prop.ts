@@ -7,13 +7,11 @@ const name = fc.oneof(
   fc.string({ maxLength: 8 }),
   fc.constantFrom('messages', 'temperature', 'seed', 'user', 'model', '__proto__', 'options', 'n'),
 );
-const body = fc
-  .array(fc.tuple(name, fc.jsonValue({ maxDepth: 3 })), { maxLength: 6 })
-  .map((members): JsonObject => {
-    const text = members.map(([key, value]) => `${JSON.stringify(key)}:${JSON.stringify(value)}`);
-    const parsed: unknown = JSON.parse(`{${text.join(',')}}`);
-    return isJsonObject(parsed) ? parsed : {};
-  });
+const body = fc.array(fc.tuple(name, fc.jsonValue({ maxDepth: 3 })), { maxLength: 6 }).map((members): JsonObject => {
+  const text = members.map(([key, value]) => `${JSON.stringify(key)}:${JSON.stringify(value)}`);
+  const parsed: unknown = JSON.parse(`{${text.join(',')}}`);
+  return isJsonObject(parsed) ? parsed : {};
+});
 const ALL = { ttlMs: 1000, requests: 'all' } as const;
 const CHAT = { name: 'chat', generates: true };
 const base = { dialect: 'openai', operation: CHAT, stream: false, allowFields: [] };
@@ -57,14 +55,10 @@ describe('exactKey', () => {
 
   it('never mixes two numbers that only servers tell apart', () => {
     fc.assert(
-      fc.property(
-        fc.bigInt({ min: 2n ** 53n, max: 2n ** 70n }),
-        fc.boolean(),
-        (big, isNegative) => {
-          const parsed: unknown = JSON.parse(`{"a":[{"b":${isNegative ? -big : big}}]}`);
-          expect(key(isJsonObject(parsed) ? parsed : {})).toBeNull();
-        },
-      ),
+      fc.property(fc.bigInt({ min: 2n ** 53n, max: 2n ** 70n }), fc.boolean(), (big, isNegative) => {
+        const parsed: unknown = JSON.parse(`{"a":[{"b":${isNegative ? -big : big}}]}`);
+        expect(key(isJsonObject(parsed) ? parsed : {})).toBeNull();
+      }),
     );
   });
 });

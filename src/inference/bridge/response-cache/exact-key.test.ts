@@ -29,10 +29,7 @@ describe('exactKey of `repeatable`', () => {
   });
 
   it('a number beyond all others never is: it would be equal to null', () => {
-    expect([
-      repeatable({ seed: 1, x: JSON.parse('1e999') }),
-      repeatable({ seed: 1, x: null }),
-    ]).toEqual([false, true]);
+    expect([repeatable({ seed: 1, x: JSON.parse('1e999') }), repeatable({ seed: 1, x: null })]).toEqual([false, true]);
   });
 
   it('embeddings always are, unless they ask for several', () => {

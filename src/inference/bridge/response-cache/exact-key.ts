@@ -60,8 +60,7 @@ function isRepeatable(body: JsonObject): boolean {
   if (isFilled(tools) || isFilled(functions)) return false;
   // Ollama has them one level below.
   return [body, isJsonObject(options) ? options : {}].some(
-    ({ temperature, seed, random_seed: random }) =>
-      temperature === 0 || isSeed(seed) || isSeed(random),
+    ({ temperature, seed, random_seed: random }) => temperature === 0 || isSeed(seed) || isSeed(random),
   );
 }
 

@@ -202,10 +202,7 @@ class Draft implements CacheDraft {
 
   constructor(
     begin: () => AnswerDraft<CachedAnswer>,
-    keep: (
-      draft: AnswerDraft<CachedAnswer>,
-      answer: Pick<CachedAnswer, 'status' | 'contentType' | 'body'>,
-    ) => void,
+    keep: (draft: AnswerDraft<CachedAnswer>, answer: Pick<CachedAnswer, 'status' | 'contentType' | 'body'>) => void,
   ) {
     this.#begin = begin;
     this.#keep = keep;
@@ -236,8 +233,7 @@ class Draft implements CacheDraft {
     this.#chunks.length = 0;
     const { statusCode: status = 0, headers = {}, complete = false } = this.#answer ?? {};
     const isGood = isWhole && complete && hasLength(headers) && !isError(body);
-    if (isGood && body.length > 0)
-      this.#keep(draft, { status, contentType: headers['content-type'], body });
+    if (isGood && body.length > 0) this.#keep(draft, { status, contentType: headers['content-type'], body });
     draft.drop();
   }
 }
@@ -261,5 +257,4 @@ function plannedUpstream(
   return upstreams === undefined ? upstreamOf(name) : upstreams.find((one) => one.name === name);
 }
 
-const digest = (value: unknown): string =>
-  createHash('sha256').update(JSON.stringify(value)).digest('hex');
+const digest = (value: unknown): string => createHash('sha256').update(JSON.stringify(value)).digest('hex');

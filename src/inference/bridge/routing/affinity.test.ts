@@ -24,8 +24,7 @@ describe('conversationOf', () => {
   });
 
   it('reads text in parts, and leaves out the rest', () => {
-    const of = (...parts: unknown[]) =>
-      conversationOf({ messages: [{ role: 'user', content: parts }] });
+    const of = (...parts: unknown[]) => conversationOf({ messages: [{ role: 'user', content: parts }] });
     const text = { type: 'text', text: 'What is this?' };
     const image = { type: 'image_url', image_url: { url: 'data:,a' } };
     expect(of(text, image)).toBe(of(text, { ...image, image_url: { url: 'data:,b' } }));
@@ -38,15 +37,7 @@ describe('conversationOf', () => {
   );
 
   it('does not fail for fields of other types', () => {
-    const messages = [
-      null,
-      1,
-      [FIRST],
-      { role: {}, content: { text: 'a' } },
-      { content: [null, [[]]] },
-    ];
-    expect(conversationOf({ model: 1, system: [{ text: 2 }], prompt: null, messages })).toMatch(
-      /^[\w-]{43}$/,
-    );
+    const messages = [null, 1, [FIRST], { role: {}, content: { text: 'a' } }, { content: [null, [[]]] }];
+    expect(conversationOf({ model: 1, system: [{ text: 2 }], prompt: null, messages })).toMatch(/^[\w-]{43}$/);
   });
 });

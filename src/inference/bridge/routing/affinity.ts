@@ -18,11 +18,7 @@ const PARTS_MAX = 16;
  */
 export function conversationOf(body: JsonObject): string | null {
   const { messages, system, prompt, model } = body;
-  const texts = [
-    textOf(system),
-    textOf(prompt),
-    ...(Array.isArray(messages) ? opening(messages) : []),
-  ];
+  const texts = [textOf(system), textOf(prompt), ...(Array.isArray(messages) ? opening(messages) : [])];
   if (texts.every((text) => text === '')) return null;
   const key = JSON.stringify([typeof model === 'string' ? model : '', ...texts]);
   return createHash('sha256').update(key).digest('base64url');
@@ -65,10 +61,7 @@ export const drawByHash: Draw = (affinity, { upstream, model }) => {
  * The route with the highest score. For independent draws each is chosen in proportion to its weight.
  * @param draw in [0, 1)
  */
-export function weighted(
-  [first, ...others]: readonly [Route, ...Route[]],
-  draw: (route: Route) => number,
-): Route {
+export function weighted([first, ...others]: readonly [Route, ...Route[]], draw: (route: Route) => number): Route {
   const scoreOf = (route: Route): number => Math.log(1 - draw(route)) / route.weight;
   let best = { route: first, score: scoreOf(first) };
   for (const route of others) {

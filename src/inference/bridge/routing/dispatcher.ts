@@ -27,21 +27,10 @@ import {
   tableOf,
   type UpstreamSource,
 } from './route-table.ts';
-import {
-  type Attempt,
-  type Choice,
-  type Plan,
-  Router,
-  retryAfterMs,
-  type Tried,
-} from './router.ts';
+import { type Attempt, type Choice, type Plan, Router, retryAfterMs, type Tried } from './router.ts';
 
 /** Sends the request to an upstream and resolves with the head of its answer. @throws as `UpstreamClient.send` */
-export type SendAttempt = (
-  target: UpstreamTarget,
-  route: Route,
-  signal: AbortSignal,
-) => Promise<UpstreamAnswer>;
+export type SendAttempt = (target: UpstreamTarget, route: Route, signal: AbortSignal) => Promise<UpstreamAnswer>;
 
 export interface DispatchRequest {
   readonly plan: Plan;
@@ -157,28 +146,18 @@ export class Dispatcher {
         attempt ??= isSure && !tried.routes.has(route) ? this.#begin(route) : undefined;
         tried.routes.add(route);
         if (isSure) tried.unconnected.add(route.upstream);
-        const end: AttemptEnd = isSure
-          ? { kind: 'failed', cause: 'connect', retryAfterMs: null }
-          : { kind: 'unsure' };
+        const end: AttemptEnd = isSure ? { kind: 'failed', cause: 'connect', retryAfterMs: null } : { kind: 'unsure' };
         if (attempt !== undefined) this.#end(attempt, end);
         if (failed === null || !plan.fallbackOn.has(failed)) throw error;
         cause = failed;
         failure = { error };
       }
       leave(turn);
-      this.#options.log.info('another route is tried', {
-        model: plan.model,
-        left: route.upstream,
-        cause,
-      });
+      this.#options.log.info('another route is tried', { model: plan.model, left: route.upstream, cause });
     }
   }
 
-  async #send(
-    target: UpstreamTarget,
-    route: Route,
-    { send, signal }: DispatchRequest,
-  ): Promise<UpstreamAnswer> {
+  async #send(target: UpstreamTarget, route: Route, { send, signal }: DispatchRequest): Promise<UpstreamAnswer> {
     const { answerWithinMs } = this.#upstream(route);
     if (answerWithinMs === null) return send(target, route, signal);
     const late = new AbortController();
@@ -205,11 +184,7 @@ export class Dispatcher {
   }
 
   /** A program may have told another key during the wait. */
-  async #withKeyOfNow(
-    target: UpstreamTarget,
-    route: Route,
-    signal: AbortSignal,
-  ): Promise<UpstreamTarget> {
+  async #withKeyOfNow(target: UpstreamTarget, route: Route, signal: AbortSignal): Promise<UpstreamTarget> {
     if (target.onDenied === undefined) return target;
     const now = await this.#target(route, signal);
     return now.apiKey === target.apiKey ? target : now;
@@ -246,12 +221,7 @@ export class Dispatcher {
     return this.#router.choose(plan, tried, this.#options.clock.now(), draw);
   }
 
-  #hasAnother(
-    plan: Plan,
-    tried: Tried,
-    cause: FailureCause,
-    draw: (route: Route) => number,
-  ): boolean {
+  #hasAnother(plan: Plan, tried: Tried, cause: FailureCause, draw: (route: Route) => number): boolean {
     return plan.fallbackOn.has(cause) && this.#choose(plan, tried, draw).kind !== 'none';
   }
 
@@ -324,10 +294,7 @@ function failureOf(error: unknown, signal: AbortSignal): FailureCause | null {
   return error.code === 'upstream_timeout' ? 'timeout' : null;
 }
 
-function pausedError(
-  { cause, retryInMs }: Extract<Choice, { kind: 'none' }>,
-  model: string,
-): Error {
+function pausedError({ cause, retryInMs }: Extract<Choice, { kind: 'none' }>, model: string): Error {
   if (retryInMs === Number.POSITIVE_INFINITY) {
     // Since it was chosen.
     return new BridgeError('upstream_unreachable', `find a server of ${model} in models.toml`);

@@ -3,13 +3,7 @@ import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { type AttemptEnd, Health, type HealthLimits } from './health.ts';
 
-const LIMITS: HealthLimits = {
-  failuresMax: 3,
-  openMs: 100,
-  openMsMax: 350,
-  pauseMs: 50,
-  pauseMsMax: 1_000,
-};
+const LIMITS: HealthLimits = { failuresMax: 3, openMs: 100, openMsMax: 350, pauseMs: 50, pauseMsMax: 1_000 };
 
 const wait = fc.option(fc.integer({ min: -10, max: 5_000 }));
 const failed = (retryAfterMs: fc.Arbitrary<number | null>): fc.Arbitrary<AttemptEnd> =>
@@ -55,9 +49,7 @@ class Model {
   }
 
   isAvailable(now: number, model: string): boolean {
-    const isPaused = this.pauses.some(
-      (one) => now < one.until && (one.model === null || one.model === model),
-    );
+    const isPaused = this.pauses.some((one) => now < one.until && (one.model === null || one.model === model));
     if (isPaused) return false;
     const last = this.opens.at(-1);
     if (last === undefined) return true;

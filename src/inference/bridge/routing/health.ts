@@ -47,11 +47,7 @@ const AVAILABLE: Availability = { ok: true };
 /** How an attempt ended, with the wait that the answer asks for, if any. `unsure`: canceled, or a failure that may be the request's own. */
 export type AttemptEnd =
   | { readonly kind: 'answered' }
-  | {
-      readonly kind: 'failed';
-      readonly cause: Exclude<FailureCause, '429'>;
-      readonly retryAfterMs: number | null;
-    }
+  | { readonly kind: 'failed'; readonly cause: Exclude<FailureCause, '429'>; readonly retryAfterMs: number | null }
   | { readonly kind: 'limited'; readonly retryAfterMs: number | null }
   | { readonly kind: 'unsure' };
 
@@ -101,11 +97,7 @@ export class Health {
     return { isProbe, model };
   }
 
-  end(
-    { isProbe, model }: { readonly isProbe: boolean; readonly model: string },
-    end: AttemptEnd,
-    nowMs: number,
-  ): void {
+  end({ isProbe, model }: { readonly isProbe: boolean; readonly model: string }, end: AttemptEnd, nowMs: number): void {
     if (isProbe) this.#probingUntilMs = Number.NEGATIVE_INFINITY;
     if (end.kind === 'limited') this.#limit(model, end.retryAfterMs, nowMs);
     if (end.kind === 'failed' && end.retryAfterMs !== null) {

@@ -3,14 +3,7 @@ import { ignore } from '../../../base/ignore.ts';
 import { orAborted } from '../../../base/time-limit.ts';
 import type { Operation } from '../dialect/dialect.ts';
 import { BridgeError } from '../errors.ts';
-import {
-  type BridgePolicy,
-  type ModelEntry,
-  type ModelUse,
-  mayUse,
-  resolveModel,
-  visibleModels,
-} from '../policy.ts';
+import { type BridgePolicy, type ModelEntry, type ModelUse, mayUse, resolveModel, visibleModels } from '../policy.ts';
 import { accepted, type Checked, refused } from '../refusal.ts';
 import { isLocal } from '../upstream/address.ts';
 import type { Catalog } from '../upstream/catalog.ts';
@@ -60,9 +53,7 @@ export class ModelNames {
     if (typeof this.#source === 'function') return models;
     const usable = new Set(listed?.map(({ id }) => id));
     const { aliases = {} } = policy;
-    return models.filter(({ id }) =>
-      usable.has((Object.hasOwn(aliases, id) ? aliases[id] : id) ?? id),
-    );
+    return models.filter(({ id }) => usable.has((Object.hasOwn(aliases, id) ? aliases[id] : id) ?? id));
   }
 
   /** One of them, under the name by which the sandbox knows it. @throws BridgeError as `visible` */
@@ -148,11 +139,7 @@ export class ModelNames {
   }
 
   /** The models that a sandbox may use, before its allowlist; null: unknown, and any name may be one. */
-  async #listed(
-    policy: BridgePolicy,
-    lists: Lists,
-    signal: AbortSignal,
-  ): Promise<readonly ModelEntry[] | null> {
+  async #listed(policy: BridgePolicy, lists: Lists, signal: AbortSignal): Promise<readonly ModelEntry[] | null> {
     if (typeof this.#source === 'function') {
       if (lists === 'none') return null;
       const target = await orAborted(this.#source(), signal);
@@ -174,9 +161,7 @@ export class ModelNames {
     { allowHosted }: BridgePolicy,
     lists: Exclude<Lists, 'none'>,
     signal: AbortSignal,
-  ): Promise<
-    readonly { readonly upstream: RoutedUpstream; readonly entries: readonly ModelEntry[] }[]
-  > {
+  ): Promise<readonly { readonly upstream: RoutedUpstream; readonly entries: readonly ModelEntry[] }[]> {
     const asked = this.#table.upstreams.filter(
       ({ discover, isHosted }) => discover && (!isHosted || (allowHosted?.length ?? 0) > 0),
     );
@@ -185,8 +170,7 @@ export class ModelNames {
       return {
         upstream,
         entries: entries.filter(
-          ({ id }) =>
-            !this.#table.models.has(id) && (!upstream.isHosted || mayUseHosted(id, allowHosted)),
+          ({ id }) => !this.#table.models.has(id) && (!upstream.isHosted || mayUseHosted(id, allowHosted)),
         ),
       };
     });
@@ -194,16 +178,11 @@ export class ModelNames {
   }
 
   /** Empty if the upstream can't be asked: others may serve the request. */
-  async #list(
-    { target, models }: RoutedUpstream,
-    lists: Exclude<Lists, 'none'>,
-  ): Promise<readonly ModelEntry[]> {
-    if (models !== undefined)
-      return models.map((id) => ({ id, created: 0, ownedBy: 'neurovisor' }));
+  async #list({ target, models }: RoutedUpstream, lists: Exclude<Lists, 'none'>): Promise<readonly ModelEntry[]> {
+    if (models !== undefined) return models.map((id) => ({ id, created: 0, ownedBy: 'neurovisor' }));
     try {
       const there = await target();
-      const list =
-        lists === 'fresh' ? await this.#catalog.refresh(there) : await this.#catalog.models(there);
+      const list = lists === 'fresh' ? await this.#catalog.refresh(there) : await this.#catalog.models(there);
       return list ?? [];
     } catch (error) {
       ignore(error, 'an attempt reports it');

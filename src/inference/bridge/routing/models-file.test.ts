@@ -112,10 +112,7 @@ describe('parseModelsFile', () => {
     ['price = { input = 0.0000001, output = 2 }', /models\.m\.price\.input must be .* 6 decimals/],
     ['price = { input = 1, output = 2, cached_input = 1.5 }', /price\.cached_input is above input/],
     ['price = { input = 1, output = 2, reasoning = 3 }', /models\.m\.price\.reasoning is unknown/],
-    [
-      'routes = [{ upstream = "gpu", price = { input = 1 } }]',
-      /routes\[0\]\.price\.output is miss/,
-    ],
+    ['routes = [{ upstream = "gpu", price = { input = 1 } }]', /routes\[0\]\.price\.output is miss/],
   ])('refuses %s', (line, message) => {
     const upstream = line.startsWith('routes') ? '' : 'upstream = "gpu"';
     expect(() => parseModelsFile(`${UPSTREAM}[models.m]\n${upstream}\n${line}`)).toThrow(message);
@@ -168,9 +165,7 @@ describe('parseModelsFile', () => {
   });
 
   it('reads the betas that sandboxes may turn on at an upstream of Anthropic’s API', () => {
-    const [upstream] = parseModelsFile(
-      `${UPSTREAM}api = "anthropic"\nbetas = ["context-1m-2025-08-07"]`,
-    ).upstreams;
+    const [upstream] = parseModelsFile(`${UPSTREAM}api = "anthropic"\nbetas = ["context-1m-2025-08-07"]`).upstreams;
     expect(upstream?.target).toMatchObject({ betas: ['context-1m-2025-08-07'] });
   });
 
@@ -186,10 +181,7 @@ describe('parseModelsFile', () => {
     [`${UPSTREAM}concurrency = 0`, /upstreams\.gpu\.concurrency must be a whole number from 1 to/],
     [`${UPSTREAM}concurrency = "8"`, /upstreams\.gpu\.concurrency must be a whole number/],
     [`${UPSTREAM}hosted = "no"`, /upstreams\.gpu\.hosted must be true or false/],
-    [
-      `${UPSTREAM}key = "sk-secret"`,
-      /upstreams\.gpu\.key must be a table: .* never the key itself/,
-    ],
+    [`${UPSTREAM}key = "sk-secret"`, /upstreams\.gpu\.key must be a table: .* never the key itself/],
     ['[upstreams.a]\nengine = false', /upstreams\.a\.engine must be true or a path/],
     ['[upstreams.a]\nengine = true\nurl = "http://x"', /url is unknown; known are .*engine/],
     ['[upstreams.a]\nengine = true\nhosted = true', /hosted is unknown/],
@@ -200,10 +192,7 @@ describe('parseModelsFile', () => {
     [`${UPSTREAM}betas = ["a"]`, /upstreams\.gpu\.betas is unknown/],
     [`${UPSTREAM}api = "anthropic"\nbetas = "a"`, /gpu\.betas must be a list of strings/],
     [`${UPSTREAM}api = "anthropic"\nbetas = ["a, b"]`, /gpu\.betas has "a, b", which is no name/],
-    [
-      `${UPSTREAM}api = "anthropic"\nbetas = [${'"a",'.repeat(33)}]`,
-      /gpu\.betas has more than 32 entries/,
-    ],
+    [`${UPSTREAM}api = "anthropic"\nbetas = [${'"a",'.repeat(33)}]`, /gpu\.betas has more than 32 entries/],
     [`${UPSTREAM}key = {}`, /upstreams\.gpu\.key names one of env, file and command/],
     [`${UPSTREAM}key = { env = "A", command = ["x"] }`, /key names one of env, file and command/],
     [`${UPSTREAM}key = { command = [] }`, /key\.command is a list of a program and/],
@@ -217,15 +206,9 @@ describe('parseModelsFile', () => {
     [`${UPSTREAM}[models.m]\n`, /models\.m needs either upstream or routes/],
     [`${UPSTREAM}[models.m]\nupstream = "gpu"\nroutes = []`, /models\.m needs either/],
     [`${UPSTREAM}[models.m]\nroutes = []`, /models\.m\.routes is empty/],
-    [
-      `${UPSTREAM}[models.m]\nupstream = "cpu"`,
-      /models\.m\.upstream is "cpu", which is none of gpu/,
-    ],
+    [`${UPSTREAM}[models.m]\nupstream = "cpu"`, /models\.m\.upstream is "cpu", which is none of gpu/],
     [`${UPSTREAM}[models.m]\nroutes = [{ upstream = "gpu", weight = 1.5 }]`, /routes\[0\]\.weight/],
-    [
-      `${UPSTREAM}[models.m]\nroutes = [{ upstream = "gpu", wait = 1 }]`,
-      /routes\[0\]\.wait is unkn/,
-    ],
+    [`${UPSTREAM}[models.m]\nroutes = [{ upstream = "gpu", wait = 1 }]`, /routes\[0\]\.wait is unkn/],
     [`${UPSTREAM}[models.m]\nroutes = ["gpu"]`, /models\.m\.routes must be a list of tables/],
     [`${UPSTREAM}[models.m]\nupstream = "gpu"\nfallback = ["n"]`, /names "n", which is not in/],
     [`${UPSTREAM}[models.m]\nupstream = "gpu"\nfallback = ["m"]`, /names the model itself/],
@@ -233,10 +216,7 @@ describe('parseModelsFile', () => {
     [`${UPSTREAM}[models.all]\nupstream = "gpu"`, /models\.all has a name that means something/],
     [`${UPSTREAM}[models."a\\nb"]\nupstream = "gpu"`, /printable/],
     [`${UPSTREAM}[models]\nm = 1979-05-27`, /models\.m must be a table/],
-    [
-      `${UPSTREAM}[modles.m]\nupstream = "gpu"`,
-      /modles is unknown; known are default, models, upstr/,
-    ],
+    [`${UPSTREAM}[modles.m]\nupstream = "gpu"`, /modles is unknown; known are default, models, upstr/],
     [`default = ""\n${UPSTREAM}`, /default must be a string that is not empty/],
     [`${UPSTREAM}[models.__proto__]\nupstream = "cpu"`, /models\.__proto__\.upstream is "cpu"/],
   ])('refuses %j', (text, message) => {
@@ -246,10 +226,7 @@ describe('parseModelsFile', () => {
     } catch (thrown) {
       error = thrown;
     }
-    expect(error).toMatchObject({
-      code: 'models_file_invalid',
-      message: expect.stringMatching(message),
-    });
+    expect(error).toMatchObject({ code: 'models_file_invalid', message: expect.stringMatching(message) });
     expect(String(error)).not.toContain('sk-secret');
   });
 });

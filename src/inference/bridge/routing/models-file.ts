@@ -7,13 +7,7 @@ import { parse, TomlError } from 'smol-toml';
 import { EVERY_HOSTED } from '../../../base/request/model-limits.ts';
 import { PRICE_DOLLARS_MAX, type Price, parsePrice } from '../budget/price.ts';
 import { BridgeError } from '../errors.ts';
-import {
-  isLocal,
-  parseTarget,
-  UPSTREAM_APIS,
-  type UpstreamApi,
-  type UpstreamTarget,
-} from '../upstream/address.ts';
+import { isLocal, parseTarget, UPSTREAM_APIS, type UpstreamApi, type UpstreamTarget } from '../upstream/address.ts';
 import { BETA } from '../upstream/betas.ts';
 import {
   FALLBACK_CAUSES,
@@ -40,8 +34,7 @@ export type EngineSource =
   /** A GGUF file, relative to the file's folder. */
   | { readonly kind: 'file'; readonly path: string };
 
-export interface FileUpstream
-  extends Pick<RoutedUpstream, 'name' | 'isHosted' | 'answerWithinMs' | 'discover'> {
+export interface FileUpstream extends Pick<RoutedUpstream, 'name' | 'isHosted' | 'answerWithinMs' | 'discover'> {
   /** As written; of an engine, for people. */
   readonly url: string;
   /** Not null: an engine of this host, and `target` has no address. Its model has the upstream's name. */
@@ -79,16 +72,12 @@ type Upstreams = ReadonlyMap<string, Pick<FileUpstream, 'isHosted' | 'engine'>>;
 export function parseModelsFile(text: string): ModelsFile {
   if (text.length > CHARACTERS_MAX) throw invalid('it', 'is too long');
   const root = new Table('', parseToml(text));
-  const upstreams = root
-    .named('upstreams', UPSTREAMS_MAX)
-    .map(([name, table]) => upstreamOf(name, table));
+  const upstreams = root.named('upstreams', UPSTREAMS_MAX).map(([name, table]) => upstreamOf(name, table));
   const names = new Map(upstreams.map((upstream) => [upstream.name, upstream]));
   if (names.size === 0) throw invalid('upstreams', 'is missing: name a server by [upstreams.NAME]');
   const entries = root.named('models', MODELS_MAX);
   const known = new Set(entries.map(([name]) => name));
-  const models = new Map(
-    entries.map(([name, table]) => [name, modelOf(name, table, { upstreams: names, known })]),
-  );
+  const models = new Map(entries.map(([name, table]) => [name, modelOf(name, table, { upstreams: names, known })]));
   const defaultModel = root.text('default');
   root.end();
   return { upstreams, models, defaultModel };
@@ -167,18 +156,14 @@ function apiOf(table: Table): UpstreamApi {
   const text = table.text('api') ?? 'openai';
   const api = UPSTREAM_APIS.find((one) => one === text);
   if (api !== undefined) return api;
-  throw invalid(
-    table.at('api'),
-    `is "${shown(text)}", which is none of ${UPSTREAM_APIS.join(', ')}`,
-  );
+  throw invalid(table.at('api'), `is "${shown(text)}", which is none of ${UPSTREAM_APIS.join(', ')}`);
 }
 
 /** Of an upstream of Anthropic's API: of others the key is unknown. */
 function betasOf(table: Table): Pick<UpstreamTarget, 'betas'> {
   const betas = table.texts('betas');
   if (betas === null) return {};
-  if (betas.length > BETAS_MAX)
-    throw invalid(table.at('betas'), `has more than ${BETAS_MAX} entries`);
+  if (betas.length > BETAS_MAX) throw invalid(table.at('betas'), `has more than ${BETAS_MAX} entries`);
   const wrong = betas.find((name) => !BETA.test(name));
   if (wrong === undefined) return { betas };
   throw invalid(table.at('betas'), `has "${shown(wrong)}", which is no name of a beta`);
@@ -222,8 +207,7 @@ function modelOf(
   }
   checkName(name, table.path);
   const price = priceOf(table);
-  const short =
-    table.text('upstream') === null ? null : routeOf(name, table, there.upstreams, price);
+  const short = table.text('upstream') === null ? null : routeOf(name, table, there.upstreams, price);
   const listed = table.tables('routes', ROUTES_MAX);
   if ((short === null) === (listed === null)) {
     throw invalid(table.path, 'needs either upstream or routes');
@@ -267,10 +251,7 @@ function routeOf(name: string, table: Table, upstreams: Upstreams, price: Price 
 
 /** Null: none is named. */
 function priceOf(table: Table): Price | null {
-  const price = table.table(
-    'price',
-    'a table in dollars for a million tokens: { input = 0.25, output = 2 }',
-  );
+  const price = table.table('price', 'a table in dollars for a million tokens: { input = 0.25, output = 2 }');
   if (price === null) return null;
   const input = price.dollars('input');
   const output = price.dollars('output');
@@ -411,9 +392,7 @@ function parseToml(text: string): object {
 }
 
 function isTable(value: unknown): value is object {
-  return (
-    typeof value === 'object' && value !== null && !Array.isArray(value) && !(value instanceof Date)
-  );
+  return typeof value === 'object' && value !== null && !Array.isArray(value) && !(value instanceof Date);
 }
 
 const shown = (text: string): string => text.slice(0, 100);

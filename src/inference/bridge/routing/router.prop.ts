@@ -18,21 +18,13 @@ const plan: fc.Arbitrary<Plan> = fc.record({
   fallbackOn: fc.subarray([...FALLBACK_CAUSES]).map((causes) => new Set<FallbackCause>(causes)),
 });
 const states = fc.record(
-  Object.fromEntries(
-    NAMES.map((name) => [name, fc.constantFrom<State>('ok', 'busy', 'limited', 'open')]),
-  ),
+  Object.fromEntries(NAMES.map((name) => [name, fc.constantFrom<State>('ok', 'busy', 'limited', 'open')])),
 );
 const draw = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });
 const loads = fc.record(Object.fromEntries(NAMES.map((name) => [name, fc.nat(100)])));
 
-function routerIn(
-  state: Readonly<Record<string, State>>,
-  requests: Readonly<Record<string, number>> = {},
-): Router {
-  const router = new Router((name) => ({
-    isBusy: state[name] === 'busy',
-    requests: requests[name] ?? 0,
-  }));
+function routerIn(state: Readonly<Record<string, State>>, requests: Readonly<Record<string, number>> = {}): Router {
+  const router = new Router((name) => ({ isBusy: state[name] === 'busy', requests: requests[name] ?? 0 }));
   for (const name of NAMES) {
     const at = { upstream: name, model: 'm', weight: 1 };
     for (const model of state[name] === 'limited' ? ['m', 'n'] : []) {
@@ -87,11 +79,7 @@ describe('Router', () => {
     { upstream: 'b', model: 'm', weight: 1 },
   ];
   const fresh = { routes: new Set<Route>(), unconnected: new Set<string>() };
-  const planOf = (group: readonly Route[]): Plan => ({
-    model: 'm',
-    groups: [group],
-    fallbackOn: new Set(),
-  });
+  const planOf = (group: readonly Route[]): Plan => ({ model: 'm', groups: [group], fallbackOn: new Set() });
   const upstreamOf = (router: Router, group: readonly Route[], affinity: string): string => {
     const choice = router.choose(planOf(group), fresh, 0, (one) => drawByHash(affinity, one));
     return choice.kind === 'route' ? choice.route.upstream : 'none';

@@ -20,9 +20,7 @@ export interface Plan {
 
 /** Only the usable routes, and the groups that have some. */
 export function withRoutes(plan: Plan, isUsable: (route: Route) => boolean): Plan {
-  const groups = plan.groups
-    .map((routes) => routes.filter(isUsable))
-    .filter(({ length }) => length > 0);
+  const groups = plan.groups.map((routes) => routes.filter(isUsable)).filter(({ length }) => length > 0);
   return { ...plan, groups };
 }
 
@@ -99,9 +97,7 @@ export class Router {
     const loads = routes.map((route) => ({ route, ...this.#load(route.upstream) }));
     const requests = loads.reduce((sum, one) => sum + one.requests, 0);
     const weight = routes.reduce((sum, one) => sum + one.weight, 0);
-    const even = loads.filter(
-      (one) => one.requests - (requests * one.route.weight) / weight < EXCESS_MAX,
-    );
+    const even = loads.filter((one) => one.requests - (requests * one.route.weight) / weight < EXCESS_MAX);
     const [first, ...others] = even.map(({ route }) => route);
     assert(first !== undefined, 'not all routes have more than their share');
     return weighted([first, ...others], draw);

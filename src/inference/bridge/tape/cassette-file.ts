@@ -3,13 +3,7 @@ import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
-import {
-  CASSETTE_BYTES_MAX,
-  type Cassette,
-  cassetteText,
-  cassetteTooLarge,
-  parseCassette,
-} from './cassette.ts';
+import { CASSETTE_BYTES_MAX, type Cassette, cassetteText, cassetteTooLarge, parseCassette } from './cassette.ts';
 import { CassetteError } from './errors.ts';
 
 /** @throws CassetteError */
@@ -57,9 +51,7 @@ export async function writeCassette(path: string, cassette: Cassette): Promise<v
     }
     await rename(draft, path);
   } catch (error) {
-    await rm(draft, { force: true }).catch((reason: unknown) =>
-      ignore(reason, 'the cause follows'),
-    );
+    await rm(draft, { force: true }).catch((reason: unknown) => ignore(reason, 'the cause follows'));
     throw failed(path, 'write', error);
   }
 }

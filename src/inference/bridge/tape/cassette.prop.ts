@@ -64,30 +64,17 @@ describe('the normal form', () => {
 
   it('is the same for other ids of tool calls, and another for another order of them', () => {
     const body = (a: string, b: string, first: string) => ({
-      messages: [
-        { tool_calls: [{ id: a }, { id: b }] },
-        { tool_call_id: first },
-        { tool_call_id: b },
-      ],
+      messages: [{ tool_calls: [{ id: a }, { id: b }] }, { tool_call_id: first }, { tool_call_id: b }],
     });
     const key = (a: string, b: string, first: string) =>
       requestKey(
-        normalRequest({
-          dialect: 'openai',
-          operation: 'chat',
-          model: 'm',
-          stream: false,
-          body: body(a, b, first),
-        }),
+        normalRequest({ dialect: 'openai', operation: 'chat', model: 'm', stream: false, body: body(a, b, first) }),
       );
     fc.assert(
-      fc.property(
-        fc.uniqueArray(fc.string(), { minLength: 2, maxLength: 2 }),
-        ([a = '', b = '']) => {
-          expect(key(a, b, a)).toBe(key('p', 'q', 'p'));
-          expect(key(a, b, b)).not.toBe(key('p', 'q', 'p'));
-        },
-      ),
+      fc.property(fc.uniqueArray(fc.string(), { minLength: 2, maxLength: 2 }), ([a = '', b = '']) => {
+        expect(key(a, b, a)).toBe(key('p', 'q', 'p'));
+        expect(key(a, b, b)).not.toBe(key('p', 'q', 'p'));
+      }),
     );
   });
 
@@ -116,11 +103,7 @@ const answer = fc.oneof(
     },
     { requiredKeys: ['model', 'status', 'events'], noNullPrototype: true },
   ),
-  fc.record({
-    model: fc.string(),
-    status: fc.integer({ min: 200, max: 599 }),
-    body: fc.oneof(object, fc.string()),
-  }),
+  fc.record({ model: fc.string(), status: fc.integer({ min: 200, max: 599 }), body: fc.oneof(object, fc.string()) }),
 );
 const cassette: fc.Arbitrary<Cassette> = fc.record({
   defaultModel: fc.option(fc.string()),
@@ -153,11 +136,7 @@ describe('a cassette', () => {
       fc.property(cassette, fc.nat(), fc.uint8Array({ maxLength: 3 }), (one, at, bytes) => {
         const text = Buffer.from(cassetteText(one));
         const place = at % text.length;
-        const changed = Buffer.concat([
-          text.subarray(0, place),
-          bytes,
-          text.subarray(place + bytes.length),
-        ]);
+        const changed = Buffer.concat([text.subarray(0, place), bytes, text.subarray(place + bytes.length)]);
         try {
           parseCassette(changed);
         } catch (error) {

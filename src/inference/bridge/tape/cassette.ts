@@ -90,9 +90,7 @@ export function parseCassette(bytes: Buffer): Cassette {
   const { neurovisorCassette: version } = body.value.value;
   if (version === undefined) throw invalid('it has no member neurovisorCassette');
   if (version !== VERSION) {
-    throw invalid(
-      `it has version ${JSON.stringify(version)}, and this NeuroVisor reads ${VERSION}`,
-    );
+    throw invalid(`it has version ${JSON.stringify(version)}, and this NeuroVisor reads ${VERSION}`);
   }
   const parsed = cassette.safeParse(body.value.value);
   if (!parsed.success) {

@@ -71,8 +71,7 @@ const own = (value: object, name: string): unknown =>
   Object.hasOwn(value, name) ? Reflect.get(value, name) : undefined;
 
 function text({ path, recorded, asked }: Difference): string {
-  const from =
-    typeof recorded === 'string' && typeof asked === 'string' ? start(recorded, asked) : 0;
+  const from = typeof recorded === 'string' && typeof asked === 'string' ? start(recorded, asked) : 0;
   return `${shorten(path, 0)}: recorded ${shown(recorded, from)}, asked ${shown(asked, from)}`;
 }
 

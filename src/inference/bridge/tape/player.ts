@@ -75,8 +75,7 @@ export class Player implements Tape {
 
   #miss(sandboxId: string, asked: TapedRequest, known: number): Checked<Track> {
     const times = known === 1 ? 'one answer, which was' : `${known} answers, which were all`;
-    const difference =
-      known > 0 ? `It has ${times} played already.` : describeNearest(this.#requests, asked);
+    const difference = known > 0 ? `It has ${times} played already.` : describeNearest(this.#requests, asked);
     const { dialect, operation, model } = asked;
     this.#missingCount += 1;
     if (this.#missing.length < MISSING_KEPT_MAX) {

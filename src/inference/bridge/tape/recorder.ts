@@ -2,13 +2,7 @@
 import { CacheHintMask } from '../cache-hints.ts';
 import { hideInAnswer, hideInEvent } from '../dialect/anthropic/hide-cache-hits.ts';
 import { MessageUsage } from '../dialect/anthropic/message-usage.ts';
-import {
-  isJsonObject,
-  type JsonLimits,
-  type JsonObject,
-  parseJsonBody,
-  parseObject,
-} from '../json-body.ts';
+import { isJsonObject, type JsonLimits, type JsonObject, parseJsonBody, parseObject } from '../json-body.ts';
 import { BRIDGE_LIMITS } from '../limits.ts';
 import type { Refusal } from '../refusal.ts';
 import { eventData, SseSplitter } from '../sse.ts';
@@ -60,12 +54,7 @@ export class Recorder implements Tape {
         const key = requestKey(normal);
         const count = counts.get(key) ?? 0;
         const answerId = answerIdOf(key, count);
-        const recording: Recording = {
-          request: normal,
-          answerId,
-          taken: undefined,
-          refusal: undefined,
-        };
+        const recording: Recording = { request: normal, answerId, taken: undefined, refusal: undefined };
         // Once it is full it writes nothing, so it counts nothing more either.
         if (this.#take(RECORDING_BYTES + JSON.stringify(normal).length)) {
           counts.set(key, count + 1);
@@ -131,8 +120,7 @@ export class Recorder implements Tape {
   }
 }
 
-const isAnswered = ({ taken, refusal }: Recording): boolean =>
-  taken !== undefined || refusal !== undefined;
+const isAnswered = ({ taken, refusal }: Recording): boolean => taken !== undefined || refusal !== undefined;
 
 /** Null: none came. */
 function answerOf({ taken, refusal, answerId }: Recording): TapedAnswer | null {
@@ -153,9 +141,7 @@ function answerOf({ taken, refusal, answerId }: Recording): TapedAnswer | null {
     const texts = [...whole.map(({ bytes }) => bytes), rest].map(trimmed);
     const given = texts.filter((one) => one !== '');
     const usage = new MessageUsage();
-    const events = given.map((one) =>
-      api === 'openai' ? eventOf(one, stable) : messageEventOf(one, answerId, usage),
-    );
+    const events = given.map((one) => (api === 'openai' ? eventOf(one, stable) : messageEventOf(one, answerId, usage)));
     // Clients hang up at the last event, without waiting for the end.
     const isCut = !source.complete && !LAST_EVENT.test(given.at(-1) ?? '');
     return { ...answered, status, events, ...(isCut ? { cut: true } : {}) };
@@ -192,8 +178,7 @@ function messageEventOf(text: string, answerId: string, usage: MessageUsage): st
 const stableId = ({ id }: JsonObject, answerId: string): JsonObject =>
   typeof id === 'string' ? { id: `msg_${answerId}` } : {};
 
-const eventText = (event: JsonObject): string =>
-  `event: ${event['type']}\ndata: ${JSON.stringify(event)}`;
+const eventText = (event: JsonObject): string => `event: ${event['type']}\ndata: ${JSON.stringify(event)}`;
 
 const trimmed = (event: Buffer): string => event.toString('utf8').replace(/[\r\n]+$/, '');
 

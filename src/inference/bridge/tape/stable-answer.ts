@@ -6,11 +6,9 @@ const ID_DIGITS = 24;
 const CALL_ID_DIGITS = 12;
 
 /** The id of the answer number `count` to the request, in hexadecimal. */
-export const answerIdOf = (key: string, count: number): string =>
-  digits(`${key} ${count}`, ID_DIGITS);
+export const answerIdOf = (key: string, count: number): string => digits(`${key} ${count}`, ID_DIGITS);
 
-const digits = (text: string, count: number): string =>
-  createHash('sha256').update(text).digest('hex').slice(0, count);
+const digits = (text: string, count: number): string => createHash('sha256').update(text).digest('hex').slice(0, count);
 
 /** Replaces the ids in one answer, whose events come in order. */
 export class StableAnswer {

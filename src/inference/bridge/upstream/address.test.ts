@@ -13,11 +13,7 @@ describe('endpointOf', () => {
     expect(endpointOf({ name: 'x', baseUrl }).prefix).toBe(prefix);
   });
   it('knows default ports and IPv6', () => {
-    expect(endpointOf({ name: 'x', baseUrl: 'https://[::1]' })).toMatchObject({
-      secure: true,
-      host: '::1',
-      port: 443,
-    });
+    expect(endpointOf({ name: 'x', baseUrl: 'https://[::1]' })).toMatchObject({ secure: true, host: '::1', port: 443 });
   });
 });
 
@@ -33,22 +29,14 @@ describe('parseTarget', () => {
       socketPath: '/run/llama.sock',
     });
     const prefixed = parseTarget('unix:/run/docker.sock:/engines/v1');
-    expect(endpointOf(prefixed)).toMatchObject({
-      socketPath: '/run/docker.sock',
-      prefix: '/engines/v1',
-    });
+    expect(endpointOf(prefixed)).toMatchObject({ socketPath: '/run/docker.sock', prefix: '/engines/v1' });
   });
-  it.each([
-    '',
-    'ftp://a',
-    'http://',
-    'unix:relative',
-    'http://u:p@a/',
-    'http://a/?x=1',
-    'nonsense',
-  ])('refuses %j', (text) => {
-    expect(() => parseTarget(text)).toThrowError(
-      expect.objectContaining({ code: 'upstream_invalid', remedy: expect.any(String) }),
-    );
-  });
+  it.each(['', 'ftp://a', 'http://', 'unix:relative', 'http://u:p@a/', 'http://a/?x=1', 'nonsense'])(
+    'refuses %j',
+    (text) => {
+      expect(() => parseTarget(text)).toThrowError(
+        expect.objectContaining({ code: 'upstream_invalid', remedy: expect.any(String) }),
+      );
+    },
+  );
 });

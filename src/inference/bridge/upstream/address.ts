@@ -63,8 +63,7 @@ export function endpointOf(target: UpstreamTarget): Endpoint {
 
 function parseEndpoint(target: UpstreamTarget): Endpoint {
   const { baseUrl, socketPath } = target;
-  if (baseUrl === undefined && socketPath === undefined)
-    throw invalid('it has neither a URL nor a socket');
+  if (baseUrl === undefined && socketPath === undefined) throw invalid('it has neither a URL nor a socket');
   const url = parseUrl(baseUrl ?? 'http://localhost');
   const secure = url.protocol === 'https:';
   const host = url.hostname.replace(/^\[(.*)\]$/, '$1');
@@ -110,10 +109,8 @@ export function parseTarget(text: string, apiKey?: string): UpstreamTarget {
 
 function parseUrl(text: string): URL {
   const url = URL.canParse(text) ? new URL(text) : undefined;
-  if (url === undefined || !/^https?:$/.test(url.protocol))
-    throw invalid('it is not an http(s) URL');
-  if (url.username !== '' || url.password !== '')
-    throw invalid('it contains a user name or password');
+  if (url === undefined || !/^https?:$/.test(url.protocol)) throw invalid('it is not an http(s) URL');
+  if (url.username !== '' || url.password !== '') throw invalid('it contains a user name or password');
   if (url.search !== '' || url.hash !== '') throw invalid('it contains a query or fragment');
   return url;
 }
@@ -126,7 +123,6 @@ function prefixOf(path: string): string {
 
 function invalid(why: string): BridgeError {
   return new BridgeError('upstream_invalid', `invalid upstream address: ${why}`, {
-    remedy:
-      'use http(s)://host:port[/prefix] or unix:/path/of.sock; put a key into NEUROVISOR_UPSTREAM_KEY',
+    remedy: 'use http(s)://host:port[/prefix] or unix:/path/of.sock; put a key into NEUROVISOR_UPSTREAM_KEY',
   });
 }

@@ -28,11 +28,7 @@ it('Catalog: servers at one URL have lists of their own if their keys, APIs or n
   ];
   for (const _ of [1, 2]) {
     const lists = await Promise.all(targets.map((target) => catalog.models({ ...target })));
-    expect(lists.map((list) => list?.[0]?.id)).toEqual([
-      'of one undefined',
-      'of two undefined',
-      'of two anthropic',
-    ]);
+    expect(lists.map((list) => list?.[0]?.id)).toEqual(['of one undefined', 'of two undefined', 'of two anthropic']);
   }
   // Then they are known.
   expect(asked).toEqual(['one', 'two', 'two']);

@@ -128,10 +128,7 @@ export async function fetchModels(
 }
 
 /** The whole body, or undefined when it is larger than `bytesMax`. @throws when it is truncated */
-export async function readBounded(
-  response: Readable,
-  bytesMax: number,
-): Promise<Buffer | undefined> {
+export async function readBounded(response: Readable, bytesMax: number): Promise<Buffer | undefined> {
   const parts: Buffer[] = [];
   let bytes = 0;
   for await (const part of response as AsyncIterable<Buffer>) {

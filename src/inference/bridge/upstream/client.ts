@@ -1,10 +1,5 @@
 /** Sends requests to model servers over pooled connections (io). */
-import {
-  type ClientRequest,
-  Agent as HttpAgent,
-  request as httpRequest,
-  type IncomingMessage,
-} from 'node:http';
+import { type ClientRequest, Agent as HttpAgent, request as httpRequest, type IncomingMessage } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
 import { getCACertificates } from 'node:tls';
 import type { Clock } from '../../../base/clock.ts';
@@ -68,11 +63,7 @@ export class UpstreamClient {
     this.#agents.clear();
   }
 
-  #attempt(
-    request: UpstreamRequest,
-    endpoint: Endpoint,
-    agent: HttpAgent | false,
-  ): Promise<IncomingMessage | 'stale'> {
+  #attempt(request: UpstreamRequest, endpoint: Endpoint, agent: HttpAgent | false): Promise<IncomingMessage | 'stale'> {
     const { signal, target } = request;
     signal.throwIfAborted();
     return new Promise((resolve, reject) => {
@@ -117,11 +108,7 @@ export class UpstreamClient {
     });
   }
 
-  #limitConnect(
-    outgoing: ClientRequest,
-    request: UpstreamRequest,
-    connected: 'connect' | 'secureConnect',
-  ): () => void {
+  #limitConnect(outgoing: ClientRequest, request: UpstreamRequest, connected: 'connect' | 'secureConnect'): () => void {
     const { connectTimeoutMs } = request.limits;
     let stop: () => void = () => undefined;
     outgoing.once('socket', (socket) => {
@@ -163,11 +150,7 @@ export class UpstreamClient {
   }
 }
 
-function open(
-  request: UpstreamRequest,
-  endpoint: Endpoint,
-  agent: HttpAgent | false,
-): ClientRequest {
+function open(request: UpstreamRequest, endpoint: Endpoint, agent: HttpAgent | false): ClientRequest {
   const { target, body, contentType = 'application/json' } = request;
   const headers: Record<string, string> = {
     ...request.headers,
@@ -190,14 +173,7 @@ function open(
   const send = endpoint.secure ? httpsRequest : httpRequest;
   // Without an agent, which has the authorities, the request brings its own.
   const trust = endpoint.secure && agent === false ? { ca: trusted(endpoint.authority) } : {};
-  return send({
-    ...place,
-    ...trust,
-    agent,
-    method: request.method,
-    path: endpoint.prefix + request.path,
-    headers,
-  });
+  return send({ ...place, ...trust, agent, method: request.method, path: endpoint.prefix + request.path, headers });
 }
 
 function unreachable(target: UpstreamTarget, cause: unknown, isConnected: boolean): BridgeError {

@@ -75,9 +75,7 @@ export async function probeUpstreams(options: DetectOptions = {}): Promise<Probe
   const client = new UpstreamClient(clock);
   try {
     const ask = usual || options.timeoutMs !== undefined ? probe : probeTwice;
-    const probes = await Promise.all(
-      targets.map((target) => ask(client, clock, target, timeoutMs)),
-    );
+    const probes = await Promise.all(targets.map((target) => ask(client, clock, target, timeoutMs)));
     return usual ? await Promise.all(probes.map((each) => checkOwner(each, options))) : probes;
   } finally {
     client.close();
@@ -93,12 +91,7 @@ async function probeTwice(...args: Parameters<typeof probe>): Promise<Probe> {
   return first.target === null && isTimeUp ? await probe(...args) : first;
 }
 
-async function probe(
-  client: UpstreamClient,
-  clock: Clock,
-  target: UpstreamTarget,
-  timeoutMs: number,
-): Promise<Probe> {
+async function probe(client: UpstreamClient, clock: Clock, target: UpstreamTarget, timeoutMs: number): Promise<Probe> {
   const { name } = target;
   try {
     const limits = { ...BRIDGE_LIMITS, connectTimeoutMs: timeoutMs };

@@ -6,12 +6,7 @@ import { readFile } from 'node:fs/promises';
 
 const LISTEN = '0A';
 /** Local addresses that accept connections to 127.0.0.1, as the kernel writes them on little-endian machines. */
-const LOOPBACK_ADDRESSES = new Set([
-  '0100007F',
-  '00000000',
-  '0'.repeat(32),
-  '0000000000000000FFFF00000100007F',
-]);
+const LOOPBACK_ADDRESSES = new Set(['0100007F', '00000000', '0'.repeat(32), '0000000000000000FFFF00000100007F']);
 
 /** User ids of all sockets that listen at 127.0.0.1 and this port. Empty: none, or they are not visible. */
 export async function listenerOwners(port: number): Promise<readonly number[]> {
@@ -46,10 +41,6 @@ export function isTrustedOwner(uids: readonly number[]): boolean {
 export async function describeOwners(uids: readonly number[]): Promise<string> {
   if (uids.length === 0) return 'an unknown user';
   const passwd = await readFile('/etc/passwd', 'utf8').catch(() => '');
-  const names = new Map(
-    passwd.split('\n').map((line) => [Number(line.split(':')[2] ?? ''), line.split(':')[0]]),
-  );
-  return uids
-    .map((uid) => (uid === 0 ? 'root' : `${names.get(uid) ?? 'uid'} (uid ${uid})`))
-    .join(', ');
+  const names = new Map(passwd.split('\n').map((line) => [Number(line.split(':')[2] ?? ''), line.split(':')[0]]));
+  return uids.map((uid) => (uid === 0 ? 'root' : `${names.get(uid) ?? 'uid'} (uid ${uid})`)).join(', ');
 }

@@ -165,9 +165,7 @@ export class Assembler {
   }
 }
 
-function encode(
-  words: readonly { code: number; jt: number; jf: number; k: number }[],
-): Uint8Array<ArrayBuffer> {
+function encode(words: readonly { code: number; jt: number; jf: number; k: number }[]): Uint8Array<ArrayBuffer> {
   const view = new DataView(new ArrayBuffer(words.length * INSTRUCTION_BYTES));
   for (const [index, { code, jt, jf, k }] of words.entries()) {
     const at = index * INSTRUCTION_BYTES;

@@ -13,10 +13,7 @@ describe('compileProfile', () => {
       fc.assert(
         fc.property(
           filters(arch).chain((filter) =>
-            fc.tuple(
-              fc.constant(filter),
-              fc.array(callOf(filter, arch), { minLength: 30, maxLength: 30 }),
-            ),
+            fc.tuple(fc.constant(filter), fc.array(callOf(filter, arch), { minLength: 30, maxLength: 30 })),
           ),
           ([filter, calls]) => {
             const { program } = compileProfile(filter, arch);
@@ -35,12 +32,7 @@ describe('compileProfile', () => {
     fc.assert(
       fc.property(filters('x86_64', 300), (filter) => {
         const names = [...new Set(filter.rules.map(({ syscall }) => syscall))];
-        const rules = names.map((syscall) => ({
-          syscall,
-          conditions: [],
-          action: undefined,
-          comment: undefined,
-        }));
+        const rules = names.map((syscall) => ({ syscall, conditions: [], action: undefined, comment: undefined }));
         const { program, instructions } = compileProfile({ ...filter, rules }, 'x86_64');
         expect(instructions).toBeLessThanOrEqual(2 * rules.length + 10);
         expect(instructions).toBeLessThanOrEqual(INSTRUCTIONS_MAX);

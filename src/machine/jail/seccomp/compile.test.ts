@@ -4,12 +4,7 @@ import { compileProfile } from './compile.ts';
 import { parseProfile, type ThreadFilter, withMode } from './profile.ts';
 
 function filter(entries: readonly object[], actions: object = {}): ThreadFilter {
-  const thread = {
-    default_action: 'kill_process',
-    filter_action: 'allow',
-    filter: entries,
-    ...actions,
-  };
+  const thread = { default_action: 'kill_process', filter_action: 'allow', filter: entries, ...actions };
   const [first] = parseProfile(JSON.stringify({ qemu: thread })).values();
   if (first === undefined) throw new Error('no thread');
   return first;
@@ -40,9 +35,7 @@ describe('compileProfile', () => {
 
   it('compares arguments in place, loads each half once, and shares equal rules', () => {
     const args = (...values: number[]) => values.map((val) => ({ args: [argument('eq', val)] }));
-    const entries = ['ioctl', 'fcntl'].flatMap((syscall) =>
-      args(1, 2).map((each) => ({ syscall, ...each })),
-    );
+    const entries = ['ioctl', 'fcntl'].flatMap((syscall) => args(1, 2).map((each) => ({ syscall, ...each })));
     const lines = listing(filter(entries));
     expect(lines.filter((line) => line === 'A = low half of argument 1')).toHaveLength(1);
     expect(lines.filter((line) => line.startsWith('if A == 0x'))).toHaveLength(3);
@@ -58,9 +51,7 @@ describe('compileProfile', () => {
     ]);
     expect(lines.join('\n')).not.toContain('0x40000000');
     const open = filter([{ syscall: 'open' }]);
-    expect(() => compileProfile(open, 'aarch64')).toThrow(
-      'thread "qemu": no system call "open" on aarch64',
-    );
+    expect(() => compileProfile(open, 'aarch64')).toThrow('thread "qemu": no system call "open" on aarch64');
   });
 
   it('takes the first matching entry, and ignores entries after one without arguments', () => {
@@ -76,10 +67,7 @@ describe('compileProfile', () => {
   });
 
   it('refuses a program that is too long for the kernel', () => {
-    const entries = Array.from({ length: 2300 }, (_, val) => ({
-      syscall: 'ioctl',
-      args: [argument('eq', val)],
-    }));
+    const entries = Array.from({ length: 2300 }, (_, val) => ({ syscall: 'ioctl', args: [argument('eq', val)] }));
     expect(() => compileProfile(filter(entries), 'x86_64')).toThrow(
       /needs \d+ instructions, but the kernel accepts at most 4096/,
     );
@@ -102,10 +90,7 @@ describe('compileProfile', () => {
       'return log',
     ]);
     expect(withMode(profile, 'enforce')).toBe(profile);
-    const denyList = filter([{ syscall: 'bpf' }], {
-      default_action: 'allow',
-      filter_action: { errno: 1 },
-    });
+    const denyList = filter([{ syscall: 'bpf' }], { default_action: 'allow', filter_action: { errno: 1 } });
     expect(withMode(denyList, 'log').filterAction).toBe('log');
   });
 });

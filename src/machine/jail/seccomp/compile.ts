@@ -10,14 +10,7 @@
  */
 
 import { JailError } from '../errors.ts';
-import {
-  Assembler,
-  argumentOffset,
-  INSTRUCTION_BYTES,
-  INSTRUCTIONS_MAX,
-  type Label,
-  SECCOMP_DATA,
-} from './cbpf.ts';
+import { Assembler, argumentOffset, INSTRUCTION_BYTES, INSTRUCTIONS_MAX, type Label, SECCOMP_DATA } from './cbpf.ts';
 import { type Action, type Condition, invalid, type Rule, type ThreadFilter } from './profile.ts';
 import { checkRules } from './profile-check.ts';
 import { type Architecture, AUDIT_ARCH, syscallNumber } from './syscalls.ts';
@@ -121,8 +114,7 @@ function rulesByNumber(filter: ThreadFilter, arch: Architecture): [number, Rule[
   const out = new Map<number, Rule[]>();
   for (const rule of filter.rules) {
     const number = syscallNumber(rule.syscall, arch);
-    if (number === undefined)
-      throw invalid(`thread "${filter.name}": no system call "${rule.syscall}" on ${arch}`);
+    if (number === undefined) throw invalid(`thread "${filter.name}": no system call "${rule.syscall}" on ${arch}`);
     out.set(number, [...(out.get(number) ?? []), rule]);
   }
   return [...out].sort(([a], [b]) => a - b);
@@ -161,10 +153,7 @@ class Writer {
   #search(segments: readonly Segment[], at: Label): void {
     const middle = segments[segments.length >> 1];
     if (middle === undefined || segments.length === 1) return;
-    const [below, above] = [
-      segments.slice(0, segments.length >> 1),
-      segments.slice(segments.length >> 1),
-    ];
+    const [below, above] = [segments.slice(0, segments.length >> 1), segments.slice(segments.length >> 1)];
     const [left, right] = [this.#targetOf(below), this.#targetOf(above)];
     this.#code.place(at).load(SECCOMP_DATA.number);
     this.#code.branch('jumpIfGreaterOrEqual', middle.from, right, left);
@@ -204,10 +193,8 @@ class Writer {
     const { operator } = condition;
     const isInverse = operator === 'ne' || operator === 'lt' || operator === 'le';
     const [yes, no] = isInverse ? [ifFalse, ifTrue] : [ifTrue, ifFalse];
-    if (operator === 'eq' || operator === 'ne' || operator === 'masked_eq')
-      this.#equal(condition, yes, no);
-    else if (operator === 'gt' || operator === 'le')
-      this.#greater('jumpIfGreater', condition, yes, no);
+    if (operator === 'eq' || operator === 'ne' || operator === 'masked_eq') this.#equal(condition, yes, no);
+    else if (operator === 'gt' || operator === 'le') this.#greater('jumpIfGreater', condition, yes, no);
     else this.#greater('jumpIfGreaterOrEqual', condition, yes, no);
   }
 

@@ -70,12 +70,7 @@ const FPROG_BYTES = 16;
 /** @returns the ELF file, for Linux on x86_64 */
 export function filteredExec({ program, instructions }: CompiledFilter): Uint8Array<ArrayBuffer> {
   const start = [...PRCTL, ...unlessZero(exit(LAUNCHER_ENDS.privileges)), ...SECCOMP];
-  const rest = [
-    ...SECCOMP_CALL,
-    ...unlessZero(exit(LAUNCHER_ENDS.filter)),
-    ...EXECVE,
-    ...exit(LAUNCHER_ENDS.program),
-  ];
+  const rest = [...SECCOMP_CALL, ...unlessZero(exit(LAUNCHER_ENDS.filter)), ...EXECVE, ...exit(LAUNCHER_ENDS.program)];
   const fprogAt = align(start.length + ADDRESS_BYTES + rest.length);
   const filterAt = fprogAt + FPROG_BYTES;
   const content = Buffer.alloc(filterAt + program.length);

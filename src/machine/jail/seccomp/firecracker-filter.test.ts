@@ -21,9 +21,7 @@ describe('firecrackerFilter', () => {
   it('firecrackerFilter: groups lengths, names and counts before all instructions', () => {
     const file = hex(firecrackerFilter(profile(three), 'x86_64'));
     const programs = words('api') + words('vcpu') + words('vmm');
-    expect(file).toBe(
-      ['03', '00030403', hex(Buffer.from('apivcpuvmm')), '00060906', '00', programs].join(''),
-    );
+    expect(file).toBe(['03', '00030403', hex(Buffer.from('apivcpuvmm')), '00060906', '00', programs].join(''));
   });
 
   it('firecrackerFilter: puts counts of 255 and more in a group of their own', () => {

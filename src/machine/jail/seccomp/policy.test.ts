@@ -65,8 +65,7 @@ describe('policy', () => {
       expect(qemu('fallocate', 12, 3, 0, size)).toEqual({ errno: 0 });
       // An int is the lower half of its register.
       expect(qemu('fallocate', 12n | upperHalf, 3n | upperHalf, 0, size)).toEqual({ errno: 0 });
-      for (const fd of [11, 13, 0, 12 + 0x1000])
-        expect([fd, qemu('fallocate', fd, 3, 0, size)]).toEqual([fd, 'allow']);
+      for (const fd of [11, 13, 0, 12 + 0x1000]) expect([fd, qemu('fallocate', fd, 3, 0, size)]).toEqual([fd, 'allow']);
       for (const how of [0, 1, 2, 16]) expect(qemu('fallocate', 12, how, 0, size)).toBe('allow');
       expect(qemu('read', 12)).toBe('allow');
       expect(qemu('ptrace')).toBe(mode === 'log' ? 'log' : 'kill_process');
@@ -83,9 +82,7 @@ describe('policy', () => {
     expect(qemu('clone3')).toEqual({ errno: 38 });
     expect(qemu('io_uring_setup')).toEqual({ errno: 38 });
     expect(qemu('socket', 1)).toBe('allow');
-    expect([2, 10, 16, 17, 40].map((family) => qemu('socket', family))).toEqual(
-      Array(5).fill('kill_process'),
-    );
+    expect([2, 10, 16, 17, 40].map((family) => qemu('socket', family))).toEqual(Array(5).fill('kill_process'));
     expect(qemu('ioctl', 0, 0x5412)).toBe('kill_process');
     expect(qemu('ioctl', 0, 0xae80)).toBe('allow');
     expect(qemu('prctl', 4)).toBe('kill_process');
@@ -105,47 +102,19 @@ describe('policy', () => {
     const run = [vmm, api, vcpu].map((thread) => thread?.('ioctl', 5, 0xae80));
     expect(run).toEqual(['trap', 'trap', 'allow']);
     expect([vmm, api, vcpu].map((thread) => thread?.('open'))).toEqual(['allow', 'trap', 'trap']);
-    expect([vmm, api, vcpu].map((thread) => thread?.('socket', 1))).toEqual([
-      'allow',
-      'trap',
-      'trap',
-    ]);
+    expect([vmm, api, vcpu].map((thread) => thread?.('socket', 1))).toEqual(['allow', 'trap', 'trap']);
     // A signal to another thread is for the kick of a vCPU only, or one's own end.
-    expect([6, 9, 19, 35].map((signal) => vmm?.('tkill', 1, signal))).toEqual([
-      'allow',
-      'trap',
-      'trap',
-      'allow',
-    ]);
+    expect([6, 9, 19, 35].map((signal) => vmm?.('tkill', 1, signal))).toEqual(['allow', 'trap', 'trap', 'allow']);
   });
 
   it('Firecracker’s launcher: refuses calls that no thread needs, and allows those of the jailer', () => {
     const launch = judge(read(LAUNCH), 'launch');
-    const threads = ['api', 'vcpu', 'vmm'].map((name) =>
-      judge(read('firecracker-x86_64.json'), name),
-    );
+    const threads = ['api', 'vcpu', 'vmm'].map((name) => judge(read('firecracker-x86_64.json'), name));
     const refused = syscallNames('x86_64').filter((name) => launch(name) === 'trap');
-    for (const name of refused)
-      expect(threads.map((of) => of(name))).toEqual(Array(3).fill('trap'));
-    const hostile = [
-      'io_uring_setup',
-      'io_uring_enter',
-      'io_uring_register',
-      'bpf',
-      'ptrace',
-      'keyctl',
-    ];
+    for (const name of refused) expect(threads.map((of) => of(name))).toEqual(Array(3).fill('trap'));
+    const hostile = ['io_uring_setup', 'io_uring_enter', 'io_uring_register', 'bpf', 'ptrace', 'keyctl'];
     expect(refused).toEqual(expect.arrayContaining([...hostile, 'userfaultfd', 'execveat']));
-    const jailers = [
-      'mount',
-      'umount2',
-      'unshare',
-      'pivot_root',
-      'mknod',
-      'setns',
-      'setuid',
-      'execve',
-    ];
+    const jailers = ['mount', 'umount2', 'unshare', 'pivot_root', 'mknod', 'setns', 'setuid', 'execve'];
     for (const name of [...jailers, 'clone', 'seccomp', 'chroot', 'chown'])
       expect([name, launch(name)]).toEqual([name, 'allow']);
   });
@@ -165,14 +134,11 @@ describe('policy', () => {
     for (const flag of [0x2_0000, 0x200_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000])
       expect(engine('clone', 17 + flag)).toBe('kill_process');
     expect(engine('socket', 1)).toBe('allow');
-    for (const family of [2, 10, 16, 17, 40])
-      expect(engine('socket', family)).toEqual({ errno: 97 });
-    for (const name of ['clone3', 'io_uring_setup', 'io_uring_enter'])
-      expect(engine(name)).toEqual({ errno: 38 });
+    for (const family of [2, 10, 16, 17, 40]) expect(engine('socket', family)).toEqual({ errno: 97 });
+    for (const name of ['clone3', 'io_uring_setup', 'io_uring_enter']) expect(engine(name)).toEqual({ errno: 38 });
     for (const name of ['perf_event_open', 'process_vm_readv', 'personality'])
       expect(engine(name)).toEqual({ errno: 1 });
-    for (const name of ['read', 'mmap', 'futex', 'execve', 'accept4', 'epoll_wait'])
-      expect(engine(name)).toBe('allow');
+    for (const name of ['read', 'mmap', 'futex', 'execve', 'accept4', 'epoll_wait']) expect(engine(name)).toBe('allow');
   });
 
   it('decides every call of the table, and allows few', () => {

@@ -1,22 +1,12 @@
 /** Finds contradictions in a profile: mistakes that would make a filter differ from its text. Pure. */
-import {
-  type Action,
-  actionText,
-  allBits,
-  type Condition,
-  invalid,
-  type Rule,
-  type ThreadFilter,
-} from './profile.ts';
+import { type Action, actionText, allBits, type Condition, invalid, type Rule, type ThreadFilter } from './profile.ts';
 
 /** @throws JailError `profile_invalid` */
 export function checkRules(filter: ThreadFilter): void {
   const where = `thread "${filter.name}"`;
   if (sameAction(filter.defaultAction, filter.filterAction)) {
     const text = actionText(filter.defaultAction);
-    throw invalid(
-      `${where}: default_action and filter_action are both ${text}, so no entry has an effect`,
-    );
+    throw invalid(`${where}: default_action and filter_action are both ${text}, so no entry has an effect`);
   }
   const before = new Map<string, Rule[]>();
   for (const [index, rule] of filter.rules.entries()) {
@@ -24,12 +14,8 @@ export function checkRules(filter: ThreadFilter): void {
     checkConditions(rule.conditions, at);
     const earlier = before.get(rule.syscall) ?? [];
     for (const other of earlier) {
-      const isSame = sameAction(
-        rule.action ?? filter.filterAction,
-        other.action ?? filter.filterAction,
-      );
-      if (!isSame && covers(other, rule))
-        throw invalid(`${at}: an earlier entry decides the same calls differently`);
+      const isSame = sameAction(rule.action ?? filter.filterAction, other.action ?? filter.filterAction);
+      if (!isSame && covers(other, rule)) throw invalid(`${at}: an earlier entry decides the same calls differently`);
     }
     before.set(rule.syscall, [...earlier, rule]);
   }
@@ -67,25 +53,18 @@ function checkConditions(conditions: readonly Condition[], at: string): void {
       throw invalid(`${here}: val has bits outside masked_eq, so it never matches`);
     if (operator === 'ge' && value === 0n) throw invalid(always);
     if (operator === 'le' && value === max) throw invalid(always);
-    if (operator === 'masked_eq' && mask === 0n)
-      throw invalid(`${here}: masked_eq 0 checks no bit`);
+    if (operator === 'masked_eq' && mask === 0n) throw invalid(`${here}: masked_eq 0 checks no bit`);
   }
 }
 
 /** Whether `other` covers every call of `rule`, as far as their text shows. */
 function covers(other: Rule, rule: Rule): boolean {
-  return other.conditions.every((condition) =>
-    rule.conditions.some((each) => sameCondition(each, condition)),
-  );
+  return other.conditions.every((condition) => rule.conditions.some((each) => sameCondition(each, condition)));
 }
 
 function sameCondition(a: Condition, b: Condition): boolean {
   return (
-    a.index === b.index &&
-    a.bits === b.bits &&
-    a.operator === b.operator &&
-    a.value === b.value &&
-    a.mask === b.mask
+    a.index === b.index && a.bits === b.bits && a.operator === b.operator && a.value === b.value && a.mask === b.mask
   );
 }
 

@@ -7,8 +7,7 @@ import { redundantRules } from './profile-check.ts';
 const profile = (filter: string, rest = ''): string =>
   `{"vmm": {"default_action": "trap", "filter_action": "allow", "filter": [${filter}]${rest}}}`;
 const ioctl = (...args: string[]): string => `{"syscall": "ioctl", "args": [${args.join(', ')}]}`;
-const eq = (val: string, type = 'dword'): string =>
-  `{"index": 1, "type": "${type}", "op": "eq", "val": ${val}}`;
+const eq = (val: string, type = 'dword'): string => `{"index": 1, "type": "${type}", "op": "eq", "val": ${val}}`;
 
 /** Read and compiled: what is wrong by itself shows first, then what is wrong for a processor. */
 function refusal(text: string): string {
@@ -38,15 +37,7 @@ describe('parseProfile', () => {
         { syscall: 'read', conditions: [], action: undefined, comment: 'the event loop' },
         {
           syscall: 'ioctl',
-          conditions: [
-            {
-              index: 1,
-              bits: 64,
-              operator: 'masked_eq',
-              value: 9007199254740993n,
-              mask: 2n ** 64n - 1n,
-            },
-          ],
+          conditions: [{ index: 1, bits: 64, operator: 'masked_eq', value: 9007199254740993n, mask: 2n ** 64n - 1n }],
           action: undefined,
           comment: undefined,
         },
@@ -63,20 +54,14 @@ describe('parseProfile', () => {
       [profile('{"syscall": "read", "argz": []}'), 'vmm.filter.0: Unrecognized key: "argz"'],
       [profile('{"syscall": "read", "args": []}'), 'vmm.filter.0.args: Too small'],
       [profile('', ', "defualt_action": 1'), 'Unrecognized key: "defualt_action"'],
-      [
-        profile('{"syscall": "read", "action": "kill"}'),
-        'vmm.filter.0.action: expected allow, log',
-      ],
+      [profile('{"syscall": "read", "action": "kill"}'), 'vmm.filter.0.action: expected allow, log'],
       [profile('{"syscall": "read", "action": {"errno": 4096}}'), 'vmm.filter.0.action'],
       [profile(ioctl('{"index": 6, "type": "dword", "op": "eq", "val": 1}')), 'args.0.index'],
       [profile(ioctl(eq('-1'))), 'args.0.val: expected a whole number'],
       [profile(ioctl(eq('1.5'))), 'args.0.val: expected a whole number'],
       [profile(ioctl(eq('"1"'))), 'args.0.val: expected a whole number'],
       [profile(ioctl(eq('18446744073709551616', 'qword'))), 'args.0.val: more than 64 bits'],
-      [
-        profile(`${'{"syscall": "read"},'.repeat(10_000)}{"syscall": "read"}`),
-        'vmm.filter: Too big',
-      ],
+      [profile(`${'{"syscall": "read"},'.repeat(10_000)}{"syscall": "read"}`), 'vmm.filter: Too big'],
     ];
     for (const [text, message] of cases) expect(refusal(text)).toContain(message);
   });
@@ -84,9 +69,7 @@ describe('parseProfile', () => {
   it('refuses a duplicate key, of which the first would silently be lost', () => {
     const twice = profile('').replace('{"vmm"', '{"vmm": {"default_action": "trap"}, "vmm"');
     expect(refusal(twice)).toContain('duplicate key "vmm"');
-    expect(refusal(profile('{"syscall": "read", "sys\\u0063all": "write"}'))).toContain(
-      '"syscall"',
-    );
+    expect(refusal(profile('{"syscall": "read", "sys\\u0063all": "write"}'))).toContain('"syscall"');
     const comment = '{"syscall": "read", "comment": "\\"syscall\\": {[ twice"}';
     expect(refusal(profile(`${comment}, ${comment}`))).toBe('taken');
   });
@@ -117,9 +100,7 @@ describe('checkRules', () => {
     const same = profile('').replace('"trap"', '"allow"');
     expect(refusal(same)).toContain('are both allow');
     // The narrower first is no contradiction.
-    expect(refusal(profile(`${ioctl(eq('1'))}, {"syscall": "ioctl", "action": "log"}`))).toBe(
-      'taken',
-    );
+    expect(refusal(profile(`${ioctl(eq('1'))}, {"syscall": "ioctl", "action": "log"}`))).toBe('taken');
   });
 
   it('names redundant entries', () => {

@@ -79,9 +79,7 @@ const action = z.union(
   ],
   { error: 'expected allow, log, trap, kill_thread, kill_process, {"errno": n} or {"trace": n}' },
 );
-const u64 = z
-  .bigint({ error: 'expected a whole number' })
-  .max(U64_MAX, { error: 'more than 64 bits' });
+const u64 = z.bigint({ error: 'expected a whole number' }).max(U64_MAX, { error: 'more than 64 bits' });
 const condition = z.strictObject({
   index: z.int().min(0).max(5),
   type: z.enum(['dword', 'qword']),
@@ -95,11 +93,7 @@ const entry = z.strictObject({
   action: action.optional(),
   comment: z.string().optional(),
 });
-const thread = z.strictObject({
-  default_action: action,
-  filter_action: action,
-  filter: z.array(entry).max(RULES_MAX),
-});
+const thread = z.strictObject({ default_action: action, filter_action: action, filter: z.array(entry).max(RULES_MAX) });
 const schema = z.record(z.string().regex(/^[a-z][a-z0-9_-]{0,31}$/), thread);
 
 /**
@@ -119,13 +113,9 @@ export function parseProfile(json: string): Profile {
   if (!read.success) {
     const [issue] = read.error.issues;
     const at = issue?.path.map(String).join('.') ?? '';
-    throw invalid(
-      `${at === '' ? 'the profile' : at}: ${issue?.message ?? describeError(read.error)}`,
-    );
+    throw invalid(`${at === '' ? 'the profile' : at}: ${issue?.message ?? describeError(read.error)}`);
   }
-  const profile = new Map(
-    Object.entries(read.data).map(([name, json]) => [name, threadFilter(name, json)]),
-  );
+  const profile = new Map(Object.entries(read.data).map(([name, json]) => [name, threadFilter(name, json)]));
   if (profile.size === 0) throw invalid('the profile names no thread');
   return profile;
 }

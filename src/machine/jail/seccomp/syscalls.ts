@@ -5,10 +5,7 @@ export const ARCHITECTURES = ['x86_64', 'aarch64'] as const;
 export type Architecture = (typeof ARCHITECTURES)[number];
 
 /** AUDIT_ARCH_… (linux/audit.h): `seccomp_data.arch` of native calls. */
-export const AUDIT_ARCH: Readonly<Record<Architecture, number>> = {
-  x86_64: 0xc000_003e,
-  aarch64: 0xc000_00b7,
-};
+export const AUDIT_ARCH: Readonly<Record<Architecture, number>> = { x86_64: 0xc000_003e, aarch64: 0xc000_00b7 };
 
 const TABLES: Readonly<Record<Architecture, ReadonlyMap<string, number>>> = {
   x86_64: readTable(X86_64),

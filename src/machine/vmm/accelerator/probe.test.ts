@@ -2,21 +2,11 @@ import { describe, expect, it } from 'vitest';
 import { decide, judgeSteps, type KvmStep, parseSteps } from './probe.ts';
 
 const fast: KvmStep = { step: 'loop', instructionsPerSecond: 2.4e9 };
-const through = (...steps: KvmStep[]): KvmStep[] => [
-  { step: 'start' },
-  { step: 'create' },
-  ...steps,
-];
+const through = (...steps: KvmStep[]): KvmStep[] => [{ step: 'start' }, { step: 'create' }, ...steps];
 
 describe('judgeSteps', () => {
   it('judgeSteps: is usable only if every step succeeded', () => {
-    const all = through(
-      fast,
-      { step: 'int3' },
-      { step: 'cmpxchg16b' },
-      { step: 'xrstor' },
-      { step: 'done' },
-    );
+    const all = through(fast, { step: 'int3' }, { step: 'cmpxchg16b' }, { step: 'xrstor' }, { step: 'done' });
     expect(judgeSteps(all, 'exited').usable).toBe(true);
     for (let length = 0; length < all.length; length++) {
       expect(judgeSteps(all.slice(0, length), 'exited').usable).toBe(false);

@@ -82,16 +82,10 @@ export async function probeAccelerator(options: ProbeOptions): Promise<ProbeVerd
       return null;
     }),
   ]);
-  return {
-    ...decide(kvm.verdict, qemu !== null),
-    details: { kvm: kvm.verdict, qemu, cached: kvm.cached },
-  };
+  return { ...decide(kvm.verdict, qemu !== null), details: { kvm: kvm.verdict, qemu, cached: kvm.cached } };
 }
 
-export function decide(
-  kvm: KvmVerdict,
-  hasQemu: boolean,
-): Pick<ProbeVerdict, 'accelerator' | 'reason'> {
+export function decide(kvm: KvmVerdict, hasQemu: boolean): Pick<ProbeVerdict, 'accelerator' | 'reason'> {
   if (kvm.usable) return { accelerator: 'kvm', reason: kvm.reason };
   if (hasQemu) return { accelerator: 'tcg', reason: kvm.reason };
   return { accelerator: 'none', reason: `${kvm.reason}, and QEMU is not installed` };
@@ -101,13 +95,8 @@ export function decide(
 export function judgeSteps(steps: readonly KvmStep[], ended: 'exited' | 'timed-out'): KvmVerdict {
   const last = steps.at(-1);
   const rate = steps.find((step) => step.step === 'loop')?.instructionsPerSecond;
-  const verdict = (usable: boolean, reason: string): KvmVerdict => ({
-    usable,
-    reason,
-    steps: [...steps],
-  });
-  if (last?.step === 'done')
-    return verdict(true, `KVM runs guest code natively (${inMillions(rate)})`);
+  const verdict = (usable: boolean, reason: string): KvmVerdict => ({ usable, reason, steps: [...steps] });
+  if (last?.step === 'done') return verdict(true, `KVM runs guest code natively (${inMillions(rate)})`);
   if (last === undefined && ended === 'timed-out')
     return verdict(
       false,
@@ -115,8 +104,7 @@ export function judgeSteps(steps: readonly KvmStep[], ended: 'exited' | 'timed-o
     );
   if (last?.error === undefined) {
     const hung = STEP_NAMES[steps.length] ?? 'done';
-    const how =
-      ended === 'timed-out' ? `did not return within ${STEP_MS_MAX} ms` : 'ended the probe';
+    const how = ended === 'timed-out' ? `did not return within ${STEP_MS_MAX} ms` : 'ended the probe';
     return verdict(false, `KVM can't run Linux guests: step "${hung}" ${how}`);
   }
   switch (last.step) {
@@ -217,8 +205,4 @@ function parseJson(text: string): unknown {
 
 /** Raise it when the probe changes. */
 const CACHE_VERSION = 3;
-const cacheSchema = z.object({
-  version: z.literal(CACHE_VERSION),
-  bootId: z.string(),
-  kvm: verdictSchema,
-});
+const cacheSchema = z.object({ version: z.literal(CACHE_VERSION), bootId: z.string(), kvm: verdictSchema });

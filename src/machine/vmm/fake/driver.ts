@@ -72,9 +72,7 @@ export function createFakeDriver(options: FakeDriverOptions): VmmDriver {
       if (spec.nic !== undefined) await vm.plugNic(spec.nic);
       if (signal?.aborted) {
         await vm.kill();
-        throw new VmmError('vm_cancelled', 'the start of the VM was canceled', {
-          cause: signal.reason,
-        });
+        throw new VmmError('vm_cancelled', 'the start of the VM was canceled', { cause: signal.reason });
       }
       const now = options.clock.now() - began;
       vm.run(options.guest ?? scriptedGuest, { spawnedMs: now, runningMs: now });

@@ -29,8 +29,7 @@ function parseAnswer(body: string): unknown {
 
 function faultOf(answer: unknown, body: string): string {
   const fields = typeof answer === 'object' && answer !== null ? answer : {};
-  const named =
-    'fault_message' in fields ? fields.fault_message : 'error' in fields ? fields.error : body;
+  const named = 'fault_message' in fields ? fields.fault_message : 'error' in fields ? fields.error : body;
   return tidied(typeof named === 'string' ? named : body);
 }
 

@@ -88,10 +88,7 @@ export class ApiClient {
     const answer = readAnswer(status, body);
     if (answer.kind === 'value') return answer.value;
     const what = answer.kind === 'refused' ? 'refused' : 'broke off';
-    throw new FirecrackerApiError('vmm_command_failed', call, what, {
-      status,
-      fault: answer.fault,
-    });
+    throw new FirecrackerApiError('vmm_command_failed', call, what, { status, fault: answer.fault });
   }
 
   #find(call: ApiCall): string {
@@ -102,10 +99,7 @@ export class ApiClient {
     }
   }
 
-  async #exchange(
-    call: ApiCall,
-    socketPath: string,
-  ): Promise<{ response: IncomingMessage; body: string }> {
+  async #exchange(call: ApiCall, socketPath: string): Promise<{ response: IncomingMessage; body: string }> {
     const payload = call.body === undefined ? undefined : JSON.stringify(call.body);
     const outgoing = request({
       socketPath,
@@ -118,10 +112,7 @@ export class ApiClient {
         accept: 'application/json',
         ...(payload === undefined
           ? {}
-          : {
-              'content-type': 'application/json',
-              'content-length': Buffer.byteLength(payload),
-            }),
+          : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(payload) }),
       },
     });
     this.#current = outgoing;

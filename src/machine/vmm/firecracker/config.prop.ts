@@ -12,9 +12,7 @@ import { jailerArgs } from './jail/jailer.ts';
 const nasty = fc.oneof(
   fc.string({ unit: 'binary', maxLength: 120 }),
   fc
-    .array(fc.constantFrom(' ', '\n', '\0', '"', "'", '\\', '}', '=', '-', '/', '..', 'a', '%s'), {
-      maxLength: 20,
-    })
+    .array(fc.constantFrom(' ', '\n', '\0', '"', "'", '\\', '}', '=', '-', '/', '..', 'a', '%s'), { maxLength: 20 })
     .map((parts) => parts.join('')),
   fc.constantFrom('../../etc', 'init=/bin/sh', 'x pci=on', '-- --no-seccomp', 'a/../b', 'eth0\n'),
 );
@@ -83,9 +81,7 @@ describe('bootCalls', () => {
           ...(spec.disks === undefined ? {} : { disks: spec.disks }),
         });
         expect(calls.map(({ path }) => path)).toEqual(known.map(({ path }) => path));
-        const boot = calls.find(({ path }) => path === '/boot-source')?.body as {
-          boot_args: string;
-        };
+        const boot = calls.find(({ path }) => path === '/boot-source')?.body as { boot_args: string };
         expect(boot.boot_args).toMatch(/^[A-Za-z0-9_.,:/= -]+$/);
         expect(boot.boot_args.match(/(^| )init=/g)).toHaveLength(1);
         const drives = calls.filter(({ path }) => path.startsWith('/drives/disk'));

@@ -191,9 +191,7 @@ export function loadCall(plan: LoadPlan): ApiCall {
       mem_backend: { backend_type: 'File', backend_path: FILES.memory },
       track_dirty_pages: plan.tracksDirtyPages,
       resume_vm: true,
-      ...(nic === undefined
-        ? {}
-        : { network_overrides: [{ iface_id: NIC_ID, host_dev_name: nic.tapName }] }),
+      ...(nic === undefined ? {} : { network_overrides: [{ iface_id: NIC_ID, host_dev_name: nic.tapName }] }),
       // Firecracker accepts an empty path, and makes no socket.
       vsock_override: { uds_path: channelName },
     }),
@@ -225,9 +223,7 @@ export function diskLimit({ bytesPerSecond, opsPerSecond }: DiskLimits): DeviceL
     refillPerSecond: perSecond,
   });
   return {
-    ...(bytesPerSecond === undefined
-      ? {}
-      : { bandwidth: limit(bytesPerSecond, DISK_REQUEST_BYTES_MAX) }),
+    ...(bytesPerSecond === undefined ? {} : { bandwidth: limit(bytesPerSecond, DISK_REQUEST_BYTES_MAX) }),
     ...(opsPerSecond === undefined ? {} : { ops: limit(opsPerSecond, 1) }),
   };
 }
@@ -255,9 +251,7 @@ interface Bucket {
   readonly one_time_burst?: number;
 }
 
-function rateLimiter(limit: DeviceLimit | undefined): {
-  rate_limiter?: { bandwidth?: Bucket; ops?: Bucket };
-} {
+function rateLimiter(limit: DeviceLimit | undefined): { rate_limiter?: { bandwidth?: Bucket; ops?: Bucket } } {
   if (limit?.bandwidth === undefined && limit?.ops === undefined) return {};
   return {
     rate_limiter: {

@@ -92,9 +92,7 @@ export interface FirecrackerDriver extends VmmDriver {
 }
 
 /** @throws VmmError `vmm_missing` if the binary can't be used */
-export async function createFirecrackerDriver(
-  options: FirecrackerDriverOptions,
-): Promise<FirecrackerDriver> {
+export async function createFirecrackerDriver(options: FirecrackerDriverOptions): Promise<FirecrackerDriver> {
   const { binary, log } = options;
   const version = await readFirecrackerVersion(binary);
   const quirks = quirksOf(version);
@@ -173,10 +171,7 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
     const parts = { place, relay, process: started, timings, release, limitVmm: jail?.limitDisks };
     return makeVm(known, spec, parts);
   } catch (error) {
-    const failure = await explainKvm(
-      await explainFailure(error, process, known.clock),
-      known.kvmDevice,
-    );
+    const failure = await explainKvm(await explainFailure(error, process, known.clock), known.kvmDevice);
     await release();
     throw failure;
   }
@@ -276,9 +271,7 @@ function makeVm(
 /** As root, Firecracker would create a missing TAP. */
 async function checkTap({ nic }: VmSpec): Promise<void> {
   if (nic?.tapName === undefined) return;
-  const names = (await readFile('/proc/net/dev', 'latin1'))
-    .split('\n')
-    .map((line) => line.split(':')[0]?.trim());
+  const names = (await readFile('/proc/net/dev', 'latin1')).split('\n').map((line) => line.split(':')[0]?.trim());
   if (names.includes(nic.tapName)) return;
   throw new VmmError('vm_spec_invalid', "the VM's nic can't be used", {
     cause: `there is no interface ${nic.tapName}`,
@@ -297,12 +290,7 @@ function refuseUnsupported(spec: VmSpec): void {
   }
 }
 
-async function furnish(
-  { seccompFilterPath }: Known,
-  place: Place,
-  spec: VmSpec,
-  state: Buffer | null,
-): Promise<void> {
+async function furnish({ seccompFilterPath }: Known, place: Place, spec: VmSpec, state: Buffer | null): Promise<void> {
   for (const pipe of [FILES.log, FILES.metrics]) {
     makeFifo(place.path(pipe));
     await place.give(pipe);
@@ -327,12 +315,7 @@ async function furnish(
   if (memoryPath !== undefined) await place.provide(FILES.memory, memoryPath, 'read');
 }
 
-function spawnFirecracker(
-  known: Known,
-  place: Place,
-  spec: VmSpec,
-  jail: VmJail | undefined,
-): FirecrackerProcess {
+function spawnFirecracker(known: Known, place: Place, spec: VmSpec, jail: VmJail | undefined): FirecrackerProcess {
   const { seccompFilterPath } = known;
   const interactive = spec.console === 'interactive';
   const args = [

@@ -6,12 +6,7 @@ import { ignore } from '../../../base/ignore.ts';
 import { searchPath } from '../../../base/search-path.ts';
 import { plain } from '../../../base/text/plain.ts';
 import { VmmError } from '../errors.ts';
-import {
-  type FirecrackerVersion,
-  parseVersion,
-  VERSION_FLOOR,
-  versionProblem,
-} from './versions.ts';
+import { type FirecrackerVersion, parseVersion, VERSION_FLOOR, versionProblem } from './versions.ts';
 
 const RUN_MS_MAX = 5_000;
 const OUTPUT_BYTES_MAX = 64 * 1024;
@@ -22,10 +17,7 @@ type Program = 'Firecracker' | 'Jailer';
 /**
  * @throws VmmError `vmm_missing` if it is missing, can't be run or must not be used
  */
-export async function readFirecrackerVersion(
-  binary: string,
-  msMax = RUN_MS_MAX,
-): Promise<FirecrackerVersion> {
+export async function readFirecrackerVersion(binary: string, msMax = RUN_MS_MAX): Promise<FirecrackerVersion> {
   return readVersion(binary, 'Firecracker', msMax);
 }
 
@@ -39,10 +31,7 @@ export async function readJailerVersion(binary: string): Promise<FirecrackerVers
  * @returns its absolute path without symbolic links
  * @throws VmmError `vmm_missing`
  */
-export async function findBinary(
-  binary: string,
-  program: Program = 'Firecracker',
-): Promise<string> {
+export async function findBinary(binary: string, program: Program = 'Firecracker'): Promise<string> {
   const folders = binary.includes('/') ? [''] : searchPath(process.env['PATH']).split(':');
   let isThere = false;
   for (const folder of folders) {
@@ -58,11 +47,7 @@ export async function findBinary(
   throw missing(binary, program, isThere ? 'it is not executable' : 'it is not installed');
 }
 
-async function readVersion(
-  binary: string,
-  program: Program,
-  msMax: number,
-): Promise<FirecrackerVersion> {
+async function readVersion(binary: string, program: Program, msMax: number): Promise<FirecrackerVersion> {
   const version = parseVersion(await run(binary, program, msMax), program);
   if (version === undefined) throw missing(binary, program, 'its output has no version');
   const problem = versionProblem(version);
@@ -73,12 +58,7 @@ async function readVersion(
 async function run(binary: string, program: Program, msMax: number): Promise<string> {
   const path = await findBinary(binary, program);
   if (!(await isProgram(path))) throw missing(binary, program, 'it is not a program');
-  const options = {
-    timeout: msMax,
-    killSignal: 'SIGKILL' as const,
-    maxBuffer: OUTPUT_BYTES_MAX,
-    env: {},
-  };
+  const options = { timeout: msMax, killSignal: 'SIGKILL' as const, maxBuffer: OUTPUT_BYTES_MAX, env: {} };
   return await new Promise((resolve, reject) => {
     execFile(path, ['--version'], options, (error, stdout, stderr) => {
       if (error === null) resolve(stdout);

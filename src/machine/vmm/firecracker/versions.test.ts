@@ -28,12 +28,9 @@ describe('parseVersion', () => {
 });
 
 describe('versionProblem', () => {
-  it.each(['1.16.1', '1.16.2', '1.17.0', '1.17.0-dev', '1.100.0'])(
-    'versionProblem: %s is fit',
-    (text) => {
-      expect(versionProblem(version(text))).toBeUndefined();
-    },
-  );
+  it.each(['1.16.1', '1.16.2', '1.17.0', '1.17.0-dev', '1.100.0'])('versionProblem: %s is fit', (text) => {
+    expect(versionProblem(version(text))).toBeUndefined();
+  });
   it.each(['1.16.0', '1.15.1', '1.15.0', '1.14.3', '1.13.0', '1.12.1', '1.9.9'])(
     'versionProblem: %s is too old, some of them with a hole (S1)',
     (text) => {

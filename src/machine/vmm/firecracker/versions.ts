@@ -25,8 +25,7 @@ export function parseVersion(
   program: 'Firecracker' | 'Jailer' = 'Firecracker',
 ): FirecrackerVersion | undefined {
   const [line = ''] = output.split('\n', 1);
-  const match =
-    /^(Firecracker|Jailer) v((\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:[-+][\w.+-]{0,64})?)$/.exec(line);
+  const match = /^(Firecracker|Jailer) v((\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:[-+][\w.+-]{0,64})?)$/.exec(line);
   if (match?.[1] !== program) return undefined;
   const [, , text = '', major, minor, patch] = match;
   return { major: Number(major), minor: Number(minor), patch: Number(patch), text };

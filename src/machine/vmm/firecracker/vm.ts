@@ -137,8 +137,7 @@ export class FirecrackerVm implements Vm, VsockHotplug {
 
   async setDiskLimits(limits: DiskLimits): Promise<void> {
     this.#requireRunning();
-    for (const call of diskLimitCalls(limits, this.#options.disks))
-      await this.#process.api.call(call);
+    for (const call of diskLimitCalls(limits, this.#options.disks)) await this.#process.api.call(call);
     this.#options.limitVmm?.(limits);
   }
 

@@ -12,10 +12,9 @@ import { kernelArgs, qemuArgs } from './args.ts';
 const nasty = fc.oneof(
   fc.string({ unit: 'binary', maxLength: 120 }),
   fc
-    .array(
-      fc.constantFrom(',', ',,', ' ', '\n', '\0', '"', "'", '\\', '}', '=', '-', '/', 'a', '%s'),
-      { maxLength: 20 },
-    )
+    .array(fc.constantFrom(',', ',,', ' ', '\n', '\0', '"', "'", '\\', '}', '=', '-', '/', 'a', '%s'), {
+      maxLength: 20,
+    })
     .map((parts) => parts.join('')),
   fc.constantFrom('-o source=/', ',readonly=off', 'a -device x', '"}', '--', 'init=/bin/sh', 'rw'),
 );
@@ -48,10 +47,9 @@ const specs = fc
       overlayPath: fc.oneof(path, nasty),
       guestCid: fc.double(),
       channelPath: fc.oneof(path, nasty),
-      disks: fc.array(
-        fc.record({ path: fc.oneof(path, nasty), access: fc.constantFrom('read', 'write') }),
-        { maxLength: 10 },
-      ),
+      disks: fc.array(fc.record({ path: fc.oneof(path, nasty), access: fc.constantFrom('read', 'write') }), {
+        maxLength: 10,
+      }),
       bootArgs: fc.array(fc.oneof(fc.constant('loglevel=7'), nasty), { maxLength: 3 }),
     },
     { requiredKeys: [] },
@@ -64,12 +62,7 @@ const argsOf = (spec: VmSpec): string[] =>
     cpus: spec.cpus,
     memoryMib: spec.memoryMib,
     kernelPath: spec.kernelPath,
-    kernelArgs: kernelArgs({
-      accelerator: 'tcg',
-      cpus: 1,
-      tscKhz: 1,
-      bootArgs: spec.bootArgs ?? [],
-    }),
+    kernelArgs: kernelArgs({ accelerator: 'tcg', cpus: 1, tscKhz: 1, bootArgs: spec.bootArgs ?? [] }),
     rootImagePath: spec.rootImagePath,
     overlayPath: spec.overlayPath,
     disks: spec.disks ?? [],
@@ -136,8 +129,7 @@ function expectHarmless(spec: VmSpec): void {
 function expectHarmlessNode(arg: string, known: string, spec: VmSpec): void {
   const node = JSON.parse(arg);
   const further = spec.disks?.[Number(/^disk(\d+)$/.exec(node['node-name'])?.[1])];
-  const given =
-    further?.path ?? (node['node-name'] === 'root' ? spec.rootImagePath : spec.overlayPath);
+  const given = further?.path ?? (node['node-name'] === 'root' ? spec.rootImagePath : spec.overlayPath);
   expect(node.file.filename).toBe(given);
   const same = JSON.parse(known);
   same.file.filename = given;

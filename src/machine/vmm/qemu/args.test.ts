@@ -84,9 +84,7 @@ describe('qemuArgs', () => {
       { path: '/run/x/out', access: 'write' },
     ] as const;
     const args = qemuArgs({ ...plan, disks });
-    const [tools = '', first, out = '', second] = args
-      .slice(-8)
-      .filter((arg) => !arg.startsWith('-'));
+    const [tools = '', first, out = '', second] = args.slice(-8).filter((arg) => !arg.startsWith('-'));
     expect([first, second]).toEqual([
       'virtio-blk-pci,drive=disk0,addr=8,romfile=',
       'virtio-blk-pci,drive=disk1,addr=9,romfile=',
@@ -100,12 +98,7 @@ describe('qemuArgs', () => {
 });
 
 describe('kernelArgs', () => {
-  const kernel = {
-    accelerator: 'tcg',
-    cpus: 1,
-    tscKhz: 2_600_000,
-    bootArgs: ['loglevel=7'],
-  } as const;
+  const kernel = { accelerator: 'tcg', cpus: 1, tscKhz: 2_600_000, bootArgs: ['loglevel=7'] } as const;
   it('kernelArgs: puts requested arguments last', () => {
     expect(kernelArgs(kernel).join(' ')).toMatchInlineSnapshot(
       `"console=ttyS0 quiet reboot=t panic=-1 acpi=noirq no_timer_check noapictimer noreplace-smp tsc_early_khz=2600000 tsc=reliable root=/dev/vda rootfstype=erofs ro init=/sbin/neurovisor-init loglevel=7"`,
@@ -123,10 +116,7 @@ describe('kernelArgs', () => {
     }
   });
   it('kernelArgs: loops per tick fit the tick of the kernel that we build', () => {
-    const config = readFileSync(
-      join(import.meta.dirname, '../../../../kernel/guest.config'),
-      'utf8',
-    );
+    const config = readFileSync(join(import.meta.dirname, '../../../../kernel/guest.config'), 'utf8');
     const hz = Number(/^CONFIG_HZ_(\d+)=y$/m.exec(config)?.[1]);
     expect(kernelArgs({ ...kernel, cpus: 2 })).toContain(`lpj=${2_600_000_000 / hz}`);
     expect(kernelArgs(kernel).join(' ')).not.toContain('lpj');

@@ -88,10 +88,7 @@ const BALLOON = 'virtio-balloon-pci,id=balloon,deflate-on-oom=off,addr=7,romfile
  * No nested virtualization. AVX costs TCG more than it saves: Python runs 20 % faster without. Without ERMS and
  * FSRM Linux copies by words instead of `rep movsb`, which TCG runs byte by byte: a third of the time.
  */
-const CPU = {
-  kvm: 'host,-vmx,-svm',
-  tcg: 'max,-vmx,-svm,-avx,-avx2,-fma,-erms,-fsrm',
-} as const;
+const CPU = { kvm: 'host,-vmx,-svm', tcg: 'max,-vmx,-svm,-avx,-avx2,-fma,-erms,-fsrm' } as const;
 
 /** Shared, so that the vsock device's owner can map it and a snapshot can leave it in place; or copy-on-write. */
 function memoryBackend(plan: QemuPlan): object {
@@ -171,9 +168,7 @@ function emulationArgs(plan: KernelPlan): string[] {
     // The guest reads the host's counter, whose rate is known: no calibration.
     ...(plan.tscKhz === null ? [] : [`tsc_early_khz=${plan.tscKhz}`, 'tsc=reliable']),
     // The first processor derives this from the line above; each other one would measure for 200 ms.
-    ...(plan.tscKhz === null || plan.cpus === 1
-      ? []
-      : [`lpj=${Math.round((plan.tscKhz * 1000) / KERNEL_HZ)}`]),
+    ...(plan.tscKhz === null || plan.cpus === 1 ? [] : [`lpj=${Math.round((plan.tscKhz * 1000) / KERNEL_HZ)}`]),
   ];
 }
 

@@ -66,11 +66,8 @@ describe('CapturedDifference', () => {
   });
 
   it('makeRoom: whole buffers for what is asked and a bit more, at most for what is held', async () => {
-    const buffers = async (bytes: number): Promise<number> =>
-      (await makeRoom(bytes)).buffers.length;
-    expect([await buffers(0), await buffers(9 * MIB), await buffers(900 * MIB)]).toEqual([
-      1, 3, 33,
-    ]);
+    const buffers = async (bytes: number): Promise<number> => (await makeRoom(bytes)).buffers.length;
+    expect([await buffers(0), await buffers(9 * MIB), await buffers(900 * MIB)]).toEqual([1, 3, 33]);
   });
 
   it('close: without a write nothing stays open', async () => {

@@ -148,8 +148,7 @@ export class CapturedDifference {
   #note({ offset, pages }: HeldRun): void {
     const { length } = pages;
     const shared = this.#shared;
-    if (readSync(this.#base.fd, shared, 0, length, offset) !== length)
-      throw new Error('the RAM shrank');
+    if (readSync(this.#base.fd, shared, 0, length, offset) !== length) throw new Error('the RAM shrank');
     for (let page = 0; page < length; page += PAGE_BYTES) {
       const end = page + PAGE_BYTES;
       if (pages.compare(shared, page, end, page, end) === 0) continue;

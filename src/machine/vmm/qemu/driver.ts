@@ -26,13 +26,7 @@ import { openDifference } from '../difference-file.ts';
 import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { explainKvm } from '../kvm-device.ts';
-import {
-  type Launch,
-  type Launched,
-  type LaunchFile,
-  type LaunchPlan,
-  launchDirect,
-} from '../launch.ts';
+import { type Launch, type Launched, type LaunchFile, type LaunchPlan, launchDirect } from '../launch.ts';
 import { readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec, VHOST_SOCKET_NAME } from '../spec.ts';
 import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
@@ -146,10 +140,7 @@ async function start(
   const release = (): Promise<void> => releaseAll(cleanup, options.log, spec.id);
   cleanup.push('private RAM', () => ram?.close());
   const { disks = [], balloonMib } = spec;
-  const sparedFd =
-    ram !== null && balloonMib !== undefined
-      ? host.ramDescriptor?.expected(disks.length)
-      : undefined;
+  const sparedFd = ram !== null && balloonMib !== undefined ? host.ramDescriptor?.expected(disks.length) : undefined;
   const launch = async (): Promise<Launched> =>
     (options.launch ?? launchDirect)({ ...launchPlan(options, host, spec, ram), sparedFd });
   const launched = await launch().catch(async (error: unknown) => {
@@ -209,38 +200,23 @@ async function freeBytes(path: string): Promise<number> {
 }
 
 /** The RAM that a clone maps; null: it has its own. @throws VmmError `vm_spec_invalid` */
-function privateRamOf(
-  { snapshot, memoryMib, balloonMib }: VmSpec,
-  { ramDescriptor }: HostFacts,
-): PrivateRam | null {
+function privateRamOf({ snapshot, memoryMib, balloonMib }: VmSpec, { ramDescriptor }: HostFacts): PrivateRam | null {
   if (snapshot?.memoryPath === undefined) {
     if (snapshot?.difference === undefined) return null;
     throw new VmmError('vm_spec_invalid', 'a difference of RAM needs the RAM that it belongs to');
   }
   if (balloonMib !== undefined && ramDescriptor === null)
-    throw new VmmError(
-      'vm_spec_invalid',
-      'without a jail, RAM that is mapped copy-on-write can not have a balloon',
-    );
+    throw new VmmError('vm_spec_invalid', 'without a jail, RAM that is mapped copy-on-write can not have a balloon');
   return PrivateRam.open(snapshot.memoryPath, memoryMib * MIB);
 }
 
 /** What a save of such a VM needs; null: nothing of its own, or it can't be saved. */
-function privateMemoryOf(
-  { memoryFd }: VmSpec,
-  ram: PrivateRam | null,
-  state: Buffer | null,
-): PrivateMemory | null {
+function privateMemoryOf({ memoryFd }: VmSpec, ram: PrivateRam | null, state: Buffer | null): PrivateMemory | null {
   if (ram === null || state === null || memoryFd === undefined) return null;
   return { ram, configuration: configurationOf(state), memoryFd };
 }
 
-function launchPlan(
-  options: QemuDriverOptions,
-  host: HostFacts,
-  spec: VmSpec,
-  ram: PrivateRam | null,
-): LaunchPlan {
+function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec, ram: PrivateRam | null): LaunchPlan {
   const { accelerator } = options;
   const { id, dir, cpus, memoryMib, kernelPath, rootImagePath, overlayPath, disks = [] } = spec;
   const { tscKhz, firmwarePath } = host;
@@ -282,25 +258,11 @@ function launchPlan(
   // In emulation QEMU would waste 1.9 MiB of one for 2 MiB of room for ACPI tables, and on average half a one behind translated
   // code, which is no faster in them. With KVM the guest's RAM may be in some.
   const hugePages = accelerator === 'kvm';
-  return {
-    id,
-    dir,
-    cpus,
-    memoryMib,
-    sharedMib,
-    stdio,
-    files,
-    diskLimits,
-    argv,
-    hugePages,
-  };
+  return { id, dir, cpus, memoryMib, sharedMib, stdio, files, diskLimits, argv, hugePages };
 }
 
 /** QEMU's own seccomp filter, set once it has started: no fork, no exec, no change of user or priority. */
-export const OWN_FILTER = [
-  '-sandbox',
-  'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny',
-];
+export const OWN_FILTER = ['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'];
 
 function makeSlot(
   options: QemuDriverOptions,
@@ -311,15 +273,10 @@ function makeSlot(
   return new VsockSlot({
     qmp: process.qmp,
     attachVsock: options.attachVsock,
-    place: {
-      id: spec.id,
-      vhostSocketPath: join(spec.dir, VHOST_SOCKET_NAME),
-      channelPath: spec.channelPath,
-    },
+    place: { id: spec.id, vhostSocketPath: join(spec.dir, VHOST_SOCKET_NAME), channelPath: spec.channelPath },
     limits: spec.channelLimits,
     memory: spec.memoryFd === undefined ? undefined : fileIdentity(spec.memoryFd),
-    copiedProcess:
-      options.copiesMemory === true || hasPrivateMemory ? () => process.pid : undefined,
+    copiedProcess: options.copiesMemory === true || hasPrivateMemory ? () => process.pid : undefined,
   });
 }
 
@@ -366,10 +323,7 @@ async function bringUp(
     checkDescriptor,
     marks,
     now,
-  }: Loaded & {
-    readonly marks: { greetedMs: number; loadedMs: number };
-    readonly now: () => number;
-  },
+  }: Loaded & { readonly marks: { greetedMs: number; loadedMs: number }; readonly now: () => number },
 ): Promise<void> {
   // Its greeting, or its end, shows whether it has started; only then is the pid useful.
   await process.qmp.negotiate(GREETING_MS_MAX);

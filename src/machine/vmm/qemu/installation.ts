@@ -53,27 +53,16 @@ export async function findQboot(binary: string): Promise<string | null> {
  */
 export async function listQemuFiles(binary: string, path: string): Promise<string[]> {
   const program = await findProgram(binary, path);
-  const folders = (await run(binary, '-L', 'help'))
-    .split('\n')
-    .filter((one) => one.startsWith('/'));
-  const firmware = await existing(
-    FIRMWARE.map((name) => folders.map((folder) => resolve(folder, name))),
-  );
-  const modules = await existing(
-    MODULE_FOLDERS.map((folder) => [resolve(folder, 'accel-tcg-x86_64.so')]),
-  );
+  const folders = (await run(binary, '-L', 'help')).split('\n').filter((one) => one.startsWith('/'));
+  const firmware = await existing(FIRMWARE.map((name) => folders.map((folder) => resolve(folder, name))));
+  const modules = await existing(MODULE_FOLDERS.map((folder) => [resolve(folder, 'accel-tcg-x86_64.so')]));
   return [program, ...modules, ...firmware];
 }
 
 /** Firmware of the machine `pc` without a display; the BIOS is for hosts without qboot. */
 const FIRMWARE = ['qboot.rom', 'bios-256k.bin', 'kvmvapic.bin', 'linuxboot_dma.bin', 'pvh.bin'];
 /** Module folders of Debian and Ubuntu, Fedora, Arch; QEMU does not report them. Some hosts link the last ones. */
-const MODULE_FOLDERS = [
-  '/usr/lib/x86_64-linux-gnu/qemu',
-  '/usr/lib64/qemu',
-  '/usr/lib64/qemu-kvm',
-  '/usr/lib/qemu',
-];
+const MODULE_FOLDERS = ['/usr/lib/x86_64-linux-gnu/qemu', '/usr/lib64/qemu', '/usr/lib64/qemu-kvm', '/usr/lib/qemu'];
 
 async function findProgram(binary: string, path: string): Promise<string> {
   if (binary.startsWith('/')) return binary;
@@ -107,11 +96,7 @@ async function isThere(path: string): Promise<boolean> {
 }
 
 function run(binary: string, ...args: string[]): Promise<string> {
-  const options = {
-    timeout: RUN_MS_MAX,
-    killSignal: 'SIGKILL' as const,
-    maxBuffer: OUTPUT_BYTES_MAX,
-  };
+  const options = { timeout: RUN_MS_MAX, killSignal: 'SIGKILL' as const, maxBuffer: OUTPUT_BYTES_MAX };
   return new Promise((resolve, reject) => {
     execFile(binary, args, options, (error, stdout) => {
       if (error === null) resolve(stdout);

@@ -13,8 +13,7 @@ const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve)
 
 const GETFD = 'getfd nic-tap 7';
 const NETDEV = 'netdev_add tap tap nic-tap false';
-const device = (plug: number): string =>
-  `device_add virtio-net-pci nic-${plug} tap aa:fc:00:00:00:01 false  6`;
+const device = (plug: number): string => `device_add virtio-net-pci nic-${plug} tap aa:fc:00:00:00:01 false  6`;
 
 describe('NicSlot', () => {
   it('plugNic, withdrawNic, returnNic, unplugNic: handle backend and device once each', async () => {

@@ -36,9 +36,7 @@ export class NicSlot implements NicHotplug {
       if (this.#state !== 'plugged' || !isReleased(event, id)) return;
       this.#state = 'withdrawn';
       this.#plugs += 1;
-      this.#freed = isFreed(event, id)
-        ? Promise.resolve()
-        : qmp.event((next) => isFreed(next, id), FREED_MS_MAX);
+      this.#freed = isFreed(event, id) ? Promise.resolve() : qmp.event((next) => isFreed(next, id), FREED_MS_MAX);
       this.#freed.catch((error: unknown) => ignore(error, 'an unplug reports it'));
       if (!this.#isWanted) return;
       // A guest may eject its card at any time: QEMU's pace bounds how often it gets another.

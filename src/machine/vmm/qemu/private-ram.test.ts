@@ -57,10 +57,7 @@ const CHANGING_VMM = VMM.replace(/m\[.*too'/s, () =>
   ].join('\n'),
 );
 
-async function withVmm(
-  test: (ram: PrivateRam, pid: number) => Promise<void>,
-  program = VMM,
-): Promise<void> {
+async function withVmm(test: (ram: PrivateRam, pid: number) => Promise<void>, program = VMM): Promise<void> {
   const fd = sealed();
   const vmm = spawn('python3', ['-c', program], { stdio: ['ignore', 'pipe', 'inherit', fd] });
   const ended = once(vmm, 'exit');
@@ -85,9 +82,7 @@ describe('PrivateRam', () => {
       ['/proc/none', BYTES],
       [path(fd), BYTES + 4096],
     ] as const)
-      expect(() => PrivateRam.open(from, bytes)).toThrow(
-        expect.objectContaining({ code: 'vm_spec_invalid' }),
-      );
+      expect(() => PrivateRam.open(from, bytes)).toThrow(expect.objectContaining({ code: 'vm_spec_invalid' }));
     const filling = PrivateRam.open(path(unsealed), BYTES);
     const refusal = expect.objectContaining({ code: 'vm_spec_invalid' });
     expect(() => filling.requireSealed()).toThrow(refusal);
@@ -170,9 +165,7 @@ describe('PrivateRam', () => {
     const ram = PrivateRam.open(`/proc/self/fd/${fd}`, BYTES);
     closeFd(fd);
     expect(() => ram.find(process.pid)).toThrow(
-      expect.objectContaining({
-        remedy: expect.stringContaining('NEUROVISOR_MEMORY_SHARING=copy'),
-      }),
+      expect.objectContaining({ remedy: expect.stringContaining('NEUROVISOR_MEMORY_SHARING=copy') }),
     );
     ram.close();
   });

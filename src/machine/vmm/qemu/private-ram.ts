@@ -40,8 +40,7 @@ const WORD_BYTES = 8;
 const IS_THERE = 0xc000_0000;
 const IS_SHARED = 0x2000_0000;
 
-const REMEDY =
-  'Allow reading it (CAP_SYS_PTRACE, kernel.yama.ptrace_scope), or set NEUROVISOR_MEMORY_SHARING=copy.';
+const REMEDY = 'Allow reading it (CAP_SYS_PTRACE, kernel.yama.ptrace_scope), or set NEUROVISOR_MEMORY_SHARING=copy.';
 
 export class PrivateRam {
   /** The file, for QEMU to open it again. */
@@ -122,8 +121,7 @@ export class PrivateRam {
     await eachDataChunk(difference, chunk, ({ offset, bytes }) => {
       for (const part of this.#inMemory(offset, bytes)) {
         const from = address + part.offset - offset;
-        if (writeProcess(part.memoryFd, from, part.address, part.bytes) !== part.bytes)
-          throw gone();
+        if (writeProcess(part.memoryFd, from, part.address, part.bytes) !== part.bytes) throw gone();
       }
     });
   }
@@ -162,11 +160,7 @@ export class PrivateRam {
    * @returns what the caller writes or closes
    * @throws VmmError `vm_gone`; an errno error of the file
    */
-  async captureDifference(
-    path: string,
-    baseDigest: string,
-    room?: ChangesRoom,
-  ): Promise<CapturedDifference> {
+  async captureDifference(path: string, baseDigest: string, room?: ChangesRoom): Promise<CapturedDifference> {
     const captured = await CapturedDifference.open(path, this.fd, this.#bytes, baseDigest, room);
     try {
       await this.#eachOwnRun(({ memoryFd, from, offset, bytes }) => {

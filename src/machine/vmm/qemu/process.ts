@@ -97,8 +97,7 @@ export class QemuProcess {
   /** The error of a failed start, once `exited` has resolved. */
   startFailure(exit: VmExit): VmmError {
     const code = errorCode(this.#spawnError) === 'ENOENT' ? 'vmm_missing' : 'vmm_start_failed';
-    const how =
-      exit.signal === null ? `it ended with status ${exit.exitCode}` : `it got ${exit.signal}`;
+    const how = exit.signal === null ? `it ended with status ${exit.exitCode}` : `it got ${exit.signal}`;
     const said = exit.detail === '' ? how : `${how}: ${exit.detail}`;
     return new VmmError(code, 'QEMU could not be started', {
       cause: this.#spawnError ?? this.#launchCause(exit) ?? said,
@@ -146,9 +145,7 @@ function endOf(child: ChildProcess): { exitCode: number | null; signalCode: stri
   const { exitCode, signalCode } = child;
   const number = (exitCode ?? 0) - SIGNAL_STATUS;
   const signal = Object.entries(constants.signals).find(([, value]) => value === number);
-  return signal === undefined
-    ? { exitCode, signalCode }
-    : { exitCode: null, signalCode: signal[0] };
+  return signal === undefined ? { exitCode, signalCode } : { exitCode: null, signalCode: signal[0] };
 }
 
 const SIGNAL_STATUS = 128;

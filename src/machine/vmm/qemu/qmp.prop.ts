@@ -18,23 +18,19 @@ function cut(bytes: Buffer, places: readonly number[]): Buffer[] {
 describe('QmpDecoder', () => {
   it('QmpDecoder: input cut anywhere gives the same messages as input whole', () => {
     fc.assert(
-      fc.property(
-        fc.array(line, { maxLength: 8 }),
-        fc.array(fc.nat(), { maxLength: 12 }),
-        (lines, at) => {
-          const bytes = Buffer.from(lines.map((value) => `${JSON.stringify(value)}\r\n`).join(''));
-          const whole = new QmpDecoder().receive(bytes);
-          const decoder = new QmpDecoder();
-          const pieces: QmpMessage[] = [];
-          for (const piece of cut(bytes, at)) {
-            const result = decoder.receive(piece);
-            expect(result.ok).toBe(true);
-            if (result.ok) pieces.push(...result.messages);
-          }
-          expect({ ok: true, messages: pieces }).toEqual(whole);
-          expect(pieces).toHaveLength(lines.length);
-        },
-      ),
+      fc.property(fc.array(line, { maxLength: 8 }), fc.array(fc.nat(), { maxLength: 12 }), (lines, at) => {
+        const bytes = Buffer.from(lines.map((value) => `${JSON.stringify(value)}\r\n`).join(''));
+        const whole = new QmpDecoder().receive(bytes);
+        const decoder = new QmpDecoder();
+        const pieces: QmpMessage[] = [];
+        for (const piece of cut(bytes, at)) {
+          const result = decoder.receive(piece);
+          expect(result.ok).toBe(true);
+          if (result.ok) pieces.push(...result.messages);
+        }
+        expect({ ok: true, messages: pieces }).toEqual(whole);
+        expect(pieces).toHaveLength(lines.length);
+      }),
     );
   });
   it('QmpDecoder: never throws, whatever comes', () => {

@@ -114,9 +114,7 @@ describe('QmpClient', () => {
   });
   it('execute: drops a late answer', async () => {
     const { client, clock, says } = pair();
-    const failure = expect(client.execute('stop', {}, 50)).rejects.toMatchObject({
-      code: 'vmm_timeout',
-    });
+    const failure = expect(client.execute('stop', {}, 50)).rejects.toMatchObject({ code: 'vmm_timeout' });
     clock.advance(50);
     await failure;
     says({ return: {}, id: 1 });
@@ -157,9 +155,7 @@ describe('QmpClient', () => {
   });
   it('event: the end of the connection fails pending and later waits', async () => {
     const { client, hangUp } = pair();
-    const waiting = expect(client.event(() => true, 1_000)).rejects.toMatchObject({
-      code: 'vm_gone',
-    });
+    const waiting = expect(client.event(() => true, 1_000)).rejects.toMatchObject({ code: 'vm_gone' });
     hangUp();
     await waiting;
     await expect(client.event(() => true, 1_000)).rejects.toMatchObject({ code: 'vm_gone' });

@@ -68,10 +68,7 @@ export class QmpDecoder {
 }
 
 const NEWLINE = 10;
-const TOO_LONG = {
-  ok: false,
-  reason: `a line is longer than ${QMP_LINE_BYTES_MAX} bytes`,
-} as const;
+const TOO_LONG = { ok: false, reason: `a line is longer than ${QMP_LINE_BYTES_MAX} bytes` } as const;
 
 function parseMessage(text: string): QmpMessage | undefined {
   let value: unknown;
@@ -128,9 +125,7 @@ export class QmpClient {
     this.#stream = stream;
     this.#clock = clock;
     this.#loopTime = new LoopTime(QMP_LOOP_TIME, clock);
-    void this.#greeted.promise.catch((error: unknown) =>
-      ignore(error, 'no negotiation is waiting'),
-    );
+    void this.#greeted.promise.catch((error: unknown) => ignore(error, 'no negotiation is waiting'));
     stream.on('data', (bytes: Buffer) => {
       this.#loopTime.run(() => this.#receive(bytes));
       this.#pace();
@@ -183,19 +178,14 @@ export class QmpClient {
   async addFd(fd: number): Promise<{ readonly path: string; remove(): Promise<void> }> {
     const answer = await this.#executeWithFd('add-fd', {}, fd);
     const set = (answer as { 'fdset-id'?: unknown } | null)?.['fdset-id'];
-    if (typeof set !== 'number')
-      throw new VmmError('vmm_command_failed', 'QEMU did not take a descriptor');
+    if (typeof set !== 'number') throw new VmmError('vmm_command_failed', 'QEMU did not take a descriptor');
     const remove = async (): Promise<void> => {
       await this.execute('remove-fd', { 'fdset-id': set });
     };
     return { path: `/dev/fdset/${set}`, remove };
   }
 
-  async #executeWithFd(
-    command: string,
-    args: Readonly<Record<string, unknown>>,
-    fd: number,
-  ): Promise<unknown> {
+  async #executeWithFd(command: string, args: Readonly<Record<string, unknown>>, fd: number): Promise<unknown> {
     return await this.#execute(command, args, QMP_COMMAND_MS_MAX, (text) => {
       const bytes = Buffer.from(text);
       const own = handleFd(this.#stream);

@@ -55,9 +55,7 @@ function openedAs(pid: number | null, { dev, ino }: FileIdentity): number {
     if (only === undefined || found.length > 1) throw new Error(`it is open ${found.length} times`);
     return only;
   } catch (cause) {
-    throw new VmmError('vmm_command_failed', "QEMU's descriptor of its RAM was not found", {
-      cause,
-    });
+    throw new VmmError('vmm_command_failed', "QEMU's descriptor of its RAM was not found", { cause });
   }
 }
 

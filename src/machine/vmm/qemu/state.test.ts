@@ -19,12 +19,7 @@ const CAPABILITIES = Buffer.concat([
   u32(1),
   short('x-ignore-shared'),
 ]);
-const PAGE_BITS = Buffer.concat([
-  Buffer.of(5),
-  short('configuration/target-page-bits'),
-  u32(1),
-  u32(12),
-]);
+const PAGE_BITS = Buffer.concat([Buffer.of(5), short('configuration/target-page-bits'), u32(1), u32(12)]);
 
 describe('configurationOf', () => {
   const whole = Buffer.concat([HEAD, Buffer.from(MACHINE), CAPABILITIES, PAGE_BITS]);

@@ -40,8 +40,7 @@ export async function saveState(qmp: QmpClient): Promise<Buffer> {
 
 function readState(fd: number, command: string): Buffer {
   const size = fileSize(fd);
-  if (size < STREAM_HEADER_BYTES || size > STATE_BYTES_MAX)
-    throw failed(command, `it wrote ${size} bytes`);
+  if (size < STREAM_HEADER_BYTES || size > STATE_BYTES_MAX) throw failed(command, `it wrote ${size} bytes`);
   const state = Buffer.alloc(size);
   const read = readSync(fd, state, 0, size, 0);
   if (read !== size) throw failed(command, 'its state shrank');
@@ -163,10 +162,7 @@ const STATUS_GAP_MS = 2;
 const LOAD = 'migrate-incoming';
 
 async function setCapabilities(qmp: QmpClient): Promise<void> {
-  const capabilities = ['x-ignore-shared', 'events'].map((capability) => ({
-    capability,
-    state: true,
-  }));
+  const capabilities = ['x-ignore-shared', 'events'].map((capability) => ({ capability, state: true }));
   await qmp.execute('migrate-set-capabilities', { capabilities });
 }
 

@@ -24,9 +24,7 @@ export async function releaseDevice(qmp: QmpClient, id: string): Promise<void> {
 
 /** No state of a VM contains the device. */
 export function isReleased(event: QmpEvent, id: string): boolean {
-  const isPart =
-    event.name === 'DEVICE_DELETED' &&
-    event.data['path'] === `/machine/peripheral/${id}/virtio-backend`;
+  const isPart = event.name === 'DEVICE_DELETED' && event.data['path'] === `/machine/peripheral/${id}/virtio-backend`;
   return isPart || isFreed(event, id);
 }
 

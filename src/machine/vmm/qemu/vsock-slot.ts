@@ -20,15 +20,13 @@ const SOCKET_NAME = 'vsock';
 
 /** @throws VmmError */
 function openMemory(pid: number | null): number {
-  if (pid === null)
-    throw new VmmError('vmm_command_failed', 'QEMU ended before its memory was opened');
+  if (pid === null) throw new VmmError('vmm_command_failed', 'QEMU ended before its memory was opened');
   try {
     return openProcessMemory(pid);
   } catch (cause) {
     throw new VmmError('vmm_command_failed', "QEMU's memory can not be opened", {
       cause,
-      remedy:
-        'allow it (CAP_SYS_PTRACE, kernel.yama.ptrace_scope), or set NEUROVISOR_MEMORY_SHARING=copy',
+      remedy: 'allow it (CAP_SYS_PTRACE, kernel.yama.ptrace_scope), or set NEUROVISOR_MEMORY_SHARING=copy',
     });
   }
 }
@@ -37,11 +35,7 @@ function openMemory(pid: number | null): number {
 export class VsockSlot implements VsockHotplug {
   readonly #qmp: QmpClient;
   readonly #attachVsock: AttachVsock;
-  readonly #place: {
-    readonly id: string;
-    readonly vhostSocketPath: string;
-    readonly channelPath: string;
-  };
+  readonly #place: { readonly id: string; readonly vhostSocketPath: string; readonly channelPath: string };
   readonly #memory: FileIdentity | undefined;
   readonly #copiedProcess: (() => number | null) | undefined;
   #limits: ChannelLimits | undefined;
@@ -93,14 +87,10 @@ export class VsockSlot implements VsockHotplug {
   /** All but the plug, also while a state is loaded; the caller releases on failure. */
   async ready(guestCid: number): Promise<void> {
     const attachment = await this.attach(guestCid);
-    if (this.#copiedProcess !== undefined)
-      attachment.setProcessMemory(openMemory(this.#copiedProcess()));
+    if (this.#copiedProcess !== undefined) attachment.setProcessMemory(openMemory(this.#copiedProcess()));
     const addr = { type: 'fd', data: { str: SOCKET_NAME } };
     const backend = { type: 'socket', data: { addr, server: false } };
-    await Promise.all([
-      this.#passSocket(),
-      this.#qmp.execute('chardev-add', { id: this.#qemuId, backend }),
-    ]);
+    await Promise.all([this.#passSocket(), this.#qmp.execute('chardev-add', { id: this.#qemuId, backend })]);
   }
 
   /** Plugs what `ready` has made. */

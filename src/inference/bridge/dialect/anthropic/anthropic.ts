@@ -31,8 +31,7 @@ export const anthropicDialect: Dialect = {
   model: modelObject,
   translation: {
     request: translate,
-    answer: (options) =>
-      options.stream ? new AnthropicStreamWriter(options) : new AnthropicMessageWriter(options),
+    answer: (options) => (options.stream ? new AnthropicStreamWriter(options) : new AnthropicMessageWriter(options)),
     tokenCount: (tokens) => ({ input_tokens: tokens }),
     answerHeaders: (received) => {
       const { 'x-request-id': id } = responseHeaders(received);
@@ -69,11 +68,7 @@ function route(method: string, url: string): Checked<Route> {
   return modelRoute(method, url, '/v1/messages, /v1/messages/count_tokens, /v1/models');
 }
 
-function inspect(
-  operation: Operation,
-  body: JsonObject,
-  policy: BridgePolicy,
-): Checked<Inspection> {
+function inspect(operation: Operation, body: JsonObject, policy: BridgePolicy): Checked<Inspection> {
   const fields = ANTHROPIC_FIELDS[operation.name as AnthropicOperation['name']];
   const allowed = new Set(policy.allowFields);
   const checked = checkFields(body, fields, { hazards: ANTHROPIC_HAZARDS, allowed });
@@ -137,8 +132,7 @@ const ERROR_TYPES: Readonly<Record<number, string>> = {
 
 function errorObject(refusal: Refusal): unknown {
   const status = errorStatus(refusal);
-  const type =
-    ERROR_TYPES[status] ?? (status >= 500 || status < 400 ? 'api_error' : 'invalid_request_error');
+  const type = ERROR_TYPES[status] ?? (status >= 500 || status < 400 ? 'api_error' : 'invalid_request_error');
   return { type: 'error', error: { type, message: refusal.message } };
 }
 

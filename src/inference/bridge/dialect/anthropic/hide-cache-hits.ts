@@ -6,14 +6,7 @@ import { isJsonObject, type JsonObject } from '../../json-body.ts';
 
 const CACHED = ['cache_creation_input_tokens', 'cache_read_input_tokens'];
 /** What tells nothing of the cache. Other members are dropped, since new versions of the API may add some that do. */
-const SHOWN = [
-  'output_tokens',
-  'output_tokens_details',
-  'server_tool_use',
-  'service_tier',
-  'inference_geo',
-  'speed',
-];
+const SHOWN = ['output_tokens', 'output_tokens_details', 'server_tool_use', 'service_tier', 'inference_geo', 'speed'];
 
 /**
  * The data of an event, which must be written anew even if nothing in it has changed: what is forwarded as it came
@@ -44,9 +37,7 @@ function hideInUsage(usage: JsonObject, told = inputTokens(usage)): JsonObject {
     cache_creation_input_tokens: 0,
     cache_read_input_tokens: 0,
     cache_creation: null,
-    ...Object.fromEntries(
-      SHOWN.filter((name) => Object.hasOwn(usage, name)).map((name) => [name, usage[name]]),
-    ),
+    ...Object.fromEntries(SHOWN.filter((name) => Object.hasOwn(usage, name)).map((name) => [name, usage[name]])),
   };
 }
 
@@ -56,11 +47,8 @@ function hideInUsage(usage: JsonObject, told = inputTokens(usage)): JsonObject {
  */
 export function inputCounts(usage: JsonObject, earlier: JsonObject): JsonObject {
   const names = ['input_tokens', ...CACHED];
-  const told = Object.fromEntries(
-    names.map((name) => [name, tokenCount(usage[name]) ?? earlier[name]]),
-  );
-  const cached = (counts: JsonObject): number =>
-    CACHED.reduce((sum, name) => sum + (tokenCount(counts[name]) ?? 0), 0);
+  const told = Object.fromEntries(names.map((name) => [name, tokenCount(usage[name]) ?? earlier[name]]));
+  const cached = (counts: JsonObject): number => CACHED.reduce((sum, name) => sum + (tokenCount(counts[name]) ?? 0), 0);
   const kept = cached(earlier);
   if (cached(told) > 0 || kept === 0) return told;
   const own = tokenCount(told['input_tokens']);

@@ -70,11 +70,7 @@ describe('MessageUsage', () => {
     const absent = fc.constantFrom<unknown>(undefined, null);
     fc.assert(
       fc.property(count, count, count, absent, absent, (own, read, written, first, second) => {
-        const start = {
-          input_tokens: own,
-          cache_read_input_tokens: read,
-          cache_creation_input_tokens: written,
-        };
+        const start = { input_tokens: own, cache_read_input_tokens: read, cache_creation_input_tokens: written };
         const end = {
           input_tokens: own,
           cache_read_input_tokens: first,
@@ -98,11 +94,7 @@ describe('MessageUsage', () => {
       fc.property(count, some, count, fc.boolean(), (own, read, written, isAdded) => {
         const seen = new MessageUsage();
         const all = own + read + written;
-        const start = {
-          input_tokens: own,
-          cache_read_input_tokens: read,
-          cache_creation_input_tokens: written,
-        };
+        const start = { input_tokens: own, cache_read_input_tokens: read, cache_creation_input_tokens: written };
         seen.see({ type: 'message_start', message: { usage: start } });
         seen.see({
           type: 'message_delta',
@@ -171,9 +163,7 @@ describe('cache hits', () => {
     fc.assert(
       fc.property(rest, usage, fc.boolean(), (members, given, isStart) => {
         const answer = { ...members, usage: given, diagnostics: { cache_miss_reason: 'x' } };
-        const event = isStart
-          ? { type: 'message_start', message: answer }
-          : { ...answer, type: 'message_delta' };
+        const event = isStart ? { type: 'message_start', message: answer } : { ...answer, type: 'message_delta' };
         const hidden = hideInEvent(event) ?? event;
         expect(hideInEvent(hidden)).toEqual(hidden);
         const after: unknown = isStart ? hidden['message'] : hidden;

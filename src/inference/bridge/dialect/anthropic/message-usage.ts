@@ -58,8 +58,7 @@ export class MessageUsage implements StreamCounter, DocumentCounter {
     if (type === 'message_stop') this.#done = true;
     if (type === 'message_start' && isJsonObject(message)) this.#read(message['usage'], false);
     if (type === 'message_delta') this.#read(usage, true);
-    if (type === 'content_block_start')
-      this.#notes?.readBlock(event['index'], event['content_block']);
+    if (type === 'content_block_start') this.#notes?.readBlock(event['index'], event['content_block']);
     if (type === 'content_block_delta' && isJsonObject(delta)) {
       this.#notes?.readDelta(event['index'], delta);
       this.#readDelta(delta);

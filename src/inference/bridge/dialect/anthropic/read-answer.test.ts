@@ -1,10 +1,7 @@
 import { expect, it } from 'vitest';
 import { MessagesAnswerReader } from './read-answer.ts';
 
-const cached = (read: number) => ({
-  cache_read_input_tokens: read,
-  cache_creation_input_tokens: 2,
-});
+const cached = (read: number) => ({ cache_read_input_tokens: read, cache_creation_input_tokens: 2 });
 
 it.each([
   ['adds them to the others', { input_tokens: 52 }],
@@ -16,11 +13,7 @@ it.each([
   const none = { cache_read_input_tokens: 0, cache_creation_input_tokens: 0 };
   const events = [
     { type: 'message_start', message: { usage: start } },
-    {
-      type: 'message_delta',
-      delta: { stop_reason: 'end_turn' },
-      usage: { ...input, ...none, output_tokens: 30 },
-    },
+    { type: 'message_delta', delta: { stop_reason: 'end_turn' }, usage: { ...input, ...none, output_tokens: 30 } },
     { type: 'message_stop' },
   ].flatMap((event) => reader.readEvent(JSON.stringify(event)));
   expect(events.findLast(({ type }) => type === 'usage')).toEqual({

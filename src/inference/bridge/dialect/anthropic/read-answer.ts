@@ -76,11 +76,7 @@ export class MessagesAnswerReader implements AnswerReader {
   #chunk(usage: unknown, choices: readonly JsonObject[]): readonly AnswerEvent[] {
     if (isJsonObject(usage)) {
       const given = Object.entries(usage).filter(([, value]) => value !== null);
-      this.#usage = {
-        ...this.#usage,
-        ...Object.fromEntries(given),
-        ...inputCounts(usage, this.#usage),
-      };
+      this.#usage = { ...this.#usage, ...Object.fromEntries(given), ...inputCounts(usage, this.#usage) };
     }
     return this.#chunks.readChunk({ usage: usageOf(this.#usage), choices });
   }
@@ -122,8 +118,6 @@ function usageOf(usage: JsonObject): JsonObject {
     prompt_tokens: inputTokens(usage),
     completion_tokens: usage['output_tokens'],
     prompt_tokens_details: { cached_tokens: usage['cache_read_input_tokens'] },
-    ...(thinking === undefined
-      ? {}
-      : { completion_tokens_details: { reasoning_tokens: thinking } }),
+    ...(thinking === undefined ? {} : { completion_tokens_details: { reasoning_tokens: thinking } }),
   };
 }

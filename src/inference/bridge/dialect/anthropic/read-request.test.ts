@@ -9,12 +9,7 @@ import { ANTHROPIC_FIELDS } from './fields.ts';
 
 /** The upstream's request, or the refusal. */
 function translate(more: JsonObject) {
-  const body = {
-    model: 'm',
-    max_tokens: 9,
-    messages: [{ role: 'user', content: 'x' }],
-    ...more,
-  };
+  const body = { model: 'm', max_tokens: 9, messages: [{ role: 'user', content: 'x' }], ...more };
   const route = anthropicDialect.route('POST', '/v1/messages');
   if (!route.ok || route.value.kind !== 'inference') throw new Error('route');
   const { operation } = route.value;
@@ -33,31 +28,11 @@ describe('Messages: what is refused', () => {
     ['an image by URL', user(image({ type: 'url', url: 'http://x/' })), 'remote_media_refused'],
     ['an image by file id', user(image({ type: 'file', file_id: 'f' })), 'file_reference_refused'],
     ['an image of a type without data', user(image({ type: 'url' })), 'remote_media_refused'],
-    [
-      'a URL in place of base64',
-      user(image({ ...PNG, data: 'http://169.254.169.254/' })),
-      'invalid_value',
-    ],
-    [
-      'another type of image',
-      user(image({ ...PNG, media_type: 'image/svg+xml' })),
-      'invalid_value',
-    ],
-    [
-      'a type that ends the data URL',
-      user(image({ ...PNG, media_type: 'image/png,x' })),
-      'invalid_value',
-    ],
-    [
-      'a PDF',
-      user({ type: 'document', source: { ...PNG, media_type: 'application/pdf' } }),
-      'field_refused',
-    ],
-    [
-      'a tool of the server',
-      { tools: [{ type: 'web_search_20250305', name: 'web_search' }] },
-      'provider_tool_refused',
-    ],
+    ['a URL in place of base64', user(image({ ...PNG, data: 'http://169.254.169.254/' })), 'invalid_value'],
+    ['another type of image', user(image({ ...PNG, media_type: 'image/svg+xml' })), 'invalid_value'],
+    ['a type that ends the data URL', user(image({ ...PNG, media_type: 'image/png,x' })), 'invalid_value'],
+    ['a PDF', user({ type: 'document', source: { ...PNG, media_type: 'application/pdf' } }), 'field_refused'],
+    ['a tool of the server', { tools: [{ type: 'web_search_20250305', name: 'web_search' }] }, 'provider_tool_refused'],
     ['MCP servers', { mcp_servers: [{ url: 'http://x/' }] }, 'provider_tool_refused'],
     ['a container', { container: 'c1' }, 'file_reference_refused'],
     ['other models', { fallbacks: [{ model: 'x' }] }, 'field_refused'],
@@ -69,11 +44,7 @@ describe('Messages: what is refused', () => {
     ['no message', { messages: [] }, 'invalid_value'],
     [
       'a string as input of a tool',
-      {
-        messages: [
-          { role: 'assistant', content: [{ type: 'tool_use', id: 'a', name: 'f', input: 'x' }] },
-        ],
-      },
+      { messages: [{ role: 'assistant', content: [{ type: 'tool_use', id: 'a', name: 'f', input: 'x' }] }] },
       'invalid_value',
     ],
     ['a role', { messages: [{ role: 'tool', content: 'x' }] }, 'invalid_value'],
@@ -109,12 +80,7 @@ describe('Messages: what the upstream gets', () => {
   it('the names of tools that a result loads', () => {
     const content = ['Edit', 'Write'].map((name) => ({ type: 'tool_reference', tool_name: name }));
     expect(translate(user({ type: 'tool_result', tool_use_id: 'a', content }))).toMatchObject({
-      messages: [
-        {
-          role: 'tool',
-          content: 'The tool Edit is available now.\n\nThe tool Write is available now.',
-        },
-      ],
+      messages: [{ role: 'tool', content: 'The tool Edit is available now.\n\nThe tool Write is available now.' }],
     });
   });
 
@@ -137,9 +103,7 @@ describe('Messages: what the upstream gets', () => {
           role: 'assistant',
           content: 'so',
           reasoning_content: 'hm',
-          tool_calls: [
-            { id: 't', type: 'function', function: { name: 'f', arguments: '{"q":1}' } },
-          ],
+          tool_calls: [{ id: 't', type: 'function', function: { name: 'f', arguments: '{"q":1}' } }],
         },
       ],
     });
@@ -168,9 +132,7 @@ describe('Messages: what the upstream gets', () => {
     const body = translate({ tools, tool_choice: choice }) as JsonObject;
     expect(body['tool_choice']).toEqual(expected);
     expect(body['parallel_tool_calls']).toBe(parallel);
-    expect(body['tools']).toEqual([
-      { type: 'function', function: { name: 'f', parameters: { type: 'object' } } },
-    ]);
+    expect(body['tools']).toEqual([{ type: 'function', function: { name: 'f', parameters: { type: 'object' } } }]);
     expect(translate({ tool_choice: choice })).not.toHaveProperty('tool_choice');
   });
 
@@ -207,12 +169,7 @@ describe('Messages: what the upstream gets', () => {
 describe('Messages: the estimate of tokens', () => {
   const text = 'x'.repeat(4000);
   const estimate = (more: JsonObject, messages: unknown[] = [{ role: 'user', content: '' }]) => {
-    const operation = {
-      name: 'chat',
-      upstreamPath: '/chat/completions',
-      required: [],
-      generates: true,
-    };
+    const operation = { name: 'chat', upstreamPath: '/chat/completions', required: [], generates: true };
     const body = { model: 'm', max_tokens: 9, messages, ...more };
     const translated = anthropicDialect.translation?.request(operation, body);
     return translated?.ok ? (translated.value?.promptTokensEstimate ?? -1) : -1;
@@ -223,21 +180,12 @@ describe('Messages: the estimate of tokens', () => {
     ['system', () => estimate({ system: text })],
     ['a text', () => says('user', { type: 'text', text })],
     ['a document', () => says('user', { type: 'document', source })],
-    [
-      'its title',
-      () => says('user', { type: 'document', title: text, source: { ...source, data: '' } }),
-    ],
+    ['its title', () => says('user', { type: 'document', title: text, source: { ...source, data: '' } })],
     ['a result', () => says('user', { type: 'tool_result', tool_use_id: 'a', content: text })],
     ['reasoning', () => says('assistant', { type: 'thinking', thinking: text })],
-    [
-      'arguments',
-      () => says('assistant', { type: 'tool_use', id: 'a', name: 'f', input: { text } }),
-    ],
+    ['arguments', () => says('assistant', { type: 'tool_use', id: 'a', name: 'f', input: { text } })],
     ['a tool', () => estimate({ tools: [{ name: 'f', input_schema: { title: text } }] })],
-    [
-      'a format',
-      () => estimate({ output_format: { type: 'json_schema', schema: { title: text } } }),
-    ],
+    ['a format', () => estimate({ output_format: { type: 'json_schema', schema: { title: text } } })],
   ])('counts %s', (_, estimated) => {
     expect(estimated()).toBeGreaterThanOrEqual(1000);
     expect(estimated()).toBeLessThan(1020);
@@ -261,12 +209,9 @@ describe('Messages: routes', () => {
   it.each(['/v1/messages/', '/messages', '/v1/v1/messages'])('%s', (url) => {
     expect(anthropicDialect.route('POST', url)).toMatchObject({ value: { kind: 'inference' } });
   });
-  it.each(['/v1/messages/batches', '/v1//messages', '/v1/messages/../x', '/v1/v1/v1/messages'])(
-    'no %s',
-    (url) => {
-      expect(anthropicDialect.route('POST', url)).toMatchObject({ refusal: { status: 404 } });
-    },
-  );
+  it.each(['/v1/messages/batches', '/v1//messages', '/v1/messages/../x', '/v1/v1/v1/messages'])('no %s', (url) => {
+    expect(anthropicDialect.route('POST', url)).toMatchObject({ refusal: { status: 404 } });
+  });
 });
 
 describe('Messages: fields', () => {
@@ -278,9 +223,7 @@ describe('Messages: fields', () => {
   it('are all documented', () => {
     const docs = readFileSync(join(import.meta.dirname, '../../../../../docs/bridge.md'), 'utf8');
     const section = docs.slice(docs.indexOf("## Anthropic's Messages"), docs.indexOf('## Prompt'));
-    const missing = namesOf(ANTHROPIC_FIELDS.chat).filter(
-      (name) => !section.includes(`\`${name}\``),
-    );
+    const missing = namesOf(ANTHROPIC_FIELDS.chat).filter((name) => !section.includes(`\`${name}\``));
     expect(missing).toEqual([]);
   });
 

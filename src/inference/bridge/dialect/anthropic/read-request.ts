@@ -1,15 +1,7 @@
 /** Reads a request of Anthropic's Messages API, whose fields were checked, into a conversation. Pure. */
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
 import type { Checked } from '../../refusal.ts';
-import type {
-  ConversationRequest,
-  ImagePart,
-  Message,
-  Part,
-  TextPart,
-  Tool,
-  ToolChoice,
-} from '../model.ts';
+import type { ConversationRequest, ImagePart, Message, Part, TextPart, Tool, ToolChoice } from '../model.ts';
 import {
   asUserText,
   base64,
@@ -49,15 +41,12 @@ function read(body: JsonObject, needsLimit: boolean): ConversationRequest {
     tools: optionalList(body['tools'], 'tools').map(readTool),
     toolChoice: isGiven(choice) ? readChoice(choice) : undefined,
     parallelToolCalls:
-      !isJsonObject(choice) ||
-      optionalFlag(choice['disable_parallel_tool_use'], 'tool_choice') !== true,
+      !isJsonObject(choice) || optionalFlag(choice['disable_parallel_tool_use'], 'tool_choice') !== true,
     maxTokens,
     temperature: optionalNumber(body['temperature'], 'temperature'),
     topP: optionalNumber(body['top_p'], 'top_p'),
     topK: optionalNumber(body['top_k'], 'top_k'),
-    stop: optionalList(body['stop_sequences'], 'stop_sequences').map((one, i) =>
-      text(one, `stop_sequences.${i}`),
-    ),
+    stop: optionalList(body['stop_sequences'], 'stop_sequences').map((one, i) => text(one, `stop_sequences.${i}`)),
     format: readFormat(body),
   };
 }
@@ -207,9 +196,7 @@ function readChoice(value: unknown): ToolChoice {
 }
 
 function readFormat(body: JsonObject): JsonObject | undefined {
-  const config = isGiven(body['output_config'])
-    ? object(body['output_config'], 'output_config')
-    : {};
+  const config = isGiven(body['output_config']) ? object(body['output_config'], 'output_config') : {};
   const given = config['format'] ?? body['output_format'];
   if (!isGiven(given)) return undefined;
   const { type, schema } = object(given, 'output_config.format');

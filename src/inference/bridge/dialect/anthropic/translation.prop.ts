@@ -1,11 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import {
-  type ScriptedAnswer,
-  sseOf,
-  streamedAnswer,
-  wholeAnswer,
-} from '../../../../../test/support/completions.ts';
+import { type ScriptedAnswer, sseOf, streamedAnswer, wholeAnswer } from '../../../../../test/support/completions.ts';
 import {
   answerOptions,
   maybe,
@@ -122,9 +117,7 @@ describe('OpenaiAnswerReader', () => {
     fc.assert(
       fc.property(answer, fc.integer({ min: 1, max: 9 }), (scripted, size) => {
         const streamed = readStream([Buffer.from(sseOf(streamedAnswer(scripted, size)))]);
-        const whole = new OpenaiAnswerReader(context, 'x').readDocument(
-          JSON.stringify(wholeAnswer(scripted)),
-        );
+        const whole = new OpenaiAnswerReader(context, 'x').readDocument(JSON.stringify(wholeAnswer(scripted)));
         expectOrder(streamed);
         expect(joined(streamed)).toEqual(joined(whole));
       }),
@@ -238,8 +231,7 @@ describe('MessagesAnswerReader', () => {
         const writer = new AnthropicMessageWriter(options(false));
         const written = JSON.parse(whole.map((event) => writer.write(event)).join(''));
         const given = message['content'] as { id?: string; signature?: string }[];
-        const anyOf = (blocks: typeof given) =>
-          blocks.map(({ id: _, signature: __, ...block }) => block);
+        const anyOf = (blocks: typeof given) => blocks.map(({ id: _, signature: __, ...block }) => block);
         expect(anyOf(written.content)).toEqual(anyOf(given));
       }),
     );
@@ -312,10 +304,7 @@ describe('MessagesAnswerReader', () => {
     };
     fc.assert(
       fc.property(fc.array(hostileEvent, { maxLength: 8 }), document, (values, whole) => {
-        read((reader) => [
-          ...values.map((one) => [...reader.readEvent(JSON.stringify(one))]),
-          [...reader.end()],
-        ]);
+        read((reader) => [...values.map((one) => [...reader.readEvent(JSON.stringify(one))]), [...reader.end()]]);
         read((reader) => [[...reader.readDocument(JSON.stringify(whole))]]);
       }),
     );
@@ -368,8 +357,7 @@ const conversation: fc.Arbitrary<ConversationRequest> = fc.record({
 function withLosses({ role, parts }: Message): Message {
   const textOf = (type: 'text' | 'reasoning', from: readonly Part[]): string =>
     from.flatMap((part) => (part.type === type ? [part.text] : [])).join(TEXT_GAP);
-  const asPart = (type: 'text' | 'reasoning', whole: string): Part[] =>
-    whole === '' ? [] : [{ type, text: whole }];
+  const asPart = (type: 'text' | 'reasoning', whole: string): Part[] => (whole === '' ? [] : [{ type, text: whole }]);
   if (role === 'assistant') {
     return {
       role,
@@ -398,10 +386,7 @@ describe('Anthropic requests', () => {
     fc.assert(
       fc.property(conversation, (request) => {
         const body = JSON.parse(JSON.stringify(writeAnthropicRequest(request)));
-        expect(readRequest(body, true)).toEqual({
-          ok: true,
-          value: JSON.parse(JSON.stringify(request), undefined),
-        });
+        expect(readRequest(body, true)).toEqual({ ok: true, value: JSON.parse(JSON.stringify(request), undefined) });
       }),
     );
   });
@@ -441,10 +426,7 @@ describe('Anthropic requests', () => {
         const kept = (messages: readonly Message[]) =>
           mergeNeighbors(
             messages
-              .map(({ role, parts }) => ({
-                role,
-                parts: parts.filter(({ type }) => type !== 'reasoning'),
-              }))
+              .map(({ role, parts }) => ({ role, parts: parts.filter(({ type }) => type !== 'reasoning') }))
               .filter(({ parts }) => parts.length > 0),
           ).map(({ role, parts }) => ({
             role,
@@ -453,18 +435,14 @@ describe('Anthropic requests', () => {
               ...parts.filter(({ type }) => type !== 'tool-result'),
             ].map((part) => ('id' in part ? { ...part, id: '' } : part)),
           }));
-        expect(kept(read.value.messages)).toEqual(
-          JSON.parse(JSON.stringify(kept(request.messages))),
-        );
+        expect(kept(read.value.messages)).toEqual(JSON.parse(JSON.stringify(kept(request.messages))));
         expect(read.value).toMatchObject({
           system: request.system,
           maxTokens: request.maxTokens,
           stop: request.stop.filter((one) => one.trim() !== ''),
           stream: request.stream,
         });
-        expect(read.value.tools.map(({ name }) => name)).toEqual(
-          request.tools.map(({ name }) => name),
-        );
+        expect(read.value.tools.map(({ name }) => name)).toEqual(request.tools.map(({ name }) => name));
         expect(read.value.format).toEqual(JSON.parse(JSON.stringify({ f: request.format })).f);
       }),
     );

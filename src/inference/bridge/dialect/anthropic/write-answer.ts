@@ -85,10 +85,7 @@ export class AnthropicStreamWriter implements AnswerWriter {
         return sse('message_start', { message });
       }
       case 'text':
-        return (
-          this.#begin('text', { type: 'text', text: '' }) +
-          this.#delta({ type: 'text_delta', text: event.text })
-        );
+        return this.#begin('text', { type: 'text', text: '' }) + this.#delta({ type: 'text_delta', text: event.text });
       case 'reasoning':
         if (!this.#options.context.reasoning) return '';
         return (
@@ -126,10 +123,7 @@ export class AnthropicStreamWriter implements AnswerWriter {
 
   #end(): string {
     if (this.#open === undefined) return '';
-    const signature =
-      this.#open === 'thinking'
-        ? this.#delta({ type: 'signature_delta', signature: UNSIGNED })
-        : '';
+    const signature = this.#open === 'thinking' ? this.#delta({ type: 'signature_delta', signature: UNSIGNED }) : '';
     this.#open = undefined;
     return signature + sse('content_block_stop', { index: this.#index });
   }

@@ -1,15 +1,7 @@
 /** Writes a conversation as a request of Anthropic's Messages. Pure. */
 import { createHash } from 'node:crypto';
 import { type JsonObject, withoutUndefined } from '../../json-body.ts';
-import type {
-  ConversationRequest,
-  ImagePart,
-  Message,
-  Part,
-  TextPart,
-  Tool,
-  ToolResultPart,
-} from '../model.ts';
+import type { ConversationRequest, ImagePart, Message, Part, TextPart, Tool, ToolResultPart } from '../model.ts';
 import { GAP, mergeNeighbors } from '../read-values.ts';
 
 /** The API requires a limit. Small enough for its older models, which refuse more than they can answer. */
@@ -35,8 +27,7 @@ export function writeMessagesRequest(request: ConversationRequest): JsonObject {
     tools: tools.length === 0 ? undefined : tools.map(writeTool),
     tool_choice: tools.length === 0 ? undefined : writeChoice(request),
     stop_sequences: stop.length === 0 ? undefined : stop,
-    output_config:
-      typeof format === 'object' ? { format: { type: 'json_schema', schema: format } } : undefined,
+    output_config: typeof format === 'object' ? { format: { type: 'json_schema', schema: format } } : undefined,
     stream: stream ? true : undefined,
   });
 }
@@ -98,10 +89,7 @@ function writeTool({ name, description, schema }: Tool): JsonObject {
   return withoutUndefined({ name, description, input_schema: { type: 'object', ...schema } });
 }
 
-function writeChoice({
-  toolChoice,
-  parallelToolCalls,
-}: ConversationRequest): JsonObject | undefined {
+function writeChoice({ toolChoice, parallelToolCalls }: ConversationRequest): JsonObject | undefined {
   if (toolChoice?.type === 'none' || parallelToolCalls) return toolChoice;
   return { ...(toolChoice ?? { type: 'auto' }), disable_parallel_tool_use: true };
 }

@@ -45,11 +45,7 @@ const TOOL: Fields = {
 /** By the name of the operation. */
 export const OLLAMA_FIELDS = {
   chat: { ...GENERATION, messages: object(MESSAGE), tools: object(TOOL) },
-  generate: {
-    ...GENERATION,
-    ...labels('prompt system suffix template raw context'),
-    images: BASE64,
-  },
+  generate: { ...GENERATION, ...labels('prompt system suffix template raw context'), images: BASE64 },
   embed: { ...ANY, ...labels('input truncate dimensions') },
   embeddings: { ...ANY, ...labels('prompt truncate dimensions') },
   show: { ...labels('model name verbose system template'), options: OPTIONS },

@@ -21,9 +21,7 @@ export function shownModel(model: ModelEntry): unknown {
   return {
     details: detailsOf(model),
     model_info: { 'general.architecture': '', 'general.basename': model.id },
-    capabilities: isEmbeddingModel(model.id)
-      ? ['embedding']
-      : ['completion', 'tools', 'vision', 'thinking'],
+    capabilities: isEmbeddingModel(model.id) ? ['embedding'] : ['completion', 'tools', 'vision', 'thinking'],
     modified_at: modifiedAt(model),
   };
 }

@@ -32,9 +32,7 @@ export const ollamaDialect: Dialect = {
   translation: {
     request: translate,
     answer: (options) =>
-      options.operation.generates
-        ? new OllamaAnswerWriter(options)
-        : new OllamaVectorWriter(options),
+      options.operation.generates ? new OllamaAnswerWriter(options) : new OllamaVectorWriter(options),
     idle,
     answerHeaders: () => ({}),
   },
@@ -74,8 +72,7 @@ const SENT: Readonly<Record<string, Route>> = {
   '/api/show': { kind: 'describe', operation: embedding('show') },
 };
 /** They change the models or the account of the host. */
-const MANAGED =
-  /^\/api\/(?:pull|push|create|delete|copy|blobs|me|signout|user|experimental)(?:\/|$)/;
+const MANAGED = /^\/api\/(?:pull|push|create|delete|copy|blobs|me|signout|user|experimental)(?:\/|$)/;
 
 /** True for requests of this API alone. */
 export function isOllamaPath(url: string): boolean {
@@ -100,11 +97,7 @@ function route(method: string, url: string): Checked<Route> {
   return refused(404, 'unknown_url', `Unknown path ${shown}. Use one of ${known}.`);
 }
 
-function inspect(
-  operation: Operation,
-  body: JsonObject,
-  policy: BridgePolicy,
-): Checked<Inspection> {
+function inspect(operation: Operation, body: JsonObject, policy: BridgePolicy): Checked<Inspection> {
   const name = operation.name as Name;
   const allowed = new Set(policy.allowFields);
   const checked = checkFields(body, OLLAMA_FIELDS[name], { hazards: OLLAMA_HAZARDS, allowed });
@@ -143,15 +136,10 @@ function hasPrompt(name: Name, body: JsonObject): boolean {
 
 /** `keep_alive` is a number of seconds or a Go duration. */
 function isUnload(keepAlive: unknown): boolean {
-  return (
-    keepAlive === 0 || (typeof keepAlive === 'string' && /^0+(?:ns|us|ms|s|m|h)?$/.test(keepAlive))
-  );
+  return keepAlive === 0 || (typeof keepAlive === 'string' && /^0+(?:ns|us|ms|s|m|h)?$/.test(keepAlive));
 }
 
-function translate(
-  { name, generates }: Operation,
-  body: JsonObject,
-): Checked<TranslatedRequest | undefined> {
+function translate({ name, generates }: Operation, body: JsonObject): Checked<TranslatedRequest | undefined> {
   if (name === 'show') return accepted(undefined);
   if (!generates) return translateEmbedding(name, body);
   const request = name === 'generate' ? readGenerate(body) : readChat(body);
@@ -170,10 +158,7 @@ function translate(
   });
 }
 
-function translateEmbedding(
-  name: string,
-  body: JsonObject,
-): Checked<TranslatedRequest | undefined> {
+function translateEmbedding(name: string, body: JsonObject): Checked<TranslatedRequest | undefined> {
   const inputs = readInputs(body, name === 'embed' ? 'input' : 'prompt');
   if (!inputs.ok) return inputs;
   const { model, dimensions } = body;

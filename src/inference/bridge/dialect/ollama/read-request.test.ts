@@ -17,14 +17,10 @@ function written(path: string, more: JsonObject): JsonObject {
   const translated = ollamaDialect.translation?.request(operation, body);
   return translated?.ok ? { ...translated.value?.body } : { ...translated?.refusal };
 }
-const chat = (more: JsonObject) =>
-  written('/api/chat', { messages: [{ role: 'user', content: 'x' }], ...more });
+const chat = (more: JsonObject) => written('/api/chat', { messages: [{ role: 'user', content: 'x' }], ...more });
 const says = (...messages: JsonObject[]) => chat({ messages })['messages'];
 const generate = (more: JsonObject) => written('/api/generate', { prompt: 'x', ...more });
-const call = (name: string, more: JsonObject = {}) => ({
-  function: { name, arguments: { of: name } },
-  ...more,
-});
+const call = (name: string, more: JsonObject = {}) => ({ function: { name, arguments: { of: name } }, ...more });
 const sentCall = (id: string, name: string) => ({
   id,
   type: 'function',
@@ -47,11 +43,7 @@ describe('Ollama: messages', () => {
   });
 
   it('finds the call of a result by its id, else its name, else the order', () => {
-    const asked = (...calls: JsonObject[]) => ({
-      role: 'assistant',
-      content: '',
-      tool_calls: calls,
-    });
+    const asked = (...calls: JsonObject[]) => ({ role: 'assistant', content: '', tool_calls: calls });
     const result = (content: string, more: JsonObject = {}) => ({ role: 'tool', content, ...more });
     const answered = (id: string, content: string) => ({ role: 'tool', tool_call_id: id, content });
     expect(
@@ -66,12 +58,7 @@ describe('Ollama: messages', () => {
       {
         role: 'assistant',
         content: null,
-        tool_calls: [
-          sentCall('call_0', 'f'),
-          sentCall('call_1', 'g'),
-          sentCall('own', 'h'),
-          sentCall('call_3', 'f'),
-        ],
+        tool_calls: [sentCall('call_0', 'f'), sentCall('call_1', 'g'), sentCall('own', 'h'), sentCall('call_3', 'f')],
       },
       answered('own', 'by id'),
       answered('call_1', 'by name'),
@@ -152,9 +139,7 @@ describe('Ollama: fields of requests', () => {
     ],
   ])('a tool with the parameters %j has a schema', (parameters, schema) => {
     const tools = [{ type: 'function', function: { name: 'f', parameters } }];
-    expect(chat({ tools })['tools']).toEqual([
-      { type: 'function', function: { name: 'f', parameters: schema } },
-    ]);
+    expect(chat({ tools })['tools']).toEqual([{ type: 'function', function: { name: 'f', parameters: schema } }]);
   });
 
   it('takes what means nothing for nothing', () => {
@@ -200,16 +185,9 @@ describe('Ollama: fields of requests', () => {
     ['messages.0', { messages: [{ role: 'tool', content: 'r' }] }],
     [
       'messages.0.tool_calls.0.function.arguments',
-      {
-        messages: [
-          { role: 'assistant', tool_calls: [{ function: { name: 'f', arguments: '{}' } }] },
-        ],
-      },
+      { messages: [{ role: 'assistant', tool_calls: [{ function: { name: 'f', arguments: '{}' } }] }] },
     ],
-    [
-      'messages.0.tool_calls.1000',
-      { messages: [{ role: 'assistant', tool_calls: Array(1001).fill(call('f')) }] },
-    ],
+    ['messages.0.tool_calls.1000', { messages: [{ role: 'assistant', tool_calls: Array(1001).fill(call('f')) }] }],
   ])('refuses %s of a chat', (name, body) => {
     expect(chat(body)).toMatchObject({ status: 400, message: expect.stringContaining(name) });
   });
@@ -227,10 +205,7 @@ describe('Ollama: estimates', () => {
   const estimate = (path: string, more: JsonObject) => {
     const route = ollamaDialect.route('POST', path);
     if (!route.ok || route.value.kind !== 'inference') throw new Error('route');
-    const translated = ollamaDialect.translation?.request(route.value.operation, {
-      model: 'm',
-      ...more,
-    });
+    const translated = ollamaDialect.translation?.request(route.value.operation, { model: 'm', ...more });
     return translated?.ok ? translated.value?.promptTokensEstimate : -1;
   };
   it.each<[string, string, JsonObject]>([

@@ -1,15 +1,7 @@
 /** Reads requests of Ollama's API, whose fields were checked, into a conversation. Pure. */
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
 import type { Checked } from '../../refusal.ts';
-import type {
-  ConversationRequest,
-  ImagePart,
-  Message,
-  Part,
-  TextPart,
-  Tool,
-  ToolCallPart,
-} from '../model.ts';
+import type { ConversationRequest, ImagePart, Message, Part, TextPart, Tool, ToolCallPart } from '../model.ts';
 import {
   asUserText,
   base64,
@@ -43,11 +35,7 @@ const IMAGE_STARTS: readonly (readonly [start: string, mediaType: string])[] = [
 export const readChat = (body: JsonObject): Checked<ConversationRequest> =>
   checkedRead(() => {
     const given = optionalList(body['messages'], 'messages');
-    return {
-      ...readCommon(body),
-      ...readMessages(given),
-      tools: optionalList(body['tools'], 'tools').map(readTool),
-    };
+    return { ...readCommon(body), ...readMessages(given), tools: optionalList(body['tools'], 'tools').map(readTool) };
   });
 
 export const readGenerate = (body: JsonObject): Checked<ConversationRequest> =>
@@ -93,8 +81,7 @@ function refuseOwnTemplates(body: JsonObject): void {
 
 function readCommon(body: JsonObject): Omit<ConversationRequest, 'system' | 'messages' | 'tools'> {
   const options = isGiven(body['options']) ? object(body['options'], 'options') : {};
-  const number = (name: string): number | undefined =>
-    optionalNumber(options[name], `options.${name}`);
+  const number = (name: string): number | undefined => optionalNumber(options[name], `options.${name}`);
   const maxTokens = number('num_predict');
   const seed = number('seed');
   return {
@@ -150,12 +137,7 @@ function readMessages(given: readonly unknown[]): Pick<ConversationRequest, 'sys
 
 function readMessage(
   message: JsonObject,
-  at: {
-    readonly role: string;
-    readonly content: string;
-    readonly path: string;
-    readonly calls: Calls;
-  },
+  at: { readonly role: string; readonly content: string; readonly path: string; readonly calls: Calls },
 ): Message {
   const { role, content, path, calls } = at;
   switch (role) {
@@ -174,18 +156,14 @@ function readMessage(
     case 'tool': {
       const images = readImages(message['images'], `${path}.images`);
       const result = { isError: false, content: [...readText(content), ...images] };
-      return {
-        role: 'user',
-        parts: [{ type: 'tool-result', id: calls.answered(message, path), ...result }],
-      };
+      return { role: 'user', parts: [{ type: 'tool-result', id: calls.answered(message, path), ...result }] };
     }
     default:
       throw new Fault(`${path}.role`, 'must be "system", "user", "assistant" or "tool"');
   }
 }
 
-const readText = (value: string): TextPart[] =>
-  value === '' ? [] : [{ type: 'text', text: value }];
+const readText = (value: string): TextPart[] => (value === '' ? [] : [{ type: 'text', text: value }]);
 
 /** A message has text, if only an empty one. */
 const withText = (content: string, rest: readonly Part[]): Part[] =>

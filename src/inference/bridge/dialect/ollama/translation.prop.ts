@@ -1,15 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import {
-  type ScriptedAnswer,
-  streamedAnswer,
-  wholeAnswer,
-} from '../../../../../test/support/completions.ts';
-import {
-  answerOptions,
-  object,
-  words,
-} from '../../../../../test/support/conversation-arbitraries.ts';
+import { type ScriptedAnswer, streamedAnswer, wholeAnswer } from '../../../../../test/support/completions.ts';
+import { answerOptions, object, words } from '../../../../../test/support/conversation-arbitraries.ts';
 import { BridgeError } from '../../errors.ts';
 import type { JsonObject } from '../../json-body.ts';
 import type { AnswerOptions } from '../dialect.ts';
@@ -40,10 +32,7 @@ const answer: fc.Arbitrary<ScriptedAnswer> = fc
     },
     { requiredKeys: [] },
   )
-  .map(({ calls = [], ...more }) => ({
-    ...more,
-    calls: more.finish === 'length' ? [...calls, CUT] : calls,
-  }));
+  .map(({ calls = [], ...more }) => ({ ...more, calls: more.finish === 'length' ? [...calls, CUT] : calls }));
 
 const options = (stream: boolean, name = 'chat', reasoning = true): AnswerOptions =>
   answerOptions(stream, { name, context: { stop: [], reasoning } });
@@ -53,11 +42,7 @@ interface Line {
   readonly done_reason?: string;
   readonly response?: string;
   readonly thinking?: string;
-  readonly message?: {
-    readonly content: string;
-    readonly thinking?: string;
-    readonly tool_calls?: readonly unknown[];
-  };
+  readonly message?: { readonly content: string; readonly thinking?: string; readonly tool_calls?: readonly unknown[] };
   readonly prompt_eval_count?: number;
   readonly eval_count?: number;
 }
@@ -88,23 +73,16 @@ const write = (events: readonly AnswerEvent[], how: AnswerOptions): string => {
 describe('Ollama answers', () => {
   it('a stream, put together as clients do it, is the plain answer', () => {
     fc.assert(
-      fc.property(
-        answer,
-        fc.constantFrom('chat', 'generate'),
-        fc.boolean(),
-        (scripted, name, reasoning) => {
-          const context = { stop: [], reasoning };
-          const reader = new OpenaiAnswerReader(context, 'x');
-          const streamed = streamedAnswer(scripted, 4).flatMap((data) => reader.readEvent(data));
-          const whole = new OpenaiAnswerReader(context, 'x').readDocument(
-            JSON.stringify(wholeAnswer(scripted)),
-          );
-          const stream = write(streamed, options(true, name, reasoning));
-          const plain = write(whole, options(false, name, reasoning));
-          expect(joined(stream)).toEqual(joined(`${plain}\n`));
-          expect(plain.includes('"thinking":')).toBe(reasoning && scripted.reasoning !== undefined);
-        },
-      ),
+      fc.property(answer, fc.constantFrom('chat', 'generate'), fc.boolean(), (scripted, name, reasoning) => {
+        const context = { stop: [], reasoning };
+        const reader = new OpenaiAnswerReader(context, 'x');
+        const streamed = streamedAnswer(scripted, 4).flatMap((data) => reader.readEvent(data));
+        const whole = new OpenaiAnswerReader(context, 'x').readDocument(JSON.stringify(wholeAnswer(scripted)));
+        const stream = write(streamed, options(true, name, reasoning));
+        const plain = write(whole, options(false, name, reasoning));
+        expect(joined(stream)).toEqual(joined(`${plain}\n`));
+        expect(plain.includes('"thinking":')).toBe(reasoning && scripted.reasoning !== undefined);
+      }),
     );
   });
 
@@ -280,11 +258,7 @@ describe('OpenaiVectorReader', () => {
         (inputs, space, size) => {
           const data = inputs.map(([embedding, text], index) => ({ index, note: text, embedding }));
           const body = JSON.stringify({ data, usage: { prompt_tokens: 5 } }, undefined, space);
-          const reader = new OpenaiVectorReader({
-            stop: [],
-            reasoning: false,
-            vectors: inputs.length,
-          });
+          const reader = new OpenaiVectorReader({ stop: [], reasoning: false, vectors: inputs.length });
           const bytes = Buffer.from(body);
           const events: AnswerEvent[] = [];
           for (let i = 0; i < bytes.length; i += size) {
@@ -293,27 +267,14 @@ describe('OpenaiVectorReader', () => {
           events.push(...reader.end());
           expect(events.map(({ type }) => type).join(' ')).toMatch(/^start( vectors)+ usage stop$/);
           const text = events.map((event) => (event.type === 'vectors' ? event.text : '')).join('');
-          expect(JSON.parse(`[${text}]`)).toEqual(
-            inputs.map(([embedding]) => JSON.parse(JSON.stringify(embedding))),
-          );
+          expect(JSON.parse(`[${text}]`)).toEqual(inputs.map(([embedding]) => JSON.parse(JSON.stringify(embedding))));
         },
       ),
     );
   });
 
   it('gives events or a BridgeError for whatever an upstream sends', () => {
-    const part = fc.constantFrom(
-      '{',
-      '}',
-      '[',
-      ']',
-      '"embedding":',
-      '"data":',
-      '[1]',
-      '0',
-      ',',
-      '"a"',
-    );
+    const part = fc.constantFrom('{', '}', '[', ']', '"embedding":', '"data":', '[1]', '0', ',', '"a"');
     fc.assert(
       fc.property(fc.array(part, { maxLength: 12 }), fc.nat(2), (parts, vectors) => {
         const reader = new OpenaiVectorReader({ stop: [], reasoning: false, vectors });

@@ -6,8 +6,7 @@ import type { AnswerEvent, AnswerUsage } from '../model.ts';
 
 const NS_PER_MS = 1e6;
 
-export const createdAt = ({ clock }: Pick<AnswerOptions, 'clock'>): string =>
-  new Date(clock.wall()).toISOString();
+export const createdAt = ({ clock }: Pick<AnswerOptions, 'clock'>): string => new Date(clock.wall()).toISOString();
 
 interface Said {
   readonly content?: string;

@@ -31,18 +31,12 @@ const ROUTES = Object.keys(PATHS) as RouteName[];
 function inspect(body: Body, allowFields: readonly string[] = [], name: RouteName = 'chat') {
   const route = openaiDialect.route('POST', `/v1/${PATHS[name]}`);
   if (!route.ok || route.value.kind !== 'inference') throw new Error(name);
-  return openaiDialect.inspect(
-    route.value.operation,
-    { ...REQUIRED[name], ...body },
-    { allowFields },
-  );
+  return openaiDialect.inspect(route.value.operation, { ...REQUIRED[name], ...body }, { allowFields });
 }
 
 const message = (more: Body): Body => ({ messages: [{ role: 'user', content: 'x', ...more }] });
 const part = (more: Body): Body => message({ content: [{ type: 'text', text: 'x', ...more }] });
-const tool = (more: Body): Body => ({
-  tools: [{ type: 'function', function: { name: 'f' }, ...more }],
-});
+const tool = (more: Body): Body => ({ tools: [{ type: 'function', function: { name: 'f' }, ...more }] });
 
 /** Each object that a request may contain, with the body around it. */
 function* objectsOf(
@@ -98,10 +92,7 @@ describe('inspect: fields', () => {
         parallel_tool_calls: false,
         tool_choice: { type: 'function', function: { name: 'f' } },
         tools: [
-          {
-            type: 'function',
-            function: { name: 'f', description: 'd', parameters: { TYPE: 'object' }, strict: true },
-          },
+          { type: 'function', function: { name: 'f', description: 'd', parameters: { TYPE: 'object' }, strict: true } },
         ],
         messages: [
           { role: 'system', content: 's' },
@@ -157,14 +148,8 @@ describe('inspect: fields', () => {
     ],
     ['no storage', { store: false }],
     ['the usual service tier', { service_tier: 'auto' }],
-    [
-      'a custom tool',
-      { tools: [{ type: 'custom', custom: { name: 'c', format: { type: 'text' } } }] },
-    ],
-    [
-      'nulls, as some clients send for unset options',
-      { tools: null, user: null, service_tier: null },
-    ],
+    ['a custom tool', { tools: [{ type: 'custom', custom: { name: 'c', format: { type: 'text' } } }] }],
+    ['nulls, as some clients send for unset options', { tools: null, user: null, service_tier: null }],
   ];
   it.each(passing)('accepts %s', (_, body) => {
     expect(inspect(body)).toMatchObject({ ok: true });
@@ -176,12 +161,7 @@ describe('inspect: fields', () => {
     ['a prototype', JSON.parse('{"__proto__":1}') as Body, 'field_refused', '__proto__'],
     ['a search', { enable_search: true }, 'provider_tool_refused', 'enable_search'],
     ['search options', { web_search_options: {} }, 'provider_tool_refused', 'web_search_options'],
-    [
-      'a tool of the server',
-      { tools: [{ type: 'web_search' }] },
-      'provider_tool_refused',
-      'tools.type',
-    ],
+    ['a tool of the server', { tools: [{ type: 'web_search' }] }, 'provider_tool_refused', 'tools.type'],
     [
       'a tool of the server beside another',
       { tools: [{ type: 'function' }, { type: 'mcp' }] },
@@ -192,12 +172,7 @@ describe('inspect: fields', () => {
     ['a folded type', tool({ TYPE: 'web_search' }), 'invalid_value', 'tools.TYPE'],
     ['tools of a message', message({ tools: [] }), 'field_refused', 'messages.tools'],
     ['tensors', { prompt_embeds: 'x' }, 'field_refused', 'prompt_embeds'],
-    [
-      'tensors in a message',
-      part({ image_embeds: 'x' }),
-      'field_refused',
-      'messages.content.image_embeds',
-    ],
+    ['tensors in a message', part({ image_embeds: 'x' }), 'field_refused', 'messages.content.image_embeds'],
     ['a template', { chat_template: '{{ 1 }}' }, 'field_refused', 'chat_template'],
     [
       'a template in its arguments',
@@ -258,9 +233,7 @@ describe('inspect: fields', () => {
         ];
         for (const spelling of new Set(spellings)) {
           if (Object.hasOwn(fields, spelling)) continue;
-          expect(inspect(wrap({ [spelling]: null }), [], name), spelling).toMatchObject({
-            ok: false,
-          });
+          expect(inspect(wrap({ [spelling]: null }), [], name), spelling).toMatchObject({ ok: false });
         }
       }
     },
@@ -273,13 +246,10 @@ describe('inspect: fields', () => {
       const folded = Object.keys(fields).map((key) => foldKey(key).replaceAll(/[_-]/g, ''));
       expect(new Set(folded).size).toBe(folded.length);
       for (const hazard of OPENAI_HAZARDS.keys()) {
-        const restricted =
-          typeof fields[hazard] === 'object' && 'only' in (fields[hazard] as Shape);
+        const restricted = typeof fields[hazard] === 'object' && 'only' in (fields[hazard] as Shape);
         const isOther = path !== '' && Object.hasOwn(fields, hazard);
         if (restricted || isOther || hazard.includes('.')) continue;
-        expect(inspect(wrap({ [hazard]: null }), [], name), path + hazard).toMatchObject({
-          ok: false,
-        });
+        expect(inspect(wrap({ [hazard]: null }), [], name), path + hazard).toMatchObject({ ok: false });
       }
     },
   );

@@ -3,15 +3,7 @@
  * of vLLM, SGLang, llama.cpp, Ollama, OpenRouter, DeepSeek, Mistral and DashScope that only change sampling, format
  * or reasoning of the request itself. docs/bridge.md explains them; a test compares.
  */
-import {
-  type Fields,
-  type Hazards,
-  hazards,
-  LABEL,
-  labels,
-  object,
-  type Shape,
-} from '../../fields.ts';
+import { type Fields, type Hazards, hazards, LABEL, labels, object, type Shape } from '../../fields.ts';
 
 const PROSE: Shape = { strings: 'prose' };
 const MEDIA: Shape = { strings: 'media' };
@@ -20,10 +12,7 @@ const BASE64: Shape = { strings: 'base64' };
 const CACHE_MARK = object(labels('type mode ttl'));
 
 /** Media in its own object, or as a string. */
-const media = object(
-  { url: MEDIA, ...labels('detail max_dynamic_patch min_dynamic_patch') },
-  'media',
-);
+const media = object({ url: MEDIA, ...labels('detail max_dynamic_patch min_dynamic_patch') }, 'media');
 
 const CONTENT_PART: Fields = {
   ...labels('type signature'),
@@ -56,12 +45,7 @@ const MESSAGE: Fields = {
   reasoning: PROSE,
   reasoning_content: PROSE,
   thinking: PROSE,
-  reasoning_details: object({
-    ...labels('type id format index signature'),
-    text: PROSE,
-    summary: PROSE,
-    data: BASE64,
-  }),
+  reasoning_details: object({ ...labels('type id format index signature'), text: PROSE, summary: PROSE, data: BASE64 }),
   thinking_blocks: object({ ...labels('type signature'), thinking: PROSE, data: BASE64 }),
   tool_calls: object(TOOL_CALL),
   function_call: object({ name: LABEL, arguments: 'open' }),
@@ -82,10 +66,7 @@ const FUNCTION: Fields = {
   cache_control: CACHE_MARK,
 };
 
-const CUSTOM_FORMAT = object({
-  ...labels('type syntax definition'),
-  grammar: object(labels('definition syntax')),
-});
+const CUSTOM_FORMAT = object({ ...labels('type syntax definition'), grammar: object(labels('definition syntax')) });
 
 const TOOL = object({
   // The model server would run any other tool itself, with the host's network.
@@ -96,11 +77,7 @@ const TOOL = object({
   cache_control: CACHE_MARK,
 });
 
-const NAMED_TOOL: Fields = {
-  ...labels('type name'),
-  function: object(labels('name')),
-  custom: object(labels('name')),
-};
+const NAMED_TOOL: Fields = { ...labels('type name'), function: object(labels('name')), custom: object(labels('name')) };
 
 const RESPONSE_FORMAT = object({
   ...labels('type pattern grammar'),
@@ -165,13 +142,7 @@ const CHAT: Fields = {
   service_tier: { strings: 'label', only: ['auto', 'default', 'flex'] },
   store: { only: [false] },
   tools: TOOL,
-  tool_choice: object(
-    {
-      ...NAMED_TOOL,
-      allowed_tools: object({ mode: LABEL, tools: object(NAMED_TOOL) }),
-    },
-    'label',
-  ),
+  tool_choice: object({ ...NAMED_TOOL, allowed_tools: object({ mode: LABEL, tools: object(NAMED_TOOL) }) }, 'label'),
   functions: object(FUNCTION),
   function_call: object(labels('name'), 'label'),
   // Reasoning: OpenRouter, Ollama, SGLang; Anthropic, DeepSeek, GLM, Kimi; DashScope; vLLM; llama.cpp, Groq
@@ -183,9 +154,7 @@ const CHAT: Fields = {
   ),
   // A template's switches; the template itself stays the server's.
   chat_template_kwargs: object(
-    labels(
-      'enable_thinking thinking thinking_budget reasoning_effort preserve_thinking clear_thinking add_vision_id',
-    ),
+    labels('enable_thinking thinking thinking_budget reasoning_effort preserve_thinking clear_thinking add_vision_id'),
   ),
   ...labels('add_generation_prompt continue_final_message'),
   documents: object({ ...labels('id title'), text: PROSE, content: PROSE }),
@@ -233,10 +202,7 @@ const SPEECH: Fields = {
 const TRANSLATION: Fields = {
   ...labels('file model language to_language temperature seed max_completion_tokens stream'),
   // OpenAI's API takes it for an answer that tells speakers apart.
-  response_format: {
-    strings: 'label',
-    only: ['json', 'text', 'srt', 'verbose_json', 'vtt', 'diarized_json'],
-  },
+  response_format: { strings: 'label', only: ['json', 'text', 'srt', 'verbose_json', 'vtt', 'diarized_json'] },
   prompt: PROSE,
   hotwords: PROSE,
   ...labels('stream_include_usage vad_filter'),

@@ -5,8 +5,7 @@ const METADATA = 'http://169.254.169.254/latest/meta-data/';
 const PICTURE = 'data:image/png;base64,AAAA';
 /** Checks the body of a route: the first that takes one of its members. */
 function inspect(body: Record<string, unknown>, allowFields: readonly string[] = []) {
-  const name =
-    'input' in body ? 'embeddings' : 'prompt' in body ? 'completions' : 'chat/completions';
+  const name = 'input' in body ? 'embeddings' : 'prompt' in body ? 'completions' : 'chat/completions';
   const route = openaiDialect.route('POST', `/v1/${name}`);
   if (!route.ok || route.value.kind !== 'inference') throw new Error(name);
   const whole = name === 'chat/completions' ? { messages: [], ...body } : body;
@@ -30,10 +29,7 @@ describe('inspect: remote media, which the model server would fetch for the gues
     ['a long s', message({ type: 'x', imageſ: [METADATA] })],
     ['audio', { messages: [{ role: 'assistant', audio: { id: 'x', data: METADATA } }] }],
     ['a predicted output', { prediction: { type: 'content', content: [{ image_url: METADATA }] } }],
-    [
-      'a tool call',
-      { messages: [{ role: 'assistant', tool_calls: [{ extra_content: { a: METADATA } }] }] },
-    ],
+    ['a tool call', { messages: [{ role: 'assistant', tool_calls: [{ extra_content: { a: METADATA } }] }] }],
     ['a scheme in capitals', message({ type: 'image_url', image_url: { url: 'HTTP://a/' } })],
     ['leading space', message({ type: 'image_url', image_url: { url: ` ${METADATA}` } })],
     ['an unknown part', message({ type: 'hologram', hologram: METADATA })],
@@ -57,22 +53,12 @@ describe('inspect: remote media, which the model server would fetch for the gues
     ['URLs in prompts', { prompt: [METADATA] }],
     ['URLs in embeddings input', { input: METADATA }],
     ['URLs in tool schemas', { tools: [{ function: { parameters: { url: METADATA } } }] }],
-    [
-      'URLs in response schemas',
-      { response_format: { json_schema: { schema: { $id: METADATA } } } },
-    ],
+    ['URLs in response schemas', { response_format: { json_schema: { schema: { $id: METADATA } } } }],
     [
       'tool calls sent back',
-      {
-        messages: [
-          { role: 'assistant', tool_calls: [{ function: { name: 'f', arguments: '{}' } }] },
-        ],
-      },
+      { messages: [{ role: 'assistant', tool_calls: [{ function: { name: 'f', arguments: '{}' } }] }] },
     ],
-    [
-      'citations sent back',
-      { messages: [{ role: 'assistant', content: '', annotations: [{ url: METADATA }] }] },
-    ],
+    ['citations sent back', { messages: [{ role: 'assistant', content: '', annotations: [{ url: METADATA }] }] }],
     ['JPEG in base64', message({ type: 'input_audio', input_audio: { data: '/9j/4AAQ' } })],
     ['a user label', { user: METADATA }],
   ];

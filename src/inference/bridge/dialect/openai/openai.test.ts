@@ -14,17 +14,11 @@ describe('route', () => {
     ['POST', '/rerank', 'rerank'],
     ['POST', '/v2/rerank', 'rerank'],
   ])('%s %s is %s', (method, url, name) => {
-    expect(dialect.route(method, url)).toMatchObject({
-      ok: true,
-      value: { kind: 'inference', operation: { name } },
-    });
+    expect(dialect.route(method, url)).toMatchObject({ ok: true, value: { kind: 'inference', operation: { name } } });
   });
   it('reads model names with slashes', () => {
     for (const url of ['/v1/models/org/name', '/v1/models/org%2Fname']) {
-      expect(dialect.route('GET', url)).toEqual({
-        ok: true,
-        value: { kind: 'model', id: 'org/name' },
-      });
+      expect(dialect.route('GET', url)).toEqual({ ok: true, value: { kind: 'model', id: 'org/name' } });
     }
     expect(dialect.route('GET', '/models')).toEqual({ ok: true, value: { kind: 'models' } });
   });
@@ -83,9 +77,10 @@ describe('inspect', () => {
     expect(usage({ stream: true })).toEqual([true, edits]);
     expect(usage({ stream: true, stream_options: null })).toEqual([true, edits]);
     expect(usage({ stream: true, stream_options: { include_usage: true } })).toEqual([false, {}]);
-    expect(
-      usage({ stream: true, stream_options: { include_usage: false, include_obfuscation: true } }),
-    ).toEqual([true, { stream_options: { include_usage: true, include_obfuscation: true } }]);
+    expect(usage({ stream: true, stream_options: { include_usage: false, include_obfuscation: true } })).toEqual([
+      true,
+      { stream_options: { include_usage: true, include_obfuscation: true } },
+    ]);
   });
   it('accepts token ids and base64 for embeddings, as the SDKs send them', () => {
     const body = { input: [[1, 2], [3]], encoding_format: 'base64' };

@@ -33,26 +33,11 @@ export const openaiDialect: Dialect = {
 
 type OpenaiOperation = Operation & { readonly name: keyof typeof OPENAI_FIELDS };
 
-const RERANK: OpenaiOperation = {
-  name: 'rerank',
-  upstreamPath: '/rerank',
-  required: ['documents'],
-  generates: false,
-};
+const RERANK: OpenaiOperation = { name: 'rerank', upstreamPath: '/rerank', required: ['documents'], generates: false };
 
 const OPERATIONS: Readonly<Record<string, OpenaiOperation>> = {
-  '/chat/completions': {
-    name: 'chat',
-    upstreamPath: '/chat/completions',
-    required: ['messages'],
-    generates: true,
-  },
-  '/completions': {
-    name: 'completions',
-    upstreamPath: '/completions',
-    required: ['prompt'],
-    generates: true,
-  },
+  '/chat/completions': { name: 'chat', upstreamPath: '/chat/completions', required: ['messages'], generates: true },
+  '/completions': { name: 'completions', upstreamPath: '/completions', required: ['prompt'], generates: true },
   '/embeddings': {
     name: 'embeddings',
     upstreamPath: '/embeddings',
@@ -100,11 +85,7 @@ function route(method: string, url: string): Checked<Route> {
   return wrongMethod(method, 'POST');
 }
 
-function inspect(
-  operation: Operation,
-  body: JsonObject,
-  policy: BridgePolicy,
-): Checked<Inspection> {
+function inspect(operation: Operation, body: JsonObject, policy: BridgePolicy): Checked<Inspection> {
   const allowed = new Set(policy.allowFields);
   const fields = OPENAI_FIELDS[operation.name as OpenaiOperation['name']];
   const prompt = checkFields(body, fields, { hazards: OPENAI_HAZARDS, allowed });
@@ -131,26 +112,17 @@ function inspect(
   });
 }
 
-function readForeign(
-  { name }: Operation,
-  body: JsonObject,
-): ReturnType<ForeignTranslation['read']> {
+function readForeign({ name }: Operation, body: JsonObject): ReturnType<ForeignTranslation['read']> {
   if (name !== 'chat') return undefined;
   const read = readChatRequest(body);
   if (!read.ok) return read;
   const { stream_options: options } = body;
   const usageChunk = isJsonObject(options) && options['include_usage'] === true;
   const conversation = read.value;
-  return accepted({
-    conversation,
-    answer: { stop: conversation.stop, reasoning: true, usageChunk },
-  });
+  return accepted({ conversation, answer: { stop: conversation.stop, reasoning: true, usageChunk } });
 }
 
-function boundFields(
-  body: JsonObject,
-  allowed: AllowedFields,
-): Checked<Readonly<Record<string, string>>> {
+function boundFields(body: JsonObject, allowed: AllowedFields): Checked<Readonly<Record<string, string>>> {
   const bound: Record<string, string> = {};
   for (const name of BOUND_FIELDS) {
     const value = body[name];
@@ -162,11 +134,7 @@ function boundFields(
 }
 
 /** Requests the usage of a stream from the upstream, even if the client did not. */
-function usageEdits(
-  operation: Operation,
-  stream: boolean,
-  options: unknown,
-): Pick<Inspection, 'hideUsage' | 'edits'> {
+function usageEdits(operation: Operation, stream: boolean, options: unknown): Pick<Inspection, 'hideUsage' | 'edits'> {
   const given = options ?? {};
   // The upstream refuses options of another shape.
   if (!stream || !operation.generates || !isJsonObject(given)) {

@@ -10,9 +10,7 @@ const ID = 'beef';
 function read(deltas: readonly unknown[], end: object = { finish_reason: 'stop' }): AnswerEvent[] {
   const reader = new OpenaiAnswerReader(CONTEXT, ID);
   const chunks = [...deltas.map((delta) => ({ delta })), { delta: {}, ...end }];
-  const events = chunks.flatMap((choice) =>
-    reader.readEvent(JSON.stringify({ choices: [{ index: 0, ...choice }] })),
-  );
+  const events = chunks.flatMap((choice) => reader.readEvent(JSON.stringify({ choices: [{ index: 0, ...choice }] })));
   return [...events, ...reader.end()];
 }
 const calls = (...tool_calls: unknown[]) => ({ tool_calls });
@@ -53,10 +51,7 @@ describe('OpenaiAnswerReader: tool calls', () => {
         ),
       ],
     ],
-    [
-      'with the id and name in each',
-      [call(0, 'a', 'f', '{"x'), call(0, 'a', 'f', '":1}'), call(1, 'b', 'g', '{}')],
-    ],
+    ['with the id and name in each', [call(0, 'a', 'f', '{"x'), call(0, 'a', 'f', '":1}'), call(1, 'b', 'g', '{}')]],
     ['with an object as arguments, and none', [call(0, 'a', 'f', { x: 1 }), call(1, 'b', 'g')]],
     ['with null as arguments', [call(0, 'a', 'f', '{"x":1}'), call(1, 'b', 'g', 'null')]],
     [
@@ -102,10 +97,7 @@ describe('OpenaiAnswerReader: tool calls', () => {
   it.each([
     ['a list', [call(0, 'a', 'f', '[1]')]],
     ['no name', [call(0, 'a', undefined, '{}')]],
-    [
-      'a part after its end',
-      [call(0, 'a', 'f', '{}'), call(1, 'b', 'g', '{}'), call(0, undefined, undefined, ' ')],
-    ],
+    ['a part after its end', [call(0, 'a', 'f', '{}'), call(1, 'b', 'g', '{}'), call(0, undefined, undefined, ' ')]],
     ['a part after a text', [call(0, 'a', 'f', '{'), { content: 'x' }]],
     ['too many', Array.from({ length: TOOL_CALLS_MAX + 1 }, (_, i) => call(i, `${i}`, 'f', '{}'))],
     ['a long name', [call(0, 'a', 'f'.repeat(1000), '{}')]],
@@ -170,17 +162,13 @@ describe('OpenaiAnswerReader: texts', () => {
 
   it('takes only counts for usage', () => {
     const reader = new OpenaiAnswerReader(CONTEXT, ID);
-    const usage = (value: unknown) =>
-      reader.readEvent(JSON.stringify({ choices: [], usage: value }));
+    const usage = (value: unknown) => reader.readEvent(JSON.stringify({ choices: [], usage: value }));
     usage({ prompt_tokens: 5, completion_tokens: 6, prompt_tokens_details: { cached_tokens: 9 } });
     for (const lie of [{ prompt_tokens: -1, completion_tokens: 2 }, { prompt_tokens: 1e99 }, 7]) {
       usage(lie);
     }
     reader.readEvent(JSON.stringify({ choices: [{ delta: {}, finish_reason: 'stop' }] }));
-    expect(reader.end()[0]).toEqual({
-      type: 'usage',
-      usage: { inputTokens: 5, outputTokens: 6, cachedTokens: 5 },
-    });
+    expect(reader.end()[0]).toEqual({ type: 'usage', usage: { inputTokens: 5, outputTokens: 6, cachedTokens: 5 } });
   });
 
   it('an empty finish reason is none', () => {
@@ -190,9 +178,7 @@ describe('OpenaiAnswerReader: texts', () => {
 
   it('nothing follows an error', () => {
     const reader = new OpenaiAnswerReader(CONTEXT, ID);
-    expect(reader.readEvent('{"error":{"message":"boom"}}')).toEqual([
-      { type: 'error', message: 'boom' },
-    ]);
+    expect(reader.readEvent('{"error":{"message":"boom"}}')).toEqual([{ type: 'error', message: 'boom' }]);
     expect(reader.readEvent('{"choices":[{"delta":{"content":"x"}}]}')).toEqual([]);
     expect(reader.end()).toEqual([]);
   });

@@ -35,14 +35,7 @@ describe('readChatRequest: refusals by the name of the field', () => {
   });
 
   it.each([
-    {
-      n: 1,
-      logprobs: false,
-      seed: 1,
-      logit_bias: {},
-      prediction: {},
-      guided_whitespace_pattern: '',
-    },
+    { n: 1, logprobs: false, seed: 1, logit_bias: {}, prediction: {}, guided_whitespace_pattern: '' },
     { n: null, stop: null, tools: null, tool_choice: null, response_format: { type: 'text' } },
   ])('none for what changes nothing, or is a hint: %j', (more) => {
     expect(readChatRequest(ask(more))).toMatchObject({ ok: true });

@@ -4,15 +4,7 @@
  */
 import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
 import type { Checked } from '../../refusal.ts';
-import type {
-  ConversationRequest,
-  ImagePart,
-  Message,
-  Part,
-  TextPart,
-  Tool,
-  ToolChoice,
-} from '../model.ts';
+import type { ConversationRequest, ImagePart, Message, Part, TextPart, Tool, ToolChoice } from '../model.ts';
 import {
   asUserText,
   base64,
@@ -40,17 +32,12 @@ export function readChatRequest(body: JsonObject): Checked<ConversationRequest> 
 
 function read(body: JsonObject): ConversationRequest {
   refuseWhatIsMissing(body);
-  const given = list(body['messages'], 'messages').map((message, i) =>
-    object(message, `messages.${i}`),
-  );
+  const given = list(body['messages'], 'messages').map((message, i) => object(message, `messages.${i}`));
   const start = given.findIndex((message) => !isInstruction(message));
   const first = start < 0 ? given.length : start;
   const system = given.slice(0, first).map(({ content }, i) => textOf(content, `messages.${i}`));
-  const messages = given
-    .slice(first)
-    .map((message, i) => readMessage(message, `messages.${first + i}`));
-  if (messages.length === 0)
-    throw new Fault('messages', 'at least one message of a user is required');
+  const messages = given.slice(first).map((message, i) => readMessage(message, `messages.${first + i}`));
+  if (messages.length === 0) throw new Fault('messages', 'at least one message of a user is required');
   const limit = body['max_completion_tokens'] ?? body['max_tokens'] ?? body['n_predict'];
   return {
     model: optionalText(body['model'], 'model'),
@@ -86,18 +73,13 @@ function refuseWhatIsMissing(body: JsonObject): void {
     if (isGiven(body[name]) && !harmless.includes(body[name])) throw missing(name);
   }
   for (const name of Object.keys(body)) {
-    const isGrammar =
-      /^guided_(?!whitespace)|^(?:structured_outputs|regex|ebnf|grammar|json_schema)$/.test(name);
+    const isGrammar = /^guided_(?!whitespace)|^(?:structured_outputs|regex|ebnf|grammar|json_schema)$/.test(name);
     if (isGrammar && isGiven(body[name])) throw missing(name);
   }
 }
 
 const missing = (path: string): Fault =>
-  new Fault(
-    path,
-    "the model is served by Anthropic's API, which has no such field",
-    'field_refused',
-  );
+  new Fault(path, "the model is served by Anthropic's API, which has no such field", 'field_refused');
 
 const isInstruction = ({ role }: JsonObject): boolean => role === 'system' || role === 'developer';
 
@@ -112,8 +94,7 @@ function readMessage(message: JsonObject, path: string): Message {
     const parts = readContent(content, `${path}.content`);
     return { role: 'user', parts: [{ type: 'tool-result', id, isError: false, content: parts }] };
   }
-  if (role !== 'assistant')
-    throw new Fault(`${path}.role`, `the role ${shown(role)} is refused here`);
+  if (role !== 'assistant') throw new Fault(`${path}.role`, `the role ${shown(role)} is refused here`);
   return { role, parts: readAssistant(message, path) };
 }
 
@@ -125,9 +106,7 @@ function readAssistant(message: JsonObject, path: string): readonly Part[] {
     ...said.map((one): Part => ({ type: 'reasoning', text: one })),
     ...(isGiven(content) ? readContent(content, `${path}.content`) : []),
     ...(typeof refusal === 'string' ? [{ type: 'text', text: refusal } as const] : []),
-    ...optionalList(calls, `${path}.tool_calls`).map((call, i) =>
-      readCall(call, `${path}.tool_calls.${i}`),
-    ),
+    ...optionalList(calls, `${path}.tool_calls`).map((call, i) => readCall(call, `${path}.tool_calls.${i}`)),
   ];
 }
 
@@ -137,12 +116,7 @@ function readCall(value: unknown, path: string): Part {
   const written = optionalText(json, `${path}.function.arguments`) ?? '';
   const input = written.trim() === '' ? {} : parseObject(written);
   if (input === undefined) throw new Fault(`${path}.function.arguments`, 'is no JSON object');
-  return {
-    type: 'tool-call',
-    id: text(id, `${path}.id`),
-    name: text(name, `${path}.function.name`),
-    input,
-  };
+  return { type: 'tool-call', id: text(id, `${path}.id`), name: text(name, `${path}.function.name`), input };
 }
 
 function readContent(content: unknown, path: string): readonly (TextPart | ImagePart)[] {
@@ -165,9 +139,7 @@ function readPart(value: unknown, path: string): TextPart | ImagePart {
 function readImage(url: unknown, path: string): ImagePart {
   const all = text(url, `${path}.image_url`);
   const comma = all.indexOf(',');
-  const head = /^data:([a-z]+\/[a-z0-9.+-]+)(?:;[a-z]+=[^;,]*)*;base64$/i.exec(
-    all.slice(0, Math.min(comma, 200)),
-  );
+  const head = /^data:([a-z]+\/[a-z0-9.+-]+)(?:;[a-z]+=[^;,]*)*;base64$/i.exec(all.slice(0, Math.min(comma, 200)));
   const mediaType = head?.[1]?.toLowerCase();
   if (!IMAGE_TYPES.has(mediaType)) {
     throw new Fault(`${path}.image_url`, `must be base64 of one of ${[...IMAGE_TYPES].join(', ')}`);
@@ -205,10 +177,7 @@ function readChoice(value: unknown): ToolChoice | undefined {
   if (value === 'required') return { type: 'any' };
   const { type, function: fn } = object(value, 'tool_choice');
   if (type !== 'function') throw missing('tool_choice.type');
-  return {
-    type: 'tool',
-    name: text(object(fn, 'tool_choice.function')['name'], 'tool_choice.function.name'),
-  };
+  return { type: 'tool', name: text(object(fn, 'tool_choice.function')['name'], 'tool_choice.function.name') };
 }
 
 function readFormat(value: unknown): JsonObject | 'json' | undefined {

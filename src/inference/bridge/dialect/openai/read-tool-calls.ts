@@ -54,18 +54,13 @@ export class ToolCallReader {
     const id = textOf(delta['id'], ID_CHARACTERS_MAX);
     const name = textOf(fn['name'], NAME_CHARACTERS_MAX);
     const call =
-      this.#open !== undefined && !isNext(this.#open, { index, id, name })
-        ? this.#open
-        : this.#begin(index, id, name);
+      this.#open !== undefined && !isNext(this.#open, { index, id, name }) ? this.#open : this.#begin(index, id, name);
     if (call === undefined) return;
     call.id ??= id;
     call.name ??= name;
     const { arguments: text } = fn;
     // Some servers send the object itself.
-    this.#add(
-      call,
-      isJsonObject(text) ? JSON.stringify(text) : typeof text === 'string' ? text : '',
-    );
+    this.#add(call, isJsonObject(text) ? JSON.stringify(text) : typeof text === 'string' ? text : '');
     this.#send(call);
   }
 
@@ -87,11 +82,7 @@ export class ToolCallReader {
     this.#emit({ type: 'tool-end' });
   }
 
-  #begin(
-    index: number | undefined,
-    id: string | undefined,
-    name: string | undefined,
-  ): OpenCall | undefined {
+  #begin(index: number | undefined, id: string | undefined, name: string | undefined): OpenCall | undefined {
     if (index !== undefined && this.#indexes.has(index) && name === undefined) {
       throw broken('parts of a tool call came after its end');
     }
@@ -99,16 +90,7 @@ export class ToolCallReader {
     this.#count += 1;
     if (this.#count > TOOL_CALLS_MAX) throw broken('there are too many tool calls');
     if (index !== undefined) this.#indexes.add(index);
-    this.#open = {
-      index,
-      id,
-      name,
-      pieces: [],
-      length: 0,
-      held: '',
-      started: false,
-      isObject: false,
-    };
+    this.#open = { index, id, name, pieces: [], length: 0, held: '', started: false, isObject: false };
     return this.#open;
   }
 
@@ -158,11 +140,7 @@ export class ToolCallReader {
 /** True for the first delta of another call. */
 function isNext(
   open: OpenCall,
-  delta: {
-    readonly index: number | undefined;
-    readonly id: string | undefined;
-    readonly name: string | undefined;
-  },
+  delta: { readonly index: number | undefined; readonly id: string | undefined; readonly name: string | undefined },
 ): boolean {
   if (delta.index !== undefined && open.index !== undefined && delta.index !== open.index) {
     return true;

@@ -52,8 +52,7 @@ export class OpenaiVectorReader implements AnswerReader {
         numbers += list;
         at = end;
         if (at === text.length) break;
-        if (text[at] !== ']' || !this.#hasNumber)
-          throw broken('an embedding is no list of numbers');
+        if (text[at] !== ']' || !this.#hasNumber) throw broken('an embedding is no list of numbers');
         numbers += ']';
         at += 1;
         this.#inList = false;

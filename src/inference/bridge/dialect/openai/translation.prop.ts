@@ -50,10 +50,7 @@ describe('readChatRequest', () => {
         // Results of tools have no mark for errors here; the other reader takes it out of the text.
         const said = messages.map(({ role, parts }) => [role, parts.map(({ type }) => type)]);
         expect(said).toEqual(
-          readOpenaiMessages(body).messages.map(({ role, parts }) => [
-            role,
-            parts.map(({ type }) => type),
-          ]),
+          readOpenaiMessages(body).messages.map(({ role, parts }) => [role, parts.map(({ type }) => type)]),
         );
         const hasTools = request.tools.length > 0;
         const { messages: _, toolChoice, parallelToolCalls, ...given } = request;
@@ -70,16 +67,7 @@ describe('readChatRequest', () => {
 
   it('reads or refuses any body, and never throws', () => {
     const value = fc.oneof(fc.jsonValue({ maxDepth: 3 }), object);
-    const names = [
-      'messages',
-      'tools',
-      'tool_choice',
-      'stop',
-      'response_format',
-      'max_tokens',
-      'n',
-      'stream',
-    ];
+    const names = ['messages', 'tools', 'tool_choice', 'stop', 'response_format', 'max_tokens', 'n', 'stream'];
     const message = fc.dictionary(
       fc.constantFrom('role', 'content', 'tool_calls', 'tool_call_id'),
       fc.oneof(value, fc.constantFrom('user', 'assistant', 'tool', 'system')),
@@ -120,9 +108,7 @@ describe('ChatAnswerWriter', () => {
         events.push({ type: 'stop', reason: hasCalls ? 'tool-calls' : 'end', sequence: null });
         const context = { stop: [], reasoning: true, usageChunk: true };
         const [streamed, whole] = [true, false].map((stream) => {
-          const writer = new ChatAnswerWriter(
-            answerOptions(stream, { context, showCacheHits: cached }),
-          );
+          const writer = new ChatAnswerWriter(answerOptions(stream, { context, showCacheHits: cached }));
           const text = events.map((event) => writer.write(event)).join('');
           expect(writer.done).toBe(true);
           const reader = new OpenaiAnswerReader(context, 'x');
@@ -137,9 +123,7 @@ describe('ChatAnswerWriter', () => {
         });
         const expected = texts(events);
         const shown = { ...usage, cachedTokens: cached ? 2 : 0 };
-        const rest = expected.rest.map((one) =>
-          one.type === 'usage' ? { ...one, usage: shown } : one,
-        );
+        const rest = expected.rest.map((one) => (one.type === 'usage' ? { ...one, usage: shown } : one));
         expect(texts(streamed)).toEqual({ ...expected, rest });
         expect(texts(whole)).toEqual({ ...expected, rest });
       }),

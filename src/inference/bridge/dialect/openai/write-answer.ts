@@ -54,8 +54,7 @@ export class ChatAnswerWriter implements AnswerWriter {
     const call = this.#calls.at(-1);
     if (event.type === 'text') this.#text += event.text;
     if (event.type === 'reasoning') this.#reasoning += event.text;
-    if (event.type === 'tool-arguments' && call !== undefined)
-      call.function.arguments += event.text;
+    if (event.type === 'tool-arguments' && call !== undefined) call.function.arguments += event.text;
     if (event.type !== 'tool-start') return;
     const { id, name } = event;
     this.#calls.push({ id, type: 'function', function: { name, arguments: '' } });
@@ -82,9 +81,7 @@ export class ChatAnswerWriter implements AnswerWriter {
   #chunk(delta: object, finish: string | null = null): string {
     const choices = [{ index: 0, delta, finish_reason: finish }];
     const hasUsage = this.#options.context.usageChunk === true;
-    return sse(
-      this.#object('chat.completion.chunk', { choices, ...(hasUsage ? { usage: null } : {}) }),
-    );
+    return sse(this.#object('chat.completion.chunk', { choices, ...(hasUsage ? { usage: null } : {}) }));
   }
 
   #lastChunks(finish: string): string {
@@ -123,9 +120,7 @@ export class ChatAnswerWriter implements AnswerWriter {
       completion_tokens: completion,
       total_tokens: prompt + completion,
       prompt_tokens_details: { cached_tokens: showCacheHits ? (given?.cachedTokens ?? 0) : 0 },
-      ...(reasoning === undefined
-        ? {}
-        : { completion_tokens_details: { reasoning_tokens: reasoning } }),
+      ...(reasoning === undefined ? {} : { completion_tokens_details: { reasoning_tokens: reasoning } }),
     };
   }
 }

@@ -2,15 +2,7 @@
  * The fields of OpenAI's Responses API that a sandbox may send. Their types are checked, and what goes upstream is written
  * anew, by `read-request.ts`. docs/bridge.md explains them; a test compares.
  */
-import {
-  type Fields,
-  type Hazards,
-  hazards,
-  LABEL,
-  labels,
-  object,
-  type Shape,
-} from '../../fields.ts';
+import { type Fields, type Hazards, hazards, LABEL, labels, object, type Shape } from '../../fields.ts';
 
 const PROSE: Shape = { strings: 'prose' };
 const CACHE_MARK = object(labels('mode ttl'));
@@ -36,10 +28,7 @@ const ITEM: Fields = {
   input: PROSE,
   output: object(PART, 'prose'),
   caller: object(labels('type caller_id')),
-  action: object({
-    ...labels('type command timeout_ms user working_directory'),
-    env: { others: LABEL },
-  }),
+  action: object({ ...labels('type command timeout_ms user working_directory'), env: { others: LABEL } }),
   // Codex's, for OpenAI's own records.
   internal_chat_message_metadata_passthrough: 'open',
 };
@@ -124,11 +113,7 @@ export const RESPONSES_HAZARDS: Hazards = new Map([
     'file_url',
   ),
   ...hazards('file_reference_refused', OWN_STATE, 'file_id conversation prompt'),
-  ...hazards(
-    'field_refused',
-    'model servers read no documents; send their text as input_text',
-    'file_data filename',
-  ),
+  ...hazards('field_refused', 'model servers read no documents; send their text as input_text', 'file_data filename'),
   ...hazards(
     'field_refused',
     'an answer lives as long as its request; keep the connection open, or stream',

@@ -8,10 +8,7 @@ const LIMIT_MAX = 100;
 const SHOWN_CHARACTERS_MAX = 100;
 
 /** What a request refers to. */
-export function findKept(
-  { previous, items: wanted }: KeptNeeds,
-  kept: KeptAnswers,
-): Checked<KeptContext> {
+export function findKept({ previous, items: wanted }: KeptNeeds, kept: KeptAnswers): Checked<KeptContext> {
   const earlier = previous === undefined ? [] : kept.conversation(previous);
   if (earlier === undefined) {
     const message = `Previous response with id ${quoted(previous)} not found. ${WHY}`;
@@ -28,10 +25,7 @@ export function findKept(
     items.push([id, item.json]);
   }
   const conversation = earlier.map(({ json }) => json);
-  const characters = [...conversation, ...items.map(([, json]) => json)].reduce(
-    (sum, json) => sum + json.length,
-    0,
-  );
+  const characters = [...conversation, ...items.map(([, json]) => json)].reduce((sum, json) => sum + json.length, 0);
   return accepted({ conversation, items, characters });
 }
 

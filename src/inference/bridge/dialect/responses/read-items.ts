@@ -203,11 +203,6 @@ function result(id: unknown, idPath: string, output: unknown, path: string): Mes
       return readPart(object(one, at), at);
     });
   };
-  const part: Part = {
-    type: 'tool-result',
-    id: text(id, idPath),
-    isError: false,
-    content: content(),
-  };
+  const part: Part = { type: 'tool-result', id: text(id, idPath), isError: false, content: content() };
   return { role: 'user', parts: [part] };
 }

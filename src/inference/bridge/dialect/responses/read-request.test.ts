@@ -35,11 +35,7 @@ describe('Responses: what is refused', () => {
     ['a file', user({ type: 'input_file', file_data: 'AAAA' }), 'field_refused'],
     ['a file without anything', user({ type: 'input_file' }), 'field_refused'],
     ...['web_search', 'file_search', 'mcp', 'code_interpreter', 'image_generation', 'shell'].map(
-      (type): [string, JsonObject, string] => [
-        `the tool ${type}`,
-        { tools: [{ type }] },
-        'provider_tool_refused',
-      ],
+      (type): [string, JsonObject, string] => [`the tool ${type}`, { tools: [{ type }] }, 'provider_tool_refused'],
     ),
     [
       'a hosted tool in a namespace',
@@ -63,27 +59,15 @@ describe('Responses: what is refused', () => {
       { input: [{ type: 'function_call', call_id: 'a', name: 'f', arguments: '[]' }] },
       'invalid_value',
     ],
-    [
-      'two tools of a name',
-      { tools: [1, 2].map(() => ({ type: 'function', name: 'f' })) },
-      'invalid_value',
-    ],
-    [
-      'a tool that is not offered',
-      { tool_choice: { type: 'function', name: 'f' } },
-      'invalid_value',
-    ],
+    ['two tools of a name', { tools: [1, 2].map(() => ({ type: 'function', name: 'f' })) }, 'invalid_value'],
+    ['a tool that is not offered', { tool_choice: { type: 'function', name: 'f' } }, 'invalid_value'],
     ['a model that is no name', { model: 5 }, 'invalid_value'],
   ])('%s', (_, more, code) => {
-    expect(translate(more)).toMatchObject({
-      refusal: { status: 400, code, message: expect.any(String) },
-    });
+    expect(translate(more)).toMatchObject({ refusal: { status: 400, code, message: expect.any(String) } });
   });
 
   it('the error names the place', () => {
-    const refusal = translate(
-      user({ type: 'input_text', text: 'x' }, { type: 'input_text', text: 5 }),
-    );
+    const refusal = translate(user({ type: 'input_text', text: 'x' }, { type: 'input_text', text: 5 }));
     expect(refusal).toMatchObject({ refusal: { param: 'input.0.content.1.text' } });
   });
 });
@@ -109,9 +93,7 @@ describe('Responses: what the upstream gets', () => {
   it('nothing of the records that Codex keeps in messages', () => {
     const passthrough = { turn_id: 't', create_time: 1.5, content_item_kinds: ['user.text'] };
     const item = { ...say('x'), internal_chat_message_metadata_passthrough: passthrough };
-    expect(translate({ input: [item] })).toMatchObject({
-      body: { messages: [{ role: 'user', content: 'x' }] },
-    });
+    expect(translate({ input: [item] })).toMatchObject({ body: { messages: [{ role: 'user', content: 'x' }] } });
   });
 
   it('reasoning, text, a refusal and calls as one message, and images of a result after it', () => {
@@ -119,12 +101,7 @@ describe('Responses: what the upstream gets', () => {
       say('x'),
       { type: 'reasoning', id: 'r', summary: [{ type: 'summary_text', text: 'hm' }] },
       { type: 'reasoning', id: 'r', summary: [], encrypted_content: 'only for OpenAI' },
-      {
-        type: 'message',
-        role: 'assistant',
-        phase: 'commentary',
-        content: [{ type: 'refusal', refusal: 'no' }],
-      },
+      { type: 'message', role: 'assistant', phase: 'commentary', content: [{ type: 'refusal', refusal: 'no' }] },
       { type: 'function_call', call_id: 'a', name: 'f', arguments: '{"q":1}', namespace: 'n' },
       { type: 'custom_tool_call', call_id: 'b', name: 'apply_patch', input: '*** Begin' },
       {
@@ -163,10 +140,7 @@ describe('Responses: what the upstream gets', () => {
           { role: 'tool', tool_call_id: 'a', content: '(images in the next message)' },
           { role: 'tool', tool_call_id: 'b', content: 'ok' },
           { role: 'tool', tool_call_id: 'c', content: '' },
-          {
-            role: 'user',
-            content: [{ type: 'image_url', image_url: { url: 'data:image/png;base64,AAAA' } }],
-          },
+          { role: 'user', content: [{ type: 'image_url', image_url: { url: 'data:image/png;base64,AAAA' } }] },
         ],
       },
     });
@@ -189,17 +163,8 @@ describe('Responses: what the upstream gets', () => {
     });
     if (!('body' in translated)) throw new Error('refused');
     const tools = translated.body['tools'] as { function: JsonObject }[];
-    expect(tools.map((tool) => tool.function['name'])).toEqual([
-      'f',
-      'apply_patch',
-      'local_shell',
-      'mcp__x__g',
-    ]);
-    expect(tools[0]?.function).toEqual({
-      name: 'f',
-      parameters: { type: 'object', properties: {} },
-      strict: true,
-    });
+    expect(tools.map((tool) => tool.function['name'])).toEqual(['f', 'apply_patch', 'local_shell', 'mcp__x__g']);
+    expect(tools[0]?.function).toEqual({ name: 'f', parameters: { type: 'object', properties: {} }, strict: true });
     expect(JSON.stringify(tools[1])).toContain('(lark):\\nstart: \\"x\\"');
     const forms = translated.answer.responses?.tools ?? [];
     expect(forms.map(({ type, name, namespace }) => [type, name, namespace])).toEqual([
@@ -219,9 +184,7 @@ describe('Responses: what the upstream gets', () => {
     [{ type: 'allowed_tools', mode: 'required', tools: [named] }, 'required', 1],
   ])('tool_choice %j', (choice, expected, count) => {
     const translated = translate({ tools, tool_choice: choice, parallel_tool_calls: false });
-    expect(translated).toMatchObject({
-      body: { tool_choice: expected, parallel_tool_calls: false },
-    });
+    expect(translated).toMatchObject({ body: { tool_choice: expected, parallel_tool_calls: false } });
     if ('body' in translated) expect(translated.body['tools']).toHaveLength(count);
   });
 
@@ -251,11 +214,7 @@ describe('Responses: what the upstream gets', () => {
       reasoning: { effort: 'low', summary: 'auto' },
     });
     expect(translated).toMatchObject({
-      body: {
-        model: 'm',
-        messages: [{ role: 'user', content: 'x' }],
-        reasoning_effort: 'low',
-      },
+      body: { model: 'm', messages: [{ role: 'user', content: 'x' }], reasoning_effort: 'low' },
       answer: { responses: { summary: true, encrypted: true } },
     });
     if ('body' in translated) expect(Object.keys(translated.body)).toHaveLength(3);
@@ -300,19 +259,12 @@ describe('Responses: fields', () => {
   const namesOf = (fields: Fields): string[] =>
     Object.entries(fields).flatMap(([name, shape]) => [
       name,
-      ...(isJsonObject(shape) && isJsonObject(shape['fields'])
-        ? namesOf(shape['fields'] as Fields)
-        : []),
+      ...(isJsonObject(shape) && isJsonObject(shape['fields']) ? namesOf(shape['fields'] as Fields) : []),
     ]);
   it('are all documented', () => {
     const docs = readFileSync(join(import.meta.dirname, '../../../../../docs/bridge.md'), 'utf8');
-    const section = docs.slice(
-      docs.indexOf("## OpenAI's Responses"),
-      docs.indexOf('## Prompt caches'),
-    );
-    const missing = namesOf(RESPONSES_FIELDS.responses).filter(
-      (name) => !section.includes(`\`${name}\``),
-    );
+    const section = docs.slice(docs.indexOf("## OpenAI's Responses"), docs.indexOf('## Prompt caches'));
+    const missing = namesOf(RESPONSES_FIELDS.responses).filter((name) => !section.includes(`\`${name}\``));
     expect([...new Set(missing)]).toEqual([]);
   });
 

@@ -115,16 +115,10 @@ function itemToKeep(item: JsonObject): KeepRequest['items'][number] {
   return { id: undefined, json: JSON.stringify(rest) };
 }
 
-function readReasoning(value: unknown): {
-  readonly effort: string | undefined;
-  readonly summary: boolean;
-} {
+function readReasoning(value: unknown): { readonly effort: string | undefined; readonly summary: boolean } {
   if (!isGiven(value)) return { effort: undefined, summary: false };
   const { effort, summary, generate_summary: old } = object(value, 'reasoning');
-  return {
-    effort: optionalText(effort, 'reasoning.effort'),
-    summary: isGiven(summary) || isGiven(old),
-  };
+  return { effort: optionalText(effort, 'reasoning.effort'), summary: isGiven(summary) || isGiven(old) };
 }
 
 function readFormat(value: unknown): Pick<ConversationRequest, 'format' | 'strictFormat'> {
@@ -137,10 +131,7 @@ function readFormat(value: unknown): Pick<ConversationRequest, 'format' | 'stric
     case 'json_object':
       return { format: 'json' };
     case 'json_schema':
-      return {
-        format: object(schema, 'text.format.schema'),
-        strictFormat: optionalFlag(strict, 'text.format.strict'),
-      };
+      return { format: object(schema, 'text.format.schema'), strictFormat: optionalFlag(strict, 'text.format.strict') };
     default:
       throw new Fault('text.format.type', 'must be "text", "json_object" or "json_schema"');
   }

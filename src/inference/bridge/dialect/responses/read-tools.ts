@@ -1,17 +1,7 @@
 /** Reads the tools of a request of the Responses API: each as a function, whatever its form. Pure. */
 import type { JsonObject } from '../../json-body.ts';
 import type { Tool, ToolChoice, ToolForm } from '../model.ts';
-import {
-  Fault,
-  isGiven,
-  list,
-  object,
-  optionalFlag,
-  optionalList,
-  optionalText,
-  shown,
-  text,
-} from '../read-values.ts';
+import { Fault, isGiven, list, object, optionalFlag, optionalList, optionalText, shown, text } from '../read-values.ts';
 
 /** The parameter of a function that stands for a tool that takes text. */
 export const CUSTOM_INPUT = 'input';
@@ -67,30 +57,20 @@ function readTool(value: unknown, path: string): readonly OfferedTool[] {
   );
 }
 
-function readDefinition(
-  tool: JsonObject,
-  path: string,
-  namespace: string | undefined,
-): OfferedTool {
+function readDefinition(tool: JsonObject, path: string, namespace: string | undefined): OfferedTool {
   const { type, parameters } = tool;
   const name = text(tool['name'], `${path}.name`);
   const description = optionalText(tool['description'], `${path}.description`);
   const full = upstreamName(name, namespace);
   const form = { upstreamName: full, name, ...(namespace === undefined ? {} : { namespace }) };
   if (type === 'function') {
-    const schema = isGiven(parameters)
-      ? object(parameters, `${path}.parameters`)
-      : { type: 'object', properties: {} };
+    const schema = isGiven(parameters) ? object(parameters, `${path}.parameters`) : { type: 'object', properties: {} };
     const strict = optionalFlag(tool['strict'], `${path}.strict`);
     return { tool: { name: full, description, schema, strict }, form: { ...form, type } };
   }
   if (type !== 'custom') throw refusedTool(type, `${path}.type`);
   const input = { type: 'string', description: describeFormat(tool['format'], `${path}.format`) };
-  const schema = {
-    type: 'object',
-    properties: { [CUSTOM_INPUT]: input },
-    required: [CUSTOM_INPUT],
-  };
+  const schema = { type: 'object', properties: { [CUSTOM_INPUT]: input }, required: [CUSTOM_INPUT] };
   return { tool: { name: full, description, schema, strict: undefined }, form: { ...form, type } };
 }
 
@@ -116,10 +96,7 @@ export function readChoice(value: unknown, tools: readonly OfferedTool[]): ReadC
   const choice = object(value, 'tool_choice');
   const { type } = choice;
   if (type !== 'allowed_tools') {
-    return {
-      choice: { type: 'tool', name: chosen(choice, tools, 'tool_choice').tool.name },
-      tools,
-    };
+    return { choice: { type: 'tool', name: chosen(choice, tools, 'tool_choice').tool.name }, tools };
   }
   const mode = readMode(choice['mode']);
   const left = list(choice['tools'], 'tool_choice.tools').map((one, i) =>
@@ -134,11 +111,7 @@ function readMode(value: unknown): 'auto' | 'any' | 'none' {
   throw new Fault('tool_choice', 'must be "auto", "none", "required", or name a tool');
 }
 
-function chosen(
-  { type, name }: JsonObject,
-  tools: readonly OfferedTool[],
-  path: string,
-): OfferedTool {
+function chosen({ type, name }: JsonObject, tools: readonly OfferedTool[], path: string): OfferedTool {
   if (type !== 'function' && type !== 'custom' && type !== 'local_shell') {
     throw refusedTool(type, `${path}.type`);
   }

@@ -5,14 +5,7 @@ import type { JsonObject } from '../../json-body.ts';
 import type { KeptAnswers } from '../../kept-answers.ts';
 import type { BridgePolicy } from '../../policy.ts';
 import { accepted, type Checked, refused } from '../../refusal.ts';
-import type {
-  Dialect,
-  Inspection,
-  KeptContext,
-  Operation,
-  Route,
-  TranslatedRequest,
-} from '../dialect.ts';
+import type { Dialect, Inspection, KeptContext, Operation, Route, TranslatedRequest } from '../dialect.ts';
 import { estimateTokens } from '../estimate-tokens.ts';
 import { targetPath, wrongMethod } from '../model-route.ts';
 import { openaiDialect } from '../openai/openai.ts';
@@ -70,20 +63,14 @@ function route(method: string, url: string): Checked<Route> {
   if (path === '/responses' || path === '/responses/input_tokens') {
     if (method !== 'POST') return wrongMethod(method, 'POST');
     return accepted(
-      path === '/responses'
-        ? { kind: 'inference', operation: CREATE }
-        : { kind: 'count', operation: COUNT },
+      path === '/responses' ? { kind: 'inference', operation: CREATE } : { kind: 'count', operation: COUNT },
     );
   }
   const [, id, list] = KEPT.exec(path) ?? [];
   const isCompact = path === '/responses/compact';
   if (id === undefined || isCompact) {
     const known = '/v1/responses, /v1/responses/{id}, /v1/responses/{id}/input_items';
-    const more = path.endsWith('/cancel')
-      ? ` ${NO_JOBS}`
-      : isCompact
-        ? ` Here ${NO_COMPACTION}.`
-        : '';
+    const more = path.endsWith('/cancel') ? ` ${NO_JOBS}` : isCompact ? ` Here ${NO_COMPACTION}.` : '';
     return refused(404, 'unknown_url', `Unknown path. Use one of ${known}.${more}`);
   }
   if (list !== undefined) {
@@ -100,11 +87,7 @@ function keptRoute(serve: (kept: KeptAnswers) => Checked<string>): Checked<Route
   return accepted({ kind: 'kept', serve });
 }
 
-function inspect(
-  operation: Operation,
-  body: JsonObject,
-  policy: BridgePolicy,
-): Checked<Inspection> {
+function inspect(operation: Operation, body: JsonObject, policy: BridgePolicy): Checked<Inspection> {
   const fields = RESPONSES_FIELDS[operation.name as ResponsesOperation['name']];
   const allowed = new Set(policy.allowFields);
   const checked = checkFields(body, fields, { hazards: RESPONSES_HAZARDS, allowed });
@@ -127,11 +110,7 @@ function inspect(
 
 const NOTHING_KEPT: KeptContext = { conversation: [], items: [], characters: 0 };
 
-function translate(
-  _operation: Operation,
-  body: JsonObject,
-  kept = NOTHING_KEPT,
-): Checked<TranslatedRequest> {
+function translate(_operation: Operation, body: JsonObject, kept = NOTHING_KEPT): Checked<TranslatedRequest> {
   const read = readRequest(body, kept);
   if (!read.ok) return read;
   const { conversation, answer, keep } = read.value;

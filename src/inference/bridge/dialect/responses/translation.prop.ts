@@ -1,10 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import {
-  type ScriptedAnswer,
-  sseOf,
-  streamedAnswer,
-} from '../../../../../test/support/completions.ts';
+import { type ScriptedAnswer, sseOf, streamedAnswer } from '../../../../../test/support/completions.ts';
 import {
   answerOptions,
   maybe,
@@ -34,11 +30,7 @@ const call = fc.record({
   id: fc.constantFrom('a', 'b', 'c'),
   name: fc.constantFrom('f', 'ns__g', 'c', 'local_shell', 'invented'),
   arguments: fc
-    .oneof(
-      object,
-      fc.record({ input: words }),
-      fc.record({ command: fc.array(words, { maxLength: 2 }) }),
-    )
+    .oneof(object, fc.record({ input: words }), fc.record({ command: fc.array(words, { maxLength: 2 }) }))
     .map((value) => JSON.stringify(value)),
 });
 const answer: fc.Arbitrary<ScriptedAnswer> = fc.record(
@@ -120,13 +112,11 @@ describe('Responses: answers', () => {
         expect(textsOf('reasoning').join('')).toBe(scripted.reasoning ?? '');
         expect(textsOf('text').join('')).toBe(scripted.text ?? '');
         const calls = parts.filter((part) => part.type === 'tool-call');
-        expect(calls.map(({ name }) => name)).toEqual(
-          scripted.calls?.map(({ name }) => name) ?? [],
-        );
+        expect(calls.map(({ name }) => name)).toEqual(scripted.calls?.map(({ name }) => name) ?? []);
         const plain = (scripted.calls ?? []).filter(({ name }) => /^(?:f|ns__g)$/.test(name));
-        expect(
-          calls.filter(({ name }) => /^(?:f|ns__g)$/.test(name)).map(({ input }) => input),
-        ).toEqual(plain.map((one) => JSON.parse(one.arguments)));
+        expect(calls.filter(({ name }) => /^(?:f|ns__g)$/.test(name)).map(({ input }) => input)).toEqual(
+          plain.map((one) => JSON.parse(one.arguments)),
+        );
       }),
     );
   });
@@ -184,14 +174,9 @@ describe('Responses: requests', () => {
   it('are read as they were written', () => {
     fc.assert(
       fc.property(conversation, (request) => {
-        const read = readRequest(
-          JSON.parse(JSON.stringify(writeResponsesRequest(request))),
-          NOTHING,
-        );
+        const read = readRequest(JSON.parse(JSON.stringify(writeResponsesRequest(request))), NOTHING);
         if (!read.ok) throw new Error(read.refusal.message);
-        expect(JSON.parse(JSON.stringify(read.value.conversation))).toEqual(
-          JSON.parse(JSON.stringify(request)),
-        );
+        expect(JSON.parse(JSON.stringify(read.value.conversation))).toEqual(JSON.parse(JSON.stringify(request)));
       }),
     );
   });

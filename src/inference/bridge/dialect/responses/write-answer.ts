@@ -68,10 +68,7 @@ export class ResponsesWriter implements AnswerWriter {
     switch (event.type) {
       case 'start': {
         const response = this.#response('in_progress');
-        return (
-          this.#sse('response.created', { response }) +
-          this.#sse('response.in_progress', { response })
-        );
+        return this.#sse('response.created', { response }) + this.#sse('response.in_progress', { response });
       }
       case 'text':
         return this.#begin('text') + this.#add(event.text);
@@ -159,12 +156,7 @@ export class ResponsesWriter implements AnswerWriter {
     const { id, text } = open;
     const at = { item_id: id, output_index: this.#index };
     if (open.kind === 'text') {
-      return this.#sse('response.output_text.done', {
-        ...at,
-        content_index: 0,
-        text,
-        logprobs: [],
-      });
+      return this.#sse('response.output_text.done', { ...at, content_index: 0, text, logprobs: [] });
     }
     if (open.kind === 'reasoning') {
       const [name, place] = this.#reasoningForm;
@@ -272,10 +264,7 @@ export class ResponsesWriter implements AnswerWriter {
     };
     return {
       input_tokens: inputTokens,
-      input_tokens_details: {
-        cached_tokens: showCacheHits ? cachedTokens : 0,
-        cache_write_tokens: 0,
-      },
+      input_tokens_details: { cached_tokens: showCacheHits ? cachedTokens : 0, cache_write_tokens: 0 },
       output_tokens: outputTokens,
       output_tokens_details: { reasoning_tokens: reasoningTokens ?? 0 },
       total_tokens: inputTokens + outputTokens,

@@ -83,8 +83,7 @@ export class GuestChannel implements SocketOwner {
 
   /** @param hostPath where connections of the guest go; null: `fd` is for host programs */
   listen(fd: number, hostPath: string | null): void {
-    const take = (made: number): void =>
-      hostPath === null ? this.#takeClient(made) : this.#takeGuest(made, hostPath);
+    const take = (made: number): void => (hostPath === null ? this.#takeClient(made) : this.#takeGuest(made, hostPath));
     const listener = new Listener(fd, this, this.#clock, take);
     // The kernel could not watch it.
     if (this.#isClosed) listener.close();

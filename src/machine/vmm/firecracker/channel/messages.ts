@@ -18,17 +18,8 @@ export type Command =
       /** Where connections of the guest go; null: the connections are those of host programs. */
       readonly hostPath: string | null;
     }
-  | {
-      readonly kind: 'set-limits';
-      readonly channel: number;
-      readonly limits: ChannelLimits;
-      readonly request: number;
-    }
-  | {
-      readonly kind: 'stats' | 'disconnect' | 'close';
-      readonly channel: number;
-      readonly request: number;
-    }
+  | { readonly kind: 'set-limits'; readonly channel: number; readonly limits: ChannelLimits; readonly request: number }
+  | { readonly kind: 'stats' | 'disconnect' | 'close'; readonly channel: number; readonly request: number }
   | { readonly kind: 'stop' };
 
 export type Report =

@@ -94,19 +94,10 @@ class Service {
         this.#thread.post({ kind: 'listen', channel, fd, hostPath });
       },
       setLimits: (changed) =>
-        this.#ask(channel, (request) => ({
-          kind: 'set-limits',
-          channel,
-          limits: changed,
-          request,
-        })),
+        this.#ask(channel, (request) => ({ kind: 'set-limits', channel, limits: changed, request })),
       stats: () => this.#ask(channel, (request) => ({ kind: 'stats', channel, request })),
       disconnect: async () => {
-        const stats = await this.#ask(channel, (request) => ({
-          kind: 'disconnect',
-          channel,
-          request,
-        }));
+        const stats = await this.#ask(channel, (request) => ({ kind: 'disconnect', channel, request }));
         await this.#discarded;
         return stats;
       },

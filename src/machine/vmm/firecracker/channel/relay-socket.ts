@@ -103,10 +103,7 @@ export class RelaySocket implements EpollHandler {
 
   /** Sends on what another socket looked at. @returns bytes taken, WOULD_BLOCK or BROKEN */
   send(bytes: number): number {
-    return this.#sent(
-      this.#isClosed ? BROKEN : resultOf(write(this.#fd, piece.address, bytes)),
-      bytes,
-    );
+    return this.#sent(this.#isClosed ? BROKEN : resultOf(write(this.#fd, piece.address, bytes)), bytes);
   }
 
   /** @returns whether all were taken, as a socket does that nothing was sent to before */

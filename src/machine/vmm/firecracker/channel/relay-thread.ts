@@ -23,10 +23,7 @@ export const startRelayThread: StartRelayThread = (received, ended) => {
   const ledger = new FdLedger();
   const wakeFd = createEventFd();
   const setup: RelaySetup = { wakeFd, ledger: ledger.shared };
-  const worker = new Worker(modulePath('./relay-worker.ts', import.meta.url), {
-    workerData: setup,
-    name: 'channels',
-  });
+  const worker = new Worker(modulePath('./relay-worker.ts', import.meta.url), { workerData: setup, name: 'channels' });
   let isStopped = false;
   let hasEnded = false;
   const post = (command: Command): void => {

@@ -143,8 +143,6 @@ function checkLimits(limits: ChannelLimits): void {
     const limit = limits[name];
     const cause = limit === undefined ? undefined : bucketLimitProblem(limit);
     if (cause === undefined) continue;
-    throw new VmmError('vm_spec_invalid', `the VM's channelLimits can't be used`, {
-      cause: `${name}: ${cause}`,
-    });
+    throw new VmmError('vm_spec_invalid', `the VM's channelLimits can't be used`, { cause: `${name}: ${cause}` });
   }
 }

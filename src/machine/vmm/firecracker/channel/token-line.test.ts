@@ -71,12 +71,7 @@ describe('TokenLine', () => {
       line.add(who);
       return who === 'big' ? 10 : 0;
     };
-    const line: TokenLine<string> = new TokenLine(
-      new FakeClock(),
-      undefined,
-      pass,
-      () => undefined,
-    );
+    const line: TokenLine<string> = new TokenLine(new FakeClock(), undefined, pass, () => undefined);
     for (const who of ['big', 'small', 'idle']) line.add(who);
     expect(line.serve(12, 2)).toBe(true);
     expect(served).toEqual(['big', 'small']);

@@ -17,12 +17,7 @@ export class TokenLine<T> {
    * @param pass serves an item, which may add itself again, and returns the tokens that it used
    * @param wake called when there is something for `serve`, which must follow
    */
-  constructor(
-    clock: Clock,
-    limit: BucketLimit | undefined,
-    pass: (item: T) => number,
-    wake: () => void,
-  ) {
+  constructor(clock: Clock, limit: BucketLimit | undefined, pass: (item: T) => number, wake: () => void) {
     this.#clock = clock;
     this.#bucket = new TokenBucket(limit, clock.now());
     this.#pass = pass;

@@ -52,25 +52,14 @@ const PLAIN_PATH = /^\/[^\u0000-\u001f\u007f]*$/;
  * @param args Firecracker's own
  * @throws VmmError `vm_spec_invalid` that names the field
  */
-export function jailerArgs(
-  jail: JailSpec,
-  id: string,
-  binary: string,
-  args: readonly string[],
-): string[] {
+export function jailerArgs(jail: JailSpec, id: string, binary: string, args: readonly string[]): string[] {
   const { cgroup, netnsPath } = jail;
   if (!ID.test(id)) throw invalid('id', id);
   for (const number of [jail.uid, jail.gid]) {
     // Root in the jail could leave it.
-    if (!Number.isSafeInteger(number) || number < 1 || number > UID_MAX)
-      throw invalid('user', number);
+    if (!Number.isSafeInteger(number) || number < 1 || number > UID_MAX) throw invalid('user', number);
   }
-  for (const path of [
-    jail.jailer,
-    jail.baseDir,
-    binary,
-    ...(netnsPath === undefined ? [] : [netnsPath]),
-  ]) {
+  for (const path of [jail.jailer, jail.baseDir, binary, ...(netnsPath === undefined ? [] : [netnsPath])]) {
     if (!PLAIN_PATH.test(path) || path.split('/').includes('..')) throw invalid('path', path);
   }
   for (const setting of cgroup?.settings ?? []) {

@@ -14,17 +14,7 @@
  * checks what it got. A file with other users never enters such a directory: the VMM could rename it.
  */
 import { closeSync, constants, fstatSync, openSync } from 'node:fs';
-import {
-  chmod,
-  type FileHandle,
-  lchown,
-  link,
-  lstat,
-  mkdir,
-  open,
-  rm,
-  writeFile,
-} from 'node:fs/promises';
+import { chmod, type FileHandle, lchown, link, lstat, mkdir, open, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { errorCode } from '../../../../base/errors.ts';
 import { startTicksOf } from '../../../../sys/process-start.ts';
@@ -51,11 +41,7 @@ type JailedSpec = Pick<VmSpec, 'id' | 'channelPath' | 'overlayPath'>;
  * @param binary absolute, without symbolic links
  * @throws VmmError `vmm_start_failed` if the base is unsafe or the jail exists; `vm_spec_invalid`
  */
-export async function makeJailPlace(
-  spec: JailedSpec,
-  binary: string,
-  jail: JailSpec,
-): Promise<Place> {
+export async function makeJailPlace(spec: JailedSpec, binary: string, jail: JailSpec): Promise<Place> {
   // Checked before anything is made from the names.
   jailerArgs(jail, spec.id, binary, []);
   channelNameOf(spec);
@@ -64,9 +50,7 @@ export async function makeJailPlace(
   await mkdir(dirname(folder), { mode: 0o700 }).catch(unlessThere);
   await checkChrootBase(dirname(folder));
   await mkdir(folder, { mode: 0o700 }).catch((error: unknown) => {
-    throw new VmmError('vmm_start_failed', `the jail ${spec.id} can't be created`, {
-      cause: error,
-    });
+    throw new VmmError('vmm_start_failed', `the jail ${spec.id} can't be created`, { cause: error });
   });
   const place = new JailPlace(spec, binary, jail, folder);
   try {
@@ -164,11 +148,7 @@ class JailPlace implements Place {
   /** Writes the owner record. */
   async #sign(): Promise<void> {
     this.#cgroups = await cgroupsOf(this.#jail, this.#spec.id, this.#binary);
-    const owner: JailOwner = {
-      pid: process.pid,
-      startTicks: startTicksOf(process.pid) ?? '',
-      cgroups: this.#cgroups,
-    };
+    const owner: JailOwner = { pid: process.pid, startTicks: startTicksOf(process.pid) ?? '', cgroups: this.#cgroups };
     await writeFile(join(this.#folder, OWNER_FILE), JSON.stringify(owner), { mode: 0o600 });
   }
 

@@ -25,11 +25,7 @@ export class VmmSockets {
    * @param pathOf the host path of a name in the VMM's directory
    * @throws VmmError `vmm_start_failed`
    */
-  async linkListeners(
-    channelPath: string,
-    pathOf: (name: string) => string,
-    { uid, gid }: User,
-  ): Promise<void> {
+  async linkListeners(channelPath: string, pathOf: (name: string) => string, { uid, gid }: User): Promise<void> {
     const prefix = `${basename(channelPath)}_`;
     for (const name of await readdir(dirname(channelPath))) {
       const port = name.startsWith(prefix) ? name.slice(prefix.length) : '';
@@ -89,8 +85,6 @@ function identityOf({ dev, ino }: BigIntStats): string {
 export function notInJail(path: string, cause: unknown): VmmError {
   return new VmmError('vmm_start_failed', `could not put ${path} into a jail`, {
     cause,
-    ...(errorCode(cause) === 'EXDEV'
-      ? { remedy: 'Put the jails on the file system of the home.' }
-      : {}),
+    ...(errorCode(cause) === 'EXDEV' ? { remedy: 'Put the jails on the file system of the home.' } : {}),
   });
 }

@@ -71,9 +71,7 @@ const CWD = '/vm';
 export async function makeUserPlace(spec: VmSpec, jail: UserJailSpec): Promise<Place> {
   channelNameOf(spec);
   if (spec.nic !== undefined) {
-    throw new VmmError('vm_unsupported', "Firecracker can't start the VM", {
-      cause: 'a network card needs root',
-    });
+    throw new VmmError('vm_unsupported', "Firecracker can't start the VM", { cause: 'a network card needs root' });
   }
   const place = new UserPlace(spec, jail);
   try {

@@ -2,8 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { judgeExit } from './exit.ts';
 
 const line = (text: string): string => `2026-11-26T02:52:47.227206041 [vm1:main] ${text}\n`;
-const end = (more: object) =>
-  judgeExit({ exitCode: 0, signal: null, killed: false, log: '', stderr: '', ...more });
+const end = (more: object) => judgeExit({ exitCode: 0, signal: null, killed: false, log: '', stderr: '', ...more });
 
 describe('judgeExit', () => {
   it('judgeExit: status 0 is an end by the guest: a reset or a triple fault', () => {
@@ -24,9 +23,7 @@ describe('judgeExit', () => {
   });
   it('judgeExit: a signal and any other status is a crash, unless we sent it', () => {
     expect(end({ exitCode: null, signal: 'SIGTERM' }).cause).toBe('vmm-crashed');
-    expect(end({ exitCode: 148 })).toEqual(
-      expect.not.objectContaining({ refusedSyscall: expect.anything() }),
-    );
+    expect(end({ exitCode: 148 })).toEqual(expect.not.objectContaining({ refusedSyscall: expect.anything() }));
     expect(end({ exitCode: 148 }).cause).toBe('vmm-crashed');
     expect(end({ exitCode: null, signal: 'SIGKILL', killed: true }).cause).toBe('killed');
   });

@@ -93,10 +93,7 @@ export class FirecrackerProcess {
     // Always read, so that a guest that floods its console blocks nothing.
     child.stdout?.on('data', (bytes: Buffer) => this.#serialTail.push(bytes));
     this.#output = interactive ? new PassThrough() : null;
-    this.terminal =
-      this.#output !== null && this.#input !== null
-        ? { input: this.#input, output: this.#output }
-        : null;
+    this.terminal = this.#output !== null && this.#input !== null ? { input: this.#input, output: this.#output } : null;
     if (this.#output !== null) child.stdout?.pipe(this.#output, { end: false });
     this.exited = this.#watch(clock);
   }
@@ -152,8 +149,7 @@ export class FirecrackerProcess {
   /** The error of a failed start, once `exited` has resolved. */
   startFailure(exit: VmExit): VmmError {
     const code = errorCode(this.#spawnError) === 'ENOENT' ? 'vmm_missing' : 'vmm_start_failed';
-    const how =
-      exit.signal === null ? `it ended with status ${exit.exitCode}` : `it got ${exit.signal}`;
+    const how = exit.signal === null ? `it ended with status ${exit.exitCode}` : `it got ${exit.signal}`;
     return new VmmError(code, 'Firecracker could not be started', {
       cause: this.#spawnError ?? (exit.detail === '' ? how : `${how}: ${exit.detail}`),
     });

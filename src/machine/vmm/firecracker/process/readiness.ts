@@ -11,11 +11,7 @@ const RETRY_MS = 2;
  * Resolves when the API answers. The socket's file may be missing, or exist before Firecracker listens.
  * @throws VmmError `vmm_timeout`; `vm_gone` if the process has ended; the refusal of `GET /`
  */
-export async function awaitApi(
-  api: ApiClient,
-  exited: Promise<unknown>,
-  clock: Clock,
-): Promise<void> {
+export async function awaitApi(api: ApiClient, exited: Promise<unknown>, clock: Clock): Promise<void> {
   let hasEnded = false;
   void exited.then(() => {
     hasEnded = true;

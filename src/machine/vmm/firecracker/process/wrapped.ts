@@ -41,9 +41,7 @@ export function unwrapEnd(
   signal: NodeJS.Signals | null,
 ): { exitCode: number | null; signal: string | null } {
   const isOwn = exitCode !== null && exitCode >= OWN_STATUS.min && exitCode <= OWN_STATUS.max;
-  const name = Object.entries(constants.signals).find(
-    ([, number]) => exitCode === SIGNAL_STATUS + number,
-  )?.[0];
+  const name = Object.entries(constants.signals).find(([, number]) => exitCode === SIGNAL_STATUS + number)?.[0];
   if (isOwn || name === undefined) return { exitCode, signal };
   return { exitCode: null, signal: name };
 }

@@ -97,11 +97,7 @@ export class Snapshots {
   }
 
   /** @param made files to create first and to remove after a failure */
-  async #write(
-    made: readonly string[],
-    statePath: string,
-    body: () => Promise<void>,
-  ): Promise<VmSnapshot> {
+  async #write(made: readonly string[], statePath: string, body: () => Promise<void>): Promise<VmSnapshot> {
     const there: string[] = [];
     try {
       for (const path of made) {
@@ -173,9 +169,7 @@ async function readState(path: string): Promise<Buffer> {
 }
 
 function broken(cause: string): VmmError {
-  return new VmmError('vmm_command_failed', 'Firecracker wrote an incomplete snapshot', {
-    cause,
-  });
+  return new VmmError('vmm_command_failed', 'Firecracker wrote an incomplete snapshot', { cause });
 }
 
 function unsupported(cause: string): VmmError {
