@@ -102,7 +102,7 @@ describe('commands on a daemon', () => {
     expect(await size()).toContain('512 of 1024 MiB');
     const resized = { type: 'resized', by: 'pressure', fromMib: 512, toMib: 768, durationMs: 9 };
     daemon.control.journal(id).note(resized as SandboxEventBody);
-    const { stdout } = await there(['events', id, '--no-follow']).result;
+    const { stdout } = await there(['events', id]).result;
     expect(stdout).toContain('from 512 to 768 MiB in 9 ms');
     await daemon.control.remove(id);
   });

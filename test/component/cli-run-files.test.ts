@@ -107,9 +107,9 @@ describe('run --copy', () => {
     expect(stderr).toContain('a copied file has the name of the script, main.py');
   });
 
-  it('--cwd: sets the working directory', async () => {
+  it('--workdir: sets the working directory', async () => {
     const code = 'import os; print(os.getcwd())';
-    expect(await run(['--cwd', '/usr', '-c', code])).toMatchObject({ stdout: '/usr\n' });
+    expect(await run(['--workdir', '/usr', '-c', code])).toMatchObject({ stdout: '/usr\n' });
   });
 });
 

@@ -42,6 +42,13 @@ export function addMachine(program: Command): void {
     )
     .addOption(new Option('--report', 'print a report of this host for an issue, in Markdown').conflicts('security'))
     .option('--security', 'check the security of the host instead: kernel, processor, memory, jail')
+    .addOption(
+      new Option('--network', 'check instead whether sandboxes can have a network here').conflicts([
+        'security',
+        'report',
+      ]),
+    )
+    .option('--clean', 'with --network: first remove what dead processes left behind: TAPs, rules, ip_forward, records')
     .addOption(output())
     .action((flags: DoctorFlags & OutputFlags) =>
       perform(flags, async (cli) => (await import('../commands/doctor.ts')).doctor(cli, flags)),
