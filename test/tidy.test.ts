@@ -98,6 +98,7 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
     'server.ts': ['.', 'events', 'control', 'templates', 'envd', 'traffic', 'interpreter'],
   },
   'src/host': {
+    disk: [],
     probes: [],
     telemetry: ['probes'],
     runtime: ['probes', 'telemetry'],

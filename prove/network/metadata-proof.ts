@@ -231,7 +231,7 @@ async function requests(tries: Tries, listed: Guest): Promise<void> {
 async function unfiltered(tries: Tries, world: World): Promise<void> {
   const { id, guest, lease } = await world.guest({ mode: 'allowlist', allow: [ALLOWED.name] });
   if (!hasXdp(lease)) {
-    const seen = 'XDP is not available here (`neurovisor net doctor` says why)';
+    const seen = 'XDP is not available here (`neurovisor doctor --network` says why)';
     tries.note('packet filter removed', 'metadata services stay unreachable', seen, true);
     return;
   }

@@ -8,14 +8,18 @@
 
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Command, CommanderError } from 'commander';
+import { styleText } from 'node:util';
+import { Command, CommanderError, Help } from 'commander';
 import { ignore } from '../base/ignore.ts';
 import { PACKAGE_DIR } from '../base/package-dir.ts';
 import { addCommands } from './definitions/all.ts';
 import { describe, helpWords } from './definitions/help.ts';
+import { shownOptions } from './definitions/option-groups.ts';
 import { EXIT_USAGE } from './exit-status.ts';
 import { printFailure, UsageError } from './failure.ts';
 import { asksForJson } from './flags/asks-json.ts';
+import { withProgramWords } from './flags/program-words.ts';
+import { renamedTo } from './flags/renamed.ts';
 
 const { version } = JSON.parse(readFileSync(join(PACKAGE_DIR, 'package.json'), 'utf8')) as { version: string };
 
@@ -28,8 +32,14 @@ const program = new Command('neurovisor')
   .showHelpAfterError('(see neurovisor --help)')
   .exitOverride()
   // In JSON mode stdout holds one object and nothing else.
-  .configureOutput(json ? { writeErr: () => undefined } : {})
+  .configureOutput({
+    ...(json ? { writeErr: () => undefined } : {}),
+    outputError: (message, write) => write(withRemedy(message)),
+  })
   .configureHelp({
+    visibleOptions(command) {
+      return shownOptions(command, Help.prototype.visibleOptions.call(this, command));
+    },
     // Descriptions name the choices themselves, and the empty default of a repeatable option says nothing.
     optionDescription: ({ description, defaultValue }) =>
       typeof defaultValue === 'string' ? `${description} (default: ${defaultValue})` : description,
@@ -43,7 +53,9 @@ for (const stream of [process.stdout, process.stderr]) {
 
 try {
   await addCommands(program, words);
-  await program.parseAsync(helpWords(program, words), { from: 'user' });
+  const named = program.commands.find((one) => one.name() === words[0]);
+  const parted = named === undefined ? words : withProgramWords(words, named);
+  await program.parseAsync(helpWords(program, parted), { from: 'user' });
 } catch (error) {
   if (error instanceof UsageError) {
     printFailure(error, json);
@@ -55,8 +67,13 @@ try {
   } else throw error;
 }
 
+function withRemedy(message: string): string {
+  const remedy = renamedTo(message);
+  return remedy === null ? message : `${message.trimEnd()}\n${styleText('yellow', 'fix:')} ${remedy}\n`;
+}
+
 function usageErrorOf({ code, message }: CommanderError): UsageError {
   // A group, such as `snapshot`, without a subcommand.
   if (code === 'commander.help') return new UsageError('missing subcommand', 'see --help');
-  return new UsageError(message.replace(/^error: /, '').replaceAll('\n', ' '), 'see --help');
+  return new UsageError(message.replace(/^error: /, '').replaceAll('\n', ' '), renamedTo(message) ?? 'see --help');
 }

@@ -1,4 +1,4 @@
-/** `neurovisor audit ls` and `audit show`, of a log that a real bridge has written. */
+/** `neurovisor audit ls` and `audit inspect`, of a log that a real bridge has written. */
 import { spawn } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -74,9 +74,9 @@ $`,
   });
 });
 
-describe('audit show', () => {
+describe('audit inspect', () => {
   it('has the whole content, and says if another was put there', async () => {
-    const { status, stdout } = await audit('show', '2', '-o', 'json');
+    const { status, stdout } = await audit('inspect', '2', '-o', 'json');
     expect(status).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject({
       record: { seq: 2, model: { name: 'm1' } },
@@ -88,9 +88,9 @@ describe('audit show', () => {
     });
     const path = join(world.home, 'audit', 'content', 'audit.jsonl');
     await writeFile(path, (await readFile(path, 'utf8')).replace('second question', 'harmless one'));
-    const changed = await audit('show', '2');
+    const changed = await audit('inspect', '2');
     expect(changed.status).toBe(1);
     expect(changed.stderr).toContain('the content was changed');
-    expect((await audit('show', '77')).stderr).toContain('there is no record 77');
+    expect((await audit('inspect', '77')).stderr).toContain('there is no record 77');
   });
 });

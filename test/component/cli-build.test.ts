@@ -128,6 +128,6 @@ describe('--build', () => {
     write('Dockerfile', 'FROM scratch\nCOPY app /\nRUN --mount=type=secret,id=t,required true\n');
     const secret = await runCli(['run', '--build', dir], { env }).result;
     expect(secret.status).toBe(125);
-    expect(secret.stderr).toContain('--secret id=t,src=FILE (an option of neurovisor template build');
+    expect(secret.stderr).toContain('--build-secret id=t,src=FILE (an option of neurovisor image build');
   });
 });

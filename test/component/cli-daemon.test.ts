@@ -65,13 +65,13 @@ describe('commands on a daemon', () => {
     await daemon.control.remove(id);
   });
 
-  it('events follows a sandbox until its end or Ctrl-C; inspect and exec report the end', async () => {
+  it('events -f follows a sandbox until its end or Ctrl-C; inspect and exec report the end', async () => {
     const created = await there(['create', '--on-memory-pressure', 'pause']).result;
     const id = created.stdout.trim();
     const note = (): void =>
       daemon.control.journal(id).note({ type: 'near_oom', source: 'guest', memoryBytes: 1 << 20, limitBytes: 2 << 20 });
     note();
-    const [left, whole] = [there(['events', id]), there(['events', id, '-o', 'json'])];
+    const [left, whole] = [there(['events', '-f', id]), there(['events', '-f', id, '-o', 'json'])];
     await Promise.all([left.seen('near_oom'), whole.seen('"seq":1')]);
     left.kill('SIGINT');
     expect((await left.result).status).toBe(0);
@@ -102,7 +102,7 @@ describe('commands on a daemon', () => {
     expect(await size()).toContain('512 of 1024 MiB');
     const resized = { type: 'resized', by: 'pressure', fromMib: 512, toMib: 768, durationMs: 9 };
     daemon.control.journal(id).note(resized as SandboxEventBody);
-    const { stdout } = await there(['events', id, '--no-follow']).result;
+    const { stdout } = await there(['events', id]).result;
     expect(stdout).toContain('from 512 to 768 MiB in 9 ms');
     await daemon.control.remove(id);
   });

@@ -56,14 +56,14 @@ it('template inspect, rm: a name, which goes with the files; errors suggest near
   expect(await readdir(join(home, 'cache/template'))).toEqual([]);
 });
 
-it('template build: a reserved or invalid name is refused before the set-up', async () => {
+it('template create: a reserved or invalid name is refused before the set-up', async () => {
   for (const name of ['agent', 'Data', '../x']) {
-    const { status, stderr } = await run('template', 'build', '-t', name);
+    const { status, stderr } = await run('template', 'create', '-t', name);
     expect(stderr).toMatch(/template name/);
     expect(status).not.toBe(0);
     expect(stderr).not.toContain('kernel');
   }
-  const ours = await run('template', 'build', '-t', 'base', '--memory', '2G');
+  const ours = await run('template', 'create', '-t', 'base', '--memory', '2G');
   expect(ours).toMatchObject({ status: 2 });
   expect(ours.stderr).toContain('base is a ready-made environment: it takes no other options');
 });

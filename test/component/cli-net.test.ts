@@ -92,20 +92,20 @@ describe('net', () => {
     await victim.do('lease', dead);
     const vmm = await victim.do<number>('handOver', dead);
     await victim.kill();
-    const cleaned = await neurovisor('net', 'doctor', '--clean', '-o', 'json');
+    const cleaned = await neurovisor('doctor', '--network', '--clean', '-o', 'json');
     expect(cleaned).toMatchObject({ status: 0, stderr: expect.stringContaining(dead) });
     const left = JSON.parse((await neurovisor('net', 'ls', '-o', 'json')).stdout);
     expect(left).toEqual([expect.objectContaining({ sandbox: own, state: 'ok' })]);
     process.kill(vmm, 'SIGKILL');
     await owner.do('release', own);
     await owner.do('close');
-    await neurovisor('net', 'doctor', '--clean');
+    await neurovisor('doctor', '--network', '--clean');
     expect(owner.run('nft', 'list', 'ruleset')).toBe('');
     await holder.kill();
   });
 
   it('doctor: accepts a capable host, and reports conflicting firewalls and addresses', async () => {
-    const good = await neurovisor('net', 'doctor', '-o', 'json');
+    const good = await neurovisor('doctor', '--network', '-o', 'json');
     const verdicts = (text: string) =>
       Object.fromEntries(
         (JSON.parse(text) as { name: string; verdict: string }[]).map((each) => [each.name, each.verdict]),
@@ -133,17 +133,17 @@ describe('net', () => {
       'nft',
       'add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; add chain ip filter DOCKER-USER',
     );
-    const bad = await neurovisor('net', 'doctor', '-o', 'json');
+    const bad = await neurovisor('doctor', '--network', '-o', 'json');
     expect(bad.status).toBe(1);
     expect(verdicts(bad.stdout)).toMatchObject({ 'address pool': 'missing', 'other filters': 'limited' });
-    const text = await neurovisor('net', 'doctor');
+    const text = await neurovisor('doctor', '--network');
     expect(text.stdout).toContain('iptables -I DOCKER-USER -i nv-+ -j ACCEPT');
     expect(text.stdout).toContain('NEUROVISOR_NET_POOL');
   });
 
   it('without CAP_NET_ADMIN: reports what is missing, once, without library output', async () => {
     const weak = ['setpriv', '--bounding-set=-all', '--inh-caps=-all'];
-    const doctor = await neurovisorAs(weak, 'net', 'doctor');
+    const doctor = await neurovisorAs(weak, 'doctor', '--network');
     expect([doctor.status, doctor.stderr]).toEqual([1, '']);
     expect(doctor.stdout).toMatch(/packet filter +missing +read the packet filter: not permitted/);
     const list = await neurovisorAs(weak, 'net', 'ls');

@@ -1,4 +1,4 @@
-/** `run` brings results back: `--out`, and `--workdir --sync` with its review, on a real guest agent. */
+/** `run` brings results back: `--out`, and `--project --sync` with its review, on a real guest agent. */
 import { execFileSync } from 'node:child_process';
 import { mkdir, mkdtemp, readdir, readFile, readlink, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -82,7 +82,7 @@ describe('run --out', () => {
   it('a relative PATH starts at the working directory of the script', async () => {
     await mkdir(join(home, 'sub'));
     const code = 'open("x.txt", "w").write("x")';
-    expect((await run(['--cwd', 'sub', '--out', 'x.txt', '-c', code])).status).toBe(0);
+    expect((await run(['--workdir', 'sub', '--out', 'x.txt', '-c', code])).status).toBe(0);
     expect(await readFile(join(here, 'x.txt'), 'utf8')).toBe('x');
   });
 
@@ -154,10 +154,10 @@ except KeyboardInterrupt: open('results/last.txt', 'w').write('saved')
     [['--out', '.'], 'no name for the copy'],
     [['--out', 'results/.'], 'no name for the copy'],
     [['--out', 'a/x', '--out', 'b/x'], 'another --out is copied to'],
-    [['--sync'], '--sync needs --workdir'],
-    [['--workdir', '.', '--yes'], '--yes needs --sync'],
-    [['--workdir', 'nowhere'], 'no such file or directory'],
-    [['--workdir', '.', '--cwd', '/'], 'mutually exclusive'],
+    [['--sync'], '--sync needs --project'],
+    [['--project', '.', '--yes'], '--yes needs --sync'],
+    [['--project', 'nowhere'], 'no such file or directory'],
+    [['--project', '.', '--workdir', '/'], 'mutually exclusive'],
   ])('%j: a usage error before anything starts', async (args, text) => {
     const { status, stderr } = await run([...args, '-c', 'print("ran")']);
     expect(stderr).toContain(text);
@@ -205,7 +205,7 @@ describe('run, projects', () => {
     await writeFile(join(here, 'app/.gitignore'), '*.csv\nscratch.py\n');
     const code = 'from lib import VALUE; print(VALUE, __file__); open("big.csv")';
     await writeFile(join(here, 'app/scratch.py'), code);
-    const { status, stdout } = await run(['--workdir', 'app', 'app/scratch.py']);
+    const { status, stdout } = await run(['--project', 'app', 'app/scratch.py']);
     expect([status, stdout]).toEqual([1, `42 ${home}/app/scratch.py\n`]);
     await writeFile(join(here, 'app/__main__.py'), 'open("app/big.csv")');
     const add = 'add: --copy app/big.csv:app/big.csv';
@@ -228,12 +228,12 @@ describe('run, projects', () => {
     expect([status, stderr]).toEqual([2, expect.stringContaining('without __main__.py')]);
   });
 
-  it('--workdir: the script starts in the copy and finds its modules there', async () => {
+  it('--project: the script starts in the copy and finds its modules there', async () => {
     const code = 'import os; print(os.getcwd(), sorted(os.listdir()))';
-    const { stdout } = await run(['--workdir', 'app', '-c', code]);
+    const { stdout } = await run(['--project', 'app', '-c', code]);
     expect(stdout).toBe(`${home}/app ['.gitignore', '__init__.py', '__main__.py', 'lib', 'tool.py']\n`);
-    expect((await run(['--workdir', 'app', 'app/__main__.py'])).stdout).toContain(`42 ${home}/app`);
-    expect((await run(['--workdir', '.', '-m', 'app.tool'])).stdout).toContain('__main__ app\n');
+    expect((await run(['--project', 'app', 'app/__main__.py'])).stdout).toContain(`42 ${home}/app`);
+    expect((await run(['--project', '.', '-m', 'app.tool'])).stdout).toContain('__main__ app\n');
   });
 });
 
@@ -256,7 +256,7 @@ os.makedirs('__pycache__'); open('__pycache__/x.pyc', 'w').write('x')
     await writeFile(join(work, 'same.txt'), 'same');
     await writeFile(join(work, 'tool.sh'), '#!/bin/sh\n', { mode: 0o644 });
   });
-  const sync = (code: string, ...more: string[]) => run(['--workdir', 'work', '--sync', ...more, '-c', code]);
+  const sync = (code: string, ...more: string[]) => run(['--project', 'work', '--sync', ...more, '-c', code]);
 
   it('without a terminal: shows list and diff, changes nothing, says how', async () => {
     const { status, stdout, stderr } = await sync(CHANGE);
@@ -446,7 +446,7 @@ os.remove('gone.txt'); os.mkdir('gone.txt'); open('gone.txt/y', 'w').write('y')
       mount('-o', 'remount,rw');
       await mkdir(join(here, 'project'));
       const env = { ...daemon.env, TMPDIR: work };
-      const args = ['run', '--workdir', 'project', '--sync', '--yes', '-c', big];
+      const args = ['run', '--project', 'project', '--sync', '--yes', '-c', big];
       const staged = await cli(args, { env, cwd: here }).result;
       expect(staged.status).toBe(123);
       const where = `${work}: no space left on the disk of this machine`;
@@ -463,7 +463,7 @@ os.remove('gone.txt'); os.mkdir('gone.txt'); open('gone.txt/y', 'w').write('y')
     ['', 'one\ntwo\nthree\n'],
   ])('on a terminal, the answer "%s" decides', async (answer, content) => {
     await writeFile(join(here, 'change.py'), "open('a.txt', 'w').write('one\\n2\\nthree\\n')\n");
-    const argv = ['run', '--workdir', work, '--sync', join(here, 'change.py')];
+    const argv = ['run', '--project', work, '--sync', join(here, 'change.py')];
     const terminal = onTerminal([join(ROOT, 'neurovisor'), ...argv], daemon.env);
     await terminal.sees(`Write 1 change to ${work}? [y/N] `);
     terminal.type(`${answer}\r`);
@@ -473,7 +473,7 @@ os.remove('gone.txt'); os.mkdir('gone.txt'); open('gone.txt/y', 'w').write('y')
   });
 
   it('on a terminal, Ctrl-C at the question changes nothing', async () => {
-    const argv = ['run', '--workdir', work, '--sync', '-c', CHANGE];
+    const argv = ['run', '--project', work, '--sync', '-c', CHANGE];
     const terminal = onTerminal([join(ROOT, 'neurovisor'), ...argv], daemon.env);
     await terminal.sees('[y/N] ');
     terminal.type('\x03');

@@ -139,7 +139,7 @@ describe('create', () => {
     const flags = { ...NO_FLAGS, cpus: 2, memory: '1G', warm: ['numpy', 'json'] };
     const slow = Object.assign(Object.create(control), { create: async () => booting });
     await create(cli, slow as FakeControlPlane, flags);
-    const words = 'neurovisor template build --cpus 2 --memory 1G --warm numpy --warm json';
+    const words = 'neurovisor template create --cpus 2 --memory 1G --warm numpy --warm json';
     expect(stderr()).toBe(`booted in 6 ms\nno template of this kind; to clone the next one, run: ${words}\n`);
     const asked = testCli();
     await create(asked.cli, slow as FakeControlPlane, { ...flags, boot: true });

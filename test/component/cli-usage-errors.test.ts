@@ -70,8 +70,8 @@ describe('usage errors without a daemon', () => {
     ['run --no-daemon --rate 100 -c 1', '--rate: 100 is out of range (16384 to 1000000000000)'],
     ['run --no-daemon --net open --net-limit bytes=-1 -c 1', '--net-limit: invalid size "-1"'],
     ['run --no-daemon --deny-out pypi.org -c 1', '--deny-out alone blocks everything'],
-    ['template build -t web --start x', '--start needs --ready'],
-    ['template build --start x --image alpine', '--start needs --tag'],
+    ['template create -t web --start x', '--start needs --ready'],
+    ['template create --start x --image alpine', '--start needs --name'],
     ['prove-endpoint canary', 'canary needs --zone'],
     ['bench nosuch', 'use a group (boot, '],
   ])('%s', async (line, message) => {
@@ -113,17 +113,14 @@ describe('--build', () => {
   });
 });
 
-describe('template build with a Dockerfile', () => {
+describe('image build', () => {
   it.each([
-    ['template build --build-arg A=1', '--build-arg needs a Dockerfile'],
-    ['template build --no-cache', '--no-cache needs a Dockerfile'],
-    ['template build -f /no/such/file', "can't read /no/such/file"],
-    ['template build -f /dev/zero .', "can't read /dev/zero: it is not a file"],
-    ['template build -t agent -f x .', 'the template name "agent" is reserved'],
-    ['template build --image a -f x .', '--image and a Dockerfile are mutually exclusive'],
-    ['template build --build-arg 1=2 -f package.json .', 'invalid build argument "1=2"'],
-    ['template build --secret src=x -f package.json .', 'invalid secret "src=x"'],
-    ['template build --secret id=x,env=NOT_SET_X -f package.json .', 'NOT_SET_X is not set'],
+    ['image build -f /no/such/file', "can't read /no/such/file"],
+    ['image build -f /dev/zero .', "can't read /dev/zero: it is not a file"],
+    ['image build -t agent -f x .', 'the template name "agent" is reserved'],
+    ['image build --build-arg 1=2 -f package.json .', 'invalid build argument "1=2"'],
+    ['image build --build-secret src=x -f package.json .', 'invalid secret "src=x"'],
+    ['image build --build-secret id=x,env=NOT_SET_X -f package.json .', 'NOT_SET_X is not set'],
   ])('%s: refused before anything is set up', async (line, message) => {
     const { status, stderr } = await run(line);
     expect([status, stderr]).toEqual([2, expect.stringContaining(message)]);

@@ -70,8 +70,8 @@ sys.exit(7)
     expect(names).toEqual(['prepare', 'vmm', 'agent', 'script start', 'first output', 'script']);
   });
 
-  it('--no-template: boots, and reports the phases of a boot', async () => {
-    const { stdout } = await cli(['run', '-o', 'json', '--no-template', '-c', '']).result;
+  it('--boot: boots, and reports the phases of a boot', async () => {
+    const { stdout } = await cli(['run', '-o', 'json', '--boot', '-c', '']).result;
     const names = JSON.parse(stdout).phases.map((phase: { name: string }) => phase.name);
     expect(names).toEqual(['prepare', 'vmm', 'kernel', 'agent', 'script start', 'script']);
   });
@@ -142,7 +142,7 @@ except KeyboardInterrupt:
     await expectNothingLeft();
   });
 
-  it('--workdir, --sync and --out: a project goes in, its changes and results come back', async () => {
+  it('--project, --sync and --out: a project goes in, its changes and results come back', async () => {
     const dir = await mkdtemp(join(tmpdir(), 'nv-results-'));
     try {
       await mkdir(join(dir, 'work/pkg'), { recursive: true });
@@ -154,7 +154,7 @@ open('notes.txt', 'a').write(f'{pkg.VALUE}\\n')
 os.makedirs('/home/user/plots'); open('/home/user/plots/a.bin', 'wb').write(bytes(range(256)))
 raise SystemExit(3)
 `;
-      const args = ['--workdir', 'work', '--sync', '--yes', '--out', '~/plots', '-c', code];
+      const args = ['--project', 'work', '--sync', '--yes', '--out', '~/plots', '-c', code];
       const { status, stderr } = await cli(['run', ...args], { cwd: dir }).result;
       expect(status).toBe(3);
       expect(stderr).toContain('  changed   notes.txt  4 B -> 7 B\n');

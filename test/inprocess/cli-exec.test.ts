@@ -72,10 +72,10 @@ describe('exec', () => {
     expect(stdout()).toBe('HELLO\nWORLD\n');
   });
 
-  it('--cwd sets the directory, --timeout kills the program', async () => {
+  it('--workdir sets the directory, --timeout kills the program', async () => {
     const dir = await control.dirOf(id);
     const { cli, stdout } = testCli({ stdin: '' });
-    await exec(cli, control, id, ['pwd'], { ...NO_FLAGS, cwd: dir });
+    await exec(cli, control, id, ['pwd'], { ...NO_FLAGS, workdir: dir });
     expect(stdout()).toBe(`${dir}\n`);
     const slow = testCli({ stdin: '' });
     const flags = { ...NO_FLAGS, timeout: '200ms' };

@@ -35,7 +35,7 @@ export function nestedHosts(world: NestedWorld): void {
     async (vmm) => {
       const script = `
         export NEUROVISOR_UPSTREAM=${world.upstreamUrl}
-        ${asUser(`node src/cli/main.ts run --vmm ${vmm} --no-template /tmp/hello.py < /dev/null 2> /tmp/run.err`)}
+        ${asUser(`node src/cli/main.ts run --vmm ${vmm} --boot /tmp/hello.py < /dev/null 2> /tmp/run.err`)}
         echo "status $?"; cat /tmp/run.err`;
       const [hello, status, ...errors] = (await world.sh(script, RUN_MS_MAX)).trim().split('\n');
       expect(hello).toMatch(/^hello from 1000 6\.12\.\d+-neurovisor$/);
@@ -66,7 +66,7 @@ export function nestedHosts(world: NestedWorld): void {
   it('an ordinary user without rights for /dev/kvm: firecracker is refused, with the group to join', async () => {
     const script = `
       gpasswd --delete ${USER} kvm > /dev/null
-      ${asUser('node src/cli/main.ts run --vmm firecracker --no-template /tmp/hello.py < /dev/null 2>&1')}
+      ${asUser('node src/cli/main.ts run --vmm firecracker --boot /tmp/hello.py < /dev/null 2>&1')}
       echo "status $?"
       usermod --append --groups kvm ${USER}`;
     const output = await world.sh(script, RUN_MS_MAX);

@@ -179,7 +179,7 @@ class Build {
         if (mount.type !== 'secret' || !mount.required) continue;
         if (this.#request.secrets.has(mount.id)) continue;
         throw new DockerfileError('secret_missing', step.line, `the secret ${mount.id} is required`, {
-          remedy: `Give it: --secret id=${mount.id},src=FILE`,
+          remedy: `Give it: --build-secret id=${mount.id},src=FILE`,
         });
       }
     }

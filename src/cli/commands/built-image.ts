@@ -25,7 +25,7 @@ export async function withBuiltImage<F extends ImageFlags & BuildFlags>(
 ): Promise<F | (Omit<F, keyof BuildFlags> & ImageFlags)> {
   const { build, buildArg, target, ...rest } = flags;
   if (build === undefined) return flags;
-  const { buildDirectory } = await import('./dockerfile.ts');
+  const { buildDirectory } = await import('./image-build.ts');
   const own = target === undefined ? {} : { target };
   const { image } = await buildDirectory(cli, build, { buildArg: buildArg ?? [], ...own });
   return { ...rest, image: image.digest };

@@ -30,7 +30,6 @@ export interface CreateFlags extends SandboxFlags {
   /** False with `--no-auto-resume`. */
   readonly autoResume?: boolean;
   readonly snapshot?: string;
-  readonly boot?: boolean;
   readonly model?: string;
 }
 
@@ -63,9 +62,6 @@ export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): Create
   const { cpus, memory, memoryMax, disk, warm, snapshot, boot } = flags;
   checkBuildFlags(flags);
   const named = templateOption(flags);
-  if (named.template !== undefined && boot === true) {
-    throw new UsageError('--template and --boot are mutually exclusive', 'omit one of them');
-  }
   if (snapshot !== undefined) {
     if (named.template !== undefined)
       throw new UsageError('--snapshot and --template are mutually exclusive', 'omit one of them');
@@ -129,7 +125,7 @@ function whyItBooted({ origin }: SandboxInfo, { boot, ...flags }: CreateFlags): 
     ...warm.flatMap((name) => ['--warm', name]),
   ];
   if (origin !== 'boot' || boot === true || words.length === 0) return '';
-  return `no template of this kind; to clone the next one, run: neurovisor template build ${words.join(' ')}\n`;
+  return `no template of this kind; to clone the next one, run: neurovisor template create ${words.join(' ')}\n`;
 }
 
 function howItStarted({ origin, readyMs }: SandboxInfo): string {

@@ -1,23 +1,32 @@
 /** `neurovisor doctor`: checks each capability, and prints how to fix what does not work, or a report for an issue. */
+import { resolveHome } from '../../base/home.ts';
 import { plain } from '../../base/text/plain.ts';
+import type { Check } from '../../host/doctor/check.ts';
 import { examine } from '../../host/doctor/doctor.ts';
+import { examineNetwork } from '../../host/doctor/network.ts';
+import { cleanNetworks, viewNetworks } from '../../host/doctor/network-view.ts';
 import { reportHost } from '../../host/doctor/report.ts';
 import { reportText } from '../../host/doctor/report-text.ts';
 import { auditHost } from '../../host/doctor/security.ts';
 import type { Cli } from '../cli.ts';
+import { UsageError } from '../failure.ts';
 import { table } from '../output/table.ts';
 import { verdictText } from '../output/verdict.ts';
 
 export interface DoctorFlags {
   readonly security?: boolean;
   readonly report?: boolean;
+  readonly network?: boolean;
+  readonly clean?: boolean;
 }
 
 /** @returns 1 if something that `run` needs is missing */
 export async function doctor(cli: Cli, flags: DoctorFlags): Promise<number> {
   if (flags.report === true) return await report(cli);
-  const options = { config: cli.config, log: cli.log };
-  const checks = flags.security === true ? await auditHost(options) : await examine(options);
+  if (flags.clean === true && flags.network !== true)
+    throw new UsageError('--clean needs --network', 'use neurovisor doctor --network --clean');
+  if (flags.clean === true) await cleanUp(cli);
+  const checks = await checksOf(cli, flags);
   const status = checks.some((check) => check.verdict === 'missing') ? 1 : 0;
   if (cli.json) {
     cli.printJson(checks);
@@ -29,6 +38,20 @@ export async function doctor(cli: Cli, flags: DoctorFlags): Promise<number> {
   if (remedies.length > 0) cli.stdout.write('\nTo fix:\n');
   for (const { name, remedy } of remedies) cli.stdout.write(`  ${name}: ${plain(remedy ?? '')}\n`);
   return status;
+}
+
+async function checksOf({ config, log }: Cli, { security, network }: DoctorFlags): Promise<readonly Check[]> {
+  if (network === true) return await examineNetwork(resolveHome(config.home), config.networkPool ?? undefined);
+  return security === true ? await auditHost({ config, log }) : await examine({ config, log });
+}
+
+/** Removes what dead processes left behind, and lists it on stderr. */
+async function cleanUp(cli: Cli): Promise<void> {
+  const orphans = (await viewNetworks()).filter(({ state }) => state === 'orphaned');
+  await cleanNetworks();
+  for (const { sandbox, interface: name } of orphans) {
+    cli.stderr.write(`${plain(`removed leftovers of ${sandbox} (${name})`)}\n`);
+  }
 }
 
 /** @returns 0, since it judges nothing */

@@ -20,7 +20,7 @@ export interface ExecFlags {
   readonly tty?: boolean;
   readonly env: readonly string[];
   readonly user?: string;
-  readonly cwd?: string;
+  readonly workdir?: string;
   readonly timeout?: string;
   readonly detach?: boolean;
 }
@@ -141,9 +141,9 @@ export async function shell(
   cli: Cli,
   control: ControlPlane,
   text: string,
-  flags: Pick<ExecFlags, 'env' | 'user' | 'cwd'>,
+  flags: Pick<ExecFlags, 'env' | 'user' | 'workdir'>,
 ): Promise<number> {
-  requireTerminal(cli, 'shell', `run commands with: neurovisor exec ${text} -- COMMAND`);
+  requireTerminal(cli, 'shell', `run commands with: neurovisor exec ${text} COMMAND`);
   const { image } = await control.get(await sandboxId(control, text));
   const argv = image === null ? ['bash', '-l'] : ['sh', '-c', SHELL_OF_IMAGE];
   return await exec(cli, control, text, argv, { ...flags, tty: true });
@@ -152,7 +152,7 @@ export async function shell(
 /** @throws UsageError */
 export function checkExec(cli: Cli, argv: readonly string[], flags: ExecFlags): void {
   if (flags.code === undefined && argv.length === 0) {
-    throw new UsageError('missing program', 'use neurovisor exec ID -- PROGRAM [ARGS], or neurovisor exec ID -c CODE');
+    throw new UsageError('missing program', 'use neurovisor exec ID PROGRAM [ARGS], or neurovisor exec ID -c CODE');
   }
   if (flags.tty === true && cli.json) throw new UsageError('-t and -o json are mutually exclusive', 'omit one of them');
   if (flags.detach === true && (flags.tty === true || flags.interactive === true)) {
@@ -161,11 +161,11 @@ export function checkExec(cli: Cli, argv: readonly string[], flags: ExecFlags): 
   runOptions(cli, flags);
 }
 
-function runOptions(cli: Cli, { env, user, cwd, timeout }: ExecFlags): RunOptions {
+function runOptions(cli: Cli, { env, user, workdir, timeout }: ExecFlags): RunOptions {
   return {
     env: parseEnv(env, cli.env),
     ...(user === undefined ? {} : { user }),
-    ...(cwd === undefined ? {} : { cwd }),
+    ...(workdir === undefined ? {} : { cwd: workdir }),
     ...(timeout === undefined ? {} : { timeoutMs: ranges.timeout(timeout) }),
   };
 }

@@ -25,7 +25,6 @@ import {
 import { bytes, coarse } from '../output/table.ts';
 
 export interface EventsFlags {
-  /** False with `--no-follow`. */
   readonly follow?: boolean;
 }
 
@@ -33,7 +32,7 @@ export interface EventsFlags {
 export async function events(cli: Cli, control: ControlPlane, text: string, flags: EventsFlags): Promise<number> {
   const id = await sandboxId(control, text);
   const signal = cli.cancelled;
-  for await (const event of control.events(id, { follow: flags.follow !== false, signal })) {
+  for await (const event of control.events(id, { follow: flags.follow === true, signal })) {
     cli.stdout.write(`${cli.json ? plainJson(event) : eventLine(event)}\n`);
   }
   // Ctrl-C is the normal way to stop.
@@ -45,20 +44,20 @@ export function eventLine(event: TimedEvent): string {
 }
 
 export interface LogsFlags {
-  readonly vmm?: boolean;
+  readonly vmmLog?: boolean;
   readonly follow?: boolean;
 }
 
 /** Prints the console; on a terminal, control characters are replaced. */
 export async function logs(cli: Cli, control: ControlPlane, text: string, flags: LogsFlags): Promise<number> {
   const id = await sandboxId(control, text);
-  if (flags.follow === true) return await follow(cli, control, id, flags.vmm === true);
+  if (flags.follow === true) return await follow(cli, control, id, flags.vmmLog === true);
   const kept = await control.logs(id);
   if (cli.json) {
     cli.printJson(kept);
     return 0;
   }
-  const chosen = flags.vmm === true ? kept.vmm : kept.console;
+  const chosen = flags.vmmLog === true ? kept.vmm : kept.console;
   const shown = cli.stdout.isTTY ? plainLines(chosen) : chosen;
   cli.stdout.write(shown === '' || shown.endsWith('\n') ? shown : `${shown}\n`);
   return 0;

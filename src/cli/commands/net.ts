@@ -1,18 +1,11 @@
-/** `neurovisor net`: the networks of sandboxes on this host, and whether the host supports them. */
+/** `neurovisor net`: the networks of sandboxes on this host. */
 
-import { resolveHome } from '../../base/home.ts';
 import { plain } from '../../base/text/plain.ts';
-import { examineNetwork } from '../../host/doctor/network.ts';
-import { cleanNetworks, type NetworkView, viewNetworks } from '../../host/doctor/network-view.ts';
+import { type NetworkView, viewNetworks } from '../../host/doctor/network-view.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { destinationText } from '../output/sandbox-rows.ts';
 import { bytes, table } from '../output/table.ts';
-import { verdictText } from '../output/verdict.ts';
-
-export interface NetDoctorFlags {
-  readonly clean?: boolean;
-}
 
 export async function netList(cli: Cli): Promise<number> {
   const views = await viewNetworks();
@@ -54,32 +47,6 @@ export async function viewOf(word: string): Promise<NetworkView> {
   if (found.length > 1)
     throw new UsageError(`ambiguous sandbox ID "${word}": ${found.length} match`, 'use more characters');
   return view;
-}
-
-/** @returns 1 if sandboxes cannot have a network */
-export async function netDoctor(cli: Cli, { clean = false }: NetDoctorFlags = {}): Promise<number> {
-  if (clean) await cleanUp(cli);
-  const checks = await examineNetwork(resolveHome(cli.config.home), cli.config.networkPool ?? undefined);
-  const status = checks.some(({ verdict }) => verdict === 'missing') ? 1 : 0;
-  if (cli.json) {
-    cli.printJson(checks);
-    return status;
-  }
-  const rows = checks.map(({ name, verdict, detail }) => [name, verdictText(verdict), detail]);
-  cli.stdout.write(`${table(['capability', 'verdict', 'found'], rows)}\n`);
-  const remedies = checks.filter(({ remedy }) => remedy !== null);
-  if (remedies.length > 0) cli.stdout.write('\nTo fix:\n');
-  for (const { name, remedy } of remedies) cli.stdout.write(`  ${name}: ${plain(remedy ?? '')}\n`);
-  return status;
-}
-
-/** Removes what dead processes left behind, and lists it on stderr. */
-async function cleanUp(cli: Cli): Promise<void> {
-  const orphans = (await viewNetworks()).filter(({ state }) => state === 'orphaned');
-  await cleanNetworks();
-  for (const { sandbox, interface: name } of orphans) {
-    cli.stderr.write(`${plain(`removed leftovers of ${sandbox} (${name})`)}\n`);
-  }
 }
 
 function describeView(view: NetworkView): string {

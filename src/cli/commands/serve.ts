@@ -22,7 +22,7 @@ export interface ServeFlags extends ListenFlags, CassetteFlags {
   readonly modelBudget?: readonly string[];
   readonly auditContent?: ContentMode;
   /** Bytes. */
-  readonly modelCache?: number;
+  readonly modelCacheSize?: number;
   readonly memorySharing?: MemorySharing;
   readonly memoryShort?: MemoryShort;
   readonly jail?: JailMode;
@@ -99,7 +99,7 @@ function daemonOptions(
     modelPath: choice.path,
     checkUpstream: choice.check,
     modelBudget: parseSharedBudget(flags.modelBudget ?? []),
-    modelCacheBytes: flags.modelCache,
+    modelCacheBytes: flags.modelCacheSize,
     pool: flags.pool,
     openMetrics: flags.openMetrics === true,
     port: at === null ? null : { ...at, certificate, domainOf: (port) => at.domain ?? defaultDomain(at, port) },

@@ -34,10 +34,10 @@ export interface TemplateFlags extends RequirementFlags, ImageFlags, StartFlags,
 /** Shown characters of a key, enough to name a template. */
 const KEY_SHOWN = 12;
 
-export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<number> {
-  const { tag } = flags;
-  if (tag !== undefined && READY_MADE.has(tag)) return await buildReadyMadeTemplate(cli, tag, flags);
-  if (tag !== undefined) checkNewName(tag);
+export async function templateCreate(cli: Cli, flags: TemplateFlags): Promise<number> {
+  const { name } = flags;
+  if (name !== undefined && READY_MADE.has(name)) return await buildReadyMadeTemplate(cli, name, flags);
+  if (name !== undefined) checkNewName(name);
   const asked = readStart(flags, flags.image !== undefined);
   const requirements = await requirementsOf(flags);
   const image = await imageRequest(flags);
@@ -46,7 +46,7 @@ export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<num
   await using runtime = await open(cli);
   const members = { ...options, card: flags.card === true };
   const template = await runtime.prepareTemplate(members, start);
-  if (tag !== undefined) await runtime.templates.setName(tag, template);
+  if (name !== undefined) await runtime.templates.setName(name, template);
   cli.progress.close();
   return show(cli, find(await runtime.templates.list(), template.key));
 }

@@ -3,7 +3,7 @@ import type { ControlPlane, MemoryAction, NetworkInfo, SandboxChange } from '../
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parseDiskLimits } from '../flags/disk-limits.ts';
-import { type BudgetChangeFlags, changedBudget, isBudgetChange } from '../flags/model-budget.ts';
+import { type BudgetFlags, parseBudget } from '../flags/model-budget.ts';
 import { parseNetLimits } from '../flags/net-limits.ts';
 import { parseDuration, parsePairs } from '../flags/options.ts';
 import { type PackageFlags, packageChange } from '../flags/package-flags.ts';
@@ -11,7 +11,7 @@ import { sandboxId } from '../flags/pick.ts';
 import * as ranges from '../flags/ranges.ts';
 import { channelOptions, type NetworkFlags, networkOptions, secretOptions } from '../flags/sandbox-flags.ts';
 
-export interface UpdateFlags extends NetworkFlags, PackageFlags, BudgetChangeFlags {
+export interface UpdateFlags extends NetworkFlags, PackageFlags, BudgetFlags {
   readonly label: readonly string[];
   readonly diskLimit?: readonly string[];
   readonly rate?: string;
@@ -23,9 +23,8 @@ export interface UpdateFlags extends NetworkFlags, PackageFlags, BudgetChangeFla
 /** Text: prints the ID, like the other commands that change sandboxes. */
 export async function update(cli: Cli, control: ControlPlane, id: string, flags: UpdateFlags): Promise<number> {
   const whole = await sandboxId(control, id);
-  const models = isBudgetChange(flags)
-    ? { models: { budget: changedBudget(flags, (await control.get(whole)).models.budget) } }
-    : {};
+  const budget = parseBudget(flags);
+  const models = budget === undefined ? {} : { models: { budget } };
   const change = isOnlyLimits(flags)
     ? { ...limitsOf(flags, (await control.get(whole)).network, cli.env), ...models }
     : changeOf(flags, cli.env, models);

@@ -46,7 +46,7 @@ export const DEFINITIONS: readonly Definitions[] = [
   { heading: MACHINE, names: ['image'], load: async () => (await import('./image.ts')).addImage },
   {
     heading: MACHINE,
-    names: ['setup', 'doctor', 'bench'],
+    names: ['setup', 'doctor', 'df', 'prune', 'bench'],
     load: async () => (await import('./machine.ts')).addMachine,
   },
   { heading: MACHINE, names: ['models'], load: async () => (await import('./models.ts')).addModels },

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import type { AuditListFlags } from '../commands/keys/audit-list.ts';
 import { auditRecord } from '../flags/ranges.ts';
 import { type OutputFlags, perform } from './perform.ts';
-import { output } from './shared-options.ts';
+import { listCommand, output } from './shared-options.ts';
 
 const load = () => import('../commands/keys/audit-list.ts');
 
@@ -21,12 +21,11 @@ export function addAudit(program: Command): void {
 Examples:
   neurovisor audit ls --sandbox 7ds14n1k --content
   neurovisor audit ls --since 1d --outcome refused
-  neurovisor audit show 42
+  neurovisor audit inspect 42
   neurovisor audit verify
 `,
     );
-  audit
-    .command('ls')
+  listCommand(audit)
     .summary('list requests to models, or control calls')
     .description(
       'List requests to models, oldest first, and what they add up to: tokens, and cost where prices are known. With -o ' +
@@ -57,14 +56,14 @@ Examples:
       perform(flags, async (cli) => (await load()).auditList(cli, flags)),
     );
   audit
-    .command('show')
+    .command('inspect')
     .summary('show one request to a model')
     .description(
       'Show all that the logs have of one request to a model. Status 1 if its content is not the one that was written.',
     )
     .argument('<number>', 'number of the record, as `audit ls` shows it', auditRecord)
     .addOption(output())
-    .addHelpText('after', '\nExample:\n  neurovisor audit show 42 -o json\n')
+    .addHelpText('after', '\nExample:\n  neurovisor audit inspect 42 -o json\n')
     .action((seq: number, flags: OutputFlags) => perform(flags, async (cli) => (await load()).auditShow(cli, seq)));
   audit
     .command('verify')

@@ -8,6 +8,7 @@ import type { TopFlags } from '../commands/top.ts';
 import { parseCacheSize } from '../flags/model-cache.ts';
 import * as ranges from '../flags/ranges.ts';
 import { SORTS } from '../top/picture.ts';
+import { groupOptions, moreOptionsText } from './option-groups.ts';
 import { type OutputFlags, perform, performThere } from './perform.ts';
 import {
   addRequirementOptions,
@@ -30,7 +31,7 @@ import {
 const load = () => import('../commands/host.ts');
 
 export function addDaemon(program: Command): void {
-  program
+  const serve: Command = program
     .command('serve')
     .summary('run the daemon')
     .description(
@@ -56,7 +57,7 @@ export function addDaemon(program: Command): void {
       [],
     )
     .option(
-      '--model-cache <size>',
+      '--model-cache-size <size>',
       'memory for answers that sandboxes with --model-cache get again; none: nothing is kept (default: 256M)',
       parseCacheSize,
     )
@@ -87,6 +88,7 @@ export function addDaemon(program: Command): void {
     .addOption(vmmOption())
     .option('--open-metrics', 'serve /metrics on the port without an API key')
     .addOption(output())
+    .addHelpText('after', () => moreOptionsText(serve))
     .addHelpText(
       'after',
       `
@@ -102,10 +104,25 @@ Examples:
         const pool = ranges.pool(flags.pool);
         const { becomeDaemon } = await import('../daemon/become.ts');
         const release = await becomeDaemon(cli);
-        const { serve } = await import('../commands/serve.ts');
-        return await serve(cli, { ...flags, pool }, release);
+        const { serve: run } = await import('../commands/serve.ts');
+        return await run(cli, { ...flags, pool }, release);
       }),
     );
+
+  groupOptions(serve, [
+    '--pool',
+    '--port',
+    '--host',
+    '--tls-cert',
+    '--tls-key',
+    '--domain',
+    '--model',
+    '--model-budget',
+    '--audit-content',
+    '--jail',
+    '--vmm',
+    '--output',
+  ]);
 
   const host = program
     .command('host')

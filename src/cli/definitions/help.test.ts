@@ -49,7 +49,9 @@ describe('descriptions', () => {
     (_name, command) => {
       expect(command.description()).not.toMatch(/[^\n]\n[^\n]/);
       command.configureOutput({ getOutHelpWidth: () => 50 });
-      const [head = ''] = command.helpInformation().split(/\nArguments:|\nOptions:/);
+      const [head = ''] = command
+        .helpInformation()
+        .split(/\n(?:Arguments|Options|What to run|Models|Size and time|Where it listens):/);
       // Its usage is one line, as commander writes it.
       const widest = Math.max(
         ...head

@@ -1,12 +1,14 @@
 /** What `neurovisor help WORDS` and `neurovisor WORDS --help` show. */
 import type { Command } from 'commander';
+import { showAllOptions } from './option-groups.ts';
 
 /**
  * Commander's own `help X` skips the deferred descriptions, and both it and `X --help` print the general help
  * for an unknown X.
  * @returns the words for commander to parse instead
  */
-export function helpWords(program: Command, words: readonly string[]): readonly string[] {
+export function helpWords(program: Command, line: readonly string[]): readonly string[] {
+  const words = withoutAll(line);
   const [first, ...others] = words;
   const isHelpOf = first === 'help' && others.length > 0;
   const asked = isHelpOf ? others : words;
@@ -22,6 +24,15 @@ export function helpWords(program: Command, words: readonly string[]): readonly 
     command = next;
   }
   return isHelpOf ? [...path, '--help'] : words;
+}
+
+/** Takes `all` of `--help all` and `help COMMAND all` away, and has every option shown. */
+function withoutAll(words: readonly string[]): readonly string[] {
+  const at = words.findIndex((word) => word === '--help' || word === '-h');
+  const isAsked = at >= 0 ? words[at + 1] === 'all' : words[0] === 'help' && words.length > 2 && words.at(-1) === 'all';
+  if (!isAsked) return words;
+  showAllOptions();
+  return at >= 0 ? words.toSpliced(at + 1, 1) : words.slice(0, -1);
 }
 
 const deferred = new WeakMap<Command, () => Promise<string>>();

@@ -9,21 +9,20 @@ const load = () => import('../commands/history.ts');
 export function addHistory(program: Command): void {
   program
     .command('events')
-    .summary('follow the events of a sandbox')
+    .summary('print the events of a sandbox')
     .description(
       'Print the events of a sandbox: memory pressure, near OOM, OOM kills with their victims, the actions ' +
-        'taken, disk errors, security violations, and its end. Print recent events first, then new ones, until ' +
-        'the sandbox ends or Ctrl-C.',
+        'taken, disk errors, security violations, and its end.',
     )
     .argument(...SANDBOX)
-    .option('--no-follow', 'print recent events and exit')
+    .option('-f, --follow', 'also print new events, until the sandbox ends or Ctrl-C')
     .addOption(output())
     .addHelpText(
       'after',
       `
 Examples:
   neurovisor events 7ds14n1k
-  neurovisor events 7ds14n1k -o json | jq 'select(.type == "oom")'
+  neurovisor events -f 7ds14n1k -o json | jq 'select(.type == "oom")'
 `,
     )
     .action((id: string, flags: EventsFlags & OutputFlags) =>
@@ -39,14 +38,11 @@ Examples:
     )
     .argument(...SANDBOX)
     .option('-f, --follow', 'also print new output of the console and the VMM')
-    .option('--vmm', 'print the log of the VMM instead')
+    .option('--vmm-log', 'print the log of the VMM instead')
     .addOption(output())
     .addHelpText('after', '\nExamples:\n  neurovisor logs 7ds14n1k | tail\n  neurovisor logs -f 7ds14n1k\n')
-    .action((id: string, { vmm, ...flags }: LogsFlags & OutputFlags) =>
-      // Elsewhere `--vmm` chooses a VMM; here it is a switch.
-      performThere(flags, async (cli, control) =>
-        (await load()).logs(cli, control, id, { ...flags, vmm: vmm === true }),
-      ),
+    .action((id: string, flags: LogsFlags & OutputFlags) =>
+      performThere(flags, async (cli, control) => (await load()).logs(cli, control, id, flags)),
     );
   program
     .command('inspect')

@@ -1,7 +1,8 @@
 /** Definitions of `neurovisor image`. */
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
+import type { BuildFlags } from '../commands/image-build.ts';
 import { type OutputFlags, perform } from './perform.ts';
-import { output } from './shared-options.ts';
+import { addSizeOptions, BUILD_ARG, collect, listCommand, output, TARGET } from './shared-options.ts';
 
 const load = () => import('../commands/image.ts');
 
@@ -19,11 +20,13 @@ export function addImage(program: Command): void {
       'after',
       `
 Examples:
+  neurovisor image build -t web .
   neurovisor image pull python:3.13
   neurovisor run --image python:3.13 main.py
   neurovisor image rm python:3.13
 `,
     );
+  addBuild(image);
   image
     .command('pull')
     .summary('fetch images')
@@ -36,8 +39,7 @@ Examples:
     .action((names: string[], flags: OutputFlags) =>
       perform(flags, async (cli) => (await load()).imagePull(cli, names)),
     );
-  image
-    .command('ls')
+  listCommand(image)
     .summary('list images')
     .description('List the images of this machine, the newest first.')
     .addOption(output())
@@ -68,5 +70,55 @@ Examples:
     .addOption(output())
     .action((flags: OutputFlags & { readonly all?: boolean }) =>
       perform(flags, async (cli) => (await load()).imagePrune(cli, flags)),
+    );
+}
+
+function addBuild(image: Command): void {
+  const build = image
+    .command('build')
+    .summary('build an image from a Dockerfile')
+    .description(
+      'Build an image from a Dockerfile and show its details. Each step runs in a microVM, without a network unless asked ' +
+        'for; packages come through the package gateway. Steps that have not changed come from the cache.',
+    )
+    .argument('[context]', 'directory that COPY takes files from; its Dockerfile is built (default: .)')
+    .option('-t, --name <name>', 'name of the image, for --image')
+    .option('-f, --file <path>', 'Dockerfile (default: Dockerfile of the context); - for stdin')
+    .option(...BUILD_ARG, collect, [])
+    .option(...TARGET)
+    .option(
+      '--build-secret <id=name,src=file>',
+      'file, or env=VARIABLE, for RUN --mount=type=secret (repeatable)',
+      collect,
+      [],
+    )
+    .option('--no-cache', 'run every step again')
+    .addOption(
+      new Option('--progress <kind>', 'what to show of the steps (default: plain)').choices(['plain', 'quiet']),
+    )
+    .addOption(
+      new Option('--net <mode>', 'network of the steps: none, egress or open (default: none)').choices([
+        'none',
+        'egress',
+        'open',
+      ]),
+    )
+    .option('--allow-out <rule>', 'allow outbound connections of steps (repeatable)', collect, [])
+    .option('--deny-out <rule>', 'deny outbound connections of steps (repeatable)', collect, []);
+  addSizeOptions(build)
+    .addOption(output())
+    .addHelpText(
+      'after',
+      `
+Examples:
+  neurovisor image build -t web .
+  neurovisor run --image web
+  neurovisor template create -t web --image web --start 'python3 -m http.server 8000'
+`,
+    )
+    .action((context: string | undefined, flags: BuildFlags & OutputFlags) =>
+      perform(flags, async (cli) =>
+        (await import('../commands/image-build.ts')).imageBuild(cli, context ?? '.', flags),
+      ),
     );
 }

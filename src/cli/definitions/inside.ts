@@ -4,7 +4,7 @@ import type { CopyFlags } from '../commands/cp.ts';
 import type { ExecFlags } from '../commands/exec.ts';
 import type { PortFlags } from '../commands/port.ts';
 import { type OutputFlags, performThere } from './perform.ts';
-import { collect, output, SANDBOX } from './shared-options.ts';
+import { collect, output, SANDBOX, WORKDIR } from './shared-options.ts';
 
 const programs = () => import('../commands/exec.ts');
 const copies = () => import('../commands/cp.ts');
@@ -24,13 +24,11 @@ const ENV = [
 ] as const;
 const USER = ['--user <name>', 'guest user: user or root (default: user)'] as const;
 const PATHS = 'PATH here, ID:PATH in a sandbox (from the home of the guest user), or - for standard input or output';
-const CWD = ['--cwd <dir>', 'working directory (default: home of the guest user)'] as const;
 
 function addExec(program: Command): void {
   program
     .command('exec')
     .summary('run a program in a sandbox')
-    .showHelpAfterError('(put the options of the program after --, for example neurovisor exec ID -- ls -l)')
     .description(
       'Run a program, or Python code, in a sandbox. Its output and exit status become those of this command. ' +
         'Standard input is passed on, unless it is a terminal. Ctrl-C interrupts the program; a second Ctrl-C ' +
@@ -39,13 +37,13 @@ function addExec(program: Command): void {
         '128+n ended by signal n, 2 usage error.',
     )
     .argument(...SANDBOX)
-    .argument('[program...]', 'program and its arguments, after --')
+    .argument('[program...]', 'program and its arguments')
     .option('-c, --code <code>', 'run Python code in a fork of the warm interpreter')
     .option('-i, --interactive', 'pass on standard input even if it is a terminal')
     .option('-t, --tty', 'allocate a terminal (Ctrl-] q to leave)')
     .option(...ENV, collect, [])
     .option(...USER)
-    .option(...CWD)
+    .option(...WORKDIR)
     .option('--timeout <time>', 'time limit, for example 90s or 5m (default: none)')
     .option('--detach', 'run in the background and print the pid')
     .addOption(output())
@@ -53,11 +51,11 @@ function addExec(program: Command): void {
       'after',
       `
 Examples:
-  neurovisor exec 7ds14n1k -- ls -l
-  neurovisor exec 7ds14n1k -c 'import sys; print(sys.argv[1:])' -- a b
-  echo 'hello' | neurovisor exec 7ds14n1k -- tr a-z A-Z
-  neurovisor exec -it 7ds14n1k -- python3
-  neurovisor exec --detach 7ds14n1k -- python3 -m http.server 8000
+  neurovisor exec 7ds14n1k ls -l
+  neurovisor exec 7ds14n1k -c 'import sys; print(sys.argv[1:])' a b
+  echo 'hello' | neurovisor exec 7ds14n1k tr a-z A-Z
+  neurovisor exec -it 7ds14n1k python3
+  neurovisor exec --detach 7ds14n1k python3 -m http.server 8000
 `,
     )
     .action((id: string, argv: string[], flags: ExecFlags & OutputFlags) =>
@@ -77,7 +75,7 @@ function addShell(program: Command): void {
     .argument(...SANDBOX)
     .option(...ENV, collect, [])
     .option(...USER)
-    .option(...CWD)
+    .option(...WORKDIR)
     .addHelpText(
       'after',
       `
@@ -146,7 +144,7 @@ function addPort(program: Command): void {
       'after',
       `
 Examples:
-  neurovisor exec --detach 7ds14n1k -- python3 -m http.server 3000
+  neurovisor exec --detach 7ds14n1k python3 -m http.server 3000
   neurovisor port 7ds14n1k 3000
   neurovisor port 7ds14n1k 3000:8080 5432
   neurovisor port 7ds14n1k 3000 --over nic

@@ -23,7 +23,7 @@ export function addKey(program: Command): void {
 Examples:
   neurovisor key create --tenant acme --name ci
   neurovisor key ls
-  neurovisor key revoke 3f9a0c52d1be
+  neurovisor key rm 3f9a0c52d1be
 `,
     );
   key
@@ -42,7 +42,7 @@ Examples:
     .addOption(output())
     .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).keyList(cli)));
   key
-    .command('revoke')
+    .command('rm')
     .summary('revoke keys')
     .description('Revoke keys. The daemon refuses requests with them from now on; sandboxes stay.')
     .argument('<id...>', 'ids of keys (neurovisor key ls)')

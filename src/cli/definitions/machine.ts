@@ -1,6 +1,7 @@
 /** Definitions of the commands for this machine: `setup`, `doctor`, `bench`. */
 import { type Command, Option } from 'commander';
 import { type BenchFlags, loadBeside } from '../beside.ts';
+import type { PruneFlags } from '../commands/disk.ts';
 import type { DoctorFlags } from '../commands/doctor.ts';
 import type { SetupFlags } from '../commands/setup.ts';
 import * as ranges from '../flags/ranges.ts';
@@ -42,11 +43,19 @@ export function addMachine(program: Command): void {
     )
     .addOption(new Option('--report', 'print a report of this host for an issue, in Markdown').conflicts('security'))
     .option('--security', 'check the security of the host instead: kernel, processor, memory, jail')
+    .addOption(
+      new Option('--network', 'check instead whether sandboxes can have a network here').conflicts([
+        'security',
+        'report',
+      ]),
+    )
+    .option('--clean', 'with --network: first remove what dead processes left behind: TAPs, rules, ip_forward, records')
     .addOption(output())
     .action((flags: DoctorFlags & OutputFlags) =>
       perform(flags, async (cli) => (await import('../commands/doctor.ts')).doctor(cli, flags)),
     );
 
+  addDisk(program);
   const bench = program
     .command('bench')
     .summary('run benchmarks on this machine')
@@ -57,4 +66,24 @@ export function addMachine(program: Command): void {
       perform(flags, async (cli) => (await loadBeside('bench')).bench(cli, names, flags)),
     );
   describeLater(bench, async () => (await loadBeside('bench')).description());
+}
+
+function addDisk(program: Command): void {
+  const load = () => import('../commands/disk.ts');
+  program
+    .command('df')
+    .summary('show what the home takes on the disk')
+    .description('Show what the home (NEUROVISOR_HOME) takes on the disk, by kind, and how much `prune` would free.')
+    .addOption(output())
+    .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).df(cli)));
+  program
+    .command('prune')
+    .summary('free disk space')
+    .description(
+      'Remove templates and images without a name. Sandboxes, snapshots, named templates and images, and models stay.',
+    )
+    .option('-a, --all', 'also remove cached steps of Dockerfiles and cached packages')
+    .addOption(output())
+    .addHelpText('after', '\nExamples:\n  neurovisor df\n  neurovisor prune --all\n')
+    .action((flags: OutputFlags & PruneFlags) => perform(flags, async (cli) => (await load()).prune(cli, flags)));
 }

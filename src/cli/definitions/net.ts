@@ -1,12 +1,11 @@
 /** Definitions of `neurovisor net` and `neurovisor prove`. */
 import type { Command } from 'commander';
 import { loadBeside, type ProveFlags } from '../beside.ts';
-import type { NetDoctorFlags } from '../commands/net.ts';
 import { parseDuration } from '../flags/options.ts';
 import { hostileGuests } from '../flags/ranges.ts';
 import { describeLater } from './help.ts';
 import { type OutputFlags, perform } from './perform.ts';
-import { output, vmmOption } from './shared-options.ts';
+import { listCommand, output, vmmOption } from './shared-options.ts';
 
 const load = () => import('../commands/net.ts');
 
@@ -15,8 +14,7 @@ export function addNet(program: Command): void {
     .command('net')
     .summary('inspect the networks of sandboxes')
     .description('Inspect the TAPs, addresses, policies and counters of every NeuroVisor process on this host.');
-  net
-    .command('ls')
+  listCommand(net)
     .summary('list the networks of sandboxes')
     .description('List the networks of sandboxes, with their traffic and refused packets.')
     .addOption(output())
@@ -41,18 +39,6 @@ export function addNet(program: Command): void {
     .addOption(output())
     .action((sandbox: string, flags: OutputFlags & { readonly for?: string }) =>
       perform(flags, async (cli) => (await import('../commands/net-latency.ts')).netLatency(cli, sandbox, flags)),
-    );
-  net
-    .command('doctor')
-    .summary('check whether sandboxes can have a network here')
-    .description(
-      'Check whether sandboxes can have a network on this host, and print how to fix what does not work. ' +
-        'Exit status 1: they cannot.',
-    )
-    .option('--clean', 'first remove what dead processes left behind: TAPs, rules, ip_forward, records')
-    .addOption(output())
-    .action((flags: NetDoctorFlags & OutputFlags) =>
-      perform(flags, async (cli) => (await load()).netDoctor(cli, flags)),
     );
 
   const prove = program

@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import type { RunFlags } from '../commands/run/job.ts';
 import { UsageError } from '../failure.ts';
+import { groupOptions, moreOptionsText, whenAll, wrapped } from './option-groups.ts';
 import { type OutputFlags, perform } from './perform.ts';
 import {
   addSandboxOptions,
@@ -14,7 +15,34 @@ import {
   replayOption,
   TEMPLATE,
   vmmOption,
+  WORKDIR,
 } from './shared-options.ts';
+
+/** How the microVM is made and what the script finds in it. */
+const DETAILS =
+  'If a daemon is running (neurovisor serve), the microVM comes from its warm pool. Otherwise it is cloned ' +
+  'from a template with Python modules imported; the first run builds the template, which takes a minute. ' +
+  'Another size or list of modules boots instead, unless `neurovisor template create` has built a template ' +
+  'for it. --template starts from one by its name.\n\n' +
+  'The microVM starts in this process, not in the daemon, with -it (without --image or --build), --boot, ' +
+  '--jail, --vmm, --record, --replay, a .gguf file or pulled model, NEUROVISOR_UPSTREAM, ' +
+  'NEUROVISOR_ACCELERATOR, NEUROVISOR_JAIL, NEUROVISOR_VMM or NEUROVISOR_GPU.\n\n' +
+  'The script runs in the home of the guest user, with the files of --copy beside it: copied modules can be ' +
+  'imported, and relative paths lead to copied files. If --copy includes the script, it runs from its place ' +
+  'there.\n\n' +
+  'A project comes along as a whole: DIR runs its __main__.py, and -m a module of the current directory, as ' +
+  'python3 does. --project copies a directory and starts the script in it. What .gitignore and .dockerignore ' +
+  'list stays here, and so do .git, .venv, __pycache__ and node_modules; limits: 20,000 files, 1 GiB.\n\n' +
+  'With --image, or a --template of an image, programs and scripts run in a container image instead of the ' +
+  'built-in system. Without a script it works as docker run does: the entrypoint of the image runs with what ' +
+  'follows --, or with the command of the image, as the user and in the directory that the image names; -it ' +
+  'gives the program a terminal. A script needs a Python 3.10 or newer in the image.\n\n' +
+  'With --build, the image is built first, from the Dockerfile of a directory: each step in a microVM ' +
+  'without a network, packages through the package gateway. Steps that have not changed come from the cache; ' +
+  '--cpus, --memory, --disk and --net are for the sandbox, not for the build. For secrets, a network for the ' +
+  'steps or another file: neurovisor image build -t NAME, then run --image NAME.\n\n' +
+  'With --record, all requests of the script to models are kept in a file with their answers; --replay ' +
+  'answers them from it, without a model or network, and refuses any other request.';
 
 export function addRun(program: Command): void {
   const command = program
@@ -22,34 +50,14 @@ export function addRun(program: Command): void {
     .summary('run a Python script in a fresh microVM')
     .showHelpAfterError('(put the options of the script after --, for example neurovisor run FILE -- --verbose)')
     .description(
-      'Start a microVM, run a Python script in it, stream its output, and remove the microVM. ' +
-        'The guest has no network by default; OPENAI_BASE_URL in the guest points to a model on this host.\n\n' +
-        'If a daemon is running (neurovisor serve), the microVM comes from its warm pool. Otherwise it is cloned ' +
-        'from a template with Python modules imported; the first run builds the template, which takes a minute. ' +
-        'Another size or list of modules boots instead, unless `neurovisor template build` has built a template ' +
-        'for it. --template starts from one by its name.\n\n' +
-        'The microVM starts in this process, not in the daemon, with -it (without --image or --build), --no-template, --jail, --vmm, --record, ' +
-        '--replay, a .gguf file or pulled model, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR, NEUROVISOR_JAIL, NEUROVISOR_VMM or NEUROVISOR_GPU.\n\n' +
-        'The script runs in the home of the guest user, with the files of --copy beside it: copied modules can be ' +
-        'imported, and relative paths lead to copied files. If --copy includes the script, it runs from its place there.\n\n' +
-        'A project comes along as a whole: DIR runs its __main__.py, and -m a module of the current directory, as ' +
-        'python3 does. --workdir copies a directory and starts the script in it. What .gitignore and .dockerignore ' +
-        'list stays here, and so do .git, .venv, __pycache__ and node_modules; limits: 20,000 files, 1 GiB.\n\n' +
-        'With --image, or a --template of an image, programs and scripts run in a container image instead of the built-in system. Without a script ' +
-        'it works as docker run does: the entrypoint of the image runs with what follows --, or with the command of the ' +
-        'image, as the user and in the directory that the image names; -it gives the program a terminal. A script needs ' +
-        'a Python 3.10 or newer in the image.\n\n' +
-        'With --build, the image is built first, from the Dockerfile of a directory: each step in a microVM without a ' +
-        'network, packages through the package gateway. Steps that have not changed come from the cache; --cpus, --memory, ' +
-        '--disk and --net are for the sandbox, not for the build. For secrets, a network for the steps or ' +
-        'another file: neurovisor template build -t NAME, then run --image NAME.\n\n' +
-        'With --record, all requests of the script to models are kept in a file with their answers; --replay answers them from it, without ' +
-        'a model or network, and refuses any other request.\n\n' +
-        'Exit status: that of the script, or 122 a request was not in the cassette of --replay, 123 the script succeeded but --out or --sync did not, 124 timeout, ' +
-        '125 NeuroVisor failed, 126 or 127 the program of an image can’t be executed or found, 128+n ended by signal n, 2 usage error.',
+      'Start a microVM, run a Python script in it, stream its output, and remove the microVM. The guest has no ' +
+        'network by default; OPENAI_BASE_URL in the guest points to a model on this host.\n\n' +
+        'Exit status: that of the script, or 122 a request was not in the cassette of --replay, 123 the script ' +
+        'succeeded but --out or --sync did not, 124 timeout, 125 NeuroVisor failed, 126 or 127 the program of an ' +
+        'image can’t be executed or found, 128+n ended by signal n, 2 usage error.',
     )
     .argument('[file]', 'Python script, directory with __main__.py, or - for standard input')
-    .argument('[args...]', 'arguments of the script, after --; with --image or --build and no script, the program')
+    .argument('[args...]', 'arguments of the script; with --image or --build and no script, the program, after --')
     .option('-c, --code <code>', 'run this code instead of a file')
     .option('-m, --module <name>', 'run a module of the current directory instead, as python3 -m')
     .option('-i, --interactive', 'with -t: keep standard input connected to the console')
@@ -77,10 +85,10 @@ export function addRun(program: Command): void {
       collect,
       [],
     )
-    .option('--workdir <dir>', 'copy this directory into the guest and start the script in it')
+    .option('--project <dir>', 'copy this directory into the guest and start the script in it')
     .option(
       '--sync',
-      'show the changes of the script in --workdir and write them back after a question; conflicts are kept',
+      'show the changes of the script in --project and write them back after a question; conflicts are kept',
     )
     .option('-y, --yes', 'with --sync: write the changes without a question');
   // Commander keeps only the last of the two.
@@ -92,7 +100,7 @@ export function addRun(program: Command): void {
     .option('--timeout <time>', 'time limit of the script, for example 90s or 5m (default: none)')
     .addOption(memoryMaxOption())
     .option('--user <name>', 'guest user: user or root (default: user, or that of the image)')
-    .option('--cwd <dir>', 'working directory (default: home of the guest user)')
+    .option(...WORKDIR)
     .option(
       '--entrypoint <program>',
       'with --image, --build, or a --template of an image: program to run instead of its entrypoint and command; "": only what follows --',
@@ -102,26 +110,28 @@ export function addRun(program: Command): void {
     .addOption(replayOption())
     .option('--no-requirements', 'do not install what the script (PEP 723) or the pyproject.toml of its project names')
     .option(...TEMPLATE)
-    .option('--no-template', 'boot instead of cloning a template')
+    .option('--boot', 'boot instead of cloning a template')
     .option('--daemon', 'fail if no daemon is running')
     .option('--no-daemon', 'start the microVM in this process, even if a daemon is running')
     .addOption(jailOption())
     .addOption(vmmOption())
     .option('--timings', 'print a time breakdown')
     .addOption(output())
+    .addHelpText('after', () => moreOptionsText(command))
+    .addHelpText('after', () => whenAll(`\n${wrapped(DETAILS)}\n${NETWORK_HELP}`))
     .addHelpText(
       'after',
-      `${NETWORK_HELP}
+      `
 Examples:
   neurovisor run examples/agent.py
   neurovisor run -c 'import numpy; print(numpy.arange(3))'
   neurovisor run --copy helper.py --copy data main.py
   neurovisor run --copy . src/main.py
   neurovisor run app                        # app/__main__.py, with the files of app
-  neurovisor run -m app.report -- --year 2026
+  neurovisor run -m app.report --year 2026
   neurovisor run --out plots --out result.csv:/tmp/result.csv script.py
-  neurovisor run --workdir . --sync refactor.py
-  neurovisor run --memory 1G --timeout 5m script.py -- --verbose input.txt
+  neurovisor run --project . --sync refactor.py
+  neurovisor run --memory 1G --timeout 5m script.py --verbose input.txt
   neurovisor run --allow-out pypi.org --allow-out '*.pythonhosted.org' script.py
   neurovisor run --with pandas,matplotlib plot.py
   neurovisor run --template data plot.py
@@ -157,4 +167,18 @@ Examples:
           : await run(cli, undefined, [file, ...args], flags);
       });
     });
+  groupOptions(command, [
+    '--code',
+    '--module',
+    '--env',
+    '--with',
+    '--copy',
+    '--out',
+    '--project',
+    '--image',
+    '--allow-out',
+    '--model',
+    '--memory',
+    '--timeout',
+  ]);
 }

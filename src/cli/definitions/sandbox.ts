@@ -6,14 +6,16 @@ import type { ListFlags } from '../commands/sandboxes.ts';
 import type { ForkFlags } from '../commands/snapshot.ts';
 import type { UpdateFlags } from '../commands/update.ts';
 import * as ranges from '../flags/ranges.ts';
+import { groupOptions, moreOptionsText, whenAll } from './option-groups.ts';
 import { type OutputFlags, performThere } from './perform.ts';
 import {
   addNetworkOptions,
   addPackageOptions,
   addSandboxOptions,
-  BUDGET,
   collect,
   DISK_LIMIT,
+  listCommand,
+  MODEL_BUDGET,
   memoryMaxOption,
   NETWORK_HELP,
   output,
@@ -74,9 +76,11 @@ function addCreate(program: Command): void {
     .option('--boot', 'boot instead of using the pool or a template')
     .option('--model <name>', 'default model of the guest: a name on the model server')
     .addOption(output())
+    .addHelpText('after', () => moreOptionsText(command))
+    .addHelpText('after', () => whenAll(NETWORK_HELP))
     .addHelpText(
       'after',
-      `${NETWORK_HELP}
+      `
 Examples:
   id=$(neurovisor create)
   neurovisor exec $id -c 'print(6 * 7)'
@@ -94,6 +98,20 @@ Examples:
         return await create(cli, control, flags);
       }),
     );
+  groupOptions(command, [
+    '--label',
+    '--env',
+    '--with',
+    '--image',
+    '--template',
+    '--snapshot',
+    '--allow-out',
+    '--model',
+    '--memory',
+    '--timeout',
+    '--idle-timeout',
+    '--output',
+  ]);
 }
 
 function addUpdate(program: Command): void {
@@ -108,12 +126,7 @@ function addUpdate(program: Command): void {
   addPackageOptions(addNetworkOptions(command), 'separated by commas, or none; replaces the policy, with its rules')
     .option(...DISK_LIMIT, collect, [])
     .option(...RATE)
-    .option(...BUDGET, collect, [])
-    .option(
-      '--tokens-per-minute <n>',
-      'rate of model tokens, for example 50k; none lifts it',
-      ranges.tokensPerMinuteOrNone,
-    )
+    .option(...MODEL_BUDGET, collect, [])
     .option('--timeout <time>', 'lifetime from now on, for example 90s or 2h, or never')
     .option('--memory <size>', 'new memory size; needs a sandbox created with --memory-max')
     .option('--on-memory-pressure <action>', 'action when close to OOM; see neurovisor create --help')
@@ -129,7 +142,7 @@ Examples:
   neurovisor update 7ds14n1k --disk-limit rate=20M --rate 5M
   neurovisor update 7ds14n1k --allow-out 'GET https://api.github.com/repos/' --net-limit api.github.com=50M
   neurovisor update 7ds14n1k --memory 768M
-  neurovisor update 7ds14n1k --budget output=400k,cost=10,per=1d
+  neurovisor update 7ds14n1k --model-budget output=400k,cost=10,per=1d
   neurovisor update 7ds14n1k --packages pip --packages-deny 'torch*'
   neurovisor update 7ds14n1k --packages none
 `,
@@ -268,8 +281,7 @@ Examples:
         async () => (await snapshots()).checkSnapshotName(flags),
       ),
     );
-  snapshot
-    .command('ls')
+  listCommand(snapshot)
     .summary('list snapshots')
     .description('List snapshots. A snapshot made with another kernel, image or VMM cannot be restored.')
     .addOption(output())

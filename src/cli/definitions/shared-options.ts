@@ -8,6 +8,7 @@ import * as ranges from '../flags/ranges.ts';
 /** Without a default, an option that is not given stays undefined. */
 export const collect = (value: string, previous: readonly string[] = []): string[] => [...previous, value];
 
+/** `--model-budget` of a tenant or the host. */
 export const modelBudgetOption = (): Option =>
   new Option(
     '--model-budget <limits>',
@@ -74,6 +75,12 @@ export function cardOption(): Option {
   );
 }
 
+/** `-w`, `--workdir` */
+export const WORKDIR = [
+  '-w, --workdir <dir>',
+  'working directory in the guest (default: home of the guest user)',
+] as const;
+
 /** `--cpus`, `--memory`, `--disk` */
 export function addSizeOptions(command: Command): Command {
   return command
@@ -107,10 +114,12 @@ export const RATE = [
   'channel bandwidth in each direction, bytes per second, for example 5M, or none',
 ] as const;
 
-export const BUDGET = [
-  '--budget <limits>',
-  'budget for models, shared with forks, for example input=1M,output=200k,requests=500,cost=5,per=1d (cost in dollars); without per, for the whole life',
+/** `--model-budget` of a sandbox. */
+export const MODEL_BUDGET = [
+  '--model-budget <limits>',
+  'budget for models, shared with forks, for example input=1M,output=200k,requests=500,cost=5,rate=50k,per=1d (cost in dollars; rate: tokens per minute), or none; without per, for the whole life',
 ] as const;
+
 export const DISK_LIMIT = [
   '--disk-limit <limits>',
   'disk limits, reads and writes together, for example rate=20M,iops=500, or none',
@@ -141,12 +150,7 @@ export function addSandboxOptions(command: Command): Command {
         'place in the queue of a busy model server: interactive, normal or batch (default: normal)',
       ).choices(MODEL_PRIORITIES),
     )
-    .option(...BUDGET, collect, [])
-    .option(
-      '--tokens-per-minute <n>',
-      'rate of model tokens, prompts and answers together, for example 50k',
-      ranges.tokensPerMinute,
-    )
+    .option(...MODEL_BUDGET, collect, [])
     .option(
       '--model-cache <ttl>',
       'answer equal requests from a cache for this time, for example 10m: those with temperature 0 or a seed and no tools, and embeddings; 10m,all: every request (default: none)',

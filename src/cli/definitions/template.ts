@@ -1,18 +1,17 @@
 /** Definitions of `neurovisor template`. */
-import { type Command, Option } from 'commander';
-import type { DockerfileFlags } from '../commands/dockerfile.ts';
+import type { Command } from 'commander';
+import type { TemplateFlags } from '../commands/template.ts';
 import { type OutputFlags, perform } from './perform.ts';
 import {
   addRequirementOptions,
   addSizeOptions,
-  BUILD_ARG,
   cardOption,
   collect,
   imageOption,
+  listCommand,
   memoryMaxOption,
   output,
   PACKAGES_MIN_AGE,
-  TARGET,
 } from './shared-options.ts';
 
 const load = () => import('../commands/template.ts');
@@ -31,53 +30,42 @@ export function addTemplate(program: Command): void {
       'after',
       `
 Examples:
-  neurovisor template build -t data --memory 1G --with pandas,matplotlib
+  neurovisor template create -t data --memory 1G --with pandas,matplotlib
   neurovisor run --template data plot.py
-  neurovisor template build -t web --start 'python3 -m http.server 8000' --ready "bash -c ': </dev/tcp/localhost/8000'"
+  neurovisor template create -t web --start 'python3 -m http.server 8000' --ready "bash -c ': </dev/tcp/localhost/8000'"
   neurovisor create --template data
   neurovisor pool set 1 4 --template data
   neurovisor template rm data
 `,
     );
-  const build = template
-    .command('build')
+  const create = template
+    .command('create')
     .summary('build a template')
     .description(
-      'Build a template, if it does not exist, and show its details. With --tag, give it a name; a name that another ' +
-        'template has moves to this one once it is built. With a directory or --file, build an environment from a ' +
-        'Dockerfile: each step runs in a microVM, without a network unless asked for; packages come through the ' +
-        'package gateway.',
+      'Build a template, if it does not exist, and show its details. With --name, give it a name; a name that another ' +
+        'template has moves to this one once it is built. --image takes a container image, for example one of ' +
+        '`neurovisor image build`.',
     )
-    .argument('[context]', 'directory that COPY takes files from; its Dockerfile is built')
-    .option('-t, --tag <name>', 'name of the template, for --template')
+    .option('-t, --name <name>', 'name of the template, for --template')
     .option(
       '--start <command>',
       'start this program before the template is saved, with sh -c; it runs in every sandbox of the template',
     )
     .option(
       '--ready <command>',
-      'save the template once this command exits with 0 (default: the HEALTHCHECK of the image or Dockerfile)',
+      'save the template once this command exits with 0 (default: the HEALTHCHECK of the image)',
     )
     .option('--ready-timeout <time>', 'fail if the program is not ready by then, for example 90s or 5m (default: 2m)');
-  addDockerfileOptions(build);
-  addRequirementOptions(addSizeOptions(build).addOption(imageOption()))
+  addRequirementOptions(addSizeOptions(create).addOption(imageOption()))
     .option(...PACKAGES_MIN_AGE)
     .addOption(memoryMaxOption())
     .addOption(cardOption())
     .option('--warm <module>', 'Python module to import instead of the default list (repeatable)', collect, [])
     .addOption(output())
-    .action((context: string | undefined, flags: DockerfileFlags & OutputFlags) =>
-      perform(flags, async (cli) => {
-        const { dockerfileBuild, requireNoDockerfileFlags } = await import('../commands/dockerfile.ts');
-        if (context !== undefined || flags.file !== undefined) {
-          return dockerfileBuild(cli, context ?? '.', flags);
-        }
-        requireNoDockerfileFlags(flags);
-        return (await load()).templateBuild(cli, flags);
-      }),
+    .action((flags: TemplateFlags & OutputFlags) =>
+      perform(flags, async (cli) => (await load()).templateCreate(cli, flags)),
     );
-  template
-    .command('ls')
+  listCommand(template)
     .summary('list templates')
     .description('List the templates of this machine.')
     .addOption(output())
@@ -106,35 +94,9 @@ Examples:
     );
 }
 
-function addDockerfileOptions(build: Command): void {
-  build
-    .option('-f, --file <path>', 'Dockerfile (default: Dockerfile of the context); - for stdin')
-    .option(...BUILD_ARG, collect, [])
-    .option(...TARGET)
-    .option(
-      '--secret <id=name,src=file>',
-      'file, or env=VARIABLE, for RUN --mount=type=secret (repeatable)',
-      collect,
-      [],
-    )
-    .option('--no-cache', 'run every step again')
-    .addOption(
-      new Option('--progress <kind>', 'what to show of the steps (default: plain)').choices(['plain', 'quiet']),
-    )
-    .addOption(
-      new Option('--net <mode>', 'network of the steps: none, egress or open (default: none)').choices([
-        'none',
-        'egress',
-        'open',
-      ]),
-    )
-    .option('--allow-out <rule>', 'allow outbound connections of steps (repeatable)', collect, [])
-    .option('--deny-out <rule>', 'deny outbound connections of steps (repeatable)', collect, []);
-}
-
 function addTransfer(template: Command): void {
   const loadTransfer = () => import('../commands/template-transfer.ts');
-  const as = ['-t, --tag <name>', 'name of the template here (default: that of the export)'] as const;
+  const as = ['-t, --name <name>', 'name of the template here (default: that of the export)'] as const;
   template
     .command('export')
     .summary('write a template into a directory')
@@ -158,8 +120,8 @@ function addTransfer(template: Command): void {
     .argument('<dir>', 'directory of the export')
     .option(...as)
     .addOption(output())
-    .action((dir: string, flags: OutputFlags & { readonly tag?: string }) =>
-      perform(flags, async (cli) => (await loadTransfer()).templateImport(cli, dir, flags.tag)),
+    .action((dir: string, flags: OutputFlags & { readonly name?: string }) =>
+      perform(flags, async (cli) => (await loadTransfer()).templateImport(cli, dir, flags.name)),
     );
   template
     .command('push')
@@ -180,7 +142,7 @@ function addTransfer(template: Command): void {
     .argument('<reference>', 'REGISTRY/NAME[:TAG] or REGISTRY/NAME@sha256:DIGEST')
     .option(...as)
     .addOption(output())
-    .action((reference: string, flags: OutputFlags & { readonly tag?: string }) =>
-      perform(flags, async (cli) => (await loadTransfer()).templatePull(cli, reference, flags.tag)),
+    .action((reference: string, flags: OutputFlags & { readonly name?: string }) =>
+      perform(flags, async (cli) => (await loadTransfer()).templatePull(cli, reference, flags.name)),
     );
 }

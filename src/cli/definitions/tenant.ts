@@ -21,7 +21,7 @@ Examples:
   neurovisor tenant set acme --sandboxes 20 --memory 16G --starts 5
   neurovisor tenant set acme --model-budget output=1M,cost=5,per=1d
   neurovisor tenant set acme --storage none
-  neurovisor tenant show acme
+  neurovisor tenant inspect acme
 `,
     );
   listCommand(tenant)
@@ -30,7 +30,7 @@ Examples:
     .addOption(output())
     .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).tenantList(cli)));
   tenant
-    .command('show')
+    .command('inspect')
     .summary('show the quotas of a tenant and their use')
     .description('Show the quotas of a tenant and, if the daemon of this home runs, their use.')
     .argument('<name>', 'name of the tenant')

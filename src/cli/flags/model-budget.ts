@@ -1,5 +1,4 @@
-/** `--budget`, `--tokens-per-minute`: what a sandbox may use of the models. */
-
+/** `--model-budget`: what a sandbox, a tenant or the whole host may use of the models. */
 import type { ModelBudget, WindowedBudget } from '../../base/request/model-limits.ts';
 import { COST_DECIMALS_MAX, dollarsText, parseDollars } from '../../base/text/dollars.ts';
 import { RANGES } from '../../sandbox/contract/limits.ts';
@@ -8,22 +7,18 @@ import { type LimitWord, parseLimits } from './limit-list.ts';
 import { durationText, parseDuration } from './options.ts';
 
 export interface BudgetFlags {
-  readonly budget?: readonly string[];
-  readonly tokensPerMinute?: number;
+  readonly modelBudget?: readonly string[];
 }
 
-export interface BudgetChangeFlags {
-  readonly budget?: readonly string[];
-  /** Null: none. */
-  readonly tokensPerMinute?: number | null;
-}
-
+const OPTION = '--model-budget';
 const COUNT = { parse: parseAmount, ...RANGES.modelBudget };
+/** `rate`: tokens per minute, prompts and answers together. */
 const WORDS: Readonly<Record<string, LimitWord<keyof ModelBudget>>> = {
   input: { field: 'inputTokens', ...COUNT },
   output: { field: 'outputTokens', ...COUNT },
   requests: { field: 'requests', ...COUNT },
   cost: { field: 'costNanoDollars', parse: parseCost, ...RANGES.modelCostNanoDollars, format: dollarsText },
+  rate: { field: 'tokensPerMinute', ...COUNT },
   per: { field: 'windowMs', parse: parseDuration, ...RANGES.modelWindowMs, format: durationText },
 };
 
@@ -51,40 +46,33 @@ function parseCost(text: string): number {
   );
 }
 
-/** `input=1M,output=200k,per=1d`; several options form one list. @returns undefined: neither option was given. @throws UsageError */
-export function parseBudget(flags: BudgetFlags): ModelBudget | undefined {
-  const { budget: texts = [], tokensPerMinute } = flags;
-  const limits = parseLimits('--budget', WORDS, EXAMPLE, texts);
-  if (limits === undefined && tokensPerMinute === undefined) return undefined;
-  const { windowMs, ...counts } = limits ?? {};
-  if (windowMs !== undefined && Object.keys(counts).length === 0) {
-    throw new UsageError('--budget per= needs a limit', 'add for example output=200k, or use --tokens-per-minute');
-  }
-  return { ...limits, ...(tokensPerMinute === undefined ? {} : { tokensPerMinute }) };
+/**
+ * Reads `input=1M,output=200k,rate=50k,per=1d` for one sandbox; several options form one list, and `none` is an empty one.
+ * @returns undefined if the option was not given
+ * @throws UsageError
+ */
+export function parseBudget({ modelBudget = [] }: BudgetFlags): ModelBudget | undefined {
+  const limits = parseLimits(OPTION, WORDS, EXAMPLE, modelBudget);
+  if (limits === undefined) return undefined;
+  const { windowMs, tokensPerMinute: _, ...counts } = limits;
+  if (windowMs === undefined || Object.keys(counts).length > 0) return limits;
+  throw new UsageError(`${OPTION} per= needs a limit`, 'add for example output=200k');
 }
 
-export function isBudgetChange({ budget = [], tokensPerMinute }: BudgetChangeFlags): boolean {
-  return budget.length > 0 || tokensPerMinute !== undefined;
-}
-
-/** What is not named stays: `--budget` names all limits but the rate. @throws UsageError */
-export function changedBudget({ budget = [], tokensPerMinute }: BudgetChangeFlags, current: ModelBudget): ModelBudget {
-  const { tokensPerMinute: rate, ...limits } = current;
-  const named = parseBudget({ budget }) ?? limits;
-  const next = tokensPerMinute === undefined ? rate : (tokensPerMinute ?? undefined);
-  return { ...named, ...(next === undefined ? {} : { tokensPerMinute: next }) };
-}
-
-/** `--model-budget` of the host or a tenant. @returns undefined: not given; null: none. @throws UsageError */
+/**
+ * Reads the budget of the host or a tenant, which has a window and no rate.
+ * @returns undefined if the option was not given; null for `none`
+ * @throws UsageError
+ */
 export function parseSharedBudget(texts: readonly string[]): WindowedBudget | null | undefined {
-  const parsed = parseLimits('--model-budget', WORDS, EXAMPLE, texts);
-  if (parsed === undefined) return undefined;
-  const { windowMs, ...limits } = parsed;
-  const isNone = Object.keys(limits).length === 0;
-  if (isNone && windowMs === undefined) return null;
-  if (isNone) throw new UsageError('--model-budget per= needs a limit', 'add for example cost=20');
+  const budget = parseBudget({ modelBudget: texts });
+  if (budget === undefined) return undefined;
+  const { windowMs, tokensPerMinute, ...limits } = budget;
+  if (tokensPerMinute !== undefined)
+    throw new UsageError(`${OPTION} rate= is only for sandboxes`, 'give it to run, create or update');
   if (windowMs !== undefined) return { ...limits, windowMs };
-  throw new UsageError('--model-budget needs a window', 'add for example per=1d');
+  if (Object.keys(limits).length === 0) return null;
+  throw new UsageError(`${OPTION} needs a window`, 'add for example per=1d');
 }
 
 /** `output=5000000,cost=20,per=1d`, as `parseSharedBudget` reads it. */

@@ -4,7 +4,7 @@ import { MIB } from '../../base/units.ts';
 import { UsageError } from '../failure.ts';
 import * as ranges from './ranges.ts';
 
-/** Of a sandbox: `10m`, `10m,all`. @throws UsageError */
+/** Reads `--model-cache` of a sandbox: `10m`, `10m,all`. @throws UsageError */
 export function parseModelCache(text: string): ModelCache {
   const [ttl = '', requests, ...more] = text.split(',');
   if (more.length > 0 || (requests !== undefined && requests !== 'all')) {
@@ -15,5 +15,5 @@ export function parseModelCache(text: string): ModelCache {
   return requests === undefined ? { ttlMs } : { ttlMs, requests };
 }
 
-/** Of the daemon: `512M` → bytes; `none`: nothing is kept. @throws UsageError */
+/** Reads `--model-cache-size` of the daemon: `512M` → bytes; `none` → 0. @throws UsageError */
 export const parseCacheSize = (text: string): number => (text === 'none' ? 0 : ranges.modelCacheSize(text) * MIB);

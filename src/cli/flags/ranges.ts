@@ -5,7 +5,6 @@
 import type { PoolLimits } from '../../sandbox/contract/control.ts';
 import { RANGES, type Range } from '../../sandbox/contract/limits.ts';
 import { UsageError } from '../failure.ts';
-import { parseAmount } from './model-budget.ts';
 import { parseCount, parseDuration, parseMemory, parseRate } from './options.ts';
 
 const HOUR_MS = 3_600_000;
@@ -24,11 +23,6 @@ export const memoryMax = sized('--memory-max', RANGES.memoryMib);
 /** MiB */
 export const disk = sized('--disk', RANGES.diskMib);
 
-export const tokensPerMinute = ranged('--tokens-per-minute', parseAmount, RANGES.modelBudget, String);
-
-/** Null: `none`. */
-export const tokensPerMinuteOrNone = (text: string): number | null => (text === 'none' ? null : tokensPerMinute(text));
-
 /** Bytes per second of the channel. */
 export const rate = ranged('--rate', parseRate, RANGES.channelBytes, String);
 
@@ -40,7 +34,7 @@ export const readyTimeout = timed('--ready-timeout', RANGES.readyTimeoutMs);
 export const packageAge = timed('--packages-min-age', RANGES.packageAgeMs);
 /** Milliseconds */
 export const interval = timed('--interval', { min: 100, max: HOUR_MS });
-/** `audit show`. */
+/** `audit inspect`. */
 export const auditRecord = counted('number', { min: 1, max: Number.MAX_SAFE_INTEGER });
 /** Of `prove image`. */
 export const hostileGuests = counted('--guests', { min: 1, max: 1000 });
@@ -49,7 +43,7 @@ export const latencyTime = timed('--for', { min: 1, max: HOUR_MS });
 /** Milliseconds */
 export const modelCacheTtl = timed('--model-cache', RANGES.modelCacheTtlMs);
 /** MiB */
-export const modelCacheSize = sized('--model-cache', { min: 1, max: 64 * 1024 });
+export const modelCacheSize = sized('--model-cache-size', { min: 1, max: 64 * 1024 });
 /** Milliseconds */
 export const idleTimeout = timed('--idle-timeout', RANGES.idleTimeoutMs);
 

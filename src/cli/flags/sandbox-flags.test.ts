@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { changeOf, limitsOf } from '../commands/update.ts';
 import { parseDiskLimits } from './disk-limits.ts';
-import { changedBudget, isBudgetChange, parseSharedBudget } from './model-budget.ts';
+import { parseBudget, parseSharedBudget } from './model-budget.ts';
 import { channelOptions, type NetworkFlags, networkOptions, sandboxOptions } from './sandbox-flags.ts';
 
 const NO_FLAGS: NetworkFlags = { allowOut: [], denyOut: [] };
@@ -198,13 +198,13 @@ describe('changeOf', () => {
   });
 });
 
-describe('--budget, --tokens-per-minute, --model-priority', () => {
+describe('--model-budget, --model-priority', () => {
   const flags = { ...NO_FLAGS, env: [], warm: [], alias: [], allowModel: [] };
   const models = (more: object) => sandboxOptions({ env: {} }, { ...flags, ...more }, {}).models;
 
-  it('name the limits of the budget; both options make one', () => {
-    const budget = ['input=1M,output=1.5k', 'requests=10,cost=0.29,per=1d'];
-    expect(models({ budget, tokensPerMinute: 5, modelPriority: 'batch' })).toMatchObject({
+  it('name the limits of the budget; several options make one', () => {
+    const modelBudget = ['input=1M,output=1.5k', 'requests=10,cost=0.29,rate=5,per=1d'];
+    expect(models({ modelBudget, modelPriority: 'batch' })).toMatchObject({
       priority: 'batch',
       budget: {
         inputTokens: 1_000_000,
@@ -229,17 +229,14 @@ describe('--budget, --tokens-per-minute, --model-priority', () => {
     ['per=1h', 'needs a limit'],
     ['output=0', 'out of range'],
   ])('refuse %s', (text, why) => {
-    expect(() => models({ budget: [text] })).toThrow(why);
+    expect(() => models({ modelBudget: [text] })).toThrow(why);
   });
 
-  it('update: what is not named stays, --budget replaces all limits but the rate', () => {
-    const current = { requests: 5, windowMs: 1000, tokensPerMinute: 7 };
-    expect(changedBudget({ budget: ['output=9'] }, current)).toEqual({ outputTokens: 9, tokensPerMinute: 7 });
-    expect(changedBudget({ budget: ['none'] }, current)).toEqual({ tokensPerMinute: 7 });
-    expect(changedBudget({ budget: [], tokensPerMinute: 8 }, current)).toEqual({ ...current, tokensPerMinute: 8 });
-    expect(changedBudget({ tokensPerMinute: null }, current)).toEqual({ requests: 5, windowMs: 1000 });
-    expect(isBudgetChange({ budget: [] })).toBe(false);
-    expect(isBudgetChange({ tokensPerMinute: null })).toBe(true);
+  it('none is an empty budget, a rate needs no window, and no option is no budget', () => {
+    expect(parseBudget({ modelBudget: ['none'] })).toEqual({});
+    expect(parseBudget({ modelBudget: ['rate=7'] })).toEqual({ tokensPerMinute: 7 });
+    expect(() => parseBudget({ modelBudget: ['rate=7,per=1h'] })).toThrow('needs a limit');
+    expect(parseBudget({})).toBeUndefined();
   });
 
   it('serve --model-budget: a budget with windows', () => {
@@ -247,6 +244,7 @@ describe('--budget, --tokens-per-minute, --model-priority', () => {
     expect(parseSharedBudget(['none'])).toBeNull();
     expect(parseSharedBudget(['cost=20', 'per=1h'])).toEqual({ costNanoDollars: 20_000_000_000, windowMs: 3_600_000 });
     expect(() => parseSharedBudget(['cost=20'])).toThrow('needs a window');
+    expect(() => parseSharedBudget(['cost=20,rate=5,per=1h'])).toThrow('rate= is only for sandboxes');
     expect(() => parseSharedBudget(['per=1h'])).toThrow('needs a limit');
     expect(() => parseSharedBudget(['cost=0,per=1h'])).toThrow('--model-budget cost=0: out of range');
   });

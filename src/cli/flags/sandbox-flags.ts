@@ -38,8 +38,9 @@ export interface SandboxFlags
   readonly allowField?: readonly string[];
   readonly modelPriority?: ModelPriority;
   readonly modelCache?: ModelCache;
-  /** Name of a template; false with `--no-template`. */
-  readonly template?: string | false;
+  readonly template?: string;
+  /** Instead of a clone. */
+  readonly boot?: boolean;
   readonly cpus?: number;
   readonly memory?: string;
   readonly memoryMax?: string;
@@ -86,12 +87,16 @@ export function sandboxOptions(
  * before.
  * @throws UsageError
  */
-export function templateOption({ template, image, build }: Pick<SandboxFlags, 'template' | 'image' | 'build'>): {
-  readonly template?: string;
-} {
+export function templateOption({
+  template,
+  image,
+  build,
+  boot,
+}: Pick<SandboxFlags, 'template' | 'image' | 'build' | 'boot'>): { readonly template?: string } {
   if (image !== undefined && build !== undefined)
     throw new UsageError('--build and --image are mutually exclusive', 'omit one of them');
-  if (typeof template !== 'string') return {};
+  if (template === undefined) return {};
+  if (boot === true) throw new UsageError('--template and --boot are mutually exclusive', 'omit one of them');
   if (build !== undefined) throw new UsageError('--template and --build are mutually exclusive', 'omit one of them');
   if (image === undefined) return { template };
   throw new UsageError('--template and --image are mutually exclusive', 'omit one of them');

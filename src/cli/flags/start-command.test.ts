@@ -9,10 +9,10 @@ const check = (kind: 'none' | 'exec' | 'shell', ...command: string[]) => ({
 
 describe('readStart', () => {
   it('a start command without --ready is for an image alone, which may have a health check', () => {
-    const flags = { start: 'serve', tag: 'web' };
+    const flags = { start: 'serve', name: 'web' };
     expect(readStart(flags, true)).toEqual({ command: 'serve', ready: null, readyTimeoutMs: 120_000 });
     expect(() => readStart(flags, false)).toThrow('--start needs --ready');
-    expect(() => readStart({ start: 'serve' }, true)).toThrow('--start needs --tag');
+    expect(() => readStart({ start: 'serve' }, true)).toThrow('--start needs --name');
     expect(() => readStart({ ready: 'true' }, true)).toThrow('--ready needs --start');
     expect(readStart({}, false)).toBeUndefined();
   });

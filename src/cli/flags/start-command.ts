@@ -7,7 +7,7 @@ import * as ranges from './ranges.ts';
 
 export interface StartFlags {
   /** Name of the template. */
-  readonly tag?: string;
+  readonly name?: string;
   /** Command whose program runs in every clone, and the command that tells when it is ready. */
   readonly start?: string;
   readonly ready?: string;
@@ -29,15 +29,15 @@ const REMEDY =
  * @throws UsageError
  */
 export function readStart(flags: StartFlags, hasImage: boolean): AskedStart | undefined {
-  const { start: command, ready = null, readyTimeout, tag } = flags;
+  const { start: command, ready = null, readyTimeout, name } = flags;
   if (command === undefined) {
     const alone = ready === null ? readyTimeout && '--ready-timeout' : '--ready';
     if (alone === undefined) return undefined;
     throw new UsageError(`${alone} needs --start`, 'add the command whose program becomes ready');
   }
   if (ready === null && !hasImage) throw new UsageError('--start needs --ready', REMEDY);
-  if (tag === undefined) {
-    throw new UsageError('--start needs --tag', 'only a name leads to a template with a program');
+  if (name === undefined) {
+    throw new UsageError('--start needs --name', 'only a name leads to a template with a program');
   }
   const readyTimeoutMs = readyTimeout === undefined ? READY_TIMEOUT_MS : ranges.readyTimeout(readyTimeout);
   return { command, ready, readyTimeoutMs };

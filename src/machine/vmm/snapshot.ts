@@ -79,6 +79,6 @@ async function readState(path: string): Promise<Buffer> {
 function refused(cause: unknown): VmmError {
   return new VmmError('snapshot_refused', 'could not load the snapshot', {
     cause,
-    remedy: 'Rebuild it: `neurovisor template rm`, then `neurovisor template build`.',
+    remedy: 'Rebuild it: `neurovisor template rm`, then `neurovisor template create`.',
   });
 }

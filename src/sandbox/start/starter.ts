@@ -361,7 +361,7 @@ function hasPackages({ requirements = [] }: Pick<SandboxOptions, 'requirements'>
 
 function withoutTemplate(): SandboxError {
   return new SandboxError('spec_invalid', 'a named template, or packages, exclude a boot', {
-    remedy: 'omit boot (--boot, --no-template)',
+    remedy: 'omit boot (--boot)',
   });
 }
 

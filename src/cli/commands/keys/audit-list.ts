@@ -1,4 +1,4 @@
-/** `neurovisor audit ls`, `audit show`: what the logs say of requests and calls. */
+/** `neurovisor audit ls`, `audit inspect`: what the logs say of requests and calls. */
 import { once } from 'node:events';
 import { type AuditLine, findAudit, readAudit } from '../../../api/tenants/audit-read.ts';
 import type { AuditRecord, ModelUse } from '../../../api/tenants/audit-record.ts';

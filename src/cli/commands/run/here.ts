@@ -29,7 +29,7 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
     requirements: job.requirements,
     ...(await imageRequest(flags)),
     console: wantsConsole ? 'interactive' : 'log',
-    boot: flags.template === false,
+    boot: flags.boot === true,
     ...templateOption(flags),
   };
   const usage: UsageRecord[] = [];

@@ -26,13 +26,15 @@ export interface RunFlags extends SandboxFlags, CassetteFlags {
   readonly module?: string;
   readonly copy: readonly string[];
   readonly out: readonly string[];
-  readonly workdir?: string;
+  /** Copied, and where the script starts. */
+  readonly project?: string;
   readonly sync?: boolean;
   readonly yes?: boolean;
   readonly timeout?: string;
   readonly model?: string;
   readonly user?: string;
-  readonly cwd?: string;
+  /** In the guest. */
+  readonly workdir?: string;
   /** Instead of the image's; empty: none. */
   readonly entrypoint?: string;
   readonly timings?: boolean;
@@ -79,14 +81,15 @@ export interface RunReport {
 export function checkJob(flags: RunFlags): void {
   if (flags.timeout !== undefined) ranges.timeout(flags.timeout);
   const { interactive = false, tty = false } = flags;
-  const { workdir, sync = false, yes = false, out } = flags;
-  if (sync && workdir === undefined) {
-    throw new UsageError('--sync needs --workdir', 'use --workdir DIR --sync');
+  const { project, sync = false, yes = false, out } = flags;
+  if (sync && project === undefined) {
+    throw new UsageError('--sync needs --project', 'use --project DIR --sync');
   }
-  if (yes && !sync) throw new UsageError('--yes needs --sync', 'use --workdir DIR --sync --yes');
-  if (workdir !== undefined && flags.cwd !== undefined) {
-    throw new UsageError('--workdir and --cwd are mutually exclusive', 'omit one of them');
+  if (yes && !sync) throw new UsageError('--yes needs --sync', 'use --project DIR --sync --yes');
+  if (project !== undefined && flags.workdir !== undefined) {
+    throw new UsageError('--project and --workdir are mutually exclusive', 'omit one of them');
   }
+  checkWorkdir(flags.workdir);
   if (flags.entrypoint !== undefined && !mayHaveImage(flags)) {
     throw new UsageError('--entrypoint needs --image, --build or --template', 'add --image IMAGE');
   }
@@ -97,14 +100,21 @@ export function checkJob(flags: RunFlags): void {
     const remedy = 'use create --template and shell with the daemon: neurovisor serve';
     throw new UsageError('-it excludes --template', remedy);
   }
-  if (interactive && tty && (out.length > 0 || workdir !== undefined)) {
+  if (interactive && tty && (out.length > 0 || project !== undefined)) {
     const remedy = 'use create, shell and cp with the daemon: neurovisor serve';
-    throw new UsageError('-it excludes --out and --workdir', remedy);
+    throw new UsageError('-it excludes --out and --project', remedy);
   }
   if (interactive !== tty) {
     const remedy = 'use -it for the console; without it, the script reads standard input';
     throw new UsageError(`${tty ? '-t' : '-i'} alone has no effect: -i and -t go together`, remedy);
   }
+}
+
+/** A path of this machine looks like this, and copying it has its own option. @throws UsageError */
+function checkWorkdir(workdir: string | undefined): void {
+  if (workdir === undefined || !/^\.\.?(\/|$)/.test(workdir)) return;
+  const remedy = `copy a directory of this machine with --project ${workdir}`;
+  throw new UsageError(`--workdir ${workdir}: not a directory in the guest`, remedy);
 }
 
 /** `-it`. */
@@ -130,7 +140,7 @@ export function wantsSerialConsole(flags: RunFlags): boolean {
 /** Packages are on the disk of a template, and these boot without one. @throws UsageError */
 export function checkRequirements(requirements: readonly string[], flags: RunFlags): void {
   if (requirements.length === 0) return;
-  const boots = flags.template === false ? '--no-template' : flags.tty === true ? '-it' : null;
+  const boots = flags.boot === true ? '--boot' : flags.tty === true ? '-it' : null;
   if (boots === null) return;
   throw new UsageError(`${boots} excludes packages: they come with a template`, `omit ${boots}`);
 }

@@ -8,7 +8,7 @@
  *     run src/main.py --copy .:/srv               /srv/src/main.py  /srv/data/…       starts in /srv
  *     run app                                     ~/app/__main__.py  ~/app/…          starts in ~
  *     run -m app.tool                             ~/app/tool.py  ~/…                  starts in ~
- *     run --workdir app app/main.py               ~/app/main.py  ~/app/…              starts in ~/app
+ *     run --project app app/main.py               ~/app/main.py  ~/app/…              starts in ~/app
  *
  * So imports and relative paths work as they do with `python3` here.
  */
@@ -27,28 +27,28 @@ import type { Script } from './script.ts';
 
 export interface Placement {
   readonly copied: readonly Copied[];
-  /** Of `--workdir`; null: none. */
-  readonly workdir: SentProject | null;
+  /** The copy of `--project`; null: none. */
+  readonly project: SentProject | null;
   readonly spec: Pick<PythonSpec, 'script' | 'cwd'>;
 }
 
-type PlaceFlags = Pick<RunFlags, 'copy' | 'user' | 'cwd' | 'workdir'>;
+type PlaceFlags = Pick<RunFlags, 'copy' | 'user' | 'workdir' | 'project'>;
 
-/** Copies the files for a program of an image. It starts where the image says, or in the copy of `--workdir`. */
+/** Copies the files for a program of an image. It starts where the image says, or in the copy of `--project`. */
 export async function placeCopies(
   cli: Cli,
   guest: Guest,
   flags: PlaceFlags,
-): Promise<Pick<Placement, 'copied' | 'workdir'> & { readonly cwd: string | null }> {
-  const { workdir: source } = flags;
-  const workdir = source === undefined ? null : await send(cli, guest, flags, source, inHome(source));
-  const copied = [...(workdir === null ? [] : [workdir]), ...(await copyFiles(cli, guest, flags))];
-  return { copied, workdir, cwd: flags.cwd ?? workdir?.to ?? null };
+): Promise<Pick<Placement, 'copied' | 'project'> & { readonly cwd: string | null }> {
+  const { project: source } = flags;
+  const project = source === undefined ? null : await send(cli, guest, flags, source, inHome(source));
+  const copied = [...(project === null ? [] : [project]), ...(await copyFiles(cli, guest, flags))];
+  return { copied, project, cwd: flags.workdir ?? project?.to ?? null };
 }
 
 /** Copies the files, the project, then the script if it is not among them. */
 export async function placeFiles(cli: Cli, guest: Guest, script: Script, flags: PlaceFlags): Promise<Placement> {
-  const { workdir, ...placedCopies } = await placeCopies(cli, guest, flags);
+  const { project: sent, ...placedCopies } = await placeCopies(cli, guest, flags);
   const copied = [...placedCopies.copied];
   const { code, filename, path, project } = script;
   if (project !== null && placeOf(copied, await realpath(project)) === null) {
@@ -57,7 +57,7 @@ export async function placeFiles(cli: Cli, guest: Guest, script: Script, flags: 
   }
   const cwd = placedCopies.cwd ?? placeOf(copied, process.cwd());
   const start = cwd === null ? {} : { cwd };
-  const placed = { copied, workdir };
+  const placed = { copied, project: sent };
   if (filename === '<string>') return { ...placed, spec: { script: { code }, ...start } };
   if (copied.length === 0) {
     return { ...placed, spec: { script: { code, name: filename }, ...start } };
@@ -81,14 +81,14 @@ async function send(cli: Cli, guest: Guest, { user }: PlaceFlags, source: string
 const inHome = (directory: string): string => `~/${basename(resolve(directory))}`;
 
 /** Checked before a sandbox starts. @throws UsageError */
-export async function requireWorkdir(directory: string): Promise<void> {
+export async function requireProject(directory: string): Promise<void> {
   const { requireSource } = await import('../../../artifacts/transfer/tree-here.ts');
   await asUsageErrors(() => requireSource(directory));
   if (!(await stat(directory)).isDirectory()) {
-    throw new UsageError(`--workdir ${directory}: not a directory`, 'name a directory');
+    throw new UsageError(`--project ${directory}: not a directory`, 'name a directory');
   }
   if (basename(resolve(directory)) === '') {
-    throw new UsageError('--workdir /: this directory is too large to copy', 'name another one');
+    throw new UsageError('--project /: this directory is too large to copy', 'name another one');
   }
 }
 

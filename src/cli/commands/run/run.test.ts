@@ -12,7 +12,7 @@ describe('onlyHere', () => {
     [{ interactive: true, tty: true, image: 'alpine' }, null],
     [{ interactive: true, tty: true, build: '.' }, null],
     [{ interactive: true }, null],
-    [{ template: false }, '--no-template'],
+    [{ boot: true }, '--boot'],
     [{ jail: 'enforce' }, '--jail'],
     [{ record: 'a.json' }, '--record'],
     [{ replay: 'a.json' }, '--replay'],
@@ -30,7 +30,7 @@ describe('checkJob', () => {
     [{ buildArg: ['A=1'] }, '--build-arg needs --build'],
     [{ target: 'test', image: 'alpine' }, '--target needs --build'],
     [{ buildArg: ['A=1'], target: 'test', build: '.' }, null],
-    [{ entrypoint: '', template: false }, '--entrypoint needs --image, --build or --template'],
+    [{ entrypoint: '', boot: true }, '--entrypoint needs --image, --build or --template'],
   ])('%j: %s', (more, message) => {
     const check = (): void => checkJob({ ...flags, ...more });
     if (message === null) expect(check).not.toThrow();

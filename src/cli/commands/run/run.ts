@@ -21,7 +21,7 @@ import {
   wantsSerialConsole,
   wantsTerminal,
 } from './job.ts';
-import { requireWorkdir } from './placement.ts';
+import { requireProject } from './placement.ts';
 import { moduleScript, readScript, type Script } from './script.ts';
 
 /**
@@ -39,7 +39,7 @@ export async function run(
   checkJob(flags);
   const outs = parseOuts(flags.out);
   await requireCopies(flags.copy);
-  if (flags.workdir !== undefined) await requireWorkdir(flags.workdir);
+  if (flags.project !== undefined) await requireProject(flags.project);
   if (wantsConsole) requireTerminal(cli, '-it');
   const isConsoleAlone = wantsConsole && file === undefined && flags.module === undefined;
   if (isProgram) return await start(cli, programJob(file, args, flags, outs));
@@ -112,7 +112,7 @@ async function isPulled({ config }: Cli, { model }: RunFlags): Promise<boolean> 
 /** The option that needs a sandbox of this process; null: none. */
 export function onlyHere(flags: RunFlags): string | null {
   if (wantsSerialConsole(flags)) return '-it';
-  if (flags.template === false) return '--no-template';
+  if (flags.boot === true) return '--boot';
   if (flags.jail !== undefined) return '--jail';
   if (flags.record !== undefined) return '--record';
   if (flags.replay !== undefined) return '--replay';
@@ -124,7 +124,7 @@ async function scriptOf(cli: Cli, file: string | undefined, flags: RunFlags): Pr
   if (flags.code !== undefined) {
     return { code: flags.code, filename: '<string>', path: null, project: null };
   }
-  if (flags.module !== undefined) return moduleScript(flags.module, flags.workdir ?? '.');
+  if (flags.module !== undefined) return moduleScript(flags.module, flags.project ?? '.');
   if (file === undefined) {
     throw new UsageError(
       'missing script',

@@ -93,10 +93,10 @@ async function runPlaced(cli: Cli, control: ControlPlane, run: Run, guest: Guest
   const { flags, script } = job;
   const what = script === null ? 'the program' : 'the script';
   const { id, accelerator, timings, readyMs: claimMs } = sandbox.info;
-  const { copied, workdir, cwd, argv, stdin } = placed;
+  const { copied, project, cwd, argv, stdin } = placed;
   if (argv !== null && wantsTerminal(flags)) {
     const { user, timeout } = flags;
-    const given = Object.entries({ user, timeout, cwd: cwd ?? undefined });
+    const given = Object.entries({ user, timeout, workdir: cwd ?? undefined });
     const options = Object.fromEntries(given.filter(([, value]) => value !== undefined));
     return await exec(cli, control, id, argv, { env: [], tty: true, ...options });
   }
@@ -113,7 +113,7 @@ async function runPlaced(cli: Cli, control: ControlPlane, run: Run, guest: Guest
   const end = exit === null ? await endOf(cli, control, sandbox, relayed.lost) : null;
   // From here on nothing of the script is left to end: a signal ends this command.
   cli.stopForwardingSignals();
-  const brought = await bringBack(cli, exit === null ? null : guest, job, { cwd, workdir, copied });
+  const brought = await bringBack(cli, exit === null ? null : guest, job, { cwd, project, copied });
   if (cli.json || flags.timings === true) {
     const usage = await run.usage();
     const list = phases({ timings, claimMs }, { asked, started, first, ended }, usage);
@@ -154,7 +154,7 @@ async function runPlaced(cli: Cli, control: ControlPlane, run: Run, guest: Guest
 /** Where the program starts, and how. */
 interface Placed {
   readonly copied: Placement['copied'];
-  readonly workdir: Placement['workdir'];
+  readonly project: Placement['project'];
   readonly cwd: string | null;
   /** Null: it is a script. */
   readonly argv: readonly string[] | null;
@@ -190,19 +190,19 @@ async function bringBack(
   cli: Cli,
   guest: Guest | null,
   { flags, outs }: RunJob,
-  { cwd, workdir, copied }: Pick<Placement, 'workdir' | 'copied'> & { readonly cwd: string | null },
+  { cwd, project, copied }: Pick<Placement, 'project' | 'copied'> & { readonly cwd: string | null },
 ): Promise<Brought> {
   const { user, sync: wantsSync = false, yes = false } = flags;
   if (guest === null) return { out: lostResults(cli, outs), sync: null, isComplete: false };
   const out = await copyResults(cli, guest, outs, { user, cwd });
   const isCopied = out.every(({ error }) => error === null);
-  if (workdir === null || !wantsSync) return { out, sync: null, isComplete: isCopied };
+  if (project === null || !wantsSync) return { out, sync: null, isComplete: isCopied };
   const home = await homeOf(guest, user);
   const absolute = (path: string): string => resolve(home, path.replace(/^~(\/|$)/, './'));
-  const others = new Set(copied.filter((one) => one !== workdir).map(({ to }) => absolute(to)));
-  const skip = (path: string): boolean => others.has(`${absolute(workdir.to)}/${path}`);
+  const others = new Set(copied.filter((one) => one !== project).map(({ to }) => absolute(to)));
+  const skip = (path: string): boolean => others.has(`${absolute(project.to)}/${path}`);
   const { isSynced, syncBack } = await import('./sync.ts');
-  const sync = await syncBack(cli, guest, workdir, { user, yes, skip });
+  const sync = await syncBack(cli, guest, project, { user, yes, skip });
   return { out, sync, isComplete: isCopied && isSynced(sync) };
 }
 

@@ -1,7 +1,7 @@
 /**
  * `run --sync`: brings the changes of the working directory back after a review.
  *
- *     guest ──► staging directory ──► list, diff, question ──► --workdir
+ *     guest ──► staging directory ──► list, diff, question ──► --project
  */
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

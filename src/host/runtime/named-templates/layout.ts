@@ -103,7 +103,7 @@ async function writeInto({ name, spec, image }: NamedTemplate, dir: string, sign
     await pipeline(createReadStream(image.path), ...streams, { signal });
     if (plain.digest() !== image.environment.digest) {
       throw new SandboxError('template_failed', `the image's disk of template ${name} is damaged`, {
-        remedy: `build the template again: neurovisor template build -t ${name} …`,
+        remedy: `build the template again: neurovisor template create -t ${name} …`,
       });
     }
     const digest = stored.digest();

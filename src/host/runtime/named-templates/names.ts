@@ -198,7 +198,7 @@ export class TemplateNames {
     } catch (cause) {
       throw new SandboxError('template_failed', `the definition of template ${name} is damaged`, {
         cause,
-        remedy: `build it again (neurovisor template build -t ${name} …) or remove it (neurovisor template rm ${name})`,
+        remedy: `build it again (neurovisor template create -t ${name} …) or remove it (neurovisor template rm ${name})`,
       });
     }
   }

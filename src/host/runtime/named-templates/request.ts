@@ -37,14 +37,14 @@ export function withTemplate<T extends SandboxOptions | PoolMembers>(
     if (wanted === undefined || wanted === spec[field]) continue;
     throw refused(
       `sandbox option ${field}: template "${name}" has ${spec[field] ?? 'none'}, not ${wanted}`,
-      'omit it, or build a template of that size: neurovisor template build -t NAME',
+      'omit it, or build a template of that size: neurovisor template create -t NAME',
     );
   }
   const warm = given.warm ?? [];
   if (warm.length > 0 && warm.join() !== spec.warm.join()) {
     throw refused(
       `sandbox option warm: template "${name}" has its own modules`,
-      'omit it (--warm), or build a template with these modules: neurovisor template build -t NAME --warm MODULE',
+      'omit it (--warm), or build a template with these modules: neurovisor template create -t NAME --warm MODULE',
     );
   }
   const { image } = given;
@@ -52,14 +52,14 @@ export function withTemplate<T extends SandboxOptions | PoolMembers>(
     const has = spec.environment === undefined ? 'no image' : spec.environment.image;
     throw refused(
       `sandbox option image: template "${name}" has ${has}, not ${image.slice(0, SHOWN_CHARACTERS)}`,
-      'omit it, or build a template with that image: neurovisor template build -t NAME',
+      'omit it, or build a template with that image: neurovisor template create -t NAME',
     );
   }
   const missing = (given.requirements ?? []).filter((one) => !isMet(one, spec.requirements ?? []));
   if (missing.length > 0) {
     throw refused(
       `template "${name}" does not have ${missing.slice(0, SHOWN_MAX).join(', ').slice(0, SHOWN_CHARACTERS)}`,
-      'build a template with it (neurovisor template build -t NAME --with …), or omit it ' +
+      'build a template with it (neurovisor template create -t NAME --with …), or omit it ' +
         '(for what a script names itself: run --no-requirements)',
     );
   }
@@ -67,7 +67,7 @@ export function withTemplate<T extends SandboxOptions | PoolMembers>(
   if ((given.requirements ?? []).length > 0 && age > (spec.packagesMinAgeMs ?? 0)) {
     throw refused(
       `template "${name}" may have younger packages than the minimum age`,
-      'build a template with that age (neurovisor template build -t NAME --packages-min-age …), or omit it (--packages-min-age)',
+      'build a template with that age (neurovisor template create -t NAME --packages-min-age …), or omit it (--packages-min-age)',
     );
   }
   const { cpus, memoryMib, memoryMaxMib, diskMib, requirements } = spec;

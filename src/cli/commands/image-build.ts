@@ -1,4 +1,4 @@
-/** `neurovisor template build -f`, and `--build` of `run` and `create`: an environment from a Dockerfile. */
+/** `neurovisor image build`, and `--build` of `run` and `create`: an environment from a Dockerfile. */
 import { constants } from 'node:fs';
 import { open as openFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
@@ -14,62 +14,38 @@ import { checkNewName } from '../../host/runtime/named-templates/names.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { readReference } from '../flags/image-flag.ts';
-import { requirementsOf } from '../flags/requirement-flags.ts';
 import { networkOptions, sizeOptions } from '../flags/sandbox-flags.ts';
-import { readStart, withHealthcheck } from '../flags/start-command.ts';
 import { duration, table } from '../output/table.ts';
 import { openImagesHere } from './image.ts';
-import type { TemplateFlags } from './template.ts';
 
-/** Beside those of every template, which come from the result. */
-export interface DockerfileFlags extends TemplateFlags {
+export interface BuildFlags {
+  readonly name?: string;
   readonly file?: string;
   readonly buildArg: readonly string[];
   readonly target?: string;
-  readonly secret: readonly string[];
+  readonly buildSecret: readonly string[];
   /** False: `--no-cache`. */
   readonly cache: boolean;
   readonly progress?: 'plain' | 'quiet';
   readonly net?: 'none' | 'egress' | 'open';
   readonly allowOut: readonly string[];
   readonly denyOut: readonly string[];
+  readonly cpus?: number;
+  readonly memory?: string;
+  readonly disk?: string;
 }
 
-/** @throws UsageError: an option is for Dockerfiles alone, and there is none */
-export function requireNoDockerfileFlags(flags: DockerfileFlags): void {
-  const given: Readonly<Record<string, boolean>> = {
-    '--build-arg': flags.buildArg.length > 0,
-    '--target': flags.target !== undefined,
-    '--secret': flags.secret.length > 0,
-    '--no-cache': !flags.cache,
-    '--progress': flags.progress !== undefined,
-    '--net': flags.net !== undefined,
-    '--allow-out': flags.allowOut.length > 0,
-    '--deny-out': flags.denyOut.length > 0,
-  };
-  const [name] = Object.keys(given).filter((one) => given[one] === true);
-  if (name === undefined) return;
-  throw new UsageError(`${name} needs a Dockerfile`, 'name its directory, or the file by --file');
-}
-
-/** @param context directory of COPY; `-f -` reads the Dockerfile from stdin */
-export async function dockerfileBuild(cli: Cli, contextDir: string, flags: DockerfileFlags): Promise<number> {
-  const { tag } = flags;
-  if (tag !== undefined) checkNewName(tag);
-  const name = tag === undefined ? null : await readReference(tag);
-  if (flags.image !== undefined) {
-    throw new UsageError('--image and a Dockerfile are mutually exclusive', 'write FROM in the Dockerfile');
-  }
-  const asked = readStart(flags, true);
+/** @param contextDir directory of COPY; `-f -` reads the Dockerfile from stdin */
+export async function imageBuild(cli: Cli, contextDir: string, flags: BuildFlags): Promise<number> {
+  if (flags.name !== undefined) checkNewName(flags.name);
+  const name = flags.name === undefined ? null : await readReference(flags.name);
   const request = await readRequest(cli, contextDir, flags);
-  const requirements = await requirementsOf(flags);
   const size = sizeOptions(flags);
   const { net, allowOut, denyOut } = flags;
   const vm = {
-    // Steps want more than the sandboxes that start from their result.
-    cpus: Math.max(size.cpus ?? 0, STAGE_VM_DEFAULTS.cpus),
-    memoryMib: Math.max(size.memoryMib ?? 0, STAGE_VM_DEFAULTS.memoryMib),
-    diskMib: Math.max(size.diskMib ?? 0, STAGE_VM_DEFAULTS.diskMib),
+    cpus: size.cpus ?? STAGE_VM_DEFAULTS.cpus,
+    memoryMib: size.memoryMib ?? STAGE_VM_DEFAULTS.memoryMib,
+    diskMib: size.diskMib ?? STAGE_VM_DEFAULTS.diskMib,
     network: networkOptions({ allowOut, denyOut, ...(net === undefined ? {} : { net }) }) ?? null,
   };
   await using opened = openImagesHere(cli);
@@ -80,18 +56,8 @@ export async function dockerfileBuild(cli: Cli, contextDir: string, flags: Docke
     name,
     onEvent: (event) => view.show(event),
   });
-  let template: string | null = null;
-  if (tag !== undefined && name !== null) {
-    const { config } = built.image;
-    const start = asked && withHealthcheck(asked, config, 'the result of the Dockerfile');
-    const runtime = await opened.runtime();
-    const options = { ...size, warm: flags.warm, requirements, image: name.text };
-    const made = await runtime.prepareTemplate({ ...options, card: flags.card === true }, start);
-    await runtime.templates.setName(tag, made);
-    template = made.key;
-  }
   cli.progress.close();
-  show(cli, built, template);
+  show(cli, built);
   return 0;
 }
 
@@ -102,9 +68,9 @@ export async function dockerfileBuild(cli: Cli, contextDir: string, flags: Docke
 export async function buildDirectory(
   cli: Cli,
   contextDir: string,
-  flags: Pick<DockerfileFlags, 'buildArg' | 'target'>,
+  flags: Pick<BuildFlags, 'buildArg' | 'target'>,
 ): Promise<BuiltEnvironment> {
-  const request = await readRequest(cli, contextDir, { ...flags, secret: [], cache: true });
+  const request = await readRequest(cli, contextDir, { ...flags, buildSecret: [], cache: true });
   await using opened = openImagesHere(cli);
   const view = new BuildView(cli, 'steps');
   return await buildEnvironment(opened.context, opened.images, {
@@ -121,14 +87,14 @@ export async function buildDirectory(
 function withOwnOptions(error: unknown, contextDir: string): unknown {
   if (!(error instanceof DockerfileError) || error.remedy?.includes('--') !== true) return error;
   const { code, message, cause, remedy } = error;
-  const how = `neurovisor template build -t NAME ${contextDir}, then neurovisor run --image NAME`;
+  const how = `neurovisor image build -t NAME ${contextDir}, then neurovisor run --image NAME`;
   return new DockerfileError(code, null, message, { cause, remedy: `${remedy} (an option of ${how})` });
 }
 
 async function readRequest(
   cli: Cli,
   contextDir: string,
-  flags: Pick<DockerfileFlags, 'file' | 'buildArg' | 'target' | 'secret' | 'cache'>,
+  flags: Pick<BuildFlags, 'file' | 'buildArg' | 'target' | 'buildSecret' | 'cache'>,
 ): Promise<BuildRequest> {
   const path = flags.file ?? join(contextDir, 'Dockerfile');
   const { fileBytesMax } = DOCKERFILE_LIMITS;
@@ -139,7 +105,7 @@ async function readRequest(
     contextDir: resolve(contextDir),
     buildArgs: readArguments(cli, flags.buildArg),
     target: flags.target ?? null,
-    secrets: await readSecrets(cli, flags.secret),
+    secrets: await readSecrets(cli, flags.buildSecret),
     noCache: !flags.cache,
   };
 }
@@ -272,16 +238,15 @@ export class BuildView {
 
 const LINE_CHARACTERS_MAX = 4_000;
 
-function show(cli: Cli, { image, environment, warnings, steps }: BuiltEnvironment, template: string | null): void {
+function show(cli: Cli, { image, environment, warnings, steps }: BuiltEnvironment): void {
   if (cli.json) {
     const { image: path, digest } = environment;
-    cli.printJson({ ...image, environment: { image: path, digest }, template, warnings, steps });
+    cli.printJson({ ...image, environment: { image: path, digest }, warnings, steps });
     return;
   }
   const { config } = image;
   const rows = [
     ['digest', image.digest],
-    ['template', template ?? '-'],
     ['names', image.names.join(', ') || '-'],
     ['user', config.user || 'root'],
     ['directory', config.workdir],

@@ -2,7 +2,7 @@ import { stripVTControlCharacters } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import { testCli } from '../../../test/support/test-cli.ts';
 import type { BuildEvent } from '../../artifacts/dockerfile/build.ts';
-import { BuildView } from './dockerfile.ts';
+import { BuildView } from './image-build.ts';
 
 const step = (number: number, cached: boolean): BuildEvent => ({
   ...{ kind: 'step', number, stage: 'app', index: number, count: 2, line: number },

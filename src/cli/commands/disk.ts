@@ -1,0 +1,100 @@
+/** `neurovisor df` and `neurovisor prune`: what the home takes on the disk, and what of it nobody would miss. */
+import { readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { BuildCache } from '../../artifacts/dockerfile/cache.ts';
+import { errorCode } from '../../base/errors.ts';
+import { type Home, resolveHome } from '../../base/home.ts';
+import { type DiskKind, diskUsage } from '../../host/disk/usage.ts';
+import { removeTemplate } from '../../host/runtime/kept-templates.ts';
+import { type ListedTemplate, listTemplates } from '../../host/runtime/named-templates/listing.ts';
+import { TemplateNames } from '../../host/runtime/named-templates/names.ts';
+import { SOURCE_DIR } from '../../host/runtime/setup.ts';
+import type { Cli } from '../cli.ts';
+import { bytes, table } from '../output/table.ts';
+import { openImagesHere } from './image.ts';
+
+/** Caches that the next use makes or fetches again. */
+const CACHES: ReadonlySet<DiskKind> = new Set(['Dockerfile steps', 'packages']);
+
+export async function df(cli: Cli): Promise<number> {
+  const home = resolveHome(cli.config.home);
+  await using opened = openImagesHere(cli);
+  const unnamedImages = (await opened.images.list()).filter(({ names }) => names.length === 0);
+  const reclaimable = new Map<DiskKind, number>([
+    ['templates', (await unnamedTemplates(home)).reduce((sum, one) => sum + sizeOf(one), 0)],
+    ['images', unnamedImages.flatMap(({ layers }) => layers).reduce((sum, layer) => sum + layer.bytes, 0)],
+  ]);
+  const usage = (await diskUsage(home)).map((one) => ({
+    ...one,
+    reclaimableBytes: CACHES.has(one.kind) ? one.bytes : (reclaimable.get(one.kind) ?? 0),
+  }));
+  cli.progress.close();
+  const totalBytes = usage.reduce((sum, one) => sum + one.bytes, 0);
+  if (cli.json) {
+    cli.printJson({ home: home.dir, usage, totalBytes });
+    return 0;
+  }
+  const rows = usage.map((one) => [one.kind, bytes(one.bytes), bytes(one.reclaimableBytes)]);
+  cli.stdout.write(`${table(['kind', 'size', 'reclaimable'], rows)}\n`);
+  cli.stdout.write(`${bytes(totalBytes)} in ${home.dir}; free what is reclaimable with: neurovisor prune --all\n`);
+  return 0;
+}
+
+export interface PruneFlags {
+  readonly all?: boolean;
+}
+
+/** Named templates and images, sandboxes, snapshots and models stay. */
+export async function prune(cli: Cli, flags: PruneFlags): Promise<number> {
+  const home = resolveHome(cli.config.home);
+  const before = await total(home);
+  const context = { cacheDir: home.cacheDir, sourceDir: SOURCE_DIR, progress: cli.progress.report };
+  const templates = await unnamedTemplates(home);
+  for (const { key } of templates) {
+    if (key !== null) await removeTemplate({ ...context, signal: cli.cancelled, log: cli.log }, key);
+  }
+  await using opened = openImagesHere(cli);
+  const { images } = await opened.images.prune(false, cli.cancelled);
+  if (flags.all === true) await removeCaches(home);
+  cli.progress.close();
+  const freedBytes = Math.max(0, before - (await total(home)));
+  const keys = templates.flatMap(({ key }) => (key === null ? [] : [key]));
+  if (cli.json) cli.printJson({ templates: keys, images, freedBytes });
+  else {
+    for (const name of [...keys, ...images]) cli.stdout.write(`${name}\n`);
+    cli.stdout.write(`freed ${bytes(freedBytes)}\n`);
+  }
+  return 0;
+}
+
+/** Templates that starts have made without a name: the next start of their kind makes them again. */
+async function unnamedTemplates({ dir, cacheDir }: Home): Promise<readonly ListedTemplate[]> {
+  const list = await listTemplates(cacheDir, new TemplateNames(dir));
+  return list.filter(({ names, key }) => names.length === 0 && key !== null);
+}
+
+async function removeCaches({ cacheDir }: Home): Promise<void> {
+  const steps = new BuildCache(join(cacheDir, 'dockerfile'), 0);
+  await steps.make();
+  await steps.enforceBound(new Set());
+  const packages = join(cacheDir, 'packages');
+  for (const name of await filesIn(packages)) {
+    // Others are downloads under way.
+    if (/^(?:sha256|url)-[0-9a-f]{64}$/.test(name)) await rm(join(packages, name), { force: true });
+  }
+}
+
+async function filesIn(dir: string): Promise<readonly string[]> {
+  try {
+    return await readdir(dir);
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return [];
+    throw error;
+  }
+}
+
+const sizeOf = ({ files }: ListedTemplate): number => Object.values(files).reduce((sum, one) => sum + one, 0);
+
+async function total(home: Home): Promise<number> {
+  return (await diskUsage(home)).reduce((sum, one) => sum + one.bytes, 0);
+}

@@ -1,0 +1,29 @@
+import { linkSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, it, onTestFinished } from 'vitest';
+import { KIB } from '../../base/units.ts';
+import { diskUsage } from './usage.ts';
+
+it('diskUsage: each kind has its files, a file with two names counts once, the rest is other', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'nv-df-'));
+  onTestFinished(() => rmSync(dir, { recursive: true }));
+  mkdirSync(join(dir, 'cache/template/key'), { recursive: true });
+  mkdirSync(join(dir, 'cache/oci'));
+  mkdirSync(join(dir, 'cache/strange'));
+  writeFileSync(join(dir, 'cache/template/key/memory'), Buffer.alloc(256 * KIB, 1));
+  linkSync(join(dir, 'cache/template/key/memory'), join(dir, 'cache/template/key/again'));
+  writeFileSync(join(dir, 'cache/strange/x'), Buffer.alloc(128 * KIB, 1));
+  const bytesOf = new Map((await diskUsage({ dir })).map(({ kind, bytes }) => [kind, bytes]));
+  expect(bytesOf.get('templates')).toBeGreaterThanOrEqual(256 * KIB);
+  expect(bytesOf.get('templates')).toBeLessThan(512 * KIB);
+  expect(bytesOf.get('images')).toBeLessThan(64 * KIB);
+  expect(bytesOf.get('models')).toBe(0);
+  expect(bytesOf.get('other')).toBeGreaterThanOrEqual(128 * KIB);
+  expect(bytesOf.get('other')).toBeLessThan(256 * KIB);
+});
+
+it('diskUsage: an empty home, or none, is all zeros', async () => {
+  const usage = await diskUsage({ dir: join(tmpdir(), 'nv-no-such-home') });
+  expect(usage.every(({ bytes }) => bytes === 0)).toBe(true);
+});
