@@ -1,6 +1,6 @@
 /** The source itself, checked: only rules with teeth. Each rule is also shown to fire on a bad example. */
 import { execFileSync } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, globSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize, relative } from 'node:path';
 import { describe, expect, it } from 'vitest';
 
@@ -378,6 +378,10 @@ function largeFolders(paths: readonly string[]): string[] {
     .map(([folder, count]) => `${folder}: ${count} files`);
 }
 
+/** Pages of `docs` to which its index has no link. */
+const unlisted = (index: string, pages: readonly string[]): string[] =>
+  pages.filter((page) => page !== 'docs/README.md' && !index.includes(`](${page.slice('docs/'.length)})`));
+
 describe('tidy', () => {
   const src = ['src/*.ts', 'prove/*.ts', 'bench/*.ts'].flatMap(sources);
   const all = [...src, ...sources('test/*.ts'), ...sources('tools/*.ts')];
@@ -452,6 +456,11 @@ describe('tidy', () => {
     expect(all.filter((s) => s.path !== self).flatMap(machinePaths)).toEqual([]);
   });
 
+  it('docs: docs/README.md names every page', () => {
+    const index = readFileSync(join(root, 'docs/README.md'), 'utf8');
+    expect(unlisted(index, globSync('docs/**/*.md', { cwd: root }))).toEqual([]);
+  });
+
   it('dependencies: src imports every one of them, and no development dependency', () => {
     const { dependencies, devDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<
       string,
@@ -519,6 +528,7 @@ describe('tidy', () => {
     expect(ownSkips(bad('test/x.test.ts', "it.skipIf(!isRoot)('x', () => {"))).toHaveLength(1);
     expect(machinePaths(bad('src/x.ts', "'/root/project/x'"))).toHaveLength(1);
     expect(longFiles(bad('src/x.ts', '\n'.repeat(601)))).toHaveLength(1);
+    expect(unlisted('[a](a.md)', ['docs/README.md', 'docs/a.md', 'docs/b/a.md'])).toEqual(['docs/b/a.md']);
     const folder = (count: number): string[] => Array.from({ length: count }, (_, index) => `src/x/${index}.ts`);
     expect(largeFolders([...folder(30), 'src/x/0.test.ts', 'src/x/y/z.ts'])).toEqual([]);
     expect(largeFolders(folder(31))).toEqual(['src/x: 31 files']);

@@ -26,7 +26,7 @@ import { moduleScript, readScript, type Script } from './script.ts';
 
 /**
  * @param isProgram the words are a program of the image, not a script
- * @returns the exit status of this command: the script's own, or 124/125/128+n as in README.md
+ * @returns the exit status of this command: the script's own, or 124/125/128+n as in docs/run-files.md
  */
 export async function run(
   cli: Cli,
