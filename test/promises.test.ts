@@ -1,4 +1,4 @@
-/** Promises without a test: each guarantee of SECURITY.md, docs/security.md and SPECIFICATION.md, and each client of docs/bridge.md, names what shows it. */
+/** Promises without a test: each guarantee of SECURITY.md, docs/security.md and SPECIFICATION.md, and each client of docs/reference/clients.md, names what shows it. */
 import { globSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -10,7 +10,7 @@ const PAGES = {
   'SECURITY.md': 'Shown by',
   'SPECIFICATION.md': 'Test',
   'docs/security.md': 'proof',
-  'docs/bridge.md': 'tested by',
+  'docs/reference/clients.md': 'tested by',
 } as const;
 /** Files that show something when they run. `test/support` has suites that several test files share. */
 const TEST_FILES = [
@@ -40,10 +40,10 @@ describe('promises', () => {
     });
   }
 
-  it('docs/bridge.md: each client has a version that a test installs', () => {
+  it('docs/reference/clients.md: each client has a version that a test installs', () => {
     const locks = globSync(CLIENT_LOCKS, { cwd: root });
     const text = locks.map((lock) => readFileSync(join(root, lock), 'utf8')).join('\n');
-    const rows = rowsOf(readFileSync(join(root, 'docs/bridge.md'), 'utf8'), 'tested by');
+    const rows = rowsOf(readFileSync(join(root, 'docs/reference/clients.md'), 'utf8'), 'tested by');
     const clients = rows.flatMap(({ promise }) => [...promise.matchAll(/^`(.+)` (\S+)/g)]);
     expect(clients.length).toBeGreaterThan(5);
     const isLocked = ([, name, version]: readonly string[]): boolean =>

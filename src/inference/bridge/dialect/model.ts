@@ -5,7 +5,7 @@
  *     caller's request ─► read ─► ConversationRequest ─► write ─► upstream's request
  *     caller's answer ◄─ write ◄─── AnswerEvent … ◄───── read ◄─ upstream's answer
  *
- * What the pair of dialects loses is a table in docs/bridge.md. Types only.
+ * docs/reference/ lists what each pair of dialects loses. Types only.
  */
 import type { JsonObject } from '../json-body.ts';
 

@@ -6,8 +6,8 @@ import { parseModelsFile } from './models-file.ts';
 const UPSTREAM = '[upstreams.gpu]\nurl = "http://127.0.0.1:8000/v1"\n';
 
 describe('parseModelsFile', () => {
-  it('reads the example of docs/bridge.md', () => {
-    const docs = readFileSync(join(import.meta.dirname, '../../../../docs/bridge.md'), 'utf8');
+  it('reads the example of docs/reference/routing.md', () => {
+    const docs = readFileSync(join(import.meta.dirname, '../../../../docs/reference/routing.md'), 'utf8');
     const section = docs.slice(docs.indexOf('## Many upstreams'));
     const [, example = ''] = /```toml\n(.*?)```/s.exec(section) ?? [];
     const { upstreams, models } = parseModelsFile(example);

@@ -1,6 +1,6 @@
 /**
  * `models.toml`: the model servers of a host and the routes to them, as their owner writes them. Pure; keys are only
- * named here. docs/bridge.md has an example.
+ * named here. docs/reference/routing.md has an example.
  */
 
 import { parse, TomlError } from 'smol-toml';
@@ -400,6 +400,6 @@ const shown = (text: string): string => text.slice(0, 100);
 function invalid(path: string, why: string, cause?: unknown): BridgeError {
   return new BridgeError('models_file_invalid', `models.toml: ${path} ${why}`, {
     ...(cause === undefined ? {} : { cause }),
-    remedy: 'correct the file: docs/bridge.md#many-upstreams',
+    remedy: 'correct the file: docs/reference/routing.md#many-upstreams',
   });
 }

@@ -1,6 +1,6 @@
 /**
  * The fields of Anthropic's Messages API that a sandbox may send. Their types are checked, and what goes upstream is written
- * anew, by `read-request.ts`. docs/bridge.md explains them; a test compares.
+ * anew, by `read-request.ts`. docs/reference/messages.md explains them; a test compares.
  */
 import { type Fields, type Hazards, hazards, LABEL, labels, object } from '../../fields.ts';
 

@@ -221,9 +221,8 @@ describe('Messages: fields', () => {
       ...(typeof shape === 'string' ? [] : namesOf(shape.fields ?? {})),
     ]);
   it('are all documented', () => {
-    const docs = readFileSync(join(import.meta.dirname, '../../../../../docs/bridge.md'), 'utf8');
-    const section = docs.slice(docs.indexOf("## Anthropic's Messages"), docs.indexOf('## Prompt'));
-    const missing = namesOf(ANTHROPIC_FIELDS.chat).filter((name) => !section.includes(`\`${name}\``));
+    const docs = readFileSync(join(import.meta.dirname, '../../../../../docs/reference/messages.md'), 'utf8');
+    const missing = namesOf(ANTHROPIC_FIELDS.chat).filter((name) => !docs.includes(`\`${name}\``));
     expect(missing).toEqual([]);
   });
 

@@ -353,7 +353,7 @@ const conversation: fc.Arbitrary<ConversationRequest> = fc.record({
   format: maybe(object),
 });
 
-/** What the table in docs/bridge.md leaves of a message. */
+/** What docs/reference/translation.md and messages.md leave of a message. */
 function withLosses({ role, parts }: Message): Message {
   const textOf = (type: 'text' | 'reasoning', from: readonly Part[]): string =>
     from.flatMap((part) => (part.type === type ? [part.text] : [])).join(TEXT_GAP);

@@ -1,6 +1,6 @@
 /**
  * The fields of Ollama's API that a sandbox may send. Their types are checked, and what goes upstream is written anew, by
- * `read-request.ts`. docs/bridge.md explains them; a test compares.
+ * `read-request.ts`. docs/reference/ollama.md explains them; a test compares.
  */
 import { type Fields, type Hazards, labels, object, type Shape } from '../../fields.ts';
 

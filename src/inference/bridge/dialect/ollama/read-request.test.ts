@@ -257,10 +257,9 @@ describe('Ollama: fields', () => {
       ...(typeof shape === 'string' ? [] : namesOf(shape.fields ?? {})),
     ]);
   it('are all documented', () => {
-    const docs = readFileSync(join(import.meta.dirname, '../../../../../docs/bridge.md'), 'utf8');
-    const section = docs.slice(docs.indexOf("## Ollama's API"), docs.indexOf('## Prompt caches'));
+    const docs = readFileSync(join(import.meta.dirname, '../../../../../docs/reference/ollama.md'), 'utf8');
     const names = Object.values(OLLAMA_FIELDS).flatMap((fields) => namesOf(fields));
-    expect(names.filter((name) => !section.includes(`\`${name}\``))).toEqual([]);
+    expect(names.filter((name) => !docs.includes(`\`${name}\``))).toEqual([]);
   });
 
   it.each([

@@ -279,7 +279,7 @@ describe('inspect: fields', () => {
   });
 
   it('documents each field', () => {
-    const text = readFileSync(join(import.meta.dirname, '../../../../../docs/bridge.md'), 'utf8');
+    const text = readFileSync(join(import.meta.dirname, '../../../../../docs/reference/fields.md'), 'utf8');
     const names = new Set([
       ...OBJECTS.flatMap(({ fields }) => Object.keys(fields)),
       ...[...OPENAI_HAZARDS.keys()].map((path) => path.split('.').at(-1) ?? ''),

@@ -1,7 +1,7 @@
 /**
  * The fields of the OpenAI API that a sandbox may send, per route: those of OpenAI's API reference, and the options
  * of vLLM, SGLang, llama.cpp, Ollama, OpenRouter, DeepSeek, Mistral and DashScope that only change sampling, format
- * or reasoning of the request itself. docs/bridge.md explains them; a test compares.
+ * or reasoning of the request itself. docs/reference/fields.md explains them; a test compares.
  */
 import { type Fields, type Hazards, hazards, LABEL, labels, object, type Shape } from '../../fields.ts';
 

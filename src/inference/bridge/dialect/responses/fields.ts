@@ -1,6 +1,6 @@
 /**
  * The fields of OpenAI's Responses API that a sandbox may send. Their types are checked, and what goes upstream is written
- * anew, by `read-request.ts`. docs/bridge.md explains them; a test compares.
+ * anew, by `read-request.ts`. docs/reference/responses.md explains them; a test compares.
  */
 import { type Fields, type Hazards, hazards, LABEL, labels, object, type Shape } from '../../fields.ts';
 

@@ -262,9 +262,8 @@ describe('Responses: fields', () => {
       ...(isJsonObject(shape) && isJsonObject(shape['fields']) ? namesOf(shape['fields'] as Fields) : []),
     ]);
   it('are all documented', () => {
-    const docs = readFileSync(join(import.meta.dirname, '../../../../../docs/bridge.md'), 'utf8');
-    const section = docs.slice(docs.indexOf("## OpenAI's Responses"), docs.indexOf('## Prompt caches'));
-    const missing = namesOf(RESPONSES_FIELDS.responses).filter((name) => !section.includes(`\`${name}\``));
+    const docs = readFileSync(join(import.meta.dirname, '../../../../../docs/reference/responses.md'), 'utf8');
+    const missing = namesOf(RESPONSES_FIELDS.responses).filter((name) => !docs.includes(`\`${name}\``));
     expect([...new Set(missing)]).toEqual([]);
   });
 
