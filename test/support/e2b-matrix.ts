@@ -39,7 +39,10 @@ const bare = (method: string): string => method.toLowerCase().replace(/[^a-z]/g,
 
 const WORDS: Readonly<Record<string, Outcome['result']>> = { yes: 'ok', '–': 'absent', 'with `base`': 'untried' };
 
-/** Result by method, as the table below the mark `<!-- MARK -->` says of the column. */
+/**
+ * Result by method, as the table below the mark `<!-- MARK -->` says of the client. A row may have several methods, and a
+ * column several clients.
+ */
 export async function documented(mark: string, { title }: Column): Promise<object> {
   const text = await readFile(join(ROOT, 'docs/e2b.md'), 'utf8');
   const [, after = ''] = text.split(`<!-- ${mark} -->\n\n`);
@@ -50,8 +53,11 @@ export async function documented(mark: string, { title }: Column): Promise<objec
       .slice(1, -1)
       .map((cell) => cell.trim()),
   );
-  const at = head.indexOf(title);
-  return Object.fromEntries(rows.map((cells) => [bare(cells[0] ?? ''), WORDS[cells[at] ?? ''] ?? cells[at]]));
+  const at = head.findIndex((titles) => titles.split('; ').includes(title));
+  const methods = rows.flatMap((cells) =>
+    [...(cells[0] ?? '').matchAll(/`([^`]+)`/g)].map(([, one = '']) => ({ one, cells })),
+  );
+  return Object.fromEntries(methods.map(({ one, cells }) => [bare(one), WORDS[cells[at] ?? ''] ?? cells[at]]));
 }
 
 /** Result by method, as the script finds it; and what failed. */
