@@ -456,9 +456,18 @@ describe('tidy', () => {
     expect(all.filter((s) => s.path !== self).flatMap(machinePaths)).toEqual([]);
   });
 
-  it('docs: docs/README.md names every page', () => {
-    const index = readFileSync(join(root, 'docs/README.md'), 'utf8');
-    expect(unlisted(index, globSync('docs/**/*.md', { cwd: root }))).toEqual([]);
+  it('docs: docs/README.md names every page, and the index of decisions every record', () => {
+    const indexOf = (folder: string): string => readFileSync(join(root, folder, 'README.md'), 'utf8');
+    const pages = globSync('docs/**/*.md', { cwd: root });
+    const isDecision = (page: string): boolean => /\/decisions\/\d/.test(page);
+    expect(
+      unlisted(
+        indexOf('docs'),
+        pages.filter((page) => !isDecision(page)),
+      ),
+    ).toEqual([]);
+    const decisions = pages.filter(isDecision).map((page) => page.replace('decisions/', ''));
+    expect(unlisted(indexOf('docs/decisions'), decisions)).toEqual([]);
   });
 
   it('dependencies: src imports every one of them, and no development dependency', () => {
