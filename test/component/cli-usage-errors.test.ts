@@ -83,6 +83,15 @@ describe('usage errors without a daemon', () => {
 });
 
 describe('no daemon', () => {
+  it.each(['key ls', 'tenant set a --sandboxes 1', 'template ls', 'image rm x', 'models', 'audit', 'host set', 'df'])(
+    '%s: acts on this machine, so NEUROVISOR_URL is refused',
+    async (line) => {
+      const { status, stdout, stderr } = await run(line, { NEUROVISOR_URL: 'http://127.0.0.1:1' });
+      expect([status, stdout]).toEqual([2, '']);
+      expect(stderr).toContain('NEUROVISOR_URL names a daemon');
+    },
+  );
+
   it('at an address: names it, and says how to start a daemon there', async () => {
     const { status, stderr } = await run('ls', { NEUROVISOR_URL: 'http://127.0.0.1:1' });
     expect(status).toBe(125);

@@ -9,7 +9,7 @@ import { parseCacheSize } from '../flags/model-cache.ts';
 import * as ranges from '../flags/ranges.ts';
 import { SORTS } from '../top/picture.ts';
 import { groupOptions, moreOptionsText } from './option-groups.ts';
-import { type OutputFlags, perform, performThere } from './perform.ts';
+import { type OutputFlags, perform, performHere, performThere } from './perform.ts';
 import {
   addRequirementOptions,
   addSizeOptions,
@@ -160,7 +160,7 @@ Examples:
     .action((_: HostFlags & OutputFlags, command: Command) => {
       // The command above has -o, too, and gets it if it comes first.
       const flags: HostFlags & OutputFlags = command.optsWithGlobals();
-      return perform(flags, async (cli) => (await load()).hostSet(cli, flags));
+      return performHere(flags, async (cli) => (await load()).hostSet(cli, flags));
     });
 
   program

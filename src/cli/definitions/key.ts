@@ -1,7 +1,7 @@
 /** Definitions of `neurovisor key`. */
 import type { Command } from 'commander';
 import { DEFAULT_TENANT } from '../../api/tenants/limits.ts';
-import { type OutputFlags, perform } from './perform.ts';
+import { type OutputFlags, performHere } from './perform.ts';
 import { listCommand, output } from './shared-options.ts';
 
 const load = () => import('../commands/keys/key.ts');
@@ -34,18 +34,20 @@ Examples:
     .option('--name <label>', 'label for `neurovisor key ls`')
     .addOption(output())
     .action((flags: { readonly tenant: string; readonly name?: string } & OutputFlags) =>
-      perform(flags, async (cli) => (await load()).keyCreate(cli, flags)),
+      performHere(flags, async (cli) => (await load()).keyCreate(cli, flags)),
     );
   listCommand(key)
     .summary('list the keys')
     .description('List the keys of this home, without the keys themselves.')
     .addOption(output())
-    .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).keyList(cli)));
+    .action((flags: OutputFlags) => performHere(flags, async (cli) => (await load()).keyList(cli)));
   key
     .command('rm')
     .summary('revoke keys')
     .description('Revoke keys. The daemon refuses requests with them from now on; sandboxes stay.')
     .argument('<id...>', 'ids of keys (neurovisor key ls)')
     .addOption(output())
-    .action((ids: string[], flags: OutputFlags) => perform(flags, async (cli) => (await load()).keyRevoke(cli, ids)));
+    .action((ids: string[], flags: OutputFlags) =>
+      performHere(flags, async (cli) => (await load()).keyRevoke(cli, ids)),
+    );
 }

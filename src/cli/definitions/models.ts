@@ -1,7 +1,7 @@
 /** Definitions of `neurovisor models`. */
 import type { Command } from 'commander';
 import type { PullFlags } from '../commands/models/pulled.ts';
-import { type OutputFlags, perform } from './perform.ts';
+import { type OutputFlags, performHere } from './perform.ts';
 import { listCommand, output } from './shared-options.ts';
 
 const load = () => import('../commands/models/servers.ts');
@@ -35,7 +35,7 @@ Examples:
         'Exit status 1: a server does not answer.',
     )
     .addOption(output())
-    .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).modelsList(cli)));
+    .action((flags: OutputFlags) => performHere(flags, async (cli) => (await load()).modelsList(cli)));
   models
     .command('test')
     .summary('ask models for a token')
@@ -47,7 +47,7 @@ Examples:
     .argument('[names...]', 'models (default: all of models.toml; without it the first of each server)')
     .addOption(output())
     .action((names: readonly string[], flags: OutputFlags) =>
-      perform(flags, async (cli) => (await load()).modelsTest(cli, names)),
+      performHere(flags, async (cli) => (await load()).modelsTest(cli, names)),
     );
   models
     .command('pull')
@@ -71,7 +71,7 @@ Examples:
     )
     .addOption(output())
     .action((ref: string, flags: OutputFlags & PullFlags) =>
-      perform(flags, async (cli) => (await loadPulled()).modelsPull(cli, ref, flags)),
+      performHere(flags, async (cli) => (await loadPulled()).modelsPull(cli, ref, flags)),
     );
   models
     .command('rm')
@@ -80,6 +80,6 @@ Examples:
     .argument('<names...>', 'names, as neurovisor models ls shows them')
     .addOption(output())
     .action((names: string[], flags: OutputFlags) =>
-      perform(flags, async (cli) => (await loadPulled()).modelsRemove(cli, names)),
+      performHere(flags, async (cli) => (await loadPulled()).modelsRemove(cli, names)),
     );
 }

@@ -4,7 +4,7 @@ import { loadBeside, type ProveFlags } from '../beside.ts';
 import { parseDuration } from '../flags/options.ts';
 import { hostileGuests } from '../flags/ranges.ts';
 import { describeLater } from './help.ts';
-import { type OutputFlags, perform } from './perform.ts';
+import { type OutputFlags, perform, performHere } from './perform.ts';
 import { listCommand, output, vmmOption } from './shared-options.ts';
 
 const load = () => import('../commands/net.ts');
@@ -18,7 +18,7 @@ export function addNet(program: Command): void {
     .summary('list the networks of sandboxes')
     .description('List the networks of sandboxes, with their traffic and refused packets.')
     .addOption(output())
-    .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).netList(cli)));
+    .action((flags: OutputFlags) => performHere(flags, async (cli) => (await load()).netList(cli)));
   net
     .command('inspect')
     .summary('show the network of a sandbox')
@@ -26,7 +26,7 @@ export function addNet(program: Command): void {
     .argument('<sandbox>', 'sandbox ID, or a unique prefix of it')
     .addOption(output())
     .action((sandbox: string, flags: OutputFlags) =>
-      perform(flags, async (cli) => (await load()).netInspect(cli, sandbox)),
+      performHere(flags, async (cli) => (await load()).netInspect(cli, sandbox)),
     );
   net
     .command('latency')
@@ -38,7 +38,7 @@ export function addNet(program: Command): void {
     .option('--for <duration>', 'duration, for example 30s or 2m (default: 5s)')
     .addOption(output())
     .action((sandbox: string, flags: OutputFlags & { readonly for?: string }) =>
-      perform(flags, async (cli) => (await import('../commands/net-latency.ts')).netLatency(cli, sandbox, flags)),
+      performHere(flags, async (cli) => (await import('../commands/net-latency.ts')).netLatency(cli, sandbox, flags)),
     );
 
   const prove = program

@@ -44,6 +44,17 @@ export async function perform({ output, vmm }: OutputFlags, body: (cli: Cli) => 
   }
 }
 
+/** Runs a command for the home of this machine: a daemon at NEUROVISOR_URL has a home of its own. */
+export function performHere(flags: OutputFlags, body: (cli: Cli) => Promise<number>): Promise<void> {
+  return perform(flags, async (cli) => {
+    if (cli.config.daemonUrl !== null) {
+      const remedy = 'run it on the host of that daemon, or unset NEUROVISOR_URL';
+      throw new UsageError('this command acts on this machine, and NEUROVISOR_URL names a daemon', remedy);
+    }
+    return await body(cli);
+  });
+}
+
 async function openCli(json: boolean, vmm: string | undefined): Promise<Cli> {
   const { readConfig } = await import('../../base/config.ts');
   const { Cli } = await import('../cli.ts');
