@@ -44,10 +44,6 @@ beforeEach(async () => {
   events = [];
   home = process.env['HOME'];
   process.env['HOME'] = dir;
-  const settings = join(dir, '.config/containers');
-  mkdirSync(settings, { recursive: true });
-  const entry = `[[registry]]\nlocation = "${registry.host}"\ninsecure = true\n`;
-  writeFileSync(join(settings, 'registries.conf'), entry);
 });
 afterEach(async () => {
   process.env['HOME'] = home;

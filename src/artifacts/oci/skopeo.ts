@@ -34,7 +34,7 @@ export async function runSkopeo(args: readonly string[], options: SkopeoOptions)
   const policy = (await hasPolicy()) ? [] : ['--insecure-policy'];
   // Nothing is awaited from here to the listener: an abort in between would be lost.
   if (signal.aborted) throw cancelled(image, signal.reason);
-  const child = spawn(program, [...policy, ...args], {
+  const child = spawn(program, [...policy, ...withPlainHttp(args)], {
     env: { ...process.env, LC_ALL: 'C', PATH: searchPath(process.env['PATH']) },
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -71,6 +71,21 @@ export async function runSkopeo(args: readonly string[], options: SkopeoOptions)
     signal.removeEventListener('abort', kill);
     stopKill();
   }
+}
+
+/** Docker's rule, too: a registry on loopback may speak plain HTTP, which is tried after HTTPS. */
+const LOOPBACK = /^docker:\/\/(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?\//i;
+
+/** Allows plain HTTP for those of the images that are in a registry on loopback. */
+export function withPlainHttp(args: readonly string[]): readonly string[] {
+  const at = args.findIndex((word) => word === 'copy' || word === 'inspect');
+  const [from = '', to = ''] = args.slice(-2);
+  if (args[at] === 'inspect') return LOOPBACK.test(to) ? args.toSpliced(at + 1, 0, '--tls-verify=false') : args;
+  const options = [
+    ...(LOOPBACK.test(from) ? ['--src-tls-verify=false'] : []),
+    ...(LOOPBACK.test(to) ? ['--dest-tls-verify=false'] : []),
+  ];
+  return args.toSpliced(at + 1, 0, ...options);
 }
 
 function end(pid: number | undefined, name: NodeJS.Signals): void {

@@ -2,16 +2,16 @@
  * Reads a request for chat completions, whose fields were checked, into a conversation: for upstreams of another API, which
  * have less. What would change the answer and is missing there is refused; hints are dropped. Pure.
  */
+
 import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
 import type { Checked } from '../../refusal.ts';
+import { readImageUrl } from '../image-url.ts';
 import type { ConversationRequest, ImagePart, Message, Part, TextPart, Tool, ToolChoice } from '../model.ts';
 import {
   asUserText,
-  base64,
   checkedRead,
   Fault,
   GAP,
-  IMAGE_TYPES,
   isGiven,
   list,
   mergeNeighbors,
@@ -131,21 +131,9 @@ function readPart(value: unknown, path: string): TextPart | ImagePart {
   const { type, image_url: image } = part;
   if (type === 'text') return { type, text: text(part['text'], `${path}.text`) };
   if (type === 'refusal') return { type: 'text', text: text(part['refusal'], `${path}.refusal`) };
-  if (type === 'image_url') return readImage(isJsonObject(image) ? image['url'] : image, path);
+  if (type === 'image_url') return readImageUrl(isJsonObject(image) ? image['url'] : image, `${path}.image_url`);
   const why = `the part ${shown(type)} is refused: the model is served by Anthropic's API`;
   throw new Fault(`${path}.type`, why, 'field_refused');
-}
-
-function readImage(url: unknown, path: string): ImagePart {
-  const all = text(url, `${path}.image_url`);
-  const comma = all.indexOf(',');
-  const head = /^data:([a-z]+\/[a-z0-9.+-]+)(?:;[a-z]+=[^;,]*)*;base64$/i.exec(all.slice(0, Math.min(comma, 200)));
-  const mediaType = head?.[1]?.toLowerCase();
-  if (!IMAGE_TYPES.has(mediaType)) {
-    throw new Fault(`${path}.image_url`, `must be base64 of one of ${[...IMAGE_TYPES].join(', ')}`);
-  }
-  const data = base64(all.slice(comma + 1), `${path}.image_url`);
-  return { type: 'image', mediaType: String(mediaType), data };
 }
 
 function textOf(content: unknown, path: string): string {

@@ -1,12 +1,12 @@
 /** Reads items of the Responses API, as a client writes them or sends them back, into messages. Pure. */
+
 import { type JsonObject, parseObject } from '../../json-body.ts';
+import { readImageUrl } from '../image-url.ts';
 import type { ImagePart, Message, Part, TextPart } from '../model.ts';
 import {
   asUserText,
-  base64,
   Fault,
   GAP,
-  IMAGE_TYPES,
   isGiven,
   list,
   mergeNeighbors,
@@ -131,28 +131,10 @@ function readPart(part: JsonObject, path: string): TextPart | ImagePart {
     case 'refusal':
       return { type: 'text', text: text(part['refusal'], `${path}.refusal`) };
     case 'input_image':
-      return readImage(part['image_url'], `${path}.image_url`);
+      return readImageUrl(part['image_url'], `${path}.image_url`);
     default:
       throw new Fault(`${path}.type`, `the part ${shown(type)} is refused here`, 'field_refused');
   }
-}
-
-/** Not one expression for the whole, whose data may have megabytes. */
-const DATA_URL_START = /^data:([a-z]+\/[a-z0-9.+-]+);base64,/i;
-const START_CHARACTERS_MAX = 100;
-
-function readImage(value: unknown, path: string): ImagePart {
-  const url = text(value, path);
-  const start = DATA_URL_START.exec(url.slice(0, START_CHARACTERS_MAX));
-  if (start === null) {
-    const why = 'must be a URL data:<type>;base64,…: read the image in the sandbox';
-    throw new Fault(path, why, 'remote_media_refused');
-  }
-  const mediaType = (start[1] ?? '').toLowerCase().replace(/^image\/jpg$/, 'image/jpeg');
-  if (!IMAGE_TYPES.has(mediaType)) {
-    throw new Fault(path, `the type must be one of ${[...IMAGE_TYPES].join(', ')}`);
-  }
-  return { type: 'image', mediaType, data: base64(url.slice(start[0].length), path) };
 }
 
 /** Only OpenAI can read what is encrypted. */
