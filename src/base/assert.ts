@@ -3,7 +3,6 @@ export class AssertionError extends Error {
   override name = 'AssertionError';
 }
 
-/** Throws `AssertionError` when `condition` is false. */
 export function assert(condition: unknown, message: string): asserts condition {
   if (!condition) throw new AssertionError(message);
 }

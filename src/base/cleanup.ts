@@ -1,14 +1,14 @@
 import { describeError } from './errors.ts';
 
 /**
- * A stack of undo actions: acquire something, push its undo. `run` undoes in reverse order, once,
- * keeps going when an action fails, and throws one `CleanupError` for all failures at the end.
+ * A stack of undo actions: acquire something, push its undo. `run` undoes in reverse order, once, continues when an
+ * action fails, and throws one `CleanupError` for all failures at the end.
  */
 export class CleanupStack {
   readonly #actions: { what: string; undo: () => unknown }[] = [];
   #running: Promise<void> | undefined;
 
-  /** @param what noun phrase of the thing that is released, for error messages. */
+  /** @param what noun phrase of the released thing, for error messages */
   push(what: string, undo: () => unknown): void {
     if (this.#running !== undefined) throw new Error(`cleanup already ran; cannot push ${what}`);
     this.#actions.push({ what, undo });

@@ -1,4 +1,4 @@
-/** Time comes in as an argument everywhere; only this file and composition roots touch the real one. */
+/** Time is injected everywhere; only this file and composition roots use the real clock. */
 export interface Clock {
   /** Monotonic milliseconds with a fraction. */
   now(): number;

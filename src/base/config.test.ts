@@ -9,11 +9,11 @@ describe('NEUROVISOR_PROBES', () => {
     ['off', { ...none, isAsked: true }],
     ['syscalls', { ...none, syscalls: true, isAsked: true }],
     ['latency,syscalls', { ...none, latency: true, syscalls: true, isAsked: true }],
-  ])('%s', (NEUROVISOR_PROBES, expected) => {
+  ])('accepts %s', (NEUROVISOR_PROBES, expected) => {
     expect(readConfig({ NEUROVISOR_PROBES }).probes).toEqual(expected);
   });
 
-  it.each(['on', 'latency,', 'latency,auto', 'latency processes'])('"%s" is refused', (text) => {
+  it.each(['on', 'latency,', 'latency,auto', 'latency processes'])('refuses "%s"', (text) => {
     expect(() => readConfig({ NEUROVISOR_PROBES: text })).toThrowError(
       expect.objectContaining({ code: 'config_invalid' }),
     );
@@ -21,13 +21,13 @@ describe('NEUROVISOR_PROBES', () => {
 });
 
 describe('NEUROVISOR_URL', () => {
-  it('is http://HOST:PORT', () => {
+  it('accepts http://HOST:PORT', () => {
     const { daemonUrl } = readConfig({ NEUROVISOR_URL: 'http://127.0.0.1:7070' });
     expect(daemonUrl).toBe('http://127.0.0.1:7070');
   });
 
   it.each(['https://127.0.0.1:7070', 'ftp://a', 'http://', 'http://a/b', 'http://a?b'])(
-    '"%s" is refused, with what to use',
+    'refuses "%s", with what to use',
     (text) => {
       expect(() => readConfig({ NEUROVISOR_URL: text })).toThrowError(
         expect.objectContaining({
@@ -40,13 +40,13 @@ describe('NEUROVISOR_URL', () => {
 });
 
 describe('NEUROVISOR_ALLOW_FIELDS', () => {
-  it('is a list of paths', () => {
+  it('accepts a list of paths', () => {
     expect(readConfig({}).allowFields).toEqual([]);
     const { allowFields } = readConfig({ NEUROVISOR_ALLOW_FIELDS: 'a,messages.b-c.$d' });
     expect(allowFields).toEqual(['a', 'messages.b-c.$d']);
   });
 
-  it.each(['a,', 'a b', 'a..b', '.a', '*', 'messages[].a'])('"%s" is refused', (text) => {
+  it.each(['a,', 'a b', 'a..b', '.a', '*', 'messages[].a'])('refuses "%s"', (text) => {
     expect(() => readConfig({ NEUROVISOR_ALLOW_FIELDS: text })).toThrowError(
       expect.objectContaining({ code: 'config_invalid' }),
     );
@@ -54,20 +54,20 @@ describe('NEUROVISOR_ALLOW_FIELDS', () => {
 });
 
 describe('NEUROVISOR_WEBHOOK_HOSTS', () => {
-  it('is a list of HOST or HOST:PORT', () => {
+  it('accepts a list of HOST or HOST:PORT', () => {
     expect(readConfig({}).webhookHosts).toEqual([]);
     const text = '127.0.0.1:9000,hooks.internal,[::1],[fd00::1]:80';
     const { webhookHosts } = readConfig({ NEUROVISOR_WEBHOOK_HOSTS: text });
     expect(webhookHosts).toEqual(text.split(','));
   });
 
-  it.each(['http://a', 'a,', 'a b', '10.0.0.0/8', '*.a', '::1', 'a:b', 'u@a'])('"%s" is refused', (text) => {
+  it.each(['http://a', 'a,', 'a b', '10.0.0.0/8', '*.a', '::1', 'a:b', 'u@a'])('refuses "%s"', (text) => {
     expect(() => readConfig({ NEUROVISOR_WEBHOOK_HOSTS: text })).toThrowError(
       expect.objectContaining({ code: 'config_invalid' }),
     );
   });
 
-  it('a cassette: its absolute path, and one of two modes', () => {
+  it('a cassette: resolves to an absolute path, in one of two modes', () => {
     expect(readConfig({}).cassette).toBe(null);
     expect(readConfig({ NEUROVISOR_RECORD: '/a.json' }).cassette).toEqual({ mode: 'record', path: '/a.json' });
     expect(readConfig({ NEUROVISOR_REPLAY: '/a.json' }).cassette?.mode).toBe('replay');

@@ -1,6 +1,6 @@
 /**
- * The whole configuration, from the environment and the command line, which overrides it. Read once per process.
- * Each command reads it before anything else, so it loads no library.
+ * The whole configuration, from the environment and the command line, which overrides it. Read once per process. Each
+ * command reads it before anything else, so it loads no library.
  */
 import { resolve } from 'node:path';
 import { CodedError, describeError } from './errors.ts';
@@ -10,18 +10,18 @@ import { GIB } from './units.ts';
 
 export class ConfigError extends CodedError<'config_invalid'> {}
 
-/** What happens while the memory of the host is short: sandboxes are paused to disk, or only starts and growth are refused. */
+/** Action while the host's memory is short: pause sandboxes to disk, or only refuse starts and growth. */
 export const MEMORY_SHORT = ['pause', 'refuse'] as const;
 export type MemoryShort = (typeof MEMORY_SHORT)[number];
 
 export const JAIL_MODES = ['auto', 'enforce', 'log', 'off'] as const;
 export type JailMode = (typeof JAIL_MODES)[number];
 
-/** Whose clones share pages of their template's RAM: those of one tenant, all, or none. */
+/** Which clones share pages of their template's RAM: those of one tenant, all, or none. */
 export const MEMORY_SHARING = ['share', 'share-all', 'copy'] as const;
 export type MemorySharing = (typeof MEMORY_SHARING)[number];
 
-/** Parses the text of one variable; undefined: unset. @throws Error that says what is expected */
+/** Parses the text of one variable, undefined if unset. @throws Error that names the expected form */
 type Variable<T> = (given: string | undefined) => T;
 
 const text =
@@ -64,45 +64,45 @@ const VARIABLES = {
   NEUROVISOR_UPSTREAM_KEY: text(),
   /** File with several model servers; empty: `models.toml` in the home, if there is one. */
   NEUROVISOR_MODELS: text(),
-  /** Fields that requests of all sandboxes to the model may carry unchecked, by their paths, separated by commas. */
+  /** Fields that model requests of all sandboxes may carry unchecked: paths, separated by commas. */
   NEUROVISOR_ALLOW_FIELDS: matching(
     FIELD_PATHS,
     'fields such as enable_search or messages.content.uuid, separated by commas',
   ),
-  /** Requests that the model server gets at a time; empty: the engine's slots, for other servers no limit. */
+  /** Maximum concurrent requests to the model server; empty: the engine's slots, for other servers no limit. */
   NEUROVISOR_UPSTREAM_SLOTS: matching(/^[1-9]\d{0,4}$/, 'a number of 1 to 99999'),
   /** Whether sandboxes see how much of a prompt the model server had in its cache. */
   NEUROVISOR_CACHE_HITS: oneOf(['hide', 'show'], 'hide'),
   /** File in which all requests to models and their answers are recorded: docs/replay.md. */
   NEUROVISOR_RECORD: text(),
-  /** File from which all requests to models are answered, without a model. */
+  /** File from which all model requests are answered, without a model. */
   NEUROVISOR_REPLAY: text(),
   /** What the daemon's log keeps of requests to models and their answers. */
   NEUROVISOR_AUDIT_CONTENT: oneOf(CONTENT_MODES, 'off'),
   /** Accelerator of the VMs. */
   NEUROVISOR_ACCELERATOR: oneOf(['auto', 'kvm', 'tcg'], 'auto'),
-  /** Whose clones share pages of their template's RAM until they write to them. */
+  /** Which clones share pages of their template's RAM until they write to them. */
   NEUROVISOR_MEMORY_SHARING: oneOf(MEMORY_SHARING, 'share'),
-  /** What the daemon does while the memory of the host is short. */
+  /** Action of the daemon while the host's memory is short. */
   NEUROVISOR_MEMORY_SHORT: oneOf(MEMORY_SHORT, 'pause'),
-  /** VMM of the VMs; `auto`: Firecracker with KVM and where it is installed and can be jailed, otherwise QEMU. */
+  /** The VMM; `auto`: Firecracker with KVM, if it is installed and can be jailed, otherwise QEMU. */
   NEUROVISOR_VMM: oneOf(['auto', 'firecracker', 'qemu'], 'auto'),
-  /** Firecracker's binary: a name in PATH, or a path; unset: that in PATH, or the one that set-up installed. */
+  /** Firecracker's binary: a name in PATH, or a path; unset: the one in PATH, or the one that set-up installed. */
   NEUROVISOR_FIRECRACKER: text(DEFAULT_FIRECRACKER),
   /** Firecracker's jailer; empty: `jailer` beside Firecracker, or in PATH. */
   NEUROVISOR_JAILER: text(),
-  /** System call filters of Firecracker: those in its binary, or ours from `policy/`. */
+  /** Seccomp filters of Firecracker: those in its binary, or ours from `policy/`. */
   NEUROVISOR_FIRECRACKER_FILTER: oneOf(['builtin', 'ours'], 'builtin'),
   /** Processor of the engine. */
   NEUROVISOR_GPU: oneOf(['auto', 'cpu', 'cuda', 'vulkan'], 'auto'),
-  /** A daemon on a port, e.g. `http://127.0.0.1:7070`; empty: the one at this home's socket. */
+  /** A daemon on a port, for example `http://127.0.0.1:7070`; empty: the one at this home's socket. */
   NEUROVISOR_URL: matching(
     /^http:\/\/[^\s/?#]+\/?$/,
     'http://HOST:PORT, since a daemon speaks plain HTTP; reach one on another machine by an SSH tunnel',
   ),
   /** API key for that daemon. */
   NEUROVISOR_API_KEY: text(),
-  /** Disk space of the cache of container images, GiB. Beyond it, files that were not used for longest go. */
+  /** Disk space of the container image cache, GiB. Beyond it, the least recently used files are removed. */
   NEUROVISOR_IMAGE_QUOTA_GIB: matching(/^[1-9]\d{0,5}$/, 'a whole number of GiB', '64'),
   /** Address block of sandboxes with a network; empty: 10.201.0.0/16. */
   NEUROVISOR_NET_POOL: text(),
@@ -111,28 +111,29 @@ const VARIABLES = {
     new RegExp(`^${WEBHOOK_HOST}(,${WEBHOOK_HOST})*$`),
     'HOST or HOST:PORT, separated by commas, IPv6 in brackets',
   ),
-  /** Hosts that files of packages may come from, by HTTPS, whatever their addresses: as above. */
+  /** Hosts that package files may come from by HTTPS, whatever their addresses; same form. */
   NEUROVISOR_PACKAGE_HOSTS: matching(
     new RegExp(`^${WEBHOOK_HOST}(,${WEBHOOK_HOST})*$`),
     'HOST or HOST:PORT, separated by commas, IPv6 in brackets',
   ),
   /**
-   * The jail around VMMs. `auto`: namespaces and seccomp, or no VM starts; a user and limits of their own where the host
-   * has them, otherwise a warning · `enforce`: the whole jail or no VM starts · `log`: allow and log system calls that the profile refuses · `off`.
+   * The jail around VMMs. `auto`: namespaces and seccomp are required; a separate user and limits if the host has them,
+   * otherwise a warning · `enforce`: requires the whole jail · `log`: allows and logs syscalls that the profile refuses
+   * · `off`.
    */
   NEUROVISOR_JAIL: oneOf(JAIL_MODES, 'auto'),
   /** User IDs for VMMs, `FIRST:COUNT`; empty: 1900000000:4096. Only for root. */
   NEUROVISOR_JAIL_UIDS: matching(/^\d{1,10}:\d{1,5}$/, 'FIRST:COUNT'),
   /**
-   * What the daemon measures in the kernel (docs/observability.md), separated by commas: `latency` of packets,
-   * `processes` of VMMs, `syscalls` of VMMs · `auto`: the first two, if the host supports it · `off`.
+   * Kernel measurements of the daemon (docs/observability.md), separated by commas: `latency` of packets, `processes`
+   * of VMMs, `syscalls` of VMMs · `auto`: the first two, if the host supports them · `off`.
    */
   NEUROVISOR_PROBES: matching(
     /^(off|(latency|processes|syscalls)(,(latency|processes|syscalls))*)$/,
     'auto, off, or a list of latency, processes, syscalls',
     'auto',
   ),
-  /** Trace collector, by OTLP/HTTP, e.g. `http://127.0.0.1:4318`; empty: as OpenTelemetry's variables say. */
+  /** Trace collector, by OTLP/HTTP, for example `http://127.0.0.1:4318`; empty: OpenTelemetry's variables decide. */
   NEUROVISOR_OTLP_ENDPOINT: url,
   OTEL_EXPORTER_OTLP_ENDPOINT: url,
   /** The complete URL. */
@@ -156,14 +157,13 @@ export interface Config {
   readonly home: string;
   readonly upstream: string;
   readonly upstreamKey: string | null;
-  /** Null: as the upstream says. */
+  /** `null`: the upstream decides. */
   readonly upstreamSlots: number | null;
-  /** Path; null: `models.toml` in the home, if there is one. */
+  /** `null`: `models.toml` in the home, if it exists. */
   readonly modelsFile: string | null;
-  /** Paths of fields. */
   readonly allowFields: readonly string[];
   readonly showCacheHits: boolean;
-  /** Null: models are asked, and nothing is recorded. */
+  /** `null`: requests go to models, and nothing is recorded. */
   readonly cassette: CassetteChoice | null;
   readonly auditContent: ContentMode;
   readonly accelerator: 'auto' | 'kvm' | 'tcg';
@@ -172,28 +172,28 @@ export interface Config {
   readonly vmm: 'auto' | 'firecracker' | 'qemu';
   /** Name in PATH or path. */
   readonly firecracker: string;
-  /** Path; null: beside Firecracker, or in PATH. */
+  /** `null`: beside Firecracker, or in PATH. */
   readonly jailer: string | null;
   readonly firecrackerFilter: 'builtin' | 'ours';
   readonly gpu: 'auto' | 'cpu' | 'cuda' | 'vulkan';
-  /** Null: the daemon of this home, at its socket. */
+  /** `null`: this home's daemon, at its socket. */
   readonly daemonUrl: string | null;
   readonly daemonKey: string | null;
-  /** Of the cache of container images. */
+  /** Quota of the container image cache. */
   readonly imageQuotaBytes: number;
-  /** Null: the default. Validated by the first sandbox with a network. */
+  /** `null`: the default. Validated by the first sandbox with a network. */
   readonly networkPool: string | null;
   /** `HOST` or `HOST:PORT`. */
   readonly webhookHosts: readonly string[];
   /** `HOST` or `HOST:PORT`. */
   readonly packageHosts: readonly string[];
   readonly jail: JailMode;
-  /** Null: the default. */
+  /** `null`: the default. */
   readonly jailUids: string | null;
   readonly probes: Probes;
-  /** Null: no tracing. */
+  /** `null`: no tracing. */
   readonly traces: TraceTarget | null;
-  /** `traceparent` as given; null: none. */
+  /** `traceparent` as given; `null` without one. */
   readonly traceparent: string | null;
   readonly logLevel: 'error' | 'warn' | 'info' | 'debug';
 }
@@ -205,7 +205,7 @@ export interface CassetteChoice {
 }
 
 export interface TraceTarget {
-  /** The whole URL. */
+  /** The complete URL. */
   readonly url: string;
   readonly headers: Readonly<Record<string, string>>;
   readonly serviceName: string;
@@ -316,7 +316,7 @@ function parseHeaders(text: string): Record<string, string> {
   return headers;
 }
 
-/** Null: not percent-encoded, or unsafe in a header. */
+/** `null` if not percent-encoded, or unsafe in a header. */
 function decoded(text: string): string | null {
   try {
     const value = decodeURIComponent(text);

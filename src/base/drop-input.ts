@@ -1,14 +1,14 @@
 /**
- * Reads and drops what a client still sends after its early answer (io). A close with unread bytes resets the
+ * Reads and drops what a client still sends after its early answer (I/O). A close with unread bytes resets the
  * connection, and the client would lose the answer (RFC 9112 section 9.6).
  */
 import type { Readable } from 'node:stream';
 import type { Clock } from './clock.ts';
 
 export interface DropLimits {
-  /** Bytes dropped; more end it. */
+  /** Maximum bytes to drop. */
   readonly lingerBytesMax: number;
-  /** Reading and dropping; longer ends it. */
+  /** Maximum time to read and drop. */
   readonly lingerTimeoutMs: number;
 }
 

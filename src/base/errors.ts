@@ -2,8 +2,8 @@
  * Operating errors: a request failed, and the caller can act on it.
  * Each folder has one class with a closed set of codes, e.g. `class VmmError extends CodedError<VmmErrorCode> {}`.
  *
- * `message` names the thing and the fault; `cause` says why; `remedy` says, in one imperative sentence, what a
- * person can do. Programmer errors use `assert`; hostile bytes are results.
+ * `message` names the thing and the fault; `cause` says why; `remedy` says, in one imperative sentence, what a person
+ * can do. Programmer errors use `assert`; hostile bytes are results.
  */
 export class CodedError<Code extends string = string> extends Error {
   readonly code: Code;
@@ -30,7 +30,7 @@ export function describeError(error: unknown): string {
 
 const MAX_CAUSES = 8;
 
-/** The remedy of an error, or of the nearest of its causes that has one. */
+/** The remedy of an error, or of its nearest cause with one. */
 export function remedyOf(error: unknown): string | undefined {
   for (let current = error; current instanceof Error; current = current.cause) {
     if (current instanceof CodedError && current.remedy !== undefined) return current.remedy;

@@ -2,7 +2,7 @@
  * Paths on the host, below one directory, `$NEUROVISOR_HOME` (default `~/.neurovisor`):
  *
  *     cache/     what `setup` builds and downloads, by digest; safe to delete
- *     templates/ what each named template is made of
+ *     templates/ the definitions of named templates
  *     data/      the store: paused sandboxes and snapshots
  *     data.key   the key of the requests in the store
  *     run/       one directory per running sandbox, and the daemon's socket; otherwise empty
@@ -22,12 +22,10 @@ export interface Home {
   readonly runDir: string;
 }
 
-/**
- * `sun_path` holds 108 bytes (unix(7)). Below the run directory come `/<20 letters>/v_65535` and a NUL.
- */
+/** `sun_path` holds 108 bytes (unix(7)). Below the run directory come `/<20 letters>/v_65535` and a NUL. */
 const RUN_DIR_BYTES_MAX = 108 - 1 - '/v.vhost_65535'.length - 21;
 
-/** @param home the configured directory; empty: `~/.neurovisor` */
+/** @param home the configured directory; empty means `~/.neurovisor` */
 export function resolveHome(home: string): Home {
   const dir = resolve(home || join(homedir(), '.neurovisor'));
   const inHome = join(dir, 'run');
@@ -35,9 +33,9 @@ export function resolveHome(home: string): Home {
   return { dir, cacheDir: join(dir, 'cache'), runDir: isShort ? inHome : shortRunDir(dir) };
 }
 
-/** Sockets of a home with a long path live in a directory of its own with a short path. */
+/** A home with a long path has its sockets in a separate directory with a short path. */
 function shortRunDir(dir: string): string {
-  // Few homes need it, and it would slow the start of every command: decision 39.
+  // Loaded here: few homes need it, and it would slow the start of every command (decision 39).
   const { createHash } = process.getBuiltinModule('node:crypto');
   const digest = createHash('sha256').update(dir).digest('hex').slice(0, 12);
   return join(resolve(tmpdir()), `nv-${process.getuid?.() ?? 0}-${digest}`);
@@ -45,7 +43,7 @@ function shortRunDir(dir: string): string {
 
 /**
  * Creates the run directory, or accepts an existing one that no other user can have prepared.
- * @throws HomeError; Error of Node if it can't be created
+ * @throws HomeError; a Node error if it can't be created
  */
 export function requireRunDir(runDir: string): void {
   // Before mkdir, too: its errors about a file or a dangling link name no remedy.
@@ -55,8 +53,9 @@ export function requireRunDir(runDir: string): void {
 }
 
 /**
- * Refuses a run directory in the temporary directory that is not this user's alone: its sockets get environments and
- * secrets, its records say which processes to kill. One in the home is as safe as the home. A missing one is accepted.
+ * Refuses a run directory in the temporary directory that is not this user's alone: its sockets receive environments
+ * and secrets, and its records name processes to kill. One in the home is as safe as the home. A missing one is
+ * accepted.
  * @throws HomeError
  */
 export function checkRunDir(runDir: string): void {

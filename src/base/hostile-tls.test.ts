@@ -7,7 +7,7 @@ import { HOSTILE_SERVER_TLS } from './hostile-tls.ts';
 
 const OLD = { minVersion: 'TLSv1.2', maxVersion: 'TLSv1.2' } as const;
 
-/** What a client and its server see of the connection, each when it is secured. */
+/** Connects, and returns what client and server see, each once the connection is secured. */
 async function meet(server: TlsOptions, client: object): Promise<readonly [TLSSocket, TLSSocket]> {
   const { cert, key } = await (await makeAuthority()).issue(['localhost']);
   const listener = createServer({ ...OLD, cert, key, ...server });
@@ -27,13 +27,13 @@ async function meet(server: TlsOptions, client: object): Promise<readonly [TLSSo
   return [socket, peer];
 }
 
-it('HOSTILE_SERVER_TLS: a server can’t make a client compute in a Diffie-Hellman group of its own', async () => {
+it('HOSTILE_SERVER_TLS: a server can’t make a client compute in the server’s own Diffie-Hellman group', async () => {
   const ciphers = { ciphers: 'DHE-ECDSA-AES128-GCM-SHA256:DHE-RSA-AES128-GCM-SHA256:@SECLEVEL=0' };
   await expect(meet({ ...ciphers, dhparam: 'auto' }, HOSTILE_SERVER_TLS)).rejects.toThrow();
   expect(HOSTILE_SERVER_TLS.ciphers).toMatch(/:!DHE$/);
 });
 
-it('HOSTILE_SERVER_TLS: a server can’t begin another handshake on a connection', async () => {
+it('HOSTILE_SERVER_TLS: a server can’t start another handshake on a connection', async () => {
   const ask = (peer: TLSSocket): Promise<Error | null> =>
     new Promise((resolve) => {
       peer.once('error', resolve);

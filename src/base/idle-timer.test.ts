@@ -3,7 +3,7 @@ import { FakeClock } from './clock.ts';
 import { IdleTimer } from './idle-timer.ts';
 
 describe('IdleTimer', () => {
-  it('fires after each silence, counted from the last touch', () => {
+  it('fires after each idle period, counted from the last touch', () => {
     const clock = new FakeClock();
     const fired: number[] = [];
     const timer = new IdleTimer(clock, 100, () => fired.push(clock.now()));

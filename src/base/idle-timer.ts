@@ -1,8 +1,8 @@
 import type { Clock } from './clock.ts';
 
 /**
- * Calls back after each silence. `touch` costs an assignment, so it may be called per chunk: the timer looks at
- * the last touch when it comes due, and waits for the rest.
+ * Calls back after each idle period. `touch` costs an assignment, so it may be called per chunk: when the timer comes
+ * due, it checks the last touch and waits for the rest.
  */
 export class IdleTimer {
   readonly #clock: Clock;
@@ -32,7 +32,7 @@ export class IdleTimer {
   #arm(delayMs: number): void {
     this.#cancel = this.#clock.after(delayMs, () => {
       const restMs = this.#touchedAtMs + this.#idleMs - this.#clock.now();
-      // Timers of the platform may come a fraction of a millisecond early.
+      // Timers of the platform may fire a fraction of a millisecond early.
       if (restMs > 1) {
         this.#arm(restMs);
         return;

@@ -15,7 +15,7 @@ describe('ignore', () => {
     expect(counted('none')).toBe(before.none + 1);
   });
 
-  it('takeIgnored: returns what came since the last call, addIgnored counts it', () => {
+  it('takeIgnored: returns errors since the last call, and addIgnored counts them', () => {
     takeIgnored();
     expect(takeIgnored()).toBeUndefined();
     ignore({ code: 'taken' }, 'a test');

@@ -2,10 +2,13 @@ import { errorCode } from './errors.ts';
 import { Counter } from './metrics.ts';
 
 const NO_CODE = 'none';
-/** Codes of the system and closed sets of ours: a daemon meets a few dozen. */
+/** Enough for system codes and our closed sets: a daemon meets a few dozen. */
 const CODES_MAX = 64;
 
-/** Of this thread, and of threads that hand theirs over. By code, not by reason: reasons are many, and a flood has one code (`EMFILE`, `EPIPE`). */
+/**
+ * Errors of this thread, and of threads that report theirs. By code, not by reason: reasons are many, and a flood has
+ * one code (`EMFILE`, `EPIPE`).
+ */
 export const ignoredErrors = new Counter({
   name: 'neurovisor_ignored_errors_total',
   help: 'Errors that the daemon ignored as harmless, by code of the error; none: without a code.',
@@ -20,15 +23,15 @@ export function ignore(error: unknown, _reason: string): void {
   hasUntaken = true;
 }
 
-/** How many errors were ignored, by code. */
+/** Numbers of ignored errors by code. */
 export type IgnoredCounts = ReadonlyMap<string, number>;
 
 let hasUntaken = false;
 const taken = new Map<string, number>();
 
 /**
- * For a worker, whose own `ignoredErrors` nobody exports: what it ignored since the last call, to send to the main thread.
- * Undefined: nothing.
+ * For a worker, whose own `ignoredErrors` are not exported: the errors it ignored since the last call, to send to the
+ * main thread. Undefined if there are none.
  */
 export function takeIgnored(): IgnoredCounts | undefined {
   if (!hasUntaken) return undefined;
@@ -43,7 +46,7 @@ export function takeIgnored(): IgnoredCounts | undefined {
   return counts;
 }
 
-/** Counts what a worker ignored. */
+/** Counts errors that a worker ignored. */
 export function addIgnored(counts: IgnoredCounts): void {
   for (const [code, count] of counts) ignoredErrors.add({ code }, count);
 }

@@ -27,7 +27,7 @@ describe('Listeners', () => {
     expect([listeners.size, got]).toEqual([0, [1]]);
   });
 
-  it('emit: a listener removed meanwhile is not called, one added meanwhile waits for the next value', () => {
+  it('emit: a listener removed meanwhile is not called; one added meanwhile gets the next value', () => {
     const listeners = new Listeners<number>();
     const got: string[] = [];
     listeners.listen((value) => {

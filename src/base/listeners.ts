@@ -8,7 +8,7 @@ export class Listeners<T> {
     return this.#entries.size;
   }
 
-  /** Returns the function that removes the listener. The same function added twice is called twice. */
+  /** Returns a function that removes the listener. The same function added twice is called twice. */
   listen(listener: (value: T) => void): () => void {
     const entry = { listener };
     this.#entries.add(entry);

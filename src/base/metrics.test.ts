@@ -39,7 +39,7 @@ describe('MetricRegistry', () => {
     ]);
   });
 
-  it('counter, histogram: count everything past their limit of series as `other`', async () => {
+  it('counter, histogram: count series beyond the limit as `other`', async () => {
     const spec = { help: 'x', unit: null, labels: ['trace'], seriesMax: 10 } as const;
     const counter = new Counter({ ...spec, name: 'c_total' });
     const histogram = new Histogram({ ...spec, name: 'h', bounds: [1] });
@@ -53,7 +53,7 @@ describe('MetricRegistry', () => {
     expect(counter.samples().at(-1)).toMatchObject({ labels: { trace: 'other' }, value: 9991 });
   });
 
-  it('collected: no more series than its limit', () => {
+  it('collected: exports at most its limit of series', () => {
     const rows = Array.from({ length: 500 }, (_, n) => [{ n: `${n}` }, n] as const);
     const metric = collected('gauge', { name: 'g', help: 'x', unit: null, labels: ['n'] }, () => rows);
     expect(metric.samples()).toHaveLength(200);

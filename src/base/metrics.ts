@@ -1,6 +1,6 @@
 /**
- * Metrics, and their text for Prometheus (exposition format 0.0.4). No globals: a part makes its own beside
- * its code, the composition root adds them to one `MetricRegistry`.
+ * Metrics, and their text for Prometheus (exposition format 0.0.4). No globals: each part creates its own beside its
+ * code, and the composition root adds them to one `MetricRegistry`.
  *
  *     bridge ── counters, histograms ──┐
  *     control plane ── gauges ─────────┼─► MetricRegistry ── text() ─► GET /metrics
@@ -17,7 +17,7 @@ interface MetricSpec<Label extends string = string> {
   /** `[a-z][a-z0-9_]*`, with its unit, and `_total` for a counter. */
   readonly name: string;
   readonly help: string;
-  /** Null: a plain count. */
+  /** `null` for a plain count. */
   readonly unit: Unit;
   readonly labels?: readonly Label[];
   /** Default `SERIES_MAX`. */
@@ -39,7 +39,7 @@ interface Sample {
 
 type LabelsOf<Label extends string> = Readonly<Record<Label, string>>;
 
-/** Series of one metric, not counting histogram buckets. */
+/** Maximum series of one metric, not counting histogram buckets. */
 const SERIES_MAX = 200;
 const LABEL_CHARACTERS_MAX = 128;
 export const OTHER = 'other';
@@ -140,7 +140,7 @@ export class Histogram<Label extends string = never> implements Metric {
     if (this.labels.length === 0) this.#series.of(NO_LABELS as LabelsOf<Label>);
   }
 
-  /** @param times how often; default once */
+  /** @param times number of observations. Default: 1 */
   observe(labels: LabelsOf<Label>, value: number, times = 1): void {
     if (!Number.isFinite(value) || times < 1) return;
     const state = this.#series.of(labels);
@@ -150,7 +150,7 @@ export class Histogram<Label extends string = never> implements Metric {
     state.sum += value * times;
   }
 
-  /** @param counts per bound, with one more for `+Inf` */
+  /** @param counts per bound, plus one for `+Inf` */
   merge(labels: LabelsOf<Label>, counts: readonly number[], sum: number): void {
     assert(counts.length === this.#bounds.length + 1, `${this.name}: counts of other bounds`);
     if (!counts.some((count) => count > 0)) return;

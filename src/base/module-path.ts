@@ -1,8 +1,8 @@
 import { fileURLToPath } from 'node:url';
 
 /**
- * The file of a module that is started by path, as a thread or a process. It has the same ending as its starter: `.ts`
- * in a checkout, `.js` in the npm package.
+ * Path of a module that is started as a thread or a process. It has the same extension as its starter: `.ts` in a
+ * checkout, `.js` in the npm package.
  * @param path the source, as in an import: `./worker.ts`
  * @param from `import.meta.url` of the starter
  */

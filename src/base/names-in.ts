@@ -1,8 +1,8 @@
-/** Names of a directory's entries (io). */
+/** Names of a directory's entries (I/O). */
 import { readdir } from 'node:fs/promises';
 import { errorCode } from './errors.ts';
 
-/** In no order. A missing directory has none. */
+/** Unordered. A missing directory has none. */
 export async function namesIn(dir: string): Promise<string[]> {
   try {
     return await readdir(dir);

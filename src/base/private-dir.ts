@@ -1,4 +1,4 @@
-/** Directories that no other user can have prepared (io). */
+/** Directories that no other user can have prepared (I/O). */
 import { lstatSync, statSync } from 'node:fs';
 
 const OTHERS_MAY_WRITE = 0o022;
@@ -6,8 +6,9 @@ const STICKY = 0o1000;
 const ROOT = 0;
 
 /**
- * Why a directory is not private: this user must own it and no other may write to it. Undefined: it is private, or
- * missing. A symbolic link is never private: whoever planted it would choose where root's files go (CVE-2026-1386).
+ * Why a directory is not private: this user must own it and no other may write to it. Undefined if it is private or
+ * missing. A symbolic link is never private: an attacker who planted it would choose where root's files go
+ * (CVE-2026-1386).
  */
 export function privateDirFault(dir: string): string | undefined {
   const found = lstatSync(dir, { throwIfNoEntry: false });
@@ -18,7 +19,7 @@ export function privateDirFault(dir: string): string | undefined {
   return (found.mode & OTHERS_MAY_WRITE) === 0 ? undefined : 'other users can write to it';
 }
 
-/** Why other users could rename or replace this user's entries of a directory such as /tmp; undefined: they can't. */
+/** Why other users could rename or replace this user's entries of a directory such as /tmp; undefined if they can't. */
 export function sharedDirFault(dir: string): string | undefined {
   const found = statSync(dir, { throwIfNoEntry: false });
   if (found === undefined) return undefined;
@@ -28,7 +29,7 @@ export function sharedDirFault(dir: string): string | undefined {
   return isOpen ? `other users can rename entries of ${dir}: it has no sticky bit` : undefined;
 }
 
-/** What to do about a file of the home that another user owns, most likely after `sudo -E`. @param uid its owner's */
+/** The remedy for a file of the home that another user owns, most likely after `sudo -E`. @param uid the owner's */
 export function otherOwnerRemedy(uid: number): string {
   const own = process.geteuid?.() ?? 0;
   return `Run NeuroVisor as user ${uid}, or give user ${own} a home of its own: NEUROVISOR_HOME=DIR. With sudo, omit -E, which keeps the home of the other user.`;

@@ -1,6 +1,6 @@
 /**
- * Progress of long work, for people. Producers (image builds, downloads) call a `Progress`
- * function; the CLI draws it. Producers never print.
+ * Progress of long work. Producers (image builds, downloads) call a `Progress` function; the CLI draws it. Producers
+ * never print.
  */
 import { systemClock } from './clock.ts';
 import { describeError } from './errors.ts';
@@ -8,13 +8,13 @@ import { describeError } from './errors.ts';
 export type ProgressEvent =
   | {
       readonly kind: 'start';
-      /** Stable name of the step, e.g. `kernel`. */
+      /** Stable name of the step, for example `kernel`. */
       readonly step: string;
-      /** For people, e.g. `Build the guest kernel`. */
+      /** Display text, for example `Build the guest kernel`. */
       readonly title: string;
       /** Expected duration on a machine with 2 cores, milliseconds. */
       readonly estimateMs: number;
-      /** Steps that start before its end are parts of it. */
+      /** Steps that start before this one ends are parts of it. */
       readonly isWhole?: boolean;
     }
   | {
@@ -22,7 +22,7 @@ export type ProgressEvent =
       readonly step: string;
       /** 0 … 1, if known. */
       readonly fraction?: number;
-      /** One short line, e.g. `CC kernel/fork.o` or `12 / 253 MB`. */
+      /** One short line, for example `CC kernel/fork.o` or `12 / 253 MB`. */
       readonly detail?: string;
     }
   | {

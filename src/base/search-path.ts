@@ -1,4 +1,4 @@
-/** Directories of mkfs, nft and the like, which are not in an ordinary user's PATH. */
+/** Directories of mkfs, nft and similar programs, which are not in an ordinary user's PATH. */
 const SYSTEM_DIRS = ['/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/bin', '/bin'];
 
 /** @param path a PATH. @returns it with the system's directories appended */

@@ -1,6 +1,6 @@
 /**
- * The percentile by nearest rank: the smallest sample that so many percent of them do not exceed. Of an even number, the
- * median is the lower one of both in the middle.
+ * The percentile by nearest rank: the smallest sample that at least so many percent of the samples do not exceed. For
+ * an even number of samples, the median is the lower of the middle two.
  * @param percent 0 to 100
  * @returns undefined without a sample
  */
@@ -12,8 +12,8 @@ export function percentile(samples: readonly number[], percent: number): number 
 export const median = (samples: readonly number[]): number | undefined => percentile(samples, 50);
 
 /**
- * Jain's fairness index of what each of several has got: 1 if all have the same, 1/n if one of n has everything.
- * @returns undefined if all have 0
+ * Jain's fairness index of shares: 1 if all are equal, 1/n if one of n has everything.
+ * @returns undefined if all are 0
  */
 export function jainIndex(shares: readonly number[]): number | undefined {
   const sum = shares.reduce((total, one) => total + one, 0);

@@ -1,8 +1,8 @@
-/** Time limits and waits on an injected clock, and promises that a signal can cut short. */
+/** Timeouts and waits on an injected clock, and promises that a signal can cut short. */
 import type { Clock } from './clock.ts';
 
 export interface TimeLimit extends Disposable {
-  /** Aborts when the time is over, or with the signal that was given. */
+  /** Aborts when the time is over, or with the given signal. */
   readonly signal: AbortSignal;
 }
 
@@ -36,7 +36,7 @@ export async function orAborted<T>(
   }
 }
 
-/** Returns at once where `waitMs` is not positive. @throws the signal's reason */
+/** Returns at once if `waitMs` is not positive. @throws the signal's reason */
 export async function wait(clock: Clock, waitMs: number, signal: AbortSignal): Promise<void> {
   if (waitMs <= 0) return;
   const elapsed = Promise.withResolvers<void>();

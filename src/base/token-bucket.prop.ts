@@ -24,7 +24,7 @@ describe('TokenBucket properties', () => {
         return passed.every((first, from) => {
           let sum = 0;
           return passed.slice(from).every(({ atMs, tokens }) => {
-            // The last spend may be whole although only a part of a token was left.
+            // The last spend may be whole although only a fraction of a token was left.
             const before = sum;
             sum += tokens;
             const refilled = ((atMs - first.atMs) * parameters.refillPerSecond) / 1000;
@@ -36,7 +36,7 @@ describe('TokenBucket properties', () => {
     );
   });
 
-  it('opens no later than waitMs says, and not before tokens can be there', () => {
+  it('opens no later than waitMs says, and not before there can be tokens', () => {
     fc.assert(
       fc.property(
         fc.integer({ min: 1, max: 1000 }),

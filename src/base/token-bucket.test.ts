@@ -37,7 +37,7 @@ describe('TokenBucket', () => {
     expect(bucket.tryOpen(60_000)).toBe(false);
   });
 
-  it('holds no more than its size', () => {
+  it('holds at most its size', () => {
     const bucket = new TokenBucket(limit, 0);
     bucket.spend(1);
     bucket.tryOpen(1e9);
@@ -65,7 +65,7 @@ describe('TokenBucket', () => {
     expect(bucket.tryOpen(5_100)).toBe(true);
   });
 
-  it('ignores a clock that goes back', () => {
+  it('ignores a clock that is set back', () => {
     const bucket = new TokenBucket(limit, 1000);
     bucket.spend(100);
     expect(bucket.tryOpen(0)).toBe(false);
@@ -82,7 +82,7 @@ describe('bucketLimitProblem', () => {
     [{ size: 1, refillPerSecond: 0 }, 'refillPerSecond must be a number above 0'],
     [{ size: 1, refillPerSecond: Infinity }, 'refillPerSecond must be a number above 0'],
     [{ size: 1, refillPerSecond: 1, oneTimeBurst: -1 }, 'oneTimeBurst must be a number of at least 0'],
-  ])('%j: %s', (value, problem) => {
+  ])('%j has the problem %s', (value, problem) => {
     expect(bucketLimitProblem(value)).toBe(problem);
   });
 });

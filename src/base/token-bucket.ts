@@ -11,7 +11,7 @@
 
 /** Firecracker's vocabulary. Tokens are bytes or operations, as the caller decides. */
 export interface BucketLimit {
-  /** Tokens that a full bucket holds, > 0. */
+  /** Tokens in a full bucket, > 0. */
   readonly size: number;
   /** Tokens per second, > 0. */
   readonly refillPerSecond: number;
@@ -30,14 +30,14 @@ export function bucketLimitProblem(limit: BucketLimit): string | undefined {
 
 export class TokenBucket {
   #limit: BucketLimit | undefined;
-  /** Below zero: debt. Meaningless without a limit. */
+  /** Negative: debt. Meaningless without a limit. */
   #tokens = 0;
   #burst = 0;
   #refilledAtMs: number;
   #closedSinceMs: number | undefined;
   #throttledMs = 0;
 
-  /** @param limit undefined: never closed. */
+  /** @param limit undefined: never closed */
   constructor(limit: BucketLimit | undefined, nowMs: number) {
     this.#refilledAtMs = nowMs;
     this.setLimit(limit, nowMs);
@@ -54,8 +54,8 @@ export class TokenBucket {
   }
 
   /**
-   * Replaces the limit. Tokens of a changed limit carry over (debt too, so that changing a limit again
-   * and again gives nothing away); a first limit starts full.
+   * Replaces the limit. Tokens of a changed limit carry over (debt too, so that changing a limit again and again gives
+   * nothing away); a first limit starts full.
    */
   setLimit(limit: BucketLimit | undefined, nowMs: number): void {
     const previous = this.#limit;
@@ -70,7 +70,7 @@ export class TokenBucket {
     this.#burst = previous === undefined ? (limit.oneTimeBurst ?? 0) : this.#burst;
   }
 
-  /** Whether a spend may happen now; a "no" starts the throttled time. */
+  /** Whether a spend may happen now; false starts the throttled time. */
   tryOpen(nowMs: number): boolean {
     const limit = this.#limit;
     if (limit === undefined) return true;
@@ -91,7 +91,7 @@ export class TokenBucket {
     this.#tokens -= tokens - fromBurst;
   }
 
-  /** Milliseconds until `tryOpen` can be true; 0 if it can be now. */
+  /** Milliseconds until `tryOpen` can return true; 0 if it can now. */
   waitMs(nowMs: number): number {
     const limit = this.#limit;
     if (limit === undefined) return 0;
@@ -101,13 +101,13 @@ export class TokenBucket {
     return ((Math.min(1, limit.size) - this.#tokens) / limit.refillPerSecond) * 1000;
   }
 
-  /** Milliseconds until this many whole tokens, at most the bucket's size, are there. */
+  /** Milliseconds until this many whole tokens, at most the bucket's size, are available. */
   waitForMs(tokens: number, nowMs: number): number {
     const limit = this.#limit;
     if (limit === undefined) return 0;
     this.#refill(limit, nowMs);
     const missing = Math.min(tokens, limit.size) - this.#tokens - this.#burst;
-    // Sums of parts of tokens are not exact.
+    // Sums of fractions of tokens are not exact.
     return missing <= 1e-9 ? 0 : (missing / limit.refillPerSecond) * 1000;
   }
 

@@ -16,8 +16,8 @@ const F_SETFD = 2;
 const FD_CLOEXEC = 1;
 
 /**
- * Marks all but stdin, stdout and stderr close-on-exec. Descriptors in `stdio` of `spawn` still reach the child, which
- * copies or unmarks them (libuv, src/unix/process.c).
+ * Marks everything but stdin, stdout and stderr close-on-exec. Descriptors in `stdio` of `spawn` still reach the child,
+ * which copies or unmarks them (libuv, src/unix/process.c).
  */
 export function closeAllOnExec(): void {
   // Since Linux 5.11.

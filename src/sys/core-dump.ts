@@ -9,8 +9,8 @@ const setLimit = libc.func('int setrlimit(int resource, const core_rlimit *limit
 const control = libc.func('int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)');
 
 /**
- * From now on, this process writes no core dump, neither to a file nor to a program, and only root may read its
- * memory. Its children inherit the limit, but are dumpable again.
+ * Prevents core dumps of this process, to a file or a program, and lets only root read its memory. Its children inherit
+ * the limit, but are dumpable again.
  * @throws SyscallError
  */
 export function writeNoCore(): void {

@@ -1,8 +1,8 @@
 /**
  * epoll(7) as a table of handlers. One thread owns an `Epoll` and calls `wait`; handlers run inside it.
  *
- * Descriptors may be removed and their numbers reused while a batch of events is being handled: each
- * registration has its own id, so that an event never reaches a later owner of the number.
+ * Descriptors may be removed and their numbers reused while a batch of events is being handled: each registration has
+ * its own id, so that an event never reaches a later owner of the number.
  */
 import { check, ERRNO, lastErrno, libc, SyscallError } from './libc.ts';
 import { allocateNative } from './memory.ts';
@@ -24,7 +24,7 @@ const EVENT_BYTES = 12;
 const EVENTS_PER_WAIT_MAX = 128;
 
 export interface EpollHandler {
-  /** @param events bits of `EPOLL`. */
+  /** @param events bits of `EPOLL` */
   onEvents(events: number): void;
 }
 
@@ -53,7 +53,7 @@ export class Epoll {
     return this.#ids.size;
   }
 
-  /** @returns 0 or −errno: some kinds of descriptors (plain files) can't be watched. */
+  /** @returns 0 or −errno: some kinds of descriptors (plain files) can't be watched */
   add(fd: number, events: number, handler: EpollHandler): number {
     this.#lastId = this.#lastId === 0xffffffff ? 1 : this.#lastId + 1;
     const id = this.#lastId;
@@ -64,7 +64,7 @@ export class Epoll {
     return 0;
   }
 
-  /** @throws SyscallError for an fd that is not watched. */
+  /** @throws SyscallError for an fd that is not watched */
   modify(fd: number, events: number): void {
     this.#write(events, this.#ids.get(fd) ?? 0);
     check(cControl(this.#fd, CONTROL_MODIFY, fd, this.#one.address), `epoll_ctl fd ${fd}`);
@@ -81,8 +81,8 @@ export class Epoll {
 
   /**
    * Waits for events and runs their handlers.
-   * @param timeoutMs 0 does not wait, −1 waits forever.
-   * @returns the number of handled events.
+   * @param timeoutMs 0 does not wait, −1 waits forever
+   * @returns the number of handled events
    */
   wait(timeoutMs: number): number {
     const count = cWait(this.#fd, this.#events.address, EVENTS_PER_WAIT_MAX, timeoutMs);

@@ -32,10 +32,10 @@ const OPERATION_READ = 0;
 const FLAG_EVENT_FD = 1;
 /** struct io_event */
 const EVENT_BYTES = 32;
-/** Completions that the kernel keeps for us; we take them out when half of that is reached. */
+/** Completions that the kernel keeps for us; they are removed when half of that is reached. */
 const REQUESTS = 64;
 
-/** For one thread. */
+/** Used by one thread only. */
 export class EventSignaler {
   readonly #context: number;
   readonly #sourceFd: number;
@@ -43,7 +43,7 @@ export class EventSignaler {
   readonly #view = new DataView(this.#block.buffer);
   readonly #blocks = allocateNative(8);
   readonly #events = allocateNative(REQUESTS * EVENT_BYTES);
-  /** struct timespec of zero: never wait. */
+  /** A zero struct timespec: never wait. */
   readonly #noWait = allocateNative(16);
   #completions = 0;
 

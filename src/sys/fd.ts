@@ -1,4 +1,4 @@
-/** File descriptors: read, write, eventfd, memfd. The caller must close descriptors that it gets here. */
+/** File descriptors: read, write, eventfd, memfd. The caller must close descriptors that these functions return. */
 import { close, fstatSync, readlinkSync } from 'node:fs';
 import { STAT_BLOCK_BYTES } from '../base/units.ts';
 import { check, libc, orNegativeErrno } from './libc.ts';
@@ -29,37 +29,40 @@ export function closeFd(fd: number): void {
   cClose(fd);
 }
 
-/** Closes on a thread of Node's pool: the last close of a memory file frees its pages, a second for some gigabytes. */
+/**
+ * Closes on a thread of Node's pool: the last close of a memory file frees its pages, which takes a second for some
+ * gigabytes.
+ */
 export async function closeInPool(fd: number): Promise<void> {
   await new Promise<void>((resolve) => close(fd, () => resolve()));
 }
 
-/** Bytes of a memory file's pages that are there: holes take no memory. @throws Error of Node */
+/** Bytes of a memory file's allocated pages: holes take no memory. @throws a Node error */
 export function usedBytes(fd: number): number {
   return fstatSync(fd).blocks * STAT_BLOCK_BYTES;
 }
 
-/** @returns bytes read, 0 at the end, or −errno. */
+/** @returns bytes read, 0 at the end, or −errno */
 export function read(fd: number, address: number, bytes: number): number {
   return orNegativeErrno(cRead(fd, address, bytes));
 }
 
-/** @returns bytes written or −errno. */
+/** @returns bytes written or −errno */
 export function write(fd: number, address: number, bytes: number): number {
   return orNegativeErrno(cWrite(fd, address, bytes));
 }
 
-/** @param iovecAddress of `count` struct iovec. @returns bytes read, 0 at the end, or −errno. */
+/** @param iovecAddress address of `count` struct iovec. @returns bytes read, 0 at the end, or −errno */
 export function readv(fd: number, iovecAddress: number, count: number): number {
   return orNegativeErrno(cReadv(fd, iovecAddress, count));
 }
 
-/** @param iovecAddress of `count` struct iovec. @returns bytes written or −errno. */
+/** @param iovecAddress address of `count` struct iovec. @returns bytes written or −errno */
 export function writev(fd: number, iovecAddress: number, count: number): number {
   return orNegativeErrno(cWritev(fd, iovecAddress, count));
 }
 
-/** Writes from JavaScript memory. @returns bytes written or −errno. */
+/** Writes from JavaScript memory. @returns bytes written or −errno */
 export function writeBytes(fd: number, bytes: Uint8Array): number {
   return orNegativeErrno(cWriteBuffer(fd, bytes, bytes.length));
 }
@@ -69,7 +72,7 @@ export function createEventFd(): number {
   return check(cEventfd(0, EFD_CLOEXEC_NONBLOCK), 'eventfd');
 }
 
-/** Touches only the descriptor: asking another kind of file for events, or for its state, could wait. */
+/** Touches only the descriptor: asking another kind of file for events, or for its state, could block. */
 export function isEventFd(fd: number): boolean {
   // The path of a file starts with a slash.
   return readlinkSync(`/proc/self/fd/${fd}`) === 'anon_inode:[eventfd]';
@@ -79,8 +82,8 @@ const one = allocateNative(8);
 new BigUint64Array(one.buffer)[0] = 1n;
 
 /**
- * Adds one to an event counter that only this process holds; a VMM's: `EventSignaler`. A full counter (EAGAIN) is
- * signaled already, so nothing is lost.
+ * Adds one to an event counter that only this process holds; for a VMM's, use `EventSignaler`. A full counter (EAGAIN)
+ * is signaled already, so nothing is lost.
  */
 export function signalEventFd(fd: number): void {
   cWrite(fd, one.address, 8);
@@ -100,22 +103,22 @@ export function createMemFd(name: string, bytes: number): number {
   return fd;
 }
 
-/** Size in bytes of what a seekable fd refers to, or −errno. Moves its file position. */
+/** Size in bytes of the file behind a seekable fd, or −errno. Moves its file position. */
 export function fileSize(fd: number): number {
   return orNegativeErrno(Number(cLseek(fd, 0, SEEK_END)));
 }
 
-/** Fixes the size of a memfd for ever. @throws SyscallError */
+/** Fixes the size of a memfd permanently. @throws SyscallError */
 export function sealSize(fd: number): void {
   check(cFcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK_GROW), 'fcntl F_ADD_SEALS');
 }
 
-/** Makes a memfd unwritable for ever; nobody may have it mapped for writing. @throws SyscallError */
+/** Makes a memfd unwritable permanently; no process may have it mapped for writing. @throws SyscallError */
 export function sealContent(fd: number): void {
   check(cFcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK_GROW | F_SEAL_WRITE), 'fcntl F_ADD_SEALS');
 }
 
-/** Whether nobody can change the file any more, neither its size nor a byte. False for other files than memfds. */
+/** Whether the file's size and content can no longer change. False for files other than memfds. */
 export function isSealed(fd: number): boolean {
   const all = F_SEAL_SHRINK_GROW | F_SEAL_WRITE;
   return (Math.max(0, cFcntl(fd, F_GET_SEALS, 0)) & all) === all;

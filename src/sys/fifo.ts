@@ -3,7 +3,7 @@ import { check, libc } from './libc.ts';
 
 const mkfifo = libc.func('int mkfifo(const char *path, uint32_t mode)');
 
-/** Makes a pipe that only its owner may use. @throws SyscallError, e.g. `EEXIST` */
+/** Creates a pipe that only its owner may use. @throws SyscallError, for example `EEXIST` */
 export function makeFifo(path: string): void {
   check(mkfifo(path, 0o600), `mkfifo ${path}`);
 }

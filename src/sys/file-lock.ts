@@ -9,8 +9,8 @@ const POLL_MS = 5;
 /**
  * flock(2) of a file, which is created with its directory if missing.
  * @returns a descriptor, which the caller owns; closing it, also by the death of the process, releases the lock.
- * Undefined if another process still held the lock after `waitMsMax`.
- * @throws Error of Node (`EACCES`, `EROFS`, …) if the file can't be opened; SyscallError
+ * Undefined if another process still held the lock after `waitMsMax`
+ * @throws a Node error (`EACCES`, `EROFS`, …) if the file can't be opened; SyscallError
  */
 export async function lockFile(path: string, waitMsMax: number): Promise<number | undefined> {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });

@@ -1,6 +1,6 @@
 /**
- * File calls that Node lacks: advisory locks, the search for data in a sparse file, sendfile.
- * All are synchronous and short; none keeps a pointer. The caller owns the descriptors.
+ * File calls that Node lacks: advisory locks, the search for data in a sparse file, sendfile. All are synchronous and
+ * short; none keeps a pointer. The caller owns the descriptors.
  */
 import { constants } from 'node:os';
 import { check, ERRNO, lastErrno, libc, SyscallError } from './libc.ts';
@@ -20,10 +20,10 @@ const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 
 /**
- * flock(2), exclusive, without waiting. The lock belongs to the open file: it ends when the last copy of
- * the descriptor is closed, also by the death of the process.
- * @returns false when another open file holds the lock
- * @throws Error SyscallError for anything but "would block"
+ * flock(2), exclusive, without waiting. The lock belongs to the open file: it ends when the last copy of the descriptor
+ * is closed, also by the death of the process.
+ * @returns false if another open file holds the lock
+ * @throws SyscallError for anything but "would block"
  */
 export function tryLockExclusive(fd: number): boolean {
   return tryLock(fd, LOCK_EX);
@@ -70,10 +70,10 @@ interface Extent {
 }
 
 /**
- * The parts of a file that hold data, in order (lseek(2), SEEK_DATA). A filesystem without holes
- * reports the whole file. Moves the descriptor's position.
- * @param bytes where to stop, since another process may append; default: the whole file
- * @throws SyscallError when the descriptor is not a regular file
+ * The parts of a file that hold data, in order (lseek(2), SEEK_DATA). A filesystem without holes reports the whole
+ * file. Moves the descriptor's position.
+ * @param bytes where to stop, since another process may append. Default: the whole file
+ * @throws SyscallError if the descriptor is not a regular file
  */
 export function dataExtents(fd: number, bytes = Number.POSITIVE_INFINITY): Extent[] {
   const extents: Extent[] = [];

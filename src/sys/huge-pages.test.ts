@@ -5,14 +5,14 @@ import { withoutHugePages } from './huge-pages.ts';
 
 const enabled = (status: string): string | undefined => /^THP_enabled:\s+(\d)$/m.exec(status)?.[1];
 const own = (): string | undefined => enabled(readFileSync('/proc/self/status', 'latin1'));
-/** 0: this kernel has none at all. */
+/** 0: this kernel has none. */
 const USUAL = own();
-/** Of a child of a child. */
+/** Value of a grandchild process. */
 const child = (): string | undefined =>
   enabled(spawnSync('sh', ['-c', 'cat /proc/self/status; true'], { encoding: 'latin1' }).stdout);
 
 describe('withoutHugePages', () => {
-  it('holds for the processes that are started meanwhile, and for no other', () => {
+  it('applies to processes that are started meanwhile, and to no other', () => {
     expect(child()).toBe(USUAL);
     expect(withoutHugePages(child)).toBe('0');
     expect([own(), child()]).toEqual([USUAL, USUAL]);
@@ -26,7 +26,7 @@ describe('withoutHugePages', () => {
     expect(own()).toBe(USUAL);
   });
 
-  it('within another one: stays until the outer one ends', () => {
+  it('nested: stays until the outer call ends', () => {
     const both = withoutHugePages(() => [withoutHugePages(child), child(), own()]);
     expect(both).toEqual(['0', '0', '0']);
     expect(own()).toBe(USUAL);

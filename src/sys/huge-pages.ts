@@ -6,9 +6,9 @@ const PR_GET_THP_DISABLE = 42;
 const control = libc.func('int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)');
 
 /**
- * Processes that `start` starts, and theirs, get no transparent huge pages, not even where they ask for them. They inherit that from
- * this process, which has it meanwhile: so `start` must have forked when it returns, as `spawn` has. Where the kernel
- * refuses, they get them as ever.
+ * Processes that `start` starts, and their descendants, get no transparent huge pages, even if they request them. They
+ * inherit that from this process, which has the setting meanwhile: so `start` must have forked when it returns, as
+ * `spawn` has. If the kernel refuses, nothing changes.
  */
 export function withoutHugePages<T>(start: () => T): T {
   const isOurs = control(PR_GET_THP_DISABLE, 0, 0, 0, 0) === 0;

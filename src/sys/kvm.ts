@@ -1,5 +1,5 @@
 /**
- * The few KVM ioctls that it takes to run some bytes of 64-bit code in a VM of one vCPU and 2 MiB.
+ * The few KVM ioctls needed to run some bytes of 64-bit code in a VM of one vCPU and 2 MiB.
  * Numbers and layouts: linux/kvm.h and asm/kvm.h (x86-64), Documentation/virt/kvm/api.rst.
  *
  *     0x1000 PML4 · 0x2000 PDPT · 0x3000 PD (one 2 MiB page, identity) · 0x4000 GDT · 0x5000 IDT
@@ -52,7 +52,7 @@ const RUN_EXIT_REASON_OFFSET = 8;
 /** Three pages below 4 GiB that nothing else uses; needed on Intel before the first run. */
 const TSS_ADDRESS = 0xfffbd000;
 
-/** A failed call, e.g. `open /dev/kvm: errno 13`. */
+/** A failed call, for example `open /dev/kvm: errno 13`. */
 class KvmCallError extends Error {
   override name = 'KvmCallError';
   readonly errno: number;
@@ -78,7 +78,7 @@ export interface RunResult {
 
 /** Owns its file descriptors and mappings until `close`. */
 export class TinyVm {
-  /** The guest's memory, address 0 upwards. Not to be touched after `close`. */
+  /** The guest's memory, from address 0. Not to be touched after `close`. */
   readonly memory: Buffer;
   readonly #undo: (() => void)[] = [];
   readonly #vcpu: number;
@@ -107,7 +107,7 @@ export class TinyVm {
     }
   }
 
-  /** Address of the handler of an interrupt vector. */
+  /** Sets the handler's address of an interrupt vector. */
   setGate(vector: number, handler: number): void {
     const gate = this.memory.subarray(AT.idt + vector * 16, AT.idt + vector * 16 + 16);
     gate.fill(0);
@@ -119,7 +119,7 @@ export class TinyVm {
 
   /**
    * Runs from `rip` until the VM exits, normally by HLT.
-   * @throws KvmCallError when KVM_RUN itself fails
+   * @throws KvmCallError if KVM_RUN itself fails
    */
   run(registers: Registers): RunResult {
     const regs = Buffer.alloc(REGS_BYTES);

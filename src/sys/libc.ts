@@ -1,7 +1,7 @@
 /**
- * The C library by FFI. Every call here blocks its thread; none keeps a JavaScript callback.
- * Failures of the kernel are `SyscallError` (for set-up) or a negative errno as the result (for the paths
- * that run per event, where an exception would cost more than the call).
+ * The C library by FFI. Every call here blocks its thread; none keeps a JavaScript callback. Failures of the kernel are
+ * `SyscallError` (for set-up) or a negative errno as the result (for the paths that run per event, where an exception
+ * would cost more than the call).
  */
 import { constants } from 'node:os';
 import { getSystemErrorName } from 'node:util';
@@ -19,11 +19,11 @@ export const ERRNO = {
   ESRCH: constants.errno.ESRCH,
 } as const;
 
-/** A failed system call; `code` is the name of errno (errno.h), e.g. `ENOENT`. */
+/** A failed system call; `code` is the name of errno (errno.h), for example `ENOENT`. */
 export class SyscallError extends CodedError<string> {
   readonly errno: number;
 
-  /** @param call the call and its subject, e.g. `bind <path>`. */
+  /** @param call the call and its subject, for example `bind <path>` */
   constructor(call: string, errno: number) {
     const name = getSystemErrorName(-errno);
     super(name, `${call}: ${name}`);

@@ -1,11 +1,11 @@
-/** Gives a large read-only file a second name, so that each of its users can remove its own. */
+/** Gives a large read-only file another name, so that each of its users can remove its own. */
 import { constants, copyFile, link, realpath, rm } from 'node:fs/promises';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 
 /**
- * Makes `to`, a new name of the file `from`: a hard link, or where there can't be one (another file system, another
- * owner, a file whose name is gone) a copy, which shares blocks where the file system can.
+ * Creates `to`, a new name of the file `from`: a hard link, or if that is impossible (another file system, another
+ * owner, an unlinked file) a copy, which shares blocks if the file system can.
  * @param from may be a descriptor's name in /proc
  */
 export async function linkOrCopy(from: string, to: string): Promise<void> {

@@ -32,8 +32,8 @@ export interface Mapping {
 }
 
 /**
- * Maps `bytes` of `fd` from `offset`, readable and writable. The caller keeps the fd, and may close it
- * at once. `offset` need not be aligned to a page.
+ * Maps `bytes` of `fd` from `offset`, readable and writable. The caller keeps the fd, and may close it at once.
+ * `offset` need not be aligned to a page.
  *
  * If the file shrinks later, the next access is a SIGBUS, which ends the process. Only seals (F_SEAL_SHRINK) or trust
  * in the file's owner prevent that.

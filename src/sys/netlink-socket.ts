@@ -1,9 +1,9 @@
 /**
- * A socket to the kernel's routing subsystem (netlink(7), rtnetlink(7)) or netfilter. Never blocks: the kernel processes
- * a request inside sendto(2) and has queued its whole answer, or the first part of a dump, when that
- * returns (`netlink_unicast_kernel` in net/netlink/af_netlink.c); later parts are made by each recv(2).
+ * A socket to the kernel's routing subsystem (netlink(7), rtnetlink(7)) or netfilter. Never blocks: the kernel
+ * processes a request inside sendto(2) and has queued its whole answer, or the first part of a dump, when that returns
+ * (`netlink_unicast_kernel` in net/netlink/af_netlink.c); later parts are made by each recv(2).
  *
- * The socket belongs to the network namespace of the thread that made it.
+ * The socket belongs to the network namespace of the thread that created it.
  */
 import { closeFd } from './fd.ts';
 import { check, ERRNO, lastErrno, libc, SyscallError } from './libc.ts';
@@ -46,7 +46,7 @@ export class NetlinkSocket {
   readonly #fromView = new DataView(this.#from.buffer);
   #open = true;
 
-  /** @param groups of notifications, a bit each (`nl_groups`). @throws SyscallError */
+  /** @param groups groups of notifications, one bit each (`nl_groups`). @throws SyscallError */
   constructor(family: (typeof NETLINK)[keyof typeof NETLINK] = NETLINK.route, groups = 0) {
     this.#fd = check(cSocket(AF_NETLINK, SOCK_RAW_CLOEXEC, family), 'socket AF_NETLINK');
     try {
@@ -91,8 +91,8 @@ export class NetlinkSocket {
 
   /**
    * Receives one datagram from the kernel. The caller owns the bytes. Drops datagrams of other processes.
-   * @returns undefined when nothing is queued.
-   * @throws SyscallError `ENOBUFS`: the kernel lost an answer; `EMSGSIZE`: it is above 64 KiB.
+   * @returns undefined if nothing is queued
+   * @throws SyscallError `ENOBUFS`: the kernel lost an answer; `EMSGSIZE`: it is above 64 KiB
    */
   receive(): Uint8Array | undefined {
     for (;;) {
@@ -126,7 +126,7 @@ export class NetlinkSocket {
     this.#open = false;
   }
 
-  /** The number of a closed descriptor may be another file's by now. */
+  /** The number of a closed descriptor may belong to another file by now. */
   #use(): number {
     if (!this.#open) throw new SyscallError('netlink socket after close', EBADF);
     return this.#fd;

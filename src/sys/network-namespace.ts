@@ -9,7 +9,7 @@ const OWN = '/proc/thread-self/ns/net';
 
 /**
  * Opens a process's namespace, which lives as long as the descriptor. The caller owns it.
- * @throws Error of Node `ENOENT`: no such process; `EACCES`: another user's, and CAP_SYS_PTRACE is
+ * @throws a Node error: `ENOENT` without such a process; `EACCES` if it is another user's, and CAP_SYS_PTRACE is
  * missing
  */
 export function openNetworkNamespace(pid: number | 'own'): number {
@@ -24,7 +24,7 @@ export function isSameNamespace(fd: number, other: number): boolean {
 /**
  * Runs `work` with this thread in another network namespace, to which its new sockets belong. Other threads stay, so
  * `work` must neither wait nor start a thread.
- * @throws SyscallError `EPERM`: CAP_SYS_ADMIN is missing; and what `work` throws
+ * @throws SyscallError `EPERM`: CAP_SYS_ADMIN is missing; and errors of `work`
  */
 export function inNetworkNamespace<T>(fd: number, work: () => T): T {
   const own = openNetworkNamespace('own');

@@ -14,11 +14,11 @@ import { NETLINK, NetlinkSocket } from './netlink-socket.ts';
 const LIBRARY = 'libnftables.so.1';
 /** NFT_CTX_OUTPUT_JSON: for input and output. */
 const JSON_TEXT = 1 << 4;
-/** Contexts, made at the first call; a call waits if all are busy. */
+/** Contexts, created at the first call; a call waits if all are busy. */
 const CONTEXTS = 2;
-/** Waiting calls; beyond, the caller must use another way. */
+/** Maximum waiting calls; beyond, the caller must use another way. */
 const WAITING_MAX = 1_024;
-/** Free descriptors that making the contexts needs, beside a socket for each. */
+/** Free descriptors that creating the contexts needs, beside a socket for each. */
 const SPARE_FDS = 16;
 
 export interface NftablesAnswer {
@@ -33,7 +33,7 @@ type Context = unknown;
 
 /**
  * Runs the commands of one transaction, in JSON or in the syntax of `nft`.
- * @returns undefined if the library is missing, lacks permission or resources, or has too much to do
+ * @returns undefined if the library is missing, lacks permission or resources, or is too busy
  */
 export async function runNftables(commands: string): Promise<NftablesAnswer | undefined> {
   contexts ??= createContexts();

@@ -10,7 +10,6 @@ const AF_INET = 2;
 const ADDRESS_BYTES = 16;
 
 interface SocketAddress {
-  /** Dotted. */
   readonly address: string;
   readonly port: number;
 }
@@ -18,8 +17,8 @@ interface SocketAddress {
 /**
  * For a connected IPv4 stream socket. Without a redirect, it is the socket's local address. The caller keeps the
  * descriptor.
- * @throws SyscallError `ENOENT`: connection tracking does not have it, or no longer; `ENOPROTOOPT`: no
- * connection tracking
+ * @throws SyscallError `ENOENT`: connection tracking does not have it, or no longer; `ENOPROTOOPT`: no connection
+ * tracking
  */
 export function originalDestination(fd: number): SocketAddress {
   const bytes = new Uint8Array(ADDRESS_BYTES);

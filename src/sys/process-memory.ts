@@ -15,8 +15,8 @@ const cPwrite = libc.func('intptr_t pwrite(int fd, uintptr_t at, size_t bytes, i
 const O_RDWR_CLOEXEC = 0o2000002;
 
 /**
- * Needs what attaching as a debugger needs (ptrace(2), PTRACE_MODE_ATTACH), at this moment and not later.
- * @returns a descriptor for `readProcess` and `writeProcess`; the caller closes it.
+ * Needs the rights of attaching a debugger (ptrace(2), PTRACE_MODE_ATTACH), at this moment and not later.
+ * @returns a descriptor for `readProcess` and `writeProcess`; the caller closes it
  * @throws SyscallError EACCES, EPERM: not allowed; ENOENT: no such process
  */
 export function openProcessMemory(pid: number): number {
@@ -31,7 +31,7 @@ export function openProcessMemory(pid: number): number {
 
 /**
  * Copies from address `from` of the process to address `to` of this one.
- * @returns bytes copied, fewer where its memory ends; 0: the process has ended; or −errno.
+ * @returns bytes copied, fewer where its memory ends; 0 if the process has ended; or −errno
  */
 export function readProcess(fd: number, from: number, to: number, bytes: number): number {
   return orNegativeErrno(cPread(fd, to, bytes, from));
@@ -39,8 +39,8 @@ export function readProcess(fd: number, from: number, to: number, bytes: number)
 
 /**
  * Copies from address `from` of this process to address `to` of the other. Its pages become its own, as when it writes
- * itself; also those that it may only read (FOLL_FORCE), so check where `to` is.
- * @returns as `readProcess`.
+ * itself; also those that it may only read (FOLL_FORCE), so check the target of `to`.
+ * @returns as `readProcess`
  */
 export function writeProcess(fd: number, from: number, to: number, bytes: number): number {
   return orNegativeErrno(cPwrite(fd, from, bytes, to));

@@ -1,14 +1,17 @@
-/** Identifies processes by pid and start time, so that a reused pid is not mistaken for the old process; their parents. */
+/**
+ * Identifies processes by pid and start time, so that a reused pid is not mistaken for the old process; finds their
+ * parents.
+ */
 import { readFileSync } from 'node:fs';
 import { errorCode } from '../base/errors.ts';
 
-/** @returns field 22 of /proc/<pid>/stat (proc(5)), or undefined for an ended process. */
+/** @returns field 22 of /proc/<pid>/stat (proc(5)), or undefined for an ended process */
 export function startTicksOf(pid: number): string | undefined {
   const fields = statOf(pid);
   return fields?.[0] === 'Z' ? undefined : fields?.[22 - 3];
 }
 
-/** @returns 0: none, or one outside of this pid namespace; undefined: the process has ended */
+/** @returns 0 if there is none, or it is outside of this pid namespace; undefined if the process has ended */
 export function parentOf(pid: number): number | undefined {
   const field = statOf(pid)?.[4 - 3];
   return field === undefined ? undefined : Number(field);

@@ -44,7 +44,7 @@ export function listenUnix(path: string, backlog: number): number {
   return fd;
 }
 
-/** @returns a connected fd or −errno (ENOENT, ECONNREFUSED: no listener; EAGAIN: backlog is full). */
+/** @returns a connected fd or −errno (ENOENT, ECONNREFUSED: no listener; EAGAIN: backlog is full) */
 export function connectUnix(path: string): number {
   const fd = orNegativeErrno(cSocket(AF_UNIX, SOCK_STREAM_NONBLOCK_CLOEXEC, 0));
   if (fd < 0) return fd;
@@ -57,7 +57,7 @@ export function connectUnix(path: string): number {
   return fd;
 }
 
-/** @returns a non-blocking fd or −errno (EAGAIN: no connection waits). */
+/** @returns a non-blocking fd or −errno (EAGAIN: no connection waits) */
 export function acceptUnix(fd: number): number {
   return orNegativeErrno(cAccept4(fd, 0, 0, ACCEPT_NONBLOCK_CLOEXEC));
 }
@@ -73,7 +73,7 @@ export function setSendBuffer(fd: number, bytes: number): void {
   if (cSetsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, value, 4) < 0) cSetsockopt(fd, SOL_SOCKET, SO_SNDBUF, value, 4);
 }
 
-/** Copies what waits in the socket without taking it. @returns bytes, 0 at the end, or −errno. */
+/** Copies waiting bytes from the socket without consuming them. @returns bytes, 0 at the end, or −errno */
 export function peekSocket(fd: number, address: number, bytes: number): number {
   return orNegativeErrno(cRecv(fd, address, bytes, MSG_PEEK));
 }
@@ -100,7 +100,7 @@ export class FdChannel {
   readonly #data: ReturnType<typeof allocateNative>;
   readonly #controlBytes: number;
 
-  /** @param bytesMax most bytes of one call. @param fdsMax most descriptors of one call. */
+  /** @param bytesMax maximum bytes of one call. @param fdsMax maximum descriptors of one call */
   constructor(bytesMax: number, fdsMax: number) {
     this.#controlBytes = CMSG_HEADER_BYTES + Math.ceil((4 * fdsMax) / 8) * 8;
     this.#message = allocateNative(CONTROL_OFFSET + this.#controlBytes);
@@ -109,8 +109,8 @@ export class FdChannel {
   }
 
   /**
-   * Receives up to `bytes`. The descriptors become the caller's.
-   * @returns `received`: bytes, 0 at the end, or −errno; `truncated`: the peer sent more descriptors than fit.
+   * Receives up to `bytes`. The caller owns the descriptors.
+   * @returns `received`: bytes, 0 at the end, or −errno; `truncated`: the peer sent more descriptors than fit
    */
   receive(fd: number, bytes: number): { received: number; data: Uint8Array; fds: number[]; truncated: boolean } {
     this.#prepare(Math.min(bytes, this.#data.buffer.byteLength), this.#controlBytes);
@@ -121,7 +121,7 @@ export class FdChannel {
     return { received, data: new Uint8Array(this.#data.buffer, 0, received), fds, truncated };
   }
 
-  /** The descriptors stay the caller's. @returns bytes sent or −errno. */
+  /** The caller still owns the descriptors. @returns bytes sent or −errno */
   send(fd: number, data: Uint8Array, fds: readonly number[] = []): number {
     new Uint8Array(this.#data.buffer).set(data);
     const control = fds.length === 0 ? 0 : CMSG_HEADER_BYTES + Math.ceil((4 * fds.length) / 8) * 8;
@@ -147,7 +147,7 @@ export class FdChannel {
     this.#view.setBigUint64(MESSAGE_BYTES + 8, BigInt(bytes), true);
   }
 
-  /** Every control message is looked at: the kernel may write credentials before the descriptors. */
+  /** Checks every control message: the kernel may write credentials before the descriptors. */
   #descriptors(controlLength: number): number[] {
     const fds: number[] = [];
     let at = CONTROL_OFFSET;

@@ -1,6 +1,6 @@
 /**
- * Runs the copies and digests of `sparse.ts` on threads, so that a gigabyte of RAM does not block the event loop and
- * is copied while a VMM starts.
+ * Runs the copies and digests of `sparse.ts` on threads, so that a gigabyte of RAM does not block the event loop and is
+ * copied while a VMM starts.
  *
  * Paths like `/proc/self/fd/7` mean the same there: threads share their descriptors.
  */
@@ -33,7 +33,7 @@ export function warmSparseThreads(): void {
   while (threads.length < THREADS) threads.push(start());
 }
 
-/** Threads still loading; for tests. */
+/** Number of threads still loading; for tests. */
 export function threadsThatLoad(): number {
   return threads.filter(({ pending }) => pending.has(LOADED)).length;
 }

@@ -8,7 +8,6 @@ import * as sparse from './sparse.ts';
 /** A key that no job has: the thread has loaded. */
 export const LOADED = 0;
 
-/** The jobs. */
 export const WORK = {
   copyDataInto: sparse.copyDataInto,
   copyNonZeroInto: sparse.copyNonZeroInto,
@@ -25,7 +24,7 @@ export interface SparseJob {
 }
 
 type Outcome =
-  /** The first of all. */
+  /** The first message. */
   | { readonly key: typeof LOADED; readonly ok: true; readonly result: undefined }
   | { readonly key: number; readonly ok: true; readonly result: string | undefined }
   | { readonly key: number; readonly ok: false; readonly message: string; readonly code: string | undefined };

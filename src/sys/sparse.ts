@@ -20,8 +20,8 @@ const TURN_BYTES = 2 * CHUNK_BYTES;
 const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
 
 /**
- * Copies to `to`, which must not exist: shares extents if the filesystem can, else copies the data.
- * On failure nothing is left at `to`.
+ * Copies to `to`, which must not exist: shares extents if the filesystem can, else copies the data. On failure nothing
+ * is left at `to`.
  */
 export async function cloneSparse(from: string, to: string): Promise<void> {
   if (!(await reflink(from, to))) await copySparse(from, to);
@@ -33,14 +33,14 @@ export async function copySparse(from: string, to: string): Promise<void> {
 }
 
 /**
- * The same, for a caller that continues with the new file, whatever its name leads to by then.
+ * The same, for a caller that continues with the new file, wherever its name leads by then.
  * @returns the file, open for reading and writing; the caller closes it
  */
 export async function createSparseCopy(from: string, to: string): Promise<FileHandle> {
   return intoNewFile(from, to, (target, chunk, at) => writeAll(target, chunk, at));
 }
 
-/** The same; pages of zeros become holes. */
+/** Like `copySparse`, but pages of zeros become holes. */
 export async function copyWithoutZeros(from: string, to: string): Promise<void> {
   const copy = await intoNewFile(from, to, (target, chunk, at) => {
     for (const { start, end } of nonZeroRuns(chunk)) {
@@ -76,7 +76,7 @@ export async function copyDataBetween(from: number, to: number, bytes: number): 
   }
 }
 
-/** The same; pages of zeros stay holes. */
+/** Like `copyDataInto`, but pages of zeros stay holes. */
 export async function copyNonZeroInto(from: string, to: string): Promise<void> {
   await intoOldFile(from, to, (source, target) =>
     eachChunk(source, (chunk, at) => {
@@ -151,8 +151,8 @@ async function intoOldFile(
 }
 
 /**
- * Chunks begin at page boundaries, since blocks of a filesystem are multiples of pages or are rounded to them. They
- * end at multiples of `CHUNK_BYTES`, so that runs of data do not depend on holes.
+ * Chunks begin at page boundaries, since blocks of a filesystem are multiples of pages or are rounded to them. They end
+ * at multiples of `CHUNK_BYTES`, so that runs of data do not depend on holes.
  */
 async function eachChunk(file: FileHandle, visit: (chunk: Buffer, at: number) => void): Promise<void> {
   const buffer = Buffer.allocUnsafe(CHUNK_BYTES);

@@ -17,11 +17,11 @@ interface Sample {
 }
 
 interface TscMeter {
-  /** kHz since the meter was made; null until enough time has passed. */
+  /** kHz since the meter was created; `null` until enough time has passed. */
   read(): number | null;
 }
 
-/** @returns null if the counter is not constant or can't be read */
+/** @returns `null` if the counter is not constant or can't be read */
 export function startTscMeter(): TscMeter | null {
   if (process.arch !== 'x64' || !hasConstantTsc()) return null;
   reader ??= makeReader();
@@ -59,10 +59,10 @@ function hasConstantTsc(): boolean {
   return /^flags\s*:.*\bconstant_tsc\b/m.test(cpuinfo) && /\bnonstop_tsc\b/.test(cpuinfo);
 }
 
-/** Made once: the page is never freed, and koffi accepts each prototype's name once. */
+/** Created once: the page is never freed, and koffi accepts each prototype's name once. */
 let reader: (() => bigint) | null = null;
 
-/** One page of code that lives as long as the process; null if the kernel forbids it. */
+/** One page of code that lives as long as the process; `null` if the kernel forbids it. */
 function makeReader(): (() => bigint) | null {
   const libc = koffi.load('libc.so.6');
   const mmap = libc.func('intptr_t mmap(uintptr_t, size_t, int, int, int, int64_t)');

@@ -1,8 +1,8 @@
 /**
  * TAP interfaces through `/dev/net/tun` (Documentation/networking/tuntap.rst, linux/if_tun.h).
  *
- * An interface lives as long as a descriptor of it is open, in any process; the kernel removes it after
- * that, also when the processes were killed. It is made in the network namespace of the calling thread.
+ * An interface lives as long as a descriptor of it is open, in any process; the kernel removes it after that, also if
+ * the processes were killed. It is created in the network namespace of the calling thread.
  */
 import { closeSync, constants, openSync } from 'node:fs';
 import { check, libc } from './libc.ts';
@@ -34,18 +34,18 @@ const NAME_BYTES_MAX = 15;
 interface TapOptions {
   /** 1 to 15 ASCII characters. The caller has checked it: the kernel reads `%d` as a template. */
   readonly name: string;
-  /** May open it without CAP_NET_ADMIN; numeric ids. */
+  /** User and group that may open it without CAP_NET_ADMIN; numeric ids. */
   readonly owner?: { readonly uid: number; readonly gid: number } | undefined;
-  /** The host's MAC address on it, six bytes; absent: random. */
+  /** The host's MAC address on it, six bytes. Default: random. */
   readonly mac?: Uint8Array | undefined;
 }
 
 /**
- * Makes a TAP whose frames carry a virtio-net header and no protocol information.
+ * Creates a TAP whose frames carry a virtio-net header and no protocol information.
  * @returns a non-blocking descriptor, which the caller owns, closed on exec: a child gets it by `stdio` of `spawn`. On
- * an error, nothing is left.
- * @throws Error of Node `ENOENT`, `EACCES`: the device can't be opened.
- * @throws SyscallError `EBUSY`: the name is taken; `EPERM`: CAP_NET_ADMIN is missing.
+ * an error, nothing is left
+ * @throws a Node error: `ENOENT`, `EACCES` if the device can't be opened
+ * @throws SyscallError `EBUSY`: the name is taken; `EPERM`: CAP_NET_ADMIN is missing
  */
 export function createTap({ name, owner, mac }: TapOptions): number {
   const fd = openSync(TUN_DEVICE, constants.O_RDWR | constants.O_NONBLOCK);
@@ -55,7 +55,7 @@ export function createTap({ name, owner, mac }: TapOptions): number {
     const flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL;
     new DataView(request.buffer).setUint16(16, flags, true);
     check(ioctlBuffer(fd, TUNSETIFF, request), `TUNSETIFF ${name}`);
-    // At once: other programs give links without one their own (net/link/kept-mac.ts).
+    // At once: other programs set the MAC of links without one (net/link/kept-mac.ts).
     if (mac !== undefined) setMac(fd, mac);
     if (owner !== undefined) setTapOwner(fd, owner);
     return fd;
@@ -73,7 +73,7 @@ function setMac(fd: number, mac: Uint8Array): void {
   check(ioctlBuffer(fd, SIOCSIFHWADDR, request), 'SIOCSIFHWADDR');
 }
 
-/** Sets who may open the TAP without CAP_NET_ADMIN. @throws SyscallError */
+/** Sets which user and group may open the TAP without CAP_NET_ADMIN. @throws SyscallError */
 export function setTapOwner(fd: number, { uid, gid }: NonNullable<TapOptions['owner']>): void {
   check(ioctlNumber(fd, TUNSETOWNER, uid), `TUNSETOWNER fd ${fd}`);
   check(ioctlNumber(fd, TUNSETGROUP, gid), `TUNSETGROUP fd ${fd}`);

@@ -3,7 +3,10 @@ import { libc } from './libc.ts';
 
 const lgetxattr = libc.func('long lgetxattr(const char *path, const char *name, _Out_ uint8_t *value, size_t size)');
 
-/** @param bytesMax a longer value counts as absent. @returns null: the file has no such attribute, or may not be read */
+/**
+ * @param bytesMax a longer value counts as missing. @returns `null` if the file has no such attribute, or it may not be
+ * read
+ */
 export function readAttribute(path: string, name: string, bytesMax: number): string | null {
   const value = Buffer.alloc(bytesMax);
   const bytes = lgetxattr(path, name, value, bytesMax) as number;

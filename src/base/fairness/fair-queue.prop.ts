@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { FairQueue } from './fair-queue.ts';
 
-/** A naive model with arrays: the tenant that waits longest for its turn, then the item that waits longest. */
+/** A naive model with arrays: the tenant that waits longest for its turn, then its oldest item. */
 class NaiveLine {
   items: { tenant: string; item: number }[] = [];
   round: string[] = [];
@@ -38,7 +38,7 @@ const step = fc.oneof(
 );
 
 describe('FairQueue properties', () => {
-  it('FairQueue: first in, first out within a tenant, round-robin over tenants, as a naive model does', () => {
+  it('FairQueue: first in, first out within a tenant, round-robin over tenants, as in a naive model', () => {
     fc.assert(
       fc.property(fc.array(step, { maxLength: 80 }), (steps) => {
         const line = new FairQueue<number>();

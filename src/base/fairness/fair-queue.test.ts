@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { FairQueue } from './fair-queue.ts';
 
-/** Jobs of a queue, of which each owner has only so many running. */
+/** A job queue with a limited number of running jobs per owner. */
 class Slots<Job> {
   readonly queue = new FairQueue<{ readonly owner: string; readonly job: Job }>();
   readonly #running: string[] = [];
@@ -26,7 +26,7 @@ class Slots<Job> {
   }
 }
 
-it('FairQueue: the job of a polite owner comes right after the one that a flood has begun', () => {
+it('FairQueue: a polite owner’s job comes right after the one that a flood has started', () => {
   const slots = new Slots<string>(2);
   for (let i = 0; i < 100; i += 1) slots.push('hostile', `h${i}`);
   expect(slots.next()?.job).toBe('h0');
@@ -35,7 +35,7 @@ it('FairQueue: the job of a polite owner comes right after the one that a flood 
   expect([slots.next(), slots.next(), slots.next()].map((each) => each?.job)).toEqual(['h1', 'p0', 'p1']);
 });
 
-it('FairQueue: an owner has no more than its running slots, in order, and each end frees one', () => {
+it('FairQueue: an owner uses at most its slots, in order, and each end frees one', () => {
   const slots = new Slots<number>(1);
   slots.push('a', 1);
   slots.push('a', 2);

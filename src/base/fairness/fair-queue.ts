@@ -39,7 +39,7 @@ export class FairQueue<E> {
 
   /**
    * Removes the first item; its tenant goes to the end of the round.
-   * @param mayTake tenants that it refuses keep their turns
+   * @param mayTake tenants for which it returns false keep their turns
    */
   take(mayTake: (tenant: string) => boolean = () => true): E | undefined {
     for (const [tenant, items] of this.#tenants) {

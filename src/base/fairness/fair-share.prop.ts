@@ -33,7 +33,7 @@ describe('FairShare properties', () => {
       fc.property(limits, fc.array(step, { maxLength: 150 }), (bounds, steps) => {
         const shares = new FairShare(bounds);
         const holds = new Map<string, Hold[]>(OWNERS.map((owner) => [owner, []]));
-        /** In the order in which they began to hold something: the first ones have the places. */
+        /** In the order in which they acquired their first amount: the first ones have the places. */
         let active: string[] = [];
         const released: Hold[] = [];
         for (const { what, owner, hold, amount } of steps) {
@@ -54,7 +54,7 @@ describe('FairShare properties', () => {
             own.splice(own.indexOf(one), 1);
             released.push(one);
           } else if (what === 'again') {
-            // Twice releases nothing of others.
+            // A second release must not release amounts of others.
             const before = shares.held;
             released[hold % Math.max(1, released.length)]?.release();
             if (shares.held !== before) return false;
@@ -69,7 +69,7 @@ describe('FairShare properties', () => {
           if (shares.held !== sum(OWNERS.map((id) => shares.heldBy(id)))) return false;
         }
         for (const hold of [...holds.values()].flat()) hold.release();
-        // Everything was given back: one owner can have all that one owner may have.
+        // Everything was released: one owner can have all that one owner may have.
         const rest = bounds.sumMax - bounds.guaranteed * bounds.places;
         const own = bounds.places > 0 ? bounds.guaranteed : 0;
         const all = Math.min(bounds.ownMax, own + Math.floor(rest / 2));

@@ -3,7 +3,7 @@ import { FairShare } from './fair-share.ts';
 
 const LIMITS = { sumMax: 100, ownMax: 60, guaranteed: 10, places: 2 };
 
-/** Takes one by one until it is refused. */
+/** Takes one by one until refused. */
 function takeAll(shares: FairShare, owner: string, ownMax?: number): number {
   while (shares.take(owner, 1, ownMax) !== undefined);
   return shares.heldBy(owner);
@@ -17,13 +17,13 @@ it('FairShare: a greedy owner borrows at most half of the rest', () => {
   expect(shares.refused).toBe(2);
 });
 
-it('FairShare: an owner holds no more than its own limit', () => {
+it('FairShare: an owner never exceeds its own limit', () => {
   const shares = new FairShare(LIMITS);
   expect(takeAll(shares, 'a', 5)).toBe(5);
   expect(new FairShare(LIMITS).take('a', 61, 1000)).toBeUndefined();
 });
 
-it('FairShare: an owner without a place only borrows, and gets the place of one that holds no more', () => {
+it('FairShare: an owner without a place only borrows, and gets the place of one that holds nothing any more', () => {
   const shares = new FairShare({ ...LIMITS, places: 1 });
   const first = shares.take('a', 10);
   expect(takeAll(shares, 'b')).toBe(45);
@@ -31,7 +31,7 @@ it('FairShare: an owner without a place only borrows, and gets the place of one 
   expect(takeAll(shares, 'b')).toBe(55);
 });
 
-it('FairShare: a hold is released once, and grows only where there is room', () => {
+it('FairShare: a hold is released once, and grows only if there is room', () => {
   const shares = new FairShare(LIMITS);
   const hold = shares.take('a', 20);
   expect(hold?.resize(51)).toBe(false);

@@ -10,17 +10,16 @@
 import { assert } from '../assert.ts';
 
 export interface FairShareLimits {
-  /** Of all owners together; never exceeded. */
+  /** Limit of all owners together; never exceeded. */
   readonly sumMax: number;
-  /** Of one owner. */
+  /** Limit of one owner. */
   readonly ownMax: number;
-  /** What an owner with a place can always hold. */
+  /** Amount that an owner with a place can always hold. */
   readonly guaranteed: number;
-  /** Owners with a guarantee at one time; further ones only borrow. */
+  /** Number of owners with a guarantee at one time; others only borrow. */
   readonly places: number;
 }
 
-/** A held amount. */
 export interface Hold {
   readonly amount: number;
   /** @returns false, without a change, if there is no room */
@@ -31,14 +30,14 @@ export interface Hold {
 
 interface Owner {
   readonly id: string;
-  /** Undefined: no place. */
+  /** Undefined without a place. */
   guaranteed: number | undefined;
   held: number;
 }
 
 export class FairShare {
   readonly #limits: FairShareLimits;
-  /** Those that hold something, in the order in which they began. */
+  /** Owners that hold something, in the order in which they began. */
   readonly #owners = new Map<string, Owner>();
   #placesFree: number;
   #held = 0;
@@ -52,12 +51,11 @@ export class FairShare {
     this.#placesFree = places;
   }
 
-  /** Held by all owners. */
+  /** Amount held by all owners. */
   get held(): number {
     return this.#held;
   }
 
-  /** The number of takes and growths without room. */
   get refused(): number {
     return this.#refused;
   }
@@ -67,7 +65,7 @@ export class FairShare {
   }
 
   /**
-   * @param ownMax a limit of this owner, lower than that of all
+   * @param ownMax a limit of this owner, lower than the general one
    * @returns undefined if there is no room
    */
   take(id: string, amount: number, ownMax = this.#limits.ownMax): Hold | undefined {
@@ -100,7 +98,7 @@ export class FairShare {
     const others = this.#borrowed - borrowedBefore;
     const { sumMax, guaranteed, places } = this.#limits;
     const free = sumMax - guaranteed * places - others - borrowed;
-    // Less is always possible.
+    // Shrinking is always possible.
     const fits = by <= 0 || (held <= ownMax && (borrowed === 0 || borrowed <= free));
     if (fits) {
       owner.held = held;
@@ -122,7 +120,7 @@ export class FairShare {
     this.#owners.delete(owner.id);
     if (owner.guaranteed === undefined) return;
     this.#placesFree += 1;
-    // The one that waits longest gets the place.
+    // The owner that has waited longest gets the place.
     const next = [...this.#owners.values()].find((each) => each.guaranteed === undefined);
     if (next !== undefined) this.#givePlace(next);
   }
@@ -135,7 +133,7 @@ export class FairShare {
   }
 }
 
-/** Held beyond the guarantee. */
+/** Amount held beyond the guarantee. */
 function borrowedBy({ held, guaranteed = 0 }: Pick<Owner, 'held' | 'guaranteed'>): number {
   return Math.max(0, held - guaranteed);
 }

@@ -1,5 +1,5 @@
 /**
- * Limits the event loop's time that one sandbox can take by work of its choice, such as parsing what it sends. All
+ * Limits the event loop time that one sandbox can take by work of its choice, such as parsing what it sends. All
  * sandboxes share the loop.
  *
  *     if (time.isOpen) time.run(() => parse(bytes)); else …  // do it in a thread, later, or not at all
@@ -21,7 +21,7 @@ export class LoopTime {
     this.#bucket = new TokenBucket(limit, clock.now());
   }
 
-  /** False: the work so far has taken more than the limit. */
+  /** False if the work so far has taken more than the limit. */
   get isOpen(): boolean {
     return this.#bucket.tryOpen(this.#clock.now());
   }

@@ -24,7 +24,7 @@ describe('together', () => {
     expect(ended).toEqual(['slow']);
   });
 
-  it('passes an abort of the caller on', async () => {
+  it('forwards an abort of the caller', async () => {
     const caller = new AbortController();
     const waiting = together(caller.signal, [
       (signal) =>

@@ -1,4 +1,4 @@
-/** Concurrent work of which the first failure stops the rest. */
+/** Concurrent work that stops at the first failure. */
 
 /**
  * Returns the results once all have ended, so that nothing is still running when an error is thrown.

@@ -1,6 +1,6 @@
 /**
- * Threads for work of a sandbox's choice that would hold up the event loop. Sandboxes take turns at them, and each has
- * at most one at a time (io).
+ * Threads for work of a sandbox's choice that would hold up the event loop. Sandboxes take turns, and each uses at most
+ * one thread at a time (I/O).
  *
  *     run(job) ─► queue, round-robin over sandboxes ─► a thread: `serveTurns` of `turn-worker.ts` ─► answer
  *
@@ -15,20 +15,20 @@ import type { WorkerSetup } from './turn-worker.ts';
 
 export interface ThreadLimits {
   readonly threadsMax: number;
-  /** Of each thread, as of a process: 0 is usual, 19 the last. */
+  /** Priority of each thread, like a process's: 0 is normal, 19 the lowest. */
   readonly nice: number;
   /** From the arrival of a job to its answer. */
   readonly workMsMax: number;
   /** Heap of a thread, MiB. */
   readonly heapMibMax: number;
-  /** A thread without a job for so long ends. */
+  /** A thread ends after this time without a job. */
   readonly threadIdleMs: number;
 }
 
 export type ThreadErrorCode =
-  /** It waited or worked for longer than the limit, or the threads are closed. */
+  /** The job waited or worked for longer than the limit, or the threads are closed. */
   | 'busy'
-  /** It needs more memory than the limit. */
+  /** The job needs more memory than the limit. */
   | 'out_of_memory'
   /** The work threw, or its thread ended. */
   | 'failed';
@@ -38,9 +38,9 @@ export class ThreadError extends CodedError<ThreadErrorCode> {}
 export interface ThreadJob<Request> {
   readonly sandboxId: string;
   readonly request: Request;
-  /** Memory that moves to the thread. */
+  /** Memory that is transferred to the thread. */
   readonly transfer?: readonly ArrayBuffer[];
-  /** Ends a wait. A job that a thread has begun is finished, and the promise settles then. */
+  /** Ends a wait. A job that a thread has started is finished, and the promise settles then. */
   readonly signal: AbortSignal;
 }
 
@@ -80,7 +80,7 @@ export class TurnThreads<Request, Answer> {
     this.#path = options.path;
   }
 
-  /** Jobs that wait for a thread. */
+  /** Number of jobs that wait for a thread. */
   get waiting(): number {
     return this.#queue.size;
   }
@@ -181,7 +181,7 @@ export class TurnThreads<Request, Answer> {
     else if (this.#queue.delete(job.sandboxId, job)) job.fail(this.#error('busy'));
   }
 
-  /** A thread that no longer answers. Idempotent. */
+  /** Drops a thread that no longer answers. Idempotent. */
   #lose(thread: Thread<Request, Answer>, code: ThreadErrorCode): void {
     if (!this.#threads.has(thread)) return;
     this.#end(thread);

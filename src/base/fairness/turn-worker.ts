@@ -1,21 +1,21 @@
-/** The other end of `turn-threads.ts`: one job at a time. */
+/** The thread's end of `turn-threads.ts`: one job at a time. */
 import { setPriority } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
 import { assert } from '../assert.ts';
 import { ignore } from '../ignore.ts';
 
 export interface WorkerSetup {
-  /** Of this thread alone, as Linux has it. */
+  /** Priority of this thread alone, a Linux feature. */
   readonly nice: number;
 }
 
 export interface Done<Answer> {
   readonly answer: Answer;
-  /** Memory that moves to the main thread. */
+  /** Memory that is transferred to the main thread. */
   readonly transfer: readonly ArrayBuffer[];
 }
 
-/** @param work one that throws ends the thread */
+/** @param work if it throws, the thread ends */
 export function serveTurns<Request, Answer>(work: (request: Request) => Done<Answer>): void {
   assert(parentPort !== null, 'a module of TurnThreads runs as a worker thread');
   const port = parentPort;

@@ -1,6 +1,6 @@
 /**
- * Files that the repository ships compiled. Beside them lies a manifest: what they were made of and with which tools, so
- * that a change of the sources is noticed and anybody can build them again and compare.
+ * Compiled files in the repository. A manifest beside them records their sources and tools, so that a change of the
+ * sources is noticed and anybody can rebuild and compare.
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -15,7 +15,7 @@ const SHA256 = z.string().regex(/^[0-9a-f]{64}$/);
 export const prebuiltSchema = z.object({
   /** Digest of sources and options. */
   inputs: SHA256,
-  /** What made the files, by name, with the exact version. */
+  /** The exact version of each tool, by name. */
   tools: z.record(z.string(), z.string()),
   /** Before compression. */
   files: z.record(z.string(), z.object({ sha256: SHA256, sizeBytes: z.number().int().min(1) })),
@@ -23,8 +23,8 @@ export const prebuiltSchema = z.object({
 export type PrebuiltManifest = z.infer<typeof prebuiltSchema>;
 
 /**
- * @returns undefined: this checkout ships no such files
- * @throws SyntaxError, ZodError: the manifest is damaged
+ * @returns undefined if this checkout has no such files
+ * @throws SyntaxError, ZodError if the manifest is damaged
  */
 export async function readPrebuilt<Manifest>(dir: string, schema: z.ZodType<Manifest>): Promise<Manifest | undefined> {
   let text: string;

@@ -1,6 +1,6 @@
 /** Rate limits of a VM's disks, independent of what enforces them. */
 export interface DiskLimits {
-  /** Read and written together. */
+  /** Reads and writes together. */
   readonly bytesPerSecond?: number;
   /** Reads and writes together, each as large as the guest made it. */
   readonly opsPerSecond?: number;

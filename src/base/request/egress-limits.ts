@@ -1,4 +1,4 @@
-/** How large an egress policy may be. */
+/** Size limits of an egress policy. */
 export const EGRESS_LIMITS = {
   /** Rules of one kind, allow or deny. */
   rulesMax: 256,

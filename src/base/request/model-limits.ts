@@ -1,34 +1,34 @@
-/** What a sandbox may have of the models: its place in the queue, and its budget. */
+/** A sandbox's limits for models: its priority in the queue, and its budget. */
 
 /** Best first. */
 export const MODEL_PRIORITIES = ['interactive', 'normal', 'batch'] as const;
 export type ModelPriority = (typeof MODEL_PRIORITIES)[number];
 
-/** An absent limit means unlimited. */
+/** An omitted limit means unlimited. */
 export interface ModelBudget {
-  /** Tokens of prompts, per window. */
+  /** Prompt tokens per window. */
   readonly inputTokens?: number;
-  /** Tokens of answers, per window. */
+  /** Answer tokens per window. */
   readonly outputTokens?: number;
-  /** Requests that were sent to a model server, per window. */
+  /** Requests sent to a model server, per window. */
   readonly requests?: number;
-  /** What requests cost by the prices of their routes, in billionths of a dollar, per window. */
+  /** Cost of requests by the prices of their routes, in billionths of a dollar, per window. */
   readonly costNanoDollars?: number;
-  /** Windows begin at multiples of this since 1970, so days begin at midnight UTC. Absent: the whole life. */
+  /** Windows begin at multiples of this since 1970, so days begin at midnight UTC. Default: the whole life. */
   readonly windowMs?: number | undefined;
-  /** Rate of prompts and answers together. A minute's tokens may be used at once. */
+  /** Rate of prompt and answer tokens together. A minute's tokens may be used at once. */
   readonly tokensPerMinute?: number;
 }
 
-/** It has windows, or a restart of the daemon would have to begin it anew. */
+/** Has windows; otherwise a restart of the daemon would have to reset it. */
 export type WindowedBudget = ModelBudget & { readonly windowMs: number };
 
-/** Answers that a sandbox's equal requests get again, and those of its tenant's other sandboxes that have this, too. */
+/** Caches answers for equal requests of a sandbox, and of its tenant's other sandboxes with a cache. */
 export interface ModelCache {
-  /** Age of an answer, at most. */
+  /** Maximum age of an answer. */
   readonly ttlMs: number;
   /**
-   * `repeatable`, as by default: requests whose model would say the same again, so those with `temperature: 0` or a seed and
+   * `repeatable` (default): requests whose model would say the same again, so those with `temperature: 0` or a seed and
    * without tools, and embeddings. `all`: every request.
    */
   readonly requests?: CachedRequests;
@@ -44,16 +44,16 @@ const TENANT_ACCOUNT = 'tenant:';
 export const tenantAccount = (tenant: string): string => `${TENANT_ACCOUNT}${tenant}`;
 export const isTenantAccount = (account: string): boolean => account.startsWith(TENANT_ACCOUNT);
 
-/** The budget of a tenant's sandboxes together, or of all. */
+/** The shared budget of a tenant's sandboxes, or of all. */
 export interface SharedBudget {
-  /** Null: of all sandboxes of the host. */
+  /** `null`: all sandboxes of the host. */
   readonly tenant: string | null;
   readonly limits: WindowedBudget;
-  /** Null: nothing yet. */
+  /** `null` if nothing was used yet. */
   readonly used: BudgetUse | null;
 }
 
-/** Use in the current window. */
+/** Usage in the current window. */
 export interface BudgetUse {
   readonly inputTokens: number;
   readonly outputTokens: number;
@@ -61,7 +61,7 @@ export interface BudgetUse {
   readonly costNanoDollars: number;
   /** Number of the window since 1970; 0 without windows. */
   readonly window: number;
-  /** Length of the window. Absent: there is none, or the budget tells, as in what older versions have stored. */
+  /** Length of the window. Omitted without one, or if the budget defines it, as in data of older versions. */
   readonly windowMs?: number | undefined;
 }
 
@@ -86,14 +86,14 @@ export const windowAt = ({ windowMs }: ModelBudget, wallMs: number): number =>
   windowMs === undefined ? 0 : Math.floor(wallMs / windowMs);
 
 /**
- * The window of a use that was noted in `window`, if it is `now`. A clock that is set back ends no window; but if it had been
- * far ahead, a use counts only until the end of the next one.
+ * The window of a usage that was recorded in `window`, given the current window `now`. A clock that is set back ends no
+ * window; but if it had been far ahead, a usage counts only until the end of the next one.
  */
 export const windowFrom = (window: number, now: number): number => Math.min(window, now + 1);
 
 /**
- * What counts of a use in the windows of this budget; null: its window is over. If windows had another length before, it
- * counts in the one that is now. A clock that is set back ends no window.
+ * The part of a usage that counts in the windows of this budget; `null` if its window is over. If windows had another
+ * length before, it counts in the current one. A clock that is set back ends no window.
  * @param wallMs milliseconds since 1970
  */
 export function currentUse({ windowMs }: ModelBudget, used: BudgetUse, wallMs: number): BudgetUse | null {
@@ -104,7 +104,7 @@ export function currentUse({ windowMs }: ModelBudget, used: BudgetUse, wallMs: n
   return { ...used, window, windowMs };
 }
 
-/** The limits of a budget, with their use in the window of this time. @param wallMs milliseconds since 1970 */
+/** The limits of a budget, with their usage in the window of this time. @param wallMs milliseconds since 1970 */
 export function budgetStates(budget: ModelBudget, used: BudgetUse | null, wallMs: number): readonly BudgetState[] {
   const now = used === null ? null : currentUse(budget, used, wallMs);
   return BUDGET_KINDS.flatMap((kind) => {

@@ -1,24 +1,24 @@
-/** The package policy of a sandbox, as it is requested: what it may fetch through the host's package gateway. */
+/** The requested package policy of a sandbox: what it may fetch through the host's package gateway. */
 
 export const ECOSYSTEMS = ['pip', 'npm', 'go', 'cargo', 'apt'] as const;
 export type Ecosystem = (typeof ECOSYSTEMS)[number];
 
 export interface PackagePolicy {
-  /** Empty: none. */
+  /** If empty, none. */
   readonly ecosystems: readonly Ecosystem[];
-  /** `name`, `name*`, each optionally with `pip:` before it. Empty: every name. */
+  /** `name`, `name*`, each optionally with `pip:` before it. If empty, every name. */
   readonly allow: readonly string[];
   /** The same form; overrides `allow`. */
   readonly deny: readonly string[];
-  /** Versions that were published later than this before now do not exist; null: no such limit. */
+  /** Versions published more recently than this are hidden; `null`: no such limit. */
   readonly minAgeMs: number | null;
-  /** `pip:NAME ALGORITHM:HEX`: only these files exist; null: no lock. */
+  /** `pip:NAME ALGORITHM:HEX`: only these files exist; `null`: no lock. */
   readonly lock: readonly string[] | null;
 }
 
 export const NO_PACKAGES: PackagePolicy = { ecosystems: [], allow: [], deny: [], minAgeMs: null, lock: null };
 
-/** Begins the gateway's refusal of a file for which the host's disk has no room; clients print it. */
+/** First words of the gateway's refusal of a file for which the host's disk has no room; clients print it. */
 export const HOST_DISK_FULL = 'The disk of the host is full';
 
 export const PACKAGE_RULE = /^(?:(?:pip|npm|go|cargo|apt):)?@?[A-Za-z0-9][A-Za-z0-9._~/+-]*\*?$|^\*$/;

@@ -1,15 +1,15 @@
-/** Where in a request a secret may be. Pure. */
+/** The place of a secret in a request. Pure. */
 
 /** In the terms of OpenAPI's `apiKey` security scheme. */
 export interface SecretPlace {
   readonly in: 'header' | 'query';
-  /** A header field, in any case, or a query parameter, in this case. */
+  /** A header field, in any case, or a query parameter, in exactly this case. */
   readonly name: string;
 }
 
 export const PLACE_NAME_CHARACTERS_MAX = 64;
 const FIELD = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
-/** Those that need no percent-encoding (RFC 3986 section 2.3). */
+/** Names that need no percent-encoding (RFC 3986 section 2.3). */
 const PARAMETER = /^[A-Za-z0-9._~-]+$/;
 /** Fields that frame or route a request, that proxies read or log, or that shape the answer. */
 const RESERVED =
@@ -22,7 +22,7 @@ export function isPlace({ in: kind, name }: SecretPlace): boolean {
   return kind === 'header' && FIELD.test(name) && !RESERVED.test(name);
 }
 
-/** As in `--secret`. */
+/** In the syntax of `--secret`. */
 export function placeText({ in: kind, name }: SecretPlace): string {
   return `${kind}=${name}`;
 }

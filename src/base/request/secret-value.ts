@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
 
 /**
- * A text that must never be written: JSON, templates, logs and `inspect` show only that it exists. Users call
- * `reveal`.
+ * A text that must never be written: JSON, templates, logs and `inspect` show only that it exists. Call `reveal` to use
+ * it.
  */
 export class SecretValue {
   readonly #text: string;
@@ -27,10 +27,10 @@ export class SecretValue {
 
 const PREFIX = 'NV_SECRET_';
 const SHORT_PREFIX = 'NV_';
-/** With fewer random characters after the long prefix, the short one is used: 16 characters have 78 bits. */
+/** If the long prefix leaves fewer random characters, the short one is used: 16 characters have 78 bits. */
 const RANDOM_CHARACTERS_MIN = 22;
 
-/** An unguessable text as long as the secret, with no characters special to headers, URLs and JSON. */
+/** An unguessable text as long as the secret, without characters special to headers, URLs and JSON. */
 export function newPlaceholder(length: number): string {
   const hasRoom = length >= PREFIX.length + RANDOM_CHARACTERS_MIN;
   const prefix = hasRoom ? PREFIX : SHORT_PREFIX;

@@ -1,11 +1,14 @@
-/** Sizes and other numbers with units, for people. */
+/** Sizes and other numbers with units, as display text. */
 
 /** `512 B`, `3.4 KiB`, `120 MiB`. */
 export function bytes(count: number): string {
   return inUnits(count, 1024, ['B', 'KiB', 'MiB', 'GiB', 'TiB']);
 }
 
-/** A number in the largest unit that it reaches, each `step` of the one before; below 100 with a decimal, but for the first. */
+/**
+ * A number in the largest unit that it reaches, each `step` times the previous one; below 100 with one decimal, except
+ * in the first unit.
+ */
 export function inUnits(count: number, step: number, units: readonly string[]): string {
   let value = count;
   let unit = 0;

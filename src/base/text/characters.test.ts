@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { isAtMost } from './characters.ts';
 
-it('isAtMost: counts characters, not units of a string', () => {
+it('isAtMost: counts characters, not UTF-16 units', () => {
   expect(isAtMost('', 0)).toBe(true);
   expect(isAtMost('ab', 2)).toBe(true);
   expect(isAtMost('abc', 2)).toBe(false);

@@ -1,8 +1,8 @@
 /**
- * What a log keeps of requests to models and their answers.
+ * What a log keeps of model requests and answers.
  *
- * `off`: nothing · `hash`: SHA-256 of the request and of the answer's text · `redacted`: both, without what looks like a
- * secret · `full`: both, and the hashes.
+ * `off`: nothing · `hash`: SHA-256 of the request and of the answer's text · `redacted`: both, without what looks like
+ * a secret · `full`: both, and the hashes.
  */
 export const CONTENT_MODES = ['off', 'hash', 'redacted', 'full'] as const;
 export type ContentMode = (typeof CONTENT_MODES)[number];

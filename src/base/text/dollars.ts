@@ -1,13 +1,13 @@
-/** Amounts of dollars as decimals and as whole numbers of billionths. Pure, without rounding. */
+/** Dollar amounts as decimals and as integers in billionths. Pure, without rounding. */
 
 export const COST_DECIMALS_MAX = 9;
 
-/** `5` or `0.25` dollars in billionths; null: it is no such number, or has more than 9 decimals. */
+/** `5` or `0.25` dollars in billionths; `null` if it is no such number, or has more than 9 decimals. */
 export function parseDollars(text: string): number | null {
   return scaledDecimal(text, COST_DECIMALS_MAX);
 }
 
-/** Without zeros at the end: 250,000,000 is `0.25`. */
+/** Without trailing zeros: 250,000,000 is `0.25`. */
 export function dollarsText(nanoDollars: number): string {
   const digits = String(nanoDollars).padStart(COST_DECIMALS_MAX + 1, '0');
   const whole = digits.slice(0, -COST_DECIMALS_MAX);
@@ -15,7 +15,7 @@ export function dollarsText(nanoDollars: number): string {
   return fraction === '' ? whole : `${whole}.${fraction}`;
 }
 
-/** The decimal times 10^`decimals`; null: it is none, or has more of them. */
+/** The decimal times 10^`decimals`; `null` if it is not a decimal, or has more decimals. */
 export function scaledDecimal(text: string, decimals: number): number | null {
   const match = /^(\d{1,9})(?:\.(\d+))?$/.exec(text);
   const fraction = match?.[2] ?? '';

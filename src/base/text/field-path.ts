@@ -1,4 +1,4 @@
-/** Names of fields in JSON documents: `enable_search`, `messages.content.uuid`; lists stand for their elements. */
+/** Names of fields in JSON documents: `enable_search`, `messages.content.uuid`; a list stands for its elements. */
 const NAME = String.raw`[A-Za-z_$][\w$-]*`;
 const PATH = String.raw`${NAME}(?:\.${NAME})*`;
 

@@ -26,11 +26,11 @@ describe('matches', () => {
     ['a\\*', 'ab', false],
     ['a+(b)', 'a+(b)', true],
     ['', 'a', false],
-  ])('%s of %s: %s', (pattern, name, expected) => {
+  ])('pattern %s, path %s: %s', (pattern, name, expected) => {
     expect(hits(pattern, name)).toBe(expected);
   });
 
-  it('time: patterns that would make a regular expression run for hours', () => {
+  it('patterns that would make a regular expression run for hours are quick', () => {
     const start = performance.now();
     expect(hits(`${'**/'.repeat(300)}x`, `${'a/'.repeat(2000)}b`)).toBe(false);
     expect(hits('*a'.repeat(300), 'a'.repeat(4000))).toBe(true);

@@ -1,6 +1,6 @@
 /**
- * Patterns of paths: Go's `path.Match`, and `**` as moby/patternmatcher has it. Pure. No regular expressions, since a
- * stranger's pattern could make one of them run for hours.
+ * Path patterns: Go's `path.Match`, plus `**` as in moby/patternmatcher. Pure. No regular expressions, since an
+ * untrusted pattern could make one run for hours.
  */
 
 type Token =
@@ -10,7 +10,7 @@ type Token =
 
 export type Pattern = readonly Token[];
 
-/** @param deep whether `**` passes over slashes. @returns null: not a pattern */
+/** @param deep whether `**` matches slashes. @returns `null` if it is no pattern */
 export function compile(text: string, deep: boolean): Pattern | null {
   const tokens: Token[] = [];
   for (let at = 0; at < text.length; at += 1) {
@@ -48,7 +48,7 @@ function classEnd(text: string, start: number): number {
   return -1;
 }
 
-/** In time of the product of both lengths. */
+/** Takes time proportional to the product of both lengths. */
 export function matches(pattern: Pattern, name: string): boolean {
   // The places in `name` up to which the tokens so far can match.
   let places: ReadonlySet<number> = new Set([0]);
@@ -62,7 +62,7 @@ export function matches(pattern: Pattern, name: string): boolean {
 function step(token: Token, places: ReadonlySet<number>, name: string, isLast: boolean): ReadonlySet<number> {
   if (token.kind === 'deep') {
     const next = new Set(places);
-    // As the last token: all that follows. Else whole components: `**/b` is not in `ab`.
+    // As the last token it matches the whole rest, otherwise whole components: `**/b` is not in `ab`.
     for (let at = Math.min(...places); at <= name.length; at += 1) {
       if (isLast || name.charAt(at - 1) === '/') next.add(at);
     }

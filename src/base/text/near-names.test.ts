@@ -4,7 +4,7 @@ import { nearNames } from './near-names.ts';
 describe('nearNames', () => {
   const names = ['data', 'data-small', 'agent', 'web', 'ml'];
 
-  it('finds a name with a typing error', () => {
+  it('finds a name with a typo', () => {
     expect(nearNames('dtaa', names)).toEqual(['data']);
     expect(nearNames('agnet', names)).toEqual(['agent']);
   });
@@ -13,7 +13,7 @@ describe('nearNames', () => {
     expect(nearNames('dat', names)).toEqual(['data', 'data-small']);
   });
 
-  it('finds nothing far away, and nothing for short texts that share no letter', () => {
+  it('finds nothing distant, and nothing for short texts that share no letter', () => {
     expect(nearNames('production', names)).toEqual([]);
     expect(nearNames('xy', names)).toEqual([]);
     expect(nearNames('', names)).toEqual([]);

@@ -2,10 +2,10 @@
 
 const EDITS_MAX = 2;
 const SHOWN_MAX = 3;
-/** Names that are compared: the comparison takes time for each. */
+/** Maximum number of compared names: each comparison takes time. */
 const NAMES_MAX = 1000;
 
-/** Returns the nearest names, nearest first: at most two edits away, or one is the beginning of the other. */
+/** Returns the nearest names, nearest first: at most two edits away, or one is a prefix of the other. */
 export function nearNames(text: string, names: readonly string[]): readonly string[] {
   return names
     .slice(0, NAMES_MAX)
@@ -16,7 +16,7 @@ export function nearNames(text: string, names: readonly string[]): readonly stri
     .map(({ name }) => name);
 }
 
-/** Of two letters, two edits leave nothing. */
+/** Two edits would replace both of two letters. */
 const limitFor = (text: string): number => Math.min(EDITS_MAX, Math.floor(text.length / 2));
 
 function begins(name: string, text: string): boolean {

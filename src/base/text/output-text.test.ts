@@ -15,14 +15,14 @@ describe('outputText', () => {
     },
   );
 
-  it('cut within a character: the rest of it is dropped', () => {
+  it('output cut within a character: drops the rest of the character', () => {
     const bytes = Buffer.from('aé€😀');
     const texts = Array.from({ length: bytes.length + 1 }, (_, end) => outputText(bytes.subarray(0, end), true));
     expect(texts.map(({ encoding }) => encoding)).toEqual(texts.map(() => 'utf8'));
     expect(texts.map(({ text }) => text).join()).toBe(',a,a,aé,aé,aé,aé€,aé€,aé€,aé€,aé€😀');
   });
 
-  it('cut, but not text: base64', () => {
+  it('output cut, but not text: base64', () => {
     expect(outputText(Buffer.from([0xff, 0xc3]), true).encoding).toBe('base64');
     expect(outputText(Buffer.from([0x61, 0xff]), true).encoding).toBe('base64');
   });

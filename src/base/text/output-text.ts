@@ -1,4 +1,4 @@
-/** Output of programs in JSON: text if it is UTF-8, otherwise base64, so that no byte is lost. */
+/** Program output in JSON: text if it is UTF-8, otherwise base64, so that no byte is lost. */
 import { isUtf8 } from 'node:buffer';
 
 export type OutputEncoding = 'utf8' | 'base64';
@@ -8,7 +8,7 @@ export interface OutputText {
   readonly encoding: OutputEncoding;
 }
 
-/** Bytes of the longest UTF-8 character. */
+/** Length of the longest UTF-8 character. */
 const CHARACTER_BYTES_MAX = 4;
 
 /** @param isCut the output may end within a character, which is dropped then */

@@ -14,7 +14,7 @@ describe('plain text', () => {
     expect(plainLines(`${HOSTILE}\r\ng\th\n`)).toBe('a?]0;x?b?2Jc?d?e?f?\ng\th\n');
   });
 
-  it('plainJson: escapes them, and parses as it was', () => {
+  it('plainJson: escapes control characters, and parses to the same value', () => {
     const value = { text: `${HOSTILE}\n\u{e0001}`, list: [1, null] };
     for (const indent of [undefined, 2]) {
       const json = plainJson(value, indent);

@@ -1,6 +1,6 @@
 /**
- * Makes text of a guest, a VMM or a model server safe for a terminal: control and format characters could steer it,
- * or hide and reorder text. Pure.
+ * Makes text of a guest, a VMM or a model server safe for a terminal: control and format characters could steer it, or
+ * hide and reorder text. Pure.
  */
 const STEERING = /[\p{Cc}\p{Cf}\u2028\u2029]/gu;
 
@@ -14,7 +14,10 @@ export function plainLines(text: string): string {
   return text.replaceAll('\r\n', '\n').replaceAll(STEERING, (char) => (char === '\n' || char === '\t' ? char : '?'));
 }
 
-/** JSON without control characters except its own line breaks: the rest is escaped, and parses as it was. */
+/**
+ * JSON without control characters except its own line breaks: the others are escaped, and the text parses to the same
+ * value.
+ */
 export function plainJson(value: unknown, indent?: number): string {
   return JSON.stringify(value, null, indent).replaceAll(STEERING, (char) =>
     char === '\n' ? char : Array.from({ length: char.length }, (_, at) => escaped(char, at)).join(''),

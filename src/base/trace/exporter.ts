@@ -1,5 +1,5 @@
 /**
- * Sends spans to a collector by OTLP/HTTP (io). Spans without room are dropped and counted: nothing waits for the
+ * Sends spans to a collector by OTLP/HTTP (I/O). Spans without room are dropped and counted: nothing waits for the
  * collector, and an unreachable one costs a request every few seconds.
  */
 import type { Clock } from '../clock.ts';
@@ -12,7 +12,7 @@ import type { Attributes, SpanRecord } from './trace.ts';
 interface TraceExporterOptions {
   /** The full URL, with `/v1/traces`. */
   readonly url: string;
-  /** Sent with each request, e.g. a key. */
+  /** Sent with each request, for example a key. */
   readonly headers: Readonly<Record<string, string>>;
   readonly resource: Attributes;
   readonly clock: Clock;
@@ -20,7 +20,7 @@ interface TraceExporterOptions {
 }
 
 export const TRACE_LIMITS = {
-  /** Waiting spans; more are dropped. */
+  /** Maximum waiting spans; more are dropped. */
   queueMax: 4096,
   /** Spans per request. */
   batchMax: 512,

@@ -12,7 +12,7 @@ interface Taken {
   readonly rejected: number;
 }
 
-/** Of one sandbox. */
+/** Rate limit of one sandbox. */
 const SPANS = { size: 1000, refillPerSecond: 100 } as const;
 const KINDS: Readonly<Record<number, SpanKind>> = { 2: 'server', 3: 'client' };
 
@@ -29,7 +29,7 @@ export class GuestTraces {
     this.#record = record;
   }
 
-  /** @returns null if the body is not an OTLP request */
+  /** @returns `null` if the body is not an OTLP request */
   take(sandboxId: string, body: Buffer): Taken | null {
     const decoded = decodeExport(body);
     if (decoded === null) return null;
@@ -37,7 +37,7 @@ export class GuestTraces {
     return { accepted, rejected: decoded.spans.length + decoded.over - accepted };
   }
 
-  /** The sandbox is gone. */
+  /** Call when the sandbox is gone. */
   forget(sandboxId: string): void {
     this.#buckets.delete(sandboxId);
   }

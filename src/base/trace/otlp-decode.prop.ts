@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { DECODE_LIMITS, decodeExport } from './otlp-decode.ts';
 
-/** A field of length `bytes`, number < 16. */
+/** A field with number < 16 and these bytes. */
 const field = (number: number, bytes: Buffer): Buffer => {
   const length: number[] = [];
   let rest = bytes.length;
@@ -32,7 +32,7 @@ const request = field(1, field(2, field(2, span)));
 const bytes = fc.uint8Array({ maxLength: 400 }).map((all) => Buffer.from(all));
 
 describe('decodeExport', () => {
-  it('any bytes: a result within its limits, never an exception', () => {
+  it('any bytes give a result within the limits, never an exception', () => {
     fc.assert(
       fc.property(
         fc.oneof(
@@ -51,7 +51,7 @@ describe('decodeExport', () => {
     );
   });
 
-  it('a span with something behind it that is none of ours is the same span', () => {
+  it('a span followed by unknown fields is the same span', () => {
     fc.assert(
       fc.property(bytes, fc.integer({ min: 20, max: 31 }), (any, number) => {
         // Numbers above 15 take two bytes.
@@ -63,20 +63,20 @@ describe('decodeExport', () => {
     );
   });
 
-  it('cut anywhere it is refused, but where a whole message ends', () => {
+  it('a truncated request is refused, except at the end of a whole message', () => {
     expect(decodeExport(request)?.spans).toMatchObject([{ name: 'name', startMs: 1, endMs: 3 }]);
     for (let length = 1; length < request.length; length += 1) {
       expect(decodeExport(request.subarray(0, length))).toBeNull();
     }
   });
 
-  it('a request that is made to take long is refused early', () => {
+  it('a request that is crafted to take long is refused early', () => {
     const empty = Buffer.from(Array.from({ length: 500_000 }, (_, n) => (n % 2 === 0 ? 0x12 : 0)));
     expect(decodeExport(field(1, field(2, empty)))).toBeNull();
     expect(decodeExport(field(1, empty))).toBeNull();
   });
 
-  it('more spans than its limit are counted, not read', () => {
+  it('spans beyond the limit are counted, not read', () => {
     const many = Buffer.concat(Array.from({ length: 600 }, () => field(2, span)));
     const decoded = decodeExport(field(1, field(2, many)));
     expect([decoded?.spans.length, decoded?.over]).toEqual([DECODE_LIMITS.spansMax, 88]);

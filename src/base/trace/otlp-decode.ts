@@ -1,6 +1,6 @@
 /**
- * Decodes spans of a guest: an OTLP/HTTP request in protobuf encoding (trace_service.proto,
- * `ExportTraceServiceRequest`), with limits. Reads only what is exported again. Pure; never throws.
+ * Decodes a guest's spans: an OTLP/HTTP request in protobuf encoding (trace_service.proto,
+ * `ExportTraceServiceRequest`), with limits. Reads only the fields that are exported again. Pure; never throws.
  */
 
 import { type FieldBudget, numberOf, readFields, textOf } from './protobuf.ts';
@@ -10,7 +10,7 @@ import type { Attributes } from './trace.ts';
 export interface GuestSpan {
   /** 32 hex digits. */
   readonly traceId: string;
-  /** 16 hex digits; so is `parentSpanId`, or it is empty. */
+  /** 16 hex digits, as is `parentSpanId` unless empty. */
   readonly spanId: string;
   readonly parentSpanId: string;
   readonly name: string;
@@ -19,12 +19,12 @@ export interface GuestSpan {
   readonly startMs: number;
   readonly endMs: number;
   readonly attributes: Attributes;
-  /** Null: no error. */
+  /** `null` without an error. */
   readonly error: string | null;
 }
 
 export const DECODE_LIMITS = {
-  /** More are counted but not read. */
+  /** More spans are counted but not read. */
   spansMax: 512,
   attributesMax: 32,
   textCharactersMax: 256,
@@ -34,7 +34,7 @@ export const DECODE_LIMITS = {
 
 const STATUS_ERROR = 2;
 
-/** @returns null for another message. `over`: the number of spans not read */
+/** @returns `null` for another message. `over`: number of spans not read */
 export function decodeExport(bytes: Buffer): { readonly spans: readonly GuestSpan[]; readonly over: number } | null {
   const budget = { left: DECODE_LIMITS.fieldsMax };
   const messages = nested([bytes], budget, 1, 2, 2);
@@ -98,7 +98,7 @@ function attribute(value: Value, budget: FieldBudget): [string, string | number 
   if (scalar.number === 2) return [[key, scalar.value !== 0n]];
   if (scalar.number === 3) return [[key, Number(BigInt.asIntN(64, scalar.value))]];
   if (scalar.number === 4) return [[key, double(scalar.value)]];
-  // Lists and maps can nest without end.
+  // Lists and maps can nest endlessly.
   return [];
 }
 
@@ -124,7 +124,7 @@ function short(value: Value): string {
   return Buffer.isBuffer(value) ? textOf(value).slice(0, DECODE_LIMITS.textCharactersMax) : '';
 }
 
-/** Null: wrong length, or all zeros, which is not an id. */
+/** `null` for a wrong length, or all zeros, which is not an id. */
 function hex(value: Value, bytes: number): string | null {
   if (!Buffer.isBuffer(value) || value.length !== bytes) return null;
   return value.some((byte) => byte !== 0) ? value.toString('hex') : null;

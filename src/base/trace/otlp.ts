@@ -1,7 +1,7 @@
 /**
  * Encodes spans for OTLP/HTTP in its JSON encoding: protobuf's JSON mapping of
- * opentelemetry/proto/collector/trace/v1/trace_service.proto, but ids are hex digits and enums numbers
- * (OpenTelemetry protocol, section "JSON Protobuf Encoding"). Pure.
+ * opentelemetry/proto/collector/trace/v1/trace_service.proto, but ids are hex digits and enums numbers (OpenTelemetry
+ * protocol, section "JSON Protobuf Encoding"). Pure.
  */
 import type { Attributes, SpanKind, SpanRecord } from './trace.ts';
 
@@ -9,7 +9,7 @@ const KINDS: Readonly<Record<SpanKind, number>> = { internal: 1, server: 2, clie
 const STATUS_ERROR = 2;
 const SAMPLED = 1;
 
-/** Body of a request to `/v1/traces`. @param resource the sender, e.g. `service.name` */
+/** Body of a request to `/v1/traces`. @param resource the sender, for example `service.name` */
 export function exportRequest(spans: readonly SpanRecord[], resource: Attributes): object {
   return {
     resourceSpans: [
@@ -37,7 +37,7 @@ function spanOf(span: SpanRecord): object {
   };
 }
 
-/** As text, for a JSON number has 53 bits. */
+/** As text, since a JSON number has 53 bits. */
 function nanoseconds(ms: number): string {
   return `${BigInt(Math.round(ms * 1000)) * 1000n}`;
 }

@@ -2,7 +2,7 @@
 
 interface Field {
   readonly number: number;
-  /** The bits of a varint or of 4 or 8 bytes; else the bytes. */
+  /** The bits of a varint or of 4 or 8 bytes; otherwise the bytes. */
   readonly value: bigint | Buffer;
 }
 
@@ -13,7 +13,7 @@ export interface FieldBudget {
 
 const VARINT_BYTES_MAX = 10;
 
-/** @returns null for an invalid message or too many fields */
+/** @returns `null` for an invalid message or too many fields */
 export function readFields(bytes: Buffer, budget: FieldBudget): readonly Field[] | null {
   const fields: Field[] = [];
   let at = 0;
@@ -74,7 +74,7 @@ export function textOf(bytes: Buffer): string {
   return bytes.toString('utf8').replaceAll(/\p{Cc}/gu, ' ');
 }
 
-/** 0 if absent. */
+/** 0 if missing. */
 export function numberOf(value: bigint | Buffer | undefined): number {
   return typeof value === 'bigint' && value <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(value) : 0;
 }

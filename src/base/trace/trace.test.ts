@@ -16,7 +16,7 @@ function recording() {
 }
 
 describe('parseTraceparent', () => {
-  it('takes version 00 exactly, and later versions with a suffix', () => {
+  it('accepts version 00 exactly, and later versions with a suffix', () => {
     const context = { traceId: TRACE, spanId: SPAN, sampled: true };
     expect(parseTraceparent(HEADER)).toEqual(context);
     expect(parseTraceparent(`01-${TRACE}-${SPAN}-03-more`)).toEqual(context);
@@ -36,7 +36,7 @@ describe('parseTraceparent', () => {
     `00-${TRACE}-${SPAN}-01-more`,
     `00-${TRACE}-${SPAN}-1`,
     `${HEADER}\n`,
-  ])('%j is none', (text) => {
+  ])('refuses %j', (text) => {
     expect(parseTraceparent(text)).toBeNull();
   });
 });
@@ -87,7 +87,7 @@ describe('Tracer', () => {
     expect((spans[0]?.endMs ?? 0) - (spans[0]?.startMs ?? 0)).toBeCloseTo(700);
   });
 
-  it('passes on an unsampled or unrecorded trace unchanged', () => {
+  it('forwards an unsampled or unrecorded trace unchanged', () => {
     const { tracer, spans } = recording();
     const parent = parseTraceparent(`00-${TRACE}-${SPAN}-00`);
     expect(tracer.start('x', { parent }).context).toEqual(parent);

@@ -1,10 +1,10 @@
 /**
- * Traces: one W3C trace id from a request to the first token (R-OBS-8). No globals: the composition root makes
- * one `Tracer`; code called within `run` finds its parent by `current`.
+ * Traces: one W3C trace id from a request to the first token (R-OBS-8). No globals: the composition root creates one
+ * `Tracer`; code called within `run` finds its parent by `current`.
  *
  *     API ─► control plane ─► queue ─► VM ─► exec ── TRACEPARENT ─► guest ─► bridge ─► upstream
  *
- * Without an exporter nothing is recorded and no trace begins here, but a caller's trace is still passed on. https://www.w3.org/TR/trace-context/
+ * Without an exporter nothing is recorded and no trace begins here, but a caller's trace is still forwarded. https://www.w3.org/TR/trace-context/
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Clock } from '../clock.ts';
@@ -25,17 +25,17 @@ export interface SpanRecord {
   readonly name: string;
   readonly kind: SpanKind;
   readonly context: SpanContext;
-  /** Empty: the root of its trace. */
+  /** Empty for the root of its trace. */
   readonly parentSpanId: string;
   readonly startMs: number;
   readonly endMs: number;
   readonly attributes: Attributes;
-  /** Null: no error. */
+  /** `null` without an error. */
   readonly error: string | null;
 }
 
 export interface Span {
-  /** The context for children and other processes; null: no trace. */
+  /** The context for children and other processes; `null` without a trace. */
   readonly context: SpanContext | null;
   set(attributes: Attributes): void;
   /** Adds a finished child span. @param fromMs, toMs on the monotonic clock */
@@ -46,10 +46,10 @@ export interface Span {
 
 interface SpanOptions {
   readonly kind?: SpanKind;
-  /** Default: the current span. Null: no parent. */
+  /** Default: the current span. `null`: no parent. */
   readonly parent?: SpanContext | null | undefined;
   readonly attributes?: Attributes;
-  /** An earlier start, on the monotonic clock; default: now. */
+  /** An earlier start, on the monotonic clock. Default: now. */
   readonly fromMs?: number;
 }
 
@@ -57,7 +57,7 @@ interface TracerOptions {
   readonly clock: Clock;
   /** Returns this many random bytes as hex digits. */
   readonly randomHex: (bytes: number) => string;
-  /** Null: nothing is recorded. Must not throw. */
+  /** `null`: nothing is recorded. Must not throw. */
   readonly record: ((span: SpanRecord) => void) | null;
   /** The trace of this process: the parent if there is no nearer one. */
   readonly root?: SpanContext | null;
@@ -88,7 +88,7 @@ export class Tracer {
     return store === undefined ? (this.#options.root ?? null) : store;
   }
 
-  /** Calls `work` within a span: all that it starts, also later, is part of it. */
+  /** Calls `work` within a span: everything that it starts, even later, is part of it. */
   run<T>(context: SpanContext | null, work: () => T): T {
     return this.#current.run(context, work);
   }
@@ -179,7 +179,7 @@ export class Tracer {
     return this.#bySandbox.get(sandboxId)?.some((known) => known.traceId === traceId) ?? false;
   }
 
-  /** The sandbox is gone. */
+  /** Call when the sandbox is gone. */
   forget(sandboxId: string): void {
     this.#bySandbox.delete(sandboxId);
   }
@@ -200,7 +200,7 @@ class PassedOn implements Span {
   end(): void {}
 }
 
-/** Parses `00-<32 hex>-<16 hex>-<2 hex>`, and what other versions may add. @returns null if invalid */
+/** Parses `00-<32 hex>-<16 hex>-<2 hex>`, with the additions of later versions. @returns `null` if invalid */
 export function parseTraceparent(text: unknown): SpanContext | null {
   if (typeof text !== 'string') return null;
   const match = /^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$/.exec(text);

@@ -1,4 +1,4 @@
-/** Builds Dockerfiles with this machine's VMs and images: the part that joins both. */
+/** Builds Dockerfiles with this machine's VMs and images; joins `dockerfile` and `image`. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Base, BaseDisk } from '../../artifacts/dockerfile/base.ts';
@@ -24,7 +24,7 @@ import { STAGE_VM_DEFAULTS, type StageVmOptions, startStageVm } from './stage-vm
 export interface DockerfileBuild {
   readonly request: BuildRequest;
   readonly vm: StageVmOptions;
-  /** The result is listed under it; null: without a name. */
+  /** Name in the image list; `null` for an unnamed image. */
   readonly name: Reference | null;
   onEvent(event: BuildEvent): void;
 }
@@ -86,7 +86,7 @@ function fileDisk({ image, digest }: Environment): BaseDisk {
 }
 
 /**
- * Builds an environment that NeuroVisor brings, with its base. One that was built before is found.
+ * Builds an environment that NeuroVisor ships, and its base. Reuses one that was built before.
  * @throws DockerfileError, OciError, ImageError
  */
 export async function buildReadyMade(context: ImagesContext, images: Images, name: string): Promise<PulledImage> {
@@ -130,7 +130,7 @@ export async function buildReadyMade(context: ImagesContext, images: Images, nam
   }
 }
 
-/** One line of what happens; empty: nothing new. Output is hostile. */
+/** One line of progress; empty if there is nothing new. Output is hostile. */
 function detailOf(event: BuildEvent): string {
   if (event.kind === 'pack') return 'write the disk';
   if (event.kind === 'step') return event.cached ? '' : plain(event.text);

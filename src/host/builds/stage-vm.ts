@@ -1,6 +1,6 @@
 /**
- * The VM of a stage. It sees the disks of that stage and what its steps read; beside the package gateway it has no network
- * unless asked for, and no model.
+ * The VM of a build stage. It sees the stage's disks and the files that its steps read; apart from the package gateway it
+ * has no network unless requested, and no model.
  *
  *     vdc tools, read-only     vdd… base, scratch, sources, cache mounts, output
  */
@@ -43,23 +43,23 @@ import { makeWorkspace } from '../runtime/workspace.ts';
 export interface StageVmOptions {
   readonly cpus: number;
   readonly memoryMib: number;
-  /** Size of the scratch disk: what the steps of a stage may write. */
+  /** Size of the scratch disk: the maximum that the steps of a stage may write. */
   readonly diskMib: number;
-  /** Null: no network card. */
+  /** `null`: no network card. */
   readonly network: NetworkOptions | null;
 }
 
 export const STAGE_VM_DEFAULTS = { cpus: 2, memoryMib: 2048, diskMib: 8192 } as const;
 
-/** The disk below everything in the VM: of the default environment. */
+/** The default environment's disk, which the VM boots from. */
 const SYSTEM_DEVICE = '/dev/vda';
-/** In memory in the guest. */
+/** In the guest's memory. */
 const SECRETS_DIR = '/run/neurovisor-secrets';
 const NOT_STARTED = 125;
-/** Beyond base and scratch disk: inodes and directories. */
+/** Space for inodes and directories, beyond the base and scratch disks. */
 const METADATA_BYTES = 512 * MIB;
 const CACHES_BYTES = 16 * 1024 * MIB;
-/** Configuration of package clients, which the guest's agent or its image has. */
+/** Configuration of package clients, written by the guest's agent or part of its image. */
 const CLIENT_FILES = ['/.cargo/config.toml'];
 
 type Vm = Awaited<ReturnType<BuilderVms['start']>>;
@@ -107,7 +107,7 @@ export async function startStageVm(
       {
         cpus: Math.min(options.cpus, vms.hostCpus),
         memoryMib: options.memoryMib,
-        // Files of the context wait on it.
+        // Files of the context wait on this disk.
         diskMib: options.diskMib,
         timeoutMs: null,
         network: options.network,
@@ -164,7 +164,7 @@ async function lay(toolsPath: string, dir: string, { diskMib }: StageVmOptions, 
     })),
     caches: caches === null ? null : add(caches, 'write'),
   };
-  // Sparse: as large as all that it may hold.
+  // Sparse, so it can have the maximum size.
   const outputBytes = OUTPUT_BYTES_MAX + METADATA_BYTES;
   const output = stage.packs ? join(dir, 'output') : null;
   if (output !== null) await makeSparse(output, outputBytes);
@@ -177,7 +177,7 @@ async function lay(toolsPath: string, dir: string, { diskMib }: StageVmOptions, 
   return { disks, plan, scratch, caches, output, outputDevice, outputBytes };
 }
 
-/** As an image's unpacked layers. */
+/** The same limit as for an image's unpacked layers. */
 const OUTPUT_BYTES_MAX = 32 * 1024 * MIB;
 
 async function exists(path: string): Promise<boolean> {
@@ -270,7 +270,7 @@ class Stage implements StageVm {
     await this.#vm.stop();
   }
 
-  /** A failure of the VM is not one of the step. */
+  /** Separates failures of the VM from failures of the step. */
   async #watched<T>(work: () => Promise<T>): Promise<T> {
     try {
       return await Promise.race([work(), this.#full]);
@@ -300,7 +300,7 @@ class Stage implements StageVm {
     return program;
   }
 
-  /** A step that ends early does not read all; its answer says why. */
+  /** A step that ends early does not read all its input; its answer says why. */
   async #feed(program: Process, plan: Buffer, archive: AsyncIterable<Uint8Array> | null): Promise<void> {
     async function* all(): AsyncGenerator<Uint8Array> {
       yield plan;
@@ -310,14 +310,14 @@ class Stage implements StageVm {
       await pipeline(Readable.from(all()), program.stdin);
     } catch (error) {
       this.#feedError ??= errorCode(error) === 'invalid_source' ? error : undefined;
-      // Without the end of its input it would wait.
+      // Without the end of its input the program would wait.
       program.kill();
     }
   }
 
   #feedError: unknown;
 
-  /** @returns the length of the image that it made; undefined: it made none */
+  /** @returns the length of the image; undefined if the step made none */
   async #ask(plan: object, archive: AsyncIterable<Uint8Array> | null): Promise<number | undefined> {
     const program = await this.#start(plan, archive);
     let line = '';
@@ -335,7 +335,7 @@ class Stage implements StageVm {
   }
 }
 
-/** Output up to a mark, and the line after it. */
+/** Reads output up to a mark, and the line after it. */
 class Marked {
   line = '';
   readonly #mark: string;

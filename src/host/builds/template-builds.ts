@@ -1,4 +1,7 @@
-/** Templates for E2B's clients: their steps run in VMs, as those of Dockerfiles do, and the result becomes a named template. */
+/**
+ * Builds templates for E2B clients: their steps run in VMs, as a Dockerfile's do, and the result becomes a named
+ * template.
+ */
 import { randomUUID } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { BuildFailure } from '../../api/e2b/errors.ts';
@@ -25,9 +28,9 @@ import { SOURCE_DIR } from '../runtime/setup.ts';
 import { type BuiltEnvironment, buildEnvironment } from './environment-build.ts';
 import { STAGE_VM_DEFAULTS } from './stage-vm.ts';
 
-/** As E2B's, but for the disk, of which it names only what must be free. */
+/** E2B's defaults, except for the disk, for which E2B only specifies the free space. */
 const SIZE: TemplateSize = { cpus: Math.min(2, availableParallelism()), memoryMib: 1024, diskMib: 4096 };
-/** As E2B's, for a program without a check. */
+/** E2B's default for a program without a readiness check. */
 const READY_OTHERWISE = 'sleep 20';
 const READY_MS = 600_000;
 
@@ -51,7 +54,7 @@ export class VmTemplateBuilds implements TemplateBuilds {
     this.#images = openImages(this.#context);
   }
 
-  /** VMs of steps, then the guest that sandboxes are cloned from. */
+  /** The larger need: VMs of steps, or the guest that sandboxes are cloned from. */
   memoryMibOf({ memoryMib = SIZE.memoryMib }: Partial<TemplateSize>): number {
     return Math.max(STAGE_VM_DEFAULTS.memoryMib, memoryMib);
   }
@@ -128,7 +131,7 @@ export class VmTemplateBuilds implements TemplateBuilds {
     return ofTemplate(await this.#runtime.templates.names.get(name));
   }
 
-  /** That of sandboxes. Without one, steps still have the package gateway. */
+  /** The network of sandboxes. Without one, steps still have the package gateway. */
   async #network(onEvent: OnEvent): Promise<NetworkOptions | null> {
     try {
       await this.#runtime.network.open();
@@ -176,8 +179,8 @@ function ofTemplate({ name, spec, image }: StoredTemplate): MadeBase {
 }
 
 /**
- * A program that ends well has left others running, for example as a service does; ours must stay. E2B's checks of a port use
- * ss, which many images lack.
+ * A program that exits with 0 has left others running, as a service does; ours must stay. E2B's port checks use ss,
+ * which many images lack.
  */
 function startCommand({ command, ready }: TemplateStart): StartCommand {
   const stay = 'exec sleep infinity';
@@ -193,7 +196,7 @@ const SS_OTHERWISE = `command -v ss >/dev/null 2>&1 || ss() {
 
 function failure(step: BuildFailure['step'], error: unknown): unknown {
   if (error instanceof BuildFailure || !(error instanceof CodedError)) return error;
-  // Remedies with options are for commands.
+  // Remedies with options are for the command line.
   const remedy = remedyOf(error);
   const more = remedy === undefined || remedy.includes('--') ? '' : ` (${remedy})`;
   return new BuildFailure(step, `${describeError(error).replace(/^line \d+: /, '')}${more}`, {});

@@ -1,7 +1,7 @@
 /**
- * The daemon: everything that `neurovisor serve` holds while it runs, composed in one place.
+ * The daemon: composes everything that `neurovisor serve` holds while it runs.
  *
- *     accounts  who may use how much, and what is written down of it
+ *     accounts  limits of tenants, and their recorded usage
  *     plane     the runtime and its sandboxes
  *     doors     REST, and E2B's interfaces beside it
  */
@@ -39,30 +39,30 @@ export interface DaemonOptions {
   readonly config: Config;
   readonly log: Log;
   readonly progress: Progress;
-  /** Stops set-up and template builds. */
+  /** Aborts set-up and template builds. */
   readonly signal: AbortSignal;
   /** A GGUF file for the built-in model server. */
   readonly modelPath?: string | undefined;
-  /** @throws CodedError if the chosen model cannot be served by what was found */
+  /** @throws CodedError if no detected server can serve the chosen model */
   readonly checkUpstream: (upstream: Upstream) => void;
-  /** Kept from now on as the budget of all sandboxes; null: none. Default: the one kept before. */
+  /** Stored as the budget of all sandboxes from now on; `null`: none. Default: the stored one. */
   readonly modelBudget?: WindowedBudget | null | undefined;
-  /** Memory for answers that equal requests get again, bytes. */
+  /** Memory for cached answers, bytes. */
   readonly modelCacheBytes?: number | undefined;
-  /** Sandboxes that wait, started. */
+  /** Limits of the default pool. */
   readonly pool: PoolLimits;
   readonly openMetrics: boolean;
-  /** Null: only the socket of the home. */
+  /** `null`: only the home's socket. */
   readonly port: PortOptions | null;
 }
 
 export interface PortOptions {
-  /** 0: any free port. */
+  /** 0 chooses any free port. */
   readonly port: number;
   /** An IP address. */
   readonly host: string;
   readonly certificate: Certificate | undefined;
-  /** Names of this machine that requests may give as `Host`. */
+  /** Names of this machine that requests may have in `Host`. */
   readonly names: readonly string[];
   /** @param port the bound port. @returns the domain of sandboxes' names */
   readonly domainOf: (port: number) => string;
@@ -72,17 +72,17 @@ export interface Daemon extends AsyncDisposable {
   readonly runtime: Runtime;
   readonly control: ControlPlane;
   readonly socketPath: string;
-  /** Null: only the socket. */
+  /** `null` if only the socket is open. */
   readonly bound: { readonly port: number; readonly domain: string } | null;
-  /** File of the API key; null: no port, or the key is of the environment. */
+  /** File of the API key; `null` without a port, or if the key comes from the environment. */
   readonly apiKeyPath: string | null;
-  /** New connections get it. */
+  /** Used for new connections. */
   setCertificate(renewed: Certificate): void;
 }
 
 /**
- * Opens everything and listens. Dispose of it to stop: what is paused to disk is kept.
- * @param held released at the end, after all else, or if opening fails
+ * Opens everything and listens. Dispose of it to stop: sandboxes that are paused to disk are kept.
+ * @param held called at the end, after everything else was closed, or if opening fails
  */
 export async function openDaemon(options: DaemonOptions, held: () => void): Promise<Daemon> {
   const cleanup = new CleanupStack();
@@ -95,7 +95,7 @@ export async function openDaemon(options: DaemonOptions, held: () => void): Prom
     const { api, key } = doors;
     const socketPath = daemonSocket(home);
     requireRunDir(home.runDir);
-    // First the socket: a daemon that is refused here must not have changed anything.
+    // The socket comes first: a daemon that is refused here must not have changed anything.
     await api.listen({ socketPath });
     const bound = await bind(options.port, doors);
     if (options.pool.max > 0) await plane.control.setPool(options.pool);
@@ -121,7 +121,7 @@ interface Accounts {
   readonly keys: KnownKeys;
   readonly quotas: TenantQuotas;
   readonly modelAudit: AuditLog;
-  /** Null: contents are not kept. */
+  /** `null` if contents are not kept. */
   readonly contents: AuditLog | null;
 }
 
@@ -208,7 +208,7 @@ interface Composition {
 
 interface Doors {
   readonly api: ApiServer;
-  /** Null without a port. */
+  /** `null` without a port. */
   readonly key: { readonly key: string; readonly path: string | null } | null;
   setDomain(domain: string): void;
 }
@@ -257,7 +257,7 @@ function tenancyOf({ tenants, keys }: Accounts, control: Plane['control'], key: 
 
 type Events = Awaited<ReturnType<typeof openEvents>>;
 
-/** For E2B's clients, and as webhooks. */
+/** Events for E2B clients and for webhooks. */
 async function eventsOf({ options, home, plane, cleanup }: Composition): Promise<Events> {
   const { log } = options;
   const { control, runtime } = plane;

@@ -10,7 +10,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(home, { recursive: true, force: true }));
 
-it('makes each secret once, in a file of its owner, and leaves nothing else', async () => {
+it('creates each secret once, in a file that only its owner can read, and leaves nothing else', async () => {
   const { key, path } = await apiKey(null, home);
   const token = await tokenKey(home);
   expect(key).toMatch(/^e2b_[0-9a-f]{48}$/);
@@ -21,12 +21,12 @@ it('makes each secret once, in a file of its owner, and leaves nothing else', as
   expect(statSync(join(home, 'token-key')).mode & 0o777).toBe(0o600);
 });
 
-it.each(['', '\n', 'ab', `${'0'.repeat(62)}zz`])('takes no token key from a file with %j', async (text) => {
+it.each(['', '\n', 'ab', `${'0'.repeat(62)}zz`])('rejects a file with %j as the token key', async (text) => {
   writeFileSync(join(home, 'token-key'), text);
   await expect(tokenKey(home)).rejects.toThrow('the file is damaged');
 });
 
-it.each(['', '\n', 'two words'])('takes no API key from a file with %j', async (text) => {
+it.each(['', '\n', 'two words'])('rejects a file with %j as the API key', async (text) => {
   writeFileSync(join(home, 'api-key'), text);
   await expect(apiKey(null, home)).rejects.toThrow('the file is damaged');
   expect(readFileSync(join(home, 'api-key'), 'utf8')).toBe(text);

@@ -1,4 +1,4 @@
-/** Secrets of the daemon in the home, each made once, in a file that only its owner can read. */
+/** The daemon's secrets in the home, each created once, in a file that only its owner can read. */
 import { randomBytes } from 'node:crypto';
 import { link, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -8,8 +8,8 @@ const API_KEY = /^[\x21-\x7e]+$/;
 const TOKEN_KEY = /^[0-9a-f]{64}$/;
 
 /**
- * The key of its ports: that of the environment, otherwise that of the home. Older clients of E2B take only keys like
- * `e2b_` and hexadecimal digits.
+ * The API key of the ports: from the environment, otherwise from the home. Older E2B clients accept only keys of the
+ * form `e2b_` and hexadecimal digits.
  */
 export async function apiKey(given: string | null, homeDir: string): Promise<{ key: string; path: string | null }> {
   if (given !== null) return { key: given, path: null };
@@ -18,14 +18,15 @@ export async function apiKey(given: string | null, homeDir: string): Promise<{ k
   return { key: await secretOf(path, API_KEY, make), path };
 }
 
-/** From which the tokens of sandboxes are derived. */
+/** Key from which the tokens of sandboxes are derived. */
 export async function tokenKey(homeDir: string): Promise<Buffer> {
   const make = (): string => randomBytes(32).toString('hex');
   return Buffer.from(await secretOf(join(homeDir, 'token-key'), TOKEN_KEY, make), 'hex');
 }
 
 /**
- * Reads a secret, or makes it. A full disk or a kill leaves no part of one: with an empty key, anybody could compute tokens.
+ * Reads a secret, or creates it atomically, even with a full disk or a kill: with an empty key, anybody could compute
+ * tokens.
  * @throws CodedError `secret_damaged`
  */
 async function secretOf(path: string, form: RegExp, make: () => string): Promise<string> {
@@ -46,7 +47,7 @@ async function secretOf(path: string, form: RegExp, make: () => string): Promise
   return secret;
 }
 
-/** Null: there is no such file. */
+/** `null` if the file does not exist. */
 async function readIfThere(path: string): Promise<string | null> {
   try {
     return (await readFile(path, 'utf8')).trim();

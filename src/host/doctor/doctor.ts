@@ -1,4 +1,4 @@
-/** What this machine can do, found by doing it. A check that fails never hides another. */
+/** Finds out what this machine can do by doing it. A check that fails never hides another. */
 import { existsSync } from 'node:fs';
 import { mkdtemp, rm, statfs } from 'node:fs/promises';
 import { connect } from 'node:net';
@@ -104,7 +104,7 @@ async function checkAccelerator({ config }: DoctorOptions): Promise<Finding> {
   };
 }
 
-/** Whether Firecracker runs VMs here, and why. */
+/** Reports whether Firecracker runs VMs here, and why. */
 async function checkFirecracker({ config, choice }: Exam): Promise<Finding> {
   const { version, problem } = await judgeFirecracker(config.firecracker);
   if (config.vmm === 'firecracker') return await checkRequested(config, { version, problem });
@@ -114,7 +114,7 @@ async function checkFirecracker({ config, choice }: Exam): Promise<Finding> {
   return { verdict: 'unused', detail: `${version} is installed, but ${why}`, remedy: null };
 }
 
-/** Worth a remedy only where it would be used. */
+/** Has a remedy only if a start would use Firecracker. */
 async function notInstalled({ home, vmm }: Config, detail: string): Promise<Finding> {
   const { kvm } = (await probeAccelerator({ cacheDir: resolveHome(home).cacheDir })).details;
   const remedy = vmm === 'auto' && kvm.usable ? INSTALL_FIRECRACKER : null;
@@ -131,7 +131,7 @@ async function checkRequested(
   return { verdict: 'missing', detail: why, remedy: 'see docs/firecracker.md, or unset NEUROVISOR_VMM' };
 }
 
-/** With the configured mode; `doctor --security` checks the host for it. */
+/** Checks the configured mode; `doctor --security` checks whether the host is fit for it. */
 async function checkJail({ choice, config, log }: Exam): Promise<Finding> {
   const found = await confineChoice(choice, { config, home: resolveHome(config.home), log });
   await found.close();
@@ -146,7 +146,7 @@ async function checkJail({ choice, config, log }: Exam): Promise<Finding> {
   };
 }
 
-/** Whether clones share their template's RAM, tried with a VMM in its jail unless that is known. */
+/** Whether clones share their template's RAM; tried with a jailed VMM unless known. */
 async function checkSharing({ choice, config, log }: Exam): Promise<Finding> {
   if (choice.vmm === 'firecracker') return ok(sharingAsConfigured(config).text);
   const home = resolveHome(config.home);
@@ -199,7 +199,7 @@ function canConnect(path: string): Promise<void> {
   });
 }
 
-/** Loads the programs that a daemon would measure with, and releases them. */
+/** Loads the BPF programs that a daemon would measure with, and unloads them. */
 async function checkProbes({ config }: DoctorOptions): Promise<Finding> {
   const { findings, wanted } = await tryProbes(config);
   if (wanted.length === 0) return ok('disabled by NEUROVISOR_PROBES');

@@ -57,7 +57,7 @@ describe('checkGpu', () => {
   });
 
   it.each(['engine_missing', 'gpu_unavailable', 'engine_crashed'] as const)(
-    'an engine that fails to load (%s): the error with its remedy',
+    'an engine that fails to load (%s): reports the error with its remedy',
     async (code) => {
       const error = new EngineError(code, 'no', { remedy: 'do this' });
       await expect(checkGpu({ gpu: 'cuda', home: '' }, sources(error, NVIDIA))).rejects.toBe(error);
@@ -81,7 +81,7 @@ describe('checkGpu', () => {
       'm with CUDA on NVIDIA H100, 20 of 31 layers on it, 4 sequences of 4096 tokens',
     ],
     ['that still loads', null, 'm is being loaded'],
-  ])('an engine %s: what it has loaded', async (_name, setup, text) => {
+  ])('an engine %s: reports what it has loaded', async (_name, setup, text) => {
     const runningEngines = async () => [{ model: 'm', running: 0, waiting: 0, setup }];
     const { detail } = await checkGpu({ gpu: 'auto', home: '' }, { ...sources(CPU), runningEngines });
     expect(detail).toBe(`no GPU device; the engine computes on the CPU. Running: ${text}`);

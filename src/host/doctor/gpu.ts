@@ -1,5 +1,5 @@
 /**
- * The processor of the built-in engine, as llama.cpp loads it, and why it is not a GPU. Which layers of a model it
+ * The processor of the built-in engine, as llama.cpp loads it, and why it is not a GPU. How many layers of a model it
  * computes is known only once the model is loaded, so running engines are asked, and none is started.
  */
 import { existsSync } from 'node:fs';
@@ -12,7 +12,7 @@ import { findProcessor } from '../../inference/engine/processor.ts';
 import { runningEngines } from '../runtime/model-servers/engine-server.ts';
 import type { Finding } from './check.ts';
 
-/** The machine, as far as the check reads it; tests replace it. */
+/** The facts of the machine that the check reads; tests replace them. */
 export interface GpuSources {
   findProcessor: typeof findProcessor;
   hasDevice(path: string): boolean;
@@ -21,13 +21,13 @@ export interface GpuSources {
 
 const NAMES = { cuda: 'CUDA', vulkan: 'Vulkan', metal: 'Metal' } as const;
 
-/** Device files of GPUs, with the backend that llama.cpp has for them, in its order. */
+/** Device files of GPUs, with llama.cpp's backend for each, in its order. */
 const DEVICES = [
   { path: '/dev/nvidia0', what: 'an NVIDIA device', backend: 'cuda' },
   { path: '/dev/dri/renderD128', what: 'a render device', backend: 'vulkan' },
 ] as const;
 
-/** @throws EngineError llama.cpp can't be loaded, or not for the processor that is configured */
+/** @throws EngineError if llama.cpp can't be loaded, or not for the configured processor */
 export async function checkGpu(
   { gpu: choice, home }: Pick<Config, 'gpu' | 'home'>,
   sources: GpuSources = {

@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { judgeKernel } from './kernel.ts';
 
-it('judgeKernel: says which kernel is used, of which source and compiler, and how to get the other', () => {
+it('judgeKernel: names the kernel in use, its source and compiler, and how to get the other', () => {
   const kernel = {
     source: { package: 'linux-source-6.12', version: '6.12.1-1', sha256: '' },
     kernelVersion: '6.12.1',

@@ -1,4 +1,4 @@
-/** Which guest kernel a start takes, what it was made of, and how to make it here. */
+/** Which guest kernel a start uses, what it was made from, and how to build it here. */
 
 import { describeKernel, type KernelManifest } from '../../artifacts/image/kernel/kernel.ts';
 import type { Config } from '../../base/config.ts';

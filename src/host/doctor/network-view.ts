@@ -25,14 +25,14 @@ export interface NetworkView {
    */
   readonly state: 'ok' | 'orphaned' | 'no link' | 'not filtered';
   readonly pid: number;
-  /** Null: not recorded. */
+  /** `null` if not recorded. */
   readonly policy: Required<EgressPolicyText> | null;
-  /** Null: not recorded. */
+  /** `null` if not recorded. */
   readonly limits: LeaseLimits | null;
-  /** Left of `limits.bytesMax`; null: no such limit, or unknown. */
+  /** Remaining bytes of `limits.bytesMax`; `null` without such a limit, or if unknown. */
   readonly bytesLeft: number | null;
   readonly traffic: NetworkTraffic | null;
-  /** Counts of the gateway, up to two seconds old; null: not recorded. */
+  /** The gateway's counters, up to two seconds old; `null` if not recorded. */
   readonly gatewayUse: GatewayUse | null;
 }
 
@@ -90,7 +90,7 @@ export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<Networ
   ];
 }
 
-/** Removes what ended processes left. @throws as `openHostNetwork` */
+/** Removes what ended processes left behind. @throws as `openHostNetwork` */
 export async function cleanNetworks(): Promise<void> {
   await cleanHostNetwork();
 }

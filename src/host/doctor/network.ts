@@ -34,7 +34,7 @@ const FORWARD = '/proc/sys/net/ipv4/ip_forward';
 const nft = new Nft();
 
 /**
- * @param home its cache holds the BPF objects
+ * @param home its cache has the BPF objects
  * @param pool address block for sandboxes
  */
 export async function examineNetwork(home: Pick<Home, 'cacheDir'>, pool = POOL_DEFAULT): Promise<Check[]> {
@@ -211,7 +211,7 @@ async function checkOthers(): Promise<Finding> {
   };
 }
 
-/** Returns null if there are rules that cannot be read. */
+/** `null` if there are rules that can't be read. */
 async function readLegacyFilters(): Promise<OtherFilter[] | null> {
   let names = '';
   try {

@@ -9,7 +9,7 @@ const one = (name: string, more: Partial<HostPackage> = {}): HostPackage => ({
   ...more,
 });
 
-it('judgePackages: only a package that set-up can’t do without is missing', () => {
+it('judgePackages: missing only if set-up can’t work without the package', () => {
   const optional = one('libbpf1', { isOptional: true });
   expect(judgePackages([optional], [])).toMatchObject({ verdict: 'limited', detail: 'libbpf1' });
   expect(judgePackages([optional, one('bubblewrap')], [])).toMatchObject({
@@ -19,7 +19,7 @@ it('judgePackages: only a package that set-up can’t do without is missing', ()
   expect(judgePackages([], [])).toEqual({ verdict: 'ok', detail: 'all installed', remedy: null });
 });
 
-it('judgePackages: names the line that installs what proofs compile with', () => {
+it('judgePackages: names the command that installs the compilers of proofs', () => {
   const found = judgePackages([], [one('gcc'), one('libc6-dev')]);
   expect(found).toMatchObject({ verdict: 'ok', remedy: null });
   expect(found.detail).toContain('apt-get install -y --no-install-recommends gcc libc6-dev');

@@ -1,4 +1,4 @@
-/** Host packages: those that set-up needs, those without which something less works, and those that only proofs need. */
+/** Host packages: those that set-up needs, those that some features need, and those that only proofs need. */
 
 import {
   COMPILER_PACKAGES,
@@ -19,7 +19,7 @@ export async function checkPackages({ config }: { readonly config: Pick<Config, 
   return judgePackages(missing, await missingHostPackages(COMPILER_PACKAGES));
 }
 
-/** @param compilers missing packages with which `prove` and `bench` compile programs of their own */
+/** @param compilers missing packages with which `prove` and `bench` compile their own programs */
 export function judgePackages(missing: readonly HostPackage[], compilers: readonly HostPackage[]): Finding {
   const names = missing.map((one) => one.name).join(' ');
   if (missing.length > 0) {

@@ -46,7 +46,7 @@ describe('publicText', () => {
 });
 
 describe('publicError', () => {
-  it('publicError: codes and our own messages; what other programs say is left out', () => {
+  it('publicError: keeps codes and our own messages; omits those of other programs', () => {
     class Own extends CodedError {}
     const said = new Error('the token sk-planted of alice is wrong');
     const failed = Object.assign(new Error('open /home/alice'), { code: 'EACCES', cause: said });
@@ -56,7 +56,7 @@ describe('publicError', () => {
 });
 
 describe('namesHere', () => {
-  it('namesHere: those of the environment, long ones first; none that says nothing or is too short', () => {
+  it('namesHere: names from the environment, long ones first; none that is common or too short', () => {
     const names = namesHere({ USER: 'alice', SUDO_USER: 'al', LOGNAME: 'root', HOSTNAME: 'host.example.org' });
     expect(names).toContain('alice');
     expect(names).toContain('host.example.org');

@@ -1,6 +1,6 @@
 /**
  * Makes texts fit for a public issue: without names of this user and host, paths, addresses and URLs. Pure, except
- * `namesHere`. Only our own texts may pass it: no pattern finds every secret in the output of other programs.
+ * `namesHere`. Only our own texts may pass: no pattern finds every secret in the output of other programs.
  */
 import { hostname, userInfo } from 'node:os';
 import { basename, resolve } from 'node:path';
@@ -9,9 +9,9 @@ import { ignore } from '../../base/ignore.ts';
 import { plain } from '../../base/text/plain.ts';
 
 const TEXT_MAX = 300;
-/** Shorter ones are parts of many words. */
+/** Shorter names are parts of many words. */
 const CHARACTERS_MIN = 3;
-/** Says nothing about anyone. */
+/** Names that identify no one. */
 const COMMON_NAMES = new Set(['root', 'localhost']);
 const CAUSES_MAX = 8;
 
@@ -24,7 +24,7 @@ const PATHS = /(?<![\w.<])~?\/[^\s"'`,;:()]+/g;
 const KNOWN_PATHS =
   /^\/dev\/(kvm|net\/tun|vhost-[a-z]+)$|^\/sys\/fs\/cgroup$|^\/(proc\/sys|sys\/(module|kernel))(\/[a-z0-9_.-]+)*$/;
 
-/** What no report may contain; of each the longest first. */
+/** Texts that no report may contain, the longest first. */
 export interface PrivateTexts {
   /** Names of this user and host: `namesHere`. */
   readonly names: readonly string[];
@@ -42,7 +42,7 @@ export function publicText(text: string, { names, paths }: PrivateTexts): string
   return withoutNames(bare, names).slice(0, TEXT_MAX);
 }
 
-/** Each becomes a path that the pattern finds, with what follows it. */
+/** Replaces each configured path by one that the pattern finds, including what follows it. */
 function withoutPaths(text: string, paths: readonly string[]): string {
   return paths.reduce((rest, path) => rest.replaceAll(path, '/path'), text);
 }
@@ -54,7 +54,7 @@ function withoutNames(text: string, names: readonly string[]): string {
   }, text);
 }
 
-/** The codes of an error and its causes, with the messages of our own errors; those of other programs are left out. */
+/** The codes of an error and its causes, with the messages of our own errors but not of other programs. */
 export function publicError(error: unknown, secrets: PrivateTexts): string {
   const parts: string[] = [];
   let current = error;
@@ -66,7 +66,7 @@ export function publicError(error: unknown, secrets: PrivateTexts): string {
   return publicText(parts.join(': '), secrets);
 }
 
-/** The configured paths as they are given and as absolute ones. */
+/** The configured paths, as given and as absolute paths. */
 export function pathForms(configured: readonly string[]): string[] {
   return longestFirst(configured.flatMap((path) => [path, resolve(path)]));
 }

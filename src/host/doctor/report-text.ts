@@ -44,7 +44,7 @@ function startsText(starts: HostReport['starts']): string {
   return `${vmm}, ${accelerator}, median of ${rounds}: prepare ${starts.prepareMs}, VMM ${starts.vmmMs}, kernel ${starts.kernelMs}, agent ${starts.agentMs}, ready ${starts.totalMs} ms${memory}`;
 }
 
-/** Text of a table's cell. */
+/** Escapes the text of a table cell. */
 function cell(text: string): string {
   return text.replaceAll(/[|\\]/g, String.raw`\$&`).replaceAll('<', '&lt;').replaceAll('@', '&#64;');
 }

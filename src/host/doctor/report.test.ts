@@ -41,7 +41,7 @@ const REPORT: HostReport = {
 };
 
 describe('reportText', () => {
-  it('reportText: one table, in which no text can end a cell', () => {
+  it('reportText: one table; no text can break out of its cell', () => {
     const text = reportText(REPORT);
     const lines = text.trimEnd().split('\n');
     expect(lines.slice(0, 4)).toEqual(['### neurovisor doctor --report', '', '| | |', '|---|---|']);

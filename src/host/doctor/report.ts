@@ -1,7 +1,7 @@
 /**
- * What a user can paste into a public issue: what this host is, what NeuroVisor found out about it, and how fast it
- * starts VMs. Each field is chosen: numbers, words of fixed lists, versions of a fixed form, and our own texts without
- * names, paths and addresses (`public-text.ts`).
+ * A report that a user can paste into a public issue: what this host is, what NeuroVisor found out about it, and how
+ * fast it starts VMs. Each field is chosen: numbers, words of fixed lists, versions of a fixed form, and our own texts
+ * without names, paths and addresses (`public-text.ts`).
  */
 import { readFileSync } from 'node:fs';
 import { cpus, totalmem } from 'node:os';
@@ -26,7 +26,7 @@ import { type MeasuredStarts, measureStarts } from './starts.ts';
 export interface HostReport {
   readonly neurovisor: string;
   readonly node: string;
-  /** e.g. `debian 12`. */
+  /** For example `debian 12`. */
   readonly distribution: string;
   readonly kernel: string;
   readonly user: 'root' | 'ordinary';
@@ -34,18 +34,18 @@ export interface HostReport {
     readonly model: string;
     readonly cpus: number;
     readonly virtualization: 'svm' | 'vmx' | 'none';
-    /** The host is a virtual machine itself. */
+    /** Whether the host itself is a virtual machine. */
     readonly nested: boolean;
   };
   readonly memoryGib: number;
-  /** Versions; null: not installed, or not usable. */
+  /** Version; `null` if not installed or not usable. */
   readonly qemu: string | null;
   readonly firecracker: string | null;
   readonly jailer: string | null;
   readonly kvm: {
     readonly usable: boolean;
     readonly reason: string;
-    /** The verdict is of an earlier probe since the host booted. */
+    /** The verdict comes from an earlier probe since the host booted. */
     readonly cached: boolean;
     readonly steps: readonly {
       readonly step: string;
@@ -58,7 +58,7 @@ export interface HostReport {
   readonly vmm: 'qemu' | 'firecracker' | null;
   readonly cgroups: {
     readonly version: 'v1' | 'v2' | 'hybrid' | 'none';
-    /** Those that VMMs can be limited with here. */
+    /** The controllers that can limit VMMs here. */
     readonly controllers: readonly string[];
   };
   readonly jail: {
@@ -67,7 +67,7 @@ export interface HostReport {
     readonly description: string;
     readonly gaps: readonly string[];
   };
-  /** Actions of system call filters that the kernel knows. */
+  /** Seccomp filter actions that the kernel knows. */
   readonly seccomp: readonly string[];
   readonly starts: MeasuredStarts | { readonly skipped: string };
 }
@@ -81,7 +81,7 @@ interface ReportOptions {
 }
 
 /**
- * Never fails because of the host: what can't be found out is null, `unknown` or a skip with its reason.
+ * Never fails because of the host: what can't be found out is `null`, `unknown` or a skip with its reason.
  * @throws the reason of the signal
  */
 export async function reportHost(given: ReportOptions, host: HostFacts = thisHost): Promise<HostReport> {
@@ -181,14 +181,16 @@ async function reportStarts(
   }
 }
 
-/** An empty one resolves to the working directory, the default Firecracker is a word of our own texts. */
+/** An empty path resolves to the working directory; the default Firecracker path is a word of our own texts. */
 function pathsOf({ home, firecracker, jailer }: Config, env: ReportOptions['env']): string[] {
   const paths = [resolveHome(home).dir, env['HOME'] ?? '', jailer ?? ''];
   if (firecracker !== DEFAULT_FIRECRACKER) paths.push(firecracker);
   return pathForms(paths.filter((path) => path !== ''));
 }
 
-/** Of the jailer that root's VMs would get: the configured one, beside Firecracker, or in PATH. */
+/**
+ * Version of the jailer that root's VMs would get: the configured one, the one beside Firecracker, or the one in PATH.
+ */
 async function jailerVersion({ jailer, firecracker }: Config): Promise<string | null> {
   const read = async (binary: string): Promise<string> => (await readJailerVersion(binary)).text;
   const unknown = (error: unknown): null => {

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { type HostFacts, JUDGEMENTS } from './security.ts';
 
-/** A host that has nothing to blame, with these facts instead. */
+/** A host without faults, except for these facts. */
 function host(facts: Readonly<Record<string, string>> = {}, kernel = '6.12.1'): HostFacts {
   const good: Record<string, string> = {
     '/proc/cpuinfo': 'flags\t\t: fpu vme sse2',
@@ -30,7 +30,7 @@ function host(facts: Readonly<Record<string, string>> = {}, kernel = '6.12.1'): 
 
 const blamed = (of: HostFacts): string[] =>
   JUDGEMENTS.filter(([, judge]) => judge(of).verdict !== 'ok').map(([name]) => name);
-/** Never to be seen. */
+/** Findings that no file can rule out. */
 const ALWAYS = ['rowhammer'];
 
 describe('auditHost', () => {
@@ -55,7 +55,7 @@ describe('auditHost', () => {
     const judge = JUDGEMENTS.find(([each]) => each === name)?.[1];
     expect(judge?.(bad).remedy).toEqual(expect.any(String));
   });
-  it('auditHost: absent facts do not fail the audit', () => {
+  it('auditHost: missing facts do not fail the audit', () => {
     const silent: HostFacts = { read: () => null, list: () => [], exists: () => false, kernel: 'x' };
     for (const [, judge] of JUDGEMENTS) expect(judge(silent).detail).not.toBe('');
   });

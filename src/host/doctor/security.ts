@@ -1,7 +1,7 @@
 /**
- * Whether this host is fit to run untrusted code: the requirements of Firecracker's production host guide
- * (docs/prod-host-setup.md there) and of our own jail. Facts of /proc and /sys come in as an argument, so that every
- * judgment can be tested.
+ * Checks whether this host is fit to run untrusted code: the requirements of Firecracker's production host guide (its
+ * docs/prod-host-setup.md) and of our own jail. Facts of /proc and /sys are an argument, so that every judgment can be
+ * tested.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
@@ -16,9 +16,9 @@ import { confineChoice, foreseeVmm } from '../runtime/vmm-choice.ts';
 import type { Check, Finding } from './check.ts';
 
 export interface HostFacts {
-  /** The trimmed text of a file; null: absent or unreadable. */
+  /** The trimmed text of a file; `null` if absent or unreadable. */
   read(path: string): string | null;
-  /** Names in a directory; empty: absent or unreadable. */
+  /** Names in a directory; empty if absent or unreadable. */
   list(path: string): readonly string[];
   exists(path: string): boolean;
   /** As printed by `uname -r`. */
@@ -192,7 +192,7 @@ function controlGroups({ exists, read }: HostFacts): Finding {
 }
 
 const USERS = /^[^:]*:[^:]*:(\d+):/;
-/** Our default range; systemd's allocation table leaves it free. */
+/** Our default range of user ids, which systemd's allocation table leaves free. */
 const RESERVED = [1_900_000_000, 1_900_004_095] as const;
 
 function userIds({ read }: HostFacts): Finding {

@@ -17,7 +17,7 @@ beforeEach(async () => {
 });
 afterEach(() => rm(home, { recursive: true }));
 
-it('checkSetup: artifacts of another version are not those that a start takes', async () => {
+it('checkSetup: artifacts of another version do not count as set up', async () => {
   for (const kind of ['kernel', 'rootfs', 'model'])
     await mkdir(join(home, 'cache', kind, 'other'), { recursive: true });
   const finding = await checkSetup({ config: { home }, log: silentLog });
@@ -26,12 +26,12 @@ it('checkSetup: artifacts of another version are not those that a start takes', 
   expect(finding.remedy).toContain('setup');
 });
 
-it('checkSetup: a new home is told as that', async () => {
+it('checkSetup: a new home is reported as new', async () => {
   const finding = await checkSetup({ config: { home }, log: silentLog });
   expect(finding).toMatchObject({ verdict: 'limited', detail: 'not set up yet' });
 });
 
-it('judgeImage: names Debian packages that are not the locked ones', async () => {
+it('judgeImage: names Debian packages that differ from the lock', async () => {
   const cacheDir = join(home, 'cache');
   const context = {
     cacheDir,
@@ -68,7 +68,7 @@ it('judgeImage: names Debian packages that are not the locked ones', async () =>
   expect(finding.remedy).toContain('docs/troubleshooting.md');
 });
 
-it('absentArtifacts: an input that is missing is the cause, not a failure', async () => {
+it('absentArtifacts: a missing input is reported as the cause', async () => {
   const absent = await absentArtifacts(
     {
       cacheDir: join(home, 'cache'),

@@ -1,4 +1,6 @@
-/** Whether set-up has built what this checkout needs: the question that each start asks, not whether anything is there. */
+/**
+ * Whether set-up has built what this checkout needs: the check of each start, stricter than whether anything is there.
+ */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { absentArtifacts, guestPackages } from '../../artifacts/image/prepared.ts';
@@ -33,7 +35,7 @@ export async function checkSetup({
   };
 }
 
-/** @param packages undefined: the image was removed in this moment */
+/** @param packages undefined if the image was removed just now */
 export function judgeImage(packages: GuestPackages | undefined): Finding {
   const { description = 'its manifest is unreadable', remedy = null } = packages ?? {};
   const detail = `kernel, golden image and model are built; ${description}`;

@@ -1,4 +1,4 @@
-/** Measured starts for the report: how long the phases of a boot take here, and the memory of a VMM. */
+/** Measures starts for the report: how long the phases of a boot take here, and the memory of a VMM. */
 import { readFileSync } from 'node:fs';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
@@ -6,7 +6,7 @@ import { median } from '../../base/statistics.ts';
 import { memoryBesideRam } from '../probes/host-memory.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 
-/** After one that is not counted, since it reads the image from the disk. */
+/** Measured rounds, after one that does not count because it reads the image from the disk. */
 export const ROUNDS = 5;
 const MEMORY_MIB = 512;
 
@@ -16,14 +16,14 @@ export interface MeasuredStarts {
   readonly vmm: 'qemu' | 'firecracker' | 'other';
   readonly accelerator: string;
   readonly prepareMs: number;
-  /** From the spawn of the VMM until guest code runs. */
+  /** From the VMM's spawn until guest code runs. */
   readonly vmmMs: number;
   /** From guest code to init, by the guest's clock. */
   readonly kernelMs: number;
-  /** From init until the agent is confirmed. */
+  /** From init until the agent has answered. */
   readonly agentMs: number;
   readonly totalMs: number;
-  /** The VMM's memory beside the guest's RAM (proportional set size), MiB; null: it could not be told apart. */
+  /** The VMM's memory beside the guest's RAM (proportional set size), MiB; `null` if it could not be told apart. */
   readonly vmmMemoryMib: number | null;
 }
 

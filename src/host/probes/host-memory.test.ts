@@ -23,7 +23,7 @@ Anonymous:           768 kB
 `;
 
 describe('availableMib', () => {
-  it('without free descriptors: what it was last', () => {
+  it('without free file descriptors: the last known value', () => {
     const module = JSON.stringify(new URL('host-memory.ts', import.meta.url).href);
     const script = `const { openSync } = await import('node:fs');
       const { availableMib } = await import(${module});
@@ -37,7 +37,7 @@ describe('availableMib', () => {
 });
 
 describe('anonymousBytes', () => {
-  it('counts what only the process has, and is null after its end', () => {
+  it('counts only private memory, and is null after the process ended', () => {
     const before = anonymousBytes(process.pid) ?? 0;
     const bytes = Buffer.alloc(64 * MIB, 1);
     const after = anonymousBytes(process.pid) ?? 0;
@@ -48,7 +48,7 @@ describe('anonymousBytes', () => {
 });
 
 describe('mappedMemory', () => {
-  it('adds up shares and private pages of the wanted mappings', () => {
+  it('sums shares and private pages of the selected mappings', () => {
     expect(mappedMemory(SMAPS, ({ path }) => !path.startsWith('/memfd:guest-ram'))).toEqual({
       proportionalMib: 3,
       privateMib: 1.5,
@@ -63,13 +63,13 @@ describe('mappedMemory', () => {
 });
 
 describe('memoryBesideRam', () => {
-  it('leaves out the RAM of QEMU, which has a name, and of Firecracker, which has its size', () => {
+  it('excludes the RAM of QEMU, found by its name, and of Firecracker, found by its size', () => {
     expect(memoryBesideRam(SMAPS, 4096)?.proportionalMib).toBe(3);
     const firecracker = SMAPS.replaceAll(' /memfd:guest-ram (deleted)', ' ');
     expect(memoryBesideRam(firecracker, 256)?.proportionalMib).toBe(3);
   });
 
-  it('is null without a mapping that is the RAM', () => {
+  it('is null if no mapping is the RAM', () => {
     const firecracker = SMAPS.replaceAll(' /memfd:guest-ram (deleted)', ' ');
     expect(memoryBesideRam(firecracker, 512)).toBeNull();
   });

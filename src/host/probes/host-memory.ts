@@ -8,18 +8,18 @@ import { MemoryGroups } from './memory-groups.ts';
 
 const KIB_PER_MIB = 1024;
 const BYTES_PER_KIB = 1024;
-/** On x86-64. */
+/** Page size on x86-64. */
 const PAGE_BYTES = 4096;
 
 let groups: MemoryGroups | undefined;
 
-/** Memory that this process and its VMs may have, MiB: the host's, or the limit of a control group. */
+/** Memory that this process and its VMs may use, MiB: the host's, or the limit of a control group. */
 export function totalMib(): number {
   groups ??= new MemoryGroups();
   return Math.min(totalmem() / MIB, groups.limitMib());
 }
 
-/** Memory that is available to this process and its VMs, MiB, not rounded: the host's, or what a control group leaves. */
+/** Memory available to this process and its VMs, MiB, not rounded: the host's, or what a control group leaves. */
 export function availableMib(): number {
   groups ??= new MemoryGroups();
   return Math.min(hostAvailableMib(), groups.availableMib());
@@ -28,8 +28,8 @@ export function availableMib(): number {
 let lastAvailableMib = 0;
 
 /**
- * Memory of the host that is available without swapping, MiB, not rounded. Does not throw: where it can't be read now, as without
- * free descriptors, it is what it was last; 0: it never could.
+ * Memory of the host that is available without swapping, MiB, not rounded. Does not throw: if it can't be read, for
+ * example without free descriptors, returns the last value; 0 if there is none.
  */
 export function hostAvailableMib(): number {
   const match = /^MemAvailable:\s+(\d+) kB$/m.exec(readIfThere('/proc/meminfo') ?? '');
@@ -37,43 +37,42 @@ export function hostAvailableMib(): number {
   return lastAvailableMib;
 }
 
-/** Resident memory of a process, bytes; null: it has ended. */
+/** Resident memory of a process in bytes; `null` if it has ended. */
 export function residentBytes(pid: number): number | null {
   const text = readIfThere(`/proc/${pid}/statm`);
   const pages = Number(text?.split(' ')[1]);
   return Number.isSafeInteger(pages) ? pages * PAGE_BYTES : null;
 }
 
-/** Anonymous memory of a process, bytes: what it shares with nobody, without files that it maps. Null: it has ended. */
+/** Private anonymous memory of a process in bytes, without mapped files; `null` if it has ended. */
 export function anonymousBytes(pid: number): number | null {
   const [, resident, shared] = (readIfThere(`/proc/${pid}/statm`) ?? '').split(' ').map(Number);
   const pages = (resident ?? Number.NaN) - (shared ?? Number.NaN);
   return Number.isSafeInteger(pages) ? pages * PAGE_BYTES : null;
 }
 
-/** A mapping of a process. */
 export interface Mapping {
-  /** Its file, or a name like `[heap]`; empty: anonymous. */
+  /** Its file, or a name like `[heap]`; empty if anonymous. */
   readonly path: string;
-  /** Its size. */
+  /** Size of the mapping. */
   readonly kib: number;
-  /** The process may run what is there. */
+  /** Whether the mapping is executable. */
   readonly isCode: boolean;
 }
 
 /** Memory of mappings, MiB. */
 export interface MappedMemory {
-  /** Of pages that several processes map, its proportional share (PSS). */
+  /** For pages that several processes map, the proportional share (PSS). */
   readonly proportionalMib: number;
   /** Pages that no other process maps. */
   readonly privateMib: number;
-  /** Pages that are in no file: of a file that is mapped privately, those that the process has changed. */
+  /** Pages that are in no file; for a privately mapped file, the pages that the process has changed. */
   readonly anonymousMib: number;
 }
 
 const SMAPS_FIELD = /^(Pss|Private_Clean|Private_Dirty|Anonymous): +(\d+) kB$/;
 
-/** The memory of the wanted mappings. @param smaps /proc/<pid>/smaps */
+/** The memory of the selected mappings. @param smaps /proc/<pid>/smaps */
 export function mappedMemory(smaps: string, isWanted: (mapping: Mapping) => boolean): MappedMemory {
   let proportionalKib = 0;
   let privateKib = 0;
@@ -99,17 +98,17 @@ export function mappedMemory(smaps: string, isWanted: (mapping: Mapping) => bool
   };
 }
 
-/** Start of the names of memfds that are the RAM of one VM. */
+/** Prefix of memfd names for the RAM of one VM. */
 export const OWN_RAM = '/memfd:guest-ram';
-/** Start of the names of memfds that several VMs map privately. */
+/** Prefix of memfd names for RAM that several VMs map privately. */
 const SHARED_RAM = '/memfd:shared-ram';
 
-/** Whether a path of /proc is that of a memfd of guest RAM. */
+/** Whether a path in /proc is a memfd of guest RAM. */
 export const isGuestRam = (path: string): boolean => path.startsWith(OWN_RAM) || path.startsWith(SHARED_RAM);
 
 /**
- * A VMM's memory beside its guest's RAM: for QEMU a named memory, for Firecracker one mapping of the guest's size.
- * @returns null if no mapping is the RAM
+ * A VMM's memory beside its guest's RAM: QEMU names the RAM; for Firecracker it is one mapping of the guest's size.
+ * @returns `null` if no mapping is the RAM
  */
 export function memoryBesideRam(smaps: string, ramMib: number): MappedMemory | null {
   let hasRam = false;
@@ -121,7 +120,7 @@ export function memoryBesideRam(smaps: string, ramMib: number): MappedMemory | n
   return hasRam ? memory : null;
 }
 
-/** Null: the kernel has no pressure stall information (PSI). */
+/** `null` if the kernel has no pressure stall information (PSI). */
 export function memoryPressure(): MemoryPressure | null {
   const text = readIfThere('/proc/pressure/memory');
   return text === null ? null : parsePressure(text);

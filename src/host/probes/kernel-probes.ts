@@ -1,6 +1,6 @@
 /**
- * The BPF programs that a daemon keeps in the host's kernel while it runs (NEUROVISOR_PROBES). They are held by
- * descriptors, so they end with the daemon, however it ends.
+ * The BPF programs that a daemon keeps in the host's kernel while it runs (NEUROVISOR_PROBES). File descriptors hold
+ * them, so they end with the daemon, however it ends.
  */
 import { systemClock } from '../../base/clock.ts';
 import { type Config, PROBE_NAMES, type ProbeName } from '../../base/config.ts';
@@ -21,7 +21,7 @@ import { VmmProcesses, type VmmTracepoints } from './vmm-processes.ts';
 import { VmmSyscalls } from './vmm-syscalls.ts';
 
 export interface KernelProbesOptions {
-  /** Null: not a daemon; nothing is measured. */
+  /** `null` if this is not a daemon; nothing is measured. */
   readonly probes: Config['probes'] | null;
   readonly home: Pick<Home, 'cacheDir'>;
   readonly log: Log;
@@ -57,13 +57,13 @@ export class KernelProbes {
     void this.syscalls.start();
   }
 
-  /** Call when a VM has started. @param group events of the VMM's own control group; null: it has none */
+  /** Call when a VM has started. @param group events of the VMM's own control group; `null` if it has none */
   watchVmm(sandboxId: string, pid: number, group: HostMemoryEvents | null) {
     this.syscalls.watch(pid);
     return this.vmms.watch(sandboxId, pid, group);
   }
 
-  /** Measurements of one sandbox. @param pid of its VMM; null: it has none */
+  /** Measurements of one sandbox. @param pid the VMM's pid; `null` if it has no process */
   loadOf(sandboxId: string, pid: number | null): Pick<SandboxLoad, 'packets' | 'syscalls'> {
     const latency = this.packets.of(sandboxId);
     const syscalls = pid === null ? undefined : this.syscalls.of(pid);
@@ -98,7 +98,6 @@ export class KernelProbes {
     ];
   }
 
-  /** After the sandboxes have ended. Idempotent. */
   async close(): Promise<void> {
     this.vmms.close();
     this.syscalls.close();
@@ -109,7 +108,7 @@ export class KernelProbes {
 /** Loads each configured probe, and unloads it. */
 export async function tryProbes(config: Pick<Config, 'home' | 'probes'>): Promise<{
   readonly wanted: readonly ProbeName[];
-  /** Unavailable probes, each with one clause for people. */
+  /** Unavailable probes, each with one clause of text. */
   readonly findings: readonly { readonly probe: ProbeName; readonly why: string; readonly remedy: string | null }[];
 }> {
   const dir = bpfDir(resolveHome(config.home));
@@ -145,7 +144,7 @@ function packetTimes({ paths }: TapLatency): Readonly<Record<Path, PacketTimes>>
 }
 
 const names = new Map<number, string | undefined>();
-/** For this processor's numbering. */
+/** Uses this processor's numbering. */
 function callName(number: number): string | undefined {
   if (!names.has(number)) {
     names.set(number, syscallName(number, process.arch === 'x64' ? 'x86_64' : 'aarch64'));

@@ -16,10 +16,10 @@ export interface PathReport {
   readonly answered: number;
   readonly repeated: number;
   readonly failed: number;
-  /** Packets beyond what can be tracked at once; the others are a sample. */
+  /** Packets beyond the tracking limit; the others are a sample. */
   readonly skipped: number;
   readonly unanswered: number;
-  /** Null: no packet was answered. */
+  /** `null` if no packet was answered. */
   readonly p50Ns: number | null;
   readonly p95Ns: number | null;
   readonly p99Ns: number | null;
@@ -29,15 +29,17 @@ export interface PathReport {
 
 export interface LatencyReport {
   readonly interface: string;
-  /** The hook for frames of the guest; `other process`: another process measures already, and its probes are read. */
+  /**
+   * The hook for the guest's frames; `other process` if another process measures already, whose probes are then read.
+   */
   readonly ingress: Ingress | 'other process';
-  /** The uplink; null: this host has no route to the internet, or its kernel is older than 6.6. */
+  /** The uplink; `null` if this host has no route to the internet, or its kernel is older than 6.6. */
   readonly uplink: string | null;
   readonly seconds: number;
   readonly framesOut: number;
   readonly framesIn: number;
   readonly unreadable: number;
-  /** More packets were outstanding than can be tracked. */
+  /** True if more packets were outstanding than can be tracked. */
   readonly mayBeIncomplete: boolean;
   readonly paths: Readonly<Record<Path, PathReport>>;
 }
@@ -85,7 +87,7 @@ interface Reader {
   read(): TapLatency;
 }
 
-/** A reader of the probes that another process (a daemon) already has on this link; undefined: none. */
+/** A reader of the probes that another process (a daemon) already has on this link; undefined if there is none. */
 function readerOf(linkIndex: number): Reader | undefined {
   let last = readLatencyOf(linkIndex);
   if (last === undefined) return undefined;

@@ -3,7 +3,7 @@ import { MIB } from '../../base/units.ts';
 import { limitedGroups, MemoryGroups } from './memory-groups.ts';
 
 describe('limitedGroups', () => {
-  it('the group and all above it that have the controller, without the root of the tree', () => {
+  it('the group and all its ancestors with the controller, without the root', () => {
     const v2 = new Set(['/c/a/b/memory.max', '/c/a/memory.max']);
     expect(limitedGroups('/c/a/b/leaf', (path) => v2.has(path))).toEqual(['/c/a/b', '/c/a']);
     const v1 = new Set(['/c/memory/x/memory.limit_in_bytes', '/c/memory/memory.limit_in_bytes']);
@@ -13,7 +13,7 @@ describe('limitedGroups', () => {
 });
 
 describe('MemoryGroups', () => {
-  it('the least of what the groups leave counts, and the smallest limit', () => {
+  it('the least available memory counts, and the smallest limit', () => {
     const files: Record<string, string> = {
       '/a/b/memory.max': `${2048 * MIB}\n`,
       '/a/b/memory.current': `${600 * MIB}\n`,
@@ -31,7 +31,7 @@ describe('MemoryGroups', () => {
     expect([groups.limitMib(), groups.availableMib()]).toEqual([Infinity, Infinity]);
   });
 
-  it('on this host: no more than the limit', () => {
+  it('on this host: available memory never exceeds the limit', () => {
     const groups = new MemoryGroups();
     expect(groups.availableMib()).toBeLessThanOrEqual(groups.limitMib());
     expect(groups.availableMib()).toBeGreaterThan(0);

@@ -1,6 +1,6 @@
 /**
- * What the control groups of this process leave it of the host's memory: the VMs' groups are below or beside its own, and the
- * limits of all groups above hold for them, too.
+ * How much of the host's memory the control groups of this process leave it: the VMs' groups are below or beside its
+ * own, and the limits of all groups above apply to them, too.
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -11,7 +11,7 @@ import { memoryGroup } from './vmm-memory.ts';
 
 const LIMITS = ['memory.max', 'memory.limit_in_bytes'] as const;
 
-/** The group and those above it that can have a limit, nearest first. */
+/** The group and its ancestors that can have a limit, nearest first. */
 export function limitedGroups(group: string, exists: (path: string) => boolean = existsSync): readonly string[] {
   const dirs: string[] = [];
   for (let dir = group; dir !== dirname(dir); dir = dirname(dir)) {
@@ -32,12 +32,12 @@ export class MemoryGroups {
     this.#read = read;
   }
 
-  /** The smallest limit, MiB; Infinity: none. It may change at any time. */
+  /** The smallest limit in MiB; Infinity if there is none. It may change at any time. */
   limitMib(): number {
     return Math.min(...this.#rooms().map(({ limitBytes }) => limitBytes / MIB));
   }
 
-  /** What is left below each limit, the least of it, MiB; Infinity: no limit. */
+  /** The minimum of what is left below each limit, MiB; Infinity without a limit. */
   availableMib(): number {
     return Math.min(...this.#rooms().map(({ availableBytes }) => availableBytes / MIB));
   }

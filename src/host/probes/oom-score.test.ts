@@ -7,7 +7,7 @@ import { offerToOomKiller, vmmScore } from './oom-score.ts';
 const scoreOf = (pid: number | string): number => Number(readFileSync(`/proc/${pid}/oom_score_adj`, 'latin1'));
 
 describe('offerToOomKiller', () => {
-  it('a VMM has a higher score than its daemon, which keeps its own', async () => {
+  it('a VMM gets a higher score than its daemon, whose score stays', async () => {
     const vmm = spawn('sleep', ['60']);
     const ended = once(vmm, 'exit');
     try {
@@ -30,5 +30,5 @@ describe('offerToOomKiller', () => {
     [900, 1000],
     [-500, 500],
     [-1000, 500],
-  ])('a daemon with %d has VMMs with %d', (own, vmm) => expect(vmmScore(own)).toBe(vmm));
+  ])('a daemon with score %d has VMMs with %d', (own, vmm) => expect(vmmScore(own)).toBe(vmm));
 });

@@ -1,15 +1,15 @@
-/** Whom the host's OOM killer chooses (proc_pid_oom_score_adj(5)). */
+/** Makes the host's OOM killer choose VMMs first (proc_pid_oom_score_adj(5)). */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { ignore } from '../../base/ignore.ts';
 
 /**
- * Above this process's own score, and of 1000. The kernel takes the process with the most memory, and a clone that shares its
- * RAM has less than the daemon; half of all memory more makes it the first choice.
+ * Added to this process's own score, out of 1000. The kernel kills the process with the most memory, and a clone that
+ * shares its RAM has less than the daemon; a bonus of half of all memory makes it the first choice.
  */
 const MORE = 500;
 const MAX = 1000;
 
-/** The score of a VMM whose daemon has `own`. A daemon that is never chosen (-1000) has VMMs that are. */
+/** The score of VMMs whose daemon has `own`. A daemon that is never chosen (-1000) has VMMs that are. */
 export function vmmScore(own: number): number {
   return Math.min(MAX, Math.max(0, own) + MORE);
 }

@@ -1,9 +1,11 @@
-/** A resource that is opened once, in the background: it may be available late, never, or after it is no longer needed. */
+/**
+ * A resource that is opened once, in the background: it may be available late, never, or after it is no longer needed.
+ */
 
 export interface OpenedOnceParts<T> {
-  /** Null: never opened. */
+  /** `null` to never open it. */
   readonly open: (() => Promise<T>) | null;
-  /** Errors thrown here go to `failed`, too. */
+  /** Errors thrown here also go to `failed`. */
   opened(value: T): void;
   failed(error: unknown): void;
 }
@@ -18,7 +20,7 @@ export class OpenedOnce<T extends Disposable> implements Disposable {
     this.#parts = parts;
   }
 
-  /** Undefined: not open yet, failed, or closed. */
+  /** Undefined until it is open, after a failure, and after `stop`. */
   get value(): T | undefined {
     return this.#value;
   }
@@ -39,7 +41,6 @@ export class OpenedOnce<T extends Disposable> implements Disposable {
     this.#isStopped = true;
   }
 
-  /** Idempotent. */
   [Symbol.dispose](): void {
     this.stop();
     this.#value?.[Symbol.dispose]();

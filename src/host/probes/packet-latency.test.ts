@@ -4,7 +4,7 @@ import { sumTimes } from '../../machine/observe/latency.ts';
 import type { TapProbe } from '../../machine/observe/probes.ts';
 import { PacketLatency, type Probes } from './packet-latency.ts';
 
-/** Programs whose attaching takes until the test says so. */
+/** Programs that attach only when the test lets them. */
 class SlowProbes implements Probes {
   readonly waiting: (() => void)[] = [];
   attached = 0;
@@ -59,7 +59,7 @@ describe('PacketLatency', () => {
     stop();
     packets.watch('one', 'nv-one');
     await turn();
-    // The second is on its way; the third is not yet, and other cards wait for none.
+    // The second card waits for its own probe; the third has not started, and no card waits for another.
     expect(probes.waiting).toHaveLength(1);
     packets.watch('two', 'nv-two');
     await turn();

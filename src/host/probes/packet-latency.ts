@@ -5,7 +5,7 @@
  *     a lease ─► watch ─► TAP: bpf/latency.bpf.c ─► per sandbox: `of`
  *                                              └──► sums, including former cards: `metrics`
  *
- * Loaded in the background when the first sandbox gets a card. Where probes are not available, that is logged once.
+ * Loaded in the background when the first sandbox gets a card. If probes are not available, that is logged once.
  */
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
@@ -20,12 +20,12 @@ import { OpenedOnce } from './opened-once.ts';
 export interface Probes extends Disposable {
   /** Returns undefined if the interface is gone. @throws ObserveError, LinkError */
   watchCard(interfaceName: string): Promise<TapProbe | undefined>;
-  /** The link by which packets leave this host, if any. @throws ObserveError, LinkError */
+  /** Measures the link by which packets leave this host, if any. @throws ObserveError, LinkError */
   watchUplink(): Promise<void>;
 }
 
 export interface PacketLatencyParts {
-  /** Null: disabled. @throws ObserveError when probes are not available */
+  /** `null` if disabled. @throws ObserveError when probes are not available */
   readonly open: (() => Promise<Probes>) | null;
   readonly log: Log;
 }
@@ -33,7 +33,7 @@ export interface PacketLatencyParts {
 interface Card {
   readonly sandboxId: string;
   readonly interfaceName: string;
-  /** Undefined: not measured, or not yet. */
+  /** Undefined if not measured, or not yet. */
   probe: TapProbe | undefined;
 }
 
@@ -57,7 +57,7 @@ export class PacketLatency {
     });
   }
 
-  /** Returns how to stop. Never throws. */
+  /** Returns a function that stops it. Never throws. */
   watch(sandboxId: string, interfaceName: string): () => void {
     const card: Card = { sandboxId, interfaceName, probe: undefined };
     this.#cards.add(card);
@@ -67,7 +67,7 @@ export class PacketLatency {
     return () => this.#drop(card);
   }
 
-  /** The latency of a sandbox's current card; undefined: not measured. */
+  /** The latency of a sandbox's current card; undefined if not measured. */
   of(sandboxId: string): TapLatency | undefined {
     return [...this.#cards]
       .filter((card) => card.sandboxId === sandboxId)
@@ -131,7 +131,6 @@ export class PacketLatency {
     ];
   }
 
-  /** Idempotent. */
   async close(): Promise<void> {
     this.#probes.stop();
     await this.settled();
@@ -189,7 +188,7 @@ export class PacketLatency {
     return sumPaths([this.#ended, ...live]);
   }
 
-  /** Logs each kind once: what this host lacks, it lacks for every sandbox. */
+  /** Logs each kind once: a capability that this host lacks is missing for every sandbox. */
   #logOnce(what: string, error: unknown): void {
     if (this.#logged.has(what)) return;
     this.#logged.add(what);

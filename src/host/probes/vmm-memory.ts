@@ -10,7 +10,7 @@ import { offerToOomKiller } from './oom-score.ts';
 
 export class VmmMemory {
   readonly #clock: Clock;
-  /** By directory of the group. */
+  /** Keyed by the group's directory. */
   readonly #watched = new Map<string, CgroupMemory>();
 
   constructor(clock: Clock) {
@@ -19,7 +19,7 @@ export class VmmMemory {
 
   /**
    * Watches a VMM from now on, and offers it to the host's OOM killer.
-   * @returns null: it has no group of its own (no jail, or no control groups here), or it has ended
+   * @returns `null` if it has no group of its own (no jail, or no control groups here), or has ended
    */
   watch(vmmPid: number): HostMemoryEvents | null {
     offerToOomKiller(vmmPid);
@@ -56,7 +56,7 @@ export class VmmMemory {
   }
 }
 
-/** Directory of the process's group in the `memory` controller, as seen by this process. @param pid or `self` */
+/** The process's group in the `memory` controller, as this process sees it. @param pid a pid or `self` */
 export function memoryGroup(pid: string): string | undefined {
   try {
     const groups = readFileSync(`/proc/${pid}/cgroup`, 'utf8');

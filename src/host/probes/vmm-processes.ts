@@ -1,11 +1,11 @@
 /**
- * What this host's kernel does to VMMs, and forbidden actions of VMMs, while a daemon runs:
+ * Kernel events about VMMs, and forbidden actions of VMMs, while a daemon runs:
  *
  *     tracepoints (bpf/processes.bpf.c) ─┐                    ┌─► events and ending of its sandbox
  *                                        ├─► one VMM's watch ─┤
  *     its control group (VmmMemory) ─────┘                    └─► sums: `metrics`
  *
- * An OOM kill is reported once: with its victim where the tracepoints see it, otherwise as the control group counts it.
+ * An OOM kill is reported once: with its victim if the tracepoints see it, otherwise as the control group counts it.
  * Without tracepoints a warning is logged once and the control group is the only source.
  */
 
@@ -26,9 +26,9 @@ export type VmmTracepoints = Pick<Tracepoints, 'watch' | 'forget' | 'counts' | '
   Disposable;
 
 export interface VmmProcessesParts {
-  /** Null: disabled. @throws ObserveError when tracepoints are not available */
+  /** `null` if disabled. @throws ObserveError when tracepoints are not available */
   readonly open: ((onEvent: TracepointOptions['onEvent']) => Promise<VmmTracepoints>) | null;
-  /** Resident memory of a process, bytes; null: it has ended. */
+  /** Resident memory of a process in bytes; `null` if it has ended. */
   residentBytes(pid: number): number | null;
   readonly clock: Clock;
   readonly log: Log;
@@ -83,7 +83,7 @@ export class VmmProcesses {
     return this.#tracepoints.start();
   }
 
-  /** @param group events of the VMM's own control group; null: it has none */
+  /** @param group events of the VMM's own control group; `null` if it has none */
   watch(sandbox: string, pid: number, group: HostMemoryEvents | null): HostMemoryEvents | null {
     const id = parseSandboxId(sandbox);
     if (id === undefined || this.#parts.open === null) return group;
@@ -138,7 +138,6 @@ export class VmmProcesses {
     ];
   }
 
-  /** Idempotent. */
   close(): void {
     for (const watch of [...this.#watches.values()]) watch.end();
     this.#tracepoints[Symbol.dispose]();
@@ -200,17 +199,16 @@ interface WatchParts {
   onEnd(): void;
 }
 
-/** The events of one VMM. */
 class VmmWatch implements HostMemoryEvents {
   readonly pid: number;
-  /** Tracepoints report its OOM kills. */
+  /** Whether tracepoints report its OOM kills. */
   isFollowed = false;
   readonly #parts: WatchParts;
   readonly #reclaims: ReclaimMeter;
   readonly #listeners = new Listeners<HostMemoryEvent>();
   #stopGroup: () => void = () => undefined;
   #kills = 0;
-  /** Kills that only the group has reported. */
+  /** Number of kills that only the group has reported. */
   #killsByGroup = 0;
   #isOver = false;
 
@@ -252,7 +250,7 @@ class VmmWatch implements HostMemoryEvents {
       case 'oom-victim': {
         this.#kills += 1;
         const rssBytes = event.anonBytes + event.fileBytes + event.shmemBytes;
-        // Before Linux 6.10 the kernel reports the pid only.
+        // Before Linux 6.10 the kernel reports only the pid.
         const isKnown = rssBytes > 0;
         const victim = isKnown ? { pid: event.pid, name: event.comm, rssBytes } : null;
         const detail = `the host's OOM killer chose process ${event.pid} of the VMM`;

@@ -1,6 +1,6 @@
 /**
- * System calls of VMMs, counted by call. Off unless requested (NEUROVISOR_PROBES): counting slows down every system call
- * of the host.
+ * Syscalls of VMMs, counted by call. Off unless requested (NEUROVISOR_PROBES): counting slows down every syscall of the
+ * host.
  */
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
@@ -11,14 +11,14 @@ import { OpenedOnce } from './opened-once.ts';
 type Counts = Pick<SyscallCounts, 'watch' | 'counts' | 'forget'> & Disposable;
 
 export interface VmmSyscallsParts {
-  /** Null: disabled. @throws ObserveError when counting is not available */
+  /** `null` if disabled. @throws ObserveError when counting is not available */
   readonly open: (() => Promise<Counts>) | null;
   /** Returns undefined for an unknown number. */
   nameOf(number: number): string | undefined;
   readonly log: Log;
 }
 
-/** Counts by the name of the call. */
+/** Counts by syscall name. */
 export type NamedCalls = Readonly<Record<string, number>>;
 
 export class VmmSyscalls {
@@ -71,7 +71,7 @@ export class VmmSyscalls {
     this.#counts.value?.forget(pid);
   }
 
-  /** Counts of one VMM, most frequent first; undefined: not counted. */
+  /** Counts of one VMM, most frequent first; undefined if not counted. */
   of(pid: number): NamedCalls | undefined {
     const counts = this.#counts.value?.counts(pid);
     if (counts === undefined) return undefined;
@@ -92,7 +92,6 @@ export class VmmSyscalls {
     return [{ name, help, unit, labels, type, samples }];
   }
 
-  /** Idempotent. */
   close(): void {
     this.#counts[Symbol.dispose]();
   }

@@ -66,7 +66,7 @@ describe('VmmViolations', () => {
       action: 'logged',
       atMs: clock.wall(),
     });
-    // It has ended: what has its number from now on is another process.
+    // The VMM has ended: from now on its pid belongs to another process.
     queued.push(record(7, 59, '0x7ffc0000'));
     clock.advance(60_000);
     expect(await count('log')).toBe(2);
@@ -91,7 +91,7 @@ describe('VmmViolations', () => {
     const old = at(clock.wall() - 90_000);
     queued.push(record(7, 101, '0x80000000', undefined, old));
     clock.advance(500);
-    // Records that have not been read yet, too.
+    // Records that have not been read yet do not count either.
     queued.push(record(7, 59, '0x80000000', undefined, old));
     queued.push(record(7, 272, '0x80000000', undefined, at(clock.wall() - 1_000)));
     const watch = violations.watch(7);
@@ -157,7 +157,7 @@ describe('VmmViolations', () => {
   });
 });
 
-/** Moves time until it is settled. */
+/** Advances time until the promise settles. */
 async function pump<T>(clock: FakeClock, promise: Promise<T>): Promise<T> {
   let isSettled = false;
   void promise.then(() => {

@@ -1,7 +1,7 @@
 /**
- * System calls that the seccomp filters of our VMMs refused or logged, read from the kernel's audit socket. The socket
- * has every record (beside auditd, too); the kernel log has ten in five seconds. Firecracker reports by itself which call
- * ended it; the kernel reports nothing then, since that filter only sends a signal.
+ * Syscalls that our VMMs' seccomp filters refused or logged, read from the kernel's audit socket. The socket has every
+ * record (beside auditd, too); the kernel log has only ten in five seconds. Firecracker itself reports which call ended
+ * it; the kernel does not, since that filter only sends a signal.
  */
 import { readFileSync, readlinkSync } from 'node:fs';
 import { type Clock, systemClock } from '../../base/clock.ts';
@@ -16,13 +16,15 @@ import type { ViolationMark } from '../../sandbox/contract/ending.ts';
 import type { HostViolations } from '../../sandbox/contract/parts.ts';
 import { NETLINK, NetlinkSocket } from '../../sys/netlink-socket.ts';
 
-/** Between two reads of the socket, while a VMM runs. The socket buffers records meanwhile. */
+/** Interval between two reads of the socket while a VMM runs. The socket buffers records meanwhile. */
 const LOOK_GAP_MS = 500;
-/** Per read. */
+/** Maximum per read. */
 const RECORDS_MAX = 1_000;
-/** Kept for unknown processes: a VMM may violate its filter before its pid is registered. */
+/** Records kept for unknown processes: a VMM may violate its filter before its pid is registered. */
 const UNKNOWN_MAX = 64;
-/** Longest time from a VMM's start until its pid is registered. Older records belong to another process with that pid. */
+/**
+ * Longest time from a VMM's start until its pid is registered. Older records belong to another process with that pid.
+ */
 const UNKNOWN_MS_MAX = 60_000;
 /** A kernel thread sends the records, so they may arrive after the process has ended. */
 const LATE_MS_MAX = 5_000;
@@ -33,7 +35,7 @@ const GROUP_READLOG = 1;
 const FIRST_PID_NAMESPACE = 'pid:[4026531836]';
 
 export interface RecordSource {
-  /** Undefined: no record is waiting. @throws SyscallError `ENOBUFS`: records were lost */
+  /** Undefined if no record is waiting. @throws SyscallError `ENOBUFS` if records were lost */
   receive(): Uint8Array | undefined;
   close(): void;
 }
@@ -58,7 +60,7 @@ export class VmmViolations {
   });
   #cancel: (() => void) | null = null;
 
-  /** @param options `vmm`: name of the driver; `source`: null if the kernel's records can't be read */
+  /** @param options `vmm`: name of the driver; `source`: `null` if the kernel's records can't be read */
   constructor(options: {
     readonly clock: Clock;
     readonly log: Log;
@@ -69,7 +71,7 @@ export class VmmViolations {
     this.#log = options.log;
     this.#vmm = options.vmm;
     this.#source = options.source;
-    // Present from the start, so that rates can be computed.
+    // Exist from the start, so that rates can be computed.
     for (const mode of ['enforce', 'log']) this.#violations.add({ vmm: this.#vmm, mode }, 0);
   }
 
@@ -142,7 +144,7 @@ export class VmmViolations {
     }
   }
 
-  /** Null: records were lost. */
+  /** `null` if records were lost. */
   #receive(): Uint8Array | null | undefined {
     try {
       return this.#source?.receive();
@@ -203,7 +205,7 @@ const named = (syscall: number): { syscall: number; name: string | null } => ({
   name: syscallName(syscall, 'x86_64') ?? null,
 });
 
-/** Reads the kernel's records where possible; otherwise only exits of VMMs are evidence. */
+/** Reads the kernel's records if possible; otherwise only exits of VMMs are evidence. */
 export function openViolations(vmm: string, log: Log): VmmViolations {
   const source = openRecords();
   if (typeof source === 'string') log.debug('audit records of VMMs are not available', { reason: source });
@@ -211,8 +213,8 @@ export function openViolations(vmm: string, log: Log): VmmViolations {
 }
 
 /**
- * Opens the kernel's audit records, or returns the reason why they can't be read. They have pids of the initial
- * namespace and are sent to the initial network namespace only; reading needs CAP_AUDIT_READ.
+ * Opens the kernel's audit records, or returns the reason why they can't be read. Their pids are of the initial
+ * namespace, and they are sent only to the initial network namespace; reading needs CAP_AUDIT_READ.
  */
 export function openRecords(): RecordSource | string {
   try {
@@ -230,7 +232,7 @@ export function openRecords(): RecordSource | string {
   }
 }
 
-/** Null: unknown, so this process is assumed to be in it. */
+/** `null` if unknown; this process is then assumed to be in it. */
 function firstNetNamespace(): string | null {
   try {
     return readlinkSync('/proc/1/ns/net');

@@ -1,6 +1,6 @@
 /**
- * The model server for a guest that becomes a template: every call gets one fixed answer, whole or streamed, in OpenAI's
- * format. Each connection is closed after its answer, so that none ends up in the template.
+ * The model server for a guest that becomes a template: every call gets one fixed answer, whole or streamed, in
+ * OpenAI's format. Each connection is closed after its answer, so that none ends up in the template.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';

@@ -1,6 +1,6 @@
 /**
- * Guest context ids. Our vhost-user devices are private to their VM, so VMs with equal CIDs do not conflict; ids still
- * differ within a process, for logs and for hosts that also use vhost-vsock.
+ * Lowest CID for guests. Our vhost-user devices are private to their VM, so VMs with equal CIDs do not conflict; ids
+ * still differ within a process, for logs and for hosts that also use vhost-vsock.
  */
 const FIRST_GUEST_CID = 3;
 const CID_SPAN = 1 << 30;

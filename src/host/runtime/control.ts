@@ -1,4 +1,4 @@
-/** The control plane of this process: the core with this runtime's parts and a store. */
+/** Composes this process's control plane: the core with this runtime's parts and a store. */
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
@@ -56,23 +56,22 @@ function copiesOf({ driver, ram }: Runtime): Copies {
 /** A control plane with its store; dispose of it to close both. */
 export interface OpenControlPlane extends AsyncDisposable {
   readonly control: LocalControlPlane;
-  /** The queue of starts. */
   readonly queue: Pick<StartQueue, 'stats'>;
 }
 
-/** Between two saves of one template. */
+/** How long a base stays between two saves of one template. */
 const BASES_KEPT_MS = 10 * 60_000;
 
 export interface ControlPlaneOptions {
   /** Directory of the store. Default: the home's. */
   readonly dataDir?: string | undefined;
-  /** False: starts and growths do not wait for free memory on the host. Default true. */
+  /** False: starts and growth do not wait for free host memory. Default true. */
   readonly waitsForMemory?: boolean | undefined;
-  /** What happens while the memory of the host is short, if starts wait for it. Default: nothing but that. */
+  /** Action while the host's memory is short, if starts wait for it. Default: starts only wait. */
   readonly memoryShort?: MemoryShort | undefined;
   /** See `StoreOptions`. Default: 10 minutes. */
   readonly basesKeptMs?: number | undefined;
-  /** Judges starts for the owners of sandboxes. Default: one owner, without limits. */
+  /** Decides about starts for the owners of sandboxes. Default: one owner, without limits. */
   readonly gate?: StartGate | undefined;
   /** Budgets for models that sandboxes share, as the operator sees them. Default: none. */
   readonly modelBudgets?: (() => readonly SharedBudget[]) | undefined;
@@ -89,7 +88,7 @@ export async function openControlPlane(
 ): Promise<OpenControlPlane> {
   const { home, driver, artifacts, upstream } = runtime;
   const { dataDir = join(home.dir, 'data'), waitsForMemory = true } = options;
-  // A store of another directory is temporary, and its key goes with it.
+  // A store in another directory is temporary, and its key is removed with it.
   const keyPath = options.dataDir === undefined ? join(home.dir, 'data.key') : join(dataDir, 'key');
   const { basesKeptMs = BASES_KEPT_MS, gate = openGate } = options;
   const store = await openStore({ dir: dataDir, keyPath, clock: systemClock, log, basesKeptMs });
@@ -190,8 +189,8 @@ export async function openControlPlane(
 }
 
 /**
- * A control plane for one command: nothing of it stays, and nothing else shares the host's memory with it. The next
- * start reclaims the store of a killed process as it reclaims a sandbox's directory.
+ * A control plane for one command: it leaves nothing behind, and has the host's memory to itself. The next start
+ * reclaims the store of a killed process as it reclaims a sandbox's directory.
  * @throws StoreError
  */
 export async function openTemporaryControlPlane(runtime: Runtime, log: Log): Promise<OpenControlPlane> {

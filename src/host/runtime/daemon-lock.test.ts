@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { isDaemonLocked, tryLockDaemon } from './daemon-lock.ts';
 
-it('tryLockDaemon: one owner at a time per home, also for a home that does not exist yet', () => {
+it('tryLockDaemon: one owner at a time per home, even if the home does not exist yet', () => {
   const base = mkdtempSync(join(tmpdir(), 'nv-lock-'));
   try {
     const home = { dir: join(base, 'one') };
@@ -24,7 +24,7 @@ it('tryLockDaemon: one owner at a time per home, also for a home that does not e
   }
 });
 
-it('isDaemonLocked: true while the lock is held, and the check does not take it', () => {
+it('isDaemonLocked: true while the lock is held, and does not take it', () => {
   const dir = mkdtempSync(join(tmpdir(), 'nv-lock-'));
   try {
     expect(isDaemonLocked({ dir: join(dir, 'none') })).toBe(false);

@@ -1,6 +1,6 @@
 /**
  * The lock that makes a process the only daemon of a home, held from before its first change until its cleanup is done.
- * The socket cannot serve for that: two processes that find it dead at once would both replace it.
+ * The socket can't serve as the lock: two processes that find it dead at once would both replace it.
  */
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { join } from 'node:path';
@@ -9,8 +9,8 @@ import type { Home } from '../../base/home.ts';
 import { tryLockExclusive, tryLockShared } from '../../sys/file.ts';
 
 /**
- * Returns the function that releases the lock; null: another process holds it. The kernel releases it when the process
- * dies.
+ * Returns a function that releases the lock; `null` if another process holds it. The kernel releases it when the
+ * process dies.
  */
 export function tryLockDaemon(home: Pick<Home, 'dir'>): (() => void) | null {
   mkdirSync(home.dir, { recursive: true });
@@ -21,7 +21,7 @@ export function tryLockDaemon(home: Pick<Home, 'dir'>): (() => void) | null {
   return null;
 }
 
-/** True while a daemon starts, runs or ends. Takes a shared lock for a moment, which disturbs no one. */
+/** True while a daemon starts, runs or ends. Takes a shared lock for a moment, which disturbs no other process. */
 export function isDaemonLocked(home: Pick<Home, 'dir'>): boolean {
   let fd: number;
   try {

@@ -1,4 +1,4 @@
-/** Makes the chosen VMM's driver. */
+/** Creates the chosen VMM's driver. */
 import { systemClock } from '../../base/clock.ts';
 import type { Config } from '../../base/config.ts';
 import type { Home } from '../../base/home.ts';
@@ -23,7 +23,7 @@ export async function makeDriver(options: {
   log: Log;
   vsock: VsockHost;
   memory: VmmMemory;
-  /** Changes the launch of QEMU. */
+  /** Modifies the launch of QEMU. */
   aroundLaunch?: ((launch: Launch) => Launch) | undefined;
 }): Promise<{ driver: VmmDriver; confinement: Confinement }> {
   const { choice, config, home, log, vsock, memory } = options;
@@ -62,15 +62,15 @@ export async function makeDriver(options: {
 }
 
 /**
- * Shared memory grows by the pages that its clones are the first to touch, up to its size, beside the clones' own: for one large
- * sandbox a copy takes less.
+ * Shared memory grows, beside the clones' own, by the pages that a clone is the first to touch, up to its full size:
+ * for one large sandbox a copy takes less.
  */
 const HOST_PER_SHARED = 12;
 
-/** @param hostMib of which machines that are sold as 8 GiB have a little less: their default sandboxes shall share */
+/** @param hostMib total memory. Machines sold as 8 GiB have a little less: their default sandboxes should share */
 export const sharedMibMax = (hostMib: number): number => Math.floor(hostMib / HOST_PER_SHARED);
 
-/** @throws RuntimeError `no_accelerator`: the machine lacks the requested accelerator */
+/** @throws RuntimeError `no_accelerator` if the machine lacks the requested accelerator */
 export function chooseAccelerator(wanted: Config['accelerator'], verdict: ProbeVerdict): 'kvm' | 'tcg' {
   if (verdict.accelerator === 'none') {
     throw new RuntimeError('no_accelerator', `no VMM can run here: ${verdict.reason}`, {

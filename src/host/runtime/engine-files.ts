@@ -1,6 +1,6 @@
 /**
- * The files of the host that the built-in engine needs in its jail (io). Node, its libraries, this package with its
- * dependencies, and the model; with a GPU also its devices, its driver's libraries and what these read.
+ * The host files that the built-in engine needs in its jail (I/O): Node, its libraries, this package with its
+ * dependencies, and the model; with a GPU also its devices, the driver's libraries and the files these read.
  */
 
 import { existsSync, globSync, statSync } from 'node:fs';
@@ -13,12 +13,12 @@ import { librariesOf } from '../../machine/jail/program-tree.ts';
 type Files = JailPlan['files'];
 type Access = Files[number]['access'];
 
-/** Read by Node and llama.cpp: memory, cores and their caches; the place of libraries. */
+/** Read by Node and llama.cpp: memory, cores and their caches; the paths of libraries. */
 const FACTS = ['/proc/meminfo', '/proc/cpuinfo', '/etc/ld.so.cache'];
 const CORES = '/sys/devices/system/cpu';
 const DEVICES = ['/dev/null', '/dev/zero', '/dev/urandom'];
 
-/** Where drivers of GPUs have libraries and settings, by the layouts of Debian, Fedora and NVIDIA. */
+/** Where GPU drivers have libraries and settings, by the layouts of Debian, Fedora and NVIDIA. */
 const DRIVER_TREES = [
   ...['/lib', '/lib64', '/usr/lib', '/usr/lib64', '/usr/local/cuda', '/usr/local/nvidia'],
   ...['/etc/vulkan', '/usr/share/vulkan', '/usr/share/nvidia', '/usr/share/glvnd'],
@@ -37,7 +37,7 @@ export function gpuDevices(): string[] {
 
 const isForAll = (mode: number): boolean => (mode & 0o006) === 0o006;
 
-/** The group that may open these devices; null: all users may. */
+/** The group that may open these devices; `null` if all users may. */
 export function groupOfDevices(devices: readonly string[]): number | null {
   const closed = devices.map((path) => statSync(path)).find(({ mode }) => !isForAll(mode));
   return closed?.gid ?? null;
@@ -46,7 +46,7 @@ export function groupOfDevices(devices: readonly string[]): number | null {
 /**
  * @param program Node's own path
  * @param options.libraryPath LD_LIBRARY_PATH; returned as it is in the jail
- * @param gpu devices; empty: the processor computes
+ * @param gpu devices; empty to compute on the CPU
  */
 export async function engineFiles(
   program: string,
@@ -68,16 +68,16 @@ export async function engineFiles(
     ...as('read', partsOf(modelPath)),
     ...as('device', [...DEVICES, ...gpu]),
   ];
-  // node-llama-cpp looks there to tell the C library of this host.
+  // node-llama-cpp searches these to determine the host's C library.
   const dirs = [...new Set(libraries.map((path) => dirname(path)))];
   return {
-    // A directory before what is in it.
+    // A directory comes before its contents.
     files: files.toSorted((a, b) => a.path.length - b.path.length),
     libraryPath: [...dirs, ...named].join(':'),
   };
 }
 
-/** Where Node looks for the packages that a module imports. */
+/** Directories in which Node searches the packages that a module imports. */
 function moduleDirs(module: string): string[] {
   const dirs: string[] = [];
   for (let dir = dirname(module); dir !== dirname(dir); dir = dirname(dir)) {
@@ -87,7 +87,7 @@ function moduleDirs(module: string): string[] {
   return dirs;
 }
 
-/** The libraries of Node and of llama.cpp for the processor, outside of our packages. */
+/** The libraries of Node and of llama.cpp for the CPU, outside of our packages. */
 async function librariesFor(program: string, modules: readonly string[]): Promise<string[]> {
   const addon = `@node-llama-cpp/linux-${process.arch}/bins/*/*.{node,so}`;
   const users = [program, ...modules.flatMap((dir) => globSync(join(dir, addon)))];
@@ -95,7 +95,7 @@ async function librariesFor(program: string, modules: readonly string[]): Promis
   return [...new Set(found.flat())].filter((path) => !path.includes('/node_modules/'));
 }
 
-/** A large model has several files, of which llama.cpp is told the first. */
+/** A large model has several files; llama.cpp gets the path of the first. */
 function partsOf(modelPath: string): string[] {
   const match = /^(.*-)\d{5}(-of-\d{5}\.gguf)$/.exec(modelPath);
   if (match === null) return [modelPath];

@@ -1,6 +1,6 @@
 /**
- * The jail of the built-in engine: llama.cpp reads prompts and grammars of hostile guests, so what takes it over must
- * find nothing. The jail of VMMs with another list of files and system calls:
+ * The jail of the built-in engine: llama.cpp reads prompts and grammars of hostile guests, so an attacker who takes it over
+ * must find nothing. It is the jail of VMMs with another list of files and system calls:
  *
  *     read-only        Node, its libraries, this package and its dependencies, the model (`engine-files.ts`)
  *     read and write   nothing; with a GPU its devices and an empty /tmp
@@ -26,10 +26,10 @@ import { judgeGaps, modeOf, readPolicy, STATE_DIR, uidRange, unjailable } from '
 
 export interface EngineJail {
   readonly launch: EngineLaunch;
-  /** What it enforces, for people. */
+  /** Description of the enforced walls. */
   readonly description: string;
   readonly gaps: readonly JailGap[];
-  /** The jail shows a GPU's devices and driver. */
+  /** Whether the jail has a GPU's devices and driver. */
   readonly hasGpu: boolean;
   /** Call it after the engine's end. */
   close(): Promise<void>;
@@ -44,14 +44,14 @@ export interface EngineJailOptions {
   readonly id: string;
   /** Private to this engine. */
   readonly dir: string;
-  /** For diagnosis: a jail with gaps is accepted, even with `enforce`. */
+  /** For diagnosis: accepts a jail with gaps, even with `enforce`. */
   readonly acceptsGaps?: boolean;
 }
 
-/** Part of the host's memory that the engine may use; the rest is for the host and its sandboxes. */
+/** Share of the host's memory that the engine may use; the rest is for the host and its sandboxes. */
 const MEMORY_SHARE = 0.9;
 const TASKS_MAX = 512;
-/** Connections of the bridge, files of the model, devices. */
+/** For connections of the bridge, model files and devices. */
 const OPEN_FILES_MAX = 2_048;
 const BACKLOG = 128;
 /** Only this user may connect. */
@@ -60,7 +60,7 @@ const SOCKET_MODE = 0o600;
 const OUTSIDE = /^(PATH|HOME|TMPDIR|XDG_|NODE_PATH)/;
 
 /**
- * @returns null with `--jail off`
+ * @returns `null` with `--jail off`
  * @throws RuntimeError `jail_unavailable`
  */
 export async function openEngineJail(options: EngineJailOptions): Promise<EngineJail | null> {
@@ -100,7 +100,7 @@ export async function openEngineJail(options: EngineJailOptions): Promise<Engine
           files,
           memoryMib: Math.floor((totalmem() * MEMORY_SHARE) / MIB),
           cpus: availableParallelism(),
-          // All sandboxes wait for it: it must not share like one of them.
+          // All sandboxes wait for the engine: it must not be limited like one of them.
           hasCpuLimit: false,
           tasksMax: TASKS_MAX,
           openFilesMax: OPEN_FILES_MAX,

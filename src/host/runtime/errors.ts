@@ -1,7 +1,7 @@
 import { CodedError } from '../../base/errors.ts';
 
 export type RuntimeErrorCode =
-  /** The configured model server does not answer as one. */
+  /** The configured model server does not respond as a model server. */
   | 'upstream_unreachable'
   /** The model server does not offer the requested model. */
   | 'model_unknown'

@@ -1,12 +1,12 @@
 /**
- * Builds the EROFS images of layers in a VM of its own for each: it sees one layer, or the layers of one image, and has
- * no network, no model and no other file. What it leaves is a disk, of which the host takes the first bytes, unopened.
+ * Builds the EROFS images of layers, each in a VM of its own: it sees one layer, or the layers of one image, and has
+ * no network, no model and no other file. Its result is a disk, of which the host takes the first bytes, unopened.
  *
  *     vdc  tools, read-only           mkfs.erofs, unzstd, build.py
  *     vdd  input, read-only           a compressed layer; or layers, one behind the other
  *     vde  output                     the image
  *
- * A VM per layer, since images share layers: a hostile layer could otherwise change what the VM makes of another image's.
+ * Each layer has its own VM, since images share layers: a hostile layer could otherwise change the result of another image.
  */
 import { chmod, copyFile, constants as fsConstants, open, rename, rm, truncate } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -36,10 +36,10 @@ const MEMORY_MIB = 1024;
 const CPUS = 2;
 /** Long enough for the largest layer in software emulation. */
 const BUILD_MS_MAX = 30 * 60_000;
-/** Beyond the data: inodes and directories. */
+/** Space for inodes and directories, beyond the data. */
 const METADATA_BYTES = 512 * MIB;
 const DISKS = { tools: '/dev/vdc', input: '/dev/vdd', output: '/dev/vde' } as const;
-/** Where the tools are in the VM. */
+/** Directory of the tools in the VM. */
 export const TOOLS_DIR = '/mnt';
 
 type BuilderVm = Pick<Supervisor, 'guest' | 'vm' | 'stop'>;
@@ -97,11 +97,11 @@ export function makeImageBuilder(vms: BuilderVms): ImageBuilder {
 const roundUp = (bytes: number): number => Math.ceil(bytes / BLOCK_BYTES) * BLOCK_BYTES;
 
 interface Build {
-  /** For messages. */
+  /** Name of the work, for messages. */
   readonly what: string;
   fillInput(path: string): Promise<void>;
   readonly plan: object;
-  /** Size of the output disk; it is sparse. */
+  /** Size of the output disk, which is sparse. */
   readonly outputBytes: number;
   readonly outPath: string;
   readonly signal: AbortSignal;
@@ -110,7 +110,7 @@ interface Build {
 async function buildInVm(vms: BuilderVms, build: Build): Promise<void> {
   const { what, outputBytes, outPath, signal } = build;
   signal.throwIfAborted();
-  // Another process may build the same.
+  // Another process may build the same image.
   const kept = `${outPath}.${newSandboxId()}${UNFINISHED}`;
   const output = new OutputDisk();
   const vm = await startVm(vms, build, output, signal);
@@ -132,7 +132,7 @@ async function buildInVm(vms: BuilderVms, build: Build): Promise<void> {
   }
 }
 
-/** QEMU pauses a VM whose disk has no room on the host. Rejects when that happens. */
+/** QEMU pauses a VM whose disk has no space on the host. Rejects when that happens. */
 function fullDisk({ vm }: BuilderVm, what: string): Promise<never> {
   return new Promise((_, reject) => {
     vm?.onDiskTrouble?.(({ path, freeBytes }) =>
@@ -178,7 +178,7 @@ async function startVm(vms: BuilderVms, build: Build, output: OutputDisk, signal
   }
 }
 
-/** For VMs that ask no model. */
+/** For VMs without a model. */
 export const NO_MODEL = {
   setModels: () => undefined,
   inFlight: () => 0,
@@ -186,7 +186,7 @@ export const NO_MODEL = {
   close: async () => undefined,
 };
 
-/** A workspace with the three disks. */
+/** Creates a workspace with the three disks. */
 async function makeBuildPlace(
   { runDir, toolsPath }: BuilderVms,
   id: string,
@@ -262,7 +262,7 @@ async function collect(program: Process): Promise<Collected> {
   return { exitCode, line, words: words.trim() };
 }
 
-/** Layers one behind the other; each is whole blocks. */
+/** Concatenates layers; each is whole blocks. */
 async function concatenate(layers: MergeJob['layers'], path: string): Promise<void> {
   await using to = await open(path, 'wx', 0o644);
   const buffer = Buffer.allocUnsafe(4 * MIB);

@@ -1,4 +1,7 @@
-/** Opens the images of this machine. What pulling needs is installed, and a VM can be started, only when a pull needs it. */
+/**
+ * Opens this machine's images. The programs that a pull needs are installed, and a VM is started, only when a pull
+ * needs them.
+ */
 import { availableParallelism } from 'node:os';
 import { prepareBuilderTools } from '../../artifacts/image/builder-tools.ts';
 import { ENVIRONMENT_PACKAGES, installHostPackages, missingHostPackages } from '../../artifacts/image/host-packages.ts';
@@ -31,9 +34,9 @@ export interface ImagesContext {
   readonly progress: Progress;
   readonly signal: AbortSignal;
   readonly log: Log;
-  /** Of the cache of images, bytes. */
+  /** Quota of the image cache in bytes. */
   readonly quotaBytes: number;
-  /** What starts the VMs; called when the first layer is unpacked. */
+  /** Runtime that starts the VMs; called when the first layer is unpacked. */
   readonly runtime: () => Promise<BuilderRuntime>;
 }
 
@@ -45,7 +48,7 @@ export interface BuilderRuntime {
   startVm: BuilderVms['start'];
 }
 
-/** Architecture of this machine, as images call it. */
+/** Architecture of this machine in the image format's terms. */
 const ARCHITECTURES: Readonly<Record<string, string>> = { x64: 'amd64', arm64: 'arm64' };
 
 export function openImages(context: ImagesContext): Images {
@@ -66,7 +69,7 @@ export async function preparePulls(context: ImagesContext): Promise<void> {
   await installHostPackages(context, missing);
 }
 
-/** Those of an image's failures that say more than that it can't be used. */
+/** Codes that tell more than that the image can't be used. */
 const CODES: Readonly<Record<string, SandboxErrorCode>> = {
   disk_full: 'disk_full',
   image_not_found: 'not_found',
@@ -75,8 +78,8 @@ const CODES: Readonly<Record<string, SandboxErrorCode>> = {
 
 /**
  * Finds the image, or pulls it.
- * @param image as `image pull` takes it
- * @throws SandboxError `image_failed`, `not_found`, `disk_full`, `cancelled`; `spec_invalid`: it is no reference
+ * @param image as `image pull` accepts it
+ * @throws SandboxError `image_failed`, `not_found`, `disk_full`, `cancelled`; `spec_invalid` if it is no reference
  */
 export async function resolveEnvironment(
   images: Images,
@@ -84,7 +87,7 @@ export async function resolveEnvironment(
   options: {
     readonly signal: AbortSignal;
     readonly log: Log;
-    /** False: archives, layouts and Docker's daemon are not read. What was pulled from them is found. */
+    /** False: archives, layouts and Docker's daemon are not read, but images already pulled from them are found. */
     readonly readsHost: boolean;
   },
 ): Promise<EnvironmentSource> {
@@ -100,7 +103,7 @@ export async function resolveEnvironment(
   }
 }
 
-/** Why the image can't be used, for who asked for a sandbox. */
+/** Explains to the caller of a sandbox why the image can't be used. */
 export function imageFailure(image: string, error: CodedError): SandboxError {
   if (error.code === 'cancelled') return new SandboxError('cancelled', error.message);
   const code = CODES[error.code] ?? 'image_failed';

@@ -28,23 +28,21 @@ import { type Launch, launchDirect } from '../../machine/vmm/launch.ts';
 import { listQemuFiles } from '../../machine/vmm/qemu/installation.ts';
 import { RuntimeError } from './errors.ts';
 
-/** How VMMs are confined. */
 export interface Confinement {
   readonly state: JailState;
-  /** For people: `jailed: own user, …` or `not jailed: …`. */
+  /** For humans: `jailed: own user, …` or `not jailed: …`. */
   readonly description: string;
   /** Missing protections. */
   readonly gaps: readonly JailGap[];
-  /** Call after all VMMs have ended. */
+  /** Call after all VMs have ended. */
   close(): Promise<void>;
 }
 
-/** How QEMU is confined. */
 export interface QemuConfinement extends Confinement {
   readonly launch: Launch;
-  /** It heeds `LaunchPlan.sparedFd`. */
+  /** The jail supports `LaunchPlan.sparedFd`. */
   readonly sparesFiles: boolean;
-  /** False: QEMU's own filter stays off, because it would end calls that are to be logged only. */
+  /** False: QEMU's own filter stays off, because it would kill on calls that should only be logged. */
   readonly ownFilter: boolean;
 }
 
@@ -53,15 +51,15 @@ export const STATE_DIR = '/run/neurovisor';
 export const QEMU_BINARY = 'qemu-system-x86_64';
 export const POLICY_DIR = join(PACKAGE_DIR, 'policy');
 
-/** @throws RuntimeError `jail_unavailable`: a jail is required (any mode but `off`) and not available */
+/** @throws RuntimeError `jail_unavailable` if a jail is required (any mode but `off`) and not available */
 export async function confine(options: {
   readonly config: Pick<Config, 'jail' | 'jailUids'> & Partial<Pick<Config, 'accelerator'>>;
   readonly home: Pick<Home, 'cacheDir'>;
   readonly log: Log;
   readonly binary: string;
-  /** For diagnosis: a jail with gaps is accepted, even with `enforce`. */
+  /** For diagnosis: accepts a jail with gaps, even with `enforce`. */
   readonly acceptsGaps?: boolean;
-  /** VMMs get /dev/kvm. Default: if the probe finds that KVM works. */
+  /** Whether VMMs get /dev/kvm. Default: if the probe finds that KVM works. */
   readonly withKvm?: boolean;
 }): Promise<QemuConfinement> {
   const { config, log, acceptsGaps = false } = options;
@@ -84,7 +82,7 @@ export async function confine(options: {
 
 export const SWITCHED_OFF = 'disabled by NEUROVISOR_JAIL';
 
-/** The refusal of every mode but `off`: no VMM runs without namespaces and seccomp unless the owner says so. */
+/** The error in every mode but `off`: no VMM runs without namespaces and seccomp unless the owner allows it. */
 export function unjailable(error: unknown): RuntimeError {
   if (error instanceof RuntimeError) return error;
   const remedy = error instanceof CodedError ? error.remedy : undefined;
@@ -96,7 +94,7 @@ export function unjailable(error: unknown): RuntimeError {
 }
 
 /**
- * Refuses before the set-up, which takes minutes, what the host will not allow after it.
+ * Checks the host before the set-up, which takes minutes.
  * @throws RuntimeError `jail_unavailable`
  */
 export async function checkJail({ jail }: Pick<Config, 'jail'>, vmm: 'firecracker' | 'qemu'): Promise<void> {
@@ -112,7 +110,7 @@ export async function checkJail({ jail }: Pick<Config, 'jail'>, vmm: 'firecracke
 
 /**
  * Logs the gaps of a jail.
- * @throws RuntimeError `jail_unavailable`: with `enforce` the jail must be complete
+ * @throws RuntimeError `jail_unavailable` if the jail is incomplete with `enforce`
  */
 export function judgeGaps(gaps: readonly JailGap[], mode: Config['jail'], log: Log, of = 'VMMs'): void {
   if (gaps.length === 0) return;
@@ -127,7 +125,7 @@ export function judgeGaps(gaps: readonly JailGap[], mode: Config['jail'], log: L
   }
 }
 
-/** One clause: what to do about all of them. */
+/** One clause with the remedies for all gaps. */
 export function remediesOf(gaps: readonly JailGap[]): string {
   return [...new Set(gaps.map(({ remedy }) => remedy))].join('; ');
 }
@@ -151,7 +149,7 @@ function confinedBy(
   };
 }
 
-/** @param reason one clause for people */
+/** @param reason one clause of text */
 export function unconfined(reason: string): Confinement {
   return {
     state: 'off',
@@ -161,7 +159,7 @@ export function unconfined(reason: string): Confinement {
   };
 }
 
-/** Returns the jail, and the program in it. */
+/** Returns the jail, and the program's path in it. */
 async function open(options: Parameters<typeof confine>[0]): Promise<{ jail: Jail; program: string }> {
   const { config, home, log, binary } = options;
   const path = searchPath(process.env['PATH']);
@@ -195,7 +193,7 @@ export async function qemuFilter(mode: Mode, sparedFd?: number): Promise<Uint8Ar
   return compileProfile(whole, 'x86_64').program;
 }
 
-/** What a filter does with a refused call. */
+/** The action of a filter for a refused call. */
 export function modeOf({ jail }: Pick<Config, 'jail'>): Mode {
   return jail === 'log' ? 'log' : 'enforce';
 }
@@ -214,7 +212,7 @@ export function uidRange(text: string | null): UidRange {
   });
 }
 
-/** Who may open /dev/kvm; a number: this group. */
+/** The users who may open /dev/kvm; a number is a group id. */
 function kvmAccess(): 'all' | 'root' | 'none' | number {
   try {
     const { gid, mode } = statSync('/dev/kvm');

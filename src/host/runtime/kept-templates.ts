@@ -16,7 +16,7 @@ import { TEMPLATE_FILES } from '../../sandbox/start/template.ts';
 export interface TemplateInfo {
   readonly key: string;
   readonly spec: TemplateSpec;
-  /** True: made with the present kernel, image, VMM and processor, and from the present index of packages. */
+  /** True if made with the current kernel, image, VMM, processor and package index. */
   readonly current: boolean;
   readonly madeAtMs: number;
   readonly machine: string;
@@ -58,7 +58,7 @@ export const specSchema = z.object({
 
 export const detailsSchema = z.object({
   spec: specSchema,
-  // Absent in those of earlier versions, which are listed and removed, but never opened.
+  // Omitted by earlier versions, whose templates are listed and removed, but never opened.
   warm: z.array(z.string()).default([]),
   hasPython: z.boolean().default(true),
   machine: z.string(),
@@ -74,7 +74,7 @@ export type KeyNow = (spec: TemplateSpec) => Promise<string | null>;
 
 /**
  * Lists templates, newest first.
- * @param keyNow returns the key of a template built now; absent: no template can be built now
+ * @param keyNow returns the key of a template built now; omitted if none can be built now
  */
 export async function keptTemplates(
   cacheDir: string,
@@ -98,13 +98,13 @@ export async function removeTemplate(context: LockContext, key: string): Promise
   return true;
 }
 
-/** Runs `work`, which changes names of templates, while nothing else changes them. */
+/** Runs `work`, which changes template names, under their lock. */
 export function withNamesLock<T>(context: LockContext, work: () => Promise<T>): Promise<T> {
   const path = join(context.cacheDir, 'locks', 'template-names');
   return withFileLock(context, path, 'name a template', work);
 }
 
-/** True: the runtime opens without installing or building anything except, perhaps, a model. */
+/** True if the runtime can open without installing or building anything, except perhaps a model. */
 export async function isSetUp(context: PrepareContext): Promise<boolean> {
   if (!(await isPrepared(context, { withModel: false }))) return false;
   return (await missingHostPackages(RUN_PACKAGES)).length === 0;

@@ -9,7 +9,7 @@ const ID = 'sandbox-1';
 const list = (...allow: string[]): NetworkSpec => ({ policy: parseEgress({ mode: 'allowlist', allow }), limits: {} });
 const BY_PATH = list('GET https://a.example/v1/');
 
-/** What the lease was asked for, in order. */
+/** Records the calls of the lease, in order. */
 function world() {
   const requests: NetworkRequest[] = [];
   const given: (EgressSecrets | undefined)[] = [];
@@ -68,19 +68,19 @@ describe('Network: watchCard', () => {
 });
 
 describe('Network: rules by path', () => {
-  it('lease: without rules by path and secrets there is no authority', async () => {
+  it('lease: without rules by path and secrets, no authority is made', async () => {
     const { network, requests, given } = world();
     const lease = await network.lease(ID, list('a.example'), { secrets: [] });
     await lease.setPolicy(list('http://a.example/v1/').policy, {});
     expect([lease.trust, requests[0]?.secrets, given]).toEqual([undefined, undefined, []]);
   });
-  it('lease: an https rule by path brings an authority with its certificate, and no secret', async () => {
+  it('lease: an https rule by path adds an authority with its certificate, and no secret', async () => {
     const { network, requests } = world();
     const lease = await network.lease(ID, BY_PATH, { secrets: [] });
     expect(lease.trust?.certificate).toContain('BEGIN CERTIFICATE');
     expect(requests[0]?.secrets).toMatchObject({ secrets: [], authority: lease.trust?.authority });
   });
-  it('setPolicy: the first rule by path brings an authority, before the policy, once, with the present secrets', async () => {
+  it('setPolicy: the first rule by path adds an authority once, before the policy, with the current secrets', async () => {
     const { network, given, done } = world();
     const lease = await network.lease(ID, list('a.example'), { secrets: [] });
     await lease.setPolicy(BY_PATH.policy, {});

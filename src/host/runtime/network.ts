@@ -1,4 +1,4 @@
-/** The host's network as sandboxes see it: opened by the first that asks for one, with errors of sandboxes. */
+/** The host's network for sandboxes: opened by the first that requests one; its errors become SandboxErrors. */
 import { systemClock } from '../../base/clock.ts';
 import type { Config } from '../../base/config.ts';
 import { CodedError, remedyOf } from '../../base/errors.ts';
@@ -20,11 +20,11 @@ import type { NetworkOptions, NetworkSpec } from '../../sandbox/contract/spec.ts
 import { writeNoCore } from '../../sys/core-dump.ts';
 
 export interface NetworkParts {
-  /** Called at the first need, and again after a failure. */
+  /** Called at the first use, and again after a failure. */
   open(): Promise<HostNetwork>;
-  /** Called for each card, and again after a loan. Returns how to stop. */
+  /** Called for each card, and again after a loan. Returns a function that stops it. */
   watchCard?(sandboxId: string, interfaceName: string): () => void;
-  /** Called for each lease. Returns what to call before its release. */
+  /** Called for each lease. Returns a function to call before its release. */
   watchLease?(lease: NetworkLease): () => Promise<void>;
 }
 
@@ -36,14 +36,14 @@ export class Network {
     this.#parts = parts;
   }
 
-  /** @throws SandboxError `network_unavailable` with what a person can do about it */
+  /** @throws SandboxError `network_unavailable` with a remedy */
   async open(): Promise<HostNetwork> {
     this.#opened ??= this.#parts.open();
     const opening = this.#opened;
     try {
       return await opening;
     } catch (error) {
-      // The next sandbox tries again: what is missing may be installed by then.
+      // The next sandbox tries again: the missing part may be installed by then.
       if (this.#opened === opening) this.#opened = undefined;
       throw unavailable(error);
     }

@@ -16,11 +16,11 @@ describe('isPublicAddress', () => {
     '::ffff:7f00:1',
     '169.254.169.254',
     'not an address',
-  ])('not %s', (address) => {
+  ])('refuses %s', (address) => {
     expect(isPublicAddress(address, own)).toBe(false);
   });
 
-  it.each(['8.8.8.8', '::ffff:8.8.8.8', '2600:1901::6'])('%s', (address) => {
+  it.each(['8.8.8.8', '::ffff:8.8.8.8', '2600:1901::6'])('accepts %s', (address) => {
     expect(isPublicAddress(address, own)).toBe(true);
   });
 });

@@ -12,7 +12,7 @@ import { readIndexes } from '../../egress/packages/host/indexes.ts';
 export interface PackagesSettings {
   readonly home: Home;
   readonly log: Log;
-  /** `HOST` or `HOST:PORT` that files of packages may come from. */
+  /** `HOST` or `HOST:PORT` that package files may come from. */
   readonly fileHosts: readonly string[];
   /** Default: read from the environment and files of the host's package clients. */
   readonly indexes?: (() => Promise<IndexSet>) | undefined;
@@ -29,7 +29,7 @@ export function openPackages({ home, log, fileHosts, indexes }: PackagesSettings
 }
 
 /**
- * Of the public internet, no metadata service, and not this host's own, also as an IPv6 address that stands for it.
+ * True for public internet addresses, without metadata services and this host's own addresses, also in an IPv6 form.
  * @param own addresses of this host
  */
 export function isPublicAddress(text: string, own = ownAddresses()): boolean {

@@ -58,15 +58,15 @@ export interface Artifacts {
   /** Debian packages of the root image. */
   readonly guestPackages: GuestPackages;
   readonly overlayTemplatePath: string;
-  /** Null: none was asked for. Pending while it is fetched; rejects as a set-up does. */
+  /** `null` if none was requested. Pending while it is fetched; rejects as a set-up does. */
   readonly model: Promise<Model | null>;
-  /** Until this is called, or this process ends, no other set-up removes them. Ends the model's fetch. */
+  /** Lets other set-ups remove these artifacts, as does the end of this process. Ends the model's fetch. */
   readonly release: () => Promise<void>;
 }
 
 export interface SetupOptions {
   readonly withModel: boolean;
-  /** True: does not wait for the model; whoever needs it waits for `Artifacts.model`. Default: false. */
+  /** True: does not wait for the model; its users wait for `Artifacts.model`. Default: false. */
   readonly modelLater?: boolean | undefined;
 }
 
@@ -76,7 +76,7 @@ export interface Model {
 }
 
 /**
- * What is prepared already is read without a lock.
+ * Artifacts that exist are read without a lock.
  * @throws ImageError with a remedy
  */
 export async function ensureArtifacts(context: SetupContext, options: SetupOptions): Promise<Artifacts> {
@@ -108,7 +108,7 @@ export async function ensureArtifacts(context: SetupContext, options: SetupOptio
 }
 
 /**
- * Builds guest kernel and init from source from now on, or uses those that are shipped. A build that fails changes nothing.
+ * Switches between building guest kernel and init from source and the prebuilt ones. A failed build changes nothing.
  * @throws ImageError
  */
 export function chooseKernel(context: SetupContext, fromSource: boolean): Promise<void> {
@@ -165,7 +165,7 @@ async function prepareAll(
 ): Promise<Artifacts> {
   if (missing.length > 0) await installHostPackages(context, missing);
   else context.progress({ kind: 'done', step: 'host-packages', cached: true, durationMs: 0 });
-  // Concurrently: some need a processor, the others mostly wait for the network.
+  // Run concurrently: some need a processor, the others mostly wait for the network.
   const stop = new AbortController();
   const signal = AbortSignal.any([context.signal, stop.signal]);
   const model = options.withModel ? prepareModel({ ...context, signal }) : Promise.resolve(null);

@@ -1,7 +1,7 @@
 /**
- * The templates of this machine: found, built under a lock of their own, listed and removed.
+ * This machine's templates: found, built under a lock of their own, listed and removed.
  *
- *     spec ─► key ─► <cache>/template/<key> there and whole? ──► CloneSource
+ *     spec ─► key ─► <cache>/template/<key> exists and is intact? ──► CloneSource
  *                          │ no, and it may be built: 30–60 s in software emulation
  *                          └──► sandbox/template-builder.ts
  */
@@ -32,9 +32,9 @@ import { inferenceSocket } from './workspace.ts';
 export interface Template {
   readonly key: string;
   readonly spec: TemplateSpec;
-  /** The warm list of its guest. */
+  /** The guest's warm list. */
   readonly warm: readonly string[];
-  /** False: its image can run no script. */
+  /** False if its image can't run scripts. */
   readonly hasPython: boolean;
   readonly source: CloneSource;
 }
@@ -45,7 +45,7 @@ export type BuilderParts = Omit<TemplateParts, 'serveCannedModel' | 'keepMemory'
 interface TemplatesParts extends BuilderParts {
   /** For clones that map their RAM. */
   readonly ram: Pick<CloneRam, 'copy'>;
-  /** Says which index Python packages come from, without its name. */
+  /** Identifies the index of Python packages, without its name. */
   packageIndex(): Promise<string>;
 }
 
@@ -53,20 +53,20 @@ interface Opened {
   readonly template: Template;
   /** See `#identity`. */
   readonly identity: string;
-  /** Of the files' contents. */
+  /** Digests of the files' contents. */
   readonly digests: string;
-  /** Its RAM file for clones; null: they copy the cache's. */
+  /** Its RAM file for clones; `null`: they copy the cache's. */
   readonly shared: SharedCopy | null;
 }
 
 const ESTIMATE_MS = 45_000;
-/** Nothing is imported. */
+/** If nothing is imported. */
 const BARE_ESTIMATE_MS = 15_000;
 /** With a few packages, in software emulation. */
 const INSTALL_ESTIMATE_MS = 120_000;
-/** Number of other templates that are kept when one is built, without those that have a name. */
+/** Number of unnamed templates that are kept when another is built. */
 const OTHERS_KEPT = 8;
-/** Space beyond RAM and disk during the build. */
+/** Space needed during the build, beyond RAM and disk. */
 const SPACE_RESERVE_BYTES = 64 * MIB;
 
 export class Templates {
@@ -74,9 +74,9 @@ export class Templates {
   readonly #artifacts: Artifacts;
   readonly #parts: TemplatesParts;
   readonly names: TemplateNames;
-  /** Verified in this process. */
+  /** Templates verified in this process. */
   readonly #opened = new Map<string, Opened>();
-  /** What several requests wait for is built and opened once. */
+  /** Templates being prepared: concurrent requests build and open one only once. */
   readonly #preparing = new Map<string, Promise<Template>>();
 
   constructor(context: SetupContext, artifacts: Artifacts, parts: TemplatesParts, names: TemplateNames) {
@@ -86,12 +86,12 @@ export class Templates {
     this.#parts = parts;
   }
 
-  /** True: the VMM can save and restore a guest. */
+  /** True if the VMM can save and restore a guest. */
   get supported(): boolean {
     return this.#parts.driver.machineOf !== undefined;
   }
 
-  /** True: there is a template of exactly this spec. Its files are verified when it is opened. */
+  /** True if there is a template of exactly this spec. Its files are verified when it is opened. */
   async has(spec: TemplateSpec): Promise<boolean> {
     const key = await this.#key(spec);
     return isCached(this.#context.cacheDir, { kind: TEMPLATE_KIND, key });
@@ -99,7 +99,7 @@ export class Templates {
 
   /**
    * Builds the template if it is missing, and opens it, verified.
-   * @param image of the spec's environment, if there is one
+   * @param image source of the spec's environment, if there is one
    * @throws SandboxError, ImageError; nothing incomplete is left
    */
   async prepare(spec: TemplateSpec, image?: EnvironmentSource): Promise<Template> {
@@ -124,7 +124,7 @@ export class Templates {
     return opened.template;
   }
 
-  /** @param before of the same key */
+  /** @param before the previous one with this key */
   async #open(
     key: string,
     spec: TemplateSpec,
@@ -156,7 +156,7 @@ export class Templates {
     return await ram.copy({ path, digest: files.get(TEMPLATE_FILES.ram)?.sha256 });
   }
 
-  /** Forgets the template that was built again, and those that the cache has no longer: clones need its files, too. */
+  /** Forgets the template that was rebuilt, and those that the cache no longer has: clones need its files, too. */
   async #dropStale(rebuilt: string): Promise<void> {
     const { cacheDir } = this.#context;
     for (const [key, { shared }] of this.#opened) {
@@ -188,7 +188,7 @@ export class Templates {
     await withNamesLock(this.#context, () => this.names.set(name, spec, source.linkEnvironment));
   }
 
-  /** Keeps what a ready-made environment's template is made of, and a name of its disk's file. */
+  /** Stores the spec of a ready-made environment's template, and links its disk's file. */
   async setReadyMade(name: string, spec: TemplateSpec, path: string, recipe: string): Promise<void> {
     const link = (to: string): Promise<void> => linkOrCopy(path, to);
     await withNamesLock(this.#context, () => this.names.setReadyMade(name, spec, link, recipe));
@@ -277,12 +277,12 @@ async function linkImage({ environment, path }: EnvironmentSource, to: string): 
   }
 }
 
-/** For people. */
+/** Display text. */
 function withImage({ environment }: TemplateSpec): string {
   return environment === undefined ? '' : ` of ${shownImage(environment.image)}`;
 }
 
-/** For people: the first few names. */
+/** Display text: the first few names. */
 function shortList(requirements: readonly string[]): string {
   const names = requirements.slice(0, NAMES_SHOWN).map((one) => one.split(/[^a-z0-9-]/, 1)[0]);
   const more = requirements.length - names.length;
@@ -291,7 +291,7 @@ function shortList(requirements: readonly string[]): string {
 
 const NAMES_SHOWN = 4;
 
-/** A copy, for the manifest. */
+/** A mutable copy for the manifest. */
 function mutable({ requirements, ...spec }: TemplateSpec): Details['spec'] {
   const packages = requirements === undefined ? {} : { requirements: [...requirements] };
   return { ...spec, warm: [...spec.warm], ...packages };

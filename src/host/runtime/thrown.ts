@@ -1,4 +1,7 @@
-/** Error classes of the mechanisms, for users of the library: what set-up and operations reject with, or name as cause. */
+/**
+ * Error classes of the mechanisms, exported for library users: set-up and operations reject with them, or have them as
+ * cause.
+ */
 
 export { ImageError } from '../../artifacts/image/errors.ts';
 export { NetError } from '../../egress/net/errors.ts';

@@ -11,7 +11,7 @@ import { parseTraceparent, type SpanRecord, Tracer } from '../../base/trace/trac
 export interface Tracing {
   readonly tracer: Tracer;
   readonly metrics: readonly Metric[];
-  /** Takes spans of programs in guests; null: tracing is off. */
+  /** Receives spans of programs in guests; `null` if tracing is off. */
   readonly guests: GuestTraces | null;
   /** Flushes the exporter. */
   close(): Promise<void>;
@@ -19,7 +19,7 @@ export interface Tracing {
 
 const NONE = { exported: 0, dropped: 0, failed: 0 } as const;
 
-/** Without an endpoint nothing is recorded, but trace contexts of callers are still passed on. */
+/** Without an endpoint nothing is recorded, but callers' trace contexts are still passed on. */
 export function openTracing({ traces, traceparent }: Pick<Config, 'traces' | 'traceparent'>, log: Log): Tracing {
   const randomHex = (bytes: number): string => randomBytes(bytes).toString('hex');
   const base = { clock: systemClock, randomHex, root: parseTraceparent(traceparent) };
@@ -37,7 +37,7 @@ export function openTracing({ traces, traceparent }: Pick<Config, 'traces' | 'tr
   return { tracer, guests, metrics: exporter.metrics(), close: () => exporter.close() };
 }
 
-/** Variables for OpenTelemetry SDKs of programs in a guest. */
+/** Environment variables for OpenTelemetry SDKs of programs in a guest. */
 export const GUEST_TRACES_ENV = {
   OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'http://127.0.0.1:11434/otlp/v1/traces',
   OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: 'http/protobuf',

@@ -19,17 +19,17 @@ import { stemOf } from './pulled-models/choose.ts';
 import type { Model } from './setup.ts';
 
 export interface Upstream {
-  /** For people, e.g. `Ollama at 127.0.0.1:11434`. */
+  /** For example `Ollama at 127.0.0.1:11434`. */
   readonly description: string;
-  /** True: set-up must fetch the small model. */
+  /** True if set-up must fetch the small model. */
   readonly needsModel: boolean;
-  /** The default model of scripts; null: the server lists none. */
+  /** The default model of scripts; `null` if the server lists none. */
   readonly defaultModel: string | null;
-  /** Names of its models; null: the engine, which has the one that it was given. */
+  /** Names of its models; `null` for the engine, which has the one that it was given. */
   readonly models: readonly string[] | null;
-  /** Asks the server for the current names of its models; null: it does not list them. */
+  /** Asks the server for the current names of its models; `null` if it does not list them. */
   offered(): Promise<readonly string[] | null>;
-  /** For the bridge. @param model of the engine, which the first request waits for */
+  /** Source for the bridge. @param model the engine's model, which the first request waits for */
   source(model: Promise<Model | null>): UpstreamSource;
   /** Starts what the first request would start. */
   warm(model: Promise<Model | null>): Promise<void>;
@@ -39,7 +39,7 @@ export interface Upstream {
 export interface UpstreamOptions {
   readonly config: Config;
   readonly runDir: string;
-  /** Of the engine's jail. */
+  /** Cache for the engine's jail. */
   readonly cacheDir: string;
   readonly modelPath: string | undefined;
   readonly log: Log;
@@ -47,11 +47,11 @@ export interface UpstreamOptions {
   readonly detection?: Pick<DetectOptions, 'places' | 'ownersOf'>;
 }
 
-/** Longest wait of `host` for its model server, milliseconds. */
+/** Timeout of `host` for its model server. */
 const ASK_MS_MAX = 1000;
 
 /**
- * @throws RuntimeError `upstream_unreachable`: the configured server does not answer
+ * @throws RuntimeError `upstream_unreachable` if the configured server does not answer
  * @throws BridgeError `models_file_invalid`
  */
 export async function chooseUpstream(options: UpstreamOptions): Promise<Upstream> {
@@ -80,7 +80,7 @@ async function detectedUpstream(options: UpstreamOptions): Promise<Upstream> {
   if (detected === null) return engineUpstream(options);
   const found = withSlots(detected, options.config);
   const { places = USUAL_PLACES } = detection;
-  // The same place again, with the check of its owner: another process may have taken the port.
+  // The same place again, checking its owner: another process may have taken the port.
   const same = places.filter(({ baseUrl }) => baseUrl === found.baseUrl);
   const again = { ...detection, places: same, timeoutMs: ASK_MS_MAX, log };
   const upstream = serverUpstream(found, async () => (await detectUpstream(again))?.models);
@@ -104,7 +104,7 @@ function withSlots(target: UpstreamTarget, { upstreamSlots }: Config): UpstreamT
   return upstreamSlots === null ? target : { ...target, slots: upstreamSlots };
 }
 
-/** @param ask returns the current models; undefined: no answer */
+/** @param ask returns the current models; undefined without an answer */
 function serverUpstream(target: UpstreamTarget, ask: () => Promise<readonly string[] | null | undefined>): Upstream {
   const models = target.models ?? null;
   return {
@@ -148,10 +148,10 @@ function engineUpstream(options: UpstreamOptions): Upstream {
   };
 }
 
-/** `/models/Qwen2.5-0.5B-Q4_K_M.gguf` → `Qwen2.5-0.5B-Q4_K_M`; of a split model, without the number of its part. */
+/** `/models/Qwen2.5-0.5B-Q4_K_M.gguf` → `Qwen2.5-0.5B-Q4_K_M`; for a split model, without the part's number. */
 export const modelIdOf = stemOf;
 
-/** What the bridge allows a sandbox: its own policy and the host's. */
+/** What the bridge allows a sandbox: its own policy combined with the host's. */
 export function bridgePolicy(models: ModelPolicy, config: Config): BridgePolicy {
   return {
     aliases: models.aliases,

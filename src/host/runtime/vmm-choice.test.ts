@@ -11,7 +11,7 @@ const auto = { vmm: 'auto', accelerator: 'auto' } as const;
 const asked = { vmm: 'firecracker', accelerator: 'auto' } as const;
 
 describe('chooseVmm', () => {
-  it('chooseVmm: auto takes Firecracker with KVM', () => {
+  it('chooseVmm: auto chooses Firecracker with KVM', () => {
     expect(chooseVmm(auto, kvm, fit)).toEqual({
       vmm: 'firecracker',
       reason: 'KVM runs guest code natively, and Firecracker is installed',
@@ -22,11 +22,11 @@ describe('chooseVmm', () => {
     ['no KVM', auto, noKvm, null, "KVM can't run Linux guests"],
     ['no Firecracker', auto, kvm, none, "Firecracker can't be used: it is not installed"],
     ['emulation', { ...auto, accelerator: 'tcg' } as const, kvm, fit, 'software emulation is conf'],
-  ])('chooseVmm: auto takes QEMU elsewhere and says why: %s', (_, config, verdict, found, why) => {
+  ])('chooseVmm: auto chooses QEMU elsewhere and says why: %s', (_, config, verdict, found, why) => {
     const { vmm, reason } = chooseVmm(config, verdict, found);
     expect({ vmm, reason }).toEqual({ vmm: 'qemu', reason: expect.stringContaining(why) });
   });
-  it('chooseVmm: the requested VMM if it can run here', () => {
+  it('chooseVmm: chooses the requested VMM if it can run here', () => {
     expect(chooseVmm(asked, kvm, fit)).toEqual({ vmm: 'firecracker', reason: 'as configured' });
     expect(chooseVmm({ ...asked, vmm: 'qemu' }, kvm, fit).vmm).toBe('qemu');
   });
@@ -41,7 +41,7 @@ describe('chooseVmm', () => {
       expect.objectContaining({ code: 'no_accelerator', remedy: expect.stringContaining('qemu') }),
     );
   });
-  it('chooseVmm: names what to do about /dev/kvm, too', () => {
+  it('chooseVmm: also names the remedy for /dev/kvm', () => {
     const closed = { usable: false, reason: "/dev/kvm can't be opened", remedy: 'Join its group.' };
     const choose = () => chooseVmm(asked, closed, fit);
     expect(choose).toThrow(
@@ -80,7 +80,7 @@ describe('chooseByJail', () => {
     ["QEMU's jail lacks more", 'auto', ['no limits'], ['no limits', 'no user']],
     ["QEMU can't be jailed", 'auto', ['no limits'], new RuntimeError('jail_unavailable', 'no')],
     ['QEMU is not installed', 'auto', ['no limits'], null],
-  ] as const)('chooseByJail: takes Firecracker: %s', async (_, mode, gaps, qemuGaps) => {
+  ] as const)('chooseByJail: chooses Firecracker: %s', async (_, mode, gaps, qemuGaps) => {
     closed = 0;
     const chosen = await choose(mode, gaps, qemuGaps);
     expect(chosen).toMatchObject({ ...choice, confined: { confinement: { gaps: gapsOf(gaps) } } });
@@ -90,7 +90,7 @@ describe('chooseByJail', () => {
     ["Firecracker can't be jailed", 'auto', null, [], "can't be jailed here: cannot jail VMMs", 0],
     ["QEMU's jail lacks less", 'auto', ['no limits', 'no user'], ['no limits'], ': no user', 1],
     ['enforce accepts no gap', 'enforce', ['no limits'], ['no limits'], ': no limits', 1],
-  ] as const)('chooseByJail: takes QEMU: %s', async (_, mode, gaps, qemuGaps, why, closes) => {
+  ] as const)('chooseByJail: chooses QEMU: %s', async (_, mode, gaps, qemuGaps, why, closes) => {
     closed = 0;
     const { vmm, reason, confined } = await choose(mode, gaps, qemuGaps);
     expect({ vmm, confined, closed }).toEqual({ vmm: 'qemu', confined: undefined, closed: closes });

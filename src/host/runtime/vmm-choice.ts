@@ -14,9 +14,9 @@ import { type Confinement, confine, judgeGaps, QEMU_BINARY } from './jail.ts';
 
 export interface VmmChoice {
   readonly vmm: 'firecracker' | 'qemu';
-  /** One clause for people: why this one. */
+  /** One clause with the reason of the choice. */
   readonly reason: string;
-  /** Firecracker's jail, opened to find out. Close it if no driver takes it. */
+  /** Firecracker's jail, opened for the choice. Close it if no driver takes it. */
   readonly confined?: ConfinedFirecracker;
 }
 
@@ -28,7 +28,7 @@ interface ChoiceOptions {
 
 /**
  * Chooses before the set-up, which takes minutes.
- * @throws RuntimeError `no_accelerator`: the requested VMM can't run here; `jail_unavailable`
+ * @throws RuntimeError `no_accelerator` if the requested VMM can't run here; `jail_unavailable`
  */
 export async function decideVmm(options: ChoiceOptions): Promise<VmmChoice> {
   const { config, home, log } = options;
@@ -44,7 +44,7 @@ export async function decideVmm(options: ChoiceOptions): Promise<VmmChoice> {
   const chosen = await chooseByJail(choice, config.jail, {
     firecracker: () => confineFirecracker({ ...options, acceptsGaps: true }),
     qemuGaps: async () => {
-      // What set-up has not installed yet can't be compared.
+      // A VMM that set-up has not installed yet can't be compared.
       if (qemu === null) return null;
       const found = await confine({ config, home, log: withoutWarnings(log), binary: QEMU_BINARY, acceptsGaps: true });
       await found.close();
@@ -56,7 +56,8 @@ export async function decideVmm(options: ChoiceOptions): Promise<VmmChoice> {
 }
 
 /**
- * The choice of a start, without its warnings, for diagnosis. A requested Firecracker is the choice even where it can't run.
+ * The choice of a start, without its warnings, for diagnosis. A requested Firecracker is the choice even if it can't
+ * run.
  * @throws RuntimeError `jail_unavailable`
  */
 export async function foreseeVmm(options: ChoiceOptions): Promise<VmmChoice> {
@@ -78,11 +79,11 @@ const withoutWarnings = (log: Log): Log => ({ ...log, warn: () => undefined });
 /** Opens jails to compare them. */
 interface Jails {
   firecracker(): Promise<ConfinedFirecracker>;
-  /** What QEMU's jail lacks here; null: unknown. */
+  /** Gaps of QEMU's jail here; `null` if unknown. */
   qemuGaps(): Promise<readonly JailGap[] | null>;
 }
 
-/** No default confines less than QEMU would: Firecracker's jail must lack nothing that QEMU's has. */
+/** No default confines less than QEMU would: Firecracker's jail must have every protection of QEMU's. */
 export async function chooseByJail(choice: VmmChoice, mode: Config['jail'], jails: Jails): Promise<VmmChoice> {
   let confined: ConfinedFirecracker;
   try {
@@ -120,11 +121,10 @@ async function lackingOf(
   }
 }
 
-/** Firecracker on this machine. */
 export interface FirecrackerVerdict {
-  /** Null: not usable. */
+  /** `null` if not usable. */
   readonly version: string | null;
-  /** Why it is not usable, one clause for people; null: usable. */
+  /** Why it is not usable, in one clause; `null` if usable. */
   readonly problem: string | null;
 }
 
@@ -139,9 +139,9 @@ export async function judgeFirecracker(binary: string): Promise<FirecrackerVerdi
 }
 
 /**
- * Firecracker where it can run, QEMU elsewhere; the jail is not considered.
- * @param firecracker null: not tried
- * @throws RuntimeError `no_accelerator`: the requested VMM can't run here
+ * Firecracker where it can run, QEMU elsewhere; ignores the jail.
+ * @param firecracker `null` if not tried
+ * @throws RuntimeError `no_accelerator` if the requested VMM can't run here
  */
 export function chooseVmm(
   { vmm, accelerator }: Pick<Config, 'vmm' | 'accelerator'>,

@@ -4,7 +4,7 @@
  *     run/<id>/owner.json     the owner process and the VMM, each by pid and start time
  *     run/<id>/v              the channel's socket; `v_<port>` for guest → host
  *     run/<id>/disk.ext4      the guest's writes
- *     run/<id>/environment    a second name of the image that its programs run in, if any
+ *     run/<id>/environment    a hard link to the image that its programs run in, if any
  */
 import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -49,9 +49,9 @@ export async function makeWorkspace(runDir: string, id: string): Promise<Workspa
   };
 }
 
-/** The socket where a guest's requests to its model arrive. */
+/** The socket for a guest's model requests. */
 export const inferenceSocket = (channelPath: string): string => `${channelPath}_${PORTS.inference}`;
-/** The socket where a guest's requests for packages arrive. */
+/** The socket for a guest's package requests. */
 export const packageSocket = (channelPath: string): string => `${channelPath}_${PORTS.packages}`;
 
 /**

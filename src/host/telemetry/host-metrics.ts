@@ -25,7 +25,7 @@ import { anonymousBytes, availableMib, memoryPressure } from '../probes/host-mem
 import { processMetrics } from './process-metrics.ts';
 import { Totals } from './totals.ts';
 
-/** How long a scrape waits for its sources; after that it exports their last values. */
+/** Timeout of a scrape for its sources; after that it exports their last values. */
 const ASK_MS_MAX = 2000;
 /** Boots in software emulation take seconds, a claim from a pool a millisecond. */
 const START_BOUNDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60] as const;
@@ -112,7 +112,7 @@ export class HostMetrics {
     });
   }
 
-  /** Returns a function to call before the lease is released: it reads the last counts, which are kept. */
+  /** Returns a function to call before the lease is released: it reads and keeps the last counts. */
   watchLease(lease: CountedLease): () => Promise<void> {
     this.#leases.add(lease);
     return async () => {
@@ -183,12 +183,12 @@ export class HostMetrics {
     return { atMs, sandboxes, sharedMemoryBytes, memoryPressure: memoryPressure(), events };
   }
 
-  /** @param measuredOf measurements of a sandbox; `pid`: of its VMM, null: it has none */
+  /** @param measuredOf measurements of a sandbox; `pid` is the VMM's, `null` if it has none */
   addLoads(measuredOf: (id: string, pid: number | null) => Partial<SandboxLoad>): void {
     this.#measuredOf = measuredOf;
   }
 
-  /** VMs that share RAM with others, members of pools included. */
+  /** VMs that share RAM with others, including pool members. */
   sharingVms(): readonly LiveClone[] {
     const sharing = [...this.#sandboxes].filter(({ sharers }) => sharers !== null);
     return sharing.map((one) => {
@@ -197,7 +197,7 @@ export class HostMetrics {
     });
   }
 
-  /** @param usedBytes of the RAM that VMs share. Call once. */
+  /** @param usedBytes bytes of RAM that VMs share. Call once. */
   addSharedRam(usedBytes: () => number): void {
     this.#sharedBytes = usedBytes;
   }
@@ -475,7 +475,9 @@ export class HostMetrics {
   }
 }
 
-/** What ends with the VM: its VMM's anonymous memory, and RAM in a memory of its own. Null: it has no process. */
+/**
+ * Memory freed with the VM: its VMM's anonymous memory, and RAM in a memory of its own. `null` if it has no process.
+ */
 function ownBytes({ vm, ramBytes }: Supervisor): number | null {
   const pid = vm?.pid ?? null;
   const bytes = pid === null ? null : anonymousBytes(pid);
@@ -484,5 +486,5 @@ function ownBytes({ vm, ramBytes }: Supervisor): number | null {
 
 const REFUSED = 'refused ';
 
-/** A network lease, as far as it is measured. */
+/** The measured part of a network lease. */
 export type CountedLease = Pick<NetworkLease, 'traffic'>;

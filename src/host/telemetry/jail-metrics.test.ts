@@ -23,7 +23,7 @@ describe('JailMetrics', () => {
     expect([now('enforced'), now('log'), now('off')]).toEqual([0, 0, 0]);
     pids = [2 ** 30, 2 ** 30 + 1];
     expect([now('enforced'), now('log'), now('off')]).toEqual([0, 2, 0]);
-    // Processes that have gone, or have no group of their own, take none of it.
+    // Processes that have ended, or have no group of their own, use none of it.
     const most = { kind: 'current', over: 'max' };
     expect(value(metrics, 'neurovisor_vmm_group_memory_bytes', most)).toBe(0);
     expect(value(metrics, 'neurovisor_vmm_group_memory_ratio', {})).toBe(0);

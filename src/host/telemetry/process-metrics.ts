@@ -1,4 +1,4 @@
-/** The standard Prometheus metrics of this process (io). */
+/** The standard Prometheus metrics of this process (I/O). */
 import { availableParallelism } from 'node:os';
 import { type Metric, single } from '../../base/metrics.ts';
 

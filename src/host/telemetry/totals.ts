@@ -1,6 +1,6 @@
 /**
- * Sums over counters whose sources come and go. Counts of a source stay in the sum when it is gone; a source that
- * restarts at zero adds to its earlier counts. Pure.
+ * Sums counters whose sources come and go. Counts of a source stay in the sum when it is gone; a source that restarts
+ * at zero adds to its earlier counts. Pure.
  */
 export class Totals {
   readonly #sums = new Map<string, number>();

@@ -47,7 +47,7 @@ export class ConnectedGuest implements Guest {
   #isClosed = false;
   #isSuspended = false;
 
-  /** @param drop closes the control connection. */
+  /** @param drop closes the control connection */
   constructor(options: { dial: Dial; clock: Clock; info: GuestInfo; drop: () => void }) {
     this.#dial = options.dial;
     this.#clock = options.clock;
@@ -120,7 +120,7 @@ export class ConnectedGuest implements Guest {
         await this.#ask('update', fields, { signal, dial: () => standby });
         return;
       } catch (error) {
-        // The guest may just have ended it. Applied twice, an update changes no more than once.
+        // The guest may just have closed the connection. Applying an update twice has the same effect as once.
         if (!(error instanceof GuestError && error.code === 'connection_lost')) throw error;
       }
     }

@@ -1,11 +1,11 @@
-/** Connections to the agent's operations: any byte stream that starts with `OK <n>`. */
+/** Opens connections to the agent's operations: any byte stream that starts with `OK <n>`. */
 import { connect } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { PORTS } from './limits.ts';
 
 /**
- * Opens a connection for one operation. The stream must support half-closes, and accept writes immediately. A
- * rejection or an error of the stream fails the operation; a GuestError is passed through unchanged.
+ * Opens a connection for one operation. The stream must support half-closes, and accept writes immediately. A rejection
+ * or an error of the stream fails the operation; a GuestError is passed through unchanged.
  */
 export type Dial = () => Duplex | Promise<Duplex>;
 

@@ -9,7 +9,7 @@ export type GuestErrorCode =
   | 'protocol_error'
   /** The connection to the guest ended before the answer was complete. */
   | 'connection_lost'
-  /** The sandbox was paused or saved, which ends every connection; the program lives on: attach to it. */
+  /** The sandbox was paused or saved, which ends every connection; the program continues: attach to it. */
   | 'suspended'
   /** The guest did not answer an operation in time. */
   | 'timeout'

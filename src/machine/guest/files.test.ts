@@ -37,7 +37,7 @@ async function listed(lines: Iterable<object>): Promise<readonly FileEntry[]> {
 }
 
 describe('list, against a hostile guest', () => {
-  it('accepts the longest name and path of Linux, in whatever bytes', async () => {
+  it('accepts the longest names and paths of Linux, with any bytes', async () => {
     const entries = [
       { ...ENTRY, name: 'x'.repeat(255) },
       { ...ENTRY, name: '\udcff'.repeat(255), path: `/${'\udcff'.repeat(4095)}` },
@@ -59,7 +59,7 @@ describe('list, against a hostile guest', () => {
     });
   });
 
-  it('refuses entries above the sum limit, and suggests an archive', async () => {
+  it('refuses entries beyond the total size limit, and suggests an archive', async () => {
     const line = { ...ENTRY, path: `/${'x'.repeat(4000)}` };
     const lineBytes = JSON.stringify(line).length + 1;
     const fits = Math.floor(GUEST_LIMITS.listBytesMax / lineBytes);
@@ -71,7 +71,7 @@ describe('list, against a hostile guest', () => {
     });
   });
 
-  it('refuses more entries than one listing has, and suggests an archive', async () => {
+  it('refuses more entries than the limit of one listing, and suggests an archive', async () => {
     await expect(listed([ENTRY, { cut: 20_000 }])).rejects.toMatchObject({
       code: 'too_large',
       remedy: expect.stringContaining('archive'),

@@ -1,4 +1,4 @@
-/** Files of the guest over operations. The guest checks every path with its user's own rights. */
+/** Files of the guest, over operations. The guest checks every path with its user's own rights. */
 import { Readable } from 'node:stream';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
@@ -10,7 +10,6 @@ import { GUEST_LIMITS } from './limits.ts';
 import type { Operation } from './operation.ts';
 import { guestError, parseEntry, parseFileEvent, readEntry, readOpened } from './protocol.ts';
 
-/** Starts an operation of this guest. */
 export type StartOperation = (
   what: string,
   request: Readonly<Record<string, unknown>>,
@@ -18,7 +17,7 @@ export type StartOperation = (
     signal?: AbortSignal | undefined;
     body?: Uint8Array;
     replyMsMax?: number;
-    /** Default: a new connection of the guest's. */
+    /** Default: a new connection to the guest. */
     dial?: Dial;
   },
 ) => Operation;

@@ -7,7 +7,7 @@ describe('encodeFrames', () => {
     const bytes = Buffer.concat(encodeFrames(FRAME.stdin, Buffer.from('ab')));
     expect([...bytes]).toEqual([1, 0, 0, 0, 2, 0x61, 0x62]);
   });
-  it('cuts content at the frame limit, and makes no frame of empty content', () => {
+  it('splits content at the frame limit, and makes no frame for empty content', () => {
     const content = Buffer.alloc(GUEST_LIMITS.framePayloadBytesMax + 1);
     const parts = encodeFrames(FRAME.body, content);
     expect(parts.map((part) => part.length)).toEqual([5, GUEST_LIMITS.framePayloadBytesMax, 5, 1]);
@@ -36,7 +36,7 @@ describe('FrameDecoder', () => {
       expect(decoder.receive(frameHeader(FRAME.stdout, 0)).ok).toBe(false);
     }
   });
-  it('refuses a length above the limit from its header alone', () => {
+  it('refuses a length above the limit after reading only its header', () => {
     const header = frameHeader(FRAME.stdout, GUEST_LIMITS.framePayloadBytesMax + 1);
     expect(new FrameDecoder().receive(header).ok).toBe(false);
     const allowed = frameHeader(FRAME.stdout, GUEST_LIMITS.framePayloadBytesMax);

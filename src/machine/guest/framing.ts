@@ -1,21 +1,21 @@
 /**
- * Lines and frames of the guest protocol (`spec/guest-protocol.md`, section 4), without I/O. Bytes from a
- * guest are hostile: decoders never throw, hold a bounded amount, and stay broken once broken.
+ * Lines and frames of the guest protocol (`spec/guest-protocol.md`, section 4), without I/O. Bytes from a guest are
+ * hostile: decoders never throw, buffer a bounded amount, and stay broken once broken.
  *
  *     frame = kind (1 byte) · payload length (u32 big endian) · payload
  */
 import { GUEST_LIMITS } from './limits.ts';
 
 export const FRAME = {
-  /** Host → guest: input of a program; empty: its end. */
+  /** Host → guest: input of a program; empty at its end. */
   stdin: 1,
-  /** Guest → host: output, or content of a file; empty content: its end. */
+  /** Guest → host: output, or content of a file; empty at its end. */
   stdout: 2,
   /** Guest → host: error output. */
   stderr: 3,
   /** Guest → host: one JSON object. */
   control: 4,
-  /** Host → guest: the body that a request announced, or content of a file; empty content: its end. */
+  /** Host → guest: the body that a request announced, or content of a file; empty at its end. */
   body: 5,
 } as const;
 
@@ -31,7 +31,7 @@ export interface Frame {
 
 export type FramesResult =
   | { readonly ok: true; readonly frames: readonly Frame[] }
-  /** `frames` are those before the break. */
+  /** `frames` has those decoded before the error. */
   | { readonly ok: false; readonly reason: string; readonly frames: readonly Frame[] };
 
 /** The header of a frame whose payload is sent separately. `payloadBytes` must be within the limit. */
@@ -53,7 +53,7 @@ export function encodeFrames(kind: number, content: Uint8Array): Buffer[] {
   return parts;
 }
 
-/** Holds at most one incomplete frame. Payloads may share memory with the bytes received. */
+/** Holds at most one incomplete frame. Payloads may share memory with the received bytes. */
 export class FrameDecoder {
   #pending: Buffer = Buffer.alloc(0);
   #broken: string | undefined;

@@ -1,4 +1,7 @@
-/** Everything a guest sends is hostile: the parsers are cut-invariant, bounded, and never throw. */
+/**
+ * Everything a guest sends is hostile: the parsers are bounded, never throw, and give the same result wherever the
+ * stream is cut.
+ */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { encodeFrames, FRAME, FrameDecoder, LineDecoder } from './framing.ts';
@@ -160,7 +163,7 @@ describe('sessions', () => {
       }),
     );
   });
-  it('OperationSession: the same events however the stream is cut', () => {
+  it('OperationSession: the same events wherever the stream is cut', () => {
     const stream = fc.tuple(
       fc.constantFrom('OK 1\n', 'OK \n', 'x'),
       fc.constantFrom('{"ok":true,"pid":1}\n', '{"ok":false,"code":"x","message":"y"}\n', '{\n'),

@@ -2,7 +2,7 @@
 import type { Duplex, Readable, Writable } from 'node:stream';
 import type { GuestNetwork } from '../../base/request/guest-network.ts';
 
-/** A guest whose agent has confirmed its identity. Every operation is one connection of its own. */
+/** A guest whose agent has confirmed its identity. Every operation has a connection of its own. */
 export interface Guest {
   readonly info: GuestInfo;
   readonly files: GuestFiles;
@@ -11,35 +11,38 @@ export interface Guest {
   /** Runs a script in a fork of the warmed interpreter. @throws GuestError */
   python(spec: PythonSpec, signal?: AbortSignal): Promise<Process>;
   /**
-   * Moves the streams of a running program to this caller. Earlier output is not replayed, except after a
-   * `settle`: then the newest 64 KiB per stream that the program wrote without a connection come first, and
-   * its exit if it has ended since.
+   * Moves the streams of a running program to this caller. Earlier output is not replayed, except after a `settle`:
+   * then the newest 64 KiB per stream that the program wrote without a connection come first, and its exit if it has
+   * ended since.
    */
   attach(pid: number, signal?: AbortSignal): Promise<Process>;
-  /** Sends `signal` to the process group; SIGKILL to all processes of the program. False: no such process. */
+  /**
+   * Sends `signal` to the process group; SIGKILL to all processes of the program. Returns false if there is no such
+   * process.
+   */
   signal(pid: number, signal: SignalName): Promise<boolean>;
   /** Connects to a TCP port on the guest's loopback address. */
   connect(port: number, signal?: AbortSignal): Promise<Duplex>;
   stats(): Promise<GuestStats>;
   /**
-   * Prepares the guest to be saved. Programs that run, or start before the next hello, outlive their
-   * connections; file systems are synced. Output is held in the guest until the connections end, at most 5 s.
+   * Prepares the guest to be saved. Programs that run, or start before the next hello, outlive their connections; file
+   * systems are synced. The guest holds back output until the connections end, at most 5 s.
    * @throws GuestError
    */
   settle(options?: SettleOptions, signal?: AbortSignal): Promise<void>;
   /** Changes the given settings, all or none; running programs keep their environment. @throws GuestError */
   update(change: GuestChange, signal?: AbortSignal): Promise<void>;
-  /** Keeps a connection open for the next `update`, which then takes half of the time. Idempotent. */
+  /** Keeps a connection open for the next `update`, which then takes half the time. Idempotent. */
   expectUpdate(): void;
   /** The running processes that `exec` and `python` started. */
   processes(): Promise<readonly ProcessInfo[]>;
-  /** Calls `listener` for each event, at most about 100 a second. Returns the function that removes it. */
+  /** Calls `listener` for each event, at most about 100 a second. Returns a function that removes it. */
   events(listener: (event: GuestEvent) => void): () => void;
   /** Resolves when the control connection has ended, for any reason. Never rejects. */
   readonly closed: Promise<GuestClosed>;
   /**
-   * Call this before the vsock device is unplugged: operations that end from now on fail with `suspended`,
-   * and no new ones start. The connections stay until they are lost, or until `close`. Idempotent.
+   * Call this before the vsock device is unplugged: operations that end from now on fail with `suspended`, and no new
+   * ones start. The connections stay until they are lost, or until `close`. Idempotent.
    */
   suspend(): void;
   /** Drops the control connection and every open operation. Idempotent. */
@@ -49,34 +52,34 @@ export interface Guest {
 export interface SettleOptions {
   /** The guest drops its caches, so that there is less to save. */
   readonly dropCaches?: boolean;
-  /** Programs and file operations stop before the sync, until the next hello: then the disk alone is a whole. */
+  /** Programs and file operations stop before the sync, until the next hello: the disk alone is then consistent. */
   readonly freeze?: boolean;
-  /** Fails, and lets all continue, if a program does not stop within 10 s. */
+  /** Fails, and lets everything continue, if a program does not stop within 10 s. */
   readonly mustFreeze?: boolean;
 }
 
 export interface GuestChange {
-  /** Steps the guest's clock to this time, milliseconds since 1970. */
+  /** Sets the guest's clock to this time, milliseconds since 1970. */
   readonly wallMs?: number | undefined;
   /** Replaces the sandbox's environment, for programs started later. */
   readonly env?: Readonly<Record<string, string>> | undefined;
   /** Replaces all limits: an omitted one gets its default. */
   readonly limits?: GuestLimits | undefined;
-  /** Configures the network card, which must be plugged within seconds; null: no card. */
+  /** Configures the network card, which must be plugged within seconds; `null` removes it. */
   readonly network?: GuestNetwork | null | undefined;
-  /** PEM of a certificate that the guest trusts; null: only those of its image. */
+  /** PEM of a certificate that the guest trusts; `null`: only those of its image. */
   readonly authority?: string | null | undefined;
 }
 
 /** All optional: the agent has a default for each (`spec/guest-protocol.md`, section 3). */
 export interface GuestLimits {
-  /** User code is frozen this long at `near_oom`, once until the next limits, milliseconds; default: not frozen. */
+  /** User code is frozen for this many milliseconds at `near_oom`, once until the next limits. Default: not frozen. */
   readonly holdMs?: number;
-  /** All user code together is throttled above this; default 94 % of `memoryMaxBytes`. */
+  /** All user code together is throttled above this. Default: 94 % of `memoryMaxBytes`. */
   readonly memoryHighBytes?: number;
-  /** User code is OOM killed above this; default all but max(48 MiB, 10 %) of the guest's memory. */
+  /** User code is OOM killed above this. Default: all but max(48 MiB, 10 %) of the guest's memory. */
   readonly memoryMaxBytes?: number;
-  /** Processes and threads of the user together; default 512. */
+  /** Processes and threads of the user together. Default: 512. */
   readonly pidsMax?: number;
   /** Default of `RunOptions.outputBytesMax`; without it output is not limited. */
   readonly outputBytesMax?: number;
@@ -85,21 +88,24 @@ export interface GuestLimits {
 export interface GuestInfo {
   readonly agentVersion: string;
   readonly pythonVersion: string;
-  /** Kernel start to first instruction of init, by the guest's boot clock, milliseconds; null: unknown. */
+  /** Kernel start to first instruction of init, by the guest's boot clock, milliseconds; `null` if unknown. */
   readonly kernelToInitMs: number | null;
-  /** Init to the agent's first instruction, milliseconds; null: unknown. */
+  /** Init to the agent's first instruction, milliseconds; `null` if unknown. */
   readonly initToAgentMs: number | null;
   /** The agent's first instruction to its first hello, milliseconds. */
   readonly agentToHelloMs: number;
   /** Hello received to identity confirmed, by the host's clock, milliseconds. */
   readonly helloMs: number;
-  /** Connection accepted to identity confirmed, by the host's clock, milliseconds; for a pool's sandbox, before its claim. */
+  /**
+   * Connection accepted to identity confirmed, by the host's clock, milliseconds; for a pool's sandbox, before its
+   * claim.
+   */
   readonly readyMs: number;
-  /** Where writes of the guest go; `none`: the agent runs outside a VM. */
+  /** Where the guest's writes go; `none`: the agent runs outside a VM. */
   readonly overlay: 'disk' | 'memory' | 'none';
-  /** User code runs in a cgroup of its own, so the agent survives its memory and process floods. */
+  /** True if user code runs in its own cgroup, so that the agent survives its memory and process floods. */
   readonly cgroup: boolean;
-  /** Problems that the agent reported, in sentences; empty in a proper guest. */
+  /** Problems that the agent reported, in sentences; empty for a proper guest. */
   readonly problems: readonly string[];
 }
 
@@ -125,24 +131,24 @@ export interface TerminalSize {
 export interface RunOptions {
   /** Added to the sandbox's environment. */
   readonly env?: Readonly<Record<string, string>>;
-  /** Absolute, or relative to the user's home; default: the home. */
+  /** Absolute, or relative to the user's home. Default: the home. */
   readonly cwd?: string;
-  /** Name of a guest user; default `user`. */
+  /** Name of a guest user. Default: `user`. */
   readonly user?: string;
   /** False: the program's stdin is empty. Default true: it is `Process.stdin`. */
   readonly stdin?: boolean;
-  /** Run on a terminal of this size; stdout and stderr then arrive together on `stdout`. */
+  /** Runs on a terminal of this size; stdout and stderr then arrive together on `stdout`. */
   readonly pty?: TerminalSize;
   /**
-   * SIGTERM to all of the program's processes after this time, SIGKILL 2 s later. Default: no limit. If the
-   * guest hangs or is paused in memory, the host enforces it 10 s later.
+   * SIGTERM to all of the program's processes after this time, SIGKILL 2 s later. Default: no limit. If the guest hangs
+   * or is paused in memory, the host enforces it 10 s later.
    */
   readonly timeoutMs?: number;
   /** Output of stdout and stderr beyond this is discarded and sets `truncated`. Default: the sandbox's limit. */
   readonly outputBytesMax?: number;
-  /** True: the program lives on when its connection ends. Default false: it is killed. */
+  /** True: the program continues when its connection ends. Default false: it is killed. */
   readonly detached?: boolean;
-  /** Free text that `processes` shows, at most 256 characters. */
+  /** Text that `processes` shows, at most 256 characters. */
   readonly tag?: string;
 }
 
@@ -153,8 +159,8 @@ export interface ExecSpec extends RunOptions {
 
 export interface PythonSpec extends RunOptions {
   /**
-   * `code` and `name`: like `python3 <name>`, with the text in a private directory of the guest;
-   * `code` alone: like `python3 -c`; `path`: a file in the guest.
+   * `code` and `name`: like `python3 <name>`, with the text in a private directory of the guest; `code` alone: like
+   * `python3 -c`; `path`: a file in the guest.
    */
   readonly script: { readonly code: string | Uint8Array; readonly name?: string } | { readonly path: string };
   readonly args?: readonly string[];
@@ -165,48 +171,46 @@ export interface PythonSpec extends RunOptions {
 export interface Process {
   /** The pid in the guest. */
   readonly pid: number;
-  /** Python only: true when forked from the interpreter that has imported the warm list. */
+  /** Python only: true if forked from the interpreter that has imported the warm list. */
   readonly warm: boolean;
   /** Ending it ends the program's stdin. */
   readonly stdin: Writable;
   readonly stdout: Readable;
   readonly stderr: Readable;
-  /** Resolves when the terminal has the size, or there is no terminal any more; never rejects. */
+  /** Resolves when the terminal has the size, or no longer exists; never rejects. */
   resize(size: TerminalSize): Promise<void>;
   /** Signals all processes of the program (default SIGKILL). No effect after the exit. */
   kill(signal?: SignalName): void;
   /**
-   * Resolves when the program has ended and its output is in the streams. Rejects with a GuestError
-   * (`connection_lost`, `suspended`, `protocol_error`, `cancelled`) when its end is unknown. After `suspended`
-   * the program lives on.
+   * Resolves when the program has ended and its output is in the streams. Rejects with a GuestError (`connection_lost`,
+   * `suspended`, `protocol_error`, `cancelled`) if its end is unknown. After `suspended` the program continues.
    */
   readonly exit: Promise<ProcessExit>;
 }
 
 export interface ProcessExit {
-  /** Null when a signal ended it. */
+  /** `null` if a signal ended it. */
   readonly exitCode: number | null;
-  /** For example `SIGKILL`; null when the program exited. */
+  /** For example `SIGKILL`; `null` if the program exited. */
   readonly signal: string | null;
-  /** True when `timeoutMs` passed and the guest ended the program, or the host did for a guest that hangs. */
+  /** True if `timeoutMs` passed and the guest ended the program, or the host did for a guest that hangs. */
   readonly timedOut: boolean;
-  /** True when the guest's OOM killer killed the program. */
+  /** True if the guest's OOM killer killed the program. */
   readonly oomKilled: boolean;
   /**
-   * The program's process that the guest's OOM killer killed last; the program itself may have continued.
-   * Null: none, or unknown.
+   * The program's process that the guest's OOM killer killed last; the program itself may have continued. `null` if
+   * there was none, or unknown.
    */
   readonly oomVictim: OomVictim | null;
-  /** True when output was discarded: beyond `outputBytesMax`, or without a connection after a `settle`. */
+  /** True if output was discarded: beyond `outputBytesMax`, or without a connection after a `settle`. */
   readonly truncated: boolean;
   /** Milliseconds, by the guest's clock. */
   readonly durationMs: number;
 }
 
-/** A process that an OOM killer killed. */
 export interface OomVictim {
   readonly pid: number;
-  /** The name that it gave itself: untrusted, at most 15 bytes. */
+  /** The name that the process gave itself: untrusted, at most 15 bytes. */
   readonly name: string;
   /** Resident memory. */
   readonly rssBytes: number;
@@ -226,9 +230,9 @@ export interface ProcessInfo {
 }
 
 export interface FileOptions {
-  /** User whose rights apply and whose home relative paths start at; default `user`. */
+  /** The user whose rights apply, and whose home relative paths start at. Default: `user`. */
   readonly user?: string;
-  /** True: root's rights apply, and what is created is the user's. Default false. */
+  /** True: root's rights apply, and created files belong to the user. Default false. */
   readonly asRoot?: boolean;
   readonly signal?: AbortSignal;
 }
@@ -237,7 +241,7 @@ export interface FileOptions {
 export interface GuestFiles {
   /** The content as a stream with back-pressure. */
   read(path: string, options?: FileOptions): Promise<Readable>;
-  /** The content from `offset` (default 0), at most `bytesMax`, with what the file is now. */
+  /** The content from `offset` (default 0), at most `bytesMax`, with the current facts of the file. */
   open(
     path: string,
     options?: FileOptions & { readonly offset?: number; readonly bytesMax?: number },
@@ -245,8 +249,8 @@ export interface GuestFiles {
   /** The whole content. @throws GuestError `too_large` above `bytesMax` (default 64 MiB). */
   readAll(path: string, options?: FileOptions & { readonly bytesMax?: number }): Promise<Buffer>;
   /**
-   * Replaces the file atomically when all content has arrived; makes parent directories. Default mode 0644. `metadata`:
-   * short texts kept with the file, instead of those of the file before.
+   * Replaces the file atomically when all content has arrived; creates parent directories. Default mode 0644.
+   * `metadata`: short texts kept with the file, replacing earlier ones.
    */
   write(
     path: string,
@@ -254,14 +258,14 @@ export interface GuestFiles {
     options?: FileOptions & { readonly mode?: number; readonly metadata?: Readonly<Record<string, string>> },
   ): Promise<FileEntry>;
   stat(path: string, options?: FileOptions): Promise<FileEntry>;
-  /** Lists entries in lexical order; `depth` 1 (default): the directory's own entries. */
+  /** Lists entries in lexical order; `depth` 1 (default): only the directory's own entries. */
   list(path: string, options?: FileOptions & { readonly depth?: number }): Promise<readonly FileEntry[]>;
-  /** The entries of `list` one by one; nothing is kept. */
+  /** Yields the entries of `list` one by one, without keeping them. */
   entries(path: string, options?: FileOptions & { readonly depth?: number }): AsyncIterable<FileEntry>;
   move(from: string, to: string, options?: FileOptions): Promise<FileEntry>;
   /** Removes recursively. @throws GuestError `not_found` */
   remove(path: string, options?: FileOptions): Promise<void>;
-  /** Makes parents, too. @throws GuestError `already_exists` */
+  /** Also creates parents. @throws GuestError `already_exists` */
   makeDirectory(path: string, options?: FileOptions): Promise<FileEntry>;
   watch(
     path: string,
@@ -282,17 +286,17 @@ export interface FileEntry {
   /** Milliseconds since 1970. */
   readonly modifiedMs: number;
   readonly symlinkTarget: string | null;
-  /** Where a symbolic link leads in the end; null: nowhere. */
+  /** Final target of a symbolic link; `null` if it leads nowhere. */
   readonly target?:
     | { readonly path: string; readonly type: FileEntry['type']; readonly mode: number }
     | null
     | undefined;
-  /** As `write` has set it; undefined: none. */
+  /** As set by `write`; undefined if there is none. */
   readonly metadata?: Readonly<Record<string, string>> | undefined;
 }
 
 export interface OpenFile {
-  /** Of the whole file, as `stat` reports it: 0 for files of the kernel. */
+  /** Size of the whole file, as `stat` reports it: 0 for files of the kernel. */
   readonly bytes: number;
   /** Milliseconds since 1970. */
   readonly modifiedMs: number;
@@ -318,7 +322,7 @@ export interface GuestStats {
   readonly uptimeMs: number;
   readonly memoryTotalBytes: number;
   readonly memoryAvailableBytes: number;
-  /** Memory of user code; null without a cgroup. */
+  /** Memory of user code; `null` without a cgroup. */
   readonly userMemoryBytes: number | null;
   readonly userProcesses: number | null;
   readonly diskTotalBytes: number;
@@ -332,7 +336,7 @@ export type GuestEvent =
       readonly type: 'pressure';
       readonly memoryBytes: number;
       readonly highEvents: number;
-      /** `memoryMaxBytes`; 0: unknown. */
+      /** `memoryMaxBytes`; 0 if unknown. */
       readonly limitBytes: number;
       /** Percent of the last 10 s in which some programs, and all of them, stalled (PSI). */
       readonly some: number;
@@ -353,7 +357,7 @@ export type GuestEvent =
 export interface WarmModule {
   readonly name: string;
   readonly durationMs: number;
-  /** Null: imported. */
+  /** `null` if imported. */
   readonly error: string | null;
 }
 

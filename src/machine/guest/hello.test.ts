@@ -31,7 +31,7 @@ describe('HelloSession', () => {
     expect(Buffer.from(welcome.entropy, 'base64')).toEqual(Buffer.alloc(64, 7));
     expect(hello.takeOutput()).toBe('');
   });
-  it('tells the guest the defaults of its image', () => {
+  it('sends the guest the defaults of its image', () => {
     const environment = { user: 'app:1000', workdir: '/srv' };
     const hello = new HelloSession({ ...identity, environment }, () => ({ wallNs: 1n, entropy: Buffer.alloc(64) }));
     hello.receive(line(HELLO));
@@ -72,7 +72,7 @@ describe('HelloSession', () => {
     ['a hello that lacks fields', line({ type: 'hello', protocol: 1 })],
     ['bad UTF-8', Buffer.from([0x22, 0xff, 0x22, 0x0a])],
     ['a line without an end', Buffer.alloc(70_000, 0x61)],
-  ])('breaks at %s', (_name, bytes) => {
+  ])('fails on %s', (_name, bytes) => {
     const hello = session();
     const events: LinkEvent[] = hello.receive(bytes);
     expect(events).toMatchObject([{ type: 'broken' }]);

@@ -42,7 +42,7 @@ export class HelloSession {
   readonly #freshness: () => Freshness;
   #output = '';
 
-  /** @param freshness called once, when the welcome is made. */
+  /** @param freshness called once, when the welcome is made */
   constructor(identity: GuestIdentity, freshness: () => Freshness) {
     this.#identity = identity;
     this.#freshness = freshness;
@@ -52,7 +52,6 @@ export class HelloSession {
     return this.#state;
   }
 
-  /** Takes the text to send now. */
   takeOutput(): string {
     const output = this.#output;
     this.#output = '';

@@ -44,16 +44,16 @@ export const GUEST_LIMITS = {
   /** The same for a request that may wait for the warm list; the agent gives up after 180 s. */
   warmReplyMsMax: 240_000,
   /**
-   * The guest enforces a program's timeout: SIGTERM, and SIGKILL 2 s later. If it has not reported the end
-   * this long after the timeout it hangs or lies, and the host reports the timeout instead, milliseconds.
+   * Time in milliseconds after a program's timeout for the guest to report its end: SIGTERM, and SIGKILL 2 s later. A
+   * guest that does not hangs or lies, so the host reports the timeout instead.
    */
   overdueMs: 10_000,
-  /** Connections that are told that another agent is linked, at one time; more are reset. */
+  /** Concurrent connections that are told that another agent is linked; more are reset. */
   busyConnectionsMax: 8,
-  /** What such a connection may still send, bytes, and for how long, milliseconds; then it is reset. */
+  /** Limits in bytes and milliseconds of what such a connection may still send before it is reset. */
   busyBytesMax: 64 * 1024,
   busyMsMax: 2_000,
-  /** Between two steps of the hello on one connection, milliseconds. */
+  /** Time between two steps of the hello on one connection, milliseconds. */
   helloStepMsMax: 10_000,
 } as const;
 

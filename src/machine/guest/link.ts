@@ -52,8 +52,8 @@ export interface ListenOptions {
 
 export interface GuestListener {
   /**
-   * Resolves when the guest has confirmed. After the loss of its connection, the next call waits for the
-   * next hello, at most `helloTimeoutMs` from that call.
+   * Resolves when the guest has confirmed. After the loss of its connection, the next call waits for the next hello, at
+   * most `helloTimeoutMs` from that call.
    * @throws GuestError `hello_timeout`, `hello_refused`, `protocol_error`, `cancelled`
    */
   ready(signal?: AbortSignal): Promise<Guest>;
@@ -83,11 +83,11 @@ class LinkListener implements GuestListener {
   readonly #options: ListenOptions;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
-  /** Those of them that are told that another agent is linked. */
+  /** The connections that are told that another agent is linked. */
   readonly #refused = new Set<Socket>();
   #identity: GuestIdentity;
   #next = pendingGuest();
-  /** Undefined: `ready` has not been called for the next guest. */
+  /** Undefined if `ready` has not been called for the next guest. */
   #stopTimer: (() => void) | undefined;
   #waiting = true;
   /** The connection in its hello, or linked. */
@@ -162,7 +162,7 @@ class LinkListener implements GuestListener {
     });
   }
 
-  /** Lets the other end read why, but not send on: programs of a guest can dial, too. */
+  /** Lets the other end read the reason, but not send on: programs of a guest can dial, too. */
   #refuse(socket: Socket): void {
     if (this.#refused.size >= GUEST_LIMITS.busyConnectionsMax) {
       socket.destroy();
@@ -188,7 +188,6 @@ interface LinkCallbacks {
   onClosed(wasReady: boolean): void;
 }
 
-/** One connection to the hello port: drives a `HelloSession`, then forwards events. */
 class LinkConnection {
   readonly #options: ListenOptions;
   readonly #socket: Socket;

@@ -12,21 +12,21 @@ import { OperationSession, type SessionEvent } from './session.ts';
 export interface OperationOptions {
   readonly dial: Dial;
   readonly clock: Clock;
-  /** The request's name in messages, e.g. `exec ls`. */
+  /** The request's name in messages, for example `exec ls`. */
   readonly what: string;
   readonly request: Readonly<Record<string, unknown>>;
   /** A script, whose size the request announces. */
   readonly body?: Uint8Array | undefined;
   readonly replyMsMax?: number | undefined;
   readonly signal?: AbortSignal | undefined;
-  /** The error code of a lost connection now. Default: `connection_lost`. */
+  /** Returns the error code of a lost connection. Default: `connection_lost`. */
   readonly lostCode?: (() => 'connection_lost' | 'suspended') | undefined;
 }
 
 export interface OperationHandlers {
   onFrame?(frame: Frame): void;
   onBytes?(bytes: Buffer): void;
-  /** Called once at the end of the stream, with an error or null; also if it ended before `begin`. */
+  /** Called once at the end of the stream, with an error or `null`; also if it ended before `begin`. */
   onEnd(error: GuestError | null): void;
 }
 
@@ -52,7 +52,7 @@ export class Operation {
     else this.#closed.resolve();
   }
 
-  /** The reply, checked by `read`. Nothing after it is read until `begin` attaches handlers. */
+  /** The reply, validated by `read`. Nothing after it is read until `begin` attaches handlers. */
   async reply<T>(read: (fields: unknown) => Parsed<T>): Promise<T> {
     const parsed = read(await this.#reply.promise);
     if (parsed.ok) return parsed.value;
@@ -148,7 +148,7 @@ export class Operation {
     });
     this.#stream = stream;
     if (this.#ended !== undefined || stream.destroyed) {
-      // Destroyed while dialing, or closed already, and then no more events come.
+      // The stream was destroyed while dialing, or is already closed, and then emits no more events.
       if (this.#ended === undefined) this.#finish(this.lostError());
       stream.destroy();
       this.#closed.resolve();

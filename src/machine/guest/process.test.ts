@@ -21,7 +21,7 @@ function world() {
     return host;
   };
   const guest = connectGuest({ dial, clock, info: {} as GuestInfo });
-  /** True if the exit has arrived after this time. */
+  /** Lets time pass; returns whether the exit has arrived. */
   const pass = async (ms: number): Promise<void> => {
     clock.advance(ms);
     for (let n = 0; n < 5; n += 1) await turn();

@@ -16,8 +16,8 @@ export interface ProcessControl {
 }
 
 /**
- * The connection is paused while a stream holds `GUEST_LIMITS.streamBytesMax`, which in the end blocks the
- * program: read both streams, or `resume()` the one that does not matter. A destroyed stream discards.
+ * The connection is paused while a stream holds `GUEST_LIMITS.streamBytesMax`, which eventually blocks the program:
+ * read both streams, or `resume()` the one you don't need. A destroyed stream discards its data.
  */
 export class GuestProcess implements Process {
   readonly pid: number;
@@ -39,7 +39,7 @@ export class GuestProcess implements Process {
     started: {
       readonly pid: number;
       readonly warm: boolean;
-      /** The program's timeout, which the guest enforces first; null: none. */
+      /** The program's timeout, which the guest enforces first; `null` without one. */
       readonly limit: { readonly clock: Clock; readonly ms: number } | null;
     },
   ) {
@@ -155,7 +155,7 @@ export class GuestProcess implements Process {
     this.#exit.resolve(exit);
   }
 
-  /** The connection ended; without an exit frame, how the program ended is unknown. */
+  /** The connection ended; without an exit frame, the program's end is unknown. */
   #end(error: GuestError | null): void {
     if (this.#over) return;
     this.#over = true;

@@ -11,7 +11,7 @@ describe('events of memory', () => {
     { type: 'near_oom', memoryBytes: 1, limitBytes: 2 },
     { type: 'oom', oomKills: 1, detail: 'x', victim: VICTIM },
     { type: 'oom', oomKills: 1, detail: 'x', victim: null },
-  ])('%o', (value) => {
+  ])('accepts %o', (value) => {
     expect(event(value)).toEqual({ ok: true, value });
   });
 
@@ -28,11 +28,11 @@ describe('events of memory', () => {
     { type: 'oom', oomKills: 1, detail: 'x', victim: { ...VICTIM, pid: 0 } },
     { type: 'oom', oomKills: 1, detail: 'x', victim: { ...VICTIM, rssBytes: 0.5 } },
     { type: 'oom', oomKills: 1, detail: 'x', victim: 'python3' },
-  ])('is broken: %o', (value) => {
+  ])('refuses %o', (value) => {
     expect(event(value).ok).toBe(false);
   });
 
-  it('a name is one printable line', () => {
+  it('a name is reduced to one printable line', () => {
     const victim = { ...VICTIM, name: `a\u001b[2J\n${'b'.repeat(9999)}` };
     const parsed = event({ type: 'oom', oomKills: 1, detail: 'x', victim });
     const name = parsed.ok && parsed.value.type === 'oom' ? (parsed.value.victim?.name ?? '') : '';

@@ -1,6 +1,6 @@
 /**
- * Parsers for the messages of a guest. Each takes hostile bytes and returns a typed value or a reason. Unknown
- * fields are ignored; the line limit bounds texts.
+ * Parsers for the messages of a guest. Each takes hostile bytes and returns a typed value or a reason. Unknown fields
+ * are ignored; the line limit bounds texts.
  */
 import { z } from 'zod';
 import { GuestError, type GuestErrorCode } from './errors.ts';
@@ -14,12 +14,11 @@ const pid = z
   .int()
   .positive()
   .max(2 ** 31 - 1);
-/** Text for people, which may contain control characters. */
+/** Text for humans, which may contain control characters. */
 const message = z.string().transform(printable);
 
 const helloSchema = z.object({
   type: z.literal('hello'),
-  /** Version of the protocol that the agent speaks. */
   protocol: z.number().int(),
   agent: z.string().max(64).transform(printable),
   python: z.string().max(64).transform(printable),
@@ -43,7 +42,7 @@ const confirmSchema = z.discriminatedUnion('type', [
 export type Confirm = z.infer<typeof confirmSchema>;
 
 const victimSchema = z.object({ pid, name: message, rssBytes: count });
-/** A share of time; a guest may claim more than 100. */
+/** A percentage of time; a guest may claim more than 100. */
 const percent = z.number().min(0).max(100);
 
 const exitSchema = z.object({
@@ -183,7 +182,7 @@ function parser<T>(schema: z.ZodType<T>): (bytes: Uint8Array) => Parsed<T> {
     try {
       value = JSON.parse(UTF8.decode(bytes));
     } catch (error) {
-      // V8 quotes the text.
+      // V8's message quotes the text.
       const why = error instanceof Error ? printable(error.message) : '';
       return { ok: false, reason: `not JSON: ${why}` };
     }
@@ -202,7 +201,7 @@ function reader<T>(schema: z.ZodType<T>): (value: unknown) => Parsed<T> {
   };
 }
 
-/** A name or path. The agent writes a byte that is no UTF-8 as a lone surrogate, U+DC80 to U+DCFF. */
+/** A name or path. The agent writes a byte that is not UTF-8 as a lone surrogate, U+DC80 to U+DCFF. */
 function fileText(bytesMax: number): z.ZodType<string> {
   const fits = (text: string): boolean => {
     if (text.length > bytesMax) return false;

@@ -1,5 +1,5 @@
 /**
- * A guest whose control connection another process holds: a daemon's client has only the operations.
+ * A guest whose control connection another process has: a daemon's client has only the operations.
  *
  *     connectGuest ── dial() ──► the daemon's tunnel ──► <channel>, CONNECT 5000 ──► agent
  */
@@ -10,7 +10,7 @@ import type { Guest, GuestInfo } from './guest.ts';
 
 export interface ConnectOptions {
   readonly dial: Dial;
-  /** From the holder of the control connection. */
+  /** Provided by the process with the control connection. */
   readonly info: GuestInfo;
   readonly clock: Clock;
 }

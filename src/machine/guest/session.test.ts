@@ -20,7 +20,7 @@ describe('OperationSession', () => {
     expect(session.begin('raw')).toEqual([{ type: 'bytes', bytes: Buffer.from('HTTP') }]);
     expect(session.receive(Buffer.from('/1.1'))).toEqual([{ type: 'bytes', bytes: Buffer.from('/1.1') }]);
   });
-  it('turns a refusal into a typed error, an unknown code into guest_failed', () => {
+  it('converts a refusal to a typed error, and an unknown code to guest_failed', () => {
     const refuse = (code: string): unknown => {
       const session = new OperationSession();
       session.receive(Buffer.from('OK 7\n'));
@@ -37,7 +37,7 @@ describe('OperationSession', () => {
     ['a reply without ok', 'OK 1\n{"pid":1}\n'],
     ['a refusal without a code', 'OK 1\n{"ok":false}\n'],
     ['an endless reply', `OK 1\n${'x'.repeat(1024 * 1024 + 1)}`],
-  ])('breaks at %s', (_name, text) => {
+  ])('fails on %s', (_name, text) => {
     const session = new OperationSession();
     expect(session.receive(Buffer.from(text)).at(-1)).toMatchObject({ type: 'broken' });
     expect(session.receive(Buffer.from('OK 1\n'))).toEqual([]);

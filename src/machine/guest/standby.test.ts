@@ -34,7 +34,7 @@ const settled = async (): Promise<void> => {
 };
 
 describe('ConnectedGuest.expectUpdate', () => {
-  it('the next update takes the connection that is open, and only that one', async () => {
+  it('the next update uses the open connection, and only the next one', async () => {
     const { guest, ends, requests } = world();
     guest.expectUpdate();
     guest.expectUpdate();
@@ -45,7 +45,7 @@ describe('ConnectedGuest.expectUpdate', () => {
     expect(requests).toEqual(['0:update', '1:update']);
   });
 
-  it('a connection that the guest ends is renewed, not more often than the gap allows', async () => {
+  it('a connection that the guest ends is renewed, at most once per gap', async () => {
     const { guest, ends, requests, clock } = world();
     guest.expectUpdate();
     await settled();
@@ -61,7 +61,7 @@ describe('ConnectedGuest.expectUpdate', () => {
     expect(requests).toEqual(['1:update']);
   });
 
-  it('an update whose connection is lost before its answer is asked again, on a new one', async () => {
+  it('an update that loses its connection before the answer is sent again on a new one', async () => {
     const { guest, requests } = world((line, end, nth) => (nth === 0 ? void end.destroy() : reply(line, end)));
     guest.expectUpdate();
     await settled();
@@ -93,7 +93,7 @@ describe('ConnectedGuest.expectUpdate', () => {
   it.each<[string, (guest: ConnectedGuest) => void]>([
     ['suspend', (guest) => guest.suspend()],
     ['close', (guest) => guest.close()],
-  ])('%s: ends the connection, and none is opened any more', async (_name, stop) => {
+  ])('%s: ends the connection, and opens no other', async (_name, stop) => {
     const { guest, ends, clock } = world();
     guest.expectUpdate();
     await settled();

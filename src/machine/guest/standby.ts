@@ -1,5 +1,5 @@
 /**
- * A connection to the guest's operations that is open before it is needed (io): a request on it costs the guest only
+ * A connection to the guest's operations that is opened before it is needed (I/O): a request on it costs the guest only
  * the request, not the connection, which is half of a short operation.
  *
  *     open ─► dial ─► held, its `OK <n>` read ─── take ─► the caller's, who sends a request
@@ -12,7 +12,7 @@ import { ignore } from '../../base/ignore.ts';
 import type { Dial } from './dial.ts';
 import { GUEST_LIMITS } from './limits.ts';
 
-/** Between two dials, milliseconds: a guest that ends each connection at once costs no more. */
+/** Minimum time between two dials in milliseconds, for guests that end each connection at once. */
 export const STANDBY_GAP_MS = 5_000;
 
 export class Standby {
@@ -28,14 +28,14 @@ export class Standby {
     this.#clock = clock;
   }
 
-  /** Holds a connection from now on, until `take` or `close`. Idempotent. */
+  /** Keeps a connection open from now on, until `take` or `close`. Idempotent. */
   open(): void {
     if (this.#isWanted) return;
     this.#isWanted = true;
     void this.#connect();
   }
 
-  /** The connection, which is the caller's from now on and flows in the next tick; undefined: there is none. */
+  /** Hands over the connection, which flows from the next tick on; undefined if there is none. */
   take(): Duplex | undefined {
     const stream = this.#held?.release();
     this.#stop();
@@ -86,7 +86,7 @@ export class Standby {
   }
 }
 
-/** Reads the stream, or its end would not be noticed; all that may come is the channel's `OK <n>`. */
+/** Reads the stream, since otherwise its end would not be noticed; the only expected data is the channel's `OK <n>`. */
 class HeldStream {
   readonly #stream: Duplex;
   readonly #lost: () => void;
@@ -99,14 +99,14 @@ class HeldStream {
     for (const event of ENDS) stream.on(event, this.#onEnd);
   }
 
-  /** Gives the stream back as if it had not been read. */
+  /** Returns the stream as if it had not been read. */
   release(): Duplex {
     const stream = this.#stream;
     stream.off('data', this.#onData);
     for (const event of ENDS) stream.off(event, this.#onEnd);
     stream.pause();
     if (this.#received.length > 0) stream.unshift(this.#received);
-    // Whoever takes it listens from now on; until then an error must not end this process.
+    // The new owner listens from now on; until then an error must not crash this process.
     stream.once('error', (error) => ignore(error, 'reported by the request on it'));
     return stream;
   }

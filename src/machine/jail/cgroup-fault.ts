@@ -1,13 +1,11 @@
-/** Says why VMMs can't have limits of a control group on this host, and what to do. Pure. */
+/** Explains why VMMs can't have cgroup limits on this host, and the remedy. Pure. */
 import type { CgroupPaths, Controller } from './cgroup-paths.ts';
 
-/** A failed attempt to make groups. */
 export interface CgroupAttempt {
-  /** The group. */
   readonly dir: string;
   /** `make` a group in it, or `enable` controllers for its groups. */
   readonly step: 'make' | 'enable';
-  /** Node's code of the error; undefined: another error. */
+  /** Node's error code; undefined for another error. */
   readonly code: string | undefined;
 }
 
@@ -22,8 +20,8 @@ const DELEGATE =
   'start NeuroVisor in a systemd unit with Delegate=yes (docs/daemon.md, As a systemd service), or as root';
 
 /**
- * @param missing controllers that no group can be made for
- * @param controllersAt the controllers that a group of version 2 has, by the kernel's names
+ * @param missing controllers for which no group can be made
+ * @param controllersAt the controllers of a version 2 group, by the kernel's names
  */
 export function explainCgroupFault(
   missing: readonly Controller[],
@@ -64,7 +62,7 @@ export function explainCgroupFault(
         'boot without cgroup_disable=; in a container, let the host give it these controllers (cgroup.subtree_control)',
     };
   }
-  // Groups are tried from the own one upwards: the first failure is that of the nearest.
+  // Groups are tried from the own one upwards: the first failure belongs to the nearest group.
   const nearest = failed('EACCES', 'EPERM', 'EBUSY');
   if (nearest?.code === 'EBUSY') {
     return {

@@ -1,4 +1,4 @@
-/** Access to a cgroup file system (io). */
+/** Access to a cgroup file system (I/O). */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
 import { ignore } from '../../base/ignore.ts';
 import { readAttribute } from '../../sys/xattr.ts';
@@ -17,7 +17,7 @@ export interface CgroupFiles {
   isDelegated(dir: string): boolean;
 }
 
-/** systemd sets one or both, by its version and by whether its manager is root's. */
+/** systemd sets one or both, depending on its version and on whether its manager is root's. */
 const DELEGATED = ['user.delegate', 'trusted.delegate'] as const;
 
 export const kernelFiles: CgroupFiles = {
@@ -31,7 +31,7 @@ export const kernelFiles: CgroupFiles = {
   isDelegated: (dir) => DELEGATED.some((name) => readAttribute(dir, name, 1) === '1'),
 };
 
-/** The words of a file; empty: not readable. */
+/** Words of a file; empty if not readable. */
 export function wordsOf(files: CgroupFiles, path: string): Set<string> {
   try {
     return new Set(files.read(path).trim().split(/\s+/));

@@ -1,6 +1,6 @@
 /**
  * Empties a delegated group of cgroup v2, so that its children can have controllers ("no internal processes",
- * cgroup-v2.rst): its processes move into a leaf below it, which has no limits of its own. systemd wants that of services
+ * cgroup-v2.rst): its processes move into a leaf below it, which has no limits of its own. systemd expects that of services
  * with `Delegate=` (CGROUP_DELEGATION.md), and removes the leaf with the unit.
  *
  *     <the unit's group>/neurovisor-self   NeuroVisor
@@ -13,33 +13,32 @@ import { parentOf } from '../../sys/process-start.ts';
 import type { CgroupFiles } from './cgroup-files.ts';
 
 const LEAF = 'neurovisor-self';
-/** A process may fork between the look at the group and its own move. */
+/** Repeats, since a process may fork between the look at the group and its own move. */
 const ROUNDS_MAX = 10;
-/** Of a chain of parents; longer ones are taken for unrelated. */
+/** Maximum length of a chain of parents; processes with longer ones count as unrelated. */
 const ANCESTORS_MAX = 256;
 
 export interface ProcessTable {
-  /** This process. */
   readonly pid: number;
   /** Its effective user id. */
   readonly uid: number;
-  /** 0: the parent is outside of this pid namespace, or there is none; undefined: the process has ended. */
+  /** 0 if the parent is outside of this pid namespace, or there is none; undefined if the process has ended. */
   parentOf(pid: number): number | undefined;
 }
 
 export const kernelProcesses: ProcessTable = { pid: process.pid, uid: process.geteuid?.() ?? 0, parentOf };
 
-/** @param own the group of this process, maybe the leaf of an earlier move */
+/** @param own the group of this process, possibly the leaf of an earlier move */
 export function groupToEmpty(own: string): string {
   return basename(own) === LEAF ? dirname(own) : own;
 }
 
 /**
  * Moves all processes of the group into the leaf, until `attempt` succeeds. Moves none if one of them is neither this
- * process nor its ancestor or descendant, or if the group is not this process's to arrange; puts all back if `attempt`
+ * process nor its ancestor or descendant, or if the group is not this process's to arrange; moves all back if `attempt`
  * fails.
  *
- * @param attempt undefined: it failed
+ * @param attempt returns undefined on failure
  */
 export function intoLeaf<T>(
   files: CgroupFiles,
@@ -75,8 +74,8 @@ function hasForeign(files: CgroupFiles, processes: ProcessTable, dir: string): b
 }
 
 /**
- * Moves the related ones. Should a pid have passed on to a process elsewhere, the kernel refuses: a move takes write
- * access to `cgroup.procs` of the nearest group above both.
+ * Moves the related processes. If a pid now belongs to a process elsewhere, the kernel refuses: a move needs write
+ * access to `cgroup.procs` of the nearest common ancestor group.
  */
 function moveAll(files: CgroupFiles, processes: ProcessTable, from: string, to: string): void {
   const pids = list(files, from).filter((pid) => isRelated(processes, pid));
@@ -117,7 +116,7 @@ function isWithin(processes: ProcessTable, pid: number, root: number): boolean {
   return false;
 }
 
-/** @throws as `read` does, e.g. EOPNOTSUPP in a threaded group */
+/** @throws as `read` does, for example EOPNOTSUPP in a threaded group */
 function list(files: CgroupFiles, dir: string): number[] {
   const lines = files.read(join(dir, 'cgroup.procs')).split('\n');
   return lines.filter((line) => line !== '').map(Number);

@@ -1,9 +1,9 @@
 /**
- * Where this process may make control groups, from what /proc says. Pure.
+ * Finds where this process may create control groups, from /proc. Pure.
  *
- * cgroup v1 has one tree per controller, v2 one for all; hosts have either or a mix, in which a controller is
- * in one of the two. What we make is below the group that this process is in, so limits of a container or a
- * service hold for its VMMs too.
+ * cgroup v1 has one tree per controller, v2 one for all; hosts have either or a mix, in which a controller is in one of
+ * the two. New groups are below this process's own group, so the limits of a container or a service apply to its VMMs
+ * too.
  */
 
 /** The controllers that limit a VMM. */
@@ -13,7 +13,7 @@ export type Controller = (typeof CONTROLLERS)[number];
 export interface CgroupPaths {
   /** The directory of this process' group, per controller of v1. */
   readonly v1: ReadonlyMap<Controller, string>;
-  /** The same for v2, and the mount that bounds it; null: no v2. */
+  /** The same for v2, and the mount that bounds it; `null` without v2. */
   readonly v2: { readonly dir: string; readonly mount: string } | null;
 }
 
@@ -55,7 +55,7 @@ function parseMount(line: string): Mount[] {
   return [{ root: plain(root), point: plain(point), type, options: options.split(',') }];
 }
 
-/** `4:memory:/path`, `0::/path`: a pair per controller. */
+/** `4:memory:/path`, `0::/path`: returns a pair per controller. */
 function parseGroup(line: string): [string, string][] {
   const match = /^\d+:([^:]*):(\/.*)$/.exec(line);
   if (match === null) return [];
@@ -63,7 +63,7 @@ function parseGroup(line: string): [string, string][] {
   return controllers.split(',').map((name) => [name, path]);
 }
 
-/** Decodes the octal escapes of blanks and the like. */
+/** Decodes the octal escapes of blanks and similar characters. */
 function plain(text: string): string {
   return text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 }

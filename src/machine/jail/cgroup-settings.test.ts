@@ -5,7 +5,7 @@ const LIMITS = { memoryBytes: 1_000, tasks: 10, cpus: null };
 const names = (files: ReturnType<typeof limitFiles>): string[] => files.map(([{ name }]) => name);
 
 describe('a group without a limit of CPU time', () => {
-  it('isNeeded: none in a tree of version 1 that only shares processors', () => {
+  it('isNeeded: false for a version 1 tree that only shares processors', () => {
     const cpu = { controllers: ['cpu'], version: 1 } as const;
     expect(isNeeded(cpu, LIMITS)).toBe(false);
     expect(isNeeded(cpu, { ...LIMITS, cpus: 2 })).toBe(true);

@@ -1,17 +1,16 @@
 /**
- * The values for the files of a control group, by the version of its tree; pure. Documentation/admin-guide of
- * Linux: cgroup-v2.rst, cgroup-v1/.
+ * The values for a control group's files, by the version of its tree; pure. See Linux's Documentation/admin-guide:
+ * cgroup-v2.rst, cgroup-v1/.
  */
 import type { Controller } from './cgroup-paths.ts';
 import type { IoLimits } from './disk-io.ts';
 
 export interface CgroupLimits {
   readonly memoryBytes: number;
-  /** Processes and threads. */
   readonly tasks: number;
-  /** CPU time in whole processors; null: no limit, and no smaller part of the processors than without a group. */
+  /** CPU time in whole processors; `null`: no limit, and no smaller share of the processors than without a group. */
   readonly cpus: number | null;
-  /** Absent: none. */
+  /** Default: none. */
   readonly io?: IoLimits;
 }
 
@@ -23,11 +22,11 @@ export interface Hierarchy {
 
 interface Setting {
   readonly name: string;
-  /** Not in every kernel. */
+  /** Missing in some kernels. */
   readonly optional?: boolean;
 }
 
-/** cpu.cfs_period_us, cpu.max: the kernel's default. */
+/** For cpu.cfs_period_us and cpu.max: the kernel's default. */
 const CPU_PERIOD_US = 100_000;
 /** cgroup-v2.rst: a hundred times the default. */
 const CPU_WEIGHT_MAX = '10000';
@@ -60,7 +59,7 @@ export function limitFiles(tree: Hierarchy, limits: CgroupLimits): [Setting, str
     ...(has('memory')
       ? ([
           [{ name: 'memory.limit_in_bytes' }, memory],
-          // Memory and swap together: as much as memory alone, so no swap.
+          // Memory and swap together are limited to the same value as memory alone, so there is no swap.
           [{ name: 'memory.memsw.limit_in_bytes', optional: true }, memory],
         ] satisfies [Setting, string][])
       : []),
@@ -71,12 +70,12 @@ export function limitFiles(tree: Hierarchy, limits: CgroupLimits): [Setting, str
   ];
 }
 
-/** A group that only counts CPU time would give its processes together the part of one process (version 1). */
+/** In version 1, a group that only counts CPU time would give all its processes together the share of one process. */
 export function isNeeded(tree: Hierarchy, { cpus }: CgroupLimits): boolean {
   return tree.version === 2 || cpus !== null || tree.controllers.some((name) => name !== 'cpu');
 }
 
-/** For one disk: the file's name, and the text after the disk's number. */
+/** Files of one disk: the file's name, and the text after the disk's number. */
 export function ioFiles(version: Hierarchy['version'], limits: IoLimits): [string, string][] {
   const { bytesPerSecond, opsPerSecond } = limits;
   if (version === 2) {

@@ -9,7 +9,7 @@ import { type CgroupLimits, ioFiles } from './cgroup-settings.ts';
 
 const LIMITS: CgroupLimits = { memoryBytes: 1_000, tasks: 10, cpus: 2 };
 
-/** cgroup2 as in cgroups(7): controllers come from above, and not to the children of a group with processes. */
+/** Models cgroup2 as in cgroups(7): controllers come from above, and not to the children of a group with processes. */
 class Unified implements CgroupFiles {
   readonly files = new Map<string, string>();
   readonly #root: string;
@@ -85,7 +85,7 @@ class Unified implements CgroupFiles {
     return this.#locked(dir) ? 0 : USER;
   }
 
-  /** Marked by systemd. */
+  /** Groups marked by systemd. */
   readonly delegated = new Set<string>();
 
   isDelegated(dir: string): boolean {
@@ -158,8 +158,8 @@ describe('Cgroups: v2', () => {
     expect(cgroups.create('vm', LIMITS).dirs[0]).toMatch(/^\/cg\/neurovisor\/vm\./);
   });
 
-  it('create: warns once of each limit that no group has, as in a login session of root', () => {
-    // As systemd has it: the groups above a user's slice have all controllers, those below only two.
+  it('create: warns once about each limit that no group has, as in a login session of root', () => {
+    // systemd's layout: the groups above a user's slice have all controllers, those below only two.
     const kernel = new Unified(MOUNT, 'cpu io memory pids');
     const slice = `${MOUNT}/user.slice/user-0.slice`;
     const session = `${slice}/session-1.scope`;
@@ -186,14 +186,14 @@ describe('Cgroups: v2', () => {
     group.limitIo({ disks: ['8:0'], bytesPerSecond: 5_000, opsPerSecond: null });
     cgroups.create('two', { ...LIMITS, io: { disks: [], bytesPerSecond: 1, opsPerSecond: null } });
     expect(warned).toEqual([cpu, io]);
-    // Lifting limits asks for none.
+    // Lifting limits needs no controller.
     const lifted = new Cgroups(of(session), kernel, kernelProcesses, log);
     const free = lifted.create('free', { ...LIMITS, cpus: null });
     free.limitIo({ disks: ['8:0'], bytesPerSecond: null, opsPerSecond: null });
     expect(warned).toEqual([cpu, io]);
   });
 
-  it('create: warns of nothing where all limits hold, or where no group can be made', () => {
+  it('create: does not warn if all limits hold, or no group can be made', () => {
     const log = { ...silentLog, warn: (message: string) => expect.unreachable(message) };
     const io = { disks: ['8:0'], bytesPerSecond: 5_000, opsPerSecond: null };
     const all = new Cgroups(of(MOUNT), new Unified(MOUNT, 'cpu io memory pids'), kernelProcesses, log);
@@ -209,7 +209,7 @@ describe('Cgroups: v2', () => {
       names: 'memory, pids',
       cause: 'this user may not change the control group /cg',
     });
-    // Made by another user.
+    // Created by another user.
     const theirs = new Unified(MOUNT, 'memory pids', (dir) => dir.endsWith('/neurovisor'));
     theirs.make(`${MOUNT}/neurovisor`);
     expect(new Cgroups(of(MOUNT), theirs).missing?.cause).toMatch(/change .*\/cg\/neurovisor$/);
@@ -247,7 +247,7 @@ describe('Cgroups: v2', () => {
   });
 });
 
-/** A unit with `User=` and `Delegate=yes`: its group is this user's, those above it are not. */
+/** A unit with `User=` and `Delegate=yes`: its group is this user's, its ancestors are not. */
 describe('Cgroups: a delegated group of v2 with processes', () => {
   const UNIT = `${MOUNT}/system.slice/nv.service`;
   const LEAF = `${UNIT}/neurovisor-self`;
@@ -285,7 +285,7 @@ describe('Cgroups: a delegated group of v2 with processes', () => {
     expect(kernel.read(join(dir, 'memory.max'))).toBe('1000');
   });
 
-  it('constructor: root does so, too, in a group that systemd marked, though an ancestor would do', () => {
+  it('constructor: for root also, in a group that systemd marked, though an ancestor would do', () => {
     const kernel = new Unified(MOUNT, 'cpu io memory pids', () => false);
     for (const dir of [`${MOUNT}/system.slice`, UNIT]) {
       kernel.write(join(dirname(dir), 'cgroup.subtree_control'), '+cpu +io +memory +pids');
@@ -299,7 +299,7 @@ describe('Cgroups: a delegated group of v2 with processes', () => {
     expect(kernel.processes(LEAF)).toEqual([10, 20]);
   });
 
-  it('constructor: uses the leaf of an earlier one, from within and from beside it', () => {
+  it('constructor: uses an existing leaf, from within and from beside it', () => {
     const kernel = unit(20);
     const first = new Cgroups(of(UNIT), kernel, table());
     const second = new Cgroups(of(LEAF), kernel, table());
@@ -327,7 +327,7 @@ describe('Cgroups: a delegated group of v2 with processes', () => {
     expect(kernel.exists(LEAF)).toBe(false);
   });
 
-  it('constructor: moves processes that were forked meanwhile', () => {
+  it('constructor: also moves processes that were forked meanwhile', () => {
     const kernel = unit(10, 20);
     const write = kernel.write.bind(kernel);
     let forks = 0;
@@ -355,7 +355,7 @@ describe('Cgroups: a delegated group of v2 with processes', () => {
   it.each([
     ['a foreign process joins', '40'],
     ['forks never stop', '30'],
-  ])('constructor: puts everything back if %s', (_, pid) => {
+  ])('constructor: moves everything back if %s', (_, pid) => {
     const kernel = unit(10, 20);
     const write = kernel.write.bind(kernel);
     const procs = join(UNIT, 'cgroup.procs');
@@ -370,7 +370,7 @@ describe('Cgroups: a delegated group of v2 with processes', () => {
     expect(kernel.exists(LEAF)).toBe(false);
   });
 
-  it('constructor: leaves processes where an ancestor can have the groups', () => {
+  it('constructor: moves no process if an ancestor can have the groups', () => {
     const kernel = new Unified(MOUNT, 'memory pids');
     kernel.write(`${MOUNT}/cgroup.subtree_control`, '+memory +pids');
     kernel.make(`${MOUNT}/app.scope`);
@@ -379,12 +379,12 @@ describe('Cgroups: a delegated group of v2 with processes', () => {
     expect(kernel.processes(`${MOUNT}/app.scope`)).toEqual([20]);
   });
 
-  it('kernelProcesses: knows the parents of running processes only', () => {
+  it('kernelProcesses: knows only the parents of running processes', () => {
     expect(kernelProcesses.parentOf(process.pid)).toBe(process.ppid);
     expect(kernelProcesses.parentOf(999_999_999)).toBeUndefined();
   });
 
-  it('constructor: moves nothing where the group lacks the controllers', () => {
+  it('constructor: moves nothing if the group lacks the controllers', () => {
     const kernel = unit(20);
     kernel.files.set(join(UNIT, 'cgroup.controllers'), 'cpu');
     expect(new Cgroups(of(UNIT), kernel, table()).missing?.names).toBe('memory, pids');

@@ -1,11 +1,11 @@
 /**
- * The control group of a VMM: its limits of memory, threads, CPU time and disk I/O on the host (io). A group's name
- * holds its owner, so that the groups of a killed NeuroVisor are found:
+ * A VMM's control group: its limits of memory, threads, CPU time and disk I/O on the host (I/O). A group's name contains
+ * its owner, so that the groups of a killed NeuroVisor are found:
  *
  *     <group of this process>/neurovisor/<vm>.<pid of the owner>.<its start>
  *
  * v2 has one more rule: a group with processes of its own gives no controllers to its children ("no internal
- * processes", cgroups(7)). So this process leaves a group that systemd has delegated to it (cgroup-leaf.ts). Else the
+ * processes", cgroups(7)). So this process leaves a group that systemd has delegated to it (cgroup-leaf.ts). Otherwise the
  * parent is the nearest ancestor that has the needed controllers and is writable; without one, it tries to leave its own.
  */
 import { dirname, join } from 'node:path';
@@ -25,13 +25,13 @@ import { JailError } from './errors.ts';
 const PARENT = 'neurovisor';
 /** Without one of these the jail reports a gap. */
 const NEEDED: readonly Controller[] = ['memory', 'pids'];
-/** Without one of these a limit is missing, of which a warning tells once it is asked for. */
+/** Without one of these a limit is missing; a warning reports that once the limit is requested. */
 const LESS_NEEDED = { cpu: 'CPU time', blkio: 'disk I/O' } as const;
 const REMOVE_MS_MAX = 2_000;
 const REMOVE_POLL_MS = 5;
 
 interface Tree extends Hierarchy {
-  /** `/sys/fs/cgroup/memory/…/neurovisor`; made. */
+  /** `/sys/fs/cgroup/memory/…/neurovisor`, already created. */
   readonly parent: string;
 }
 
@@ -41,8 +41,8 @@ export interface Cgroup {
   /** @throws JailError `jail_failed` */
   add(pid: number): void;
   /**
-   * Replaces the limits of these disks. A disk that the kernel can't limit is skipped.
-   * Version 1 does not count delayed writes (the page cache).
+   * Replaces the limits of these disks. Skips a disk that the kernel can't limit. Version 1 does not count delayed
+   * writes (the page cache).
    */
   limitIo(limits: IoLimits): void;
   /** Kills its processes and removes it. @throws JailError `jail_failed` */
@@ -72,12 +72,12 @@ export class Cgroups {
     this.#owner = `${process.pid}.${startTicksOf(process.pid) ?? ''}`;
   }
 
-  /** The kernel's names, e.g. `memory`, `pids`. */
+  /** The kernel's names, for example `memory`, `pids`. */
   get controllers(): readonly Controller[] {
     return this.#trees.flatMap((tree) => tree.controllers);
   }
 
-  /** Which limits the groups have and which not, for people. */
+  /** Text that lists the limits that groups have and lack. */
   get description(): string {
     const { controllers } = this;
     const absent = CONTROLLERS.filter((name) => !controllers.includes(name));
@@ -85,7 +85,7 @@ export class Cgroups {
     return `limits of ${controllers.join(', ')}${none}`;
   }
 
-  /** The needed controllers that this host lacks, and why; null: none. */
+  /** The needed controllers that this host lacks, and why; `null` if there are none. */
   get missing(): (CgroupFault & { readonly names: string }) | null {
     const missing = NEEDED.filter((name) => !this.controllers.includes(name));
     if (missing.length === 0) return null;
@@ -132,8 +132,8 @@ export class Cgroups {
   }
 
   /**
-   * E.g. in a login session of root, whose groups systemd gives only memory and pids. Groups above them are not used:
-   * limits of a user's slice are to hold for VMMs as well.
+   * The limit is missing, for example in a root login session, whose groups get only memory and pids from systemd.
+   * Ancestors are not used: the limits of a user's slice must apply to VMMs as well.
    */
   #warnWithout(name: keyof typeof LESS_NEEDED): void {
     const { controllers } = this;
@@ -267,13 +267,13 @@ function findTrees(paths: CgroupPaths, host: Host, note: Note): Tree[] {
   const { v2 } = paths;
   const above = (): Tree | undefined => findUnified(host.files, v2, missing, note);
   const room = (): Tree | undefined => makeRoom(host, v2, missing, note);
-  // In a group that is ours by the word of systemd its limits hold for the VMMs too, and systemd arranges the ancestors.
+  // If systemd says that the group is ours, its limits apply to the VMMs too, and systemd arranges the ancestors.
   const isDelegated = host.files.isDelegated(groupToEmpty(v2.dir));
   const unified = isDelegated ? (room() ?? above()) : (above() ?? room());
   return unified === undefined ? trees : [...trees, unified];
 }
 
-/** @returns whether groups can be made below `dir`; tries it */
+/** @returns whether groups can be created below `dir`; tries it */
 function makeParent(files: CgroupFiles, dir: string, note: Note): boolean {
   const parent = join(dir, PARENT);
   try {

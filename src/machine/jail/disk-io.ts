@@ -1,27 +1,26 @@
 /**
- * The host disks that hold a VMM's files, and the I/O limits of the VMM on them (io).
+ * The host disks that hold a VMM's files, and the VMM's I/O limits on them (I/O).
  *
- * A second line of defense: a VMM enforces the guest's disk limits itself, but a compromised VMM does not. The
- * group's limits are wider than the guest's, since the host reads ahead, splits large requests and writes a journal.
+ * A second line of defense: a VMM enforces the guest's disk limits itself, but a compromised VMM does not. The group's
+ * limits are wider than the guest's, since the host reads ahead, splits large requests and writes a journal.
  */
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { DiskLimits } from '../../base/request/disk-limits.ts';
 
 export interface IoLimits {
-  /** Whole disks as the kernel names them, e.g. `8:0`. */
+  /** Whole disks by their kernel numbers, for example `8:0`. */
   readonly disks: readonly string[];
-  /** Per disk, for reads and writes separately; null: no limit. */
+  /** Per disk, for reads and writes separately; `null`: no limit. */
   readonly bytesPerSecond: number | null;
   readonly opsPerSecond: number | null;
 }
 
-/** Read-ahead and journal. */
 const BYTES_FACTOR = 2;
 /** A guest's request has at most 1 MiB; the host may split it into requests of 128 KiB. */
 const OPS_FACTOR = 8;
 
-/** @param paths files; one that is gone, as after a VM's end, has no disk */
+/** @param paths files; a missing one, as after a VM's end, has no disk */
 export function ioLimits(paths: readonly string[], limits: DiskLimits): IoLimits {
   const { bytesPerSecond, opsPerSecond } = limits;
   return {
@@ -31,7 +30,7 @@ export function ioLimits(paths: readonly string[], limits: DiskLimits): IoLimits
   };
 }
 
-/** A file system without a disk of its own (tmpfs, overlayfs, btrfs) has none to limit. */
+/** A file system without a disk of its own (tmpfs, overlayfs, btrfs) has nothing to limit. */
 function disksOf(paths: readonly string[]): string[] {
   const found = paths.flatMap((path) => {
     const found = statSync(path, { bigint: true, throwIfNoEntry: false });

@@ -1,10 +1,9 @@
-/** A program of one segment and no library, as a file (elf(5)), for x86_64. Pure. */
+/** Builds an ELF file for x86_64 with one segment and no library (elf(5)). Pure. */
 
 const EHDR_BYTES = 64;
 const PHDR_BYTES = 56;
 /** Offset of the content in the file. */
 export const ELF_CONTENT_AT = EHDR_BYTES + PHDR_BYTES;
-/** elf.h */
 const ET_EXEC = 2;
 const EM_X86_64 = 62;
 const EV_CURRENT = 1;
@@ -13,8 +12,8 @@ const PF_RX = 5;
 const PAGE_BYTES = 0x1000n;
 
 /**
- * @param content read and executed, entered at its first byte
- * @param address of the content in memory; its offset within a page must equal that in the file
+ * @param content code that is entered at its first byte
+ * @param address address of the content in memory; its offset within a page must equal that in the file
  */
 export function elfProgram(content: Uint8Array, address: bigint): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(ELF_CONTENT_AT + content.length);

@@ -1,7 +1,7 @@
 import { CodedError } from '../../base/errors.ts';
 
 export type JailErrorCode =
-  /** A seccomp profile can't be read, contradicts itself or names something unknown; the message says where. */
+  /** A seccomp profile can't be read, is contradictory or has an unknown name; the message says where. */
   | 'profile_invalid'
   /** The profile has no such thread, or has several and none was named. */
   | 'thread_unknown'

@@ -1,10 +1,10 @@
 /**
- * The identity of a jailed VMM: a user id that no other process of the host has, in its own user namespace (io).
+ * The identity of a jailed VMM: a user id that no other process of the host has, in its own user namespace (I/O).
  *
  *     in the namespace      on the host
  *     0  the VMM       ──►  the user id of this sandbox; no capability, and no way to get one
  *
- * No other id is mapped, root's least of all: whatever goes wrong in the jail, nothing in it becomes root.
+ * No other id is mapped, least of all root's: whatever goes wrong in the jail, nothing in it becomes root.
  * bubblewrap runs as 0 of the namespace, so it and the VMM are the same user: only then does the kernel let the
  * parent's death kill the child (kernel/signal.c, `kill_ok_by_cred`). Only root makes such namespaces, so this works
  * even where unprivileged user namespaces are forbidden.
@@ -22,7 +22,7 @@ const PREPARE_MS = 5_000;
 export interface Identity {
   readonly uid: number;
   readonly gid: number;
-  /** Path of the user namespace that other processes of this user can open. */
+  /** Path by which other processes of this user can open the user namespace. */
   readonly namespacePath: string;
 }
 
@@ -35,14 +35,14 @@ export class Identities {
   readonly #ids: UserIds;
   readonly #gid: number | null;
   readonly #taken = new Map<number, Held>();
-  /** A prepared identity, so that a start need not wait; more would only hold descriptors. */
+  /** A prepared identity, so that a start need not wait; more would only waste descriptors. */
   #idle: Promise<Held> | undefined;
   #cancelPreparing: () => void = () => undefined;
   #closed = false;
 
   /**
    * @param dir the same for all processes of the host; created if missing
-   * @param gid shared by all, for devices that are open to a group; null: equal to the user id
+   * @param gid shared by all, for devices that are open to a group; `null`: equal to the user id
    * @throws JailError `jail_dir_unsafe`
    */
   constructor(dir: string, range: UidRange, gid: number | null) {
@@ -56,7 +56,7 @@ export class Identities {
     this.#idle = undefined;
     const held = await (idle ?? this.#make());
     this.#taken.set(held.uid, held);
-    // Later, so that it does not slow down this start.
+    // Delayed, so that it does not slow down this start.
     this.#cancelPreparing();
     this.#cancelPreparing = systemClock.after(PREPARE_MS, () => this.prepare());
     return held;
@@ -91,7 +91,7 @@ export class Identities {
     await idle?.then(drop, (error: unknown) => ignore(error, 'no identity was made'));
   }
 
-  /** @returns the number of processes; see `UserIds` */
+  /** @returns the number of killed processes; see `UserIds` */
   endOrphans(): number {
     return this.#ids.endOrphans();
   }

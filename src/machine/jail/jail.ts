@@ -5,14 +5,14 @@
  *     an empty root             its program, read-only; kernel and golden image, read-only; its disk
  *     no network, no /proc      its own namespaces, with no other process
  *     no capability, ever       none in the bounding set, no_new_privs
- *     a list of system calls    seccomp: `compile.ts` makes it of `policy/`
+ *     a list of system calls    seccomp: `compile.ts` makes it from `policy/`
  *     limits                    a control group (`cgroup.ts`) and rlimits
  *
  *     daemon ── mount ── nsenter ── setpriv ── bwrap ─┬─ stays, as the parent; ends when the daemon does
  *                                                     └─ mounts … waits ──► the VMM (same pid; ends when bwrap does)
  *                                       daemon: control group, rlimits ─► "continue"
  *
- * The VMM starts only once its limits are set. VMMs of an ordinary user keep that user's id; all else holds.
+ * The VMM starts only once its limits are set. VMMs of an ordinary user keep that user's id; everything else applies.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import {
@@ -50,7 +50,7 @@ import { checkPlan, invalid, type JailPlan, type JailTools, jailCommand } from '
 import type { ProgramTree, ProgramTrees } from './program-tree.ts';
 import { type Stage, stageTable } from './stage.ts';
 
-/** A process in its jail, or being put there. */
+/** A process in its jail, or on its way there. */
 export interface Jailed {
   /** The parent, bubblewrap. It ends with the VMM; a status of 128 + n means that signal n ended the VMM. */
   readonly child: ChildProcess;
@@ -60,31 +60,32 @@ export interface Jailed {
   kill(): void;
   /** Replaces the plan's disk limits. */
   limitDisks(limits: DiskLimits): void;
-  /** Removes what is left of the jail. Call it after the end of `child`. Idempotent. */
+  /** Removes the rest of the jail. Call it after the end of `child`. Idempotent. */
   release(): Promise<void>;
 }
 
 export interface JailParts {
   readonly tools: JailTools;
-  /** Null: the plan's files hold the program, too. */
+  /** `null` if the plan's files include the program. */
   readonly trees: ProgramTrees | null;
   /** `struct sock_filter[]`. */
   readonly filter: Uint8Array;
-  /** Null: VMMs keep the user id of this process. */
+  /** `null`: VMMs keep the user id of this process. */
   readonly identities: Identities | null;
   /** Set if `identities` is. */
   readonly stage: Stage | null;
-  /** Null: this host allows none. */
+  /** `null` if this host allows none. */
   readonly cgroups: Cgroups | null;
   readonly log: Log;
 }
 
 /**
- * Memory of a VMM beside the guest's RAM: translated code (128 MiB at most) and its own data. QEMU with 2 GiB of RAM in full use
- * and its cache full of code had 53 MiB of its own, 34 of its programs' pages and 6 of page tables; more processors have more.
+ * Memory of a VMM beside the guest's RAM: translated code (128 MiB at most) and its own data. QEMU with 2 GiB of RAM in
+ * full use and its cache full of code had 53 MiB of its own, 34 of its programs' pages and 6 of page tables; more
+ * processors have more.
  */
 const OVERHEAD_MIB = 128 + 160;
-/** Page tables have 8 bytes for each 4 KiB, and KVM has its own. */
+/** Page tables take 8 bytes for each 4 KiB, and KVM has its own. */
 const RAM_PER_TABLES = 256;
 
 /** The largest file that a VMM may write, bytes: its disk, RAM, or saved state. */
@@ -92,7 +93,7 @@ export function fileLimitBytes(memoryMib: number, diskBytes: number): number {
   return Math.max(memoryMib * MIB, OVERHEAD_MIB * MIB, diskBytes);
 }
 
-/** The host memory that a VMM may use, with the guest's RAM. */
+/** The host memory that a VMM may use, including the guest's RAM. */
 export function memoryLimitMib(memoryMib: number): number {
   return memoryMib + OVERHEAD_MIB + Math.ceil(memoryMib / RAM_PER_TABLES);
 }
@@ -117,8 +118,8 @@ export async function startJailed(parts: JailParts, plan: JailPlan): Promise<Jai
 }
 
 /**
- * Starts a process whose jail has neither a tree of copies nor a user of its own, so that there is nothing to wait for.
- * Otherwise as `startJailed`.
+ * Like `startJailed`, for a process whose jail has neither a tree of copies nor a user of its own, so that there is
+ * nothing to wait for.
  */
 export function startJailedAsUser(parts: JailParts, plan: JailPlan): Jailed {
   assert(parts.trees === null && parts.identities === null, 'the jail needs time to start');
@@ -154,7 +155,7 @@ function startWith(
 interface Held {
   cgroup: Cgroup | null;
   readonly identity: Identity | null;
-  /** Exists while a process with a user of its own starts or runs. */
+  /** Exists while a process with its own user starts or runs. */
   readonly tablePath: string;
 }
 
@@ -250,8 +251,8 @@ function launch(
 }
 
 /**
- * A pipe whose reader also holds its writing end. So it stays shut if this process is killed, where the end of an
- * ordinary pipe would start a VMM without limits. @returns its descriptor, owned by the caller
+ * A pipe whose reader also holds its writing end, so it stays blocked if this process is killed; the end of an ordinary
+ * pipe would start a VMM without limits. @returns its descriptor, owned by the caller
  */
 function openGate(path: string): number {
   makeFifo(path);
@@ -285,11 +286,11 @@ async function admit(
 }
 
 /**
- * Kills bubblewrap with the child that it may have forked. That child binds its life to its parent's only after the
- * fork: with the parent alone killed in between, it would wait for it for good.
+ * Kills bubblewrap with the child that it may have forked. The child ties its life to its parent only after the fork:
+ * if only the parent were killed in between, the child would wait forever.
  */
 function killGroup({ pid, exitCode, signalCode }: ChildProcess): void {
-  // Not reaped yet, so the group is still its own.
+  // Not reaped yet, so the process group is still its own.
   if (pid === undefined || exitCode !== null || signalCode !== null) return;
   try {
     process.kill(-pid, 'SIGKILL');
@@ -331,7 +332,7 @@ function setLimits(
 }
 
 /**
- * Checks each file, and makes the VMM's user the owner of those that it writes.
+ * Checks each file, and makes the VMM's user the owner of writable ones.
  * @returns the size limit of its largest file, bytes
  */
 function openFiles(plan: JailPlan, identity: Identity | null): number {
@@ -364,7 +365,7 @@ function give(path: string, dir: string, identity: Identity | null): number {
   }
 }
 
-/** Bits of a mode, for one class of users. */
+/** Mode bits for one class of users. */
 const WANTED = { read: 0o4, tree: 0o5, device: 0o6 } as const;
 
 function checkOpenToOthers(path: string, access: keyof typeof WANTED, identity: Identity): void {

@@ -1,6 +1,6 @@
 /**
- * Processes of starts whose owner was killed meanwhile (io). bubblewrap's child binds its life to its parent's late, and
- * then waits for a word of the owner that never comes: it holds no VMM, but it would wait for ever.
+ * Processes of starts whose owner was killed meanwhile (I/O). bubblewrap's child ties its life to its parent late, and
+ * then waits for a message of the owner that never comes: it has no VMM, but would wait forever.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { basename } from 'node:path';
@@ -8,7 +8,7 @@ import { ignore } from '../../base/ignore.ts';
 import { killIfRunning, startTicksOf } from '../../sys/process-start.ts';
 
 /**
- * Kills what is left of the starts with these ids, of which none may be in progress.
+ * Kills leftovers of the starts with these ids, none of which may be in progress.
  * @returns the number of killed processes
  */
 export function endUnfinishedStarts(ids: ReadonlySet<string>): number {
@@ -26,8 +26,8 @@ export function endUnfinishedStarts(ids: ReadonlySet<string>): number {
 }
 
 /**
- * The id of the start that a process belongs to: bubblewrap is told it as a host name. Ids are random, and a process
- * that pretends to belong to a start loses nothing but itself.
+ * The id of the start that a process belongs to: bubblewrap gets it as the host name. Ids are random, and a process
+ * that pretends to belong to a start harms only itself.
  */
 function startOf(pid: number): string | undefined {
   try {

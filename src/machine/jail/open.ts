@@ -1,4 +1,4 @@
-/** Finds out whether VMMs can be jailed on this host, by jailing one (io). */
+/** Finds out whether VMMs can be jailed on this host, by jailing one (I/O). */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { accessSync, constants, readFileSync, statSync } from 'node:fs';
@@ -21,43 +21,42 @@ import { prepareStage } from './stage.ts';
 import type { UidRange } from './user-ids.ts';
 
 interface JailOptions {
-  /** Private to this user: holds copies of the VMM's program and libraries, one per version. */
+  /** Private to this user: copies of the VMM's program and libraries, one per version. */
   readonly cacheDir: string;
   /** The same for all processes of the host. */
   readonly stateDir: string;
   /** A PATH to find bubblewrap and the programs of util-linux. */
   readonly searchPath: string;
-  /** The program, first, and the files that it opens; absolute paths. Empty: plans name them. */
+  /** The program, first, and the files that it opens; absolute paths. If empty, plans name them. */
   readonly programFiles: readonly string[];
   /** Arguments with which the program prints something and exits with 0 at once. */
   readonly probeArgs: readonly string[];
   /** `struct sock_filter[]`. */
   readonly filter: Uint8Array;
   readonly uids: UidRange;
-  /** The group that may open the devices that VMMs need; null: none. */
+  /** The group that may open the devices that VMMs need; `null` if none. */
   readonly deviceGid: number | null;
-  /** False: also VMMs of root keep its user id. Default: VMMs of root have user ids of their own. */
+  /** False: VMMs of root also keep its user id. Default: VMMs of root have their own user ids. */
   readonly ownUsers?: boolean;
   readonly log: Log;
 }
 
-/** A protection that is missing. */
 export interface JailGap {
-  /** What, and why, for people. */
+  /** The missing protection, and why. */
   readonly text: string;
   /** One imperative sentence without a full stop. */
   readonly remedy: string;
 }
 
 export interface Jail {
-  /** What the jail enforces, for people: `own user, namespaces, …`. */
+  /** List of enforced protections: `own user, namespaces, …`. */
   readonly description: string;
-  /** What this host can't enforce. */
+  /** Protections that this host can't enforce. */
   readonly gaps: readonly JailGap[];
   start(plan: JailPlan): Promise<Jailed>;
-  /** Starts at once. Only for a jail without program files and without a user of its own. */
+  /** Starts at once. Only for a jail without program files and without its own user. */
   startAsUser(plan: JailPlan): Jailed;
-  /** Call it after all VMMs have ended. */
+  /** Call it after all VMs have ended. */
   close(): Promise<void>;
 }
 
@@ -123,7 +122,7 @@ export async function openJail(options: JailOptions): Promise<Jail> {
   };
 }
 
-/** The gap of missing limits, if any. @param cgroups null: none can be used */
+/** The gap of missing limits, if any. @param cgroups `null` if none can be used */
 export function limitGaps(cgroups: Cgroups | null): JailGap[] {
   if (cgroups === null) {
     const text = 'no limit of memory, pids: control groups can not be used';
@@ -135,7 +134,7 @@ export function limitGaps(cgroups: Cgroups | null): JailGap[] {
   return [{ text: `no limit of ${names}: ${cause}`, remedy }];
 }
 
-/** Removes the groups of killed NeuroVisors. @returns null, with a warning in the log, if none can be used */
+/** Removes the groups of killed NeuroVisors. @returns `null`, with a warning in the log, if none can be used */
 export async function openCgroups(log: Log): Promise<Cgroups | null> {
   try {
     const read = (name: string): string => readFileSync(`/proc/self/${name}`, 'utf8');
@@ -149,7 +148,7 @@ export async function openCgroups(log: Log): Promise<Cgroups | null> {
   }
 }
 
-/** Capabilities that running VMMs as other users takes (linux/capability.h). */
+/** Capabilities needed to run VMMs as other users (linux/capability.h). */
 export const NEEDED_CAPABILITIES = { CHOWN: 0, DAC_OVERRIDE: 1, KILL: 5, SETGID: 6, SETUID: 7, SYS_ADMIN: 21 };
 
 /** Whether this process is root with these capabilities. */
@@ -157,10 +156,10 @@ export function isRootWith(capabilities: Readonly<Record<string, number>>): bool
   return process.geteuid?.() === 0 && Object.values(capabilities).every(hasCapability);
 }
 
-/** The limit of this process' own namespace (namespaces(7)). */
+/** The limit of this process's own namespace (namespaces(7)). */
 const NAMESPACES_MAX = '/proc/sys/user/max_user_namespaces';
 
-/** Every jail needs one. Checked each time, since the setting may change while the host runs. */
+/** Every jail needs a user namespace. Checked each time, since the setting may change while the host runs. */
 function requireUserNamespaces(): void {
   if (readSetting(NAMESPACES_MAX) !== '0') return;
   throw new JailError('jail_unavailable', 'could not make a user namespace', {
@@ -170,8 +169,8 @@ function requireUserNamespaces(): void {
 }
 
 /**
- * Fails if this host certainly denies user namespaces to this user. Without bubblewrap, which set-up installs, it can't
- * tell.
+ * Fails if this host certainly denies user namespaces to this user. Can't tell without bubblewrap, which set-up
+ * installs.
  * @throws JailError `jail_unavailable`
  */
 export async function checkNamespaces(searchPath: string): Promise<void> {
@@ -260,7 +259,8 @@ async function probe(parts: JailParts, options: JailOptions, treeDir: string): P
   if ((await readText(stampPath)) === stamp) return;
   const base = join(options.cacheDir, 'jail');
   await mkdir(base, { recursive: true, mode: 0o700 });
-  // Its own: another jail may be probed at the same time, also by this process, or have been killed while it was.
+  // A directory of its own: another jail may be probed at the same time, also by this process, or its probe may have
+  // been killed.
   const dir = await mkdtemp(join(base, 'probe-'));
   try {
     await probeIn(dir, parts, options);
@@ -278,7 +278,7 @@ async function probeIn(dir: string, parts: JailParts, options: JailOptions): Pro
     // Its control group is named after it.
     id: newSandboxId(),
     argv: [program, ...options.probeArgs],
-    // Not /dev/null: the C library would ask a device whether it is a terminal, a call that VMMs may not make.
+    // Not /dev/null: the C library would ask a device whether it is a terminal, with a syscall that VMMs may not make.
     stdio: ['ignore', 'pipe', 'pipe'],
     dir,
     files: [],

@@ -28,7 +28,7 @@ describe('jailCommand', () => {
   it.each([
     [null, ['/k', '/d/disk', '/dev/kvm', '/t/tree/usr']],
     [user, ['/run/x/f0', '/run/x/f1', '/dev/kvm', '/run/x/tree/usr']],
-  ])('jailCommand: nothing of the program is an option of the jail (%o)', (user, sources) => {
+  ])('jailCommand: no argument of the program is parsed as an option of the jail (%o)', (user, sources) => {
     const words = jailCommand(plan, { tools, tree, user, fds, owner: 7 });
     expect(words.slice(words.lastIndexOf('--'))).toEqual(['--', ...plan.argv]);
     const own = words.slice(words.indexOf('/b'), words.lastIndexOf('--'));
@@ -40,7 +40,7 @@ describe('jailCommand', () => {
     }
     expect(own.indexOf('--remount-ro')).toBeGreaterThan(own.indexOf('/dev/kvm'));
   });
-  it('jailCommand: shows files at other paths, in their order, and starts in its directory', () => {
+  it('jailCommand: shows files at other paths, in order, and starts in its directory', () => {
     const files: JailFile[] = [
       { path: '/d/own', at: '/vm', access: 'own' },
       { path: '/d/fc', at: '/vm/fc', access: 'tree' },
@@ -54,7 +54,7 @@ describe('jailCommand', () => {
 describe('checkPlan', () => {
   const plan = { id: 'x', argv: ['/p'], stdio: [], dir: '/d', memoryMib: 1, cpus: 1 } as const;
   const check = (file: JailFile): void => checkPlan({ ...plan, files: [file] });
-  it('checkPlan: a directory that the VMM may change is the VM’s own', () => {
+  it('checkPlan: accepts a writable directory only inside the VM’s own', () => {
     expect(() => check({ path: '/d/own', at: '/vm', access: 'own' })).not.toThrow();
     expect(() => check({ path: '/d', at: '/vm', access: 'own' })).toThrow(/with this files/);
     expect(() => check({ path: '/etc', at: '/vm', access: 'own' })).toThrow(/with this files/);
@@ -67,7 +67,7 @@ describe('checkPlan', () => {
 });
 
 describe('parseUidRange', () => {
-  it('parseUidRange: takes ranges of unused uids', () => {
+  it('parseUidRange: accepts ranges of unused uids', () => {
     expect(parseUidRange('1900000000:4096')).toEqual({ first: 1_900_000_000, count: 4096 });
   });
   it.each([

@@ -1,22 +1,20 @@
-/**
- * The plan of a jail, and its command line. Pure: argument arrays in which no caller's text is parsed as an option.
- */
+/** The plan of a jail, and its command line. Pure: argument arrays in which no caller's text is parsed as an option. */
 import { basename, join } from 'node:path';
 import { assert } from '../../base/assert.ts';
 import type { DiskLimits } from '../../base/request/disk-limits.ts';
 import { JailError } from './errors.ts';
 import type { ProgramTree } from './program-tree.ts';
 
-/** Indexed by the VMM's descriptor; a number is one of ours that it inherits. */
+/** Indexed by the VMM's descriptor; a number is one of our descriptors that it inherits. */
 type JailStdio = ('ignore' | 'pipe' | number)[];
 
 export interface JailFile {
   readonly path: string;
-  /** Its path in the jail. Default: the same. Later files may lie in earlier directories, at names that exist there. */
+  /** Path in the jail. Default: the same. Later files may be inside earlier directories, at names that exist there. */
   readonly at?: string;
   /**
-   * `tree`: a directory, read-only. `write`: a file in the VM's own directory. `own`: a directory there, in which the VMM
-   * may make and remove names; not for a VMM with a user of its own. `device`: read and write, and ioctl.
+   * `tree`: a directory, read-only. `write`: a file in the VM's own directory. `own`: a directory there, in which the
+   * VMM may create and remove names; not for a VMM with its own user. `device`: read and write, and ioctl.
    */
   readonly access: 'read' | 'tree' | 'write' | 'own' | 'device';
 }
@@ -29,15 +27,13 @@ export interface JailPlan {
   readonly stdio: Readonly<JailStdio>;
   /** The VM's own, private directory. */
   readonly dir: string;
-  /** Files that it opens by path; the jail shows no others but its program's own. */
+  /** Files that it opens by path; the jail shows only these and its program's own. */
   readonly files: readonly JailFile[];
-  /** Its working directory, in the jail. Default: the root. */
+  /** Working directory in the jail. Default: the root. */
   readonly cwd?: string;
   /** The guest's size and limits. */
   readonly memoryMib: number;
-  /**
-   * Memory of others that it maps, MiB: the kernel counts a page as that of the first who touches it. Default 0.
-   */
+  /** Memory of others that it maps, MiB: the kernel charges a page to the first process that touches it. Default 0. */
   readonly sharedMib?: number;
   /** `struct sock_filter[]`, instead of the jail's own. */
   readonly filter?: Uint8Array;
@@ -45,15 +41,15 @@ export interface JailPlan {
   readonly diskLimits?: DiskLimits;
   /** Its environment. Default: empty. */
   readonly env?: Readonly<Record<string, string>>;
-  /** False: it takes as much CPU time as it gets. Default: true, its processors and one more. */
+  /** False: CPU time is not limited. Default: true, its processors and one more. */
   readonly hasCpuLimit?: boolean;
-  /** Processes and threads. Default: those of a VMM with these processors. */
+  /** Processes and threads. Default: enough for a VMM with these processors. */
   readonly tasksMax?: number;
-  /** It loads a driver, which looks into /proc/self and writes to /tmp. Default: it does not. */
+  /** True: it loads a driver, which reads /proc/self and writes to /tmp. Default: false. */
   readonly hasDriver?: boolean;
   /** Open descriptors. Default: enough for a VMM. */
   readonly openFilesMax?: number;
-  /** False: the kernel gives it no transparent huge pages, even where it asks for them. Default: true. */
+  /** False: the kernel gives it no transparent huge pages, even if it requests them. Default: true. */
   readonly hugePages?: boolean;
 }
 
@@ -121,17 +117,17 @@ interface JailFds {
   readonly seccomp: number;
 }
 
-/** The user that the VMM gets, and what bubblewrap needs to run as that user. */
+/** The VMM's user, and what bubblewrap needs to run as that user. */
 export interface JailUser {
   /** The user namespace to enter. */
   readonly namespacePath: string;
-  /** Where the tree and the files are, once `tablePath` is mounted. */
+  /** Location of the tree and the files once `tablePath` is mounted. */
   readonly stageDir: string;
   /** The list of mounts, in the format of fstab(5). */
   readonly tablePath: string;
 }
 
-/** Places below `stageDir`. */
+/** Paths below `stageDir`. */
 export const stagedTree = (dir: string): string => join(dir, 'tree');
 export const stagedFile = (dir: string, index: number, access: JailFile['access']): string =>
   join(dir, `${access === 'tree' ? 'd' : 'f'}${index}`);
@@ -142,7 +138,7 @@ const STAGE = '"$1" -n -a -T "$2" && shift 2 && exec "$@"';
 /** The owner may have been killed before the tie: then its signal never comes. */
 const ALIVE = '[ "$PPID" = "$1" ] && shift && exec "$@"';
 
-/** @param options.user null: bubblewrap makes a user namespace with this process' user alone */
+/** @param options.user `null`: bubblewrap makes a user namespace with this process's user alone */
 export function jailCommand(
   plan: Pick<JailPlan, 'id' | 'argv' | 'files' | 'cwd' | 'env' | 'hasDriver'>,
   options: {
@@ -150,7 +146,7 @@ export function jailCommand(
     readonly tree: ProgramTree;
     readonly user: JailUser | null;
     readonly fds: JailFds;
-    /** The pid of this process. */
+    /** Pid of this process. */
     readonly owner: number;
   },
 ): string[] {
@@ -158,8 +154,8 @@ export function jailCommand(
   // From here on it dies with its parent; bubblewrap sets the same for itself and the VMM.
   const tie = [tools.setpriv, '--pdeathsig', 'KILL'];
   const alive = [tools.sh, '-c', ALIVE, 'sh', `${owner}`];
-  // bubblewrap inherits its capabilities, so that no program started by the VMM can gain any.
-  // Two steps: a capability outside the bounding set can't be made inheritable.
+  // bubblewrap inherits its capabilities, so that no program started by the VMM can gain any. Two steps: a capability
+  // outside the bounding set can't be made inheritable.
   const bound = ['--inh-caps', '+all', '--', tools.setpriv, '--bounding-set', '-all'];
   const treeDir = user === null ? tree.dir : stagedTree(user.stageDir);
   return [
@@ -168,13 +164,13 @@ export function jailCommand(
     ...alive,
     tools.bwrap,
     ...(user === null ? ['--unshare-user', '--uid', '65534', '--gid', '65534'] : []),
-    // By it `endUnfinishedStarts` knows the process.
+    // `endUnfinishedStarts` recognizes the process by it.
     ['--hostname', plan.id],
     ['--unshare-pid', '--unshare-net', '--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try'],
     ['--as-pid-1', '--die-with-parent', '--new-session', '--cap-drop', 'ALL', '--clearenv'],
     ['--info-fd', `${fds.info}`, '--block-fd', `${fds.block}`, '--seccomp', `${fds.seccomp}`],
     ...tree.entries.flatMap((name) => ['--ro-bind', join(treeDir, name), `/${name}`]),
-    // Of /proc only its own descriptors: its RAM is one of them.
+    // Of /proc only the program's own descriptors: its RAM is one of them.
     plan.hasDriver === true
       ? ['--ro-bind', '/proc/self', '/proc/self', '--tmpfs', '/tmp']
       : ['--ro-bind', '/proc/self/fd', '/proc/self/fd'],

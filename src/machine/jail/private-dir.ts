@@ -1,11 +1,11 @@
-/** Directories of the jail that no other user can have prepared (io). */
+/** Directories of the jail that no other user can have prepared (I/O). */
 import { lstatSync, mkdirSync } from 'node:fs';
 import { otherOwnerRemedy, privateDirFault } from '../../base/private-dir.ts';
 import { JailError } from './errors.ts';
 
 /**
  * Creates `dir`, or accepts an existing private directory.
- * @throws JailError `jail_dir_unsafe`; Error of Node if it can't be created
+ * @throws JailError `jail_dir_unsafe`; a Node error if it can't be created
  */
 export function requirePrivateDir(dir: string): void {
   mkdirSync(dir, { recursive: true, mode: 0o700 });

@@ -21,7 +21,7 @@ import { tryLockExclusive, tryLockShared } from '../../sys/file.ts';
 import { JailError } from './errors.ts';
 import { requirePrivateDir } from './private-dir.ts';
 
-/** Raise it when the layout changes. */
+/** Increment it when the layout changes. */
 const VERSION = 2;
 const FILES_MAX = 1_000;
 const LDD_MS_MAX = 10_000;
@@ -32,7 +32,7 @@ const UNUSED_S = 30 * 24 * 3600;
 const OUTDATED_S = 3600;
 const DIGEST_CHARACTERS = 32;
 const DIRECTORY = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
-/** Names of trees, and of temporaries that a process makes or removes. */
+/** Names of trees, and of temporaries that a process creates or removes. */
 const NAME = /^[0-9a-f]{32}-[0-9a-f]{32}(\.\d+){0,2}$|^[0-9a-f]{32}(\.\d+){0,2}$/;
 
 export interface ProgramTree {
@@ -46,14 +46,12 @@ const sourcesSchema = z.object({
 });
 type Sources = z.infer<typeof sourcesSchema>;
 
-/** A tree that this process has locked. */
 interface Held extends ProgramTree {
   readonly sources: Sources;
-  /** Holds the lock. */
   readonly fd: number;
 }
 
-/** The tree of one program, of the version that the host has now. */
+/** The tree of one program, in the version that the host has now. */
 export class ProgramTrees {
   readonly #base: string;
   readonly #files: readonly string[];
@@ -131,7 +129,7 @@ async function touch(dir: string): Promise<void> {
   }
 }
 
-/** @param kind the start of its name */
+/** @param kind prefix of its name */
 async function find(base: string, kind: string): Promise<Held | undefined> {
   for (const name of await readdir(base)) {
     if (!name.startsWith(`${kind}-`) || name.includes('.')) continue;

@@ -4,7 +4,7 @@ import { stageTable } from './stage.ts';
 const STAGE = { dir: '/run/stage', pointsDir: '/run/stage/points' };
 const NO_TREE = { dir: '/', entries: [] };
 
-/** As mount(8) reads a field. */
+/** Decodes a field as mount(8) does. */
 const decoded = (field: string): string =>
   field.replaceAll(/\\([0-7]{3})/g, (_, code: string) => String.fromCharCode(Number.parseInt(code, 8)));
 

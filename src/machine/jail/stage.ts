@@ -1,5 +1,5 @@
 /**
- * Shows bubblewrap the files of a jail at places that any user may look up (io). Root's files often lie below
+ * Shows bubblewrap the files of a jail at places that any user may look up (I/O). Root's files are often below
  * directories that only root may enter. bubblewrap runs as the VMM's user, which is not root in any namespace, so root
  * mounts each file at a public place first, in a mount namespace of this start:
  *
@@ -18,7 +18,7 @@ import type { ProgramTree } from './program-tree.ts';
 const PASSAGE = 0o711;
 
 export interface Stage {
-  /** Where the files are in the mount namespace of a start. */
+  /** Location of the files in a start's mount namespace. */
   readonly dir: string;
   /** Empty files and directories to mount on. */
   readonly pointsDir: string;
@@ -54,7 +54,7 @@ export function stageTable({ dir, pointsDir }: Stage, tree: ProgramTree, { files
   return mounts.map(([from = '', to = '']) => `${escaped(from)} ${escaped(to)} none bind 0 0\n`).join('');
 }
 
-/** fstab(5) separates its fields by blanks. Other spaces of Unicode are none, and have no code in its three digits. */
+/** fstab(5) separates fields by blanks. Other Unicode spaces do not separate, and have no code of three digits. */
 function escaped(path: string): string {
   return path.replaceAll(/[ \t\n\v\f\r\\#]/g, (character) => {
     return `\\${character.charCodeAt(0).toString(8).padStart(3, '0')}`;

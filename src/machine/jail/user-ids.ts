@@ -1,5 +1,5 @@
 /**
- * User ids for VMMs (io). Each is claimed by a flock on a file: several NeuroVisors of one host never share an id, and
+ * User ids for VMMs (I/O). Each is claimed by a flock on a file: several NeuroVisors of one host never share an id, and
  * a killed one frees its ids.
  */
 import { closeSync, constants, openSync, readdirSync, readFileSync, statSync } from 'node:fs';
@@ -94,7 +94,8 @@ export class UserIds {
     for (const [pid, { name, uid, parent, namespaces }] of this.#processes()) {
       // A VMM is the first process of a namespace; its parent, bubblewrap, has the same user and is outside.
       if (namespaces <= depth || processOf(parent)?.uid === uid) continue;
-      // The jailer ends before Firecracker, which then never has a parent of ours; its jail is reclaimed by its directory.
+      // The jailer ends before Firecracker, which then never has a parent of ours; its jail is reclaimed by its
+      // directory.
       if (name === FIRECRACKER) continue;
       const lockFd = this.#lock(uid);
       if (lockFd === undefined) continue;
@@ -110,7 +111,7 @@ export class UserIds {
     return ended;
   }
 
-  /** Processes of users of the range. */
+  /** Processes whose user is in the range. */
   *#processes(): Generator<[number, ProcessFacts]> {
     const { first, count } = this.#range;
     for (const name of readdirSync('/proc')) {
@@ -136,11 +137,11 @@ function userOf(pid: number): number | undefined {
 const FIRECRACKER = 'firecracker';
 
 interface ProcessFacts {
-  /** Of its main thread; a process can choose it. */
+  /** Name of its main thread; a process can choose it. */
   readonly name: string;
   readonly uid: number;
   readonly parent: number;
-  /** The number of pid namespaces that it is in, seen from here. */
+  /** Number of pid namespaces that it is in, seen from here. */
   readonly namespaces: number;
 }
 

@@ -1,6 +1,6 @@
 /**
- * Watches the memory of a VMM's control group, v1 or v2 (io). While there are listeners it reads the files four times a
- * second: v1 reports a kill only by an eventfd, and a VMM takes longer than that to die.
+ * Watches the memory of a VMM's control group, v1 or v2 (I/O). While there are listeners it reads the files four times
+ * a second: v1 reports a kill only by an eventfd, and a VMM takes longer than that to die.
  */
 
 import { readFileSync } from 'node:fs';
@@ -27,13 +27,13 @@ export class CgroupMemory {
   #oomKills = 0;
   #stopTimer: () => void = () => undefined;
 
-  /** @param dir e.g. `/sys/fs/cgroup/neurovisor/x`; without other processes in it */
+  /** @param dir for example `/sys/fs/cgroup/neurovisor/x`; without other processes in it */
   constructor(dir: string, clock: Clock, read: ReadFile = (name) => readOrNull(join(dir, name))) {
     this.#clock = clock;
     this.#read = read;
   }
 
-  /** Returns the function that stops. The last stop reads once more, so the group must still exist. */
+  /** Returns a function that stops it. The last stop reads once more, so the group must still exist. */
   listen(listener: (event: CgroupMemoryEvent) => void): () => void {
     const remove = this.#listeners.listen(listener);
     if (this.#listeners.size === 1) this.#poll();
@@ -58,17 +58,17 @@ export class CgroupMemory {
     this.#stopTimer = this.#clock.after(POLL_MS, () => this.#poll());
   }
 
-  /** Reads at once, e.g. right before the group is removed. */
+  /** Reads at once, for example right before the group is removed. */
   look(): void {
     const sample = readSample(this.#read);
-    // The group is gone; its earlier counts stay valid.
+    // The group was removed; its earlier counts stay valid.
     if (sample === null) return;
     this.#oomKills = Math.max(this.#oomKills, sample.oomKills);
     for (const event of this.#judge.take(sample, this.#clock.now())) this.#listeners.emit(event);
   }
 }
 
-/** The present memory of such a group; null: it is gone. */
+/** Current memory of such a group; `null` if it was removed. */
 export function groupMemoryOf(dir: string): GroupMemory | null {
   return readGroupMemory((name) => readOrNull(join(dir, name)));
 }

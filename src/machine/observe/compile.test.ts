@@ -17,7 +17,7 @@ afterEach(() => rmSync(root, { recursive: true }));
 const options = () => ({ dir: join(root, 'cache'), compiler: '/nowhere/clang', sourceDir });
 
 describe('objectOf', () => {
-  it('without a compiler: the shipped object, for every program; the cache stays empty', async () => {
+  it('without a compiler: uses the shipped object of every program, and the cache stays empty', async () => {
     for (const program of PROGRAMS) {
       const path = await objectOf(program, options());
       expect(path).toBe(join(sourceDir, 'prebuilt', objectName(program)));
@@ -30,7 +30,7 @@ describe('objectOf', () => {
     expect(existsSync(options().dir)).toBe(false);
   });
 
-  it('other sources than those of the shipped object: it is not used', async () => {
+  it('with other sources, the shipped object is not used', async () => {
     appendFileSync(join(sourceDir, 'log2.h'), '\n');
     await expect(objectOf('latency', options())).rejects.toMatchObject({
       code: 'no_compiler',
@@ -42,7 +42,7 @@ describe('objectOf', () => {
   it.each([
     ['object', 'latency.bpf.o', /SHA-256/],
     ['manifest', 'manifest.json', /unreadable/],
-  ])('a damaged %s: it is not used, and the error names it', async (_, name, why) => {
+  ])('a damaged %s is not used, and the error names it', async (_, name, why) => {
     writeFileSync(join(sourceDir, 'prebuilt', name), 'damaged');
     await expect(objectOf('latency', options())).rejects.toMatchObject({
       code: 'no_compiler',

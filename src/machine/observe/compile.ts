@@ -1,5 +1,5 @@
 /**
- * Finds the objects of the programs of `bpf/` (io): those that the repository ships, in `bpf/prebuilt/`, where they fit the
+ * Finds the objects of the programs in `bpf/` (I/O): the repository's prebuilt ones in `bpf/prebuilt/`, if they match the
  * sources; otherwise clang compiles on this machine, and the objects are cached. Equal sources, options and clang give
  * equal bytes, independent of the repository's path.
  *
@@ -24,7 +24,9 @@ export const PROGRAMS = ['latency', 'processes', 'syscalls'] as const;
 export type ProgramName = (typeof PROGRAMS)[number];
 
 export const SOURCE_DIR = join(PACKAGE_DIR, 'bpf');
-/** v3 of the instruction set: Linux 5.12. Paths in the object are relative, so that it does not depend on this machine. */
+/**
+ * v3 of the instruction set: Linux 5.12. Paths in the object are relative, so that it does not depend on this machine.
+ */
 const OPTIONS = [
   '-target',
   'bpf',
@@ -42,13 +44,13 @@ const OPTIONS = [
   '/usr/include',
 ];
 const COMPILE_TIME_MS_MAX = 60_000;
-/** Of a digest in the name of a cached object. */
+/** Length of a digest in the name of a cached object. */
 const NAME_CHARS = 16;
 
 export interface CompileOptions {
   /** Directory of the objects; created if missing. */
   readonly dir: string;
-  /** Found by PATH. */
+  /** Looked up in PATH. */
   readonly compiler?: string;
   readonly sourceDir?: string;
 }
@@ -111,7 +113,7 @@ async function versionOf(compiler: string): Promise<string | undefined> {
   }
 }
 
-/** @param damage of the object in `bpf/prebuilt/`; undefined: none fits the sources */
+/** @param damage damage of the object in `bpf/prebuilt/`; undefined if none matches the sources */
 function noCompiler(program: ProgramName, compiler: string, damage?: string): ObserveError {
   const shipped = damage ?? 'no object in bpf/prebuilt/ fits the sources';
   return new ObserveError(

@@ -1,8 +1,7 @@
 import { CodedError } from '../../base/errors.ts';
 
-/** Why a probe is not available or was refused. */
 export type ObserveErrorCode =
-  /** Root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, is missing, or a container's seccomp refuses. */
+  /** Root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, is missing, or a container's seccomp filter refuses. */
   | 'not_permitted'
   /** libbpf1 is not installed. */
   | 'no_library'
@@ -14,9 +13,9 @@ export type ObserveErrorCode =
   | 'compile_failed'
   /** The kernel lacks a hook, or its types do not match. */
   | 'unsupported'
-  /** This pid namespace is not the kernel's first one. */
+  /** This pid namespace is not the kernel's initial one. */
   | 'other_processes'
-  /** Too many things are watched at once. */
+  /** Too many processes or interfaces are watched at once. */
   | 'full'
   /** The interface is gone. */
   | 'no_link'

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { EVENT, EVENT_BYTES, readEvent } from './events.ts';
 
 describe('readEvent', () => {
-  it('never throws, and tells only printable names and whole numbers', () => {
+  it('never throws, and returns only printable names and integers', () => {
     const bytes = fc.uint8Array({ minLength: 0, maxLength: 2 * EVENT_BYTES });
     fc.assert(
       fc.property(bytes, fc.integer({ min: 0, max: 6 }), (raw, kind) => {

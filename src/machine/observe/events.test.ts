@@ -45,11 +45,11 @@ describe('readEvent', () => {
     [9, null, 9],
     // With a core dump.
     [0x80 | 11, null, 11],
-  ])('an exit with status %d', (status, exitCode, signal) => {
+  ])('parses exit status %d', (status, exitCode, signal) => {
     expect(readEvent(event({ kind: 5, status }))).toMatchObject({ kind: 'exit', exitCode, signal });
   });
 
-  it('makes the name of a process printable, also one without a terminator', () => {
+  it('makes the name of a process printable, also without a terminator', () => {
     const name = (comm: string) => readEvent(event({ kind: 4 }, comm))?.comm;
     expect(name('a\u001b[31m\n"')).toBe('a?[31m?"');
     expect(name('0123456789abcdefgh')).toBe('0123456789abcdef');

@@ -41,7 +41,7 @@ const PAGE_BYTES = 4096;
 interface Common {
   /** CLOCK_MONOTONIC. */
   readonly atNs: bigint;
-  /** The host's number for the sandbox; 0n: a process of no sandbox. */
+  /** The host's number for the sandbox; 0n for a process of no sandbox. */
   readonly sandbox: bigint;
   readonly pid: number;
   readonly tid: number;
@@ -60,7 +60,7 @@ export type ProcessEvent = Common &
         readonly uid: number;
         /** −1000 to 1000. */
         readonly oomScoreAdj: number;
-        /** Its own memory, that of files, and what it shares (a guest's RAM). */
+        /** Its own memory, mapped files, and shared memory (a guest's RAM). */
         readonly anonBytes: number;
         readonly fileBytes: number;
         readonly shmemBytes: number;
@@ -69,7 +69,7 @@ export type ProcessEvent = Common &
     | { readonly kind: 'reclaim-begin'; readonly scope: Scope }
     | { readonly kind: 'reclaim-end'; readonly scope: Scope; readonly durationNs: number; readonly freedBytes: number }
     | { readonly kind: 'exec' }
-    /** By exit or by a signal; the other is null. */
+    /** Ended by exit or by a signal; the other is `null`. */
     | { readonly kind: 'exit'; readonly exitCode: number | null; readonly signal: number | null }
   );
 
@@ -135,7 +135,7 @@ export interface SandboxCounts {
   /** Reclaims that its threads waited for, and how long. */
   readonly stalls: Histogram;
   readonly freedBytes: number;
-  /** Reclaims without an event, because they were too many. */
+  /** Reclaims without an event, because there were too many. */
   readonly untoldStalls: number;
 }
 

@@ -11,7 +11,7 @@ function histogramOf(timesNs: readonly number[]): Histogram {
 }
 
 describe('quantileNs', () => {
-  it('is at most the end of the bucket of the time with its rank, and at least its beginning', () => {
+  it('lies within the bucket of the time with its rank', () => {
     fc.assert(
       fc.property(times, fc.double({ min: 0.01, max: 1, noNaN: true }), (all, fraction) => {
         const sorted = [...all].sort((a, b) => a - b);
@@ -24,7 +24,7 @@ describe('quantileNs', () => {
     );
   });
 
-  it('never falls as the fraction grows', () => {
+  it('never decreases as the fraction increases', () => {
     fc.assert(
       fc.property(times, (all) => {
         const histogram = histogramOf(all);
@@ -36,7 +36,7 @@ describe('quantileNs', () => {
 });
 
 describe('toPrometheus', () => {
-  it('counts below each bound what is below it', () => {
+  it('counts below each bound exactly the times below it', () => {
     fc.assert(
       fc.property(times, (all) => {
         const { buckets } = toPrometheus(histogramOf(all));

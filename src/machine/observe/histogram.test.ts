@@ -47,7 +47,7 @@ describe('since', () => {
 });
 
 describe('toPrometheus', () => {
-  it('counts in seconds; values out of range are in the first and last bucket', () => {
+  it('counts in seconds; out-of-range values are in the first and last bucket', () => {
     const { buckets, sum } = toPrometheus(histogramOf(1, 20e6, 100e9));
     expect(sum).toBeCloseTo(100.020000001, 9);
     expect(buckets).toHaveLength(25);

@@ -1,6 +1,6 @@
 /**
- * Histograms of times with power-of-two buckets, as in our BPF programs: bucket n counts times from 2^n to
- * 2^(n+1) − 1 ns, the first also 0, the last also all longer ones. Pure.
+ * Histograms of times with power-of-two buckets, as in our BPF programs: bucket n counts times from 2^n to 2^(n+1) − 1
+ * ns, the first also 0, the last also all longer ones. Pure.
  */
 
 import type { CountedHistogram } from '../../base/metrics.ts';
@@ -9,9 +9,8 @@ import type { CountedHistogram } from '../../base/metrics.ts';
 export const BUCKETS = 40;
 
 export interface Histogram {
-  /** `BUCKETS` of them. */
+  /** Has `BUCKETS` elements. */
   readonly buckets: readonly number[];
-  /** ns */
   readonly sumNs: number;
 }
 
@@ -47,7 +46,7 @@ export function since(later: Histogram, earlier: Histogram): Histogram {
 }
 
 /**
- * The quantile, ns, assuming an even spread within a bucket, so accurate to a factor of 2.
+ * The quantile in ns, assuming an even spread within a bucket, so accurate to a factor of 2.
  * @param fraction 0 to 1
  * @returns undefined for an empty histogram
  */

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { PENDING_MAX, readTap, TAP, TAP_BYTES, TIMES, TIMES_BYTES } from './latency.ts';
 
-/** Of one processor, with so many packets of the guest, of which these were answered. */
+/** Data of one processor with this many packets of the guest, and this many answers. */
 function tapOf(started: number, answered: number): DataView {
   const value = new DataView(new ArrayBuffer(TAP_BYTES));
   const peer = TAP.paths + TIMES_BYTES;
@@ -11,7 +11,7 @@ function tapOf(started: number, answered: number): DataView {
 }
 
 describe('readTap', () => {
-  it('reports possibly missing times when the table of pending packets is full', () => {
+  it('reports that times may be missing when the table of pending packets is full', () => {
     expect(readTap(tapOf(PENDING_MAX, 0)).mayBeIncomplete).toBe(true);
     expect(readTap(tapOf(9 * PENDING_MAX, 9 * PENDING_MAX - 5)).mayBeIncomplete).toBe(false);
     expect(readTap(tapOf(PENDING_MAX, 0)).paths.peer.unanswered).toBe(PENDING_MAX);

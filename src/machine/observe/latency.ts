@@ -24,11 +24,11 @@ export const TAP_BYTES = TAP.paths + PATHS.length * TIMES_BYTES;
 export const SETTINGS = { has_uplink: 0, noted_max: 4 } as const;
 export const SETTINGS_BYTES = 8;
 
-/** PENDING_MAX of bpf/latency.bpf.c: packets without an answer at once, for all TAPs of a process. */
+/** PENDING_MAX of bpf/latency.bpf.c: unanswered packets at a time, for all TAPs of a process. */
 export const PENDING_MAX = 65_536;
 /**
  * Packets that a TAP may record per 134 ms, processor and path; more are counted but not measured. A TAP at full speed
- * records 6,000 a second, so those of others stay recorded for ten seconds.
+ * records 6,000 a second, so those of other TAPs stay recorded for ten seconds.
  */
 export const NOTED_MAX = 256;
 /** The kernel evicts the oldest a little before the map is full: each processor keeps some entries free. */
@@ -49,7 +49,7 @@ export interface Times extends Histogram {
 }
 
 export interface TapLatency {
-  /** Frames out of the guest, and to it. */
+  /** Frames from the guest, and to it. */
   readonly framesOut: number;
   readonly framesIn: number;
   /** IPv4 frames truncated within their headers. */
@@ -57,8 +57,8 @@ export interface TapLatency {
   /** So many packets were unanswered that some may have been evicted, so times may be missing. */
   readonly mayBeIncomplete: boolean;
   /**
-   * `guest`: from a packet to the guest to its answer; `peer`: from a packet of the guest to its answer;
-   * `forward`: from a packet of the guest until it left the host by an uplink.
+   * `guest`: from a packet to the guest to its answer; `peer`: from a packet of the guest to its answer; `forward`:
+   * from a packet of the guest until it left the host by an uplink.
    */
   readonly paths: Readonly<Record<Path, Times>>;
 }

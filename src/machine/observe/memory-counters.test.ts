@@ -21,7 +21,7 @@ const V1 = {
 const reader = (files: Readonly<Record<string, string>>) => (name: string) => files[name] ?? null;
 
 describe('readGroupRoom', () => {
-  it('v1 and v2: what is below the limit, with cached files, of active ones half; null without a limit', () => {
+  it('v1 and v2: memory below the limit plus cached files, active ones by half; null without a limit', () => {
     const stat = 'anon 500\ninactive_file 200\nactive_file 100\n';
     const v2 = { ...V2, 'memory.stat': stat };
     expect(readGroupRoom(reader(v2))).toEqual({ limitBytes: 2000, availableBytes: 1250 });
@@ -43,7 +43,7 @@ describe('readGroupRoom', () => {
 
 describe('readGroupMemory', () => {
   const both = { currentBytes: 1000, peakBytes: 1500, limitBytes: 2000 };
-  it('reads v1 and v2; takes current usage for an absent peak; null for a removed group', () => {
+  it('reads v1 and v2; uses current usage for a missing peak; null for a removed group', () => {
     const v2 = { ...V2, 'memory.peak': '1500\n' };
     expect(readGroupMemory(reader(v2))).toEqual(both);
     expect(readGroupMemory(reader({ ...V1, 'memory.max_usage_in_bytes': '1500\n' }))).toEqual(both);
@@ -84,7 +84,7 @@ describe('CgroupMemory', () => {
     return { files, clock, memory, stop, types };
   }
 
-  it('reports pressure, a kill that is near, and kills', () => {
+  it('reports pressure, an imminent kill, and kills', () => {
     const { files, clock, memory, types } = watched();
     clock.advance(1000);
     expect(types()).toEqual([]);
@@ -94,7 +94,7 @@ describe('CgroupMemory', () => {
     files['memory.usage_in_bytes'] = '2150';
     clock.advance(250);
     expect(types()).toEqual(['near_oom']);
-    // Once, and again while it stays so.
+    // Reported once, and again while the state lasts.
     clock.advance(4000);
     expect(types()).toEqual([]);
     clock.advance(1000);

@@ -5,12 +5,12 @@
  *     v1   memory.usage_in_bytes, .limit_in_bytes, .stat, .failcnt, .oom_control       cgroup-v1/memory.rst
  */
 
-/** Reads a file of the group; null: it does not exist. */
+/** Reads a file of the group; `null` if it does not exist. */
 export type ReadFile = (name: string) => string | null;
 
 interface MemorySample {
   readonly memoryBytes: number;
-  /** The OOM limit; 0: none. */
+  /** The OOM limit; 0 if none. */
   readonly limitBytes: number;
   /** Reclaimable page cache. */
   readonly reclaimableBytes: number;
@@ -23,16 +23,16 @@ interface MemorySample {
   readonly full: number;
 }
 
-/** Present, peak and maximal memory of a group, bytes. */
+/** Current, peak and maximum memory of a group, bytes. */
 export interface GroupMemory {
   readonly currentBytes: number;
-  /** v2 before Linux 5.19 has no peak: the present value. */
+  /** v2 before Linux 5.19 has no peak: then the current value. */
   readonly peakBytes: number;
   /** 0: no limit. */
   readonly limitBytes: number;
 }
 
-/** Null: not a memory group, or it is gone. */
+/** `null` if it is no memory group, or was removed. */
 export function readGroupMemory(read: ReadFile): GroupMemory | null {
   const v2 = numberIn(read('memory.current'));
   const currentBytes = v2 ?? numberIn(read('memory.usage_in_bytes'));
@@ -43,20 +43,20 @@ export function readGroupMemory(read: ReadFile): GroupMemory | null {
   return { currentBytes, peakBytes, limitBytes: limit(read(max)) };
 }
 
-/** What a group leaves its processes. */
+/** Memory that a group leaves its processes. */
 export interface GroupRoom {
   readonly limitBytes: number;
-  /** Below the limit, with cached files, of those that were used lately half. */
+  /** Memory below the limit plus cached files, of which recently used ones count half. */
   readonly availableBytes: number;
 }
 
-/** Of the cached files that were used lately: the rest is what programs need to go on. */
+/** Share of recently used cached files that counts as available: programs need the rest to continue. */
 const ACTIVE_SHARE = 1 / 2;
 
 /**
- * Null: no limit, not a memory group, or it is gone. The kernel moves pages from the active to the inactive list only when it
- * reclaims, at the limit. So active files can't count as used, as kubelet's working set has it: who keeps away from the limit would
- * never see them as free (kubernetes/kubernetes#43916).
+ * `null` without a limit, or if it is no memory group or was removed. The kernel moves pages from the active to the
+ * inactive list only when it reclaims, at the limit. So active files can't count as used, as in kubelet's working set:
+ * a program that stays away from the limit would never see them as free (kubernetes/kubernetes#43916).
  */
 export function readGroupRoom(read: ReadFile): GroupRoom | null {
   const v2 = numberIn(read('memory.current'));
@@ -65,7 +65,7 @@ export function readGroupRoom(read: ReadFile): GroupRoom | null {
   const currentBytes = v2 ?? numberIn(read('memory.usage_in_bytes'));
   if (set.length === 0 || currentBytes === null) return null;
   const limitBytes = Math.min(...set);
-  // Of v1 only the name with `total_` has the groups below.
+  // In v1, only the names with `total_` include the groups below.
   const stat = pairs(read('memory.stat'));
   const prefix = v2 === null ? 'total_' : '';
   const inactive = of(stat, `${prefix}inactive_file`);
@@ -86,7 +86,7 @@ export type CgroupMemoryEvent =
   | { readonly type: 'near_oom'; readonly memoryBytes: number; readonly limitBytes: number }
   | { readonly type: 'oom'; readonly victim: null; readonly detail: string };
 
-/** Null: not a memory group, or it is gone. */
+/** `null` if it is no memory group, or was removed. */
 export function readSample(read: ReadFile): MemorySample | null {
   return read('memory.events') === null ? sampleOfV1(read) : sampleOfV2(read);
 }
@@ -158,7 +158,7 @@ export class MemoryJudge {
   }
 }
 
-/** `name value` lines. */
+/** Parses `name value` lines. */
 function pairs(text: string | null): ReadonlyMap<string, number> {
   const lines = (text ?? '').split('\n').map((line) => line.split(' '));
   return new Map(lines.map(([name = '', value]) => [name, numberIn(value ?? null) ?? 0]));

@@ -6,7 +6,7 @@
  *     syscalls.bpf.c ──► syscalls                                     system calls of VMMs, on demand
  *          └─ compile: objects, kept by digest
  *
- * This file loads bpf/latency.bpf.c once and attaches it to the TAPs of sandboxes and to uplinks (io). Descriptors of
+ * This file loads bpf/latency.bpf.c once and attaches it to the TAPs of sandboxes and to uplinks (I/O). Descriptors of
  * this process hold all of it, so nothing remains after its end. Sandboxes do not depend on it.
  */
 import { statSync } from 'node:fs';
@@ -35,13 +35,13 @@ const KEY_BYTES = 4;
 const PROGRAM = { xdp: 'nv_xdp_out', tcx: 'nv_tcx_out', in: 'nv_in', uplink: 'nv_uplink' } as const;
 
 export interface LatencyProbeOptions extends CompileOptions {
-  /** Unanswered packets at once, for all TAPs; absent: 65536. */
+  /** Maximum unanswered packets at a time, for all TAPs. Default: 65536. */
   readonly pendingMax?: number;
-  /** TAPs at once; absent: 1024. */
+  /** Maximum number of TAPs. Default: 1024. */
   readonly tapsMax?: number;
   /** Recorded packets per TAP, see `NOTED_MAX`; 0: unlimited. */
   readonly notedMax?: number;
-  /** As if this kernel had no TCX, for tests. */
+  /** Behaves as if this kernel had no TCX, for tests. */
   readonly withoutTcx?: boolean;
 }
 
@@ -110,7 +110,7 @@ export class LatencyProbes implements Disposable {
 
   /**
    * Measures the packets of a TAP from now on. Do not dispose of this instance before it resolves.
-   * @param ingress absent: the first possible one
+   * @param ingress default: the first possible one
    * @throws ObserveError `no_link`; `taken` if it is already watched or, for XDP, has another program; `full`;
    * `unsupported`
    */
@@ -215,7 +215,7 @@ export class LatencyProbes implements Disposable {
     return { detach, ingress: this.#hasTcx ? 'tcx' : 'clsact' };
   }
 
-  /** @returns the function that detaches it */
+  /** @returns a function that detaches it */
   async #attachTc(program: keyof typeof PROGRAM, linkIndex: number, way: TcWay) {
     const place = way === 'ingress' ? ATTACH.tcxIngress : ATTACH.tcxEgress;
     try {

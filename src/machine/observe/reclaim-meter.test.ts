@@ -8,7 +8,7 @@ describe('ReclaimMeter', () => {
     expect(meter.note(700e6, 1100)).toBeNull();
     expect(meter.note(900e6, 5999)).toBeNull();
     expect(meter.note(1000e6, 6000)).toBe(10);
-    // What was before these 10 s is no part of it.
+    // Waits before these 10 s do not count.
     expect(meter.note(1100e6, 30_000)).toBe(1);
     expect(meter.note(1138.518637e6, 60_000)).toBe(0.39);
   });

@@ -1,6 +1,4 @@
-/**
- * The share of the last 10 s in which threads of one VMM waited for memory reclaim, for reports. Pure.
- */
+/** The percentage of the last 10 s in which threads of one VMM waited for memory reclaim, for reports. Pure. */
 
 const WINDOW_MS = 10_000;
 /** Time between two reports. */
@@ -19,7 +17,7 @@ export class ReclaimMeter {
    * Records the end of a wait.
    * @param sumNs sum of all waits of all threads until now
    * @param nowMs monotonic
-   * @returns percent of the last 10 s, at most 100; null: reported a moment ago
+   * @returns percent of the last 10 s, at most 100; `null` if reported a moment ago
    */
   note(sumNs: number, nowMs: number): number | null {
     // For the first wait, the window begins with the sum before it.

@@ -20,7 +20,7 @@ describe('parseSeccompRecord', () => {
     ['0x30000', 'refused'],
     ['0x7ffc0000', 'logged'],
     ['0x7ffc0005', 'logged'],
-  ])('code %s: %s', (code, action) => {
+  ])('parses code %s as %s', (code, action) => {
     expect(parseSeccompRecord(datagram(record('"t"', code)))).toEqual({
       atMs: 1_795_673_206_954,
       pid: 2023,

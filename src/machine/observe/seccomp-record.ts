@@ -1,14 +1,14 @@
 /**
- * Parses the kernel's audit record of a system call that a seccomp filter refused or logged (`audit_seccomp` in
+ * Parses the kernel's audit record of a syscall that a seccomp filter refused or logged (`audit_seccomp` in
  * kernel/auditsc.c). Pure.
  */
 
 export interface SeccompRecord {
   /** Time of the call, milliseconds since 1970. */
   readonly atMs: number;
-  /** The process, in the first pid namespace. */
+  /** Pid in the initial pid namespace. */
   readonly pid: number;
-  /** Number of the call on processor `arch`. */
+  /** Syscall number on architecture `arch`. */
   readonly syscall: number;
   /** AUDIT_ARCH_… */
   readonly arch: number;
@@ -18,7 +18,6 @@ export interface SeccompRecord {
   readonly action: 'refused' | 'logged';
 }
 
-/** linux/audit.h */
 export const AUDIT_SECCOMP = 1326;
 /** `nlmsghdr` of linux/netlink.h: u32 length, u16 type, … */
 const HEADER_BYTES = 16;

@@ -1,4 +1,4 @@
-/** The objects that the repository ships, `bpf/prebuilt/` (io). `node tools/prebuilt.ts` makes them. */
+/** The objects in `bpf/prebuilt/`, which `node tools/prebuilt.ts` makes (I/O). */
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -9,12 +9,12 @@ export const objectName = (program: string): string => `${program}.bpf.o`;
 
 export type ShippedObject =
   | { readonly path: string }
-  /** One clause: why an object that should fit is not used. */
+  /** One clause: why an object that should match is not used. */
   | { readonly path?: undefined; readonly damage: string };
 
 /**
  * @param inputs digest of sources and options
- * @returns undefined: no object of these inputs is shipped
+ * @returns undefined if no object of these inputs is shipped
  */
 export async function shippedObject(
   program: string,

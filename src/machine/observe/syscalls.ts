@@ -1,6 +1,6 @@
 /**
- * Loads bpf/syscalls.bpf.c and counts system calls of VMMs by number (io). Descriptors of this process hold it, so it
- * ends with the process. Meanwhile each system call of the whole host takes a little longer.
+ * Loads bpf/syscalls.bpf.c and counts syscalls of VMMs by number (I/O). Descriptors of this process hold it, so it ends
+ * with the process. Meanwhile each syscall of the whole host takes a little longer.
  */
 import { BpfMap, possibleCpus } from '../../sys/bpf/map.ts';
 import { attachToTracepoint, BpfObject } from '../../sys/bpf/object.ts';
@@ -14,7 +14,7 @@ const NUMBERS = 512;
 export const CALLS = { calls: 0, others: 8 * NUMBERS } as const;
 export const CALLS_BYTES = CALLS.others + 8;
 
-/** Calls by number; `null`: unknown numbers. */
+/** Calls by number; `null` counts unknown numbers. */
 export type CallCounts = ReadonlyMap<number | null, number>;
 
 /** Compiles if there is no cached object, loads and attaches. @throws ObserveError */
@@ -61,7 +61,7 @@ export class SyscallCounts implements Disposable {
     return value === undefined ? undefined : readCalls(value);
   }
 
-  /** Stops counting. Required even after the process' end: its pid may be reused. */
+  /** Stops counting. Required even after the process's end: its pid may be reused. */
   forget(pid: number): void {
     this.#calls.delete(keyOf(pid));
   }

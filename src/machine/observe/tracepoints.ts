@@ -1,6 +1,6 @@
 /**
- * Loads bpf/processes.bpf.c and reports events of the processes of sandboxes (io). Descriptors of this process hold it,
- * so it ends with the process.
+ * Loads bpf/processes.bpf.c and reports events of the processes of sandboxes (I/O). Descriptors of this process hold
+ * it, so it ends with the process.
  *
  * The host names the first process of a sandbox; its descendants follow. Events come through a ring that is read every
  * 50 ms; events without room are counted. The counts of a sandbox are exact even if events are lost.
@@ -29,7 +29,7 @@ import {
 const POLL_MS = 50;
 const PROCESSES_MAX = 16_384;
 
-/** Tracepoints by the programs for them. */
+/** The tracepoint of each program. */
 const TRACEPOINTS = {
   nv_mark_victim: 'mark_victim',
   nv_host_reclaim_begin: 'mm_vmscan_direct_reclaim_begin',
@@ -45,11 +45,11 @@ export interface TracepointOptions extends CompileOptions {
   readonly clock: Clock;
   /** Called from a timer, for sandboxes and for OOM victims of the host. */
   readonly onEvent: (event: ProcessEvent, sandbox: SandboxId | undefined) => void;
-  /** Size of the ring, bytes: a power of two, in whole pages; absent: 262144, for 2300 events. */
+  /** Size of the ring, bytes: a power of two, in whole pages. Default: 262144, for 2300 events. */
   readonly ringBytes?: number;
-  /** Processes of all sandboxes; absent: 16384. */
+  /** Maximum processes of all sandboxes. Default: 16384. */
   readonly processesMax?: number;
-  /** Types of another kernel, for tests. */
+  /** Type information of another kernel, for tests. */
   readonly btfPath?: string;
 }
 

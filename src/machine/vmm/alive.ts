@@ -1,14 +1,18 @@
 import { readFileSync } from 'node:fs';
 import { ignore } from '../../base/ignore.ts';
 
-/** Of `flags` in /proc/PID/stat: it ends, and its files are closed before it is a zombie (linux/sched.h). */
+/** A flag in /proc/PID/stat: the process is exiting; its files are closed before it is a zombie (linux/sched.h). */
 const PF_EXITING = 0x4;
 
-/** Whether the kernel still runs the process. It knows of a kill before any event; a stopped process counts as not alive. */
+/**
+ * Whether the kernel still runs the process. It sees a kill before any event does; a stopped process counts as not
+ * alive.
+ */
 export function isPidAlive(pid: number | null): boolean {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-    // After the name in parentheses (proc(5)): zombie, dead, stopped, traced; six fields on, the flags.
+    // The fields after the name in parentheses (proc(5)): zombie, dead, stopped, traced; the flags come six fields
+    // later.
     const [state = 'X', , , , , , flags] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
     return !'ZXTt'.includes(state) && (Number(flags) & PF_EXITING) === 0;
   } catch (error) {

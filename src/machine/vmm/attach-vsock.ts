@@ -11,14 +11,14 @@ interface VsockAttachSpec {
   /** Where the owner listens for the host's programs: Firecracker's hybrid socket. */
   readonly channelPath: string;
   readonly limits?: ChannelLimits;
-  /** The file that is the guest's memory: the device maps no other. Absent: memory that the VMM makes itself. */
+  /** The file that is the guest's memory: the device maps no other. Omitted for memory that the VMM creates itself. */
   readonly memory?: FileIdentity;
-  /** Copy guest memory from and to the process of `setProcessMemory`; default: map it. */
+  /** Copies guest memory from and to the process of `setProcessMemory`. Default: maps it. */
   readonly copiesMemory?: boolean;
 }
 
 export interface VsockAttachment {
-  /** With `copiesMemory`, before the VMM connects. Owns `fd`, of `openProcessMemory`, from now on. */
+  /** With `copiesMemory`, before the VMM connects. Takes ownership of `fd` from `openProcessMemory`. */
   setProcessMemory(fd: number): void;
   setLimits(limits: ChannelLimits): Promise<void>;
   stats(): Promise<ChannelStats>;

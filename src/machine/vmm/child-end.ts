@@ -1,8 +1,8 @@
-/** The end of a VMM's process, and of its last output. */
+/** Waits for the end of a VMM's process, and of its last output. */
 import type { ChildProcess } from 'node:child_process';
 import type { Clock } from '../../base/clock.ts';
 
-/** For output that is still in pipes and sockets when the process has ended. */
+/** Timeout for output that is still in pipes and sockets when the process has ended. */
 const DRAIN_MS_MAX = 1_000;
 
 /** Resolves when the child has ended or could not be spawned. @param onError gets each error of the child */

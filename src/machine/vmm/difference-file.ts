@@ -22,8 +22,8 @@ export interface OpenDifference extends AsyncDisposable {
 }
 
 /**
- * Opens a difference, with its table checked. The caller has verified its digest, or has just written it.
- * @param ramBytes of the VM
+ * Opens a difference and validates its table. The caller has verified its digest, or has just written it.
+ * @param ramBytes RAM of the VM
  * @throws VmmError `snapshot_refused`
  */
 export async function openDifference({ path, baseDigest }: RamDifference, ramBytes: number): Promise<OpenDifference> {
@@ -45,7 +45,7 @@ export async function openDifference({ path, baseDigest }: RamDifference, ramByt
 
 /**
  * Reads the RAM of all runs, part by part.
- * @param chunk gets each part, from its beginning
+ * @param chunk receives each part, from its beginning
  * @param visit `offset` in the RAM
  */
 export async function eachDataChunk(
@@ -74,7 +74,7 @@ export async function eachDataChunk(
   }
 }
 
-/** Applies a difference to a file that holds the RAM that it belongs to. @throws as `openDifference` */
+/** Applies a difference to a file with the RAM that it is based on. @throws as `openDifference` */
 export async function applyDifference(difference: RamDifference, ramPath: string): Promise<void> {
   await using ram = await open(ramPath, 'r+');
   await using file = await openDifference(difference, (await ram.stat()).size);

@@ -16,7 +16,7 @@ import type { DiskLimits } from '../../base/request/disk-limits.ts';
 export type { ChannelLimits, ChannelStats } from '../../base/channel.ts';
 export type { DiskLimits } from '../../base/request/disk-limits.ts';
 
-/** How guest instructions run. `fake`: there is no guest. */
+/** How guest instructions run; `fake` if there is no guest. */
 type Accelerator = 'kvm' | 'tcg' | 'fake';
 
 export interface VmmCapabilities {
@@ -32,11 +32,14 @@ export interface VmmCapabilities {
   readonly interactiveConsole: boolean;
   /** Limits of the channel can be set and changed while the VM runs. */
   readonly channelLimits: boolean;
-  /** A clone of `saveState` maps `VmSnapshot.memoryPath` copy-on-write; absent: `memoryFd` must hold a copy of the RAM. */
+  /**
+   * A clone of `saveState` maps `VmSnapshot.memoryPath` copy-on-write. If omitted, `memoryFd` must hold a copy of the
+   * RAM.
+   */
   readonly mapsMemory?: boolean;
-  /** … up to this size, MiB. Absent: any. */
+  /** … up to this size, MiB. Default: any. */
   readonly mapsMemoryMibMax?: number;
-  /** … with a balloon, too. Absent: not, since the VMM would give pages back to the file. */
+  /** … also with a balloon. Default: without one, since the VMM would return pages to the file. */
   readonly mapsMemoryWithBalloon?: boolean;
   /** A VM can have a balloon: `VmSpec.balloonMib`. */
   readonly balloon?: boolean;
@@ -51,8 +54,8 @@ export interface VmSpec {
   /** RAM, MiB; with a balloon, the guest's maximum. */
   readonly memoryMib: number;
   /**
-   * Memory that a balloon in the guest holds back from the boot on; `Vm.balloon` changes it. A clone starts with the
-   * balloon of its snapshot. Absent: no balloon.
+   * Memory that a balloon in the guest holds back from boot on; `Vm.balloon` changes it. A clone starts with the
+   * balloon of its snapshot. Omitted: no balloon.
    */
   readonly balloonMib?: number;
   /** Uncompressed ELF kernel with a PVH entry. */
@@ -61,32 +64,32 @@ export interface VmSpec {
   readonly rootImagePath: string;
   /** Raw ext4 image of this sandbox alone, for its writes; becomes /dev/vdb. */
   readonly overlayPath: string;
-  /** Further raw disks, in order /dev/vdc, /dev/vdd, …; at most `DISKS_MAX`. A clone has as many as its snapshot. */
+  /** Extra raw disks, in order /dev/vdc, /dev/vdd, …; at most `DISKS_MAX`. A clone has as many as its snapshot. */
   readonly disks?: readonly VmDisk[];
   /** Guest context id, 3 … 2³² − 2; unique per running VM. */
   readonly guestCid: number;
   /** Path of the channel's unix socket, ≤ 96 bytes so that `_<port>` still fits sun_path. */
   readonly channelPath: string;
   readonly channelLimits?: ChannelLimits;
-  /** In force when guest code runs. `{}`: none, even if the VM of the snapshot had some. */
+  /** In effect when guest code runs. `{}`: none, even if the VM of the snapshot had some. */
   readonly diskLimits?: DiskLimits;
-  /** Plugged before guest code runs; absent: no network card. */
+  /** Plugged before guest code runs. Omitted: no network card. */
   readonly nic?: NicSpec;
   /** `log`: console goes to a bounded tail; `interactive`: raw bidirectional serial console. */
   readonly console: 'log' | 'interactive';
   /**
-   * A memfd of `memoryMib` as RAM. The caller owns it, so it can fill it before the start and copy it beside a
-   * snapshot. Absent: memory that only the VMM has.
+   * A memfd of `memoryMib` as RAM. The caller owns it, so it can fill it before the start and copy it for a snapshot.
+   * If omitted, only the VMM has the memory.
    */
   readonly memoryFd?: number;
   /**
-   * The VMM may start while that memory, or the difference of `snapshot`, is still being written; it reads neither and runs no
-   * guest code before this resolves.
+   * The VMM may start while that memory, or the difference of `snapshot`, is still being written; it reads neither and
+   * runs no guest code before this resolves.
    */
   readonly memoryReady?: Promise<void>;
   /**
-   * Starts from this snapshot instead of booting; `memoryFd` holds a copy of its RAM. With a `memoryPath` it need not
-   * before the first `saveState`, which may write only what has changed since.
+   * Starts from this snapshot instead of booting; `memoryFd` holds a copy of its RAM. With a `memoryPath` that copy is
+   * needed only at the first `saveState`, which may write only the changes since.
    */
   readonly snapshot?: VmSnapshot;
   /** Extra kernel arguments, each `[A-Za-z0-9_.,:/=-]+`; anything else is refused. */
@@ -106,11 +109,11 @@ export interface NicSpec {
   /** A TAP with virtio-net headers, owned by the caller; the VMM has a copy once the card is plugged. */
   readonly tapFd: number;
   /**
-   * For a VMM that opens its TAP by name: a persistent TAP that no process holds open and the VMM's user may open.
+   * For a VMM that opens its TAP by name: a persistent TAP that no process has open and that the VMM's user may open.
    * `tapFd` is −1 then.
    */
   readonly tapName?: string;
-  /** Lends the TAP of `tapFd` to a VMM that opens it by name; ignored by drivers that take `tapFd`. */
+  /** Lends the TAP of `tapFd` to a VMM that opens it by name; ignored by drivers that use `tapFd`. */
   readonly lend?: NicLender;
   /** `aa:fc:00:00:00:01`, unique on this host. */
   readonly mac: string;
@@ -119,7 +122,7 @@ export interface NicSpec {
 /**
  * Moves a TAP into the VMM's network namespace and lets its user open it while `open` runs. Before and afterwards the
  * TAP is in its owner's namespace, where all its packets go.
- * @param vmm the VMM's process; `user` null: it runs as root
+ * @param vmm the VMM's process; `user` is `null` if it runs as root
  */
 export type NicLender = (
   vmm: { readonly pid: number; readonly user: { readonly uid: number; readonly gid: number } | null },
@@ -129,11 +132,12 @@ export type NicLender = (
 /** The devices of a paused VM; its RAM and overlay disk are files of the caller. */
 export interface VmSnapshot {
   /**
-   * RAM that clones map copy-on-write, of a whole snapshot or with the capability `mapsMemory`. Must not be written to while
-   * a clone runs. A jailed VMM shares a file that others may read and not write; of any other it gets a copy.
+   * RAM that clones map copy-on-write, from a whole snapshot or with the capability `mapsMemory`. Must not be written
+   * to while a clone runs. A jailed VMM shares a file that others may read but not write; of any other file it gets a
+   * copy.
    */
   readonly memoryPath?: string;
-  /** What the VM had changed in that RAM. A driver whose VMs have `ownBytes` loads it; absent: nothing. */
+  /** The VM's changes to that RAM. A driver whose VMs have `ownBytes` loads it. Omitted: no changes. */
   readonly difference?: RamDifference;
   readonly statePath: string;
   readonly stateSha256: string;
@@ -144,21 +148,21 @@ export interface VmSnapshot {
 /** A file of the format in `ram-difference.ts`. */
 export interface RamDifference {
   readonly path: string;
-  /** SHA-256 of the RAM that it belongs to, as the store computes it; lower-case hex. */
+  /** SHA-256 of the RAM that it is based on, as the store computes it; lower-case hex. */
   readonly baseDigest: string;
 }
 
-/** Where a save puts what the VM has changed in the RAM that it maps: into a file that holds that RAM, or into one of its own. */
+/** Destination of a save for a VM's changes to mapped RAM: a file with that RAM, or a file of their own. */
 export type RamChanges =
   | { readonly ramPath: string }
   | { readonly difference: RamDifference; readonly room?: ChangesRoom };
 
-/** Memory that a save reads pages into, each page there already. */
+/** Memory that a save reads pages into, with all its pages allocated. */
 export interface ChangesRoom {
   readonly buffers: readonly ArrayBuffer[];
 }
 
-/** What a save has read and not yet written, so that the VM need not be paused for it. */
+/** Data that a save has read but not yet written, so that the VM need not stay paused for it. */
 export interface UnwrittenChanges {
   /** Call it once. @throws an errno error of the file */
   write(): Promise<unknown>;
@@ -166,42 +170,45 @@ export interface UnwrittenChanges {
 }
 
 export interface SavedState extends VmSnapshot {
-  /** Before it is written, the snapshot is not whole. The caller closes it in any case. Absent: it is whole. */
+  /**
+   * Until it is written, the snapshot is incomplete. The caller closes it in any case. Omitted if the snapshot is
+   * complete.
+   */
   readonly rest?: UnwrittenChanges;
 }
 
-/** New files, readable by their owner alone. */
+/** New files, readable only by their owner. */
 export interface WholeSnapshotFiles {
   readonly statePath: string;
   readonly memoryPath: string;
 }
 
-/** What a snapshot's machine depends on: of the balloon its presence, of the disks their number and access. */
+/** Inputs of a snapshot's machine: whether there is a balloon, and the number and access of disks. */
 export type MachineSize = Pick<VmSpec, 'cpus' | 'memoryMib' | 'balloonMib' | 'disks'>;
 
 export interface VmExit {
   readonly cause: 'guest-shutdown' | 'killed' | 'vmm-crashed';
   readonly exitCode: number | null;
   readonly signal: string | null;
-  /** For people: why the guest ended, or the last lines of the VMM's stderr. */
+  /** Display text: why the guest ended, or the last lines of the VMM's stderr. */
   readonly detail: string;
   /** The last lines of the VMM's stderr, if any. */
   readonly log?: string;
-  /** Number of the system call that the VMM's filter refused, as the VMM reported before it ended. */
+  /** Number of the syscall that the VMM's filter refused, as the VMM reported before it ended. */
   readonly refusedSyscall?: number;
 }
 
 /** Milliseconds on the driver's clock since `start` was called. */
 export interface VmTimings {
   readonly spawnedMs: number;
-  /** All its limits are set, its first answer, and the end of the load of a snapshot. Absent: not measured. */
+  /** When all its limits were set, when it first answered, and when a snapshot was loaded. Omitted if not measured. */
   readonly confinedMs?: number;
   readonly greetedMs?: number;
   readonly loadedMs?: number;
   readonly runningMs: number;
 }
 
-/** The end of a stream, while it is written. */
+/** The tail of a stream that is still being written. */
 export interface LogTail {
   /** Bytes ever written. */
   readonly total: number;
@@ -216,13 +223,13 @@ export interface LogTail {
 /** The host could not read or write a disk of the VM. */
 export interface DiskTrouble {
   /**
-   * `full`: the host's file system is full; the VM is paused, and `resume` retries.
-   * `failed`: the guest got EIO and continues.
+   * `full`: the host's file system is full; the VM is paused, and `resume` retries. `failed`: the guest got EIO and
+   * continues.
    */
   readonly kind: 'full' | 'failed';
   /** Path of the disk's file. */
   readonly path: string;
-  /** Free bytes of its file system for an ordinary user; null: unknown. */
+  /** Free bytes of its file system for an ordinary user; `null` if unknown. */
   readonly freeBytes: number | null;
 }
 
@@ -231,17 +238,17 @@ export interface Vm {
   readonly pid: number | null;
   readonly channelPath: string;
   readonly timings: VmTimings;
-  /** Resolves when the VM is gone, whatever the cause. Never rejects. */
+  /** Resolves when the VM is gone, for any reason. Never rejects. */
   readonly exited: Promise<VmExit>;
-  /** Cheap and synchronous: its process exists and no signal has stopped it. */
+  /** Whether its process exists and no signal has stopped it. Cheap and synchronous. */
   isAlive(): boolean;
   /** The last 64 KiB that the guest wrote to its serial console. */
   consoleTail(): string;
   /** The last 64 KiB of the serial console and the VMM's last log lines; also after its end. */
   readonly logs: { readonly console: LogTail; readonly vmm: LogTail };
-  /** Absent: only the guest learns of disk errors. @returns a function that stops listening */
+  /** Omitted if only the guest learns of disk errors. @returns a function that stops listening */
   onDiskTrouble?(listener: (trouble: DiskTrouble) => void): () => void;
-  /** The full disk that paused the VM; null: none. */
+  /** The full disk that paused the VM, or `null`. */
   fullDisk?(): DiskTrouble | null;
   /** Present only with `console: 'interactive'`. */
   readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
@@ -254,25 +261,26 @@ export interface Vm {
   /**
    * Stops the VM, if it runs, and writes its devices to a new file; RAM and disk do not change until `resume`. The vsock device and
    * the network card must be unplugged, and the caller must own the RAM. Present with the capability `snapshot`.
-   * @param changes with `savesChanges`: gets what the VM has changed since its start; absent: `VmSpec.memoryFd`, which has
-   *   the RAM that it maps, gets it
+   * @param changes with `savesChanges`: destination of the VM's changes since its start. Default: `VmSpec.memoryFd`, which has
+   *   the RAM that it maps
    * @throws VmmError `vm_unsupported` if a device is plugged or the RAM is the VMM's own
    */
   saveState?(statePath: string, changes?: RamChanges): Promise<SavedState>;
   /** The VM maps its RAM, and each `saveState` can write all changes of it, into any file. */
   readonly savesChanges?: boolean;
-  /** How much of the RAM that it maps the VM has changed, bytes; also while it runs. Present with `savesChanges`. @throws VmmError */
+  /** Bytes of mapped RAM that the VM has changed; also while it runs. Present with `savesChanges`. @throws VmmError */
   ownBytes?(): Promise<number>;
   /**
-   * Makes the memory that `saveState` needs for a difference of this size, while the VM runs. Present with `savesChanges`.
+   * Allocates the memory that `saveState` needs for a difference of this size, while the VM runs. Present with
+   * `savesChanges`.
    * @param bytes more may change until then
    */
   makeRoom?(bytes: number): Promise<ChangesRoom>;
   /**
-   * Stops the VM until `resume` and writes all of it, identity devices included. A clone gets its own channel and TAP;
+   * Stops the VM until `resume` and writes all of it, including identity devices. A clone gets its own channel and TAP;
    * its guest sees a new generation id and loses its connections.
    * Present with the capability `wholeSnapshot`.
-   * @param kind `diff`: write only the pages changed since the last snapshot, into that snapshot's RAM file
+   * @param kind `diff`: writes only the pages changed since the last snapshot, into that snapshot's RAM file
    * @throws VmmError
    */
   saveWhole?(files: WholeSnapshotFiles, kind?: 'full' | 'diff'): Promise<VmSnapshot>;
@@ -282,7 +290,7 @@ export interface Vm {
   /** Replaces all disk limits, also while the VM is paused. Not part of a snapshot. @throws VmmError */
   setDiskLimits(limits: DiskLimits): Promise<void>;
   channelStats(): Promise<ChannelStats>;
-  /** Ends the VM and releases all that `start` made. Idempotent; resolves when the process is gone. */
+  /** Ends the VM and releases everything that `start` created. Idempotent; resolves when the process is gone. */
   kill(): Promise<void>;
 }
 
@@ -332,15 +340,15 @@ export interface Balloon {
 
 export interface VmmDriver {
   readonly name: 'qemu' | 'firecracker' | 'fake';
-  /** For people, e.g. `QEMU 7.2.22 (software emulation)`. */
+  /** Display text, for example `QEMU 7.2.22 (software emulation)`. */
   readonly description: string;
   readonly accelerator: Accelerator;
-  /** For people: one clause on whose clones share RAM, or why none does. Absent: this driver has no clones. */
+  /** Display text: one clause on which clones share RAM, or why none does. Omitted if this driver has no clones. */
   readonly memorySharing?: string;
   readonly capabilities: VmmCapabilities;
   /**
-   * What a snapshot depends on beside kernel and disks: VMM, version, processor, devices. A snapshot can be loaded if
-   * the texts are equal. Present with the capability `snapshot`.
+   * Everything that a snapshot depends on beside kernel and disks: VMM, version, processor, devices. A snapshot can be
+   * loaded if the texts are equal. Present with the capability `snapshot`.
    */
   machineOf?(size: MachineSize): string;
   /**
@@ -348,6 +356,6 @@ export interface VmmDriver {
    * @throws VmmError
    */
   start(spec: VmSpec, signal?: AbortSignal): Promise<Vm>;
-  /** Releases what the driver's VMs share; call it after their end. Absent: they share nothing of the driver. */
+  /** Releases what the driver's VMs share; call it after their end. Omitted if they share nothing. */
   close?(): Promise<void>;
 }

@@ -17,13 +17,13 @@ describe('findKvmObstacle', () => {
   it('findKvmObstacle: none for a device that can be opened', async () => {
     expect(await findKvmObstacle('/dev/null')).toBeNull();
   });
-  it('findKvmObstacle: an absent device, with the module to load', async () => {
+  it('findKvmObstacle: a missing device, with the module to load', async () => {
     expect(await findKvmObstacle(join(dir, 'kvm'))).toEqual({
       reason: `${join(dir, 'kvm')} does not exist`,
       remedy: expect.stringMatching(/modprobe kvm_intel, or kvm_amd/),
     });
   });
-  it('findKvmObstacle: something else in its place', async () => {
+  it('findKvmObstacle: a file that is no device', async () => {
     const { reason } = (await findKvmObstacle(dir)) ?? {};
     expect(reason).toMatch(/can't be opened: EISDIR/);
   });
@@ -55,7 +55,7 @@ describe('explainKvm', () => {
       cause: failure,
     });
   });
-  it('explainKvm: leaves other failures, and those with an accessible device, as they are', async () => {
+  it('explainKvm: leaves other failures, and those with an accessible device, unchanged', async () => {
     const other = new VmmError('vmm_command_failed', 'PUT /actions', { cause: 'no such file' });
     writeFileSync(join(dir, 'there'), '');
     expect(await explainKvm(other, join(dir, 'kvm'))).toBe(other);

@@ -1,4 +1,4 @@
-/** Whether this process may use /dev/kvm, and what to do if not. */
+/** Whether this process may use /dev/kvm, and the remedy if not. */
 import type { Stats } from 'node:fs';
 import { open, readFile, stat } from 'node:fs/promises';
 import { describeError, errorCode } from '../../base/errors.ts';
@@ -8,12 +8,12 @@ import { VmmError } from './errors.ts';
 export const KVM_DEVICE = '/dev/kvm';
 
 export interface KvmObstacle {
-  /** One clause for people. */
+  /** One clause. */
   readonly reason: string;
   readonly remedy: string;
 }
 
-/** Null: it can be opened. It can change without a reboot. */
+/** `null` if it can be opened. The result can change without a reboot. */
 export async function findKvmObstacle(device = KVM_DEVICE): Promise<KvmObstacle | null> {
   try {
     await (await open(device, 'r+')).close();
@@ -49,7 +49,7 @@ async function obstacleOf(device: string, error: unknown): Promise<KvmObstacle> 
   }
 }
 
-/** @param owner null: unknown. @param groups text of /etc/group */
+/** @param owner `null` if unknown. @param groups text of /etc/group */
 export function remedyForRights(device: string, owner: Pick<Stats, 'mode' | 'gid'> | null, groups: string): string {
   const join = (group: string): string => `sudo usermod -aG ${group} "$USER", and log in again`;
   if (owner !== null && (owner.mode & 0o060) === 0o060 && owner.gid !== 0) {
@@ -66,8 +66,8 @@ export function groupName(gid: number, groups: string): string {
 }
 
 /**
- * The error of a start whose VMM complained of KVM while /dev/kvm was missing or closed to this process. Other errors are
- * returned as they are.
+ * The error of a start whose VMM complained about KVM while /dev/kvm was missing or not accessible. Returns other
+ * errors unchanged.
  */
 export async function explainKvm(error: unknown, device?: string): Promise<unknown> {
   if (!(error instanceof VmmError) || !/kvm/i.test(describeError(error))) return error;

@@ -1,6 +1,6 @@
 /**
- * The start of a VMM process. The default puts it into its own process group and ties its life to ours; a jail replaces
- * the function and keeps the contract.
+ * Starts a VMM process. The default puts it into its own process group and ties its life to ours; a jail replaces the
+ * function and keeps the contract.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { DiskLimits } from '../../base/request/disk-limits.ts';
@@ -14,7 +14,7 @@ import { VmmError } from './errors.ts';
  *
  * - The process ends when this one does, even by SIGKILL.
  * - It inherits the descriptors of `stdio` and no others.
- * - It inherits no environment: keys of upstream servers may be there.
+ * - It inherits no environment, which may have keys of upstream servers.
  */
 export type Launch = (plan: LaunchPlan) => Promise<Launched>;
 
@@ -28,25 +28,23 @@ export interface LaunchPlan {
   readonly dir: string;
   /** Files that it opens by path; a jail shows no others. */
   readonly files: readonly LaunchFile[];
-  /** The guest's size; the VMM's limits on the host follow from it. */
+  /** The guest's size, from which the VMM's limits on the host follow. */
   readonly memoryMib: number;
-  /**
-   * Memory of others that it maps, MiB: the kernel counts a page as that of the first who touches it. Default 0.
-   */
+  /** Memory of others that it maps, MiB: the kernel charges a page to the first process that touches it. Default 0. */
   readonly sharedMib?: number;
   /**
-   * The VMM's descriptor of that memory: a hole that it punches there does nothing, and succeeds. Only for a launch that can do so
-   * (`QemuConfinement.sparesFiles`).
+   * The VMM's descriptor of that memory: punching a hole there succeeds without effect. Only for a launch that supports
+   * it (`QemuConfinement.sparesFiles`).
    */
   readonly sparedFd?: number | undefined;
   readonly cpus: number;
   /** Limits that the VMM enforces on its guest; a jail may enforce them on the VMM. */
   readonly diskLimits?: DiskLimits;
-  /** False: the kernel gives it no transparent huge pages, even where it asks for them. Default: true. */
+  /** False: the kernel gives it no transparent huge pages, even if it requests them. Default: true. */
   readonly hugePages?: boolean;
 }
 
-/** Indexed by the VMM's descriptor; a number is one of ours that it inherits. */
+/** Indexed by the VMM's descriptor; a number is one of our descriptors that it inherits. */
 export type LaunchStdio = ('ignore' | 'pipe' | number)[];
 
 export interface LaunchFile {
@@ -65,15 +63,15 @@ export interface Launched {
   readonly pid: Promise<number>;
   /** Kills the VMM; `child` emits the end. Idempotent. */
   kill(): void;
-  /** Replaces `diskLimits`. Absent: only the VMM enforces them. */
+  /** Replaces `diskLimits`. Omitted if only the VMM enforces them. */
   limitDisks?(limits: DiskLimits): void;
   /** Call it after the end of `child`. Idempotent. */
   release(): Promise<void>;
 }
 
 /**
- * `setpriv` (util-linux) sets the parent-death signal and no_new_privs, and becomes the VMM by execve.
- * The kernel ties that signal to the thread that spawned: call it from the main thread.
+ * `setpriv` (util-linux) sets the parent-death signal and no_new_privs, and becomes the VMM by execve. The kernel ties
+ * that signal to the thread that spawned: call it from the main thread.
  */
 export const launchDirect: Launch = async ({ argv, stdio, hugePages = true }) => {
   closeAllOnExec();

@@ -14,7 +14,7 @@ import {
 
 const PAGES = 64;
 const RAM_BYTES = PAGES * PAGE_BYTES;
-/** Of each page: as in the base, zero, or other data. */
+/** State of each page: as in the base, zero, or other data. */
 const pages = fc.array(fc.constantFrom('same', 'zero', 'data'), { maxLength: PAGES });
 const digest = fc.uint8Array({ minLength: 32, maxLength: 32 }).map((bytes) => Buffer.from(bytes).toString('hex'));
 
@@ -25,7 +25,7 @@ function collect(kinds: readonly string[]): RunCollector {
 }
 
 describe('ram-difference', () => {
-  it('what is written is read again: each page once, and adjacent pages in one run', () => {
+  it('round trip: each page once, and adjacent pages in one run', () => {
     fc.assert(
       fc.property(pages, digest, (kinds, baseDigest) => {
         const found = collect(kinds);
@@ -49,7 +49,7 @@ describe('ram-difference', () => {
     );
   });
 
-  it('changed bytes: a typed error, or runs in the RAM that do not overlap', () => {
+  it('altered bytes: a typed error, or non-overlapping runs within the RAM', () => {
     const change = fc.record({ at: fc.nat(), value: fc.nat(255) });
     fc.assert(
       fc.property(pages, fc.array(change, { minLength: 1, maxLength: 8 }), (kinds, changes) => {

@@ -54,7 +54,7 @@ describe('ram-difference', () => {
     expect(() => parseDifferenceHeader(head, size, { ramBytes: RAM_BYTES, baseDigest: BASE })).toThrow(because(cause));
   });
 
-  it('parseDifferenceHeader: refuses a file that is cut off', () => {
+  it('parseDifferenceHeader: refuses a truncated file', () => {
     const { head, size } = example();
     const expected = { ramBytes: RAM_BYTES };
     expect(() => parseDifferenceHeader(head, size - 1, expected)).toThrow(because('bytes'));

@@ -1,12 +1,12 @@
 /**
- * The format of what a VM has changed in RAM that it maps (little-endian):
+ * The file format of a VM's changes to mapped RAM (little-endian):
  *
  *     header                                            data of the first run, the next … │ table
  *     "NVramdif" · u32 version · u32 bytes of a page     whole pages                       │ u32 first page
  *     u64 bytes of RAM · 32 bytes SHA-256 of the base                                      │ u32 pages, and the highest bit:
  *     u32 runs · u32 pages of data                                                         │   all zeros, without data
  *
- * Pages that are in no run are as in the base. A page that became zero is in one: the base may have data there. The table
+ * Pages in no run are as in the base. A page that became zero is in a run: the base may have data there. The table
  * is last, so that data can be written as it is found.
  */
 import { assert } from '../../base/assert.ts';
@@ -29,7 +29,7 @@ export interface RamRun {
 }
 
 export interface DifferenceHeader {
-  /** SHA-256 of the RAM that it belongs to, as the store computes it; lower-case hex. */
+  /** SHA-256 of the RAM that it is based on, as the store computes it; lower-case hex. */
   readonly baseDigest: string;
   readonly ramBytes: number;
   readonly runs: number;
@@ -61,7 +61,7 @@ export class RunCollector {
   }
 }
 
-/** @param ramBytes, baseDigest as of `DifferenceHeader` */
+/** @param ramBytes, baseDigest as in `DifferenceHeader` */
 export function differenceHeader(
   { runs, dataPages }: Pick<RunCollector, 'runs' | 'dataPages'>,
   { ramBytes, baseDigest }: Pick<DifferenceHeader, 'ramBytes' | 'baseDigest'>,
@@ -89,8 +89,8 @@ export function differenceTable(runs: readonly RamRun[]): Buffer {
 
 /**
  * @param bytes the first `DIFFERENCE_HEADER_BYTES` of the file
- * @param fileBytes its size
- * @param expected of the VM that gets it, and of what it maps; so the table is bounded by its RAM
+ * @param fileBytes size of the file
+ * @param expected facts of the VM that loads it, and of its mapped RAM; the RAM bounds the table
  * @throws VmmError `snapshot_refused`
  */
 export function parseDifferenceHeader(

@@ -12,15 +12,15 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(dir, { recursive: true }));
 
-it('readStateFile: gives the bytes of a state', async () => {
+it('readStateFile: returns the bytes of a state', async () => {
   writeFileSync(path, 'state');
   expect((await readStateFile(path)).toString()).toBe('state');
 });
 
-it('readStateFile: refuses one that is too large, and one with more than its size', async () => {
+it('readStateFile: refuses a file that is too large, and one larger than its size', async () => {
   writeFileSync(path, '');
   truncateSync(path, STATE_BYTES_MAX + 1);
   await expect(readStateFile(path)).rejects.toMatchObject({ code: 'snapshot_refused' });
-  // Such files have no size and yet contents, as one that grows after the first look.
+  // Such files have size 0 but contents, like a file that grows after the first look.
   await expect(readStateFile('/proc/self/status')).rejects.toMatchObject({ code: 'snapshot_refused' });
 });

@@ -44,7 +44,7 @@ export async function checkMemoryFile(path: string, memoryMib: number): Promise<
 }
 
 /**
- * Reads a state that its VMM may still be writing, which can be hostile: no more than it had at the first look.
+ * Reads a state that its VMM, which can be hostile, may still be writing: no more than its size at the first look.
  * @throws VmmError `snapshot_refused` if it is too large, or grows meanwhile
  */
 export async function readStateFile(path: string): Promise<Buffer> {

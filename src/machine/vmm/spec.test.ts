@@ -17,7 +17,7 @@ const spec: VmSpec = {
 };
 
 describe('checkSpec', () => {
-  it('checkSpec: accepts the limits themselves, and paths with commas and spaces', () => {
+  it('checkSpec: accepts the limit values, and paths with commas and spaces', () => {
     checkSpec(spec, 2);
     checkSpec({ ...spec, memoryMib: 65_536, guestCid: 2 ** 32 - 2 }, 2);
     checkSpec({ ...spec, channelPath: `/${'x'.repeat(95)}`, dir: `/${'d'.repeat(100)}` }, 2);
@@ -54,7 +54,7 @@ describe('checkSpec', () => {
     [{ balloonMib: 1 }, 'balloonMib is 1'],
     [{ guestCid: 2 }, 'guestCid is 2'],
     [{ guestCid: 2 ** 32 - 1 }, 'guestCid is 4294967295'],
-  ])('checkSpec: asserts what the request was judged by: %j', (wrong, message) => {
+  ])('checkSpec: asserts limits that the request was checked for: %j', (wrong, message) => {
     expect(() => checkSpec({ ...spec, ...wrong }, 2)).toThrow(new AssertionError(message));
   });
 });

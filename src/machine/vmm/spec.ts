@@ -2,8 +2,8 @@
  * Checks a `VmSpec` before a driver uses it. A valid spec may go to a VMM as it is.
  *
  * The trust boundary is the VMM's command line: paths come from the user's home, and kernel arguments must not weaken
- * the guest. The host may have fewer processors than when the sandbox was made. All other numbers were checked with
- * the request (`sandbox/limits.ts`), so a wrong one is a programmer error.
+ * the guest. The host may have fewer processors than when the sandbox was made. All other numbers were checked with the
+ * request (`sandbox/limits.ts`), so a wrong one is a programmer error.
  */
 import { access, constants, stat } from 'node:fs/promises';
 import { assert } from '../../base/assert.ts';
@@ -30,7 +30,7 @@ export const DISKS_MAX = 8;
 
 /**
  * Kernel arguments that a spec may add. None can change what is booted (root, init) or weaken the guest's end (panic,
- * reboot); keep it so when adding one.
+ * reboot); preserve this when adding one.
  */
 const BOOT_ARG_NAMES = new Set([
   'debug',
@@ -43,7 +43,7 @@ const BOOT_ARG_NAMES = new Set([
   'printk.time',
   'transparent_hugepage',
 ]);
-/** Arguments for our own guest agent. */
+/** Prefix of arguments for our own guest agent. */
 const BOOT_ARG_PREFIX = 'neurovisor.';
 
 const ID = /^[a-z0-9]+$/;
@@ -72,7 +72,7 @@ export function checkSpec(spec: VmSpec, cpusMax: number): void {
   }
   const { memoryMib, balloonMib = 0, guestCid } = spec;
   assert(isWhole(memoryMib, MEMORY_MIB_MIN, MEMORY_MIB_MAX), `memoryMib is ${memoryMib}`);
-  // The guest keeps at least the minimum of a VM.
+  // The guest keeps at least the minimum memory of a VM.
   assert(isWhole(balloonMib, 0, memoryMib - MEMORY_MIB_MIN), `balloonMib is ${balloonMib}`);
   assert(isWhole(guestCid, GUEST_CID_MIN, GUEST_CID_MAX), `guestCid is ${guestCid}`);
   path('channelPath', CHANNEL_PATH_BYTES_MAX, spec.channelPath);

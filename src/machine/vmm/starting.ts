@@ -1,4 +1,4 @@
-/** The start of a VMM can be canceled, and can fail with the VMM's last words. */
+/** Cancels the start of a VMM, and explains its failure by the VMM's last output. */
 
 import type { Clock } from '../../base/clock.ts';
 import { orAborted } from '../../base/time-limit.ts';
@@ -14,8 +14,8 @@ interface StartedProcess {
 }
 
 /**
- * The error of a failed start: the VMM's last words if it has ended.
- * @param process undefined: not started yet
+ * The error of a failed start: the VMM's last output if it has ended.
+ * @param process undefined if not started yet
  */
 export async function explainFailure(
   error: unknown,

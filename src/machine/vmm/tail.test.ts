@@ -20,7 +20,7 @@ describe('ByteTail', () => {
     }
   });
 
-  it('takes memory for what was written, not for what it may keep', () => {
+  it('uses memory for what was written, not for the maximum', () => {
     const before = process.memoryUsage().arrayBuffers;
     const tails = Array.from({ length: 100 }, () => new ByteTail(MIB));
     for (const tail of tails) tail.push(Buffer.alloc(1_000, 'a'));
@@ -28,7 +28,7 @@ describe('ByteTail', () => {
     expect(tails.every((tail) => tail.text().length === 1_000)).toBe(true);
   });
 
-  it('onWrite: reports each write until stopped; a listener that throws stops no other', () => {
+  it('onWrite: reports each write until stopped; a listener that throws does not stop others', () => {
     const tail = new ByteTail(4);
     const told: number[] = [];
     tail.onWrite(() => {

@@ -1,10 +1,10 @@
 import { Listeners } from '../../base/listeners.ts';
 import type { LogTail } from './driver.ts';
 
-/** Of a tail of which nothing was written: most guests write nothing to their console. */
+/** Initial size: most guests write nothing to their console. */
 const FIRST_BYTES = 64;
 
-/** Keeps the last bytes of an endless stream. Its memory grows with what it keeps. */
+/** Keeps the last bytes of an endless stream. Its memory grows with the kept bytes. */
 export class ByteTail implements LogTail {
   readonly #bytesMax: number;
   #ring: Buffer;
@@ -28,7 +28,7 @@ export class ByteTail implements LogTail {
     this.#listeners.emit();
   }
 
-  /** A ring below its maximum holds the stream from its beginning. */
+  /** A ring below its maximum has the stream from its beginning. */
   #growTo(bytes: number): void {
     const { length } = this.#ring;
     if (bytes <= length || length === this.#bytesMax) return;
@@ -45,7 +45,7 @@ export class ByteTail implements LogTail {
     return this.#listeners.listen(listener);
   }
 
-  /** The number of listeners. */
+  /** Number of listeners. */
   get readers(): number {
     return this.#listeners.size;
   }

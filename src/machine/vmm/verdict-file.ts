@@ -1,10 +1,13 @@
-/** Verdicts on a host that stay until it changes, in files of the cache. None is not an error: the host is judged again. */
+/**
+ * Verdicts on a host that stay until it changes, in files of the cache. A missing file is no error: the host is judged
+ * again.
+ */
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { z } from 'zod';
 import { ignore } from '../../base/ignore.ts';
 
-/** @returns undefined: there is none of this schema */
+/** @returns undefined if there is none of this schema */
 export async function readVerdict<T>(path: string, schema: z.ZodType<T>): Promise<T | undefined> {
   try {
     return schema.parse(JSON.parse(await readFile(path, 'utf8')));

@@ -1,6 +1,6 @@
 /**
- * New connections wait here until they may exist: for a token of the connection bucket, and guests' also
- * for room in the backlog of the host program that they dial. They are delayed, never refused for haste.
+ * New connections wait here until they may exist: for a token of the connection bucket, and guests' also for room in
+ * the backlog of the host program that they dial. They are delayed, never refused because of their rate.
  */
 import type { TokenBucket } from '../../base/token-bucket.ts';
 import type { Connection } from './connection.ts';
@@ -8,11 +8,11 @@ import type { ConnectResult, HostSocket } from './host-socket.ts';
 import { BACKLOG_RETRY_MS, BACKLOG_TIMEOUT_MS } from './limits.ts';
 
 interface AdmissionEvents {
-  /** A host client's connection may be asked of the guest. */
+  /** The guest may now be asked for a host client's connection. */
   clientAdmitted(connection: Connection): void;
   /** A guest's connection has its host socket. */
   guestAdmitted(connection: Connection, socket: HostSocket<Connection>): void;
-  /** Nobody listens at the port, or the listener stayed busy. */
+  /** No listener at the port, or the listener stayed busy. */
   refused(connection: Connection): void;
 }
 
@@ -63,7 +63,7 @@ export class Admission {
     }
   }
 
-  /** Milliseconds until `admit` may do more; Infinity: nothing waits. */
+  /** Milliseconds until `admit` may do more; Infinity if nothing waits. */
   nextTimeoutMs(nowMs: number): number {
     if (this.#waiting.size === 0) return Number.POSITIVE_INFINITY;
     return Math.max(this.#bucket.waitMs(nowMs), BACKLOG_RETRY_MS);

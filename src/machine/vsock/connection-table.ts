@@ -10,7 +10,7 @@ export class ConnectionTable {
     return this.#size;
   }
 
-  /** Packets come in runs, so the last one found is tried first. */
+  /** Packets come in runs, so the last connection found is tried first. */
   find(hostPort: number, guestPort: number): Connection | undefined {
     const last = this.#last;
     if (last !== undefined && last.hostPort === hostPort && last.guestPort === guestPort) return last;

@@ -36,14 +36,14 @@ describe('Connection.transition', () => {
       }
   });
 
-  it('a failure leaves every state but the last', () => {
+  it('a failure ends every state but the last', () => {
     for (const [state, row] of Object.entries(TRANSITIONS)) if (state !== 'gone') expect(row.fail).toBe('gone');
     expect(TRANSITIONS.gone).toEqual({});
   });
 });
 
 describe('Connection credit', () => {
-  it('is the announced window less the bytes in flight', () => {
+  it('is the announced window minus the bytes in flight', () => {
     const connection = make();
     expect(connection.credit).toBe(0);
     connection.updateCredit(1000, 0);
@@ -63,7 +63,7 @@ describe('Connection credit', () => {
     expect(connection.credit).toBe(50);
   });
 
-  it('ignores a count of bytes never sent, and an old count', () => {
+  it('ignores a count of bytes never sent, and an outdated count', () => {
     const connection = make();
     connection.updateCredit(1000, 0);
     connection.noteSent(500);
@@ -87,7 +87,7 @@ describe('Connection credit', () => {
 });
 
 describe('Connection.noteForwarded', () => {
-  it('asks for an update when half of the smaller window is unknown to the guest', () => {
+  it('asks for an update when the guest does not know of half of the smaller window', () => {
     const connection = make();
     connection.updateCredit(WINDOW * 4, 0);
     expect(connection.noteForwarded(WINDOW / 2 - 1)).toBe(false);

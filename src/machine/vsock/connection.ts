@@ -1,7 +1,7 @@
 /**
- * One connection: its states, and the credit that bounds what each side may have under way.
+ * One connection: its states, and the credit that bounds what each side may have in flight.
  *
- * "Ended" is a direction in which nothing new will be sent; what was sent before still arrives.
+ * A direction has "ended" when nothing new will be sent in it; what was sent before still arrives.
  */
 import type { HostSocket } from './host-socket.ts';
 import { SHUTDOWN_RECEIVE } from './packet.ts';
@@ -20,7 +20,7 @@ export type ConnectionState =
   | 'host-ended'
   /** Neither side sends; the guest knows and must confirm with RST. */
   | 'closing'
-  /** The guest is done with it and may reuse the ports; held bytes still flow to the host. */
+  /** The guest has closed the connection and may reuse the ports; held bytes still flow to the host. */
   | 'draining'
   /** Released. */
   | 'gone';
@@ -40,12 +40,12 @@ export type ConnectionEvent =
   | 'host-end-send'
   /** The host socket is closed in both directions, or broken. */
   | 'host-gone'
-  /** A time limit passed, the guest broke the protocol, or a part said no: the guest gets RST. */
+  /** A timeout, a protocol violation by the guest, or a refusal: the guest gets RST. */
   | 'fail'
   /** No held byte is left. */
   | 'drained';
 
-/** The only place that says what may follow what. A pair that is missing is illegal and changes nothing. */
+/** The only table of legal transitions. A pair that is missing is illegal and changes nothing. */
 export const TRANSITIONS: Readonly<Record<ConnectionState, Partial<Record<ConnectionEvent, ConnectionState>>>> = {
   delayed: {
     'admit-guest': 'open',
@@ -81,30 +81,30 @@ export const OWES = { request: 1, response: 2, shutdown: 4, credit: 8 } as const
 export class Connection {
   readonly hostPort: number;
   readonly guestPort: number;
-  /** True if a host client asked for it. */
+  /** True if a host client requested it. */
   readonly fromHost: boolean;
-  /** Our receive window, bytes: what the guest may have sent and we not yet passed on. */
+  /** Our receive window, bytes: what the guest may have sent and we have not yet passed on. */
   readonly bufAlloc: number;
   readonly held: TxBuffer;
   #state: ConnectionState = 'delayed';
 
-  /** Undefined before the host side is there and after it is given up. */
+  /** Undefined until the host side exists, and after it is given up. */
   socket: HostSocket<Connection> | undefined;
-  /** When the present state has lasted too long, milliseconds; Infinity: it may last. */
+  /** Deadline of the current state, milliseconds; Infinity if it may last. */
   deadlineMs = Number.POSITIVE_INFINITY;
   /** Bits of `OWES`. */
   owes = 0;
-  /** Flags of the SHUTDOWN that is owed or was sent: once said, they stay. */
+  /** Flags of the SHUTDOWN that is owed or was sent; flags are never cleared. */
   shutdownFlags = 0;
   /** Flags of the guest's SHUTDOWNs so far. */
   guestShutdownFlags = 0;
-  /** What the next read of the host socket will try to fill, bytes: follows what came last time. */
+  /** Bytes that the next read of the host socket will try to fill: follows the last read. */
   readHint = READ_HINT_FIRST;
-  /** The host socket did not take all and is watched for room. */
+  /** The host socket did not take all bytes and is watched for room. */
   isBlocked = false;
   /** The host socket takes nothing more: bytes for it are dropped. */
   isHostDeaf = false;
-  /** The end of the host's input lies behind the bytes that wait in the socket. */
+  /** The end of the host's input comes after the bytes that wait in the socket. */
   isHostInputEnding = false;
   /** Both directions of the host socket are closed at the other end. */
   isHostHungUp = false;
@@ -129,7 +129,7 @@ export class Connection {
     return this.#state;
   }
 
-  /** Takes a transition. @returns false, with nothing changed, if the table has no such pair. */
+  /** Makes a transition. @returns false, with nothing changed, if the table has no such pair */
   transition(event: ConnectionEvent): boolean {
     const next = TRANSITIONS[this.#state][event];
     if (next === undefined) return false;
@@ -137,19 +137,19 @@ export class Connection {
     return true;
   }
 
-  /** The guest may send: its direction is not ended. */
+  /** The guest may send: its direction has not ended. */
   get acceptsGuestData(): boolean {
     return this.#state === 'open' || this.#state === 'host-ended';
   }
 
-  /** The host socket is read: its direction is not ended. */
+  /** The host socket is read: its direction has not ended. */
   get sendsHostData(): boolean {
     return (
       (this.#state === 'open' || this.#state === 'guest-ended') && (this.guestShutdownFlags & SHUTDOWN_RECEIVE) === 0
     );
   }
 
-  /** Bytes that may be sent to the guest now. A window that shrank below what is under way gives 0. */
+  /** Bytes that may be sent to the guest now. A window that shrank below the bytes in flight gives 0. */
   get credit(): number {
     const underWay = (this.#sentCount - this.#peerFwdCount) >>> 0;
     return underWay >= this.#peerBufAlloc ? 0 : this.#peerBufAlloc - underWay;
@@ -160,8 +160,8 @@ export class Connection {
   }
 
   /**
-   * Takes the credit fields of a guest's header. A count that is older than the last one (Linux may send
-   * two headers in the wrong order) or that claims more than was sent changes nothing.
+   * Applies the credit fields of a guest's header. A count that is older than the last one (Linux may send two headers
+   * in the wrong order) or that claims more than was sent changes nothing.
    */
   updateCredit(bufAlloc: number, fwdCount: number): void {
     this.#peerBufAlloc = bufAlloc;
@@ -170,16 +170,16 @@ export class Connection {
     if (forward <= underWay) this.#peerFwdCount = fwdCount;
   }
 
-  /** Whether `bytes` more from the guest keep within our window, `pending` being passed on right now. */
+  /** Whether `bytes` more from the guest fit into our window, while `pending` are being passed on. */
   hasRoomFor(bytes: number, pending: number): boolean {
     return bytes + pending + this.held.length <= this.bufAlloc;
   }
 
   /**
    * Notes that the host took `bytes`.
-   * @returns true if the guest needs an update: half of the window is free without its knowing. The window
-   * is the smaller one of ours and the guest's own: Linux sends no more ahead than it would receive
-   * ("vsock/virtio: cap TX credit to local buffer size"), so it may stop long before ours is used up.
+   * @returns true if the guest needs an update: half of the window is free without its knowledge. The window is the
+   * smaller one of ours and the guest's own: Linux sends no more ahead than it would receive ("vsock/virtio: cap TX
+   * credit to local buffer size"), so it may stop long before ours is used up.
    */
   noteForwarded(bytes: number): boolean {
     this.fwdCount = (this.fwdCount + bytes) >>> 0;
@@ -193,5 +193,5 @@ export class Connection {
   }
 }
 
-/** One small message; grows by doubling while reads come back full. */
+/** One small message; doubles while reads come back full. */
 export const READ_HINT_FIRST = 2 * 1024;

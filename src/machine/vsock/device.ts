@@ -44,9 +44,9 @@ interface DeviceOptions {
   readonly channelPath: string;
   readonly limits: ChannelLimits;
   readonly guestPorts: ReadonlySet<number> | undefined;
-  /** The only file that is mapped; undefined: any. */
+  /** The only file that is mapped; undefined: any file. */
   readonly memory: FileIdentity | undefined;
-  /** Guest memory is never mapped, but copied by the descriptor of `setProcessMemory`. */
+  /** Guest memory is never mapped, but copied through the descriptor of `setProcessMemory`. */
   readonly copiesMemory: boolean;
   readonly scratch: Scratch;
   /** Listening sockets; the device owns and closes them. */
@@ -55,7 +55,7 @@ interface DeviceOptions {
   readonly epoll: Epoll;
   readonly signaler: EventSignaler;
   /**
-   * Closes descriptors that came from the VMM, of any kind, on another thread: the last close of some kinds takes long
+   * Closes descriptors of any kind that came from the VMM, on another thread: the last close of some kinds takes long
    * (memory with gigabytes of pages, a KVM machine).
    */
   discard(fds: readonly number[]): void;
@@ -66,7 +66,7 @@ interface DeviceOptions {
   closed(device: Device, closed: DeviceClosed): void;
 }
 
-/** vhost-user messages handled before others get a turn. */
+/** vhost-user messages handled before other devices get a turn. */
 const MESSAGES_PER_EVENT_MAX = 64;
 
 export class Device implements VhostUserTarget, SocketEvents {
@@ -120,7 +120,7 @@ export class Device implements VhostUserTarget, SocketEvents {
     this.#options.wake(this);
   }
 
-  /** Owns `fd`, the VMM's memory (`openProcessMemory`), from now on. Comes before the VMM connects, once. */
+  /** Takes ownership of `fd`, the VMM's memory (`openProcessMemory`). Called once, before the VMM connects. */
   setProcessMemory(fd: number): void {
     // Rings may be using the first one.
     if (this.#processMemoryFd >= 0) closeFd(fd);
@@ -133,7 +133,7 @@ export class Device implements VhostUserTarget, SocketEvents {
 
   /**
    * Moves what can be moved, within bounds so that other guests get their turn.
-   * @returns whether there is more to do at once.
+   * @returns whether there is more to do at once
    */
   run(nowMs: number): boolean {
     let hasMore = false;
@@ -147,7 +147,7 @@ export class Device implements VhostUserTarget, SocketEvents {
     return hasMore && !this.#isClosed;
   }
 
-  /** Milliseconds until `run` has something to do without an event; Infinity: nothing. */
+  /** Milliseconds until `run` has something to do without an event; Infinity if nothing. */
   nextTimeoutMs(nowMs: number): number {
     return Math.min(
       this.#muxer.nextTimeoutMs(nowMs),
@@ -165,8 +165,8 @@ export class Device implements VhostUserTarget, SocketEvents {
     queue.suppressKicks();
     const result = this.#muxer.drainGuest(queue, queue.size, nowMs);
     if (result === 'done') queue.prepareKickRequest();
-    // Buffers go back once per turn. Holding them back longer, to save interrupts, was tried: throughput
-    // stayed the same, and round trips took longer.
+    // Buffers go back once per turn. Holding them back longer to save interrupts left throughput unchanged and made
+    // round trips longer.
     if (result !== 'broken') ring.publish();
     const hasMore = result === 'more' || queue.requestKick();
     return this.#isSound('TX', queue) && hasMore;
@@ -189,7 +189,7 @@ export class Device implements VhostUserTarget, SocketEvents {
     return this.#isSound('RX', queue) && hasMore;
   }
 
-  /** At the end of a turn: also a store may find a fault, and no event of the guest has to follow. */
+  /** Called at the end of a turn: a store may also find a fault, and no event of the guest has to follow. */
   #isSound(name: 'TX' | 'RX', { problem }: Virtqueue): boolean {
     if (problem !== undefined) this.#fail(`${name} ring: ${problem}`);
     return problem === undefined;
@@ -206,7 +206,7 @@ export class Device implements VhostUserTarget, SocketEvents {
       : mappedMemory(requests, mappings);
     const trouble = problem ?? this.#rx.relocate(memory) ?? this.#tx.relocate(memory);
     if (trouble !== undefined) {
-      // Rings may point into the new memory by now; the session ends, so nothing will look.
+      // Rings may point into the new memory by now; the session ends, so they are not used again.
       this.#rx.queue.stop();
       this.#tx.queue.stop();
       for (const mapping of mappings) mapping.unmap();
@@ -233,7 +233,7 @@ export class Device implements VhostUserTarget, SocketEvents {
 
   stopRing(index: number): number {
     const ring = this.#ring(index);
-    // What the guest sent before it stopped still counts: the last words of a VM that powers off.
+    // What the guest sent before it stopped still counts: the last output of a VM that powers off.
     if (index === TX && ring.isLive) this.#drainRest(ring);
     return ring.stop();
   }
@@ -372,7 +372,7 @@ export class Device implements VhostUserTarget, SocketEvents {
     this.#processMemoryFd = -1;
     if (this.#vhostFd < 0) return;
     this.#options.epoll.remove(this.#vhostFd);
-    // Not received messages may carry descriptors, which go with it.
+    // Messages that were not received may carry descriptors, which are closed with the socket.
     this.discard([this.#vhostFd]);
     this.#vhostFd = -1;
   }
@@ -386,11 +386,11 @@ export class Device implements VhostUserTarget, SocketEvents {
 
   // ── memory ───────────────────────────────────────────────────────────────────────────────────────
 
-  /** Pushes a mapping per request. @returns what is wrong, or undefined. */
+  /** Pushes a mapping per request. @returns a problem, or undefined */
   #map(requests: readonly RegionRequest[], mappings: Mapping[]): string | undefined {
     for (const { fd, fileOffset, size } of requests) {
-      // A file of the VMM's own choice could be truncated (touching it is then SIGBUS, the end of this process),
-      // have no huge page to back it (likewise), or be charged to this process page by page.
+      // A file of the VMM's own choice could be truncated (touching it is then SIGBUS, the end of this process), have
+      // no huge page to back it (likewise), or be charged to this process page by page.
       if (!this.#isGuestMemory(fd)) return 'a region of another file than the memory of this VM';
       const fileBytes = fileSize(fd);
       if (fileBytes < fileOffset + size)
@@ -427,7 +427,7 @@ export class Device implements VhostUserTarget, SocketEvents {
     return index === RX ? this.#rx : this.#tx;
   }
 
-  /** A bug met while serving one guest must not take the others with it. */
+  /** A bug while serving one guest must not affect the others. */
   #guard(action: () => void): void {
     if (this.#isClosed) return;
     try {

@@ -7,10 +7,9 @@ type VsockErrorCode =
   | 'path_in_use'
   /** A socket could not be created: directory missing, no permission. */
   | 'listen_failed'
-  /** The device is gone: detached, or closed by its VMM. */
+  /** The device was detached, or closed by its VMM. */
   | 'device_closed'
-  /** The host was closed, or its worker thread ended by a bug. */
+  /** The host was closed, or a bug ended its worker thread. */
   | 'host_closed';
 
-/** An operation on a vsock device, or on the host of all devices, that failed. */
 export class VsockError extends CodedError<VsockErrorCode> {}

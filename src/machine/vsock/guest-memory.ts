@@ -1,5 +1,5 @@
 /**
- * Guest memory as the VMM describes it, in a few regions. Rings in it are opened by where it is:
+ * Guest memory as the VMM describes it, in a few regions. Rings in it are opened according to its location:
  *
  *     MappedMemory   mapped here, which needs memory that the VMM shares
  *     RemoteMemory   in the VMM's own address space: also memory that it maps privately
@@ -17,7 +17,7 @@ import {
 } from './ring-memory.ts';
 import type { Scratch } from './scratch.ts';
 
-/** @param buffer the mapping; its length is the region's size. */
+/** @param buffer the mapping; its length is the region's size */
 export function makeRegion(
   guestAddress: number,
   userAddress: number,
@@ -51,7 +51,7 @@ export class RemoteMemory implements RingSource {
   readonly #fd: number;
   readonly #scratch: Scratch;
 
-  /** @param fd of `openProcessMemory`; stays the caller's */
+  /** @param fd from `openProcessMemory`; still owned by the caller */
   constructor(fd: number, regions: readonly MemoryRegion[], scratch: Scratch) {
     this.#fd = fd;
     this.#regions = new RegionTable(regions);

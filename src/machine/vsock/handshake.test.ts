@@ -4,7 +4,7 @@ import { okLine, parseConnectLine } from './handshake.ts';
 const parse = (text: string) => parseConnectLine(Buffer.from(text, 'latin1'));
 
 describe('parseConnectLine', () => {
-  it('takes exactly the line and leaves payload behind it', () => {
+  it('consumes exactly the line and leaves the payload', () => {
     expect(parse('CONNECT 5000\nGET /')).toEqual({ kind: 'connect', port: 5000, lineBytes: 13 });
   });
 
@@ -31,7 +31,7 @@ describe('parseConnectLine', () => {
     expect(parse(text).kind).toBe('invalid');
   });
 
-  it('takes the highest port', () => {
+  it('accepts the highest port', () => {
     expect(parse('CONNECT 4294967294\n')).toMatchObject({ kind: 'connect', port: 4294967294 });
   });
 });

@@ -1,10 +1,10 @@
 /**
- * What a host client says first on a channel (Firecracker, docs/vsock.md):
+ * The first line of a host client on a channel (Firecracker, docs/vsock.md):
  *
  *     CONNECT <port>\n      and, when the guest has answered,      OK <port of our end>\n
  *
- * The reader peeks and takes exactly the line, so bytes that came along in the same segment stay where
- * they are, in the socket, and are the first payload.
+ * The reader peeks and consumes exactly the line, so bytes that came along in the same segment stay in the socket and are
+ * the first payload.
  */
 import { CONNECT_LINE_BYTES_MAX } from './limits.ts';
 
@@ -18,7 +18,7 @@ const LINE_FEED = 10;
 const LINE = /^CONNECT (0|[1-9][0-9]{0,9})$/;
 const PORT_MAX = 0xfffffffe;
 
-/** @param bytes what the client has sent so far, from its first byte; may go beyond the line. */
+/** @param bytes received from the client so far, from the first byte; may go beyond the line */
 export function parseConnectLine(bytes: Uint8Array): ConnectLine {
   const end = bytes.indexOf(LINE_FEED);
   const length = end < 0 ? bytes.length : end + 1;

@@ -1,20 +1,20 @@
-/** What the muxer needs of sockets; `uds.ts` has the real ones, tests have theirs in memory. */
+/** The sockets that the muxer needs; `uds.ts` has the real ones, tests have theirs in memory. */
 import type { Segments } from './segments.ts';
 
-/** Of `read`: nothing waits now. */
+/** Returned by `read` if nothing waits now. */
 export const READ_WOULD_BLOCK = -1;
-/** Of `read`: the socket is broken. */
+/** Returned by `read` if the socket is broken. */
 export const READ_BROKEN = -2;
-/** Of the writes: the other end takes nothing more. */
+/** Returned by writes if the other end takes nothing more. */
 export const WRITE_BROKEN = -1;
 
 /** A connected stream to a host program. No call blocks. `C`: the connection that its events name. */
 export interface HostSocket<C> {
   /** Reports the socket's events for `connection` from now on. */
   serve(connection: C): void;
-  /** @returns bytes filled (> 0), 0 at the end of input, READ_WOULD_BLOCK or READ_BROKEN. */
+  /** @returns bytes filled (> 0), 0 at the end of input, READ_WOULD_BLOCK or READ_BROKEN */
   read(segments: Segments): number;
-  /** @returns bytes taken, fewer than given if it would block, or WRITE_BROKEN. */
+  /** @returns bytes taken, fewer than given if it would block, or WRITE_BROKEN */
   write(segments: Segments): number;
   /** `write` for bytes that are held in this process. */
   writeHeld(bytes: Uint8Array): number;

@@ -38,39 +38,38 @@ export type { DeviceClosed } from './device.ts';
 export interface VsockDeviceSpec {
   /** For messages and logs. */
   readonly id: string;
-  /** 3 … 2³² − 2. */
   readonly guestCid: number;
   /** The device listens here; the VMM connects as vhost-user front end. ≤ 107 bytes. */
   readonly vhostSocketPath: string;
   /**
-   * The device listens here for `CONNECT <port>\n`; a guest's connection to host port P goes to the
-   * listener at `<channelPath>_<P>`. ≤ 96 bytes.
+   * The device listens here for `CONNECT <port>\n`; a guest's connection to host port P goes to the listener at
+   * `<channelPath>_<P>`. ≤ 96 bytes.
    */
   readonly channelPath: string;
   readonly limits?: ChannelLimits;
-  /** Host ports that the guest may dial; absent: any with a listener. */
+  /** Host ports that the guest may dial. Default: any with a listener. */
   readonly guestPorts?: readonly number[];
   /**
-   * The file that the guest's memory must be, sealed against resizing by its maker. Absent: any file, which takes
+   * The file that the guest's memory must be, sealed against resizing by its maker. Default: any file, which requires
    * trust in the VMM: one under an attacker's control ends this process with memory that it truncates later.
    */
   readonly memory?: FileIdentity;
   /**
-   * Never map guest memory, but copy it from and to the VMM's process, which `setProcessMemory` names: for memory that
-   * the VMM does not share, or a VMM that may not end this process by truncating it. Default: false.
+   * Never maps guest memory, but copies it from and to the VMM's process, which `setProcessMemory` names: for memory
+   * that the VMM does not share, or a VMM that must not be able to end this process by truncating it. Default: false.
    */
   readonly copiesMemory?: boolean;
 }
 
 export interface VsockDevice {
-  /** Replaces all limits; an absent one is unlimited. @throws VsockError invalid_spec, device_closed */
+  /** Replaces all limits; an omitted one is unlimited. @throws VsockError invalid_spec, device_closed */
   setLimits(limits: ChannelLimits): Promise<void>;
   /**
-   * With `copiesMemory`, before the VMM connects: the memory of its process. Owns `fd`, of `openProcessMemory`, from now
-   * on. @throws VsockError device_closed
+   * With `copiesMemory`, before the VMM connects: the memory of its process. Takes ownership of `fd` from
+   * `openProcessMemory`. @throws VsockError device_closed
    */
   setProcessMemory(fd: number): void;
-  /** Counters since the start; after the end, the last ones. */
+  /** Counters since the start; after the end, the final ones. */
   stats(): Promise<ChannelStats>;
   /** Resolves when the device is gone and its sockets are removed. Never rejects. */
   readonly closed: Promise<DeviceClosed>;
@@ -183,7 +182,7 @@ class Host implements VsockHost {
     const wakeFd = createEventFd();
     const setup: WorkerSetup = { wakeFd };
     const worker = new Worker(modulePath('./worker.ts', import.meta.url), { workerData: setup, name: 'vsock' });
-    // The thread blocks in epoll, so Node could not end it: it needs a command at the end of the process.
+    // The thread blocks in epoll, so Node could not end it: it needs a command when the process exits.
     const stop = (): void => {
       worker.postMessage({ kind: 'stop' } satisfies Command);
       signalEventFd(wakeFd);
@@ -225,7 +224,7 @@ class Host implements VsockHost {
     if (device !== undefined) this.#ended(device, message.closed, message.stats);
   }
 
-  /** One after the other, so that descriptors that are slow to close hold one thread of Node's pool at most. */
+  /** One after the other, so that descriptors that are slow to close block at most one thread of Node's pool. */
   #discard(fd: number): void {
     this.#discarded = this.#discarded.then(() => closeInPool(fd));
   }
@@ -284,7 +283,7 @@ class AttachedDevice implements VsockDevice {
     if (problem !== undefined) throw new VsockError('invalid_spec', `${fault}: ${problem}`);
     if (this.#lastStats !== undefined) throw new VsockError('device_closed', `${fault}: the device is closed`);
     this.#host.send({ kind: 'set-limits', device: this.key, limits });
-    // The answer comes after the limits are in force.
+    // The answer comes after the limits are in effect.
     await this.stats();
   }
 

@@ -1,4 +1,4 @@
-/** The bounds of the vsock device, each with what happens beyond it. */
+/** The limits of the vsock device, each with what happens beyond it. */
 import { assert } from '../../base/assert.ts';
 import { MIB } from '../../base/units.ts';
 
@@ -23,7 +23,7 @@ export const LINGER_MS = 2_000;
 
 /** Bytes held for all connections of one guest, for host sockets that would block. */
 export const HELD_BYTES_MAX = 64 * MIB;
-/** Most (Linux's own default) and least receive window (`buf_alloc`) of a connection, out of that. */
+/** Maximum (Linux's own default) and minimum receive window (`buf_alloc`) of a connection, out of that. */
 export const WINDOW_BYTES_MAX = 256 * 1024;
 export const WINDOW_BYTES_MIN = 16 * 1024;
 
@@ -41,8 +41,8 @@ export const QUEUE_SIZE_MAX = 1024;
 /** Pieces of one read or write (IOV_MAX is 1024); a longer list is cut into several calls. */
 export const SEGMENTS_MAX = 512;
 /**
- * Room of the thread for bytes that are copied from and to guests, used by one ring at a time. Untouched pages cost
- * nothing. What does not fit waits for the ring's next turn.
+ * Memory of the thread for bytes that are copied from and to guests, used by one ring at a time. Untouched pages cost
+ * nothing. The rest waits for the ring's next turn.
  */
 export const SCRATCH_BYTES = 4 * MIB;
 /** Regions of guest memory in one SET_MEM_TABLE. More is a protocol error. */
@@ -52,7 +52,7 @@ export const MEMORY_REGIONS_MAX = 32;
  * on this thread.
  */
 export const MESSAGE_FDS_MAX = 253;
-/** Guest memory in all. More is a protocol error. */
+/** Total guest memory. More is a protocol error. */
 export const GUEST_MEMORY_BYTES_MAX = 2 ** 40;
 /** Payload of a vhost-user message; the longest legal one is a full memory table. */
 export const VHOST_PAYLOAD_BYTES_MAX = 8 + 32 * MEMORY_REGIONS_MAX;

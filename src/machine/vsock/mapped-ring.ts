@@ -103,7 +103,7 @@ export class MappedRing implements RingMemory {
   }
 
   storeUsedIndex(_from: number, to: number): undefined {
-    // A sequentially consistent store, then the load: the order that 2.7.7.2 and 2.7.13.4 demand.
+    // A sequentially consistent store, then the load: the order that 2.7.7.2 and 2.7.13.4 require.
     Atomics.store(this.#used, 1, to);
   }
 
@@ -117,7 +117,7 @@ export class MappedRing implements RingMemory {
     Atomics.store(this.#used, 2 + 4 * this.#size, index);
   }
 
-  /** Adds a buffer to the chain, cut where regions meet. */
+  /** Adds a buffer to the chain, split at region boundaries. */
   readonly #add = (address: number, length: number): boolean => {
     const chain = this.#chain;
     if (chain === undefined) return false;

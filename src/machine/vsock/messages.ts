@@ -1,11 +1,11 @@
-/** What the main thread and the worker of all devices say to each other. Both are this process. */
+/** Messages between the main thread and the worker of all devices. Both are this process. */
 
 import type { ChannelLimits, ChannelStats } from '../../base/channel.ts';
 import type { IgnoredCounts } from '../../base/ignore.ts';
 import type { FileIdentity } from '../../sys/fd.ts';
 import type { DeviceClosed } from './device.ts';
 
-/** A descriptor number in a message becomes the worker's. */
+/** The worker owns a descriptor in a message. */
 export type Command =
   | {
       readonly kind: 'attach';
@@ -31,11 +31,11 @@ export type Report =
   | { readonly kind: 'ignored'; readonly counts: IgnoredCounts }
   /** The main thread closes these: they came from a VMM. */
   | { readonly kind: 'discard'; readonly fds: readonly number[] }
-  /** The last thing that is said of a device. */
+  /** The last message about a device. */
   | { readonly kind: 'closed'; readonly device: number; readonly closed: DeviceClosed; readonly stats: ChannelStats };
 
 /** `workerData` of the worker thread. */
 export interface WorkerSetup {
-  /** Event counter that says that commands wait in the port. The main thread owns it. */
+  /** Event counter that signals waiting commands in the port. The main thread owns it. */
   readonly wakeFd: number;
 }

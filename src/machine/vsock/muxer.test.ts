@@ -37,7 +37,7 @@ describe('Muxer: opening', () => {
     });
   });
 
-  it('resets a port without a listener, and one that is not allowed', () => {
+  it('resets a connection to a port without a listener, and to a forbidden one', () => {
     const world = new VsockWorld({ muxer: { guestPorts: new Set([80, 81]) } });
     world.host.listen(80);
     world.host.listen(99);
@@ -63,7 +63,7 @@ describe('Muxer: opening', () => {
   it.each([
     [7, 2 ** 30 + 7],
     [2 ** 31 - 1, 2 ** 31 - 1],
-  ])('ports of host clients begin at the seed %i and go round', (clientPortSeed, first) => {
+  ])('ports of host clients start at the seed %i and wrap around', (clientPortSeed, first) => {
     const world = new VsockWorld({ muxer: { clientPortSeed } });
     world.guest.listening.add(5000);
     const answers = [0, 1].map(() => {
@@ -163,7 +163,7 @@ describe('Muxer: closing', () => {
     expect(socket.isClosed).toBe(true);
   });
 
-  it('a host program that closes: its bytes still arrive, then both sides forget it', () => {
+  it('a host program that closes: its bytes still arrive, then both sides forget the connection', () => {
     const { world, stream, socket } = dialled({ guestBufAlloc: 1000 });
     socket.programWrite(new Uint8Array(5000));
     socket.programClose(world.nowMs);
@@ -195,7 +195,7 @@ describe('Muxer: closing', () => {
     expect(world.muxer.connections).toBe(0);
   });
 
-  it('a guest that does not confirm is reset after the time limit', () => {
+  it('a guest that does not confirm is reset after the timeout', () => {
     const { world, socket } = dialled();
     socket.programClose(world.nowMs);
     world.turn();
@@ -218,7 +218,7 @@ describe('Muxer: closing', () => {
     expect(world.muxer.connections).toBe(0);
   });
 
-  it('SHUTDOWN of reading: the host socket is not read any more', () => {
+  it('SHUTDOWN of reading: the host socket is no longer read', () => {
     const { world, socket } = dialled();
     world.rings.send({ op: OP.shutdown, hostPort: 80, guestPort: 2000, flags: SHUTDOWN_RECEIVE, bufAlloc: 9999 });
     world.turn();
@@ -228,7 +228,7 @@ describe('Muxer: closing', () => {
     expect(world.muxer.connections).toBe(0);
   });
 
-  it('guestGone: frees every port; a new life of the guest starts clean', () => {
+  it('guestGone: frees every port; the guest’s next boot starts clean', () => {
     const { world, socket } = dialled();
     world.muxer.guestGone(world.nowMs);
     expect(socket.isClosed).toBe(true);
@@ -273,7 +273,7 @@ describe('Muxer: back-pressure', () => {
     expect(world.guest.surprises).toEqual([]);
   });
 
-  it('byte limits: in any window no more than burst, refill and one grant', () => {
+  it('byte limits: in any window at most burst, refill and one grant', () => {
     const limit = { size: 10_000, refillPerSecond: 50_000, oneTimeBurst: 5_000 };
     const { world, stream, socket } = dialled({
       muxer: { limits: { guestToHostBytes: limit, hostToGuestBytes: limit } },
@@ -345,7 +345,7 @@ describe('Muxer: a guest that breaks the protocol', () => {
     ['another guest as source', { op: OP.request, hostPort: 80, guestPort: 9, sourceCid: 43n }, undefined],
     ['another guest as destination', { op: OP.request, hostPort: 80, guestPort: 9, destinationCid: 43n }, undefined],
     ['RST for nobody', { op: OP.reset, hostPort: 9, guestPort: 9 }, undefined],
-  ])('%s is answered at most by RST', (_name, packet, answer) => {
+  ])('%s is answered by RST at most', (_name, packet, answer) => {
     const world = new VsockWorld();
     world.host.listen(80);
     world.rings.send(packet);
@@ -360,7 +360,7 @@ describe('Muxer: a guest that breaks the protocol', () => {
     ['an operation that does not exist', { op: 77 }],
     ['more payload than the buffers hold', { op: OP.data, payload: bytes('x'), length: 1000 }],
     ['more payload than a packet may have', { op: OP.data, payload: new Uint8Array(65_537) }],
-  ])('%s resets its connection, and no other', (_name, packet) => {
+  ])('%s resets only its connection', (_name, packet) => {
     const { world, socket } = dialled();
     const other = world.guest.dial(80, 2001);
     world.settle();
@@ -409,7 +409,7 @@ describe('Muxer: a guest that breaks the protocol', () => {
     expect(world.muxer.stats(world.nowMs).protocolErrors).toBeGreaterThan(0);
   });
 
-  it('10 000 opens and closes leave nothing (S8)', () => {
+  it('10 000 opens and closes leave nothing behind (S8)', () => {
     const world = new VsockWorld({ queueSize: 128 });
     world.host.listen(80);
     for (let round = 0; round < 10_000; round += 1) {

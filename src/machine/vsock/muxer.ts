@@ -42,16 +42,16 @@ export interface MuxerOptions {
   readonly limits: ChannelLimits;
   /** Host ports that the guest may dial; undefined: any. */
   readonly guestPorts?: ReadonlySet<number> | undefined;
-  /** Where ports of host clients begin: a guest may remember those of its last device, of its snapshot. */
+  /** First port for host clients: a guest may remember ports of its last device, from its snapshot. */
   readonly clientPortSeed?: number;
   /** Connects to the host's listener for a port. */
   connect(hostPort: number): ConnectResult<Connection>;
 }
 
-/** Our ports for host clients, apart from the ports that guests dial. */
+/** Our ports for host clients, separate from the ports that guests dial. */
 const CLIENT_PORT_FIRST = 2 ** 30;
 const CLIENT_PORT_COUNT = 2 ** 30;
-/** What remains of the budget when every connection has its least window. */
+/** Rest of the budget when every connection has its minimum window. */
 const SHARED_WINDOW_BYTES = HELD_BYTES_MAX - CONNECTIONS_MAX * WINDOW_BYTES_MIN;
 
 export class Muxer {
@@ -151,7 +151,7 @@ export class Muxer {
     return result;
   }
 
-  /** Fills the RX ring with what is owed and readable; the caller publishes it. */
+  /** Fills the RX ring with owed packets and readable data; the caller publishes it. */
   feedGuest(rx: Virtqueue, nowMs: number): FeedResult {
     this.#nowMs = nowMs;
     return this.#toGuest.feed(rx, nowMs);
@@ -164,7 +164,7 @@ export class Muxer {
     this.#toGuest.clear();
   }
 
-  /** Drops everything, held bytes too. */
+  /** Drops everything, including held bytes. */
   close(): void {
     for (const connection of [...this.#table.all(), ...this.#draining]) this.#take(connection, 'fail');
     this.#toGuest.clear();
@@ -173,8 +173,8 @@ export class Muxer {
   // ── host ─────────────────────────────────────────────────────────────────────────────────────────
 
   /**
-   * A host client asks for a connection to a port of the guest; its socket is the muxer's from now on.
-   * @returns false, with the socket closed, if there are too many connections.
+   * A host client asks for a connection to a port of the guest; the muxer owns its socket from now on.
+   * @returns false, with the socket closed, if there are too many connections
    */
   addClient(socket: HostSocket<Connection>, guestPort: number, nowMs: number): boolean {
     this.#nowMs = nowMs;
@@ -194,7 +194,7 @@ export class Muxer {
     return true;
   }
 
-  /** The host socket may have bytes. @param isEnding the end of input lies behind them. */
+  /** The host socket may have bytes. @param isEnding the end of input comes after them */
   hostReadable(connection: Connection, isEnding: boolean): void {
     if (isEnding) connection.isHostInputEnding = true;
     this.#toGuest.noteReadable(connection);
@@ -204,7 +204,7 @@ export class Muxer {
     this.#toHost.hostHasRoom(connection);
   }
 
-  /** The host program closed its end. What it wrote before is still read, if anybody takes it. */
+  /** The host program closed its end. Bytes that it wrote before are still read, if the guest takes them. */
   hostHungUp(connection: Connection, nowMs: number): void {
     this.#nowMs = nowMs;
     connection.isHostHungUp = true;
@@ -215,19 +215,19 @@ export class Muxer {
 
   // ── time ─────────────────────────────────────────────────────────────────────────────────────────
 
-  /** Milliseconds until `handleTime` has something to do; Infinity: nothing. */
+  /** Milliseconds until `handleTime` has something to do; Infinity if nothing. */
   nextTimeoutMs(nowMs: number): number {
     let wait = this.#nextDeadlineMs - nowMs;
     if (this.#toHost.isWaiting) wait = Math.min(wait, this.#toHostBucket.waitMs(nowMs));
     if (this.#toGuest.isWaiting && this.#toGuestBucket.isLimited) {
-      // Without a wait for tokens it is for credit or buffers, and those come as events.
+      // Without a wait for tokens it waits for credit or buffers, and those come as events.
       const tokens = this.#toGuestBucket.waitMs(nowMs);
       if (tokens > 0) wait = Math.min(wait, tokens);
     }
     return Math.max(0, Math.min(wait, this.#admission.nextTimeoutMs(nowMs)));
   }
 
-  /** Lets go on what waited for tokens or room, and ends what took too long. */
+  /** Continues connections that waited for tokens or room, and ends those that timed out. */
   handleTime(nowMs: number): void {
     this.#nowMs = nowMs;
     this.#toHost.writeHeld(nowMs);
@@ -394,7 +394,7 @@ export class Muxer {
     else if (connection.state === 'guest-ended' || connection.state === 'closing') connection.socket?.endWrite();
   }
 
-  /** The host reads no more, but what it wrote is still good. */
+  /** The host reads no more, but bytes that it wrote are still valid. */
   #hostDeaf(connection: Connection): void {
     if (connection.state === 'draining') {
       this.#take(connection, 'drained');
@@ -423,7 +423,7 @@ export class Muxer {
     this.#close(connection);
   }
 
-  /** The guest has forgotten the connection: its ports are free, and only held bytes are left to do. */
+  /** The guest has forgotten the connection: its ports are free, and only held bytes remain. */
   #guestForgot(connection: Connection): void {
     this.#take(connection, 'guest-end-both');
     if (connection.state !== 'draining') return;
@@ -451,7 +451,7 @@ export class Muxer {
     this.#toGuest.oweReset(connection.hostPort, connection.guestPort);
   }
 
-  /** Takes a transition, and releases the connection if that was its last. */
+  /** Makes a transition, and releases the connection if it was the last one. */
   #take(connection: Connection, event: ConnectionEvent): void {
     if (!connection.transition(event) || connection.state !== 'gone') return;
     this.#toHost.forget(connection);

@@ -21,16 +21,14 @@ export const OP = {
   creditRequest: 7,
 } as const;
 
-/** Flags of `shutdown`: what its sender will not do any more. */
+/** Flags of `shutdown`: what its sender will no longer do. */
 export const SHUTDOWN_RECEIVE = 1;
 export const SHUTDOWN_SEND = 2;
 export const SHUTDOWN_BOTH = 3;
 
-/** A packet from the guest. One object is filled again and again: nothing is allocated per packet. */
+/** A packet from the guest. One object is reused: nothing is allocated per packet. */
 export class PacketHeader {
-  /** Guest's port. */
   guestPort = 0;
-  /** Host's port. */
   hostPort = 0;
   /** Payload bytes that the header claims. */
   length = 0;
@@ -42,9 +40,9 @@ export class PacketHeader {
   fwdCount = 0;
 
   /**
-   * Reads a header that came from the guest with CID `guestCid`. Each field is read once, since the
-   * guest may change it at any time.
-   * @returns what is wrong with it, or undefined.
+   * Reads a header that came from the guest with CID `guestCid`. Each field is read once, since the guest may change it
+   * at any time.
+   * @returns a problem, or undefined
    */
   readFromGuest(
     view: DataView,

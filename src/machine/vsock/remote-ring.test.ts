@@ -7,10 +7,10 @@ import { RemoteMemory } from './guest-memory.ts';
 import { Scratch } from './scratch.ts';
 import { Virtqueue } from './virtqueue.ts';
 
-/** What the guest does before call number `call`, or when that call has copied a part. */
+/** Actions of the guest before call number `call`, or when that call has copied a part. */
 interface Meanwhile {
   readonly call: number;
-  /** Bytes of the part that lies first, and whether the kernel copies it first (arch/x86/lib/memcpy_64.S). */
+  /** Length of the first part, and whether the kernel copies it first (arch/x86/lib/memcpy_64.S). */
   readonly cut: number;
   readonly isForward: boolean;
   act(): void;
@@ -19,7 +19,7 @@ interface Meanwhile {
 let meanwhile: Meanwhile | undefined;
 let calls = 0;
 
-/** Makes the call in two parts, if it is the one that the guest interferes with. */
+/** Splits the call in two parts, if it is the one that the guest interferes with. */
 function interfere(copy: (from: number, bytes: number) => number, bytes: number): number {
   calls += 1;
   const now = meanwhile;
@@ -47,7 +47,7 @@ vi.mock(import('../../sys/process-memory.ts'), async (original) => {
 const BYTES = 0x40000;
 const UNMAPPED_BASE = GUEST_BASE + BYTES;
 const SIZE = 8;
-/** Of `DriverRing`. */
+/** Offset in `DriverRing`. */
 const AVAILABLE_AT = 16 * SIZE;
 const USED_EVENT_AT = AVAILABLE_AT + 4 + 2 * SIZE;
 const USED_AT = 0x6000;
@@ -81,7 +81,7 @@ function setUp(direction: 'device-writes' | 'device-reads', usesEventIndex: bool
   return { ring, queue, scratch };
 }
 
-/** Chains that are there now; each is taken. */
+/** Takes all chains that are there now. */
 function takeAll(queue: Virtqueue): { head: number; bytes: number }[] {
   const found: { head: number; bytes: number }[] = [];
   for (;;) {
@@ -103,7 +103,7 @@ it.each([1, 2, 3])('takes a chain that the guest offers at any time during read 
       const { ring, queue } = setUp('device-reads', false);
       ring.setDescriptor(0, GUEST_BASE + 0x8000, 44, 0, 0);
       ring.makeAvailable(0);
-      // What was at its place before.
+      // The previous entry at its place.
       ring.setDescriptor(3, GUEST_BASE + 0x9000, 9999, 0, 0);
       const act = (): void => {
         ring.setDescriptor(3, GUEST_BASE + 0x8000, 47, 0, 0);
@@ -138,7 +138,7 @@ describe('RemoteRing with event indexes', () => {
     for (let call = 1; call <= last; call += 1) {
       for (const cut of [0, 1e9]) {
         const { ring, queue } = setUp('device-reads', true);
-        // It was left alone until then.
+        // The guest was not told to kick until then.
         view.setUint16(AVAILABLE_EVENT_AT, 0xfff0, true);
         expect(queue.relocate(remoteMemory().memory, ring.addresses)).toBeUndefined();
         for (const head of [0, 1]) ring.setDescriptor(head, GUEST_BASE + 0x8000, 44, 0, 0);
@@ -166,14 +166,14 @@ describe('RemoteRing with event indexes', () => {
     expect(Math.min(kicks, found)).toBeGreaterThan(0);
   });
 
-  it('a guest that waits for interrupts at any time is interrupted, or has seen the chains', () => {
+  it('a guest that enables interrupts at any time is interrupted, or has seen the chains', () => {
     let last = 1;
     let interrupts = 0;
     for (let call = 1; call <= last; call += 1) {
       const { ring, queue } = setUp('device-reads', true);
       ring.setDescriptor(0, GUEST_BASE + 0x8000, 44, 0, 0);
       ring.makeAvailable(0);
-      // It did not want any until then.
+      // Interrupts were disabled until then.
       view.setUint16(USED_EVENT_AT, 0xfff0, true);
       let hasSeen = false;
       const act = (): void => {
@@ -193,7 +193,7 @@ describe('RemoteRing with event indexes', () => {
     expect(interrupts).toBeGreaterThan(0);
   });
 
-  it('asks for a kick once, and looks once where nothing came', () => {
+  it('requests one kick, and looks once if nothing came', () => {
     const { ring, queue } = setUp('device-reads', true);
     ring.setDescriptor(0, GUEST_BASE + 0x8000, 44, 0, 0);
     ring.makeAvailable(0);
@@ -264,9 +264,9 @@ describe('RemoteRing.storeUsedIndex', () => {
     expect([...seen].sort()).toEqual([0, 2, 6]);
   });
 
-  it('shows nothing any more from the first part that can not be written', () => {
+  it('shows no chains from the first unwritable part on', () => {
     const { queue } = fill(3);
-    // The guest is interrupted for what it got.
+    // The guest is interrupted for the chains that it got.
     expect(queue.publish()).toBe(true);
     expect(queue.staged).toBe(0);
     expect(queue.peek(0)).toBe('broken');
@@ -275,7 +275,7 @@ describe('RemoteRing.storeUsedIndex', () => {
     expect([0, 1, 2, 4, 5].map(isFilled)).toEqual([true, true, true, false, false]);
   });
 
-  it('writes nothing after another ring has taken the room', () => {
+  it('writes nothing after another ring has taken the memory', () => {
     const { queue, scratch } = fill();
     scratch.begin({});
     expect(queue.publish()).toBe(false);

@@ -39,17 +39,17 @@ const CHAIN_BYTES_MAX = HEADER_BYTES + PACKET_BYTES_MAX;
 /** Chains, and pieces of them, between two publications; more wait for the next turn. */
 const RECORDS_MAX = 1024;
 const PIECES_MAX = 4 * RECORDS_MAX;
-/** Looks at an index that can't be: the guest wrote it while it was copied. */
+/** Reads of an impossible index: the guest wrote it while it was copied. */
 const TRIES_MAX = 4;
 /** Flags, index and the head of the first element. */
 const INDEX_WORD_BYTES = 8;
 /**
- * Payload between two publications, for the first one; then twice as much each time. So the guest works on what it has
- * while the rest is copied.
+ * Payload between two publications, for the first one; then twice as much each time. So the guest works on the first
+ * part while the rest is copied.
  */
 const GROUP_BYTES_FIRST = 32 * 1024;
 
-/** The address space that rings stand in. The descriptor of `/proc/PID/mem` is the caller's. */
+/** The address space of the rings. The caller owns the descriptor of `/proc/PID/mem`. */
 export interface RemoteSpace {
   readonly fd: number;
   readonly regions: RegionTable<MemoryRegion>;
@@ -61,26 +61,26 @@ export class RemoteRing implements RingMemory {
   readonly #addresses: RingAddresses;
   readonly #direction: Direction;
   readonly #size: number;
-  /** One piece, with the available ring behind the table. */
+  /** The descriptor table followed by the available ring, in one piece. */
   readonly #table: Uint32Array;
   readonly #available: Uint16Array;
   readonly #used: Uint16Array;
   readonly #usedElements: Uint32Array;
   readonly #at: { readonly table: number; readonly available: number; readonly used: number };
-  /** The newest index that was read, the one that was returned last, and up to which the chains can be walked. */
+  /** The newest index read, the last one returned, and the index up to which chains can be walked. */
   #availableIndex: number;
   #returnedIndex: number;
   #walkableIndex: number;
-  /** The index was read together with chains, a moment ago. */
+  /** The index was just read together with chains. */
   #isIndexFresh = false;
   /** The index was read after the last store. */
   #isIndexAfterStore = false;
-  /** `avail_event` is to be stored by the next publication. */
+  /** The next publication must store `avail_event`. */
   #isEventStaged = false;
   #groupBytes = GROUP_BYTES_FIRST;
   #fault: string | undefined;
 
-  /** Chains that were found since the last publication, in order. */
+  /** Chains found since the last publication, in order. */
   #firstRecord = 0;
   #records = 0;
   #completed = 0;
@@ -89,13 +89,13 @@ export class RemoteRing implements RingMemory {
   readonly #offsets = new Uint32Array(RECORDS_MAX);
   readonly #totals = new Float64Array(RECORDS_MAX);
   readonly #written = new Uint32Array(RECORDS_MAX);
-  /** Number of its first piece; its last is before the next one's first. */
+  /** Number of the first piece; the last piece precedes the next chain's first. */
   readonly #firstPieces = new Uint32Array(RECORDS_MAX + 1);
   /** Addresses in the VMM, and lengths. */
   readonly #pieces = new Float64Array(PIECES_MAX);
   readonly #lengths = new Uint32Array(PIECES_MAX);
   #pieceCount = 0;
-  /** Bytes of the chain that is walked, and those of them that have pieces. */
+  /** Bytes of the chain that is walked, and how many of them have pieces. */
   #total = 0;
   #kept = 0;
 
@@ -192,14 +192,14 @@ export class RemoteRing implements RingMemory {
     this.#usedElements[2 + slot * 2] = written;
     const record = this.#completed;
     const limit = Math.min(this.#totals[record] ?? 0, CHAIN_BYTES_MAX);
-    // The room behind it may hold another guest's bytes.
+    // The memory behind it may hold another guest's bytes.
     if (record >= this.#records || this.#heads[record] !== head || written > limit)
       this.#fault ??= `chain ${head} was completed out of its turn`;
     this.#written[record] = written;
     this.#completed = record + 1;
   }
 
-  /** RX: groups, which grow. TX: all, as the host has got the payload already. */
+  /** RX: growing groups. TX: all, as the host has the payload already. */
   chainsAtOnce(staged: number): number {
     if (this.#direction === 'device-reads') return staged;
     let bytes = 0;
@@ -216,12 +216,12 @@ export class RemoteRing implements RingMemory {
     const chains = (to - from) & 0xffff;
     if (this.#fault === undefined && this.#direction === 'device-writes') this.#sendPayload(chains);
     const { used } = this.#addresses;
-    // A guest that offers chains without looking at the used ring may get more of them back than it has room for.
+    // A guest that offers chains without looking at the used ring may get back more of them than it has room for.
     const count = Math.min(chains, this.#size);
     const first = (to - count) & (this.#size - 1);
     const untilEnd = Math.min(count, this.#size - first);
     const at = 4 + 8 * first;
-    // What else lies between the elements and `avail_event` is rewritten as it was.
+    // The data between the elements and `avail_event` is rewritten unchanged.
     const bytes = this.#isEventStaged ? 4 + 8 * this.#size + 2 - at : 8 * untilEnd;
     this.#write(this.#at.used + at, used + at, bytes);
     this.#isEventStaged = false;
@@ -267,7 +267,7 @@ export class RemoteRing implements RingMemory {
     this.#pieceCount = 0;
   }
 
-  /** Finds the next chain, takes room for it and, if it is to be read, its bytes. */
+  /** Finds the next chain, reserves memory for it and, if it is to be read, reads its bytes. */
   #record(index: number): ChainFound {
     const record = this.#records;
     if (((index - this.#firstRecord) & 0xffff) !== record) return { problem: 'chains out of order' };
@@ -329,11 +329,11 @@ export class RemoteRing implements RingMemory {
     return true;
   }
 
-  /** Copies what the next `count` completed chains got. */
+  /** Copies the payload of the next `count` completed chains. */
   #sendPayload(count: number): void {
     const { scratch } = this.#space;
     const { hostAddress } = scratch.memory;
-    // Somebody else's bytes are there.
+    // The memory has another ring's bytes.
     if (count > 0 && !scratch.isOf(this)) this.#fault ??= 'chains were kept too long';
     if (this.#fault !== undefined) return;
     const end = Math.min(this.#published + count, this.#completed);
@@ -349,7 +349,7 @@ export class RemoteRing implements RingMemory {
     }
   }
 
-  /** Reads the available ring, again while its index can't be. */
+  /** Reads the available ring, again while its index is impossible. */
   #look(): void {
     const { available } = this.#addresses;
     this.#isIndexFresh = false;
@@ -377,7 +377,7 @@ export class RemoteRing implements RingMemory {
     return true;
   }
 
-  /** @returns false: the index that was read can't be, and is not taken unless `isLast`. */
+  /** @returns false if the index is impossible; it is then ignored unless `isLast` */
   #noteIndex(isLast: boolean): boolean {
     const index = this.#available[1] ?? 0;
     const isPossible = ((index - this.#availableIndex) & 0xffff) <= this.#size;
@@ -401,7 +401,7 @@ export class RemoteRing implements RingMemory {
 
   #check(moved: number, bytes: number, how: string): boolean {
     if (moved === bytes) return true;
-    // No byte at all, and no error: the address space is gone, as its socket will say.
+    // No byte at all, and no error: the address space is gone, as its socket will report.
     if (moved === 0 || moved === -ERRNO.ESRCH) this.#fault ??= MEMORY_GONE;
     else this.#fault ??= `memory that can not be ${how}: ${moved} of ${bytes} bytes`;
     return false;

@@ -1,6 +1,5 @@
 /**
- * What a virtqueue needs of the memory that it stands in, wherever that is: its three parts, and the buffers of its
- * chains (virtio 1.2, section 2.7).
+ * The memory of a virtqueue, wherever it is: its three parts, and the buffers of its chains (virtio 1.2, section 2.7).
  *
  *     descriptor table   size × { u64 address, u32 length, u16 flags, u16 next }
  *     available ring     u16 flags, u16 idx, size × u16 head, u16 used_event
@@ -46,7 +45,7 @@ export type RingProblem =
 /** `device-writes`: chains that the device fills (RX); `device-reads`: chains that it reads (TX). */
 export type Direction = 'device-writes' | 'device-reads';
 
-/** One descriptor chain, as pieces of local memory. Filled again by each `peek`. */
+/** One descriptor chain, as pieces of local memory. Refilled by each `peek`. */
 export class Chain {
   head = 0;
   count = 0;
@@ -62,7 +61,7 @@ export class Chain {
     return region;
   }
 
-  /** @returns false if it has too many pieces. */
+  /** @returns false if it has too many pieces */
   add(region: LocalMemory, offset: number, length: number): boolean {
     if (this.count >= SEGMENTS_MAX) return false;
     this.regions[this.count] = region;
@@ -73,23 +72,23 @@ export class Chain {
   }
 }
 
-/** `no-room`: it has to wait for `publish`. Another text says what is wrong with the ring. */
+/** `no-room`: it has to wait for `publish`. Otherwise the problem with the ring. */
 export type ChainFound = 'chain' | 'no-room' | { readonly problem: string };
 
-/** A `fault`: the address space has ended. The VMM's socket says so as well. */
+/** A `fault`: the address space has ended. The VMM's socket reports it as well. */
 export const MEMORY_GONE = 'the memory is gone';
 
 /** One ring's memory. Indexes are modulo 2¹⁶, as in the rings. */
 export interface RingMemory {
-  /** Why the memory can't be reached (any more), for good. */
+  /** Why the memory can't be reached, permanently. */
   readonly fault: string | undefined;
-  /** Looks how many chains the guest has made available since the start. */
+  /** Reads how many chains the guest has made available since the start. */
   loadAvailableIndex(): number;
-  /** The same, as it was at some time after the last store. */
+  /** The same, as of some time after the last store. */
   loadAvailableIndexAfterStore(): number;
   loadAvailableFlags(): number;
   loadUsedEvent(): number;
-  /** What the device itself wrote last, before this ring was started. */
+  /** The index that the device itself wrote last, before this ring was started. */
   loadUsedIndex(): number;
   /** Finds the chain of entry `index` of the available ring, which the guest has made available. */
   readChain(index: number, chain: Chain): ChainFound;
@@ -98,9 +97,9 @@ export interface RingMemory {
   /** How many of the staged chains to show next, at least one. */
   chainsAtOnce(staged: number): number;
   /**
-   * Shows what was staged from index `from` up to `to` to the guest, in one store that is visible before any later load
-   * here. Afterwards no chain is valid that was completed.
-   * @returns what is wrong, or undefined.
+   * Shows the staged entries from index `from` up to `to` to the guest, in one store that is visible before any later
+   * load here. Afterwards no completed chain is valid.
+   * @returns a problem, or undefined
    */
   storeUsedIndex(from: number, to: number): string | undefined;
   storeUsedFlags(flags: number): void;
@@ -139,9 +138,9 @@ export class RegionTable<Region extends MemoryRegion> {
   }
 
   /**
-   * Cuts a buffer at guest address `address` where regions meet.
-   * @param take gets each piece, with its offset in the region; false: it does not want it
-   * @returns false: a piece is in no region, or was not taken
+   * Splits a buffer at guest address `address` at region boundaries.
+   * @param take gets each piece, with its offset in the region; returns false to reject it
+   * @returns false if a piece is in no region, or was rejected
    */
   cutGuest(address: number, length: number, take: (region: Region, offset: number, bytes: number) => boolean): boolean {
     let at = address;
@@ -166,7 +165,7 @@ export class RegionTable<Region extends MemoryRegion> {
   }
 }
 
-/** Where the parts of a ring lie. */
+/** The locations of a ring's parts. */
 export interface RingPlaces<Region> {
   readonly table: Region;
   readonly available: Region;
@@ -190,11 +189,11 @@ export function placeRing<Region extends MemoryRegion>(
 
 /**
  * Walks a chain of descriptors. Each is read once and checked before it is used; a chain has at most `size` of them, so
- * no loop of the guest's becomes one of ours.
+ * the guest can't make this loop endlessly.
  *
  * @param table the descriptors as words, which the guest may be writing
- * @param addBuffer takes a buffer; false: it is outside of memory, or one too many
- * @returns what is wrong, or undefined.
+ * @param addBuffer takes a buffer; returns false if it is outside of memory, or one too many
+ * @returns a problem, or undefined
  */
 export function walkChain(
   table: Uint32Array,
@@ -217,7 +216,7 @@ export function walkChain(
     if ((flagsAndNext & 0xfffc) !== 0) return `flags ${flagsAndNext & 0xffff}`;
     if ((flagsAndNext & DESCRIPTOR_WRITE) !== wanted)
       return wanted === 0 ? 'a writable TX buffer' : 'a read-only RX buffer';
-    // An address that a double can't hold exactly is in no region.
+    // An address that a double can't represent exactly is in no region.
     if (!addBuffer(high * 0x1_0000_0000 + low, length)) return `a buffer of ${length} bytes outside memory`;
     if ((flagsAndNext & DESCRIPTOR_NEXT) === 0) return undefined;
     index = flagsAndNext >>> 16;

@@ -32,7 +32,7 @@ export class Ring {
     return this.isEnabled && this.queue.isRunning;
   }
 
-  /** Owns `kickFd`, an eventfd, from now on. @returns what is wrong, or undefined. */
+  /** Takes ownership of `kickFd`, an eventfd. @returns a problem, or undefined */
   start(
     memory: RingSource,
     addresses: RingAddresses,
@@ -62,7 +62,7 @@ export class Ring {
       if (this.queue.publishSome() && this.#callFd >= 0) this.#interrupt();
   }
 
-  /** @returns the chain to go on from. */
+  /** @returns the next chain to process */
   stop(): number {
     const base = this.queue.availableIndex;
     if (this.queue.isRunning) this.publish();
@@ -75,11 +75,11 @@ export class Ring {
     return base;
   }
 
-  /** Owns `fd` from now on, an eventfd; −1: the guest wants no interrupts. */
+  /** Takes ownership of `fd`, an eventfd; −1 if the guest wants no interrupts. */
   setCall(fd: number): void {
     this.#closeCall();
     this.#callFd = fd;
-    // The guest may have missed what was published without an interrupt to raise.
+    // The guest may have missed completions that were published before it had an interrupt.
     if (fd >= 0) this.#interrupt();
   }
 

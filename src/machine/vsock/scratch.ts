@@ -1,11 +1,11 @@
-/** Local room for what goes to and from memory that is not mapped here. */
+/** Local memory for data from and to memory that is not mapped here. */
 import { allocateNative } from '../../sys/memory.ts';
 import type { LocalMemory } from './ring-memory.ts';
 
 const ALIGNMENT = 64;
 
 /**
- * One piece of memory for all rings of a thread. A ring's bytes are there only until it publishes, or another ring
+ * One piece of memory for all rings of a thread. A ring's bytes are valid only until it publishes, or another ring
  * takes some: nothing is kept between turns, so one piece is enough for any number of guests.
  */
 export class Scratch {
@@ -20,7 +20,7 @@ export class Scratch {
     this.#bytes = bytes;
   }
 
-  /** Whether what `owner` has taken is still its own. */
+  /** Whether the memory that `owner` has taken is still its own. */
   isOf(owner: object): boolean {
     return this.#owner === owner;
   }
@@ -31,7 +31,7 @@ export class Scratch {
     this.#used = 0;
   }
 
-  /** @returns the offset of `bytes` for the owner, or −1: there is no room. */
+  /** @returns the offset of `bytes` for the owner, or −1 if there is no room */
   take(bytes: number): number {
     const at = this.#used;
     if (at + bytes > this.#bytes) return -1;

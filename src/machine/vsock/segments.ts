@@ -2,8 +2,8 @@ import { SEGMENTS_MAX } from './limits.ts';
 import type { Chain, LocalMemory } from './ring-memory.ts';
 
 /**
- * Pieces of guest memory, in order: at the same time a list for JavaScript and the array of struct iovec
- * that readv(2) and writev(2) take. Filled again and again; nothing is allocated per packet.
+ * Pieces of guest memory, in order: at the same time a list for JavaScript and the array of struct iovec that readv(2)
+ * and writev(2) take. Reused; nothing is allocated per packet.
  */
 export class Segments {
   /** `SEGMENTS_MAX` × { u64 address, u64 length }, little-endian. */

@@ -1,7 +1,7 @@
 /**
- * Host → guest: packets on their way into RX buffers. Control packets go first; then connections with
- * something to read take turns. One readv(2) fills the payload parts of many buffers at once, straight
- * from the host socket; then each buffer that got bytes gets its header, and the rest stay available.
+ * Host → guest: packets on their way into RX buffers. Control packets go first; then connections with something to read
+ * take turns. One readv(2) fills the payload parts of many buffers at once, straight from the host socket; then each
+ * buffer that got bytes gets its header, and the rest stay available.
  *
  * Without credit, tokens or buffers a socket is simply not read: the host program waits.
  */
@@ -16,24 +16,24 @@ import type { Virtqueue } from './virtqueue.ts';
 
 /** Buffers that one read may fill. */
 const CHAINS_PER_READ_MAX = 256;
-/** Buffers that one `feed` may use, so that a guest that returns them at once can't keep us. */
+/** Buffers that one `feed` may use, so that a guest that returns them at once can't keep us busy forever. */
 const CHAINS_PER_FEED_MAX = 1024;
 
 interface ToGuestEvents {
-  /** The host's input ended, or its socket broke; all that came before is in the ring. */
+  /** The host's input ended, or its socket broke; everything that came before is in the ring. */
   hostEnded(connection: Connection, isBroken: boolean): void;
   /** A buffer that can't hold a header was returned unused. */
   badBuffer(): void;
 }
 
-/** `done`: nothing is left that could be sent now; `starved`: the guest gives no buffers. */
+/** `done`: nothing is left to send now; `starved`: the guest provides no buffers. */
 export type FeedResult = 'done' | 'starved' | 'more' | 'broken';
 
 export class ToGuest {
   readonly #guestCid: number;
   readonly #bucket: TokenBucket;
   readonly #events: ToGuestEvents;
-  /** Resets of what is no connection (any more): pairs of ports, oldest first. */
+  /** Resets for unknown or former connections: pairs of ports, oldest first. */
   readonly #resets: { hostPort: number; guestPort: number; bufAlloc: 0; fwdCount: 0 }[] = [];
   readonly #control = new Set<Connection>();
   readonly #readable = new Set<Connection>();
@@ -67,13 +67,13 @@ export class ToGuest {
     return this.#control.size > 0 || this.#resets.length > 0;
   }
 
-  /** @param bits of `OWES`. */
+  /** @param bits from `OWES` */
   owe(connection: Connection, bits: number): void {
     connection.owes |= bits;
     this.#control.add(connection);
   }
 
-  /** Beyond the limit the reset is dropped: a guest that gives no buffers hears nothing, but costs nothing. */
+  /** Beyond the limit the reset is dropped: a guest that provides no buffers gets no answer, but costs nothing. */
   oweReset(hostPort: number, guestPort: number): void {
     if (this.#resets.length >= RESETS_QUEUED_MAX) return;
     this.#resets.push({ hostPort, guestPort, bufAlloc: 0, fwdCount: 0 });
@@ -89,7 +89,7 @@ export class ToGuest {
     this.#readable.delete(connection);
   }
 
-  /** Forgets what is owed to a guest that is not there any more. */
+  /** Forgets what is owed to a guest that is gone. */
   clear(): void {
     this.#resets.length = 0;
     this.#control.clear();
@@ -139,7 +139,7 @@ export class ToGuest {
     }
   }
 
-  /** Writes a packet without payload into the chain that was just looked at. */
+  /** Writes a packet without payload into the chain that was just peeked. */
   #send(rx: Virtqueue, packet: Parameters<typeof writeToGuest>[3], op: number, flags: number): void {
     const head = rx.chain.head;
     this.#writeSplitHeader(rx, packet, op, flags, 0);
@@ -147,7 +147,7 @@ export class ToGuest {
     rx.consume(1);
   }
 
-  /** Reads one socket into as many buffers as it takes. @returns how many were used. */
+  /** Reads one socket into as many buffers as it takes. @returns the number of used buffers */
   #sendData(rx: Virtqueue): number {
     const [connection] = this.#readable;
     if (connection === undefined) return 0;
@@ -170,12 +170,12 @@ export class ToGuest {
     connection.noteSent(received);
     if (received === wanted) connection.readHint = Math.min(TURN_BYTES_MAX, wanted * 2);
     else connection.readHint = Math.max(READ_HINT_FIRST, received);
-    // A short read emptied the socket, and the next bytes will be an event; but not so an end of input.
+    // A short read emptied the socket, and the next bytes will be an event; an end of input will not.
     if (received === wanted || connection.isHostInputEnding) this.#readable.add(connection);
     return used;
   }
 
-  /** Collects room for `bytes` of payload. The chain at the front of the ring was looked at already. */
+  /** Collects room for `bytes` of payload. The chain at the front of the ring was peeked already. */
   #gather(rx: Virtqueue, bytes: number): number {
     this.#segments.clear();
     let left = bytes;
@@ -199,7 +199,7 @@ export class ToGuest {
     return count;
   }
 
-  /** Gives a header to each buffer that `received` bytes reached. */
+  /** Gives a header to each buffer that got some of the `received` bytes. */
   #fill(rx: Virtqueue, connection: Connection, chains: number, received: number): number {
     let left = received;
     let used = 0;
@@ -223,7 +223,7 @@ export class ToGuest {
     return used;
   }
 
-  /** Writes a header into the chain that was just looked at, however its buffers are cut (2.7.4.2). */
+  /** Writes a header into the chain that was just peeked, however its buffers are split (2.7.4.2). */
   #writeSplitHeader(
     rx: Virtqueue,
     packet: Parameters<typeof writeToGuest>[3],

@@ -1,11 +1,11 @@
 /**
  * Guest → host: payload on its way from TX buffers to host sockets.
  *
- * Consecutive packets of one connection are gathered and written by one call, straight from guest memory.
- * What a socket does not take, or the byte bucket does not let pass, is held (copied) within the
- * connection's window; `fwd_cnt` does not move for it, so the guest's credit runs out and it waits. That
- * is the back-pressure, and it hits that connection alone: the TX ring is always emptied, because control
- * packets and other connections' data stand in the same ring.
+ * Consecutive packets of one connection are gathered and written by one call, straight from guest memory. Bytes that a
+ * socket does not take, or that the byte bucket does not let pass, are held (copied) within the connection's window;
+ * `fwd_cnt` does not move for them, so the guest's credit runs out and it waits. That is the back-pressure, and it
+ * affects only that connection: the TX ring is always emptied, because control packets and other connections' data are
+ * in the same ring.
  */
 import type { TokenBucket } from '../../base/token-bucket.ts';
 import type { Connection } from './connection.ts';
@@ -16,7 +16,7 @@ import type { Chain } from './ring-memory.ts';
 import { Segments } from './segments.ts';
 
 interface ToHostEvents {
-  /** The host took bytes, and the guest should hear of the new credit. */
+  /** The host took bytes, and the guest should learn the new credit. */
   creditDue(connection: Connection): void;
   /** No byte of a connection is held any more. */
   drained(connection: Connection): void;
@@ -28,7 +28,7 @@ export class ToHost {
   readonly #bucket: TokenBucket;
   readonly #events: ToHostEvents;
   readonly #segments = new Segments();
-  /** Whose bytes are in `#segments`. */
+  /** The connection of the bytes in `#segments`. */
   #gathering: Connection | undefined;
   /** Connections with held bytes whose socket may have room, in order of their turns. */
   readonly #pending = new Set<Connection>();
@@ -68,7 +68,7 @@ export class ToHost {
     this.#segments.pushChain(chain, HEADER_BYTES, length);
   }
 
-  /** Writes or holds what was gathered; afterwards no buffer of the guest is referred to. */
+  /** Writes or holds the gathered bytes; afterwards no buffer of the guest is referenced. */
   flush(nowMs: number): void {
     const connection = this.#gathering;
     if (connection === undefined) return;
@@ -97,7 +97,7 @@ export class ToHost {
     if (connection.held.length > 0) this.#pending.add(connection);
   }
 
-  /** Writes held bytes, connection by connection in turns, as far as sockets and tokens go. */
+  /** Writes held bytes, connection by connection in turns, as far as sockets and tokens allow. */
   writeHeld(nowMs: number): void {
     for (const connection of this.#pending) {
       if (!this.#bucket.tryOpen(nowMs)) return;
@@ -141,7 +141,7 @@ export class ToHost {
     connection.socket?.watchRoom(true);
   }
 
-  /** Bytes for a host that is not there any more count as forwarded, so that the guest does not hang. */
+  /** Bytes for a host that is gone count as forwarded, so that the guest does not hang. */
   #deafen(connection: Connection, gathered: number): void {
     const dropped = gathered + connection.held.length;
     connection.held.consume(connection.held.length);

@@ -5,7 +5,7 @@ const range = (from: number, count: number): Uint8Array =>
   Uint8Array.from({ length: count }, (_, index) => (from + index) & 0xff);
 
 describe('TxBuffer', () => {
-  it('gives bytes back in order, whatever the sizes', () => {
+  it('returns bytes in order, for any sizes', () => {
     const buffer = new TxBuffer(100_000, new ChunkPool());
     let pushed = 0;
     let taken = 0;
@@ -34,7 +34,7 @@ describe('TxBuffer', () => {
     expect(buffer.head()).toEqual(range(5, 3));
   });
 
-  it('refuses to hold more than the window: credit failed to', () => {
+  it('refuses to hold more than the window: credit failed to prevent that', () => {
     const buffer = new TxBuffer(10, new ChunkPool());
     buffer.push(new Uint8Array(10));
     expect(() => buffer.push(new Uint8Array(1))).toThrow('credit bounds');

@@ -1,8 +1,8 @@
 import { assert } from '../../base/assert.ts';
 
-/** The least receive window, so that the smallest connection needs one piece. */
+/** Equal to the minimum receive window, so that the smallest connection needs one piece. */
 const CHUNK_BYTES = 16 * 1024;
-/** Empty chunks that are kept for the next time, so that a busy stream makes no garbage. */
+/** Empty chunks that are kept for reuse, so that a busy stream makes no garbage. */
 const SPARES_MAX = 32;
 
 /** Chunks that no buffer uses; one list per guest. */
@@ -19,8 +19,8 @@ export class ChunkPool {
 }
 
 /**
- * Bytes from the guest that a host socket did not take yet, in chunks, at most the connection's receive
- * window. This is the only place where payload is copied; a host that keeps up never gets here.
+ * Bytes from the guest that a host socket did not take yet, in chunks, at most the connection's receive window. Payload
+ * is copied only here; a host that keeps up never gets here.
  */
 export class TxBuffer {
   readonly #bytesMax: number;
@@ -30,7 +30,7 @@ export class TxBuffer {
   #start = 0;
   #length = 0;
 
-  /** @param bytesMax the receive window; credit must keep pushes within it. */
+  /** @param bytesMax the receive window; credit must keep pushes within it */
   constructor(bytesMax: number, pool: ChunkPool) {
     this.#bytesMax = bytesMax;
     this.#pool = pool;
@@ -56,7 +56,7 @@ export class TxBuffer {
     }
   }
 
-  /** The oldest bytes, as many as lie together. Valid until the next call. */
+  /** The oldest contiguous bytes. Valid until the next call. */
   head(): Uint8Array {
     const [first = EMPTY] = this.#chunks;
     return first.subarray(this.#start, Math.min(this.#start + this.#length, CHUNK_BYTES));

@@ -1,7 +1,7 @@
 /**
- * The host's end of a channel: unix sockets in Firecracker's convention (firecracker, docs/vsock.md).
- * Host clients connect to `<channel>` and say `CONNECT <port>`; a guest's connection to port P goes to
- * the listener at `<channel>_<P>`.
+ * The host's end of a channel: unix sockets in Firecracker's convention (firecracker, docs/vsock.md). Host clients
+ * connect to `<channel>` and send `CONNECT <port>`; a guest's connection to port P goes to the listener at
+ * `<channel>_<P>`.
  */
 import { EPOLL, type Epoll, type EpollHandler } from '../../sys/epoll.ts';
 import { closeFd, read, readv, writeBytes, writev } from '../../sys/fd.ts';
@@ -14,10 +14,10 @@ import { type ConnectResult, type HostSocket, READ_BROKEN, READ_WOULD_BLOCK, WRI
 import { CONNECT_LINE_BYTES_MAX, HANDSHAKE_TIMEOUT_MS, HANDSHAKES_MAX } from './limits.ts';
 import type { Segments } from './segments.ts';
 
-/** net.core.wmem_default of Linux. */
+/** Linux's net.core.wmem_default. */
 const SEND_BUFFER_DEFAULT_BYTES = 212_992;
 
-/** What sockets tell their device. */
+/** Events that sockets report to their device. */
 export interface SocketEvents {
   readable(connection: Connection, isEnding: boolean): void;
   hasRoom(connection: Connection): void;
@@ -42,7 +42,7 @@ export class UdsSocket implements HostSocket<Connection>, EpollHandler {
 
   serve(connection: Connection): void {
     this.#connection = connection;
-    // A kernel buffer as large as the window: what the guest may send then seldom has to be held here.
+    // A kernel buffer as large as the window: then bytes of the guest seldom have to be held here.
     if (connection.bufAlloc > SEND_BUFFER_DEFAULT_BYTES) setSendBuffer(this.#fd, connection.bufAlloc);
     // Adding reports at once what is already there.
     this.#epoll.add(this.#fd, READ_EVENTS, this);
@@ -117,10 +117,10 @@ export class ChannelListener implements EpollHandler {
   readonly #epoll: Epoll;
   readonly #now: () => number;
   readonly #connected: (fd: number, port: number) => void;
-  /** Oldest first; all have the same time limit. */
+  /** Oldest first; all have the same timeout. */
   readonly #handshakes = new Set<Handshake>();
 
-  /** @param connected takes over the fd of a client that asked for `port`. */
+  /** @param connected takes ownership of the fd of a client that requested `port` */
   constructor(fd: number, epoll: Epoll, now: () => number, connected: (fd: number, port: number) => void) {
     this.#fd = fd;
     this.#epoll = epoll;
@@ -143,7 +143,7 @@ export class ChannelListener implements EpollHandler {
     }
   }
 
-  /** Milliseconds until a client has taken too long. */
+  /** Milliseconds until a client times out. */
   nextTimeoutMs(nowMs: number): number {
     for (const { deadlineMs } of this.#handshakes) return Math.max(0, deadlineMs - nowMs);
     return Number.POSITIVE_INFINITY;
@@ -175,7 +175,7 @@ export class ChannelListener implements EpollHandler {
     const hasEnded = peeked <= 0 || (events & (EPOLL.readHangUp | EPOLL.hangUp)) !== 0;
     if (parsed.kind === 'incomplete' && !hasEnded) return;
     if (parsed.kind === 'connect') {
-      // Exactly the line: what follows it is payload and stays in the socket.
+      // Exactly the line: the payload after it stays in the socket.
       read(fd, line.address, parsed.lineBytes);
       this.#end(handshake);
       this.#connected(fd, parsed.port);

@@ -50,7 +50,7 @@ const reply = (outcome: { ok: boolean; reply?: Uint8Array | undefined }): Buffer
   return Buffer.from(outcome.reply ?? []);
 };
 
-/** What QEMU 7.2 sends, in its order, up to a running device. */
+/** The messages of QEMU 7.2, in its order, up to a running device. */
 function qemuStart({ say, u64 }: ReturnType<typeof setUp>): void {
   say(REQUEST.getFeatures);
   say(REQUEST.getProtocolFeatures);
@@ -71,7 +71,7 @@ function qemuStart({ say, u64 }: ReturnType<typeof setUp>): void {
 }
 
 describe('VhostUserSession', () => {
-  it('takes memory and rings from QEMU up to a running device', () => {
+  it('handles QEMU’s messages up to a running device', () => {
     const all = setUp();
     qemuStart(all);
     expect(all.log.map(([what]) => what)).toEqual([
@@ -103,7 +103,7 @@ describe('VhostUserSession', () => {
     expect(reply(say(REQUEST.getQueueNum)).readBigUInt64LE(12)).toBe(2n);
   });
 
-  it('gives the CID as configuration space, and zeros behind it', () => {
+  it('returns the CID as configuration space, and zeros behind it', () => {
     const { say } = setUp();
     const answer = reply(say(REQUEST.getConfig, [0, 16, 0, 9, 9, 9, 9]));
     expect(answer.readUInt32LE(4)).toBe(5);
@@ -167,7 +167,7 @@ describe('VhostUserSession', () => {
     ['a kick without descriptor', REQUEST.setVringKick, [0n], 0],
     ['an unknown request', 99, [], 0],
     ['a descriptor with a request that takes none', REQUEST.getFeatures, [], 1],
-  ])('ends at %s and closes what came with it', (_name, request, words, fdCount) => {
+  ])('ends at %s and closes the descriptors that came with it', (_name, request, words, fdCount) => {
     const { say, u64, closed } = setUp();
     const fds = Array.from({ length: fdCount }, (_, index) => 60 + index);
     expect(say(request, u64(...words), fds).ok).toBe(false);

@@ -66,16 +66,16 @@ export interface RegionRequest {
   readonly guestAddress: number;
   readonly userAddress: number;
   readonly size: number;
-  /** Where the region starts in the file behind `fd`. */
+  /** Offset of the region in the file behind `fd`. */
   readonly fileOffset: number;
   readonly fd: number;
 }
 
-/** What a session does. A returned string is a problem and ends the session. */
+/** Effects of a session. A returned string is a problem and ends the session. */
 export interface VhostUserTarget {
-  /** Replaces guest memory; running rings go on in the new one. Closes nothing: the session does. */
+  /** Replaces guest memory; running rings continue in the new one. Closes nothing: the session does. */
   setMemory(regions: readonly RegionRequest[]): string | undefined;
-  /** Starts ring `index` at chain `base`. The kick descriptor becomes the target's, also on failure. */
+  /** Starts ring `index` at chain `base`. The target owns the kick descriptor, even on failure. */
   startRing(
     index: number,
     ring: RingAddresses,
@@ -83,11 +83,11 @@ export interface VhostUserTarget {
     usesEventIndex: boolean,
     kickFd: number,
   ): string | undefined;
-  /** Ends ring `index`, after what is in it is done. @returns the chain to go on from. */
+  /** Stops ring `index` after processing what is in it. @returns the next chain to process */
   stopRing(index: number): number;
   /** A disabled ring moves no data. */
   enableRing(index: number, isEnabled: boolean): void;
-  /** Replaces the interrupt of ring `index`; −1: none. The descriptor becomes the target's. */
+  /** Replaces the interrupt of ring `index`; −1: none. The target owns the descriptor. */
   setCall(index: number, fd: number): void;
   /** A new device at the front end: no connection of the old one is left. */
   reset(): void;
@@ -142,7 +142,7 @@ export class VhostUserSession {
       : this.#payload.length - this.#payloadLength;
   }
 
-  /** Takes at most `wantedBytes` and the descriptors that came with them, which are now the session's. */
+  /** Takes at most `wantedBytes` and the descriptors that came with them, which the session owns from now on. */
   receive(bytes: Uint8Array, fds: readonly number[]): MessageResult {
     this.#fds.push(...fds);
     if (this.#fds.length > MEMORY_REGIONS_MAX) return this.#end('too many descriptors');
@@ -162,7 +162,7 @@ export class VhostUserSession {
     return this.#dispatch();
   }
 
-  /** Closes descriptors of a message that never became whole. */
+  /** Closes descriptors of an incomplete message. */
   close(): void {
     if (this.#fds.length > 0) this.#target.discard(this.#fds.splice(0));
   }
@@ -183,7 +183,7 @@ export class VhostUserSession {
       this.#fds.length > 0 && !REQUESTS_WITH_FDS.has(request)
         ? failed(`${this.#fds.length} descriptors`)
         : this.#handle(request, new DataView(this.#payload.buffer));
-    // What no handler took is closed here, whatever happened.
+    // Descriptors that no handler took are closed here, whatever happened.
     if (!outcome.ok) return this.#end(`request ${request}: ${outcome.problem}`);
     for (const fd of this.#fds.splice(0)) this.#target.closeFd(fd);
     const needsReply = (flags & FLAG_NEED_REPLY) !== 0;
@@ -244,7 +244,7 @@ export class VhostUserSession {
   #setFeatures(features: bigint): MessageResult {
     if ((features & ~FEATURES) !== 0n) return failed(`features ${features} that were not offered`);
     this.#features = features;
-    // Rings of a front end without protocol features know no SET_VRING_ENABLE.
+    // A front end without protocol features never sends SET_VRING_ENABLE.
     if ((features & FEATURE_PROTOCOL) === 0n)
       for (const index of this.#rings.keys()) this.#target.enableRing(index, true);
     return DONE;
@@ -325,7 +325,7 @@ export class VhostUserSession {
     if (ring === undefined) return failed(`ring ${index}`);
     if (ring.isStarted) return failed(`addresses of ring ${index} while it runs`);
     const address = (at: number): number => Number(payload.getBigUint64(at, true));
-    // Flag 1 asks to log writes for migration, which is not offered.
+    // Flag 1 requests logging of writes for migration, which is not offered.
     if (payload.getUint32(4, true) !== 0) return failed('ring flags');
     ring.addresses = { descriptors: address(8), used: address(16), available: address(24) };
     return DONE;

@@ -37,7 +37,7 @@ describe('Virtqueue.peek', () => {
     ['memory below the region', 1, 0, GUEST_BASE - 1, 4],
     ['memory that ends one byte too far', 1, 0, GUEST_BASE + BYTES - 3, 4],
     ['an address that wraps round', 1, 0, Number.MAX_SAFE_INTEGER - 1, 0xffffffff],
-  ])('breaks at %s, for good', (_name, head, flags, address, length, next = head) => {
+  ])('breaks at %s, permanently', (_name, head, flags, address, length, next = head) => {
     const { ring, queue, view } = setUp('device-reads');
     ring.setDescriptor(head, address, length, flags, next);
     view.setUint16(16 * head + 14, next, true);
@@ -123,7 +123,7 @@ describe('Virtqueue.publish', () => {
     expect(completeOne(queue)).toBe(false);
   });
 
-  it('with EVENT_IDX wants one exactly when used_event is passed', () => {
+  it('with EVENT_IDX requests one exactly when used_event is passed', () => {
     const { queue, view } = setUp('device-writes', true);
     const usedEventAt = 16 * 8 + 4 + 2 * 8;
     view.setUint16(usedEventAt, 1, true);

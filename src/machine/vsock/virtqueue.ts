@@ -1,9 +1,9 @@
 /**
- * The device's side of a split virtqueue (virtio 1.2, section 2.7) in memory that a hostile guest writes
- * at the same time.
+ * The device's side of a split virtqueue (virtio 1.2, section 2.7) in memory that a hostile guest writes at the same
+ * time.
  *
  * Everything that the guest wrote is read once and checked before it is used. A ring that breaks the rules makes `peek`
- * answer `broken`, for good: the specification has no way to go on (2.1.2, DEVICE_NEEDS_RESET).
+ * return `broken`, permanently: the specification has no way to continue (2.1.2, DEVICE_NEEDS_RESET).
  *
  * Completions are staged (`complete`) and shown to the guest together (`publish`).
  */
@@ -29,7 +29,7 @@ export class Virtqueue {
   #ring: RingMemory | undefined;
   #size = 0;
   #usesEventIndex = false;
-  /** Next chain to take, and the first that the guest has not made available as far as we have looked. */
+  /** Next chain to take, and the first that the guest has not made available as far as known. */
   #takenIndex = 0;
   #availableIndex = 0;
   #usedIndex = 0;
@@ -44,12 +44,12 @@ export class Virtqueue {
     return this.#ring !== undefined;
   }
 
-  /** Why `peek` says `broken`; `publish` and `requestKick` can find it, too. */
+  /** Why `peek` returns `broken`; `publish` and `requestKick` can detect it, too. */
   get problem(): string | undefined {
     return this.#problem;
   }
 
-  /** Index of the next chain to take: what GET_VRING_BASE asks for. */
+  /** Index of the next chain to take: the answer to GET_VRING_BASE. */
   get availableIndex(): number {
     return this.#takenIndex;
   }
@@ -63,7 +63,7 @@ export class Virtqueue {
     return (this.#usedIndex - this.#publishedIndex) & 0xffff;
   }
 
-  /** Starts to serve a ring from chain number `base`. @returns what is wrong with it, or undefined. */
+  /** Starts to serve a ring from chain number `base`. @returns a problem, or undefined */
   start(memory: RingSource, addresses: RingAddresses, base: number, usesEventIndex: boolean): RingProblem | undefined {
     const taken = base & 0xffff;
     const ring = memory.openRing(addresses, this.#direction, taken);
@@ -79,7 +79,7 @@ export class Virtqueue {
     return undefined;
   }
 
-  /** Follows a running ring into a new memory table. The caller has published what it completed. */
+  /** Follows a running ring into a new memory table. The caller has published its completions. */
   relocate(memory: RingSource, addresses: RingAddresses): RingProblem | undefined {
     const ring = memory.openRing(addresses, this.#direction, this.#takenIndex);
     if (typeof ring === 'string') return ring;
@@ -88,7 +88,7 @@ export class Virtqueue {
     return undefined;
   }
 
-  /** Forgets all memory. The caller has published what it completed. */
+  /** Forgets all memory. The caller has published its completions. */
   stop(): void {
     this.#ring = undefined;
     this.chain.regions.fill(undefined);
@@ -122,7 +122,7 @@ export class Virtqueue {
     this.#takenIndex = (this.#takenIndex + count) & 0xffff;
   }
 
-  /** Stages the return of a taken chain into which the device wrote `written` bytes; chains in their order. */
+  /** Stages the return of a taken chain into which the device wrote `written` bytes; chains in order. */
   complete(head: number, written: number): void {
     this.#ring?.setUsed(this.#usedIndex, head, written);
     this.#usedIndex = (this.#usedIndex + 1) & 0xffff;
@@ -130,7 +130,7 @@ export class Virtqueue {
 
   /**
    * Shows all staged completions to the guest.
-   * @returns whether the guest wants to be interrupted for them.
+   * @returns whether the guest wants an interrupt for them
    */
   publish(): boolean {
     let wantsInterrupt = false;
@@ -138,7 +138,7 @@ export class Virtqueue {
     return wantsInterrupt;
   }
 
-  /** Shows as many of them as are best shown at once. @returns as `publish`. */
+  /** Shows as many of them as are best shown at once. @returns as `publish` */
   publishSome(): boolean {
     const ring = this.#ring;
     const { staged } = this;
@@ -161,14 +161,14 @@ export class Virtqueue {
     if (!this.#usesEventIndex) this.#ring?.storeUsedFlags(USED_NO_NOTIFY);
   }
 
-  /** Says that `requestKick` follows the next `publish`, which can then save a store. */
+  /** Announces that `requestKick` follows the next `publish`, which can then save a store. */
   prepareKickRequest(): void {
     if (this.#usesEventIndex) this.#ring?.stageAvailableEvent(this.#takenIndex);
   }
 
   /**
-   * Asks for a kick when the next chain comes.
-   * @returns whether one waits, which may have come meanwhile, without a kick.
+   * Requests a kick when the next chain comes.
+   * @returns whether a chain waits, which may have come meanwhile, without a kick
    */
   requestKick(): boolean {
     const ring = this.#ring;
@@ -182,7 +182,7 @@ export class Virtqueue {
     return false;
   }
 
-  /** Chains that wait, as far as we have looked. */
+  /** Chains that are known to wait. */
   get #known(): number {
     return (this.#availableIndex - this.#takenIndex) & 0xffff;
   }

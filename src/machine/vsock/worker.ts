@@ -1,6 +1,6 @@
 /**
- * The worker thread of all vsock devices: one epoll loop that blocks, so it never returns to the event
- * loop of its thread. Commands are fetched when the wake descriptor says so; answers are posted.
+ * The worker thread of all vsock devices: one epoll loop that blocks, so it never returns to the event loop of its
+ * thread. Commands are fetched when the wake descriptor signals them; answers are posted.
  */
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { assert } from '../../base/assert.ts';
@@ -51,7 +51,7 @@ epoll.close();
 signaler.close();
 port.close();
 
-/** Rounded up: waking before the time would be a turn for nothing. */
+/** Rounded up: waking early would be a turn for nothing. */
 function timeoutMs(): number {
   if (ready.size > 0) return 0;
   const nowMs = now();
@@ -69,7 +69,7 @@ function obey(command: Command): void {
     attach(command);
     return;
   }
-  // A device that is gone has reported it; the main thread answers for it from then on.
+  // A device that is gone has reported it; from then on the main thread answers for it.
   const device = devices.get(command.device);
   if (device === undefined) {
     if (command.kind === 'process-memory') closeFd(command.fd);

@@ -54,7 +54,7 @@ describe('causeOfExit', () => {
     ],
     ['a status', CRASH, '', 0, 'vmm-crashed'],
     ['a fault', { ...CRASH, exitCode: null, signal: 'SIGABRT' }, '', 0, 'vmm-crashed'],
-  ])('%s', (_what, exit, console, kills, expected) => {
+  ])('each exit has its cause: %s', (_what, exit, console, kills, expected) => {
     expect(causeOfExit(exit, console, kills).cause).toBe(expected);
   });
 

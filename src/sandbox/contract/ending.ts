@@ -1,6 +1,6 @@
 /**
- * Why a sandbox ended, with the evidence. The cause is what was observed, never a guess: a VMM that got SIGKILL
- * from another process is `vmm-killed`, and `host-oom` only if the host's kernel reports it.
+ * Why a sandbox ended, with the evidence. The cause is what was observed, never a guess: a VMM that another process
+ * killed with SIGKILL is `vmm-killed`; `host-oom` needs a report by the host's kernel.
  */
 import type { VmExit } from '../../machine/vmm/driver.ts';
 import type { OomMark, PressureMark } from './memory-events.ts';
@@ -24,28 +24,28 @@ export const END_CAUSES = [
   'seccomp-violation',
   /** The VMM crashed. */
   'vmm-crashed',
-  /** The agent ended, or its link broke, while the VM ran. */
+  /** The agent ended, or its connection broke, while the VM ran. */
   'agent-lost',
   /** The host's file system was full. Only for `run`; elsewhere the sandbox is paused. */
   'host-disk-full',
-  /** The process that held the sandbox was killed; the next process reports it. */
+  /** The process that owned the sandbox was killed; the next process reports it. */
   'host-lost',
   /** The sandbox never became ready. */
   'start-failed',
 ] as const;
 
-/** Excludes `saved`: a saved sandbox continues in another VM. */
+/** Does not include `saved`: a saved sandbox continues in another VM. */
 export type EndCause = (typeof END_CAUSES)[number];
 
-/** System calls that the VMM's filter refused or logged: how many, and the last one. */
+/** System calls that the VMM's filter refused or logged. */
 export interface ViolationMark {
-  /** Of this VMM, logged ones included. */
+  /** All calls of this VMM, logged ones included. */
   readonly count: number;
-  /** Number of the system call on the host's processor. */
+  /** Syscall number on the host's architecture. */
   readonly syscall: number;
-  /** Null: newer than our table. */
+  /** `null` if the syscall is newer than our table. */
   readonly name: string | null;
-  /** Of the instruction that made the call, `0x…`; null: not known. */
+  /** Address of the instruction that made the call, `0x…`; `null` if unknown. */
   readonly address: string | null;
   /** `logged`: the call went through (`--jail log`). */
   readonly action: 'refused' | 'logged';
@@ -54,18 +54,18 @@ export interface ViolationMark {
 }
 
 export interface EndEvidence {
-  /** Exit status of the VMM; null: ended by a signal, no VMM, or unknown. */
+  /** The VMM's exit status; `null` if a signal ended it, if there was no VMM, or if unknown. */
   readonly exitStatus: number | null;
   readonly signal: string | null;
   readonly lastPressure: PressureMark | null;
   readonly lastOom: OomMark | null;
-  /** Null: no refused or logged system call is known. */
+  /** `null` if no refused or logged system call is known. */
   readonly lastViolation: ViolationMark | null;
 }
 
 export interface SandboxEnd {
   readonly cause: EndCause | 'saved';
-  /** One line for people. */
+  /** One line for humans. */
   readonly detail: string;
   /** Milliseconds since 1970. */
   readonly atMs: number;
@@ -76,7 +76,6 @@ export interface SandboxEnd {
   readonly vmmLog: string;
 }
 
-/** The public part of an end; console and log have their own request. */
 export interface EndInfo {
   readonly cause: EndCause;
   readonly detail: string;
@@ -85,9 +84,8 @@ export interface EndInfo {
 }
 
 export interface SandboxLogs {
-  /** The last 64 KiB of the serial console. */
   readonly console: string;
-  /** The last lines of the VMM's log. */
+  /** The last lines of the VMM's own log. */
   readonly vmm: string;
 }
 
@@ -111,29 +109,28 @@ const FAILURES: ReadonlySet<string> = new Set<EndCause>([
   'seccomp-violation',
 ]);
 
-/** False: the owner or the guest wanted the end. */
+/** False if the owner or the guest ended the sandbox on purpose. */
 export function isFailure(cause: SandboxEnd['cause']): boolean {
   return FAILURES.has(cause);
 }
 
-/** The end of a sandbox without a VM. */
 export function endWithoutVm(cause: EndCause, detail: string, wallMs: number): SandboxEnd {
   const atMs = Math.floor(wallMs);
   return { cause, detail, atMs, evidence: NO_EVIDENCE, console: '', vmmLog: '' };
 }
 
 export function endInfo({ cause, detail, atMs, evidence }: SandboxEnd): EndInfo {
-  // A `saved` end never becomes public: the sandbox is paused.
+  // A `saved` end never becomes public: the sandbox is paused instead.
   return { cause: cause === 'saved' ? 'stopped' : cause, detail, atMs, evidence };
 }
 
 /**
- * @param serial the tail of the console: what the guest itself reports
- * @param hostOomKills as the host's kernel reports
+ * @param serial the tail of the console, with what the guest itself reports
+ * @param hostOomKills OOM kills of this VM that the host's kernel reported
  */
 export function causeOfExit(exit: VmExit, serial: string, hostOomKills: number): Pick<SandboxEnd, 'cause' | 'detail'> {
   if (exit.cause === 'guest-shutdown') {
-    // A panic resets the machine too. After an orderly power-off, an earlier panic in the console is irrelevant.
+    // A panic also resets the machine. After an orderly power-off, an earlier panic in the console is irrelevant.
     const isReset = exit.detail !== 'guest-shutdown';
     const panic = isReset ? panicOf(serial) : null;
     if (panic !== null) {
@@ -155,7 +152,7 @@ export function causeOfExit(exit: VmExit, serial: string, hostOomKills: number):
   // On SIGTERM, SIGINT and SIGHUP QEMU logs the signal and its sender, and exits with status 0.
   const terminated = TERMINATED.exec(exit.detail)?.[0];
   if (terminated !== undefined) return { cause: 'vmm-killed', detail: terminated };
-  // The detail says why the status is unknown.
+  // The detail says why the exit status is unknown.
   if (signal === null && exitCode === null) return { cause: 'vmm-crashed', detail: exit.detail };
   const how = signal === null ? `it ended with status ${exitCode}` : `it got ${signal}`;
   return { cause: 'vmm-crashed', detail: exit.detail === '' ? how : `${how}: ${exit.detail}` };
@@ -169,7 +166,7 @@ const PANIC = 'Kernel panic - not syncing: ';
 const PANIC_CHARACTERS_MAX = 200;
 const OUT_OF_MEMORY = /out of memory|deadlocked on memory/i;
 
-/** The reason of the last panic; null: no panic. */
+/** The reason of the last kernel panic, or `null`. */
 function panicOf(serial: string): string | null {
   const at = serial.lastIndexOf(PANIC);
   if (at < 0) return null;

@@ -1,40 +1,40 @@
-/** What a sandbox's programs run in, if it is not the built-in system: the disk of an image, and what the image says. */
+/** The system that a sandbox's programs run in, if not the built-in one: an image's disk and its configuration. */
 import type { VmDisk } from '../../machine/vmm/driver.ts';
 
 /** How an image's programs are started (image-spec, config.md). */
 export interface ProcessConfig {
-  /** `user`, `uid`, `user:group` …; empty: root. */
+  /** `user`, `uid`, `user:group`, …; empty means root. */
   readonly user: string;
   readonly env: Readonly<Record<string, string>>;
-  /** Absolute; `/` if the image names none. */
+  /** Absolute path; `/` if the image names none. */
   readonly workdir: string;
   readonly entrypoint: readonly string[];
   readonly cmd: readonly string[];
-  /** `80/tcp`. */
+  /** For example `80/tcp`. */
   readonly exposedPorts: readonly string[];
   readonly stopSignal: string | null;
 }
 
 export interface SandboxEnvironment extends ProcessConfig {
-  /** The reference that was asked for, complete: `python:3.13-slim`. */
+  /** The complete reference of the request, for example `python:3.13-slim`. */
   readonly image: string;
-  /** `sha256:…` of the image's manifest. */
+  /** Digest of the image's manifest, `sha256:…`. */
   readonly imageDigest: string;
-  /** `sha256:…` of the disk's file. */
+  /** Digest of the disk file, `sha256:…`. */
   readonly digest: string;
 }
 
-/** An environment and where the file of its disk is now. */
+/** An environment and the current path of its disk file. */
 export interface EnvironmentSource {
   readonly environment: SandboxEnvironment;
   readonly path: string;
 }
 
-/** The public view. */
+/** The public view of an environment. */
 export type ImageInfo = Omit<SandboxEnvironment, 'image' | 'imageDigest' | 'digest' | 'env'> & {
-  /** The reference that was asked for. */
+  /** The reference of the request. */
   readonly name: string;
-  /** `sha256:…` of its manifest, as `image ls` shows it. */
+  /** Digest of the image's manifest, `sha256:…`, as `image ls` shows it. */
   readonly digest: string;
 };
 
@@ -44,21 +44,21 @@ export function imageInfo(environment: SandboxEnvironment): ImageInfo {
   return { name, digest, user, workdir, entrypoint, cmd, exposedPorts, stopSignal };
 }
 
-/** For people: a digest that stands for a name is cut. */
+/** Display name of an image; a digest is shortened. */
 export const shownImage = (name: string): string =>
   name.startsWith('sha256:') ? name.slice(0, 'sha256:'.length + 12) : name;
 
-/** The first further disk of a VM, so its name in the guest is known. */
+/** The environment is always the VM's first extra disk, so its name in the guest is known. */
 const DEVICE = '/dev/vdc';
 
-/** Tell the guest at its boot where the disk is. A VM that continues from a snapshot knows. */
+/** Tell the guest at boot where its disk is. A VM that resumes from a snapshot knows already. */
 export const ENVIRONMENT_BOOT_ARGS: readonly string[] = [`neurovisor_environment=${DEVICE}`];
 
 export function environmentDisk(path: string): VmDisk {
   return { path, access: 'read' };
 }
 
-/** What a VM's machine depends on. */
+/** Disks that the VM's machine depends on. */
 export function environmentDisks(environment: SandboxEnvironment | undefined): { readonly disks?: readonly VmDisk[] } {
   return environment === undefined ? {} : { disks: [environmentDisk('/environment')] };
 }

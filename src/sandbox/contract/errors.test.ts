@@ -25,7 +25,7 @@ describe('errors', () => {
     expect(errorAnswer(error)).toMatchObject({ status, body: { error: { code: expected } } });
   });
 
-  it('fromStore: other errors stay as they are', () => {
+  it('fromStore: leaves other errors unchanged', () => {
     for (const error of [new Error('no'), new CodedError('disk_full', 'no'), undefined]) {
       expect(fromStore(error)).toBe(error);
     }
@@ -36,7 +36,7 @@ describe('errors', () => {
     expect(saveFailure(new Error('no'))).toMatchObject({ code: 'snapshot_failed', cause: Error('no') });
   });
 
-  it('startFailure: a full disk of this machine stays known, with the remedy', () => {
+  it('startFailure: a full disk of this host keeps its code and remedy', () => {
     const cause = Object.assign(new Error('ENOSPC: no space left'), { code: 'ENOSPC' });
     const failure = startFailure(new CodedError('vmm_failed', 'no disk', { cause }), '');
     expect(failure).toMatchObject({ code: 'start_failed', remedy: FREE_SPACE });

@@ -5,15 +5,11 @@ import type { StoreErrorCode } from '../store/errors.ts';
 export type SandboxErrorCode =
   /** A field of the spec is out of range; the message names it. */
   | 'spec_invalid'
-  /** The VM or its agent did not become ready. */
   | 'start_failed'
-  /** The request is not legal in the sandbox's present state. */
+  /** The request is not allowed in the sandbox's current state. */
   | 'not_ready'
-  /** The sandbox has ended. */
   | 'gone'
-  /** No sandbox or snapshot has this id or name. */
   | 'not_found'
-  /** Another snapshot has this name. */
   | 'name_taken'
   /** The snapshot needs another kernel, image, VMM or processor. */
   | 'snapshot_foreign'
@@ -27,7 +23,7 @@ export type SandboxErrorCode =
   | 'in_use'
   /** The store can't be read or written; the message says why. */
   | 'store_failed'
-  /** Too many requests; the error says when to try again. */
+  /** Too many requests; the error says when to retry. */
   | 'busy'
   /** The memory size can't change; the message says why. The sandbox keeps its size. */
   | 'memory_unavailable'
@@ -35,18 +31,17 @@ export type SandboxErrorCode =
   | 'network_unavailable'
   /** Nothing in the sandbox accepts the connection; the message says why. */
   | 'port_unreachable'
-  /** The values of the secrets are no longer known here; set them again. */
+  /** This process doesn't have the values of the secrets; set them again. */
   | 'secrets_missing'
   /** The image is unknown, can't be fetched or can't be used; the message says why. */
   | 'image_failed'
   /** A template could not be built; sandboxes still boot. */
   | 'template_failed'
-  /** Only the operator of the host may do this. */
+  /** Only the host's operator may do this. */
   | 'forbidden'
-  /** The caller cancelled. */
   | 'cancelled';
 
-/** For errors that do not name a better one, nor does their cause. */
+/** Used if neither the error nor its cause names a better remedy. */
 const REMEDIES: Partial<Record<SandboxErrorCode, string>> = {
   gone: 'create a new sandbox; its end is in `neurovisor ls -a`',
   not_found: 'neurovisor ls',
@@ -59,7 +54,7 @@ export class SandboxError extends CodedError<SandboxErrorCode> {
   }
 }
 
-/** Store errors that keep their meaning; any other becomes `store_failed`. */
+/** Store errors that keep their meaning; all others become `store_failed`. */
 const STORE_CODES: Partial<Record<StoreErrorCode, SandboxErrorCode>> = {
   not_found: 'not_found',
   name_taken: 'name_taken',
@@ -69,7 +64,10 @@ const STORE_CODES: Partial<Record<StoreErrorCode, SandboxErrorCode>> = {
   store_closed: 'cancelled',
 };
 
-/** A store error as a SandboxError; anything else as it is. This folder imports only types of the store. */
+/**
+ * Converts a store error to a SandboxError; returns anything else unchanged. This folder imports only the store's
+ * types.
+ */
 export function fromStore(error: unknown): unknown {
   if (!(error instanceof CodedError) || error.name !== 'StoreError') return error;
   const code = STORE_CODES[error.code as StoreErrorCode] ?? 'store_failed';
@@ -85,10 +83,10 @@ export async function translateStoreErrors<T>(work: Promise<T>): Promise<T> {
   }
 }
 
-/** Has the code `disk_full` if that is the cause. */
+/** `disk_full` if a full disk is the cause, else `snapshot_failed`. */
 export function saveFailure(cause: unknown): SandboxError {
   const message = 'the sandbox could not be saved; it continues to run';
-  // The VMM's driver writes files of the store, too.
+  // The VMM's driver also writes files of the store.
   if (!isFullDisk(cause)) {
     return new SandboxError('snapshot_failed', message, { cause, remedy: remedyOf(cause) });
   }
@@ -98,9 +96,9 @@ export function saveFailure(cause: unknown): SandboxError {
   return new SandboxError('disk_full', message, { cause, remedy });
 }
 
-/** Refused without starting anything. */
+/** Refused before anything was started. */
 export class BusyError extends SandboxError {
-  /** Delay after which a retry is likely to succeed, milliseconds. */
+  /** Delay in milliseconds after which a retry is likely to succeed. */
   readonly retryAfterMs: number;
 
   constructor(message: string, retryAfterMs: number, options: { cause?: unknown } = {}) {
@@ -114,14 +112,14 @@ export function goneWhileSaving(cause: unknown): SandboxError {
   return new SandboxError('gone', 'the sandbox ended while it was being saved', { cause });
 }
 
-/** Another way to start the sandbox would fail for the same reason. */
+/** True if the host has no network for sandboxes: every other way to start the sandbox would fail too. */
 export function isWithoutNetwork(error: unknown): error is SandboxError {
   return error instanceof SandboxError && WITHOUT_NETWORK.has(error.code);
 }
 
 const WITHOUT_NETWORK: ReadonlySet<SandboxErrorCode> = new Set(['network_unavailable', 'secrets_missing']);
 
-/** Where the disks of sandboxes are. */
+/** Remedy for a full disk under the sandboxes' directory. */
 export const FREE_SPACE = 'free space there, or set NEUROVISOR_HOME to a larger file system';
 
 const CONSOLE_LINES_IN_ERROR = 12;
@@ -139,7 +137,7 @@ export function startFailure(error: unknown, consoleTail: string): SandboxError 
   });
 }
 
-/** @param what the refused change, e.g. `paused` */
+/** @param what the refused change, for example `paused` */
 export function refusal(id: string, status: string, what: string, remedy?: string): SandboxError {
   const code = status === 'ending' || status === 'ended' ? 'gone' : 'not_ready';
   const text = `sandbox ${id} can't be ${what}: it is ${status}`;

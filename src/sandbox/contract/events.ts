@@ -1,4 +1,4 @@
-/** What happens to a sandbox, as its owner reads it. */
+/** Events of a sandbox, as its owner sees them. */
 import type { PackageFetch } from '../../egress/packages/gateway.ts';
 import type { EndInfo } from './ending.ts';
 import type { MemoryEvent } from './memory-events.ts';
@@ -6,9 +6,9 @@ import type { MemoryEvent } from './memory-events.ts';
 /** `disk_full`: the VM is paused. `disk_error`: the guest got an I/O error. */
 export interface DiskEvent {
   readonly type: 'disk_full' | 'disk_error';
-  /** Of the disk's file, on the host. */
+  /** Path of the disk's file on the host. */
   readonly path: string;
-  /** Of the file system there; null: not known. */
+  /** Free bytes of that file system; `null` if unknown. */
   readonly freeBytes: number | null;
 }
 
@@ -20,19 +20,18 @@ export function diskFullText({ path, freeBytes }: Pick<DiskEvent, 'path' | 'free
 /** The response to an earlier event (`onMemoryPressure`, a full disk), successful or not. */
 export interface ActionEvent {
   readonly type: 'action';
-  /** `grow` only where it failed; a success is `resized`. */
+  /** `grow` appears only for failures; a successful growth is `resized`. */
   readonly action: 'warn' | 'pause' | 'snapshot' | 'webhook' | 'grow';
   readonly ok: boolean;
-  /** The name of a snapshot; for a failure, what went wrong. */
+  /** The snapshot's name; for a failure, the reason. */
   readonly detail: string;
 }
 
-/** A page or file of a package that the sandbox asked the host's gateway for. */
+/** A page or file of a package that the sandbox requested from the host's package gateway. */
 export interface PackageEvent extends PackageFetch {
   readonly type: 'package';
 }
 
-/** The last event of a sandbox. */
 export interface EndEvent {
   readonly type: 'end';
   readonly end: EndInfo;
@@ -41,9 +40,9 @@ export interface EndEvent {
 export type SandboxEventBody = MemoryEvent | DiskEvent | PackageEvent | ActionEvent | EndEvent;
 
 export type TimedEvent = SandboxEventBody & {
-  /** From 1, without gaps except for events that are no longer kept. */
+  /** Starts at 1. No gaps, except for events that are no longer kept. */
   readonly seq: number;
-  /** Milliseconds since 1970, of the host. */
+  /** Host time, milliseconds since 1970. */
   readonly atMs: number;
 };
 

@@ -1,9 +1,9 @@
 /**
- * What a request may ask for: every range and limit, with its unit in its name. One table for all edges: the CLI's
- * options and the REST schemas are made from it, and the core judges with it what a program asks through the library.
+ * Ranges and limits of requests, with units in their names. The CLI's options and the REST schemas are generated from
+ * this table, and the core validates library calls with it.
  */
 
-/** Both ends included. */
+/** Both ends are inclusive. */
 export interface Range {
   readonly min: number;
   readonly max: number;
@@ -17,42 +17,42 @@ export const RANGES = {
   memoryMib: { min: 128, max: 65_536 },
   diskMib: { min: 16, max: 65_536 },
   timeoutMs: { min: 1, max: TIMEOUT_MS_MAX },
-  /** With a shorter timeout the idle check itself would keep the sandbox busy. */
+  /** With a shorter timeout, the idle check itself would keep the sandbox busy. */
   idleTimeoutMs: { min: 1000, max: TIMEOUT_MS_MAX },
   queueTimeoutMs: { min: 1, max: HOUR_MS },
   forks: { min: 1, max: 64 },
   poolMembers: { min: 0, max: 256 },
   /**
-   * Per second, and the size of a bucket. Below, the host's own operations in the guest run into their time limits:
-   * a hello with the largest environment takes 2 s at this rate, of 10.
+   * Bytes per second, and the size of a bucket. Below the minimum, the host's own operations in the guest time out: a
+   * hello with the largest environment takes 2 s of its 10 s at this rate.
    */
   channelBytes: { min: 16 * 1024, max: 1_000_000_000_000 },
-  /** The same for connections: each operation of the host is one. */
+  /** Connections per second, and the size of a bucket; each operation of the host is one connection. */
   channelConnections: { min: 1, max: 1_000_000 },
-  /** Below, no full packet passes the TAP; the kernel's token buckets overflow at 18 GB/s. */
+  /** Below the minimum, no full packet passes the TAP; the kernel's token buckets overflow at 18 GB/s. */
   networkBytesPerSecond: { min: 1024, max: 10_000_000_000 },
   networkBytes: { min: 1, max: 1_000_000_000_000_000 },
   networkConnections: { min: 1, max: 65_536 },
-  /** Below, small work takes a guest minutes. */
+  /** Below the minimum, even small work takes a guest minutes. */
   diskBytesPerSecond: { min: 64 * 1024, max: 1_000_000_000_000 },
   diskOpsPerSecond: { min: 10, max: 100_000_000 },
   secretCharacters: { min: 16, max: 4096 },
   requestHeaderCharacters: { min: 0, max: 4096 },
-  /** Of a template's start command. */
+  /** Timeout of a template's start command. */
   readyTimeoutMs: { min: 1000, max: HOUR_MS },
-  /** Tokens or requests of a budget. */
+  /** Tokens or requests in a budget. */
   modelBudget: { min: 1, max: 1_000_000_000_000 },
-  /** Billionths of a dollar. */
+  /** Budget in billionths of a dollar. */
   modelCostNanoDollars: { min: 1, max: 1_000_000_000_000_000 },
   modelWindowMs: { min: 1000, max: 366 * 24 * HOUR_MS },
-  /** Of an answer that equal requests get again. */
+  /** How long a cached answer is served to equal requests. */
   modelCacheTtlMs: { min: 1000, max: 30 * 24 * HOUR_MS },
   packageAgeMs: { min: 1, max: 10 * 365 * 24 * HOUR_MS },
 } as const satisfies Record<string, Range>;
 
 export const REQUEST_LIMITS = {
   imageCharactersMax: 1024,
-  /** The guest's kernel keeps 1/64 of the maximum for page tables, out of what it has at the start. */
+  /** The guest's kernel reserves 1/64 of the maximum for page tables, taken from its initial memory. */
   memoryMaxTimes: 16,
   envVariablesMax: 256,
   envBytesMax: 32 * 1024,
@@ -70,23 +70,22 @@ export const REQUEST_LIMITS = {
   secretHostsMax: 16,
   secretPlacesMax: 8,
   requestHeadersMax: 256,
-  /** Together, of one host name or pattern. Servers refuse heads of more than 8 KiB. */
+  /** Maximum number of fields for one host name or pattern. Servers refuse heads of more than 8 KiB. */
   requestHeadersOfHostMax: 20,
   requestHeaderBytesOfHostMax: 6 * 1024,
-  /** Names and values, once for each of their hosts: the gateway looks for them in the answers of each host. */
+  /** Names and values, counted once per host: the gateway searches each host's answers for them. */
   requestHeaderBytesMax: 64 * 1024,
   webhookUrlCharactersMax: 2048,
   startCharactersMax: 16_384,
 } as const;
 
-/** Of snapshots and templates. */
+/** Names of snapshots and templates. */
 const NAME = /^[a-z0-9][a-z0-9._-]{0,62}$/;
 export const SNAPSHOT_NAME = NAME;
-/** As the operator names a snapshot: a tenant's is `TENANT/NAME`, and NAME for the tenant itself. */
+/** A snapshot's name as the operator writes it: `TENANT/NAME` for a tenant's snapshot, which the tenant calls NAME. */
 export const SNAPSHOT_REFERENCE = /^(?:[a-z0-9][a-z0-9_-]{0,30}\/)?[a-z0-9][a-z0-9._-]{0,62}$/;
-/** Shorter than a template's key. */
 export const TEMPLATE_NAME = NAME;
-/** Name of a template that a client of E2B has built: one tenant's, which others are never shown. */
+/** Name of a template that an E2B client built. It belongs to one tenant and is never shown to others. */
 export const BUILT_TEMPLATE_NAME = /^e2b-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 export function isInRange(value: number, { min, max }: Range): boolean {

@@ -1,24 +1,23 @@
-/** What the kernels of guest and host report about the memory of one VM (types only). */
+/** Memory events of one VM, reported by the guest's and the host's kernel (types only). */
 import type { OomVictim } from '../../machine/guest/guest.ts';
 
-/** The kernel that reports. */
 export type MemorySource = 'guest' | 'host';
 
 interface MemoryUse {
   readonly source: MemorySource;
   readonly memoryBytes: number;
-  /** At this usage the kernel kills; 0: not known. */
+  /** Usage at which the kernel kills; 0 if unknown. */
   readonly limitBytes: number;
 }
 
 export interface PressureEvent extends MemoryUse {
   readonly type: 'pressure';
-  /** Percent of the last 10 s in which some tasks, and all of them, waited for memory. */
+  /** PSI: percent of the last 10 s in which some, or all, tasks waited for memory. */
   readonly some: number;
   readonly full: number;
 }
 
-/** A kill is likely soon; there is time to act. */
+/** An OOM kill is likely soon, but there is still time to act. */
 export interface NearOomEvent extends MemoryUse {
   readonly type: 'near_oom';
 }
@@ -26,18 +25,18 @@ export interface NearOomEvent extends MemoryUse {
 export interface OomEvent {
   readonly type: 'oom';
   readonly source: MemorySource;
-  /** Null: the kernel did not say. */
+  /** `null` if the kernel did not name the victim. */
   readonly victim: OomVictim | null;
   readonly detail: string;
 }
 
-/** Events that were left out because there were too many. */
+/** Events that were omitted because there were too many. */
 export interface DroppedEvent {
   readonly type: 'dropped';
   readonly count: number;
 }
 
-/** A VMM did what no VMM does: it may have been taken over. Only the host reports this. */
+/** The VMM did something that no intact VMM does: it may be compromised. Only the host reports this. */
 export interface SecurityEvent {
   readonly type: 'security';
   readonly source: 'host';
@@ -45,34 +44,34 @@ export interface SecurityEvent {
   readonly detail: string;
 }
 
-/** The memory of the guest grew or shrank. */
+/** The guest's memory grew or shrank. */
 export interface ResizedEvent {
   readonly type: 'resized';
-  /** `pressure`: the guest was close to OOM. */
+  /** `pressure` if the guest was close to OOM. */
   readonly by: 'pressure' | 'owner';
   readonly fromMib: number;
   readonly toMib: number;
-  /** From the request until programs may use the memory. */
+  /** Time from the request until programs may use the memory. */
   readonly durationMs: number;
 }
 
 export type MemoryEvent = PressureEvent | NearOomEvent | OomEvent | SecurityEvent | DroppedEvent | ResizedEvent;
 
-/** From the cgroup (v1 or v2) of one VMM, or from a tracepoint. */
+/** Reported by the cgroup (v1 or v2) of one VMM, or by a tracepoint. */
 export type HostMemoryEvent =
   | Omit<PressureEvent, 'source'>
   | Omit<NearOomEvent, 'source'>
   | Omit<OomEvent, 'source'>
   | Omit<SecurityEvent, 'source'>;
 
-/** The host's view of one VMM. Made by the part that confines the VMM. */
+/** The host's view of one VMM, provided by the part that confines it. */
 export interface HostMemoryEvents {
-  /** Returns the function that stops it. */
+  /** Returns a function that removes the listener. */
   listen(listener: (event: HostMemoryEvent) => void): () => void;
-  /** Processes of this VM that the host's OOM killer has killed; readable after its end. */
+  /** Number of this VM's processes killed by the host's OOM killer; still readable after the VM ended. */
   oomKills(): number;
 }
 
-/** The last event of a kind, as evidence for an ending. Times are milliseconds since 1970. */
+/** The last event of each kind, kept as evidence for the end. Times are milliseconds since 1970. */
 export type PressureMark = (PressureEvent | NearOomEvent) & { readonly atMs: number };
 export type OomMark = Omit<OomEvent, 'type'> & { readonly atMs: number };

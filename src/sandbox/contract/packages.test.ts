@@ -5,7 +5,7 @@ import { makeSpec, withoutIdentity } from './spec.ts';
 const SHA256 = 'a'.repeat(64);
 
 describe('packagePolicy', () => {
-  it('absent: none; kinds alone: no restriction', () => {
+  it('an absent policy allows nothing; kinds alone restrict nothing', () => {
     expect(packagePolicy(null)).toBeNull();
     expect(makeSpec({}, 1).packages).toBeNull();
     expect(packagePolicy({ ecosystems: ['npm', 'pip'] })).toEqual({
@@ -35,7 +35,7 @@ describe('packagePolicy', () => {
 });
 
 describe('installAge', () => {
-  it('that of the template, else that of the sandbox; out of range it is refused', () => {
+  it('the template’s age wins over the sandbox’s; out of range it is refused', () => {
     const packages = { ecosystems: [], minAgeMs: 2_000 };
     expect(installAge({})).toEqual({});
     expect(installAge({ packages: null })).toEqual({});
@@ -48,7 +48,7 @@ describe('installAge', () => {
 describe('packageVariables', () => {
   const pip = packagePolicy({ ecosystems: ['pip'] });
 
-  it('with a network card: the clients of the policy alone', () => {
+  it('with a network card: only clients that the policy allows', () => {
     const variables = packageVariables(pip, true);
     expect(variables).toMatchObject({
       PIP_INDEX_URL: 'http://127.0.0.1:11435/pypi/simple',
@@ -59,7 +59,7 @@ describe('packageVariables', () => {
     expect(packageVariables(null, true)).toEqual({});
   });
 
-  it('without one: all clients, since the gateway says how to allow them', () => {
+  it('without a network card: all clients, since the gateway says how to allow them', () => {
     expect(packageVariables(null, false)).toMatchObject({
       PIP_INDEX_URL: expect.any(String) as unknown,
       NPM_CONFIG_REGISTRY: 'http://127.0.0.1:11435/npm/',

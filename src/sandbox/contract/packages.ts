@@ -1,4 +1,4 @@
-/** The package policy of a sandbox: checked as it comes in, and what its programs learn of it. */
+/** A sandbox's package policy: its validation, and the environment variables that programs get for it. */
 import {
   ECOSYSTEMS,
   type Ecosystem,
@@ -10,9 +10,9 @@ import {
 import { SandboxError } from './errors.ts';
 import { isInRange, RANGES } from './limits.ts';
 
-/** A policy as it is requested: an absent field restricts nothing. */
+/** Requested policy; an omitted field restricts nothing. */
 export interface PackageOptions {
-  /** Empty: it fetches nothing; a minimum age still holds for the packages it starts with. */
+  /** If empty, nothing can be fetched; a minimum age still applies to the packages that the sandbox starts with. */
   readonly ecosystems: readonly Ecosystem[];
   readonly allow?: readonly string[] | undefined;
   readonly deny?: readonly string[] | undefined;
@@ -20,9 +20,9 @@ export interface PackageOptions {
   readonly lock?: readonly string[] | null | undefined;
 }
 
-/** Without the files of the lock, which may be many thousands. */
+/** Leaves out the lock's file list, which may have thousands of entries. */
 export interface PackageInfo extends Omit<PackagePolicy, 'lock'> {
-  /** Files that the lock names; null: no lock. */
+  /** Number of files in the lock; `null` without a lock. */
   readonly lockedFiles: number | null;
 }
 
@@ -58,7 +58,7 @@ export function packageInfo({ lock, ...policy }: PackagePolicy): PackageInfo {
 }
 
 /**
- * The minimum age for the packages of a template: that of the sandbox, unless the template has its own.
+ * Minimum age for a template's packages: the template's own, or else the sandbox's.
  * @throws SandboxError `spec_invalid`
  */
 export function installAge(options: {
@@ -81,14 +81,14 @@ function invalid(field: string, why: string): SandboxError {
   return new SandboxError('spec_invalid', `sandbox option packages.${field}: ${why}`);
 }
 
-/** Of the package gateway in the guest (`guest/agent/…/limits.py`). */
+/** The package gateway's address in the guest (`guest/agent/…/limits.py`). */
 const GATEWAY = '127.0.0.1:11435';
 const URL = `http://${GATEWAY}`;
 
 const VARIABLES: Readonly<Record<Ecosystem, Readonly<Record<string, string>>>> = {
   pip: {
     PIP_INDEX_URL: `${URL}/pypi/simple`,
-    // pip caches what comes by http only for trusted hosts.
+    // pip caches HTTP downloads only for trusted hosts.
     PIP_TRUSTED_HOST: GATEWAY,
     PIP_DISABLE_PIP_VERSION_CHECK: '1',
     UV_DEFAULT_INDEX: `${URL}/pypi/simple`,
@@ -100,7 +100,7 @@ const VARIABLES: Readonly<Record<Ecosystem, Readonly<Record<string, string>>>> =
     NPM_CONFIG_OMIT_LOCKFILE_REGISTRY_RESOLVED: 'true',
   },
   go: { GOPROXY: `${URL}/go` },
-  // cargo reads no variable for this: the agent writes its configuration, and apt's.
+  // cargo reads no variable for this: the agent writes cargo's and apt's configuration.
   cargo: {},
   apt: { APT_CONFIG: '/run/neurovisor/apt.conf' },
 };
@@ -108,8 +108,8 @@ const VARIABLES: Readonly<Record<Ecosystem, Readonly<Record<string, string>>>> =
 const NO_PROXY = 'localhost,127.0.0.1';
 
 /**
- * Variables that point clients in the guest to the gateway: for what the policy allows, and without a network card for
- * everything, since a refusal with its remedy helps more than a name that can't be resolved.
+ * Variables that point package clients in the guest to the gateway: for the allowed ecosystems, or for all if there is
+ * no network card, since the gateway's refusal names the remedy and a DNS failure does not.
  */
 export function packageVariables(policy: PackagePolicy | null, hasNetwork: boolean): Readonly<Record<string, string>> {
   const allowed = policy?.ecosystems ?? [];

@@ -1,5 +1,6 @@
 /**
- * What the supervisor needs of the mechanisms (types only). The composition root makes the parts; tests make fakes.
+ * The interfaces of the mechanisms that the supervisor needs (types only). The composition root provides the parts;
+ * tests provide fakes.
  */
 
 import type { Duplex } from 'node:stream';
@@ -19,142 +20,148 @@ import type { HostMemoryEvents } from './memory-events.ts';
 import type { SandboxSecret } from './secrets.ts';
 import type { ModelAccount, ModelPolicy, NetworkLimits, NetworkSpec, SandboxSpec } from './spec.ts';
 
-/** The private directory of a sandbox. */
+/** A sandbox's private directory. */
 export interface Workspace {
   readonly dir: string;
   readonly channelPath: string;
   readonly overlayPath: string;
-  /** Name for the file of an environment, if the sandbox has one. */
+  /** Path for the environment's disk file, if the sandbox has an environment. */
   readonly environmentPath: string;
-  /** Further disks of the VM; absent: none. */
+  /** Extra disks of the VM. Default: none. */
   readonly disks?: readonly VmDisk[];
-  /** Records the VMM's pid, so that the next start can end the VMM if this process is killed. */
+  /** Records the VMM's pid, so that the next process can kill the VMM if this one dies. */
   recordVmm(pid: number): Promise<void>;
   remove(): Promise<void>;
 }
 
-/** Anonymous RAM of a guest. */
+/** A guest's anonymous RAM. */
 export interface GuestMemory {
   /** A memfd that can't shrink. */
   readonly fd: number;
-  /** Opens the memory within this process. */
+  /** Path that opens the memory within this process. */
   readonly path: string;
-  /** Of its pages that are there; 0 once it is closed. */
+  /** Bytes of allocated pages; 0 after `close`. */
   usedBytes(): number;
-  /** Idempotent. Other open descriptors keep the memory. */
+  /** Idempotent. Other open descriptors keep the memory alive. */
   close(): void;
 }
 
 export interface PackagePort {
-  /** For new requests. Null: nothing may be fetched. */
+  /** Applies to new requests. `null` forbids all packages. */
   setPolicy(policy: PackagePolicy | null): void;
   close(): Promise<void>;
 }
 
 export interface InferencePort {
-  /** For new requests. */
+  /** Applies to new requests. */
   setModels(models: ModelPolicy): void;
-  /** Number of requests under way. */
+  /** Number of requests in flight. */
   inFlight(): number;
-  /** For a save, which ends all connections: requests under way and new ones get an error that tells to retry. */
+  /**
+   * Suspends requests for a save, which closes all connections: requests in flight and new ones get an error that asks
+   * to retry.
+   */
   setSuspended(isSuspended: boolean): void;
   close(): Promise<void>;
 }
 
-/** What a sandbox's network card has of the host's network. */
+/** A sandbox's share of the host's network. */
 export interface CardLease
   extends Pick<NetworkLease, 'tapFd' | 'guest' | 'confirmHandover' | 'lend' | 'traffic' | 'gatewayUse' | 'release'> {
-  /** Connects to a port at the guest's address. @throws SandboxError `port_unreachable` */
+  /** Connects to a port of the guest. @throws SandboxError `port_unreachable` */
   connect(port: number, signal?: AbortSignal): Promise<Duplex>;
   /** @throws SandboxError `network_unavailable` */
   setPolicy(policy: EgressPolicy, limits: NetworkLimits): Promise<void>;
-  /** For new connections. @throws SandboxError `secrets_missing`, `network_unavailable` */
+  /** Applies to new connections. @throws SandboxError `secrets_missing`, `network_unavailable` */
   setSecrets(secrets: readonly SandboxSecret[]): Promise<void>;
-  /** Undefined: the sandbox never had secrets. */
+  /** Undefined if the sandbox never had secrets. */
   readonly trust: GuestTrust | undefined;
 }
 
-/** System calls of one VMM that its filter refused. Made by the part that starts VMMs. */
+/** System calls of one VMM that its filter refused, provided by the part that starts VMMs. */
 export interface HostViolations {
   /**
-   * Everything known once the VMM has ended; waits a moment for late reports of the kernel. Call it once.
-   * @param exit absent: the VMM did not end by itself
+   * The final result after the VMM ended; waits a moment for late kernel reports. Call it once.
+   * @param exit undefined if the VMM did not end by itself
    */
   settle(exit: VmExit | undefined): Promise<ViolationMark | null>;
 }
 
-/** The certificate authority that a guest must trust, so that the gateway can insert secrets. */
+/** The certificate authority that a guest must trust for the gateway to insert secrets. */
 export interface GuestTrust {
   readonly authority: CertificateAuthority;
-  /** The root certificate, PEM. */
+  /** Root certificate in PEM. */
   readonly certificate: string;
 }
 
 export type LeaseSecrets = Pick<SandboxSpec, 'secrets' | 'authority'>;
 
-/** RAM that a VM maps copy-on-write. It stays until `close`, whatever becomes of its file. */
+/** RAM that a VM maps copy-on-write. Stays valid until `close`, even if its file is removed. */
 export interface MappedMemory {
-  /** Of the file, while the VM starts. */
+  /** Path of the file, valid while the VM starts. */
   readonly path: string;
-  /** Until then the file is being filled. The VMM may map it, but no guest code runs. Absent: it is whole. */
+  /**
+   * Resolves when the file is filled. Until then the VMM may map it, but no guest code runs. Omitted if the file is
+   * complete.
+   */
   readonly ready?: Promise<void>;
-  /** Into memory of the same size: before a save, which adds what the VM has changed. */
+  /** Copies the RAM into memory of the same size, before a save adds the VM's changes. */
   copyInto(targetPath: string): Promise<void>;
-  /** For saves of what the VM has changed alone. Absent: all RAM is saved. */
+  /** Lets a save write only the VM's changes. If omitted, all RAM is saved. */
   readonly base?: RamBase;
-  /** Idempotent. */
   close(): Promise<void>;
 }
 
-/** Whole RAM that a VM maps, while its `MappedMemory` is open. */
+/** Complete RAM that a VM maps while its `MappedMemory` is open. */
 export interface RamBase {
-  /** SHA-256 as the store computes it. */
+  /** SHA-256, as the store computes it. */
   digest(): Promise<string>;
-  /** Space of its data. */
+  /** Space that the data takes, without holes. */
   readonly dataBytes: number;
-  /** For one more user, of the same sharers. */
+  /** Opens it for another user in the same sharing group. */
   open(): Promise<MappedMemory>;
 }
 
-/** The disks that a VM boots with instead of an empty one. */
+/** Disks that a VM boots from instead of an empty one. */
 export interface DiskSource {
-  /** Into a new file. */
   copyDisk(targetPath: string): Promise<void>;
-  /** Gives the file of its environment another, new name. Absent: the built-in system. */
+  /** Links the environment's file to a new path. Omitted for the built-in system. */
   linkEnvironment?(targetPath: string): Promise<void>;
 }
 
-/** What a clone starts from instead of booting. */
+/** State that a clone starts from instead of booting. */
 export interface CloneSource extends DiskSource {
   /** Its `difference` is for VMs that map the RAM. */
   readonly snapshot: VmSnapshot;
-  /** Until then that difference is being written. The VMM may start, but loads nothing. Absent: it is whole. */
+  /**
+   * Resolves when the difference is written. Until then the VMM may start but loads nothing. Omitted if it is complete.
+   */
   readonly ready?: Promise<void>;
-  /** All RAM, into memory of the same size. */
+  /** Copies all RAM into memory of the same size. */
   copyMemory(targetPath: string): Promise<void>;
   /**
-   * Opens the RAM for a VM that maps it instead. Absent: it is copied.
-   * @param sharers whose VMs may share pages with each other
+   * Opens the RAM for a VM that maps it. If omitted, the RAM is copied.
+   * @param sharers group whose VMs may share pages
    */
   mapMemory?(sharers: string): Promise<MappedMemory>;
-  /** What a VM that maps it may have to bring. Undefined: it is there, or takes no memory. */
+  /** Memory that a VM mapping it may have to add. Undefined if it is already there or takes none. */
   sharedNeed?(sharers: string): SharedNeed | undefined;
 }
 
-/** Memory that VMs share, of which the first one brings a copy. */
+/** Memory that VMs share; the first of them brings the copy. */
 export interface SharedNeed {
-  /** Equal for all that share it. */
+  /** Equal for all VMs that share it. */
   readonly key: string;
-  /** What it lacks now, MiB; 0 from the first user on: then what it will grow by counts as pending. Does not throw. */
+  /** MiB that are still missing; 0 once it has a user: its future growth then counts as pending. Does not throw. */
   missingMib(): number;
 }
 
-/** What a VM starts from: with the memory it continues, without it boots. */
+/** Source of a VM: with memory it continues, without it boots. */
 export type StartSource = CloneSource | DiskSource;
 
-/** Where a VM is saved to. Called while the VM is stopped. */
+/** Destination of a save. Called while the VM is stopped. */
 export interface SaveTarget {
-  /** Null: only the disks are saved. */
+  /** `null` if only the disks are saved. */
   readonly memory: MemoryTarget | null;
   keepDisk(fromPath: string): Promise<void>;
   /** Called only for a VM with an environment. */
@@ -162,21 +169,20 @@ export interface SaveTarget {
 }
 
 export interface MemoryTarget {
-  /** Path of a new file. */
   readonly statePath: string;
-  /** The file that `keepMemory` makes or fills. */
+  /** File that `keepMemory` creates or fills. */
   readonly ramPath: string;
   keepMemory(fromPath: string): Promise<void>;
   /**
-   * Instead, for a VM that maps `base`: keeps that, which may be there already.
-   * @returns the new file that what the VM has changed is written to
+   * For a VM that maps `base`: keeps the base, unless the store has it already, instead of all RAM.
+   * @returns the new file for the VM's changes
    */
   keepBase?(base: RamBase, fromPath: string): Promise<RamDifference>;
 }
 
 export interface SandboxParts {
   readonly driver: VmmDriver;
-  /** Whose VMs this one may share pages of RAM with. Null: it gets a copy of its own. Absent: this process has one owner. */
+  /** Group that this VM may share RAM pages with; `null` for a private copy. Omitted if this process has one owner. */
   readonly sharers?: string | null;
   readonly kernelPath: string;
   readonly rootImagePath: string;
@@ -185,14 +191,14 @@ export interface SandboxParts {
   makeMemory(bytes: number): GuestMemory;
   allocateCid(): { readonly cid: number; release(): void };
   listenForGuest(channelPath: string, identity: GuestIdentity): Promise<GuestListener>;
-  /** @param account default: the sandbox's own */
+  /** @param account default: the sandbox's own account */
   attachBridge(
     sandboxId: string,
     channelPath: string,
     models: ModelPolicy,
     account?: ModelAccount,
   ): Promise<InferencePort>;
-  /** Absent: this host serves no packages. */
+  /** Omitted if this host serves no packages. */
   attachPackages?(
     sandboxId: string,
     channelPath: string,
@@ -200,37 +206,37 @@ export interface SandboxParts {
     onFetch: (fetch: PackageFetch) => void,
   ): Promise<PackagePort>;
   /**
-   * Absent: this host has no network for sandboxes.
+   * Omitted if this host has no network for sandboxes.
    * @throws SandboxError `network_unavailable`, `secrets_missing`
    */
   leaseNetwork?(sandboxId: string, network: NetworkSpec, secrets: LeaseSecrets): Promise<CardLease>;
-  /** Absent: the sandbox boots. */
+  /** If omitted, the sandbox boots. */
   readonly template?: CloneSource;
-  /** For a sandbox that boots: its disk. Absent: a new one. */
+  /** Disk of a sandbox that boots. Default: a new one. */
   readonly disk?: DiskSource;
-  /** For a sandbox that boots with a new disk: as of `DiskSource`. */
+  /** See `DiskSource`; for a sandbox that boots with a new disk. */
   linkEnvironment?(targetPath: string): Promise<void>;
-  /** Absent, or null: the host's view of the VMM is not watched. */
+  /** Omitted or `null` if the host's view of the VMM is not watched. */
   hostMemory?(vmmPid: number, sandboxId: string): HostMemoryEvents | null;
-  /** Absent, or null: refused system calls are not recorded. */
+  /** Omitted or `null` if refused system calls are not recorded. */
   hostViolations?(vmmPid: number): HostViolations | null;
   readonly clock: Clock;
   readonly log: Log;
-  /** Absent: nothing is traced. */
+  /** If omitted, nothing is traced. */
   readonly tracer?: Tracer | undefined;
 }
 
 /** Durations in milliseconds, in the order in which the phases ran. */
 export interface StartTimings {
   readonly origin: 'boot' | 'clone';
-  /** Directory, disk, sockets; for a clone also the copy of its RAM. */
+  /** Directory, disk and sockets; for a clone also the copy of its RAM. */
   readonly prepareMs: number;
-  /** From the spawn of the VMM until guest code runs; for a clone with its state loaded. */
+  /** From the VMM's spawn until guest code runs; for a clone this includes loading the state. */
   readonly vmmMs: number;
-  /** From guest code to PID 1 (guest clock); 0 for a clone, and if unknown. */
+  /** From the first guest code to PID 1 (guest clock); 0 for a clone or if unknown. */
   readonly kernelMs: number;
-  /** From PID 1 (for a clone: from guest code) until the agent is confirmed. */
+  /** From PID 1 (for a clone: from the first guest code) until the agent has answered. */
   readonly agentMs: number;
-  /** From the call of `start` until ready. */
+  /** From the call of `start` until the sandbox is ready. */
   readonly totalMs: number;
 }

@@ -24,7 +24,7 @@ describe('makeRequestHeaders', () => {
       },
     ]);
   });
-  it('bounds all values together, once for each host', () => {
+  it('bounds all values together, counting each once per host', () => {
     const hosts = Array.from({ length: 16 }, (_, at) => `h${at}.example.com`);
     const many = (...names: string[]) =>
       makeRequestHeaders(names.map((name) => ({ name, hosts, value: 'x'.repeat(2000) })));
@@ -73,7 +73,7 @@ describe('makeRequestHeaders', () => {
 
 describe('withSecrets: header fields', () => {
   const secret = { name: 'KEY', hosts: ['b.example'], value: 'sk-0123456789abcdef' };
-  it('a change of fields leaves secrets, and the other way round', () => {
+  it('changing fields keeps secrets, and changing secrets keeps fields', () => {
     const spec = makeSpec({ secrets: [secret], requestHeaders: [header] }, 1);
     const names = ({ secrets }: { secrets: readonly SandboxSecret[] }) => secrets.map(({ name }) => name);
     expect(names(spec)).toEqual(['KEY', 'Authorization']);
@@ -82,11 +82,11 @@ describe('withSecrets: header fields', () => {
     expect(without.secrets[0]?.placeholder).toBe(spec.secrets[0]?.placeholder);
     expect(names(withSecrets(spec, { secrets: [] }))).toEqual(['Authorization']);
   });
-  it('fields alone give no network, and may be named like a variable', () => {
+  it('fields alone grant no network, and may have the name of a variable', () => {
     const spec = makeSpec({ requestHeaders: [{ ...header, name: 'TOKEN' }], env: { TOKEN: 'x' } }, 1);
     expect(spec.network).toBeNull();
   });
-  it('a sandbox that was read from disk is refused until they are set again', () => {
+  it('a sandbox read from disk refuses to start until its fields are set again', () => {
     const spec = makeSpec({ requestHeaders: [header] }, 1);
     const stored = JSON.parse(JSON.stringify(spec)) as typeof spec;
     expect(() => requireValues('x', stored.secrets)).toThrow(

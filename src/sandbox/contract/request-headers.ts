@@ -1,17 +1,20 @@
-/** Header fields that the gateway sets in the requests of a sandbox: kept with its secrets, since values are secret. */
+/**
+ * Header fields that the gateway sets in a sandbox's requests. They are kept with its secrets, since their values are
+ * secret.
+ */
 import { isPlace } from '../../base/request/secret-place.ts';
 import { newPlaceholder, SecretValue } from '../../base/request/secret-value.ts';
 import { SandboxError } from './errors.ts';
 import { RANGES, REQUEST_LIMITS } from './limits.ts';
 import { isSecretHost, type RequestHeaderOptions, type SandboxSecret } from './secrets.ts';
 
-/** Found in answers, so that two values are told apart. */
+/** Replaces the value in answers; long enough that two values get different placeholders. */
 const PLACEHOLDER_CHARACTERS = 48;
 const SHOWN_CHARACTERS_MAX = 80;
-/** Fields of one connection, and of its upgrade. */
+/** Fields of a single connection or its upgrade. */
 const OF_CONNECTION = /^(?:keep-alive|proxy-.*|sec-websocket-.*)$/i;
 
-/** @throws SandboxError `spec_invalid`, never containing a value */
+/** @throws SandboxError `spec_invalid`; the message never contains a value */
 export function makeRequestHeaders(options: readonly RequestHeaderOptions[]): readonly SandboxSecret[] {
   const { requestHeadersMax: most } = REQUEST_LIMITS;
   check(options.length <= most, '', `at most ${most}`);

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { checkMemoryAction } from './request.ts';
 
 describe('checkMemoryAction', () => {
-  it.each(['warn', 'pause', 'snapshot', 'http://h/x', 'https://h:1/x?y', undefined])('%s', (action) => {
+  it.each(['warn', 'pause', 'snapshot', 'http://h/x', 'https://h:1/x?y', undefined])('accepts %s', (action) => {
     expect(() => checkMemoryAction(action)).not.toThrow();
   });
   it.each(['grow', '', 'kill', 'ftp://h', 'http://u:p@h/', 'http://', `http://h/${'x'.repeat(3000)}`])(

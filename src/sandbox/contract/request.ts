@@ -1,11 +1,11 @@
-/** Checks what callers ask of a host of sandboxes; `makeSpec` checks the rest. */
+/** Validates requests to a host of sandboxes; `makeSpec` validates the rest. */
 import { isAtMost } from '../../base/text/characters.ts';
 import type { CreateRequest, MemoryAction, SandboxChange, SandboxInfo, TimeoutAction } from './control.ts';
 import { SandboxError } from './errors.ts';
 import { RANGES, REQUEST_LIMITS } from './limits.ts';
 import { inRange } from './spec.ts';
 
-/** The part of a request that concerns the sandbox over all its VMs. */
+/** The part of a request that outlives the individual VMs of the sandbox. */
 export interface LifetimePolicy {
   readonly timeoutMs: number | null;
   readonly onTimeout: TimeoutAction;
@@ -13,30 +13,29 @@ export interface LifetimePolicy {
   readonly autoResume: boolean;
   readonly onMemoryPressure: MemoryAction;
   readonly metadata: Readonly<Record<string, string>>;
-  /** Of the interface that created it: `CreateRequest.annotations`. */
+  /** Set by the interface that created the sandbox: `CreateRequest.annotations`. */
   readonly annotations: Readonly<Record<string, string>>;
 }
 
-/** The changes that need no VM. */
+/** Changes that need no VM. */
 export type LifetimeChange = Omit<
   SandboxChange,
   'channelLimits' | 'diskLimits' | 'network' | 'secrets' | 'requestHeaders' | 'memoryMib'
 >;
 
-/** Returns the policy with the fields of `change` that are set. */
+/** Returns the policy with the fields that `change` sets. */
 export function changeLifetime(policy: LifetimePolicy, change: LifetimeChange): LifetimePolicy {
   const given = Object.entries(change).filter(([, value]) => value !== undefined);
-  // Each interface replaces only its own.
+  // Each interface replaces only its own annotations.
   const annotations = { ...policy.annotations, ...change.annotations };
   return { ...policy, ...Object.fromEntries(given), annotations };
 }
 
-/** Where a sandbox comes from. */
 export interface Provenance {
   readonly origin: SandboxInfo['origin'];
   /** Id of the snapshot that the sandbox was created from. */
   readonly snapshot: string | null;
-  /** Name of the template that the request named. */
+  /** Name of the template in the request. */
   readonly template: string | null;
   readonly parent: string | null;
   readonly createdAtMs: number;

@@ -22,7 +22,7 @@ describe('makeSecrets', () => {
     const places = ['X-A', 'x-a', 'X-B'].map((name) => ({ in: 'header', name }));
     expect(make({ places })()[0]?.places).toEqual([places[0], places[2]]);
   });
-  it('before: a secret of the same name keeps its placeholder', () => {
+  it('a secret of the same name keeps its placeholder', () => {
     const before = makeSecrets([secret]);
     const [after] = makeSecrets([{ ...secret, value: `${VALUE}more` }], before);
     expect(after?.placeholder).toBe(before[0]?.placeholder);
@@ -51,7 +51,7 @@ describe('makeSecrets', () => {
     ['a long name', { places: [{ in: 'query', name: 'a'.repeat(65) }] }],
     ['another kind of place', { places: [{ in: 'body', name: 'a' }] }],
     ['nine places', { places: [...'abcdefghi'].map((name) => ({ in: 'query', name })) }],
-  ])('refuses %s, and does not tell the value', (_what, change) => {
+  ])('refuses %s without disclosing the value', (_what, change) => {
     let error: unknown;
     try {
       make(change)();
@@ -69,14 +69,14 @@ describe('makeSecrets', () => {
 });
 
 describe('secrets of a spec', () => {
-  it('network: secrets add one that allows only their hosts, and keep a requested one', () => {
+  it('secrets add a network that allows only their hosts, and keep a requested one', () => {
     const { network } = makeSpec({ secrets: [secret] }, 4);
     expect(network).toEqual({ policy: { mode: 'allowlist', allow: [], deny: [] }, limits: {} });
     const open = makeSpec({ secrets: [secret], network: { mode: 'open' } }, 4, parseEgress);
     expect(open.network?.policy.mode).toBe('open');
     expect(makeSpec({}, 4).network).toBeNull();
   });
-  it('values: never in a row, a log or the public view', () => {
+  it('values are never in a row, a log or the public view', () => {
     const spec = makeSpec({ secrets: [secret] }, 4);
     const shown = [JSON.stringify(spec), inspect(spec, { depth: 9 }), `${spec.secrets[0]?.value}`];
     for (const text of [...shown, JSON.stringify(secretInfo(spec.secrets))]) {
@@ -84,7 +84,7 @@ describe('secrets of a spec', () => {
     }
     expect(shown[0]).toContain(spec.secrets[0]?.placeholder);
   });
-  it('withValues: secrets from disk get the values known here; requireValues refuses missing ones', () => {
+  it('secrets from disk get the values known here; requireValues refuses missing ones', () => {
     const places = [{ in: 'query', name: 'key' }] as const;
     const spec = makeSpec({ secrets: [{ ...secret, places }] }, 4);
     const stored = JSON.parse(JSON.stringify(spec)) as typeof spec;

@@ -1,5 +1,5 @@
 /**
- * Secrets of a sandbox. Their values stay in memory: on disk there are only names, hosts, places and placeholders
+ * Secrets of a sandbox. Their values stay in memory; the disk has only names, hosts, places and placeholders
  * (`docs/decisions/0011-secrets.md`).
  */
 import {
@@ -14,12 +14,12 @@ import { SandboxError } from './errors.ts';
 import { RANGES, REQUEST_LIMITS } from './limits.ts';
 
 export interface SecretOptions {
-  /** Name of the guest's variable that holds the placeholder. */
+  /** Name of the guest's environment variable that holds the placeholder. */
   readonly name: string;
   /** Host names, reached by HTTPS on port 443. */
   readonly hosts: readonly string[];
   /**
-   * Where requests may have it: as one header field or query parameter. Omitted or empty: in the usual credential
+   * Where requests may contain the value: one header field or query parameter. Omitted or empty: the usual credential
    * fields, such as `Authorization` and `X-Api-Key`.
    */
   readonly places?: readonly SecretPlace[] | undefined;
@@ -27,10 +27,10 @@ export interface SecretOptions {
   readonly value: string;
 }
 
-/** A header field that the gateway sets in each HTTPS request to its hosts, whatever the guest sends. */
+/** A header field that the gateway sets in each HTTPS request to its hosts, overwriting the guest's. */
 export interface RequestHeaderOptions {
   readonly name: string;
-  /** Host names, or `*.name` for all names below it, at port 443. This alone does not allow them. */
+  /** Host names, or `*.name` for all names below it, at port 443. Being listed here does not allow a host. */
   readonly hosts: readonly string[];
   /** Printable ASCII. */
   readonly value: string;
@@ -38,37 +38,36 @@ export interface RequestHeaderOptions {
 
 export interface SandboxSecret {
   readonly name: string;
-  /** The header field that the gateway sets to the value, without a placeholder in the guest. */
+  /** Name of the header field that the gateway sets to the value; the guest then has no placeholder. */
   readonly sets?: string | undefined;
   readonly hosts: readonly string[];
-  /** Empty: the usual credential fields. */
+  /** If empty, the usual credential fields. */
   readonly places: readonly SecretPlace[];
-  /** What the guest has instead of the value. Survives changes of the value, pauses and forks: programs may hold it. */
+  /** Stands for the value in the guest. Survives changes of the value, pauses and forks, since programs may hold it. */
   readonly placeholder: string;
-  /** Null: unknown here, because another process held the sandbox. */
+  /** `null` if unknown here, because another process owned the sandbox. */
   readonly value: SecretValue | null;
 }
 
-/** The public view of a secret. */
 export interface SecretInfo {
   readonly name: string;
-  /** The header field that the gateway sets; absent: the guest has a placeholder. */
+  /** Name of the header field that the gateway sets; omitted if the guest has a placeholder. */
   readonly sets?: string | undefined;
   readonly hosts: readonly string[];
-  /** Empty: the usual credential fields. */
+  /** If empty, the usual credential fields. */
   readonly places: readonly SecretPlace[];
-  /** False: set the value again; the process that had it has ended. */
+  /** False after the process that held the value ended: set the value again. */
   readonly held: boolean;
 }
 
 const NAME = /^[A-Za-z_][A-Za-z0-9_]{0,127}$/;
 const HOST = /^(?=.{1,253}$)(?:[a-z0-9_-]{1,63}\.)+[a-z0-9_-]{1,63}$/;
-/** A name that could be read as an address. */
+/** A name that could be parsed as an address. */
 const ADDRESS = /\.(?:\d+|0x[0-9a-f]*)$/;
 
 /**
- * @param before the current secrets; one of the same name keeps its placeholder
- * @throws SandboxError `spec_invalid`, never containing a value
+ * @param before the current secrets; a new one of the same name keeps its placeholder
+ * @throws SandboxError `spec_invalid`; the message never contains a value
  */
 export function makeSecrets(
   options: readonly SecretOptions[],
@@ -92,7 +91,7 @@ export function makeSecrets(
   });
 }
 
-/** Secrets that were read from disk, with the values that this process has. */
+/** Returns secrets read from disk with the values that this process has. */
 export function withValues(
   stored: readonly SandboxSecret[],
   known: readonly SandboxSecret[],
@@ -103,7 +102,7 @@ export function withValues(
   });
 }
 
-/** @throws SandboxError `secrets_missing`: without values the placeholders would be sent */
+/** @throws SandboxError `secrets_missing`; without values the placeholders would be sent */
 export function requireValues(id: string, secrets: readonly SandboxSecret[]): void {
   const missing = secrets.filter(({ value }) => value === null);
   const [first] = missing;
@@ -117,7 +116,7 @@ export function requireValues(id: string, secrets: readonly SandboxSecret[]): vo
   throw new SandboxError('secrets_missing', text, { remedy });
 }
 
-/** As in `--secret`, so that a place is not lost when the value is set again. */
+/** In the syntax of `--secret`, so that a place is not lost when the value is set again. */
 function secretText({ name, hosts, places }: SandboxSecret): string {
   const where = places.length === 0 ? '' : `:${places.map(placeText).join(',')}`;
   return `${name}@${hosts.join(',')}${where}`;
@@ -133,7 +132,6 @@ export function secretInfo(secrets: readonly SandboxSecret[]): readonly SecretIn
   }));
 }
 
-/** The guest's variables. */
 export function placeholdersOf(secrets: readonly SandboxSecret[]): Readonly<Record<string, string>> {
   const known = secrets.filter(({ sets }) => sets === undefined);
   return Object.fromEntries(known.map(({ name, placeholder }) => [name, placeholder]));
@@ -145,7 +143,7 @@ function makeHosts(name: string, hosts: readonly string[]): readonly string[] {
   return [...new Set(hosts.map((host) => makeHost(name, host)))];
 }
 
-/** No pattern: a secret is for one destination. No port: it goes over HTTPS only. */
+/** Refuses patterns, since a secret is for one destination, and ports, since it is sent over HTTPS only. */
 function makeHost(name: string, text: string): string {
   const host = text.toLowerCase().replace(/:443$/, '').replace(/\.$/, '');
   const isHost = isSecretHost(host);
@@ -154,7 +152,7 @@ function makeHost(name: string, text: string): string {
   return host;
 }
 
-/** @param host in small letters */
+/** @param host in lower case */
 export function isSecretHost(host: string): boolean {
   return HOST.test(host) && !ADDRESS.test(host);
 }

@@ -14,7 +14,7 @@ const SLOW = { size: 5e-324, refillPerSecond: 5e-324 };
 const withLimits = (limits: NetworkLimits): SandboxOptions => ({ network: { mode: 'open', limits } });
 
 describe('networkSpec', () => {
-  it('limits: those of the request, else the previous ones', () => {
+  it('limits: the request’s, or else the previous ones', () => {
     const limits = { bytesMax: 7, connectionsMax: 2 };
     const before = networkSpec({ mode: 'open', limits }, parseEgress);
     expect(networkSpec({ mode: 'none' }, parseEgress)?.limits).toEqual({});
@@ -87,14 +87,14 @@ describe('makeSpec', () => {
     ],
     ['an empty alias', { models: { aliases: { '': 'b' } } }, 'models'],
   ];
-  it('channelLimits: the lowest that the host’s own operations can live with, fractions too', () => {
+  it('channelLimits: the minimum still serves the host’s own operations, fractions included', () => {
     const connections = { size: 1, refillPerSecond: 1.5, oneTimeBurst: 0.5 };
     const hostToGuestBytes = { size: 16_384, refillPerSecond: 16_384 };
     const channelLimits = { connections, hostToGuestBytes };
     expect(makeSpec({ channelLimits }, 2).channelLimits).toEqual(channelLimits);
   });
 
-  it('cpus: beyond the product’s limit and beyond this host are two errors', () => {
+  it('cpus: exceeding the product’s limit and exceeding this host are two errors', () => {
     expect(() => makeSpec({ cpus: 16 }, 2)).toThrow('16 is more than the 2 of this host');
     expect(() => makeSpec({ cpus: 64 }, 2)).toThrow('64 is not a whole number from 1 to 32');
   });

@@ -1,6 +1,6 @@
-/** A step of a template that E2B's clients build: how they send it is `e2b`'s business, how it runs `dockerfile`'s. */
+/** A step of a template that an E2B client builds. `e2b` defines how it is sent, `dockerfile` how it runs. */
 
-/** A tar archive, perhaps compressed by gzip, as a client sent it. */
+/** A tar archive as a client sent it, possibly gzip-compressed. */
 export interface StepArchive {
   readonly path: string;
   readonly sha256: string;
@@ -8,14 +8,14 @@ export interface StepArchive {
 
 /** @template Archive what is known of the archive that a COPY reads */
 export type TemplateStep<Archive = StepArchive> = {
-  /** True: neither this step nor a later one of an earlier build is used. */
+  /** If true, neither this step nor any later one is taken from an earlier build. */
   readonly isFresh: boolean;
 } & (
   | { readonly kind: 'run'; readonly command: string; readonly user: string | null }
   | {
       readonly kind: 'copy';
       readonly archive: Archive;
-      /** Path in the archive. From the first wildcard on it is ignored: the archive has only files that match. */
+      /** Path in the archive. Ignored from the first wildcard on: the archive has only files that match. */
       readonly source: string;
       readonly target: string;
       readonly owner: string | null;

@@ -1,9 +1,9 @@
-/** A guest whose programs belong to the trace of their caller. */
+/** Connects a guest's programs to the trace of their caller. */
 
 import { type SpanContext, type Tracer, traceEnv } from '../../base/trace/trace.ts';
 import type { Guest, Process, RunOptions } from '../../machine/guest/guest.ts';
 
-/** Each program is a span, and gets it as its parent (TRACEPARENT). */
+/** Each program is a span and receives it as its parent (TRACEPARENT). */
 export function tracedGuest(guest: Guest, sandboxId: string, tracer: Tracer): Guest {
   const traced =
     <S extends RunOptions>(name: string, start: (spec: S, signal?: AbortSignal) => Promise<Process>) =>
@@ -32,7 +32,7 @@ export function tracedGuest(guest: Guest, sandboxId: string, tracer: Tracer): Gu
   });
 }
 
-/** For a caller without a tracer that is part of a trace itself: its programs get the same parent. */
+/** For a caller without a tracer that is itself part of a trace: its programs get the same parent. */
 export function guestInTrace(guest: Guest, context: SpanContext): Guest {
   return replaced(guest, {
     exec: (spec, signal) => guest.exec(withTrace(spec, context), signal),
@@ -40,7 +40,7 @@ export function guestInTrace(guest: Guest, context: SpanContext): Guest {
   });
 }
 
-/** Variables that the caller has set stay. */
+/** Keeps variables that the caller has set. */
 function withTrace<S extends RunOptions>(spec: S, context: SpanContext | null): S {
   return context === null ? spec : { ...spec, env: { ...traceEnv(context), ...spec.env } };
 }

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { expectedOf, pendingOf } from './clone-size.ts';
 
-it('all that live and as many new ones as are admitted fit, if none grows beyond what is expected', () => {
+it('all live and admitted clones fit, if none grows beyond its estimate', () => {
   const one = fc.record({ ownMib: fc.integer({ min: 20, max: 512 }), sizeMib: fc.constant(512) });
   fc.assert(
     fc.property(fc.array(one, { maxLength: 300 }), fc.nat(20_000), (live, availableMib) => {

@@ -15,11 +15,11 @@ describe('expectedOf', () => {
     ['unknown', clones(100, null), 128],
     ['small, and one large', [...clones(100, 40), ...clones(1, 16_384, 32_768)], 64],
     ['small, and many large', [...clones(10, 50), ...clones(9, 400)], 269.7],
-  ])('%s live', (_, live, mib) => expect(expectedOf(live)).toBeCloseTo(mib, 1));
+  ])('expects the estimate for %s live', (_, live, mib) => expect(expectedOf(live)).toBeCloseTo(mib, 1));
 });
 
 describe('pendingOf', () => {
-  it('what each lacks, up to its size; nothing of those that have more', () => {
+  it('sums what each clone lacks, up to its size; larger clones count 0', () => {
     expect(pendingOf(clones(2, 40), 128)).toBe(176);
     expect(pendingOf(clones(2, 400), 128)).toBe(0);
     expect(pendingOf(clones(2, 40, 64), 128)).toBe(48);
@@ -28,7 +28,7 @@ describe('pendingOf', () => {
 });
 
 describe('CloneSizes', () => {
-  it('measures at most once a second, and expects no more than the size', () => {
+  it('measures at most once a second, and expects at most the size', () => {
     const clock = new FakeClock();
     let [live, looks] = [clones(8, 100), 0];
     const sizes = new CloneSizes(clock, () => {

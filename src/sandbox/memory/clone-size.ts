@@ -1,45 +1,48 @@
 /**
- * How much memory clones that share their RAM will have of their own. A start is admitted by that, and what the clones that
- * live do not have yet stays free for them.
+ * How much memory clones that share RAM will use of their own. Admission uses this estimate, and memory that live clones
+ * are expected to take stays reserved for them.
  *
- *     own at birth ──────► own now ──────► expected (mean of all that live, and a quarter) ─ ─ ─► the whole size
+ *     own at birth ──────► own now ──────► expected (mean of all live clones plus a quarter) ─ ─ ─► the whole size
  *                                └─ pending ─┘
  *
- * An estimate: what grows beyond it is the guard's business (`host-guard.ts`).
+ * Growth beyond the estimate is left to the guard (`host-guard.ts`).
  */
 import type { Clock } from '../../base/clock.ts';
 
-/** A clone that shares its RAM and lives. */
+/** A live clone that shares its RAM. */
 export interface LiveClone {
-  /** Memory of its own, MiB; null: unknown. */
+  /** Memory of its own in MiB; `null` if unknown. */
   readonly ownMib: number | null;
-  /** The most that its guest can have, MiB. */
+  /** Maximum memory of its guest in MiB. */
   readonly sizeMib: number;
 }
 
 export const CLONE_SIZE = {
-  /** Before enough clones were measured: 35 to 45 MiB at birth, and as much as a program with some libraries takes. */
+  /** Used before enough clones were measured: 35 to 45 MiB at birth, plus what a program with some libraries takes. */
   defaultMib: 128,
-  /** Even if all that live have less: a clone at birth, and room for its first program. */
+  /** Lower bound, even if all live clones use less: a clone at birth and its first program. */
   leastMib: 64,
-  /** Fewer that live are no sample. */
+  /** Fewer live clones are no sample. */
   clonesMin: 8,
-  /** On the mean: the young are still growing. */
+  /** Factor on the mean: young clones are still growing. */
   margin: 1.25,
-  /** Of the median: a larger one counts as this much, or it alone would keep room free for each of many small ones. */
+  /**
+   * Multiple of the median at which a larger clone is capped; otherwise it alone would reserve room for many small
+   * ones.
+   */
   outlier: 8,
-  /** Of the numbers; each takes some system calls per clone. */
+  /** Maximum age of measurements; each takes some system calls per clone. */
   ageMsMax: 1000,
 } as const;
 
-/** Of a new clone of any size, MiB. */
+/** Expected own memory of a new clone of any size, MiB. */
 export function expectedOf(clones: readonly LiveClone[]): number {
   const known = clones.flatMap(({ ownMib }) => ownMib ?? []);
   const floorMib = known.length < CLONE_SIZE.clonesMin ? CLONE_SIZE.defaultMib : CLONE_SIZE.leastMib;
   return Math.max(floorMib, cappedMean(known) * CLONE_SIZE.margin);
 }
 
-/** The mean, in which none counts for more than eight times the median; 0 of none. */
+/** The mean, with each value capped at eight times the median; 0 without values. */
 export function cappedMean(values: readonly number[]): number {
   const sorted = values.toSorted((a, b) => a - b);
   const most = CLONE_SIZE.outlier * (sorted[Math.floor((sorted.length - 1) / 2)] ?? 0);
@@ -47,7 +50,7 @@ export function cappedMean(values: readonly number[]): number {
   return sum / Math.max(1, sorted.length);
 }
 
-/** What they are expected to take beyond what they have, MiB. */
+/** Memory that the clones are expected to take in addition, MiB. */
 export function pendingOf(clones: readonly LiveClone[], expectedMib: number): number {
   return clones.reduce((sum, { ownMib, sizeMib }) => {
     return sum + Math.max(0, Math.min(expectedMib, sizeMib) - (ownMib ?? 0));
@@ -59,18 +62,18 @@ export class CloneSizes {
   readonly #clones: () => readonly LiveClone[];
   #known = { atMs: Number.NEGATIVE_INFINITY, expectedMib: 0, pendingMib: 0 };
 
-  /** @param clones measures them all */
+  /** @param clones measures all live clones */
   constructor(clock: Clock, clones: () => readonly LiveClone[]) {
     this.#clock = clock;
     this.#clones = clones;
   }
 
-  /** What a new clone of this size is expected to have of its own, MiB. */
+  /** Expected own memory of a new clone of this size, MiB. */
   expectedMib(sizeMib: number): number {
     return Math.min(sizeMib, Math.ceil(this.#look().expectedMib));
   }
 
-  /** What all that live are expected to take beyond what they have, MiB. */
+  /** Memory that all live clones are expected to take in addition, MiB. */
   pendingMib(): number {
     return this.#look().pendingMib;
   }

@@ -1,7 +1,7 @@
 /**
- * Memory growth of a sandbox with a maximum: one step for each report of pressure by its guest.
+ * Memory growth of a sandbox with a maximum: one step for each pressure report of its guest.
  *
- * A guest that reports pressure without need reaches its maximum, and no more. Only the owner shrinks it.
+ * A guest that reports pressure without need reaches its maximum and no more. Only the owner shrinks it.
  */
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
@@ -9,10 +9,9 @@ import type { Log } from '../../base/log.ts';
 import type { EventSink, SandboxEventBody } from '../contract/events.ts';
 import { grownMib, type MemorySize } from './size.ts';
 
-/** No further step for this time after a failed one, milliseconds. */
+/** No further step for this time after a failed one. */
 export const GROW_HOLD_OFF_MS = 10_000;
 
-/** What growth needs of a sandbox. */
 export interface GrowingSandbox {
   readonly id: string;
   readonly spec: MemorySize;
@@ -24,13 +23,13 @@ export interface GrowthParts {
   readonly clock: Clock;
   readonly log: Log;
   /**
-   * Reserves host memory for one step, MiB; returns the function that releases it. Absent: no limit.
+   * Reserves host memory for one step, MiB; returns a function that releases it. If omitted, there is no limit.
    * @throws SandboxError `memory_unavailable`
    */
   readonly reserve?: ((memoryMib: number) => () => void) | undefined;
 }
 
-/** A report during a step joins that step. */
+/** A growth step. Pressure reports during a step join it. */
 interface Growth {
   step: Promise<boolean> | undefined;
   failedAtMs: number;

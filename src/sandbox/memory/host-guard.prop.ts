@@ -1,4 +1,7 @@
-/** Hosts with some hundred sandboxes that grow at random, a guard that looks at each tick, and callers that use sandboxes again. */
+/**
+ * Hosts with hundreds of sandboxes that grow at random, a guard that checks at each tick, and callers that resume
+ * sandboxes.
+ */
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { actionFor, memoryMarks, reserveMibOf, Shortage } from './host-guard.ts';
@@ -6,9 +9,9 @@ import { actionFor, memoryMarks, reserveMibOf, Shortage } from './host-guard.ts'
 const BIRTH_MIB = 35;
 const SIZE_MIB = 512;
 const TICKS = 300;
-/** Of all sandboxes together in a tick: less than any pause frees. */
+/** Growth of all sandboxes together per tick: less than any pause frees. */
 const GROWTH_MIB = BIRTH_MIB - 1;
-/** Each costs one look. */
+/** Each stuck sandbox costs one check. */
 const STUCK_MAX = 5;
 
 interface Simulated {
@@ -21,7 +24,7 @@ interface Simulated {
 
 const hosts = fc.record({
   count: fc.integer({ min: 1, max: 300 }),
-  /** Available at the start, beyond the reserve. */
+  /** Available memory at the start, beyond the reserve. */
   roomMib: fc.integer({ min: 0, max: 2048 }),
   seed: fc.integer({ min: 1, max: 2 ** 31 - 2 }),
   stuck: fc.integer({ min: 0, max: STUCK_MAX }),
@@ -35,9 +38,9 @@ interface Outcome {
   readonly shortages: number;
   readonly pauses: number;
   readonly resumes: number;
-  /** Paused ones without an action of the guard. */
+  /** Sandboxes that are paused without an action of the guard. */
   readonly untold: number;
-  /** MiB between the marks. */
+  /** Distance between the two marks in MiB. */
   readonly gapMib: number;
 }
 
@@ -91,7 +94,7 @@ function simulate(host: Host): Outcome {
         available += chosen.mib;
       }
     } else if (available - reserveMib >= SIZE_MIB) {
-      // A caller uses a paused sandbox again, which the queue admits by its whole size.
+      // A caller uses a paused sandbox again; the queue admits it at its full size.
       const paused = all.filter(({ isPaused }) => isPaused);
       const wanted = paused[Math.floor(random() * paused.length)];
       if (wanted !== undefined) {
@@ -107,7 +110,7 @@ function simulate(host: Host): Outcome {
   return { leastMib, shortages, pauses, resumes, untold, gapMib };
 }
 
-it('memory never runs out while a pause frees more than all grow meanwhile, all paused ones are told, and nothing flaps', () => {
+it('memory never runs out while a pause frees more than all grow meanwhile; every pause is an action, and nothing flaps', () => {
   let shortages = 0;
   fc.assert(
     fc.property(hosts, (host) => {
@@ -115,7 +118,7 @@ it('memory never runs out while a pause frees more than all grow meanwhile, all 
       shortages += outcome.shortages;
       expect(outcome.leastMib).toBeGreaterThan(0);
       expect(outcome.untold).toBe(0);
-      // After a shortage, all that lies between the marks must be taken anew.
+      // After a shortage, everything between the marks must be used up again.
       const takenMib = TICKS * GROWTH_MIB + outcome.resumes * SIZE_MIB;
       expect(outcome.shortages).toBeLessThanOrEqual(1 + takenMib / outcome.gapMib);
       expect(outcome.pauses).toBeLessThanOrEqual(host.count + outcome.resumes);

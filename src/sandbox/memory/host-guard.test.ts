@@ -27,7 +27,7 @@ describe('reserveMibOf', () => {
 });
 
 describe('Shortage', () => {
-  it('begins below the low mark, and ends at the high one', () => {
+  it('begins below the low mark and ends at the high mark', () => {
     const shortage = new Shortage(memoryMarks(1000));
     const seen = [2000, 600, 500, 499, 600, 1249, 1250, 1249, 500, 499];
     expect(seen.map((mib) => shortage.take(mib))).toEqual([
@@ -37,8 +37,8 @@ describe('Shortage', () => {
   });
 });
 
-describe('Shortage, if nothing can free more', () => {
-  it('ends with the reserve free, and begins below the low mark', () => {
+describe('Shortage, if nothing can free more memory', () => {
+  it('ends once the reserve is free, and begins below the low mark', () => {
     const shortage = new Shortage(memoryMarks(1000));
     expect(shortage.take(499)).toBe(true);
     expect(shortage.takeLast(999)).toBe(true);
@@ -48,7 +48,7 @@ describe('Shortage, if nothing can free more', () => {
 });
 
 describe('actionForResume', () => {
-  it('takes the space of what was idle for a minute, never that of busy or paused ones, and refuses nothing', () => {
+  it('pauses sandboxes that were idle for a minute, never busy or paused ones, and refuses nothing', () => {
     const pause = (candidates: readonly PauseCandidate[]) =>
       actionForResume({ policy: 'pause', unusedBytes: 0, poolMembers: 0, candidates });
     const idle = one('idle', { idleMs: IDLE_MS_MIN });
@@ -72,19 +72,19 @@ describe('actionFor', () => {
   const inMemory = one('in memory', { isPaused: true, idleMs: 90_000 });
   const all = [busy, inMemory, idle, idler];
 
-  it.each(['pause', 'refuse'] as const)('%s: unused shared memory goes before all else', (policy) => {
+  it.each(['pause', 'refuse'] as const)('%s: unused shared memory is dropped first', (policy) => {
     const host = { policy, unusedBytes: 1, poolMembers: 1, candidates: all };
     expect(actionFor(host)).toEqual({ do: 'drop-unused' });
     expect(actionForResume(host)).toEqual({ do: 'drop-unused' });
   });
 
-  it('members of pools end next', () => {
+  it('pool members end next', () => {
     expect(actionFor({ policy: 'pause', unusedBytes: 0, poolMembers: 1, candidates: all })).toEqual({
       do: 'end-pool-member',
     });
   });
 
-  it('idle for longest, then busy, then paused in memory; then starts are refused', () => {
+  it('pauses the longest idle, then busy, then paused in memory; then refuses starts', () => {
     const order: string[] = [];
     for (let left: readonly PauseCandidate[] = all; ; ) {
       const action = actionFor({ policy: 'pause', unusedBytes: 0, poolMembers: 0, candidates: left });
@@ -98,7 +98,7 @@ describe('actionFor', () => {
     expect(order).toEqual(['idler', 'idle', 'busy', 'in memory']);
   });
 
-  it('leaves alone what could not be paused lately', () => {
+  it('skips sandboxes that recently failed to pause', () => {
     const candidates = [{ ...idler, isHeldOff: true }, idle];
     expect(actionFor({ policy: 'pause', unusedBytes: 0, poolMembers: 0, candidates })).toEqual({
       do: 'pause',

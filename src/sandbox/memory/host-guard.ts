@@ -1,34 +1,33 @@
 /**
- * What to do while the memory of the host is short. Pure: takes numbers, returns one action.
+ * The action while the host's memory is short. Pure: takes numbers, returns one action.
  *
  *     available   ≥ high            enough, even if it was short
  *                 ≥ reserve         as before, but enough if nothing can free more
  *                 ≥ low             as before: below high it stays short until it is enough
  *                 < low             short
  *
- *     short:      1. drop shared memory that nobody uses, which costs only a copy
- *                 2. end a member of a pool, which costs little to make again
- *                 3. pause a sandbox to disk: idle for longest; then busy; then paused in memory, since that must run for it
+ *     short:      1. drop unused shared memory, which costs only a copy
+ *                 2. end a pool member, which is cheap to replace
+ *                 3. pause a sandbox to disk: the longest idle; then busy; then paused in memory, since it must run for that
  *                 4. refuse starts and growth
  *
- * `refuse` as the policy leaves only the first and the last. One action at a time: the next look sees what it has freed.
+ * The policy `refuse` has only the first and the last step. One action at a time: the next check sees what it freed.
  */
 export type MemoryShort = 'pause' | 'refuse';
 
-/** MiB. */
 export interface MemoryMarks {
   readonly lowMib: number;
   readonly reserveMib: number;
   readonly highMib: number;
 }
 
-/** The least that starts and growth leave free, and the default. */
+/** The minimum, and default, of memory that starts and growth leave free. */
 export const RESERVE_MIB = 512;
-/** Of the host's memory, kept free for it and for growth between two looks. */
+/** Share of the host's memory, kept free for the host and for growth between two checks. */
 const RESERVE_SHARE = 1 / 32;
 const RESERVE_MIB_MAX = 4096;
 const LOW_SHARE = 1 / 2;
-/** Above the reserve: what was freed admits a few starts, which do not make it short again at once. */
+/** High mark relative to the reserve: freed memory admits a few starts without making memory short again at once. */
 const HIGH_SHARE = 5 / 4;
 
 /** Memory that starts and growth leave free, MiB. */
@@ -40,16 +39,14 @@ export function memoryMarks(reserveMib: number): MemoryMarks {
   return { lowMib: reserveMib * LOW_SHARE, reserveMib, highMib: reserveMib * HIGH_SHARE };
 }
 
-/** A sandbox with a VM. */
 export interface PauseCandidate {
   readonly id: string;
-  /** It has an open operation or model request, or that is unknown. */
+  /** The sandbox has an open operation or model request, or that is unknown. */
   readonly isBusy: boolean;
-  /** Paused in memory. */
   readonly isPaused: boolean;
-  /** Since its last use, milliseconds. */
+  /** Milliseconds since its last use. */
   readonly idleMs: number;
-  /** It could not be paused lately. */
+  /** A recent attempt to pause it failed. */
   readonly isHeldOff: boolean;
 }
 
@@ -59,14 +56,14 @@ export type GuardAction =
 
 export interface ShortHost {
   readonly policy: MemoryShort;
-  /** Of shared memory that nobody uses. */
+  /** Bytes of shared memory without users. */
   readonly unusedBytes: number;
-  /** Members of pools that are ready. */
+  /** Number of ready pool members. */
   readonly poolMembers: number;
   readonly candidates: readonly PauseCandidate[];
 }
 
-/** The action while memory is short. */
+/** Returns the action while memory is short. */
 export function actionFor(host: ShortHost): GuardAction {
   const { policy, unusedBytes, poolMembers, candidates } = host;
   if (unusedBytes > 0) return { do: 'drop-unused' };
@@ -77,10 +74,10 @@ export function actionFor(host: ShortHost): GuardAction {
   return first === undefined ? { do: 'refuse' } : { do: 'pause', id: first.id };
 }
 
-/** One that was idle for less is left alone for the sake of another: two that are used in turn would pause each other. */
+/** Sandboxes idle for less are not paused in favor of another: two that are used in turn would pause each other. */
 export const IDLE_MS_MIN = 60_000;
 
-/** The action while memory is enough, but not for a paused sandbox that is to resume: the space of one that is idle. */
+/** The action while memory is enough in general, but not for a sandbox that is about to resume: pause an idle one. */
 export function actionForResume(host: ShortHost): GuardAction {
   const idle = host.candidates.filter((one) => rankOf(one) === 0 && one.idleMs >= IDLE_MS_MIN);
   const action = actionFor({ ...host, candidates: idle });
@@ -89,7 +86,7 @@ export function actionForResume(host: ShortHost): GuardAction {
 
 const rankOf = ({ isBusy, isPaused }: PauseCandidate): number => (isPaused ? 2 : isBusy ? 1 : 0);
 
-/** Whether memory is short, with hysteresis. */
+/** Decides whether memory is short, with hysteresis. */
 export class Shortage {
   readonly #marks: MemoryMarks;
   #isShort = false;
@@ -102,14 +99,17 @@ export class Shortage {
     return this.#isShort;
   }
 
-  /** @param availableMib now. @returns whether it is short */
+  /** @returns whether memory is short */
   take(availableMib: number): boolean {
     const { lowMib, highMib } = this.#marks;
     this.#isShort = availableMib < (this.#isShort ? highMib : lowMib);
     return this.#isShort;
   }
 
-  /** Nothing can free more. @returns whether it is short: with the reserve free, starts may have what is above it */
+  /**
+   * For when nothing can free more. @returns whether memory is short; with the reserve free, starts may use the memory
+   * above it
+   */
   takeLast(availableMib: number): boolean {
     if (availableMib >= this.#marks.reserveMib) this.#isShort = false;
     return this.#isShort;

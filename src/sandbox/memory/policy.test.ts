@@ -68,7 +68,7 @@ describe('MemoryPolicy', () => {
     ['warn', []],
     ['pause', ['pause memory']],
     ['snapshot', [`snapshot near-oom-${ID}-1`]],
-  ])('%s', async (action, expected) => {
+  ])('action %s', async (action, expected) => {
     const { done, press, actions } = world(action);
     await press();
     expect(done).toEqual(expected);
@@ -92,7 +92,7 @@ describe('MemoryPolicy', () => {
     expect(actions()).toHaveLength(2);
   });
 
-  it('repeated events: one action per hold-off', async () => {
+  it('repeated events: one action per hold-off period', async () => {
     const { clock, done, press } = world('pause');
     for (let n = 0; n < 100; n += 1) await press();
     expect(done).toHaveLength(1);
@@ -111,7 +111,7 @@ describe('MemoryPolicy', () => {
     expect(actions().at(-1)).toMatchObject({ ok: false });
   });
 
-  it('snapshot: counts those of an earlier process', async () => {
+  it('snapshot: counts snapshots of an earlier process', async () => {
     const taken = new SandboxError('name_taken', 'taken');
     const { done, press, actions } = world('snapshot', (name) => (name.endsWith('-1') ? taken : null));
     await press();
@@ -137,7 +137,7 @@ const PRESSED: SandboxEventBody = {
 };
 
 describe('MemoryPolicy: a sandbox with a maximum', () => {
-  it('pressure: one step each, up to the maximum', async () => {
+  it('pressure: one growth step each, up to the maximum', async () => {
     const { done, press } = world('pause', undefined, { memoryMaxMib: 600 });
     for (let n = 0; n < 10; n += 1) await press(PRESSED);
     expect(done).toEqual(['grow 384', 'grow 576', 'grow 600']);
@@ -146,7 +146,7 @@ describe('MemoryPolicy: a sandbox with a maximum', () => {
   it.each<[MemoryAction, string[], string]>([
     ['pause', ['grow 300', 'pause memory'], 'pause'],
     ['grow', ['grow 300'], 'warn'],
-  ])('near_oom: more first, and at the maximum %s', async (action, expected, told) => {
+  ])('near_oom: grows first; at the maximum %s', async (action, expected, told) => {
     const { done, press, actions } = world(action, undefined, { memoryMaxMib: 300 });
     await press();
     expect(actions()).toEqual([]);
@@ -162,7 +162,7 @@ describe('MemoryPolicy: a sandbox with a maximum', () => {
     expect(actions()).toEqual([]);
   });
 
-  it('a failed step becomes an event, holds off the next one, and the action follows', async () => {
+  it('a failed growth step becomes an event, holds off the next one, and the action follows', async () => {
     const refuse = (what: string): Error | null => (what.startsWith('grow') ? new Error(`${what} failed`) : null);
     const { clock, done, press, actions } = world('pause', refuse, { memoryMaxMib: 1024 });
     for (let n = 0; n < 20; n += 1) await press();
@@ -182,7 +182,7 @@ describe('MemoryPolicy: a sandbox with a maximum', () => {
     expect(actions()).toMatchObject([{ action: 'grow', ok: false, detail }, { action: 'warn' }]);
   });
 
-  it('reserve: held during a step, successful or not', async () => {
+  it('reserve: held during a growth step, successful or not', async () => {
     const seen: number[] = [];
     const more = { memoryMaxMib: 1024, roomMib: 500 };
     const look = (): null => {

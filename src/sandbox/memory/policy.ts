@@ -4,7 +4,7 @@
  *     warn       writes to the log (the event stream has the event in every case)
  *     pause      stops the CPUs: nothing is killed until the owner resumes the sandbox
  *     snapshot   saves the state as `near-oom-<id>-<n>`; the sandbox continues, and programs may be killed
- *     http://…   posts the event there as JSON
+ *     http://…   posts the event to this URL as JSON
  *
  * A sandbox with a memory maximum grows first; the action follows at the maximum, or if growth fails. `grow` means
  * growth and then `warn`.
@@ -18,13 +18,12 @@ import type { ActionEvent, TimedEvent } from '../contract/events.ts';
 import { type GrowingSandbox, type GrowthParts, MemoryGrowth } from './growth.ts';
 
 export const POLICY_LIMITS = {
-  /** Between two actions on one sandbox, milliseconds: the time that the owner has after a resume. */
+  /** Minimum time between two actions on one sandbox: the owner's time to react after a resume. */
   holdOffMs: 30_000,
-  /** Over the life of a sandbox; each may be as large as its memory. */
+  /** Maximum over a sandbox's life; each snapshot may be as large as its memory. */
   snapshotsMax: 3,
 } as const;
 
-/** What an action needs of a sandbox. */
 export interface PressedSandbox extends GrowingSandbox {
   readonly policy: { readonly onMemoryPressure: MemoryAction };
   pause(to: 'memory'): Promise<void>;
@@ -32,7 +31,7 @@ export interface PressedSandbox extends GrowingSandbox {
 }
 
 export interface PolicyParts extends GrowthParts {
-  /** Posts an event within seconds. Absent: this host can't. */
+  /** Posts an event within seconds. Omitted if this host can't. */
   readonly notify?: ((url: string, event: object) => Promise<void>) | undefined;
 }
 
@@ -95,7 +94,7 @@ export class MemoryPolicy {
     return '';
   }
 
-  /** Returns the name. @throws SandboxError `snapshot_failed`: the sandbox has the maximum already */
+  /** Returns the snapshot's name. @throws SandboxError `snapshot_failed` if the sandbox has its maximum of snapshots */
   async #snapshot(sandbox: PressedSandbox, acted: Acted): Promise<string> {
     while (acted.snapshots < POLICY_LIMITS.snapshotsMax) {
       acted.snapshots += 1;

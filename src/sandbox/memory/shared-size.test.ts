@@ -17,7 +17,7 @@ const noted = (...all: readonly SharedMemory[]): SharedSizes => {
 const mib = (sizes: SharedSizes, one: SharedMemory): number => sizes.expectedBytes(one) / MIB;
 
 describe('SharedSizes', () => {
-  it('at first its data and a little; then a quarter more than it grew by, at most the RAM', () => {
+  it('at first the data and a little; then a quarter more than its growth, at most the RAM', () => {
     const sizes = new SharedSizes();
     expect(mib(sizes, memory('a', 0))).toBe(202);
     expect(mib(sizes, memory('a', 10))).toBe(202);
@@ -25,7 +25,7 @@ describe('SharedSizes', () => {
     expect(mib(sizes, memory('a', 340))).toBe(512);
   });
 
-  it('expects of a new one what those of its content grew by, one hostile group aside', () => {
+  it('estimates a new memory from the growth of the same content, without one hostile group', () => {
     const others = [1, 2, 3, 4].map((n) => memory(`tenant ${n}`, 40));
     expect(mib(noted(...others), memory('new', 0))).toBe(220);
     expect(mib(noted(...others), memory('new', 0, 'other template'))).toBe(202);
@@ -33,7 +33,7 @@ describe('SharedSizes', () => {
     expect(mib(noted(...small, memory('hostile', 342)), memory('new', 0))).toBe(202);
   });
 
-  it('remembers the most that each grew by, of a bounded number', () => {
+  it('remembers the maximum growth of a bounded number of memories', () => {
     const sizes = noted(memory('a', 80), memory('a', 0));
     expect(mib(sizes, memory('a', 0))).toBe(270);
     for (let n = 0; n < SHARED_SIZE.knownMax; n += 1) sizes.note(memory('us', 0, `content ${n}`));

@@ -1,42 +1,42 @@
 /**
- * How much memory RAM that clones share will have. It begins with its data, and grows by the pages that were empty in the
- * template and that a clone is the first to touch.
+ * How much memory the RAM that clones share will use. It starts with the data, and grows by pages that were empty in the
+ * template when a clone first touches them.
  *
- *     data ─────────► bytes now ─────────► expected (data, what others like it grew by, and a quarter) ─ ─ ► the guest's RAM
+ *     data ─────────► bytes now ─────────► expected (data, growth of similar memories, and a quarter) ─ ─ ► the guest's RAM
  *                         └──── pending ────┘
  *
- * An estimate: what grows beyond it is the guard's business (`host-guard.ts`).
+ * Growth beyond the estimate is left to the guard (`host-guard.ts`).
  */
 import { MIB } from '../../base/units.ts';
 import { cappedMean } from './clone-size.ts';
 
 export interface SharedMemory {
-  /** Of its content and its sharers. */
+  /** Identifies the content and its sharing group. */
   readonly key: string;
-  /** Memories of one content grow alike, as their guests begin alike. */
+  /** Memories of the same content grow alike, since their guests start alike. */
   readonly content: string;
-  /** Of the data that it is filled with. */
+  /** Size of the data that it is filled with. */
   readonly dataBytes: number;
-  /** The guest's RAM, the most that it can have. */
+  /** The guest's RAM, which is the maximum. */
   readonly sizeBytes: number;
-  /** Beyond its data. */
+  /** Growth beyond its data. */
   readonly grownBytes: number;
 }
 
 export const SHARED_SIZE = {
-  /** Even if all grew by less: a few MiB at birth, and the first program. */
+  /** Minimum expected growth: a few MiB at birth, and the first program. */
   leastBytes: 32 * MIB,
-  /** On what is known: it still grows. */
+  /** Factor on known growth: it continues. */
   margin: 1.25,
-  /** Memories whose growth is remembered. */
+  /** Number of memories whose growth is remembered. */
   knownMax: 64,
 } as const;
 
 export class SharedSizes {
-  /** By key, the most that it grew by; the latest last. */
+  /** Maximum growth by key; the most recent last. */
   readonly #known = new Map<string, Pick<SharedMemory, 'content' | 'grownBytes'>>();
 
-  /** Remembers what it grew by, also for when it is made again. */
+  /** Remembers the growth, also for when the memory is created again. */
   note({ key, content, grownBytes }: SharedMemory): void {
     const before = this.#known.get(key)?.grownBytes ?? 0;
     this.#known.delete(key);
@@ -45,7 +45,7 @@ export class SharedSizes {
     if (this.#known.size > SHARED_SIZE.knownMax && oldest !== undefined) this.#known.delete(oldest);
   }
 
-  /** The memory that it is expected to have. */
+  /** The expected total memory. */
   expectedBytes({ key, content, dataBytes, sizeBytes, grownBytes }: SharedMemory): number {
     const alike = [...this.#known.values()].filter((one) => one.content === content);
     const own = Math.max(grownBytes, this.#known.get(key)?.grownBytes ?? 0);

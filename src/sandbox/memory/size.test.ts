@@ -14,11 +14,11 @@ import {
 } from './size.ts';
 
 describe('ramMib, vmMemory', () => {
-  it('without a maximum: the memory as it is, and no balloon', () => {
+  it('without a maximum: RAM equals the memory, and there is no balloon', () => {
     expect(ramMib({ memoryMib: 256 })).toBe(256);
     expect(vmMemory({ memoryMib: 256 })).toEqual({ memoryMib: 256 });
   });
-  it('with a maximum: all of it as RAM, and a balloon, even an empty one', () => {
+  it('with a maximum: RAM is the maximum, with a balloon, even an empty one', () => {
     const vm = { memoryMib: 1024, balloonMib: 768 };
     expect(vmMemory({ memoryMib: 256, memoryMaxMib: 1024 })).toEqual(vm);
     expect(vmMemory({ memoryMib: 1024, memoryMaxMib: 1024 })).toEqual({ ...vm, balloonMib: 0 });
@@ -41,7 +41,7 @@ describe('grownMib', () => {
 
 const SIZE = { memoryMib: 256, memoryMaxMib: 1024 } as const;
 
-/** @param moves what the guest has after it was looked at: of what it has and is to have */
+/** @param moves returns the guest's next size from its current and its target size */
 function world(moves: (nowMib: number, toMib: number) => number = (_now, to) => to) {
   const clock = new FakeClock();
   const asked: number[] = [];
@@ -92,13 +92,13 @@ function world(moves: (nowMib: number, toMib: number) => number = (_now, to) => 
 }
 
 describe('resizeMemory', () => {
-  it('grow: counts at once, and the limits follow once the guest has it', async () => {
+  it('grow: counts at once; program limits follow once the guest has the memory', async () => {
     const { asked, changes, told, resize } = world((now, to) => Math.min(now + 10, to));
     await resize(384);
     expect([asked, changes.at(-1), told.limits]).toEqual([[384], 384, 1]);
   });
 
-  it('grow: a guest that takes nothing fails the change, and may still take the memory', async () => {
+  it('grow: a guest that takes nothing fails the change, but may still take the memory later', async () => {
     const { clock, changes, resize } = world((now) => now);
     await expect(resize(384)).rejects.toMatchObject({ code: 'memory_unavailable' });
     expect(changes).toEqual([384]);
@@ -132,13 +132,13 @@ describe('resizeMemory', () => {
     expect(asked).toEqual([]);
   });
 
-  it('shrink: counts once the guest has given the memory back', async () => {
+  it('shrink: counts once the guest has returned the memory', async () => {
     const { changes, told, resize } = world();
     await resize(228);
     expect([changes, told.limits]).toEqual([[228], 1]);
   });
 
-  it('shrink: a guest that gives nothing back keeps its size', async () => {
+  it('shrink: a guest that returns nothing keeps its size', async () => {
     const { asked, changes, resize } = world((now, to) => Math.max(now, to));
     await expect(resize(228)).rejects.toMatchObject({ code: 'memory_unavailable' });
     expect([asked, changes]).toEqual([[228, 256], []]);
@@ -179,7 +179,7 @@ describe('resizeMemory', () => {
 });
 
 describe('fitMemory', () => {
-  it('true if the guest has its size in time; false if not', async () => {
+  it('true if the guest reaches its size in time, else false', async () => {
     const well = world();
     expect(await well.pass(fitMemory(well.parts, SIZE))).toBe(true);
     expect(well.told.limits).toBe(1);

@@ -19,19 +19,19 @@ import type { SandboxSpec } from '../contract/spec.ts';
 export type MemorySize = Pick<SandboxSpec, 'memoryMib' | 'memoryMaxMib'>;
 
 export const RESIZE_LIMITS = {
-  /** Without any progress. A healthy guest moves 100 MiB in 50 ms (software emulation). */
+  /** Maximum time without progress. A healthy guest moves 100 MiB in 50 ms (software emulation). */
   stillMsMax: 5000,
   allMsMax: 60_000,
   pollMs: 10,
-  /** Programs are held until a requested step is done, so that it comes before an OOM kill on a busy host too. */
+  /** Programs are held until a requested step is done, so that growth comes before an OOM kill on a busy host too. */
   holdMs: 5000,
-  /** For the agent's answer to new limits; meanwhile the sandbox can't be paused or saved. */
+  /** Maximum wait for the agent's answer to new limits; meanwhile the sandbox can't be paused or saved. */
   answerMsMax: 10_000,
-  /** Stays free in a guest that shrinks, beyond the usage of its programs. */
+  /** Kept free in a guest that shrinks, beyond the usage of its programs. */
   freeMib: 32,
 } as const;
 
-/** RAM of the VM, MiB. */
+/** RAM of the VM in MiB. */
 export function ramMib({ memoryMib, memoryMaxMib }: MemorySize): number {
   return memoryMaxMib ?? memoryMib;
 }
@@ -43,27 +43,26 @@ export function vmMemory(size: MemorySize): Pick<VmSpec, 'memoryMib' | 'balloonM
   return { memoryMib, balloonMib: memoryMib - size.memoryMib };
 }
 
-/** Whether a clone of this size may map RAM of its source, and share pages with others. */
+/** Whether a clone of this size may map its source's RAM and share pages with others. */
 export function mayMapRam({ mapsMemoryMibMax, mapsMemoryWithBalloon }: VmmCapabilities, size: MemorySize): boolean {
   if (ramMib(size) > (mapsMemoryMibMax ?? Number.POSITIVE_INFINITY)) return false;
   return vmMemory(size).balloonMib === undefined || mapsMemoryWithBalloon === true;
 }
 
-/** The size after the next step of growth, MiB; null: the guest has its maximum. */
+/** Size after the next growth step in MiB; `null` if the guest has its maximum. */
 export function grownMib({ memoryMib, memoryMaxMib = 0 }: MemorySize): number | null {
   if (memoryMib >= memoryMaxMib) return null;
   return Math.min(memoryMaxMib, memoryMib + Math.max(STEP_MIB_MIN, Math.ceil(memoryMib / 2)));
 }
 
-/** The limits of a guest's programs; others are the agent's defaults, which are shares of the guest's memory. */
+/** Limits of a guest's programs. The others are the agent's defaults, which are shares of the guest's memory. */
 export function guestLimits(size: MemorySize): GuestLimits {
   return grownMib(size) === null ? {} : { holdMs: RESIZE_LIMITS.holdMs };
 }
 
-/** Small steps could not keep up with a program that allocates as fast as it can. */
+/** Smaller steps could not keep up with a program that allocates as fast as it can. */
 const STEP_MIB_MIN = 64;
 
-/** What a change of the size needs. */
 export interface ResizeParts {
   readonly clock: Clock;
   readonly vm: Vm | undefined;
@@ -72,8 +71,8 @@ export interface ResizeParts {
 }
 
 /**
- * Sets the size after a start: a guest that boots fills its balloon; a clone may have another size than its
- * snapshot. @returns false: the guest did not do so in time. @throws VmmError, GuestError
+ * Sets the size after a start: a guest that boots inflates its balloon; a clone may differ in size from its snapshot.
+ * @returns false if the guest did not follow in time. @throws VmmError, GuestError
  */
 export async function fitMemory(parts: ResizeParts, size: MemorySize): Promise<boolean> {
   const balloon = parts.vm?.balloon;
@@ -85,8 +84,8 @@ export async function fitMemory(parts: ResizeParts, size: MemorySize): Promise<b
 
 /**
  * @param changed called with the new size
- * @throws SandboxError `spec_invalid`: out of range, nothing has changed; `memory_unavailable`: the guest did not
- *   follow in time, and may still take the memory; VmmError, GuestError
+ * @throws SandboxError `spec_invalid` if out of range (nothing has changed), `memory_unavailable` if the guest did not
+ * follow in time (it may still take the memory); VmmError, GuestError
  */
 export async function resizeMemory(
   parts: ResizeParts,
@@ -105,7 +104,7 @@ export async function resizeMemory(
   const hasMib = isMore || isThere ? toMib : fromMib;
   if (!isMore) {
     if (isThere) changed(toMib);
-    // The guest keeps what it did not give back.
+    // The guest keeps what it did not return.
     else await moveTo(parts, balloon, fromMib);
   }
   await followMemory(parts, { ...size, memoryMib: hasMib });
@@ -139,7 +138,7 @@ async function requireFree({ guest }: ResizeParts, fromMib: number, toMib: numbe
   });
 }
 
-/** @param asked called when the change is under way. @returns false: the guest stopped before the target */
+/** @param asked called when the change is under way. @returns false if the guest stopped before the target */
 async function moveTo(
   { clock, signal }: ResizeParts,
   balloon: Balloon,
@@ -163,7 +162,7 @@ async function moveTo(
   return nearestMib < 1;
 }
 
-/** The limits of programs follow the guest's memory. @throws GuestError, also without an answer */
+/** Adapts the program limits to the guest's memory. @throws GuestError, also if there is no answer */
 async function followMemory({ clock, guest, signal }: ResizeParts, size: MemorySize) {
   using limit = timeLimit(clock, RESIZE_LIMITS.answerMsMax, signal);
   await guest.update({ limits: guestLimits(size) }, limit.signal);

@@ -1,4 +1,4 @@
-/** Whatever comes, in whatever order and at whatever times: nothing is lost without being counted. */
+/** For all events, orders and times: nothing is dropped without being counted. */
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import type { GuestEvent } from '../../machine/guest/guest.ts';
@@ -21,7 +21,7 @@ const step = fc.record({
   ),
   isHost: fc.boolean(),
   afterMs: fc.oneof({ weight: 9, arbitrary: fc.constant(0) }, { weight: 1, arbitrary: fc.nat(2000) }),
-  /** The wall clock of the host is stepped as somebody likes. */
+  /** The host's wall clock steps arbitrarily. */
   wallMs: fc.integer(),
 });
 

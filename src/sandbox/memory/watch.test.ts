@@ -8,7 +8,7 @@ const VICTIM = { pid: 7, name: 'python3', rssBytes: 4096 };
 const OOM: GuestEvent = { type: 'oom', oomKills: 1, detail: 'killed', victim: VICTIM };
 
 describe('MemoryWatch', () => {
-  it('events of guest and host form one stream, each with its source', () => {
+  it('guest and host events form one stream, each with its source', () => {
     const watch = new MemoryWatch(0);
     expect(watch.fromGuest(PRESSURE, 0, 1)).toEqual([
       { type: 'pressure', source: 'guest', memoryBytes: 90, limitBytes: 100, some: 40, full: 10 },
@@ -19,7 +19,7 @@ describe('MemoryWatch', () => {
     expect(watch.fromGuest({ type: 'log', level: 'info', message: 'x' }, 3, 4)).toEqual([]);
   });
 
-  it('marks: the last event of each kind, even if it was dropped', () => {
+  it('marks: keeps the last event of each kind, even if it was dropped', () => {
     const watch = new MemoryWatch(0);
     for (let n = 0; n < 100; n += 1) watch.fromGuest({ ...NEAR, memoryBytes: n }, 0, 1000 + n);
     expect(watch.lastPressure).toMatchObject({ type: 'near_oom', memoryBytes: 99, atMs: 1099 });
@@ -27,7 +27,7 @@ describe('MemoryWatch', () => {
     expect(watch.lastOom).toEqual({ source: 'guest', victim: VICTIM, detail: 'killed', atMs: 5 });
   });
 
-  it('flood: limited and counted per type', () => {
+  it('flood: events are limited and counted per type', () => {
     const watch = new MemoryWatch(0);
     let told = 0;
     for (let n = 0; n < 10_000; n += 1) told += watch.fromGuest(PRESSURE, 0, 0).length;
@@ -38,7 +38,6 @@ describe('MemoryWatch', () => {
       expect.objectContaining({ type: 'oom' }),
     ]);
     expect(watch.fromGuest(NEAR, 0, 0)).toHaveLength(1);
-    // Counted once.
     expect(watch.fromGuest(PRESSURE, 1000, 0)).toEqual([expect.objectContaining({ type: 'pressure' })]);
   });
 
@@ -54,7 +53,7 @@ describe('MemoryWatch', () => {
     expect(watch.fromHost({ type: 'oom', victim: null, detail: '' }, 0, 1)).toHaveLength(2);
   });
 
-  it('rate: at most burst and rate over any time, independent of the wall clock', () => {
+  it('rate: stays below burst and rate over any time, independent of the wall clock', () => {
     const watch = new MemoryWatch(0);
     let told = 0;
     for (let now = 0; now <= 60_000; now += 10) {

@@ -1,13 +1,13 @@
 /**
- * The memory events of one VM, from the guest's kernel and the host's, as one bounded stream. Pure: takes an event,
+ * The memory events of one VM, from the guest's and the host's kernel, as one bounded stream. Pure: takes an event,
  * returns the events to emit.
  *
  *     guest agent ── pressure, near_oom, oom, dropped ──┐
  *                                                       ├─► MemoryWatch ─► events, marks for the ending
  *     cgroup of the VMM, tracepoints ── HostMemoryEvents ┘
  *
- * A guest may send anything at any rate: each type has its own budget, so that a flood of one type does not push
- * out another. Events over the budget are counted, and the count comes with the next event.
+ * A guest may send anything at any rate: each type has its own budget, so that a flood of one type does not displace
+ * another. Events over the budget are counted, and the count comes with the next event.
  */
 
 import { TokenBucket } from '../../base/token-bucket.ts';
@@ -22,10 +22,10 @@ import type {
 } from '../contract/memory-events.ts';
 
 export const MEMORY_LIMITS = {
-  /** Of each type: events in a burst, and per second. */
+  /** Budget of each type: events in a burst, and per second. */
   burst: 10,
   perSecond: 2,
-  /** Of a detail. */
+  /** Maximum length of a detail. */
   detailCharactersMax: 500,
 } as const;
 
@@ -52,7 +52,7 @@ export class MemoryWatch {
     return this.#lastOom;
   }
 
-  /** @param wallMs since 1970, for the marks only: it may step */
+  /** @param wallMs milliseconds since 1970, used only in marks: it may step */
   fromGuest(event: GuestEvent, nowMs: number, wallMs: number): readonly MemoryEvent[] {
     const source = 'guest';
     switch (event.type) {

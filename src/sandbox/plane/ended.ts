@@ -1,6 +1,4 @@
-/**
- * Ended sandboxes: the newest of this process from memory, all others from their rows (io).
- */
+/** Ended sandboxes: the newest of this process from memory, all others from their rows (I/O). */
 
 import type { SandboxInfo } from '../contract/control.ts';
 import { translateStoreErrors } from '../contract/errors.ts';
@@ -21,7 +19,7 @@ export class EndedSandboxes {
     this.#accelerator = accelerator;
   }
 
-  /** Of this process. */
+  /** Whether the sandbox ended in this process. */
   has(id: string): boolean {
     return this.#own.has(id);
   }
@@ -36,13 +34,13 @@ export class EndedSandboxes {
     return this.#own.get(id);
   }
 
-  /** Of any process. */
+  /** Looks up an ended sandbox of any process. */
   async stored(id: string): Promise<SandboxInfo | null> {
     const row = await translateStoreErrors(this.#rows.ended(id));
     return row === undefined ? null : this.#info(row);
   }
 
-  /** @param lives whether this process holds the sandbox, which has then not ended, whatever its row says */
+  /** @param lives whether this process has the sandbox, which has then not ended, whatever its row says */
   async all(lives: (id: string) => boolean): Promise<readonly SandboxInfo[]> {
     const rows = await translateStoreErrors(this.#rows.allEnded());
     const others = rows.filter(({ id }) => !this.#own.has(id) && !lives(id)).map((row) => this.#info(row));

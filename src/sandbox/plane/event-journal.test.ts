@@ -25,7 +25,7 @@ describe('EventJournal', () => {
     expect(journal.since(JOURNAL_LIMITS.eventsMax + 2)).toHaveLength(1);
   });
 
-  it('since: a number of another journal, as of an earlier daemon, returns all kept events', () => {
+  it('since: a number of another journal, such as an earlier daemon’s, returns all kept events', () => {
     const journal = new EventJournal(new FakeClock());
     journal.note(NEAR);
     expect(journal.since(57)).toHaveLength(1);

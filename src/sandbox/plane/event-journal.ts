@@ -1,6 +1,6 @@
 /**
- * The numbered events of one sandbox over all its VMs. The newest are kept for later readers; listeners get each
- * new one. In memory: lost with the process that holds the sandbox.
+ * The numbered events of one sandbox over all its VMs. The newest are kept for later readers; listeners get each new
+ * one. They are in memory, so they are lost with the process that owns the sandbox.
  */
 
 import type { Clock } from '../../base/clock.ts';
@@ -8,9 +8,9 @@ import { Listeners } from '../../base/listeners.ts';
 import type { EventSink, SandboxEventBody, TimedEvent } from '../contract/events.ts';
 
 export const JOURNAL_LIMITS = {
-  /** Kept events. */
+  /** Maximum number of kept events. */
   eventsMax: 256,
-  /** Waiting events of one reader. Beyond it the oldest are dropped; the reader sees a gap in the numbers. */
+  /** Maximum backlog of one reader. Beyond it the oldest events are dropped; the reader sees a gap in the numbers. */
   waitingMax: 256,
 } as const;
 
@@ -20,7 +20,6 @@ export class EventJournal implements EventSink {
   readonly #listeners = new Listeners<TimedEvent>();
   #seq = 0;
 
-  /** @param listener the first listener */
   constructor(clock: Pick<Clock, 'wall'>, listener?: (event: TimedEvent) => void) {
     this.#clock = clock;
     if (listener !== undefined) this.listen(listener);
@@ -36,23 +35,21 @@ export class EventJournal implements EventSink {
     this.#listeners.emit(event);
   }
 
-  /** Number of readers and listeners. */
   get listeners(): number {
     return this.#listeners.size;
   }
 
-  /** Gets new events. Returns the function that stops it. */
+  /** Subscribes to new events. Returns a function that unsubscribes. */
   listen(listener: (event: TimedEvent) => void): () => void {
     return this.#listeners.listen(listener);
   }
 
-  /** Kept events newer than `after`. A number from the future is of another journal: then all kept events. */
+  /** Kept events newer than `after`. A number from the future belongs to another journal: then all kept events. */
   since(after: number): readonly TimedEvent[] {
     const from = after > this.#seq ? 0 : after;
     return this.#kept.filter(({ seq }) => seq > from);
   }
 
-  /** Yields kept events, then new ones, until the sandbox ends or `signal` aborts. */
   async *read(after: number, signal: AbortSignal): AsyncGenerator<TimedEvent, void, undefined> {
     const waiting: TimedEvent[] = [...this.since(after)];
     let wake = (): void => undefined;

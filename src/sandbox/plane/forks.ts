@@ -12,17 +12,16 @@ import type { StartSource } from '../contract/parts.ts';
 import type { ManagedSandbox } from './managed.ts';
 import type { ForkLease } from './snapshot-manager.ts';
 
-/** What one fork gets. */
 export interface ForkStart {
   readonly source: StartSource;
-  /** Resolves when the parent is as before, or has failed; `signal` is aborted then. */
+  /** Resolves when the parent runs as before or has failed; on failure `signal` is aborted. */
   readonly parentReturned: Promise<void>;
   readonly signal: AbortSignal;
 }
 
 /**
- * @param startOne does not throw; once `signal` is aborted, it leaves nothing
- * @throws what the parent's save throws, once all forks are over
+ * @param startOne does not throw; once `signal` is aborted, it leaves nothing behind
+ * @throws the error of the parent's save, once all forks are over
  */
 export async function startForks(
   parent: Pick<ManagedSandbox, 'acquireForkSource'>,

@@ -4,7 +4,7 @@ import { ignore } from '../../base/ignore.ts';
 
 export interface Activity {
   readonly busy: boolean;
-  /** Channel and network card, both directions, since they were plugged. */
+  /** Bytes through the channel and network card, both directions, since they were plugged. */
   readonly bytes: number;
 }
 
@@ -24,7 +24,7 @@ export class IdleWatch {
   /** Incremented by each start and stop, so that late answers of an earlier run are ignored. */
   #turn = 0;
 
-  /** @param options.read null: unknown now, which counts as activity */
+  /** @param options.read returns `null` if unknown, which counts as activity */
   constructor(options: { clock: Clock; read: () => Promise<Activity | null>; onIdle: () => void }) {
     this.#clock = options.clock;
     this.#read = options.read;
@@ -32,12 +32,12 @@ export class IdleWatch {
     this.#activeAtMs = options.clock.now();
   }
 
-  /** Since the last use, milliseconds; traffic alone counts only where there is a limit. */
+  /** Milliseconds since the last use; traffic alone counts only if there is an idle timeout. */
   get idleMs(): number {
     return this.#clock.now() - this.#activeAtMs;
   }
 
-  /** @param limitMs null: never */
+  /** @param limitMs `null`: never idle */
   start(limitMs: number | null): void {
     this.stop();
     this.#limitMs = limitMs;
@@ -51,7 +51,7 @@ export class IdleWatch {
     this.#limitMs = null;
   }
 
-  /** Restarts the idle time: the sandbox was used. */
+  /** Restarts the idle time. */
   touch(): void {
     this.#activeAtMs = this.#clock.now();
   }

@@ -1,6 +1,6 @@
 /**
- * Timeout and idle timeout of a sandbox. Both count while it runs; a pause that fails is retried. The timeout is a
- * deadline: a sandbox that is not paused when its grace is over is killed.
+ * Timeout and idle timeout of a sandbox. Both count while it runs; a failed pause is retried. The timeout is a
+ * deadline: a sandbox that is not paused when its grace period is over is killed.
  */
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
@@ -13,26 +13,25 @@ import { type Activity, IdleWatch } from './idle-watch.ts';
 export interface LifetimeOptions {
   readonly clock: Clock;
   readonly log: Log;
-  /** Id, for the log. */
+  /** The sandbox's id, for the log. */
   readonly sandbox: string;
-  /** The current policy. */
   policy(): Pick<LifetimePolicy, 'timeoutMs' | 'onTimeout' | 'idleTimeoutMs'>;
-  /** Null: unknown now. */
+  /** `null` if unknown at the moment. */
   activity(): Promise<Activity | null>;
   kill(): void;
   /**
-   * Notes the reason once it is the pause's turn.
-   * @param from paused in memory, or running. @returns false: the sandbox does neither any more
+   * Notes the reason once the pause's turn has come.
+   * @param from states to pause from: paused in memory, or running. @returns false if the sandbox is in neither
    */
   pause(to: 'disk' | 'disk-only', reason: PauseReason, from: readonly ('running' | 'paused')[]): Promise<boolean>;
 }
 
 /**
- * Time after the timeout within which `onTimeout: pause` must succeed; then the sandbox is killed. A pause needs answers
- * of the guest and the VMM, and they may never come.
+ * Time after the timeout within which `onTimeout: pause` must succeed; then the sandbox is killed. A pause needs
+ * answers of the guest and the VMM, and they may never come.
  */
 export const PAUSE_GRACE_MS = 120_000;
-/** Delay before a failed pause is retried: within the grace, and of an idle sandbox. */
+/** Delay before a failed pause is retried: within the grace period, and for an idle sandbox. */
 const RETRY_MS = { timeout: 10_000, idle: 60_000 } as const;
 
 export class Lifetime {
@@ -42,9 +41,9 @@ export class Lifetime {
   #cancelTimeout: () => void = () => undefined;
   #cancelGrace: () => void = () => undefined;
   #cancelIdle: () => void = () => undefined;
-  /** Incremented by each start and stop: a pause that fails later is not retried. */
+  /** Incremented by each start and stop, so that a pause that fails later is not retried. */
   readonly #turns = { timeout: 0, idle: 0 };
-  /** Of a paused sandbox: why, if not by request. */
+  /** Why the sandbox is paused, if not by request. */
   pauseReason: PauseReason | null = null;
 
   constructor(options: LifetimeOptions) {
@@ -53,24 +52,24 @@ export class Lifetime {
     this.#idle = new IdleWatch({ clock, read: activity, onIdle: () => this.#onIdle() });
   }
 
-  /** Wall clock; null: no timeout, or it does not count now. */
+  /** Wall clock; `null` without a timeout, or while it does not count. */
   get endsAtMs(): number | null {
     return this.#endsAtMs;
   }
 
-  /** Since its last use, milliseconds; traffic alone counts only where there is an idle timeout. */
+  /** Milliseconds since its last use; traffic alone counts only if there is an idle timeout. */
   get idleMs(): number {
     return this.#idle.idleMs;
   }
 
-  /** It has an open operation or model request, or that is unknown. */
+  /** Whether it has an open operation or model request, or that is unknown. */
   async isBusy(): Promise<boolean> {
     return (await this.#options.activity())?.busy ?? true;
   }
 
   /**
-   * To disk, for the memory of the host.
-   * @returns false: it has no VM any more. @throws SandboxError: it could not be paused
+   * Pauses to disk to free host memory.
+   * @returns false if there is no VM any more. @throws SandboxError if it could not be paused
    */
   async pauseForMemory(): Promise<boolean> {
     try {
@@ -101,8 +100,8 @@ export class Lifetime {
   }
 
   /**
-   * Starts the timeout of a paused sandbox before its VM runs, since the guest may never answer then. Returns how to
-   * stop it; null: it counts already.
+   * Starts the timeout of a paused sandbox before its VM runs, since the guest may then never answer. Returns a
+   * function that stops it; `null` if it counts already.
    */
   startStoppedTimeout(): (() => void) | null {
     if (this.#endsAtMs !== null) return null;
@@ -116,7 +115,7 @@ export class Lifetime {
     this.#idle.start(this.#options.policy().idleTimeoutMs);
   }
 
-  /** Restarts the idle time: the sandbox was used. */
+  /** Restarts the idle time. */
   touch(): void {
     this.#idle.touch();
   }
@@ -184,7 +183,7 @@ export class Lifetime {
   }
 }
 
-/** Null: no VM. */
+/** `null` without a VM. */
 export async function activityOf(supervisor: Supervisor | undefined): Promise<Activity | null> {
   if (supervisor?.vm === undefined) return null;
   const stats = await supervisor.vm.channelStats();
@@ -194,7 +193,7 @@ export async function activityOf(supervisor: Supervisor | undefined): Promise<Ac
   return { busy: stats.connectionsOpen > 1 || supervisor.modelRequests > 0, bytes };
 }
 
-/** The status of a sandbox in an error: a paused one's says why. */
+/** A sandbox's status in an error; for a paused one with the reason. */
 export function statusText(status: SandboxStatus, reason: PauseReason | null): string {
   const why = status === 'paused' && reason !== null ? WHY[reason] : '';
   return `${status}${why}`;

@@ -45,14 +45,14 @@ class World {
     push(this.sandbox.vm, source, text);
   }
 
-  /** Of another status, maybe with another VM. */
+  /** Changes the status, and possibly the VM. */
   become(status: SandboxInfo['status'], vm: Vm | undefined): void {
     this.#status = status;
     this.sandbox.vm = vm;
     for (const listener of this.listeners) listener(this.sandbox.info());
   }
 
-  /** Until it waits for news. */
+  /** Resolves once the reader waits for news. */
   async settle(): Promise<void> {
     for (let n = 0; n < 50; n += 1) {
       await new Promise(setImmediate);
@@ -87,7 +87,7 @@ describe('followLogs', () => {
     expect(world.listeners.size).toBe(0);
   });
 
-  it('next VM: follows after all text of the previous one', async () => {
+  it('next VM: its text follows after all text of the previous VM', async () => {
     const world = new World();
     world.print('one');
     await world.settle();
@@ -102,7 +102,7 @@ describe('followLogs', () => {
     await world.over;
   });
 
-  it('flood: lost bytes are counted, and memory is bounded by the tail', async () => {
+  it('flood: lost bytes are counted, and the tail bounds memory', async () => {
     const world = new World();
     await world.settle();
     world.print('x'.repeat(1_000_000));

@@ -14,20 +14,17 @@ import type { ControlPlane, LogChunk, SandboxInfo } from '../contract/control.ts
 import type { SandboxLogs } from '../contract/ending.ts';
 
 export const FOLLOW_LIMITS = {
-  /** Size of one chunk. */
   chunkBytesMax: 16 * 1024,
-  /** Pause after a chunk, so that a guest that floods its console does not use up a host CPU. */
+  /** Pause after each chunk, so that a guest that floods its console does not use up a host CPU. */
   restMs: 25,
 } as const;
 
 const SOURCES = ['console', 'vmm'] as const;
 
-/** The current tails. */
 export function logsOf(vm: Vm | undefined): SandboxLogs {
   return { console: vm?.consoleTail() ?? '', vmm: vm?.logs.vmm.text().trim() ?? '' };
 }
 
-/** The logs of an ended sandbox as chunks. */
 export function* chunksOf(logs: SandboxLogs): Generator<LogChunk, void> {
   for (const source of SOURCES) {
     if (logs[source] !== '') yield { source, text: logs[source], skippedBytes: 0 };
@@ -40,7 +37,7 @@ interface FollowedSandbox {
   info(): Pick<SandboxInfo, 'status'>;
 }
 
-/** Yields the kept text, then new text until the sandbox ends or `signal` aborts. */
+/** Yields the kept text, then new text, until the sandbox ends or `signal` aborts. */
 export async function* followLogs(
   sandbox: FollowedSandbox,
   control: Pick<ControlPlane, 'onChange'>,

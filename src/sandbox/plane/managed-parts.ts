@@ -1,4 +1,4 @@
-/** What a managed sandbox needs of its control plane. */
+/** What a managed sandbox needs from its control plane. */
 import type { Clock } from '../../base/clock.ts';
 import type { Log } from '../../base/log.ts';
 import type { PauseReason } from '../contract/control.ts';
@@ -9,12 +9,12 @@ import type { Starter } from '../start/starter.ts';
 import type { SandboxRows } from './sandbox-rows.ts';
 import type { SnapshotManager } from './snapshot-manager.ts';
 
-/** What stays the same over all VMs, or is known before the first one. */
+/** Data that is known before the first VM and stays the same for all VMs. */
 export interface Identity {
   readonly spec: SandboxSpec;
   readonly policy: LifetimePolicy;
   readonly provenance: Provenance;
-  /** Of one that is paused. */
+  /** Set for a paused sandbox. */
   readonly pauseReason?: PauseReason | null;
 }
 
@@ -29,8 +29,8 @@ export interface ManagedParts<S> {
   readonly start: Starter['startFrom'];
   onChange(sandbox: S): void;
   onEvent(sandbox: S, event: TimedEvent): void;
-  /** @see StartQueue.reserve */
+  /** See `StartQueue.reserve`. */
   reserve(memoryMib: number): () => void;
-  /** Another process may hold the suspended sandbox, so this object may be out of date. */
+  /** Called when another process may hold the suspended sandbox: this object may be out of date. */
   onOwnershipLost(sandbox: S): void;
 }

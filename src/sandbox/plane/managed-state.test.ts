@@ -66,7 +66,7 @@ describe('managed state', () => {
     expect(transition(running, 'save', { supervisor })).toMatchObject({ kind: 'saving' });
   });
 
-  it('end: is possible from every state that is not over, and never undone', () => {
+  it('end is possible from every live state, and never undone', () => {
     for (const state of Object.values(STATES)) {
       if (!isOver(state)) expect(MANAGED_TRANSITIONS[state.kind]).toHaveProperty('end', 'ending');
     }
@@ -94,7 +94,7 @@ describe('managed state', () => {
     ]);
   });
 
-  it('statusOf, pausedToOf: what the owner sees of each state', () => {
+  it('statusOf, pausedToOf: the owner’s view of each state', () => {
     const seen = Object.values(STATES).map((state) => [statusOf(state), pausedToOf(state)]);
     expect(seen).toEqual([
       ['running', null],

@@ -1,6 +1,6 @@
 /**
- * The states of a sandbox over all its VMs, in one table. A supervisor has the states of one VM
- * (`vm/lifecycle.ts`); these say where the sandbox is: in a VM, or on disk.
+ * The states of a sandbox over all its VMs, in one table. A supervisor has the states of one VM (`vm/lifecycle.ts`);
+ * these say where the sandbox is: in a VM, or on disk.
  *
  * Illegal transitions do not compile, and fail an assertion where types were circumvented.
  */
@@ -22,16 +22,15 @@ interface OnDisk {
   readonly isClaimed: boolean;
 }
 
-/** What each state holds. */
 interface StateData {
   running: InVm;
   /** The VM's state is being copied. */
   saving: InVm & { readonly wasPaused: boolean };
-  /** The copy counts, so the VM may die. */
+  /** The copy is committed, so the VM may die. */
   saved: InVm & Omit<OnDisk, 'isClaimed'> & { readonly wasPaused: boolean };
   /** In memory: the CPUs are stopped. */
   paused: InVm;
-  /** Paused to disk. Belongs to the first process that claims it. */
+  /** Paused to disk. The first process that claims it owns it. */
   suspended: OnDisk;
   resuming: InVm;
   /** A VM starts from the snapshot, or boots from its disk. */
@@ -138,12 +137,11 @@ export function supervisorOf(state: ManagedState): Supervisor | undefined {
   return 'supervisor' in state ? state.supervisor : undefined;
 }
 
-/** The snapshot that is the sandbox, as soon as it counts; null: the sandbox is in a VM, or over. */
+/** The snapshot that holds the sandbox, once it is committed; `null` if the sandbox is in a VM, or over. */
 export function snapshotIdOf(state: ManagedState): string | null {
   return 'snapshotId' in state ? state.snapshotId : null;
 }
 
-/** The current state of one sandbox. */
 export class StateMachine {
   #state: ManagedState;
   readonly #onStatus: () => void;
@@ -186,14 +184,14 @@ export class StateMachine {
     return isOver(this.#state);
   }
 
-  /** Does nothing if the sandbox has left `from`: it was removed, or its VM ended. */
+  /** Does nothing if the sandbox is no longer in `from`: it was removed, or its VM ended. */
   move<S extends ManagedState, E extends EventOf<S>>(from: S, event: E, data: TargetData<S, E>): void {
     if (this.#state !== from) return;
     this.#state = transition(from, event, data);
     if (statusOf(this.#state) !== statusOf(from)) this.#onStatus();
   }
 
-  /** The copy of the VM counts from now on. */
+  /** Marks the VM's copy as the sandbox from now on. */
   commit(pause: Pick<OnDisk, 'snapshotId' | 'isDiskOnly'>): void {
     const state = this.#state;
     if (state.kind === 'saving') this.move(state, 'commit', { ...state, ...pause });
@@ -233,7 +231,7 @@ export class StateMachine {
   }
 }
 
-/** `docs/lifecycle.md` contains this text; a test compares. */
+/** A test compares `docs/lifecycle.md` with this text. */
 export function managedDiagram(): string {
   return stateDiagram(['running', 'suspended'], MANAGED_TRANSITIONS);
 }

@@ -1,8 +1,8 @@
 /**
- * Watches the memory of the host, and frees some before the kernel's OOM killer would (`host-guard.ts` decides). What it pauses
- * resumes at its next use, as after any pause to disk.
+ * Watches the host's memory, and frees some before the kernel's OOM killer would (`host-guard.ts` decides). Sandboxes
+ * that it pauses resume at their next use, as after any pause to disk.
  *
- * All I/O comes in as parts.
+ * All I/O is injected as parts.
  */
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
@@ -25,15 +25,15 @@ import type { StartQueue } from '../start/start-queue.ts';
 import type { Lifetime } from './lifetime.ts';
 
 export const GUARD_LIMITS = {
-  /** Between two looks: there is no notification. */
+  /** Interval between two checks: there is no notification. */
   lookMs: 250,
-  /** Of a pause; then the next sandbox is tried, and the pause continues. */
+  /** After this time, the next sandbox is tried; the pause continues. */
   pauseMsMax: 60_000,
-  /** For the answer of a device whether its sandbox is busy. */
+  /** Timeout for a device's answer whether its sandbox is busy. */
   answerMsMax: 1000,
-  /** A start waits for memory for this time before what nobody uses goes for it, and for a resume a sandbox. */
+  /** Time that a start waits for memory before unused memory is freed for it, or, for a resume, a sandbox is paused. */
   memoryWaitMs: 2000,
-  /** A sandbox that could not be paused is left alone for this time. */
+  /** No further attempt for this time on a sandbox that could not be paused. */
   holdOffMs: 60_000,
 } as const;
 
@@ -57,9 +57,8 @@ export interface MemoryGuardParts {
   readonly policy: MemoryShort;
   readonly marks: MemoryMarks;
   readonly availableMib: () => number;
-  /** Memory that clones share. */
   readonly sharedRam: {
-    /** Of what nobody uses. */
+    /** Bytes of shared memory without users. */
     readonly unusedBytes: number;
     dropUnused(): Promise<void>;
   };
@@ -71,7 +70,7 @@ const REMEDY =
 export class MemoryGuard {
   readonly #parts: MemoryGuardParts;
   readonly #shortage: Shortage;
-  /** When each could not be paused. */
+  /** Time of the last failed pause of each sandbox. */
   readonly #failedAtMs = new WeakMap<GuardedSandbox, number>();
   #cancelLook: () => void = () => undefined;
   #acting: Promise<void> | undefined;
@@ -102,7 +101,7 @@ export class MemoryGuard {
     if (availableMib === null) return;
     const wasShort = this.#shortage.isShort;
     const isShort = this.#shortage.take(availableMib);
-    // What a pause frees is not for starts, or the next sandbox would be paused for them.
+    // Memory that a pause frees is not for starts; otherwise the next sandbox would be paused for them.
     queue.holdStarts(isShort);
     if (wasShort && !isShort) this.#setEnough(availableMib);
     if (this.#acting !== undefined) return;
@@ -114,7 +113,7 @@ export class MemoryGuard {
     });
   }
 
-  /** Null: unknown now, as when the process has no descriptors left. */
+  /** `null` if unknown, for example when the process is out of file descriptors. */
   #read(): number | null {
     try {
       return Math.floor(this.#parts.availableMib());
@@ -133,7 +132,7 @@ export class MemoryGuard {
       const isEasy = policy === 'refuse' || unusedBytes > 0 || poolMembers > 0;
       const all = isEasy ? [] : host.sandboxes();
       const candidates = await Promise.all(all.map((one) => this.#candidateOf(one)));
-      // It may be enough again by now.
+      // Memory may be enough again by now.
       if (this.#closer.signal.aborted || this.#shortage.isShort !== isShort) return;
       const known = candidates.filter((one) => one !== null);
       const decide = isShort ? actionFor : actionForResume;
@@ -190,7 +189,7 @@ export class MemoryGuard {
     const action = { type: 'action', action: 'pause' } as const;
     const why = `the memory of the host was short: ${availableMib} MiB were available`;
     const note = (isPaused: boolean): void => {
-      // It ended, or somebody else changed it meanwhile.
+      // The sandbox ended, or was changed by another caller meanwhile.
       if (!isPaused) return;
       events.note({ ...action, ok: true, detail: why });
       const fields = { sandbox: id, availableMib, idleS, remedy: REMEDY };
@@ -207,7 +206,7 @@ export class MemoryGuard {
       events.note({ ...action, ok: false, detail: `${why}; ${reason}` });
       const fields = { sandbox: id, availableMib, reason };
       log.warn('the memory of the host is short, and a sandbox could not be paused', fields);
-      // A large one may take longer.
+      // A large sandbox may take longer.
       if (limit.signal.aborted) paused.then(note, (late: unknown) => ignore(late, 'it was told'));
     }
   }

@@ -1,6 +1,4 @@
-/**
- * The newest events of all sandboxes of a host, for a live view. One sandbox has a limited share.
- */
+/** The newest events of all sandboxes of a host, for a live view. Each sandbox has a limited share. */
 import type { TimedEvent } from '../contract/events.ts';
 
 export type SandboxTimedEvent = TimedEvent & { readonly sandbox: string };

@@ -17,7 +17,7 @@ export interface PresentState
   extends Pick<SandboxInfo, 'status' | 'pausedTo' | 'pauseReason' | 'endsAtMs' | 'timings' | 'readyMs'> {
   readonly accelerator: string;
   readonly end: SandboxEnd | null;
-  /** Undefined: there is no VM. */
+  /** Undefined without a VM. */
   readonly vm: { readonly card: CardInfo; readonly sharers: string | null } | undefined;
 }
 
@@ -47,7 +47,7 @@ function networkInfo(network: NetworkSpec | null, card: CardInfo | undefined): S
   return { ...egressText(policy), limits, address, gatewayUse: card?.gatewayUse ?? null };
 }
 
-/** For a row of another version. */
+/** For rows of other versions. */
 const UNKNOWN_SPEC = {
   id: '',
   cpus: 0,
@@ -59,7 +59,7 @@ const UNKNOWN_SPEC = {
   secrets: [],
 } as const;
 
-/** The view of an ended sandbox, from its row; another process may have held it. */
+/** The view of an ended sandbox from its row; another process may have held it. */
 export function endedSandboxInfo(row: SandboxRow, stored: StoredRequest | null, accelerator: string): SandboxInfo {
   const { id, metadata, createdAtMs, parent, snapshot, end } = row;
   const policy = stored?.policy ?? lifetimePolicyOf({});

@@ -26,29 +26,28 @@ export interface SandboxRowsParts {
   readonly store: Store;
   readonly clock: Clock;
   readonly log: Log;
-  /** Unique id of this control plane, with which other processes check whether it is alive. */
+  /** Unique id of this control plane; other processes use it to check whether it is alive. */
   readonly ownerJson: string;
   isOwnerAlive(ownerJson: string): Promise<boolean>;
   readonly parseEgress: ParseEgress;
-  /** What was used of a budget for models; null: nothing is known of the account. Absent: there are no models. */
+  /** Usage of a model budget; `null` if the account is unknown. Omitted without models. */
   readonly modelUse?: ((account: string) => BudgetUse | null) | undefined;
 }
 
-/** The contents of a row. */
 export interface RowFacts {
   readonly id: string;
   readonly provenance: Provenance;
   readonly spec: SandboxSpec;
   readonly policy: LifetimePolicy;
-  /** Null: not on disk. */
+  /** `null` if not on disk. */
   readonly pausedSnapshotId: string | null;
   /** The snapshot has no memory. */
   readonly isDiskOnly: boolean;
-  /** To memory or disk. */
+  /** Paused to memory or disk. */
   readonly isPaused: boolean;
   /** Why it was paused, if not by request. */
   readonly pauseReason: PauseReason | null;
-  /** This process owns the suspended sandbox. */
+  /** Whether this process owns the suspended sandbox. */
   readonly isClaimed: boolean;
   readonly endsAtMs: number | null;
   readonly end: SandboxEnd | null;
@@ -69,12 +68,12 @@ export class SandboxRows {
     return this.#parts.ownerJson;
   }
 
-  /** Returns null for a row of another version. */
+  /** Returns `null` for a row of another version. */
   parse(row: Pick<SandboxRow, 'requestJson' | 'metadata'>): StoredRequest | null {
     return parseRequest(row, this.#parts.parseEgress);
   }
 
-  /** With what was used of its budget for models so far. */
+  /** Returns the spec with its model budget's usage so far. */
   withModelUse(spec: SandboxSpec): SandboxSpec {
     if (Object.keys(spec.models.budget).length === 0) return spec;
     const { id, used: before } = spec.modelAccount ?? { id: spec.id };
@@ -82,7 +81,7 @@ export class SandboxRows {
     return used === undefined ? spec : { ...spec, modelAccount: { id, used } };
   }
 
-  /** What is kept of a sandbox whose VM ends with a pause. */
+  /** The spec to store for a sandbox whose VM ends with a pause. */
   async specToKeep({ spec, card }: Pick<Supervisor, 'spec' | 'card'>): Promise<SandboxSpec> {
     return this.withModelUse({ ...spec, network: await card.networkToKeep() });
   }
@@ -138,13 +137,12 @@ export class SandboxRows {
     return (await this.#parts.store.sandboxes.list('paused')).filter(isOnDisk);
   }
 
-  /** The kept logs of an ended sandbox. */
   async logs(id: string): Promise<SandboxLogs | null> {
     const log = await this.#parts.store.sandboxes.log(id);
     return log === null ? null : { console: log.console.toString(), vmm: log.vmm.toString() };
   }
 
-  /** An ended sandbox of any process; undefined: none, or not ended. */
+  /** An ended sandbox of any process; undefined if there is none or it has not ended. */
   async ended(id: string): Promise<SandboxRow | undefined> {
     const row = await this.#get(id);
     return row?.end === null ? undefined : row;
@@ -157,7 +155,7 @@ export class SandboxRows {
 
   /**
    * Takes ownership of a suspended sandbox.
-   * @throws SandboxError `not_ready`: another process has it; `gone`
+   * @throws SandboxError `not_ready` if another process has it; `gone`
    */
   async claim(id: string): Promise<PausedRow> {
     const { store, ownerJson, isOwnerAlive } = this.#parts;
@@ -177,7 +175,6 @@ export class SandboxRows {
     });
   }
 
-  /** Gives up the ownership of a suspended sandbox. */
   async release(id: string): Promise<void> {
     const { store, log, ownerJson } = this.#parts;
     try {
@@ -227,7 +224,7 @@ export class RowWriter {
     this.#rows = rows;
   }
 
-  /** Never rejects. @param make null: nothing to write any more */
+  /** Never rejects. @param make returns `null` if there is nothing left to write */
   write(make: () => SandboxRow | null): Promise<void> {
     return this.inTurn(async () => {
       const row = make();

@@ -1,4 +1,4 @@
-/** A change of a running VM in several parts, all of them or none. */
+/** Changes several parts of a running VM: all of them or none. */
 import { ignore } from '../../base/ignore.ts';
 import type { PackagePolicy } from '../../base/request/package-policy.ts';
 import { SandboxError } from '../contract/errors.ts';
@@ -7,13 +7,13 @@ import type { ModelPolicy, NetworkSpec, SandboxSpec, SecretChange } from '../con
 import type { Supervisor } from '../vm/supervisor.ts';
 import type { VmLimits } from '../vm/vm-limits.ts';
 
-/** The parts that need a VM; an absent one does not change. */
+/** The parts that need a VM; an omitted one does not change. */
 interface VmChange {
   readonly limits: Partial<VmLimits>;
-  /** Null: without a network card. */
+  /** `null` removes the network card. */
   readonly network?: NetworkSpec | null | undefined;
   readonly memoryMib?: number | undefined;
-  /** Null: no packages. */
+  /** `null` forbids packages. */
   readonly packages?: PackagePolicy | null | undefined;
 }
 
@@ -34,10 +34,10 @@ export function hasVmChange({ limits, ...parts }: VmChange): boolean {
 }
 
 /**
- * Applies the parts in order. If one fails, undoes those before it, in reverse. The failed part itself fails
- * closed: secrets that were revoked and a network that was removed stay so, even if the guest did not answer.
- * @param before the spec to go back to
- * @throws what the failed part threw; SandboxError that names the parts that could not be undone
+ * Applies the parts in order. If one fails, undoes those before it, in reverse. The failed part itself fails closed:
+ * revoked secrets and a removed network stay so, even if the guest did not answer.
+ * @param before the spec to return to
+ * @throws the failed part's error; SandboxError that names the parts that could not be undone
  */
 export async function changeVm(
   supervisor: Supervisor,
@@ -57,7 +57,7 @@ export async function changeVm(
   }
 }
 
-/** Changes what requests to models may use; a later VM has the same. Returns the spec with the change. */
+/** Changes the model policy for requests; a later VM has the same. Returns the changed spec. */
 export function changeModels(
   spec: SandboxSpec,
   change: Pick<ModelPolicy, 'budget'>,
@@ -119,7 +119,7 @@ function partsOf(
   return parts;
 }
 
-/** Returns the names of the parts that still apply. */
+/** Returns the names of the parts that could not be undone. */
 async function undo(parts: readonly Part[]): Promise<readonly string[]> {
   const kept: string[] = [];
   for (const part of parts) {

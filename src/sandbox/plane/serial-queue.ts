@@ -1,8 +1,7 @@
-/** Serialization of work on one object. */
+/** Serializes work on one object. */
 import { ignore } from '../../base/ignore.ts';
 import { SandboxError } from '../contract/errors.ts';
 
-/** Runs one piece of work at a time. */
 export class SerialQueue {
   #current: Promise<unknown> | undefined;
 
@@ -20,7 +19,7 @@ export class SerialQueue {
     while (this.isBusy) await this.settle();
   }
 
-  /** `work` itself checks what the state allows, once its turn has come. */
+  /** `work` itself must check what the state allows when it runs. */
   async run<T>(work: () => Promise<T>): Promise<T> {
     while (this.isBusy) await this.settle();
     const current = work();
@@ -33,7 +32,7 @@ export class SerialQueue {
   }
 }
 
-/** Runs work that several callers want at once only once. */
+/** Runs work once for several simultaneous callers. */
 export class SingleFlight {
   #current: Promise<void> | undefined;
 

@@ -4,7 +4,7 @@
  *     Supervisor.save ──► staging (store) ──commit──► snapshot ──open──► StartSource ──► Supervisor.start
  *                    └──► memory and staging, never committed ─────────► CloneSource   (forks)
  *
- * The store has rows and files; the copies between files and memory come in as `Copies`.
+ * The store has rows and files; the copies between files and memory are injected as `Copies`.
  */
 import { newSandboxId } from '../../base/ids.ts';
 import { MIB } from '../../base/units.ts';
@@ -31,7 +31,7 @@ import type { Staging } from '../store/staging.ts';
 import type { Store } from '../store/store.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 
-/** Copies of RAM and disks. Holes and zeros are equal. */
+/** Copies RAM and disks. Holes and zeros are equivalent. */
 export interface Copies {
   /** Copies a VM's memory into a new file, without zeros. */
   keepMemory(from: string, to: string): Promise<void>;
@@ -39,47 +39,49 @@ export interface Copies {
   fillMemory(from: string, to: string): Promise<void>;
   /** Copies a VM's memory into other memory; zeros take no space there. */
   holdMemory(from: string, to: string): Promise<void>;
-  /** Copies into a new file; shares blocks where the file system can. */
+  /** Copies into a new file; shares blocks if the file system can. */
   cloneDisk(from: string, to: string): Promise<void>;
-  /** Gives a file that is never written to another, new name. */
+  /** Links a file that is never written to another, new name. */
   linkFile(from: string, to: string): Promise<void>;
   makeMemory(bytes: number): GuestMemory;
-  /** An empty file in memory, which grows as it is written. */
+  /** Creates an empty file in memory, which grows as it is written. */
   makeScratch(): GuestMemory;
-  /** Changes memory that holds the RAM that the difference belongs to. */
+  /** Applies the difference to memory that holds the RAM it is based on. */
   applyDifference(difference: RamDifference, to: string): Promise<void>;
-  /** Opens kept memory for VMs that map it. Absent: this VMM maps none. @param digest of the store, if it is known */
+  /**
+   * Opens kept memory for VMs that map it. Omitted if this VMM maps none. @param digest the store's digest, if known
+   */
   mapMemory?(path: string, sharers: string, digest?: string): Promise<MappedMemory>;
-  /** As of `CloneSource`. Absent: mapped memory takes none. */
+  /** See `CloneSource`. Omitted if mapped memory takes none. */
   sharedNeed?(path: string, sharers: string, digest?: string): SharedNeed | undefined;
-  /** What is mapped is held in memory: a fork's RAM needs no file, and what only one VM uses is better its own. */
+  /** Mapped files are held in memory: a fork's RAM needs no file, and RAM that only one VM uses is better copied. */
   readonly holdsMapped?: boolean;
 }
 
 export interface SnapshotManagerParts {
   readonly store: Store;
   readonly copies: Copies;
-  /** The current one of this host. */
+  /** Digest of this host's current kernel. */
   readonly kernelDigest: string;
   readonly rootImageDigest: string;
   machineOf(size: MachineSize): string;
-  /** Default: one owner. */
+  /** Default: one owner for all. */
   ownerOf?(annotations: SnapshotInfo['annotations']): string;
 }
 
-/** What a snapshot has of its own. */
+/** A snapshot's own properties. */
 export interface SnapshotLabel {
   readonly name: string | null;
-  /** The sandbox's. */
+  /** The sandbox's annotations. */
   readonly annotations: SnapshotInfo['annotations'];
 }
 
-/** Of a pause. */
+/** Properties of a pause. */
 export interface PauseLabel extends Pick<SnapshotLabel, 'annotations'> {
   readonly isDiskOnly: boolean;
 }
 
-/** What is saved, or used of what was saved. */
+/** What is saved, or used from a save. */
 export type SaveExtent = 'all' | 'disk';
 
 type RamMapper = Pick<CloneSource, 'mapMemory' | 'sharedNeed'>;
@@ -94,7 +96,10 @@ export interface ForkLease extends AsyncDisposable {
 export interface SnapshotLease extends ForkLease {
   readonly row: SnapshotRow;
   readonly spec: TemplateSpec;
-  /** What a start from it gives, or fails with: if its files are damaged, with that. @throws StoreError `snapshot_damaged` */
+  /**
+   * Resolves as `starting` does; if the source's files are damaged, rejects with that. @throws StoreError
+   * `snapshot_damaged`
+   */
   orDamage<T>(starting: Promise<T>): Promise<T>;
 }
 
@@ -133,7 +138,7 @@ export class SnapshotManager {
     await supervisor.save(this.#into(staging, extent), 'continue', async (snapshot, whole) => {
       made = this.#row(newSandboxId(), label, 'snapshot', supervisor.spec, snapshot);
       await whole;
-      // While the guest comes back; it counts once that has.
+      // Runs while the guest comes back; the snapshot is committed once it has.
       await staging.prepare(made);
     });
     if (made === undefined) throw new Error('a save without a commit');
@@ -169,9 +174,9 @@ export class SnapshotManager {
   }
 
   /**
-   * Makes a source for forks. What the VM has changed in RAM that it maps is collected in memory; all of them map that RAM.
-   * Other RAM is copied in memory, or into a file that all of them map.
-   * @param onCopied gets it before the VM runs again, and owns it from then on, also if this throws
+   * Makes a source for forks. For RAM that the VM maps, its changes are collected in memory, and all forks map that
+   * RAM. Other RAM is copied in memory, or into a file that all forks map.
+   * @param onCopied gets the lease before the VM runs again, and owns it from then on, also if this throws
    * @throws SandboxError; see `Supervisor.save`
    */
   async acquireForkSource(supervisor: Supervisor, onCopied: (lease: ForkLease) => void): Promise<void> {
@@ -204,7 +209,7 @@ export class SnapshotManager {
                 ramPath: held,
                 keepMemory: (from) => copies.holdMemory(from, held),
                 keepBase: async (of) => {
-                  // Also once the sandbox has ended.
+                  // Stays usable after the sandbox has ended.
                   base = await of.open();
                   changes = copies.makeScratch();
                   return { path: changes.path, baseDigest: await of.digest() };
@@ -214,7 +219,7 @@ export class SnapshotManager {
       const hasEnvironment = supervisor.spec.environment !== undefined;
       await supervisor.save(target, 'continue', async (snapshot, whole) => {
         const paths = { ram: base?.path ?? held ?? ram, disk, ...(hasEnvironment ? { environment } : {}) };
-        // They are of the sandbox's owner, so they may share with it.
+        // Forks belong to the sandbox's owner, so they may share with it.
         const shared = base?.base;
         const mapper = shared === undefined ? this.#mapperOf(paths.ram) : { mapMemory: async () => shared.open() };
         const source = this.#source(snapshot, paths, mapper, whole);
@@ -228,9 +233,9 @@ export class SnapshotManager {
   }
 
   /**
-   * @param snapshot null: a VM boots from the disk
-   * @param paths of `ram`: the base, if the snapshot has a difference
-   * @param ready until then files are being written or verified; absent: they are whole
+   * @param snapshot `null`: a VM boots from the disk
+   * @param paths `ram` is the base, if the snapshot has a difference
+   * @param ready resolves when the files are written or verified; omitted if they are complete
    */
   #source(
     snapshot: VmSnapshot | null,
@@ -258,7 +263,7 @@ export class SnapshotManager {
     };
   }
 
-  /** @param digest of the RAM, if it is known. @returns nothing: VMs get copies */
+  /** @param digest digest of the RAM, if known. @returns an empty object if VMs get copies */
   #mapperOf(path: string | undefined, digest?: string): RamMapper {
     const { mapMemory, sharedNeed } = this.#parts.copies;
     if (path === undefined || mapMemory === undefined) return {};
@@ -269,9 +274,9 @@ export class SnapshotManager {
   }
 
   /**
-   * Opens a snapshot after it was verified and found to fit this kernel, image, VMM and processor.
-   * @param extent `disk`: a VM boots from its disk; its memory, if it has any, is not looked at
-   * @param checks `meanwhile`: it is verified while its VMM starts, before that loads anything of it (`SnapshotLease.orDamage`)
+   * Opens a snapshot after checking its files and that it fits this kernel, image, VMM and processor.
+   * @param extent `disk`: a VM boots from its disk; its memory, if it has any, is ignored
+   * @param checks `meanwhile`: verifies while the VMM starts, before it loads any of it (`SnapshotLease.orDamage`)
    * @throws StoreError `snapshot_damaged`; SandboxError `not_found`, `snapshot_foreign`
    */
   async open(
@@ -282,7 +287,7 @@ export class SnapshotManager {
     const { store, copies } = this.#parts;
     const row = await this.find(idOrName);
     if (!this.#fits(row, extent)) throw foreign(row, this.#machineFor(row));
-    // What boots from a disk loads nothing that could wait.
+    // A VM that boots from a disk loads nothing that could wait for the check.
     const isLoaded = extent === 'all' && row.stateSha256 !== null;
     const open = await store.snapshots.open(row.id, extent, isLoaded ? checks : 'first');
     const { machine, stateSha256 } = open.row;
@@ -292,7 +297,7 @@ export class SnapshotManager {
         ? null
         : { statePath, stateSha256, machine, ...differenceOf(open) };
     const { ram, base = ram } = open.paths;
-    // RAM that only one VM uses is better its own.
+    // RAM that only one VM uses is better copied.
     const isCopied = copies.holdsMapped === true && base === ram && open.row.kind === 'pause';
     const mapper = isCopied ? {} : this.#mapperOf(base, open.row.base);
     const paths = { ...open.paths, ...(base && { ram: base }) };
@@ -314,7 +319,7 @@ export class SnapshotManager {
     };
   }
 
-  /** As `open`, verified while the VMM starts. A pause is not found, since it belongs to its sandbox. */
+  /** Like `open`, but verifies while the VMM starts. Does not find pauses, which belong to their sandboxes. */
   async openNamed(idOrName: string): Promise<SnapshotLease> {
     const row = await this.find(idOrName);
     if (row.kind === 'pause') throw noSnapshot(idOrName);
@@ -334,20 +339,20 @@ export class SnapshotManager {
     return rows.filter(({ kind }) => kind === 'snapshot').map((row) => this.#info(row));
   }
 
-  /** As `list` shows it. */
+  /** The snapshot as `list` shows it. */
   async shown(row: SnapshotRow): Promise<SnapshotInfo> {
     const rows = await this.#countedByOwner();
     return this.#info(rows.find(({ id }) => id === row.id) ?? row);
   }
 
-  /** By the sandbox's id. */
+  /** Bytes by sandbox id. */
   async pausedBytes(): Promise<ReadonlyMap<string, number>> {
     const rows = await this.#countedByOwner();
     const pauses = rows.filter(({ kind }) => kind === 'pause');
     return new Map(pauses.map(({ sandboxId, bytes }) => [sandboxId, bytes]));
   }
 
-  /** An owner could see by the space of a base what others save and remove. */
+  /** Bases are counted per owner; otherwise an owner could tell from their space what others save and remove. */
   async #countedByOwner(): Promise<readonly SnapshotRow[]> {
     const { store, ownerOf = () => '' } = this.#parts;
     return await store.snapshots.list((row) => ownerOf(annotationsOf(row)));
@@ -408,7 +413,7 @@ export class SnapshotManager {
     });
   }
 
-  /** A full disk is reported as such. */
+  /** Reports a full disk as such. */
   #into({ paths, write, keepBase }: Staging, extent: SaveExtent): SaveTarget {
     const { copies } = this.#parts;
     let reason: unknown;
@@ -477,7 +482,7 @@ const machineSize = ({ cpus, environment, ...size }: TemplateSpec): MachineSize 
 const isDiskOnly = ({ stateSha256 }: SnapshotRow): boolean => stateSha256 === null;
 
 interface StoredSnapshot extends TemplateSpec {
-  /** Older rows lack them. */
+  /** Omitted in older rows. */
   readonly annotations?: SnapshotInfo['annotations'];
 }
 
@@ -490,7 +495,7 @@ function annotationsOf(row: SnapshotRow): SnapshotInfo['annotations'] {
   return (JSON.parse(row.specJson) as StoredSnapshot).annotations ?? {};
 }
 
-/** @param machine what this host's VMM would make for it */
+/** @param machine the machine that this host's VMM would make for it */
 export function foreign(row: Pick<SnapshotRow, 'id' | 'name' | 'machine'>, machine: string): SandboxError {
   const snapshot = `snapshot ${row.name ?? row.id}`;
   const [its, ours] = [vmmOf(row.machine), vmmOf(machine)];

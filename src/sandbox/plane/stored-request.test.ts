@@ -21,36 +21,36 @@ const stored = (): string =>
 const parsed = (requestJson: string) => parseRequest({ requestJson, metadata: {} }, parseEgress);
 
 describe('parseRequest', () => {
-  it('keeps which models a sandbox may use, and which fields its requests may carry', () => {
+  it('keeps the models that a sandbox may use, and the fields that its requests may have', () => {
     expect(parsed(stored())?.spec.models).toEqual(spec.models);
     expect(withoutIdentity(spec).models).toEqual(spec.models);
   });
 
-  it('keeps why it was paused; an older row does not say', () => {
+  it('keeps the pause reason; an older row has none', () => {
     expect(parsed(stored())?.pauseReason).toBe('host-memory');
     const { pauseReason: _, ...older } = JSON.parse(stored()) as Record<string, unknown>;
     expect(parsed(JSON.stringify(older))?.pauseReason).toBeNull();
   });
 
-  it('keeps the template that the request named; an older row names none', () => {
+  it('keeps the template’s name; an older row has none', () => {
     expect(parsed(stored())?.template).toBe('data');
     const { template: _, ...older } = JSON.parse(stored()) as Record<string, unknown>;
     expect(parsed(JSON.stringify(older))?.template).toBeNull();
   });
 
-  it('keeps that a pause has no memory; that of an older row has', () => {
+  it('keeps whether a pause has no memory; in an older row it has', () => {
     expect(parsed(stored())?.isDiskOnly).toBe(true);
     const { isDiskOnly: _, ...older } = JSON.parse(stored()) as Record<string, unknown>;
     expect(parsed(JSON.stringify(older))?.isDiskOnly).toBe(false);
   });
 
-  it('allows no fields where an older row names none', () => {
+  it('allows no fields if an older row names none', () => {
     const { allowFields: _, allowHosted: _none, ...models } = spec.models;
     const older = JSON.stringify({ ...JSON.parse(stored()), spec: { ...spec, models } });
     expect(parsed(older)?.spec.models).toEqual({ ...models, allowFields: [], allowHosted: [] });
   });
 
-  it('keeps what was used of a budget; an older row has used no money', () => {
+  it('keeps a budget’s usage; an older row has spent no money', () => {
     const used = { inputTokens: 1, outputTokens: 2, requests: 3, window: 4 };
     const accountOf = (more: object) =>
       parsed(
@@ -63,7 +63,7 @@ describe('parseRequest', () => {
     expect(accountOf({})?.used).toEqual({ ...used, costNanoDollars: 0 });
   });
 
-  it('keeps the places of a secret; one of an older row goes into credential fields', () => {
+  it('keeps the places of a secret; in an older row they are the credential fields', () => {
     const places = [{ in: 'query', name: 'key' }] as const;
     const placesOf = (json: string) =>
       parseRequest({ requestJson: json, metadata: {} }, parseRules)?.spec.secrets[0]?.places;

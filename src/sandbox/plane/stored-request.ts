@@ -18,16 +18,18 @@ export interface StoredRequest {
   readonly spec: SandboxSpec;
   readonly policy: LifetimePolicy;
   readonly origin: SandboxInfo['origin'];
-  /** Name of the template that the sandbox was created from. */
   readonly template: string | null;
-  /** It is paused without its memory. */
+  /** Paused without its memory. */
   readonly isDiskOnly: boolean;
-  /** Of a paused sandbox: why, if not by request. */
+  /** Why the sandbox is paused, if not by request. */
   readonly pauseReason: PauseReason | null;
 }
 
 type StoredNetwork = EgressText & Omit<NetworkSpec, 'policy'>;
-/** Older rows lack a network, limits of networks and disks, packages, secrets or their places, parts of `models`, and costs. */
+/**
+ * Older rows lack a network, limits of networks and disks, packages, secrets or their places, parts of `models`, and
+ * costs.
+ */
 type StoredSpec = Omit<SandboxSpec, 'network' | 'models'> & {
   readonly models: Partial<ModelPolicy>;
   readonly network?: (Omit<StoredNetwork, 'limits'> & Partial<StoredNetwork>) | null;
@@ -48,7 +50,7 @@ function formatNetwork(network: NetworkSpec | null): StoredNetwork | null {
   return { ...egressText(policy), ...rest };
 }
 
-/** Returns null for a row of another version; its sandbox can't be resumed here. */
+/** Returns `null` for a row of another version; its sandbox can't be resumed here. */
 export function parseRequest(
   row: Pick<SandboxRow, 'requestJson' | 'metadata'>,
   parseEgress: ParseEgress,

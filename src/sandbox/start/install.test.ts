@@ -4,7 +4,7 @@ import { HOST_DISK_FULL } from '../../base/request/package-policy.ts';
 import type { ExecSpec, Guest, Process } from '../../machine/guest/link.ts';
 import { installPackages } from './install.ts';
 
-/** As a program of a guest whose connection ends: its exit and its streams fail. */
+/** Behaves like a program whose guest loses its connection: exit and streams fail. */
 function lostProcess(): Process {
   const stream = (): Readable => {
     const made = new Readable({ read: () => undefined });
@@ -31,7 +31,7 @@ const endedProcess = (): Process =>
   }) as unknown as Process;
 
 it.each(['pip', 'the list of modules'])(
-  'a guest that is lost during %s: one error, and no rejection that nobody handles',
+  'losing the guest during %s: one error, and no unhandled rejection',
   async (step) => {
     const unhandled: unknown[] = [];
     const note = (reason: unknown): void => void unhandled.push(reason);
@@ -54,7 +54,7 @@ it.each([
   [`403 Client Error: ${HOST_DISK_FULL}: free space there.`, 'disk_full', 'NEUROVISOR_HOME'],
   ['ERROR: [Errno 28] No space left on device', 'spec_invalid', '--disk'],
   ['ERROR: No matching distribution found', 'spec_invalid', 'check the names'],
-])('pip that ends with %j: %s, with a remedy for it', async (output, code, remedy) => {
+])('pip that ends with %j: %s, with a remedy', async (output, code, remedy) => {
   const failed = {
     stdout: Readable.from([]),
     stderr: Readable.from([`${output}\n`]),

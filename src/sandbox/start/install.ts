@@ -11,15 +11,15 @@ import type { Guest } from '../../machine/guest/guest.ts';
 import { FREE_SPACE, SandboxError } from '../contract/errors.ts';
 
 const REQUIREMENTS_PATH = '/run/neurovisor-requirements.txt';
-/** A large set in software emulation; the caller may cancel at any time. */
+/** Enough for a large set in software emulation; the caller may cancel at any time. */
 const INSTALL_MS_MAX = 3_600_000;
-/** Of the listing of modules, ms. */
+/** Timeout for listing modules. */
 const LIST_MS_MAX = 120_000;
-/** Of what pip printed last, for the error. */
+/** Maximum length of pip's last output in an error. */
 const ERROR_CHARACTERS_MAX = 1_500;
-/** Lines of pip's output at which it is taken to be half done: about what five packages print. */
+/** Number of output lines at which pip counts as half done: about what five packages print. */
 const LINES_OF_HALF = 20;
-/** Of modules to import in advance: more would cost more memory than they save time. */
+/** Maximum number of modules to import in advance: more would cost more memory than they save time. */
 const MODULES_MAX = 32;
 
 const PIP = [
@@ -36,10 +36,10 @@ const PIP = [
   REQUIREMENTS_PATH,
 ];
 
-/** The Python of a distribution's image refuses otherwise (PEP 668). */
+/** Without this, the Python of a distribution's image refuses (PEP 668). */
 const PIP_ENV = { PIP_BREAK_SYSTEM_PACKAGES: '1' };
 
-/** Prints the modules at the top of the named distributions, a line each. Nothing of them is imported. */
+/** Prints the top-level modules of the named distributions, one per line, without importing them. */
 const LIST_MODULES = `
 import importlib.metadata, pathlib, re, sys
 wanted = {re.sub(r'[-_.]+', '-', name).lower() for name in sys.argv[1:]}
@@ -55,16 +55,16 @@ print(*sorted(found), sep='\\n')
 `;
 
 export interface Installation {
-  /** Lines of a requirements file, parsed. */
+  /** Parsed lines of a requirements file. */
   readonly requirements: readonly string[];
-  /** @param fraction a guess: pip does not say how much is left */
+  /** @param fraction a guess: pip does not report how much is left */
   readonly report: (fraction: number, detail: string) => void;
   readonly signal: AbortSignal;
 }
 
 /**
  * @returns the modules of the required packages, to import in advance
- * @throws SandboxError `spec_invalid`, `disk_full`: this machine's, with the end of pip's output
+ * @throws SandboxError `spec_invalid`; `disk_full` for this host's disk; both with the end of pip's output
  */
 export async function installPackages(
   guest: Guest,
@@ -81,7 +81,7 @@ export async function installPackages(
     seen += 1;
     report(seen / (seen + LINES_OF_HALF), line);
   });
-  // Together: where the guest is lost, exit and streams fail.
+  // Awaited together: if the guest is lost, exit and streams all fail.
   const [exit] = await Promise.all([started.exit, lines.read(started.stdout), lines.read(started.stderr)]);
   if (exit.exitCode !== 0) throw refused(lines.text());
   return await modulesOf(guest, requirements.map(nameOf), signal);
@@ -104,7 +104,7 @@ function nameOf(requirement: string): string {
   return /^[a-z0-9-]+/.exec(requirement)?.[0] ?? requirement;
 }
 
-/** The last lines of a program's outputs, bounded. */
+/** The last output lines of a program, bounded. */
 class LastLines {
   #text = '';
   readonly #onLine: (line: string) => void;

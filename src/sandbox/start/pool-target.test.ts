@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { RANGES } from '../contract/limits.ts';
 import { CALM_MS, PoolTarget } from './pool-target.ts';
 
-/** One member takes 2 s. */
+/** A target for members that take 2 s to make. */
 function targetOf(min: number, max: number): PoolTarget {
   const target = new PoolTarget({ min, max }, 0);
   for (let i = 0; i < 60; i++) target.noteMade(2000);
@@ -27,7 +27,7 @@ describe('PoolTarget', () => {
     expect(target.count).toBe(expected);
   });
 
-  it('noteMade: slower makes need more members for the same demand', () => {
+  it('noteMade: slower members need a larger target for the same demand', () => {
     const counts = [100, 1000, 4000].map((durationMs) => {
       const target = new PoolTarget({ min: 0, max: 64 }, 0);
       for (let i = 0; i < 60; i++) target.noteMade(durationMs);
@@ -37,7 +37,7 @@ describe('PoolTarget', () => {
     expect(counts).toEqual([1, 4, 16]);
   });
 
-  it('tick: falls one by one after a calm minute, not below the minimum', () => {
+  it('tick: falls by one after a calm minute, not below the minimum', () => {
     const target = targetOf(1, 8);
     for (let i = 0; i < 4; i++) target.noteClaim(0);
     target.tick(CALM_MS - 1);
@@ -59,7 +59,7 @@ describe('PoolTarget', () => {
     }
   });
 
-  it('setLimits: the count moves into the limits at once', () => {
+  it('setLimits: clamps the count at once', () => {
     const target = targetOf(0, 8);
     for (let i = 0; i < 6; i++) target.noteClaim(0);
     target.setLimits({ min: 0, max: 2 });

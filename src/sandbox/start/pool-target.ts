@@ -4,17 +4,17 @@ import { RANGES } from '../contract/limits.ts';
 
 const POOL_MEMBERS_MAX = RANGES.poolMembers.max;
 
-/** The target stays this long after it was needed last. */
+/** The target does not fall for this time after it was last needed. */
 export const CALM_MS = 60_000;
 /** Assumed time to make a member before the first measurement. */
 const MAKE_MS_GUESS = 1000;
-/** Weight of the newest member in the average of these times. */
+/** Weight of the newest member in the moving average. */
 const MAKE_MS_WEIGHT = 0.25;
 
 /**
- * The wanted number of members of a pool, between min and max. Rises at once to the number of claims within the
- * time that it takes to make a member: with that many ready, none would have found the pool empty. Falls by one
- * at each tick once it was not needed for `CALM_MS`.
+ * The desired number of members of a pool, between min and max. Rises at once to the number of claims within the time
+ * that it takes to make a member: with that many ready, no claim would have found the pool empty. Falls by one at each
+ * tick once it was not needed for `CALM_MS`.
  */
 export class PoolTarget {
   #limits: PoolLimits;
@@ -24,7 +24,7 @@ export class PoolTarget {
   /** Times of the last claims, oldest first; at most `POOL_MEMBERS_MAX`. */
   #claimsMs: readonly number[] = [];
 
-  /** @throws SandboxError `spec_invalid` limits that contradict each other */
+  /** @throws SandboxError `spec_invalid` if the limits contradict each other */
   constructor(limits: PoolLimits, nowMs: number) {
     checkLimits(limits);
     this.#limits = limits;
@@ -57,7 +57,7 @@ export class PoolTarget {
     this.#neededMs = nowMs;
   }
 
-  /** @param durationMs from the need for a member until it was ready, queue included */
+  /** @param durationMs time from the need for a member until it was ready, including the queue */
   noteMade(durationMs: number): void {
     this.#makeMs += (durationMs - this.#makeMs) * MAKE_MS_WEIGHT;
   }

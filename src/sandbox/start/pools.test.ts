@@ -4,7 +4,7 @@ import { silentLog } from '../../base/log.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { type OpenTemplate, Pools } from './pools.ts';
 
-/** @param stateSha256 of the file: another one after each build */
+/** @param stateSha256 digest of the file, different after each build */
 const template = (stateSha256: string): OpenTemplate => ({
   key: 'key',
   spec: { cpus: 1, memoryMib: 128, diskMib: 16, warm: [] },
@@ -42,11 +42,11 @@ function poolsOf(started: string[]): { readonly pools: Pools; readonly clock: Fa
 
 const settled = () => new Promise((resolve) => setImmediate(resolve));
 
-describe('Pools: a template that was built again, with the same key', () => {
+describe('Pools: a template that was rebuilt with the same key', () => {
   it.each<[string, (pools: Pools) => unknown]>([
     ['the pool is set again', (pools) => pools.set(template('second'), { min: 2, max: 2 }, null)],
     ['a request finds it', (pools) => pools.renew(template('second'))],
-  ])('%s: new members start from the files of now', async (_what, use) => {
+  ])('%s: new members start from the current files', async (_what, use) => {
     const started: string[] = [];
     const { pools, clock } = poolsOf(started);
     await pools.set(template('first'), { min: 1, max: 1 }, null);

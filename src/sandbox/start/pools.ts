@@ -12,30 +12,29 @@ import { type PoolMember, WarmPool } from './warm-pool.ts';
 export interface OpenTemplate {
   readonly key: string;
   readonly spec: TemplateSpec;
-  /** The warm list of its guest: that of `spec`, and what its packages offer. A clone with another one imports anew. */
+  /** The guest's warm list: `spec`'s, plus the modules of its packages. A clone with another list imports anew. */
   readonly warm: readonly string[];
-  /** False: its image can run no script. */
+  /** False if the image can't run scripts. */
   readonly hasPython: boolean;
   readonly source: CloneSource;
 }
 
-/** A ready VM, and its origin. */
+/** A ready VM and its origin. */
 export interface Started {
   readonly supervisor: Supervisor;
   readonly origin: SandboxInfo['origin'];
-  /** False: a member of a pool that has yet to be bound to the request. */
+  /** False for a pool member that has yet to be bound to the request. */
   readonly isBound: boolean;
 }
 
-/** An idle clone. */
 interface Member extends PoolMember, Started {}
 
 interface Pool {
-  /** New members start from it. */
+  /** New members start from this template. */
   template: OpenTemplate;
   readonly handover: Handover<Started>;
   readonly warm: WarmPool<Member>;
-  /** Name of the template that it was last set with. */
+  /** The template's name when the pool was last set. */
   name: string | null;
   /** Time of the last claim that found a member. */
   claimedAtMs: number;
@@ -51,14 +50,13 @@ export interface PoolsOptions {
 }
 
 /**
- * In software emulation, code takes several times as long on its first run: members rehearse what a claim and a
- * first script need.
+ * Members rehearse what a claim and a first script need: in software emulation, code is several times slower on its
+ * first run.
  */
 const FIRST_SCRIPT = 'print(1)';
 const REHEARSALS = 2;
-/** On a small host an immediate refill would delay the claimer's first operation. */
+/** On a small host, an immediate refill would delay the claimer's first operation. */
 export const REFILL_DELAY_MS = 200;
-/** The script holds a place in the start queue, so a guest that hangs must not keep it. */
 const FIRST_SCRIPT_MS_MAX = 30_000;
 
 export class Pools {
@@ -71,7 +69,7 @@ export class Pools {
     this.#options = options;
   }
 
-  /** @param fits false: the member has become of no use to anybody, and ends */
+  /** @param fits returns false for a member that no request can use any more; it ends */
   claim(key: string, fits: (member: Started) => boolean): Started | undefined {
     const pool = this.#pools.get(key);
     const claimed = pool?.warm.claim(fits);
@@ -79,7 +77,7 @@ export class Pools {
     return claimed;
   }
 
-  /** The template may have been built again: the files that a pool of its key started from are gone then. */
+  /** For a rebuilt template: the files that a pool of its key started from no longer exist. */
   renew(template: OpenTemplate): void {
     const pool = this.#pools.get(template.key);
     if (pool !== undefined) pool.template = template;
@@ -92,7 +90,7 @@ export class Pools {
 
   /**
    * Limits of 0 remove the pool.
-   * @param name of the template: a pool of that name for another key is of a template before, and ends
+   * @param name the template's name; a pool of that name with another key belongs to an older template, and ends
    */
   async set(template: OpenTemplate, limits: PoolLimits, name: string | null): Promise<PoolInfo> {
     await this.#endBefore(template.key, name);
@@ -109,12 +107,12 @@ export class Pools {
     return { ...info, target: 0, ready: 0, starting: 0 };
   }
 
-  /** Members of all pools that wait for a request. */
+  /** Number of idle members of all pools. */
   readyMembers(): number {
     return this.list().reduce((sum, { ready }) => sum + ready, 0);
   }
 
-  /** Ends one of them, of the pool that has most; resolves when it has ended. Its pool makes another once memory allows it. */
+  /** Ends one member of the largest pool; resolves when it has ended. The pool makes another once memory allows it. */
   async endMember(): Promise<void> {
     const pools = [...this.#pools.values()].map(({ warm }) => warm);
     const [fullest] = pools.toSorted((a, b) => b.stats().ready - a.stats().ready);
@@ -177,7 +175,7 @@ async function memberOf(supervisor: Supervisor, { hasPython }: OpenTemplate, sig
     const guest = supervisor.guest();
     for (let n = 0; n < REHEARSALS; n += 1) {
       await guest.update({}, signal);
-      // The next one, in the end that of the claim.
+      // The next update is the last one: the claim's.
       guest.expectUpdate();
       if (!hasPython) continue;
       const script = { code: FIRST_SCRIPT };

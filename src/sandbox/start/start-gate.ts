@@ -1,19 +1,19 @@
-/** Judges starts for the owner of a sandbox, whatever caused them: a creation, a fork, a resume. */
+/** Decides for a sandbox's owner whether a VM may start, for any cause: a creation, a fork, a resume. */
 import type { SandboxInfo } from '../contract/control.ts';
 
 export interface StartAsked {
-  /** The sandbox's, which say whose it is. */
+  /** The sandbox's annotations, which identify its owner. */
   readonly annotations: SandboxInfo['annotations'];
-  /** The most that its VM can have, MiB. */
+  /** Maximum memory of its VM in MiB. */
   readonly memoryMib: number;
-  /** Id of a sandbox that is to be resumed; null: a new one. */
+  /** Id of the sandbox to resume; `null` for a new one. */
   readonly resumes: string | null;
 }
 
 export interface StartReservation {
-  /** The VM runs, as this sandbox, which counts from now on. */
+  /** The VM runs as this sandbox, which counts from now on. */
   runsAs(id: string): void;
-  /** There is no VM. Does nothing after `runsAs`. */
+  /** Gives up the reservation: there is no VM. Does nothing after `runsAs`. */
   release(): void;
 }
 
@@ -21,17 +21,17 @@ export interface StartGate {
   /** Owners take turns in the queue. */
   ownerOf(annotations: SandboxInfo['annotations']): string;
   /**
-   * Whose clones may share pages of RAM with the owner's.
-   * @param annotations null: of a member of a pool, which can become anybody's
-   * @returns null: with nobody's
+   * Group whose clones may share pages of RAM with the owner's.
+   * @param annotations `null` for a pool member, which any owner may get
+   * @returns `null`: shares with no other VM
    */
   sharersOf(annotations: SandboxInfo['annotations'] | null): string | null;
   /**
-   * Decides at once, so that of two requests for the last place one gets it.
+   * Decides at once, so that only one of two requests gets the last place.
    * @throws BusyError
    */
   admit(start: StartAsked): StartReservation;
-  /** A sandbox that was to run will not. */
+  /** A sandbox that was to run will not run. */
   abandoned(id: string): void;
 }
 

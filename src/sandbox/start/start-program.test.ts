@@ -6,7 +6,7 @@ import { checkStart, START_LOG, startProgram } from './start-program.ts';
 
 const START = { command: 'serve --port 80', ready: 'probe', readyTimeoutMs: 5_000 };
 
-/** A guest whose program is ready at the n-th check, and ends at once with this status, if any. */
+/** A guest whose program is ready at the n-th check, and exits at once with this status, if given. */
 function guestWhere({
   readyAt = 1,
   ends,
@@ -75,7 +75,7 @@ describe('startProgram', () => {
       { exitCode: null, signal: 'SIGKILL', oomKilled: true },
       'it was ended by SIGKILL: the guest had too little memory before it was ready',
     ],
-  ])('reports a program that ended, with its last output: %j', async (ends, why) => {
+  ])('reports a program that exited, with its last output: %j', async (ends, why) => {
     const { guest } = guestWhere({ readyAt: 9, ends });
     expect(await start(guest)).toMatchObject({
       code: 'spec_invalid',
@@ -83,7 +83,7 @@ describe('startProgram', () => {
     });
   });
 
-  it('a program that ended fails even if the check succeeds', async () => {
+  it('a program that exited fails even if the check succeeds', async () => {
     const { guest } = guestWhere({ readyAt: 1, ends: { exitCode: 1 } });
     expect(await start(guest)).toMatchObject({ code: 'spec_invalid' });
   });
@@ -95,7 +95,7 @@ describe('startProgram', () => {
     });
   });
 
-  it.each(['tail', 'mkdir'])('a %s of the image that never ends does not keep the build', async (hangs) => {
+  it.each(['tail', 'mkdir'])('a %s of the image that never ends does not block the build', async (hangs) => {
     const { guest } = guestWhere({ ends: { exitCode: 3 }, hangs });
     expect(await start(guest)).toMatchObject({
       cause: expect.stringMatching(/^it ended with status 3 before it was ready\n/),

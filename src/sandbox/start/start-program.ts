@@ -1,5 +1,5 @@
 /**
- * The program that runs in every clone of a template: started in the template's guest, and waited for, before that is saved.
+ * The program that runs in every clone of a template: started in the template's guest, which is saved once it is ready.
  *
  *     start ─► `sh -c COMMAND`, output to a log in the guest ─► `sh -c READY` again and again, until it exits with 0
  */
@@ -13,13 +13,13 @@ import { SandboxError } from '../contract/errors.ts';
 import { RANGES, REQUEST_LIMITS } from '../contract/limits.ts';
 import { inRange, type StartCommand } from '../contract/spec.ts';
 
-/** In the guest. Everybody may write to it: the program's user is the image's. */
+/** Path in the guest. World-writable, since the program runs as the image's user. */
 export const START_LOG = '/var/log/neurovisor-start.log';
-/** Between two checks; one takes 50 ms in software emulation. */
+/** Interval between two checks; one takes 50 ms in software emulation. */
 const POLL_MS = 200;
-/** Of the program's last output, for the error. */
+/** Bytes of the program's last output that an error shows. */
 const LOG_BYTES_SHOWN = 1_500;
-/** Of our own commands, whose programs are the image's: they may never end. */
+/** Timeout of our own commands: the programs they run are the image's and may never end. */
 const COMMAND_MS_MAX = 30_000;
 const MAKE_LOG = 'mkdir -p /var/log && : >"$0" && chmod 666 "$0"';
 const SHOWN_CHARACTERS = 80;
@@ -46,8 +46,8 @@ export interface StartParts {
 }
 
 /**
- * Resolves when the program is ready; it lives on without a connection.
- * @throws SandboxError `spec_invalid`: it ended, or was not ready in time; with its last output
+ * Resolves when the program is ready; it continues without a connection.
+ * @throws SandboxError `spec_invalid` if it exited or was not ready in time; with its last output
  */
 export async function startProgram(
   guest: Guest,
@@ -67,7 +67,7 @@ export async function startProgram(
       const how = exitCode === null ? `was ended by ${killed}` : `ended with status ${exitCode}`;
       ended = oomKilled ? `${how}: the guest had too little memory` : how;
     },
-    // Also once the template is saved.
+    // Happens also once the template is saved.
     (error: unknown) => ignore(error, 'the connection is over, not the program'),
   );
   using limit = timeLimit(clock, readyTimeoutMs, signal);
@@ -89,7 +89,7 @@ export async function startProgram(
   }
 }
 
-/** True: exit status 0. */
+/** Returns whether the exit status is 0. */
 async function run(
   guest: Guest,
   argv: readonly string[],
@@ -122,7 +122,7 @@ async function lastOutput(guest: Guest, signal: AbortSignal): Promise<string> {
     tail.stdout.on('data', (chunk: string) => {
       text = (text + chunk).slice(-LOG_BYTES_SHOWN);
     });
-    // Together: where the guest is lost, both fail.
+    // Awaited together: if the guest is lost, both fail.
     await Promise.all([tail.exit, once(tail.stdout, 'close')]);
     return text.trim();
   } catch (error) {

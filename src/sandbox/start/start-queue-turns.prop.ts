@@ -1,4 +1,4 @@
-/** Turns of tenants in the queue of starts. */
+/** Turns of tenants in the start queue. */
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { settle } from '../../../test/support/fake-members.ts';
@@ -8,7 +8,7 @@ import { StartQueue } from './start-queue.ts';
 it('a burst of one tenant delays another’s single start by one turn at most', async () => {
   const burst = fc.record({
     size: fc.integer({ min: 1, max: 200 }),
-    /** Starts of the burst that have ended when the single one is asked for. */
+    /** Number of the burst's starts that have ended when the single one is requested. */
     ended: fc.nat({ max: 200 }),
     concurrency: fc.integer({ min: 1, max: 8 }),
   });

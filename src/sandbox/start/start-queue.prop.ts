@@ -1,9 +1,9 @@
 /**
- * The queue against a naive model: arrays, no timers, everything computed anew after each step. The model
+ * Compares the queue with a naive model: arrays, no timers, everything computed anew after each step. The model
  * computes which requests have started, in which order, and the outcome of each.
  *
- * Time moves in quanta of the memory poll; time limits end inside a quantum, so nothing happens at the
- * same instant as a poll.
+ * Time moves in quanta of the memory poll; timeouts end inside a quantum, so nothing happens at the same instant as a
+ * poll.
  */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
@@ -27,7 +27,7 @@ interface Request {
   readonly timeoutMs: number | null;
   readonly priority: Priority;
   readonly takes: boolean;
-  /** Memory that it shares with others, which the first brings. */
+  /** Memory that it shares with other starts; the first one brings it. */
   readonly shares: Shared | null;
 }
 
@@ -56,7 +56,7 @@ class Model {
     return this.#neededBy(this.running);
   }
 
-  /** What is shared counts once. */
+  /** Shared memory counts once. */
   #neededBy(starts: readonly Request[]): number {
     const own = starts.reduce((sum, { memoryMib }) => sum + memoryMib, 0);
     const missing = (['x', 'y'] as const).map((key) =>
@@ -91,7 +91,7 @@ class Model {
     this.dispatch();
   }
 
-  /** @returns whether somebody took it. */
+  /** @returns whether a request took it */
   offer(): boolean {
     const takers = this.waiting.filter((one) => one.takes);
     const first = this.#first('takes', takers);
@@ -101,7 +101,6 @@ class Model {
     return true;
   }
 
-  /** One quantum. */
   advance(): void {
     const untilMs = this.nowMs + MEMORY_POLL_MS;
     for (const one of [...this.waiting].sort((a, b) => a.dueMs - b.dueMs || a.id - b.id)) {
@@ -143,7 +142,7 @@ class Model {
     this.rounds[name] = [...this.rounds[name].filter((one) => one !== tenant), tenant];
   }
 
-  /** Tenants without a waiting request leave the round, new ones join at its end. */
+  /** Tenants without a waiting request leave the round; new ones join at its end. */
   #keepRound(name: Priority | 'takes'): void {
     const inLine = name === 'takes' ? this.waiting.filter((one) => one.takes) : this.of(name);
     const tenants = new Set(inLine.map(({ tenant }) => tenant));
@@ -207,7 +206,7 @@ function outcomeOf(error: unknown): Outcome {
   return error.code === 'spec_invalid' ? 'spec_invalid' : 'cancelled';
 }
 
-/** One step on both, and then both compared. */
+/** Runs one step on both, and compares them. */
 class Step implements fc.AsyncCommand<Model, Real> {
   readonly name: string;
   readonly #act: (model: Model, real: Real) => void;
@@ -244,7 +243,7 @@ class Step implements fc.AsyncCommand<Model, Real> {
 const request = fc.record({
   tenant: fc.constantFrom('a', 'b', 'c'),
   memoryMib: fc.constantFrom(1, 200, 300, 450, 900, 901),
-  // Each ends inside a quantum.
+  // Timeouts end inside a quantum.
   timeoutMs: fc.option(fc.nat({ max: 6 }).map((quanta) => quanta * MEMORY_POLL_MS + 100)),
   priority: fc.constantFrom<Priority>('normal', 'normal', 'low'),
   takes: fc.boolean(),
@@ -308,7 +307,7 @@ const steps = [
 ];
 
 describe('StartQueue properties', () => {
-  it('StartQueue: starts, serves and refuses as a naive model does; nothing is left at the end', async () => {
+  it('StartQueue: starts, serves and refuses as the naive model does; nothing is left at the end', async () => {
     await fc.assert(
       fc.asyncProperty(fc.commands(steps, { maxCommands: 60, size: 'max' }), fc.boolean(), async (commands, closes) => {
         const model = new Model();
@@ -324,14 +323,14 @@ describe('StartQueue properties', () => {
   });
 });
 
-/** No request is forgotten: with free memory each waiting one starts; after `close` each is refused. */
+/** With free memory each waiting request starts; after `close` each is refused. */
 async function endAll(model: Model, real: Real, closes: boolean): Promise<void> {
   const closing = new Step('close', () => {
     model.close();
     void real.queue.close();
   });
   if (closes) await closing.run(model, real);
-  // Enough for any one with what it shares.
+  // Enough for any single request, including what it shares.
   model.availableMib = 2 * TOTAL_MIB;
   real.availableMib = 2 * TOTAL_MIB;
   const poll = new Step('poll', () => {

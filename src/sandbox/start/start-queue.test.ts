@@ -29,7 +29,7 @@ function queueOf(options: Partial<StartQueueOptions> = {}) {
   });
   const begun: string[] = [];
   const finish = new Map<string, PromiseWithResolvers<string>>();
-  /** Asks for a start; its outcome in a word, or what it was refused with. */
+  /** Requests a start; resolves to its outcome in one word, or the reason of its refusal. */
   const ask = (name: string, request: Partial<StartRequest<string>> = {}) => {
     const done = Promise.withResolvers<string>();
     finish.set(name, done);
@@ -177,7 +177,7 @@ describe('StartQueue', () => {
     ask('a1', { memoryMib: 600 });
     ask('a2', { memoryMib: 600 });
     expect(begun).toEqual(['a1']);
-    // It has used 200 of its 600 and is done.
+    // The start has used 200 of its 600 MiB and is done.
     host.availableMib = 1400;
     await end('a1');
     expect(begun).toEqual(['a1', 'a2']);
@@ -191,7 +191,7 @@ describe('StartQueue', () => {
     expect(queue.stats().reservedMib).toBe(0);
   });
 
-  it('shared memory that the first start brings counts once for all of them, until it is there', async () => {
+  it('shared memory that the first start brings counts once for all until it is there', async () => {
     const { queue, host, begun, ask, end, finish } = queueOf({ concurrency: 3 });
     const missing = { template: 300, other: 300 };
     const need = (key: keyof typeof missing) => ({ key, missingMib: () => missing[key] });
@@ -202,11 +202,11 @@ describe('StartQueue', () => {
     expect(begun).toEqual(['first', 'second']);
     expect(queue.stats().reservedMib).toBe(500);
     expect(queue.roomMib).toBe(0);
-    // The first fails before it has made it: the second still may.
+    // The first fails before it has made the copy: the second still may.
     finish.get('first')?.reject(new Error('broken'));
     await settle();
     expect(begun).toEqual(['first', 'second', 'third']);
-    // Half of it is there, which the available memory lacks.
+    // Half of the copy is there, so the available memory lacks that half.
     [missing.template, host.availableMib] = [150, host.availableMib - 150];
     expect(queue.roomMib).toBe(0);
     [missing.template, host.availableMib] = [0, host.availableMib - 150];
@@ -215,7 +215,7 @@ describe('StartQueue', () => {
     await expect(Promise.race([ask('fourth', clone), settle()])).resolves.toBeUndefined();
     expect(begun.at(-1)).toBe('fourth');
     await end('fourth');
-    // Of another template, or the same once it was dropped: a copy again.
+    // Another template, or the same one after it was dropped: a new copy.
     missing.template = 300;
     const waiting = [ask('fifth', clone), ask('sixth', { ...clone, shared: need('other') })];
     expect(begun.at(-1)).toBe('fourth');
@@ -229,7 +229,7 @@ describe('StartQueue', () => {
     expect(queue.stats().reservedMib).toBe(0);
   });
 
-  it('resumeWaitMs: while a resume is the next one and lacks memory', () => {
+  it('resumeWaitMs: the time that the next start, a resume, has waited for memory', () => {
     const { queue, clock, host, ask } = queueOf();
     host.availableMib = 100;
     void ask('a1', { queueTimeoutMs: 1000 });
@@ -246,7 +246,7 @@ describe('StartQueue', () => {
     expect(queue.resumeWaitMs).toBe(0);
   });
 
-  it('refuseStarts: refuses requests that wait and new ones, and lets refills of pools wait', async () => {
+  it('refuseStarts: refuses waiting and new requests, and lets pool refills wait', async () => {
     const { queue, host, begun, ask } = queueOf();
     host.availableMib = 100;
     const refill = ask('p1', { priority: 'low', queueTimeoutMs: null });
@@ -262,7 +262,7 @@ describe('StartQueue', () => {
     void refill;
   });
 
-  it('holdStarts: nothing starts, whatever memory there is, until it ends', async () => {
+  it('holdStarts: nothing starts until it ends, however much memory is free', async () => {
     const { queue, clock, begun, ask } = queueOf();
     queue.holdStarts(true);
     void ask('a1');
@@ -300,7 +300,7 @@ describe('StartQueue', () => {
   });
 
   it.each([TOTAL_MIB, TOTAL_MIB - 511, Number.NaN, Number.POSITIVE_INFINITY])(
-    'run: %d MiB, which this host can never give, is refused at once',
+    'run: %d MiB, more than this host can ever provide, is refused at once',
     async (memoryMib) => {
       const { ask, queue } = queueOf();
       await expect(ask('a1', { memoryMib })).rejects.toMatchObject({ code: 'spec_invalid' });
@@ -322,7 +322,7 @@ describe('StartQueue', () => {
     }
     for (let i = 0; i < 10; i++) ask(`a${i}`, { queueTimeoutMs: null });
     expect(await retryAfter()).toBeCloseTo((4000 * 10) / 2, -2);
-    // They take longer than the last ones did.
+    // These take longer than the last ones did.
     clock.advance(10_000);
     expect(await retryAfter()).toBe((10_000 * 10) / 2);
     clock.advance(100_000);
@@ -364,7 +364,7 @@ describe('StartQueue', () => {
 });
 
 describe('Handover', () => {
-  it('offer: goes to the first waiting request, fair over tenants, never to one that has started', async () => {
+  it('offer: goes to the first waiting request, fair over tenants, never to a started one', async () => {
     const { queue, begun, ask, end } = queueOf();
     const handover = new Handover<string>();
     const asked = ['a1', 'a2', 'a3', 'b1'].map((name) => ask(name, { handover }));
@@ -377,7 +377,7 @@ describe('Handover', () => {
     expect(handover.offer('z')).toBe(false);
   });
 
-  it('offer: a refused request does not wait any more', async () => {
+  it('offer: a refused request no longer waits', async () => {
     const { clock, ask } = queueOf();
     const handover = new Handover<string>();
     ask('a1');

@@ -6,7 +6,7 @@
  *                             (fair)  ├─► first ── memory? ──► start ──► result
  *     refills of a pool ────► low ────┘     │
  *                                           └─ meanwhile: deadline, cancelled, closed ─► refused
- *                                              a `Handover` has what it wants        ─► result, without a start
+ *                                              a `Handover` delivers a result ─────────► result, without a start
  *
  * The first request waits until its memory is free and is never overtaken, so a large one is not starved. A start
  * reserves its memory until it ends; by then the used part shows in the available memory. In between it counts
@@ -21,9 +21,9 @@ import { BusyError, SandboxError } from '../contract/errors.ts';
 import type { SharedNeed } from '../contract/parts.ts';
 import { RESERVE_MIB } from '../memory/host-guard.ts';
 
-/** Maximum of waiting requests of one tenant and priority. */
+/** Maximum number of waiting requests per tenant and priority. */
 export const WAITING_MAX = 512;
-/** The maximum of all tenants: one that fills its part leaves that of others. */
+/** Maximum for all tenants together, so that one tenant that fills its share leaves room for others. */
 const WAITING_ALL_MAX = 8 * WAITING_MAX;
 /** Interval of memory checks: there is no notification of freed memory. */
 export const MEMORY_POLL_MS = 250;
@@ -34,40 +34,40 @@ export const RETRY_MS_MAX = 60_000;
 export const RETRY_MEMORY_MS_MIN = 5000;
 /** Assumed time of a start before the first measurement. */
 const START_MS_GUESS = 1000;
-/** Weight of the newest start in the average of their times. */
+/** Weight of the newest start in the moving average. */
 const START_MS_WEIGHT = 0.25;
 
 export interface StartQueueOptions {
-  /** Concurrent starts; the number of the host's processors. */
+  /** Maximum concurrent starts: the host's number of processors. */
   readonly concurrency: number;
-  /** Total memory of the host, MiB; a request that can never fit is refused at once. */
+  /** Total memory of the host in MiB; a request that can never fit is refused at once. */
   readonly totalMib: number;
   /** Available memory, MiB (`MemAvailable`). Called often; does not throw. */
   readonly availableMib: () => number;
   readonly clock: Clock;
   /** Default `RESERVE_MIB`. */
   readonly reserveMib?: number | undefined;
-  /** Maximum of waiting requests of all tenants. Default: eight times `WAITING_MAX`. */
+  /** Maximum number of waiting requests of all tenants. Default: eight times `WAITING_MAX`. */
   readonly waitingMax?: number | undefined;
 }
 
 export interface StartRequest<T> {
   /** Tenants take turns. */
   readonly tenant: string;
-  /** What it is expected to take. */
+  /** Expected memory use in MiB. */
   readonly memoryMib: number;
-  /** The most that it may take: a host that is smaller refuses it. Default `memoryMib`. */
+  /** Maximum memory use in MiB: a smaller host refuses the request. Default `memoryMib`. */
   readonly sizeMib?: number | undefined;
-  /** What it needs beside that, once for all that share it. */
+  /** Memory needed in addition, once for all starts that share it. */
   readonly shared?: SharedNeed | undefined;
-  /** It continues a paused sandbox. Default: a new one. */
+  /** True to resume a paused sandbox. Default: a new one. */
   readonly isResume?: boolean | undefined;
-  /** Time limit in the queue, milliseconds; null: none. */
+  /** Timeout in the queue in milliseconds; `null`: none. */
   readonly queueTimeoutMs: number | null;
   /** `low` starts only if no `normal` request waits. Default `normal`. */
   readonly priority?: 'normal' | 'low' | undefined;
   readonly signal?: AbortSignal | undefined;
-  /** May deliver the result instead while the request waits. */
+  /** May deliver the result while the request waits, instead of a start. */
   readonly handover?: Handover<T> | undefined;
 }
 
@@ -82,7 +82,7 @@ export class Handover<T> {
     return give !== undefined;
   }
 
-  /** `give` is called at most once. Returns the function that cancels the wait. */
+  /** Calls `give` at most once. Returns a function that cancels the wait. */
   wait(tenant: string, give: (value: T) => void): () => void {
     this.#line.add(tenant, give);
     return () => this.#line.delete(tenant, give);
@@ -115,11 +115,11 @@ export class StartQueue {
   #startMs = START_MS_GUESS;
   #cancelPoll: (() => void) | undefined;
   #closed: PromiseWithResolvers<void> | undefined;
-  /** Why requests are refused instead of waiting for memory; null: they wait. */
+  /** Why requests are refused instead of waiting for memory; `null` if they wait. */
   #shortage: string | null = null;
-  /** Requests wait for memory, however much there is. */
+  /** If true, requests wait however much memory is free. */
   #isHeld = false;
-  /** The request that waits for memory. */
+  /** The request at the head of the queue, while it lacks memory. */
   #lacking: { readonly first: Waiting; readonly sinceMs: number } | undefined;
 
   constructor(options: StartQueueOptions) {
@@ -130,9 +130,9 @@ export class StartQueue {
   }
 
   /**
-   * Calls `start` once the request is admitted, and settles as that does.
-   * @throws SandboxError `spec_invalid`: more memory than the host has; `cancelled`: by the signal, or the queue
-   *   is closed
+   * Calls `start` once the request is admitted, and settles as it does.
+   * @throws SandboxError `spec_invalid`: more memory than the host has; `cancelled`: the signal aborted, or the queue
+   * is closed
    * @throws BusyError the queue is full, or the request timed out in it
    */
   async run<T>(request: StartRequest<T>, start: (signal: AbortSignal) => Promise<T>): Promise<T> {
@@ -189,9 +189,9 @@ export class StartQueue {
   }
 
   /**
-   * Refuses waiting and new requests of normal priority, for memory that is short and can't be freed; growth is refused
-   * without that. Null: they wait again.
-   * @param shortage a clause
+   * Refuses waiting and new requests of normal priority while memory is short and can't be freed; growth is refused
+   * anyway. `null` lets them wait again.
+   * @param shortage a clause for the error
    */
   refuseStarts(shortage: string | null): void {
     this.#shortage = shortage;
@@ -205,7 +205,7 @@ export class StartQueue {
     }
   }
 
-  /** While memory is being freed: nothing starts until there is enough for all that run. */
+  /** Starts nothing while memory is being freed for running sandboxes. */
   holdStarts(isHeld: boolean): void {
     const wasHeld = this.#isHeld;
     this.#isHeld = isHeld;
@@ -267,25 +267,25 @@ export class StartQueue {
     }
   }
 
-  /** For how long the next one to start has waited for memory, milliseconds; 0: it does not, or there is none. */
+  /** How long the head of the queue has waited for memory, in milliseconds; 0 if it does not, or the queue is empty. */
   get memoryWaitMs(): number {
     const first = this.#queues.normal.first();
     if (first === undefined || first !== this.#lacking?.first) return 0;
     return this.#options.clock.now() - this.#lacking.sinceMs;
   }
 
-  /** As `memoryWaitMs`, if the next one is a paused sandbox. */
+  /** Like `memoryWaitMs`, but only if the head is a resume. */
   get resumeWaitMs(): number {
     return this.#queues.normal.first()?.isResume === true ? this.memoryWaitMs : 0;
   }
 
-  /** Memory that is free for sandboxes now, MiB; may be negative. */
+  /** Memory that is free for sandboxes, MiB; may be negative. */
   get roomMib(): number {
     const reservedMib = this.#reservedMib + this.#missingMib() + this.#reserveMib;
     return this.#options.availableMib() - reservedMib;
   }
 
-  /** What starts under way may still bring of what they share, each once, MiB. */
+  /** Shared memory that starts under way may still bring, each memory once, MiB. */
   #missingMib(): number {
     const needs = new Map<string, SharedNeed>();
     for (const { shared } of this.#running) if (shared !== undefined) needs.set(shared.key, shared);
@@ -293,8 +293,8 @@ export class StartQueue {
   }
 
   /**
-   * Reserves memory for the growth of a running sandbox, until it shows in the available memory.
-   * @returns the function that releases it. @throws SandboxError `memory_unavailable`
+   * Reserves memory for the growth of a running sandbox until it shows in the available memory.
+   * @returns a function that releases it. @throws SandboxError `memory_unavailable`
    */
   reserve(memoryMib: number): () => void {
     const room = this.roomMib;
@@ -347,7 +347,9 @@ export class StartQueue {
     return new BusyError(message, Math.round(retryMs));
   }
 
-  /** Time to start all waiting requests, milliseconds. A current start that is slower than the average counts. */
+  /**
+   * Estimated time to start all waiting requests, milliseconds. A current start that is slower than the average counts.
+   */
   #drainMs(): number {
     const [oldest] = this.#running;
     const oldestMs = oldest === undefined ? 0 : this.#options.clock.now() - oldest.beganMs;
@@ -358,11 +360,8 @@ export class StartQueue {
 }
 
 export interface StartQueueStats {
-  /** Starts under way. */
   readonly running: number;
-  /** Waiting requests of normal priority. */
   readonly waiting: number;
-  /** Waiting requests of low priority. */
   readonly waitingLow: number;
   /** Memory reserved by starts and growth under way, MiB. */
   readonly reservedMib: number;

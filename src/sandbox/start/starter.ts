@@ -24,11 +24,11 @@ import { openGate, type StartGate } from './start-gate.ts';
 import type { Handover, StartQueue, StartRequest } from './start-queue.ts';
 import type { NamedTemplate } from './template.ts';
 
-/** What a start is expected to take of the host's memory. */
+/** The expected memory use of a start. */
 export interface StartSizes {
   /** Whether a clone of this size maps RAM that it may share. */
   canShare(spec: Pick<SandboxSpec, 'memoryMib' | 'memoryMaxMib'>): boolean;
-  /** What it is then expected to have of its own, MiB. */
+  /** Expected own memory of such a clone, MiB. */
   expectedMib(sizeMib: number): number;
 }
 
@@ -36,19 +36,22 @@ export interface StarterParts {
   readonly clock: Clock;
   readonly log: Log;
   readonly queue: StartQueue;
-  /** Absent: all starts have one owner, without limits. */
+  /** If omitted, all starts have one owner, without limits. */
   readonly gate?: StartGate | undefined;
-  /** Absent: a start takes its whole size. */
+  /** If omitted, a start counts with its whole size. */
   readonly sizes?: StartSizes | undefined;
-  /** Absent: nothing is traced. */
+  /** If omitted, nothing is traced. */
   readonly tracer?: Tracer | undefined;
   makeSpec(options: ResolvedOptions): SandboxSpec;
-  /** Absent: no images. Pulls the image if it is not here. @throws SandboxError `image_failed` */
+  /**
+   * Returns the image's environment, pulling it if needed. Omitted if there are no images. @throws SandboxError
+   * `image_failed`
+   */
   resolveImage?(image: string, signal: AbortSignal): Promise<EnvironmentSource>;
   /**
-   * Makes a supervisor, without starting it.
-   * @param source null: it boots with a new disk
-   * @param environmentPath where the file of its environment is, if `source` is null
+   * Creates a supervisor without starting it.
+   * @param source `null`: boots with a new disk
+   * @param environmentPath the environment's file, if `source` is `null`
    * @param sharers see `SandboxParts`
    */
   supervise(
@@ -57,11 +60,11 @@ export interface StarterParts {
     environmentPath: string | undefined,
     sharers: string | null,
   ): Supervisor;
-  /** Absent: no network. @throws SandboxError `network_unavailable`: this host can't provide a network */
+  /** Omitted if there is no network. @throws SandboxError `network_unavailable` if this host can't provide one */
   openNetwork?(): Promise<unknown>;
   /**
-   * The template for a request of this size; null: it boots.
-   * @param named what the template that the request names is made of
+   * The template for a request of this size; `null`: boot instead.
+   * @param named the inputs of the template that the request names
    */
   templateFor(
     options: SandboxOptions,
@@ -70,19 +73,19 @@ export interface StarterParts {
   ): Promise<OpenTemplate | null>;
 }
 
-/** Whose sandbox a clone becomes. */
+/** Owner of the sandbox that a clone becomes. */
 export interface CloneOwner {
   readonly annotations?: SandboxInfo['annotations'] | undefined;
-  /** Id of a sandbox that it resumes; null: a new one. */
+  /** Id of the sandbox to resume; `null` for a new one. */
   readonly resumes?: string | null | undefined;
-  /** Clones that the same request starts (default 1): each waits until its turn among them, a queue time per clone. */
+  /** Clones that the same request starts (default 1): the queue timeout is extended for each of them. */
   readonly copies?: number | undefined;
 }
 
 const QUEUE_TIMEOUT_MS = 60_000;
-/** A healthy guest answers within milliseconds; a claim waits this long for one that hangs. */
+/** A claim waits this long for a guest that hangs; a healthy one answers within milliseconds. */
 const BIND_MS_MAX = 2000;
-/** Owner of the members of pools. */
+/** Owner of pool members. */
 const HOST = 'host';
 
 export class Starter {
@@ -149,7 +152,7 @@ export class Starter {
     return await this.#queued(request, spec, signal, clone);
   }
 
-  /** Starts from a snapshot, with the size and warm list of that. */
+  /** Starts from a snapshot, with the snapshot's size and warm list. */
   async startFromSnapshot(
     request: CreateRequest,
     snapshot: { readonly spec: TemplateSpec; readonly source: StartSource },
@@ -181,7 +184,7 @@ export class Starter {
     return supervisor;
   }
 
-  /** Starts what the owner's gate admits, before it waits for anything. @throws BusyError */
+  /** Asks the owner's gate before it waits for anything. @throws BusyError */
   async #admitted<T extends { readonly supervisor: Supervisor }>(
     { annotations = {}, resumes = null }: CloneOwner,
     spec: SandboxSpec,
@@ -295,7 +298,7 @@ export class Starter {
     return supervisor;
   }
 
-  /** Ends members that fail to bind, and tries the next. */
+  /** Discards members that fail to bind, and tries the next. */
   async #claim(
     key: string,
     spec: SandboxSpec,
@@ -331,7 +334,7 @@ export class Starter {
     return await this.#startOne(spec, template.source, undefined, sharers, signal);
   }
 
-  /** A clone that shares its RAM has at first little of its own; all else takes what its size says. */
+  /** A clone that shares its RAM has little of its own at first; every other start counts with its size. */
   #neededBy(
     spec: Pick<SandboxSpec, 'memoryMib' | 'memoryMaxMib'>,
     source: StartSource | null,
@@ -349,7 +352,7 @@ export class Starter {
   }
 }
 
-/** Whether a member of a pool may become a sandbox of these sharers. */
+/** Whether a pool member may become a sandbox of this sharing group. */
 function fits({ supervisor }: Started, sharers: string | null): boolean {
   return supervisor.sharers === null || supervisor.sharers === sharers;
 }

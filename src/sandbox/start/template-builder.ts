@@ -1,15 +1,15 @@
 /**
  * Builds a template: boots a guest with a throwaway identity, lets it import and rehearse, and saves it without
- * the one device that carries identity. Where the VMM can't plug a network card into a clone, a template for sandboxes
- * with a network has one that passes nothing and that its guest never configured.
+ * the one device that carries identity. If the VMM can't plug a network card into a clone, a template for sandboxes
+ * with a network has a card that passes nothing and that its guest never configured.
  *
  *     packages, if any: a first VM installs them into the disk (`install.ts`), and ends
  *
  *     boot ─► hello ─► import, one canned call ─► one script ─► start command, if any ─► sync, drop caches
  *          ─► unplug vsock (open connections end) ─► stop, save devices ─► RAM without zeros, disk
  *
- * Beside the installation of packages and the start command no user code runs here, so a template has nothing that a
- * clone may not see.
+ * Apart from installing packages and the start command, no user code runs here, so a template has nothing that a clone may
+ * not see.
  */
 
 import { randomInt } from 'node:crypto';
@@ -62,7 +62,7 @@ export interface TemplateParts
   /** Copies without zeros. */
   keepMemory(from: string, to: string): Promise<void>;
   keepDisk(from: string, to: string): Promise<void>;
-  /** Within one file system. */
+  /** Moves within one file system. */
   moveDisk(from: string, to: string): Promise<void>;
 }
 
@@ -73,37 +73,37 @@ export interface TemplatePaths {
 }
 
 export interface BuiltTemplate {
-  /** False: its image has no Python that can run scripts, so no module was imported. */
+  /** False if the image has no Python that can run scripts, so no module was imported. */
   readonly hasPython: boolean;
   readonly snapshot: VmSnapshot;
-  /** The warm list that its guest was given: that of the spec, and what its packages offer. */
+  /** The warm list that the guest was given: the spec's, plus the modules of its packages. */
   readonly warm: readonly string[];
   readonly modules: readonly WarmModule[];
 }
 
 export interface BuildOptions {
   readonly spec: TemplateSpec;
-  /** Where the file of the spec's environment is; it is not changed. */
+  /** Path of the environment's file, which is not changed. */
   readonly environmentPath?: string | undefined;
-  /** Of new files. */
+  /** Paths of new files. */
   readonly paths: TemplatePaths;
   readonly signal: AbortSignal;
   readonly report: (fraction: number, detail: string) => void;
 }
 
 const PIP_ONLY: PackagePolicy = { ...NO_PACKAGES, ecosystems: ['pip'] };
-/** The share of the installation of packages in the build's progress. */
+/** Share of package installation in the build's progress. */
 const INSTALL_SHARE = 0.5;
 /** LangChain takes 10 to 20 s in software emulation; the guest's own limit is 180 s. */
 const WARM_MS_MAX = 200_000;
 /**
- * Reports of memory pressure, at most one a second, before the build fails. Under constant pressure a guest crawls
- * and would use up `WARM_MS_MAX`; even if it finished, the template would be useless.
+ * Reports of memory pressure, at most one a second, before the build fails. Under constant pressure a guest crawls and
+ * would use up `WARM_MS_MAX`; even if it finished, the template would be useless.
  */
 const PRESSURES_MAX = 5;
-/** Of a step that runs the image's Python: it may never end, and the build has the lock of all set-ups. */
+/** Timeout of a step that runs the image's Python: it may never end, and the build holds the lock of all set-ups. */
 const STEP_MS_MAX = 60_000;
-/** From there to the guest's answer that the step took too long. */
+/** Time after `STEP_MS_MAX` for the guest to report that the step timed out. */
 const ANSWER_MS_MAX = 30_000;
 /** The second fork of a process is four times as fast as the first. */
 const FIRST_SCRIPT = 'import json; print(json.dumps([1]))';
@@ -184,7 +184,7 @@ async function build(
 }
 
 /**
- * Makes a disk with packages, in a VM of its own: modules are imported at the next boot.
+ * Creates a disk with packages, in a VM of its own: modules are imported at the next boot.
  * @returns the modules that the packages offer
  */
 async function install(
@@ -278,14 +278,14 @@ async function boot(
   return { vm, guest, memory };
 }
 
-/** The VM reads the image where its file is. */
+/** The VM reads the image's file in place. */
 function withEnvironment(workspace: Workspace, { spec, environmentPath }: BuildOptions): Workspace {
   if (spec.environment === undefined) return workspace;
   if (environmentPath === undefined) throw failed('the disk of its image is unknown');
   return { ...workspace, disks: [environmentDisk(environmentPath)] };
 }
 
-/** The same as the agent's: from 3.10 on it can run scripts. */
+/** The same check as the agent's: from 3.10 on it can run scripts. */
 const FIND_PYTHON = 'import sys; sys.exit(sys.version_info < (3, 10))';
 
 /** Whether the image has a Python that can run scripts. */
@@ -306,7 +306,7 @@ async function findsPython(guest: Guest, signal: AbortSignal): Promise<boolean> 
   }
 }
 
-/** The guest ends a step that takes too long. One that does not is hostile or broken. */
+/** The guest ends a step that takes too long. A guest that does not is hostile or broken. */
 async function answered<T>(step: Promise<T>, vm: Vm, clock: Clock): Promise<T> {
   using limit = timeLimit(clock, STEP_MS_MAX + ANSWER_MS_MAX);
   const silent = (): SandboxError => failed('its guest did not answer');
@@ -342,7 +342,7 @@ async function warmUp(
   );
   try {
     const modules = await orAborted(Promise.race([over.promise, died(vm)]), signal);
-    // Modules that packages offer may need what nobody asked for; they are imported if they can be.
+    // Modules of packages may need others that are not installed; they are imported if possible.
     const wrong = modules.find(({ name, error }) => error !== null && spec.warm.includes(name));
     if (wrong !== undefined) throw unfit(`module ${wrong.name}: ${wrong.error}`);
     return modules.filter(({ error }) => error === null);
@@ -353,8 +353,8 @@ async function warmUp(
 }
 
 /**
- * Without this script clones are slower, no worse. An image whose Python fails it keeps its template, or each of its
- * sandboxes would build one anew and fail; their own scripts show what is wrong.
+ * Without this script clones are slower, but work. An image whose Python fails the script keeps its template; otherwise
+ * each of its sandboxes would build one anew and fail. Their own scripts show what is wrong.
  * @param isOurs whether the Python is ours: then a failure is a fault of the template
  */
 async function runFirst(starting: ReturnType<Guest['python']>, isOurs: boolean): Promise<void> {
@@ -374,7 +374,7 @@ async function runOne(starting: ReturnType<Guest['python']>): Promise<void> {
   process.stderr.on('data', (bytes: Buffer) => {
     errors = (errors + bytes.toString()).slice(-ERROR_LENGTH_MAX);
   });
-  // Together: where the guest is lost, both fail.
+  // Awaited together: if the guest is lost, both fail.
   const [exit] = await Promise.all([process.exit, once(process.stderr, 'close')]);
   if (exit.timedOut) throw failed(`a script did not end within ${STEP_MS_MAX / 1000} s`);
   if (exit.exitCode !== 0) throw failed(`a step ended with ${exit.exitCode}: ${errors}`);
@@ -401,7 +401,7 @@ function withoutPython(): SandboxError {
   return unfit(cause, 'use an image with Python, or omit them (--with, --requirements, --warm)');
 }
 
-/** The host can build templates, but not the one that was asked for. */
+/** For a host that can build templates, but not the requested one. */
 function unfit(cause: string, remedy?: string): SandboxError {
   return failed(cause, remedy, 'spec_invalid');
 }

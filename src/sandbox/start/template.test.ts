@@ -13,7 +13,7 @@ const inputs: TemplateInputs = {
 const { spec } = inputs;
 
 describe('templateKey', () => {
-  it('the same inputs give the same key, whatever the order of variables', () => {
+  it('the same inputs give the same key, in any order of variables', () => {
     const env = { A: 'b', OPENBLAS_L2_SIZE: '256' };
     expect(templateKey({ ...inputs, env })).toBe(templateKey(inputs));
     expect(templateKey(inputs)).toMatch(/^[0-9a-f]{64}$/);
@@ -32,11 +32,11 @@ describe('templateKey', () => {
     ['order of modules', { ...inputs, spec: { ...spec, warm: spec.warm.toReversed() } }],
     ['variable', { ...inputs, env: { ...inputs.env, A: 'c' } }],
   ];
-  it.each(changes)('another %s is another key', (_what, changed) => {
+  it.each(changes)('a different %s gives a different key', (_what, changed) => {
     expect(templateKey(changed)).not.toBe(templateKey(inputs));
   });
 
-  it('with packages, another index or minimum age is another key; without, the index does not count', () => {
+  it('with packages, a different index or minimum age gives a different key; without, the index is ignored', () => {
     const packageIndex = 'b';
     expect(templateKey({ ...inputs, packageIndex })).toBe(templateKey(inputs));
     const installed = { ...inputs, spec: { ...spec, requirements: ['six'] } };
@@ -68,17 +68,17 @@ describe('templateKey', () => {
     ['user', { user: 'app' }],
     ['working directory', { workdir: '/srv' }],
     ['variable', { env: { PATH: '/bin', A: 'c' } }],
-  ])('an image with another %s is another key', (_what, change) => {
+  ])('an image with a different %s gives a different key', (_what, change) => {
     expect(keyWith(change)).not.toBe(keyWith({}));
     expect(keyWith(change)).not.toBe(templateKey(inputs));
   });
 
-  it('images that differ in what no guest knows have the same key', () => {
+  it('images that differ only in what no guest sees have the same key', () => {
     const env = { A: 'b', PATH: '/bin' };
     expect(keyWith({ image: 'app:2', imageDigest: 'sha256:9', cmd: ['x'], env })).toBe(keyWith({}));
   });
 
-  it('another start command is another key; another time limit is not', () => {
+  it('a different start command gives a different key; a different timeout does not', () => {
     const start = { command: 'serve', ready: 'probe', readyTimeoutMs: 5_000 };
     const keyOf = (more: object) => templateKey({ ...inputs, spec: { ...spec, start: { ...start, ...more } } });
     const keys = [keyOf({}), keyOf({ command: 'x' }), keyOf({ ready: 'x' }), templateKey(inputs)];
@@ -86,11 +86,11 @@ describe('templateKey', () => {
     expect(keyOf({ readyTimeoutMs: 1_000 })).toBe(keyOf({}));
   });
 
-  it('the key without a network card is the same, said or not', () => {
+  it('no network card, explicit or by default, gives the same key', () => {
     expect(templateKey({ ...inputs, spec: { ...spec, card: false } })).toBe(templateKey(inputs));
   });
 
-  it('a value moved to another field gives another key', () => {
+  it('a value moved to another field gives a different key', () => {
     const kernelDigest = `${inputs.kernelDigest}r`;
     const rootImageDigest = inputs.rootImageDigest.slice(1);
     expect(templateKey({ ...inputs, kernelDigest, rootImageDigest })).not.toBe(templateKey(inputs));
@@ -109,7 +109,7 @@ describe('needsCard', () => {
     ['secrets', { secrets: [{ name: 'KEY', value: 'x', hosts: ['api.example.com'] }] }, true],
     ['no network', { network: null, secrets: [] }, false],
     ['no options', {}, false],
-  ] as const)('a sandbox with %s: only if the VMM plugs no cards', (_what, options, needed) => {
+  ] as const)('a sandbox with %s needs a card only if the VMM can not plug one', (_what, options, needed) => {
     expect(needsCard(options, { hotplugNic: false })).toBe(needed);
     expect(needsCard(options, { hotplugNic: true })).toBe(false);
   });

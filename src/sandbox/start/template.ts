@@ -1,8 +1,8 @@
 /**
  * A template: a booted, warmed guest without identity, saved as three files.
  *
- *     key = digest of all it was made from ──► <cache>/template/<key>/  ram  state  disk.ext4  manifest.json
- *                                                               with an image: environment
+ *     key = digest of all its inputs ──► <cache>/template/<key>/  ram  state  disk.ext4  manifest.json
+ *                                                                 with an image: environment
  *
  * A template is loaded only for exactly its key.
  */
@@ -14,7 +14,7 @@ import { DEFAULTS, type SandboxOptions, type TemplateSpec } from '../contract/sp
 /** The inputs of a template; its key is their digest. */
 export interface TemplateInputs {
   readonly spec: TemplateSpec;
-  /** Says which index packages are installed from; another one may have other files of the same name. */
+  /** Identifies the index that packages are installed from; another index may have other files of the same name. */
   readonly packageIndex: string;
   readonly kernelDigest: string;
   /** Covers the agent and its protocol. */
@@ -25,20 +25,20 @@ export interface TemplateInputs {
   readonly env: Readonly<Record<string, string>>;
 }
 
-/** What a template with a name is made of. */
+/** The inputs of a named template. */
 export interface NamedTemplate {
   readonly name: string;
-  /** Without `card`: that depends on the sandbox. */
+  /** Without `card`, which depends on the sandbox. */
   readonly spec: TemplateSpec;
-  /** Of `spec.environment`, if there is one. */
+  /** Source of `spec.environment`, if there is one. */
   readonly image?: EnvironmentSource;
 }
 
 export const TEMPLATE_FILES = { ram: 'ram', state: 'state', disk: 'disk.ext4' } as const;
-/** A second name of the image's file; only in a template with an image. */
+/** A hard link to the image's file; only in a template with an image. */
 export const TEMPLATE_ENVIRONMENT = 'environment';
 
-/** The imports of an agent with a model, ten seconds in software emulation. */
+/** The imports of an agent with a model; they take ten seconds in software emulation. */
 export const DEFAULT_WARM: readonly string[] = [
   'json',
   'numpy',
@@ -47,12 +47,11 @@ export const DEFAULT_WARM: readonly string[] = [
   'langchain_openai',
 ];
 
-/** The template that `run` uses by default. */
 export const DEFAULT_TEMPLATE: TemplateSpec = { ...DEFAULTS, warm: DEFAULT_WARM };
 
 /**
- * Kernel arguments of the build. Free pages are zeroed, so they are neither saved nor copied, and clones have
- * nothing of the build's freed memory.
+ * Kernel arguments of the build. Free pages are zeroed, so they are neither saved nor copied, and no memory that the
+ * build freed reaches a clone.
  */
 export const TEMPLATE_BOOT_ARGS: readonly string[] = ['init_on_free=1'];
 
@@ -73,7 +72,7 @@ export function needsCard(
   return !hotplugNic && (network !== null || secrets.length > 0);
 }
 
-/** What the guest knows of it: images with other labels or commands share a template. */
+/** The guest-visible parts: images that differ in labels or commands share a template. */
 function partsOf({ digest, user, workdir, env }: SandboxEnvironment): readonly unknown[] {
   return [digest, user, workdir, Object.entries(env).sort(([a], [b]) => (a < b ? -1 : 1))];
 }

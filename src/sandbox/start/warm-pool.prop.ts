@@ -1,6 +1,6 @@
 /**
- * The pool under arbitrary orders of events. First alone, every event in the test's hand; then joined with
- * the start queue, where fast-check's scheduler decides which start, check and request goes on next.
+ * The pool under arbitrary orders of events. First alone, with the test in control of every event; then with the start
+ * queue, where fast-check's scheduler picks the start, check or request that continues next.
  */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
@@ -15,7 +15,7 @@ class World {
   readonly clock = new FakeClock();
   readonly maker = new FakeMaker();
   readonly claimed = new Set<FakeMember>();
-  /** Known to be unwell, or to have ended: must never be handed out. */
+  /** Members that are known to be unhealthy or to have ended; must never be handed out. */
   readonly bad = new Set<FakeMember>();
   /** Requests that wait and take a new member. */
   waiting = 0;
@@ -73,12 +73,12 @@ class World {
       expect(member.discards).toBeLessThanOrEqual(1);
       if (this.claimed.has(member)) expect(member.discards).toBe(0);
     }
-    // Never a hot loop: what is made without a claim is bounded by time.
+    // Never a busy loop: time bounds the number of makes without a claim.
     const spent = this.claims + this.claimed.size + this.clock.now() / BACKOFF_MS_MIN;
     expect(this.maker.calls).toBeLessThanOrEqual(this.slack + spent * (1 + REFILL_CONCURRENCY));
   }
 
-  /** Members that new limits may ask for or send away. */
+  /** Members that new limits may add or remove. */
   slack = 8;
 }
 

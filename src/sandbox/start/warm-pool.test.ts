@@ -26,7 +26,7 @@ function poolOf(min: number, max: number, options: Partial<WarmPoolOptions<FakeM
     clock.advance(ms);
     await settle();
   };
-  /** Makes all that is missing. */
+  /** Makes all missing members. */
   const fill = async (): Promise<void> => {
     await settle();
     while (maker.pending.length > 0) {
@@ -34,7 +34,7 @@ function poolOf(min: number, max: number, options: Partial<WarmPoolOptions<FakeM
       await settle();
     }
   };
-  /** Time in which all members are well. */
+  /** Lets time pass while all members stay healthy. */
   const passWell = async (ms: number): Promise<void> => {
     for (let left = ms; left > 0; left -= 1000) {
       await advance(1000);
@@ -72,7 +72,7 @@ describe('WarmPool', () => {
     expect(maker.members.map(({ discards }) => discards)).toEqual([0, 0]);
   });
 
-  it('claim: members that fit nobody any more end and are replaced', async () => {
+  it('claim: members that fit no request any more end and are replaced', async () => {
     const { pool, maker, fill } = poolOf(2, 2);
     await fill();
     const before = [...maker.members];
@@ -82,7 +82,7 @@ describe('WarmPool', () => {
     expect(pool.claim((member) => !before.includes(member))).toBe(after[0]);
   });
 
-  it('claim: an empty pool with minimum 0 gets a member by demand, and drops it later', async () => {
+  it('claim: an empty pool with minimum 0 gets a member on demand, and drops it later', async () => {
     const { pool, maker, passWell, fill } = poolOf(0, 4);
     await settle();
     expect(maker.calls).toBe(0);
@@ -129,7 +129,7 @@ describe('WarmPool', () => {
     expect(pool.claim()).toBe(maker.members[0]);
   });
 
-  it('ended: a member that ends is dropped; a proven one is replaced at once', async () => {
+  it('ended: an ended member is dropped; a proven one is replaced at once', async () => {
     const { pool, maker, logged, fill, passWell } = poolOf(2, 2);
     await fill();
     await passWell(TICK_MS);
@@ -199,7 +199,7 @@ describe('WarmPool', () => {
     expect(maker.members[0]?.discards).toBe(0);
   });
 
-  it('check: a failed check of a member that was claimed meanwhile has no effect', async () => {
+  it('check: a failed check of a meanwhile claimed member has no effect', async () => {
     const { pool, maker, advance, fill } = poolOf(1, 1);
     await fill();
     await advance(TICK_MS);
@@ -243,7 +243,7 @@ describe('WarmPool', () => {
     expect(maker.calls).toBe(failedMs.length + 1);
   });
 
-  it('make: after a failure one at a time, until a member has proved good', async () => {
+  it('make: after a failure, members are made one at a time until one has proved good', async () => {
     const { pool, maker, logged, advance, fill } = poolOf(4, 4);
     await settle();
     maker.fail();
@@ -307,7 +307,7 @@ describe('WarmPool', () => {
     expect(pool.stats()).toMatchObject({ min: 1, max: 2 });
   });
 
-  it('offer: a new member goes to a waiting request, which owns it', async () => {
+  it('offer: a new member goes to a waiting request, which then owns it', async () => {
     const taken: FakeMember[] = [];
     const offer = (member: FakeMember): boolean => taken.length < 1 && taken.push(member) > 0;
     const { pool, maker, fill } = poolOf(1, 1, { offer });
@@ -320,7 +320,7 @@ describe('WarmPool', () => {
     expect(pool.claim()).toBe(maker.members[1]);
   });
 
-  it('offer: never gets a member that ended while it was made', async () => {
+  it('offer: a member that ended while it was made is never offered', async () => {
     const offered: FakeMember[] = [];
     const { pool, maker } = poolOf(1, 1, { offer: (member) => offered.push(member) > 0 });
     await settle();
@@ -358,7 +358,7 @@ describe('WarmPool', () => {
     expect(pool.stats()).toMatchObject({ ready: 0, starting: 0, hits: 0, misses: 0, discarded: 0 });
   });
 
-  it('close: a claim meanwhile gets no member', async () => {
+  it('close: a claim during close gets no member', async () => {
     const { pool, maker, fill } = poolOf(2, 2);
     await fill();
     const claimed: unknown[] = [];
@@ -373,7 +373,7 @@ describe('WarmPool', () => {
     expect(claimed).toEqual([undefined, undefined]);
   });
 
-  it('close: a member that fails to discard is logged and does not delay it', async () => {
+  it('close: a member that fails to discard is logged and does not delay close', async () => {
     const { pool, maker, logged, fill } = poolOf(2, 2);
     await fill();
     const [member] = maker.members;
@@ -389,7 +389,7 @@ describe('WarmPool', () => {
 });
 
 describe('WarmPool: endMember', () => {
-  it('ends one that is ready and replaces it; it does not count as unwell', async () => {
+  it('ends a ready member and replaces it; it does not count as unhealthy', async () => {
     const { pool, maker, fill } = poolOf(2, 2);
     await fill();
     await pool.endMember();
@@ -409,7 +409,7 @@ describe('WarmPool with StartQueue', () => {
     const queue = new StartQueue({ concurrency: 2, totalMib: 8192, availableMib: () => 8192, waitingMax: 128, clock });
     const handover = new Handover<FakeMember>();
     const maker = new FakeMaker();
-    /** A clone, whoever it is for. */
+    /** A clone for any request. */
     const start = (signal: AbortSignal): Promise<FakeMember> => {
       const made = maker.make(signal);
       const { done } = maker.pending.at(-1) ?? {};
@@ -443,7 +443,7 @@ describe('WarmPool with StartQueue', () => {
     const served = results.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []));
     const refused = results.flatMap((one) => (one.status === 'rejected' ? [one.reason] : []));
     expect(new Set(served).size).toBe(served.length);
-    // 4 waited, and two at a time were made for 30 s.
+    // 4 were ready, and two at a time were made for 30 s.
     expect(served.length).toBeGreaterThanOrEqual(4 + 2 * Math.floor(30_000 / SLOW_MS));
     expect(refused.length).toBe(200 - served.length);
     for (const error of refused) {

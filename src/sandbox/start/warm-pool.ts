@@ -5,12 +5,12 @@
  *     missing ────────────────────► ready ──────────────────► the caller's
  *        ▲      fails: backs off      │  └── offer: a waiting request
  *        └────────────────────────────┘
- *           ended, not alive, unwell: discarded and replaced
+ *           ended, not alive, unhealthy: discarded and replaced
  *
- * Their number follows the demand: pool-target.ts. An empty pool is not an error: `claim` finds none, and the
+ * Their number follows the demand (pool-target.ts). An empty pool is not an error: `claim` finds none, and the
  * caller starts a VM.
  *
- * No I/O: members, how to make one and the clock are injected.
+ * No I/O: the members, the function that makes one, and the clock are injected.
  */
 
 import type { Clock } from '../../base/clock.ts';
@@ -21,15 +21,15 @@ import { orAborted, timeLimit } from '../../base/time-limit.ts';
 import type { PoolInfo, PoolLimits } from '../contract/control.ts';
 import { PoolTarget } from './pool-target.ts';
 
-/** Members that are made concurrently. */
+/** Maximum number of members made concurrently. */
 export const REFILL_CONCURRENCY = 2;
 /** Time between two rounds of checks; the target may fall by one in each. */
 export const TICK_MS = 10_000;
 /** Concurrent checks; a healthy guest answers within milliseconds. */
 export const CHECK_CONCURRENCY = 4;
-/** Time limit of a check. */
+/** Timeout of a check. */
 export const CHECK_TIMEOUT_MS = 5000;
-/** Time limit of `close` for members that are being made or discarded; the rest is logged. */
+/** Timeout of `close` for members that are being made or discarded; the rest is logged. */
 export const CLOSE_MS_MAX = 30_000;
 /** Backoff after a failure: doubles from min to max. */
 export const BACKOFF_MS_MIN = 1000;
@@ -37,13 +37,13 @@ export const BACKOFF_MS_MAX = 60_000;
 
 export interface PoolMember {
   readonly id: string;
-  /** Settles when it has ended, for whatever reason. */
+  /** Settles when the member has ended, for any reason. */
   readonly ended: Promise<unknown>;
-  /** Whether its process lives; synchronous and cheap. */
+  /** Whether its process is alive; synchronous and cheap. */
   isAlive(): boolean;
-  /** Asks the guest; rejects when it is unhealthy. */
+  /** Asks the guest; rejects if it is unhealthy. */
   check(): Promise<void>;
-  /** Ends it and releases everything. Called at most once. */
+  /** Ends the member and releases its resources. Called at most once. */
   discard(): Promise<unknown>;
 }
 
@@ -51,11 +51,11 @@ export interface WarmPoolOptions<M extends PoolMember> {
   /** Rejects soon after the signal, or resolves anyway; the member is then discarded. */
   readonly make: (signal: AbortSignal) => Promise<M>;
   /**
-   * Calls `run` when the queue admits it, and settles as that does. By then the member is delivered, so that a
-   * request that waits for it does not start its own VM. Absent: at once.
+   * Calls `run` when the queue admits it, and settles as that does. By then the member is delivered, so that a request
+   * that waits for it does not start its own VM. If omitted, `run` is called at once.
    */
   readonly turn?: ((signal: AbortSignal, run: (signal: AbortSignal) => Promise<void>) => Promise<void>) | undefined;
-  /** Offers a new member to a waiting request; false: none waits. Absent: none ever waits. */
+  /** Offers a new member to a waiting request; returns false if none waits. If omitted, none ever waits. */
   readonly offer?: ((member: M) => boolean) | undefined;
   readonly limits: PoolLimits;
   readonly clock: Clock;
@@ -65,11 +65,10 @@ export interface WarmPoolOptions<M extends PoolMember> {
 }
 
 export type WarmPoolStats = Omit<PoolInfo, 'template' | 'name' | 'spec'> & {
-  /** Misses that a new member served while they waited. */
+  /** Misses that were served by a new member while they waited. */
   readonly handedOver: number;
 };
 
-/** A ready member. */
 interface Ready<M> {
   readonly member: M;
   readonly madeMs: number;
@@ -84,11 +83,11 @@ export class WarmPool<M extends PoolMember> {
   readonly #target: PoolTarget;
   /** Oldest first. */
   readonly #ready = new Set<Ready<M>>();
-  /** Makes under way, oldest first, aborted ones included until they settle. */
+  /** Makes under way, oldest first, including aborted ones until they settle. */
   readonly #makes = new Map<AbortController, Promise<void>>();
   readonly #discards = new Set<Promise<void>>();
   readonly #counts = { hits: 0, misses: 0, handedOver: 0, discarded: 0 };
-  /** Failures in a row. A good member that was made after the last one resets them. */
+  /** Consecutive failures. Reset by a good member that was made after the last one. */
   #failures = 0;
   #failedMs = Number.NEGATIVE_INFINITY;
   #cancelBackoff: (() => void) | undefined;
@@ -96,7 +95,7 @@ export class WarmPool<M extends PoolMember> {
   #cancelTick: () => void;
   #closing: Promise<void> | undefined;
 
-  /** Begins to make members. @throws SandboxError `spec_invalid` */
+  /** Starts making members. @throws SandboxError `spec_invalid` */
   constructor(options: WarmPoolOptions<M>) {
     this.#options = options;
     this.#target = new PoolTarget(options.limits, options.clock.now());
@@ -105,8 +104,8 @@ export class WarmPool<M extends PoolMember> {
   }
 
   /**
-   * Takes the oldest healthy member; undefined: none.
-   * @param fits false: the member is ended and replaced
+   * Takes the oldest healthy member; undefined if there is none.
+   * @param fits returns false for a member to end and replace
    */
   claim(fits: (member: M) => boolean = () => true): M | undefined {
     if (this.#closing !== undefined) return undefined;
@@ -124,7 +123,7 @@ export class WarmPool<M extends PoolMember> {
     this.#adjust();
   }
 
-  /** Ends a ready member, which is then replaced; resolves when it has ended. Does nothing without one. */
+  /** Ends a ready member, which is then replaced; resolves when it has ended. Does nothing if none is ready. */
   async endMember(): Promise<void> {
     const [oldest] = this.#ready;
     if (oldest === undefined) return;

@@ -1,6 +1,6 @@
 /**
- * Bases that saves of this process write. Another save that needs one meanwhile gets a link to the copy: the first saves of a
- * template often come at once, and each would write all of it.
+ * Bases that this process's saves are writing. Another save that needs the same one gets a link to the copy: the first
+ * saves of a template often come at once, and each would write all of it.
  */
 import { link } from 'node:fs/promises';
 import { ignore } from '../../base/ignore.ts';
@@ -16,7 +16,7 @@ export class BaseCopies {
 
   /**
    * Writes the base to `path`, or links it from another save. It waits only for that save's copy, never for its guest.
-   * @returns false: the other copy has gone, into the store or with its save
+   * @returns false if the other copy is gone: moved into the store, or discarded with its save
    */
   async write(digest: string, path: string, copy: (to: string) => Promise<void>): Promise<boolean> {
     const other = this.#copies.get(digest);
@@ -32,7 +32,7 @@ export class BaseCopies {
     }
   }
 
-  /** The file is about to leave the staging directory, or has left. Does nothing for a link. */
+  /** Call when the file is about to leave, or has left, the staging directory. Does nothing for a link. */
   forget(digest: string, path: string): void {
     if (this.#copies.get(digest)?.path === path) this.#copies.delete(digest);
   }

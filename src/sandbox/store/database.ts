@@ -1,9 +1,9 @@
 /**
- * One connection to the database. Statements are short and synchronous. Waiting for another process is
- * asynchronous: SQLite's busy handler would sleep in the event loop, so it is off and the wait is here.
+ * One connection to the database. Statements are short and synchronous. Waiting for another process is asynchronous:
+ * SQLite's busy handler would sleep in the event loop, so it is off and the wait is here.
  *
- * `synchronous = NORMAL`: a commit survives the death of any process at once, and a power failure after the
- * next `sync`. So starting a sandbox waits for no disk; keeping a snapshot does, off the event loop.
+ * `synchronous = NORMAL`: a commit survives the death of any process at once, and a power failure after the next
+ * `sync`. So starting a sandbox waits for no disk; keeping a snapshot does, off the event loop.
  */
 import { open } from 'node:fs/promises';
 import { DatabaseSync } from 'node:sqlite';
@@ -49,7 +49,7 @@ export class Database {
     }
   }
 
-  /** @param attempted what is done, for error messages. @throws StoreError */
+  /** @param attempted the operation, for error messages. @throws StoreError */
   read<T>(attempted: string, run: (db: DatabaseSync) => T): Promise<T> {
     return this.#whenFree(attempted, () => run(this.#db));
   }
@@ -75,10 +75,12 @@ export class Database {
     await log.datasync();
   }
 
-  /** Leaves nothing of rows that were removed or replaced without `secure_delete`, neither here nor in the log. */
+  /**
+   * Erases the remains of rows that were removed or replaced without `secure_delete`, from the database and its log.
+   */
   async rewrite(): Promise<void> {
     await this.read('rewrite the store', (db) => {
-      // Not into a temporary file elsewhere.
+      // Don't let VACUUM use a temporary file elsewhere.
       db.exec('PRAGMA temp_store = MEMORY; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);');
     });
   }
@@ -89,7 +91,7 @@ export class Database {
 
   async #prepare(): Promise<void> {
     await this.read('open the store', (db) => {
-      // Replaced and removed rows are overwritten: older ones hold secrets in plain text.
+      // Overwrite replaced and removed rows: older ones hold secrets in plain text.
       db.exec('PRAGMA secure_delete = ON;');
       db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;');
       const found = db.prepare('PRAGMA quick_check(1)').get()?.['quick_check'];

@@ -36,7 +36,7 @@ describe('asStoreError', () => {
 });
 
 describe('isBusy, isDiskFull', () => {
-  it('recognize extended codes, and only errors of SQLite', () => {
+  it('recognize extended codes, and only SQLite errors', () => {
     expect([sqlite(5), sqlite(261), sqlite(6), coded('EBUSY', 5)].map(isBusy)).toEqual([true, true, false, false]);
     expect([sqlite(13), sqlite(10), coded('ENOSPC'), coded('X', 13)].map(isDiskFull)).toEqual([
       true,

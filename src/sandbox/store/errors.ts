@@ -1,9 +1,8 @@
 import { CodedError, errorCode } from '../../base/errors.ts';
 
 export type StoreErrorCode =
-  /** No row has that id, name or key. */
+  /** No row has this id, name or key. */
   | 'not_found'
-  /** Another snapshot has the name. */
   | 'name_taken'
   /** A paused sandbox needs the snapshot. */
   | 'in_use'
@@ -19,7 +18,6 @@ export type StoreErrorCode =
   | 'store_busy'
   /** The directory can't be read or written: permissions, a failing disk. */
   | 'store_unavailable'
-  /** `close` was called. */
   | 'store_closed';
 
 export class StoreError extends CodedError<StoreErrorCode> {}
@@ -32,7 +30,7 @@ const SQLITE_IOERR_SHMSIZE = 4874;
 /** Error codes of file calls that mean `store_unavailable`. */
 const UNAVAILABLE = new Set(['EACCES', 'EPERM', 'EROFS', 'EIO', 'ENOTDIR']);
 
-/** Returns the extended result code of an error of `node:sqlite`, or undefined. */
+/** The extended result code of a `node:sqlite` error, or undefined. */
 function sqliteCode(error: unknown): number | undefined {
   if (errorCode(error) !== 'ERR_SQLITE_ERROR' || !(error instanceof Error)) return undefined;
   return 'errcode' in error && typeof error.errcode === 'number' ? error.errcode : undefined;
@@ -48,8 +46,8 @@ export function isDiskFull(error: unknown): boolean {
 }
 
 /**
- * Translates an error for the caller. Errors without a code here (a violated CHECK, EMFILE) stay unchanged.
- * @param attempted what failed, with its object
+ * Converts an error for the caller. Errors without a code here (a violated CHECK, EMFILE) stay unchanged.
+ * @param attempted the failed operation, with its object
  * @param dir directory of the store
  */
 export function asStoreError(error: unknown, attempted: string, dir: string): unknown {

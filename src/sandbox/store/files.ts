@@ -16,12 +16,11 @@ import { STAT_BLOCK_BYTES } from '../../base/units.ts';
 import { tryLockExclusive } from '../../sys/file.ts';
 import { StoreError } from './errors.ts';
 
-/** What `sweep` removed. */
 export interface Swept {
   readonly files: number;
-  /** Space on disk. */
+  /** Freed space on disk. */
   readonly bytes: number;
-  /** Staging directories of dead processes. */
+  /** Number of staging directories of dead processes. */
   readonly abandoned: number;
 }
 
@@ -65,8 +64,8 @@ export class Files {
   }
 
   /**
-   * Moves staged files to their digests. Call under the store's lock. Replaces an existing file: the content
-   * is the same, and a damaged file is repaired. Open descriptors keep the old file.
+   * Moves staged files to their digests. Call under the store's lock. Replaces an existing file: the content is the
+   * same, and a damaged file is repaired. Open descriptors keep the old file.
    */
   async place(staged: ReadonlyMap<string, string>): Promise<void> {
     for (const [digest, path] of staged) await rename(path, this.pathOf(digest));
@@ -100,8 +99,8 @@ export class Files {
   }
 
   /**
-   * Removes the trash. Needs no lock, since no other code knows the names in it. Runs one at a time: two
-   * removals of the same directory would take each other's files and both fail.
+   * Removes the trash. Needs no lock, since no other code knows the names in it. Runs one at a time: two removals of
+   * the same directory would take each other's files and both fail.
    */
   async emptyTrash(): Promise<void> {
     const turn = this.#emptied.then(() => this.#removeTrash());

@@ -17,7 +17,7 @@ export const POLL_MS = 3;
 export const WAIT_MS_MAX = 30_000;
 
 /**
- * Reserve that lets rows be removed when the disk is full, bytes. The largest transactions (a paused sandbox
- * with its snapshot, an ended one with its logs) touch about fifty pages of 4 KiB.
+ * Reserve that lets rows be removed when the disk is full, bytes. The largest transactions (a paused sandbox with its
+ * snapshot, an ended one with its logs) touch about fifty pages of 4 KiB.
  */
 export const RESERVE_BYTES = MIB;

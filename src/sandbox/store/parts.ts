@@ -1,4 +1,4 @@
-/** Parts that the tables share, and the only way files leave the store. */
+/** State that the tables share, and the only code by which files leave the store. */
 import type { Clock } from '../../base/clock.ts';
 import type { BaseCopies } from './base-copies.ts';
 import type { Database } from './database.ts';
@@ -16,9 +16,7 @@ export interface StoreParts {
   readonly lock: FileLock;
   readonly clock: Clock;
   readonly sealing: Sealing;
-  /** Of this process. */
   readonly whole: WholeFiles;
-  /** Of this process. */
   readonly copies: BaseCopies;
   /** Kept although no row names them. */
   readonly recent: RecentBases;
@@ -28,7 +26,7 @@ export interface StoreParts {
 export async function sweep({ dir, db, files, lock, recent }: StoreParts): Promise<Swept> {
   try {
     const swept = await lock.run(async () => {
-      // After a power failure removed rows must not come back without their files.
+      // After a power failure, removed rows must not come back without their files.
       await db.sync();
       const rows = await db.read('read the needed files', (sql) =>
         sql.prepare('SELECT digest FROM snapshotFiles UNION SELECT digest FROM sandboxBases').all(),

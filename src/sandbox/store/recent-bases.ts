@@ -1,4 +1,7 @@
-/** Bases that saves needed lately. The next save of the same template would write one again, which takes longer than all else of it. */
+/**
+ * Bases that recent saves needed. The next save of the same template would have to write one again, which takes longer
+ * than everything else in the save.
+ */
 import type { Clock } from '../../base/clock.ts';
 
 /** Each is as large as a template's RAM. */
@@ -7,10 +10,10 @@ const COUNT_MAX = 4;
 export class RecentBases {
   readonly #clock: Clock;
   readonly #keptMs: number;
-  /** By digest, when each was needed; the latest last. */
+  /** Time of the last need by digest; the most recent last. */
   readonly #needed = new Map<string, number>();
 
-  /** @param keptMs 0: none is kept */
+  /** @param keptMs 0 keeps none */
   constructor(clock: Clock, keptMs: number) {
     this.#clock = clock;
     this.#keptMs = keptMs;

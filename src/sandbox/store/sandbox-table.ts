@@ -1,4 +1,4 @@
-/** Rows of sandboxes, which outlive the process that holds them. */
+/** Rows of sandboxes; they outlive the process that holds the sandbox. */
 import type { DatabaseSync } from 'node:sqlite';
 import { z } from 'zod';
 import { StoreError } from './errors.ts';
@@ -12,25 +12,25 @@ export type SandboxRowStatus = 'running' | 'paused' | 'ended';
 
 export interface SandboxRow {
   readonly id: string;
-  /** Owning process, as the caller's JSON. */
+  /** The owning process, as the caller's JSON. */
   readonly ownerJson: string | null;
   readonly status: SandboxRowStatus;
   /**
-   * Request, as the caller's JSON. May hold the user's secrets, so the database has it sealed. `null` (JSON) if its key is
-   * lost.
+   * The request, as the caller's JSON. May hold the user's secrets, so the database has it sealed. `null` (JSON) if its
+   * key is lost.
    */
   readonly requestJson: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly createdAtMs: number;
   readonly endsAtMs: number | null;
-  /** Only while paused. */
+  /** Set only while paused. */
   readonly pausedSnapshotId: string | null;
-  /** Ids of the sandbox it was forked from and of the snapshot it was created from; either may be gone. */
+  /** Ids of the sandbox it was forked from and of the snapshot it was created from; either may have been removed. */
   readonly parent: string | null;
   readonly snapshot: string | null;
   /** Present if and only if the sandbox has ended. */
   readonly end: SandboxRowEnd | null;
-  /** Logs of an ended sandbox. Written with the row, read only by `log`, since they are long. */
+  /** Logs of an ended sandbox. Written with the row, but read only by `log`, since they are long. */
   readonly log?: EndLog | undefined;
 }
 
@@ -38,7 +38,7 @@ export interface SandboxRowEnd {
   readonly cause: string;
   readonly detail: string;
   readonly atMs: number;
-  /** The caller's JSON; absent in rows of version 1. */
+  /** The caller's JSON; omitted in rows of version 1. */
   readonly evidence?: unknown;
 }
 
@@ -50,9 +50,9 @@ export interface EndLog {
 
 export interface SandboxTable {
   /**
-   * Inserts or replaces a row. Removes the snapshot of a pause that it no longer names, and the oldest ended
+   * Inserts or replaces a row. Removes the pause's snapshot that the row no longer names, and the oldest ended
    * sandboxes beyond the limit.
-   * @throws StoreError `not_found`: `pausedSnapshotId`; `disk_full`
+   * @throws StoreError `not_found` for `pausedSnapshotId`; `disk_full`
    */
   put(row: SandboxRow): Promise<void>;
   /** Changes the owner if it is still `from`. @returns false if it has another owner or does not exist */
@@ -61,9 +61,9 @@ export interface SandboxTable {
   get(id: string): Promise<SandboxRow>;
   /** Newest first. */
   list(status?: SandboxRowStatus): Promise<readonly SandboxRow[]>;
-  /** Returns null if there is no log, or it is no longer kept. */
+  /** Returns `null` if there is no log, or it is no longer kept. */
   log(id: string): Promise<EndLog | null>;
-  /** Removes the row and the snapshot of its pause. @throws StoreError `not_found` */
+  /** Removes the row and its pause's snapshot. @throws StoreError `not_found` */
   remove(id: string): Promise<void>;
 }
 
@@ -143,7 +143,7 @@ export function sandboxTable(parts: StoreParts): SandboxTable {
   };
 }
 
-/** Call in a write transaction. @returns not 0: files may be unneeded */
+/** Call in a write transaction. @returns nonzero if files may have become unneeded */
 export function putSandbox(sql: DatabaseSync, sealing: Sealing, row: SandboxRow): number {
   const { metadata, end, log, ...columns } = row;
   const { pausedSnapshotId } = row;
@@ -151,7 +151,7 @@ export function putSandbox(sql: DatabaseSync, sealing: Sealing, row: SandboxRow)
     const known = sql.prepare('SELECT 1 FROM snapshots WHERE id = ?').get(pausedSnapshotId);
     if (known === undefined) throw new StoreError('not_found', `no snapshot ${pausedSnapshotId}`);
   }
-  // Sealed, it can't be checked by the table.
+  // The table can't check the JSON once it is sealed.
   JSON.parse(row.requestJson);
   sql
     .prepare(
@@ -177,8 +177,8 @@ export function putSandbox(sql: DatabaseSync, sealing: Sealing, row: SandboxRow)
 }
 
 /**
- * Seals the requests of older rows, which are plain, and leaves nothing of those that were removed.
- * @returns the number of rows whose key is another one
+ * Seals the plain requests of older rows, and erases the remains of removed ones.
+ * @returns the number of rows sealed with another key
  */
 export async function sealPlainRows({ db, sealing }: StoreParts): Promise<number> {
   const hasPlain = await db.read('read the requests', (sql) => plainRows(sql).length > 0);
@@ -227,9 +227,9 @@ function forgetOldest(sql: DatabaseSync): void {
 }
 
 /**
- * Keeps the base of a pause also while the sandbox runs: its next pause needs it again. Call in a write transaction.
- * @param digest undefined: its pause has none
- * @returns not 0: the one that it had before may be unneeded
+ * Keeps a pause's base also while the sandbox runs: its next pause needs it again. Call in a write transaction.
+ * @param digest undefined if the pause has no base
+ * @returns nonzero if the previous base may have become unneeded
  */
 export function keepBaseOf(sql: DatabaseSync, sandboxId: string, digest: string | undefined): number {
   const { changes } = sql

@@ -6,8 +6,8 @@
  *         ├──sandboxId── endLogs
  *         └──sandboxId── sandboxBases ──digest──► files/<digest>
  *
- * The use of a file is never stored, since a stored count can drift: it is the number of rows that name its
- * digest. Column names are those of the row types, so that no mapping is needed.
+ * The reference count of a file is never stored, since a stored count can drift: it is the number of rows that name its
+ * digest. Columns have the names of the row types' fields, so no mapping is needed.
  */
 import type { DatabaseSync } from 'node:sqlite';
 import { damaged, StoreError } from './errors.ts';
@@ -61,7 +61,7 @@ export const MIGRATIONS: readonly Migration[] = [
         vmm BLOB NOT NULL
       ) STRICT;
     `),
-  // A check can't be changed, so the table is made anew.
+  // SQLite can't change a CHECK, so the table is recreated.
   (db) =>
     db.exec(`
       ALTER TABLE snapshotFiles RENAME TO oldSnapshotFiles;
@@ -74,9 +74,9 @@ export const MIGRATIONS: readonly Migration[] = [
       INSERT INTO snapshotFiles SELECT snapshotId, role, digest FROM oldSnapshotFiles;
       DROP TABLE oldSnapshotFiles;
     `),
-  // Snapshots of a disk alone, with an empty `stateSha256`: an older program would take them for damaged.
+  // Disk-only snapshots have an empty `stateSha256`; an older program would take them for damaged.
   () => undefined,
-  // Snapshots that need the RAM of others.
+  // Snapshots that need another one's RAM.
   (db) =>
     db.exec(`
       ALTER TABLE snapshots ADD COLUMN baseBytes INTEGER NOT NULL DEFAULT 0;

@@ -9,14 +9,14 @@ const key = new Uint8Array(32).fill(7);
 
 describe('sealingWith', () => {
   const sealing = sealingWith(key);
-  it('seal: hides the text, differs each time, and is undone for the same id only', () => {
+  it('seal: hides the text, differs each time, and unseals for the same id only', () => {
     const [one, two] = [sealing.seal(TEXT, 'a'), sealing.seal(TEXT, 'a')];
     expect(one).not.toBe(two);
     expect(Buffer.from(JSON.parse(one).sealed, 'base64').toString('latin1')).not.toContain('sk-1234');
     expect([sealing.unseal(one, 'a'), sealing.unseal(two, 'a')]).toEqual([TEXT, TEXT]);
     expect(sealing.unseal(one, 'b')).toBeNull();
   });
-  it('unseal: refuses each altered byte, a cut text and another key', () => {
+  it('unseal: refuses each altered byte, a truncated text and another key', () => {
     const { sealed, key: id } = JSON.parse(sealing.seal('abc', 'a')) as Record<string, string>;
     const bytes = Buffer.from(sealed ?? '', 'base64');
     const as = (changed: Uint8Array): string =>
@@ -42,14 +42,14 @@ describe('openSealing', () => {
   });
   afterEach(() => rmSync(dir, { recursive: true }));
 
-  it('openSealing: makes one private key, whoever comes first', async () => {
+  it('openSealing: concurrent callers make one private key', async () => {
     const path = join(dir, 'data.key');
     const all = await Promise.all([1, 2, 3].map(() => openSealing(path)));
     expect(new Set(all.map(({ keyId }) => keyId)).size).toBe(1);
     expect(statSync(path).mode & 0o777).toBe(0o600);
     expect(readFileSync(path)).toHaveLength(32);
   });
-  it('openSealing: refuses a key that others can read, a link and a cut one', async () => {
+  it('openSealing: refuses a key that others can read, a link and a truncated key', async () => {
     const path = join(dir, 'data.key');
     const refused = { code: 'store_unavailable', remedy: expect.stringContaining(path) };
     writeFileSync(path, key, { mode: 0o600 });

@@ -4,8 +4,8 @@
  *
  *     {"sealed": base64(nonce ‖ ciphertext ‖ tag), "key": id of the key}
  *
- * Each text is bound to its sandbox's id, so it can't be moved to another row. A copy of the store without the key, a
- * backup or a stolen disk of `data/`, tells no secret. Whoever can read as this user has the key, too.
+ * Each text is bound to its sandbox's id, so it can't be moved to another row. A copy of the store without the key, such
+ * as a backup or a stolen disk with `data/`, discloses no secret. Any process that can read as this user has the key, too.
  */
 import { createCipheriv, createDecipheriv, createHash, randomBytes, randomUUID } from 'node:crypto';
 import { closeSync, constants, fstatSync, linkSync, openSync, readFileSync, rmSync } from 'node:fs';
@@ -28,19 +28,19 @@ const PURPOSE = 'neurovisor sandbox request 1';
 const sealedSchema = z.strictObject({ sealed: z.base64(), key: z.string() });
 
 export interface Sealing {
-  /** Names the key without telling it. */
+  /** Identifies the key without disclosing it. */
   readonly keyId: string;
-  /** The key was made just now, so an older version may have left plain text. */
+  /** The key was just created, so an older version may have left plain text. */
   readonly isNew: boolean;
   /** @returns JSON */
   seal(text: string, id: string): string;
-  /** @returns null: sealed with another key, for another id, or altered */
+  /** @returns `null` if sealed with another key or for another id, or altered */
   unseal(json: string, id: string): string | null;
 }
 
 /**
- * Opens the key's file, or makes it.
- * @throws StoreError `store_unavailable`; Error of Node: the disk is full
+ * Opens the key file, or creates it.
+ * @throws StoreError `store_unavailable`; a Node error if the disk is full
  */
 export async function openSealing(keyPath: string): Promise<Sealing> {
   const known = readKey(keyPath);
@@ -80,7 +80,7 @@ export function sealingWith(key: Uint8Array, isNew = false): Sealing {
   };
 }
 
-/** @returns undefined if there is none */
+/** @returns undefined if there is no key */
 function readKey(path: string): Buffer | undefined {
   let fd: number;
   try {
@@ -104,7 +104,7 @@ function readKey(path: string): Buffer | undefined {
   }
 }
 
-/** Complete or not there, whatever other processes do at the same time. */
+/** Creates the key atomically: other processes see it complete or not at all. */
 async function makeKey(path: string): Promise<{ readonly key: Buffer; readonly isNew: boolean }> {
   const key = randomBytes(KEY_BYTES);
   const temporary = `${path}.${randomUUID()}`;

@@ -30,13 +30,17 @@ export interface SnapshotTable {
    */
   open(idOrName: string, what?: 'all' | 'disk', checks?: 'first' | 'meanwhile'): Promise<OpenSnapshot>;
   /**
-   * Newest first, including those of pauses. The space of a base is added to that of the oldest that needs it.
-   * @param ownerOf of several owners each has an oldest, so what one sees does not depend on the others. Default: one owner
+   * Newest first, including pauses. The space of a base is counted for the oldest snapshot that needs it.
+   * @param ownerOf with several owners, each has its own oldest, so that its view does not depend on the others.
+   * Default: one owner
    */
   list(ownerOf?: (row: SnapshotRow) => string): Promise<readonly SnapshotRow[]>;
   /** @throws StoreError `not_found` */
   get(idOrName: string): Promise<SnapshotRow>;
-  /** Removes the snapshot and files that only it needs; open descriptors stay valid. @throws StoreError `not_found`, `in_use` */
+  /**
+   * Removes the snapshot and files that only it needs; open descriptors stay valid. @throws StoreError `not_found`,
+   * `in_use`
+   */
   remove(idOrName: string): Promise<void>;
 }
 
@@ -44,7 +48,9 @@ export interface OpenSnapshot extends AsyncDisposable {
   readonly row: SnapshotRow;
   /** Readable in this process until `release`, even if the snapshot is removed. Read-only by contract. */
   readonly paths: SnapshotPaths;
-  /** Every byte is verified; nothing of it may run before. @throws StoreError `snapshot_damaged` */
+  /**
+   * Resolves when every byte is verified; nothing of the snapshot may run before. @throws StoreError `snapshot_damaged`
+   */
   readonly whole: Promise<void>;
   /** Idempotent. */
   release(): Promise<void>;
@@ -133,7 +139,7 @@ async function openFiles({ dir, files }: StoreParts, row: SnapshotRow, what: 'al
   }
 }
 
-/** @returns `sharedWhole`: of the files that the memory of several VMs is made of */
+/** @returns `sharedWhole`: resolves when the files behind memory of several VMs are verified */
 function verifying(
   { row, handles }: OpenedFiles,
   { dir, whole }: StoreParts,
@@ -169,7 +175,7 @@ function verifying(
   for (const each of [allWhole, sharedWhole]) each.catch((error: unknown) => ignore(error, 'told to whom awaits it'));
   let released: Promise<void> | undefined;
   const release = (): Promise<void> => {
-    // Threads read them by the numbers of their descriptors.
+    // Threads read them by their descriptor numbers.
     released ??= Promise.allSettled(all).then(() => closeAll(handles));
     return released;
   };

@@ -2,32 +2,31 @@
  * A snapshot: one row and three files, or only the disk; one more with an environment.
  *
  *     ram, state, disk                    all RAM
- *     base, difference, state, disk       what a VM had changed in RAM that it shared, and that RAM, which others need, too
+ *     base, difference, state, disk       a VM's changes to shared RAM, and that RAM, which other snapshots need, too
  *     disk                                no memory
  */
 import { z } from 'zod';
 import { digestSparse, digestWhole } from '../../sys/sparse-threads.ts';
 
-/** Of the files that belong to one snapshot. */
+/** Files that belong to one snapshot alone. */
 export const SNAPSHOT_ROLES = ['ram', 'state', 'disk'] as const;
 const DIFFERENCE_ROLES = ['difference', 'state', 'disk'] as const;
 export type SnapshotRole = (typeof SNAPSHOT_ROLES)[number] | (typeof DIFFERENCE_ROLES)[number];
-/** Something for each file of a snapshot. */
 export interface PerFile {
-  /** Absent, as `state`: only the disk was saved. */
+  /** Omitted, as is `state`, if only the disk was saved. */
   readonly ram?: string;
-  /** Instead of `ram`: what changed in `base` (`vmm/ram-difference.ts`). */
+  /** Instead of `ram`: the changes to `base` (`vmm/ram-difference.ts`). */
   readonly difference?: string;
   readonly state?: string;
   readonly disk: string;
-  /** RAM, never written to, and the same for many. */
+  /** RAM that is never written to and is common to many snapshots. */
   readonly base?: string;
-  /** Large, never written to, and the same for many. */
+  /** A large file that is never written to and is common to many snapshots. */
   readonly environment?: string;
 }
 export type SnapshotPaths = PerFile;
 
-/** The files of a snapshot besides an environment and a base. */
+/** A snapshot's files besides its environment and base. */
 export function rolesOf({ stateSha256, base }: Pick<NewSnapshot, 'stateSha256' | 'base'>): readonly SnapshotRole[] {
   if (stateSha256 === null) return ['disk'];
   return base === undefined ? SNAPSHOT_ROLES : DIFFERENCE_ROLES;
@@ -40,33 +39,33 @@ export interface NewSnapshot {
   readonly name: string | null;
   /** `pause`: belongs to the paused sandbox that names it, and is removed with it. */
   readonly kind: 'snapshot' | 'pause';
-  /** The sandbox it was created from; it may be gone. */
+  /** The sandbox it was created from, which may have been removed. */
   readonly sandboxId: string;
   /** The caller's JSON. */
   readonly specJson: string;
-  /** `machineOf` of the VM. */
+  /** The VM's `machineOf`. */
   readonly machine: string;
-  /** Null: only the disk was saved. */
+  /** `null` if only the disk was saved. */
   readonly stateSha256: string | null;
   readonly kernelDigest: string;
   readonly rootImageDigest: string;
-  /** `sha256:…` of the file of its environment; absent: it has none. */
+  /** Digest of its environment's file, `sha256:…`; omitted without an environment. */
   readonly environment?: string;
-  /** Digest of the RAM that its difference belongs to; absent: it has all RAM, or none. */
+  /** Digest of the RAM that its difference is based on; omitted if it has all RAM, or none. */
   readonly base?: string;
 }
 
 export interface SnapshotRow extends NewSnapshot {
   readonly createdAtMs: number;
-  /** Space on disk, without that of a base. */
+  /** Space on disk, without the base. */
   readonly bytes: number;
-  /** Space of its base; 0: it has none. */
+  /** Space of its base; 0 without a base. */
   readonly baseBytes: number;
   /** Digest of each file. */
   readonly files: PerFile;
 }
 
-/** A row of the query, with the digests by role as JSON. */
+/** A result row of the query, with the digests by role as JSON. */
 export const snapshotSchema = z.object({
   id: z.string(),
   name: z.string().nullable(),
@@ -74,7 +73,7 @@ export const snapshotSchema = z.object({
   sandboxId: z.string(),
   specJson: z.string(),
   machine: z.string(),
-  /** Empty: none. */
+  /** Stored as an empty text if there is no state. */
   stateSha256: z.string().transform((text) => (text === '' ? null : text)),
   kernelDigest: z.string(),
   rootImageDigest: z.string(),
@@ -94,8 +93,8 @@ export const filesSchema = z.object({
 });
 
 /**
- * Returns the plain SHA-256 of a file without holes (of the state, the VMM's driver also checks it), or `digestSparse` of
- * RAM and disk.
+ * Returns the plain SHA-256 of a file without holes (the state, which the VMM's driver also checks), or `digestSparse`
+ * of RAM and disk.
  */
 export function digestOf(role: SnapshotRole, path: string): Promise<string> {
   return role === 'state' || role === 'difference' ? digestWhole(path) : digestSparse(path);

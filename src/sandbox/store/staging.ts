@@ -4,7 +4,7 @@
  *     write files ─► digest, to the disk ─► │ rename into files/ ─► rows │ ─► to the disk
  *     (the caller)                          └───── the store's lock ─────┘
  *
- * A kill before the rows leaves unnamed files, which the next `collect` removes; after, a complete snapshot.
+ * A kill before the rows are written leaves unnamed files, which the next `collect` removes; after, the snapshot is complete.
  */
 import { type FileHandle, open, stat } from 'node:fs/promises';
 import type { DatabaseSync } from 'node:sqlite';
@@ -23,21 +23,20 @@ export interface Staging extends AsyncDisposable {
   /** Runs `work`, which writes the files. A failure discards them; a full disk is `disk_full`. */
   write(work: (paths: Required<SnapshotPaths>) => Promise<void>): Promise<void>;
   /**
-   * Makes sure that the store has the base of a difference, until `discard` or the row that needs it. A failure discards
-   * all files.
-   * @param copy writes it; called only if it is missing or damaged, and no other save of this process writes it
+   * Makes sure that the store keeps the base of a difference, until `discard` or until a row needs it. A failure
+   * discards all files.
+   * @param copy writes the base; called only if it is missing or damaged, and no other save of this process writes it
    */
   keepBase(digest: string, copy: (to: string) => Promise<void>): Promise<void>;
   /**
-   * Reads the files and brings them to the disk, once they are whole, so that `commit` need not. Does not throw: `commit` of
-   * the same snapshot then fails.
+   * Digests and syncs the finished files early, so that `commit` need not. Does not throw: `commit` of the same
+   * snapshot then fails.
    */
   prepare(snapshot: NewSnapshot): Promise<void>;
   /**
    * Commits once. On failure nothing is kept.
-   * @param paused row of the sandbox whose pause this is, written in the same transaction; present if and only
-   *   if the kind is `pause`
-   * @throws StoreError `name_taken`, `disk_full`, `snapshot_damaged`: the state is not what the VMM wrote
+   * @param paused the paused sandbox's row, written in the same transaction; present if and only if the kind is `pause`
+   * @throws StoreError `name_taken`, `disk_full`; `snapshot_damaged` if the state is not what the VMM wrote
    */
   commit(snapshot: NewSnapshot, paused?: SandboxRow): Promise<SnapshotRow>;
   /** Idempotent; does nothing after `commit`. */
@@ -117,11 +116,11 @@ export async function newStaging(parts: StoreParts): Promise<Staging> {
 
 interface KeptBase {
   readonly digest: string;
-  /** In the store, whole when it was opened; null: it was written into the staging directory. */
+  /** The store's file, complete when it was opened; `null` if it was written into the staging directory. */
   readonly file: FileHandle | null;
 }
 
-/** Null: it is missing or damaged. */
+/** `null` if the base is missing or damaged. */
 async function openBase({ files, whole }: StoreParts, digest: string): Promise<FileHandle | null> {
   let file: FileHandle | undefined;
   try {
@@ -183,11 +182,11 @@ async function keep(
   return row;
 }
 
-/** A save without the memory, or with all of it, may follow an attempt with a base. */
+/** A save without memory, or with all of it, may follow an attempt with a base. */
 const neededBase = (snapshot: NewSnapshot, base: KeptBase | undefined): KeptBase | undefined =>
   snapshot.base === undefined ? undefined : base;
 
-/** Verifies a base that was written. @returns its space */
+/** Verifies a written base. @returns its space */
 async function bytesOfBase(paths: Required<SnapshotPaths>, base: KeptBase | undefined): Promise<number> {
   if (base === undefined) return 0;
   if (base.file !== null) return (await base.file.stat()).blocks * STAT_BLOCK_BYTES;
@@ -200,7 +199,7 @@ async function bytesOfBase(paths: Required<SnapshotPaths>, base: KeptBase | unde
   return (await file.stat()).blocks * STAT_BLOCK_BYTES;
 }
 
-/** Between its opening and now the last snapshot that needed the base may have gone. Call under the store's lock. */
+/** The last snapshot that needed the base may have been removed since it was opened. Call under the store's lock. */
 async function copyIfSwept(
   { files }: StoreParts,
   paths: Required<SnapshotPaths>,
@@ -234,7 +233,7 @@ async function digestAll(
     bytes += (await file.stat()).blocks * STAT_BLOCK_BYTES;
   }
   const { environment } = snapshot;
-  // Its digest is known since it was made; it is not read again.
+  // The digest is known since the file was made; it is not read again.
   const more = {
     ...(environment === undefined ? {} : { environment: environment.slice('sha256:'.length) }),
     ...(snapshot.base === undefined ? {} : { base: snapshot.base }),
@@ -243,7 +242,7 @@ async function digestAll(
     await using file = await open(paths.environment, 'r');
     await file.datasync();
     const { nlink, blocks } = await file.stat();
-    // Its space is the image's as long as that is there.
+    // While the image has the file, its space counts for the image.
     if (nlink === 1) bytes += blocks * STAT_BLOCK_BYTES;
   }
   if ((files.state ?? null) !== snapshot.stateSha256) {
@@ -269,7 +268,7 @@ function insertSnapshot(sql: DatabaseSync, row: SnapshotRow): void {
   for (const [role, digest] of Object.entries(files)) insertFile.run(row.id, role, digest);
 }
 
-/** Refuses a taken name, or one that equals an id, since ids are looked up first. */
+/** Refuses a name that is taken or equals an id, since ids are looked up first. */
 function requireFreeName(sql: DatabaseSync, name: string | null): void {
   const taken = sql.prepare('SELECT 1 FROM snapshots WHERE name = :name OR id = :name').get({ name });
   if (taken === undefined) return;

@@ -42,11 +42,14 @@ import { WholeFiles } from './whole-files.ts';
 export interface StoreOptions {
   /** Created with mode 0700 if missing. */
   readonly dir: string;
-  /** File of the key that seals requests; made if missing. Outside of `dir`, so that a copy of `dir` tells no secret. */
+  /**
+   * File of the key that seals requests; created if missing. Outside of `dir`, so that a copy of `dir` discloses no
+   * secret.
+   */
   readonly keyPath: string;
   readonly clock: Clock;
   readonly log: Log;
-  /** Time that a base stays after the last save that needed it, while this store is open, ms. Default 0. */
+  /** Time in milliseconds that a base stays after the last save that needed it, while this store is open. Default 0. */
   readonly basesKeptMs?: number | undefined;
 }
 

@@ -6,7 +6,7 @@ import { digestSparse } from '../../sys/sparse.ts';
 import { WholeFiles } from './whole-files.ts';
 
 describe('WholeFiles', () => {
-  it('reads a file once while it is unchanged, and again once it has changed', async () => {
+  it('reads a file once while it is unchanged, and again after a change', async () => {
     const dir = await mkdtemp(join(tmpdir(), 'nv-whole-'));
     try {
       const path = join(dir, 'file');
@@ -20,7 +20,7 @@ describe('WholeFiles', () => {
       const unread = { stat: file.stat.bind(file), fd: wrong.fd } as typeof file;
       const whole = new WholeFiles();
       expect(await whole.isWhole(digest, unread)).toBe(false);
-      // Answers of the file system come in any order. A status that is already here keeps the two calls in theirs.
+      // The file system answers in any order. An already known status fixes the order of the two calls.
       const status = await file.stat({ bigint: true });
       const seen = ({ fd }: typeof file): typeof file =>
         ({ stat: async () => await Promise.resolve(status), fd }) as never;

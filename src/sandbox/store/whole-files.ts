@@ -1,6 +1,6 @@
 /**
- * Files whose digest was verified in this process. Large files that many snapshots need are not read again while they are
- * unchanged: any write changes the time of a file's last change, which no call can set.
+ * Files whose digest this process has verified. Large files that many snapshots need are not read again while they are
+ * unchanged: any write changes a file's ctime, which no call can set.
  */
 import type { BigIntStats } from 'node:fs';
 import { type FileHandle, stat } from 'node:fs/promises';
@@ -35,7 +35,7 @@ export class WholeFiles {
     }
   }
 
-  /** After a file with a digest computed here was moved to this path. */
+  /** Call after a file with a digest computed here was moved to this path. */
   async add(digest: string, path: string): Promise<void> {
     const identity = identityOf(await stat(path, { bigint: true }));
     this.#known.set(digest, { identity, isWhole: Promise.resolve(true) });

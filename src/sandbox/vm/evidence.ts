@@ -1,4 +1,4 @@
-/** What the host observes of one VM, as the evidence of its end. */
+/** The host's observations of one VM, as evidence for its end. */
 
 import type { Clock } from '../../base/clock.ts';
 import { Listeners } from '../../base/listeners.ts';
@@ -13,14 +13,14 @@ import { MemoryWatch } from '../memory/watch.ts';
 import { diskEvent } from './full-disk.ts';
 
 const EXIT_GRACE_MS = 500;
-/** From the end of a VMM's process to our notice of it: on a busy host, several seconds. */
+/** Maximum time from the exit of a VMM to our notice of it: several seconds on a busy host. */
 const NOTICE_MS_MAX = 30_000;
 
 export interface EvidenceParts {
   readonly clock: Clock;
-  /** Absent: the host's view of the VMM is not watched. */
+  /** Omitted if the host's view of the VMM is not watched. */
   hostMemory?(vmmPid: number, sandboxId: string): HostMemoryEvents | null;
-  /** Absent: refused system calls are not recorded. */
+  /** Omitted if refused system calls are not recorded. */
   hostViolations?(vmmPid: number): HostViolations | null;
 }
 
@@ -40,7 +40,7 @@ export class Evidence {
     this.#memory = new MemoryWatch(parts.clock.now());
   }
 
-  /** If the disk is full now, the listener gets that event in a microtask. Returns the function that stops it. */
+  /** If the disk is full now, the listener gets that event in a microtask. Returns a function that removes it. */
   listen(listener: (event: WatchedEvent) => void): () => void {
     const stop = this.#listeners.listen(listener);
     const full = this.#vm?.fullDisk?.() ?? null;
@@ -69,18 +69,18 @@ export class Evidence {
     });
   }
 
-  /** Until the link of the guest closes. */
+  /** Ends when the guest's connection closes. */
   watchGuest(guest: Guest): void {
     const { clock } = this.#parts;
     guest.events((event) => this.#emit(this.#memory.fromGuest(event, clock.now(), clock.wall())));
   }
 
-  /** Passes on what the supervisor knows: a change of the memory size, a fetch of a package. */
+  /** Passes on events of the supervisor: a change of the memory size, a fetch of a package. */
   note(event: ResizedEvent | PackageEvent): void {
     this.#emit([event]);
   }
 
-  /** Waits a moment for the exit of the VM, which explains more than a broken link; longer if the VMM has ended. */
+  /** Waits a moment for the VM's exit, which explains more than a broken connection; longer if the VMM has ended. */
   async exitOrGrace(vm: Vm): Promise<void> {
     await this.#exitWithin(vm, EXIT_GRACE_MS);
     if (!vm.isAlive()) await this.#exitWithin(vm, NOTICE_MS_MAX);
@@ -102,7 +102,7 @@ export class Evidence {
     return { ...end, detail: `${end.detail}: ${name} (pid ${pid}) held ${Math.floor(rssBytes / MIB)} MiB` };
   }
 
-  /** Call it once the VM is gone. */
+  /** Call it once the VM has ended. */
   async end(cause: SandboxEnd['cause'], detail: string): Promise<SandboxEnd> {
     const lastViolation = (await this.#violations?.settle(this.#exit)) ?? null;
     const { exitCode = null, signal = null, log = '' } = this.#exit ?? {};

@@ -1,5 +1,5 @@
 /**
- * A full or failing file system of the host under the disk of a sandbox.
+ * A full or failing file system of the host under a sandbox's disk.
  *
  *     full     the VM is paused in memory, without data loss; `resume` tries again. The timeout keeps counting.
  *     failed   the guest gets an I/O error (EIO), the owner an event
@@ -14,12 +14,11 @@ export function diskEvent({ kind, path, freeBytes }: DiskTrouble): DiskEvent {
   return { type: kind === 'full' ? 'disk_full' : 'disk_error', path, freeBytes };
 }
 
-/** The disk was full before the sandbox was ready. */
+/** For a disk that was full before the sandbox was ready. */
 export function startedOnFullDisk(trouble: DiskTrouble): SandboxError {
   return new SandboxError('disk_full', diskFullText(trouble), { remedy: FREE_SPACE });
 }
 
-/** What an action on a full disk needs of a sandbox. */
 export interface StalledSandbox {
   readonly id: string;
   readonly events: EventSink;

@@ -1,11 +1,11 @@
-/** The clock of a guest after a pause. */
+/** Sets a guest's clock after a pause. */
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import { timeLimit } from '../../base/time-limit.ts';
 import type { Guest } from '../../machine/guest/link.ts';
 
-/** A healthy guest answers within milliseconds; a resume waits this long for one that hangs. */
+/** A resume waits this long for a guest that hangs; a healthy one answers within milliseconds. */
 const SET_CLOCK_MS_MAX = 5000;
 
 /** A guest that does not answer keeps running. Never rejects. */

@@ -1,4 +1,4 @@
-/** The hello: the identity that a guest gets, and the wait for its confirmation. */
+/** The hello: sends a guest its identity, and waits for the confirmation. */
 
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
@@ -14,7 +14,10 @@ import type { SandboxSpec } from '../contract/spec.ts';
 import { guestLimits } from '../memory/size.ts';
 import { startedOnFullDisk } from './full-disk.ts';
 
-/** Where the agent puts the certificates (`spec/guest-protocol.md`, section 3), for programs with a bundle of their own. */
+/**
+ * Where the agent puts the certificates (`spec/guest-protocol.md`, section 3), for programs that bring their own
+ * bundle.
+ */
 const BUNDLE = '/etc/ssl/certs/ca-certificates.crt';
 const BUNDLE_VARIABLES = {
   SSL_CERT_FILE: BUNDLE,
@@ -23,7 +26,7 @@ const BUNDLE_VARIABLES = {
   NODE_EXTRA_CA_CERTS: BUNDLE,
 };
 
-/** The inference endpoint in the guest. An image or a sandbox with a server of its own sets another. */
+/** The inference endpoint in the guest. An image or a sandbox with its own server sets another one. */
 const OLLAMA_HOST = 'http://127.0.0.1:11434';
 
 export function identityOf(
@@ -48,7 +51,7 @@ export function identityOf(
       ...placeholdersOf(spec.secrets),
       NEUROVISOR_SANDBOX_ID: spec.id,
     },
-    // Otherwise the agent's defaults, which are shares of the guest's memory.
+    // The other limits are the agent's defaults, which are shares of the guest's memory.
     limits: guestLimits(spec),
     warm: spec.warm,
     ...(network === undefined ? {} : { network }),
@@ -56,12 +59,13 @@ export function identityOf(
   };
 }
 
-/** Between two attempts to resume a VM that is stopped for a full disk. */
+/** Interval between two attempts to resume a VM that is stopped for a full disk. */
 export const RETRY_FULL_MS = 5_000;
 
 /**
- * @param retryFull the clock for attempts to resume a VM whose disk is full; null: a full disk is a failure
- * @throws SandboxError `start_failed`: the VM ended first; `disk_full`: the host has no room for its disk; GuestError
+ * @param retryFull clock for attempts to resume a VM whose disk is full; `null`: a full disk is a failure
+ * @throws SandboxError `start_failed` if the VM ended first, `disk_full` if the host has no room for its disk;
+ * GuestError
  */
 export async function untilHello(
   listener: GuestListener,
@@ -95,7 +99,7 @@ export async function untilHello(
   }
 }
 
-/** A VM that was paused by its owner meanwhile stays paused. */
+/** A VM that its owner paused meanwhile stays paused. */
 async function tryAgain(vm: Vm): Promise<void> {
   if ((vm.fullDisk?.() ?? null) === null) return;
   await vm.resume().catch((error: unknown) => ignore(error, 'the end of the VM reports it'));

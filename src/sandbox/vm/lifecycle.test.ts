@@ -24,7 +24,7 @@ describe('lifecycle', () => {
     }
   });
 
-  it('transition: from every state but the final ones a stop or failure leads to the end', () => {
+  it('transition: from every state that is not final, a stop or failure leads to the end', () => {
     for (const from of STATES.filter((state) => !isFinal(state))) {
       const reachable = new Set<SandboxState>([from]);
       for (const state of reachable) {

@@ -1,12 +1,12 @@
 /**
- * The states of one VM of a sandbox, in one table. Only the supervisor changes the state; an illegal pair is
- * refused with `{from, event}` and changes nothing (R-CP-3).
+ * The states of one VM of a sandbox, in one table. Only the supervisor changes the state; an illegal pair is refused
+ * with `{from, event}` and changes nothing (R-CP-3).
  */
 import { stateDiagram } from '../../base/state-diagram.ts';
 import { SandboxError } from '../contract/errors.ts';
 
 export type SandboxState =
-  /** Directory, disk and sockets are being made; no VM yet. */
+  /** Directory, disk and sockets are being created; no VM yet. */
   | 'creating'
   /** The VM runs; the agent has not said hello. */
   | 'booting'
@@ -20,7 +20,7 @@ export type SandboxState =
   | 'stopping'
   /** Everything is released. */
   | 'gone'
-  /** It never became ready, or the VM died; everything is released. */
+  /** The sandbox never became ready, or the VM died; everything is released. */
   | 'failed';
 
 export type SandboxEvent =
@@ -55,17 +55,16 @@ export function transition(from: SandboxState, event: SandboxEvent): TransitionR
   return state === undefined ? { ok: false, from, event } : { ok: true, state };
 }
 
-/** True if no event is legal any more. */
 export function isFinal(state: SandboxState): boolean {
   return Object.keys(TRANSITIONS[state]).length === 0;
 }
 
-/** `docs/lifecycle.md` contains this text; a test compares. */
+/** A test compares `docs/lifecycle.md` with this text. */
 export function lifecycleDiagram(): string {
   return stateDiagram(['creating'], TRANSITIONS);
 }
 
-/** `gone`: never again; `not_ready`: perhaps later. */
+/** `gone`: never legal again; `not_ready`: perhaps later. */
 export function refusalOf(result: Exclude<TransitionResult, { ok: true }>): SandboxError {
   const code = isFinal(result.from) || result.from === 'stopping' ? 'gone' : 'not_ready';
   return new SandboxError(code, `"${result.event}" is not possible while ${result.from}`);

@@ -18,7 +18,7 @@ const SETTINGS = {
   mtu: 1500,
 };
 
-/** Everything that is done, in order; the step named `fail` fails. */
+/** Records all steps in order; the step named `fail` fails. */
 function world(fail?: string) {
   const done: string[] = [];
   const step = async (name: string): Promise<void> => {
@@ -82,7 +82,7 @@ describe('NetworkCard', () => {
     expect(done).toEqual([]);
   });
 
-  it('bind: a card that is there gets secrets before the policy; a missing one is plugged', async () => {
+  it('bind: an existing card gets secrets before the policy; a missing one is plugged', async () => {
     const there = world();
     await there.card.lease(NO_TRAFFIC);
     expect(there.done.splice(0)).toEqual(['lease none']);
@@ -94,7 +94,7 @@ describe('NetworkCard', () => {
     expect(missing.done).toEqual(['lease allowlist', PLUG, 'handed over']);
   });
 
-  it.each([PLUG, 'handed over', 'tell 10.0.0.2'])('set: after "%s" has failed nothing is left', async (what) => {
+  it.each([PLUG, 'handed over', 'tell 10.0.0.2'])('set: after "%s" has failed, nothing is left', async (what) => {
     const { card, vm, guest, done } = world(what);
     await expect(card.set(LIST, vm, guest)).rejects.toThrow(`${what} failed`);
     expect(done.slice(-2)).toEqual(['unplug', 'release']);
@@ -102,7 +102,7 @@ describe('NetworkCard', () => {
   });
 
   it.each(['tell null', 'unplug'])(
-    'set: a guest that does not give its card up reaches nothing ("%s")',
+    'set: a guest that does not release its card reaches nothing ("%s")',
     async (what) => {
       const { card, vm, guest, done } = world(what);
       await card.set(LIST, vm, guest);

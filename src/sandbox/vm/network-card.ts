@@ -23,7 +23,7 @@ const COUNTERS_MS_MIN = 30_000;
 
 const NOTHING: EgressPolicy = { mode: 'none', allow: [], deny: [] };
 
-/** The card is there, and can get a policy later. */
+/** For a card that is plugged before it has a policy. */
 export const NO_TRAFFIC: NetworkSpec = { policy: NOTHING, limits: {} };
 
 const NO_SECRETS: LeaseSecrets = { secrets: [] };
@@ -46,28 +46,28 @@ export class NetworkCard {
     this.#parts = parts;
   }
 
-  /** What holds; null: there is no card. */
+  /** The effective network; `null` without a card. */
   get network(): NetworkSpec | null {
     return this.#network;
   }
 
-  /** For the hello; undefined: no card. */
+  /** Settings for the hello; undefined without a card. */
   get settings(): GuestNetwork | undefined {
     return this.#lease?.guest;
   }
 
-  /** Undefined: no card. */
+  /** Undefined without a card. */
   get gatewayUse(): GatewayUse | undefined {
     return this.#lease?.gatewayUse();
   }
 
-  /** Undefined: the guest needs no certificate authority. */
+  /** Undefined if the guest needs no certificate authority. */
   get trust(): GuestTrust | undefined {
     return this.#lease?.trust;
   }
 
   /**
-   * For a VM that is about to start; call `confirmHandover` once it has.
+   * For a VM that is about to start; call `confirmHandover` once it runs.
    * @throws SandboxError `network_unavailable`, `secrets_missing`
    */
   async lease(network: NetworkSpec, secrets = NO_SECRETS): Promise<NicSpec> {
@@ -91,7 +91,7 @@ export class NetworkCard {
 
   /**
    * Connects from the host to a port at the guest's address.
-   * @throws SandboxError `network_unavailable`: no card; `port_unreachable`
+   * @throws SandboxError `network_unavailable` without a card; `port_unreachable`
    */
   async connect(port: number, signal?: AbortSignal): Promise<Duplex> {
     if (this.#lease !== undefined) return await this.#lease.connect(port, signal);
@@ -100,7 +100,7 @@ export class NetworkCard {
     });
   }
 
-  /** The VM has started with the card. */
+  /** Call once the VM has started with the card. */
   async confirmHandover(): Promise<void> {
     await this.#lease?.confirmHandover();
   }
@@ -135,8 +135,7 @@ export class NetworkCard {
   }
 
   /**
-   * Changes the policy; plugs a missing card, unplugs an unwanted one. After an error `network` is the effective
-   * one.
+   * Changes the policy; plugs a missing card, unplugs an unwanted one. After an error `network` is the effective one.
    */
   async set(network: NetworkSpec | null, vm: Vm, guest: Guest, secrets = NO_SECRETS): Promise<void> {
     if (network === null) {
@@ -156,18 +155,18 @@ export class NetworkCard {
     }
   }
 
-  /** For new connections; without a card, for the next one. */
+  /** Applies to new connections; without a card, to the next card. */
   async setSecrets(secrets: readonly SandboxSecret[]): Promise<void> {
     await this.#lease?.setSecrets(secrets);
   }
 
-  /** Blocks all traffic first, since the rest needs the guest's help. */
+  /** Blocks all traffic first, since the rest needs the guest's cooperation. */
   async #remove(vm: Vm, guest: Guest): Promise<void> {
     if (this.#lease === undefined) return;
     const limits = this.#network?.limits ?? {};
     await this.#lease.setPolicy(NOTHING, limits);
     this.#network = { policy: NOTHING, limits };
-    // The card stays, but lets nothing through.
+    // The card stays, but passes nothing.
     if (vm.nicHotplug === undefined) return;
     await guest.update({ network: null });
     await vm.nicHotplug.unplugNic();
@@ -198,7 +197,7 @@ export class NetworkCard {
     return { bytesUsed: this.#bytesUsed, ...(isEmpty ? {} : { destinationBytesUsed: byName }) };
   }
 
-  /** Call it once the VM is gone. Idempotent. */
+  /** Call it once the VM has ended. Idempotent. */
   async release(): Promise<void> {
     this.#isReleased = true;
     await this.#releaseLease();

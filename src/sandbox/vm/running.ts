@@ -7,18 +7,17 @@ import type { GuestMemory, InferencePort, MappedMemory, PackagePort, Workspace }
 export interface Prepared {
   readonly workspace: Workspace;
   readonly memory: GuestMemory;
-  /** RAM that the VM maps; undefined: it boots, or `memory` has a copy. */
+  /** RAM that the VM maps; undefined if it boots, or `memory` has a copy. */
   readonly mapped: MappedMemory | undefined;
-  /** Undefined: the VM boots with empty memory, or maps it. */
+  /** Undefined if the VM boots with empty memory, or maps it. */
   readonly memoryReady: Promise<void> | undefined;
-  /** Copies RAM that the VM maps into `memory`, once; before a save. Undefined: it is there. */
+  /** Copies mapped RAM into `memory`, once, before a save. Undefined if it is there already. */
   readonly fillMemory: (() => Promise<void>) | undefined;
   readonly cid: number;
-  /** Whether the VM has the disk of an environment. */
   readonly hasEnvironment: boolean;
   readonly listener: GuestListener;
   readonly port: InferencePort;
-  /** Undefined: this host serves no packages. */
+  /** Undefined if this host serves no packages. */
   readonly packages: PackagePort | undefined;
   readonly nic: NicSpec | undefined;
 }

@@ -7,7 +7,7 @@ import { fillOnce, Saving } from './saving.ts';
 
 const SNAPSHOT: VmSnapshot = { statePath: '/s', stateSha256: 'x', machine: 'm' };
 
-/** A VM that maps its RAM. @param failures of the copy of that, the first ones */
+/** A VM that maps its RAM. @param failures number of first copies of the RAM that fail */
 function world(failures = 0, hasEnvironment = false, savesChanges = false, ownBytes = 50, hasNoRoom = false) {
   const done: string[] = [];
   const step = async (name: string): Promise<void> => void done.push(name);
@@ -93,7 +93,7 @@ describe('Saving', () => {
     }
   });
 
-  it('write: without room for the changes, which is made early, the VM is saved nevertheless', async () => {
+  it('write: without room for the changes, which is reserved early, the VM is saved nevertheless', async () => {
     const { done, save } = world(0, false, true, 50, true);
     await save();
     expect(done.slice(-2)).toEqual(['devices, changes into /d', 'keep /o']);
@@ -116,7 +116,7 @@ describe('Saving', () => {
     expect(done.slice(-4)).toEqual(['resume', 'plug', 'write the rest', 'close']);
   });
 
-  it('write: of a VM that has changed more, all is kept while the guest runs, and gets its changes later', async () => {
+  it('write: if more has changed, all RAM is kept while the guest runs, and gets the changes later', async () => {
     const { done, save } = world(0, false, true, 51);
     const steps = [...['keep /t', ...SAVED.slice(0, 3), 'pause'], ...['devices, changes into /r', 'keep /o']];
     for (const _time of [1, 2]) {
@@ -125,7 +125,7 @@ describe('Saving', () => {
     }
   });
 
-  it('write: a failed copy leaves the guest linked; the next save copies again', async () => {
+  it('write: a failed copy leaves the guest connected; the next save copies again', async () => {
     const { done, save, saving } = world(1);
     const first = saving();
     const keep = async () => {};
@@ -146,7 +146,7 @@ describe('Saving', () => {
     expect([done, saving.isLinked]).toEqual([['take requests', 'resume', 'plug'], false]);
   });
 
-  it('write: the file of an environment is kept, too', async () => {
+  it('write: the environment’s file is kept, too', async () => {
     const { done, save } = world(0, true);
     await save();
     expect(done).toEqual(['fill /m', ...SAVED, 'keep /e']);

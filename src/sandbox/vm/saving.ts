@@ -4,7 +4,7 @@
  *     linked ──settle──► linked ──unplug──► unplugged ──stop, devices──► stopped ──RAM, disk──► written
  *        └─ nothing to undo                             └───────── resume, plug, hello ───────┘
  *
- * Of RAM that the VM maps only what the VM has changed is written, once it has stopped: into a file of its own, or, if that
+ * For RAM that the VM maps, only the VM's changes are written, once it has stopped: into a file of their own, or, if that
  * would be large, into a copy of all RAM, made while the guest runs.
  * Without memory neither devices nor RAM are written; the rest is the same.
  *
@@ -24,12 +24,11 @@ import type {
 } from '../contract/parts.ts';
 
 /**
- * A VM that has changed more than this part of the RAM that it maps is saved with all of its RAM: the base would be kept for
- * the smaller rest, and each start has to copy the changes.
+ * A VM that has changed more than this fraction of its mapped RAM is saved with all of its RAM: otherwise the base
+ * would be kept for the small rest, and each start would have to copy the changes.
  */
 const CHANGED_PART_MAX = 1 / 2;
 
-/** The parts of a VM that a save needs. */
 export interface SavedVm {
   readonly vm: Vm;
   readonly memory: Pick<GuestMemory, 'path'>;
@@ -37,7 +36,6 @@ export interface SavedVm {
   readonly workspace: Workspace;
   readonly port: Pick<InferencePort, 'setSuspended'>;
   readonly cid: number;
-  /** Whether the VM has the disk of an environment. */
   readonly hasEnvironment: boolean;
   /** See `Prepared`. */
   readonly fillMemory?: (() => Promise<void>) | undefined;
@@ -54,14 +52,14 @@ export class Saving {
     this.#guest = guest;
   }
 
-  /** The guest still has its link, so no hello follows. */
+  /** The guest still has its connection, so no hello follows. */
   get isLinked(): boolean {
     return this.#phase === 'linked';
   }
 
   /**
    * @param commit makes the copy count while the VM can still continue
-   * @returns null: only the disks were saved
+   * @returns `null` if only the disks were saved
    */
   async write(
     target: SaveTarget,
@@ -79,9 +77,9 @@ export class Saving {
       if (isKeptFirst) kept = await keepShared(vm, mapped, toMemory);
       else await fillMemory?.();
     }
-    // The answers are in the programs' sockets once the guest has settled, and go with the memory.
+    // Once the guest has settled, the answers are in its programs' sockets and are saved with the memory.
     port.setSuspended(true);
-    // Frozen also with memory: a sandbox may boot from the disk of any save. Only without memory must it boot.
+    // Freeze also with memory: a sandbox may boot from the disk of any save. Only without memory must it boot.
     const isDiskOnly = toMemory === null;
     const settled = { dropCaches: !isDiskOnly, freeze: true, mustFreeze: isDiskOnly };
     const [changes] = await Promise.all([kept.changes?.(), this.#guest.settle(settled)]);
@@ -90,7 +88,7 @@ export class Saving {
     await vm.nicHotplug?.withdrawNic();
     await vsockHotplug.unplugVsock();
     this.#phase = 'stopped';
-    // A VM that is paused already can have its disk copied while its state is saved.
+    // A paused VM can have its disk copied while its state is saved.
     if (toMemory === null || isKeptFirst) await vm.pause();
     const saving = toMemory === null ? null : this.#saveState(toMemory.statePath, changes);
     if (!isKeptFirst) await saving;
@@ -120,19 +118,19 @@ export class Saving {
     return snapshot;
   }
 
-  /** Writes what the VM need not be paused for. Before that the copy is not whole. */
+  /** Writes the parts that don't need the VM paused. Until then the copy is incomplete. */
   async finish(): Promise<void> {
     await this.#rest?.write();
   }
 
-  /** Call it in the end, whatever became of the save. */
+  /** Call it in the end, whatever the outcome of the save. */
   async close(): Promise<void> {
     const rest = this.#rest;
     this.#rest = undefined;
     await rest?.close();
   }
 
-  /** A hello of the guest follows, unless it is still linked. @throws VmmError */
+  /** A hello of the guest follows, unless it is still connected. @throws VmmError */
   async resumeAfterSave(): Promise<void> {
     const { vm, cid, port } = this.#saved;
     port.setSuspended(false);
@@ -147,7 +145,10 @@ export class Saving {
 }
 
 interface KeptRam {
-  /** Where the VMM writes what has changed since. Called while the guest settles, which leaves this process idle. Does not throw. */
+  /**
+   * File for the VMM to write the changes since the copy. Called while the guest settles, when this process is idle.
+   * Does not throw.
+   */
   readonly changes?: () => Promise<RamChanges>;
 }
 
@@ -164,7 +165,7 @@ async function keepShared(
       return {
         changes: async () => {
           const room = await vm.makeRoom?.(own).catch((error: unknown) => {
-            // A failure here would leave a guest that settles meanwhile.
+            // Throwing here would abandon a guest that settles meanwhile.
             ignore(error, 'the save makes it');
             return undefined;
           });
@@ -189,7 +190,7 @@ export function fillOnce(
   };
 }
 
-/** Undefined: there is nothing to wait for. */
+/** Undefined if there is nothing to wait for. */
 export function allReady(...waits: (Promise<void> | undefined)[]): Promise<void> | undefined {
   const pending = waits.filter((one) => one !== undefined);
   return pending.length === 0 ? undefined : Promise.all(pending).then(() => undefined);

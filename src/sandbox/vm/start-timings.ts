@@ -1,4 +1,4 @@
-/** How long a start took, phase by phase. */
+/** The duration of a start, phase by phase. */
 
 import { passiveTracer, type Span, type Tracer } from '../../base/trace/trace.ts';
 import type { GuestInfo } from '../../machine/guest/guest.ts';
@@ -6,7 +6,8 @@ import type { Vm } from '../../machine/vmm/driver.ts';
 import type { StartTimings } from '../contract/parts.ts';
 
 /**
- * @param at times of one clock, milliseconds; `guest` null: a clone, whose guest has the times of its template's boot
+ * @param at times of one clock, milliseconds; `guest` is `null` for a clone, whose guest has the times of its
+ * template's boot
  */
 export function startTimings(at: {
   readonly beganMs: number;
@@ -27,7 +28,7 @@ export function startTimings(at: {
   };
 }
 
-/** The phases as parts of a span. @param beganMs of the monotonic clock */
+/** Adds the phases to a span. @param beganMs monotonic clock */
 export function traceStart(span: Span, timings: StartTimings, beganMs: number): void {
   const { origin, prepareMs, vmmMs, kernelMs, agentMs } = timings;
   span.set({ 'neurovisor.start.origin': origin });
@@ -40,7 +41,7 @@ export function traceStart(span: Span, timings: StartTimings, beganMs: number): 
   }
 }
 
-/** A start of a VM as a span. */
+/** Traces a start of a VM as a span. */
 export function tracedStart(
   tracer: Tracer | undefined,
   sandboxId: string,

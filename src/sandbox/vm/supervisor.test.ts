@@ -16,7 +16,7 @@ type Step = 'workspace' | 'overlay' | 'listener' | 'bridge' | 'vm' | 'hello';
 
 const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
-/** Parts without a VM: they record what is held, and fail or hang as configured. */
+/** Parts without a VM: they record the resources in use, and fail or hang as configured. */
 function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
   const held = new Set<string>();
   const releases: string[] = [];
@@ -134,7 +134,7 @@ function supervise(fake: ReturnType<typeof fakeParts>, options: SandboxOptions =
   return { sandbox, states };
 }
 
-/** A sandbox whose link broke and whose VMM has ended, half a second ago; its exit is not noticed yet. */
+/** A sandbox whose connection broke and whose VMM exited half a second ago, unnoticed so far. */
 async function lostWithItsVmm() {
   const fake = fakeParts();
   const { sandbox } = supervise(fake);
@@ -164,7 +164,7 @@ describe('Supervisor', () => {
     expect(sandbox.guest()).toBeDefined();
   });
 
-  it('stop: releases everything, the VM before what it uses, once', async () => {
+  it('stop: releases everything once, the VM before its resources', async () => {
     const fake = fakeParts();
     const { sandbox, states } = supervise(fake);
     await sandbox.start();
@@ -177,7 +177,7 @@ describe('Supervisor', () => {
     expect(states).toEqual(['booting', 'ready', 'stopping', 'gone']);
   });
 
-  it('packages: a change reaches the gateway; a guest that does not answer gets no more than before', async () => {
+  it('packages: a change reaches the gateway; if the guest does not answer, no new rights are granted', async () => {
     const { packages, parts, updates } = fakeParts();
     const sandbox = new Supervisor(makeSpec({ packages: { ecosystems: ['pip'] } }, 2), parts);
     await sandbox.start();
@@ -193,7 +193,7 @@ describe('Supervisor', () => {
     await sandbox.stop();
   });
 
-  it('packages: a member of a pool gets the policy of its sandbox, and a fetch is an event', async () => {
+  it('packages: a pool member gets the policy of its sandbox, and a fetch is an event', async () => {
     const { packages, parts } = fakeParts();
     const sandbox = new Supervisor(makeSpec({}, 2), parts);
     await sandbox.start();
@@ -223,7 +223,7 @@ describe('Supervisor', () => {
     expect((await sandbox.ended).cause).toBe('start-failed');
   });
 
-  it('start: a clone copies RAM and disk, loads the state, and drops the name of its RAM', async () => {
+  it('start: a clone copies RAM and disk, loads the state, and unlinks its RAM', async () => {
     const fake = fakeParts();
     const copied: string[] = [];
     const source = {
@@ -297,7 +297,7 @@ describe('Supervisor', () => {
     expect([...fake.held]).toEqual([]);
   });
 
-  it('start: the last lines of the console are in the error', async () => {
+  it('start: the error has the last lines of the console', async () => {
     const { sandbox } = supervise(fakeParts({ fail: 'hello' }));
     await expect(sandbox.start()).rejects.toMatchObject({
       cause: { message: expect.stringContaining('Kernel panic') },
@@ -333,7 +333,7 @@ describe('Supervisor', () => {
     expect([...fake.held]).toEqual([]);
   });
 
-  it('timeout: ends the sandbox with that cause', async () => {
+  it('timeout: ends the sandbox with cause `timeout`', async () => {
     const fake = fakeParts();
     const { sandbox } = supervise(fake, { timeoutMs: 60_000 });
     await sandbox.start();
@@ -356,7 +356,7 @@ describe('Supervisor', () => {
     expect([...fake.held]).toEqual([]);
   });
 
-  it('a broken link alone ends the sandbox as agent-lost', async () => {
+  it('a broken connection alone ends the sandbox as agent-lost', async () => {
     const fake = fakeParts();
     const { sandbox } = supervise(fake);
     await sandbox.start();
@@ -368,7 +368,7 @@ describe('Supervisor', () => {
     expect(sandbox.state).toBe('failed');
   });
 
-  it('a broken link that the end of the VM explains is reported as that', async () => {
+  it('a broken connection that the VM’s exit explains is reported as that exit', async () => {
     const fake = fakeParts();
     const { sandbox } = supervise(fake);
     await sandbox.start();
@@ -377,7 +377,7 @@ describe('Supervisor', () => {
     expect((await sandbox.ended).cause).toBe('vmm-killed');
   });
 
-  it('an end of the VM that is noticed late explains the broken link, too', async () => {
+  it('a late notice of the VM’s exit explains the broken connection, too', async () => {
     const { fake, sandbox } = await lostWithItsVmm();
     fake.clock.advance(20_000);
     await settle();
@@ -385,7 +385,7 @@ describe('Supervisor', () => {
     expect((await sandbox.ended).cause).toBe('vmm-killed');
   });
 
-  it('an end of the VM that is never noticed does not keep the sandbox', async () => {
+  it('an exit of the VM that is never noticed does not block the end', async () => {
     const { fake, sandbox } = await lostWithItsVmm();
     fake.clock.advance(30_000);
     expect((await sandbox.ended).cause).toBe('agent-lost');

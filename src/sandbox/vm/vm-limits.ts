@@ -1,4 +1,4 @@
-/** Limits of a VM that can change while it runs. */
+/** Limits that can change while a VM runs. */
 import { hasDiskLimits } from '../../base/request/disk-limits.ts';
 import type { Vm } from '../../machine/vmm/driver.ts';
 import type { SandboxSpec } from '../contract/spec.ts';
@@ -14,7 +14,7 @@ export async function limitVm(vm: Vm | undefined, limits: VmLimitsChange): Promi
   if (diskLimits !== undefined) await vm?.setDiskLimits(diskLimits);
 }
 
-/** The limits that are set: a VM without any needs no call. */
+/** Returns only the limits that are set: a VM without any needs no call. */
 export function namedLimits({ channelLimits, diskLimits }: VmLimits): Partial<VmLimits> {
   return {
     ...(Object.keys(channelLimits).length === 0 ? {} : { channelLimits }),

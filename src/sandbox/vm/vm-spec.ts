@@ -1,4 +1,4 @@
-/** The spec that a driver gets to start the VM of a sandbox. */
+/** The spec from which a driver starts a sandbox's VM. */
 import type { VmSnapshot, VmSpec } from '../../machine/vmm/driver.ts';
 import { ENVIRONMENT_BOOT_ARGS, environmentDisk } from '../contract/environment.ts';
 import type { SandboxParts } from '../contract/parts.ts';
@@ -38,7 +38,7 @@ export function vmSpecOf(
   };
 }
 
-/** A VM that has a copy of the RAM has its changes in it. */
+/** If a VM has a copy of the RAM, the copy includes the changes. */
 function snapshotOf({ difference, ...snapshot }: VmSnapshot, mapped: Prepared['mapped']) {
   if (mapped === undefined) return snapshot;
   return { ...snapshot, memoryPath: mapped.path, ...(difference && { difference }) };

@@ -1,13 +1,12 @@
 /**
- * bpf(2), as far as a program without BTF needs it (linux/bpf.h). The caller owns descriptors, which are closed on
- * exec. A program lives as long as a descriptor or a link holds it; a map as long as a descriptor or a program does.
+ * bpf(2), for programs without BTF (linux/bpf.h). The caller owns descriptors, which are closed on exec. A program
+ * lives as long as a descriptor or a link refers to it; a map as long as a descriptor or a program does.
  */
 import { closeFd } from '../fd.ts';
 import { check, libc, SyscallError } from '../libc.ts';
 import { addressOf } from '../memory.ts';
 
 const cBpf = libc.func('long syscall(long number, int command, void *attributes, uint32_t bytes)');
-/** x86-64. */
 const SYS_BPF = 321;
 
 const COMMAND = {
@@ -27,9 +26,9 @@ const KEY_BYTES = 4;
 const PROGRAM_TYPE_XDP = 6;
 /** BPF_OBJ_NAME_LEN without its final zero. */
 const NAME_BYTES_MAX = 15;
-/** The verifier's log of a refused program; longer ones are cut off. */
+/** Size of the verifier's log for a refused program; longer ones are cut. */
 const LOG_BYTES = 64 * 1024;
-/** Of the log in an error: its end has the reason. */
+/** Length of the log in an error: its end has the reason. */
 const LOG_CHARACTERS_MAX = 600;
 /** struct bpf_prog_info up to its map_ids. */
 const PROGRAM_INFO_BYTES = 64;
@@ -53,7 +52,7 @@ export function readMapEntry(fd: number, key: number, valueBytes: number): DataV
   return new DataView(value);
 }
 
-/** Adds the entry, or replaces its value. @throws SyscallError `E2BIG`: the map is full */
+/** Adds the entry, or replaces its value. @throws SyscallError `E2BIG` if the map is full */
 export function writeMapEntry(fd: number, key: number, value: ArrayBuffer): void {
   mapCall(COMMAND.mapUpdate, fd, key, value, 'UPDATE');
 }
@@ -74,8 +73,8 @@ function mapCall(command: number, fd: number, key: number, value: ArrayBuffer | 
 
 /**
  * @param instructions 8 bytes each (linux/bpf.h, `struct bpf_insn`)
- * @throws SyscallError `EPERM`: CAP_BPF and CAP_NET_ADMIN are needed; `ENOSYS`; `EACCES`, `EINVAL`: the
- * verifier's log is in the message
+ * @throws SyscallError `EPERM`: CAP_BPF and CAP_NET_ADMIN are needed; `ENOSYS`; `EACCES`, `EINVAL`: the verifier's log
+ * is in the message
  */
 export function loadXdp(name: string, instructions: Uint8Array<ArrayBuffer>): number {
   // Referenced until the end of the call: the kernel uses their addresses.
@@ -116,7 +115,7 @@ function loadAgain(load: () => number, name: string, log: ArrayBuffer): number {
   }
 }
 
-/** The first map of a program of this host, by the program's id. @throws SyscallError `ENOENT`, `EPERM` */
+/** The first map of a program on this host, by the program's id. @throws SyscallError `ENOENT`, `EPERM` */
 export function openMapOfProgram(programId: number): number {
   const program = byId(COMMAND.programById, programId, `BPF_PROG_GET_FD_BY_ID ${programId}`);
   try {

@@ -19,7 +19,7 @@ const HANDLE = 1;
 const PRIORITY = 0x6e76;
 
 /**
- * @returns a function that detaches it, also if its interface is gone
+ * @returns a function that detaches it, which also works if its interface is gone
  * @throws SyscallError `EEXIST`: one of ours is attached; `ENODEV`; `ENOENT`: this kernel has no clsact
  */
 export function attachByClsact(programFd: number, linkIndex: number, way: TcWay): () => void {
@@ -34,12 +34,12 @@ export function attachByClsact(programFd: number, linkIndex: number, way: TcWay)
   return () => {
     const result = lib().tcDetach(hook(linkIndex, POINTS[way]), options(0));
     if (result < 0) ignore(result, 'the interface is gone, and the filter with it');
-    // Removes other programs' filters, too, which our interfaces do not have.
+    // Also removes other programs' filters, which our interfaces do not have.
     if (isNew) destroyHook(linkIndex);
   };
 }
 
-/** @returns false: it existed. @throws SyscallError */
+/** @returns false if it existed. @throws SyscallError */
 function createHook(bytes: Uint8Array): boolean {
   const result = lib().tcHookCreate(bytes);
   if (result === -EEXIST) return false;

@@ -1,11 +1,11 @@
 /**
- * libbpf.so.1 by FFI (libbpf.h, bpf.h of libbpf 1.0 and later): it opens and relocates objects that clang
- * made, and the kernel verifies them. Calls block their thread for milliseconds at most.
+ * libbpf.so.1 by FFI (libbpf.h, bpf.h of libbpf 1.0 and later): it opens and relocates objects that clang made, and the
+ * kernel verifies them. Calls block their thread for milliseconds at most.
  *
  * Ownership: `BpfObject` owns an object, with its programs and maps; their descriptors are valid until `close`. The
  * caller owns descriptors of links; a link holds its program and ends with its descriptor. All are closed on exec.
- * libbpf calls back only from inside `RingBuffer.consume`, and keeps no buffer of ours but the one for the verifier's
- * log, which the object keeps alive.
+ * libbpf calls back only from inside `RingBuffer.consume`, and keeps no buffer of ours except the verifier's log, which
+ * the object keeps alive.
  */
 import koffi from 'koffi';
 import { CodedError } from '../../base/errors.ts';
@@ -15,7 +15,7 @@ import { SyscallError } from '../libc.ts';
 type LibbpfErrorCode = 'no_library' | 'no_symbol';
 export class LibbpfError extends CodedError<LibbpfErrorCode> {}
 
-/** Addresses, as koffi gives and takes them. */
+/** Addresses in the forms of koffi. */
 export type Pointer = bigint | number;
 const ENOENT = 2;
 let bound: ReturnType<typeof bind> | undefined;

@@ -28,14 +28,14 @@ export class BpfMap {
     this.#valueBytes = sizes.valueBytes;
   }
 
-  /** @returns undefined when there is none. @throws SyscallError */
+  /** @returns undefined if there is none. @throws SyscallError */
   get(key: Uint8Array): DataView<ArrayBuffer> | undefined {
     const value = new Uint8Array(this.#valueBytes);
     const result = lib().lookup(this.fd, key, value);
     return present(result, `look up in map ${this.fd}`) ? new DataView(value.buffer) : undefined;
   }
 
-  /** @throws SyscallError `E2BIG`: the map is full; `EEXIST` for `new` */
+  /** @throws SyscallError `E2BIG` if the map is full; `EEXIST` for `new` */
   set(key: Uint8Array, value: Uint8Array, how: keyof typeof UPDATE = 'any'): void {
     checked(lib().update(this.fd, key, value, UPDATE[how]), `change map ${this.fd}`);
   }
@@ -71,7 +71,7 @@ export function openMapsNamed(name: string): number[] {
   while (present(lib().nextMapId(id, next), 'list BPF maps')) {
     id = next[0] ?? 0;
     const fd = lib().mapById(id);
-    // The map may be gone meanwhile.
+    // The map may have been removed meanwhile.
     if (fd < 0) continue;
     if (nameOfMap(fd) === name) found.push(fd);
     else closeFd(fd);

@@ -19,19 +19,18 @@ const LINK_OPTIONS_BYTES = 56;
 /** struct bpf_prog_info up to run_cnt. */
 const PROGRAM_INFO_BYTES = 208;
 const LOG_BYTES = 256 * 1024;
-/** Of the verifier's log in an error: its end has the reason. */
+/** Length of the verifier's log in an error: its end has the reason. */
 const LOG_CHARACTERS_MAX = 600;
 
 interface OpenOptions {
-  /** Number of entries by name of map, instead of the object's. */
+  /** Number of entries by map name, instead of the object's. */
   readonly maxEntries?: Readonly<Record<string, number>>;
   /** BTF of another kernel than the running one. */
   readonly btfPath?: string;
-  /** Programs to leave out. */
+  /** Programs to omit. */
   readonly without?: readonly string[];
 }
 
-/** A field of a struct in the object's BTF. */
 export interface Field {
   readonly name: string;
   readonly offset: number;
@@ -49,7 +48,7 @@ export class BpfObject {
 
   /**
    * @param path of an object that clang made
-   * @throws LibbpfError `no_library`, `no_symbol`: a map or program of the options is missing
+   * @throws LibbpfError `no_library`; `no_symbol` if a map or program of the options is missing
    * @throws SyscallError `ENOENT`, `EINVAL`: the file is missing or incomplete; `EPERM`; `EACCES`, `EINVAL`, …: the
    * kernel refuses a program, with the reason in the message; `ESRCH`: its types do not match the kernel
    */
@@ -99,8 +98,8 @@ export class BpfObject {
     const btf = lib().btf(this.#object);
     const id = lib().btfFind(btf, name, KIND_STRUCT);
     if (id < 0) throw new LibbpfError('no_symbol', `find struct ${name} in ${this.#name}`);
-    // struct btf_type: u32 name, u32 info (its low 16 bits: members), u32 size; then members of 12 bytes
-    // each: u32 name, u32 type, u32 offset in bits (linux/btf.h). The memory is the object's.
+    // struct btf_type: u32 name, u32 info (its low 16 bits: members), u32 size; then members of 12 bytes each: u32
+    // name, u32 type, u32 offset in bits (linux/btf.h). The memory is the object's.
     const address = Number(lib().btfType(btf, id));
     const count = new DataView(koffi.view(address, 12)).getUint32(4, true) & 0xffff;
     const view = new DataView(koffi.view(address, 12 + 12 * count));
@@ -115,7 +114,7 @@ export class BpfObject {
     return { bytes: view.getUint32(8, true), fields };
   }
 
-  /** Frees programs and maps, unless something else holds them. */
+  /** Frees programs and maps, unless something else refers to them. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
@@ -147,8 +146,8 @@ export class BpfObject {
 }
 
 /**
- * Attaches a program to a network interface, on another thread: TCX waits for every processor, tens of milliseconds
- * on a busy host.
+ * Attaches a program to a network interface, on another thread: TCX waits for every processor, tens of milliseconds on
+ * a busy host.
  * @param programFd must stay open until then
  * @returns the descriptor of a link
  * @throws SyscallError `EBUSY`, `EEXIST`: another XDP program is attached; `EINVAL`: this kernel has no such hook
@@ -180,7 +179,7 @@ export function countRunTime(): number {
   return checked(lib().enableStats(STATS_RUN_TIME), 'count the run time of BPF programs');
 }
 
-/** Since loading, while `countRunTime` was on. `ns` leaves out the way to the program. @throws SyscallError */
+/** Totals since loading, while `countRunTime` was on. `ns` excludes the way to the program. @throws SyscallError */
 export function programRunTime(programFd: number): { readonly runs: bigint; readonly ns: bigint } {
   const info = readInfo(programFd, PROGRAM_INFO_BYTES);
   return { ns: info.getBigUint64(192, true), runs: info.getBigUint64(200, true) };

@@ -1,4 +1,4 @@
-/** Which Firecracker is meant: the configured one, that in PATH, or the one that set-up installed. */
+/** Finds Firecracker: the configured one, the one in PATH, or the one that set-up installed. */
 
 import { ImageError } from '../../../artifacts/image/errors.ts';
 import {
@@ -22,7 +22,7 @@ import type { SetupContext } from '../setup.ts';
 
 export { type FirecrackerSource, type InstalledPaths, isUrl };
 
-/** The configuration with the path of the installed Firecracker, if neither it nor PATH names one. */
+/** Adds the path of the installed Firecracker, if neither the configuration nor PATH names one. */
 export async function withFirecracker<T extends Pick<Config, 'firecracker'>>(
   config: T,
   { cacheDir }: Pick<Home, 'cacheDir'>,
@@ -38,7 +38,7 @@ export async function withFirecracker<T extends Pick<Config, 'firecracker'>>(
   }
 }
 
-/** One line if starts take another Firecracker than the installed one; null: they take it. */
+/** One line if starts use another Firecracker than the installed one, else `null`. */
 export async function explainUnused(
   config: Pick<Config, 'firecracker'>,
   home: Pick<Home, 'cacheDir'>,
@@ -53,11 +53,11 @@ export async function explainUnused(
   return `the installed Firecracker is not used: ${why}`;
 }
 
-/** One line for a host whose KVM works. */
+/** Hint for a host whose KVM works. */
 export const INSTALL_FIRECRACKER =
   'install Firecracker with `neurovisor setup --firecracker FILE|URL --sha256 DIGEST` (docs/firecracker.md)';
 
-/** Whether some Firecracker is there, of whatever version. */
+/** Whether any version of Firecracker is present. */
 export async function hasFirecracker(config: Config, home: Pick<Home, 'cacheDir'>): Promise<boolean> {
   const { firecracker } = await withFirecracker(config, home);
   return await findBinary(firecracker).then(
@@ -66,7 +66,7 @@ export async function hasFirecracker(config: Config, home: Pick<Home, 'cacheDir'
   );
 }
 
-/** @throws ImageError; VmmError `vmm_missing`: a program does not run, or its version is not supported */
+/** @throws ImageError; VmmError `vmm_missing` if a program does not run, or its version is not supported */
 export async function installFirecracker(
   context: SetupContext,
   source: FirecrackerSource,

@@ -1,4 +1,6 @@
-/** Our seccomp filters for Firecracker and its jailer, compiled into files of the cache that only this user can read. */
+/**
+ * Our seccomp filters for Firecracker and its jailer, compiled into files of the cache that only this user can read.
+ */
 import { createHash, randomBytes } from 'node:crypto';
 import { rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -38,8 +40,8 @@ export async function launchFilter(mode: Mode): Promise<CompiledFilter> {
 }
 
 /**
- * Writes the program that starts the jailer with a filter: it refuses what neither jailer nor Firecracker ever does, even
- * where Firecracker's own filters would allow it. Returns its path.
+ * Writes the program that starts the jailer with a filter: it refuses calls that neither jailer nor Firecracker ever
+ * make, even where Firecracker's own filters would allow them. Returns its path.
  * @throws JailError as above
  */
 export async function writeLauncher(cache: Cache, mode: Mode): Promise<string> {
@@ -48,8 +50,8 @@ export async function writeLauncher(cache: Cache, mode: Mode): Promise<string> {
 }
 
 /**
- * The name contains the digest, since a daemon of another version may still use its own file. Written each time: it takes
- * 10 ms, and the file is certain to be what was just compiled.
+ * The name contains the digest, since a daemon of another version may still use its own file. Written each time: it
+ * takes 10 ms and guarantees the freshly compiled content.
  */
 async function writeAnew({ cacheDir }: Cache, name: string, bytes: Uint8Array, permissions: number): Promise<string> {
   const dir = join(cacheDir, 'jail');

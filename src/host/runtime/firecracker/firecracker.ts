@@ -9,7 +9,7 @@ import { writeFilter } from './filters.ts';
 import { type FirecrackerConfig, type FirecrackerJail, type FirecrackerOptions, openFirecrackerJail } from './jail.ts';
 import { openFirecrackerUserJail } from './user-jail.ts';
 
-/** How Firecracker is confined; `jail` null: it is not. */
+/** A Firecracker with its confinement; `jail` is `null` if it has none. */
 export interface ConfinedFirecracker {
   readonly jail: FirecrackerJail | null;
   readonly confinement: Confinement;
@@ -17,14 +17,14 @@ export interface ConfinedFirecracker {
 
 /**
  * @param confined its jail, if it is open already; its opener closes it
- * @throws RuntimeError `jail_unavailable`: a jail is required and not available; VmmError `vmm_missing`
+ * @throws RuntimeError `jail_unavailable` if a jail is required and not available; VmmError `vmm_missing`
  */
 export async function makeFirecracker(
   options: FirecrackerOptions,
   confined?: ConfinedFirecracker,
 ): Promise<{ driver: FirecrackerDriver; confinement: Confinement }> {
   const { config, home, log } = options;
-  // Refuses a version before the jail is made.
+  // Rejects a wrong version before the jail is made.
   await readFirecrackerVersion(config.firecracker);
   const sharing = sharingAsConfigured(config);
   const seccompFilterPath = takesOurs(config) ? await writeFilter(home, modeOf(config)) : undefined;
@@ -67,7 +67,7 @@ export async function confineFirecracker(options: FirecrackerOptions): Promise<C
   }
 }
 
-/** Firecracker's own filters cannot log. */
+/** Firecracker's own filters can't log. */
 function takesOurs({ firecrackerFilter, jail }: FirecrackerConfig): boolean {
   return firecrackerFilter === 'ours' || jail === 'log';
 }

@@ -1,5 +1,5 @@
 /**
- * The jail around Firecracker: what its jailer does, plus what our jail does for QEMU.
+ * The jail around Firecracker: its own jailer, plus the protections that our jail has for QEMU.
  *
  *     setpriv ── prlimit ── sh ── unshare ─┬─ waits
  *     ends with us          control group  └─ sh, first in the pid namespace, waits ─┬─ launcher ─ jailer ─ Firecracker
@@ -45,14 +45,14 @@ export interface FirecrackerOptions {
   readonly config: FirecrackerConfig;
   readonly home: Pick<Home, 'cacheDir' | 'runDir'>;
   readonly log: Log;
-  /** Absent: memory of VMMs is not watched. */
+  /** Omitted if memory of VMMs is not watched. */
   readonly memory?: Pick<VmmMemory, 'lastLook'>;
-  /** For diagnosis: a jail with gaps is accepted, even with `enforce`. */
+  /** For diagnosis: accepts a jail with gaps, even with `enforce`. */
   readonly acceptsGaps?: boolean;
 }
 
 export interface FirecrackerJail {
-  /** For people, each a noun phrase. */
+  /** Enforced protections, each a noun phrase. */
   readonly holds: readonly string[];
   /** Missing protections, each with its reason. */
   readonly gaps: readonly JailGap[];
@@ -64,15 +64,15 @@ export interface FirecrackerJail {
 
 /** The jailer's additional capabilities: chroot, device nodes. */
 const JAILER_CAPABILITIES = { SYS_CHROOT: 18, MKNOD: 27 };
-/** Filters on each thread, before Firecracker's own. */
+/** Number of filters on each thread, before Firecracker's own. */
 const LAUNCHER_FILTERS = 1;
 const PROBE = { memoryMib: 64, cpus: 1 };
 const WORDS_MAX = 1_000;
 
 /**
- * Kills and removes what a killed NeuroVisor process left, and tries a jail.
- * @throws JailError `jail_unavailable`, `jail_dir_unsafe`; VmmError `vmm_missing`, `vmm_start_failed`;
- * RuntimeError `jail_unavailable`
+ * Kills and removes what a killed NeuroVisor process left behind, and tries a jail.
+ * @throws JailError `jail_unavailable`, `jail_dir_unsafe`; VmmError `vmm_missing`, `vmm_start_failed`; RuntimeError
+ * `jail_unavailable`
  */
 export async function openFirecrackerJail(options: FirecrackerOptions): Promise<FirecrackerJail> {
   const { config, home, log } = options;
@@ -188,7 +188,7 @@ function wrapperOf(vm: Jailed, groups: readonly string[]): string[] {
   const namespaces = ['--ipc', '--uts', '--cgroup', ...(vm.ownNet ? ['--net'] : [])];
   return [
     'prlimit',
-    // A core dump would hold the guest's memory.
+    // A core dump would contain the guest's memory.
     '--core=0:0',
     '--memlock=0:0',
     '--msgqueue=0:0',
@@ -210,7 +210,7 @@ function wrapperOf(vm: Jailed, groups: readonly string[]): string[] {
   ];
 }
 
-/** @throws VmmError `vmm_missing`; JailError `jail_unavailable`: jailer and Firecracker have different versions */
+/** @throws VmmError `vmm_missing`; JailError `jail_unavailable` if jailer and Firecracker have different versions */
 async function findJailer({ config }: FirecrackerOptions, binary: string): Promise<string> {
   const beside = join(dirname(binary), 'jailer');
   const isBeside = await access(beside, constants.X_OK).then(

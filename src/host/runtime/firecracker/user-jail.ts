@@ -1,6 +1,6 @@
 /**
- * The jail around the Firecracker of an ordinary user, for whom its jailer can't work: the walls that QEMU has, made by
- * bubblewrap. Each VM has namespaces and a root of its own, our filter over Firecracker's, and limits where this user's
+ * The jail around an ordinary user's Firecracker, for whom its jailer can't work: bubblewrap makes the same walls as
+ * for QEMU. Each VM has namespaces and a root of its own, our filter over Firecracker's, and limits if this user's
  * control group is delegated; it keeps this user's id.
  */
 import { join } from 'node:path';
@@ -22,9 +22,9 @@ import { modeOf, STATE_DIR, uidRange } from '../jail.ts';
 import { launchFilter } from './filters.ts';
 import type { FirecrackerJail, FirecrackerOptions } from './jail.ts';
 
-/** Path of Firecracker in the jail, as in its jailer's. */
+/** Path of Firecracker in the jail, the same as in its jailer's. */
 const PROGRAM = '/firecracker';
-/** Filters on each thread, before Firecracker's own. */
+/** Number of filters on each thread, before Firecracker's own. */
 const OUR_FILTERS = 1;
 const PROBE = { id: `probe${process.pid}`, memoryMib: 64, cpus: 1 };
 const WORDS_MAX = 1_000;

@@ -22,7 +22,7 @@ async function engine(id: string, answer: string): Promise<void> {
   await new Promise<void>((resolve) => server.listen(join(dir, id, 'engine.sock'), resolve));
 }
 
-it('running engines are those that answer; sandboxes and what is left of engines are skipped', async () => {
+it('runningEngines: lists engines that respond; skips sandboxes and leftovers of engines', async () => {
   await engine('a', '{"status":"loading","model":"one"}');
   await engine('b', 'no health');
   await mkdir(join(dir, 'sandbox'));

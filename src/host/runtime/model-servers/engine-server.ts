@@ -1,4 +1,4 @@
-/** One model in an engine of its own, in its jail, which the first request starts, and the next one after its end. */
+/** One model in an engine of its own, in its jail. The first request starts it, and the next one after it ended. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { sleep, systemClock } from '../../../base/clock.ts';
@@ -15,12 +15,12 @@ import type { Workspace } from '../../../sandbox/contract/parts.ts';
 import { type EngineJail, openEngineJail } from '../engine-jail.ts';
 import { makeWorkspace } from '../workspace.ts';
 
-/** In the directory of each engine. */
+/** File name in each engine's directory. */
 const ENGINE_SOCKET = 'engine.sock';
-/** Engines that are asked at once. */
+/** Maximum number of engines queried at once. */
 const ENGINES_ASKED_MAX = 16;
 
-/** The running engines of a home, of this process and of others; those that answer. */
+/** The running engines of a home, of this process and of others, that respond. */
 export async function runningEngines(runDir: string): Promise<EngineHealth[]> {
   const sockets = (await namesIn(runDir))
     .map((id) => join(runDir, id, ENGINE_SOCKET))
@@ -32,45 +32,45 @@ export async function runningEngines(runDir: string): Promise<EngineHealth[]> {
 export interface EnginePlace {
   readonly config: Config;
   readonly runDir: string;
-  /** Of the engine's jail. */
+  /** Cache for the engine's jail. */
   readonly cacheDir: string;
   readonly log: Log;
 }
 
 export interface EngineServerOptions extends EnginePlace {
-  /** For people. */
+  /** Display name. */
   readonly name: string;
   readonly modelId: string;
-  /** A GGUF file. Called at each start. */
+  /** Path of a GGUF file. Called at each start. */
   readonly modelPath: () => string;
-  /** Called before a start; what it returns, once the model is loaded or will not be. */
+  /** Called before a start; call the returned function once the model is loaded or loading has failed. */
   readonly makeRoom?: (modelPath: string) => Promise<() => void>;
 }
 
 export class EngineServer {
-  /** Of the last request, on the system's clock; −Infinity: none. */
+  /** Time of the last request on the system's clock; −Infinity if there was none. */
   askedAtMs = Number.NEGATIVE_INFINITY;
   readonly #options: EngineServerOptions;
   #starting: Promise<Engine> | undefined;
-  /** That requests may be sent to. */
+  /** The engine that accepts requests. */
   #current: Engine | undefined;
-  /** Of the last process: nothing of it is left. */
+  /** Resolves once nothing is left of the last process. */
   #removed: Promise<void> = Promise.resolve();
-  /** The GPU had no memory for the model, so the next engines compute on the CPU. */
+  /** The GPU had no memory for the model, so later engines compute on the CPU. */
   #isGpuFull = false;
-  /** The fewest that an engine has, until it has told. */
+  /** The minimum of an engine, until it has reported its own. */
   #slots = 2;
 
   constructor(options: EngineServerOptions) {
     this.#options = options;
   }
 
-  /** There is a process that no request has to wait for. */
+  /** Whether a process is running that no request has to wait for. */
   get isStarted(): boolean {
     return this.#current !== undefined;
   }
 
-  /** Starts it if need be. @throws EngineError, RuntimeError `jail_unavailable` */
+  /** Starts the engine if needed. @throws EngineError, RuntimeError `jail_unavailable` */
   async target(): Promise<UpstreamTarget> {
     this.askedAtMs = systemClock.now();
     this.#starting ??= this.#begin();
@@ -85,7 +85,7 @@ export class EngineServer {
     };
   }
 
-  /** Whether it has loaded its model and has no request. Does not wait for a start. */
+  /** Whether the engine has loaded its model and has no request. Does not wait for a start. */
   async isIdle(): Promise<boolean> {
     const { socketPath } = this.#current ?? {};
     if (socketPath === undefined || !(await hasNoRequest(socketPath))) return false;
@@ -114,7 +114,7 @@ export class EngineServer {
         if (this.#starting === starting) this.#current = engine;
       },
       () => {
-        // The next request tries again: the cause, e.g. low memory, may be temporary.
+        // The next request tries again: the cause, for example low memory, may be temporary.
         if (this.#starting === starting) this.#starting = undefined;
       },
     );
@@ -131,7 +131,7 @@ export class EngineServer {
     const { config, modelId, modelPath, log, runDir, cacheDir, makeRoom } = this.#options;
     const path = modelPath();
     const releaseRoom = await makeRoom?.(path);
-    // A directory like a sandbox's, so that it is reclaimed like one after a kill.
+    // A directory like a sandbox's, so that it is reclaimed the same way after a kill.
     const id = newSandboxId();
     const workspace = await makeWorkspace(runDir, id);
     let jail: EngineJail | null = null;
@@ -177,7 +177,7 @@ export class EngineServer {
   }
 }
 
-/** Which paths a GPU's driver needs differs from one to the next, so its jail may lack some. */
+/** The paths that a GPU driver needs vary, so the jail may lack some. */
 function warnWithoutGpu(engine: Engine, log: Log): void {
   const check = async (): Promise<void> => {
     if ((await engine.ready).gpu !== 'cpu') return;
@@ -192,10 +192,10 @@ async function remove(workspace: Workspace, jail: EngineJail | null): Promise<vo
   await workspace.remove();
 }
 
-/** From a slot of the bridge to the engine's door. */
+/** Time for a request to get from a slot of the bridge to the engine. */
 const ARRIVAL_MS = 500;
 
-/** An engine that does not answer may be computing. */
+/** An engine that does not respond may be computing. */
 async function hasNoRequest(socketPath: string): Promise<boolean> {
   const health = await askHealth(socketPath);
   return health?.setup != null && health.running === 0 && health.waiting === 0;

@@ -9,7 +9,7 @@ import { MIB } from '../../../base/units.ts';
 import { EngineServer } from './engine-server.ts';
 import { Engines, type PooledEngine } from './engines.ts';
 
-/** Each takes so much of the host's memory. */
+/** Host memory that each engine takes. */
 const ENGINE_MIB = 1_000;
 const HOST_MIB = 3_000;
 
@@ -22,7 +22,7 @@ beforeEach(() => {
   dir = mkdtempSync(join(tmpdir(), 'nv-engines-'));
   model = join(dir, 'model.gguf');
   writeFileSync(model, '');
-  // With what is beside it, 1,412 MiB.
+  // With its overhead, 1,412 MiB.
   truncateSync(model, 750 * MIB);
   clock = new FakeClock();
   fakes = [];
@@ -42,7 +42,7 @@ class FakeEngine implements PooledEngine {
     this.isStarted = false;
     return Promise.resolve();
   }
-  /** A request to it, before which time passes. */
+  /** Sends a request, after some time has passed. */
   ask(): void {
     clock.advance(20_000);
     this.isStarted = true;
@@ -60,7 +60,7 @@ function add(name: string): FakeEngine {
 const started = (): boolean[] => fakes.map(({ isStarted }) => isStarted);
 
 describe('Engines', () => {
-  it('ends the engine that was used longest ago, and no more than the new one needs', async () => {
+  it('ends the least recently used engines, and no more than the new one needs', async () => {
     const [a, b, c] = [add('a'), add('b'), add('c')];
     a.ask();
     (await engines.makeRoom('b', model))();
@@ -76,7 +76,7 @@ describe('Engines', () => {
     expect(started()).toEqual([false, false, true]);
   });
 
-  it('an engine that answers, or was asked just now, stays', async () => {
+  it('an engine that is busy, or was asked just now, stays', async () => {
     const [a, b] = [add('a'), add('b')];
     add('c');
     a.ask();
@@ -89,13 +89,13 @@ describe('Engines', () => {
     expect(started()).toEqual([true, false, false]);
   });
 
-  it('a model that is missing needs little, and the engine says so', async () => {
+  it('a missing model needs little memory; the engine reports that it is missing', async () => {
     add('a').ask();
     await engines.makeRoom('b', join(dir, 'none'));
     expect(started()).toEqual([true]);
   });
 
-  it('one that has left the file ends when it is idle', async () => {
+  it('an engine that was removed from the file ends when it is idle', async () => {
     const a = add('a');
     a.ask();
     a.isBusy = true;
@@ -112,12 +112,12 @@ describe('Engines', () => {
     expect(await look()).toBe(false);
   });
 
-  it('memory that a start was promised is not given to another one, until it is taken', async () => {
+  it('memory promised to one start is not given to another until it is taken', async () => {
     const [a, b] = [add('a'), add('b')];
     a.ask();
     b.ask();
     clock.advance(20_000);
-    // 1,000 MiB are left, and 1,412 are needed for each.
+    // 1,000 MiB are left, and each engine needs 1,412.
     const taken = await engines.makeRoom('c', model);
     expect(started()).toEqual([false, true]);
     await engines.makeRoom('d', model);
@@ -125,12 +125,12 @@ describe('Engines', () => {
     a.ask();
     taken();
     clock.advance(20_000);
-    // 2,000 MiB are left: enough for one more start beside that of d, but for the promise.
+    // 2,000 MiB are left: enough for one more start besides d's, but for the promise.
     await engines.makeRoom('e', model);
     expect(started()).toEqual([false, false]);
   });
 
-  it('a retired one makes room, too', async () => {
+  it('a retired engine makes room, too', async () => {
     const [a] = [add('a'), add('b').ask()];
     a.ask();
     engines.retire('a');
@@ -149,7 +149,7 @@ describe('Engines', () => {
     const server = (name: string): EngineServer => {
       const one = new EngineServer({
         config: readConfig({}),
-        // Under a file: each start fails.
+        // A path below a file, so that each start fails.
         runDir: join(model, 'run'),
         cacheDir: dir,
         log: silentLog,
@@ -170,7 +170,7 @@ describe('Engines', () => {
     await engines.close();
   });
 
-  it('closing ends all, also retired ones', async () => {
+  it('close ends all engines, including retired ones', async () => {
     const [a, b] = [add('a'), add('b')];
     a.ask();
     b.ask();

@@ -1,4 +1,6 @@
-/** Several models in engines of their own. When memory is short, idle ones are ended, the longest unused first. */
+/**
+ * Several models in engines of their own. When memory is short, idle engines are ended, the least recently used first.
+ */
 import { statSync } from 'node:fs';
 import { type Clock, systemClock } from '../../../base/clock.ts';
 import { describeError } from '../../../base/errors.ts';
@@ -9,9 +11,8 @@ import { availableMib } from '../../probes/host-memory.ts';
 
 /** What the pool needs of an engine. */
 export interface PooledEngine {
-  /** It has a process. */
   readonly isStarted: boolean;
-  /** Of its last request. */
+  /** Time of the last request. */
   readonly askedAtMs: number;
   /** Never waits for a start. */
   isIdle(): Promise<boolean>;
@@ -21,7 +22,7 @@ export interface PooledEngine {
 /** A request that has just been given the engine's socket may not have reached it yet. */
 const JUST_ASKED_MS = 10_000;
 const RETIRED_LOOK_MS = 2_000;
-/** Of a file's size: weights, and what is computed beside them. */
+/** Factor on a file's size: weights, and data computed beside them. */
 const SIZE_FACTOR = 1.2;
 /** For the context, and for the host. */
 const BESIDE_MIB = 512;
@@ -31,12 +32,12 @@ export class Engines {
   readonly #clock: Clock;
   readonly #available: () => number;
   readonly #engines = new Map<string, PooledEngine>();
-  /** Left `models.toml`; they end when their last answers do. */
+  /** Removed from `models.toml`; they end when their last answers do. */
   readonly #retired = new Set<PooledEngine>();
   readonly #looks = new Set<() => void>();
-  /** MiB of each start that has not taken its memory yet. */
+  /** MiB promised to starts that have not taken their memory yet. */
   readonly #promised = new Set<{ readonly mib: number }>();
-  /** One start after the other looks for room. */
+  /** Only one start at a time looks for room. */
   #turn: Promise<unknown> = Promise.resolve();
 
   constructor(log: Log, clock: Clock = systemClock, available: () => number = availableMib) {
@@ -45,12 +46,12 @@ export class Engines {
     this.#available = available;
   }
 
-  /** @param name of its upstream */
+  /** @param name name of its upstream */
   add(name: string, engine: PooledEngine): void {
     this.#engines.set(name, engine);
   }
 
-  /** Ends it when it is idle. */
+  /** Ends the engine when it is idle. */
   retire(name: string): void {
     const engine = this.#engines.get(name);
     this.#engines.delete(name);
@@ -60,8 +61,8 @@ export class Engines {
   }
 
   /**
-   * Ends idle engines, the longest unused first, until a model has room, or none is left to end. What it returns tells
-   * that the model has taken its memory, or never will.
+   * Ends idle engines, the least recently used first, until a model has room, or none is left to end. Call the returned
+   * function once the model has taken its memory, or never will.
    */
   async makeRoom(name: string, modelPath: string): Promise<() => void> {
     const turn = this.#turn.then(() => this.#makeRoom(name, modelPath));
@@ -117,7 +118,7 @@ export class Engines {
   }
 }
 
-/** 0: the engine reports that it is missing. */
+/** 0 if the file is missing; the engine reports that. */
 function sizeOf(path: string): number {
   return statSync(path, { throwIfNoEntry: false })?.size ?? 0;
 }

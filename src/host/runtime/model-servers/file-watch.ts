@@ -1,6 +1,6 @@
 /**
- * Tells when files have changed, by asking for their state again and again (io). A change is told once it has lasted from
- * one look to the next, so that a file is not read while an editor writes it; and with each look until it is taken.
+ * Polls files for changes (I/O). A change is reported once it has lasted from one poll to the next, so that a file is
+ * not read while an editor writes it; and again with each poll until it is accepted.
  */
 import { statSync } from 'node:fs';
 import type { Clock } from '../../../base/clock.ts';
@@ -15,7 +15,7 @@ export class FileWatch {
   #last: string;
   #stop: () => void;
 
-  /** @param onChange returns whether it has taken the change */
+  /** @param onChange returns whether it accepted the change */
   constructor(paths: readonly string[], clock: Clock, onChange: () => boolean) {
     this.#clock = clock;
     this.#onChange = onChange;
@@ -25,7 +25,7 @@ export class FileWatch {
     this.#stop = clock.after(LOOK_EVERY_MS, () => this.#look());
   }
 
-  /** Looks at these from now on. */
+  /** Watches these paths from now on. */
   replace(paths: readonly string[]): void {
     this.#paths = paths;
     this.#taken = stateOf(paths);
@@ -42,7 +42,7 @@ export class FileWatch {
     this.#last = state;
     this.#stop = this.#clock.after(LOOK_EVERY_MS, () => this.#look());
     if (!isChanged) return;
-    // It may `replace` the paths.
+    // The callback may `replace` the paths.
     this.#taken = state;
     if (!this.#onChange()) this.#taken = null;
   }

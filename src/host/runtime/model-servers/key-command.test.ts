@@ -20,12 +20,12 @@ const command = (...argv: string[]): KeyCommand =>
   new KeyCommand({ argv, upstream: 'hosted', dir, clock, log: silentLog });
 const shell = (script: string): KeyCommand => command('/bin/sh', '-c', script);
 
-/** Tells the content of `key`, and notes in `calls` that it was asked. */
+/** Prints the content of `key`, and records each call in `calls`. */
 const TELLS = 'echo x >> calls; cat key';
 const calls = (): number => readFileSync(join(dir, 'calls'), 'latin1').length / 2;
 
 describe('KeyCommand', () => {
-  it('asks once for requests at once, and again after five minutes', async () => {
+  it('concurrent requests run the program once, and again after five minutes', async () => {
     writeFileSync(join(dir, 'key'), `${SECRET}\n`);
     const keys = shell(TELLS);
     expect(await Promise.all([keys.key(), keys.key(), keys.key()])).toEqual([SECRET, SECRET, SECRET]);
@@ -43,7 +43,7 @@ describe('KeyCommand', () => {
     expect(await keys.key()).toBe('sk-last');
   });
 
-  it('keeps a key that is not told again, and asks later', async () => {
+  it('keeps a key if the program fails to print it again, and retries later', async () => {
     writeFileSync(join(dir, 'key'), SECRET);
     const keys = shell(TELLS);
     await keys.key();
@@ -54,7 +54,7 @@ describe('KeyCommand', () => {
     expect(calls()).toBe(2);
   });
 
-  it('a key that the server denies is asked for again, at most once in a minute', async () => {
+  it('a key that the server rejects is requested again, at most once a minute', async () => {
     writeFileSync(join(dir, 'key'), SECRET);
     const keys = shell(TELLS);
     expect(await keys.key()).toBe(SECRET);
@@ -68,13 +68,13 @@ describe('KeyCommand', () => {
     keys.deny(SECRET);
     expect(await Promise.all([keys.key(), keys.key()])).toEqual(['sk-next', 'sk-next']);
     clock.advance(60_000);
-    // Of a request that was sent before.
+    // The key of an earlier request.
     keys.deny(SECRET);
     expect(await keys.key()).toBe('sk-next');
     expect(calls()).toBe(3);
   });
 
-  it('a program that fails is asked again, but not for each request', async () => {
+  it('a program that fails is run again, but not for each request', async () => {
     const keys = shell(TELLS);
     for (let n = 0; n < 3; n += 1) {
       await expect(keys.key()).rejects.toMatchObject({ code: 'upstream_unreachable' });
@@ -91,7 +91,7 @@ describe('KeyCommand', () => {
     ['two lines', ['/bin/printf', `${SECRET}\\n${SECRET}`], /printf did not print one key/],
     ['no program', ['./missing', SECRET], /missing does not exist/],
     ['a flood', ['/bin/sh', '-c', `while :; do echo ${SECRET}; done`], /sh printed too much/],
-  ])('%s: an error without the key', async (_, argv, message) => {
+  ])('%s: an error that does not contain the key', async (_, argv, message) => {
     const error: unknown = await command(...argv)
       .key()
       .catch((thrown: unknown) => thrown);
@@ -99,7 +99,7 @@ describe('KeyCommand', () => {
     expect(describeError(error)).not.toContain(SECRET);
   });
 
-  it('no shell reads the arguments', async () => {
+  it('arguments are not interpreted by a shell', async () => {
     expect(await command('/bin/echo', '$HOME;id').key()).toBe('$HOME;id');
   });
 });

@@ -1,4 +1,4 @@
-/** Keys that a program tells: of a keyring, a password manager, or a service whose keys last an hour (io). */
+/** Keys printed by a program: a keyring, a password manager, or a client of a service whose keys last an hour (I/O). */
 import { execFile } from 'node:child_process';
 import type { Clock } from '../../../base/clock.ts';
 import { describeError, errorCode } from '../../../base/errors.ts';
@@ -7,24 +7,24 @@ import type { Log } from '../../../base/log.ts';
 import { BridgeError } from '../../../inference/bridge/errors.ts';
 import { isKey } from './models-file.ts';
 
-/** It is asked again after this time, since keys may last only an hour. Requests do not wait for that … */
+/** The program runs again after this time, since keys may last only an hour. Requests do not wait for it … */
 const FRESH_MS = 5 * 60_000;
-/** … unless no request has come for so long. */
+/** … unless there was no request for this time. */
 const USABLE_MS = 10 * 60_000;
 /** Requests in this time after a failure fail likewise: each try may ask a person to confirm. */
 const FAILED_MS = 5_000;
-/** A key that a server denies is asked for again, but not more often. */
+/** Minimum time between two runs for a key that the server rejects. */
 const DENIED_MS = 60_000;
 /** A person may have to confirm. */
 const ANSWER_MS_MAX = 60_000;
 const OUTPUT_BYTES_MAX = 16 * 1024;
 
 export interface KeyCommandOptions {
-  /** Program and arguments; no shell reads them. */
+  /** Program and arguments, without a shell. */
   readonly argv: readonly string[];
-  /** Whose key, for messages. */
+  /** Name of the key's upstream, for messages. */
   readonly upstream: string;
-  /** Where a relative program or file in the arguments is looked for. */
+  /** Base directory for a relative program or file in the arguments. */
   readonly dir: string;
   readonly clock: Clock;
   readonly log: Log;
@@ -41,7 +41,10 @@ export class KeyCommand {
     this.#options = options;
   }
 
-  /** Requests at once ask once. @throws BridgeError `upstream_unreachable`: the program has never told a key */
+  /**
+   * Concurrent requests run the program once. @throws BridgeError `upstream_unreachable` if the program has never
+   * printed a key
+   */
   async key(): Promise<string> {
     const nowMs = this.#options.clock.now();
     const ageMs = nowMs - (this.#known?.atMs ?? Number.NEGATIVE_INFINITY);
@@ -55,7 +58,7 @@ export class KeyCommand {
     return this.#known.key;
   }
 
-  /** The server has denied the key: if it is still the last one, the next request waits for another. */
+  /** Call when the server has rejected the key: if it is still the last one, the next request waits for another. */
   deny(key: string): void {
     const nowMs = this.#options.clock.now();
     if (this.#known?.key !== key || nowMs - this.#deniedAtMs < DENIED_MS) return;
@@ -73,7 +76,7 @@ export class KeyCommand {
         this.#failed = { error, atMs: clock.now() };
         throw error;
       }
-      // The old one may still be good, and the model server decides that.
+      // The old key may still be good; the model server decides that.
       log.warn('a key was not told again; the last one is used', { upstream, error: describeError(error) });
       this.#known = { ...this.#known, atMs: clock.now() };
     }
@@ -91,7 +94,7 @@ export class KeyCommand {
           resolve(key);
           return;
         }
-        // Neither the output nor the error's message, which has the arguments: both may hold the key.
+        // Neither the output nor the error's message, which has the arguments: both may contain the key.
         const attempted = `get the key of ${upstream}: ${program} ${whyNot(error)}`;
         const remedy = 'run the command of `key` in models.toml by hand';
         reject(new BridgeError('upstream_unreachable', attempted, { remedy }));

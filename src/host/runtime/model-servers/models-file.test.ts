@@ -23,14 +23,14 @@ const read = (more: Record<string, string> = {}, env: Record<string, string> = {
   readModelsFile(readConfig({ NEUROVISOR_HOME: dir, ...more }), env);
 
 describe('readModelsFile', () => {
-  it('is null without a file, and where a server is configured otherwise', () => {
+  it('is null without a file, or if a server is configured otherwise', () => {
     expect(read()).toBeNull();
     write('models.toml', 'not TOML');
     expect(read({ NEUROVISOR_UPSTREAM: 'engine' })).toBeNull();
     expect(read({ NEUROVISOR_UPSTREAM: 'http://127.0.0.1:1' })).toBeNull();
   });
 
-  it('refuses a missing file that was asked for, and both settings', () => {
+  it('refuses a requested file that is missing, and both settings at once', () => {
     const missing = join(dir, 'other.toml');
     expect(() => read({ NEUROVISOR_MODELS: missing })).toThrow(/other\.toml does not exist/);
     const both = { NEUROVISOR_MODELS: missing, NEUROVISOR_UPSTREAM: 'engine' };
@@ -57,7 +57,7 @@ describe('readModelsFile', () => {
     ['an unset variable', KEY, 0o600, 'key = { env = "UNSET" }', /variable UNSET is not set/],
     ['a variable with lines', KEY, 0o600, 'key = { env = "LINES" }', /LINES has other characters/],
     ['no certificate', KEY, 0o600, 'ca_file = "key"', /has no certificate/],
-  ])('refuses %s, without its content', (_, content, mode, more, message) => {
+  ])('refuses %s, without quoting its content', (_, content, mode, more, message) => {
     write('key', content, mode);
     write('models.toml', upstream(more));
     let error: unknown;
@@ -71,7 +71,7 @@ describe('readModelsFile', () => {
     expect(describeError(error)).not.toContain(KEY);
   });
 
-  it('waits for no pipe and reads no endless file', () => {
+  it('does not wait for a pipe or read an endless file', () => {
     execFileSync('mkfifo', ['-m', '600', join(dir, 'pipe')]);
     const missing = { NEUROVISOR_MODELS: join(dir, 'pipe') };
     expect(() => read(missing)).toThrow(/pipe is not a regular file/);
@@ -85,7 +85,7 @@ describe('readModelsFile', () => {
     expect(() => read()).toThrow(/big is larger than/);
   });
 
-  it('refuses a file that others can change, for they could send the keys elsewhere', () => {
+  it('refuses a file that others can change, since they could redirect the keys', () => {
     for (const mode of [0o620, 0o602]) {
       write('models.toml', upstream(''), mode);
       expect(() => read()).toThrow(/other users may change .*models\.toml/);
@@ -94,7 +94,7 @@ describe('readModelsFile', () => {
     expect(read()?.upstreams).toHaveLength(1);
   });
 
-  it('judges the file that a link leads to', () => {
+  it('checks the target of a link', () => {
     write('key', KEY, 0o644);
     symlinkSync(join(dir, 'key'), join(dir, 'link'));
     write('models.toml', upstream('key = { file = "link" }'));

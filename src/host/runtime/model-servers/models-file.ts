@@ -1,4 +1,4 @@
-/** Reads `models.toml` with the keys that it names (io). */
+/** Reads `models.toml` with the keys that it names (I/O). */
 import { closeSync, constants, fstatSync, openSync, readFileSync, type Stats } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import type { Config } from '../../../base/config.ts';
@@ -18,20 +18,20 @@ type Env = Readonly<Record<string, string | undefined>>;
 
 /** A server of the file. */
 export interface ConfiguredServer extends FileUpstream {
-  /** With authority, and with the key unless a program tells it. */
+  /** Includes the authority, and the key unless a program prints it. */
   readonly target: UpstreamTarget;
 }
 
 export interface ConfiguredModels extends Omit<ModelsFile, 'upstreams'> {
   readonly path: string;
-  /** What it was read from: itself, and files of keys and certificates. */
+  /** Files it was read from: itself, and files of keys and certificates. */
   readonly files: readonly string[];
   readonly upstreams: readonly ConfiguredServer[];
 }
 
 /**
- * The file of NEUROVISOR_MODELS, or else `models.toml` in the home; null: there is none, or NEUROVISOR_UPSTREAM names
- * another server.
+ * The file of NEUROVISOR_MODELS, or else `models.toml` in the home; `null` if there is none, or NEUROVISOR_UPSTREAM
+ * names another server.
  * @param env for keys
  * @throws BridgeError `models_file_invalid`
  */
@@ -118,11 +118,11 @@ function authorityOf(name: string, path: string): string {
 
 const FILE_BYTES_MAX = 4 * MIB;
 
-/** @param check of the file that is read, not of another one that takes its name. @returns null: it does not exist */
+/** @param check checks the opened file, not another one that takes its name. @returns `null` if it does not exist */
 function readText(path: string, where: string, check?: (stats: Stats) => void): string | null {
   let file: number | undefined;
   try {
-    // Opening a pipe would wait for somebody to write into it.
+    // Opening a pipe would wait for a writer.
     file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
     const stats = fstatSync(file);
     if (!stats.isFile()) throw invalid(`${where}: ${path} is not a regular file`, 'correct the path');

@@ -1,4 +1,4 @@
-/** The model servers of this host and the models they answer for, as `neurovisor models` shows them (io). */
+/** The model servers of this host and the models they serve, as `neurovisor models` shows them (I/O). */
 import { type Clock, systemClock } from '../../../base/clock.ts';
 import type { Config } from '../../../base/config.ts';
 import { describeError } from '../../../base/errors.ts';
@@ -22,21 +22,21 @@ import {
 } from './probe.ts';
 import { targetOf } from './servers.ts';
 
-/** An engine is not asked: its `tookMs` and `error` are null. */
+/** An engine is not queried: its `tookMs` and `error` are `null`. */
 export interface ServerOverview extends ListProbe {
   readonly name: string;
   /** As configured. */
   readonly url: string;
   readonly kind: 'local' | 'hosted';
   readonly api: UpstreamApi;
-  /** Requests at a time; null: no limit. */
+  /** Maximum concurrent requests; `null`: no limit. */
   readonly concurrency: number | null;
-  /** Where its key is; null: it has none. */
+  /** Location of its key; `null` if it has none. */
   readonly key: string | null;
 }
 
 export interface RouteOverview extends Omit<Route, 'price'> {
-  /** Dollars for a million tokens. Absent: it costs nothing; null: unknown. */
+  /** Dollars for a million tokens. Omitted if it costs nothing; `null` if unknown. */
   readonly price?: Price | null;
 }
 
@@ -48,11 +48,11 @@ export interface ModelOverview {
 }
 
 export interface ModelsOverview {
-  /** Of `models.toml`; null: there is none. */
+  /** Path of `models.toml`; `null` if there is none. */
   readonly path: string | null;
   readonly defaultModel: string | null;
   readonly servers: readonly ServerOverview[];
-  /** Those of the file, then what its servers list. */
+  /** The file's models, then those that its servers list. */
   readonly models: readonly ModelOverview[];
 }
 
@@ -65,14 +65,14 @@ export interface RouteTest extends TokenProbe {
 }
 
 interface Server extends Omit<ServerOverview, keyof ListProbe> {
-  /** Null: an engine, which only a running NeuroVisor has. */
+  /** `null` for an engine, which only a running NeuroVisor has. */
   readonly target: (() => Promise<UpstreamTarget>) | null;
   readonly discover: boolean;
 }
 
 interface Probed extends ListProbe {
   readonly server: Server;
-  /** Null: an engine; or there is no key, as `error` tells. */
+  /** `null` for an engine, or without a key (see `error`). */
   readonly target: UpstreamTarget | null;
 }
 
@@ -89,7 +89,7 @@ export async function overviewOf(options: OverviewOptions): Promise<ModelsOvervi
 }
 
 /**
- * Asks each route of these models for a token, one after the other. Servers elsewhere may charge for it.
+ * Requests one token from each route of these models, one after the other. Remote servers may charge for it.
  * @param names default: every model of the file; without one, the first of each server
  * @param onTest called with each result as it comes
  * @throws RuntimeError `model_unknown`; as `overviewOf`
@@ -207,7 +207,7 @@ function placeOf(key: KeySource): string {
   return 'file' in key ? `file ${key.file}` : `command ${key.command[0]}`;
 }
 
-/** The server of NEUROVISOR_UPSTREAM, or those that a search finds; the engine is none. */
+/** The server of NEUROVISOR_UPSTREAM, or the servers that a search finds, but never the engine. */
 async function withoutFile(config: Config): Promise<readonly Server[]> {
   if (config.upstream === 'engine') return [];
   const isUsual = config.upstream === 'auto';

@@ -1,4 +1,4 @@
-/** Asks model servers whether they work: their models, the APIs that they speak, the time to a first token (io). */
+/** Probes model servers: their models, their APIs, and the time to a first token (I/O). */
 import type { IncomingMessage } from 'node:http';
 import type { Clock } from '../../../base/clock.ts';
 import { describeError } from '../../../base/errors.ts';
@@ -18,11 +18,11 @@ export interface Prober {
 }
 
 export interface ListProbe {
-  /** Null: it did not answer with a list. */
+  /** `null` if the server did not answer with a list. */
   readonly models: readonly string[] | null;
-  /** From the request to the whole list; null as above. */
+  /** From the request to the whole list; `null` as above. */
   readonly tookMs: number | null;
-  /** Why there is no list; null: there is one. */
+  /** Why there is no list; `null` if there is one. */
   readonly error: string | null;
 }
 
@@ -42,7 +42,7 @@ export async function probeList(
   }
 }
 
-/** APIs by the path that they have below `/v1`. */
+/** APIs by their path below `/v1`. */
 const DIALECTS = {
   chat: '/chat/completions',
   text: '/completions',
@@ -52,7 +52,7 @@ const DIALECTS = {
 } as const;
 export type SpokenDialect = keyof typeof DIALECTS;
 
-/** What a server answers for a path that it does not have. */
+/** Statuses of a server for a path that it does not have. */
 const ABSENT: ReadonlySet<number> = new Set([404, 405, 501]);
 const ERROR_BYTES_MAX = 4_096;
 const DIALECT_MS_MAX = 10_000;
@@ -85,7 +85,7 @@ async function hasPath(response: IncomingMessage): Promise<boolean> {
 }
 
 export interface TokenProbe {
-  /** From the request to the first text of the answer; null: none came. */
+  /** From the request to the first text of the answer; `null` if there was none. */
   readonly firstTokenMs: number | null;
   readonly error: string | null;
 }
@@ -93,10 +93,10 @@ export interface TokenProbe {
 /** A model may have to be loaded first. */
 const TOKEN_MS_MAX = 120_000;
 const ANSWER_BYTES_MAX = 1 << 20;
-/** Its API requires a limit, and what a model thinks before its text counts. */
+/** The API requires a limit, and reasoning before the text counts. */
 const ANTHROPIC_TOKENS_MAX = 1024;
 
-/** Asks a model for a short answer, and leaves at its first text. */
+/** Requests a short answer from a model, and stops at its first text. */
 export async function probeToken(prober: Prober, target: UpstreamTarget, model: string): Promise<TokenProbe> {
   const { clock } = prober;
   using limit = timeLimit(clock, TOKEN_MS_MAX, prober.signal);
@@ -123,7 +123,7 @@ export async function probeToken(prober: Prober, target: UpstreamTarget, model: 
 
 const failed = (error: string): TokenProbe => ({ firstTokenMs: null, error });
 
-/** Without the server's own words, which may quote the key. */
+/** Omits the server's own words, which may quote the key. */
 function statusText(status: number): string {
   if (status === 401 || status === 403) return `status ${status}: it denies the key, or lacks one`;
   if (status === 404) return 'status 404: it has no such model, or speaks another API';
@@ -155,7 +155,7 @@ function isText(data: string): boolean {
   if (!isJsonObject(value)) return false;
   const { choices } = value;
   const choice: unknown = Array.isArray(choices) ? choices[0] : undefined;
-  // Anthropic's API has it in the event itself.
+  // Anthropic's API has the delta in the event itself.
   const delta = isJsonObject(choice) ? choice['delta'] : value['delta'];
   if (!isJsonObject(delta)) return false;
   const names = ['content', 'reasoning_content', 'reasoning', 'text', 'thinking'];

@@ -24,7 +24,7 @@ const ASK_MS_MAX = 1000;
 
 export interface ServersOptions extends EnginePlace {
   readonly clock?: Clock;
-  /** Reads the file again, for when it or a file that it names has changed. Null: it is not there any more. */
+  /** Reads the file again after it, or a file that it names, has changed. `null` if it no longer exists. */
   readonly reread: () => ConfiguredModels | null;
 }
 
@@ -32,7 +32,7 @@ export interface ServersOptions extends EnginePlace {
 export async function openServers(first: ConfiguredModels, options: ServersOptions) {
   const { log, reread, clock = systemClock } = options;
   const engines = new Engines(log);
-  /** That set-up fetches. */
+  /** The model that set-up fetches. */
   let fetched: Model | null = null;
   const keep = async (model: Promise<Model | null>): Promise<void> => {
     fetched = await model;
@@ -69,7 +69,7 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
     upstreams = changed.upstreams.map((one, index) => same[index] ?? routed(one));
     file = changed;
   };
-  // What changes is what it answers.
+  // The table object stays; only its answers change.
   const table: RouteTable = {
     get upstreams() {
       return upstreams;
@@ -101,7 +101,7 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
       return false;
     }
   });
-  // Watched by then: the lists may take a while.
+  // Watch before this: the lists may take a while.
   const offered = await names();
   const defaultModel = (): string | null => file.defaultModel ?? firstModel(file) ?? offered[0] ?? null;
   return {
@@ -135,7 +135,7 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
 const needsModel = ({ upstreams }: ConfiguredModels): boolean =>
   upstreams.some(({ engine }) => engine?.kind === 'usual');
 
-/** Found again at each start: a model may have been pulled since. @throws EngineError `model_missing` */
+/** Looked up at each start: a model may have been pulled since. @throws EngineError `model_missing` */
 function pathOf(engine: EngineSource, fetched: Model | null, cacheDir: string): string {
   if (engine.kind === 'file') return engine.path;
   if (engine.kind === 'usual') return fetched?.path ?? '';
@@ -146,7 +146,7 @@ function pathOf(engine: EngineSource, fetched: Model | null, cacheDir: string): 
   });
 }
 
-/** Where to send requests to a server that is no engine, with its key. @throws BridgeError as `KeyCommand.key` */
+/** Target of requests to a server that is no engine, with its key. @throws BridgeError as `KeyCommand.key` */
 export function targetOf(
   { name, key, target }: Pick<ConfiguredServer, 'name' | 'key' | 'target'>,
   place: { readonly path: string; readonly log: Log; readonly clock: Clock },
@@ -163,7 +163,7 @@ export function targetOf(
 const describe = ({ upstreams }: ConfiguredModels): string =>
   upstreams.map(({ name, url, isHosted }) => `${name} (${isHosted ? 'hosted, ' : ''}${url})`).join(', ');
 
-/** The first model that every sandbox may use; without one, the first. */
+/** The first model that every sandbox may use, or else the first. */
 function firstModel({ upstreams, models }: ConfiguredModels): string | null {
   const local = new Set(upstreams.filter((one) => !one.isHosted).map(({ name }) => name));
   const first = [...models].find(([, { routes }]) => routes.some((one) => local.has(one.upstream)));

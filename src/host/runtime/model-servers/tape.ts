@@ -1,4 +1,4 @@
-/** The cassette of a runtime: what its sandboxes ask models is recorded in a file, or answered from it. */
+/** The cassette of a runtime: model requests of its sandboxes are recorded in a file, or answered from it. */
 
 import type { CassetteChoice } from '../../../base/config.ts';
 import { type Log, silentLog } from '../../../base/log.ts';
@@ -8,7 +8,7 @@ import { Recorder } from '../../../inference/bridge/tape/recorder.ts';
 import type { Tape } from '../../../inference/bridge/tape/tape.ts';
 import type { Upstream } from '../upstream.ts';
 
-/** What was recorded or played so far. */
+/** Totals of the recording or playback so far. */
 export interface CassetteReport {
   readonly mode: CassetteChoice['mode'];
   readonly path: string;
@@ -20,12 +20,12 @@ export interface CassetteReport {
   readonly missing: readonly MissingAnswer[];
 }
 
-/** Recorders of this process, by path: the library opens several runtimes, which record into one cassette. */
+/** This process's recorders by path: the library opens several runtimes, which record into one cassette. */
 const recorders = new Map<string, Recorder>();
 
 export class RuntimeTape {
   readonly tape: Tape;
-  /** In place of a model server; null: there is one. */
+  /** Replaces the model server; `null` if there is one. */
   readonly upstream: Upstream | null;
   readonly #path: string;
   readonly #log: Log;
@@ -43,7 +43,7 @@ export class RuntimeTape {
     this.upstream = part instanceof Player ? upstreamOf(path, part) : null;
   }
 
-  /** @throws CassetteError: the file is no cassette, or no cassette can be written there */
+  /** @throws CassetteError if the file is no cassette, or no cassette can be written there */
   static async open(choice: CassetteChoice | null, log: Log): Promise<RuntimeTape | null> {
     if (choice === null) return null;
     const { mode, path } = choice;
@@ -55,7 +55,7 @@ export class RuntimeTape {
     return new RuntimeTape(path, recorder, log);
   }
 
-  /** For runtimes of one owner, one after another, who writes and reports. @throws CassetteError */
+  /** For consecutive runtimes of one owner, who writes and reports. @throws CassetteError */
   static async openShared({ mode, path }: CassetteChoice): Promise<RuntimeTape> {
     if (mode === 'record') await requireCassettePlace(path);
     const part = mode === 'record' ? new Recorder() : new Player(await readCassette(path));
@@ -78,7 +78,7 @@ export class RuntimeTape {
   }
 
   /**
-   * Writes what was recorded. Without any answer, the file stays as it is.
+   * Writes the recording. Without any answer, the file stays unchanged.
    * @param defaultModel default: as before
    * @throws CassetteError
    */
@@ -88,7 +88,7 @@ export class RuntimeTape {
     if (exchanges.length > 0) await writeCassette(this.#path, { defaultModel, exchanges });
   }
 
-  /** Writes what was recorded, and logs what nobody has reported. @throws CassetteError */
+  /** Writes the recording, and logs results that were not reported. @throws CassetteError */
   async close(defaultModel: string | null): Promise<void> {
     await this.write(defaultModel);
     if (this.#isReported) return;

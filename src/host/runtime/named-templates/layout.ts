@@ -1,11 +1,11 @@
 /**
- * A named template as an OCI layout: what it is made of and, if it has an image, that image's disk. RAM is not in it: it fits
+ * A named template as an OCI layout: its spec and, if it has an image, that image's disk. RAM is not included: it fits
  * only the processor, kernel and VMM that it was saved with, so the importing host builds its own.
  *
  *     DIR/  oci-layout  index.json  blobs/sha256/  manifest ─► configuration (JSON: name, spec)
  *                                                         └──► disk of the image (EROFS, zstd), if any
  *
- * What is read is hostile: documents are bounded and checked, blobs have their digests, a disk grows to its bound at most
+ * Everything read is hostile: documents are bounded and validated, blobs have digests, a disk grows to its limit at most
  * and is never opened by the host.
  */
 import { createHash } from 'node:crypto';
@@ -35,7 +35,7 @@ const MANIFEST_TYPE = 'application/vnd.oci.image.manifest.v1+json';
 
 const FORMAT = 1;
 export const DOCUMENT_BYTES_MAX = 4 * MIB;
-/** Of an image's disk, unpacked: as large as images that are pulled. */
+/** Limit of an image's unpacked disk: the same as for pulled images. */
 const DISK_BYTES_MAX = 32 * 1024 * MIB;
 const ENVIRONMENT_CHARACTERS_MAX = 256 * 1024;
 
@@ -55,21 +55,21 @@ const configSchema = z.object({
   format: z.literal(FORMAT),
   name: z.string().regex(TEMPLATE_NAME),
   spec: specSchema,
-  /** Bytes of the image's disk. */
+  /** Size of the image's disk. */
   diskBytes: z.number().int().min(1).max(DISK_BYTES_MAX).exactOptional(),
 });
 
-/** A template in a layout, checked; its disk is not read yet. */
+/** A validated template in a layout; its disk is not read yet. */
 export interface PackedTemplate {
   readonly name: string;
   readonly spec: TemplateSpec;
-  /** Writes the image's disk, and checks it. Absent: it has no image. */
+  /** Writes and verifies the image's disk. Omitted without an image. */
   readonly writeDisk?: (path: string, signal: AbortSignal) => Promise<void>;
 }
 
 /**
- * @param dir a new or empty directory; removed, or emptied, if it fails
- * @throws SandboxError `name_taken`: there is something; `disk_full`
+ * @param dir a new or empty directory; removed, or emptied, on failure
+ * @throws SandboxError `name_taken` if it is not empty; `disk_full`
  */
 export async function writeTemplate(template: NamedTemplate, dir: string, signal: AbortSignal): Promise<void> {
   await mkdir(dir, { recursive: true });
@@ -123,7 +123,7 @@ async function writeInto({ name, spec, image }: NamedTemplate, dir: string, sign
   const annotations = { 'org.opencontainers.image.ref.name': LAYOUT_TAG };
   const index = { schemaVersion: 2, manifests: [{ ...manifest, annotations }] };
   await writeFile(join(dir, 'oci-layout'), '{"imageLayoutVersion":"1.0.0"}\n');
-  // Last: without it the directory is no layout.
+  // Written last: without it the directory is no layout.
   await writeFile(join(dir, 'index.json'), `${JSON.stringify(index)}\n`);
 }
 
@@ -131,8 +131,8 @@ export const LAYOUT_TAG = 'template';
 
 /**
  * @param hostCpus see `makeSpec`
- * @param from where it comes from, for errors
- * @throws SandboxError `not_found`: no layout; `spec_invalid`: not a template, or damaged
+ * @param from the source's name, for errors
+ * @throws SandboxError `not_found` without a layout; `spec_invalid` if it is no template, or damaged
  */
 export async function readTemplate(dir: string, hostCpus: number, from: string = dir): Promise<PackedTemplate> {
   const blobs = join(dir, 'blobs/sha256');
@@ -165,14 +165,14 @@ export async function readTemplate(dir: string, hostCpus: number, from: string =
   return { name, spec: checked, writeDisk };
 }
 
-/** @throws SandboxError `spec_invalid`: an image, for example */
+/** @throws SandboxError `spec_invalid`, for example for an image */
 export function parseManifest(bytes: Uint8Array, where: string): z.infer<typeof manifestSchema> {
   const manifest = parse(manifestSchema, bytes, where);
   if (manifest.config.mediaType === CONFIG_TYPE) return manifest;
   throw invalid(where, 'it is something else, such as a container image');
 }
 
-/** @returns the digest of what was unpacked */
+/** @returns the digest of the unpacked disk */
 async function unpack(
   path: string,
   { digest, size }: Descriptor,
@@ -193,12 +193,12 @@ async function unpack(
   if (stored.digest() !== digest || plain.bytes !== diskBytes) {
     throw invalid(from, 'its disk is damaged');
   }
-  // As those of images, whatever the umask: a VMM in its jail may be another user.
+  // The mode of image files, whatever the umask: a jailed VMM may be another user.
   await chmod(to, 0o644);
   return plain.digest();
 }
 
-/** What a request for a sandbox would be checked for. */
+/** Validates as a sandbox request would be. */
 function checkSpec(given: TemplateSpec, hostCpus: number, dir: string): TemplateSpec {
   try {
     const { cpus, memoryMib, memoryMaxMib, diskMib, warm, environment } = given;
@@ -220,7 +220,7 @@ function checkSpec(given: TemplateSpec, hostCpus: number, dir: string): Template
   }
 }
 
-/** As strict as the reader of images. */
+/** As strict as the image reader. */
 function checkEnvironment(environment: NonNullable<TemplateSpec['environment']>): void {
   const { digest, imageDigest, env, workdir } = environment;
   const text = JSON.stringify(environment);
@@ -244,7 +244,7 @@ async function readBlob(blobs: string, { digest, size }: Descriptor, dir: string
 async function readBounded(path: string, dir: string): Promise<Buffer> {
   try {
     const found = await lstat(path);
-    // A pipe or a device could keep the reader for ever.
+    // A pipe or a device could block the reader forever.
     if (!found.isFile()) throw invalid(dir, 'it has something else than files');
     if (found.size > DOCUMENT_BYTES_MAX) throw invalid(dir, 'a document is too large');
     await using file = await open(path, 'r');
@@ -311,7 +311,7 @@ function explained(error: unknown, dir: string, signal: AbortSignal): unknown {
 
 class TooLong extends Error {}
 
-/** Passes bytes on, counted and hashed, up to a bound. */
+/** Passes bytes on, counted and hashed, up to a limit. */
 class Measure extends Transform {
   bytes = 0;
   readonly #most: number;
@@ -332,7 +332,7 @@ class Measure extends Transform {
     done(null, chunk);
   }
 
-  /** `sha256:…`; once. */
+  /** `sha256:…`. Call once. */
   digest(): string {
     return `sha256:${this.#hash.digest('hex')}`;
   }

@@ -5,13 +5,13 @@ import { templateKey } from '../../../sandbox/start/template.ts';
 import { type KeyNow, keptTemplates, removeTemplate, type TemplateInfo, withNamesLock } from '../kept-templates.ts';
 import { AGENT, type TemplateNames } from './names.ts';
 
-/** A template as `template ls` and `inspect` show it. Null and empty: not built yet. */
+/** A template as `template ls` and `inspect` show it; fields are `null` or empty if it is not built yet. */
 export interface ListedTemplate {
-  /** A template and its variant with a network card have the same. */
+  /** A template and its variant with a network card have the same names. */
   readonly names: readonly string[];
   readonly key: string | null;
   readonly spec: TemplateSpec;
-  /** True: made with the present kernel, image, VMM and processor, and from the present index of packages. */
+  /** True if made with the current kernel, image, VMM, processor and package index. */
   readonly current: boolean;
   /** Milliseconds since 1970. */
   readonly madeAtMs: number | null;
@@ -69,12 +69,12 @@ function notBuilt(name: string, spec: TemplateSpec): ListedTemplate {
   return { names: [name], spec, current: false, ...none, ...digests, modules: [], files: {} };
 }
 
-/** They have the same files, but for the network card. Names of images, for example, make no other template. */
+/** Equal specs have the same files, except for the network card. Names of images, for example, make no difference. */
 function isSame(a: TemplateSpec, b: TemplateSpec): boolean {
   return keyHere(a) === keyHere(b);
 }
 
-/** Which host it is makes no difference between two specs. */
+/** The host makes no difference between two specs. */
 function keyHere({ card: _card, ...spec }: TemplateSpec): string {
   const digests = { kernelDigest: '', rootImageDigest: '' };
   return templateKey({ spec, packageIndex: '', ...digests, machine: '', env: {} });

@@ -17,20 +17,20 @@ describe('TemplateNames', () => {
   });
   afterEach(() => rmSync(home, { recursive: true }));
 
-  it('keeps what a template is made of, without the network card', async () => {
+  it('keeps the template’s spec, without the network card', async () => {
     await names.set('data', { ...spec, card: true });
     expect(await names.get('data')).toMatchObject({ name: 'data', spec });
     expect((await names.get('data')).spec).not.toHaveProperty('card');
   });
 
-  it('set: the last of several at once stands, whole, and no other file is left', async () => {
+  it('set: the last of several concurrent writers wins, and no temporary file is left', async () => {
     const sizes = Array.from({ length: 20 }, (_, n) => 128 + n);
     await Promise.all(sizes.map((memoryMib) => names.set('data', { ...spec, memoryMib })));
     expect(sizes).toContain((await names.get('data')).spec.memoryMib);
     expect(readdirSync(join(home, 'templates'))).toEqual(['data.json', 'environments']);
   });
 
-  it('keeps the file of an image while a name has it', async () => {
+  it('keeps an image’s file while a name has it', async () => {
     const digest = `sha256:${'a'.repeat(64)}`;
     const config = { user: '', env: {}, workdir: '', entrypoint: [], cmd: [], exposedPorts: [] };
     const environment = { image: 'x:1', imageDigest: digest, digest, ...config, stopSignal: null };
@@ -45,14 +45,14 @@ describe('TemplateNames', () => {
     expect(files()).toEqual([]);
   });
 
-  it('keeps the files of images of a name that it cannot read', async () => {
+  it('keeps the image files of names that it can not read', async () => {
     const digest = `sha256:${'a'.repeat(64)}`;
     const config = { user: '', env: {}, workdir: '', entrypoint: [], cmd: [], exposedPorts: [] };
     const environment = { image: 'x:1', imageDigest: digest, digest, ...config, stopSignal: null };
     await names.set('one', { ...spec, environment }, (path) => writeFile(path, 'disk'));
     const path = join(home, 'templates/one.json');
     const text = readFileSync(path, 'utf8');
-    // Of a later version; or too many files are open.
+    // A file of a later version; or too many files are open.
     writeFileSync(path, text.replace('"format": 1', '"format": 2'));
     await names.set('two', spec);
     writeFileSync(path, text);
@@ -62,7 +62,7 @@ describe('TemplateNames', () => {
     expect(readdirSync(join(home, 'templates/environments'))).toEqual([]);
   });
 
-  it('has `agent` always, first, and nobody can give or remove it', async () => {
+  it('`agent` always exists, comes first, and can not be set or removed', async () => {
     expect(await names.list()).toEqual([{ name: 'agent', spec: DEFAULT_TEMPLATE, madeAtMs: 0 }]);
     expect(await names.get('agent')).toMatchObject({ spec: DEFAULT_TEMPLATE });
     await names.set('aa', spec);
@@ -72,7 +72,7 @@ describe('TemplateNames', () => {
     }
   });
 
-  it('names near ones for an unknown name', async () => {
+  it('suggests similar names for an unknown name', async () => {
     await names.set('data', spec);
     await expect(names.get('dta')).rejects.toMatchObject({
       code: 'not_found',
@@ -82,7 +82,7 @@ describe('TemplateNames', () => {
     await expect(names.remove('dta')).rejects.toMatchObject({ code: 'not_found' });
   });
 
-  it('suggests no template that a client of E2B has built: it is another tenant’s', async () => {
+  it('never suggests a template built by an E2B client, since it may be another tenant’s', async () => {
     const built = 'e2b-5b0f8e52-5f7a-4d0e-9d0b-0d7f7b7a4c11';
     await names.set(built, spec);
     for (const near of ['e2b', 'e2b-5b0f8e52', built.slice(0, -1)]) {
@@ -99,7 +99,7 @@ describe('TemplateNames', () => {
     expect(readdirSync(home)).toEqual([]);
   });
 
-  it('reports a damaged definition when it is used, lists the others, and removes it', async () => {
+  it('reports a damaged definition on use, lists the others, and removes it', async () => {
     await names.set('data', spec);
     writeFileSync(join(home, 'templates', 'bad.json'), '{"format":1,"spec":{}}');
     writeFileSync(join(home, 'templates', 'Not a name.json'), '');

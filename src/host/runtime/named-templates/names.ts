@@ -1,9 +1,9 @@
 /**
- * The named templates of this machine: what each is made of. Their files are in the cache, by key, and are built again
- * when they are missing, or when the kernel, the image or the VMM is another.
+ * This machine's named templates and their specs. Their files are in the cache, by key, and are rebuilt when they are
+ * missing, or when the kernel, the image or the VMM changes.
  *
- *     <home>/templates/NAME.json               replaced at once, by a rename
- *                     /environments/<hex>      second names of the files of images, so that removing an image breaks nothing
+ *     <home>/templates/NAME.json               replaced atomically, by a rename
+ *                     /environments/<hex>      hard links to image files, so that removing an image breaks nothing
  */
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -26,17 +26,17 @@ import { specSchema } from '../kept-templates.ts';
 export interface StoredTemplate extends NamedTemplate {
   /** Milliseconds since 1970; 0 for `agent`. */
   readonly madeAtMs: number;
-  /** What a ready-made environment was made from (`ready-made.ts`). */
+  /** Recipe of a ready-made environment (`ready-made.ts`). */
   readonly recipe?: string;
 }
 
-/** The template of a sandbox without options; always there. */
+/** The template of a sandbox without options; always exists. */
 export const AGENT = 'agent';
-/** Names that cannot be given. */
+/** Names that users can't set. */
 const RESERVED: ReadonlySet<string> = new Set([AGENT, ...READY_MADE.keys()]);
 
 const FORMAT = 1;
-/** The longest list of requirements, and more. */
+/** More than the longest list of requirements takes. */
 const FILE_BYTES_MAX = 16 * 1024 * 1024;
 const fileSchema = z.object({
   format: z.literal(FORMAT),
@@ -53,7 +53,7 @@ export class TemplateNames {
     this.#dir = join(homeDir, 'templates');
   }
 
-  /** By name, `agent` first. Leaves out damaged ones, which `get` reports. */
+  /** Sorted by name, `agent` first. Omits damaged ones, which `get` reports. */
   async list(): Promise<readonly StoredTemplate[]> {
     const found: StoredTemplate[] = [];
     for (const name of await this.#names()) {
@@ -67,7 +67,7 @@ export class TemplateNames {
     return [AGENT_TEMPLATE, ...found];
   }
 
-  /** @throws SandboxError `spec_invalid`, `not_found`, `template_failed`: its file is damaged */
+  /** @throws SandboxError `spec_invalid`, `not_found`; `template_failed` if its file is damaged */
   async get(name: string): Promise<StoredTemplate> {
     if (name === AGENT) return AGENT_TEMPLATE;
     checkName(name);
@@ -79,8 +79,8 @@ export class TemplateNames {
   }
 
   /**
-   * Gives the name, or gives it to another template at once. The caller has the lock of names.
-   * @param linkEnvironment makes a second name of the file of the spec's environment
+   * Sets the name, atomically replacing an earlier one. The caller has the lock of names.
+   * @param linkEnvironment links the file of the spec's environment
    * @throws SandboxError `spec_invalid`
    */
   async set(name: string, spec: TemplateSpec, linkEnvironment?: (path: string) => Promise<void>): Promise<void> {
@@ -143,12 +143,12 @@ export class TemplateNames {
     await this.#dropUnused();
   }
 
-  /** True: there is a file for it, perhaps damaged. */
+  /** True if the name has a file, even a damaged one. */
   async has(name: string): Promise<boolean> {
     return name === AGENT || (await this.#names()).includes(name);
   }
 
-  /** Replaces the file of the same name, which another template may have, once the new one is complete. */
+  /** Replaces the file of the same name, which another template may use, once the new one is complete. */
   async #keepEnvironment(
     environment: SandboxEnvironment,
     link: (path: string) => Promise<void> = async () => undefined,
@@ -158,12 +158,12 @@ export class TemplateNames {
       await link(next);
       await rename(next, this.#environmentPath(environment));
     } finally {
-      // Also after a rename, which leaves it if both are names of one file (rename(2)).
+      // Needed also after a rename, which does nothing if both names are the same file (rename(2)).
       await rm(next, { force: true });
     }
   }
 
-  /** Drops nothing while a name can't be read: it may have any of the files. */
+  /** Drops nothing while a name can't be read: it may use any of the files. */
   async #dropUnused(): Promise<void> {
     const used: (string | undefined)[] = [];
     try {
@@ -227,7 +227,7 @@ export class TemplateNames {
 const SUFFIX = '.json';
 const AGENT_TEMPLATE: StoredTemplate = { name: AGENT, spec: DEFAULT_TEMPLATE, madeAtMs: 0 };
 
-/** For a name that is to be given or removed. @throws SandboxError `spec_invalid` */
+/** For a name to be set or removed. @throws SandboxError `spec_invalid` */
 export function checkNewName(name: string): void {
   checkName(name);
   if (!RESERVED.has(name)) return;
@@ -247,7 +247,7 @@ function checkName(name: string): void {
 }
 
 function unknown(name: string, names: readonly string[]): SandboxError {
-  // Other tenants' builds are nobody else's business.
+  // Don't disclose other tenants' builds.
   const shown = names.filter((one) => !BUILT_TEMPLATE_NAME.test(one));
   const near = nearNames(name, shown);
   const guess = near.length === 0 ? '' : `did you mean ${near.join(' or ')}? `;

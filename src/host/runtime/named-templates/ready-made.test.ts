@@ -37,7 +37,7 @@ describe('ready-made environments', () => {
       },
     });
 
-  it('the first use builds it, later ones find it with a file of its own', async () => {
+  it('the first use builds it; later uses find it with a file of its own', async () => {
     const first = await open('a');
     rmSync(join(home, 'disk'));
     const second = await open('a');
@@ -52,7 +52,7 @@ describe('ready-made environments', () => {
     ['another system image', async () => undefined, 'b'],
     ['a damaged definition', async () => writeFileSync(join(home, 'templates/base.json'), '{'), 'a'],
     ['its removal', () => names.remove('base'), 'a'],
-  ])('%s: the next use builds it again', async (_what, change, digest) => {
+  ])('%s: the next use rebuilds it', async (_what, change, digest) => {
     await open('a');
     await change();
     const again = await open(digest);
@@ -61,12 +61,12 @@ describe('ready-made environments', () => {
     expect(again.spec.environment?.digest).toBe(`sha256:${'2'.repeat(64)}`);
   });
 
-  it('a name of ours cannot be given', async () => {
+  it('a ready-made name can not be set', async () => {
     await expect(names.set('base', (await open('a')).spec)).rejects.toThrow('reserved');
     await expect(names.remove('agent')).rejects.toThrow('reserved');
   });
 
-  it('each clone of code-interpreter begins with its server', async () => {
+  it('each clone of code-interpreter starts with its server', async () => {
     expect((await open('a', 'code-interpreter')).spec.start).toMatchObject({
       command: 'exec python3 -m code_interpreter',
       ready: expect.stringContaining('49999/health'),
@@ -75,7 +75,7 @@ describe('ready-made environments', () => {
     expect((await names.list()).find(({ name }) => name === 'code-interpreter')?.spec.start).toBeDefined();
   });
 
-  it('each begins with its base, which is in its recipe', async () => {
+  it('each builds on its base, which is in its recipe', async () => {
     for (const [name, { from }] of READY_MADE) {
       const text = readFileSync(join(readyMadeDir(name), 'Dockerfile'), 'utf8');
       expect(/^FROM (\S+)$/m.exec(text)?.[1]).toBe(from ?? 'agent');

@@ -1,4 +1,4 @@
-/** Templates of the environments that NeuroVisor brings. */
+/** Templates of the environments that NeuroVisor ships. */
 import { READY_MADE, readyMadeRecipe } from '../../../artifacts/ready-made.ts';
 import type { EnvironmentSource } from '../../../sandbox/contract/environment.ts';
 import { DEFAULTS, type TemplateSpec } from '../../../sandbox/contract/spec.ts';
@@ -6,7 +6,7 @@ import type { NamedTemplate } from '../../../sandbox/start/template.ts';
 import type { Images, ImagesContext, PulledImage } from '../images.ts';
 import { templateSpec } from './spec.ts';
 
-/** Builds it, or finds it. A function of the composition root, since builds need a runtime themselves. */
+/** Builds it, or finds it. Injected by the composition root, since builds need a runtime themselves. */
 export type BuildReadyMade = (context: ImagesContext, images: Images, name: string) => Promise<PulledImage>;
 
 interface ReadyMadeParts {
@@ -16,11 +16,11 @@ interface ReadyMadeParts {
     readyMade(name: string, recipe: string): Promise<NamedTemplate | undefined>;
   };
   build(): Promise<EnvironmentSource>;
-  /** @param path of the disk's file, of which it makes a second name */
+  /** @param path the disk's file, to be linked */
   keep(name: string, spec: TemplateSpec, path: string, recipe: string): Promise<void>;
 }
 
-/** What the template of a ready-made environment is made of; the environment is built if it is missing or outdated. */
+/** The spec of a ready-made environment's template; builds the environment if it is missing or outdated. */
 export async function readyMadeTemplate(
   name: string,
   { systemDigest, names, build, keep }: ReadyMadeParts,

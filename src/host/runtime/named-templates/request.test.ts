@@ -11,12 +11,12 @@ const spec = {
 };
 
 describe('withTemplate', () => {
-  it('gives the request what the template fixes, and keeps the rest', () => {
+  it('adds the template’s fixed values to the request, and keeps the rest', () => {
     const { warm: _, ...fixed } = spec;
     expect(withTemplate({ name: 'data', spec }, { env: { A: 'b' } })).toEqual({ env: { A: 'b' }, ...fixed });
   });
 
-  it('accepts what the template has: the same values, and names of its packages', () => {
+  it('accepts values equal to the template’s, and names of its packages', () => {
     const same = { cpus: 2, memoryMaxMib: 2048, warm: spec.warm };
     const requirements = ['numpy', 'pandas==2.2.3'];
     expect(withTemplate({ name: 'data', spec }, { ...same, requirements })).toMatchObject({
@@ -35,7 +35,7 @@ describe('withTemplate', () => {
     ] as const) {
       expect(() => withTemplate(template, given)).toThrow('younger packages');
     }
-    // It holds for what the sandbox fetches, not for what the owner of the template chose.
+    // The minimum age applies to packages that the sandbox fetches, not to those of the template.
     const fetched = { packages: { ecosystems: ['pip' as const], minAgeMs: 8 * day } };
     expect(withTemplate(aged, fetched)).toMatchObject(fetched);
   });

@@ -1,4 +1,4 @@
-/** A request that names a template: what the template fixes, and what else the request may say. */
+/** A request that names a template: the values that the template fixes, and those that the request may add. */
 import type { CreateRequest, PoolMembers } from '../../../sandbox/contract/control.ts';
 import { SandboxError } from '../../../sandbox/contract/errors.ts';
 import { installAge } from '../../../sandbox/contract/packages.ts';
@@ -24,8 +24,8 @@ export function checkNamedRequest({ template = '', ...request }: CreateRequest):
 }
 
 /**
- * The options with what the template fixes. A value that the template has, too, may be given.
- * @param given its requirements are parsed
+ * The options plus the template's fixed values. A request may repeat a fixed value.
+ * @param given with parsed requirements
  * @throws SandboxError `spec_invalid`
  */
 export function withTemplate<T extends SandboxOptions | PoolMembers>(
@@ -77,7 +77,7 @@ export function withTemplate<T extends SandboxOptions | PoolMembers>(
 const SHOWN_MAX = 4;
 const SHOWN_CHARACTERS = 200;
 
-/** A name alone is met by any version. */
+/** A bare name matches any version. */
 function isMet(wanted: string, has: readonly string[]): boolean {
   if (has.includes(wanted)) return true;
   return has.some((one) => /^[a-z0-9-]+/.exec(one)?.[0] === wanted);

@@ -1,4 +1,4 @@
-/** What the template of a request is made of. */
+/** The spec of a request's template. */
 import { parseRequirements } from '../../../artifacts/requirements/requirement.ts';
 import type { VmmDriver } from '../../../machine/vmm/driver.ts';
 import type { PoolMembers } from '../../../sandbox/contract/control.ts';
@@ -45,7 +45,7 @@ export function withoutTemplates({ description }: VmmDriver, options: SandboxOpt
   return new SandboxError('spec_invalid', 'this sandbox needs a template', { cause });
 }
 
-/** Also with an image: its first sandbox builds a template for the next. */
+/** Also for an image: its first sandbox builds a template for the next. */
 export function hasDefaults({ warm, memoryMaxMib, ...size }: TemplateSpec): boolean {
   const isDefaultSize = Object.entries(DEFAULTS).every(([name, value]) => size[name as keyof typeof size] === value);
   return isDefaultSize && memoryMaxMib === undefined && (warm === DEFAULT_WARM || warm === NO_WARM);

@@ -17,9 +17,9 @@ import { LAYOUT_TAG, parseManifest, readTemplate, writeTemplate } from './layout
 import { checkNewName, type TemplateNames } from './names.ts';
 
 /**
- * Gives the template of a directory its name, or another. Nothing is built: the first use does.
- * @param name undefined: the one that it was exported with
- * @param from where it comes from, for errors
+ * Sets the name of the template in a directory. Builds nothing: the first use does.
+ * @param name default: the name that it was exported with
+ * @param from the source's name, for errors
  * @throws SandboxError `not_found`, `spec_invalid`, `name_taken`, `disk_full`
  */
 export async function importTemplate(
@@ -58,7 +58,7 @@ export async function pullTemplate(
   name?: string,
 ): Promise<NamedTemplate> {
   const reference = registryReference(from);
-  // Before the fetch, if it is known.
+  // Check before the fetch, if the name is known.
   if (name !== undefined) {
     checkNewName(name);
     if (await names.has(name)) throw taken(name);
@@ -82,7 +82,7 @@ export async function pullTemplate(
 
 async function withDirectory<T>(context: PrepareContext, work: (dir: string) => Promise<T>): Promise<T> {
   await installHostPackages(context, await missingHostPackages(ENVIRONMENT_PACKAGES));
-  // What a killed process leaves there goes after a day.
+  // A killed process's leftovers there are removed after a day.
   const parent = join(context.cacheDir, 'oci/tmp');
   await mkdir(parent, { recursive: true });
   const dir = await mkdtemp(join(parent, 'template-'));

@@ -8,14 +8,14 @@ const parts = (stem: string, count: number) =>
   Array.from({ length: count }, (_, i) => `${stem}-0000${i + 1}-of-0000${count}.gguf`);
 
 describe('chooseModel', () => {
-  it('takes the only model, in all its parts and in their order', () => {
+  it('takes the only model, with all its parts in order', () => {
     expect(choose(['a.gguf', 'mmproj-a.gguf'])).toEqual(['a.gguf']);
     expect(choose(parts('a', 3).toReversed())).toEqual(parts('a', 3));
-    // Docker's have no names.
+    // Docker's models have no names.
     expect(choose([null, null])).toEqual([null, null]);
   });
 
-  it('takes the one that is named: by its name, by its stem, by text that only it has', () => {
+  it('takes the named model: by its name, its stem, or a unique part of its name', () => {
     const names = ['a-Q4_K.gguf', 'a-Q4_K_M.gguf', 'b-Q8_0.gguf', ...parts('big', 2)];
     expect(choose(names, 'a-Q4_K.gguf')).toEqual(['a-Q4_K.gguf']);
     expect(choose(names, 'A-q4_k')).toEqual(['a-Q4_K.gguf']);
@@ -23,7 +23,7 @@ describe('chooseModel', () => {
     expect(choose(names, 'big')).toEqual(parts('big', 2));
   });
 
-  it('does not guess: several models, none, an incomplete one', () => {
+  it('does not guess between several models, without one, or for an incomplete one', () => {
     expect(() => choose(['a.gguf', 'b.gguf'])).toThrow(
       expect.objectContaining({
         code: 'model_ambiguous',
@@ -42,7 +42,7 @@ describe('chooseModel', () => {
   });
 });
 
-it('stemOf: the name of a model by its file', () => {
+it('stemOf: derives a model’s name from its file', () => {
   expect(stemOf('/x/Qwen3-8B-Q4_K_M-00001-of-00003.gguf')).toBe('Qwen3-8B-Q4_K_M');
   expect(stemOf('a.GGUF')).toBe('a');
 });

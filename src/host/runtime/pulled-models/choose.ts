@@ -3,7 +3,7 @@ import { bytes } from '../../../base/text/bytes.ts';
 import { ModelError } from './errors.ts';
 
 export interface Candidate {
-  /** File name, in a directory its path there; null: it has none. */
+  /** File name, or its path below the directory; `null` if it has none. */
   readonly name: string | null;
   readonly bytes: number;
 }
@@ -13,11 +13,11 @@ export type Choice<T extends Candidate> = readonly T[];
 
 const PART = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/i;
 const PARTS_MAX = 1_000;
-/** Of images and sound, beside the model that they are for. */
+/** Projectors for images and sound, shipped beside their model. */
 const PROJECTOR = /mmproj/i;
 const LISTED_MAX = 20;
 
-/** Name of a model by its file: `Qwen3-8B-Q4_K_M` of `…/Qwen3-8B-Q4_K_M-00001-of-00003.gguf`. */
+/** A model's name by its file: `Qwen3-8B-Q4_K_M` for `…/Qwen3-8B-Q4_K_M-00001-of-00003.gguf`. */
 export function stemOf(path: string): string {
   const file = lastOf(path);
   return PART.exec(file)?.[1] ?? file.replace(/\.gguf$/i, '');
@@ -26,7 +26,7 @@ export function stemOf(path: string): string {
 const lastOf = (path: string): string => path.replace(/^.*\//s, '');
 
 /**
- * @param wanted a file's name, or text that only one has; undefined: there is only one
+ * @param wanted a file's name, or a unique part of it; undefined if there is only one
  * @param where for messages
  * @throws ModelError `model_not_found`, `model_ambiguous`, `model_invalid`
  */
@@ -37,7 +37,7 @@ export function chooseModel<T extends Candidate>(
 ): Choice<T> {
   const groups = grouped(candidates);
   const models = wanted === undefined ? groups : groups.filter((one) => fits(one, wanted));
-  // Its whole name, although other names contain it, too.
+  // An exact match wins, although other names contain it, too.
   const exact = wanted === undefined ? [] : models.filter((one) => isNamed(one, wanted));
   const [only, ...more] = exact.length > 0 ? exact : models;
   if (only === undefined) {
@@ -88,7 +88,7 @@ function grouped<T extends Candidate>(candidates: readonly T[]): Choice<T>[] {
   return [...groups.values()].map((group) => group.toSorted((a, b) => (a.name ?? '').localeCompare(b.name ?? '')));
 }
 
-/** @throws ModelError `model_invalid`: a part is missing */
+/** @throws ModelError `model_invalid` if a part is missing */
 function whole<T extends Candidate>(choice: Choice<T>, where: string): Choice<T> {
   const [, stem = '', , count] = PART.exec(choice[0]?.name ?? '') ?? [];
   if (count === undefined) return choice;

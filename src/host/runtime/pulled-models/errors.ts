@@ -2,13 +2,13 @@ import { OciError, type OciErrorCode } from '../../../artifacts/oci/errors.ts';
 import { CodedError } from '../../../base/errors.ts';
 
 export type ModelErrorCode =
-  /** The text names no model, or the name for it is not valid. */
+  /** The text is no model reference, or the chosen name is not valid. */
   | 'reference_invalid'
   /** No such file, no such model in the registry, or no such pulled model. */
   | 'model_not_found'
-  /** There are several, of which one has to be named. */
+  /** There are several models, one of which must be named. */
   | 'model_ambiguous'
-  /** Damaged, incomplete, or not what its manifest says. */
+  /** Damaged, incomplete, or different from its manifest. */
   | 'model_invalid'
   /** Valid, but not for the engine: another format, a projector, an adapter. */
   | 'model_unsupported'
@@ -22,7 +22,6 @@ export type ModelErrorCode =
   | 'tool_missing'
   | 'cancelled';
 
-/** A model could not be pulled, found or removed. */
 export class ModelError extends CodedError<ModelErrorCode> {}
 
 const CODES: Readonly<Record<OciErrorCode, ModelErrorCode>> = {
@@ -40,7 +39,7 @@ const CODES: Readonly<Record<OciErrorCode, ModelErrorCode>> = {
   cancelled: 'cancelled',
 };
 
-/** A registry's failure, in the terms of models. */
+/** Converts a registry's error to a ModelError. */
 export function asModelError(error: unknown, remedy?: string): unknown {
   if (!(error instanceof OciError)) return error;
   return new ModelError(CODES[error.code], error.message, { cause: error.cause, remedy: remedy ?? error.remedy });

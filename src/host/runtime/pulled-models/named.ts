@@ -1,12 +1,12 @@
-/** What a name of `--model` means on this host. */
+/** Resolves a name of `--model` on this host. */
 import type { Config } from '../../../base/config.ts';
 import { resolveHome } from '../../../base/home.ts';
 import { readModelsFile } from '../model-servers/models-file.ts';
 import { ModelStore } from './store.ts';
 
 /**
- * The file of a pulled model. Null: there is none of this name, or the name means something else: what `models.toml` names
- * comes first, and a server of NEUROVISOR_UPSTREAM or a daemon elsewhere has models of its own.
+ * The file of a pulled model. `null` if there is none of this name, or the name means something else: names in
+ * `models.toml` come first, and a server of NEUROVISOR_UPSTREAM or a remote daemon has its own models.
  * @throws BridgeError `models_file_invalid`
  */
 export function pulledModelPath(config: Config, name: string): string | null {

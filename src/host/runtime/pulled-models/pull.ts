@@ -1,9 +1,9 @@
 /**
- * Pulls a model for the built-in engine: from a file, a directory or a registry into the store of models.
+ * Pulls a model for the built-in engine from a file, a directory or a registry into the store of models.
  *
  *     source ─ files chosen ─ lock of the name ─ room ─ copy or skopeo ─ headers ─ model.json ─ rename
  *
- * Until the rename nothing is visible, and what is left then is removed; what a killed pull leaves, the next one removes.
+ * Until the rename nothing is visible, and a failure removes the rest; the next pull removes what a killed one left behind.
  */
 import { createHash } from 'node:crypto';
 import { constants, mkdir, mkdtemp, open, rename, rm, writeFile } from 'node:fs/promises';
@@ -42,46 +42,46 @@ import {
 import { type ModelRecord, ModelStore, type PulledModel, RECORD, recordText } from './store.ts';
 
 export interface PullContext extends Omit<SetupContext, 'sourceDir'> {
-  /** Of relative paths. */
+  /** Base of relative paths. */
   readonly cwd: string;
   /** For tests. */
   readonly bytesMax?: number;
 }
 
 export interface PullOptions {
-  /** Default: made from the source. */
+  /** Default: derived from the source. */
   readonly name?: string | undefined;
-  /** Which of several files. */
+  /** Selects one of several files. */
   readonly file?: string | undefined;
 }
 
 export interface PullResult {
   readonly model: PulledModel;
-  /** Nothing had to be fetched. */
+  /** True if nothing had to be fetched. */
   readonly wasThere: boolean;
 }
 
 const MODEL_BYTES_MAX = 512 * GIB;
 const ESTIMATE_BYTES_PER_S = 20 * MIB;
-/** Between two reports of progress, ms. */
+/** Interval between two progress reports. */
 const REPORT_MS = 200;
 const COPY_BYTES = 4 * MIB;
-/** Beside the model: its record, blocks begun. */
+/** Overhead beside the model: its record, partial blocks. */
 const SLACK_BYTES = 16 * MIB;
 
-/** A model's files, before they are here. */
+/** A model's files, before they are fetched. */
 interface Wanted {
   readonly name: string;
   readonly source: string;
   readonly version: string;
-  /** Bytes to fetch, with licenses and the like. */
+  /** Bytes to fetch, including licenses and the like. */
   readonly bytes: number;
   /** Number of GGUF files. */
   readonly count: number;
   /**
    * Writes the files.
    * @param dir new and private
-   * @param paths of the files, in their order
+   * @param paths of the files, in order
    * @returns their digests
    */
   fetch(dir: string, paths: readonly string[], onBytes: (bytes: number) => void): Promise<readonly string[]>;
@@ -189,7 +189,7 @@ async function pullWanted(context: PullContext, wanted: Wanted): Promise<PullRes
   });
 }
 
-/** Makes the directory of a model. */
+/** Creates a model's directory. */
 async function fetchInto(
   to: string,
   dir: string,
@@ -218,7 +218,7 @@ async function fetchInto(
   signal.throwIfAborted();
 }
 
-/** The engine in its jail may be another user. @returns its size */
+/** Makes the file readable: the engine in its jail may be another user. @returns its size */
 async function keep(path: string): Promise<number> {
   await using file = await open(path, 'r');
   await file.chmod(0o644);
@@ -226,7 +226,7 @@ async function keep(path: string): Promise<number> {
   return (await file.stat()).size;
 }
 
-/** As llama.cpp names the parts of a model. */
+/** llama.cpp's names for the parts of a model. */
 function fileName(name: string, index: number, count: number): string {
   if (count === 1) return `${name}.gguf`;
   const digits = (number: number): string => `${number}`.padStart(5, '0');
@@ -234,7 +234,7 @@ function fileName(name: string, index: number, count: number): string {
 }
 
 /**
- * @param headers of a model's files, in their order
+ * @param headers of a model's files, in order
  * @returns the first
  * @throws ModelError `model_invalid`, `model_unsupported`
  */
@@ -264,7 +264,7 @@ function checkHeaders(headers: readonly GgufHeader[]): GgufHeader {
   });
 }
 
-/** Both directories are complete; a reader in between finds none, and the next pull repairs that after a kill. */
+/** Both directories are complete; a reader in between finds none, and after a kill the next pull repairs that. */
 async function replaceDir(from: string, to: string, aside: string): Promise<void> {
   await rename(to, aside).catch((error: unknown) => {
     if (errorCode(error) !== 'ENOENT') throw error;
@@ -272,7 +272,7 @@ async function replaceDir(from: string, to: string, aside: string): Promise<void
   await rename(from, to);
 }
 
-/** Removes what killed pulls left, whose locks nobody has. */
+/** Removes what killed pulls left behind, whose locks are free. */
 async function removeLeftovers(store: ModelStore, own: string): Promise<void> {
   for (const name of await namesIn(join(store.dir, '.tmp'))) {
     await using lock = await open(store.lockPath(name), 'a', 0o600);
@@ -282,7 +282,7 @@ async function removeLeftovers(store: ModelStore, own: string): Promise<void> {
 }
 
 /**
- * Copies a file, whose size is known.
+ * Copies a file of known size.
  * @returns its digest, `sha256:…`
  */
 async function copyFile(
@@ -327,9 +327,9 @@ async function inTemporaryDir<T>(work: (dir: string) => Promise<T>): Promise<T> 
 }
 
 /**
- * Removes pulled models, also damaged ones, which lists leave out. An engine that runs one keeps it until it ends.
- * @returns bytes that it freed
- * @throws ModelError `model_not_found`: nothing is removed then
+ * Removes pulled models, also damaged ones, which lists omit. An engine that runs one keeps it until it ends.
+ * @returns freed bytes
+ * @throws ModelError `model_not_found`; then nothing is removed
  */
 export async function removeModels(context: Omit<PullContext, 'cwd'>, names: readonly string[]): Promise<number> {
   const store = new ModelStore(context.cacheDir);
@@ -340,7 +340,7 @@ export async function removeModels(context: Omit<PullContext, 'cwd'>, names: rea
       const dir = store.tmpDir(name);
       await rm(dir, { recursive: true, force: true });
       await mkdir(dir, { recursive: true });
-      // At once: half of a model is none.
+      // Atomically: half a model is useless.
       await rename(store.modelDir(name), join(dir, 'old')).catch((error: unknown) => {
         if (errorCode(error) !== 'ENOENT') throw error;
       });

@@ -1,4 +1,4 @@
-/** What `models pull` is given: a file, a directory or a model in a registry; and the name that it gets. */
+/** The argument of `models pull`: a file, a directory or a model in a registry; and the resulting name. */
 import { existsSync } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
@@ -48,7 +48,7 @@ function inRegistry(text: string, cwd: string): Reference {
 const FORMS =
   'Use a path (./model.gguf, ./directory), NAME[:TAG] of a registry such as ai/smollm2, NAME@sha256:DIGEST, or oci:DIRECTORY[:TAG].';
 
-/** What a failed pull from a registry may have meant. */
+/** Guesses what a failed pull from a registry may have meant. */
 export function registryRemedy(text: string, cwd: string): string | undefined {
   if (existsSync(resolve(cwd, text))) return `For the file or directory of this name: neurovisor models pull ./${text}`;
   if (!/^[^/]+$/.test(text)) return undefined;
@@ -56,14 +56,14 @@ export function registryRemedy(text: string, cwd: string): string | undefined {
 }
 
 export interface LocalFile {
-  /** Below the directory. */
+  /** Path below the directory. */
   readonly name: string;
   readonly path: string;
   readonly bytes: number;
   readonly modifiedMs: number;
 }
 
-/** Levels below a directory; those of a Hugging Face snapshot have one. */
+/** Levels below a directory; a Hugging Face snapshot has one. */
 const DEPTH_MAX = 3;
 const FILES_MAX = 10_000;
 
@@ -101,7 +101,7 @@ async function ggufIn(dir: string, depth = DEPTH_MAX): Promise<LocalFile[]> {
   return found;
 }
 
-/** Those of a Hugging Face cache are links to their content. */
+/** Files in a Hugging Face cache are links to their content. */
 async function localFile(dir: string, name: string): Promise<LocalFile> {
   const path = join(dir, name);
   try {
@@ -120,8 +120,8 @@ function unreadable(path: string, cause: unknown): ModelError {
 }
 
 /**
- * `smollm2` of `ai/smollm2`, `smollm2-360M-Q4_K_M` of `ai/smollm2:360M-Q4_K_M`; of a file, its name.
- * @param wanted the file of several
+ * `smollm2` for `ai/smollm2`, `smollm2-360M-Q4_K_M` for `ai/smollm2:360M-Q4_K_M`; for a file, its name.
+ * @param wanted the chosen one of several files
  */
 export function usualName(source: ModelSource, files: Choice<Candidate>, wanted?: string): string {
   if (source.kind !== 'registry') return fitting(stemOf(files[0]?.name ?? ''));

@@ -1,10 +1,10 @@
 /**
- * The models that `models pull` has fetched for the built-in engine (io). Each has a directory of its own, which appears and goes
- * at once, by a rename:
+ * The models that `models pull` has fetched for the built-in engine (I/O). Each has a directory of its own, which appears
+ * and disappears atomically, by a rename:
  *
- *     <cacheDir>/models/NAME/model.json      where it comes from, what its header says
+ *     <cacheDir>/models/NAME/model.json      its source, and data of its header
  *                           /NAME.gguf       or NAME-00001-of-00003.gguf …, names that llama.cpp knows
- *                      /.tmp/NAME/           a pull under way, by whoever has the lock
+ *                      /.tmp/NAME/           a pull under way, by the process with the lock
  *                      /.locks/NAME
  */
 import { existsSync, readFileSync, statSync } from 'node:fs';
@@ -24,9 +24,9 @@ const text = z.string().max(4_096);
 const count = z.number().int().min(0);
 const recordSchema = z.object({
   format: z.literal(FORMAT),
-  /** As it was asked for, complete: `docker.io` is omitted, paths are absolute. */
+  /** The complete reference of the request: `docker.io` is omitted, paths are absolute. */
   source: text,
-  /** Digest of its manifest; of local files, of their sizes and times. Equal: nothing has changed. */
+  /** Digest of its manifest; for local files, a digest of sizes and times. If equal, nothing has changed. */
   version: text,
   files: z
     .array(z.object({ name: z.string().regex(/^[\w.-]+\.gguf$/), bytes: count, digest: text }))
@@ -44,13 +44,13 @@ export type ModelRecord = z.infer<typeof recordSchema>;
 
 export interface PulledModel extends Omit<ModelRecord, 'format'> {
   readonly name: string;
-  /** Of all files. */
+  /** Bytes of all files. */
   readonly bytes: number;
-  /** Of its only or first file. */
+  /** Path of its only or first file. */
   readonly path: string;
 }
 
-/** Names of pulled models are also names of models in requests. */
+/** Names of pulled models are also model names in requests. */
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$/;
 
 export const isModelName = (name: string): boolean => NAME.test(name) && !/\.gguf$/i.test(name);
@@ -75,13 +75,13 @@ export class ModelStore {
     return join(this.dir, '.locks', name);
   }
 
-  /** By name. Leaves out damaged ones. */
+  /** Sorted by name. Omits damaged ones. */
   async list(): Promise<readonly PulledModel[]> {
     const names = (await namesIn(this.dir)).filter(isModelName).sort();
     return names.flatMap((name) => this.find(name) ?? []);
   }
 
-  /** Null: there is none of this name, or it is damaged. */
+  /** `null` if there is none of this name, or it is damaged. */
   find(name: string): PulledModel | null {
     if (!isModelName(name)) return null;
     const path = join(this.modelDir(name), RECORD);
@@ -98,7 +98,7 @@ export class ModelStore {
     }
   }
 
-  /** Bytes on the disk, also of a damaged one. @throws ModelError `model_not_found` */
+  /** Bytes on disk, also for a damaged one. @throws ModelError `model_not_found` */
   async size(name: string): Promise<number> {
     const dir = this.modelDir(name);
     if (!isModelName(name) || !existsSync(dir)) return (await this.get(name)).bytes;
@@ -119,10 +119,10 @@ export class ModelStore {
   }
 }
 
-/** 0: it has just gone. */
+/** 0 if the file was removed just now. */
 const sizeOf = (path: string): number => statSync(path, { throwIfNoEntry: false })?.size ?? 0;
 
-/** @throws ModelError `model_invalid`: the record could not be read again */
+/** @throws ModelError `model_invalid` if the record could not be read again */
 export function recordText(record: Omit<ModelRecord, 'format'>): string {
   const checked = recordSchema.safeParse({ format: FORMAT, ...record });
   if (checked.success) return `${JSON.stringify(checked.data, null, 2)}\n`;

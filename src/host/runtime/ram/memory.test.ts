@@ -15,7 +15,7 @@ function touch(fd: number): void {
   mapping.unmap();
 }
 
-/** Of this thread, microseconds: other work of the machine does not count. */
+/** CPU time of this thread in microseconds: other work of the machine does not count. */
 function cpuOf(action: () => void): number {
   const start = process.threadCpuUsage();
   action();
@@ -25,7 +25,7 @@ function cpuOf(action: () => void): number {
 
 describe('makeMemory', () => {
   it.each([0, BYTES - PAGE_BYTES, BYTES + PAGE_BYTES])(
-    'memory: a VMM that holds it cannot resize it to %d bytes',
+    'a VMM that has the memory can not resize it to %d bytes',
     (bytes) => {
       const memory = makeMemory(BYTES);
       expect(() => ftruncateSync(memory.fd, bytes)).toThrow('EPERM');
@@ -34,7 +34,7 @@ describe('makeMemory', () => {
     },
   );
 
-  it('usedBytes: pages that are there, none once it is closed', () => {
+  it('usedBytes: counts allocated pages, and none after close', () => {
     const memory = makeMemory(BYTES);
     expect(memory.usedBytes()).toBe(0);
     writeSync(memory.fd, Buffer.alloc(3 * PAGE_BYTES, 1), 0, 3 * PAGE_BYTES, PAGE_BYTES);
@@ -44,7 +44,7 @@ describe('makeMemory', () => {
   });
 
   it('close: does not free the pages on the calling thread', () => {
-    // The least of several: what else the thread does in between, such as collecting garbage, is in the others.
+    // The minimum of several runs: the others include other work of the thread, such as garbage collection.
     let [ours, plain] = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
     for (let turn = 0; turn < 3; turn += 1) {
       const memory = makeMemory(BYTES);

@@ -1,12 +1,12 @@
-/** RAM of guests, as memfds: without a name, outside any file system, and freed with the last descriptor. */
+/** RAM of guests as memfds: without a name, outside any file system, and freed with the last descriptor. */
 import type { GuestMemory } from '../../../sandbox/contract/parts.ts';
 import { closeInPool, createMemFd, sealSize, usedBytes } from '../../../sys/fd.ts';
 
 /** Only touched pages use memory. @throws SyscallError */
 export function makeMemory(bytes: number): GuestMemory {
   const fd = createMemFd('guest-ram', bytes);
-  // Our vsock device maps it: a compromised VMM must not be able to shrink it under us, nor have us
-  // touch, and so pay for, more pages than its guest has.
+  // Our vsock device maps it: a compromised VMM must not be able to shrink it under us, nor make us touch, and so pay
+  // for, more pages than its guest has.
   sealSize(fd);
   return memoryOf(fd);
 }

@@ -1,26 +1,31 @@
 /** RAM that clones share until they write to it. */
 import type { MappedMemory, SharedNeed } from '../../../sandbox/contract/parts.ts';
 
-/** Time that what has no users stays: copying it again takes as long as half a start. */
+/** How long memory without users stays: copying it again takes as long as half a start. */
 export const UNUSED_MS_MAX = 60_000;
 
 export interface RamFile {
   readonly path: string;
-  /** Of its content, verified; files with the same one are the same memory. Absent: a file for itself. */
+  /**
+   * Verified digest of its content; files with equal digests share one memory. Omitted: a memory for this file alone.
+   */
   readonly digest?: string | undefined;
 }
 
-/** `sharers` names those whose clones may share pages with each other: a clone can find out by timing what the others read. */
+/**
+ * `sharers` names the group whose clones may share pages with each other: a clone can find out by timing what the
+ * others read.
+ */
 export interface CloneRam {
   /** Copies a RAM file; the copy stays until it is dropped. One call at a time. */
   copy(file: RamFile): Promise<SharedCopy>;
   /** Opens a RAM file that does not change. */
   map(file: RamFile, sharers: string): Promise<MappedMemory>;
-  /** What the first of these sharers to map the file will bring. Undefined: no memory, or it is there. */
+  /** Memory that the first of these sharers to map the file will add. Undefined if none, or it is there already. */
   needOf(file: RamFile, sharers: string): SharedNeed | undefined;
-  /** Host memory that it takes, once for all that share it. Files count 0: the kernel can drop their pages. */
+  /** Host memory in use, counted once for all that share it. Files count 0: the kernel can drop their pages. */
   readonly bytes: number;
-  /** What is in use is expected to take beyond that. */
+  /** Expected further growth of memory in use. */
   readonly pendingBytes: number;
   /** The part of `bytes` in memory without users. */
   readonly unusedBytes: number;
@@ -30,11 +35,11 @@ export interface CloneRam {
   close(): Promise<void>;
 }
 
-/** A RAM file of which there are copies, each for a group of sharers, until `drop` and the end of all that `open` gave out. */
+/** A RAM file with copies for each group of sharers, until `drop` and the end of all users from `open`. */
 export interface SharedCopy {
   open(sharers: string): Promise<MappedMemory>;
-  /** As of `CloneRam`. */
+  /** See `CloneRam`. */
   needOf(sharers: string): SharedNeed | undefined;
-  /** Nothing opens it any more. What it holds goes now, or when its last user closes it. */
+  /** Call when nothing opens it any more. Its memory is freed now, or when its last user closes it. */
   drop(): Promise<void>;
 }

@@ -41,7 +41,7 @@ afterEach(async () => {
   rmSync(dir, { recursive: true });
 });
 
-/** Once it is whole. */
+/** Waits until the memory is complete. */
 async function whole(opening: Promise<MappedMemory>): Promise<MappedMemory> {
   const memory = await opening;
   await memory.ready;
@@ -67,7 +67,7 @@ with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_CO
 const textAt = (path: string): string => readFileSync(path).subarray(0, 3).toString();
 
 describe('SealedRam', () => {
-  it('copies a file once for all who share it, until a minute after the last one has closed', async () => {
+  it('copies a file once for all sharers, until a minute after the last one has closed', async () => {
     const path = file('one');
     const [one, two] = await Promise.all([map(path), map(path)]);
     expect(two.path).toBe(one.path);
@@ -96,7 +96,7 @@ describe('SealedRam', () => {
     await Promise.all([ours.close(), theirs.close()]);
   });
 
-  it('files of one content are one memory', async () => {
+  it('files with the same content are one memory', async () => {
     const first = file('one');
     const second = join(dir, 'second');
     cpSync(first, second);
@@ -107,7 +107,7 @@ describe('SealedRam', () => {
     await Promise.all([one?.close(), two?.close()]);
   });
 
-  it('a new user comes before the minute is over: the memory stays', async () => {
+  it('a new user within the minute: the memory stays', async () => {
     const shared = await ram.copy({ path: file('one') });
     const first = await whole(shared.open('us'));
     await first.close();
@@ -120,7 +120,7 @@ describe('SealedRam', () => {
     await shared.drop();
   });
 
-  it('gives a file that was replaced a copy of its own', async () => {
+  it('a replaced file gets a copy of its own', async () => {
     const one = await map(file('one'));
     rmSync(join(dir, 'ram'));
     const two = await map(file('two'));
@@ -128,7 +128,7 @@ describe('SealedRam', () => {
     await Promise.all([one.close(), two.close()]);
   });
 
-  it('seals what it gives out, and memory of ours without a copy', async () => {
+  it('seals copies, and memory of this process without copying it', async () => {
     const memory = makeMemory(MIB);
     writeSync(memory.fd, 'own', 0);
     const [copied, own] = [await map(file('one')), await map(memory.path)];
@@ -138,7 +138,7 @@ describe('SealedRam', () => {
       closeFd(fd);
     }
     expect(() => writeSync(memory.fd, 'x', 0)).toThrow('EPERM');
-    // It stays while a clone has it.
+    // The memory stays while a clone has it.
     memory.close();
     const target = createMemFd('target', MIB);
     await own.copyInto(`/proc/self/fd/${target}`);
@@ -147,7 +147,7 @@ describe('SealedRam', () => {
     await Promise.all([copied.close(), own.close()]);
   });
 
-  it('bytes: each memory once, however many use it, and only pages that are there', async () => {
+  it('bytes: counts each memory once, however many use it, and only allocated pages', async () => {
     const memory = makeMemory(64 * MIB);
     writeSync(memory.fd, 'own', PAGE_BYTES);
     const own = [await map(memory.path), await map(memory.path)];
@@ -159,7 +159,7 @@ describe('SealedRam', () => {
     expect(ram.bytes).toBe(0);
   });
 
-  it('dropUnused: what nobody uses goes at once, never what is in use or comes into use', async () => {
+  it('dropUnused: frees unused memory at once, never memory in use or coming into use', async () => {
     const paths = ['one', 'two', 'six'].map((text) => {
       const path = join(dir, text);
       writeFileSync(path, Buffer.alloc(MIB, text));
@@ -177,14 +177,14 @@ describe('SealedRam', () => {
     await dropping;
     expect(textAt(one?.path ?? '')).toBe('one');
     expect(textAt(again.path)).toBe('six');
-    // It is copied anew for its next user.
+    // It is copied again for its next user.
     const late = await map(paths[1] ?? '');
     expect(textAt(late.path)).toBe('two');
     clock.advance(2 * UNUSED_MS_MAX);
     await Promise.all([one, again, late].map((memory) => memory?.close()));
   });
 
-  it('what the first of each group of sharers brings is missing until it has it, then pending', async () => {
+  it('the copy for each group of sharers is missing until it exists, then pending', async () => {
     const size = 64 * MIB;
     const data = 8 * MIB;
     const path = join(dir, 'ram');
@@ -198,12 +198,12 @@ describe('SealedRam', () => {
     const ofFile = statSync(path).blocks * STAT_BLOCK_BYTES + SHARED_SIZE.leastBytes;
     const sum = (): number => missing() + ram.pendingBytes + ram.bytes;
     expect([missing(), ram.pendingBytes]).toEqual([ofFile, 0]);
-    // The same of a file that is opened by its name.
+    // The same for a file that is opened by its name.
     const named = ram.needOf({ path }, 'us');
     expect([named?.key, named?.missingMib()]).toEqual([need?.key, need?.missingMib()]);
     expect(ram.needOf({ path: join(dir, 'gone') }, 'us')).toBeUndefined();
     const opening = await shared.open('us');
-    // While it is copied, too: nothing counts twice, nothing is forgotten.
+    // Also while it is copied: nothing counts twice, nothing is forgotten.
     expect([missing(), sum()]).toEqual([0, ofFile]);
     await opening.ready;
     expect([missing(), sum(), ram.bytes]).toEqual([0, expected, data]);
@@ -217,17 +217,17 @@ describe('SealedRam', () => {
     const more = (ram.bytes - data) * SHARED_SIZE.margin;
     expect(sum()).toBe(Math.min(size, data + more));
     await opening.close();
-    // It grows no more, but its next user makes it.
+    // It no longer grows, but its next user makes it.
     expect(ram.pendingBytes).toBe(0);
     expect(missing()).toBe(Math.min(size, data + more) - ram.bytes);
-    // What it grew by is expected of the next one, and of those of other sharers.
+    // Its growth is expected for the next copy, and for other groups' copies.
     await ram.dropUnused();
     expect(missing()).toBe(Math.min(size, ofFile - SHARED_SIZE.leastBytes + more));
     expect(shared.needOf('them')?.missingMib()).toBe(need?.missingMib());
     await shared.drop();
   });
 
-  it('memory of ours that is sealed as it is: nothing is missing, and it may grow up to its size', async () => {
+  it('memory of this process that is sealed in place: nothing is missing, and it may grow to its size', async () => {
     const memory = makeMemory(8 * MIB);
     writeSync(memory.fd, 'own', 0);
     expect(ram.needOf({ path: memory.path }, 'us')).toBeUndefined();
@@ -238,7 +238,7 @@ describe('SealedRam', () => {
     memory.close();
   });
 
-  it('a file can be used until it is dropped, and what uses it then longer', async () => {
+  it('a file can be used until it is dropped; its users keep it longer', async () => {
     const shared = await ram.copy({ path: file('one') });
     const first = await whole(shared.open('us'));
     await first.close();
@@ -250,10 +250,10 @@ describe('SealedRam', () => {
     await expect(shared.open('us')).rejects.toThrow('the RAM was dropped');
   });
 
-  it('a file that was opened does not depend on its name any more', async () => {
+  it('an opened file no longer depends on its name', async () => {
     const path = file('one');
     const shared = await ram.copy({ path });
-    // Another time of change, another file, none: what keeps a template's files can do all of it.
+    // Another ctime, another file, no file: the cache of templates may do all of it.
     chmodSync(path, 0o400);
     rmSync(path);
     file('two');
@@ -263,7 +263,7 @@ describe('SealedRam', () => {
     await shared.drop();
   });
 
-  it('close: keeps no file open that was not dropped', async () => {
+  it('close: leaves no file open that was not dropped', async () => {
     const before = readdirSync('/proc/self/fd').length;
     const shared = await ram.copy({ path: file('one') });
     const memory = await whole(shared.open('us'));
@@ -289,7 +289,7 @@ describe('SealedRam', () => {
   it('copies a file that can not be opened for writing', async () => {
     const path = join(dir, 'ram');
     cpSync('/bin/sleep', path);
-    // Also root is refused while it runs: ETXTBSY.
+    // While it runs, root is refused, too: ETXTBSY.
     const running = spawn(path, ['60']);
     const ended = once(running, 'exit');
     try {
@@ -303,11 +303,11 @@ describe('SealedRam', () => {
     }
   });
 
-  it('fails for a file that is not there, and leaves nothing', async () => {
+  it('fails for a missing file, and leaves nothing behind', async () => {
     await expect(map(join(dir, 'none'))).rejects.toMatchObject({ code: 'ENOENT' });
   });
 
-  it('base: the digest of what is mapped, and one more user of it', async () => {
+  it('base: the digest of the mapping, and one more user of it', async () => {
     const path = file('one');
     const digest = await digestSparse(path);
     const memory = makeMemory(MIB);
@@ -325,7 +325,7 @@ describe('SealedRam', () => {
       await two?.close();
     }
     memory.close();
-    // It was verified by its owner.
+    // Its owner has verified it.
     const known = await ram.map({ path: file('two'), digest: 'of two' }, 'us');
     expect(await known.base?.digest()).toBe('of two');
     await known.close();

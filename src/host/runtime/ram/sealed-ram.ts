@@ -1,9 +1,9 @@
 /**
- * RAM for VMMs that map it copy-on-write and may be hostile: memfds that nobody can write or resize any more. All clones of
- * one share its pages until they write to them.
+ * RAM for VMMs that map it copy-on-write and may be hostile: sealed memfds that can no longer be written or resized. All
+ * clones of one share its pages until they write to them.
  *
- *     template, snapshot ──copied while somebody uses it, and a minute longer──► memfd, sealed
- *     RAM of a fork, a memfd of ours ────────────────────────────sealed────────► the same memfd
+ *     template, snapshot ──copied while in use, and a minute longer──► memfd, sealed
+ *     RAM of a fork, a memfd of ours ──────────────────sealed────────► the same memfd
  *
  * Each group of sharers has a memfd of its own.
  */
@@ -22,7 +22,7 @@ export class SealedRam implements CloneRam {
   readonly #clock: Clock;
   /** By content and sharers. */
   readonly #copies = new Map<string, Shared>();
-  /** Of `copy`, until they are dropped. */
+  /** Results of `copy`, until they are dropped. */
   readonly #kept = new Set<Source>();
   /** Memory that was sealed without a copy, by its identity: descriptors of its users, who share its digest. */
   readonly #sealed = new Map<string, Sealed>();
@@ -32,12 +32,12 @@ export class SealedRam implements CloneRam {
     this.#clock = clock;
   }
 
-  /** Of the pages of copies and sealed memories that are there, each once. */
+  /** Allocated pages of copies and sealed memories, each counted once. */
   get bytes(): number {
     return sumOf([...this.#copies.values(), ...this.#sealed.values()].map(bytesOf));
   }
 
-  /** Of those in use: the others grow no more. */
+  /** Counts only memories in use: the others no longer grow. */
   get pendingBytes(): number {
     const used = [...this.#copies.values()].filter(({ users }) => users > 0);
     for (const one of used) this.#sizes.note(memoryOf(one));
@@ -62,7 +62,7 @@ export class SealedRam implements CloneRam {
 
   needOf({ path, digest }: RamFile, sharers: string): SharedNeed | undefined {
     try {
-      // Memory of ours is there, and is sealed as it is.
+      // Memory of this process exists already, and is sealed in place.
       if (isMemFd(path)) return undefined;
       return this.#needOf(factsOf(statSync(path, { bigint: true }), digest), sharers);
     } catch (error) {
@@ -83,7 +83,7 @@ export class SealedRam implements CloneRam {
     return { key, missingMib };
   }
 
-  /** Keeps the file open, and copies it when somebody uses it, until `drop`. */
+  /** Keeps the file open, and copies it at its first use, until `drop`. */
   async copy(file: RamFile): Promise<SharedCopy> {
     const source = await Source.open(file);
     this.#kept.add(source);
@@ -104,12 +104,12 @@ export class SealedRam implements CloneRam {
       if (source.isMemFd) return await this.#sealedItself(source.facts, file.path);
       return this.#use(source, sharers);
     } finally {
-      // It waits for the copy, which the user need not.
+      // This waits for the copy, which the user need not do.
       void source.close();
     }
   }
 
-  /** Each user has closed its own. Drops what is left. */
+  /** Call after each user has closed its own. Drops the rest. */
   async close(): Promise<void> {
     await Promise.all([
       ...[...this.#copies.values()].map((shared) => this.#remove(shared)),
@@ -145,9 +145,9 @@ export class SealedRam implements CloneRam {
     });
   }
 
-  /** @param facts of the memory: once one of its users has asked for its digest, all know it */
+  /** @param facts about the memory: once one of its users has requested its digest, all know it */
   async #sealedItself(facts: Facts, path: string): Promise<MappedMemory> {
-    // Seals need the right to write.
+    // Seals need write permission.
     const file = await open(path, 'r+');
     try {
       sealContent(file.fd);
@@ -164,7 +164,7 @@ export class SealedRam implements CloneRam {
       return mapped(file.fd, base, undefined, async () => {
         sealed.fds.delete(file.fd);
         if (sealed.fds.size === 0) this.#sealed.delete(id);
-        // A digest under way may read by this number.
+        // A digest under way may read by this descriptor number.
         await Promise.allSettled([sealed.digest]);
         await file.close();
       });
@@ -194,7 +194,7 @@ export class SealedRam implements CloneRam {
 /** A RAM file, open. */
 class Source {
   readonly facts: Facts;
-  /** Of its content, verified. */
+  /** Verified digest of its content. */
   readonly digest: string | undefined;
   readonly isMemFd: boolean;
   readonly #file: FileHandle;
@@ -237,7 +237,7 @@ class Source {
 
   async #copyInto(target: string): Promise<void> {
     await copyDataInto(`/proc/self/fd/${this.#file.fd}`, target);
-    // Names may come and go, but what was verified must be what clones get.
+    // Names may change, but clones must get what was verified.
     const { mtimeNs, size } = await this.#file.stat({ bigint: true });
     if (mtimeNs !== this.#writtenNs || Number(size) !== this.facts.sizeBytes)
       throw new Error('the RAM file was written to');
@@ -267,7 +267,7 @@ class Shared {
     if (source.digest !== undefined) this.#digested.digest = Promise.resolve(source.digest);
     this.facts = source.facts;
     this.fd = createMemFd('shared-ram', source.facts.sizeBytes);
-    // A VMM may map it before it is whole.
+    // A VMM may map it before it is complete.
     sealSize(this.fd);
     this.filled = source.copyInto(`/proc/self/fd/${this.fd}`).then(() => {
       sealContent(this.fd);
@@ -283,7 +283,7 @@ class Shared {
     return await digestOnce(this.#digested, `/proc/self/fd/${this.fd}`);
   }
 
-  /** Pages that are there, and not holes. */
+  /** Allocated pages, without holes. */
   get bytes(): number {
     return this.#closing === undefined ? usedBytes(this.fd) : 0;
   }
@@ -304,9 +304,9 @@ interface Sealed extends Digested, Pick<Shared, 'facts' | 'key' | 'isFilled'> {
   readonly fds: Set<number>;
 }
 
-/** Of a RAM file. */
+/** Facts about a RAM file. */
 interface Facts extends Pick<SharedMemory, 'dataBytes' | 'sizeBytes'> {
-  /** Of its content, or of the file. */
+  /** Identifies its content, or the file. */
   readonly id: string;
 }
 
@@ -321,7 +321,7 @@ const keyOf = ({ id }: Facts, sharers: string): string => `${id} ${sharers}`;
 const isMemFd = (path: string): boolean =>
   path.startsWith('/proc/self/fd/') && readlinkSync(path).startsWith('/memfd:');
 
-/** Pages that are there, and not holes. */
+/** Allocated pages, without holes. */
 function bytesOf(memory: Shared | Sealed): number {
   if ('bytes' in memory) return memory.bytes;
   const [fd] = memory.fds;
@@ -336,7 +336,7 @@ function memoryOf(memory: Shared | Sealed): SharedMemory {
 
 const sumOf = (values: readonly number[]): number => values.reduce((sum, one) => sum + one, 0);
 
-/** A failure is forgotten. */
+/** A failure is not cached. */
 function digestOnce(known: Digested, path: string): Promise<string> {
   known.digest ??= digestSparse(path).catch((error: unknown) => {
     delete known.digest;

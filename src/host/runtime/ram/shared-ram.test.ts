@@ -19,7 +19,7 @@ const files = (): string[] =>
     .map((path) => basename(path))
     .filter((name) => name.startsWith('ram-'));
 
-it('the file of a tenant goes a minute after its last clone; the next one gets another', async () => {
+it('a tenant’s file is removed a minute after its last clone ended; the next clone gets another', async () => {
   const clock = new FakeClock();
   const shared = new SharedRam(join(dir, 'run'), clock);
   const copy = await shared.copy({ path: join(dir, 'ram') });

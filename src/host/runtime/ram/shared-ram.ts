@@ -4,7 +4,7 @@
  *     template of the cache ──copy──► one file per process ─┐
  *     snapshot or pause of the store, RAM of a fork ────────┴─► hard link or mount in each jail
  *
- * A template is copied, since a link changes the time by which the cache's file is known to be unaltered. The files
+ * A template is copied, since a link changes the ctime by which the cache's file is known to be unaltered. The files
  * belong to us and are read-only for others, so a VMM with a user id of its own can't change them, and an ordinary user's
  * has them in a read-only mount; the directories above them keep all other users out.
  */
@@ -32,21 +32,21 @@ export class SharedRam implements CloneRam {
     this.#clock = clock;
   }
 
-  /** Copies a RAM file, sharing its blocks where the file system can. One call at a time. */
+  /** Copies a RAM file, sharing its blocks if the file system can. One call at a time. */
   async copy({ path: from }: RamFile): Promise<SharedCopy> {
     const first = new FileCopy(await this.#copyOf(from));
     const copies = new Map<string, Promise<FileCopy>>();
     let isDropped = false;
-    // The first one stays for those who come next; the others would be as many as there ever were tenants.
+    // The first copy stays for later users; otherwise there would be as many as there ever were tenants.
     const copyFor = (sharers: string): Promise<FileCopy> =>
       copies.size === 0 ? Promise.resolve(first) : this.#furtherCopy(first, () => copies.delete(sharers));
     return {
       open: async (sharers) => {
-        // A copy that is made now would stay until the end of this process.
+        // A copy made now would stay until the end of this process.
         if (isDropped) throw new Error('the RAM was dropped');
         const copying = copies.get(sharers) ?? copyFor(sharers);
         copies.set(sharers, copying);
-        // A copy that failed, of a full disk say, is made again for the next.
+        // A failed copy, for example on a full disk, is made again for the next user.
         copying.catch(() => copies.delete(sharers));
         return await (await copying).open();
       },
@@ -64,7 +64,7 @@ export class SharedRam implements CloneRam {
     return mapMemory(path);
   }
 
-  /** Its files are on a disk. */
+  /** Files are on disk, so they count 0. */
   readonly bytes = 0;
   readonly pendingBytes = 0;
   readonly unusedBytes = 0;
@@ -82,7 +82,7 @@ export class SharedRam implements CloneRam {
     await workspace?.remove();
   }
 
-  /** @param forget it opens no more: it goes when it had no user for a while */
+  /** @param forget called when it opens no more, after a while without users */
   async #furtherCopy(of: FileCopy, forget: () => void): Promise<FileCopy> {
     const copy: FileCopy = new FileCopy(await this.#copyOf(of.path), () =>
       this.#clock.after(UNUSED_MS_MAX, () => {
@@ -109,7 +109,10 @@ class FileCopy {
   #isDropped = false;
   #stopWaiting = (): void => undefined;
 
-  /** @param onUnused called when the last user has left; the function that it returns when one comes, or at `drop` */
+  /**
+   * @param onUnused called when the last user has left; the returned function is called when a new one comes, or at
+   * `drop`
+   */
   constructor(path: string, onUnused: () => () => void = () => () => undefined) {
     this.path = path;
     this.#onUnused = onUnused;
@@ -149,7 +152,9 @@ class FileCopy {
   }
 }
 
-/** Opens a RAM file on the file system of the jails. As root, whose VMMs have other users, it becomes readable by all. */
+/**
+ * Opens a RAM file on the file system of the jails. For root, whose VMMs have other users, it becomes readable by all.
+ */
 async function mapMemory(path: string): Promise<MappedMemory> {
   const file = await open(path, 'r');
   try {

@@ -1,6 +1,6 @@
 /**
- * Whether clones in QEMU share their template's RAM. The vsock device then reaches them through QEMU's process, which not every
- * host allows; the verdict is cached until the host reboots or what it depends on changes.
+ * Whether clones in QEMU share their template's RAM. The vsock device then reaches them through QEMU's process, which
+ * not every host allows; the verdict is cached until the host reboots or an input of the probe changes.
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -18,9 +18,9 @@ import { makeWorkspace } from '../workspace.ts';
 
 export interface RamSharing {
   readonly isShared: boolean;
-  /** For people: one clause. */
+  /** One clause of text. */
   readonly text: string;
-  /** Why clones do not share although they should; absent: they do, or should not. */
+  /** Why clones do not share although they should; omitted if they do, or should not. */
   readonly obstacle?: string;
 }
 
@@ -36,7 +36,7 @@ export function sharingAsConfigured({ memorySharing }: Partial<Pick<Config, 'mem
   return { isShared: true, text: `${whose} share their template’s memory until they write to it` };
 }
 
-/** Tries it unless the verdict is known. Never throws: a host that does not allow it copies. */
+/** Probes it unless the verdict is known. Never throws: a host that does not allow sharing copies. */
 export async function ramSharingOf(options: {
   readonly config: Pick<Config, 'memorySharing'>;
   readonly home: Pick<Home, 'cacheDir' | 'runDir'>;
@@ -54,7 +54,7 @@ export async function ramSharingOf(options: {
     try {
       obstacle = await tryAccess(options);
     } catch (error) {
-      // No verdict, so it is not kept: a full disk or a slow start does not last until the next boot.
+      // No verdict is cached: a full disk or a slow start does not last until the next boot.
       return copied('it could not be tried whether this process may', describeError(error));
     }
     await writeVerdict(path, { facts, obstacle });
@@ -68,7 +68,7 @@ const copied = (why: string, obstacle: string): RamSharing => ({
   obstacle,
 });
 
-/** All that the answer depends on. */
+/** All inputs of the verdict. */
 async function factsOf({
   confinement,
   binary,

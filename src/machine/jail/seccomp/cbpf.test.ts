@@ -5,7 +5,7 @@ import { Assembler, SECCOMP_DATA } from './cbpf.ts';
 
 const ALLOW = 0x7fff_0000;
 
-/** Between a branch and its target: other returns, `count` of them. */
+/** Puts returns between a branch and its target, `count` of them. */
 function far(count: number, endsInReturn: boolean): Uint8Array {
   const [near, target, end] = [{ name: 'near' }, { name: 'target' }, { name: 'end' }];
   const code = new Assembler().load(SECCOMP_DATA.number);
@@ -39,7 +39,7 @@ describe('Assembler', () => {
     expect(disassemble(far(300, false)).at(2)).toBe('goto 303');
   });
 
-  it('loads a word once, and again if a path there has loaded another', () => {
+  it('loads a word once, and again if another path has loaded a different word', () => {
     const [a, b, c, end] = [{ name: 'a' }, { name: 'b' }, { name: 'c' }, { name: 'end' }];
     const code = new Assembler().load(16).branch('jumpIfEqual', 1, end, a);
     code.place(a).load(16).branch('jumpIfEqual', 2, end, b);
@@ -51,7 +51,7 @@ describe('Assembler', () => {
     expect(lines).toEqual(['A = number', 'return allow']);
   });
 
-  it('refuses a label before its jump, and one placed twice', () => {
+  it('refuses a label placed before its jump, and one placed twice', () => {
     const [back, on] = [{ name: 'back' }, { name: 'on' }];
     const loop = new Assembler().load(0).place(back).branch('jumpIfEqual', 0, back, on);
     expect(() => loop.place(on).return(0).assemble()).toThrow('label back is before its jump');

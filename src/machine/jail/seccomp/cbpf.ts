@@ -7,17 +7,13 @@
 
 /** linux/bpf_common.h: class | size or operation | mode or source. */
 export const CODE = {
-  /** BPF_LD | BPF_W | BPF_ABS */
   load: 0x20,
-  /** BPF_ALU | BPF_AND | BPF_K */
   and: 0x54,
   /** BPF_JMP | BPF_JA; the constant is its 32-bit distance. */
   jump: 0x05,
-  /** BPF_JMP | BPF_JEQ | BPF_K, and so on. */
   jumpIfEqual: 0x15,
   jumpIfGreater: 0x25,
   jumpIfGreaterOrEqual: 0x35,
-  /** BPF_RET | BPF_K */
   return: 0x06,
 } as const;
 
@@ -56,7 +52,7 @@ type Item = Branch | { readonly kind: 'load' | 'and' | 'return'; readonly consta
 export class Assembler {
   readonly #items: Item[] = [];
   readonly #places = new Map<Label, number>();
-  /** Offset of the load in the accumulator, here and at each label; null: unknown. */
+  /** Offset of the word in the accumulator, here and at each label; `null` if unknown. */
   #holds: number | null = null;
   readonly #holdsAt = new Map<Label, number | null>();
 
@@ -127,7 +123,7 @@ export class Assembler {
     return encode(words);
   }
 
-  /** Repeats until the rest is near: an extra instruction can put another target out of reach. */
+  /** Repeats until all others are near: an extra instruction can put another target out of reach. */
   #farTargets(): Map<Branch, Set<Label>> {
     const far = new Map<Branch, Set<Label>>();
     for (let changed = true; changed; ) {
@@ -148,7 +144,7 @@ export class Assembler {
     return far;
   }
 
-  /** The position of each item, in instructions. */
+  /** Position of each item, in instructions. */
   #positions(far: ReadonlyMap<Branch, ReadonlySet<Label>>): number[] {
     let next = 0;
     return this.#items.map((item) => {

@@ -29,7 +29,7 @@ describe('compileProfile', () => {
       'return allow',
       'return trap',
     ]);
-    // Where the default is what becomes of x32, that costs nothing.
+    // If the default equals the result for x32, that costs nothing.
     expect(listing(filter(entries))).toHaveLength(6);
   });
 
@@ -54,7 +54,7 @@ describe('compileProfile', () => {
     expect(() => compileProfile(open, 'aarch64')).toThrow('thread "qemu": no system call "open" on aarch64');
   });
 
-  it('takes the first matching entry, and ignores entries after one without arguments', () => {
+  it('uses the first matching entry, and ignores entries after one without arguments', () => {
     const deny = { action: { errno: 1 }, args: [argument('gt', 5)] };
     const first = filter([
       { syscall: 'ioctl', ...deny },
@@ -85,7 +85,7 @@ describe('compileProfile', () => {
     expect(lines.filter((line) => line.startsWith('return')).sort()).toEqual([
       'return allow',
       'return errno 38',
-      // For other processors and x32, which no mode lets through.
+      // Other processors and x32, which no mode allows.
       'return kill_process',
       'return log',
     ]);

@@ -60,7 +60,7 @@ interface Way {
   readonly word: number;
 }
 
-/** The result of a call: the first way whose conditions hold, else `otherwise`. */
+/** The result of a call: the first `Way` whose conditions hold, else `otherwise`. */
 interface Ending {
   readonly ways: readonly Way[];
   readonly otherwise: number;
@@ -89,7 +89,7 @@ export function compileProfile(filter: ThreadFilter, arch: Architecture): Compil
   return { program, instructions };
 }
 
-/** All numbers, in order: adjacent segments have different results. */
+/** Covers all numbers, in order: adjacent segments have different results. */
 function segmentsOf(filter: ThreadFilter, arch: Architecture): Segment[] {
   const otherwise = returnWord(filter.defaultAction);
   const out: Segment[] = [{ from: 0, ending: ending([], otherwise) }];
@@ -120,7 +120,7 @@ function rulesByNumber(filter: ThreadFilter, arch: Architecture): [number, Rule[
   return [...out].sort(([a], [b]) => a - b);
 }
 
-/** Drops rules without effect: those after one without conditions, or with the default result at the end. */
+/** Drops rules without effect: rules after one without conditions, or with the default result at the end. */
 function ending(rules: readonly Way[], byDefault: number): Ending {
   const last = rules.findIndex(({ conditions }) => conditions.length === 0);
   const otherwise = rules[last]?.word ?? byDefault;
@@ -228,7 +228,7 @@ class Writer {
     this.#code.load(argumentOffset(index, 'low')).branch(comparison, low, ifTrue, ifFalse);
   }
 
-  /** One return per value, at the end. */
+  /** Shares one return per value, at the end. */
   #return(word: number): Label {
     const label = this.#returns.get(word) ?? { name: `return ${word.toString(16)}` };
     this.#returns.set(word, label);

@@ -1,5 +1,3 @@
-/** Pure. */
-
 const TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\]:]/g;
 
 /**
@@ -7,7 +5,7 @@ const TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\]:]/g;
  * @param json a text that `JSON.parse` accepts
  */
 export function duplicateKey(json: string): string | undefined {
-  /** The keys of each open object; null for an array. */
+  /** The keys of each open object; `null` for an array. */
   const open: (Set<unknown> | null)[] = [];
   let text: string | undefined;
   for (const [token] of json.matchAll(TOKEN)) {

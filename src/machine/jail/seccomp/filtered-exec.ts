@@ -1,6 +1,6 @@
 /**
- * Builds a launcher that installs a system call filter and becomes another program, which so has the filter from its
- * first instruction on, in addition to its own. No standard tool does just this. Pure.
+ * Builds a launcher that installs a seccomp filter and then executes another program, which thus has the filter from its
+ * first instruction on, in addition to its own. No standard tool does only this. Pure.
  *
  *     argv: itself, the program's path, its arguments…
  *     prctl(PR_SET_NO_NEW_PRIVS) · seccomp(SECCOMP_SET_MODE_FILTER) · execve; a failure exits with its own status
@@ -9,7 +9,7 @@
 import { ELF_CONTENT_AT, elfProgram } from '../elf.ts';
 import type { CompiledFilter } from './compile.ts';
 
-/** Its exit statuses, by failed step. */
+/** Exit statuses of the launcher, by failed step. */
 export const LAUNCHER_ENDS = {
   privileges: 121,
   filter: 122,

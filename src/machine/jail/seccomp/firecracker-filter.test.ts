@@ -39,7 +39,7 @@ describe('firecrackerFilter', () => {
     expect(file.slice(30, 30 + 8 + 2 + 16 + 2)).toBe(`00ff090600${hex(wide)}00`);
   });
 
-  it('firecrackerFilter: refuses other threads and missing ones', () => {
+  it('firecrackerFilter: refuses unknown and missing threads', () => {
     const refusal = (threads: object) => () => firecrackerFilter(profile(threads), 'x86_64');
     expect(refusal({ ...three, qemu: thread() })).toThrow('no thread "qemu"');
     expect(refusal({ vmm: thread(), api: thread() })).toThrow('thread "vcpu"');

@@ -5,7 +5,7 @@
  *     u8 threads · lengths of names · names · counts of instructions · instructions
  *
  * All numbers are little-endian. Firecracker requires these three threads and reads at most 100000 bytes, more than
- * three programs of maximal length.
+ * three programs of maximum length.
  */
 import { type CompiledFilter, compileProfile } from './compile.ts';
 import { invalid, type Profile } from './profile.ts';
@@ -22,7 +22,7 @@ const UNPACKED = 0;
 const WIDE = 255;
 
 /**
- * @param profile with exactly the threads of Firecracker
+ * @param profile with exactly Firecracker's threads
  * @throws JailError `profile_invalid`, `profile_too_large`
  */
 export function firecrackerFilter(profile: Profile, arch: Architecture): Uint8Array<ArrayBuffer> {

@@ -1,4 +1,4 @@
-/** The profiles of the product themselves. */
+/** The product's own profiles. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -15,7 +15,7 @@ const LAUNCH = 'firecracker-launch-x86_64.json';
 const ENGINE = 'engine-x86_64.json';
 const FILES = ['qemu-x86_64.json', 'firecracker-x86_64.json', LAUNCH, ENGINE];
 
-/** What the kernel would do with a call of a thread. */
+/** The kernel's action for a call of a thread. */
 function judge(profile: Profile, thread: string) {
   const filter = profile.get(thread);
   if (filter === undefined) throw new Error(`no thread ${thread}`);
@@ -30,7 +30,7 @@ function judge(profile: Profile, thread: string) {
   };
 }
 
-/** R-SEC-3 and more: what no VMM may do once it runs, whatever the arguments. */
+/** R-SEC-3 and more: calls that no VMM may make once it runs, whatever the arguments. */
 const NEVER = [
   ['execveat', 'fork', 'vfork', 'ptrace', 'process_vm_readv', 'process_vm_writev'],
   ['mount', 'umount2', 'pivot_root', 'chroot', 'unshare', 'setns', 'open_tree', 'move_mount'],
@@ -45,7 +45,7 @@ const NEVER = [
 
 describe('policy', () => {
   for (const file of FILES) {
-    it(`${file}: compiles, each entry says which call site needs it, none is redundant`, () => {
+    it(`${file}: compiles, each entry names its call site, and none is redundant`, () => {
       for (const filter of read(file).values()) {
         for (const mode of ['enforce', 'log'] as const)
           expect(compileProfile(withMode(filter, mode), 'x86_64').instructions).toBeLessThan(400);
@@ -55,7 +55,7 @@ describe('policy', () => {
     });
   }
 
-  it('QEMU: holes in a spared file succeed and are not made; all else is as before', () => {
+  it('QEMU: punching holes into a spared file succeeds without effect; all else is unchanged', () => {
     const plain = read('qemu-x86_64.json').get('qemu');
     if (plain === undefined) throw new Error('no QEMU');
     const spared = sparingFile(plain, 12);
@@ -76,7 +76,7 @@ describe('policy', () => {
   it('QEMU: allows no exec, no new process and no unneeded part of the kernel', () => {
     const qemu = judge(read('qemu-x86_64.json'), 'qemu');
     for (const name of NEVER) expect([name, qemu(name)]).toEqual([name, 'kill_process']);
-    // A process; a thread; what glibc tries first; a socket to the network; the terminal of others.
+    // A process; a thread; glibc's first try; a socket to the network; the terminal of others.
     expect(qemu('clone', 17)).toBe('kill_process');
     expect(qemu('clone', 0x3d_0f00)).toBe('allow');
     expect(qemu('clone3')).toEqual({ errno: 38 });
@@ -103,7 +103,7 @@ describe('policy', () => {
     expect(run).toEqual(['trap', 'trap', 'allow']);
     expect([vmm, api, vcpu].map((thread) => thread?.('open'))).toEqual(['allow', 'trap', 'trap']);
     expect([vmm, api, vcpu].map((thread) => thread?.('socket', 1))).toEqual(['allow', 'trap', 'trap']);
-    // A signal to another thread is for the kick of a vCPU only, or one's own end.
+    // A signal to another thread is only for the kick of a vCPU, or for ending itself.
     expect([6, 9, 19, 35].map((signal) => vmm?.('tkill', 1, signal))).toEqual(['allow', 'trap', 'trap', 'allow']);
   });
 
@@ -119,7 +119,7 @@ describe('policy', () => {
       expect([name, launch(name)]).toEqual([name, 'allow']);
   });
 
-  it('the engine: refuses what leads out, and answers what libraries try and do without', () => {
+  it('the engine: refuses calls that lead out, and fails those that libraries only try', () => {
     const engine = judge(read(ENGINE), 'engine');
     const ends = [
       ['mount', 'umount2', 'pivot_root', 'chroot', 'unshare', 'setns', 'open_tree', 'move_mount'],

@@ -9,7 +9,7 @@ const profile = (filter: string, rest = ''): string =>
 const ioctl = (...args: string[]): string => `{"syscall": "ioctl", "args": [${args.join(', ')}]}`;
 const eq = (val: string, type = 'dword'): string => `{"index": 1, "type": "${type}", "op": "eq", "val": ${val}}`;
 
-/** Read and compiled: what is wrong by itself shows first, then what is wrong for a processor. */
+/** Parses and compiles: general errors come first, then those of a processor. */
 function refusal(text: string): string {
   try {
     for (const filter of parseProfile(text).values()) compileProfile(filter, 'x86_64');
@@ -66,7 +66,7 @@ describe('parseProfile', () => {
     for (const [text, message] of cases) expect(refusal(text)).toContain(message);
   });
 
-  it('refuses a duplicate key, of which the first would silently be lost', () => {
+  it('refuses a duplicate key, the first of which would silently be lost', () => {
     const twice = profile('').replace('{"vmm"', '{"vmm": {"default_action": "trap"}, "vmm"');
     expect(refusal(twice)).toContain('duplicate key "vmm"');
     expect(refusal(profile('{"syscall": "read", "sys\\u0063all": "write"}'))).toContain('"syscall"');
@@ -99,7 +99,7 @@ describe('checkRules', () => {
     for (const [filter, message] of cases) expect(refusal(profile(filter))).toContain(message);
     const same = profile('').replace('"trap"', '"allow"');
     expect(refusal(same)).toContain('are both allow');
-    // The narrower first is no contradiction.
+    // A narrower rule first is no contradiction.
     expect(refusal(profile(`${ioctl(eq('1'))}, {"syscall": "ioctl", "action": "log"}`))).toBe('taken');
   });
 

@@ -38,15 +38,15 @@ export interface Condition {
   readonly bits: 32 | 64;
   readonly operator: (typeof OPERATORS)[number] | 'masked_eq';
   readonly value: bigint;
-  /** For `masked_eq`, which holds if (argument & mask) == value; else all bits. */
+  /** Mask of `masked_eq`, which holds if (argument & mask) == value; otherwise all bits. */
   readonly mask: bigint;
 }
 
 export interface Rule {
   readonly syscall: string;
-  /** All must hold; none: every call. */
+  /** All must hold; an empty list matches every call. */
   readonly conditions: readonly Condition[];
-  /** Absent: the thread's `filterAction`. */
+  /** Default: the thread's `filterAction`. */
   readonly action: Action | undefined;
   /** The call site that needs it. */
   readonly comment: string | undefined;
@@ -60,10 +60,10 @@ export interface ThreadFilter {
   readonly rules: readonly Rule[];
 }
 
-/** By thread: `vmm`, `api` and `vcpu` of Firecracker, `qemu` of QEMU. */
+/** By thread: `vmm`, `api` and `vcpu` for Firecracker, `qemu` for QEMU. */
 export type Profile = ReadonlyMap<string, ThreadFilter>;
 
-/** `log` allows, and makes the kernel log, what `enforce` refuses. */
+/** `log` allows calls that `enforce` refuses, and makes the kernel log them. */
 export type Mode = 'enforce' | 'log';
 
 const ERRNO_MAX = 4095;

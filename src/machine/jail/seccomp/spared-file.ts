@@ -1,4 +1,4 @@
-/** A filter under which a VMM cannot punch holes into one of its files, and does not learn of it. Pure. */
+/** A filter under which a VMM's attempts to punch holes into one of its files succeed without effect. Pure. */
 import type { ThreadFilter } from './profile.ts';
 
 /** FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE (linux/falloc.h). */
@@ -6,9 +6,9 @@ const PUNCH_HOLE = 3n;
 const LOW_BITS = 0xffff_ffffn;
 
 /**
- * QEMU gives a page back to its host by a hole in the file and then by madvise(2), which it leaves out if the hole failed. In a file
- * that others map, too, the hole must not be made. An errno of 0 is success (seccomp(2), SECCOMP_RET_ERRNO).
- * @param fd in the VMM
+ * QEMU returns a page to its host by a hole in the file and then by madvise(2), which it skips if the hole failed. In a
+ * file that others map, too, the hole must not be made. An errno of 0 is success (seccomp(2), SECCOMP_RET_ERRNO).
+ * @param fd descriptor in the VMM
  */
 export function sparingFile(filter: ThreadFilter, fd: number): ThreadFilter {
   const equals = (index: number, value: bigint) =>

@@ -1,4 +1,4 @@
-/** Numbers of system calls by name, for each processor that a VMM runs on. Pure. */
+/** Syscall numbers by name, for each processor that a VMM runs on. Pure. */
 import { AARCH64, X86_64 } from './syscall-tables.ts';
 
 export const ARCHITECTURES = ['x86_64', 'aarch64'] as const;
@@ -17,13 +17,13 @@ export function syscallNumber(name: string, arch: Architecture): number | undefi
   return TABLES[arch].get(name);
 }
 
-/** @returns undefined for an unknown number, or one newer than the table */
+/** @returns undefined for a number that is unknown or newer than the table */
 export function syscallName(number: number, arch: Architecture): string | undefined {
   for (const [name, each] of TABLES[arch]) if (each === number) return name;
   return undefined;
 }
 
-/** By number. */
+/** Sorted by number. */
 export function syscallNames(arch: Architecture): string[] {
   return [...TABLES[arch].keys()];
 }

@@ -1,9 +1,9 @@
 /**
- * The KVM probe's child process, since KVM_RUN on a broken KVM may never return.
- * Writes one JSON line per step to stdout; the first step without a line is the one that hung.
+ * The KVM probe's child process, since KVM_RUN on a broken KVM may never return. Writes one JSON line per step to
+ * stdout; the first step without a line is the one that hung.
  *
- * The loop comes first: where a hypervisor emulates guest code instruction by instruction it is a
- * thousand times too slow, and the instructions after it would each leave an error in the host's log.
+ * The loop comes first: a hypervisor that emulates guest code instruction by instruction is a thousand times too slow,
+ * and there the instructions after it would each leave an error in the host's log.
  */
 import { writeSync } from 'node:fs';
 import { KVM_EXIT, type RunResult, TinyVm } from '../../../sys/kvm.ts';
@@ -18,7 +18,7 @@ const LOOP_ROUNDS = 5;
 const MICROSECONDS = 1_000;
 
 function main(): void {
-  // From here on a silence is KVM's.
+  // From here on, silence is KVM's fault.
   step('start', () => ({}));
   let vm: TinyVm | undefined;
   const made = step('create', () => {

@@ -28,7 +28,7 @@ describe('judgeSteps', () => {
 });
 
 describe('judgeSteps, for a slow host', () => {
-  it('a process that did not start says nothing about KVM', () => {
+  it('judgeSteps: a process that did not start says nothing about KVM', () => {
     const { usable, reason } = judgeSteps([], 'timed-out');
     expect(usable).toBe(false);
     expect(reason).toMatch(/did not start within 180 s, so the host is too busy to tell/);
@@ -49,7 +49,7 @@ describe('parseSteps', () => {
 
 describe('decide', () => {
   const bad = { usable: false, reason: '/dev/kvm does not exist', steps: [] };
-  it('decide: picks kvm, else tcg with QEMU, else none, with the reason', () => {
+  it('decide: chooses kvm, else tcg with QEMU, else none, with the reason', () => {
     expect(decide({ usable: true, reason: 'native', steps: [] }, true).accelerator).toBe('kvm');
     expect(decide(bad, true)).toEqual({ accelerator: 'tcg', reason: '/dev/kvm does not exist' });
     expect(decide(bad, false).accelerator).toBe('none');

@@ -1,10 +1,10 @@
 /**
  * Finds the accelerator that can run Linux guests here, by running code and never by the presence of a file.
  *
- * `/dev/kvm` may open and create VMs and still not run Linux: some cloud hosts emulate guest kernel code
- * instruction by instruction. So a child process runs a few bytes of code in a VM (`probe-child.ts`):
- * first a plain loop against the clock, then what Linux needs. The verdict is cached until the host reboots, since a
- * refused instruction leaves an error in the host's log.
+ * `/dev/kvm` may open and create VMs and still not run Linux: some cloud hosts emulate guest kernel code instruction by
+ * instruction. So a child process runs a few bytes of code in a VM (`probe-child.ts`): first a plain loop against the
+ * clock, then what Linux needs. The verdict is cached until the host reboots, since a refused instruction leaves an
+ * error in the host's log.
  */
 import { spawn } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
@@ -20,11 +20,13 @@ import { readVerdict, writeVerdict } from '../verdict-file.ts';
 /** Below this many instructions per second the processor certainly does not run guest code natively. */
 export const LOOP_RATE_MIN = 50e6;
 /**
- * From the child's start to its first line, which a busy or emulated host takes seconds for: that says nothing about
- * KVM. A native host needs about 100 ms, one that is emulated and busy more than 30 s.
+ * From the child's start to its first line. A busy or emulated host takes seconds, which says nothing about KVM: a
+ * native host needs about 100 ms, one that is emulated and busy more than 30 s.
  */
 const START_MS_MAX = 180_000;
-/** From one line to the next. A step takes less than a millisecond natively; KVM_RUN on a broken KVM never returns. */
+/**
+ * Maximum time between two lines. A step takes less than a millisecond natively; KVM_RUN on a broken KVM never returns.
+ */
 const STEP_MS_MAX = 3_000;
 const CHILD_OUTPUT_BYTES_MAX = 16 * 1024;
 
@@ -33,9 +35,9 @@ export type StepName = (typeof STEP_NAMES)[number];
 
 const stepSchema = z.object({
   step: z.enum(STEP_NAMES),
-  /** Absent: the step succeeded. */
+  /** Omitted if the step succeeded. */
   error: z.string().max(500).optional(),
-  /** Its duration, milliseconds; of `start`: since the child's own start. Absent: unknown. */
+  /** Duration in milliseconds; for `start`, since the child's own start. Omitted if unknown. */
   ms: z.number().nonnegative().optional(),
   /** Only for the step `loop`. */
   instructionsPerSecond: z.number().nonnegative().optional(),
@@ -44,9 +46,9 @@ export type KvmStep = z.infer<typeof stepSchema>;
 
 const verdictSchema = z.object({
   usable: z.boolean(),
-  /** One clause for people, e.g. `/dev/kvm does not exist`. */
+  /** One clause, for example `/dev/kvm does not exist`. */
   reason: z.string().max(1_000),
-  /** What to do about the device. */
+  /** Remedy for the device. */
   remedy: z.string().max(1_000).optional(),
   steps: z.array(stepSchema).max(STEP_NAMES.length),
 });
@@ -54,7 +56,7 @@ type KvmVerdict = z.infer<typeof verdictSchema>;
 
 export interface ProbeVerdict {
   readonly accelerator: 'kvm' | 'tcg' | 'none';
-  /** One clause for people: why no better accelerator is used, or that this is the best. */
+  /** One clause: why no better accelerator is used, or that this is the best. */
   readonly reason: string;
   readonly details: {
     readonly kvm: KvmVerdict;
@@ -73,7 +75,7 @@ interface ProbeOptions {
   readonly child?: readonly string[];
 }
 
-/** A lack of the machine is a verdict, never an error. */
+/** A shortcoming of the machine is a verdict, never an error. */
 export async function probeAccelerator(options: ProbeOptions): Promise<ProbeVerdict> {
   const [kvm, qemu] = await Promise.all([
     probeKvm(options),
@@ -183,7 +185,7 @@ export function runChild(
   });
 }
 
-/** The steps in their order; stops at the first line that is not the next step. */
+/** The steps in order; stops at the first line that is not the next step. */
 export function parseSteps(output: string): KvmStep[] {
   const steps: KvmStep[] = [];
   for (const line of output.split('\n')) {
@@ -203,6 +205,6 @@ function parseJson(text: string): unknown {
   }
 }
 
-/** Raise it when the probe changes. */
+/** Increment when the probe changes. */
 const CACHE_VERSION = 3;
 const cacheSchema = z.object({ version: z.literal(CACHE_VERSION), bootId: z.string(), kvm: verdictSchema });

@@ -5,10 +5,10 @@ import { Duplex, Transform } from 'node:stream';
 import { ignore } from '../../../base/ignore.ts';
 import type { ChannelStats } from '../driver.ts';
 
-/** `CONNECT 4294967295\n` and some. */
+/** `CONNECT 4294967295\n` with some margin. */
 const HANDSHAKE_BYTES_MAX = 32;
 const CONNECTIONS_MAX = 1_024;
-/** Host ports of accepted connections are numbered from here, as Firecracker does. */
+/** Host ports of accepted connections start here, as in Firecracker. */
 const FIRST_HOST_PORT = 1 << 30;
 
 export class FakeChannel {

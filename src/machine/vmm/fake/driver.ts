@@ -35,7 +35,6 @@ import type { FakeGuest, FakeGuestIo } from './guest.ts';
 import { scriptedGuest } from './scripted-guest.ts';
 
 const CONSOLE_TAIL_BYTES = 64 * 1024;
-/** There is no VMM. */
 const NO_LOG = new ByteTail(1);
 
 interface FakeDriverOptions {
@@ -240,7 +239,6 @@ class FakeVm implements Vm {
     throw new VmmError('vm_unsupported', 'the fake driver has no limits');
   }
 
-  /** A no-op: there is no disk. */
   async setDiskLimits(): Promise<void> {
     this.#requireRunning();
   }
@@ -258,7 +256,7 @@ class FakeVm implements Vm {
   #print(text: string): void {
     const bytes = Buffer.from(text);
     this.#serialTail.push(bytes);
-    // A serial line drops what is not read.
+    // A serial line drops unread output.
     if (this.#shown !== null && !this.#shown.writableNeedDrain) this.#shown.write(bytes);
   }
 

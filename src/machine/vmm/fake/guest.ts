@@ -7,9 +7,7 @@ export interface FakeGuestIo extends Pick<FakeChannel, 'connectToHost' | 'onConn
   print(text: string): void;
   /** Console input; ends with the VM. Empty unless the console is interactive. */
   readonly typed: Readable;
-  /** The guest powers off or reboots. */
   shutDown(): void;
-  /** The VMM dies. */
   crash(): void;
   /** Aborted when the VM is gone. */
   readonly gone: AbortSignal;

@@ -69,7 +69,7 @@ async function dialBack(io: FakeGuestIo, port: number): Promise<Buffer> {
   }
 }
 
-/** Up to the newline; what follows stays in the stream. */
+/** Reads up to the newline; the rest stays in the stream. */
 async function readLine(stream: Duplex): Promise<string> {
   let head = Buffer.alloc(0);
   for await (const bytes of stream.iterator({ destroyOnReturn: false })) {

@@ -24,7 +24,7 @@ const LOG_TAIL_BYTES = 16 * 1024;
 /**
  * @param spec the VM's original spec; its listeners must exist again
  * @param binary absolute, without symbolic links
- * @param prepare makes the listeners of its channel, once no other owner can have the VM
+ * @param prepare creates the listeners of its channel, once no other owner can have the VM
  * @returns the VM as it was left, running or paused
  * @throws VmmError `vm_gone` if there is no such VM, `vm_unsupported` if its owner lives, `vmm_timeout` if it hangs
  */

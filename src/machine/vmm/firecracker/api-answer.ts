@@ -1,7 +1,7 @@
 /** Reads an answer of Firecracker's API, which is not trusted. Pure. */
 
 export type ApiAnswer =
-  /** Parsed JSON, or null without a body. */
+  /** Parsed JSON, or `null` without a body. */
   | { readonly kind: 'value'; readonly value: unknown }
   /** @see FirecrackerApiError.fault */
   | { readonly kind: 'refused' | 'invalid'; readonly fault: string };
@@ -22,7 +22,7 @@ function parseAnswer(body: string): unknown {
   try {
     return JSON.parse(body);
   } catch {
-    // For an unsupported method the JSON has a raw newline in a string; the text itself is reported then.
+    // For an unsupported method the JSON has a raw newline in a string; then the text itself is reported.
     return undefined;
   }
 }

@@ -11,29 +11,28 @@ import { readAnswer } from './api-answer.ts';
 
 export interface ApiCall {
   readonly method: 'GET' | 'PUT' | 'PATCH';
-  /** e.g. `/drives/root` */
   readonly path: string;
   readonly body?: object;
-  /** Absent: `CALL_MS_MAX`. */
+  /** Default: `CALL_MS_MAX`. */
   readonly msMax?: number;
 }
 
 /**
- * An idle machine answers within 20 ms; a snapshot has its own limit. Before it answers a pause, Firecracker waits for the threads of
- * all virtual processors: with four VMs that start at once on a busy host of two slow cores, 10 s were too few.
+ * An idle machine answers within 20 ms; a snapshot has its own limit. Before it answers a pause, Firecracker waits for
+ * the threads of all virtual processors: with four concurrent VM starts on a busy host of two slow cores, 10 s were too
+ * few.
  */
 const CALL_MS_MAX = 30_000;
-/** The longest, `/vm/config`, has some kilobytes. */
+/** The longest answer, `/vm/config`, has some kilobytes. */
 const ANSWER_BYTES_MAX = 256 * 1024;
 const HEADER_BYTES_MAX = 8 * 1024;
 
-/** R-CP-5: names the call, its status and Firecracker's message. */
+/** Names the call, its status and Firecracker's message (R-CP-5). */
 export class FirecrackerApiError extends VmmError {
-  /** e.g. `PUT /vsock` */
   readonly endpoint: string;
-  /** Null: no complete answer. */
+  /** `null` without a complete answer. */
   readonly status: number | null;
-  /** Firecracker's `fault_message`, bounded and without control characters; null: none. */
+  /** Firecracker's `fault_message`, bounded and without control characters, or `null`. */
   readonly fault: string | null;
 
   constructor(
@@ -65,7 +64,7 @@ export class ApiClient {
 
   /**
    * Runs after all earlier calls have ended.
-   * @returns the answer's body: parsed JSON, or null without a body
+   * @returns the answer's body: parsed JSON, or `null` without a body
    * @throws FirecrackerApiError `vmm_command_failed` if Firecracker refuses or the answer is invalid; `vmm_timeout`;
    * `vm_gone` if the socket does not answer
    */

@@ -1,4 +1,4 @@
-/** S6: no text from outside becomes a path, another setting or an argument of the kernel. */
+/** No untrusted text becomes a path, another setting or an argument of the kernel (S6). */
 
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';

@@ -13,7 +13,7 @@ describe('diskLimit', () => {
     }
   });
 
-  it('diskLimit: a tenth of a second may come at once, where that is more than a request', () => {
+  it('diskLimit: allows a burst of a tenth of a second, if that is more than a request', () => {
     expect(diskLimit({ bytesPerSecond: 500 * MIB, opsPerSecond: 1000 })).toEqual({
       bandwidth: { size: 50 * MIB, refillPerSecond: 500 * MIB },
       ops: { size: 100, refillPerSecond: 1000 },

@@ -16,7 +16,7 @@ import { KIB } from '../../../base/units.ts';
 import type { VmDisk } from '../driver.ts';
 import type { ApiCall } from './api-client.ts';
 
-/** Names in the process' directory; the channel's own name is the last part of `channelPath`. */
+/** Names in the process's directory; the channel's own name is the last part of `channelPath`. */
 export const FILES = {
   api: 'fc/s/a',
   log: 'fc/log',
@@ -25,16 +25,16 @@ export const FILES = {
   kernel: 'fc/kernel',
   root: 'fc/root',
   overlay: 'fc/overlay',
-  /** Compiled system call filters. */
+  /** Compiled seccomp filters. */
   filter: 'fc/filter',
   /** Devices and RAM of a snapshot, to write or load. */
   state: 'fc/state',
   memory: 'fc/memory',
 } as const;
-/** The name of a further disk. */
+/** The name of an extra disk. */
 export const furtherDisk = (index: number): string => `fc/disk${index}`;
 export const FOLDER = 'fc';
-/** Where the process makes sockets; in a jail it can't change other names in `fc`. */
+/** Directory where the process creates sockets; in a jail it can't change other names in `fc`. */
 export const SOCKETS = 'fc/s';
 /** Descriptor of the owner's memory in a process that is not jailed. */
 export const MEMORY_FD = 3;
@@ -43,14 +43,14 @@ const ROOT_ID = 'root';
 const OVERLAY_ID = 'overlay';
 const furtherId = (index: number): string => `disk${index}`;
 const NIC_ID = 'eth0';
-/** The default of Linux, BLK_DEF_MAX_SECTORS_CAP: `max_sectors_kb` of a guest's disks. */
+/** Linux's default, BLK_DEF_MAX_SECTORS_CAP: `max_sectors_kb` of a guest's disks. */
 export const DISK_REQUEST_BYTES_MAX = 1280 * KIB;
 /** Firecracker's own limit. */
 export const CPUS_MAX = 32;
 /** Writing RAM takes about 1.5 ms per MiB. */
 const SNAPSHOT_MS_MAX = 120_000;
 
-/** Bytes and operations per second; absent: unlimited. */
+/** Bytes and operations per second; omitted: unlimited. */
 interface DeviceLimit {
   readonly bandwidth?: BucketLimit;
   readonly ops?: BucketLimit;
@@ -72,7 +72,6 @@ export interface NicPlan {
 interface BootPlan {
   readonly cpus: number;
   readonly memoryMib: number;
-  /** Checked by `checkSpec`. */
   readonly bootArgs: readonly string[];
   readonly guestCid: number;
   /** The channel's socket, relative. */
@@ -81,7 +80,7 @@ interface BootPlan {
   readonly disks: readonly VmDisk[];
   /** Needed for diff snapshots; costs a write fault per page. */
   readonly tracksDirtyPages: boolean;
-  /** Undefined: no balloon. */
+  /** Undefined without a balloon. */
   readonly balloonMib: number | undefined;
 }
 
@@ -126,8 +125,8 @@ export function bootCalls(plan: BootPlan): ApiCall[] {
 }
 
 /**
- * A guest close to OOM must not deflate the balloon itself: the host decides, or the guest's OOM killer.
- * The current size is one of the statistics, which are off without an interval. Each interval wakes the guest.
+ * A guest close to OOM must not deflate the balloon itself: the host decides, or the guest's OOM killer. The current
+ * size is one of the statistics, which are off without an interval. Each interval wakes the guest.
  */
 function balloon(amount_mib: number): object {
   return { amount_mib, deflate_on_oom: false, stats_polling_interval_s: 0xffff };
@@ -138,7 +137,7 @@ export function balloonCall(amount_mib: number): ApiCall {
   return { method: 'PATCH', path: '/balloon', body: { amount_mib } };
 }
 
-/** Answered by the device, with what the guest last wrote into its configuration. */
+/** Answered by the device, with the value that the guest last wrote into its configuration. */
 export const BALLOON_SIZE_CALL: ApiCall = { method: 'GET', path: '/balloon/statistics' };
 
 /** The call that makes Firecracker open the TAP. */
@@ -156,7 +155,7 @@ export function nicCall(nic: NicPlan, limits: DeviceLimits): ApiCall {
 
 /**
  * `Documentation/admin-guide/kernel-parameters.txt`; Firecracker adds `root=/dev/vda ro` and the devices.
- * docs/firecracker.md explains each, which a test checks.
+ * docs/firecracker.md explains each argument; a test compares.
  */
 export function kernelArgs(plan: Pick<BootPlan, 'bootArgs'>): string[] {
   return [
@@ -212,10 +211,11 @@ export function snapshotCall(kind: 'full' | 'diff'): ApiCall {
 }
 
 /**
- * The limits of each disk, with a bucket of a tenth of a second's worth, but room for a request: Firecracker lets one that
- * is larger than the bucket pass at once, then waits as long as refilling what it lacked takes, and in that time the
- * bucket fills as well. Such requests would get up to twice the rate. What a bucket holds may come twice at once: while it
- * is full, Firecracker does not note the time, and refills it from its last use when it becomes empty.
+ * The limits of each disk, with a bucket of a tenth of a second's worth, but room for a request: Firecracker lets a
+ * request that is larger than the bucket pass at once, then waits as long as refilling the deficit takes, and in that
+ * time the bucket fills as well. Such requests would get up to twice the rate. The contents of a bucket may pass twice
+ * at once: while it is full, Firecracker does not record the time, and refills it from its last use when it becomes
+ * empty.
  */
 export function diskLimit({ bytesPerSecond, opsPerSecond }: DiskLimits): DeviceLimit {
   const limit = (perSecond: number, sizeMin: number) => ({
@@ -228,7 +228,7 @@ export function diskLimit({ bytesPerSecond, opsPerSecond }: DiskLimits): DeviceL
   };
 }
 
-/** Replaces the limits of a running VM; absent ones are lifted. */
+/** Replaces the limits of a running VM; omitted ones are lifted. */
 export function diskLimitCalls(limits: DiskLimits, disks: readonly VmDisk[] = []): ApiCall[] {
   const { bandwidth, ops } = rateLimiter(diskLimit(limits)).rate_limiter ?? {};
   const none: Bucket = { size: 0, refill_time: 0 };

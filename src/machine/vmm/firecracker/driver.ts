@@ -60,13 +60,13 @@ export interface FirecrackerDriverOptions {
   readonly binary: string;
   readonly clock: Clock;
   readonly log: Log;
-  /** Starts the process; default: directly. */
+  /** Starts the process. Default: directly. */
   readonly spawn?: SpawnVmm;
-  /** Compiled filters for Firecracker's threads, in the format of its version; absent: its own. */
+  /** Compiled filters for Firecracker's threads, in the format of its version. Default: its own. */
   readonly seccompFilterPath?: string;
-  /** The jail of each VM, by Firecracker's jailer as root, or as an ordinary user; absent: none. */
+  /** The jail of each VM, by Firecracker's jailer as root, or as an ordinary user. Default: none. */
   readonly jail?: (spec: VmSpec) => VmJail | Promise<VmJail>;
-  /** Ends a VM with a thread that has no system call filter; always on in a jail. */
+  /** Kills a VM if one of its threads has no seccomp filter; always on in a jail. */
   readonly requiresFilter?: boolean;
   readonly limits?: DeviceLimits;
   /** For tests. */
@@ -123,7 +123,6 @@ export async function createFirecrackerDriver(options: FirecrackerDriverOptions)
 interface Known extends FirecrackerDriverOptions {
   readonly version: FirecrackerVersion;
   readonly quirks: Quirks;
-  /** Path of the binary, absolute and without symbolic links. */
   readonly path: string;
   readonly relays: RelayHost;
 }
@@ -216,7 +215,7 @@ function makePlace(known: Known, spec: VmSpec, jail: VmJail | undefined): Promis
   return isJailers(jail) ? makeJailPlace(spec, known.path, jail) : makeUserPlace(spec, jail);
 }
 
-/** `prepare` removes what an earlier relay left. */
+/** `prepare` removes what an earlier relay left behind. */
 function makeRelay(
   { relays }: Known,
   { channelPath, channelLimits = {} }: VmSpec,
@@ -363,7 +362,7 @@ async function bringUp(
       await place.lendMemory(spec.memoryFd);
     }
     await withTap((nic) => load(api, loadCall({ channelName, nic, tracksDirtyPages })));
-    // The state contains its VM's limits, which hold only for the guest's first milliseconds.
+    // The state contains its VM's limits, which apply only in the guest's first milliseconds.
     await setDiskLimits(api, spec);
     await place.connectChannel();
     return;

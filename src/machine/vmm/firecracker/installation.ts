@@ -1,4 +1,4 @@
-/** The Firecracker of this host, found by running it. */
+/** Finds this host's Firecracker by running it. */
 import { type ExecFileException, execFile } from 'node:child_process';
 import { access, constants, open, realpath } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -14,9 +14,7 @@ const WORDS_MAX = 200;
 
 type Program = 'Firecracker' | 'Jailer';
 
-/**
- * @throws VmmError `vmm_missing` if it is missing, can't be run or must not be used
- */
+/** @throws VmmError `vmm_missing` if it is missing, can't be run or must not be used */
 export async function readFirecrackerVersion(binary: string, msMax = RUN_MS_MAX): Promise<FirecrackerVersion> {
   return readVersion(binary, 'Firecracker', msMax);
 }
@@ -76,7 +74,7 @@ async function isProgram(path: string): Promise<boolean> {
   return head === '\x7fELF' || head.startsWith('#!');
 }
 
-/** One clause for people. */
+/** Returns one clause. */
 function explain(error: ExecFileException, stderr: string, msMax: number): string {
   const { code, killed, signal } = error;
   if (code === 'ERR_CHILD_PROCESS_STDIO_MAXBUFFER') {

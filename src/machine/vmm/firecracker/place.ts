@@ -19,39 +19,39 @@ import { FILES, FOLDER, MEMORY_FD, SOCKETS } from './config.ts';
 export interface Place {
   /** The channel's socket, as Firecracker gets it. */
   readonly channelName: string;
-  /** The host path of a name of the process. */
+  /** Host path of a name of the process. */
   path(name: string): string;
   /**
-   * Path of the API's socket, which the process itself made.
-   * @throws Node's error, e.g. `ENOENT` before it exists; VmmError `vmm_command_failed` if it is something else
+   * Path of the API's socket, which the process itself created.
+   * @throws Node's error, for example `ENOENT` before it exists; VmmError `vmm_command_failed` if it is no socket
    */
   apiPath(): string;
   /** The command that runs Firecracker here. @param args its arguments, except the id */
   argv(args: readonly string[]): string[];
-  /** Starts Firecracker by other means than `argv`, in a jail; the child ends with it. */
+  /** Starts Firecracker in a jail, instead of with `argv`; the child ends with it. */
   start?(args: readonly string[], stdio: Readonly<LaunchStdio>): ChildProcess;
   /** After `start`: resolves when the process has its limits. @throws the reason why it does not run */
   admitted?(): Promise<void>;
   /**
-   * Makes a host file appear under a name, and replaces an earlier one.
+   * Makes a host file appear under a name, replacing an earlier one.
    * @param use `write`: the process may write to the host's file
    */
   provide(name: string, hostPath: string, use: 'read' | 'write'): Promise<void>;
-  /** Undoes `provide`: only the host can reach its file. */
+  /** Undoes `provide`: afterwards only the host can reach its file. */
   withdraw(name: string): Promise<void>;
   /** Makes the process the owner of a pipe or file at `path(name)`. */
   give(name: string): Promise<void>;
-  /** Makes the VM's owner's memory, with its contents, the file `memory`. */
+  /** Makes the memory of the VM's owner, with its contents, the file `memory`. */
   lendMemory(fd: number): Promise<void>;
-  /** Brings what the process wrote there into that memory. */
+  /** Copies what the process wrote there back into that memory. */
   returnMemory(fd: number): Promise<void>;
-  /** Opens the channel to the host, once Firecracker has made its socket. */
+  /** Opens the channel to the host, once Firecracker has created its socket. */
   connectChannel(): Promise<void>;
   /** Call it after the end of the process. Idempotent. */
   release(): Promise<void>;
 }
 
-/** A place without a jail: the process sees what its user sees. */
+/** A place without a jail: the process sees everything that its user sees. */
 export async function makeDirectPlace(spec: VmSpec, binary: string): Promise<Place> {
   const { dir, channelPath } = spec;
   const channelName = channelNameOf(spec);
@@ -95,7 +95,7 @@ export async function makeDirectPlace(spec: VmSpec, binary: string): Promise<Pla
 const TAKEN = new Set(['fc', 'dev', 'run', 'proc', 'sys', 'firecracker']);
 
 /**
- * The file name of the channel. Never empty: Firecracker would take that for an override, and make no socket.
+ * File name of the channel. Never empty: Firecracker would take that for an override, and make no socket.
  * @throws VmmError `vm_spec_invalid`
  */
 export function channelNameOf({ channelPath }: Pick<VmSpec, 'channelPath'>): string {

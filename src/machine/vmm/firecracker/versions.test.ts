@@ -22,22 +22,22 @@ describe('parseVersion', () => {
     'Firecracker v1.16',
     'Firecracker v1.16.1 $(reboot)',
     `Firecracker v1.16.${'1'.repeat(9)}`,
-  ])('parseVersion: %j is none', (output) => {
+  ])('parseVersion: refuses %j', (output) => {
     expect(parseVersion(output)).toBeUndefined();
   });
 });
 
 describe('versionProblem', () => {
-  it.each(['1.16.1', '1.16.2', '1.17.0', '1.17.0-dev', '1.100.0'])('versionProblem: %s is fit', (text) => {
+  it.each(['1.16.1', '1.16.2', '1.17.0', '1.17.0-dev', '1.100.0'])('versionProblem: accepts %s', (text) => {
     expect(versionProblem(version(text))).toBeUndefined();
   });
   it.each(['1.16.0', '1.15.1', '1.15.0', '1.14.3', '1.13.0', '1.12.1', '1.9.9'])(
-    'versionProblem: %s is too old, some of them with a hole (S1)',
+    'versionProblem: refuses %s as too old, in some cases because of a vulnerability (S1)',
     (text) => {
       expect(versionProblem(version(text))).toContain('older than 1.16.1');
     },
   );
-  it.each(['0.25.0', '2.0.0'])('versionProblem: %s is not supported', (text) => {
+  it.each(['0.25.0', '2.0.0'])('versionProblem: refuses %s as unsupported', (text) => {
     expect(versionProblem(version(text))).toContain('only 1.x is');
   });
 });

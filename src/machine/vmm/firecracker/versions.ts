@@ -1,7 +1,7 @@
 /**
  * The supported versions of Firecracker, and the differences between them.
  *
- * The minimum: 1.16.0 leaves a restored guest's vsock dead (firecracker#5958); of the older ones some let a guest write
+ * The minimum: 1.16.0 leaves a restored guest's vsock dead (firecracker#5958); some older versions let a guest write
  * out of bounds (CVE-2026-5747), some have a jailer that follows symlinks (CVE-2026-1386), and none overrides a
  * snapshot's vsock path.
  */
@@ -10,7 +10,7 @@ export interface FirecrackerVersion {
   readonly major: number;
   readonly minor: number;
   readonly patch: number;
-  /** As printed, e.g. `1.17.0-dev`. */
+  /** As printed, for example `1.17.0-dev`. */
   readonly text: string;
 }
 
@@ -31,7 +31,7 @@ export function parseVersion(
   return { major: Number(major), minor: Number(minor), patch: Number(patch), text };
 }
 
-/** Why the version is not supported, for people; undefined: it is. */
+/** Why the version is not supported; undefined if it is. */
 export function versionProblem(version: FirecrackerVersion): string | undefined {
   const { major, minor, patch, text } = version;
   if (major !== 1) return `version ${text} is not supported: only 1.x is`;
@@ -43,8 +43,8 @@ export function versionProblem(version: FirecrackerVersion): string | undefined 
 /** Version-dependent behavior, each from a measurement or from the project's changelog. */
 export interface Quirks {
   /**
-   * A pause and resume without a snapshot between leaves the guest's vsock dead for host connections: resume
-   * waits for the guest to acknowledge a reset that only a snapshot sends. Each pause takes one (#6100).
+   * A pause and resume without a snapshot in between leaves the guest's vsock dead for host connections: resume waits
+   * for the guest to acknowledge a reset that only a snapshot sends. Each pause takes one (#6100).
    */
   readonly pauseTakesSnapshot: boolean;
 }

@@ -36,15 +36,15 @@ export interface FirecrackerVmOptions {
   readonly balloon: Balloon | undefined;
   readonly disks: readonly VmDisk[];
   readonly clock: Clock;
-  /** Ends the process if necessary, and releases all that `start` made. */
+  /** Ends the process if necessary, and releases everything that `start` created. */
   readonly release: () => Promise<void>;
-  /** Limits the disk I/O of the process, in addition to the guest's; absent: unlimited. */
+  /** Limits the disk I/O of the process, in addition to the guest's. Default: unlimited. */
   readonly limitVmm?: JailSpec['limitDisks'] | undefined;
 }
 
 /**
- * Its vsock device can't be unplugged, and need not be: a snapshot resets it, and a clone has its own socket. So
- * "unplugged" only means that the host can't reach it.
+ * A Firecracker VM. Its vsock device can't be unplugged, and need not be: a snapshot resets it, and a clone has its own
+ * socket. So "unplugged" only means that the host can't reach it.
  */
 export class FirecrackerVm implements Vm, VsockHotplug {
   readonly id: string;
@@ -98,7 +98,7 @@ export class FirecrackerVm implements Vm, VsockHotplug {
     await this.#options.snapshots.pause();
   }
 
-  /** On Firecracker 1.16 every connection of the channel is lost by a pause. */
+  /** On Firecracker 1.16 a pause loses every connection of the channel. */
   async resume(): Promise<void> {
     this.#requireRunning();
     await this.#options.snapshots.resume();

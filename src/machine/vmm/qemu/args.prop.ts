@@ -1,4 +1,4 @@
-/** S6: no text from outside becomes an option of QEMU or of the kernel. */
+/** No untrusted text becomes an option of QEMU or of the kernel (S6). */
 
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
@@ -8,7 +8,7 @@ import { VmmError } from '../errors.ts';
 import { checkSpec } from '../spec.ts';
 import { kernelArgs, qemuArgs } from './args.ts';
 
-/** What people try, mixed with anything. */
+/** Typical injections, mixed with arbitrary text. */
 const nasty = fc.oneof(
   fc.string({ unit: 'binary', maxLength: 120 }),
   fc
@@ -88,7 +88,7 @@ describe('checkSpec and qemuArgs', () => {
     );
   });
 
-  it('qemuArgs: paths with every odd character stay one value', () => {
+  it('qemuArgs: paths with any special character stay one value', () => {
     const odd = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 100 }).map((s) => `/${s}`);
     fc.assert(
       fc.property(odd, odd, odd, (kernelPath, rootImagePath, overlayPath) => {
@@ -99,7 +99,7 @@ describe('checkSpec and qemuArgs', () => {
   });
 });
 
-/** Only the values differ from the arguments of a harmless spec, and each is what was given. */
+/** Only the values differ from the arguments of a harmless spec, and each is the given one. */
 function expectHarmless(spec: VmSpec): void {
   const args = argsOf(spec);
   const disks = (spec.disks ?? []).map(({ access }) => ({ path: '/d', access }));

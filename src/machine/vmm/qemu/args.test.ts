@@ -59,14 +59,14 @@ describe('qemuArgs', () => {
     expect(args[args.indexOf('-accel') + 1]).toBe('kvm');
     expect(args[args.indexOf('-cpu') + 1]).toBe('host,-vmx,-svm');
   });
-  it('qemuArgs: takes inherited RAM, and waits for a snapshot', () => {
+  it('qemuArgs: uses inherited RAM, and waits for a snapshot', () => {
     const args = qemuArgs({ ...plan, inheritsMemory: true, incoming: true });
     expect(args).toContain(
       '{"qom-type":"memory-backend-file","mem-path":"/proc/self/fd/5","id":"mem","size":268435456,"share":true}',
     );
     expect(args[args.indexOf('-incoming') + 1]).toBe('defer');
   });
-  it('qemuArgs: pages of RAM that is mapped privately are not offered for merging', () => {
+  it('qemuArgs: pages of privately mapped RAM are not offered for merging', () => {
     const args = qemuArgs({ ...plan, inheritsMemory: true, hasPrivateMemory: true });
     expect(args).toContain(
       '{"qom-type":"memory-backend-file","mem-path":"/proc/self/fd/5","id":"mem","size":268435456,"share":false,"merge":false}',
@@ -78,7 +78,7 @@ describe('qemuArgs', () => {
       'virtio-balloon-pci,id=balloon,deflate-on-oom=off,addr=7,romfile=',
     ]);
   });
-  it('qemuArgs: further disks follow in order; one to read is read-only at the device', () => {
+  it('qemuArgs: extra disks follow in order; a read-only one is read-only at the device', () => {
     const disks = [
       { path: '/i/tools', access: 'read' },
       { path: '/run/x/out', access: 'write' },
@@ -121,7 +121,7 @@ describe('kernelArgs', () => {
     expect(kernelArgs({ ...kernel, cpus: 2 })).toContain(`lpj=${2_600_000_000 / hz}`);
     expect(kernelArgs(kernel).join(' ')).not.toContain('lpj');
   });
-  it('kernelArgs: gives the counter in software emulation only, and only if known', () => {
+  it('kernelArgs: passes the counter only in software emulation, and only if known', () => {
     expect(kernelArgs({ ...kernel, accelerator: 'kvm' }).join(' ')).not.toContain('tsc_early');
     expect(kernelArgs({ ...kernel, tscKhz: null }).join(' ')).not.toContain('tsc_early');
   });

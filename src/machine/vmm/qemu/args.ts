@@ -21,7 +21,7 @@ export const SERIAL_FD = 4;
 export const MEMORY_FD = 5;
 
 /**
- * Translated code that TCG keeps, MiB. Less makes it translate again and again, more does not help Python with
+ * Size of TCG's cache of translated code, MiB. Less makes it translate again and again, more does not help Python with
  * LangChain, and QEMU's default of 1 GiB would let each VM grow by that.
  */
 const TCG_CACHE_MIB = 128;
@@ -30,9 +30,9 @@ const TCG_CACHE_MIB = 128;
 export const DISK_NODES = ['root', 'overlay'] as const;
 
 const furtherNode = (index: number): string => `disk${index}`;
-/** Whether a block node is one of a VM's further disks. */
+/** Whether a block node is one of a VM's extra disks. */
 export const isFurtherNode = (name: unknown): boolean => /^disk\d+$/.test(`${name}`);
-/** Slot of the first further disk on the PCI bus. */
+/** PCI slot of the first extra disk. */
 const FURTHER_ADDR = 8;
 
 interface QemuPlan {
@@ -44,11 +44,11 @@ interface QemuPlan {
   readonly rootImagePath: string;
   readonly overlayPath: string;
   readonly disks: readonly VmDisk[];
-  /** qboot; null: QEMU's own default firmware. */
+  /** qboot; `null`: QEMU's own default firmware. */
   readonly firmwarePath: string | null;
   /** RAM is the file at `MEMORY_FD`; false: QEMU's own memory. */
   readonly inheritsMemory: boolean;
-  /** That file is mapped privately: what the guest changes stays QEMU's own. Default: shared. */
+  /** That file is mapped privately: the guest's changes stay QEMU's own. Default: shared. */
   readonly hasPrivateMemory?: boolean;
   readonly hasBalloon: boolean;
   /** Waits for a state over QMP instead of booting. */
@@ -85,15 +85,16 @@ export function qemuArgs(plan: QemuPlan): string[] {
 const BALLOON = 'virtio-balloon-pci,id=balloon,deflate-on-oom=off,addr=7,romfile=';
 
 /**
- * No nested virtualization. AVX costs TCG more than it saves: Python runs 20 % faster without. Without ERMS and
- * FSRM Linux copies by words instead of `rep movsb`, which TCG runs byte by byte: a third of the time.
+ * No nested virtualization. AVX costs TCG more than it saves: Python runs 20 % faster without. Without ERMS and FSRM
+ * Linux copies by words instead of `rep movsb`, which TCG runs byte by byte: a third of the time.
  */
 const CPU = { kvm: 'host,-vmx,-svm', tcg: 'max,-vmx,-svm,-avx,-avx2,-fma,-erms,-fsrm' } as const;
 
 /** Shared, so that the vsock device's owner can map it and a snapshot can leave it in place; or copy-on-write. */
 function memoryBackend(plan: QemuPlan): object {
   const share = plan.hasPrivateMemory !== true;
-  // Private pages are offered to the host's same-page merging (KSM) otherwise, by whose time a guest learns what others have.
+  // Otherwise private pages are offered to the host's same-page merging (KSM), whose timing tells a guest what others
+  // have.
   const merging = share ? {} : { merge: false };
   const common = { id: 'mem', size: plan.memoryMib * MIB, share, ...merging };
   return plan.inheritsMemory
@@ -114,7 +115,7 @@ function readOnlyNode(name: string, path: string): object {
   return { 'node-name': name, driver: 'raw', 'read-only': true, file };
 }
 
-/** It counts only once the VM has ended, so the guest's flushes need not reach the host's disk. */
+/** The disk counts only once the VM has ended, so the guest's flushes need not reach the host's disk. */
 function writableNode(name: string, path: string): object {
   const cache = { direct: false, 'no-flush': true };
   const file = { driver: 'file', filename: path, discard: 'unmap', cache };
@@ -124,9 +125,8 @@ function writableNode(name: string, path: string): object {
 interface KernelPlan {
   readonly accelerator: 'kvm' | 'tcg';
   readonly cpus: number;
-  /** Rate of the host's time stamp counter, which TCG passes to the guest; null: the guest measures it. */
+  /** Rate of the host's time stamp counter, which TCG passes to the guest; `null`: the guest measures it. */
   readonly tscKhz: number | null;
-  /** Checked by `checkSpec`. */
   readonly bootArgs: readonly string[];
 }
 
@@ -150,9 +150,9 @@ export function kernelArgs(plan: KernelPlan): string[] {
 }
 
 /**
- * With one emulated processor the HPET is the guest's timer: measuring the local APIC's timer takes Linux
- * 110 ms, and there is no way to tell it the frequency. (The PIT alone would wake an idle guest 36 times a
- * second; several processors need a timer each.)
+ * With one emulated processor the HPET is the guest's timer: measuring the local APIC's timer takes Linux 110 ms, and
+ * there is no way to tell it the frequency. (The PIT alone would wake an idle guest 36 times a second; several
+ * processors need a timer each.)
  */
 function hasOneEmulatedCpu(plan: { accelerator: 'kvm' | 'tcg'; cpus: number }): boolean {
   return plan.accelerator === 'tcg' && plan.cpus === 1;

@@ -29,14 +29,14 @@ describe('CapturedDifference', () => {
     [null, 'none'],
     [10 * MIB, 'too little'],
     [200 * MIB, 'enough'],
-  ])('holds up to 128 MiB, and writes what is more at once; room for %s bytes: %s', async (own) => {
+  ])('holds up to 128 MiB, and writes the rest at once; room for %s bytes: %s', async (own) => {
     const room = own === null ? undefined : await makeRoom(own);
     const before = descriptors();
     const path = join(dir, 'difference');
     const captured = await CapturedDifference.open(path, base, BYTES, DIGEST, room);
     const guest = createMemFd('guest', BYTES);
     for (let offset = 0; offset < BYTES; offset += MIB) {
-      // A page of its own in each megabyte; what else it has is zero, as in the base.
+      // One page in each megabyte differs; the others are zero, as in the base.
       writeSync(guest, Buffer.alloc(PAGE_BYTES, 1 + offset / MIB), 0, PAGE_BYTES, offset);
       expect(readProcess(guest, offset, captured.place(offset, MIB), MIB)).toBe(MIB);
     }
@@ -50,7 +50,7 @@ describe('CapturedDifference', () => {
     expect(descriptors()).toBe(before);
   });
 
-  it('compares and writes no more at once than the room for what comes takes', async () => {
+  it('compares and writes only as much as the next pages need room', async () => {
     const path = join(dir, 'difference');
     const captured = await CapturedDifference.open(path, base, BYTES, DIGEST);
     const guest = createMemFd('guest', MIB);
@@ -65,12 +65,12 @@ describe('CapturedDifference', () => {
     await captured.close();
   });
 
-  it('makeRoom: whole buffers for what is asked and a bit more, at most for what is held', async () => {
+  it('makeRoom: allocates whole buffers for a bit more than requested, up to the limit', async () => {
     const buffers = async (bytes: number): Promise<number> => (await makeRoom(bytes)).buffers.length;
     expect([await buffers(0), await buffers(9 * MIB), await buffers(900 * MIB)]).toEqual([1, 3, 33]);
   });
 
-  it('close: without a write nothing stays open', async () => {
+  it('close: without a write, no file stays open', async () => {
     const before = descriptors();
     const captured = await CapturedDifference.open(join(dir, 'd'), base, BYTES, DIGEST);
     captured.place(0, PAGE_BYTES);

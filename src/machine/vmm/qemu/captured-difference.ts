@@ -16,12 +16,13 @@ import { DATA_OFFSET, differenceHeader, differenceTable, RunCollector } from '..
 const BUFFER_BYTES = 4 * MIB;
 /** More is compared and written while the VM is still paused. */
 const HELD_BYTES_MAX = 128 * MIB;
-/** Compared before others get a turn of this thread: about 0.5 ms. The guest comes back meanwhile, and forks start. */
+/**
+ * Compared before other work of this thread gets a turn: about 0.5 ms. The guest comes back meanwhile, and forks start.
+ */
 const TURN_BYTES = MIB / 2;
 const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
 
 interface HeldRun {
-  /** In the RAM. */
   readonly offset: number;
   readonly pages: Buffer;
 }
@@ -31,7 +32,7 @@ interface Room {
   used: number;
 }
 
-/** Otherwise new pages for these buffers take a third of the time in which the VM is paused. */
+/** Allocated in advance: otherwise new pages for these buffers take a third of the time in which the VM is paused. */
 export async function makeRoom(bytes: number): Promise<ChangesRoom> {
   const buffers: ArrayBuffer[] = [];
   for (let made = 0; made <= Math.min(bytes, HELD_BYTES_MAX); made += BUFFER_BYTES) {
@@ -59,7 +60,7 @@ export class CapturedDifference {
 
   /**
    * @param path of a new file
-   * @param baseFd of the shared RAM
+   * @param baseFd descriptor of the shared RAM
    */
   static async open(
     path: string,
@@ -92,12 +93,12 @@ export class CapturedDifference {
   }
 
   /**
-   * Room for a run of pages, in ascending order of `offset`. The caller fills it before it asks for more.
+   * Reserves room for a run of pages, in ascending order of `offset`. The caller fills it before it asks for more.
    * @param bytes whole pages, at most 4 MiB
    * @returns its address
    */
   place(offset: number, bytes: number): number {
-    // Only as much as it takes: all at once would hold up the answers of all sandboxes.
+    // Only as much as needed: all at once would hold up the answers of all sandboxes.
     while (this.#heldBytes + bytes > HELD_BYTES_MAX) {
       const oldest = this.#held.shift();
       if (oldest === undefined) break;

@@ -10,10 +10,10 @@ import { VmmError } from '../errors.ts';
 import { DISK_NODES, isFurtherNode } from './args.ts';
 import type { QmpClient } from './qmp.ts';
 
-/** All disks have one budget. */
+/** All disks share one budget. */
 const GROUP = 'disks';
 
-/** Replaces the present limits. @throws VmmError */
+/** Replaces the current limits. @throws VmmError */
 export async function limitDisks(qmp: QmpClient, limits: DiskLimits): Promise<void> {
   // 0: no limit.
   const { bytesPerSecond: bps = 0, opsPerSecond: iops = 0 } = limits;

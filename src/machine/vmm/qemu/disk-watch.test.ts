@@ -78,7 +78,7 @@ describe('DiskWatch', () => {
     expect(told).toHaveLength(2);
   });
 
-  it('a file system that does not answer, and other events', async () => {
+  it('reports a full disk even if the file system does not answer, and ignores other events', async () => {
     const { told, says } = world(() => Promise.reject(new Error('ESTALE')));
     await says('STOP');
     await says('BLOCK_IO_ERROR', 'ignore');

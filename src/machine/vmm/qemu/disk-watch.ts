@@ -11,13 +11,12 @@ import { Listeners } from '../../../base/listeners.ts';
 import type { DiskTrouble } from '../driver.ts';
 import type { QmpClient, QmpEvent } from './qmp.ts';
 
-/** At most one event is passed on in this time, then the last of the rest: QEMU may be compromised. */
+/** At most one event is passed on per interval, then the last of the rest: QEMU may be compromised. */
 export const DISK_TROUBLE_MS = 1_000;
 
 interface DiskWatchOptions {
   readonly qmp: Pick<QmpClient, 'onEvent'>;
   readonly clock: Clock;
-  /** Path of the disk that the guest writes. */
   readonly path: string;
   /** Free bytes of its file system. */
   readonly freeBytes: (path: string) => Promise<number>;
@@ -42,7 +41,7 @@ export class DiskWatch {
     return this.#full;
   }
 
-  /** @returns stops listening */
+  /** @returns a function that stops listening */
   listen(listener: (trouble: DiskTrouble) => void): () => void {
     return this.#listeners.listen(listener);
   }

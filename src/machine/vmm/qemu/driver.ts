@@ -51,17 +51,17 @@ interface QemuDriverOptions {
   /** Name in PATH or absolute path. */
   readonly binary: string;
   readonly attachVsock: AttachVsock;
-  /** The vsock device copies the guest's memory from and to QEMU's process; default: it maps it. */
+  /** The vsock device copies the guest's memory from and to QEMU's process. Default: it maps it. */
   readonly copiesMemory?: boolean;
   /** Clones can map RAM copy-on-write, up to this size, MiB: `VmSnapshot.memoryPath`. Default: none. */
   readonly mapsMemoryMibMax?: number;
   readonly clock: Clock;
   readonly log: Log;
-  /** Starts the process; default: directly. */
+  /** Starts the process. Default: directly. */
   readonly launch?: Launch;
-  /** `launch` heeds `LaunchPlan.sparedFd`, without which such a clone can't have a balloon. Default: it does not. */
+  /** `launch` supports `LaunchPlan.sparedFd`, without which such a clone can't have a balloon. Default: it does not. */
   readonly sparesFiles?: boolean;
-  /** QEMU's own system call filter; default: on. Off if the jail's filter only logs. */
+  /** QEMU's own seccomp filter. Default: on. Off if the jail's filter only logs. */
   readonly ownFilter?: boolean;
 }
 
@@ -119,7 +119,7 @@ interface HostFacts {
   readonly version: string;
   readonly firmwarePath: string | null;
   readonly tscKhz: () => number | null;
-  /** Null: the launch spares no file. */
+  /** `null` if the launch spares no file. */
   readonly ramDescriptor: RamDescriptor | null;
 }
 
@@ -199,7 +199,7 @@ async function freeBytes(path: string): Promise<number> {
   return bavail * bsize;
 }
 
-/** The RAM that a clone maps; null: it has its own. @throws VmmError `vm_spec_invalid` */
+/** The RAM that a clone maps; `null` if it has its own. @throws VmmError `vm_spec_invalid` */
 function privateRamOf({ snapshot, memoryMib, balloonMib }: VmSpec, { ramDescriptor }: HostFacts): PrivateRam | null {
   if (snapshot?.memoryPath === undefined) {
     if (snapshot?.difference === undefined) return null;
@@ -210,7 +210,7 @@ function privateRamOf({ snapshot, memoryMib, balloonMib }: VmSpec, { ramDescript
   return PrivateRam.open(snapshot.memoryPath, memoryMib * MIB);
 }
 
-/** What a save of such a VM needs; null: nothing of its own, or it can't be saved. */
+/** The needs of a save of such a VM; `null` if it has nothing of its own, or can't be saved. */
 function privateMemoryOf({ memoryFd }: VmSpec, ram: PrivateRam | null, state: Buffer | null): PrivateMemory | null {
   if (ram === null || state === null || memoryFd === undefined) return null;
   return { ram, configuration: configurationOf(state), memoryFd };
@@ -253,10 +253,10 @@ function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec, r
   const filter = options.ownFilter === false ? [] : OWN_FILTER;
   const { diskLimits = {} } = spec;
   const argv = [host.binary, ...filter, ...args];
-  // Each page that the clone touches for the first time becomes one of the shared file, too, if that has a hole there.
+  // Each page that the clone touches first becomes a page of the shared file, too, if that has a hole there.
   const sharedMib = ram === null ? 0 : memoryMib;
-  // In emulation QEMU would waste 1.9 MiB of one for 2 MiB of room for ACPI tables, and on average half a one behind translated
-  // code, which is no faster in them. With KVM the guest's RAM may be in some.
+  // In emulation QEMU would waste 1.9 MiB of one for 2 MiB of room for ACPI tables, and on average half a one behind
+  // translated code, which is no faster in them. With KVM the guest's RAM may be in some.
   const hugePages = accelerator === 'kvm';
   return { id, dir, cpus, memoryMib, sharedMib, stdio, files, diskLimits, argv, hugePages };
 }
@@ -280,7 +280,7 @@ function makeSlot(
   });
 }
 
-/** Equal command lines give equal devices; what differs between two starts of one machine is omitted. */
+/** Equal command lines give equal devices; differences between two starts of one machine are omitted. */
 function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSize): string {
   const { accelerator } = options;
   const { cpus: count, memoryMib, balloonMib, disks = [] } = size;
@@ -305,7 +305,7 @@ function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSiz
   return `QEMU ${host.version} ${accelerator}, ${processor}, ${digest}`;
 }
 
-/** What the VM starts from; null: nothing. */
+/** The VM's starting state; `null` if there is none. */
 interface Loaded {
   readonly state: Buffer | null;
   readonly ram: PrivateRam | null;
@@ -338,7 +338,7 @@ async function bringUp(
   await Promise.all([
     state === null ? undefined : loadState(process.qmp, state),
     slot.ready(spec.guestCid),
-    // Meanwhile: QEMU has mapped it, and runs no guest code yet.
+    // Meanwhile QEMU has mapped it, and runs no guest code yet.
     hasDifference ? undefined : findRam(ram, process),
   ]);
   marks.loadedMs = now();
@@ -354,7 +354,10 @@ async function bringUp(
   await process.qmp.execute('cont');
 }
 
-/** What the VM of the snapshot had changed in the RAM that the clone maps. @throws VmmError `snapshot_refused` */
+/**
+ * Loads the changes that the VM of the snapshot had made to the RAM that the clone maps. @throws VmmError
+ * `snapshot_refused`
+ */
 async function loadDifference(
   { snapshot, memoryMib }: VmSpec,
   ram: PrivateRam | null,

@@ -8,7 +8,7 @@ describe('parseQemuVersion', () => {
     ['QEMU emulator version 6.2.0', '6.2.0'],
     ['qemu-img version 7.2.22', undefined],
     ['', undefined],
-  ])('parseQemuVersion: %j is %j', (output, version) => {
+  ])('parseQemuVersion: parses %j as %j', (output, version) => {
     expect(parseQemuVersion(output)).toBe(version);
   });
 });

@@ -1,4 +1,4 @@
-/** The QEMU of this host, found by running it. */
+/** Finds this host's QEMU by running it. */
 import { execFile } from 'node:child_process';
 import { access } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
@@ -9,7 +9,7 @@ import { VmmError } from '../errors.ts';
 export interface QemuVersion {
   /** The name in PATH, or the given path. */
   readonly binary: string;
-  /** e.g. `7.2.22` */
+  /** For example `7.2.22`. */
   readonly version: string;
 }
 
@@ -33,8 +33,8 @@ export function parseQemuVersion(output: string): string | undefined {
 }
 
 /**
- * Finds qboot, which starts a kernel 250 ms sooner than SeaBIOS in software emulation, in QEMU's firmware folders.
- * @returns null if it isn't installed
+ * Finds qboot in QEMU's firmware folders; it starts a kernel 250 ms sooner than SeaBIOS in software emulation.
+ * @returns `null` if it isn't installed
  */
 export async function findQboot(binary: string): Promise<string | null> {
   for (const folder of (await run(binary, '-L', 'help')).split('\n')) {
@@ -46,8 +46,8 @@ export async function findQboot(binary: string): Promise<string | null> {
 }
 
 /**
- * The files that QEMU opens on this host: its program, first, the modules that run guests, and firmware. Libraries
- * are not listed.
+ * The files that QEMU opens on this host: its program, first, the modules that run guests, and firmware. Libraries are
+ * not listed.
  * @param binary an absolute path, or a name in `path`
  * @throws VmmError `vmm_missing`
  */

@@ -1,7 +1,7 @@
 /**
- * Whether this process may read and write the memory of the QEMU processes that it starts, found by trying it on one without a
- * machine. It takes what attaching as a debugger takes (ptrace(2), PTRACE_MODE_ATTACH), which depends on the users of both,
- * capabilities, user namespaces, Yama and other security modules.
+ * Whether this process may read and write the memory of the QEMU processes that it starts; tried on one without a
+ * machine. It needs the same rights as attaching a debugger (ptrace(2), PTRACE_MODE_ATTACH), which depend on the users
+ * of both, capabilities, user namespaces, Yama and other security modules.
  */
 import { openSync } from 'node:fs';
 import type { Clock } from '../../../base/clock.ts';
@@ -17,8 +17,8 @@ const ARGS = ['-machine', 'none', '-nodefaults', '-no-user-config', '-display', 
 const CONTROL = ['-chardev', `socket,id=qmp,fd=${QMP_FD}`, '-mon', 'chardev=qmp,mode=control'];
 
 /**
- * @param place `id` as of a VM; `dir` its private directory
- * @returns one clause for people: why it may not; null: it may
+ * @param place `id` like a VM's; `dir` its private directory
+ * @returns one clause: why it may not; `null` if it may
  * @throws VmmError the process could not be started
  */
 export async function findMemoryObstacle(

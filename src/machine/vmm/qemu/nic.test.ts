@@ -54,7 +54,7 @@ describe('NicSlot', () => {
     expect(two.slot.isPlugged).toBe(false);
   });
 
-  it('unplugNic: a NIC that the guest releases late is unplugged all the same', async () => {
+  it('unplugNic: a NIC that the guest releases late is still unplugged', async () => {
     const { slot, commands, free } = qmp({ gone: 'late' });
     await slot.plugNic(NIC);
     await expect(slot.unplugNic()).rejects.toThrow('no answer');
@@ -83,7 +83,7 @@ describe('NicSlot', () => {
     // No caller waits for a NIC that is to be unplugged.
     options.gone = 'late';
     await expect(slot.unplugNic()).rejects.toThrow('no answer');
-    // An event of the first one says nothing of the second.
+    // An event for the first NIC says nothing about the second.
     free('nic-0');
     expect(slot.isPlugged).toBe(true);
     free('nic-1');
@@ -106,7 +106,7 @@ describe('NicSlot', () => {
     expect(slot.isPlugged).toBe(true);
   });
 
-  it('withdrawNic waits for the guest alone; a return and an end of the card wait for what they need', async () => {
+  it('withdrawNic waits only for the guest; return and unplug wait for what they need', async () => {
     const { slot, commands, release, free } = qmp({ gone: 'by-test' });
     await slot.plugNic(NIC);
     const withdrawn = slot.withdrawNic();

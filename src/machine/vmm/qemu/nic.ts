@@ -25,7 +25,7 @@ export class NicSlot implements NicHotplug {
   /** The return of a card that was released late. */
   #late: Promise<void> = Promise.resolve();
   #plugs = 0;
-  /** QEMU has freed the last device. */
+  /** Resolves when QEMU has freed the last device. */
   #freed: Promise<unknown> = Promise.resolve();
   #mac = '';
 
@@ -46,7 +46,7 @@ export class NicSlot implements NicHotplug {
     });
   }
 
-  /** QMP name of the device: QEMU may not yet have freed the one before. */
+  /** QMP name of the device: QEMU may not yet have freed the previous one. */
   get #qemuId(): string {
     return `nic-${this.#plugs}`;
   }
@@ -61,7 +61,7 @@ export class NicSlot implements NicHotplug {
     }
     await this.#qmp.passFd(FD_NAME, tapFd);
     try {
-      // Never vhost: where /dev/vhost-net is missing, QEMU 7.2 aborts and takes the guest with it.
+      // Never vhost: if /dev/vhost-net is missing, QEMU 7.2 aborts and takes the guest with it.
       const backend = { type: 'tap', id: NETDEV_ID, fd: FD_NAME, vhost: false };
       await this.#qmp.execute('netdev_add', backend);
     } catch (error) {
@@ -108,7 +108,7 @@ export class NicSlot implements NicHotplug {
       id: this.#qemuId,
       netdev: NETDEV_ID,
       mac: this.#mac,
-      // The link is always up. With a status Linux would drop packets until it has polled it, up to a second.
+      // The link is always up. With a status, Linux would drop packets until it has polled it, up to a second.
       status: false,
       // No boot ROM: nothing boots from the network, and a jail does not contain one.
       romfile: '',

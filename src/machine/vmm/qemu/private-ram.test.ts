@@ -18,7 +18,7 @@ const MAPS = `7f2c5c000000-7f2c7c000000 rw-p 00000000 00:01 2051                
 `;
 
 describe('piecesOf', () => {
-  it('finds the private mappings of the file alone, with their offsets', () => {
+  it('finds only private mappings of the file, with their offsets', () => {
     expect(piecesOf(MAPS, { dev: 1n, ino: 2051n })).toEqual([
       { address: 0x7f2c5c000000, bytes: 0x20000000, offset: 0 },
       { address: 0x7f2ca0000000, bytes: 0x200000, offset: 0x1fe00000 },
@@ -74,7 +74,7 @@ async function withVmm(test: (ram: PrivateRam, pid: number) => Promise<void>, pr
 }
 
 describe('PrivateRam', () => {
-  it('takes only a file of its size, and guest code runs only on a sealed one', () => {
+  it('accepts only a file of its size, and runs guest code only on a sealed one', () => {
     const unsealed = createMemFd('ram', BYTES);
     const fd = sealed();
     const path = (of: number): string => `/proc/self/fd/${of}`;
@@ -92,7 +92,7 @@ describe('PrivateRam', () => {
     for (const of of [unsealed, fd]) closeFd(of);
   });
 
-  it("writes the VMM's own pages, and no others", async () => {
+  it("writes only the VMM's own pages", async () => {
     const target = createMemFd('target', BYTES);
     await withVmm(async (ram, pid) => {
       ram.find(pid);
@@ -104,7 +104,7 @@ describe('PrivateRam', () => {
     expect([text(0), text(MIB), text(3 * MIB + 4096)]).toEqual(['own', '\0\0\0', 'too']);
   });
 
-  it('writes only what differs, and another VMM gets it', async () => {
+  it('writes only differences, and another VMM loads them', async () => {
     const dir = mkdtempSync(join(tmpdir(), 'nv-difference-'));
     const difference = { path: join(dir, 'difference'), baseDigest: 'ab'.repeat(32) };
     const target = createMemFd('target', BYTES);
@@ -146,7 +146,7 @@ describe('PrivateRam', () => {
     closeFd(target);
   });
 
-  it('finds nothing once it is closed, also if its number is that of the same memory again', async () => {
+  it('finds nothing once it is closed, even if its number is reused for the same memory', async () => {
     await withVmm(async (ram, pid) => {
       const again = `/proc/self/fd/${ram.fd}`;
       const other = PrivateRam.open(again, BYTES);
@@ -160,7 +160,7 @@ describe('PrivateRam', () => {
     });
   });
 
-  it('says what to do where it is not found', () => {
+  it('the error names a remedy if the memory is not found', () => {
     const fd = sealed();
     const ram = PrivateRam.open(`/proc/self/fd/${fd}`, BYTES);
     closeFd(fd);

@@ -1,6 +1,6 @@
 /**
- * RAM that QEMU maps privately (`share=off`): the file holds what all clones of a template share, and QEMU's own pages
- * what this guest has changed. Only through QEMU's address space are both seen.
+ * RAM that QEMU maps privately (`share=off`): the file has the pages that all clones of a template share, and QEMU's
+ * own pages have this guest's changes. Only QEMU's address space shows both.
  */
 import { openSync, readFileSync, readSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
@@ -22,17 +22,17 @@ interface Piece {
 
 interface OwnRun {
   readonly memoryFd: number;
-  /** In QEMU's address space. */
+  /** Address in QEMU's address space. */
   readonly from: number;
-  /** In the RAM. */
+  /** Offset in the RAM. */
   readonly offset: number;
   readonly bytes: number;
 }
 
 const CHUNK_BYTES = MIB;
-/** Read and compared before others get a turn of this thread: about 2 ms. */
+/** Read and compared before other work of this thread gets a turn: about 2 ms. */
 const TURN_BYTES = 2 * MIB;
-/** Looking at a chunk without own pages takes as long as these bytes. */
+/** Scanning a chunk without own pages takes as long as reading these bytes. */
 const SCAN_COST_BYTES = 32 * 1024;
 /** Words of /proc/PID/pagemap: 64 bits a page (kernel, Documentation/admin-guide/mm/pagemap.rst). */
 const WORD_BYTES = 8;
@@ -91,11 +91,12 @@ export class PrivateRam {
   }
 
   /**
-   * Finds it in QEMU, before guest code runs, while QEMU can be trusted to be the process with this number.
+   * Finds the memory in QEMU before guest code runs, while the pid certainly belongs to an intact QEMU.
    * @throws VmmError `vmm_command_failed`
    */
   find(pid: number | null): void {
-    // A start that was cancelled: its descriptor's number may be another memory's, and what is opened here would stay open.
+    // For a cancelled start: its descriptor's number may belong to another memory, and files opened here would stay
+    // open.
     if (this.#isClosed) throw gone();
     const subject = "the guest's RAM was not found in QEMU";
     try {
@@ -112,7 +113,7 @@ export class PrivateRam {
   }
 
   /**
-   * Makes the pages of a difference QEMU's own. Before a state is loaded, after `find`.
+   * Makes the pages of a difference QEMU's own. Call after `find`, before a state is loaded.
    * @throws VmmError `snapshot_refused`, `vm_gone`; an errno error of the file
    */
   async load(difference: OpenDifference): Promise<void> {
@@ -126,7 +127,7 @@ export class PrivateRam {
     });
   }
 
-  /** Bytes of the pages that are QEMU's own, also while it runs. @throws VmmError `vm_gone` */
+  /** Bytes of QEMU's own pages, also while it runs. @throws VmmError `vm_gone` */
   async ownBytes(): Promise<number> {
     let total = 0;
     await this.#eachOwnRun(({ bytes }) => {
@@ -136,7 +137,7 @@ export class PrivateRam {
   }
 
   /**
-   * Writes all pages that are QEMU's own to their places in a file that holds the shared ones. The VM is stopped.
+   * Writes QEMU's own pages to their places in a file that has the shared ones. The VM is stopped.
    * @returns bytes written
    * @throws VmmError `vm_gone`; an errno error of the file
    */
@@ -153,11 +154,11 @@ export class PrivateRam {
   }
 
   /**
-   * Reads QEMU's own pages. The VM is stopped, and may run again afterwards: to find those that differ from the shared ones, and to
-   * write them, takes several times as long.
+   * Reads QEMU's own pages. The VM is stopped, and may run again afterwards: finding and writing the pages that differ
+   * from the shared ones takes several times as long.
    * @param path of a new file for the difference
-   * @param room of `makeRoom`
-   * @returns what the caller writes or closes
+   * @param room from `makeRoom`
+   * @returns the captured pages, for the caller to write or close
    * @throws VmmError `vm_gone`; an errno error of the file
    */
   async captureDifference(path: string, baseDigest: string, room?: ChangesRoom): Promise<CapturedDifference> {
@@ -185,7 +186,7 @@ export class PrivateRam {
 
   /**
    * Visits the runs of own pages in the order of the RAM, each at most `CHUNK_BYTES` long. Uses no descriptor after
-   * `close`, which the end of the VM calls: its number may be that of another VM's memory by then.
+   * `close`, which the end of the VM calls: its number may belong to another VM's memory by then.
    * @throws VmmError `vm_gone`
    */
   async #eachOwnRun(visit: (run: OwnRun) => void): Promise<void> {
@@ -211,7 +212,7 @@ export class PrivateRam {
     if (this.#isClosed) throw gone();
   }
 
-  /** Where a part of the RAM is in QEMU. @throws VmmError `vm_gone` */
+  /** Address of a part of the RAM in QEMU. @throws VmmError `vm_gone` */
   #inMemory(offset: number, bytes: number): (Piece & { readonly memoryFd: number })[] {
     if (this.#inQemu === undefined) throw gone();
     const { pieces, memoryFd } = this.#inQemu;
@@ -224,7 +225,7 @@ export class PrivateRam {
     });
   }
 
-  /** Runs of own pages among `pages` from `address` on; offsets from there. */
+  /** Runs of own pages among `pages` from `address` on; offsets are relative to it. */
   #ownRuns(address: number, pages: number): { start: number; bytes: number }[] {
     const words = new Uint32Array((pages * WORD_BYTES) / 4);
     const place = (address / PAGE_BYTES) * WORD_BYTES;

@@ -80,7 +80,7 @@ export class QemuProcess {
     return { console: this.#serialTail, vmm: this.#stderr };
   }
 
-  /** The last lines of stderr, for people. */
+  /** Display text: the last lines of stderr. */
   stderrTail(): string {
     return this.#stderr.text().trim();
   }
@@ -153,7 +153,7 @@ const SIGNAL_STATUS = 128;
 /** Node's "pipes" beyond fd 2 are socket pairs, as QEMU's socket chardev needs. */
 function socket(child: ChildProcess, fd: number): Duplex {
   const stream = child.stdio[fd];
-  // Absent if the process could not be spawned.
+  // Missing if the process could not be spawned.
   return stream instanceof Duplex ? stream : new PassThrough().end();
 }
 

@@ -16,7 +16,7 @@ function cut(bytes: Buffer, places: readonly number[]): Buffer[] {
 }
 
 describe('QmpDecoder', () => {
-  it('QmpDecoder: input cut anywhere gives the same messages as input whole', () => {
+  it('QmpDecoder: cut input gives the same messages as whole input', () => {
     fc.assert(
       fc.property(fc.array(line, { maxLength: 8 }), fc.array(fc.nat(), { maxLength: 12 }), (lines, at) => {
         const bytes = Buffer.from(lines.map((value) => `${JSON.stringify(value)}\r\n`).join(''));
@@ -33,7 +33,7 @@ describe('QmpDecoder', () => {
       }),
     );
   });
-  it('QmpDecoder: never throws, whatever comes', () => {
+  it('QmpDecoder: never throws on any input', () => {
     fc.assert(
       fc.property(fc.array(fc.uint8Array({ maxLength: 200 }), { maxLength: 10 }), (pieces) => {
         const decoder = new QmpDecoder();

@@ -5,7 +5,7 @@ import { QMP_LINE_BYTES_MAX, QmpClient, QmpDecoder } from './qmp.ts';
 
 const GREETING = '{"QMP": {"version": {"qemu": {"major": 7}}, "capabilities": []}}\r\n';
 
-/** A client, and QEMU's end in the hands of the test. */
+/** A client, and QEMU's end, which the test controls. */
 function pair() {
   const fromQemu = new PassThrough();
   const sent: { execute: string; id: number; arguments?: unknown }[] = [];
@@ -40,7 +40,7 @@ describe('QmpDecoder', () => {
     });
   });
   it.each(['nonsense\n', '[]\n', 'null\n', '{}\n', '{"return": {}}\n', '{"id": 1, "error": 3}\n'])(
-    'QmpDecoder: %j is refused',
+    'QmpDecoder: refuses %j',
     (line) => {
       expect(new QmpDecoder().receive(Buffer.from(line)).ok).toBe(false);
     },
@@ -66,13 +66,13 @@ describe('QmpClient', () => {
     says({ return: {}, id: 1 });
     await done;
   });
-  it('negotiate: a silent QEMU runs into the deadline', async () => {
+  it('negotiate: times out if QEMU is silent', async () => {
     const { client, clock } = pair();
     const failure = expect(client.negotiate(1_000)).rejects.toMatchObject({ code: 'vmm_timeout' });
     clock.advance(1_000);
     await failure;
   });
-  it('a VMM that floods with events is read within a budget of time, and later read on', async () => {
+  it('a VMM that floods with events is read within a time budget, and the rest later', async () => {
     const { client, clock, says } = pair();
     let seen = 0;
     client.onEvent(() => {
@@ -94,7 +94,7 @@ describe('QmpClient', () => {
     await turn();
     expect(seen).toBeGreaterThan(before);
   });
-  it('execute: answers find their commands, in any order, with events between', async () => {
+  it('execute: matches answers to commands, in any order, with events in between', async () => {
     const { client, says } = pair();
     const one = client.execute('stop');
     const two = client.execute('cont');
@@ -102,7 +102,7 @@ describe('QmpClient', () => {
     expect(await two).toBe('second');
     expect(await one).toBe(1);
   });
-  it('execute: a refusal carries the message of QEMU and the command', async () => {
+  it('execute: a refusal has QEMU’s message and the command', async () => {
     const { client, says } = pair();
     const failure = client.execute('device_add', { driver: 'x' });
     says({ id: 1, error: { class: 'GenericError', desc: "'x' is not a valid device" } });
@@ -143,7 +143,7 @@ describe('QmpClient', () => {
       expect((await client.closed).code).toBe(code);
     }
   });
-  it('execute: an answered command leaves no reaction on `closed`', async () => {
+  it('execute: an answered command leaves no handler on `closed`', async () => {
     const { client, says } = pair();
     const reactions = vi.spyOn(client.closed, 'then');
     for (const id of [1, 2, 3]) {
@@ -160,7 +160,7 @@ describe('QmpClient', () => {
     await waiting;
     await expect(client.event(() => true, 1_000)).rejects.toMatchObject({ code: 'vm_gone' });
   });
-  it('event: resolves at the first that matches', async () => {
+  it('event: resolves at the first match', async () => {
     const { client, says } = pair();
     const seen = client.event((event) => event.data['device'] === 'vsock', 1_000);
     says(

@@ -1,7 +1,6 @@
 /**
- * QMP, QEMU's control protocol (docs/interop/qmp-spec.rst): one JSON object per line. The server greets,
- * the client leaves negotiation with `qmp_capabilities`, then each command has one answer with its id;
- * events come at any time.
+ * QMP, QEMU's control protocol (docs/interop/qmp-spec.rst): one JSON object per line. The server greets, the client
+ * leaves negotiation with `qmp_capabilities`, then each command has one answer with its id; events come at any time.
  *
  * `QmpDecoder` is pure; `QmpClient` drives it over a stream. A guest may have compromised QEMU, so its output is
  * bounded and checked.
@@ -18,10 +17,10 @@ import { VmmError } from '../errors.ts';
 
 /** Far above the answers to our commands. */
 export const QMP_LINE_BYTES_MAX = 256 * 1024;
-/** Commands without an answer at one time. */
+/** Maximum number of commands without an answer. */
 const QMP_PENDING_MAX = 32;
 const QMP_COMMAND_MS_MAX = 10_000;
-/** Of the event loop, for the messages of one VMM, in milliseconds; beyond it, they wait. Usual is 1 ms per second. */
+/** Event loop time for one VMM's messages, in milliseconds; beyond it, they wait. Usual is 1 ms per second. */
 const QMP_LOOP_TIME: BucketLimit = { size: 100, refillPerSecond: 50 };
 
 export type QmpMessage =

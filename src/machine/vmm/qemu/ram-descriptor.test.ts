@@ -3,9 +3,9 @@ import { describe, expect, it } from 'vitest';
 import { closeFd, createMemFd, fileIdentity } from '../../../sys/fd.ts';
 import { RamDescriptor, UnexpectedDescriptor } from './ram-descriptor.ts';
 
-/** Finds in this process what a VMM would have opened. */
+/** Searches this process for the files that a VMM would have opened. */
 describe('RamDescriptor', () => {
-  it('expects the number that it found, and as many more as there are further disks', () => {
+  it('expects the number that it found, plus the number of extra disks', () => {
     const file = createMemFd('ram', 4096);
     const identity = fileIdentity(file);
     const descriptor = new RamDescriptor('tcg');
@@ -16,14 +16,14 @@ describe('RamDescriptor', () => {
     expect(descriptor.expected(2)).toBe(file);
     expect(descriptor.expected(3)).toBe(file + 1);
     expect(() => check(2)).not.toThrow();
-    // A start whose filter was made before another one learned the number.
+    // A start whose filter was made before another start found the number.
     expect(() => check(2, 12)).toThrow(UnexpectedDescriptor);
     expect(() => check(1)).toThrow(UnexpectedDescriptor);
     closeFd(file);
     expect(() => check(1)).toThrow(/was not found/);
   });
 
-  it('refuses a file that is open twice, and a process that is not there', () => {
+  it('refuses a file that is open twice, and a missing process', () => {
     const file = createMemFd('ram', 4096);
     const twice = openSync(`/proc/self/fd/${file}`, 'r+');
     const identity = fileIdentity(file);

@@ -1,7 +1,7 @@
 /**
- * The number of the descriptor by which QEMU has opened RAM that others map, too. The jail must know it before QEMU has opened
- * anything, to keep its holes out of that file (`LaunchPlan.sparedFd`). QEMU opens its files in the same order at each start, so
- * the number of one version is known in advance, and of others after a first start.
+ * The descriptor number by which QEMU has opened RAM that others map, too. The jail must know it before QEMU has opened
+ * anything, to keep its holes out of that file (`LaunchPlan.sparedFd`). QEMU opens its files in the same order at each
+ * start, so the number of one version is known in advance, and of others after a first start.
  */
 import { readdirSync, statSync } from 'node:fs';
 import { ignore } from '../../../base/ignore.ts';
@@ -9,26 +9,27 @@ import type { FileIdentity } from '../../../sys/fd.ts';
 import { VmmError } from '../errors.ts';
 import { MEMORY_FD } from './args.ts';
 
-/** QEMU 7.2 without further disks, each of which is opened before. With KVM two descriptors of the kernel come first. */
+/** QEMU 7.2 without extra disks, each of which is opened before. With KVM two descriptors of the kernel come first. */
 const FIRST = { tcg: 12, kvm: 14 } as const;
 
 export class RamDescriptor {
-  /** Beside the number of further disks. */
+  /** Number without extra disks. */
   #first: number;
 
   constructor(accelerator: 'kvm' | 'tcg') {
     this.#first = FIRST[accelerator];
   }
 
-  /** @param disks further ones */
+  /** @param disks number of extra disks */
   expected(disks: number): number {
     return this.#first + disks;
   }
 
   /**
-   * Call before guest code runs. Another start may have changed what is expected since this one's launch. Afterwards `expected` is what was found.
-   * @param spared what was expected at the launch
-   * @throws VmmError `vmm_command_failed`, `UnexpectedDescriptor`: the jail spares another file
+   * Call before guest code runs. Another start may have changed the expectation since this one's launch. Afterwards
+   * `expected` returns the found number.
+   * @param spared the number expected at launch
+   * @throws VmmError `vmm_command_failed`, `UnexpectedDescriptor` if the jail spares another file
    */
   check(pid: number | null, file: FileIdentity, disks: number, spared: number): void {
     const found = openedAs(pid, file);

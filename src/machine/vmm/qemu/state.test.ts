@@ -52,14 +52,14 @@ describe('configurationOf', () => {
     }
   });
 
-  it('keeps nothing of the rest', () => {
+  it('does not retain the rest', () => {
     const kept = configurationOf(Buffer.concat([whole, Buffer.alloc(MIB, 4)]));
     expect(kept.buffer.byteLength).toBe(kept.length);
   });
 });
 
 describe('saveDevices', () => {
-  it('takes its descriptor back from a QEMU that refuses, which goes on', async () => {
+  it('takes its descriptor back from a QEMU that refuses, and the VM continues', async () => {
     const remove = vi.fn(async () => undefined);
     const qmp = {
       addFd: async () => ({ path: '/dev/fdset/0', remove }),

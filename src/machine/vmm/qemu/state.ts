@@ -48,22 +48,22 @@ function readState(fd: number, command: string): Buffer {
 }
 
 /**
- * The same for a VM with private RAM. Its stream has no configuration section, which is that of the state that the VM was
- * started from. Leaves the VM stopped.
+ * The same for a VM with private RAM. Its stream has no configuration section, so the one from the VM's starting state
+ * is used. Leaves the VM stopped.
  * @throws VmmError `vmm_command_failed`, `vmm_timeout`, `vm_gone`
  */
 export async function saveDevices(qmp: QmpClient, configuration: Buffer): Promise<Buffer> {
   const fd = createMemFd(NAME, 0);
   try {
     await qmp.execute('stop');
-    // QEMU looks for a descriptor with the access that it asks for.
+    // QEMU looks for a descriptor with the access that it requests.
     const writable = openSync(`/proc/self/fd/${fd}`, constants.O_WRONLY);
     try {
       const added = await qmp.addFd(writable);
       try {
         await qmp.execute(SAVE_DEVICES, { filename: added.path, live: false });
       } finally {
-        // A VM that could not be saved goes on, and may be saved again. Its own failure counts more than this one.
+        // A VM that could not be saved continues, and may be saved again. Its own failure matters more than this one.
         await added.remove().catch((error: unknown) => ignore(error, 'a set without users'));
       }
     } finally {
@@ -83,7 +83,7 @@ export async function saveDevices(qmp: QmpClient, configuration: Buffer): Promis
  *
  *     u32 magic · u32 version · u8 7 · u32 length, machine · (u8 5 · u8 length, name · u32 version · its data)*
  *
- * @throws VmmError `vmm_command_failed`: it has parts that are not known
+ * @throws VmmError `vmm_command_failed` if it has unknown parts
  */
 export function configurationOf(state: Buffer): Buffer {
   const problem = (what: string): VmmError => failed('migrate-incoming', `its state has ${what}`);
@@ -111,7 +111,8 @@ export function configurationOf(state: Buffer): Buffer {
     }
     const next = state[at];
     if (next !== SECTION_START && next !== SECTION_FULL) throw problem('no section');
-    // It is kept as long as the VM: a copy that keeps neither the rest nor, as `Buffer.from` does, a piece of Node's pool (64 KiB).
+    // Kept as long as the VM: a copy that retains neither the rest nor, as `Buffer.from` does, a piece of Node's pool
+    // (64 KiB).
     const kept = Buffer.alloc(at);
     state.copy(kept, 0, 0, at);
     return kept;
@@ -126,7 +127,7 @@ const SAVE_DEVICES = 'xen-save-devices-state';
 const STREAM_MAGIC = 0x5145_564d;
 const STREAM_VERSION = 3;
 const STREAM_HEADER_BYTES = 8;
-/** Types of what follows: a section in parts, which the RAM is, and one of a device. */
+/** Types of the next section: a section in parts, which the RAM is, and one of a device. */
 const SECTION_START = 1;
 const SECTION_FULL = 4;
 const SUBSECTION = 5;
@@ -139,7 +140,7 @@ export async function loadState(qmp: QmpClient, state: Buffer): Promise<void> {
     // Written at a position: QEMU shares the offset and starts at the first byte.
     const written = writeSync(fd, state, 0, state.length, 0);
     if (written !== state.length) throw failed(LOAD, 'the state could not be written');
-    // In one go: QEMU obeys in this order, and each wait for an answer would cost a turn of two event loops.
+    // Sent together: QEMU obeys in this order, and each wait for an answer would cost a turn of two event loops.
     await Promise.all([setCapabilities(qmp), qmp.passFd(NAME, fd), migrate(qmp, LOAD)]);
   } finally {
     closeFd(fd);
@@ -166,7 +167,7 @@ async function setCapabilities(qmp: QmpClient): Promise<void> {
   await qmp.execute('migrate-set-capabilities', { capabilities });
 }
 
-/** Through the descriptor that QEMU has by `NAME`. */
+/** Uses the descriptor that QEMU has by `NAME`. */
 async function migrate(qmp: QmpClient, command: 'migrate' | typeof LOAD): Promise<void> {
   const over = qmp.event(
     (event) => event.name === 'MIGRATION' && OVER.has(String(event.data['status'])),

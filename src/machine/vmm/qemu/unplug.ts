@@ -22,13 +22,13 @@ export async function releaseDevice(qmp: QmpClient, id: string): Promise<void> {
   await Promise.all([released, qmp.execute('device_del', { id })]);
 }
 
-/** No state of a VM contains the device. */
+/** After this, no state of a VM contains the device. */
 export function isReleased(event: QmpEvent, id: string): boolean {
   const isPart = event.name === 'DEVICE_DELETED' && event.data['path'] === `/machine/peripheral/${id}/virtio-backend`;
   return isPart || isFreed(event, id);
 }
 
-/** What it used can be removed. */
+/** After this, the device's resources can be removed. */
 export function isFreed({ name, data }: QmpEvent, id: string): boolean {
   return name === 'DEVICE_DELETED' && data['device'] === id;
 }

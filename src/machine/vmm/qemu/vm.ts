@@ -27,7 +27,7 @@ import type { QemuProcess } from './process.ts';
 import { saveDevices, saveState } from './state.ts';
 import type { VsockSlot } from './vsock-slot.ts';
 
-/** RAM that QEMU maps privately, and what a save of it needs. */
+/** RAM that QEMU maps privately, and the needs of its save. */
 export interface PrivateMemory {
   readonly ram: PrivateRam;
   /** `configurationOf` the state that the VM was started from. */
@@ -56,7 +56,7 @@ export class QemuVm implements Vm {
   readonly #limitVmm: (limits: DiskLimits) => void;
   #gone = false;
 
-  /** @param options.release ends the process if necessary, and releases all that `start` made */
+  /** @param options.release ends the process if necessary, and releases everything that `start` created */
   constructor(options: {
     id: string;
     channelPath: string;
@@ -67,7 +67,7 @@ export class QemuVm implements Vm {
     balloon: Balloon | undefined;
     disk: DiskWatch;
     release: () => Promise<void>;
-    /** Written into snapshots; null: the RAM is QEMU's own, so no snapshot is possible. */
+    /** Written into snapshots; `null` if the RAM is QEMU's own, so no snapshot is possible. */
     snapshotMachine: string | null;
     privateMemory: PrivateMemory | null;
     /** Limits the process, in addition to the guest. */
@@ -190,7 +190,7 @@ export class QemuVm implements Vm {
   }
 }
 
-/** @returns what can be written once the VM runs again */
+/** @returns the data to write once the VM runs again */
 async function saveChanges(
   { ram, memoryFd }: PrivateMemory,
   changes: RamChanges | undefined,

@@ -44,7 +44,7 @@ const plugged = (plug: number): string[] => [
 ];
 
 describe('VsockSlot', () => {
-  it('unplugVsock waits until the guest has released the device; what QEMU still holds is removed later', async () => {
+  it('unplugVsock waits until the guest has released the device; QEMU’s part is removed later', async () => {
     const { slot, told, release, free, detached } = slotOf({ gone: 'by-test' });
     await slot.plugVsock(3);
     expect(told()).toEqual(plugged(0));
@@ -73,7 +73,7 @@ describe('VsockSlot', () => {
     expect([slot.isPlugged, detached]).toEqual([true, []]);
   });
 
-  it('unplugVsock: a connection that can’t be removed is not in the way of the next', async () => {
+  it('unplugVsock: a connection that can’t be removed does not block the next', async () => {
     const { slot, told } = slotOf({ refuse: 'chardev-remove' });
     await slot.plugVsock(3);
     await slot.unplugVsock();

@@ -48,7 +48,7 @@ export class VsockSlot implements VsockHotplug {
     place: { id: string; vhostSocketPath: string; channelPath: string };
     limits: ChannelLimits | undefined;
     memory: FileIdentity | undefined;
-    /** The VMM's pid: the device copies its memory, instead of mapping it. */
+    /** Pid of the VMM: set if the device copies its memory, instead of mapping it. */
     copiedProcess: (() => number | null) | undefined;
   }) {
     this.#qmp = options.qmp;
@@ -84,7 +84,7 @@ export class VsockSlot implements VsockHotplug {
     }
   }
 
-  /** All but the plug, also while a state is loaded; the caller releases on failure. */
+  /** Everything but the plug, also while a state is loaded; the caller releases on failure. */
   async ready(guestCid: number): Promise<void> {
     const attachment = await this.attach(guestCid);
     if (this.#copiedProcess !== undefined) attachment.setProcessMemory(openMemory(this.#copiedProcess()));
@@ -93,7 +93,7 @@ export class VsockSlot implements VsockHotplug {
     await Promise.all([this.#passSocket(), this.#qmp.execute('chardev-add', { id: this.#qemuId, backend })]);
   }
 
-  /** Plugs what `ready` has made. */
+  /** Plugs what `ready` has prepared. */
   async plugReady(): Promise<void> {
     await this.#qmp.execute('device_add', {
       driver: 'vhost-user-vsock-pci',
@@ -129,7 +129,7 @@ export class VsockSlot implements VsockHotplug {
     await this.release();
   }
 
-  /** QMP name of the device and of the connection to its backend: QEMU may not yet have freed those before. */
+  /** QMP name of the device and of the connection to its backend: QEMU may not yet have freed the previous ones. */
   get #qemuId(): string {
     return `vsock-${this.#plugs}`;
   }

@@ -1,10 +1,10 @@
 /**
- * The descriptors of a thread, in memory that outlives it: the kernel closes a process' descriptors, not a thread's, so
- * after a crash the main thread closes them. Otherwise the peers would wait for an end of file that never comes.
+ * The descriptors of a thread, in memory that outlives it: the kernel closes a process's descriptors, not a thread's,
+ * so after a crash the main thread closes them. Otherwise the peers would wait for an end of file that never comes.
  */
 import { closeFd } from '../../../../sys/fd.ts';
 
-/** Linux' default for the highest number (`fs.nr_open`). */
+/** Linux's default for the highest number (`fs.nr_open`). */
 const FDS_MAX = 1 << 20;
 const BITS = 32;
 
@@ -12,7 +12,7 @@ export class FdLedger {
   readonly shared: SharedArrayBuffer;
   readonly #words: Int32Array;
 
-  /** @param shared of the other thread's ledger; absent: a new one */
+  /** @param shared the other thread's ledger. Default: a new one */
   constructor(shared: SharedArrayBuffer = new SharedArrayBuffer(FDS_MAX / 8)) {
     this.shared = shared;
     this.#words = new Int32Array(shared);
@@ -29,7 +29,7 @@ export class FdLedger {
     Atomics.and(this.#words, Math.floor(fd / BITS), ~(1 << (fd % BITS)));
   }
 
-  /** A crash in between leaks the descriptor, which is better than closing another's. */
+  /** A crash in between leaks the descriptor, which is better than closing another one. */
   close(fd: number): void {
     this.forget(fd);
     closeFd(fd);

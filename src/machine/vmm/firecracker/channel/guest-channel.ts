@@ -18,7 +18,10 @@ import { LINE_BYTES_MAX, lineLength } from './relay-line.ts';
 import { RelaySocket, type SocketOwner, WOULD_BLOCK } from './relay-socket.ts';
 import { TokenLine } from './token-line.ts';
 
-/** Connections in any state; more are closed. Each has two sockets. Equal to the limit of the vsock device under QEMU. */
+/**
+ * Maximum connections in any state; more are closed. Each has two sockets. Equal to the limit of the vsock device under
+ * QEMU.
+ */
 const CONNECTIONS_MAX = 1_024;
 /** From a client's connection to its complete line. */
 const CONNECT_MS_MAX = 5_000;
@@ -27,9 +30,9 @@ const ANSWER_MS_MAX = 5_000;
 /** How long a full backlog is retried, and how often. */
 const BACKLOG_MS_MAX = 1_500;
 const BACKLOG_RETRY_MS = 5;
-/** Of one turn, and each direction. */
+/** Maximum bytes per turn and direction. */
 export const TURN_BYTES = 256 * 1024;
-/** New connections of one turn. */
+/** Maximum new connections per turn. */
 const TURN_ADMISSIONS = 16;
 
 interface GuestChannelOptions {
@@ -40,7 +43,7 @@ interface GuestChannelOptions {
   readonly epoll: Epoll;
   readonly ledger: FdLedger;
   readonly discard: (fds: readonly number[]) => void;
-  /** The channel has something to do: `turn` must follow. */
+  /** Called when the channel has something to do: `turn` must follow. */
   readonly wake: (channel: GuestChannel) => void;
   /** Called once, after a fault has closed the channel. */
   readonly broken: (detail: string) => void;
@@ -81,7 +84,7 @@ export class GuestChannel implements SocketOwner {
     this.#admission = new TokenLine(clock, limits.connections, admit, wake);
   }
 
-  /** @param hostPath where connections of the guest go; null: `fd` is for host programs */
+  /** @param hostPath target of the guest's connections; `null`: `fd` is for host programs */
   listen(fd: number, hostPath: string | null): void {
     const take = (made: number): void => (hostPath === null ? this.#takeClient(made) : this.#takeGuest(made, hostPath));
     const listener = new Listener(fd, this, this.#clock, take);
@@ -121,7 +124,7 @@ export class GuestChannel implements SocketOwner {
     };
   }
 
-  /** Does a bounded part of what can be done now. @returns whether there is more */
+  /** Does a bounded part of the work that is possible now. @returns whether there is more */
   turn(): boolean {
     let hasMore = false;
     this.guard(() => {
@@ -146,7 +149,7 @@ export class GuestChannel implements SocketOwner {
     }
   }
 
-  /** Sends on the last words of a VM that has ended. Idempotent. */
+  /** Forwards the last output of a VM that has ended. Idempotent. */
   close(): void {
     this.guard(() => this.#toHost.finish());
     this.#end();
@@ -200,7 +203,7 @@ export class GuestChannel implements SocketOwner {
     socket.onClose.push(() => this.#admission.forget(enter));
   }
 
-  /** Takes exactly the line. @param done called once, unless the socket is closed: null: no line came in time */
+  /** Reads exactly the line. @param done called once, unless the socket is closed; `null` if no line came in time */
   #readLine(socket: RelaySocket, msMax: number, done: (line: Uint8Array | null) => void): void {
     const finish = (line: Uint8Array | null): void => {
       cancel();
@@ -221,7 +224,7 @@ export class GuestChannel implements SocketOwner {
     socket.listen();
   }
 
-  /** Connects on behalf of `other`. @param done called once, unless `other` is closed; null: refused */
+  /** Connects on behalf of `other`. @param done called once, unless `other` is closed; `null` if refused */
   #dial(path: string, other: RelaySocket, done: (socket: RelaySocket | null) => void): void {
     const deadlineMs = this.#clock.now() + BACKLOG_MS_MAX;
     const attempt = (): void => {
@@ -237,7 +240,7 @@ export class GuestChannel implements SocketOwner {
     attempt();
   }
 
-  /** Closed together. */
+  /** Couples two sockets: one closes with the other. */
   #couple(one: RelaySocket, other: RelaySocket): void {
     const follow = (socket: RelaySocket): void => {
       if (this.#isDisconnecting) socket.abandon();
@@ -271,7 +274,7 @@ export class GuestChannel implements SocketOwner {
     }
   }
 
-  /** @returns null if there are too many connections */
+  /** @returns `null` if there are too many connections */
   #accept(fd: number): RelaySocket | null {
     if (this.#taken >= CONNECTIONS_MAX) {
       closeFd(fd);
@@ -290,7 +293,7 @@ export class GuestChannel implements SocketOwner {
     return socket;
   }
 
-  /** @returns null if the kernel can't watch it */
+  /** @returns `null` if the kernel can't watch it */
   #hold(fd: number): RelaySocket | null {
     if (!this.ledger.add(fd)) {
       closeFd(fd);

@@ -6,9 +6,9 @@ import { ERRNO, SyscallError } from '../../../../sys/libc.ts';
 import { acceptUnix } from '../../../../sys/socket.ts';
 import type { SocketOwner } from './relay-socket.ts';
 
-/** Then other sockets get their turn. */
+/** After this many, other sockets get their turn. */
 const ACCEPTS_PER_EVENT_MAX = 16;
-/** Pause after an error, e.g. because the process has no more descriptors. */
+/** Pause after an error, for example because the process has no more descriptors. */
 const PAUSE_MS = 100;
 
 export class Listener implements EpollHandler {
@@ -20,7 +20,7 @@ export class Listener implements EpollHandler {
   #isClosed = false;
 
   /**
-   * @param fd becomes the listener's; in the ledger already
+   * @param fd owned by the listener; already in the ledger
    * @param take gets the descriptors of new connections, which it must record in the ledger
    */
   constructor(fd: number, owner: SocketOwner, clock: Clock, take: (fd: number) => void) {
@@ -51,7 +51,7 @@ export class Listener implements EpollHandler {
     this.#isClosed = true;
     this.#cancel?.();
     this.#owner.epoll.remove(this.#fd);
-    // With the connections that nobody has accepted, and what waits in them.
+    // Includes connections that were not accepted, and the data in them.
     this.#owner.discard([this.#fd]);
   }
 

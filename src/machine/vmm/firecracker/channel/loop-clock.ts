@@ -8,7 +8,7 @@ interface Timer {
 
 export class LoopClock implements Clock {
   readonly #timers = new Set<Timer>();
-  /** No timer is due before. */
+  /** No timer is due earlier. */
   #nextMs = Number.POSITIVE_INFINITY;
 
   now(): number {
@@ -26,7 +26,7 @@ export class LoopClock implements Clock {
     return () => this.#timers.delete(timer);
   }
 
-  /** Milliseconds until `runDue` may have something to do, rounded up; −1: no timer. */
+  /** Milliseconds until `runDue` may have something to do, rounded up; −1 without a timer. */
   waitMs(): number {
     if (this.#timers.size === 0) return -1;
     return Math.max(0, Math.ceil(this.#nextMs - this.now()));
@@ -42,7 +42,7 @@ export class LoopClock implements Clock {
       else this.#nextMs = Math.min(this.#nextMs, timer.dueMs);
     }
     due.sort((a, b) => a.dueMs - b.dueMs);
-    // One may cancel another.
+    // One timer may cancel another.
     for (const timer of due) if (this.#timers.delete(timer)) timer.run();
   }
 }

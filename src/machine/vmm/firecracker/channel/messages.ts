@@ -1,21 +1,15 @@
-/** What the main thread and the thread of all channels say to each other. Both are this process. */
+/** Messages between the main thread and the thread of all channels. Both are this process. */
 import type { ChannelLimits, ChannelStats } from '../../../../base/channel.ts';
 import type { IgnoredCounts } from '../../../../base/ignore.ts';
 
-/** A descriptor in a command becomes the thread's. Each command with a `request` is answered once. */
+/** The thread owns the descriptor in a command. Each command with a `request` is answered once. */
 export type Command =
-  | {
-      readonly kind: 'open';
-      readonly channel: number;
-      /** Firecracker's own socket. */
-      readonly innerPath: string;
-      readonly limits: ChannelLimits;
-    }
+  | { readonly kind: 'open'; readonly channel: number; readonly innerPath: string; readonly limits: ChannelLimits }
   | {
       readonly kind: 'listen';
       readonly channel: number;
       readonly fd: number;
-      /** Where connections of the guest go; null: the connections are those of host programs. */
+      /** Target of the guest's connections; `null`: the connections come from host programs. */
       readonly hostPath: string | null;
     }
   | { readonly kind: 'set-limits'; readonly channel: number; readonly limits: ChannelLimits; readonly request: number }
@@ -23,7 +17,7 @@ export type Command =
   | { readonly kind: 'stop' };
 
 export type Report =
-  /** The command has been carried out; counters after it. */
+  /** The command was carried out; counters after it. */
   | { readonly kind: 'answer'; readonly request: number; readonly stats: ChannelStats }
   /** A fault while serving this channel, which is closed now. */
   | { readonly kind: 'broken'; readonly channel: number; readonly detail: string }
@@ -34,9 +28,9 @@ export type Report =
 
 /** `workerData` of the thread. */
 export interface RelaySetup {
-  /** Event counter that says that commands wait in the port. The main thread owns it. */
+  /** Event counter that signals waiting commands in the port. The main thread owns it. */
   readonly wakeFd: number;
-  /** Of the thread's `FdLedger`. */
+  /** Memory of the thread's `FdLedger`. */
   readonly ledger: SharedArrayBuffer;
 }
 

@@ -8,9 +8,9 @@ import { MIB } from '../../../../base/units.ts';
 import { BROKEN, PIECE_BYTES_MAX, type RelaySocket, WOULD_BLOCK } from './relay-socket.ts';
 import { TokenLine } from './token-line.ts';
 
-/** What a look at a socket costs of a turn, however few bytes it finds. */
+/** Cost of reading a socket, charged to the turn even if there are fewer bytes. */
 const LOOK_COST_BYTES = 4 * 1024;
-/** Of the last bytes of a channel that is closed; a few full sockets. */
+/** Limit for the last bytes of a channel that is closed; a few full sockets. */
 const LAST_BYTES_MAX = 8 * MIB;
 
 interface Way {
@@ -44,7 +44,7 @@ export class RelayFlow {
     this.#line.setLimit(limit);
   }
 
-  /** Copies until `from` ends, then ends `to`. The caller makes `from` report what has come already. */
+  /** Copies until `from` ends, then ends `to`. The caller makes `from` report bytes that have already arrived. */
   join(from: RelaySocket, to: RelaySocket, over: () => void): void {
     const way: Way = { from, to, over, isOver: false, isFull: false };
     const add = (): void => {
@@ -67,7 +67,7 @@ export class RelayFlow {
     return this.#line.serve(bytes, LOOK_COST_BYTES);
   }
 
-  /** Moves what has come in the last moment, as far as limits allow. */
+  /** Moves the bytes that arrived last, as far as limits allow. */
   finish(): void {
     for (const way of this.#ways) if (!way.isOver) this.#line.add(way);
     this.#line.serve(LAST_BYTES_MAX, LOOK_COST_BYTES);
@@ -98,7 +98,7 @@ export class RelayFlow {
       return this.#end(way);
     }
     this.#bytes += sent;
-    // With less, `from` reports what comes later; after a partial send, `to` reports room.
+    // With less, `from` reports later bytes; after a partial send, `to` reports room.
     if (sent === PIECE_BYTES_MAX || (sent === there && from.isEnding)) this.#line.add(way);
     return sent;
   }

@@ -35,7 +35,7 @@ export class RelayHost {
   open(channelPath: string, limits: ChannelLimits): ChannelRelay {
     return new ChannelRelay(channelPath, limits, (innerPath, broken) => {
       this.#current ??= new Service(this.#log, this.#clock, this.#start, (service) => {
-        // One that ended later may have a successor.
+        // A service that ended later may have a successor.
         if (this.#current === service) this.#current = undefined;
       });
       return this.#current.add(innerPath, limits, broken);
@@ -48,7 +48,7 @@ export class RelayHost {
   }
 }
 
-/** A thread takes a tenth of a second of a processor to start, more than a VM does. */
+/** Starting a thread takes a tenth of a second of CPU time, more than starting a VM. */
 const IDLE_MS_MAX = 60_000;
 
 interface Pending {
@@ -57,7 +57,6 @@ interface Pending {
   readonly reject: (error: VmmError) => void;
 }
 
-/** One thread and its channels. */
 class Service {
   readonly #log: Log;
   readonly #clock: Clock;
@@ -70,7 +69,7 @@ class Service {
   #cancelStop: (() => void) | undefined;
   #last = 0;
 
-  /** @param retire the next channel needs another thread */
+  /** @param retire called when the next channel needs another thread */
   constructor(log: Log, clock: Clock, start: StartRelayThread, retire: (self: Service) => void) {
     this.#log = log;
     this.#clock = clock;
@@ -123,7 +122,7 @@ class Service {
   async stop(): Promise<void> {
     this.#cancelStop?.();
     this.#retire(this);
-    // Else a process that waits for nothing else would end here.
+    // Otherwise a process that waits for nothing else would end here.
     this.#thread.keepAlive(true);
     this.#thread.post({ kind: 'stop' });
     await this.#ended.promise;
@@ -147,7 +146,7 @@ class Service {
     }
   }
 
-  /** One after the other, so that descriptors that are slow to close hold one thread of Node's pool at most. */
+  /** One after the other, so that descriptors that are slow to close block at most one thread of Node's pool. */
   #discard(fd: number): void {
     this.#thread.ledger.forget(fd);
     this.#discarded = this.#discarded.then(() => closeInPool(fd));

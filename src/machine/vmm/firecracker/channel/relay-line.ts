@@ -1,12 +1,12 @@
-/** The first line of a stream, `CONNECT <port>\n` or its answer `OK <port>\n`. Firecracker checks what it says. */
+/** The first line of a stream, `CONNECT <port>\n` or its answer `OK <port>\n`. Firecracker checks the content. */
 
-/** Bytes of a line with its line feed. */
+/** Maximum length of a line, including its line feed. */
 export const LINE_BYTES_MAX = 64;
 const LINE_FEED = 10;
 
 /**
- * @param bytes what has come so far, from the first byte; may go beyond the line
- * @returns the bytes of the line with its line feed; null: none can follow; undefined: not complete yet
+ * @param bytes received so far, from the first byte; may go beyond the line
+ * @returns length of the line including its line feed; `null` if there can be none; undefined if incomplete
  */
 export function lineLength(bytes: Uint8Array): number | null | undefined {
   const length = bytes.indexOf(LINE_FEED) + 1;

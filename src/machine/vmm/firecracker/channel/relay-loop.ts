@@ -1,4 +1,4 @@
-/** The channels of all VMs on one epoll. Those with something to do take turns, each of which is bounded. */
+/** The channels of all VMs on one epoll. Channels with something to do take turns, each of which is bounded. */
 import { assert } from '../../../../base/assert.ts';
 import type { Clock } from '../../../../base/clock.ts';
 import { EPOLL, Epoll, type EpollHandler } from '../../../../sys/epoll.ts';
@@ -24,12 +24,12 @@ export class RelayLoop {
     options.ledger.add(this.#epoll.fd);
   }
 
-  /** A channel has something to do. */
+  /** Whether a channel has something to do. */
   get isReady(): boolean {
     return this.#ready.size > 0;
   }
 
-  /** @param fd stays the caller's */
+  /** @param fd still owned by the caller */
   watch(fd: number, handler: EpollHandler): void {
     this.#epoll.add(fd, EPOLL.in, handler);
   }
@@ -57,7 +57,7 @@ export class RelayLoop {
     this.#options.report({ kind: 'answer', request: command.request, stats });
   }
 
-  /** Waits for events, then gives each channel with something to do one turn. @param timeoutMs −1: without end */
+  /** Waits for events, then gives each channel with something to do one turn. @param timeoutMs −1: no timeout */
   turn(timeoutMs: number): void {
     this.#epoll.wait(this.isReady ? 0 : timeoutMs);
     for (const channel of [...this.#ready]) {

@@ -1,6 +1,6 @@
 /**
- * A connected unix socket of the relay. Its bytes stay in the kernel: they are looked at, sent on, and taken out as far
- * as the receiver took them. So a relay holds no bytes, whoever does not read.
+ * A connected unix socket of the relay. Its bytes stay in the kernel: they are peeked, forwarded, and then removed as
+ * far as the receiver took them. So a relay buffers no bytes, whichever side does not read.
  */
 import { EPOLL, type Epoll, type EpollHandler } from '../../../../sys/epoll.ts';
 import { write, writeBytes } from '../../../../sys/fd.ts';
@@ -9,9 +9,9 @@ import { allocateNative } from '../../../../sys/memory.ts';
 import { FdChannel, peekSocket, SHUTDOWN, shutdownSocket } from '../../../../sys/socket.ts';
 import type { FdLedger } from './fd-ledger.ts';
 
-/** Bytes of one look, and of one send. */
+/** Maximum bytes of one peek, and of one send. */
 export const PIECE_BYTES_MAX = 64 * 1024;
-/** Of `peek`: nothing waits now. */
+/** Returned by `peek` if nothing waits now. */
 export const WOULD_BLOCK = -1;
 /** The socket is broken. */
 export const BROKEN = -2;
@@ -21,22 +21,22 @@ const READ_WRITE_EVENTS = (READ_EVENTS | EPOLL.out) >>> 0;
 
 /** The thread's only buffers for bytes of guests. */
 const piece = allocateNative(PIECE_BYTES_MAX);
-/** Descriptors that the kernel lets one message carry (SCM_MAX_FD). With less room it would close the rest on this thread. */
+/** Maximum descriptors in one message (SCM_MAX_FD). With less room the kernel would close the rest on this thread. */
 const taken = new FdChannel(PIECE_BYTES_MAX, 253);
 
 export interface SocketOwner {
   readonly epoll: Epoll;
   readonly ledger: FdLedger;
-  /** The main thread closes these, since closing them may take long. */
+  /** Closes descriptors in the main thread, since closing them may take long. */
   discard(fds: readonly number[]): void;
-  /** Runs a handler; its fault ends the owner alone. */
+  /** Runs a handler; its fault ends only the owner. */
   guard(action: () => void): void;
 }
 
 export class RelaySocket implements EpollHandler {
-  /** Bytes may have come, or the end. */
+  /** Bytes, or the end, may have arrived. */
   onInput: () => void = () => undefined;
-  /** After a send that took less: there may be room. */
+  /** Called after a partial send: there may be room. */
   onRoom: () => void = () => undefined;
   onClose: (() => void)[] = [];
   readonly #fd: number;
@@ -44,14 +44,14 @@ export class RelaySocket implements EpollHandler {
   #isEnding = false;
   #isClosed = false;
 
-  /** @param fd becomes the socket's; in the ledger already */
+  /** @param fd owned by the socket; already in the ledger */
   constructor(fd: number, owner: SocketOwner) {
     this.#fd = fd;
     this.#owner = owner;
     if (owner.epoll.add(fd, READ_EVENTS, this) < 0) this.close();
   }
 
-  /** The peer will send nothing more than what waits. */
+  /** The peer will send nothing more than the waiting bytes. */
   get isEnding(): boolean {
     return this.#isEnding;
   }
@@ -71,24 +71,24 @@ export class RelaySocket implements EpollHandler {
     });
   }
 
-  /** Reports again what has come already. */
+  /** Reports again what has already arrived. */
   listen(): void {
     if (!this.#isClosed) this.#owner.epoll.modify(this.#fd, READ_EVENTS);
   }
 
-  /** Looks at the next bytes, for `send` and `head`. @returns bytes, 0 at the end, WOULD_BLOCK or BROKEN */
+  /** Peeks at the next bytes, for `send` and `head`. @returns bytes, 0 at the end, WOULD_BLOCK or BROKEN */
   peek(bytesMax: number): number {
     if (this.#isClosed) return BROKEN;
     return resultOf(peekSocket(this.#fd, piece.address, bytesMax));
   }
 
-  /** A copy of what was looked at. */
+  /** A copy of the peeked bytes. */
   head(bytes: number): Uint8Array {
     return new Uint8Array(piece.buffer, 0, bytes).slice();
   }
 
   /**
-   * Takes bytes out that were looked at.
+   * Removes peeked bytes.
    * @returns false if they are gone: the socket is broken
    * @throws if descriptors come with them
    */
@@ -101,12 +101,12 @@ export class RelaySocket implements EpollHandler {
     return true;
   }
 
-  /** Sends on what another socket looked at. @returns bytes taken, WOULD_BLOCK or BROKEN */
+  /** Sends bytes that another socket has peeked. @returns bytes taken, WOULD_BLOCK or BROKEN */
   send(bytes: number): number {
     return this.#sent(this.#isClosed ? BROKEN : resultOf(write(this.#fd, piece.address, bytes)), bytes);
   }
 
-  /** @returns whether all were taken, as a socket does that nothing was sent to before */
+  /** @returns whether all were taken, as by a socket that nothing was sent to before */
   sendLine(line: Uint8Array): boolean {
     return !this.#isClosed && writeBytes(this.#fd, line) === line.length;
   }
@@ -115,7 +115,9 @@ export class RelaySocket implements EpollHandler {
     if (!this.#isClosed) shutdownSocket(this.#fd, SHUTDOWN.write);
   }
 
-  /** The peer can send nothing more. Drops what waits: the peer would take a close with unread bytes for an error. */
+  /**
+   * The peer can send nothing more. Drops waiting bytes: the peer would take a close with unread bytes for an error.
+   */
   endRead(): void {
     if (this.#isClosed) return;
     shutdownSocket(this.#fd, SHUTDOWN.read);
@@ -134,7 +136,7 @@ export class RelaySocket implements EpollHandler {
     }
   }
 
-  /** Like `close`, whatever waits in it. */
+  /** Like `close`, even if descriptors wait in it. */
   abandon(): void {
     if (this.#isClosed) return;
     for (const how of [SHUTDOWN.read, SHUTDOWN.write]) shutdownSocket(this.#fd, how);
@@ -148,7 +150,7 @@ export class RelaySocket implements EpollHandler {
     for (const listener of this.onClose) listener();
   }
 
-  /** No Firecracker sends descriptors, unless it was taken over to hold this thread up with them. */
+  /** No Firecracker sends descriptors, unless it was compromised to block this thread with them. */
   #receive(bytes: number): number {
     const { received, fds, truncated } = taken.receive(this.#fd, bytes);
     if (fds.length > 0 || truncated) {

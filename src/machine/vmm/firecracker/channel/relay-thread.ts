@@ -13,7 +13,7 @@ export interface RelayThread {
   keepAlive(isOn: boolean): void;
 }
 
-/** @param ended called once; the thread's descriptors are closed. @param fault null: the thread was stopped */
+/** @param ended called once, with the thread's descriptors closed. @param fault `null` if the thread was stopped */
 export type StartRelayThread = (
   received: (report: Report) => void,
   ended: (fault: string | null) => void,
@@ -56,11 +56,11 @@ export const startRelayThread: StartRelayThread = (received, ended) => {
   };
 };
 
-/** Of all threads that run. */
+/** Stop functions of all running threads. */
 const stops = new Set<() => void>();
 let isListening = false;
 
-/** A thread blocks in epoll, so Node could not end it: it needs a command at the end of the process. */
+/** A thread blocks in epoll, so Node could not end it: it needs a command when the process exits. */
 function stopAtExit(stop: () => void): void {
   stops.add(stop);
   if (isListening) return;

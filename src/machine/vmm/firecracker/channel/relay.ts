@@ -15,19 +15,22 @@ import { listenUnix } from '../../../../sys/socket.ts';
 import { VmmError } from '../../errors.ts';
 import { channelNameOf, removeStaleSocket } from '../place.ts';
 
-/** As many as Node's servers have: Firecracker refuses its guest when it is full. */
+/** The same as Node's servers: Firecracker refuses its guest when the backlog is full. */
 const BACKLOG = 511;
-/** File name of `<inner>`: as short as possible, so that it fits where any channel name does. */
+/** File name of `<inner>`: as short as possible, so that it fits wherever a channel name does. */
 const INNER_NAME = 'c';
 
 /** One channel in the thread. Each promise resolves with the counters, or rejects with VmmError `vm_gone`. */
 export interface RelayPort {
-  /** @param fd becomes the thread's. @param hostPath where its connections go; null: they are those of host programs */
+  /**
+   * @param fd owned by the thread from now on. @param hostPath target of its connections; `null`: they come from host
+   * programs
+   */
   listen(fd: number, hostPath: string | null): void;
   setLimits(limits: ChannelLimits): Promise<ChannelStats>;
   stats(): Promise<ChannelStats>;
   disconnect(): Promise<ChannelStats>;
-  /** Call nothing after it. */
+  /** Call no method after it. */
   close(): Promise<ChannelStats>;
 }
 
@@ -61,12 +64,12 @@ export class ChannelRelay {
     });
   }
 
-  /** Resolves if the relay fails by itself; all its connections are closed then, and the VM is of no use. */
+  /** Resolves if the relay fails by itself; all its connections are closed then, and the VM is unusable. */
   get broken(): Promise<VmmError> {
     return this.#broken.promise;
   }
 
-  /** The reason once it has failed. */
+  /** The reason of the failure, if it has failed. */
   get failure(): VmmError | undefined {
     return this.#failure;
   }
@@ -103,7 +106,7 @@ export class ChannelRelay {
     await this.#live().setLimits(limits);
   }
 
-  /** Also after `close`. @throws VmmError `vm_gone` */
+  /** Works also after `close`. @throws VmmError `vm_gone` */
   async stats(): Promise<ChannelStats> {
     return await (this.#closing ?? this.#live().stats());
   }

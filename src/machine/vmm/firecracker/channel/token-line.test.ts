@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../../../base/clock.ts';
 import { TokenLine } from './token-line.ts';
 
-/** Each item is a sender and how many turns of 10 tokens it wants. */
+/** Each item is a sender and the number of turns of 10 tokens that it wants. */
 function lineOf(limit: ConstructorParameters<typeof TokenLine>[1]) {
   const clock = new FakeClock();
   const passed: string[] = [];
@@ -30,7 +30,7 @@ function lineOf(limit: ConstructorParameters<typeof TokenLine>[1]) {
 }
 
 describe('TokenLine', () => {
-  it('add: without a limit serves all at once, without a wait', () => {
+  it('add: without a limit, serves all at once without a wait', () => {
     const { clock, line, passed, want } = lineOf(undefined);
     want('a', 3);
     clock.advance(1000);
@@ -48,7 +48,7 @@ describe('TokenLine', () => {
     expect(line.throttledMs()).toBeGreaterThan(400);
     expect(line.throttledMs()).toBeLessThan(560);
   });
-  it('setLimit: applies to those that wait', () => {
+  it('setLimit: applies to waiting items', () => {
     const { line, passed, want } = lineOf({ size: 1, refillPerSecond: 0.001 });
     want('a', 1);
     want('b', 2);
@@ -64,7 +64,7 @@ describe('TokenLine', () => {
     expect(passed).toEqual(['a']);
     expect(line.throttledMs()).toBeLessThan(2_000);
   });
-  it('serve: ends with its share, and the next call continues where it ended', () => {
+  it('serve: stops after its share, and the next call continues there', () => {
     const served: string[] = [];
     const pass = (who: string): number => {
       served.push(who);

@@ -15,7 +15,7 @@ export class TokenLine<T> {
 
   /**
    * @param pass serves an item, which may add itself again, and returns the tokens that it used
-   * @param wake called when there is something for `serve`, which must follow
+   * @param wake called when there is work for `serve`, which must follow
    */
   constructor(clock: Clock, limit: BucketLimit | undefined, pass: (item: T) => number, wake: () => void) {
     this.#clock = clock;
@@ -47,7 +47,7 @@ export class TokenLine<T> {
 
   /**
    * Serves items as far as tokens allow, until they have used `share`.
-   * @param leastCost what an item uses of the share at least
+   * @param leastCost minimum share that an item uses
    * @returns whether there is more to serve now
    */
   serve(share: number, leastCost: number): boolean {

@@ -1,12 +1,12 @@
-/** Checks that a running Firecracker is confined: it accepts even an empty filter silently. */
+/** Checks that a running Firecracker is confined: it silently accepts even an empty filter. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { errorCode } from '../../../../base/errors.ts';
 import { VmmError } from '../../errors.ts';
 
 /**
- * Checks that every thread of the process has its own system call filter and no_new_privs, and, in a jail, the jail's
- * user and no capabilities.
- * @param jail null: not jailed
+ * Checks that every thread of the process has its own seccomp filter and no_new_privs, and, in a jail, the jail's user
+ * and no capabilities.
+ * @param jail `null` if not jailed
  * @throws VmmError `vmm_start_failed`
  */
 export function checkConfinement(
@@ -32,7 +32,7 @@ export function checkConfinement(
 }
 
 /**
- * @param others the number of filters without its own
+ * @param others number of filters without its own
  * @throws VmmError if the kernel does not report the number of filters
  */
 function hasOwnFilter(status: string, others: number): boolean {
@@ -46,7 +46,7 @@ function hasOwnFilter(status: string, others: number): boolean {
   });
 }
 
-/** The filters of this process, e.g. from a service or a container, which its children inherit. */
+/** The filters of this process, for example from a service or a container, which its children inherit. */
 function inheritedFilters(): number {
   const status = readFileSync('/proc/self/status', 'latin1');
   const count = lineOf(status, FILTERS);

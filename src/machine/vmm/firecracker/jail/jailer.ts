@@ -14,13 +14,12 @@ export interface JailSpec {
   readonly baseDir: string;
   readonly uid: number;
   readonly gid: number;
-  /** The network namespace with the VM's TAP, e.g. `/run/netns/x`; absent: the jailer's. */
+  /** The network namespace with the VM's TAP, for example `/run/netns/x`. Default: the jailer's. */
   readonly netnsPath?: string;
   readonly cgroup?: {
     readonly version: 1 | 2;
     /** Relative to the root of the hierarchy. */
     readonly parent?: string;
-    /** e.g. `cpu.shares=512` */
     readonly settings: readonly string[];
   };
   /**
@@ -28,9 +27,9 @@ export interface JailSpec {
    * becomes Firecracker; it exits with Firecracker's status, 128 + n for signal n.
    */
   readonly wrapper?: readonly string[];
-  /** The number of the wrapper's system call filters, beside Firecracker's own on each thread; absent: 0. */
+  /** Number of the wrapper's seccomp filters, beside Firecracker's own on each thread. Default: 0. */
   readonly filters?: number;
-  /** Replaces the limits of the process' disk I/O by those of its guest. */
+  /** Sets the limits of the process's disk I/O to those of its guest. */
   readonly limitDisks?: (limits: DiskLimits) => void;
   /** Called once the VM has ended and its jail is removed or was never made. */
   readonly release?: () => Promise<void>;

@@ -1,6 +1,6 @@
 /**
- * A host file that a jailed VMM may write to for a while. The lender holds it open, so lending and taking back follow no
- * name; taking back also restores the mode.
+ * A host file that a jailed VMM may write to for a while. The lender holds it open, so lending and taking back follow
+ * no name; taking back also restores the mode.
  */
 import { closeSync, constants, fchmodSync, fchownSync, fstatSync, openSync } from 'node:fs';
 

@@ -18,7 +18,7 @@ const ownerSchema = z.object({
   cgroups: z.array(z.string().startsWith('/')),
 });
 
-/** @returns undefined for a jail that is being made or is not ours */
+/** @returns undefined for a jail that is being created or is not ours */
 export async function readOwner(folder: string): Promise<JailOwner | undefined> {
   try {
     return ownerSchema.parse(JSON.parse(await readFile(join(folder, OWNER_FILE), 'utf8')));
@@ -52,7 +52,7 @@ const GONE = new Set(['ENOENT', 'ESRCH', 'EACCES']);
 
 /** Kills all processes whose root is this directory; a recorded pid may have been reused. */
 export async function endProcessesIn(root: string): Promise<void> {
-  // An ending process releases its root some time before it is gone.
+  // An exiting process releases its root some time before it is gone.
   const ending = new Map<number, string | undefined>();
   for (let tries = 0; tries < KILL_TRIES_MAX; tries += 1) {
     for (const pid of await processesIn(root)) {

@@ -1,4 +1,4 @@
-/** The process that made a jail, and what to remove besides the jail's folder. */
+/** The process that created a jail, and what to remove besides the jail's folder. */
 export interface JailOwner {
   readonly pid: number;
   readonly startTicks: string;

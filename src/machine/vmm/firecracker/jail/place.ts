@@ -3,15 +3,15 @@
  *
  *     <base>/firecracker/<id>/            ours
  *                             owner       its owner, for `reclaimJails`
- *                             root/       the process' root, which it owns and may change
+ *                             root/       the process's root, which it owns and may change
  *                                  c      its end of the channel (`channel/relay.ts`)
  *                                  fc/    ours: host files as hard links; the process can't change a name here
  *                                     s/  its own, for the API's socket
  *
  * A compromised VMM can replace `fc`, `v` and the contents of `s` with links at any time. So the host opens the
  * directories before the start and uses these descriptors (`/proc/self/fd/N/…`). It never follows the last name in a
- * directory of the VMM: it takes out the channel's socket by a hard link, opens the API's without following it, and
- * checks what it got. A file with other users never enters such a directory: the VMM could rename it.
+ * directory of the VMM: it takes the channel's socket out by a hard link, opens the API's without following it, and
+ * checks the result. A file with other users never enters such a directory: the VMM could rename it.
  */
 import { closeSync, constants, fstatSync, openSync } from 'node:fs';
 import { chmod, type FileHandle, lchown, link, lstat, mkdir, open, rm, writeFile } from 'node:fs/promises';
@@ -34,7 +34,6 @@ import { notInJail, VmmSockets } from './sockets.ts';
 const OTHERS_MAY_SEARCH = 0o711;
 const WRITABLE_BY_OTHERS = 0o022;
 
-/** The parts of a VM's spec that a jail needs. */
 type JailedSpec = Pick<VmSpec, 'id' | 'channelPath' | 'overlayPath'>;
 
 /**
@@ -42,7 +41,7 @@ type JailedSpec = Pick<VmSpec, 'id' | 'channelPath' | 'overlayPath'>;
  * @throws VmmError `vmm_start_failed` if the base is unsafe or the jail exists; `vm_spec_invalid`
  */
 export async function makeJailPlace(spec: JailedSpec, binary: string, jail: JailSpec): Promise<Place> {
-  // Checked before anything is made from the names.
+  // Checked before anything is created from the names.
   jailerArgs(jail, spec.id, binary, []);
   channelNameOf(spec);
   await checkChrootBase(jail.baseDir);
@@ -64,7 +63,7 @@ export async function makeJailPlace(spec: JailedSpec, binary: string, jail: Jail
 
 /**
  * Opens an existing jail whose owner was killed.
- * @returns the place, and the function that makes this process its owner
+ * @returns the place, and a function that makes this process its owner
  * @throws VmmError as above
  */
 export async function openJailPlace(
@@ -94,7 +93,7 @@ class JailPlace implements Place {
   #cgroups: readonly string[] = [];
   /** Lent host files, by name. */
   readonly #lent = new Map<string, LentFile>();
-  /** The VM's RAM as a file, once made. */
+  /** The VM's RAM as a file, once created. */
   #memory: FileHandle | undefined;
   readonly #sockets = new VmmSockets();
 

@@ -1,6 +1,6 @@
 /**
- * The sockets between host and a jailed VMM, which may have been taken over and may replace its own by links at any time.
- * The host never follows the last name in a directory of the VMM, and checks what it got.
+ * The sockets between the host and a jailed VMM, which may be compromised and may replace its own sockets by links at
+ * any time. The host never follows the last name in a directory of the VMM, and checks the result.
  */
 import { type BigIntStats, closeSync, constants, fstatSync, openSync } from 'node:fs';
 import { chmod, lchown, link, lstat, readdir, rm, unlink } from 'node:fs/promises';
@@ -8,7 +8,7 @@ import { basename, dirname, join } from 'node:path';
 import { errorCode } from '../../../../base/errors.ts';
 import { VmmError } from '../../errors.ts';
 
-/** Linux' `O_PATH`, which Node does not define: opens a file without any effect on it. */
+/** Linux's `O_PATH`, which Node does not define: opens a file without any effect on it. */
 const O_PATH = 0o10000000;
 
 interface User {
@@ -43,9 +43,9 @@ export class VmmSockets {
   }
 
   /**
-   * Opens the API's socket, which the VMM made.
+   * Opens the API's socket, which the VMM created.
    * @returns a descriptor, owned by the caller
-   * @throws Node's error, e.g. `ENOENT` before it exists; VmmError `vmm_command_failed` if it is something else
+   * @throws Node's error, for example `ENOENT` before it exists; VmmError `vmm_command_failed` if it is no socket
    */
   openApi(path: string): number {
     const fd = openSync(path, O_PATH | constants.O_NOFOLLOW);
@@ -57,8 +57,8 @@ export class VmmSockets {
   }
 
   /**
-   * Takes the channel's socket, which the VMM made, out of its directory.
-   * @throws VmmError `vmm_start_failed` if it is something else; Node's errors
+   * Takes the channel's socket, which the VMM created, out of its directory.
+   * @throws VmmError `vmm_start_failed` if it is no socket; Node's errors
    */
   async connectChannel(path: string, channelPath: string): Promise<void> {
     await link(path, channelPath);
@@ -71,7 +71,7 @@ export class VmmSockets {
     await chmod(channelPath, 0o600);
   }
 
-  /** The jail also has links to the host's listeners, and no other sockets. */
+  /** Besides these, the jail has only links to the host's listeners. */
   #isSocketOfVmm(found: BigIntStats): boolean {
     return found.isSocket() && !this.#listeners.has(identityOf(found));
   }

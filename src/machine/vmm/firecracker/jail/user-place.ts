@@ -1,5 +1,5 @@
 /**
- * The place of a process that an ordinary user jails: the same user as the host's, but in a root of its own, which a
+ * The place of a process that an ordinary user jails: it has the host's user, but a root of its own, which a
  * program makes of mounts (`UserJailSpec.start`).
  *
  *     host                             in the jail
@@ -8,7 +8,7 @@
  *     <dir>/fc/s/                ──►   /vm/fc/s/          its own: the API's socket, and files that it writes later
  *     the VM's kernel, disks …   ──►   /vm/fc/kernel …    read-only, except the overlay
  *
- * What it is given before its start is mounted, so nothing is copied. Later files are hard links in `fc/s`, to which
+ * Files that it gets before its start are mounted, so nothing is copied. Later files are hard links in `fc/s`, to which
  * links in `fc` point; the host never follows a name in a directory of the VMM.
  */
 import type { ChildProcess } from 'node:child_process';
@@ -25,10 +25,10 @@ import { notInJail, VmmSockets } from './sockets.ts';
 
 /** The jail of one VM of an ordinary user. */
 export interface UserJailSpec {
-  /** This process' own. */
+  /** This process's own. */
   readonly uid: number;
   readonly gid: number;
-  /** The number of the jail's system call filters, beside Firecracker's own on each thread. */
+  /** Number of the jail's seccomp filters, beside Firecracker's own on each thread. */
   readonly filters: number;
   /** Starts Firecracker in the jail; the child ends with it, with its status, 128 + n for signal n. */
   start(plan: UserJailPlan): UserJailed;
@@ -43,16 +43,16 @@ export interface UserJailPlan {
   readonly stdio: Readonly<LaunchStdio>;
   /** The VM's own directory. */
   readonly dir: string;
-  /** Its working directory in the jail. */
+  /** Working directory in the jail. */
   readonly cwd: string;
-  /** What the jail shows besides the program and its devices; in this order. */
+  /** Shown in the jail besides the program and its devices, in this order. */
   readonly files: readonly JailMount[];
 }
 
 interface JailMount {
-  /** Absolute, of the host. */
+  /** Absolute path on the host. */
   readonly path: string;
-  /** In the jail. */
+  /** Path in the jail. */
   readonly at: string;
   /** `tree`: a directory, read-only. `own`: a directory of the VMM. */
   readonly access: 'read' | 'write' | 'tree' | 'own';
@@ -89,7 +89,6 @@ class UserPlace implements Place {
   readonly #jail: UserJailSpec;
   readonly #mounts: JailMount[];
   readonly #sockets = new VmmSockets();
-  /** Host files that the process may write to, by name. */
   readonly #lent = new Map<string, LentFile>();
   #started: UserJailed | undefined;
   /** The API's socket, once it exists. */
@@ -148,7 +147,7 @@ class UserPlace implements Place {
       return;
     }
     if (use === 'write') this.#lend(name, hostPath);
-    // A name to mount on.
+    // An empty file to mount on.
     await writeFile(this.path(name), '', { flag: 'wx', mode: 0o600 });
     this.#mounts.push({ path: hostPath, at: join(CWD, name), access: use });
   }
@@ -176,7 +175,7 @@ class UserPlace implements Place {
     this.#takeBack(name);
   }
 
-  /** The process is the same user. */
+  /** The process has the same user. */
   give = async (): Promise<void> => undefined;
 
   async lendMemory(): Promise<void> {

@@ -16,7 +16,7 @@ describe('judgeExit', () => {
     'Received KVM_EXIT_INTERNAL_ERROR signal',
     'Failed to run vCPU: Bad address (os error 14)',
     "thread 'fc_vcpu 0' panicked at src/machine/vmm/src/lib.rs:1",
-  ])('judgeExit: status 0 after "%s" is a crash all the same', (text) => {
+  ])('judgeExit: status 0 after "%s" is a crash nevertheless', (text) => {
     const exit = end({ log: line(text) + line('Firecracker exiting successfully. exit_code=0') });
     expect(exit.cause).toBe('vmm-crashed');
     expect(exit.detail).toContain(text);
@@ -27,7 +27,7 @@ describe('judgeExit', () => {
     expect(end({ exitCode: 148 }).cause).toBe('vmm-crashed');
     expect(end({ exitCode: null, signal: 'SIGKILL', killed: true }).cause).toBe('killed');
   });
-  it('judgeExit: names a refused call by number, only with the status for one', () => {
+  it('judgeExit: names a refused call by number, only for the status of a refused call', () => {
     const log = line('Shutting down VM after intercepting a bad syscall (59).');
     expect(end({ exitCode: 148, log })).toMatchObject({ cause: 'vmm-crashed', refusedSyscall: 59 });
     expect(end({ exitCode: 1, log }).refusedSyscall).toBeUndefined();

@@ -1,6 +1,6 @@
 /**
- * The cause of a Firecracker process' end; pure. Its status is 0 for a guest's reset, for a triple fault and after some
- * KVM errors, so the log decides.
+ * Determines why a Firecracker process ended; pure. Its status is 0 for a guest's reset, for a triple fault and after
+ * some KVM errors, so the log decides.
  */
 import type { VmExit } from '../../driver.ts';
 

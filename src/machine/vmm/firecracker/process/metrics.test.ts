@@ -8,7 +8,7 @@ const feed = (...chunks: string[]): MetricsReader => {
 };
 
 describe('MetricsReader', () => {
-  it('push: adds up counts since the last flush, cut anywhere', () => {
+  it('push: adds up counts since the last flush, wherever the text is cut', () => {
     const text = '{"vsock":{"rx_bytes_count":5,"conns_added":2}}\n{"vsock":{"rx_bytes_count":6}}\n';
     for (let at = 0; at <= text.length; at += 1) {
       const reader = feed(text.slice(0, at), text.slice(at));
@@ -25,7 +25,7 @@ describe('MetricsReader', () => {
     expect(reader.sum('vsock', 'tx_bytes_count')).toBe(Number.MAX_SAFE_INTEGER);
     expect(reader.sum('other', 'x')).toBe(0);
   });
-  it('push: drops a line without end, and counts the next', () => {
+  it('push: drops a line that is too long, and counts the next', () => {
     const reader = new MetricsReader();
     const junk = Buffer.alloc(64 * 1024, 'x');
     for (let i = 0; i < 100; i += 1) reader.push(junk);

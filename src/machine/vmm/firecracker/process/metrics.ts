@@ -32,7 +32,7 @@ export class MetricsReader {
     return new Promise((resolve) => this.#waiting.push(resolve));
   }
 
-  /** The sum of a counter of a device, e.g. `vsock`, `rx_bytes_count`. */
+  /** Sum of a device's counter, for example `vsock`, `rx_bytes_count`. */
   sum(device: string, counter: string): number {
     return this.#sums.get(`${device} ${counter}`) ?? 0;
   }

@@ -21,18 +21,18 @@ import { lastDescendant, unwrapEnd } from './wrapped.ts';
 
 const CONSOLE_TAIL_BYTES = 64 * 1024;
 const STDERR_TAIL_BYTES = 4 * 1024;
-/** A guest can make Firecracker log endlessly; only the end matters. */
+/** A guest can make Firecracker log endlessly; only the last bytes matter. */
 const LOG_TAIL_BYTES = 16 * 1024;
 
 interface ProcessPipes {
   /** Existing named pipes. */
   readonly logPath: string;
   readonly metricsPath: string;
-  /** Where to make a pipe for an interactive console. */
+  /** Path for the pipe of an interactive console. */
   readonly inputPath: string;
 }
 
-/** The process of a VM, whether or not it is a child of ours. */
+/** The process of a VM, whether or not it is our child. */
 export type VmmProcess = Pick<
   FirecrackerProcess,
   'api' | 'metrics' | 'terminal' | 'exited' | 'pid' | 'isAlive' | 'consoleTail' | 'logs' | 'kill'
@@ -58,9 +58,7 @@ export class FirecrackerProcess {
   #spawnError: Error | undefined;
   #killed = false;
 
-  /**
-   * @param options.spawn starts the process with the given stdio; called once the pipes exist
-   */
+  /** @param options.spawn starts the process with the given stdio; called once the pipes exist */
   constructor(options: {
     spawn: (stdio: LaunchStdio) => ChildProcess;
     api: ApiClient;
@@ -98,7 +96,7 @@ export class FirecrackerProcess {
     this.exited = this.#watch(clock);
   }
 
-  /** The wrapper's pid until `settle`, if there is one. */
+  /** The wrapper's pid until `settle`, if there is a wrapper. */
   get pid(): number | null {
     return this.#wrapped?.pid ?? this.#child.pid ?? null;
   }

@@ -6,14 +6,14 @@ import type { LaunchStdio } from '../../launch.ts';
 
 /**
  * Starts `argv` with the given stdio, as `spawn` does, and returns at once; `pid` becomes Firecracker's. The process
- * inherits only the descriptors of `stdio` and no environment: keys of upstream servers may be there.
+ * inherits only the descriptors of `stdio` and no environment, which may have keys of upstream servers.
  */
 export type SpawnVmm = (argv: readonly string[], stdio: Readonly<LaunchStdio>) => ChildProcess;
 
 /**
- * `setpriv` (util-linux) sets no_new_privs and the parent-death signal, and becomes the VMM by execve. The kernel
- * ties that signal to the thread that spawned: call it from the main thread. The kernel drops it when the jailer changes
- * the user; then `reclaimJails` ends the process.
+ * `setpriv` (util-linux) sets no_new_privs and the parent-death signal, and becomes the VMM by execve. The kernel ties
+ * that signal to the thread that spawned: call it from the main thread. The kernel drops it when the jailer changes the
+ * user; then `reclaimJails` ends the process.
  */
 export const spawnVmm: SpawnVmm = (argv, stdio) => {
   closeAllOnExec();

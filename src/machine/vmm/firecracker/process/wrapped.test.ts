@@ -8,7 +8,7 @@ describe('unwrapEnd', () => {
     [137, null, { exitCode: null, signal: 'SIGKILL' }],
     [159, null, { exitCode: null, signal: 'SIGSYS' }],
     [null, 'SIGKILL', { exitCode: null, signal: 'SIGKILL' }],
-  ] as const)('unwrapEnd: status %s, signal %s', (exitCode, signal, expected) => {
+  ] as const)('unwrapEnd: interprets status %s, signal %s', (exitCode, signal, expected) => {
     expect(unwrapEnd(exitCode, signal)).toEqual(expected);
   });
   it('unwrapEnd: does not take a status of Firecracker for a signal', () => {

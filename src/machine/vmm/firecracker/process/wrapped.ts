@@ -1,6 +1,6 @@
 /**
- * Firecracker below the wrapper processes that made its namespaces and wait for its end: finds its pid, and its exit
- * from their status.
+ * Firecracker below the wrapper processes that made its namespaces and wait for its end: finds its pid, and derives its
+ * exit from their status.
  */
 import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
@@ -29,13 +29,13 @@ function childrenOf(pid: number): number[] {
     const text = readFileSync(`/proc/${pid}/task/${pid}/children`, 'latin1');
     return text.split(' ').filter(Boolean).map(Number);
   } catch (error) {
-    // It has just ended.
+    // The process has just ended.
     if (errorCode(error) !== 'ENOENT' && errorCode(error) !== 'ESRCH') throw error;
     return [];
   }
 }
 
-/** The exit of the wrapped process, from that of its wrapper. */
+/** The exit of the wrapped process, derived from its wrapper's. */
 export function unwrapEnd(
   exitCode: number | null,
   signal: NodeJS.Signals | null,

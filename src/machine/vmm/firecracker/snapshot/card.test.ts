@@ -5,7 +5,7 @@ const DEVICES = Buffer.from('devices');
 const marked = (hasCard: boolean): Buffer => Buffer.concat([DEVICES, cardMark(hasCard)]);
 
 describe('withoutMark', () => {
-  it.each([true, false])('gives Firecracker its own state back (NIC: %s)', (hasCard) => {
+  it.each([true, false])('returns Firecracker’s own state (NIC: %s)', (hasCard) => {
     expect(withoutMark(marked(hasCard), hasCard).equals(DEVICES)).toBe(true);
   });
   it('refuses a VM whose NIC differs from the snapshot, with a remedy', () => {
@@ -14,7 +14,7 @@ describe('withoutMark', () => {
     expect(() => withoutMark(marked(true), false)).toThrow(code('snapshot_refused'));
     expect(() => withoutMark(marked(false), true)).toThrow(code('vm_unsupported'));
   });
-  it('takes an empty state, or a part of the mark, for one without a NIC', () => {
+  it('treats an empty state, or a part of the mark, as a snapshot without a NIC', () => {
     for (const state of [Buffer.alloc(0), cardMark(true).subarray(1)])
       expect(withoutMark(state, false).equals(state)).toBe(true);
   });

@@ -1,6 +1,6 @@
 /**
- * A mark for snapshots whose guest has a network card, which Firecracker can neither add nor remove: appended to the
- * state, where Firecracker never sees it. Pure.
+ * Marks snapshots whose guest has a network card, which Firecracker can neither add nor remove. The mark is appended to
+ * the state, where Firecracker never sees it. Pure.
  */
 import { VmmError } from '../../errors.ts';
 

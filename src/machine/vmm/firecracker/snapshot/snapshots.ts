@@ -23,11 +23,10 @@ interface SnapshotsOptions {
   readonly api: ApiClient;
   readonly place: Place;
   readonly quirks: Quirks;
-  /** Written into snapshots. */
   readonly machine: string;
   readonly memoryMib: number;
   readonly tracksDirtyPages: boolean;
-  /** The owner's memory for RAM; undefined: none. */
+  /** The owner's memory for RAM; undefined if there is none. */
   readonly memoryFd: number | undefined;
   /** The VM, and so each snapshot, has a network card. */
   readonly hasNic: boolean;
