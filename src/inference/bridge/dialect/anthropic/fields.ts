@@ -1,12 +1,11 @@
 /**
- * The fields of Anthropic's Messages API that a sandbox may send. Their types are checked, and what goes upstream is written
- * anew, by `read-request.ts`. docs/bridge.md explains them; a test compares.
+ * The fields of Anthropic's Messages API that a sandbox may send. Their types are checked, and `read-request.ts` writes
+ * what goes upstream. docs/bridge.md explains the fields; a test compares.
  */
 import { type Fields, type Hazards, hazards, LABEL, labels, object } from '../../fields.ts';
 
 const CACHE_CONTROL = object(labels('type ttl scope'));
 
-/** A block without blocks in it. */
 const LEAF: Fields = {
   ...labels('type title context tool_name text'),
   source: object(labels('type media_type data')),
@@ -48,7 +47,6 @@ const COUNTED: Fields = {
   speed: LABEL,
 };
 
-/** By the name of the operation. */
 export const ANTHROPIC_FIELDS = {
   chat: {
     ...COUNTED,
@@ -59,7 +57,7 @@ export const ANTHROPIC_FIELDS = {
   count_tokens: COUNTED,
 } as const satisfies Readonly<Record<string, Fields>>;
 
-/** Fields known to be dangerous, which get a better explanation than unknown ones. Lower case. */
+/** Fields known to be dangerous, in lower case; their errors explain more than those of unknown fields. */
 export const ANTHROPIC_HAZARDS: Hazards = new Map([
   ...hazards(
     'remote_media_refused',

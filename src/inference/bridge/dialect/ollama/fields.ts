@@ -1,12 +1,12 @@
 /**
- * The fields of Ollama's API that a sandbox may send. Their types are checked, and what goes upstream is written anew, by
- * `read-request.ts`. docs/bridge.md explains them; a test compares.
+ * The fields of Ollama's API that a sandbox may send. Their types are checked, and `read-request.ts` writes what goes
+ * upstream. docs/bridge.md explains the fields; a test compares.
  */
 import { type Fields, type Hazards, labels, object, type Shape } from '../../fields.ts';
 
 const BASE64: Shape = { strings: 'base64' };
 
-/** Those that go upstream, and the others of any version of Ollama's. */
+/** The options that go upstream, and the others of any Ollama version. */
 const OPTIONS = object(
   labels(
     'temperature top_p top_k min_p seed stop num_predict presence_penalty frequency_penalty ' +
@@ -42,7 +42,6 @@ const TOOL: Fields = {
   items: 'open',
 };
 
-/** By the name of the operation. */
 export const OLLAMA_FIELDS = {
   chat: { ...GENERATION, messages: object(MESSAGE), tools: object(TOOL) },
   generate: { ...GENERATION, ...labels('prompt system suffix template raw context'), images: BASE64 },
@@ -51,7 +50,9 @@ export const OLLAMA_FIELDS = {
   show: { ...labels('model name verbose system template'), options: OPTIONS },
 } as const satisfies Readonly<Record<string, Fields>>;
 
-/** Fields known to be dangerous or impossible, which get a better explanation than unknown ones. Lower case. */
+/**
+ * Fields known to be dangerous or impossible, in lower case; their errors explain more than those of unknown fields.
+ */
 export const OLLAMA_HAZARDS: Hazards = new Map([
   [
     'tools.type',

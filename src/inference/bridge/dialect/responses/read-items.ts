@@ -19,23 +19,21 @@ import {
 import { CUSTOM_INPUT, LOCAL_SHELL, upstreamName } from './read-tools.ts';
 
 export interface ReadItems {
-  /** What is said before the first message. */
   readonly system: readonly string[];
   readonly messages: readonly Message[];
 }
 
-/** An item and where it is in the request. */
 export interface PlacedItem {
   readonly item: JsonObject;
   readonly path: string;
 }
 
-/** Of items and of the route that ask OpenAI's servers to do it. */
+/** Refusal for items and for the route that ask OpenAI's servers to compact a conversation. */
 export const NO_COMPACTION =
   'only OpenAI shortens conversations on its servers; let the client do it. Codex does, with a model provider ' +
   'of another name than OpenAI';
 
-/** The items of `input`; a message has its type, and a list as its content. */
+/** The items of `input`: a message gets its type, and a string becomes a message. */
 export function placedItems(input: unknown): readonly PlacedItem[] {
   if (typeof input === 'string') return [{ item: messageItem('user', input), path: 'input' }];
   return list(input, 'input').map((one, i) => {
@@ -137,7 +135,7 @@ function readPart(part: JsonObject, path: string): TextPart | ImagePart {
   }
 }
 
-/** Not one expression for the whole, whose data may have megabytes. */
+/** Matches only the start: the data may have megabytes. */
 const DATA_URL_START = /^data:([a-z]+\/[a-z0-9.+-]+);base64,/i;
 const START_CHARACTERS_MAX = 100;
 
@@ -155,7 +153,7 @@ function readImage(value: unknown, path: string): ImagePart {
   return { type: 'image', mediaType, data: base64(url.slice(start[0].length), path) };
 }
 
-/** Only OpenAI can read what is encrypted. */
+/** Only OpenAI can read encrypted reasoning. */
 function readReasoning(item: JsonObject, path: string): Message | undefined {
   const textsOf = (name: string): string[] =>
     optionalList(item[name], `${path}.${name}`).map((one, i) => {
