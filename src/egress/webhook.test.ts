@@ -53,7 +53,7 @@ describe('decideWebhook', () => {
     expect(decision('http://127.0.0.1:9/', '127.0.0.1', ['127.0.0.1:90']).allowed).toBe(false);
   });
 
-  it('the default port counts as named', () => {
+  it('treats the default port as named', () => {
     expect(decision('https://hook.example/', '10.0.0.1', ['hook.example:443']).allowed).toBe(true);
     expect(decision('http://hook.example/', '10.0.0.1', ['hook.example:443']).allowed).toBe(false);
   });

@@ -1,6 +1,6 @@
 /**
- * Posts a sandbox's event to the URL of its caller (io). The host must not lend its place in the network: a target goes
- * through the egress decision, and callers learn only whether the event was delivered.
+ * Posts a sandbox's event to the URL of its caller (io). The host must not lend its place in the network: a target
+ * passes the egress decision, and callers learn only whether the event was delivered.
  */
 import { lookup } from 'node:dns/promises';
 import { request as requestHttp } from 'node:http';
@@ -16,7 +16,7 @@ import { reservedRangeOf } from './net/addresses/metadata.ts';
 import { decide, type EgressDecision, type EgressRule } from './net/policy/policy.ts';
 
 const LIMITS = {
-  /** For name resolution, connection, request and the head of the answer together, milliseconds. */
+  /** Limit in ms for name resolution, connection, request and the head of the answer together. */
   postMsMax: 5000,
   /** The body of an answer is not read. */
   headBytesMax: 16_384,
@@ -30,14 +30,13 @@ export interface WebhookTarget {
 export interface WebhookOptions {
   /** `HOST` or `HOST:PORT`, which may have private addresses. */
   readonly hosts: readonly string[];
-  /** Gets the exact cause of a failure. */
   readonly log: Log;
   readonly clock?: Clock;
   /** Default: the host's resolver. */
   readonly resolve?: (name: string) => Promise<readonly WebhookTarget[]>;
 }
 
-/** @param event a text is sent as it is */
+/** @param event a text is sent unchanged */
 export type PostEvent = (
   url: string,
   event: object | string,
@@ -45,8 +44,8 @@ export type PostEvent = (
 ) => Promise<void>;
 
 /**
- * Returns the function that posts an event once, follows no redirect, and takes a status from 200 to 299 for success. It
- * throws one and the same Error whatever the cause.
+ * Returns a function that posts an event once, follows no redirect, and takes a status from 200 to 299 for success. It
+ * throws the same Error whatever the cause.
  */
 export function eventPoster(options: WebhookOptions): PostEvent {
   return async (text, event, headers = {}) => {
@@ -60,7 +59,7 @@ export function eventPoster(options: WebhookOptions): PostEvent {
     } catch (error) {
       const fields = { host: url.host, error: describeError(error) };
       options.log.warn('could not deliver an event to a webhook', fields);
-      // Without the cause: status, errno and decision would make this a scan of the host's networks.
+      // Omits the cause: status, errno and decision would make this a scan of the host's networks.
       throw new Error('the event was not delivered; the log of the host has the cause');
     }
   };
@@ -84,8 +83,8 @@ async function allowedTargets(
 }
 
 /**
- * Decides whether an event for `url` may go to an address: any public one but the host's own. If the owner named the host,
- * any but a metadata service. Pure.
+ * Decides whether an event for `url` may be sent to an address: any public one except the host's own. If the owner
+ * named the host, any except a metadata service. Pure.
  * @param hosts `HOST` or `HOST:PORT`
  * @param own addresses of the host
  */
@@ -110,7 +109,7 @@ function names(text: string, url: URL): boolean {
   return port === undefined || Number(port) === portOf(url);
 }
 
-/** The rule for exactly this address; none if it isn't one. */
+/** The rule for exactly this address; none if it is not an address. */
 function ruleOf(text: string): EgressRule[] {
   const address = readAddress(text);
   if (address === undefined) return [];
@@ -128,12 +127,12 @@ function ownAddresses(): string[] {
 
 const resolveAll = (name: string): Promise<WebhookTarget[]> => lookup(name, { all: true });
 
-/** Without the brackets of IPv6 and the dot of the root. */
+/** Strips the brackets of IPv6 and the root's dot. */
 const hostOf = ({ hostname }: URL): string => hostname.replace(/^\[(.*)\]$|\.$/, '$1');
 
 const portOf = ({ port, protocol }: URL): number => Number(port) || (protocol === 'https:' ? 443 : 80);
 
-/** Returns the status. `Host`, SNI and the certificate check are those of the name. */
+/** Returns the status. `Host`, SNI and the certificate check use the name. */
 function post(
   url: URL,
   targets: readonly WebhookTarget[],
@@ -153,7 +152,7 @@ function post(
     headers: { ...headers, 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) },
     lookup: lookupChecked,
     maxHeaderSize: LIMITS.headBytesMax,
-    // No connection of another request, whose address was not checked for this one.
+    // A new connection: that of another request was not checked for this one.
     agent: false,
     signal,
   });
@@ -161,7 +160,7 @@ function post(
     resolve(answer.statusCode ?? 0);
     request.destroy();
   });
-  // Stays: a destroyed request may report an error after its answer.
+  // Never removed: a destroyed request may report an error after its answer.
   request.on('error', reject);
   request.end(body);
   return promise;

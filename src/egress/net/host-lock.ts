@@ -12,7 +12,7 @@ export class HostLock {
   readonly #path: string;
   #tail: Promise<unknown> = Promise.resolve();
 
-  /** @param stateDir the same for all processes of the host; created if missing */
+  /** @param stateDir equal for all processes of the host; created if missing */
   constructor(stateDir: string) {
     const namespace = /\d+/.exec(readlinkSync('/proc/self/ns/net'))?.[0] ?? '';
     this.#path = join(stateDir, `network-${namespace}.lock`);

@@ -1,14 +1,7 @@
 import { CodedError, errorCode } from '../../base/errors.ts';
 
-type ListenErrorCode =
-  /** Another program has the address and port. */
-  | 'address_in_use'
-  /** The address is not one of this machine. */
-  | 'address_missing'
-  | 'not_permitted'
-  | 'listen_failed';
+type ListenErrorCode = 'address_in_use' | 'address_missing' | 'not_permitted' | 'listen_failed';
 
-/** A server for guests (DNS, gateway) could not bind its address. */
 export class ListenError extends CodedError<ListenErrorCode> {}
 
 export function listenError(what: string, address: string, port: number, cause: unknown): ListenError {

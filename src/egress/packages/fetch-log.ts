@@ -1,4 +1,6 @@
-/** Which fetches become events: each the first time, so that a guest can't push other events out by repeating one. */
+/**
+ * Reports each fetch as an event only the first time, so that a guest can't crowd out other events by repeating one.
+ */
 import type { PackageFetch } from './fetch-record.ts';
 
 /** Different events of one port; further ones only count in the metrics. */

@@ -1,19 +1,18 @@
-/** What a sandbox fetched, or was refused: one entry of its audit trail. */
+/** A sandbox's fetch or refused fetch: one entry of its audit trail. */
 import type { Ecosystem } from '../../base/request/package-policy.ts';
 
 export interface PackageFetch {
   readonly ecosystem: Ecosystem;
   readonly name: string;
-  /** Version of a file; empty: a page, or unknown. */
+  /** Version of a file; empty for a page, or if unknown. */
   readonly version: string;
-  /** Empty: the page of the name. */
+  /** Empty for the page of the name. */
   readonly file: string;
   /** `ok`, or why not: a code of `RefusalCode`, `digest_mismatch`, or `cut`. */
   readonly outcome: string;
-  /** `sha256:…`; empty: a page, or not known. */
+  /** `sha256:…`; empty for a page, or if unknown. */
   readonly digest: string;
-  /** Sent to the guest. */
   readonly bytes: number;
-  /** True: no index was asked. */
+  /** True if no index was asked. */
   readonly cached: boolean;
 }

@@ -10,16 +10,15 @@
  * A *port* is one unix socket, and the socket identifies the caller. A request becomes a *route*: an ecosystem, a name,
  * a file. Nothing else of it reaches an index: the request there is built anew from these parts, whose grammar is
  * checked. Pages are parsed and written anew, with links that lead back here; files are checked against the digest of
- * their page while they pass. Credentials and names of the host's indexes stay on the host.
+ * their page as they pass. Credentials and names of the host's indexes stay on the host.
  *
  * Before you change something here:
  * - A guest can encode data in the names it asks for. `name-budget.ts` bounds that, and `docs/packages.md` says so.
  * - An index or its pages may be hostile, too: `upstream/address.ts` decides where links and redirects may lead.
  * - An answer that can't be completed ends with a destroyed socket, never with a clean end.
  *
- * Pure: route, request-path, protocol/, policy, name-budget, range, refusal, limits, upstream/address,
- * upstream/proxy, store/page-reading.
- * Input and output: listener, exchange, store/, upstream/fetch, host/.
+ * Pure: route, request-path, protocol/, policy, name-budget, range, refusal, limits, upstream/address, upstream/proxy,
+ * store/page-reading. Input and output: listener, exchange, store/, upstream/fetch, host/.
  */
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
@@ -49,9 +48,8 @@ export type { PackageFetch } from './fetch-record.ts';
 export type { Index, IndexSet } from './upstream/index-set.ts';
 
 export interface PackagesOptions {
-  /** Read when the first sandbox fetches something. */
+  /** Called when the first sandbox fetches something. */
   readonly indexes: () => Promise<IndexSet>;
-  /** Of the host's cache. */
   readonly cacheDir: string;
   readonly isPublic: IsPublic;
   readonly clock: Clock;
@@ -65,9 +63,9 @@ export interface PackagesOptions {
 
 export interface PackageCaller {
   readonly sandboxId: string;
-  /** Made by `attach`, removed by `close`. Its directory must be private to the host. */
+  /** Created by `attach`, removed by `close`. Its directory must be private to the host. */
   readonly socketPath: string;
-  /** Null: every request is refused, with the remedy. */
+  /** If `null`, every request is refused, with the remedy. */
   readonly policy: PackagePolicy | null;
   readonly onFetch?: (fetch: PackageFetch) => void;
 }
@@ -83,7 +81,7 @@ export interface PackageGateway {
   /** @throws PackageError `listen_failed`, `closed` */
   attach(caller: PackageCaller): Promise<PackagePort>;
   metrics(): readonly Metric[];
-  /** Says whether the host's index is the same as before, without its name. */
+  /** Shows whether the host's index is the same as before, without its name. */
   indexDigest(name: Exclude<keyof IndexSet, 'npmScopes'>): Promise<string>;
   /** Closes all ports. Idempotent. */
   close(): Promise<void>;
@@ -148,7 +146,7 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
           .digest('hex');
       } catch (error) {
         if (!(error instanceof PackageError)) throw error;
-        // The installation will say why it can't be used.
+        // The installation reports why the index can't be used.
         return error.code;
       }
     },

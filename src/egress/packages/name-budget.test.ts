@@ -4,7 +4,7 @@ import { PORT_LIMITS } from './limits.ts';
 import { NameBudget } from './name-budget.ts';
 
 describe('NameBudget', () => {
-  it('long names use it up sooner than short ones; those that were asked for stay free', () => {
+  it('long names exhaust it sooner than short ones; earlier names stay free', () => {
     const { namesMax, nameCharactersMax } = PORT_LIMITS;
     const budget = new NameBudget(new FakeClock());
     const named = (at: number): string => `go:${String(at).padStart(997, 'x')}`;

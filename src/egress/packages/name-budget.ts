@@ -1,6 +1,6 @@
 /**
- * How many different names one sandbox may ask the indexes for. A guest can encode data in names, so this bounds what it
- * can tell an index. Pure.
+ * Limits how many different names one sandbox may request from the indexes. A guest can encode data in names, so this
+ * bounds what it can send to an index. Pure.
  */
 import type { Clock } from '../../base/clock.ts';
 import { PORT_LIMITS } from './limits.ts';
@@ -23,7 +23,7 @@ export class NameBudget {
     return this.#known.size;
   }
 
-  /** Call it before the index is asked. */
+  /** Call before the index is asked. */
   take(key: string): Checked<{ readonly isNew: boolean }> {
     if (this.#known.has(key)) return accepted({ isNew: false });
     const { namesMax, nameCharactersMax, unknownNamesMax } = PORT_LIMITS;
@@ -48,7 +48,7 @@ export class NameBudget {
     return accepted({ isNew: true });
   }
 
-  /** The index does not have this name. */
+  /** Call if the index does not have this name. */
   missed(key: string): void {
     this.#unknown.add(key);
   }

@@ -1,4 +1,4 @@
-/** What a sandbox may fetch. Pure. */
+/** Decides what a sandbox may fetch. Pure. */
 import { type Ecosystem, LOCK_ENTRY, type PackagePolicy } from '../../base/request/package-policy.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
@@ -8,7 +8,6 @@ export interface Digest {
   readonly hex: string;
 }
 
-/** A policy, prepared for many questions. */
 export class PackageRules {
   readonly policy: PackagePolicy;
   readonly #locked: ReadonlyMap<string, ReadonlySet<string>> | null;
@@ -18,7 +17,10 @@ export class PackageRules {
     this.#locked = policy.lock === null ? null : lockedDigests(policy.lock);
   }
 
-  /** Whether the index may be asked for this name at all. @param name empty: of no package, such as a list of them */
+  /**
+   * Whether the index may be asked for this name at all. @param name empty for a request that names no package, such as
+   * a list of packages
+   */
   permitsName(ecosystem: Ecosystem, name: string): Checked<void> {
     const { ecosystems, allow, deny } = this.policy;
     if (!ecosystems.includes(ecosystem)) return packagesOff(ecosystem);
@@ -36,7 +38,6 @@ export class PackageRules {
     return accepted(undefined);
   }
 
-  /** Rules for the files of one name. */
   fileRules(ecosystem: Ecosystem, name: string): FileRules {
     const locked = this.#locked?.get(`${ecosystem}:${canonical(ecosystem, name)}`) ?? null;
     return { locked, minAgeMs: this.policy.minAgeMs };
@@ -45,12 +46,12 @@ export class PackageRules {
 
 /** Rules for the files of one name. Plain data: they are sent to a thread. */
 export interface FileRules {
-  /** `ALGORITHM:HEX`; null: no lock. */
+  /** `ALGORITHM:HEX`; `null` if there is no lock. */
   readonly locked: ReadonlySet<string> | null;
   readonly minAgeMs: number | null;
 }
 
-/** Whether one file may be fetched. @param publishedMs since 1970; null: the index does not say */
+/** @param publishedMs since 1970; `null` if unknown */
 export function permitsFile(
   { locked, minAgeMs }: FileRules,
   name: string,
@@ -76,7 +77,7 @@ export function packagesOff(ecosystem: Ecosystem): ReturnType<typeof refused> {
   return refused(403, 'packages_off', message);
 }
 
-/** The rule's name is compared without case; a final `*` matches any rest. */
+/** The rule's name is compared case-insensitively; a final `*` matches any rest. */
 function matches(rule: string, ecosystem: Ecosystem, name: string): boolean {
   const [, of, text = ''] = /^(?:(pip|npm|go|cargo|apt):)?(.*)$/s.exec(rule) ?? [];
   if (of !== undefined && of !== ecosystem) return false;

@@ -1,4 +1,7 @@
-/** The `Range` field of a request (RFC 9110, section 14). Pure. One range of bytes; anything else is ignored. */
+/**
+ * Parses the `Range` field of a request (RFC 9110, section 14). Accepts one range of bytes and ignores anything else.
+ * Pure.
+ */
 
 export interface ByteRange {
   readonly from: number;
@@ -6,7 +9,7 @@ export interface ByteRange {
   readonly to: number;
 }
 
-/** Undefined: answer with the whole file. @param given the field's value */
+/** Undefined to answer with the whole file. @param given the field's value */
 export function parseRange(given: string | undefined, sizeBytes: number): ByteRange | 'unsatisfiable' | undefined {
   const [, first = '', last = ''] = /^bytes=(\d{0,15})-(\d{0,15})$/.exec(given ?? '') ?? [];
   if (first === '' && last === '') return undefined;

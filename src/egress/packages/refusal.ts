@@ -1,6 +1,6 @@
 /** The reason why a request is not served. Clients show the phrase or the body: see `docs/packages.md`. */
 export interface Refusal {
-  /** HTTP status. 403 and 404 are final for every client; 429 and 502 make most of them try again. */
+  /** 403 and 404 are final for every client; most retry after 429 and 502. */
   readonly status: number;
   /** Stable, machine-readable. */
   readonly code: RefusalCode;
@@ -42,7 +42,7 @@ export const NOT_FOUND = refused(404, 'not_found', 'There is no such package or 
 
 const PHRASE_CHARACTERS_MAX = 200;
 
-/** As a reason phrase of HTTP, which pip, uv, apt and go show. */
+/** The message as an HTTP reason phrase, which pip, uv, apt and go show. */
 export function phraseOf({ message }: Refusal): string {
   return message.replace(/[^\x20-\x7e]/g, '?').slice(0, PHRASE_CHARACTERS_MAX);
 }

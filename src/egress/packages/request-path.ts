@@ -1,18 +1,20 @@
 /**
- * The target of a request, as segments. Pure. Anything that two programs could read differently is refused: query
- * strings, empty and dot segments, encoded separators, characters outside a small set.
+ * Splits the target of a request into segments. Refuses anything that two programs could read differently: query
+ * strings, empty and dot segments, encoded separators, characters outside a small set. Pure.
  */
 import { accepted, type Checked, refused } from './refusal.ts';
 
 const TARGET_CHARACTERS_MAX = 1024;
 const SEGMENTS_MAX = 32;
-/** What paths of packages contain once decoded. `@` scopes of npm, `!` escaped capitals of Go, `+` `~` `:` versions. */
+/**
+ * Decoded characters of package paths: `@` for npm scopes, `!` for escaped capitals of Go, `+` `~` `:` for versions.
+ */
 const SEGMENT = /^[A-Za-z0-9@!+~:._-]+$/;
-/** A scope and its name are one segment for npm: `@scope%2fname`. */
+/** npm writes a scope and its name as one segment: `@scope%2fname`. */
 const SCOPED = /^@[^/]+\/[^/]+$/;
 
 export interface RequestTarget {
-  /** Of a request in absolute form, as apt sends it to a proxy; null: the gateway's own. */
+  /** Host of a request in absolute form, as apt sends it to a proxy; `null` for the gateway's own. */
   readonly host: string | null;
   /** Decoded. The last one is empty if the path ends with a slash. */
   readonly segments: readonly string[];
@@ -41,7 +43,7 @@ export function parseTarget(target: string): Checked<RequestTarget> {
   return accepted({ host, segments });
 }
 
-/** Undefined: not a segment of a package path. */
+/** Undefined if it is not a segment of a package path. */
 function decodeSegment(text: string): string | undefined {
   if (text === '') return text;
   let decoded: string;

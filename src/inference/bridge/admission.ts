@@ -1,4 +1,4 @@
-/** What a request needs before it is sent: a part of its sandbox's budget, then a slot of an upstream. */
+/** Admits a request before it is sent: reserves a part of its sandbox's budget, then a slot of an upstream. */
 import { HOST_ACCOUNT, type ModelBudget, tenantAccount } from '../../base/request/model-limits.ts';
 import type { BudgetShare, Reservation } from './budget/accounts.ts';
 import type { Budgets } from './budget/budgets.ts';
@@ -14,17 +14,17 @@ import type { TokenCounts } from './usage.ts';
 
 export interface AdmissionContext {
   readonly sandboxId: string;
-  /** The budget's: sandboxes may share one. */
+  /** The budget account; sandboxes may share one. */
   readonly account: string;
   readonly policy: BridgePolicy;
   readonly sharedBudgets: SharedBudgets;
   readonly budgets: Budgets;
   readonly queues: UpstreamQueues;
-  /** Null: the operator's. */
+  /** `null` for the operator's sandboxes. */
   readonly tenantOf: (sandboxId: string) => string | null;
 }
 
-/** The budgets that hold now for a sandbox of this tenant, beside its own: the tenant's, and that of all sandboxes. */
+/** The current shared budgets that apply to a sandbox of this tenant: the tenant's and the host's. */
 export type SharedBudgets = (
   tenant: string | null,
 ) => readonly { readonly account: string; readonly limits: ModelBudget }[];
@@ -33,7 +33,6 @@ export interface AdmissionRequest {
   readonly promptTokensEstimate: number;
   /** Counts for the queue alone, unless the server counts more. */
   readonly soundTokensEstimate?: number | undefined;
-  /** Null: it generates nothing. */
   readonly output: OutputLimit | null;
   readonly plan: Plan;
 }
@@ -41,10 +40,10 @@ export interface AdmissionRequest {
 const MODEL_CHARACTERS_SHOWN_MAX = 100;
 
 export class Admission {
-  /** The routes that it may take: with a limit of cost, those whose price is known. */
+  /** The routes that the request may take. With a cost limit, only those whose price is known. */
   readonly plan: Plan;
   readonly #context: AdmissionContext;
-  /** That the queue counts at least. */
+  /** The least number of input tokens that the queue counts. */
   readonly #soundTokens: number;
   readonly #inputTokens: number;
   readonly #expectedOutput: number;
@@ -67,7 +66,7 @@ export class Admission {
     this.#reservation = reservation;
   }
 
-  /** Waits for the budget. Resolves with what the caller ends or releases. @throws the signal's reason */
+  /** Waits for the budget. The caller must end or release the admission. @throws the signal's reason */
   static async reserve(
     context: AdmissionContext,
     request: AdmissionRequest,
@@ -88,13 +87,13 @@ export class Admission {
       if (hasCost || !reserved.value.limitsCost) {
         return accepted(new Admission(context, { ...request, plan }, reserved.value));
       }
-      // The limit of cost was set since the request came.
+      // A cost limit was set after the request had arrived.
       reserved.value.release();
       hasCost = true;
     }
   }
 
-  /** Waits for a slot of the upstream, which takes the place of another's. @throws the signal's reason */
+  /** Waits for a slot of the upstream, which replaces the current one. @throws the signal's reason */
   async enter(target: UpstreamTarget, signal: AbortSignal): Promise<Checked<Turn>> {
     const { sandboxId, policy, queues, tenantOf } = this.#context;
     const entered = await queues.enter(
@@ -112,36 +111,35 @@ export class Admission {
     return entered;
   }
 
-  /** Members to set in a form of the request: the budget's limit of the answer. */
+  /** Members to set in a form of the request, to enforce the budget's answer limit. */
   editsOf(output: OutputLimit | null): Readonly<Record<string, number>> {
     return answerEdits(output, this.#reservation);
   }
 
-  /** What the answer has cost, in billionths of a dollar; null: its route has no price. */
+  /** Cost of the answer in billionths of a dollar; `null` if its route has no price. */
   get costNanoDollars(): number | null {
     return this.#isPriced ? this.#costNanoDollars : null;
   }
 
-  /** What the request uses from now on, it uses by the price of this route. */
+  /** Sets the route whose price applies from now on. */
   take({ price }: Route): void {
     this.#price = price ?? FREE;
     this.#isPriced = price != null;
   }
 
-  /** Others wait for its slot of the upstream. */
   get isSlotWanted(): boolean {
     return this.#turn?.isWanted() ?? false;
   }
 
-  /** While an answer comes it costs at least what was expected. */
+  /** While an answer arrives, it costs at least what was expected. */
   progress({ promptTokens, completionTokens }: TokenCounts): void {
     this.#charge(promptTokens, Math.max(completionTokens, this.#expectedOutput));
   }
 
   /**
-   * The upstream has answered, or failed in the midst. Idempotent, as `release`.
-   * @param isLeft the caller has left an answer that comes as a whole: unless its counts are known, the upstream may have
-   * written all that was reserved
+   * Call when the upstream has answered or failed midway. Idempotent, like `release`.
+   * @param isLeft the caller has left an answer that comes as a whole: unless its counts are known, the upstream may
+   * have written all that was reserved
    */
   end(counts: TokenCounts, isLeft = false): void {
     const { promptTokens, completionTokens } = counts;
@@ -164,14 +162,14 @@ export class Admission {
     this.#turn?.charge(Math.max(inputTokens, this.#soundTokens), outputTokens);
   }
 
-  /** No upstream got the request. */
+  /** Call if no upstream got the request. */
   release(): void {
     this.#reservation?.release();
     this.#turn?.release();
   }
 }
 
-/** A tenant's sandboxes together leave a part of the host's budget, too. */
+/** Within the host's budget, a tenant's sandboxes together count as one more holder, which leaves a part to others. */
 function sharesOf(context: AdmissionContext): readonly BudgetShare[] {
   const { account, sandboxId, policy, tenantOf, sharedBudgets } = context;
   const { budget = {} } = policy;
@@ -189,7 +187,6 @@ function sharesOf(context: AdmissionContext): readonly BudgetShare[] {
 const mostOf = (output: OutputLimit | null): number =>
   output === null ? 0 : (output.tokens ?? DEFAULT_OUTPUT_TOKENS) * output.answers;
 
-/** Each answer has the same part of the reservation, which is at least one token. */
 function answerEdits(
   output: OutputLimit | null,
   reservation: Reservation | undefined,
@@ -201,7 +198,6 @@ function answerEdits(
 
 const dearest = ({ groups }: Plan): Price => dearestOf(groups.flat().map(({ price }) => price ?? FREE));
 
-/** Without the routes whose price is unknown. */
 const pricedPlan = (plan: Plan): Plan => withRoutes(plan, ({ price }) => price !== null);
 
 function unpriced(model: string): Checked<never> {

@@ -1,12 +1,11 @@
 /**
- * Metrics of all requests of a bridge (R-OBS-4), by model, dialect and outcome. A name becomes a label only
- * after an upstream has answered for it, so a guest can't invent labels.
+ * Metrics of all requests of a bridge (R-OBS-4), by model, dialect and outcome. A name becomes a label only after an
+ * upstream has answered for it, so a guest can't invent labels.
  */
 import { Counter, Histogram, type Metric, OTHER, SECONDS_BOUNDS } from '../../base/metrics.ts';
 import type { TokenTimes } from './token-times.ts';
 import type { UsageRecord } from './usage.ts';
 
-/** Models with series of their own. */
 const MODELS_MAX = 16;
 /** The last bound is near `bodyBytesMax`. */
 const BODY_BOUNDS = [1, 4, 16, 64, 256, 1024, 4096, 32_768].map((kib) => kib * 1024);
@@ -14,7 +13,6 @@ export const INTER_TOKEN_BOUNDS = [
   0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10,
 ] as const;
 
-/** The outcome of a request that was not sent to the upstream. */
 export type UnsentOutcome = 'refused' | 'cancelled' | 'upstream-lost';
 
 const BY_MODEL = ['model', 'dialect'] as const;
@@ -112,7 +110,6 @@ export class BridgeMetrics {
     this.#checks.observe({ where }, tookMs / 1000);
   }
 
-  /** Counts an error answer to a guest. */
   countError(code: string): void {
     this.#errors.add({ error_type: code });
   }
@@ -121,7 +118,6 @@ export class BridgeMetrics {
     this.#requests.add({ model: OTHER, dialect, outcome });
   }
 
-  /** Counts a request that was sent to the upstream. @param tokens arrival times of its stream */
   countSent(dialect: string, usage: UsageRecord, tokens: TokenTimes): void {
     const { outcome, timings, promptTokens, completionTokens } = usage;
     const by = { model: this.#label(usage), dialect };
@@ -134,7 +130,6 @@ export class BridgeMetrics {
     this.#interToken.merge(by, tokens.gaps, tokens.gapSumSeconds);
   }
 
-  /** Counts a request that was answered from the cache. */
   countCached(dialect: string, usage: UsageRecord): void {
     this.#requests.add({ model: this.#label(usage), dialect, outcome: usage.outcome });
   }

@@ -7,12 +7,11 @@
  *     │           (forwarder)    │══ 1025 ══►│   (identity)      limits   policy      (key added) │
  *     └──────────────────────────┘           └──────────────────────────────────────────────────┘
  *
- * A *port* is one unix socket, and the socket identifies the caller: the bridge ignores what a request says
- * about its sender (R-IPC-8). A port serves the OpenAI API with its Responses, Anthropic's Messages and Ollama's API over
- * HTTP/1.1 (`dialect/`). Each request is an *exchange*: parsed within limits, checked against the sandbox's policy, sent
- * to the upstream when it is its turn, with the
- * host's key instead of the guest's. Its answer returns as it arrives: unchanged, or translated if client and
- * upstream speak different dialects.
+ * A *port* is one unix socket, and the socket identifies the caller: the bridge ignores what a request says about its
+ * sender (R-IPC-8). A port serves the OpenAI API with its Responses, Anthropic's Messages and Ollama's API over
+ * HTTP/1.1 (`dialect/`). Each request is an *exchange*: parsed within limits, checked against the sandbox's policy,
+ * sent to the upstream when it is its turn, with the host's key instead of the guest's. Its answer returns as it
+ * arrives: unchanged, or translated if client and upstream speak different dialects.
  *
  * Before you change something here:
  * - Two parsers read a JSON body, ours and the upstream's. `json-body.ts` ensures that both see the same,
@@ -24,11 +23,12 @@
  * - A tape (`tape/`) records requests and answers, or answers in place of the upstream; each inference request passes it.
  * - Nothing that a guest sends becomes part of a URL, a header name or a path on the host.
  *
- * Pure: limits, refusal, failure, dispatched, kept-answers, cache-hints, caller-key, headers, json-body, fields, policy,
- * sse, usage, without-key, record/answer-notes, content/, body/check-body, upstream/address, dialect/, queue/token-scheduler, routing/ but for model-names and dispatcher, tape/
- * but for its streams and files, response-cache/ but for response-cache.
- * Input and output: listener, exchange, reply, relay, the rest of body/ (requests' bodies), of queue/ (turns at a model
- * server), of routing/ (which server a request goes to) and upstream/ (model servers).
+ * Pure: limits, refusal, failure, dispatched, kept-answers, cache-hints, caller-key, headers, json-body, fields,
+ * policy, sse, usage, without-key, record/answer-notes, content/, body/check-body, upstream/address, dialect/,
+ * queue/token-scheduler, routing/ but for model-names and dispatcher, tape/ but for its streams and files,
+ * response-cache/ but for response-cache. Input and output: listener, exchange, reply, relay, the rest of body/
+ * (requests' bodies), of queue/ (turns at a model server), of routing/ (which server a request goes to) and upstream/
+ * (model servers).
  */
 import type { Clock } from '../../base/clock.ts';
 import { FairShare, type FairShareLimits } from '../../base/fairness/fair-share.ts';
@@ -74,81 +74,80 @@ export type { UsageRecord } from './usage.ts';
 
 export interface BridgeOptions {
   /**
-   * The destination of requests, or several with the routes to them. A function is called for each request, so its
-   * result may change. Requests wait for it, streaming ones with keep-alives. If it rejects they get 503, with the
-   * error's remedy.
+   * The upstream, or several with the routes to them. A function is called for each request, so its result may change;
+   * requests wait for it, streaming ones with keep-alives. If it rejects they get 503 with the error's remedy.
    */
   readonly upstream: UpstreamSource;
   readonly clock: Clock;
   readonly log: Log;
-  /** Called at the end of each request that was sent to the upstream. */
   readonly onUsage?: (usage: UsageRecord) => void;
-  /** Gets a record of each request that was sent, and of those that were refused. Absent: no records. */
+  /** Gets a record of each request that was sent or refused. Default: no records. */
   readonly requestLog?: RequestLog | undefined;
-  /** What its records have of requests and answers. Default `off`. */
+  /** Which content of requests and answers the records have. Default `off`. */
   readonly content?: ContentMode | undefined;
-  /** The owner of a sandbox: owners share an upstream equally. Null, as by default: the operator. */
+  /** The owner of a sandbox; owners share an upstream equally. `null`, the default, is the operator. */
   readonly tenantOf?: (sandboxId: string) => string | null;
   /** Sandboxes of the same scope share cached answers. Default: `tenantOf`. */
   readonly cacheScopeOf?: (sandboxId: string) => string | null;
-  /** Absent: no spans; a guest's own `traceparent` goes to the upstream unchanged. */
+  /** Default: no spans, and a guest's own `traceparent` goes to the upstream unchanged. */
   readonly tracer?: Tracer;
-  /** Receives spans made in a guest. Absent: `/otlp/v1/traces` is not served. */
+  /** Receives spans made in a guest. Without it, `/otlp/v1/traces` is not served. */
   readonly takeTraces?: TakeTraces | undefined;
-  /** For the choice among routes. Default: by hash. */
+  /** Chooses among routes. Default: by hash. */
   readonly draw?: Draw;
-  /** Records what ports ask, or answers it from a cassette. Absent: neither. */
+  /** Records the requests of ports, or answers them from a cassette. Default: neither. */
   readonly tape?: Tape | undefined;
-  /** Bytes for the bodies of all ports. Default `BODY_MEMORY`. */
+  /** Memory in bytes for the bodies of all ports. Default `BODY_MEMORY`. */
   readonly bodyMemory?: FairShareLimits;
-  /** Default `CHECKER_LIMITS`. */
   readonly checker?: Partial<CheckerLimits>;
-  /** Budgets that sandboxes share, beside their own. Absent: none. */
+  /** Budgets that sandboxes share, beside their own. Default: none. */
   readonly sharedBudgets?: SharedBudgetOptions | undefined;
-  /** Bytes for answers that are given again to equal requests. Default `RESPONSE_CACHE_BYTES`. */
+  /** Size of the response cache in bytes. Default `RESPONSE_CACHE_BYTES`. */
   readonly cacheBytes?: number | undefined;
   /** Default `QUEUE_LIMITS`. */
   readonly queue?: QueueLimits;
 }
 
 export interface SharedBudgetOptions {
-  /** Asked for each request, and again while it waits. */
+  /** Called for each request, and again while it waits. */
   readonly of: SharedBudgets;
-  /** By account, before. */
+  /** Earlier use by account, restored at the start. */
   readonly used: ReadonlyMap<string, BudgetUse>;
 }
 
 export interface Caller {
   readonly sandboxId: string;
-  /** Made by `attach`, removed by `close`. Its directory must be private to the host. */
+  /** Created by `attach`, removed by `close`. Its directory must be private to the host. */
   readonly socketPath: string;
   readonly policy?: BridgePolicy;
-  /** Whose budget its requests use. Default: its own. */
+  /** The account whose budget its requests use. Default: its own. */
   readonly account?: { readonly id: string; readonly used?: BudgetUse };
 }
 
 export interface Bridge {
   /**
-   * Listens at the caller's socket, whose requests all count as the caller's.
+   * Listens at the caller's socket. All requests there count as the caller's.
    * @throws BridgeError `listen_failed`, `closed`
    */
   attach(caller: Caller): Promise<BridgePort>;
-  /** What was used of a budget, of `HOST_ACCOUNT` by all, of a `tenantAccount` by the tenant's; null: nothing is known of it. */
+  /**
+   * Use of a budget: `HOST_ACCOUNT` is that of all sandboxes, a `tenantAccount` that of the tenant's. `null` if the
+   * account is unknown.
+   */
   budgetUse(account: string): BudgetUse | null;
   /** Metrics of all ports, including closed ones. */
   metrics(): readonly Metric[];
-  /** Closes all ports. Idempotent. */
   close(): Promise<void>;
 }
 
 export interface BridgePort {
   stats(): PortStats;
   /**
-   * Applies to requests that arrive from now on; `limits` stay those of `attach`. The budget applies to all that share
-   * the account.
+   * Applies to requests that arrive from now on; `limits` stay those of `attach`. The budget applies to all
+   * sandboxes that share the account.
    */
   setPolicy(policy: BridgePolicy): void;
-  /** For a save of the sandbox: requests in flight and new ones get an error that tells to retry. */
+  /** Suspends the port while the sandbox is saved: requests in flight and new ones get an error that says to retry. */
   setSuspended(isSuspended: boolean): void;
   /** Cancels requests in flight, to the guest and to the upstream. Idempotent. */
   close(): Promise<void>;
@@ -181,7 +180,7 @@ export function createBridge(options: BridgeOptions): Bridge {
       if (closing !== undefined) throw new BridgeError('closed', 'the bridge is closed');
       const { sandboxId, socketPath, policy = {}, account = { id: sandboxId } } = caller;
       const share = { account: account.id, limits: policy.budget ?? {} };
-      // They may have been changed while the sandbox was paused.
+      // The limits may have changed while the sandbox was paused.
       budgets.setLimits(share.account, share.limits);
       if (account.used !== undefined) budgets.restore(share, account.used);
       const limits = { ...BRIDGE_LIMITS, ...policy.limits };

@@ -43,14 +43,14 @@ describe('CacheHintMask', () => {
     expect(JSON.parse(masked('{"cached\\u005ftokens":5}'))).toEqual({ cached_tokens: 0 });
   });
 
-  it('a string beside a key, and a quote in a comment, change nothing', () => {
+  it('a string that looks like a key, and a quote in a comment, change nothing', () => {
     for (const text of ['["timings", 5]', '{"a":"timings","b":5}', ': a "\ndata: {"n":5}']) {
       expect(masked(text)).toBe(text);
     }
     expect(masked(': a "\ndata: {"cached_tokens":55}')).toBe(': a "\ndata: {"cached_tokens":0}');
   });
 
-  it('the length does not tell what was there', () => {
+  it('the length of a masked value does not depend on the value', () => {
     const answer = (hits: number) => JSON.stringify({ cached_tokens: hits, timings: { n: hits } });
     expect(new Set([0, 7, 4096].map((hits) => masked(answer(hits))))).toHaveLength(1);
   });

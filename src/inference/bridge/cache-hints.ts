@@ -1,8 +1,8 @@
 /**
- * Masks the members of an answer that tell what the upstream had in its cache, and so what other sandboxes have
- * asked. Works on the bytes as they pass: numbers become 0, and objects, lists and strings become empty. Nothing takes
- * their place, since its length would tell how many digits they had. Text of a model is inside other strings and is never
- * changed. Pure.
+ * Masks the members of an answer that reveal what the upstream had in its cache, and so what other sandboxes have
+ * asked. Works on the bytes as they pass: numbers become 0, and objects, lists and strings become empty. Masked
+ * characters are not padded, since the length would reveal the number of digits. Text of a model is inside other
+ * strings and is never changed. Pure.
  */
 
 /** Counts of cached tokens and times of the prompt, under the names that servers use. */
@@ -27,7 +27,7 @@ const HINT_KEYS = new Set([
   'cache_read_input_tokens',
   'cache_creation_input_tokens',
   'cache_discount',
-  // Cached tokens cost less.
+  // Cached tokens cost less, so the cost reveals them.
   'cost',
   'cost_details',
   // xAI, Gemini
@@ -41,10 +41,10 @@ const HINT_KEYS = new Set([
   'load_duration',
   'total_duration',
 ]);
-/** Longer strings are no key of the list, even if each character is escaped. */
+/** A longer string is none of the keys, even if each of their characters is escaped. */
 const KEY_BYTES_MAX = 256;
 
-/** In place of a byte that is left out. */
+/** Marks a byte that is dropped. */
 const NOTHING = -1;
 const SPACE = 0x20;
 const LF = 0x0a;
@@ -58,9 +58,8 @@ const ZERO = 0x30;
 type State =
   | 'outside'
   | 'string'
-  /** After a string that is one of the keys, if a colon follows. */
+  /** After a string that is one of the keys: a colon may follow. */
   | 'key'
-  /** Before the value to mask. */
   | 'value'
   | 'number'
   | 'text'
@@ -73,13 +72,12 @@ export class CacheHintMask {
   #key: number[] = [];
   #depth = 0;
 
-  /** Begins a new document. */
   reset(): void {
     this.#state = 'outside';
     this.#escaped = false;
   }
 
-  /** Returns the next bytes of the document; the same buffer if they tell nothing. The input stays unchanged. */
+  /** Returns the next bytes of the document; the same buffer if nothing is masked. The input is not modified. */
   mask(bytes: Buffer): Buffer {
     let out: Buffer | undefined;
     let length = 0;
@@ -136,7 +134,7 @@ export class CacheHintMask {
   }
 
   #inString(byte: number): void {
-    // JSON has no line ends in strings, so this was none, e.g. a comment in a stream.
+    // JSON strings contain no line ends, so this was none, e.g. a comment in a stream.
     if (byte === LF || byte === CR) this.#state = 'outside';
     else if (this.#endsString(byte)) this.#state = this.#isHint() ? 'key' : 'outside';
     else if (this.#key.length <= KEY_BYTES_MAX) this.#key.push(byte);
@@ -184,7 +182,7 @@ export class CacheHintMask {
   }
 }
 
-/** Bytes of an event without the line ends after it, which are not part of its data. */
+/** Length of an event in bytes without its trailing line ends, which are not part of its data. */
 export function eventLength(event: Buffer): number {
   let length = event.length;
   while (length > 0 && (event[length - 1] === LF || event[length - 1] === CR)) length -= 1;
@@ -192,7 +190,6 @@ export function eventLength(event: Buffer): number {
 }
 
 const isSpace = (byte: number): boolean => byte === SPACE || byte === LF || byte === CR || byte === TAB;
-/** Digits, signs, point and exponent. `e` can't begin a value. */
 const isNumeric = (byte: number): boolean =>
   (byte >= 0x30 && byte <= 0x39) || [0x2b, 0x2d, 0x2e, 0x45, 0x65].includes(byte);
 const isOpening = (byte: number): boolean => byte === 0x5b || byte === 0x7b;

@@ -1,4 +1,4 @@
-/** A request that has been sent upstream, and its record. Pure. */
+/** A request that has been sent upstream, and its usage record. Pure. */
 import type { Span } from '../../base/trace/trace.ts';
 import { INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
 import type { Inspection, Operation } from './dialect/dialect.ts';
@@ -12,7 +12,7 @@ import { NO_TOKENS, type TokenCounts, type UsageRecord } from './usage.ts';
 
 export type ExchangeEnd = 'served' | 'refused' | 'failed' | 'cancelled';
 
-/** The outcome to count for a request that was not sent. Null: a model list, which is no inference. */
+/** The outcome to count for a request that was not sent; `null` for a model list, which is no inference. */
 export const UNSENT: Readonly<Record<ExchangeEnd, UnsentOutcome | null>> = {
   served: null,
   refused: 'refused',
@@ -20,40 +20,35 @@ export const UNSENT: Readonly<Record<ExchangeEnd, UnsentOutcome | null>> = {
   cancelled: 'cancelled',
 };
 
-/** An inference request that has been sent upstream. */
 export interface Dispatched {
   readonly operation: Operation;
   readonly inspection: Inspection;
-  /** That of the upstream. */
   readonly api: UpstreamApi;
-  /** Undefined: it is the guest's dialect, too. */
+  /** Undefined if the upstream speaks the guest's dialect. */
   readonly translated: Translated | undefined;
   readonly model: string;
   readonly track: Track | undefined;
-  /** What becomes of its answer in the cache. Undefined: nothing. */
+  /** Where the answer is cached; undefined if it is not. */
   readonly draft?: CacheDraft | undefined;
-  /** Tokens of its answer, by the budget; infinite: it has no limit. */
+  /** Answer tokens that the budget allows; infinite without a limit. */
   readonly outputMax?: number;
-  /** The answer comes from the cache, so no upstream has the request. */
+  /** True if the answer comes from the cache, so no upstream has the request. */
   readonly isCached?: boolean;
-  /** The upstream's name of the model. */
+  /** The upstream's name for the model. */
   readonly answeredBy: string;
-  /** The upstream's name. */
   readonly upstream: string;
   readonly notes: AnswerNotes;
   readonly bodyEndAtMs: number;
   readonly sentAtMs: number;
   readonly tokens: TokenTimes;
   readonly span: Span;
-  /** The upstream may have seen the request. */
   isSeen: boolean;
   counts: () => TokenCounts;
-  /** True when the guest has the whole answer. */
+  /** True if the guest has the whole answer. */
   complete: () => boolean;
   outcome: UsageRecord['outcome'];
 }
 
-/** As it is until something of its answer is known. */
 export function dispatch(
   request: Omit<Dispatched, 'isSeen' | 'counts' | 'complete' | 'outcome' | 'tokens'>,
 ): Dispatched {
@@ -68,17 +63,16 @@ export function dispatch(
   };
 }
 
-/** The guest has what the model would say to anybody: a budget that is nearly spent must not shorten others' answers. */
+/** True if the answer may be given to others: a nearly spent budget must not shorten theirs. */
 export function isForOthers({ outcome, counts, outputMax = Infinity }: Dispatched): boolean {
   if (outcome !== 'ok' || outputMax === Infinity) return outcome === 'ok';
   const { completionTokens, estimated } = counts();
   return !estimated && completionTokens < outputMax;
 }
 
-/** The model's answer comes at once. */
 export const isWhole = ({ operation, inspection }: Dispatched): boolean => operation.generates && !inspection.stream;
 
-/** @param status that the guest got; @param times milliseconds of one clock */
+/** @param status sent to the guest; @param times in milliseconds of one clock */
 export function usageRecord(
   dispatched: Dispatched,
   sandboxId: string,

@@ -1,24 +1,20 @@
 import { CodedError } from '../../base/errors.ts';
 
 export type BridgeErrorCode =
-  /** Listening on a port's socket failed. */
   | 'listen_failed'
-  /** The bridge or the port is closed. */
   | 'closed'
-  /** An upstream address that is neither an http(s) URL nor `unix:/path`. */
+  /** The upstream address is neither an http(s) URL nor `unix:/path`. */
   | 'upstream_invalid'
-  /** `models.toml` can't be read, or has a fault. */
+  /** `models.toml` can't be read or is invalid. */
   | 'models_file_invalid'
-  /** No connection to the upstream, or it broke before the answer. */
+  /** There was no connection to the upstream, or it broke before the answer. */
   | 'upstream_unreachable'
-  /** Every upstream of the model has asked for a pause, or failed too often just now. */
+  /** Every upstream of the model is rate limited, or failed too often recently. */
   | 'upstream_limited'
   | 'upstream_unavailable'
-  /** The upstream was silent for too long. */
   | 'upstream_timeout'
-  /** The upstream's answer was truncated. */
   | 'upstream_died'
-  /** The upstream's answer was not that of a model server. */
+  /** The upstream's answer is not that of a model server. */
   | 'upstream_protocol'
   /** The upstream reported an error in the middle of its answer. */
   | 'upstream_failed'
@@ -29,10 +25,9 @@ export type BridgeErrorCode =
 
 export class BridgeError extends CodedError<BridgeErrorCode> {}
 
-/** No connection to the upstream: it has seen nothing of the request. */
+/** There was no connection, so the upstream has seen nothing of the request. */
 export class NotConnectedError extends BridgeError {}
 
-/** No upstream of the model takes a request now. */
 export class UpstreamsPausedError extends BridgeError {
   readonly retryInMs: number;
 

@@ -20,15 +20,13 @@ import type { Catalog } from './upstream/catalog.ts';
 import type { UpstreamClient } from './upstream/client.ts';
 import type { UsageRecord } from './usage.ts';
 
-/** Shared by all exchanges of a port. */
 export interface ExchangeContext extends AdmissionContext {
   readonly limits: BridgeLimits;
   readonly checker: BodyChecker;
   readonly bodyTime: LoopTime;
   readonly traceTime: LoopTime;
-  /** For bodies of all sandboxes, in bytes. */
+  /** Memory for bodies of all sandboxes, in bytes. */
   readonly memory: FairShare;
-  /** Answers that the sandbox can continue. */
   readonly kept: KeptAnswers;
   readonly models: ModelNames;
   readonly dispatcher: Dispatcher;
@@ -41,12 +39,11 @@ export interface ExchangeContext extends AdmissionContext {
   readonly content: ContentKeeping;
   readonly metrics: BridgeMetrics;
   readonly tracer: Tracer;
-  /** Undefined: guests' own traces are not accepted. */
+  /** Undefined if guests' own traces are not accepted. */
   readonly takeTraces: TakeTraces | undefined;
-  /** Undefined: requests are neither recorded nor answered from a cassette. */
+  /** Undefined if requests are neither recorded nor answered from a cassette. */
   readonly tape: PortTape | undefined;
   readonly cache: ResponseCache;
-  /** Sandboxes of the same scope share cached answers. */
   readonly cacheScopeOf: (sandboxId: string) => string | null;
   readonly apis: SpokenApis;
 }

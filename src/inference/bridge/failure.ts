@@ -1,17 +1,17 @@
-/** What a guest is told when its request fails through no fault of its own. Pure. */
+/** The errors that guests get when a request fails through no fault of theirs. Pure. */
 import { CodedError } from '../../base/errors.ts';
 import { BridgeError, UpstreamsPausedError } from './errors.ts';
 import type { Refusal } from './refusal.ts';
 import type { UpstreamTarget } from './upstream/address.ts';
 
-/** For a bug of the bridge, which must not look like a fault of the upstream. */
+/** For a bug of the bridge, which must not look like an upstream error. */
 export const INTERNAL: Refusal = {
   status: 500,
   code: 'internal_error',
   message: "The inference bridge failed. See the host's log for the cause.",
 };
 
-/** For a request that a save of the sandbox ends. The programs see it when they continue, so a retry can be soon. */
+/** For a request that a save of the sandbox ends. Programs see it when they continue, so a retry can be soon. */
 export const SUSPENDED: Refusal = {
   status: 503,
   code: 'sandbox_suspended',
@@ -21,7 +21,7 @@ export const SUSPENDED: Refusal = {
 
 const RETRY_AFTER_SECONDS = 2;
 
-/** The error that the guest gets. Addresses and causes stay in the log. */
+/** The error for the guest. Addresses and causes stay in the log. */
 export function refusalOfFailure(error: unknown, target: UpstreamTarget | undefined): Refusal {
   if (error instanceof UpstreamsPausedError) return pausedRefusal(error);
   const code = error instanceof BridgeError ? error.code : 'upstream_unavailable';

@@ -1,15 +1,15 @@
 /**
- * The allowlist of a request's fields. Model servers have hundreds of options, which name hosts, files, caches,
- * queues and tools of the host, and get new ones with each version: only what a list names goes upstream.
+ * The allowlist of a request's fields. Model servers have hundreds of options, which name hosts, files, caches, queues
+ * and tools of the host, and get new ones with each version. So only listed fields go upstream.
  *
  *     body ─► key listed? ─► shape of its value ─► strings: label, prose, media, base64
  *              └── no: refused, unless the sandbox's owner allowed it by its path
  *
- * Keys must be spelled as listed. Servers in Go take `TOOLS` and `toolſ` for `tools`; here they are unknown. What
- * is `open` has keys of the guest's choosing, which no server interprets: JSON Schemas, arguments, labels.
+ * Keys must be spelled as listed. Servers in Go accept `TOOLS` and `toolſ` for `tools`; here they are unknown. An
+ * `open` field has keys of the guest's choice, which no server interprets: JSON Schemas, arguments, labels.
  *
  * Remote media: model servers fetch the URLs in `image_url` and similar fields themselves, from the host's network.
- * Through them a guest without a network card could reach the cloud's metadata service. So media must be `data:`.
+ * Through them a guest without a network card could reach the cloud's metadata service. So media must be `data:` URLs.
  */
 import { isFieldPath } from '../../base/text/field-path.ts';
 import { isJsonObject, type JsonObject } from './json-body.ts';
@@ -18,34 +18,33 @@ import { estimatedTokens } from './token-estimate.ts';
 
 export interface Shape {
   /**
-   * `label`: any. `prose`: any, counted as text for the model. `media`: a `data:` URL. `base64`: no reference to
-   * something else. Absent: strings are refused.
+   * `label`: any string. `prose`: any string, counted as text for the model. `media`: a `data:` URL. `base64`: must not
+   * refer to another resource. If absent, strings are refused.
    */
   readonly strings?: 'label' | 'prose' | 'media' | 'base64';
-  /** The only values that are accepted, besides null. */
+  /** The only accepted values, besides null. */
   readonly only?: readonly (string | boolean)[];
-  /** Members of objects. Absent: objects are refused, unless `others` is there. */
+  /** Members of an object. Objects are refused if both this and `others` are absent. */
   readonly fields?: Fields;
-  /** Members of other names. Absent: refused. */
+  /** Shape of members with other names; refused if absent. */
   readonly others?: Shape;
 }
 
 /**
- * Lists stand for their elements. `open`: not checked. `inert`: strings at any depth must not refer to another
+ * A list is checked element by element. `open`: not checked. `inert`: strings at any depth must not refer to another
  * resource.
  */
 export type Fields = { readonly [name: string]: Shape | 'open' | 'inert' };
 
-/** A field with any string. */
 export const LABEL: Shape = { strings: 'label' };
 
 export const object = (fields: Fields, strings?: Shape['strings']): Shape =>
   strings === undefined ? { fields } : { fields, strings };
 
-/** Fields with any strings. @param names separated by white space */
+/** @param names separated by white space */
 export const labels = (names: string): Fields => Object.fromEntries(names.split(/\s+/).map((name) => [name, LABEL]));
 
-/** Why a field is on no list, for its error; by name, at any depth. */
+/** Why fields are refused, for their errors; by name, at any depth. */
 export type Hazards = ReadonlyMap<string, Hazard>;
 
 interface Hazard {
@@ -53,18 +52,18 @@ interface Hazard {
   readonly why: string;
 }
 
-/** Entries with one error. @param names separated by white space */
+/** @param names separated by white space */
 export const hazards = (code: string, why: string, names: string): readonly [string, Hazard][] =>
   names.split(/\s+/).map((name) => [name, { code, why }]);
 
-/** Paths of fields that pass unchecked with all they contain, e.g. `enable_search`, `messages.content.uuid`. */
+/** Paths of fields that pass unchecked with everything in them, e.g. `enable_search`, `messages.content.uuid`. */
 export type AllowedFields = ReadonlySet<string>;
 
 const REFERENCE = /^\s*(?:[a-z][a-z0-9+.-]*:\/\/|(?:file|https?|ftp|blob|s3|gs):)/i;
 const DATA_URL = /^data:/i;
 const SHOWN_CHARACTERS_MAX = 60;
 
-/** Refuses what `fields` does not list. @returns the estimated number of tokens in `body` */
+/** Refuses fields that `fields` does not list. @returns the estimated number of tokens in `body` */
 export function checkFields(
   body: JsonObject,
   fields: Fields,
@@ -76,8 +75,8 @@ export function checkFields(
 }
 
 /**
- * Servers in Go match keys case-insensitively, by Unicode folding (`ſ` is s, `K` is k); lower case alone would
- * miss those.
+ * Servers in Go match keys case-insensitively with Unicode folding (`ſ` is s, `K` is k); lower case alone would miss
+ * those.
  */
 export function foldKey(key: string): string {
   return key.toUpperCase().toLowerCase();
@@ -109,7 +108,7 @@ class Walk {
     return undefined;
   }
 
-  /** Recursion is as deep as the lists and shapes are, which the JSON limits bound. */
+  /** Recursion is at most as deep as the lists and shapes, which the JSON limits bound. */
   #value(value: unknown, shape: Fields[string], path: string): Refusal | undefined {
     if (value === null || shape === 'open') return undefined;
     if (shape === 'inert') return hasReference(value) ? mediaRefused(path) : undefined;

@@ -1,18 +1,18 @@
-/** `POST /otlp/v1/traces` of a guest: OTLP/HTTP in protobuf, the default of OpenTelemetry's SDKs. Pure. */
+/** `POST /otlp/v1/traces` from a guest: OTLP/HTTP in protobuf, the default of OpenTelemetry's SDKs. Pure. */
 import type { IncomingHttpHeaders } from 'node:http';
 import type { BucketLimit } from '../../base/token-bucket.ts';
 import { MIB } from '../../base/units.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
-/** The path in OTEL_EXPORTER_OTLP_TRACES_ENDPOINT of programs in the guest. */
+/** The path in OTEL_EXPORTER_OTLP_TRACES_ENDPOINT of guest programs. */
 export const TRACES_PATH = '/otlp/v1/traces';
 /** A batch of 512 spans has about 200 KiB. */
 const TRACES_BODY_BYTES_MAX = MIB;
-/** For reading the traces of one sandbox on the event loop, in milliseconds; beyond it, they get 429. */
+/** Time on the event loop for reading one sandbox's traces, in milliseconds; beyond it, they get 429. */
 export const TRACE_LOOP_TIME: BucketLimit = { size: 200, refillPerSecond: 50 };
 const TYPE = 'application/x-protobuf';
 
-/** @returns null: the body is not an OTLP message */
+/** @returns `null` if the body is not an OTLP message */
 export type TakeTraces = (sandboxId: string, body: Buffer) => { readonly rejected: number } | null;
 
 export function isTraces(method: string, url: string): boolean {
@@ -20,8 +20,8 @@ export function isTraces(method: string, url: string): boolean {
 }
 
 /**
- * Checks made before the body is read.
- * @param hasTime false: the sandbox's share of the event loop is used up
+ * Checks the request before its body is read.
+ * @param hasTime false if the sandbox's share of the event loop is used up
  */
 export function checkTraces(headers: IncomingHttpHeaders, hasTime: boolean): Checked<void> {
   if (headers['content-type'] !== TYPE) {
@@ -32,7 +32,10 @@ export function checkTraces(headers: IncomingHttpHeaders, hasTime: boolean): Che
   return refused(429, 'too_many_traces', message, { retryAfterSeconds: 1 });
 }
 
-/** Takes them, and answers with the number of rejected spans (`ExportTraceServiceResponse`, partial_success.rejected_spans). */
+/**
+ * Accepts the traces and returns the number of rejected spans (`ExportTraceServiceResponse`,
+ * partial_success.rejected_spans).
+ */
 export function takenTraces(
   body: Buffer,
   sandboxId: string,

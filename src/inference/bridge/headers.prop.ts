@@ -11,7 +11,7 @@ const rawHeaders = fc
   .map((pairs) => pairs.flat());
 
 describe('checkFraming', () => {
-  it('accepts at most one way to find the end of a body', () => {
+  it('accepts a request only if there is at most one way to find the end of its body', () => {
     fc.assert(
       fc.property(rawHeaders, (headers) => {
         const result = checkFraming(headers);

@@ -53,7 +53,7 @@ describe('requestHeaders: betas of Anthropic’s API', () => {
       'anthropic-beta'
     ];
   const harmless = 'interleaved-thinking-2025-05-14';
-  it('pass if they are harmless, or named by the host', () => {
+  it('pass if they are harmless, or listed by the host', () => {
     expect(of(`context-1m-2025-08-07,${harmless} , ${harmless}`)).toBe(harmless);
     expect(of('context-1m-2025-08-07, fast-mode-2026-02-01')).toBeUndefined();
     expect(of(`fast-mode-2026-02-01,${harmless}`, ['fast-mode-2026-02-01'])).toBe(`fast-mode-2026-02-01,${harmless}`);
@@ -62,19 +62,19 @@ describe('requestHeaders: betas of Anthropic’s API', () => {
 });
 
 describe('requestHeaders: clients of OpenAI', () => {
-  it('passes the beta and request id, and an idempotency key of the sandbox’s own', () => {
+  it('passes the beta and request id, and derives an idempotency key per sandbox', () => {
     const received = { 'openai-beta': 'assistants=v2', 'x-client-request-id': 'r-1', 'idempotency-key': 'k' };
     const of = (id: string) => requestHeaders(received, id);
     expect(of('a')).toEqual({ ...received, 'idempotency-key': expect.stringMatching(/^[0-9a-f]{64}$/) });
     expect(of('a')).toEqual(of('a'));
     expect(of('a')['idempotency-key']).not.toBe(of('b')['idempotency-key']);
   });
-  it('makes request ids the sandbox’s own, still readable', () => {
+  it('derives a request id per sandbox that is still readable', () => {
     const of = (id: string, value = 'r-1') => requestHeaders({ 'x-request-id': value }, id)['x-request-id'] ?? '';
     expect(of('a')).toMatch(/^r-1-[0-9a-f]{16}$/);
     expect(of('a')).toBe(of('a'));
     expect(of('a')).not.toBe(of('b'));
-    // Nor can a sandbox ask for the id that another has got.
+    // Nor can a sandbox forge the id that another one gets.
     expect(of('b', of('a'))).not.toBe(of('a'));
   });
   it('drops values that are long or not visible ASCII', () => {
@@ -100,7 +100,7 @@ describe('responseHeaders', () => {
       'x-ratelimit-remaining-tokens': '5',
       'x-ratelimit-a_b': 'another name',
       'retry-after-ms': '2500',
-      // The server's time shows what it had in its cache.
+      // The server's time reveals what it had in its cache.
       'openai-processing-ms': '12',
     };
     expect(responseHeaders(received)).toEqual({

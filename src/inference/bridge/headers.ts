@@ -1,6 +1,6 @@
 /**
- * HTTP headers: checks that a request has unambiguous framing, and selects what passes in each direction.
- * Both directions are allowlists, so credentials, cookies and identity headers of either side stop here.
+ * HTTP headers: checks that a request has unambiguous framing, and selects what passes in each direction. Both
+ * directions are allowlists, so credentials, cookies and identity headers of either side stop here.
  */
 import { callerKey } from './caller-key.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
@@ -17,7 +17,7 @@ const REQUEST_HEADERS = [
   'x-request-id',
 ] as const;
 
-/** What else an upstream gets, by its API. */
+/** Additional headers for an upstream, by its API. */
 const API_HEADERS: Readonly<Record<UpstreamApi, readonly string[]>> = {
   openai: ['openai-beta'],
   anthropic: ['anthropic-beta', 'anthropic-version'],
@@ -39,19 +39,19 @@ const RESPONSE_HEADERS = [
 ] as const;
 
 /**
- * Rate limits that the upstream reports: `x-ratelimit-remaining-tokens` and so on. Not Anthropic's, which count no cached
- * tokens, and so tell what other sandboxes have asked.
+ * Rate limits that the upstream reports, e.g. `x-ratelimit-remaining-tokens`. Anthropic's are excluded: they do not
+ * count cached tokens, and so reveal what other sandboxes have asked.
  */
 const RATE_LIMIT_HEADER = /^x-ratelimit-[a-z-]{1,40}$/;
 const RATE_LIMIT_HEADERS_MAX = 16;
 
 const HEADER_VALUE_CHARACTERS_MAX = 1024;
-/** 64 bits: nobody finds the id of another sandbox by chance or search. */
+/** 64 bits, so that another sandbox's id can't be found by chance or search. */
 const REQUEST_ID_DIGITS = 16;
 
 /**
- * Refuses requests that two HTTP parsers could read differently (RFC 9112 section 6.3, 11.2). Node's parser
- * refuses most of them already; this must hold with any parser in front.
+ * Refuses requests that two HTTP parsers could read differently (RFC 9112 section 6.3, 11.2). Node's parser refuses
+ * most of them already; this must hold with any parser in front.
  * @param rawHeaders alternating names and values, as received
  */
 export function checkFraming(rawHeaders: readonly string[]): Checked<void> {
@@ -71,9 +71,9 @@ export function checkFraming(rawHeaders: readonly string[]): Checked<void> {
 }
 
 /**
- * The guest's headers that the upstream gets. All sandboxes share one key there, so equal idempotency keys of two
- * sandboxes would give one the other's answer, and vLLM takes `X-Request-Id` for the identity of a running request;
- * each becomes one of the sandbox's own. The request id stays readable, for logs.
+ * The guest's headers that the upstream gets. All sandboxes share one key there: equal idempotency keys of two
+ * sandboxes would give one the other's answer, and vLLM identifies a running request by `X-Request-Id`. So each of them
+ * becomes one of the sandbox's own. The request id stays readable, for logs.
  */
 export function requestHeaders(
   received: Readonly<Record<string, string | readonly string[] | undefined>>,
@@ -94,7 +94,6 @@ export function requestHeaders(
   return picked;
 }
 
-/** The upstream's headers that the guest gets. */
 export function responseHeaders(
   received: Readonly<Record<string, string | readonly string[] | undefined>>,
 ): Record<string, string> {
@@ -115,7 +114,7 @@ function pick(
   return out;
 }
 
-/** Visible ASCII, spaces and tabs: nothing that could end a header line. */
+/** Accepts visible ASCII, spaces and tabs, so nothing that could end a header line. */
 function isPlain(value: string): boolean {
   return value.length <= HEADER_VALUE_CHARACTERS_MAX && /^[\t\x20-\x7e]*$/.test(value);
 }

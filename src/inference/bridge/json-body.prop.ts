@@ -15,7 +15,6 @@ const object = fc.dictionary(fc.string({ unit: 'grapheme' }), fc.jsonValue());
 const spaced = fc
   .tuple(object, fc.nat(3))
   .map(([value, space]) => ({ value, bytes: Buffer.from(JSON.stringify(value, null, space)) }));
-/** Almost JSON. */
 const soup = fc
   .array(
     fc.oneof(
@@ -101,12 +100,12 @@ describe('inspect', () => {
       }),
       { numRuns: 1000 },
     );
-    // Refusing everything would hold too.
+    // Guards against refusing everything.
     expect(passed).toBeGreaterThan(50);
   });
 });
 
-/** A naive model: every remote string under the two keys, by recursion. */
+/** A naive model: finds every remote string under the two keys by recursion. */
 function mediaUrls(value: unknown, under = false): string[] {
   if (typeof value === 'string') return under && value.startsWith('http:') ? [value] : [];
   if (Array.isArray(value)) return value.flatMap((child) => mediaUrls(child, under));

@@ -1,7 +1,7 @@
 /**
- * A JSON body that is checked here and parsed again by the upstream. It must mean the same to both: valid
- * UTF-8, no duplicate key, bounded depth and size. Edits replace the bytes of a top-level member and leave
- * all others unchanged: numbers keep their digits, strings their escapes.
+ * A JSON body that is checked here and parsed again by the upstream. It must mean the same to both: valid UTF-8, no
+ * duplicate key, bounded depth and size. Edits replace the bytes of a top-level member and leave all others unchanged:
+ * numbers keep their digits, strings their escapes.
  */
 import { isUtf8 } from 'node:buffer';
 import { assert } from '../../base/assert.ts';
@@ -15,10 +15,8 @@ export interface JsonBody {
   readonly layout: JsonLayout;
 }
 
-/** Where the top-level members are. */
 export interface JsonLayout {
   readonly members: ReadonlyMap<string, Span>;
-  /** Index of the last brace. */
   readonly end: number;
 }
 
@@ -27,7 +25,6 @@ export type JsonLimits = Pick<
   'jsonDepthMax' | 'jsonContainersMax' | 'jsonValuesMax' | 'jsonKeysMax' | 'jsonMembersMax'
 >;
 
-/** Those of a port. */
 export function jsonLimits(limits: BridgeLimits): JsonLimits {
   const { jsonDepthMax, jsonContainersMax, jsonValuesMax, jsonKeysMax, jsonMembersMax } = limits;
   return { jsonDepthMax, jsonContainersMax, jsonValuesMax, jsonKeysMax, jsonMembersMax };
@@ -50,7 +47,6 @@ export function parseJsonBody(bytes: Buffer, limits: JsonLimits): Checked<JsonBo
   return accepted({ value, layout: { members, end: bytes.lastIndexOf(CLOSE_OBJECT) } });
 }
 
-/** The layout of an object that was written here. */
 export function layoutOf(bytes: Buffer): JsonLayout {
   const scan = scanJson(bytes, UNLIMITED);
   assert(scan.ok, 'no limit');
@@ -69,7 +65,7 @@ export function isJsonObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-/** The object that `text` is the JSON of, or undefined. */
+/** Parses an object; undefined if `text` is anything else. */
 export function parseObject(text: string): JsonObject | undefined {
   try {
     const value: unknown = JSON.parse(text);
@@ -80,14 +76,13 @@ export function parseObject(text: string): JsonObject | undefined {
   }
 }
 
-/** Byte range of a top-level member's value, with the white space around it. */
+/** Byte range of a top-level member's value, including the white space around it. */
 export interface Span {
   readonly start: number;
   readonly end: number;
 }
 
 interface Scan {
-  /** Number of keys in all objects. */
   readonly keys: number;
   readonly members: ReadonlyMap<string, Span>;
 }
@@ -102,8 +97,8 @@ const OPEN_OBJECT = 0x7b;
 const CLOSE_OBJECT = 0x7d;
 
 /**
- * One pass over the structural bytes, before anything is allocated for the document. The result is valid
- * only if the document parses.
+ * Scans the structural bytes once, before anything is allocated for the document. The result is valid only if the
+ * document parses.
  */
 function scanJson(bytes: Buffer, limits: JsonLimits): Checked<Scan> {
   const members = new Map<string, Span>();
@@ -194,7 +189,7 @@ function countKeys(root: JsonObject): number {
   return keys;
 }
 
-/** The bytes in pieces, with top-level members replaced or added. Copies nothing of them. */
+/** Returns the bytes in pieces, with top-level members replaced or added. Copies none of them. */
 export function editJson(
   bytes: Buffer,
   { members, end }: JsonLayout,
@@ -220,7 +215,6 @@ export function editJson(
   return parts;
 }
 
-/** Without the members that have no value. */
 export function withoutUndefined(object: JsonObject): JsonObject {
   return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined));
 }

@@ -18,7 +18,7 @@ describe('KeptAnswers', () => {
     fc.record({ type: fc.constant('delete' as const), which: fc.nat(20) }),
   );
 
-  it('holds no more than its share, has whole conversations, and releases all', () => {
+  it('stays within its share, has whole conversations, and releases everything', () => {
     fc.assert(
       fc.property(fc.array(action, { maxLength: 60 }), (actions) => {
         const memory = new FairShare(MEMORY);
@@ -69,7 +69,7 @@ describe('KeptAnswers', () => {
     );
   });
 
-  it('drops the oldest beyond the number, but not what newer ones continue', () => {
+  it('drops the oldest answers beyond the limit, but nothing that newer ones continue', () => {
     const kept = new KeptAnswers(new FairShare({ ...MEMORY, sumMax: 1e8, ownMax: 1e8 }), 'a');
     for (let i = 0; i <= KEPT_ANSWERS_MAX; i += 1) {
       const previous = i === 0 ? undefined : `r${i - 1}`;
@@ -80,7 +80,7 @@ describe('KeptAnswers', () => {
     expect(kept.conversation(`r${KEPT_ANSWERS_MAX}`)).toHaveLength(KEPT_ANSWERS_MAX + 1);
   });
 
-  it('does not keep what is larger than the share, and nothing once it is closed', () => {
+  it('keeps neither an answer larger than the share nor anything after close', () => {
     const memory = new FairShare(MEMORY);
     const kept = new KeptAnswers(memory, 'a');
     expect(kept.begin(undefined, [item('i', MEMORY.ownMax)])).toBeUndefined();

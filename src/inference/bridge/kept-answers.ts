@@ -1,22 +1,22 @@
 /**
- * Answers that the bridge keeps for one sandbox, so that later requests can continue their conversations. In memory, for as
- * long as the sandbox's VM runs, and bounded: the oldest make room for new ones. Pure.
+ * Answers that the bridge keeps for one sandbox, so that later requests can continue their conversations. Kept in
+ * memory while the sandbox's VM runs, and bounded: the oldest are dropped for new ones. Pure.
  *
  *     answer a ──► [question, answer]
- *     answer b ──► [question, answer] ──► those of a, also once a itself is gone
+ *     answer b ──► [question, answer] ──► those of a, even after a is dropped
  */
 import type { FairShare, FairShareLimits, Hold } from '../../base/fairness/fair-share.ts';
 import { KIB, MIB } from '../../base/units.ts';
 
-/** Bytes that are kept for all sandboxes. */
+/** Memory in bytes for all sandboxes. */
 export const KEPT_MEMORY: FairShareLimits = { sumMax: 256 * MIB, ownMax: 16 * MIB, guaranteed: MIB, places: 128 };
-/** Per sandbox. */
+/** Limit per sandbox. */
 export const KEPT_ANSWERS_MAX = 1000;
-/** For the objects around the texts. */
+/** Overhead of the objects around the texts. */
 const ITEM_BYTES = 256;
 const SEGMENT_BYTES = KIB;
 
-/** A message, a call or its result, as the caller's API has it. */
+/** A message, a call or its result, in the form of the caller's API. */
 export interface KeptItem {
   readonly id: string;
   readonly json: string;
@@ -24,17 +24,16 @@ export interface KeptItem {
 
 export interface KeptAnswer {
   readonly json: string;
-  /** The whole conversation up to the answer. */
   readonly inputs: readonly KeptItem[];
 }
 
-/** What one request and its answer add to a conversation. */
+/** The items that one request and its answer add to a conversation. */
 interface Segment {
   readonly parent: Segment | undefined;
   readonly inputs: readonly KeptItem[];
   outputs: readonly KeptItem[];
   readonly hold: Hold;
-  /** Answers, drafts and segments that need it. */
+  /** Number of answers, drafts and segments that need it. */
   users: number;
 }
 
@@ -43,23 +42,22 @@ interface Entry {
   readonly json: string;
 }
 
-/** Room for an answer that is under way. */
 export interface KeptDraft {
-  /** Ends the draft. The answer isn't kept if there is no room for it. */
+  /** Ends the draft. Without enough memory, the answer isn't kept. */
   keep(id: string, json: string, outputs: readonly KeptItem[]): void;
-  /** Releases the room, unless the answer is kept. Idempotent. */
+  /** Releases the memory unless the answer is kept. Idempotent. */
   end(): void;
 }
 
 export class KeptAnswers {
   readonly #memory: FairShare;
   readonly #sandboxId: string;
-  /** The oldest first. */
+  /** Oldest first. */
   readonly #entries = new Map<string, Entry>();
   readonly #items = new Map<string, KeptItem>();
   #closed = false;
 
-  /** @param memory of all sandboxes, in bytes */
+  /** @param memory for all sandboxes, in bytes */
   constructor(memory: FairShare, sandboxId: string) {
     this.#memory = memory;
     this.#sandboxId = sandboxId;
@@ -76,18 +74,17 @@ export class KeptAnswers {
     return { json, inputs: [...conversationOf(segment.parent), ...segment.inputs] };
   }
 
-  /** All items up to the end of an answer; undefined: it isn't kept. */
+  /** All items up to the end of an answer; undefined if it isn't kept. */
   conversation(id: string): readonly KeptItem[] | undefined {
     const entry = this.#entries.get(id);
     return entry && conversationOf(entry.segment);
   }
 
-  /** An item of any conversation that is kept. */
   item(id: string): KeptItem | undefined {
     return this.#items.get(id);
   }
 
-  /** @returns false: it isn't kept. Answers that continue it keep its items. */
+  /** Answers that continue the deleted one keep its items. @returns false if it isn't kept */
   delete(id: string): boolean {
     const entry = this.#entries.get(id);
     if (entry === undefined) return false;
@@ -97,14 +94,14 @@ export class KeptAnswers {
   }
 
   /**
-   * Makes room for an answer, and for what its request adds.
+   * Reserves memory for an answer and for what its request adds.
    * @param previous id of the answer that it continues
-   * @returns undefined: there is no room
+   * @returns undefined if there is no memory left
    */
   begin(previous: string | undefined, inputs: readonly KeptItem[]): KeptDraft | undefined {
     const parent = previous === undefined ? undefined : this.#entries.get(previous)?.segment;
     if (this.#closed || (previous !== undefined && parent === undefined)) return undefined;
-    // Before room is made: `parent` must stay.
+    // Must precede dropping others, so that `parent` stays.
     if (parent !== undefined) parent.users += 1;
     const hold = this.#take(SEGMENT_BYTES + bytesOf(inputs));
     if (hold === undefined) {
@@ -132,7 +129,7 @@ export class KeptAnswers {
     };
   }
 
-  /** Releases all; nothing is kept from now on. */
+  /** Releases everything; nothing is kept from now on. */
   close(): void {
     this.#closed = true;
     while (this.#dropOldest());
@@ -162,7 +159,7 @@ export class KeptAnswers {
       if (current.users > 0) return;
       current.hold.release();
       for (const item of [...current.inputs, ...current.outputs]) {
-        // A later item may have taken the id.
+        // A later item may have the same id.
         if (this.#items.get(item.id) === item) this.#items.delete(item.id);
       }
       current = current.parent;
@@ -176,7 +173,7 @@ function conversationOf(last: Segment | undefined): readonly KeptItem[] {
   return segments.reverse().flatMap(({ inputs, outputs }) => [...inputs, ...outputs]);
 }
 
-/** Items as they are kept, with an id each. @param answerId random, of the answer to them */
+/** Gives each item to keep an id. @param answerId random id of the answer to them */
 export function namedItems(
   items: readonly { readonly id: string | undefined; readonly json: string }[],
   answerId: string,
@@ -188,7 +185,7 @@ export function namedItems(
   });
 }
 
-/** A character takes two bytes at most. */
+/** A character takes at most two bytes. */
 function bytesOf(items: readonly KeptItem[]): number {
   return items.reduce((sum, { id, json }) => sum + ITEM_BYTES + 2 * (id.length + json.length), 0);
 }

@@ -23,7 +23,7 @@ function masked(input: Buffer, cuts: readonly number[], key: string | undefined)
   return Buffer.concat([...out, mask.rest()]);
 }
 
-/** All at once, form by form. */
+/** Masks everything at once, form by form. */
 const expected = (input: string): Buffer => {
   let out = input;
   for (const form of new Set([KEY, ESCAPED, SLASHED])) out = out.replaceAll(form, '*'.repeat(form.length));
@@ -31,7 +31,7 @@ const expected = (input: string): Buffer => {
 };
 
 describe('KeyMask', () => {
-  it('replaces each form of the key, and nothing else, however the bytes are cut', () => {
+  it('masks each form of the key and nothing else, however the bytes are cut', () => {
     fc.assert(
       fc.property(text, fc.array(fc.nat(), { maxLength: 20 }), (input, cuts) => {
         expect(masked(Buffer.from(input), cuts, KEY).equals(expected(input))).toBe(true);
@@ -39,7 +39,7 @@ describe('KeyMask', () => {
     );
   });
 
-  it('leaves its input, and what it has no key for, as it is', () => {
+  it('does not modify its input, and masks nothing without a key', () => {
     fc.assert(
       fc.property(text, fc.array(fc.nat(), { maxLength: 5 }), (input, cuts) => {
         const bytes = Buffer.from(input);

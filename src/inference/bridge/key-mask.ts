@@ -1,18 +1,17 @@
 /**
- * Hides the host's key in an answer that passes: a server may echo a request, also in the midst of a stream. Stars of the
- * same length take its place. Pure.
+ * Masks the host's key in an answer that passes, since a server may echo a request even in the middle of a stream.
+ * Stars of the same length replace it. Pure.
  */
 
-/** Shorter ones could be in a text by chance, and are no secret. */
+/** A shorter key could be in a text by chance, and is no secret. */
 const KEY_CHARACTERS_MIN = 8;
 const STAR = 0x2a;
 const NOTHING = Buffer.alloc(0);
 
 export class KeyMask {
-  /** As it is, and as JSON may write it. */
+  /** The key itself, and the forms in which JSON may escape it. */
   readonly #forms: readonly Buffer[];
   readonly #lengthMax: number;
-  /** May be the beginning of a key. */
   #held = NOTHING;
 
   constructor(apiKey: string | undefined) {
@@ -22,13 +21,13 @@ export class KeyMask {
     this.#lengthMax = Math.max(0, ...this.#forms.map(({ length }) => length));
   }
 
-  /** The next bytes, without those that may begin a key. The input stays unchanged. */
+  /** Returns the next bytes without those that may begin a key. The input is not modified. */
   push(bytes: Buffer): Buffer {
     if (this.#forms.length === 0) return bytes;
     let data = this.#held.length === 0 ? bytes : Buffer.concat([this.#held, bytes]);
     for (const form of this.#forms) {
       for (let at = data.indexOf(form); at >= 0; at = data.indexOf(form, at + form.length)) {
-        // The input's buffer belongs to who gave it.
+        // The input's buffer belongs to the caller.
         if (data === bytes) data = Buffer.from(bytes);
         data.fill(STAR, at, at + form.length);
       }
@@ -38,14 +37,12 @@ export class KeyMask {
     return data.subarray(0, end);
   }
 
-  /** What is held back at the end, which is no key. */
   rest(): Buffer {
     const rest = this.#held;
     this.#held = NOTHING;
     return rest;
   }
 
-  /** Where the last bytes begin that the next ones may complete. */
   #endOfSafe(data: Buffer): number {
     for (let at = Math.max(0, data.length - this.#lengthMax + 1); at < data.length; at += 1) {
       const end = data.subarray(at);

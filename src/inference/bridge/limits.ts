@@ -1,5 +1,5 @@
 /**
- * Every limit of the bridge, with its unit last and the outcome of passing it. All are per port, and so
+ * All limits of the bridge, each with what happens beyond it. A name ends with its unit. Limits apply per port, and so
  * per sandbox, unless noted otherwise.
  */
 import { KIB, MIB } from '../../base/units.ts';
@@ -34,11 +34,14 @@ export interface BridgeLimits {
   readonly lingerBytesMax: number;
   /** Reading and dropping after an early answer; longer closes the connection. */
   readonly lingerTimeoutMs: number;
-  /** A connection without a request; longer closes it. Longer than client pools keep one, so they close first. */
+  /**
+   * A connection without a request; longer closes it. Longer than client pools keep a connection, so that they close
+   * first.
+   */
   readonly idleConnectionTimeoutMs: number;
   /** A guest that stops reading its answer; longer cancels the request. */
   readonly stallTimeoutMs: number;
-  /** The same while others wait for its slot of the upstream. */
+  /** Replaces `stallTimeoutMs` while other requests wait for the guest's slot of the upstream. */
   readonly slotStallTimeoutMs: number;
   /** Connecting to the upstream; longer gets 503. */
   readonly connectTimeoutMs: number;

@@ -1,6 +1,6 @@
 /**
- * The HTTP server of one port (io). Node's parser runs in strict mode; requests that it accepts are checked
- * again, one at a time.
+ * The HTTP server of one port (io). Node's parser runs in strict mode; accepted requests are checked again, one at a
+ * time.
  */
 import { chmod } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
@@ -23,7 +23,6 @@ import type { Refusal } from './refusal.ts';
 export interface PortStats {
   readonly connections: number;
   readonly inFlight: number;
-  /** Bytes held for request bodies now. */
   readonly bodyBytes: number;
   readonly requests: number;
   readonly served: number;
@@ -40,7 +39,6 @@ export class Listener {
   #context: ExchangeContext;
   readonly #server: Server;
   readonly #exchanges = new Set<Exchange>();
-  /** The current answer of each connection. */
   readonly #current = new WeakMap<Duplex, ServerResponse>();
   /** Connections whose error was answered; further input is dropped. */
   readonly #lingering = new WeakSet<Duplex>();
@@ -88,7 +86,6 @@ export class Listener {
     await chmod(socketPath, 0o600);
   }
 
-  /** Applies to requests that arrive from now on. */
   setPolicy(policy: BridgePolicy): void {
     this.#context = { ...this.#context, policy };
   }
@@ -99,7 +96,6 @@ export class Listener {
     return { connections: this.#connections, inFlight, bodyBytes: memory.heldBy(sandboxId), ...this.#counts };
   }
 
-  /** See `BridgePort`. */
   setSuspended(isSuspended: boolean): void {
     this.#isSuspended = isSuspended;
     if (!isSuspended) return;
@@ -108,7 +104,6 @@ export class Listener {
     }
   }
 
-  /** Cancels requests in flight and closes every connection. */
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => {
       this.#server.close(() => resolve());
@@ -131,7 +126,7 @@ export class Listener {
     const { socket } = request;
     const previous = this.#current.get(socket);
     if (previous !== undefined && !previous.writableEnded) {
-      // Pipelining: clients of model servers don't use it, and request smuggling needs it.
+      // Pipelining is not served: clients of model servers don't use it, and request smuggling needs it.
       this.#counts.dropped += 1;
       socket.destroy();
       return;
@@ -152,7 +147,6 @@ export class Listener {
     });
   }
 
-  /** Checks made before the body is read. */
   #check(request: IncomingMessage): Refusal | undefined {
     const { limits } = this.#context;
     if (this.#isSuspended) return SUSPENDED;

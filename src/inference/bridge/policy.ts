@@ -4,37 +4,34 @@ import type { BridgeLimits } from './limits.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
 export interface BridgePolicy {
-  /** Allowed upstream names. Absent: all that the upstream lists. */
+  /** Allowed upstream names. Default: all that the upstream lists. */
   readonly allowModels?: readonly string[];
   /**
-   * Requested name → upstream name; `*` matches every name that does not exist otherwise. Targets and
-   * `defaultModel` are allowed even if `allowModels` omits them.
+   * Requested name → upstream name; `*` matches every name that does not exist otherwise. Targets and `defaultModel`
+   * are allowed even if `allowModels` omits them.
    */
   readonly aliases?: Readonly<Record<string, string>>;
   /**
-   * Used when a request names no model, `default`, or a missing model of a hosted service (`gpt-4o-mini`):
-   * agents written for those services run unchanged. Absent: such requests get 404.
+   * Used if a request names no model, `default`, or a missing model of a hosted service (`gpt-4o-mini`), so that agents
+   * written for those services run unchanged. Without it, such requests get 404.
    */
   readonly defaultModel?: string;
   /**
-   * Models whose prompts may leave this host (`all`: every one), as a table of routes says. Absent: none. Without a
-   * table it has no effect.
+   * Models whose prompts may leave this host according to a route table; `all` allows every one. Default: none. Has no
+   * effect without a table.
    */
   readonly allowHosted?: readonly string[];
   /** Paths of fields that pass unchecked, e.g. `enable_search`, `messages.content.uuid`: see `fields.ts`. */
   readonly allowFields?: readonly string[];
-  /** True: answers keep what tells cache hits, so a sandbox may see what others have asked. */
+  /** If true, answers keep what reveals cache hits, so a sandbox may see what others have asked. */
   readonly showCacheHits?: boolean;
-  /** Place in the queue of a busy upstream. Default: normal. */
   readonly priority?: ModelPriority;
-  /** Budget of the sandbox, or of all that share its account. */
+  /** Budget of the sandbox, or of all sandboxes that share its account. */
   readonly budget?: ModelBudget;
-  /** Absent: each request reaches a model server. */
   readonly cache?: ModelCache;
   readonly limits?: Partial<BridgeLimits>;
 }
 
-/** One model in the upstream's list (`GET /v1/models`). */
 export interface ModelEntry {
   readonly id: string;
   /** Seconds since 1970; 0 if unknown. */
@@ -58,9 +55,9 @@ const MODELS_NAMED_MAX = 20;
 const MODEL_ID_CHARACTERS_SHOWN_MAX = 100;
 
 /**
- * The upstream name for the model that a guest requested. An embedding request for a missing model gets only a
- * model that is one by its name: vectors of a chat model would be wrong without any error.
- * @param listed models of the upstream; null: unknown, and then any name passes unless `allowModels` omits it
+ * The upstream name for the model that a guest requested. An embedding request for a missing model is mapped only to a
+ * model whose name is that of an embedding model: vectors of a chat model would be wrong without any error.
+ * @param listed models of the upstream; `null` if unknown, and then any name passes unless `allowModels` omits it
  */
 export function resolveModel(
   asked: string | undefined,
@@ -78,7 +75,7 @@ export function resolveModel(
   if (there?.includes(name)) return accepted(name);
   // Ollama lists `llama3:latest`; clients request `llama3`.
   if (there?.includes(`${name}:latest`)) return accepted(`${name}:latest`);
-  // Its clients may name the tag of a model that another server lists without it.
+  // Ollama clients may add a tag to a model that another server lists without it.
   const untagged = name.replace(/:latest$/, '');
   const untaggedAlias = untagged === '*' ? undefined : ownValue(aliases, untagged);
   if (untaggedAlias !== undefined) return accepted(untaggedAlias);
@@ -98,14 +95,12 @@ export function resolveModel(
   return unknownModel(name, visibleNames(policy, listed));
 }
 
-/** Whether the sandbox may use an upstream's model, by whatever name it reaches it. */
 export function mayUse(model: string, policy: BridgePolicy): boolean {
   const { allowModels, aliases = {}, defaultModel } = policy;
   if (allowModels === undefined || allowModels.includes(model)) return true;
   return model === defaultModel || Object.values(aliases).includes(model);
 }
 
-/** The models that a guest sees: the allowed ones and the aliases. */
 export function visibleModels(policy: BridgePolicy, listed: readonly ModelEntry[] | null): ModelEntry[] {
   const known = new Map((listed ?? []).map((entry) => [entry.id, entry]));
   const names = visibleNames(policy, listed === null ? null : [...known.keys()]);

@@ -1,16 +1,14 @@
 /** The reason why a request is not served. A dialect turns it into its own error form. */
 export interface Refusal {
-  /** HTTP status. */
   readonly status: number;
-  /** Stable, machine-readable, e.g. `model_not_found`. */
+  /** Stable and machine-readable, e.g. `model_not_found`. */
   readonly code: string;
   /** One or two sentences for the reader of the guest's output: the fault and the remedy. */
   readonly message: string;
-  /** The wrong field of the body. */
   readonly param?: string;
-  /** Seconds to wait before a retry; absent: a retry does not help. */
+  /** Seconds to wait before a retry. Absent if a retry does not help. */
   readonly retryAfterSeconds?: number;
-  /** True: clients are told not to retry by themselves, which they would do for the status. */
+  /** If true, the answer tells clients not to retry automatically, which they would do for the status. */
   readonly isFinal?: boolean;
 }
 

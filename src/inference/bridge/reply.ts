@@ -13,7 +13,7 @@ export class Reply {
   readonly #dialect: Dialect;
   #keepAlive: IdleTimer | undefined;
   #streaming = false;
-  /** True when a keep-alive or an error event may follow the bytes sent so far. */
+  /** Returns true if a keep-alive or an error event may follow the bytes sent so far. */
   #atBoundary: () => boolean = () => true;
   #firstByteAtMs: number | null = null;
   #refusal: Refusal | null = null;
@@ -36,7 +36,7 @@ export class Reply {
     response.on('error', (error) => ignore(error, 'the guest disconnected during its answer'));
   }
 
-  /** The status sent; 0 before that. */
+  /** Status sent; 0 before. */
   get status(): number {
     return this.#response.headersSent ? this.#response.statusCode : 0;
   }
@@ -45,12 +45,11 @@ export class Reply {
     return this.#streaming;
   }
 
-  /** The bridge's own error that the guest got, if any. */
   get refusal(): Refusal | null {
     return this.#refusal;
   }
 
-  /** True when the answer is complete and only the rest of the request is being dropped. */
+  /** True if the answer is complete and only the rest of the request is being dropped. */
   get lingering(): boolean {
     return this.#lingering;
   }
@@ -60,7 +59,9 @@ export class Reply {
     return this.#firstByteAtMs;
   }
 
-  /** Sends a keep-alive after each silence of `intervalMs`, even before the upstream answers, if the dialect has one. */
+  /**
+   * Sends a keep-alive after each silence of `intervalMs`, even before the upstream answers, if the dialect has one.
+   */
   keepAlive(intervalMs: number): void {
     if (this.#dialect.keepAlive === '') return;
     this.#keepAlive = new IdleTimer(this.#clock, intervalMs, () => {
@@ -71,7 +72,7 @@ export class Reply {
     });
   }
 
-  /** Sends the head of a stream of events; no effect the second time. */
+  /** Sends the head of a stream of events. A second call has no effect. */
   startStream(headers: Readonly<Record<string, string>>, atBoundary?: () => boolean): void {
     if (atBoundary !== undefined) this.#atBoundary = atBoundary;
     if (this.#streaming) return;
@@ -81,30 +82,27 @@ export class Reply {
     this.#response.flushHeaders();
   }
 
-  /** For an answer that has not begun yet. */
   header(name: string, value: string): void {
     if (!this.#response.headersSent) this.#response.setHeader(name, value);
   }
 
-  /** Reports errors in the stream by `write` from now on. */
+  /** From now on, reports errors in the stream by `write`. */
   onFailure(write: ((refusal: Refusal) => string) | undefined): void {
     this.#failure = write;
   }
 
-  /** Sends the head of any other answer. */
   start(status: number, headers: Readonly<Record<string, string>>): void {
     this.#keepAlive?.stop();
     this.#response.writeHead(status, headers);
   }
 
-  /** @returns false when the guest must read first; see `onDrain` */
+  /** @returns false if the guest must read first; see `onDrain` */
   write(bytes: Buffer): boolean {
     this.#firstByteAtMs ??= this.#clock.now();
     this.#keepAlive?.touch();
     return this.#response.write(bytes);
   }
 
-  /** Calls `run` once the guest has read enough. */
   onDrain(run: () => void): void {
     this.#response.once('drain', run);
   }
@@ -130,7 +128,7 @@ export class Reply {
 
   /**
    * Reports an error in the form that the answer's state allows; the answer never looks complete.
-   * @param more headers, if there can be any
+   * @param more additional headers, if the head is not sent yet
    */
   fail(refusal: Refusal, more: Readonly<Record<string, string>> = {}): void {
     const response = this.#response;
@@ -142,7 +140,7 @@ export class Reply {
       const gap = this.#atBoundary() ? '' : '\n\n';
       response.end(gap + (this.#failure ?? this.#dialect.errorEvent)(refusal));
     } else if (response.headersSent) {
-      // A truncated document: only a broken connection shows the error.
+      // A truncated document: only a broken connection reveals the error.
       response.destroy();
     } else {
       const headers: Record<string, string> = { ...more };
@@ -155,7 +153,6 @@ export class Reply {
     }
   }
 
-  /** Resets the connection. */
   destroy(): void {
     this.stop();
     this.#response.destroy();

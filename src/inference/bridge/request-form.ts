@@ -1,4 +1,4 @@
-/** Which form of a request each upstream of a plan gets, by the API that it speaks. Pure. */
+/** Selects the form of a request for each upstream of a plan, by its API. Pure. */
 
 import { bufferOf } from './body/body-checker.ts';
 import type { CheckedBody, RequestForm, RequestForms } from './body/check-body.ts';
@@ -13,22 +13,18 @@ import { type Plan, withRoutes } from './routing/router.ts';
 import type { Track } from './tape/tape.ts';
 import type { UpstreamApi, UpstreamTarget } from './upstream/address.ts';
 
-/** A request that was checked, and the model that will answer it. */
+/** A checked request with the model that will answer it. */
 export interface Asked extends ResolvedModel, CheckedBody {
   readonly operation: Operation;
-  /** The guest's. */
   readonly bytes: Buffer;
   readonly bodyEndAtMs: number;
 }
 
-/** The APIs of a host's upstreams. */
 export interface SpokenApis {
   readonly all: readonly UpstreamApi[];
-  /** By the upstream's name. */
   of(upstream: string): UpstreamApi;
 }
 
-/** @param table may change */
 export function spokenApis(table: RouteTable): SpokenApis {
   return {
     get all() {
@@ -38,25 +34,24 @@ export function spokenApis(table: RouteTable): SpokenApis {
   };
 }
 
-/** An answer that is played is in the form that its upstream gave. */
+/** A replayed answer has the form that its upstream gave. */
 export function playedApi(track: Track | undefined): SpokenApis {
   const api = track?.api ?? 'openai';
   return { all: [api], of: () => api };
 }
 
-/** @throws NotConnectedError: `models.toml` has changed since the route was chosen */
+/** @throws NotConnectedError if `models.toml` has changed since the route was chosen */
 export function formFor(forms: RequestForms, api: UpstreamApi, { name }: UpstreamTarget): RequestForm {
   const form = forms[api];
   if (form !== undefined) return form;
   throw new NotConnectedError('upstream_unreachable', `${name} now speaks another API`);
 }
 
-/** The routes of a plan to upstreams of this API. */
 export function planFor(plan: Plan, { of }: SpokenApis, api: UpstreamApi): Plan {
   return withRoutes(plan, ({ upstream }) => of(upstream) === api);
 }
 
-/** The routes of a plan whose upstreams can get the request, or why there are none. */
+/** The routes of a plan whose upstreams can get the request, or the reason why there are none. */
 export function servable(
   plan: Plan,
   { of }: SpokenApis,
@@ -77,7 +72,6 @@ function unspoken(model: string): Checked<never> {
 
 const MODEL_CHARACTERS_SHOWN_MAX = 100;
 
-/** Labels bound to the sandbox, as members of a request of this API. */
 export function labelMembers(
   api: UpstreamApi,
   labels: Readonly<Record<string, string>>,
@@ -87,15 +81,16 @@ export function labelMembers(
   return user === undefined ? {} : { metadata: { user_id: user } };
 }
 
-/** What goes upstream. */
 export interface SentRequest {
   readonly path: string;
   readonly body: readonly Buffer[];
-  /** Absent: JSON. */
+  /** Default: JSON. */
   readonly contentType?: string;
 }
 
-/** @param edits beside those of the form, with the upstream's name of the model. A form of parts has none of the others */
+/**
+ * @param edits added to those of the form, with the upstream's name for the model. A multipart form uses only the model
+ */
 export function sentFor(
   asked: Pick<Asked, 'inspection' | 'bytes'>,
   form: RequestForm,
@@ -118,7 +113,6 @@ function jsonFor(
   return editJson(sent, form.layout, { ...form.edits, ...edits, ...named });
 }
 
-/** Lengths of the forms that are not the body itself, in bytes. */
 export function formLengths(forms: RequestForms): readonly number[] {
   return Object.values(forms).flatMap(({ bytes }) => (bytes === undefined ? [] : bytes.byteLength));
 }

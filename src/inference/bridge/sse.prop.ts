@@ -53,7 +53,7 @@ describe('SseSplitter', () => {
       }),
     );
   });
-  it('buffers no more than the limit', () => {
+  it('buffers at most the limit', () => {
     fc.assert(
       fc.property(stream, cuts, (bytes, at) => {
         const splitter = new SseSplitter(MAX);

@@ -1,6 +1,6 @@
 /**
- * Server-sent events as bytes (WHATWG HTML section 9.2): cuts a stream into whole events without
- * changing a byte. Lines end with LF, CRLF or CR; an empty line ends an event. Performs no I/O.
+ * Splits server-sent events as bytes (WHATWG HTML section 9.2) into whole events without changing a byte. Lines end
+ * with LF, CRLF or CR; an empty line ends an event. Performs no I/O.
  */
 export interface SsePiece {
   readonly bytes: Buffer;
@@ -17,10 +17,8 @@ const CR = 0x0d;
 
 export class SseSplitter {
   readonly #eventBytesMax: number;
-  /** Bytes of the event that is not complete yet. */
   #held: Buffer[] = [];
   #heldBytes = 0;
-  /** True when part of the current event has been returned. */
   #oversized: boolean = false;
   #lineEmpty: boolean = true;
   #afterCr = false;
@@ -29,14 +27,14 @@ export class SseSplitter {
     this.#eventBytesMax = eventBytesMax;
   }
 
-  /** True when the returned bytes end with a whole event, so that another may follow. */
+  /** True if the returned bytes end with a whole event, so that another may follow. */
   get atBoundary(): boolean {
     return !this.#oversized;
   }
 
   /**
-   * Pieces in order; all pieces and the rest, joined, equal the input. A CR ends an event immediately, since
-   * an LF may or may not follow.
+   * Returns pieces in order; all pieces and the rest, joined, equal the input. A CR ends an event immediately, since an
+   * LF may or may not follow.
    */
   push(chunk: Buffer): SsePiece[] {
     const out: SsePiece[] = [];
@@ -67,7 +65,6 @@ export class SseSplitter {
     return out;
   }
 
-  /** Takes the bytes of the incomplete event. */
   rest(): Buffer {
     const rest = Buffer.concat(this.#held);
     this.#held = [];
@@ -98,10 +95,10 @@ export class SseSplitter {
   }
 }
 
-/** The `data` field of an event, or undefined when it has none (a comment, a bare name). */
+/** The `data` field of an event; undefined if it has none, e.g. in a comment. */
 export function eventData(event: Buffer): string | undefined {
   const raw = event.toString('utf8');
-  // A stream may begin with a byte order mark, which is no part of its first line.
+  // A stream may begin with a byte order mark, which is not part of its first line.
   const text = raw.startsWith('\ufeff') ? raw.slice(1) : raw;
   // Nearly every event of a model is one line.
   if (text.startsWith('data: ') && text.indexOf('\n') === text.length - 2 && !text.includes('\r')) {

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { TokenTimes } from './token-times.ts';
 
 describe('TokenTimes', () => {
-  it('first: from the end of the request; gaps: between chunks, shared by the events of a chunk', () => {
+  it('measures the first token from the end of the request, and splits the time between chunks among their events', () => {
     const times = new TokenTimes(1000, [0.05, 0.1]);
     expect(times.firstMs).toBeNull();
     times.record(0, 1100);
@@ -15,7 +15,7 @@ describe('TokenTimes', () => {
     expect(times.gapSumSeconds).toBeCloseTo(1.28);
   });
 
-  it('first: other events of the first chunk have no gap', () => {
+  it('counts no gap for further events of the first chunk', () => {
     const times = new TokenTimes(0, [0.05]);
     times.record(3, 100);
     expect(times.gaps).toEqual([2, 0]);

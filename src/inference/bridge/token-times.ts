@@ -1,6 +1,6 @@
 /**
- * Arrival times of the tokens of one stream, in bounded memory. Counts events with text: one token each with
- * most servers, more with some. Pure.
+ * Arrival times of one stream's tokens in bounded memory. Counts events with text: one token each with most servers,
+ * more with some. Pure.
  */
 export class TokenTimes {
   readonly #bounds: readonly number[];
@@ -10,17 +10,14 @@ export class TokenTimes {
   #lastAtMs = 0;
   #gapSumSeconds = 0;
 
-  /**
-   * @param askedAtMs end of the request
-   * @param bounds upper bounds of gaps, seconds
-   */
+  /** @param askedAtMs end of the request @param bounds upper bounds of gaps, in seconds */
   constructor(askedAtMs: number, bounds: readonly number[]) {
     this.#askedAtMs = askedAtMs;
     this.#bounds = bounds;
     this.#gaps = bounds.map(() => 0).concat(0);
   }
 
-  /** @param events arrived together; they share the time since the previous ones */
+  /** @param events that arrived together; they share the time since the previous ones */
   record(events: number, nowMs: number): void {
     if (events < 1) return;
     const isFirst = this.#firstAtMs === null;
@@ -36,7 +33,7 @@ export class TokenTimes {
     this.#lastAtMs = nowMs;
   }
 
-  /** From the end of the request to the first token; null: none yet. */
+  /** Time from the end of the request to the first token; `null` before. */
   get firstMs(): number | null {
     return this.#firstAtMs === null ? null : this.#firstAtMs - this.#askedAtMs;
   }
@@ -45,7 +42,7 @@ export class TokenTimes {
     return this.#firstAtMs;
   }
 
-  /** Number of gaps by bound; the last is above all bounds. */
+  /** Number of gaps by bound; the last one counts those above all bounds. */
   get gaps(): readonly number[] {
     return this.#gaps;
   }

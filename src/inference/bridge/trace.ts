@@ -1,12 +1,12 @@
 /**
- * The span of one request to a model, with attributes of OpenTelemetry's conventions for generative AI
- * (gen_ai.*), and the headers that the upstream gets. Pure.
+ * The span of one model request, with attributes of OpenTelemetry's conventions for generative AI (gen_ai.*), and the
+ * trace headers for the upstream. Pure.
  */
 import { formatTraceparent, type Span, type Tracer } from '../../base/trace/trace.ts';
 import type { UsageRecord } from './usage.ts';
 
 /**
- * Starts the span in the trace of the sandbox's current operation, or in the guest's own trace.
+ * Starts the span in the trace of the sandbox's current operation, or else in the guest's own trace.
  * @param traceparent the guest's header
  */
 export function beginTrace(
@@ -27,7 +27,6 @@ export function beginTrace(
   });
 }
 
-/** Replaces the guest's own headers if there is a trace. */
 export function traceHeaders({ context }: Span): Readonly<Record<string, string>> {
   if (context === null) return {};
   return { traceparent: formatTraceparent(context), 'x-trace-id': context.traceId };

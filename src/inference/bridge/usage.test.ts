@@ -28,7 +28,7 @@ describe('StreamUsage', () => {
     expect(out).toBe(text);
     expect(usage.counts(99)).toEqual({ promptTokens: 3, completionTokens: 1, estimated: true });
   });
-  it.each([0, 300_000])('knows the end of a transcript and its usage, with %i bytes more', (more) => {
+  it.each([0, 300_000])('recognizes the end of a transcript and its usage, with %i bytes more', (more) => {
     const delta = event({ type: 'transcript.text.delta', delta: 'four words of text' });
     const logprobs = 'x'.repeat(more);
     const usage = { type: 'tokens', input_tokens: 14, output_tokens: 45 };
@@ -40,7 +40,7 @@ describe('StreamUsage', () => {
     const cut = watch(delta, false).usage;
     expect([cut.finished, cut.counts(1)]).toEqual([false, { promptTokens: 1, completionTokens: 5, estimated: true }]);
   });
-  it('also hides it with CRLF line ends', () => {
+  it('hides the usage event with CRLF line ends too', () => {
     const text = `${delta('a')}${USAGE}${FINISH}`.replaceAll('\n', '\r\n');
     expect(watch(text, true).out).toBe(`${delta('a')}${FINISH}`.replaceAll('\n', '\r\n'));
   });
@@ -56,7 +56,7 @@ describe('StreamUsage', () => {
     expect(chunks).toEqual({ promptTokens: 11, completionTokens: 5, estimated: true });
     expect(watch(delta('a'.repeat(40)), true).usage.counts(0).completionTokens).toBe(10);
   });
-  it('does not take zeros beside a text for counts', () => {
+  it('ignores counts of 0 for an answer with text', () => {
     const zero = { prompt_tokens: 0, completion_tokens: 0, total_tokens: 0 };
     const text = event({ choices: [{ text: 'a' }], usage: zero }).repeat(5);
     const left = { promptTokens: 11, completionTokens: 5, estimated: true };

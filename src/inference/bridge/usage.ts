@@ -1,24 +1,25 @@
 /**
- * Token usage of a request, whether or not the client requested it (B11). Reads the answer in bounded
- * memory. Counts from the upstream are used; missing ones are estimated and marked.
+ * Counts the tokens of a request, whether or not the client asked for usage (B11). Reads the answer in bounded memory.
+ * Uses the upstream's counts; missing ones are estimated and marked.
  */
 import { isJsonObject, type JsonObject, parseObject } from './json-body.ts';
 import type { AnswerNotes } from './record/answer-notes.ts';
 import { eventData, type SsePiece } from './sse.ts';
 import { estimatedTokens } from './token-estimate.ts';
 
-/** One request that reached the upstream or was answered from the cache, made when its answer has been sent or was abandoned. */
+/**
+ * Usage of one request that reached the upstream or was answered from the cache, recorded when its answer has been sent
+ * or was abandoned.
+ */
 export interface UsageRecord {
   readonly sandboxId: string;
-  /** Upstream name. */
   readonly model: string;
   readonly operation: string;
   readonly promptTokens: number;
   readonly completionTokens: number;
-  /** True when the bridge estimated the counts. */
   readonly estimated: boolean;
   readonly stream: boolean;
-  /** The answer came from the cache: no upstream had the request, and it used no tokens. */
+  /** True if the answer came from the cache: no upstream had the request, and it used no tokens. */
   readonly cached?: true;
   /** HTTP status that the guest got; 0 if it disconnected before. */
   readonly status: number;
@@ -26,7 +27,7 @@ export interface UsageRecord {
   readonly timings: {
     /** Time until the upstream was available. */
     readonly queueMs: number;
-    /** From the end of the request to the first byte of the answer's body; null if there was none. */
+    /** From the end of the request to the first byte of the answer's body; `null` if there was none. */
     readonly ttftMs: number | null;
     /** From the first to the last byte of the exchange. */
     readonly totalMs: number;
@@ -35,16 +36,14 @@ export interface UsageRecord {
 
 export type UsageOutcome =
   | 'ok'
-  /** The guest disconnected or stopped reading, or its port was closed. */
   | 'cancelled'
   /** The upstream answered with an error, in its status or in its stream. */
   | 'upstream-error'
-  /** No answer, or a truncated one. */
   | 'upstream-lost';
 
 export interface TokenCounts {
   readonly promptTokens: number;
-  /** Of those, the ones that the upstream has read from its cache. Absent: it does not say. */
+  /** The part of `promptTokens` that the upstream read from its cache. Absent if unknown. */
   readonly cachedTokens?: number;
   readonly completionTokens: number;
   readonly estimated: boolean;
@@ -57,27 +56,21 @@ const PARSED_EVENT_BYTES_MAX = 256 * 1024;
 /** The type of an event is its first member. */
 const EVENT_TYPE_BYTES = 128;
 
-/** Counts along while a stream of events passes. */
 export interface StreamCounter {
-  /** Number of events with text so far. */
   readonly chunks: number;
   /** True after the last event, at which clients hang up without waiting for the end of the answer. */
   readonly done: boolean;
-  /** True when the upstream reported an error in the stream. */
   readonly failed: boolean;
-  /** @returns whether the piece is for the client */
+  /** @returns true if the client should get the piece */
   accept(piece: SsePiece): boolean;
   counts(promptEstimate: number): TokenCounts;
 }
 
-/** Counts along while a plain answer passes. */
 export interface DocumentCounter {
   push(chunk: Buffer): void;
-  /** All of it. */
   end?(text: string): void;
 }
 
-/** Usage of one stream of events of OpenAI's API. */
 export class StreamUsage implements StreamCounter {
   readonly #hideUsage: boolean;
   readonly #notes: AnswerNotes | undefined;
@@ -100,7 +93,6 @@ export class StreamUsage implements StreamCounter {
     return this.#finished;
   }
 
-  /** True after `[DONE]`. */
   get done(): boolean {
     return this.#done;
   }
@@ -122,7 +114,7 @@ export class StreamUsage implements StreamCounter {
   }
 
   counts(promptEstimate: number): TokenCounts {
-    // Most servers send one token per chunk; where it is more, the length shows it.
+    // Most servers send one token per chunk; if they send more, the length shows it.
     const emitted = Math.max(this.#chunks, estimatedTokens(this.#characters));
     return countsOf(this.#usage, promptEstimate, emitted, emitted > 0);
   }
@@ -149,14 +141,17 @@ export class StreamUsage implements StreamCounter {
       this.#characters += delta.length;
       this.#chunks += 1;
     }
-    // Ollama puts zeros beside each text of a completion: as counts, they would make a canceled stream free.
+    // Ollama adds zeros to each text of a completion. Used as counts, they would make a canceled stream free.
     if (isJsonObject(usage) && !isZero(usage) && isTold(usage, this.#usage)) this.#usage = usage;
     if (!Array.isArray(choices)) return false;
     for (const choice of choices) this.#readChoice(choice);
     return this.#hideUsage && isJsonObject(usage) && choices.length === 0;
   }
 
-  /** Only the end of a transcript has a use: it repeats all of the text, maybe with numbers of each token. */
+  /**
+   * Parses a large event only at the end of a transcript, where it repeats the whole text, maybe with numbers for each
+   * token.
+   */
   #readLarge(bytes: Buffer): void {
     if (!bytes.subarray(0, EVENT_TYPE_BYTES).includes('"transcript.text.done"')) {
       this.#skip(bytes.length);
@@ -185,17 +180,17 @@ export class StreamUsage implements StreamCounter {
   }
 }
 
-/** What is no count takes the place of nothing. */
+/** A non-number replaces no earlier count. */
 const isTold = (usage: JsonObject, before: JsonObject | undefined): boolean =>
   before === undefined || promptOf(usage) !== undefined;
 
-/** Transcripts have the names of OpenAI's newer APIs. */
+/** Transcripts use the field names of OpenAI's newer APIs. */
 const promptOf = (usage: JsonObject | undefined): number | undefined =>
   count(usage?.['prompt_tokens'] ?? usage?.['input_tokens']);
 
 const isZero = (usage: JsonObject): boolean => usage['prompt_tokens'] === 0 && usage['completion_tokens'] === 0;
 
-/** Length of the text that a model produced in a delta: content, reasoning and tool calls, not roles and ids. */
+/** Length of the text that a model produced in a delta: content, reasoning and tool calls, but not roles and ids. */
 function textLength(delta: JsonObject): number {
   let length = 0;
   for (const key of ['content', 'reasoning_content', 'reasoning', 'refusal']) {
@@ -213,7 +208,7 @@ function textLength(delta: JsonObject): number {
   return length;
 }
 
-/** Usage is at the beginning or end of an answer; embeddings between may take megabytes. */
+/** Usage is at the beginning or end of an answer; embeddings in between may take megabytes. */
 const KEPT_BYTES_MAX = 64 * 1024;
 
 /** Usage of an answer that is one JSON document. Keeps only the head and the tail. */
@@ -254,10 +249,7 @@ export class DocumentUsage implements DocumentCounter {
   }
 }
 
-/**
- * The object after the last `"usage":`. Inside a JSON string the quotes would be escaped, so any match is a
- * key.
- */
+/** The object after the last `"usage":`. Inside a JSON string the quotes would be escaped, so any match is a key. */
 function findUsage(text: string): JsonObject | undefined {
   for (let at = text.lastIndexOf('"usage"'); at >= 0; at = text.lastIndexOf('"usage"', at - 1)) {
     const match = /^"usage"\s*:\s*(\{)/.exec(text.slice(at, at + 64));
@@ -267,7 +259,7 @@ function findUsage(text: string): JsonObject | undefined {
   return undefined;
 }
 
-/** The text from the brace at `start` to the one that closes it. Usage has no braces in strings. */
+/** The text from the brace at `start` to its closing brace. Usage has no braces in strings. */
 function balanced(text: string, start: number): string {
   let depth = 0;
   for (let i = start; i < text.length; i += 1) {
@@ -278,7 +270,7 @@ function balanced(text: string, start: number): string {
   return '';
 }
 
-/** @param hasText the answer has text, so it can't have no tokens */
+/** @param hasText true if the answer has text, so that 0 tokens is wrong */
 function countsOf(
   usage: JsonObject | undefined,
   promptEstimate: number,

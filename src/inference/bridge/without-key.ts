@@ -1,7 +1,6 @@
-/** Removes the host's key from an upstream's text. Pure. */
 const KEY_PREFIX_CHARACTERS = 6;
 
-/** Removes the key, also escaped or masked in part (`sk-pro***wxyz`). */
+/** Removes the host's key from an upstream's text, even if it is escaped or partly masked (`sk-pro***wxyz`). Pure. */
 export function withoutKey(text: string, apiKey: string | undefined): string {
   if (apiKey === undefined || apiKey === '') return text;
   const escaped = JSON.stringify(apiKey).slice(1, -1);

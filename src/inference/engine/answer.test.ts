@@ -6,7 +6,7 @@ const head = { id: 'chatcmpl-1', created: 5, model: 'm' };
 const usage = { promptTokens: 3, completionTokens: 2, cachedTokens: 1 };
 
 describe('chatCompletion', () => {
-  it('builds a text', () => {
+  it('builds a text answer', () => {
     const events = [
       { kind: 'text', text: 'a' },
       { kind: 'text', text: 'b' },
@@ -18,7 +18,7 @@ describe('chatCompletion', () => {
     });
   });
 
-  it('builds a call, whose content is null', () => {
+  it('builds a tool call with null content', () => {
     const events = [
       { kind: 'call', name: 'add' },
       { kind: 'arguments', text: '{"a"' },
@@ -65,7 +65,7 @@ describe('shorten', () => {
 });
 
 describe('errorBody', () => {
-  it('names the client’s mistake', () => {
+  it('reports the client’s mistake', () => {
     const error = new EngineError('bad_request', 'n: must be 1', { param: 'n' });
     expect(errorBody(error)).toEqual({
       status: 400,

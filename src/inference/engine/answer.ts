@@ -8,11 +8,9 @@ export type FinishReason = 'stop' | 'length' | 'tool_calls';
 export interface Usage {
   readonly promptTokens: number;
   readonly completionTokens: number;
-  /** Prompt tokens reused from an earlier request. */
   readonly cachedTokens: number;
 }
 
-/** Fields that all parts of one answer share. */
 export interface AnswerHead {
   /** `chatcmpl-…` or `cmpl-…` */
   readonly id: string;
@@ -27,7 +25,6 @@ interface ToolCall {
   readonly function: { readonly name: string; arguments: string };
 }
 
-/** A whole chat answer, built from reply events. */
 export function chatCompletion(
   head: AnswerHead,
   events: readonly ReplyEvent[],
@@ -56,7 +53,6 @@ export function chatCompletion(
 
 const newCall = (id: string, name: string): ToolCall => ({ id, type: 'function', function: { name, arguments: '' } });
 
-/** The delta of one reply event. */
 export function chatDelta(event: ReplyEvent, callId: string): object {
   switch (event.kind) {
     case 'text':
@@ -92,7 +88,6 @@ export function completion(head: AnswerHead, choices: readonly CompletionChoice[
   };
 }
 
-/** The last chunk of a stream whose client asked for usage. */
 export function usageChunk(head: AnswerHead, object: string, usage: Usage): object {
   return { ...head, object, choices: [], usage: usageObject(usage) };
 }

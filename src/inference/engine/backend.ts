@@ -1,51 +1,48 @@
 /**
- * The interface of a model. `llama.ts` implements it; tests use a scripted backend, so they cover the API
- * without a model.
+ * The interface of a model. `llama.ts` implements it; tests use a scripted backend, which covers the API without a
+ * model.
  */
 export interface Backend {
   readonly info: BackendInfo;
-  /** The tokens of a prompt, and the strings at which its format ends an answer. Pure, fast. */
+  /** The tokens of a prompt, and the stop strings of its format. Pure, fast. */
   prepare(prompt: Prompt): PreparedPrompt;
   /**
-   * Continues `tokens`. Yields `prompt` once, then `token` for each token, until the model ends its answer.
-   * Stops when `signal` aborts or the consumer leaves the loop. The caller must not run more than
-   * `info.slots` generations at a time.
+   * Continues `tokens`. Yields `prompt` once, then `token` for each token, until the model ends its answer. Stops if
+   * `signal` aborts or the consumer leaves the loop. The caller must not run more than `info.slots` generations at a
+   * time.
    */
   generate(options: GenerateOptions): AsyncIterable<GenerateEvent>;
-  /** Returns a vector of Euclidean length 1 with `info.embeddingLength` numbers. One call at a time. */
+  /** Returns a vector of Euclidean length 1 with `info.embeddingLength` numbers. Call it one at a time. */
   embed(input: string | readonly number[], signal: AbortSignal): Promise<EmbeddingResult>;
   close(): Promise<void>;
 }
 
-/** The processor that runs the model. */
 export interface ProcessorInfo {
   readonly gpu: 'cpu' | 'cuda' | 'vulkan' | 'metal';
-  /** Name of the device, or null for the CPU. */
+  /** Device name; `null` for the CPU. */
   readonly device: string | null;
 }
 
 export interface BackendInfo extends ProcessorInfo {
-  /** Layers of the model that are on the GPU; 0 on the CPU. */
+  /** Layers of the model on the GPU; 0 on the CPU. */
   readonly gpuLayers: number;
-  /** Layers of the model, with the output layer. */
+  /** All layers of the model, including the output layer. */
   readonly layers: number;
-  /** CPU threads for inference. */
   readonly threads: number;
-  /** Limit for one prompt and its answer, tokens. */
+  /** Limit for one prompt and its answer, in tokens. */
   readonly contextTokens: number;
-  /** Number of concurrent generations. */
   readonly slots: number;
   readonly embeddingLength: number;
-  /** Limit for one text to embed, tokens. */
+  /** Limit for one text to embed, in tokens. */
   readonly embeddingTokens: number;
-  /** True when the model has a chat template; false for a base model, which only continues text. */
+  /** False for a base model, which only continues text. */
   readonly chatTemplate: boolean;
 }
 
 export type Prompt =
   | { readonly kind: 'text'; readonly text: string }
   | { readonly kind: 'tokens'; readonly tokens: readonly number[] }
-  /** Turns for the model's own chat template, then the beginning of the answer. */
+  /** Turns for the model's own chat template, and the beginning of the answer after them. */
   | { readonly kind: 'chat'; readonly turns: readonly Turn[]; readonly prefill: string };
 
 export interface Turn {
@@ -59,7 +56,7 @@ export interface PreparedPrompt {
 }
 
 export interface Sampling {
-  /** 0: always the most likely token. */
+  /** 0 always selects the most likely token. */
   readonly temperature: number;
   readonly topP: number;
   readonly seed: number | null;
@@ -70,17 +67,17 @@ export interface Sampling {
 export interface GrammarUse {
   /** GBNF, llama.cpp's grammar notation; the start symbol is `root`. */
   readonly gbnf: string;
-  /** Not null: the grammar applies only to an answer whose first visible characters are these. */
+  /** If set, the grammar applies only to an answer that begins with these visible characters. */
   readonly onlyAfter: string | null;
 }
 
 export interface GenerateOptions {
   readonly tokens: readonly number[];
-  /** Limit for the answer, tokens; prompt and answer must fit in the context. */
+  /** Limit for the answer in tokens; prompt and answer must fit into the context. */
   readonly maxTokens: number;
   readonly sampling: Sampling;
   readonly grammar: GrammarUse | null;
-  /** Requests share computed prefixes only within one salt, so there is no timing channel between tenants. */
+  /** Requests share computed prefixes only within one salt, which prevents a timing channel between tenants. */
   readonly cacheSalt: string;
   readonly signal: AbortSignal;
 }
@@ -90,11 +87,10 @@ export type GenerateEvent =
   | { readonly kind: 'prompt'; readonly cachedTokens: number }
   /** One token; its text is empty while a character is incomplete. */
   | { readonly kind: 'token'; readonly text: string }
-  /** The last event: at the limit of tokens, the shortest text that completes an answer with a grammar. */
+  /** The last event at the token limit: the shortest text that completes an answer with a grammar. */
   | { readonly kind: 'closing'; readonly text: string; readonly tokens: number };
 
 export interface EmbeddingResult {
   readonly vector: Float32Array;
-  /** Tokens of the input, for usage. */
   readonly tokens: number;
 }

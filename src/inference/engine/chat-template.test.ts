@@ -10,7 +10,7 @@ interface Fake {
 
 const fine = (wrapperName: string): Fake => ({ wrapperName, generateContextState: () => ({}) });
 
-/** @param own the wrapper for the file's template, or why it can't be made */
+/** @param own the wrapper for the file's template, or the error of creating it */
 function choose(template: unknown, own: Fake | Error) {
   const notices: string[] = [];
   const resolveChatWrapper = (_model: LlamaModel, options: { noJinja?: boolean }) => {
@@ -27,11 +27,11 @@ function choose(template: unknown, own: Fake | Error) {
 }
 
 describe('chooseChatWrapper', () => {
-  it('a template that works: its wrapper, without a notice', () => {
+  it('uses the wrapper of a working template, without a notice', () => {
     expect(choose('{{ x }}', fine('JinjaTemplate'))).toEqual({ name: 'JinjaTemplate', notices: [] });
   });
 
-  it.each([undefined, '', ' \n', 7, ['x']])('no template (%j): none, and one notice', (template) => {
+  it.each([undefined, '', ' \n', 7, ['x']])('uses no wrapper without a template (%j), with one notice', (template) => {
     expect(choose(template, fine('JinjaTemplate'))).toEqual({
       name: null,
       notices: [expect.stringMatching(/no chat template.*transcripts/)],
@@ -47,14 +47,14 @@ describe('chooseChatWrapper', () => {
   it.each<[string, Fake | Error, string]>([
     ['does not parse', new Error('unexpected end'), 'unexpected end'],
     ['fails when it renders', raising, 'only system messages, please'],
-  ])('a template that %s: another one, named in one notice', (_name, own, why) => {
+  ])('replaces a template that %s, and names the replacement in one notice', (_name, own, why) => {
     expect(choose('{{ x', own)).toEqual({
       name: 'ChatML',
       notices: [`the chat template "ChatML" is used: that of the file fails (${why})`],
     });
   });
 
-  it('a notice does not repeat a whole template', () => {
+  it('does not repeat a whole template in a notice', () => {
     const { notices } = choose('{{', new Error('x'.repeat(100_000)));
     expect(notices[0]?.length).toBeLessThan(300);
   });

@@ -1,12 +1,12 @@
-/** How the turns of a chat become a prompt: by the chat template of the model's file, if it can be used. */
+/** Turns a chat into a prompt with the chat template of the model file, if it is usable. */
 import type { ChatWrapper, LlamaModel } from 'node-llama-cpp';
 import { describeError } from '../../base/errors.ts';
 import type { Library, Notice } from './load.ts';
 
 /**
- * The wrapper of node-llama-cpp that renders the file's template, or code with the same result. A template that does not
- * parse, or renders no chat, is replaced by the wrapper that the library guesses; the notice says so.
- * @returns null: the file has no template, so the model gets transcripts, as base models do
+ * Returns node-llama-cpp's wrapper that renders the file's template, or code with the same result. If the template does
+ * not parse or renders no chat, the wrapper that the library guesses replaces it, with a notice.
+ * @returns `null` if the file has no template, so that the model gets transcripts, as base models do
  */
 export function chooseChatWrapper(
   library: Pick<Library, 'resolveChatWrapper'>,
@@ -36,7 +36,7 @@ export function chooseChatWrapper(
 /** A template may quote itself in its error. */
 const REASON_CHARACTERS_MAX = 160;
 
-/** Some templates parse, and raise an error only when they render. */
+/** Some templates parse, and fail only when they render. */
 function tryOut(wrapper: ChatWrapper): void {
   wrapper.generateContextState({
     chatHistory: [

@@ -10,11 +10,11 @@ describe('readEvent', () => {
     ['ready with null', '{"type":"ready","info":null}'],
     ['a failure without a message', '{"type":"failed","code":"internal"}'],
     ['a notice without text', '{"type":"notice","message":{}}'],
-  ])('%s: no event, and no error', (_name, line) => {
+  ])('%s: returns no event and throws no error', (_name, line) => {
     expect(readEvent(line)).toBeUndefined();
   });
 
-  it('a notice is one short line without control characters', () => {
+  it('shortens a notice to one line without control characters', () => {
     const message = `\u001b[2Jone\ntwo ${'x'.repeat(10_000)}`;
     const event = readEvent(JSON.stringify({ type: 'notice', message }));
     expect(event).toEqual({ type: 'notice', message: expect.stringMatching(/^\?\[2Jone two x+$/) });

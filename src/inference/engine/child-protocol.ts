@@ -5,13 +5,12 @@ import type { BackendInfo } from './backend.ts';
 import type { EngineErrorCode } from './errors.ts';
 import type { GpuChoice } from './load.ts';
 
-/** The child's only argument, as JSON. */
 export interface ChildConfig {
   readonly modelPath: string;
   readonly modelId: string;
-  /** Where to listen: a path, or the descriptor of a socket that listens already. */
+  /** Path to listen at, or descriptor of a socket that listens already. */
   readonly socket: string | number;
-  /** For development: also listen on this port of 127.0.0.1; 0: any free port. */
+  /** For development: also listen on this port of 127.0.0.1; 0 selects a free port. */
   readonly port: number | null;
   readonly gpu: GpuChoice;
   readonly threads: number | null;
@@ -20,17 +19,15 @@ export interface ChildConfig {
 }
 
 export interface ReadyInfo extends BackendInfo {
-  /** From the start of the process to the first possible answer, milliseconds. */
+  /** Milliseconds from the start of the process to the first possible answer. */
   readonly loadMs: number;
 }
 
 export type ChildEvent =
-  /** The socket is open; requests that need the model wait. */
   | { readonly type: 'listening'; readonly port: number | null }
-  /** For the log of NeuroVisor: what a person should know although the engine works. */
+  /** For NeuroVisor's log: a warning although the engine works. */
   | { readonly type: 'notice'; readonly message: string }
   | { readonly type: 'ready'; readonly info: ReadyInfo }
-  /** The last event; the process exits. */
   | {
       readonly type: 'failed';
       readonly code: EngineErrorCode;
@@ -41,8 +38,8 @@ export type ChildEvent =
 const NOTICE_CHARACTERS_MAX = 400;
 
 /**
- * An event of the child, or undefined: llama.cpp prints lines of its own. A child that a guest has taken over may print
- * anything, so a line never throws and a notice is short.
+ * Parses an event of the child; undefined for other lines, since llama.cpp prints its own. A child that a guest has
+ * taken over may print anything, so a line never throws and a notice is short.
  */
 export function readEvent(line: string): ChildEvent | undefined {
   if (!line.startsWith('{"type":"')) return undefined;

@@ -29,7 +29,7 @@ const { schema } = fc.letrec<{ schema: object }>((tie) => ({
   ),
 }));
 
-/** Texts of "tokens": what JSON is made of, and pieces of several characters. */
+/** Texts of "tokens": pieces of JSON, and pieces of several characters. */
 const piece = fc.constantFrom(
   ...'{}[]",:0-9.eatrufnls\\ü😀 ',
   '": ',
@@ -60,7 +60,7 @@ function write(gbnf: string, pieces: readonly string[], tokensMax: number) {
 }
 
 describe('Closer', () => {
-  it('completes any answer within its limit, as JSON with what the schema requires', () => {
+  it('completes any answer within its limit, as JSON with everything that the schema requires', () => {
     fc.assert(
       fc.property(
         schema,

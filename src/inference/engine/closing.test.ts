@@ -8,7 +8,7 @@ const person: JsonSchema = {
   required: ['name', 'age'],
 };
 const state = (gbnf: string): GrammarState => new GrammarState(new ClosableGrammar(gbnf));
-/** Each character is a token. */
+/** Counts each character as a token. */
 const closer = (gbnf: string, tokensMax: number): Closer =>
   new Closer(new ClosableGrammar(gbnf), (one) => [...one].length, tokensMax);
 
@@ -35,7 +35,7 @@ describe('GrammarState', () => {
     expect(one.completion()).toBe('{"name": "", "age": 0}');
   });
 
-  it('completes a call, and a text as it is', () => {
+  it('completes a call, and leaves a text unchanged', () => {
     const call = callGrammar([{ name: 'f', parameters: person }], 'nothing');
     const one = state(call);
     expect(one.advance('<tool_call>\n{"name": "f", "arguments": {"na')).toBe(true);
@@ -125,7 +125,7 @@ describe('cost of hostile schemas', () => {
     ['many parts', { enum: many(15_000, (i) => i % 10) }],
     ['costs that take many passes', chained(250)],
     ['a long shortest answer', { type: 'array', items: { type: 'string', minLength: 500 }, minItems: 9 }],
-  ])('is zero where the answer is not followed: %s', (_, schema) => {
+  ])('is zero if the answer is not followed: %s', (_, schema) => {
     const gbnf = schemaGrammar(schema);
     const counted: string[] = [];
     const count = (one: string) => counted.push(one);
@@ -134,7 +134,7 @@ describe('cost of hostile schemas', () => {
     expect(counted).toEqual([]);
   });
 
-  it('lets an answer go on where a token takes too many steps', () => {
+  it('lets an answer continue if a token takes too many steps', () => {
     const { 'two such lists': [schema] = [{}] } = hostile;
     const one = closer(schemaGrammar(schema), 40);
     for (let left = 39; left >= 0; left--) expect(one.accept('[', left) ?? ']').toMatch(/^\]+$/);
@@ -142,7 +142,7 @@ describe('cost of hostile schemas', () => {
     for (let left = 39; left >= 0; left--) expect(wide.accept('[', left)).toBeNull();
   });
 
-  it('counts the tokens of short texts only', () => {
+  it('counts tokens only of short texts', () => {
     const counted: number[] = [];
     const count = (one: string) => counted.push(one.length) && one.length / 3;
     const schema = { properties: { a: text, b: { const: 'x'.repeat(2_000) } }, required: ['a', 'b'] };
@@ -160,7 +160,7 @@ function many<T>(length: number, make: (i: number) => T): T[] {
   return Array.from({ length }, (_, i) => make(i));
 }
 
-/** Each choice's cost is known only after that of the one before. */
+/** The cost of each choice depends on that of the previous one. */
 function chained(length: number): JsonSchema {
   const $defs: Record<string, object> = { z0: { const: 1 } };
   for (let i = 1; i <= length; i++) {
@@ -171,7 +171,7 @@ function chained(length: number): JsonSchema {
 }
 
 describe('Closer', () => {
-  it('ends a string that repeats itself, at the last token at which it still can', () => {
+  it('ends a string that repeats itself, at the last token that still allows it', () => {
     const one = closer(schemaGrammar(person), 40);
     const begin = '{"name": "';
     let left = 40;
@@ -192,12 +192,12 @@ describe('Closer', () => {
     expect(one.accept('{"', 1)).toBe(']');
   });
 
-  it('does not interfere when even the shortest answer is too long', () => {
+  it('does not interfere if even the shortest answer is too long', () => {
     const one = closer(schemaGrammar(person), 10);
     for (let left = 9; left >= 0; left--) expect(one.accept('{', left)).toBeNull();
   });
 
-  it('accepts an answer without the space at its beginning', () => {
+  it('accepts an answer without its leading space', () => {
     const one = closer(callGrammar([{ name: 'f', parameters: person }], 'name'), 60);
     expect(one.accept('{"name": "', 37)).toBeNull();
     const end = '", "age": 0}}\n</tool_call>';

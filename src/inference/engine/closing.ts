@@ -1,29 +1,32 @@
 /**
- * Ends an answer before its limit of tokens, so that JSON always parses: follows a grammar along with the answer, and
- * knows the shortest text that completes it. Before a token that leaves no room for that text, the text is written instead.
- * Pure. Reads the part of GBNF that `grammar.ts` writes.
+ * Ends an answer before its token limit so that its JSON always parses. Follows a grammar along with the answer, and
+ * knows the shortest text that completes it; before a token that leaves no room for that text, the text is written
+ * instead. Reads the subset of GBNF that `grammar.ts` writes. Pure.
  */
 
-/** Characters and parts of a grammar. Answers to a larger one are not followed. */
+/** Characters and parts of a grammar. Answers of a larger one are not followed. */
 const CHARACTERS_MAX = 128 * 1024;
 const NODES_MAX = 16_000;
-/** Visits of parts to find the shortest texts of all. */
+/** Limit of part visits while computing all shortest texts. */
 const VISITS_MAX = 100_000;
 /**
- * Steps, of about a microsecond, that each token adds to those that an answer may still take, and the most that it may
- * have. Schemas are hostile: one whose readings take more is not followed to its end.
+ * Steps of about a microsecond: how many each token adds to an answer's allowance, and the allowance's maximum. Schemas
+ * are hostile: an answer that needs more is not followed to its end.
  */
 const TOKEN_STEPS = 1_000;
 const STEPS_MAX = 10_000;
-/** A step to write a completion, which keeps nothing. */
+/** Cost of a step while writing a completion, which keeps nothing. */
 const WALK_STEPS = 1 / 8;
-/** Stacks after which those that no reading needs any more are dropped. */
+/** Number of stacks above which unused ones are dropped. */
 const STACKS_MAX = 16_384;
-/** Bytes of a text whose tokens are counted for each token of the answer. Of longer ones they are estimated. */
+/**
+ * Up to this size in bytes, the tokens of a completion are counted for each token of the answer. Above, they are
+ * estimated.
+ */
 const COUNTED_BYTES_MAX = 1_000;
 /** JSON has more: an answer with much to complete ends a little early. */
 const BYTES_PER_TOKEN = 2;
-/** Above all characters of a grammar, and all repetitions. */
+/** Above all characters and repetitions of a grammar. */
 const DONE_MAX = 2 ** 18;
 
 type Node = { readonly id: number; cost: number } & (
@@ -37,11 +40,11 @@ type Node = { readonly id: number; cost: number } & (
 );
 type Part = Node extends infer One ? (One extends Node ? Omit<One, 'id' | 'cost'> : never) : never;
 
-/** What must follow. Equal ones are the same object. */
+/** The rest that must follow. Equal stacks are the same object. */
 interface Stack {
   id: number;
   readonly node: Node;
-  /** UTF-16 code units of the node's text, or repetitions, that are already written. */
+  /** Number of UTF-16 code units of the node's text, or of repetitions, already written. */
   readonly done: number;
   readonly rest: Stack | null;
   /** UTF-8 bytes of the shortest text that completes it. */
@@ -50,10 +53,9 @@ interface Stack {
 
 class TooLargeError extends Error {}
 
-/** A parsed grammar; answers may share it. */
 export class ClosableGrammar {
   readonly #rules = new Map<string, Node>();
-  /** False: answers are not followed. */
+  /** False if answers are not followed. */
   readonly isFollowed: boolean;
 
   /** @throws Error for GBNF that `grammar.ts` does not write */
@@ -76,7 +78,6 @@ export class ClosableGrammar {
     return this.#setCosts(nodes);
   }
 
-  /** @throws Error if the rule does not exist */
   rule(name: string): Node {
     const rule = this.#rules.get(name);
     if (rule === undefined) throw new Error(`the grammar has no rule ${name}`);
@@ -106,7 +107,7 @@ export class ClosableGrammar {
       case 'char':
         return Buffer.byteLength(node.sample);
       case 'text':
-        // Set by the parser, since it takes as long as the text.
+        // Set by the parser, since computing it takes time linear in the text.
         return node.cost;
       case 'pair':
         return node.head.cost + node.tail.cost;
@@ -120,11 +121,11 @@ export class ClosableGrammar {
   }
 }
 
-/** All readings of the answer so far. */
+/** All possible readings of the answer so far. */
 export class GrammarState {
   readonly #grammar: ClosableGrammar;
   #known = new Map<number, Stack>();
-  /** `null`: the answer is complete. */
+  /** `null` in the set means that the answer is complete. */
   #stacks: ReadonlySet<Stack | null> = new Set();
   #stepsLeft = STEPS_MAX;
   #stepsTaken = 0;
@@ -146,7 +147,7 @@ export class GrammarState {
     return { steps: this.#stepsTaken, stacks: this.#known.size };
   }
 
-  /** False, without a change, when no answer goes on like this, or it takes too many steps to know. */
+  /** Returns false without a change if no answer continues this way, or finding out takes too many steps. */
   advance(text: string): boolean {
     this.#stepsLeft = Math.min(STEPS_MAX, this.#stepsLeft + TOKEN_STEPS);
     if (!this.#dropUnused()) return false;
@@ -170,11 +171,11 @@ export class GrammarState {
     this.#stepsLeft = STEPS_MAX;
   }
 
-  /** The shortest text that completes the answer; null if it takes too many steps. */
+  /** The shortest text that completes the answer; `null` if finding it takes too many steps. */
   completion(): string | null {
     if (this.#stacks.has(null)) return '';
     let stack = cheapest(this.#stacks) ?? null;
-    // To count its tokens takes a step for each byte.
+    // Counting its tokens takes a step for each byte.
     if (stack === null || !this.#take(stack.cost)) return null;
     let text = '';
     for (; stack !== null; stack = stack.rest) {
@@ -185,7 +186,7 @@ export class GrammarState {
     return text;
   }
 
-  /** The shortest text of `node`, of which `done` is written. */
+  /** The rest of the shortest text of `node` after `done`. */
   #shortest(node: Node, done: number): string | null {
     let text = '';
     const open = [node];
@@ -206,7 +207,7 @@ export class GrammarState {
     return text;
   }
 
-  /** False when the answer has not as many steps left. */
+  /** Returns false if the answer does not have that many steps left. */
   #take(steps: number): boolean {
     if (steps > this.#stepsLeft) return false;
     this.#stepsLeft -= steps;
@@ -214,7 +215,7 @@ export class GrammarState {
     return true;
   }
 
-  /** The readings after one more character; null when it takes too many steps. */
+  /** The readings after one more character; `null` if finding them takes too many steps. */
   #write(stacks: ReadonlySet<Stack | null>, code: number): ReadonlySet<Stack | null> | null {
     if (!this.#take(stacks.size)) return null;
     const next: (Stack | null)[] = [];
@@ -230,7 +231,7 @@ export class GrammarState {
     return this.#expand(next);
   }
 
-  /** Stacks whose top is a character; null when it takes too many steps. */
+  /** Expands stacks until a character is on top; `null` if it takes too many steps. */
   #expand(stacks: readonly (Stack | null)[]): ReadonlySet<Stack | null> | null {
     const found = new Set<Stack | null>();
     const seen = new Set<Stack>();
@@ -257,7 +258,7 @@ export class GrammarState {
         return [this.#push(this.#grammar.rule(node.name), rest)];
       case 'repeat': {
         if (done === node.max) return [rest];
-        // Without a maximum, repetitions beyond the minimum are all the same.
+        // Without a maximum, all repetitions beyond the minimum are equivalent.
         const count = node.max === Infinity ? Math.min(done + 1, node.min) : done + 1;
         const again = this.#stack(node, count, rest, restCost(repeatCost(node.item, node.min - count), rest));
         const once = this.#push(node.item, again);
@@ -281,7 +282,7 @@ export class GrammarState {
     return stack;
   }
 
-  /** Keeps the stacks of the present readings, when there are many; false when those are too many. */
+  /** If there are many stacks, keeps those of the current readings; returns false if even these are too many. */
   #dropUnused(): boolean {
     if (this.#known.size <= STACKS_MAX) return true;
     const used = new Set<Stack>();
@@ -307,7 +308,7 @@ function keyOf(node: Node, done: number, rest: Stack | null): number {
 const restCost = (cost: number, rest: Stack | null): number => cost + (rest?.cost ?? 0);
 const repeatCost = (item: Node, times: number): number => (times <= 0 ? 0 : times * item.cost);
 
-/** The first one of those with the least cost. */
+/** The first one with the least cost. */
 function cheapest<T extends { readonly cost: number }>(ones: Iterable<T | null>): T | undefined {
   let best: T | undefined;
   for (const one of ones) {
@@ -316,21 +317,20 @@ function cheapest<T extends { readonly cost: number }>(ones: Iterable<T | null>)
   return best;
 }
 
-/** UTF-8 bytes of a character. */
 function bytes(code: number): number {
   if (code < 0x80) return 1;
   if (code < 0x800) return 2;
   return code < 0x1_0000 ? 3 : 4;
 }
 
-/** Decides for each token of an answer whether the answer can still be completed within its limit. */
+/** Decides for each token whether the answer can still be completed within its limit. */
 export class Closer {
   readonly #state: GrammarState;
   readonly #countTokens: (text: string) => number;
   #isActive: boolean;
   #hasText = false;
 
-  /** @param tokensMax limit of the answer; if its shortest form is longer, it is not followed */
+  /** @param tokensMax limit of the answer; if even its shortest form is longer, it is not followed */
   constructor(grammar: ClosableGrammar, countTokens: (text: string) => number, tokensMax: number) {
     this.#state = new GrammarState(grammar);
     this.#countTokens = countTokens;
@@ -340,7 +340,7 @@ export class Closer {
   /**
    * @param text of the next token; empty while a character is incomplete
    * @param tokensLeft after that token
-   * @returns null when the token may be written; else the text that completes the answer instead
+   * @returns `null` if the token may be written, else the text that completes the answer instead
    */
   accept(text: string, tokensLeft: number): string | null {
     if (!this.#isActive) return null;
@@ -355,7 +355,7 @@ export class Closer {
     if (fits === null) return null;
     this.#state.reset(before);
     const end = this.#state.completion();
-    // It may have been estimated only.
+    // The cost may have been an estimate.
     return end !== null && this.#countTokens(end) <= tokensLeft + 1 ? end : null;
   }
 
@@ -366,7 +366,7 @@ export class Closer {
     return this.#state.advance(text) || (isFirst && this.#state.advance(` ${text}`));
   }
 
-  /** Null when it takes too many steps to know. */
+  /** `null` if finding out takes too many steps. */
   #fits(tokens: number): boolean | null {
     const { cost } = this.#state;
     // A token has at least one byte.
@@ -377,7 +377,6 @@ export class Closer {
   }
 }
 
-/** One rule's body. */
 class Parser {
   readonly #text: string;
   readonly #nodes: Node[];
@@ -483,7 +482,7 @@ function ranges(text: string): Range[] {
   const chars = text.match(/\\x[0-9a-fA-F]{2}|\\?./gsu) ?? [];
   for (let i = 0; i < chars.length; i++) {
     const from = codeOf(chars[i]);
-    // A dash that is not escaped.
+    // True for an unescaped dash.
     const isRange = chars[i + 1] === '-' && i + 2 < chars.length;
     if (isRange) i += 2;
     found.push([from, codeOf(chars[i])]);

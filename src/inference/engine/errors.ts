@@ -1,44 +1,31 @@
 import { CodedError } from '../../base/errors.ts';
 
 export type EngineErrorCode =
-  /** node-llama-cpp or its binary for this machine is not installed. */
   | 'engine_missing'
   /** The requested processor (CUDA, Vulkan) has no driver, device or binary here. */
   | 'gpu_unavailable'
-  /** The model file does not exist or can't be read. */
   | 'model_missing'
   /** The file is not a GGUF model, is damaged, or has a format that llama.cpp does not know. */
   | 'model_invalid'
-  /** The model and its context need more memory than available. */
   | 'out_of_memory'
-  /** The GPU has no memory, not even for a model all of whose layers are on the CPU. */
+  /** The GPU has too little memory even with all layers on the CPU. */
   | 'gpu_out_of_memory'
-  /** The socket could not be opened. */
   | 'listen_failed'
-  /** The process ended unexpectedly. */
   | 'engine_crashed'
-  /** The caller stopped it. */
   | 'engine_stopped'
-  /** A malformed or unsupported request. */
   | 'bad_request'
-  /** The body is larger than the limit. */
   | 'body_too_large'
-  /** No such path. */
   | 'not_found'
-  /** The path does not support the method. */
   | 'method_not_allowed'
-  /** The request names a model other than the loaded one. */
   | 'model_not_found'
-  /** The prompt does not fit in the context. */
   | 'context_length_exceeded'
-  /** All slots are busy and the queue is full. */
   | 'overloaded'
   /** A bug, or a failure inside llama.cpp; the process keeps running. */
   | 'internal';
 
-/** A failure in the engine: at start (for people) or in a request (for clients). */
+/** A failure of the engine, at start (shown to people) or in a request (shown to clients). */
 export class EngineError extends CodedError<EngineErrorCode> {
-  /** The request field at fault, e.g. `messages[0].content`. */
+  /** The wrong request field, e.g. `messages[0].content`. */
   readonly param: string | null;
 
   constructor(

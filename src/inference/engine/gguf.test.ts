@@ -10,7 +10,7 @@ const parse = (given?: TestGguf) => {
   return parseGguf(file, file.length);
 };
 
-/** Bytes of the number of tensors begin at 8, those of the keys at 16. */
+/** The number of tensors is at byte 8, that of keys at byte 16. */
 function changed(change: (file: Buffer) => void): Buffer {
   const file = makeGguf();
   change(file);
@@ -18,7 +18,7 @@ function changed(change: (file: Buffer) => void): Buffer {
 }
 
 describe('parseGguf', () => {
-  it('reads what a model says about itself', () => {
+  it('reads the properties of a model', () => {
     expect(parse()).toEqual({
       architecture: 'llama',
       quantization: 'Q4_K_M',
@@ -29,12 +29,12 @@ describe('parseGguf', () => {
     });
   });
 
-  it('without a known quantization of the file, names the type of most weights', () => {
+  it('names the type of most weights if the file’s quantization is unknown', () => {
     expect(parse({ values: { 'general.file_type': 9999 } }).quantization).toBe('F32');
     expect(parse({ values: { 'general.file_type': 9999 }, numbers: 0 }).quantization).toBeNull();
   });
 
-  it('knows which part of a split model a file is', () => {
+  it('detects which part of a split model a file is', () => {
     const [, second = Buffer.alloc(0)] = makeParts(3);
     expect(parseGguf(second, second.length).split).toEqual({ index: 1, count: 3 });
     expect(() => parse({ values: { 'split.no': 3, 'split.count': 3 } })).toThrow(
@@ -42,27 +42,27 @@ describe('parseGguf', () => {
     );
   });
 
-  it('refuses counts that have no exact number', () => {
+  it("refuses counts that a number can't hold exactly", () => {
     for (const key of ['llama.context_length', 'split.count', 'split.no']) {
       const values = { 'split.count': 2, [key]: 2n ** 63n };
       expect(() => parse({ values }), key).toThrow(expect.objectContaining({ code: 'model_invalid' }));
     }
   });
 
-  it('does not show text that is no word, or is long', () => {
+  it('does not show text that is not a word, or is long', () => {
     for (const architecture of ['\u001b[31mx', 'a b', 'x'.repeat(65), '']) {
       expect(parse({ values: { 'general.architecture': architecture } }).architecture).toBeNull();
     }
   });
 
-  it('a file whose weights are cut off is not complete', () => {
+  it('reports a file whose weights are cut off as incomplete', () => {
     const file = makeGguf();
     expect(() => parseGguf(file, file.length - 1)).toThrow(
       expect.objectContaining({ cause: expect.stringContaining('last 1 bytes are missing') }),
     );
   });
 
-  it('every beginning of a header asks for more, and never reads beyond it', () => {
+  it('asks for more after every prefix of a header, and never reads beyond it', () => {
     const file = makeGguf();
     const header = file.length - 4 * 256 - 32;
     for (let bytes = 0; bytes < header; bytes += 1) {
@@ -106,13 +106,13 @@ describe('readGguf', () => {
     return path;
   };
 
-  it('reads on where the vocabulary is larger than the first read', async () => {
+  it('continues if the vocabulary is larger than the first read', async () => {
     const tokens = Array.from({ length: 60_000 }, (_, index) => `token ${index}`);
     const path = file(makeGguf({ values: { 'tokenizer.ggml.tokens': tokens } }));
     expect(await readGguf(path)).toMatchObject({ architecture: 'llama', parameters: 256 });
   });
 
-  it('refuses a file that ends in its header, one that is missing, and a directory', async () => {
+  it('refuses a file that ends in its header, a missing file, and a directory', async () => {
     const path = file(makeGguf().subarray(0, 100));
     await expect(readGguf(path, 'x:1')).rejects.toMatchObject({
       code: 'model_invalid',
@@ -123,7 +123,7 @@ describe('readGguf', () => {
     await expect(readGguf(dir)).rejects.toMatchObject({ code: 'model_invalid' });
   });
 
-  it('does not read a header without end', async () => {
+  it('refuses a header without end', async () => {
     const head = makeGguf().subarray(0, 24);
     const key = Buffer.from([1, 0, 0, 0, 0, 0, 0, 0, 97, 8, 0, 0, 0]);
     const length = Buffer.alloc(8);

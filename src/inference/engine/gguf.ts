@@ -1,6 +1,7 @@
 /**
- * The header of a GGUF file: what a model says about itself, read before the file is trusted to llama.cpp. Pure but for
- * `readGguf`; the file is hostile, so each count and length is bounded, and the tensors must lie inside the file.
+ * Reads the header of a GGUF file: what a model declares about itself, before the file is trusted to llama.cpp. The
+ * file is hostile, so each count and length is bounded, and the tensors must lie inside the file. Pure but for
+ * `readGguf`.
  *
  *     "GGUF", version, counts │ keys with values │ tensors: name, shape, type, offset │ padding │ data
  *
@@ -10,18 +11,21 @@ import { constants, type FileHandle, open } from 'node:fs/promises';
 import { MIB } from '../../base/units.ts';
 import { EngineError } from './errors.ts';
 
-/** What `models ls` shows, and what the parts of a split model must agree on. */
+/** Properties that `models ls` shows, and on which the parts of a split model must agree. */
 export interface GgufHeader {
-  /** `llama`, `qwen3`; null: a later part of a split model. */
+  /** E.g. `llama`, `qwen3`; `null` for a later part of a split model. */
   readonly architecture: string | null;
-  /** Of the whole file, as its author names it: `Q4_K_M`; without that, the type of most weights; null: no weights. */
+  /**
+   * Quantization that the author declares for the file, e.g. `Q4_K_M`, else the type of most weights; `null` without
+   * weights.
+   */
   readonly quantization: string | null;
-  /** Numbers in the tensors of this file. */
+  /** Number of parameters in the tensors of this file. */
   readonly parameters: number;
-  /** Longest context of the training, tokens. */
+  /** Longest context of the training, in tokens. */
   readonly contextTokens: number | null;
   readonly hasChatTemplate: boolean;
-  /** Which part of a split model this is, from 0; null: it is whole. */
+  /** Part of a split model, counted from 0; `null` if the file is a whole model. */
   readonly split: { readonly index: number; readonly count: number } | null;
 }
 
@@ -34,22 +38,22 @@ const KEY_BYTES_MAX = 65_535;
 const TENSOR_NAME_BYTES_MAX = 256;
 const DIMENSIONS_MAX = 4;
 const ALIGNMENT_MAX = 65_536;
-/** Of a string that is shown. */
+/** Limit of a string that is shown. */
 const SHOWN_CHARACTERS_MAX = 64;
 const SPLITS_MAX = 1_000;
 
-/** The bytes end before the header does: more of the file may hold it. */
+/** The bytes end before the header does; more of the file may contain it. */
 export class Truncated extends Error {}
 
 /**
  * Reads the header of a file.
- * @param shown what the file is, for errors
+ * @param shown name of the file in errors
  * @throws EngineError `model_missing`, `model_invalid`
  */
 export async function readGguf(path: string, shown = path): Promise<GgufHeader> {
   let file: FileHandle;
   try {
-    // Opening a pipe would wait for somebody to write into it.
+    // Without O_NONBLOCK, opening a pipe would wait for a writer.
     file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (cause) {
     throw new EngineError('model_missing', `no readable model file at ${shown}`, {
@@ -78,7 +82,7 @@ export async function readGguf(path: string, shown = path): Promise<GgufHeader> 
 }
 
 /**
- * @param head the beginning of the file
+ * @param head beginning of the file
  * @param fileBytes size of the whole file
  * @throws EngineError `model_invalid`; Truncated
  */
@@ -87,7 +91,7 @@ export function parseGguf(head: Uint8Array, fileBytes: number): GgufHeader {
   if (reader.text(4) !== 'GGUF') throw invalid('it does not begin with GGUF');
   const version = reader.u32();
   if (version !== 2 && version !== 3) {
-    // A big-endian file has its version in the other order of bytes.
+    // A big-endian file has its version in reversed byte order.
     throw invalid(`it has version ${version}, not 2 or 3`);
   }
   const tensors = reader.count(TENSORS_MAX, 'tensors');
@@ -113,7 +117,7 @@ export function parseGguf(head: Uint8Array, fileBytes: number): GgufHeader {
 
 type Value = number | string | true;
 
-/** Numbers and strings; of lists and booleans only that they are there. */
+/** Keeps numbers and strings; for lists and booleans only that they exist. */
 function readValues(reader: Reader, keys: number): Map<string, Value> {
   const values = new Map<string, Value>();
   for (let i = 0; i < keys; i += 1) {
@@ -126,7 +130,7 @@ function readValues(reader: Reader, keys: number): Map<string, Value> {
 
 const STRING = 8;
 const ARRAY = 9;
-/** Bytes of a value, by its type: integers, float32, bool; then 64-bit numbers. */
+/** Size of a value in bytes, by its type: integers, float32, bool; then 64-bit numbers. */
 const VALUE_BYTES: ReadonlyMap<number, number> = new Map([
   ...([0, 1, 7].map((type) => [type, 1]) as [number, number][]),
   ...([2, 3].map((type) => [type, 2]) as [number, number][]),
@@ -152,14 +156,14 @@ function readValue(reader: Reader, type: number): Value {
 
 function sizeOfValue(type: number): number {
   const bytes = VALUE_BYTES.get(type);
-  // Lists of lists: llama.cpp refuses them, too.
+  // Nested lists, which llama.cpp refuses too.
   if (bytes === undefined) throw invalid(`it has a value of the unknown type ${type}`);
   return bytes;
 }
 
 interface TensorType {
   readonly name: string;
-  /** Numbers in a block, and its bytes. */
+  /** Numbers in a block, and its size in bytes. */
   readonly block: number;
   readonly bytes: number;
 }
@@ -202,9 +206,7 @@ const TENSOR_TYPES: Readonly<Record<number, TensorType>> = {
 
 interface Weights {
   readonly parameters: number;
-  /** From the beginning of the data to the end of the last tensor. */
   readonly bytes: number;
-  /** Numbers of each type. */
   readonly byType: ReadonlyMap<string, number>;
 }
 
@@ -224,7 +226,7 @@ function readTensors(reader: Reader, count: number): Weights {
     const offset = reader.count(Number.MAX_SAFE_INTEGER, 'bytes before a tensor');
     parameters += numbers;
     if (!Number.isSafeInteger(parameters)) throw invalid('its tensors are too large');
-    // Of a newer type only the beginning is known.
+    // For a type newer than this table, only the beginning is known.
     const found = Object.hasOwn(TENSOR_TYPES, kind) ? TENSOR_TYPES[kind] : undefined;
     if (found !== undefined) byType.set(found.name, (byType.get(found.name) ?? 0) + numbers);
     const own = found === undefined ? 0 : Math.ceil(numbers / found.block) * found.bytes;
@@ -233,7 +235,6 @@ function readTensors(reader: Reader, count: number): Weights {
   return { parameters, bytes, byType };
 }
 
-/** Of `general.file_type`. */
 const FILE_TYPES: Readonly<Record<number, string>> = {
   0: 'F32',
   1: 'F16',
@@ -296,12 +297,12 @@ function splitOf(values: ReadonlyMap<string, Value>): GgufHeader['split'] {
 
 function countOf(value: Value | undefined): number | null {
   if (typeof value !== 'number') return null;
-  // What is kept of a model has exact numbers only.
+  // Numbers kept of a model must be exact.
   if (!Number.isSafeInteger(value)) throw invalid('it has a count that is too large');
   return value;
 }
 
-/** A word; anything else is not shown. */
+/** `null` for anything but a word. */
 function shownText(value: Value | undefined): string | null {
   if (typeof value !== 'string' || value.length > SHOWN_CHARACTERS_MAX) return null;
   return /^[\w.+-]+$/.test(value) ? value : null;
@@ -315,10 +316,10 @@ class Reader {
     this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
-  /** @returns where they begin */
+  /** @returns offset before skipping */
   skip(bytes: number): number {
     const from = this.at;
-    // Beyond 2^53 sums are not exact, but still larger than any file.
+    // Above 2^53 sums are not exact, but still larger than any file.
     if (from + bytes > this.#bytes.length) throw new Truncated('the header is cut off');
     this.at = from + bytes;
     return from;
@@ -334,7 +335,6 @@ class Reader {
       : this.#bytes.readUIntLE(this.skip(bytes), bytes);
   }
 
-  /** A 64-bit number of things. */
   count(most: number, what: string): number {
     const count = this.#bytes.readBigUInt64LE(this.skip(8));
     if (count > BigInt(most)) throw invalid(`it says that it has ${count} ${what}`);
@@ -350,7 +350,7 @@ class Reader {
     this.skip(this.count(GGUF_HEADER_BYTES_MAX, 'bytes of text'));
   }
 
-  /** The beginning of a string. */
+  /** Returns only the beginning of a long string. */
   string(): string {
     const bytes = this.count(GGUF_HEADER_BYTES_MAX, 'bytes of text');
     const from = this.skip(bytes);

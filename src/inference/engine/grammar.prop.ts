@@ -33,7 +33,6 @@ const { schema } = fc.letrec<{ schema: unknown }>((tie) => ({
   ),
 }));
 
-/** Names that are used but not defined. */
 function undefinedNames(gbnf: string): string[] {
   const lines = gbnf.trim().split('\n');
   const defined = new Set(lines.map((line) => line.split(' ::= ', 1)[0] ?? ''));

@@ -76,7 +76,7 @@ describe('schemaGrammar', () => {
     expect(grammar['r-n1']).toBe('", " "\\"b\\": " null ""');
   });
 
-  it('follows references, also recursive ones', () => {
+  it('follows references, including recursive ones', () => {
     const grammar = rules(
       schemaGrammar({ $ref: '#/$defs/node', $defs: { node: { type: 'array', items: { $ref: '#/$defs/node' } } } }),
     );
@@ -135,7 +135,7 @@ describe('schemaGrammar', () => {
       'parts',
     ],
     ['many properties', { properties: Object.fromEntries(names(30_000)) }, 'parts'],
-  ])('refuses work that grows out of little: %s', (_name, schema, message) => {
+  ])('refuses small schemas that expand to much work: %s', (_name, schema, message) => {
     expect(refusal(schema)).toContain(message);
   });
 
@@ -146,7 +146,7 @@ describe('schemaGrammar', () => {
     expect(callGrammar(tools.slice(0, 10), 'open')).toContain('f9');
   });
 
-  it('reads a type that is listed many times once', () => {
+  it('counts a type that is listed many times only once', () => {
     expect(schemaGrammar({ type: twice, properties: { a: true } })).toBe(
       schemaGrammar({ type: ['object'], properties: { a: true } }),
     );
@@ -175,10 +175,10 @@ describe('callGrammar', () => {
     const root = rules(callGrammar(tools, 'open'))['root'];
     expect(root).toBe('("add\\", \\"arguments\\":" " " t0 | "now\\", \\"arguments\\":" " " t1) "}\\n</tool_call>"');
   });
-  it('covers only the arguments when the prompt has the name', () => {
+  it('covers only the arguments if the prompt has the name', () => {
     expect(rules(callGrammar(tools.slice(0, 1), 'name'))['root']).toBe('(" " t0) "}\\n</tool_call>"');
   });
-  it('allows a text instead of a call when the prompt has none', () => {
+  it('allows a text instead of a call if the prompt has no part of a call', () => {
     expect(rules(callGrammar(tools, 'nothing'))['root']).toContain('| [^< \\t\\n] [^\\x00]*)');
   });
 });

@@ -1,29 +1,26 @@
 /**
- * JSON Schema → GBNF, llama.cpp's notation for grammars that restrict a model's output: at each step, tokens
- * outside the grammar get probability zero. So even a small model answers with valid JSON of the requested
+ * Converts a JSON Schema to GBNF, llama.cpp's notation for grammars that restrict a model's output: at each step,
+ * tokens outside the grammar get probability zero. So even a small model answers with valid JSON of the requested
  * shape.
  *
- * White space is fixed (`{"a": 1, "b": [2, 3]}`), since a weak model may write free white space forever.
- * Objects have their properties in declared order and no others.
- * Notation: llama.cpp, grammars/README.md.
+ * White space is fixed (`{"a": 1, "b": [2, 3]}`), since a weak model may write free white space forever. Objects have
+ * their properties in declared order and no others. Notation: llama.cpp, grammars/README.md.
  */
 import { EngineError } from './errors.ts';
 
 /** An unchecked schema, parsed from JSON. */
 export type JsonSchema = Readonly<Record<string, unknown>> | boolean;
 
-/** Nesting depth of schemas. */
 const DEPTH_MAX = 32;
-/** Rules of one grammar, which determine llama.cpp's cost. */
+/** Rules of one grammar; they determine llama.cpp's cost. */
 const RULES_MAX = 2_000;
-/** Bytes of one grammar. */
+/** Size of one grammar in bytes. */
 const GRAMMAR_BYTES_MAX = 256 * 1024;
-/** Schemas, keywords, properties and names that one grammar takes to write, since a few may stand for many. */
+/** Schemas, keywords, properties and names processed for one grammar. A small schema may expand to many. */
 const WORK_MAX = 20_000;
 /** Largest enforced repetition, since llama.cpp expands each one into a rule. Larger ones are not limited. */
 const REPEAT_MAX = 512;
 
-/** Limits of lists and strings for which the schema sets none. */
 export interface Bounds {
   readonly items: number | null;
   readonly characters: number | null;
@@ -66,16 +63,15 @@ const UNENFORCED = [
 
 /**
  * @param strict refuse keywords that can't be enforced
- * @throws EngineError `bad_request` when the schema is malformed, too large, or not supported
+ * @throws EngineError `bad_request` if the schema is malformed, too large, or not supported
  */
 export function schemaGrammar(schema: JsonSchema, strict = false, bounds = UNBOUNDED): string {
   const compiler = new Compiler(schema, bounds, strict);
   return compiler.finish(compiler.rule(schema, 'r', 0));
 }
 
-/** A grammar for any JSON object but the empty one. */
 export function jsonObjectGrammar(bounds = UNBOUNDED): string {
-  // A weak model would prefer the empty one.
+  // A weak model would prefer the empty object.
   return new Compiler({}, bounds).finish('"{" members "}"');
 }
 
@@ -92,8 +88,8 @@ export const CALL_CLOSE = '}\n</tool_call>';
 
 /**
  * A grammar for one call of one of `tools`.
- * @param begun the part of the call that the prompt already contains: `open` (`CALL_OPEN`), `name` (also the
- *   name), or `nothing`: then the model may also answer with a text that does not begin with `<`
+ * @param begun the part of the call that the prompt already contains: `open` (`CALL_OPEN`), `name` (also the name), or
+ * `nothing`, so that the model may also answer with a text that does not begin with `<`
  */
 export function callGrammar(
   tools: readonly CallableTool[],
@@ -113,16 +109,12 @@ export function callGrammar(
   return compiler.finish(`blank (${literal(CALL_OPEN)} ${call} | ${TEXT})`);
 }
 
-/** A text that is not a call. */
 const TEXT = '[^< \\t\\n] [^\\x00]*';
 export const NO_CALL_GRAMMAR = `root ::= [ \\n]{0,2} ${TEXT}\n`;
 
-/** What one grammar has taken so far. */
 interface Spent {
   work: number;
-  /** Characters of rules. */
   rules: number;
-  /** Characters of literals. */
   literals: number;
 }
 
@@ -256,7 +248,7 @@ class Compiler {
     return this.#set(name, `"{" ${this.#members(members, name)} "}"`);
   }
 
-  /** Rules `NAME-f2`: the members from 2 on, when none is written yet; `NAME-n2`: when some are. */
+  /** Rules `NAME-f2`: the members from 2 on, before any is written; `NAME-n2`: after at least one. */
   #members(members: readonly { text: string; required: boolean }[], name: string): string {
     let first = '""';
     let next = '""';
@@ -284,7 +276,7 @@ class Compiler {
     const name = `${this.#prefix}-ref${this.#refs.size}`;
     this.#refs.set(ref, name);
     const symbol = this.rule(target, `${name}-t`, depth + 1);
-    // llama.cpp does not terminate on a rule that is only itself.
+    // llama.cpp does not terminate on a rule that consists only of itself.
     if (symbol === name) throw refuse(`$ref ${json(ref)} refers to itself`);
     return this.#set(name, symbol);
   }
@@ -346,7 +338,6 @@ function checkSize(bytes: number): void {
   if (bytes > GRAMMAR_BYTES_MAX) throw refuse(`the schema needs a grammar of more than ${GRAMMAR_BYTES_MAX} bytes`);
 }
 
-/** A GBNF string literal. */
 export function literal(text: string): string {
   const escaped = text.replace(/[\\"\n\r\t\p{Cc}]/gu, (char) => {
     if (char === '\n') return '\\n';

@@ -20,12 +20,12 @@ const HEALTH = {
 };
 
 describe('readHealth', () => {
-  it('an engine that computes', () => {
+  it('reads the state of a ready engine', () => {
     const { status: _, model, running, waiting, ...setup } = HEALTH;
     expect(readHealth(JSON.stringify(HEALTH))).toEqual({ model, running, waiting, setup });
   });
 
-  it('an engine that loads', () => {
+  it('reads the state of a loading engine', () => {
     const text = '{"status":"loading","model":"m"}';
     expect(readHealth(text)).toEqual({ model: 'm', running: 0, waiting: 0, setup: null });
   });
@@ -41,11 +41,11 @@ describe('readHealth', () => {
     ['no requests', { ...HEALTH, running: undefined }],
     ['no model', { ...HEALTH, model: 1 }],
     ['an unknown state', { ...HEALTH, status: 'fine' }],
-  ])('%s: null', (_name, value) => {
+  ])('returns null for %s', (_name, value) => {
     expect(readHealth(JSON.stringify(value) ?? '{')).toBeNull();
   });
 
-  it('texts are short and can’t steer a terminal', () => {
+  it('shortens texts and removes terminal control characters', () => {
     const text = JSON.stringify({ ...HEALTH, model: '\u001b[2J', device: 'x'.repeat(3_000) });
     expect(readHealth(text)).toMatchObject({ model: '?[2J', setup: { device: 'x'.repeat(80) } });
   });
@@ -80,11 +80,11 @@ describe('askHealth', () => {
     ['never ends', (_, response) => void response.write('{')],
     ['is too long', (_, response) => response.end(`{"x":"${'x'.repeat(10_000)}"}`)],
     ['breaks off', (request) => request.socket.destroy()],
-  ])('an answer that %s: null', async (_name, answer) => {
+  ])('returns null for an answer that %s', async (_name, answer) => {
     expect(await ask(answer)).toBeNull();
   });
 
-  it('no socket: null', async () => {
+  it('returns null without a socket', async () => {
     expect(await askHealth(join(dir, 'none'))).toBeNull();
   });
 });

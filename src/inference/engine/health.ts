@@ -1,32 +1,30 @@
-/** Asks an engine how it is (`GET /health`), over its socket. The engine may be in the hands of a guest (io). */
+/** Asks an engine for its state (`GET /health`) over its socket. A guest may have taken over the engine (io). */
 import { request } from 'node:http';
 import { ignore } from '../../base/ignore.ts';
 import { plain } from '../../base/text/plain.ts';
 import type { BackendInfo } from './backend.ts';
 
-/** What an engine computes with. */
 export type EngineSetup = Pick<
   BackendInfo,
   'gpu' | 'device' | 'gpuLayers' | 'layers' | 'threads' | 'contextTokens' | 'slots'
 >;
 
 export interface EngineHealth {
-  /** Name of its model, for people. */
+  /** Display name of its model. */
   readonly model: string;
-  /** Requests. */
   readonly running: number;
   readonly waiting: number;
-  /** Null: it still loads its model. */
+  /** `null` while it loads its model. */
   readonly setup: EngineSetup | null;
 }
 
-/** An engine that does not answer may be computing, or be gone. */
+/** An engine that does not answer in time may be computing, or be gone. */
 const TIMEOUT_MS = 1_000;
 const BYTES_MAX = 4_096;
 const NAME_CHARACTERS_MAX = 80;
 const GPUS = ['cpu', 'cuda', 'vulkan', 'metal'] as const;
 
-/** Null: no answer, or one that no engine gives. Never rejects. */
+/** `null` without an answer, or with an invalid one. Never rejects. */
 export function askHealth(socketPath: string): Promise<EngineHealth | null> {
   return new Promise((resolve) => {
     const sent = request({ socketPath, path: '/health' }, (response) => {
@@ -38,7 +36,7 @@ export function askHealth(socketPath: string): Promise<EngineHealth | null> {
       response.on('error', (error) => ignore(error, 'what has arrived is no health'));
       response.on('end', () => resolve(readHealth(text)));
     });
-    // Of the whole answer, not of its next byte.
+    // Limits the whole answer, not the gap between bytes.
     const timer = setTimeout(() => sent.destroy(), TIMEOUT_MS);
     sent.on('close', () => {
       clearTimeout(timer);
@@ -49,7 +47,6 @@ export function askHealth(socketPath: string): Promise<EngineHealth | null> {
   });
 }
 
-/** Pure. */
 export function readHealth(text: string): EngineHealth | null {
   const health = parse(text);
   const { status, model } = health;

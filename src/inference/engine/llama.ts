@@ -38,23 +38,21 @@ import { SaltedCache } from './salted-cache.ts';
 
 /** Tokens computed between two checks of the abort signal: a tenth of a second on a CPU. */
 const PREFILL_CHUNK_TOKENS = 128;
-/** Compiled grammars in the cache. */
 const GRAMMARS_MAX = 16;
-/** Tokens of one text to embed, which is computed in one batch. */
 const EMBEDDING_TOKENS_MAX = 2_048;
-/** Most tokens that form one character: 4 bytes of UTF-8, one token each, and one to spare. */
+/** Upper bound of tokens that form one character: 4 bytes of UTF-8, one token each, and one to spare. */
 const CHARACTER_TOKENS_MAX = 5;
-/** Last tokens of the answer that the repetition penalties consider. */
+/** Number of the answer's last tokens that the repetition penalties consider. */
 const PENALTY_TOKENS = 64;
 /**
- * The last hidden state of a causal model predicts the next token, so the prompt asks for the topic. On a
- * dozen sentences this ranked the right one first in 10 of 10 searches, mean pooling in 7.
- * Method: Jiang et al., "Scaling Sentence Embeddings with Large Language Models" (PromptEOL), 2023.
+ * The last hidden state of a causal model predicts the next token, so the prompt asks for the topic. On a dozen
+ * sentences this ranked the right one first in 10 of 10 searches, mean pooling in 7. Method: Jiang et al., "Scaling
+ * Sentence Embeddings with Large Language Models" (PromptEOL), 2023.
  */
 const EMBEDDING_FRAME = { before: 'The topic of the text "', after: '" is: "' } as const;
 
 /**
- * @param notice takes what a person should know although the model can be used
+ * @param notice receives warnings although the model can be used
  * @throws EngineError `engine_missing`, `gpu_unavailable`, `model_missing`, `model_invalid`, `out_of_memory`,
  * `gpu_out_of_memory`
  */
@@ -83,9 +81,8 @@ export async function loadLlama(options: LlamaOptions, notice: Notice): Promise<
 interface Sequence {
   readonly llama: LlamaContextSequence;
   busy: boolean;
-  /** Salt of the request whose tokens are in the cache. */
   salt: string;
-  /** Value of the use counter at the last use, to find the least recently used one. */
+  /** Value of the use counter at the last use, to find the least recently used sequence. */
   usedAt: number;
 }
 
@@ -94,7 +91,7 @@ interface Parts {
   readonly llama: Llama;
   readonly model: LlamaModel;
   readonly context: LlamaContext;
-  /** Null: the model has no chat template. */
+  /** `null` if the model has no chat template. */
   readonly wrapper: ChatWrapper | null;
 }
 
@@ -179,7 +176,7 @@ class LlamaBackend implements Backend {
     await this.#llama.dispose();
   }
 
-  /** An embedding model pools by itself; a causal one gets a prompt for the topic. */
+  /** An embedding model does its own pooling; a causal one gets a prompt that asks for the topic. */
   #frame(tokens: readonly Token[]): Token[] {
     const architecture = this.#model.fileInfo.architectureMetadata;
     if (architecture.pooling_type !== undefined) return [...tokens];
@@ -230,7 +227,7 @@ class LlamaBackend implements Backend {
     return best.sequence;
   }
 
-  /** Computes all of the prompt but its last token. Returns the number of cached tokens. */
+  /** Computes the prompt except its last token. Returns the number of cached tokens. */
   async #prefill(sequence: Sequence, tokens: Token[], options: GenerateOptions): Promise<number> {
     const { llama } = sequence;
     if (sequence.salt !== options.cacheSalt) await llama.clearHistory();
@@ -264,7 +261,7 @@ class LlamaBackend implements Backend {
       if (text.endsWith('\ufffd') && pending.length < CHARACTER_TOKENS_MAX) text = '';
       else pending = [];
       const end = closer?.accept(text, options.maxTokens - written.length - 1) ?? null;
-      // A call that does not fit is not replaced by the shortest text.
+      // If a call does not fit, the shortest text does not replace it.
       if (end !== null && (reply.text !== '' || options.grammar?.onlyAfter === null)) {
         yield { kind: 'closing', text: end, tokens: this.#model.tokenize(end).length };
         break;

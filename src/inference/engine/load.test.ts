@@ -1,4 +1,4 @@
-/** Which layers are tried on a GPU, with a fake of node-llama-cpp: no GPU is needed. */
+/** Tests which numbers of GPU layers are tried, with a fake of node-llama-cpp, so no GPU is needed. */
 import { describe, expect, it } from 'vitest';
 import { fewerLayers, type Library, type LlamaOptions, loadModel } from './load.ts';
 
@@ -8,9 +8,9 @@ type Tried = number | 'fit' | 'cpu';
 
 interface Machine {
   readonly gpu: 'cuda' | 'vulkan' | false;
-  /** Layers that the library's estimate takes; null: not even 0 fit. */
+  /** Layers that the library estimates to fit; `null` if not even 0 fit. */
   readonly estimate: number | null;
-  /** Most layers for which the model, and the context beside it, can really be allocated; below 0: none. */
+  /** Most layers for which the model, and the context beside it, can be allocated; negative if not even 0. */
   readonly modelRoom: number;
   readonly contextRoom: number;
   readonly damage?: string;
@@ -65,7 +65,7 @@ function fake({ gpu, estimate, modelRoom, contextRoom, damage }: Machine) {
 const ALL = { estimate: LAYERS, modelRoom: LAYERS, contextRoom: LAYERS };
 
 describe('loadModel', () => {
-  it('a GPU with room: all layers, at once, without a notice', async () => {
+  it('loads all layers at once, without a notice, if the GPU has room', async () => {
     const { load, tried, notices, contexts } = fake({ gpu: 'cuda', ...ALL });
     expect(await load()).toMatchObject({ gpuLayers: LAYERS, layers: LAYERS, slots: 4 });
     expect(tried).toEqual(['fit']);
@@ -73,13 +73,13 @@ describe('loadModel', () => {
     expect(contexts).toEqual([expect.not.objectContaining({ batchSize: expect.anything() })]);
   });
 
-  it('a GPU with room for a part: that part, with a notice', async () => {
+  it('loads a part of the layers, with a notice, if the GPU has room for it', async () => {
     const { load, notices } = fake({ gpu: 'vulkan', ...ALL, estimate: 20 });
     expect(await load()).toMatchObject({ gpuLayers: 20, layers: LAYERS });
     expect(notices).toEqual([expect.stringContaining("room for 20 of the model's 33 layers (vulkan)")]);
   });
 
-  it('a context that does not fit: three quarters, then half, then a quarter; nothing is left of failed attempts', async () => {
+  it('tries three quarters, half, then a quarter if the context does not fit, and frees failed attempts', async () => {
     const { load, tried, notices, live } = fake({ gpu: 'cuda', ...ALL, contextRoom: 9 });
     expect(await load()).toMatchObject({ gpuLayers: 8 });
     expect(tried).toEqual(['fit', 24, 16, 8]);
@@ -88,13 +88,13 @@ describe('loadModel', () => {
     expect(live()).toBe(1);
   });
 
-  it('a model that does not fit although the estimate says so: fewer of all its layers', async () => {
+  it('tries fewer of all layers if the model does not fit although the estimate says so', async () => {
     const { load, tried } = fake({ gpu: 'cuda', ...ALL, modelRoom: 16 });
     expect(await load()).toMatchObject({ gpuLayers: 16 });
     expect(tried).toEqual(['fit', 24, 16]);
   });
 
-  it('no room for a layer: at last none, and the CPU computes with its own settings', async () => {
+  it('ends with 0 layers, with CPU settings, if the GPU has room for none', async () => {
     const { load, tried, contexts, notices } = fake({ gpu: 'cuda', ...ALL, contextRoom: 0 });
     expect(await load()).toMatchObject({ gpuLayers: 0, slots: 2 });
     expect(tried).toEqual(['fit', 24, 16, 8, 0]);
@@ -102,13 +102,13 @@ describe('loadModel', () => {
     expect(notices.at(-1)).toContain("0 of the model's 33 layers");
   });
 
-  it('an estimate that finds no number of layers: none is tried at once', async () => {
+  it('tries 0 layers at once if the estimate finds no number that fits', async () => {
     const { load, tried } = fake({ gpu: 'cuda', ...ALL, estimate: null });
     expect(await load()).toMatchObject({ gpuLayers: 0 });
     expect(tried).toEqual(['fit', 0]);
   });
 
-  it('a GPU without any memory: an error that tells of the GPU, with its remedy', async () => {
+  it('reports the GPU, with a remedy, if it has no memory at all', async () => {
     const { load, live } = fake({ gpu: 'cuda', ...ALL, contextRoom: -1 });
     await expect(load()).rejects.toMatchObject({
       code: 'gpu_out_of_memory',
@@ -117,13 +117,13 @@ describe('loadModel', () => {
     expect(live()).toBe(0);
   });
 
-  it('without a GPU: one attempt, whose failure is not about layers', async () => {
+  it('makes one attempt without a GPU, and does not blame layers for its failure', async () => {
     const { load, tried } = fake({ gpu: false, ...ALL });
     expect(await load()).toMatchObject({ gpuLayers: 0, layers: LAYERS, slots: 2 });
     expect(tried).toEqual(['cpu']);
   });
 
-  it('a failure that is not about memory ends the attempts', async () => {
+  it('stops at a failure that is not about memory', async () => {
     const { load, tried } = fake({ gpu: 'cuda', ...ALL, damage: 'unsupported GGUF version' });
     await expect(load()).rejects.toMatchObject({ code: 'model_invalid' });
     expect(tried).toEqual(['fit']);

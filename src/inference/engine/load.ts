@@ -1,4 +1,4 @@
-/** Loads llama.cpp, a model and its context: as many layers on the GPU as fit (io). */
+/** Loads llama.cpp, a model and its context, with as many layers on the GPU as fit (io). */
 import { access, constants, open } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import type {
@@ -19,15 +19,15 @@ export type GpuChoice = 'auto' | 'cpu' | 'cuda' | 'vulkan';
 export interface LlamaOptions {
   readonly modelPath: string;
   readonly gpu: GpuChoice;
-  /** Null: see `defaultThreads`. */
+  /** Default if null: `defaultThreads`. */
   readonly threads: number | null;
-  /** Limit for one prompt and its answer, tokens. */
+  /** Limit for one prompt and its answer, in tokens. */
   readonly contextTokens: number;
-  /** Generations at a time; null: 4 on a GPU, 2 on a CPU. */
+  /** Concurrent generations. Default if null: 4 on a GPU, 2 on a CPU. */
   readonly slots: number | null;
 }
 
-/** Takes what a person should know of a load that succeeds, e.g. that the GPU lacks memory. */
+/** Receives warnings of a successful load, e.g. that the GPU lacks memory. */
 export type Notice = (message: string) => void;
 
 export interface Loaded {
@@ -36,30 +36,28 @@ export interface Loaded {
   readonly context: LlamaContext;
   readonly threads: number;
   readonly slots: number;
-  /** Layers on the GPU. */
   readonly gpuLayers: number;
-  /** Layers of the model: its blocks and the output layer, as llama.cpp counts them. */
+  /** All layers of the model: its blocks and the output layer, as llama.cpp counts them. */
   readonly layers: number;
 }
 
-/** Generations at a time on a GPU and on a CPU. */
 const GPU_SLOTS = 4;
 const CPU_SLOTS = 2;
 /**
- * Tokens per llama.cpp batch on a CPU. The result buffer grows with batch × vocabulary (half a gigabyte at
- * 512 × 262,144); smaller batches were not slower.
+ * Tokens per llama.cpp batch on a CPU. The result buffer grows with batch × vocabulary (half a gigabyte at 512 ×
+ * 262,144); smaller batches were not slower.
  */
 const CPU_BATCH_TOKENS = 128;
-/** Of the layers that did not fit, tried one after the other; at last none. */
+/** Fractions of the layers that did not fit, tried in turn. */
 const FEWER = [0.75, 0.5, 0.25, 0] as const;
-/** node-llama-cpp's errors where llama.cpp says only that it failed; on a GPU, memory is the usual cause. */
+/** node-llama-cpp's errors if llama.cpp says only that it failed; on a GPU, memory is the usual cause. */
 const FAILED = /^Failed to (load model|create context)$/;
 
 /**
  * Loads the model. On a GPU the first attempt takes as many layers as fit beside the context, by node-llama-cpp's
- * estimate. The memory may still be short, since other programs use it or the estimate is too low; then fewer layers
- * are tried, at last none, so that the CPU computes.
- * @throws EngineError `gpu_out_of_memory`: not even without layers, since the GPU's driver needs memory, too;
+ * estimate. Memory may still be short, since other programs use it or the estimate is too low; then fewer layers are
+ * tried, finally 0, so that the CPU computes.
+ * @throws EngineError `gpu_out_of_memory` if even 0 layers fail, since the GPU's driver needs memory too;
  * `engine_missing`, `gpu_unavailable`, `model_invalid`, `out_of_memory`
  */
 export async function loadModel(library: Library, options: LlamaOptions, notice: Notice): Promise<Loaded> {
@@ -86,7 +84,7 @@ export async function loadModel(library: Library, options: LlamaOptions, notice:
   }
 }
 
-/** Numbers of layers to try when so many did not fit; they fall, and end with 0. */
+/** Numbers of layers to try after `tooMany` did not fit, in descending order down to 0. */
 export function fewerLayers(tooMany: number): number[] {
   const numbers = FEWER.map((share) => Math.floor(tooMany * share));
   return [...new Set(numbers)];
@@ -104,9 +102,8 @@ function gpuIsFull(gpu: string, cause: DoesNotFit): EngineError {
   );
 }
 
-/** An attempt failed, probably for lack of memory. Nothing is left of it. */
+/** An attempt failed, probably for lack of memory. All that it allocated is freed. */
 class DoesNotFit extends Error {
-  /** How many layers were to be on the GPU; null: not known. */
   readonly gpuLayers: number | null;
 
   constructor(gpuLayers: number | null, cause: unknown) {
@@ -127,7 +124,7 @@ async function loadWith(
     llama.loadModel({
       modelPath: options.modelPath,
       useMmap: true,
-      // For the estimate of what fits: the context below has it.
+      // Lets the estimate account for the context below.
       ...(isOnGpu ? { defaultContextSwaFullCache: true } : {}),
       ...more,
     }),
@@ -142,22 +139,22 @@ async function loadWith(
         sequences: slots,
         contextSize: Math.min(options.contextTokens, model.trainContextSize),
         threads,
-        // A sliding window would drop the beginning, and no prefix could be reused.
+        // A sliding window would drop the beginning, so no prefix could be reused.
         swaFullCache: true,
-        // A part of a prompt, and one token of each other generation.
+        // Room for a part of a prompt, and one token of each other generation.
         ...(computesOnGpu ? {} : { batchSize: CPU_BATCH_TOKENS + slots }),
       }),
     );
     const layers = model.fileInsights.totalLayers;
     return { llama, model, context, threads, slots, gpuLayers, layers };
   } catch (error) {
-    // Its layers would take the memory of the next attempt.
+    // Otherwise its layers would take the memory of the next attempt.
     await model.dispose();
     throw error;
   }
 }
 
-/** @param gpuLayers see `DoesNotFit`; undefined: there is no GPU, so that fewer layers would not help */
+/** @param gpuLayers see `DoesNotFit`; undefined without a GPU, where fewer layers would not help */
 async function attempt<T>(
   what: string,
   library: Library,
@@ -169,7 +166,7 @@ async function attempt<T>(
   } catch (error) {
     const isKnown = error instanceof library.InsufficientMemoryError;
     const mayBeMemory = isKnown || (error instanceof Error && FAILED.test(error.message));
-    // The library has tried all numbers of layers where its estimate finds none that fits.
+    // If the library's estimate finds no number that fits, it has tried all of them.
     if (mayBeMemory && gpuLayers !== undefined) throw new DoesNotFit(isKnown ? (gpuLayers ?? 0) : gpuLayers, error);
     if (isKnown) {
       throw new EngineError('out_of_memory', `not enough memory to ${what}`, {
@@ -190,9 +187,9 @@ async function layersOf(library: Library, path: string): Promise<number> {
 }
 
 /**
- * Physical cores less one. llama.cpp's threads wait for each other by spinning, so one that shares its core
- * stalls all: on 2 busy cores, 2 threads gave 1 to 3 tokens/s and 1 thread 8 to 28. The client's VM and the
- * daemon need a core of their own.
+ * Physical cores minus one. llama.cpp's threads wait for each other by spinning, so one that shares its core stalls
+ * all: on 2 busy cores, 2 threads gave 1 to 3 tokens/s and 1 thread 8 to 28. The client's VM and the daemon need a
+ * core of their own.
  */
 export function defaultThreads(physicalCores: number): number {
   return Math.max(1, Math.min(physicalCores, availableParallelism()) - 1);
@@ -256,7 +253,7 @@ async function openLlama(library: Library, choice: GpuChoice): Promise<Llama> {
     skipDownload: true,
     progressLogs: false,
     logLevel: library.LlamaLogLevel.error,
-    // 0: no limit; otherwise contexts share a budget of threads and wait for each other.
+    // 0 means no limit; otherwise contexts share a budget of threads and wait for each other.
     maxThreads: 0,
   };
   try {

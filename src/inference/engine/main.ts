@@ -1,6 +1,6 @@
 /**
- * The engine's process (io): `node main.ts CONFIG`, started by `process.ts`. It opens its socket, loads the
- * model, and exits when its standard input closes, so that it never outlives its parent.
+ * The engine's process (io): `node main.ts CONFIG`, started by `process.ts`. Opens its socket, loads the model, and
+ * exits when its standard input closes, so that it never outlives its parent.
  */
 import { once } from 'node:events';
 import { rmSync } from 'node:fs';
@@ -15,7 +15,6 @@ import { loadLlama } from './llama.ts';
 import { createEngineServer } from './server.ts';
 import { Service } from './service.ts';
 
-/** Only this user may connect. */
 const SOCKET_MODE = 0o600;
 
 const stderrLog = (level: string) => (message: string) => {
@@ -46,7 +45,7 @@ async function listen(
 
 async function listenAt(server: Server, socket: ChildConfig['socket']): Promise<void> {
   if (typeof socket === 'number') return await listen(server, { fd: socket });
-  // Left by a killed engine; the path is not shared.
+  // Left by a killed engine; no other process uses the path.
   await rm(socket, { force: true });
   await listen(server, { path: socket });
   await chmod(socket, SOCKET_MODE);
@@ -78,8 +77,8 @@ async function main(config: ChildConfig): Promise<void> {
 const config = JSON.parse(process.argv[2] ?? '') as ChildConfig;
 
 /**
- * Not `process.exit`, which waits for native threads that may be loading a model for minutes. The first process of a
- * jail survives its own signal; there the parent kills it.
+ * Replaces `process.exit`, which waits for native threads that may be loading a model for minutes. As the first
+ * process of a jail it survives its own signal; there the parent kills it.
  */
 function exitNow(): void {
   if (typeof config.socket === 'string') rmSync(config.socket, { force: true });
@@ -87,8 +86,8 @@ function exitNow(): void {
   process.exit();
 }
 
-// Terminals and service managers signal the whole process group, but the parent decides when this process ends:
-// it holds the other end of stdin, and never writes.
+// Terminals and service managers signal the whole process group, but the parent decides when this process ends: it
+// holds the other end of stdin, and never writes.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined);
 process.stdin.on('end', exitNow);
 process.stdin.on('error', exitNow);

@@ -5,7 +5,7 @@ import { parseChat, parseCompletion, parseEmbedding } from './openai-api.ts';
 const user = { role: 'user', content: 'hi' };
 const add = { type: 'function', function: { name: 'add', parameters: { type: 'object' } } };
 
-/** The field at fault, or null when the body is accepted. */
+/** The wrong field; `null` if the body is accepted. */
 function fault(parse: (body: unknown) => unknown, body: unknown): string | null {
   try {
     parse(body);

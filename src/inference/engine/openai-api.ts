@@ -1,20 +1,18 @@
 /**
- * Requests of the OpenAI API that the engine supports: JSON in, checked values out. Unsupported fields are
- * refused by name; fields without effect (`user`, `store`, …) are ignored.
- * Source: the OpenAI API reference, sections Chat, Completions and Embeddings.
+ * Parses the OpenAI API requests that the engine supports: JSON in, checked values out. Unsupported fields are refused
+ * by name; fields without effect (`user`, `store`, …) are ignored. Source: the OpenAI API reference, sections Chat,
+ * Completions and Embeddings.
  */
 import { z } from 'zod';
 import type { Sampling } from './backend.ts';
 import { EngineError } from './errors.ts';
 import type { CallableTool, JsonSchema } from './grammar.ts';
 
-/** Messages of one conversation. */
 const MESSAGES_MAX = 4_096;
 const TOOLS_MAX = 128;
 const STOPS_MAX = 16;
 /** Characters of one stop string; streaming holds back as many. */
 const STOP_LENGTH_MAX = 256;
-/** Prompts of one completion request. */
 const PROMPTS_MAX = 64;
 /** Texts of one embedding request, the limit of OpenAI. */
 const INPUTS_MAX = 2_048;
@@ -23,7 +21,6 @@ const NAME_LENGTH_MAX = 256;
 export interface Message {
   readonly role: 'system' | 'user' | 'assistant' | 'tool';
   readonly text: string;
-  /** Tool calls of an assistant's message. */
   readonly calls: readonly { readonly name: string; readonly arguments: string }[];
 }
 
@@ -35,7 +32,7 @@ export interface CommonRequest {
   readonly model: string;
   readonly stream: boolean;
   readonly includeUsage: boolean;
-  /** Null: the engine's default, within the context. */
+  /** Default if null: the engine's limit, within the context. */
   readonly maxTokens: number | null;
   readonly sampling: Sampling;
   readonly stops: readonly string[];
@@ -45,7 +42,7 @@ export interface CommonRequest {
 export interface ChatRequest extends CommonRequest {
   readonly messages: readonly Message[];
   readonly tools: readonly Tool[];
-  /** `{name}`: the model must call this tool. */
+  /** `{name}` forces a call of this tool. */
   readonly toolChoice: 'none' | 'auto' | 'required' | { readonly name: string };
   readonly format:
     | { readonly kind: 'text' }
@@ -62,7 +59,7 @@ export interface EmbeddingRequest {
   readonly model: string;
   readonly inputs: readonly (string | readonly number[])[];
   readonly encoding: 'float' | 'base64';
-  /** Numbers per vector; null: all. */
+  /** Length of a vector; `null` for the full one. */
   readonly dimensions: number | null;
 }
 
@@ -164,7 +161,7 @@ const embedding = z.object({
   dimensions: orNull(z.int().min(1)),
 });
 
-/** @throws EngineError `bad_request` with the field at fault */
+/** @throws EngineError `bad_request` with the wrong field */
 export function parseChat(body: unknown): ChatRequest {
   const input = check(chat, body);
   const tools = (input.tools ?? []).map((one) => ({
@@ -189,7 +186,7 @@ export function parseChat(body: unknown): ChatRequest {
   };
 }
 
-/** @throws EngineError `bad_request` with the field at fault */
+/** @throws EngineError `bad_request` with the wrong field */
 export function parseCompletion(body: unknown): CompletionRequest {
   const input = check(completion, body);
   return {
@@ -200,7 +197,7 @@ export function parseCompletion(body: unknown): CompletionRequest {
   };
 }
 
-/** @throws EngineError `bad_request` with the field at fault */
+/** @throws EngineError `bad_request` with the wrong field */
 export function parseEmbedding(body: unknown): EmbeddingRequest {
   const input = check(embedding, body);
   return {
@@ -222,7 +219,7 @@ function check<T extends z.ZodType>(type: T, body: unknown): z.output<T> {
 
 type Issue = z.core.$ZodIssue;
 
-/** The issue with the longest path in a union: it names the field at fault. */
+/** The issue with the longest path in a union, which names the wrong field. */
 function deepest(issues: readonly Issue[]): Issue | undefined {
   const [issue] = issues;
   if (issue?.code !== 'invalid_union') return issue;

@@ -1,22 +1,19 @@
 /**
- * # engine: the built-in model server
- *
- * Used when no other model server is configured or found. One child process serves the OpenAI API on a unix
- * socket, so to the bridge it is an upstream like any other.
+ * Runs the built-in model server in a child process, if no other model server is configured or found. The child serves
+ * the OpenAI API on a unix socket, so for the bridge it is an upstream like any other.
  *
  *     startEngine ──launch─► main.ts ── server.ts ── service.ts ── llama.ts ── llama.cpp
  *        │  ▲                            paths,       prompt.ts     tokens,     CPU, CUDA
  *        │  └─ stdout: JSON lines        streams      grammar.ts    slots       or Vulkan
  *        └──── stdin: held open; when it closes, the child exits
  *
- * A child process, because llama.cpp is native code: when it crashes or runs out of memory, the daemon and
- * its sandboxes keep running; and it can be jailed (`EngineLaunch`), since prompts and grammars are hostile. The socket opens before the model is loaded, and requests wait for the model,
- * so the bridge need not know whether the engine is ready.
+ * llama.cpp is native code: if it crashes or runs out of memory, the daemon and its sandboxes keep running. The child
+ * can be jailed (`EngineLaunch`), since prompts and grammars are hostile. The socket opens before the model is loaded,
+ * and requests wait for the model, so the bridge need not know whether the engine is ready.
  *
- * Terms: *slot*: room for one generation; several share each pass through the model. *Prefix reuse*: a slot
- * keeps the computed state of its last conversation, and a request that continues it computes only the new
- * part. *Grammar*: rules for the next token, which make JSON answers and tool calls well-formed even from a
- * weak model.
+ * Terms: *slot*: room for one generation; several share each pass through the model. *Prefix reuse*: a slot keeps the
+ * computed state of its last conversation, and a request that continues it computes only the new part. *Grammar*: rules
+ * for the next token, which make JSON answers and tool calls well-formed even from a weak model.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { rm } from 'node:fs/promises';
@@ -31,42 +28,38 @@ import { type ChildConfig, type ReadyInfo, readEvent } from './child-protocol.ts
 import { EngineError } from './errors.ts';
 import type { GpuChoice } from './load.ts';
 
-/** Timeout for opening the socket, before anything is loaded, milliseconds. */
+/** Limit for opening the socket, before anything is loaded. */
 const LISTEN_TIMEOUT_MS = 30_000;
-/** Time from the request to exit until SIGKILL, milliseconds. */
+/** From the request to exit until SIGKILL. */
 const STOP_TIMEOUT_MS = 2_000;
 const CONTEXT_TOKENS = 4_096;
 /** Bytes of a path in `sockaddr_un`, without the terminating NUL (unix(7)). */
 const SOCKET_PATH_MAX = 107;
 /** Notices that one process may log; a child that a guest has taken over could fill the log. */
 const NOTICES_MAX = 16;
-/** Lines of stderr kept for the message of a crash. */
 const STDERR_LINES_KEPT = 8;
 /** Environment variables that the child gets: never API keys. */
 const ENV_PATTERN = /^(PATH|HOME|TMPDIR|LANG|LC_|LD_LIBRARY_PATH|CUDA|NVIDIA|VK_|GGML_|XDG_|NODE_PATH)/;
 
 export interface EngineOptions {
-  /** A GGUF file. */
   readonly modelPath: string;
-  /** Name of the model in requests. */
   readonly modelId: string;
-  /** Made by the engine, removed when it stops; at most 107 bytes. */
+  /** Created by the engine, removed when it stops; at most 107 bytes. */
   readonly socketPath: string;
-  /** CPU threads for inference; default: physical cores less one, at least one. */
+  /** CPU threads for inference. Default: physical cores minus one, at least one. */
   readonly threads?: number;
   /** `auto`: CUDA, else Vulkan, else the CPU. */
   readonly gpu?: GpuChoice;
-  /** Limit for a prompt and its answer, tokens; default 4,096. */
+  /** Default 4,096. */
   readonly contextTokens?: number;
-  /** Concurrent generations; default 4 on a GPU, 2 on the CPU. Each needs memory for its context. */
+  /** Concurrent generations. Default 4 on a GPU, 2 on the CPU. Each needs memory for its context. */
   readonly parallel?: number;
-  /** For development: also listen on this port of 127.0.0.1; 0: any free port. */
+  /** For development: also listen on this port of 127.0.0.1; 0 selects a free port. */
   readonly port?: number;
   readonly log: Log;
   readonly clock: Clock;
-  /** Stops the engine when it aborts. */
   readonly signal?: AbortSignal;
-  /** Starts the process. Default: without a jail, and it opens its socket itself. */
+  /** Starts the process. By default it is not jailed and opens its socket itself. */
   readonly launch?: EngineLaunch;
 }
 
@@ -90,7 +83,7 @@ export interface LaunchedEngine {
   readonly pid: number;
   /** Kills the engine. Idempotent. */
   kill(): void;
-  /** Call it after the end of `child`. */
+  /** Call after the end of `child`. */
   release(): Promise<void>;
 }
 
@@ -98,19 +91,19 @@ export interface Engine {
   readonly socketPath: string;
   readonly modelId: string;
   readonly pid: number;
-  /** The port opened for `EngineOptions.port`, else null. */
+  /** The port opened for `EngineOptions.port`, else `null`. */
   readonly port: number | null;
-  /** Resolves when the model is loaded. Rejects with an `EngineError` when that fails or the process ends first. */
+  /** Resolves when the model is loaded. Rejects with an `EngineError` if loading fails or the process ends first. */
   readonly ready: Promise<ReadyInfo>;
-  /** Resolves when the process has exited: null after `stop`, else the error. Never rejects. */
+  /** Resolves when the process has exited: with `null` after `stop`, else with the error. Never rejects. */
   readonly exited: Promise<EngineError | null>;
   /** Stops the process; resolves when it has exited and its socket is removed. Idempotent. */
   stop(): Promise<void>;
 }
 
 /**
- * Starts the engine. Resolves when the socket accepts requests; those that need the model wait until it is
- * loaded (`ready`).
+ * Starts the engine. Resolves when the socket accepts requests; those that need the model wait until it is loaded
+ * (`ready`).
  * @throws EngineError `listen_failed`, `engine_crashed`, `engine_stopped`
  */
 export async function startEngine(options: EngineOptions): Promise<Engine> {
@@ -206,7 +199,7 @@ class EngineProcess implements Engine {
 
   async #stop(): Promise<void> {
     this.#child.stdin?.end();
-    // In its jail it is the first process, which can't kill itself.
+    // As the first process of its jail, the engine can't kill itself.
     const delayMs = this.#options.launch === undefined ? STOP_TIMEOUT_MS : 0;
     const cancel = this.#options.clock.after(delayMs, () => this.#launched.kill());
     await this.exited;
@@ -277,7 +270,6 @@ function childConfig(options: EngineOptions): ChildConfig {
   };
 }
 
-/** See `EngineLaunch`. */
 const JAILED_SOCKET_FD = 3;
 
 export function engineEnvironment(): Record<string, string> {
@@ -288,7 +280,6 @@ export function engineEnvironment(): Record<string, string> {
   );
 }
 
-/** The signal's name, where a jail's status means one. */
 function endOf(status: number | null): string {
   const number = (status ?? 0) - SIGNALED;
   const [name] = Object.entries(constants.signals).find(([, value]) => value === number) ?? [];

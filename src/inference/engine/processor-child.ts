@@ -1,6 +1,6 @@
 /**
- * `node processor-child.ts CHOICE`, started by `processor.ts`: loads llama.cpp as the engine does, prints the processor
- * that it uses as one JSON line, and exits (io).
+ * `node processor-child.ts CHOICE`, started by `processor.ts`. Loads llama.cpp as the engine does, prints the
+ * processor that it uses as one JSON line, and exits (io).
  */
 import { describeError } from '../../base/errors.ts';
 import { toEngineError } from './errors.ts';
@@ -18,5 +18,5 @@ async function answer(choice: GpuChoice): Promise<ProcessorAnswer> {
 }
 
 const found = await answer((process.argv[2] ?? 'auto') as GpuChoice);
-// Not by itself: native threads may keep the process alive.
+// Exits explicitly, since native threads may keep the process alive.
 process.stdout.write(`${JSON.stringify(found)}\n`, () => process.exit(0));

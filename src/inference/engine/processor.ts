@@ -1,6 +1,6 @@
 /**
- * The processor that the engine would compute on here, found by loading llama.cpp in a child process, as the engine
- * does: a device file says nothing of drivers, or of the packages that hold llama.cpp's backends (io).
+ * Finds the processor that the engine would use, by loading llama.cpp in a child process as the engine does: a device
+ * file says nothing about drivers, or about the packages with llama.cpp's backends (io).
  */
 import { execFile } from 'node:child_process';
 import { describeError } from '../../base/errors.ts';
@@ -10,7 +10,6 @@ import { EngineError, type EngineErrorCode } from './errors.ts';
 import type { GpuChoice } from './load.ts';
 import { engineEnvironment } from './process.ts';
 
-/** The child's one line. */
 export type ProcessorAnswer =
   | ({ readonly ok: true } & ProcessorInfo)
   | { readonly ok: false; readonly code: EngineErrorCode; readonly message: string; readonly remedy: string | null };
@@ -49,7 +48,7 @@ function run(args: readonly string[]): Promise<string> {
   });
 }
 
-/** llama.cpp may print lines of its own. */
+/** Ignores lines that llama.cpp itself prints. */
 function parse(stdout: string): ProcessorAnswer {
   const line = stdout.split('\n').findLast((text) => text.startsWith('{"ok":'));
   try {

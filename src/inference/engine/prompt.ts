@@ -1,9 +1,9 @@
 /**
  * Turns a conversation into a prompt, and decides how to read the answer.
  *
- * A model with a chat template gets turns (`backend.ts` renders them), with tools described in the form that
- * Hermes and Qwen models were trained on. A base model only continues text: it gets a transcript with a few
- * examples, whose next line is the answer.
+ * A model with a chat template gets turns (`backend.ts` renders them), with tools described in the form that Hermes and
+ * Qwen models were trained on. A base model only continues text: it gets a transcript with a few examples, whose next
+ * line is the answer.
  */
 import type { GrammarUse, Prompt, Turn } from './backend.ts';
 import {
@@ -22,7 +22,6 @@ import type { ChatRequest, Message, Tool } from './openai-api.ts';
 
 export interface ChatPlan {
   readonly prompt: Prompt;
-  /** Beginning of the reply, already in the prompt. */
   readonly prefill: string;
   readonly stops: readonly string[];
   readonly grammar: GrammarUse | null;
@@ -30,7 +29,7 @@ export interface ChatPlan {
   readonly trim: boolean;
 }
 
-/** @throws EngineError `bad_request` when a schema is not supported */
+/** @throws EngineError `bad_request` if a schema is not supported */
 export function planChat(request: ChatRequest, chatTemplate: boolean): ChatPlan {
   const tools = offeredTools(request, chatTemplate);
   const bounds = chatTemplate ? UNBOUNDED : BASE_MODEL_BOUNDS;
@@ -55,13 +54,12 @@ export function planChat(request: ChatRequest, chatTemplate: boolean): ChatPlan 
   };
 }
 
-/** A grammar ends its answer itself; a stop could occur in a string of its JSON. */
+/** A grammar ends its answer itself; a stop string could occur inside its JSON. */
 function ownStops(grammar: GrammarUse | null, chatTemplate: boolean): readonly string[] {
   if (grammar?.onlyAfter === null) return [];
   return chatTemplate ? TEMPLATE_STOPS : BASE_STOPS;
 }
 
-/** The tools that this reply may call. */
 function offeredTools(request: ChatRequest, chatTemplate: boolean): readonly Tool[] {
   const { toolChoice, tools } = request;
   if (toolChoice === 'none') return [];

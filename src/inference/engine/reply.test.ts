@@ -3,7 +3,7 @@ import { type ReplyEvent, type ReplyOptions, ReplyReader } from './reply.ts';
 
 const CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "s": "}"}}\n</tool_call>';
 
-/** All events joined, as a client sees them in the end. */
+/** All events joined, as a client finally sees them. */
 function read(pieces: readonly string[], options: Partial<ReplyOptions> = {}) {
   const reader = new ReplyReader({ stops: [], calls: false, trim: false, ...options });
   const events: ReplyEvent[] = [];
@@ -38,14 +38,14 @@ describe('ReplyReader', () => {
     expect(read([text], options)).toMatchObject(expected);
   });
 
-  it.each(cases)('reads %s the same when cut anywhere', (_name, text, options, expected) => {
+  it.each(cases)('reads %s the same when it is cut anywhere', (_name, text, options, expected) => {
     expect(read([...text], options)).toMatchObject(expected);
     for (let at = 0; at <= text.length; at++) {
       expect(read([text.slice(0, at), text.slice(at)], options)).toMatchObject(expected);
     }
   });
 
-  it('emits text as soon as it can’t be a stop', () => {
+  it('emits text as soon as it can no longer be a stop string', () => {
     const reader = new ReplyReader({ stops: ['\nUser:'], calls: false, trim: false });
     expect(reader.push('one')).toEqual([{ kind: 'text', text: 'one' }]);
     expect(reader.push('\nUs')).toEqual([]);

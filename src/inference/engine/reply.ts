@@ -1,6 +1,6 @@
 /**
- * Parses a model's output, piece by piece, into the events for a client: text up to a stop string, or the
- * name and arguments of a tool call. Pure; pieces may be cut anywhere.
+ * Parses a model's output, piece by piece, into the events for a client: text up to a stop string, or the name and
+ * arguments of a tool call. Pure; pieces may be cut anywhere.
  */
 import { CALL_BETWEEN, CALL_CLOSE, CALL_OPEN } from './grammar.ts';
 
@@ -11,22 +11,21 @@ export type ReplyEvent =
 
 export interface ReplyOptions {
   readonly stops: readonly string[];
-  /** A reply that begins with `CALL_OPEN` is a call. */
+  /** True if a reply that begins with `CALL_OPEN` is a call. */
   readonly calls: boolean;
   /** Trim white space at both ends of a text, which is layout in a base model's transcript. */
   readonly trim: boolean;
 }
 
 /**
- * `deciding`: too few characters to distinguish a call from a text · `text` · `name`, `arguments`: inside a
- * call · `done`: a stop string or the end of the call was reached, and the rest is dropped.
+ * `deciding`: too few characters to distinguish a call from a text · `text` · `name`, `arguments`: inside a call ·
+ * `done`: a stop string or the end of the call was reached, and the rest is dropped.
  */
 type State = 'deciding' | 'text' | 'name' | 'arguments' | 'done';
 
 export class ReplyReader {
   readonly #options: ReplyOptions;
   #state: State;
-  /** Characters that can't be emitted yet. */
   #held = '';
   #isCall = false;
   #hasBegun = false;
@@ -36,12 +35,11 @@ export class ReplyReader {
     this.#state = options.calls ? 'deciding' : 'text';
   }
 
-  /** True when a stop string or the end of a call was reached, so the model can stop. */
+  /** True if a stop string or the end of a call was reached, so that the model can stop. */
   get isDone(): boolean {
     return this.#state === 'done';
   }
 
-  /** True when the reply is a call. */
   get isCall(): boolean {
     return this.#isCall;
   }
@@ -53,7 +51,6 @@ export class ReplyReader {
     return events;
   }
 
-  /** Returns the held-back events when the model has ended. */
   end(): ReplyEvent[] {
     const held = this.#held;
     this.#held = '';
@@ -68,7 +65,7 @@ export class ReplyReader {
     return text === '' ? [] : [{ kind: 'text', text }];
   }
 
-  /** One transition; false when more characters are needed. */
+  /** Makes one transition; returns false if more characters are needed. */
   #step(events: ReplyEvent[]): boolean {
     switch (this.#state) {
       case 'deciding':
@@ -128,7 +125,6 @@ export class ReplyReader {
   }
 }
 
-/** Length of the longest suffix of `text` that is a prefix of one of `terminators`. */
 function heldBack(text: string, terminators: readonly string[]): number {
   let longest = 0;
   for (const terminator of terminators) {

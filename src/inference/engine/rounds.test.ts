@@ -2,7 +2,7 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { Rounds } from './rounds.ts';
 
-/** A model with the queue of node-llama-cpp: the next batch has what is queued when the last one is done. */
+/** A model with the queue of node-llama-cpp: the next batch contains everything queued when the last one is done. */
 class Batches {
   readonly sizes: number[] = [];
   readonly #queued: (() => void)[] = [];
@@ -42,7 +42,7 @@ async function read(items: AsyncIterable<number>): Promise<number[]> {
 }
 
 describe('Rounds', () => {
-  /** The second generation begins when the first one has two tokens, and its first one is being computed. */
+  /** The second generation begins when the first one has two tokens, and its own first token is being computed. */
   async function twoGenerations(
     wrap: (items: AsyncGenerator<number, void>) => AsyncGenerator<number, void>,
   ): Promise<number[]> {
@@ -66,7 +66,7 @@ describe('Rounds', () => {
     expect(await twoGenerations((items) => items)).not.toContain(2);
   });
 
-  it('a generation alone is not delayed by one whose consumer is slow', async () => {
+  it('a lone generation is not delayed by one whose consumer is slow', async () => {
     const rounds = new Rounds();
     const model = new Batches();
     const slow = rounds.each(model.generate(2));

@@ -1,8 +1,8 @@
 /**
  * Starts the steps of concurrent generations together, so that llama.cpp computes their tokens in one batch.
  *
- * Without it, node-llama-cpp's queue never joins two generations: while the token of one is computed, that of the other
- * is queued, and starts before the first one has asked for its next token. So they alternate, one token per pass.
+ * Otherwise node-llama-cpp's queue never joins two generations: while the token of one is computed, that of the other
+ * is queued, and starts before the first one has asked for its next token. So they would alternate, one token per pass.
  */
 export class Rounds {
   readonly #waiting: (() => void)[] = [];
@@ -36,7 +36,7 @@ export class Rounds {
     }
   }
 
-  /** Not at once: generations whose step is just done ask for their next one in the same turn of the event loop. */
+  /** Deferred: generations whose step is just done ask for their next one in the same turn of the event loop. */
   #schedule(): void {
     if (this.#isScheduled || this.#running > 0 || this.#waiting.length === 0) return;
     this.#isScheduled = true;

@@ -1,6 +1,6 @@
 /**
- * The values last made from texts, apart for each salt: the time that a value takes to make would tell a client
- * whether another has sent the same text.
+ * Caches values derived from texts, separately for each salt: the time to derive a value would reveal to a client
+ * whether another one has sent the same text.
  */
 export class SaltedCache<T> {
   readonly #make: (text: string) => T;
@@ -8,7 +8,7 @@ export class SaltedCache<T> {
   /** Least recently used first. */
   readonly #values = new Map<string, T>();
 
-  /** @param sizeMax values kept, of all salts together; the least recently used ones are dropped */
+  /** @param sizeMax number of values kept for all salts; the least recently used ones are dropped */
   constructor(sizeMax: number, make: (text: string) => T) {
     this.#sizeMax = sizeMax;
     this.#make = make;

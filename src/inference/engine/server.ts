@@ -1,4 +1,4 @@
-/** The engine's HTTP server: paths, bodies, streams, errors (io). `service.ts` makes the answers. */
+/** The engine's HTTP server: paths, bodies, streams, errors (io). `service.ts` produces the answers. */
 import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { describeError } from '../../base/errors.ts';
@@ -23,27 +23,23 @@ import { parseChat, parseCompletion, parseEmbedding } from './openai-api.ts';
 import type { ReplyEvent } from './reply.ts';
 import type { Service } from './service.ts';
 
-/** Bytes of a request's body; a full context is far smaller. */
+/** A full context is far smaller. */
 export const BODY_BYTES_MAX = 8 * MIB;
-/** Timeout for the arrival of a whole request, milliseconds. */
 const REQUEST_TIMEOUT_MS = 60_000;
 const HEADERS_TIMEOUT_MS = 10_000;
-/** How long an idle connection stays open, milliseconds. */
 const KEEP_ALIVE_MS = 60_000;
 const CONNECTIONS_MAX = 512;
-/** `retry-after` when the queue is full, seconds. */
+/** If the queue is full. */
 const RETRY_AFTER_SECONDS = 2;
 
 export interface ServerOptions {
   readonly modelId: string;
-  /** Requests wait for it. Rejects with an `EngineError` when the model can't be loaded. */
+  /** Requests wait for it. Rejects with an `EngineError` if the model can't be loaded. */
   readonly service: Promise<Service>;
   readonly log: Log;
-  /** Wall clock, milliseconds since 1970. */
   readonly wall: () => number;
 }
 
-/** Creates the server, which does not listen yet. */
 export function createEngineServer(options: ServerOptions): Server {
   const api = new Api(options);
   const server = createServer(
@@ -128,7 +124,7 @@ class Api {
       return sendJson(response, 200, chatCompletion(head, events, callId, finish, usage));
     }
     const stream = new EventStream(response);
-    // The role goes out with the first event, so that an error before it still has its own status.
+    // The role is sent with the first event, so that an earlier error still has its own status.
     const opening = once(() => stream.send(chatChunk(head, { role: 'assistant', content: '' }, null)));
     const { finish, usage } = await service.chat(request, signal, async (event) => {
       await opening();
@@ -268,7 +264,7 @@ async function readJson(request: IncomingMessage): Promise<unknown> {
   }
 }
 
-/** Server-sent events with back-pressure. The head goes out with the first event. */
+/** Server-sent events with back-pressure. The head is sent with the first event. */
 class EventStream {
   readonly #response: ServerResponse;
 

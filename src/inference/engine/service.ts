@@ -1,4 +1,4 @@
-/** Answers requests with a backend: prompts, stops, token counts. No HTTP. */
+/** Answers requests with a backend: prompts, stop strings, token counts. No HTTP. */
 
 import type { FinishReason, Usage } from './answer.ts';
 import type { Backend, GenerateOptions, Prompt } from './backend.ts';
@@ -8,7 +8,7 @@ import { planChat } from './prompt.ts';
 import { type ReplyEvent, ReplyReader } from './reply.ts';
 import { Slots } from './slots.ts';
 
-/** Tokens of an answer without a limit in its request: weak models may never stop. */
+/** Token limit of an answer whose request has none: weak models may never stop. */
 export const DEFAULT_ANSWER_TOKENS = 1_024;
 
 export interface GenerationOutcome {
@@ -19,7 +19,7 @@ export interface GenerationOutcome {
 /** Consumes reply events; its promise applies back-pressure. */
 export type Sink = (event: ReplyEvent) => Promise<void> | void;
 
-/** One generation: the plan of `prompt.ts`, or that of a plain completion. */
+/** One generation, planned by `prompt.ts` or for a plain completion. */
 interface Job {
   readonly prompt: Prompt;
   readonly prefill: string;
@@ -48,13 +48,13 @@ export class Service {
     return { running: this.#slots.used + used, waiting: this.#slots.waiting + waiting };
   }
 
-  /** @throws EngineError; the signal's reason when the client disconnects */
+  /** @throws EngineError; the signal's reason if the client disconnects */
   chat(request: ChatRequest, signal: AbortSignal, sink: Sink): Promise<GenerationOutcome> {
     const plan = planChat(request, this.info.chatTemplate);
     return this.#run(plan, request, signal, sink);
   }
 
-  /** @throws EngineError; the signal's reason when the client disconnects */
+  /** @throws EngineError; the signal's reason if the client disconnects */
   complete(
     request: CompletionRequest,
     prompt: string | readonly number[],
@@ -72,7 +72,7 @@ export class Service {
     return this.#run(job, request, signal, sink);
   }
 
-  /** @throws EngineError; the signal's reason when the client disconnects */
+  /** @throws EngineError; the signal's reason if the client disconnects */
   embed(request: EmbeddingRequest, signal: AbortSignal): Promise<{ vectors: Float32Array[]; tokens: number }> {
     return this.#embedSlot.run(signal, async () => {
       const vectors: Float32Array[] = [];
@@ -103,7 +103,7 @@ export class Service {
     const maxTokens = Math.min(request.maxTokens ?? DEFAULT_ANSWER_TOKENS, room);
     return this.#slots.run(signal, () =>
       this.#generate(
-        // A grammar ends its answer itself; a stop could occur in a string of its JSON.
+        // A grammar ends its answer itself; a stop string could occur inside its JSON.
         job.grammar?.onlyAfter === null ? job : { ...job, stops: [...job.stops, ...stops] },
         { tokens, maxTokens, sampling: request.sampling, grammar: job.grammar, cacheSalt: request.cacheSalt, signal },
         sink,
@@ -131,7 +131,7 @@ export class Service {
       if (reader.isDone || completionTokens >= options.maxTokens) break;
     }
     options.signal.throwIfAborted();
-    // At the token limit an answer is complete only if a stop or the end of a call was reached.
+    // At the token limit an answer is complete only if a stop string or the end of a call was reached.
     const complete = !isClosed && (reader.isDone || completionTokens < options.maxTokens);
     await pass(reader.end());
     return {

@@ -36,7 +36,7 @@ describe('Slots', () => {
     await Promise.all(running);
   });
 
-  it('cancels a waiting request at once, and its place goes to the next', async () => {
+  it('cancels a waiting request at once, and gives its place to the next', async () => {
     const slots = new Slots(1);
     const first = blocker();
     const running = slots.run(never, first.work);

@@ -3,7 +3,6 @@ import { EngineError } from './errors.ts';
 /** Requests that may wait for a slot. More are refused, so that their clients retry later. */
 export const QUEUE_MAX = 64;
 
-/** Runs at most `size` tasks at a time; others wait in order of arrival. */
 export class Slots {
   readonly #size: number;
   readonly #queueMax: number;
@@ -25,7 +24,7 @@ export class Slots {
 
   /**
    * Runs `work` when a slot is free.
-   * @throws EngineError `overloaded` when the queue is full; the signal's reason when it aborts first
+   * @throws EngineError `overloaded` if the queue is full; the signal's reason if it aborts first
    */
   async run<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
     await this.#take(signal);

@@ -4,7 +4,7 @@ import type { SandboxId } from '../../../base/ids.ts';
 import { AddressPlan } from './address-plan.ts';
 import { cidrCovers, cidrsOverlap } from './addresses.ts';
 
-it('AddressPlan: never gives an address, TAP or subnet twice, whatever the order', () => {
+it('AddressPlan: never leases an address, TAP or subnet twice, in any order of operations', () => {
   const step = fc.record({ who: fc.nat({ max: 11 }), leave: fc.boolean() });
   fc.assert(
     fc.property(fc.array(step, { maxLength: 60 }), (steps) => {

@@ -6,7 +6,7 @@ import { cidr, cidrsOverlap } from './addresses.ts';
 const id = (text: string): SandboxId => text.padEnd(20, '0') as SandboxId;
 
 describe('AddressPlan', () => {
-  it('gives each sandbox a /30: host .1, guest .2', () => {
+  it('leases each sandbox a /30: host .1, guest .2', () => {
     const plan = new AddressPlan();
     expect(plan.lease(id('abcdefghijk'))).toEqual({
       id: id('abcdefghijk'),
@@ -21,7 +21,7 @@ describe('AddressPlan', () => {
     expect(plan.lease(id('b'))).toBe(plan.get(id('b')));
     expect(plan.capacity).toBe(16_384);
   });
-  it('says when the pool is exhausted, and goes on after a release', () => {
+  it('throws when the pool is exhausted, and leases again after a release', () => {
     const plan = new AddressPlan('10.9.9.0/29');
     plan.lease(id('a'));
     plan.lease(id('b'));
@@ -33,13 +33,13 @@ describe('AddressPlan', () => {
     expect(plan.lease(id('c')).hostAddress).toBe('10.9.9.1');
     expect(plan.leases().map((lease) => lease.id)).toEqual([id('b'), id('c')]);
   });
-  it('lets an address rest before it is given again', () => {
+  it('does not lease a released address again at once', () => {
     const plan = new AddressPlan('10.9.9.0/28');
     plan.lease(id('a'));
     plan.release(id('a'));
     expect(plan.lease(id('b')).hostAddress).toBe('10.9.9.5');
   });
-  it('passes over what another process has, and is exhausted when that is all', () => {
+  it('skips subnets of other processes, and is exhausted if nothing else is left', () => {
     const plan = new AddressPlan('10.9.9.0/29');
     const first = cidr('10.9.9.0/30');
     expect(plan.lease(id('a'), (each) => cidrsOverlap(each, first)).hostAddress).toBe('10.9.9.5');
@@ -48,7 +48,7 @@ describe('AddressPlan', () => {
     );
     expect(plan.lease(id('b')).hostAddress).toBe('10.9.9.1');
   });
-  it('finds another TAP name for ids that begin alike', () => {
+  it('finds another TAP name for ids with the same prefix', () => {
     const plan = new AddressPlan();
     const taps = ['a', 'b', 'c'].map((end) => plan.lease(`sameeight00${end}00000000` as SandboxId));
     expect(new Set(taps.map((lease) => lease.tap)).size).toBe(3);
@@ -57,7 +57,7 @@ describe('AddressPlan', () => {
 });
 
 describe('macOf', () => {
-  it('is a locally administered unicast address, the same for the same id', () => {
+  it('is a locally administered unicast address, equal for equal ids', () => {
     const one = newSandboxId();
     expect(macOf(one)).toMatch(/^aa:fc(:[0-9a-f]{2}){4}$/);
     expect(macOf(one)).toBe(macOf(one));
@@ -66,10 +66,13 @@ describe('macOf', () => {
   });
 });
 
-describe('the pool', () => {
-  it.each(['10.201.0.0/16', '172.16.0.0/12', '192.168.5.0/24', '100.64.0.0/10', '10.0.0.0/30'])('may be %s', (text) => {
-    expect(parsePool(text)).toEqual(cidr(text));
-  });
+describe('parsePool', () => {
+  it.each(['10.201.0.0/16', '172.16.0.0/12', '192.168.5.0/24', '100.64.0.0/10', '10.0.0.0/30'])(
+    'accepts %s',
+    (text) => {
+      expect(parsePool(text)).toEqual(cidr(text));
+    },
+  );
   it.each([
     '',
     'x',
@@ -82,12 +85,12 @@ describe('the pool', () => {
     '127.0.0.0/16',
     'fd00::/48',
     '10.201.0.1/16',
-  ])('may not be %j', (text) => {
+  ])('refuses %j', (text) => {
     expect(() => parsePool(text)).toThrowError(
       expect.objectContaining({ code: 'pool_invalid', remedy: expect.any(String) }),
     );
   });
-  it('conflicts with routes and addresses in it or around it, not with the default route', () => {
+  it('poolConflicts: finds routes and addresses that overlap the pool, except the default route', () => {
     const pool = cidr('10.201.0.0/16');
     const inside = { block: cidr('10.201.7.0/24'), what: 'route via eth0' };
     const around = { block: cidr('10.0.0.0/8'), what: 'route via tun0' };

@@ -1,10 +1,9 @@
 /**
- * Assigns addresses: a /30 for each sandbox, so that no two share a link.
+ * Assigns addresses: a /30 for each sandbox, so that no two share a link. Pure: keeps a table in memory; addresses in
+ * use on the host are arguments.
  *
  *     pool 10.201.0.0/16    /30 number n      network   host (TAP)   guest      broadcast
  *                           10.201.0.0/30     .0        .1           .2         .3
- *
- * Pure: a table in memory. Addresses in use on the host come in as an argument.
  */
 import { createHash } from 'node:crypto';
 import type { SandboxId } from '../../../base/ids.ts';
@@ -14,7 +13,6 @@ import { reservedRangeOf } from './metadata.ts';
 
 /** Private (RFC 1918), and no default of Docker, libvirt, LXD, Podman or minikube. */
 export const POOL_DEFAULT = '10.201.0.0/16';
-/** The setting named in remedies. */
 export const POOL_SETTING = 'NEUROVISOR_NET_POOL';
 export const SUBNET_PREFIX = 30;
 /** A /8 has four million subnets. */
@@ -24,18 +22,16 @@ export const TAP_PREFIX = 'nv-';
 const TAP_ID_CHARACTERS = 8;
 
 /**
- * The host's MAC on every TAP. The same everywhere, so that a guest's ARP entry for its gateway holds on whichever TAP
- * it resumes.
+ * The host's MAC on every TAP. Equal everywhere, so that a guest's ARP entry for its gateway stays valid on any
+ * TAP that it resumes with.
  */
 export const GATEWAY_MAC = 'aa:fd:00:00:00:01';
 
-/** The addresses of one sandbox during its life. */
 export interface AddressLease {
   readonly id: SandboxId;
   readonly subnet: Cidr;
-  /** Prefix of both addresses, bits. */
   readonly prefix: number;
-  /** The TAP's address: the guest's gateway and resolver. */
+  /** Address of the TAP: the guest's gateway and resolver. */
   readonly hostAddress: string;
   readonly guestAddress: string;
   /** `aa:fc:…`: unicast, locally administered. */
@@ -44,10 +40,9 @@ export interface AddressLease {
   readonly tap: string;
 }
 
-/** A route or address that the host uses already. */
 export interface Occupied {
   readonly block: Cidr;
-  /** For messages: `route by eth0`, `address of docker0`. */
+  /** For messages, e.g. `route by eth0`, `address of docker0`. */
   readonly what: string;
 }
 
@@ -70,7 +65,7 @@ export function parsePool(text: string): Cidr {
 }
 
 /**
- * The host's routes and addresses that overlap the pool. The default route is no conflict; the caller leaves out our
+ * The host's routes and addresses that overlap the pool. The default route is no conflict; the caller must exclude its
  * own leases.
  */
 export function poolConflicts(pool: Cidr, occupied: readonly Occupied[]): readonly Occupied[] {
@@ -94,7 +89,7 @@ export class AddressPlan {
   readonly #leases = new Map<SandboxId, AddressLease>();
   readonly #usedSubnets = new Set<number>();
   readonly #usedTaps = new Set<string>();
-  /** Rotates, so that a released address is reused late. */
+  /** Advances with each lease, so that a released address is reused late. */
   #next = 0;
 
   /** @throws NetError `pool_invalid` */
@@ -109,7 +104,7 @@ export class AddressPlan {
 
   /**
    * Returns the existing lease if there is one.
-   * @param isTaken whether another process of this host has the subnet
+   * @param isTaken returns true if another process of this host has the subnet
    * @throws NetError `pool_exhausted`
    */
   lease(id: SandboxId, isTaken: (subnet: Cidr) => boolean = () => false): AddressLease {
@@ -131,7 +126,7 @@ export class AddressPlan {
     return lease;
   }
 
-  /** Does nothing if there is none. */
+  /** Does nothing without a lease. */
   release(id: SandboxId): void {
     const lease = this.#leases.get(id);
     if (lease === undefined) return;
@@ -168,7 +163,7 @@ export class AddressPlan {
     return { family: 4, base, prefix: SUBNET_PREFIX };
   }
 
-  /** The first eight characters of the id; in the rare case that they are taken, of its hash. */
+  /** Named by the first eight characters of the id, or of its hash in the rare case that they are taken. */
   #takeTap(id: SandboxId): string {
     let name = tapName(id, 0);
     for (let at = 1; this.#usedTaps.has(name); at += 1) name = tapName(id, at);
@@ -182,7 +177,7 @@ function tapName(id: SandboxId, at: number): string {
   return `${TAP_PREFIX}${rest.slice(0, TAP_ID_CHARACTERS)}`;
 }
 
-/** Bit 1 of the first byte (0xaa): locally administered; bit 0 is clear: unicast (IEEE 802, 8.2). */
+/** Bit 1 of the first byte (0xaa) marks it as locally administered; bit 0 is clear for unicast (IEEE 802, 8.2). */
 export function macOf(id: SandboxId): string {
   const digest = createHash('sha256').update(id).digest();
   const tail = [...digest.subarray(0, 4)].map((byte) => byte.toString(16).padStart(2, '0'));

@@ -19,7 +19,7 @@ const ipv4 = fc.bigInt(0n, 0xffff_ffffn).map((value): IpAddress => ({ family: 4,
 const ipv6 = fc
   .array(fc.oneof(fc.constant(0n), fc.bigInt(0n, 0xffffn)), { minLength: 8, maxLength: 8 })
   .map((groups): IpAddress => ({ family: 6, value: groups.reduce((v, g) => (v << 16n) | g, 0n) }));
-/** In a space of 256 addresses, so that ranges meet. */
+/** From a space of 256 addresses, so that ranges overlap. */
 const ranges = fc.array(
   fc
     .tuple(fc.nat({ max: 255 }), fc.nat({ max: 255 }))
@@ -32,7 +32,7 @@ const members = (list: readonly AddressRange[]): number[] =>
   );
 
 describe('addresses properties', () => {
-  it('what is written is read back, in the spelling of the URL standard', () => {
+  it('addresses are read back as written, in the spelling of the URL standard', () => {
     fc.assert(
       fc.property(fc.oneof(ipv4, ipv6), (address) => {
         const text = formatAddress(address);
@@ -44,7 +44,7 @@ describe('addresses properties', () => {
       { numRuns: 2000 },
     );
   });
-  it('strict reading agrees with node on any text of the right letters', () => {
+  it('strict reading agrees with node on any text of address characters', () => {
     const text = fc.string({ unit: fc.constantFrom(...'0129afAF:.'), maxLength: 24 });
     fc.assert(
       fc.property(text, (t) => {
@@ -69,7 +69,7 @@ describe('addresses properties', () => {
       { numRuns: 3000 },
     );
   });
-  it('any text is read without an exception', () => {
+  it('reads any text without an exception', () => {
     fc.assert(
       fc.property(fc.string({ unit: 'binary', maxLength: 80 }), (text) => {
         const address = readAddress(text);

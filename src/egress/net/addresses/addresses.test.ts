@@ -28,7 +28,7 @@ describe('readAddress', () => {
     '[::ffff:a9fe:a9fe]',
     '[0:0:0:0:0:FFFF:A9FE:A9FE]',
     '１６９.254。169．254',
-  ])('%s is the metadata address', (text) => {
+  ])('reads %s as the metadata address', (text) => {
     expect(read(text)).toBe(METADATA);
   });
   it.each([
@@ -49,10 +49,10 @@ describe('readAddress', () => {
     '1e3',
     ' 1.2.3.4',
     '9'.repeat(100),
-  ])('%j is no address', (text) => {
+  ])('refuses %j', (text) => {
     expect(read(text)).toBeUndefined();
   });
-  it('takes an IPv6 address with its zone', () => {
+  it('reads an IPv6 address with its zone', () => {
     expect(read('[fe80::a9fe:a9fe%25eth0]')).toBe('fe80::a9fe:a9fe');
   });
 });
@@ -103,10 +103,10 @@ describe('facesOf', () => {
     '2001:0:102:304:0:0:5601:5601',
     '2001:db8::5efe:a9fe:a9fe',
     '2001:db8::200:5efe:a9fe:a9fe',
-  ])('%s may end at the metadata address', (text) => {
+  ])('%s includes the metadata address', (text) => {
     expect(faces(text)).toContain(METADATA);
   });
-  it('an ordinary address has one', () => {
+  it('an ordinary address has only itself', () => {
     expect(faces('2606:4700::1111')).toEqual(['2606:4700::1111']);
     expect(faces('::1')).toEqual(['::1']);
   });

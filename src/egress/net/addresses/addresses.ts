@@ -11,26 +11,26 @@ export interface IpAddress {
   readonly value: bigint;
 }
 
-/** A block; bits of `base` beyond `prefix` are 0. */
+/** An address block; bits of `base` beyond `prefix` are 0. */
 export interface Cidr {
   readonly family: Family;
   readonly base: bigint;
-  /** Leading bits that count: 0 … 32 or 128. */
+  /** Number of significant leading bits: 0 … 32 or 128. */
   readonly prefix: number;
 }
 
-/** From `first` to `last`, both included. */
+/** Both ends are inclusive. */
 export interface AddressRange {
   readonly family: Family;
   readonly first: bigint;
   readonly last: bigint;
 }
 
-/** Longest text looked at: IPv6 with an embedded dotted quad has 45. */
+/** Limit for parsing; the longest valid form, IPv6 with an embedded dotted quad, has 45. */
 const ADDRESS_CHARACTERS_MAX = 64;
 const BITS = { 4: 32, 6: 128 } as const;
 
-/** The one canonical spelling of IPv4 (four decimal numbers) or any of IPv6 (RFC 4291 section 2.2). */
+/** Accepts the one canonical spelling of IPv4 (four decimal numbers), and any of IPv6 (RFC 4291 section 2.2). */
 export function parseAddress(text: string): IpAddress | undefined {
   if (text.length > ADDRESS_CHARACTERS_MAX) return undefined;
   const value = text.includes(':') ? parseIpv6(text) : parseDottedQuad(text);
@@ -39,9 +39,9 @@ export function parseAddress(text: string): IpAddress | undefined {
 }
 
 /**
- * Accepts every spelling that some program reads as an address: those of inet_aton(3) (decimal, hex, octal, fewer
- * than four parts), full-width digits and dots as in URLs, IPv6 in brackets and with a zone. An
- * IPv4-mapped address is IPv4. A trailing dot makes a name, not an address.
+ * Accepts every spelling that some program reads as an address: those of inet_aton(3) (decimal, hex, octal, fewer than
+ * four parts), full-width digits and dots as in URLs, IPv6 in brackets and with a zone. Returns an IPv4-mapped address
+ * as IPv4. A trailing dot makes a name, not an address.
  */
 export function readAddress(text: string): IpAddress | undefined {
   if (text.length > ADDRESS_CHARACTERS_MAX) return undefined;
@@ -61,9 +61,9 @@ export function unmapped(address: IpAddress): IpAddress {
 }
 
 /**
- * The address and each IPv4 address that a translator or tunnel may send it to: mapped and compatible
- * (RFC 4291), translated (RFC 7915), NAT64 (RFC 6052, RFC 8215), 6to4 (RFC 3056), Teredo (RFC 4380),
- * ISATAP (RFC 5214). A check that denies must consider all of them.
+ * The address and each IPv4 address that a translator or tunnel may send it to: mapped and compatible (RFC 4291),
+ * translated (RFC 7915), NAT64 (RFC 6052, RFC 8215), 6to4 (RFC 3056), Teredo (RFC 4380), ISATAP (RFC 5214). A
+ * check that denies must consider all of them.
  */
 export function facesOf(address: IpAddress): readonly IpAddress[] {
   const own = unmapped(address);
@@ -82,14 +82,14 @@ export function facesOf(address: IpAddress): readonly IpAddress[] {
   return [own, ...inside.map((value): IpAddress => ({ family: 4, value }))];
 }
 
-/** 64:ff9b:1::/48 may be cut into prefixes of 48, 56, 64 or 96 bits; bits 64–71 stay 0 (RFC 6052 2.2). */
+/** 64:ff9b:1::/48 may be divided into prefixes of 48, 56, 64 or 96 bits; bits 64–71 stay 0 (RFC 6052 2.2). */
 function nat64Local(v: bigint): bigint[] {
   const bits = (from: number, count: number): bigint =>
     (v >> BigInt(128 - from - count)) & ((1n << BigInt(count)) - 1n);
   return [(bits(48, 16) << 16n) | bits(72, 16), (bits(56, 8) << 24n) | bits(72, 24), bits(72, 32), low32(v)];
 }
 
-/** Dotted quad, or IPv6 as RFC 5952 writes it. */
+/** Returns a dotted quad, or IPv6 as in RFC 5952. */
 export function formatAddress({ family, value }: IpAddress): string {
   if (family === 4) {
     return [24n, 16n, 8n, 0n].map((shift) => String((value >> shift) & 0xffn)).join('.');
@@ -103,7 +103,7 @@ export function formatAddress({ family, value }: IpAddress): string {
 
 type CidrReading = { readonly ok: true; readonly cidr: Cidr } | { readonly ok: false; readonly reason: string };
 
-/** `a.b.c.d/n`, `x::/n`, or an address alone, which is a block of one. Mapped blocks become IPv4. */
+/** `a.b.c.d/n`, `x::/n`, or a single address, which is a block of one. Mapped blocks become IPv4. */
 export function parseCidr(text: string): CidrReading {
   const [addressText = '', prefixText, ...rest] = text.split('/');
   const address = parseAddress(addressText);
@@ -139,7 +139,6 @@ export function cidrContains(block: Cidr, address: IpAddress): boolean {
   return family === range.family && value >= range.first && value <= range.last;
 }
 
-/** Whether all of `inner` lies in `outer`. */
 export function cidrCovers(outer: Cidr, inner: Cidr): boolean {
   const start = { family: inner.family, value: inner.base };
   return inner.prefix >= outer.prefix && cidrContains(outer, start);
@@ -153,7 +152,7 @@ export function rangeOf({ family, base, prefix }: Cidr): AddressRange {
   return { family, first: base, last: base + (1n << BigInt(BITS[family] - prefix)) - 1n };
 }
 
-/** The same addresses in as few ranges as possible, in order. */
+/** Returns the same addresses in as few ranges as possible, in order. */
 export function mergeRanges(ranges: readonly AddressRange[]): AddressRange[] {
   const order = [...ranges].sort((a, b) => {
     if (a.family !== b.family) return a.family - b.family;
@@ -169,7 +168,7 @@ export function mergeRanges(ranges: readonly AddressRange[]): AddressRange[] {
   return out;
 }
 
-/** The addresses of `from` that are in none of `taken`, merged. */
+/** Returns the addresses of `from` that are in none of `taken`, merged. */
 export function subtractRanges(from: readonly AddressRange[], taken: readonly AddressRange[]): AddressRange[] {
   let left = mergeRanges(from);
   for (const hole of mergeRanges(taken)) {
@@ -185,7 +184,7 @@ export function subtractRanges(from: readonly AddressRange[], taken: readonly Ad
   return left;
 }
 
-/** The fewest blocks that make up a range, in order. */
+/** Returns the fewest blocks that make up a range, in order. */
 export function cidrsOf({ family, first, last }: AddressRange): Cidr[] {
   const bits = BITS[family];
   const out: Cidr[] = [];
@@ -219,7 +218,7 @@ function parseDottedQuad(text: string): bigint | undefined {
   return parts.reduce((sum, part) => (sum << 8n) | BigInt(part), 0n);
 }
 
-/** inet_aton(3) and the IPv4 parser of the URL standard: the last of one to four parts fills what is left. */
+/** As inet_aton(3) and the IPv4 parser of the URL standard: the last of one to four parts fills the remaining bytes. */
 function parseLooseIpv4(text: string): bigint | undefined {
   const parts = text.split('.');
   if (parts.length > 4) return undefined;
@@ -254,7 +253,7 @@ function parseIpv6(text: string): bigint | undefined {
   return groups.reduce((sum, group) => (sum << 16n) | group, 0n);
 }
 
-/** @param atEnd whether the last of them may be a dotted quad, which is two groups */
+/** @param atEnd true if the last group may be a dotted quad, which counts as two groups */
 function parseGroups(text: string, atEnd: boolean): bigint[] | undefined {
   if (text === '') return [];
   const parts = text.split(':');
@@ -271,7 +270,6 @@ function parseGroups(text: string, atEnd: boolean): bigint[] | undefined {
   return groups;
 }
 
-/** Start and length of the first longest run of zeros. */
 function longestZeros(groups: readonly number[]): readonly [number, number] {
   let best: readonly [number, number] = [0, 0];
   let start = 0;

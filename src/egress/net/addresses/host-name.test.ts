@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { parseHost, parseHostName, plainAddress } from './host-name.ts';
 
-/** 169.254.169.254 in the spellings that inet_aton(3) and URL parsers take. */
+/** 169.254.169.254 in the spellings that inet_aton(3) and URL parsers accept. */
 const SPELLINGS = [
   '2852039166',
   '0xa9fea9fe',
@@ -20,7 +20,7 @@ const SPELLINGS = [
 ];
 
 describe('parseHostName', () => {
-  it('takes names, in lower case', () => {
+  it('accepts names and converts them to lower case', () => {
     expect(parseHostName('API.Example.com')).toBe('api.example.com');
     expect(parseHostName('_acme.xn--bcher-kva.example')).toBe('_acme.xn--bcher-kva.example');
     expect(parseHostName('localhost')).toBe('localhost');
@@ -32,7 +32,7 @@ describe('parseHostName', () => {
       expect(parseHostName(text)).toBeUndefined();
     },
   );
-  it('refuses what is too long', () => {
+  it('refuses names and labels that are too long', () => {
     expect(parseHostName('a'.repeat(63))).toBeDefined();
     expect(parseHostName('a'.repeat(64))).toBeUndefined();
     const long = Array.from({ length: 4 }, () => 'a'.repeat(63)).join('.');
@@ -42,7 +42,7 @@ describe('parseHostName', () => {
 });
 
 describe('parseHost', () => {
-  it('takes an address in its canonical spelling only', () => {
+  it('accepts an address only in its canonical spelling', () => {
     expect(parseHost('169.254.169.254')).toEqual({ kind: 'address', address: '169.254.169.254' });
     expect(parseHost('[FD00:EC2:0::254]')).toEqual({ kind: 'address', address: 'fd00:ec2::254' });
     expect(parseHost('[::ffff:169.254.169.254]')).toEqual({ kind: 'address', address: '::ffff:a9fe:a9fe' });
@@ -52,7 +52,7 @@ describe('parseHost', () => {
 });
 
 describe('plainAddress', () => {
-  it('is one form for what sockets tell', () => {
+  it('converts an address from a socket to its plain form', () => {
     expect(plainAddress('::ffff:10.0.0.1')).toBe('10.0.0.1');
     expect(plainAddress('2001:DB8:0:0::1')).toBe('2001:db8::1');
     expect(plainAddress('10.0.0.1')).toBe('10.0.0.1');

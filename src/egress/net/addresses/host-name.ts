@@ -1,18 +1,18 @@
 /** Names and literal addresses as guests write them in SNI, `Host` and DNS, in one canonical form. Pure. */
 import { formatAddress, parseAddress, unmapped } from './addresses.ts';
 
-/** Whole name in text, RFC 1035 section 2.3.4 (255 bytes on the wire). */
+/** Length of a whole name as text, RFC 1035 section 2.3.4 (255 bytes on the wire). */
 export const NAME_CHARACTERS_MAX = 253;
 export const LABEL_CHARACTERS_MAX = 63;
 
 export type Host =
   | { readonly kind: 'name'; readonly name: string }
-  /** Dotted quad, or IPv6 as RFC 5952 writes it, without brackets. */
+  /** Dotted quad, or IPv6 as in RFC 5952, without brackets. */
   | { readonly kind: 'address'; readonly address: string };
 
 /**
- * Letters, digits, hyphen and underscore in labels of 1–63, in lower case. IDNA is not interpreted:
- * `xn--…` is a name like any other, and a text beyond ASCII is not a name.
+ * Accepts letters, digits, hyphen and underscore in labels of 1–63, in lower case. IDNA is not interpreted: `xn--…` is
+ * a name like any other, and non-ASCII text is not a name.
  * @param text without a trailing dot
  */
 export function isCanonicalName(text: string): boolean {
@@ -20,8 +20,8 @@ export function isCanonicalName(text: string): boolean {
 }
 
 /**
- * A host name in canonical form. Undefined if it is none, or readable as an address: `1.2.3.4`, `2852039166`,
- * `0xa9fea9fe`, `0251.0376.0251.0376` and other forms of inet_aton(3).
+ * A host name in canonical form. Undefined for other text, and for anything readable as an address: `1.2.3.4`,
+ * `2852039166`, `0xa9fea9fe`, `0251.0376.0251.0376` and other forms of inet_aton(3).
  */
 export function parseHostName(text: string): string | undefined {
   const name = text.toLowerCase();

@@ -37,9 +37,12 @@ describe('isMetadata', () => {
   ])('%s belongs to %s', (address, provider) => {
     expect(metadataOf(address)?.provider).toBe(provider);
   });
-  it.each(['168.63.129.15', '100.100.100.201', '1.1.1.1', 'fd00:ec3::254', 'no', ''])('%j is none', (address) => {
-    expect(isMetadata(address)).toBe(false);
-  });
+  it.each(['168.63.129.15', '100.100.100.201', '1.1.1.1', 'fd00:ec3::254', 'no', ''])(
+    '%j is no metadata address',
+    (address) => {
+      expect(isMetadata(address)).toBe(false);
+    },
+  );
 });
 
 describe('metadataOfName', () => {
@@ -51,10 +54,10 @@ describe('metadataOfName', () => {
     'metadata',
     'instance-data',
     'metadata.tencentyun.com',
-  ])('%s is one', (name) => {
+  ])('%s is a metadata name', (name) => {
     expect(metadataOfName(name)).toBeDefined();
   });
-  it.each(['google.internal', 'mymetadata.goog', 'metadata.example.com', ''])('%j is none', (name) => {
+  it.each(['google.internal', 'mymetadata.goog', 'metadata.example.com', ''])('%j is no metadata name', (name) => {
     expect(metadataOfName(name)).toBeUndefined();
   });
 });
@@ -67,17 +70,17 @@ describe('the tables', () => {
       expect(blocks.length + names.length).toBeGreaterThan(0);
     }
   });
-  it('a block around a metadata address is not one of them', () => {
+  it('isMetadataBlock: a block around a metadata address is not a metadata block', () => {
     expect(isMetadataBlock(cidr('169.254.169.254/32'))).toBe(true);
     expect(isMetadataBlock(cidr('168.63.0.0/16'))).toBe(false);
   });
-  it('knows reserved ranges by every face of an address', () => {
+  it('reservedRangeOf: knows reserved ranges by every face of an address', () => {
     expect(reservedRangeOf('10.1.2.3')?.name).toBe('private');
     expect(reservedRangeOf('64:ff9b::7f00:1')?.name).toBe('loopback');
     expect(reservedRangeOf('255.255.255.255')?.name).toBe('reserved and broadcast');
     expect(reservedRangeOf('8.8.8.8')).toBeUndefined();
     expect(new Set(RESERVED.map(({ block }) => JSON.stringify(String(block.base)))).size).toBe(
-      RESERVED.length - 1, // 0.0.0.0 and :: have the same number
+      RESERVED.length - 1, // 0.0.0.0 and :: have the same number.
     );
   });
 });

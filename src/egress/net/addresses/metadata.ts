@@ -1,5 +1,5 @@
 /**
- * Metadata services of clouds, which give out credentials, and ranges that are not the internet. The one table for
+ * Metadata services of clouds, which hand out credentials, and ranges that are not the internet. The only table for
  * packet filter, resolver, gateway and inference bridge. No policy can allow metadata services: deny beats allow.
  */
 import {
@@ -16,10 +16,10 @@ import {
 interface MetadataRow {
   readonly provider: string;
   readonly blocks: readonly Cidr[];
-  /** Lower case, without a trailing dot. Names below them are refused, too. */
+  /** Lower case, without a trailing dot. Subdomains are refused too. */
   readonly names: readonly string[];
   readonly source: string;
-  /** Whether `source` itself states the addresses; the others come from programs that use them. */
+  /** True if `source` itself states the addresses; otherwise they come from programs that use them. */
   readonly confirmed: boolean;
 }
 
@@ -32,9 +32,9 @@ const row = (
 ): MetadataRow => ({ provider, blocks: blocks.map(cidr), names, source, confirmed });
 
 export const METADATA: readonly MetadataRow[] = [
-  // Nothing beyond a router has a link-local address, so the whole range is refused: 169.254.169.254 (AWS,
-  // Azure, Google, Oracle, OpenStack, DigitalOcean, Hetzner, Vultr, IBM), 169.254.170.2 (Amazon ECS),
-  // 169.254.170.23 (EKS), 169.254.42.42 (Scaleway), 169.254.0.23 (Tencent), fe80::a9fe:a9fe (OpenStack).
+  // No host beyond a router has a link-local address, so the whole range is refused: 169.254.169.254 (AWS, Azure,
+  // Google, Oracle, OpenStack, DigitalOcean, Hetzner, Vultr, IBM), 169.254.170.2 (Amazon ECS), 169.254.170.23 (EKS),
+  // 169.254.42.42 (Scaleway), 169.254.0.23 (Tencent), fe80::a9fe:a9fe (OpenStack).
   row('any, IPv4 link-local', ['169.254.0.0/16'], [], 'https://www.rfc-editor.org/rfc/rfc3927', true),
   row(
     'OpenStack and any, IPv6 link-local',
@@ -58,7 +58,7 @@ export const METADATA: readonly MetadataRow[] = [
     'https://cloud.google.com/compute/docs/metadata/querying-metadata',
     false,
   ),
-  // WireServer: a public address, outside of link-local.
+  // WireServer has a public address outside of link-local.
   row(
     'Microsoft Azure',
     ['168.63.129.16'],
@@ -100,10 +100,7 @@ export const METADATA: readonly MetadataRow[] = [
 
 export const METADATA_BLOCKS: readonly Cidr[] = METADATA.flatMap(({ blocks }) => blocks);
 
-/**
- * The row of an address, or of an IPv4 address that it stands for.
- * @param address in any spelling; undefined for other text
- */
+/** The row of an address, or of an IPv4 address that it may lead to. @param address in any spelling */
 export function metadataOf(address: string | IpAddress): MetadataRow | undefined {
   const read = typeof address === 'string' ? readAddress(address) : address;
   if (read === undefined) return undefined;
@@ -115,13 +112,13 @@ export function isMetadata(address: string | IpAddress): boolean {
   return metadataOf(address) !== undefined;
 }
 
-/** The row of a name, in any case, with or without trailing dots. */
+/** @param name in any case, with or without trailing dots */
 export function metadataOfName(name: string): MetadataRow | undefined {
   const plain = name.toLowerCase().replace(/\.+$/, '');
   return METADATA.find(({ names }) => names.some((known) => plain === known || plain.endsWith(`.${known}`)));
 }
 
-/** Whether a block has only metadata addresses, so that allowing it has no effect. */
+/** True if a block has only metadata addresses, so that allowing it has no effect. */
 export function isMetadataBlock(block: Cidr): boolean {
   return METADATA_BLOCKS.some((known) => cidrCovers(known, block));
 }
@@ -134,8 +131,8 @@ interface ReservedRange {
 const reserved = (text: string, name: string): ReservedRange => ({ block: cidr(text), name });
 
 /**
- * What is not the public internet: RFC 6890 and the IANA special-purpose registries, with multicast
- * (RFC 5771, RFC 4291). Each may be opened by a rule for a block that lies inside it.
+ * Ranges outside of the public internet: RFC 6890 and the IANA special-purpose registries, with multicast (RFC 5771,
+ * RFC 4291). A rule for a block inside one of them can open it.
  */
 export const RESERVED: readonly ReservedRange[] = [
   reserved('0.0.0.0/8', 'this network'),
@@ -167,7 +164,7 @@ export const RESERVED: readonly ReservedRange[] = [
   reserved('ff00::/8', 'multicast'),
 ];
 
-/** The reserved range that the address, or an IPv4 address it stands for, belongs to. */
+/** The reserved range of the address, or of an IPv4 address that it may lead to. */
 export function reservedRangeOf(address: string | IpAddress): ReservedRange | undefined {
   const read = typeof address === 'string' ? parseAddress(address) : address;
   if (read === undefined) return undefined;

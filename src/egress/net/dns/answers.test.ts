@@ -71,7 +71,7 @@ describe('SandboxNames', () => {
         expect(names.begin({ name, type }), name).toEqual({ kind: 'reply', reply: { code: DNS_CODE.noName } });
     expect(new Set(events.map(({ outcome }) => outcome))).toEqual(new Set(['name_refused']));
   });
-  it('tells addresses, pinned for longer than the guest keeps them', () => {
+  it('returns addresses, and pins them for longer than the guest caches them', () => {
     const { names, pins, clock } = world();
     const step = ask(names, 'a.example').take(
       answer([a('a.example', '192.0.2.1', 10), a('a.example', '192.0.2.2', 300)]),
@@ -89,7 +89,7 @@ describe('SandboxNames', () => {
     const long = ask(names, 'a.example').take(answer([a('a.example', '192.0.2.1', 9999)]));
     expect(long).toMatchObject({ reply: { records: [{ ttlSeconds: 3595 }] }, pins: [{ seconds: 3600 }] });
   });
-  it('tells no private address and no metadata service (rebinding)', () => {
+  it('returns no private address and no metadata service (rebinding)', () => {
     const { names, pins, events } = world({ hasIpv6: true });
     const mixed = ask(names, 'a.example').take(answer([a('a.example', '10.0.0.1'), a('a.example', '192.0.2.1')]));
     expect(mixed).toMatchObject({ reply: { code: 0, records: [{ address: '192.0.2.1' }] } });
@@ -102,7 +102,7 @@ describe('SandboxNames', () => {
     expect(pins.addressesOf('x.w.example')).toEqual([]);
     expect(pins.addressesOf('a.example')).toEqual(['192.0.2.1']);
   });
-  it('follows aliases and pins the end for the name that was asked', () => {
+  it('follows aliases and pins the final addresses for the requested name', () => {
     const { names, pins } = world();
     const step = ask(names, 'a.example').take(
       answer([
@@ -116,7 +116,7 @@ describe('SandboxNames', () => {
     expect(pins.addressesOf('a.example')).toEqual(['192.0.2.7']);
     expect(pins.addressesOf('cdn.example')).toEqual([]);
   });
-  it('asks on where the upstream does not follow, a bounded number of times', () => {
+  it('asks again if the upstream does not follow aliases, a bounded number of times', () => {
     const { names } = world();
     const resolution = ask(names, 'a.example');
     expect(resolution.take(answer([cname('a.example', 'c0.example')]))).toEqual({
@@ -133,7 +133,7 @@ describe('SandboxNames', () => {
     expect(asks).toBe(ASKS_MAX);
     expect(step).toMatchObject({ reply: { code: DNS_CODE.serverFailure } });
   });
-  it('gives up on a circle, a chain that is too long, and an alias that a rule denies', () => {
+  it('fails for a circle, a chain that is too long, and an alias that a rule denies', () => {
     const { names } = world();
     const circle = [cname('a.example', 'b.example'), cname('b.example', 'a.example')];
     const failed = { reply: { code: DNS_CODE.serverFailure } };
@@ -148,7 +148,7 @@ describe('SandboxNames', () => {
       reply: { code: DNS_CODE.noName, records: [] },
     });
   });
-  it('is empty for types that are never answered, without a query', () => {
+  it('returns an empty answer for unsupported types, without a query', () => {
     const { names } = world();
     for (const type of [DNS_TYPE.AAAA, DNS_TYPE.HTTPS, DNS_TYPE.SVCB, 16, 15, 2])
       expect(names.begin({ name: 'a.example', type })).toEqual({ kind: 'reply', reply: { code: DNS_CODE.ok } });
@@ -158,7 +158,7 @@ describe('SandboxNames', () => {
         reply: { code: DNS_CODE.notImplemented },
       });
   });
-  it('limits queries per second and at once, and gives both back', () => {
+  it('limits queries per second and in flight, and releases both', () => {
     const limits = { queries: { size: 5, refillPerSecond: 1 }, inFlightMax: 2 };
     const { names, clock } = world({ limits });
     const one = ask(names, 'a.example');
@@ -181,7 +181,7 @@ describe('SandboxNames', () => {
     const step = ask(names, '4.w.example').take(answer([a('4.w.example', '192.0.2.1')]));
     expect(step).toMatchObject({ reply: { code: DNS_CODE.refused }, pins: [] });
   });
-  it('follows a change of the policy at once', () => {
+  it('applies a policy change at once', () => {
     const { names, pins } = world();
     ask(names, 'a.example').take(answer([a('a.example', '192.0.2.1')]));
     const underWay = ask(names, 'a.example');
@@ -190,7 +190,7 @@ describe('SandboxNames', () => {
     const step = underWay.take(answer([a('a.example', '192.0.2.1')]));
     expect(step).toMatchObject({ reply: { code: DNS_CODE.noName }, pins: [] });
   });
-  it('passes "no such name" and "no such record" on, and failures as failures', () => {
+  it('passes on "no such name" and "no such record", and failures as failures', () => {
     const { names } = world();
     const code = (given: DnsAnswer) => ask(names, 'a.example').take(given);
     expect(code(answer([], DNS_CODE.noName))).toMatchObject({ reply: { code: DNS_CODE.noName } });
@@ -202,7 +202,7 @@ describe('SandboxNames', () => {
 describe('isAnswerTo', () => {
   const asked = { id: 1, spelled: 'a.eXample', type: 1 };
   const given = { ...answer([]), spelled: 'a.eXample' };
-  it('wants id, question and, by UDP, the very letters', () => {
+  it('requires id and question, and over UDP the exact case of the letters', () => {
     expect(isAnswerTo(given, asked, 'udp')).toBe(true);
     expect(isAnswerTo({ ...given, id: 2 }, asked, 'udp')).toBe(false);
     expect(isAnswerTo({ ...given, spelled: 'a.example' }, asked, 'udp')).toBe(false);
@@ -210,7 +210,7 @@ describe('isAnswerTo', () => {
     expect(isAnswerTo(given, { ...asked, type: 28 }, 'tcp')).toBe(false);
     expect(isAnswerTo(given, { ...asked, spelled: 'b.example' }, 'tcp')).toBe(false);
   });
-  it('spells at random, the same name', () => {
+  it('spellAtRandom: changes only the case of a name', () => {
     let flip = false;
     const spelled = spellAtRandom('a-1.example', () => {
       flip = !flip;

@@ -1,13 +1,13 @@
 /**
- * Which names a sandbox may look up, and which answers it gets. Pure; `server.ts` moves the bytes.
+ * Decides which names a sandbox may look up, and which answers it gets. Pure; `server.ts` moves the bytes.
  *
  *     question ─► limits ─► name allowed? ─► ask ─► follow aliases ─► addresses allowed? ─► pin ─► reply
  *                   │            │ no                    │ too many        │ none left
  *                REFUSED     NXDOMAIN, without       SERVFAIL          NXDOMAIN
  *                            a query
  *
- * No upstream sees a name that is not allowed, so no name carries data out. No guest gets an address that is not
- * allowed, so no name leads inside (rebinding).
+ * No upstream sees a name that is not allowed, so names can't carry data out. No guest gets an address that is not
+ * allowed, so names can't lead inside (rebinding).
  */
 import type { Clock } from '../../../base/clock.ts';
 import { FairShare, type FairShareLimits } from '../../../base/fairness/fair-share.ts';
@@ -17,21 +17,20 @@ import { PIN_MARGIN_SECONDS, type Pin, type Pins, pinSeconds } from '../policy/p
 import type { NamePolicy, Verdict } from '../policy/verdict.ts';
 import { DNS_CODE, DNS_TYPE, type DnsAnswer, type DnsQuestion, type DnsRecord, type DnsReply } from './message.ts';
 
-/** Aliases between a question and its addresses. */
 export const ALIASES_MAX = 8;
 /** Questions to upstreams per question of a guest; more than one only if an upstream does not follow aliases. */
 export const ASKS_MAX = 4;
 const ADDRESSES_PER_ANSWER_MAX = 32;
 
 /**
- * Questions of all sandboxes that wait for an upstream; each takes a socket. Whatever others do, a sandbox can have its
- * guaranteed ones.
+ * Questions of all sandboxes that wait for an upstream; each takes a socket. A sandbox always has its guaranteed ones,
+ * whatever others do.
  */
 export const QUESTION_SHARES: FairShareLimits = { sumMax: 1024, ownMax: 32, guaranteed: 4, places: 128 };
 
 interface NameLimits {
   readonly queries: BucketLimit;
-  /** Questions of the sandbox that wait for an upstream. */
+  /** Questions of the sandbox that may wait for an upstream. */
   readonly inFlightMax: number;
 }
 
@@ -39,7 +38,7 @@ const NAME_LIMITS: NameLimits = { queries: { size: 100, refillPerSecond: 20 }, i
 
 type NameOutcome =
   | 'answered'
-  /** No such record, or a type that is never answered. */
+  /** No such record, or an unsupported type. */
   | 'empty'
   | 'name_refused'
   | 'address_refused'
@@ -60,11 +59,10 @@ export interface SandboxNamesOptions {
   readonly pins: Pins;
   readonly clock: Clock;
   readonly limits?: NameLimits;
-  /** The sandbox's key in `questions`. */
   readonly sandboxId?: string;
-  /** Shared with other sandboxes. Absent: its own. */
+  /** Shared with other sandboxes. Default: its own. */
   readonly questions?: FairShare;
-  /** Whether the sandbox has IPv6. Without it, AAAA is empty and goes to no upstream. */
+  /** True if the sandbox has IPv6. Otherwise AAAA is empty and goes to no upstream. */
   readonly hasIpv6?: boolean;
   readonly onEvent?: (event: NameEvent) => void;
 }
@@ -78,7 +76,6 @@ export type Step =
   /** `pins` must be in the packet filter before the guest sees the reply. */
   | { readonly kind: 'done'; readonly reply: DnsReply; readonly pins: readonly Pin[] };
 
-/** The names that one sandbox looks up. */
 export class SandboxNames {
   readonly pins: Pins;
   #policy: NamePolicy;
@@ -111,12 +108,11 @@ export class SandboxNames {
     return this.#questions.heldBy(this.#sandboxId);
   }
 
-  /** Number of queries by outcome. */
   counts(): ReadonlyMap<NameOutcome, number> {
     return this.#counts;
   }
 
-  /** Applies to questions under way, too. Removes pins of names that it does not allow. */
+  /** Applies to questions in flight too. Removes pins of names that the policy does not allow. */
   setPolicy(policy: NamePolicy): void {
     this.#policy = policy;
     this.pins.retain((name) => policy.allowsName(name).allowed);
@@ -137,7 +133,7 @@ export class SandboxNames {
     const isZoneTransferOrAny = type >= DNS_TYPE.IXFR && type <= DNS_TYPE.ANY;
     if (isZoneTransferOrAny) return reply(DNS_CODE.notImplemented, 'empty', 'a query type for zones, not for names');
     const isAsked = type === DNS_TYPE.A || type === DNS_TYPE.CNAME || (type === DNS_TYPE.AAAA && this.#hasIpv6);
-    // HTTPS and SVCB too: they would bring keys for Encrypted ClientHello, and other ports and addresses.
+    // Includes HTTPS and SVCB, which would bring keys for Encrypted ClientHello, and other ports and addresses.
     if (!isAsked) return reply(DNS_CODE.ok, 'empty', 'only addresses and aliases are answered');
     const hold = this.#questions.take(this.#sandboxId, 1, this.#limits.inFlightMax);
     if (hold === undefined) return reply(DNS_CODE.refused, 'query_limit', 'too many queries at once');
@@ -168,12 +164,11 @@ class Resolution {
     this.#current = question.name;
   }
 
-  /** The next question to an upstream. */
   get ask(): DnsQuestion {
     return { name: this.#current, type: this.#question.type };
   }
 
-  /** @param answer to `ask`, as checked by `isAnswerTo` */
+  /** @param answer to `ask`, checked by `isAnswerTo` */
   take(answer: DnsAnswer): Step {
     if (answer.code === DNS_CODE.noName && answer.records.length === 0)
       return this.#end(DNS_CODE.noName, 'empty', 'no such name');
@@ -196,12 +191,12 @@ class Resolution {
     return { kind: 'ask', question: this.ask };
   }
 
-  /** No upstream gave a usable answer. */
+  /** Call if no upstream gave a usable answer. */
   fail(why: string): Step {
     return this.#end(DNS_CODE.serverFailure, 'upstream_failed', why);
   }
 
-  /** Follows the aliases of an answer. False: too many, for example in a circle. */
+  /** Follows the aliases of an answer. Returns false if there are too many, e.g. in a circle. */
   #follow(answer: DnsAnswer): boolean {
     for (;;) {
       const alias = answer.records.find((record) => record.type === 'CNAME' && record.name === this.#current);
@@ -223,7 +218,7 @@ class Resolution {
   #addresses(found: readonly Extract<DnsRecord, { address: string }>[]): Step {
     const { name } = this.#question;
     const { policy } = this.#names;
-    // Judged again: the policy may have changed, and an alias must not lead around a rule.
+    // Judged again: the policy may have changed, and an alias must not bypass a rule.
     const verdict = judgeName(policy, name);
     if (!verdict.allowed) return this.#end(DNS_CODE.noName, 'name_refused', verdict.why);
     if (this.#current !== name) {
@@ -263,8 +258,8 @@ class Resolution {
 }
 
 /**
- * Whether this answers our question: by its id, its question and, over UDP where anyone can send, the randomly
- * chosen case of its letters.
+ * True if this answers the question: by id, question and, over UDP where anyone can send, the random case of the
+ * letters.
  */
 export function isAnswerTo(
   answer: DnsAnswer,
@@ -275,12 +270,12 @@ export function isAnswerTo(
   return transport === 'udp' ? answer.spelled === asked.spelled : answer.question.name === asked.spelled.toLowerCase();
 }
 
-/** Each letter in a random case ("0x20"): about 10 more bits for a forger to guess. */
+/** Writes each letter in a random case ("0x20"): about 10 more bits for a forger to guess. */
 export function spellAtRandom(name: string, isUpper: () => boolean): string {
   return name.replace(/[a-z]/g, (letter) => (isUpper() ? letter.toUpperCase() : letter));
 }
 
-/** The guest's TTL: its cache expires before the pin does. */
+/** The guest's TTL, so that its cache expires before the pin does. */
 function answerTtl(ttlSeconds: number): number {
   return Math.min(ttlSeconds, pinSeconds(ttlSeconds) - PIN_MARGIN_SECONDS);
 }

@@ -12,7 +12,7 @@ import {
 
 const hex = (text: string): Uint8Array => new Uint8Array(Buffer.from(text.replace(/\s/g, ''), 'hex'));
 
-/** What `dig +noedns example.com A` sends. */
+/** Sent by `dig +noedns example.com A`. */
 const QUERY = hex('1234 0120 0001 0000 0000 0000 076578616d706c6503636f6d00 0001 0001');
 /** www.example.com: a CNAME and two addresses, names compressed, as BIND answers. */
 const ANSWER = hex(`
@@ -37,13 +37,13 @@ describe('parseQuery', () => {
       udpPayloadBytes: undefined,
     });
   });
-  it('reads its own question with EDNS, in lower case', () => {
+  it('reads an EDNS question of its own, in lower case', () => {
     const read = query(encodeQuery(7, 'eXample.COM', DNS_TYPE.AAAA));
     expect(read.question).toEqual({ name: 'example.com', type: 28 });
     expect(udpReplyBytesMax(read)).toBe(1232);
     expect(Buffer.from(read.wire).toString('latin1')).toContain('eXample');
   });
-  it('says what is wrong', () => {
+  it('names the problem', () => {
     const changed = (at: number, value: number): Uint8Array => {
       const copy = QUERY.slice();
       copy[at] = value;
@@ -87,14 +87,14 @@ describe('parseAnswer', () => {
     });
   });
   it('follows no pointer forwards or in a circle', () => {
-    const at = 33; // the owner of the first record
+    const at = 33; // The owner of the first record.
     for (const target of [at, at + 1, 0xff]) {
       const copy = ANSWER.slice();
       copy[at + 1] = target;
       expect(parseAnswer(copy)).toEqual({ ok: false, reason: 'record' });
     }
   });
-  it('refuses an address of the wrong length and a cut record', () => {
+  it('refuses an address of the wrong length and a truncated record', () => {
     const copy = ANSWER.slice();
     copy[ANSWER.length - 5] = 3;
     expect(parseAnswer(copy)).toEqual({ ok: false, reason: 'record' });
@@ -108,7 +108,7 @@ describe('parseAnswer', () => {
 });
 
 describe('encodeReply', () => {
-  it('answers with records that are read back', () => {
+  it('encodes records that are read back', () => {
     const asked = query(encodeQuery(9, 'Example.com', DNS_TYPE.AAAA));
     const records = [
       { type: 'AAAA', name: 'example.com', ttlSeconds: 70_000, address: '2001:db8::1:0:0:2' },
@@ -118,7 +118,7 @@ describe('encodeReply', () => {
     const read = parseAnswer(bytes);
     expect(read).toMatchObject({ ok: true, value: { id: 9, code: 0, spelled: 'Example.com', records } });
   });
-  it('is truncated, without records, where it does not fit', () => {
+  it('truncates a reply that does not fit, and drops its records', () => {
     const asked = query(QUERY);
     const records = Array.from({ length: 40 }, (_, i) => ({
       type: 'A' as const,
@@ -130,7 +130,7 @@ describe('encodeReply', () => {
     expect(bytes.length).toBe(QUERY.length);
     expect(parseAnswer(bytes)).toMatchObject({ ok: true, value: { isTruncated: true, records: [] } });
   });
-  it('has golden bytes', () => {
+  it('produces golden bytes', () => {
     const records = [{ type: 'A', name: 'example.com', ttlSeconds: 60, address: '192.0.2.1' }] as const;
     const bytes = encodeReply(query(QUERY), { code: DNS_CODE.ok, records }, 512);
     expect(Buffer.from(bytes).toString('hex')).toBe(

@@ -1,10 +1,10 @@
 /**
- * DNS messages (RFC 1035 section 4, RFC 6891), as far as a resolver for sandboxes needs them.
+ * DNS messages (RFC 1035 section 4, RFC 6891), as far as a resolver for sandboxes needs them. Pure.
  *
  *     header (12 bytes): id · flags · 4 counts │ question │ answers │ authority │ additional
  *
- * Parsers return problems instead of throwing. They follow at most as many compression pointers as a name can
- * have labels, each strictly backwards, and never read beyond the message. Pure.
+ * Parsers return problems instead of throwing. They follow at most as many compression pointers as a name can have
+ * labels, each strictly backwards, and never read beyond the message.
  */
 import { assert } from '../../../base/assert.ts';
 import { formatAddress, parseAddress } from '../addresses/addresses.ts';
@@ -21,13 +21,11 @@ type DnsCode = (typeof DNS_CODE)[keyof typeof DNS_CODE];
 const DNS_HEADER_BYTES = 12;
 /** Without EDNS, RFC 1035 section 4.2.1. */
 const UDP_PAYLOAD_BYTES_MIN = 512;
-/** What we send and accept by UDP: no fragments (DNS flag day 2020). */
+/** Limit for sending and accepting by UDP, so that nothing is fragmented (DNS flag day 2020). */
 const UDP_PAYLOAD_BYTES_MAX = 1232;
 /** One question, with room for EDNS options. */
 export const QUERY_BYTES_MAX = 1024;
-/** Of an upstream's answer, over TCP. */
 export const ANSWER_BYTES_MAX = 16 * 1024;
-/** All sections of an answer together. */
 export const RECORDS_MAX = 256;
 
 const FLAG_RESPONSE = 0x8000;
@@ -49,7 +47,7 @@ export interface DnsQuery {
   /** The question as received, for the echo: clients may mix its case on purpose (0x20). */
   readonly wire: Uint8Array;
   readonly isRecursionDesired: boolean;
-  /** Largest UDP reply for the client, in bytes; undefined without EDNS. */
+  /** Limit of a UDP reply to the client, in bytes; undefined without EDNS. */
   readonly udpPayloadBytes: number | undefined;
 }
 
@@ -64,7 +62,7 @@ export interface DnsAnswer {
   readonly question: DnsQuestion;
   /** The name as spelled in the answer, for the 0x20 check. */
   readonly spelled: string;
-  /** From the answer section; other types are left out. */
+  /** From the answer section; other types are dropped. */
   readonly records: readonly DnsRecord[];
 }
 
@@ -82,10 +80,10 @@ type DnsProblem =
 
 type DnsParsed<T> =
   | { readonly ok: true; readonly value: T }
-  /** `id` if the header is complete and of a query, so that it can be answered with a code. */
+  /** `id` is set if the header is complete and belongs to a query, so that it can be answered with a code. */
   | { readonly ok: false; readonly reason: DnsProblem; readonly id?: number };
 
-/** Parses a client's message: one question, and nothing but EDNS beside it. */
+/** Parses a client's message, which may have one question and EDNS. */
 export function parseQuery(bytes: Uint8Array): DnsParsed<DnsQuery> {
   if (bytes.length < DNS_HEADER_BYTES) return { ok: false, reason: 'short' };
   const reader = new Reader(bytes);
@@ -97,7 +95,7 @@ export function parseQuery(bytes: Uint8Array): DnsParsed<DnsQuery> {
   if (((flags >> 11) & 15) !== 0) return bad('opcode');
   if (header.questions !== 1 || header.answers !== 0 || header.authorities !== 0) return bad('counts');
   if (header.additionals > 2) return bad('counts');
-  // No compression: the first name of a message can repeat nothing.
+  // The first name of a message can't be compressed, since nothing precedes it.
   const name = reader.name({ isPlain: true });
   const type = reader.u16();
   const questionClass = reader.u16();
@@ -160,8 +158,8 @@ export interface DnsReply {
 }
 
 /**
- * An answer to a client, with its question echoed. The question's name owns all records, so no chain of aliases
- * is revealed. An answer above `bytesMax` is marked as truncated and has no records.
+ * An answer to a client, with its question echoed. The question's name owns all records, so that no chain of aliases is
+ * revealed. An answer above `bytesMax` is marked as truncated and has no records.
  */
 export function encodeReply(query: DnsQuery, reply: DnsReply, bytesMax: number): Uint8Array {
   const whole = encode(query, reply.code, reply.records ?? [], 0);
@@ -175,7 +173,6 @@ export function encodeFailure(id: number, code: DnsCode): Uint8Array {
   return writer.bytes();
 }
 
-/** Largest UDP reply to this client, in bytes. */
 export function udpReplyBytesMax(query: DnsQuery): number {
   return Math.min(query.udpPayloadBytes ?? UDP_PAYLOAD_BYTES_MIN, UDP_PAYLOAD_BYTES_MAX);
 }
@@ -214,7 +211,7 @@ class Reader {
     this.#bytes = bytes;
   }
 
-  /** The caller has checked that there are 12 bytes. */
+  /** The caller must have checked that there are 12 bytes. */
   header(): Header {
     const next = (): number => this.u16() ?? 0;
     return { id: next(), flags: next(), questions: next(), answers: next(), authorities: next(), additionals: next() };
@@ -228,7 +225,7 @@ class Reader {
     return (high << 8) | low;
   }
 
-  /** A name as spelled, '' for the root; undefined if truncated, too long, looping, or with odd characters. */
+  /** A name as spelled, '' for the root; undefined if truncated, too long, looping, or with invalid characters. */
   name({ isPlain = false } = {}): string | undefined {
     const labels: string[] = [];
     let at = this.at;
@@ -243,7 +240,7 @@ class Reader {
         const low = this.#bytes[at + 1];
         if (isPlain || low === undefined) return undefined;
         const to = ((size & 0x3f) << 8) | low;
-        // Strictly backwards from the start of this stretch: so it ends, and reads no label twice.
+        // Strictly backwards from the start of this stretch, so that it ends and reads no label twice.
         if (to >= pointedFrom) return undefined;
         end ??= at + 2;
         pointedFrom = to;
@@ -353,7 +350,6 @@ function addressText(data: Uint8Array): string {
   return formatAddress({ family: data.length === 4 ? 4 : 6, value });
 }
 
-/** The reverse of `addressText`. */
 function addressBytes(text: string): Uint8Array {
   const address = parseAddress(text);
   assert(address !== undefined, 'a record has an address');

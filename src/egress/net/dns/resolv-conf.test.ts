@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { parseResolvConf } from './resolv-conf.ts';
 
 describe('parseResolvConf', () => {
-  it('gives the first three resolvers in their order', () => {
+  it('returns the first three resolvers in order', () => {
     const text = [
       '# nameserver 9.9.9.9',
       'search example.com',
@@ -20,7 +20,7 @@ describe('parseResolvConf', () => {
       { address: '192.0.2.3', port: 53 },
     ]);
   });
-  it('gives none where there is none', () => {
+  it('returns none if there is none', () => {
     expect(parseResolvConf('')).toEqual([]);
   });
 });

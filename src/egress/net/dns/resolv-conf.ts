@@ -1,4 +1,4 @@
-/** The host's resolvers in resolv.conf(5). Pure. */
+/** Parses the host's resolvers in resolv.conf(5). Pure. */
 import { parseAddress } from '../addresses/addresses.ts';
 import type { DnsUpstream } from './upstream.ts';
 
@@ -6,7 +6,7 @@ import type { DnsUpstream } from './upstream.ts';
 const RESOLVERS_MAX = 3;
 const DNS_PORT = 53;
 
-/** In order; skips an address with a zone (`fe80::1%eth0`). */
+/** In order. Skips an address with a zone (`fe80::1%eth0`). */
 export function parseResolvConf(text: string): DnsUpstream[] {
   return text
     .split('\n')

@@ -1,7 +1,6 @@
 /**
- * The resolver of the sandboxes (io): UDP and TCP on one address and port. The source address identifies the
- * sandbox, since the packet filter drops spoofed ones. `answers.ts` decides what is allowed; `upstream.ts` asks
- * other resolvers.
+ * The resolver of the sandboxes (io): UDP and TCP on one address and port. The source address identifies the sandbox,
+ * since the packet filter drops spoofed ones. `answers.ts` decides what is allowed; `upstream.ts` asks other resolvers.
  */
 import { randomInt } from 'node:crypto';
 import { createSocket, type RemoteInfo, type Socket as UdpSocket } from 'node:dgram';
@@ -29,7 +28,7 @@ import { askUpstreams, type DnsUpstream } from './upstream.ts';
 interface DnsServerLimits {
   readonly tcpConnectionsMax: number;
   readonly tcpConnectionsPerSandboxMax: number;
-  /** For a silent client, or a slow message. */
+  /** Applies to a silent client and to a slow message. */
   readonly tcpIdleTimeoutMs: number;
   readonly upstreamTimeoutMs: number;
   readonly upstreamRounds: number;
@@ -46,12 +45,12 @@ const TCP_REPLY_BYTES_MAX = 0xffff;
 
 export interface DnsServerOptions {
   readonly address: string;
-  /** 0: any port that is free for both transports. */
+  /** 0 selects a port that is free for both transports. */
   readonly port: number;
   readonly upstreams: readonly DnsUpstream[];
   /** @param remoteAddress as `plainAddress` writes it */
   readonly findSandbox: (remoteAddress: string) => SandboxNames | undefined;
-  /** Opens the packet filter for the pins. Then the guest gets its answer; if it rejects, SERVFAIL. */
+  /** Opens the packet filter for the pins before the guest gets its answer; if it rejects, the answer is SERVFAIL. */
   readonly onPinned?: (names: SandboxNames, pins: readonly Pin[]) => Promise<void>;
   readonly clock?: Clock;
   readonly random?: (below: number) => number;
@@ -63,10 +62,9 @@ interface DnsServerStats {
   readonly udpQueries: number;
   readonly tcpQueries: number;
   readonly tcpConnections: number;
-  /** Packets and connections from addresses of no sandbox. */
+  /** Packets and connections from addresses without a sandbox. */
   readonly strangers: number;
   readonly malformed: number;
-  /** TCP connections beyond the limits. */
   readonly dropped: number;
 }
 
@@ -117,7 +115,6 @@ export class DnsServer {
     return { ...this.#counts, tcpConnections: this.#sockets.size };
   }
 
-  /** Drops questions under way. */
   async close(): Promise<void> {
     this.#closing.abort();
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -159,7 +156,7 @@ export class DnsServer {
     void this.#converse(socket, names);
   }
 
-  /** Messages after their length (RFC 7766). One at a time, so a client that does not read waits. */
+  /** Reads length-prefixed messages (RFC 7766), one at a time, so that a client that does not read waits. */
   async #converse(socket: Socket, names: SandboxNames): Promise<void> {
     const messages = new TcpMessages(QUERY_BYTES_MAX);
     const arm = () => this.#clock.after(this.#limits.tcpIdleTimeoutMs, () => socket.destroy());

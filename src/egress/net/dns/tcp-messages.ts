@@ -1,4 +1,4 @@
-/** DNS messages on a TCP connection, each after its length of two bytes (RFC 7766 section 8). Pure. */
+/** DNS messages on a TCP connection, each prefixed by its length in two bytes (RFC 7766 section 8). Pure. */
 
 const LENGTH_BYTES = 2;
 
@@ -6,7 +6,7 @@ export class TcpMessages {
   readonly #bytesMax: number;
   #received = Buffer.alloc(0);
 
-  /** @param bytesMax of a message; a longer one is not waited for */
+  /** @param bytesMax of a message; a longer one is `too_long` without waiting for it */
   constructor(bytesMax: number) {
     this.#bytesMax = bytesMax;
   }
@@ -15,7 +15,7 @@ export class TcpMessages {
     this.#received = Buffer.concat([this.#received, bytes]);
   }
 
-  /** The next whole message; undefined: more bytes are needed. */
+  /** The next whole message; undefined if more bytes are needed. */
   next(): Buffer | 'too_long' | undefined {
     if (this.#received.length < LENGTH_BYTES) return undefined;
     const size = this.#received.readUInt16BE();
@@ -28,7 +28,6 @@ export class TcpMessages {
   }
 }
 
-/** A message after its length. */
 export function tcpMessage(message: Uint8Array): Buffer {
   const length = Buffer.alloc(LENGTH_BYTES);
   length.writeUInt16BE(message.length);

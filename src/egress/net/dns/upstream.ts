@@ -1,6 +1,6 @@
 /**
- * Questions to the host's resolvers (io). Each has a socket of its own, and so a random port, connected, so that
- * only the upstream can answer; with a random id and a random case of its letters.
+ * Asks the host's resolvers (io). Each question has a random id, random letter case, and its own connected socket: a
+ * random port on which only the upstream can answer.
  */
 import { createSocket } from 'node:dgram';
 import { connect, isIPv6 } from 'node:net';
@@ -15,18 +15,16 @@ export interface DnsUpstream {
 }
 
 interface UpstreamSettings {
-  /** Asked in turn. */
   readonly upstreams: readonly DnsUpstream[];
   readonly clock: Clock;
-  /** An unpredictable integer in [0, below), as `randomInt` of node:crypto gives. */
+  /** An unpredictable integer in [0, below), as from `randomInt` of node:crypto. */
   readonly random: (below: number) => number;
-  /** For one attempt. */
   readonly timeoutMs: number;
   /** Rounds through all upstreams. */
   readonly rounds: number;
 }
 
-/** Wrong answers on our socket after which an attempt fails. */
+/** Wrong answers on a socket after which an attempt fails. */
 const STRAY_MAX = 16;
 
 interface Asked {
@@ -36,7 +34,7 @@ interface Asked {
   readonly bytes: Uint8Array;
 }
 
-/** @returns undefined if no upstream answered. Never rejects, and ends on `signal`. */
+/** @returns undefined if no upstream answered. Never rejects; ends on `signal`. */
 export async function askUpstreams(
   settings: UpstreamSettings,
   question: DnsQuestion,
@@ -49,7 +47,7 @@ export async function askUpstreams(
       let answer = await askByUdp(settings, upstream, asked, signal);
       if (answer === 'doubtful' || answer?.isTruncated === true)
         answer = await askByTcp(settings, upstream, asked, signal);
-      // The next server may not fail.
+      // The next server may succeed.
       const isFailure = answer !== undefined && answer.code !== 0 && answer.code !== 3;
       const isLast = round + 1 === settings.rounds && upstream === settings.upstreams.at(-1);
       if (answer !== undefined && !answer.isTruncated && (!isFailure || isLast)) return answer;
@@ -64,7 +62,10 @@ function compose(settings: UpstreamSettings, { name, type }: DnsQuestion): Asked
   return { id, spelled, type, bytes: encodeQuery(id, spelled, type) };
 }
 
-/** `doubtful`: right except for the case of its letters. Either the upstream changes it, or it is forged; over TCP it can't be. */
+/**
+ * `doubtful`: correct except for the case of its letters. The upstream may have changed it, or the answer is forged,
+ * which is impossible over TCP.
+ */
 function askByUdp(
   settings: UpstreamSettings,
   upstream: DnsUpstream,
@@ -90,7 +91,7 @@ function askByUdp(
         else if (parsed.ok && isAnswerTo(parsed.value, asked, 'tcp')) end('doubtful');
         else if (strays >= STRAY_MAX) end(undefined);
       });
-      // Also called with an error, such as a missing route, which Node's types leave out.
+      // Also called with an error, such as a missing route, which Node's types omit.
       socket.connect(upstream.port, upstream.address, (error?: Error) => {
         if (error) end(undefined);
         else if (!isClosed) socket.send(asked.bytes);
@@ -127,7 +128,7 @@ function askByTcp(
   );
 }
 
-/** One exchange. Closes its socket once, whatever ends it. */
+/** Runs one exchange, and closes its socket exactly once. */
 function attempt<T>(
   settings: UpstreamSettings,
   signal: AbortSignal,

@@ -29,20 +29,20 @@ interface Refused {
   readonly name: string | undefined;
 }
 
-/** Whose bytes each phase takes; others are dropped. */
+/** The sides from which each phase reads; bytes of others are dropped. */
 const PHASES = {
   /** Before the first hello or head is allowed. */
   reading: { guest: true, upstream: false },
   /** Connecting to the upstream, while judged bytes are queued. */
   dialing: { guest: true, upstream: false },
   open: { guest: true, upstream: true },
-  /** A later request was refused: the answers to earlier ones first. */
+  /** A later request was refused; answers to earlier ones are delivered first. */
   draining: { guest: false, upstream: true },
-  /** Refused: the guest gets the reason, if there is one to send. */
+  /** Refused; the guest gets the reason, if there is one to send. */
   answering: { guest: false, upstream: false },
-  /** The upstream has ended: the guest gets the rest. */
+  /** The upstream has ended; the guest gets the rest. */
   closing: { guest: false, upstream: false },
-  /** `SecretConnection` has the sockets. */
+  /** `SecretConnection` owns the sockets. */
   decrypted: { guest: false, upstream: false },
   closed: { guest: false, upstream: false },
 } as const;
@@ -58,10 +58,8 @@ export class GatewayConnection {
   #phase: Phase = 'reading';
   #protocol: GatewayProtocol | undefined;
   #upstream: Socket | undefined;
-  /** Judged, and waiting for the upstream to connect. */
   #queue: Uint8Array[] = [];
   readonly #hellos = new TlsHellos();
-  /** The allowed one. */
   #hello: ClientHello | undefined;
   readonly #requests = new HttpRequestReader();
   #lastHead: RequestHead | undefined;
@@ -72,10 +70,10 @@ export class GatewayConnection {
   readonly #idle: IdleTimer;
   #refusal: Uint8Array | undefined;
   #isGuestEnded = false;
-  /** A later request was refused while dialing. */
+  /** True if a later request was refused while dialing. */
   #isLast = false;
 
-  /** @param protocol undefined: decided by the first byte */
+  /** @param protocol undefined if the first byte decides */
   constructor(
     context: ConnectionContext,
     guest: Socket,
@@ -99,16 +97,15 @@ export class GatewayConnection {
     guest.once('close', () => this.#onClosed());
   }
 
-  /** Resets the connection. */
   destroy(): void {
     if (this.#decrypted === undefined) this.#guest.resetAndDestroy();
     else this.#decrypted.connection.destroy();
   }
 
-  /** After a change of policy: ends unless what it began with is still allowed. */
+  /** Call after a policy change. Ends the connection unless what it began with is still allowed. */
   rejudge(): void {
     const head = this.#lastHead;
-    // Changed secrets, or a host that now needs decryption.
+    // Secrets have changed, or the host now needs decryption.
     const serverName = this.#hello?.serverName;
     const wanted = this.#isDecrypted(serverName) ? this.#secrets() : undefined;
     const inside = this.#decrypted?.connection.lastHead;
@@ -121,7 +118,6 @@ export class GatewayConnection {
     if (isOther || judged.some((each) => each?.ok === false)) this.destroy();
   }
 
-  /** Whether TLS to this name is decrypted. */
   #isDecrypted(serverName: string | undefined): serverName is string {
     if (serverName === undefined) return false;
     return needsSecrets(this.#secrets(), serverName) || this.#judge.decrypts(serverName);
@@ -233,7 +229,7 @@ export class GatewayConnection {
       if (piece.kind === 'end') continue;
       const refused = piece.kind === 'body' ? undefined : this.#judgePiece(piece);
       if (refused !== undefined) {
-        // Pass on what was judged before it.
+        // Passes on what was judged before it.
         if (passed.length > 0) this.#forward(Buffer.concat(passed));
         this.#refuse(refused.reason, refused.why, refused.name, refused.status);
         return;
@@ -272,9 +268,8 @@ export class GatewayConnection {
     if (names.length > 0) this.#context.onSecrets({ kind: 'unfilled', names, host: hostText(host) });
   }
 
-  // Both
+  // TLS and HTTP
 
-  /** Sends to the upstream, which is dialed at the first byte. */
   #forward(bytes: Uint8Array): void {
     if (this.#phase === 'reading') this.#dial();
     if (this.#phase === 'dialing') {
@@ -356,7 +351,7 @@ export class GatewayConnection {
     if (this.#phase !== 'open') return;
     this.#guest.end();
     if (!this.#hellos.isServerDue) return;
-    // Too late to ask for a second hello. Read on, to see the guest's end.
+    // Too late to ask for a second hello. Keeps reading, to see the guest's end.
     this.#hellos.clear();
     this.#guest.resume();
     this.#passEnd();
@@ -405,7 +400,7 @@ export class GatewayConnection {
       this.#answer();
       return;
     }
-    // Inside an earlier answer, the client would read ours as a part of it.
+    // Inside an earlier answer, the client would read the refusal as a part of it.
     this.#guest.pause();
     this.#isLast = true;
     if (this.#phase !== 'open') return;
@@ -428,14 +423,14 @@ export class GatewayConnection {
   #answer(): void {
     this.#phase = 'answering';
     this.#upstream?.destroy();
-    // Read and drop what still comes: an unread byte would turn the end into a reset.
+    // Reads and drops what still arrives: an unread byte would turn the end into a reset.
     this.#guest.resume();
     if (this.#refusal === undefined) this.#guest.end();
     else this.#guest.end(this.#refusal);
     this.#linger();
   }
 
-  /** Closes late, so that sent bytes are delivered and not reset. */
+  /** Closes late, so that sent bytes are delivered before a reset. */
   #linger(): void {
     const { clock, timeouts } = this.#context;
     this.#cancelLinger?.();

@@ -1,13 +1,13 @@
 /**
- * The gateway (io): the packet filter redirects a sandbox's TCP connections here if its policy decides by name.
- * It passes a connection on only if IP = SNI = Host, and decrypts TLS only to hosts with secrets (`secret.ts`) or
- * with rules by method and path.
+ * The gateway (io): the packet filter redirects a sandbox's TCP connections here if its policy decides by name. It
+ * passes a connection on only if IP = SNI = Host, and decrypts TLS only to hosts with secrets (`secret.ts`) or with
+ * rules by method and path.
  *
  *     guest ──tcp 443──► redirect ──► gateway: ClientHello ─► name allowed, address pinned ──► that address
  *     guest ──tcp  80──► redirect ──► gateway: each HTTP head, as above ─────────────────────► that address
  *                                        └─ no: alert, or 403 with the reason; counted
  *
- * It never resolves a name: it connects to the address that the guest connected to.
+ * The gateway never resolves a name: it connects to the address that the guest connected to.
  */
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { type Clock, systemClock } from '../../../base/clock.ts';
@@ -29,7 +29,7 @@ import {
   type GatewayTimeouts,
 } from './sandbox.ts';
 
-/** Of all gateways of a process. Whatever others do, a sandbox can have its guaranteed connections. */
+/** Connections of all gateways of a process. A sandbox always has its guaranteed ones, whatever others do. */
 export const CONNECTION_SHARES: FairShareLimits = { sumMax: 4096, ownMax: 256, guaranteed: 16, places: 128 };
 
 const GATEWAY_TIMEOUTS: GatewayTimeouts = { headMs: 10_000, connectMs: 10_000, idleMs: 300_000, lingerMs: 2_000 };
@@ -47,15 +47,15 @@ export interface GatewayEvent {
 
 export interface GatewayOptions {
   readonly address: string;
-  /** 0: any. */
+  /** 0 selects any free port. */
   readonly port: number;
   /** @param remoteAddress in the form of `plainAddress` */
   readonly findSandbox: (remoteAddress: string) => GatewaySandbox | undefined;
   /** The destination before the redirect (SO_ORIGINAL_DST). */
   readonly originalDestination: (socket: Socket) => Endpoint | undefined;
-  /** The protocol of a port; undefined: decided by the first byte. */
+  /** The protocol of a port; undefined if the first byte decides. */
   readonly protocolOf?: (port: number) => GatewayProtocol | undefined;
-  /** With `allowHalfOpen`. */
+  /** Must set `allowHalfOpen`. */
   readonly dial?: (destination: Endpoint) => Socket;
   /** Called once per judged connection or request. */
   readonly onEvent?: (event: GatewayEvent) => void;
@@ -63,9 +63,8 @@ export interface GatewayOptions {
   readonly onSecrets?: (use: SecretUse & { readonly sandboxId: string }) => void;
   readonly clock?: Clock;
   readonly timeouts?: Partial<GatewayTimeouts>;
-  /** Connections, shared with other gateways. Absent: its own. */
+  /** Connection limit, shared with other gateways. Default: its own. */
   readonly connections?: FairShare;
-  /** The same for decrypted connections. */
   readonly decryptions?: FairShare;
   readonly log?: Log;
 }
@@ -73,7 +72,6 @@ export interface GatewayOptions {
 interface GatewayStats {
   readonly connections: number;
   readonly accepted: number;
-  /** TLS connections and HTTP requests that were let through. */
   readonly allowed: number;
   readonly bytesSent: number;
   readonly bytesReceived: number;
@@ -125,12 +123,11 @@ export class Gateway {
     return { ...this.#counts, connections: this.#connections.size, ended: new Map(this.#ended) };
   }
 
-  /** After a change of policy: ends connections that it does not allow. */
+  /** Call after a policy change. Ends connections that the policy does not allow. */
   judgeSandbox(sandboxId: string): void {
     for (const [connection, owner] of this.#connections) if (owner === sandboxId) connection.rejudge();
   }
 
-  /** Ends all connections of a sandbox. */
   closeSandbox(sandboxId: string): void {
     for (const [connection, owner] of this.#connections) if (owner === sandboxId) connection.destroy();
   }
@@ -215,8 +212,8 @@ export class Gateway {
 }
 
 /**
- * Refuses to connect to the host itself. The packet filter redirects no such connection; this is a second check:
- * Linux connects to one of its own addresses from that same address.
+ * Refuses to connect to the host itself. The packet filter redirects no such connection; this is a second check, since
+ * Linux would use the destination as the source address.
  */
 export function dialDirectly({ address, port }: Endpoint): Socket {
   const socket = connect({ host: address, port, allowHalfOpen: true, noDelay: true });

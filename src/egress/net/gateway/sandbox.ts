@@ -9,19 +9,18 @@ import type { SecretEndReason, SecretUse } from '../secret/connection.ts';
 import type { EgressSecrets } from '../secret/secret.ts';
 
 /**
- * Connections of all sandboxes to hosts with secrets or request rules. Each has the state of two TLS connections, and
- * its handshakes cost time of the event loop.
+ * Connections of all sandboxes to hosts with secrets or request rules. Each holds the state of two TLS connections, and
+ * its handshakes take time of the event loop.
  */
 export const DECRYPTION_SHARES: FairShareLimits = { sumMax: 1024, ownMax: 128, guaranteed: 4, places: 128 };
 
 export interface GatewaySandbox {
   readonly id: string;
-  /** The current policy. */
   readonly policy: () => GatewayPolicy;
   readonly pins: Pins;
-  /** The current secrets; absent: none. */
+  /** Returns the current secrets; absent if there are none. */
   readonly secrets?: () => EgressSecrets | undefined;
-  /** Absent: bytes are not counted by name. */
+  /** Without it, bytes are not counted by name. */
   readonly budgets?: DestinationBudgets;
 }
 
@@ -29,9 +28,9 @@ export interface GatewayTimeouts {
   /** For the first hello or head, from the start of the connection; for a later head, from its first byte. */
   readonly headMs: number;
   readonly connectMs: number;
-  /** Without a byte in either direction. */
+  /** Time without a byte in either direction. */
   readonly idleMs: number;
-  /** For a refused guest to read the reason. */
+  /** Time for a refused guest to read the reason. */
   readonly lingerMs: number;
 }
 
@@ -42,7 +41,6 @@ export type EndReason =
   | 'idle_timeout'
   | 'unreachable'
   | 'ended_early'
-  /** Too many decrypted connections. */
   | 'decryption_limit';
 
 export type GatewayProtocol = 'tls' | 'http';
@@ -50,14 +48,15 @@ export type GatewayProtocol = 'tls' | 'http';
 export interface ConnectionContext {
   readonly clock: Clock;
   readonly timeouts: GatewayTimeouts;
-  /** Returns a socket that connects to the destination, with `allowHalfOpen`. */
   readonly dial: (destination: Endpoint) => Socket;
-  /** False: the bytes so far exceed the budget of the name. */
+  /** Returns false if the bytes so far exceed the budget of the name. */
   readonly onAllowed: (protocol: GatewayProtocol, name: string | undefined) => boolean;
   readonly onRefused: (reason: EndReason, why: string, name: string | undefined) => void;
-  /** Called before bytes are passed on. False: they must not be, and the connection has been destroyed. */
+  /**
+   * Called before bytes are passed on. If it returns false, they must not be, and the connection has been destroyed.
+   */
   readonly onBytes: (direction: 'sent' | 'received', bytes: number) => boolean;
   readonly onSecrets: (use: SecretUse) => void;
-  /** Undefined: too many connections are decrypted. */
+  /** Returns undefined if too many connections are decrypted. */
   readonly takeDecryption: () => Hold | undefined;
 }

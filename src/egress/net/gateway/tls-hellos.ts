@@ -1,10 +1,10 @@
 /**
- * The hellos of one TLS connection that the gateway passes on without decrypting it. Pure.
+ * The hellos of a TLS connection that the gateway passes on without decrypting it. Pure.
  *
  *     guest's first hello ─► judged, `accept` ─► server's first bytes ─┬─ other ─► pass everything
  *                                                                      └─ retry ─► second hello ─► same? pass
  *
- * Until the server's first bytes show whether it asks for a second hello, bytes of the guest are held.
+ * Bytes of the guest are held until the server's first bytes show whether it asks for a second hello.
  */
 import { type ClientHello, ClientHelloReader } from '../tls/client-hello.ts';
 import { SecondHello, ServerHelloStart } from '../tls/hello-retry.ts';
@@ -16,10 +16,8 @@ export type HelloStep =
   | { readonly kind: 'pause' }
   /** The first hello is complete. @property bytes everything from the guest so far */
   | { readonly kind: 'hello'; readonly hello: ClientHello; readonly bytes: Buffer }
-  /** The server asks for a second hello, which is due. */
   | { readonly kind: 'second_due' }
   | { readonly kind: 'pass'; readonly bytes: Buffer }
-  /** Nothing is held any more. */
   | { readonly kind: 'release'; readonly bytes: readonly Buffer[] }
   | { readonly kind: 'refused'; readonly reason: EndReason; readonly why: string };
 
@@ -27,7 +25,7 @@ export class TlsHellos {
   readonly #first = new ClientHelloReader();
   #accepted: ClientHello | undefined;
   #held: Buffer[] = [];
-  /** Until the server has begun. */
+  /** Set until the server has begun. */
   #server: ServerHelloStart | undefined;
   #second: SecondHello | undefined;
 
@@ -46,7 +44,7 @@ export class TlsHellos {
     return this.isServerDue ? { kind: 'pause' } : this.#pushSecond(bytes);
   }
 
-  /** Of a `hello` step: it may be passed on. @returns its bytes; later ones are held */
+  /** Call after a `hello` step if the hello may be passed on. @returns its bytes; later ones are held */
   accept(hello: ClientHello): Buffer {
     const bytes = Buffer.concat(this.#held);
     const { wireBytes } = this.#first;
@@ -69,7 +67,6 @@ export class TlsHellos {
     return { kind: 'second_due' };
   }
 
-  /** Drops what is held. */
   clear(): void {
     this.#held = [];
     this.#server = undefined;

@@ -1,4 +1,6 @@
-/** Fields that make some servers read another request than its request line says. Pure; by name alone. */
+/**
+ * Header fields that make some servers read another request than its request line says. Pure; decides by name alone.
+ */
 
 /**
  * Method (Rack, Rails, Laravel, ASP.NET, Google's APIs), path (IIS, Symfony, Envoy, Next.js), host and prefix (servers
@@ -10,12 +12,13 @@ const OVERRIDES = [
   /^x-forwarded-(?:host|method|path|prefix|uri|server)$/i,
   /^x-(?:host|script-name|path-info|request-uri|waf-url|http-host-override)$/i,
   /^(?:forwarded|destination|destination-account|request-uri)$/i,
-  // `x-amz-copy-source`, `x-ms-file-rename-source`, `x-upyun-move-source`; Swift: `x-copy-from`, and below its joined objects.
+  // `x-amz-copy-source`, `x-ms-file-rename-source`, `x-upyun-move-source`; Swift: `x-copy-from`, and below its joined
+  // objects.
   /^x-(?:[a-z]+-)*(?:copy|move|rename)-(?:source|from)(?:-|$)/i,
   /^x-object-manifest$/i,
 ] as const;
 
-/** Folds all punctuation, as gateways of CGI and WSGI do (RFC 3875 section 4.1.18 names only `-`). */
+/** Folds all punctuation, as CGI and WSGI gateways do (RFC 3875 section 4.1.18 names only `-`). */
 export function plainFieldName(name: string): string {
   return name.replaceAll(/[^A-Za-z0-9]/g, '-');
 }

@@ -35,7 +35,7 @@ function cut(bytes: Buffer, sizes: readonly number[]): Buffer[] {
   return [...pieces, bytes.subarray(start)];
 }
 
-/** All frames, with bodies framed as their heads say; data that is not split by another frame is one frame. */
+/** All frames, with bodies framed as their heads say. Consecutive data frames are joined. */
 function framesOf(framer: HttpFramer, pieces: readonly Buffer[]): HttpFrame[] {
   const frames: HttpFrame[] = [];
   for (const piece of pieces)
@@ -53,7 +53,7 @@ function framesOf(framer: HttpFramer, pieces: readonly Buffer[]): HttpFrame[] {
   return frames;
 }
 
-/** The bytes that a frame was read from, where every line ends in CRLF. */
+/** The bytes that a frame was read from, if every line ends in CRLF. */
 function spell(frame: HttpFrame): string {
   if (frame.kind === 'data') return Buffer.from(frame.bytes).toString('latin1');
   if (frame.kind === 'chunk') return `${frame.line}\r\n`;
@@ -75,7 +75,7 @@ describe('HttpFramer properties', () => {
       RUNS,
     );
   });
-  it('strict: the frames spell the input, none is added and none left out', () => {
+  it('strict: the frames equal the input, with nothing added or left out', () => {
     fc.assert(
       fc.property(input, cuts, (bytes, sizes) => {
         const framer = new HttpFramer(REQUEST_RULES);

@@ -36,7 +36,7 @@ describe('HttpFramer', () => {
       { kind: 'end' },
     ]);
   });
-  it('frames a body until the close of the stream, and a head after none', () => {
+  it('frames a body until the stream closes, and a head after a body that does not exist', () => {
     const framer = new HttpFramer(RESPONSE_RULES);
     for (const frame of framer.frames(Buffer.from(`${HEAD}any${HEAD}`)))
       if (frame.kind === 'head') framer.readBody({ kind: 'until_close' });
@@ -58,20 +58,20 @@ describe('HttpFramer', () => {
   });
 
   const refused = (reason: string, isInHead: boolean) => ({ kind: 'refused', reason, isInHead });
-  it.each([REQUEST_RULES, RESPONSE_RULES])('takes a head of exactly its bound', (rules) => {
+  it.each([REQUEST_RULES, RESPONSE_RULES])('accepts a head of exactly the size limit', (rules) => {
     const head = (bytes: number): string => `${'x'.repeat(bytes - 4)}\r\n\r\n`;
     expect(last(rules, head(rules.headBytesMax))).toMatchObject({ kind: 'head' });
     expect(last(rules, head(rules.headBytesMax + 1))).toEqual(refused('too_long', true));
     expect(last(rules, 'x'.repeat(rules.headBytesMax))).toBeUndefined();
     expect(last(rules, 'x'.repeat(rules.headBytesMax + 1))).toEqual(refused('too_long', true));
   });
-  it('takes a strict head of exactly its number of lines', () => {
+  it('accepts a strict head of exactly the line limit', () => {
     const head = (lines: number): string => `${'x\r\n'.repeat(lines)}\r\n`;
     const { headLinesMax } = REQUEST_RULES;
     expect(last(REQUEST_RULES, head(headLinesMax))).toMatchObject({ kind: 'head' });
     expect(last(REQUEST_RULES, head(headLinesMax + 1))).toEqual(refused('too_long', true));
   });
-  it.each([REQUEST_RULES, RESPONSE_RULES])('takes chunk lines and trailers of exactly their bounds', (rules) => {
+  it.each([REQUEST_RULES, RESPONSE_RULES])('accepts chunk lines and trailers of exactly their limits', (rules) => {
     const { chunkLineBytesMax, chunkEndBytesMax, trailerBytesMax } = rules;
     const tooLong = refused('too_long', false);
     const fill = (bytes: number): string => 'x'.repeat(bytes);

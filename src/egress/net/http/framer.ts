@@ -1,29 +1,27 @@
 /**
- * The messages of one direction of an HTTP/1.1 connection (RFC 9112 sections 2.2, 6 and 7.1): bytes in, in any
+ * Frames the messages of one direction of an HTTP/1.1 connection (RFC 9112 sections 2.2, 6 and 7.1): bytes in, in any
  * pieces, and frames out. Pure and bounded.
  *
  *     head ─► `readBody` ─┬─ length or until_close ─► data … ──────────────────────────────────────┐
  *      ▲                  └─ chunked ─► chunk ─► data … ─► chunk_end ─► … ─► chunk of 0 ─► trailer ─┤
  *      └──────────────────────────────────── end ◄─────────────────────────────────────────────────┘
  *
- * The framer does not read heads: the caller says after each one how its body is framed. Without `readBody` the
+ * The framer does not interpret heads: after each one, the caller says how its body is framed. Without `readBody` the
  * message has no body, no `end` follows, and the next bytes are the next head. The result never depends on how the
  * input is cut.
  */
 
 export interface FramerRules {
-  /** Lines end in CRLF, and a bare CR or LF is refused. Otherwise a bare LF ends a line, too. */
+  /** If true, lines end in CRLF, and a bare CR or LF is refused. Otherwise a bare LF also ends a line. */
   readonly isStrict: boolean;
   readonly headBytesMax: number;
-  /** The first line included. */
+  /** Includes the first line. */
   readonly headLinesMax: number;
-  /** The line with the size of a chunk. */
   readonly chunkLineBytesMax: number;
-  /** The line after the data of a chunk. */
+  /** Limit of the line after a chunk's data. */
   readonly chunkEndBytesMax: number;
-  /** All lines together. */
   readonly trailerBytesMax: number;
-  /** The size in hex is its first group. */
+  /** Its first group is the size in hex. */
   readonly chunkLine: RegExp;
 }
 
@@ -38,15 +36,14 @@ type FramerProblem = 'too_long' | 'line_end' | 'chunk';
 export type HttpFrame =
   /** Lines without their ends; latin1 text. */
   | { readonly kind: 'head'; readonly lines: readonly string[] }
-  /** @param bytes of the data that follows; 0: the trailer follows */
+  /** @param bytes of the data that follows; 0 means that the trailer follows */
   | { readonly kind: 'chunk'; readonly line: string; readonly bytes: number }
   /** May be a view of the input. */
   | { readonly kind: 'data'; readonly bytes: Uint8Array }
   | { readonly kind: 'chunk_end' }
   | { readonly kind: 'trailer'; readonly lines: readonly string[] }
-  /** The end of a message with a body. */
   | { readonly kind: 'end' }
-  /** Nothing comes after it. */
+  /** Nothing follows it. */
   | { readonly kind: 'refused'; readonly reason: FramerProblem; readonly isInHead: boolean };
 
 type Phase = 'head' | 'data' | 'chunk_line' | 'chunk_data' | 'chunk_end' | 'trailer' | 'stopped';
@@ -56,19 +53,18 @@ const LINE_FEED = 0x0a;
 export class HttpFramer {
   readonly #rules: FramerRules;
   #phase: Phase = 'head';
-  /** Complete lines of the head or trailer under way. */
+  /** Complete lines of the unfinished head or trailer. */
   #lines: string[] = [];
   #partial = '';
-  /** Received in this phase, line ends included. */
+  /** Bytes received in this phase, including line ends. */
   #phaseBytes = 0;
-  /** Left of the body, or of the chunk. */
   #dataBytesLeft = 0;
 
   constructor(rules: FramerRules) {
     this.#rules = rules;
   }
 
-  /** Between messages: an end of the stream cuts nothing off. */
+  /** True between messages, where an end of the stream truncates nothing. */
   get isAtStart(): boolean {
     return this.#phase === 'head' && this.#phaseBytes === 0;
   }
@@ -77,7 +73,7 @@ export class HttpFramer {
     return this.#phase === 'head' && this.#phaseBytes > 0;
   }
 
-  /** Called on a `head` frame, before the next frame is taken. */
+  /** Call on a `head` frame, before the next frame is taken. */
   readBody(framing: BodyFraming): void {
     if (framing.kind === 'none') return;
     this.#enter(framing.kind === 'chunked' ? 'chunk_line' : 'data');
@@ -85,12 +81,11 @@ export class HttpFramer {
     if (framing.kind === 'until_close') this.#dataBytesLeft = Number.POSITIVE_INFINITY;
   }
 
-  /** No frame comes after it. */
   stop(): void {
     this.#enter('stopped');
   }
 
-  /** The stream has ended, and with it a body framed `until_close`. Yields no frame. */
+  /** Call at the end of the stream, which ends a body framed `until_close`. Yields no frame. */
   end(): void {
     if (this.#dataBytesLeft === Number.POSITIVE_INFINITY) this.#enter('head');
   }
@@ -120,7 +115,7 @@ export class HttpFramer {
     const roomBytes = this.#phaseBytesMax() - this.#phaseBytes;
     const takenBytes = Math.min(bytes.length, roomBytes);
     const text = Buffer.from(bytes.buffer, bytes.byteOffset, takenBytes).toString('latin1');
-    // Before the length, so that what is refused does not depend on how the input is cut.
+    // Checked before the length, so that what is refused does not depend on how the input is cut.
     const isBareReturn = /\r[^\n]/.test(this.#partial.slice(-1) + text);
     if (this.#rules.isStrict && isBareReturn) {
       yield this.#refuse('line_end');

@@ -5,13 +5,12 @@ import { type HttpPiece, HttpRequestReader } from './requests.ts';
 const read = (text: string): HttpPiece[] => new HttpRequestReader().push(Buffer.from(text, 'latin1'));
 const head = (...lines: string[]): string => `${lines.join('\r\n')}\r\n\r\n`;
 
-/** The one head of a text, or why it was refused. */
+/** The only head of a text, or why it was refused. */
 function only(text: string) {
   const [first] = read(text);
   if (first?.kind === 'head') return first.head;
   return first?.kind === 'refused' ? first.reason : first;
 }
-/** What is passed on of a text. */
 function passed(pieces: readonly HttpPiece[]): string {
   return pieces
     .map((piece) => {
@@ -44,7 +43,7 @@ describe('parseHead', () => {
     expect(only(head('TRACE / HTTP/1.1', 'Host: a.example', 'Max-Forwards: 0'))).toMatchObject({ method: 'TRACE' });
     expect(only(head('OPTIONS * HTTP/1.1', 'Host: a.example'))).toMatchObject({ path: '*' });
   });
-  it('passes the absolute form on as origin form', () => {
+  it('passes on the absolute form as origin form', () => {
     for (const [target, path] of [
       ['http://a.example/x?y', '/x?y'],
       ['HTTP://A.example:80', '/'],
@@ -129,7 +128,7 @@ describe('parseHead', () => {
     ['too_long', head('GET / HTTP/1.1', HOST, ...Array<string>(100).fill('x: y'))],
   ];
   it.each(cases)('refuses with %s: %j', (reason, text) => {
-    // A control before a value is a malformed field, whichever field it is.
+    // A control character before a value makes the field malformed, whatever its name.
     expect(only(text)).toBe(text.includes('\x0b') ? 'field' : reason);
   });
 });
@@ -138,7 +137,7 @@ describe('HttpRequestReader', () => {
   const GET = head('GET / HTTP/1.1', 'Host: a.example');
   const kinds = (pieces: readonly HttpPiece[]) => pieces.map((piece) => piece.kind);
 
-  it('judges every request of a connection, by length', () => {
+  it('judges every request of a connection, framed by length', () => {
     const post = `${head('POST / HTTP/1.1', 'Host: a.example', 'Content-Length: 40')}`;
     const body = 'GET / HTTP/1.1\r\nHost: hidden.example\r\n\r\n'.slice(0, 40);
     const second = head('GET / HTTP/1.1', 'Host: b.example');
@@ -146,7 +145,7 @@ describe('HttpRequestReader', () => {
     expect(kinds(pieces)).toEqual(['head', 'body', 'end', 'head', 'end', 'head', 'end']);
     expect(pieces[3]).toMatchObject({ head: { host: { name: 'b.example' } } });
   });
-  it('judges every request of a connection, by chunks', () => {
+  it('judges every request of a connection, framed by chunks', () => {
     const chunked = `${head('POST / HTTP/1.1', 'Host: a.example', 'Transfer-Encoding: chunked')}`;
     const body = '5\r\nhello\r\n00A\r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\n';
     const pieces = read(chunked + body + GET);
@@ -178,7 +177,7 @@ describe('HttpRequestReader', () => {
     reader.push(Buffer.from('BAD\r\n\r\n'));
     expect(reader.push(Buffer.from(GET))).toEqual([]);
   });
-  it('knows when a head is under way', () => {
+  it('reports whether a head is incomplete', () => {
     const reader = new HttpRequestReader();
     expect([reader.isInHead, reader.isAtStart]).toEqual([false, true]);
     reader.push(Buffer.from('G'));

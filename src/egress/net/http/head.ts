@@ -1,8 +1,8 @@
 /**
- * Parses the head of an HTTP/1.1 request (RFC 9112 sections 2–6, RFC 9110 section 7.2), so strictly that no server
- * can read it differently. Pure.
+ * Parses the head of an HTTP/1.1 request (RFC 9112 sections 2–6, RFC 9110 section 7.2), so strictly that no server can
+ * read it differently. Pure.
  *
- * `forward` is serialized from what was parsed, in origin-form and without an offer of h2c: the request that was
+ * `forward` is serialized from what was parsed, in origin-form and without an offer of h2c, so the request that was
  * judged is the one that arrives.
  */
 import { type Host, parseHost } from '../addresses/host-name.ts';
@@ -13,17 +13,14 @@ export const HEAD_BYTES_MAX = 16 * 1024;
 export const HEAD_FIELDS_MAX = 100;
 const METHOD_CHARACTERS_MAX = 32;
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
-/** Of the client's connection. */
 export type HttpScheme = 'http' | 'https';
 const PORTS: Readonly<Record<HttpScheme, number>> = { http: 80, https: 443 };
 
 export type HeadProblem =
-  /** Too many bytes or fields. */
   | 'too_long'
-  /** A line that ends in a bare CR or LF. */
   | 'line_end'
   | 'request_line'
-  /** Not HTTP/1.0 or 1.1; also HTTP/2 without TLS. */
+  /** Neither HTTP/1.0 nor 1.1; also HTTP/2 without TLS. */
   | 'version'
   | 'field'
   /** A continued field line (obs-fold). */
@@ -40,7 +37,7 @@ export type HeadProblem =
   /** A chunk with extensions or without its end, or a trailer field that belongs in a head. */
   | 'chunk'
   | 'connect'
-  /** An upgrade to a protocol that could not be judged. */
+  /** An upgrade to a protocol that can't be judged. */
   | 'upgrade';
 
 export interface RequestHead {
@@ -52,9 +49,8 @@ export interface RequestHead {
   readonly path: string;
   readonly framing: BodyFraming;
   readonly version: string;
-  /** The fields to pass on. */
   readonly fields: readonly Field[];
-  /** The protocol that it asks to upgrade to, only within TLS; undefined: none. */
+  /** Requested protocol upgrade, only within TLS; undefined if there is none. */
   readonly upgrade: 'websocket' | undefined;
   /** The head to pass on, with its empty line. */
   readonly forward: string;
@@ -89,7 +85,7 @@ export function parseHead(lines: readonly string[], scheme: HttpScheme = 'http')
   // Java's client offers h2c with every first request; servers may ignore offers.
   const offers = valuesOf(fields, 'upgrade');
   const isOffer = offers.every((offer) => offer.toLowerCase() === 'h2c');
-  // In a list, the server could choose the other protocol.
+  // From a list, the server could choose the other protocol.
   const isWebSocket = offers.length === 1 && offers[0]?.toLowerCase() === 'websocket';
   const upgrade = scheme === 'https' && isWebSocket ? 'websocket' : undefined;
   if (!isOffer && (upgrade === undefined || framing.kind !== 'none')) return refused('upgrade');
@@ -110,7 +106,6 @@ export function parseHead(lines: readonly string[], scheme: HttpScheme = 'http')
   };
 }
 
-/** A head with its empty line. */
 export function headText(
   { method, path, version }: Pick<RequestHead, 'method' | 'path' | 'version'>,
   fields: readonly Field[],
@@ -119,7 +114,6 @@ export function headText(
   return `${method} ${path} ${version}\r\n${lines.join('')}\r\n`;
 }
 
-/** Parses the field lines of a head or a trailer. */
 export function parseFields(lines: readonly string[]): Field[] | HeadProblem {
   const out: Field[] = [];
   for (const line of lines) {
@@ -127,7 +121,7 @@ export function parseFields(lines: readonly string[]): Field[] | HeadProblem {
     const colon = line.indexOf(':');
     const name = line.slice(0, Math.max(0, colon));
     const value = line.slice(colon + 1).replace(/^[ \t]+|[ \t]+$/g, '');
-    // RFC 9112 section 5.1: no space before the colon. Other controls than tab are invalid anywhere.
+    // RFC 9112 section 5.1: no space before the colon. Control characters other than tab are invalid anywhere.
     if (!TOKEN.test(name) || !/^[\t\x20-\x7e\x80-\xff]*$/.test(value)) return 'field';
     // Servers behind CGI read `Content_Length` as `Content-Length`.
     const plain = plainFieldName(name);
@@ -137,7 +131,7 @@ export function parseFields(lines: readonly string[]): Field[] | HeadProblem {
   return out;
 }
 
-/** Fields that decide where a request ends or which host it is for: never in a trailer. */
+/** Fields that decide where a request ends or which host it is for; forbidden in a trailer. */
 export function isFraming(name: string): boolean {
   return /^(?:host|content-length|transfer-encoding|trailer|connection|upgrade)$/i.test(name);
 }
@@ -187,7 +181,7 @@ function parseAuthority(text: string, scheme: HttpScheme): Authority | undefined
 
 type PathFound = { ok: true; path: string } | { ok: false; reason: HeadProblem };
 
-/** The four forms of RFC 9112 section 3.2. */
+/** Accepts the four forms of RFC 9112 section 3.2. */
 function pathOf(request: RequestLine, authority: Authority, scheme: HttpScheme): PathFound {
   const { method, target } = request;
   if (method === 'CONNECT') return { ok: false, reason: 'connect' };

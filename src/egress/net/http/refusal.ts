@@ -1,6 +1,6 @@
 /** Answers to a guest whose connection is refused, in its protocol. Pure. */
 
-/** A fatal alert, access_denied (RFC 8446 section 6.2), in clear: there are no keys yet. */
+/** A fatal alert, access_denied (RFC 8446 section 6.2), unencrypted, since there are no keys yet. */
 export function tlsRefusal(): Uint8Array {
   return Uint8Array.of(21, 3, 3, 0, 2, 2, 49);
 }
@@ -14,7 +14,7 @@ const STATUS_TEXT = {
 } as const;
 export type RefusalStatus = keyof typeof STATUS_TEXT;
 
-/** A whole response; the connection ends with it. */
+/** A whole response, after which the connection ends. */
 export function httpRefusal(status: RefusalStatus, code: string, message: string): Uint8Array {
   const body = Buffer.from(`${JSON.stringify({ error: { code, message } })}\n`);
   const head = [

@@ -31,7 +31,7 @@ export const REQUEST_RULES: FramerRules = {
 
 export type HttpPiece =
   | { readonly kind: 'head'; readonly head: RequestHead }
-  /** Part of the body of the last head, with its chunk framing; may be a view of what was pushed. */
+  /** Part of the body of the last head, with its chunk framing; may be a view of the input. */
   | {
       readonly kind: 'body';
       readonly bytes: Uint8Array;
@@ -39,7 +39,7 @@ export type HttpPiece =
       readonly trailer?: readonly Field[];
     }
   | { readonly kind: 'end' }
-  /** Nothing comes after it. */
+  /** Nothing follows it. */
   | { readonly kind: 'refused'; readonly reason: HeadProblem };
 
 export class HttpRequestReader {
@@ -52,17 +52,19 @@ export class HttpRequestReader {
     this.#scheme = scheme;
   }
 
-  /** Inside a head that has begun: a guest may be held to a deadline for the rest. */
+  /** True within a head, so that the guest may be held to a deadline for the rest. */
   get isInHead(): boolean {
     return this.#framer.isInHead;
   }
 
-  /** Between requests: an end of the stream cuts nothing off. */
+  /** True between requests, where an end of the stream truncates nothing. */
   get isAtStart(): boolean {
     return this.#framer.isAtStart;
   }
 
-  /** The refusal was in the body of a request, whose head was passed on: its upstream waits for the rest. */
+  /**
+   * True if the refusal was in the body of a request whose head was passed on, so that its upstream waits for the rest.
+   */
   get isCut(): boolean {
     return this.#isCut;
   }

@@ -1,7 +1,9 @@
-/** The framing of an HTTP/1.1 answer's body by its head (RFC 9112 section 6.3). Lenient, unlike `head.ts`. Pure. */
+/**
+ * Determines from its head how the body of an HTTP/1.1 answer is framed (RFC 9112 section 6.3). Lenient, unlike
+ * `head.ts`. Pure.
+ */
 import type { BodyFraming, FramerRules } from './framer.ts';
 
-/** Answers of upstreams: servers of all kinds. */
 export const RESPONSE_RULES: FramerRules = {
   isStrict: false,
   headBytesMax: 64 * 1024,
@@ -12,17 +14,13 @@ export const RESPONSE_RULES: FramerRules = {
   chunkLine: /^([0-9a-f]{1,12})\s*(?:;|$)/i,
 };
 
-/** 100 to 999; undefined: no HTTP/1.0 or 1.1 answer. */
+/** 100 to 999; undefined if it is no HTTP/1.0 or 1.1 answer. */
 export function parseStatus(statusLine: string): number | undefined {
   const status = Number(/^HTTP\/1\.[01] (\d{3})(?: |$)/.exec(statusLine)?.[1]);
   return status >= 100 ? status : undefined;
 }
 
-/**
- * The framing of the body of a final answer.
- * @param method of the request
- * @returns undefined: its end can't be found
- */
+/** The body framing of a final answer. @param method of the request @returns undefined if its end can't be found */
 export function responseFraming(status: number, method: string, fields: readonly string[]): BodyFraming | undefined {
   if (isBodiless(status, method)) return { kind: 'none' };
   const codings = fieldValues(fields, 'transfer-encoding');
@@ -36,7 +34,7 @@ export function responseFraming(status: number, method: string, fields: readonly
   return Number(length) === 0 ? { kind: 'none' } : { kind: 'length', bytes: Number(length) };
 }
 
-/** Whether the answer has no body, whatever its fields say. */
+/** True if the answer has no body, whatever its fields say. */
 export function isBodiless(status: number, method: string): boolean {
   return method === 'HEAD' || status === 204 || status === 304;
 }

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { HttpResponses } from './responses.ts';
 
-/** Whether all is answered, after each byte. */
+/** Whether everything is answered, after each byte. */
 function states(methods: readonly string[], text: string): boolean[] {
   const responses = new HttpResponses();
   for (const method of methods) responses.expect(method);
@@ -13,7 +13,7 @@ function states(methods: readonly string[], text: string): boolean[] {
 const OK = 'HTTP/1.1 200 OK\r\n';
 
 describe('HttpResponses', () => {
-  it('is complete when nothing was asked', () => {
+  it('is complete if nothing was requested', () => {
     expect(new HttpResponses().isComplete).toBe(true);
   });
   it.each([
@@ -45,7 +45,7 @@ describe('HttpResponses', () => {
   ])('never ends: %j', (text) => {
     expect(states(['GET'], `${text}${OK}Content-Length: 0\r\n\r\n`)).not.toContain(true);
   });
-  it('follows a limited number of requests at once', () => {
+  it('tracks a limited number of pipelined requests', () => {
     const isCompleteAfter = (count: number): boolean => {
       const responses = new HttpResponses();
       for (let i = 0; i < count; i += 1) responses.expect('GET');
@@ -54,7 +54,7 @@ describe('HttpResponses', () => {
     };
     expect([isCompleteAfter(1024), isCompleteAfter(1025)]).toEqual([true, false]);
   });
-  it('is not complete where more comes than was asked for', () => {
+  it('is not complete if more arrives than was requested', () => {
     const answer = `${OK}Content-Length: 0\r\n\r\n`;
     expect(states(['GET'], answer + answer).at(-1)).toBe(false);
   });

@@ -1,36 +1,34 @@
 /**
- * Finds the end of each answer of an upstream, so that an answer of ours never lands inside one. Judges and changes
- * nothing; after an answer that it can't follow it never reports an end. Pure.
+ * Finds the end of each answer of an upstream, so that an answer of ours is never sent inside one. Judges and changes
+ * nothing. After an answer that it can't follow, it never reports an end. Pure.
  */
 import { HttpFramer } from './framer.ts';
 import { parseStatus, RESPONSE_RULES, responseFraming } from './response-head.ts';
 
-/** Requests that wait for an answer; beyond, no end is found any more. */
+/** Limit of requests that wait for an answer; beyond, no end is found any more. */
 const PIPELINED_MAX = 1024;
 
 export class HttpResponses {
-  /** Methods of requests that wait for their answer. */
   readonly #asked: string[] = [];
   /** Stopped after an answer without a findable end. */
   readonly #framer = new HttpFramer(RESPONSE_RULES);
 
-  /** A request with this method was passed on. */
+  /** Call when a request with this method was passed on. */
   expect(method: string): void {
     if (this.#asked.length >= PIPELINED_MAX) this.#framer.stop();
     else this.#asked.push(method);
   }
 
-  /** The last request will stay incomplete: expects no answer to it, unless that has begun. */
+  /** Call if the last request will stay incomplete: expects no answer to it, unless that has begun. */
   withdraw(): void {
     if (this.isBetween || this.#asked.length > 1) this.#asked.pop();
   }
 
-  /** Every request has its whole answer. */
+  /** True if every request has its whole answer. */
   get isComplete(): boolean {
     return this.#asked.length === 0 && this.isBetween;
   }
 
-  /** No answer is under way. */
   get isBetween(): boolean {
     return this.#framer.isAtStart;
   }

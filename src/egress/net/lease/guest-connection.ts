@@ -1,4 +1,6 @@
-/** Connections from the host to a guest through its network card (io). The packet filter knows them by their mark. */
+/**
+ * Connections from the host to a guest through its network card (io). The packet filter recognizes them by their mark.
+ */
 import { Socket, type SocketConstructorOpts } from 'node:net';
 import type { Clock } from '../../../base/clock.ts';
 import { errorCode } from '../../../base/errors.ts';
@@ -8,11 +10,7 @@ import { markedTcpSocket } from '../../../sys/marked-socket.ts';
 import { NetError } from '../errors.ts';
 import { HOST_MARK } from '../nftables/sandbox-chains.ts';
 
-const LIMITS = {
-  /** Open at once, per sandbox. */
-  connectionsMax: 128,
-  connectMs: 10_000,
-} as const;
+const LIMITS = { connectionsMax: 128, connectMs: 10_000 } as const;
 
 export class GuestConnections {
   readonly #address: string;
@@ -20,7 +18,6 @@ export class GuestConnections {
   readonly #open = new Set<Socket>();
   #isClosed = false;
 
-  /** @param address the guest's, dotted */
   constructor(address: string, clock: Clock) {
     this.#address = address;
     this.#clock = clock;

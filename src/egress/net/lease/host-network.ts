@@ -1,13 +1,13 @@
 /**
- * The network of a host (io): sandboxes lease from it.
+ * The network of a host (io), from which sandboxes lease.
  *
- *     open ──► reclaim what dead processes left ──► create the table, check that the pool is free
+ *     open ──► reclaim resources of dead processes ──► create the table, check that the pool is free
  *     lease ─► addresses, TAP ─► forwarding ─► resolver, gateway ─► packet filter: from here on traffic passes
- *     release: the same backwards; the next process that opens the network does it for a killed one
+ *     release: in reverse order; for a killed process, the next one that opens the network does it
  *
- * Any number of processes use the network at once. What they share is in the kernel, where it is true even
- * after a kill: the alias of a TAP and a name in the packet filter say which process owns it. A lock lets one
- * process at a time choose an address (docs/decisions/0010-network.md).
+ * Any number of processes use the network at once. Their shared state is in the kernel, where it is true even after a
+ * kill: the alias of a TAP and a name in the packet filter say which process owns it. A lock lets one process at a time
+ * choose an address (docs/decisions/0010-network.md).
  */
 import { assert } from '../../../base/assert.ts';
 import { CleanupStack } from '../../../base/cleanup.ts';
@@ -37,15 +37,15 @@ import { SandboxTaps } from './sandbox-taps.ts';
 import { NetworkShares } from './shares.ts';
 import { TableWatch } from './table-watch.ts';
 
-/** Shared by all homes, since the network belongs to the host. A reboot clears it, like links. */
+/** Shared by all homes, since the network belongs to the host. Cleared by a reboot, like links. */
 export const STATE_DIR_DEFAULT = '/run/neurovisor';
 
 interface HostNetworkOptions {
-  /** CIDR that sandboxes get addresses from; absent: `POOL_DEFAULT`. */
+  /** CIDR of the sandboxes' addresses. Default `POOL_DEFAULT`. */
   readonly pool?: string;
-  /** For locks and records; the same for every process of the host. */
+  /** For locks and records; equal for every process of the host. */
   readonly stateDir?: string;
-  /** Absent: the resolvers of /etc/resolv.conf, read for each lease. */
+  /** Default: the resolvers of /etc/resolv.conf, read for each lease. */
   readonly upstreams?: readonly DnsUpstream[];
   readonly clock?: Clock;
   readonly log?: Log;
@@ -54,7 +54,7 @@ interface HostNetworkOptions {
 /**
  * @throws NetError `pool_invalid`, `pool_conflict`, `host_state`, `table_of_other_version`, `nft_missing`,
  * `nft_not_permitted`, `nft_refused`, `nft_failed`
- * @throws LinkError `unsupported`: no /dev/net/tun; `not_permitted` and others, from the reclaim
+ * @throws LinkError `unsupported` without /dev/net/tun; `not_permitted` and others, from the reclaim
  */
 export async function openHostNetwork(options: HostNetworkOptions = {}): Promise<HostNetwork> {
   assertTunDevice();
@@ -75,7 +75,7 @@ export async function openHostNetwork(options: HostNetworkOptions = {}): Promise
 }
 
 /**
- * Reclaims what dead processes left, as the next `openHostNetwork` would, and removes the table if it is empty.
+ * Reclaims resources of dead processes, as the next `openHostNetwork` would, and removes the table if it is empty.
  * Leases of running processes stay.
  * @throws as `openHostNetwork`
  */
@@ -106,7 +106,7 @@ class KernelNetwork implements HostNetwork {
   readonly #making = new Map<SandboxId, Promise<unknown>>();
   #closed: Promise<void> | undefined;
   #flushGuard: FlushGuard | undefined;
-  /** The table is there. */
+  /** True if the table exists. */
   #isPrepared = false;
 
   constructor(options: HostNetworkOptions, links: Links) {
@@ -181,7 +181,6 @@ class KernelNetwork implements HostNetwork {
     }
   }
 
-  /** Releases all leases, and closes. */
   [Symbol.asyncDispose](): Promise<void> {
     this.#closed ??= this.#close();
     return this.#closed;
@@ -190,10 +189,10 @@ class KernelNetwork implements HostNetwork {
   async #close(): Promise<void> {
     this.#watch.close();
     await Promise.all(this.#making.values());
-    // All at once: the packet filter makes one transaction of them.
+    // Concurrently, so that the packet filter combines them into one transaction.
     const releases = [...this.#leases.values()].map((lease) => lease.release());
     const ends = await Promise.allSettled([...releases, this.#taps.close()]);
-    // If another process has opened the network without a lease yet, its first lease makes the table again.
+    // If another process has opened the network without a lease yet, its first lease creates the table again.
     const table = this.#isPrepared ? [this.#table.removeIfUnused()] : [];
     const failures = [...ends, ...(await Promise.allSettled(table))].flatMap((each) =>
       each.status === 'rejected' ? [each.reason as unknown] : [],
@@ -254,7 +253,7 @@ class KernelNetwork implements HostNetwork {
     }
   }
 
-  /** Undefined on a kernel without such tables: a flush then leaves guests unfiltered until the next check. */
+  /** Undefined on a kernel without owned tables: a flush then leaves guests unfiltered until the next check. */
   #makeFlushGuard(): FlushGuard | undefined {
     try {
       return new FlushGuard(this.#owner);

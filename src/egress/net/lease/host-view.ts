@@ -1,4 +1,4 @@
-/** What this host's network already has, as far as leases depend on it (io): blocks in use, MTU, resolvers. */
+/** State of this host's network that leases depend on (io): blocks in use, MTU, resolvers. */
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { describeError, errorCode } from '../../../base/errors.ts';
 import type { Log } from '../../../base/log.ts';
@@ -32,7 +32,7 @@ export function occupiedBlocks(links: Links): Occupied[] {
   return [...routes, ...addresses];
 }
 
-/** @returns one block, or none: the text is IPv6 or no block */
+/** @returns one block; none if the text is IPv6 or no block */
 export function ipv4Block(text: string): Cidr[] {
   const reading = parseCidr(text);
   return reading.ok && reading.cidr.family === 4 ? [reading.cidr] : [];
@@ -44,7 +44,7 @@ function widen({ family, base }: Cidr, prefix: number): Cidr {
   return { family, base: (base >> hostBits) << hostBits, prefix };
 }
 
-/** The MTU of the default route's link, so that a guest's largest packet leaves the host unfragmented. */
+/** MTU of the default route's link, so that a guest's largest packet leaves the host unfragmented. */
 export function uplinkMtu(links: Links): number {
   const route = links.routes().find(({ destination }) => destination === '0.0.0.0/0');
   const mtu = route?.linkIndex === undefined ? undefined : links.find(route.linkIndex)?.mtu;
@@ -63,7 +63,7 @@ export function hostResolvers(log: Log): readonly DnsUpstream[] {
   return resolvers;
 }
 
-/** @throws LinkError `unsupported`: there is no /dev/net/tun; `not_permitted` */
+/** @throws LinkError `unsupported` without /dev/net/tun; `not_permitted` */
 export function assertTunDevice(): void {
   try {
     accessSync(TUN_DEVICE, constants.R_OK | constants.W_OK);

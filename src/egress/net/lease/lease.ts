@@ -1,5 +1,5 @@
 /**
- * A sandbox's part of the host's network (types only): one TAP, one address pair, one policy.
+ * A sandbox's part of the host's network: one TAP, one address pair, one policy. Types only.
  *
  *     HostNetwork.lease ──► tapFd ──► VMM ──► NIC of the guest
  *                      └──► settings ──► agent: address, route, neighbor, resolver
@@ -21,23 +21,22 @@ export interface NetworkTraffic {
   readonly bytesIn: number;
   /** Refused packets by reason (`metadata`, `spoofed`, `unlisted`, …). */
   readonly refused: Readonly<Record<string, number>>;
-  /** Used of the budget `bytesMax`, and never more; earlier leases included. */
+  /** Used part of the budget `bytesMax`, including earlier leases; never exceeds it. */
   readonly bytesUsed: number;
 }
 
 /** The packet filter enforces these, except limits by name. */
 export interface LeaseLimits extends TrafficLimits {
-  /** Enforced by the gateway, for traffic that passes it. */
+  /** The gateway enforces these for traffic that passes it. */
   readonly destinations?: readonly DestinationLimit[];
 }
 
 /** Counted by the gateway since the lease began. */
 export interface GatewayUse {
-  /** TLS connections and HTTP requests that were let through. */
   readonly allowed: number;
   /** Refused connections and requests, and connections that were ended, by reason. */
   readonly refused: Readonly<Record<string, number>>;
-  /** Usage of limits by name; earlier leases included. */
+  /** Usage of limits by name, including earlier leases. */
   readonly destinations: readonly DestinationUse[];
 }
 
@@ -48,21 +47,23 @@ export interface NetworkLease {
   readonly guest: GuestNetwork;
   readonly policy: EgressPolicy;
   readonly limits: LeaseLimits;
-  /** Closes `tapFd`: the VMM has its own copy, and from now on the TAP lives as long as the VMM holds it. */
+  /** Closes `tapFd`: the VMM has its own copy, and from now on the TAP exists as long as the VMM holds it. */
   confirmHandover(): Promise<void>;
   /**
-   * Lends the TAP to a VMM that opens it by name instead of inheriting `tapFd`, which is closed. While `open`
-   * runs, the TAP is in the VMM's network namespace and passes no traffic. Afterwards it is as it was.
-   * @param open has the VMM open the TAP of that name
-   * @throws LinkError, NetError `host_state`: the lease is unusable; and what `open` throws
+   * Lends the TAP to a VMM that opens it by name instead of inheriting `tapFd`, which is closed. While `open` runs, the
+   * TAP is in the VMM's network namespace and passes no traffic. Afterwards it is restored.
+   * @param open makes the VMM open the TAP of that name
+   * @throws LinkError, NetError `host_state` if the lease is unusable; and what `open` throws
    */
   lend(borrower: TapBorrower, open: (name: string) => Promise<void>): Promise<void>;
   /**
    * Applies to new connections; open ones that it forbids are closed.
-   * @param limits absent: unchanged. Usage of a budget stays; a changed limit of connections counts from 0.
+   * @param limits absent to keep the current ones. Usage of a budget stays; a changed connection limit counts from 0.
    */
   setPolicy(policy: EgressPolicy, limits?: LeaseLimits): Promise<void>;
-  /** Allows the hosts of the secrets, too, and closes connections that began with others. Undefined: none. */
+  /**
+   * Also allows the hosts of the secrets, and closes connections that began with others. Undefined removes the secrets.
+   */
   setSecrets(secrets: EgressSecrets | undefined): Promise<void>;
   /**
    * Connects from the host to a port of the guest, whatever the policy. Ends with the lease.
@@ -71,7 +72,7 @@ export interface NetworkLease {
   connect(port: number, signal?: AbortSignal): Promise<Duplex>;
   traffic(): Promise<NetworkTraffic>;
   gatewayUse(): GatewayUse;
-  /** Leaves nothing on the host. Idempotent. */
+  /** Removes everything from the host. Idempotent. */
   release(): Promise<void>;
 }
 
@@ -79,9 +80,9 @@ export interface NetworkRequest {
   readonly sandboxId: string;
   readonly policy: EgressPolicy;
   readonly limits?: LeaseLimits;
-  /** Used of `limits.bytesMax` by earlier leases of the sandbox. */
+  /** Part of `limits.bytesMax` that earlier leases of the sandbox used. */
   readonly bytesUsed?: number;
-  /** The same for `limits.destinations`. */
+  /** Likewise for `limits.destinations`. */
   readonly destinationBytesUsed?: BytesByName;
   readonly secrets?: EgressSecrets | undefined;
 }

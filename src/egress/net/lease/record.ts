@@ -1,6 +1,6 @@
 /**
- * Files about leases: the policy as written, which the kernel does not keep. Other processes show them
- * (`neurovisor net`); no decision depends on them.
+ * Records of leases: the policy as written, which the kernel does not keep. Other processes show them (`neurovisor
+ * net`); no decision depends on them.
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -20,11 +20,11 @@ interface LeaseRecord {
   readonly owner: TableOwner;
   readonly policy: Required<EgressPolicyText>;
   readonly limits: LeaseLimits;
-  /** About two seconds old; absent in files of older versions. */
+  /** Up to about two seconds old; absent in files of older versions. */
   readonly use?: GatewayUse | undefined;
 }
 
-/** One directory, shared by all processes of the host. Throws Node's `fs` errors. */
+/** One directory, shared by all processes of the host. Methods throw Node's `fs` errors. */
 export class LeaseRecords {
   readonly #dir: string;
 
@@ -49,12 +49,11 @@ export class LeaseRecords {
     renameSync(`${path}.next`, path);
   }
 
-  /** Does nothing if there is none. */
   remove(id: SandboxId): void {
     rmSync(this.#path(id), { force: true });
   }
 
-  /** Undefined if there is none, or an unreadable one. */
+  /** Undefined if there is none, or it is unreadable. */
   read(id: SandboxId): LeaseRecord | undefined {
     try {
       return parseRecord(readFileSync(this.#path(id), 'utf8'));
@@ -64,7 +63,6 @@ export class LeaseRecords {
     }
   }
 
-  /** Removes the records of dead processes. */
   removeDead(): void {
     mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
     for (const name of readdirSync(this.#dir)) {

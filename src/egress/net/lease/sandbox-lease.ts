@@ -1,4 +1,4 @@
-/** The network of one sandbox (io): its TAP, resolver, gateway and rules in the packet filter. */
+/** The network of one sandbox (io): its TAP, resolver, gateway and packet filter rules. */
 
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
@@ -45,31 +45,25 @@ const NO_DROPS: MetadataDrops = { metadata: 0, unreadable: 0 };
 export interface SandboxLeaseOptions {
   readonly addresses: AddressLease;
   readonly tap: Pick<Tap, 'name' | 'fd' | 'close'>;
-  /** See `NetworkLease.lend`. */
   readonly lend: NetworkLease['lend'];
-  /** Undefined: this host has no BPF for us. */
+  /** Undefined if this host does not let us use BPF. */
   readonly guard: MetadataGuard | undefined;
   readonly mtu: number;
   readonly policy: EgressPolicy;
   readonly limits: LeaseLimits;
-  /** Used of the budget by earlier leases. */
   readonly bytesUsed: number;
-  /** The same for `limits.destinations`. */
   readonly destinationBytesUsed?: BytesByName;
   readonly secrets?: EgressSecrets | undefined;
   readonly table: Pick<HostTable, 'add' | 'update' | 'pin' | 'remove' | 'traffic'>;
-  /** Writes what other processes show of this lease. */
   readonly record: (policy: EgressPolicy, limits: LeaseLimits, use: GatewayUse) => void;
   readonly upstreams: readonly DnsUpstream[];
-  /** Of all sandboxes of this process. */
   readonly shares: NetworkShares;
   readonly clock: Clock;
   readonly log: Log;
 }
 
-/** What can change while the lease lives. */
 interface LeaseSettings {
-  /** Without the hosts of secrets. */
+  /** Excludes the hosts of secrets. */
   readonly requested: EgressPolicy;
   readonly limits: LeaseLimits;
   readonly secrets: EgressSecrets | undefined;
@@ -86,12 +80,10 @@ export class SandboxLease implements NetworkLease {
   #settings: LeaseSettings;
   /** The requested policy with the hosts of secrets. */
   #policy: EgressPolicy;
-  /** The limits that the packet filter has now. */
   #installedLimits: LeaseLimits;
-  /** Used of the budget, as last read. */
+  /** Used part of the budget, as last read. */
   #bytesUsed: number;
   #isExhausted = false;
-  /** The last recorded usage, as text. */
   #recordedUse = '';
   #ports: { readonly dnsPort: number; readonly gatewayPort: number } | undefined;
   #changes: Promise<unknown> = Promise.resolve();
@@ -99,7 +91,7 @@ export class SandboxLease implements NetworkLease {
   #loan: Promise<void> = Promise.resolve();
   #isReleased = false;
 
-  /** @param cleanup has what was acquired before; `release` runs it */
+  /** @param cleanup undoes everything acquired before; `release` runs it */
   constructor(options: SandboxLeaseOptions, cleanup: CleanupStack) {
     const { addresses, limits, bytesUsed, secrets, mtu, clock } = options;
     const policy = withSecretHosts(options.policy, secrets);
@@ -195,7 +187,6 @@ export class SandboxLease implements NetworkLease {
     return this.#wanted();
   }
 
-  /** The addresses of the installed rules; undefined while none are installed. */
   get installedAddresses(): AddressLease | undefined {
     return this.#isInstalled ? this.#options.addresses : undefined;
   }
@@ -250,7 +241,7 @@ export class SandboxLease implements NetworkLease {
     if (isNew && this.#isInstalled) this.#record();
   }
 
-  /** @param bytesUsed as just read. An exhausted budget is logged once and ends the gateway's connections. */
+  /** Logs an exhausted budget once, and ends the gateway's connections then. @param bytesUsed as just read */
   updateBytesUsed(bytesUsed: number): void {
     this.#bytesUsed = Math.max(this.#bytesUsed, bytesUsed);
     const { bytesMax } = this.#settings.limits;
@@ -263,7 +254,7 @@ export class SandboxLease implements NetworkLease {
 
   async release(): Promise<void> {
     this.#isReleased = true;
-    // A TAP that is lent out can't be removed.
+    // A lent TAP can't be removed.
     await this.#loan;
     await this.#cleanup.run();
   }
@@ -294,7 +285,7 @@ export class SandboxLease implements NetworkLease {
     }
   }
 
-  /** Sets the policy of names first, so that no answer by the old one is pinned after the change. */
+  /** Sets the name policy first, so that no answer of the old one is pinned after the change. */
   async #applySettings(next: LeaseSettings): Promise<void> {
     assert(this.#ports !== undefined, 'the settings of a lease change while it is open');
     const before = this.#settings;
@@ -319,7 +310,7 @@ export class SandboxLease implements NetworkLease {
       throw error;
     }
     this.#gateway.judgeSandbox(this.#options.addresses.id);
-    // A release meanwhile removes the record.
+    // A concurrent release removes the record.
     if (this.#isInstalled) this.#record();
   }
 
@@ -335,7 +326,7 @@ export class SandboxLease implements NetworkLease {
     }
   }
 
-  /** Unpins what the packet filter refuses; the guest then gets no answer with it. */
+  /** Unpins addresses that the packet filter refuses; the guest then gets no answer with them. */
   async #openFor(pins: readonly Pin[]): Promise<void> {
     const { table, addresses } = this.#options;
     const kept = (): Pin[] => pins.filter(({ name, address }) => this.#names.pins.isPinned(name, address));
@@ -392,7 +383,7 @@ export class SandboxLease implements NetworkLease {
   }
 }
 
-/** @param drops XDP's, which the packet filter never sees */
+/** @param drops of XDP, which the packet filter never sees */
 export function trafficOf({ counts, budgetBytesUsed }: SandboxTraffic, drops = NO_DROPS): NetworkTraffic {
   const { sent, host, received } = counts;
   const filtered = REFUSALS.map((name) => [name, counts[name].packets] as const);
@@ -411,7 +402,7 @@ export function trafficOf({ counts, budgetBytesUsed }: SandboxTraffic, drops = N
   };
 }
 
-/** Undefined for a connection that was not redirected, or has ended already. */
+/** Undefined for a connection that was not redirected, or has already ended. */
 function redirectedFrom(socket: Socket): Endpoint | undefined {
   const handle: unknown = Reflect.get(socket, '_handle');
   const fd: unknown = typeof handle === 'object' && handle !== null ? Reflect.get(handle, 'fd') : undefined;

@@ -1,7 +1,8 @@
 /**
  * The TAPs of this process's sandboxes, each with its addresses and its metadata guard (io).
  *
- * Other processes choose from the same pool. So addresses are chosen and put on the TAP under the host's lock.
+ * Other processes choose addresses from the same pool, so addresses are chosen and assigned to the TAP under the host's
+ * lock.
  */
 import type { CleanupStack } from '../../../base/cleanup.ts';
 import type { Clock } from '../../../base/clock.ts';
@@ -28,7 +29,7 @@ import type { NetworkLease } from './lease.ts';
 export interface SandboxTap {
   readonly addresses: AddressLease;
   readonly tap: Tap;
-  /** Undefined: this host has no BPF for us. */
+  /** Undefined if this host does not let us use BPF. */
   readonly guard: MetadataGuard | undefined;
 }
 
@@ -37,7 +38,6 @@ interface SandboxTapsOptions {
   readonly pool: string;
   readonly links: Links;
   readonly lock: HostLock;
-  /** This process. */
   readonly owner: TableOwner;
   readonly clock: Clock;
   readonly log: Log;
@@ -66,7 +66,7 @@ export class SandboxTaps {
     assertPoolFree(this.#plan.pool, occupiedBlocks(this.#options.links));
   }
 
-  /** Removes the TAPs of dead processes. The caller holds the lock. */
+  /** Removes the TAPs of dead processes. The caller must hold the lock. */
   removeDead(): void {
     const { links, log } = this.#options;
     for (const { link, owner } of links.owned()) {
@@ -76,7 +76,7 @@ export class SandboxTaps {
     }
   }
 
-  /** @param cleanup takes what undoes it. @throws NetError `pool_exhausted`; LinkError */
+  /** @param cleanup receives the steps that undo it. @throws NetError `pool_exhausted`; LinkError */
   acquire(id: SandboxId, mtu: number, cleanup: CleanupStack): Promise<SandboxTap> {
     const { links, lock, owner } = this.#options;
     return lock.hold(() => {
@@ -93,7 +93,7 @@ export class SandboxTaps {
     });
   }
 
-  /** See `NetworkLease.lend`. Under the lock: meanwhile no link has the addresses, but they are not free. */
+  /** See `NetworkLease.lend`. Holds the lock: meanwhile no link has the addresses, but they are not free. */
   lend({ addresses, tap }: SandboxTap, ...to: Parameters<NetworkLease['lend']>): Promise<void> {
     const { links, lock, clock } = this.#options;
     return lock.hold(async () => {
@@ -111,7 +111,7 @@ export class SandboxTaps {
     await this.#anchor.close();
   }
 
-  /** After the last TAP is removed. */
+  /** Call after the last TAP is removed. */
   closeGuards(): void {
     this.#guards.close();
   }

@@ -1,6 +1,6 @@
 /**
- * Watches this process's part of the packet filter while it has leases (io): restores what another program has
- * flushed, and reads how much of the byte budgets is used. A check costs microseconds.
+ * Watches this process's part of the packet filter while it has leases (io): restores rules that another program has
+ * flushed, and reads the use of byte budgets. A check takes microseconds.
  */
 import type { Clock } from '../../../base/clock.ts';
 import { describeError } from '../../../base/errors.ts';
@@ -12,13 +12,12 @@ import type { SandboxLease } from './sandbox-lease.ts';
 
 /** The longest time without rules after another program has flushed the whole ruleset. */
 const WATCH_MS = 500;
-/** Gateway usage is recorded for a quarter of the leases at each check. */
+/** Each check records the gateway usage of a quarter of the leases. */
 const RECORD_TURNS = 4;
 
 interface TableWatchOptions {
   readonly table: HostTable;
   readonly probe: TableProbe;
-  /** This process. */
   readonly owner: TableOwner;
   readonly leases: () => readonly SandboxLease[];
   readonly clock: Clock;
@@ -59,7 +58,7 @@ export class TableWatch {
     }
   }
 
-  /** Looks at one lease per check, in turn: a flush removes the rules of all. */
+  /** Checks one lease per turn, since a flush removes the rules of all. */
   #isMissing(): boolean {
     const { leases, owner, probe } = this.#options;
     const installed = leases().flatMap(({ installedAddresses }) => installedAddresses ?? []);

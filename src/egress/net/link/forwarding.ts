@@ -1,11 +1,11 @@
 /**
- * Turns `net.ipv4.ip_forward` on while a process needs it. Several processes may, and each may be killed at any
- * moment. So a file has the holders and the original values; the last holder, or the next process to start, restores
- * from it.
+ * Turns `net.ipv4.ip_forward` on while a process needs it. Several processes may need it, and each may be killed at any
+ * moment. So a file lists the holders and the original values, which the last holder or the next process to start
+ * restores.
  *
  * A write of ip_forward sets `forwarding` of every link and of `default`, and `accept_redirects` of `all`
- * (ip-sysctl.rst; net/ipv4/devinet.c, inet_forward_change), so the file has those, too. A value that was 1 already
- * stays. Whether another program came to rely on ours meanwhile can't be known.
+ * (ip-sysctl.rst; net/ipv4/devinet.c, inet_forward_change), so the file includes those. A value that was already 1
+ * stays. Whether another program has come to rely on our value can't be known.
  */
 import { randomUUID } from 'node:crypto';
 import { closeSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync, writeFileSync } from 'node:fs';
@@ -17,7 +17,7 @@ import { lockFile } from '../../../sys/file-lock.ts';
 import { isRunning, startTicksOf } from '../../../sys/process-start.ts';
 import { LinkError, linkError } from '../netlink/errors.ts';
 
-/** Wait for another process, which holds the lock for less than a millisecond. */
+/** Limit for waiting on another process, which holds the lock for less than a millisecond. */
 const LOCK_WAIT_MS_MAX = 5000;
 const VERSION = 2;
 const REDIRECTS = 'conf/all/accept_redirects';
@@ -29,14 +29,14 @@ interface Holder {
   readonly key: string;
 }
 
-/** The content of the file, which exists only while the value is changed. */
+/** Content of the file, which exists only while the value is changed. */
 interface State {
   readonly version: typeof VERSION;
   /** Values of an earlier boot are ignored. */
   readonly bootId: string;
   /** Links, and `default`, that forwarded while ip_forward was 0. */
   readonly forwardingLinks: readonly string[];
-  /** Of `all`, while ip_forward was 0. */
+  /** Value for `all` while ip_forward was 0. */
   readonly acceptsRedirects: boolean;
   readonly holders: readonly Holder[];
 }
@@ -44,7 +44,7 @@ interface State {
 interface ForwardingOptions {
   /** Directory of the file, shared by all processes of a host; created if missing. */
   readonly dir: string;
-  /** The holder; absent: this process. */
+  /** Default: this process. */
   readonly holder?: { readonly pid: number; readonly startTicks: string };
   /** For tests. */
   readonly sysctlDir?: string;
@@ -62,7 +62,7 @@ export class Forwarding {
     const self = { pid: process.pid, startTicks: startTicksOf(process.pid) ?? '' };
     this.#holder = { ...(holder ?? self), key: randomUUID() };
     this.#sysctlDir = sysctlDir;
-    // One file per network namespace: each has its own value.
+    // One file per network namespace, since each has its own value.
     const namespace = /\d+/.exec(readlinkSync('/proc/self/ns/net'))?.[0] ?? '';
     this.#path = join(dir, `ip-forward-${namespace}.json`);
   }
@@ -84,7 +84,7 @@ export class Forwarding {
     });
   }
 
-  /** At a start: restores what killed processes left. */
+  /** Call at a start: restores the values that killed processes left changed. */
   recover(): Promise<void> {
     return this.#queue(async () => {
       if (this.#leases === 0) await this.#update((alive) => alive);
@@ -97,7 +97,7 @@ export class Forwarding {
     return turn;
   }
 
-  /** @param next the new holders, given the other running ones */
+  /** @param next returns the new holders, given the other running ones */
   async #update(next: (alive: readonly Holder[]) => readonly Holder[]): Promise<void> {
     const lock = await this.#lock();
     try {
@@ -209,7 +209,7 @@ function parseState(text: string): State | undefined {
     version === VERSION &&
     typeof boot === 'string' &&
     Array.isArray(forwardingLinks) &&
-    // A name becomes part of a path.
+    // Names become part of a path.
     forwardingLinks.every((name) => isLinkPath(name)) &&
     typeof acceptsRedirects === 'boolean' &&
     Array.isArray(holders) &&

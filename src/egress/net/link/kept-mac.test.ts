@@ -7,7 +7,6 @@ import { keepMac } from './kept-mac.ts';
 const MAC = 'aa:fd:00:00:00:01';
 const OTHER = 'd6:d2:98:8e:54:e5';
 
-/** Links with one TAP, whose MAC others change. */
 function host() {
   const clock = new FakeClock();
   const state = { mac: MAC, isThere: true, changes: 0 };
@@ -23,7 +22,7 @@ function host() {
 }
 
 describe('keepMac', () => {
-  it('sets it again, as often as another program changes it', () => {
+  it('sets the MAC again, as often as another program changes it', () => {
     const { clock, state } = host();
     for (const waitMs of [5, 100, 1_000]) {
       state.mac = OTHER;
@@ -33,7 +32,7 @@ describe('keepMac', () => {
     expect(state.changes).toBe(3);
   });
 
-  it('changes nothing that is right, or while the link is elsewhere, and ends', () => {
+  it('changes nothing if the MAC is right or the link is elsewhere, and ends', () => {
     const { clock, state, stop } = host();
     clock.advance(10_000);
     const late = host();

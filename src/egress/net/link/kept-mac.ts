@@ -1,18 +1,18 @@
 /**
- * Keeps the MAC address of a new TAP. systemd-udevd gives every new virtual link one of its own (systemd.link(5),
- * MACAddressPolicy=persistent, Debian's default), unless somebody has set one when it looks. It looks and changes within
- * some milliseconds of the link's birth, so it may have looked before us. The guest knows its gateway by its MAC, and the
- * kernel drops packets for any other.
+ * Keeps the MAC address of a new TAP. systemd-udevd gives every new virtual link a MAC of its own (systemd.link(5),
+ * MACAddressPolicy=persistent, Debian's default), unless one has been set when it looks. It looks and changes within
+ * some milliseconds after the link is created, so it may have looked before us. The guest knows its gateway by its MAC,
+ * and the kernel drops packets for any other.
  */
 import type { Clock } from '../../../base/clock.ts';
 import { ignore } from '../../../base/ignore.ts';
 import type { Log } from '../../../base/log.ts';
 import type { Links } from './links.ts';
 
-/** Soon, for a guest that is fast; and late, for a host that is slow. Milliseconds from one look to the next. */
+/** Milliseconds between checks: soon, for a fast guest; and late, for a slow host. */
 const LOOKS_MS = [5, 15, 40, 100, 300, 1_000, 3_000] as const;
 
-/** @returns ends it */
+/** @returns function that ends it */
 export function keepMac(
   { links, clock, log }: { links: Pick<Links, 'find' | 'change'>; clock: Clock; log: Log },
   linkIndex: number,
@@ -22,7 +22,7 @@ export function keepMac(
   const look = (): void => {
     try {
       const link = links.find(linkIndex);
-      // Undefined: it is in a VMM's namespace for a moment.
+      // Undefined while the link is in a VMM's namespace.
       if (link === undefined || link.mac === mac) return;
       links.change(linkIndex, { mac });
       log.debug('another program changed the MAC of a TAP', { name: link.name, from: link.mac });

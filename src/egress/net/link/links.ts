@@ -1,6 +1,5 @@
 /**
- * Links, addresses, routes and neighbors of this network namespace, by rtnetlink and without a child
- * process:
+ * Links, addresses, routes and neighbors of this network namespace, by rtnetlink and without a child process:
  *
  *     Links ── rtnetlink-{link,address,route,neighbor} ── attribute                 requests
  *       └───── exchange ── message                                                  request and answer
@@ -43,14 +42,12 @@ import {
 } from '../netlink/rtnetlink-route.ts';
 import { type LinkOwner, parseOwner } from './owner.ts';
 
-/** Attempts to read a table that changes meanwhile. */
 const DUMP_ATTEMPTS_MAX = 8;
 
-/** The part of `NetlinkSocket` that `Links` needs. */
 export interface NetlinkTransport {
   readonly portId: number;
   send(request: Uint8Array): void;
-  /** @returns undefined when nothing is queued. */
+  /** @returns undefined if nothing is queued */
   receive(): Uint8Array | undefined;
   close(): void;
 }
@@ -73,7 +70,7 @@ export class Links {
     return this.#dump('list links', dumpLinks(), parseLink);
   }
 
-  /** The links that NeuroVisor made, this process or another. */
+  /** Links created by NeuroVisor, in this process or another. */
   owned(): OwnedLink[] {
     return this.list().flatMap((link) => {
       const owner = parseOwner(link.alias);
@@ -81,7 +78,6 @@ export class Links {
     });
   }
 
-  /** @returns undefined when there is none. */
   find(which: string | number): Link | undefined {
     try {
       const [message] = this.#ask(`find link ${which}`, getLink(which));
@@ -92,18 +88,18 @@ export class Links {
     }
   }
 
-  /** Applies a change. If the kernel refuses a part, earlier parts stay applied. */
+  /** If the kernel refuses a part, earlier parts stay applied. */
   change(linkIndex: number, change: LinkChange): void {
     const fields = Object.entries(change).map(([field, value]) => `${field} ${value}`);
     this.#ask(`set ${fields.join(', ')} of link ${linkIndex}`, changeLink(linkIndex, change));
   }
 
-  /** See `attachXdp`. @param programFd of `loadXdp`; may be closed afterwards */
+  /** See `attachXdp`. @param programFd from `loadXdp`; may be closed afterwards */
   attachXdp(linkIndex: number, programFd: number): void {
     this.#ask(`attach an XDP program to link ${linkIndex}`, attachXdp(linkIndex, programFd));
   }
 
-  /** Creates a link without a device, for example of kind `dummy`. TAPs: `openTap`. */
+  /** Creates a link without a device, e.g. of kind `dummy`. For TAPs use `openTap`. */
   create(name: string, kind: string): Link {
     this.#ask(`create link ${name} of kind ${kind}`, newLink(name, kind));
     const link = this.find(name);
@@ -111,21 +107,20 @@ export class Links {
     return link;
   }
 
-  /** Removes a link with its addresses, routes and neighbors. */
   remove(linkIndex: number): void {
     this.#ask(`remove link ${linkIndex}`, deleteLink(linkIndex));
   }
 
   /**
    * Removes the links of a group at once, on another thread: it takes tens of milliseconds.
-   * @throws LinkError `not_found`: there is none
+   * @throws LinkError `not_found` if there is none
    */
   async removeGroup(group: number): Promise<void> {
-    // A socket of its own, since ours is in use meanwhile.
+    // Uses a separate socket, since ours is in use meanwhile.
     await askOffThread(`remove the links of group ${group}`, deleteGroup(group), openSocket());
   }
 
-  /** @param linkIndex 0: of all links */
+  /** @param linkIndex 0 for all links */
   addresses(linkIndex = 0): LinkAddress[] {
     return this.#dump('list addresses', dumpAddresses(linkIndex), parseAddress).filter(
       (address) => linkIndex === 0 || address.linkIndex === linkIndex,
@@ -147,7 +142,7 @@ export class Links {
     }
   }
 
-  /** The route of this host's packets to an address; undefined when there is none. */
+  /** The route of this host's packets to an address; undefined if there is none. */
   routeTo(address: string): Route | undefined {
     try {
       const [message] = this.#ask(`look up the route to ${address}`, lookUpRoute(address));
@@ -168,7 +163,6 @@ export class Links {
     this.#ask(attempt, setNeighbor(linkIndex, address, mac));
   }
 
-  /** Leaves all links as they are. */
   close(): void {
     this.#transport.close();
   }
@@ -218,8 +212,8 @@ export class Links {
 
 /**
  * Moves a link between network namespaces, on another thread: it takes 20 ms. See `moveLink`.
- * @param fromFd the namespace that it is in
- * @throws LinkError `not_found`; `busy`, `exists`: its index or name is taken there
+ * @param fromFd current namespace
+ * @throws LinkError `not_found`; `busy`, `exists` if its index or name is taken there
  */
 export async function moveBetween(linkIndex: number, fromFd: number, toFd: number): Promise<void> {
   const attempt = `move link ${linkIndex} to another network namespace`;

@@ -1,14 +1,13 @@
 /**
- * The owner of a link, in its alias: `neurovisor:<sandbox id>:<pid>.<start>`. A link without such an alias is
- * not ours and is never touched, whatever its name.
+ * The owner of a link, in its alias: `neurovisor:<sandbox id>:<pid>.<start>`. A link without such an alias is not ours
+ * and is never touched, whatever its name.
  */
 import { parseSandboxId, type SandboxId } from '../../../base/ids.ts';
 
 export interface LinkOwner {
   readonly sandboxId: SandboxId;
-  /** The process that made the link. */
   readonly pid: number;
-  /** Field 22 of /proc/<pid>/stat (proc(5)), which distinguishes it from a later process with this pid. */
+  /** Field 22 of /proc/<pid>/stat (proc(5)); distinguishes the process from a later one with this pid. */
   readonly startTicks: string;
 }
 
@@ -18,7 +17,7 @@ export function formatOwner({ sandboxId, pid, startTicks }: LinkOwner): string {
   return `neurovisor:${sandboxId}:${pid}.${startTicks}`;
 }
 
-/** @returns undefined for every other text. */
+/** @returns undefined for any other text */
 export function parseOwner(alias: string | undefined): LinkOwner | undefined {
   const [, id = '', pid = '', startTicks = ''] = MARK.exec(alias ?? '') ?? [];
   const sandboxId = parseSandboxId(id);

@@ -8,7 +8,6 @@ class Host {
   readonly present = new Map<number, number>();
   readonly calls: string[] = [];
   readonly heldByVmm = new Set<number>();
-  /** Links of others, by index. */
   readonly foreign = new Map<number, string>();
   groupFails = false;
   closing = Promise.resolve();
@@ -43,7 +42,7 @@ class Host {
 }
 
 describe('LinkRemoval', () => {
-  it('removes one by closing it, and what a VMM still holds by its index', async () => {
+  it('removes a TAP by closing it, or by its index if a VMM still holds it', async () => {
     const host = new Host();
     const removal = new LinkRemoval(host, 1);
     await removal.remove(host.tap(1));
@@ -53,7 +52,7 @@ describe('LinkRemoval', () => {
     expect(host.present.size).toBe(0);
   });
 
-  it('removes those that came meanwhile as one group, and no other link', async () => {
+  it('removes TAPs that arrived meanwhile as one group, and no other link', async () => {
     const host = new Host();
     host.tap(99);
     const first = Promise.withResolvers<void>();
@@ -67,7 +66,7 @@ describe('LinkRemoval', () => {
     expect([...host.present.keys()]).toEqual([99]);
   });
 
-  it('a group that can not be removed, or a TAP that is gone already, is not the loss of the others', async () => {
+  it('a group that can’t be removed, or a TAP that is already gone, does not affect the others', async () => {
     const host = new Host();
     host.groupFails = true;
     host.heldByVmm.add(3);
@@ -78,7 +77,7 @@ describe('LinkRemoval', () => {
     expect(host.present.size).toBe(0);
   });
 
-  it('a link that has got the number of a TAP that did not come back stays, alone and in a group', async () => {
+  it('keeps a link that reuses the index of a TAP that did not come back, alone and in a group', async () => {
     const host = new Host();
     const taps = [1, 2, 3].map((index) => host.tap(index));
     for (const index of [1, 3]) host.foreign.set(index, `eth${index}`);
@@ -91,7 +90,7 @@ describe('LinkRemoval', () => {
     ]);
   });
 
-  it('remove: fails for a TAP that can’t be removed, and only for that one', async () => {
+  it('remove: fails only for the TAP that can’t be removed', async () => {
     const host = new Host();
     host.heldByVmm.add(2);
     host.groupFails = true;

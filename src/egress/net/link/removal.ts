@@ -1,6 +1,6 @@
 /**
- * Removes TAPs (io). For each link, the kernel waits until every processor has released it, 20 ms in all. It removes
- * a group of links in the time of one. So TAPs that come while one is being removed go together.
+ * Removes TAPs (io). For each link, the kernel waits until every processor has released it, 20 ms in all, but removes a
+ * group of links in the same time. So TAPs that arrive while one is being removed are removed together.
  */
 import { ignore } from '../../../base/ignore.ts';
 import { LinkError } from '../netlink/errors.ts';
@@ -9,7 +9,7 @@ import type { Tap } from './tap.ts';
 
 /** Links per call, during which the kernel holds a lock. */
 const GROUP_LINKS_MAX = 256;
-/** Group numbers are chosen by users, 0 for none: "NV" and 16 bits of ours. */
+/** Users choose group numbers, 0 for none: ours are "NV" and 16 bits. */
 const GROUP_BASE = 0x4e56_0000;
 
 type RemovableTap = Pick<Tap, 'name' | 'close'>;
@@ -26,16 +26,12 @@ export class LinkRemoval {
   readonly #waiting: Waiting[] = [];
   #isRunning = false;
 
-  /** @param pid of this process */
   constructor(links: Pick<Links, 'find' | 'change' | 'remove' | 'removeGroup'>, pid: number) {
     this.#links = links;
     this.#group = GROUP_BASE + (pid & 0xffff);
   }
 
-  /**
-   * Removes the TAP, even if a running VMM has a descriptor of it, and closes ours.
-   * @throws LinkError
-   */
+  /** Removes the TAP, even if a running VMM has a descriptor of it, and closes ours. @throws LinkError */
   remove(tap: RemovableTap): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ tap, resolve, reject });
@@ -53,7 +49,7 @@ export class LinkRemoval {
     this.#isRunning = false;
   }
 
-  /** Never throws: afterwards, each TAP is removed alone if it is still there. */
+  /** Never throws: afterwards, each TAP that still exists is removed alone. */
   async #removeGroup(batch: readonly Waiting[]): Promise<void> {
     let isAny = false;
     for (const { tap } of batch) {
@@ -73,7 +69,7 @@ export class LinkRemoval {
     }
   }
 
-  /** Closing our descriptor removes it, unless a VMM has another. */
+  /** Closing our descriptor removes the TAP, unless a VMM has another. */
   async #removeOne({ name, close }: RemovableTap): Promise<void> {
     await close();
     // Checked by name: after a failed loan, another link may have the TAP's index.

@@ -4,14 +4,13 @@ import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import { linkError } from '../netlink/errors.ts';
 
-/** Settings that confine a link to a guest. */
 const GUEST_LINK_SETTINGS: readonly (readonly [path: string, value: string])[] = [
   // No IPv6: no link-local address to reach the host, no router solicitations.
   ['ipv6/conf/*/disable_ipv6', '1'],
   // ARP only for addresses of this link: by default Linux answers for every address of the host.
   ['ipv4/conf/*/arp_ignore', '1'],
   ['ipv4/conf/*/arp_announce', '2'],
-  // Drop packets with a source that is not reached through this link.
+  // Drop packets whose source is not reached through this link.
   ['ipv4/conf/*/rp_filter', '1'],
   // A guest can't change the host's routes, and gets none from it.
   ['ipv4/conf/*/accept_redirects', '0'],
@@ -20,14 +19,14 @@ const GUEST_LINK_SETTINGS: readonly (readonly [path: string, value: string])[] =
 ];
 
 /**
- * Confines a link that is not up yet. A kernel without IPv6 lacks that file, which is fine.
+ * Confines a link that is not up yet. The file is missing on a kernel without IPv6, which is fine.
  * @throws LinkError `not_permitted`, `failed`
  */
 export function confineLink(name: string): void {
   for (const [pattern, value] of GUEST_LINK_SETTINGS) {
     const path = `/proc/sys/net/${pattern.replace('*', name)}`;
     try {
-      // Containers often have these read-only, and some with the right value.
+      // These are often read-only in containers, sometimes with the right value.
       if (readFileSync(path, 'latin1').trim() !== value) writeFileSync(path, value);
     } catch (error) {
       if (errorCode(error) === 'ENOENT' && pattern.startsWith('ipv6')) {

@@ -20,19 +20,18 @@ import type { Tap } from './tap.ts';
 /** A VMM opens it within milliseconds. Others wait this long for the lock of the host's network. */
 const LOAN_MS_MAX = 20_000;
 
-/** The VMM process that opens the TAP. */
 export interface TapBorrower {
   readonly pid: number;
-  /** The user that opens the TAP; null: root. */
+  /** User that opens the TAP; `null` for root. */
   readonly user: { readonly uid: number; readonly gid: number } | null;
 }
 
 /**
  * Closes our descriptor; the TAP then persists until it is removed.
- * @param open has the VMM open the TAP of that name; resolves once it has
- * @returns whether it was moved, and so lost its addresses
- * @throws LinkError `not_found`: the namespace has ended, and the TAP with it; `busy`, `exists`: another link
- * took its name or index meanwhile; `failed`; and what `open` throws
+ * @param open makes the VMM open the TAP of that name; resolves after that
+ * @returns true if the TAP was moved, and so lost its addresses
+ * @throws LinkError `not_found` if the namespace has ended, and the TAP with it; `busy`, `exists` if another link took
+ * its name or index meanwhile; `failed`; and what `open` throws
  */
 export async function lendTap(
   tap: Tap,

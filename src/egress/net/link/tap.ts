@@ -1,7 +1,7 @@
 /**
- * The host's end of a sandbox's network card. A VMM gets the descriptor by inheritance
- * (`-netdev tap,fd=N,vhost=off`). When the last copy is closed, also by the death of a process, the kernel removes
- * the interface with its addresses, routes and neighbors.
+ * The host's end of a sandbox's network card. A VMM inherits its descriptor (`-netdev tap,fd=N,vhost=off`). When the
+ * last copy is closed, also by the death of a process, the kernel removes the interface with its addresses, routes and
+ * neighbors.
  */
 import { close } from 'node:fs';
 import { promisify } from 'node:util';
@@ -18,13 +18,12 @@ import { confineLink } from './settings.ts';
 interface TapSpec {
   /** 1 to 15 characters, from `AddressPlan`. */
   readonly name: string;
-  /** Written into the alias. */
   readonly owner: LinkOwner;
-  /** The host's MAC address on it; absent: random. */
+  /** The host's MAC address on it. Default: random. */
   readonly mac?: string;
-  /** Largest packet, bytes; absent: 1500. */
+  /** Largest packet in bytes. Default 1500. */
   readonly mtu?: number;
-  /** May open it besides root: the VMM's uid and gid. */
+  /** The VMM's uid and gid, which may open it besides root. */
   readonly user?: { readonly uid: number; readonly gid: number };
   /** Stays when the last descriptor is closed, and must be removed. */
   readonly persistent?: boolean;
@@ -33,24 +32,23 @@ interface TapSpec {
 export interface Tap {
   readonly name: string;
   readonly linkIndex: number;
-  /** Frames, each after a virtio-net header. Closed on exec unless passed to the child. */
+  /** Carries frames, each after a virtio-net header. Closed on exec unless passed to the child. */
   readonly fd: number;
   /**
-   * Closes our copy of the descriptor, once the VMM has its own, so that the VMM's death removes the TAP. On
+   * Closes our copy of the descriptor once the VMM has its own, so that the VMM's death removes the TAP. Runs on
    * another thread, since the kernel takes 20 ms and more to remove a link. Idempotent.
    */
   close(): Promise<void>;
 }
 
 /**
- * Makes a TAP, marked as ours and confined, but not up. On an error, nothing is left.
- * @throws LinkError `exists`: a link of that name is there; `not_permitted`; `unsupported`: there is no
- * /dev/net/tun; `invalid`
+ * Creates a TAP, marked as ours and confined, but not up. An error leaves nothing behind.
+ * @throws LinkError `exists` if a link has that name; `not_permitted`; `unsupported` without /dev/net/tun; `invalid`
  */
 export function openTap(links: Links, spec: TapSpec): Tap {
   const { name, owner, mac, mtu, user, persistent = false } = spec;
   if (!isLinkName(name)) throw new LinkError('invalid', `invalid TAP name "${name}"`);
-  // Persistent only after everything else has worked, so that an error leaves nothing.
+  // Persistent only after everything else has worked, so that an error leaves nothing behind.
   const fd = create(name, user, mac);
   try {
     const link = links.find(name);

@@ -1,11 +1,10 @@
 /**
- * Addresses in the kernel's form, in network byte order: 4 bytes for IPv4, 16 for IPv6, 6 for Ethernet. Text is
- * canonical: dotted decimal, RFC 5952, lower-case pairs with colons.
+ * Converts addresses between the kernel's form in network byte order (4 bytes for IPv4, 16 for IPv6, 6 for Ethernet)
+ * and canonical text: dotted decimal, RFC 5952, lower-case pairs with colons.
  */
 import { formatAddress, parseAddress } from '../addresses/addresses.ts';
 import { LinkError } from './errors.ts';
 
-/** Address families (bits/socket.h). */
 export const FAMILY = { unspecified: 0, ipv4: 2, ipv6: 10 } as const;
 
 const IPV4_BYTES = 4;
@@ -32,7 +31,7 @@ export function familyOf(ip: Uint8Array): number {
   return ip.length === IPV4_BYTES ? FAMILY.ipv4 : FAMILY.ipv6;
 }
 
-/** Unicast and not zero. @throws LinkError `invalid` */
+/** Accepts only a non-zero unicast address. @throws LinkError `invalid` */
 export function encodeMac(text: string): Uint8Array {
   const lower = text.toLowerCase();
   const isGroup = (Number.parseInt(lower.slice(0, 2), 16) & 1) === 1;
@@ -41,7 +40,7 @@ export function encodeMac(text: string): Uint8Array {
   return Uint8Array.from(lower.split(':'), (pair) => Number.parseInt(pair, 16));
 }
 
-/** Any length: a tunnel has an IP address here, and loopback zeros. */
+/** Accepts any length: a tunnel has an IP address here, and loopback zeros. */
 export function decodeMac(bytes: Uint8Array): string {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join(':');
 }

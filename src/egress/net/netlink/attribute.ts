@@ -1,6 +1,6 @@
 /**
- * Attributes of netlink (linux/netlink.h, `struct nlattr`): u16 length with these 4 bytes, u16 type with two
- * flags on top, the value, zeros up to a multiple of 4. A value may itself be attributes.
+ * Attributes of netlink (linux/netlink.h, `struct nlattr`): u16 length including these 4 bytes, u16 type with two flags
+ * on top, the value, zeros up to a multiple of 4. A value may itself be attributes.
  */
 import { LinkError } from './errors.ts';
 
@@ -12,20 +12,17 @@ const NETWORK_ORDER = 0x4000;
 const TYPE_MASK = 0x3fff;
 const VALUE_BYTES_MAX = 0xffff - HEADER_BYTES;
 
-/** An attribute to encode: bytes, or nested attributes. */
 export type AttributeSpec = readonly [type: number, value: Uint8Array | readonly AttributeSpec[]];
 
-/** A decoded attribute. */
 export interface Attribute {
   /** Without flags. */
   readonly type: number;
   readonly nested: boolean;
   readonly networkOrder: boolean;
-  /** A window onto the message. */
   readonly value: Uint8Array;
 }
 
-/** @throws RangeError for a value above 65531 bytes. */
+/** @throws RangeError for a value above 65531 bytes */
 export function encodeAttributes(attributes: readonly AttributeSpec[]): Uint8Array {
   const parts = attributes.map(([type, value]) =>
     value instanceof Uint8Array ? { type, value } : { type: type | NESTED, value: encodeAttributes(value) },
@@ -44,10 +41,7 @@ export function encodeAttributes(attributes: readonly AttributeSpec[]): Uint8Arr
   return bytes;
 }
 
-/**
- * The attributes of one level, in order, unknown types included.
- * @throws LinkError `malformed`
- */
+/** The attributes of one level in order, including unknown types. @throws LinkError `malformed` */
 export function parseAttributes(bytes: Uint8Array): Attribute[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const attributes: Attribute[] = [];
@@ -68,7 +62,7 @@ export function parseAttributes(bytes: Uint8Array): Attribute[] {
   return attributes;
 }
 
-/** The value of a type; of several, the last, as the kernel does (`nla_parse`). */
+/** The last value of a type, as the kernel chooses (`nla_parse`). */
 export function findAttribute(attributes: readonly Attribute[], type: number): Uint8Array | undefined {
   return attributes.findLast((attribute) => attribute.type === type)?.value;
 }
@@ -95,7 +89,7 @@ export function u32(value: number): Uint8Array {
   return bytes;
 }
 
-/** Text with a final zero, as names of interfaces need it. */
+/** Text with a final zero, as interface names need it. */
 export function text(value: string): Uint8Array {
   return new TextEncoder().encode(`${value}\0`);
 }

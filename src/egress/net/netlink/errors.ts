@@ -2,21 +2,17 @@
 import { CodedError } from '../../../base/errors.ts';
 
 type LinkErrorCode =
-  /** A link, address or route of that name or value exists already. */
   | 'exists'
-  /** The link, address, route or neighbor does not exist, or no longer. */
   | 'not_found'
   /** The process lacks CAP_NET_ADMIN or may not open /dev/net/tun. */
   | 'not_permitted'
-  /** Another program uses it. */
   | 'busy'
-  /** This kernel was built without it. */
   | 'unsupported'
-  /** A value that the kernel or we refuse; the message names it. */
+  /** The kernel or this code refuses a value; the message names it. */
   | 'invalid'
   /** The link of a route is down, or its gateway is on no link. */
   | 'unreachable'
-  /** The kernel's tables changed during each of several attempts to read them, or are beyond our limits. */
+  /** The kernel's tables changed during each of several attempts to read them, or exceed our limits. */
   | 'unreadable'
   /** Not netlink, or an answer to another request. */
   | 'malformed'
@@ -58,7 +54,7 @@ const REMEDIES: Partial<Record<LinkErrorCode, string>> = {
 
 /**
  * The error for a refusal by errno.
- * @param attempt what was tried, with its subject, e.g. `add 10.0.0.1/30 to nv-abc`
+ * @param attempt the failed action with its subject, e.g. `add 10.0.0.1/30 to nv-abc`
  * @param errnoName e.g. `EEXIST`
  */
 export function linkError(attempt: string, errnoName: string, cause: unknown): LinkError {

@@ -1,6 +1,6 @@
 /**
- * One request and its answer, without I/O: datagrams in, an outcome out. Skips messages with another sequence number
- * or port, which are the rest of an abandoned exchange.
+ * One netlink request and its answer, without I/O: datagrams in, an outcome out. Skips messages with another sequence
+ * number or port, which belong to an abandoned exchange.
  */
 import { LinkError } from './errors.ts';
 import {
@@ -18,12 +18,11 @@ import type { Request } from './request.ts';
 export const DUMP_MESSAGES_MAX = 100_000;
 
 export type ExchangeOutcome =
-  /** The answer is complete; `interrupted`: the table changed during the dump. */
+  /** The answer is complete; `interrupted` means that the table changed during the dump. */
   | { readonly kind: 'done'; readonly messages: readonly Message[]; readonly interrupted: boolean }
   | { readonly kind: 'refused'; readonly acknowledgement: Acknowledgement };
 
 export class NetlinkExchange {
-  /** The datagram to send. */
   readonly output: Uint8Array;
   readonly #sequence: number;
   readonly #portId: number;
@@ -32,7 +31,7 @@ export class NetlinkExchange {
   #interrupted = false;
   #outcome: ExchangeOutcome | undefined;
 
-  /** @param sequence not used before on this socket, u32. @param portId of this socket */
+  /** @param sequence u32, unused so far on this socket. @param portId of this socket */
   constructor(request: Request, sequence: number, portId: number) {
     this.#sequence = sequence;
     this.#portId = portId;
@@ -46,7 +45,7 @@ export class NetlinkExchange {
     return this.#outcome;
   }
 
-  /** @throws LinkError `malformed`, `unreadable`: more than `DUMP_MESSAGES_MAX`. */
+  /** @throws LinkError `malformed`; `unreadable` above `DUMP_MESSAGES_MAX` */
   receive(datagram: Uint8Array): void {
     for (const message of parseMessages(datagram)) {
       if (message.sequence !== this.#sequence || message.portId !== this.#portId) continue;

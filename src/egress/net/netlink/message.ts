@@ -14,7 +14,7 @@ export const MESSAGE_HEADER_BYTES = 16;
 /** NLMSG_*: messages of every family. */
 export const CONTROL = { noop: 1, error: 2, done: 3, overrun: 4 } as const;
 
-/** NLM_F_*. Some bits mean one thing in a "new", another in a "get" and a third in an answer. */
+/** NLM_F_*. Some bits have different meanings in a "new", a "get" and an answer. */
 export const FLAG = {
   request: 0x1,
   /** An answer in several messages, ended by DONE. */
@@ -23,27 +23,26 @@ export const FLAG = {
   /** The table changed during the dump: entries may be missing or repeated. */
   dumpInterrupted: 0x10,
   dump: 0x300,
-  /** New: replace what exists. */
+  /** For "new": replace an existing entry. */
   replace: 0x100,
-  /** New: fail when it exists. */
+  /** For "new": fail if it exists. */
   exclusive: 0x200,
   create: 0x400,
-  /** Acknowledgement: the request is not repeated in it. */
+  /** For an acknowledgement: it does not repeat the request. */
   capped: 0x100,
-  /** Acknowledgement: attributes follow. */
+  /** For an acknowledgement: attributes follow. */
   ackAttributes: 0x200,
 } as const;
 
 export interface Message {
   readonly type: number;
-  /** Bits of `FLAG`. */
   readonly flags: number;
   readonly sequence: number;
   readonly portId: number;
   readonly body: Uint8Array;
 }
 
-/** One message as bytes. @param body its length need not be a multiple of 4 */
+/** @param body its length need not be a multiple of 4 */
 export function encodeMessage(message: Message): Uint8Array {
   const length = MESSAGE_HEADER_BYTES + message.body.length;
   const bytes = new Uint8Array(align(length));
@@ -57,10 +56,7 @@ export function encodeMessage(message: Message): Uint8Array {
   return bytes;
 }
 
-/**
- * All messages of one datagram. Bodies are windows onto `bytes`.
- * @throws LinkError `malformed`
- */
+/** All messages of one datagram. Bodies are views of `bytes`. @throws LinkError `malformed` */
 export function parseMessages(bytes: Uint8Array): Message[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const messages: Message[] = [];
@@ -83,11 +79,11 @@ export function parseMessages(bytes: Uint8Array): Message[] {
 }
 
 export interface Acknowledgement {
-  /** 0: done; else the positive errno of the refusal. */
+  /** 0 for success, else the positive errno of the refusal. */
   readonly errno: number;
-  /** The kernel's text for a refusal (NLMSGERR_ATTR_MSG), or a warning with `errno` 0. */
+  /** The kernel's text for a refusal (NLMSGERR_ATTR_MSG), or a warning if `errno` is 0. */
   readonly text?: string;
-  /** Byte of the request that the kernel objects to (NLMSGERR_ATTR_OFFS). */
+  /** Byte of the request that the kernel rejects (NLMSGERR_ATTR_OFFS). */
   readonly offset?: number;
 }
 
@@ -95,8 +91,8 @@ export interface Acknowledgement {
 const ACK_ATTRIBUTE = { text: 1, offset: 2 } as const;
 
 /**
- * The body of `CONTROL.error`: i32 −errno, the header of the request, its body unless `FLAG.capped`, then
- * attributes with `FLAG.ackAttributes`. The body of `CONTROL.done`: i32 −errno, then attributes.
+ * The body of `CONTROL.error`: i32 −errno, the header of the request, its body unless `FLAG.capped`, then attributes
+ * with `FLAG.ackAttributes`. The body of `CONTROL.done`: i32 −errno, then attributes.
  * @throws LinkError `malformed`
  */
 export function parseAcknowledgement(message: Message): Acknowledgement {

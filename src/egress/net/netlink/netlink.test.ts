@@ -10,21 +10,21 @@ import { changeLink, dumpLinks, getLink, LINK_TYPE } from './rtnetlink-link.ts';
 const bytesOf = (hex: string): Uint8Array => new Uint8Array(Buffer.from(hex, 'hex'));
 const malformed = expect.objectContaining({ code: 'malformed' });
 
-/** Of Linux 6.18 to a second `ip addr add`, captured with strace. */
+/** Answer of Linux 6.18 to a second `ip addr add`, captured with strace. */
 const REFUSAL = bytesOf(
   '6000000002000002ca70076bcf1a0000efffffff2800000014000506ca70076b00000000021e000002000000080002000ac90001080001000ac9000123000100697076343a204164647265737320616c72656164792061737369676e65640000',
 );
-/** Of Linux 6.18 at the end of a dump. */
+/** End of a dump from Linux 6.18. */
 const DONE = bytesOf('1400000003002200cb70076bb71a000000000000');
 
 describe('netlink messages', () => {
-  it('parseAcknowledgement: errno and text after the whole request, as the kernel writes it', () => {
+  it('parseAcknowledgement: reads errno and text after the whole request, as the kernel writes them', () => {
     const [message] = parseMessages(REFUSAL);
     expect(message).toMatchObject({ type: CONTROL.error, sequence: 0x6b0770ca, portId: 0x1acf });
     expect(message && parseAcknowledgement(message)).toEqual({ errno: 17, text: 'ipv4: Address already assigned' });
   });
 
-  it('parseAcknowledgement: a capped request, a text and the offset of what is wrong', () => {
+  it('parseAcknowledgement: reads a capped request, a text and the offset of the error', () => {
     const attributes = encodeAttributes([
       [1, new TextEncoder().encode('no\0')],
       [2, u32(24)],
@@ -33,11 +33,11 @@ describe('netlink messages', () => {
     const flags = FLAG.capped | FLAG.ackAttributes;
     const message = { type: CONTROL.error, flags, sequence: 1, portId: 2, body };
     expect(parseAcknowledgement(message)).toEqual({ errno: 22, text: 'no', offset: 24 });
-    // Without the flag of attributes they are not looked at.
+    // Without the attribute flag, attributes are ignored.
     expect(parseAcknowledgement({ ...message, flags: FLAG.capped })).toEqual({ errno: 22 });
   });
 
-  it('parseAcknowledgement: the end of a dump', () => {
+  it('parseAcknowledgement: reads the end of a dump', () => {
     const [message] = parseMessages(DONE);
     expect(message && parseAcknowledgement(message)).toEqual({ errno: 0 });
   });
@@ -72,7 +72,7 @@ describe('netlink attributes', () => {
     expect(Buffer.from(bytes).toString('hex')).toBe('0500030007000000' + '0c001280' + '0600010001020000');
   });
 
-  it('parseAttributes: takes flags off the type; of several the last counts', () => {
+  it('parseAttributes: strips flags off the type; findAttribute returns the last of several', () => {
     const attributes = parseAttributes(bytesOf('04000380' + '04000440' + '0500030009000000'));
     expect(attributes.map(({ type, nested, networkOrder }) => [type, nested, networkOrder])).toEqual([
       [3, true, false],
@@ -91,7 +91,7 @@ describe('netlink attributes', () => {
     expect(() => parseAttributes(bytesOf(hex))).toThrow(malformed);
   });
 
-  it('encodeAttributes: refuses what its length field can not say', () => {
+  it('encodeAttributes: refuses a value too long for its length field', () => {
     expect(() => encodeAttributes([[1, new Uint8Array(65_532)]])).toThrow(RangeError);
   });
 });
@@ -115,7 +115,7 @@ const refusal = (errno: number, change: Partial<Message> = {}): Uint8Array => {
 };
 
 describe('NetlinkExchange', () => {
-  it('a dump goes on over datagrams until DONE', () => {
+  it('reads a dump over several datagrams until DONE', () => {
     const exchange = new NetlinkExchange(dumpLinks(), SEQUENCE, PORT);
     exchange.receive(new Uint8Array([...answer({}), ...answer({})]));
     expect(exchange.outcome).toBeUndefined();
@@ -125,14 +125,14 @@ describe('NetlinkExchange', () => {
     expect(exchange.outcome?.kind === 'done' && exchange.outcome.messages).toHaveLength(3);
   });
 
-  it('a dump that was interrupted says so', () => {
+  it('reports an interrupted dump', () => {
     const exchange = new NetlinkExchange(dumpLinks(), SEQUENCE, PORT);
     exchange.receive(answer({ flags: FLAG.multi | FLAG.dumpInterrupted }));
     exchange.receive(done);
     expect(exchange.outcome).toMatchObject({ kind: 'done', interrupted: true });
   });
 
-  it('answers of other sequences and ports are passed over', () => {
+  it('ignores answers with another sequence or port', () => {
     const exchange = new NetlinkExchange(changeLink(1, { up: true }), SEQUENCE, PORT);
     exchange.receive(refusal(17, { sequence: SEQUENCE - 1 }));
     exchange.receive(refusal(17, { portId: PORT + 1 }));
@@ -141,7 +141,7 @@ describe('NetlinkExchange', () => {
     expect(exchange.outcome).toMatchObject({ kind: 'done', messages: [] });
   });
 
-  it('a question for one link is answered by one message or a refusal', () => {
+  it('accepts one message or a refusal as the answer about one link', () => {
     const found = new NetlinkExchange(getLink('lo'), SEQUENCE, PORT);
     found.receive(answer({ flags: 0 }));
     expect(found.outcome).toMatchObject({ kind: 'done' });
@@ -150,7 +150,7 @@ describe('NetlinkExchange', () => {
     expect(missing.outcome).toMatchObject({ kind: 'refused', acknowledgement: { errno: 19 } });
   });
 
-  it('a dump without end is given up', () => {
+  it('gives up a dump without end', () => {
     const exchange = new NetlinkExchange(dumpLinks(), SEQUENCE, PORT);
     const some = answer({ body: new Uint8Array(0) });
     const datagram = new Uint8Array(some.length * 1000);
@@ -161,7 +161,6 @@ describe('NetlinkExchange', () => {
   });
 });
 
-/** Answers each request with what `reply` makes of its sequence number. */
 class ScriptedKernel implements NetlinkTransport {
   readonly portId = PORT;
   readonly requests: Message[] = [];
@@ -189,7 +188,7 @@ class ScriptedKernel implements NetlinkTransport {
 }
 
 describe('Links', () => {
-  it('a dump that was interrupted is read again, with a new sequence number', () => {
+  it('reads an interrupted dump again, with a new sequence number', () => {
     const kernel = new ScriptedKernel(({ sequence }, index) => [
       answer({ sequence, flags: index < 2 ? FLAG.multi | FLAG.dumpInterrupted : FLAG.multi }),
       answer({ sequence, type: CONTROL.done, body: new Uint8Array(4) }),
@@ -198,7 +197,7 @@ describe('Links', () => {
     expect(kernel.requests.map(({ sequence }) => sequence)).toEqual([1, 2, 3]);
   });
 
-  it('a table that never rests is unreadable', () => {
+  it('reports a table that always changes as unreadable', () => {
     const kernel = new ScriptedKernel(({ sequence }) => [
       answer({ sequence, flags: FLAG.dumpInterrupted }),
       answer({ sequence, type: CONTROL.done, body: new Uint8Array(4) }),
@@ -217,12 +216,12 @@ describe('Links', () => {
     [22, 'invalid'],
     [100, 'unreachable'],
     [12, 'failed'],
-  ])('errno %i is %s', (errno, code) => {
+  ])('maps errno %i to %s', (errno, code) => {
     const kernel = new ScriptedKernel(({ sequence }) => [refusal(errno, { sequence })]);
     expect(() => new Links(kernel).remove(4)).toThrow(expect.objectContaining({ code, message: 'remove link 4' }));
   });
 
-  it('the words of the kernel are the cause', () => {
+  it('has the kernel’s text as the cause of an error', () => {
     const text = encodeAttributes([[1, new TextEncoder().encode('too big\0')]]);
     const body = new Uint8Array([0xea, 0xff, 0xff, 0xff, ...new Uint8Array(16), ...text]);
     const flags = FLAG.capped | FLAG.ackAttributes;
@@ -235,7 +234,7 @@ describe('Links', () => {
     );
   });
 
-  it('no answer, and an answer without end, are malformed and not waited for', () => {
+  it('reports a missing or endless answer as malformed, without waiting for it', () => {
     expect(() => new Links(new ScriptedKernel(() => [])).list()).toThrow(malformed);
     const endless = new ScriptedKernel(({ sequence }) => [answer({ sequence })]);
     expect(() => new Links(endless).list()).toThrow(malformed);

@@ -48,7 +48,6 @@ export function ownTable(name: string): NftRequest {
   ]);
 }
 
-/** Of type filter, at prerouting. */
 export function preroutingChain(table: string, name: string, priority: number): NftRequest {
   return request(MESSAGE.newChain, FLAG.exclusive, [
     [CHAIN.table, text(table)],
@@ -78,7 +77,7 @@ export function metaBeginsWith(key: number, bytes: Uint8Array): AttributeSpec[] 
   return compare(key, OPERATOR.equal, bytes);
 }
 
-/** @param value u32, of the host's byte order */
+/** @param value u32, in host byte order */
 export function metaDiffers(key: number, value: number): AttributeSpec[] {
   return compare(key, OPERATOR.different, new Uint8Array(Uint32Array.of(value).buffer));
 }
@@ -94,7 +93,7 @@ export function drop(): AttributeSpec {
   ]);
 }
 
-/** One transaction, each part acknowledged under `firstSequence` and those after it, in order. */
+/** Encodes one transaction; its parts are acknowledged in order, from `firstSequence` on. */
 export function encodeBatch(requests: readonly NftRequest[], firstSequence: number, portId: number): Uint8Array {
   const frame = (type: number): Uint8Array =>
     encodeMessage({ type, flags: FLAG.request, sequence: 0, portId, body: OF_BATCH });
@@ -138,7 +137,7 @@ function request(type: number, flags: number, attributes: readonly AttributeSpec
   return { type, flags, body: withAttributes(INET, encodeAttributes(attributes)) };
 }
 
-/** nf_tables has big-endian numbers. */
+/** nf_tables uses big-endian numbers. */
 function be32(value: number): Uint8Array {
   const bytes = new Uint8Array(4);
   new DataView(bytes.buffer).setInt32(0, value | 0);

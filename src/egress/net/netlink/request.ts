@@ -4,11 +4,10 @@ export interface Request {
   readonly type: number;
   /** Bits of `FLAG`, without `request`. A request without `ack` or `dump` is answered by one message. */
   readonly flags: number;
-  /** The struct of its family and attributes. */
   readonly body: Uint8Array;
 }
 
-/** The struct of a family, whose length is a multiple of 4, and its attributes. */
+/** @param struct of a family; its length is a multiple of 4 */
 export function withAttributes(struct: Uint8Array, attributes: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(struct.length + attributes.length);
   bytes.set(struct);

@@ -10,11 +10,10 @@ import { LinkError } from './errors.ts';
 import { FLAG } from './message.ts';
 import { type Request, withAttributes } from './request.ts';
 
-/** RTM_* of addresses. */
 const ADDRESS_TYPE = { new: 20, delete: 21, get: 22 } as const;
 const BODY_BYTES = 8;
 
-/** IFA_*: on a point-to-point link `address` is the peer's; on others both are equal. */
+/** IFA_*. On a point-to-point link `address` is the peer's; on others both are equal. */
 const ATTRIBUTE = { address: 1, local: 2 } as const;
 
 export interface LinkAddress {
@@ -25,7 +24,7 @@ export interface LinkAddress {
   readonly prefixLength: number;
 }
 
-/** Every address of one link, or of all. A kernel before 4.20 answers with all. */
+/** Requests the addresses of one link, or of all. A kernel before 4.20 answers with all. */
 export function dumpAddresses(linkIndex = 0): Request {
   return { type: ADDRESS_TYPE.get, flags: FLAG.dump, body: body(0, 0, linkIndex, []) };
 }

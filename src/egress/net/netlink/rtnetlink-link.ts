@@ -41,7 +41,7 @@ const ATTRIBUTE = {
 const INFO_KIND = 1;
 /** Inside `xdp`: IFLA_XDP_*. */
 const XDP = { fd: 1, flags: 3, programId: 4 } as const;
-/** XDP_FLAGS_UPDATE_IF_NOEXIST and XDP_FLAGS_SKB_MODE: on every packet, of whatever size and driver. */
+/** XDP_FLAGS_UPDATE_IF_NOEXIST and XDP_FLAGS_SKB_MODE: for every packet of any size and driver. */
 const XDP_FLAGS = 1 | 2;
 
 /** IFF_* (linux/if.h). */
@@ -52,43 +52,39 @@ const SKIP_STATISTICS = 8;
 /** IFNAMSIZ and IFALIASZ, without their final zero. */
 export const NAME_BYTES_MAX = 15;
 const ALIAS_BYTES_MAX = 255;
-/** A subset of `dev_valid_name`: no quotes needed, and no template (`%`). */
+/** A subset of `dev_valid_name` that needs no quotes and has no template (`%`). */
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]*$/;
 
 export interface Link {
   /** Number of the link in its namespace; not reused while the namespace lives. */
   readonly index: number;
   readonly name: string;
-  /** Whether it was set up. */
+  /** True if it was set up. */
   readonly up: boolean;
-  /** Whether its other end is open: a TAP without an open descriptor has no carrier. */
+  /** True if its other end is open: a TAP without an open descriptor has no carrier. */
   readonly carrier: boolean;
   readonly loopback: boolean;
-  /** Largest packet, bytes. */
   readonly mtu: number;
   readonly mac: string | undefined;
   /** Free text, which marks our links. */
   readonly alias: string | undefined;
   /** Driver, e.g. `tun`, `veth`; undefined for hardware. */
   readonly kind: string | undefined;
-  /** The kernel's number of the XDP program on it. */
   readonly xdpProgramId: number | undefined;
 }
 
 /** Changes of a link. Absent fields stay. */
 export interface LinkChange {
   readonly up?: boolean;
-  /** Bytes. */
   readonly mtu?: number;
   readonly mac?: string;
   /** At most 255 bytes; '' removes it. */
   readonly alias?: string;
   readonly name?: string;
-  /** For removing many links at once; 0: none. */
+  /** For removing many links at once; 0 for none. */
   readonly group?: number;
 }
 
-/** Every link. */
 export function dumpLinks(): Request {
   const mask = [[ATTRIBUTE.extensionMask, u32(SKIP_STATISTICS)]] as const;
   return { type: LINK_TYPE.get, flags: FLAG.dump, body: body({}, mask) };
@@ -122,7 +118,7 @@ export function attachXdp(index: number, programFd: number): Request {
   return { type: LINK_TYPE.set, flags: FLAG.ack, body: body({ index }, [[ATTRIBUTE.xdp, xdp]]) };
 }
 
-/** Creates a link of a kind without data, e.g. `dummy`; not for TAPs. @throws LinkError `invalid` */
+/** For a kind without data, e.g. `dummy`; not for TAPs. @throws LinkError `invalid` */
 export function newLink(name: string, kind: string): Request {
   const info: AttributeSpec = [ATTRIBUTE.linkInfo, [[INFO_KIND, new TextEncoder().encode(kind)]]];
   const flags = FLAG.ack | FLAG.create | FLAG.exclusive;
@@ -130,7 +126,7 @@ export function newLink(name: string, kind: string): Request {
 }
 
 /**
- * Moves a link to another network namespace, with its name and, since Linux 5.16, its index; before, the kernel may
+ * Moves a link to another network namespace with its name and, since Linux 5.16, its index; before, the kernel may
  * choose another. Afterwards the link is down, without addresses, routes and neighbors.
  */
 export function moveLink(index: number, namespaceFd: number): Request {
@@ -145,7 +141,7 @@ export function deleteLink(index: number): Request {
   return { type: LINK_TYPE.delete, flags: FLAG.ack, body: body({ index }, []) };
 }
 
-/** Deletes all links of a group at once. The kernel refuses group 0, which has all other links. */
+/** Deletes all links of a group at once. The kernel refuses group 0, which contains all other links. */
 export function deleteGroup(group: number): Request {
   const attributes = [[ATTRIBUTE.group, u32(group)]] as const;
   return { type: LINK_TYPE.delete, flags: FLAG.ack, body: body({}, attributes) };
@@ -182,7 +178,7 @@ export function parseLink(bytes: Uint8Array): Link {
   };
 }
 
-/** Whether it is a valid name of a link that needs no quotes in a shell. */
+/** True for a valid link name that needs no quotes in a shell. */
 export function isLinkName(name: string): boolean {
   return name.length <= NAME_BYTES_MAX && NAME.test(name);
 }
@@ -192,7 +188,7 @@ function nameAttribute(name: string): AttributeSpec {
   return [ATTRIBUTE.name, text(name)];
 }
 
-/** Without a final zero: the kernel takes the attribute's length (`dev_set_alias`). */
+/** Without a final zero: the kernel uses the attribute's length (`dev_set_alias`). */
 function aliasBytes(alias: string): Uint8Array {
   const bytes = new TextEncoder().encode(alias);
   if (bytes.length > ALIAS_BYTES_MAX || bytes.includes(0))

@@ -1,6 +1,6 @@
 /**
- * Neighbors: which MAC address an IP address on a link has (RTM_*NEIGH; linux/neighbour.h). A body is a
- * `struct ndmsg` and attributes:
+ * Neighbors: which MAC address an IP address on a link has (RTM_*NEIGH; linux/neighbour.h). A body is a `struct ndmsg`
+ * and attributes:
  *
  *     0 family u8 · 1 zeros · 4 index of the link i32 · 8 state u16 · 10 flags u8 · 11 type u8
  */
@@ -10,7 +10,6 @@ import { type AttributeSpec, encodeAttributes } from './attribute.ts';
 import { FLAG } from './message.ts';
 import { type Request, withAttributes } from './request.ts';
 
-/** RTM_* of neighbors. */
 const NEIGHBOR_TYPE = { new: 28 } as const;
 const BODY_BYTES = 12;
 

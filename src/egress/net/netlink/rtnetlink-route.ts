@@ -11,16 +11,15 @@ import { LinkError } from './errors.ts';
 import { FLAG } from './message.ts';
 import { type Request, withAttributes } from './request.ts';
 
-/** RTM_* of routes. */
 const ROUTE_TYPE = { new: 24, delete: 25, get: 26 } as const;
 const BODY_BYTES = 12;
 
 /** RTA_*. */
 const ATTRIBUTE = { destination: 1, linkIndex: 4, gateway: 5, priority: 6, source: 7, table: 15 } as const;
 
-/** RT_TABLE_*: the one for ordinary routes. */
+/** RT_TABLE_MAIN, for ordinary routes. */
 export const MAIN_TABLE = 254;
-/** RTPROT_STATIC: set by an administrator, so routing daemons leave it alone. */
+/** RTPROT_STATIC: set by an administrator, so routing daemons do not change it. */
 const PROTOCOL_STATIC = 4;
 /** RT_SCOPE_*. */
 const SCOPE = { universe: 0, link: 253, any: 255 } as const;
@@ -30,9 +29,9 @@ const TYPE_UNICAST = 1;
 export interface Route {
   /** CIDR, e.g. `10.0.0.0/30`; `0.0.0.0/0` and `::/0` are default routes. */
   readonly destination: string;
-  /** The link that packets leave by; undefined when there are several or none. */
+  /** Outgoing link; undefined if there are several or none. */
   readonly linkIndex: number | undefined;
-  /** Next hop; undefined when the destination is on the link. */
+  /** Next hop; undefined if the destination is on the link. */
   readonly gateway: string | undefined;
   /** Source address that the host prefers for its own packets. */
   readonly source: string | undefined;
@@ -52,14 +51,14 @@ export interface RouteSpec {
   readonly priority?: number;
 }
 
-/** Every route of one table; a kernel before 4.20 answers with all. */
+/** Requests every route of one table; a kernel before 4.20 answers with all. */
 export function dumpRoutes(family: 'ipv4' | 'ipv6', table = MAIN_TABLE): Request {
   const header = { family: FAMILY[family], table: table > 255 ? 0 : table };
   const attributes = [[ATTRIBUTE.table, u32(table)]] as const;
   return { type: ROUTE_TYPE.get, flags: FLAG.dump, body: body(header, attributes) };
 }
 
-/** The route that a packet of this host to `address` would take. @throws LinkError `invalid` */
+/** Requests the route of this host's packets to `address`. @throws LinkError `invalid` */
 export function lookUpRoute(address: string): Request {
   const ip = encodeIp(address);
   const header = { family: familyOf(ip), destinationBits: ip.length * 8 };

@@ -1,4 +1,6 @@
-/** Bytes of iproute2 6.1 and of a Linux 6.18 kernel, captured with strace; only sequence and port are ours. */
+/**
+ * Compares with bytes of iproute2 6.1 and a Linux 6.18 kernel, captured with strace; only sequence and port are ours.
+ */
 import { describe, expect, it } from 'vitest';
 import { decodeIp, decodeMac, encodeIp, encodeMac } from './address.ts';
 import { encodeMessage, FLAG, parseMessages } from './message.ts';
@@ -8,17 +10,15 @@ import { changeLink, deleteLink, dumpLinks, getLink, isLinkName, newLink, parseL
 import { setNeighbor } from './rtnetlink-neighbor.ts';
 import { lookUpRoute, newRoute, parseRoute } from './rtnetlink-route.ts';
 
-/** As hexadecimal with the header's sequence and port as zeros. */
+/** Hexadecimal, with zeros for the header's sequence and port. */
 function hex(request: Request): string {
   const flags = request.flags | FLAG.request;
   const bytes = encodeMessage({ ...request, flags, sequence: 0, portId: 0 });
   return Buffer.from(bytes).toString('hex');
 }
 
-/** A captured message without its sequence and port. */
 const sent = (text: string): string => `${text.slice(0, 16)}${'0'.repeat(16)}${text.slice(32)}`;
 
-/** The body of a captured message. */
 function body(text: string): Uint8Array {
   const [message] = parseMessages(new Uint8Array(Buffer.from(text, 'hex')));
   return message?.body ?? new Uint8Array();
@@ -44,15 +44,15 @@ describe('rtnetlink requests', () => {
       '3000000010000500ae70076b0000000000000000020000000000000000000000100014006e6575726f7669736f723a78',
     ],
     ['group', { group: 7 }, '2800000010000500ae70076b000000000000000002000000000000000000000008001b0007000000'],
-  ])('changeLink: %s as iproute2 writes it', (_name, change, expected) => {
+  ])('changeLink: writes %s like iproute2', (_name, change, expected) => {
     expect(hex(changeLink(2, change))).toBe(setLink(expected));
   });
 
-  it('changeLink: down has the mask without the flag', () => {
+  it('changeLink: writes down as the mask without the flag', () => {
     expect(hex(changeLink(2, { up: false })).slice(48)).toBe('0000000001000000');
   });
 
-  it('newLink, deleteLink: as iproute2 writes them, but with the flag of nested attributes', () => {
+  it('newLink, deleteLink: write the bytes of iproute2, plus the flag of nested attributes', () => {
     const create =
       '3c00000010000506ae70076b0000000000000000000000000000000000000000090003006e762d6800000000100012000a0001006272696467650000';
     expect(hex(newLink('nv-h', 'bridge'))).toBe(sent(create).replace('10001200', '10001280'));
@@ -60,7 +60,7 @@ describe('rtnetlink requests', () => {
     expect(hex(deleteLink(3))).toBe(sent(remove));
   });
 
-  it('getLink, dumpLinks: the name after the mask of iproute2, and no statistics', () => {
+  it('getLink, dumpLinks: write the name after the mask of iproute2, and request no statistics', () => {
     expect(hex(getLink('nv-g'))).toBe(
       '34000000120001000000000000000000000000000000000000000000000000000900' + '03006e762d670000000008001d0008000000',
     );
@@ -70,7 +70,7 @@ describe('rtnetlink requests', () => {
     );
   });
 
-  it('newAddress, dumpAddresses: as iproute2 writes them', () => {
+  it('newAddress, dumpAddresses: write the bytes of iproute2', () => {
     expect(hex(newAddress(guest))).toBe(
       sent('2800000014000506ae70076b00000000021e000002000000080002000ac90001080001000ac90001'),
     );
@@ -82,7 +82,7 @@ describe('rtnetlink requests', () => {
     expect(hex(dumpAddresses(2))).toBe(sent('1800000016000103af70076b000000000000000002000000'));
   });
 
-  it('newRoute: as iproute2 writes them', () => {
+  it('newRoute: writes the bytes of iproute2', () => {
     const route = { destination: '10.9.0.0/16', linkIndex: 2, gateway: '10.201.0.2' };
     expect(hex(newRoute({ ...route, source: '10.201.0.1' }))).toBe(
       sent(
@@ -94,18 +94,18 @@ describe('rtnetlink requests', () => {
     );
   });
 
-  it('newRoute: a table above 255 is an attribute; a default route has no destination', () => {
+  it('newRoute: writes a table above 255 as an attribute, and a default route without destination', () => {
     const bytes = hex(newRoute({ destination: '0.0.0.0/0', linkIndex: 2, table: 1000, priority: 5 }));
     expect(bytes.slice(32)).toBe(
       '020000000004fd0100000000' + '0800040002000000' + '0800060005000000' + '08000f00e8030000',
     );
   });
 
-  it('lookUpRoute: the whole address as destination', () => {
+  it('lookUpRoute: requests the route of the whole address', () => {
     expect(hex(lookUpRoute('10.9.0.1')).slice(32)).toBe('022000000000000000000000' + '080001000a090001');
   });
 
-  it('setNeighbor: as iproute2 writes it', () => {
+  it('setNeighbor: writes the bytes of iproute2', () => {
     expect(hex(setNeighbor(2, '10.201.0.2', 'aa:fc:00:00:00:02'))).toBe(
       sent('300000001c000505af70076b00000000020000000200000080000000080001000ac900020a000200aafc000000020000'),
     );
@@ -118,7 +118,7 @@ describe('rtnetlink requests', () => {
     ['an alias above 255 bytes', () => changeLink(1, { alias: 'x'.repeat(256) })],
     ['a short MAC', () => changeLink(1, { mac: '00:11:22:33:44' })],
     ['a MAC of a group', () => changeLink(1, { mac: '01:00:5e:00:00:01' })],
-    ['a MAC of nobody', () => setNeighbor(1, '10.0.0.1', '00:00:00:00:00:00')],
+    ['a zero MAC', () => setNeighbor(1, '10.0.0.1', '00:00:00:00:00:00')],
     ['another notation of an address', () => newAddress({ ...guest, address: '0x0a000001' })],
     ['an octal address', () => newAddress({ ...guest, address: '10.201.00.1' })],
     ['a prefix above 32', () => newAddress({ ...guest, prefixLength: 33 })],
@@ -132,7 +132,7 @@ describe('rtnetlink requests', () => {
 });
 
 describe('rtnetlink answers', () => {
-  it('parseAddress: as the kernel writes it', () => {
+  it('parseAddress: reads the bytes of the kernel', () => {
     expect(
       parseAddress(
         body(
@@ -142,7 +142,7 @@ describe('rtnetlink answers', () => {
     ).toEqual(guest);
   });
 
-  it('parseRoute: connected, by a gateway and looked up, as the kernel writes them', () => {
+  it('parseRoute: reads connected, gateway and looked-up routes of the kernel', () => {
     const table = { linkIndex: 2, table: 254, type: 1, priority: 0 };
     expect(
       parseRoute(
@@ -168,8 +168,8 @@ describe('rtnetlink answers', () => {
     ).toEqual({ ...gateway, destination: '10.9.0.1/32' });
   });
 
-  it('parseLink: name, mtu, alias, kind and MAC, past attributes that are not known', () => {
-    // Of `ip link show` for a TAP: header, name, queue length, mtu, alias, MAC, kind.
+  it('parseLink: reads name, mtu, alias, kind and MAC, and skips unknown attributes', () => {
+    // From `ip link show` for a TAP: header, name, queue length, mtu, alias, MAC, kind.
     const parts = [
       '000001000200000002100000' + '00000000',
       '090003006e762d6700000000',
@@ -197,7 +197,7 @@ describe('rtnetlink answers', () => {
     ['link', parseLink, 15],
     ['address', parseAddress, 7],
     ['route', parseRoute, 11],
-  ])('a %s that is cut is malformed', (_name, parse, bytes) => {
+  ])('a truncated %s is malformed', (_name, parse, bytes) => {
     expect(() => parse(new Uint8Array(bytes))).toThrow(expect.objectContaining({ code: 'malformed' }));
   });
 });
@@ -207,7 +207,7 @@ describe('netlink addresses', () => {
     ['::', '00000000000000000000000000000000'],
     ['::1', '00000000000000000000000000000001'],
     ['fd00:ec2::254', 'fd000ec2000000000000000000000254'],
-    // RFC 5952 sections 4.2.2 and 4.2.3: one group is not shortened, of equal runs the first is.
+    // RFC 5952 sections 4.2.2 and 4.2.3: a single group is not shortened, and of equal runs the first is.
     ['2001:db8:0:1:1:1:1:1', '20010db8000000010001000100010001'],
     ['2001:db8::1:0:0:1', '20010db8000000000001000000000001'],
     ['1::', '00010000000000000000000000000000'],
@@ -231,11 +231,11 @@ describe('netlink addresses', () => {
     },
   );
 
-  it('MAC: read and written in lower case', () => {
+  it('MAC: reads any case and writes lower case', () => {
     expect(decodeMac(encodeMac('AA:FC:00:0a:0B:ff'))).toBe('aa:fc:00:0a:0b:ff');
   });
 
-  it('isLinkName: accepts names that the kernel takes and that need no quotes', () => {
+  it('isLinkName: accepts names that the kernel accepts and that need no quotes', () => {
     expect(['nv-abcdefgh', 'eth0', 'br_0.100', 'x'.repeat(15)].every(isLinkName)).toBe(true);
     const bad = ['', '.', '..', 'a b', 'a/b', 'a:b', 'nv-%d', '-x', 'x'.repeat(16), 'é', 'a\n'];
     expect(bad.filter(isLinkName)).toEqual([]);

@@ -1,8 +1,8 @@
-/** Failures of `nft` as typed errors. Pure. */
+/** Maps failures of `nft` to typed errors. Pure. */
 import { errorCode } from '../../../base/errors.ts';
 import { NetError } from '../errors.ts';
 
-/** Of `nft`'s text in an error: it repeats itself for each object that depends on a missing one. */
+/** Lines of `nft`'s text in an error: it repeats itself for each object that depends on a missing one. */
 const ERROR_LINES_MAX = 6;
 const ERROR_LINE_CHARACTERS_MAX = 300;
 

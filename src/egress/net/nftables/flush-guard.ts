@@ -1,11 +1,11 @@
 /**
- * A second defense (io) for the time after another program has flushed the whole ruleset with our table: a table
- * that a socket of this process owns, which `nft flush ruleset` skips.
+ * A second defense (io) for the time after another program has flushed the whole ruleset with our table: a table that a
+ * socket of this process owns, which `nft flush ruleset` skips.
  *
  *     TAP ─► our table, from_ID: mark ─► guard: no mark? drop ─► our table, unmark ─► connection tracking …
  *
- * It disappears with the process; a VM that outlives it is confined by the shared table as before. No other
- * program sees the mark, which exists between two priorities only.
+ * The guard disappears with the process; a VM that outlives it is confined by the shared table as before. No other
+ * program sees the mark, which exists only between two priorities.
  */
 import { SyscallError } from '../../../sys/libc.ts';
 import { NETLINK, NetlinkSocket } from '../../../sys/netlink-socket.ts';
@@ -33,10 +33,7 @@ const FIRST_SEQUENCE = 1;
 export class FlushGuard {
   readonly #socket: NetlinkSocket;
 
-  /**
-   * @param owner this process
-   * @throws LinkError `not_permitted`, `unsupported`: a kernel before 5.12; `failed`
-   */
+  /** @param owner this process @throws LinkError `not_permitted`; `unsupported` on a kernel before 5.12; `failed` */
   constructor(owner: TableOwner) {
     const attempt = 'guard the packet filter against a flush';
     try {

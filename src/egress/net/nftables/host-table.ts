@@ -1,7 +1,7 @@
 /**
- * The table of this host in the kernel (io), shared by all processes of NeuroVisor: each adds and removes its
- * own sandboxes, and removes those of dead processes when it opens the table. Queued changes of one process
- * become one transaction.
+ * The table of this host in the kernel (io), shared by all processes of NeuroVisor: each adds and removes its own
+ * sandboxes, and removes those of dead processes when it opens the table. Queued changes of one process are combined
+ * into one transaction.
  */
 import type { SandboxId } from '../../../base/ids.ts';
 import { ignore } from '../../../base/ignore.ts';
@@ -36,7 +36,7 @@ interface Change {
   readonly reject: (error: unknown) => void;
 }
 
-/** What one sandbox has in the table, and gets back after a flush. */
+/** Rules of one sandbox in the table, restored after a flush. */
 export interface InstalledRules {
   readonly input: ChainInput;
   readonly pins: readonly PacketPin[];
@@ -44,21 +44,20 @@ export interface InstalledRules {
   readonly renewed?: readonly KeptChain[];
 }
 
-/** Reads the table. Results are as `nft -j list` prints them. */
+/** Reads the table. Results have the form that `nft -j list` prints. */
 interface TableReader {
-  /** Of our table at least; none if there is no table. */
+  /** Includes at least those of our table; none if there is no table. */
   listCounters(): readonly NftObject[] | Promise<readonly NftObject[]>;
-  /** Counters and quota of one sandbox at least; none if it is not in the table. */
+  /** Includes at least counters and quota of one sandbox; none if it is not in the table. */
   listTraffic(id: SandboxId): readonly NftObject[] | Promise<readonly NftObject[]>;
 }
 
 interface HostTableOptions {
   readonly nft: Nft;
-  /** Absent: `nft`, which reads the rules of the whole host each time. */
+  /** Default: `nft`, which reads the rules of the whole host each time. */
   readonly reader?: TableReader;
   readonly lock: HostLock;
   readonly owner: TableOwner;
-  /** The rules that this process has installed. */
   readonly ours: () => readonly InstalledRules[];
   readonly log: Log;
 }
@@ -75,7 +74,7 @@ export class HostTable {
   }
 
   /**
-   * Makes the table unless it exists, and removes the sandboxes of dead processes.
+   * Creates the table unless it exists, and removes the sandboxes of dead processes.
    * @throws NetError `table_of_other_version` while a NeuroVisor of that version has sandboxes in it
    */
   async prepare(): Promise<void> {
@@ -86,7 +85,7 @@ export class HostTable {
     });
   }
 
-  /** Removes the table if it has no sandbox. A later `add` makes it again. @returns whether it was removed */
+  /** Removes the table if it has no sandbox. A later `add` creates it again. @returns true if it was removed */
   async removeIfUnused(): Promise<boolean> {
     return await this.#options.lock.hold(async () => {
       const { layout, entries } = await this.#contents();
@@ -102,7 +101,7 @@ export class HostTable {
   }
 
   /**
-   * See `updateSandbox`. Pins that the kernel refuses are left out; the rules hold.
+   * See `updateSandbox`. Skips pins that the kernel refuses; the rules hold.
    * @param wanted called for each attempt
    * @throws NetError `policy_too_large`
    */
@@ -121,14 +120,13 @@ export class HostTable {
     }
   }
 
-  /** @param pins called for each attempt */
   async pin(id: AddressLease['id'], pins: () => readonly PacketPin[]): Promise<void> {
     await this.#applyOrRepair(() => addPins(id, pins()));
   }
 
-  /** Does nothing if a flush has removed it already. */
+  /** Does nothing if a flush has already removed it. */
   async remove(lease: AddressLease): Promise<void> {
-    // A repair under way may add this one again.
+    // A concurrent repair may add this one again.
     await this.#repairing?.catch((error: unknown) => ignore(error, 'the caller of repair has it'));
     try {
       await this.#apply(removeSandbox(lease, this.#options.owner));
@@ -161,7 +159,7 @@ export class HostTable {
     return readContents(await reader.listCounters());
   }
 
-  /** Installs the base first, in its own transaction: a TAP of ours without rules may send nothing. */
+  /** Installs the base first, in its own transaction: one of our TAPs without rules may send nothing. */
   async #replace({ layout, entries }: TableContents, sandboxes: readonly InstalledRules[] = []): Promise<void> {
     const other = entries.find(({ owner }) => isRunning(owner));
     if (layout === 'other' && other !== undefined) {
@@ -182,7 +180,7 @@ export class HostTable {
     try {
       await this.#options.nft.apply(dead.flatMap((each) => removeSandbox(each.lease, each.owner)));
     } catch (error) {
-      // Another program has changed our table: it is rebuilt if no running process uses it.
+      // Another program has changed our table. It is rebuilt unless a running process uses it.
       const isInUse = dead.length < entries.length;
       if (isInUse || !isRefused(error)) throw error;
       this.#options.log.warn('rebuild the packet filter', { error: error.message });
@@ -202,7 +200,7 @@ export class HostTable {
 
   /**
    * Restores our rules if another program has flushed them, as a reload of nftables.service does.
-   * @returns whether it had
+   * @returns true if it had
    * @throws NetError `table_of_other_version` while a NeuroVisor of that version has sandboxes in it
    */
   repair(): Promise<boolean> {
@@ -220,7 +218,7 @@ export class HostTable {
     const known = new Set(contents.entries.map(({ lease }) => lease.id));
     const lost = ours().filter(({ input }) => !known.has(input.lease.id));
     if (contents.layout === 'ours' && lost.length === 0) return false;
-    // With nothing lost, the last process that ended with a network has removed the empty table.
+    // If nothing is lost, the last process that ended with a network has removed the empty table.
     if (lost.length === 0) log.info('make the table of the packet filter again');
     else log.warn('another program has emptied the packet filter: restore it', { sandboxes: lost.length });
     if (contents.layout !== 'ours') await this.#replace(contents, lost);
@@ -228,7 +226,7 @@ export class HostTable {
     return true;
   }
 
-  /** All at once; if the kernel refuses that, one by one, so that one failure does not affect the others. */
+  /** Restores all at once; if the kernel refuses that, one by one, so that one failure does not affect the others. */
   async #restore(lost: readonly InstalledRules[]): Promise<void> {
     const { nft, owner, log } = this.#options;
     const rulesOf = ({ input }: InstalledRules) => addSandbox({ ...input, owner });
@@ -252,7 +250,7 @@ export class HostTable {
     }
   }
 
-  /** As many as the kernel takes. A destination without a pin is refused, and the guest looks it up again. */
+  /** Adds as many as the kernel accepts. A destination without a pin is refused, and the guest looks it up again. */
   async #addPins(id: AddressLease['id'], pins: readonly PacketPin[]): Promise<void> {
     for (let at = 0; at < pins.length; at += PIN_CHUNK) {
       try {
@@ -272,7 +270,6 @@ export class HostTable {
     });
   }
 
-  /** In order. */
   async #applyWaiting(): Promise<void> {
     this.#isApplying = true;
     while (this.#waiting.length > 0) {

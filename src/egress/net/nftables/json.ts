@@ -1,6 +1,5 @@
 /**
- * Expressions and commands of libnftables-json(5), as far as `ruleset.ts` needs them and only for our own table.
- * Pure.
+ * Expressions and commands of libnftables-json(5), as far as `ruleset.ts` needs them and only for our own table. Pure.
  */
 import { type AddressRange, formatAddress } from '../addresses/addresses.ts';
 
@@ -9,7 +8,6 @@ export const TABLE_NAME = 'neurovisor';
 
 /** One command or listed object: `{ add: { rule: … } }`. */
 export type NftObject = Readonly<Record<string, unknown>>;
-/** One expression or statement of a rule. */
 export type NftExpression = Readonly<Record<string, unknown>>;
 type NftKind = 'chain' | 'rule' | 'set' | 'map' | 'element' | 'counter' | 'quota';
 
@@ -37,7 +35,7 @@ export function deleteTable(): NftObject {
 
 export const ACCEPT: NftExpression = { accept: null };
 export const DROP: NftExpression = { drop: null };
-/** The guest's program fails at once instead of waiting for a timeout. */
+/** Makes the guest's program fail at once instead of waiting for a timeout. */
 export const RESET: NftExpression = { reject: { type: 'tcp reset' } };
 export const PROHIBITED: NftExpression = { reject: { type: 'icmpx', expr: 'admin-prohibited' } };
 
@@ -59,8 +57,8 @@ export const ETHER_SADDR: NftExpression = { payload: { protocol: 'ether', field:
 export const IP_SADDR: NftExpression = { payload: { protocol: 'ip', field: 'saddr' } };
 export const IP_DADDR: NftExpression = { payload: { protocol: 'ip', field: 'daddr' } };
 /**
- * The protocol in the IP header. `meta l4proto` fails in a set with ranges: nft 1.0.6 swaps its bytes in pairs, which some
- * kernels refuse for a single byte (seen with Linux 6.12.117).
+ * The protocol in the IP header. `meta l4proto` fails in a set with ranges: nft 1.0.6 swaps its bytes in pairs, which
+ * some kernels refuse for a single byte (seen with Linux 6.12.117).
  */
 const IP_PROTOCOL: NftExpression = { payload: { protocol: 'ip', field: 'protocol' } };
 export const DPORT: NftExpression = { payload: { protocol: 'th', field: 'dport' } };
@@ -68,7 +66,6 @@ export const DPORT: NftExpression = { payload: { protocol: 'th', field: 'dport' 
 export const TCP_FLAGS: NftExpression = { payload: { protocol: 'tcp', field: 'flags' } };
 /** Includes the IP header. */
 export const PACKET_BYTES: NftExpression = { meta: { key: 'length' } };
-/** The key of sets by port. */
 export const DESTINATION: NftExpression = { concat: [IP_DADDR, IP_PROTOCOL, DPORT] };
 export const DESTINATION_TYPE: readonly string[] = ['ipv4_addr', 'inet_proto', 'inet_service'];
 
@@ -80,7 +77,6 @@ export function notEqual(left: NftExpression, right: unknown): NftExpression {
   return { match: { op: '!=', left, right } };
 }
 
-/** One of the bits of `ct state` or `ct status`. */
 export function hasBit(left: NftExpression, right: unknown): NftExpression {
   return { match: { op: 'in', left, right } };
 }
@@ -93,7 +89,6 @@ export function assign(key: NftExpression, value: number | string): NftExpressio
   return { mangle: { key, value } };
 }
 
-/** An anonymous set, which is part of its rule. */
 export function anyOf(elements: readonly unknown[]): NftExpression {
   return { set: elements };
 }
@@ -129,12 +124,12 @@ export function beyondRate(bytesPerSecond: number, burstBytes: number): NftExpre
   return { limit: { rate: bytesPerSecond, burst: burstBytes, inv: true, ...unit } };
 }
 
-/** The same, in packets. */
+/** Likewise, in packets. */
 export function beyondPackets(perSecond: number, burst: number): NftExpression {
   return { limit: { rate: perSecond, burst, inv: true, per: 'second' } };
 }
 
-/** Matches the first `bytes` of packets since the rule was made. */
+/** Matches the first `bytes` of packets since the rule was added. */
 export function within(bytes: number): NftExpression {
   return { quota: { val: bytes, val_unit: 'bytes' } };
 }

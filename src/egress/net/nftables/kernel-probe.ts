@@ -1,6 +1,6 @@
 /**
- * Checks that this kernel supports the features of our rules: a separate table is added and deleted in one
- * transaction, so it never becomes visible. nftables refuses what the kernel has no module for. Pure.
+ * Checks that this kernel supports the features of our rules. A separate table is added and deleted in one transaction,
+ * so it never becomes visible; nftables refuses features without a kernel module. Pure.
  */
 import {
   assign,

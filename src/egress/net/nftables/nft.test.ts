@@ -4,9 +4,9 @@ import { FakeClock } from '../../../base/clock.ts';
 import { Nft } from './nft.ts';
 
 describe('Nft', () => {
-  it('keeps no descriptor where its command can’t be started', async () => {
+  it('leaks no descriptor if its command can’t be started', async () => {
     const fds = (): number => readdirSync('/proc/self/fd').length;
-    // Refused by `spawn` itself.
+    // `spawn` itself refuses this one.
     const nft = new Nft({ command: ['nft\0'] });
     const attempt = () => nft.listCounters();
     await expect(attempt()).rejects.toMatchObject({ code: 'nft_failed' });
@@ -21,14 +21,14 @@ describe('Nft', () => {
   const change = [{ flush: { ruleset: null } }];
   const answer = (errors: string) => async () => ({ ok: errors === '', output: '', errors });
 
-  it('asks the library, and starts a process only where there is none', async () => {
+  it('uses the library, and starts a process only without one', async () => {
     const nft = new Nft({ command: NOT_THERE, library: answer('') });
     await nft.apply(change);
     const without = new Nft({ command: NOT_THERE, library: async () => undefined });
     await expect(without.apply(change)).rejects.toMatchObject({ code: 'nft_missing' });
   });
 
-  it('tells what the library refuses, and why', async () => {
+  it('reports what the library refuses, and why', async () => {
     const refused = new Nft({ library: answer('Error: Could not process rule: File exists') });
     await expect(refused.apply(change)).rejects.toMatchObject({
       code: 'nft_refused',
@@ -38,7 +38,7 @@ describe('Nft', () => {
     await expect(weak.apply(change)).rejects.toMatchObject({ code: 'nft_not_permitted' });
   });
 
-  it('does not wait for a library that does not end', async () => {
+  it('stops waiting for a library that does not end', async () => {
     const clock = new FakeClock();
     const slow = new Nft({ library: () => new Promise(() => undefined), runMsMax: 50, clock });
     const attempt = expect(slow.apply(change)).rejects.toMatchObject({ code: 'nft_failed' });

@@ -9,16 +9,16 @@ import { type NftObject, TABLE_FAMILY, TABLE_NAME } from './json.ts';
 import { NftProcess } from './process.ts';
 
 interface NftOptions {
-  /** The command and its first arguments, e.g. to enter a network namespace. Absent: `nft`. */
+  /** The command and its first arguments, e.g. to enter a network namespace. Default: `nft`. */
   readonly command?: readonly string[];
-  /** Tried first. Absent: the library of this host, unless there is a command. */
+  /** Tried first. Default: the library of this host, unless a command is set. */
   readonly library?: NftLibrary;
   readonly clock?: Clock;
   /** Deadline of a transaction; the kernel applies it whole or not at all. */
   readonly runMsMax?: number;
 }
 
-/** @returns undefined if a process must do it */
+/** @returns undefined if a child process must do it */
 type NftLibrary = (commands: string) => Promise<NftablesAnswer | undefined>;
 
 const RUN_MS_MAX = 60_000;
@@ -39,10 +39,7 @@ export class Nft {
     this.#library = library;
   }
 
-  /**
-   * Applies all commands or none.
-   * @throws NetError `nft_missing`, `nft_not_permitted`, `nft_refused`, `nft_failed`
-   */
+  /** Applies all commands or none. @throws NetError `nft_missing`, `nft_not_permitted`, `nft_refused`, `nft_failed` */
   async apply(commands: readonly NftObject[]): Promise<void> {
     if (commands.length === 0) return;
     const text = JSON.stringify({ nftables: commands });
@@ -51,7 +48,7 @@ export class Nft {
   }
 
   /**
-   * Everything in our table, or undefined if there is none.
+   * Everything in our table; undefined if there is none.
    * @throws NetError `nft_missing`, `nft_not_permitted`, `nft_refused`, `nft_failed`
    */
   async listTable(): Promise<readonly NftObject[] | undefined> {
@@ -64,25 +61,19 @@ export class Nft {
   }
 
   /**
-   * The counters of every table; empty if there are none.
+   * Counters of all tables; empty if there are none.
    * @throws NetError `nft_missing`, `nft_not_permitted`, `nft_refused`, `nft_failed`
    */
   listCounters(): Promise<readonly NftObject[]> {
     return this.#list(['counters']);
   }
 
-  /**
-   * The chains of every table, without their rules.
-   * @throws NetError as `listCounters`
-   */
+  /** Chains of all tables, without their rules. @throws NetError as `listCounters` */
   listChains(): Promise<readonly NftObject[]> {
     return this.#list(['chains']);
   }
 
-  /**
-   * For example `nftables v1.0.6 (Lester Gooch #5)`.
-   * @throws NetError `nft_missing`, `nft_failed`
-   */
+  /** E.g. `nftables v1.0.6 (Lester Gooch #5)`. @throws NetError `nft_missing`, `nft_failed` */
   async version(): Promise<string> {
     return (await this.#process.run(['--version'], '', 'read')).trim();
   }
@@ -111,7 +102,7 @@ export class Nft {
     throw nftFailure('read', new Error('no list of objects in the output'));
   }
 
-  /** @returns undefined if a process must do it */
+  /** @returns undefined if a child process must do it */
   async #byLibrary(text: string, verb: string): Promise<NftablesAnswer | undefined> {
     const late = Promise.withResolvers<never>();
     const stopWaiting = this.#clock.after(this.#runMsMax, () =>

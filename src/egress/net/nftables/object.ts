@@ -1,6 +1,6 @@
 /**
- * Counters and quotas of nftables over netlink (linux/netfilter/nf_tables.h), in the form that `nft -j list`
- * prints. Names and numbers only: rules need a compiler, which is `nft`. Pure.
+ * Counters and quotas of nftables over netlink (linux/netfilter/nf_tables.h), in the form that `nft -j list` prints.
+ * Reads names and numbers only: rules need a compiler, which is `nft`. Pure.
  */
 
 import {
@@ -18,7 +18,7 @@ import { type NftObject, TABLE_FAMILY, TABLE_NAME } from './json.ts';
 
 /** NFNL_SUBSYS_NFTABLES above NFT_MSG_GETOBJ. */
 const GET_OBJECT = (10 << 8) | 19;
-/** struct nfgenmsg: u8 family (NFPROTO_INET), u8 version, u16 of no meaning here. */
+/** struct nfgenmsg: u8 family (NFPROTO_INET), u8 version, unused u16. */
 const BODY = Uint8Array.of(1, 0, 0, 0);
 /** NFTA_OBJ_*. */
 const OBJECT = { table: 1, name: 2, type: 3, data: 4 } as const;
@@ -30,13 +30,12 @@ const QUOTA = { bytes: 1, used: 4 } as const;
 
 export type NftObjectKind = keyof typeof TYPE;
 
-/** One object of our table, by its name. */
 export function getNftObject(kind: NftObjectKind, name: string): Request {
   const named = [OBJECT.name, text(name)] as const;
   return { type: GET_OBJECT, flags: 0, body: body(kind, [named]) };
 }
 
-/** All objects of a kind in our table; none if there is no table. */
+/** Requests all objects of a kind in our table; none if there is no table. */
 export function dumpNftObjects(kind: NftObjectKind): Request {
   return { type: GET_OBJECT, flags: FLAG.dump, body: body(kind, []) };
 }
@@ -47,11 +46,7 @@ function body(kind: NftObjectKind, more: readonly AttributeSpec[]): Uint8Array {
   return withAttributes(BODY, encodeAttributes(attributes));
 }
 
-/**
- * @param bytes the body of an answer
- * @returns undefined for one of another table, or kind
- * @throws LinkError `malformed`
- */
+/** @param bytes body of an answer @returns undefined for another table or kind @throws LinkError `malformed` */
 export function parseNftObject(bytes: Uint8Array): NftObject | undefined {
   if (bytes.length < BODY.length) throw new LinkError('malformed', `read an object of ${bytes.length} bytes`);
   const attributes = parseAttributes(bytes.subarray(BODY.length));
@@ -70,7 +65,7 @@ export function parseNftObject(bytes: Uint8Array): NftObject | undefined {
   return { quota: { ...known, bytes: number(QUOTA.bytes), used: number(QUOTA.used) } };
 }
 
-/** Big-endian, as everything of nftables. Above 2^53 it is rounded: nine petabytes. */
+/** Big-endian, like everything of nftables. Rounded above 2^53, nine petabytes. */
 function readU64(value: Uint8Array | undefined): number {
   if (value === undefined) return 0;
   if (value.length !== 8) throw new LinkError('malformed', `read a u64 of ${value.length} bytes`);

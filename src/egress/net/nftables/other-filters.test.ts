@@ -5,7 +5,7 @@ const chain = (table: string, name: string, more: object = {}) => ({ chain: { fa
 const drop = (hook: string) => ({ hook, type: 'filter', prio: 0, policy: 'drop' });
 
 describe('legacyFilters', () => {
-  it('tells of chains that drop by policy or by a rule for everything', () => {
+  it('reports chains that drop by policy or by a rule for everything', () => {
     const forward = 'iptables-legacy -I FORWARD -i nv-+ -j ACCEPT && iptables-legacy -I FORWARD -o nv-+ -j ACCEPT';
     const found = { manager: 'iptables-legacy', hook: 'forward', remedy: forward };
     expect(legacyFilters('-P INPUT ACCEPT\n-P FORWARD DROP\n-P OUTPUT DROP\n')).toEqual([found]);
@@ -21,7 +21,7 @@ describe('legacyFilters', () => {
     '-A FORWARD -i eth0 -j DROP',
     '-A FORWARD2 -j DROP',
     '-P OUTPUT DROP',
-  ])('passes over %j', (text) => {
+  ])('ignores %j', (text) => {
     expect(legacyFilters(text)).toEqual([]);
   });
 });
@@ -53,7 +53,7 @@ describe('otherFilters', () => {
     ['what leaves the host', chain('filter', 'OUTPUT', drop('output'))],
     ['IPv6', chain('filter', 'FORWARD', { ...drop('forward'), family: 'ip6' })],
     ['a table', { table: { family: 'ip', name: 'filter' } }],
-  ])('passes over %s', (_what, object) => {
+  ])('ignores %s', (_what, object) => {
     expect(otherFilters([object])).toEqual([]);
   });
 });

@@ -1,15 +1,12 @@
-/**
- * Packet filters of other programs that may drop what our table lets through. Pure.
- */
+/** Finds packet filters of other programs that may drop what our table allows. Pure. */
 import { TAP_PREFIX } from '../addresses/address-plan.ts';
 import { type NftObject, TABLE_NAME } from './json.ts';
 
 export interface OtherFilter {
   /** For messages: `Docker`, or the table. */
   readonly manager: string;
-  /** `forward`: blocks guests from the network; `input`: from our resolver and gateway. */
+  /** `forward` blocks guests from the network, `input` from our resolver and gateway. */
   readonly hook: 'forward' | 'input';
-  /** A command that lets guests through. */
   readonly remedy: string;
 }
 
@@ -35,7 +32,7 @@ export function legacyFilters(text: string): OtherFilter[] {
   });
 }
 
-/** @param objects of `nft -j list chains` */
+/** @param objects from `nft -j list chains` */
 export function otherFilters(objects: readonly NftObject[]): OtherFilter[] {
   const chains = objects.flatMap(({ chain }) =>
     typeof chain === 'object' && chain !== null ? [chain as Readonly<Record<string, unknown>>] : [],

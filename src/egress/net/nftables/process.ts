@@ -15,10 +15,9 @@ const OUTPUT_BYTES_MAX = 128 * MIB;
 const ERROR_BYTES_MAX = 64 * 1024;
 
 interface NftProcessOptions {
-  /** The command and its first arguments. */
   readonly command: readonly string[];
   readonly clock: Clock;
-  /** The child is killed after this. */
+  /** The child is killed after this time. */
   readonly runMsMax: number;
 }
 
@@ -34,10 +33,7 @@ export class NftProcess {
     this.#runMsMax = runMsMax;
   }
 
-  /**
-   * @returns its stdout
-   * @throws NetError `nft_missing`, `nft_not_permitted`, `nft_refused`, `nft_failed`
-   */
+  /** @returns its stdout @throws NetError `nft_missing`, `nft_not_permitted`, `nft_refused`, `nft_failed` */
   run(args: readonly string[], input: string, verb: string): Promise<string> {
     const [program] = this.#command;
     return new Promise((resolve, reject) => {
@@ -82,9 +78,7 @@ export class NftProcess {
   }
 }
 
-/**
- * A file in memory: `nft -f -` opens /dev/stdin, which fails for the socket that Node makes for a child's stdin.
- */
+/** A file in memory: `nft -f -` opens /dev/stdin, which fails for the socket that Node creates for a child's stdin. */
 function fileOf(text: string): number {
   const bytes = Buffer.from(text);
   const fd = createMemFd('nft-input', bytes.length);

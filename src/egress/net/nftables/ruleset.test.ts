@@ -22,7 +22,6 @@ const ALLOWLIST: EgressPolicyText = {
   allow: ['1.1.1.0/24', '9.9.9.9:53/udp', 'db.example.com:5432', 'example.com'],
   deny: ['1.1.1.1'],
 };
-/** `add chain from_x` for each command. */
 const inWords = (commands: readonly NftObject[]): string[] =>
   commands.map((command) => {
     const [[verb = '', object] = []] = Object.entries(command);
@@ -34,7 +33,7 @@ const rulesText = (policy: EgressPolicyText, chain: 'from' | 'nat' | 'input' | '
   sandboxRules(network(policy))[chain].map((rule) => JSON.stringify(rule));
 
 describe('wholeTable', () => {
-  it('is the JSON that was looked at', async () => {
+  it('equals the reviewed JSON', async () => {
     const limits = { bytesMax: 1e9, uploadBytesPerSecond: 1e6, connectionsMax: 100 };
     const commands = wholeTable([network(ALLOWLIST, { limits })]);
     const lines = commands.map((command) => JSON.stringify(command)).join('\n');
@@ -60,7 +59,7 @@ describe('every transaction', () => {
     removeSandbox(one.lease),
     addPins(ID, [pin]),
   ];
-  it('names our table and nothing else', () => {
+  it('names only our table', () => {
     for (const command of all.flat()) {
       const [object] = Object.values(command);
       const [[kind = '', fields] = []] = Object.entries(object as NftObject);
@@ -68,14 +67,14 @@ describe('every transaction', () => {
       expect([family, kind === 'table' ? name : table]).toEqual(['inet', 'neurovisor']);
     }
   });
-  it('never lists, resets, flushes or deletes by anything but a name', () => {
+  it('lists, resets, flushes and deletes only by name', () => {
     for (const word of all.flatMap(inWords)) expect(word).toMatch(/^(add|delete|flush) \w+ \w+$/);
     expect(all.flatMap(inWords).some((word) => /flush (table|ruleset)/.test(word))).toBe(false);
   });
 });
 
 describe('removeSandbox', () => {
-  it('takes away each thing that addSandbox makes', () => {
+  it('removes each object that addSandbox adds', () => {
     const one = network(ALLOWLIST);
     const things = (commands: readonly NftObject[], verb: string): string[] =>
       inWords(commands)
@@ -89,14 +88,14 @@ describe('removeSandbox', () => {
 });
 
 describe('updateSandbox', () => {
-  it('leaves counters, chains and the way to them in place', () => {
+  it('leaves counters, chains and the jumps to them in place', () => {
     const words = inWords(updateSandbox(network(ALLOWLIST), []));
     expect(words.filter((word) => !/^(flush|add rule)/.test(word))).toEqual([`add quota budget_${ID}`]);
   });
 });
 
 describe('sandboxRules', () => {
-  it.each(['none', 'allowlist', 'open'])('%s: metadata is dropped before anything is allowed', (mode) => {
+  it.each(['none', 'allowlist', 'open'])('%s: drops metadata before anything is allowed', (mode) => {
     const policy = mode === 'none' ? { mode } : { mode, allow: ['0.0.0.0/0', '168.63.0.0/16'] };
     for (const chain of ['from', 'forward'] as const) {
       const rules = rulesText(policy, chain);
@@ -106,16 +105,16 @@ describe('sandboxRules', () => {
       expect(accept === -1 || metadata < accept).toBe(true);
     }
   });
-  it('none redirects nothing and accepts nothing but declared ports', () => {
+  it('none: redirects nothing and accepts only declared ports', () => {
     const rules = sandboxRules(network({ mode: 'none' }));
     expect(rules.nat).toEqual([]);
     const texts = [...rules.input, ...rules.forward].map((rule) => JSON.stringify(rule));
-    // What the host itself has begun is answered.
+    // Replies on connections that the host opened.
     const own = '"left":{"ct":{"key":"direction"}},"right":"reply"';
     expect(texts.filter((text) => text.includes(own))).toHaveLength(1);
     for (const text of texts) if (!text.includes(own)) expect(text).not.toContain('"accept"');
   });
-  it('every DNS server is ours, and the web the gateway’s where names decide', () => {
+  it('sends every DNS query to our resolver, and web connections to the gateway if names decide', () => {
     expect(rulesText({ mode: 'open' }, 'nat')).toHaveLength(1);
     expect(rulesText({ mode: 'open' }, 'nat')[0]).toContain('"redirect":{"port":5353}');
     expect(rulesText({ mode: 'open' }, 'nat')[0]).not.toContain('daddr');
@@ -123,16 +122,16 @@ describe('sandboxRules', () => {
     expect(byName[1]).toContain('"fib"');
     expect(byName.at(-1)).toContain('"redirect":{"port":3128}');
   });
-  it('nat comes before Docker’s, whose priority is -100', () => {
+  it('puts nat before Docker’s, whose priority is -100', () => {
     expect(JSON.stringify(wholeTable([]))).toContain('"hook":"prerouting","prio":-101');
   });
-  it('open with denied names sends allowed blocks to the gateway also', () => {
+  it('open with denied names: also sends allowed blocks to the gateway', () => {
     const both = { mode: 'open', allow: ['8.8.8.8'], deny: ['evil.test'] };
     const rules = rulesText(both, 'nat').filter((rule) => rule.includes('8.8.8.8'));
     expect(rules).toEqual([expect.stringContaining('"redirect":{"port":3128}')]);
     expect(rulesText({ mode: 'allowlist', allow: ['8.8.8.8'] }, 'nat').join()).toContain('8.8.8.8');
   });
-  it('refuses what no caller may give', () => {
+  it('refuses input that no caller may give', () => {
     const bad: Partial<ChainInput>[] = [
       { dnsPort: 0 },
       { gatewayPort: 70_000 },
@@ -148,7 +147,7 @@ describe('sandboxRules', () => {
 });
 
 describe('addPins', () => {
-  it('names each destination once, with the latest end', () => {
+  it('adds each destination once, with the latest expiry', () => {
     const pin = { address: '8.8.8.8', protocol: 'tcp', port: 443 } as const;
     const text = JSON.stringify(
       addPins(ID, [
@@ -163,7 +162,7 @@ describe('addPins', () => {
 });
 
 describe('readTraffic', () => {
-  it('reads counters and budget, and passes over what is not ours', () => {
+  it('reads counters and budget, and ignores objects that are not ours', () => {
     const traffic = readTraffic([
       { metainfo: { version: '1.0.6' } },
       { counter: { name: 'unknown', packets: 9, bytes: 9 } },

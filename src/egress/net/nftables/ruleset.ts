@@ -1,7 +1,6 @@
 /**
- * The packet filter: one nftables table `inet neurovisor` for all sandboxes, as JSON for `nft -j -f -`.
- * Each function returns one transaction, which the kernel applies whole or not at all, and never names another
- * program's table. Pure.
+ * The packet filter: one nftables table `inet neurovisor` for all sandboxes, as JSON for `nft -j -f -`. Each function
+ * returns one transaction, which the kernel applies whole or not at all, and never names another program's table. Pure.
  *
  *     guest ── TAP ──► prerouting/raw: from_ID ─► conntrack ─► prerouting/dstnat: nat_ID ─┬─► input: input_ID
  *                      MAC, source, IPv6,                      to our resolver, gateway   │
@@ -11,8 +10,8 @@
  *     guest ◄── TAP ◄── into_ID ◄── postrouting: to_ID ◄── answers, marked connections          ▼
  *                                                                            postrouting/srcnat: masquerade
  *
- * One lookup of the TAP's name leads a packet to the chains of its sandbox. A TAP with our prefix that is in no
- * map may send nothing: so before `addSandbox` and after `removeSandbox` no traffic passes.
+ * One lookup of the TAP's name leads a packet to the chains of its sandbox. A TAP with our prefix that is in no map may
+ * send nothing, so no traffic passes before `addSandbox` and after `removeSandbox`.
  */
 import type { SandboxId } from '../../../base/ids.ts';
 import type { AddressLease } from '../addresses/address-plan.ts';
@@ -70,16 +69,15 @@ export interface PacketPin {
   readonly address: string;
   readonly protocol: Transport;
   readonly port: number;
-  /** From now. */
+  /** Time until it expires. */
   readonly seconds: number;
 }
 
 /** Elements in each set of pinned destinations. When a set is full, further destinations are refused. */
 export const PINS_MAX = 8192;
-/** The quota if there is no budget: 9 PB. */
+/** The quota without a budget: 9 PB. */
 const BYTES_MAX = Number.MAX_SAFE_INTEGER;
 
-/** Packets of TAPs without a sandbox. */
 const COUNTER_UNKNOWN = 'unknown';
 /** Packets from the network to our pool, or with a spoofed source address of it. */
 const COUNTER_OUTSIDE = 'outside';
@@ -107,10 +105,7 @@ export function removeTable(): NftObject[] {
   return [addTable(), deleteTable()];
 }
 
-/**
- * Replaces what the table has for the sandbox.
- * @throws NetError `policy_too_large`
- */
+/** Replaces the sandbox's entries in the table. @throws NetError `policy_too_large` */
 export function addSandbox(input: ChainInput): NftObject[] {
   const { id } = input.lease;
   return sandboxObjects(input, [...flushRules(id), ...flushChains(id, KEPT_CHAINS)]);
@@ -136,9 +131,9 @@ function sandboxObjects(input: ChainInput, before: readonly NftObject[] = []): N
 }
 
 /**
- * Sets policy, ports and limits of a sandbox in the table. Counters stay, and so does the usage of an unchanged
- * budget; a changed one begins with `input.bytesUsed`. Ends connections that the new policy does not allow, and
- * those to pins that are not in `pins`.
+ * Sets policy, ports and limits of a sandbox in the table. Counters stay, and so does the usage of an unchanged budget;
+ * a changed one begins with `input.bytesUsed`. Ends connections that the new policy does not allow, and those to
+ * pins that are not in `pins`.
  * @param pins all pins valid from now on
  * @param renewed chains whose limits have changed: `renewedChains`
  * @throws NetError `policy_too_large`
@@ -161,7 +156,6 @@ export function updateSandbox(
   ];
 }
 
-/** Rewritten by every update. */
 const RULED_CHAINS = [INTO_CHAIN, ...SANDBOX_CHAINS] as const;
 const ALL_CHAINS = [...KEPT_CHAINS, ...RULED_CHAINS] as const;
 
@@ -173,7 +167,6 @@ function flushRules(id: SandboxId): NftObject[] {
   return [...flushChains(id, RULED_CHAINS), ...SANDBOX_SETS.map((set) => flush('set', ownName(id, set)))];
 }
 
-/** @param owner as given to `addSandbox` */
 export function removeSandbox(lease: Pick<AddressLease, 'id' | 'tap' | 'subnet'>, owner?: TableOwner): NftObject[] {
   const { id } = lease;
   return [
@@ -293,7 +286,6 @@ function budgetObject({ lease, limits = {}, bytesUsed = 0 }: ChainInput): NftObj
   return add('quota', { name: budgetOf(lease.id), bytes, used: bytesUsed, inv: true });
 }
 
-/** The map and set elements that lead packets to the chains of this sandbox. */
 function membership({
   id,
   tap,

@@ -1,4 +1,4 @@
-/** The rules of one sandbox, chain by chain, in the order in which its packets meet them. Pure. */
+/** The rules of one sandbox by chain, in the order in which its packets pass them. Pure. */
 import { createHash } from 'node:crypto';
 import { assert } from '../../../base/assert.ts';
 import type { SandboxId } from '../../../base/ids.ts';
@@ -48,44 +48,43 @@ import {
 import { budgetOf, type CounterName, counterOf } from './sandbox-counters.ts';
 import type { TableOwner } from './table-owners.ts';
 
-/** What the rules of a sandbox depend on. */
 export interface ChainInput {
   readonly lease: AddressLease;
   /** Written into the table, so that another process can remove the sandbox after the owner's death. */
   readonly owner?: TableOwner;
   readonly policy: EgressPolicy;
-  /** Our resolver's port on the lease's host address. Absent: no DNS for the guest. */
+  /** Port of our resolver on the lease's host address. Without it, the guest has no DNS. */
   readonly dnsPort?: number;
-  /** Our gateway's port there; it gets TCP 80 and 443 if the policy decides by name. */
+  /** Port of our gateway there; it gets TCP 80 and 443 if the policy decides by name. */
   readonly gatewayPort?: number;
-  /** The gateway gets TCP 443 in any case, to fill in secrets. */
+  /** If true, the gateway always gets TCP 443, to fill in secrets. */
   readonly decryptsTls?: boolean;
   /** Other ports of the host address that the guest may use. */
   readonly hostPorts?: readonly { readonly protocol: Transport; readonly port: number }[];
   readonly limits?: TrafficLimits;
-  /** Used of `bytesMax` before this lease. */
+  /** Part of `bytesMax` used before this lease. */
   readonly bytesUsed?: number;
 }
 
 export interface TrafficLimits {
-  /** IPv4 packets through and to the host, both directions together, refused ones included. */
+  /** Limit of IPv4 packets through and to the host, both directions together, including refused ones. */
   readonly bytesMax?: number;
   readonly uploadBytesPerSecond?: number;
   readonly downloadBytesPerSecond?: number;
-  /** Open at once, through and to the host together; without lookups at our resolver. */
+  /** Limit of open connections, through and to the host together, excluding lookups at our resolver. */
   readonly connectionsMax?: number;
 }
 
-/** Keeps a guest from filling the host's connection table, which all share. */
+/** Keeps a guest from filling the host's connection table, which all guests share. */
 const CONNECTIONS_DEFAULT = 2048;
 /**
- * Added to one second of the rate in the kernel's bucket. With offloads, one packet of a TAP is up to 64 KiB,
- * which a small rate alone would never let through.
+ * Added to one second of the rate in the kernel's bucket. With offloads, one packet of a TAP has up to 64 KiB, which a
+ * small rate alone would never let through.
  */
 const BURST_BYTES = 128 * 1024;
 /**
- * Segments turned into resets for a guest with an exhausted budget, so that a program that only reads learns of
- * the end. A hostile guest may read their data, hence the limit.
+ * Segments turned into resets for a guest with an exhausted budget, so that a program that only reads notices the end.
+ * Limited, since a hostile guest may read their data.
  */
 const RESET_BYTES_MAX = 256 * 1024;
 /** Longer packets are merged segments, which the sender then retransmits one by one. */
@@ -93,8 +92,8 @@ const RESET_PACKET_BYTES_MAX = 1500;
 /** IPv4 and TCP header without options or data, as the kernel and closed sockets send them. */
 const BARE_RESET_BYTES = 40;
 /**
- * Packets to our resolver, and first packets to our gateway, per second and at once. All sandboxes share the event loop
- * that reads them. More than the resolver answers (`NAME_LIMITS`), and than clients open.
+ * Limit of packets to our resolver, and of first packets to our gateway, per second and at once. All sandboxes share
+ * the event loop that reads them. Higher than what the resolver answers (`NAME_LIMITS`), and than what clients open.
  */
 const LOOKUP_PACKETS = { perSecond: 400, burst: 800 } as const;
 const OPENING_PACKETS = { perSecond: 500, burst: 1000 } as const;
@@ -103,34 +102,35 @@ const FLOW_SECONDS = 600;
 
 type SandboxRule = readonly NftExpression[];
 export const METADATA_SET = 'metadata';
-/** Private and special ranges. One set for all, since `nft` reads all interval sets before it changes one. */
+/** Private and special ranges. One set for all sandboxes, since `nft` reads all interval sets before it changes one. */
 export const RESERVED_SET = 'reserved';
 export const ANY_TAP = `${TAP_PREFIX}*`;
 
 /**
- * Mark of packets that this host sends to a guest on purpose (`guest-connection.ts`). A process that may set marks
- * may also change this table. The lower half avoids the bits that Kubernetes uses.
+ * Marks packets that this host sends to a guest on purpose (`guest-connection.ts`). A process that may set marks may
+ * also change this table. The lower half avoids the bits that Kubernetes uses.
  */
 export const HOST_MARK = 0x6e76_0001;
 
-/** Mark from `from` to `unmark`: a packet without it has met no rules of ours (`flush-guard.ts`). */
+/** Set from `from` to `unmark`: a packet without it has passed none of our rules (`flush-guard.ts`). */
 export const GUARD_MARK = 0x6e76_0002;
 /** Priorities of netfilter_ipv4.h, all before connection tracking (-200). */
 export const FROM_PRIORITY = -300;
 export const GUARD_PRIORITY = -299;
 export const UNMARK_PRIORITY = -298;
 
-/** Prefixes of the names of a sandbox's chains and sets; the id follows. */
+/** Name prefixes of a sandbox's chains and sets; the id follows. */
 export const SANDBOX_CHAINS = ['from', 'nat', 'input', 'forward', 'to'] as const;
 export type SandboxChain = (typeof SANDBOX_CHAINS)[number];
-/** Everything that `to` lets through to the guest. */
+/** Everything that `to` allows to the guest. */
 export const INTO_CHAIN = 'into';
 export const SANDBOX_SETS = ['pins', 'flows'] as const;
 /**
- * Chains with state, which others jump to. Rewriting one resets what it has counted, so an update leaves those
- * with an unchanged limit alone.
+ * Chains with state, which others jump to. Rewriting one resets its counts, so an update does not touch those with an
+ * unchanged limit.
+ *
  *     conns: the first packet of a connection beyond the limit
- *     lookups: the same for connections to our resolver, which the user's limit leaves out
+ *     lookups: likewise for connections to our resolver, which the user's limit excludes
  *     spent: packets to a guest whose budget is exhausted
  */
 export const KEPT_CHAINS = ['conns', 'lookups', 'spent'] as const;
@@ -181,7 +181,7 @@ export function keptRules({ lease, limits }: ChainInput): Record<KeptChain, read
   };
 }
 
-/** The chains that an update must rewrite. */
+/** Chains that an update must rewrite. */
 export function renewedChains(before: TrafficLimits, after: TrafficLimits): KeptChain[] {
   return [
     ...(before.connectionsMax === after.connectionsMax ? [] : (['conns'] as const)),
@@ -192,8 +192,8 @@ export function renewedChains(before: TrafficLimits, after: TrafficLimits): Kept
 export const REFUSE_RULES: readonly SandboxRule[] = [[equal(L4PROTO, 'tcp'), RESET], [PROHIBITED]];
 
 /**
- * Everything from the TAP, before connection tracking: checks the sender, and drops what no guest may send.
- * Metadata services are blocked here, before other programs translate any address.
+ * Everything from the TAP, before connection tracking: checks the sender, and drops what no guest may send. Metadata
+ * services are blocked here, before other programs translate any address.
  */
 function fromRules({ lease, limits = {} }: ChainInput): SandboxRule[] {
   const { id } = lease;
@@ -233,7 +233,6 @@ function natRules({ policy, dnsPort, gatewayPort, decryptsTls }: ChainInput): Sa
   return [...rules, [equal(IP_DADDR, `@${RESERVED_SET}`), ACCEPT], [...all, redirect]];
 }
 
-/** To the host itself. */
 function inputRules(input: ChainInput): SandboxRule[] {
   const { lease, policy, dnsPort, gatewayPort, hostPorts = [] } = input;
   const { id, hostAddress } = lease;
@@ -276,7 +275,7 @@ function inputRules(input: ChainInput): SandboxRule[] {
 }
 
 /**
- * Through the host. Judges every packet, not only the first of a connection, so that an update ends what it no
+ * Packets through the host. Judges every packet, not only the first of a connection, so that an update ends what it no
  * longer allows.
  */
 function forwardRules({ lease, policy, decryptsTls }: ChainInput): SandboxRule[] {
@@ -291,7 +290,7 @@ function forwardRules({ lease, policy, decryptsTls }: ChainInput): SandboxRule[]
   if (policy.mode === 'none') return [...rules, ...refusal(id, 'unlisted')];
   rules.push(budgetRule(id), connectionsRule(id));
   for (const match of matches(deniedPackets(policy))) rules.push(...refusal(id, 'denied', match));
-  // Before the allowed: a redirect sees only first packets, and a connection may be older than the policy.
+  // Precedes the allowed ones: a redirect sees only first packets, and a connection may be older than the policy.
   rules.push(...refusal(id, 'denied', ...TCP_OR_UDP, equal(DPORT, anyOf([DNS_PORT, DNS_TLS_PORT]))));
   if (deniesNames(policy)) rules.push(...refusal(id, 'denied', ...WEB));
   // QUIC hides names: clients must fall back to TLS.
@@ -307,7 +306,7 @@ function forwardRules({ lease, policy, decryptsTls }: ChainInput): SandboxRule[]
   return [...rules, ...refusal(id, 'unlisted')];
 }
 
-/** To the TAP: replies, and packets of this process's marked sockets. */
+/** Packets to the TAP: replies, and those of this process's marked sockets. */
 function toRules({ lease }: ChainInput): SandboxRule[] {
   const { id, hostAddress } = lease;
   // The source is this TAP's host side, which no other sender can use: see `outside` in `ruleset.ts`.
@@ -325,7 +324,7 @@ function intoRules({ lease, limits = {} }: ChainInput): SandboxRule[] {
   const received = [count(counterOf(id, 'received')), ACCEPT];
   return [
     ...rateRule(id, limits.downloadBytesPerSecond),
-    // A guest learns of the end of its connections whatever its budget.
+    // A guest is notified of the end of its connections whatever its budget.
     [equal(TCP_FLAGS, anyOf(['rst', { '|': ['rst', 'ack'] }])), equal(PACKET_BYTES, BARE_RESET_BYTES), ...received],
     [equal(L4PROTO, 'icmp'), equal(SOURCE_ROUTE, 'local'), ...received],
     [{ quota: budgetOf(id) }, goTo(ownName(id, 'spent'))],
@@ -338,7 +337,6 @@ const DNS_PORT = 53;
 const DNS_TLS_PORT = 853;
 const QUIC_PORT = 443;
 const TCP_OR_UDP = [equal(L4PROTO, anyOf(['tcp', 'udp']))];
-/** For the gateway. */
 const WEB = [equal(L4PROTO, 'tcp'), equal(DPORT, anyOf(NAME_PORTS))];
 const TLS = [equal(L4PROTO, 'tcp'), equal(DPORT, 443)];
 const QUIC = [equal(L4PROTO, 'udp'), equal(DPORT, QUIC_PORT)];
@@ -348,8 +346,8 @@ function deniesNames(policy: EgressPolicy): boolean {
 }
 
 /**
- * The connection tracking zone of a sandbox, 1 … 65535 (nf_conntrack_zones): a later sandbox with the same address
- * does not meet its connections, except for one in 65,535.
+ * The connection tracking zone of a sandbox, 1 … 65535 (nf_conntrack_zones): a later sandbox with the same address does
+ * not meet its connections, except for one in 65,535.
  */
 function zoneOf(id: SandboxId): number {
   return 1 + (createHash('sha256').update(id).digest().readUInt32BE(0) % ZONES);
@@ -382,7 +380,7 @@ function tooFast(
   return dropOf(id)('rate', ...match, beyondPackets(perSecond, burst));
 }
 
-/** Not in `from`, before connection tracking: only a tracked connection can be reset. */
+/** After connection tracking, not in `from`: only a tracked connection can be reset. */
 function budgetRule(id: SandboxId): SandboxRule {
   return [{ quota: budgetOf(id) }, count(counterOf(id, 'budget')), goTo(REFUSE_CHAIN)];
 }

@@ -3,15 +3,15 @@ import { parseSandboxId, type SandboxId } from '../../../base/ids.ts';
 import type { NftObject } from './json.ts';
 
 /**
- * Every packet from a guest counts as `seen`, and then as `sent`, `host` or one of the reasons to drop it, unless
- * the kernel has no route for it.
+ * Every packet from a guest counts as `seen`, and then as `sent`, `host` or one of the reasons to drop it, unless the
+ * kernel has no route for it.
  */
 const SENT_COUNTERS = {
   /** Everything from the TAP. */
   seen: 'from the guest',
-  /** Left for the network. */
+  /** Forwarded to the network. */
   sent: 'forwarded',
-  /** Taken by our resolver, gateway or another declared port of the host. */
+  /** Accepted by our resolver, gateway or another declared port of the host. */
   host: 'to a declared port of the host',
 } as const;
 
@@ -59,9 +59,7 @@ export function budgetOf(id: SandboxId): string {
   return `budget_${id}`;
 }
 
-/**
- * @param objects of `nft -j list table`, `list counters` or `list quotas`; other objects are ignored
- */
+/** @param objects from `nft -j list table`, `list counters` or `list quotas`; other objects are ignored */
 export function readTraffic(objects: readonly NftObject[]): Map<SandboxId, SandboxTraffic> {
   const counts = new Map<SandboxId, Partial<Record<CounterName, Count>>>();
   const budgets = new Map<SandboxId, number>();
@@ -82,7 +80,7 @@ export function readTraffic(objects: readonly NftObject[]): Map<SandboxId, Sandb
   );
 }
 
-/** Bytes used of a budget; undefined for another object. */
+/** Used bytes of a budget; undefined for another object. */
 export function readBudget(object: NftObject): number | undefined {
   const quota = named(object['quota']);
   return quota?.prefix === 'budget' ? whole(quota.fields['used']) : undefined;

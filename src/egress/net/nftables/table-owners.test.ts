@@ -9,12 +9,11 @@ import { ownerCounter, readContents } from './table-owners.ts';
 const ID = 'abcdefghij0123456789' as SandboxId;
 const owner = { pid: 4_194_304, startTicks: '18446744073709551615' };
 const lease = new AddressPlan('10.201.7.0/24').lease(ID);
-/** As `nft` lists what was added. */
 const listed = (commands: readonly NftObject[]): NftObject[] =>
   commands.flatMap(({ add: object }) => (object === undefined ? [] : [object as NftObject]));
 
 describe('table owners', () => {
-  it('an entry is read back as it was written, in a name that nft takes', () => {
+  it('an entry is read back as it was written, in a name that nft accepts', () => {
     const name = ownerCounter(lease, owner);
     expect(name).toMatch(/^[a-z][A-Za-z0-9/._-]{1,127}$/);
     const { id, tap, subnet } = lease;
@@ -28,7 +27,7 @@ describe('table owners', () => {
     expect(JSON.stringify(removeSandbox(lease, owner))).toContain(ownerCounter(lease, owner));
     expect(JSON.stringify(removeSandbox(lease))).not.toContain('owner/');
   });
-  it('tells our layout from another and from none', () => {
+  it('distinguishes our layout, another one and none', () => {
     expect(readContents(listed(wholeTable([])))).toEqual({ layout: 'ours', entries: [] });
     const other = listed([add('counter', { name: 'layout_999' })]);
     expect(readContents(other).layout).toBe('other');
@@ -41,7 +40,7 @@ describe('table owners', () => {
     ['no id', { family: 'inet', table: 'neurovisor', name: 'owner/x/1.1/nv-a/10.0.0.0' }],
     ['no name', { family: 'inet', table: 'neurovisor' }],
     ['nothing', null],
-  ])('passes over %s', (_what, counter) => {
+  ])('ignores %s', (_what, counter) => {
     expect(readContents([{ counter }])).toEqual({ layout: 'none', entries: [] });
   });
 });

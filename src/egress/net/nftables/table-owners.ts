@@ -1,17 +1,16 @@
 /**
- * The owners of the entries in the table. Several processes share it, and each may be killed at any moment. So
- * each sandbox has a counter that counts nothing, and whose name has all that is needed to remove the sandbox:
+ * The owners of the table's entries. Several processes share the table, and each may be killed at any moment. So each
+ * sandbox has a counter that counts nothing, and whose name holds everything needed to remove the sandbox:
  *
  *     owner/<sandbox id>/<pid>.<start>/<TAP>/<address of the /30>
  *
- * Not a comment, since `nft` before 1.0.7 has none in JSON. Pure.
+ * A comment would not work, since `nft` before 1.0.7 has none in JSON. Pure.
  */
 import { parseSandboxId } from '../../../base/ids.ts';
 import { type AddressLease, SUBNET_PREFIX } from '../addresses/address-plan.ts';
 import { formatAddress, parseAddress } from '../addresses/addresses.ts';
 import { type NftObject, TABLE_FAMILY, TABLE_NAME } from './json.ts';
 
-/** Version of the table's layout. */
 export const LAYOUT_COUNTER = 'layout_2';
 const LAYOUT = /^layout_\d+$/;
 
@@ -28,7 +27,7 @@ interface TableEntry {
 }
 
 export interface TableContents {
-  /** `none`: no table, or one that NeuroVisor did not make. */
+  /** `none`: no table, or one that NeuroVisor did not create. */
   readonly layout: 'ours' | 'other' | 'none';
   readonly entries: readonly TableEntry[];
 }
@@ -40,7 +39,7 @@ export function ownerCounter({ id, tap, subnet }: TableEntry['lease'], { pid, st
   return `owner/${id}/${pid}.${startTicks}/${tap}/${address}`;
 }
 
-/** @param objects of `nft -j list counters`; other tables' are ignored */
+/** @param objects from `nft -j list counters`; those of other tables are ignored */
 export function readContents(objects: readonly NftObject[]): TableContents {
   const names = objects.flatMap(({ counter }) => ourName(counter));
   const layouts = names.filter((name) => LAYOUT.test(name));

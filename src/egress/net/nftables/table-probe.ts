@@ -13,7 +13,6 @@ import { dumpNftObjects, getNftObject, type NftObjectKind, parseNftObject } from
 import { budgetOf, COUNTER_NAMES, counterOf, readBudget } from './sandbox-counters.ts';
 
 const ENOENT = 'ENOENT';
-/** Attempts while the table changes. */
 const DUMP_ATTEMPTS_MAX = 8;
 
 /** Every call is synchronous; one object takes 20 µs. */
@@ -31,19 +30,18 @@ export class TableProbe {
   }
 
   /**
-   * @param counter one of this process: another process may have rebuilt the table without our sandboxes
+   * @param counter of this process: another process may have rebuilt the table without our sandboxes
    * @throws LinkError; SyscallError
    */
   hasCounter(counter: string): boolean {
     return this.#find('counter', counter).length > 0;
   }
 
-  /** The counters of our table; empty if there is no table. @throws LinkError; SyscallError */
+  /** Counters of our table; empty without a table. @throws LinkError; SyscallError */
   listCounters(): readonly NftObject[] {
     return this.#list('counter');
   }
 
-  /** The budgets of our table, as `listCounters`. */
   listQuotas(): readonly NftObject[] {
     return this.#list('quota');
   }
@@ -62,7 +60,7 @@ export class TableProbe {
     throw linkError(attempt, 'EAGAIN', new Error('the table changed during each reading'));
   }
 
-  /** Bytes that a sandbox has used of its budget; undefined if it has none. @throws as `hasCounter` */
+  /** Used bytes of a sandbox's budget; undefined if it has none. @throws as `hasCounter` */
   budgetUsed(id: SandboxId): number | undefined {
     const [found] = this.#find('quota', budgetOf(id));
     return found === undefined ? undefined : readBudget(found);

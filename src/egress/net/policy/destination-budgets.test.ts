@@ -8,7 +8,7 @@ const LIMITS: readonly DestinationLimit[] = [
 const used = (budgets: DestinationBudgets) => budgets.use().map(({ bytesUsed }) => bytesUsed);
 
 describe('DestinationBudgets', () => {
-  it('all connections to a name have one budget, and all names below one', () => {
+  it('all connections to a name share one budget, and so do all names below a wildcard', () => {
     const budgets = new DestinationBudgets(LIMITS, {});
     for (const [host, bytes] of [
       ['a.example', 60],
@@ -27,7 +27,7 @@ describe('DestinationBudgets', () => {
     expect(budgets.isExhausted('x.b.example')).toBe(false);
     expect(budgets.isExhausted('b.example')).toBe(false);
   });
-  it('what does not fit is not passed on, and uses up the rest; said once', () => {
+  it('bytes that do not fit are not passed on, and exhaust the budget; reported once', () => {
     const said: string[] = [];
     const budgets = new DestinationBudgets(LIMITS, { 'a.example': 90 }, ({ name }) => said.push(name));
     const [one, other] = [new Meter(budgets), new Meter(budgets)];
@@ -37,7 +37,7 @@ describe('DestinationBudgets', () => {
     expect(used(budgets)).toEqual([100, 0]);
     expect(said).toEqual(['a.example']);
   });
-  it('bytes from before the name count for it, and the first that do not fit stop it', () => {
+  it('bytes before the name count for it, and the first ones that do not fit stop the connection', () => {
     const budgets = new DestinationBudgets(LIMITS, {});
     const meter = new Meter(budgets);
     expect(meter.count(70)).toBe(true);
@@ -57,12 +57,12 @@ describe('DestinationBudgets', () => {
     expect(meter.add('x.b.example')).toBe(true);
     expect(used(budgets)).toEqual([15, 15]);
   });
-  it('has no connection with any number of names', () => {
+  it('limits the names of a connection', () => {
     const meter = new Meter(new DestinationBudgets([], {}));
     const added = Array.from({ length: 100 }, (_, n) => meter.add(`n${n}.example`));
     expect(added.filter(Boolean)).toHaveLength(64);
   });
-  it('other limits keep what was used of a name, for connections that are open too', () => {
+  it('new limits keep the usage of a name, for open connections too', () => {
     const budgets = new DestinationBudgets(LIMITS, {});
     const meter = new Meter(budgets);
     meter.add('a.example');
@@ -77,7 +77,7 @@ describe('DestinationBudgets', () => {
     budgets.setLimits([]);
     expect(meter.count(1e9)).toBe(true);
   });
-  it('a host without a name, and no budgets at all, count for nothing', () => {
+  it('counts nothing for a host without a name, or without budgets', () => {
     const meter = new Meter(undefined);
     expect([meter.add('a.example'), meter.count(1e12)]).toEqual([true, true]);
     expect(new Meter(new DestinationBudgets(LIMITS, {})).add(undefined)).toBe(true);

@@ -1,29 +1,29 @@
 /**
- * Byte budgets of a sandbox by name: over all addresses of a name, and all connections to it through the gateway.
- * Pure.
+ * Byte budgets of a sandbox by name: over all addresses of a name, and all connections to it through the gateway. Pure.
  *
  *     hello or head ─► `Meter.add(name)` ─► the budgets that cover the name
  *     bytes, either way ─► `Meter.count` ─► each of these; false: the bytes do not fit, and must not be passed on
  *
  * Bytes are counted per connection, not per request: once a connection has asked for a name, all its bytes count
- * for that name, earlier ones included.
+ * for that name, including earlier ones.
  */
 
 export interface DestinationLimit {
-  /** Canonical; with `*.` before it: all names below it together. */
+  /** Canonical. A leading `*.` covers all names below it together. */
   readonly name: string;
-  /** Both directions. */
   readonly bytesMax: number;
 }
 
 export interface DestinationUse extends DestinationLimit {
-  /** At most `bytesMax`. */
   readonly bytesUsed: number;
 }
 
 export type BytesByName = Readonly<Record<string, number>>;
 
-/** The limits while one list replaces another: each name of both lists, with the larger maximum, so no usage is lost. */
+/**
+ * The limits while one list replaces another: all names of both lists, with the larger maximum, so that no usage is
+ * lost.
+ */
 export function widestLimits(...lists: readonly (readonly DestinationLimit[])[]): readonly DestinationLimit[] {
   const widest = new Map<string, DestinationLimit>();
   for (const limit of lists.flat()) {
@@ -53,15 +53,11 @@ class Budget {
   }
 }
 
-/** The budgets of one sandbox. */
 export class DestinationBudgets {
   readonly #onExhausted: (limit: DestinationLimit) => void;
   #budgets: readonly Budget[] = [];
 
-  /**
-   * @param used earlier usage, by names of limits
-   * @param onExhausted called once for each limit that is exhausted
-   */
+  /** @param used earlier usage by limit name @param onExhausted called once for each limit that is exhausted */
   constructor(
     limits: readonly DestinationLimit[],
     used: BytesByName,
@@ -81,12 +77,13 @@ export class DestinationBudgets {
     return this.#budgets.map(({ name, bytesMax, bytesUsed }) => ({ name, bytesMax, bytesUsed }));
   }
 
-  /** @param host canonical name */
   isExhausted(host: string): boolean {
     return this.#budgets.some((budget) => budget.covers(host) && budget.isExhausted);
   }
 
-  /** @param hosts canonical names. False: the bytes do not fit, and the budgets that are too small are exhausted. */
+  /**
+   * Returns false if the bytes do not fit; budgets that are too small are then exhausted. @param hosts canonical names
+   */
   take(hosts: ReadonlySet<string>, bytes: number): boolean {
     const own = this.#budgets.filter((budget) => [...hosts].some((host) => budget.covers(host)));
     const short = own.filter(({ bytesUsed, bytesMax }) => bytesUsed + bytes > bytesMax);
@@ -104,26 +101,27 @@ export class DestinationBudgets {
   }
 }
 
-/** Names of one connection, more than any client asks for; further ones are refused. */
+/** Limit of a connection's names; more than any client asks for. Further ones are refused. */
 const NAMES_MAX = 64;
 
-/** Counts the bytes of one connection. */
 export class Meter {
   readonly #budgets: DestinationBudgets | undefined;
   readonly #hosts = new Set<string>();
   #bytes = 0;
 
-  /** @param budgets undefined: counts nothing */
+  /** @param budgets undefined to count nothing */
   constructor(budgets: DestinationBudgets | undefined) {
     this.#budgets = budgets;
   }
 
-  /** The names asked for so far, for messages. */
   get names(): string {
     return [...this.#hosts].join(', ');
   }
 
-  /** False: the connection's bytes so far exceed the name's budget. @param host canonical; undefined: no name */
+  /**
+   * Returns false if the connection's bytes so far exceed the name's budget. @param host canonical; undefined if there
+   * is no name
+   */
   add(host: string | undefined): boolean {
     if (this.#budgets === undefined || host === undefined || this.#hosts.has(host)) return true;
     if (this.#hosts.size >= NAMES_MAX) return false;
@@ -132,7 +130,7 @@ export class Meter {
     return true;
   }
 
-  /** False: the bytes must not be passed on. */
+  /** Returns false if the bytes must not be passed on. */
   count(bytes: number): boolean {
     if (this.#budgets === undefined) return true;
     this.#bytes += bytes;

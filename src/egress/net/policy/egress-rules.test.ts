@@ -80,7 +80,7 @@ describe('parsePolicy', () => {
       expect.objectContaining({ code: 'policy_invalid', remedy: expect.any(String) }),
     );
   });
-  it('says what IPv6 is, and recommends none', () => {
+  it('names IPv6 in the error, and does not recommend it', () => {
     const refused = (allow: string): unknown => {
       try {
         return parsePolicy({ mode: 'allowlist', allow: [allow] });
@@ -95,7 +95,7 @@ describe('parsePolicy', () => {
     expect(refused('not a rule')).toMatchObject({ remedy: expect.not.stringContaining('::') });
     expect(parsePolicy({ mode: 'open', deny: ['::/0'] }).deny).toHaveLength(1);
   });
-  it('has a limit', () => {
+  it('limits the number of rules', () => {
     const rules = Array.from({ length: EGRESS_LIMITS.rulesMax + 1 }, () => '1.1.1.1');
     expect(() => parsePolicy({ mode: 'open', deny: rules })).toThrowError(
       expect.objectContaining({ code: 'policy_too_large' }),

@@ -3,11 +3,10 @@
  *
  *     rule   = (block / name) [ ":" port [ "-" port ] [ "/" ("tcp" / "udp") ] ]
  *     block  = 192.0.2.7 / 192.0.2.0/24 / 2001:db8::/32 / "[" IPv6 block "]"    (brackets before a port)
- *
- * A block of IPv6 can only be denied, which has no effect but lets lists for both families work.
  *     name   = example.com / *.example.com
  *
- * Rules by method and path: `request-rule.ts`.
+ * A block of IPv6 can only be denied, which has no effect but lets lists for both families work. For rules by method
+ * and path see `request-rule.ts`.
  */
 import { EGRESS_LIMITS } from '../../../base/request/egress-limits.ts';
 import { type Cidr, parseCidr, readAddress } from '../addresses/addresses.ts';
@@ -26,7 +25,7 @@ import {
 import { isRequestRule, parseRequestRule } from './request-rule.ts';
 
 const { rulesMax: RULES_MAX, ruleCharactersMax: RULE_CHARACTERS_MAX } = EGRESS_LIMITS;
-/** Ports of one rule for a name: each pinned address needs an element in the packet filter per port. */
+/** Limit of ports of one rule for a name: each pinned address needs an element in the packet filter per port. */
 const NAME_RULE_PORTS_MAX = 64;
 const PORT_MAX = 65_535;
 
@@ -67,7 +66,7 @@ export function parsePolicy({ mode, allow = [], deny = [] }: EgressPolicyText): 
 }
 
 /**
- * Refuses limits by name in the mode open, in which a guest can hide names from the gateway that counts.
+ * Refuses limits by name in mode open, in which a guest can hide names from the gateway that counts.
  * @throws NetError `policy_invalid`
  */
 export function assertLimitable(policy: EgressPolicy, isLimitedByName: boolean): EgressPolicy {
@@ -114,7 +113,7 @@ function assertCanAllow(rule: EgressRule): EgressRule {
   });
 }
 
-/** Requests can't be denied: a server may read a path differently and let through what the rule means to stop. */
+/** Requests can't be denied: a server may read a path differently, and then accept what the rule means to stop. */
 function assertCanDeny(rule: EgressRule): EgressRule {
   if (rule.kind !== 'request') return rule;
   throw new NetError('policy_invalid', `egress rule ${quote(rule.text)} denies by method or path`, {
@@ -154,7 +153,7 @@ function assertNotWhole(request: RequestRule, allow: readonly EgressRule[]): voi
   });
 }
 
-/** Splits `[v6]:port`, `target:port`, or a target alone; an IPv6 block has colons itself. */
+/** Splits `[v6]:port`, `target:port`, or a target alone; an IPv6 block itself contains colons. */
 function splitPort(text: string): { target: string; portText: string | undefined } {
   const bracketed = /^\[([^\]]*)\](?::(.*))?$/s.exec(text);
   if (bracketed !== null) return { target: bracketed[1] ?? '', portText: bracketed[2] };

@@ -71,7 +71,7 @@ describe('GatewayJudge', () => {
       expect(reasonOf(judge.head(head('a.example', method)))).toBe('request_refused');
     expect(reasonOf(judge.head(head('a.example')))).toBe('ok');
   });
-  it('keeps a connection whose pin ends, but not one whose name is no longer allowed', () => {
+  it('keeps a connection whose pin expires, but not one whose name is no longer allowed', () => {
     const { judge, clock, setPolicy } = judgeAt('192.0.2.1', 80);
     expect(reasonOf(judge.head(head('a.example')))).toBe('ok');
     clock.advance(60_000);
@@ -79,7 +79,7 @@ describe('GatewayJudge', () => {
     setPolicy({ names: ['b.example'] });
     expect(reasonOf(judge.head(head('a.example')))).toBe('name_refused');
   });
-  it('refuses a pin that has ended', () => {
+  it('refuses an expired pin', () => {
     const { judge, clock } = judgeAt('192.0.2.1', 443);
     clock.advance(60_000);
     expect(reasonOf(judge.hello(hello('a.example')))).toBe('not_pinned');

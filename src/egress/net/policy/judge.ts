@@ -1,8 +1,8 @@
 /**
  * Judges whether a guest's connection may go to its destination under the name that it gives. Pure.
  *
- * The destination must be an address that our resolver returned to *this* sandbox for *this* name, or one that a
- * rule for addresses allows. So IP = SNI = Host without decrypting TLS.
+ * The destination must be an address that our resolver returned to *this* sandbox for *this* name, or one that a rule
+ * for addresses allows. So IP = SNI = Host without decrypting TLS.
  */
 
 import { type HeadProblem, hostText, type RequestHead } from '../http/head.ts';
@@ -18,19 +18,19 @@ export interface Endpoint {
 }
 
 export interface GatewayVerdict extends Verdict {
-  /** What allowed it: a rule for the address, one for the name, or the mode open. */
+  /** The kind of rule that allowed it: for the address, for the name, or mode open. */
   readonly basis?: 'address' | 'name' | 'open';
 }
 
 /** The part of an egress policy that the gateway needs; see `name-policy.ts`. */
 export interface GatewayPolicy extends NamePolicy {
-  /** @param names the destination's names; empty if unknown */
+  /** @param names of the destination; empty if unknown */
   decide(destination: Endpoint, names: readonly string[]): GatewayVerdict;
-  /** Judges method and path, after host and port were allowed. Absent: allows every request. */
+  /** Judges method and path, after host and port were allowed. Default: allows every request. */
   allowsRequest?(request: RequestHead): RequestVerdict;
-  /** Whether `allowsRequest` must read requests to this name, so that TLS ends here. Absent: never. */
+  /** True if `allowsRequest` must read requests to this name, so that TLS ends here. Default: never. */
   decrypts?(name: string): boolean;
-  /** Whether a byte budget of this name is exhausted. Absent: never. */
+  /** True if a byte budget of this name is exhausted. Default: never. */
   isExhausted?(name: string): boolean;
 }
 
@@ -42,7 +42,6 @@ export type RefusalReason =
   | 'not_pinned'
   | 'ech'
   | 'port_mismatch'
-  /** The byte budget of this name is exhausted. */
   | 'budget_spent'
   | 'request_refused'
   | RequestRefusal
@@ -54,7 +53,6 @@ export type Judgement =
   | { readonly ok: true; readonly name: string | undefined }
   | { readonly ok: false; readonly reason: RefusalReason; readonly why: string; readonly name?: string | undefined };
 
-/** Judges everything that a guest sends on one connection. */
 export class GatewayJudge {
   readonly #policy: () => GatewayPolicy;
   readonly #pins: Pins;
@@ -99,14 +97,13 @@ export class GatewayJudge {
     return judged;
   }
 
-  /** Whether TLS requests to the name must be decrypted. */
   decrypts(name: string): boolean {
     return this.#policy().decrypts?.(name) === true;
   }
 
   /**
    * Judges a name to decrypt: the address must be pinned to it, and no rule for addresses suffices.
-   * @param isTrusted whether the guest trusts our certificate
+   * @param isTrusted true if the guest trusts our certificate
    */
   decryptable(name: string, isTrusted: boolean): Judgement {
     if (!isTrusted) {
@@ -118,7 +115,7 @@ export class GatewayJudge {
     return isPinned ? { ok: true, name } : this.#notPinned(name);
   }
 
-  /** The destination without the given name; in the mode open, under the names pinned to it. */
+  /** Judges the destination without the given name; in mode open, under the names pinned to it. */
   #itself(): GatewayVerdict {
     const policy = this.#policy();
     const itself = policy.decide(this.#destination, []);

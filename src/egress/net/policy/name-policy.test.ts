@@ -18,7 +18,7 @@ const outcome = (judged: ReturnType<GatewayJudge['hello']>) => (judged.ok ? 'ok'
 
 describe('namePolicy', () => {
   const list = { mode: 'allowlist', allow: ['a.example', '*.w.example', '203.0.113.0/24'] };
-  it('allowlist: names where they are pinned, addresses by rule', () => {
+  it('allowlist: allows names where they are pinned, and addresses by rule', () => {
     const at = (address: string, pinned: string[] = []) => judge(list, address, pinned);
     expect(outcome(at('192.0.77.1', ['a.example']).hello(hello('a.example')))).toBe('ok');
     expect(outcome(at('192.0.77.1', ['x.w.example']).hello(hello('x.w.example')))).toBe('ok');
@@ -29,7 +29,7 @@ describe('namePolicy', () => {
     expect(outcome(at('203.0.113.9').hello(hello()))).toBe('ok');
     expect(outcome(at('203.0.113.9').hello(hello('other.example', true)))).toBe('ok');
   });
-  it('no policy lets a metadata service or private address through, pinned or not', () => {
+  it('no policy allows a metadata service or private address, pinned or not', () => {
     const open = { mode: 'open', allow: ['0.0.0.0/0'] };
     const addresses = METADATA_BLOCKS.map(({ family, base }) => formatAddress({ family, value: base }));
     expect(addresses.length).toBeGreaterThan(8);
@@ -40,7 +40,7 @@ describe('namePolicy', () => {
         expect(namePolicy(parsePolicy(policy)).allowsAddress(address).allowed, address).toBe(false);
       }
   });
-  it('open: everything but what is denied, by the name given and the names known', () => {
+  it('open: allows everything that is not denied by the given and the known names', () => {
     const open = { mode: 'open', deny: ['bad.example'] };
     const at = (pinned: string[]) => judge(open, '192.0.77.1', pinned);
     expect(outcome(at([]).hello(hello('any.example')))).toBe('ok');
@@ -49,7 +49,7 @@ describe('namePolicy', () => {
     expect(outcome(at([]).hello(hello('any.example', true)))).toBe('ech');
     expect(outcome(at(['bad.example']).hello(hello()))).toBe('address_refused');
   });
-  it('none: nothing', () => {
+  it('none: allows nothing', () => {
     const refused = judge({ mode: 'none' }, '192.0.77.1', ['a.example']).hello(hello('a.example'));
     expect(outcome(refused)).toBe('address_refused');
   });

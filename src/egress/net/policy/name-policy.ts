@@ -4,10 +4,7 @@ import type { GatewayPolicy, GatewayVerdict } from './judge.ts';
 import { decide, decideAnswer, decideName, type EgressDecision, type EgressPolicy } from './policy.ts';
 import { decideRequest, needsDecryption } from './request-policy.ts';
 
-/**
- * @param policy of one sandbox; a changed policy needs a new call
- * @param budgets absent: no limits by name
- */
+/** @param policy of one sandbox; a changed policy needs a new call @param budgets absent for no limits by name */
 export function namePolicy(policy: EgressPolicy, budgets?: Pick<DestinationBudgets, 'isExhausted'>): GatewayPolicy {
   return {
     allowsName: (name) => verdictOf(decideName(policy, name)),

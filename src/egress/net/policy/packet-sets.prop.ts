@@ -32,7 +32,7 @@ function holds(set: PacketSet, value: bigint, port: number, protocol: string): n
 }
 
 describe('packet sets properties', () => {
-  it('say the same as the policy, and no packet is in two elements', () => {
+  it('agree with the policy, and no packet is in two elements', () => {
     const value = fc.oneof(
       fc.constantFrom(0x0808_0808n, 0x0808_0881n, 0x0909_0909n, 0x0a01_0203n, 0x0a02_0001n),
       fc.constantFrom(0xa83f_8110n, 0xa83f_8111n, 0x6464_64c8n, 0x7f00_0001n),
@@ -47,7 +47,7 @@ describe('packet sets properties', () => {
         const reserved = reservedIpv4().some((r) => r.first <= v && v <= r.last);
         expect(denied).toBeLessThanOrEqual(1);
         expect(allowed).toBeLessThanOrEqual(1);
-        // The order of the chains in ruleset.ts.
+        // In the order of the chains in ruleset.ts.
         const address = formatAddress({ family: 4, value: v });
         const passes = !isMetadata(address) && denied === 0 && (allowed === 1 || !reserved);
         const decision = decide(policy, { address, port, protocol: proto, names: [] });
@@ -56,13 +56,13 @@ describe('packet sets properties', () => {
       { numRuns: 3000 },
     );
   });
-  it('has a limit on combinations', () => {
+  it('limits the combinations of rules', () => {
     const allow = Array.from({ length: 256 }, (_, i) => `8.${i}.0.0/17:${i + 1}-60000`);
     expect(() => allowedPackets(parsePolicy({ mode: 'open', allow }))).toThrowError(
       expect.objectContaining({ code: 'policy_too_large' }),
     );
   });
-  it('a block around private ranges is cut to its public part', () => {
+  it('a block around private ranges is reduced to its public part', () => {
     const { everything } = allowedPackets(parsePolicy({ mode: 'open', allow: ['0.0.0.0/0'] }));
     const ten = rangeOf({ family: 4, base: 0x0a00_0000n, prefix: 8 });
     expect(everything.some((r) => r.first <= ten.last && ten.first <= r.last)).toBe(false);

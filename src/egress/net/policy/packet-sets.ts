@@ -1,6 +1,6 @@
 /**
- * Rules for blocks as sets for the packet filter. The kernel insists that elements do not overlap. IPv4 only, as
- * guests have no IPv6. Pure.
+ * Turns rules for blocks into sets for the packet filter. The kernel requires that elements do not overlap. IPv4 only,
+ * as guests have no IPv6. Pure.
  */
 import { type AddressRange, mergeRanges, rangeOf, subtractRanges } from '../addresses/addresses.ts';
 import { RESERVED } from '../addresses/metadata.ts';
@@ -14,13 +14,12 @@ interface PortSet {
 }
 
 export interface PacketSet {
-  /** Every protocol and port. */
   readonly everything: readonly AddressRange[];
   /** Disjoint, and disjoint from `everything`. */
   readonly byPort: readonly PortSet[];
 }
 
-/** Elements of one set by port: hostile combinations of 256 rules could make 100,000. */
+/** Limit of elements of one set by port: hostile combinations of 256 rules could make 100,000. */
 const PORT_ELEMENTS_MAX = 8192;
 
 const RESERVED_IPV4: readonly AddressRange[] = mergeRanges(
@@ -36,10 +35,7 @@ export function deniedPackets(policy: EgressPolicy): PacketSet {
   return packetSet(policy.deny, (_rule, range) => [range]);
 }
 
-/**
- * A block around a private range opens only its public part.
- * @throws NetError `policy_too_large`
- */
+/** A block around a private range opens only its public part. @throws NetError `policy_too_large` */
 export function allowedPackets(policy: EgressPolicy): PacketSet {
   return packetSet(policy.allow, (rule, range) =>
     rule.kind === 'block' && opensPrivate(rule.block) ? [range] : subtractRanges([range], RESERVED_IPV4),

@@ -4,7 +4,7 @@ import { FakeClock } from '../../../base/clock.ts';
 import { Pins, pinSeconds } from './pins.ts';
 
 describe('pins properties', () => {
-  it('pins: are those of a plain list, and never more than allowed', () => {
+  it('pins: agree with a plain list, and never exceed the limit', () => {
     const limits = { namesMax: 3, addressesPerNameMax: 3, pinsMax: 6 };
     const step = fc.record({
       name: fc.constantFrom('a', 'b', 'c', 'd'),

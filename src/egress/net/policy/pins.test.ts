@@ -3,7 +3,7 @@ import { FakeClock } from '../../../base/clock.ts';
 import { PIN_SECONDS_MAX, PIN_SECONDS_MIN, Pins, pinSeconds } from './pins.ts';
 
 describe('Pins', () => {
-  it('holds name and address, both ways, until the end', () => {
+  it('holds name and address, both ways, until they expire', () => {
     const clock = new FakeClock();
     const pins = new Pins(clock);
     expect(pins.pin('a.example', ['192.0.2.1', '192.0.2.2'], 60)).toEqual({
@@ -27,7 +27,7 @@ describe('Pins', () => {
     pins.removeExpired();
     expect(pins.size).toBe(1);
   });
-  it('tells what is live, with the seconds that are left', () => {
+  it('returns live pins with the remaining seconds', () => {
     const clock = new FakeClock();
     const pins = new Pins(clock);
     pins.pin('a.example', ['192.0.2.1'], 60);
@@ -55,7 +55,7 @@ describe('Pins', () => {
     expect(pins.isPinned('a.example', '192.0.2.1')).toBe(true);
     expect(pins.size).toBe(1);
   });
-  it('refuses what is over a limit, whole, and makes room of what is dead', () => {
+  it('refuses what exceeds a limit as a whole, and reuses room of expired pins', () => {
     const clock = new FakeClock();
     const pins = new Pins(clock, { namesMax: 2, addressesPerNameMax: 2, pinsMax: 3 });
     expect(pins.pin('a', ['192.0.2.1', '192.0.2.2', '192.0.2.3'], 30)).toEqual({
@@ -80,7 +80,7 @@ describe('Pins', () => {
     expect(pins.namesOf('192.0.2.1')).toEqual(['b']);
     expect(pins.size).toBe(1);
   });
-  it('counts an address once for each port, also after those have become more', () => {
+  it('counts an address once for each port, even if ports were added', () => {
     const clock = new FakeClock();
     let ports = 2;
     const pins = new Pins(clock, { destinationsMax: 6 }, (name) => (name === 'web' ? 0 : ports));

@@ -1,20 +1,19 @@
 /**
- * The addresses that our resolver returned to a sandbox for each name, and until when. Under a name, a guest may
- * connect only to those, so a name whose address changes between check and use gains nothing.
+ * Pins the addresses that our resolver returned to a sandbox for each name, until they expire. Under a name, a guest
+ * may connect only to those, so changing an address between check and use gains nothing.
  */
 import type { Clock } from '../../../base/clock.ts';
 
-/** A pin outlives the answer by this, for a guest that connects at the end of the TTL. */
+/** Time by which a pin outlives the answer, for a guest that connects at the end of the TTL. */
 export const PIN_MARGIN_SECONDS = 5;
 export const PIN_SECONDS_MIN = 30;
 export const PIN_SECONDS_MAX = 3600;
 
 interface PinLimits {
-  /** Names with at least one live pin. */
   readonly namesMax: number;
   readonly addressesPerNameMax: number;
   readonly pinsMax: number;
-  /** Sum over all pins of the ports on which the packet filter opens each. */
+  /** Limit of the sum, over all pins, of the ports on which the packet filter opens each. */
   readonly destinationsMax: number;
 }
 
@@ -24,7 +23,6 @@ export const PIN_LIMITS: PinLimits = { namesMax: 512, addressesPerNameMax: 64, p
 export interface Pin {
   readonly name: string;
   readonly address: string;
-  /** Seconds from now. */
   readonly seconds: number;
 }
 
@@ -32,7 +30,6 @@ type Pinned =
   | { readonly ok: true; readonly pins: readonly Pin[] }
   | { readonly ok: false; readonly reason: 'too_many_names' | 'too_many_addresses' };
 
-/** Lifetime in seconds of a pin for a record with this TTL. */
 export function pinSeconds(ttlSeconds: number): number {
   return Math.min(PIN_SECONDS_MAX, Math.max(PIN_SECONDS_MIN, ttlSeconds));
 }
@@ -42,7 +39,7 @@ export class Pins {
   readonly #clock: Clock;
   readonly #limits: PinLimits;
   readonly #portsOf: (name: string) => number;
-  /** name → address → end, monotonic milliseconds. */
+  /** name → address → expiry in monotonic milliseconds. */
   readonly #byName = new Map<string, Map<string, number>>();
   /** address → names; the reverse of the same pins. */
   readonly #byAddress = new Map<string, Set<string>>();
@@ -58,13 +55,13 @@ export class Pins {
     this.#portsOf = portsOf;
   }
 
-  /** Pins in memory: live, and expired but not yet removed. */
+  /** Pins in memory: live ones, and expired ones not yet removed. */
   get size(): number {
     return this.#count;
   }
 
   /**
-   * Pins all of the addresses or none. Pinning again extends the end, and never shortens it.
+   * Pins all of the addresses or none. Pinning again extends the expiry, and never shortens it.
    * @param ttlSeconds of the answer; clamped to 30 s … 1 h
    */
   pin(name: string, addresses: readonly string[], ttlSeconds: number): Pinned {
@@ -85,13 +82,11 @@ export class Pins {
     return endMs !== undefined && endMs > this.#clock.now();
   }
 
-  /** Live addresses of a name. */
   addressesOf(name: string): string[] {
     const nowMs = this.#clock.now();
     return [...(this.#byName.get(name) ?? [])].flatMap(([address, endMs]) => (endMs > nowMs ? [address] : []));
   }
 
-  /** Names with a live pin to this address. */
   namesOf(address: string): string[] {
     return [...(this.#byAddress.get(address) ?? [])].filter((name) => this.isPinned(name, address));
   }
@@ -106,7 +101,7 @@ export class Pins {
     );
   }
 
-  /** Removes expired pins, so that counters and lists show live ones. */
+  /** Call before reading counters and lists, so that they show only live pins. */
   removeExpired(): void {
     const nowMs = this.#clock.now();
     for (const [name, addresses] of this.#byName) {
@@ -114,13 +109,12 @@ export class Pins {
     }
   }
 
-  /** Removes pins that the packet filter refused. */
   unpin(pins: readonly Pick<Pin, 'name' | 'address'>[]): void {
     for (const { name, address } of pins) this.#remove(name, address);
   }
 
   /**
-   * After a change of policy: removes names that `isKept` rejects, and those that no longer fit on their new ports.
+   * Call after a policy change. Removes names that `isKept` rejects, and those that no longer fit on their new ports.
    */
   retain(isKept: (name: string) => boolean): void {
     this.removeExpired();

@@ -11,7 +11,7 @@ import {
 } from './policy.ts';
 
 const list = (...allow: string[]): EgressPolicy => parsePolicy({ mode: 'allowlist', allow });
-/** Also with rules of IPv6, which a policy that people write is refused for. */
+/** Accepts IPv6 rules too, which are refused in a policy that people write. */
 const open = (allow: string[] = [], deny: string[] = []): EgressPolicy => ({
   mode: 'open',
   allow: allow.map(parseRule),
@@ -44,7 +44,7 @@ describe('decide', () => {
     expect(to(open(['10.1.0.0/16']), '10.2.0.1')).toBe('private');
     expect(to(list('10.1.0.0/16:5432'), '10.1.2.3', 5432)).toBe('listed_block');
     expect(to(list('10.1.0.0/16:5432'), '10.1.2.3', 5433)).toBe('private');
-    // A translator's own prefix is public, the address inside it is not.
+    // A translator's own prefix is public, but the address inside it is not.
     expect(to(open(['64:ff9b::/96']), '64:ff9b::a00:1')).toBe('private');
   });
   it('metadata is refused in every spelling, whatever is allowed', () => {
@@ -83,7 +83,7 @@ describe('decide', () => {
     expect(to(policy, '1.1.1.1', 443, ['db.example.com'])).toBe('not_listed');
     expect(to(policy, '1.1.1.1', 443, ['quic.example.com'], 'udp')).toBe('listed_name');
   });
-  it('a wildcard is every name below, not the name and not its look-alikes', () => {
+  it('a wildcard matches every name below, but neither the name itself nor look-alikes', () => {
     const policy = list('*.example.com');
     expect(to(policy, '1.1.1.1', 443, ['a.b.example.com'])).toBe('listed_name');
     expect(to(policy, '1.1.1.1', 443, ['example.com'])).toBe('not_listed');
@@ -100,7 +100,7 @@ describe('decide', () => {
   it('an allowed name does not open a private address', () => {
     expect(to(list('example.com'), '10.0.0.1', 443, ['example.com'])).toBe('private');
   });
-  it('refuses what is no address, and says why in words', () => {
+  it('refuses text that is not an address, and says why', () => {
     expect(to(open(), 'example.com')).toBe('bad_address');
     const { why, rule } = decide(open([], ['8.8.0.0/16']), { address: '8.8.8.8', port: 1, protocol: 'tcp', names: [] });
     expect([rule, why]).toEqual(['8.8.0.0/16', 'the rule 8.8.0.0/16 denies it']);
@@ -108,7 +108,7 @@ describe('decide', () => {
 });
 
 describe('decideName', () => {
-  it('lets only names leave that a rule allows', () => {
+  it('allows only names that a rule allows', () => {
     const policy = list('example.com', '*.pypi.org:8443', '1.1.1.1');
     expect(decideName(policy, 'Example.com.').allowed).toBe(true);
     expect(decideName(policy, 'files.pypi.org').allowed).toBe(true);
@@ -117,7 +117,7 @@ describe('decideName', () => {
     expect(decideName(policy, 'a b').reason).toBe('bad_name');
     expect(decideName(parsePolicy({ mode: 'none' }), 'example.com').reason).toBe('mode_none');
   });
-  it('open: all but the denied; a rule for a port leaves the name', () => {
+  it('open: allows all names but the denied; a deny rule for a port does not deny the name', () => {
     const policy = open([], ['evil.test', 'half.test:80']);
     expect(decideName(policy, 'example.com').allowed).toBe(true);
     expect(decideName(policy, 'evil.test').reason).toBe('denied');
@@ -137,14 +137,14 @@ describe('decideAnswer', () => {
   });
 });
 
-describe('what names decide', () => {
-  it('allowlist, and open with a denied name', () => {
+describe('decidesByName', () => {
+  it('is true for an allowlist, and for open with a denied name', () => {
     expect(decidesByName(list('1.1.1.1'))).toBe(true);
     expect(decidesByName(open([], ['1.1.1.1']))).toBe(false);
     expect(decidesByName(open([], ['evil.test']))).toBe(true);
     expect(decidesByName(parsePolicy({ mode: 'none' }))).toBe(false);
   });
-  it("pinnedPorts: those of the rules, less the gateway's", () => {
+  it("pinnedPorts: those of the rules, without the gateway's", () => {
     const policy = list('db.test:5432-5433', '*.test:5433/udp', 'db.test:443', 'db.test');
     expect(pinnedPorts(policy, 'DB.test.')).toEqual([
       { protocol: 'tcp', port: 5432 },

@@ -1,10 +1,10 @@
 /**
- * What a sandbox may connect to: the one place that packet filter, resolver and gateway ask. Pure.
+ * Decides what a sandbox may connect to; packet filter, resolver and gateway all ask here. Pure.
  *
  *     metadata > mode none > deny rules > blocks allowed > private ranges > names allowed > mode open
  *     refused    refused     refused      allowed          refused          allowed         allowed
  *
- * The first that applies decides, so that the order of the rules does not matter and deny beats allow.
+ * The first that applies decides, so the order of the rules does not matter and deny beats allow.
  */
 import {
   type Cidr,
@@ -19,13 +19,13 @@ import { parseHostName } from '../addresses/host-name.ts';
 import { metadataOf, metadataOfName, RESERVED, reservedRangeOf } from '../addresses/metadata.ts';
 
 /**
- * `none`: nothing leaves. `allowlist`: what a rule allows, names only through the resolver and gateway.
- * `open`: the public internet, less what a rule denies.
+ * `none`: nothing leaves. `allowlist`: what a rule allows, names only through the resolver and gateway. `open`: the
+ * public internet, except what a rule denies.
  */
 export type EgressMode = 'none' | 'allowlist' | 'open';
 export type Transport = 'tcp' | 'udp';
 
-/** 0 … 65535, both included. */
+/** 0 … 65535, both ends inclusive. */
 export interface PortRange {
   readonly first: number;
   readonly last: number;
@@ -34,9 +34,9 @@ export interface PortRange {
 interface RuleBase {
   /** As written, for messages. */
   readonly text: string;
-  /** Undefined: all ports; in a rule that allows a name, 80 and 443. */
+  /** Undefined for all ports; in a rule that allows a name, for 80 and 443. */
   readonly ports: PortRange | undefined;
-  /** Only with ports. Undefined: both, and ICMP if there are no ports; in a rule that allows a name, TCP. */
+  /** Only with ports. Undefined for both, and ICMP if there are no ports; in a rule that allows a name, for TCP. */
   readonly protocol: Transport | undefined;
 }
 
@@ -49,7 +49,7 @@ export interface NameRule extends RuleBase {
   readonly kind: 'name';
   /** Canonical, without `*.`. */
   readonly name: string;
-  /** `*.name`: every name below it, at any depth, but not the name itself. */
+  /** True for `*.name`: every name below it, at any depth, but not the name itself. */
   readonly below: boolean;
 }
 
@@ -59,7 +59,7 @@ export interface RequestRule extends RuleBase {
   readonly name: string;
   readonly below: boolean;
   readonly scheme: 'https' | 'http';
-  /** Case-sensitive, with `WEBSOCKET`; undefined: every allowable method, and no WebSocket. */
+  /** Case-sensitive, with `WEBSOCKET`; undefined for every allowable method, and no WebSocket. */
   readonly methods: ReadonlySet<string> | undefined;
   /** In the form of `readPath`; includes everything below it. */
   readonly path: string;
@@ -70,7 +70,7 @@ export type EgressRule = BlockRule | NameRule | RequestRule;
 export interface EgressPolicy {
   readonly mode: EgressMode;
   readonly allow: readonly EgressRule[];
-  /** Never by method or path: what a list leaves out must stay closed. */
+  /** Never by method or path: what a list omits must stay closed. */
   readonly deny: readonly EgressRule[];
 }
 
@@ -99,16 +99,13 @@ export interface EgressDecision {
   readonly allowed: boolean;
   /** Stable, for counters. */
   readonly reason: EgressReason;
-  /** The rule that decided, as written. */
   readonly rule: string | undefined;
-  /** In words. */
   readonly why: string;
 }
 
 /** Default ports of a name rule: those on which the gateway can read the name. */
 export const NAME_PORTS: readonly number[] = [80, 443];
 
-/** Decides whether the sandbox may connect to a destination. */
 export function decide(policy: EgressPolicy, destination: Destination): EgressDecision {
   const address = readAddress(destination.address);
   if (address === undefined) {
@@ -165,14 +162,14 @@ export function decideName(policy: EgressPolicy, text: string): EgressDecision {
   return refuse('not_listed', `no rule allows the name ${name}`);
 }
 
-/** Decides whether an answer may have an address: not if no connection to it is allowed (rebinding). */
+/** Decides whether an answer may contain an address: not if no connection to it is allowed (rebinding). */
 export function decideAnswer(policy: EgressPolicy, text: string): EgressDecision {
   const address = readAddress(text);
   if (address === undefined) return refuse('bad_address', `${JSON.stringify(text)} is not an address`);
   return refusedAddress(policy, address) ?? allow('open', 'no rule denies the address');
 }
 
-/** Whether any decision depends on a name, so that the guest's HTTP, TLS and DNS must go through us. */
+/** True if any decision depends on a name, so that the guest's HTTP, TLS and DNS must pass through us. */
 export function decidesByName(policy: EgressPolicy): boolean {
   if (policy.mode === 'none') return false;
   return policy.mode === 'allowlist' || policy.deny.some((rule) => rule.kind === 'name');
@@ -199,14 +196,13 @@ export function pinnedPorts(
 }
 
 /**
- * Whether a block opens a private range: only if it lies inside one. `10.1.0.0/16` does; `0.0.0.0/0` means the
+ * True if a block opens a private range, so only if it lies inside one. `10.1.0.0/16` does; `0.0.0.0/0` means the
  * internet.
  */
 export function opensPrivate(block: Cidr): boolean {
   return RESERVED.some((range) => cidrCovers(range.block, block));
 }
 
-/** The refusal of an address whatever port and name. */
 function refusedAddress(policy: EgressPolicy, address: IpAddress): EgressDecision | undefined {
   const metadata = metadataOf(address);
   if (metadata !== undefined) return refuseMetadata('the address', metadata.provider);
@@ -237,7 +233,6 @@ function opensAddress(rule: BlockRule, address: IpAddress): boolean {
   return reservedRangeOf(address) === undefined || opensPrivate(rule.block);
 }
 
-/** The rules by method and path for a name. @param name canonical */
 export function requestRulesFor({ allow }: EgressPolicy, name: string): RequestRule[] {
   return allow.filter((rule) => rule.kind === 'request').filter((rule) => nameMatches(rule, name));
 }
@@ -245,7 +240,7 @@ export function requestRulesFor({ allow }: EgressPolicy, name: string): RequestR
 /** If a name has request rules, rules that open the whole name, or all names above it, do not count. */
 function rulesFor(policy: EgressPolicy, name: string, { port }: Destination): readonly (NameRule | RequestRule)[] {
   const requests = requestRulesFor(policy, name);
-  // On UDP, too: HTTP/3 would carry the same requests unreadably.
+  // On UDP too: HTTP/3 would carry the same requests unreadably.
   const isJudged = requests.length > 0 && NAME_PORTS.includes(port);
   return isJudged ? requests : policy.allow.filter((rule) => rule.kind === 'name');
 }
@@ -271,7 +266,7 @@ function everyPort(rule: EgressRule): boolean {
   return rule.ports === undefined;
 }
 
-/** Accepts one trailing dot, the root. */
+/** Accepts one trailing dot, for the root. */
 function canonicalName(text: string): string | undefined {
   return parseHostName(text.replace(/\.$/, ''));
 }

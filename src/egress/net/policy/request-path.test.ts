@@ -6,7 +6,7 @@ const problem = (target: string): PathProblem | undefined => {
   return read.ok ? undefined : read.problem;
 };
 
-describe('readPath: what means one thing', () => {
+describe('readPath: unambiguous paths', () => {
   it.each([
     '/',
     '/v1/',
@@ -23,15 +23,15 @@ describe('readPath: what means one thing', () => {
   ])('%s', (path) => {
     expect(readPath(path)).toEqual({ ok: true, path });
   });
-  it('a query is not looked at', () => {
+  it('ignores the query', () => {
     expect(readPath('/v1/x?a=//../%2e%zz;')).toEqual({ ok: true, path: '/v1/x' });
   });
-  it('percent-encodings are compared in upper case', () => {
+  it('converts percent-encodings to upper case', () => {
     expect(readPath('/caf%c3%a9')).toEqual({ ok: true, path: '/caf%C3%A9' });
   });
 });
 
-describe('readPath: what is ambiguous is refused, with why', () => {
+describe('readPath: refuses ambiguous paths, and says why', () => {
   it.each<[PathProblem, string]>([
     ['no_path', '*'],
     ['no_path', ''],

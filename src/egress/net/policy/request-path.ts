@@ -1,6 +1,6 @@
 /**
- * Checks that the path of a request means the same to every server on its way: only then can a rule by path judge
- * it. Ambiguous paths are refused, never rewritten. Pure.
+ * Checks that the path of a request means the same to every server on its way; only then can a path rule judge it.
+ * Ambiguous paths are refused, never rewritten. Pure.
  *
  *     /v1/models/a%20b     one meaning
  *     /v1/%2e%2e/admin     a name for some, `/admin` for others: refused, like all kinds below
@@ -15,15 +15,18 @@ export type PathProblem =
   | 'percent'
   /** Encoded letters, digits or `-._~`: some servers decode them (RFC 3986 section 6.2.2.2). */
   | 'encoded_unreserved'
-  /** `%2f`, `%5c`, `%3b`, `%25` and controls: they change segments if a server decodes before it splits, or twice. */
+  /**
+   * `%2f`, `%5c`, `%3b`, `%25` and control characters: they change segments if a server decodes before it splits, or
+   * twice.
+   */
   | 'encoded_delimiter'
   /** Not UTF-8, or characters that some servers fold to ASCII: `%ef%bc%8f`. */
   | 'encoded_text'
   /** `//`, which some servers read as `/`. */
   | 'empty_segment'
-  /** `.`, `..`, and what some servers read as such: with spaces, more dots. */
+  /** `.`, `..`, and variants that some servers read as such: with spaces, more dots. */
   | 'dot_segment'
-  /** `;…`, which some servers cut off before they read the segment. */
+  /** `;…`, which some servers remove before they read the segment. */
   | 'parameter';
 
 type PathRead =
@@ -34,7 +37,7 @@ type PathRead =
 const CHARACTERS = /^[A-Za-z0-9\-._~!$&'()*+,=:@;%/]*$/;
 const UNRESERVED = /^[A-Za-z0-9\-._~]$/;
 const DELIMITERS: ReadonlySet<string> = new Set(['/', '\\', ';', '%']);
-/** Not folded to ASCII by Unicode (NFKC), but by best-fit tables of Windows and by Japanese and Korean encodings. */
+/** Folded to ASCII not by Unicode (NFKC), but by best-fit tables of Windows and by Japanese and Korean encodings. */
 const LOOKALIKES: ReadonlySet<string> = new Set('\u2044\u2215\u2216\u29f5\u29f8\u29f9\u00a5\u20a9');
 
 /** @param target path and query as in the request line, or `*`; the query is not judged */
@@ -67,7 +70,7 @@ function segmentProblem(segment: string): PathProblem | undefined {
   }
   const text = decoded(segment);
   if (text === undefined || [...text].some(isFolded)) return 'encoded_text';
-  // Only dots, spaces that Windows cuts off, and invisible characters that some servers drop.
+  // Only dots, spaces that Windows removes, and invisible characters that some servers drop.
   return /^[.\s\p{Default_Ignorable_Code_Point}]+$/u.test(text) ? 'dot_segment' : undefined;
 }
 
@@ -81,7 +84,7 @@ function decoded(segment: string): string | undefined {
   }
 }
 
-/** Normalization turns it into ASCII, or into text with ASCII. */
+/** True if normalization turns it into text with ASCII characters. */
 function isFolded(character: string): boolean {
   const code = character.codePointAt(0) ?? 0;
   if (code < 0x80) return false;

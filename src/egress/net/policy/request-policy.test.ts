@@ -36,7 +36,7 @@ function problem(...allow: string[]): string {
   return 'fine';
 }
 
-describe('rules by method and path: what they let through', () => {
+describe('rules by method and path: what they allow', () => {
   const rules = [`GET,HEAD https://${API}/v1/`, `POST https://${API}/v1/chat`];
   it.each([
     ['GET /v1/models', 'allowed'],
@@ -64,7 +64,7 @@ describe('rules by method and path: what they let through', () => {
   ])('%s: %s', (line, expected) => {
     expect(judge(rules, line)).toBe(expected);
   });
-  it('without methods all but those that tell back or tunnel, and no WebSocket', () => {
+  it('without methods, allows all but those that echo or tunnel, and no WebSocket', () => {
     const all = [`https://${API}/v1/`];
     for (const method of ['GET', 'DELETE', 'PROPFIND', 'OPTIONS'])
       expect(judge(all, `${method} /v1/x`), method).toBe('allowed');
@@ -72,11 +72,11 @@ describe('rules by method and path: what they let through', () => {
       expect(judge(all, `${method} /v1/x`), method).toBe('method_refused');
     expect(judge(all, 'OPTIONS *')).toBe('path_ambiguous');
   });
-  it('a path of / is every path, however it is written', () => {
+  it('the path / matches every path, however it is written', () => {
     expect(judge([`GET https://${API}/`], 'GET /a/../%2e//;x')).toBe('allowed');
     expect(judge([`GET https://${API}/`], 'PUT /a')).toBe('method_refused');
   });
-  it('a WebSocket only by its word, and only by GET', () => {
+  it('allows a WebSocket only by its keyword, and only by GET', () => {
     const upgrade = ['Connection: Upgrade', 'Upgrade: websocket'];
     expect(judge([`GET https://${API}/live`], 'GET /live', upgrade)).toBe('method_refused');
     expect(judge([`https://${API}/`], 'GET /live', upgrade)).toBe('method_refused');
@@ -109,22 +109,22 @@ describe('rules by method and path: what they let through', () => {
     'x-envoy-original-dst-host: 192.0.2.1:80',
     'Connection: close, Content-Length',
     'Connection: X-Request-Id',
-  ])('a field that means another request is refused: %s', (field) => {
+  ])('refuses a field that means another request: %s', (field) => {
     expect(judge(rules, 'GET /v1/models', [field])).toBe('field_refused');
   });
-  it('ordinary fields are not', () => {
+  it('accepts ordinary fields', () => {
     const fields = ['Authorization: Bearer x', 'X-Forwarded-For: 1.2.3.4', 'X-Request-Id: 1'];
     const more = ['Connection: TE, Keep-Alive ,close', 'Content-Length: 0'];
     expect(judge(rules, 'GET /v1/models', [...fields, ...more])).toBe('allowed');
   });
-  it('GET and HEAD have no body, others may', () => {
+  it('refuses a body of GET and HEAD, but not of other methods', () => {
     for (const field of ['Content-Length: 1', 'Transfer-Encoding: chunked']) {
       expect(judge(rules, 'GET /v1/models', [field])).toBe('body_refused');
       expect(judge(rules, 'HEAD /v1/models', [field])).toBe('body_refused');
       expect(judge(rules, 'POST /v1/chat', [field])).toBe('allowed');
     }
   });
-  it('names without such rules are not judged', () => {
+  it('does not judge names without such rules', () => {
     const { allowed } = decideRequest(
       list(...rules, 'b.example.com'),
       head('TRACE /../x', ['X-Original-URL: /y'], 'b.example.com'),
@@ -140,7 +140,7 @@ describe('rules by method and path: what else they open and close', () => {
     protocol,
     names,
   });
-  it('the port of the scheme alone, and the name', () => {
+  it('open only the name, on the port of the scheme', () => {
     const policy = list(`GET https://${API}/v1/`);
     expect(decide(policy, to(443))).toMatchObject({ allowed: true, reason: 'listed_name' });
     for (const port of [80, 8443, 22]) expect(decide(policy, to(port)).allowed).toBe(false);
@@ -149,7 +149,7 @@ describe('rules by method and path: what else they open and close', () => {
     expect(decideName(policy, 'b.example.com').allowed).toBe(false);
     expect(pinnedPorts(policy, API)).toEqual([]);
   });
-  it('beat a rule for all names above it, at both ports', () => {
+  it('override a rule for all names above it, at both ports', () => {
     const policy = list('*.example.com', `GET https://${API}/v1/`);
     expect(decide(policy, to(80)).allowed).toBe(false);
     expect(decide(policy, to(443)).allowed).toBe(true);
@@ -158,7 +158,7 @@ describe('rules by method and path: what else they open and close', () => {
     expect(needsDecryption(policy, API)).toBe(true);
     expect(needsDecryption(policy, 'b.example.com')).toBe(false);
   });
-  it('beat a rule for UDP of all names above it: HTTP/3 would not be judged', () => {
+  it('override a UDP rule for all names above it, since HTTP/3 would not be judged', () => {
     const policy = list('*.example.com:443/udp', '*.example.com:53/udp', `GET https://${API}/v1/`);
     expect(decide(policy, to(443, 'udp')).allowed).toBe(false);
     expect(pinnedPorts(policy, API)).toEqual([{ protocol: 'udp', port: 53 }]);
@@ -172,13 +172,13 @@ describe('rules by method and path: what else they open and close', () => {
     expect(needsAnyDecryption(list(`http://${API}/`))).toBe(false);
     expect(needsAnyDecryption(policy)).toBe(true);
   });
-  it('are for names below one, too', () => {
+  it('work for names below a wildcard too', () => {
     const policy = list('GET https://*.example.com/v1/');
     expect(needsDecryption(policy, API)).toBe(true);
     expect(needsDecryption(policy, 'example.com')).toBe(false);
     expect(decideRequest(policy, head('GET /v2')).allowed).toBe(false);
   });
-  it('a rule that denies still denies', () => {
+  it('are overridden by a deny rule', () => {
     const policy = parsePolicy({ mode: 'allowlist', allow: [`GET https://${API}/v1/`], deny: ['*.example.com'] });
     expect(decide(policy, to(443)).reason).toBe('denied');
   });
@@ -192,7 +192,7 @@ describe('rules by method and path: what else they open and close', () => {
     expect(both.allow.map(({ text }) => text)).toEqual([`GET https://${API}/v1/`, 'b.example.com:443']);
     expect(decideRequest(both, head('GET /admin')).reason).toBe('path_refused');
   });
-  it('another port of the same name is opened as before', () => {
+  it('do not affect another port of the same name', () => {
     const policy = list(`GET https://${API}/v1/`, `${API}:5432`);
     expect(pinnedPorts(policy, API)).toEqual([{ protocol: 'tcp', port: 5432 }]);
   });
@@ -227,20 +227,20 @@ describe('parseRule: invalid rules by method and path', () => {
   ])('%s', (rule, why) => {
     expect(problem(rule)).toContain(why);
   });
-  it('shows how one is written', () => {
+  it('shows the syntax in the error', () => {
     expect(problem(`get https://${API}/`)).toContain('"GET,HEAD https://api.example.com/v1/"');
   });
-  it('the port of the scheme may be named, and capitals be used in scheme and host', () => {
+  it('accepts the port of the scheme, and capitals in scheme and host', () => {
     expect(problem(`GET HTTPS://API.example.com:443/v1/`)).toBe('fine');
   });
-  it('the same name whole and in part', () => {
+  it('refuses the same name in whole and in part', () => {
     for (const whole of [API, `${API}:443`, `${API}:80-90/tcp`])
       expect(problem(whole, `GET https://${API}/v1/`), whole).toContain('one opens all of the host');
-    // HTTP/3 would say any request.
+    // HTTP/3 could carry any request.
     expect(problem(`${API}:443/udp`, `GET https://${API}/v1/`)).toContain('one opens all of the host');
     expect(problem(`${API}:8080`, `${API}:53/udp`, `GET https://${API}/v1/`)).toBe('fine');
   });
-  it('in the mode open, and to deny', () => {
+  it('refuses request rules in mode open, and to deny', () => {
     const rule = `GET https://${API}/v1/`;
     expect(() => parsePolicy({ mode: 'open', allow: [rule] })).toThrow('needs the mode allowlist');
     expect(() => parsePolicy({ mode: 'allowlist', deny: [rule] })).toThrow('denies by method');

@@ -15,9 +15,7 @@ import type { Verdict } from './verdict.ts';
 export type RequestRefusal =
   /** No rule for the host has this method, or it is never allowed. */
   | 'method_refused'
-  /** A rule has the method, but not for this path. */
   | 'path_refused'
-  /** Two servers could read different paths. */
   | 'path_ambiguous'
   /** A body of GET or HEAD, which some servers read as the next request (RFC 9110 section 9.3.1). */
   | 'body_refused'
@@ -28,20 +26,22 @@ export interface RequestVerdict extends Verdict {
   readonly reason?: RequestRefusal;
 }
 
-/** The only values of `Connection`: the next proxy drops a field named there, even `Content-Length` (RFC 9110 section 7.6.1). */
+/**
+ * The only allowed values of `Connection`: the next proxy drops a field named there, even `Content-Length` (RFC 9110
+ * section 7.6.1).
+ */
 const CONNECTION = /^(?:close|keep-alive|upgrade|te)?$/i;
 
-/** Whether requests to this name must be decrypted to be judged. @param name canonical */
+/** True if requests to this name must be decrypted to be judged. @param name canonical */
 export function needsDecryption(policy: EgressPolicy, name: string): boolean {
   return requestRulesFor(policy, name).some(({ scheme }) => scheme === 'https');
 }
 
-/** Whether requests to any name must be. */
 export function needsAnyDecryption({ allow }: EgressPolicy): boolean {
   return allow.some((rule) => rule.kind === 'request' && rule.scheme === 'https');
 }
 
-/** @param head of the port's scheme, which the rules for its host have too */
+/** @param head with the scheme of the port, which must match the rules for its host */
 export function decideRequest(policy: EgressPolicy, head: RequestHead): RequestVerdict {
   const name = hostText(head.host);
   const all = requestRulesFor(policy, name);
@@ -77,7 +77,7 @@ function changesRequest({ name, value }: Field): boolean {
   return isOverride(name);
 }
 
-/** The method in terms of rules; undefined: no rule may allow it. */
+/** The method in terms of rules; undefined if no rule may allow it. */
 function methodOf({ method, upgrade }: RequestHead): string | undefined {
   // Only GET asks for a WebSocket; a server without WebSocket would act on any other method.
   if (upgrade !== undefined) return method === 'GET' ? WEBSOCKET : undefined;

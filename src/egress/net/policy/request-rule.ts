@@ -1,5 +1,5 @@
 /**
- * Rules by method and path: their text form. Pure.
+ * Parses the text of rules by method and path. Pure.
  *
  *     rule    = [ methods " " ] ( "https" / "http" ) "://" name path
  *     methods = method *( "," method )        absent: all, except those that are never allowed
@@ -15,7 +15,7 @@ import { pathProblemText, readPath } from './request-path.ts';
 /** Stands for requests to upgrade to WebSocket, which have no method of their own (RFC 6455 section 4.1). */
 export const WEBSOCKET = 'WEBSOCKET';
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}$/;
-/** They open a tunnel, or return a request with what was added on its way. */
+/** Methods that open a tunnel, or return a request with what was added on its way. */
 const NEVER: ReadonlySet<string> = new Set(['CONNECT', 'TRACE', 'TRACK', 'DEBUG']);
 const METHODS_MAX = 16;
 const PORTS = { https: 443, http: 80 } as const;
@@ -24,12 +24,12 @@ const USUAL = /^(?:get|head|post|put|patch|delete|options|websocket)$/i;
 const REMEDY =
   'Write e.g. "GET,HEAD https://api.example.com/v1/", "https://api.example.com/v1/chat" (all methods) or "WEBSOCKET,GET https://api.example.com/live".';
 
-/** Whether the text is meant as such a rule: no other has `://`. */
+/** True if the text is meant as such a rule: no other rule contains `://`. */
 export function isRequestRule(text: string): boolean {
   return text.includes('://');
 }
 
-/** Whether no rule may allow a method, in any case of letters. */
+/** True if no rule may allow the method. Ignores case. */
 export function isNeverAllowed(method: string): boolean {
   return NEVER.has(method.toUpperCase());
 }

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { CERTIFICATES, CertificateAuthority, HOSTS_MAX } from './authority.ts';
 
 describe('CertificateAuthority', () => {
-  it('keeps the certificates that were last asked for, and of as many names as a guest makes up no more', async () => {
+  it('keeps the most recently used certificates, and no more for a guest that invents names', async () => {
     const authority = new CertificateAuthority({ wall: () => Date.UTC(2026, 0) });
     const first = authority.contextFor('first.example');
     const used = authority.contextFor('used.example');
@@ -16,7 +16,7 @@ describe('CertificateAuthority', () => {
     expect(again).not.toBe(first);
     await Promise.all([first, used, again, ...others]);
   });
-  it('makes certificates at a bounded rate, and serves hosts that have one meanwhile', async () => {
+  it('limits the rate of new certificates, and meanwhile serves hosts that have one', async () => {
     let now = Date.UTC(2026, 0);
     const authority = new CertificateAuthority({ wall: () => now });
     const made = Array.from({ length: CERTIFICATES.size }, (_, n) => authority.contextFor(`h${n}.example`));

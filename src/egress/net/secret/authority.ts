@@ -1,8 +1,8 @@
 /**
- * Certificates for the hosts of secrets, which one sandbox's guest trusts. The keys are generated here and never
- * leave the memory of this process.
+ * Certificates for the hosts of secrets, which one sandbox's guest trusts. The keys are generated here and never leave
+ * the memory of this process.
  *
- *     root (P-256, in the guest's bundle) ──signs──► one certificate per host, made at its first use
+ *     root (P-256, in the guest's bundle) ──signs──► one certificate per host, created at its first use
  */
 import type { SecureContext } from 'node:tls';
 import type { Clock } from '../../../base/clock.ts';
@@ -10,12 +10,15 @@ import { type BucketLimit, TokenBucket } from '../../../base/token-bucket.ts';
 import type { Root } from './certificates.ts';
 
 const DAY_MS = 24 * 3_600_000;
-/** Of its seven days of validity: the rest is for guests with a wrong clock. */
+/** Part of its seven days of validity; the rest is for guests with a wrong clock. */
 const LEAF_USED_DAYS = 4;
 /** Each takes 54 KB, and a rule for `*.example.com` lets a guest ask for any number. */
 export const HOSTS_MAX = 64;
 
-/** Certificates made. Each takes 3 ms of the event loop, and a guest that asks for more hosts than are kept needs one each time. */
+/**
+ * Rate of new certificates. Each takes 3 ms of the event loop, and a guest that asks for more hosts than are kept needs
+ * a new one each time.
+ */
 export const CERTIFICATES: BucketLimit = { size: 128, refillPerSecond: 8 };
 
 interface Leaf {
@@ -35,19 +38,17 @@ export class CertificateAuthority {
     this.#bucket = new TokenBucket(CERTIFICATES, clock.wall());
   }
 
-  /** Keeps keys out of serialized objects. */
   toJSON(): undefined {
     return undefined;
   }
 
-  /** The root as PEM, for the guest. */
   async certificate(): Promise<string> {
     const { pemOf } = await import('./certificates.ts');
     return pemOf(await this.#theRoot());
   }
 
   /**
-   * The TLS context of a server with this name. Rejects if certificates of too many hosts were asked for.
+   * The TLS context of a server with this name. Rejects if certificates of too many hosts were requested.
    * @param host canonical
    */
   contextFor(host: string): Promise<SecureContext> {

@@ -1,4 +1,4 @@
-/** Generates the certificates of `authority.ts`; a file of its own, since the library is slow to load. */
+/** Generates the certificates of `authority.ts`. A separate file, since the library is slow to load. */
 import 'reflect-metadata';
 import { KeyObject, type webcrypto } from 'node:crypto';
 import { createSecureContext, type SecureContext } from 'node:tls';

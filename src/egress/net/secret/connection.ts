@@ -4,7 +4,7 @@
  *     starting ──certificate──► open ◄──► upstream, dialed at the first allowed request
  *         └───────────────────────┴─► closing ──► closed
  *
- * Reads each end only as fast as the other takes it. Keeps a head, and bytes that could be part of a secret.
+ * Reads each end only as fast as the other takes it. Buffers a head, and bytes that could be part of a secret.
  */
 import type { Socket } from 'node:net';
 import { connect as connectTls, TLSSocket } from 'node:tls';
@@ -26,16 +26,14 @@ interface SecretTimeouts {
 
 export type SecretEndReason = ExchangeReason | 'head_timeout' | 'idle_timeout';
 
-/** Secrets or placeholders of one request. */
 export interface SecretUse {
   /**
-   * `unfilled`: a placeholder was sent unchanged, since its secret does not belong to the host. `unplaced`: the
-   * request was refused. `without_cookies`: sent with a secret, without the cookies.
+   * `unfilled`: a placeholder was sent unchanged, since its secret does not belong to the host. `unplaced`: the request
+   * was refused. `without_cookies`: sent with a secret, without the cookies.
    */
   readonly kind: 'filled' | 'unfilled' | 'unplaced' | 'without_cookies';
   readonly names: readonly string[];
   readonly host: string;
-  /** Why the request was refused. */
   readonly why?: string;
 }
 
@@ -47,11 +45,13 @@ interface SecretConnectionContext {
   readonly onRequest: (host: string) => void;
   readonly onRefused: (reason: SecretEndReason, why: string) => void;
   readonly onSecrets: (use: SecretUse) => void;
-  /** Called before bytes are passed on. False: they must not be, and the connection is being destroyed. */
+  /**
+   * Called before bytes are passed on. If it returns false, they must not be, and the connection is being destroyed.
+   */
   readonly onBytes: (direction: 'sent' | 'received', bytes: number) => boolean;
 }
 
-/** ALPN: secrets go into heads, which must be readable. */
+/** ALPN: secrets are put into heads, which must be readable. */
 const PROTOCOLS = ['http/1.1'];
 const WHY_CHARACTERS_MAX = 300;
 
@@ -66,16 +66,12 @@ export class SecretConnection {
   #upstream: TLSSocket | undefined;
   #isConnected = false;
   #isClosing = false;
-  /** Judged, and waiting for the upstream. */
   #queue: Uint8Array[] = [];
   readonly #idle: IdleTimer;
   #cancelHead: (() => void) | undefined;
   #cancelLinger: (() => void) | undefined;
 
-  /**
-   * @param socket paused; reading it gives everything that the guest has sent
-   * @param host the judged SNI
-   */
+  /** @param socket paused; reading it returns everything that the guest has sent @param host the judged SNI */
   constructor(
     context: SecretConnectionContext,
     socket: Socket,
@@ -116,7 +112,7 @@ export class SecretConnection {
       guest.on('data', (bytes) => this.#onGuestData(bytes));
       guest.on('end', () => this.#onGuestEnd());
       guest.on('drain', () => this.#upstream?.resume());
-      // For example a client with its own list of roots, which does not trust our certificate.
+      // For example a client with its own root list, which does not trust our certificate.
       guest.on('error', (error) => ignore(error, 'the guest broke its connection'));
       guest.once('close', () => this.destroy());
     } catch (error) {
@@ -220,7 +216,7 @@ export class SecretConnection {
 
   #onUpstreamError(error: Error): void {
     if (this.#isClosing) return;
-    // Cuts an answer off, so that the guest does not take it as complete.
+    // Truncates an answer, so that the guest does not take it as complete.
     if (this.#isConnected) {
       this.destroy();
       return;
@@ -235,13 +231,12 @@ export class SecretConnection {
     return this.#context.onBytes(direction, bytes);
   }
 
-  /** Delivers what is left for the guest, and closes. */
   #close(): void {
     const { clock, timeouts } = this.#context;
     this.#isClosing = true;
     this.#disarmHead();
     this.#upstream?.destroy();
-    // Read and drop what still comes: an unread byte would turn the end into a reset.
+    // Reads and drops what still arrives: an unread byte would turn the end into a reset.
     this.#guest?.resume();
     this.#guest?.end(() => {
       this.#cancelLinger = clock.after(timeouts.lingerMs, () => this.destroy());

@@ -2,7 +2,7 @@
  * Names under which requests carry credentials. Pure.
  *
  * The fields that get a secret by default are a closed list, since a guest chooses the names. What counts as another
- * credential is wide: a refusal tells the guest what to change.
+ * credential is defined broadly: a refusal tells the guest what to change.
  */
 import type { SecretPlace } from '../../../base/request/secret-place.ts';
 import type { Field } from '../http/head.ts';
@@ -43,14 +43,14 @@ const HARMLESS_FIELD =
   /(?:(?:idempotency|websocket|surrogate|cache|routing|partition|encryption|encryptioncustomer|sort)key|(?:idempotency|csrf|xsrf|atlassian|page|continuation|next|sync)token)$/;
 /** Stored beside an object, and never read as credentials: `x-amz-meta-token`. */
 const METADATA = /^x-(?:[a-z]+-)*meta-/i;
-/** Browsers have no other field of a WebSocket for credentials. */
+/** Browsers have no other WebSocket field for credentials. */
 const IN_PROTOCOL = /key|token|auth|bearer/i;
 
 const PARAMETER =
   /^(?:key|token|auth|sig|sign|hmac|pass|passwd|pwd|ticket|session|sid)$|(?:authorization|signature|secret|password|jwt|assertion|(?:access|api|app|auth|bearer|id|job|login|oauth|private|refresh|security|session)token|(?:access|api|app|auth|secret|subscription)key)$/;
 const PLAIN = /^[a-z0-9]*$/;
 
-/** Whether a server may take this field for a credential. */
+/** True if a server may take this field for a credential. */
 export function isCredentialField({ name, value }: Field): boolean {
   if (value === '' || METADATA.test(name)) return false;
   const plain = plainName(name).replace(/\d+$/, '');
@@ -58,20 +58,20 @@ export function isCredentialField({ name, value }: Field): boolean {
   return FIELD.test(plain) && !HARMLESS_FIELD.test(plain);
 }
 
-/** Browsers and SDKs send cookies unasked, for example those of a load balancer. */
+/** Browsers and SDKs send cookies automatically, e.g. those of a load balancer. */
 export function isCookie(name: string): boolean {
   return /^cookie2?$/.test(plainName(name));
 }
 
 /**
- * Whether a server may take a parameter of this name for a credential. Some end the name at a NUL, and read `token[0]`
+ * True if a server may take a parameter of this name for a credential. Some end the name at a NUL, and read `token[0]`
  * as the list `token`. @param name may be percent-encoded
  */
 export function isCredentialParameter(name: string): boolean {
   return spellingsOfParameter(name).some((spelling) => PARAMETER.test(spelling));
 }
 
-/** What servers may take for the name, in the form of `plainName`. @param name may be percent-encoded */
+/** The spellings that servers may take for the name, in the form of `plainName`. @param name may be percent-encoded */
 export function spellingsOfParameter(name: string): readonly string[] {
   const [base = ''] = decoded(name).split(/[[\0]/, 1);
   return [plainName(name), plainName(base)];

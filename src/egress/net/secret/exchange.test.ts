@@ -55,7 +55,7 @@ class World {
 }
 
 describe('SecretExchange: requests', () => {
-  it('puts a secret into credential fields, also into Basic, and requests uncompressed answers', () => {
+  it('puts a secret into credential fields, including Basic, and requests uncompressed answers', () => {
     const basic = (secret: string): string => Buffer.from(`me:${secret}`).toString('base64');
     const world = new World().guest(
       crlf(
@@ -77,7 +77,7 @@ describe('SecretExchange: requests', () => {
     );
     expect(world.filled).toEqual(['API_KEY']);
   });
-  it('a request without a placeholder: keeps its fields, and also requests a whole uncompressed answer', () => {
+  it('keeps the fields of a request without a placeholder, and requests a whole uncompressed answer', () => {
     const own = get('X: y', 'Authorization: Bearer of-the-guest');
     const more = ['Accept-Encoding: gzip', 'TE: trailers', 'HTTP2-Settings: AAMAAABk'];
     const parts = ['Range: bytes=0-11', 'If-Range: "x"', 'Request-Range: bytes=0-11'];
@@ -139,7 +139,7 @@ describe('SecretExchange: requests', () => {
     ['OPTIONS', []],
     ['GET', ['Max-Forwards: 0']],
     ['OPTIONS', ['Max-Forwards: 0']],
-  ])('puts none into %s %j', (method, more) => {
+  ])('puts no secret into %s %j', (method, more) => {
     const world = new World().guest(crlf(`${method} /x HTTP/1.1`, 'Host: a.example', BEARER, ...more));
     expect(world.sent('to_upstream')).toContain(PLACEHOLDER);
     expect(world.unfilled).toEqual(['API_KEY']);
@@ -166,7 +166,7 @@ describe('SecretExchange: requests', () => {
     expect(world.sent('to_upstream').replace(/^GET [\s\S]*websocket[\s\S]*$/, '')).toBe('');
     expect(world.outputs.at(-1)?.kind === 'close').toBe(reason !== 'early');
   });
-  it('a refused body is answered after earlier requests, instead of its own request', () => {
+  it('answers a refused body after earlier requests, instead of its own request', () => {
     const chunked = crlf('POST /y HTTP/1.1', 'Host: a.example', 'Transfer-Encoding: chunked');
     const cut = `${chunked}1\r\na\r\n0\r\nX-Original-URL: /admin\r\n\r\n`;
     const alone = new World().guest(cut);
@@ -179,7 +179,7 @@ describe('SecretExchange: requests', () => {
     expect(world.outputs.at(-1)).toEqual({ kind: 'close' });
     expect(world.sent('to_upstream')).not.toContain('X-Original');
   });
-  it('a refused second request is answered after the first, and is the last', () => {
+  it('answers a refused second request after the first, as the last one', () => {
     const world = new World().guest(get(BEARER) + crlf('GET / HTTP/1.1', 'Host: b.example', BEARER) + get(BEARER));
     expect(world.sent('to_upstream').match(/Host/g)).toHaveLength(1);
     expect(world.sent('to_guest')).toBe('');
@@ -187,7 +187,7 @@ describe('SecretExchange: requests', () => {
     expect(world.sent('to_guest')).toMatch(/^HTTP\/1\.1 200 [\s\S]*okHTTP\/1\.1 421 /);
     expect(world.outputs.at(-1)?.kind).toBe('close');
   });
-  it('takes the absolute form of its own name', () => {
+  it('accepts the absolute form of its own name', () => {
     const text = crlf('GET https://a.example/x?y HTTP/1.1', 'Host: a.example', BEARER);
     expect(new World().guest(text).sent('to_upstream')).toMatch(/^GET \/x\?y HTTP[\s\S]*sk-live/);
   });
@@ -286,7 +286,7 @@ describe('SecretExchange: answers', () => {
     const world = asked().upstream(`${OK}Content-Type: text/event-stream\r\n\r\n${event}`);
     expect(world.sent('to_guest')).toContain(event);
   });
-  it('refuses a compressed answer, also to a request without a secret', () => {
+  it('refuses a compressed answer, even to a request without a secret', () => {
     const body = gzipSync(TOKEN);
     const head = `${OK}Content-Encoding: gzip\r\nContent-Length: ${body.length}\r\n\r\n`;
     const world = asked().upstream(Buffer.concat([Buffer.from(head), body]));
@@ -346,7 +346,7 @@ describe('SecretExchange: another protocol', () => {
     expect(world.sent('to_upstream')).toContain(TOKEN);
     expect(world.sent('to_upstream').endsWith(`frame ${PLACEHOLDER}`)).toBe(true);
   });
-  it.each([1, 2, 7, 1000])('a secret across fragments, %i bytes at a time', (step) => {
+  it.each([1, 2, 7, 1000])('replaces a secret across fragments, %i bytes at a time', (step) => {
     const [first, second] = [TOKEN.slice(0, 9), TOKEN.slice(9)];
     const frames = `${frame(0x01, `x ${first}`)}${frame(0x89, 'ping')}${frame(0x80, `${second} y`)}`;
     const world = new World().guest(ask).upstream(`${agree}${frames}${frame(0x82, '')}`, step);
@@ -446,7 +446,7 @@ describe('SecretExchange: fields that are set', () => {
   };
   const CHUNKED = crlf('POST /x HTTP/1.1', 'Host: a.example', 'Transfer-Encoding: chunked');
 
-  it('a trailer with such a field, in any spelling, is refused; others pass', () => {
+  it('refuses a trailer with such a field, in any spelling; others pass', () => {
     for (const name of ['X-Org', 'x_org']) {
       const world = new World([set]).guest(CHUNKED).guest(`0\r\n${name}: mine\r\n\r\n`);
       expect(world.reasons).toEqual(['secret_misplaced']);
@@ -456,18 +456,18 @@ describe('SecretExchange: fields that are set', () => {
     expect([other.reasons, other.filled]).toEqual([[], ['X-Org']]);
     expect(other.sent('to_upstream')).toContain('X-Sum: mine');
   });
-  it('goes with an upgrade to WebSocket, and a guest’s own credential beside it passes', () => {
+  it('are sent with an upgrade to WebSocket, and a guest’s own credential beside them passes', () => {
     const upgrade = ['Connection: Upgrade', 'Upgrade: websocket', 'X-Auth-Token: mine'];
     const world = new World([set]).guest(get(...upgrade));
     expect(world.sent('to_upstream')).toContain('X-Auth-Token: mine\r\n');
     expect(world.sent('to_upstream')).toContain('X-Org: org-0123456789abcdef\r\n\r\n');
   });
-  it('its placeholder, which a guest may have from an answer, is worth nothing', () => {
+  it('their placeholder, which a guest may have from an answer, has no effect', () => {
     const world = new World([set]).guest(get(`Authorization: Bearer ${set.placeholder}`));
     expect(world.sent('to_upstream')).toContain(`Bearer ${set.placeholder}`);
     expect(world.unfilled).toEqual([]);
   });
-  it('is taken out of an answer, wherever it is cut', () => {
+  it('are removed from an answer, wherever it is cut', () => {
     const body = 'you are org-0123456789abcdef!';
     for (const step of [1, 7, 1000]) {
       const world = new World([set]).guest(get());
@@ -476,7 +476,7 @@ describe('SecretExchange: fields that are set', () => {
       expect(world.sent('to_guest')).not.toContain('org-0123');
     }
   });
-  it('the search of all names below a pattern is built once', () => {
+  it('build the search of all names below a pattern only once', () => {
     const all = [set];
     expect(matcherOf(all, 'a.example')).toBe(matcherOf(all, 'b.c.example'));
   });

@@ -1,11 +1,11 @@
 /**
- * The decrypted requests and answers of one connection to a host with secrets or request rules: bytes of both ends
- * in, bytes for both ends out. Pure.
+ * The decrypted requests and answers of one connection to a host with secrets or request rules: bytes of both ends in,
+ * bytes for both ends out. Pure.
  *
  *     guest ─► HttpRequestReader ─► judge, Host = SNI, method ─► fillHead, set ────► upstream
  *     guest ◄──────────────────────── SecretResponses ◄───────────────────────────── upstream
  *
- * A refusal comes after the answers to earlier requests, and is the last answer.
+ * A refusal is sent after the answers to earlier requests, and is the last answer.
  */
 
 import { hostText, type RequestHead } from '../http/head.ts';
@@ -21,11 +21,9 @@ export type ExchangeReason =
   | RefusalReason
   | ResponseProblem
   | PlacementProblem
-  /** `Host` differs from the SNI. */
   | 'host_not_sni'
   /** A method whose answer repeats the request. */
   | 'method_refused'
-  /** Data after an upgrade request, before its answer. */
   | 'early'
   | 'upstream_failed';
 
@@ -36,7 +34,6 @@ export type ExchangeOutput =
   | { readonly kind: 'request'; readonly name: string; readonly filled: readonly string[] }
   /** Cookies were removed from the request, because secrets of these names are in it. */
   | { readonly kind: 'without_cookies'; readonly names: readonly string[] }
-  /** Names of secrets whose placeholders are in a refused request. */
   | { readonly kind: 'unplaced'; readonly names: readonly string[]; readonly why: string }
   /** Names of placeholders sent unchanged: their secrets do not belong to this host, or not in such a request. */
   | { readonly kind: 'unfilled'; readonly names: readonly string[] }
@@ -45,7 +42,6 @@ export type ExchangeOutput =
   | { readonly kind: 'close' };
 
 interface ExchangeOptions {
-  /** SNI. */
   readonly host: string;
   /** All secrets of the sandbox, whatever their hosts. */
   readonly secrets: readonly EgressSecret[];
@@ -57,18 +53,17 @@ const REFUSED_METHODS: ReadonlySet<string> = new Set(['TRACE', 'TRACK', 'DEBUG']
 
 export class SecretExchange {
   readonly #options: ExchangeOptions;
-  /** Of the host, for which the guest sends placeholders. */
+  /** The host's secrets for which the guest sends placeholders. */
   readonly #own: readonly EgressSecret[];
-  /** Of the host, set in each request. */
+  /** The host's secrets that are set in each request. */
   readonly #set: readonly EgressSecret[];
-  /** Answers must be plain, since values are taken out of them. */
+  /** True if answers must be plain, so that values can be removed. */
   readonly #isScrubbed: boolean;
   readonly #requests = new HttpRequestReader('https');
   readonly #responses: SecretResponses;
   #phase: 'http' | 'upgrading' | 'tunnel' | 'refusing' | 'closed' = 'http';
   #refusal: Uint8Array = new Uint8Array();
   #lastHead: RequestHead | undefined;
-  /** Names of the secrets in it. */
   #used: readonly string[] = [];
   #out: ExchangeOutput[] = [];
 
@@ -81,17 +76,16 @@ export class SecretExchange {
     this.#responses = new SecretResponses(this.#isScrubbed ? matcherOf(options.secrets, options.host) : undefined);
   }
 
-  /** The last allowed request, to judge again after a change of policy. */
+  /** The last allowed request, to judge again after a policy change. */
   get lastHead(): RequestHead | undefined {
     return this.#lastHead;
   }
 
-  /** False: do not read from the guest. */
   get isOpen(): boolean {
     return this.#phase === 'http' || this.#phase === 'tunnel';
   }
 
-  /** A head is under way, or the first one is due. */
+  /** True within a head, or if the first one is due. */
   get isInHead(): boolean {
     return this.#phase === 'http' && (this.#requests.isInHead || this.#lastHead === undefined);
   }
@@ -110,7 +104,7 @@ export class SecretExchange {
     return this.#out;
   }
 
-  /** @param failure why the upstream is unreachable; undefined: it has ended */
+  /** @param failure why the upstream is unreachable; undefined if it has ended */
   upstreamEnded(failure?: string): readonly ExchangeOutput[] {
     this.#out = [];
     if (this.#phase === 'closed') return this.#out;
@@ -199,7 +193,7 @@ export class SecretExchange {
     this.#out.push({ kind: 'to_upstream', bytes: Buffer.from(forward, 'latin1') });
   }
 
-  /** To a host without secrets, the request goes unchanged, and its answer needs no scrubbing. */
+  /** For a host without secrets, the request passes unchanged, and its answer needs no scrubbing. */
   #fill(head: RequestHead): FilledHead | RefusedHead {
     const isFillable = this.#mayFill(head);
     const rest = isFillable ? withoutSetFields(head, this.#set) : head;
@@ -223,7 +217,7 @@ export class SecretExchange {
     }
   }
 
-  /** A refused upgrade: HTTP continues. */
+  /** The upgrade was refused, so HTTP continues. */
   #onResponseHead(isLast: boolean, status: number): void {
     if (this.#phase === 'upgrading' && isLast && status !== 101) this.#phase = 'http';
   }

@@ -1,4 +1,4 @@
-/** Random requests with placeholders anywhere, judged by an oracle that shares no code with `head.ts`. */
+/** Tests random requests with placeholders anywhere, judged by an oracle that shares no code with `head.ts`. */
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import type { SecretPlace } from '../../../base/request/secret-place.ts';
@@ -61,7 +61,7 @@ const parameterValue = fc.oneof(
 );
 const anyCase = fc.boolean();
 const anyField = fc.tuple(fc.constantFrom(...Object.keys(FIELDS)), value, anyCase);
-/** Often right, so that requests pass, too. */
+/** Often correct, so that some requests pass. */
 const usual = fc.tuple(
   fc.constantFrom(...DEFAULT_FIELDS, 'x-custom'),
   mark.map((text) => `Bearer ${text}`),
@@ -88,7 +88,7 @@ const place = fc.constantFrom<SecretPlace>(
 );
 const places = fc.oneof(fc.constant([]), fc.array(place, { maxLength: 2 }));
 
-it('a value leaves only at its place, of a request without another credential', () => {
+it('a value leaves only at its place, in a request without another credential', () => {
   const counts = { filled: 0, refused: 0, plain: 0 };
   fc.assert(
     fc.property(request, places, places, ({ path, query, fields, body }, first, second) => {
@@ -123,7 +123,7 @@ it('a value leaves only at its place, of a request without another credential', 
   for (const count of Object.values(counts)) expect(count).toBeGreaterThan(RUNS.numRuns / 100);
 });
 
-/** @returns whether it has a value */
+/** @returns true if it contains a value */
 function checkSent(sent: string, secrets: readonly EgressSecret[]): boolean {
   if (sent === '') return false;
   const [head = '', body = ''] = sent.split('\r\n\r\n');
@@ -161,7 +161,7 @@ function checkSent(sent: string, secrets: readonly EgressSecret[]): boolean {
   return true;
 }
 
-/** Names of the secrets in a text, as they are, percent-encoded, or in Basic. */
+/** Names of the secrets in a text: plain, percent-encoded, or in Basic. */
 function valuesIn(text: string): string[] {
   const shown = `${text} ${decodeURIComponent(text)} ${decoded(text)}`;
   return TEXTS.filter((one) => shown.includes(one.value)).map(({ name }) => name);

@@ -21,7 +21,6 @@ function fill(target: string, fields: readonly string[], secrets = [secret()]) {
   return fillHead(parsed.head, secrets);
 }
 
-/** The filled target or fields; otherwise the reason. */
 function sent(target: string, fields: readonly string[], secrets?: EgressSecret[]): string {
   const filled = fill(target, fields, secrets);
   return filled.ok ? filled.forward : filled.reason;
@@ -45,28 +44,28 @@ describe('fillHead: the places of a secret', () => {
   ])('by default: %s', (field, filled) => {
     expect(sent('/', [field])).toContain(`${filled}\r\n`);
   });
-  it('a header field of its own: the default fields no longer get it', () => {
+  it('a header field of its own replaces the default fields', () => {
     const secrets = [secret([{ in: 'header', name: 'X-My-Id' }])];
     expect(sent('/', [`x-my-id: ${MARK}`], secrets)).toContain(`x-my-id: ${VALUE}\r\n`);
     expect(sent('/', [`Authorization: Bearer ${MARK}`], secrets)).toBe('secret_misplaced');
   });
-  it('a query parameter: percent-encoded', () => {
+  it('fills a query parameter, percent-encoded', () => {
     const secrets = [secret([{ in: 'query', name: 'key' }])];
     expect(sent(`/x?a=1&key=${MARK}&b`, [], secrets)).toMatch(
       `POST /x?a=1&key=${encodeURIComponent(VALUE)}&b HTTP/1.1\r\n`,
     );
   });
-  it('the signature of a URL: the name of its key is no credential', () => {
+  it('fills the signature of a URL, whose key name is no credential', () => {
     const secrets = [secret([{ in: 'query', name: 'X-Amz-Signature' }])];
     const target = `/o?X-Amz-Credential=me%2F1%2Fus%2Fs3%2Faws4_request&X-Amz-Signature=${MARK}`;
     expect(fill(target, [], secrets)).toMatchObject({ ok: true, used: ['API_KEY'] });
   });
-  it('a cookie, if the field has nothing else', () => {
+  it('fills a cookie that is alone in its field', () => {
     const secrets = [secret([{ in: 'header', name: 'Cookie' }])];
     expect(sent('/', [`Cookie: session=${MARK}`], secrets)).toContain(`session=${VALUE}\r\n`);
     expect(sent('/', [`Cookie: session=mine; x=${MARK}`], secrets)).toBe('secret_misplaced');
   });
-  it('two secrets, each at its place, also as both halves of Basic', () => {
+  it('fills two secrets, each at its place, and both halves of Basic', () => {
     const two = [secret(), secret([], true)];
     const keys = [`DD-API-KEY: ${MARK}`, `DD-APPLICATION-KEY: ${OTHER_MARK}`];
     expect(fill('/', keys, two)).toMatchObject({ ok: true, used: ['API_KEY', 'APP_KEY'] });
@@ -114,7 +113,7 @@ describe('fillHead: refuses a placeholder elsewhere', () => {
     const secrets = [secret([{ in: 'query', name: 'key' }])];
     expect(sent(target, [], secrets)).toBe('secret_misplaced');
   });
-  it('the message names the place, the secret and the remedy', () => {
+  it('names the place, the secret and the remedy in the message', () => {
     const { why } = fill('/', [`X-Note: ${MARK}`]) as { why: string };
     expect(why).toMatch(/API_KEY is in the header field X-Note; .*Authorization.*:header=FIELD/);
   });
@@ -147,7 +146,7 @@ describe('fillHead: refuses another credential beside a secret', () => {
     expect(sent(target, [bearer, ...fields])).toBe('credential_beside_secret');
     expect(fill(target, fields)).toMatchObject({ ok: true, used: [] });
   });
-  it('a named place with a value of the guest', () => {
+  it('refuses a named place with a value of the guest', () => {
     const places = [
       { in: 'header', name: 'X-Acme' },
       { in: 'header', name: 'Authorization' },
@@ -158,7 +157,7 @@ describe('fillHead: refuses another credential beside a secret', () => {
     expect(sent('/?appid[1]=x', [bearer], [secret(places)])).toBe('credential_beside_secret');
     expect(sent('/?APPID=', [bearer, 'X-Acme:'], [secret(places)])).toContain(VALUE);
   });
-  it('a query secret beside an Authorization', () => {
+  it('refuses an Authorization beside a query secret', () => {
     const secrets = [secret([{ in: 'query', name: 'key' }])];
     const own = 'Authorization: Bearer mine';
     expect(sent(`/?key=${MARK}`, [own], secrets)).toBe('credential_beside_secret');
@@ -183,7 +182,7 @@ describe('fillHead: refuses another credential beside a secret', () => {
     expect(forward).toContain(VALUE);
     for (const field of fields) expect(forward).toContain(`${field}\r\n`);
   });
-  it('cookies are dropped beside a secret, and pass without one', () => {
+  it('drops cookies beside a secret, and passes them without one', () => {
     const cookie = 'Cookie: __cf_bm=x; session=mine';
     expect(fill('/', [cookie, bearer])).toMatchObject({ ok: true, isWithoutCookies: true });
     expect(sent('/', [cookie, bearer])).not.toContain('Cookie');
@@ -208,6 +207,6 @@ it('fillHead: the work for a request does not grow with the secrets and places o
     });
     return Math.min(...times);
   };
-  // Where each parameter is compared with each place: more than a hundred times.
+  // Comparing each parameter with each place would take more than a hundred times as long.
   expect(leastMs([secret(), ...many]) / leastMs([secret()])).toBeLessThan(10);
 });

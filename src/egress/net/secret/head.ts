@@ -2,8 +2,8 @@
  * Fills secrets into the head of one request, each at its places, or refuses the request. Pure.
  *
  *     a placeholder elsewhere ─► refused      the guest could store the value with its own account at the host
- *     another credential beside ─► refused    the same, if the server takes that one
- *     cookies beside ─► dropped               clients send those of load balancers unasked
+ *     another credential beside ─► refused    the same, if the server accepts that one
+ *     cookies beside ─► dropped               clients send those of load balancers automatically
  *
  * A request without a placeholder passes with its own credentials.
  */
@@ -21,17 +21,13 @@ import type { EgressSecret } from './secret.ts';
 
 export type PlacementProblem =
   /** A placeholder where its secret is not inserted, or not alone there. */
-  | 'secret_misplaced'
-  /** A secret and a credential of the guest in one request. */
-  | 'credential_beside_secret';
+  'secret_misplaced' | 'credential_beside_secret';
 
 export interface FilledHead {
   readonly ok: true;
-  /** The head to pass on. */
   readonly forward: string;
-  /** Names of the secrets in it. */
   readonly used: readonly string[];
-  /** The request had cookies beside a secret; they are not passed on. */
+  /** True if the request had cookies beside a secret, which are not passed on. */
   readonly isWithoutCookies: boolean;
 }
 
@@ -39,27 +35,24 @@ export interface RefusedHead {
   readonly ok: false;
   readonly reason: PlacementProblem;
   readonly why: string;
-  /** Names of the secrets whose placeholders it has. */
   readonly names: readonly string[];
 }
 
 /** Request fields that would make an answer compressed or partial, in which secrets can't be found. */
 const RESHAPES = /^(?:accept-encoding|te|sec-websocket-extensions|range|if-range|request-range|http2-settings)$/i;
-/** Before a placeholder in a field: a scheme as in `Bearer …`, a name as in `Token token="…"`. */
+/** Text before a placeholder in a field: a scheme as in `Bearer …`, a name as in `Token token="…"`. */
 const BEFORE = /^(?:[A-Za-z][A-Za-z0-9_-]{0,63} +)?(?:[A-Za-z0-9_.~+@/-]{1,64}[=:])?("?)$/;
 const BASIC = /^(basic +)([A-Za-z0-9+/]+={0,2})$/i;
 const SHOWN_CHARACTERS_MAX = 64;
 
 /** A piece of the head that is judged and filled alone. */
 interface Part {
-  /** For messages. */
   readonly what: string;
   /** The text to pass on, filled if there is no problem. */
   readonly text: string;
-  /** The secrets whose placeholders are in it. */
   readonly found: readonly EgressSecret[];
   readonly problem?: 'elsewhere' | 'not_alone' | undefined;
-  /** Absent: the path. */
+  /** Absent for the path. */
   readonly place?: SecretPlace;
 }
 
@@ -67,7 +60,6 @@ interface FieldPart extends Part {
   readonly place: SecretPlace;
 }
 
-/** @param ofHost the secrets of the request's host */
 export function fillHead(head: RequestHead, ofHost: readonly EgressSecret[]): FilledHead | RefusedHead {
   // Mostly none or one: a guest must not make each of thousands of parameters cost the work of all secrets.
   const secrets = secretsOfHead(head, ofHost);
@@ -81,7 +73,7 @@ export function fillHead(head: RequestHead, ofHost: readonly EgressSecret[]): Fi
   const used = secretsIn(parts);
   const isDropped = ({ place, found }: FieldPart): boolean =>
     used.length > 0 && found.length === 0 && isCookie(place.name);
-  // Also without a placeholder: an earlier request may have stored a secret in the session.
+  // Even without a placeholder: an earlier request may have stored a secret in the session.
   const sent = fields.filter((part) => !RESHAPES.test(part.place.name) && !isDropped(part));
   const target = parameters === undefined ? path : `${path}?${textsOf(parameters).join('&')}`;
   const lines = [
@@ -152,7 +144,10 @@ function fillParameter(text: string, secrets: readonly EgressSecret[]): Part {
   return { what, text: `${name}=${encodeURIComponent(secret.value.reveal())}`, found, place };
 }
 
-/** The name of a field, for messages, that a server may take for a credential, a cookie included; undefined: none. */
+/**
+ * Name, for messages, of a field that a server may take for a credential, including a cookie; undefined if there is
+ * none.
+ */
 export function foreignField(fields: readonly Field[], ofHost: readonly EgressSecret[]): string | undefined {
   const placed = placedKeys(ofHost);
   const foreign = fields.find(({ name, value }) => {
@@ -173,7 +168,7 @@ function isCredential({ text, place }: Part, placed: ReadonlySet<string>): boole
     const isPlaced = text !== '' && placed.has(keyOf(place));
     return !isCookie(place.name) && (isPlaced || isCredentialField({ name: place.name, value: text }));
   }
-  // Some servers separate parameters by semicolons, too.
+  // Some servers also separate parameters by semicolons.
   return text.split(';').some((one) => {
     const [name = '', ...rest] = one.split('=');
     if (rest.join('=') === '') return false;
@@ -195,7 +190,7 @@ function fillField({ name, value }: Field, secrets: readonly EgressSecret[]): Fi
   return text === undefined ? { ...part, problem: 'not_alone' } : { ...part, text };
 }
 
-/** Each half is a placeholder, or has none. */
+/** Each half is a placeholder, or contains none. */
 function filledBasic(scheme: string, pair: string, found: readonly EgressSecret[]): string | undefined {
   const colon = pair.indexOf(':');
   const halves = colon < 0 ? [pair] : [pair.slice(0, colon), pair.slice(colon + 1)];
@@ -224,13 +219,12 @@ function keyOf(place: SecretPlace | undefined): string {
   return `${place?.in} ${plainName(place?.name ?? '')}`;
 }
 
-/** The secrets whose placeholders are anywhere in it. */
 function secretsOfHead({ path, fields }: RequestHead, secrets: readonly EgressSecret[]): readonly EgressSecret[] {
   const texts = fields.flatMap(({ name, value }) => [name, value, basicPair(value)]);
   return foundIn([path, ...texts].join('\n'), secrets);
 }
 
-/** User and password of Basic credentials; otherwise empty. */
+/** User and password of Basic credentials, else empty. */
 function basicPair(value: string): string {
   return Buffer.from(BASIC.exec(value)?.[2] ?? '', 'base64').toString('latin1');
 }

@@ -1,9 +1,9 @@
-/** What a guest must not see of the values of fields that are set. Pure. */
+/** Determines which parts of set field values must be hidden from a guest. Pure. */
 import { isCookie, isCredentialField } from './credentials.ts';
 
 /** Shorter texts could be in an answer by chance. */
 const HIDDEN_CHARACTERS_MIN = 16;
-/** Of the value of a field that is named like a credential, if it has no longer part. */
+/** For the value of a field that is named like a credential, if it has no longer part. */
 const HIDDEN_CREDENTIAL_CHARACTERS_MIN = 8;
 /** Fields that servers repeat in answers, and whose values are no secrets: hiding them would damage answers. */
 const PUBLIC =
@@ -11,8 +11,8 @@ const PUBLIC =
 const SCHEME = /^[A-Za-z][A-Za-z0-9-]{0,14}$/;
 
 /**
- * The parts of a value that the guest must not see in an answer: a server may repeat a token without its scheme, a
- * cookie without its name, a password without its Basic.
+ * The parts of a value to hide in answers: a server may repeat a token without its scheme, a cookie without its name, a
+ * password without its Basic.
  */
 export function hiddenTexts(name: string, value: string): readonly string[] {
   if (PUBLIC.test(name)) return [];
@@ -28,7 +28,6 @@ export function hiddenTexts(name: string, value: string): readonly string[] {
   return [...new Set([...hidden, ...halves])];
 }
 
-/** User and password of Basic credentials, in words. The pair itself is long in any case. */
 function basicHalves([scheme = '', text = '', ...more]: readonly string[]): readonly string[] {
   if (scheme.toLowerCase() !== 'basic' || more.length > 0) return [];
   const pair = Buffer.from(text, 'base64').toString('latin1');

@@ -2,7 +2,9 @@
 import type { Log } from '../../../base/log.ts';
 import type { SecretUse } from './connection.ts';
 
-/** Remembered first uses of each kind: a guest can name any number of hosts, also below the `*.name` of a secret. */
+/**
+ * Limit of remembered first uses by kind: a guest can name any number of hosts, even below the `*.name` of a secret.
+ */
 const KNOWN_MAX: Readonly<Record<SecretUse['kind'], number>> = {
   filled: 1024,
   unfilled: 256,

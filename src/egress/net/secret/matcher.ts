@@ -1,9 +1,9 @@
 /**
- * Finds many texts at once in a stream, with each character in any spelling (Aho and Corasick, 1975).
- * Pure: built once for the secrets of a host, and shared by its connections.
+ * Finds many texts at once in a stream, with each character in any spelling (Aho and Corasick, 1975). Built once for
+ * the secrets of a host, and shared by its connections. Pure.
  *
- * The work per byte does not grow with the number of texts. A byte can stand for itself or end a spelling, so
- * several states can be active at once, which is rare and bounded.
+ * The work per byte does not grow with the number of texts. A byte can stand for itself or end a spelling, so several
+ * states can be active at once, which is rare and bounded.
  */
 import { beginsSpelling, SPELLING_BYTES_MAX, type Spelling, spellingBefore } from './spelling.ts';
 
@@ -11,7 +11,6 @@ import { beginsSpelling, SPELLING_BYTES_MAX, type Spelling, spellingBefore } fro
 export interface Edge {
   /** Mask of the text's bits among its six. */
   readonly mask: number;
-  /** The bits to put there. */
   readonly bits: number;
 }
 
@@ -26,13 +25,11 @@ export interface Pattern {
   readonly alphabet?: 'base64' | 'base64url';
 }
 
-/** States that are active at once. */
 const STATES_MAX = 16;
 /** Positions whose states are kept, since a spelling continues from its beginning. A power of two. */
 const KEPT = 8;
 const ROOT: readonly number[] = [0];
 
-/** The progress of one stream through a matcher. */
 export class MatchState {
   readonly sets: (readonly number[])[] = Array.from({ length: KEPT }, () => ROOT);
   position = 0;
@@ -53,9 +50,9 @@ export class Matcher {
   readonly #child: number[] = [0];
   readonly #sibling: number[] = [0];
   readonly #fail: number[] = [0];
-  /** The pattern that ends in a state; -1: none. */
+  /** The pattern that ends in a state; -1 for none. */
   readonly #ends: number[] = [-1];
-  /** The next shorter state in which a pattern ends; 0: none. */
+  /** The next shorter state in which a pattern ends; 0 for none. */
   readonly #shorter: number[] = [0];
 
   /** @param charactersMax at least the length of the longest pattern; decides how much is held back */
@@ -72,7 +69,7 @@ export class Matcher {
   }
 
   /**
-   * @param bytes with earlier ones before `from`, for spellings that begin there
+   * @param bytes preceded by earlier ones before `from`, for spellings that begin there
    * @param onFound gets the pattern and the offset in `bytes` after its last byte
    */
   scan(at: MatchState, bytes: Buffer, from: number, onFound: (pattern: Pattern, end: number) => void): void {
@@ -178,7 +175,7 @@ export class Matcher {
   }
 }
 
-/** The start of a text that ends before `end`: the leftmost one, if its first character has two spellings. */
+/** Start of a text that ends before `end`: the leftmost one, if its first character has two spellings. */
 export function startOf(bytes: Buffer, end: number, find: string): number {
   let ends = [end];
   for (let index = find.length - 1; index >= 0; index -= 1) {

@@ -22,7 +22,6 @@ const part = fc.constantFrom(
 const input = fc.array(part, { maxLength: 12 }).map((parts) => Buffer.from(parts.join(''), 'latin1'));
 const cuts = fc.array(fc.nat(30), { maxLength: 20 });
 
-/** What becomes of the answers, and their bytes without the framing of chunks, which are cut anew. */
 function read(bytes: Buffer, sizes: readonly number[]) {
   const responses = new SecretResponses(SECRET_MATCHER);
   for (let i = 0; i < 4; i += 1) responses.expect({ method: 'GET', isUpgrade: false });

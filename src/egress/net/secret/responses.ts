@@ -1,6 +1,6 @@
 /**
- * Takes secrets out of the answers of one connection on their way to a guest: out of heads, bodies of any framing,
- * and WebSocket frames. Pure.
+ * Removes secrets from the answers of one connection on their way to a guest: from heads, bodies of any framing, and
+ * WebSocket frames. Pure.
  *
  *     head ─┬─ 1xx ─► head        ┌─ length ──┐
  *           ├─ 101 ─► tunnel      │           │
@@ -13,12 +13,10 @@ import type { Matcher } from './matcher.ts';
 import { Scrubber } from './scrubber.ts';
 import { SecretWebSocket } from './websocket.ts';
 
-/** Requests that wait for an answer. */
 const PIPELINED_MAX = 256;
 
 interface AskedRequest {
   readonly method: string;
-  /** To WebSocket. */
   readonly isUpgrade: boolean;
 }
 
@@ -35,11 +33,10 @@ export type ResponseProblem =
 
 export type ResponsePiece =
   | { readonly kind: 'bytes'; readonly bytes: Buffer }
-  /** The answer to the oldest request begins. */
   | { readonly kind: 'head'; readonly status: number; readonly isLast: boolean }
   | { readonly kind: 'switched' }
   | { readonly kind: 'end' }
-  /** Nothing comes after it. */
+  /** Nothing follows it. */
   | { readonly kind: 'refused'; readonly reason: ResponseProblem };
 
 const NOTHING = Buffer.alloc(0);
@@ -58,30 +55,30 @@ export class SecretResponses {
   #frames: SecretWebSocket | undefined;
   #out: ResponsePiece[] = [];
 
-  /** @param matcher undefined: the host has no secrets, so everything passes unchanged */
+  /** @param matcher undefined if the host has no secrets, so that everything passes unchanged */
   constructor(matcher: Matcher | undefined) {
     this.#matcher = matcher;
     this.#scrubber = this.#newScrubber();
   }
 
-  /** False: too many requests wait. */
+  /** Returns false if too many requests wait. */
   expect(request: AskedRequest): boolean {
     if (this.#asked.length >= PIPELINED_MAX) return false;
     this.#asked.push(request);
     return true;
   }
 
-  /** The last request will stay incomplete: expects no answer to it, unless that has begun. */
+  /** Call if the last request will stay incomplete: expects no answer to it, unless that has begun. */
   withdraw(): void {
     if (this.isBetween || this.#asked.length > 1) this.#asked.pop();
   }
 
-  /** Every request has its whole answer. */
+  /** True if every request has its whole answer. */
   get isComplete(): boolean {
     return this.#asked.length === 0 && this.isBetween;
   }
 
-  /** No answer is under way, so one of ours can follow. */
+  /** True outside of answers, so that one of ours can follow. */
   get isBetween(): boolean {
     return this.#framer.isAtStart;
   }
@@ -92,7 +89,6 @@ export class SecretResponses {
     return this.#out;
   }
 
-  /** The stream has ended. */
   end(): ResponsePiece[] {
     this.#out = [];
     if (this.#body === 'until_close') this.#pass(this.#scrubber.end());
@@ -113,7 +109,7 @@ export class SecretResponses {
         if (frame.bytes === 0) this.#passChunk(this.#scrubber.end());
         return;
       case 'trailer':
-        // Dropped (RFC 9110 section 6.5.1).
+        // The trailer is dropped (RFC 9110 section 6.5.1).
         this.#pass(Buffer.from('0\r\n\r\n'));
         return;
       case 'end':
@@ -205,7 +201,7 @@ export class SecretResponses {
 
 type Body = BodyFraming | { readonly kind: 'tunnel' };
 
-/** The body of a final answer. @param isPlain accepts answers in which secrets can't be found */
+/** The body of a final answer. @param isPlain accept answers in which secrets can't be found */
 function bodyOf(
   status: number,
   asked: AskedRequest,

@@ -8,7 +8,7 @@ import { matcherOf } from './secret.ts';
 const RUNS = { numRuns: 3000 };
 /** Short, so that one word can be longer than what is held back. */
 const LENGTH_MAX = 3;
-// A small alphabet, so that texts overlap, contain and begin one another, and spellings can be read in two ways.
+// A small alphabet, so that texts overlap, contain and begin one another, and spellings are ambiguous.
 const letter = fc.constantFrom('a', 'b', '%', '6', '1');
 const patterns = fc.array(
   fc.string({ unit: letter, minLength: 1, maxLength: LENGTH_MAX }).map((find): Pattern => ({ find, put: 'XYZXYZ' })),
@@ -45,7 +45,7 @@ function endsOf(bytes: string, find: string, start: number): number[] {
   return ends;
 }
 
-/** The reference without streaming: leftmost match, longest first; of overlapping matches masks the rest. */
+/** The reference without streaming: leftmost match, longest first; masks the rest of overlapping matches. */
 function naive(list: readonly Pattern[], bytes: string): string {
   const out = [...bytes];
   let covered = 0;
@@ -60,7 +60,6 @@ function naive(list: readonly Pattern[], bytes: string): string {
   return out.join('');
 }
 
-/** The output, one text per input piece. */
 function pieces(matcher: Matcher, bytes: string, sizes: readonly number[]): string[] {
   const scrubber = new Scrubber(matcher);
   const out: string[] = [];
@@ -100,7 +99,7 @@ describe('Scrubber properties', () => {
     const list: Pattern[] = [{ find: 'bab', put: 'XYZXYZ' }];
     expect(pieces(new Matcher(list, LENGTH_MAX), bytes, sizes).join('')).toBe(naive(list, bytes));
   });
-  it('holds back visible characters only', () => {
+  it('holds back only visible characters', () => {
     fc.assert(
       fc.property(patterns, text, (list, bytes) => {
         const [out = ''] = pieces(new Matcher(list, LENGTH_MAX), bytes, [bytes.length]);

@@ -1,11 +1,11 @@
 /**
- * Takes secrets out of a stream: bytes in, in any pieces, and the same number of bytes out. Pure.
+ * Removes secrets from a stream: bytes in, in any pieces, and the same number of bytes out. Pure.
  *
  *     … x-api-key: sk-live-…  ──►  … x-api-key: NV_SECRET_…        leftmost first, the longest of several
  *
- * What is held back must reveal nothing of a secret: a guest that could confirm its beginning could guess the rest.
- * So the visible characters at the end are held back, whatever they are, up to the length of the longest match. A
- * space or line end releases everything before it, so server-sent events are not delayed.
+ * Held-back bytes must reveal nothing about a secret: a guest that could confirm its beginning could guess the rest. So
+ * the visible characters at the end are held back, whatever they are, up to the length of the longest match. A space or
+ * line end releases everything before it, so server-sent events are not delayed.
  */
 import { type Edge, type Matcher, MatchState, type Pattern, startOf } from './matcher.ts';
 import { isVisible } from './spelling.ts';
@@ -39,7 +39,7 @@ export class Scrubber {
     this.#matcher = matcher;
   }
 
-  /** May be a view of what was pushed. */
+  /** May return a view of the input. */
   push(bytes: Uint8Array): Buffer {
     const fresh = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const all = this.#held.length === 0 ? fresh : Buffer.concat([this.#held, fresh]);
@@ -49,7 +49,6 @@ export class Scrubber {
     return this.#decide(all, this.#heldFrom(all));
   }
 
-  /** Releases the held bytes at the end of the stream. */
   end(): Buffer {
     const out = this.#decide(this.#held, this.#held.length);
     this.#state = new MatchState();
@@ -64,7 +63,7 @@ export class Scrubber {
     return from;
   }
 
-  /** @param until bytes before it are sent: a match that begins there has ended, so no longer one can come */
+  /** @param until bytes before it are sent: a match that begins there has ended, so no longer one can follow */
   #decide(bytes: Buffer, until: number): Buffer {
     const changes = this.#found.map((found) => changeOf(bytes, found));
     const decided = changes.filter(({ start }) => start < until).toSorted((a, b) => a.start - b.start || b.end - a.end);
@@ -97,7 +96,7 @@ function changeOf(bytes: Buffer, { pattern, start, end }: Found): Change {
   return { start: start - first.length, end: end + last.length, put: Buffer.from(text, 'latin1') };
 }
 
-/** Changes only the bits of a secret. Empty text: no such character. */
+/** Changes only the bits of a secret. Empty if there is no such character. */
 function edgeOf(code: number | undefined, edge: Edge | undefined, digits: string): string {
   if (code === undefined || edge === undefined) return '';
   const character = String.fromCharCode(code);

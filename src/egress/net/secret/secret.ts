@@ -6,8 +6,9 @@
  *              Authorization: NV_…        │  NV_… → secret in the head of a request
  *                                         │  secret → NV_… in all of the answer
  *
- * `head` fills secrets in at their places, which `credentials` knows · `set-fields` sets fields that the owner wants in every request · `matcher` finds them, `scrubber` and `responses` take them out · `exchange` is one
- * connection without I/O · `connection` (io) its two ends · `authority` the certificates.
+ * `head` fills in secrets at their places, which `credentials` knows · `set-fields` sets fields that the owner wants in
+ * every request · `matcher` finds secrets, `scrubber` and `responses` remove them · `exchange` is one connection
+ * without I/O · `connection` (io) its two ends · `authority` the certificates.
  */
 import type { SecureContext } from 'node:tls';
 import type { SecretPlace } from '../../../base/request/secret-place.ts';
@@ -17,13 +18,13 @@ import { hiddenTexts } from './hidden-texts.ts';
 import { Matcher, type Pattern } from './matcher.ts';
 
 export interface EgressSecret {
-  /** The name of the guest's variable, or of the field. */
+  /** Name of the guest's variable, or of the field. */
   readonly name: string;
   /** Canonical host names; for a field that is set also `*.name`. */
   readonly hosts: readonly string[];
-  /** The header field that is set to the value in each request; absent: the guest sends a placeholder. */
+  /** The header field that is set to the value in each request. If absent, the guest sends a placeholder. */
   readonly sets?: string | undefined;
-  /** Where requests have it; empty: in the usual credential fields. */
+  /** Where requests carry it; empty for the usual credential fields. */
   readonly places: readonly SecretPlace[];
   /** The guest's substitute: letters, digits, `_` and `-`. */
   readonly placeholder: string;
@@ -31,22 +32,19 @@ export interface EgressSecret {
   readonly value: SecretValue;
 }
 
-/** What a gateway needs to fill in secrets, or to judge requests by method and path. */
+/** The gateway's input for filling in secrets, or judging requests by method and path. */
 export interface EgressSecrets {
-  /** Empty: only requests are judged. */
+  /** Empty if requests are only judged. */
   readonly secrets: readonly EgressSecret[];
-  /** Issues certificates that the guest trusts. */
   readonly authority: { contextFor(host: string): Promise<SecureContext> };
-  /** The roots that servers are verified against. */
   readonly roots: () => SecureContext;
 }
 
-/** The port on which secrets are filled in. */
 const PORT = 443;
 
 /**
- * Adds the hosts of secrets to what an allowlist allows. Deny rules still win, and so do rules by method and path
- * for such a host. Fields that are set open nothing.
+ * Adds the hosts of secrets to an allowlist. Deny rules still win, and so do rules by method and path for such a host.
+ * Fields that are set open nothing.
  */
 export function withSecretHosts(policy: EgressPolicy, secrets: EgressSecrets | undefined) {
   if (policy.mode !== 'allowlist' || secrets === undefined) return policy;
@@ -74,14 +72,16 @@ function patternsFor(host: string): readonly string[] {
   return [host, ...labels.slice(1).map((_, index) => `*.${labels.slice(index + 1).join('.')}`)];
 }
 
-/** Whether TLS to this host must be decrypted. */
 export function needsSecrets(secrets: EgressSecrets | undefined, host: string | undefined): secrets is EgressSecrets {
   return secrets !== undefined && host !== undefined && secretsOf(secrets.secrets, host).length > 0;
 }
 
 /** Secret lengths within one step are indistinguishable by how much is held back. */
 const LENGTHS = [64, 256, 1024, 4096] as const;
-/** Below each set of secrets, by the indexes of those of a host: a guest can name any number of hosts below `*.name`. */
+/**
+ * For each set of secrets, keyed by the indexes of a host's secrets: a guest can name any number of hosts below
+ * `*.name`.
+ */
 const matchers = new WeakMap<readonly EgressSecret[], Map<string, Matcher>>();
 
 /** Finds the secrets of one host in plain and in base64, as in Basic credentials. Built once per set of secrets. */
@@ -103,12 +103,11 @@ export function matcherOf(secrets: readonly EgressSecret[], host: string): Match
   return made;
 }
 
-/** Whether answers of a host with these secrets may have something that the guest must not see. */
+/** True if answers of a host with these secrets may contain something to hide from the guest. */
 export function hidesAny(ofHost: readonly EgressSecret[]): boolean {
   return ofHost.some((secret) => textsOf(secret).length > 0);
 }
 
-/** What the guest must not see of it. */
 function textsOf({ sets, value }: EgressSecret): readonly string[] {
   return sets === undefined ? [value.reveal()] : hiddenTexts(sets, value.reveal());
 }
@@ -150,7 +149,6 @@ function base64Characters(bytes: number): number {
   return Math.ceil(((bytes + 2) * 4) / 3);
 }
 
-/** Names of the secrets whose placeholder is in a text. */
 export function placeholdersIn(secrets: readonly EgressSecret[], text: string): string[] {
   return secrets
     .filter(({ sets, placeholder }) => sets === undefined && text.includes(placeholder))

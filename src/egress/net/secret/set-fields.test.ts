@@ -32,7 +32,7 @@ describe('secretsOf: fields that are set', () => {
   ])('%s has those of its name, otherwise of the longest pattern above it', (host, expected) => {
     expect(secretsOf(all, host)).toEqual(expected);
   });
-  it('a placeholder has no pattern, and is not lost beside a field', () => {
+  it('a placeholder has no pattern, and is kept beside a field', () => {
     const secret = { ...exact, sets: undefined, name: 'KEY' };
     expect(secretsOf([secret, wide], 'api.example.com')).toEqual([secret, wide]);
     expect(secretsOf([secret, wide], 'www.example.com')).toEqual([wide]);
@@ -49,7 +49,7 @@ describe('secretsOf: fields that are set', () => {
 
 describe('withSetFields', () => {
   const set = [field('X-Api-Key', ['a.example'], 'Bearer x'), field('X-Empty', ['a.example'], '')];
-  it('replaces the fields of the guest, in any case and spelling, and keeps others', () => {
+  it('replaces the guest’s fields, in any case and spelling, and keeps others', () => {
     const lines = [
       'GET /p?q HTTP/1.1',
       'Host: a.example',

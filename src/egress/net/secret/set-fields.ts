@@ -1,5 +1,5 @@
 /**
- * Header fields that the owner of a sandbox wants in each request to a host, whatever the guest sends. Pure.
+ * Sets header fields that the owner of a sandbox wants in each request to a host, whatever the guest sends. Pure.
  *
  *     guest: Authorization: mine  ──► dropped, in any spelling
  *     owner: Authorization: Bearer …  ──► set, after the guest's fields
@@ -8,7 +8,6 @@ import { plainFieldName } from '../http/fields.ts';
 import { type Field, headText, type RequestHead } from '../http/head.ts';
 import type { EgressSecret } from './secret.ts';
 
-/** The head without the fields that will be set. */
 export function withoutSetFields(head: RequestHead, set: readonly EgressSecret[]): RequestHead {
   if (set.length === 0) return head;
   const fields = head.fields.flatMap((field) => {
@@ -30,7 +29,6 @@ export function isSetField({ name }: Field, set: readonly EgressSecret[]): boole
   return set.some(({ sets = '' }) => plainFieldName(sets).toLowerCase() === plain);
 }
 
-/** @param forward a head to pass on, with its empty line */
 export function withSetFields(forward: string, set: readonly EgressSecret[]): string {
   const lines = set.map(({ sets = '', value }) => `${sets}: ${value.reveal()}\r\n`);
   return `${forward.slice(0, -2)}${lines.join('')}\r\n`;

@@ -4,7 +4,6 @@
  *     %2B   \u002B   \x2B   &#43;   &#x2b;   &amp;   \/
  */
 
-/** The longest spelling of one character. */
 export const SPELLING_BYTES_MAX = 6;
 const ENTITIES: ReadonlyMap<string, string> = new Map([
   ...([
@@ -32,11 +31,10 @@ const LETTER_X = 0x78;
 
 export interface Spelling {
   readonly bytes: number;
-  /** The character. */
   readonly code: number;
 }
 
-/** The spelling that ends before `end`; undefined: at most the byte itself. */
+/** The spelling that ends before `end`; undefined if there is at most the byte itself. */
 export function spellingBefore(bytes: Buffer, end: number): Spelling | undefined {
   const last = bytes[end - 1] ?? 0;
   if (last === SEMICOLON) {
@@ -89,7 +87,7 @@ function isPunctuation(code: number): boolean {
   return isVisible(code) && !isAlphanumeric;
 }
 
-/** Whether a secret may have this character. */
+/** True if a secret may contain this character. */
 export function isVisible(code: number): boolean {
   return code >= 0x21 && code <= 0x7e;
 }

@@ -1,10 +1,10 @@
 /**
- * Takes secrets out of a server's WebSocket frames (RFC 6455 section 5). Pure.
+ * Removes secrets from a server's WebSocket frames (RFC 6455 section 5). Pure.
  *
  *     fragment ─► fragment ─► last fragment      one message, searched as a whole and cut again
  *          └─ control frames between them ─┘     each searched alone
  *
- * The end of a message releases what is held back, so that the guest gets all of it.
+ * The end of a message releases held bytes, so that the guest gets all of it.
  */
 import type { Matcher } from './matcher.ts';
 import { Scrubber } from './scrubber.ts';
@@ -23,17 +23,15 @@ const HEAD_BYTES_MAX = 10;
 export class SecretWebSocket {
   readonly #matcher: Matcher;
   #head = Buffer.alloc(0);
-  /** Left of the frame's payload. */
   #bytesLeft = 0;
   #isInFrame = false;
   #isFinal = false;
   #isControl = false;
-  /** A message is under way, before its last fragment. */
+  /** True within a message, before its last fragment. */
   #isInMessage = false;
-  /** Opcode of the next frame to send for it. */
+  /** Opcode of the next frame to send for the message. */
   #opcode = CONTINUATION;
   #message: Scrubber;
-  /** The payload of a control frame, which is short. */
   #control: Buffer[] = [];
   #controlOpcode = CLOSE;
 
@@ -42,7 +40,7 @@ export class SecretWebSocket {
     this.#message = new Scrubber(matcher);
   }
 
-  /** @returns bytes to pass on, and whether an invalid frame came after them; then nothing more is read */
+  /** @returns bytes to pass on, and true if an invalid frame followed them; then nothing more is read */
   push(bytes: Buffer): { readonly pieces: readonly Buffer[]; readonly isBroken: boolean } {
     const pieces: Buffer[] = [];
     for (let rest = bytes; rest.length > 0; ) {
@@ -60,7 +58,7 @@ export class SecretWebSocket {
     return { pieces, isBroken: false };
   }
 
-  /** @returns the number of header bytes; undefined: an invalid frame */
+  /** @returns the number of header bytes; undefined for an invalid frame */
   #takeHead(bytes: Buffer): number | undefined {
     const before = this.#head.length;
     const all = Buffer.concat([this.#head, bytes.subarray(0, HEAD_BYTES_MAX - before)]);

@@ -13,14 +13,14 @@ const HELLO = helloMessage({ serverName: 'Api.Example.com', protocols: ['h2', 'h
 const READ = { kind: 'hello', hello: { serverName: 'api.example.com', protocols: ['h2', 'http/1.1'], hasEch: false } };
 
 describe('ClientHelloReader', () => {
-  it('reads name and protocols, over any records and pieces', () => {
+  it('reads name and protocols from any split into records and pieces', () => {
     for (const size of [1, 2, 5, 100, 0x4000]) {
       const wire = records(HELLO, size);
       expect(read(wire)).toEqual(READ);
       expect(read(...[...wire].map((byte) => Uint8Array.of(byte)))).toEqual(READ);
     }
   });
-  it('waits for every byte, and tells where the hello ends', () => {
+  it('waits for every byte, and reports where the hello ends', () => {
     const wire = records(HELLO, 50);
     expect(read(wire.subarray(0, -1))).toEqual({ kind: 'more' });
     const reader = new ClientHelloReader();
@@ -40,17 +40,17 @@ describe('ClientHelloReader', () => {
     const message = Buffer.concat([Buffer.of(1), sized(3, body)]);
     expect(read(records(message))).toMatchObject({ hello: { serverName: undefined } });
   });
-  it('sees an encrypted hello, and its forerunner', () => {
+  it('detects an encrypted hello, and its predecessor', () => {
     expect(read(records(helloMessage({ hasEch: true })))).toMatchObject({ hello: { hasEch: true } });
     const esni = helloMessage({ extensions: [[0xffce, Buffer.alloc(8)]] });
     expect(read(records(esni))).toMatchObject({ hello: { hasEch: true } });
   });
-  it('refuses what is not TLS at the first byte that shows it', () => {
+  it('refuses non-TLS data at the first byte that shows it', () => {
     expect(read(Buffer.from('G'))).toEqual(refused('not_tls'));
     expect(read(Buffer.of(22, 2))).toEqual(refused('not_tls'));
     expect(read(Buffer.of(0x80, 0x2e, 1))).toEqual(refused('not_tls'));
   });
-  it('refuses another record or message inside, an empty fragment, and a second message', () => {
+  it('refuses another record type or message inside, an empty fragment, and a second message', () => {
     const cut = records(HELLO, 60);
     const first = cut.subarray(0, 65);
     expect(read(first, Buffer.of(20, 3, 3, 0, 1, 1))).toEqual(refused('out_of_order'));
@@ -59,7 +59,7 @@ describe('ClientHelloReader', () => {
     expect(read(records(Buffer.concat([HELLO, Buffer.of(1)])))).toEqual(refused('out_of_order'));
     expect(read(records(Buffer.concat([HELLO, HELLO])))).toEqual(refused('out_of_order'));
   });
-  it('is bounded, whatever is promised', () => {
+  it('is bounded, whatever lengths are declared', () => {
     expect(read(Buffer.of(22, 3, 1, 0x40, 1))).toEqual(refused('too_long'));
     expect(read(records(Buffer.of(1, 0, 0x40, 0)))).toEqual(refused('too_long'));
     const large = helloMessage({ extensions: [[21, Buffer.alloc(HELLO_BYTES_MAX - 200)]] });
@@ -68,7 +68,7 @@ describe('ClientHelloReader', () => {
     expect(tiny.length).toBeGreaterThan(HELLO_WIRE_BYTES_MAX);
     expect(read(tiny)).toEqual(refused('too_long'));
   });
-  it('refuses what is there twice', () => {
+  it('refuses duplicates', () => {
     const twice = helloMessage({ serverName: 'a.example', extensions: [[0, serverNameData('b.example')]] });
     expect(read(records(twice))).toEqual(refused('duplicate'));
     const both = helloMessage({ extensions: [[0, serverNameData('a.example', 'b.example')]] });

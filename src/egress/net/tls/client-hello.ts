@@ -1,18 +1,18 @@
 /**
- * Reads the first flight of a TLS client without decrypting anything (RFC 8446 sections 4.1.2 and 5.1, RFC 6066
- * section 3): bytes in, in any pieces, and one result out.
+ * Reads the first flight of a TLS client without decrypting anything (RFC 8446 sections 4.1.2 and 5.1, RFC 6066 section
+ * 3): bytes in, in any pieces, and one result out. Pure.
  *
  *     record: type 22 │ version │ length │ fragment …     one handshake message over 1..n records
  *     handshake: type 1 │ length (24 bit) │ version · random · session id · suites · compression · extensions
  *
- * Strict where two readers could differ: a repeated extension or name, another message in between, a name that is
- * an address, an outer hello that hides the true name (ECH). Pure.
+ * Strict where two readers could differ: a repeated extension or name, another message in between, a name that is an
+ * address, an outer hello that hides the true name (ECH).
  */
 import { parseHostName } from '../addresses/host-name.ts';
 
-/** The handshake message; hellos with post-quantum keys have about 2 KiB. */
+/** Limit of the handshake message; hellos with post-quantum keys have about 2 KiB. */
 export const HELLO_BYTES_MAX = 16 * 1024;
-/** The message with record headers, however small the records are. */
+/** Limit of the message with record headers, however small the records are. */
 export const HELLO_WIRE_BYTES_MAX = 32 * 1024;
 const RECORD_HEAD_BYTES = 5;
 /** RFC 8446 section 5.1. */
@@ -30,14 +30,14 @@ export interface ClientHello {
   /** ALPN, as sent. */
   readonly protocols: readonly string[];
   /**
-   * Encrypted ClientHello or its predecessor. A greased one (RFC 9849 section 6.2) is by design
-   * indistinguishable from a real one.
+   * Encrypted ClientHello or its predecessor. A greased one (RFC 9849 section 6.2) is by design indistinguishable from
+   * a real one.
    */
   readonly hasEch: boolean;
 }
 
 export type HelloProblem =
-  /** Not TLS: the first byte is of no handshake record. */
+  /** Not TLS: the first byte belongs to no handshake record. */
   | 'not_tls'
   | 'too_long'
   /** Another record or message before the hello is complete, or an empty fragment. */
@@ -69,7 +69,6 @@ export class ClientHelloReader {
     return this.#state;
   }
 
-  /** Bytes of the input up to the end of the hello. */
   get wireBytes(): number {
     return this.#wireBytes;
   }
@@ -92,7 +91,7 @@ export class ClientHelloReader {
     this.#head.set(bytes.subarray(0, taken), this.#headBytes);
     this.#headBytes += taken;
     const [type = 0, major = 0, , high = 0, low = 0] = this.#head;
-    // Early, so that a client of another protocol is refused at once.
+    // Checked early, so that a client of another protocol is refused at once.
     if (type !== RECORD_HANDSHAKE || (this.#headBytes > 1 && major !== 3)) {
       this.#refuse(this.#handshakeBytes === 0 ? 'not_tls' : 'out_of_order');
       return taken;
@@ -153,7 +152,7 @@ export class ClientHelloReader {
   }
 }
 
-/** The body of a ClientHello, after type and length. */
+/** @param body of a ClientHello, after type and length */
 export function parseHello(body: Uint8Array): HelloState {
   const refused = (reason: HelloProblem): HelloState => ({ kind: 'refused', reason });
   const fields = new Fields(body);
@@ -245,7 +244,7 @@ class Fields {
     return bytes === undefined ? undefined : ((bytes[0] ?? 0) << 8) | (bytes[1] ?? 0);
   }
 
-  /** Bytes after their length, which has 1 or 2 bytes. */
+  /** Reads bytes prefixed by their length in 1 or 2 bytes. */
   vector(lengthBytes: 1 | 2): Uint8Array | undefined {
     const length = lengthBytes === 1 ? this.take(1)?.[0] : this.u16();
     return length === undefined ? undefined : this.take(length);

@@ -1,6 +1,6 @@
 /**
- * A TLS 1.3 server may ask for a second ClientHello (RFC 8446 section 4.1.4), which names the server again. If only
- * the first were judged, the second could name another server. Pure.
+ * Checks the second ClientHello that a TLS 1.3 server may ask for (RFC 8446 section 4.1.4), which names the server
+ * again. If only the first one were judged, the second could name another server. Pure.
  */
 import { type ClientHello, ClientHelloReader, type HelloProblem } from './client-hello.ts';
 
@@ -11,16 +11,15 @@ const HANDSHAKE_SERVER_HELLO = 2;
 const RECORD_HEAD_BYTES = 5;
 /** Record and message headers, version, random. */
 const SERVER_HELLO_START_BYTES = RECORD_HEAD_BYTES + 4 + 2 + 32;
-/** Early data that a client may have sent before it gets the retry. */
+/** Limit of early data that a client may have sent before it gets the retry. */
 const SKIPPED_BYTES_MAX = 64 * 1024;
 /** SHA-256 of "HelloRetryRequest", RFC 8446 section 4.1.3. */
 const RETRY_RANDOM = 'cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c';
 
-/** Tells a HelloRetryRequest from a server's other first bytes. */
 export class ServerHelloStart {
   #bytes = Buffer.alloc(0);
 
-  /** `more` until there are enough bytes; `other`: the server asks for no second hello. */
+  /** `more` until there are enough bytes; `other` if the server asks for no second hello. */
   push(bytes: Uint8Array): 'more' | 'retry' | 'other' {
     const room = SERVER_HELLO_START_BYTES - this.#bytes.length;
     this.#bytes = Buffer.concat([this.#bytes, bytes.subarray(0, room)]);

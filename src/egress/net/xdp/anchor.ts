@@ -1,6 +1,6 @@
 /**
  * A link without traffic that keeps this process's XDP program attached (io). Otherwise the first sandbox would wait
- * for the program to be installed and the last for its removal (`metadata-guard.ts`); sandboxes one after another
+ * for the program to be installed and the last for its removal (`metadata-guard.ts`); sandboxes that run in sequence
  * would each wait for both.
  */
 import { close } from 'node:fs';
@@ -12,7 +12,7 @@ import { TAP_PREFIX } from '../addresses/address-plan.ts';
 import type { Links } from '../link/links.ts';
 import type { MetadataGuards } from './metadata-guard.ts';
 
-/** The pid follows. The link is never up, and the packet filter has no sandbox with it. */
+/** The pid follows. The link is never up, and no sandbox has it in the packet filter. */
 export const ANCHOR_PREFIX = `${TAP_PREFIX}xdp`;
 const closeOffThread = promisify(close);
 
@@ -31,7 +31,7 @@ export class XdpAnchor {
     this.#log = log;
   }
 
-  /** Idempotent. Only for speed: a failure is logged and has no other effect. */
+  /** Idempotent. Only saves time, so a failure is logged and has no other effect. */
   hold(): void {
     if (this.#isTried) return;
     this.#isTried = true;

@@ -4,7 +4,7 @@ import { Assembler } from './assembler.ts';
 const hex = (bytes: Uint8Array): string[] => Buffer.from(bytes).toString('hex').match(/.{16}/g) ?? [];
 
 describe('Assembler', () => {
-  it('lays instructions out as RFC 9669 says', () => {
+  it('encodes instructions as RFC 9669 says', () => {
     const code = new Assembler()
       .loadWord(2, 1, 4) // r2 = *(u32 *)(r1 + 0x4)
       .loadHalf(5, 2, 12) // r5 = *(u16 *)(r2 + 0xc)
@@ -50,7 +50,7 @@ describe('Assembler', () => {
     ]);
   });
 
-  it('a label that is missing, behind its jump or there twice is a mistake', () => {
+  it('refuses a label that is missing, before its jump or defined twice', () => {
     expect(() => new Assembler().jump('nowhere').assemble()).toThrow(RangeError);
     expect(() => new Assembler().label('back').jump('back').assemble()).toThrow(RangeError);
     expect(() => new Assembler().label('x').label('x')).toThrow(RangeError);

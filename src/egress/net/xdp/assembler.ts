@@ -5,7 +5,7 @@
  *     0 opcode · 1 destination register (low 4 bits), source (high) · 2 jump or memory offset i16 · 4 immediate i32
  */
 
-/** r0: the verdict; r1: the context at the start. A call takes r1 to r5 and clobbers them. */
+/** r0 is the verdict; r1 the context at the start. A call takes r1 to r5 and clobbers them. */
 export type Register = 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9;
 /** The end of the stack, which grows down; read only. */
 const STACK = 10;
@@ -38,7 +38,7 @@ const MAP = 1;
 /** BPF_FUNC_map_lookup_elem. */
 const MAP_LOOKUP = 1;
 const INSTRUCTION_BYTES = 8;
-/** Jumps are i16 and only forward, so no jump could leave a longer program. */
+/** Jumps are i16 and only forward, so a longer program would be impossible to leave by a jump. */
 const INSTRUCTIONS_MAX = 0x7fff;
 
 interface Instruction {
@@ -70,7 +70,6 @@ export class Assembler {
     return this.#push({ op: OP.loadHalf, dst, src: base, offset });
   }
 
-  /** Between network and host byte order. */
   swap(dst: Register, bits: 16 | 32): this {
     return this.#push({ op: OP.toBigEndian, dst, immediate: bits });
   }
@@ -83,7 +82,7 @@ export class Assembler {
     return this.#push({ op: OP.addImmediate, dst, immediate: value });
   }
 
-  /** On the lower 32 bits; the upper become 0. */
+  /** Sets the lower 32 bits; the upper ones become 0. */
   set32(dst: Register, value: number): this {
     return this.#push({ op: OP.move32Immediate, dst, immediate: value });
   }

@@ -1,7 +1,7 @@
 /**
- * Attaches the program of `metadata-program.ts` to TAPs, if this host allows it, and reads its counts (io). One
- * program for all TAPs of a process: for each program that comes or goes, the kernel patches its own code and waits
- * for every processor, 10 ms each time (`bpf_dispatcher_change_prog`).
+ * Attaches the program of `metadata-program.ts` to TAPs, if this host allows it, and reads its counts (io). All TAPs of
+ * a process share one program: for each program that is added or removed, the kernel patches its own code and waits for
+ * every processor, 10 ms each time (`bpf_dispatcher_change_prog`).
  */
 import { CodedError } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
@@ -24,8 +24,8 @@ const NAME = 'nv_metadata';
 const LINKS_MAX = 65_536;
 
 /**
- * `not_permitted`: no CAP_BPF, or a container's seccomp; `unsupported`: the kernel lacks it; `failed`: for example,
- * the link has another program already
+ * `not_permitted`: no CAP_BPF, or a container's seccomp. `unsupported`: the kernel lacks it. `failed`: for example, the
+ * link already has another program.
  */
 type GuardErrorCode = 'not_permitted' | 'unsupported' | 'failed';
 
@@ -39,7 +39,7 @@ const REMEDIES: Record<GuardErrorCode, string> = {
 };
 
 export interface MetadataGuard {
-  /** Since the program was attached; after `close`, the last values. */
+  /** Counts since the program was attached; after `close`, the last values. */
   drops(): MetadataDrops;
   /** Ends the counting, and leaves the program attached. */
   close(): void;
@@ -50,7 +50,6 @@ interface Program {
   readonly programFd: number;
 }
 
-/** The program of this process; loaded for the first TAP. */
 export class MetadataGuards {
   readonly #links: Links;
   #program: Program | undefined;
@@ -59,10 +58,7 @@ export class MetadataGuards {
     this.#links = links;
   }
 
-  /**
-   * Attach before the link is up, so that no packet bypasses the program. Removed with the link.
-   * @throws GuardError
-   */
+  /** Attach before the link is up, so that no packet bypasses the program. Removed with the link. @throws GuardError */
   guard(linkIndex: number): MetadataGuard {
     const attempt = `drop packets to metadata services on link ${linkIndex}`;
     this.#program ??= load(attempt);
@@ -108,13 +104,13 @@ export class MetadataGuards {
   }
 }
 
-/** Checks that this process may load the program, and leaves nothing. @throws GuardError */
+/** Checks that this process may load the program, and leaves nothing behind. @throws GuardError */
 export function probeMetadataGuard(): void {
   unload(load('load the program that drops packets to metadata services'));
 }
 
 /**
- * Counts of a link's program, of any process.
+ * Reads the counts of a link's program, of any process.
  * @param programId of `Link.xdpProgramId`
  * @returns undefined if the program is gone, may not be read, or is another one
  */

@@ -10,7 +10,7 @@ const PROGRAM = metadataProgram(3);
 const PATTERNS = ipv6Patterns(METADATA_BLOCKS);
 const ipv6 = fc.bigInt({ min: 0n, max: (1n << 128n) - 1n });
 
-/** Chance alone would meet no block: an address of IPv6 with the bits of a pattern, but for a few flipped. */
+/** IPv6 addresses with the bits of a pattern, but for a few flipped: a random address would rarely be in a block. */
 const nearPattern = fc
   .tuple(ipv6, fc.constantFrom(...PATTERNS), fc.array(fc.nat({ max: 127 }), { maxLength: 2 }))
   .map(([value, pattern, flips]) => {

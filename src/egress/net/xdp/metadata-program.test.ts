@@ -20,7 +20,7 @@ describe('metadataProgram', () => {
     expect(fate(frame)).toBe(expected);
   });
 
-  it('drops the first and the last address of each block, and passes those beside it', () => {
+  it('drops the first and the last address of each block, and passes their neighbors', () => {
     for (const block of METADATA_BLOCKS) {
       const { family, base, prefix } = block;
       const size = 1n << BigInt((family === 4 ? 32 : 128) - prefix);
@@ -30,7 +30,7 @@ describe('metadataProgram', () => {
     }
   });
 
-  it('a frame cut anywhere never reads past its end, and never reaches what it would not whole', () => {
+  it('a truncated frame is never read past its end, and never reaches what the whole one would not', () => {
     for (const [what, frame, whole] of FRAMES) {
       for (let length = 0; length < frame.length; length += 1) {
         const cut = fate(frame.subarray(0, length));
@@ -39,12 +39,12 @@ describe('metadataProgram', () => {
     }
   });
 
-  it('drops without counting what comes in by a link that the map does not have', () => {
+  it('drops, without counting, packets on a link that is not in the map', () => {
     const { verdict, map } = interpret(PROGRAM, frameTo('169.254.169.254'), COUNTS_BYTES, false);
     expect([verdict, readDrops(map)]).toEqual([XDP.drop, { metadata: 0, unreadable: 0 }]);
   });
 
-  it('has every block it is given', () => {
+  it('contains every given block', () => {
     const program = metadataProgram(3, [cidr('10.0.0.0/8')]);
     expect(fate(frameTo('10.1.2.3'), program)).toBe('metadata');
     expect(fate(frameTo('169.254.169.254'), program)).toBe('pass');

@@ -38,8 +38,8 @@ export interface Pattern {
 }
 
 /**
- * The IPv4 addresses inside of IPv6 addresses, as in `facesOf`: a fixed part, and the places of the pieces of the
- * IPv4 address, in bits from the left.
+ * The IPv4 addresses inside IPv6 addresses, as in `facesOf`: a fixed part, and the positions of the pieces of the IPv4
+ * address, in bits from the left.
  */
 interface Embedding {
   readonly fixed: readonly { readonly at: number; readonly bits: number; readonly value: bigint }[];
@@ -74,7 +74,7 @@ const EMBEDDINGS: readonly Embedding[] = [
   ...[0x5efen, 0x0200_5efen].map((value) => ({ fixed: [{ at: 64, bits: 32, value }], pieces: last32 })),
 ];
 
-/** Patterns of all IPv6 addresses in these blocks, by themselves or by an IPv4 address inside. */
+/** Patterns of all IPv6 addresses that are in these blocks themselves or contain an IPv4 address that is. */
 export function ipv6Patterns(blocks: readonly Cidr[]): Pattern[] {
   return blocks.flatMap(({ family, base, prefix }) => {
     if (family === 4) return EMBEDDINGS.map((each) => embed(each, base, prefix));
@@ -102,7 +102,7 @@ function embed({ fixed, pieces, inverted }: Embedding, base: bigint, prefix: num
 }
 
 /**
- * One program for all links. On a link that is not in the map it drops, too, but does not count.
+ * One program for all links. On a link that is not in the map, it drops without counting.
  * @param mapFd of a map from u32 to values of `COUNTS_BYTES`
  * @returns instructions for `loadXdp`
  */
@@ -137,7 +137,6 @@ export function metadataProgram(mapFd: number, blocks = METADATA_BLOCKS): Uint8A
   return code.assemble();
 }
 
-/** Checks that the frame is long enough for its type. */
 function reaches(code: Assembler, bytes: number): void {
   code.move(scratch, data).add(scratch, bytes).jumpIfGreater(scratch, end, 'unreadable');
 }
@@ -160,9 +159,8 @@ function count(code: Assembler, mapFd: number, at: number): void {
 }
 
 export interface MetadataDrops {
-  /** To metadata services. */
   readonly metadata: number;
-  /** With a VLAN tag, or a truncated header. */
+  /** Packets with a VLAN tag, or a truncated header. */
   readonly unreadable: number;
 }
 

@@ -1,4 +1,6 @@
-/** The archives of Debian and Ubuntu of the host's apt, by the last part of their path; then the public ones. */
+/**
+ * Reads the Debian and Ubuntu archives of the host's apt, by the last part of their path; the public ones otherwise.
+ */
 import { join } from 'node:path';
 import { APT_ARCHIVES, type AptArchive } from '../apt-archives.ts';
 import { PackageError } from '../errors.ts';
@@ -71,7 +73,7 @@ async function configuredLogins(files: HostFiles): Promise<readonly Login[]> {
   return (await filesOf(files, 'auth.conf', 'auth.conf.d')).flatMap(({ text }) => parseNetrc(text));
 }
 
-/** `Acquire::http::Proxy "URL";` and the same with `https`. The last line wins. */
+/** Reads `Acquire::http::Proxy "URL";` and the same with `https`. The last line wins. */
 async function configuredProxies(files: HostFiles): Promise<ClientProxies> {
   const proxies: { http?: string; https?: string } = {};
   for (const { text } of await filesOf(files, 'apt.conf', 'apt.conf.d')) {
@@ -80,7 +82,7 @@ async function configuredProxies(files: HostFiles): Promise<ClientProxies> {
       proxies[scheme?.toLowerCase() === 'https' ? 'https' : 'http'] = proxy;
     }
   }
-  // apt.conf(5): without a setting for HTTPS, that for HTTP counts.
+  // apt.conf(5): without a setting for HTTPS, that for HTTP applies.
   return { ...proxies, https: proxies.https ?? proxies.http };
 }
 

@@ -1,4 +1,7 @@
-/** The sparse index of the host's cargo: a source that replaces crates.io, or that itself; and its token. */
+/**
+ * Reads the sparse index of the host's cargo, with its token: that of a source that replaces crates.io, or crates.io
+ * itself.
+ */
 import { join } from 'node:path';
 import { parse } from 'smol-toml';
 import { PackageError } from '../errors.ts';
@@ -13,7 +16,7 @@ const STEPS_MAX = 5;
 
 type Table = Readonly<Record<string, unknown>>;
 
-/** Undefined: the host's cargo uses a registry without a sparse index. @throws PackageError `index_invalid` */
+/** Undefined if the host's cargo uses a registry without a sparse index. @throws PackageError `index_invalid` */
 export async function cargoIndex(files: HostFiles): Promise<Index | undefined> {
   const { env } = files;
   const config = await tableOf(files, 'config');
@@ -29,7 +32,6 @@ export async function cargoIndex(files: HostFiles): Promise<Index | undefined> {
   return add(token === undefined ? index : { ...index, authorization: token });
 }
 
-/** The name of the source that cargo uses instead of crates.io. */
 function replacement(config: Table): string {
   let name = 'crates-io';
   for (let steps = 0; steps < STEPS_MAX; steps += 1) {
@@ -44,7 +46,7 @@ function registryIndex({ env }: HostFiles, config: Table, name: string): string 
   return env[`CARGO_REGISTRIES_${variableName(name)}_INDEX`] ?? textIn(config, 'registries', name, 'index');
 }
 
-/** Of the registry of the source's name, unless that has another index, or of one with the same index. */
+/** Token of the registry with the source's name, unless that has another index, or of one with the same index. */
 async function tokenOf(files: HostFiles, config: Table, name: string, address: string): Promise<string | undefined> {
   const indexOfRegistry = (one: string) => registryIndex(files, config, one);
   const own = [undefined, address].includes(indexOfRegistry(name)) ? [name] : [];
@@ -63,7 +65,7 @@ async function tokenOf(files: HostFiles, config: Table, name: string, address: s
 
 const variableName = (name: string): string => name.toUpperCase().replaceAll('-', '_');
 
-/** Empty: there is no such file. @throws PackageError `index_invalid` */
+/** Empty without such a file. @throws PackageError `index_invalid` */
 async function tableOf({ env, home, read }: HostFiles, file: string): Promise<Table> {
   const dir = env['CARGO_HOME'] || join(home, '.cargo');
   const text = (await read(join(dir, `${file}.toml`))) ?? (await read(join(dir, file)));
@@ -71,7 +73,7 @@ async function tableOf({ env, home, read }: HostFiles, file: string): Promise<Ta
   try {
     return parse(text);
   } catch {
-    // Its error quotes the line, which may have a token.
+    // The library's error quotes the line, which may have a token.
     throw new PackageError('index_invalid', `${file}.toml of the host's cargo is no valid TOML`, {
       remedy: 'correct that file',
     });

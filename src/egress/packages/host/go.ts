@@ -1,6 +1,7 @@
 /**
- * The module proxy of the host's Go: GOPROXY of the environment or of Go's own file, then the public one. What the host
- * does not ask of it or of the checksum database (GOPRIVATE, GONOPROXY, GONOSUMDB) is not asked for a guest either.
+ * Reads the module proxy of the host's Go: GOPROXY of the environment or of Go's own file, else the public one.
+ * Modules that the host does not request from it or from the checksum database (GOPRIVATE, GONOPROXY, GONOSUMDB) are
+ * not requested for a guest either.
  */
 import { join } from 'node:path';
 import type { IndexSet } from '../upstream/index-set.ts';
@@ -13,7 +14,7 @@ import { withProxies } from './proxies.ts';
 const DEFAULT = 'https://proxy.golang.org';
 const DATABASE = 'sum.golang.org';
 
-/** Empty: the host's Go uses no proxy. @throws PackageError `index_invalid` */
+/** Empty if the host's Go uses no proxy. @throws PackageError `index_invalid` */
 export async function goIndexes(files: HostFiles): Promise<Pick<IndexSet, 'go' | 'sumdb'>> {
   const { env, home, read } = files;
   const config = env['XDG_CONFIG_HOME'] || join(home, '.config');
@@ -24,7 +25,7 @@ export async function goIndexes(files: HostFiles): Promise<Pick<IndexSet, 'go' |
   const proxy = (value('GOPROXY') ?? DEFAULT).split(/[,|]/).find((one) => /^https?:/.test(one));
   if (proxy === undefined) return {};
   const index = indexOf(proxy, "GOPROXY of the host's Go");
-  // Go sends the logins of .netrc by HTTPS only.
+  // Go sends the logins of .netrc only by HTTPS.
   const isOpen = value('GOAUTH') === 'off' || index.baseUrl.startsWith('http:');
   const logins = isOpen ? index : await withNetrc(index, files);
   const listed = (name: string): { readonly except?: readonly string[] } => {

@@ -1,4 +1,4 @@
-/** How the readers of the host's configuration see it: files and variables. Tests give their own. */
+/** Files and variables of the host, as the readers of its configuration see them. Tests replace them. */
 import { readdir, readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { errorCode } from '../../../base/errors.ts';
@@ -6,9 +6,9 @@ import { errorCode } from '../../../base/errors.ts';
 export interface HostFiles {
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly home: string;
-  /** Undefined: there is no such file, or it can't be read. */
+  /** Undefined if the file is missing or unreadable. */
   read(path: string): Promise<string | undefined>;
-  /** Names in a directory; empty: it is not there, or can't be read. */
+  /** Names in a directory; empty if it is missing or unreadable. */
   list(path: string): Promise<readonly string[]>;
 }
 

@@ -1,8 +1,10 @@
-/** An index from a URL of a configuration file: the password becomes a field, so it never is part of a URL. Pure. */
+/**
+ * Makes an index from a URL of a configuration file. The password becomes a field, so it never is part of a URL. Pure.
+ */
 import { PackageError } from '../errors.ts';
 import type { Index } from '../upstream/index-set.ts';
 
-/** @param where the setting, for the error. @throws PackageError `index_invalid` */
+/** @param where name of the setting, for errors. @throws PackageError `index_invalid` */
 export function indexOf(text: string, where: string): Index {
   const url = URL.parse(text);
   if (url === null || !['http:', 'https:'].includes(url.protocol) || url.search !== '') {
@@ -20,7 +22,7 @@ export function indexOf(text: string, where: string): Index {
   return { baseUrl: url.href, authorization: `Basic ${Buffer.from(pair).toString('base64')}` };
 }
 
-/** As pip and curl: a percent sign that encodes nothing is one. */
+/** Like pip and curl, keeps a percent sign that encodes nothing. */
 function decoded(text: string): string {
   return text.replace(/(?:%[0-9a-f]{2})+/gi, (all) => Buffer.from(all.replaceAll('%', ''), 'hex').toString('utf8'));
 }

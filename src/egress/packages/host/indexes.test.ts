@@ -18,7 +18,7 @@ function host(files: Readonly<Record<string, string>> = {}, env: Readonly<Record
   };
 }
 
-/** All of them valid. */
+/** Expects all indexes to be valid. */
 async function read(...given: Parameters<typeof host>) {
   const { npmScopes = {}, ...named } = await readIndexes(host(...given), []);
   return { ...valid<IndexName>(named), npmScopes: valid<string>(npmScopes) };
@@ -34,7 +34,7 @@ function valid<Name extends string>(all: Readonly<Partial<Record<Name, Configure
 const basic = (pair: string): string => `Basic ${Buffer.from(pair).toString('base64')}`;
 
 describe('readIndexes', () => {
-  it('without any configuration: the public indexes', async () => {
+  it('uses the public indexes without any configuration', async () => {
     const { npmScopes, ...found } = await read();
     expect(npmScopes).toEqual({});
     const bases = Object.entries(found).map(([name, { baseUrl }]) => [name, baseUrl]);
@@ -57,12 +57,12 @@ describe('readIndexes', () => {
     expect(pip).toMatchObject({ baseUrl: 'https://pip.example/simple/', authorization: basic('me:p@ss') });
   });
 
-  it('a password with a percent sign that encodes nothing is taken as it is', async () => {
+  it('keeps a percent sign in a password that encodes nothing', async () => {
     const { pip } = await read({}, { PIP_INDEX_URL: 'https://me:5%-p%40ss@pip.example/simple' });
     expect(pip?.authorization).toBe(basic('me:5%-p@ss'));
   });
 
-  it('pip: the variable, then the user’s file, then the system’s, then uv’s variable', async () => {
+  it('pip: prefers the variable, then the user’s file, then the system’s, then uv’s variable', async () => {
     const files = {
       '/home/user/.config/pip/pip.conf': '[global]\nindex-url = https://user.example/s\n# x\n',
       '/etc/pip.conf': '[global]\nindex-url = https://system.example/s\ncert = /ca.pem\n',
@@ -75,7 +75,7 @@ describe('readIndexes', () => {
     expect((await read({}, uv)).pip?.baseUrl).toBe('https://uv.example/s/');
   });
 
-  it('npm: registry, token of that registry alone, and variables in values', async () => {
+  it('npm: reads the registry, the token of that registry alone, and variables in values', async () => {
     const npmrc = [
       'registry=https://npm.example/r/',
       ['//npm.example/r/:_authToken=$', '{TOKEN}'].join(''),
@@ -85,14 +85,14 @@ describe('readIndexes', () => {
     expect(npm).toMatchObject({ baseUrl: 'https://npm.example/r/', authorization: 'Bearer t1' });
   });
 
-  it('go: the first proxy of the list, from the variable or from Go’s file; none if there is none', async () => {
+  it('go: uses the first proxy of the variable or Go’s file, or none', async () => {
     const file = { '/home/user/.config/go/env': 'GOPROXY=https://go.example|direct\n' };
     expect((await read(file)).go?.baseUrl).toBe('https://go.example/');
     expect(await read(file, { GOPROXY: 'direct' })).not.toHaveProperty('go');
     expect(await read(file, { GOSUMDB: 'off' })).not.toHaveProperty('sumdb');
   });
 
-  it('go: private modules, from the variable or from Go’s file; each list on its own', async () => {
+  it('go: reads private modules from the variable or Go’s file, each list separately', async () => {
     const file = { '/home/user/.config/go/env': 'GOPRIVATE=*.corp.example,github.com/ours\n' };
     const both = ['*.corp.example', 'github.com/ours'];
     const { go, sumdb } = await read(file);
@@ -101,7 +101,7 @@ describe('readIndexes', () => {
     expect([own.go?.except, own.sumdb?.except]).toEqual([['none'], ['a.example']]);
   });
 
-  it('cargo: the source that replaces crates.io, over several steps; none without a sparse index', async () => {
+  it('cargo: follows sources that replace crates.io, and uses none without a sparse index', async () => {
     const config = (registry: string) => ({
       '/home/user/.cargo/config.toml': [
         '[source.crates-io]',
@@ -117,7 +117,7 @@ describe('readIndexes', () => {
     expect(await read(config('https://git.example/i'))).not.toHaveProperty('cargo');
   });
 
-  it('apt: a host of Ubuntu', async () => {
+  it('apt: reads a host of Ubuntu', async () => {
     const sources = 'Types: deb\nURIs: http://de.archive.ubuntu.com/ubuntu/\nSuites: noble\n';
     const { ubuntu, debian } = await read({ '/etc/apt/sources.list.d/ubuntu.sources': sources });
     expect([ubuntu?.baseUrl, debian?.baseUrl]).toEqual([
@@ -126,7 +126,7 @@ describe('readIndexes', () => {
     ]);
   });
 
-  it('apt: mirrors of both forms of files', async () => {
+  it('apt: reads mirrors of both file formats', async () => {
     const files = {
       '/etc/apt/sources.list': '# deb http://no.example/debian x main\n',
       '/etc/apt/sources.list.d/a.list': 'deb [signed-by=/k] https://one.example/x/debian/ s main\n',
@@ -139,7 +139,7 @@ describe('readIndexes', () => {
     ]);
   });
 
-  it('an invalid setting stops only its own kind; the error names the setting, not its value', async () => {
+  it('an invalid setting affects only its own kind; the error names the setting, not its value', async () => {
     const secret = 's3cret';
     const found = await readIndexes(
       host(
@@ -166,7 +166,7 @@ describe('readIndexes', () => {
     expect(found['debian-security']).toMatchObject({ baseUrl: 'http://deb.debian.org/debian-security/' });
   });
 
-  it('a file that can’t be read stops only its own kind', async () => {
+  it('an unreadable file affects only its own kind', async () => {
     const files = host();
     const found = await readIndexes(
       {
@@ -185,7 +185,7 @@ describe('readIndexes', () => {
     expect(found.pip).toMatchObject({ baseUrl: 'https://pypi.org/simple/' });
   });
 
-  it('hosts of files that the owner names count for every index', async () => {
+  it('the owner’s file hosts apply to every index', async () => {
     const found = valid<IndexName>(await readIndexes(host(), ['files.internal']));
     expect(found.pip?.fileHosts).toEqual(['files.pythonhosted.org', 'files.internal']);
     expect(found.go?.fileHosts).toEqual(['files.internal']);
@@ -193,7 +193,7 @@ describe('readIndexes', () => {
 });
 
 describe('npm scopes', () => {
-  it('a scope has its own registry and the token of that; an invalid one stops only that scope', async () => {
+  it('a scope has its own registry with its token; an invalid one affects only that scope', async () => {
     const npmrc = [
       'registry=https://npm.example/r/',
       '//npm.example/r/:_authToken=main',
@@ -205,7 +205,7 @@ describe('npm scopes', () => {
     const { npm, npmScopes = {} } = await readIndexes(host({ '/home/user/.npmrc': npmrc }), []);
     expect(npm).toMatchObject({ authorization: 'Bearer main' });
     expect(npmScopes).toMatchObject({
-      // Of a path above it, as npm looks for it.
+      // Token of a path above it, as npm looks for it.
       '@corp': { baseUrl: 'https://corp.example/npm/private/', authorization: 'Bearer scoped' },
       '@bare': { baseUrl: 'https://bare.example/' },
       '@bad': { code: 'index_invalid' },
@@ -213,13 +213,13 @@ describe('npm scopes', () => {
     expect(npmScopes['@bare']).not.toHaveProperty('authorization');
   });
 
-  it('every one of many scopes has its registry: the public one may have packages of those names', async () => {
+  it('reads the registries of many scopes, since the public one may have packages with those names', async () => {
     const lines = Array.from({ length: 300 }, (_, n) => `@s${n}:registry=https://own.example/${n}/`);
     const { npmScopes } = await read({ '/home/user/.npmrc': lines.join('\n') });
     expect(npmScopes['@s299']?.baseUrl).toBe('https://own.example/299/');
   });
 
-  it('a variable names the registry of a scope, too, and wins', async () => {
+  it('prefers a variable for the registry of a scope', async () => {
     const files = { '/home/user/.npmrc': '@a:registry=https://file.example\n' };
     const env = { 'npm_config_@a:registry': 'https://env.example', 'NPM_CONFIG_@Co_x:registry': 'https://co.example' };
     const { npmScopes } = await read(files, env);
@@ -227,7 +227,7 @@ describe('npm scopes', () => {
     expect(npmScopes['@co-x']?.baseUrl).toBe('https://co.example/');
   });
 
-  it('the user’s file wins over the system’s', async () => {
+  it('prefers the user’s file to the system’s', async () => {
     const { npmScopes } = await read({
       '/home/user/.npmrc': '@a:registry=https://user.example/\n',
       '/etc/npmrc': '@a:registry=https://system.example/\n',
@@ -246,7 +246,7 @@ describe('tokens of cargo', () => {
     'corp-one = { index = "sparse+https://cargo.example/i/" }',
   ].join('\n');
 
-  it('the token of the registry with the same index, from the file of credentials', async () => {
+  it('uses the token of the registry with the same index, from the credentials file', async () => {
     const { cargo } = await read({
       '/home/user/.cargo/config.toml': config,
       '/home/user/.cargo/credentials.toml': '[registries.corp-one]\ntoken = "t1"\n',
@@ -254,7 +254,7 @@ describe('tokens of cargo', () => {
     expect(cargo).toMatchObject({ baseUrl: 'https://cargo.example/i/', authorization: 't1' });
   });
 
-  it('its variable wins; a token of another registry is not sent', async () => {
+  it('prefers the variable, and does not send another registry’s token', async () => {
     const files = {
       '/home/user/.cargo/config.toml': config,
       '/home/user/.cargo/credentials.toml': '[registries.other]\ntoken = "no"\n',
@@ -267,7 +267,7 @@ describe('tokens of cargo', () => {
   it.each([
     ['in the file', { file: '\nmirror = { index = "sparse+https://other.example/" }' }],
     ['in a variable', { env: { CARGO_REGISTRIES_MIRROR_INDEX: 'sparse+https://other.example/' } }],
-  ])('the token of a registry of the same name elsewhere, %s, is not sent', async (_what, more) => {
+  ])('does not send the token of a registry with the same name elsewhere, %s', async (_what, more) => {
     const { file = '', env } = { env: {}, ...more } as { file?: string; env: Record<string, string> };
     const files = {
       '/home/user/.cargo/config.toml': config + file,
@@ -276,7 +276,7 @@ describe('tokens of cargo', () => {
     expect((await read(files, env)).cargo).not.toHaveProperty('authorization');
   });
 
-  it('a source that is a registry by name', async () => {
+  it('reads a source that is a registry by name', async () => {
     const { cargo } = await read({
       '/home/user/.cargo/config.toml': [
         'source.crates-io.replace-with = "corp"',
@@ -302,7 +302,7 @@ describe('.netrc', () => {
     'default login all password all',
   ].join('\n');
 
-  it('of the index’s host, unless its URL has a password; never the default entry', async () => {
+  it('applies to the index’s host, unless its URL has a password; never by the default entry', async () => {
     const files = { '/home/user/.netrc': netrc };
     const pip = async (url: string): Promise<string | undefined> =>
       (await read(files, { PIP_INDEX_URL: url })).pip?.authorization;
@@ -315,18 +315,18 @@ describe('.netrc', () => {
     expect(npm).not.toHaveProperty('authorization');
   });
 
-  it('go: its host’s login only by HTTPS, as Go has it', async () => {
+  it('go: sends its host’s login only by HTTPS, like Go', async () => {
     const files = { '/home/user/.netrc': netrc };
     const { go } = await read(files, { GOPROXY: 'http://go.example' });
     expect(go).not.toHaveProperty('authorization');
   });
 
-  it('go: GOAUTH=off', async () => {
+  it('go: respects GOAUTH=off', async () => {
     const env = { GOPROXY: 'https://go.example', GOAUTH: 'off' };
     expect((await read({ '/home/user/.netrc': netrc }, env)).go).not.toHaveProperty('authorization');
   });
 
-  it('apt: auth.conf, by scheme, host and path', async () => {
+  it('apt: applies auth.conf by scheme, host and path', async () => {
     const files = {
       '/etc/apt/sources.list':
         'deb https://apt.example/a/debian s main\ndeb http://apt.example/debian-security s main\n',
@@ -341,12 +341,12 @@ describe('.netrc', () => {
 describe('proxies', () => {
   const env = { HTTPS_PROXY: 'http://me:pw@proxy.example:3128', NO_PROXY: '.internal' };
 
-  it('without any, no index has one', async () => {
+  it('are not set without configuration', async () => {
     const { npmScopes: _, ...found } = await read();
     for (const index of Object.values(found)) expect(index).not.toHaveProperty('proxies');
   });
 
-  it('of the environment, for every index', async () => {
+  it('from the environment apply to every index', async () => {
     const { npmScopes: _, ...found } = await read({}, env);
     for (const index of Object.values(found)) {
       expect(index.proxies).toEqual({
@@ -357,7 +357,7 @@ describe('proxies', () => {
     }
   });
 
-  it('a client’s own setting overrides it for that client', async () => {
+  it('are overridden by a client’s own setting for that client', async () => {
     const files = {
       '/home/user/.npmrc': 'https-proxy=http://npm-proxy.example\nnoproxy=a.example\n',
       '/etc/pip.conf': '[global]\nproxy = pip-proxy.example:8080\n',
@@ -372,14 +372,14 @@ describe('proxies', () => {
     expect(go?.proxies?.https).toBe('http://me:pw@proxy.example:3128/');
   });
 
-  it('ALL_PROXY counts for the clients that heed it', async () => {
+  it('from ALL_PROXY apply to the clients that use it', async () => {
     const found = await readIndexes(host({}, { ALL_PROXY: 'socks5://localhost:1' }), []);
     const invalid = Object.entries(found).filter(([, index]) => index instanceof PackageError);
     expect(invalid.map(([name]) => name)).toEqual(['pip', 'cargo']);
     expect(found.npm).not.toHaveProperty('proxies');
   });
 
-  it('npm: a setting that was taken back is none', async () => {
+  it('npm: an unset setting counts as none', async () => {
     const npmrc = 'proxy=null\nhttps-proxy=false\nnoproxy=\n';
     const { npm } = await read({ '/home/user/.npmrc': npmrc }, env);
     expect(npm?.proxies).toMatchObject({
@@ -393,14 +393,14 @@ describe('proxies', () => {
     ['5%-p', '5%25-p'],
     ['p%40%zz', 'p%40%25zz'],
     ['%ff', '%25ff'],
-  ])('a password with a percent sign that encodes nothing is taken as it is: %s', async (password, sent) => {
+  ])('keep a percent sign in a password that encodes nothing: %s', async (password, sent) => {
     const { npm } = await read({}, { HTTPS_PROXY: `http://me:${password}@proxy.example` });
     expect(npm?.proxies?.https).toBe(`http://me:${sent}@proxy.example/`);
     // Node refuses others, at each request.
     expect(() => new Agent({ proxyEnv: { HTTPS_PROXY: npm?.proxies?.https } })).not.toThrow();
   });
 
-  it('one that is no http(s) URL is an error without its value', async () => {
+  it('that are not http(s) URLs give an error without the value', async () => {
     const found = await readIndexes(host({}, { PIP_PROXY: 'socks5://me:s3cret@x' }), []);
     expect(found.pip).toMatchObject({
       code: 'index_invalid',

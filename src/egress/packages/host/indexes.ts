@@ -1,4 +1,4 @@
-/** Reads the indexes that this host's own package clients use. An invalid setting stops only the kind that it is of. */
+/** Reads the indexes that this host's own package clients use. An invalid setting affects only its own kind. */
 
 import { APT_ARCHIVES } from '../apt-archives.ts';
 import { PackageError } from '../errors.ts';
@@ -10,7 +10,7 @@ import type { HostFiles } from './host-files.ts';
 import { npmIndexes } from './npm.ts';
 import { pipIndex } from './pip.ts';
 
-/** @param fileHosts of the owner: `HOST` or `HOST:PORT` that files may come from */
+/** @param fileHosts set by the owner: `HOST` or `HOST:PORT` that files may come from */
 export async function readIndexes(files: HostFiles, fileHosts: readonly string[]): Promise<IndexSet> {
   const found: IndexSet = Object.assign(
     {},

@@ -1,6 +1,6 @@
 /** Files of `key = value` lines with `[sections]`: pip.conf, .npmrc. Pure. */
 
-/** Section (empty: before the first) → key → the last value. */
+/** Section (empty before the first) → key → the last value. */
 export type Ini = ReadonlyMap<string, ReadonlyMap<string, string>>;
 
 export function parseIni(text: string): Ini {

@@ -1,16 +1,19 @@
-/** Names and passwords of hosts: `.netrc` (curl's and the GNU inetutils' manuals), apt's auth.conf (apt_auth.conf(5)). Pure. */
+/**
+ * Reads names and passwords of hosts: `.netrc` (curl's and the GNU inetutils' manuals), apt's auth.conf
+ * (apt_auth.conf(5)). Pure.
+ */
 import { join } from 'node:path';
 import type { Index } from '../upstream/index-set.ts';
 import type { HostFiles } from './host-files.ts';
 
 export interface Login {
-  /** A host name; apt's files may have `[scheme://]host[:port][/path]`. */
+  /** A host name; in apt's files also `[scheme://]host[:port][/path]`. */
   readonly machine: string;
   readonly login: string;
   readonly password: string;
 }
 
-/** Entries with a password. `default` is left out: it would send a password to every index. */
+/** Entries with a password. Skips `default`, which would send a password to every index. */
 export function parseNetrc(text: string): readonly Login[] {
   const logins: Login[] = [];
   let open: { machine: string; login: string; password: string } | undefined;
@@ -36,7 +39,7 @@ export function parseNetrc(text: string): readonly Login[] {
   return logins;
 }
 
-/** Without comments and macros; quotes hold words together. */
+/** Strips comments and macros; quotes join words. */
 function wordsOf(text: string): readonly string[] {
   const kept = text
     .split(/\r?\n/)

@@ -1,4 +1,4 @@
-/** The registries of the host's npm: NPM_CONFIG_REGISTRY, .npmrc, then the public one; and those of scopes. */
+/** Reads the registry of the host's npm (NPM_CONFIG_REGISTRY, .npmrc, else the public one) and those of scopes. */
 import { join } from 'node:path';
 import { PackageError } from '../errors.ts';
 import type { Configured, Index, IndexSet } from '../upstream/index-set.ts';
@@ -39,13 +39,13 @@ export async function npmIndexes(files: HostFiles): Promise<Pick<IndexSet, 'npm'
   return {
     npm: open(setting('registry') ?? DEFAULT, "the registry of the host's npm"),
     npmScopes: Object.fromEntries(
-      // All: the default registry may have other packages of these names.
+      // Includes invalid ones: the default registry may have other packages with these names.
       scopes.map(([scope, registry]) => [scope, orError(() => open(registry, ofScope))]),
     ),
   };
 }
 
-/** Without the name of the scope: its guest knows that, and others need not. */
+/** Omits the name of the scope: its guest knows it, and others need not. */
 const ofScope = "the registry of this scope of the host's npm";
 
 function orError(open: () => Index): Configured {
@@ -57,11 +57,11 @@ function orError(open: () => Index): Configured {
   }
 }
 
-/** npm writes these for a setting that is taken back. */
+/** npm writes these values for an unset setting. */
 const unlessNone = (value: string | undefined): string | undefined =>
   value === 'null' || value === 'false' || value === '' ? undefined : value;
 
-/** npm's variables, then its files, the user's before the system's, with variables put into their values: `${NAME}`. */
+/** npm's variables, then its files, the user's before the system's, with `${NAME}` in values replaced. */
 async function configuration({ env, home, read }: HostFiles): Promise<ReadonlyMap<string, string>> {
   const lines = variables(env);
   const paths = [
@@ -77,7 +77,10 @@ async function configuration({ env, home, read }: HostFiles): Promise<ReadonlyMa
   return lines;
 }
 
-/** `NPM_CONFIG_HTTPS_PROXY` and `npm_config_https_proxy` are `https-proxy`; names of places (`//host/:_auth`) stay as they are. */
+/**
+ * `NPM_CONFIG_HTTPS_PROXY` and `npm_config_https_proxy` become `https-proxy`; names of places (`//host/:_auth`) stay
+ * unchanged.
+ */
 function variables(env: HostFiles['env']): Map<string, string> {
   const found = new Map<string, string>();
   for (const [variable, value = ''] of Object.entries(env).toSorted()) {
@@ -89,7 +92,10 @@ function variables(env: HostFiles['env']): Map<string, string> {
   return found;
 }
 
-/** Of this registry, or of a path above it: `//host/path/:_authToken`, `_auth`, or `username` with `_password`. */
+/**
+ * Credentials of this registry, or of a path above it: `//host/path/:_authToken`, `_auth`, or `username` with
+ * `_password`.
+ */
 function credentials({ baseUrl }: Index, line: Setting): string | undefined {
   for (const place of placesOf(baseUrl)) {
     const own = (name: string): string | undefined => line(`${place}:${name}`);

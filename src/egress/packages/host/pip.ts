@@ -1,4 +1,4 @@
-/** The index of the host's pip: PIP_INDEX_URL, pip.conf, then uv's setting, then PyPI. */
+/** Reads the index of the host's pip: PIP_INDEX_URL, else pip.conf, else uv's setting, else PyPI. */
 import { join } from 'node:path';
 import type { Index } from '../upstream/index-set.ts';
 import type { HostFiles } from './host-files.ts';

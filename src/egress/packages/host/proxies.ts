@@ -1,12 +1,15 @@
-/** The proxies of the host: HTTP_PROXY, HTTPS_PROXY and NO_PROXY, for some ALL_PROXY, or a client's own setting. Pure. */
+/**
+ * Reads the proxies of the host: HTTP_PROXY, HTTPS_PROXY and NO_PROXY, for some clients ALL_PROXY, or a client's own
+ * setting. Pure.
+ */
 import { PackageError } from '../errors.ts';
 import type { Index, Proxies } from '../upstream/index-set.ts';
 import type { HostFiles } from './host-files.ts';
 
-/** Others ignore ALL_PROXY, which often is one of SOCKS. */
+/** Other clients ignore ALL_PROXY, which often is a SOCKS proxy. */
 const USE_ALL: readonly string[] = ['pip', 'cargo'];
 
-/** What a client's own configuration says; it overrides the variables. */
+/** A client's own configuration, which overrides the variables. */
 export interface ClientProxies {
   readonly http?: string | undefined;
   readonly https?: string | undefined;
@@ -15,7 +18,7 @@ export interface ClientProxies {
 
 /**
  * Adds the proxies to an index, if the host has any.
- * @param client the program, for the error
+ * @param client name of the program, for errors
  * @throws PackageError `index_invalid`
  */
 export function withProxies(
@@ -24,7 +27,7 @@ export function withProxies(
   client: string,
   own: ClientProxies = {},
 ): Index {
-  // Lower case first, as curl, pip and Go have it.
+  // Lower case first, like curl, pip and Go.
   const variable = (name: string): string | undefined => env[name.toLowerCase()] || env[name] || undefined;
   const all = USE_ALL.includes(client) ? variable('ALL_PROXY') : undefined;
   const proxies: Proxies = {
@@ -38,7 +41,7 @@ export function withProxies(
 
 function checked(text: string | undefined, client: string): string | undefined {
   if (text === undefined || text === '') return undefined;
-  // curl and pip take `host:port`, too.
+  // curl and pip also accept `host:port`.
   const url = URL.parse(text.includes('://') ? text : `http://${text}`);
   if (url !== null && ['http:', 'https:'].includes(url.protocol) && url.hostname !== '') {
     url.username = encoded(url.username);
@@ -50,7 +53,7 @@ function checked(text: string | undefined, client: string): string | undefined {
   });
 }
 
-/** A percent sign that encodes nothing is one, as for curl. Node refuses it, at each request. */
+/** Encodes a percent sign that encodes nothing. curl accepts it as such, but Node refuses it at each request. */
 function encoded(text: string): string {
   return text.replace(/(?:%[0-9a-f]{2})+|%/gi, (all) => {
     try {

@@ -1,5 +1,5 @@
 /**
- * One request: route, policy, page or file, answer (io).
+ * Serves one request: route, policy, page or file, answer (io).
  *
  *     parse ─► policy of the name ─► budget of names ─► page ─► policy of the file ─► file, checked as it passes
  */
@@ -26,7 +26,7 @@ import type { PageAnswer, PageQuestion, PageToRead } from '../store/page-reading
 import type { Index } from '../upstream/index-set.ts';
 import { parseRoute } from './route.ts';
 
-/** In the guest. */
+/** Origin as seen in the guest. */
 const ORIGIN = 'http://127.0.0.1:11435';
 
 interface PageToSend {
@@ -62,7 +62,7 @@ export class Exchange {
     });
   }
 
-  /** Resolves when the answer is written or the connection gone. Never rejects. */
+  /** Resolves when the answer is written or the connection is gone. Never rejects. */
   async run(): Promise<void> {
     const route = parseRoute(this.#request.method ?? '', this.#request.url ?? '');
     if (!route.ok) {
@@ -195,11 +195,11 @@ export class Exchange {
     if (isNew) this.#note(route, { outcome: 'ok', version });
   }
 
-  /** When a version was made, if the policy asks; null: the index does not say. */
+  /** Time of publication, if the policy needs it; `null` if unknown. */
   async #publishedMs({ infoPath, name }: RelayRoute, index: Index): Promise<number | null> {
     const { rules, catalogs } = this.#context;
     if (rules.policy.minAgeMs === null || infoPath === null) return null;
-    // The description is of the module proxy, also for the checksum database.
+    // The module proxy has the description, even for the checksum database.
     if (name === '') return null;
     return timeOfInfo((await this.#orGone(catalogs.text(index, infoPath))).value);
   }
@@ -214,7 +214,7 @@ export class Exchange {
     this.#response.writeHead(200, {
       'content-type': contentType,
       'content-length': bytes.length,
-      // The policy may change: clients may keep the page, but not use it unasked.
+      // The policy may change: clients may keep the page, but not use it without asking.
       'cache-control': 'no-cache',
       ...(lastModified === undefined ? {} : { 'last-modified': lastModified }),
     });
@@ -329,14 +329,14 @@ export class Exchange {
       return;
     }
     if (error instanceof PackageError && error.code === 'index_invalid') {
-      // Says which setting, never its value.
+      // Names the setting, never its value.
       const message = `This host's index can't be used: ${error.message}. Correct it there.`;
       this.#refuseRoute(route, refused(403, 'no_index', message).refusal);
       return;
     }
     if (error instanceof PackageError && error.code === 'disk_full') {
       this.#note(route, { outcome: 'disk_full' });
-      // Final, as 403 is: trying again frees nothing.
+      // Final, like 403: retrying frees nothing.
       this.refuse(refused(403, 'disk_full', `${HOST_DISK_FULL}: free space there.`).refusal);
       return;
     }
@@ -354,7 +354,7 @@ export class Exchange {
     this.refuse(refusal);
   }
 
-  /** As the client reached the gateway: pages of npm and cargo need whole URLs. */
+  /** The origin that the client used: pages of npm and cargo need whole URLs. */
   #origin(): string {
     const { host = '' } = this.#request.headers;
     return /^(?:127\.0\.0\.1|localhost):[0-9]{1,5}$/.test(host) ? `http://${host}` : ORIGIN;
@@ -366,7 +366,7 @@ export class Exchange {
   }
 }
 
-/** Of modules that the host's Go does not ask an index for: their names stay on the host. */
+/** Refusals for modules that the host's Go does not request from an index: their names stay on the host. */
 const PRIVATE: Readonly<Partial<Record<IndexName, string>>> = {
   go: "The host's Go fetches this module without a proxy (GOPRIVATE, GONOPROXY): bring it with --copy or a vendor directory.",
   sumdb:
@@ -380,9 +380,9 @@ function lengthOf(range: ByteRange | undefined, sizeBytes: number | null): Reado
 }
 
 /**
- * The length in the head may be what a page says of the file. Were it wrong, the guest would take the rest of the file
- * for the next answer.
- * @param sizeBytes null: the answer has no length. @throws PackageError `upstream_invalid`
+ * Enforces the length in the head, which may come from a page. If it were wrong, the guest would take the rest of the
+ * file for the next answer.
+ * @param sizeBytes `null` if the answer has no length. @throws PackageError `upstream_invalid`
  */
 async function* exactly(
   chunks: AsyncIterable<Buffer>,
@@ -399,7 +399,6 @@ async function* exactly(
   if (sizeBytes !== null && bytes !== sizeBytes) throw wrong();
 }
 
-/** Resolves when the guest has read enough, or is gone. */
 function drained(response: ServerResponse): Promise<void> {
   return new Promise((resolve) => {
     const done = (): void => {

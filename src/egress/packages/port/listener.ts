@@ -1,4 +1,4 @@
-/** The HTTP server of one port (io). Node's parser runs in strict mode; what it accepts is checked again. */
+/** The HTTP server of one port (io). Node's parser runs in strict mode; accepted requests are checked again. */
 import { chmod } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
@@ -11,7 +11,7 @@ import type { PackageRules } from '../policy.ts';
 import { type Refusal, refused } from '../refusal.ts';
 import { Exchange, type ExchangeContext } from './exchange.ts';
 
-/** Of a body that is refused, so that its sender can read the answer. */
+/** For a refused body, so that its sender can read the answer. */
 const LINGER = { lingerBytesMax: 8 * MIB, lingerTimeoutMs: 10_000 };
 
 export class Listener {
@@ -61,7 +61,6 @@ export class Listener {
     this.#context = { ...this.#context, rules };
   }
 
-  /** Ends requests in flight and closes every connection. */
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => {
       this.#server.close(() => resolve());
@@ -86,7 +85,6 @@ export class Listener {
   }
 }
 
-/** What no request for a package has. */
 function checkRequest(request: IncomingMessage, inFlight: number): Refusal | undefined {
   const { headers, rawHeaders, method = '' } = request;
   if (method !== 'GET' && method !== 'HEAD') {

@@ -1,4 +1,4 @@
-/** What a request asks for. Pure. Only these forms exist; every name and file name is checked here. */
+/** Parses what a request asks for. Only these forms exist; every name and file name is checked here. Pure. */
 
 import { aptRoute } from '../protocol/apt.ts';
 import type { Route } from '../protocol/artifact.ts';
@@ -11,7 +11,6 @@ import { parseTarget } from '../request-path.ts';
 
 type ParseRoute = (segments: readonly string[]) => Route | undefined;
 
-/** By the first segment of the path. */
 const ROOMS: Readonly<Record<string, ParseRoute>> = {
   pypi: pypiRoute,
   npm: npmRoute,

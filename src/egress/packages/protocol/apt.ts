@@ -1,7 +1,7 @@
 /**
  * Archives of Debian and Ubuntu. Pure.
  *
- *     /apt/debian/dists/…   /apt/debian/pool/…   the same below debian-security, ubuntu and ubuntu-ports
+ *     /apt/debian/dists/…   /apt/debian/pool/…   likewise below debian-security, ubuntu and ubuntu-ports
  *     http://deb.debian.org/debian/…             the same, as apt asks a proxy
  *
  * Nothing is rewritten: apt checks everything by the signature of InRelease.
@@ -9,7 +9,7 @@
 import { APT_ARCHIVES, type AptArchive } from '../apt-archives.ts';
 import type { RelayRoute } from './artifact.ts';
 
-/** What the public hosts serve, which the guest's sources name. */
+/** Archives of the public hosts that the guest's sources name. */
 const HOSTS: Readonly<Record<string, readonly AptArchive[]>> = {
   'deb.debian.org': ['debian', 'debian-security'],
   'security.debian.org': ['debian-security'],
@@ -21,7 +21,7 @@ const SEGMENT = /^[A-Za-z0-9][A-Za-z0-9+~:._-]{0,254}$/;
 const PACKAGE = /^([a-z0-9][a-z0-9+.-]+)_([A-Za-z0-9.+~:-]+)_[a-z0-9-]+\.deb$/;
 const BY_HASH = /(?:^|\/)by-hash\/SHA256\/([0-9a-f]{64})$/;
 
-/** @param host of a request in absolute form; null: `segments` are below `/apt/` */
+/** @param host of a request in absolute form; `null` if `segments` are below `/apt/` */
 export function aptRoute(segments: readonly string[], host: string | null): RelayRoute | undefined {
   const served = host === null ? APT_ARCHIVES : Object.hasOwn(HOSTS, host) ? HOSTS[host] : [];
   const [first = '', ...below] = segments;
@@ -40,6 +40,6 @@ export function aptRoute(segments: readonly string[], host: string | null): Rela
   if (area !== 'dists') return undefined;
   const hex = BY_HASH.exec(path)?.[1];
   const digest = hex === undefined ? null : ({ algorithm: 'sha256', hex } as const);
-  // The names of lists are no packages: the policy has no rules for them.
+  // The names of lists are no packages, so the policy has no rules for them.
   return { ...route, name: '', version: '', contentType, isImmutable: digest !== null, digest };
 }

@@ -2,7 +2,7 @@
  * The sparse index of cargo, and crates. Pure.
  *
  *     /cargo/index/config.json            where crates are: here
- *     /cargo/index/aa/bb/NAME             the versions of a crate, a line of JSON each
+ *     /cargo/index/aa/bb/NAME             the versions of a crate, one line of JSON each
  *     /cargo/dl/NAME/VERSION/SHA256       a crate
  */
 import { z } from 'zod';
@@ -46,7 +46,7 @@ export function cargoPage(name: string): string {
   return `${name.slice(0, 2)}/${name.slice(2, 4)}/${name}`;
 }
 
-/** Where the index has its crates. @throws PackageError `upstream_invalid` */
+/** The `dl` setting: where the index has its crates. @throws PackageError `upstream_invalid` */
 export function parseCargoConfig(page: RawPage): string {
   try {
     if (page.body.length > CONFIG_BYTES_MAX) throw new Error('it is too large');
@@ -90,7 +90,7 @@ interface CrateVersion extends Artifact {
   readonly line: string;
 }
 
-/** @param dl of the index's configuration. @throws PackageError `upstream_invalid` */
+/** @param dl setting of the index's configuration. @throws PackageError `upstream_invalid` */
 export function parseCargoIndex(name: string, page: RawPage, dl: string): Catalog {
   const lines = page.body.toString('utf8').split('\n', LINES_MAX + 1);
   if (lines.length > LINES_MAX) {

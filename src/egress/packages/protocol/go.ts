@@ -16,7 +16,7 @@ const INFO_BYTES_MAX = 64 * KIB;
 /** Capitals are escaped: `!x`. */
 const ELEMENT = /^(?:[a-z0-9_~-]|![a-z])(?:[a-z0-9._~-]|![a-z])*$/;
 const VERSION = /^[A-Za-z0-9_](?:[A-Za-z0-9._~+-]|![a-z]){0,127}$/;
-/** A version, not a branch: what it means never changes. */
+/** A version, not a branch, so its content never changes. */
 const FIXED = /^v[0-9]+\.[0-9]+\.[0-9]+(?:[-+][A-Za-z0-9.!+-]+)?$/;
 const TILE = /^(?:8\/(?:[0-9]{1,2}|data)\/(?:x[0-9]{3}\/){0,6}[0-9]{3}(?:\.p\/[0-9]{1,3})?)$/;
 
@@ -58,8 +58,8 @@ function moduleRoute(elements: readonly string[], file: string, tail: string): R
 }
 
 /**
- * Whether one of the patterns of GOPRIVATE and the like covers a module: a glob of as many elements as it has, from the
- * first on.
+ * True if a pattern of GOPRIVATE or a similar list covers a module: a glob that is matched with as many leading
+ * elements as it has.
  */
 export function isCovered(module: string, patterns: readonly string[]): boolean {
   const elements = module.split('/');
@@ -70,7 +70,7 @@ export function isCovered(module: string, patterns: readonly string[]): boolean 
   });
 }
 
-/** Undefined: not a module path. */
+/** Undefined if it is not a module path. */
 function moduleName(elements: readonly string[]): string | undefined {
   const escaped = elements.join('/');
   const isPath = elements.length > 0 && elements.every((one) => ELEMENT.test(one));
@@ -80,7 +80,7 @@ function moduleName(elements: readonly string[]): string | undefined {
 
 function sumdbRoute([database, ...rest]: readonly string[]): Route | undefined {
   if (database !== DATABASE) return undefined;
-  // An empty name: no package, so no rule names it.
+  // The empty name is no package, so no rule names it.
   const named = { ecosystem: 'go', index: 'sumdb', name: '' } as const;
   const [first = '', ...more] = rest;
   if (first === 'supported' && more.length === 0) {
@@ -94,11 +94,11 @@ function sumdbRoute([database, ...rest]: readonly string[]): Route | undefined {
   const [, module = '', version = ''] = /^(.+)@([^@/]+)$/.exec(more.join('/')) ?? [];
   const name = moduleName(module.split('/'));
   if (name === undefined || !VERSION.test(version)) return undefined;
-  // The database would fetch a module that it does not know, so the policy of its name applies.
+  // The database would fetch a module that it does not know, so the policy of the name applies.
   return { ...text, name, isImmutable: true };
 }
 
-/** Time of a version, milliseconds since 1970; null: it has none. */
+/** Time of a version in milliseconds since 1970; `null` if it has none. */
 export function timeOfInfo(body: Buffer): number | null {
   if (body.length > INFO_BYTES_MAX) return null;
   try {

@@ -2,9 +2,9 @@
  * The npm registry: packuments and tarballs. Pure.
  *
  *     /npm/NAME   /npm/@SCOPE%2fNAME       the packument
- *     /npm/NAME/-/FILE.tgz                 a tarball of it
+ *     /npm/NAME/-/FILE.tgz                 one of its tarballs
  *
- * A version without `integrity` or `shasum` does not exist for a sandbox. Of each version only the fields pass that
+ * A version without `integrity` or `shasum` does not exist for a sandbox. For each version only the fields pass that
  * clients need to install it.
  */
 import { z } from 'zod';
@@ -26,7 +26,7 @@ const VERSIONS_MAX = 50_000;
 /** @param segments below `/npm/` */
 export function npmRoute(segments: readonly string[]): Route | undefined {
   const [first = '', ...others] = segments;
-  // The slash of a scope may come as a separator, too.
+  // The slash of a scope may also arrive as a separator.
   const isSplit = first.startsWith('@') && !first.includes('/');
   const name = isSplit ? `${first}/${others.shift() ?? ''}` : first;
   if (!isNpmName(name)) return undefined;
@@ -46,7 +46,6 @@ export const npmPage = (name: string): string => name.replace('/', '%2f');
 const text = z.string().max(10_000);
 const texts = z.record(z.string().max(300), text);
 const optional = <T extends z.ZodType>(type: T) => type.optional().catch(undefined);
-/** What passes of a version, beside `dist`. */
 const passed = {
   dependencies: optional(texts),
   optionalDependencies: optional(texts),
@@ -86,7 +85,6 @@ interface NpmVersion extends Artifact {
   readonly passed: Readonly<Record<string, unknown>>;
   readonly integrity: string | undefined;
   readonly shasum: string | undefined;
-  /** As the packument has it. */
   readonly time: string | undefined;
 }
 
@@ -138,8 +136,8 @@ function npmVersion(name: string, version: string, given: unknown, at: unknown, 
 }
 
 /**
- * Subresource Integrity, else the older SHA-1 in hex. One: the file is checked against it, and a lock must name the same,
- * or a registry could have a locked digest beside that of another file.
+ * Subresource Integrity, else the older SHA-1 in hex. Only one: the file is checked against it, and a lock must name
+ * the same, or a registry could list a locked digest beside that of another file.
  */
 function digestsOf(integrity: string | undefined, shasum: string | undefined): Digest[] {
   for (const one of (integrity ?? '').split(/\s+/)) {
@@ -191,7 +189,7 @@ class Packument implements Catalog {
     return { name: this.name, version, ...one.passed, dist: { tarball, integrity, shasum } };
   }
 
-  /** `latest` moves to the newest version that is there. */
+  /** Moves `latest` to the newest remaining version. */
   #tagsFor(versions: readonly NpmVersion[]): Readonly<Record<string, string>> {
     const there = new Set(versions.map(({ version }) => version));
     const tags = Object.entries(this.#tags).filter(([, version]) => there.has(version));
@@ -205,7 +203,7 @@ function basename(url: string): string {
   return new URL(url).pathname.split('/').at(-1) ?? '';
 }
 
-/** The highest release, or if there is none the highest prerelease. */
+/** The highest release, or the highest prerelease if there is none. */
 export function newestOf(versions: readonly string[]): string | undefined {
   const releases = versions.filter((version) => !version.includes('-'));
   const all = releases.length > 0 ? releases : versions;

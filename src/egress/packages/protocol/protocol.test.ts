@@ -81,17 +81,17 @@ describe('parsePypiPage', () => {
   };
   const page = (...files: object[]) => raw({ files }, `${JSON_TYPE}; charset=utf-8`);
 
-  it('HTML: a page of 32 MiB with tags that do not end is read in one pass', () => {
+  it('HTML: reads a page of 32 MiB with unclosed tags in one pass', () => {
     const link = `<a href="x-1.0.tar.gz#sha256=${SHA256}">x</a>`;
     const unfinished = '<a '.repeat(11_000_000);
     const read = (body: string) => shown(parsePypiPage('x', raw(body, 'text/html')), JSON_TYPE);
-    // Each start of a tag would be followed up to the limit of one: minutes.
+    // Following each start of a tag up to the limit would take minutes.
     expect(JSON.parse(read(`${link}${unfinished}`)).files).toHaveLength(1);
     expect(JSON.parse(read(`<a ${'x'.repeat(9000)}>${link}`)).files).toHaveLength(1);
     expect(JSON.parse(read(`<a <a href="x-1.0.tar.gz#sha256=${SHA256}">`)).files).toHaveLength(1);
   });
 
-  it('writes known fields only, with links of the gateway', () => {
+  it('writes only known fields, with links to the gateway', () => {
     const body = shown(parsePypiPage('x', page(file)), JSON_TYPE);
     expect(body).not.toMatch(/example|provenance|gpg/);
     expect(JSON.parse(body)).toEqual({
@@ -127,7 +127,7 @@ describe('parsePypiPage', () => {
     ]);
   });
 
-  it('leaves out files without a SHA-256, of another project, or with an odd name', () => {
+  it('omits files without a SHA-256, of another project, or with an invalid name', () => {
     const odd = [
       { ...file, hashes: { md5: 'x' } },
       { ...file, hashes: { sha256: '../x' } },
@@ -152,13 +152,13 @@ describe('parsePypiPage', () => {
     expect(body).not.toContain('x-2.0');
   });
 
-  it('refuses a page that is no page', () => {
+  it('refuses an invalid page', () => {
     for (const body of ['{', '[]', '{"files":{}}']) {
       expect(() => parsePypiPage('x', raw(body, JSON_TYPE))).toThrow('the index answered');
     }
   });
 
-  it('refusalPage: one wheel, whose version says why', () => {
+  it('refusalPage: has one wheel, whose version says why', () => {
     const { body } = refusalPage('a-b', 'not_allowed', JSON_TYPE);
     expect(JSON.parse(body.toString())).toMatchObject({ files: [{ filename: 'a_b-0+not.allowed-py3-none-any.whl' }] });
   });
@@ -206,7 +206,7 @@ describe('parsePackument', () => {
     time: { '1.0.0': '2020-01-01T00:00:00Z', '2.0.0': '2021-01-01T00:00:00Z', modified: 'x' },
   };
 
-  it('a lock: a locked digest beside that of another file does not let the other file pass', () => {
+  it('a locked digest beside that of another file does not let the other file pass', () => {
     const locked = Buffer.alloc(64, 2);
     const lock = [`npm:x sha512:${locked.toString('hex')}`, `npm:x sha1:${'0'.repeat(40)}`];
     const rules = new PackageRules({ ...NO_PACKAGES, ecosystems: ['npm'], lock });
@@ -223,7 +223,7 @@ describe('parsePackument', () => {
     expect(of({ integrity, shasum: '0'.repeat(40) })).toBe(false);
   });
 
-  it('writes what installing needs, and nothing else', () => {
+  it('writes only what installing needs', () => {
     const body = JSON.parse(shown(parsePackument('x', raw(packument)))) as object;
     expect(JSON.stringify(body)).not.toMatch(/example|readme|secret|postinstall|signatures/);
     expect(body).toEqual({
@@ -245,7 +245,7 @@ describe('parsePackument', () => {
     });
   });
 
-  it('moves latest to the newest version that is permitted', () => {
+  it('moves latest to the newest permitted version', () => {
     const catalog = parsePackument('x', raw(packument));
     const { body } = catalog.render(({ version: v }) => v === '1.0.0', '', ORIGIN);
     expect(JSON.parse(body.toString())).toMatchObject({ 'dist-tags': { latest: '1.0.0' } });
@@ -253,7 +253,7 @@ describe('parsePackument', () => {
     expect(catalog.find('y.tgz')?.version).toBe('2.0.0');
   });
 
-  it('newestOf: releases before prereleases, numbers as numbers', () => {
+  it('newestOf: prefers releases to prereleases, and compares numbers as numbers', () => {
     expect(newestOf(['1.9.0', '1.10.0', '2.0.0-rc.1'])).toBe('1.10.0');
     expect(newestOf(['2.0.0-a'])).toBe('2.0.0-a');
     expect(newestOf([])).toBeUndefined();
@@ -266,7 +266,7 @@ describe('cargo', () => {
     ['ab', '2/ab'],
     ['abc', '3/a/abc'],
     ['serde', 'se/rd/serde'],
-  ])('cargoPage: %s → %s, which is also the only path of it', (name, path) => {
+  ])('cargoPage: %s → %s, which is its only path', (name, path) => {
     expect(cargoPage(name)).toBe(path);
     expect(cargoRoute(['index', ...split(path)])).toMatchObject({ kind: 'catalog', name });
     expect(cargoRoute(['index', 'xx', ...split(path)])).toBeUndefined();
@@ -279,7 +279,7 @@ describe('cargo', () => {
     },
   );
 
-  it('index: known fields, no other crate, no dependency in another registry', () => {
+  it('index: has known fields, and neither other crates nor dependencies in another registry', () => {
     const line = (more: object = {}) =>
       JSON.stringify({
         name: 'Serde',
@@ -347,7 +347,7 @@ describe('goRoute', () => {
     expect(goRoute(split(path))).toBeUndefined();
   });
 
-  it('timeOfInfo: the time, or null', () => {
+  it('timeOfInfo: returns the time, or null', () => {
     expect(timeOfInfo(Buffer.from('{"Time":"2020-01-01T00:00:00Z"}'))).toBe(1_577_836_800_000);
     for (const text of ['', '[]', '{}', '{"Time":5}', '{"Time":"x"}']) {
       expect(timeOfInfo(Buffer.from(text))).toBeNull();

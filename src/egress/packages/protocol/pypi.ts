@@ -2,9 +2,9 @@
  * The Simple API of Python indexes (PEP 503, 691, 700, 714). Pure.
  *
  *     /pypi/simple/NAME/            the page of a name
- *     /pypi/files/SHA256/FILENAME   a file of it, or its metadata (`FILENAME.metadata`)
+ *     /pypi/files/SHA256/FILENAME   one of its files, or its metadata (`FILENAME.metadata`)
  *
- * A file without a SHA-256 in its page does not exist for a sandbox: its bytes could not be checked.
+ * A file without a SHA-256 in its page does not exist for a sandbox, since its bytes could not be checked.
  */
 import { z } from 'zod';
 import { PackageError } from '../errors.ts';
@@ -16,7 +16,7 @@ const JSON_TYPE = 'application/vnd.pypi.simple.v1+json';
 const HTML_TYPE = 'application/vnd.pypi.simple.v1+html';
 
 const NAME_CHARACTERS_MAX = 128;
-/** The packaging specification, with lower case and one separator: the normal form. */
+/** The normal form of the packaging specification: lower case, and one separator. */
 const NORMAL_NAME = /^[a-z0-9]+(?:-[a-z0-9]+)*$/;
 const FILENAME = /^[A-Za-z0-9][A-Za-z0-9._+!-]{0,254}\.(?:whl|tar\.gz|zip)$/;
 const SHA256 = /^[0-9a-f]{64}$/;
@@ -47,15 +47,15 @@ export const pypiPage = (name: string): string => `${name}/`;
 
 const withoutMetadata = (name: string): string => (name.endsWith(METADATA) ? name.slice(0, -METADATA.length) : name);
 
-/** PEP 440, appendix B. A few of its suffixes, since any number could be read in as many ways. */
+/** PEP 440, appendix B, with a limited number of suffixes, since any number would be ambiguous to parse. */
 const VERSION =
   /^v?[0-9]+(?:[.!][0-9]+)*(?:[-_.]?(?:alpha|a|beta|b|preview|pre|rc|c|post|rev|r|dev)[-_.]?[0-9]*){0,3}(?:-[0-9]+)?(?:\+[a-z0-9._-]+)?$/i;
 
-/** Of the name of an sdist, between hyphens; more would be work for nothing. */
+/** Limit of parts of an sdist's name between hyphens; no valid name has more. */
 const PARTS_MAX = 20;
 
 /**
- * The normal name of a file's project; undefined: it has none. A wheel has its name before the first hyphen; an sdist
+ * The normal name of a file's project; undefined if it has none. A wheel's name ends at the first hyphen; an sdist's
  * before its version, though names and versions of old sdists contain hyphens, too.
  */
 export function nameOfFile(filename: string): string | undefined {
@@ -79,9 +79,8 @@ interface PypiFile extends Artifact {
   readonly sha256: string;
   readonly requiresPython: string | null;
   readonly yanked: string | boolean;
-  /** SHA-256 of its metadata; null: not offered. */
+  /** SHA-256 of its metadata; `null` if none is offered. */
   readonly metadata: string | null;
-  /** As the page has it. */
   readonly uploadTime: string | null;
 }
 
@@ -143,7 +142,7 @@ function jsonFiles(page: RawPage): PypiFile[] {
 
 const ANCHOR = /<a\s/gi;
 const ANCHOR_CHARACTERS_MAX = 8192;
-/** With quotes only: what indexes generate. */
+/** Accepts attributes only in quotes, as indexes generate them. */
 const ATTRIBUTE = /(?<![a-zA-Z-])([a-zA-Z-]{1,40})\s*=\s*(?:"([^"]*)"|'([^']*)')|([a-zA-Z-]{1,40})(?=\s|$)/g;
 
 function htmlFiles(page: RawPage): PypiFile[] {
@@ -176,7 +175,7 @@ function htmlFiles(page: RawPage): PypiFile[] {
   return files;
 }
 
-/** What is in the tags of links. One pass, whatever the text: it may be 32 MiB of tags that do not end. */
+/** Content of link tags. Takes one pass for any text, which may be 32 MiB of unclosed tags. */
 function* anchorsOf(text: string): Generator<string, void, undefined> {
   let end = -1;
   let readTo = 0;
@@ -205,7 +204,7 @@ const unescapeHtml = (text: string): string =>
 const escapeHtml = (text: string): string =>
   text.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;').replace(/"/g, '&quot;');
 
-/** Empty: not a file that the gateway can serve. */
+/** Empty for a file that the gateway can't serve. */
 function pypiFile(
   pageUrl: string,
   given: Omit<PypiFile, 'sha256' | 'name' | 'version' | 'digests' | 'publishedMs' | 'metadata'> & {
@@ -246,7 +245,7 @@ class PypiCatalog implements Catalog {
 
   constructor(name: string, files: readonly PypiFile[]) {
     this.name = name;
-    // A page may not name files of another project: their policy would be this one's.
+    // A page may not name files of another project: this project's policy would apply to them.
     this.#files = files.filter((file) => file.name === name);
     this.#byKey = new Map(this.#files.flatMap(keysOf));
   }
@@ -295,7 +294,7 @@ function renderJson(name: string, files: readonly PypiFile[]): string {
       ...(file.requiresPython === null ? {} : { 'requires-python': file.requiresPython }),
       ...(file.yanked === false ? {} : { yanked: file.yanked }),
       ...(file.uploadTime === null ? {} : { 'upload-time': file.uploadTime }),
-      // PEP 700 wants a size; 0 would be believed.
+      // PEP 700 requires a size, but 0 would be believed.
       ...(file.sizeBytes === null ? {} : { size: file.sizeBytes }),
       ...(file.metadata === null ? {} : { 'core-metadata': { sha256: file.metadata } }),
     })),
@@ -317,7 +316,7 @@ function renderHtml(name: string, files: readonly PypiFile[]): string {
   return `${head}<title>${name}</title></head><body>\n${links.join('')}</body></html>\n`;
 }
 
-/** Of a wheel that does not exist: its version says why. pip shows no other text of a refused page. */
+/** Lists a wheel that does not exist, whose version says why. pip shows no other text of a refused page. */
 export function refusalPage(name: string, code: string, accept: string): RenderedPage {
   const version = `0+${code.replace(/[^a-z0-9]+/g, '.')}`;
   const digest = '0'.repeat(64);

@@ -1,4 +1,4 @@
-/** Pages of packages from the host's indexes (io). What they say is read in `page-reader.ts`. */
+/** Fetches pages of packages from the host's indexes (io). `page-reader.ts` parses them. */
 import { PackageError } from '../errors.ts';
 import type { ArtifactRoute, CatalogRoute, RawPage, Route } from '../protocol/artifact.ts';
 import { cargoPage, parseCargoConfig } from '../protocol/cargo.ts';
@@ -20,17 +20,16 @@ export class Catalogs {
   readonly #read: () => Promise<IndexSet>;
   #indexes: Promise<IndexSet> | undefined;
   #database: Promise<Index> | undefined;
-  /** Of the last page. */
   #lastId = 0;
 
-  /** @param indexes read once, when the first page is asked for */
+  /** @param indexes called once, when the first page is requested */
   constructor(pages: PageCache, indexes: () => Promise<IndexSet>) {
     this.#pages = pages;
     this.#read = indexes;
   }
 
   /**
-   * The host's index of what a route names, if it has one.
+   * The host's index for a route, if it has one.
    * @param route.name name of a package; an npm scope may have its own registry
    * @throws PackageError `index_invalid`
    */
@@ -55,7 +54,7 @@ export class Catalogs {
     return await this.#database;
   }
 
-  /** A module proxy may serve the database, too; a host with a mirror often reaches nothing else. */
+  /** A module proxy may serve the database too; a host with a mirror often reaches nothing else. */
   async #findDatabase(proxy: Index, direct: Index): Promise<Index> {
     const path = `sumdb/${DATABASE}/`;
     try {
@@ -66,13 +65,13 @@ export class Catalogs {
       return { ...reached, ...own, baseUrl: `${proxy.baseUrl}${path}` };
     } catch (error) {
       if (!(error instanceof PackageError)) throw error;
-      // A proxy without the database says so; a proxy that fails may have it the next time.
+      // A proxy without the database reports that; a proxy that fails may have it the next time.
       if (error.status === undefined || error.status >= 500) this.#database = undefined;
       return direct;
     }
   }
 
-  /** The page of a name, unread. @throws PackageError */
+  /** The unparsed page of a name. @throws PackageError */
   async page({ index: of, name }: CatalogRoute | ArtifactRoute, index: Index): Promise<PageToRead> {
     switch (of) {
       case 'pip':
@@ -88,7 +87,7 @@ export class Catalogs {
     }
   }
 
-  /** A page as it is. @throws PackageError */
+  /** An unchanged page. @throws PackageError */
   async text(index: Index, path: string): Promise<CachedPage<Buffer>> {
     return await this.#page(index, path, '*/*', ({ body }) => body);
   }

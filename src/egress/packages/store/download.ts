@@ -1,6 +1,6 @@
 /**
  * One download that several readers follow while it arrives (io). Its last byte is held back until the digest is
- * right; otherwise every reader fails.
+ * verified; if it is wrong, every reader fails.
  */
 import { createHash, type Hash } from 'node:crypto';
 import { type FileHandle, open, rm } from 'node:fs/promises';
@@ -20,7 +20,7 @@ const READ_BYTES = 64 * KIB;
 export interface DownloadOptions {
   readonly store: FileStore;
   readonly key: string;
-  /** Null: not known before the download; the client checks the file. */
+  /** `null` if unknown before the download, so that the client checks the file. */
   readonly digest: Digest | null;
   readonly clock: Clock;
   fetch(signal: AbortSignal): Promise<FileAnswer>;
@@ -44,7 +44,7 @@ export class Download {
   #readers = 0;
   #handle: FileHandle | undefined;
   #cancelOrphan: (() => void) | undefined;
-  /** Resolves when it is complete or has left nothing. Never rejects. */
+  /** Resolves when the download is complete, or has failed and cleaned up. Never rejects. */
   readonly ended: Promise<void>;
 
   constructor(options: DownloadOptions) {
@@ -53,7 +53,7 @@ export class Download {
     this.ended = this.#run();
   }
 
-  /** @throws PackageError: the index does not have it, or is unreachable */
+  /** @throws PackageError if the index does not have it, or is unreachable */
   head(): Promise<FileHead> {
     return this.#head.promise;
   }
@@ -79,7 +79,7 @@ export class Download {
   }
 
   /**
-   * Resolves to the size when the file is complete and its digest right.
+   * Resolves to the size when the file is complete and its digest verified.
    * @param signal of a reader that leaves
    * @throws PackageError, the signal's reason
    */
@@ -90,8 +90,8 @@ export class Download {
   }
 
   /**
-   * Yields the bytes from `from`, all but the last as they arrive. Call it between `join` and its end.
-   * @throws PackageError: the download failed; the signal's reason
+   * Yields the bytes from `from`, all but the last as they arrive. Call only while joined.
+   * @throws PackageError if the download failed; the signal's reason
    */
   async *read(from: number, signal: AbortSignal): AsyncGenerator<Buffer, void, undefined> {
     let at = from;
@@ -131,7 +131,7 @@ export class Download {
         this.#wake();
       }
       this.#check(answer, hash);
-      // No digest finds out what a crash of the host leaves of it.
+      // Without a digest, damage by a crash of the host would go unnoticed.
       if (digest === null) await this.#handle.datasync();
       await store.keep(path, key);
       this.#state = 'complete';

@@ -21,7 +21,7 @@ async function put(store: FileStore, digit: string, bytes: number, usedS: number
 }
 
 describe('FileStore', () => {
-  it('keeps what fits, and removes the files unused for longest', async () => {
+  it('keeps what fits, and removes the least recently used files', async () => {
     const store = new FileStore(dir, 250);
     await put(store, 'a', 100, 1000);
     await put(store, 'b', 100, 2000);
@@ -43,12 +43,12 @@ describe('FileStore', () => {
     await used?.handle.close();
   });
 
-  it('a key that is no digest is refused', async () => {
+  it('refuses a key that is not a digest', async () => {
     const store = new FileStore(dir, 100);
     await expect(store.find('../../etc/passwd')).rejects.toThrow('invalid key');
   });
 
-  it('downloads under way take as much space as the cache, and no more', () => {
+  it('downloads in progress take at most as much space as the cache', () => {
     const store = new FileStore(dir, 100);
     store.reserve(60);
     expect(() => store.reserve(41)).toThrow('larger than the cache');

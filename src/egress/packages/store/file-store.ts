@@ -1,6 +1,6 @@
 /**
- * Files of packages on disk, by their digest, so that all sandboxes share them and a file can't change (io). Bounded:
- * the files unused for longest go first. Several processes may share the directory.
+ * Files of packages on disk, by digest, so that all sandboxes share them and a file can't change (io). Bounded: the
+ * least recently used files are removed first. Several processes may share the directory.
  */
 
 import { randomUUID } from 'node:crypto';
@@ -11,20 +11,19 @@ import { ignore } from '../../../base/ignore.ts';
 import { MIB } from '../../../base/units.ts';
 import { PackageError } from '../errors.ts';
 
-/** Open: an eviction does not affect its reader, who closes it. */
+/** An open file. Eviction does not affect its reader, who closes it. */
 export interface StoredFile {
   readonly handle: FileHandle;
   readonly sizeBytes: number;
 }
 
 const KEY = /^[a-z0-9]+-[0-9a-f]{40,128}$/;
-/** Of a process that was killed; older ones are removed. */
+/** Files of killed processes; old ones are removed. */
 const TEMPORARY = /^\.new-/;
 const TEMPORARY_MS_MAX = 24 * 3_600_000;
-/** Beyond the file: what others write meanwhile, and files of unknown size. */
+/** Free space beyond the file, for what others write meanwhile and files of unknown size. */
 const FREE_BYTES_MIN = 8 * MIB;
 
-/** Of the file system of a directory. */
 export type FreeBytes = (dir: string) => Promise<number>;
 
 const freeBytesOf: FreeBytes = async (dir) => {
@@ -36,7 +35,6 @@ export class FileStore {
   readonly #dir: string;
   readonly #bytesMax: number;
   readonly #freeBytes: FreeBytes;
-  /** Of downloads under way. */
   #temporaryBytes = 0;
   #evicting = Promise.resolve();
 
@@ -46,7 +44,7 @@ export class FileStore {
     this.#freeBytes = freeBytes;
   }
 
-  /** Undefined: it is not there. Counts as a use. */
+  /** Undefined if it is not there. Counts as a use. */
   async find(key: string): Promise<StoredFile | undefined> {
     let handle: FileHandle;
     try {
@@ -66,16 +64,15 @@ export class FileStore {
     }
   }
 
-  /** A new file in the directory, for a download. */
   async temporary(): Promise<string> {
-    // Each time: its owner may have removed it.
+    // Each time, since the owner may have removed it.
     await mkdir(this.#dir, { recursive: true, mode: 0o700 });
     return join(this.#dir, `.new-${randomUUID()}`);
   }
 
   /**
-   * Before the head of an answer: a client takes a file that breaks off for a failure of the network, and tries again.
-   * @param bytes null: not known
+   * Call before the head of an answer: a client takes a truncated file for a network failure, and retries.
+   * @param bytes `null` if unknown
    * @throws PackageError `disk_full`
    */
   async requireRoom(bytes: number | null): Promise<void> {
@@ -85,8 +82,8 @@ export class FileStore {
   }
 
   /**
-   * Counts bytes of a download, which may take as much space again as the files that are kept.
-   * @throws PackageError `upstream_invalid`: all downloads together are larger than that
+   * Counts bytes of a download. Downloads may take as much space again as the kept files.
+   * @throws PackageError `upstream_invalid` if all downloads together exceed that
    */
   reserve(bytes: number): void {
     if (this.#temporaryBytes + bytes > this.#bytesMax) {
@@ -115,7 +112,6 @@ export class FileStore {
     await rm(this.#path(key), { force: true });
   }
 
-  /** Resolves when the directory is within its bound. */
   async settled(): Promise<void> {
     await this.#evicting;
   }

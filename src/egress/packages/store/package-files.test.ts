@@ -15,7 +15,7 @@ const HEAD = { sizeBytes: CONTENT.length, lastModified: undefined, contentType: 
 const artifact = { url: 'http://i.example/x', digests: [] as Artifact['digests'] } as Artifact;
 const index = { baseUrl: 'http://i.example/' };
 
-it('a reader that comes when an abandoned download is given up gets a new one', async () => {
+it('a reader that arrives when an abandoned download is given up gets a new one', async () => {
   const dir = await mkdtemp(join(tmpdir(), 'nv-files-'));
   onTestFinished(() => rm(dir, { recursive: true }));
   const clock = new FakeClock();
@@ -46,7 +46,7 @@ it('a reader that comes when an abandoned download is given up gets a new one', 
   expect(asked).toBe(2);
 });
 
-it('a server that claims the digest of a file of another one does not keep readers of that waiting', async () => {
+it('a server that claims another file’s digest does not delay readers of that file', async () => {
   const dir = await mkdtemp(join(tmpdir(), 'nv-files-'));
   onTestFinished(() => rm(dir, { recursive: true }));
   const digest = { algorithm: 'sha256' as const, hex: createHash('sha256').update(CONTENT).digest('hex') };

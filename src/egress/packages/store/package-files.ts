@@ -1,4 +1,4 @@
-/** Files of packages: from the store, from a download under way, or from a new one (io). */
+/** Files of packages: from the store, from a download in progress, or from a new one (io). */
 import { createHash, type Hash } from 'node:crypto';
 import type { Clock } from '../../../base/clock.ts';
 import { orAborted } from '../../../base/time-limit.ts';
@@ -19,15 +19,15 @@ export interface FilesOptions {
   readonly clock: Clock;
 }
 
-/** A file that is being read; its reader ends with `close`. */
+/** A file being read; its reader must call `close`. */
 export interface OpenFile {
-  /** Null: known only at the end. */
+  /** `null` if known only at the end. */
   readonly sizeBytes: number | null;
-  /** True: no index was asked. */
+  /** True if no index was asked. */
   readonly isCached: boolean;
-  /** Resolves to the size once the whole file is there and checked. @throws PackageError */
+  /** Resolves to the size when the whole file is there and verified. @throws PackageError */
   complete(): Promise<number>;
-  /** @param to exclusive; null: to the end. @throws PackageError: the file could not be completed */
+  /** @param to exclusive; `null` for the end. @throws PackageError if the file could not be completed */
   read(from: number, to: number | null): AsyncIterable<Buffer>;
   close(): Promise<void>;
 }
@@ -63,7 +63,7 @@ export class PackageFiles {
       clock,
       fetch: (ending) => upstream.file({ url, index, accept: '*/*', signal: ending }),
       onEnd: () => {
-        // A canceled one may end after the next has begun.
+        // A canceled download may end after the next has begun.
         if (this.#downloads.get(flight) === download) this.#downloads.delete(flight);
       },
     });
@@ -71,7 +71,7 @@ export class PackageFiles {
     return await follow(download, false, signal);
   }
 
-  /** Resolves when no download is under way, and none has left anything. */
+  /** Resolves when no download is in progress, and all have cleaned up. */
   async close(): Promise<void> {
     this.#isClosed = true;
     const running = [...this.#downloads.values()];
@@ -110,7 +110,7 @@ async function follow(download: Download, isCached: boolean, signal: AbortSignal
 }
 
 /**
- * A crash of the host, or its disk, may have changed it: a whole read is checked, its last byte held back.
+ * A crash of the host, or its disk, may have changed the file: a whole read is verified, its last byte held back.
  * @param drop removes it from the store
  */
 function storedFile({ handle, sizeBytes }: StoredFile, digest: Digest | null, drop: () => Promise<void>): OpenFile {

@@ -1,4 +1,4 @@
-/** Pages of indexes: fetched once for all who wait, kept parsed for a while, revalidated (io). */
+/** Pages of indexes: fetched once for all concurrent callers, kept parsed for a while, revalidated (io). */
 import type { Clock } from '../../../base/clock.ts';
 import { PackageError } from '../errors.ts';
 import { CACHE_LIMITS } from '../limits.ts';
@@ -14,7 +14,6 @@ export interface PageRequest<T> {
   parse(page: RawPage): T;
 }
 
-/** A parsed page, with what the index said of it. */
 export interface CachedPage<T> {
   readonly value: T;
   readonly validators: Validators;
@@ -25,7 +24,6 @@ interface Entry extends CachedPage<unknown> {
   freshUntilMs: number;
 }
 
-/** Pages that could not be used, of which no more are remembered. */
 const WRONG_MAX = 1_000;
 
 export class PageCache {
@@ -34,7 +32,7 @@ export class PageCache {
   /** In order of use. */
   readonly #entries = new Map<string, Entry>();
   readonly #flights = new Map<string, Promise<Entry>>();
-  /** A guest could have the index send a large page again and again. */
+  /** Unusable pages are remembered: otherwise a guest could make the index send a large page again and again. */
   readonly #wrong = new Map<string, { readonly error: PackageError; readonly untilMs: number }>();
   readonly #aborter = new AbortController();
   #bytes = 0;
@@ -48,7 +46,7 @@ export class PageCache {
     this.#aborter.abort(new PackageError('closed', 'the package gateway is closed'));
   }
 
-  /** @param request a URL is always parsed the same way. @throws PackageError */
+  /** @param request must always parse a URL the same way. @throws PackageError */
   async get<T>(request: PageRequest<T>): Promise<CachedPage<T>> {
     const { url } = request;
     const entry = this.#entries.get(url);

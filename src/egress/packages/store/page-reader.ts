@@ -1,8 +1,8 @@
 /**
- * Reads pages of indexes without holding up the event loop, which all sandboxes share (io).
+ * Parses pages of indexes without holding up the event loop, which all sandboxes share (io).
  *
  *     up to 16 KiB, and the sandbox has loop time left ─► here
- *     larger ─► two threads of lower priority, at which sandboxes take turns: a page of the largest size takes a second
+ *     larger ─► two threads of lower priority, shared in turns by sandboxes: a page of the largest size takes a second
  */
 import type { Clock } from '../../../base/clock.ts';
 import type { LoopTime } from '../../../base/fairness/loop-time.ts';
@@ -20,24 +20,19 @@ import type { Catalog } from '../protocol/artifact.ts';
 import { answerOf, type PageAnswer, type PageQuestion, type PageToRead, readPage } from './page-reading.ts';
 import type { PageJob, PageVerdict } from './page-worker.ts';
 
-/** Larger pages go to a thread. */
 const LOOP_BYTES_MAX = 16 * KIB;
 /** Two, so that a sandbox that asks for the largest pages has one at most. */
 const THREADS: ThreadLimits = { threadsMax: 2, nice: 10, workMsMax: 60_000, heapMibMax: 1024, threadIdleMs: 60_000 };
 
 export interface Reader {
   readonly sandboxId: string;
-  /** Of the sandbox. */
   readonly loopTime: LoopTime;
-  /** Of a client that leaves. */
   readonly signal: AbortSignal;
 }
 
 export class PageReader {
   readonly #threads: TurnThreads<PageJob, PageVerdict>;
-  /** Small pages, read. */
   readonly #catalogs = new WeakMap<PageToRead, Catalog>();
-  /** They are not read again. */
   readonly #invalid = new WeakMap<PageToRead, PackageError>();
 
   constructor(clock: Clock, log: Log) {
@@ -51,7 +46,7 @@ export class PageReader {
 
   /**
    * @throws PackageError `upstream_invalid`, `overloaded`
-   * @throws the signal's reason, if it was still waiting
+   * @throws the signal's reason, if the page was still waiting
    */
   async ask(page: PageToRead, question: PageQuestion, { sandboxId, loopTime, signal }: Reader): Promise<PageAnswer> {
     const known = this.#invalid.get(page);

@@ -1,6 +1,6 @@
 /**
- * What is read from a page of an index, and written anew for a guest. Pure, so that it can run in a thread
- * (`page-worker.ts`): the page is as large and as odd as the index likes.
+ * Parses a page of an index and writes it anew for a guest. The page is as large and as odd as the index likes, so this
+ * may run in a thread (`page-worker.ts`). Pure.
  */
 import { type FileRules, permitsFile } from '../policy.ts';
 import type { Artifact, Catalog, RawPage } from '../protocol/artifact.ts';
@@ -8,19 +8,17 @@ import { parseCargoIndex } from '../protocol/cargo.ts';
 import { parsePackument } from '../protocol/npm.ts';
 import { parsePypiPage } from '../protocol/pypi.ts';
 
-/** Which page. Plain data: it is sent to a thread, its bytes are shared. */
+/** Plain data: it is sent to a thread, and its bytes are shared. */
 export interface PageToRead {
-  /** Of this page alone: the next version has another. */
+  /** Identifies this version of the page; the next one has another id. */
   readonly id: number;
   readonly index: 'pip' | 'npm' | 'cargo';
-  /** Of the package. */
   readonly name: string;
   readonly page: RawPage;
-  /** Where crates are (cargo); empty for others. */
+  /** Base of crates (cargo); empty for others. */
   readonly dl: string;
 }
 
-/** What is wanted of it. */
 export type PageQuestion =
   | { readonly kind: 'file'; readonly key: string }
   | {
@@ -28,14 +26,13 @@ export type PageQuestion =
       readonly rules: FileRules;
       /** Milliseconds since 1970. */
       readonly nowMs: number;
-      /** Of the request. */
       readonly accept: string;
-      /** Of the gateway, as the client reached it. */
+      /** Origin of the gateway, as the client reached it. */
       readonly origin: string;
     };
 
 export type PageAnswer =
-  /** Undefined: the page names no such file. */
+  /** Undefined if the page names no such file. */
   | { readonly kind: 'file'; readonly file: Artifact | undefined }
   | { readonly kind: 'page'; readonly contentType: string; readonly body: Uint8Array };
 
@@ -54,7 +51,7 @@ export function answerOf(catalog: Catalog, question: PageQuestion): PageAnswer {
   return { kind: 'page', contentType, body: typeof body === 'string' ? Buffer.from(body) : body };
 }
 
-/** Without what belongs to the page alone. */
+/** Strips members that only the page needs. */
 function artifactOf(catalog: Catalog, key: string): Artifact | undefined {
   const found = catalog.find(key);
   if (found === undefined) return undefined;

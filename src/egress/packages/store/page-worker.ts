@@ -1,4 +1,4 @@
-/** A thread of `page-reader.ts`: it reads pages and keeps the last ones, read, since clients ask for page and file. */
+/** A thread of `page-reader.ts`. Parses pages and keeps the last ones parsed, since clients ask for page and file. */
 import { serveTurns } from '../../../base/fairness/turn-worker.ts';
 import { MIB } from '../../../base/units.ts';
 import { PackageError } from '../errors.ts';
@@ -10,10 +10,10 @@ export interface PageJob {
   readonly question: PageQuestion;
 }
 
-/** `invalid`: the page is not what its protocol says. */
+/** `invalid`: the page violates its protocol. */
 export type PageVerdict = PageAnswer | { readonly kind: 'invalid'; readonly message: string };
 
-/** Of pages as they came from indexes; read, they are several times as large. */
+/** Size of the unparsed pages; parsed, they are several times as large. */
 const KEPT_BYTES_MAX = 16 * MIB;
 
 /** In order of use. */
@@ -27,7 +27,7 @@ function catalogOf(page: PageToRead): Catalog {
     return known.catalog;
   }
   const bytes = page.page.body.byteLength;
-  // Before it is read, since a large one takes most of the heap.
+  // Makes room first, since parsing a large page takes most of the heap.
   let total = bytes + [...kept.values()].reduce((sum, one) => sum + one.bytes, 0);
   for (const [id, one] of kept) {
     if (total <= KEPT_BYTES_MAX) break;
@@ -50,7 +50,7 @@ serveTurns<PageJob, PageVerdict>(({ page, question }) => {
     answer = { kind: 'invalid', message: error.message };
   }
   if (answer.kind !== 'page') return { answer, transfer: [] };
-  // Memory of its own: small buffers share theirs.
+  // Copied, since small buffers share their memory.
   const body = Uint8Array.from(answer.body);
   return { answer: { ...answer, body }, transfer: [body.buffer] };
 });

@@ -20,7 +20,7 @@ describe('checkUrl', () => {
     ['http://pip.example/x', index],
     ['ftp://other.example/x', plain],
     ['file:///etc/passwd', plain],
-    // Its origin is that of the URL inside.
+    // Its origin is that of the inner URL.
     ['blob:https://pip.example/x', index],
     ['javascript:alert(1)', index],
     ['data:text/html,x', plain],
@@ -33,7 +33,7 @@ describe('checkUrl', () => {
 });
 
 describe('isFileHost', () => {
-  it('names host and port exactly, by HTTPS alone', () => {
+  it('matches host and port exactly, and only HTTPS', () => {
     expect(isFileHost(url('https://files.example:8443/x'), index)).toBe(true);
     for (const text of ['http://files.example:8443/x', 'https://files.example/x', 'https://a.files.example:8443/x']) {
       expect([text, isFileHost(url(text), index)]).toEqual([text, false]);
@@ -52,7 +52,7 @@ describe('addresses', () => {
     expect(literalAddress(url(text))).toBe(address);
   });
 
-  it('publicOnly: the public ones, and an error if there is none', () => {
+  it('publicOnly: keeps the public ones, and throws if there is none', () => {
     const found = [{ address: '10.0.0.1' }, { address: '192.0.2.1' }];
     const isPublic = (address: string): boolean => address.startsWith('192');
     expect(publicOnly(url('https://a.example/'), found, isPublic)).toEqual([found[1]]);

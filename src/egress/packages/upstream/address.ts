@@ -1,14 +1,14 @@
-/** Which addresses an answer of an index may lead to. Pure. */
+/** Decides which addresses an answer of an index may lead to. Pure. */
 import { isIP } from 'node:net';
 import { PackageError } from '../errors.ts';
 import type { Index } from './index-set.ts';
 
-/** Whether an address is of the public internet, and not the host's own. */
+/** True for an address of the public internet that is not the host's own. */
 export type IsPublic = (address: string) => boolean;
 
 /**
- * The host's owner chose the index, whatever its address. What a page or a redirect names must be public, by HTTPS
- * unless the index itself is not, and without a password.
+ * The host's owner chose the index, whatever its address. A URL from a page or a redirect must be public, have no
+ * password, and use HTTPS unless the index itself does not.
  * @throws PackageError `address_refused`
  */
 export function checkUrl(url: URL, index: Index): void {
@@ -21,14 +21,15 @@ export function checkUrl(url: URL, index: Index): void {
 }
 
 /**
- * A host that the owner named, or that belongs to a public index. By HTTPS alone: an internal service has no certificate
- * for its name, so a private address does no harm, and networks with a mirror often answer for public names.
+ * True for a host that the owner named, or that belongs to a public index. Only by HTTPS: an internal service has no
+ * certificate for the name, so a private address does no harm, and networks with a mirror often answer for public
+ * names.
  */
 export function isFileHost(url: URL, { fileHosts = [] }: Index): boolean {
   return url.protocol === 'https:' && fileHosts.some((one) => [url.host, url.hostname].includes(one));
 }
 
-/** @throws PackageError `address_refused`: none of the addresses is public */
+/** @throws PackageError `address_refused` if none of the addresses is public */
 export function publicOnly<T extends { readonly address: string }>(
   url: URL,
   found: readonly T[],
@@ -41,11 +42,11 @@ export function publicOnly<T extends { readonly address: string }>(
 
 export function isOfIndex(url: URL, index: Index): boolean {
   const { protocol, origin } = new URL(index.baseUrl);
-  // The protocol, too: a `blob:` URL has the origin of the URL in it.
+  // Compares the protocol too: a `blob:` URL has the origin of its inner URL.
   return url.protocol === protocol && url.origin === origin;
 }
 
-/** The address that a host name is, without brackets; undefined: it has to be resolved. */
+/** The address in a host name, without brackets; undefined if the name must be resolved. */
 export function literalAddress({ hostname }: URL): string | undefined {
   const text = hostname.replace(/^\[(.*)\]$/, '$1');
   return isIP(text) === 0 ? undefined : text;

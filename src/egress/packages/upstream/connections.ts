@@ -1,4 +1,4 @@
-/** Connections to indexes: kept open for the hosts that the owner chose, new ones for all others (io). */
+/** Connections to indexes: kept open for hosts that the owner chose, new ones for all others (io). */
 import { Agent as HttpAgent } from 'node:http';
 import { type AgentOptions, Agent as HttpsAgent } from 'node:https';
 import { createSecureContext, getCACertificates, type SecureContext } from 'node:tls';
@@ -6,11 +6,12 @@ import type { Clock } from '../../../base/clock.ts';
 import type { Index } from './index-set.ts';
 import { proxyFor } from './proxy.ts';
 
-/** Idle connections kept per host. */
 const IDLE_MAX = 8;
 const HOSTS_MAX = 32;
 
-/** Ends the connection to a proxy that has no tunnel in time: Node waits for the handshake behind it without a limit. */
+/**
+ * Ends the connection to a proxy that opens no tunnel in time: Node waits for the handshake behind it without a limit.
+ */
 class TunnelAgent extends HttpsAgent {
   readonly #after: (end: () => void) => () => void;
 
@@ -37,15 +38,14 @@ export class Connections {
   readonly #agents = new Map<string, HttpAgent>();
   readonly #contexts = new Map<string | undefined, SecureContext>();
 
-  /** @param tunnelMsMax until a tunnel through a proxy is there */
   constructor(clock: Clock, tunnelMsMax: number) {
     this.#clock = clock;
     this.#tunnelMsMax = tunnelMsMax;
   }
 
   /**
-   * @param isTrusted false: its address is checked, so no connection of an earlier check serves it
-   * @param isFresh true: no connection that was open before
+   * @param isTrusted false if its address must be checked, so that no connection of an earlier check may be reused
+   * @param isFresh true to use no existing connection
    */
   agentFor(url: URL, index: Index, isTrusted: boolean, isFresh: boolean): HttpAgent {
     const { ca } = isTrusted ? index : {};
@@ -54,7 +54,7 @@ export class Connections {
     const known = this.#agents.get(key);
     const isKept = isTrusted && !isFresh;
     if (isKept && known !== undefined) return known;
-    // A page may name any port of a host, and others are in use.
+    // A page may name any port of a host, and agents in use are never dropped.
     if (!isKept || this.#agents.size >= HOSTS_MAX) return this.#make(url, ca, proxy, false);
     const agent = this.#make(url, ca, proxy, true);
     this.#agents.set(key, agent);
@@ -71,7 +71,7 @@ export class Connections {
       keepAlive,
       maxFreeSockets: IDLE_MAX,
       scheduling: 'lifo' as const,
-      // Which URLs need it was decided here; Node only speaks to it.
+      // The choice of URLs was made here; Node only speaks to the proxy.
       ...(proxy === undefined ? {} : { proxyEnv: { HTTP_PROXY: proxy, HTTPS_PROXY: proxy } }),
     };
     if (url.protocol !== 'https:') return new HttpAgent(options);
@@ -80,7 +80,7 @@ export class Connections {
     return new TunnelAgent(secure, (end) => this.#clock.after(this.#tunnelMsMax, end));
   }
 
-  /** Made once: reading the certificates takes longer than a handshake. */
+  /** Cached: reading the certificates takes longer than a handshake. */
   #context(ca: string | undefined): SecureContext {
     const known = this.#contexts.get(ca);
     if (known !== undefined) return known;

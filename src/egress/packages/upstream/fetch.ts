@@ -1,4 +1,4 @@
-/** Requests to indexes (io). Each is built anew: nothing that a guest sends becomes part of it but names and digests. */
+/** Requests to indexes (io). Each is built anew; only names and digests come from a guest. */
 import { lookup } from 'node:dns';
 import { type IncomingMessage, request as requestHttp } from 'node:http';
 import { type RequestOptions, request as requestHttps } from 'node:https';
@@ -29,7 +29,6 @@ export interface PageRequest {
   readonly url: string;
   readonly index: Index;
   readonly accept: string;
-  /** Validators of the stored copy. */
   readonly validators?: Validators | undefined;
   readonly signal: AbortSignal;
 }
@@ -44,7 +43,7 @@ export type PageAnswer =
   | { readonly kind: 'unchanged' };
 
 export interface FileAnswer {
-  /** Null: the index does not say. */
+  /** `null` if unknown. */
   readonly sizeBytes: number | null;
   readonly lastModified: string | undefined;
   readonly contentType: string | undefined;
@@ -57,7 +56,6 @@ export class Upstream {
   readonly #connections: Connections;
   readonly #limits: UpstreamLimits;
   readonly #lookup: typeof lookup;
-  /** Bytes of the pages that are being fetched. */
   #pagesBytes = 0;
 
   constructor({ clock, isPublic, limits = {}, lookup: resolve = lookup }: UpstreamOptions) {
@@ -115,7 +113,7 @@ export class Upstream {
         }
         chunks.push(chunk);
       }
-      // Shared with the threads that read pages, never copied.
+      // Shared with the threads that parse pages, never copied.
       const whole = Buffer.from(new SharedArrayBuffer(bytes));
       let at = 0;
       for (const chunk of chunks) at += chunk.copy(whole, at);
@@ -125,10 +123,7 @@ export class Upstream {
     }
   }
 
-  /**
-   * The body ends with an error where the index breaks off, is silent, or sends more than the limit.
-   * @throws PackageError
-   */
+  /** The body ends with an error if the index breaks off, is silent, or exceeds the limit. @throws PackageError */
   async file(request: Omit<PageRequest, 'validators'>): Promise<FileAnswer> {
     const headers = { accept: request.accept, 'accept-encoding': 'identity' };
     const limit = this.#timeLimit(request.signal, this.#limits.fileTimeoutMs);
@@ -166,7 +161,7 @@ export class Upstream {
     }
   }
 
-  /** Unpacked. Fails where the body is cut or too slow. */
+  /** Decompresses the body. Fails if it is truncated or too slow. */
   async *#bytesOf(answer: IncomingMessage): AsyncIterable<Buffer> {
     const { silenceTimeoutMs } = this.#limits;
     const late = (): void => {
@@ -191,7 +186,6 @@ export class Upstream {
     }
   }
 
-  /** Follows redirects, each to an address that is allowed. */
   async #follow(
     { url: text, index }: Pick<PageRequest, 'url' | 'index'>,
     headers: Readonly<Record<string, string>>,
@@ -244,17 +238,17 @@ export class Upstream {
     const cancel = this.#clock.after(this.#limits.silenceTimeoutMs, () => {
       const late = new PackageError('upstream_timeout', 'the index does not answer');
       outgoing.destroy(late);
-      // A request whose tunnel through a proxy is not there yet reports no error.
+      // A request whose proxy tunnel is not open yet reports no error.
       reject(late);
     });
     outgoing.once('response', (answer) => {
       cancel();
       resolve(answer);
     });
-    // Stays: a destroyed request may report an error after its answer.
+    // Never removed: a destroyed request may report an error after its answer.
     outgoing.on('error', (error) => {
       cancel();
-      // The index closed an idle connection during the write: it has not seen the request.
+      // The index closed an idle connection during the write, so it has not seen the request.
       const isStale = outgoing.reusedSocket && ['ECONNRESET', 'EPIPE'].includes(errorCode(error) ?? '');
       if (isStale && !signal.aborted) resolve(this.#send(url, index, headers, signal, true));
       else reject(asPackageError(error, url, signal));
@@ -269,8 +263,8 @@ export class Upstream {
   }
 
   /**
-   * Options of a request that reaches public addresses only. A proxy would resolve the name itself, and may reach
-   * private addresses: so it gets the address that was checked here.
+   * Options of a request that reaches only public addresses. A proxy would resolve the name itself, and may reach
+   * private addresses, so it gets the address that was checked here.
    * @throws PackageError `address_refused`
    */
   async #publicTarget(url: URL, index: Index): Promise<RequestOptions> {
@@ -288,7 +282,7 @@ export class Upstream {
     return { host: address, hostname: address, servername: url.hostname };
   }
 
-  /** Checks the addresses that the connection will use, so a name cannot change between check and use. */
+  /** Checks the addresses that the connection will use, so a name can't change between check and use. */
   #publicLookup(url: URL): LookupFunction {
     return (hostname, options, callback) => {
       this.#lookup(hostname, { ...options, all: true }, (error, found) => {

@@ -3,31 +3,29 @@ import type { PackageError } from '../errors.ts';
 import type { IndexName } from '../protocol/artifact.ts';
 
 export interface Index {
-  /** With a slash at the end; without user and password. */
+  /** With a trailing slash; without user and password. */
   readonly baseUrl: string;
-  /** `HOST` or `HOST:PORT` of files that belong to it: reached by HTTPS, whatever their address. */
+  /** `HOST` or `HOST:PORT` of its files: reached by HTTPS, whatever their address. */
   readonly fileHosts?: readonly string[];
-  /** Module paths that the host does not ask of it: Go's patterns, as in GOPRIVATE. */
+  /** Module paths that the host does not request from it, as Go's patterns in GOPRIVATE. */
   readonly except?: readonly string[];
-  /** Value of `Authorization`, sent to this origin only. */
+  /** Value of `Authorization`, sent only to this origin. */
   readonly authorization?: string;
   /** PEM of certificates trusted in addition to the system's. */
   readonly ca?: string;
-  /** The host's proxies; absent: it connects itself. */
+  /** Absent if the host connects directly. */
   readonly proxies?: Proxies;
 }
 
-/** URLs, with user and password where the proxy needs them. */
+/** URLs, including user and password where the proxy needs them. */
 export interface Proxies {
-  /** For `http:` URLs. */
   readonly http?: string | undefined;
-  /** For `https:` URLs. */
   readonly https?: string | undefined;
-  /** Hosts that are reached without one, as in NO_PROXY. */
+  /** Hosts that are reached directly, as in NO_PROXY. */
   readonly except: string;
 }
 
-/** An index as the host has configured it; an error: that setting is invalid, so only this index can't be used. */
+/** An index as the host has configured it, or the error of an invalid setting, which affects only this index. */
 export type Configured = Index | PackageError;
 
 export interface IndexSet extends Readonly<Partial<Record<IndexName, Configured>>> {

@@ -8,15 +8,18 @@ const through = (url: string, except = ''): boolean => {
 };
 
 describe('proxyFor', () => {
-  it('an index without proxies, and a scheme without one: none', () => {
+  it('uses no proxy for an index or a scheme without one', () => {
     expect(proxyFor(new URL('https://a.example/'), { baseUrl: 'https://a.example/' })).toBe(undefined);
     expect(through('http://a.example/')).toBe(false);
     expect(through('https://a.example/')).toBe(true);
   });
 
-  it.each(['https://localhost/', 'https://127.1.2.3:4/', 'https://[::1]/'])('this host itself, never: %s', (url) => {
-    expect(through(url)).toBe(false);
-  });
+  it.each(['https://localhost/', 'https://127.1.2.3:4/', 'https://[::1]/'])(
+    'never uses a proxy for this host itself: %s',
+    (url) => {
+      expect(through(url)).toBe(false);
+    },
+  );
 
   it.each([
     ['*', 'https://a.example/'],
@@ -42,7 +45,7 @@ describe('proxyFor', () => {
     ['10.0.0.0/99', 'https://10.0.0.1/'],
     ['0.0.7', 'https://10.0.0.7/'],
     ['', 'https://a.example/'],
-  ])('NO_PROXY=%s: %s is not', (except, url) => {
+  ])('NO_PROXY=%s: %s is not reached directly', (except, url) => {
     expect(through(url, except)).toBe(true);
   });
 });

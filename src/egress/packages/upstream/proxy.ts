@@ -1,8 +1,8 @@
-/** Which proxy a URL is reached through. Pure. */
+/** Chooses the proxy of a URL. Pure. */
 import { BlockList, isIP } from 'node:net';
 import type { Index } from './index-set.ts';
 
-/** The URL of the proxy; undefined: none. */
+/** URL of the proxy; undefined if there is none. */
 export function proxyFor(url: URL, { proxies }: Index): string | undefined {
   if (proxies === undefined) return undefined;
   const proxy = url.protocol === 'https:' ? proxies.https : proxies.http;
@@ -15,12 +15,15 @@ export function proxyFor(url: URL, { proxies }: Index): string | undefined {
   return isExcepted ? undefined : proxy;
 }
 
-/** As Go has it: this host itself is never reached through a proxy. */
+/** As in Go, this host itself is never reached through a proxy. */
 function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));
 }
 
-/** `*`, `name` and the names below it, `.name`, `*.name`, an address or a block, each optionally with `:port`. */
+/**
+ * Accepts `*`, `name` including the names below it, `.name`, `*.name`, an address or a block, each optionally with
+ * `:port`.
+ */
 function matches(rule: string, host: string, port: string): boolean {
   if (rule === '*') return true;
   if (rule.includes('/')) return isInBlock(host, rule);

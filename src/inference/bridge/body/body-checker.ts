@@ -43,17 +43,16 @@ const SHORT = { threadsMax: 1, nice: 0 } as const;
 /** Two, so that a sandbox that sends the worst bodies has one at most. */
 const LONG = { threadsMax: 2, nice: 10 } as const;
 
-/** For the bodies of one sandbox on the event loop, in milliseconds; beyond it, they go to a thread. */
+/** Time on the event loop for the bodies of one sandbox, in milliseconds; beyond it, they go to a thread. */
 export const BODY_LOOP_TIME: BucketLimit = { size: 10, refillPerSecond: 50 };
 
 export interface BodyJob {
   readonly sandboxId: string;
-  /** Of the sandbox. */
   readonly loopTime: LoopTime;
-  /** The only user of its memory. */
+  /** The check is the only user of this memory. */
   readonly bytes: Buffer;
   readonly check: BodyCheck;
-  /** Ends a wait. A body that a thread has begun is finished, and the promise settles then. */
+  /** Cancels waiting. A check that a thread has begun is finished first; only then does the promise settle. */
   readonly signal: AbortSignal;
 }
 
@@ -82,7 +81,6 @@ export class BodyChecker {
     this.#long = open(LONG);
   }
 
-  /** Bodies that wait for a thread. */
   get waiting(): number {
     return this.#short.waiting + this.#long.waiting;
   }
@@ -104,7 +102,6 @@ export class BodyChecker {
     return await inThread(size <= shortBytesMax ? this.#short : this.#long, job);
   }
 
-  /** Ends the threads; bodies in them and in the queue are refused. */
   async close(): Promise<void> {
     await Promise.all([this.#short.close(), this.#long.close()]);
   }
@@ -131,6 +128,6 @@ const REFUSALS: Readonly<Record<ThreadErrorCode, Checked<never>>> = {
   failed: refused(500, 'internal_error', "The inference bridge failed. See the host's log for the cause."),
 };
 
-/** A thread's answer has the bytes as a plain array. */
+/** A thread returns the bytes as a plain `Uint8Array`. */
 export const bufferOf = ({ buffer, byteOffset, byteLength }: Uint8Array): Buffer =>
   Buffer.from(buffer, byteOffset, byteLength);

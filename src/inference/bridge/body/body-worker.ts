@@ -1,4 +1,4 @@
-/** A thread of `body-checker.ts`: one body at a time, whose bytes move here and back. */
+/** A thread of `body-checker.ts`. Checks one body at a time; its bytes are transferred here and back. */
 import { serveTurns } from '../../../base/fairness/turn-worker.ts';
 import type { Checked } from '../refusal.ts';
 import { type BodyCheck, type CheckedBody, checkBody } from './check-body.ts';
@@ -20,7 +20,7 @@ serveTurns(({ bytes, check }: BodyRequest) => {
   const transfer = [buffer as ArrayBuffer];
   for (const form of checked.ok ? Object.values(checked.value.forms) : []) {
     const written = form.bytes;
-    // A small buffer may be a part of a shared one, which can't move.
+    // A small buffer may be a part of a shared one, which can't be transferred.
     if (written !== undefined && written.byteLength === written.buffer.byteLength) {
       transfer.push(written.buffer as ArrayBuffer);
     }

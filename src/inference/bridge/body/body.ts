@@ -6,8 +6,8 @@ import { BridgeError } from '../errors.ts';
 import { accepted, type Checked, refused } from '../refusal.ts';
 
 /**
- * Bytes of the bodies of all sandboxes, on their way or held until an upstream answers. Whatever others do, a sandbox
- * can send bodies of its guaranteed size together. `bodyTotalBytesMax` of its port limits it, too.
+ * Memory in bytes for the bodies of all sandboxes, from arrival until an upstream answers. A sandbox can always send
+ * bodies of its guaranteed size at once, whatever others do. `bodyTotalBytesMax` of its port is a further limit.
  */
 export const BODY_MEMORY: FairShareLimits = { sumMax: 256 * MIB, ownMax: 256 * MIB, guaranteed: MIB, places: 128 };
 
@@ -15,8 +15,8 @@ const FIRST_CAPACITY_BYTES = 4 * 1024;
 const LARGE_BYTES = 128 * 1024;
 
 /**
- * One growing buffer. Pieces are copied, not kept: otherwise a guest that sends chunks of one byte would cost
- * a hundred bytes of memory for each.
+ * A request body in one growing buffer. Chunks are copied, not kept: otherwise a guest that sends chunks of one byte
+ * would cost a hundred bytes of memory for each.
  */
 export class RequestBody {
   readonly #reserveBytes: (bytes: number) => Hold | undefined;
@@ -25,11 +25,11 @@ export class RequestBody {
   #inUse: Promise<void> | undefined;
   #buffer = Buffer.alloc(0);
   #length = 0;
-  /** Reserved for the body; its buffer may have moved to a thread. */
+  /** Bytes reserved for the body; its buffer may have moved to a thread. */
   #capacity = 0;
   #declared = 0;
 
-  /** @param reserve reserves memory; undefined: there is none */
+  /** @param reserve reserves memory; returns undefined if none is left */
   constructor(reserve: (bytes: number) => Hold | undefined, bytesMax: number) {
     this.#reserveBytes = reserve;
     this.#bytesMax = bytesMax;
@@ -67,14 +67,13 @@ export class RequestBody {
     });
   }
 
-  /** One of these goes upstream in place of this one. The memory of all is reserved. @param lengths in bytes */
+  /** Reserves memory for all bodies of which one goes upstream in place of this one. @param lengths in bytes */
   replace(lengths: readonly number[]): Checked<void> {
     if (lengths.some((bytes) => bytes > this.#bytesMax)) return this.#tooLarge();
     const sum = lengths.reduce((all, bytes) => all + bytes, this.#capacity);
     return this.#reserve(sum) ? accepted(undefined) : memoryFull();
   }
 
-  /** The memory is in use until `work` settles, even after `release`. */
   keepUntilSettled(work: Promise<unknown>): void {
     const settled = Promise.withResolvers<void>();
     work.then(
@@ -97,7 +96,7 @@ export class RequestBody {
     const length = this.#length + piece.length;
     if (length > this.#bytesMax) return this.#tooLarge();
     if (length > this.#buffer.length) {
-      // A body that turns out large gets its declared size at once, since doubling leaves garbage.
+      // A large body gets its declared size at once, since doubling leaves garbage.
       const large = length > LARGE_BYTES ? this.#declared : 0;
       const wanted = Math.max(length, 2 * this.#buffer.length, FIRST_CAPACITY_BYTES, large);
       const capacity = Math.min(wanted, this.#bytesMax);

@@ -33,30 +33,28 @@ export interface BodyCheck {
   readonly operation: Operation;
   readonly policy: BridgePolicy;
   readonly limits: JsonLimits;
-  /** The header of the request. */
   readonly contentType?: string | undefined;
-  /** Those of the host's upstreams. */
   readonly apis: readonly UpstreamApi[];
-  /** There is more than one upstream, among which a conversation should keep its own. */
+  /** True if there are several upstreams, so that a conversation should stay with its own. */
   readonly hasChoice: boolean;
-  /** What the log keeps of the request. Absent: nothing. */
+  /** Which content of the request the log keeps. Default: none. */
   readonly content?: ContentMode;
-  /** What a check without it found to be needed. */
+  /** Kept responses that a first check asked for by `needs`. */
   readonly kept?: KeptContext;
 }
 
 export interface CheckedBody {
   readonly inspection: Inspection;
-  /** The same for all requests of a conversation; null: it has none. */
+  /** Equal for all requests of a conversation; `null` if the request belongs to none. */
   readonly conversation: string | null;
-  /** What upstreams get, by the API that they speak. Absent: the request can't be sent there. */
+  /** The request forms by upstream API. The request can't be sent to an API that is absent. */
   readonly forms: RequestForms;
-  /** Why the request has no form for upstreams of an API, if there is a reason. */
+  /** Why the request has no form for an upstream API, where a reason exists. */
   readonly unfit?: Readonly<Partial<Record<UpstreamApi, Refusal>>>;
-  /** The same for requests that get one answer from the cache. Absent: it takes no part. */
+  /** Key of the exact response cache. Absent if the request does not use the cache. */
   readonly exact?: string;
   readonly content?: RequestContent | undefined;
-  /** The forms are missing: this is to be looked up first. */
+  /** Present if the forms are missing until these have been looked up. */
   readonly needs?: KeptNeeds;
 }
 
@@ -65,17 +63,15 @@ export type RequestForms = Readonly<Partial<Record<UpstreamApi, RequestForm>>>;
 export interface RequestForm {
   /** Path below the upstream's base. Never from the guest. */
   readonly path: string;
-  /** Present: what goes upstream is written from it and the body, which is a form. */
+  /** Present for a form upload: the upstream body is written from it and the guest's body. */
   readonly upload?: UploadForm | undefined;
-  /** Goes upstream in place of the body. Absent: the body does. */
+  /** Goes upstream in place of the guest's body. Default: the guest's body. */
   readonly bytes?: Uint8Array;
-  /** Of what goes upstream; for `editJson`. */
   readonly layout: JsonLayout;
   /** Top-level members to replace or add. */
   readonly edits: Readonly<Record<string, unknown>>;
-  /** Null: the operation generates nothing. */
   readonly output: OutputLimit | null;
-  /** Present: the answer has to be translated. */
+  /** Present if the answer has to be translated. */
   readonly translated?: TranslatedForm;
 }
 
@@ -141,7 +137,6 @@ interface ReadBody extends JsonBody {
 
 const readJson = (bytes: Buffer, { limits }: BodyCheck): Checked<ReadBody> => parseJsonBody(bytes, limits);
 
-/** A form as JSON, for the checks of all bodies. */
 function readUpload(bytes: Buffer, { contentType, content }: BodyCheck): Checked<ReadBody> {
   const read = readForm(bytes, contentType);
   if (!read.ok) return read;
@@ -153,13 +148,13 @@ function readUpload(bytes: Buffer, { contentType, content }: BodyCheck): Checked
     else members.set(name, text);
   }
   const { stream } = Object.fromEntries(members);
-  // Servers read many spellings; what passes must mean the same to all.
+  // Servers accept many spellings; what passes must mean the same to all of them.
   if (stream === 'true' || stream === 'false') members.set('stream', stream === 'true');
   const value = Object.fromEntries(members);
   return accepted({ value, layout: NO_LAYOUT, upload: read.value });
 }
 
-/** Speech in MP3 has 16 kB a second, of which OpenAI's models count 10 tokens. */
+/** MP3 speech has 16 kB a second, and OpenAI's models count 10 tokens a second. */
 const SOUND_BYTES_PER_TOKEN = 1600;
 
 function soundOf(upload: UploadForm | undefined): Pick<Inspection, 'soundTokensEstimate'> {
@@ -170,7 +165,6 @@ function soundOf(upload: UploadForm | undefined): Pick<Inspection, 'soundTokensE
 
 const NO_LAYOUT: JsonLayout = { members: new Map(), end: 0 };
 
-/** What checks and the log have of a file. */
 function describeFile(bytes: Buffer, { start, end, type }: UploadFile, content: ContentMode): string {
   const sound = bytes.subarray(start, end);
   const hash = (): string => createHash('sha256').update(sound).digest('hex');
@@ -178,7 +172,7 @@ function describeFile(bytes: Buffer, { start, end, type }: UploadFile, content: 
   return `[${type ?? 'file'}: ${sound.length} bytes${more}]`;
 }
 
-/** An answer that continues a kept one depends on more than the body. */
+/** An answer that continues a kept response depends on more than the body. */
 function exactOf(
   { dialect, operation, policy, kept }: BodyCheck,
   { stream }: Inspection,

@@ -1,4 +1,4 @@
-/** Checks the body of a request beside the event loop, with what the bridge keeps for it (io). */
+/** Checks the body of a request off the event loop, with the kept responses that it refers to (io). */
 import type { ContentMode } from '../../../base/text/content-mode.ts';
 import { orAborted } from '../../../base/time-limit.ts';
 import type { Dialect, KeptContext, Operation } from '../dialect/dialect.ts';
@@ -11,16 +11,14 @@ export interface RequestToCheck {
   readonly dialect: Dialect;
   readonly operation: Operation;
   readonly bytes: Buffer;
-  /** Its header. */
   readonly contentType: string | undefined;
   readonly signal: AbortSignal;
-  /** What the log keeps of the request. */
   readonly content: ContentMode;
-  /** The memory of the body stays in use until this has settled. */
+  /** Gets the running check; the memory of the body stays in use until it settles. */
   readonly onCheck: (checking: Promise<unknown>) => void;
 }
 
-/** Checks again with what a first check has found to be needed. @throws the signal's reason */
+/** Checks a second time if the first check asks for kept responses. @throws the signal's reason */
 export async function checkRequest(context: ExchangeContext, request: RequestToCheck): Promise<CheckedBytes> {
   const first = await checkWith(context, request);
   const needs = first.checked.ok ? first.checked.value.needs : undefined;
@@ -30,7 +28,7 @@ export async function checkRequest(context: ExchangeContext, request: RequestToC
   return await checkWith(context, { ...request, bytes: first.bytes }, kept.value);
 }
 
-/** Maybe in a thread, which has the bytes meanwhile. */
+/** The check may run in a thread, which owns the bytes meanwhile. */
 async function checkWith(
   context: ExchangeContext,
   { dialect, operation, bytes, contentType, signal, onCheck, content }: RequestToCheck,
@@ -44,7 +42,7 @@ async function checkWith(
     contentType,
     policy,
     limits: jsonLimits(limits),
-    // The answer that a cassette plays may be of another host's upstream.
+    // The answer that a cassette plays may come from another host's upstream.
     apis: tape === undefined ? apis.all : UPSTREAM_APIS,
     hasChoice: context.dispatcher.hasChoice,
     content,

@@ -3,13 +3,13 @@ import { describe, expect, it } from 'vitest';
 import { type FormPart, formOf, formType, partsOf } from '../../../../test/support/forms.ts';
 import { readForm, type UploadForm, writeForm } from './upload-form.ts';
 
-/** With much that looks like the body around it. */
+/** Content with much that looks like the delimiters around it. */
 const bytes = fc
   .array(
     fc.oneof(fc.constantFrom('\r\n', '--', '--B', '\r\n--', '\r\n--B-', '--B--\r\n', '"', ': ', '\0'), fc.string()),
     { maxLength: 20 },
   )
-  // In what a client writes, the delimiter is in no content.
+  // A client never writes content that contains the delimiter.
   .map((parts) => parts.join('').replaceAll(/(^|\r\n)--B/g, '$1--C'));
 const names = fc.uniqueArray(fc.constantFrom('model', 'prompt', 'language', 'include[]'));
 const form = fc.record({
@@ -30,7 +30,7 @@ function contents({ texts, file }: UploadForm, body: Buffer): unknown {
 }
 
 describe('writeForm', () => {
-  it('writes what was read, for this parser and for another', async () => {
+  it('writes a form that this parser and another one read back unchanged', async () => {
     await fc.assert(
       fc.asyncProperty(form, async ({ texts, file }) => {
         const content = Buffer.from(file.content);
@@ -53,7 +53,7 @@ describe('writeForm', () => {
     );
   });
 
-  it('is the only one to know its boundary', () => {
+  it('never uses a boundary that the guest can know', () => {
     const body = formOf([{ name: 'model', content: 'm' }]);
     const read = readForm(body, formType());
     if (!read.ok) throw new Error(read.refusal.message);

@@ -36,7 +36,7 @@ describe('readForm', () => {
     expect(form).toMatchObject({ value: { file: { name } } });
   });
 
-  it('takes a name in the form of RFC 5987 for a name', () => {
+  it("reads a file name in the RFC 5987 form as a text field's name", () => {
     const head = `Content-Disposition: form-data; name="file"; filename*=utf-8''%C3%BC.wav`;
     expect(read(`${part(head)}--B--`)).toMatchObject({ value: { file: { name: 'utf-8___C3_BC.wav' } } });
   });

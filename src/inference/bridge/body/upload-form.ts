@@ -1,11 +1,11 @@
 /**
- * A guest's `multipart/form-data` (RFC 7578), read here and written anew for the upstream: two parsers that see other
- * parts in one body can't disagree on what the bridge itself has written. Pure.
+ * Reads a guest's `multipart/form-data` (RFC 7578) and writes it anew for the upstream, so that two parsers can't
+ * disagree on the parts of one body. Pure.
  *
  *     body ─► boundary ─► parts ─► names, texts and one file ─► checks of the dialect ─► another body, another boundary
  *
- * It reads one buffer that is whole, in the thread that checks it, and copies no file. Uploads of E2B have no limit, so
- * those pass through a parser of streams.
+ * Reads one whole buffer in the thread that checks it, and copies no file. E2B uploads have no limit, so they pass
+ * through a streaming parser instead.
  */
 import { isUtf8 } from 'node:buffer';
 import { randomBytes } from 'node:crypto';
@@ -14,47 +14,42 @@ import { KIB } from '../../../base/units.ts';
 import { accepted, type Checked, refused } from '../refusal.ts';
 
 export const FORM_LIMITS = {
-  /** A form of OpenAI's client has 11 at most. */
+  /** A form of OpenAI's client has at most 11 parts. */
   partsMax: 64,
   partHeaderBytesMax: 2 * KIB,
-  /** Of one text. The longest is a prompt. */
+  /** Limit of one text. The longest one is a prompt. */
   textBytesMax: 64 * KIB,
-  /** Texts of one name that ends with `[]`. */
+  /** Limit of texts with the same name ending in `[]`. */
   listMax: 16,
   fileNameCharactersMax: 100,
 } as const;
 
-/** Plain data: it moves between threads. */
 export interface UploadForm {
-  /** Names and texts, in their order. */
   readonly texts: readonly (readonly [string, string])[];
-  /** The part `file`. */
   readonly file: UploadFile | undefined;
 }
 
 export interface UploadFile {
-  /** Byte range in the body. */
   readonly start: number;
   readonly end: number;
-  /** Made safe: servers tell a format by its ending. */
+  /** Sanitized; its extension is kept, since servers derive the format from it. */
   readonly name: string;
-  /** Null: none that a sound has. */
+  /** `null` if it is no audio type. */
   readonly type: string | null;
 }
 
 /** The only name of a file. */
 const FILE = 'file';
 const CRLF = '\r\n';
-/** RFC 2046, without those that need quotes in a name of ours. */
+/** RFC 2046, without the characters that would need quotes in a parameter. */
 const BOUNDARY = /^[\w'()+,\-./:=? ]{0,69}[\w'()+,\-./:=?]$/;
 const PARAMETER = /[ \t]*;[ \t]*([a-z*]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s";]+))/iy;
 const SOUND = /^(?:(?:audio|video)\/[a-z0-9][a-z0-9.+-]{0,60}|application\/(?:ogg|octet-stream))$/;
-/** What would give the bytes of a part another meaning. */
+/** Other transfer encodings would change the meaning of a part's bytes. */
 const PLAIN_ENCODING = /^(?:binary|7bit|8bit)$/i;
 const WRITTEN_NAME = /^[\w$.-]{1,200}(?:\[\])?$/;
 const SHOWN_CHARACTERS_MAX = 60;
 
-/** @param contentType the header of the request */
 export function readForm(bytes: Buffer, contentType: string | undefined): Checked<UploadForm> {
   const boundary = boundaryOf(contentType ?? '');
   if (boundary === undefined) {
@@ -76,7 +71,6 @@ export function readForm(bytes: Buffer, contentType: string | undefined): Checke
   }
 }
 
-/** A refusal, or nothing. */
 type Failure = Checked<never> | undefined;
 
 class FormReader {
@@ -93,7 +87,7 @@ class FormReader {
     return accepted({ texts: this.#texts, file: this.#file });
   }
 
-  /** @param start of its headers; @param end of its content */
+  /** @param start offset of its headers; @param end offset after its content */
   part(start: number, end: number): Failure {
     if (this.#texts.length + (this.#file === undefined ? 0 : 1) >= FORM_LIMITS.partsMax) {
       return invalid(`it has more than ${FORM_LIMITS.partsMax} parts`);
@@ -137,14 +131,13 @@ class FormReader {
 
 export const isList = (name: string): boolean => name.endsWith('[]');
 
-/** Nothing follows the last delimiter but the end of its line. */
 function isEnd(bytes: Buffer, at: number): boolean {
   const rest = bytes.length - at;
   return rest === 0 || (rest === CRLF.length && bytes.toString('latin1', at) === CRLF);
 }
 
 function boundaryOf(contentType: string): string | undefined {
-  // No character of a boundary separates parameters.
+  // A boundary has no character that separates parameters.
   const [type = '', ...parameters] = contentType.split(';').map((part) => part.trim());
   if (type.toLowerCase() !== 'multipart/form-data') return undefined;
   const named = parameters.flatMap((one) => /^boundary=(.*)$/i.exec(one)?.[1] ?? []);
@@ -154,7 +147,7 @@ function boundaryOf(contentType: string): string | undefined {
 
 interface PartHead {
   readonly name: string;
-  /** Undefined: it is no file. */
+  /** Undefined for a text field. */
   readonly fileName: string | undefined;
   readonly type: string | null;
 }
@@ -195,7 +188,6 @@ function dispositionOf(value: string): Pick<PartHead, 'name' | 'fileName'> | und
   return { name, fileName: parameters.get('filename') ?? parameters.get('filename*') };
 }
 
-/** What is left of a name without its path and all that a server could take for more than a name. */
 function safeName(name: string): string {
   const base = name.slice(Math.max(name.lastIndexOf('/'), name.lastIndexOf('\\')) + 1);
   const safe = base.replaceAll(/[^\w.-]/g, '_').slice(-FORM_LIMITS.fileNameCharactersMax);
@@ -203,7 +195,8 @@ function safeName(name: string): string {
 }
 
 /**
- * The form in pieces, its file uncopied. The guest can't know the boundary: it is random, and made after the body came.
+ * Returns the form in pieces, its file not copied. The guest can't know the boundary: it is random and chosen after the
+ * body arrived.
  * @param bytes the body that was read
  */
 export function writeForm(

@@ -1,7 +1,7 @@
 /**
- * What sandboxes have used of their budgets (B10). A request reserves the most that it can use before it is sent, and
- * settles what it has used afterwards, so requests at once never exceed a budget together. Each step is synchronous: pure
- * but for the clock.
+ * Accounts of what sandboxes have used of their budgets (B10). A request reserves the most that it can use before it is
+ * sent and settles its actual use afterwards, so concurrent requests never exceed a budget together. Each step is
+ * synchronous. Pure but for the clock.
  *
  *     reserve ──► reserved ──► settle: used, the rest is free again
  *                         └──► release: nothing was sent
@@ -23,46 +23,41 @@ import { affordableOutput, costOf, FREE, type Price } from './price.ts';
 
 export interface BudgetShare {
   readonly account: string;
-  /** Of an account that is not known yet; of a shared one now. */
+  /** Initial limits of an unknown account; for a shared account, the current ones. */
   readonly limits: ModelBudget;
   /**
-   * For an account that several share: the one who asks, and its groups. Each of them leaves a part of what remains of
-   * answers and cost to others. Absent: the account has one user.
+   * For a shared account: the sandbox's account and its groups. Each holder leaves others a part of what remains for
+   * answers and cost. Absent if the account has one user.
    */
   readonly holders?: readonly string[];
 }
 
 export interface Wanted {
-  /** Estimated tokens of the prompt. */
   readonly inputTokens: number;
-  /** The most tokens of all answers. */
+  /** Upper bound of the tokens of all answers. */
   readonly outputTokens: number;
-  /** Each gets at least one token. Default 1. */
+  /** Number of answers; each gets at least one token. Default 1. */
   readonly answers?: number;
-  /** The dearest of the routes that it may take. */
+  /** The dearest price of the routes that the request may take. */
   readonly price?: Price;
 }
 
-/** What a request has used. */
 export type RequestUse = Omit<Record<BudgetKind, number>, 'requests'>;
 
 export type Reserved =
   | { readonly kind: 'reserved'; readonly reservation: Reservation }
-  /** Later: requests in flight hold what is left, or the rate is used up. */
+  /** Requests in flight hold what is left, or the rate is used up: try again later. */
   | { readonly kind: 'later'; readonly inMs: number | null; readonly by: BudgetKind | 'rate'; readonly account: string }
-  /** `inMs`: until the next window; null: there is none. */
+  /** `inMs`: time to the next window; `null` if there is none. */
   | { readonly kind: 'spent'; readonly by: BudgetKind; readonly inMs: number | null; readonly account: string };
 
 export interface Reservation {
-  /** At most what was wanted, and at least 1 for each answer if that was. */
+  /** At most what was wanted. At least 1 for each answer, if that many were wanted. */
   readonly outputTokens: number;
-  /** A limit of cost holds. */
   readonly limitsCost: boolean;
-  /** Some limit holds for the length of the answer. */
   readonly limitsOutput: boolean;
-  /** The request has used this. Idempotent, as `release`. */
+  /** Replaces the reservation by the actual use. Idempotent, like `release`. */
   settle(used: RequestUse): void;
-  /** The request was not sent. */
   release(): void;
 }
 
@@ -71,26 +66,25 @@ interface Account {
   limits: ModelBudget;
   used: Record<BudgetKind, number>;
   readonly reserved: Record<BudgetKind, number>;
-  /** Their parts of what is reserved. */
   readonly holders: Map<string, Record<BudgetKind, number>>;
   window: number;
   readonly rate: TokenBucket;
   isShared: boolean;
 }
 
-/** Accounts of one user of which nothing is in flight are forgotten beyond this, those first that were not used for longest. */
+/** Above this number, single-user accounts without requests in flight are forgotten, least recently used first. */
 const ACCOUNTS_MAX = 10_000;
 /**
- * One holder has at most half of what others leave of these, or as much as one usual answer: a length that no model
- * writes would hold all of it until its answer ends.
+ * Kinds of which one holder gets at most half of what others leave, or as much as one usual answer. Otherwise a
+ * requested length that no model writes would hold everything until its answer ends.
  */
 const CUT_KINDS: ReadonlySet<BudgetKind> = new Set(['outputTokens', 'costNanoDollars']);
-/** Held of what has no limit, which a guest may name as large as it likes: sums stay exact. */
+/** Cap of the amount held where no limit applies: a guest may request any length, and sums must stay exact. */
 const UNLIMITED_HELD_MAX = 1e9;
 
 const none = (): Record<BudgetKind, number> => ({ inputTokens: 0, outputTokens: 0, requests: 0, costNanoDollars: 0 });
 
-/** The counts are an upstream's, so their sum may have no exact number. */
+/** Counts come from an upstream, so a sum may exceed what a number holds exactly. */
 const sum = (a: number, b: number): number => Math.min(a + b, Number.MAX_SAFE_INTEGER);
 
 function add(to: Record<BudgetKind, number>, held: Record<BudgetKind, number>, sign: 1 | -1): void {
@@ -115,7 +109,7 @@ export class BudgetAccounts {
     this.#clock = clock;
   }
 
-  /** Null: nothing is known of it. */
+  /** `null` if the account is unknown. */
   useOf(account: string): BudgetUse | null {
     const known = this.#accounts.get(account);
     if (known === undefined) return null;
@@ -124,8 +118,8 @@ export class BudgetAccounts {
   }
 
   /**
-   * What was used of the old limits stays used, also if windows have another length. An account that is not known yet
-   * begins with these limits, or a request that was read before the change would begin it with the old ones.
+   * Keeps what was used under the old limits, also if windows have another length. Creates an unknown account with
+   * these limits; otherwise a request read before the change would create it with the old ones.
    */
   setLimits(account: string, limits: ModelBudget): void {
     const isKnown = this.#accounts.has(account);
@@ -136,7 +130,7 @@ export class BudgetAccounts {
     known.limits = limits;
   }
 
-  /** Reads what was kept on disk: an account never has used less than that. */
+  /** Merges the use kept on disk: an account has never used less than that. */
   restore(share: BudgetShare, kept: BudgetUse): void {
     const known = this.#open(share);
     this.#roll(known);
@@ -149,7 +143,7 @@ export class BudgetAccounts {
     }
   }
 
-  /** Reserves in all shares, or in none. */
+  /** Reserves in all shares or in none. */
   reserve(shares: readonly BudgetShare[], wanted: Wanted): Reserved {
     const nowMs = this.#clock.now();
     const opened = shares.map((share) => this.#current(share));
@@ -161,7 +155,7 @@ export class BudgetAccounts {
       requests: 1,
       costNanoDollars: costOf(price, { promptTokens: inputTokens, completionTokens }),
     });
-    // An answer is cut to what is left, a prompt can't be.
+    // An answer can be cut to what is left, a prompt can't.
     const least = useWith(Math.min(answers, outputTokens));
     const usual = useWith(DEFAULT_OUTPUT_TOKENS);
     for (const [index, account] of opened.entries()) {
@@ -197,7 +191,7 @@ export class BudgetAccounts {
       }
     }
     const most = useWith(outputTokens);
-    // Charged to the rate before an answer is there.
+    // The rate is charged before the answer is known.
     const rated = inputTokens + Math.min(outputTokens, EXPECTED_OUTPUT_TOKENS);
     const holds = opened.map((account, index) => {
       const held = none();
@@ -235,7 +229,7 @@ export class BudgetAccounts {
   }
 
   #current(share: BudgetShare): Account {
-    // Its owner may have changed them.
+    // The owner may have changed the limits.
     if (share.holders !== undefined) this.setLimits(share.account, share.limits);
     const account = this.#open(share);
     this.#roll(account);
@@ -246,7 +240,7 @@ export class BudgetAccounts {
     return account;
   }
 
-  /** A clock that is set back begins no window anew. */
+  /** A clock that is set back starts no new window. */
   #roll(account: Account): void {
     const window = this.#windowOf(account.limits);
     if (window <= account.window) {
@@ -267,7 +261,7 @@ export class BudgetAccounts {
 
   #open({ account: name, limits, holders }: BudgetShare): Account {
     const known = this.#accounts.get(name);
-    // The order of the map is that of the last uses.
+    // Moves the account to the end: the map is in order of last use.
     this.#accounts.delete(name);
     const account = known ?? {
       name,

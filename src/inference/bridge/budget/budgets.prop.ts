@@ -20,21 +20,23 @@ const limits: fc.Arbitrary<ModelBudget> = fc.record(
   { requiredKeys: [] },
 );
 
-/** Trillionths of a dollar for a token, so most costs are rounded. */
+/** In trillionths of a dollar per token, so most costs are rounded. */
 const price: fc.Arbitrary<Price> = fc
   .tuple(fc.nat({ max: 700_000 }), fc.nat({ max: 700_000 }), fc.double({ min: 0, max: 1, noNaN: true }))
   .map(([input, output, part]) => ({ input, output, cachedInput: Math.floor(part * input) }));
 
 const TENANTS = { a: 'tenant:x', b: 'tenant:x', c: 'tenant:y' } as const;
 
-/** One request: it starts, and ends some steps later with a part of what it reserved, or is not sent, or leaves maybe while it waits. */
+/**
+ * A request that starts, and some steps later ends with a part of what it reserved, is not sent, or leaves, maybe while
+ * it waits.
+ */
 const request = fc.record({
   own: fc.constantFrom('a', 'b', 'c'),
   inputTokens: fc.integer({ min: 0, max: 100 }),
   outputTokens: fc.integer({ min: 0, max: 200 }),
   share: fc.double({ min: 0, max: 1, noNaN: true }),
   end: fc.constantFrom('settle', 'settle', 'release', 'leave'),
-  /** The last one answers. */
   routes: fc.array(price, { minLength: 1, maxLength: 3 }),
   cachedTokens: fc.nat({ max: 100 }),
 });
@@ -99,7 +101,7 @@ describe('budgets', () => {
             expect(value.outputTokens).toBeLessThanOrEqual(one.outputTokens);
             await scheduler.schedule(Promise.resolve(), 'ends');
             await isLeft;
-            // Twice counts once, whatever the second one is.
+            // A second end is ignored, whatever it is.
             if (one.end !== 'settle') {
               value.release();
               value.settle({ ...NOTHING, inputTokens: 1 });
@@ -127,9 +129,9 @@ describe('budgets', () => {
               }
             }
           };
-          // Requests that wait for others are woken by their ends, so all end without the clock.
+          // Waiting requests are woken when others end, so all end without the clock.
           await scheduler.waitFor(Promise.all(requests.map(run)));
-          // All that is left can be had at once: nothing is held any more.
+          // Everything that is left can be reserved at once, so nothing is still held.
           for (const name of names) {
             const all = limitOf.get(name) ?? {};
             const left = (kind: (typeof KINDS)[number]): number => (all[kind] ?? 1000) - (used.get(name)?.[kind] ?? 0);
@@ -148,7 +150,7 @@ describe('budgets', () => {
     );
   });
 
-  it('BudgetAccounts: as a naive model with windows, restarts and other limits, which give nothing anew', () => {
+  it('BudgetAccounts: agrees with a naive model across windows, restarts and changed limits, which never refund what was used', () => {
     const changed = {
       limit: fc.integer({ min: 1, max: 120 }),
       windowMs: fc.constantFrom(undefined, 350, WINDOW_MS, 7 * WINDOW_MS),
@@ -158,7 +160,7 @@ describe('budgets', () => {
       fc.record({ kind: fc.constant('settle' as const), pick: fc.nat({ max: 9 }) }),
       fc.record({ kind: fc.constant('wait' as const), ms: fc.nat({ max: 700 }) }),
       fc.record({ kind: fc.constant('restart' as const) }),
-      // While all sandboxes are paused: of another daemon, or of this one, which still knows the account.
+      // All sandboxes are paused. The daemon restarts, or the same one goes on and still knows the account.
       fc.record({ kind: fc.constant('paused' as const), isRestarted: fc.boolean(), ...changed }),
       fc.record({ kind: fc.constant('change' as const), ...changed }),
     );
@@ -186,7 +188,7 @@ describe('budgets', () => {
           else if (one.kind === 'change') {
             ({ limit, windowMs } = one);
             window = windowOf();
-            // A request that was read before names the old ones, also if it is the first.
+            // A request that was read earlier names the old limits, even if it is the first one.
             accounts.setLimits('a', limitsNow());
           } else if (one.kind === 'restart' || one.kind === 'paused') {
             const kept = accounts.useOf('a');
@@ -226,7 +228,7 @@ describe('budgets', () => {
     );
   });
 
-  it('BudgetAccounts: a clock that jumps gives nothing anew within a window, and spends none for longer than two', () => {
+  it('BudgetAccounts: a clock that jumps gives nothing back within a window, and blocks an account for at most two windows', () => {
     const jump = fc.integer({ min: -20 * WINDOW_MS, max: 20 * WINDOW_MS });
     fc.assert(
       fc.property(fc.array(jump, { minLength: 1, maxLength: 20 }), (jumps) => {
@@ -247,7 +249,7 @@ describe('budgets', () => {
           wallMs += ms;
           if (Math.floor(wallMs / WINDOW_MS) > before) continue;
           const kept = accounts.useOf('a');
-          // Another daemon reads what this one has kept.
+          // A restarted daemon reads what the previous one has kept.
           if (ms % 2 === 0) accounts = new BudgetAccounts(clock);
           if (kept !== null) accounts.restore(share, kept);
           const result = spend();
@@ -261,7 +263,7 @@ describe('budgets', () => {
     );
   });
 
-  it('Budgets: over any time, a rate lets through a minute’s tokens, the rate times the time, and one request', async () => {
+  it('Budgets: over any time, a rate lets through at most a minute’s tokens, the rate times the time, and one request', async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.array(fc.integer({ min: 1, max: 300 }), { minLength: 1, maxLength: 20 }),
@@ -298,7 +300,7 @@ describe('budgets', () => {
     );
   });
 
-  it('BudgetAccounts: answers of any length, where nothing limits them, leave sums exact', () => {
+  it('BudgetAccounts: sums stay exact for unlimited answers of any length', () => {
     const wanted = fc.array(
       fc.record({
         inputTokens: fc.nat({ max: 1e6 }),
@@ -322,7 +324,7 @@ describe('budgets', () => {
     );
   });
 
-  it('BudgetAccounts: a holder, or many of one group, that ask for answers of any length and number leave a part to the others', () => {
+  it('BudgetAccounts: a holder, or many of one group, that asks for answers of any length and number leaves a part to the others', () => {
     const greedy = fc.record({
       inputTokens: fc.nat({ max: 10 }),
       outputTokens: fc.constantFrom(16_384, 100_000, 1e12, Number.MAX_SAFE_INTEGER),
@@ -356,7 +358,7 @@ describe('budgets', () => {
           const result = accounts.reserve(of('other'), other);
           expect(result).toMatchObject({ kind: 'reserved', reservation: { outputTokens: 5000 } });
           for (const { made } of open) made.release();
-          // Nothing stays held.
+          // Nothing is held any more.
           const again = accounts.reserve(of('greedy'), { inputTokens: 0, outputTokens: 16_384 });
           expect(again.kind).toBe('reserved');
         },
@@ -364,7 +366,7 @@ describe('budgets', () => {
     );
   });
 
-  it('BudgetAccounts: each of several answers has at least one token of the reservation, or there is none', () => {
+  it('BudgetAccounts: a reservation has at least one token for each answer, or is refused', () => {
     fc.assert(
       fc.property(
         fc.integer({ min: 1, max: 1000 }),
@@ -384,7 +386,7 @@ describe('budgets', () => {
     );
   });
 
-  it('affordableOutput: that many tokens cost no more than what is left, and one more costs more', () => {
+  it('affordableOutput: that many tokens cost at most what is left, and one more costs more', () => {
     fc.assert(
       fc.property(price, fc.nat({ max: 1e9 }), fc.nat({ max: 1e15 }), (of, promptTokens, left) => {
         const most = affordableOutput(of, promptTokens, left);
@@ -399,7 +401,7 @@ describe('budgets', () => {
     );
   });
 
-  it('costOf: nothing that an upstream counts makes it negative, inexact or more than its tokens at the dearest price', () => {
+  it('costOf: for any counts of an upstream, a cost is exact, not negative, and at most that of its tokens at the dearest price', () => {
     const tokens = fc.maxSafeNat();
     fc.assert(
       fc.property(fc.array(price, { minLength: 1, maxLength: 4 }), tokens, tokens, tokens, (all, p, c, cached) => {

@@ -1,4 +1,4 @@
-/** Reserves budgets for requests, which wait for what others may give back (io: timers only). */
+/** Reserves budgets for requests, and lets them wait for what others may release (io: timers only). */
 import type { Clock } from '../../../base/clock.ts';
 import {
   type BudgetKind,
@@ -10,9 +10,12 @@ import {
 import { accepted, type Checked, type Refusal } from '../refusal.ts';
 import { BudgetAccounts, type BudgetShare, type Reservation, type Reserved, type Wanted } from './accounts.ts';
 
-/** A request waits this long for requests in flight, or for its rate; then it gets 429. */
+/** How long a request waits for requests in flight or for its rate, before it gets 429. */
 const WAIT_MS_MAX = 60_000;
-/** Limits of shared accounts are files of the home, which tell nobody of their change. */
+/**
+ * How often waiting requests check the limits again: those of shared accounts are files, whose changes are not
+ * signaled.
+ */
 const LIMITS_CHECKED_MS = 1000;
 
 export class Budgets {
@@ -34,15 +37,15 @@ export class Budgets {
     this.#accounts.restore(share, use);
   }
 
-  /** For all that share the account, which need not be known yet, also for requests that wait. */
+  /** Sets the limits for all users of the account, including requests that wait. The account may be unknown. */
   setLimits(account: string, limits: ModelBudget): void {
     this.#accounts.setLimits(account, limits);
     this.#wake();
   }
 
   /**
-   * Resolves with a reservation, which the caller settles or releases, or a refusal.
-   * @param shares asked again while the request waits
+   * Resolves with a reservation, which the caller must settle or release, or with a refusal.
+   * @param shares called again while the request waits
    * @throws the signal's reason
    */
   async reserve(
@@ -77,7 +80,7 @@ export class Budgets {
     };
   }
 
-  /** In the order in which they began to wait. */
+  /** Wakes waiting requests in the order in which they began to wait. */
   #wake(): void {
     for (const each of [...this.#waiting]) each();
   }
@@ -89,7 +92,7 @@ export class Budgets {
     });
   }
 
-  /** Until the time is over, any reservation ends, or limits may have changed. */
+  /** Resolves when the time is over, a reservation ends, or limits may have changed. */
   #wait(ms: number, signal: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
       const end = (): void => {
@@ -119,7 +122,7 @@ const NAMES: Readonly<Record<BudgetKind, string>> = {
 
 type Of<Kind> = Extract<Reserved, { readonly kind: Kind }>;
 
-/** A sandbox is told nothing about others but that a limit holds for all of them. */
+/** A sandbox learns nothing about others but that a limit applies to all of them. */
 function ownerOf(account: string): string {
   if (account === HOST_ACCOUNT) return 'all sandboxes of this host';
   return isTenantAccount(account) ? "all sandboxes of this sandbox's owner" : 'this sandbox';

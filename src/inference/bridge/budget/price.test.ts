@@ -10,20 +10,20 @@ describe('prices', () => {
     [0.1, 100_000],
     [0.000_001, 1],
     [100_000, 100_000_000_000],
-  ])('parsePrice: %d dollars for a million tokens', (dollars, price) => {
+  ])('parsePrice: accepts %d dollars for a million tokens', (dollars, price) => {
     expect(parsePrice(dollars)).toBe(price);
     const written = dollarPrice({ input: price, output: 0, cachedInput: 0 });
     expect(written).toEqual({ input: dollars, output: 0, cachedInput: 0 });
   });
 
   it.each([-1, -0.5, 100_000.5, 1e21, 0.000_000_1, 0.100_000_1, Number.NaN, Number.POSITIVE_INFINITY])(
-    'parsePrice: %d is none',
+    'parsePrice: rejects %d',
     (dollars) => {
       expect(parsePrice(dollars)).toBeNull();
     },
   );
 
-  it('costOf: a million tokens of a prompt, a part of it cached, and of an answer', () => {
+  it('costOf: counts the prompt, its cached part and the answer, each at its price', () => {
     const price = { input: 2_500_000, output: 10_000_000, cachedInput: 250_000 };
     const counts = { promptTokens: 1e6, completionTokens: 1e6 };
     expect(dollarsText(costOf(price, counts))).toBe('12.5');
@@ -31,7 +31,7 @@ describe('prices', () => {
     expect(costOf(price, { ...counts, cachedTokens: 5e6 })).toBe(10_250_000_000);
   });
 
-  it('costOf: parts of a billionth count as one', () => {
+  it('costOf: rounds a part of a billionth up', () => {
     const price = { input: 1, output: 0, cachedInput: 0 };
     expect(costOf(price, { promptTokens: 1, completionTokens: 9 })).toBe(1);
     expect(costOf(price, { promptTokens: 1000, completionTokens: 9 })).toBe(1);
@@ -51,7 +51,7 @@ describe('dollars', () => {
     expect(dollarsText(nano)).toBe(shown);
   });
 
-  it.each(['', '-1', '.5', '5.', '1e3', '0x10', '$5', '1 ', '0.0000000001'])('parseDollars: "%s" is none', (text) => {
+  it.each(['', '-1', '.5', '5.', '1e3', '0x10', '$5', '1 ', '0.0000000001'])('parseDollars: rejects "%s"', (text) => {
     expect(parseDollars(text)).toBeNull();
   });
 });

@@ -1,6 +1,6 @@
 /**
- * The texts of an answer, gathered as they pass: parts of a stream are joined before anything looks for secrets in them, so
- * that it does not matter where a part ends. Pure but for the memory that it asks for.
+ * Gathers the texts of an answer as they pass. Parts of a stream are joined before they are searched for secrets, so it
+ * does not matter where a part ends. Pure but for the memory that it reserves.
  */
 import { createHash, type Hash } from 'node:crypto';
 import type { FairShare, Hold } from '../../../base/fairness/fair-share.ts';
@@ -11,15 +11,14 @@ import { type AnswerChoice, type AnswerContent, CONTENT_LIMITS } from './content
 import { SECRET_CHARACTERS_MAX } from './redact.ts';
 
 const HOLD_STEP = 32 * KIB;
-/** Hashed at a time: a call for each part of a stream would cost more than the hash. */
+/** Characters hashed at a time: a call for each part of a stream would cost more than the hash itself. */
 const HASHED_CHARACTERS = 2 * KIB;
-/** Beyond what is kept, a secret may begin whose end is needed to recognize it. */
+/** Includes a margin: a secret may begin at the limit, and its end is needed to recognize it. */
 const CHARACTERS_MAX = CONTENT_LIMITS.answerBytesMax + SECRET_CHARACTERS_MAX;
 
-/** At each multiple of these characters, a text is copied. */
 const JOINED_CHARACTERS = 2 * KIB;
 
-/** Without copies, V8 would keep each part of a text, with 32 bytes and more: many times what is held for it. */
+/** Without copies, V8 would keep each part of a text at 32 bytes or more: many times the reserved memory. */
 function joined(text: string, part: string): string {
   const all = text + part;
   const isDue = Math.floor(all.length / JOINED_CHARACTERS) !== Math.floor(text.length / JOINED_CHARACTERS);
@@ -76,15 +75,14 @@ export class AnswerText {
     } else this.#isCut = true;
   }
 
-  /** Something of the answer was not read. */
   skip(characters: number): void {
     this.#characters += characters;
     this.#isCut = true;
   }
 
   /**
-   * Once, after the last part. Null: there was none.
-   * @param isWhole false: the answer has broken off
+   * Call once, after the last part. Returns `null` if there was no part.
+   * @param isWhole false if the answer broke off
    */
   content(isWhole: boolean): AnswerContent | null {
     if (this.#characters === 0) return null;
@@ -98,7 +96,6 @@ export class AnswerText {
     return { ...sha256, characters, ...choices, ...(this.#isCut ? { cut: true } : {}) };
   }
 
-  /** Idempotent. */
   release(): void {
     this.#hold?.release();
     this.#choices.clear();
@@ -109,14 +106,14 @@ export class AnswerText {
     this.#hasText = true;
     this.#unhashed += part;
     if (this.#unhashed.length < HASHED_CHARACTERS) return;
-    // Half of a surrogate pair waits for the other half.
+    // Keep half a surrogate pair until its other half arrives.
     const isHalf = (this.#unhashed.charCodeAt(this.#unhashed.length - 1) & 0xfc00) === 0xd800;
     const end = this.#unhashed.length - (isHalf ? 1 : 0);
     this.#hash.update(this.#unhashed.slice(0, end));
     this.#unhashed = this.#unhashed.slice(end);
   }
 
-  /** Where the part belongs, if there is room for it. */
+  /** The choice that the part belongs to, if there is room for the part. */
   #take(choice: number, part: string): Gathered | undefined {
     this.#characters += part.length;
     if (this.#mode === 'hash') return undefined;
@@ -133,7 +130,7 @@ export class AnswerText {
     return gathered;
   }
 
-  /** Strings have two bytes for a character at most. */
+  /** A character of a string takes at most two bytes. */
   #hasMemory(characters: number): boolean {
     const bytes = 2 * (this.#kept + characters);
     if (bytes <= (this.#hold?.amount ?? 0)) return true;

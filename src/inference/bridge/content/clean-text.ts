@@ -1,4 +1,4 @@
-/** Texts of requests and answers as a log keeps them: without media, secrets and excess. Pure. */
+/** Cleans texts of requests and answers for the log: removes media and secrets, and cuts what is too long. Pure. */
 import { createHash } from 'node:crypto';
 import type { ContentMode } from '../../../base/text/content-mode.ts';
 import { redact } from './redact.ts';
@@ -8,7 +8,7 @@ export interface CleanText {
   readonly isCut: boolean;
 }
 
-/** The longest beginning of a text, in UTF-16 units, that has at most so many bytes as UTF-8. */
+/** Length in UTF-16 units of the longest head of a text that fits into `bytesMax` bytes of UTF-8. */
 export function fittingHead(text: string, bytesMax: number): number {
   let length = Math.min(text.length, bytesMax);
   if (Buffer.byteLength(text.slice(0, length)) > bytesMax) {
@@ -19,8 +19,9 @@ export function fittingHead(text: string, bytesMax: number): number {
 }
 
 /**
- * A text of at most `bytesMax` bytes, not counting marks: what is cut is in its midst.
- * @param isWhole false: more of it exists, so its end is cut, and its last word, which may be a part of a secret, is dropped
+ * Returns at most `bytesMax` bytes of a text, not counting marks; what is cut is in its middle.
+ * @param isWhole false if more of the text exists: then its end is cut, and its last word is dropped, since it may be a
+ * part of a secret
  */
 export function cleanText(text: string, mode: ContentMode, bytesMax: number, isWhole = true): CleanText {
   const own = withoutMedia(text.toWellFormed());
@@ -37,20 +38,18 @@ export function cleanText(text: string, mode: ContentMode, bytesMax: number, isW
   return { text: take(0, head) + mark + take(tail, own.length), isCut: true };
 }
 
-/** Behind the last white space. */
 function endOfWords(text: string): number {
   let end = text.length;
   while (end > 0 && !/\s/.test(text.charAt(end - 1))) end -= 1;
   return end;
 }
 
-/** The longest end of a text with at most so many bytes. */
 function fittingTail(text: string, bytesMax: number): number {
   let bytes = 0;
   let length = 0;
   while (length < text.length) {
     const code = text.charCodeAt(text.length - length - 1);
-    // Each half of a surrogate pair is two bytes of its four.
+    // Each half of a surrogate pair counts as two of the pair's four bytes.
     const more = code < 0x80 ? 1 : code < 0x800 || (code >= 0xd800 && code < 0xe000) ? 2 : 3;
     if (bytes + more > bytesMax) break;
     bytes += more;
@@ -59,18 +58,16 @@ function fittingTail(text: string, bytesMax: number): number {
   return isPairAt(text, text.length - length) ? length - 1 : length;
 }
 
-/** True in the midst of a surrogate pair. */
 function isPairAt(text: string, at: number): boolean {
   return (text.charCodeAt(at) & 0xfc00) === 0xdc00 && (text.charCodeAt(at - 1) & 0xfc00) === 0xd800;
 }
 
 const DATA_URL =
   /data:([\w.+-]{1,40}\/[\w.+-]{1,60}(?:;[\w.+-]{1,40}=[\w.+-]{1,60}){0,4});base64,([\w+/-]{16,}={0,2})/g;
-/** A longer text of only these characters is a file, whatever field it is in. */
+/** A text of at least this many base64 characters and nothing else is a file, whatever field it is in. */
 const BARE_CHARACTERS_MIN = 1024;
 const BARE = /^[\w+/-]+={0,2}$/;
 
-/** Files in base64 become their type, size and hash. */
 export function withoutMedia(text: string): string {
   if (text.length >= BARE_CHARACTERS_MIN && BARE.test(text)) return described('file', text);
   if (!text.includes('data:')) return text;

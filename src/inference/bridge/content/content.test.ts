@@ -36,9 +36,9 @@ describe('redact', () => {
     '4111 1111 1111 1112',
     'order 1764406033000',
     'a @ b, @home, x@y',
-  ])('leaves %j', (text) => expect(redact(text)).toBe(text));
+  ])('leaves %j unchanged', (text) => expect(redact(text)).toBe(text));
 
-  it('of a part of a text, shows no part of a secret that begins or ends outside', () => {
+  it('a part of a text shows no part of a secret that begins or ends outside of it', () => {
     const text = `before ${KEY} after`;
     for (let from = 0; from <= text.length; from += 1) {
       for (let to = from; to <= text.length; to += 1) {
@@ -50,7 +50,7 @@ describe('redact', () => {
 });
 
 describe('cleanText', () => {
-  it('cuts in the midst, at whole characters, and says how much', () => {
+  it('cuts in the middle, at whole characters, and says how much', () => {
     const text = '😀'.repeat(1000);
     for (const bytes of [99, 100, 101, 102, 103]) {
       const clean = cleanText(text, 'full', bytes);
@@ -73,11 +73,11 @@ describe('cleanText', () => {
   });
 });
 
-describe('media', () => {
+describe('media in texts', () => {
   const bytes = Buffer.alloc(3000, 7);
   const file = bytes.toString('base64');
 
-  it('become their type, size and hash', () => {
+  it('are replaced by their type, size and hash', () => {
     const said = `: 3000 bytes, sha256 ${sha256(bytes)}]`;
     expect(withoutMedia(`a ![x](data:image/png;base64,${file}) b`)).toBe(`a ![x]([image/png${said}) b`);
     expect(withoutMedia(file)).toBe(`[file${said}`);
@@ -99,7 +99,7 @@ describe('requestContent', () => {
     expect(content?.sha256).toBe(sha256(JSON.stringify({ messages, model: 'm', tools: body.tools })));
   });
 
-  it('by mode', () => {
+  it('contains what the content mode allows', () => {
     const body = { prompt: `mail a@b.example`, __proto__: 1, n: 1 };
     expect(requestContent(body, 9, 'off')).toBeUndefined();
     expect(requestContent(body, 9, 'hash')).toEqual({ bytes: 9, sha256: expect.any(String) });
@@ -138,7 +138,7 @@ describe('AnswerText', () => {
     expect(Buffer.byteLength(content?.choices?.[0]?.text ?? '')).toBeLessThan(CONTENT_LIMITS.answerBytesMax + 40);
   });
 
-  it('without memory keeps nothing, says so, and holds nothing', () => {
+  it('keeps nothing without memory, says so, and holds nothing', () => {
     const full = new FairShare({ sumMax: 10, ownMax: 10, guaranteed: 0, places: 0 });
     expect(answer('redacted', ['hello'], full)).toEqual({ characters: 5, choices: [], cut: true });
   });
@@ -172,6 +172,6 @@ it('an answer in many small parts takes no more memory than it holds', () => {
   collect();
   const each = (process.memoryUsage().heapUsed - before) / answers.length;
   expect(answers.map((answer) => answer.content(true)?.characters)).toContain(60_000);
-  // 2 bytes for a character are held; with all parts it would be 2 MiB.
+  // 2 bytes per character are held; keeping all parts would take 2 MiB.
   expect(each).toBeLessThan(400_000);
 });

@@ -1,47 +1,45 @@
-/** What a log keeps of a request and its answer: types and limits. */
+/** Types and limits of the request and answer content that a log keeps. */
 import type { FairShare, FairShareLimits } from '../../../base/fairness/fair-share.ts';
 import type { ContentMode } from '../../../base/text/content-mode.ts';
 import { KIB, MIB } from '../../../base/units.ts';
 
 export const CONTENT_LIMITS = {
-  /** Of a request's values, as UTF-8. */
+  /** Limit of a request's values as UTF-8. */
   requestBytesMax: 64 * KIB,
-  /** Of those, for all but the conversation: tools, instructions, options. */
+  /** The part of it for everything but the conversation: tools, instructions, options. */
   settingsBytesMax: 24 * KIB,
-  /** Of all texts of an answer, as UTF-8. */
+  /** Limit of all texts of an answer as UTF-8. */
   answerBytesMax: 64 * KIB,
-  /** A longer whole answer that passes unparsed is not kept. */
+  /** A longer answer that comes whole and passes unparsed is not kept. */
   documentBytesMax: MIB,
-  /** Answers to one request. */
   choicesMax: 8,
-  /** Tool calls of one answer. */
   callsMax: 64,
 } as const;
 
-/** For contents of requests in flight of all sandboxes. Beyond it they are not kept, and the record says so. */
+/**
+ * Memory for contents of requests in flight of all sandboxes. Beyond it contents are not kept, and the record says so.
+ */
 export const CONTENT_MEMORY: FairShareLimits = { sumMax: 64 * MIB, ownMax: 8 * MIB, guaranteed: 256 * KIB, places: 64 };
 
-/** Plain data: it is made in a thread. */
 export interface RequestContent {
-  /** Of the body. */
   readonly bytes: number;
-  /** Of the request as JSON with sorted keys and without spaces, hexadecimal. Not of what was redacted. */
+  /** Hash of the request as JSON with sorted keys and no spaces, in hexadecimal. Absent in mode `redacted`. */
   readonly sha256?: string;
-  /** The request's members: the conversation's newest parts, and the beginning of everything else. */
+  /** The request's members: the newest parts of the conversation, and the beginning of everything else. */
   readonly body?: Readonly<Record<string, unknown>>;
-  /** Older parts of the conversation that are left out. */
+  /** Number of older parts of the conversation that are left out. */
   readonly omitted?: number;
-  /** A text or list was cut. */
   readonly cut?: true;
 }
 
 export interface AnswerContent {
-  /** Of the text of the first answer as UTF-8, hexadecimal. Absent: there is none. Not of what was redacted. */
+  /**
+   * Hash of the text of the first answer as UTF-8, in hexadecimal. Absent if there is no text, and in mode `redacted`.
+   */
   readonly sha256?: string;
-  /** Characters of all texts, in UTF-16 units. */
+  /** Length of all texts in UTF-16 units. */
   readonly characters: number;
   readonly choices?: readonly AnswerChoice[];
-  /** Something is missing in `choices`. */
   readonly cut?: true;
 }
 
@@ -53,13 +51,12 @@ export interface AnswerChoice {
 
 export interface Content {
   readonly mode: Exclude<ContentMode, 'off'>;
-  /** Null: there was no memory for it. */
+  /** `null` if there was no memory for it. */
   readonly request: RequestContent | null;
-  /** Null: there was none. */
+  /** `null` if there was no answer. */
   readonly answer: AnswerContent | null;
 }
 
-/** What the log keeps of requests and answers, and the memory for those in flight. */
 export interface ContentKeeping {
   readonly mode: ContentMode;
   readonly memory: FairShare;

@@ -3,7 +3,7 @@ import { expect, it } from 'vitest';
 import { cleanText } from './clean-text.ts';
 import { findSecrets, redact } from './redact.ts';
 
-/** Beginnings and parts of what is looked for, which repeat into the worst texts. */
+/** Beginnings and parts of secrets, repeated into worst-case texts. */
 const HOSTILE = fc.constantFrom(
   ...['a@', '@', 'eyJ', 'eyJaaaaaaaa.', 'eyJ-', '4', '4444 ', '4 ', '4-', '-----BEGIN ', '-----END '],
   ...['-----BEGIN PRIVATE KEY-----', 'sk-', 'sk-a ', 'bearer ', 'bearer a1', 'AKIA', 'A', 'a.', '.a'],
@@ -16,7 +16,7 @@ const hostileText = fc
   .map((parts) => parts.map(([words, times]) => words.join('').repeat(times)).join(''))
   .map((text) => text.slice(0, 60_000));
 
-it('any text: secrets are in order and apart, and the rest of the text stays', () => {
+it('any text: secrets are in order and do not overlap, and the rest of the text stays', () => {
   fc.assert(
     fc.property(hostileText, (text) => {
       let at = 0;

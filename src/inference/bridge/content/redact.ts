@@ -1,23 +1,22 @@
 /**
- * Finds what looks like a secret in a text, in linear time: every pattern has bounded repetitions, or one repetition whose
- * characters can't begin another match. It protects against secrets that are in a prompt by mistake. Who wants to hide one
- * from it can: by spaces, encodings, or several messages. Pure.
+ * Finds what looks like a secret in a text, in linear time: every pattern has bounded repetitions, or one repetition
+ * whose characters can't begin another match. Protects against secrets that are in a prompt by mistake, not against
+ * hiding them on purpose by spaces, encodings or several messages. Pure.
  */
 
 export interface Secret {
-  /** Offsets in the text, in UTF-16 units; `end` is behind the last. */
+  /** Offsets in UTF-16 units; `end` is exclusive. */
   readonly start: number;
   readonly end: number;
-  /** What it looks like. */
   readonly kind: string;
 }
 
-/** A longer secret is recognized by its beginning, and redacted up to this length or its end. */
+/** A longer secret is recognized by its beginning and redacted up to this length or its end. */
 export const SECRET_CHARACTERS_MAX = 16 * 1024;
 
-/** Prefixes of keys of well-known services, each with the least number of characters after it. */
+/** Prefixes of well-known services' keys, each with the least number of characters after it. */
 const KEY_PREFIXES: readonly (readonly [prefixes: string, least: number])[] = [
-  // OpenAI, Anthropic, Stripe, GitHub, GitLab, Slack, Hugging Face, npm, PyPI, Docker, E2B and ours.
+  // OpenAI, Anthropic, Stripe, GitHub, GitLab, Slack, Hugging Face, npm, PyPI, Docker, E2B and NeuroVisor.
   ['sk-|[sr]k_(?:live|test)_|whsec_', 16],
   ['gh[oprsu]_|github_pat_|glpat-|xox[abeoprs]-|xapp-', 10],
   ['hf_|npm_|pypi-|dckr_(?:pat|oat)_|e2b_', 16],
@@ -40,7 +39,7 @@ const PATTERNS: readonly (readonly [kind: string, pattern: RegExp])[] = [
   ),
 ];
 
-/** All of a text, in order, without overlaps. */
+/** All secrets in a text, in order, without overlaps. */
 export function findSecrets(text: string): readonly Secret[] {
   const found = [...privateKeys(text), ...byPatterns(text), ...mailAddresses(text), ...cards(text)];
   found.sort((a, b) => a.start - b.start || b.end - a.end);
@@ -53,7 +52,7 @@ export function findSecrets(text: string): readonly Secret[] {
   return merged;
 }
 
-/** The part of a text from one offset to another. A secret of which it has a part is replaced as a whole. */
+/** Redacts the part of a text between two offsets. A secret that overlaps it is replaced as a whole. */
 export function redact(text: string, from = 0, to = text.length): string {
   const start = Math.max(0, from - SECRET_CHARACTERS_MAX);
   const seen = text.slice(start, to + SECRET_CHARACTERS_MAX);
@@ -72,7 +71,7 @@ const BEGIN = '-----BEGIN ';
 const BEGIN_LINE = /-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----/y;
 const END_LINE = /-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----/;
 
-/** PEM and PGP, up to the end of the block: it may be cut off. */
+/** PEM and PGP keys up to the end of the block, which may be cut off. */
 function* privateKeys(text: string): Generator<Secret> {
   for (let start = text.indexOf(BEGIN); start >= 0; ) {
     BEGIN_LINE.lastIndex = start;
@@ -102,7 +101,7 @@ const LABEL_MAX = 63;
 const LABELS_MAX = 9;
 const DOT = 0x2e;
 
-/** Of ASCII, by code: tables, since hostile texts ask for each character many times. */
+/** Lookup table by ASCII code: hostile texts test each character many times. */
 const tableOf = (pattern: RegExp): readonly boolean[] =>
   Array.from({ length: 128 }, (_, code) => pattern.test(String.fromCharCode(code)));
 const IS_LOCAL = tableOf(/[\w.%+-]/);
@@ -117,7 +116,6 @@ function* mailAddresses(text: string): Generator<Secret> {
   }
 }
 
-/** The end of a domain with a dot; negative: there is none. */
 function domainEnd(text: string, start: number): number {
   let end = -1;
   let at = start;
@@ -134,17 +132,16 @@ function domainEnd(text: string, start: number): number {
 
 const CARD_DIGITS_MIN = 13;
 const CARD_DIGITS_MAX = 19;
-/** Cards begin with 2 to 6, and are written in groups of four or more. */
+/** Card numbers begin with 2 to 6 and are written in groups of at least four digits. */
 const CARD_GROUP = /(?<!\d)[2-6]\d{3}/g;
 const ZERO = 0x30;
 const SPACE = 0x20;
 const HYPHEN = 0x2d;
 
-/** Not 0 to 9: it is no digit. */
 const digitAt = (text: string, at: number): number => text.charCodeAt(at) - ZERO;
 const isDigit = (value: number): boolean => value >= 0 && value <= 9;
 
-/** Numbers of payment cards: groups of digits with at most one space or hyphen between them, and a valid Luhn sum. */
+/** Payment card numbers: groups of digits with at most one space or hyphen between them, and a valid Luhn sum. */
 function* cards(text: string): Generator<Secret> {
   CARD_GROUP.lastIndex = 0;
   while (CARD_GROUP.test(text)) {
@@ -154,9 +151,8 @@ function* cards(text: string): Generator<Secret> {
   }
 }
 
-/** The end of the longest card number that begins here, with a group; negative: there is none. */
 function cardEnd(text: string, start: number): number {
-  // Luhn doubles every other digit, from the right: sums for both cases.
+  // Luhn doubles every other digit from the right, so both sums are kept until the length is known.
   let even = 0;
   let odd = 0;
   let digits = 0;

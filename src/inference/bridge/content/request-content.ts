@@ -1,6 +1,7 @@
 /**
- * What a log keeps of a request. Made where the body is checked, so that it is parsed only once, and large ones in a thread.
- * The work is bounded by what is kept, but for hashes and media, which read the body once. Pure.
+ * Extracts the request content that a log keeps. Runs where the body is checked, so that a body is parsed only once,
+ * and a large one in a thread. The work is bounded by what is kept, except for hashes and media, which read the body
+ * once. Pure.
  */
 import { createHash } from 'node:crypto';
 import type { ContentMode } from '../../../base/text/content-mode.ts';
@@ -9,13 +10,13 @@ import { sorted } from '../tape/normal-form.ts';
 import { cleanText } from './clean-text.ts';
 import { CONTENT_LIMITS, type RequestContent } from './content.ts';
 
-/** Members with the conversation, of all dialects: what grows, and whose end is new. */
+/** Members that hold the conversation in any dialect. They grow, and their end is new. */
 const CONVERSATION = ['messages', 'input', 'prompt'];
-/** Of a number or a bracket. */
+/** Assumed size of a number or a bracket. */
 const VALUE_BYTES = 8;
 const KEY_BYTES_MAX = 256;
 
-/** @param bytes of the body */
+/** @param bytes size of the body */
 export function requestContent(body: JsonObject, bytes: number, mode: ContentMode): RequestContent | undefined {
   if (mode === 'off') return undefined;
   const sha256 = mode === 'redacted' ? {} : { sha256: hashOf(body) };
@@ -46,7 +47,6 @@ const hashOf = (body: JsonObject): string =>
     .update(JSON.stringify(sorted(body)))
     .digest('hex');
 
-/** Copies values until its bytes are spent. */
 class Copier {
   readonly #mode: ContentMode;
   readonly #bytesMax: number;
@@ -83,7 +83,6 @@ class Copier {
     return Object.fromEntries(entries);
   }
 
-  /** The last values of a list. */
   copyNewest(values: readonly unknown[]): unknown[] {
     const copies: unknown[] = [];
     for (const value of values.toReversed()) {

@@ -13,11 +13,11 @@ export const DIALECTS: Readonly<Record<string, Dialect>> = {
   [responsesDialect.name]: responsesDialect,
 };
 
-/** Every client of Anthropic's API sends it. */
+/** Every client of Anthropic's API sends this header. */
 const ANTHROPIC_HEADER = 'anthropic-version';
 
 /**
- * The dialect of a request: that of its path; where several have the path (models) or none has it, that of its headers.
+ * Selects a request's dialect by its path. If several dialects or none have the path (e.g. models), its headers decide.
  */
 export function dialectOf(url: string, headers: IncomingHttpHeaders): Dialect {
   if (isAnthropicPath(url)) return anthropicDialect;

@@ -1,8 +1,8 @@
-/** Estimates the tokens of a conversation, as no model server was asked. Pure. */
+/** Estimates the tokens of a conversation without asking a model server. Pure. */
 import { estimatedTokens } from '../token-estimate.ts';
 import type { ConversationRequest, Part } from './model.ts';
 
-/** All text that the model reads, without images: a sandbox chooses where in a request it puts its prompt. */
+/** Counts all text that the model reads, wherever a sandbox puts its prompt in the request, but no images. */
 export function estimateTokens({ system, messages, tools, format }: ConversationRequest): number {
   let characters = system.length + (typeof format === 'object' ? jsonLength(format) : 0);
   for (const { parts } of messages) for (const part of parts) characters += lengthOf(part);

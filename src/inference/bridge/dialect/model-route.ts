@@ -1,4 +1,7 @@
-/** Request targets: compared, never normalized or forwarded, so no spelling can reach another upstream path. Pure. */
+/**
+ * Matches request targets. They are compared, never normalized or forwarded, so no spelling can reach another upstream
+ * path. Pure.
+ */
 import { accepted, type Checked, refused } from '../refusal.ts';
 import type { Route } from './dialect.ts';
 
@@ -6,14 +9,17 @@ const MODEL_ID_CHARACTERS_MAX = 256;
 const PATH_CHARACTERS_SHOWN_MAX = 100;
 
 /**
- * The path below `/v1`, which may be missing or, with Anthropic's clients, be there twice: a base URL without it, or with it
- * where the client adds it, is the most common mistake in client configuration.
+ * The path below `/v1`, which may be missing or occur twice: a base URL without it, or with it where the client adds
+ * it, is the most common mistake in client configuration.
  */
 export function targetPath(url: string): string {
   return (url.split('?', 1)[0] ?? '').replace(/^\/v1(?:\/v1(?=\/messages))?(?=\/)/, '').replace(/(?<=.)\/$/, '');
 }
 
-/** The routes of all APIs: the list of models, and one of them. @param known for the error of another path */
+/**
+ * Routes that all APIs share: the list of models, and one model. @param known routes to name in the error for an
+ * unknown path
+ */
 export function modelRoute(method: string, url: string, known: string): Checked<Route> {
   if (!url.startsWith('/') || url.startsWith('//')) {
     return refused(400, 'bad_target', 'The request target is not a path.');

@@ -1,6 +1,6 @@
 /**
- * A conversation as no API writes it, between the caller's dialect and the upstream's. A caller's dialect reads its
- * requests into a `ConversationRequest` and writes `AnswerEvent`s; an upstream's writes requests and reads answers.
+ * The API-neutral conversation between the caller's dialect and the upstream's. A caller's dialect reads requests into
+ * a `ConversationRequest` and writes `AnswerEvent`s; an upstream's dialect writes requests and reads answers.
  *
  *     caller's request ─► read ─► ConversationRequest ─► write ─► upstream's request
  *     caller's answer ◄─ write ◄─── AnswerEvent … ◄───── read ◄─ upstream's answer
@@ -12,13 +12,12 @@ import type { JsonObject } from '../json-body.ts';
 export interface ConversationRequest {
   readonly model: string | undefined;
   readonly stream: boolean;
-  /** Empty: none. */
   readonly system: string;
   /** No two neighbors have the same role. */
   readonly messages: readonly Message[];
   readonly tools: readonly Tool[];
   readonly toolChoice: ToolChoice | undefined;
-  /** False: at most one tool call per answer. */
+  /** If false, an answer has at most one tool call. */
   readonly parallelToolCalls: boolean;
   readonly maxTokens: number | undefined;
   readonly temperature: number | undefined;
@@ -29,11 +28,11 @@ export interface ConversationRequest {
   readonly presencePenalty?: number | undefined;
   readonly frequencyPenalty?: number | undefined;
   readonly stop: readonly string[];
-  /** JSON Schema of the answer's text; `json`: any JSON object. */
+  /** JSON Schema of the answer's text; `json` for any JSON object. */
   readonly format: JsonObject | 'json' | undefined;
-  /** False: the server may answer past the schema. Absent: true. */
+  /** If false, the server may deviate from the schema. Default true. */
   readonly strictFormat?: boolean | undefined;
-  /** How much the model reasons, e.g. `low`. Absent: as it likes. */
+  /** Reasoning effort, e.g. `low`. Default: the model's own. */
   readonly effort?: string | undefined;
 }
 
@@ -51,9 +50,7 @@ export interface TextPart {
 
 export interface ImagePart {
   readonly type: 'image';
-  /** One of `IMAGE_TYPES`. */
   readonly mediaType: string;
-  /** Base64. */
   readonly data: string;
 }
 
@@ -71,7 +68,6 @@ export interface ToolCallPart {
 
 export interface ToolResultPart {
   readonly type: 'tool-result';
-  /** Of the call. */
   readonly id: string;
   readonly isError: boolean;
   readonly content: readonly (TextPart | ImagePart)[];
@@ -89,61 +85,59 @@ export type ToolChoice = { readonly type: 'auto' | 'any' | 'none' } | { readonly
 export type StopReason = 'end' | 'length' | 'stop-sequence' | 'tool-calls' | 'refusal';
 
 /**
- * Parts of an answer in order: `start`; text, reasoning and whole tool calls in any number, or some `vectors`; `usage` at most
- * once; `stop`. `error` may take the place of any, and nothing follows it. A reader keeps this order whatever an upstream sends.
+ * Parts of an answer in order: `start`; any number of texts, reasonings and whole tool calls, or some `vectors`;
+ * `usage` at most once; `stop`. `error` may replace any of them, and nothing follows it. A reader keeps this order
+ * whatever an upstream sends.
  */
 export type AnswerEvent =
   | { readonly type: 'start' }
   | { readonly type: 'text'; readonly text: string }
   | { readonly type: 'reasoning'; readonly text: string }
-  /** The id is unique within the answer. */
   | { readonly type: 'tool-start'; readonly id: string; readonly name: string }
-  /** All of a call joined: the JSON of an object, or the beginning of one if the stop reason is `length`. */
+  /** Joined over a call, these are the JSON of an object, or the beginning of it if the stop reason is `length`. */
   | { readonly type: 'tool-arguments'; readonly text: string }
   | { readonly type: 'tool-end' }
   /**
-   * A part of the embeddings in the order of their inputs. All parts joined: the JSON of a list for each, as the upstream
-   * wrote it, with commas between them.
+   * A part of the embeddings, in the order of their inputs. All parts joined are comma-separated JSON lists, one for
+   * each input, as the upstream wrote them.
    */
   | { readonly type: 'vectors'; readonly text: string }
   | { readonly type: 'usage'; readonly usage: AnswerUsage }
   | { readonly type: 'stop'; readonly reason: StopReason; readonly sequence: string | null }
-  /** In the upstream's words, whole: they may contain the host's key. */
+  /** The upstream's whole message, which may contain the host's key. */
   | { readonly type: 'error'; readonly message: string };
 
 export interface AnswerUsage {
-  /** With those from a cache. */
+  /** Includes tokens from a cache. */
   readonly inputTokens: number;
   readonly outputTokens: number;
   readonly cachedTokens: number;
-  /** Of `outputTokens`. Absent: the server does not tell. */
+  /** Part of `outputTokens`. Absent if the server does not report it. */
   readonly reasoningTokens?: number;
 }
 
-/** What the writer and the reader of an answer know of its request. Plain data: it comes from a thread. */
+/** Request data that the reader and the writer of an answer need. Plain data: it comes from a thread. */
 export interface AnswerContext {
   readonly stop: readonly string[];
-  /** True: the caller understands reasoning beside the text. */
+  /** True if the caller understands reasoning apart from the text. */
   readonly reasoning: boolean;
-  /** The number of embeddings that the answer must have. */
+  /** Number of embeddings that the answer must have. */
   readonly vectors?: number;
   readonly responses?: ResponsesContext;
-  /** Of chat completions. True: the stream ends with a chunk of usage. */
+  /** For chat completions: true if the stream ends with a usage chunk. */
   readonly usageChunk?: boolean;
 }
 
-/** What OpenAI's Responses API has besides. */
 export interface ResponsesContext {
   readonly tools: readonly ToolForm[];
-  /** Members of the request that the answer repeats. */
   readonly repeated: JsonObject;
-  /** True: reasoning is called a summary, which is what the caller asked for. */
+  /** True if the caller asked for a reasoning summary; reasoning is then returned as one. */
   readonly summary: boolean;
-  /** True: the caller wants reasoning encrypted, too. */
+  /** True if the caller also wants encrypted reasoning. */
   readonly encrypted: boolean;
 }
 
-/** A tool as the caller knows it. The upstream knows functions only. */
+/** A tool as the caller knows it. The upstream knows only functions. */
 export interface ToolForm {
   /** `custom` takes a text, `local_shell` a command. */
   readonly type: 'function' | 'custom' | 'local_shell';

@@ -1,17 +1,15 @@
-/** Reads values of a request whose fields were checked, and what several APIs have in common. Pure. */
+/** Reads values of checked requests, and what several APIs have in common. Pure. */
 import { isJsonObject, type JsonObject } from '../json-body.ts';
 import { accepted, type Checked, refused } from '../refusal.ts';
 import type { Message, Part } from './model.ts';
 
-/** What vision models take. */
 export const IMAGE_TYPES: ReadonlySet<unknown> = new Set(['image/jpeg', 'image/png', 'image/gif', 'image/webp']);
-/** Not one expression for the whole: V8 gives up on those with megabytes. */
+/** A single expression for the whole text would fail: V8 gives up on those with megabytes. */
 const NOT_BASE64 = /[^A-Za-z0-9+/=]/;
-/** Between texts that were apart. */
 export const GAP = '\n\n';
 const SHOWN_CHARACTERS_MAX = 60;
 
-/** A fault in the request, from any depth of it; `checkedRead` turns it into a refusal. */
+/** An error in the request, thrown from any depth; `checkedRead` turns it into a refusal. */
 export class Fault extends Error {
   readonly path: string;
   readonly code: string;
@@ -23,7 +21,7 @@ export class Fault extends Error {
   }
 }
 
-/** What `read` returns, or a refusal for its `Fault`. */
+/** Returns the result of `read`, or a refusal for its `Fault`. */
 export function checkedRead<T>(read: () => T): Checked<T> {
   try {
     return accepted(read());
@@ -33,7 +31,7 @@ export function checkedRead<T>(read: () => T): Checked<T> {
   }
 }
 
-/** Neighbors of the same role as one message; templates of many models refuse them. */
+/** Merges neighboring messages of the same role, which templates of many models refuse. */
 export function mergeNeighbors(messages: readonly Message[]): readonly Message[] {
   const merged: { readonly role: Message['role']; readonly parts: Part[] }[] = [];
   for (const { role, parts } of messages) {
@@ -44,10 +42,9 @@ export function mergeNeighbors(messages: readonly Message[]): readonly Message[]
   return merged;
 }
 
-/** A system message after the beginning, where templates of many models refuse it. */
+/** Wraps a system message after the beginning, which templates of many models refuse. */
 export const asUserText = (said: string): string => `<system>\n${said}\n</system>`;
 
-/** Without white space. */
 export function base64(value: unknown, path: string): string {
   const encoded = text(value, path).replaceAll(/\s/g, '');
   const padding = encoded.indexOf('=');
@@ -80,13 +77,11 @@ export const optionalList = (value: unknown, path: string): readonly unknown[] =
 export const optionalText = (value: unknown, path: string): string | undefined =>
   isGiven(value) ? text(value, path) : undefined;
 
-/** One text, or a list of texts. */
 export function optionalTexts(value: unknown, path: string): readonly string[] {
   if (typeof value === 'string') return [value];
   return optionalList(value, path).map((one, i) => text(one, `${path}.${i}`));
 }
 
-/** The most tokens of an answer. */
 export function optionalLimit(value: unknown, path: string): number | undefined {
   const limit = optionalNumber(value, path);
   if (limit === undefined || (Number.isSafeInteger(limit) && limit > 0)) return limit;

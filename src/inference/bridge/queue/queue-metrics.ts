@@ -25,7 +25,7 @@ export class QueueMetrics {
   constructor(counts: () => { readonly waiting: number; readonly running: number }, longestWaitMs: () => number) {
     this.#counts = counts;
     this.#longestWaitMs = longestWaitMs;
-    // Prometheus sees no first increase of a series that begins with it.
+    // Creates all series at 0: Prometheus misses the first increase of a series that begins with it.
     for (const priority of MODEL_PRIORITIES) {
       for (const reason of DROP_REASONS) this.#dropped.add({ priority, reason }, 0);
     }

@@ -9,7 +9,6 @@ const FLOWS = ['a', 'b', 'c', 'd'] as const;
 const cost = fc.integer({ min: 1, max: COST_MAX });
 const slots = fc.integer({ min: 1, max: 4 });
 
-/** Ends the running request at a random place. */
 function endOne(scheduler: TokenScheduler, running: Ticket[], pick: number, real: number): Ticket {
   const [ended] = running.splice(pick % running.length, 1);
   if (ended === undefined) throw new Error('none runs');
@@ -75,7 +74,7 @@ describe('TokenScheduler properties', () => {
             if (ticket === undefined) continue;
             if (one.kind === 'charge') scheduler.charge(ticket, one.cost);
             else {
-              // Twice frees no slot of another.
+              // A second removal frees no slot of another request.
               for (const _ of [1, 2]) scheduler.remove(ticket);
               const list = waiting.includes(ticket) ? waiting : running;
               list.splice(list.indexOf(ticket), 1);
@@ -90,7 +89,7 @@ describe('TokenScheduler properties', () => {
     );
   });
 
-  it('TokenScheduler: with one slot and exact costs, the flow that has had least is next, as in a naive model', () => {
+  it('TokenScheduler: with one slot and exact costs, the flow with the least service is next, as in a naive model', () => {
     fc.assert(
       fc.property(fc.array(fc.tuple(cost, cost, cost), { minLength: 1, maxLength: 40 }), (rounds) => {
         const scheduler = new TokenScheduler({ slots: 1, agingMs: AGING_MS });
@@ -117,15 +116,14 @@ describe('TokenScheduler properties', () => {
     );
   });
 
-  /** The paper bounds the difference by what can run at a time, whatever the time that it lasts. */
+  /** The paper bounds the difference by what can run at a time, however long it lasts. */
   it.each(['sandboxes', 'tenants'] as const)(
-    'TokenScheduler: %s that wait all the time get the same, within what the slots can hold twice',
+    'TokenScheduler: %s that always wait get the same service, within twice what the slots hold',
     (level) => {
       const play = fc.record({
         real: fc.nat({ max: COST_MAX }),
         estimate: cost,
         pick: fc.nat({ max: 9 }),
-        /** A flow beside them, which comes and goes. */
         guest: fc.boolean(),
       });
       fc.assert(
@@ -157,7 +155,7 @@ describe('TokenScheduler properties', () => {
     },
   );
 
-  it('TokenScheduler: a flow that comes late, or comes back, is owed nothing of the time before', () => {
+  it('TokenScheduler: a flow that comes late or returns gets no credit for the time before', () => {
     fc.assert(
       fc.property(
         fc.array(cost, { minLength: 1, maxLength: 60 }),
@@ -187,7 +185,7 @@ describe('TokenScheduler properties', () => {
     );
   });
 
-  it('TokenScheduler: an aged request runs before long, however many flows of better bands wait', () => {
+  it('TokenScheduler: an aged request runs soon, however many flows of better bands wait', () => {
     fc.assert(
       fc.property(slots, fc.array(cost, { minLength: 200, maxLength: 200 }), (count, costs) => {
         const scheduler = new TokenScheduler({ slots: count, agingMs: AGING_MS });
@@ -201,7 +199,7 @@ describe('TokenScheduler properties', () => {
           for (let next = scheduler.next(nowMs); next !== undefined; next = scheduler.next(nowMs)) {
             running.push(next);
             if (next === batch) {
-              // A better band goes first until then.
+              // Until then, a better band goes first.
               expect(nowMs).toBeGreaterThanOrEqual(2 * AGING_MS);
               return;
             }
@@ -209,7 +207,7 @@ describe('TokenScheduler properties', () => {
           }
           for (const each of running) scheduler.remove(each);
           if (nowMs >= 2 * AGING_MS) agedTurns += 1;
-          // Its counter is that of the hogs within a request of each.
+          // Its counter is at most one request of each hog behind theirs.
           expect(agedTurns).toBeLessThanOrEqual(FLOWS.length * COST_MAX);
         }
         throw new Error('the batch request starved');
@@ -218,7 +216,7 @@ describe('TokenScheduler properties', () => {
     );
   });
 
-  it('TokenScheduler: one that comes is next at the first free slot, whatever a hog runs and was estimated to use', () => {
+  it('TokenScheduler: a new request gets the next free slot, whatever a hog runs and was estimated to use', () => {
     const request = fc.record({ estimate: cost, real: cost });
     fc.assert(
       fc.property(
@@ -257,7 +255,7 @@ describe('TokenScheduler properties', () => {
     );
   });
 
-  it('TokenScheduler: a flow whose requests wait for each other passes no other of its band by their age', () => {
+  it('TokenScheduler: a flow whose requests wait for each other does not overtake its band by their age', () => {
     const scheduler = new TokenScheduler({ slots: 1, agingMs: AGING_MS });
     const add = (sandbox: string, nowMs: number) => scheduler.add({ tenant: 't', sandbox, band: 1, cost: 10 }, nowMs);
     for (let i = 0; i < 20; i += 1) add('hog', 0);
@@ -269,13 +267,13 @@ describe('TokenScheduler properties', () => {
     expect(scheduler.next(4 * AGING_MS)).toBe(polite);
   });
 
-  it('TokenScheduler: a better band that stops leaves worse ones no claim for the past', () => {
+  it('TokenScheduler: when a better band stops, worse ones get no credit for the past', () => {
     const scheduler = new TokenScheduler({ slots: 1, agingMs: AGING_MS });
     const add = (sandbox: string, band: number) => scheduler.add({ tenant: 't', sandbox, band, cost: 10 }, 0);
     for (let i = 0; i < 300; i += 1) add('chat', 0);
     for (let i = 0; i < 100; i += 1) add('batch', 2);
     for (let i = 0; i < 200; i += 1) scheduler.remove(scheduler.next(0) ?? add('x', 0));
-    // Both have aged: they take turns.
+    // Both have aged, so they take turns.
     const order = Array.from({ length: 10 }, () => {
       const next = scheduler.next(5 * AGING_MS);
       if (next !== undefined) scheduler.remove(next);

@@ -1,16 +1,16 @@
 /**
- * Decides which waiting request an upstream with few slots gets next: by virtual token counters, as in "Fairness in
- * Serving Large Language Models" (arXiv 2401.00588), on two levels. Pure: time comes in, nothing goes out.
+ * Decides which waiting request gets the next slot of an upstream, by virtual token counters on two levels, as in
+ * "Fairness in Serving Large Language Models" (arXiv 2401.00588). Pure.
  *
  *     band (aged) ──► tenant with the smallest counter ──► its sandbox with the smallest counter ──► its oldest request
  *
- * A counter has the cost of what was dispatched, from an estimate at dispatch to the true cost at the end. So flows that
- * wait all the time in one band get the same service, up to what the slots hold at a time, however many requests they
- * send. Leaving saves no credit: a flow that waits again is lifted to the smallest counter that waits.
+ * A counter sums the cost of dispatched requests: an estimate at dispatch, the true cost at the end. So flows that
+ * always wait in one band get the same service, up to what the slots hold at a time, however many requests they send.
+ * Pausing saves no credit: a flow that waits again is lifted to the smallest counter that waits.
  *
- * Bands are strict, but a request counts as one band better for each `agingMs` that it waits, and so do all of its band
- * and of better ones: a flow whose requests wait for each other must not pass others by their age. While a better band is
- * served, counters of worse ones rise along, so a request that has aged competes and is not owed the past.
+ * Bands are strict, but each `agingMs` of waiting raises a request by one band, and with it all requests of its band
+ * and of better ones: a flow whose requests wait for each other must not overtake others by their age. While a better
+ * band is served, counters of worse ones rise along, so an aged request competes without credit for the past.
  */
 import { assert } from '../../../base/assert.ts';
 
@@ -19,7 +19,7 @@ export interface Arrival {
   readonly sandbox: string;
   /** 0 is the best. */
   readonly band: number;
-  /** Charged at dispatch, > 0. */
+  /** Estimated cost, charged at dispatch. > 0. */
   readonly cost: number;
 }
 
@@ -27,12 +27,11 @@ export interface Ticket extends Arrival {
   readonly arrivedAtMs: number;
 }
 
-/** One level's account of who has got how much. */
+/** The account of a tenant or sandbox on its level. */
 interface Flow {
   counter: number;
-  /** Part of it that is of running requests, whose true cost is not known yet. */
+  /** Part of `counter` that belongs to running requests, whose true cost is not known yet. */
   unsettled: number;
-  /** Requests. */
   waiting: number;
   running: number;
 }
@@ -49,12 +48,11 @@ interface Item {
   readonly ticket: Ticket;
   readonly tenant: Tenant;
   readonly sandbox: Sandbox;
-  /** Undefined: waits. */
   charged: number | undefined;
 }
 
 const NEW_FLOW: Flow = { counter: 0, unsettled: 0, waiting: 0, running: 0 };
-/** Flows that do nothing now, but whose counters are kept, at each level. */
+/** Limit per level of idle flows whose counters are kept. */
 const IDLE_FLOWS_MAX = 1024;
 
 export class TokenScheduler {
@@ -67,7 +65,7 @@ export class TokenScheduler {
   #slots: number;
   #running = 0;
 
-  /** @param slots requests that run at a time, > 0 */
+  /** @param slots number of requests that may run at a time, > 0 */
   constructor(options: { readonly slots: number; readonly agingMs: number }) {
     this.#slots = options.slots;
     this.#agingMs = options.agingMs;
@@ -81,7 +79,7 @@ export class TokenScheduler {
     return this.#items.size - this.#running;
   }
 
-  /** Fewer slots end no request. */
+  /** Reducing the slots ends no request. */
   setSlots(slots: number): void {
     this.#slots = slots;
   }
@@ -97,7 +95,7 @@ export class TokenScheduler {
     return ticket;
   }
 
-  /** The next request, which has a slot from now on. Undefined: no slot is free, or none waits. */
+  /** Dispatches the next request to a slot. Undefined if no slot is free or no request waits. */
   next(nowMs: number): Ticket | undefined {
     if (this.#running >= this.#slots || this.waiting === 0) return undefined;
     const bands = this.#agedBands(nowMs);
@@ -119,7 +117,7 @@ export class TokenScheduler {
     return item.ticket;
   }
 
-  /** Replaces what a running request has cost so far. No effect for others. */
+  /** Replaces the cost so far of a running request. Does nothing for other requests. */
   charge(ticket: Ticket, cost: number): void {
     const item = this.#items.get(ticket);
     if (item?.charged === undefined) return;
@@ -131,7 +129,7 @@ export class TokenScheduler {
     }
   }
 
-  /** A request has ended, or no longer waits. Idempotent. */
+  /** Removes a request that has ended or no longer waits. Idempotent. */
   remove(ticket: Ticket): void {
     const item = this.#items.get(ticket);
     if (item === undefined) return;
@@ -148,7 +146,7 @@ export class TokenScheduler {
     this.#tenants.leave(ticket.tenant);
   }
 
-  /** What each band counts as now, by its index: as the best that has aged in it or in a worse one. */
+  /** The effective band of each band, by its index: the best that has aged in it or in a worse one. */
   #agedBands(nowMs: number): readonly number[] {
     const bands: number[] = [];
     for (const tenant of this.#tenants.all()) {
@@ -169,19 +167,18 @@ function agedBand(bands: readonly number[], { line }: Sandbox): number {
   return first === undefined ? Number.POSITIVE_INFINITY : (bands[first.ticket.band] ?? 0);
 }
 
-/** The flows of one level. When all of them are idle their counters begin anew. */
+/** The flows of one level. When all are idle, their counters start again at 0. */
 class Level<F extends Flow> {
   readonly #make: () => F;
   readonly #flows = new Map<string, F>();
   #active = 0;
-  /** The counter of the last flow that was taken, before it was charged. */
+  /** Counter of the last flow taken, before it was charged. */
   #passed = 0;
 
   constructor(make: () => F) {
     this.#make = make;
   }
 
-  /** A request arrives. */
   join(name: string): F {
     let flow = this.#flows.get(name);
     if (flow === undefined) {
@@ -193,12 +190,11 @@ class Level<F extends Flow> {
     return flow;
   }
 
-  /** A request has gone. */
   leave(name: string): void {
     const flow = this.#flows.get(name);
     if (flow === undefined || flow.waiting + flow.running > 0) return;
     this.#active -= 1;
-    // Its place in the map tells how long it has been idle.
+    // The order in the map is that of becoming idle.
     this.#flows.delete(name);
     if (this.#active === 0) {
       this.#flows.clear();
@@ -219,7 +215,7 @@ class Level<F extends Flow> {
     return best;
   }
 
-  /** The flow of the band that has got the least; those of worse bands gain nothing by waiting. */
+  /** The flow of the band with the smallest counter. Flows of worse bands gain no credit by waiting. */
   take(bandOf: (flow: F) => number, band: number): F {
     const waiting = [...this.#flows.values()].filter((flow) => flow.waiting > 0);
     let least: F | undefined;
@@ -235,7 +231,7 @@ class Level<F extends Flow> {
     return least;
   }
 
-  /** Without estimates: one that comes must not wait until others have worked off what they never used. */
+  /** Excludes estimates: a new flow must not wait until others have worked off what they never used. */
   #floor(): number {
     let least = Number.POSITIVE_INFINITY;
     for (const flow of this.#flows.values())

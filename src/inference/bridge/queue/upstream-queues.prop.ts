@@ -13,7 +13,7 @@ const step = fc.record({
 
 const LIMITS = { ...QUEUE_LIMITS, waiting: { sumMax: 8, ownMax: 6, guaranteed: 2, places: 3 }, waitMsMax: 1000 };
 
-it('UpstreamQueues: whatever leaves when, no slot and no place is lost, and none waits beside a free slot', async () => {
+it('UpstreamQueues: whatever leaves when, no slot and no place is lost, and no request waits beside a free slot', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 60 }), async (steps) => {
       const clock = new FakeClock();
@@ -32,7 +32,7 @@ it('UpstreamQueues: whatever leaves when, no slot and no place is lost, and none
         const entered = queues.enter(target, request, aborter.signal).then(
           (turn) => {
             ends[turn.ok ? 'turn' : 'refused'] += 1;
-            // As an exchange does that was cancelled in the meantime.
+            // An exchange that was canceled meanwhile does the same.
             if (turn.ok && aborter.signal.aborted) turn.value.release();
             else if (turn.ok) turns.push(turn.value);
           },
@@ -50,7 +50,7 @@ it('UpstreamQueues: whatever leaves when, no slot and no place is lost, and none
         else if (one.kind === 'wait') clock.advance(one.pick * 20);
         else if (one.kind === 'charge') turn?.charge(one.pick, one.pick);
         else if (turn !== undefined) {
-          // Twice frees one slot.
+          // A second release frees no other slot.
           for (const _ of [1, 2]) turn.release();
           turns.splice(turns.indexOf(turn), 1);
         }
@@ -85,7 +85,7 @@ it('UpstreamQueues: whatever leaves when, no slot and no place is lost, and none
   );
 });
 
-it('UpstreamQueues: the load of a server without slots is what it has at the moment', async () => {
+it('UpstreamQueues: the load of a server without slots is its current number of requests', async () => {
   const queues = new UpstreamQueues(new FakeClock());
   const target = { name: 'u', baseUrl: 'http://127.0.0.1:1' };
   const request = { tenant: null, sandboxId: 'a', priority: 'normal' as const, inputTokens: 1, outputTokens: 1 };
@@ -100,7 +100,7 @@ it('UpstreamQueues: the load of a server without slots is what it has at the mom
   expect(queues.counts()).toEqual({ waiting: 0, running: 0 });
 });
 
-it('UpstreamQueues: the longest wait is that of the oldest request of all servers that waits', async () => {
+it('UpstreamQueues: the longest wait is that of the oldest waiting request of all servers', async () => {
   const clock = new FakeClock();
   const queues = new UpstreamQueues(clock);
   const leave = new AbortController();
@@ -116,7 +116,7 @@ it('UpstreamQueues: the longest wait is that of the oldest request of all server
   waiting.push(enter(2, 'batch'), enter(1, 'interactive'));
   clock.advance(50);
   expect(queues.longestWaitMs()).toBe(350);
-  // The interactive one takes its place; the oldest still waits.
+  // The interactive request takes its place; the oldest still waits.
   if (one.ok) one.value.release();
   expect(queues.longestWaitMs()).toBe(350);
   leave.abort();

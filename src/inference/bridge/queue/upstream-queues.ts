@@ -1,10 +1,10 @@
 /**
- * The queues in front of upstreams, one for each whose number of slots is known (io: timers only). An upstream never has
- * more requests than slots: what it held in a queue of its own, it would serve in its own order.
+ * The queues in front of upstreams, one for each whose number of slots is known (io: timers only). An upstream never
+ * has more requests than slots: it would serve those in a queue of its own in its own order.
  *
  *     enter ─┬─ waits ── turn ──► charge … release
- *            ├─ refused: no room, or its time is up
- *            └─ aborted: it leaves at once
+ *            ├─ refused: no room, or timeout
+ *            └─ aborted: leaves at once
  */
 import type { Clock } from '../../../base/clock.ts';
 import { FairShare, type FairShareLimits } from '../../../base/fairness/fair-share.ts';
@@ -18,7 +18,7 @@ import { type Ticket, TokenScheduler } from './token-scheduler.ts';
 export interface QueueLimits {
   /** Requests that wait for one upstream, by tenant; more get 503. */
   readonly waiting: FairShareLimits;
-  /** The wait of one request; longer gets 503. */
+  /** Wait of one request; longer gets 503. */
   readonly waitMsMax: number;
   /** Wait after which a request counts as one band better. */
   readonly agingMs: number;
@@ -30,7 +30,7 @@ export const QUEUE_LIMITS: QueueLimits = {
   agingMs: 30_000,
 };
 
-/** More than `models.toml` may name. Engines have another address at each start, so idle ones go. */
+/** More than `models.toml` may name. Engines have a new address at each start, so idle queues are dropped. */
 const QUEUES_MAX = 256;
 
 /** As in the paper: a token of an answer takes an upstream about as long as two of a prompt. */
@@ -38,29 +38,24 @@ const INPUT_WEIGHT = 1;
 const OUTPUT_WEIGHT = 2;
 
 export interface QueuedRequest {
-  /** Null: the operator's. */
+  /** `null` for the operator. */
   readonly tenant: string | null;
   readonly sandboxId: string;
   readonly priority: ModelPriority;
-  /** Estimates, for the charge at dispatch. */
   readonly inputTokens: number;
   readonly outputTokens: number;
 }
 
-/** A slot of the upstream. */
 export interface Turn {
   /** Corrects the charge to what the request has used so far. */
   charge(inputTokens: number, outputTokens: number): void;
-  /** Others wait for a slot of the upstream. */
   isWanted(): boolean;
   /** Idempotent. */
   release(): void;
 }
 
 export interface UpstreamLoad {
-  /** That wait or run. */
   readonly requests: number;
-  /** Whether a request would wait now. */
   readonly isBusy: boolean;
 }
 
@@ -68,7 +63,7 @@ export class UpstreamQueues {
   readonly #clock: Clock;
   readonly #limits: QueueLimits;
   readonly #queues = new Map<string, UpstreamQueue>();
-  /** Requests at upstreams whose slots are not known. */
+  /** Numbers of requests at upstreams whose slots are not known. */
   readonly #free = new Map<string, number>();
   readonly #metrics = new QueueMetrics(
     () => this.counts(),
@@ -80,7 +75,6 @@ export class UpstreamQueues {
     this.#limits = limits;
   }
 
-  /** Counts requests at all upstreams. */
   counts(): { readonly waiting: number; readonly running: number } {
     let waiting = 0;
     let running = 0;
@@ -91,7 +85,7 @@ export class UpstreamQueues {
     return { waiting, running };
   }
 
-  /** Of the requests that wait now; 0: none does. */
+  /** Longest wait of the requests that wait now; 0 if there is none. */
   longestWaitMs(): number {
     const since = [...this.#queues.values()].map(({ waitingSinceMs }) => waitingSinceMs);
     const nowMs = this.#clock.now();
@@ -110,11 +104,14 @@ export class UpstreamQueues {
     return { requests: waiting + running, isBusy: waiting > 0 || running >= slots };
   }
 
-  /** Resolves with a turn, which the caller releases, or a refusal. @throws the signal's reason, once it has left */
+  /**
+   * Resolves with a turn, which the caller must release, or a refusal. @throws the signal's reason, after leaving the
+   * queue
+   */
   async enter(target: UpstreamTarget, request: QueuedRequest, signal: AbortSignal): Promise<Checked<Turn>> {
     const { slots } = target;
     signal.throwIfAborted();
-    // Those of all paths of a server share its slots.
+    // Requests of all paths of a server share its slots.
     const { key } = endpointOf(target);
     if (slots === undefined) return accepted(this.#freeTurn(key));
     let queue = this.#queues.get(key);
@@ -201,9 +198,9 @@ class UpstreamQueue {
     return this.#scheduler.running;
   }
 
-  /** When the oldest of the waiting requests arrived; null: none waits. */
+  /** Arrival of the oldest waiting request; `null` if there is none. */
   get waitingSinceMs(): number | null {
-    // The map has them in the order of their arrival.
+    // The map is in order of arrival.
     const [oldest] = this.#waiting.keys();
     return oldest?.arrivedAtMs ?? null;
   }
@@ -242,7 +239,6 @@ class UpstreamQueue {
     return promise;
   }
 
-  /** After each change that may free a slot. */
   #dispatch(): void {
     for (;;) {
       const ticket = this.#scheduler.next(this.#clock.now());
@@ -259,6 +255,6 @@ class UpstreamQueue {
   }
 }
 
-/** At least 1: a request takes a slot for a while, whatever it is. */
+/** At least 1: each request takes a slot for a while. */
 const costOf = (inputTokens: number, outputTokens: number): number =>
   Math.max(1, INPUT_WEIGHT * inputTokens + OUTPUT_WEIGHT * outputTokens);

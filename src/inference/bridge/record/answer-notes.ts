@@ -1,32 +1,27 @@
 /**
- * What the log says of an answer: which tools it called and, if the host's owner wants it, its text. Read from the values that
- * are parsed anyway to count tokens; only a whole answer of OpenAI's API, which passes unparsed, is parsed here, after the
- * guest has it. Pure.
+ * Notes for the log about an answer: which tools it called and, if the host's owner wants it, its text. Reads the
+ * values that are parsed anyway to count tokens. Only a whole answer of OpenAI's API, which passes unparsed, is parsed
+ * here, after the guest has it. Pure.
  */
 import type { AnswerText } from '../content/answer-text.ts';
 import { type AnswerContent, CONTENT_LIMITS } from '../content/content.ts';
 import { isJsonObject, type JsonObject, parseObject } from '../json-body.ts';
 
-export const TOOL_LIMITS = {
-  /** Different names. */
-  namesMax: 16,
-  nameCharactersMax: 64,
-  callsMax: 1000,
-} as const;
+export const TOOL_LIMITS = { namesMax: 16, nameCharactersMax: 64, callsMax: 1000 } as const;
 
-/** For tools alone, a longer whole answer is not read again. */
+/** A longer whole answer is not parsed for its tools alone. */
 const DOCUMENT_BYTES_MAX = 128 * 1024;
 
 export class AnswerNotes {
   readonly #text: AnswerText | undefined;
   readonly #tools = new Set<string>();
-  /** Of a stream: choice and index. */
+  /** Keys of choice and index in a stream. */
   readonly #calls = new Set<string>();
   #toolCalls = 0;
   #document: Buffer[] = [];
   #documentBytes = 0;
 
-  /** @param text gathers the text, too */
+  /** @param text also gathers the text */
   constructor(text?: AnswerText) {
     this.#text = text;
   }
@@ -39,7 +34,6 @@ export class AnswerNotes {
     return this.#toolCalls;
   }
 
-  /** A choice of OpenAI's API, of a stream or of a whole answer. */
   readChoice(choice: JsonObject): void {
     const { delta, message = delta, text } = choice;
     const at = numberOf(choice['index'], 0);
@@ -61,7 +55,6 @@ export class AnswerNotes {
     }
   }
 
-  /** A block of an answer of Anthropic's API, whole or as it begins in a stream. */
   readBlock(index: unknown, block: unknown): void {
     if (!isJsonObject(block)) return;
     const { type, text, thinking, name, input } = block;
@@ -74,19 +67,16 @@ export class AnswerNotes {
     this.#readCall(0, numberOf(index, 0), name, part);
   }
 
-  /** A part of a block of such an answer. */
   readDelta(index: unknown, { text, thinking, partial_json: json }: JsonObject): void {
     this.#addText(0, text);
     if (typeof thinking === 'string') this.#text?.reasoning(0, thinking);
     if (typeof json === 'string') this.#readCall(0, numberOf(index, 0), '', json);
   }
 
-  /** Bytes of an answer that nothing has read. */
   skip(bytes: number): void {
     this.#text?.skip(bytes);
   }
 
-  /** A part of a whole answer of OpenAI's API. */
   push(chunk: Buffer): void {
     this.#documentBytes += chunk.length;
     const bytesMax = this.#text === undefined ? DOCUMENT_BYTES_MAX : CONTENT_LIMITS.documentBytesMax;
@@ -94,7 +84,6 @@ export class AnswerNotes {
     else this.#document.push(chunk);
   }
 
-  /** There is no more of the answer. Idempotent. */
   end(): void {
     const document = Buffer.concat(this.#document);
     const unread = this.#documentBytes - document.length;
@@ -109,12 +98,11 @@ export class AnswerNotes {
     }
   }
 
-  /** Once, after `end`. Null: there is none. */
+  /** Call once, after `end`. Returns `null` if there is none. */
   content(isWhole: boolean): AnswerContent | null {
     return this.#text?.content(isWhole) ?? null;
   }
 
-  /** Idempotent. */
   release(): void {
     this.#document = [];
     this.#text?.release();

@@ -1,15 +1,14 @@
 /**
- * The records of one port. Refused requests cost a sandbox nothing, so their records have a rate: what is beyond it is only
- * counted, and the sandbox's next record says how many.
+ * The request records of one port. Refused requests cost a sandbox nothing, so their records are rate limited: those
+ * beyond the rate are only counted, and the sandbox's next record has their number.
  */
 import type { Clock } from '../../../base/clock.ts';
 import { TokenBucket } from '../../../base/token-bucket.ts';
 import type { RefusedRequest, RequestLog, SentRequest } from './request-record.ts';
 
-/** Records of refused requests, per sandbox. */
 export const REFUSAL_RATE = { size: 20, refillPerSecond: 1 } as const;
 
-/** The code of a last record, which only says how many were left out. */
+/** Code of a final record that only has the number of omitted ones. */
 export const LEFT_OUT = 'left_out';
 
 type WithoutCount<T> = Omit<T, 'leftOut'>;
@@ -21,7 +20,6 @@ export class PortRecords {
   #leftOut = 0;
   #last: WithoutCount<RefusedRequest> | undefined;
 
-  /** @param log undefined: nothing is recorded */
   constructor(log: RequestLog | undefined, clock: Clock) {
     this.#log = log;
     this.#clock = clock;
@@ -42,7 +40,7 @@ export class PortRecords {
     this.#log?.refused({ ...request, leftOut: this.#takeLeftOut() });
   }
 
-  /** No record will come that could say what was left out. */
+  /** Writes a final record if no other will come to report what was omitted. */
   close(): void {
     if (this.#last === undefined) return;
     const { sandboxId, dialect } = this.#last;

@@ -7,14 +7,12 @@ import type { ExchangeContext } from '../exchange-context.ts';
 import { AnswerNotes } from './answer-notes.ts';
 import type { RefusedRequest } from './request-record.ts';
 
-/** What is known of a request for its record. */
 export class RequestHead {
   readonly dialect: string;
   readonly startedAtMs: number;
   readonly notes: AnswerNotes;
   readonly #keeping: ContentKeeping;
   readonly #sandboxId: string;
-  /** Undefined: it asks no model. */
   #operation: string | undefined;
   #model: string | null = null;
   #stream = false;
@@ -30,7 +28,7 @@ export class RequestHead {
     this.notes = new AnswerNotes(mode === 'off' ? undefined : new AnswerText(mode, memory, sandboxId));
   }
 
-  /** What a check of the body is to keep of it: nothing of one that only counts tokens, which often follows. */
+  /** Which content the body check extracts. `off` for token counts, which are frequent. */
   get mode(): ContentMode {
     return this.#operation === undefined ? 'off' : this.#keeping.mode;
   }
@@ -39,12 +37,11 @@ export class RequestHead {
     return this.#operation;
   }
 
-  /** It asks a model. */
   begin(operation: string): void {
     this.#operation = operation;
   }
 
-  /** @returns what was checked, without what is kept here */
+  /** Keeps the content. @returns the rest of what was checked */
   take({ content, ...checked }: CheckedBody): CheckedBody {
     const { model = null, stream } = checked.inspection;
     this.#model = model;
@@ -52,7 +49,7 @@ export class RequestHead {
     this.#hold?.release();
     this.#content = content ?? null;
     if (content?.body === undefined) return checked;
-    // Strings have two bytes for a character at most.
+    // A character of a string takes at most two bytes.
     const bytes = 2 * Math.min(content.bytes, CONTENT_LIMITS.requestBytesMax);
     this.#hold = this.#keeping.memory.take(this.#sandboxId, bytes);
     if (this.#hold === undefined) this.#content = null;
@@ -64,7 +61,7 @@ export class RequestHead {
     return { sandboxId: this.#sandboxId, dialect, model: this.#model, stream: this.#stream };
   }
 
-  /** Null: nothing is kept. @param isWhole the answer */
+  /** `null` if no content is kept. @param isWhole true if the answer is whole */
   content(isWhole: boolean): Content | null {
     const { mode } = this;
     if (mode === 'off') return null;

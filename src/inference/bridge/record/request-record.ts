@@ -1,48 +1,42 @@
-/** Records of requests, for a log of the host's owner. Unlike usage, no sandbox and no tenant sees them. */
+/** Records of requests, for a log of the host's owner. Unlike usage, sandboxes and tenants do not see them. */
 import type { Content } from '../content/content.ts';
 import type { UsageRecord } from '../usage.ts';
 
 /** A request that was sent to a model server, or answered in its place. */
 export interface SentRequest extends UsageRecord {
-  /** The API that the sandbox spoke. */
   readonly dialect: string;
-  /** Its name in `models.toml`; `default`: the only one. Null: a cassette has answered. */
+  /** Name in `models.toml`; `default` if there is only one. `null` if a cassette answered. */
   readonly upstream: string | null;
-  /** The upstream's name of the model. */
+  /** The upstream's name for the model. */
   readonly upstreamModel: string;
-  /** A cassette has answered. */
   readonly replayed: boolean;
-  /** Of the trace that the upstream got; null: there is none. */
+  /** Id of the trace that the upstream got; `null` if there is none. */
   readonly traceId: string | null;
-  /** Billionths of a dollar; null: the route has no price. 0: no model server was asked. */
+  /** Billionths of a dollar; `null` if the route has no price, 0 if no model server was called. */
   readonly costNanoDollars: number | null;
-  /** Names of tools that the answer called: the first ones, each once. Hostile text. */
+  /** The first different names of tools that the answer called. Hostile text. */
   readonly tools: readonly string[];
-  /** Number of these calls; at most `TOOL_LIMITS.callsMax`. */
   readonly toolCalls: number;
-  /** What was asked and answered; null: the log has none. */
+  /** Request and answer; `null` if the log keeps no content. */
   readonly content: Content | null;
   readonly leftOut: number;
 }
 
-/** A request that the bridge has refused. */
 export interface RefusedRequest {
   readonly sandboxId: string;
   readonly dialect: string;
   readonly operation: string;
-  /** As the sandbox named it; null: the body was not read, or names none. Hostile text. */
+  /** The model that the sandbox named; `null` if the body was not read or names none. Hostile text. */
   readonly model: string | null;
   readonly stream: boolean;
-  /** HTTP status. */
   readonly status: number;
-  /** For example `budget_spent`. */
   readonly code: string;
   readonly totalMs: number;
-  /** Refused requests of this sandbox since its last record that have none, since there were too many. */
+  /** Number of refused requests of this sandbox since its last record that were not recorded, to limit the rate. */
   readonly leftOut: number;
 }
 
-/** Takes records; never throws. */
+/** Receives records. Must not throw. */
 export interface RequestLog {
   sent(request: SentRequest): void;
   refused(request: RefusedRequest): void;

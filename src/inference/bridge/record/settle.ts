@@ -1,4 +1,4 @@
-/** The end of a request: its metrics, its span, its usage, its records. */
+/** Settles a request at its end: metrics, span, usage and records. */
 import { type Dispatched, type ExchangeEnd, isForOthers, UNSENT, usageRecord } from '../dispatched.ts';
 import type { ExchangeContext } from '../exchange-context.ts';
 import type { Reply } from '../reply.ts';
@@ -16,7 +16,7 @@ export function settleSent(
   const { bodyEndAtMs, sentAtMs, tokens, span, upstream, answeredBy } = dispatched;
   dispatched.draft?.end(isForOthers(dispatched));
   const { dialect, startedAtMs, notes } = head;
-  // A cassette has answered: no model server had the request.
+  // A cassette has answered, so no model server had the request.
   const isReplayed = dispatched.track?.model != null;
   const times = { startedAtMs, firstByteAtMs, endAtMs: clock.now() };
   const usage = usageRecord(dispatched, sandboxId, status, times);
@@ -39,7 +39,6 @@ export function settleSent(
   });
 }
 
-/** Counts a request, and records it if it was refused. */
 export function countEnd(
   { metrics, records, clock }: ExchangeContext,
   head: RequestHead,

@@ -1,4 +1,4 @@
-/** Whatever a model server sends, a guest has the whole answer or sees that it has not. */
+/** Whatever a model server sends, a guest gets the whole answer or sees that it is incomplete. */
 import { IncomingMessage, ServerResponse } from 'node:http';
 import { Socket } from 'node:net';
 import { describe, expect, it } from 'vitest';
@@ -32,7 +32,6 @@ import type { UpstreamApi } from '../upstream/address.ts';
 import { relayAnswer } from './relay-answer.ts';
 import { translatedBy } from './relay-translated.ts';
 
-/** Holds what a guest gets. */
 class Sink extends ServerResponse {
   readonly #parts: Buffer[] = [];
   override headersSent = false;
@@ -111,7 +110,7 @@ function dispatchedBy(name: string, api: UpstreamApi): Dispatched {
   });
 }
 
-/** Relays a stream as an exchange does. @param isCut it breaks off instead of ending */
+/** Relays a stream as an exchange does. @param isCut true if it breaks off instead of ending */
 async function relayed(
   name: string,
   api: UpstreamApi,
@@ -154,13 +153,12 @@ function expectCounts({ counts }: Dispatched): void {
   const { promptTokens, completionTokens, cachedTokens = 0 } = counts();
   const all = [promptTokens, completionTokens, cachedTokens];
   const areCounts = all.every((count) => Number.isSafeInteger(count) && count >= 0);
-  // Called for each chunk: `expect` takes longer than all of the rest.
+  // Called for each chunk: `expect` takes longer than everything else.
   if (!areCounts) expect.unreachable(all.join());
 }
 
 const WHOLE = { end: 'complete', text: TEXT, calls: CALLS, faults: [] };
 const APIS = ['openai', 'anthropic'] as const;
-/** Dialects that a server does not speak. */
 const OTHERS = Object.keys(CLIENTS).length - 1;
 const PAIRS = APIS.flatMap((api) =>
   Object.keys(CLIENTS)
@@ -178,13 +176,13 @@ async function understood(
   const stream = sink.text();
   const seen = CLIENTS[name]?.(stream);
   if (seen === undefined) throw new Error(name);
-  // What the log and the cache take for an answer is one.
+  // The log and the cache must not take anything else for an answer.
   if (seen.end === 'error' && dispatched.translated !== undefined && dispatched.complete())
     expect.unreachable(`an error that counts as complete: ${stream}`);
   return { ...seen, stream };
 }
 
-/** A guest must see as much of a server's stream as is there, or that it has not all. */
+/** A guest must see as much of a server's stream as there is, or that it is incomplete. */
 async function expectHonest(name: string, api: UpstreamApi, bytes: Buffer, random: Random): Promise<void> {
   const isCut = random() < 0.3;
   const seen = await understood(name, api, pieces(bytes, random), isCut);
@@ -207,9 +205,9 @@ describe.each(PAIRS)('a stream for a client of %s from a server of %s', (name, a
     }
   });
 
-  it('that ends after any byte is an error, or has all of the answer', async () => {
+  it('that ends after any byte is an error, or has the whole answer', async () => {
     const random = randomFrom(runSeed());
-    // Translations to the other dialects share a reader, and each has its part of the bytes.
+    // Translations to the other dialects share a reader, so each tests a part of the bytes.
     const step = name === api ? 1 : OTHERS;
     for (let length = (runSeed() + place) % step; length < whole.length; length += step) {
       const bytes = whole.subarray(0, length);
@@ -221,7 +219,7 @@ describe.each(PAIRS)('a stream for a client of %s from a server of %s', (name, a
     }
   });
 
-  it('with damaged bytes is an error, or is understood as the server’s own clients would', async () => {
+  it('with damaged bytes is an error, or is read as the server’s own clients would', async () => {
     const random = randomFrom(runSeed());
     for (let i = 0; i < 100; i += 1) {
       let bytes = damagedByte(whole, random);
@@ -230,7 +228,7 @@ describe.each(PAIRS)('a stream for a client of %s from a server of %s', (name, a
     }
   });
 
-  it('with events lost, doubled, in another order or after the end, too', async () => {
+  it('with events lost, doubled, reordered or after the end is an error, or is read as its own clients would', async () => {
     const random = randomFrom(runSeed());
     for (let i = 0; i < 60; i += 1) {
       await expectHonest(name, api, damagedOrder(events, random), random);

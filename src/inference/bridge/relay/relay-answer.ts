@@ -1,4 +1,4 @@
-/** Forwards the answer to a request, in the way in which the request was sent (io). */
+/** Forwards the answer to a request, in the way that the request was sent (io). */
 import type { Log } from '../../../base/log.ts';
 import { MessageUsage } from '../dialect/anthropic/message-usage.ts';
 import type { Operation } from '../dialect/dialect.ts';
@@ -11,7 +11,7 @@ import { isEventStream, type RelayContext, relayDocument, relayError, relayStrea
 import { relayMessage, relayMessageStream } from './relay-messages.ts';
 import { translateDocument, translateStream } from './relay-translated.ts';
 
-/** A server has no path to count tokens, or not the model. */
+/** The server has no path to count tokens, or not the model. */
 const NO_COUNT: readonly (number | undefined)[] = [404, 405, 501];
 
 /** @throws BridgeError `upstream_died`, `upstream_protocol`, `upstream_failed`, or the signal's reason */
@@ -32,7 +32,7 @@ async function relayEvents(
   relay: RelayContext,
 ): Promise<void> {
   const { operation, inspection, translated, api } = dispatched;
-  // The log has no transcripts, whatever their form.
+  // The log keeps no transcripts, whatever their form.
   const notes = operation.audio === undefined ? dispatched.notes : undefined;
   const messages = api === 'anthropic' ? new MessageUsage(notes) : undefined;
   const chunks = new StreamUsage(inspection.hideUsage, notes);
@@ -55,14 +55,14 @@ async function relayWhole(
   const { promptTokensEstimate } = inspection;
   if (api === 'anthropic') {
     const usage = new MessageUsage(notes);
-    // A count of tokens uses none.
+    // A token count uses no tokens.
     dispatched.counts = () => (operation.generates ? usage.counts(promptTokensEstimate) : NO_TOKENS);
     if (translated === undefined) await relayMessage(response, reply, usage, relay);
     else await translateDocument(response, reply, usage, translated, relay);
   } else {
     // Vectors call no tools.
     const usage = new DocumentUsage(operation.generates ? notes : undefined);
-    // What sound, or a transcript in another form, seems to tell of usage is no word of the server's.
+    // Audio, or a transcript in another form, may look like usage without being any.
     const isBytes = operation.audio !== undefined && !isJson(response);
     if (!isBytes) dispatched.counts = () => usage.counts(promptTokensEstimate, operation.generates);
     if (translated !== undefined) await translateDocument(response, reply, usage, translated, relay);
@@ -71,7 +71,7 @@ async function relayWhole(
   dispatched.outcome = 'ok';
 }
 
-/** Forwards an answer with another status than success, or the estimate in place of a count. */
+/** Forwards an unsuccessful answer, or the estimate in place of a token count. */
 export async function relayRefusal(
   response: UpstreamAnswer,
   reply: Reply,

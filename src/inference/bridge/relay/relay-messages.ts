@@ -1,6 +1,6 @@
 /**
- * Forwards an answer of Anthropic's API to a guest that speaks it, too (io). Bytes pass unchanged, but for what tells hits in
- * the upstream's cache, and the host's key in an error.
+ * Forwards an Anthropic answer to a guest that uses the same API (io). Bytes pass unchanged, except for what reveals
+ * cache hits of the upstream, and the host's key in an error.
  */
 import { hideInAnswer, hideInEvent } from '../dialect/anthropic/hide-cache-hits.ts';
 import type { MessageUsage } from '../dialect/anthropic/message-usage.ts';
@@ -62,7 +62,7 @@ export async function relayMessageStream(
   );
   if (!hasEnded()) {
     const rest = splitter.rest();
-    // The empty line after the last event may be missing, but nothing of its data.
+    // Only the empty line after the last event may be missing.
     if (parseObject(eventData(rest) ?? '') !== undefined) {
       send({ bytes: Buffer.concat([rest, Buffer.from('\n\n')]), kind: 'event' });
     }
@@ -72,7 +72,7 @@ export async function relayMessageStream(
   await drain(response, context);
 }
 
-/** Forwards any other successful answer, once it is whole. @throws as `relayMessageStream`; `upstream_failed` */
+/** Forwards any other successful answer once it is whole. @throws as `relayMessageStream`; `upstream_failed` */
 export async function relayMessage(
   response: UpstreamAnswer,
   reply: Reply,

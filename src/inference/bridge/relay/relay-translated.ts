@@ -1,4 +1,4 @@
-/** Forwards an upstream's answer in the dialect of the guest, whichever form the upstream chose (io). */
+/** Forwards an upstream's answer in the guest's dialect, whatever form the upstream chose (io). */
 import { randomBytes } from 'node:crypto';
 import { MessagesAnswerReader } from '../dialect/anthropic/read-answer.ts';
 import type { AnswerOptions, AnswerReader, AnswerTranslation, AnswerWriter } from '../dialect/dialect.ts';
@@ -22,15 +22,14 @@ export interface Translated {
   readonly reader: AnswerReader;
   readonly writer: AnswerWriter;
   readonly translation: AnswerTranslation;
-  /** The guest asked for a stream. */
   readonly stream: boolean;
 }
 
 /**
  * The translation of one answer.
- * @param keepBy keeps it, by its id
+ * @param keepBy keeps the answer by its id
  * @param api of the upstream
- * @param id hexadecimal; default: random
+ * @param id hexadecimal; random by default
  */
 export function translatedBy(
   translation: AnswerTranslation,
@@ -47,7 +46,7 @@ export function translatedBy(
 }
 
 /**
- * Translates an answer that comes as a stream of events. `usage` counts along.
+ * Translates an answer that comes as a stream of events, and counts it in `usage`.
  * @throws BridgeError `upstream_died`, `upstream_protocol`, `upstream_failed`, or the signal's reason
  */
 export async function translateStream(
@@ -68,7 +67,7 @@ export async function translateStream(
   let bytes = 0;
   const accept = (chunk: Buffer): boolean => {
     bytes += chunk.length;
-    // A plain answer is kept until it is whole.
+    // A plain answer is held until it is whole.
     if (!stream && bytes > context.limits.answerBytesMax) throw tooLong();
     const before = usage.chunks;
     const events: AnswerEvent[] = [];
@@ -90,7 +89,7 @@ export async function translateStream(
   await drain(response, context);
 }
 
-/** Translates an answer that comes whole. @throws as `translateStream` */
+/** Translates an answer that comes as a whole. @throws as `translateStream` */
 export async function translateDocument(
   response: UpstreamAnswer,
   reply: Reply,
@@ -140,7 +139,6 @@ class Output {
     if (translated.stream) reply.startStream(this.#headers);
   }
 
-  /** @returns false when the guest must read first */
   send(events: readonly AnswerEvent[]): boolean {
     const { writer, stream } = this.#translated;
     let text = '';
@@ -155,7 +153,7 @@ class Output {
     return open;
   }
 
-  /** Holds the beginning of an answer as long as it can be an error yet. @returns what can be sent */
+  /** Buffers the start of an answer until it can no longer be an error object. @returns the text to send */
   #startPlain(text: string): string {
     if (this.#started) return text;
     this.#held += text;

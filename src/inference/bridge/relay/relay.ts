@@ -1,6 +1,6 @@
 /**
- * Forwards the upstream's answer to the guest, buffering only an incomplete event (io). Only what tells the state
- * of the upstream's cache is changed.
+ * Forwards the upstream's answer to the guest, buffering only an incomplete event (io). Changes only what reveals the
+ * state of the upstream's cache.
  */
 import type { Clock } from '../../../base/clock.ts';
 import { CacheHintMask, eventLength } from '../cache-hints.ts';
@@ -22,17 +22,13 @@ export interface RelayContext {
   readonly clock: Clock;
   readonly limits: BridgeLimits;
   readonly signal: AbortSignal;
-  /** By the owner of the host; otherwise answers tell no cache hits. */
+  /** Set by the owner of the host; otherwise answers reveal no cache hits. */
   readonly showCacheHits: boolean;
-  /** The host's, which no guest or log gets. */
+  /** The host's key, which no guest or log may get. */
   readonly apiKey: string | undefined;
-  /** Called when bytes arrive from the upstream. */
   onData(): void;
-  /** Others wait for the slot of the upstream that the answer has. */
   isSlotWanted(): boolean;
-  /** Called with the number of events with text in one chunk. */
   onTokens(events: number): void;
-  /** Cancels the request. */
   cancel(reason: BridgeError): void;
 }
 
@@ -41,7 +37,7 @@ export function isEventStream(response: UpstreamAnswer): boolean {
 }
 
 /**
- * Forwards a stream of events. `usage` counts along, so it is right even if the stream breaks.
+ * Forwards a stream of events, and counts it in `usage`, which is right even if the stream breaks.
  * @throws BridgeError `upstream_died`, or the signal's reason
  */
 export async function relayStream(
@@ -67,7 +63,7 @@ export async function relayStream(
     const before = usage.chunks;
     const pieces = splitter.push(chunk);
     for (const [i, piece] of pieces.entries()) {
-      // Only the last piece of a chunk may be a part of an event that continues.
+      // Only the last piece of a chunk can be an incomplete event.
       const bytes = masked(piece.bytes, i + 1 < pieces.length || splitter.atBoundary);
       if (usage.accept(piece)) open = reply.write(bytes);
     }
@@ -75,7 +71,7 @@ export async function relayStream(
     return open;
   });
   const rest = splitter.rest();
-  // The empty line after the last event may be missing, but nothing of its data.
+  // Only the empty line after the last event may be missing.
   const wanted = isWholeEvent(rest) && usage.accept({ bytes: rest, kind: 'event' });
   // Without chunked encoding, a killed server looks like one that has finished.
   if (!usage.finished && !usage.failed) throw died('the stream ended without a finish reason');
@@ -89,7 +85,10 @@ function isWholeEvent(bytes: Buffer): boolean {
   return data === '[DONE]' || parseObject(data) !== undefined;
 }
 
-/** Forwards any other successful answer. @param isBytes it is no text, in which nothing can be hidden. @throws as `relayStream` */
+/**
+ * Forwards any other successful answer. @param isBytes true for data that is not text, in which nothing is masked.
+ * @throws as `relayStream`
+ */
 export async function relayDocument(
   response: UpstreamAnswer,
   reply: Reply,
@@ -101,7 +100,7 @@ export async function relayDocument(
   requirePlain(response);
   const mask = new CacheHintMask();
   const { 'content-length': length, ...headers } = responseHeaders(response.headers);
-  // What is masked is shorter.
+  // Masking makes it shorter.
   const sized = context.showCacheHits && length !== undefined ? { 'content-length': length } : {};
   reply.start(response.statusCode ?? 200, { ...headers, ...sized });
   await pump(response, reply, context, (chunk) => {
@@ -111,14 +110,17 @@ export async function relayDocument(
   reply.end();
 }
 
-/** @throws BridgeError `upstream_protocol`: a stream has begun */
+/** @throws BridgeError `upstream_protocol` if a stream has begun */
 export function requireDocument(reply: Reply): void {
   if (!reply.streaming) return;
   const message = 'the answer is not a stream, although one was requested';
   throw new BridgeError('upstream_protocol', message);
 }
 
-/** @throws BridgeError `upstream_protocol`: the bridge requested no compression, and can't read the answer */
+/**
+ * @throws BridgeError `upstream_protocol` for a compressed answer: the bridge requested no compression and can't read
+ * it
+ */
 export function requirePlain(response: UpstreamAnswer): void {
   const encoding = response.headers['content-encoding'] ?? 'identity';
   if (encoding === 'identity') return;
@@ -127,8 +129,8 @@ export function requirePlain(response: UpstreamAnswer): void {
 
 /**
  * Forwards an error of the upstream, without anything private to the host.
- * @param form `translation`: of the guest's dialect, if it has another form for errors; `audioPath`: of the request, which
- * most servers do not have
+ * @param form `translation`: error form of the guest's dialect, if that differs; `audioPath`: path of the request,
+ * which most servers do not have
  */
 export async function relayError(
   response: UpstreamAnswer,
@@ -177,16 +179,15 @@ function ownRefusal(status: number, tooLarge: boolean): Refusal | undefined {
 
 const NO_ROUTE: readonly number[] = [404, 405, 501];
 
-/** In the form of OpenAI's API. */
 const hasError = (text: string): boolean => isJsonObject(parseObject(text)?.['error']);
 
-/** FastAPI's own words for a route that is not there. */
+/** FastAPI's message for a missing route. */
 const NO_ROUTE_DETAIL = /^(?:not found|method not allowed)$/i;
 
 function notServed(path: string, text: string): Refusal {
   const detail = parseObject(text)?.['detail'];
   if (typeof detail === 'string' && !NO_ROUTE_DETAIL.test(detail)) {
-    // Speaches says so that it has no such model.
+    // Speaches reports a missing model this way.
     const message = detail.slice(0, MESSAGE_CHARACTERS_MAX).toWellFormed();
     return { status: 404, code: 'upstream_error', message };
   }
@@ -196,12 +197,14 @@ function notServed(path: string, text: string): Refusal {
 
 const MESSAGE_CHARACTERS_MAX = 1000;
 
-/** What the guest and the log may have of an upstream's own words. The key goes first: a part of it would stay. */
+/**
+ * The part of an upstream's message that the guest and the log may have. Removes the key before cutting, since a
+ * part of it would stay otherwise.
+ */
 export function publicMessage(text: string, apiKey: string | undefined): string {
   return withoutKey(text, apiKey).slice(0, MESSAGE_CHARACTERS_MAX).toWellFormed();
 }
 
-/** The message of an error in one of the common formats. */
 function messageOf(text: string, status: number): string {
   const fallback = `The model server answered with status ${status}.`;
   try {
@@ -215,12 +218,13 @@ function messageOf(text: string, status: number): string {
   }
 }
 
-/** Others may begin to wait for the slot at any time. */
+/** Other requests may begin to wait for the slot at any time. */
 const STALL_CHECKED_MS = 1000;
 
 /**
- * Reads to the end at the guest's pace. `onChunk` returns false to wait for the guest; what it throws ends the answer.
- * @param isDone nothing after the last chunk matters
+ * Reads to the end at the guest's pace. `onChunk` returns false to wait for the guest; an error that it throws ends the
+ * answer.
+ * @param isDone returns true if nothing after the last chunk matters
  */
 export function pump(
   response: UpstreamAnswer,
@@ -239,7 +243,7 @@ export function pump(
       reject(signal.aborted ? signal.reason : died('the connection broke', cause));
     };
     response.on('data', (chunk: Buffer) => {
-      // A stream that was destroyed still emits what it has buffered.
+      // A destroyed stream still emits what it has buffered.
       if (hasFailed || isDone()) return;
       context.onData();
       let open: boolean;
@@ -283,7 +287,7 @@ export function pump(
     });
     response.once('error', fail);
     response.once('close', () => {
-      // After a whole answer, an error would be for nobody, and take its stack.
+      // After a whole answer nothing waits for the error, so its stack trace would be wasted.
       if (!response.readableEnded) fail();
     });
   });
@@ -293,7 +297,7 @@ export function died(why: string, cause?: unknown): BridgeError {
   return new BridgeError('upstream_died', why, cause === undefined ? {} : { cause });
 }
 
-/** The whole answer, of at most `answerBytesMax`. @throws BridgeError `upstream_protocol`, or as `pump` */
+/** Reads a whole answer of at most `answerBytesMax`. @throws BridgeError `upstream_protocol`, or as `pump` */
 export async function readWhole(
   response: UpstreamAnswer,
   reply: Reply,
@@ -312,7 +316,7 @@ export async function readWhole(
   return Buffer.concat(pieces);
 }
 
-/** Gives the upstream time to end its answer, so that its connection can be used again. What it sends is dropped. */
+/** Gives the upstream time to end its answer, so that its connection can be reused. Remaining data is dropped. */
 export function drain(response: UpstreamAnswer, { clock, limits }: RelayContext): Promise<void> {
   if (response.readableEnded || response.destroyed) return Promise.resolve();
   return new Promise((resolve) => {

@@ -21,7 +21,6 @@ const action = fc.oneof(
   fc.record({ type: fc.constant('pass' as const), ms: jump }),
 );
 
-/** A clock that can also be set back. */
 class JumpingClock extends FakeClock {
   #byMs = 0;
   override now(): number {
@@ -42,7 +41,7 @@ interface Known {
   readonly atMs: number;
 }
 
-/** The same as a list, the least recently used first, without a care for time. */
+/** A naive model: a list, least recently used first, that ignores time. */
 class Model {
   known: Known[] = [];
   readonly drafts = new Map<object, { readonly scope: CacheScope; bytes: number }>();
@@ -65,7 +64,7 @@ class Model {
       const [largest, ...others] = [draft.scope, 'a', 'b', null].filter(
         (one, index, all) => after(one) === most && all.indexOf(one) === index,
       );
-      // Of two others that hold the same, either may lose.
+      // If two other scopes hold the same, either may lose an answer.
       fc.pre(others.length === 0 || largest === draft.scope);
       const victim = this.known.find((one) => one.scope === largest);
       if (victim === undefined) return false;
@@ -77,7 +76,7 @@ class Model {
 }
 
 describe('AnswerStore', () => {
-  it('forgets by time and use as a list does, holds no more than its memory, and gives to each its own', () => {
+  it('expires and evicts like a list, stays within its memory, and returns to each scope its own answers', () => {
     fc.assert(
       fc.property(fc.array(action, { maxLength: 80 }), (actions) => {
         const clock = new JumpingClock();
@@ -93,7 +92,7 @@ describe('AnswerStore', () => {
           if (one.type === 'pass') {
             const before = store.count;
             clock.pass(one.ms);
-            // What the sweep took is over.
+            // The sweep removed only expired answers.
             if (store.count < before) model.known = model.known.filter((each) => !isOver(each));
           } else if (one.type === 'get') {
             const there = model.known.find((each) => each.scope === one.scope && each.key === one.key);
@@ -140,7 +139,7 @@ describe('AnswerStore', () => {
         for (const drop of left) drop();
         model.drafts.clear();
         expect(store.bytes).toBe(model.bytes);
-        // Nobody asks again: the time alone empties it.
+        // Without further requests, time alone empties it.
         clock.advance(400_000);
         expect([store.bytes, store.count]).toEqual([0, 0]);
       }),

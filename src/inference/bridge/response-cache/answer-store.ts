@@ -1,6 +1,6 @@
 /**
- * Answers of model servers, by scope and key. In memory and bounded: an answer goes when its time is over, or when room is
- * needed. Pure.
+ * Answers of model servers by scope and key, in bounded memory. An answer is dropped when it expires or room is needed.
+ * Pure.
  *
  *     scope a ──► key ─► answer, key ─► answer, …   the least recently used one goes first,
  *     scope b ──► key ─► answer                     out of the scope that holds most
@@ -8,19 +8,18 @@
 import type { Clock } from '../../../base/clock.ts';
 import { KIB } from '../../../base/units.ts';
 
-/** What an answer takes beside its bytes, about. */
+/** Approximate memory of an answer besides its bytes. */
 export const ANSWER_OVERHEAD_BYTES = KIB;
 
 const SWEEP_INTERVAL_MS = 60_000;
 
-/** Null: the operator's. */
+/** `null` for the operator. */
 export type CacheScope = string | null;
 
-/** An answer that arrives. */
 export interface AnswerDraft<Value> {
-  /** @returns false, for good: there is no room */
+  /** @returns false, permanently, if there is no room */
   grow(bytes: number): boolean;
-  /** Ends the draft. Takes the place of what has the key. */
+  /** Ends the draft. Replaces the answer with the same key. */
   keep(key: string, value: Value, ttlMs: number): void;
   /** Ends the draft. Idempotent, also after `keep`. */
   drop(): void;
@@ -34,9 +33,8 @@ interface Entry<Value> {
 }
 
 interface Share<Value> {
-  /** Of answers and drafts. */
   bytes: number;
-  /** The least recently used one first. */
+  /** Least recently used first. */
   readonly entries: Map<string, Entry<Value>>;
   drafts: number;
 }
@@ -61,7 +59,7 @@ export class AnswerStore<Value> {
     return [...this.#shares.values()].reduce((sum, { entries }) => sum + entries.size, 0);
   }
 
-  /** @param ageMsMax of the answer; it may be kept for a shorter time */
+  /** @param ageMsMax of the answer, which may expire earlier */
   get(scope: CacheScope, key: string, ageMsMax: number): Value | undefined {
     const share = this.#shares.get(scope);
     const entry = share?.entries.get(key);
@@ -108,7 +106,7 @@ export class AnswerStore<Value> {
         if (before !== undefined) this.#remove(scope, share, key, before);
         const storedAtMs = this.#clock.now();
         share.entries.set(key, { value, bytes: held, storedAtMs, ttlMs });
-        // The answer holds them now.
+        // The answer holds these bytes now.
         held = 0;
         drop();
         this.#stopSweep ??= this.#clock.after(SWEEP_INTERVAL_MS, () => this.#sweep());
@@ -122,7 +120,7 @@ export class AnswerStore<Value> {
     this.#bytes = 0;
   }
 
-  /** A clock that was set back must not make an answer last longer. */
+  /** A clock that is set back must not make an answer last longer. */
   #isOver({ storedAtMs, ttlMs }: Entry<Value>): boolean {
     const ageMs = this.#clock.now() - storedAtMs;
     return ageMs < 0 || ageMs >= ttlMs;
@@ -131,7 +129,7 @@ export class AnswerStore<Value> {
   #makeRoom(scope: CacheScope, asking: Share<Value>, bytes: number): boolean {
     if (bytes > this.#bytesMax) return false;
     while (this.#bytes + bytes > this.#bytesMax) {
-      // Of two that hold the same, the one that asks.
+      // If two scopes hold the same, the asking one loses an answer.
       let largest = [scope, asking] as const;
       let most = asking.bytes + bytes;
       for (const other of this.#shares) {
@@ -155,7 +153,7 @@ export class AnswerStore<Value> {
     if (share.entries.size === 0 && share.drafts === 0) this.#shares.delete(scope);
   }
 
-  /** Answers that nobody asks for again would keep their room. */
+  /** Removes expired answers, which otherwise would keep their memory until they are requested again. */
   #sweep(): void {
     this.#stopSweep = undefined;
     for (const [scope, share] of this.#shares) {

@@ -20,7 +20,6 @@ const key = (of: JsonObject): string | null => exactKey({ ...base, body: of }, A
 const UNREAD = new Set(['user', 'model', 'metadata', 'store', 'stream', 'safety_identifier']);
 UNREAD.add('prompt_cache_key').add('prompt_cache_retention');
 
-/** What must be equal, as text. */
 const textOf = (of: JsonObject): string =>
   JSON.stringify(
     Object.entries(of)
@@ -53,7 +52,7 @@ describe('exactKey', () => {
     expect(keys).not.toContain(null);
   });
 
-  it('never mixes two numbers that only servers tell apart', () => {
+  it('never confuses two numbers that only servers distinguish', () => {
     fc.assert(
       fc.property(fc.bigInt({ min: 2n ** 53n, max: 2n ** 70n }), fc.boolean(), (big, isNegative) => {
         const parsed: unknown = JSON.parse(`{"a":[{"b":${isNegative ? -big : big}}]}`);

@@ -28,11 +28,11 @@ describe('exactKey of `repeatable`', () => {
     expect(repeatable(of)).toBe(expected);
   });
 
-  it('a number beyond all others never is: it would be equal to null', () => {
+  it('a number out of range has no key: it would equal null', () => {
     expect([repeatable({ seed: 1, x: JSON.parse('1e999') }), repeatable({ seed: 1, x: null })]).toEqual([false, true]);
   });
 
-  it('embeddings always are, unless they ask for several', () => {
+  it('embeddings always have a key, unless several are requested', () => {
     expect([repeatable({ input: 'a' }, false), repeatable({ n: 3 }, false)]).toEqual([true, false]);
   });
 });

@@ -1,13 +1,14 @@
 /**
- * Which requests may share an answer: those that are exactly equal, and whose model would say the same again. Pure.
+ * Decides which requests may share an answer: those that are exactly equal, and whose model would answer the same
+ * again. Pure.
  */
 import { createHash } from 'node:crypto';
 import type { ModelCache } from '../../../base/request/model-limits.ts';
 import { isJsonObject, type JsonObject } from '../json-body.ts';
 
 /**
- * Fields at the top that say who asks, and by which name. The rest counts as it is, also the order of keys below the top:
- * a model reads a schema in its order.
+ * Top-level fields that identify the caller, or name the model. All others count unchanged, including the order of
+ * nested keys: a model reads a schema in its order.
  */
 const IGNORED: ReadonlySet<string> = new Set([
   'metadata',
@@ -21,7 +22,6 @@ const IGNORED: ReadonlySet<string> = new Set([
 ]);
 
 export interface ExactRequest {
-  /** Name of the guest's dialect. */
   readonly dialect: string;
   readonly operation: { readonly name: string; readonly generates: boolean };
   readonly stream: boolean;
@@ -30,7 +30,7 @@ export interface ExactRequest {
   readonly body: JsonObject;
 }
 
-/** In hexadecimal; null: the request always goes to a model server. */
+/** The key in hexadecimal; `null` if the request must always reach a model server. */
 export function exactKey(request: ExactRequest, { requests }: ModelCache): string | null {
   const { dialect, operation, stream, allowFields, body } = request;
   if (hasSeveralAnswers(body) || !isExact(body)) return null;
@@ -38,7 +38,7 @@ export function exactKey(request: ExactRequest, { requests }: ModelCache): strin
   const hash = createHash('sha256');
   const add = (value: unknown): void => {
     const text = JSON.stringify(value);
-    // With its length, so that no two lists of texts are the same in a row.
+    // Prefixed with its length, so that no two lists of texts give the same sequence.
     hash.update(`${text.length}:`).update(text);
   };
   add([dialect, operation.name, stream, [...allowFields].sort()]);
@@ -50,15 +50,15 @@ export function exactKey(request: ExactRequest, { requests }: ModelCache): strin
   return hash.digest('hex');
 }
 
-/** They are meant to differ. */
+/** Several answers to a request are meant to differ. */
 const hasSeveralAnswers = ({ n, best_of: best }: JsonObject): boolean =>
   [n, best].some((count) => count !== undefined && count !== null && count !== 1);
 
-/** A call of a tool is meant to happen each time, so a request with tools is not. */
+/** A tool is meant to be called each time, so a request with tools is not repeatable. */
 function isRepeatable(body: JsonObject): boolean {
   const { tools, functions, options } = body;
   if (isFilled(tools) || isFilled(functions)) return false;
-  // Ollama has them one level below.
+  // Ollama nests them one level deeper.
   return [body, isJsonObject(options) ? options : {}].some(
     ({ temperature, seed, random_seed: random }) => temperature === 0 || isSeed(seed) || isSeed(random),
   );
@@ -67,10 +67,10 @@ function isRepeatable(body: JsonObject): boolean {
 const isFilled = (value: unknown): boolean =>
   Array.isArray(value) ? value.length > 0 : value !== undefined && value !== null;
 
-/** Servers take a negative one for none. */
+/** Servers treat a negative seed as none. */
 const isSeed = (value: unknown): boolean => typeof value === 'number' && value >= 0;
 
-/** False: two numbers that the model server tells apart may be equal here, since ours have 53 bits. */
+/** False if a number has more than the 53 bits kept here: the server may distinguish two that look equal. */
 function isExact(value: unknown): boolean {
   if (typeof value === 'number') {
     return Number.isSafeInteger(value) || (Number.isFinite(value) && !Number.isInteger(value));

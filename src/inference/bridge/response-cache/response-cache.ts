@@ -1,9 +1,9 @@
 /**
- * Answers of model servers that are given again to exactly equal requests of the same tenant, if the sandbox's owner wants
- * that. They are kept as the server gave them, so each is relayed like a new one: counted, masked, translated.
+ * Reuses answers of model servers for exactly equal requests of the same tenant, if the sandbox's owner enables it.
+ * Answers are kept as the server sent them, so each is relayed like a new one: counted, masked, translated.
  *
  *     a route of the request has the answer ─► hit: neither queue nor budget nor model server
- *     none has                              ─► miss: the answer is shown to a draft while it passes, and kept if it is whole
+ *     none has                              ─► miss: a draft records the answer as it passes, and keeps it if it is whole
  */
 import { createHash } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
@@ -21,12 +21,11 @@ import type { UpstreamAnswer } from '../tape/tape.ts';
 import type { UpstreamApi, UpstreamTarget } from '../upstream/address.ts';
 import { type AnswerDraft, AnswerStore, type CacheScope } from './answer-store.ts';
 
-/** Answers of all tenants, in bytes. */
+/** Memory in bytes for answers of all tenants. */
 export const RESPONSE_CACHE_BYTES = 256 * MIB;
-/** A longer answer is not kept. */
 export const CACHED_ANSWER_BYTES_MAX = 4 * MIB;
 
-/** Of the guest, and may change what the model server answers. */
+/** Headers of the guest that may change the model server's answer. */
 const ANSWER_HEADERS = ['accept', 'anthropic-beta', 'anthropic-version', 'openai-beta'] as const;
 
 /** A longer document is no error. */
@@ -34,28 +33,26 @@ const ERROR_BYTES_MAX = 16 * KIB;
 
 export interface CachedAnswer {
   readonly api: UpstreamApi;
-  /** The upstream's name of the model. */
+  /** The upstream's name for the model. */
   readonly model: string;
-  /** Its name in `models.toml`. */
+  /** Name in `models.toml`. */
   readonly upstream: string;
-  /** Guests see its name in errors, and never the key. */
+  /** Guests see the name in errors, but never the key. */
   readonly target: Pick<UpstreamTarget, 'name' | 'apiKey'>;
   readonly status: number;
   readonly contentType: string | undefined;
   readonly body: Buffer;
 }
 
-/** One request that takes part. */
 export interface CacheUse {
   readonly hit: CachedAnswer | undefined;
-  /** For an attempt, when it is sent. Undefined: its answer would not be one of the route that was asked for. */
+  /** Begins a draft when an attempt is sent. Undefined if its answer would come from a route that was not looked up. */
   draft(target: UpstreamTarget, route: Route): CacheDraft | undefined;
 }
 
 export interface CacheDraft {
-  /** @returns the same answer, to be read instead */
   show(answer: UpstreamAnswer): UpstreamAnswer;
-  /** The exchange has ended. @param isWhole the answer was passed on as it should be */
+  /** Call when the exchange has ended. @param isWhole true if the answer was passed on correctly and whole */
   end(isWhole: boolean): void;
 }
 
@@ -64,14 +61,13 @@ export interface CacheRequest {
   readonly policy: BridgePolicy;
   readonly asked: Pick<Asked, 'exact' | 'forms' | 'plan'>;
   readonly headers: IncomingHttpHeaders;
-  /** By name, now. */
   readonly upstreamOf: (name: string) => RoutedUpstream | undefined;
 }
 
-/** Tells a guest whose sandbox has the cache. */
+/** Shows guests whose sandbox has the cache whether it was hit. */
 export const CACHE_HEADER = 'x-neurovisor-cache';
 
-/** Undefined: the request takes no part. With a cassette none does: it has an answer for each request. */
+/** Undefined if the request does not use the cache, as always with a cassette, which has an answer for each request. */
 export function cacheUse(
   context: {
     readonly cache: ResponseCache;
@@ -92,7 +88,7 @@ export function cacheUse(
 
 export class ResponseCache {
   readonly #store: AnswerStore<CachedAnswer>;
-  /** A server of `models.toml` that has changed is another object. */
+  /** A `models.toml` server that has changed is a new object. */
   readonly #numbers = new WeakMap<RoutedUpstream, number>();
   #count = 0;
   readonly #requests = new Counter({
@@ -107,7 +103,6 @@ export class ResponseCache {
     for (const result of ['hit', 'miss']) this.#requests.add({ result }, 0);
   }
 
-  /** Undefined: the request does not take part. */
   use({ scope, policy, asked, headers, upstreamOf }: CacheRequest): CacheUse | undefined {
     const { exact, forms, plan } = asked;
     const { cache } = policy;
@@ -118,7 +113,7 @@ export class ResponseCache {
       digest([this.#identityOf(upstream, target), route.model, exact, shaping]);
     const keys = new Set<string>();
     let hit: CachedAnswer | undefined;
-    // Those of fallbacks would answer although the model that was asked for can.
+    // Only routes of the first group: fallbacks must not answer while the requested model can.
     for (const route of plan.groups[0] ?? []) {
       const upstream = plannedUpstream(plan, route, upstreamOf);
       if (upstream === undefined) continue;
@@ -171,7 +166,7 @@ export class ResponseCache {
     this.#store.close();
   }
 
-  /** @param target of the only upstream, whose object stays when another server takes its place */
+  /** @param target of the only upstream, whose object stays when another server replaces it */
   #identityOf(upstream: RoutedUpstream, target: UpstreamTarget | undefined): unknown {
     let number = this.#numbers.get(upstream);
     if (number === undefined) {
@@ -217,7 +212,7 @@ class Draft implements CacheDraft {
     return new ShownAnswer(answer, (chunk) => {
       this.#bytes += chunk.length;
       if (this.#bytes <= CACHED_ANSWER_BYTES_MAX && draft.grow(chunk.length)) {
-        // A chunk is often a part of a larger buffer.
+        // A chunk is often a part of a larger buffer, which a reference would keep.
         this.#chunks.push(Buffer.from(chunk));
         return;
       }
@@ -238,7 +233,7 @@ class Draft implements CacheDraft {
   }
 }
 
-/** Without a length or chunks, an answer whose server died looks whole. */
+/** Without a length or chunked encoding, an answer whose server died looks whole. */
 const hasLength = (headers: IncomingHttpHeaders): boolean =>
   (headers['content-length'] ?? headers['transfer-encoding']) !== undefined;
 

@@ -23,7 +23,7 @@ describe('conversationOf', () => {
     expect(conversationOf(body)).not.toBe(begun);
   });
 
-  it('reads text in parts, and leaves out the rest', () => {
+  it('reads text in parts, and ignores the rest', () => {
     const of = (...parts: unknown[]) => conversationOf({ messages: [{ role: 'user', content: parts }] });
     const text = { type: 'text', text: 'What is this?' };
     const image = { type: 'image_url', image_url: { url: 'data:,a' } };
@@ -32,7 +32,7 @@ describe('conversationOf', () => {
   });
 
   it.each([[{}], [{ input: 'a' }], [{ messages: 1 }], [{ messages: [] }], [{ prompt: [1, 2] }]])(
-    'of %j: there is none',
+    'is null for %j',
     (body) => expect(conversationOf(body)).toBeNull(),
   );
 

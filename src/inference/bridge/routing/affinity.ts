@@ -1,19 +1,20 @@
 /**
- * Requests of one conversation go to the same replica, whose cache holds its beginning. Rendezvous hashing with weights:
- * each route draws a number from the conversation, so a route that comes or goes moves only its own share. Pure.
+ * Routes requests of one conversation to the same replica, whose cache holds its beginning. Uses weighted rendezvous
+ * hashing: each route draws a number from the conversation, so an added or removed route moves only its own share.
+ * Pure.
  */
 import { createHash } from 'node:crypto';
 import { isJsonObject, type JsonObject } from '../json-body.ts';
 import type { Route } from './route-table.ts';
 
-/** Enough to tell conversations of one agent apart; prompts can have megabytes. */
+/** Enough to distinguish the conversations of one agent; prompts can have megabytes. */
 const TEXT_CHARACTERS_MAX = 4096;
 const MESSAGES_MAX = 16;
 const PARTS_MAX = 16;
 
 /**
- * What all requests of a conversation have in common: instructions, and what comes before the first answer of the model.
- * Null: no text, as for embeddings.
+ * The common part of all requests of a conversation: instructions, and what precedes the model's first answer. `null`
+ * if there is no text, as for embeddings.
  * @param body of chat completions, completions or messages, with fields of any type
  */
 export function conversationOf(body: JsonObject): string | null {
@@ -24,7 +25,6 @@ export function conversationOf(body: JsonObject): string | null {
   return createHash('sha256').update(key).digest('base64url');
 }
 
-/** Up to the first answer. */
 function opening(messages: readonly unknown[]): readonly string[] {
   const texts: string[] = [];
   for (const message of messages.slice(0, MESSAGES_MAX)) {
@@ -46,7 +46,7 @@ function textOf(content: unknown): string {
     .slice(0, TEXT_CHARACTERS_MAX);
 }
 
-/** In [0, 1), the same for the same affinity and route; by chance where there is none. */
+/** In [0, 1), the same for the same affinity and route; random without an affinity. */
 export type Draw = (affinity: string | null, route: Route) => number;
 
 export const drawByHash: Draw = (affinity, { upstream, model }) => {

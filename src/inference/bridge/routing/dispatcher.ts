@@ -2,10 +2,10 @@
  * Tries one route after the other until an upstream answers (io).
  *
  *     choose ─► its queue ─► send ─┬─ answer ─► the guest gets it
- *        ▲                         └─ no connection, 429, 5xx …: the next route, if the model's table says so
+ *        ▲                         └─ no connection, 429, 5xx …: the next route, if the model's table allows it
  *        └──────────────────────────────┘
  *
- * The guest has no byte of an answer before that, and no answer is left once its head was good.
+ * The guest gets no byte before an upstream answers, and the answer is never switched once its head was good.
  */
 import { assert } from '../../../base/assert.ts';
 import type { Clock } from '../../../base/clock.ts';
@@ -34,10 +34,10 @@ export type SendAttempt = (target: UpstreamTarget, route: Route, signal: AbortSi
 
 export interface DispatchRequest {
   readonly plan: Plan;
-  /** Requests with the same key prefer the same upstream; null: any. */
+  /** Requests with the same key prefer the same upstream; `null` for no preference. */
   readonly affinity: string | null;
   readonly signal: AbortSignal;
-  /** Waits for a slot of the upstream. The dispatcher releases it only when it leaves that upstream. */
+  /** Waits for a slot of the upstream. The dispatcher releases it only when it switches to another upstream. */
   readonly enter: (target: UpstreamTarget) => Promise<Checked<Turn>>;
   readonly send: SendAttempt;
 }
@@ -59,9 +59,9 @@ export class Dispatcher {
   readonly #options: DispatcherOptions;
   readonly #table: RouteTable;
   #upstreams: ReadonlyMap<string, RoutedUpstream> = new Map();
-  /** Of the table, when `#upstreams` was made. */
+  /** The table's upstreams from which `#upstreams` was made. */
   #seen: RouteTable['upstreams'] | undefined;
-  /** Without a table there is no other upstream to turn to, so every request is sent. */
+  /** False without a table: there is no other upstream, so every request is sent. */
   readonly #judges: boolean;
   readonly #router: Router;
   readonly #attempts = new Counter({
@@ -71,7 +71,6 @@ export class Dispatcher {
     labels: ['upstream', 'result'],
     seriesMax: 512,
   });
-  /** As last seen, for whether they are busy. */
   readonly #targets = new Map<string, UpstreamTarget>();
 
   constructor(options: DispatcherOptions) {
@@ -86,12 +85,10 @@ export class Dispatcher {
     this.#follow();
   }
 
-  /** There is more than one upstream. */
   get hasChoice(): boolean {
     return this.#table.upstreams.length > 1;
   }
 
-  /** As it is now. Undefined: there is none of this name any more. */
   upstreamOf(name: string): RoutedUpstream | undefined {
     return this.#upstreams.get(name);
   }
@@ -101,8 +98,8 @@ export class Dispatcher {
   }
 
   /**
-   * Resolves with the first answer that is no cause to try another route, or with the last one; or with the refusal of
-   * a queue.
+   * Resolves with the first answer that does not require another route, else the last one; or with the refusal of a
+   * queue.
    * @throws UpstreamsPausedError; as `SendAttempt`
    */
   async dispatch(request: DispatchRequest): Promise<Checked<Delivery>> {
@@ -123,7 +120,7 @@ export class Dispatcher {
         const entered = await request.enter(target);
         if (!entered.ok) return entered;
         turn = entered.value;
-        // It may have failed for others during the wait, or `models.toml` has changed.
+        // During the wait it may have failed for others, or `models.toml` may have changed.
         if (!this.#isAvailable(route) || this.#upstream(route) !== upstream) {
           leave(turn);
           continue;
@@ -183,7 +180,7 @@ export class Dispatcher {
     }
   }
 
-  /** A program may have told another key during the wait. */
+  /** A program may have printed another key during the wait. */
   async #withKeyOfNow(target: UpstreamTarget, route: Route, signal: AbortSignal): Promise<UpstreamTarget> {
     if (target.onDenied === undefined) return target;
     const now = await this.#target(route, signal);
@@ -194,7 +191,6 @@ export class Dispatcher {
     return (route) => this.#options.draw(affinity, route);
   }
 
-  /** Takes over what has changed in the table. */
   #follow(): void {
     const { upstreams } = this.#table;
     if (upstreams === this.#seen) return;
@@ -208,7 +204,7 @@ export class Dispatcher {
     }
     for (const upstream of this.#upstreams.keys()) {
       if (before.has(upstream)) continue;
-      // Prometheus sees no first increase of a series that begins with it.
+      // Creates all series at 0: Prometheus misses the first increase of a series that begins with it.
       for (const result of RESULTS) this.#attempts.add({ upstream, result }, 0);
     }
   }
@@ -225,7 +221,7 @@ export class Dispatcher {
     return plan.fallbackOn.has(cause) && this.#choose(plan, tried, draw).kind !== 'none';
   }
 
-  /** It is still there, did not move elsewhere, and understands the request. */
+  /** True if the upstream still exists at the same address and understands the request. */
   #isAsPlanned({ upstreams }: Plan, name: string): boolean {
     const now = this.#upstreams.get(name);
     if (now === undefined) return false;
@@ -277,7 +273,7 @@ function causeOf(status: number): FailureCause | null {
   return status >= 500 ? '5xx' : null;
 }
 
-/** 529: overloaded, of Anthropic and of those who follow it. */
+/** 529 is "overloaded" at Anthropic and compatible services. */
 const OVERLOADED: ReadonlySet<number> = new Set([502, 503, 504, 529]);
 
 function endOf({ statusCode = 0, headers }: UpstreamAnswer, wallMs: number): AttemptEnd {
@@ -287,7 +283,7 @@ function endOf({ statusCode = 0, headers }: UpstreamAnswer, wallMs: number): Att
   return { kind: statusCode >= 500 ? 'unsure' : 'answered' };
 }
 
-/** Null: the upstream may have seen the request, or another route would not help. */
+/** `null` if the upstream may have seen the request, or another route would not help. */
 function failureOf(error: unknown, signal: AbortSignal): FailureCause | null {
   if (signal.aborted || !(error instanceof BridgeError)) return null;
   if (error instanceof NotConnectedError) return 'connect';
@@ -296,7 +292,7 @@ function failureOf(error: unknown, signal: AbortSignal): FailureCause | null {
 
 function pausedError({ cause, retryInMs }: Extract<Choice, { kind: 'none' }>, model: string): Error {
   if (retryInMs === Number.POSITIVE_INFINITY) {
-    // Since it was chosen.
+    // The server was removed after it had been chosen.
     return new BridgeError('upstream_unreachable', `find a server of ${model} in models.toml`);
   }
   const code = cause === '429' ? 'upstream_limited' : 'upstream_unavailable';

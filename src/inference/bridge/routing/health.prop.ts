@@ -1,4 +1,4 @@
-/** The breaker against a model that remembers everything, and bounds whatever happens. */
+/** Tests the breaker against a naive model with full history, and its bounds under any events. */
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { type AttemptEnd, Health, type HealthLimits } from './health.ts';
@@ -12,7 +12,7 @@ const failed = (retryAfterMs: fc.Arbitrary<number | null>): fc.Arbitrary<Attempt
     cause: fc.constantFrom('connect' as const, '5xx' as const),
     retryAfterMs,
   });
-// Mostly failures, or the breaker would hardly open.
+// Mostly failures; otherwise the breaker would rarely open.
 const end: fc.Arbitrary<AttemptEnd> = fc.oneof(
   { weight: 12, arbitrary: failed(fc.constant(null)) },
   failed(wait),
@@ -36,7 +36,7 @@ class Model {
   opens: number[] = [];
   readonly probes = new Set<object>();
   probeUntil = Number.NEGATIVE_INFINITY;
-  /** Of all models: the model is null. */
+  /** `model` is null if the pause applies to all models. */
   pauses: { readonly model: string | null; readonly until: number }[] = [];
 
   get openMs(): number {
@@ -104,7 +104,7 @@ it('Health: agrees with its model after any steps, and a refusal names a bounded
           if (availability.ok) continue;
           expect(availability.retryInMs).toBeGreaterThan(0);
           expect(availability.retryInMs).toBeLessThanOrEqual(LIMITS.pauseMsMax);
-          // Once nothing runs, the time that it names is enough.
+          // Once nothing runs, waiting for the named time is enough.
           if (running.length > 0) continue;
           const later = now + availability.retryInMs;
           const then = health.availability(later, name);
@@ -115,13 +115,13 @@ it('Health: agrees with its model after any steps, and a refusal names a bounded
   );
 });
 
-it('Health: what one request can cause by its content opens nothing', () => {
+it("Health: outcomes that one request's content can cause open nothing", () => {
   const health = new Health(LIMITS);
   for (let i = 0; i < 100; i += 1) health.end(health.begin(i, 'm'), { kind: 'unsure' }, i);
   expect(health.availability(100, 'm')).toEqual({ ok: true });
 });
 
-it('Health: a probe that nobody answers closes the door to others only for a while', () => {
+it('Health: an unanswered probe keeps others out only for a bounded time', () => {
   const health = new Health(LIMITS);
   const failure = { kind: 'failed', cause: 'connect', retryAfterMs: null } as const;
   for (let i = 0; i < LIMITS.failuresMax; i += 1) health.end(health.begin(0, 'm'), failure, 0);
@@ -135,7 +135,7 @@ it('Health: a probe that nobody answers closes the door to others only for a whi
   expect(health.availability(220, 'm')).toEqual({ ok: true });
 });
 
-it('keeps the pauses of a thousand models that end last, whatever names guests make up', () => {
+it('keeps the thousand model pauses that end last, whatever names guests invent', () => {
   const health = new Health({ ...LIMITS, pauseMsMax: 1_000_000 });
   const limit = (model: string, retryAfterMs: number): void =>
     health.end(health.begin(0, model), { kind: 'limited', retryAfterMs }, 0);

@@ -1,28 +1,28 @@
 /**
- * Whether an upstream is worth an attempt: a circuit breaker, and the pause that a 429 asks for. Pure.
+ * Decides whether an upstream is worth an attempt: a circuit breaker, and the pause that a 429 asks for. Pure.
  *
  *     closed ── failures in a row ──► open ── time ──► half open: one attempt ── success ──► closed
  *        ▲                             ▲                        └──── failure: twice the time ──┐
  *        └── 503 with a time: pause, any state ────────────────────────────────────────────────────┘
  *
- * A 429 pauses one model of the upstream: hosted services limit each model of a key, and no header says that it is more.
+ * A 429 pauses one model of the upstream: hosted services limit each model of a key, and no header says that the limit
+ * is wider.
  *
- * An attempt of a half-open breaker may take minutes until its answer begins, so it keeps others away only as long as the
- * breaker was open.
+ * An attempt of a half-open breaker may take minutes until its answer begins, so it keeps others out only for as long
+ * as the breaker was open.
  *
- * Only failures that no request can cause alone count: no connection, and the statuses 502 to 504 of a gateway or an
- * overloaded server. A 500 or a timeout may be due to one sandbox's prompt, which must not close the door to all.
+ * Only failures that no single request can cause count: no connection, and the statuses 502 to 504 of a gateway or an
+ * overloaded server. A 500 or a timeout may be due to one sandbox's prompt, which must not lock out all others.
  */
 import type { FailureCause } from './route-table.ts';
 
 export interface HealthLimits {
-  /** Failures in a row that open the breaker. */
   readonly failuresMax: number;
   readonly openMs: number;
   readonly openMsMax: number;
-  /** Pause after a 429 that names no time. */
+  /** Pause after a 429 without a time. */
   readonly pauseMs: number;
-  /** Longest pause that an upstream can ask for. */
+  /** Limit of a pause that an upstream asks for. */
   readonly pauseMsMax: number;
 }
 
@@ -34,7 +34,7 @@ export const HEALTH_LIMITS: HealthLimits = {
   pauseMsMax: 600_000,
 };
 
-/** Models with a pause of their own. Without a list of an upstream's models, guests name what they like. */
+/** Limit of models with a pause of their own. Without a model list of the upstream, guests may use any name. */
 const LIMITED_MODELS_MAX = 1_000;
 const LIMITED_NAME_CHARACTERS_MAX = 1_000;
 
@@ -44,7 +44,10 @@ export type Availability =
 
 const AVAILABLE: Availability = { ok: true };
 
-/** How an attempt ended, with the wait that the answer asks for, if any. `unsure`: canceled, or a failure that may be the request's own. */
+/**
+ * How an attempt ended, with the wait that the answer asks for, if any. `unsure`: canceled, or a failure that the
+ * request itself may have caused.
+ */
 export type AttemptEnd =
   | { readonly kind: 'answered' }
   | { readonly kind: 'failed'; readonly cause: Exclude<FailureCause, '429'>; readonly retryAfterMs: number | null }
@@ -54,15 +57,15 @@ export type AttemptEnd =
 export class Health {
   readonly #limits: HealthLimits;
   #failures = 0;
-  /** Null: closed. */
+  /** `null` while closed. */
   #openUntilMs: number | null = null;
   #openMs: number;
   #cause: FailureCause = 'connect';
-  /** End of the time for the attempt of a half-open breaker alone. */
+  /** Until then, only the half-open breaker's attempt runs. */
   #probingUntilMs = Number.NEGATIVE_INFINITY;
   #pausedUntilMs = Number.NEGATIVE_INFINITY;
   #pauseCause: FailureCause = '5xx';
-  /** Ends of the pauses that 429s asked for, by model; those that are over go with the next 429. */
+  /** Ends of the pauses after 429s, by model. Expired ones are removed at the next 429. */
   readonly #limitedUntilMs = new Map<string, number>();
 
   constructor(limits: HealthLimits = HEALTH_LIMITS) {
@@ -90,7 +93,7 @@ export class Health {
       : AVAILABLE;
   }
 
-  /** Begins an attempt at a model, which must be available. Returns whether it is one of a half-open breaker. */
+  /** Begins an attempt at an available model. `isProbe` is true if it is the attempt of a half-open breaker. */
   begin(nowMs: number, model: string): { readonly isProbe: boolean; readonly model: string } {
     const isProbe = this.#openUntilMs !== null;
     if (isProbe) this.#probingUntilMs = nowMs + this.#openMs;
@@ -103,7 +106,7 @@ export class Health {
     if (end.kind === 'failed' && end.retryAfterMs !== null) {
       this.#pause(end.retryAfterMs, end.cause, nowMs);
     }
-    // While the breaker is open, attempts from before don't decide.
+    // While the breaker is open, earlier attempts don't decide.
     if (end.kind === 'unsure' || (this.#openUntilMs !== null && !isProbe)) return;
     // Another probe may have closed it meanwhile.
     if (end.kind === 'failed') this.#fail(end.cause, isProbe && this.#openUntilMs !== null, nowMs);

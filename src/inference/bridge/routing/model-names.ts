@@ -1,4 +1,4 @@
-/** Which models a sandbox may use, and the routes to each (io: the lists of upstreams). */
+/** Resolves which models a sandbox may use, and the routes to each (io: the lists of upstreams). */
 import { ignore } from '../../../base/ignore.ts';
 import { orAborted } from '../../../base/time-limit.ts';
 import type { Operation } from '../dialect/dialect.ts';
@@ -20,12 +20,12 @@ import {
 import type { Plan } from './router.ts';
 
 export interface ResolvedModel {
-  /** The name in records; without a table the upstream's. */
+  /** Name in records; without a table, the upstream's name. */
   readonly model: string;
   readonly plan: Plan;
 }
 
-/** `none`: only what needs no upstream. `fresh`: asks again, unless that was done just now. */
+/** `none`: uses only what needs no upstream. `fresh`: asks again, unless that was done just now. */
 type Lists = 'none' | 'cached' | 'fresh';
 
 const NO_FALLBACK: ReadonlySet<FallbackCause> = new Set();
@@ -56,7 +56,7 @@ export class ModelNames {
     return models.filter(({ id }) => usable.has((Object.hasOwn(aliases, id) ? aliases[id] : id) ?? id));
   }
 
-  /** One of them, under the name by which the sandbox knows it. @throws BridgeError as `visible` */
+  /** One of them, under the name that the sandbox uses. @throws BridgeError as `visible` */
   async entry(id: string, policy: BridgePolicy, signal: AbortSignal): Promise<Checked<ModelEntry>> {
     const visible = await this.visible(policy, signal);
     const resolved = await this.resolve(id, policy, 'text', signal);
@@ -65,7 +65,6 @@ export class ModelNames {
     return accepted({ created: 0, ownedBy: 'neurovisor', ...model, id });
   }
 
-  /** The model that a guest asked for, and the routes to it. */
   async resolve(
     asked: string | undefined,
     policy: BridgePolicy,
@@ -104,7 +103,7 @@ export class ModelNames {
 
   async #plan(model: string, policy: BridgePolicy, signal: AbortSignal): Promise<Plan> {
     if (typeof this.#source === 'function') {
-      // There are no prices without a table, and a server elsewhere may have some.
+      // Without a table there are no prices, and a remote server may charge.
       const target = await orAborted(this.#source(), signal);
       return { ...onlyPlan(model, isLocal(target) ? {} : { price: null }), target };
     }
@@ -138,7 +137,7 @@ export class ModelNames {
       .filter(({ length }) => length > 0);
   }
 
-  /** The models that a sandbox may use, before its allowlist; null: unknown, and any name may be one. */
+  /** The models that a sandbox may use, before its allowlist; `null` if unknown, and then any name may be one. */
   async #listed(policy: BridgePolicy, lists: Lists, signal: AbortSignal): Promise<readonly ModelEntry[] | null> {
     if (typeof this.#source === 'function') {
       if (lists === 'none') return null;
@@ -156,7 +155,7 @@ export class ModelNames {
     return [...all.values()];
   }
 
-  /** What upstreams list and the sandbox may use, by upstream. A model of the table has only the routes named there. */
+  /** Listed models that the sandbox may use, by upstream. A model of the table has only the routes named there. */
   async #discovered(
     { allowHosted }: BridgePolicy,
     lists: Exclude<Lists, 'none'>,
@@ -192,8 +191,8 @@ export class ModelNames {
 }
 
 /**
- * The model of a recorded answer, if the sandbox may use the one that it asks for.
- * @param played the upstream's name of the model that answered
+ * The model of a recorded answer, if the sandbox may use the requested one.
+ * @param played the upstream's name for the model that answered
  */
 export function playedModel(
   played: string,
@@ -213,7 +212,6 @@ export function useOf({ generates, audio }: Operation): ModelUse {
   return generates ? 'text' : 'embeddings';
 }
 
-/** Where there is no table. */
 export function onlyPlan(model: string, price: Pick<Route, 'price'> = {}): Plan {
   const routes = [{ upstream: ONLY_UPSTREAM, model, weight: 1, ...price }];
   return { model, groups: [routes], fallbackOn: NO_FALLBACK };

@@ -118,7 +118,7 @@ describe('parseModelsFile', () => {
     expect(() => parseModelsFile(`${UPSTREAM}[models.m]\n${upstream}\n${line}`)).toThrow(message);
   });
 
-  it('reads engines: of a file, of a pulled model, or of the model that set-up fetches; a route to one has its only name', () => {
+  it('reads engines of a file, a pulled model, or the set-up’s model; a route to one uses its only name', () => {
     const { upstreams, models } = parseModelsFile(`
       [upstreams.small]
       engine = true
@@ -157,14 +157,14 @@ describe('parseModelsFile', () => {
     ['http://[2001:db8::1]', true],
     ['https://localhost.example.com', true],
     ['https://gpu.internal', true],
-    // A number in another notation is the same address.
+    // The same address in another notation.
     ['http://2130706433:1', false],
   ])('%s is hosted elsewhere by default: %s', (url, isHosted) => {
     const [upstream] = parseModelsFile(`[upstreams.a]\nurl = "${url}"`).upstreams;
     expect(upstream).toMatchObject({ isHosted, discover: !isHosted });
   });
 
-  it('reads the betas that sandboxes may turn on at an upstream of Anthropic’s API', () => {
+  it('reads the betas that sandboxes may enable at an upstream with Anthropic’s API', () => {
     const [upstream] = parseModelsFile(`${UPSTREAM}api = "anthropic"\nbetas = ["context-1m-2025-08-07"]`).upstreams;
     expect(upstream?.target).toMatchObject({ betas: ['context-1m-2025-08-07'] });
   });

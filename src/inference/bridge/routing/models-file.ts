@@ -17,33 +17,31 @@ import {
   type RoutedUpstream,
 } from './route-table.ts';
 
-/** Where a key is. */
 export type KeySource =
   | { readonly env: string }
   /** Relative to the file's folder. */
   | { readonly file: string }
-  /** A program and its arguments, which prints it. */
+  /** A program with its arguments, which prints the key. */
   | { readonly command: readonly string[] };
 
-/** A model of the built-in engine. */
 export type EngineSource =
-  /** The one that set-up fetches. */
+  /** The model that set-up fetches. */
   | { readonly kind: 'usual' }
-  /** One that `neurovisor models pull` has fetched. */
+  /** A model that `neurovisor models pull` has fetched. */
   | { readonly kind: 'pulled'; readonly model: string }
   /** A GGUF file, relative to the file's folder. */
   | { readonly kind: 'file'; readonly path: string };
 
 export interface FileUpstream extends Pick<RoutedUpstream, 'name' | 'isHosted' | 'answerWithinMs' | 'discover'> {
-  /** As written; of an engine, for people. */
+  /** As written; for an engine, only for display. */
   readonly url: string;
-  /** Not null: an engine of this host, and `target` has no address. Its model has the upstream's name. */
+  /** Non-null for an engine of this host: then `target` has no address, and the model has the upstream's name. */
   readonly engine: EngineSource | null;
   readonly api: UpstreamApi;
-  /** Without its key. */
+  /** Without the key. */
   readonly target: UpstreamTarget;
   readonly key: KeySource | null;
-  /** PEM file of the only authority for its certificate; null: those that the host trusts. */
+  /** PEM file of the only CA for its certificate; `null` for those that the host trusts. */
   readonly caFile: string | null;
 }
 
@@ -68,7 +66,7 @@ const FALLBACK_BY_DEFAULT: readonly FallbackCause[] = ['connect', 'timeout', '42
 
 type Upstreams = ReadonlyMap<string, Pick<FileUpstream, 'isHosted' | 'engine'>>;
 
-/** @throws BridgeError `models_file_invalid`, naming the line of a fault in TOML, or the key of another one */
+/** @throws BridgeError `models_file_invalid`; names the line of a TOML error, or else the faulty key */
 export function parseModelsFile(text: string): ModelsFile {
   if (text.length > CHARACTERS_MAX) throw invalid('it', 'is too long');
   const root = new Table('', parseToml(text));
@@ -119,7 +117,7 @@ function upstreamOf(name: string, table: Table): FileUpstream {
   return upstream;
 }
 
-/** Whatever is no path is the name of a pulled model. */
+/** Anything but a path is the name of a pulled model. */
 function engineSource(value: string | true): EngineSource {
   if (value === true) return { kind: 'usual' };
   const isPath = value.includes('/') || /\.gguf$/i.test(value);
@@ -159,7 +157,7 @@ function apiOf(table: Table): UpstreamApi {
   throw invalid(table.at('api'), `is "${shown(text)}", which is none of ${UPSTREAM_APIS.join(', ')}`);
 }
 
-/** Of an upstream of Anthropic's API: of others the key is unknown. */
+/** Only for upstreams with Anthropic's API; for others the key is unknown. */
 function betasOf(table: Table): Pick<UpstreamTarget, 'betas'> {
   const betas = table.texts('betas');
   if (betas === null) return {};
@@ -249,7 +247,7 @@ function routeOf(name: string, table: Table, upstreams: Upstreams, price: Price 
   return { upstream, model, weight, ...(price === null && !isHosted ? {} : { price }) };
 }
 
-/** Null: none is named. */
+/** `null` if no price is given. */
 function priceOf(table: Table): Price | null {
   const price = table.table('price', 'a table in dollars for a million tokens: { input = 0.25, output = 2 }');
   if (price === null) return null;
@@ -275,7 +273,7 @@ function checkName(name: string, path: string): void {
   if (!ok) throw invalid(path, `has no name of 1 to ${NAME_CHARACTERS_MAX} printable characters`);
 }
 
-/** A table whose keys are taken one by one; `end` refuses what is left, such as a misspelled key. */
+/** A table whose keys are read one by one; `end` refuses those that remain, e.g. misspelled ones. */
 class Table {
   readonly path: string;
   readonly #values: Map<string, unknown>;
@@ -312,7 +310,6 @@ class Table {
     throw invalid(this.at(key), 'must be true or false');
   }
 
-  /** From 1. */
   whole(key: string, max: number): number | null {
     const value = this.#take(key);
     if (value === undefined) return null;
@@ -320,7 +317,7 @@ class Table {
     throw invalid(this.at(key), `must be a whole number from 1 to ${max}`);
   }
 
-  /** Dollars for a million tokens, as trillionths of a dollar for one. */
+  /** Reads dollars per million tokens and returns trillionths of a dollar per token. */
   dollars(key: string): number | null {
     const value = this.#take(key);
     if (value === undefined) return null;
@@ -354,7 +351,6 @@ class Table {
     return value.map((one, index) => new Table(`${this.at(key)}[${index}]`, one));
   }
 
-  /** The tables of a table, by their names. */
   named(key: string, max: number): readonly (readonly [string, Table])[] {
     const group = this.table(key, `tables: [${key}.NAME]`);
     if (group === null) return [];
@@ -367,7 +363,7 @@ class Table {
     });
   }
 
-  /** @throws BridgeError for a key that nobody asked for */
+  /** @throws BridgeError for a key that was not read */
   end(): void {
     const unknown = [...this.#values.keys()].find((key) => !this.#known.has(key));
     if (unknown === undefined) return;
@@ -385,7 +381,7 @@ function parseToml(text: string): object {
     return parse(text);
   } catch (error) {
     if (!(error instanceof TomlError)) throw error;
-    // The library's message shows the line's text, which may hold a key.
+    // The library's message shows the text of the line, which may hold a key.
     const why = error.message.split('\n')[0]?.replace(/^Invalid TOML document: /, '') ?? '';
     throw invalid(`line ${error.line}, column ${error.column}`, `is not TOML: ${why}`);
   }

@@ -1,4 +1,3 @@
-/** The choice among routes, whatever the state of their upstreams. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { drawByHash } from './affinity.ts';
@@ -39,7 +38,7 @@ function routerIn(state: Readonly<Record<string, State>>, requests: Readonly<Rec
 }
 
 describe('Router', () => {
-  it('chooses only an untried route of an available upstream, in the first group that it may use', () => {
+  it('chooses only an untried route of an available upstream, in the first usable group', () => {
     fc.assert(
       fc.property(plan, states, loads, draw, fc.nat(), (given, state, requests, at, picked) => {
         const all = given.groups.flat();
@@ -50,7 +49,7 @@ describe('Router', () => {
           !skipped.includes(one) && ['ok', 'busy'].includes(state[one.upstream] ?? '');
         const isFree = (one: Route): boolean => isUsable(one) && state[one.upstream] === 'ok';
         if (choice.kind === 'none') {
-          // The first group is left only where all that keeps it from serving is a cause to leave.
+          // The first group is left only if each reason that keeps it from serving is a cause for fallback.
           expect(given.groups[0]?.some(isUsable)).toBe(false);
           expect(choice.cause === null).toBe(choice.retryInMs === Number.POSITIVE_INFINITY);
           return;
@@ -68,7 +67,7 @@ describe('Router', () => {
             expect(given.fallbackOn.has(cause)).toBe(true);
           }
         }
-        // A busy one only if no permitted one is free.
+        // A busy route is chosen only if no permitted one is free.
         if (!isFree(choice.route)) expect(given.groups[index]?.some(isFree)).toBe(false);
       }),
     );
@@ -93,7 +92,7 @@ describe('Router', () => {
     expect(Math.abs(share - 3000)).toBeLessThan(6 * 27);
   });
 
-  it('a conversation keeps its upstream, also when another one comes, unless it goes there', () => {
+  it('a conversation keeps its upstream, even if a new one is added, unless it moves to that one', () => {
     const router = routerIn({});
     const more = [...pair, { upstream: 'c', model: 'm', weight: 2 }];
     fc.assert(
@@ -105,7 +104,7 @@ describe('Router', () => {
     );
   });
 
-  it('an upstream far beyond its share of the requests gets none, whoever prefers it', () => {
+  it('an upstream far beyond its share of the requests gets none, even if it is preferred', () => {
     fc.assert(
       fc.property(fc.string(), fc.nat(500), (conversation, more) => {
         // Its share of them is 3/4.

@@ -1,4 +1,4 @@
-/** Chooses the route of a request by health, free slots and weight. Pure: time and chance come in as arguments. */
+/** Chooses the route of a request by health, free slots and weight. Pure: time and randomness are arguments. */
 import { assert } from '../../../base/assert.ts';
 import type { UpstreamLoad } from '../queue/upstream-queues.ts';
 import type { UpstreamTarget } from '../upstream/address.ts';
@@ -6,45 +6,45 @@ import { weighted } from './affinity.ts';
 import { type AttemptEnd, type Availability, Health, type HealthLimits } from './health.ts';
 import type { FailureCause, FallbackCause, Route, RouteTable } from './route-table.ts';
 
-/** Routes of one model, and of each of its fallbacks, in order. */
+/** Routes of one model, followed by those of each fallback, in order. */
 export interface Plan {
   /** For logs. */
   readonly model: string;
   readonly groups: readonly (readonly Route[])[];
   readonly fallbackOn: ReadonlySet<FallbackCause>;
-  /** Those of the table when it was made, by which the sandbox's permission was judged. Absent: there is no table. */
+  /**
+   * The table's upstreams when the plan was made, for which the sandbox's permission was checked. Absent without a
+   * table.
+   */
   readonly upstreams?: RouteTable['upstreams'];
-  /** The only upstream, where there is no table. */
+  /** The only upstream, without a table. */
   readonly target?: UpstreamTarget;
 }
 
-/** Only the usable routes, and the groups that have some. */
 export function withRoutes(plan: Plan, isUsable: (route: Route) => boolean): Plan {
   const groups = plan.groups.map((routes) => routes.filter(isUsable)).filter(({ length }) => length > 0);
   return { ...plan, groups };
 }
 
-/** What one request has tried. */
 export interface Tried {
   readonly routes: ReadonlySet<Route>;
-  /** Upstreams without a connection: their other routes would fail, too. */
+  /** Upstreams without a connection, whose other routes would fail too. */
   readonly unconnected: Set<string>;
 }
 
 export type Choice =
   | { readonly kind: 'route'; readonly route: Route }
-  /** `cause` null: all were tried. */
+  /** `cause` is null if all were tried. */
   | { readonly kind: 'none'; readonly cause: FailureCause | null; readonly retryInMs: number };
 
 export interface Attempt {
   readonly upstream: string;
   readonly health: Health;
   readonly isProbe: boolean;
-  /** The upstream's name of it. */
   readonly model: string;
 }
 
-/** A route may have this many requests beyond its share of all; then others are chosen although a cache is there. */
+/** Requests that a route may have beyond its share, before other routes are chosen although its cache fits. */
 export const EXCESS_MAX = 16;
 
 export class Router {
@@ -62,8 +62,9 @@ export class Router {
   }
 
   /**
-   * A route whose upstream is available for its model, by weight, and one that is not busy if there is one: in the first group with
-   * one, or in a later one if `fallbackOn` has all that keeps a request from those before.
+   * Chooses by weight a route whose upstream is available for its model, and not busy if there is one. Takes it from
+   * the first group with such a route; a later group needs `fallbackOn` to include each cause that keeps the request
+   * from those before.
    * @param draw in [0, 1), equal for requests that should get the same route
    */
   choose(plan: Plan, tried: Tried, nowMs: number, draw: (route: Route) => number): Choice {
@@ -103,18 +104,16 @@ export class Router {
     return weighted([first, ...others], draw);
   }
 
-  /** Begins an attempt at an available upstream. */
   begin({ upstream, model }: Route, nowMs: number): Attempt {
     const health = this.#healthOf(upstream);
     return { upstream, health, ...health.begin(nowMs, model) };
   }
 
-  /** Says what the attempt tells of the upstream, once. */
+  /** Reports the attempt's outcome. Call once. */
   end(attempt: Attempt, end: AttemptEnd, nowMs: number): void {
     attempt.health.end(attempt, end, nowMs);
   }
 
-  /** The upstream has changed, so what is known of it means nothing. */
   forget(upstream: string): void {
     this.#health.delete(upstream);
   }
@@ -129,8 +128,8 @@ export class Router {
 const SECONDS = /^\d{1,9}(?:\.\d{1,3})?$/;
 
 /**
- * The wait that an answer asks for, in milliseconds; null: none. Sources: RFC 9110, 10.2.3; `retry-after-ms` of hosted
- * services.
+ * The wait that an answer asks for, in milliseconds; `null` if none. Sources: RFC 9110, 10.2.3; `retry-after-ms` of
+ * hosted services.
  * @param wallMs milliseconds since 1970
  */
 export function retryAfterMs(

@@ -20,7 +20,7 @@ export async function readCassette(path: string): Promise<Cassette> {
 }
 
 /**
- * Before anything is recorded: a file that is no cassette would be lost, and a missing directory would lose the recording.
+ * Call before anything is recorded: writing would destroy a file that is no cassette, and fail without its directory.
  * @throws CassetteError
  */
 export async function requireCassettePlace(path: string): Promise<void> {
@@ -36,7 +36,7 @@ export async function requireCassettePlace(path: string): Promise<void> {
   await readCassette(path);
 }
 
-/** Replaces the file as a whole, readable for its owner alone. @throws CassetteError */
+/** Replaces the file as a whole, readable only by its owner. @throws CassetteError */
 export async function writeCassette(path: string, cassette: Cassette): Promise<void> {
   const text = cassetteText(cassette);
   if (Buffer.byteLength(text) > CASSETTE_BYTES_MAX) throw named(path, cassetteTooLarge());

@@ -50,7 +50,7 @@ describe('the normal form', () => {
     );
   });
 
-  it('is the same for another order of keys, and what does not matter', () => {
+  it('ignores the order of keys, and what does not matter', () => {
     fc.assert(
       fc.property(request, fc.string(), (one, user) => {
         const body = { user, metadata: { user }, ...(shuffled(one.body) as object) };
@@ -62,7 +62,7 @@ describe('the normal form', () => {
     );
   });
 
-  it('is the same for other ids of tool calls, and another for another order of them', () => {
+  it('ignores the ids of tool calls, but not their order', () => {
     const body = (a: string, b: string, first: string) => ({
       messages: [{ tool_calls: [{ id: a }, { id: b }] }, { tool_call_id: first }, { tool_call_id: b }],
     });
@@ -78,7 +78,7 @@ describe('the normal form', () => {
     );
   });
 
-  it('differs if anything else does, and the difference is said in one bounded line', () => {
+  it('differs if anything else does, and the difference is described in one bounded line', () => {
     fc.assert(
       fc.property(request, request, (a, b) => {
         const [one, two] = [normalRequest(a), normalRequest(b)];
@@ -131,7 +131,7 @@ describe('a cassette', () => {
     expect(JSON.stringify(read)).toBe(JSON.stringify({ request, answer }));
   });
 
-  it('any other bytes are refused by a typed error', () => {
+  it('any other bytes are refused with a typed error', () => {
     fc.assert(
       fc.property(cassette, fc.nat(), fc.uint8Array({ maxLength: 3 }), (one, at, bytes) => {
         const text = Buffer.from(cassetteText(one));
@@ -148,7 +148,7 @@ describe('a cassette', () => {
 });
 
 describe('StableAnswer', () => {
-  it('takes any JSON, and keeps what is no id, time or padding', () => {
+  it('accepts any JSON, and keeps everything but ids, times and padding', () => {
     fc.assert(
       fc.property(object, (value) => {
         const { id: _i, created: _c, obfuscation: _o, choices: _h, ...rest } = value;

@@ -1,5 +1,5 @@
 /**
- * A cassette: requests to models and their answers, as a text that can be kept beside a test. Pure.
+ * The cassette format: requests to models and their answers, as a text that can be kept beside a test. Pure.
  *
  *     {
  *       "neurovisorCassette": 1,
@@ -12,8 +12,8 @@
  *       ]
  *     }
  *
- * Requests are in their normal form (`normal-form.ts`), answers as the model server gave them, before the bridge
- * translated them for the guest, without what differs in each run (`stable-answer.ts`).
+ * Requests are in their normal form (`normal-form.ts`). Answers are as the model server sent them, before the bridge
+ * translated them for the guest, without what differs between runs (`stable-answer.ts`).
  */
 import { z } from 'zod';
 import { MIB } from '../../../base/units.ts';
@@ -25,7 +25,7 @@ export const CASSETTE_BYTES_MAX = 64 * MIB;
 
 const VERSION = 1;
 
-/** More than anything that the bridge takes from a guest. */
+/** Above everything that the bridge accepts from a guest. */
 const LIMITS: JsonLimits = {
   jsonDepthMax: 200,
   jsonContainersMax: 4_000_000,
@@ -45,21 +45,19 @@ const request = z.strictObject({
   body: json,
 });
 
-/** The upstream's name of the model. */
 const model = z.string();
 const status = z.number().int().min(200).max(599);
-/** True: the answer broke off, or its guest did not wait for the rest. */
+/** True if the answer broke off, or its guest did not wait for the rest. */
 const cut = z.literal(true).optional();
 
-/** Of the model server. Absent: OpenAI's. */
+/** API of the model server. Default: OpenAI's. */
 const api = z.literal('anthropic').optional();
 
 const answer = z.union([
-  /** An object is an event with this data; a text is a whole event without the empty line that ends it. */
+  /** An object is an event with this data; a string is a whole event without the empty line that ends it. */
   z.strictObject({ model, api, status, events: z.array(z.union([json, z.string()])), cut }),
-  /** A text is a body that is not a JSON object. */
+  /** A string is a body that is not a JSON object. */
   z.strictObject({ model, api, status, body: z.union([json, z.string()]), cut }),
-  /** The bridge had no such model. */
   z.strictObject({
     refusal: z.strictObject({
       status: z.number().int().min(400).max(599),
@@ -72,9 +70,9 @@ const answer = z.union([
 
 const cassette = z.strictObject({
   neurovisorCassette: z.literal(VERSION),
-  /** The default model of sandboxes; null: there was none. */
+  /** `null` if there was none. */
   defaultModel: z.string().nullable(),
-  /** In the order in which the requests arrived. */
+  /** In order of arrival of the requests. */
   exchanges: z.array(z.strictObject({ request, answer })),
 });
 
@@ -100,7 +98,7 @@ export function parseCassette(bytes: Buffer): Cassette {
   const { defaultModel, exchanges } = parsed.data;
   return {
     defaultModel,
-    // Somebody may have written it by hand.
+    // The file may be written by hand.
     exchanges: exchanges.map((one) => ({ ...one, request: normalRequest(one.request) })),
   };
 }
@@ -118,7 +116,7 @@ export function cassetteTooLarge(): CassetteError {
   });
 }
 
-/** Equal cassettes give equal text, in which a change of one value is a change of one line. */
+/** Equal cassettes give equal text, in which changing one value changes one line. */
 export function cassetteText({ defaultModel, exchanges }: Cassette): string {
   return `${layOut({ neurovisorCassette: VERSION, defaultModel, exchanges }, '')}\n`;
 }
@@ -129,7 +127,7 @@ const LINE_CHARACTERS_MAX = 120;
 function layOut(value: unknown, indent: string): string {
   const inner = `${indent}  `;
   if (Array.isArray(value)) {
-    // Vectors would have a line for each number.
+    // Vectors would take a line for each number.
     if (value.every((one) => typeof one === 'number')) return JSON.stringify(value);
     return joined(
       '[',

@@ -1,12 +1,13 @@
-/** What is different between a request and the recorded one that is nearest to it. Pure. */
+/** Describes how a request differs from the most similar recorded one. Pure. */
 import { isJsonObject } from '../json-body.ts';
 import type { TapedRequest } from './normal-form.ts';
 
-/** Values compared for one answer: a guest that asks for what is not recorded must not keep the bridge busy. */
+/**
+ * Limit of values compared for one answer: a guest that asks for what is not recorded must not keep the bridge busy.
+ */
 const COMPARED_MAX = 200_000;
 const SHOWN_MAX = 3;
 const VALUE_CHARACTERS_MAX = 60;
-/** Equal text shown before the first difference in it. */
 const CONTEXT_CHARACTERS = 15;
 
 interface Difference {
@@ -15,7 +16,7 @@ interface Difference {
   readonly asked: unknown;
 }
 
-/** One sentence. Both in normal form. */
+/** Returns one sentence. Both requests must be in normal form. */
 export function describeNearest(recorded: readonly TapedRequest[], asked: TapedRequest): string {
   if (recorded.length === 0) return 'The cassette has no requests.';
   let left = COMPARED_MAX;
@@ -35,7 +36,7 @@ export function describeNearest(recorded: readonly TapedRequest[], asked: TapedR
   return `The nearest of ${recorded.length} recorded requests is number ${index + 1}, which differs in ${shown}${more}.`;
 }
 
-/** The body's fields beside the request's own. */
+/** The body's fields together with the request's own. */
 function fieldsOf({ body, ...request }: TapedRequest): object {
   return { ...body, ...request };
 }
@@ -66,7 +67,7 @@ class Comparison {
   }
 }
 
-/** Names come from guests. */
+/** Names come from guests, so inherited members must not be found. */
 const own = (value: object, name: string): unknown =>
   Object.hasOwn(value, name) ? Reflect.get(value, name) : undefined;
 
@@ -75,7 +76,6 @@ function text({ path, recorded, asked }: Difference): string {
   return `${shorten(path, 0)}: recorded ${shown(recorded, from)}, asked ${shown(asked, from)}`;
 }
 
-/** Where two texts begin to differ, or a little before. */
 function start(a: string, b: string): number {
   let at = 0;
   while (at < a.length && a[at] === b[at]) at += 1;

@@ -1,25 +1,24 @@
 /**
- * The normal form of a request: what two requests have in common if the same recorded answer fits both. Pure.
+ * The normal form of a request: equal for two requests if the same recorded answer fits both. Pure.
  *
  * - Keys are sorted.
- * - Fields that do not change what a model says are left out: who asks, and how the provider stores and bills it.
- * - Ids of tool calls are numbered by their first appearance, since servers and clients invent new ones in each run.
+ * - Fields that do not change the model's answer are removed: those about the caller, storage and
+ *   billing.
+ * - Ids of tool calls are numbered by first appearance, since servers and clients invent new ones in each run.
  */
 import { createHash } from 'node:crypto';
 import { isJsonObject, type JsonObject } from '../json-body.ts';
 
 export interface TapedRequest {
-  /** Name of the guest's dialect. */
   readonly dialect: string;
-  /** Name of its operation. */
   readonly operation: string;
-  /** As the guest names it; null: not at all. */
+  /** Name used by the guest; `null` if there is none. */
   readonly model: string | null;
   readonly stream: boolean;
   readonly body: JsonObject;
 }
 
-/** At the top level. The model and `stream` are fields of the request. */
+/** Top-level fields that are removed. The model and `stream` are fields of the request. */
 const IGNORED = new Set([
   'metadata',
   'model',
@@ -36,7 +35,6 @@ const IGNORED = new Set([
 /** Fields that refer to a call elsewhere in the request. */
 const REFERENCES = ['tool_call_id', 'tool_use_id', 'call_id'];
 
-/** Idempotent. */
 export function normalRequest(request: TapedRequest): TapedRequest {
   const { dialect, operation, model, stream } = request;
   const kept = Object.entries(request.body).filter(([name]) => !IGNORED.has(name));
@@ -47,14 +45,12 @@ export function normalRequest(request: TapedRequest): TapedRequest {
   return { dialect, operation, model, stream, body: isJsonObject(numbered) ? numbered : {} };
 }
 
-/** @param normal in its normal form */
 export function requestKey(normal: TapedRequest): string {
   const { dialect, operation, model, stream, body } = normal;
   const text = JSON.stringify([dialect, operation, model, stream, body]);
   return createHash('sha256').update(text).digest('hex');
 }
 
-/** The same value with the keys of its objects in order. */
 export function sorted(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(sorted);
   if (!isJsonObject(value)) return value;

@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream';
 import type { UpstreamAnswer } from './tape.ts';
 
-/** An answer that was kept, as if its model server sent it now. */
+/** Plays a kept answer as if its model server sent it now. */
 export class PlayedAnswer extends Readable implements UpstreamAnswer {
   readonly statusCode: number;
   readonly headers: UpstreamAnswer['headers'];
@@ -9,7 +9,6 @@ export class PlayedAnswer extends Readable implements UpstreamAnswer {
   readonly #chunks: Iterator<string | Buffer>;
   readonly #isCut: boolean;
 
-  /** @param answer.isCut it broke off after its chunks */
   constructor(answer: {
     readonly status: number;
     readonly contentType: string | undefined;
@@ -24,7 +23,6 @@ export class PlayedAnswer extends Readable implements UpstreamAnswer {
     this.#isCut = isCut;
   }
 
-  /** One chunk at a time, as a server sends them. */
   override _read(): void {
     const next = this.#chunks.next();
     if (next.done !== true) this.push(next.value);

@@ -1,4 +1,4 @@
-/** Answers requests from a cassette, in the order in which the answers were recorded. No model server is asked. */
+/** Answers requests from a cassette, in the order of recording, without a model server. */
 import { accepted, type Checked, refused } from '../refusal.ts';
 import type { UpstreamTarget } from '../upstream/address.ts';
 import type { Cassette, TapedAnswer } from './cassette.ts';
@@ -8,13 +8,11 @@ import { PlayedAnswer } from './played-answer.ts';
 import { answerIdOf } from './stable-answer.ts';
 import type { PortTape, Tape, Track } from './tape.ts';
 
-/** A request without a recorded answer. */
 export interface MissingAnswer {
   readonly sandboxId: string;
   readonly dialect: string;
   readonly operation: string;
   readonly model: string | null;
-  /** One or two sentences. */
   readonly difference: string;
 }
 
@@ -27,7 +25,7 @@ export class Player implements Tape {
   #missingCount = 0;
   #playedCount = 0;
 
-  /** In place of a model server: nothing listens there. */
+  /** Replaces the model server; nothing listens there. */
   readonly target: UpstreamTarget;
 
   constructor({ defaultModel, exchanges }: Cassette) {
@@ -43,7 +41,7 @@ export class Player implements Tape {
     }
   }
 
-  /** The first ones. */
+  /** The first requests without an answer. */
   get missing(): readonly MissingAnswer[] {
     return this.#missing;
   }

@@ -1,4 +1,4 @@
-/** Keeps requests and their answers for a cassette, while they pass. */
+/** Records requests and their answers for a cassette as they pass. */
 import { CacheHintMask } from '../cache-hints.ts';
 import { hideInAnswer, hideInEvent } from '../dialect/anthropic/hide-cache-hits.ts';
 import { MessageUsage } from '../dialect/anthropic/message-usage.ts';
@@ -19,9 +19,8 @@ import { ShownAnswer } from './shown-answer.ts';
 import { answerIdOf, StableAnswer } from './stable-answer.ts';
 import type { AnsweredBy, PortTape, Tape, UpstreamAnswer } from './tape.ts';
 
-/** An answer that arrives, or has arrived. */
 interface Taken extends AnsweredBy {
-  /** Once it has ended, without its connection. */
+  /** Detached from its connection after the end. */
   source: Pick<UpstreamAnswer, 'statusCode' | 'headers' | 'complete'>;
   chunks: readonly Buffer[];
 }
@@ -33,12 +32,12 @@ interface Recording {
   refusal: Refusal | undefined;
 }
 
-/** What a recording takes beside its texts, about. */
+/** Approximate memory of a recording besides its texts. */
 const RECORDING_BYTES = 500;
 
 export class Recorder implements Tape {
   readonly #bytesMax: number;
-  /** By arrival of the requests. */
+  /** In order of arrival of the requests. */
   readonly #recordings: Recording[] = [];
   #bytes = 0;
 
@@ -55,7 +54,7 @@ export class Recorder implements Tape {
         const count = counts.get(key) ?? 0;
         const answerId = answerIdOf(key, count);
         const recording: Recording = { request: normal, answerId, taken: undefined, refusal: undefined };
-        // Once it is full it writes nothing, so it counts nothing more either.
+        // A full cassette is never written, so counting can stop.
         if (this.#take(RECORDING_BYTES + JSON.stringify(normal).length)) {
           counts.set(key, count + 1);
           this.#recordings.push(recording);
@@ -91,20 +90,16 @@ export class Recorder implements Tape {
     };
   }
 
-  /** Requests so far that have an answer. */
   get answeredCount(): number {
     return this.#recordings.filter(isAnswered).length;
   }
 
-  /** Requests so far that have no answer, or not yet. */
+  /** Number of requests so far without an answer, or whose answer is not here yet. */
   get unansweredCount(): number {
     return this.#recordings.length - this.answeredCount;
   }
 
-  /**
-   * All that has an answer, which may still be arriving.
-   * @throws CassetteError `cassette_too_large`
-   */
+  /** All exchanges with an answer, which may still be arriving. @throws CassetteError `cassette_too_large` */
   exchanges(): Cassette['exchanges'] {
     if (this.#bytes > this.#bytesMax) throw cassetteTooLarge();
     return this.#recordings.flatMap((one): TapedExchange[] => {
@@ -113,7 +108,7 @@ export class Recorder implements Tape {
     });
   }
 
-  /** False: it is full, and nothing more is kept. */
+  /** Returns false if the recording is full; nothing more is kept then. */
   #take(bytes: number): boolean {
     this.#bytes += bytes;
     return this.#bytes <= this.#bytesMax;
@@ -122,7 +117,6 @@ export class Recorder implements Tape {
 
 const isAnswered = ({ taken, refusal }: Recording): boolean => taken !== undefined || refusal !== undefined;
 
-/** Null: none came. */
 function answerOf({ taken, refusal, answerId }: Recording): TapedAnswer | null {
   if (refusal !== undefined) {
     const { status, code, message, param } = refusal;
@@ -150,7 +144,7 @@ function answerOf({ taken, refusal, answerId }: Recording): TapedAnswer | null {
   return { ...answered, status, body, ...(source.complete ? {} : { cut: true }) };
 }
 
-/** Of OpenAI's API, of Anthropic's. */
+/** The last event of OpenAI's API, and of Anthropic's. */
 const LAST_EVENT = /^data: \[DONE\]$|^event: message_stop$/m;
 
 function bodyOf(text: string, stable: StableAnswer): JsonObject | string {
@@ -165,7 +159,6 @@ function messageBodyOf(text: string, answerId: string): JsonObject | string {
   return { ...value, ...hideInAnswer(value), ...stableId(value, answerId) };
 }
 
-/** @param usage of the events before it */
 function messageEventOf(text: string, answerId: string, usage: MessageUsage): string {
   const event = parseObject(eventData(Buffer.from(`${text}\n\n`)) ?? '');
   if (event !== undefined) usage.see(event);
@@ -189,9 +182,9 @@ function eventOf(text: string, stable: StableAnswer): JsonObject | string {
   return value === undefined ? text : stable.rewrite(value);
 }
 
-/** Undefined: no JSON object, or one that would not be the same once it is written again. */
+/** Undefined if it is no JSON object, or one that changes when it is written again. */
 function objectOf(text: string): JsonObject | undefined {
-  // How much of a prompt was in a cache differs in each run.
+  // The cached part of a prompt differs between runs.
   const parsed = parseJsonBody(new CacheHintMask().mask(Buffer.from(text)), ANSWER_LIMITS);
   return parsed.ok ? parsed.value.value : undefined;
 }

@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream';
 import type { UpstreamAnswer } from './tape.ts';
 
-/** Passes an answer on, and shows each chunk. */
+/** Passes an answer on, and shows each chunk to a callback. */
 export class ShownAnswer extends Readable implements UpstreamAnswer {
   readonly statusCode: number | undefined;
   readonly headers: UpstreamAnswer['headers'];
@@ -32,7 +32,7 @@ export class ShownAnswer extends Readable implements UpstreamAnswer {
   }
 
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
-    // A connection whose answer was read goes back to its pool.
+    // A connection whose answer was read to the end returns to its pool.
     if (!this.#source.readableEnded) this.#source.destroy();
     done(error);
   }

@@ -1,19 +1,18 @@
-/** An answer without what differs in each run: ids, times, random padding. Pure. */
+/** Removes what differs between runs from an answer: ids, times, random padding. Pure. */
 import { createHash } from 'node:crypto';
 import { isJsonObject, type JsonObject } from '../json-body.ts';
 
 const ID_DIGITS = 24;
 const CALL_ID_DIGITS = 12;
 
-/** The id of the answer number `count` to the request, in hexadecimal. */
+/** Id of the `count`th answer to the request, in hexadecimal. */
 export const answerIdOf = (key: string, count: number): string => digits(`${key} ${count}`, ID_DIGITS);
 
 const digits = (text: string, count: number): string => createHash('sha256').update(text).digest('hex').slice(0, count);
 
-/** Replaces the ids in one answer, whose events come in order. */
 export class StableAnswer {
   readonly #answerId: string;
-  /** The server's id of a tool call → ours. */
+  /** Maps the server's id of a tool call to the stable one. */
   readonly #calls = new Map<string, string>();
 
   constructor(answerId: string) {

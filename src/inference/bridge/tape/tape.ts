@@ -1,6 +1,6 @@
 /**
- * What is between the bridge and its model servers while it records or plays: an exchange asks the tape before it
- * chooses a model, and takes its answer by it. Every dialect passes here.
+ * Sits between the bridge and its model servers while recording or playing. An exchange asks the tape before it chooses
+ * a model, and reads its answer through it. All dialects pass here.
  *
  *     exchange ── begin ──► Recorder ──► model server       the answer passes, and is kept
  *                      └──► Player                          the answer comes from the cassette
@@ -13,52 +13,46 @@ import { accepted, type Checked, type Refusal, refused } from '../refusal.ts';
 import type { UpstreamApi } from '../upstream/address.ts';
 import type { TapedRequest } from './normal-form.ts';
 
-/** An answer of a model server: from it, or from a cassette. */
+/** An answer from a model server or a cassette. */
 export interface UpstreamAnswer extends Readable {
   readonly statusCode?: number | undefined;
   readonly headers: IncomingHttpHeaders;
-  /** False: it broke off. */
+  /** False if it broke off. */
   readonly complete: boolean;
 }
 
 export interface Tape {
-  /** For one port: each plays from the beginning. */
+  /** Opens the tape for one port; each port plays from the beginning. */
   open(sandboxId: string): PortTape;
 }
 
 export interface PortTape {
-  /** Not ok: the request has no recorded answer, or a refusal was recorded. */
+  /** Refused if the request has no recorded answer, or a refusal was recorded. */
   begin(request: TapedRequest): Checked<Track>;
 }
 
-/** One request. */
 export interface Track {
-  /** The upstream's name of the model that is played; null: the bridge chooses one. */
+  /** The upstream's name for the model that is played; `null` if the bridge chooses one. */
   readonly model: string | null;
-  /** What the upstream spoke whose answer is played. */
   readonly api: UpstreamApi;
-  /** The same when it is recorded and when it is played, hexadecimal. */
+  /** Hexadecimal; equal when it is recorded and when it is played. */
   readonly answerId: string;
-  /** The recorded answer; null: the model server is asked. */
+  /** The recorded answer; `null` if the model server must be asked. */
   play(): UpstreamAnswer | null;
-  /** Records the answer that the guest gets. @returns it, to be read instead */
+  /** Records the answer that the guest gets. @returns the answer, to be read instead */
   keep(answer: UpstreamAnswer, from: AnsweredBy): UpstreamAnswer;
-  /** The bridge has refused the request, since it has no such model. */
+  /** Records that the bridge has refused the request, since it has no such model. */
   refuse(refusal: Refusal): void;
 }
 
 export interface AnsweredBy {
   readonly model: string;
   readonly api: UpstreamApi;
-  /** The host's, which no cassette gets. */
+  /** The host's key, which no cassette may get. */
   readonly apiKey: string | undefined;
 }
 
-/**
- * Not for a request that reaches no upstream.
- * @param tape undefined: the request passes
- * @param body has been checked
- */
+/** Not for a request that reaches no upstream. @param tape undefined to pass the request @param body already checked */
 export function beginTrack(
   tape: PortTape | undefined,
   { name: dialect }: Dialect,

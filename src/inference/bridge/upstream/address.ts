@@ -2,36 +2,33 @@
 import { BlockList, isIP } from 'node:net';
 import { BridgeError } from '../errors.ts';
 
-/** APIs that model servers speak. */
 export const UPSTREAM_APIS = ['openai', 'anthropic'] as const;
 export type UpstreamApi = (typeof UPSTREAM_APIS)[number];
 
 /** A model server. Comes from the host's configuration or detection, never from a guest. */
 export interface UpstreamTarget {
-  /** A display name, e.g. `Ollama at 127.0.0.1:11434`; guests see it in errors. */
+  /** Display name, e.g. `Ollama at 127.0.0.1:11434`; guests see it in errors. */
   readonly name: string;
   /**
    * `http(s)://host:port[/prefix]`. `/v1` is appended unless the prefix ends in a version or in a slash
    * (`https://host/v1beta/openai/`). With `socketPath` only the prefix counts.
    */
   readonly baseUrl?: string;
-  /** A unix socket instead of a host and port. */
   readonly socketPath?: string;
-  /** Absent: OpenAI's. */
+  /** Default: OpenAI's. */
   readonly api?: UpstreamApi;
-  /** Betas of Anthropic's API that guests may turn on besides harmless ones. */
+  /** Betas of Anthropic's API that guests may enable besides harmless ones. */
   readonly betas?: readonly string[];
   /** Sent as a bearer token, or as `x-api-key` to Anthropic's API. Stays on the host. */
   readonly apiKey?: string;
-  /** Called when the server denies the key. */
+  /** Called when the server rejects the key. */
   readonly onDenied?: () => void;
-  /** PEM of the only authority that may have signed its certificate. Absent: those that the host trusts. */
+  /** PEM of the only CA that may have signed its certificate. Default: those that the host trusts. */
   readonly authority?: string;
-  /** The user that runs it, if it was detected. */
   readonly owner?: string;
-  /** `owned_by` of its models, if known: tells the kind of server. */
+  /** `owned_by` of its models, if known; shows the kind of server. */
   readonly modelOwner?: string;
-  /** Requests that it serves at a time; more wait in the bridge. Absent: not known, so none waits. */
+  /** Concurrent requests; more wait in the bridge. If unknown, none waits. */
   readonly slots?: number;
   /** Its models, if known. The bridge fetches the list again for a name that is not in it. */
   readonly models?: readonly string[];
@@ -49,10 +46,9 @@ export interface Endpoint {
   readonly key: string;
 }
 
-/** Each request asks several times, and URLs take long to parse. */
+/** Cached: each request looks it up several times, and parsing URLs is slow. */
 const KNOWN = new WeakMap<UpstreamTarget, Endpoint>();
 
-/** @throws BridgeError `upstream_invalid` */
 export function endpointOf(target: UpstreamTarget): Endpoint {
   const known = KNOWN.get(target);
   if (known !== undefined) return known;
@@ -83,7 +79,10 @@ LOCAL.addSubnet('192.168.0.0', 16);
 LOCAL.addAddress('::1', 'ipv6');
 LOCAL.addSubnet('fc00::', 7, 'ipv6');
 
-/** Whether a socket, this host or an address of a private network: what is not, reads prompts elsewhere. */
+/**
+ * True for a socket, this host or an address of a private network. Any other address means that prompts are read
+ * elsewhere.
+ */
 export function isLocal(target: UpstreamTarget): boolean {
   const { host, socketPath } = endpointOf(target);
   if (socketPath !== undefined || host === 'localhost') return true;

@@ -1,11 +1,10 @@
-/** Betas of Anthropic's API: parts of it that a request turns on by a header. Pure. */
+/** Betas of Anthropic's API, which a request enables by a header. Pure. */
 
-/** The form of a name. */
 export const BETA = /^[a-z0-9][\w.-]{0,63}$/i;
 
 /**
- * They change the form of requests and answers, but not what the host pays for a token, nor where or for how long
- * anything is kept. Programs set them by themselves, and send fields that the API refuses without them.
+ * Betas that change the form of requests and answers, but not what the host pays for a token, nor where or for how long
+ * anything is kept. Programs enable them automatically and send fields that the API refuses without them.
  */
 const ALWAYS: readonly string[] = [
   'context-management-2025-06-27',
@@ -16,9 +15,9 @@ const ALWAYS: readonly string[] = [
 ];
 
 /**
- * What an upstream gets of a guest's list of betas.
+ * Filters a guest's list of betas for an upstream.
  * @param more those that the host allows for this upstream
- * @returns undefined: none
+ * @returns undefined if none is left
  */
 export function passedBetas(header: string, more: readonly string[] = []): string | undefined {
   const names = new Set(header.split(',').map((name) => name.trim()));

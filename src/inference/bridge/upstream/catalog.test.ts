@@ -7,7 +7,7 @@ import type { UpstreamTarget } from './address.ts';
 import { Catalog } from './catalog.ts';
 import type { UpstreamClient } from './client.ts';
 
-it('Catalog: servers at one URL have lists of their own if their keys, APIs or names differ', async () => {
+it('Catalog: servers at one URL have separate lists if their keys, APIs or names differ', async () => {
   const asked: (string | undefined)[] = [];
   const send = async ({ target }: { target: UpstreamTarget }) => {
     asked.push(target.apiKey);
@@ -30,6 +30,6 @@ it('Catalog: servers at one URL have lists of their own if their keys, APIs or n
     const lists = await Promise.all(targets.map((target) => catalog.models({ ...target })));
     expect(lists.map((list) => list?.[0]?.id)).toEqual(['of one undefined', 'of two undefined', 'of two anthropic']);
   }
-  // Then they are known.
+  // Now they are cached.
   expect(asked).toEqual(['one', 'two', 'two']);
 });

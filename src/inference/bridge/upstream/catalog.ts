@@ -1,4 +1,4 @@
-/** The model lists of upstreams: fetched on demand, cached, with one request for all waiting callers. */
+/** Model lists of upstreams, fetched on demand and cached. Concurrent callers share one fetch. */
 import type { Readable } from 'node:stream';
 import type { Clock } from '../../../base/clock.ts';
 import { describeError } from '../../../base/errors.ts';
@@ -17,9 +17,9 @@ const RETRY_MS = 2_000;
 /** Timeout of a fetch; a slower upstream counts as one without a list. */
 const TIMEOUT_MS = 5_000;
 const MODELS_MAX = 10_000;
-/** More than `models.toml` may name; beyond it all are asked for again. */
+/** More than `models.toml` may name; beyond it all are fetched again. */
 const ENTRIES_MAX = 256;
-/** Anthropic's API lists 20 models unless asked for more, and 1,000 at most. */
+/** Anthropic's API lists 20 models by default, and at most 1,000. */
 const ANTHROPIC_LIST = '/models?limit=1000';
 
 interface Entry {
@@ -42,7 +42,7 @@ export class Catalog {
     this.#limits = options.limits;
   }
 
-  /** The cached list, or a fetched one if there is none. Null when the upstream has no list. */
+  /** The cached list, else a fetched one. `null` if the upstream has no list. */
   async models(target: UpstreamTarget): Promise<readonly ModelEntry[] | null> {
     const entry = this.#entry(target);
     const ageMs = this.#clock.now() - entry.askedAtMs;
@@ -52,7 +52,7 @@ export class Catalog {
     return entry.models;
   }
 
-  /** Fetches the list again, unless that was done just now: for a name that is not in it. */
+  /** Fetches the list again for a name that is not in it, unless that was done just now. */
   async refresh(target: UpstreamTarget): Promise<readonly ModelEntry[] | null> {
     const entry = this.#entry(target);
     const ageMs = this.#clock.now() - entry.askedAtMs;
@@ -89,7 +89,7 @@ export class Catalog {
   }
 }
 
-/** Equal for targets with the same list: what a server lists may depend on the key and on the API. */
+/** Equal for targets with the same list; a server's list may depend on the key and on the API. */
 function placeOf(target: UpstreamTarget): string {
   const { key, prefix } = endpointOf(target);
   const { name, api, apiKey } = target;
@@ -98,7 +98,7 @@ function placeOf(target: UpstreamTarget): string {
 
 /**
  * Fetches `GET /v1/models`.
- * @throws BridgeError when the upstream does not answer in time, or not with a list of models
+ * @throws BridgeError if the upstream does not answer in time, or without a list of models
  */
 export async function fetchModels(
   client: UpstreamClient,
@@ -127,7 +127,7 @@ export async function fetchModels(
   }
 }
 
-/** The whole body, or undefined when it is larger than `bytesMax`. @throws when it is truncated */
+/** The whole body; undefined if it exceeds `bytesMax`. @throws if it is truncated */
 export async function readBounded(response: Readable, bytesMax: number): Promise<Buffer | undefined> {
   const parts: Buffer[] = [];
   let bytes = 0;
@@ -140,7 +140,7 @@ export async function readBounded(response: Readable, bytesMax: number): Promise
   return Buffer.concat(parts);
 }
 
-/** The entries of a list in the form of OpenAI or Anthropic, or undefined. */
+/** The entries of a list in the form of OpenAI or Anthropic; undefined for anything else. */
 export function parseModels(text: string): ModelEntry[] | undefined {
   let value: unknown;
   try {
@@ -166,7 +166,6 @@ export function parseModels(text: string): ModelEntry[] | undefined {
   return models;
 }
 
-/** 0: unknown. */
 function secondsOf(time: unknown): number {
   const ms = typeof time === 'string' ? Date.parse(time) : Number.NaN;
   return Number.isNaN(ms) ? 0 : Math.floor(ms / 1000);

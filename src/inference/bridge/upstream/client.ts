@@ -14,24 +14,21 @@ export interface UpstreamRequest {
   /** Path below the target's prefix. */
   readonly path: string;
   readonly headers: Readonly<Record<string, string>>;
-  /** In pieces. */
   readonly body?: readonly Buffer[];
-  /** Absent: JSON. */
+  /** Default: JSON. */
   readonly contentType?: string;
   readonly limits: Pick<BridgeLimits, 'connectTimeoutMs'>;
   /** Cancels in every phase, including while the answer is read. */
   readonly signal: AbortSignal;
-  /** The upstream may see the request from now on. */
   readonly onConnected?: () => void;
 }
 
-/** What Anthropic's API must be told, unless the guest has named another version. */
+/** Anthropic's API requires it; used unless the guest names another version. */
 const ANTHROPIC_VERSION = '2023-06-01';
-/** Open connections per upstream and process: more than all guests may have in flight together. */
+/** Limit of open connections per upstream and process: more than all guests may have in flight together. */
 const CONNECTIONS_MAX = 1024;
-/** Idle connections kept per upstream. */
 const IDLE_CONNECTIONS_MAX = 32;
-/** More than `models.toml` may name. Engines have another address at each start, so older ones go. */
+/** More than `models.toml` may name. Engines have a new address at each start, so old pools are closed. */
 const POOLS_MAX = 256;
 
 export class UpstreamClient {
@@ -44,7 +41,7 @@ export class UpstreamClient {
 
   /**
    * Resolves when the head of the answer has arrived, whatever its status.
-   * @throws BridgeError `upstream_unreachable` (`NotConnectedError`: nothing was sent), `upstream_timeout`, or the
+   * @throws BridgeError `upstream_unreachable` (`NotConnectedError` if nothing was sent), `upstream_timeout`, or the
    * signal's reason
    */
   async send(request: UpstreamRequest): Promise<IncomingMessage> {
@@ -86,7 +83,7 @@ export class UpstreamClient {
       outgoing.on('close', () => {
         stopTimer();
         signal.removeEventListener('abort', onAbort);
-        // For an answer that Node does not report, e.g. 101. After any other, an error would be for nobody.
+        // Covers answers that Node does not report, e.g. 101. After any other one, nothing waits for the error.
         if (!answered) reject(lost(new Error('no answer')));
       });
       outgoing.on('response', (response) => {
@@ -100,7 +97,7 @@ export class UpstreamClient {
         else if (outgoing.reusedSocket && isClosedByPeer(error)) resolve('stale');
         else reject(error instanceof BridgeError ? error : lost(error));
       });
-      // Sent together with the head where they fit into one packet.
+      // Sends body and head in one packet if they fit.
       outgoing.cork();
       for (const piece of request.body ?? []) outgoing.write(piece);
       outgoing.end();
@@ -123,7 +120,6 @@ export class UpstreamClient {
     return () => stop();
   }
 
-  /** Pools without a request. */
   #closeIdle(): void {
     for (const [key, agent] of this.#agents) {
       if (Object.keys(agent.sockets).length > 0 || Object.keys(agent.requests).length > 0) continue;
@@ -171,7 +167,7 @@ function open(request: UpstreamRequest, endpoint: Endpoint, agent: HttpAgent | f
       ? { host: endpoint.host, port: endpoint.port }
       : { socketPath: endpoint.socketPath };
   const send = endpoint.secure ? httpsRequest : httpRequest;
-  // Without an agent, which has the authorities, the request brings its own.
+  // Without an agent, which holds the CAs, the request passes its own.
   const trust = endpoint.secure && agent === false ? { ca: trusted(endpoint.authority) } : {};
   return send({ ...place, ...trust, agent, method: request.method, path: endpoint.prefix + request.path, headers });
 }
@@ -184,7 +180,7 @@ function unreachable(target: UpstreamTarget, cause: unknown, isConnected: boolea
   });
 }
 
-/** The authorities that the host trusts, as its other programs do; Node's own where it has none. */
+/** The CAs that the host's other programs trust; Node's own if there are none. */
 function trusted(own: string | undefined): string[] {
   if (own !== undefined) return [own];
   const system = getCACertificates('system');

@@ -5,7 +5,7 @@ import { expect, it } from 'vitest';
 import { FakeClock } from '../../../base/clock.ts';
 import { detectUpstream } from './detect.ts';
 
-it('detectUpstream: the configured server is asked once more when its time was up, and no more', async () => {
+it('detectUpstream: after a timeout, the configured server is probed exactly once more', async () => {
   const clock = new FakeClock();
   let asked = 0;
   let late = 1;

@@ -1,6 +1,6 @@
 /**
- * Finds a model server on this machine (io). A server on a default port counts only if it belongs to root or to
- * our own user, and never gets the key.
+ * Finds a model server on this machine (io). A server on a default port counts only if it belongs to root or to our own
+ * user, and never gets the key.
  */
 import { type Clock, systemClock } from '../../../base/clock.ts';
 import { describeError } from '../../../base/errors.ts';
@@ -12,12 +12,12 @@ import { UpstreamClient } from './client.ts';
 import { describeOwners, isTrustedOwner, listenerOwners } from './listener-owner.ts';
 
 export interface DetectOptions {
-  /** `http(s)://host:port[/prefix]`, `host:port` or `unix:/path`. If given, nothing else is tried. */
+  /** `http(s)://host:port[/prefix]`, `host:port` or `unix:/path`. If set, nothing else is tried. */
   readonly explicit?: string;
   readonly apiKey?: string;
   /** Default: the default addresses of common local servers. */
   readonly places?: readonly Place[];
-  /** User ids of the listeners at a port of 127.0.0.1. Default: from `/proc/net/tcp` and `tcp6`. */
+  /** User ids of the listeners at a port of 127.0.0.1. Default: read from `/proc/net/tcp` and `tcp6`. */
   readonly ownersOf?: (port: number) => Promise<readonly number[]>;
   readonly log?: Log;
   readonly clock?: Clock;
@@ -30,10 +30,9 @@ export interface Place {
   readonly baseUrl: string;
 }
 
-/** The result for one place, for `doctor`. */
 export interface Probe {
   readonly name: string;
-  /** Null unless a server with the OpenAI API answered. */
+  /** `null` unless a server with the OpenAI API answered. */
   readonly target: UpstreamTarget | null;
   readonly models: readonly string[];
   readonly detail: string;
@@ -52,13 +51,13 @@ const USUAL_TIMEOUT_MS = 1_000;
 const EXPLICIT_TIMEOUT_MS = 5_000;
 
 /**
- * The configured server, else the first default one that has a model; null if there is none.
- * @throws BridgeError `upstream_invalid` when `explicit` is not an address
+ * The configured server, else the first default one that has a model; `null` if there is none.
+ * @throws BridgeError `upstream_invalid` if `explicit` is not an address
  */
 export async function detectUpstream(options: DetectOptions = {}): Promise<UpstreamTarget | null> {
   const probes = await probeUpstreams(options);
   const usable = probes.filter((probe) => probe.target !== null);
-  // A server without models is useless, but an explicit choice stands.
+  // A default server without models is useless, but an explicit choice stands.
   const best = usable.find((probe) => probe.models.length > 0);
   return (options.explicit === undefined ? best : usable[0])?.target ?? null;
 }
@@ -82,7 +81,10 @@ export async function probeUpstreams(options: DetectOptions = {}): Promise<Probe
   }
 }
 
-/** While a process is busy with its own start, time is up before it reads an answer that is there. */
+/**
+ * Probes a second time after a timeout: while this process is busy starting, the time may be up before it reads an
+ * answer that has arrived.
+ */
 async function probeTwice(...args: Parameters<typeof probe>): Promise<Probe> {
   const [, clock, , timeoutMs] = args;
   const beganMs = clock.now();
@@ -106,7 +108,7 @@ async function probe(client: UpstreamClient, clock: Clock, target: UpstreamTarge
   }
 }
 
-/** Rejects a server that runs as another user: it would read all prompts and write all answers. */
+/** Rejects a server that runs as another user, since it would read all prompts and write all answers. */
 async function checkOwner(found: Probe, options: DetectOptions): Promise<Probe> {
   const { ownersOf = listenerOwners, log = silentLog } = options;
   const { target, name } = found;

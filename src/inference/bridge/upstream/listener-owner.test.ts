@@ -25,7 +25,7 @@ describe('isTrustedOwner', () => {
     ['our own user', [process.getuid?.() ?? 0], true],
     ['another user', [65534], false],
     ['root beside another user', [0, 65534], false],
-    ['nobody known', [], false],
+    ['no known user', [], false],
   ])('%s', (_, uids, expected) => {
     expect(isTrustedOwner(uids)).toBe(expected);
   });

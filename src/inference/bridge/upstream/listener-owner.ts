@@ -1,5 +1,5 @@
 /**
- * The users whose sockets listen at a port of the loopback interface (io). Any local user may bind the default
+ * Finds the users whose sockets listen at a port of the loopback interface (io). Any local user may bind the default
  * port of a model server, and would then read all prompts and write all answers.
  */
 import { readFile } from 'node:fs/promises';
@@ -8,7 +8,7 @@ const LISTEN = '0A';
 /** Local addresses that accept connections to 127.0.0.1, as the kernel writes them on little-endian machines. */
 const LOOPBACK_ADDRESSES = new Set(['0100007F', '00000000', '0'.repeat(32), '0000000000000000FFFF00000100007F']);
 
-/** User ids of all sockets that listen at 127.0.0.1 and this port. Empty: none, or they are not visible. */
+/** User ids of all sockets that listen at 127.0.0.1 and this port. Empty if there are none, or they are not visible. */
 export async function listenerOwners(port: number): Promise<readonly number[]> {
   const tables = await Promise.all(
     ['/proc/self/net/tcp', '/proc/self/net/tcp6'].map((path) =>
@@ -31,7 +31,6 @@ export function listeningUids(table: string, port: number): number[] {
   return uids;
 }
 
-/** Returns whether every listener belongs to root or to our own user. */
 export function isTrustedOwner(uids: readonly number[]): boolean {
   const own = process.getuid?.() ?? 0;
   return uids.length > 0 && uids.every((uid) => uid === 0 || uid === own);

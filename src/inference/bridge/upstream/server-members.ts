@@ -10,13 +10,12 @@ const SALTED_OWNERS = new Set(['vllm', 'sglang', 'neurovisor']);
 
 interface Limited {
   readonly output: OutputLimit | null;
-  /** Members by which a budget limits it. */
   readonly cut: Readonly<Record<string, number>>;
 }
 
 /**
- * Members of a request that only some servers need or understand, told by their model lists; hosted services refuse
- * unknown ones. @throws the signal's reason
+ * Members of a request that only some servers need or understand, as their model lists show; hosted services refuse
+ * unknown members. @throws the signal's reason
  */
 export async function serverMembers(
   { catalog, sandboxId }: { readonly catalog: Catalog; readonly sandboxId: string },
@@ -25,23 +24,23 @@ export async function serverMembers(
   limited: Limited,
   signal: AbortSignal,
 ): Promise<{ readonly cache_salt?: string; readonly max_tokens?: number }> {
-  // Its API has no such fields, whatever server it is.
+  // Anthropic's API has no such fields, whatever the server.
   if (target.api === 'anthropic') return {};
   const list = await orAborted(catalog.models(target), signal);
   const entry = list?.find(({ id }) => id === model) ?? list?.[0];
   if (entry === undefined) return {};
-  // It keeps the sandbox's prompts apart in the cache.
+  // The salt separates the sandbox's prompts in the cache.
   if (SALTED_OWNERS.has(entry.ownedBy)) return { cache_salt: callerKey(sandboxId, 'cache') };
   return isOllama(entry) ? oldLimit(limited) : {};
 }
 
-/** Ollama lists each model with its tag, and takes the owner from the name. */
+/** Ollama lists each model with its tag, and derives the owner from the name. */
 export function isOllama({ id, ownedBy }: Pick<ModelEntry, 'id' | 'ownedBy'>): boolean {
   const [name = '', namespace = 'library'] = id.split('/').reverse();
   return /^[^:]+:[^:]+$/.test(name) && namespace === ownedBy;
 }
 
-/** Ollama ignores `max_completion_tokens`, also where it is what a budget has left. */
+/** Ollama ignores `max_completion_tokens`, even if it is the rest of a budget. */
 function oldLimit({ output, cut }: Limited): { readonly max_tokens?: number } {
   const fields = output?.fields ?? [];
   if (output === null || fields.includes('max_tokens')) return {};

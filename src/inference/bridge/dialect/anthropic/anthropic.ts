@@ -1,4 +1,6 @@
-/** Anthropic's Messages API: messages, count_tokens, models. Its answers come from an upstream of that API or of OpenAI's. */
+/**
+ * Anthropic's Messages API: messages, count_tokens, models. Answers come from upstreams with the same API or OpenAI's.
+ */
 import { checkFields } from '../../fields.ts';
 import { responseHeaders } from '../../headers.ts';
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
@@ -83,7 +85,7 @@ function inspect(operation: Operation, body: JsonObject, policy: BridgePolicy): 
     model,
     stream: stream === true,
     hideUsage: true,
-    // The translation's takes its place.
+    // The translation's estimate is used instead.
     promptTokensEstimate: 0,
     bound: typeof user === 'string' ? { user } : {},
     edits: {},
@@ -113,7 +115,7 @@ function invalid(param: string, why: string): Checked<never> {
 
 const OVERLOADED = 529;
 
-/** The model server is busy, as opposed to absent. */
+/** Distinguishes a busy model server from an absent one. */
 function errorStatus({ status, code }: Refusal): number {
   const isAbsent = code === 'upstream_unreachable' || code === 'upstream_unavailable';
   return status === 503 && !isAbsent ? OVERLOADED : status;

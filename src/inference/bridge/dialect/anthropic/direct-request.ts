@@ -1,4 +1,6 @@
-/** What an upstream of Anthropic's API gets: the guest's own bytes, but for what only the host decides. Pure. */
+/**
+ * The request for an upstream with Anthropic's API: the guest's own bytes, except for what only the host decides. Pure.
+ */
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
 import type { BridgePolicy } from '../../policy.ts';
 import type { DirectRequest, Operation } from '../dialect.ts';
@@ -6,7 +8,7 @@ import { isGiven } from '../read-values.ts';
 import { UNSIGNED } from './write-answer.ts';
 
 /**
- * Set to null, which is as if they were absent: the first tells what is in the cache of the host's account, the others
+ * Fields set to null, which equals absent: the first one reveals what is in the cache of the host's account, the others
  * choose a price and a place for that account.
  */
 const HOSTS_FIELDS = ['diagnostics', 'speed', 'inference_geo', 'betas'];
@@ -26,8 +28,8 @@ export function directRequest(
 }
 
 /**
- * Without the thinking of models of other upstreams, which an earlier answer may have had: Anthropic's servers refuse a
- * conversation with a signature that is not theirs. Undefined: there is none.
+ * Messages without the thinking of other upstreams' models, which an earlier answer may have had: Anthropic's servers
+ * refuse a conversation with a signature that is not theirs. Undefined if there is none.
  */
 function signedMessages(messages: unknown): readonly unknown[] | undefined {
   if (!Array.isArray(messages)) return undefined;

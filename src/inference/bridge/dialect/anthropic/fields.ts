@@ -6,7 +6,6 @@ import { type Fields, type Hazards, hazards, LABEL, labels, object } from '../..
 
 const CACHE_CONTROL = object(labels('type ttl scope'));
 
-/** A block without blocks in it. */
 const LEAF: Fields = {
   ...labels('type title context tool_name text'),
   source: object(labels('type media_type data')),
@@ -48,7 +47,6 @@ const COUNTED: Fields = {
   speed: LABEL,
 };
 
-/** By the name of the operation. */
 export const ANTHROPIC_FIELDS = {
   chat: {
     ...COUNTED,
@@ -59,7 +57,7 @@ export const ANTHROPIC_FIELDS = {
   count_tokens: COUNTED,
 } as const satisfies Readonly<Record<string, Fields>>;
 
-/** Fields known to be dangerous, which get a better explanation than unknown ones. Lower case. */
+/** Fields known to be dangerous, in lower case; their errors explain more than those of unknown fields. */
 export const ANTHROPIC_HAZARDS: Hazards = new Map([
   ...hazards(
     'remote_media_refused',

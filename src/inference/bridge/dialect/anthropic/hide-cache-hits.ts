@@ -1,18 +1,21 @@
 /**
- * Takes from an answer of Anthropic's API what tells hits in the prompt cache, and so what other sandboxes have asked.
- * `input_tokens` does not count tokens from the cache, so it becomes the sum of all. Pure.
+ * Removes from an Anthropic answer what reveals hits in the prompt cache, and so what other sandboxes have asked.
+ * `input_tokens` does not count cached tokens, so it becomes the sum of all. Pure.
  */
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
 
 const CACHED = ['cache_creation_input_tokens', 'cache_read_input_tokens'];
-/** What tells nothing of the cache. Other members are dropped, since new versions of the API may add some that do. */
+/**
+ * Members that reveal nothing about the cache. All others are dropped, since new versions of the API may add some that
+ * do.
+ */
 const SHOWN = ['output_tokens', 'output_tokens_details', 'server_tool_use', 'service_tier', 'inference_geo', 'speed'];
 
 /**
- * The data of an event, which must be written anew even if nothing in it has changed: what is forwarded as it came
- * has other spaces, and would tell that there was nothing to hide.
- * @param input the input tokens that the answer has told so far, with those from the cache
- * @returns undefined: an event without usage
+ * Returns the data of an event, which must be written anew even if nothing in it changed: a forwarded event has other
+ * spaces, which would reveal that there was nothing to hide.
+ * @param input the input tokens reported so far, including those from the cache
+ * @returns undefined for an event without usage
  */
 export function hideInEvent(event: JsonObject, input?: number): JsonObject | undefined {
   const { type, message } = event;
@@ -21,7 +24,6 @@ export function hideInEvent(event: JsonObject, input?: number): JsonObject | und
   return { ...event, message: { ...message, ...hideInAnswer(message, input) } };
 }
 
-/** The members of a message, or of another object with usage, that must be replaced. */
 export function hideInAnswer({ usage, diagnostics }: JsonObject, input?: number): JsonObject {
   const hidden = isJsonObject(usage) ? hideInUsage(usage, input) : null;
   return {
@@ -30,7 +32,7 @@ export function hideInAnswer({ usage, diagnostics }: JsonObject, input?: number)
   };
 }
 
-/** Has the same members in the same order whatever the cache had: some servers leave out what is 0. */
+/** Returns the same members in the same order whatever the cache had: some servers omit those that are 0. */
 function hideInUsage(usage: JsonObject, told = inputTokens(usage)): JsonObject {
   return {
     ...(told === undefined ? {} : { input_tokens: told }),
@@ -42,8 +44,8 @@ function hideInUsage(usage: JsonObject, told = inputTokens(usage)): JsonObject {
 }
 
 /**
- * The counts of input in `usage`; where it has none, those of an earlier event. The end of an answer takes no token from
- * the cache back: some servers count none of those there, and add them to the others, or leave them out.
+ * The input counts of `usage`, with missing ones taken from an earlier event. Cached tokens never decrease at the
+ * end of an answer: there, some servers omit them or add them to the others.
  */
 export function inputCounts(usage: JsonObject, earlier: JsonObject): JsonObject {
   const names = ['input_tokens', ...CACHED];
@@ -58,7 +60,7 @@ export function inputCounts(usage: JsonObject, earlier: JsonObject): JsonObject 
   return { input_tokens: isAdded ? own - kept : own, ...hits };
 }
 
-/** With those from the cache. Undefined: the usage does not tell. */
+/** Input tokens including those from the cache; undefined if the usage has none. */
 export function inputTokens(usage: JsonObject): number | undefined {
   const own = tokenCount(usage['input_tokens']);
   if (own === undefined) return undefined;

@@ -37,9 +37,9 @@ function countsOf(chunks: readonly Buffer[]) {
 
 describe('MessageUsage', () => {
   it('counts the same for any cut of the bytes, and as the last event says', () => {
-    // With a hit.
+    // With a cache hit.
     const some = fc.integer({ min: 3, max: 100_000 });
-    // A text has tokens.
+    // A text has at least one token.
     const written = fc.integer({ min: 1, max: 100_000 });
     fc.assert(
       fc.property(text, some, written, fc.integer({ min: 1, max: 40 }), (said, all, out, size) => {
@@ -66,7 +66,7 @@ describe('MessageUsage', () => {
     );
   });
 
-  it('keeps counts of the beginning that the end does not have', () => {
+  it('keeps counts of the first event that the last one omits', () => {
     const absent = fc.constantFrom<unknown>(undefined, null);
     fc.assert(
       fc.property(count, count, count, absent, absent, (own, read, written, first, second) => {
@@ -88,7 +88,7 @@ describe('MessageUsage', () => {
     );
   });
 
-  it('keeps hits that the end counts as none, whether it adds them to the others or leaves them out', () => {
+  it('keeps cache hits that the last event counts as none, whether it adds them to the others or omits them', () => {
     const some = fc.integer({ min: 1, max: 100_000 });
     fc.assert(
       fc.property(count, some, count, fc.boolean(), (own, read, written, isAdded) => {
@@ -110,7 +110,7 @@ describe('MessageUsage', () => {
     );
   });
 
-  it('never counts less than nothing, or what is no number, whatever an upstream reports', () => {
+  it('never counts a negative number or a non-number, whatever an upstream reports', () => {
     const event = fc.oneof(
       fc.record({ type: fc.constant('message_start'), message: fc.record({ usage }) }),
       fc.record({ type: fc.constant('message_delta'), usage }),
@@ -157,7 +157,7 @@ describe('cache hits', () => {
     );
   });
 
-  it('hiding is idempotent, and leaves every other member of an event as it is', () => {
+  it('hiding is idempotent, and leaves every other member of an event unchanged', () => {
     const name = fc.string().filter((key) => !['usage', 'diagnostics', '__proto__'].includes(key));
     const rest = fc.dictionary(name, hostile);
     fc.assert(
@@ -175,7 +175,7 @@ describe('cache hits', () => {
     );
   });
 
-  it('events without usage pass as they are', () => {
+  it('events without usage pass unchanged', () => {
     const events = messageEvents({ reasoning: 'a', text: 'b' });
     for (const event of events) {
       const isChanged = event.type === 'message_start' || event.type === 'message_delta';

@@ -1,4 +1,4 @@
-/** Usage and end of an answer of Anthropic's API, event by event or whole. Pure. */
+/** Tracks usage and end of an Anthropic answer, event by event or whole. Pure. */
 import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
 import type { AnswerNotes } from '../../record/answer-notes.ts';
 import { eventData, type SsePiece } from '../../sse.ts';
@@ -6,9 +6,7 @@ import { estimatedTokens } from '../../token-estimate.ts';
 import type { DocumentCounter, StreamCounter, TokenCounts } from '../../usage.ts';
 import { inputCounts, inputTokens, tokenCount } from './hide-cache-hits.ts';
 
-/** Members of a delta with text that the model wrote. */
 const TEXTS = ['text', 'thinking', 'partial_json'];
-/** Members of a whole block with it. */
 const SAID = ['text', 'thinking', 'name'];
 const isText = (value: unknown): boolean => typeof value === 'string' && value !== '';
 
@@ -39,7 +37,7 @@ export class MessageUsage implements StreamCounter, DocumentCounter {
     return this.#failed;
   }
 
-  /** Tokens so far, with those from the cache. Undefined: not told. */
+  /** Input tokens so far, including those from the cache; undefined if none were reported. */
   get input(): number | undefined {
     return inputTokens(this.#inputs);
   }
@@ -51,7 +49,7 @@ export class MessageUsage implements StreamCounter, DocumentCounter {
     return true;
   }
 
-  /** @param event the data of the next event */
+  /** @param event data of the next event */
   see(event: JsonObject): void {
     const { type, message, delta, usage, error } = event;
     if (type === 'error' || isJsonObject(error)) this.#failed = true;
@@ -65,12 +63,10 @@ export class MessageUsage implements StreamCounter, DocumentCounter {
     }
   }
 
-  /** A part of a whole message. */
   push({ length }: Buffer): void {
     this.#characters += length;
   }
 
-  /** All of it. */
   end(text: string): void {
     const message = parseObject(text);
     this.#read(message?.['usage'], true);
@@ -85,7 +81,7 @@ export class MessageUsage implements StreamCounter, DocumentCounter {
   counts(promptEstimate: number): TokenCounts {
     const emitted = Math.max(this.#chunks, estimatedTokens(this.#characters));
     const { input } = this;
-    // An answer with text can't have no tokens.
+    // A count of 0 is wrong for an answer with text.
     const isTold = this.#output !== undefined && (this.#output > 0 || this.#chunks === 0);
     const isKnown = this.#isFinal && input !== undefined && isTold;
     const cached = tokenCount(this.#inputs['cache_read_input_tokens']) ?? 0;
@@ -97,7 +93,7 @@ export class MessageUsage implements StreamCounter, DocumentCounter {
     };
   }
 
-  /** Counts are of the whole answer so far, and those of the beginning say nothing of its text. */
+  /** Counts cover the whole answer so far; those of the first event do not include its text. */
   #read(usage: unknown, isFinal: boolean): void {
     if (!isJsonObject(usage)) return;
     this.#inputs = inputCounts(usage, this.#inputs);

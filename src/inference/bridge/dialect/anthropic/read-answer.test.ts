@@ -7,7 +7,7 @@ it.each([
   ['adds them to the others', { input_tokens: 52 }],
   ['leaves them out', { input_tokens: 10 }],
   ['says nothing of the input', {}],
-])('hits stay counted, and all tokens of the answer, if its end %s', (_how, input) => {
+])('cache hits stay counted, and all tokens of the answer, if its end %s', (_how, input) => {
   const reader = new MessagesAnswerReader({ stop: [], reasoning: true }, 'id');
   const start = { input_tokens: 10, ...cached(40), output_tokens: 1 };
   const none = { cache_read_input_tokens: 0, cache_creation_input_tokens: 0 };

@@ -1,6 +1,6 @@
 /**
- * Reads an answer of Anthropic's API, streamed or whole, into events: each part of it is read as a part of chat completions
- * with the same meaning, whose reader keeps the order of events and the limits. Performs no I/O.
+ * Reads an answer of Anthropic's API, streamed or whole, into events. Each part is converted to the chat completion
+ * chunk with the same meaning, whose reader keeps the order of events and the limits. Performs no I/O.
  */
 import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
 import type { AnswerReader } from '../dialect.ts';
@@ -8,7 +8,7 @@ import type { AnswerContext, AnswerEvent } from '../model.ts';
 import { broken, OpenaiAnswerReader } from '../openai/read-answer.ts';
 import { inputCounts, inputTokens, tokenCount } from './hide-cache-hits.ts';
 
-/** Others end the answer as usual. */
+/** Any other reason ends the answer as usual. */
 const FINISH_REASONS: Readonly<Record<string, string>> = {
   max_tokens: 'length',
   model_context_window_exceeded: 'length',
@@ -17,13 +17,12 @@ const FINISH_REASONS: Readonly<Record<string, string>> = {
 
 export class MessagesAnswerReader implements AnswerReader {
   readonly #chunks: OpenaiAnswerReader;
-  /** Of the input: it comes at the beginning, and maybe again at the end. */
+  /** Input counts. They come at the beginning, and maybe again at the end. */
   #usage: JsonObject = {};
-  /** Indexes of blocks that are calls of a tool. */
   readonly #tools = new Set<unknown>();
   #ended = false;
 
-  /** @param id random, of the answer */
+  /** @param id random id of the answer */
   constructor(context: AnswerContext, id: string) {
     this.#chunks = new OpenaiAnswerReader(context, id);
   }
@@ -81,7 +80,7 @@ export class MessagesAnswerReader implements AnswerReader {
     return this.#chunks.readChunk({ usage: usageOf(this.#usage), choices });
   }
 
-  /** In a plain answer, the whole block. */
+  /** In a plain answer, this is the whole block. */
   #blockStart(index: unknown, block: JsonObject): readonly JsonObject[] {
     const { type, text, thinking, id, name, input } = block;
     if (type === 'text') return [choice({ content: text })];
@@ -110,7 +109,6 @@ function finishOf({ stop_reason: reason, stop_sequence: sequence }: JsonObject):
   return { index: 0, finish_reason: finish, stop_reason: sequence };
 }
 
-/** As chat completions have it. */
 function usageOf(usage: JsonObject): JsonObject {
   const details = usage['output_tokens_details'];
   const thinking = isJsonObject(details) ? tokenCount(details['thinking_tokens']) : undefined;

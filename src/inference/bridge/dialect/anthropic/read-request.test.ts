@@ -7,7 +7,6 @@ import { writeRequest } from '../openai/write-request.ts';
 import { anthropicDialect } from './anthropic.ts';
 import { ANTHROPIC_FIELDS } from './fields.ts';
 
-/** The upstream's request, or the refusal. */
 function translate(more: JsonObject) {
   const body = { model: 'm', max_tokens: 9, messages: [{ role: 'user', content: 'x' }], ...more };
   const route = anthropicDialect.route('POST', '/v1/messages');
@@ -23,7 +22,7 @@ const image = (source: JsonObject): JsonObject => ({ type: 'image', source });
 const PNG = { type: 'base64', media_type: 'image/png', data: 'AAAA' };
 const DATA_URL = { type: 'image_url', image_url: { url: 'data:image/png;base64,AAAA' } };
 
-describe('Messages: what is refused', () => {
+describe('Messages: refused requests', () => {
   it.each([
     ['an image by URL', user(image({ type: 'url', url: 'http://x/' })), 'remote_media_refused'],
     ['an image by file id', user(image({ type: 'file', file_id: 'f' })), 'file_reference_refused'],
@@ -48,18 +47,18 @@ describe('Messages: what is refused', () => {
       'invalid_value',
     ],
     ['a role', { messages: [{ role: 'tool', content: 'x' }] }, 'invalid_value'],
-  ])('%s', (_, more, code) => {
+  ])('refuses %s', (_, more, code) => {
     expect(translate(more)).toMatchObject({ status: 400, code, message: expect.any(String) });
   });
 
-  it('the error names the place', () => {
+  it('names the place in the error', () => {
     const refusal = translate(user({ type: 'text', text: 'x' }, { type: 'text', text: 5 }));
     expect(refusal).toMatchObject({ param: 'messages.0.content.1.text' });
   });
 });
 
-describe('Messages: what the upstream gets', () => {
-  it('tool results first, with their images in the user message after them', () => {
+describe('Messages: the request for the upstream', () => {
+  it('puts tool results first, and their images into the user message after them', () => {
     const result = {
       type: 'tool_result',
       tool_use_id: 'a',
@@ -77,14 +76,14 @@ describe('Messages: what the upstream gets', () => {
     });
   });
 
-  it('the names of tools that a result loads', () => {
+  it('names the tools that a result loads', () => {
     const content = ['Edit', 'Write'].map((name) => ({ type: 'tool_reference', tool_name: name }));
     expect(translate(user({ type: 'tool_result', tool_use_id: 'a', content }))).toMatchObject({
       messages: [{ role: 'tool', content: 'The tool Edit is available now.\n\nThe tool Write is available now.' }],
     });
   });
 
-  it('calls, reasoning and text of an assistant; neighbors of a role as one', () => {
+  it('joins calls, reasoning and text of an assistant, and neighboring messages of one role', () => {
     const assistant = (...content: JsonObject[]) => ({ role: 'assistant', content });
     const messages = [
       { role: 'user', content: 'a' },
@@ -109,7 +108,7 @@ describe('Messages: what the upstream gets', () => {
     });
   });
 
-  it('a system message after the beginning as a part of the user’s', () => {
+  it('appends a later system message to the user’s message', () => {
     const messages = [
       { role: 'user', content: 'a' },
       { role: 'system', content: [{ type: 'text', text: 'be brief' }] },
@@ -128,7 +127,7 @@ describe('Messages: what the upstream gets', () => {
     [{ type: 'any' }, 'required', undefined],
     [{ type: 'none' }, 'none', undefined],
     [{ type: 'tool', name: 'f' }, { type: 'function', function: { name: 'f' } }, undefined],
-  ])('tool_choice %j', (choice, expected, parallel) => {
+  ])('translates tool_choice %j', (choice, expected, parallel) => {
     const body = translate({ tools, tool_choice: choice }) as JsonObject;
     expect(body['tool_choice']).toEqual(expected);
     expect(body['parallel_tool_calls']).toBe(parallel);
@@ -136,7 +135,7 @@ describe('Messages: what the upstream gets', () => {
     expect(translate({ tool_choice: choice })).not.toHaveProperty('tool_choice');
   });
 
-  it('nothing of what Anthropic’s servers alone understand', () => {
+  it('omits what only Anthropic’s servers understand', () => {
     const body = translate({
       thinking: { type: 'enabled', budget_tokens: 1024 },
       context_management: { edits: [] },
@@ -166,7 +165,7 @@ describe('Messages: what the upstream gets', () => {
   });
 });
 
-describe('Messages: the estimate of tokens', () => {
+describe('Messages: the token estimate', () => {
   const text = 'x'.repeat(4000);
   const estimate = (more: JsonObject, messages: unknown[] = [{ role: 'user', content: '' }]) => {
     const operation = { name: 'chat', upstreamPath: '/chat/completions', required: [], generates: true };
@@ -200,18 +199,21 @@ describe('Messages: headers', () => {
     ['req_1', { 'request-id': 'req_1' }],
     ['r\u00e9', {}],
     ['x'.repeat(5000), {}],
-  ])('an id of the upstream passes only if it is plain', (id, headers) => {
+  ])('passes an id of the upstream only if it is plain', (id, headers) => {
     expect(anthropicDialect.translation?.answerHeaders({ 'x-request-id': id })).toEqual(headers);
   });
 });
 
 describe('Messages: routes', () => {
-  it.each(['/v1/messages/', '/messages', '/v1/v1/messages'])('%s', (url) => {
+  it.each(['/v1/messages/', '/messages', '/v1/v1/messages'])('serves %s', (url) => {
     expect(anthropicDialect.route('POST', url)).toMatchObject({ value: { kind: 'inference' } });
   });
-  it.each(['/v1/messages/batches', '/v1//messages', '/v1/messages/../x', '/v1/v1/v1/messages'])('no %s', (url) => {
-    expect(anthropicDialect.route('POST', url)).toMatchObject({ refusal: { status: 404 } });
-  });
+  it.each(['/v1/messages/batches', '/v1//messages', '/v1/messages/../x', '/v1/v1/v1/messages'])(
+    'does not serve %s',
+    (url) => {
+      expect(anthropicDialect.route('POST', url)).toMatchObject({ refusal: { status: 404 } });
+    },
+  );
 });
 
 describe('Messages: fields', () => {

@@ -1,4 +1,4 @@
-/** Reads a request of Anthropic's Messages API, whose fields were checked, into a conversation. Pure. */
+/** Reads a checked request of Anthropic's Messages API into a conversation. Pure. */
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
 import type { Checked } from '../../refusal.ts';
 import type { ConversationRequest, ImagePart, Message, Part, TextPart, Tool, ToolChoice } from '../model.ts';
@@ -22,7 +22,7 @@ import {
   text,
 } from '../read-values.ts';
 
-/** @param needsLimit `max_tokens` is required */
+/** @param needsLimit true if `max_tokens` is required */
 export function readRequest(body: JsonObject, needsLimit: boolean): Checked<ConversationRequest> {
   return checkedRead(() => read(body, needsLimit));
 }
@@ -54,7 +54,7 @@ function read(body: JsonObject, needsLimit: boolean): ConversationRequest {
 function readMessage(value: unknown, i: number): Message {
   const path = `messages.${i}`;
   const { role, content } = object(value, path);
-  // Claude Code sends some. Templates of many models refuse them after the beginning.
+  // Claude Code sends system messages within a conversation, which the templates of many models refuse.
   if (role === 'system') {
     const said = readTexts(content, `${path}.content`).join(GAP);
     return { role: 'user', parts: [{ type: 'text', text: asUserText(said) }] };
@@ -94,7 +94,7 @@ function readUserBlock(value: unknown, path: string): readonly Part[] {
   ];
 }
 
-/** What a tool gives back. The one with which Claude Code loads tools refers to them. */
+/** Reads content of a tool result. The tool by which Claude Code loads tools returns references to them. */
 function readResultBlock(block: JsonObject, path: string): TextPart | ImagePart {
   if (block['type'] !== 'tool_reference') return readContent(block, path);
   const name = text(block['tool_name'], `${path}.tool_name`);
@@ -125,7 +125,6 @@ function readAssistantBlock(value: unknown, path: string): readonly Part[] {
   }
 }
 
-/** What a user or a tool shows the model. */
 function readContent(block: JsonObject, path: string): TextPart | ImagePart {
   switch (block['type']) {
     case 'text':

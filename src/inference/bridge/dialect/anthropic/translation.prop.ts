@@ -69,7 +69,6 @@ function readStream(
   return [...events, ...reader.end()];
 }
 
-/** Neighboring texts joined, as a client sees them. */
 function joined(events: readonly AnswerEvent[]): AnswerEvent[] {
   const out: AnswerEvent[] = [];
   for (const event of events) {
@@ -113,7 +112,7 @@ describe('OpenaiAnswerReader', () => {
     );
   });
 
-  it('gives a stream the events of the whole answer', () => {
+  it('reads a stream into the events of the whole answer', () => {
     fc.assert(
       fc.property(answer, fc.integer({ min: 1, max: 9 }), (scripted, size) => {
         const streamed = readStream([Buffer.from(sseOf(streamedAnswer(scripted, size)))]);
@@ -218,10 +217,10 @@ describe('MessagesAnswerReader', () => {
     );
   });
 
-  it('gives a stream the events of the whole answer, which a client gets back as it was', () => {
+  it('reads a stream into the events of the whole answer, which a client gets back unchanged', () => {
     fc.assert(
       fc.property(said, fc.integer({ min: 1, max: 9 }), (scripted, size) => {
-        // The beginning of a stream has usage, also if its end has none.
+        // The beginning of a stream has usage, even if its end has none.
         const answered = { ...scripted, usage: MESSAGE_USAGE };
         const bytes = Buffer.from(messagesSse(messageEvents(answered, size)));
         const streamed = readStream([bytes], new MessagesAnswerReader(context, 'x'));
@@ -312,7 +311,7 @@ describe('MessagesAnswerReader', () => {
 });
 
 describe('Anthropic answers', () => {
-  it('a stream, put together as clients do it, is the plain answer', () => {
+  it('a stream, assembled as clients do it, equals the plain answer', () => {
     fc.assert(
       fc.property(answer, fc.boolean(), (scripted, reasoning) => {
         const events = readStream([Buffer.from(sseOf(streamedAnswer(scripted, 4)))]);
@@ -411,13 +410,13 @@ describe('Anthropic requests', () => {
     );
   });
 
-  it('written for an upstream, lose only what the docs say', () => {
+  it('lose only what the docs say when written for an upstream', () => {
     const called = /^[a-zA-Z0-9_-]{1,256}$/;
     fc.assert(
       fc.property(conversation, (request) => {
         const body = JSON.parse(JSON.stringify(writeMessagesRequest(request)));
         const read = readRequest(body, true);
-        // A conversation may have nothing but reasoning.
+        // A conversation may consist of reasoning alone.
         if (!read.ok) return expect(body.messages).toEqual([]);
         const ids = body.messages.flatMap((one: { content: { id?: string }[] }) =>
           one.content.flatMap(({ id }) => (id === undefined ? [] : [id])),

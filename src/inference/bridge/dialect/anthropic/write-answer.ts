@@ -1,4 +1,6 @@
-/** Writes an answer as Anthropic's Messages API: as events of a stream, or as one message. Performs no I/O. */
+/**
+ * Writes an answer in the form of Anthropic's Messages API: as a stream of events, or as one message. Performs no I/O.
+ */
 import { assert } from '../../../../base/assert.ts';
 import { parseObject } from '../../json-body.ts';
 import { estimatedTokens } from '../../token-estimate.ts';
@@ -6,8 +8,8 @@ import type { AnswerOptions, AnswerWriter } from '../dialect.ts';
 import type { AnswerEvent, AnswerUsage, StopReason } from '../model.ts';
 
 /**
- * Stands where Anthropic's servers sign reasoning. Clients send it back, some only if it is not empty, and the bridge
- * ignores it.
+ * Placeholder for the reasoning signature of Anthropic's servers. Some clients send it back only if it is not empty;
+ * the bridge ignores it.
  */
 export const UNSIGNED = 'neurovisor';
 
@@ -19,7 +21,6 @@ const STOP_REASONS: Readonly<Record<StopReason, string>> = {
   refusal: 'refusal',
 };
 
-/** Counts tokens for an upstream that does not. */
 class AnswerCounts {
   readonly #options: AnswerOptions;
   #characters = 0;
@@ -39,7 +40,7 @@ class AnswerCounts {
     const given = this.#usage;
     const cached = showCacheHits ? (given?.cachedTokens ?? 0) : 0;
     return {
-      // Without those from the cache.
+      // Excludes those from the cache.
       input_tokens: (given?.inputTokens ?? promptTokensEstimate) - cached,
       cache_creation_input_tokens: 0,
       cache_read_input_tokens: cached,

@@ -1,23 +1,22 @@
-/** Writes a conversation as a request of Anthropic's Messages. Pure. */
+/** Writes a conversation as a request of Anthropic's Messages API. Pure. */
 import { createHash } from 'node:crypto';
 import { type JsonObject, withoutUndefined } from '../../json-body.ts';
 import type { ConversationRequest, ImagePart, Message, Part, TextPart, Tool, ToolResultPart } from '../model.ts';
 import { GAP, mergeNeighbors } from '../read-values.ts';
 
-/** The API requires a limit. Small enough for its older models, which refuse more than they can answer. */
+/** The API requires a limit. Older models refuse one above what they can answer, so this is small. */
 export const DEFAULT_MAX_TOKENS = 8192;
-/** The API has no format without a schema. */
+/** The API has no JSON format without a schema. */
 export const JSON_WANTED = 'Answer with one JSON object and nothing else.';
-/** Of ids of calls. */
 const ID = /^[a-zA-Z0-9_-]{1,256}$/;
 const ID_DIGITS = 24;
 
-/** Without temperature and other numbers of sampling: newer models refuse any. */
+/** Omits temperature and other sampling parameters, which newer models refuse. */
 export function writeMessagesRequest(request: ConversationRequest): JsonObject {
   const { model, system, messages, tools, format, stream, maxTokens } = request;
   const instructions = format === 'json' ? [system, JSON_WANTED] : [system];
   const said = instructions.filter((text) => text !== '').join(GAP);
-  // Servers refuse sequences of white space.
+  // Servers refuse stop sequences of white space.
   const stop = request.stop.filter((text) => text.trim() !== '');
   return withoutUndefined({
     model,
@@ -32,9 +31,9 @@ export function writeMessagesRequest(request: ConversationRequest): JsonObject {
   });
 }
 
-/** Without what the API does not take. Neighbors may have the same role then. */
+/** Removes what the API does not take, after which neighbors may have the same role. */
 function sendable({ role, parts }: Message): readonly Message[] {
-  // Of reasoning, only what its own servers have signed passes.
+  // Only reasoning that the API's own servers have signed is accepted.
   const kept = parts.filter((part) => part.type !== 'reasoning' && !isEmpty(part));
   return kept.length === 0 ? [] : [{ role, parts: kept }];
 }
@@ -79,7 +78,7 @@ function writeResult({ id, isError, content }: ToolResultPart): JsonObject {
   };
 }
 
-/** Other servers' ids may have characters that the API refuses. */
+/** Ids of other servers may have characters that the API refuses. */
 function idOf(id: string): string {
   if (ID.test(id)) return id;
   return `call_${createHash('sha256').update(id).digest('hex').slice(0, ID_DIGITS)}`;

@@ -6,7 +6,7 @@ import { type Fields, type Hazards, labels, object, type Shape } from '../../fie
 
 const BASE64: Shape = { strings: 'base64' };
 
-/** Those that go upstream, and the others of any version of Ollama's. */
+/** The options that go upstream, and the others of any Ollama version. */
 const OPTIONS = object(
   labels(
     'temperature top_p top_k min_p seed stop num_predict presence_penalty frequency_penalty ' +
@@ -42,7 +42,6 @@ const TOOL: Fields = {
   items: 'open',
 };
 
-/** By the name of the operation. */
 export const OLLAMA_FIELDS = {
   chat: { ...GENERATION, messages: object(MESSAGE), tools: object(TOOL) },
   generate: { ...GENERATION, ...labels('prompt system suffix template raw context'), images: BASE64 },
@@ -51,7 +50,9 @@ export const OLLAMA_FIELDS = {
   show: { ...labels('model name verbose system template'), options: OPTIONS },
 } as const satisfies Readonly<Record<string, Fields>>;
 
-/** Fields known to be dangerous or impossible, which get a better explanation than unknown ones. Lower case. */
+/**
+ * Fields known to be dangerous or impossible, in lower case; their errors explain more than those of unknown fields.
+ */
 export const OLLAMA_HAZARDS: Hazards = new Map([
   [
     'tools.type',

@@ -1,4 +1,6 @@
-/** Models as Ollama lists and shows them. What the bridge does not know of a model is empty. Pure. */
+/**
+ * Models in the form in which Ollama lists and shows them. Properties that the bridge does not know are empty. Pure.
+ */
 import { createHash } from 'node:crypto';
 import { isEmbeddingModel, type ModelEntry } from '../../policy.ts';
 
@@ -9,14 +11,14 @@ export function modelList(models: readonly ModelEntry[]): unknown {
       model: model.id,
       modified_at: modifiedAt(model),
       size: 0,
-      // Ollama's program shows its first digits.
+      // Ollama's CLI shows the first digits.
       digest: createHash('sha256').update(model.id).digest('hex'),
       details: detailsOf(model),
     })),
   };
 }
 
-/** `capabilities` are what the bridge can carry. */
+/** `capabilities` lists what the bridge can carry. */
 export function shownModel(model: ModelEntry): unknown {
   return {
     details: detailsOf(model),

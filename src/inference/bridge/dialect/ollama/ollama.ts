@@ -1,4 +1,4 @@
-/** Ollama's API: chat, generate, embeddings, models. Its answers come from an upstream of the OpenAI API. */
+/** Ollama's API: chat, generate, embeddings, models. Answers come from an upstream with OpenAI's API. */
 import { checkFields } from '../../fields.ts';
 import type { JsonObject } from '../../json-body.ts';
 import type { BridgePolicy } from '../../policy.ts';
@@ -13,7 +13,7 @@ import { modelList, shownModel } from './models.ts';
 import { readChat, readGenerate, readInputs } from './read-request.ts';
 import { createdAt, OllamaAnswerWriter, OllamaVectorWriter, saidFields } from './write-answer.ts';
 
-/** The version of Ollama whose API this is; clients ask for a minimum. */
+/** The Ollama version whose API this is; clients ask for a minimum. */
 const VERSION = '0.17.4';
 const PATH_CHARACTERS_SHOWN_MAX = 100;
 
@@ -61,7 +61,7 @@ const READ: Readonly<Record<string, Route>> = {
   '/': fixed('text/plain; charset=utf-8', 'Ollama is running'),
   '/api/version': fixed(JSON_TYPE, JSON.stringify({ version: VERSION })),
   '/api/tags': { kind: 'models' },
-  // Which models the server holds in memory would tell what other sandboxes use.
+  // The models in the server's memory would reveal what other sandboxes use.
   '/api/ps': fixed(JSON_TYPE, JSON.stringify({ models: [] })),
 };
 const SENT: Readonly<Record<string, Route>> = {
@@ -71,10 +71,9 @@ const SENT: Readonly<Record<string, Route>> = {
   '/api/embeddings': { kind: 'inference', operation: embedding('embeddings') },
   '/api/show': { kind: 'describe', operation: embedding('show') },
 };
-/** They change the models or the account of the host. */
+/** Paths that change the models or the account of the host. */
 const MANAGED = /^\/api\/(?:pull|push|create|delete|copy|blobs|me|signout|user|experimental)(?:\/|$)/;
 
-/** True for requests of this API alone. */
 export function isOllamaPath(url: string): boolean {
   const path = targetPath(url);
   return path === '/' || path === '/api' || path.startsWith('/api/');
@@ -112,7 +111,7 @@ function inspect(operation: Operation, body: JsonObject, policy: BridgePolicy): 
     model,
     stream: operation.generates && stream !== false,
     hideUsage: true,
-    // The translation's takes its place.
+    // The translation's estimate is used instead.
     promptTokensEstimate: 0,
     bound: {},
     edits: {},
@@ -120,7 +119,6 @@ function inspect(operation: Operation, body: JsonObject, policy: BridgePolicy): 
   });
 }
 
-/** The member that a request of each operation is about. */
 const PROMPTS: Readonly<Record<Name, string>> = {
   chat: 'messages',
   generate: 'prompt',
@@ -144,7 +142,7 @@ function translate({ name, generates }: Operation, body: JsonObject): Checked<Tr
   if (!generates) return translateEmbedding(name, body);
   const request = name === 'generate' ? readGenerate(body) : readChat(body);
   if (!request.ok) return request;
-  // Checked all the same.
+  // Requests without a prompt are checked as well.
   if (!hasPrompt(name as Name, body)) return accepted(undefined);
   return accepted({
     conversation: request.value,
@@ -152,7 +150,7 @@ function translate({ name, generates }: Operation, body: JsonObject): Checked<Tr
     promptTokensEstimate: estimateTokens(request.value),
     answer: {
       stop: request.value.stop,
-      // Beside the text, where programs that know nothing of it don't look.
+      // Apart from the text, where clients that do not know reasoning ignore it.
       reasoning: body['think'] !== false,
     },
   });

@@ -6,7 +6,6 @@ import type { JsonObject } from '../../json-body.ts';
 import { OLLAMA_FIELDS, OLLAMA_HAZARDS } from './fields.ts';
 import { ollamaDialect } from './ollama.ts';
 
-/** What goes upstream for a request, or its refusal. */
 function written(path: string, more: JsonObject): JsonObject {
   const body = { model: 'm', ...more };
   const route = ollamaDialect.route('POST', path);
@@ -28,7 +27,7 @@ const sentCall = (id: string, name: string) => ({
 });
 
 describe('Ollama: messages', () => {
-  it('makes the system messages at the beginning one, and later ones text of the user', () => {
+  it('joins system messages at the beginning, and appends later ones to the user’s text', () => {
     expect(
       says(
         { role: 'system', content: 'a' },
@@ -67,7 +66,7 @@ describe('Ollama: messages', () => {
     ]);
   });
 
-  it('gives calls of equal ids different ones', () => {
+  it('gives calls with equal ids different ones', () => {
     const turn = [
       { role: 'assistant', content: '', tool_calls: [call('f', { id: 'c' })] },
       { role: 'tool', content: 'r', tool_call_id: 'c' },
@@ -81,7 +80,7 @@ describe('Ollama: messages', () => {
     ['/9j/4AAQ', 'image/jpeg'],
     ['R0lGODlh', 'image/gif'],
     ['UklGRgAA', 'image/webp'],
-  ])('tells the type of the image %s', (data, type) => {
+  ])('detects the type of the image %s', (data, type) => {
     const image = { type: 'image_url', image_url: { url: `data:${type};base64,${data}` } };
     expect(says({ role: 'user', content: 'x', images: [data] })).toEqual([
       { role: 'user', content: [{ type: 'text', text: 'x' }, image] },
@@ -137,12 +136,12 @@ describe('Ollama: fields of requests', () => {
       { type: 'object', required: ['a'] },
       { type: 'object', required: ['a'] },
     ],
-  ])('a tool with the parameters %j has a schema', (parameters, schema) => {
+  ])('gives a tool with the parameters %j a schema', (parameters, schema) => {
     const tools = [{ type: 'function', function: { name: 'f', parameters } }];
     expect(chat({ tools })['tools']).toEqual([{ type: 'function', function: { name: 'f', parameters: schema } }]);
   });
 
-  it('takes what means nothing for nothing', () => {
+  it('treats empty and default values as absent', () => {
     const empty = { system: '', template: '', suffix: '', context: [], raw: false, format: '' };
     const options = { num_predict: -1, seed: -1, stop: null, temperature: null };
     expect(generate({ ...empty, options, stream: false, images: null, think: null })).toEqual({
@@ -168,7 +167,7 @@ describe('Ollama: fields of requests', () => {
     ['logprobs', { logprobs: true }],
     ['stream', { stream: 'no' }],
     ['model', { model: 7 }],
-  ])('refuses %s by its name', (name, body) => {
+  ])('names the refused field %s', (name, body) => {
     expect(generate(body)).toMatchObject({
       status: 400,
       message: expect.stringContaining(name.split('.x', 1)[0] ?? ''),
@@ -192,7 +191,7 @@ describe('Ollama: fields of requests', () => {
     expect(chat(body)).toMatchObject({ status: 400, message: expect.stringContaining(name) });
   });
 
-  it('refuses inputs that are no texts', () => {
+  it('refuses inputs that are not texts', () => {
     for (const input of [[1], { a: 1 }]) {
       expect(written('/api/embed', { input })).toMatchObject({ status: 400 });
     }
@@ -231,7 +230,7 @@ describe('Ollama: routes', () => {
     ['HEAD', '/api/tags', 'models'],
     ['POST', '/api/show', 'describe'],
     ['HEAD', '/', 'fixed'],
-  ])('%s %s', (method, url, kind) => {
+  ])('serves %s %s', (method, url, kind) => {
     expect(ollamaDialect.route(method, url)).toMatchObject({ value: { kind } });
   });
   it.each([
@@ -245,7 +244,7 @@ describe('Ollama: routes', () => {
     ['DELETE', '/api/delete', 403],
     ['HEAD', '/api/blobs/sha256:0', 403],
     ['POST', '/api/pull/', 403],
-  ])('no %s %s', (method, url, status) => {
+  ])('does not serve %s %s', (method, url, status) => {
     expect(ollamaDialect.route(method, url)).toMatchObject({ refusal: { status } });
   });
 });
@@ -263,7 +262,7 @@ describe('Ollama: fields', () => {
   });
 
   it.each([
-    // The request types of ollama 0.6.3 for Python, except those among the hazards and for images that a model draws.
+    // The request types of ollama 0.6.3 for Python, except hazards and image generation.
     [
       'generate',
       'model stream options format keep_alive prompt suffix system template context raw images think logprobs top_logprobs',

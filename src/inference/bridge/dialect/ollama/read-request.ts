@@ -1,4 +1,4 @@
-/** Reads requests of Ollama's API, whose fields were checked, into a conversation. Pure. */
+/** Reads checked requests of Ollama's API into a conversation. Pure. */
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
 import type { Checked } from '../../refusal.ts';
 import type { ConversationRequest, ImagePart, Message, Part, TextPart, Tool, ToolCallPart } from '../model.ts';
@@ -20,11 +20,10 @@ import {
   text,
 } from '../read-values.ts';
 
-/** Each tool message looks through them. */
 const OPEN_CALLS_MAX = 1_000;
 const EFFORTS: ReadonlySet<unknown> = new Set(['low', 'medium', 'high']);
 
-/** How files of each type begin, in base64. Requests don't name the type. */
+/** Image types by their first bytes in base64, since requests do not name the type. */
 const IMAGE_STARTS: readonly (readonly [start: string, mediaType: string])[] = [
   ['iVBORw0KGgo', 'image/png'],
   ['/9j/', 'image/jpeg'],
@@ -51,7 +50,6 @@ export const readGenerate = (body: JsonObject): Checked<ConversationRequest> =>
     };
   });
 
-/** The texts to embed. */
 export const readInputs = (body: JsonObject, field: 'input' | 'prompt'): Checked<string[]> =>
   checkedRead(() => {
     const value = body[field] ?? '';
@@ -60,7 +58,7 @@ export const readInputs = (body: JsonObject, field: 'input' | 'prompt'): Checked
     return list(value, field).map((one, i) => text(one, `${field}.${i}`));
   });
 
-/** What no upstream can do: it has the model's template, and takes no tokens. */
+/** Refuses templates and tokens: no upstream can use them, since it has the model's own template. */
 function refuseOwnTemplates(body: JsonObject): void {
   const refuse = (field: string, why: string): never => {
     throw new Fault(field, `is refused here: ${why}`, 'field_refused');
@@ -89,13 +87,13 @@ function readCommon(body: JsonObject): Omit<ConversationRequest, 'system' | 'mes
     stream: optionalFlag(body['stream'], 'stream') ?? true,
     toolChoice: undefined,
     parallelToolCalls: true,
-    // -1 and -2: no limit.
+    // -1 and -2 mean no limit.
     maxTokens: maxTokens === undefined || maxTokens < 1 ? undefined : Math.trunc(maxTokens),
     temperature: number('temperature'),
     topP: number('top_p'),
     topK: number('top_k'),
     minP: number('min_p'),
-    // -1: any.
+    // -1 means any seed.
     seed: seed === undefined || seed < 0 ? undefined : Math.trunc(seed),
     presencePenalty: number('presence_penalty'),
     frequencyPenalty: number('frequency_penalty'),
@@ -165,7 +163,7 @@ function readMessage(
 
 const readText = (value: string): TextPart[] => (value === '' ? [] : [{ type: 'text', text: value }]);
 
-/** A message has text, if only an empty one. */
+/** A message has a text part, even if it is empty. */
 const withText = (content: string, rest: readonly Part[]): Part[] =>
   content === '' && rest.length > 0 ? [...rest] : [{ type: 'text', text: content }, ...rest];
 
@@ -178,7 +176,9 @@ function readImages(value: unknown, path: string): ImagePart[] {
   });
 }
 
-/** Gives calls the ids that chat completions need. Clients of Ollama send none, or only the name with a result. */
+/**
+ * Assigns the call ids that chat completions need. Clients of Ollama send none, or only the tool's name with a result.
+ */
 class Calls {
   readonly #open: { readonly id: string; readonly given: string; readonly name: string }[] = [];
   readonly #ids = new Set<string>();
@@ -201,7 +201,7 @@ class Calls {
     return part;
   }
 
-  /** The id of the call that a tool's message answers: by its id, else its name, else the oldest. */
+  /** Id of the call that a tool message answers: found by its id, else by its name, else the oldest. */
   answered(message: JsonObject, path: string): string {
     const id = optionalText(message['tool_call_id'], `${path}.tool_call_id`) ?? '';
     const name = optionalText(message['tool_name'] ?? message['name'], `${path}.tool_name`) ?? '';
@@ -214,7 +214,7 @@ class Calls {
   }
 }
 
-/** Clients in Go write null for no properties, which is no JSON Schema. */
+/** Go clients write null for no properties, which is not valid JSON Schema. */
 function readSchema(value: unknown, path: string): JsonObject {
   const schema = isGiven(value) ? object(value, path) : { type: 'object', properties: null };
   return schema['properties'] === null ? { ...schema, properties: {} } : schema;

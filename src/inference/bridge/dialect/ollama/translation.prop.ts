@@ -47,7 +47,7 @@ interface Line {
   readonly eval_count?: number;
 }
 
-/** What a client has after all lines. @throws unless the last alone is done */
+/** Assembles the lines as a client does. @throws unless only the last line is done */
 function joined(text: string): unknown {
   const lines = text.split('\n');
   if (lines.pop() !== '') throw new Error('half a line');
@@ -71,7 +71,7 @@ const write = (events: readonly AnswerEvent[], how: AnswerOptions): string => {
 };
 
 describe('Ollama answers', () => {
-  it('a stream, put together as clients do it, is the plain answer', () => {
+  it('a stream, assembled as clients do it, equals the plain answer', () => {
     fc.assert(
       fc.property(answer, fc.constantFrom('chat', 'generate'), fc.boolean(), (scripted, name, reasoning) => {
         const context = { stop: [], reasoning };
@@ -117,7 +117,7 @@ describe('Ollama answers', () => {
     },
     { requiredKeys: [] },
   );
-  it('are done only if the upstream’s is whole, and every line is JSON', () => {
+  it('end only if the upstream’s answer is whole, and every line is JSON', () => {
     fc.assert(
       fc.property(fc.array(hostile, { maxLength: 6 }), (values) => {
         const reader = new OpenaiAnswerReader({ stop: [], reasoning: true }, 'x');
@@ -158,7 +158,7 @@ describe('Ollama requests', () => {
     order: fc.infiniteStream(fc.nat()),
   });
 
-  it('results reach their calls in whatever order, named by the tool alone', () => {
+  it('assign results to their calls in any order, even if they name only the tool', () => {
     fc.assert(
       fc.property(fc.array(turn, { minLength: 1, maxLength: 4 }), (turns) => {
         const messages = turns.flatMap(({ asked, thinking, said, names, input, order }) => {
@@ -218,7 +218,7 @@ describe('Ollama requests', () => {
     },
     { requiredKeys: ['role'] },
   );
-  it('are refused, or go upstream with an answer for none but earlier calls', () => {
+  it('are refused, or go upstream with results for earlier calls only', () => {
     fc.assert(
       fc.property(fc.array(message, { maxLength: 6 }), (messages) => {
         const read = readChat({ model: 'm', messages });
@@ -273,7 +273,7 @@ describe('OpenaiVectorReader', () => {
     );
   });
 
-  it('gives events or a BridgeError for whatever an upstream sends', () => {
+  it('returns events or throws a BridgeError for whatever an upstream sends', () => {
     const part = fc.constantFrom('{', '}', '[', ']', '"embedding":', '"data":', '[1]', '0', ',', '"a"');
     fc.assert(
       fc.property(fc.array(part, { maxLength: 12 }), fc.nat(2), (parts, vectors) => {

@@ -1,4 +1,4 @@
-/** Writes an answer as Ollama's API: a line for each part of a stream, or one object. Performs no I/O. */
+/** Writes an answer in the form of Ollama's API: a stream with a line per part, or one object. Performs no I/O. */
 import { parseObject } from '../../json-body.ts';
 import { estimatedTokens } from '../../token-estimate.ts';
 import type { AnswerOptions, AnswerWriter } from '../dialect.ts';
@@ -14,7 +14,6 @@ interface Said {
   readonly tool_calls?: readonly unknown[];
 }
 
-/** The fields of a message for `chat`, or of a part of the text for `generate`. */
 export function saidFields(operation: string, { content = '', ...more }: Said): object {
   return operation === 'generate'
     ? { response: content, ...more }
@@ -25,11 +24,9 @@ export class OllamaAnswerWriter implements AnswerWriter {
   readonly #options: AnswerOptions;
   readonly #startedAtMs: number;
   #firstAtMs: number | undefined;
-  /** The text of a plain answer. */
   #content = '';
   #thinking = '';
   #calls: unknown[] = [];
-  /** Calls so far in a stream. */
   #callCount = 0;
   #name = '';
   #id = '';
@@ -80,7 +77,7 @@ export class OllamaAnswerWriter implements AnswerWriter {
 
   #endCall(): string {
     const input = this.#arguments === '' ? {} : parseObject(this.#arguments);
-    // One that was cut off must not run with what is there; `done_reason` tells it.
+    // A call that was cut off must not run with partial arguments; `done_reason` says so.
     if (input === undefined) return '';
     const index = this.#callCount;
     this.#callCount += 1;
@@ -99,7 +96,7 @@ export class OllamaAnswerWriter implements AnswerWriter {
   #last(reason: string): string {
     const { promptTokensEstimate, clock, stream } = this.#options;
     const total = clock.now() - this.#startedAtMs;
-    // An answer that came whole does not tell when the model began it.
+    // For an answer that came whole, it is unknown when the model began it.
     const prompt = stream ? (this.#firstAtMs ?? clock.now()) - this.#startedAtMs : 0;
     return this.#line({
       ...this.#said({
@@ -114,7 +111,7 @@ export class OllamaAnswerWriter implements AnswerWriter {
       prompt_eval_count: this.#usage?.inputTokens ?? promptTokensEstimate,
       prompt_eval_duration: Math.round(prompt * NS_PER_MS),
       eval_count: this.#usage?.outputTokens ?? estimatedTokens(this.#characters),
-      // Programs divide by it.
+      // At least 1, since clients divide by it.
       eval_duration: Math.max(1, Math.round((total - prompt) * NS_PER_MS)),
     });
   }
@@ -129,7 +126,7 @@ export class OllamaAnswerWriter implements AnswerWriter {
   }
 }
 
-/** Numbers pass as the upstream wrote them. */
+/** Passes numbers as the upstream wrote them. */
 export class OllamaVectorWriter implements AnswerWriter {
   readonly #options: AnswerOptions;
   readonly #startedAtMs: number;

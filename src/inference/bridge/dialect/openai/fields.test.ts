@@ -38,7 +38,7 @@ const message = (more: Body): Body => ({ messages: [{ role: 'user', content: 'x'
 const part = (more: Body): Body => message({ content: [{ type: 'text', text: 'x', ...more }] });
 const tool = (more: Body): Body => ({ tools: [{ type: 'function', function: { name: 'f' }, ...more }] });
 
-/** Each object that a request may contain, with the body around it. */
+/** Yields each object that a request may contain, with the body around it. */
 function* objectsOf(
   fields: Fields,
   wrap: (inner: Body) => Body,
@@ -68,10 +68,10 @@ describe('inspect: fields', () => {
       'best_of echo frequency_penalty logit_bias logprobs max_tokens model n presence_penalty prompt seed stop stream ' +
       'stream_options suffix temperature top_p user',
     embeddings: 'dimensions encoding_format input model user',
-    // It has none; Cohere's and Jina's.
+    // OpenAI has none; these are Cohere's and Jina's.
     rerank: 'documents max_tokens_per_doc model query return_documents top_n',
     speech: 'input instructions model response_format speed stream_format voice',
-    // Without samples of speakers.
+    // Excludes samples of speakers.
     transcription:
       'chunking_strategy file include[] language model prompt response_format stream temperature timestamp_granularities[]',
     translation: 'file model prompt response_format temperature',
@@ -208,7 +208,7 @@ describe('inspect: fields', () => {
           'with --allow-field messages.content.colour.',
       },
     });
-    // A name that no option can have gets no remedy.
+    // An error for a name that no option can have has no remedy.
     expect(inspect({ 'a b': 1 })).toMatchObject({
       refusal: { message: '"a b" is refused: the bridge does not know it. Remove it.' },
     });
@@ -218,7 +218,7 @@ describe('inspect: fields', () => {
   });
 
   it.each(OBJECTS.map((one) => [`${one.name} ${one.path}`, one] as const))(
-    '%s: no spelling of a key passes but the listed one',
+    '%s: accepts a key only in the listed spelling',
     (_, { name, fields, wrap }) => {
       for (const key of Object.keys(fields)) {
         const spellings = [
@@ -240,9 +240,9 @@ describe('inspect: fields', () => {
   );
 
   it.each(OBJECTS.map((one) => [`${one.name} ${one.path}`, one] as const))(
-    '%s: no hazard is listed, and no two keys are one to a server that folds them',
+    '%s: lists no hazard, and no two keys that a case-folding server would confuse',
     (_, { name, path, fields, wrap }) => {
-      // Also without `_` and `-`, as Go's encoding/json/v2 can compare.
+      // Ignores `_` and `-` too, as Go's encoding/json/v2 may when it compares names.
       const folded = Object.keys(fields).map((key) => foldKey(key).replaceAll(/[_-]/g, ''));
       expect(new Set(folded).size).toBe(folded.length);
       for (const hazard of OPENAI_HAZARDS.keys()) {
@@ -254,18 +254,18 @@ describe('inspect: fields', () => {
     },
   );
 
-  it('passes what the owner allowed, by its path and unchecked', () => {
+  it('passes a field that the owner allowed at exactly its path, unchecked', () => {
     const pass = (body: Body, ...allow: string[]): boolean => inspect(body, allow).ok;
     expect(pass({ enable_search: true }, 'enable_search')).toBe(true);
     expect(pass({ tools: [{ type: 'web_search' }] }, 'tools.type')).toBe(true);
     expect(pass(part({ uuid: 'x' }), 'messages.content.uuid')).toBe(true);
     expect(pass({ service_tier: 'priority' }, 'service_tier')).toBe(true);
     expect(pass({ extra: { url: 'http://x', a: [{ b: 1 }] } }, 'extra')).toBe(true);
-    // Not elsewhere, not in another spelling, and nothing else.
+    // Refused elsewhere and in another spelling; no other field is allowed.
     expect(pass(part({ uuid: 'x' }), 'uuid')).toBe(false);
     expect(pass({ ENABLE_SEARCH: true }, 'enable_search')).toBe(false);
     expect(pass({ enable_search: true, priority: 1 }, 'enable_search')).toBe(false);
-    // What the bridge itself reads stays checked.
+    // Fields that the bridge itself reads stay checked.
     expect(pass({ model: 1 }, 'model')).toBe(false);
     expect(pass({ tools: {} }, 'tools')).toBe(false);
   });

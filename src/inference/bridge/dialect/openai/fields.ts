@@ -11,7 +11,6 @@ const BASE64: Shape = { strings: 'base64' };
 
 const CACHE_MARK = object(labels('type mode ttl'));
 
-/** Media in its own object, or as a string. */
 const media = object({ url: MEDIA, ...labels('detail max_dynamic_patch min_dynamic_patch') }, 'media');
 
 const CONTENT_PART: Fields = {
@@ -69,7 +68,7 @@ const FUNCTION: Fields = {
 const CUSTOM_FORMAT = object({ ...labels('type syntax definition'), grammar: object(labels('definition syntax')) });
 
 const TOOL = object({
-  // The model server would run any other tool itself, with the host's network.
+  // The model server would run any other tool type itself, with the host's network.
   type: { strings: 'label', only: ['function', 'custom'] },
   function: object(FUNCTION),
   custom: object({ name: LABEL, description: PROSE, format: CUSTOM_FORMAT }),
@@ -91,7 +90,6 @@ const RESPONSE_FORMAT = object({
   format: 'open',
 });
 
-/** Whose generation ends where, is sampled how and has which form. */
 const GENERATION: Fields = {
   ...labels(
     'model stream n best_of max_tokens temperature top_p seed stop presence_penalty frequency_penalty logprobs',
@@ -152,7 +150,7 @@ const CHAT: Fields = {
     'enable_thinking thinking_budget thinking_token_budget thinking_budget_tokens include_reasoning ' +
       'separate_reasoning stream_reasoning reasoning_format',
   ),
-  // A template's switches; the template itself stays the server's.
+  // Switches of the template; the template itself stays the server's.
   chat_template_kwargs: object(
     labels('enable_thinking thinking thinking_budget reasoning_effort preserve_thinking clear_thinking add_vision_id'),
   ),
@@ -177,7 +175,7 @@ const EMBEDDINGS: Fields = {
   ),
 };
 
-/** Of Jina and Cohere, as vLLM, SGLang and llama.cpp serve it. */
+/** The rerank API of Jina and Cohere, as vLLM, SGLang and llama.cpp serve it. */
 const RERANK: Fields = {
   query: object({ ...CONTENT_PART, content: CONTENT }, 'prose'),
   documents: object({ ...CONTENT_PART, content: CONTENT }, 'prose'),
@@ -187,7 +185,10 @@ const RERANK: Fields = {
   ),
 };
 
-/** Of events, the bridge knows only those of text. A voice that is an object names one of the host's account. */
+/**
+ * Streaming is limited to text events, which the bridge can read. A voice given as an object would name one of the
+ * host's account.
+ */
 const SPEECH: Fields = {
   input: PROSE,
   instructions: PROSE,
@@ -196,12 +197,12 @@ const SPEECH: Fields = {
 };
 
 /**
- * Of OpenAI, vLLM and speaches: a form, whose values are texts. Speakers that it should know are sounds of their own, and
- * are not served.
+ * OpenAI, vLLM and speaches take a form whose values are texts. Known speakers would be audio files of their own, and
+ * are not supported.
  */
 const TRANSLATION: Fields = {
   ...labels('file model language to_language temperature seed max_completion_tokens stream'),
-  // OpenAI's API takes it for an answer that tells speakers apart.
+  // OpenAI's API calls an answer that separates speakers `diarized_json`.
   response_format: { strings: 'label', only: ['json', 'text', 'srt', 'verbose_json', 'vtt', 'diarized_json'] },
   prompt: PROSE,
   hotwords: PROSE,
@@ -212,12 +213,11 @@ const TRANSCRIPTION: Fields = {
   ...TRANSLATION,
   'timestamp_granularities[]': { strings: 'label', only: ['word', 'segment'] },
   'include[]': { strings: 'label', only: ['logprobs'] },
-  // Anything else is an object in JSON.
+  // Any other value is a JSON object.
   chunking_strategy: { strings: 'label', only: ['auto'] },
   ...labels('top_p top_k min_p frequency_penalty presence_penalty repetition_penalty'),
 };
 
-/** By the name of the operation. */
 export const OPENAI_FIELDS = {
   chat: CHAT,
   completions: COMPLETIONS,
@@ -229,8 +229,8 @@ export const OPENAI_FIELDS = {
 } as const satisfies Readonly<Record<string, Fields>>;
 
 /**
- * Labels that a server shared by all sandboxes takes for the identity of a cache or a user. The server gets a value
- * of the sandbox's own instead, so that no sandbox can use another's.
+ * Labels that a shared server takes for the identity of a cache or a user. The server gets a value of the sandbox's own
+ * instead, so that no sandbox can use another's.
  */
 export const BOUND_FIELDS = ['prompt_cache_key', 'safety_identifier', 'user'] as const;
 
@@ -238,7 +238,7 @@ const TOOLS =
   'a tool that the model server runs would give the sandbox a way to the network; run the tool in the ' +
   'sandbox and offer it as type "function"';
 
-/** Fields known to be dangerous, which get a better explanation than unknown ones. Lower case. */
+/** Fields known to be dangerous, in lower case; their errors explain more than those of unknown fields. */
 export const OPENAI_HAZARDS: Hazards = new Map([
   ...hazards(
     'provider_tool_refused',

@@ -3,7 +3,7 @@ import { openaiDialect } from './openai.ts';
 
 const METADATA = 'http://169.254.169.254/latest/meta-data/';
 const PICTURE = 'data:image/png;base64,AAAA';
-/** Checks the body of a route: the first that takes one of its members. */
+/** Checks the body with the first route that takes one of its members. */
 function inspect(body: Record<string, unknown>, allowFields: readonly string[] = []) {
   const name = 'input' in body ? 'embeddings' : 'prompt' in body ? 'completions' : 'chat/completions';
   const route = openaiDialect.route('POST', `/v1/${name}`);
@@ -14,7 +14,7 @@ function inspect(body: Record<string, unknown>, allowFields: readonly string[] =
 
 const message = (...content: unknown[]) => ({ messages: [{ role: 'user', content }] });
 
-describe('inspect: remote media, which the model server would fetch for the guest', () => {
+describe('inspect: refuses remote media, which the model server would fetch for the guest', () => {
   const remote: [string, Record<string, unknown>][] = [
     ['image_url', message({ type: 'image_url', image_url: { url: METADATA } })],
     ['image_url as a string', message({ type: 'image_url', image_url: METADATA })],
@@ -66,7 +66,7 @@ describe('inspect: remote media, which the model server would fetch for the gues
     expect(inspect(body).ok).toBe(true);
   });
 
-  it('estimates tokens of text and counts token ids, without the bytes of images', () => {
+  it('estimates tokens of text and counts token ids, but not the bytes of images', () => {
     const value = (body: Record<string, unknown>) => {
       const result = inspect(body);
       return result.ok ? result.value.promptTokensEstimate : -1;

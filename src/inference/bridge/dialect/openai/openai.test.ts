@@ -93,7 +93,7 @@ describe('inspect', () => {
 
 describe('errors', () => {
   const refusal = { status: 429, code: 'c', message: 'm' };
-  it('have the form of OpenAI', () => {
+  it('have the form of OpenAI’s API', () => {
     expect(JSON.parse(dialect.error(refusal))).toEqual({
       error: { message: 'm', type: 'rate_limit_error', param: null, code: 'c' },
     });

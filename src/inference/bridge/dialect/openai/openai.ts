@@ -1,4 +1,6 @@
-/** The OpenAI API: chat completions, completions, embeddings, audio, models; and rerank, which model servers have beside it. */
+/**
+ * The OpenAI API: chat completions, completions, embeddings, audio, models; and rerank, which model servers add to it.
+ */
 import { type AllowedFields, checkFields } from '../../fields.ts';
 import { responseHeaders } from '../../headers.ts';
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
@@ -67,7 +69,7 @@ const OPERATIONS: Readonly<Record<string, OpenaiOperation>> = {
     audio: 'in',
   },
   '/rerank': RERANK,
-  // Of Cohere's clients.
+  // Used by Cohere's clients.
   '/v2/rerank': RERANK,
 };
 
@@ -136,7 +138,7 @@ function boundFields(body: JsonObject, allowed: AllowedFields): Checked<Readonly
 /** Requests the usage of a stream from the upstream, even if the client did not. */
 function usageEdits(operation: Operation, stream: boolean, options: unknown): Pick<Inspection, 'hideUsage' | 'edits'> {
   const given = options ?? {};
-  // The upstream refuses options of another shape.
+  // Passed unchanged: the upstream refuses options of another shape.
   if (!stream || !operation.generates || !isJsonObject(given)) {
     return { hideUsage: false, edits: {} };
   }
@@ -156,14 +158,13 @@ function invalid(param: string, why: string): Checked<never> {
   return refused(400, 'invalid_value', `"${param}" ${why}.`, { param });
 }
 
-/** The error object that OpenAI's SDKs turn into exceptions. */
 function errorObject(refusal: Refusal): unknown {
   const { message, param, code } = refusal;
   return { error: { message, type: errorType(refusal), param: param ?? null, code } };
 }
 
 function errorType({ status, code }: Refusal): string {
-  // OpenAI's own for it. Codex tells it from a rate that is too high, and shows no message of a 429.
+  // OpenAI's own code for it. Codex distinguishes it from a rate limit, and shows no message of a 429.
   if (code === 'budget_spent') return 'insufficient_quota';
   if (status === 429) return 'rate_limit_error';
   return status >= 500 ? 'server_error' : 'invalid_request_error';

@@ -6,7 +6,6 @@ import { TOOL_CALLS_MAX } from './read-tool-calls.ts';
 const CONTEXT = { stop: ['END'], reasoning: true };
 const ID = 'beef';
 
-/** Events of a stream of deltas, whose last choice has `end`. */
 function read(deltas: readonly unknown[], end: object = { finish_reason: 'stop' }): AnswerEvent[] {
   const reader = new OpenaiAnswerReader(CONTEXT, ID);
   const chunks = [...deltas.map((delta) => ({ delta })), { delta: {}, ...end }];
@@ -17,7 +16,6 @@ const calls = (...tool_calls: unknown[]) => ({ tool_calls });
 const call = (index: number | undefined, id: string | undefined, name?: string, text?: unknown) =>
   calls({ index, id, type: 'function', function: { name, arguments: text } });
 
-/** Calls with their arguments joined. */
 function callsOf(events: readonly AnswerEvent[]): string[] {
   const out: string[] = [];
   for (const event of events) {
@@ -65,17 +63,17 @@ describe('OpenaiAnswerReader: tool calls', () => {
     expect(stopOf(events)).toMatchObject({ reason: 'tool-calls' });
   });
 
-  it('with the number 0 do not get the arguments of the next one', () => {
+  it('all with index 0 do not get the arguments of the next one', () => {
     const events = read([call(0, 'a', 'list', ''), call(0, 'b', 'delete', '{"path":"x"}')]);
     expect(callsOf(events)).toEqual(['a list {}', 'b delete {"path":"x"}']);
   });
 
-  it('get ids that no other answer has if they have none, or one that occurred', () => {
+  it('get unique ids if theirs are missing or repeated', () => {
     const events = read([call(0, 'a', 'f', '{}'), call(1, 'a', 'f', '{}'), call(2, '', 'f', '{}')]);
     expect(callsOf(events)).toEqual(['a f {}', 'call_beef_2 f {}', 'call_beef_3 f {}']);
   });
 
-  it('cost as much to read as they are long, even if nothing but blanks comes', () => {
+  it('are read in linear time, even if only white space arrives', () => {
     const trimStart = vi.spyOn(String.prototype, 'trimStart');
     const blanks = Array.from({ length: 1000 }, () => call(0, 'a', 'f', ' '));
     const events = read([...blanks, call(0, undefined, undefined, ' {"x":1}')]);
@@ -85,7 +83,7 @@ describe('OpenaiAnswerReader: tool calls', () => {
     expect(looked).toBeLessThan(2000);
   });
 
-  it('may be cut off by the limit of tokens, and by nothing else', () => {
+  it('may be cut off by the token limit, and by nothing else', () => {
     const deltas = [call(0, 'a', 'f', '{"x":')];
     const events = read(deltas, { finish_reason: 'length' });
     expect(callsOf(events)).toEqual(['a f {"x":']);
@@ -101,7 +99,7 @@ describe('OpenaiAnswerReader: tool calls', () => {
     ['a part after a text', [call(0, 'a', 'f', '{'), { content: 'x' }]],
     ['too many', Array.from({ length: TOOL_CALLS_MAX + 1 }, (_, i) => call(i, `${i}`, 'f', '{}'))],
     ['a long name', [call(0, 'a', 'f'.repeat(1000), '{}')]],
-  ])('%s is a fault of the upstream', (_, deltas) => {
+  ])('%s is an upstream error', (_, deltas) => {
     expect(() => read(deltas)).toThrow(expect.objectContaining({ code: 'upstream_protocol' }));
   });
 });
@@ -110,7 +108,7 @@ describe('OpenaiAnswerReader: texts', () => {
   const textOf = (events: readonly AnswerEvent[]) =>
     events.map((event) => (event.type === 'text' ? event.text : '')).join('');
 
-  it('joins the halves of a character, and replaces one that stays alone', () => {
+  it('joins surrogate halves, and replaces one that stays alone', () => {
     expect(read([{ content: 'a\ud83d' }, { content: '\ude42b' }])).toContainEqual({
       type: 'text',
       text: '\ud83d\ude42b',
@@ -154,13 +152,13 @@ describe('OpenaiAnswerReader: texts', () => {
     expect(stopOf(read([{ content: 'x' }], end))).toEqual({ type: 'stop', ...expected });
   });
 
-  it('a refusal is a text', () => {
+  it('reads a refusal as text', () => {
     const events = read([{ refusal: 'no' }]);
     expect(textOf(events)).toBe('no');
     expect(stopOf(events)).toMatchObject({ reason: 'refusal' });
   });
 
-  it('takes only counts for usage', () => {
+  it('accepts only counts as usage', () => {
     const reader = new OpenaiAnswerReader(CONTEXT, ID);
     const usage = (value: unknown) => reader.readEvent(JSON.stringify({ choices: [], usage: value }));
     usage({ prompt_tokens: 5, completion_tokens: 6, prompt_tokens_details: { cached_tokens: 9 } });
@@ -171,12 +169,12 @@ describe('OpenaiAnswerReader: texts', () => {
     expect(reader.end()[0]).toEqual({ type: 'usage', usage: { inputTokens: 5, outputTokens: 6, cachedTokens: 5 } });
   });
 
-  it('an empty finish reason is none', () => {
+  it('ignores an empty finish reason', () => {
     const incomplete = () => read([{ content: 'hel' }], { finish_reason: '' });
     expect(incomplete).toThrow(expect.objectContaining({ code: 'upstream_died' }));
   });
 
-  it('nothing follows an error', () => {
+  it('emits nothing after an error', () => {
     const reader = new OpenaiAnswerReader(CONTEXT, ID);
     expect(reader.readEvent('{"error":{"message":"boom"}}')).toEqual([{ type: 'error', message: 'boom' }]);
     expect(reader.readEvent('{"choices":[{"delta":{"content":"x"}}]}')).toEqual([]);

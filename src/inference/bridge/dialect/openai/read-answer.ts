@@ -1,6 +1,6 @@
 /**
- * Reads an answer of chat completions, streamed or whole, into events. Whatever an upstream sends, the events are in the
- * order that `model.ts` promises, or there is an error. Performs no I/O.
+ * Reads an answer of chat completions, streamed or whole, into events. Whatever an upstream sends, the events are in
+ * the order that `model.ts` promises, or an error is thrown. Performs no I/O.
  */
 import { BridgeError } from '../../errors.ts';
 import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
@@ -20,17 +20,13 @@ export class OpenaiAnswerReader implements AnswerReader {
   #usage: AnswerUsage | undefined;
   #ended = false;
 
-  /** @param id random, of the answer */
   constructor(context: AnswerContext, id: string) {
     this.#context = context;
     this.#text = new TextJoiner((event) => this.#events.push(event));
     this.#tools = new ToolCallReader((event) => this.#events.push(event), id);
   }
 
-  /**
-   * The next event's data.
-   * @throws BridgeError `upstream_protocol`
-   */
+  /** @param data data of the next event @throws BridgeError `upstream_protocol` */
   readEvent(data: string): readonly AnswerEvent[] {
     if (this.#ended) return [];
     if (data.trim() === '[DONE]') return this.end();
@@ -39,15 +35,12 @@ export class OpenaiAnswerReader implements AnswerReader {
     return this.#read(value);
   }
 
-  /** A chunk, or a whole answer without its end. @throws BridgeError `upstream_protocol` */
+  /** Reads a chunk, or a whole answer without its end. @throws BridgeError `upstream_protocol` */
   readChunk(value: JsonObject): readonly AnswerEvent[] {
     return this.#ended ? [] : this.#read(value);
   }
 
-  /**
-   * A whole answer.
-   * @throws BridgeError `upstream_protocol`, `upstream_died`
-   */
+  /** Reads a whole answer. @throws BridgeError `upstream_protocol`, `upstream_died` */
   readDocument(text: string): readonly AnswerEvent[] {
     const value = parseObject(text);
     if (value === undefined) throw broken('the answer is not a JSON object');
@@ -56,8 +49,8 @@ export class OpenaiAnswerReader implements AnswerReader {
   }
 
   /**
-   * The upstream has sent everything.
-   * @throws BridgeError `upstream_died`: it did not say that the answer is complete; `upstream_protocol`
+   * Call when the upstream has sent everything.
+   * @throws BridgeError `upstream_died` if it did not mark the answer as complete; `upstream_protocol`
    */
   end(): readonly AnswerEvent[] {
     if (this.#ended) return [];
@@ -92,7 +85,7 @@ export class OpenaiAnswerReader implements AnswerReader {
   }
 
   #readChoice(choice: unknown): void {
-    // The request asks for one.
+    // The request asks for one choice.
     if (!isJsonObject(choice) || (choice['index'] ?? 0) !== 0) return;
     const delta = choice['delta'] ?? choice['message'];
     if (isJsonObject(delta)) this.#readDelta(delta);
@@ -121,7 +114,7 @@ export class OpenaiAnswerReader implements AnswerReader {
     }
   }
 
-  /** Mistral has lists of parts. */
+  /** Mistral sends lists of parts. */
   #readPart(part: unknown): void {
     if (!isJsonObject(part)) return;
     const { type, text, thinking } = part;
@@ -155,7 +148,7 @@ export class OpenaiAnswerReader implements AnswerReader {
   }
 }
 
-/** Finish reasons of servers; others end the answer as usual. */
+/** Finish reasons of servers; any other reason ends the answer as usual. */
 const REASONS: Readonly<Record<string, StopReason | undefined>> = {
   length: 'length',
   max_tokens: 'length',
@@ -163,7 +156,7 @@ const REASONS: Readonly<Record<string, StopReason | undefined>> = {
 };
 const FAILED: ReadonlySet<string> = new Set(['error', 'abort', 'aborted', 'cancelled']);
 
-/** Joins halves of a character that an upstream sent in two pieces. */
+/** Joins surrogate halves that an upstream sent in two pieces. */
 class TextJoiner {
   readonly #emit: (event: AnswerEvent) => void;
   #type: 'text' | 'reasoning' = 'text';

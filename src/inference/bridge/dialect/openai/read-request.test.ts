@@ -6,7 +6,7 @@ const ask = (more: object = {}) => ({ model: 'm', messages: [user('hello')], ...
 const assistant = (more: object) => ({ messages: [user('a'), { role: 'assistant', ...more }] });
 const call = (json: string) => ({ id: 'c', function: { name: 'f', arguments: json } });
 
-describe('readChatRequest: refusals by the name of the field', () => {
+describe('readChatRequest: refusals that name the field', () => {
   it.each<[string, object]>([
     ['n', { n: 2 }],
     ['logprobs', { logprobs: true }],
@@ -37,13 +37,13 @@ describe('readChatRequest: refusals by the name of the field', () => {
   it.each([
     { n: 1, logprobs: false, seed: 1, logit_bias: {}, prediction: {}, guided_whitespace_pattern: '' },
     { n: null, stop: null, tools: null, tool_choice: null, response_format: { type: 'text' } },
-  ])('none for what changes nothing, or is a hint: %j', (more) => {
+  ])('accepts what changes nothing or is a hint: %j', (more) => {
     expect(readChatRequest(ask(more))).toMatchObject({ ok: true });
   });
 });
 
 describe('readChatRequest', () => {
-  it('takes the limit that newer clients set', () => {
+  it('reads the token limit that newer clients set', () => {
     const limitOf = (more: object) => {
       const read = readChatRequest(ask(more));
       return read.ok ? read.value.maxTokens : read.refusal;

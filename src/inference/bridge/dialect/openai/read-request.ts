@@ -1,6 +1,6 @@
 /**
- * Reads a request for chat completions, whose fields were checked, into a conversation: for upstreams of another API, which
- * have less. What would change the answer and is missing there is refused; hints are dropped. Pure.
+ * Reads a checked chat completions request into a conversation, for upstreams of another API with fewer features.
+ * Refuses what would change the answer and is missing there; drops hints. Pure.
  */
 
 import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
@@ -56,7 +56,7 @@ function read(body: JsonObject): ConversationRequest {
   };
 }
 
-/** Fields that change what the answer is, with the values that change nothing. */
+/** Fields that change the answer, with the values that change nothing. */
 const MISSING: Readonly<Record<string, readonly unknown[]>> = {
   n: [1],
   best_of: [1],

@@ -6,9 +6,9 @@ import { BridgeError } from '../../errors.ts';
 import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
 import type { AnswerEvent } from '../model.ts';
 
-/** In one answer; more are `upstream_protocol`. */
+/** Limit per answer; more is `upstream_protocol`. */
 export const TOOL_CALLS_MAX = 1000;
-/** Characters of one call's arguments; more are `upstream_protocol`. */
+/** Limit of one call's arguments in characters; more is `upstream_protocol`. */
 export const ARGUMENTS_CHARACTERS_MAX = 4 * 1024 * 1024;
 const ID_CHARACTERS_MAX = 256;
 const NAME_CHARACTERS_MAX = 256;
@@ -17,14 +17,11 @@ interface OpenCall {
   readonly index: number | undefined;
   id: string | undefined;
   name: string | undefined;
-  /** The arguments so far, in pieces that are not empty, without white space at the beginning. */
+  /** The arguments so far as non-empty pieces, without leading white space. */
   readonly pieces: string[];
-  /** With the white space. */
   length: number;
-  /** Arguments not passed on yet. */
   held: string;
   started: boolean;
-  /** The arguments begin like an object. */
   isObject: boolean;
 }
 
@@ -36,13 +33,11 @@ export class ToolCallReader {
   #open: OpenCall | undefined;
   #count = 0;
 
-  /** @param answerId random, for ids of calls */
   constructor(emit: (event: AnswerEvent) => void, answerId: string) {
     this.#emit = emit;
     this.#answerId = answerId;
   }
 
-  /** Calls begun. */
   get count(): number {
     return this.#count;
   }
@@ -59,7 +54,7 @@ export class ToolCallReader {
     call.id ??= id;
     call.name ??= name;
     const { arguments: text } = fn;
-    // Some servers send the object itself.
+    // Some servers send an object instead of its JSON text.
     this.#add(call, isJsonObject(text) ? JSON.stringify(text) : typeof text === 'string' ? text : '');
     this.#send(call);
   }
@@ -94,7 +89,7 @@ export class ToolCallReader {
     return this.#open;
   }
 
-  /** Looks at each character once: the upstream chooses how many pieces there are. */
+  /** Looks at each character only once: the upstream chooses how many pieces there are. */
   #add(call: OpenCall, text: string): void {
     call.length += text.length;
     if (call.length > ARGUMENTS_CHARACTERS_MAX) throw broken('a tool call is too long');
@@ -112,13 +107,12 @@ export class ToolCallReader {
       call.started = true;
       this.#emit({ type: 'tool-start', id: this.#unique(call.id), name: call.name });
     }
-    // What is no object may still turn out empty, and is sent at the end.
+    // Arguments that do not begin as an object may still turn out empty, and are sent at the end.
     if (!call.isObject) return;
     const last = call.held.charCodeAt(call.held.length - 1);
     this.#pass(call, last >= 0xd800 && last <= 0xdbff ? call.held.slice(-1) : '');
   }
 
-  /** Passes on what is held but `rest`. */
   #pass(call: OpenCall, rest: string): void {
     const text = call.held.slice(0, call.held.length - rest.length);
     call.held = rest;
@@ -126,8 +120,8 @@ export class ToolCallReader {
   }
 
   /**
-   * Clients tell results by the id, so it must be there and occur once, also in the conversation: the next request
-   * has the calls of all answers.
+   * Clients match results by the id, so it must exist and be unique, even in the conversation: the next request
+   * contains the calls of all answers.
    */
   #unique(given: string | undefined): string {
     const isOwn = given === undefined || this.#ids.has(given);
@@ -137,7 +131,6 @@ export class ToolCallReader {
   }
 }
 
-/** True for the first delta of another call. */
 function isNext(
   open: OpenCall,
   delta: { readonly index: number | undefined; readonly id: string | undefined; readonly name: string | undefined },
@@ -146,7 +139,7 @@ function isNext(
     return true;
   }
   if (delta.name === undefined || open.name === undefined) return false;
-  // Without an index a name begins a call; with one, servers repeat names, and some number all calls 0.
+  // Without an index, a name begins a call. With one, some servers repeat names, and some number all calls 0.
   if (delta.index === undefined) return true;
   const isOther = open.length > 0 || delta.name !== open.name;
   return delta.id !== undefined && delta.id !== open.id && isOther;

@@ -1,6 +1,6 @@
 /**
- * Reads an answer with embeddings into events, as it comes. A batch has millions of numbers, so they are neither kept nor
- * parsed: the lists are cut out of the text, and what is left is small and tells which input each belongs to. Performs no I/O.
+ * Reads an answer with embeddings into events as it arrives. A batch has millions of numbers, so they are neither kept
+ * nor parsed: the lists are cut out of the text, and the small rest says which input each belongs to. Performs no I/O.
  */
 import { StringDecoder } from 'node:string_decoder';
 import { isJsonObject, parseObject } from '../../json-body.ts';
@@ -11,9 +11,9 @@ import { broken, errorMessage, usageOf } from './read-answer.ts';
 /** Inside a JSON string the quotes would be escaped, so any match is a key. */
 const START = /"embedding"\s*:\s*\[/g;
 const NO_NUMBER = /[^-+0-9.eE,\s]/g;
-/** Longer than a `START` that a server writes; the next chunk may have the rest of it. */
+/** Longer than any `START` that a server writes; the next chunk may complete one. */
 const TAIL_CHARACTERS = 128;
-/** Without the lists. */
+/** Limit of the answer without the lists. */
 const REST_CHARACTERS_MAX = 8 * 1024 * 1024;
 
 export class OpenaiVectorReader implements AnswerReader {
@@ -95,7 +95,7 @@ export class OpenaiVectorReader implements AnswerReader {
       throw broken('there is not one embedding for each input, in their order');
     }
     const used = value['usage'];
-    // Some servers leave out what embeddings don't have.
+    // Some servers omit counts that embeddings don't have.
     const usage = isJsonObject(used) ? usageOf({ completion_tokens: 0, ...used }) : undefined;
     return [
       ...(usage === undefined ? [] : [{ type: 'usage' as const, usage }]),
@@ -110,7 +110,7 @@ export class OpenaiVectorReader implements AnswerReader {
   }
 }
 
-/** The text's length if there is no match. `lastIndex` is the end of it. */
+/** Returns the text's length if there is no match. Sets `lastIndex` to the end of the match. */
 function indexOf(pattern: RegExp, text: string, from: number): number {
   pattern.lastIndex = from;
   return pattern.exec(text)?.index ?? text.length;

@@ -47,7 +47,7 @@ describe('readChatRequest', () => {
         const read = readChatRequest(body);
         if (!read.ok) throw new Error(read.refusal.message);
         const { messages, ...rest } = read.value;
-        // Results of tools have no mark for errors here; the other reader takes it out of the text.
+        // Tool results have no error flag here; the other reader takes it out of the text.
         const said = messages.map(({ role, parts }) => [role, parts.map(({ type }) => type)]);
         expect(said).toEqual(
           readOpenaiMessages(body).messages.map(({ role, parts }) => [role, parts.map(({ type }) => type)]),
@@ -90,7 +90,7 @@ describe('ChatAnswerWriter', () => {
     fc.record({ type: fc.constant('call' as const), name: words, input: object }),
   );
 
-  it('is read as it was written, streamed and whole', () => {
+  it('writes answers that are read back unchanged, streamed and whole', () => {
     fc.assert(
       fc.property(fc.array(piece, { maxLength: 4 }), fc.boolean(), (pieces, cached) => {
         const events: AnswerEvent[] = [{ type: 'start' }];

@@ -1,4 +1,4 @@
-/** Writes an answer as chat completions: as chunks of a stream, or as one object. Performs no I/O. */
+/** Writes an answer in the form of chat completions: as chunks of a stream, or as one object. Performs no I/O. */
 import { estimatedTokens } from '../../token-estimate.ts';
 import type { AnswerOptions, AnswerWriter } from '../dialect.ts';
 import type { AnswerEvent, AnswerUsage, StopReason } from '../model.ts';

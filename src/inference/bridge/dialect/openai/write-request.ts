@@ -11,9 +11,9 @@ import type {
   ToolResultPart,
 } from '../model.ts';
 
-/** Between texts that were apart. Most model servers take one string only. */
+/** Separates texts that were separate parts. Most model servers accept only one string. */
 export const TEXT_GAP = '\n\n';
-/** Tool messages have no mark for errors. */
+/** Tool messages have no error flag. */
 export const ERROR_PREFIX = 'Error: ';
 /** A tool message can't contain images, so they follow in a user message. */
 export const IMAGES_FOLLOW = '(images in the next message)';
@@ -63,7 +63,7 @@ function writeAssistant(parts: readonly Part[]): JsonObject {
     role: 'assistant',
     content: text === '' && calls.length > 0 ? null : text,
     reasoning_content: reasoning,
-    // The only name that Ollama knows; vLLM and llama.cpp know both, or the other one.
+    // The only name that Ollama knows. vLLM and llama.cpp know both names, or the other one.
     reasoning,
     tool_calls:
       calls.length === 0

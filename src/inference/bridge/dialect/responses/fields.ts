@@ -18,7 +18,6 @@ const PART: Fields = {
   prompt_cache_breakpoint: CACHE_MARK,
 };
 
-/** An item of `input`, written by a client or sent back. */
 const ITEM: Fields = {
   ...labels('type id role status phase call_id name namespace async encrypted_content'),
   content: object(PART, 'prose'),
@@ -29,7 +28,7 @@ const ITEM: Fields = {
   output: object(PART, 'prose'),
   caller: object(labels('type caller_id')),
   action: object({ ...labels('type command timeout_ms user working_directory'), env: { others: LABEL } }),
-  // Codex's, for OpenAI's own records.
+  // Sent by Codex for OpenAI's own records.
   internal_chat_message_metadata_passthrough: 'open',
 };
 
@@ -38,13 +37,13 @@ const DEFINITION: Fields = {
   description: PROSE,
   parameters: 'open',
   output_schema: 'open',
-  // The grammar of a custom tool's text.
+  // Grammar of a custom tool's text.
   format: object({ ...labels('type syntax'), definition: PROSE }),
 };
 
 const TOOL: Fields = {
   ...DEFINITION,
-  // OpenAI's servers run any other tool, or its form is known to their models alone.
+  // OpenAI's servers run any other tool themselves, or only their models know its form.
   type: { strings: 'label', only: ['function', 'custom', 'local_shell', 'namespace'] },
   tools: object({ ...DEFINITION, type: { strings: 'label', only: ['function', 'custom'] } }),
 };
@@ -63,7 +62,6 @@ const COUNTED: Fields = {
   truncation: { strings: 'label', only: ['auto', 'disabled'] },
 };
 
-/** By the name of the operation. */
 export const RESPONSES_FIELDS = {
   responses: {
     ...COUNTED,
@@ -74,7 +72,7 @@ export const RESPONSES_FIELDS = {
     prompt_cache_options: CACHE_MARK,
     stream_options: object(labels('include_obfuscation reasoning_summary_delivery')),
     metadata: { others: LABEL },
-    // Codex's, for OpenAI's own records.
+    // Sent by Codex for OpenAI's own records.
     client_metadata: { others: LABEL },
     include: {
       strings: 'label',
@@ -98,7 +96,7 @@ const OWN_STATE =
   "it refers to an object in the host's account; send the content inline, or continue an answer with " +
   'previous_response_id';
 
-/** Fields known to be dangerous, which get a better explanation than unknown ones. Lower case. */
+/** Fields known to be dangerous, in lower case; their errors explain more than those of unknown fields. */
 export const RESPONSES_HAZARDS: Hazards = new Map([
   ...hazards(
     'provider_tool_refused',

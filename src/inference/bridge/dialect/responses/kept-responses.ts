@@ -1,4 +1,4 @@
-/** The responses that the bridge keeps, as clients of the Responses API read, continue and delete them. Pure. */
+/** Kept responses as clients of the Responses API read, continue and delete them. Pure. */
 import type { KeptAnswers, KeptItem } from '../../kept-answers.ts';
 import { accepted, type Checked, refused } from '../../refusal.ts';
 import type { KeptContext, KeptNeeds } from '../dialect.ts';
@@ -7,7 +7,6 @@ const LIMIT = 20;
 const LIMIT_MAX = 100;
 const SHOWN_CHARACTERS_MAX = 100;
 
-/** What a request refers to. */
 export function findKept({ previous, items: wanted }: KeptNeeds, kept: KeptAnswers): Checked<KeptContext> {
   const earlier = previous === undefined ? [] : kept.conversation(previous);
   if (earlier === undefined) {
@@ -42,7 +41,7 @@ export function deleteKept(kept: KeptAnswers, id: string): Checked<string> {
   return accepted(JSON.stringify({ id, object: 'response', deleted: true }));
 }
 
-/** A page of the whole conversation up to the answer, the newest item first unless `order` is `asc`. */
+/** Returns a page of the conversation up to the answer, newest item first unless `order` is `asc`. */
 export function listKept(kept: KeptAnswers, id: string, query: URLSearchParams): Checked<string> {
   const answer = kept.get(id);
   if (answer === undefined) return notFound(id);
@@ -66,7 +65,7 @@ export function listKept(kept: KeptAnswers, id: string, query: URLSearchParams):
   return accepted(page(all.slice(start, start + limit), start + limit < all.length));
 }
 
-/** Items are JSON already, and may be large. */
+/** Joins items without parsing: they are JSON already, and may be large. */
 function page(items: readonly KeptItem[], hasMore: boolean): string {
   const data = items.map(({ json }) => json).join(',');
   const ids = { first_id: items[0]?.id ?? null, last_id: items.at(-1)?.id ?? null };

@@ -19,23 +19,21 @@ import {
 import { CUSTOM_INPUT, LOCAL_SHELL, upstreamName } from './read-tools.ts';
 
 export interface ReadItems {
-  /** What is said before the first message. */
   readonly system: readonly string[];
   readonly messages: readonly Message[];
 }
 
-/** An item and where it is in the request. */
 export interface PlacedItem {
   readonly item: JsonObject;
   readonly path: string;
 }
 
-/** Of items and of the route that ask OpenAI's servers to do it. */
+/** Refusal for items and for the route that ask OpenAI's servers to compact a conversation. */
 export const NO_COMPACTION =
   'only OpenAI shortens conversations on its servers; let the client do it. Codex does, with a model provider ' +
   'of another name than OpenAI';
 
-/** The items of `input`; a message has its type, and a list as its content. */
+/** The items of `input`: a message gets its type, and a string becomes a message. */
 export function placedItems(input: unknown): readonly PlacedItem[] {
   if (typeof input === 'string') return [{ item: messageItem('user', input), path: 'input' }];
   return list(input, 'input').map((one, i) => {

@@ -7,7 +7,6 @@ import { dialectOf } from '../dialects.ts';
 import { RESPONSES_FIELDS } from './fields.ts';
 import { responsesDialect } from './responses.ts';
 
-/** The upstream's request and the context of its answer, or the refusal. */
 function translate(more: JsonObject) {
   const body = { model: 'm', input: 'x', ...more };
   const route = responsesDialect.route('POST', '/v1/responses');
@@ -24,7 +23,7 @@ const user = (...content: JsonObject[]) => ({ input: [{ role: 'user', content }]
 const image = (url: string) => user({ type: 'input_image', detail: 'auto', image_url: url });
 const say = (text: string) => ({ role: 'user', content: text });
 
-describe('Responses: what is refused', () => {
+describe('Responses: refused requests', () => {
   it.each<[string, JsonObject, string]>([
     ['an image by URL', image('http://169.254.169.254/'), 'remote_media_refused'],
     ['an image of no base64', image('data:image/png,x'), 'remote_media_refused'],
@@ -62,18 +61,18 @@ describe('Responses: what is refused', () => {
     ['two tools of a name', { tools: [1, 2].map(() => ({ type: 'function', name: 'f' })) }, 'invalid_value'],
     ['a tool that is not offered', { tool_choice: { type: 'function', name: 'f' } }, 'invalid_value'],
     ['a model that is no name', { model: 5 }, 'invalid_value'],
-  ])('%s', (_, more, code) => {
+  ])('refuses %s', (_, more, code) => {
     expect(translate(more)).toMatchObject({ refusal: { status: 400, code, message: expect.any(String) } });
   });
 
-  it('the error names the place', () => {
+  it('names the place in the error', () => {
     const refusal = translate(user({ type: 'input_text', text: 'x' }, { type: 'input_text', text: 5 }));
     expect(refusal).toMatchObject({ refusal: { param: 'input.0.content.1.text' } });
   });
 });
 
-describe('Responses: what the upstream gets', () => {
-  it('instructions and the first developer messages as its system message', () => {
+describe('Responses: the request for the upstream', () => {
+  it('makes instructions and the first developer messages its system message', () => {
     const input = [
       { role: 'developer', content: 'a' },
       { type: 'message', role: 'system', content: [{ type: 'input_text', text: 'b' }] },
@@ -90,13 +89,13 @@ describe('Responses: what the upstream gets', () => {
     });
   });
 
-  it('nothing of the records that Codex keeps in messages', () => {
+  it('drops the records that Codex keeps in messages', () => {
     const passthrough = { turn_id: 't', create_time: 1.5, content_item_kinds: ['user.text'] };
     const item = { ...say('x'), internal_chat_message_metadata_passthrough: passthrough };
     expect(translate({ input: [item] })).toMatchObject({ body: { messages: [{ role: 'user', content: 'x' }] } });
   });
 
-  it('reasoning, text, a refusal and calls as one message, and images of a result after it', () => {
+  it('joins reasoning, text, a refusal and calls into one message, with images of a result after it', () => {
     const input = [
       say('x'),
       { type: 'reasoning', id: 'r', summary: [{ type: 'summary_text', text: 'hm' }] },
@@ -146,7 +145,7 @@ describe('Responses: what the upstream gets', () => {
     });
   });
 
-  it('all tools as functions, whose forms the answer knows', () => {
+  it('turns all tools into functions, whose original forms the answer knows', () => {
     const format = { type: 'grammar', syntax: 'lark', definition: 'start: "x"' };
     const translated = translate({
       tools: [
@@ -182,7 +181,7 @@ describe('Responses: what the upstream gets', () => {
     ['none', 'none', 2],
     [named, { type: 'function', function: { name: 'g' } }, 2],
     [{ type: 'allowed_tools', mode: 'required', tools: [named] }, 'required', 1],
-  ])('tool_choice %j', (choice, expected, count) => {
+  ])('translates tool_choice %j', (choice, expected, count) => {
     const translated = translate({ tools, tool_choice: choice, parallel_tool_calls: false });
     expect(translated).toMatchObject({ body: { tool_choice: expected, parallel_tool_calls: false } });
     if ('body' in translated) expect(translated.body['tools']).toHaveLength(count);
@@ -195,13 +194,13 @@ describe('Responses: what the upstream gets', () => {
       { type: 'json_schema', name: 'n', schema: { a: 1 }, strict: false },
       { type: 'json_schema', json_schema: { name: 'answer', strict: false, schema: { a: 1 } } },
     ],
-  ])('text.format %j', (format, expected) => {
+  ])('translates text.format %j', (format, expected) => {
     const translated = translate({ text: { format, verbosity: 'low' } });
     if (!('body' in translated)) throw new Error('refused');
     expect(translated.body['response_format']).toEqual(expected);
   });
 
-  it('nothing of what OpenAI’s servers alone understand', () => {
+  it('drops what only OpenAI’s servers understand', () => {
     const translated = translate({
       include: ['reasoning.encrypted_content'],
       metadata: { a: 'b' },
@@ -220,7 +219,7 @@ describe('Responses: what the upstream gets', () => {
     if ('body' in translated) expect(Object.keys(translated.body)).toHaveLength(3);
   });
 
-  it('long members are not repeated by the answer', () => {
+  it('does not repeat long members in the answer', () => {
     const translated = translate({ instructions: 'x'.repeat(100_000), tools: [] });
     expect(translated).toMatchObject({
       answer: { responses: { repeated: { instructions: null } } },
@@ -237,7 +236,7 @@ describe('Responses: routes', () => {
     ['GET', '/v1/responses/resp_1', 'kept'],
     ['DELETE', '/v1/responses/resp_1', 'kept'],
     ['GET', '/v1/responses/resp_1/input_items?limit=5', 'kept'],
-  ])('%s %s: %s', (method, url, kind) => {
+  ])('serves %s %s: %s', (method, url, kind) => {
     expect(dialectOf(url, {}).name).toBe('responses');
     expect(responsesDialect.route(method, url)).toMatchObject({ value: { kind } });
   });
@@ -247,10 +246,10 @@ describe('Responses: routes', () => {
     ['GET', `/v1/responses/${'x'.repeat(101)}`, 404],
     ['GET', '/v1/responses/%2e%2e', 404],
     ['GET', '/v1/responses', 405],
-  ])('no %s %s: %i', (method, url, status) => {
+  ])('refuses %s %s: %i', (method, url, status) => {
     expect(responsesDialect.route(method, url)).toMatchObject({ refusal: { status } });
   });
-  it.each(['/v1/responsesx', '/v1/chat/responses', '/response'])('%s is not one', (url) => {
+  it.each(['/v1/responsesx', '/v1/chat/responses', '/response'])('does not claim %s', (url) => {
     expect(dialectOf(url, {}).name).toBe('openai');
   });
 });

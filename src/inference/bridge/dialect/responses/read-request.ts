@@ -1,4 +1,4 @@
-/** Reads a request of OpenAI's Responses API, whose fields were checked, into a conversation. Pure. */
+/** Reads a checked request of OpenAI's Responses API into a conversation. Pure. */
 import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
 import type { Checked } from '../../refusal.ts';
 import type { KeepRequest, KeptContext, KeptNeeds } from '../dialect.ts';
@@ -21,15 +21,14 @@ import { readChoice, readTools } from './read-tools.ts';
 export interface ReadRequest {
   readonly conversation: ConversationRequest;
   readonly answer: AnswerContext;
-  /** Undefined: the answer must not be kept. */
+  /** Undefined if the answer must not be kept. */
   readonly keep: KeepRequest | undefined;
 }
 
 const ENCRYPTED = 'reasoning.encrypted_content';
-/** Length of a member that the answer repeats; a longer one is omitted. */
+/** Limit of a member that the answer repeats; a longer one is omitted. */
 const REPEATED_CHARACTERS_MAX = 64 * 1024;
 
-/** What `body` refers to; undefined: nothing. */
 export function readNeeds(body: JsonObject): KeptNeeds | undefined {
   const { previous_response_id: previous, input } = body;
   const items = Array.isArray(input)
@@ -42,7 +41,6 @@ export function readNeeds(body: JsonObject): KeptNeeds | undefined {
   return { previous: hasPrevious ? previous : undefined, items };
 }
 
-/** @param kept what `readNeeds` asks for */
 export function readRequest(body: JsonObject, kept: KeptContext): Checked<ReadRequest> {
   return checkedRead(() => read(body, kept));
 }
@@ -137,7 +135,7 @@ function readFormat(value: unknown): Pick<ConversationRequest, 'format' | 'stric
   }
 }
 
-/** What OpenAI's answers repeat of a request. Clients read some of it, e.g. the tools. */
+/** Members of the request that OpenAI's answers repeat. Clients read some of them, e.g. the tools. */
 function repeatedMembers(body: JsonObject): JsonObject {
   const or = (name: string, instead: unknown): unknown => {
     const value = body[name] ?? instead;

@@ -1,9 +1,9 @@
-/** Reads the tools of a request of the Responses API: each as a function, whatever its form. Pure. */
+/** Reads the tools of a request of the Responses API, each as a function. Pure. */
 import type { JsonObject } from '../../json-body.ts';
 import type { Tool, ToolChoice, ToolForm } from '../model.ts';
 import { Fault, isGiven, list, object, optionalFlag, optionalList, optionalText, shown, text } from '../read-values.ts';
 
-/** The parameter of a function that stands for a tool that takes text. */
+/** Name of the parameter that carries the text of a custom tool. */
 export const CUSTOM_INPUT = 'input';
 export const LOCAL_SHELL = 'local_shell';
 
@@ -34,7 +34,7 @@ const LOCAL_SHELL_TOOL: OfferedTool = {
   form: { type: 'local_shell', upstreamName: LOCAL_SHELL, name: LOCAL_SHELL },
 };
 
-/** A function's name has no parts for the upstream. */
+/** Joins namespace and name: function names have no parts for the upstream. */
 export function upstreamName(name: string, namespace: string | undefined): string {
   if (namespace === undefined) return name;
   return namespace.endsWith('__') ? namespace + name : `${namespace}__${name}`;
@@ -74,7 +74,7 @@ function readDefinition(tool: JsonObject, path: string, namespace: string | unde
   return { tool: { name: full, description, schema, strict: undefined }, form: { ...form, type } };
 }
 
-/** The model reads the grammar; no server enforces it. */
+/** Describes the grammar to the model; no server enforces it. */
 function describeFormat(value: unknown, path: string): string {
   const said = 'The whole input of the tool, as text.';
   if (!isGiven(value)) return said;
@@ -89,7 +89,6 @@ export interface ReadChoice {
   readonly tools: readonly OfferedTool[];
 }
 
-/** The choice, and the tools that it leaves. */
 export function readChoice(value: unknown, tools: readonly OfferedTool[]): ReadChoice {
   if (!isGiven(value)) return { choice: undefined, tools };
   if (typeof value === 'string') return { choice: { type: readMode(value) }, tools };

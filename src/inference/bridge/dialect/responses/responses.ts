@@ -1,4 +1,4 @@
-/** OpenAI's Responses API. Its answers come from an upstream that speaks chat completions. */
+/** OpenAI's Responses API. Answers come from an upstream with chat completions. */
 import { checkFields } from '../../fields.ts';
 import { responseHeaders } from '../../headers.ts';
 import type { JsonObject } from '../../json-body.ts';
@@ -50,7 +50,6 @@ const CREATE: ResponsesOperation = {
 };
 const COUNT: ResponsesOperation = { ...CREATE, name: 'input_tokens', generates: false };
 
-/** True for requests of this API alone. */
 export function isResponsesPath(url: string): boolean {
   return /^\/responses(?:\/|$)/.test(targetPath(url));
 }
@@ -101,7 +100,7 @@ function inspect(operation: Operation, body: JsonObject, policy: BridgePolicy): 
     model: typeof model === 'string' ? model : undefined,
     stream: stream === true,
     hideUsage: true,
-    // The translation's takes its place.
+    // The translation's estimate is used instead.
     promptTokensEstimate: 0,
     bound: typeof label === 'string' ? { user: label } : {},
     edits: {},

@@ -25,7 +25,7 @@ import { ResponsesWriter } from './write-answer.ts';
 
 const NOTHING: KeptContext = { conversation: [], items: [], characters: 0 };
 
-/** A function, a tool that takes text, a shell, and one that was never offered. */
+/** A function, a tool that takes text, a shell, or a tool that was not offered. */
 const call = fc.record({
   id: fc.constantFrom('a', 'b', 'c'),
   name: fc.constantFrom('f', 'ns__g', 'c', 'local_shell', 'invented'),
@@ -87,7 +87,7 @@ function write(events: readonly AnswerEvent[], stream: boolean, how: AnswerConte
 }
 
 describe('Responses: answers', () => {
-  it('a stream, put together, is the plain answer, for any cut of the upstream’s bytes', () => {
+  it('an assembled stream equals the plain answer, for any cut of the upstream’s bytes', () => {
     fc.assert(
       fc.property(answer, context, fc.integer({ min: 1, max: 40 }), (scripted, how, size) => {
         const bytes = Buffer.from(sseOf(streamedAnswer(scripted, 3)));
@@ -99,7 +99,7 @@ describe('Responses: answers', () => {
     );
   });
 
-  it('sent back as input, say the same: reasoning, text and calls', () => {
+  it('keep reasoning, text and calls when sent back as input', () => {
     fc.assert(
       fc.property(answer, context, (scripted, how) => {
         const events = readStream(Buffer.from(sseOf(streamedAnswer(scripted, 3))), 1000);
@@ -121,7 +121,7 @@ describe('Responses: answers', () => {
     );
   });
 
-  it('a failure at any point leaves numbered events and no end', () => {
+  it('a failure at any point leaves numbered events and no completion', () => {
     fc.assert(
       fc.property(answer, context, fc.nat(30), (scripted, how, at) => {
         const events = readStream(Buffer.from(sseOf(streamedAnswer(scripted, 3))), 1000);
@@ -181,7 +181,7 @@ describe('Responses: requests', () => {
     );
   });
 
-  it('cut in two and continued, are the same conversation', () => {
+  it('cut in two and continued, form the same conversation', () => {
     fc.assert(
       fc.property(conversation, fc.nat(12), (request, at) => {
         const body = writeResponsesRequest(request);

@@ -1,4 +1,7 @@
-/** Writes an answer as OpenAI's Responses API: as semantic events of a stream, or as one response. Performs no I/O. */
+/**
+ * Writes an answer in the form of OpenAI's Responses API: as a stream of semantic events, or as one response. Performs
+ * no I/O.
+ */
 import { MIB } from '../../../../base/units.ts';
 import { BridgeError } from '../../errors.ts';
 import { type JsonObject, parseObject } from '../../json-body.ts';
@@ -9,17 +12,19 @@ import type { AnswerEvent, AnswerUsage, ResponsesContext, StopReason, ToolForm }
 import { CUSTOM_INPUT } from './read-tools.ts';
 
 /**
- * Stands where OpenAI's servers encrypt reasoning. Clients send it back, some only if it is there, and the bridge ignores it:
- * the text is beside it.
+ * Placeholder for OpenAI's encrypted reasoning. Some clients send reasoning back only if this is present; the bridge
+ * ignores it, since the text is sent too.
  */
 export const UNENCRYPTED = 'neurovisor';
 
-/** The last event has the whole answer, so a stream is held too; more is `upstream_protocol`. */
+/**
+ * Limit of the whole answer; more is `upstream_protocol`. Applies to streams too, since the last event repeats the
+ * answer.
+ */
 export const ANSWER_CHARACTERS_MAX = 8 * MIB;
 
 const NO_CONTEXT: ResponsesContext = { tools: [], repeated: {}, summary: false, encrypted: false };
 
-/** An item that is under way. */
 type Open = OpenText<'text'> | OpenText<'reasoning'> | OpenCall;
 
 interface OpenText<Kind> {
@@ -90,7 +95,6 @@ export class ResponsesWriter implements AnswerWriter {
     }
   }
 
-  /** The events that report an error in a stream, in place of the rest. */
   fail(refusal: Refusal): string {
     const response = { ...this.#response('failed'), error: responseError(refusal) };
     return this.#sse('error', errorMembers(refusal)) + this.#sse('response.failed', { response });
@@ -134,7 +138,7 @@ export class ResponsesWriter implements AnswerWriter {
       const [name, place] = this.#reasoningForm;
       return this.#sse(`response.${name}.delta`, { ...at, ...place, delta: text });
     }
-    // The input of other tools is within the arguments.
+    // The input of other tools is inside the arguments.
     if (open.form.type !== 'function') return '';
     return this.#sse('response.function_call_arguments.delta', { ...at, delta: text });
   }
@@ -151,7 +155,6 @@ export class ResponsesWriter implements AnswerWriter {
     return parts + done;
   }
 
-  /** The event with all of what came in deltas. */
   #whole(open: Open): string {
     const { id, text } = open;
     const at = { item_id: id, output_index: this.#index };
@@ -210,7 +213,6 @@ export class ResponsesWriter implements AnswerWriter {
     }
   }
 
-  /** The name of the event, the place in the item, the type of the part. */
   get #reasoningForm(): readonly [string, JsonObject, string] {
     return this.#context.summary
       ? ['reasoning_summary_text', { summary_index: 0 }, 'summary_text']
@@ -300,7 +302,7 @@ function callItem({ id, form, callId }: OpenCall, status: Status, text: string):
   return { id, type: 'local_shell_call', status, call_id: callId, action: shellAction(text) };
 }
 
-/** The text that the arguments contain; the arguments themselves where a model did not follow the schema. */
+/** The text inside the arguments; the arguments themselves if the model did not follow the schema. */
 function customInput(text: string): string {
   const input = parseObject(text)?.[CUSTOM_INPUT];
   return typeof input === 'string' ? input : text;
@@ -324,13 +326,13 @@ function sseEvent(type: string, more: object, sequence: number): string {
   return `event: ${type}\ndata: ${data}\n\n`;
 }
 
-/** SDKs throw for a member `error`; the API's documents name the others. */
+/** SDKs throw for a member `error`; the API's documentation names the other members. */
 function errorMembers({ code, message, param: given, status }: Refusal): JsonObject {
   const param = given ?? null;
   return { code, message, param, error: { type: errorType(status), code, message, param } };
 }
 
-/** The code decides whether Codex tries again. */
+/** Codex decides by the code whether to retry. */
 function responseError({ status, message }: Refusal): JsonObject {
   const isOwn = status < 500 && status >= 400 && status !== 408;
   const code = status === 429 ? 'rate_limit_exceeded' : isOwn ? 'invalid_prompt' : 'server_error';
@@ -342,7 +344,6 @@ export function errorType(status: number): string {
   return status >= 500 ? 'server_error' : 'invalid_request_error';
 }
 
-/** For an error before there is an answer. */
 export function failureEvents(refusal: Refusal): string {
   const response = {
     id: 'resp_0',
