@@ -1,9 +1,21 @@
 /** A change of a running VM in several parts, all of them or none. */
 import { ignore } from '../../base/ignore.ts';
 import type { PackagePolicy } from '../../base/request/package-policy.ts';
+import type { SandboxChange } from '../contract/control.ts';
 import { SandboxError } from '../contract/errors.ts';
-import type { LifetimeChange } from '../contract/request.ts';
-import type { ModelPolicy, NetworkSpec, SandboxSpec, SecretChange } from '../contract/spec.ts';
+import { packagePolicy } from '../contract/packages.ts';
+import { checkRequest, type LifetimeChange } from '../contract/request.ts';
+import {
+  checkBudget,
+  checkChannelLimits,
+  checkDiskLimits,
+  type ModelPolicy,
+  type NetworkSpec,
+  networkSpec,
+  type ParseEgress,
+  type SandboxSpec,
+  type SecretChange,
+} from '../contract/spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import type { VmLimits } from '../vm/vm-limits.ts';
 
@@ -19,6 +31,26 @@ interface VmChange {
 
 export interface SandboxUpdate extends VmChange, SecretChange {
   readonly policy: LifetimeChange;
+}
+
+/** @throws SandboxError `spec_invalid` */
+export function checkChange(change: SandboxChange, spec: SandboxSpec, parseEgress: ParseEgress): SandboxUpdate {
+  checkRequest(change, spec.memoryMaxMib !== undefined);
+  const { channelLimits, diskLimits, network, secrets, requestHeaders, memoryMib, packages, models, ...lifetime } =
+    change;
+  const budget = models && checkBudget(models.budget);
+  return {
+    secrets,
+    requestHeaders,
+    limits: {
+      ...(channelLimits && { channelLimits: checkChannelLimits(channelLimits) }),
+      ...(diskLimits && { diskLimits: checkDiskLimits(diskLimits) }),
+    },
+    network: network === undefined ? undefined : networkSpec(network, parseEgress, spec.network),
+    memoryMib,
+    packages: packages === undefined ? undefined : packagePolicy(packages),
+    policy: budget === undefined ? lifetime : { ...lifetime, models: { budget } },
+  };
 }
 
 interface Part {
