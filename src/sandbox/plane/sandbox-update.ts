@@ -93,10 +93,10 @@ export async function changeVm(
 export function changeModels(
   spec: SandboxSpec,
   change: Pick<ModelPolicy, 'budget'>,
-  supervisor: Pick<Supervisor, 'setModels'> | undefined,
+  supervisor: Pick<Supervisor, 'settings'> | undefined,
 ): SandboxSpec {
   const models = { ...spec.models, ...change };
-  supervisor?.setModels(models);
+  supervisor?.settings.setModels(models);
   return { ...spec, models };
 }
 
@@ -107,15 +107,15 @@ function partsOf(
 ): readonly Part[] {
   const restoreNetwork = async (): Promise<void> => {
     const wanted = before.network && withoutUsage(before.network);
-    if (supervisor.spec.network !== before.network) await supervisor.setNetwork(wanted);
+    if (supervisor.spec.network !== before.network) await supervisor.settings.setNetwork(wanted);
   };
   const parts: Part[] = [];
   if (secrets !== undefined) {
     parts.push({
       name: 'secrets',
-      apply: () => supervisor.setSecrets(secrets.secrets, secrets.network),
+      apply: () => supervisor.settings.setSecrets(secrets.secrets, secrets.network),
       undo: async () => {
-        await supervisor.setSecrets(before.secrets, null);
+        await supervisor.settings.setSecrets(before.secrets, null);
         // The first secrets of a sandbox give it a network card.
         await restoreNetwork();
       },
@@ -126,26 +126,26 @@ function partsOf(
     if (limit === undefined) continue;
     parts.push({
       name,
-      apply: () => supervisor.setLimits({ [name]: limit }),
-      undo: () => supervisor.setLimits({ [name]: before[name] }),
+      apply: () => supervisor.settings.setLimits({ [name]: limit }),
+      undo: () => supervisor.settings.setLimits({ [name]: before[name] }),
     });
   }
   if (network !== undefined) {
-    const apply = (): Promise<void> => supervisor.setNetwork(network);
+    const apply = (): Promise<void> => supervisor.settings.setNetwork(network);
     parts.push({ name: 'network', apply, undo: restoreNetwork });
   }
   if (packages !== undefined) {
     parts.push({
       name: 'packages',
-      apply: () => supervisor.setPackages(packages),
-      undo: () => supervisor.setPackages(before.packages),
+      apply: () => supervisor.settings.setPackages(packages),
+      undo: () => supervisor.settings.setPackages(before.packages),
     });
   }
   if (memoryMib !== undefined) {
     parts.push({
       name: 'memory',
-      apply: () => supervisor.resizeMemory(memoryMib, 'owner'),
-      undo: () => supervisor.resizeMemory(before.memoryMib, 'owner'),
+      apply: () => supervisor.settings.resizeMemory(memoryMib, 'owner'),
+      undo: () => supervisor.settings.resizeMemory(before.memoryMib, 'owner'),
     });
   }
   return parts;
