@@ -86,7 +86,7 @@ export async function dockerfileBuild(cli: Cli, contextDir: string, flags: Docke
     const start = asked && withHealthcheck(asked, config, 'the result of the Dockerfile');
     const runtime = await opened.runtime();
     const options = { ...size, warm: flags.warm, requirements, image: name.text };
-    const made = await runtime.prepareTemplate({ ...options, card: flags.card === true }, start);
+    const made = await runtime.templateSource.prepareTemplate({ ...options, card: flags.card === true }, start);
     await runtime.templates.setName(tag, made);
     template = made.key;
   }
