@@ -1,3 +1,9 @@
+/**
+ * Opens the mechanisms in their order, once per process.
+ *
+ *     config ─► home, artifacts, driver ─┐
+ *     vsock worker, bridge, engine ──────┴─► RuntimeParts
+ */
 import { CleanupStack } from '../../base/cleanup.ts';
 import { systemClock } from '../../base/clock.ts';
 import type { Config } from '../../base/config.ts';

@@ -1,3 +1,4 @@
+/** What the phases of one exchange share, and the steps that several of them take. */
 import type { IncomingMessage } from 'node:http';
 import { IdleTimer } from '../../../base/idle-timer.ts';
 import type { RequestBody } from '../body/body.ts';
