@@ -12,8 +12,7 @@ import type { Runtime } from '../../src/host/runtime/runtime.ts';
 import { type IoLimits, ioLimits } from '../../src/machine/jail/disk-io.ts';
 import { openCgroups } from '../../src/machine/jail/open.ts';
 import { Notes, type Proof } from '../proof.ts';
-import type { JailContext } from '../proof-runtime.ts';
-import { openProofRuntime } from '../proof-runtime.ts';
+import { type JailContext, openProofRuntime } from '../proof-runtime.ts';
 import { Injector } from './inject.ts';
 
 /** A fraction of what software emulation reaches. */
@@ -86,9 +85,9 @@ async function guestIsHeld(notes: Notes, context: JailContext): Promise<void> {
       ['reads past its page cache', bytes({ way: 'read', how: 'direct' })],
     ] as const;
     for (const [what, go] of ways) await held(notes, `guest ${what}`, go, BYTES);
-    await sandbox.setLimits({ diskLimits: { opsPerSecond: OPS_PER_SECOND } });
+    await sandbox.settings.setLimits({ diskLimits: { opsPerSecond: OPS_PER_SECOND } });
     await held(notes, 'guest reads 4 KiB at a time', ops, OPS);
-    await sandbox.setLimits({ diskLimits: {} });
+    await sandbox.settings.setLimits({ diskLimits: {} });
     for (const [what, go] of ways) await free(notes, `guest ${what}`, go, BYTES);
     await free(notes, 'guest reads 4 KiB at a time', ops, OPS);
   } finally {

@@ -4,7 +4,7 @@ import { createServer } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { RemoteControlPlane } from '../../src/api/client/client.ts';
+import { type RemoteControlPlane, remoteControlPlane } from '../../src/api/client/client.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
 import { settle } from '../support/fake-members.ts';
@@ -99,7 +99,7 @@ describe('POST /sandboxes: a client that disconnects', () => {
 
 describe.each(['unix socket', 'port'])('RemoteControlPlane.create over the %s', (way) => {
   const open = (): RemoteControlPlane =>
-    new RemoteControlPlane(
+    remoteControlPlane(
       way === 'port' ? { url: `http://127.0.0.1:${api.port}`, apiKey: API_KEY } : { socketPath: api.socketPath },
       systemClock,
     );
@@ -145,7 +145,7 @@ describe('RemoteControlPlane.create', () => {
     const socketPath = join(api.socketPath, '..', 'other.sock');
     server.listen(socketPath);
     await once(server, 'listening');
-    await using remote = new RemoteControlPlane({ socketPath }, systemClock);
+    await using remote = remoteControlPlane({ socketPath }, systemClock);
     const abort = new AbortController();
     const creating = expect(remote.create({}, abort.signal)).rejects.toMatchObject({ code: 'cancelled' });
     await arrived.promise;

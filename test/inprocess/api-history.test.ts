@@ -1,7 +1,7 @@
 /** Events and logs of a sandbox over HTTP, with a plain client and with ours. */
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { RemoteControlPlane } from '../../src/api/client/client.ts';
+import { type RemoteControlPlane, remoteControlPlane } from '../../src/api/client/client.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import type { LogChunk } from '../../src/sandbox/contract/control.ts';
 import type { SandboxEventBody, TimedEvent } from '../../src/sandbox/contract/events.ts';
@@ -15,7 +15,7 @@ let api: ApiFixture;
 let client: RemoteControlPlane;
 beforeAll(async () => {
   api = await startApi();
-  client = new RemoteControlPlane({ socketPath: api.socketPath }, systemClock);
+  client = remoteControlPlane({ socketPath: api.socketPath }, systemClock);
 });
 afterAll(async () => {
   await client[Symbol.asyncDispose]();
@@ -115,7 +115,7 @@ describe('GET /sandboxes/:id/logs/stream', () => {
 
   it('client: a daemon that goes away is an error, not an end', async () => {
     await using other = await startApi();
-    await using far = new RemoteControlPlane({ socketPath: other.socketPath }, systemClock);
+    await using far = remoteControlPlane({ socketPath: other.socketPath }, systemClock);
     const { id } = await far.create({});
     other.control.tails(id).console.push(Buffer.from('x'));
     const read = (async () => {

@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { RemoteControlPlane } from '../../src/api/client/client.ts';
+import { type RemoteControlPlane, remoteControlPlane } from '../../src/api/client/client.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
 import { settle } from '../support/fake-members.ts';
@@ -94,7 +94,7 @@ describe('GET /session', () => {
 
 describe.each(['unix socket', 'port'])('RemoteControlPlane.openSession over the %s', (way) => {
   const open = (): RemoteControlPlane =>
-    new RemoteControlPlane(
+    remoteControlPlane(
       way === 'port' ? { url: `http://127.0.0.1:${api.port}`, apiKey: API_KEY } : { socketPath: api.socketPath },
       systemClock,
     );

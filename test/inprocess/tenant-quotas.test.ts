@@ -1,6 +1,6 @@
 /** Quotas of tenants on the real control plane, without VMs. */
 import { describe, expect, it } from 'vitest';
-import { TenantPlane } from '../../src/api/tenants/plane.ts';
+import { tenantPlane } from '../../src/api/tenants/plane.ts';
 import { TenantQuotas } from '../../src/api/tenants/quota.ts';
 import { NO_QUOTAS, type Quotas } from '../../src/api/tenants/settings.ts';
 import { StorageQuota } from '../../src/api/tenants/storage-quota.ts';
@@ -15,7 +15,7 @@ async function openSharing(limits: Partial<Quotas> = {}) {
   const gate = new TenantQuotas(known, new FakeClock());
   const host = await FakeHost.open({ gate, mapsMemory: 'differences' });
   const storage = new StorageQuota(known, () => host.control.pausedBytes());
-  const planeOf = (tenant: string) => new TenantPlane(host.control, tenant, { storage });
+  const planeOf = (tenant: string) => tenantPlane(host.control, tenant, { storage });
   return { host, acme: planeOf('acme'), other: planeOf('other') };
 }
 
@@ -25,7 +25,7 @@ async function openWorld(limits: Partial<Quotas>) {
   const host = await FakeHost.open({ gate: quotas, concurrency: 50 });
   await quotas.watch(host.control);
   const storage = new StorageQuota(known, () => host.control.pausedBytes());
-  return { host, quotas, plane: new TenantPlane(host.control, 'acme', { storage }) };
+  return { host, quotas, plane: tenantPlane(host.control, 'acme', { storage }) };
 }
 
 const outcomes = async (work: readonly Promise<unknown>[]) => {
@@ -149,7 +149,7 @@ describe('quotas', () => {
     await expect(plane.pause(id, 'disk')).rejects.toThrow('of 1 bytes of storage are used');
     const [snapshot] = await plane.snapshots();
     expect(snapshot?.annotations).toEqual({ tenant: 'acme' });
-    expect(await new TenantPlane(host.control, 'other').snapshots()).toEqual([]);
+    expect(await tenantPlane(host.control, 'other').snapshots()).toEqual([]);
     await plane.removeSnapshot(snapshot?.id ?? '');
     await plane.pause(id, 'disk');
     await expect(plane.snapshot(id)).rejects.toThrow('of 1 bytes of storage are used');

@@ -80,7 +80,7 @@ requires('generators', guestClients()).describe('clients in a guest', ({ package
     execFileSync('tar', ['-chf', archive, '-C', packages, '.', ...script, ...forNode]);
     const { runtime } = fixture;
     // LangChain with `openai` is imported there already.
-    const template = await runtime.templateFor({});
+    const template = await runtime.templateSource.templateFor({});
     if (template === null) throw new Error('there is no template to clone');
     const { spec, source } = template;
     sandbox = await runtime.startVm({ warm: spec.warm }, undefined, { template: source });

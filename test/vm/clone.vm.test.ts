@@ -70,7 +70,7 @@ interface TimedTraits extends Traits {
 
 async function clone(options: SandboxOptions = {}): Promise<Supervisor> {
   const { runtime } = fixture;
-  const template = await runtime.templateFor(options);
+  const template = await runtime.templateSource.templateFor(options);
   if (template === null) throw new Error('there is no template to clone');
   const { warm } = template.spec;
   const replace = { template: template.source };
@@ -183,7 +183,7 @@ describe('template', () => {
 
   it('a sandbox of another size boots until a template of that size exists', async () => {
     await fixture.runtime.templates.remove((await small()).key);
-    expect(await fixture.runtime.templateFor(options)).toBeNull();
+    expect(await fixture.runtime.templateSource.templateFor(options)).toBeNull();
     await small();
     await (await clone(options)).stop();
   });

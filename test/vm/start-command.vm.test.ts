@@ -12,7 +12,7 @@ const template = 'nv-test-web';
 
 beforeAll(async () => {
   const { runtime } = fixture;
-  const made = await runtime.prepareTemplate(SMALL, {
+  const made = await runtime.templateSource.prepareTemplate(SMALL, {
     command: 'cd /tmp && echo first >own && exec python3 -m http.server 8000',
     ready: `python3 -c "${GET}"`,
     readyTimeoutMs: 120_000,
@@ -37,7 +37,7 @@ describe('a template with a start command', () => {
   });
 
   it('a program that ends before it is ready fails the build with its status and output', async () => {
-    const building = fixture.runtime.prepareTemplate(SMALL, {
+    const building = fixture.runtime.templateSource.prepareTemplate(SMALL, {
       command: 'echo no such port; exit 3',
       ready: 'false',
       readyTimeoutMs: 120_000,

@@ -1,9 +1,9 @@
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { FakeControlPlane } from '../../../test/support/fake-control-plane.ts';
-import type { SandboxInfo, SnapshotInfo } from '../../sandbox/contract/control.ts';
+import type { ControlPlane, SandboxInfo, SnapshotInfo } from '../../sandbox/contract/control.ts';
 import { ownerOf } from './owner.ts';
-import { TenantPlane } from './plane.ts';
+import { tenantPlane } from './plane.ts';
 
 const TENANTS = ['a', 'b'] as const;
 const OPERATIONS = [
@@ -29,7 +29,7 @@ const step = fc.record({
 type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
 
 /** @returns whether it succeeded */
-async function run(plane: TenantPlane, { operation }: Step, id: string, snapshot: string) {
+async function run(plane: ControlPlane, { operation }: Step, id: string, snapshot: string) {
   const calls: Record<(typeof OPERATIONS)[number], () => Promise<unknown>> = {
     create: () => plane.create({ annotations: { tenant: 'b' } }),
     get: () => plane.get(id),
@@ -54,7 +54,7 @@ it('no tenant ever sees or changes what is another’s', async () => {
     fc.asyncProperty(fc.array(step, { maxLength: 40 }), async (steps) => {
       await using control = new FakeControlPlane();
       const seen = { a: [] as SandboxInfo[], b: [] as SandboxInfo[] };
-      const planes = { a: new TenantPlane(control, 'a'), b: new TenantPlane(control, 'b') };
+      const planes = { a: tenantPlane(control, 'a'), b: tenantPlane(control, 'b') };
       for (const tenant of TENANTS) planes[tenant].onChange((info) => seen[tenant].push(info));
       await control.create({});
       for (const one of steps) {

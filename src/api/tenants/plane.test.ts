@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { FakeControlPlane } from '../../../test/support/fake-control-plane.ts';
 import type { ControlPlane, SnapshotOptions } from '../../sandbox/contract/control.ts';
-import { TenantPlane } from './plane.ts';
+import { tenantPlane } from './plane.ts';
 
 const signal = AbortSignal.abort();
 
@@ -38,7 +38,7 @@ it.each(Object.entries(CALLS))('%s: a stranger gets what an unknown id gets', as
   const called: string[] = [];
   let isWatched = false;
   await using control = new FakeControlPlane({ before: (method) => isWatched && called.push(method) });
-  const [mine, other] = [new TenantPlane(control, 'mine'), new TenantPlane(control, 'other')];
+  const [mine, other] = [tenantPlane(control, 'mine'), tenantPlane(control, 'other')];
   const { id } = await other.create({});
   const snapshot = await other.snapshot(id, { name: 'base' });
   const before = await control.get(id);
@@ -60,7 +60,7 @@ it.each(Object.entries(CALLS))('%s: a stranger gets what an unknown id gets', as
 
 it('create, fork, snapshot: what comes of a sandbox is its owner’s', async () => {
   await using control = new FakeControlPlane();
-  const [mine, other] = [new TenantPlane(control, 'mine'), new TenantPlane(control, 'other')];
+  const [mine, other] = [tenantPlane(control, 'mine'), tenantPlane(control, 'other')];
   const seen: string[] = [];
   mine.onChange(({ id }) => seen.push(id));
   const made = await mine.create({ annotations: { tenant: 'other', e2b: '{}' } });
@@ -89,13 +89,13 @@ it('host: a tenant sees its own budget for models, neither the host’s nor anot
   const limits = { requests: 1, windowMs: 1000 };
   const modelBudgets = [null, 'mine', 'other'].map((tenant) => ({ tenant, limits, used: null }));
   Object.assign(control, { host: async () => ({ ...host, modelBudgets }) });
-  expect((await new TenantPlane(control, 'mine').host()).modelBudgets).toEqual([modelBudgets[1]]);
-  expect((await new TenantPlane(control, 'none').host()).modelBudgets).toEqual([]);
+  expect((await tenantPlane(control, 'mine').host()).modelBudgets).toEqual([modelBudgets[1]]);
+  expect((await tenantPlane(control, 'none').host()).modelBudgets).toEqual([]);
 });
 
 it('update: nobody becomes an owner by an annotation', async () => {
   await using control = new FakeControlPlane();
-  const mine = new TenantPlane(control, 'mine');
+  const mine = tenantPlane(control, 'mine');
   const { id } = await mine.create({});
   await mine.update(id, { annotations: { tenant: 'other', e2b: '{}' } });
   await control.update(id, { annotations: { e2b: '{"a":1}' } });
@@ -105,7 +105,7 @@ it('update: nobody becomes an owner by an annotation', async () => {
 it('the operator’s sandboxes are nobody else’s', async () => {
   await using control = new FakeControlPlane();
   const { id } = await control.create({});
-  const mine = new TenantPlane(control, 'mine');
+  const mine = tenantPlane(control, 'mine');
   expect(await mine.list()).toEqual([]);
   await expect(mine.get(id)).rejects.toMatchObject({ code: 'not_found' });
 });
@@ -118,7 +118,7 @@ it('snapshot: a tenant’s choice of the disk alone counts, with a name and with
     asked.push(options);
     return snapshot(id, options);
   };
-  const mine = new TenantPlane(control, 'mine');
+  const mine = tenantPlane(control, 'mine');
   const { id } = await mine.create({});
   await mine.snapshot(id, { diskOnly: true });
   await mine.snapshot(id, { name: 'base', diskOnly: true });
@@ -127,7 +127,7 @@ it('snapshot: a tenant’s choice of the disk alone counts, with a name and with
 
 it('snapshot: names are each tenant’s own, and nobody learns whether another has one', async () => {
   await using control = new FakeControlPlane();
-  const [mine, other] = [new TenantPlane(control, 'mine'), new TenantPlane(control, 'other')];
+  const [mine, other] = [tenantPlane(control, 'mine'), tenantPlane(control, 'other')];
   const [first, second] = [await mine.create({}), await other.create({})];
   const own = await mine.snapshot(first.id, { name: 'base' });
   const strange = await other.snapshot(second.id, { name: 'base' });
@@ -146,7 +146,7 @@ it('snapshot: names are each tenant’s own, and nobody learns whether another h
 
 it('snapshot: a name from before names were each tenant’s own still counts', async () => {
   await using control = new FakeControlPlane();
-  const mine = new TenantPlane(control, 'mine');
+  const mine = tenantPlane(control, 'mine');
   const { id } = await mine.create({});
   const old = await control.snapshot(id, { name: 'old' });
   expect((await mine.snapshots())[0]).toMatchObject({ id: old.id, name: 'old' });
@@ -158,7 +158,7 @@ it('snapshot: a name from before names were each tenant’s own still counts', a
 it('hosted models: only those of the tenant, and none by default', async () => {
   await using control = new FakeControlPlane();
   const create = async (hosted: readonly string[], wanted: readonly string[]): Promise<string> => {
-    const plane = new TenantPlane(control, 'acme', { hostedOf: () => hosted });
+    const plane = tenantPlane(control, 'acme', { hostedOf: () => hosted });
     return await plane.create({ models: { allowHosted: [...wanted] } }).then(
       ({ models }) => models.allowHosted.join(' '),
       (error: Error) => `${Reflect.get(error, 'code')} ${error.message}`,
@@ -169,6 +169,6 @@ it('hosted models: only those of the tenant, and none by default', async () => {
   expect(await create(['gpt'], ['gpt'])).toBe('gpt');
   expect(await create(['gpt'], ['gpt', 'all'])).toMatch(/^forbidden hosted models: all:/);
   expect(await create(['all'], ['gpt', 'all'])).toBe('gpt all');
-  const refused = new TenantPlane(control, 'acme').create({ models: { allowHosted: ['gpt'] } });
+  const refused = tenantPlane(control, 'acme').create({ models: { allowHosted: ['gpt'] } });
   await expect(refused).rejects.toMatchObject({ code: 'forbidden' });
 });

@@ -1,39 +1,26 @@
 /**
  * The world of one tenant: a control plane that shows and changes only the tenant's sandboxes and snapshots.
  *
- *     server ──► TenantPlane ──► ControlPlane
+ *     server ──► tenantPlane ──► ControlPlane
  *                  create: notes the owner among the annotations, which forks, pauses and snapshots keep
  *                  others: `not_found` for a sandbox of another owner, as for one that does not exist
  *
  * A refusal must not tell whether a sandbox exists, so it is always the same error, never "forbidden". The owner of a
  * sandbox never changes, so a check before a call holds during the call.
  */
-import type { Duplex } from 'node:stream';
-import type { ChannelStats } from '../../base/channel.ts';
 import { errorCode } from '../../base/errors.ts';
 import { EVERY_HOSTED } from '../../base/request/model-limits.ts';
-import type { UsageRecord } from '../../inference/bridge/bridge.ts';
-import type { Guest } from '../../machine/guest/guest.ts';
 import type {
   ControlPlane,
-  CreateRequest,
-  EventsOptions,
-  ForkOptions,
-  ForkResult,
-  HostInfo,
-  LogChunk,
-  PauseTarget,
-  PoolInfo,
-  ResumeOptions,
-  SandboxChange,
-  SandboxFilter,
+  GuestAccess,
+  Pools,
+  Sandboxes,
   SandboxInfo,
   SnapshotInfo,
-  SnapshotOptions,
+  Snapshots,
+  Watch,
 } from '../../sandbox/contract/control.ts';
-import type { SandboxLogs } from '../../sandbox/contract/ending.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
-import type { TimedEvent } from '../../sandbox/contract/events.ts';
 import { nameOnHost, ownerOf, ownName, withOwner } from './owner.ts';
 import type { StorageQuota } from './storage-quota.ts';
 
@@ -45,170 +32,215 @@ export interface TenantSettings {
   readonly hostedOf?: ((tenant: string) => readonly string[]) | undefined;
 }
 
-export class TenantPlane implements ControlPlane {
+export function tenantPlane(control: ControlPlane, tenant: string, settings: TenantSettings = {}): ControlPlane {
+  const own = new OwnWorld(control, tenant, settings);
+  return {
+    ...ownSandboxes(control, own),
+    ...ownSnapshots(control, own),
+    ...operatorsPools(),
+    ...ownGuests(control, own),
+    ...ownWatch(control, own),
+  };
+}
+
+function ownSandboxes(control: Sandboxes, own: OwnWorld): Sandboxes {
+  return {
+    async create(request, signal) {
+      own.requireHosted(request.models?.allowHosted ?? []);
+      const { snapshot } = request;
+      const source = snapshot === undefined ? {} : { snapshot: (await own.snapshot(snapshot)).id };
+      const annotations = withOwner(request.annotations, own.tenant);
+      return await control.create({ ...request, ...source, annotations }, signal);
+    },
+
+    list: (filter) => own.list(filter),
+    get: (id) => own.get(id),
+
+    async update(id, change) {
+      await own.get(id);
+      const { annotations } = change;
+      const kept = annotations && { annotations: withOwner(annotations, own.tenant) };
+      return await control.update(id, { ...change, ...kept });
+    },
+
+    async remove(id) {
+      await own.get(id);
+      return await control.remove(id);
+    },
+
+    async pause(id, to) {
+      await own.get(id);
+      if (to === 'memory') return await control.pause(id, to);
+      return await own.saved(() => control.pause(id, to));
+    },
+
+    async resume(id, options) {
+      await own.get(id);
+      return await control.resume(id, options);
+    },
+
+    async fork(id, options) {
+      await own.get(id);
+      return await control.fork(id, options);
+    },
+  };
+}
+
+function ownSnapshots(control: Snapshots, own: OwnWorld): Snapshots {
+  return {
+    async snapshot(id, options) {
+      await own.get(id);
+      const { name } = options ?? {};
+      if (name === undefined) return await own.saved(() => control.snapshot(id, options));
+      if ((await own.snapshots()).some((one) => one.name === name || one.id === name)) {
+        throw new SandboxError('name_taken', `there is a snapshot "${name}" already`, {
+          remedy: 'choose another name, or remove that snapshot',
+        });
+      }
+      const named = { ...options, name: nameOnHost(own.tenant, name) };
+      const made = await own.saved(() => control.snapshot(id, named));
+      return { ...made, name: ownName(made) };
+    },
+
+    snapshots: () => own.snapshots(),
+
+    async removeSnapshot(idOrName) {
+      await control.removeSnapshot((await own.snapshot(idOrName)).id);
+    },
+  };
+}
+
+/** Pools are the host's. */
+function operatorsPools(): Pools {
+  return {
+    async pools() {
+      return [];
+    },
+
+    async setPool() {
+      throw new SandboxError('forbidden', 'pools are the operator’s', {
+        remedy: 'ask the operator of this host, who sets them at its socket',
+      });
+    },
+  };
+}
+
+function ownGuests(control: GuestAccess, own: OwnWorld): GuestAccess {
+  return {
+    async guest(id) {
+      await own.get(id);
+      return await control.guest(id);
+    },
+
+    async openOperation(id) {
+      await own.get(id);
+      return await control.openOperation(id);
+    },
+
+    async openPort(id, port, signal) {
+      await own.get(id);
+      return await control.openPort(id, port, signal);
+    },
+  };
+}
+
+function ownWatch(control: Watch, own: OwnWorld): Watch {
+  return {
+    /** The tenant's own counts; what waits in the queue may be others'. */
+    async host() {
+      const host = await control.host();
+      const sandboxes = await own.list();
+      const paused = sandboxes.filter(({ status }) => status === 'paused').length;
+      const modelBudgets = host.modelBudgets.filter(({ tenant }) => tenant === own.tenant);
+      return { ...host, sandboxes: sandboxes.length, paused, queued: 0, modelBudgets };
+    },
+
+    async channelStats(id) {
+      await own.get(id);
+      return await control.channelStats(id);
+    },
+
+    async usage(id) {
+      await own.get(id);
+      return await control.usage(id);
+    },
+
+    async logs(id) {
+      await own.get(id);
+      return await control.logs(id);
+    },
+
+    async *followLogs(id, signal) {
+      await own.get(id);
+      yield* control.followLogs(id, signal);
+    },
+
+    async *events(id, options) {
+      await own.get(id);
+      yield* control.events(id, options);
+    },
+
+    onChange: (listener) =>
+      control.onChange((info) => {
+        if (own.owns(info)) listener(info);
+      }),
+  };
+}
+
+/** What of a host belongs to one tenant. */
+class OwnWorld {
   readonly #control: ControlPlane;
-  readonly #tenant: string;
+  readonly tenant: string;
   readonly #settings: TenantSettings;
 
-  constructor(control: ControlPlane, tenant: string, settings: TenantSettings = {}) {
+  constructor(control: ControlPlane, tenant: string, settings: TenantSettings) {
     this.#control = control;
-    this.#tenant = tenant;
+    this.tenant = tenant;
     this.#settings = settings;
   }
 
-  /** The tenant's own counts; what waits in the queue may be others'. */
-  async host(): Promise<HostInfo> {
-    const host = await this.#control.host();
-    const own = await this.list();
-    const paused = own.filter(({ status }) => status === 'paused').length;
-    const modelBudgets = host.modelBudgets.filter(({ tenant }) => tenant === this.#tenant);
-    return { ...host, sandboxes: own.length, paused, queued: 0, modelBudgets };
+  owns(info: Pick<SandboxInfo, 'annotations'>): boolean {
+    return ownerOf(info) === this.tenant;
   }
 
-  async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
-    this.#requireHosted(request.models?.allowHosted ?? []);
-    const { snapshot } = request;
-    const source = snapshot === undefined ? {} : { snapshot: (await this.#snapshot(snapshot)).id };
-    const annotations = withOwner(request.annotations, this.#tenant);
-    return await this.#control.create({ ...request, ...source, annotations }, signal);
+  async list(filter?: Parameters<Sandboxes['list']>[0]): Promise<readonly SandboxInfo[]> {
+    return (await this.#control.list(filter)).filter((info) => this.owns(info));
   }
 
-  async list(filter?: SandboxFilter): Promise<readonly SandboxInfo[]> {
-    return (await this.#control.list(filter)).filter((info) => this.#owns(info));
-  }
-
+  /** @throws SandboxError `not_found` for a sandbox of another owner */
   async get(id: string): Promise<SandboxInfo> {
     const info = await this.#find(id);
-    if (this.#owns(info)) return info;
+    if (this.owns(info)) return info;
     throw noSandbox(id);
   }
 
-  async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
-    await this.get(id);
-    const { annotations } = change;
-    const kept = annotations && { annotations: withOwner(annotations, this.#tenant) };
-    return await this.#control.update(id, { ...change, ...kept });
-  }
-
-  async remove(id: string): Promise<SandboxInfo> {
-    await this.get(id);
-    return await this.#control.remove(id);
-  }
-
-  async pause(id: string, to: PauseTarget): Promise<SandboxInfo> {
-    await this.get(id);
-    if (to === 'memory') return await this.#control.pause(id, to);
-    return await this.#saved(() => this.#control.pause(id, to));
-  }
-
-  async resume(id: string, options?: ResumeOptions): Promise<SandboxInfo> {
-    await this.get(id);
-    return await this.#control.resume(id, options);
-  }
-
-  async snapshot(id: string, options?: SnapshotOptions): Promise<SnapshotInfo> {
-    await this.get(id);
-    const { name } = options ?? {};
-    if (name === undefined) return await this.#saved(() => this.#control.snapshot(id, options));
-    if ((await this.snapshots()).some((own) => own.name === name || own.id === name)) {
-      throw new SandboxError('name_taken', `there is a snapshot "${name}" already`, {
-        remedy: 'choose another name, or remove that snapshot',
-      });
-    }
-    const named = { ...options, name: nameOnHost(this.#tenant, name) };
-    const made = await this.#saved(() => this.#control.snapshot(id, named));
-    return { ...made, name: ownName(made) };
-  }
-
-  async fork(id: string, options: ForkOptions): Promise<readonly ForkResult[]> {
-    await this.get(id);
-    return await this.#control.fork(id, options);
-  }
-
   async snapshots(): Promise<readonly SnapshotInfo[]> {
-    const own = (await this.#control.snapshots()).filter((info) => this.#owns(info));
+    const own = (await this.#control.snapshots()).filter((info) => this.owns(info));
     return own.map((info) => ({ ...info, name: ownName(info) }));
   }
 
-  async removeSnapshot(idOrName: string): Promise<void> {
-    await this.#control.removeSnapshot((await this.#snapshot(idOrName)).id);
+  /** By its id, otherwise by its name. */
+  async snapshot(idOrName: string): Promise<SnapshotInfo> {
+    const own = await this.snapshots();
+    const found = own.find(({ id }) => id === idOrName) ?? own.find(({ name }) => name === idOrName);
+    if (found !== undefined) return found;
+    throw new SandboxError('not_found', `there is no snapshot ${idOrName}`, { remedy: 'neurovisor snapshot ls' });
   }
 
-  /** Pools are the host's. */
-  async pools(): Promise<readonly PoolInfo[]> {
-    return [];
-  }
-
-  async setPool(): Promise<PoolInfo> {
-    throw new SandboxError('forbidden', 'pools are the operator’s', {
-      remedy: 'ask the operator of this host, who sets them at its socket',
-    });
-  }
-
-  async guest(id: string): Promise<Guest> {
-    await this.get(id);
-    return await this.#control.guest(id);
-  }
-
-  async openOperation(id: string): Promise<Duplex> {
-    await this.get(id);
-    return await this.#control.openOperation(id);
-  }
-
-  async openPort(id: string, port: number, signal?: AbortSignal): Promise<Duplex> {
-    await this.get(id);
-    return await this.#control.openPort(id, port, signal);
-  }
-
-  async channelStats(id: string): Promise<ChannelStats> {
-    await this.get(id);
-    return await this.#control.channelStats(id);
-  }
-
-  async usage(id: string): Promise<readonly UsageRecord[]> {
-    await this.get(id);
-    return await this.#control.usage(id);
-  }
-
-  async logs(id: string): Promise<SandboxLogs> {
-    await this.get(id);
-    return await this.#control.logs(id);
-  }
-
-  async *followLogs(id: string, signal: AbortSignal): AsyncGenerator<LogChunk, void> {
-    await this.get(id);
-    yield* this.#control.followLogs(id, signal);
-  }
-
-  async *events(id: string, options?: EventsOptions): AsyncGenerator<TimedEvent, void> {
-    await this.get(id);
-    yield* this.#control.events(id, options);
-  }
-
-  onChange(listener: (info: SandboxInfo) => void): () => void {
-    return this.#control.onChange((info) => {
-      if (this.#owns(info)) listener(info);
-    });
-  }
-
-  #owns(info: Pick<SandboxInfo, 'annotations'>): boolean {
-    return ownerOf(info) === this.#tenant;
-  }
-
-  async #saved<T>(save: () => Promise<T>): Promise<T> {
+  async saved<T>(save: () => Promise<T>): Promise<T> {
     const { storage } = this.#settings;
-    return storage === undefined ? await save() : await storage.save(this.#tenant, this, save);
+    return storage === undefined ? await save() : await storage.save(this.tenant, this, save);
   }
 
   /** Hosted models cost the operator's money, and get the prompts. */
-  #requireHosted(wanted: readonly string[]): void {
-    const allowed = this.#settings.hostedOf?.(this.#tenant) ?? [];
+  requireHosted(wanted: readonly string[]): void {
+    const allowed = this.#settings.hostedOf?.(this.tenant) ?? [];
     if (allowed.includes(EVERY_HOSTED)) return;
     const refused = wanted.filter((name) => !allowed.includes(name));
     if (refused.length === 0) return;
     const which = allowed.length === 0 ? 'none' : allowed.join(', ');
     throw new SandboxError('forbidden', `hosted models: ${refused.join(', ')}: not for this key`, {
-      remedy: `its hosted models: ${which}; the operator sets them by neurovisor tenant set ${this.#tenant} --allow-hosted`,
+      remedy: `its hosted models: ${which}; the operator sets them by neurovisor tenant set ${this.tenant} --allow-hosted`,
     });
   }
 
@@ -219,14 +251,6 @@ export class TenantPlane implements ControlPlane {
     } catch (error) {
       throw errorCode(error) === 'not_found' ? noSandbox(id) : error;
     }
-  }
-
-  /** By its id, otherwise by its name. */
-  async #snapshot(idOrName: string): Promise<SnapshotInfo> {
-    const own = await this.snapshots();
-    const found = own.find(({ id }) => id === idOrName) ?? own.find(({ name }) => name === idOrName);
-    if (found !== undefined) return found;
-    throw new SandboxError('not_found', `there is no snapshot ${idOrName}`, { remedy: 'neurovisor snapshot ls' });
   }
 }
 

@@ -2,7 +2,7 @@
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import { type Caller, type Callers, operatorOnly } from './callers.ts';
 import type { KnownKeys } from './keys.ts';
-import { TenantPlane } from './plane.ts';
+import { tenantPlane } from './plane.ts';
 import type { StorageQuota } from './storage-quota.ts';
 
 export interface TenancyParts {
@@ -40,7 +40,7 @@ export class Tenancy implements Callers {
   planeOf(tenant: string | null): ControlPlane {
     const { control, storage, hostedOf } = this.#parts;
     if (tenant === null) return control;
-    const known = this.#planes.get(tenant) ?? new TenantPlane(control, tenant, { storage, hostedOf });
+    const known = this.#planes.get(tenant) ?? tenantPlane(control, tenant, { storage, hostedOf });
     this.#planes.set(tenant, known);
     return known;
   }

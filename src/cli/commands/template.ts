@@ -45,7 +45,7 @@ export async function templateCreate(cli: Cli, flags: TemplateFlags): Promise<nu
   const start = await completeStart(cli, asked, flags);
   await using runtime = await open(cli);
   const members = { ...options, card: flags.card === true };
-  const template = await runtime.prepareTemplate(members, start);
+  const template = await runtime.templateSource.prepareTemplate(members, start);
   if (name !== undefined) await runtime.templates.setName(name, template);
   cli.progress.close();
   return show(cli, find(await runtime.templates.list(), template.key));
@@ -64,7 +64,7 @@ async function buildReadyMadeTemplate(cli: Cli, name: string, flags: TemplateFla
     );
   }
   await using runtime = await open(cli);
-  const { key } = await runtime.prepareTemplate({ template: name, card: card === true });
+  const { key } = await runtime.templateSource.prepareTemplate({ template: name, card: card === true });
   cli.progress.close();
   return show(cli, find(await runtime.templates.list(), key));
 }

@@ -75,9 +75,9 @@ export async function openUsualDaemon(config: Config): Promise<Daemon | null> {
 /** The daemon at this home's socket; null: none answers. */
 export async function openDaemonIfRunning(config: Config): Promise<Daemon | null> {
   if (!(await isHomeDaemonRunning(config))) return null;
-  const { RemoteControlPlane } = await import('../../api/client/client.ts');
+  const { remoteControlPlane } = await import('../../api/client/client.ts');
   const address = { socketPath: socketPath(config), trace: traceOf(config) };
-  return new RemoteControlPlane(address, systemClock);
+  return remoteControlPlane(address, systemClock);
 }
 
 /** Whether a daemon answers at this home's socket. */

@@ -68,7 +68,7 @@ export class VmTemplateBuilds implements TemplateBuilds {
       onEvent({ kind: 'note', text: `[finalize] ${text}` });
       const image = built.image.digest;
       const start = wanted.start === null ? undefined : startCommand(wanted.start);
-      const made = await this.#runtime.prepareTemplate({ ...size, image }, start);
+      const made = await this.#runtime.templateSource.prepareTemplate({ ...size, image }, start);
       signal.throwIfAborted();
       await this.#runtime.templates.setName(wanted.name, made);
       return size;

@@ -11,7 +11,7 @@ import { errorCode } from '../../base/errors.ts';
 import { dialectOf } from './dialect/dialects.ts';
 import { openaiDialect } from './dialect/openai/openai.ts';
 import { BridgeError } from './errors.ts';
-import { Exchange } from './exchange.ts';
+import { Exchange } from './exchange/exchange.ts';
 import type { ExchangeContext } from './exchange-context.ts';
 import { SUSPENDED } from './failure.ts';
 import { checkFraming } from './headers.ts';

@@ -221,7 +221,7 @@ export class ManagedSandbox {
   async growMemory(memoryMib: number): Promise<void> {
     await this.#queue.run(async () => {
       const { supervisor } = this.#require('changed', 'running');
-      await supervisor.resizeMemory(memoryMib, 'pressure').finally(() => {
+      await supervisor.settings.resizeMemory(memoryMib, 'pressure').finally(() => {
         this.#spec = supervisor.spec;
         this.#parts.onChange(this);
       });

@@ -1,9 +1,21 @@
 /** Changes several parts of a running VM: all of them or none. */
 import { ignore } from '../../base/ignore.ts';
 import type { PackagePolicy } from '../../base/request/package-policy.ts';
+import type { SandboxChange } from '../contract/control.ts';
 import { SandboxError } from '../contract/errors.ts';
-import type { LifetimeChange } from '../contract/request.ts';
-import type { ModelPolicy, NetworkSpec, SandboxSpec, SecretChange } from '../contract/spec.ts';
+import { packagePolicy } from '../contract/packages.ts';
+import { checkRequest, type LifetimeChange } from '../contract/request.ts';
+import {
+  checkBudget,
+  checkChannelLimits,
+  checkDiskLimits,
+  type ModelPolicy,
+  type NetworkSpec,
+  networkSpec,
+  type ParseEgress,
+  type SandboxSpec,
+  type SecretChange,
+} from '../contract/spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import type { VmLimits } from '../vm/vm-limits.ts';
 
@@ -19,6 +31,26 @@ interface VmChange {
 
 export interface SandboxUpdate extends VmChange, SecretChange {
   readonly policy: LifetimeChange;
+}
+
+/** @throws SandboxError `spec_invalid` */
+export function checkChange(change: SandboxChange, spec: SandboxSpec, parseEgress: ParseEgress): SandboxUpdate {
+  checkRequest(change, spec.memoryMaxMib !== undefined);
+  const { channelLimits, diskLimits, network, secrets, requestHeaders, memoryMib, packages, models, ...lifetime } =
+    change;
+  const budget = models && checkBudget(models.budget);
+  return {
+    secrets,
+    requestHeaders,
+    limits: {
+      ...(channelLimits && { channelLimits: checkChannelLimits(channelLimits) }),
+      ...(diskLimits && { diskLimits: checkDiskLimits(diskLimits) }),
+    },
+    network: network === undefined ? undefined : networkSpec(network, parseEgress, spec.network),
+    memoryMib,
+    packages: packages === undefined ? undefined : packagePolicy(packages),
+    policy: budget === undefined ? lifetime : { ...lifetime, models: { budget } },
+  };
 }
 
 interface Part {
@@ -61,10 +93,10 @@ export async function changeVm(
 export function changeModels(
   spec: SandboxSpec,
   change: Pick<ModelPolicy, 'budget'>,
-  supervisor: Pick<Supervisor, 'setModels'> | undefined,
+  supervisor: Pick<Supervisor, 'settings'> | undefined,
 ): SandboxSpec {
   const models = { ...spec.models, ...change };
-  supervisor?.setModels(models);
+  supervisor?.settings.setModels(models);
   return { ...spec, models };
 }
 
@@ -75,15 +107,15 @@ function partsOf(
 ): readonly Part[] {
   const restoreNetwork = async (): Promise<void> => {
     const wanted = before.network && withoutUsage(before.network);
-    if (supervisor.spec.network !== before.network) await supervisor.setNetwork(wanted);
+    if (supervisor.spec.network !== before.network) await supervisor.settings.setNetwork(wanted);
   };
   const parts: Part[] = [];
   if (secrets !== undefined) {
     parts.push({
       name: 'secrets',
-      apply: () => supervisor.setSecrets(secrets.secrets, secrets.network),
+      apply: () => supervisor.settings.setSecrets(secrets.secrets, secrets.network),
       undo: async () => {
-        await supervisor.setSecrets(before.secrets, null);
+        await supervisor.settings.setSecrets(before.secrets, null);
         // The first secrets of a sandbox give it a network card.
         await restoreNetwork();
       },
@@ -94,26 +126,26 @@ function partsOf(
     if (limit === undefined) continue;
     parts.push({
       name,
-      apply: () => supervisor.setLimits({ [name]: limit }),
-      undo: () => supervisor.setLimits({ [name]: before[name] }),
+      apply: () => supervisor.settings.setLimits({ [name]: limit }),
+      undo: () => supervisor.settings.setLimits({ [name]: before[name] }),
     });
   }
   if (network !== undefined) {
-    const apply = (): Promise<void> => supervisor.setNetwork(network);
+    const apply = (): Promise<void> => supervisor.settings.setNetwork(network);
     parts.push({ name: 'network', apply, undo: restoreNetwork });
   }
   if (packages !== undefined) {
     parts.push({
       name: 'packages',
-      apply: () => supervisor.setPackages(packages),
-      undo: () => supervisor.setPackages(before.packages),
+      apply: () => supervisor.settings.setPackages(packages),
+      undo: () => supervisor.settings.setPackages(before.packages),
     });
   }
   if (memoryMib !== undefined) {
     parts.push({
       name: 'memory',
-      apply: () => supervisor.resizeMemory(memoryMib, 'owner'),
-      undo: () => supervisor.resizeMemory(before.memoryMib, 'owner'),
+      apply: () => supervisor.settings.resizeMemory(memoryMib, 'owner'),
+      undo: () => supervisor.settings.resizeMemory(before.memoryMib, 'owner'),
     });
   }
   return parts;

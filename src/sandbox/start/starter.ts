@@ -314,7 +314,7 @@ export class Starter {
   async #bind({ supervisor }: Started, spec: SandboxSpec, signal: AbortSignal): Promise<boolean> {
     using limit = timeLimit(this.#parts.clock, BIND_MS_MAX, signal);
     try {
-      await this.#tracer.span('bind', {}, () => supervisor.bind(spec, limit.signal));
+      await this.#tracer.span('bind', {}, () => supervisor.settings.bind(spec, limit.signal));
       return true;
     } catch (error) {
       await supervisor.stop();

@@ -182,13 +182,13 @@ describe('Supervisor', () => {
     const sandbox = new Supervisor(makeSpec({ packages: { ecosystems: ['pip'] } }, 2), parts);
     await sandbox.start();
     const more = packagePolicy({ ecosystems: ['pip', 'npm'] });
-    await sandbox.setPackages(more);
+    await sandbox.settings.setPackages(more);
     expect(packages.policies.at(-1)).toEqual(more);
     expect(sandbox.spec.packages).toEqual(more);
     updates.fail = true;
-    await expect(sandbox.setPackages(packagePolicy({ ecosystems: ['go'] }))).rejects.toThrow('hangs');
+    await expect(sandbox.settings.setPackages(packagePolicy({ ecosystems: ['go'] }))).rejects.toThrow('hangs');
     expect([packages.policies.at(-1), sandbox.spec.packages]).toEqual([more, more]);
-    await expect(sandbox.setPackages(null)).rejects.toThrow('hangs');
+    await expect(sandbox.settings.setPackages(null)).rejects.toThrow('hangs');
     expect([packages.policies.at(-1), sandbox.spec.packages]).toEqual([null, null]);
     await sandbox.stop();
   });
@@ -199,7 +199,7 @@ describe('Supervisor', () => {
     await sandbox.start();
     const events: unknown[] = [];
     sandbox.events.listen((event) => events.push(event));
-    await sandbox.bind(makeSpec({ packages: { ecosystems: ['pip'], deny: ['torch'] } }, 2));
+    await sandbox.settings.bind(makeSpec({ packages: { ecosystems: ['pip'], deny: ['torch'] } }, 2));
     expect(packages.policies).toEqual([
       null,
       expect.objectContaining({ ecosystems: ['pip'], deny: ['torch'] }) as unknown,

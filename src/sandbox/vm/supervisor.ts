@@ -12,45 +12,31 @@ import { CleanupStack } from '../../base/cleanup.ts';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { Listeners } from '../../base/listeners.ts';
-import type { PackagePolicy } from '../../base/request/package-policy.ts';
 import type { Span } from '../../base/trace/trace.ts';
-import { MIB } from '../../base/units.ts';
-import type { PackageFetch } from '../../egress/packages/gateway.ts';
-import type { GuestIdentity } from '../../machine/guest/identity.ts';
 import type { Guest, GuestListener } from '../../machine/guest/link.ts';
-import type { NicSpec, Vm, VmSnapshot } from '../../machine/vmm/driver.ts';
-import type { SandboxEnd } from '../contract/ending.ts';
-import { isFailure } from '../contract/ending.ts';
+import type { Vm, VmSnapshot } from '../../machine/vmm/driver.ts';
+import { isFailure, type SandboxEnd } from '../contract/ending.ts';
 import { goneWhileSaving, SandboxError, saveFailure, startFailure } from '../contract/errors.ts';
-import type { ResizedEvent } from '../contract/memory-events.ts';
-import type {
-  MappedMemory,
-  PackagePort,
-  SandboxParts,
-  SaveTarget,
-  StartTimings,
-  Workspace,
-} from '../contract/parts.ts';
-import { requireValues, type SandboxSecret } from '../contract/secrets.ts';
-import type { ModelPolicy, NetworkSpec, SandboxSpec } from '../contract/spec.ts';
-import { fitMemory, mayMapRam, ramMib, resizeMemory } from '../memory/size.ts';
+import type { SandboxParts, SaveTarget, StartTimings } from '../contract/parts.ts';
+import type { SandboxSpec } from '../contract/spec.ts';
+import { fitMemory } from '../memory/size.ts';
 import { Evidence } from './evidence.ts';
 import { setGuestClock } from './guest-clock.ts';
-import { identityOf, untilHello } from './identity.ts';
+import { untilHello } from './identity.ts';
 import { isFinal, refusalOf, type SandboxEvent, type SandboxState, transition } from './lifecycle.ts';
 import { NetworkCard } from './network-card.ts';
-import type { MadeMemory, Prepared, Running } from './running.ts';
-import { allReady, fillOnce, Saving } from './saving.ts';
+import type { Prepared, Running } from './running.ts';
+import { Saving } from './saving.ts';
 import { startTimings, tracedStart, traceStart } from './start-timings.ts';
-import { limitVm, namedLimits, type VmLimits } from './vm-limits.ts';
+import { limitVm, namedLimits } from './vm-limits.ts';
+import { ONE_OWNER, VmResources } from './vm-resources.ts';
+import { VmSettings } from './vm-settings.ts';
 import { vmSpecOf } from './vm-spec.ts';
 
 export interface Transition {
   readonly state: SandboxState;
   readonly event: SandboxEvent;
 }
-
-const ONE_OWNER = 'local';
 
 export class Supervisor {
   /** Resolves when everything is released. Never rejects. */
@@ -60,7 +46,8 @@ export class Supervisor {
   readonly #transitions = new Listeners<Transition>();
   readonly #card: NetworkCard;
   readonly #evidence: Evidence;
-  #spec: SandboxSpec;
+  /** Changes of the running VM. */
+  readonly settings: VmSettings;
   #state: SandboxState = 'creating';
   #vm: Vm | undefined;
   #guest: Guest | undefined;
@@ -73,17 +60,24 @@ export class Supervisor {
   readonly #resolveEnded: (end: SandboxEnd) => void;
 
   constructor(spec: SandboxSpec, parts: SandboxParts) {
-    this.#spec = spec;
     this.#parts = parts;
     this.#card = new NetworkCard(spec.id, parts);
     this.#evidence = new Evidence(parts);
+    const target = {
+      clock: parts.clock,
+      signal: this.#aborter.signal,
+      vm: () => this.#vm,
+      running: () => this.#running,
+      guest: () => this.guest(),
+    };
+    this.settings = new VmSettings(spec, target, this.#card, this.#evidence);
     const { promise, resolve } = Promise.withResolvers<SandboxEnd>();
     this.ended = promise;
     this.#resolveEnded = resolve;
   }
 
   get spec(): SandboxSpec {
-    return this.#spec;
+    return this.settings.spec;
   }
 
   get state(): SandboxState {
@@ -173,116 +167,6 @@ export class Supervisor {
     await setGuestClock(this.#guest, this.spec.id, this.#parts, this.#aborter.signal);
   }
 
-  /**
-   * Late binding: a member of a pool becomes the requested sandbox.
-   * @param spec keeps the id, size and warm list of the member
-   * @throws SandboxError, GuestError; then the member must not be used
-   */
-  async bind(spec: SandboxSpec, signal?: AbortSignal): Promise<void> {
-    const guest = this.guest();
-    const { id, cpus, memoryMib, diskMib, warm, hostname } = this.#spec;
-    this.#spec = { ...spec, id, cpus, memoryMib, diskMib, warm, hostname };
-    if (spec.network !== null && this.#vm !== undefined) await this.#card.bind(spec.network, this.#vm, spec);
-    const { env, network, authority } = this.#identity();
-    this.#running?.port.setModels(spec.models);
-    this.#running?.packages?.setPolicy(spec.packages);
-    this.#running?.listener.setIdentity(this.#identity());
-    await Promise.all([
-      // Also if nothing changes: a guest that hangs does not answer, and must not be handed out.
-      guest.update({ env, network, authority }, signal),
-      limitVm(this.#vm, namedLimits(spec)),
-    ]);
-  }
-
-  /** Changes what its requests may ask models, for those that arrive from now on; the next VM has the same. */
-  setModels(models: ModelPolicy): void {
-    this.#spec = { ...this.#spec, models };
-    this.#running?.port.setModels(models);
-  }
-
-  /** Changes the limits of a running VM; the next VM has them too. @throws SandboxError `not_ready` or `gone`; VmmError */
-  async setLimits(limits: Partial<VmLimits>): Promise<void> {
-    this.guest();
-    await limitVm(this.#vm, limits);
-    this.#spec = { ...this.#spec, ...limits };
-  }
-
-  /**
-   * Grows or shrinks the guest's memory; the next VM has the same size.
-   * @throws SandboxError `spec_invalid`, `memory_unavailable`, `not_ready`, `gone`; VmmError, GuestError
-   */
-  async resizeMemory(memoryMib: number, by: ResizedEvent['by']): Promise<void> {
-    const { clock } = this.#parts;
-    const parts = { clock, vm: this.#vm, guest: this.guest(), signal: this.#aborter.signal };
-    const { memoryMib: fromMib } = this.#spec;
-    // The owner may have grown it meanwhile.
-    if (by === 'pressure' && memoryMib <= fromMib) return;
-    const began = clock.now();
-    await resizeMemory(parts, this.#spec, memoryMib, (changed) => {
-      this.#spec = { ...this.#spec, memoryMib: changed };
-      this.#running?.listener.setIdentity(this.#identity());
-    });
-    const durationMs = Math.round(clock.now() - began);
-    this.#evidence.note({ type: 'resized', by, fromMib, toMib: memoryMib, durationMs });
-  }
-
-  /**
-   * Changes the network policy; null: removes the network card. The next VM has the same.
-   * @throws SandboxError `spec_invalid`, `network_unavailable`, `not_ready`, `gone`; GuestError
-   */
-  async setNetwork(network: NetworkSpec | null): Promise<void> {
-    const guest = this.guest();
-    try {
-      if (this.#vm !== undefined) await this.#card.set(network, this.#vm, guest, this.#spec);
-    } finally {
-      this.#spec = { ...this.#spec, network: this.#card.network };
-      this.#running?.listener.setIdentity(this.#identity());
-    }
-    if (this.#spec.authority !== undefined) await this.#tellSecrets(guest);
-  }
-
-  /**
-   * Replaces all secrets; the next VM has the same.
-   * @param network for a sandbox that has none
-   * @throws SandboxError `secrets_missing`, `network_unavailable`, `not_ready`, `gone`; GuestError
-   */
-  async setSecrets(secrets: readonly SandboxSecret[], network: NetworkSpec | null) {
-    const guest = this.guest();
-    requireValues(this.spec.id, secrets);
-    await this.#card.setSecrets(secrets);
-    this.#spec = { ...this.#spec, secrets };
-    if (this.#card.network === null && network !== null) return await this.setNetwork(network);
-    this.#running?.listener.setIdentity(this.#identity());
-    await this.#tellSecrets(guest);
-  }
-
-  /**
-   * Changes the package policy, for requests that arrive from now on; the next VM has the same.
-   * @throws SandboxError `not_ready`, `gone`; GuestError: the policy is then as before, or none
-   */
-  async setPackages(packages: PackagePolicy | null): Promise<void> {
-    const guest = this.guest();
-    const before = this.#spec.packages;
-    const set = (policy: PackagePolicy | null): void => {
-      this.#running?.packages?.setPolicy(policy);
-      this.#spec = { ...this.#spec, packages: policy };
-      this.#running?.listener.setIdentity(this.#identity());
-    };
-    set(packages);
-    try {
-      // Programs with a network card are pointed to the gateway only for what it serves.
-      await guest.update({ env: this.#identity().env });
-    } catch (error) {
-      if (packages !== null) set(before);
-      throw error;
-    }
-  }
-
-  async #tellSecrets(guest: Guest): Promise<void> {
-    const { env, authority = null } = this.#identity();
-    await guest.update({ env, authority });
-  }
-
   /** Number of model requests under way. */
   get modelRequests(): number {
     return this.#running?.port.inFlight() ?? 0;
@@ -368,7 +252,14 @@ export class Supervisor {
     const { clock } = this.#parts;
     const began = clock.now();
     signal.throwIfAborted();
-    const prepared = await this.#prepare();
+    const resources = new VmResources({
+      sandbox: this.#parts,
+      settings: this.settings,
+      card: this.#card,
+      evidence: this.#evidence,
+      cleanup: this.#cleanup,
+    });
+    const prepared = await resources.make(() => this.#writing);
     signal.throwIfAborted();
     const preparedAt = clock.now();
     const vm = await this.#startVm(prepared, signal);
@@ -389,95 +280,6 @@ export class Supervisor {
     traceStart(span, this.#timings, began);
     this.#apply('agent-confirmed');
     this.#watch(vm, guest);
-  }
-
-  async #prepare(): Promise<Prepared> {
-    const parts = this.#parts;
-    // First, since it takes longest.
-    const made = await this.#makeMemory();
-    const workspace = await parts.makeWorkspace(this.spec);
-    this.#cleanup.push('workspace', () => workspace.remove());
-    // A VM that dies during a pause loses nothing: RAM and disk may still be copied.
-    this.#cleanup.push('copies', () => Promise.allSettled([this.#writing]));
-    const lease = parts.allocateCid();
-    this.#cleanup.push('context id', () => lease.release());
-    const { channelPath } = workspace;
-    this.#cleanup.push('network', () => this.#card.release());
-    const leasing = this.#leaseNetwork();
-    const listening = leasing.then(async () => {
-      const listener = await parts.listenForGuest(channelPath, this.#identity());
-      this.#cleanup.push('guest listener', () => listener.close());
-      return listener;
-    });
-    const attaching = parts
-      .attachBridge(this.spec.id, channelPath, this.spec.models, this.spec.modelAccount)
-      .then((port) => {
-        this.#cleanup.push('bridge port', () => port.close());
-        return port;
-      });
-    const serving = this.#attachPackages(channelPath);
-    const copying = this.#makeDisk(workspace);
-    // All settle before a failure is thrown: what succeeded must be on the cleanup stack.
-    const results = await Promise.allSettled([listening, attaching, serving, copying]);
-    for (const result of results) if (result.status === 'rejected') throw result.reason;
-    const [nic, listener, port] = await Promise.all([leasing, listening, attaching]);
-    const { cid } = lease;
-    const hasEnvironment = this.spec.environment !== undefined;
-    const held = { ...made, workspace, hasEnvironment, cid };
-    return { ...held, listener, port, packages: await serving, nic };
-  }
-
-  async #attachPackages(channelPath: string): Promise<PackagePort | undefined> {
-    const { id, packages } = this.spec;
-    const note = (fetch: PackageFetch): void => this.#evidence.note({ type: 'package', ...fetch });
-    const port = await this.#parts.attachPackages?.(id, channelPath, packages, note);
-    if (port !== undefined) this.#cleanup.push('package port', () => port.close());
-    return port;
-  }
-
-  async #leaseNetwork(): Promise<NicSpec | undefined> {
-    const { network } = this.spec;
-    return network === null ? undefined : await this.#card.lease(network, this.spec);
-  }
-
-  #identity(): GuestIdentity {
-    const { trust, settings } = this.#card;
-    // The next VM and forks have the same authority.
-    if (trust !== undefined) this.#spec = { ...this.#spec, authority: trust.authority };
-    return identityOf(this.spec, settings, trust);
-  }
-
-  async #makeDisk({ overlayPath, environmentPath }: Workspace): Promise<void> {
-    const { template, disk = template, makeOverlay } = this.#parts;
-    if (this.spec.environment !== undefined) {
-      const from = disk ?? this.#parts;
-      if (from.linkEnvironment === undefined) throw new Error('the disk of its image is unknown');
-      await from.linkEnvironment(environmentPath);
-    }
-    if (disk !== undefined) await disk.copyDisk(overlayPath);
-    else await makeOverlay(overlayPath, this.spec.diskMib * MIB);
-  }
-
-  /** The RAM of a clone is mapped, or filled while its VMM starts. */
-  async #makeMemory(): Promise<MadeMemory> {
-    const { template, makeMemory, driver, sharers = ONE_OWNER } = this.#parts;
-    const memory = makeMemory(ramMib(this.spec) * MIB);
-    let mapped: MappedMemory | undefined;
-    let memoryReady: Promise<void> | undefined;
-    this.#cleanup.push('RAM', async () => {
-      // The copy opens the memory by its descriptor number, which must not be reused before it ends.
-      await Promise.allSettled([memoryReady]);
-      memory.close();
-      await mapped?.close();
-    });
-    const mayMap = mayMapRam(driver.capabilities, this.spec);
-    if (template?.mapMemory !== undefined && sharers !== null && mayMap) {
-      mapped = await template.mapMemory(sharers);
-    }
-    memoryReady = mapped === undefined ? template?.copyMemory(memory.path) : allReady(mapped.ready, template?.ready);
-    memoryReady?.catch((error: unknown) => ignore(error, 'reported by the start of the VM'));
-    const fillMemory = mapped && fillOnce(mapped, memory);
-    return { memory, mapped, memoryReady, fillMemory };
   }
 
   async #startVm(prepared: Prepared, signal: AbortSignal): Promise<Vm> {
@@ -504,7 +306,7 @@ export class Supervisor {
   /** A guest that does not cooperate keeps more than its size: at most its maximum, which the VMM's limits count. */
   async #fitMemory(vm: Vm, guest: Guest, signal: AbortSignal): Promise<void> {
     const { clock, log } = this.#parts;
-    if (await fitMemory({ clock, vm, guest, signal }, this.#spec)) return;
+    if (await fitMemory({ clock, vm, guest, signal }, this.spec)) return;
     log.warn('a guest did not give memory back in time', { sandbox: this.spec.id });
   }
 
