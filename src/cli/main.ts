@@ -13,13 +13,10 @@ import { Command, CommanderError, Help } from 'commander';
 import { ignore } from '../base/ignore.ts';
 import { PACKAGE_DIR } from '../base/package-dir.ts';
 import { addCommands } from './definitions/all.ts';
-import { describe, helpWords } from './definitions/help.ts';
-import { shownOptions } from './definitions/option-groups.ts';
+import { describe, helpWords, shownOptions } from './definitions/help.ts';
 import { EXIT_USAGE } from './exit-status.ts';
 import { printFailure, UsageError } from './failure.ts';
 import { asksForJson } from './flags/asks-json.ts';
-import { withProgramWords } from './flags/program-words.ts';
-import { renamedTo } from './flags/renamed.ts';
 
 const { version } = JSON.parse(readFileSync(join(PACKAGE_DIR, 'package.json'), 'utf8')) as { version: string };
 
@@ -32,10 +29,7 @@ const program = new Command('neurovisor')
   .showHelpAfterError('(see neurovisor --help)')
   .exitOverride()
   // In JSON mode stdout holds one object and nothing else.
-  .configureOutput({
-    ...(json ? { writeErr: () => undefined } : {}),
-    outputError: (message, write) => write(withRemedy(message)),
-  })
+  .configureOutput(json ? { writeErr: () => undefined } : {})
   .configureHelp({
     visibleOptions(command) {
       return shownOptions(command, Help.prototype.visibleOptions.call(this, command));
@@ -54,7 +48,7 @@ for (const stream of [process.stdout, process.stderr]) {
 try {
   await addCommands(program, words);
   const named = program.commands.find((one) => one.name() === words[0]);
-  const parted = named === undefined ? words : withProgramWords(words, named);
+  const parted = named === undefined ? words : await partedWords(named);
   await program.parseAsync(helpWords(program, parted), { from: 'user' });
 } catch (error) {
   if (error instanceof UsageError) {
@@ -63,17 +57,23 @@ try {
   } else if (error instanceof CommanderError) {
     // Commander has already printed its message. `--help` and `--version` end with status 0.
     process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
-    if (json && error.exitCode !== 0) printFailure(usageErrorOf(error), json);
+    if (error.exitCode !== 0) {
+      const { renamedTo } = await import('./flags/renamed.ts');
+      const remedy = renamedTo(error.message);
+      if (json) printFailure(usageErrorOf(error, remedy), json);
+      else if (remedy !== null) process.stderr.write(`${styleText('yellow', 'fix:')} ${remedy}\n`);
+    }
   } else throw error;
 }
 
-function withRemedy(message: string): string {
-  const remedy = renamedTo(message);
-  return remedy === null ? message : `${message.trimEnd()}\n${styleText('yellow', 'fix:')} ${remedy}\n`;
+/** Loaded only for commands that start a program: others would load it for nothing. */
+async function partedWords(command: Command): Promise<readonly string[]> {
+  if (command.name() !== 'run' && command.name() !== 'exec') return words;
+  return (await import('./flags/program-words.ts')).withProgramWords(words, command);
 }
 
-function usageErrorOf({ code, message }: CommanderError): UsageError {
+function usageErrorOf({ code, message }: CommanderError, remedy: string | null): UsageError {
   // A group, such as `snapshot`, without a subcommand.
   if (code === 'commander.help') return new UsageError('missing subcommand', 'see --help');
-  return new UsageError(message.replace(/^error: /, '').replaceAll('\n', ' '), renamedTo(message) ?? 'see --help');
+  return new UsageError(message.replace(/^error: /, '').replaceAll('\n', ' '), remedy ?? 'see --help');
 }

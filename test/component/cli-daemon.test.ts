@@ -58,7 +58,7 @@ describe('commands on a daemon', () => {
     const flood = setInterval(() => {
       daemon.control.journal(id).note({ type: 'dropped', count: 1 });
     }, 10);
-    expect(await into('| head -1', 'events', id)).toMatchObject({ status: 141, stderr: '' });
+    expect(await into('| head -1', 'events', '-f', id)).toMatchObject({ status: 141, stderr: '' });
     clearInterval(flood);
     expect(await into('| true', 'ls')).toEqual({ ...ended, stdout: '' });
     expect((await daemon.control.list()).map((one) => one.id)).toEqual([id]);

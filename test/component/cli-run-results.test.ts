@@ -198,7 +198,7 @@ describe('run, projects', () => {
     expect([stdout, stderr]).toEqual([`42 ${home} ['${home}/app/tool.py', '-x'] __main__ app\n`, '']);
     expect((await run(['-m', 'app.nothing'])).stderr).toContain('No module named app.nothing');
     expect((await run(['-m', 'app; evil'])).status).toBe(2);
-    expect((await run(['-m', 'app', '-c', '1'])).status).toBe(2);
+    expect((await run(['-c', '1', '-m', 'app'])).status).toBe(2);
   });
 
   it('an ignored script runs in its place, and a hint names an ignored file that it needs', async () => {

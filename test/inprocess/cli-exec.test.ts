@@ -57,7 +57,7 @@ describe('exec', () => {
     expect(stderr()).toContain("program 'no-such-program': No such file or directory");
     const dir = await control.dirOf(id);
     expect(await exec(testCli({ stdin: '' }).cli, control, id, [dir], NO_FLAGS)).toBe(126);
-    const nowhere = { ...NO_FLAGS, cwd: '/nowhere' };
+    const nowhere = { ...NO_FLAGS, workdir: '/nowhere' };
     await expect(exec(testCli({ stdin: '' }).cli, control, id, ['true'], nowhere)).rejects.toMatchObject({
       code: 'not_found',
     });

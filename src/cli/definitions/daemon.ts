@@ -8,7 +8,7 @@ import type { TopFlags } from '../commands/top.ts';
 import { parseCacheSize } from '../flags/model-cache.ts';
 import * as ranges from '../flags/ranges.ts';
 import { SORTS } from '../top/picture.ts';
-import { groupOptions, moreOptionsText } from './option-groups.ts';
+import { groupOptions, moreOptionsText } from './help.ts';
 import { type OutputFlags, perform, performHere, performThere } from './perform.ts';
 import {
   addRequirementOptions,

@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import type { RunFlags } from '../commands/run/job.ts';
 import { UsageError } from '../failure.ts';
-import { groupOptions, moreOptionsText, whenAll, wrapped } from './option-groups.ts';
+import { groupOptions, moreOptionsText, whenAll, wrapped } from './help.ts';
 import { type OutputFlags, perform } from './perform.ts';
 import {
   addSandboxOptions,

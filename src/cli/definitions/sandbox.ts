@@ -6,7 +6,7 @@ import type { ListFlags } from '../commands/sandboxes.ts';
 import type { ForkFlags } from '../commands/snapshot.ts';
 import type { UpdateFlags } from '../commands/update.ts';
 import * as ranges from '../flags/ranges.ts';
-import { groupOptions, moreOptionsText, whenAll } from './option-groups.ts';
+import { groupOptions, moreOptionsText, whenAll } from './help.ts';
 import { type OutputFlags, performThere } from './perform.ts';
 import {
   addNetworkOptions,
