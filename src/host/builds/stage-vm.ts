@@ -34,9 +34,9 @@ import { MIB } from '../../base/units.ts';
 import type { Process } from '../../machine/guest/guest.ts';
 import type { VmDisk } from '../../machine/vmm/driver.ts';
 import { DISKS_MAX } from '../../machine/vmm/spec.ts';
+import type { NetworkOptions } from '../../sandbox/contract/network-spec.ts';
 import { packageVariables } from '../../sandbox/contract/packages.ts';
 import type { Workspace } from '../../sandbox/contract/parts.ts';
-import type { NetworkOptions } from '../../sandbox/contract/spec.ts';
 import { type BuilderVms, makeSparse, mountTools, NO_MODEL, TOOLS_DIR } from '../runtime/image-builder.ts';
 import { makeWorkspace } from '../runtime/workspace.ts';
 

@@ -1,7 +1,6 @@
 /**
  * What the supervisor needs of the mechanisms (types only). The composition root makes the parts; tests make fakes.
  */
-
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import type { Log } from '../../base/log.ts';
@@ -16,8 +15,10 @@ import type { GuestListener } from '../../machine/guest/link.ts';
 import type { RamDifference, VmDisk, VmExit, VmmDriver, VmSnapshot } from '../../machine/vmm/driver.ts';
 import type { ViolationMark } from './ending.ts';
 import type { HostMemoryEvents } from './memory-events.ts';
+import type { ModelAccount, ModelPolicy } from './model-policy.ts';
+import type { NetworkLimits, NetworkSpec } from './network-spec.ts';
 import type { SandboxSecret } from './secrets.ts';
-import type { ModelAccount, ModelPolicy, NetworkLimits, NetworkSpec, SandboxSpec } from './spec.ts';
+import type { SandboxSpec } from './spec.ts';
 
 /** The private directory of a sandbox. */
 export interface Workspace {

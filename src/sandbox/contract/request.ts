@@ -1,9 +1,9 @@
 /** Checks what callers ask of a host of sandboxes; `makeSpec` checks the rest. */
 import { isAtMost } from '../../base/text/characters.ts';
+import { inRange } from './checks.ts';
 import type { CreateRequest, MemoryAction, SandboxChange, SandboxInfo, TimeoutAction } from './control.ts';
 import { SandboxError } from './errors.ts';
 import { RANGES, REQUEST_LIMITS } from './limits.ts';
-import { inRange } from './spec.ts';
 
 /** The part of a request that concerns the sandbox over all its VMs. */
 export interface LifetimePolicy {

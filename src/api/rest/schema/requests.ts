@@ -16,9 +16,11 @@ import type {
   SnapshotOptions,
 } from '../../../sandbox/contract/control.ts';
 import { RANGES, type Range, REQUEST_LIMITS } from '../../../sandbox/contract/limits.ts';
+import type { ModelPolicy } from '../../../sandbox/contract/model-policy.ts';
+import type { NetworkOptions } from '../../../sandbox/contract/network-spec.ts';
 import type { PackageOptions } from '../../../sandbox/contract/packages.ts';
 import type { RequestHeaderOptions, SecretOptions } from '../../../sandbox/contract/secrets.ts';
-import type { ModelPolicy, NetworkOptions, TemplateRequest } from '../../../sandbox/contract/spec.ts';
+import type { TemplateRequest } from '../../../sandbox/contract/spec.ts';
 import {
   diskLimits,
   metadata,
