@@ -10,8 +10,7 @@ import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { BaseDisk } from '../../artifacts/dockerfile/base.ts';
-import { diskFull } from '../../artifacts/dockerfile/build.ts';
-import { DockerfileError } from '../../artifacts/dockerfile/errors.ts';
+import { DockerfileError, diskFull } from '../../artifacts/dockerfile/errors.ts';
 import {
   ANSWER_BYTES_MAX,
   type CopyPlan,
