@@ -54,10 +54,10 @@ import type {
 import { type EndInfo, NO_EVIDENCE, type SandboxLogs } from './sandbox/contract/ending.ts';
 import { SandboxError } from './sandbox/contract/errors.ts';
 import type { TimedEvent } from './sandbox/contract/events.ts';
+import type { NetworkOptions } from './sandbox/contract/network-spec.ts';
 import type { PackageOptions } from './sandbox/contract/packages.ts';
 import type { StartTimings } from './sandbox/contract/parts.ts';
 import type { SecretOptions } from './sandbox/contract/secrets.ts';
-import type { NetworkOptions } from './sandbox/contract/spec.ts';
 
 export type { Received } from './artifacts/transfer/copy-out.ts';
 export type { TransferOptions } from './artifacts/transfer/transfer.ts';
@@ -99,6 +99,8 @@ export type {
 } from './sandbox/contract/control.ts';
 export type { EndCause, EndEvidence, SandboxEnd, SandboxLogs } from './sandbox/contract/ending.ts';
 export type { TimedEvent } from './sandbox/contract/events.ts';
+export type { ModelPolicy } from './sandbox/contract/model-policy.ts';
+export type { NetworkLimits, NetworkOptions } from './sandbox/contract/network-spec.ts';
 export type { PackageInfo, PackageOptions } from './sandbox/contract/packages.ts';
 export type { StartTimings } from './sandbox/contract/parts.ts';
 export type {
@@ -106,12 +108,7 @@ export type {
   SecretInfo,
   SecretOptions,
 } from './sandbox/contract/secrets.ts';
-export type {
-  ModelPolicy,
-  NetworkLimits,
-  NetworkOptions,
-  SandboxOptions,
-} from './sandbox/contract/spec.ts';
+export type { SandboxOptions } from './sandbox/contract/spec.ts';
 
 const hosts = new Hosts();
 

@@ -10,7 +10,7 @@ import { systemClock } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../src/sandbox/contract/control.ts';
-import { NO_MODEL_POLICY } from '../../src/sandbox/contract/spec.ts';
+import { NO_MODEL_POLICY } from '../../src/sandbox/contract/model-policy.ts';
 
 export interface ServerReady {
   readonly port: number;

@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { CertificateAuthority } from '../../src/egress/net/secret/authority.ts';
 import { SandboxError } from '../../src/sandbox/contract/errors.ts';
-import type { NetworkOptions } from '../../src/sandbox/contract/spec.ts';
+import type { NetworkOptions } from '../../src/sandbox/contract/network-spec.ts';
 import { REFILL_DELAY_MS } from '../../src/sandbox/start/pools.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';

@@ -7,7 +7,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { CodedError } from '../../src/base/errors.ts';
 import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
-import type { NetworkOptions } from '../../src/sandbox/contract/spec.ts';
+import type { NetworkOptions } from '../../src/sandbox/contract/network-spec.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
 import type { Phase } from '../support/fake-script.ts';

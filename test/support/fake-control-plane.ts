@@ -6,7 +6,6 @@
  * Not real: snapshots keep nothing, forks and clones share nothing but their options, and a paused
  * sandbox's programs go on.
  */
-
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import type { Duplex } from 'node:stream';
@@ -42,18 +41,11 @@ import { imageInfo } from '../../src/sandbox/contract/environment.ts';
 import { SandboxError } from '../../src/sandbox/contract/errors.ts';
 import type { TimedEvent } from '../../src/sandbox/contract/events.ts';
 import { RANGES } from '../../src/sandbox/contract/limits.ts';
+import { egressText, type NetworkSpec, networkSpec } from '../../src/sandbox/contract/network-spec.ts';
 import { packageInfo } from '../../src/sandbox/contract/packages.ts';
 import { checkRequest } from '../../src/sandbox/contract/request.ts';
 import { secretInfo } from '../../src/sandbox/contract/secrets.ts';
-import {
-  egressText,
-  makeSpec,
-  type NetworkSpec,
-  networkSpec,
-  type SandboxSpec,
-  specInfo,
-  withSecrets,
-} from '../../src/sandbox/contract/spec.ts';
+import { makeSpec, type SandboxSpec, specInfo, withSecrets } from '../../src/sandbox/contract/spec.ts';
 import { EventJournal } from '../../src/sandbox/plane/event-journal.ts';
 import { followLogs } from '../../src/sandbox/plane/logs.ts';
 import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';

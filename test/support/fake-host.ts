@@ -5,7 +5,6 @@
  *     LocalControlPlane ── Supervisor ── FakeVm, FakeGuest ── a small file as RAM
  *            └── SnapshotManager ── Store (SQLite and files, in a directory of its own)
  */
-
 import { rmSync, writeFileSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -19,8 +18,9 @@ import { parseEgress } from '../../src/host/runtime/network.ts';
 import type { GuestIdentity } from '../../src/machine/guest/identity.ts';
 import type { SandboxStatus } from '../../src/sandbox/contract/control.ts';
 import type { EnvironmentSource } from '../../src/sandbox/contract/environment.ts';
+import type { NetworkSpec } from '../../src/sandbox/contract/network-spec.ts';
 import type { CardLease, GuestMemory, SandboxParts, StartSource } from '../../src/sandbox/contract/parts.ts';
-import { makeSpec, type NetworkSpec, type SandboxSpec } from '../../src/sandbox/contract/spec.ts';
+import { makeSpec, type SandboxSpec } from '../../src/sandbox/contract/spec.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
 import { type Copies, SnapshotManager } from '../../src/sandbox/plane/snapshot-manager.ts';
 import type { OpenTemplate } from '../../src/sandbox/start/pools.ts';

@@ -1,5 +1,5 @@
 import type { BudgetUse, ModelBudget } from '../../src/base/request/model-limits.ts';
-import type { ModelAccount, ModelPolicy } from '../../src/sandbox/contract/spec.ts';
+import type { ModelAccount, ModelPolicy } from '../../src/sandbox/contract/model-policy.ts';
 
 /** The bridge of a fake host, as far as a control plane sees it. */
 export class FakeModels {

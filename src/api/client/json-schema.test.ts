@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import type { SandboxInfo } from '../../sandbox/contract/control.ts';
-import { NO_MODEL_POLICY } from '../../sandbox/contract/spec.ts';
+import { NO_MODEL_POLICY } from '../../sandbox/contract/model-policy.ts';
 import * as schemas from '../rest/schema/answers.ts';
 import * as answers from './answers.ts';
 import { type AnswerSchema, conform, MISMATCH } from './json-schema.ts';

@@ -23,7 +23,7 @@ import { type Meter, watchAnswer } from './answer-time.ts';
 import { ApiError, errorAnswer } from './errors.ts';
 import { API_LIMITS } from './limits.ts';
 import { type App, failures } from './route.ts';
-import { idParams, portParams } from './schema/requests.ts';
+import { idParams, portParams } from './schema/params.ts';
 import { Slots } from './slots.ts';
 import { PORT_PROTOCOL, TUNNEL_PROTOCOL } from './upgrade.ts';
 

@@ -4,7 +4,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
-import { type AuditKind, auditPath, fullAuditFiles } from './audit.ts';
+import { auditPath, fullAuditFiles } from './audit.ts';
+import type { AuditKind } from './audit-files.ts';
 import { type AuditRecord, lineHash, parseRecord } from './audit-record.ts';
 import { TenantError } from './errors.ts';
 

@@ -12,22 +12,10 @@
  * on and lines wait in memory; beyond `waitingMax` and `waitingCharactersMax` they are dropped, and the next record says how many.
  */
 import { createReadStream } from 'node:fs';
-import {
-  type FileHandle,
-  mkdir,
-  open,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  stat,
-  truncate,
-  writeFile,
-} from 'node:fs/promises';
+import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { isDeepStrictEqual } from 'node:util';
-import { z } from 'zod';
 import type { Clock } from '../../base/clock.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
@@ -36,8 +24,24 @@ import { TokenBucket } from '../../base/token-bucket.ts';
 import { MIB } from '../../base/units.ts';
 import type { Content } from '../../inference/bridge/bridge.ts';
 import {
+  type AuditFile,
+  type AuditKind,
+  auditDir,
+  CURRENT,
+  FULL,
+  filesIn,
+  type LogFiles,
+  listFiles,
+  noLog,
+  type Opened,
+  openCurrent,
+  openFiles,
+  readFailure,
+  readHead,
+  writeHead,
+} from './audit-files.ts';
+import {
   type AuditRecord,
-  CHAIN_START,
   ChainCheck,
   type ChainEnd,
   type ChainReport,
@@ -47,6 +51,8 @@ import {
 } from './audit-record.ts';
 import type { Caller } from './callers.ts';
 import { TenantError } from './errors.ts';
+
+export type { AuditFile, AuditKind } from './audit-files.ts';
 
 export const AUDIT_LIMITS = {
   flushMs: 200,
@@ -78,17 +84,11 @@ export interface AuditedCall {
   readonly content?: Content;
 }
 
-/** Which log of a home. */
-export type AuditKind = 'calls' | 'models' | 'content';
-
 /** Takes records; never throws. */
 export interface AuditSink {
   /** @returns the record's place in the chain; null: it was dropped */
   note(call: AuditedCall): ChainEnd | null;
 }
-
-/** A file that is only appended to. */
-export type AuditFile = Pick<FileHandle, 'appendFile' | 'truncate' | 'close'>;
 
 export interface AuditParts {
   readonly homeDir: string;
@@ -110,13 +110,8 @@ interface Line {
   readonly end: ChainEnd;
 }
 
-const CURRENT = 'audit.jsonl';
 /** The call of a last record that only says what was lost before the daemon ended. */
 const END = '(end)';
-const FULL = /^audit-(\d{12})\.jsonl$/;
-const HEAD = 'head.json';
-const head = z.object({ seq: z.number().int().nonnegative(), hash: z.string() });
-
 export class AuditLog implements AuditSink, AsyncDisposable {
   readonly #parts: AuditParts;
   readonly #limits: Limits;
@@ -351,34 +346,6 @@ export async function fullAuditFiles(
   return full.map((name) => ({ path: join(dir, name), firstSeq: Number(FULL.exec(name)?.[1]) }));
 }
 
-/** Names of a log's files. */
-interface LogFiles {
-  /** Oldest first. */
-  readonly full: readonly string[];
-  /** One, or none: after a failed rotation, and where somebody has removed it. */
-  readonly current: readonly string[];
-}
-
-/** @throws TenantError `not_found`, `file_failed` */
-async function listFiles(dir: string): Promise<LogFiles> {
-  try {
-    return await filesIn(dir);
-  } catch (error) {
-    throw readFailure(dir, error);
-  }
-}
-
-function readFailure(dir: string, error: unknown): TenantError {
-  if (error instanceof TenantError) return error;
-  if (errorCode(error) === 'ENOENT') return noLog(dir);
-  return new TenantError('file_failed', `could not read the audit log in ${dir}`, { cause: error });
-}
-
-const noLog = (dir: string): TenantError =>
-  new TenantError('not_found', `there is no audit log in ${dir}`, {
-    remedy: 'the daemon begins one when it starts; set NEUROVISOR_HOME to read that of another home',
-  });
-
 /** Checks files as one chain, which may begin anywhere. @throws TenantError `not_found`, `file_failed` */
 export async function verifyAuditFiles(paths: readonly string[]): Promise<ChainReport> {
   return await verify(paths, null, null);
@@ -400,88 +367,4 @@ async function verify(paths: readonly string[], known: ChainEnd | null, firstSeq
     }
   }
   return check.end();
-}
-
-const auditDir = (homeDir: string, kind: AuditKind = 'calls'): string =>
-  join(homeDir, 'audit', ...(kind === 'calls' ? [] : [kind]));
-
-interface Opened {
-  readonly file: AuditFile;
-  readonly bytes: number;
-  readonly firstSeq: number;
-  readonly end: ChainEnd;
-}
-
-async function openFiles(dir: string, openFile: typeof openCurrent): Promise<Opened> {
-  await mkdir(dir, { recursive: true, mode: 0o700 });
-  const known = (await readHead(dir)) ?? CHAIN_START;
-  const { full } = await filesIn(dir);
-  const path = join(dir, CURRENT);
-  await cutTorn(path);
-  const file = await openFile(path);
-  const { size } = await stat(path);
-  const last = full.at(-1);
-  const [first, end] = await endsOf(path);
-  const before = end !== null || last === undefined ? null : (await endsOf(join(dir, last)))[1];
-  const onDisk = end ?? before ?? CHAIN_START;
-  // If the end was cut off, numbering continues after it, so the gap stays visible.
-  const seq = Math.max(onDisk.seq, known.seq);
-  return { file, bytes: size, firstSeq: first ?? seq + 1, end: { seq, hash: onDisk.hash } };
-}
-
-/** Number of the first record, and the last one, of a file; null: none. */
-async function endsOf(path: string): Promise<readonly [number | null, ChainEnd | null]> {
-  const bytes = await readIfThere(path);
-  const whole = bytes.lastIndexOf(NEWLINE);
-  if (whole < 0) return [null, null];
-  const text = (from: number, to: number): string => bytes.subarray(from, to).toString('utf8');
-  const first = text(0, bytes.indexOf(NEWLINE));
-  const last = text(whole === 0 ? 0 : bytes.lastIndexOf(NEWLINE, whole - 1) + 1, whole);
-  // A changed line has no number: then the known end gives the next one.
-  const end = { seq: parseRecord(last)?.seq ?? 0, hash: lineHash(last) };
-  return [parseRecord(first)?.seq ?? null, end];
-}
-
-/** Cuts off what follows the last newline. */
-async function cutTorn(path: string): Promise<void> {
-  const bytes = await readIfThere(path);
-  const whole = bytes.lastIndexOf(NEWLINE) + 1;
-  if (whole < bytes.length) await truncate(path, whole);
-}
-
-const NEWLINE = 0x0a;
-
-async function readIfThere(path: string): Promise<Buffer> {
-  try {
-    return await readFile(path);
-  } catch (error) {
-    if (errorCode(error) !== 'ENOENT') throw error;
-    ignore(error, 'there is no log yet');
-    return Buffer.alloc(0);
-  }
-}
-
-/** Only appends, also if somebody else writes. */
-const openCurrent = async (path: string): Promise<AuditFile> => await open(path, 'a', 0o600);
-
-async function filesIn(dir: string): Promise<LogFiles> {
-  const names = await readdir(dir);
-  return { full: names.filter((name) => FULL.test(name)).sort(), current: names.filter((name) => name === CURRENT) };
-}
-
-async function writeHead(dir: string, end: ChainEnd): Promise<void> {
-  const draft = join(dir, `${HEAD}.new`);
-  await writeFile(draft, `${JSON.stringify(end)}\n`, { mode: 0o600 });
-  await rename(draft, join(dir, HEAD));
-}
-
-/** Null: there is none. */
-async function readHead(dir: string): Promise<ChainEnd | null> {
-  try {
-    return head.parse(JSON.parse(await readFile(join(dir, HEAD), 'utf8')));
-  } catch (error) {
-    if (errorCode(error) !== 'ENOENT' && !(error instanceof SyntaxError)) throw error;
-    ignore(error, 'nothing was written yet, or the machine stopped meanwhile');
-    return null;
-  }
 }

@@ -15,14 +15,16 @@ import type { ImageConfig } from '../oci/documents.ts';
 import type { Base } from './base.ts';
 import type { BuildCache } from './cache.ts';
 import { archiveOf, BuildContext, type Selection } from './context.ts';
-import { DockerfileError, invalid } from './errors.ts';
+import { DockerfileError, diskFull, invalid } from './errors.ts';
 import type { CopyStep, RunStep, Step } from './evaluate.ts';
 import { digest, type StepKey } from './keys.ts';
 import type { RunMount } from './mounts.ts';
 import { parseDockerfile } from './parse.ts';
 import { type PlannedStage, type PlannedStep, Planner, readBy, type SourceToFind, sourceName } from './plan.ts';
-import { type OnOutput, type StageDisks, type StageVm, StepFault, type StepMount } from './stage-vm.ts';
+import type { OnOutput, StageDisks, StageVm, StepMount } from './stage-vm.ts';
 import { platformArguments, readStages, type StageGraph, targetStage, type Variables } from './stages.ts';
+import { faultOf, Tail } from './step-fault.ts';
+import { cachesKey, copyPlan, withUser } from './step-plan.ts';
 
 export interface BuildRequest {
   /** Its text, or what a text would have become. */
@@ -408,68 +410,3 @@ class Build {
 }
 
 const GZIP_MARK = Buffer.of(0x1f, 0x8b);
-
-/** The user and directory of our environments, unless the Dockerfile says others. */
-function withUser(config: ImageConfig): ImageConfig {
-  const { user, workdir } = config;
-  return { ...config, user: user || 'user', workdir: workdir === '/' ? '/home/user' : workdir };
-}
-
-function copyPlan(
-  step: CopyStep,
-  named: readonly string[],
-  numbers: ReadonlyMap<string, number>,
-): Parameters<StageVm['copy']>[0] {
-  const { target, owner, mode, extracts, sources: patterns } = step;
-  const from = step.from === null ? null : (numbers.get(sourceName(step.from)) ?? null);
-  return { from, patterns, named, target, owner, mode, extracts, packed: 'context' };
-}
-
-/**
- * One disk for all ids of a stage, wherever its cached steps end. One for each context: a build could poison what others
- * install from it.
- * @param rest steps that run
- */
-function cachesKey(contextDir: string, all: readonly PlannedStep[], rest: readonly PlannedStep[]): StepKey | null {
-  const idsOf = (steps: readonly PlannedStep[]): readonly string[] =>
-    steps
-      .flatMap(({ step }) => (step.kind === 'run' ? step.mounts : []))
-      .flatMap((mount) => (mount.type === 'cache' ? [mount.id] : []));
-  if (idsOf(rest).length === 0) return null;
-  return digest({ contextDir, ids: [...new Set(idsOf(all))].toSorted() });
-}
-
-function faultOf(error: unknown, line: number | null, what: string): unknown {
-  if (!(error instanceof StepFault)) return error;
-  const { code, message: cause } = error;
-  if (code === 'full') {
-    const remedy = 'Give the build a larger disk: --disk';
-    return new DockerfileError('step_failed', line, `${what}: the disk is full`, { cause, remedy });
-  }
-  if (code === 'disk') return diskFull(line, cause);
-  return new DockerfileError('step_failed', line, what, { cause });
-}
-
-export function diskFull(line: number | null, cause: unknown): DockerfileError {
-  return new DockerfileError('disk_full', line, 'there is no room for the build', {
-    cause,
-    remedy:
-      'Free disk space: run neurovisor image prune, or delete the cache of builds, cache/dockerfile in the home of NeuroVisor',
-  });
-}
-
-const TAIL_LINES = 20;
-const TAIL_CHARACTERS = 4_000;
-
-/** The last lines of a command. */
-class Tail {
-  #text = '';
-
-  add(chunk: Buffer): void {
-    this.#text = (this.#text + chunk.toString('utf8')).slice(-TAIL_CHARACTERS);
-  }
-
-  text(): string {
-    return this.#text.trimEnd().split('\n').slice(-TAIL_LINES).join('\n');
-  }
-}

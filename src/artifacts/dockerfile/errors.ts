@@ -49,3 +49,11 @@ export const shown = (text: string): string => {
 };
 
 const SHOWN_CHARACTERS = 80;
+
+export function diskFull(line: number | null, cause: unknown): DockerfileError {
+  return new DockerfileError('disk_full', line, 'there is no room for the build', {
+    cause,
+    remedy:
+      'Free disk space: run neurovisor image prune, or delete the cache of builds, cache/dockerfile in the home of NeuroVisor',
+  });
+}

@@ -21,12 +21,24 @@ import { type Progress, ProgressStep } from '../../base/progress.ts';
 import { GIB } from '../../base/units.ts';
 import { type ImageBuilder, UNFINISHED } from './builder.ts';
 import { Catalog, type StoredImage } from './catalog.ts';
-import { chainId, type ImageConfig, LAYERS_MAX, platformText } from './documents.ts';
-import { OciError } from './errors.ts';
+import type { ImageConfig } from './documents.ts';
 import { type Fetched, type FetchLimits, fetchImage, resolveImage } from './fetch.ts';
 import { type CacheFile, chooseEvictions, hexOf, ImageFiles } from './files.ts';
+import { explain, goneBuild, MissingBlob, notFound, removedFiles, tooLarge } from './image-errors.ts';
 import { parseReference, type Reference } from './reference.ts';
 import { SharedWork } from './shared-work.ts';
+import {
+  chainOf,
+  type Environment,
+  filesOf,
+  findByHex,
+  findByName,
+  toEnvironment,
+  toPlain,
+  toStored,
+} from './stored-image.ts';
+
+export type { Environment } from './stored-image.ts';
 
 export interface ImageLimits {
   /** Largest unpacked archive of a layer. */
@@ -51,14 +63,6 @@ export interface ImagesOptions {
   readonly fetchLimits?: FetchLimits | undefined;
   /** For tests: the program to use instead of skopeo. */
   readonly skopeo?: string | undefined;
-}
-
-/** An image as a disk for a VM, with what it says about its programs. */
-export interface Environment extends Pick<ImageConfig, 'user' | 'env' | 'workdir' | 'entrypoint' | 'cmd'> {
-  /** Path of a read-only EROFS image, of which every byte comes from a VM that saw hostile layers. */
-  readonly image: string;
-  /** `sha256:…` of that file. */
-  readonly digest: string;
 }
 
 export interface PulledImage {
@@ -408,113 +412,6 @@ export class Images {
       throw explain(error, image.names.at(-1) ?? image.digest, signal);
     }
   }
-}
-
-/** A blob that the cache no longer has. */
-class MissingBlob extends Error {
-  override name = 'MissingBlob';
-}
-
-/** The name of its environment. */
-function chainOf({ layers, built }: StoredImage): string {
-  return built ?? chainId(layers.map(({ diffId }) => diffId));
-}
-
-/** Hexadecimal names of all files of an image. */
-function filesOf(image: StoredImage): string[] {
-  const { layers } = image;
-  return [chainOf(image), ...layers.flatMap(({ digest, diffId }) => [digest, diffId])].map(hexOf);
-}
-
-function toStored({ digest, manifest, config }: Fetched): StoredImage {
-  return {
-    digest,
-    names: [],
-    platform: platformText(config.platform),
-    pulledAtMs: systemClock.wall(),
-    configDigest: manifest.config.digest,
-    layers: manifest.layers
-      .slice(0, LAYERS_MAX)
-      .map((layer, index) => ({
-        digest: layer.digest,
-        bytes: layer.bytes,
-        compression: layer.compression,
-        diffId: config.diffIds[index] ?? '',
-      })),
-    config: toPlain(config.config),
-  };
-}
-
-/** The catalog's type has no read-only arrays. */
-function toPlain(config: ImageConfig): StoredImage['config'] {
-  const { healthcheck } = config;
-  return {
-    ...config,
-    env: { ...config.env },
-    entrypoint: [...config.entrypoint],
-    cmd: [...config.cmd],
-    exposedPorts: [...config.exposedPorts],
-    labels: { ...config.labels },
-    healthcheck: healthcheck && { ...healthcheck, command: [...healthcheck.command] },
-  };
-}
-
-function toEnvironment({ config }: StoredImage, image: string, digest: string): Environment {
-  const { user, env, workdir, entrypoint, cmd } = config;
-  return { image, digest, user, env, workdir, entrypoint, cmd };
-}
-
-function notFound(text: string): OciError {
-  return new OciError('image_not_found', `there is no image "${text.slice(0, 200)}" here`, {
-    remedy: 'List the images with: neurovisor image ls',
-  });
-}
-
-function removedFiles({ text }: Reference): OciError {
-  return new OciError('disk_full', `the files of ${text} were removed again`, {
-    cause: 'another pull needs their room, or images were pruned',
-    remedy: 'Pull it again, or set NEUROVISOR_IMAGE_QUOTA_GIB to more.',
-  });
-}
-
-function goneBuild({ names, digest }: StoredImage): OciError {
-  return new OciError('image_not_found', `the disk of ${names.at(-1) ?? digest} was removed`, {
-    cause: 'it was built here, and other images needed its room',
-    remedy: 'Build it again, or set NEUROVISOR_IMAGE_QUOTA_GIB to more.',
-  });
-}
-
-function findByName(images: readonly StoredImage[], { text, digest }: Reference): StoredImage | undefined {
-  return images.find((one) => one.names.includes(text) || one.digest === digest);
-}
-
-const HEX_PREFIX = /^(?:sha256:)?([0-9a-f]{6,64})$/;
-
-function findByHex(images: readonly StoredImage[], text: string): StoredImage | undefined {
-  const [, hex] = HEX_PREFIX.exec(text) ?? [];
-  if (hex === undefined) return undefined;
-  const found = images.filter(({ digest }) => digest.startsWith(`sha256:${hex}`));
-  return found.length === 1 ? found[0] : undefined;
-}
-
-function tooLarge(bytesMax: number): OciError {
-  return new OciError('image_too_large', 'the image is too large', {
-    cause: `unpacked, it has more than ${Math.floor(bytesMax / GIB)} GiB`,
-    remedy: 'Use a smaller image.',
-  });
-}
-
-function explain(error: unknown, image: string, signal: AbortSignal): unknown {
-  if (error instanceof OciError || error instanceof MissingBlob) return error;
-  if (signal.aborted) {
-    return new OciError('cancelled', `pulling ${image} was canceled`, { cause: signal.reason });
-  }
-  const code = errorCode(error);
-  if (code !== 'ENOSPC' && code !== 'EDQUOT') return error;
-  return new OciError('disk_full', `there is no room for ${image}`, {
-    cause: error,
-    remedy: 'Free disk space, for example with: neurovisor image prune',
-  });
 }
 
 async function digestFile(path: string, signal: AbortSignal): Promise<string> {

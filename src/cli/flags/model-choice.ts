@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import type { Config } from '../../base/config.ts';
 import { pulledModelPath } from '../../host/runtime/pulled-models/named.ts';
 import { modelIdOf, type Upstream } from '../../host/runtime/upstream.ts';
-import type { ModelPolicy } from '../../sandbox/contract/spec.ts';
+import type { ModelPolicy } from '../../sandbox/contract/model-policy.ts';
 import { UsageError } from '../failure.ts';
 import { requireModel } from './offered.ts';
 

@@ -1,6 +1,6 @@
 /** `--net-limit`: the network limits of a sandbox. */
 import { RANGES } from '../../sandbox/contract/limits.ts';
-import type { NetworkLimits } from '../../sandbox/contract/spec.ts';
+import type { NetworkLimits } from '../../sandbox/contract/network-spec.ts';
 import { type LimitWord, parseLimits } from './limit-list.ts';
 import { parseCount, parseRate } from './options.ts';
 

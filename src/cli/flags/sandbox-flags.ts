@@ -1,8 +1,10 @@
 /** Options of a new sandbox, shared by `run` and `create`. */
 import type { ModelCache, ModelPriority } from '../../base/request/model-limits.ts';
 import { isFieldPath } from '../../base/text/field-path.ts';
+import type { ModelPolicy } from '../../sandbox/contract/model-policy.ts';
+import type { NetworkOptions } from '../../sandbox/contract/network-spec.ts';
 import type { SecretOptions } from '../../sandbox/contract/secrets.ts';
-import type { ModelPolicy, NetworkOptions, SandboxOptions } from '../../sandbox/contract/spec.ts';
+import type { SandboxOptions } from '../../sandbox/contract/spec.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parseDiskLimits } from './disk-limits.ts';

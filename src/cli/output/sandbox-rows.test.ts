@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { NO_MODEL_POLICY } from '../../sandbox/contract/spec.ts';
+import { NO_MODEL_POLICY } from '../../sandbox/contract/model-policy.ts';
 import { budgetRows, lifetimeRows, provenanceRows, secretRows } from './sandbox-rows.ts';
 
 const HOUR = 3_600_000;

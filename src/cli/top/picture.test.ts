@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import type { ModelBudget } from '../../base/request/model-limits.ts';
 import { MIB } from '../../base/units.ts';
 import { NO_EVIDENCE } from '../../sandbox/contract/ending.ts';
-import { NO_MODEL_POLICY } from '../../sandbox/contract/spec.ts';
+import { NO_MODEL_POLICY } from '../../sandbox/contract/model-policy.ts';
 import type { SandboxLoad } from '../../sandbox/plane/load.ts';
 import { frameOf, type Scrape, type TopFrame } from './frame.ts';
 import { cut } from './ink.ts';

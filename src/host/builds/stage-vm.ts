@@ -10,8 +10,7 @@ import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { BaseDisk } from '../../artifacts/dockerfile/base.ts';
-import { diskFull } from '../../artifacts/dockerfile/build.ts';
-import { DockerfileError } from '../../artifacts/dockerfile/errors.ts';
+import { DockerfileError, diskFull } from '../../artifacts/dockerfile/errors.ts';
 import {
   ANSWER_BYTES_MAX,
   type CopyPlan,
@@ -34,9 +33,9 @@ import { MIB } from '../../base/units.ts';
 import type { Process } from '../../machine/guest/guest.ts';
 import type { VmDisk } from '../../machine/vmm/driver.ts';
 import { DISKS_MAX } from '../../machine/vmm/spec.ts';
+import type { NetworkOptions } from '../../sandbox/contract/network-spec.ts';
 import { packageVariables } from '../../sandbox/contract/packages.ts';
 import type { Workspace } from '../../sandbox/contract/parts.ts';
-import type { NetworkOptions } from '../../sandbox/contract/spec.ts';
 import { type BuilderVms, makeSparse, mountTools, NO_MODEL, TOOLS_DIR } from '../runtime/image-builder.ts';
 import { makeWorkspace } from '../runtime/workspace.ts';
 

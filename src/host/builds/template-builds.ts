@@ -19,7 +19,8 @@ import { CodedError, describeError, errorCode, remedyOf } from '../../base/error
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { silentProgress } from '../../base/progress.ts';
-import type { NetworkOptions, StartCommand } from '../../sandbox/contract/spec.ts';
+import type { NetworkOptions } from '../../sandbox/contract/network-spec.ts';
+import type { StartCommand } from '../../sandbox/contract/spec.ts';
 import { type Images, type ImagesContext, openImages, parseReference } from '../runtime/images.ts';
 import { removeNamed } from '../runtime/named-templates/listing.ts';
 import { AGENT, type StoredTemplate } from '../runtime/named-templates/names.ts';

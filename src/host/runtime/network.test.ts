@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { SecretValue } from '../../base/request/secret-value.ts';
 import type { HostNetwork, NetworkLease, NetworkRequest } from '../../egress/net/lease/lease.ts';
 import type { EgressSecrets } from '../../egress/net/secret/secret.ts';
-import type { NetworkSpec } from '../../sandbox/contract/spec.ts';
+import type { NetworkSpec } from '../../sandbox/contract/network-spec.ts';
 import { Network, parseEgress } from './network.ts';
 
 const ID = 'sandbox-1';

@@ -14,9 +14,9 @@ import { CertificateAuthority } from '../../egress/net/secret/authority.ts';
 import { machineRoots } from '../../egress/net/secret/roots.ts';
 import type { EgressSecrets } from '../../egress/net/secret/secret.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
+import type { NetworkOptions, NetworkSpec } from '../../sandbox/contract/network-spec.ts';
 import type { CardLease, GuestTrust, LeaseSecrets } from '../../sandbox/contract/parts.ts';
 import { requireValues, type SandboxSecret } from '../../sandbox/contract/secrets.ts';
-import type { NetworkOptions, NetworkSpec } from '../../sandbox/contract/spec.ts';
 import { writeNoCore } from '../../sys/core-dump.ts';
 
 export interface NetworkParts {

@@ -5,7 +5,6 @@
  *
  * Parts start when they are first needed; `close` releases them in reverse order.
  */
-
 import { randomBytes, randomInt } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { createOverlay } from '../../artifacts/image/overlay.ts';
@@ -20,14 +19,9 @@ import type { UsageRecord } from '../../inference/bridge/bridge.ts';
 import { listenForGuest } from '../../machine/guest/link.ts';
 import type { VmmDriver } from '../../machine/vmm/driver.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
+import { withDefaultModel } from '../../sandbox/contract/model-policy.ts';
 import type { SandboxParts } from '../../sandbox/contract/parts.ts';
-import {
-  makeSpec,
-  type ResolvedOptions,
-  type SandboxOptions,
-  type SandboxSpec,
-  withDefaultModel,
-} from '../../sandbox/contract/spec.ts';
+import { makeSpec, type ResolvedOptions, type SandboxOptions, type SandboxSpec } from '../../sandbox/contract/spec.ts';
 import { Supervisor } from '../../sandbox/vm/supervisor.ts';
 import type { HostMetrics } from '../telemetry/host-metrics.ts';
 import { CidPool } from './cid.ts';

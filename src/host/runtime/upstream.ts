@@ -2,7 +2,6 @@
  * Chooses the model server for guests: the configured one, else a known local one, else the built-in engine, which the
  * first request starts.
  */
-
 import { MODEL_ID } from '../../artifacts/image/model.ts';
 import type { Config } from '../../base/config.ts';
 import type { Log } from '../../base/log.ts';
@@ -10,7 +9,7 @@ import type { BridgePolicy, UpstreamSource, UpstreamTarget } from '../../inferen
 import { endpointOf } from '../../inference/bridge/upstream/address.ts';
 import { type DetectOptions, detectUpstream, USUAL_PLACES } from '../../inference/bridge/upstream/detect.ts';
 import { describeOwners, isTrustedOwner, listenerOwners } from '../../inference/bridge/upstream/listener-owner.ts';
-import type { ModelPolicy } from '../../sandbox/contract/spec.ts';
+import type { ModelPolicy } from '../../sandbox/contract/model-policy.ts';
 import { RuntimeError } from './errors.ts';
 import { EngineServer } from './model-servers/engine-server.ts';
 import { readModelsFile } from './model-servers/models-file.ts';

@@ -24,6 +24,7 @@ import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
 import { anonymousBytes, availableMib, memoryPressure } from '../probes/host-memory.ts';
 import { processMetrics } from './process-metrics.ts';
 import { Totals } from './totals.ts';
+import { channelMetrics, networkMetrics, REFUSED } from './traffic-metrics.ts';
 
 /** Timeout of a scrape for its sources; after that it exports their last values. */
 const ASK_MS_MAX = 2000;
@@ -31,11 +32,6 @@ const ASK_MS_MAX = 2000;
 const START_BOUNDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60] as const;
 
 const PHASES = ['prepare', 'vmm', 'kernel', 'agent'] as const;
-
-const DIRECTIONS = {
-  guest_to_host: ['bytesGuestToHost', 'throttledMsGuestToHost'],
-  host_to_guest: ['bytesHostToGuest', 'throttledMsHostToGuest'],
-} as const;
 
 export class HostMetrics {
   readonly registry = new MetricRegistry();
@@ -87,8 +83,10 @@ export class HostMetrics {
   constructor(clock: Clock) {
     this.#clock = clock;
     this.registry.add(this.#phases, this.#boots, this.#acquired, this.#vmEnds, this.#resizes);
-    this.#addChannels();
-    this.#addNetwork();
+    this.registry.add(
+      ...channelMetrics(this.#channels, () => this.#channelsOpen),
+      ...networkMetrics(this.#network, () => this.#leases.size),
+    );
     this.#addHost();
     this.registry.beforeScrape(() => this.#ask());
   }
@@ -287,95 +285,6 @@ export class HostMetrics {
     );
   }
 
-  #addChannels(): void {
-    const total = (name: string, help: string, key: string) =>
-      single('counter', { name, help, unit: null }, () => this.#channels.get(key));
-    const labels = ['direction'];
-    this.registry.add(
-      collected(
-        'counter',
-        {
-          name: 'neurovisor_channel_bytes_total',
-          unit: 'bytes',
-          labels,
-          help: 'Payload on the channels between host and guests.',
-        },
-        () => Object.entries(DIRECTIONS).map(([direction, [bytes]]) => [{ direction }, this.#channels.get(bytes)]),
-      ),
-      collected(
-        'counter',
-        {
-          name: 'neurovisor_channel_throttled_seconds_total',
-          unit: 'seconds',
-          labels,
-          help: 'Time that channels were throttled by their rate limits.',
-        },
-        () =>
-          Object.entries(DIRECTIONS).map(([direction, [, throttled]]) => [
-            { direction },
-            this.#channels.get(throttled) / 1000,
-          ]),
-      ),
-      total(
-        'neurovisor_channel_connections_total',
-        'Connections opened on the channels, in both directions.',
-        'connectionsOpened',
-      ),
-      total(
-        'neurovisor_channel_connections_refused_total',
-        'Connections refused by a limit, or without a listener.',
-        'connectionsRefused',
-      ),
-      total(
-        'neurovisor_channel_protocol_errors_total',
-        'Packets from guests that violated the protocol.',
-        'protocolErrors',
-      ),
-      single(
-        'gauge',
-        { name: 'neurovisor_channel_connections', help: 'Open connections on the channels.', unit: null },
-        () => this.#channelsOpen,
-      ),
-    );
-  }
-
-  #addNetwork(): void {
-    const both = (name: string, help: string, unit: 'bytes' | null, out: string, back: string) =>
-      collected('counter', { name, help, unit, labels: ['direction'] }, () => [
-        [{ direction: 'out' }, this.#network.get(out)],
-        [{ direction: 'in' }, this.#network.get(back)],
-      ]);
-    this.registry.add(
-      both('neurovisor_network_bytes_total', 'Bytes of guests with a network card.', 'bytes', 'bytesOut', 'bytesIn'),
-      both(
-        'neurovisor_network_packets_total',
-        'Packets of guests with a network card.',
-        null,
-        'packetsOut',
-        'packetsIn',
-      ),
-      collected(
-        'counter',
-        {
-          name: 'neurovisor_network_refused_packets_total',
-          help: 'Dropped packets of guests, by reason.',
-          unit: null,
-          labels: ['reason'],
-        },
-        () =>
-          this.#network
-            .names()
-            .filter((name) => name.startsWith(REFUSED))
-            .map((name) => [{ reason: name.slice(REFUSED.length) }, this.#network.get(name)]),
-      ),
-      single(
-        'gauge',
-        { name: 'neurovisor_network_leases', help: 'Network cards of guests.', unit: null },
-        () => this.#leases.size,
-      ),
-    );
-  }
-
   #addHost(): void {
     this.registry.add(
       single(
@@ -484,7 +393,5 @@ function ownBytes({ vm, ramBytes }: Supervisor): number | null {
   return bytes === null ? null : bytes + ramBytes;
 }
 
-const REFUSED = 'refused ';
-
-/** The measured part of a network lease. */
+/** A network lease, as far as it is measured. */
 export type CountedLease = Pick<NetworkLease, 'traffic'>;

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { ClosableGrammar, Closer, GrammarState } from './closing.ts';
+import { Closer, GrammarState } from './closing.ts';
+import { ClosableGrammar } from './closing-grammar.ts';
 import { BASE_MODEL_BOUNDS, jsonObjectGrammar, schemaGrammar, UNBOUNDED } from './grammar.ts';
 
 const leaf = fc.constantFrom<object>(

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { ClosableGrammar, Closer, GrammarState } from './closing.ts';
+import { Closer, GrammarState } from './closing.ts';
+import { ClosableGrammar } from './closing-grammar.ts';
 import { callGrammar, type JsonSchema, NO_CALL_GRAMMAR, schemaGrammar } from './grammar.ts';
 
 const text = { type: 'string' };

@@ -22,7 +22,8 @@ import type {
   Turn,
 } from './backend.ts';
 import { chooseChatWrapper } from './chat-template.ts';
-import { ClosableGrammar, Closer } from './closing.ts';
+import { Closer } from './closing.ts';
+import { ClosableGrammar } from './closing-grammar.ts';
 import { EngineError } from './errors.ts';
 import {
   checkModelFile,

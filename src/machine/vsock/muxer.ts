@@ -13,13 +13,15 @@
  * The guest is hostile: a packet that makes no sense is answered by RST of that connection, or dropped if
  * there is no connection; it is always counted, and always consumed.
  */
-
 import type { ChannelLimits, ChannelStats } from '../../base/channel.ts';
 import { TokenBucket } from '../../base/token-bucket.ts';
 import { Admission } from './admission.ts';
+import { ClientPorts } from './client-ports.ts';
 import { Connection, type ConnectionEvent, OWES } from './connection.ts';
 import { ConnectionTable } from './connection-table.ts';
+import { Deadlines } from './deadlines.ts';
 import { okLine } from './handshake.ts';
+import { HeaderReader } from './header-reader.ts';
 import type { ConnectResult, HostSocket } from './host-socket.ts';
 import {
   CLOSE_TIMEOUT_MS,
@@ -30,7 +32,7 @@ import {
   WINDOW_BYTES_MAX,
   WINDOW_BYTES_MIN,
 } from './limits.ts';
-import { HEADER_BYTES, OP, PacketHeader, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND } from './packet.ts';
+import { HEADER_BYTES, OP, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND } from './packet.ts';
 import type { Chain } from './ring-memory.ts';
 import { type FeedResult, ToGuest } from './to-guest.ts';
 import { ToHost } from './to-host.ts';
@@ -48,10 +50,7 @@ export interface MuxerOptions {
   connect(hostPort: number): ConnectResult<Connection>;
 }
 
-/** Our ports for host clients, separate from the ports that guests dial. */
-const CLIENT_PORT_FIRST = 2 ** 30;
-const CLIENT_PORT_COUNT = 2 ** 30;
-/** Rest of the budget when every connection has its minimum window. */
+/** What remains of the budget when every connection has its least window. */
 const SHARED_WINDOW_BYTES = HELD_BYTES_MAX - CONNECTIONS_MAX * WINDOW_BYTES_MIN;
 
 export class Muxer {
@@ -59,7 +58,7 @@ export class Muxer {
   readonly #table = new ConnectionTable();
   /** Connections that the guest has forgotten and whose bytes still flow to the host. */
   readonly #draining = new Set<Connection>();
-  readonly #timed = new Set<Connection>();
+  readonly #deadlines = new Deadlines();
   readonly #chunks = new ChunkPool();
   readonly #toHostBucket: TokenBucket;
   readonly #toGuestBucket: TokenBucket;
@@ -67,21 +66,19 @@ export class Muxer {
   readonly #admission: Admission;
   readonly #toHost: ToHost;
   readonly #toGuest: ToGuest;
-  readonly #header = new PacketHeader();
-  readonly #scratch = new Uint8Array(HEADER_BYTES);
-  readonly #scratchView = new DataView(this.#scratch.buffer);
-  #nextDeadlineMs = Number.POSITIVE_INFINITY;
+  readonly #headers: HeaderReader;
+  readonly #clientPorts: ClientPorts;
   #nowMs: number;
   #sharedWindowFree = SHARED_WINDOW_BYTES;
-  #lastClientPort: number;
   #opened = 0;
   #refused = 0;
   #protocolErrors = 0;
 
   constructor(options: MuxerOptions, nowMs: number) {
     this.#options = options;
+    this.#headers = new HeaderReader(options.guestCid);
     this.#nowMs = nowMs;
-    this.#lastClientPort = CLIENT_PORT_FIRST - 1 + ((options.clientPortSeed ?? 0) % CLIENT_PORT_COUNT);
+    this.#clientPorts = new ClientPorts(options.clientPortSeed ?? 0);
     this.#toHostBucket = new TokenBucket(options.limits.guestToHostBytes, nowMs);
     this.#toGuestBucket = new TokenBucket(options.limits.hostToGuestBytes, nowMs);
     this.#connectionBucket = new TokenBucket(options.limits.connections, nowMs);
@@ -183,11 +180,7 @@ export class Muxer {
       socket.close();
       return false;
     }
-    do {
-      const next = this.#lastClientPort + 1 - CLIENT_PORT_FIRST;
-      this.#lastClientPort = CLIENT_PORT_FIRST + (next % CLIENT_PORT_COUNT);
-    } while (this.#table.usesHostPort(this.#lastClientPort));
-    const connection = this.#create(this.#lastClientPort, guestPort, true);
+    const connection = this.#create(this.#clientPorts.next(this.#table), guestPort, true);
     connection.socket = socket;
     socket.serve(connection);
     this.#admission.add(connection, this.#nowMs);
@@ -217,7 +210,7 @@ export class Muxer {
 
   /** Milliseconds until `handleTime` has something to do; Infinity if nothing. */
   nextTimeoutMs(nowMs: number): number {
-    let wait = this.#nextDeadlineMs - nowMs;
+    let wait = this.#deadlines.nextMs - nowMs;
     if (this.#toHost.isWaiting) wait = Math.min(wait, this.#toHostBucket.waitMs(nowMs));
     if (this.#toGuest.isWaiting && this.#toGuestBucket.isLimited) {
       // Without a wait for tokens it waits for credit or buffers, and those come as events.
@@ -232,19 +225,14 @@ export class Muxer {
     this.#nowMs = nowMs;
     this.#toHost.writeHeld(nowMs);
     this.#admission.admit(nowMs);
-    if (nowMs < this.#nextDeadlineMs) return;
-    this.#nextDeadlineMs = Number.POSITIVE_INFINITY;
-    for (const connection of this.#timed) {
-      if (connection.deadlineMs > nowMs) this.#nextDeadlineMs = Math.min(this.#nextDeadlineMs, connection.deadlineMs);
-      else this.#fail(connection);
-    }
+    this.#deadlines.expire(nowMs, (connection) => this.#fail(connection));
   }
 
   // ── packets ──────────────────────────────────────────────────────────────────────────────────────
 
   #receive(chain: Chain): void {
-    const header = this.#header;
-    const problem = chain.bytes < HEADER_BYTES ? 'short' : this.#readHeader(chain);
+    const header = this.#headers.header;
+    const problem = chain.bytes < HEADER_BYTES ? 'short' : this.#headers.read(chain);
     if (problem !== undefined) {
       this.#protocolErrors += 1;
       if (problem === 'unknown-type' && header.op !== OP.reset)
@@ -286,22 +274,8 @@ export class Muxer {
     }
   }
 
-  #readHeader(chain: Chain): ReturnType<PacketHeader['readFromGuest']> {
-    const { guestCid } = this.#options;
-    if ((chain.lengths[0] ?? 0) >= HEADER_BYTES)
-      return this.#header.readFromGuest(chain.region(0).view, chain.offsets[0] ?? 0, guestCid);
-    let at = 0;
-    for (let index = 0; at < HEADER_BYTES; index += 1) {
-      const size = Math.min(chain.lengths[index] ?? 0, HEADER_BYTES - at);
-      const offset = chain.offsets[index] ?? 0;
-      this.#scratch.set(chain.region(index).bytes.subarray(offset, offset + size), at);
-      at += size;
-    }
-    return this.#header.readFromGuest(this.#scratchView, 0, guestCid);
-  }
-
   #data(connection: Connection, chain: Chain): void {
-    const { length } = this.#header;
+    const { length } = this.#headers.header;
     const isClaimTrue = length <= chain.bytes - HEADER_BYTES && length <= PACKET_BYTES_MAX;
     if (!isClaimTrue) this.#violation(connection);
     // Data that crossed our SHUTDOWN on its way has no receiver.
@@ -312,7 +286,7 @@ export class Muxer {
   }
 
   #request(): void {
-    const { hostPort, guestPort, bufAlloc, fwdCount } = this.#header;
+    const { hostPort, guestPort, bufAlloc, fwdCount } = this.#headers.header;
     const { guestPorts } = this.#options;
     const isAllowed = guestPorts === undefined || guestPorts.has(hostPort);
     if (!isAllowed || this.connections >= CONNECTIONS_MAX) {
@@ -330,7 +304,7 @@ export class Muxer {
       this.#violation(connection);
       return;
     }
-    this.#setDeadline(connection, Number.POSITIVE_INFINITY);
+    this.#deadlines.set(connection, Number.POSITIVE_INFINITY);
     this.#opened += 1;
     const line = okLine(connection.hostPort);
     // A new socket has room for one line; if it does not take it, its peer is gone.
@@ -373,7 +347,7 @@ export class Muxer {
 
   #clientAdmitted(connection: Connection): void {
     connection.transition('admit-host');
-    this.#setDeadline(connection, this.#nowMs + REQUEST_TIMEOUT_MS);
+    this.#deadlines.set(connection, this.#nowMs + REQUEST_TIMEOUT_MS);
     this.#toGuest.owe(connection, OWES.request);
   }
 
@@ -429,7 +403,7 @@ export class Muxer {
     if (connection.state !== 'draining') return;
     this.#table.delete(connection);
     this.#toGuest.forget(connection);
-    this.#setDeadline(connection, Number.POSITIVE_INFINITY);
+    this.#deadlines.set(connection, Number.POSITIVE_INFINITY);
     this.#draining.add(connection);
     if (connection.held.length === 0) this.#take(connection, 'drained');
   }
@@ -443,7 +417,7 @@ export class Muxer {
   #close(connection: Connection): void {
     if (connection.shutdownFlags !== SHUTDOWN_BOTH) this.#oweShutdown(connection, SHUTDOWN_BOTH);
     if (connection.deadlineMs === Number.POSITIVE_INFINITY)
-      this.#setDeadline(connection, this.#nowMs + CLOSE_TIMEOUT_MS);
+      this.#deadlines.set(connection, this.#nowMs + CLOSE_TIMEOUT_MS);
   }
 
   #fail(connection: Connection): void {
@@ -459,7 +433,7 @@ export class Muxer {
     this.#table.delete(connection);
     this.#draining.delete(connection);
     this.#admission.forget(connection);
-    this.#timed.delete(connection);
+    this.#deadlines.delete(connection);
     this.#sharedWindowFree += connection.bufAlloc - WINDOW_BYTES_MIN;
     this.#dropSocket(connection);
   }
@@ -470,12 +444,5 @@ export class Muxer {
     connection.isHostDeaf = true;
     connection.socket?.close();
     connection.socket = undefined;
-  }
-
-  #setDeadline(connection: Connection, deadlineMs: number): void {
-    connection.deadlineMs = deadlineMs;
-    if (deadlineMs === Number.POSITIVE_INFINITY) this.#timed.delete(connection);
-    else this.#timed.add(connection);
-    this.#nextDeadlineMs = Math.min(this.#nextDeadlineMs, deadlineMs);
   }
 }

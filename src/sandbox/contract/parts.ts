@@ -2,7 +2,6 @@
  * The interfaces of the mechanisms that the supervisor needs (types only). The composition root provides the parts;
  * tests provide fakes.
  */
-
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import type { Log } from '../../base/log.ts';
@@ -17,8 +16,10 @@ import type { GuestListener } from '../../machine/guest/link.ts';
 import type { RamDifference, VmDisk, VmExit, VmmDriver, VmSnapshot } from '../../machine/vmm/driver.ts';
 import type { ViolationMark } from './ending.ts';
 import type { HostMemoryEvents } from './memory-events.ts';
+import type { ModelAccount, ModelPolicy } from './model-policy.ts';
+import type { NetworkLimits, NetworkSpec } from './network-spec.ts';
 import type { SandboxSecret } from './secrets.ts';
-import type { ModelAccount, ModelPolicy, NetworkLimits, NetworkSpec, SandboxSpec } from './spec.ts';
+import type { SandboxSpec } from './spec.ts';
 
 /** A sandbox's private directory. */
 export interface Workspace {

@@ -1,9 +1,9 @@
 /** Validates requests to a host of sandboxes; `makeSpec` validates the rest. */
 import { isAtMost } from '../../base/text/characters.ts';
+import { inRange } from './checks.ts';
 import type { CreateRequest, MemoryAction, SandboxChange, SandboxInfo, TimeoutAction } from './control.ts';
 import { SandboxError } from './errors.ts';
 import { RANGES, REQUEST_LIMITS } from './limits.ts';
-import { inRange } from './spec.ts';
 
 /** The part of a request that outlives the individual VMs of the sandbox. */
 export interface LifetimePolicy {

@@ -4,10 +4,11 @@ import type { BudgetUse } from '../../base/request/model-limits.ts';
 import type { GatewayUse } from '../../egress/net/lease/lease.ts';
 import type { EndInfo } from './ending.ts';
 import type { ImageInfo } from './environment.ts';
+import type { ModelPolicy } from './model-policy.ts';
+import type { EgressText, NetworkLimits } from './network-spec.ts';
 import type { PackageInfo } from './packages.ts';
 import type { StartTimings } from './parts.ts';
 import type { SecretInfo } from './secrets.ts';
-import type { EgressText, ModelPolicy, NetworkLimits } from './spec.ts';
 
 /**
  * `memory`: the CPUs stop. `disk`: the VM ends once its memory and disk are saved; open connections end.

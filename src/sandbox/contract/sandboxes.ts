@@ -1,10 +1,12 @@
 /** The role of a control plane that starts, changes and ends sandboxes. */
 import type { ChannelLimits } from '../../base/channel.ts';
 import type { DiskLimits } from '../../base/request/disk-limits.ts';
+import type { ModelPolicy } from './model-policy.ts';
+import type { NetworkOptions } from './network-spec.ts';
 import type { PackageOptions } from './packages.ts';
 import type { MemoryAction, PauseTarget, SandboxInfo, SandboxStatus, TimeoutAction } from './sandbox.ts';
 import type { RequestHeaderOptions, SecretOptions } from './secrets.ts';
-import type { ModelPolicy, NetworkOptions, SandboxOptions } from './spec.ts';
+import type { SandboxOptions } from './spec.ts';
 
 export interface Sandboxes {
   /**

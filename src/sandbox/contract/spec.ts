@@ -1,24 +1,15 @@
 /** The spec of a sandbox. Checked once, here; a `SandboxSpec` is never checked again. */
-
 import { newSandboxId, type SandboxId } from '../../base/ids.ts';
 import type { DiskLimits } from '../../base/request/disk-limits.ts';
-import {
-  type BudgetUse,
-  CACHED_REQUESTS,
-  MODEL_PRIORITIES,
-  type ModelBudget,
-  type ModelCache,
-  type ModelPriority,
-} from '../../base/request/model-limits.ts';
 import type { PackagePolicy } from '../../base/request/package-policy.ts';
-import { isFieldPath } from '../../base/text/field-path.ts';
-import type { BytesByName, DestinationLimit } from '../../egress/net/policy/destination-budgets.ts';
-import type { EgressMode, EgressPolicy } from '../../egress/net/policy/policy.ts';
 import type { CertificateAuthority } from '../../egress/net/secret/authority.ts';
 import type { ChannelLimits } from '../../machine/vmm/driver.ts';
+import { check, inRange, inRanges } from './checks.ts';
 import { imageInfo, type SandboxEnvironment } from './environment.ts';
 import { SandboxError } from './errors.ts';
-import { isInRange, RANGES, type Range, REQUEST_LIMITS } from './limits.ts';
+import { RANGES, type Range, REQUEST_LIMITS } from './limits.ts';
+import { type ModelAccount, type ModelPolicy, makeModelPolicy, modelAccountOf } from './model-policy.ts';
+import { type NetworkOptions, type NetworkSpec, networkSpec, type ParseEgress } from './network-spec.ts';
 import { type PackageOptions, packageInfo, packagePolicy } from './packages.ts';
 import { makeRequestHeaders } from './request-headers.ts';
 import {
@@ -65,104 +56,6 @@ export interface SandboxSpec {
   readonly authority?: CertificateAuthority | undefined;
   readonly console: 'log' | 'interactive';
   readonly hostname: string;
-}
-
-/** What a sandbox may connect to, and how much of it. */
-export interface NetworkSpec {
-  /** The same object from the request's rules to the packet filter. */
-  readonly policy: EgressPolicy;
-  /** An absent limit means none, except for connections (2,048). */
-  readonly limits: NetworkLimits;
-  /** Bytes of `limits.bytesMax` used by earlier network cards. Not part of a request: saved by a pause. */
-  readonly bytesUsed?: number;
-  /** The same for `limits.destinations`, by name. */
-  readonly destinationBytesUsed?: BytesByName;
-}
-
-/** Limits of IPv4 packets between guest and host, headers included. */
-export interface NetworkLimits {
-  /** Both directions together, over the sandbox's life. Beyond it, connections are reset and refused. */
-  readonly bytesMax?: number;
-  /** As the guest sees it. */
-  readonly uploadBytesPerSecond?: number;
-  readonly downloadBytesPerSecond?: number;
-  /** Concurrent connections, to the network and to the host. */
-  readonly connectionsMax?: number;
-  /** By host name: TLS and HTTP on ports 443 and 80, both directions, without packet headers. */
-  readonly destinations?: readonly DestinationLimit[];
-}
-
-/** A network as it is requested: rules as people write them (`docs/network.md`). */
-export interface NetworkOptions {
-  /** `none`: nothing. `allowlist`: only what a rule allows. `open`: the internet except what a rule denies. */
-  readonly mode: EgressMode;
-  readonly allow?: readonly string[] | undefined;
-  readonly deny?: readonly string[] | undefined;
-  /** Replaces all limits. Absent: none; a sandbox with a network keeps its limits. */
-  readonly limits?: NetworkLimits | undefined;
-}
-
-/** A policy as people write it. */
-export interface EgressText {
-  readonly mode: EgressMode;
-  readonly allow: readonly string[];
-  readonly deny: readonly string[];
-}
-
-/**
- * Parses the rules of a request; the only place that does.
- * @throws SandboxError `spec_invalid`, naming the rule
- */
-export type ParseEgress = (options: NetworkOptions) => EgressPolicy;
-
-export interface ModelPolicy {
-  /** The value of `NEUROVISOR_MODEL`; this model is always allowed. Null: not set. */
-  readonly defaultModel: string | null;
-  /** Allowed model names; null: all that the upstream offers. */
-  readonly allow: readonly string[] | null;
-  /** The guest's name of a model → the upstream's name. */
-  readonly aliases: Readonly<Record<string, string>>;
-  /** Models whose prompts may leave this host, if they are served elsewhere; `all`: every one. */
-  readonly allowHosted: readonly string[];
-  /** Fields of requests that the bridge would refuse otherwise, by their paths, e.g. `enable_search`. */
-  readonly allowFields: readonly string[];
-  /** In the queue of a model server. */
-  readonly priority: ModelPriority;
-  /** Forks share it with the original. */
-  readonly budget: ModelBudget;
-  /** Null: each request reaches a model server. */
-  readonly cache: ModelCache | null;
-}
-
-/** What requests have used of a budget. */
-export interface ModelAccount {
-  /** Id of the sandbox that had the budget first. */
-  readonly id: string;
-  readonly used?: BudgetUse;
-}
-
-export const NO_MODEL_POLICY: ModelPolicy = {
-  defaultModel: null,
-  allow: null,
-  aliases: {},
-  allowHosted: [],
-  allowFields: [],
-  priority: 'normal',
-  budget: {},
-  cache: null,
-};
-
-/**
- * Adds a default model where `models` has none: the upstream's first, or the first allowed one if that is not allowed.
- * @param offered the upstream's first model; null: it has none
- */
-export function withDefaultModel(
-  models: Partial<ModelPolicy> | undefined,
-  offered: string | null,
-): Partial<ModelPolicy> {
-  const allow = models?.allow ?? null;
-  const defaultModel = allow === null || allow.includes(offered ?? '') ? offered : (allow[0] ?? null);
-  return { defaultModel, ...models };
 }
 
 /** Fields that a request has in another form, or not at all. */
@@ -251,33 +144,7 @@ export function makeSpec(
   const warm = options.warm ?? [];
   check(warm.length <= REQUEST_LIMITS.warmModulesMax, 'warm', `at most ${REQUEST_LIMITS.warmModulesMax} modules`);
   for (const name of warm) check(MODULE_NAME.test(name), 'warm', `"${name}" is not a module name`);
-  const models: ModelPolicy = {
-    defaultModel: options.models?.defaultModel ?? null,
-    allow: options.models?.allow ?? null,
-    aliases: options.models?.aliases ?? {},
-    allowHosted: options.models?.allowHosted ?? [],
-    allowFields: options.models?.allowFields ?? [],
-    priority: options.models?.priority ?? 'normal',
-    budget: checkBudget(options.models?.budget ?? {}),
-    cache: checkCache(options.models?.cache ?? null),
-  };
-  check(MODEL_PRIORITIES.includes(models.priority), 'models', `a priority is ${MODEL_PRIORITIES.join(', ')}`);
-  const { allowedFieldsMax: fields } = REQUEST_LIMITS;
-  check(models.allowFields.length <= fields, 'models', `at most ${fields} allowed fields`);
-  for (const path of models.allowFields) {
-    const why = `"${path.slice(0, 80)}" is not a field, such as enable_search or messages.content.uuid`;
-    check(isFieldPath(path), 'models', why);
-  }
-  for (const name of [
-    models.defaultModel ?? 'x',
-    ...(models.allow ?? []),
-    ...models.allowHosted,
-    ...Object.entries(models.aliases).flat(),
-  ]) {
-    const { modelNameCharactersMax: most } = REQUEST_LIMITS;
-    const ok = name.length > 0 && name.length <= most && !/\p{Cc}/u.test(name);
-    check(ok, 'models', `a model name has 1 to ${most} printable characters`);
-  }
+  const models = makeModelPolicy(options.models ?? {});
   const memoryMib = inRange('memoryMib', options.memoryMib ?? DEFAULTS.memoryMib, RANGES.memoryMib);
   const { timeoutMs = null, memoryMaxMib } = options;
   if (timeoutMs !== null) inRange('timeoutMs', timeoutMs, RANGES.timeoutMs);
@@ -302,55 +169,8 @@ export function makeSpec(
   };
 }
 
-/**
- * @param before the sandbox's network now: its limits stay if `options` names none
- * @throws SandboxError `spec_invalid`
- */
-export function networkSpec(
-  options: NetworkOptions | null,
-  parseEgress: ParseEgress,
-  before: NetworkSpec | null = null,
-): NetworkSpec | null {
-  if (options === null) return null;
-  const limits = networkLimits(options.limits ?? before?.limits ?? {});
-  return { policy: parseEgress({ ...options, limits }), limits };
-}
-
-/** The rules of a policy, as they were written. */
-export function egressText({ mode, allow, deny }: EgressPolicy): EgressText {
-  return { mode, allow: allow.map(({ text }) => text), deny: deny.map(({ text }) => text) };
-}
-
 function withoutNetwork(): never {
   throw new SandboxError('network_unavailable', 'this host has no network for sandboxes');
-}
-
-const NETWORK_RANGES = {
-  bytesMax: RANGES.networkBytes,
-  uploadBytesPerSecond: RANGES.networkBytesPerSecond,
-  downloadBytesPerSecond: RANGES.networkBytesPerSecond,
-  connectionsMax: RANGES.networkConnections,
-} satisfies Record<Exclude<keyof NetworkLimits, 'destinations'>, Range>;
-
-function networkLimits({ destinations = [], ...numbers }: NetworkLimits): NetworkLimits {
-  const byName = destinations.length === 0 ? {} : { destinations: destinationLimits(destinations) };
-  return { ...inRanges('network.limits', numbers, NETWORK_RANGES), ...byName };
-}
-
-const DESTINATION = /^(?=.{1,255}$)(?:\*\.)?(?:[a-z0-9_-]{1,63}\.)+[a-z0-9_-]{1,63}$/;
-
-function destinationLimits(limits: readonly DestinationLimit[]): DestinationLimit[] {
-  const field = 'network.limits.destinations';
-  const { networkDestinationsMax: most } = REQUEST_LIMITS;
-  check(limits.length <= most, field, `at most ${most}`);
-  const made = limits.map(({ name: text, bytesMax }) => {
-    const name = text.toLowerCase().replace(/\.$/, '');
-    check(DESTINATION.test(name), field, `"${text.slice(0, 80)}" is not a host name or *.host name`);
-    return { name, bytesMax: inRange(`${field} ${name}`, bytesMax, RANGES.networkBytes) };
-  });
-  const isTwice = new Set(made.map(({ name }) => name)).size < made.length;
-  check(!isTwice, field, 'a name is limited twice');
-  return made;
 }
 
 const DISK_RANGES = {
@@ -361,33 +181,6 @@ const DISK_RANGES = {
 /** @throws SandboxError `spec_invalid` */
 export function checkDiskLimits(limits: DiskLimits): DiskLimits {
   return inRanges('diskLimits', limits, DISK_RANGES);
-}
-
-const BUDGET_RANGES = {
-  inputTokens: RANGES.modelBudget,
-  outputTokens: RANGES.modelBudget,
-  requests: RANGES.modelBudget,
-  costNanoDollars: RANGES.modelCostNanoDollars,
-  windowMs: RANGES.modelWindowMs,
-  tokensPerMinute: RANGES.modelBudget,
-} satisfies Record<keyof ModelBudget, Range>;
-
-/** @throws SandboxError `spec_invalid` */
-export function checkBudget(asked: ModelBudget): ModelBudget {
-  const budget = inRanges('models.budget', asked, BUDGET_RANGES);
-  const { windowMs, tokensPerMinute: _rate, ...limits } = budget;
-  const isLimited = windowMs === undefined || Object.keys(limits).length > 0;
-  check(isLimited, 'models.budget', 'a window needs a limit of tokens, requests or cost');
-  return budget;
-}
-
-/** @throws SandboxError `spec_invalid` */
-function checkCache(cache: ModelCache | null): ModelCache | null {
-  if (cache === null) return null;
-  const { ttlMs, requests = 'repeatable' } = cache;
-  const isKnown = CACHED_REQUESTS.includes(requests);
-  check(isKnown, 'models.cache', `requests is ${CACHED_REQUESTS.join(' or ')}`);
-  return { ttlMs: inRange('models.cache.ttlMs', ttlMs, RANGES.modelCacheTtlMs), requests };
 }
 
 const CHANNEL_RANGES = {
@@ -437,17 +230,6 @@ export function withSecrets(spec: SandboxSpec, change: SecretChange): SandboxSpe
   ];
   checkEnv(spec.env, secrets);
   return { ...spec, secrets, network: networkWith(secrets, spec.network) };
-}
-
-/** Id of the account of its budget: of a fork, that of the first original. */
-export function modelAccountOf({
-  id,
-  modelAccount,
-}: {
-  readonly id: string;
-  readonly modelAccount?: ModelAccount | undefined;
-}): string {
-  return modelAccount?.id ?? id;
 }
 
 /** The fields that are public as they are. */
@@ -510,35 +292,9 @@ function cpusOf(cpus: number, hostCpus: number): number {
   return cpus;
 }
 
-/** @throws SandboxError `spec_invalid` */
-export function inRange(field: string, value: number, range: Range): number {
-  const { min, max } = range;
-  const why = `${value} is not a whole number from ${min} to ${max}`;
-  check(isInRange(value, range), field, why);
-  return value;
-}
-
-/** The fields of `values` that are set, each checked against its range. */
-function inRanges<T extends { readonly [K in keyof T]?: number | undefined }>(
-  field: string,
-  values: T,
-  ranges: { readonly [K in keyof T]-?: Range },
-): T {
-  const names = (Object.keys(ranges) as (keyof T & string)[]).filter((name) => values[name] !== undefined);
-  const checked = names.map((name) => {
-    const value = values[name] ?? Number.NaN;
-    return [name, inRange(`${field}.${name}`, value, ranges[name])] as const;
-  });
-  return Object.fromEntries(checked) as T;
-}
-
 function inMaxRange(memoryMaxMib: number, memoryMib: number): number {
   const max = Math.min(RANGES.memoryMib.max, memoryMib * REQUEST_LIMITS.memoryMaxTimes);
   return inRange('memoryMaxMib', memoryMaxMib, { min: memoryMib, max });
-}
-
-function check(ok: boolean, field: string, why: string): asserts ok {
-  if (!ok) throw new SandboxError('spec_invalid', `sandbox option ${field}: ${why}`);
 }
 
 /** The spec of a fork: the same network limits, with nothing used; the same budget for models, and no more. */

@@ -6,7 +6,6 @@
  *
  * All I/O comes in as parts.
  */
-
 import type { Duplex } from 'node:stream';
 import type { ChannelStats } from '../../base/channel.ts';
 import { describeError } from '../../base/errors.ts';
@@ -37,7 +36,8 @@ import type {
 import type { SandboxLogs } from '../contract/ending.ts';
 import { SandboxError, translateStoreErrors } from '../contract/errors.ts';
 import type { TimedEvent } from '../contract/events.ts';
-import { modelAccountOf, type ParseEgress } from '../contract/spec.ts';
+import { modelAccountOf } from '../contract/model-policy.ts';
+import type { ParseEgress } from '../contract/network-spec.ts';
 import { tracedGuest } from '../contract/traced-guest.ts';
 import { MemoryPolicy, type PolicyParts } from '../memory/policy.ts';
 import type { OpenTemplate } from '../start/pools.ts';

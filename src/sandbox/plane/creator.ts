@@ -2,12 +2,13 @@
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
+import { inRange } from '../contract/checks.ts';
 import type { CreateRequest, ForkOptions, ForkResult, SandboxInfo } from '../contract/control.ts';
 import { SandboxError, translateStoreErrors } from '../contract/errors.ts';
 import { RANGES } from '../contract/limits.ts';
 import { checkRequest, type LifetimePolicy, lifetimePolicyOf, type Provenance } from '../contract/request.ts';
 import { requireValues } from '../contract/secrets.ts';
-import { inRange, withoutIdentity } from '../contract/spec.ts';
+import { withoutIdentity } from '../contract/spec.ts';
 import type { Starter, StarterParts } from '../start/starter.ts';
 import type { NamedTemplate } from '../start/template.ts';
 import type { Supervisor } from '../vm/supervisor.ts';

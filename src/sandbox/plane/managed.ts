@@ -15,22 +15,21 @@ import type { PauseReason, PauseTarget, ResumeOptions, SandboxInfo } from '../co
 import { endInfo, endWithoutVm, type SandboxEnd } from '../contract/ending.ts';
 import { refusal, SandboxError } from '../contract/errors.ts';
 import type { StartTimings } from '../contract/parts.ts';
-import { changeLifetime, type LifetimeChange, type LifetimePolicy, type Provenance } from '../contract/request.ts';
+import type { LifetimePolicy, Provenance } from '../contract/request.ts';
 import { requireValues } from '../contract/secrets.ts';
-import { hasSecretChange, type SandboxSpec, unwritten, withSecrets } from '../contract/spec.ts';
-import { checkResize } from '../memory/size.ts';
-import type { SandboxRow } from '../store/sandbox-table.ts';
+import type { SandboxSpec } from '../contract/spec.ts';
 import type { SnapshotRow } from '../store/snapshot.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { EventJournal } from './event-journal.ts';
 import { activityOf, Lifetime, statusText } from './lifetime.ts';
 import type { Identity, ManagedParts } from './managed-parts.ts';
+import { ManagedRow } from './managed-row.ts';
 import { isIn, type ManagedState, pausedToOf, type StateKind, StateMachine, type StateOf } from './managed-state.ts';
+import { SandboxChanges } from './sandbox-changes.ts';
 import { sandboxInfo } from './sandbox-info.ts';
-import { RowWriter } from './sandbox-rows.ts';
-import { changeModels, changeVm, hasVmChange, type SandboxUpdate } from './sandbox-update.ts';
+import type { SandboxUpdate } from './sandbox-update.ts';
 import { SerialQueue, SingleFlight } from './serial-queue.ts';
-import type { ForkLease, SaveExtent } from './snapshot-manager.ts';
+import type { ForkLease, SaveExtent } from './snapshot-lease.ts';
 import { UsageLog } from './usage-log.ts';
 
 export class ManagedSandbox {
@@ -39,11 +38,10 @@ export class ManagedSandbox {
   readonly usage = new UsageLog();
   readonly events: EventJournal;
   readonly #parts: ManagedParts<ManagedSandbox>;
-  readonly #writer: RowWriter;
+  readonly #row: ManagedRow;
+  readonly #changes: SandboxChanges;
   readonly lifetime: Lifetime;
   readonly #life: StateMachine;
-  #spec: SandboxSpec;
-  #policy: LifetimePolicy;
   #timings: StartTimings | null = null;
   #readyMs: number | null = null;
   readonly #queue = new SerialQueue();
@@ -58,22 +56,39 @@ export class ManagedSandbox {
   private constructor(parts: ManagedParts<ManagedSandbox>, identity: Identity, state: ManagedState) {
     this.#parts = parts;
     this.#life = new StateMachine(state, () => parts.onChange(this));
-    this.#spec = identity.spec;
-    this.#policy = identity.policy;
     this.id = identity.spec.id;
     this.provenance = identity.provenance;
-    this.#writer = new RowWriter(parts.rows);
+    this.#row = new ManagedRow(identity, {
+      id: this.id,
+      provenance: this.provenance,
+      rows: parts.rows,
+      life: this.#life,
+      lifetime: () => this.lifetime,
+      onChange: () => parts.onChange(this),
+      onOwnershipLost: () => parts.onOwnershipLost(this),
+    });
     this.events = new EventJournal(parts.clock, (event) => parts.onEvent(this, event));
     this.lifetime = new Lifetime({
       clock: parts.clock,
       log: parts.log,
       sandbox: this.id,
-      policy: () => this.#policy,
+      policy: () => this.#row.policy,
       activity: () => activityOf(this.#life.status === 'running' ? this.#life.supervisor : undefined),
       kill: () => void this.remove('timeout').catch((error: unknown) => this.#warn('end', error)),
       pause: (to, reason, from) => this.#queue.run(() => this.#pauseIf(from, to, reason)),
     });
     this.lifetime.pauseReason = identity.pauseReason ?? null;
+    this.#changes = new SandboxChanges({
+      row: this.#row,
+      life: this.#life,
+      lifetime: this.lifetime,
+      queue: this.#queue,
+      live: () => this.live(),
+      requireRunning: () => this.#require('changed', 'running').supervisor,
+      refusal: () => this.#refusal('changed'),
+      reserve: (memoryMib) => parts.reserve(memoryMib),
+      onChange: () => parts.onChange(this),
+    });
   }
 
   /** @param made.supervisor of a VM that is ready */
@@ -101,11 +116,11 @@ export class ManagedSandbox {
   }
 
   get spec(): SandboxSpec {
-    return this.#spec;
+    return this.#row.spec;
   }
 
   get policy(): LifetimePolicy {
-    return this.#policy;
+    return this.#row.policy;
   }
 
   /** The snapshot of a suspended sandbox while no change is under way here; null otherwise. */
@@ -115,7 +130,7 @@ export class ManagedSandbox {
   }
 
   info(): SandboxInfo {
-    return sandboxInfo(this.#parts.rows.withModelUse(this.#spec), this.#policy, this.provenance, {
+    return sandboxInfo(this.#parts.rows.withModelUse(this.#row.spec), this.#row.policy, this.provenance, {
       status: this.#life.status,
       pausedTo: pausedToOf(this.#life.state),
       pauseReason: this.lifetime.pauseReason,
@@ -133,99 +148,14 @@ export class ManagedSandbox {
     return this.#life.supervisor?.vm;
   }
 
-  /**
-   * Changes all that is given, or nothing: if a part fails, those before it are undone; the error names the
-   * parts that could not be. Resumes a paused sandbox as `guest` does, except where only the secrets or the
-   * policy of a suspended one change.
-   */
+  /** @see SandboxChanges.update */
   async update(change: SandboxUpdate): Promise<void> {
-    const hasSecrets = hasSecretChange(change);
-    // Reported before anything is claimed or resumed.
-    if (hasSecrets) withSecrets(this.#spec, change);
-    if (change.memoryMib !== undefined) checkResize(this.#spec, change.memoryMib);
-    if (!hasSecrets && !hasVmChange(change)) return await this.#changePolicy(change.policy);
-    const before = this.#spec;
-    const isOnDisk = this.#life.snapshotId !== null;
-    // A suspended sandbox may need the values to be resumed.
-    const undoSecrets = hasSecrets && isOnDisk ? await this.#changeOnDisk(change) : undefined;
-    if (undoSecrets !== undefined && !hasVmChange(change)) return;
-    try {
-      await this.live();
-    } catch (error) {
-      await undoSecrets?.();
-      throw error;
-    }
-    await this.#queue.run(() => this.#changeInVm(change, before));
+    await this.#changes.update(change);
   }
 
-  async #changeInVm(change: SandboxUpdate, before: SandboxSpec): Promise<void> {
-    const { supervisor } = this.#require('changed', 'running');
-    const { memoryMib } = change;
-    // Against the state at its turn: placeholders of another change stay.
-    const changed = hasSecretChange(change) ? withSecrets(this.#spec, change) : undefined;
-    const moreMib = (memoryMib ?? 0) - this.#spec.memoryMib;
-    const release = moreMib > 0 ? this.#parts.reserve(moreMib) : undefined;
-    try {
-      await changeVm(supervisor, { ...change, secrets: changed }, before);
-      this.#apply(change.policy);
-    } finally {
-      release?.();
-      this.#spec = supervisor.spec;
-      this.#parts.onChange(this);
-      await this.#persist();
-    }
-  }
-
-  /** Changes the secrets in the row, and the policy if the VM needs no change. Returns how to undo it. */
-  async #changeOnDisk(change: SandboxUpdate): Promise<(() => Promise<void>) | undefined> {
-    const { policy } = change;
-    return await this.#queue.run(async () => {
-      if (this.#life.isOver) throw this.#refusal('changed');
-      if (this.#life.snapshotId === null) return undefined;
-      await this.#claim();
-      const { secrets: before, network } = this.#spec;
-      try {
-        this.#spec = withSecrets(this.#spec, change);
-        if (!hasVmChange(change)) this.#apply(policy);
-      } finally {
-        await this.#release();
-      }
-      return () =>
-        this.#queue.run(async () => {
-          if (this.#life.state.kind !== 'suspended') return;
-          await this.#claim();
-          this.#spec = { ...this.#spec, secrets: before, network };
-          await this.#release();
-        });
-    });
-  }
-
-  /** A timeout counts anew only if it is given. */
-  async #changePolicy(change: LifetimeChange): Promise<void> {
-    if (this.#life.isOver) throw this.#refusal('changed');
-    if (this.#life.snapshotId === null) {
-      this.#apply(change);
-      // A pause may be committed before the row's turn; from then on any process may own the row.
-      await this.#writer.write(() => (this.#life.snapshotId === null ? this.#row(null) : null));
-      if (this.#life.snapshotId === null) return;
-    }
-    await this.#queue.run(async () => {
-      if (this.#life.isOver) throw this.#refusal('changed');
-      if (this.#life.snapshotId !== null) await this.#claim();
-      this.#apply(change);
-      await this.#release();
-    });
-  }
-
-  /** Gives a running guest that is close to OOM more memory. */
+  /** @see SandboxChanges.growMemory */
   async growMemory(memoryMib: number): Promise<void> {
-    await this.#queue.run(async () => {
-      const { supervisor } = this.#require('changed', 'running');
-      await supervisor.settings.resizeMemory(memoryMib, 'pressure').finally(() => {
-        this.#spec = supervisor.spec;
-        this.#parts.onChange(this);
-      });
-    });
+    await this.#changes.growMemory(memoryMib);
   }
 
   /** The guest's operations; resumes a paused sandbox that has its memory if its policy allows it. */
@@ -243,7 +173,7 @@ export class ManagedSandbox {
         return state.supervisor;
       }
       if (this.#life.status !== 'paused') throw this.#refusal('used');
-      if (!this.#policy.autoResume || this.#life.isDiskOnly) {
+      if (!this.#row.policy.autoResume || this.#life.isDiskOnly) {
         throw this.#refusal('used', 'resume it first');
       }
       await this.resume();
@@ -310,11 +240,11 @@ export class ManagedSandbox {
     // A restore may have succeeded at the last moment.
     await this.#life.supervisor?.stop(cause);
     if (this.#life.snapshotId !== null) {
-      await this.#claim();
+      await this.#row.claim();
       const end = endWithoutVm(cause, 'removed while it was paused', this.#parts.clock.wall());
       // The sandbox exists as long as its row says so.
-      const keep = (): Promise<void> => this.#parts.rows.keep(this.#row(null, end));
-      await this.#orOwnershipLost(this.#writer.inTurn(keep));
+      const keep = (): Promise<void> => this.#parts.rows.keep(this.#row.make(null, end));
+      await this.#row.orOwnershipLost(this.#row.writer.inTurn(keep));
       this.#finish('removed', end);
     }
     await this.#endPersisted.promise;
@@ -378,7 +308,7 @@ export class ManagedSandbox {
     await supervisor.pause();
     this.lifetime.stop(stops);
     this.#life.move(from, 'pause', { supervisor });
-    await this.#persist();
+    await this.#row.persist();
   }
 
   async #pauseToDisk(from: StateOf<'running' | 'paused'>, to: 'disk' | 'disk-only'): Promise<void> {
@@ -388,9 +318,9 @@ export class ManagedSandbox {
     try {
       await this.#save(from, (supervisor) =>
         snapshots.pause(supervisor, { isDiskOnly, annotations }, (snapshotId, commit) =>
-          this.#writer.inTurn(async () => {
-            this.#spec = await this.#parts.rows.specToKeep(supervisor);
-            await commit(this.#row(snapshotId, this.#life.end, isDiskOnly));
+          this.#row.writer.inTurn(async () => {
+            this.#row.spec = await this.#parts.rows.specToKeep(supervisor);
+            await commit(this.#row.make(snapshotId, this.#life.end, isDiskOnly));
             this.#life.commit({ snapshotId, isDiskOnly });
             // From here on the sandbox is on disk, and must not be killed with its VM.
             this.lifetime.stop();
@@ -432,7 +362,7 @@ export class ManagedSandbox {
       await this.#settle(false);
       if (this.#life.state.kind === 'paused') stopTimeout?.();
     });
-    await this.#persist();
+    await this.#row.persist();
   }
 
   async #restore(from: StateOf<'suspended'>, { signal, reboot = false }: ResumeOptions): Promise<void> {
@@ -440,17 +370,17 @@ export class ManagedSandbox {
     const signals = [this.#aborter.signal, ...(signal === undefined ? [] : [signal])];
     this.#life.move(from, 'resume', from);
     try {
-      await this.#claim();
-      if (this.#spec.network !== null) requireValues(this.id, this.#spec.secrets);
+      await this.#row.claim();
+      if (this.#row.spec.network !== null) requireValues(this.id, this.#row.spec.secrets);
       const extent = reboot || this.#life.isDiskOnly ? 'disk' : 'all';
       await using lease = await snapshots.open(this.#life.snapshotId ?? '', extent, 'meanwhile');
       const owner = { annotations: this.policy.annotations, resumes: this.id };
-      const starting = start(this.#spec, lease.source, owner, AbortSignal.any(signals));
+      const starting = start(this.#row.spec, lease.source, owner, AbortSignal.any(signals));
       this.#run(await lease.orDamage(starting));
     } catch (error) {
       if (this.#aborter.signal.aborted) throw this.#refusal('resumed');
       const state = this.#life.state;
-      if (this.#life.isClaimed) await this.#writer.inTurn(() => rows.release(this.id));
+      if (this.#life.isClaimed) await this.#row.writer.inTurn(() => rows.release(this.id));
       if (state.kind === 'restoring') {
         this.#life.move(state, 'restore-failed', { ...state, isClaimed: false });
       }
@@ -473,7 +403,7 @@ export class ManagedSandbox {
   }
 
   #adopt(supervisor: Supervisor): void {
-    this.#spec = supervisor.spec;
+    this.#row.spec = supervisor.spec;
     this.#timings = this.provenance.origin === 'pool' ? null : (supervisor.timings ?? null);
     supervisor.events.listen((event) => this.events.note(event));
     void supervisor.ended.then((end) => this.#vmEnded(supervisor, end));
@@ -481,41 +411,13 @@ export class ManagedSandbox {
 
   #begin(): void {
     this.lifetime.start();
-    void this.#persist();
+    void this.#row.persist();
   }
 
   #vmEnded(supervisor: Supervisor, end: SandboxEnd): void {
     // Saved: the sandbox is on disk, and another VM will continue it.
     if (this.#life.supervisor !== supervisor || this.#life.snapshotId !== null) return;
     this.#finish('vm-ended', end);
-  }
-
-  /** Takes over what another process has changed meanwhile. @throws SandboxError `not_ready`, `gone` */
-  async #claim(): Promise<void> {
-    if (this.#life.isClaimed) return;
-    const row = await this.#orOwnershipLost(this.#parts.rows.claim(this.id));
-    const stored = this.#parts.rows.parse(row);
-    const { isDiskOnly = this.#life.isDiskOnly } = stored ?? {};
-    this.#life.claim({ snapshotId: row.pausedSnapshotId, isDiskOnly });
-    if (stored !== null) this.#spec = { ...stored.spec, ...unwritten(stored.spec, this.#spec) };
-    this.#policy = stored?.policy ?? this.#policy;
-  }
-
-  /** Writes the row, which lets go of a claim. */
-  async #release(): Promise<void> {
-    this.#life.release();
-    this.#parts.onChange(this);
-    await this.#persist();
-  }
-
-  /** On an error the control plane reads the sandbox from the store again. */
-  async #orOwnershipLost<T>(work: Promise<T>): Promise<T> {
-    try {
-      return await work;
-    } catch (error) {
-      this.#parts.onOwnershipLost(this);
-      throw error;
-    }
   }
 
   #require<K extends StateKind>(what: string, ...kinds: readonly K[]): StateOf<K> {
@@ -533,40 +435,11 @@ export class ManagedSandbox {
     this.lifetime.stop();
     this.events.note({ type: 'end', end: endInfo(end) });
     this.#life.finish(event, end);
-    void this.#persist().then(() => this.#endPersisted.resolve());
-  }
-
-  #apply({ models, ...change }: LifetimeChange): void {
-    if (models) this.#spec = changeModels(this.#spec, models, this.#life.supervisor);
-    this.#policy = changeLifetime(this.#policy, change);
-    const counts = pausedToOf(this.#life.state) === null && this.#life.snapshotId === null;
-    if (counts && change.timeoutMs !== undefined) this.lifetime.startTimeout();
-    if (counts && change.idleTimeoutMs !== undefined) this.lifetime.startIdle();
-    this.#parts.onChange(this);
+    void this.#row.persist().then(() => this.#endPersisted.resolve());
   }
 
   #warn(what: string, error: unknown): void {
     const fields = { sandbox: this.id, reason: describeError(error) };
     this.#parts.log.warn(`could not ${what} a sandbox`, fields);
-  }
-
-  #persist(): Promise<void> {
-    return this.#writer.write(() => this.#row(this.#life.snapshotId));
-  }
-
-  #row(pausedSnapshotId: string | null, end = this.#life.end, isDiskOnly = this.#life.isDiskOnly): SandboxRow {
-    return this.#parts.rows.make({
-      id: this.id,
-      provenance: this.provenance,
-      spec: this.#spec,
-      policy: this.#policy,
-      end,
-      pausedSnapshotId,
-      isDiskOnly,
-      isPaused: this.#life.status === 'paused',
-      isClaimed: this.#life.isClaimed,
-      pauseReason: this.lifetime.pauseReason,
-      endsAtMs: this.lifetime.endsAtMs,
-    });
   }
 }

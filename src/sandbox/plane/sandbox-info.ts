@@ -3,8 +3,10 @@ import type { GuestNetwork } from '../../base/request/guest-network.ts';
 import type { GatewayUse } from '../../egress/net/lease/lease.ts';
 import type { SandboxInfo } from '../contract/control.ts';
 import { type EndCause, type EndEvidence, endInfo, NO_EVIDENCE, type SandboxEnd } from '../contract/ending.ts';
+import { NO_MODEL_POLICY } from '../contract/model-policy.ts';
+import { egressText, type NetworkSpec } from '../contract/network-spec.ts';
 import { type LifetimePolicy, lifetimePolicyOf, type Provenance } from '../contract/request.ts';
-import { egressText, type NetworkSpec, NO_MODEL_POLICY, type SandboxSpec, specInfo } from '../contract/spec.ts';
+import { type SandboxSpec, specInfo } from '../contract/spec.ts';
 import type { SandboxRow, SandboxRowEnd } from '../store/sandbox-table.ts';
 import type { StoredRequest } from './stored-request.ts';
 

@@ -3,19 +3,11 @@ import { ignore } from '../../base/ignore.ts';
 import type { PackagePolicy } from '../../base/request/package-policy.ts';
 import type { SandboxChange } from '../contract/control.ts';
 import { SandboxError } from '../contract/errors.ts';
+import { checkBudget, type ModelPolicy } from '../contract/model-policy.ts';
+import { type NetworkSpec, networkSpec, type ParseEgress } from '../contract/network-spec.ts';
 import { packagePolicy } from '../contract/packages.ts';
 import { checkRequest, type LifetimeChange } from '../contract/request.ts';
-import {
-  checkBudget,
-  checkChannelLimits,
-  checkDiskLimits,
-  type ModelPolicy,
-  type NetworkSpec,
-  networkSpec,
-  type ParseEgress,
-  type SandboxSpec,
-  type SecretChange,
-} from '../contract/spec.ts';
+import { checkChannelLimits, checkDiskLimits, type SandboxSpec, type SecretChange } from '../contract/spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import type { VmLimits } from '../vm/vm-limits.ts';
 

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { foreign } from './snapshot-manager.ts';
+import { foreign } from './snapshot-row.ts';
 
 const of = (machine: string) => ({ id: 'abc', name: 'base', machine });
 const QEMU = 'QEMU 7.2.22 kvm, EPYC, 0123';

@@ -10,26 +10,26 @@ import { newSandboxId } from '../../base/ids.ts';
 import { MIB } from '../../base/units.ts';
 import type { MachineSize, RamDifference, VmSnapshot } from '../../machine/vmm/driver.ts';
 import type { SnapshotInfo } from '../contract/control.ts';
-import { environmentDisks } from '../contract/environment.ts';
 import { SandboxError } from '../contract/errors.ts';
 import { SNAPSHOT_REFERENCE } from '../contract/limits.ts';
-import type {
-  CloneSource,
-  DiskSource,
-  GuestMemory,
-  MappedMemory,
-  SaveTarget,
-  SharedNeed,
-  StartSource,
-} from '../contract/parts.ts';
-import type { SandboxSpec, TemplateSpec } from '../contract/spec.ts';
-import { ramMib, vmMemory } from '../memory/size.ts';
+import type { DiskSource, GuestMemory, MappedMemory, SaveTarget, SharedNeed, StartSource } from '../contract/parts.ts';
+import type { SandboxSpec } from '../contract/spec.ts';
+import { ramMib } from '../memory/size.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
 import type { NewSnapshot, SnapshotPaths, SnapshotRow } from '../store/snapshot.ts';
-import type { OpenSnapshot } from '../store/snapshot-table.ts';
 import type { Staging } from '../store/staging.ts';
 import type { Store } from '../store/store.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
+import type { ForkLease, PauseLabel, RamMapper, SaveExtent, SnapshotLabel, SnapshotLease } from './snapshot-lease.ts';
+import {
+  annotationsOf,
+  differenceOf,
+  foreign,
+  isDiskOnly,
+  machineSize,
+  noSnapshot,
+  snapshotSpec,
+} from './snapshot-row.ts';
 
 /** Copies RAM and disks. Holes and zeros are equivalent. */
 export interface Copies {
@@ -67,40 +67,6 @@ export interface SnapshotManagerParts {
   machineOf(size: MachineSize): string;
   /** Default: one owner for all. */
   ownerOf?(annotations: SnapshotInfo['annotations']): string;
-}
-
-/** A snapshot's own properties. */
-export interface SnapshotLabel {
-  readonly name: string | null;
-  /** The sandbox's annotations. */
-  readonly annotations: SnapshotInfo['annotations'];
-}
-
-/** Properties of a pause. */
-export interface PauseLabel extends Pick<SnapshotLabel, 'annotations'> {
-  readonly isDiskOnly: boolean;
-}
-
-/** What is saved, or used from a save. */
-export type SaveExtent = 'all' | 'disk';
-
-type RamMapper = Pick<CloneSource, 'mapMemory' | 'sharedNeed'>;
-
-/** Keeps a clone source usable until its release. */
-export interface ForkLease extends AsyncDisposable {
-  readonly source: StartSource;
-  /** Idempotent. The source must not be used afterwards. */
-  release(): Promise<void>;
-}
-
-export interface SnapshotLease extends ForkLease {
-  readonly row: SnapshotRow;
-  readonly spec: TemplateSpec;
-  /**
-   * Resolves as `starting` does; if the source's files are damaged, rejects with that. @throws StoreError
-   * `snapshot_damaged`
-   */
-  orDamage<T>(starting: Promise<T>): Promise<T>;
 }
 
 export class SnapshotManager {
@@ -465,57 +431,4 @@ export class SnapshotManager {
     const made = { id, name, kind, sandboxId: spec.id, specJson, ...own, ...base };
     return { ...made, machine, stateSha256, kernelDigest, rootImageDigest };
   }
-}
-
-function differenceOf({ row, paths }: OpenSnapshot): Pick<VmSnapshot, 'difference'> {
-  const { base: baseDigest } = row;
-  const { difference: path } = paths;
-  return baseDigest === undefined || path === undefined ? {} : { difference: { path, baseDigest } };
-}
-
-const machineSize = ({ cpus, environment, ...size }: TemplateSpec): MachineSize => ({
-  cpus,
-  ...vmMemory(size),
-  ...environmentDisks(environment),
-});
-
-const isDiskOnly = ({ stateSha256 }: SnapshotRow): boolean => stateSha256 === null;
-
-interface StoredSnapshot extends TemplateSpec {
-  /** Omitted in older rows. */
-  readonly annotations?: SnapshotInfo['annotations'];
-}
-
-export function snapshotSpec(row: SnapshotRow): TemplateSpec {
-  const { annotations: _ofItsOwner, ...spec } = JSON.parse(row.specJson) as StoredSnapshot;
-  return spec;
-}
-
-function annotationsOf(row: SnapshotRow): SnapshotInfo['annotations'] {
-  return (JSON.parse(row.specJson) as StoredSnapshot).annotations ?? {};
-}
-
-/** @param machine the machine that this host's VMM would make for it */
-export function foreign(row: Pick<SnapshotRow, 'id' | 'name' | 'machine'>, machine: string): SandboxError {
-  const snapshot = `snapshot ${row.name ?? row.id}`;
-  const [its, ours] = [vmmOf(row.machine), vmmOf(machine)];
-  if (its === undefined || ours === undefined || its === ours) {
-    return new SandboxError('snapshot_foreign', `${snapshot} was made with another kernel, image, VMM or processor`, {
-      remedy: 'start a new sandbox; this snapshot can only be removed here',
-    });
-  }
-  const option = `--vmm ${its.toLowerCase()}`;
-  return new SandboxError('snapshot_foreign', `${snapshot} was made with ${its}`, {
-    cause: `VMs run in ${ours} here`,
-    remedy: `restart the daemon with \`neurovisor serve ${option}\``,
-  });
-}
-
-/** A machine's text begins with its VMM: `VmmDriver.machineOf`. */
-function vmmOf(machine: string): string | undefined {
-  return /^(QEMU|Firecracker) /.exec(machine)?.[1];
-}
-
-function noSnapshot(idOrName: string): SandboxError {
-  return new SandboxError('not_found', `there is no snapshot ${idOrName}`, { remedy: 'neurovisor snapshot ls' });
 }

@@ -1,17 +1,11 @@
 /** The `requestJson` of a sandbox's row. Egress rules are stored as they were written. */
 import { ignore } from '../../base/ignore.ts';
 import type { PauseReason, SandboxInfo } from '../contract/control.ts';
+import { type ModelPolicy, NO_MODEL_POLICY } from '../contract/model-policy.ts';
+import { type EgressText, egressText, type NetworkSpec, type ParseEgress } from '../contract/network-spec.ts';
 import { type LifetimePolicy, lifetimePolicyOf } from '../contract/request.ts';
 import type { SandboxSecret } from '../contract/secrets.ts';
-import {
-  type EgressText,
-  egressText,
-  type ModelPolicy,
-  type NetworkSpec,
-  NO_MODEL_POLICY,
-  type ParseEgress,
-  type SandboxSpec,
-} from '../contract/spec.ts';
+import type { SandboxSpec } from '../contract/spec.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
 
 export interface StoredRequest {

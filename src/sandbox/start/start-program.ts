@@ -9,9 +9,10 @@ import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { timeLimit, wait } from '../../base/time-limit.ts';
 import type { ExecSpec, Guest } from '../../machine/guest/guest.ts';
+import { inRange } from '../contract/checks.ts';
 import { SandboxError } from '../contract/errors.ts';
 import { RANGES, REQUEST_LIMITS } from '../contract/limits.ts';
-import { inRange, type StartCommand } from '../contract/spec.ts';
+import type { StartCommand } from '../contract/spec.ts';
 
 /** Path in the guest. World-writable, since the program runs as the image's user. */
 export const START_LOG = '/var/log/neurovisor-start.log';

@@ -3,8 +3,8 @@ import { FakeClock } from '../../base/clock.ts';
 import type { BytesByName, DestinationUse } from '../../egress/net/policy/destination-budgets.ts';
 import type { Guest, GuestChange } from '../../machine/guest/link.ts';
 import type { NicSpec, Vm } from '../../machine/vmm/driver.ts';
+import type { NetworkSpec } from '../contract/network-spec.ts';
 import type { CardLease } from '../contract/parts.ts';
-import type { NetworkSpec } from '../contract/spec.ts';
 import { NetworkCard, NO_TRAFFIC } from './network-card.ts';
 
 const LIST: NetworkSpec = { policy: { mode: 'allowlist', allow: [], deny: [] }, limits: {} };

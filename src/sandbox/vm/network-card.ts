@@ -14,9 +14,9 @@ import type { EgressPolicy } from '../../egress/net/policy/policy.ts';
 import type { Guest } from '../../machine/guest/link.ts';
 import type { NicSpec, Vm } from '../../machine/vmm/driver.ts';
 import { SandboxError } from '../contract/errors.ts';
+import type { NetworkSpec } from '../contract/network-spec.ts';
 import type { CardLease, GuestTrust, LeaseSecrets, SandboxParts } from '../contract/parts.ts';
 import type { SandboxSecret } from '../contract/secrets.ts';
-import type { NetworkSpec } from '../contract/spec.ts';
 
 /** Minimum interval between two reads of the counters: each costs a process (`nft`). */
 const COUNTERS_MS_MIN = 30_000;

@@ -1,6 +1,6 @@
 /** E2B's network settings as ours. Pure. */
 import { EGRESS_LIMITS } from '../../../base/request/egress-limits.ts';
-import type { NetworkOptions } from '../../../sandbox/contract/spec.ts';
+import type { NetworkOptions } from '../../../sandbox/contract/network-spec.ts';
 import { E2bError } from '../errors.ts';
 import { type Block, blockText, isWithin, parseBlock, without } from './blocks.ts';
 import { requestHeadersOf } from './rules.ts';

@@ -8,7 +8,7 @@ import type { ControlPlane, LogChunk } from '../../../sandbox/contract/control.t
 import type { SandboxTimedEvent } from '../../../sandbox/plane/recent-events.ts';
 import { API_LIMITS } from '../limits.ts';
 import { type ApiParts, type App, eventStream, failures, whenClosed } from '../route.ts';
-import { eventsQuery, idParams } from '../schema/requests.ts';
+import { eventsQuery, idParams } from '../schema/params.ts';
 import { Slots } from '../slots.ts';
 
 export function addEventRoutes(app: App, { control, clock, log }: ApiParts): void {

@@ -9,8 +9,8 @@ import type { AnswerBuffer, AnswerMemory } from '../answer-buffer.ts';
 import { withIdleLimit } from '../body.ts';
 import { API_LIMITS } from '../limits.ts';
 import { type ApiParts, type App, clientGone, failures, whenClosed } from '../route.ts';
-import { fileEntry, fileList } from '../schema/answers.ts';
-import { fileListQuery, fileQuery, fileWriteQuery, idParams } from '../schema/requests.ts';
+import { fileEntry, fileList } from '../schema/guest-answers.ts';
+import { fileListQuery, fileQuery, fileWriteQuery, idParams } from '../schema/params.ts';
 import { Slots } from '../slots.ts';
 
 const tags = ['files'];

@@ -5,8 +5,10 @@ import type { ApiMetrics } from '../api-metrics.ts';
 import { API_LIMITS } from '../limits.ts';
 import { collectOutput } from '../output.ts';
 import { type ApiParts, type App, clientGone, failures, whenClosed } from '../route.ts';
-import { channelStats, execResult, guestInfo, processList, sandboxLogs, usageList } from '../schema/answers.ts';
-import { type ExecRequest, execRequest, idParams } from '../schema/requests.ts';
+import { channelStats, sandboxLogs, usageList } from '../schema/answers.ts';
+import { execResult, guestInfo, processList } from '../schema/guest-answers.ts';
+import { idParams } from '../schema/params.ts';
+import { type ExecRequest, execRequest } from '../schema/requests.ts';
 import { Slots } from '../slots.ts';
 
 const tags = ['guest'];

@@ -2,7 +2,8 @@
 import { z } from 'zod';
 import { type ApiParts, type App, failures } from '../route.ts';
 import { health, hostInfo, poolInfo, poolList, snapshotList } from '../schema/answers.ts';
-import { poolRequest, snapshotParams } from '../schema/requests.ts';
+import { snapshotParams } from '../schema/params.ts';
+import { poolRequest } from '../schema/requests.ts';
 
 export function addHostRoutes(app: App, { control }: ApiParts): void {
   app.get(

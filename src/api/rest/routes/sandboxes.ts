@@ -1,20 +1,16 @@
 /** Sandboxes: create, list, update, pause, resume, fork, snapshot, remove. */
-
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../../sandbox/contract/control.ts';
 import { SandboxError } from '../../../sandbox/contract/errors.ts';
 import { IdempotentRequests } from '../idempotency.ts';
 import { type ApiParts, type App, clientGone, failures, onUndelivered } from '../route.ts';
 import { forkList, sandboxInfo, sandboxList, snapshotInfo } from '../schema/answers.ts';
+import { createHeaders, idParams, listQuery, sessionHeaders } from '../schema/params.ts';
 import {
-  createHeaders,
   createRequest,
   forkRequest,
-  idParams,
-  listQuery,
   pauseRequest,
   resumeRequest,
   sandboxChange,
-  sessionHeaders,
   snapshotRequest,
 } from '../schema/requests.ts';
 import { removeAbandoned, type Session, type Sessions } from '../sessions.ts';

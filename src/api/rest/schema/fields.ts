@@ -27,7 +27,7 @@ import {
   SNAPSHOT_REFERENCE,
   TEMPLATE_NAME,
 } from '../../../sandbox/contract/limits.ts';
-import type { NetworkLimits } from '../../../sandbox/contract/spec.ts';
+import type { NetworkLimits } from '../../../sandbox/contract/network-spec.ts';
 
 export const count = z.number().int().nonnegative();
 export const ms = z.number();

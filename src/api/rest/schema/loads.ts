@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import type { SandboxLoad, SandboxLoads } from '../../../sandbox/plane/load.ts';
 import type { SandboxState } from '../../../sandbox/vm/lifecycle.ts';
-import { lastMarks, timedEvent } from './answers.ts';
+import { lastMarks, timedEvent } from './event-answers.ts';
 import { count, sandboxId, wallMs } from './fields.ts';
 
 const packetTimes = z

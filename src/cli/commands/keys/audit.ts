@@ -1,5 +1,4 @@
 /** `neurovisor audit`: the logs of control calls and of requests to models. */
-
 import { type AuditKind, verifyAudit, verifyAuditFiles } from '../../../api/tenants/audit.ts';
 import { changedContents } from '../../../api/tenants/audit-read.ts';
 import type { ChainReport } from '../../../api/tenants/audit-record.ts';

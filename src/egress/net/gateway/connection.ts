@@ -20,33 +20,9 @@ import { type Endpoint, exhaustedText, GatewayJudge } from '../policy/judge.ts';
 import { SecretConnection } from '../secret/connection.ts';
 import { type EgressSecrets, needsSecrets, placeholdersIn } from '../secret/secret.ts';
 import type { ClientHello } from '../tls/client-hello.ts';
+import { PHASES, type Phase, type Refused } from './phases.ts';
 import type { ConnectionContext, EndReason, GatewayProtocol, GatewaySandbox } from './sandbox.ts';
 import { type HelloStep, TlsHellos } from './tls-hellos.ts';
-
-interface Refused {
-  readonly reason: EndReason;
-  readonly why: string;
-  readonly name: string | undefined;
-}
-
-/** The sides from which each phase reads; bytes of others are dropped. */
-const PHASES = {
-  /** Before the first hello or head is allowed. */
-  reading: { guest: true, upstream: false },
-  /** Connecting to the upstream, while judged bytes are queued. */
-  dialing: { guest: true, upstream: false },
-  open: { guest: true, upstream: true },
-  /** A later request was refused; answers to earlier ones are delivered first. */
-  draining: { guest: false, upstream: true },
-  /** Refused; the guest gets the reason, if there is one to send. */
-  answering: { guest: false, upstream: false },
-  /** The upstream has ended; the guest gets the rest. */
-  closing: { guest: false, upstream: false },
-  /** `SecretConnection` owns the sockets. */
-  decrypted: { guest: false, upstream: false },
-  closed: { guest: false, upstream: false },
-} as const;
-type Phase = keyof typeof PHASES;
 
 export class GatewayConnection {
   readonly #context: ConnectionContext;

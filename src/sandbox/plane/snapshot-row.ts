@@ -1,0 +1,62 @@
+/** The rows of snapshots in the store: what they say, and the errors about them. */
+import type { MachineSize, VmSnapshot } from '../../machine/vmm/driver.ts';
+import type { SnapshotInfo } from '../contract/control.ts';
+import { environmentDisks } from '../contract/environment.ts';
+import { SandboxError } from '../contract/errors.ts';
+import type { TemplateSpec } from '../contract/spec.ts';
+import { vmMemory } from '../memory/size.ts';
+import type { SnapshotRow } from '../store/snapshot.ts';
+import type { OpenSnapshot } from '../store/snapshot-table.ts';
+
+export function differenceOf({ row, paths }: OpenSnapshot): Pick<VmSnapshot, 'difference'> {
+  const { base: baseDigest } = row;
+  const { difference: path } = paths;
+  return baseDigest === undefined || path === undefined ? {} : { difference: { path, baseDigest } };
+}
+
+export const machineSize = ({ cpus, environment, ...size }: TemplateSpec): MachineSize => ({
+  cpus,
+  ...vmMemory(size),
+  ...environmentDisks(environment),
+});
+
+export const isDiskOnly = ({ stateSha256 }: SnapshotRow): boolean => stateSha256 === null;
+
+interface StoredSnapshot extends TemplateSpec {
+  /** Older rows lack them. */
+  readonly annotations?: SnapshotInfo['annotations'];
+}
+
+export function snapshotSpec(row: SnapshotRow): TemplateSpec {
+  const { annotations: _ofItsOwner, ...spec } = JSON.parse(row.specJson) as StoredSnapshot;
+  return spec;
+}
+
+export function annotationsOf(row: SnapshotRow): SnapshotInfo['annotations'] {
+  return (JSON.parse(row.specJson) as StoredSnapshot).annotations ?? {};
+}
+
+/** @param machine what this host's VMM would make for it */
+export function foreign(row: Pick<SnapshotRow, 'id' | 'name' | 'machine'>, machine: string): SandboxError {
+  const snapshot = `snapshot ${row.name ?? row.id}`;
+  const [its, ours] = [vmmOf(row.machine), vmmOf(machine)];
+  if (its === undefined || ours === undefined || its === ours) {
+    return new SandboxError('snapshot_foreign', `${snapshot} was made with another kernel, image, VMM or processor`, {
+      remedy: 'start a new sandbox; this snapshot can only be removed here',
+    });
+  }
+  const option = `--vmm ${its.toLowerCase()}`;
+  return new SandboxError('snapshot_foreign', `${snapshot} was made with ${its}`, {
+    cause: `VMs run in ${ours} here`,
+    remedy: `restart the daemon with \`neurovisor serve ${option}\``,
+  });
+}
+
+/** A machine's text begins with its VMM: `VmmDriver.machineOf`. */
+function vmmOf(machine: string): string | undefined {
+  return /^(QEMU|Firecracker) /.exec(machine)?.[1];
+}
+
+export function noSnapshot(idOrName: string): SandboxError {
+  return new SandboxError('not_found', `there is no snapshot ${idOrName}`, { remedy: 'neurovisor snapshot ls' });
+}
