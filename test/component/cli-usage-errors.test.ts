@@ -100,7 +100,7 @@ describe('--build', () => {
     ['run --build /no/such', "can't read /no/such/Dockerfile"],
     ['run --build test', "can't read test/Dockerfile"],
     ['run --no-daemon --build . --cpus 0', '--cpus: 0 is out of range'],
-  ])('%s: refused before anything is set up', async (line, message) => {
+  ])('%s: refused before any set-up', async (line, message) => {
     const { status, stdout, stderr } = await run(line);
     expect([status, stdout]).toEqual([2, '']);
     expect(stderr).toContain(message);
@@ -124,7 +124,7 @@ describe('template build with a Dockerfile', () => {
     ['template build --build-arg 1=2 -f package.json .', 'invalid build argument "1=2"'],
     ['template build --secret src=x -f package.json .', 'invalid secret "src=x"'],
     ['template build --secret id=x,env=NOT_SET_X -f package.json .', 'NOT_SET_X is not set'],
-  ])('%s: refused before anything is set up', async (line, message) => {
+  ])('%s: refused before any set-up', async (line, message) => {
     const { status, stderr } = await run(line);
     expect([status, stderr]).toEqual([2, expect.stringContaining(message)]);
   });
