@@ -36,7 +36,7 @@ describe('benchmark', () => {
     expect(result).toMatchObject({ baseline: null, ratio: null, note: 'first of its kind' });
   });
 
-  it('resultOf: failed attempts lower the share of success; no samples, no figure', () => {
+  it('resultOf: failed attempts lower the success share; without samples there is no figure', () => {
     const some = { name: 'x', unit: 'ms', accelerator: 'tcg', baseline: null } as const;
     expect(resultOf({ ...some, samples: [1, 2, 3], failed: 1 })).toMatchObject({ success: 0.75 });
     const none = resultOf({ ...some, samples: [], failed: 2, baseline: { name: 'b', samples: [1] } });

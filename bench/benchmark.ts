@@ -1,6 +1,6 @@
 /**
- * A benchmark: rounds of samples of a figure, with the samples of its baseline taken in the same run. `neurovisor bench`
- * prints the result; nothing here judges it.
+ * A benchmark: rounds of samples of a figure, with samples of its baseline from the same run. `neurovisor bench` prints
+ * the result; nothing here judges it.
  */
 
 import type { Config } from '../src/base/config.ts';
@@ -11,7 +11,7 @@ import type { Runtime } from '../src/host/runtime/runtime.ts';
 export interface BenchContext {
   readonly runtime: Runtime;
   readonly config: Config;
-  /** Rounds of measurement; a benchmark may take several samples per round. */
+  /** A benchmark may take several samples per round. */
   readonly rounds: number;
   readonly signal: AbortSignal;
   readonly log: Log;
@@ -36,7 +36,7 @@ export interface Measurement {
 }
 
 export interface Benchmark {
-  /** The figures of one run; `figure/parameter` for several of one kind. */
+  /** The figures of one run; `figure/parameter` if there are several of one kind. */
   readonly names: readonly string[];
   /** One line for `--help`. */
   readonly summary: string;
@@ -50,7 +50,7 @@ export interface BenchResult {
   readonly unit: string;
   readonly accelerator: string;
   readonly n: number;
-  /** Null: no sample. */
+  /** `null` without samples. */
   readonly p50: number | null;
   readonly p95: number | null;
   /** Share of successful attempts, 0 … 1. */
@@ -86,7 +86,7 @@ function ratioOf(own: number | null, base: number | null): number | null {
   return own === null || base === null || base === 0 ? null : own / base;
 }
 
-/** @param wanted figures, or prefixes up to a dot or slash; empty: all */
+/** @param wanted figures, or prefixes up to a dot or slash; if empty, all */
 export function isWanted(name: string, wanted: readonly string[]): boolean {
   const isPart = (one: string): boolean => name === one || name.startsWith(`${one}.`) || name.startsWith(`${one}/`);
   return wanted.length === 0 || wanted.some(isPart);

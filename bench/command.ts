@@ -10,7 +10,7 @@ import { BENCHMARKS } from './registry.ts';
 
 const ROUNDS_DEFAULT = 10;
 
-/** @param names benchmarks, or prefixes up to a dot or slash (`boot`, `fork.ready`); none: all */
+/** @param names benchmarks, or prefixes up to a dot or slash (`boot`, `fork.ready`); if empty, all */
 export async function bench(cli: Cli, names: readonly string[], flags: BenchFlags): Promise<number> {
   const chosen = choose(names);
   const needsRuntime = chosen.some(({ withoutRuntime }) => withoutRuntime !== true);

@@ -27,8 +27,8 @@ export async function openBenchControl({ runtime, log }: BenchContext): Promise<
 }
 
 /**
- * Measures how long a sandbox is stopped during `work`, milliseconds, by its guest's clock, which stops too. Accurate to
- * two round trips to the guest.
+ * Measures how long a sandbox is stopped during `work`, milliseconds, by its guest's clock, which stops too. Accurate
+ * to two round trips to the guest.
  */
 export async function pausedMs(control: LocalControlPlane, id: string, work: () => Promise<unknown>): Promise<number> {
   const before = await clocks(control, id);

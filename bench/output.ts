@@ -22,7 +22,6 @@ export async function firstOutputMs(begin: () => Promise<Process>, output: strin
   return first - began;
 }
 
-/** Measures the first output of the smallest script. */
 export function printOneMs(guest: Guest, signal: AbortSignal): Promise<number> {
   const script = { code: PRINT_ONE.code };
   return firstOutputMs(() => guest.python({ script, stdin: false }, signal), PRINT_ONE.output);

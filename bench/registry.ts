@@ -1,4 +1,3 @@
-/** All benchmarks of `neurovisor bench`. */
 import type { Benchmark } from './benchmark.ts';
 import { fairnessBenchmark } from './bridge/fairness.ts';
 import { gatewayBenchmark } from './bridge/gateway.ts';

@@ -1,6 +1,6 @@
 /**
- * A process in its own network namespace that performs actions, one line of JSON each way (io). It ends with its stdin,
- * so that nothing is left even if we are killed.
+ * A process in its own network namespace that performs actions, one line of JSON each way (I/O). It ends with its
+ * stdin, so that nothing is left even if we are killed.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';

@@ -1,4 +1,4 @@
-/** Joins two TAPs by copying frames between them in its own thread (io). */
+/** Joins two TAPs by copying frames between them in its own thread (I/O). */
 import { Worker } from 'node:worker_threads';
 import { modulePath } from '../src/base/module-path.ts';
 import type { CableEnds } from './cable-worker.ts';

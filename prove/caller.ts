@@ -1,4 +1,4 @@
-/** Ways in which a program can try to reach a server, each with its outcome (io). */
+/** Ways in which a program can try to reach a server, each with its outcome (I/O). */
 import { createSocket } from 'node:dgram';
 import { connect, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
@@ -8,17 +8,17 @@ import { PSK } from './map.ts';
 /** On one machine, an answer takes milliseconds. */
 const SILENCE_MS_MIN = 800;
 const SILENCE_MS_MAX = 15_000;
-/** A TLS connection through a gateway, at its first time, against one of TCP. */
+/** Duration of a first TLS connection through a gateway, relative to one over TCP. */
 const PATIENCE = 50;
 /** Time without an answer that counts as silence, in this process. */
 let silenceMs = SILENCE_MS_MIN;
 
-/** @param answerMs what an answer over TCP takes here */
+/** @param answerMs duration of an answer over TCP here */
 export function silenceFor(answerMs: number): number {
   return Math.min(SILENCE_MS_MAX, Math.max(SILENCE_MS_MIN, Math.ceil(PATIENCE * answerMs)));
 }
 
-/** @param ms of `silenceFor` */
+/** @param ms from `silenceFor` */
 export function setSilence(ms: number): void {
   silenceMs = ms;
 }
@@ -32,7 +32,7 @@ export interface CallOutcome {
 }
 
 export interface DnsOutcome extends CallOutcome {
-  /** Code of the answer, RFC 1035 section 4.1.1; −1: no answer. */
+  /** Code of the answer, RFC 1035 section 4.1.1; −1 without one. */
   readonly code: number;
   readonly addresses: readonly string[];
 }

@@ -1,4 +1,4 @@
-/** A network card at the other end of a TAP, in the namespace of this process (io). */
+/** A network card at the other end of a TAP, in the namespace of this process (I/O). */
 import { Links } from '../src/egress/net/link/links.ts';
 import { createTap } from '../src/sys/tun.ts';
 import { startCable } from './cable.ts';
@@ -11,7 +11,7 @@ export interface CardSpec {
   readonly address: string;
   readonly prefixLength: number;
   readonly gateway?: { readonly address: string; readonly mac: string };
-  /** Other addresses that this namespace answers at. */
+  /** Additional addresses at which this namespace answers. */
   readonly also?: readonly string[];
 }
 

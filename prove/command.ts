@@ -8,7 +8,7 @@ import type { Guest } from '../src/machine/guest/link.ts';
 import type { Proof } from './proof.ts';
 import { PROOF_NAMES, type ProofName, prove as proveHere, USUAL_PROOFS } from './prove.ts';
 
-/** @param words names of proofs; none: all but load. @returns 1 if one does not hold */
+/** @param words names of proofs; if empty, all but load. @returns 1 if one does not hold */
 export async function prove(cli: Cli, words: readonly string[], flags: ProveFlags): Promise<number> {
   const names = words.length === 0 ? USUAL_PROOFS : [...new Set(words.map(proofName))];
   const { config, log, cancelled: signal } = cli;

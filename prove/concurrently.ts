@@ -1,4 +1,7 @@
-/** Runs `work` for 0 … count - 1, at most `atOnce` at a time; after a failure no more begin. @throws the first failure */
+/**
+ * Runs `work` for 0 … count - 1, at most `atOnce` at a time; after a failure no more are started. @throws the first
+ * failure
+ */
 export async function concurrently(
   count: number,
   atOnce: number,

@@ -8,14 +8,14 @@ type ProofErrorCode =
   | 'no_world'
   /** The other endpoint can't be reached, or refuses what the suite needs. */
   | 'endpoint_failed'
-  /** Nothing that should work at the other endpoint works, so "blocked" would prove nothing. */
+  /** No positive control works at the other endpoint, so "blocked" would prove nothing. */
   | 'no_control'
   /** A package that the proof needs is not installed. */
   | 'client_missing'
   /** The canary can't listen, or does not answer. */
   | 'canary_failed';
 
-/** Remedy where the programs of a proof can't be compiled. */
+/** Remedy if the programs of a proof can't be compiled. */
 export const INSTALL_COMPILER = `Run: ${installCommand(COMPILER_PACKAGES)}`;
 
 export class ProofError extends CodedError<ProofErrorCode> {}

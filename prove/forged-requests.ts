@@ -2,7 +2,7 @@
 
 interface ForgedRequest {
   readonly what: string;
-  /** Whose address to connect to. */
+  /** The server to connect to. */
   readonly to: 'allowed' | 'other';
   /** Sent at once, to port 80. */
   readonly text: string;

@@ -11,7 +11,7 @@ const HOPS = 64;
 export interface UdpFrame {
   readonly fromMac: string;
   readonly toMac: string;
-  /** Of the same family as `to`. */
+  /** Same address family as `to`. */
   readonly from: string;
   readonly to: string;
   readonly port: number;
@@ -68,7 +68,7 @@ interface Ends {
   readonly destination: Buffer;
 }
 
-/** IPv4 or IPv6, by the addresses. */
+/** IPv4 or IPv6, depending on the addresses. */
 function frame(ends: Ends, protocol: number, payload: Buffer): Buffer {
   const { fromMac, toMac, source, destination } = ends;
   const isV4 = source.length === 4;

@@ -59,7 +59,7 @@ act({
     const ended = run(targets, count, aborter.signal);
     flood = { stop: () => aborter.abort(), ended };
   },
-  /** What the flood has done so far, by outcome. */
+  /** Counts of the flood so far, by outcome. */
   flooded: () => Object.fromEntries(flooded),
   endFlood: async () => {
     flood?.stop();

@@ -39,7 +39,7 @@ const asked = new Map<string, number>();
 
 const links = plugCard({ address: UPSTREAM, prefixLength: UPLINK_PREFIX, also: INTERNET_ADDRESSES });
 const linkIndex = links.find('eth0')?.index ?? 0;
-// Answers also a guest that leaves with its own address.
+// Also answers a guest that leaves with its own address.
 for (const destination of [POOL, PLAIN_POOL]) links.addRoute({ destination, gateway: HOST_UPLINK, linkIndex });
 
 await Promise.all([

@@ -29,7 +29,7 @@ export const METADATA_ADDRESSES = [
   '169.254.42.42',
   '169.254.0.23',
 ] as const;
-/** On the host itself, like the agent of EKS Pod Identity. */
+/** An address of the host itself, like the agent of EKS Pod Identity. */
 export const HOST_AGENT = '169.254.170.23';
 /** A public address of the host itself, with a name that a rule allows. */
 export const HOST_PUBLIC = { name: 'host.example', address: '93.184.216.77' } as const;
@@ -79,7 +79,7 @@ export interface Arrival {
   readonly protocol: 'tcp' | 'udp' | 'http' | 'tls' | 'dns';
   readonly to: string;
   readonly port: number;
-  /** Request line (by TLS with its fields), server name, question or datagram. */
+  /** Request line (for TLS with its fields), server name, question or datagram. */
   readonly text: string;
 }
 

@@ -1,4 +1,4 @@
-/** The hostile sandbox of the neighbors proof: what it does all the time until it is stopped (io). */
+/** The hostile sandbox of the neighbors proof: its continuous floods until it is stopped (I/O). */
 import { createSocket } from 'node:dgram';
 import { request } from 'node:http';
 import { connect, type Socket } from 'node:net';
@@ -9,7 +9,7 @@ import { encodeQuery } from '../src/egress/net/dns/message.ts';
 export interface FloodTargets {
   /** Its inference ports: one, or those of sandboxes that work together. */
   readonly bridgePaths: readonly string[];
-  /** The port of its agent. */
+  /** Port of its agent. */
   readonly agentPath: string;
   readonly resolver: string;
   readonly name: string;
@@ -17,10 +17,10 @@ export interface FloodTargets {
   readonly webAddress: string;
 }
 
-/** Name → how to run it until the signal, counting what was done by outcome. */
+/** Name → a function that runs the flood until the signal, counting by outcome. */
 type Flood = (targets: FloodTargets, count: (outcome: string) => void, signal: AbortSignal) => Promise<unknown>;
 
-/** As many at a time as one sandbox may have requests in flight. */
+/** The maximum requests in flight of one sandbox. */
 const REQUESTS = 8;
 const CONNECTIONS = 400;
 const QUERIES_PER_BURST = 200;
@@ -44,7 +44,7 @@ export const FLOODS: Readonly<Record<string, Flood>> = {
     const body = bodyOfKeys(SMALL_BYTES / 10);
     await all(4 * REQUESTS, signal, async () => count(await post(path, body, signal)));
   },
-  /** Opened and held, until they are closed. */
+  /** Connections that stay open until the other end closes them. */
   connections: async ({ webAddress }, count, signal) => {
     await all(CONNECTIONS, signal, async () => count(await hold(connect(80, webAddress), signal)));
   },
@@ -73,12 +73,12 @@ export const FLOODS: Readonly<Record<string, Flood>> = {
   },
 };
 
-/** Runs `each` again and again, so many at a time. */
+/** Runs `each` again and again, `width` at a time. */
 async function all(width: number, signal: AbortSignal, each: (index: number) => Promise<void>): Promise<void> {
   const run = async (index: number): Promise<void> => {
     while (!signal.aborted) {
       await each(index);
-      // Others of this process run, too.
+      // Other work of this process must run, too.
       await new Promise((resolve) => setImmediate(resolve));
     }
   };

@@ -1,4 +1,4 @@
-/** The polite sandbox of the neighbors proof: measures what it gets, from another process (io). */
+/** The polite sandbox of the neighbors proof: measures its service from another process (I/O). */
 import { request } from 'node:http';
 import { sleep } from '../src/base/clock.ts';
 import { askName } from './caller.ts';
@@ -11,7 +11,7 @@ export interface ProbePlan {
   readonly resolver: string;
   readonly name: string;
   readonly rounds: number;
-  /** Between rounds: a sandbox may ask 20 names per second. */
+  /** Pause between rounds: a sandbox may resolve 20 names per second. */
   readonly gapMs: number;
 }
 
@@ -24,7 +24,7 @@ export interface ProbeTimes {
 }
 
 export const NO_ANSWER_MS = 60_000;
-/** As a prompt with some files; larger than what is checked on the event loop. */
+/** Like a prompt with some files; larger than what is checked on the event loop. */
 const PROMPT_CHARACTERS = 100_000;
 /** Rounds between two requests to the model. */
 const MODEL_EVERY = 5;
@@ -56,7 +56,7 @@ export async function probe(plan: ProbePlan): Promise<ProbeTimes> {
   return { ...times, failures: failures.slice(0, 10) };
 }
 
-/** @returns the failure; empty: status 200 */
+/** @returns the failure; empty for status 200 */
 function call(socketPath: string, method: string, path: string, body?: string): Promise<string> {
   return new Promise((resolve) => {
     const asked = request({ socketPath, method, path, agent: false });

@@ -29,7 +29,7 @@ export const SEEN_CHARACTERS_MAX = 90;
 /** Content of any server of the world. */
 const CONTENT = /page of|secret|hello/;
 
-/** Collects what was tried. */
+/** Collects tries and their results. */
 export class Notes {
   readonly #tried: Tried[] = [];
 
@@ -46,7 +46,7 @@ export class Notes {
     this.add({ what, expected, seen, ok });
   }
 
-  /** The seen text must equal the expected one. */
+  /** Adds a try whose seen text must equal the expected one. */
   same(what: string, expected: string, seen: string): void {
     this.note(what, expected, seen, seen === expected);
   }
@@ -102,7 +102,7 @@ export class Tries extends Notes {
       readonly attempt: () => Promise<DnsOutcome>;
       readonly code: number;
       readonly addresses?: readonly string[];
-      /** A name that no other resolver may be asked for. */
+      /** A name that no other resolver may get. */
       readonly secret?: string;
     }[],
   ): Promise<void> {
@@ -127,10 +127,10 @@ function summary(outcome: string, text: string): string {
   return outcome === 'answer' ? `answer "${plain}"` : outcome;
 }
 
-/** What counts as silence is short, for the many tries that get no answer; a busy host may take longer to answer. */
+/** Silence counts after a short time, for the many tries that get no answer; a busy host may take longer to answer. */
 const SILENCES_MAX = 12;
 
-/** Tries again while there is silence: a control shows that there is a way, not how fast it is. */
+/** Repeats while there is silence: a control shows that there is a way, not how fast it is. */
 async function answered(attempt: () => Promise<CallOutcome>): Promise<CallOutcome> {
   let last = await attempt();
   for (let silences = 1; last.outcome === 'silence' && silences < SILENCES_MAX; silences += 1) last = await attempt();
@@ -140,7 +140,7 @@ async function answered(attempt: () => Promise<CallOutcome>): Promise<CallOutcom
 const LOOK_MS = 20;
 const LOOKS_MAX = 500;
 
-/** Asks for ten seconds: frames pass a thread of their own, which a busy host may run late. */
+/** Repeats for ten seconds: frames pass a thread of their own, which a busy host may run late. */
 export async function eventually(isTrue: () => Promise<boolean>): Promise<boolean> {
   for (let looks = 0; looks < LOOKS_MAX; looks += 1) {
     if (await isTrue()) return true;

@@ -1,6 +1,6 @@
 /**
- * Runs proofs: network proofs in a process with its own network namespaces, where nothing of this machine's network is
- * touched, the others with their own VMMs.
+ * Runs proofs: network proofs in a process with its own network namespaces, so that this machine's network is
+ * untouched, the others with their own VMMs.
  */
 import { spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -57,7 +57,7 @@ const VMM_PROOFS: Readonly<
   },
 };
 
-/** An ordinary user may trace its own VMMs; the gateway for packages needs no privilege. */
+/** An ordinary user may trace its own VMMs; the package gateway needs no privilege. */
 const AS_USER: ReadonlySet<ProofName> = new Set(['seccomp', 'caps', 'packages']);
 
 type Line = { readonly proof: Proof } | { readonly error: { readonly message: string; readonly remedy?: string } };

@@ -1,4 +1,4 @@
-/** Creates the world of `map.ts` in the network namespace of this process, which must be private (io). */
+/** Creates the world of `map.ts` in the network namespace of this process, which must be private (I/O). */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer as createHttpServer } from 'node:http';
 import { createServer, type Server } from 'node:net';
@@ -167,7 +167,7 @@ async function plugPlain(stack: AsyncDisposableStack, links: Links): Promise<Gue
   return await plug(actor, own);
 }
 
-/** @returns the longest of a few answers of the host to a guest; the first one also compiles what it takes */
+/** @returns the longest of a few answers of the host to a guest; the first one also compiles the code */
 async function answerMs(guest: Guest): Promise<number> {
   const times: number[] = [];
   for (let n = 0; n <= ANSWERS; n += 1) {

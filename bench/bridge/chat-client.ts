@@ -1,4 +1,4 @@
-/** A client of chat completions for benchmarks, over kept connections. */
+/** A chat completions client for benchmarks, with kept connections. */
 import { Agent, type IncomingMessage, request } from 'node:http';
 
 /** A socket, or a port of loopback. */
@@ -37,7 +37,7 @@ export class ChatClient implements Disposable {
           reject(new Error(`the benchmark's request got status ${response.statusCode}`));
         }
       });
-      // A canceled request may report more than one.
+      // A canceled request may report more than one error.
       outgoing.on('error', reject);
       outgoing.end(body);
     });
@@ -51,7 +51,7 @@ export class ChatClient implements Disposable {
 export const chat = (content: string, more: Record<string, unknown> = {}): string =>
   JSON.stringify({ model: 'bench', messages: [{ role: 'user', content }], ...more });
 
-/** @throws if the answer breaks */
+/** @throws if the answer breaks off */
 export function ended(response: IncomingMessage): Promise<void> {
   return new Promise((resolve, reject) => {
     response.once('end', resolve);

@@ -1,4 +1,4 @@
-/** Sandboxes that share one scripted model server, with the bridge's turns and without them. */
+/** Sandboxes that share one scripted model server, with and without the bridge's turns. */
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -13,7 +13,6 @@ import { ChatClient, chat, ended } from './chat-client.ts';
 import type { ServerReport, ServerSetup } from './model-server.ts';
 import { monotonicMs } from './server-times.ts';
 
-/** One request. */
 export interface Load {
   readonly promptTokens: number;
   readonly answerTokens: number;
@@ -23,21 +22,21 @@ export interface Load {
 export type Way = 'turns' | 'fifo';
 
 export interface Answered {
-  /** Of the monotonic clock. */
+  /** Monotonic clock. */
   readonly sentAtMs: number;
   /** From the request to the first text of its answer. */
   readonly firstMs: number;
 }
 
 export interface Hogs extends AsyncDisposable {
-  /** Requests that got their whole answer, of the one that has the fewest. @throws the failure of another request */
+  /** Number of complete answers of the sandbox with the fewest. @throws the failure of another request */
   readonly leastFinished: number;
 }
 
 const LOOK_EVERY_MS = 10;
 const CHARACTERS_PER_TOKEN = 4;
 const NOTHING: Load = { promptTokens: 1, answerTokens: 1 };
-/** More than any has at once. */
+/** More than any sandbox has at once. */
 const LIMITS = { connectionsMax: 256, requestsInFlightMax: 256 };
 
 export class FairWorld {
@@ -93,7 +92,7 @@ export class FairWorld {
     return new FairWorld(worker, ports, clients, signal);
   }
 
-  /** What the server has done since the last report. */
+  /** The server's activity since the last report. */
   async report(): Promise<ServerReport> {
     const answer = once(this.#worker, 'message', { signal: this.#signal });
     this.#worker.postMessage('report');
@@ -118,7 +117,7 @@ export class FairWorld {
     return { sentAtMs, firstMs: firstAtMs - sentAtMs };
   }
 
-  /** Sandboxes that have so many requests each under way all the time, until they are disposed of together. */
+  /** Sandboxes that always have this many requests each in flight, until they are disposed of together. */
   hogs(way: Way, loads: Readonly<Record<string, readonly Load[]>>, atOnce: number): Hogs {
     const stop = new AbortController();
     const signal = AbortSignal.any([stop.signal, this.#signal]);

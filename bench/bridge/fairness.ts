@@ -1,11 +1,11 @@
 /**
  * How fairly sandboxes share a model server with few slots. The server is scripted and takes a fixed time for each token, so
- * what is measured is the bridge's choice, and the little that it takes itself.
+ * the figure shows the bridge's choice, and the little time that it takes itself.
  *
  *     nine polite sandboxes, a request at a time ─┐
  *     a hog, 64 requests at once, always more   ──┼─► a port each ─► bridge ─► server with 4 or 16 slots
  *
- * None that runs is interrupted, so a polite request waits for the first slot that becomes free, whoever chooses.
+ * No running request is interrupted, so a polite request waits for the first slot that becomes free, whatever the policy.
  */
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { sleep } from '../../src/base/clock.ts';
@@ -17,22 +17,22 @@ import { leastWaitMs, timesOf } from './server-times.ts';
 
 export interface FairnessSizes {
   readonly politeCallers: number;
-  /** Of each polite caller, in a round. */
+  /** Requests of each polite caller per round. */
   readonly requests: number;
-  /** Mean between the requests of a polite caller. */
+  /** Mean pause between the requests of a polite caller. */
   readonly pauseMs: number;
   readonly hogAtOnce: number;
-  /** In which the tokens of hogs are counted. */
+  /** Window in which the tokens of hogs are counted. */
   readonly windowMs: number;
 }
 
 const SIZES: FairnessSizes = { politeCallers: 9, requests: 4, pauseMs: 800, hogAtOnce: 64, windowMs: 8_000 };
 
-/** 96 ms; its answer is one chunk, which comes at the end. */
+/** Takes 96 ms; its answer is one chunk, which comes at the end. */
 const POLITE: Load = { promptTokens: 160, answerTokens: 16 };
-/** 800 ms. */
+/** Takes 800 ms. */
 const LONG: Load = { promptTokens: 800, answerTokens: 400 };
-/** Requests of a hog differ, or its slots would become free at the same time. */
+/** Requests of a hog differ; otherwise its slots would become free at the same time. */
 const FACTORS = [0.5, 1.25, 0.75, 1.5, 1];
 
 interface Scenario {
@@ -52,7 +52,7 @@ const HOGS: readonly Load[] = [40, 80, 160, 320, 640].flatMap((promptTokens) =>
   [32, 256].map((answerTokens) => ({ promptTokens, answerTokens })),
 );
 const INDEX_SLOTS = 4;
-/** More than one can have running while ten share. */
+/** More than one hog can have running while ten share. */
 const INDEX_AT_ONCE = 6;
 const INDEX = 'bridge.fairness.index';
 const BOTH = { accelerator: 'none', baseline: null } as const;
@@ -163,7 +163,7 @@ interface Beside {
   readonly slotMs: number;
 }
 
-/** Requests of the hog for each slot, before the others begin: then slots don't become free together any more. */
+/** Requests of the hog for each slot before the others begin: after that, slots no longer become free together. */
 const HOG_FINISHED = 2;
 const POLITE_FIRST_MS = timesOf(POLITE.promptTokens, POLITE.answerTokens).firstMs;
 
@@ -182,14 +182,14 @@ function tailNote(own: readonly number[], baseline: readonly number[]): string {
   return `p95 ${(ours / theirs).toFixed(2)} ×`;
 }
 
-/** Somebody waits all the time: the hog. */
+/** The hog always has waiting requests. */
 function idleNote(gaps: readonly number[], slotMs: number): string {
   const sum = gaps.reduce((total, one) => total + one, 0);
   const share = (100 * sum) / slotMs;
   return `of a slot between two requests, while others wait: from the end of an answer to the next request; ${share.toFixed(2)} % of the slots' time`;
 }
 
-/** Ten hogs, in a time in which each has requests that wait. */
+/** Ten hogs, for a time in which each has waiting requests. */
 async function measureIndex({ windowMs }: FairnessSizes, { rounds, signal, say }: Context): Promise<Measurement> {
   const loads = Object.fromEntries(HOGS.map((load, i) => [`hog-${i}`, [load]]));
   const names = Object.keys(loads);

@@ -1,5 +1,5 @@
 /**
- * The bridge beside another gateway of models: LiteLLM's proxy, one worker, in front of the same scripted upstream, with
+ * The bridge beside another model gateway: LiteLLM's proxy, one worker, in front of the same scripted upstream, with
  * the same requests.
  */
 import { spawn } from 'node:child_process';
@@ -14,9 +14,9 @@ import { compare, figures, OVERHEAD_SIZES, type OverheadSizes, openBridge } from
 import { waitForPlace } from './peers.ts';
 
 const PROGRAM = 'litellm';
-/** Below the cache: a virtual environment, made by hand. */
+/** A virtual environment below the cache, created by hand. */
 const ENVIRONMENT = 'bench-gateway';
-/** LiteLLM adds tens of milliseconds, so fewer requests show as much. */
+/** LiteLLM adds tens of milliseconds, so fewer requests are enough. */
 const SIZES = { ...OVERHEAD_SIZES, requests: 30, warmUp: 100, calm: true };
 
 export const gatewayBenchmark = gatewayBenchmarkOf(SIZES);
@@ -50,7 +50,7 @@ async function startGateway(cleanup: CleanupStack, program: string, dir: string,
   const file = join(dir, 'gateway.json');
   const port = 'port' in upstream ? upstream.port : 0;
   const params = { model: 'openai/bench', api_base: `http://127.0.0.1:${port}/v1`, api_key: 'host' };
-  // It reads YAML, of which JSON is a part.
+  // LiteLLM reads YAML, of which JSON is a subset.
   await writeFile(file, JSON.stringify({ model_list: [{ model_name: 'bench', litellm_params: params }] }));
   const options = ['--host', '127.0.0.1', '--port', '0', '--num_workers', '1'];
   const child = spawn(program, ['--config', file, ...options, '--telemetry', 'False'], {

@@ -1,8 +1,8 @@
 /**
- * A scripted model server in a thread of its own: it has a number of slots, and takes a fixed time for each token. More
- * requests than slots wait in its queue, first come, first served.
+ * A scripted model server in a thread of its own: it has a number of slots, and takes a fixed time for each token.
+ * Requests beyond its slots wait in its queue, first come, first served.
  *
- * Any message asks for a `ServerReport`. A prompt begins with the name of its caller and a space.
+ * Any message requests a `ServerReport`. A prompt begins with the name of its caller and a space.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { parentPort, workerData } from 'node:worker_threads';
@@ -14,15 +14,15 @@ export interface ServerSetup {
   readonly slots: number;
 }
 
-/** Since the last report. */
+/** Activity since the last report. */
 export interface ServerReport {
-  /** Requests that had a slot then, or got one. */
+  /** Requests that had a slot in that time. */
   readonly turns: readonly ServerTurn[];
   /** Milliseconds that a slot was idle between two requests. */
   readonly gapsMs: readonly number[];
   /** Tokens by caller: prompts that were read, answers that were written. */
   readonly served: Readonly<Record<string, Tokens>>;
-  /** Most requests that waited in the server's own queue. */
+  /** Maximum length of the server's own queue. */
   readonly queuedMax: number;
 }
 
@@ -41,7 +41,7 @@ interface Asked {
 const CHARACTERS_PER_TOKEN = 4;
 const { socketPath, slots } = workerData as ServerSetup;
 const queue: Asked[] = [];
-/** When each free slot became free; null: before the last report. */
+/** When each free slot became free; `null`: before the last report. */
 const free: (number | null)[] = Array.from({ length: slots }, () => null);
 let turns: { caller: string; begunAtMs: number; dueAtMs: number; endedAtMs: number | null }[] = [];
 let gapsMs: number[] = [];

@@ -1,7 +1,7 @@
 /**
- * The overhead of the bridge on the host: a client calls a scripted upstream directly and through the bridge, in turn, one
- * request alone and beside as many streams as a host with many agents has. All three are separate processes. No VM is
- * involved.
+ * The overhead of the bridge on the host: a client calls a scripted upstream directly and through the bridge, in turn,
+ * one request alone and beside as many streams as a host with many agents has. All three are separate processes. No VM
+ * is involved.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -15,17 +15,17 @@ import { ChatClient, chat, ended, type Place } from './chat-client.ts';
 import { startPeer } from './peers.ts';
 
 export interface OverheadSizes {
-  /** Requests and streams at once, each a figure of its own. */
+  /** Numbers of concurrent requests and streams, each a figure of its own. */
   readonly atOnce: readonly number[];
-  /** Of a round and way. */
+  /** Requests per round and way. */
   readonly requests: number;
-  /** For them together. The one that is under way then counts with the time so far, and is the last. */
+  /** Maximum time for all of them. The request in flight then counts with the time so far, and is the last. */
   readonly requestsMsMax: number;
-  /** Of each stream. */
+  /** Chunks of each stream. */
   readonly chunks: number;
-  /** Requests of each way first, to warm up the JIT. */
+  /** Uncounted requests of each way, to warm up the JIT. */
   readonly warmUp: number;
-  /** Wait until the machine is idle before each way of a round, since a gateway may be busy after its requests. */
+  /** Waits until the machine is idle before each way of a round, since a gateway may be busy after its requests. */
   readonly calm: boolean;
 }
 
@@ -39,7 +39,7 @@ export const OVERHEAD_SIZES: OverheadSizes = {
 };
 
 const KINDS = ['request', 'chunk'] as const;
-/** As `peer.ts`: streams begin evenly within it. */
+/** The same as in `peer.ts`; the starts of streams are spread over it. */
 const CHUNK_INTERVAL_MS = 20;
 
 /** Milliseconds, in order of measurement. */
@@ -64,7 +64,7 @@ export function overheadBenchmark(sizes: OverheadSizes): Benchmark {
   };
 }
 
-/** A scripted upstream, and the bridge in front of it. @param upstreamPlace a port of loopback; default: a socket */
+/** A scripted upstream, and the bridge in front of it. @param upstreamPlace a port of loopback. Default: a socket */
 export async function openBridge(
   cleanup: CleanupStack,
   upstreamPlace: 'socket' | 'tcp' = 'socket',
@@ -128,7 +128,7 @@ export async function compare(
 
 const noSamples = (): Samples => ({ request: [], chunk: [] });
 
-/** Differences of percentiles: the samples of both ways are of different requests. */
+/** Differences of percentiles: the samples of the two ways are of different requests. */
 export function differenceNote(own: readonly number[], baseline: readonly number[]): string {
   const at = (percent: number): string => {
     const [ours, theirs] = [percentile(own, percent), percentile(baseline, percent)];
@@ -166,10 +166,10 @@ async function measureRound(
   if (!(await streams) && count > 1) throw new Error('streams ended before the requests beside them');
 }
 
-/** More than 20 minutes; they are canceled before. */
+/** Enough for more than 20 minutes; they are canceled before. */
 const CHUNKS_MAX = 60_000;
 
-/** Sends requests one after another. Each takes from the call to the last byte of its answer. */
+/** Sends requests one after another. Each is timed from the call to the last byte of its answer. */
 async function requestsMs(
   client: ChatClient,
   { requests, requestsMsMax }: OverheadSizes,
@@ -192,7 +192,7 @@ async function requestsMs(
   return samples;
 }
 
-/** Measures the chunks of streams at once, each from the upstream's write to the client's read. */
+/** Times the chunks of concurrent streams, each from the upstream's write to the client's read. */
 async function streamsMs(
   client: ChatClient,
   count: number,

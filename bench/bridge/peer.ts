@@ -12,7 +12,7 @@ import { sleep, systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { createBridge } from '../../src/inference/bridge/bridge.ts';
 
-/** As a model of 50 tokens a second for each stream. */
+/** Like a model with 50 tokens a second per stream. */
 const CHUNK_INTERVAL_MS = 20;
 const [role, place = '', server = ''] = process.argv.slice(2);
 
@@ -72,7 +72,7 @@ async function serveBridge(): Promise<void> {
   const at = server.includes('/') ? { socketPath: server } : { baseUrl: `http://127.0.0.1:${server}` };
   const target = { name: 'bench', apiKey: 'host', ...at };
   const bridge = createBridge({ upstream: () => Promise.resolve(target), clock: systemClock, log: silentLog });
-  // As many as the benchmark has at once.
+  // The maximum that the benchmark has at once.
   const limits = { connectionsMax: 256, requestsInFlightMax: 256 };
   await bridge.attach({ sandboxId: 'bench', socketPath: place, policy: { limits } });
   process.stdout.write(`ready ${place}\n`);

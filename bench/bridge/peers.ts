@@ -11,7 +11,7 @@ export async function startPeer(cleanup: CleanupStack, args: readonly string[]):
 }
 
 /**
- * Resolves with the first group of `pattern` in what the process prints, and kills the process at cleanup.
+ * Resolves with the first group of `pattern` in the process's output, and kills the process at cleanup.
  * @throws with its last output, if it ends before
  */
 export function waitForPlace(

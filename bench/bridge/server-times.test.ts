@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { leastWaitMs, timesOf } from './server-times.ts';
 
-it('timesOf: half a millisecond for a token of the prompt, one for a token of the answer, 16 of them in a chunk', () => {
+it('timesOf: half a millisecond per prompt token, one per answer token, 16 of them in a chunk', () => {
   expect(timesOf(160, 16)).toEqual({ chunks: [{ tokens: 16, atMs: 96 }], firstMs: 96, dueMs: 96 });
   expect(timesOf(10, 40)).toEqual({
     chunks: [
@@ -15,7 +15,7 @@ it('timesOf: half a millisecond for a token of the prompt, one for a token of th
   expect(timesOf(10, 3)).toEqual({ chunks: [{ tokens: 3, atMs: 8 }], firstMs: 8, dueMs: 8 });
 });
 
-it('leastWaitMs: until the first running request ends; nothing while a slot is free', () => {
+it('leastWaitMs: until the first running request ends; 0 while a slot is free', () => {
   const turn = (begunAtMs: number, dueAtMs: number, endedAtMs: number | null = null) => ({
     caller: 'c',
     begunAtMs,
@@ -26,7 +26,7 @@ it('leastWaitMs: until the first running request ends; nothing while a slot is f
   expect(leastWaitMs(turns, 3, 30)).toBe(20);
   // The second has ended, the fourth has not begun.
   expect(leastWaitMs(turns, 3, 52)).toBe(0);
-  // Late or early: what counts is when it ended.
+  // Its actual end counts, even if late or early.
   expect(leastWaitMs(turns, 3, 57)).toBe(3);
   expect(leastWaitMs([], 1, 57)).toBe(0);
 });

@@ -1,21 +1,21 @@
-/** What the scripted model server takes for a request, and what follows from it. Pure but for the clock. */
+/** How long the scripted model server takes for a request, and what follows from it. Pure but for the clock. */
 
 /** Times of the monotonic clock, which all threads share. */
 export interface ServerTurn {
   readonly caller: string;
   readonly begunAtMs: number;
-  /** When it would end if its client stays. */
+  /** Its end if its client stays. */
   readonly dueAtMs: number;
-  /** Null: it runs. */
+  /** `null` while it runs. */
   readonly endedAtMs: number | null;
 }
 
-/** As the bridge counts: a token of an answer takes as long as two of a prompt. */
+/** The bridge's weights: an answer token takes as long as two prompt tokens. */
 const PROMPT_TOKEN_MS = 0.5;
 const ANSWER_TOKEN_MS = 1;
 const CHUNK_TOKENS = 16;
 
-/** Of the monotonic clock, which threads and processes share. */
+/** The monotonic clock, which threads and processes share. */
 export const monotonicMs = (): number => Number(process.hrtime.bigint()) / 1e6;
 
 export interface RequestTimes {
@@ -36,7 +36,9 @@ export function timesOf(promptTokens: number, answerTokens: number): RequestTime
   return { chunks, firstMs, dueMs: promptMs + answerTokens * ANSWER_TOKEN_MS };
 }
 
-/** How long a request that comes at `atMs` waits at least, since none that runs is interrupted: for the first to end. */
+/**
+ * Minimum wait of a request that arrives at `atMs`, since no running request is interrupted: until the first one ends.
+ */
 export function leastWaitMs(turns: readonly ServerTurn[], slots: number, atMs: number): number {
   const ends = turns
     .map(({ begunAtMs, dueAtMs, endedAtMs }) => ({ begunAtMs, endAtMs: endedAtMs ?? dueAtMs }))

@@ -16,7 +16,7 @@ export const channelBenchmark: Benchmark = {
   async measure(context) {
     const { rounds, say } = context;
     const options = { ...vmOptions(context), rounds };
-    // What the guests of this host have.
+    // The backend that guests of this host have.
     const backend = context.runtime.driver.capabilities.mapsMemory === true ? 'copied' : 'neurovisor';
     // `cargo install` puts it there.
     const rustPath = findProgram(RUST_PROGRAM, process.env, [join(homedir(), '.cargo/bin')]);

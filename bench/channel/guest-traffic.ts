@@ -6,9 +6,7 @@ import { MIB } from '../../src/base/units.ts';
 
 type VsockBenchErrorCode =
   /** The guest did not boot or answer in time. */
-  | 'guest_silent'
-  /** The compared backend did not start. */
-  | 'backend_failed';
+  'guest_silent' | 'backend_failed';
 
 export class VsockBenchError extends CodedError<VsockBenchErrorCode> {}
 
@@ -19,7 +17,7 @@ export interface TrafficSamples {
   readonly g2hMbPerS: number[];
   /** Host to guest, MB (2²⁰) per second, one value per round. */
   readonly h2gMbPerS: number[];
-  /** Processor time of what is measured for `MIB_PER_ROUND`, milliseconds; empty where it is not known. */
+  /** Measured CPU time for `MIB_PER_ROUND`, milliseconds; empty if unknown. */
   readonly g2hCpuMs: number[];
   readonly h2gCpuMs: number[];
 }
@@ -37,7 +35,7 @@ export class GuestTraffic {
 
   /**
    * @param dial connects to the guest's server
-   * @param cpuMs processor time that what is measured has used so far
+   * @param cpuMs CPU time used so far by the measured part
    */
   constructor(dial: () => Promise<Socket>, cpuMs?: () => number) {
     this.#dial = dial;
@@ -61,7 +59,7 @@ export class GuestTraffic {
     this.samples.h2gCpuMs.push(this.#cpuMs() - betweenMs);
   }
 
-  /** The guest sends `mebibytes`. @returns MB per second from the first byte to the last. */
+  /** The guest sends `mebibytes`. @returns MB per second from the first byte to the last */
   async guestToHost(mebibytes: number): Promise<number> {
     const { socket } = await this.#open(`SOURCE ${mebibytes}\n`);
     let received = 0;
@@ -82,7 +80,7 @@ export class GuestTraffic {
     return received / MIB / (elapsedMs / 1000);
   }
 
-  /** The guest reads `mebibytes` and confirms. @returns MB per second. */
+  /** The guest reads `mebibytes` and confirms. @returns MB per second */
   async hostToGuest(mebibytes: number): Promise<number> {
     const { socket, next } = await this.#open(`SINK ${mebibytes}\n`);
     await next();

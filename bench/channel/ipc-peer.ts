@@ -1,6 +1,6 @@
 /**
- * Measures vsock and TCP between host and one guest, in a network namespace, so that the machine's network is untouched.
- * Prints one line of JSON, `IpcSamples`. Arguments: kernel, accelerator, rounds.
+ * Measures vsock and TCP between host and one guest, in a network namespace, so that the machine's network is
+ * untouched. Prints one line of JSON, `IpcSamples`. Arguments: kernel, accelerator, rounds.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';

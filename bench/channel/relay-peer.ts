@@ -1,7 +1,7 @@
 /**
  * One end of the relay benchmark, in its own process: `service SOCKET` reads what guests send, `guests SOCKET` floods a
  * listener from several connections. Each takes commands of one line and answers each with one line: `count` (bytes
- * received since the last), `start`, `stop`. It ends with its stdin.
+ * received since the last), `start`, `stop`. Ends with its stdin.
  */
 import { connect, createServer, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';

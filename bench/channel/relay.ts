@@ -1,6 +1,6 @@
 /**
- * What a guest that floods its channel costs the main thread with Firecracker: the relay's thread against Node's streams on
- * the main thread, in turn. Guests and the host's service are two other processes; no VM is involved.
+ * The cost for the main thread of a guest that floods its channel with Firecracker: the relay's thread against Node's
+ * streams on the main thread, in turn. Guests and the host's service are two other processes; no VM is involved.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
@@ -18,13 +18,13 @@ import { RelayHost } from '../../src/machine/vmm/firecracker/channel/relay-host.
 import type { Benchmark, Measurement } from '../benchmark.ts';
 
 const PORT = 2000;
-/** Until connections are open and code is compiled. */
+/** Time until connections are open and code is compiled. */
 const WARM_UP_MS = 100;
 const ROUND_MS = 500;
 const TICK_MS = 2;
 
 interface RoundSamples {
-  /** How late timers ran, milliseconds. */
+  /** Delays of timers, milliseconds. */
   readonly delaysMs: number[];
   /** Their 99th percentile in each round. */
   readonly p99Ms: number[];

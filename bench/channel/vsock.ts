@@ -1,7 +1,7 @@
 /**
  * The speed of the channel: round trip and throughput between a host program and a small guest
- * (`fixtures/vsock-guest.c`) through our vsock device, or through the Rust reference
- * (`vhost-device-vsock`) in its place. Same kernel, same QEMU arguments, same client.
+ * (`fixtures/vsock-guest.c`) through our vsock device, or through the Rust reference (`vhost-device-vsock`) in its
+ * place. Same kernel, same QEMU arguments, same client.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
@@ -38,7 +38,7 @@ const GUEST_CID = 77;
 const BOOT_TIMEOUT_MS = 60_000;
 const BACKEND_TIMEOUT_MS = 5_000;
 
-/** Boots a guest and measures `rounds` times. To compare backends, see `compareVsock`. */
+/** Boots a guest and measures `rounds` times. To compare backends, use `compareVsock`. */
 export async function measureVsock(options: VsockBenchOptions & { readonly rounds: number }): Promise<VsockSamples> {
   const bench = await VsockBench.open(options);
   try {
@@ -191,10 +191,10 @@ async function startRust(
   }
 }
 
-/** Boots the guest until its server listens. @param more further devices; `tapFd` is QEMU's descriptor 3 */
+/** Boots the guest until its server listens. @param more extra devices; `tapFd` is QEMU's descriptor 3 */
 export async function bootGuest(
   options: Pick<VsockBenchOptions, 'kernelPath' | 'qemuPath' | 'accelerator'> & {
-    /** Gets the memory of the VMM, which does not share it then. */
+    /** Device that gets the memory of the VMM, which then does not share it. */
     readonly memory?: Pick<VsockDevice, 'setProcessMemory'> | undefined;
   },
   paths: { readonly dir: string; readonly vhostPath: string; readonly initrd: string },

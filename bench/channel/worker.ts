@@ -1,6 +1,6 @@
 /**
- * What all VMs share of the vsock devices, and what it would cost not to: an interrupt that can't block, a device on the
- * common worker thread, the end of a guest's RAM.
+ * Resources of vsock devices that all VMs share, and the cost of not sharing them: an interrupt that can't block, a
+ * device on the common worker thread, the end of a guest's RAM.
  */
 import { readFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -104,7 +104,7 @@ async function devices({ rounds, say }: BenchContext): Promise<Measurement[]> {
   ];
 }
 
-/** How long the end of a guest's RAM holds its thread up. */
+/** How long the end of a guest's RAM blocks its thread. */
 function frees({ rounds, say }: BenchContext): Measurement {
   const [samples, plain]: [number[], number[]] = [[], []];
   for (let round = 1; round <= rounds; round += 1) {

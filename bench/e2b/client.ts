@@ -1,4 +1,4 @@
-/** As much of E2B's client as a benchmark needs, without its start and its retries: every request is one of ours. */
+/** The part of E2B's client that a benchmark needs, without its start and its retries: every request is one of ours. */
 
 import { createE2bServer } from '../../src/api/e2b/server.ts';
 import { accessTokens } from '../../src/api/e2b/tokens.ts';
@@ -16,7 +16,7 @@ export interface E2bSandbox {
 export interface E2bClient extends AsyncDisposable {
   create(template: string): Promise<E2bSandbox>;
   remove(sandbox: E2bSandbox): Promise<void>;
-  /** Standard output of a shell's command, once it has ended. */
+  /** Standard output of a shell command, once it has ended. */
   run(sandbox: E2bSandbox, command: string): Promise<string>;
   upload(sandbox: E2bSandbox, path: string, content: Blob): Promise<void>;
   /** Returns the number of bytes. */
@@ -26,7 +26,7 @@ export interface E2bClient extends AsyncDisposable {
 const ENVD = '49983';
 const FRAME_HEADER_BYTES = 5;
 
-/** The server at a port of its own, and a client of it. */
+/** The server at its own port, and a client for it. */
 export async function openE2bClient(
   control: ControlPlane,
   { log, signal }: Pick<BenchContext, 'log' | 'signal'>,

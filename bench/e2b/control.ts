@@ -1,6 +1,6 @@
 /**
- * Creations through E2B's control plane: HTTP, keys, schemas and views, on a control plane whose sandboxes are rows of a
- * map. The server is a thread of its own; the clients are this one.
+ * Creations through E2B's control plane: HTTP, keys, schemas and views, on a control plane whose sandboxes are rows of
+ * a map. The server is a thread of its own; the clients are this one.
  */
 import { once } from 'node:events';
 import { Agent, request } from 'node:http';
@@ -11,7 +11,7 @@ import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import type { LoopReport, ServerReady } from './server.ts';
 
 const CLIENTS = 16;
-/** Of the measurement of the event loop: creations begin at this rate, however long they take. */
+/** Rate for measuring the event loop: creations begin at this rate, however long they take. */
 const PACED_PER_SECOND = 1000;
 const PACED_MS = 1000;
 const PACE_MS = 5;
@@ -64,7 +64,7 @@ function figures(latencies: readonly number[], rates: readonly number[]): Measur
   ];
 }
 
-/** How late the server's event loop is: p99 of each round of paced creations, against rounds without any. */
+/** Delay of the server's event loop: p99 of each round of paced creations, against rounds without any. */
 async function loopDelays(
   worker: Worker,
   { rounds, signal, say }: Pick<BenchContext, 'rounds' | 'signal' | 'say'>,
@@ -99,7 +99,7 @@ async function loopDelays(
   };
 }
 
-/** Begins creations at a fixed rate and waits for all. @returns how many were done per second */
+/** Begins creations at a fixed rate and waits for all. @returns creations per second */
 async function paced(create: () => Promise<number>, signal: AbortSignal): Promise<number> {
   const began = performance.now();
   const all: Promise<number>[] = [];
@@ -113,7 +113,7 @@ async function paced(create: () => Promise<number>, signal: AbortSignal): Promis
   return (all.length * 1000) / (performance.now() - began);
 }
 
-/** Runs `work` so often, for all clients together. */
+/** Runs `work` this many times, for all clients together. */
 async function inParallel(times: number, work: () => Promise<number>): Promise<number[]> {
   const done: number[] = [];
   let left = times;
@@ -127,7 +127,7 @@ async function inParallel(times: number, work: () => Promise<number>): Promise<n
   return done;
 }
 
-/** From the call to the last byte of the answer. @throws unless the sandbox was created */
+/** Time from the call to the last byte of the answer. @throws unless the sandbox was created */
 function createMs({ port, apiKey }: ServerReady, agent: Agent): Promise<number> {
   const began = performance.now();
   return new Promise((resolve, reject) => {

@@ -1,4 +1,6 @@
-/** Memory of the daemon for each idle sandbox, with E2B's server open: of this process, without guests' RAM and VMMs. */
+/**
+ * Memory of the daemon for each idle sandbox, with E2B's server open: only this process, without guests' RAM and VMMs.
+ */
 import { readFile } from 'node:fs/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
@@ -11,14 +13,14 @@ import { openBenchControl } from '../control.ts';
 import { type E2bSandbox, openE2bClient } from './client.ts';
 
 const TEMPLATE = 'agent';
-/** At once; the figure is the growth divided by it. */
+/** Concurrent sandboxes; the figure is the growth divided by this. */
 const SANDBOXES = 16;
 const SETTLE_MS = 2000;
 
 interface Memory {
   /** Objects and buffers after garbage collection. */
   readonly heapMib: number;
-  /** All pages of the process that no other one has, without guests' RAM. */
+  /** Private pages of the process, without guests' RAM. */
   readonly privateMib: number;
 }
 
@@ -73,7 +75,7 @@ export const e2bMemoryBenchmark: Benchmark = {
   },
 };
 
-/** Per sandbox. */
+/** Growth per sandbox. */
 async function growth(
   { signal }: BenchContext,
   control: ControlPlane,

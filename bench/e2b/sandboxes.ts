@@ -1,4 +1,7 @@
-/** Sandboxes through E2B's interface: creations at once, the first command, and files; against the control plane itself. */
+/**
+ * Sandboxes through E2B's interface: concurrent creations, the first command, and files; against the control plane
+ * itself.
+ */
 import { text as readText } from 'node:stream/consumers';
 import { MIB } from '../../src/base/units.ts';
 import type { ControlPlane } from '../../src/sandbox/contract/control.ts';
@@ -38,7 +41,7 @@ export const e2bBenchmark: Benchmark = {
   },
 };
 
-/** Rounds of `count` creations at once, as many as give `rounds` samples. */
+/** Rounds of `count` concurrent creations, as many as give `rounds` samples. */
 async function createAtOnce(
   context: BenchContext,
   client: E2bClient,

@@ -17,7 +17,7 @@ export interface ServerReady {
   readonly apiKey: string;
 }
 
-/** Of this thread's event loop since the last report, milliseconds. Any message asks for one. */
+/** Delays of this thread's event loop since the last report, milliseconds. Any message requests one. */
 export interface LoopReport {
   readonly p99Ms: number;
   readonly maxMs: number;
@@ -25,7 +25,7 @@ export interface LoopReport {
 
 const API_KEY = `e2b_${'0'.repeat(40)}`;
 const KEPT_MAX = 1000;
-/** Between two looks at the event loop, milliseconds; what is measured includes it. */
+/** Interval of event loop samples, milliseconds; the figure includes it. */
 const LOOK_MS = 1;
 const NS_PER_MS = 1e6;
 const kept = new Map<string, SandboxInfo>();
@@ -69,7 +69,7 @@ function sandboxOf(request: CreateRequest): SandboxInfo {
   };
 }
 
-/** What a server and its creations need of it. */
+/** The part of a control plane that a server and its creations need. */
 const control = {
   create: async (request: CreateRequest) => {
     const info = sandboxOf(request);

@@ -112,7 +112,7 @@ async function structured(
     const body = {
       messages: [{ role: 'user', content: `Describe ${subject}.` }],
       max_tokens: ANSWER_TOKENS_MAX,
-      // Other answers in each round, and the same in each run.
+      // Different answers in each round, but the same in each run.
       temperature: round % 2 === 0 ? 0 : 0.8,
       seed: round,
       ...(name.endsWith('tool') ? asTool(schema) : asFormat(schema)),
@@ -136,7 +136,7 @@ const asTool = (parameters: object) => ({
   tool_choice: { type: 'function', function: { name: 'describe' } },
 });
 
-/** Null: the answer parses, and has what its schema requires. */
+/** `null` if the answer parses, and has what its schema requires. */
 function faultOf(answer: Answer, schema: object): string | null {
   const [choice] = answer.choices;
   const call = choice?.message?.tool_calls?.[0]?.function.arguments;

@@ -1,4 +1,4 @@
-/** What a Dockerfile's build costs beside its commands: each step, the whole, and a build without a change. */
+/** The cost of a Dockerfile's build beside its commands: each step, the whole, and a build without a change. */
 import { mkdir, mkdtemp, rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BuildEvent } from '../../src/artifacts/dockerfile/build.ts';
@@ -16,7 +16,6 @@ const STEPS = 5;
 const NO_OP = [IN_IMAGE, 'true'];
 const NAMES = ['build.step', 'build.whole', 'build.unchanged'] as const;
 
-/** Milliseconds. */
 interface Samples {
   readonly step: number[];
   readonly whole: number[];
@@ -63,7 +62,7 @@ async function measureBuilds(context: BenchContext, dir: string, tree: string): 
   return rows(context, samples, note, failed);
 }
 
-/** A cache that is removed, so that builds leave nothing, with the machine's own tools. */
+/** A cache that is removed, so that builds leave nothing behind, with the machine's own tools. */
 async function ownCache(benchContext: BenchContext, dir: string): Promise<ImagesContext> {
   const cacheDir = join(dir, 'cache');
   const context = imagesContext(benchContext);
@@ -77,7 +76,7 @@ async function ownCache(benchContext: BenchContext, dir: string): Promise<Images
   return { ...context, home: { cacheDir, runDir } };
 }
 
-/** Once with no step of an earlier build, once with all. @throws unless that is so */
+/** Builds once with no step of an earlier build, once with all. @throws unless that is so */
 async function buildTwice(images: ImagesContext, dir: string, into: Samples | null): Promise<void> {
   const marks: StepMark[] = [];
   const whole = await buildMs(images, dir, true, marks);
@@ -120,13 +119,13 @@ export interface StepMark {
   readonly atMs: number;
 }
 
-/** How long each step took until the next began, or packing: its result is kept by then. */
+/** Time of each step until the next began, or packing: by then its result is stored. */
 export function stepTimes(marks: readonly StepMark[]): number[] {
   const begins = marks.filter(({ kind }) => kind === 'step' || kind === 'pack');
   return begins.slice(1).map(({ atMs }, index) => atMs - (begins[index]?.atMs ?? atMs));
 }
 
-/** @param samples null: nothing was measured */
+/** @param samples `null` if nothing was measured */
 function rows({ runtime }: BenchContext, samples: Samples | null, note?: string, failed = 0): Measurement[] {
   const { accelerator } = runtime.driver;
   const row = (

@@ -1,6 +1,7 @@
 /**
- * Container runtimes, the baseline of a start in an image: `crun run` and `runsc run` of the same root file system. Debian
- * packages: `crun`, `runsc`. A shell that is already there starts each container, so nothing of Node's is in the time.
+ * Container runtimes, the baseline of a start in an image: `crun run` and `runsc run` of the same root file system.
+ * Debian packages: `crun`, `runsc`. A running shell starts each container, so Node's process start is not part of the
+ * time.
  */
 import { type ChildProcessByStdio, execFile, spawn } from 'node:child_process';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
@@ -14,32 +15,31 @@ import { findProgram } from '../program.ts';
 
 export type ContainerProgram = 'crun' | 'runsc';
 
-/** For runsc: as `runsc do` in `gvisor.ts`. */
+/** For runsc, as `runsc do` in `gvisor.ts`. */
 const FLAGS: Readonly<Record<ContainerProgram, readonly string[]>> = {
   crun: [],
   runsc: ['--network=none', '--platform=ptrace'],
 };
 /**
- * crun refuses hosts with control groups of both versions, so the mount of version 2 beside version 1 is hidden from both.
- * Each line is the name of a container. Pipes, since runsc shuts down sockets, which Node's are.
+ * crun refuses hosts with control groups of both versions, so the mount of version 2 beside version 1 is hidden from
+ * both. Each line is the name of a container. Uses pipes, since runsc shuts down sockets, which Node's are.
  */
 const SHELL = `exec 3>&1
 umount /sys/fs/cgroup/unified 2>/dev/null
 (while read -r name; do "$@" "$name" </dev/null; echo "end $?"; done | cat) 2>&1 >&3 | cat >&2`;
 const RUN_MS_MAX = 60_000;
-/** Errors have another way than output. */
+/** Errors take another way than output. */
 const ERRORS_MS = 100;
 const ERROR_LENGTH_MAX = 300;
 
 export interface ContainerSpec {
-  /** Root file system; it is mounted read-only. */
+  /** Root file system, mounted read-only. */
   readonly tree: string;
   readonly argv: readonly string[];
-  /** What the program prints. */
+  /** Expected output of the program. */
   readonly output: string;
 }
 
-/** Milliseconds. */
 export interface ContainerTimes {
   readonly firstOutputMs: number;
   /** Until it is removed. */
@@ -58,13 +58,13 @@ export class Containers implements AsyncDisposable {
     this.#dir = dir;
     this.#shell = spawn('unshare', ['--mount', 'sh', '-c', SHELL, 'sh', ...command], {
       stdio: ['pipe', 'pipe', 'pipe'],
-      // A group of its own, so that what hangs can be killed with it. It ends when its input does.
+      // A process group of its own, so that hanging processes can be killed with it. It ends when its input does.
       detached: true,
     });
     this.#shell.stderr.on('data', (chunk: Buffer) => {
       this.#errors = (this.#errors + chunk.toString()).slice(-ERROR_LENGTH_MAX);
     });
-    // A shell that is gone is noticed by the run.
+    // The run notices a shell that is gone.
     this.#shell.stdin.on('error', () => undefined);
   }
 
@@ -153,7 +153,7 @@ interface ContainerEnd {
   readonly exitCode: number;
 }
 
-/** What a container printed before the shell's line; null: it has not ended. */
+/** Output of a container before the shell's line; `null` if it has not ended. */
 export function readEnd(text: string): ContainerEnd | null {
   const [, output = '', status = ''] = /^(.*)end (\d+)\n$/s.exec(text) ?? [];
   return status === '' ? null : { output, exitCode: Number(status) };

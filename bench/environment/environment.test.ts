@@ -17,19 +17,19 @@ function elf(types: readonly number[]): Buffer {
 }
 
 describe('isStatic', () => {
-  it('a program without a loader is, one with a loader is not', () => {
+  it('is true without a loader, false with one', () => {
     expect(isStatic(elf([1, 2]))).toBe(true);
     expect(isStatic(elf([1, 3]))).toBe(false);
   });
 
-  it('neither a script nor half a program is', () => {
+  it('is false for a script, and for a truncated program', () => {
     expect(isStatic(Buffer.from(`#!/bin/sh\n${'x'.repeat(100)}`))).toBe(false);
     expect(isStatic(elf([1, 2]).subarray(0, 100))).toBe(false);
     expect(isStatic(Buffer.alloc(0))).toBe(false);
   });
 });
 
-it('readEnd: what a container printed, once the shell says that it ended', () => {
+it('readEnd: returns a container’s output once the shell says that it ended', () => {
   expect(readEnd('1\n')).toBeNull();
   expect(readEnd('1\nend 0')).toBeNull();
   expect(readEnd('1\nend 0\n')).toEqual({ output: '1\n', exitCode: 0 });
@@ -51,7 +51,7 @@ it('stepTimes: a step lasts until the next one begins, the last until packing', 
   expect(stepTimes([])).toEqual([]);
 });
 
-it('sampleContent: equal each time, and a third of it is left when compressed', () => {
+it('sampleContent: equal each time, and compresses to a third', () => {
   const content = sampleContent(300_000);
   expect(sampleContent(300_000).equals(content)).toBe(true);
   const left = zstdCompressSync(content).length / content.length;

@@ -11,9 +11,8 @@ import { runTool } from '../../src/artifacts/image/tool.ts';
 export const COMPRESSIONS = ['gzip', 'zstd'] as const;
 export type LayerCompression = (typeof COMPRESSIONS)[number];
 
-/** A layer as an image has it. */
 export interface Layer {
-  /** Of the compressed archive. */
+  /** Path of the compressed archive. */
   readonly path: string;
   readonly digest: string;
   readonly bytes: number;
@@ -23,7 +22,10 @@ export interface Layer {
   readonly unpackedBytes: number;
 }
 
-/** Packs a directory, all of root's and without times, so that equal files make equal layers. @param path without extension */
+/**
+ * Packs a directory, owned by root and without times, so that equal files make equal layers. @param path without
+ * extension
+ */
 export async function packTree(tree: string, path: string, signal: AbortSignal): Promise<string> {
   const archive = `${path}.tar`;
   const same = ['--sort=name', '--owner=0', '--group=0', '--numeric-owner', '--mtime=@0'];
@@ -100,7 +102,6 @@ export async function writeLayout(dir: string, tree: string, config: object, sig
   await writeFile(join(dir, 'oci-layout'), '{"imageLayoutVersion":"1.0.0"}');
 }
 
-/** As images call them. */
 const ARCHITECTURES: Readonly<Record<string, string>> = { x64: 'amd64', arm64: 'arm64' };
 
 const hexOf = (digest: string): string => digest.slice('sha256:'.length);

@@ -1,4 +1,4 @@
-/** Files as an image may have: many small ones, some large, of which compressors leave about a third. */
+/** Files like an image's: many small ones, some large; they compress to about a third. */
 import { createCipheriv } from 'node:crypto';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -7,10 +7,10 @@ import { KIB, MIB } from '../../src/base/units.ts';
 const FILES_IN_DIRECTORY = 64;
 const PIECE = 3 * KIB;
 const RANDOM_IN_PIECE = KIB;
-/** Bytes, by turns; 64 MiB are 860 files. */
+/** Sizes in bytes, used in turn; 64 MiB are 860 files. */
 const SIZES = [500, 2 * KIB, 6 * KIB, 12 * KIB, 20 * KIB, 40 * KIB, 60 * KIB, 470 * KIB];
 
-/** Makes equal files each time. @param bytes of all files together */
+/** Makes equal files each time. @param bytes total size of all files */
 export async function makeSampleTree(tree: string, bytes: number): Promise<void> {
   const content = sampleContent(8 * MIB);
   let left = bytes;

@@ -22,7 +22,7 @@ const NAMES = ['environment.start', 'environment.start/crun', 'environment.start
 interface Samples {
   readonly image: number[];
   readonly agent: number[];
-  /** A text says why there are none. */
+  /** A text says why there are no samples. */
   readonly crun: number[] | string;
   readonly runsc: number[] | string;
 }
@@ -77,7 +77,7 @@ async function measureStarts(
   for (let round = 0; round <= rounds; round += 1) {
     say(`start ${round} of ${rounds}`);
     let isCalm = round > 0;
-    // Also after a sandbox, whose end goes on for a while; not again in a round that waited in vain.
+    // Also after a sandbox, whose end takes a while; not again in a round that waited in vain.
     const calm = async (): Promise<void> => {
       if (isCalm) isCalm = await waitForCalm(signal);
     };

@@ -1,4 +1,4 @@
-/** How fast a VM makes a disk of an image's layer, with the start of that VM: against tar on the host. */
+/** How fast a VM makes a disk of an image's layer, including the start of that VM: against tar on the host. */
 import { mkdir, mkdtemp, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { runTool } from '../../src/artifacts/image/tool.ts';

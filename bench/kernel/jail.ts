@@ -1,4 +1,4 @@
-/** What the jail adds to the start of a VMM: the time until its program runs, with and without the jail. */
+/** The time that the jail adds to the start of a VMM: until its program runs, with and without the jail. */
 
 import { openVmms } from '../../prove/jail/open-vmms.ts';
 import type { Vmm } from '../../prove/jail/vmm.ts';
@@ -12,13 +12,13 @@ import { openTracepoints, type Tracepoints } from '../../src/machine/observe/tra
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 
 const NAMES = ['jail.start', 'jail.spawn'] as const;
-/** Names of the VMMs' processes, as the kernel cuts them. */
+/** Names of the VMMs' processes, as the kernel truncates them. */
 const PROGRAMS = ['qemu-system-x86', 'firecracker'];
 const NS_PER_MS = 1e6;
 
 /** Milliseconds until the VMM's program runs. */
 interface StartTime {
-  /** From the request, with what the host process prepares. */
+  /** From the request, including the host process's preparation. */
   readonly start: number;
   /** From the first program that the host process spawned. */
   readonly spawn: number;

@@ -28,7 +28,10 @@ export interface ProbeReport {
   readonly without: ProbeSamples;
   /** Only our probes on a TAP. */
   readonly xdp: ProbeSamples;
-  /** On a TAP that drops packets to metadata services, as in sandboxes: without our probes (`guarded`), and with (`tcx`). */
+  /**
+   * On a TAP that drops packets to metadata services, as in sandboxes: without our probes (`guarded`), and with
+   * (`tcx`).
+   */
   readonly guarded: ProbeSamples;
   readonly tcx: ProbeSamples;
   /** As a daemon measures: only a sample of a busy guest's packets. */
@@ -62,7 +65,6 @@ function empty(): ProbeSamples {
   return { p50: [], p99: [] };
 }
 
-/** Opens a TAP while `use` runs. */
 async function withTap(use: (tap: { fd: number; linkIndex: number }) => Promise<void> | void): Promise<void> {
   const tap = openTap(links, { name: 'bench0', owner, mac: HOST.mac });
   try {
@@ -75,7 +77,7 @@ async function withTap(use: (tap: { fd: number; linkIndex: number }) => Promise<
   }
 }
 
-/** @param into null: not counted. @throws Error if an answer is missing */
+/** @param into `null`: not counted. @throws Error if an answer is missing */
 function echoes(fd: number, into: ProbeSamples | null): void {
   // Each pair of identifier and number is unique, since retransmissions are not measured.
   identifier += 1;

@@ -1,4 +1,4 @@
-/** The cost of counting system calls of VMMs: for a counted process, and for any other. */
+/** The cost of counting syscalls of VMMs: for a counted process, and for any other. */
 import { execFile } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

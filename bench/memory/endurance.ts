@@ -1,6 +1,7 @@
 /**
- * What is left of sandboxes that are created, forked, paused, resumed, saved and killed at random: memory, descriptors and files of
- * the daemon with no sandbox left, minute by minute. A round is a minute; the baseline is the state after the second.
+ * Leftovers of sandboxes that are created, forked, paused, resumed, saved and killed at random: memory, descriptors and
+ * files of the daemon with no sandbox left, minute by minute. A round is a minute; the baseline is the state after the
+ * second.
  */
 import { readdirSync, readlinkSync, statSync } from 'node:fs';
 import { sleep } from '../../src/base/clock.ts';
@@ -13,10 +14,10 @@ import type { Benchmark, Measurement } from '../benchmark.ts';
 import { openBenchControl } from '../control.ts';
 
 const ROUND_MS = 60_000;
-/** Rounds that warm caches up, which are not growth. */
+/** Rounds that warm caches up, whose growth does not count. */
 const WARM_ROUNDS = 2;
 const SANDBOXES_MAX = 6;
-/** Time that shared memory without users may stay, and a margin. */
+/** Time that shared memory without users may stay, plus a margin. */
 const UNUSED_MS = 65_000;
 
 const FIGURES = {
@@ -65,7 +66,7 @@ export const enduranceBenchmark: Benchmark = {
   },
 };
 
-/** One operation, on a sandbox at random; one that a kill has hit may refuse. */
+/** One operation on a random sandbox; a killed one may refuse. */
 async function operate(control: LocalControlPlane, pids: () => readonly number[], signal: AbortSignal): Promise<void> {
   const all = await control.list();
   const one = all[Math.floor(Math.random() * all.length)];
@@ -112,7 +113,7 @@ async function endAll(control: LocalControlPlane): Promise<void> {
   for (const { id } of await control.snapshots()) await control.removeSnapshot(id);
 }
 
-/** What a sandbox refuses in its state, or since its VMM was killed, is no failure. */
+/** A refusal in the sandbox's state, or since its VMM was killed, is no failure. */
 async function orRefused(operation: Promise<void>): Promise<void> {
   try {
     await operation;
@@ -124,7 +125,7 @@ async function orRefused(operation: Promise<void>): Promise<void> {
 
 const EXPECTED = new Set(['not_ready', 'gone', 'not_found', 'name_taken', 'vm_gone', 'connection_lost']);
 
-/** Memory files that this process holds. */
+/** Memory files that this process has open. */
 function sharedMib(): number {
   const blocks = new Map<number, number>();
   for (const fd of readdirSync('/proc/self/fd')) {

@@ -1,4 +1,4 @@
-/** Memory of many sandboxes side by side: each one's own, and its part of what they share. */
+/** Memory of many sandboxes side by side: each one's own, and its share of what they have in common. */
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { MIB } from '../../src/base/units.ts';
 import { anonymousBytes } from '../../src/host/probes/host-memory.ts';

@@ -8,7 +8,7 @@ import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { settledAvailableMib, vmmMemoryMib } from './process-memory.ts';
 
-/** Sandboxes at once; the figure is the total divided by this. */
+/** Concurrent sandboxes; the figure is the total divided by this. */
 const SANDBOXES = 8;
 const TOUCHED_MIB = 64;
 const STATES = ['birth', 'touched'] as const;

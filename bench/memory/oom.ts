@@ -45,7 +45,7 @@ export const oomBenchmark: Benchmark = {
   },
 };
 
-/** Both times are when the host got the event. @throws Error if near_oom did not precede the kill */
+/** Both times are when the host received the event. @throws Error if near_oom did not precede the kill */
 async function leadMs(control: LocalControlPlane, id: string, signal: AbortSignal): Promise<number> {
   const over = new AbortController();
   let nearAt: number | undefined;

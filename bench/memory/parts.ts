@@ -1,4 +1,4 @@
-/** Where the memory of an idle clone goes, part by part, by the kernel's accounting (proc(5)). */
+/** The memory of an idle clone, part by part, by the kernel's accounting (proc(5)). */
 import { readFile } from 'node:fs/promises';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { isGuestRam, type Mapping, mappedMemory } from '../../src/host/probes/host-memory.ts';
@@ -8,11 +8,11 @@ import { parentOf } from '../../src/sys/process-start.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 
-/** Clones at once, which share programs and the template's RAM. A sample is the mean of them. */
+/** Concurrent clones, which share programs and the template's RAM. A sample is their mean. */
 const TOGETHER = 4;
 const KIB_PER_MIB = 1024;
 
-/** What one clone has of its own; together `own`. */
+/** The parts that belong to one clone; their sum is `own`. */
 const OWN_NOTES = {
   ram: 'pages that the guest has changed',
   code: 'translated code, with the descriptions of its blocks',
@@ -100,7 +100,7 @@ const isRam = ({ path }: Mapping): boolean => isGuestRam(path);
 const isFile = ({ path }: Mapping): boolean => path.startsWith('/');
 const isHeap = ({ path }: Mapping): boolean => path === '[heap]';
 
-/** 0: no process of a jail waits for the VMM. */
+/** 0 if no process of a jail waits for the VMM. */
 async function jailMib(pid: number): Promise<number> {
   const parent = parentOf(pid);
   if (parent === undefined || parent <= 1 || parent === process.pid) return 0;

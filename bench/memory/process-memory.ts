@@ -23,8 +23,8 @@ export async function settledAvailableMib(signal: AbortSignal): Promise<number> 
 }
 
 /**
- * The memory of one VMM, MiB: its share of its mappings, also of RAM that it shares, and every allocated page of RAM that only its guest has, since
- * unmapped pages take memory too.
+ * The memory of one VMM, MiB: its share of its mappings, including shared RAM, and every allocated page of RAM that
+ * only its guest has, since unmapped pages take memory too.
  */
 export async function vmmMemoryMib(pid: number): Promise<number> {
   const maps = await readFile(`/proc/${pid}/smaps`, 'latin1');

@@ -1,4 +1,4 @@
-/** The memory of one VMM beside its guest's RAM: what each sandbox costs on top of what its guest uses. */
+/** The memory of one VMM beside its guest's RAM: the cost of each sandbox on top of its guest's usage. */
 import { readFile } from 'node:fs/promises';
 import { openVmms } from '../../prove/jail/open-vmms.ts';
 import { MEMORY_MIB } from '../../prove/jail/vmm.ts';
@@ -11,7 +11,7 @@ import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { printOneMs } from '../output.ts';
 import { openOwnRuntime } from '../own-runtime.ts';
 
-/** VMMs at once, which share their program's pages. A sample is the mean of them. */
+/** Concurrent VMMs, which share their program's pages. A sample is their mean. */
 const TOGETHER = 4;
 const STATES = ['empty', 'boot', 'clone'] as const;
 type State = (typeof STATES)[number];

@@ -1,4 +1,4 @@
-/** The baseline of a sandbox's network: the same made with the usual commands. */
+/** The baseline of a sandbox's network: the same, made with the usual commands. */
 import { execFile } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';
 import { promisify } from 'node:util';

@@ -60,7 +60,7 @@ async function timed<T>(into: number[] | null, work: () => Promise<T> | T): Prom
 
 const lease = (network: HostNetwork): Promise<NetworkLease> => network.lease({ sandboxId: newSandboxId(), policy });
 
-/** In turn, so that both see the same disturbances. The first of each warms up and is not counted. */
+/** Alternates, so that both see the same disturbances. The first of each warms up and is not counted. */
 async function oneByOne(network: HostNetwork, ours: MakeAndRemove, theirs: MakeAndRemove) {
   for (let round = 0; round <= rounds; round += 1) {
     const [own, other] = round === 0 ? [null, null] : [ours, theirs];

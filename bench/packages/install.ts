@@ -1,4 +1,6 @@
-/** The time of `pip install` in a guest, through the package gateway: against the host's own pip, from the same index. */
+/**
+ * The time of `pip install` in a guest, through the package gateway: against the host's own pip, from the same index.
+ */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { runTool } from '../../src/artifacts/image/tool.ts';
@@ -15,7 +17,6 @@ const PIP = 'pip3';
 const ARGUMENTS = ['install', '--quiet', '--no-deps', '--no-cache-dir', '--disable-pip-version-check'];
 const KINDS = ['miss', 'hit'] as const;
 
-/** Milliseconds. */
 interface Samples {
   readonly miss: number[];
   readonly hit: number[];
@@ -100,7 +101,7 @@ async function guestMs(guest: Guest, { name }: Wheel, signal: AbortSignal): Prom
   return ms;
 }
 
-/** @throws with its words if it fails */
+/** @throws with the program's output if it fails */
 async function inGuest(guest: Guest, argv: readonly string[], signal: AbortSignal): Promise<void> {
   const program = await guest.exec({ argv, stdin: false }, signal);
   program.stdout.resume();

@@ -1,4 +1,6 @@
-/** An index of Python packages on loopback, with wheels that are made for a benchmark: each a new file of random bytes. */
+/**
+ * An index of Python packages on loopback, with wheels that are made for a benchmark: each a new file of random bytes.
+ */
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer, type Server, type ServerResponse } from 'node:http';
@@ -6,7 +8,6 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { runTool } from '../../src/artifacts/image/tool.ts';
 
-/** A wheel of an index. */
 export interface Wheel {
   readonly name: string;
   readonly bytes: number;
@@ -18,7 +19,7 @@ export class WheelIndex implements AsyncDisposable {
   readonly #server: Server;
   readonly #dir: string;
   readonly #wheels = new Map<string, { readonly digest: string; readonly content: Buffer }>();
-  /** Times that a wheel was fetched. */
+  /** Number of wheel downloads. */
   fetched = 0;
 
   private constructor(dir: string) {
@@ -26,19 +27,19 @@ export class WheelIndex implements AsyncDisposable {
     this.#server = createServer(({ url = '' }, response) => this.#answer(url, response));
   }
 
-  /** @param dir for its work; must exist */
+  /** @param dir for its files; must exist */
   static async start(dir: string): Promise<WheelIndex> {
     const index = new WheelIndex(dir);
     await new Promise<void>((resolve) => index.#server.listen(0, '127.0.0.1', resolve));
     return index;
   }
 
-  /** As package clients take it. */
+  /** URL in the form that package clients expect. */
   get url(): string {
     return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}/simple/`;
   }
 
-  /** Adds a wheel with so many random bytes. @param name lower-case letters and digits */
+  /** Adds a wheel with this many random bytes. @param name lower-case letters and digits */
   async add(name: string, bytes: number, signal: AbortSignal): Promise<Wheel> {
     const tree = join(this.#dir, 'wheel');
     const info = `${name}-1.0.dist-info`;

@@ -51,7 +51,6 @@ async function measureBoots(
   }));
 }
 
-/** Milliseconds. */
 interface Boot {
   readonly init: number;
   readonly hello: number;

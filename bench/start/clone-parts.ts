@@ -1,11 +1,11 @@
-/** Where the time of a clone's start goes, part by part, and the processor time of its VMM, which a busy machine changes less. */
+/** The time of a clone's start, part by part, and the CPU time of its VMM, which a busy machine changes less. */
 import { readdir, readFile } from 'node:fs/promises';
 import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
 import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import type { Benchmark, Measurement } from '../benchmark.ts';
 import { startClone } from './clone.ts';
 
-/** In their order; all milliseconds, together the whole but for what the supervisor does between them. */
+/** In order; all in milliseconds; their sum is the whole, except for the supervisor's work between them. */
 const NOTES = {
   prepare: 'directory, disk, RAM mapped, sockets',
   spawn: 'files of the jail, control group, the first program of the chain',
@@ -73,7 +73,7 @@ async function partsOf(sandbox: Supervisor): Promise<Record<Part, number>> {
   };
 }
 
-/** Of all threads that live, by the scheduler's accounting (proc_pid_schedstat: nanoseconds first). */
+/** CPU time of all live threads, by the scheduler's accounting (proc_pid_schedstat: nanoseconds first). */
 async function processorMs(pid: number): Promise<number> {
   const dir = `/proc/${pid}/task`;
   let totalNs = 0;

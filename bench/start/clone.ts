@@ -46,7 +46,7 @@ export const cloneBenchmark: Benchmark = {
   },
 };
 
-/** Starts a sandbox, runs print(1) in it and ends it. @param into null: not counted */
+/** Starts a sandbox, runs print(1) in it and ends it. @param into `null`: not counted */
 export async function startOnce(
   { runtime, signal }: BenchContext,
   kind: 'clone' | 'boot',

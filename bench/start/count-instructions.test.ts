@@ -1,14 +1,17 @@
 import { expect, it } from 'vitest';
 import { parseCounts } from './count-instructions.ts';
 
-/** Total, then at the begin of firmware, kernel, init and agent: low and high addresses each; then the stage. */
+/**
+ * The total, then the counts at the beginning of firmware, kernel, init and agent, low and high addresses each; then
+ * the stage.
+ */
 const file = (words: readonly number[], stage: number): Buffer => {
   const bytes = Buffer.alloc(8 * 11);
   for (const [index, word] of [...words, stage].entries()) bytes.writeBigUInt64LE(BigInt(word), index * 8);
   return bytes;
 };
 
-it('parseCounts: each stage lasts until the begin of the next one', () => {
+it('parseCounts: each stage lasts until the beginning of the next one', () => {
   const words = [100, 900, 0, 0, 10, 0, 10, 500, 15, 520];
   expect(parseCounts(file(words, 3))).toEqual({
     firmware: { user: 10, kernel: 0 },

@@ -1,4 +1,4 @@
-/** Counts a guest's instructions in software emulation, by a plugin of QEMU (`fixtures/count-instructions.c`). */
+/** Counts a guest's instructions in software emulation, with a QEMU plugin (`fixtures/count-instructions.c`). */
 import { execFile } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -13,14 +13,14 @@ export const STAGES = ['firmware', 'kernel', 'init', 'agent'] as const;
 export type Stage = (typeof STAGES)[number];
 
 export interface StageCount {
-  /** Instructions of programs; of the firmware: all. */
+  /** Instructions of programs; for the firmware, all. */
   readonly user: number;
   /** Instructions of the kernel, also on behalf of programs. */
   readonly kernel: number;
 }
 
 const WORD = 8;
-/** Two counters, two at the begin of each stage, and the current stage. */
+/** Two counters, two at the beginning of each stage, and the current stage. */
 const FILE_BYTES = WORD * (2 + 2 * STAGES.length + 1);
 
 export class InstructionCounter {
@@ -40,7 +40,7 @@ export class InstructionCounter {
     return counter;
   }
 
-  /** Loads the plugin into each QEMU, one at a time. The counts begin anew with each. */
+  /** Loads the plugin into each QEMU, one at a time. The counts restart with each. */
   readonly around =
     (launch: Launch): Launch =>
     async (plan) => {
@@ -48,7 +48,7 @@ export class InstructionCounter {
       return await launch({ ...plan, argv: [...plan.argv, '-plugin', `${this.#plugin},counts=${this.#file}`] });
     };
 
-  /** Instructions so far of each stage. @throws if the guest has not reached the last one */
+  /** Instructions of each stage so far. @throws if the guest has not reached the last one */
   async read(): Promise<Record<Stage, StageCount>> {
     return parseCounts(await readFile(this.#file));
   }

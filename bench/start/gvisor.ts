@@ -1,6 +1,6 @@
 /**
- * gVisor, the baseline of a start: a user-space kernel that runs the host's programs without a network. By systrap, its
- * platform since 2023, or where it lacks that, as Debian's package `runsc` does, by ptrace.
+ * gVisor, the baseline of a start: a user-space kernel that runs the host's programs without a network. Uses systrap,
+ * its platform since 2023, or ptrace if systrap is missing, as in Debian's package `runsc`.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';

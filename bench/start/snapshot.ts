@@ -45,7 +45,7 @@ async function measureOne(
   const { id, memoryMib } = await control.create({}, signal);
   try {
     await makeDirty(control, id, dirtyMib, signal);
-    // The RAM that a snapshot belongs to counts for the oldest one that needs it.
+    // The RAM that a snapshot is based on counts for the oldest one that needs it.
     const { id: oldest } = await control.snapshot(id);
     // In the first round the guest frees its caches; it is not counted.
     for (let round = 0; round <= rounds; round += 1) {

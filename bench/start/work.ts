@@ -1,6 +1,6 @@
 /**
- * Where a boot's work goes: the guest's instructions of each stage, counted in software emulation. They do not depend on
- * the speed of the machine, so they also estimate a boot on real hardware (docs/benchmarks.md).
+ * The work of a boot: the guest's instructions of each stage, counted in software emulation. They do not depend on the
+ * speed of the machine, so they also estimate a boot on real hardware (docs/benchmarks.md).
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -13,7 +13,7 @@ import { InstructionCounter, type StageCount } from './count-instructions.ts';
 import { REFERENCE_CHOICE, REFERENCE_NAME, referenceKernel } from './reference-kernel.ts';
 
 const MILLION = 1e6;
-/** The guest is idle when it makes fewer instructions than timers need, in millions, in this time. */
+/** The guest is idle when it executes fewer instructions, in millions, than timers need in this time. */
 const IDLE_LOOK_MS = 500;
 const IDLE_MAX = 0.5;
 const IDLE_LOOKS_MAX = 120;
@@ -26,9 +26,9 @@ interface Work {
   readonly kernel: number;
   readonly init: number;
   readonly agent: number;
-  /** All of these until the agent is confirmed. */
+  /** Sum of all until the agent has answered. */
   readonly total: number;
-  /** Of the agent's: programs, without the kernel on their behalf. */
+  /** The agent's part: programs, without the kernel on their behalf. */
   readonly python: number;
   /** After that, until the guest is idle: the fork server imports its modules. */
   readonly after: number;

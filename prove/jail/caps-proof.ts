@@ -1,4 +1,4 @@
-/** The identity and view of a jailed VMM: no user, file, network or process of the host. */
+/** Proves the identity and view of a jailed VMM: no user, file, network or process of the host. */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { errorCode } from '../../src/base/errors.ts';
@@ -84,14 +84,14 @@ function ownUser(notes: Notes, own: Map<string, string>, other: Map<string, stri
   );
 }
 
-/** An ordinary user can't give it another. */
+/** An ordinary user can't give it another user. */
 function keepsUser(notes: Notes, own: Map<string, string>): void {
   const four = (id: number | undefined): string => Array(4).fill(id).join(' ');
   const these = `${four(process.geteuid?.())} / ${four(process.getegid?.())}`;
   notes.same('its users and groups on the host: this user’s, and no other', these, usersOf(own));
 }
 
-/** The users and groups that exist in its user namespace: whoever can change ids there can become only these. */
+/** The users and groups in its user namespace: a process that can change ids there can become only these. */
 function maps(notes: Notes, jailed: number, free: number): void {
   for (const kind of ['uid', 'gid'] as const) {
     const read = (pid: number): string =>

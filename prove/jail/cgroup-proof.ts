@@ -1,4 +1,4 @@
-/** A VMM that exceeds its limits on the host is stopped, and nothing else is. */
+/** Proves that a VMM that exceeds its limits on the host is stopped, and nothing else. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describeError } from '../../src/base/errors.ts';

@@ -1,6 +1,6 @@
 /**
- * A taken-over engine finds nothing of the host and makes none of the calls that lead out. Its model is a pipe that
- * nobody writes to, so the proof needs no model, and the engine stays as it is while it loads.
+ * Proves that a compromised engine finds nothing of the host and can make none of the calls that lead out. Its model is
+ * a pipe without a writer, so the proof needs no model, and the engine stays as it is while it loads.
  */
 import { execFile } from 'node:child_process';
 import { chmodSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
@@ -23,9 +23,9 @@ const NONE = '0000000000000000';
 const AT_FDCWD = 0xffff_ff9c;
 const NAMESPACES = ['user', 'mnt', 'pid', 'net', 'ipc', 'uts', 'cgroup'];
 const EAFNOSUPPORT = 'returned -97';
-/** Calls of `FORBIDDEN` that end the engine. */
+/** Calls of `FORBIDDEN` that kill the engine. */
 const ENDING = ['mount', 'unshare', 'setns', 'ptrace', 'bpf', 'keyctl', 'init_module', 'userfaultfd'];
-/** Calls of `FORBIDDEN` that libraries try and do without, and how they fail. */
+/** Calls of `FORBIDDEN` that libraries try but do not need, and how they fail. */
 const FAILING = new Map([
   ['clone3', 'returned -38'],
   ['io_uring_setup', 'returned -38'],
@@ -63,7 +63,7 @@ export async function proveEngine(context: JailContext): Promise<Proof> {
   return notes.proof('engine');
 }
 
-/** Its end, by the status of its process. */
+/** How it ended, by the status of its process. */
 async function endOf(engine: Engine, injector: Injector, call: SystemCall): Promise<string> {
   const seen = await injector.call(engine.pid, call);
   if (!seen.startsWith('killed')) return seen;
@@ -105,7 +105,7 @@ async function opens(notes: Notes, injector: Injector, [jailed = 0, free = 0]: n
   for (const path of ['/etc/shadow', '/etc/passwd', join(homedir(), '.'), '/proc/1/status', '/run/.']) {
     const call = { name: path, number: 257, args: [AT_FDCWD, `@${path}`, 0, 0] };
     const seen = await injector.call(jailed, call);
-    // The way to the model may lead through the home, which then holds only that.
+    // The path to the model may lead through the home, which then holds only that.
     const isEmpty = path === join(homedir(), '.') && /^returned \d/.test(seen);
     const shown = isEmpty ? readdirSync(join(`/proc/${jailed}/root`, path)).join(' ') : seen;
     const hidden = readdirSync(homedir()).filter((name) => !name.startsWith('.neurovisor'));
@@ -116,7 +116,10 @@ async function opens(notes: Notes, injector: Injector, [jailed = 0, free = 0]: n
   }
 }
 
-/** Waits until the engine makes no more threads: the injector takes one made during a call for a child, and kills it. */
+/**
+ * Waits until the engine creates no more threads: the injector takes one created during a call for a child, and kills
+ * it.
+ */
 async function quiet(pid: number): Promise<void> {
   let threads = 0;
   for (let same = 0; same < QUIET_POLLS; same += 1) {

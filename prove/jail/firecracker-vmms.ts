@@ -53,7 +53,7 @@ const TRAITS: VmmTraits = {
   opens: { number: 2, paths: ['/etc/passwd', '/proc/1/status', '/sys/kernel', '/dev/null', '/../../etc/passwd'] },
 };
 
-/** The differences in the jail of an ordinary user. */
+/** Differences in the jail of an ordinary user. */
 const OF_USER: Partial<VmmTraits> = {
   keepsUser: true,
   mapsOnlyItself: true,
@@ -89,7 +89,7 @@ export class FirecrackerVmms implements Vmms {
     const { log } = context;
     const home = resolveHome(context.config.home);
     const config = await withFirecracker(context.config, home);
-    // Where sandboxes have theirs: a jail takes disks by hard links, which need one file system.
+    // Where sandboxes have theirs: a jail links disks, which requires one file system.
     const { dir } = await makeWorkspace(home.runDir, newSandboxId());
     try {
       const binary = await findBinary(config.firecracker);

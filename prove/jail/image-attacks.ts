@@ -9,7 +9,7 @@ const PROGRAM = new URL('./image-attacks.py', import.meta.url);
 const OUTPUT_BYTES_MAX = 256 * 1024;
 
 const attackSchema = z.object({
-  /** Way of writing; `control: …` on a file of its own. */
+  /** Way of writing; `control: …` for a file of its own. */
   what: z.string(),
   /** Way of opening. */
   how: z.string(),
@@ -18,7 +18,7 @@ const attackSchema = z.object({
 });
 export type Attack = z.infer<typeof attackSchema>;
 
-/** Makes all attacks as the guest's root. @throws ProofError `no_world` if the program fails */
+/** Performs all attacks as the guest's root. @throws ProofError `no_world` if the program fails */
 export async function attackImage(guest: Guest): Promise<Attack[]> {
   const code = await readFile(PROGRAM, 'utf8');
   const program = await guest.python({ script: { code }, user: 'root', stdin: false });

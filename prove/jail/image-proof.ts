@@ -1,4 +1,4 @@
-/** No guest and no VMM can change the golden image, which all sandboxes share. */
+/** Proves that no guest and no VMM can change the golden image, which all sandboxes share. */
 
 import { digestFile } from '../../src/artifacts/image/verify.ts';
 import { resolveHome } from '../../src/base/home.ts';
@@ -12,7 +12,7 @@ import { type Attack, attackImage, noteAttacks } from './image-attacks.ts';
 import { FIRECRACKER_FILE, ofQemu, vmmTries } from './image-vmm.ts';
 import { Injector } from './inject.ts';
 
-/** Guests at once. */
+/** Concurrent guests. */
 const GUESTS_AT_ONCE = 4;
 const SIZE = { memoryMib: 256, diskMib: 64 } as const;
 

@@ -16,7 +16,6 @@ const EACCES = 13;
 /** The mount is read-only. */
 const EROFS = 30;
 
-/** The image as a VMM sees it. */
 interface ImageFile {
   readonly path: string;
   /** A call that its filter allows. */

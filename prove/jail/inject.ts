@@ -1,4 +1,4 @@
-/** Makes processes run system calls that they must not be able to (`inject.c`, compiled on demand). */
+/** Makes processes run syscalls that they must not be able to make (`inject.c`, compiled on demand). */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

@@ -1,5 +1,5 @@
 /**
- * A guest can't exceed the limits of its disks, and its VMM can't exceed those of its control group.
+ * Proves that a guest can't exceed the limits of its disks, nor its VMM those of its control group.
  *
  * The workload measures its own throughput. A busy machine gives less, so a control counts its best of many tries.
  */
@@ -15,7 +15,7 @@ import { Notes, type Proof } from '../proof.ts';
 import { type JailContext, openProofRuntime } from '../proof-runtime.ts';
 import { Injector } from './inject.ts';
 
-/** A fraction of what software emulation reaches. */
+/** A fraction of the throughput in software emulation. */
 const BYTES_PER_SECOND = MIB;
 const OPS_PER_SECOND = 20;
 const TRIES_MAX = 20;
@@ -24,7 +24,7 @@ const OUTPUT_BYTES_MAX = 4 * 1024;
 const ROUNDING = 1.05;
 /** The allowed burst, as a time: QEMU's bucket and a slice of the kernel's. */
 const BURST_S = 0.3;
-/** More than may come at once, with either VMM (docs/security.md). */
+/** More than the allowed burst of either VMM (docs/security.md). */
 const SPENT_BYTES = 3 * MIB;
 
 /** The amount done, and its time. */
@@ -46,8 +46,8 @@ const LARGE = { spent: SPENT_BYTES / (256 * KIB), count: 16, bytes: 256 * KIB } 
 const SMALL = { spent: 0, count: 60, bytes: 4 * KIB } as const;
 
 /**
- * Runs in the guest on its own disk: first spends what may come at once, then prints the nanoseconds of the rest. Buffered
- * data must have reached the disk.
+ * Runs in the guest on its own disk: first uses up the burst, then prints the nanoseconds of the rest. Buffered data
+ * must have reached the disk.
  */
 const SCRIPT = `
 import mmap, os, sys, time

@@ -2,7 +2,7 @@ import type { JailContext } from '../proof-runtime.ts';
 import type { Vmms } from './vmm.ts';
 
 /**
- * Opens VMMs of the kind that the configuration names.
+ * Opens VMMs of the configured kind.
  * @throws ProofError; RuntimeError `jail_unavailable`; VmmError `vmm_missing`
  */
 export async function openVmms(context: JailContext): Promise<Vmms> {

@@ -35,7 +35,7 @@ const TRAITS: VmmTraits = {
   program: '/usr/bin/qemu-system-x86_64',
   // ENOSYS makes a library fall back to another call; the control shows that the kernel has the call.
   refused: [`killed by ${SIGSYS}`, `returned ${EPERM}`, `returned ${ENOSYS}`],
-  // It is process 1 of its own namespace.
+  // The program is process 1 of its own namespace.
   allowed: { name: 'getpid', number: 39, returns: 'returned 1' },
   filters: 2,
   threads: ['qemu-system-x86'],
@@ -51,7 +51,7 @@ const TRAITS: VmmTraits = {
   opens: { number: 257, paths: ['/etc/passwd', '/proc/1/status', '/sys/kernel', '/dev/kvm', '/dev/net/tun'] },
 };
 const KVM = '/dev/kvm';
-/** The differences with KVM. */
+/** Differences with KVM. */
 const WITH_KVM: Partial<VmmTraits> = {
   name: 'QEMU with KVM',
   root: /^dev (lib|lib64|proc|usr| )*$/,

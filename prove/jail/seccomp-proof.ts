@@ -1,4 +1,4 @@
-/** A compromised VMM can't make the system calls that lead out of its jail. */
+/** Proves that a compromised VMM can't make the syscalls that lead out of its jail. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { ProofError } from '../errors.ts';
 import { Notes, type Proof } from '../proof.ts';
@@ -22,8 +22,8 @@ const PTRACE_ATTACH = 16;
 const NO_PID = 0x3fff_ffff;
 
 /**
- * System calls that lead out of a jail, or once did. Controls make the same calls as the host's root, so the arguments
- * must be harmless: paths in a directory that can't exist, invalid descriptors and processes.
+ * Syscalls that lead out of a jail, or once did. Controls make the same calls as the host's root, so the arguments must
+ * be harmless: paths in a directory that can't exist, invalid descriptors and processes.
  */
 export const FORBIDDEN: readonly SystemCall[] = [
   { name: 'execve of its own program', number: 59, args: [OWN, 0, 0] },

@@ -1,6 +1,6 @@
 /**
- * A guest of 14 KB, for a host whose KVM boots no Linux: its disk driver can try to write to a disk.
- * It answers one command per connection (`tiny-guest/guest.c`).
+ * A guest of 14 KB, for a host whose KVM boots no Linux: its disk driver can try to write to a disk. It answers one
+ * command per connection (`tiny-guest/guest.c`).
  */
 import { execFile } from 'node:child_process';
 import { connect, createServer, type Server } from 'node:net';
@@ -51,7 +51,7 @@ export async function buildTinyGuest(path: string): Promise<void> {
   }
 }
 
-/** Listens for the guest's greeting; called before it starts. */
+/** Listens for the guest's greeting. Call it before the guest starts. */
 export async function awaitTinyGuest(
   channelPath: string,
 ): Promise<{ readonly ready: Promise<void>; close(): Promise<void> }> {

@@ -3,7 +3,7 @@ import type { SystemCall } from './inject.ts';
 
 export interface Vmm {
   readonly pid: number;
-  /** Ends the VMM and removes all that belongs to it. */
+  /** Ends the VMM and removes everything that belongs to it. */
   end(): Promise<void>;
 }
 
@@ -25,7 +25,7 @@ export interface VmmTraits {
   readonly refused: readonly string[];
   /** A call that it may make, and the result in the jail. */
   readonly allowed: SystemCall & { readonly returns: string };
-  /** The minimum of filters on each thread. */
+  /** Minimum number of filters on each thread. */
   readonly filters: number;
   /** Threads that make the calls: the first, and those with another filter. */
   readonly threads: readonly string[];
@@ -35,9 +35,9 @@ export interface VmmTraits {
   readonly mapsOnlyItself: boolean;
   /** Its own namespaces. */
   readonly namespaces: readonly string[];
-  /** All that its root may contain. */
+  /** Everything that its root may contain. */
   readonly root: RegExp;
-  /** All that its /dev may contain. */
+  /** Everything that its /dev may contain. */
   readonly devices: RegExp;
   /** Its writable mounts. */
   readonly writable: string;
@@ -45,7 +45,7 @@ export interface VmmTraits {
   readonly environment: string;
   /** Whether its capability bounding set is empty too. */
   readonly dropsBounding: boolean;
-  /** The system call that opens files, and host files that it must not see. */
+  /** The syscall that opens files, and host files that it must not see. */
   readonly opens: { readonly number: number; readonly paths: readonly string[] };
 }
 

@@ -1,4 +1,4 @@
-/** A guest with an allowlist reaches only what the list names. */
+/** Proves that a guest with an allowlist reaches only what the list names. */
 import { parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
 import { forgedRequests, get } from '../forged-requests.ts';
 import {
@@ -248,7 +248,7 @@ async function spoofed(tries: Tries, { guest, lease }: LeasedGuest, other: Guest
 async function neighbours(tries: Tries, world: World, guest: Guest, other: Guest): Promise<void> {
   const received = (one: Guest) => one.actor.ask<string[]>('received');
   for (const each of [other, world.plain]) await each.actor.ask('listen', { port: GUEST_PORT });
-  // The first may be dropped while the neighbor is resolved, so each look sends another.
+  // The first may be dropped while the neighbor is resolved, so each attempt sends another.
   const reached = await eventually(async () => {
     await world.internet.ask('send', { host: world.plain.address, port: GUEST_PORT, text: 'n0' });
     return (await received(world.plain)).includes('n0');

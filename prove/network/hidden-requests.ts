@@ -6,7 +6,7 @@ interface HiddenRequest {
   readonly text: string;
 }
 
-/** What the rule allows. */
+/** The method that the rule allows. */
 export const RULE_METHOD = 'GET';
 export const BODY_METHOD = 'PUT';
 export const RULE_PATH = '/v1/';

@@ -1,6 +1,6 @@
 /**
- * Measures how long the event loop of this process is held at a time, in CPU time: other programs of a busy machine do
- * not count.
+ * Tick interval for measuring how long this process's event loop is blocked, in CPU time: other programs of a busy
+ * machine do not count.
  */
 const TICK_MS = 5;
 
@@ -18,8 +18,8 @@ export class LoopTurns implements Disposable {
   }
 
   /**
-   * So long, in milliseconds, or shorter is the loop held in 99 % of the time, without the longest turn: in a measurement of
-   * 4 s that one alone may be the hundredth part, and it may be a collection of garbage that no guest caused.
+   * In 99 % of the time the loop is blocked no longer than this, milliseconds. Ignores the longest turn: in a measurement
+   * of 4 s that one alone may be the hundredth part, and it may be a garbage collection that no guest caused.
    */
   get p99(): number {
     const sorted = [...this.#turns].sort((a, b) => b - a).slice(1);
@@ -43,7 +43,7 @@ export class LoopTurns implements Disposable {
 /** An idle loop uses no CPU time between two ticks. */
 const lengthOf = (turn: number): number => Math.max(turn, TICK_MS);
 
-/** Holds the loop. */
+/** Blocks the loop. */
 export function burn(cpuMs: number): void {
   for (const until = threadCpuMs() + cpuMs; threadCpuMs() < until; );
 }

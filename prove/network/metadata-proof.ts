@@ -1,4 +1,4 @@
-/** No metadata service is reachable, whatever the policy and however the address is spelled. */
+/** Proves that no metadata service is reachable, with any policy and any spelling of the address. */
 import { describeError, errorCode } from '../../src/base/errors.ts';
 import { METADATA } from '../../src/egress/net/addresses/metadata.ts';
 import type { NetworkLease } from '../../src/egress/net/lease/lease.ts';

@@ -27,18 +27,20 @@ import { eventually, Notes, type Proof } from '../proof.ts';
 import type { LeasedGuest, World } from '../world.ts';
 import { burn, LoopTurns } from './loop-turns.ts';
 
-/** The 99th percentile of how long the event loop is held, milliseconds of CPU time. */
+/** Maximum 99th percentile of blocked event loop time, milliseconds of CPU time. */
 const HELD_P99_MS_MAX = 50;
-/** The median of answers, milliseconds; a machine that is slow without any flood may take so many times as long as then. */
+/**
+ * Maximum median of answers, milliseconds; on a machine that is slow without any flood, a multiple of the median then.
+ */
 const P50_MS_MAX = 250;
 const P50_RATIO_MAX = 10;
 const ROUNDS = 100;
 const BLOCKED_ROUNDS = 20;
 /** Slower than the resolver's limit for one sandbox. */
 const GAP_MS = 40;
-/** So many of the large bodies are checked while the event loop is measured: fewer would show nothing. */
+/** Minimum number of large bodies checked while the event loop is measured: fewer would show nothing. */
 const CHECKED_MIN = 4;
-/** In all, whatever the number of hostile sandboxes: bodies, and the heaps of two threads. */
+/** Total for any number of hostile sandboxes: bodies, and the heaps of two threads. */
 const GROWTH_MIB_MAX = 256 + 2 * 512;
 const HOSTILE_PORTS = 4;
 const BLOCK_MS = 100;
@@ -46,7 +48,7 @@ const BLOCK_EVERY_MS = 300;
 const MEMORY_EVERY_MS = 50;
 
 export interface NeighborOptions {
-  /** Larger bodies are checked in threads. Default: as usual. */
+  /** Larger bodies are checked in threads. Default: the product's. */
   readonly loopBytesMax?: number;
   /** Default: all. */
   readonly floods?: readonly string[];
@@ -136,7 +138,7 @@ function noteCalm(notes: Notes, { health, names, models, failures }: ProbeTimes)
   notes.note('control: without a flood, all is answered', 'all', seen, isAnswered);
 }
 
-/** Shows that an event loop that is held up is seen. */
+/** Shows that a blocked event loop is detected. */
 async function noteBlocked(notes: Notes, ask: () => Promise<ProbeTimes>): Promise<void> {
   using turns = new LoopTurns();
   const timer = setInterval(() => burn(BLOCK_MS), BLOCK_EVERY_MS);
@@ -165,7 +167,7 @@ function noteTimes(notes: Notes, what: string, times: readonly number[], calm: r
   notes.note(what, `p50 at most ${most.toFixed(0)} ms`, `p50/p99 ${text(times)} ms`, isFast);
 }
 
-/** The most memory that this process has at one time. */
+/** Peak memory of this process. */
 class Peak implements Disposable {
   mib = rssMib();
   readonly #timer = setInterval(() => {
@@ -182,7 +184,7 @@ interface Host extends AsyncDisposable {
   readonly targets: Omit<FloodTargets, 'resolver'>;
 }
 
-/** What the daemon has on its event loop, beside the networks of the world. */
+/** The parts of a daemon on its event loop, besides the networks of the world. */
 async function openHost(hostile: LeasedGuest, polite: LeasedGuest, { loopBytesMax }: NeighborOptions): Promise<Host> {
   const stack = new AsyncDisposableStack();
   const dir = await mkdtemp(join(tmpdir(), DIR_PREFIX));

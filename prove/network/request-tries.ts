@@ -20,7 +20,7 @@ export async function requestTries(tries: Tries, world: World): Promise<void> {
   const roots = createSecureContext({ ca });
   const secrets: EgressSecrets = { secrets: [], authority, roots: () => roots };
   const root = await authority.certificate();
-  // Made before, so that no try waits for it.
+  // Created in advance, so that no try waits for it.
   await authority.contextFor(VAULT.name);
   const allow = [
     `${METHODS} http://${ALLOWED.name}${RULE_PATH}`,

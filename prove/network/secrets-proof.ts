@@ -1,6 +1,7 @@
 /**
- * A guest can use a secret at its one server and in its places of a request, and never gets it, there or anywhere else.
- * The server has other tenants: a value beside the guest's own credential would be stored with that one's account.
+ * Proves that a guest can use a secret at its one server and in its places of a request, and never gets it, there or
+ * anywhere else. The server has other tenants: a value beside the guest's own credential would be stored in the account
+ * of that credential.
  */
 import { createSecureContext } from 'node:tls';
 import { systemClock } from '../../src/base/clock.ts';
@@ -14,7 +15,7 @@ import type { Guest, World } from '../world.ts';
 
 const VALUE = 'sk-of-the-proof/0123456789+abcdef';
 const KNOWN = newPlaceholder(VALUE.length);
-/** Of a second secret, which belongs into the query. */
+/** Value of a second secret, whose place is the query. */
 const QUERY_VALUE = 'key-of-the-proof/9876543210+fedcba';
 const QUERY_KNOWN = newPlaceholder(QUERY_VALUE.length);
 const KEY = `X-Api-Key: ${KNOWN}`;
@@ -233,7 +234,7 @@ async function nothing({ tries, world }: Setting, what: string, attempt: () => P
   tries.note(what, 'no secret', seen, ok);
 }
 
-/** Asks for the name first, as clients do: its address is allowed only for a while after an answer. */
+/** Resolves the name first, as clients do: its address is allowed only for a while after an answer. */
 async function toVault({ guest, root }: Setting, text: string): Promise<CallOutcome> {
   await guest.name(VAULT.name);
   return await guest.https(VAULT.address, VAULT.name, root, text);

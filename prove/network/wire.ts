@@ -1,4 +1,4 @@
-/** A TAP whose other end is this program: it sends only what we write (io). */
+/** A TAP whose other end is this program: it sends only what we write (I/O). */
 import { sleep } from '../../src/base/clock.ts';
 import type { Links } from '../../src/egress/net/link/links.ts';
 import { confineLink } from '../../src/egress/net/link/settings.ts';

@@ -1,4 +1,4 @@
-/** The packet measurements of a guest are correct: every frame, every answer, every delay. */
+/** Proves that the packet measurements of a guest are correct: every frame, every answer, every delay. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
@@ -32,7 +32,7 @@ const PEER = { address: '10.203.1.2', mac: 'aa:fc:00:00:00:22' } as const;
 const PACKETS = 200;
 const DELAYED = 9;
 const DELAY_MS = 20;
-/** Time for the kernel to release what a killed process held. */
+/** Time for the kernel to release the resources of a killed process. */
 const GONE_MS = 5_000;
 const BPF_FILESYSTEM = '/sys/fs/bpf';
 

@@ -1,4 +1,4 @@
-/** An index that does what no index should, and an internal service that nobody may reach. Both on loopback. */
+/** An index that does what no index should, and an internal service that no sandbox may reach. Both on loopback. */
 import { createHash } from 'node:crypto';
 import { createServer, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -6,15 +6,15 @@ import { gzipSync } from 'node:zlib';
 import { MIB } from '../../src/base/units.ts';
 
 export const PASSWORD = 'Basic cHJvb2Y6cGFzc3dvcmQ=';
-/** Of the registry of one scope of npm. */
+/** Token for the registry of one npm scope. */
 export const SCOPE_TOKEN = 'Bearer proof-scope-token';
-/** Of the host's proxy. */
+/** Login for the host's proxy. */
 export const PROXY_LOGIN = 'proof:proxy-password';
 export const SECRET = 'secret-of-an-internal-service';
 const JSON_TYPE = 'application/vnd.pypi.simple.v1+json';
 
 export const GOOD = Buffer.alloc(100_000, 'good');
-/** Of the file of a project. Each its own: a file that is in the cache needs no index. */
+/** Digest of a project's file. Each has its own: a file that is in the cache needs no index. */
 export function digestOf(name: string): string {
   const content = name === 'good' ? GOOD : name;
   return createHash('sha256').update(content).digest('hex');
@@ -22,7 +22,7 @@ export function digestOf(name: string): string {
 
 const BOMB = gzipSync(Buffer.alloc(200 * MIB));
 
-/** Links of pages, by the name of the project. */
+/** Links of pages, by project name. */
 export type Links = Readonly<Record<string, string>>;
 
 export interface HostileIndex extends AsyncDisposable {
@@ -32,11 +32,11 @@ export interface HostileIndex extends AsyncDisposable {
   /** Requests that reached the internal service. */
   readonly reached: string[];
   readonly service: string;
-  /** As a proxy of the host: targets of the tunnels that were asked for. None is opened. */
+  /** As a proxy of the host: targets of the requested tunnels. None is opened. */
   readonly tunnels: string[];
 }
 
-/** @param links made of the origin of the internal service */
+/** @param links built from the origin of the internal service */
 export async function startHostileIndex(links: (service: string) => Links): Promise<HostileIndex> {
   const seen: string[] = [];
   const reached: string[] = [];
@@ -49,7 +49,7 @@ export async function startHostileIndex(links: (service: string) => Links): Prom
   const byName = links(service);
   const index = createServer(({ method, url = '', rawHeaders }, response) => {
     seen.push(`${method} ${url} ${rawHeaders.join(' ')}`);
-    // Whole, where it is asked as a proxy.
+    // A proxy gets the whole URL.
     answer(url.replace(/^http:\/\/[^/]*/, ''), response, byName, service);
   });
   index.on('connect', ({ url = '' }, socket) => {

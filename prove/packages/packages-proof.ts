@@ -1,6 +1,6 @@
 /**
- * The package gateway is no way out and no way in: what a guest's root can send to its port, and what a hostile index
- * can answer, is tried without a VM, at the socket where a guest's bytes arrive.
+ * Proves that the package gateway is no way out and no way in: requests that a guest's root can send to its port, and
+ * answers of a hostile index, are tried without a VM, at the socket where a guest's bytes arrive.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { Agent, request as requestHttp } from 'node:http';
@@ -32,7 +32,7 @@ const ALL: PackagePolicy = { ...NO_PACKAGES, ecosystems: ECOSYSTEMS };
 const LIMITS = { silenceTimeoutMs: 500, pageTimeoutMs: 5_000, fileBytesMax: 8 * MIB };
 const ANSWER_MS_MAX = 10_000;
 
-/** Links of pages to what must not be reached. */
+/** Links of pages to forbidden targets. */
 const badLinks = (service: string): Readonly<Record<string, string>> => {
   const port = new URL(service).port;
   return {
@@ -63,7 +63,7 @@ const badLinksBehindProxy: Readonly<Record<string, string>> = {
 interface Context {
   readonly notes: Notes;
   readonly index: HostileIndex;
-  /** Makes a new sandbox's port. */
+  /** Creates a new sandbox's port. */
   attach(policy: PackagePolicy): Promise<{ readonly socketPath: string; readonly port: PackagePort }>;
   /** Sends bytes as a new sandbox. */
   send(text: string, policy?: PackagePolicy): Promise<string>;
@@ -151,7 +151,7 @@ function sender(attach: Context['attach'], received: string[]): Context['send'] 
   };
 }
 
-/** What comes until the other end closes, in Latin-1. */
+/** Everything received until the other end closes, in Latin-1. */
 function exchange(socketPath: string, text: string): Promise<string> {
   return new Promise((resolve) => {
     const chunks: Buffer[] = [];
@@ -182,7 +182,7 @@ async function controls({ notes, send, index }: Context): Promise<void> {
   notes.note('control: a file', '200, the whole file', statusOf(file), isGood);
 }
 
-/** Requests that are none for a package: refused, and the index learns nothing of them. */
+/** Requests for no package: refused, and the index learns nothing of them. */
 async function requests({ notes, index, send }: Context): Promise<void> {
   const body = 'x=stolen';
   const withBody = (method: string, path: string): string =>
@@ -333,14 +333,14 @@ async function answers({ notes, send }: Context): Promise<void> {
   }
 }
 
-/** The channel that remains: names. It is bounded, not closed. */
+/** Names are the remaining channel. It is bounded, not closed. */
 async function names({ notes, index, attach }: Context): Promise<void> {
   const { unknownNamesMax: most } = PORT_LIMITS;
   const count = most + 50;
   const before = index.seen.length;
   const { socketPath, port } = await attach(ALL);
   const agent = new Agent({ keepAlive: true, maxSockets: 1 });
-  // One after another, as a guest that has time.
+  // One after another, like a patient guest.
   for (let at = 0; at < count; at += 1) await ask(socketPath, agent, `/pypi/simple/data-${at}/`);
   agent.destroy();
   await port.close();

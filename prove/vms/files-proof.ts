@@ -1,6 +1,6 @@
 /**
- * A guest whose root answers in the agent's place can't choose where or under which name `cp` writes, nor fill the
- * host's memory with a listing.
+ * Proves that a guest whose root answers in the agent's place can't choose where or under which name `cp` writes, nor
+ * fill the host's memory with a listing.
  */
 import { lstat, mkdir, mkdtemp, readdir, readFile, readlink, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -16,11 +16,11 @@ import { Notes, type Proof } from '../proof.ts';
 import type { JailContext } from '../proof-runtime.ts';
 import { openProofRuntime } from '../proof-runtime.ts';
 
-/** What the hostile guest answers for a path. */
+/** The hostile guest's answer for a path. */
 interface Answer {
   readonly entry: FileEntry;
   readonly list?: readonly FileEntry[];
-  /** A long listing: so many lines, each with a path of so many bytes. */
+  /** A long listing: this many lines, each with a path of this many bytes. */
   readonly flood?: { readonly lines: number; readonly bytes: number };
   readonly content?: string;
 }
@@ -28,7 +28,7 @@ interface Answer {
 /** One copy from the guest. */
 interface Copy {
   readonly what: string;
-  /** The asked path; the answers are for it and paths below it. */
+  /** The requested path; the answers are for it and paths below it. */
   readonly source: string;
   readonly answers: Readonly<Record<string, Answer>>;
   /** The trees at the target afterwards, or the code of the error. */
@@ -61,7 +61,7 @@ const file = (name: string, more: Partial<FileEntry> = {}): Answer => ({ entry: 
 const directory = (name: string): FileEntry => entry(name, { type: 'directory', mode: 0o755 });
 const link = (name: string, to: string): FileEntry => entry(name, { type: 'symlink', symlinkTarget: to });
 
-/** @param outside a directory that must stay as it is */
+/** @param outside a directory that must not change */
 function copies(outside: string): readonly Copy[] {
   const named = (name: string, expected: string): Copy => ({
     what: `a listed name: ${JSON.stringify(name)}`,
@@ -223,7 +223,7 @@ async function proveCopies(
   for (const { what, source, expected } of copies(outside)) {
     const seen = await outcomeOf(() => copyOut(guest, source, target), target);
     notes.same(`cp, ${what}`, expected, seen);
-    // The next copy goes over the link that this one left.
+    // The next copy would follow the link that this one left.
     if (source !== '/planted') await empty(target);
   }
   notes.same('cp: outside the target all is as before', before, await treeOf(dir, ['target']));
@@ -264,7 +264,7 @@ async function codeOf(action: () => Promise<unknown>): Promise<string> {
   }
 }
 
-/** For example `keys/ keys/a=content keys/b>where`; files with bits above the permissions show them. */
+/** For example `keys/ keys/a=content keys/b>where`; shows files with bits above the permissions. */
 async function treeOf(dir: string, except: readonly string[] = []): Promise<string> {
   const found: string[] = [];
   const walk = async (below: string): Promise<void> => {

@@ -1,4 +1,4 @@
-/** A jailed VMM under mixed load makes no refused system call, and each thread keeps its filter. */
+/** Proves that a jailed VMM under mixed load makes no refused syscall, and that each thread keeps its filter. */
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
@@ -96,7 +96,7 @@ class Load {
     this.#vmm = vmm;
   }
 
-  /** @returns the time taken, at least `durationMs` */
+  /** @returns the elapsed time, at least `durationMs` */
   async run(durationMs: number, signal?: AbortSignal): Promise<number> {
     const began = performance.now();
     for (let round = 1; performance.now() - began < durationMs; round += 1) {

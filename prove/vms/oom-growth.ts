@@ -1,4 +1,4 @@
-/** A program that would be OOM-killed survives if its sandbox may grow, and each step is an event. */
+/** Proves that a program that would be OOM-killed survives if its sandbox may grow, and that each step is an event. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Log } from '../../src/base/log.ts';
@@ -12,7 +12,7 @@ const MAX_MIB = 512;
 const NEEDED_MIB = 300;
 /**
  * Waits while the kernel throttles it: on a busy host a growth step may take as long as the kernel takes to kill. What
- * is slow depends on the host: on an emulated one each MiB may take 0.1 s.
+ * counts as slow depends on the host: on an emulated one each MiB may take 0.1 s.
  */
 const NEEDY = `
 import time

@@ -1,6 +1,6 @@
 /**
- * A sandbox close to OOM sends an event before a program is killed, names the victim and continues; an ended sandbox has
- * a cause.
+ * Proves that a sandbox close to OOM sends an event before a program is killed, names the victim and continues, and
+ * that an ended sandbox has a cause.
  */
 import { appendFile, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';

@@ -1,4 +1,4 @@
-/** Counts the bytes of a channel over time (io). */
+/** Counts the bytes of a channel over time (I/O). */
 import type { ChannelStats } from '../../src/base/channel.ts';
 import { sleep } from '../../src/base/clock.ts';
 import type { Count } from './rate-verdict.ts';
@@ -9,7 +9,7 @@ const GAP_MS = 20;
 export type Both<T> = readonly [T, T];
 
 export interface Counting {
-  /** The first count is taken. */
+  /** Resolves when the first count is taken. */
   readonly begun: Promise<void>;
   /** Takes a last count and returns all. */
   stop(): Promise<Both<readonly Count[]>>;

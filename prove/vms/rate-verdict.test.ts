@@ -7,13 +7,13 @@ const RATE: Rate = { size: 1000, perSecond: 1000, turn: 100 };
 const STEP_MS = 10;
 const DURATION_MS = 4000;
 
-/** A flow through a bucket, counted every 100 ms; each count is answered `lateMs` after it was asked for. */
+/** A flow through a bucket, counted every 100 ms; each count arrives `lateMs` after its request. */
 function flow(
   options: {
     perSecond?: number;
     size?: number;
     lateMs?: number;
-    /** Bytes that pass beside the bucket, by time. */
+    /** Bytes that bypass the bucket, by time. */
     leak?: (atMs: number) => number;
     /** Nothing passes from this time on. */
     stopsAtMs?: number;
@@ -50,7 +50,7 @@ describe('limitedTries', () => {
     ['a burst in the middle', { leak: (at: number) => (at === 2000 ? 1200 : 0) }],
     ['a second bucket, e.g. after a change that gives tokens away', { leak: (at: number) => (at === 3000 ? 1100 : 0) }],
     ['a trickle beside the bucket', { leak: () => 5 }],
-  ])('fail for %s', (_, options) => {
+  ])('hold for a bucket of that rate, even if counts are late', (_, options) => {
     expect(verdicts(flow(options))[0]).toBe(false);
   });
 
@@ -61,7 +61,7 @@ describe('limitedTries', () => {
     expect(verdicts(flow().slice(0, 9))[0]).toBe(false);
   });
 
-  it('count the share from when there was something to send, the windows from the start', () => {
+  it('compute the share from when there was something to send, and windows from the start', () => {
     const late = flow().map((count) => ({
       ...count,
       askedAtMs: count.askedAtMs + 20_000,
@@ -96,14 +96,14 @@ describe('neighborTry', () => {
   const of = (alone: number, limited: number, unlimited: number): boolean =>
     neighborTry({ alone: [alone, 999, 1], limited: [limited, 999, 1], unlimited: [unlimited, 999, 1] }).ok;
 
-  it('holds if the limit takes away half of what the flood costs', () => {
+  it('holds if the limit removes half of the flood’s cost', () => {
     expect(of(10, 15, 100)).toBe(true);
     expect(of(10, 54, 100)).toBe(true);
     expect(of(10, 56, 100)).toBe(false);
     expect(of(10, 100, 100)).toBe(false);
   });
 
-  it('where the flood costs nothing, the limited one may not cost either', () => {
+  it('if the flood costs nothing, the limited one may not cost anything either', () => {
     expect(of(10, 11, 10)).toBe(true);
     expect(of(10, 19, 10)).toBe(true);
     expect(of(10, 21, 10)).toBe(false);
@@ -114,6 +114,6 @@ describe('neighborTry', () => {
   });
 });
 
-it('limitBelow: a quarter of what passes freely, within the bounds of what can be told apart', () => {
+it('limitBelow: a quarter of the free rate, within distinguishable bounds', () => {
   expect([1e9, 1024 * KIB, 400 * KIB, 1].map(limitBelow)).toEqual([256, 256, 100, 64].map((kib) => kib * KIB));
 });

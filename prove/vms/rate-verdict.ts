@@ -19,12 +19,12 @@ export interface Rate {
   readonly turn: number;
 }
 
-/** What passed of the rate at least, while there was always more to send. */
+/** Minimum share of the rate that must pass, while there was always more to send. */
 const SHARE_MIN = 0.5;
 const COUNTS_MIN = 10;
-/** A fraction of what software emulation reaches on an idle machine, bytes per second. */
+/** A fraction of the rate in software emulation on an idle machine, bytes per second. */
 const LIMIT_MAX = 256 * KIB;
-/** A turn a second. */
+/** One turn a second. */
 const LIMIT_MIN = 64 * KIB;
 /** A busy machine may give less a moment later. */
 const HEADROOM = 4;
@@ -36,7 +36,7 @@ const HEADROOM = 4;
 export interface Window {
   readonly bytes: number;
   readonly ms: number;
-  /** Above 0: more than allowed. */
+  /** Positive: more than allowed. */
   readonly excess: number;
 }
 
@@ -66,14 +66,14 @@ export function shareOf(counts: readonly Count[], rate: Rate): number {
   return perSecondOf(counts) / rate.perSecond;
 }
 
-/** A limit that this machine exceeds without it, bytes per second. @param free what passes without a limit */
+/** A limit that this machine exceeds without it, bytes per second. @param free rate without a limit */
 export function limitBelow(free: number): number {
   return Math.min(LIMIT_MAX, Math.max(LIMIT_MIN, Math.floor(free / HEADROOM)));
 }
 
 /**
- * Tries of a limited direction: never more than the rate in any window, and not much less in all.
- * @param sinceMs when there was something to send, for the second
+ * Tries of a limited direction: never more than the rate in any window, and not much less in total.
+ * @param sinceMs when there was something to send, for the second try
  */
 export function limitedTries(
   what: string,
@@ -112,7 +112,7 @@ export function freeTry(what: string, counts: readonly Count[], rate: Rate): Tri
   };
 }
 
-/** Round trips of a neighbor in milliseconds: nobody else at work, beside a limited flood, beside one without a limit. */
+/** Round trips of a neighbor in milliseconds: alone, beside a limited flood, beside one without a limit. */
 export interface NeighborTimes {
   readonly alone: readonly number[];
   readonly limited: readonly number[];
@@ -120,8 +120,8 @@ export interface NeighborTimes {
 }
 
 /**
- * The limit must take away at least half of what the flood costs the neighbor. A flood that costs less than the time
- * of a round trip alone shows nothing, and then the limited one may not cost more either.
+ * The limit must remove at least half of the flood's cost for the neighbor. A flood that costs less than the time of a
+ * round trip alone shows nothing, and then the limited one may not cost more either.
  */
 export function neighborTry(times: NeighborTimes): Tried {
   const [alone, limited, unlimited] = [times.alone, times.limited, times.unlimited].map(median);

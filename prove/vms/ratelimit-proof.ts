@@ -1,6 +1,6 @@
 /**
- * A channel carries no more bytes than its limit allows, in any window of time, and not much less; a change of the limit
- * counts at once; and a guest that floods its channel does not take the host from a neighbor.
+ * Proves that a channel carries no more bytes than its limit allows, in any window of time, and not much less; that a change
+ * of the limit counts at once; and that a guest that floods its channel does not take the host from a neighbor.
  *
  *     noisy guest ══ floods, both directions ══► limit ──► bytes counted by the device, and by both ends
  *     polite guest ── round trips of one byte ───────────► times: alone, beside the flood with and without a limit
@@ -42,7 +42,7 @@ type Program = Awaited<ReturnType<Guest['exec']>>;
 
 const SIZE = { memoryMib: 192, diskMib: 64 } as const;
 const PHASE_MS = 5_000;
-/** What the device moves at a time, the one buffer that may pass beyond the limit. */
+/** Bytes that the device moves at a time, the one buffer that may pass beyond the limit. */
 const TURN_BYTES = 64 * KIB;
 /** More than the messages that start programs. */
 const FLOWING_BYTES = 128 * KIB;
@@ -117,7 +117,7 @@ function tell(notes: Notes, counts: Both<readonly Count[]>, perSecond: number, w
   }
 }
 
-/** The ends of the channel must not have got more than the device counts. */
+/** The ends of the channel must not have received more than the device counts. */
 async function tellReceived(notes: Notes, flood: Flood, fast: number, sinceMs: number): Promise<void> {
   const ends = [
     ['guest → host: received by the program on the host', () => flood.fromGuest()],
@@ -165,7 +165,7 @@ interface Flood {
 }
 
 interface Echo extends AsyncDisposable {
-  /** Milliseconds of each. */
+  /** Milliseconds of each round trip. */
   roundTrips(count: number): Promise<number[]>;
 }
 
@@ -200,7 +200,7 @@ class Channel {
     });
   }
 
-  /** Bytes of the slower direction in a second, without a limit. */
+  /** Bytes per second of the slower direction, without a limit. */
   async freePerSecond(): Promise<number> {
     const flood = await this.flood();
     await this.flows();

@@ -113,7 +113,7 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
   it('onChange: reports each change until it is stopped', async () => {
     const changes: string[] = [];
     const stop = remote.onChange(({ id, status }) => changes.push(`${id} ${status}`));
-    // The stream is open once a change comes through.
+    // The stream is open once a change arrives.
     await expect
       .poll(async () => {
         await api.control.create({});
@@ -130,7 +130,7 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
     expect(changes).toHaveLength(reported);
   });
 
-  it('a daemon that goes away: daemon_lost, then daemon_unreachable', async () => {
+  it('a daemon that stops: daemon_lost, then daemon_unreachable', async () => {
     const asked = Promise.withResolvers<void>();
     api.control.create = () => {
       asked.resolve();

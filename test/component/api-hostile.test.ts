@@ -158,7 +158,7 @@ describe('bodies', () => {
 });
 
 describe('clients that disconnect', () => {
-  it('during create: nothing is left', async () => {
+  it('during create: nothing is left behind', async () => {
     const asked = Promise.withResolvers<AbortSignal | undefined>();
     await using api = await startApi({
       beforeCreate: async (request, signal) => {

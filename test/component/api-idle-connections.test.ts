@@ -1,4 +1,4 @@
-/** Thousands of connections that nobody uses: those who come later are served, and so is a daemon at its limit. */
+/** Thousands of idle connections: later clients are still served, even by a daemon at its limit. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
@@ -26,7 +26,7 @@ async function release(): Promise<void> {
   }
 }
 
-/** That a process may open here. */
+/** Number of files that a process may open here. */
 function filesMax(): number {
   const most = /^Max open files +\d+ +(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1];
   return most === undefined ? Number.POSITIVE_INFINITY : Number(most);
@@ -42,7 +42,7 @@ function memory(): { rss: number; heapUsed: number } {
   return process.memoryUsage();
 }
 
-/** In another process: this one has as many files of its own. */
+/** Runs in another process, since this one has as many files of its own. */
 async function hold(port: number, count: number, halves: number): Promise<string> {
   const child = spawn(process.execPath, [HOLD, `${port}`, `${count}`, `${halves}`], {
     stdio: ['pipe', 'pipe', 'inherit'],
@@ -54,11 +54,11 @@ async function hold(port: number, count: number, halves: number): Promise<string
 
 const IDLE = 10_000;
 const HALVES = 500;
-/** Two thirds of the files are for connections, and others come beside these. */
+/** Two thirds of the files are for connections, and other files are open besides. */
 const FILES_MIN = ((IDLE + HALVES + 100) * 3) / 2;
-/** Resident memory of the server for one; measured: 13 KiB. */
+/** Maximum resident memory of the server per connection; measured: 13 KiB. */
 const CONNECTION_BYTES_MAX = 40 * KIB;
-/** Heap that may be left; all connections had 29 MiB of it. */
+/** Maximum heap that may remain; all connections had 29 MiB of it. */
 const LEFT_BYTES_MAX = 12 * MIB;
 
 const manyFiles = requires('open-files', filesMax() >= FILES_MIN || `at most ${filesMax()} files`);
@@ -89,7 +89,7 @@ manyFiles.it('10,000 idle connections and 500 half requests keep nobody else wai
   await use();
 });
 
-it('at the limit idle connections make room for others', async () => {
+it('at the limit, idle connections make room for others', async () => {
   const server = createListener({
     request: (_request, response) => void response.end('ok'),
     upgrade: (_request, client) => void client.destroy(),
@@ -111,7 +111,7 @@ it('at the limit idle connections make room for others', async () => {
       });
       socket.once('close', () => resolve(text));
     });
-  // The first one finds the house full; those that follow do not.
+  // The first request finds the server full; later ones do not.
   let answer = await ask();
   for (let tries = 0; !answer.includes('200 OK') && tries < 20; tries += 1) answer = await ask();
   expect(answer).toContain('200 OK');

@@ -25,7 +25,7 @@ const audit = async (...args: string[]) =>
   await cli(['audit', ...args], { env: { NEUROVISOR_HOME: world.home } }).result;
 
 describe('audit ls', () => {
-  it('shows what a sandbox asked, what was answered, and what it cost', async () => {
+  it('shows requests of a sandbox, the answers, and their cost', async () => {
     const { status, stdout } = await audit('ls', '--sandbox', 'sandbox-a', '--content');
     expect(status).toBe(0);
     const time = String.raw`\d{4}-\d\d-\d\dT[\d:.]+Z`;
@@ -45,14 +45,14 @@ $`,
     );
   });
 
-  it('filters, as JSON one record per line', async () => {
+  it('filters records; as JSON, one per line', async () => {
     const { stdout } = await audit('ls', '--outcome', 'budget_spent', '-o', 'json');
     expect(JSON.parse(stdout)).toMatchObject({ seq: 3, model: { refusal: 'budget_spent' } });
     const none = await audit('ls', '--tenant', 'acme', '--model', 'shop-m1', '--since', '2099-01-01');
     expect(none.stdout).toBe('0 records\n');
   });
 
-  it('ends when its reader leaves, as `head` does', async () => {
+  it('ends when its reader closes the pipe, as for `head`', async () => {
     const path = join(world.home, 'audit', 'models', 'audit.jsonl');
     const text = await readFile(path, 'utf8');
     await writeFile(path, text.repeat(20_000));
@@ -68,7 +68,7 @@ $`,
     await writeFile(path, text);
   });
 
-  it('names what is wrong in a command line', async () => {
+  it('names the fault of a command line', async () => {
     const wrong = await audit('ls', '--since', 'soon');
     expect([wrong.status, wrong.stderr]).toEqual([2, expect.stringContaining('--since: invalid time "soon"')]);
   });

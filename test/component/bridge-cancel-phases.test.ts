@@ -1,4 +1,7 @@
-/** A caller goes away, or its sandbox is saved, in each phase of a request and each dialect (B7, B23): who sees what, and what is free again. */
+/**
+ * A caller disconnects, or its sandbox is saved, in each phase of a request and each dialect (B7, B23): what each side
+ * sees, and what is released.
+ */
 import type { ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -25,13 +28,13 @@ afterEach(async () => {
 
 const ACCOUNT = 'sandbox-a';
 const POLICY = { budget: { outputTokens: 100, requests: 2 } };
-/** More than half of the budget: what stays reserved cuts the next answer. */
+/** More than half of the budget: tokens that stay reserved would cut the next answer. */
 const TOKENS = 60;
 const messages = [{ role: 'user', content: 'hello' }];
 const CHAT = '/v1/chat/completions';
 const CHAT_BODY = { model: 'm1', messages, max_tokens: TOKENS };
 
-/** With what a client reads of an error that tells it to retry: an answer's status and text, and a stream's end. */
+/** Includes how a client sees an error that asks to retry: an answer's status and text, and a stream's end. */
 const DIALECTS = [
   {
     dialect: 'OpenAI chat',
@@ -70,15 +73,15 @@ const LEAVES = [
 interface Begun {
   readonly opened: Opened;
   readonly upstream: MockUpstream;
-  /** Resolves when the upstream sees the end or, of a request that waits for a slot, when it has left the queue. */
+  /** Resolves when the upstream sees the end or, for a request that waits for a slot, when it has left the queue. */
   readonly seen: Promise<void>;
-  /** Requests that the upstream has got, and those that hold a slot once the caller is gone. */
+  /** Requests that the upstream has received, and those with a slot once the caller is gone. */
   readonly received: number;
   readonly running: number;
-  /** Whether the request was on its way to the upstream, so that there is a record of it. */
+  /** Whether the request was on its way to the upstream, so that it has a record. */
   readonly isSent: boolean;
   readonly used: { readonly requests: number; readonly outputTokens: number };
-  /** That the record tells. */
+  /** Tokens in the record. */
   readonly seenTokens: number;
   /** Frees the slot of another caller. */
   free?(): void;
@@ -101,7 +104,7 @@ const open = async (target?: UpstreamTarget): Promise<void> => {
   });
 };
 
-/** The only slot is that of another sandbox. */
+/** Another sandbox has the only slot. */
 async function beginInQueue(path: string, body: object): Promise<Begun> {
   await open();
   const { mock: upstream } = fixture;
@@ -143,7 +146,7 @@ async function beginInConnect(path: string, body: object): Promise<Begun> {
   return { opened, upstream, seen: door.ended, ...counts };
 }
 
-/** @param texts the first ones of a stream */
+/** @param texts the first texts of a stream */
 async function beginSent(path: string, body: { readonly stream?: boolean }, texts: readonly string[]): Promise<Begun> {
   await open();
   const { mock: upstream } = fixture;
@@ -157,7 +160,7 @@ async function beginSent(path: string, body: { readonly stream?: boolean }, text
   const { aborted } = await arrived;
   for (const text of texts) await opened.until(text);
   const seenTokens = texts.length;
-  // A plain answer that is left may be written already, so all that was reserved is used.
+  // The plain answer may be written already, so the whole reservation is used.
   const used = { requests: 1, outputTokens: body.stream === true ? seenTokens : TOKENS };
   const counts = { received: 1, running: 0, isSent: true, seenTokens, used };
   return { opened, upstream, seen: aborted, ...counts };
@@ -177,7 +180,7 @@ const gauge = (name: string): number | undefined =>
     .find((metric) => metric.name === `neurovisor_model_queue_${name}`)
     ?.samples()[0]?.value;
 
-/** Asks in each turn of the event loop, so that the time is that of the bridge. */
+/** Checks in each turn of the event loop, so that the time is the bridge's. */
 async function turnsUntil(isTrue: () => boolean): Promise<void> {
   while (!isTrue()) await new Promise(setImmediate);
 }
@@ -190,7 +193,7 @@ const CASES = DIALECTS.flatMap((dialect) =>
   ),
 );
 
-describe('bridge: a caller that goes away', () => {
+describe('bridge: a caller that disconnects', () => {
   it.for(CASES)('$dialect, $form, $phase: $way', async (test, { annotate }) => {
     const { path, body, form, begin, leave } = test;
     const begun = await begin(path, { ...body, stream: form === 'a stream' });
@@ -212,7 +215,7 @@ describe('bridge: a caller that goes away', () => {
     const record = { outcome: 'cancelled', completionTokens: seenTokens, estimated: received > 0 };
     expect(fixture.usage).toMatchObject(begun.isSent ? [record] : []);
 
-    // Slot and budget are free: the next request does not wait, and its answer is cut to what is not used.
+    // Slot and budget are free: the next request does not wait, and its answer is limited to the unused rest.
     await begun.free?.();
     upstream.answer((_, response) => sendJson(response, 200, completion('next')));
     const next = await attach('next', ACCOUNT);
@@ -225,7 +228,7 @@ describe('bridge: a caller that goes away', () => {
 
 describe('bridge: a save of the sandbox', () => {
   it.for(CASES.filter(({ way }) => way === 'the caller closes'))(
-    '$dialect, $form, $phase: an error that tells to retry; the upstream sees the end',
+    '$dialect, $form, $phase: an error that asks to retry; the upstream sees the end',
     async ({ path, body, form, phase, begin, retry, end }) => {
       const begun = await begin(path, { ...body, stream: form === 'a stream' });
       const { opened, upstream, seen, running, used } = begun;
@@ -252,7 +255,7 @@ describe('bridge: a save of the sandbox', () => {
       expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject(used);
       expect(fixture.usage).toMatchObject(begun.isSent ? [{ outcome: 'cancelled' }] : []);
 
-      // Until the end of the save new requests get the same answer, and then their own.
+      // Until the end of the save new requests get the same error, and afterwards real answers.
       await begun.free?.();
       upstream.answer((_, response) => sendJson(response, 200, completion('next')));
       const refused = await fixture.call(path, { ...body, stream: false });

@@ -48,7 +48,7 @@ async function mock(name: string, options: Parameters<typeof startMockUpstream>[
   return server;
 }
 
-/** An address at which nothing listens. */
+/** An address without a listener. */
 async function deadUrl(): Promise<string> {
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -82,7 +82,7 @@ const contentOf = (body: string): unknown =>
 const errorOf = (body: string) => (JSON.parse(body) as { error: Record<string, unknown> }).error;
 
 describe('bridge: routes', () => {
-  it('sends a model to its upstream, under the upstream’s own name of it', async () => {
+  it('sends a model to its upstream, under the upstream’s own name for it', async () => {
     const one = await mock('one');
     const two = await mock('two', { socketPath: join(dir, 'two.sock') });
     const { call, nextUsage } = await bridge(`
@@ -104,7 +104,7 @@ describe('bridge: routes', () => {
     expect(one.requests).toHaveLength(1);
   });
 
-  it('sends the requests of a conversation to the same replica, and those of others to either', async () => {
+  it('sends requests of one conversation to the same replica, and spreads conversations', async () => {
     const one = await mock('one');
     const two = await mock('two');
     const { call } = await bridge(
@@ -133,7 +133,7 @@ describe('bridge: routes', () => {
     expect(chosen.size).toBe(2);
   });
 
-  it('leaves a server that is down before the first byte, also for streams', async () => {
+  it('tries the next server if one is down before the first byte, also for streams', async () => {
     const up = await mock('up');
     up.answer((_, response) => {
       startEvents(response);
@@ -162,7 +162,7 @@ describe('bridge: routes', () => {
     ]);
   });
 
-  it('leaves a server that limits a model, and spares it for this model until the time that it named', async () => {
+  it('tries the next server on a rate limit, and skips the limited one for this model until the time that it named', async () => {
     const limited = await mock('limited');
     const other = await mock('other');
     limited.answer(({ body }, response) => {
@@ -195,7 +195,7 @@ describe('bridge: routes', () => {
     expect(contentOf((await call(CHAT, chat('another'))).body)).toBe('from limited');
   });
 
-  it('spares a server that keeps failing, and says when to retry', async () => {
+  it('skips a server that keeps failing, and says when to retry', async () => {
     const failing = await mock('failing');
     failing.answer((_, response) => sendJson(response, 503, { error: { message: 'no' } }));
     const { call } = await bridge(`
@@ -213,7 +213,7 @@ describe('bridge: routes', () => {
     expect(failing.requests).toHaveLength(3);
   });
 
-  it('keeps serving others while one sandbox’s requests make a server fail by 500', async () => {
+  it('keeps serving others while one sandbox’s requests make a server fail with 500', async () => {
     const picky = await mock('picky');
     const fine = completion('fine');
     picky.answer(({ body }, response) => {
@@ -231,7 +231,7 @@ describe('bridge: routes', () => {
     expect((await call(CHAT, chat('m'))).status).toBe(200);
   });
 
-  it('passes the last error on with its Retry-After when no route is left', async () => {
+  it('forwards the last error with its Retry-After when no route is left', async () => {
     const limited = await mock('limited');
     limited.answer((_, response) =>
       sendJson(response, 429, { error: { message: 'slow down' } }, { 'retry-after': '7' }),
@@ -250,7 +250,7 @@ describe('bridge: routes', () => {
     expect(usage).toMatchObject([{ status: 429, outcome: 'upstream-error' }]);
   });
 
-  it('never sends a request twice once the first byte has come, or may have', async () => {
+  it('never sends a request twice once the first byte has come, or may have come', async () => {
     const broken = await mock('broken');
     const other = await mock('other');
     const { call } = await bridge(`
@@ -277,7 +277,7 @@ describe('bridge: routes', () => {
     expect(other.requests).toEqual([]);
   });
 
-  it('falls back only for the causes that are configured, and not for an error of the request', async () => {
+  it('falls back only for the configured causes, and not for an error of the request', async () => {
     const failing = await mock('failing');
     const other = await mock('other');
     const { call } = await bridge(`
@@ -300,7 +300,7 @@ describe('bridge: routes', () => {
     expect(failing.requests).toHaveLength(5);
   });
 
-  it('gives an upstream no more requests at once than its slots, and others wait', async () => {
+  it('gives an upstream at most as many requests as its slots, and others wait', async () => {
     const slow = await mock('slow');
     const arrived: string[] = [];
     const held: (() => void)[] = [];
@@ -331,7 +331,7 @@ describe('bridge: routes', () => {
     expect((await third).status).toBe(200);
   });
 
-  it('leaves a server that does not begin to answer in time', async () => {
+  it('tries the next server if one does not start to answer in time', async () => {
     const slow = await mock('slow');
     const other = await mock('other');
     slow.answer(() => undefined);
@@ -348,7 +348,7 @@ describe('bridge: routes', () => {
     await slow.requests[0]?.aborted;
   });
 
-  it('reaches a server over TLS whose authority is named, with a key from a file', async () => {
+  it('reaches a server over TLS with a configured authority and a key from a file', async () => {
     const authority = await makeAuthority();
     const tls = await authority.issue(['127.0.0.1', 'localhost']);
     const secure = await mock('secure', { tls });
@@ -380,7 +380,7 @@ describe('bridge: routes', () => {
     const { call } = await bridge(toml, {}, { env: { CLOUD_KEY: 'sk-from-env' }, log });
     expect(contentOf((await call(CHAT, chat('m'))).body)).toBe('from secure');
     expect(secure.requests[0]?.headers.authorization).toBe('Bearer sk-from-file');
-    // Neither the system nor the file vouches for it: it gets no byte of the request.
+    // Neither the system nor the file trusts it: it gets no byte of the request.
     expect(contentOf((await call(CHAT, chat('d'))).body)).toBe('from plain');
     expect(secure.requests).toHaveLength(1);
     expect(plain.requests[0]?.headers.authorization).toBeUndefined();
@@ -460,7 +460,7 @@ describe('bridge: local-only', () => {
     expect(JSON.parse(hosted.requests[0]?.body ?? '')).toMatchObject({ model: 'gpt-5-mini' });
   });
 
-  it('falls back to no model past the allowlist of the sandbox', async () => {
+  it('never falls back to a model outside the sandbox’s allowlist', async () => {
     const one = await mock('one');
     const two = await mock('two');
     one.answer((_, response) => sendJson(response, 500, { error: { message: 'down' } }));
@@ -493,7 +493,7 @@ describe('bridge: local-only', () => {
 });
 
 describe('bridge: usage of attempts', () => {
-  it('counts no tokens of a request that one server refused and the next had no slot for', async () => {
+  it('counts no tokens for a request that one server refused and the next had no slot for', async () => {
     const limited = await mock('limited');
     limited.answer((_, response) => sendJson(response, 429, {}));
     const busy = await mock('busy');

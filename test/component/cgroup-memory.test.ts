@@ -1,4 +1,4 @@
-/** The kernel of this host kills a process of a control group, and it is seen. */
+/** The kernel of this host kills a process of a control group, and the kill is reported. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { afterAll, expect, it } from 'vitest';

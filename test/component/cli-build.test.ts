@@ -1,4 +1,4 @@
-/** `--build DIR`: the sandbox gets what the Dockerfile makes; what was built before starts no VM. */
+/** `--build DIR`: the sandbox gets the Dockerfile's result; a build that is already cached starts no VM. */
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -44,7 +44,7 @@ describe('--build', () => {
       runtime: never,
     });
 
-  /** Leaves what a build of the directory would leave. */
+  /** Leaves the result that a build of the directory would leave. */
   async function keepResult(disk: string, more: Partial<BuildRequest> = {}): Promise<void> {
     const store = images();
     const { key } = await buildDockerfile(
@@ -76,7 +76,7 @@ describe('--build', () => {
     await store.keepBuilt(key, path, signal);
   }
 
-  it('create: asks for the built image by its digest, which a daemon finds; nothing is shown', async () => {
+  it('create: requests the built image by its digest, which a daemon finds; shows nothing', async () => {
     write('.dockerignore', 'home\n');
     await keepResult('the disk');
     const asked: CreateRequest[] = [];
@@ -100,7 +100,7 @@ describe('--build', () => {
     });
   });
 
-  it('create: --build-arg and --target choose what is built', async () => {
+  it('create: --build-arg and --target select the build', async () => {
     write('.dockerignore', 'home\n');
     write('Dockerfile', 'FROM scratch AS a\nARG NAME\nCOPY $NAME /\nFROM scratch\nCOPY none /\n');
     await keepResult('the disk', { buildArgs: { NAME: 'app' }, target: 'a' });
@@ -119,7 +119,7 @@ describe('--build', () => {
     });
   });
 
-  it('run: a Dockerfile that is not valid, or lacks a secret, ends with 125 and what is wrong', async () => {
+  it('run: an invalid Dockerfile, or one that lacks a secret, exits with 125 and the fault', async () => {
     write('Dockerfile', 'FROM scratch\nFROB x\n');
     const env = { NEUROVISOR_HOME: home };
     const { status, stdout, stderr } = await runCli(['run', '--build', dir], { env }).result;

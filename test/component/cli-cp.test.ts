@@ -35,7 +35,7 @@ afterEach(async () => {
   await rm(here, { recursive: true });
 });
 
-/** Files with modes, an empty directory, a closed one, and links of all kinds. */
+/** Files with modes, an empty directory, an unreadable one, and links of all kinds. */
 async function makeTree(dir: string): Promise<void> {
   await mkdir(join(dir, 'sub/empty'), { recursive: true });
   await writeFile(join(dir, 'script.sh'), '#!/bin/sh\n', { mode: 0o755 });
@@ -236,7 +236,7 @@ describe('cp from a hostile guest', () => {
     ['another directory', directory('.ssh')],
     ['another file', entry('.bashrc')],
     ['a path that ends in ..', entry('..')],
-  ])('takes the name that was asked for when the guest answers %s', async (_what, root) => {
+  ])('uses the requested name when the guest answers %s', async (_what, root) => {
     await mkdir(join(here, 'in'));
     const lists = { '/src': [entry('authorized_keys')] };
     await out(guestWith(root, lists), join(here, 'in'));
@@ -303,7 +303,7 @@ describe('cp from a hostile guest', () => {
     });
   });
 
-  it.each(['', 'in'])('replaces no pipe or device that is here, such as /dev/null: %j', async (sub) => {
+  it.each(['', 'in'])('does not replace an existing pipe or device, such as /dev/null: %j', async (sub) => {
     const target = join(here, sub, 'src');
     if (sub !== '') await mkdir(join(here, sub));
     execFileSync('mkfifo', [target]);
@@ -315,7 +315,7 @@ describe('cp from a hostile guest', () => {
     expect((await lstat(target)).isFIFO()).toBe(true);
   });
 
-  it('leaves the mode of a directory that is here', async () => {
+  it('keeps the mode of an existing directory', async () => {
     await mkdir(join(here, 'in/a'), { recursive: true, mode: 0o750 });
     const open = { type: 'directory', mode: 0o777 } as const;
     const lists = { '/src/.': [entry('a', open), entry('b', open)] };
@@ -323,7 +323,7 @@ describe('cp from a hostile guest', () => {
     expect(await treeOf(here)).toEqual({ in: 'directory 750', 'in/a': 'directory 750', 'in/b': 'directory 755' });
   });
 
-  it('gives up on directories without end, and on pipes without end', async () => {
+  it('gives up on endlessly nested directories, and on endless pipes', async () => {
     const endless = guestWith(directory('src'), {});
     Object.assign(endless.files, { list: async () => [directory('d'.repeat(255))] });
     await expect(out(endless, join(here, 'out'))).rejects.toMatchObject({
@@ -338,7 +338,7 @@ describe('cp from a hostile guest', () => {
     expect(await readdir(here)).toEqual([]);
   });
 
-  it('the guest opens nothing to others that the umask here keeps closed', async () => {
+  it('the guest can not make files accessible that the umask here protects', async () => {
     const before = process.umask(0o027);
     try {
       const guest = guestWith(entry('src', { mode: 0o777 }), {});

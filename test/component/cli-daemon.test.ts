@@ -273,7 +273,7 @@ time.sleep(600)
   });
 });
 
-/** Runs a command. @param reader e.g. `| head -1` @returns status of the command, output of the reader */
+/** Runs a command. @param reader for example `| head -1` @returns status of the command, output of the reader */
 async function pipedInto(reader: string, args: readonly string[], env: FakeDaemon['env']) {
   const line = `"$@" ${reader}; exit "\${PIPESTATUS[0]}"`;
   const child = spawn('bash', ['-c', line, 'bash', join(ROOT, 'neurovisor'), ...args], {

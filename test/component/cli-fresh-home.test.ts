@@ -18,7 +18,7 @@ const run = (...words: string[]): Promise<CliResult> => cli(words, { env: { NEUR
 
 const KEY = 'a'.repeat(64);
 
-/** A template as a build with another kernel leaves it. */
+/** Leaves a template as a build with another kernel would. */
 async function keepTemplate(): Promise<void> {
   const dir = join(home, 'cache/template', KEY);
   await mkdir(dir, { recursive: true });
@@ -29,14 +29,14 @@ async function keepTemplate(): Promise<void> {
   await writeFile(join(dir, 'manifest.json'), JSON.stringify({ details }));
 }
 
-it('template ls: has the default template, which is not built yet', async () => {
+it('template ls: lists the default template, which is not built yet', async () => {
   const { status, stdout } = await run('template', 'ls', '-o', 'json');
   expect(status).toBe(0);
   expect(JSON.parse(stdout)).toMatchObject([{ names: ['agent'], key: null, current: false }]);
   expect((await run('template', 'ls')).stdout).toMatch(/^NAME[\s\S]*\nagent +- .* not built/);
 });
 
-it('template inspect, rm: a name, which goes with the files; errors suggest near names', async () => {
+it('template inspect, rm: remove a name together with its files; errors suggest similar names', async () => {
   await keepTemplate();
   const spec = { cpus: 1, memoryMib: 512, diskMib: 2048, warm: ['json'] };
   await mkdir(join(home, 'templates'));

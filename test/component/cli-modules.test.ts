@@ -1,4 +1,4 @@
-/** Which modules a command loads: most of what it takes to start (docs/decisions/0039-cli-start.md). */
+/** The modules that a command loads: most of its start time (docs/decisions/0039-cli-start.md). */
 import { execFile } from 'node:child_process';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

@@ -19,7 +19,7 @@ afterEach(() => owner.kill());
 
 const neurovisor = (...args: string[]) => neurovisorAs([], ...args);
 
-/** @param before a wrapper for the command, e.g. `setpriv` with options */
+/** @param before a wrapper for the command, for example `setpriv` with options */
 function neurovisorAs(
   before: readonly string[],
   ...args: string[]
@@ -141,7 +141,7 @@ describe('net', () => {
     expect(text.stdout).toContain('NEUROVISOR_NET_POOL');
   });
 
-  it('without CAP_NET_ADMIN: reports what is missing, once, without library output', async () => {
+  it('without CAP_NET_ADMIN: names the missing capability once, without library output', async () => {
     const weak = ['setpriv', '--bounding-set=-all', '--inh-caps=-all'];
     const doctor = await neurovisorAs(weak, 'doctor', '--network');
     expect([doctor.status, doctor.stderr]).toEqual([1, '']);

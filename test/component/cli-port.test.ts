@@ -1,6 +1,6 @@
 /**
- * `neurovisor port` on a daemon, whose sandboxes are agents of this machine: their loopback is this one's,
- * so a server of the test is "in the guest", and its number is never free here.
+ * `neurovisor port` on a daemon whose sandboxes are agents of this machine: their loopback is this one's, so a server
+ * of the test is "in the guest", and its port is never free here.
  */
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
@@ -59,7 +59,7 @@ async function guestServer(serve: (socket: Socket) => void, at = 0): Promise<num
   return (server.address() as AddressInfo).port;
 }
 
-/** The command in this process, listening. */
+/** The listening command in this process. */
 async function forwarding(words: readonly string[], on = { control, id }, flags: PortFlags = {}) {
   const there = testCli({ json: true });
   const running = port(there.cli, on.control, on.id, words, flags);
@@ -278,7 +278,7 @@ describe('a forwarded port', () => {
     expect(await outcome(socket)).toBe('all of it');
   });
 
-  it('a client that leaves, and a close, abort pending connections', async () => {
+  it('a client that disconnects, and a close, abort pending connections', async () => {
     const signals: AbortSignal[] = [];
     const { forwarded, refused } = await forward((_, signal) => {
       signals.push(signal);

@@ -1,4 +1,4 @@
-/** `run --record` and `--replay`: what is refused before a sandbox starts. */
+/** `run --record` and `--replay`: invalid uses that are refused before a sandbox starts. */
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -27,13 +27,13 @@ it.each([
   expect(stderr).toContain(message);
 });
 
-it('--daemon with NEUROVISOR_REPLAY: the daemon would ask a model', async () => {
+it('--daemon with NEUROVISOR_REPLAY is refused: the daemon would ask a model', async () => {
   const { status, stderr } = await run(['--daemon'], { NEUROVISOR_REPLAY: text });
   expect(status).toBe(2);
   expect(stderr).toContain('--daemon excludes NEUROVISOR_REPLAY');
 });
 
-it.each(['--record', '--replay'])('%s with a file that is no cassette', async (option) => {
+it.each(['--record', '--replay'])('%s with a file that is no cassette is refused', async (option) => {
   const { status, stderr } = await run([option, text]);
   expect(status).toBe(125);
   expect(stderr).toContain(`${text}: not a cassette`);

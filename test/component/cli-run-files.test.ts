@@ -54,7 +54,7 @@ describe('run --copy', () => {
     expect(await run([...copies, 'main.py', '--', '-v'])).toEqual(ran(home, "['-v']"));
   });
 
-  it('.: the script runs in its place of the project', async () => {
+  it('.: the script runs at its place in the project', async () => {
     expect(await run(['--copy', '.', 'main.py'])).toEqual(ran(home));
     await mkdir(join(project, 'src'));
     await symlink('../lib', join(project, 'src/lib'));
@@ -77,7 +77,7 @@ describe('run --copy', () => {
     expect(await run(['--copy', '.:proj', 'main.py'])).toEqual(ran(join(home, 'proj')));
   });
 
-  it('of the project from elsewhere: imports work', async () => {
+  it('a script of the project run from elsewhere: imports work', async () => {
     const code = 'import helper, os; print(helper.NAME, os.getcwd())';
     await writeFile(join(project, 'main.py'), code);
     const name = project.slice(dir.length + 1);
@@ -93,14 +93,14 @@ describe('run --copy', () => {
     expect(await run(['--copy', 'helper.py', '-'], { input: code })).toMatchObject(expected);
   });
 
-  it('DIR/.: copies what is in it, as cp does; keeps links', async () => {
+  it('DIR/.: copies the contents, as cp does; keeps links', async () => {
     await symlink('x.csv', join(project, 'data/link.csv'));
     const code = 'import os; print(sorted(os.listdir()), os.readlink("link.csv"))';
     const { stdout } = await run(['--copy', 'data/.', '-c', code]);
     expect(stdout).toBe("['link.csv', 'x.csv'] x.csv\n");
   });
 
-  it('does not overwrite a copied file by the script', async () => {
+  it('the script does not overwrite a copied file', async () => {
     await writeFile(join(project, 'lib/main.py'), 'other');
     const { status, stderr } = await run(['--copy', 'lib/.', 'main.py']);
     expect(status).toBe(2);
@@ -125,7 +125,7 @@ describe('run, hints', () => {
     expect(stderr.endsWith(hint)).toBe(true);
   });
 
-  it('stays silent about what is not here, or is already there', async () => {
+  it('gives no hint for files that are missing here, or already there', async () => {
     await writeFile(join(project, 'main.py'), 'import nothing_like_this');
     expect((await run(['main.py'])).stderr).not.toContain('--copy');
     await writeFile(join(project, 'main.py'), 'raise ModuleNotFoundError("No module named \'helper\'")');

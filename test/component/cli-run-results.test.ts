@@ -57,7 +57,7 @@ describe('run --out', () => {
     expect(await readFile(join(here, 'renamed.bin'))).toEqual(Buffer.from([...Array(256).keys()]));
   });
 
-  it('copies what a failed, and a timed out script has written; its own status wins', async () => {
+  it('copies the files of a failed or timed out script; the script’s status wins', async () => {
     const failed = await run(['--out', 'results', '-c', `${WRITE}raise SystemExit(7)`]);
     expect(failed.status).toBe(7);
     expect(await readFile(join(here, 'results/a.txt'), 'utf8')).toBe('alpha');
@@ -103,7 +103,7 @@ describe('run --out', () => {
   });
 
   it.each(['SIGINT', 'SIGTERM'] as const)(
-    '%s in the middle of a copy: no partial file, status of the signal, nothing left',
+    '%s in the middle of a copy: no partial file, status of the signal, nothing left behind',
     async (signal) => {
       const code = 'open("huge.bin", "wb").truncate(64 << 30)';
       const args = ['run', '--out', 'huge.bin', '-c', code];
@@ -118,7 +118,7 @@ describe('run --out', () => {
     },
   );
 
-  it('Ctrl-C that the script handles: its results come back', async () => {
+  it('Ctrl-C that the script handles: its results are copied back', async () => {
     const code = `${WRITE}
 import time
 try:
@@ -201,7 +201,7 @@ describe('run, projects', () => {
     expect((await run(['-c', '1', '-m', 'app'])).status).toBe(2);
   });
 
-  it('an ignored script runs in its place, and a hint names an ignored file that it needs', async () => {
+  it('an ignored script runs at its place, and a hint names an ignored file that it needs', async () => {
     await writeFile(join(here, 'app/.gitignore'), '*.csv\nscratch.py\n');
     const code = 'from lib import VALUE; print(VALUE, __file__); open("big.csv")';
     await writeFile(join(here, 'app/scratch.py'), code);
@@ -258,7 +258,7 @@ os.makedirs('__pycache__'); open('__pycache__/x.pyc', 'w').write('x')
   });
   const sync = (code: string, ...more: string[]) => run(['--project', 'work', '--sync', ...more, '-c', code]);
 
-  it('without a terminal: shows list and diff, changes nothing, says how', async () => {
+  it('without a terminal: shows list and diff, changes nothing, and says how to apply', async () => {
     const { status, stdout, stderr } = await sync(CHANGE);
     expect([status, stdout]).toEqual([0, '']);
     expect(stderr).toBe(`neurovisor: changes of the script in ${work}:
@@ -285,7 +285,7 @@ neurovisor: nothing was changed in ${work}; to write the changes, add --yes
     expect((await readdir(work)).sort()).toEqual(['a.txt', 'gone.txt', 'same.txt', 'tool.sh']);
   });
 
-  it('--yes: writes what changed, by content; ignored files stay in the guest', async () => {
+  it('--yes: writes files that changed in content; ignored files stay in the guest', async () => {
     const { status } = await sync(CHANGE, '--yes');
     expect(status).toBe(0);
     expect((await readdir(work, { recursive: true })).sort()).toEqual([
@@ -301,7 +301,7 @@ neurovisor: nothing was changed in ${work}; to write the changes, add --yes
     expect((await sync('pass', '--yes')).stderr).toBe(`neurovisor: no changes in ${work}\n`);
   });
 
-  it('--copy into the directory: what was sent there before is kept', async () => {
+  it('--copy into the directory: files sent there before are kept', async () => {
     await mkdir(join(work, 'data'));
     await writeFile(join(work, '.gitignore'), 'data/*.csv\n');
     await writeFile(join(work, 'data/README'), 'mine');
@@ -311,7 +311,7 @@ neurovisor: nothing was changed in ${work}; to write the changes, add --yes
     expect((await readdir(join(work, 'data'))).sort()).toEqual(['README', 'big.csv']);
   });
 
-  it('--copy into the directory, by any path to it: its file does not come back', async () => {
+  it('--copy into the directory, by any path to it: its file is not copied back', async () => {
     await writeFile(join(here, '.env'), 'SECRET=1');
     const name = 'work/.env';
     for (const to of [name, `~/${name}`, `.//${name}`, `${home}/${name}`]) {
@@ -321,7 +321,7 @@ neurovisor: nothing was changed in ${work}; to write the changes, add --yes
     expect(await readdir(work)).not.toContain('.env');
   });
 
-  it('a file that changed here meanwhile is a conflict: named, kept, 123', async () => {
+  it('a file that changed here meanwhile is a conflict: named, kept, exit status 123', async () => {
     // The guest of this test is a process of this machine.
     const meanwhile = JSON.stringify(work);
     const code = `${CHANGE}
@@ -341,7 +341,7 @@ os.mkdir(os.path.join(${meanwhile}, 'new')); open(os.path.join(${meanwhile}, 'ne
     expect((await stat(join(work, 'tool.sh'))).mode & 0o777).toBe(0o755);
   });
 
-  it('hostile: links that lead out, pipes and .git never come back', async () => {
+  it('hostile: links that lead out, pipes and .git are never copied back', async () => {
     const code = `
 import os
 os.symlink('/etc/passwd', 'absolute')
@@ -379,7 +379,7 @@ os.remove('link'); os.mkdir('link'); open('link/evil', 'w').write('x')
     expect(await readdir(join(work, 'link'))).toEqual(['evil']);
   });
 
-  it('a directory that becomes a file, and a file that becomes a directory, come back', async () => {
+  it('a directory that becomes a file, and a file that becomes a directory, are copied back', async () => {
     await mkdir(join(work, 'd'));
     await writeFile(join(work, 'd/x'), 'x');
     const code = `
@@ -392,7 +392,7 @@ os.remove('gone.txt'); os.mkdir('gone.txt'); open('gone.txt/y', 'w').write('y')
     expect(await readFile(join(work, 'gone.txt/y'), 'utf8')).toBe('y');
   });
 
-  it('text of the guest cannot steer the terminal', async () => {
+  it('text from the guest can not control the terminal', async () => {
     const code = `open('e\\x1b[2J', 'w').write('\\x1b]0;owned\\x07\\n')`;
     const { stderr } = await sync(code);
     expect(stderr).toContain('created   e?[2J');
@@ -400,7 +400,7 @@ os.remove('gone.txt'); os.mkdir('gone.txt'); open('gone.txt/y', 'w').write('y')
     expect(stderr).not.toContain('\x1b');
   });
 
-  it('what --copy put below the directory is no change', async () => {
+  it('files that --copy put below the directory are no change', async () => {
     await writeFile(join(here, 'data.csv'), '1');
     const { stderr } = await sync('pass', '--copy', 'data.csv:work/data.csv');
     expect(stderr).toBe(`neurovisor: no changes in ${work}\n`);

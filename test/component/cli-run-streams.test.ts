@@ -1,4 +1,4 @@
-/** `run` in a pipe, as `docker run -i`: binary input and output, ends of both, on a real guest agent. */
+/** `run` in a pipe, like `docker run -i`: binary input and output, ends of both, on a real guest agent. */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
@@ -26,7 +26,7 @@ function startWith(argv: readonly string[]) {
   const child = spawn(join(ROOT, 'neurovisor'), ['run', ...argv], {
     env: { ...process.env, ...daemon.env, NO_COLOR: '1' },
   });
-  // The command may leave before it has read all input.
+  // The command may exit before it has read all input.
   child.stdin.on('error', () => undefined);
   const closed = new Promise<number | null>((resolve) => child.on('close', resolve));
   return { child, closed, stderr: text(child.stderr) };
@@ -55,7 +55,7 @@ describe('run in a pipe', () => {
     expect(hash.digest('hex')).toBe(expected.digest('hex'));
   });
 
-  it('a reader that leaves after a byte (`| head -c 1`) ends script and sandbox, without a message', async () => {
+  it('a reader that stops after a byte (`| head -c 1`) ends script and sandbox, without a message', async () => {
     const flood = 'import sys\nwhile True: sys.stdout.buffer.write(bytes(65536))';
     const { child, closed, stderr } = start(flood);
     child.stdout.once('data', () => child.stdout.destroy());
@@ -77,7 +77,7 @@ describe('run in a pipe', () => {
     expect(await closed).toBe(0);
   });
 
-  it('--template of an image: what follows -- is a program of it', async () => {
+  it('--template of an image: the words after -- are a program of it', async () => {
     const names = new TemplateNames(daemon.env['NEUROVISOR_HOME'] ?? '');
     const digest = `sha256:${'a'.repeat(64)}`;
     const config = { user: '', env: {}, workdir: '/', entrypoint: [], cmd: [], exposedPorts: [] };

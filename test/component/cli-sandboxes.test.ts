@@ -69,7 +69,7 @@ describe('create', () => {
     expect((await control.list())[0]?.id).toBe(stdout().trim());
   });
 
-  it('passes on all options', async () => {
+  it('forwards all options', async () => {
     const { cli } = testCli({ env: { TOKEN: 'x' } });
     await create(cli, control, {
       ...{
@@ -123,7 +123,7 @@ describe('create', () => {
     ]);
   });
 
-  it('--template: names it in the request, and excludes --snapshot, --boot and --image', async () => {
+  it('--template: is part of the request, and excludes --snapshot, --boot and --image', async () => {
     const { cli, stdout } = testCli({ json: true });
     await create(cli, control, { ...NO_FLAGS, template: 'data' });
     expect(JSON.parse(stdout())).toMatchObject({ template: 'data' });
@@ -427,7 +427,7 @@ describe('host, ps', () => {
     expect(stdout()).toMatch(/^timeout +ends in \d+ (h|min)$/m);
   });
 
-  it('passes on an error of the daemon', async () => {
+  it('forwards an error of the daemon', async () => {
     await using sick = new FakeControlPlane({
       before: () => {
         throw new SandboxError('busy', 'too much is going on');

@@ -28,7 +28,7 @@ async function childOf(pid: number): Promise<number> {
 }
 
 describe('shell', () => {
-  it('runs bash at the terminal size, passes on Ctrl-C, and exits with the status of `exit N`', async () => {
+  it('runs bash at the terminal size, forwards Ctrl-C, and exits with the status of `exit N`', async () => {
     const terminal = onDaemon('shell', id);
     terminal.type('PS1="ready> "\r');
     await terminal.sees('ready> ');

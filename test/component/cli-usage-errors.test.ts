@@ -109,7 +109,7 @@ describe('--build', () => {
     ['run --build /no/such', "can't read /no/such/Dockerfile"],
     ['run --build test', "can't read test/Dockerfile"],
     ['run --no-daemon --build . --cpus 0', '--cpus: 0 is out of range'],
-  ])('%s: refused before anything is set up', async (line, message) => {
+  ])('%s: refused before any set-up', async (line, message) => {
     const { status, stdout, stderr } = await run(line);
     expect([status, stdout]).toEqual([2, '']);
     expect(stderr).toContain(message);

@@ -1,4 +1,4 @@
-/** `--vmm` and NEUROVISOR_VMM: a clear refusal where it can't run, before anything is set up. */
+/** `--vmm` and NEUROVISOR_VMM: a clear refusal if it can't run, before any set-up. */
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -20,7 +20,7 @@ describe('--vmm', () => {
     [['run', '--vmm', 'firecracker', '-c', 'print(1)'], {}],
     [['run', '-c', 'print(1)'], { NEUROVISOR_VMM: 'firecracker' }],
     [['serve', '--vmm', 'firecracker'], {}],
-  ])('%j: refused with the reason and what to do', async (args, more: Record<string, string>) => {
+  ])('%j: refused with the reason and the remedy', async (args, more: Record<string, string>) => {
     const { status, stdout, stderr } = await cli(args, { env: { ...env(), ...more } }).result;
     expect({ status, stdout }).toEqual({ status: 125, stdout: '' });
     expect(stderr).toContain('cannot use Firecracker: it is not installed');
@@ -42,7 +42,7 @@ describe('--vmm', () => {
 });
 
 requiresFirecracker().describe('--vmm auto on a KVM that runs Linux', () => {
-  /** Whatever this machine's KVM can do; its device must open. */
+  /** Finds the KVM device, which must open, whatever else it can do. */
   async function findKvm(): Promise<void> {
     const path = join(home, 'probe.mjs');
     const steps = ['start', 'create', 'loop', 'int3', 'cmpxchg16b', 'xrstor', 'done'];
@@ -57,7 +57,7 @@ requiresFirecracker().describe('--vmm auto on a KVM that runs Linux', () => {
     return (await cli(['doctor'], { env: found }).result).stdout;
   };
 
-  it('doctor: says which VMM is taken and why', async () => {
+  it('doctor: names the chosen VMM and the reason', async () => {
     await findKvm();
     expect(await doctor()).toMatch(/firecracker: install Firecracker with `neurovisor setup --fire/);
     const program = "#!/bin/sh\necho 'Firecracker v1.16.1'\n";
@@ -65,7 +65,7 @@ requiresFirecracker().describe('--vmm auto on a KVM that runs Linux', () => {
     expect(await doctor({ NEUROVISOR_JAIL: 'off' })).toMatch(
       /^firecracker +ok +1\.16\.1, used: KVM runs .*, and Firecracker is installed$/m,
     );
-    // It has no jailer, and is none that a jail could run.
+    // It has no jailer, and no jail could run it.
     expect(await doctor()).toMatch(
       /^firecracker +unused +1\.16\.1 is installed, but Firecracker can't be jailed here: /m,
     );

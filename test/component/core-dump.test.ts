@@ -1,8 +1,8 @@
-/** A process that holds secrets leaves none of them in a core. */
+/** A process that holds secrets leaves none of them in a core dump. */
 import { execFileSync } from 'node:child_process';
 import { expect, it } from 'vitest';
 
-it('writeNoCore: a crash leaves no core, and child processes have the limit, too', () => {
+it('writeNoCore: a crash leaves no core dump, and child processes have the limit, too', () => {
   const module = new URL('../../src/sys/core-dump.ts', import.meta.url).href;
   const koffi = import.meta.resolve('koffi');
   const code = `

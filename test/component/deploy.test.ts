@@ -59,7 +59,7 @@ describe('compose.yaml', () => {
     }
   });
 
-  it('each file that a command or a variable names is mounted at that path', () => {
+  it('each file in a command or variable is mounted at that path', () => {
     const targets = mounts.map(({ service, target }) => `${service} ${target}`);
     expect(targets).toEqual(
       expect.arrayContaining([
@@ -124,7 +124,7 @@ describe('addresses', () => {
     expect(mounts.some(({ target }) => target.startsWith(`${folder}/`))).toBe(true);
   });
 
-  it('Jaeger takes traces where the README sends the daemon’s, through to its storage', () => {
+  it('Jaeger receives traces where the README sends the daemon’s, through to its storage', () => {
     const exporters = z.record(z.string(), z.object({ trace_storage: z.string() }));
     const jaeger = read(
       'jaeger/jaeger.yaml',

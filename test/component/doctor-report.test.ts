@@ -1,4 +1,4 @@
-/** `neurovisor doctor --report`: what it says, and what it never says. */
+/** `neurovisor doctor --report`: its contents, and what it must never contain. */
 import { spawnSync } from 'node:child_process';
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -10,7 +10,7 @@ import { ROOT } from '../support/cli.ts';
 import { requiresRoot } from '../support/requires.ts';
 
 const MAIN = join(ROOT, 'src/cli/main.ts');
-/** Each is planted, and none may be in the output. */
+/** Planted secrets, none of which may be in the output. */
 const PLANTED = {
   user: 'plantedalice',
   host: 'plantedhost',
@@ -51,7 +51,7 @@ function report(env: NodeJS.ProcessEnv, wrapper: readonly string[], ...more: str
   return stdout;
 }
 
-/** A program that prints all that is planted, and fails. */
+/** A program that prints all planted secrets, and fails. */
 function broken(name: string): string {
   const path = join(home, name);
   const words = Object.values(PLANTED).join(' ');
@@ -81,7 +81,7 @@ describe('doctor --report', () => {
     expectNothingPlanted(json);
   });
 
-  it('report: repeats nothing of broken programs', () => {
+  it('report: repeats no output of broken programs', () => {
     const env = {
       ...environment(),
       NEUROVISOR_FIRECRACKER: broken('firecracker'),
@@ -93,7 +93,7 @@ describe('doctor --report', () => {
     for (const more of [[], ['-o', 'json']]) expectNothingPlanted(report(env, [], ...more));
   });
 
-  it('report: does not have configured paths, relative or with spaces', () => {
+  it('report: contains no configured paths, relative or with spaces', () => {
     const env = {
       ...environment(),
       HOME: join(dir, `a (b): ${PLANTED.folder}`),

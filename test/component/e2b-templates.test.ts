@@ -129,7 +129,7 @@ describe('Template.build', () => {
     expect(await Template.exists('broken', world.client)).toBe(false);
   });
 
-  it('fails if a quota of its tenant is used up when its turn comes, and names the quota', async () => {
+  it('fails if its tenant’s quota is used up when its turn comes, and names the quota', async () => {
     const { admit } = world;
     world.admit = () => {
       throw new BusyError('quota of tenant acme: 1 of 1 MiB of memory are used', 1000);
@@ -146,7 +146,7 @@ describe('Template.build', () => {
     world.admit = admit;
   });
 
-  it('says nothing about a bug of the builder but where to look', async () => {
+  it('does not disclose a bug of the builder, only where to look', async () => {
     world.builds.onBuild = async () => {
       throw new TypeError('a secret path');
     };
@@ -175,7 +175,7 @@ describe('Template.build', () => {
     expect(wanted?.steps.map(({ kind }) => kind)).toEqual(['user', 'workdir', 'env', 'copy', 'run', 'user', 'workdir']);
   });
 
-  it('begins with a template of this client, with its program', async () => {
+  it('starts from a template of this client, with its program', async () => {
     const first = await Template.build(small().setStartCmd('serve', 'check'), 'parent:v2', world.client);
     const child = Template().fromTemplate('parent:v2').runCmd('true');
     await Template.build(child, 'child', world.client);
@@ -185,7 +185,7 @@ describe('Template.build', () => {
     });
   });
 
-  it('in the background is waited for by its status', async () => {
+  it('in the background: the client polls its status', async () => {
     const { promise, resolve } = Promise.withResolvers<void>();
     world.builds.onBuild = async () => await promise;
     const started = await Template.buildInBackground(small(), 'slow', world.client);
@@ -197,7 +197,7 @@ describe('Template.build', () => {
 });
 
 describe('tags', () => {
-  it('lead to builds, and a build without one is removed', async () => {
+  it('point to builds; a build without a tag is removed', async () => {
     const one = await Template.build(small(), 'tagged:v1', world.client);
     const two = await Template.build(small(), 'tagged:v2', world.client);
     const assigned = await Template.assignTags('tagged:v1', ['production'], world.client);
@@ -238,7 +238,7 @@ describe('templates', () => {
     expect(world.builds.removed).toContain(`e2b-${buildId}`);
   });
 
-  it('are what sandboxes start from, by name, tag and id', async () => {
+  it('sandboxes start from them by name, tag and id', async () => {
     const { templateId, buildId } = await Template.build(small(), 'Started', world.client);
     for (const name of ['started', 'started:default', templateId]) {
       const sandbox = await Sandbox.create(name, world.client);
@@ -248,7 +248,7 @@ describe('templates', () => {
     }
   });
 
-  it('outlive the server, an unfinished build does not', async () => {
+  it('survive a restart of the server; an unfinished build does not', async () => {
     const built = await Template.build(small(), 'kept:v1', world.client);
     world.builds.onBuild = async (_wanted, _say, signal) =>
       await new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
@@ -288,7 +288,7 @@ describe('uploads', () => {
     expect((await link(hash)).present).toBe(true);
   });
 
-  it('leave nothing behind but themselves, whatever the hash', async () => {
+  it('leave nothing behind but themselves, for any hash', async () => {
     const made = await call('POST', '/v3/templates', { name: 'uploads' });
     const { templateID } = (await made.json()) as { templateID: string };
     for (const hash of ['..%2F..%2Fx', 'A'.repeat(64), 'a'.repeat(63)]) {
@@ -300,7 +300,7 @@ describe('uploads', () => {
     expect(names.filter((name) => !/^[0-9a-f]{64}-[0-9a-f]{64}$/.test(name))).toEqual([]);
   });
 
-  it('must be there when a build names them', async () => {
+  it('must exist when a build names them', async () => {
     const made = await call('POST', '/v3/templates', { name: 'uploads' });
     const { templateID, buildID } = (await made.json()) as { templateID: string; buildID: string };
     const steps = [{ type: 'COPY', args: ['a', '/a'], filesHash: 'b'.repeat(64) }];

@@ -8,7 +8,7 @@ import { requires } from '../support/requires.ts';
 const FIXTURE = join(import.meta.dirname, '../fixtures/engine-batches.ts');
 
 requires('model', findModel()).describe('batches of the engine', (model) => {
-  it('two answers at once: one batch computes a token of each', () => {
+  it('two concurrent answers: one batch computes a token of each', () => {
     const argv = ['--disable-warning=ExperimentalWarning', FIXTURE, model.path];
     const out = execFileSync(process.execPath, argv, { encoding: 'utf8' });
     const found = JSON.parse(out) as {

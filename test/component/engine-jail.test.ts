@@ -40,7 +40,7 @@ function expectJailed({ status, root }: Seen): void {
 }
 
 requires('model', findModel()).describe('the jailed engine with a real model', (model) => {
-  it('openEngineJail: the engine answers, with its own user if root starts it, and leaves nothing', () => {
+  it('openEngineJail: the engine answers, with its own user if root starts it, and leaves nothing behind', () => {
     const told = execFileSync(process.execPath, [FIXTURE, dir, model.path], { encoding: 'utf8' });
     const seen = JSON.parse(told) as Seen;
     expect(seen.answer).toContain('Paris');
@@ -51,7 +51,7 @@ requires('model', findModel()).describe('the jailed engine with a real model', (
   });
 
   requiresRoot().it('openEngineJail: without root only the own user is missing, and is reported', () => {
-    // Root of the host, which is an ordinary user in this namespace and owns its files.
+    // The host's root, who is an ordinary user in this namespace and owns its files.
     const ordinary = ['--user', '--map-user=1500', '--map-group=1500', '--'];
     const argv = [...ordinary, process.execPath, FIXTURE, dir, model.path];
     const seen = JSON.parse(execFileSync('unshare', argv, { encoding: 'utf8' })) as Seen;

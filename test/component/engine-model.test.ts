@@ -131,7 +131,7 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
     expect(existsSync(engine.socketPath)).toBe(false);
   });
 
-  it('chats, the same way each time, and computes a known prefix only once', async () => {
+  it('chats deterministically, and computes a known prefix only once', async () => {
     const body = { messages: [{ role: 'user', content: 'What is the capital of France?' }], max_tokens: 20 };
     const first = await post(engine, '/chat/completions', body);
     const second = await post(engine, '/chat/completions', body);
@@ -171,7 +171,7 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
     ['any object', { type: 'object' }, 16],
     ['a choice', { anyOf: [{ type: 'string' }, { type: 'number' }] }, 16],
     ['an optional string', { type: ['string', 'null'] }, 16],
-  ])('completes JSON with %s at the limit of tokens', async (name, long, max_tokens) => {
+  ])('completes JSON with %s at the token limit', async (name, long, max_tokens) => {
     const schema = { type: 'object', properties: { long, last: { type: 'integer' } }, required: ['long', 'last'] };
     const { choices } = await post(engine, '/chat/completions', {
       messages: [{ role: 'user', content: 'Tell a very long story about many cats.' }],
@@ -247,8 +247,8 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
     await other.stop();
   });
 
-  it('uses another chat template where that of the file fails, and warns once', async () => {
-    // The template's first tag is broken; all lengths and offsets stay as they are.
+  it('uses another chat template if the file’s fails, and warns once', async () => {
+    // The template's first tag is broken; all lengths and offsets stay unchanged.
     const bytes = await readFile(model.path);
     const at = bytes.indexOf('tokenizer.chat_template');
     bytes.write('{% bad', bytes.indexOf('{% for', at));
@@ -273,7 +273,7 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
     }
   });
 
-  it('stops while it loads', async () => {
+  it('can be stopped while it loads', async () => {
     const leaving = new AbortController();
     const other = await start(model.path, { signal: leaving.signal });
     leaving.abort();

@@ -1,4 +1,4 @@
-/** Models of the built-in engine beside each other, as `models.toml` names them. */
+/** Several models of the built-in engine, as `models.toml` names them. */
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -25,7 +25,7 @@ beforeEach(async () => {
 afterEach(() => cleanup.run());
 
 requires('model', findModel()).describe('engines of models.toml', (model) => {
-  it('each starts with its first request, is offered under its own name, and ends with the host', async () => {
+  it('each model starts with its first request, is offered under its own name, and ends with the host', async () => {
     const modelPath = model.path;
     const { signal } = new AbortController();
     const pulling = { cacheDir: dir, cwd: dir, progress: silentProgress, signal, log: silentLog };

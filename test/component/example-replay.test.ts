@@ -58,7 +58,7 @@ it('answers from the cassette; a changed agent is refused, with the difference',
   expect(changed.missing[0]?.difference).toContain('asked "…fox\' have? Use a tool."');
 });
 
-it('is recorded again byte by byte', async () => {
+it('a new recording is identical byte by byte', async () => {
   const dir = await mkdtemp(join(tmpdir(), 'nv-replay-'));
   cleanup.push('directory', () => rm(dir, { recursive: true }));
   const tape = new Recorder();

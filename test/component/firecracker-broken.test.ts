@@ -1,4 +1,4 @@
-/** Broken binaries of Firecracker, and a /dev/kvm that is missing, closed or taken away. */
+/** Broken Firecracker binaries, and a /dev/kvm that is missing, inaccessible or removed. */
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -65,7 +65,7 @@ describe('readFirecrackerVersion', () => {
 });
 
 requiresFirecrackerAsRoot().describe('/dev/kvm is taken away', (files) => {
-  it('running VMs go on, and the next start fails with the reason and what to do', async () => {
+  it('running VMs continue, and the next start fails with the reason and the remedy', async () => {
     const gone = join(dir, 'kvm');
     let isGone = false;
     const driver = await createFirecrackerDriver({
@@ -94,7 +94,7 @@ requiresFirecrackerAsRoot().describe('/dev/kvm is taken away', (files) => {
   });
 });
 
-/** The rest of a command sees a /dev with nothing but what Firecracker needs beside KVM. */
+/** The rest of a command sees a /dev with only what Firecracker needs besides KVM. */
 const WITHOUT_KVM = [
   'unshare',
   '--mount',

@@ -1,4 +1,4 @@
-/** Whether a process has a filter of its own, even if its parent has one too (a service, a container). */
+/** Whether a process has its own filter, even if its parent has one too (a service, a container). */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

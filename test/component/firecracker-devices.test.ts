@@ -98,7 +98,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     expect(one).not.toBe(two);
   });
 
-  it('balloon: its pages leave the host, also those of a clone whose RAM is a mapped file', async () => {
+  it('balloon: its pages are returned to the host, also for a clone whose RAM is a mapped file', async () => {
     const of = await makeBench();
     const spec = of.spec({ memoryMib: 192, balloonMib: 0 });
     const vm = await of.boot(spec);
@@ -126,7 +126,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     return Number(kib) / 1024;
   }
 
-  it('start: a disk limit makes reads wait, and a running VM takes a new one', async () => {
+  it('start: a disk limit makes reads wait, and a running VM accepts a new one', async () => {
     const slow = { ops: { size: 1, refillPerSecond: 20 } };
     const of = await makeBench({ limits: { disk: slow, entropy: slow } });
     const vm = await of.boot();
@@ -142,7 +142,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     expect(await throttled()).toBe(settled);
   });
 
-  it('setDiskLimits: hold from the start, can be lifted, and are not inherited by a clone', async () => {
+  it('setDiskLimits: apply from the start, can be lifted, and are not inherited by a clone', async () => {
     const of = await makeBench();
     const slow = { opsPerSecond: 10 };
     const spec = of.spec({ memoryMib: 64, diskLimits: slow });
@@ -203,7 +203,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     });
     const vms = [await of.boot(), await of.boot()];
     const link = await openCommand(vms[0] as Vm, 'ECHO');
-    // Caught at once: it ends long before it is awaited.
+    // Handled at once: it ends long before it is awaited.
     const linkEnd = Promise.race([once(link, 'end'), once(link, 'close')]).then(
       () => null,
       (error: unknown) => error,
@@ -274,7 +274,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     space.run('ip', 'link', 'set', tap, 'up');
   }
 
-  it('start: reports an invalid kernel, and nothing is left', async () => {
+  it('start: reports an invalid kernel, and nothing is left behind', async () => {
     const of = await makeBench();
     for (const content of ['', 'not an ELF file', '\x7fELF\x02\x01\x01']) {
       const spec = of.spec();
@@ -334,7 +334,7 @@ async function isThrottled(vm: Vm): Promise<boolean> {
   return (await throttled()) > before;
 }
 
-/** On a busy machine its guest may read no faster than it may. */
+/** On a busy machine its guest may read no faster than its limit. */
 async function isOnceThrottled(vm: Vm): Promise<boolean> {
   for (let n = 0; n < ROUNDS_MAX; n += 1) if (await isThrottled(vm)) return true;
   return false;

@@ -20,7 +20,7 @@ requiresFirecracker().describe('Firecracker driver', (files) => {
   });
   afterEach(() => bench.close());
 
-  // Firecracker takes its NIC by the TAP's name and keeps it: firecracker-devices.test.ts.
+  // Firecracker opens its NIC by the TAP's name and keeps it: firecracker-devices.test.ts.
   driverParity(makeDriver, async () => files, ['nic', 'disks', 'paused-connections']);
 
   it('start: the channel carries bytes both ways', async () => {

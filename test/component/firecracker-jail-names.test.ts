@@ -1,4 +1,4 @@
-/** Attacks by a compromised VMM on names in its jail, made by a process with its user and root. Needs root. */
+/** Attacks of a compromised VMM on names in its jail, made by a process with its user and root. Needs root. */
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
@@ -185,7 +185,7 @@ ${python}`,
     const from = join(root(), 'fc/root');
     const to = join(root(), 'fc/memory');
     const byVmm = (): string[] => asVmm("os.rename('/fc/root', '/fc/memory')");
-    // The VMM cannot write the directory; root tries the second wall.
+    // The VMM can't write the directory; root tests the second wall.
     const byRoot = (): void => renameSync(from, to);
     for (const rename of [byVmm, byRoot]) {
       rmSync(to, { force: true });
@@ -201,7 +201,7 @@ ${python}`,
     expect(readFileSync(golden, 'utf8')).toBe(GOLDEN);
   });
 
-  it('returnMemory: returns the lent file, whatever has its name now', async () => {
+  it('returnMemory: returns the lent file, whatever file has its name now', async () => {
     const path = join(root(), 'fc/memory');
     const other = memory('other');
     const plants = [
@@ -213,7 +213,7 @@ ${python}`,
       const ours = memory('before');
       await place.lendMemory(ours);
       expect(asVmm("open('/fc/memory', 'r+').write('after!')")).toHaveLength(1);
-      // The VMM cannot write the directory; this is a second wall.
+      // The VMM can't write the directory; this is a second wall.
       rmSync(path);
       plant();
       await place.returnMemory(ours);

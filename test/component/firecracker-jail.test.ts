@@ -37,7 +37,9 @@ import { requiresCgroupV1 } from '../support/host-cgroup.ts';
 /** Timeout that suits a busy machine. */
 const PATIENT = { timeout: 120_000 };
 const HOLD = join(import.meta.dirname, '../fixtures/hold-jailed-vm.ts');
-/** The threads' count, lengths and names, then the counts of their instructions: groups of bytes that each begin with 0. */
+/**
+ * The threads' count, lengths and names, then the counts of their instructions: groups of bytes that each begin with 0.
+ */
 const EMPTY_FILTERS = Buffer.from(
   ['03', '00030403', Buffer.from('apivcpuvmm').toString('hex'), '00000000'].join(''),
   'hex',
@@ -99,7 +101,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     expect(await vm.channelStats()).toMatchObject({ connectionsOpened: expect.any(Number) });
   });
 
-  it('kill: removes the jail, and gives the disk back to its owner', async () => {
+  it('kill: removes the jail, and returns the disk to its owner', async () => {
     await makeBench();
     const spec = bench.spec();
     const vm = await bench.boot(spec);
@@ -159,7 +161,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     expect(lstatSync(of.snapshot.statePath).uid).toBe(0);
   });
 
-  it('start: refuses a base that is a link or writable by others, and makes nothing', async () => {
+  it('start: refuses a base that is a link or writable by others, and creates nothing', async () => {
     await makeBench();
     const refuse = async (dir: string, cause: string): Promise<void> => {
       await makeBench({ jail: () => ({ jailer, baseDir: dir, uid: UID, gid: GID }) });
@@ -276,7 +278,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     }
   });
 
-  it('reclaimJails: ends and removes jails of a killed owner only', async () => {
+  it('reclaimJails: ends and removes only jails of a killed owner', async () => {
     await makeBench();
     const mine = await bench.boot();
     const dir = join(baseDir, 'vm');

@@ -18,7 +18,7 @@ const ALLOWED = '93.184.216.34';
 const OTHER = '93.184.216.99';
 const METADATA = '169.254.169.254';
 const POLICY = { mode: 'allowlist', allow: [ALLOWED], deny: [], limits: {} };
-/** Behind the virtio-net header. */
+/** Offset of the frame behind the virtio-net header. */
 const FRAME_AT = 10;
 
 interface Started {
@@ -199,7 +199,7 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
     const guest = await host.do<Started>('startFrom', fork, parent, POLICY);
     expect([guest.mac, guest.address]).not.toEqual([before.mac, before.address]);
     expect(taps()).toHaveLength(2);
-    // The guest's old address has no owner now; the agent sets that of the new lease.
+    // The guest's old address has no owner now; the agent sets the new lease's.
     await send(fork, guest, ALLOWED, { text: 'old', from: before.address, fromMac: before.mac });
     await expectReached(fork, guest, 'the fork');
     expect(arrived('old')).toBe(false);
@@ -211,7 +211,7 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
     await expectReached(parent, again, 'paused and resumed');
   });
 
-  it('start: clones of a template whose card passed nothing have their own, open only as bound', async () => {
+  it('start: clones of a template whose card passed nothing have their own cards, open only as bound', async () => {
     await open();
     const none = { mode: 'none' };
     const template = newSandboxId();

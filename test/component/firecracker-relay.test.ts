@@ -1,4 +1,4 @@
-/** The thread of all channels of Firecracker: which thread moves the bytes, turns of VMs, bounds, and its end. */
+/** The thread of all channels of Firecracker: where the bytes move, turns of VMs, bounds, and its end. */
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, openSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
@@ -88,7 +88,7 @@ async function dial(path: string): Promise<Socket> {
   return socket;
 }
 
-/** A host whose threads can be looked at. */
+/** A host whose threads can be inspected. */
 function watchedHost() {
   const threads: RelayThread[] = [];
   const ends: (string | null)[] = [];
@@ -122,7 +122,7 @@ describe('the thread of all channels', () => {
     expect(await relay.stats()).toMatchObject(expected);
   });
 
-  it('holds no bytes for receivers that do not read', async () => {
+  it('buffers no bytes for receivers that do not read', async () => {
     const channelPath = channelOf('a');
     const port = await listenForGuestPort(channelPath, 2000);
     const relay = await open(newHost(), channelPath);
@@ -141,7 +141,7 @@ describe('the thread of all channels', () => {
       before = now;
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
-    // The buffers of the kernel and of this test's sockets, and nothing more.
+    // Only the buffers of the kernel and of this test's sockets.
     expect(before / guests.length).toBeLessThan(MIB);
     for (const guest of guests) expect(guest.writableLength).toBeGreaterThan(0);
     await port.close();
@@ -255,12 +255,12 @@ describe('the thread of all channels', () => {
     for (const thread of threads) expect(thread.ledger.all()).toEqual([]);
   });
 
-  it('close: a process that waits for nothing else gets to its end', () => {
+  it('close: a process that waits for nothing else can exit', () => {
     const ended = spawnSync(process.execPath, [END, channelOf('a')], { encoding: 'utf8' });
     expect(ended).toMatchObject({ stdout: 'ended\n', stderr: '', status: 0 });
   });
 
-  it('crash: a typed error for each VM, ends of all connections, and another thread for the next', async () => {
+  it('crash: a typed error for each VM, an end of all connections, and another thread for the next', async () => {
     const { host, threads, ends } = watchedHost();
     const [a, b] = [channelOf('a'), channelOf('b')];
     const port = await listenForGuestPort(a, 2000);
@@ -291,7 +291,7 @@ describe('the thread of all channels', () => {
     await port.close();
   });
 
-  it('crash: of a thread that was ending already leaves the next one alone', async () => {
+  it('crash: if the thread was already ending, the next one is unaffected', async () => {
     const ends: ((fault: string | null) => void)[] = [];
     const stopped: number[] = [];
     const clock = new FakeClock();
@@ -320,7 +320,7 @@ describe('the thread of all channels', () => {
   it('listen: a socket that the kernel does not watch ends its channel', async () => {
     const { host, threads } = watchedHost();
     const [one, other] = [await open(host, channelOf('a')), await open(host, channelOf('b'))];
-    // In place of a limit on watches: epoll takes no plain file.
+    // Stands for a limit on watches: epoll refuses a plain file.
     const fd = openSync(join(dir, 'plain'), 'w');
     threads[0]?.ledger.add(fd);
     threads[0]?.post({ kind: 'listen', channel: 1, fd, hostPath: null });
@@ -330,7 +330,7 @@ describe('the thread of all channels', () => {
     expect(threads[0]?.ledger.all()).not.toContain(fd);
   });
 
-  it('descriptors of a taken-over VMM end its channel alone, and are closed by another thread', async () => {
+  it('descriptors from a compromised VMM end only its channel, and another thread closes them', async () => {
     const { host, threads } = watchedHost();
     const [a, b] = [channelOf('a'), channelOf('b')];
     const port = await listenForGuestPort(a, 2000);
@@ -352,7 +352,7 @@ describe('the thread of all channels', () => {
     await port.close();
   });
 
-  it('descriptors in an answer that is no line: the program that asked gets an end', async () => {
+  it('descriptors in an invalid answer: the requesting program gets an end', async () => {
     const { host } = watchedHost();
     const hostile = await open(host, channelOf('a'));
     // Otherwise the thread would end, with all its descriptors.

@@ -69,13 +69,13 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
   }
 
   const home = () => ({ cacheDir: join(dir, 'cache'), runDir: join(dir, 'run') });
-  /** Files with what was compiled; a digest of it ends the name. */
+  /** Files with compiled filters; a digest ends the name. */
   const filters = (name: string): string[] => {
     const base = join(dir, 'cache/jail');
     const found = readdirSync(base).filter((each) => each.startsWith(`${name}-`));
     return found.map((each) => join(base, each));
   };
-  /** Control groups for every limit, or what they lack. */
+  /** True if every limit has a control group, else the missing ones. */
   const wholeGroups = (): true | string => {
     if (confinement === undefined) throw new Error('no confinement is open');
     return confinement.gaps.length === 0 || confinement.gaps.map(({ text }) => text).join('; ');
@@ -146,7 +146,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     const limits = limitsOf({ memoryMib: 128, cpus: 1 });
     expect(read('memory.max') ?? read('memory.limit_in_bytes')).toBe(`${limits.memoryBytes}`);
     expect(read('pids.max')).toBe(`${limits.tasks}`);
-    // Each thread, not the first alone.
+    // Each thread, not only the first.
     for (const group of groups) {
       const threads = readFileSync(join(group, 'cgroup.procs'), 'latin1').trim().split('\n');
       expect(threads).toContain(`${vm.pid}`);
@@ -334,7 +334,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     expect(groups.filter(existsSync)).toEqual([]);
   });
 
-  it.each(['before', 'after'] as const)('start: cancelled %s its API answers, nothing is left', async (when) => {
+  it.each(['before', 'after'] as const)('start: cancelled %s its API answers, nothing is left behind', async (when) => {
     const made = await open();
     const before = held().children;
     const folder = join(dir, 'run/jail/firecracker');
@@ -358,7 +358,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     expect(new Set(uids).size).toBe(3);
   });
 
-  describe('like every driver', () => {
+  describe('fulfills the contract of every driver', () => {
     let shared: string;
     const own: Confinement[] = [];
     beforeAll(() => {

@@ -1,4 +1,4 @@
-/** The driver with a scripted Firecracker that hangs, lies or dies, and with versions not at hand. */
+/** The driver with a scripted Firecracker that hangs, lies or dies, and with versions that are not available. */
 import { spawn } from 'node:child_process';
 import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -25,7 +25,10 @@ afterEach(async () => {
   rmSync(dir, { recursive: true, force: true });
 });
 
-/** Deadlines of seconds pass as soon as this call, which nothing answers, has come; `text` is in its body. */
+/**
+ * A clock whose deadlines of seconds expire as soon as this call, which gets no answer, has arrived; `text` is in its
+ * body.
+ */
 function lapsingAt(call: string, text = ''): Clock {
   const hasCome = (): boolean => {
     const [last, body] = asked().at(-1) ?? [];
@@ -70,7 +73,7 @@ function stub(mode: string, version: string): string {
   return path;
 }
 
-/** The requests that Firecracker got, without the wait for its API. */
+/** The requests that Firecracker received, without the wait for its API. */
 function asked(): [string, Record<string, unknown> | null][] {
   const path = join(dir, 'record');
   // The text after the last line end is still being written.
@@ -96,7 +99,7 @@ describe('start', () => {
       cause: 'it ended with status 153: stub-firecracker: no such machine',
     });
   });
-  it('start: a Firecracker that never listens runs into the deadline', async () => {
+  it('start: times out if Firecracker never listens', async () => {
     const clock: Clock = { ...systemClock, now: () => systemClock.now() * 20 };
     await failsToStart(await makeDriver('deaf', '1.16.1', { clock }), { code: 'vmm_timeout' });
   });
@@ -116,7 +119,7 @@ describe('start', () => {
     ['lie', { code: 'vmm_command_failed', status: 200 }],
     ['binary', { code: 'vmm_command_failed' }],
     ['flood', { code: 'vmm_command_failed', status: null }],
-  ])('start: %s in the middle of it', async (what, expected) => {
+  ])('start: fails on %s in the middle of it', async (what, expected) => {
     const clock = what === 'hang' ? lapsingAt('PUT /vsock') : systemClock;
     await failsToStart(await makeDriver(`${what}@PUT /vsock`, '1.16.1', { clock }), expected);
   });
@@ -232,7 +235,7 @@ describe('start', () => {
     const failure = driver.start(bench.spec({ nic }));
     await expect(failure).rejects.toMatchObject({ code: 'vm_spec_invalid' });
   });
-  it('start: refuses what Firecracker does not support', async () => {
+  it('start: refuses settings that Firecracker does not support', async () => {
     const driver = await makeDriver('good');
     const plain = bench.spec();
     const elsewhere = bench.spec();
@@ -315,7 +318,7 @@ describe('versions', () => {
     const calls = await pausedAndResumed('1.16.1', 'refuse@PUT /snapshot/create');
     expect(calls).toEqual(['PATCH /vm', 'PUT /snapshot/create', 'PATCH /vm', 'PATCH /vm']);
   });
-  it('resume: 1.17 needs none', async () => {
+  it('resume: 1.17 needs no snapshot', async () => {
     expect(await pausedAndResumed('1.17.0')).toEqual(['PATCH /vm', 'PATCH /vm', 'PATCH /vm']);
   });
   it('resume: takes no extra snapshot after a requested one', async () => {

@@ -62,7 +62,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
 
   const cloneSpec = (of: Saved): VmSpec => bench.spec({ memoryMib: 64, snapshot: of.snapshot });
 
-  /** Resolves when the clone's guest has said that it is ready. */
+  /** Resolves when the clone's guest has reported that it is ready. */
   async function clone(of: Saved, spec = cloneSpec(of)): Promise<Vm> {
     copyFileSync(of.spec.overlayPath, spec.overlayPath);
     const hello = await bench.listen(spec.channelPath, HELLO_PORT);
@@ -196,7 +196,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
           await vm.vsockHotplug?.unplugVsock();
           const taken = await vm.saveState?.(join(clone.dir, 'state'));
           if (taken === undefined) throw new Error('no snapshot');
-          // The VM runs on; the snapshot lacks what it writes then.
+          // The VM continues; the snapshot lacks its later writes.
           await vm.resume();
           await vm.vsockHotplug?.plugVsock(200);
           await expect.poll(() => ask(vm, 'PRINT on').catch(String), PATIENT).toBe('done');

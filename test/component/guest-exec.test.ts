@@ -11,7 +11,7 @@ import { outcome, type RunningAgent, startAgent } from '../support/guest-agent.t
 
 const sh = (script: string, ...args: string[]): string[] => ['sh', '-c', script, 'sh', ...args];
 
-/** True once the process has ended by itself (a zombie included). */
+/** True once the process has ended by itself (including a zombie). */
 async function gone(pid: number): Promise<boolean> {
   for (let tries = 0; tries < 200; tries += 1) {
     if (!existsSync(`/proc/${pid}`)) return true;
@@ -76,7 +76,7 @@ describe('exec', () => {
     const leading = stdout.split('\n').filter((line) => /http:\/\/127\.0\.0\.1/.test(line));
     const names = leading.map((line) => line.split('=')[0]).sort();
     expect(names).toEqual(['ANTHROPIC_BASE_URL', 'OPENAI_API_BASE', 'OPENAI_BASE_URL']);
-    // Its clients add /v1 themselves, and warn of two keys.
+    // Its clients add /v1 themselves, and warn about two keys.
     expect(stdout).toMatch(/^ANTHROPIC_BASE_URL=http:\/\/127\.0\.0\.1:\d+$/m);
     expect(stdout).toMatch(/^ANTHROPIC_API_KEY=neurovisor$/m);
     expect(stdout).not.toMatch(/ANTHROPIC_AUTH_TOKEN|OLLAMA/);
@@ -183,13 +183,13 @@ describe('exec', () => {
     expect(await gone(pid)).toBe(true);
   });
 
-  it('detached: the program lives on, is listed, can be attached to and signaled', async () => {
+  it('detached: the program continues, is listed, can be attached to and signaled', async () => {
     const abort = new AbortController();
     const argv = sh('while read line; do echo "got $line"; done; exit 9');
     const first = await agent.guest.exec({ argv, detached: true, tag: 'mine' }, abort.signal);
     abort.abort();
     await expect(first.exit).rejects.toMatchObject({ code: 'cancelled' });
-    // That of the test before may still be ending.
+    // The previous test's program may still be ending.
     const listed = (await agent.guest.processes()).find(({ pid }) => pid === first.pid);
     expect(listed).toMatchObject({ tag: 'mine', kind: 'exec', detached: true });
     const again = await agent.guest.attach(first.pid);

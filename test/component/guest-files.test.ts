@@ -29,7 +29,7 @@ describe('files', () => {
     mkdirSync(dir);
   });
 
-  it('write, read: 5 MiB of binary content come back; parent directories are made, the mode is set', async () => {
+  it('write, read: 5 MiB of binary content are unchanged; parent directories are created, the mode is set', async () => {
     const content = randomBytes(5 * 1024 * 1024);
     const path = join(dir, 'a/b/c.bin');
     const entry = await agent.guest.files.write(path, content, { mode: 0o755 });
@@ -64,7 +64,7 @@ describe('files', () => {
     await expect(large).rejects.toMatchObject({ code: 'invalid_request' });
   });
 
-  it('stat: a symbolic link shows where it leads in the end', async () => {
+  it('stat: a symbolic link shows its final target', async () => {
     writeFileSync(join(dir, 'file'), '');
     symlinkSync('file', join(dir, 'one'));
     symlinkSync('one', join(dir, 'two'));

@@ -190,7 +190,7 @@ describe('listenForGuest, against a bad guest', () => {
     expect(JSON.parse(await text(await dial()))).toMatchObject({ type: 'refused', code: 'busy' });
   });
 
-  it('a flood of connections beside the linked agent: few are told, each is read within limits', async () => {
+  it('a connection flood beside the linked agent: at most `busyConnectionsMax` get an answer, each is read within limits', async () => {
     await listener.close();
     const clock = new FakeClock();
     listener = await listen(100_000, clock);
@@ -214,7 +214,7 @@ describe('listenForGuest, against a bad guest', () => {
     await expect.poll(() => flood.every(({ state }) => state.hasEnd)).toBe(true);
     const told = flood.filter(({ state }) => state.said.includes('"code":"busy"'));
     expect(told).toHaveLength(GUEST_LIMITS.busyConnectionsMax);
-    // Written to a closed end, a socket breaks.
+    // A write to a closed end breaks the socket.
     const isRead = ({ socket }: (typeof told)[number], bytes: number): boolean => {
       if (!socket.destroyed) socket.write(Buffer.alloc(bytes));
       return !socket.destroyed;
@@ -222,7 +222,7 @@ describe('listenForGuest, against a bad guest', () => {
     const [talker, ...silent] = told;
     if (talker === undefined) throw new Error('nobody was told');
     let sent = 0;
-    // Without the limit this would go on for ever: stop at a hundred times of it.
+    // Without the limit this would never end: stop at a hundred times the limit.
     for (; sent < 100 * GUEST_LIMITS.busyBytesMax && isRead(talker, 16_384); sent += 16_384) await sleep(1);
     expect(sent).toBeLessThan(100 * GUEST_LIMITS.busyBytesMax);
     expect(silent.every((each) => isRead(each, 1))).toBe(true);

@@ -12,7 +12,7 @@ const [FIRST, SECOND] = [
 ];
 /** Mounts of the namespace: a fresh /sys, and a private /run. */
 const ENTER = `mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /run && mkdir /run/neurovisor /run/cards && exec "$@"`;
-/** Makes cards (`br…` has no device), applies one network after the other, and prints the state after each. */
+/** Creates cards (`br…` has no device), applies one network after the other, and prints the state after each. */
 const SCRIPT = `
 import json, os, subprocess, sys
 sys.path.insert(0, sys.argv[1])
@@ -91,7 +91,7 @@ requiresRoot().describe('Network of the agent', () => {
     expect(seen).toMatchObject([configured(FIRST), configured(SECOND)]);
   });
 
-  it('apply: waits if no card, only virtual ones or several others are there', () => {
+  it('apply: waits if there is no card, only virtual ones, or several others', () => {
     const several = { eth0: OWN_MAC, eth1: 'aa:fc:00:00:00:09' };
     for (const cards of [several, { br0: OWN_MAC }, {}]) {
       const [seen] = apply(cards, [SECOND]);

@@ -39,7 +39,7 @@ describe('python', () => {
     await agent[Symbol.asyncDispose]();
   });
 
-  it('warm: modules are imported, a failed one is reported, the others follow', async () => {
+  it('warm: modules are imported; a failed one is reported, and the others follow', async () => {
     const process = await agent.guest.python({
       script: { code: 'import sys; print("decimal" in sys.modules, "json" in sys.modules)' },
     });

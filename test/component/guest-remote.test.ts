@@ -36,7 +36,7 @@ afterAll(async () => {
   await agent[Symbol.asyncDispose]();
 });
 
-/** Passes bytes, ends and resets between `stream` and the agent. */
+/** Forwards bytes, ends and resets between `stream` and the agent. */
 function splice(stream: Duplex, channelPath: string, head?: Buffer): void {
   const channel = connect({ path: channelPath, allowHalfOpen: true });
   channel.write('CONNECT 5000\n');

@@ -46,7 +46,7 @@ async function until(what: () => boolean | Promise<boolean>): Promise<void> {
 }
 
 describe('settle', () => {
-  it('programs: live on without their connection, and accept an attach and input', async () => {
+  it('programs: continue without their connection, and accept an attach and input', async () => {
     const script = 'read a; echo "got $a"; read b; echo "got $b"; exit 3';
     const first = await agent.guest.exec({ argv: sh(script) });
     await agent.guest.settle();
@@ -61,7 +61,7 @@ describe('settle', () => {
     });
   });
 
-  it('programs started before the next hello live on, too; later ones do not', async () => {
+  it('programs started before the next hello continue, too; later ones do not', async () => {
     await agent.guest.settle();
     const during = await agent.guest.exec({ argv: ['sleep', '1000'] });
     const guest = await unplug(agent.guest);
@@ -73,7 +73,7 @@ describe('settle', () => {
     await next.signal(during.pid, 'SIGKILL');
   });
 
-  it('scripts of the fork server live on, too', async () => {
+  it('scripts of the fork server continue, too', async () => {
     const code = 'import time\nprint("up", flush=True)\ntime.sleep(0.5)\nprint("still")';
     const script = await agent.guest.python({ script: { code } });
     await once(script.stdout, 'data');
@@ -101,7 +101,7 @@ describe('settle', () => {
     const line = 'x'.repeat(99);
     const dir = mkdtempSync(join(tmpdir(), 'nv-settle-'));
     onTestFinished(() => rmSync(dir, { recursive: true }));
-    // It begins once the connection has gone, and says when it has written all.
+    // It begins once the connection is gone, and reports when it has written everything.
     const [begin, written] = [join(dir, 'begin'), join(dir, 'written')];
     const wait = `until [ -e ${begin} ]; do sleep 0.05; done`;
     const write = `yes ${line} | head -n 3000; echo end; echo oops >&2`;
@@ -111,7 +111,7 @@ describe('settle', () => {
     const guest = await unplug(agent.guest);
     writeFileSync(begin, '');
     await until(() => existsSync(written));
-    // What the pipe still holds is read at the next turn of the agent's loop.
+    // The agent reads the rest of the pipe in the next turn of its loop.
     await sleep(500);
     const again = await guest.attach(process.pid);
     again.stdin.end('done\n');
@@ -155,7 +155,7 @@ describe('settle', () => {
     expect(await outcome(process)).toMatchObject({ stdout: 'on\n', exit: { exitCode: 1 } });
   });
 
-  it('no unplug follows for long: output of programs started then is not held', async () => {
+  it('no unplug follows for long: output of programs started then is not held back', async () => {
     await agent.guest.settle();
     const early = await agent.guest.exec({ argv: ['cat'] });
     early.stdin.write('held at first\n');
@@ -268,7 +268,7 @@ describe('second hello', () => {
 describe('unplug, all connections end at once', () => {
   const descriptors = (): number => readdirSync(`/proc/${agent.child.pid}/fd`).length;
 
-  it('operations interrupted in request, answer or content: nothing is left', async () => {
+  it('operations interrupted in request, answer or content: nothing is left behind', async () => {
     const { guest } = agent;
     await guest.stats();
     await sleep(1500);
@@ -316,7 +316,7 @@ describe('unplug, the forwarder', () => {
   it.each<[string, boolean]>([
     ['ended', false],
     ['reset', true],
-  ])('a client in the midst of an answer: its connection is ended at once (%s)', async (_n, reset) => {
+  ])('a client in the middle of an answer: its connection is ended at once (%s)', async (_n, reset) => {
     const client = connect(port, '127.0.0.1');
     client.write('GET / HTTP/1.1\r\nhost: x\r\n\r\n');
     await once(client, 'data');

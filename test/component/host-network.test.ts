@@ -191,7 +191,7 @@ describe('HostNetwork: leases', () => {
     await a.do('setPolicy', id, { mode: 'open', deny: ['192.0.2.1'] });
     a.run('nft', 'flush', 'ruleset');
     await expect.poll(() => ruleset()).toContain('over 100 bytes used 100 bytes');
-    // Refused traffic is not added.
+    // Refused traffic is not counted.
     await a.do('setPolicy', id, { mode: 'open' }, { bytesMax: 150 });
     expect(await used()).toBe(100);
     await send(1);
@@ -220,7 +220,7 @@ describe('HostNetwork: leases', () => {
     expect(await a.refusal('lease', id)).toMatchObject({ code: 'exists' });
     expect(links()).toEqual(['lo', tap]);
     a.run('ip', 'link', 'del', tap);
-    // The last step: the packet filter has an entry for that name already.
+    // The last step fails: the packet filter has an entry of that name already.
     a.run('nft', `add element inet neurovisor from_taps { "${tap}" : drop }`);
     expect(await a.refusal('lease', id)).toMatchObject({ code: 'nft_refused' });
     expect(links()).toEqual(['lo']);
@@ -303,7 +303,7 @@ describe('HostNetwork: several processes', () => {
     const vmm = await victim.do<number>('handOver', dead);
     undo.push(() => process.kill(vmm, 'SIGKILL'));
     await victim.kill();
-    // The VMM lives, so its TAP does.
+    // The VMM lives, so its TAP exists.
     expect(links()).toEqual(expect.arrayContaining([lost.interfaceName, kept.interfaceName]));
     expect(ruleset()).toContain(`chain from_${dead}`);
     const next = beside();
@@ -332,7 +332,7 @@ describe('HostNetwork: several processes', () => {
 });
 
 describe('HostNetwork: other programs on the host', () => {
-  it('keep their tables and links byte for byte', async () => {
+  it('their tables and links stay unchanged byte for byte', async () => {
     a.run('ip', 'tuntap', 'add', 'dev', 'nv-other', 'mode', 'tap');
     a.run('ip', 'address', 'add', '192.168.7.1/24', 'dev', 'nv-other');
     a.run('nft', 'add table ip docker; add chain ip docker f { type filter hook forward priority 0; }');
@@ -371,7 +371,7 @@ describe('HostNetwork: other programs on the host', () => {
     }
   });
 
-  it('a flush is repaired by each of two processes for its own sandboxes', async () => {
+  it('two processes repair a flush, each for its own sandboxes', async () => {
     const b = beside();
     await Promise.all([a.do('open', stateDir), b.do('open', stateDir)]);
     const [one, two] = [newSandboxId(), newSandboxId()];

@@ -36,7 +36,7 @@ describe('makeImageBuilder', () => {
     );
   const left = (): string[] => [...readdirSync(join(dir, 'out')), ...readdirSync(join(dir, 'run'))];
 
-  it('layer: the VM gets whole sectors and the exact length; the host takes as much as it is told', async () => {
+  it('layer: the VM gets whole sectors and the exact length; the host takes the reported length', async () => {
     let seen: FakeBuilderVm | undefined;
     await layer(
       open((vm) => {
@@ -55,7 +55,7 @@ describe('makeImageBuilder', () => {
     expect(left()).toEqual(['x']);
   });
 
-  it('merge: the layers lie one behind the other', async () => {
+  it('merge: the layers are concatenated', async () => {
     for (const name of ['a', 'b']) writeFileSync(join(dir, name), Buffer.alloc(4096, name));
     const layers = ['a', 'b'].map((name) => ({ path: join(dir, name), bytes: 4096 }));
     await open(({ plan, disks }) => {
@@ -74,18 +74,18 @@ describe('makeImageBuilder', () => {
     ['more than its disk has', `{"bytes": ${2 ** 40}}`, 'build_failed'],
     ['a failure of the layer', '{"code": "digest", "detail": "x"}', 'image_invalid'],
     ['a flood', 'x'.repeat(1 << 20), 'build_failed'],
-  ])('layer: a VM that says %s leaves nothing', async (_, line, code) => {
+  ])('layer: a VM that reports %s leaves nothing behind', async (_, line, code) => {
     await expect(layer(open(() => line))).rejects.toMatchObject({ code });
     expect(left()).toEqual([]);
   });
 
-  it('layer: two processes that build the same do not disturb each other', async () => {
+  it('layer: two processes that build the same image do not disturb each other', async () => {
     const builder = open(() => '{"bytes": 4096}');
     await Promise.all([layer(builder), layer(builder), layer(builder)]);
     expect(left()).toEqual(['x']);
   });
 
-  it('layer: a full disk of the host, and a cancel, end the VM and leave nothing', async () => {
+  it('layer: a full disk of the host, and a cancel, end the VM and leave nothing behind', async () => {
     const never = new Promise<string>(() => undefined);
     const full = open(({ trouble, disks }) => {
       trouble({ kind: 'full', path: disks[2]?.path ?? '', freeBytes: 7 });

@@ -15,7 +15,7 @@ import { MIB } from '../../src/base/units.ts';
 import { dataExtents } from '../../src/sys/file.ts';
 import { temporaryDirectory } from '../support/image.ts';
 
-/** Blocks of 512 bytes that a file occupies. */
+/** Bytes that a file occupies on disk. */
 const occupiedBytes = async (path: string): Promise<number> => (await stat(path)).blocks * 512;
 const checkFilesystem = (path: string): string =>
   execFileSync('/sbin/e2fsck', ['-f', '-n', path], { encoding: 'utf8', stdio: 'pipe' });
@@ -56,7 +56,7 @@ describe('verifyImage (R-G-5)', () => {
     expect(await verifyImage(path, digest)).toBe('hashed');
   });
 
-  it('gives no stamp to a file that changed a moment ago', async () => {
+  it('gives no stamp to a file that has just changed', async () => {
     const path = join(await temporaryDirectory(), 'image');
     await writeFile(path, 'x');
     const digest = await digestFile(path);
@@ -64,7 +64,7 @@ describe('verifyImage (R-G-5)', () => {
     expect(await verifyImage(path, digest)).toBe('hashed');
   });
 
-  it('hashes a settled file once, and again when a byte was flipped', async () => {
+  it('hashes a settled file once, and again after a byte was flipped', async () => {
     const path = join(await temporaryDirectory(), 'image');
     await writeFile(path, 'content');
     const digest = await digestFile(path);

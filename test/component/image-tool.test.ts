@@ -21,7 +21,7 @@ async function isAlive(pid: number): Promise<boolean> {
 }
 
 describe('runTool', () => {
-  it('returns the last lines of the output, and passes each line as it arrives', async () => {
+  it('returns the last lines of the output, and forwards each line as it arrives', async () => {
     const lines: string[] = [];
     const output = await runTool('sh', ['-c', 'echo one; echo two >&2'], { onLine: (line) => lines.push(line) });
     expect(lines.sort()).toEqual(['one', 'two']);
@@ -55,7 +55,7 @@ describe('runTool', () => {
     });
   });
 
-  it('says in a line that a server can not be reached, and what to check', async () => {
+  it('reports in one line that a server can not be reached, and what to check', async () => {
     const said = "Err:1 bookworm InRelease\\n  Temporary failure resolving 'deb.example'\\nE: failed";
     await expect(runTool('sh', ['-c', `printf "${said}"; exit 100`])).rejects.toMatchObject({
       code: 'tool_failed',
@@ -75,7 +75,7 @@ describe('runTool', () => {
     await expect.poll(() => isAlive(grandchild)).toBe(false);
   });
 
-  it('starts nothing when cancelled before', async () => {
+  it('starts nothing if cancelled before', async () => {
     const signal = AbortSignal.abort();
     await expect(runTool('sh', ['-c', 'true'], { signal })).rejects.toMatchObject({ code: 'cancelled' });
   });

@@ -1,4 +1,4 @@
-/** Images from archives, layouts and a registry, by a real skopeo; the VM is a fake that records what it was given. */
+/** Images from archives, layouts and a registry, with a real skopeo; the VM is a fake that records its inputs. */
 import { execFileSync } from 'node:child_process';
 import {
   existsSync,
@@ -124,7 +124,7 @@ describe('Images', () => {
     expect(builder.merges).toHaveLength(1);
   });
 
-  it('pull: with the login that docker login stored, and without it not', async () => {
+  it('pull: uses the login that docker login stored, and fails without it', async () => {
     const login = Buffer.from('me:secret').toString('base64');
     registry.push('1', image());
     registry.interfere = ({ headers }, response) => {
@@ -150,7 +150,7 @@ describe('Images', () => {
     expect(stored.names).toEqual(['registry.invalid/far/image:1']);
   });
 
-  it('pull: two at once fetch and build once', async () => {
+  it('pull: two concurrent pulls fetch and build once', async () => {
     registry.push('1', image());
     const images = open();
     const both = [pull(images, registry.name('1')), pull(images, registry.name('1'))];
@@ -185,7 +185,7 @@ describe('Images', () => {
     expect(second.image.names).toEqual([`docker-archive:${dir}/saved.tar`]);
   });
 
-  it('pull: an index is read for this machine, or names what it has', async () => {
+  it('pull: an index is resolved for this machine, or the error names its platforms', async () => {
     const ours = image();
     const foreign = makeImage([{ tar: upper }], {}, { os: 'linux', architecture: 's390x' });
     const theirs = { image: foreign, platform: { os: 'linux', architecture: 's390x' } };
@@ -222,10 +222,10 @@ describe('Images', () => {
     [404, 'image_not_found'],
     [429, 'rate_limited'],
     [500, 'registry_failed'],
-  ])('pull: a registry that answers %i gives a clear error and leaves nothing', async (status, code) => {
+  ])('pull: a registry that answers %i gives a clear error and leaves nothing behind', async (status, code) => {
     registry.interfere = (_, response) => {
       response.statusCode = status;
-      // skopeo tries again after this time, s.
+      // skopeo retries after this time, in seconds.
       response.setHeader('retry-after', '1');
       response.end('{}');
       return true;
@@ -236,7 +236,7 @@ describe('Images', () => {
     expect(await open().list()).toEqual([]);
   });
 
-  it('pull: a registry that dies, lies or floods amid a layer leaves nothing', async () => {
+  it('pull: a registry that dies, lies or floods in the middle of a layer leaves nothing behind', async () => {
     const big = Buffer.alloc(200_000, 'x');
     const made = makeImage([{ tar: tar([{ name: 'x', data: big }]), compression: 'none' }]);
     registry.push('1', made);
@@ -269,7 +269,7 @@ describe('Images', () => {
     expect(builder.layers).toEqual([]);
   });
 
-  it('pull: a registry that falls silent is given up; a canceled pull leaves nothing', async () => {
+  it('pull: a silent registry times out; a canceled pull leaves nothing behind', async () => {
     registry.push('1', image());
     registry.interfere = ({ url = '' }) => url.includes('/blobs/');
     const silent = open({ fetchLimits: { ...FETCH_LIMITS, silenceMsMax: 500 } });
@@ -300,7 +300,7 @@ describe('Images', () => {
     expect(readdirSync('/var/tmp').filter((name) => !elsewhere.includes(name))).toEqual([]);
   });
 
-  it('pull: a manifest that skopeo reads in another way is refused', async () => {
+  it('pull: a manifest that skopeo reads differently is refused', async () => {
     const made = image();
     const other = makeImage([{ tar: upper }]);
     registry.push('other', other);
@@ -344,7 +344,7 @@ describe('Images', () => {
     expect(failure).toMatchObject({ code: 'disk_full', remedy: expect.stringContaining('NEUROVISOR_IMAGE_QUOTA_GIB') });
   });
 
-  it('rm: a disk that something else has by another name is not freed', async () => {
+  it('rm: a disk that has another hard link is not freed', async () => {
     registry.push('1', image());
     const images = open();
     const { environment } = await pull(images, registry.name('1'));
@@ -359,7 +359,7 @@ describe('Images', () => {
     expect(filesIn('environments')).toEqual([]);
   });
 
-  it('rm: frees what no other image needs; prune: images whose tags moved on', async () => {
+  it('rm: frees what no other image needs; prune: removes images whose tags moved on', async () => {
     const other = makeImage([{ tar: base }], config);
     registry.push('1', image());
     registry.push('2', other);
@@ -384,12 +384,12 @@ describe('Images', () => {
   it('prune: a file that another process has just removed is no failure', async () => {
     const blobs = join(dir, 'cache/oci/blobs');
     mkdirSync(blobs, { recursive: true });
-    // Listed, and not there.
+    // Listed, but missing.
     symlinkSync('gone', join(blobs, 'a'.repeat(64)));
     expect(await open().prune(true, signal)).toEqual({ images: [], bytes: 0 });
   });
 
-  it('pull: what a killed pull left is removed a day later', async () => {
+  it('pull: leftovers of a killed pull are removed a day later', async () => {
     const oci = join(dir, 'cache/oci');
     const [old, young] = [join(oci, 'tmp/old'), join(oci, 'tmp/young')];
     for (const path of [old, young]) mkdirSync(path, { recursive: true });
@@ -404,7 +404,7 @@ describe('Images', () => {
     expect(existsSync(unfinished)).toBe(false);
   });
 
-  it('quota: what was not used for longest goes, and is fetched again when it is needed', async () => {
+  it('quota: the least recently used files are removed, and fetched again when needed', async () => {
     registry.push('1', image());
     registry.push('2', makeImage([{ tar: tar([{ name: 'y' }]) }], config));
     const images = open({ limits: { ...IMAGE_LIMITS, quotaBytes: 8192 } });
@@ -423,7 +423,7 @@ describe('Images', () => {
     const resolve = (name: string, readsHost = true, log = silentLog) =>
       resolveEnvironment(open(), name, { signal, log, readsHost });
 
-    it('pulls the image once; then its name is not asked for', async () => {
+    it('pulls the image once; afterwards its name is not resolved again', async () => {
       const made = image();
       registry.push('1', made);
       const found = await resolve(registry.name('1'));
@@ -444,7 +444,7 @@ describe('Images', () => {
       expect(registry.asked.length).toBe(asked);
     });
 
-    it('a variable whose name no sandbox can have is left out, with a warning', async () => {
+    it('a variable whose name no sandbox can have is omitted, with a warning', async () => {
       const warned: string[] = [];
       const log = { ...silentLog, warn: (text: string) => void warned.push(text) };
       const odd = { ...config, Env: ['A=b', 'a.b=c', '1=2'] };
@@ -454,7 +454,7 @@ describe('Images', () => {
       expect(warned).toEqual([expect.stringContaining('left out')]);
     });
 
-    it('a daemon reads no layout of its machine, but knows what was pulled from it', async () => {
+    it('a daemon reads no layout of its machine, but finds images pulled from it', async () => {
       writeLayout(join(dir, 'layout'), image());
       const name = `oci:${join(dir, 'layout')}:latest`;
       await expect(resolve(name, false)).rejects.toMatchObject({
@@ -466,7 +466,7 @@ describe('Images', () => {
       expect((await resolve(name, false)).environment.image).toBe(name);
     });
 
-    it('a digest finds what is here, and asks no registry', async () => {
+    it('a digest finds a local image without asking a registry', async () => {
       const made = image();
       registry.push('1', made);
       await pull(open(), registry.name('1'));
@@ -493,7 +493,7 @@ describe('Images', () => {
       ['', 'spec_invalid'],
       ['a\u0000b', 'spec_invalid'],
       ['oci:a:b:c', 'spec_invalid'],
-    ])('an unknown image, and what is no reference (%j): %s with a remedy', async (name, code) => {
+    ])('an unknown image, and an invalid reference (%j): %s with a remedy', async (name, code) => {
       const image = name === 'none' ? registry.name(name) : name;
       await expect(resolve(image)).rejects.toMatchObject({ code, remedy: expect.any(String) });
     });

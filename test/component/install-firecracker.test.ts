@@ -44,7 +44,7 @@ const program = (name: string, version = VERSION): string =>
 const sha256 = (bytes: Uint8Array | string): string => createHash('sha256').update(bytes).digest('hex');
 const digestOf = (path: string): string => sha256(readFileSync(path));
 
-/** A directory with these files, as a release has them. */
+/** A directory with these files, laid out as a release. */
 function tree(files: Readonly<Record<string, string>>): string {
   const root = mkdtempSync(join(dir, 'tree-'));
   for (const [name, content] of Object.entries(files)) {
@@ -70,7 +70,7 @@ const release = (version = VERSION, jailer = version): Record<string, string> =>
 const install = (from: string, ...digests: string[]) =>
   installFirecracker(context, { from, digests: digests.length > 0 ? digests : [digestOf(from)] });
 
-/** Nothing is installed, and nothing is left. */
+/** Nothing is installed, and nothing is left behind. */
 async function nothingIsThere(): Promise<void> {
   expect(await findInstalledFirecracker(context.cacheDir)).toBeNull();
   const left = join(context.cacheDir, 'tmp');
@@ -154,7 +154,7 @@ describe('installFirecracker', () => {
     expect(context.events).toContainEqual(expect.objectContaining({ kind: 'update' }));
   });
 
-  it('unpacks and runs nothing of an archive with another digest', async () => {
+  it('neither unpacks nor runs an archive with another digest', async () => {
     await refuses(install(archive(tree(release())), sha256('other')), /its SHA-256 is [0-9a-f]{64}/);
     expect(existsSync(ran)).toBe(false);
   });
@@ -192,7 +192,7 @@ describe('installFirecracker', () => {
     expect(stdout).toBe('ENOSPC\n');
   });
 
-  it('refuses a download that announces too much before it begins', async () => {
+  it('refuses a download with too large an announced size before it begins', async () => {
     const url = await serve((_, answer) => void answer.setHeader('content-length', 1e12).flushHeaders());
     await refuses(install(url, sha256('')), /more than 256 MiB/);
   });
@@ -208,7 +208,7 @@ describe('installFirecracker', () => {
     await nothingIsThere();
   });
 
-  it('refuses what is no release archive', async () => {
+  it('refuses a file that is no release archive', async () => {
     const path = join(dir, 'file');
     await refuses(install(join(dir, 'none'), sha256('')), /does not exist/);
     for (const content of ['', 'no archive', gzipSync('no tar'), gzipSync('')]) {
@@ -225,7 +225,7 @@ describe('installFirecracker', () => {
     await refuses(install(join(dir, 'loop'), sha256('')), /read .*loop: ELOOP/);
   });
 
-  it('takes no path, link or special file of an archive', async () => {
+  it('extracts no path, link or special file of an archive', async () => {
     const root = tree(release());
     const victim = join(dir, 'victim');
     writeFileSync(victim, 'mine');
@@ -253,7 +253,7 @@ describe('installFirecracker', () => {
     expect(readFileSync(victim, 'utf8')).toBe('mine');
   });
 
-  it('ends at an archive or a file that unpacks to more than it may', async () => {
+  it('stops at an archive or a file that unpacks beyond its limit', async () => {
     const MIB = 2 ** 20;
     const path = archive(tree({ zeros: '\0'.repeat(8 * MIB) }));
     const { signal } = context;
@@ -286,7 +286,7 @@ describe('withFirecracker', () => {
   const home = () => ({ cacheDir: context.cacheDir });
   const config = { firecracker: DEFAULT_FIRECRACKER };
 
-  it('takes the configured one, then that in PATH, then the installed one', async () => {
+  it('prefers the configured one, then the one in PATH, then the installed one', async () => {
     expect(await withFirecracker(config, home())).toEqual(config);
     const { firecracker } = await install(archive(tree(release())));
     expect(await withFirecracker(config, home())).toEqual({ firecracker });
@@ -301,7 +301,7 @@ describe('withFirecracker', () => {
     expect(await withFirecracker(config, home())).toEqual(config);
   });
 
-  it('an installed one that is not the one taken is explained', async () => {
+  it('explains why an installed one is not used', async () => {
     const made = await install(archive(tree(release())));
     expect(await explainUnused(config, home(), made)).toBeNull();
     const named = { firecracker: '/opt/firecracker' };
@@ -333,7 +333,7 @@ describe('setup --firecracker', () => {
     expect({ status, stderr }).toEqual({ status: 2, stderr: expect.stringContaining(message) });
   });
 
-  it('fails before any other set-up, as JSON if asked for', async () => {
+  it('fails before any other set-up, as JSON if requested', async () => {
     const from = archive(tree(release()));
     const { status, stdout } = await run('--firecracker', from, '--sha256', sha256('x'), '-o', 'json');
     expect(status).toBe(125);

@@ -128,7 +128,7 @@ describe('ProgramTrees', () => {
 
 describe('openJail', () => {
   it('start: a VMM runs the program as updated while NeuroVisor runs', async () => {
-    // As for /run, where the state of production is: others may pass.
+    // As for /run, where production state is: others may pass.
     chmodSync(dir, 0o711);
     // A process was killed while it probed.
     mkdirSync(join(base, 'jail', 'probe'), { recursive: true, mode: 0o700 });

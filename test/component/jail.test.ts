@@ -100,7 +100,7 @@ async function end(launched: Launched): Promise<void> {
   await launched.release();
 }
 
-/** `THP_enabled` where nobody has set it: 0 in a kernel without huge pages. */
+/** `THP_enabled` without any setting: 0 in a kernel without huge pages. */
 const USUAL_THP = /^THP_enabled:\s+(\d)$/m.exec(readFileSync('/proc/1/status', 'latin1'))?.[1];
 
 const groups = (): string[] =>
@@ -115,7 +115,7 @@ function isSleep(pid: string): boolean {
   try {
     return readFileSync(`/proc/${pid}/comm`, 'latin1') === 'sleep\n';
   } catch {
-    // It has ended meanwhile.
+    // The process has ended meanwhile.
     return false;
   }
 }
@@ -124,7 +124,7 @@ const isThere = (pid: number): boolean =>
   existsSync(`/proc/${pid}`) && !/^State:\s*[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
 
 describe('launch', () => {
-  it('launch: a VMM without huge pages has none, though it may ask for them', async () => {
+  it('launch: a VMM without huge pages has none, even if it requests them', async () => {
     const { pid } = await launch({ hugePages: false });
     const statuses = [pid, process.pid].map((of) => readFileSync(`/proc/${of}/status`, 'latin1'));
     const enabled = statuses.map((status) => /^THP_enabled:\s+(\d)$/m.exec(status)?.[1]);
@@ -275,7 +275,7 @@ describe('launch', () => {
     await expect.poll(() => isThere(other.pid)).toBe(false);
   });
 
-  it('launch: a VMM that fails at start keeps its error output, and nothing is left', async () => {
+  it('launch: a VMM that fails at start keeps its error output, and nothing is left behind', async () => {
     const launched = await jail.launch(plan({ argv: [QEMU, '-nonsense'] }));
     let words = '';
     launched.child.stderr?.on('data', (bytes: Buffer) => {
@@ -314,7 +314,7 @@ describe('descriptors', () => {
     const pid = Number(await new Promise((resolve) => owner.stdout?.once('data', resolve)));
     expect(open(owner.pid ?? 0)).toContainEqual(['40', secret]);
     try {
-      // While it starts it also has files of its own open, such as libraries.
+      // While it starts it also has its own files open, such as libraries.
       await expect.poll(() => open(pid)).toEqual(GIVEN);
     } finally {
       owner.kill('SIGKILL');

@@ -1,4 +1,4 @@
-/** The script `neurovisor`, in a checkout where nothing is installed, with an npm that only says that it ran. */
+/** The script `neurovisor`, in a checkout where nothing is installed, with an npm that only reports that it ran. */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
@@ -23,7 +23,7 @@ import { requiresRoot } from '../support/requires.ts';
 let dir: string;
 beforeEach(async () => {
   dir = await mkdtemp(join(tmpdir(), 'nv-launcher-'));
-  // The second is for machines with a GPU.
+  // The second package is for machines with a GPU.
   const cuda = 'node_modules/@node-llama-cpp/linux-x64-cuda';
   for (const name of ['node_modules', cuda, 'bin', 'home', 'src/cli', 'tools/test', 'tools/fuzz']) {
     await mkdir(join(dir, name), { recursive: true });

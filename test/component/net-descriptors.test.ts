@@ -14,11 +14,11 @@ async function ask(when: 'warm' | 'cold'): Promise<unknown> {
 }
 
 describe('Nft: without free descriptors', () => {
-  it('apply: works with what is open already, also for concurrent calls', async () => {
+  it('apply: works with already open descriptors, also for concurrent calls', async () => {
     expect(await ask('warm')).toEqual({ without: 'ok ok ok', again: 'ok ok ok' });
   });
 
-  it('apply: fails if nothing is open yet, and the process lives on', async () => {
+  it('apply: fails if nothing is open yet, and the process continues', async () => {
     const failed = 'nft_failed nft_failed nft_failed';
     expect(await ask('cold')).toEqual({ without: failed, again: 'ok ok ok' });
   });

@@ -44,7 +44,7 @@ describe('Gateway: byte budgets by name', () => {
     expect(seen.map((line) => line.split(' ')[2])).toEqual(['/x', '/x', '/x', '/other']);
     expect(made.gateway.stats().ended.get('budget_spent')).toBe(1);
   });
-  it('bytes beyond the budget are not passed on, of an answer or of a request', async () => {
+  it('bytes beyond the budget are not forwarded, in answers or requests', async () => {
     const budgets = budgetsOf(get('/x').length + 10);
     const { made, seen } = await httpWorld({ budgets });
     prepare(made, budgets, 80);

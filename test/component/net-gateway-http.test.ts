@@ -121,7 +121,7 @@ describe('Gateway: HTTP', () => {
     await closed;
     expect(received).toMatch(/first half, [\s\S]*middle, [\s\S]*second half\r\n0\r\n\r\nHTTP\/1\.1 403 /);
   });
-  it('passes a request inside of a body as body', async () => {
+  it('forwards a request inside of a body as body', async () => {
     const { made, seen } = await httpWorld();
     const inner = 'GET /admin HTTP/1.1\r\nHost: evil.example\r\n\r\n';
     const post = `POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: ${inner.length}\r\n\r\n${inner}`;
@@ -139,7 +139,7 @@ describe('Gateway: HTTP', () => {
     expect(JSON.parse(out).error.code).toBe('request_refused');
     expect(seen).toHaveLength(2);
   });
-  it('turns absolute form into origin form', async () => {
+  it('rewrites absolute form to origin form', async () => {
     const { made, seen } = await httpWorld();
     await curl(made, 'http://a.example/', '--request-target', 'http://a.example/abs?1');
     expect(seen).toEqual(['GET a.example /abs?1 0']);

@@ -61,7 +61,7 @@ describe('Gateway: TLS', () => {
     const { out } = await sClient(made, '-noservername');
     expect(out).toContain('hello false');
   });
-  it('refuses a metadata service whatever name, pin or rule', async () => {
+  it('refuses a metadata service for any name, pin or rule', async () => {
     const made = await tlsWorld();
     for (const address of ['169.254.169.254', '::ffff:169.254.169.254', 'fd00:ec2:0::254']) {
       made.destination = { address, port: 443 };
@@ -113,7 +113,7 @@ describe('Gateway: TLS', () => {
       expect(made.reasons().at(-1)).toBe(reason);
     }
   });
-  it('passes bytes after the hello, and then the end, once the server has begun', async () => {
+  it('forwards bytes after the hello, and then the end, once the server has begun', async () => {
     const made = await world(443);
     const received: Buffer[] = [];
     let end = '';
@@ -189,7 +189,7 @@ describe('Gateway: limits', () => {
     expect(await done).toEqual(Buffer.alloc(0));
     expect(made.reasons()).toEqual(['allowed', 'idle_timeout']);
   });
-  it('buffers only little for a slow reader', async () => {
+  it('buffers little for a slow reader', async () => {
     const made = await world(80);
     let produced = 0;
     const server = createServer((socket) => {
@@ -286,7 +286,7 @@ describe('Gateway: limits', () => {
     await Promise.all(calls);
     expect(heard).toEqual([]);
   });
-  it('judgeSandbox: a narrower policy ends what it forbids, and only that', async () => {
+  it('judgeSandbox: a narrower policy ends exactly the connections that it forbids', async () => {
     const made = await tlsWorld();
     const calls = ['a.example', 'a.example'].map((servername) =>
       tlsConnect({ host: HOST, port: made.port, servername, rejectUnauthorized: false }),

@@ -100,7 +100,7 @@ describe('SandboxLease', () => {
     expect(made.installedRules?.pins).toMatchObject([{ address: '93.184.216.34', port: 5432 }]);
     expect(table.pinned).toMatchObject([[{ address: '93.184.216.34', port: 5432 }]]);
   });
-  it('setPolicy: holds even if the record can’t be written', async () => {
+  it('setPolicy: applies even if the record can’t be written', async () => {
     const { made } = await lease(() => {
       throw new Error('no space left on device');
     });

@@ -1,4 +1,4 @@
-/** TAPs, addresses, routes and neighbors against the kernel, in a namespace; `ip` is the second opinion. */
+/** TAPs, addresses, routes and neighbors against the kernel, in a namespace; `ip` is the independent check. */
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -16,7 +16,7 @@ import type { EgressSecrets } from '../../src/egress/net/secret/secret.ts';
 import { ADDRESS, cleanUp, errorOf, httpWorld, sClient, tlsWorld, undo, world } from '../support/gateway-servers.ts';
 import { certificate, command, HOST, listen, talk } from '../support/gateway-world.ts';
 
-// Public, as the real policy wants it: `ADDRESS` is for documentation.
+// Public, as the real policy requires: `ADDRESS` is for documentation.
 const PUBLIC = '93.184.216.34';
 const policyOf = (...allow: string[]) => namePolicy(parsePolicy({ mode: 'allowlist', allow }));
 
@@ -233,7 +233,7 @@ describe('Gateway: rules by path, TLS', () => {
     expect((await client('https://a.example/v1/x')).code).not.toBe(0);
     expect(made.reasons()).toEqual(['not_pinned']);
   });
-  it('budgets by name count bytes inside of TLS; bytes beyond are not passed on', async () => {
+  it('budgets by name count bytes inside of TLS; bytes beyond are not forwarded', async () => {
     const budgets = new DestinationBudgets([{ name: 'a.example', bytesMax: 10_000 }], {});
     const { client, seen } = await httpsWorld(['GET https://a.example/v1/'], { budgets });
     expect((await client('https://a.example/v1/x')).out).toBe('hello GET\n');
@@ -270,7 +270,7 @@ describe('Gateway: rules by path, TLS', () => {
     expect(taken.text).toMatch(/ 101 [\s\S]*no frame\n$/);
     expect(taken.seen).toEqual(['upgrade /live']);
   });
-  it('changed rules end what they no longer allow, and undecrypted TLS', async () => {
+  it('changed rules end connections that they no longer allow, and undecrypted TLS', async () => {
     const { made, root } = await httpsWorld(['GET https://a.example/v1/', 'b.example']);
     const open = async (servername: string) => {
       const socket = connectTls({

@@ -32,7 +32,7 @@ describe('packet filter: secrets', () => {
     expect((await world.a.peer.udp(address, 443)).outcome).not.toBe('answer');
     expect((await world.a.peer.tcp(address, 80)).outcome).toBe('answer');
   });
-  it('TCP 443 to allowed blocks goes to the gateway, private ones too; to refused ones it does not', async () => {
+  it('TCP 443 to allowed blocks goes to the gateway, even private ones; to refused ones it does not', async () => {
     const [inside = '', other = ''] = PRIVATE;
     const policy = { mode: 'allowlist', allow: [`${address}/32`, `${inside}/32`] };
     await begin(policy);

@@ -277,7 +277,7 @@ describe('packet filter: policies', () => {
     expect((await peer.tcp('8.8.8.8', 443)).seenAs).toBe(world.a.lease.guestAddress);
     expect((await peer.tcp('93.184.216.34', 80)).seenAs).toBe(world.a.lease.guestAddress);
     expect((await peer.udp('8.8.8.8', 53, { text: 'secret.evil.test' })).seenAs).toBe(world.a.lease.guestAddress);
-    // Arrivals of different protocols are not told in their order.
+    // The order of arrivals of different protocols is not defined.
     expect(world.hostPeer.arrivals.slice(-3)).toContainEqual(
       expect.objectContaining({ port: 53, text: 'secret.evil.test' }),
     );
@@ -368,7 +368,7 @@ describe('packet filter: the table', () => {
     await expect(world.nft.apply(twice)).rejects.toMatchObject({ code: 'nft_refused' });
     expect(await world.nft.listTable()).toEqual(before);
   });
-  it('takes 200 sandboxes with every kind of policy', async () => {
+  it('accepts 200 sandboxes with every kind of policy', async () => {
     const plan = new AddressPlan();
     const policies: EgressPolicyText[] = [
       { mode: 'open' },
@@ -406,7 +406,7 @@ describe('packet filter: the table', () => {
 });
 
 describe('Nft', () => {
-  it('nft_missing: says what to install', async () => {
+  it('nft_missing: names the package to install', async () => {
     const nft = new Nft({ command: ['nft-that-is-not-there'] });
     await expect(nft.apply(removeTable())).rejects.toMatchObject({
       code: 'nft_missing',

@@ -1,6 +1,6 @@
 /**
- * Secrets at a real S3 server with two tenants behind one name. The guest has an account of its own there, and tries
- * to leave the values in it. The signatures of S3 leave fields out, as those of bearer tokens leave out all.
+ * Secrets at a real S3 server with two tenants behind one name. The guest has its own account there, and tries to leave
+ * the values in it. S3 signatures leave fields out, as bearer tokens leave out everything.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { SecretValue } from '../../src/base/request/secret-value.ts';
@@ -22,11 +22,11 @@ const REPORT = { method: 'GET', host: NAME, path: '/victim/report' };
 requiresS3Server().describe('secrets at a server with two tenants', (program) => {
   let port: number;
   let secretWorld: Awaited<ReturnType<typeof secretGateway>>;
-  /** Of a URL for the victim's report: the query, in which the signature is a secret. */
+  /** The query of a URL for the victim's report, in which the signature is a secret. */
   let query: string;
   let signature: string;
 
-  /** Past the gateway, as the tenant outside. */
+  /** Bypasses the gateway, as the outside tenant. */
   const outside = (keys: typeof GUEST, method: string, path: string, ...fields: string[]) => {
     const signed = signedFields({ method, host: NAME, path }, keys);
     const headers = [...signed, ...fields].flatMap((field) => ['-H', field]);
@@ -35,7 +35,7 @@ requiresS3Server().describe('secrets at a server with two tenants', (program) =>
     const url = `https://${NAME}${path}`;
     return command('curl', ['-sSk', '--http1.1', ...how, ...to, ...headers, url]);
   };
-  /** Through the gateway, as the guest. @returns status, head and body */
+  /** Goes through the gateway, as the guest. @returns status, head and body */
   const guest = (method: string, target: string, fields: readonly string[], body = 'hello') => {
     const data = method === 'PUT' ? ['--data-binary', body] : [];
     const headers = fields.flatMap((field) => ['-H', field]);
@@ -70,7 +70,7 @@ requiresS3Server().describe('secrets at a server with two tenants', (program) =>
   });
   afterAll(cleanUp);
 
-  it('the tenants are apart, and a signature leaves fields out: without the gateway a value would be stored', async () => {
+  it('control: tenants are separated, and a signature omits fields: without the gateway a value would be stored', async () => {
     expect((await outside(GUEST, 'GET', '/victim/report')).out).toMatch(/ 403 [\s\S]*AccessDenied/);
     const wrong = { ...GUEST, secretKey: 'x' };
     expect((await outside(wrong, 'PUT', '/guest/x')).out).toContain('SignatureDoesNotMatch');
@@ -91,7 +91,7 @@ requiresS3Server().describe('secrets at a server with two tenants', (program) =>
     expect(stored.toLowerCase()).toContain('content-language: x-own');
   });
 
-  describe('a deposit in its own account is refused, reported, and leaves nothing', () => {
+  describe('a deposit in its own account is refused, reported, and stores nothing', () => {
     const path = '/guest/loot';
     it.each([
       ['a standard field', 'secret_misplaced', '', () => [`Content-Language: ${TOKEN_MARK}`]],
@@ -106,7 +106,7 @@ requiresS3Server().describe('secrets at a server with two tenants', (program) =>
     ])('%s', async (_what, code, suffix, fields) => {
       await refused(code, path + suffix, [...own(path), ...fields()]);
     });
-    it('a signature in a URL of its own', async () => {
+    it('a signature in its own URL', async () => {
       const mine = presigned({ method: 'PUT', host: NAME, path }, GUEST);
       const target = `${path}?${mine.query}&X-Amz-Signature=${mine.signature}`;
       const bearer = `Authorization: Bearer ${TOKEN_MARK}`;

@@ -73,12 +73,12 @@ describe('secrets: their host', () => {
     expect(made.dialled).toHaveLength(1);
     expect(out).not.toContain('sk-live');
   });
-  it('the protocol is HTTP/1.1 whatever the client offers', async () => {
+  it('the protocol is HTTP/1.1, whatever the client offers', async () => {
     const { client } = await secretWorld();
     const { out } = await client('https://a.example/', '-w', ' v%{http_version}');
     expect(out).toMatch(/ v1\.1$/);
   });
-  it('must have a valid certificate: otherwise 502 with the reason, and no secret leaves', async () => {
+  it('must have a valid certificate: otherwise 502 with the reason, and no secret is sent', async () => {
     const { client, heard } = await secretWorld({ roots: certificate().cert });
     const { out } = await client('https://a.example/', ...KEY, '-i');
     expect(out).toMatch(/^HTTP\/1\.1 502 [\s\S]*upstream_failed[\s\S]*certificate/);
@@ -177,7 +177,7 @@ describe('secrets: other hosts', () => {
     expect(heard.join()).not.toContain('sk-live');
     expect(uses.map(({ kind }) => kind)).toEqual(['unfilled', 'unfilled']);
   });
-  it('a redirect to another host has the placeholder', async () => {
+  it('a redirect to another host contains the placeholder', async () => {
     const { client } = await secretWorld({
       answer: (request, response) => {
         const key = encodeURIComponent(String(request.headers['x-api-key']));

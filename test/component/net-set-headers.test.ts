@@ -66,7 +66,7 @@ describe('header fields that are set', () => {
     expect(out).not.toContain('sk-rule');
     expect(uses[0]).toMatchObject({ kind: 'filled', names: ['Authorization', 'X-Trace'] });
   });
-  it('replace what the guest sends, in any spelling, and leave the rest', async () => {
+  it('replace the guest’s fields, in any spelling, and leave the rest', async () => {
     const { client, values } = await headerWorld();
     const own = ['authorization: mine', 'AUTHORIZATION: too', 'X_Trace: off', 'X-Other: kept'];
     await client('https://a.example/', ...own.flatMap((line) => ['-H', line]));
@@ -74,7 +74,7 @@ describe('header fields that are set', () => {
     expect([values('x-trace'), values('x_trace')]).toEqual([['on'], []]);
     expect(values('x-other')).toEqual(['kept']);
   });
-  it('of a pattern reach other names below it, and are not merged with those of a name', async () => {
+  it('of a pattern apply to names below it, and are not merged with those of a name', async () => {
     const { client, values } = await headerWorld();
     await client('https://b.example/', '-H', 'Authorization: mine');
     expect(values('x-wide')).toEqual(['wide']);
@@ -100,7 +100,7 @@ describe('header fields that are set', () => {
     expect(JSON.stringify(heard)).not.toContain('sk-rule');
     expect(values('x-trace')).toEqual([]);
   });
-  it('without a value to hide, answers pass as they are: compressed and partial ones, too', async () => {
+  it('without a value to hide, answers pass unchanged, including compressed and partial ones', async () => {
     const { client, values } = await headerWorld([field('X-Trace', ['a.example'], 'on')]);
     await client('https://a.example/', '-H', 'Accept-Encoding: gzip', '-H', 'Range: bytes=0-1');
     expect([values('accept-encoding'), values('range')]).toEqual([['gzip'], ['bytes=0-1']]);

@@ -57,7 +57,7 @@ const ruleset = (): Promise<string> => namespace.run('nft', 'list', 'ruleset');
 const LISTED = { mode: 'allowlist', allow: ['198.51.100.7'] } as const;
 
 describe('HostTable: more pins than the kernel takes', () => {
-  it('update: the new policy holds, with as many pins as fit', async () => {
+  it('update: the new policy applies, with as many pins as fit', async () => {
     const before = installedRules({ mode: 'open' });
     await table.add(before.input);
     const { lease } = before.input;
@@ -90,7 +90,7 @@ describe('HostTable: a table changed by another program', () => {
     await expect(table.repair()).rejects.toMatchObject({ code: 'table_of_other_version' });
     expect(await ruleset()).toBe(before);
   });
-  it('add: replaces whatever is in the chains of the sandbox', async () => {
+  it('add: replaces everything in the chains of the sandbox', async () => {
     const { input } = installedRules(LISTED);
     await table.add(input);
     const before = await ruleset();

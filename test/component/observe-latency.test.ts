@@ -158,7 +158,7 @@ describe('LatencyProbes', () => {
     expect(bucketOf(p50)).toBeLessThanOrEqual(bucketOf(tookNs));
   });
 
-  it('shares a TAP with the metadata drop, and sees what that lets through', async () => {
+  it('shares a TAP with the metadata drop, and sees the packets that pass it', async () => {
     await host.do('guard');
     await open();
     expect(await host.do('watch')).toBe('tcx');
@@ -175,7 +175,8 @@ describe('LatencyProbes', () => {
 
   it('bounds an unanswered flood: drops the oldest, and counts them', async () => {
     await watchAll({ pendingMax: 256, notedMax: 0 });
-    // The kernel keeps a list per processor, so what came by another one may outlive the flood (bpf_lru_list.c).
+    // The kernel keeps a list per processor, so packets that came by another one may outlive the flood
+    // (bpf_lru_list.c).
     const [, processor = ''] = /^Cpus_allowed_list:\s*(\d+)/m.exec(readFileSync('/proc/self/status', 'utf8')) ?? [];
     execFileSync('taskset', ['-a', '-c', '-p', processor, String(host.pid)]);
     const flood = Array.from({ length: 2000 }, (_, number) => echo(out, number));
@@ -187,7 +188,7 @@ describe('LatencyProbes', () => {
     expect(peer.unanswered).toBe(1999);
   });
 
-  it('a flood of one guest does not push out the packets of another', async () => {
+  it('a flood of one guest does not evict the packets of another', async () => {
     await open({ pendingMax: 4096, notedMax: 8 });
     await host.do('watch');
     await host.do('watchOther', 'uplink');
@@ -314,7 +315,7 @@ describe('LatencyProbes', () => {
     });
   });
 
-  it('taken, full, no_link: refuses what it cannot watch, and nothing is left', async () => {
+  it('taken, full, no_link: refuses what it cannot watch, and leaves nothing behind', async () => {
     await open({ tapsMax: 2 });
     await host.do('watch');
     const before = await host.do('fds');

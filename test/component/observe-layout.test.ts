@@ -1,4 +1,4 @@
-/** Structs of bpf/*.h lie where we read them; the same sources give the same object. */
+/** Structs of bpf/*.h have the offsets that we read; equal sources give an equal object. */
 import { execFileSync } from 'node:child_process';
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -35,7 +35,7 @@ describe('layout', () => {
     ['processes', 'nv_sandbox', SANDBOX, SANDBOX_BYTES],
     ['processes', 'nv_loss', LOSS, LOSS_BYTES],
     ['syscalls', 'nv_calls', CALLS, CALLS_BYTES],
-  ] as const)('%s.bpf.c: struct %s', async (program, struct, offsets, bytes) => {
+  ] as const)('%s.bpf.c: struct %s has the expected layout', async (program, struct, offsets, bytes) => {
     const object = new BpfObject(await objectOf(program, { dir }));
     try {
       const layout = object.structFields(struct);
@@ -51,7 +51,7 @@ describe('layout', () => {
 });
 
 describe('objectOf', () => {
-  it('makes the same bytes wherever the sources lie, and only once', async () => {
+  it('makes the same bytes for any location of the sources, and only once', async () => {
     const here = copyOfSources('here');
     const elsewhere = copyOfSources(join('a folder', 'bpf'));
     for (const program of PROGRAMS) {
@@ -93,7 +93,7 @@ describe('objects of another kernel', () => {
     });
   });
 
-  it('Linux 6.1: omits the memory of a victim, which that kernel counts in another way', async () => {
+  it('Linux 6.1: omits a victim’s memory, which that kernel counts differently', async () => {
     const source = join(dir, 'older.c');
     const types = [
       'struct mm_rss_stat { long count[4]; };',
@@ -104,7 +104,7 @@ describe('objects of another kernel', () => {
       'struct cred { kuid_t uid; };',
       'struct task_struct { int pid, tgid, exit_code; char comm[16]; struct mm_struct *mm;',
       '  struct signal_struct *signal; const struct cred *cred; };',
-      // A type is complete only where something has it.
+      // A type is complete only if something has it.
       'struct task_struct a; struct mm_struct b; struct signal_struct c; struct cred d;',
     ];
     writeFileSync(source, types.join('\n'));

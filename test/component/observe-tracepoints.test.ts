@@ -61,7 +61,7 @@ describe('Tracepoints', () => {
     await Promise.all([one.run(), other.run(), stranger.run()]);
     clock.advance(50);
 
-    // Six children, of which one is a shell that ends without an exec; then the shell itself.
+    // Six children, one of which is a shell that ends without an exec; then the shell itself.
     expect(all.counts(first)).toMatchObject({ execs: 5, exits: 7, oomVictims: 0 });
     expect(kinds(first).filter((kind) => kind === 'exec')).toHaveLength(5);
     const ends = told.flatMap(({ event, sandbox }) =>

@@ -124,7 +124,7 @@ describe('PacketLatency', () => {
     expect(await host.do('told')).toEqual([]);
   });
 
-  it('`net latency` reads what the daemon measures, without programs of its own', async () => {
+  it('`net latency` reads the daemon’s measurements, without programs of its own', async () => {
     await host.do('daemon', cacheDir);
     await host.do('card', 'one', 'nv-guest');
     await echoes(0, 5);

@@ -1,6 +1,6 @@
 /**
- * Anyone can check what the repository ships compiled: the long run builds all of it again, of the pinned source and in
- * another directory, and compares SHA-256. The kernel takes minutes.
+ * Anyone can verify the compiled files in the repository: the full run rebuilds all of them, from the pinned source and
+ * in another directory, and compares SHA-256. The kernel takes minutes.
  */
 import { cp, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -61,7 +61,7 @@ async function judgeTools(name: PartName, part: Part): Promise<true | string> {
   }
 }
 
-/** Skips where the mirrors have the pinned source no longer. */
+/** Skips if the mirrors no longer have the pinned source. */
 async function needSource(context: TestContext): Promise<void> {
   const shipped = await readPrebuilt(prebuiltKernelDir(ROOT), prebuiltKernelSchema);
   const wanted = `${shipped?.source.package}=${shipped?.source.version}`;

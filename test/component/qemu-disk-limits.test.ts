@@ -1,5 +1,5 @@
 /**
- * Disk limits on a real QEMU. Times have lower bounds only: a limited transfer takes at least its time, however busy
+ * Disk limits on a real QEMU. Times have only lower bounds: a limited transfer takes at least its time, however busy
  * the machine; without a limit, at least one of several tries takes less.
  */
 import { describe, expect, it } from 'vitest';

@@ -30,7 +30,7 @@ const attachVsock = muteVsock((what) => {
   else detached += 1;
 });
 
-/** Deadlines of seconds pass in hundredths of them. */
+/** A clock whose deadlines of seconds pass in hundredths of them. */
 const hasty: Clock = { ...systemClock, after: (ms, run) => systemClock.after(ms / 50, run) };
 
 function stub(mode: string): string {
@@ -88,11 +88,11 @@ describe('start', () => {
   it.each(['garbage', 'flood'])('start: fails on %s on the control connection', async (mode) => {
     await failsToStart(await makeDriver(mode), { code: 'vmm_command_failed' });
   });
-  it('start: a silent QEMU runs into the deadline', async () => {
+  it('start: times out if QEMU is silent on its control connection', async () => {
     // 15 s in 3/10 s: long enough for the stub to start, which is all it does.
     await failsToStart(await makeDriver('silent', { clock: hasty }), { code: 'vmm_timeout' });
   });
-  it('start: a command without an answer runs into the deadline', async () => {
+  it('start: times out if a command gets no answer', async () => {
     const clock: Clock = { ...systemClock, after: (ms, run) => systemClock.after(ms / 10, run) };
     await failsToStart(await makeDriver('hangs', { clock }), { code: 'vmm_timeout' });
   });
@@ -130,7 +130,7 @@ describe('start', () => {
       await expectReleased(before);
     });
   });
-  it('exited: carries only the last lines of stderr', async () => {
+  it('exited: has only the last lines of stderr', async () => {
     const driver = await makeDriver('chatty');
     await withBench(driver, async (bench) => {
       const vm = await driver.start(bench.spec());

@@ -1,4 +1,4 @@
-/** Whether clones share RAM, found by trying: what the host refuses falls back to copies. */
+/** Whether clones share RAM, found by trying: if the host refuses, they copy. */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -14,7 +14,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(root, { recursive: true }));
 
-/** @param without capabilities of this process that it shall not have */
+/** @param without capabilities to drop from this process */
 function ask(
   user: number,
   without: string,
@@ -37,7 +37,7 @@ requiresRoot().describe('sharing RAM with QEMU', () => {
     expect(readdirSync(join(root, 'run'))).toEqual([]);
   });
 
-  it('without CAP_SYS_PTRACE, and VMMs of another user: copies, and says why', () => {
+  it('without CAP_SYS_PTRACE, and for VMMs of another user: copies, with the reason', () => {
     const { found, tried } = ask(65534, '-sys_ptrace');
     expect(found).toEqual([found[0], found[0]]);
     expect(found[0]).toEqual({
@@ -46,11 +46,11 @@ requiresRoot().describe('sharing RAM with QEMU', () => {
       obstacle: expect.stringContaining('EACCES'),
     });
     expect(tried).toBe(1);
-    // Its rights are other ones: the verdict is not for them.
+    // The other process has different rights: the verdict does not apply to it.
     expect(ask(65534, '+all')).toMatchObject({ found: [{ isShared: true }, {}], tried: 1 });
   });
 
-  it('a try that failed is no verdict: the next start tries again', () => {
+  it('a failed try gives no verdict: the next start tries again', () => {
     const { found, tried } = ask(0, '+all', 'share', 1);
     expect(found).toEqual([
       {
@@ -64,7 +64,7 @@ requiresRoot().describe('sharing RAM with QEMU', () => {
     expect(readdirSync(join(root, 'run'))).toEqual([]);
   });
 
-  it('a damaged cache is tried again; `copy` tries nothing', () => {
+  it('a damaged cache is ignored; `copy` tries nothing', () => {
     mkdirSync(join(root, 'cache'));
     writeFileSync(join(root, 'cache/memory-access.json'), '{"facts":');
     expect(ask(0, '+all')).toMatchObject({ found: [{ isShared: true }, {}], tried: 1 });

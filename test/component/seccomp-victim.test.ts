@@ -29,12 +29,12 @@ const HARMLESS: Readonly<Record<string, number>> = {
 const RESULTS = new Map(
   Object.entries(HARMLESS).map(([name, result]) => [syscallNumber(name, 'x86_64') ?? -1, result]),
 );
-/** asm/unistd_32.h: of a 32-bit program, with 16-bit results. */
+/** asm/unistd_32.h: a 32-bit program's call, with 16-bit results. */
 const I386_GETUID = 24;
 const number = (name: string): number => syscallNumber(name, 'x86_64') ?? -1;
 const program = (filter: ThreadFilter): Uint8Array => compileProfile(filter, 'x86_64').program;
 
-/** @param json as a file has it; a bigint is written as a whole number */
+/** @param json as in a file; a bigint is written as an integer */
 function filter(json: object): ThreadFilter {
   const text = JSON.stringify({ test: json }, (_, value: unknown) =>
     typeof value === 'bigint' ? `#${value}` : value,
@@ -155,7 +155,7 @@ describe('a compiled filter in the kernel', () => {
     expect(lines).toEqual([`returned ${uid}`, ...Array(3).fill('process died 31')]);
   });
 
-  it('takes 4096 instructions; the compiler refuses more, like the kernel', () => {
+  it('accepts 4096 instructions; the compiler refuses more, like the kernel', () => {
     const nop = Uint8Array.of(0x20, 0, 0, 0, 0, 0, 0, 0);
     const allow = Uint8Array.of(6, 0, 0, 0, 0, 0, 0xff, 0x7f);
     const long = (count: number): Uint8Array => Buffer.concat([...Array<Uint8Array>(count - 1).fill(nop), allow]);

@@ -1,4 +1,4 @@
-/** Sparse copies and digests on the file systems of this machine: one in memory and that of /tmp. */
+/** Sparse copies and digests on this machine's file systems: one in memory and that of /tmp. */
 import { randomBytes } from 'node:crypto';
 import { existsSync, truncateSync } from 'node:fs';
 import { mkdtemp, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
@@ -74,7 +74,7 @@ describe.each([
 });
 
 describe('copyDataBetween', () => {
-  it('copies no more than the requested bytes of a file that has grown', async () => {
+  it('copies only the requested bytes of a file that has grown', async () => {
     const path = join(memory, 'grown');
     const bytes = 10 * 1024 * 1024;
     await using from = await open(source, 'r');

@@ -15,14 +15,14 @@ import { temporaryDir, temporaryStore } from '../support/store.ts';
 const SECRET = 'sk-live-0123456789abcdef';
 const withSecret = () => newSandbox({ requestJson: JSON.stringify({ value: SECRET }) });
 
-/** Files of the store that hold the secret as text. */
+/** Files of the store that contain the secret as text. */
 const tellers = (dir: string): string[] =>
   readdirSync(dir, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name))
     .filter((path) => readFileSync(path).includes(SECRET));
 
-it('put: no file of the store tells a secret, and the row is read back', async () => {
+it('put: no file of the store contains a secret in plain text, and the row is read back', async () => {
   const { dir, store } = await temporaryStore();
   const row = withSecret();
   await store.sandboxes.put(row);
@@ -34,7 +34,7 @@ it('put: no file of the store tells a secret, and the row is read back', async (
   expect((await again.store.sandboxes.list())[0]?.requestJson).toBe(row.requestJson);
 });
 
-/** As after `sudo -E`, which keeps the home of another user. */
+/** Stands for the owner after `sudo -E`, which keeps the home of another user. */
 const OTHER_USER = 1500;
 const afterSudo = {
   cause: `its owner is user ${OTHER_USER}`,
@@ -81,7 +81,7 @@ it('openStore: overwrites the plain rows that an older version has removed', asy
   const first = await temporaryStore(dir);
   await first.store.sandboxes.put(newSandbox());
   await first.store.close();
-  // As SQLite's default was, and without a key, as an older version left it.
+  // With SQLite's old default, and without a key, as an older version left it.
   const db = new DatabaseSync(join(dir, 'store.db'));
   const filler = 'x'.repeat(20_000);
   const plain = JSON.stringify({ value: `${SECRET}${filler}${SECRET}` });

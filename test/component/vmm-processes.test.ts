@@ -68,7 +68,7 @@ async function sample(name: string, labels: Record<string, string> = {}): Promis
 }
 
 describe('VmmProcesses', () => {
-  it('an OOM kill: reported once, with its victim and the memory that it held', async ({ skip }) => {
+  it('an OOM kill: reported once, with its victim and the victim’s memory', async ({ skip }) => {
     using cgroup = need({ skip }, 'cgroup', makeSmallCgroup(24 * 1024 * 1024));
     const all = make();
     await all.start();
@@ -162,7 +162,7 @@ describe('VmmProcesses', () => {
     expect(await sample('neurovisor_vmms_followed')).toBe(0);
   });
 
-  it('switched off: events of the control group remain, and no tracepoint is opened', async () => {
+  it('disabled: events of the control group remain, and no tracepoint is opened', async () => {
     const all = make({ open: null });
     await all.start();
     const group = { listen: () => () => undefined, oomKills: () => 7 };

@@ -111,7 +111,7 @@ describe('host clients', () => {
     await guest.until(() => guest.guest.streams.size === 0, 'the end');
   });
 
-  it('takes a CONNECT line byte by byte', async () => {
+  it('accepts a CONNECT line byte by byte', async () => {
     const made = await attach();
     const guest = await boot(made);
     guest.guest.listening.add(5000);
@@ -187,7 +187,7 @@ describe('guests', () => {
     expect(await made.device.stats()).toMatchObject({ connectionsRefused: 2, protocolErrors: 0 });
   });
 
-  it('10 000 connections in sequence and 50 at once: nothing is left (S8)', async () => {
+  it('10 000 connections in sequence and 50 at once: nothing is left behind (S8)', async () => {
     const made = await attach();
     const guest = await boot(made);
     let accepted = 0;
@@ -280,7 +280,7 @@ describe('limits', () => {
     turn: GRANT_BYTES_MAX,
   });
 
-  it('hold over any window of time, both ways, change live, and lose nothing', async () => {
+  it('apply over any window of time, both ways, change live, and lose nothing', async () => {
     const made = await attach({ limits: { guestToHostBytes: limit, hostToGuestBytes: limit } });
     const guest = await boot(made);
     const BYTES = 2_000_000;
@@ -303,7 +303,7 @@ describe('limits', () => {
     await passed(400_000, 'throttled bytes');
     for (const counts of await counting.stop()) {
       expect(limitedTries('', counts, rateOf(limit)).map(({ ok }) => ok)).toEqual([true, true]);
-      // A limit of half of this one would be broken.
+      // Half of this limit would be exceeded.
       expect(limitedTries('', counts, rateOf(HALF))[0]?.ok).toBe(false);
     }
     const stats = await made.device.stats();
@@ -444,7 +444,7 @@ describe('the VMM', () => {
   it.each([
     // Its pages are charged to this process, as many as a compromised VMM claims.
     ['a sealed sparse file', () => sealedMemFd(0)],
-    // Touching it where no huge page is free is SIGBUS, the end of this process.
+    // Touching it is SIGBUS if no huge page is free, the end of this process.
     ['a sealed file of huge pages', () => sealedMemFd(MFD_HUGETLB)],
     ['a file of a file system', () => openSync(join(dir, 'file'), 'w+')],
   ])('refuses %s in place of the memory of its VM', async (_name, open) => {

@@ -1,4 +1,4 @@
-/** Devices that copy guest memory from and to the VMM's process; here that process is the test. */
+/** Devices that copy guest memory from and to the VMM's process, which is this test. */
 import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
@@ -43,7 +43,7 @@ interface Made {
   readonly guestCid: number;
 }
 
-/** @param memoryFd −1: the device is not told of a process */
+/** @param memoryFd −1: the device gets no process */
 async function attach(memoryFd = openProcessMemory(process.pid)): Promise<Made> {
   lastCid += 1;
   const spec = {
@@ -64,7 +64,7 @@ async function boot(made: Made, rings?: Partial<GuestRingsOptions>): Promise<Vho
   return frontEnd;
 }
 
-/** Everything that a guest sends to port 80 comes back to it. */
+/** Echoes everything that a guest sends to port 80. */
 async function echo({ channelPath }: Made): Promise<void> {
   const server = createServer((socket) => {
     socket.on('error', () => undefined);
@@ -106,7 +106,7 @@ it.each([
   },
 );
 
-it('carries what a host program sends first, and the ends of input', async () => {
+it('carries the first bytes of a host program, and the ends of input', async () => {
   const made = await attach();
   const guest = await boot(made);
   guest.guest.listening.add(5000);
@@ -122,7 +122,7 @@ it('carries what a host program sends first, and the ends of input', async () =>
   expect(got.text()).toMatch(/answer$/);
 });
 
-it('several guests of one thread get their own bytes only', async () => {
+it('several guests of one thread get only their own bytes', async () => {
   const all = await Promise.all(
     [1, 2, 3].map(async () => {
       const made = await attach();
@@ -148,7 +148,7 @@ it('several guests of one thread get their own bytes only', async () => {
 it.each([
   ['unmaps its memory', (guest: VhostFrontEnd) => guest.unmap()],
   ['cuts its file off', (guest: VhostFrontEnd) => ftruncateSync(guest.memoryFd, 0)],
-])('a VMM that %s in mid-transfer loses its device, and no other', async (_name, harm) => {
+])('a VMM that %s in mid-transfer loses only its own device', async (_name, harm) => {
   const made = await attach();
   const other = await attach();
   const guest = await boot(made);
@@ -211,7 +211,7 @@ it('a VMM that lies about its addresses is refused, or gets errors', async () =>
   expect((await made.device.closed).reason).toBe('protocol-error');
 });
 
-it('a VMM that lies about where answers go loses its device with the first one', async () => {
+it('a VMM that lies about the address of answers loses its device with the first one', async () => {
   const made = await attach();
   const guest = VhostFrontEnd.connect(made.vhostSocketPath, made.guestCid);
   frontEnds.push(guest);
@@ -221,7 +221,7 @@ it('a VMM that lies about where answers go loses its device with the first one',
   for (let head = 0; head < 128; head += 1)
     guest.rings.rx.setDescriptor(head, GUEST_BASE + 2 ** 40 - 2 ** 16, 3776, 2, 0);
   guest.startRings([0, 0]);
-  // A reset is the answer, and nothing comes from the guest after it.
+  // The answer is a reset, and nothing comes from the guest after it.
   guest.rings.send({ op: OP.data, hostPort: 1, guestPort: 1 });
   guest.kick(guest.rings.tx);
   expect(await made.device.closed).toEqual({
@@ -230,7 +230,10 @@ it('a VMM that lies about where answers go loses its device with the first one',
   });
 });
 
-/** Maps the file at descriptor 3, prints where, and waits: a VMM apart from the test, whose guest the test plays. */
+/**
+ * Maps the file at descriptor 3, prints the address, and waits: a VMM separate from the test, whose guest the test
+ * plays.
+ */
 const MEMORY_HOLDER = `
 import ctypes, os, time
 libc = ctypes.CDLL(None, use_errno=True)
@@ -269,7 +272,7 @@ it.each(['SIGSTOP', 'SIGKILL'] as const)('a VMM that gets %s in mid-transfer sto
     const otherStream = otherGuest.guest.dial(80, 1);
     otherStream.write(Buffer.from('still here'));
     await otherGuest.until(() => otherStream.receivedBytes === 10, 'the other guest');
-    // A stopped process keeps its memory, so its device works; of one that has ended, the socket will tell.
+    // A stopped process keeps its memory, so its device works; for an ended one, the socket reports the end.
     let received = 0;
     const hasAll = (): boolean => {
       received += stream.read().length;

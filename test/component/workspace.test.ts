@@ -71,7 +71,7 @@ describe('workspace', () => {
     expect(await readdir(runDir)).toEqual([]);
   });
 
-  it('reclaim: leaves the sandboxes of living processes alone', async () => {
+  it('reclaim: leaves sandboxes of live processes alone', async () => {
     const id = newSandboxId();
     const vmm = sleeper();
     const workspace = await makeWorkspace(runDir, id);
@@ -92,10 +92,10 @@ describe('workspace', () => {
     expect(await readdir(runDir)).toEqual([]);
   });
 
-  it('reclaim: never ends a process that only has the pid of a dead VMM', async () => {
+  it('reclaim: never kills a process that only has the pid of a dead VMM', async () => {
     const vmm = sleeper();
     const id = await orphan(vmm.pid);
-    // The record now names another start time, as if the pid had been used again.
+    // The record now names another start time, as if the pid had been reused.
     const path = join(runDir, id, 'owner.json');
     const record = JSON.parse(await readFile(path, 'utf8'));
     record.vmm.startTicks = '1';
@@ -183,7 +183,7 @@ describe('a run directory in the temporary directory', () => {
     expect(connections).toBe(0);
   });
 
-  it('reclaim ends no process that a prepared record names', async () => {
+  it('reclaim kills no process named by a prepared record', async () => {
     await using home = longHome();
     const victim = sleeper();
     const id = await orphan(victim.pid);

@@ -37,7 +37,7 @@ async function connectUnread(): Promise<Socket> {
 }
 
 describe('POST /sandboxes: a client that disconnects', () => {
-  it('while the sandbox is created: nothing is left', async () => {
+  it('while the sandbox is created: leaves nothing behind', async () => {
     const socket = await connectUnread();
     const closed = Promise.withResolvers<void>();
     beforeCreate = async () => {
@@ -52,7 +52,7 @@ describe('POST /sandboxes: a client that disconnects', () => {
     await requireNone();
   });
 
-  it('as the sandbox becomes ready, before the answer is written: nothing is left', async () => {
+  it('as the sandbox becomes ready, before the answer is written: leaves nothing behind', async () => {
     const socket = await connectUnread();
     const created = Promise.withResolvers<void>();
     api.control.onChange(({ status }) => {
@@ -66,7 +66,7 @@ describe('POST /sandboxes: a client that disconnects', () => {
     await requireNone();
   });
 
-  it('without reading the answer: nothing is left', async () => {
+  it('without reading the answer: leaves nothing behind', async () => {
     const socket = await connectUnread();
     socket.write(REQUEST);
     await expect.poll(() => api.control.list()).toHaveLength(1);
@@ -104,7 +104,7 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane.create over the %s', 
       systemClock,
     );
 
-  it.each([0, 1, 3])('aborted in any turn, with %s turns of work: nothing is left', async (work) => {
+  it.each([0, 1, 3])('aborted in any turn, with %s turns of work: leaves nothing behind', async (work) => {
     beforeCreate = () => turns(work);
     await using remote = open();
     await remote.host();
@@ -127,7 +127,7 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane.create over the %s', 
 });
 
 describe('RemoteControlPlane.create', () => {
-  it('removes a sandbox whose answer is under way at the abort', async () => {
+  it('removes a sandbox whose answer is in flight at the abort', async () => {
     const info = JSON.stringify(await api.control.create({}));
     const requests: string[] = [];
     const arrived = Promise.withResolvers<void>();

@@ -113,7 +113,7 @@ describe('GET /sandboxes/:id/logs/stream', () => {
     await expect(none[Symbol.asyncIterator]().next()).rejects.toMatchObject({ code: 'not_found' });
   });
 
-  it('client: a daemon that goes away is an error, not an end', async () => {
+  it('client: a daemon that stops is an error, not an end', async () => {
     await using other = await startApi();
     await using far = remoteControlPlane({ socketPath: other.socketPath }, systemClock);
     const { id } = await far.create({});

@@ -68,7 +68,7 @@ describe('sandboxes', () => {
     });
   });
 
-  it('create: labels are counted in characters, as the document counts them', async () => {
+  it('create: label length is counted in characters, as in the document', async () => {
     const key = '𝖆'.repeat(64);
     expect(await create({ metadata: { [key]: '𝖇'.repeat(1024) } })).toMatchObject({
       metadata: { [key]: '𝖇'.repeat(1024) },
@@ -225,7 +225,7 @@ describe('methods that a path does not have', () => {
     ['QUERY', '/v1/sandboxes', 'POST, GET'],
     ['OPTIONS', `/v1/sandboxes/${UNKNOWN_ID}/files?path=x`, 'GET, PUT, DELETE'],
     ['HEAD', '/metrics', 'GET'],
-  ])('%s %s: 405, with those that it has', async (method, path, allow) => {
+  ])('%s %s: 405, with the allowed methods', async (method, path, allow) => {
     const { promise: answered, resolve, reject } = Promise.withResolvers<IncomingMessage>();
     const { socketPath } = api;
     request({ socketPath, method, path, headers: { host: 'localhost' } }, resolve)
@@ -310,7 +310,7 @@ describe('programs and files', () => {
     expect(read.rawPayload).toEqual(content);
     const listed = await api.ask('GET', `${at}/list?path=${encodeURIComponent(join(dir, 'sub'))}`);
     expect(listed.json).toMatchObject({ entries: [{ name: 'a b.bin', type: 'file' }] });
-    // JSON, too, is only bytes here.
+    // JSON is only bytes here, too.
     await api.ask('PUT', `${at}${query}`, { not: 'parsed' });
     expect(readFileSync(path, 'utf8')).toBe('{"not":"parsed"}');
     await api.ask('PUT', `${at}${query}`);
@@ -340,7 +340,7 @@ describe('programs and files', () => {
     control.guest = guestOf;
   });
 
-  it('exec: programs of one sandbox share a memory for their output, and say what was dropped', async () => {
+  it('exec: programs of one sandbox share a memory budget for output, and report dropped output', async () => {
     const { id } = await create();
     const argv = ['sh', '-c', 'yes | head -c 16777216'];
     const run = async (): Promise<number> => {
@@ -353,11 +353,11 @@ describe('programs and files', () => {
     const sum = lengths.reduce((total, length) => total + length, 0);
     expect(sum).toBeGreaterThan(32 * MIB);
     expect(sum).toBeLessThanOrEqual(64 * MIB);
-    // What was sent is free again.
+    // Sent output no longer counts.
     expect(await run()).toBe(16 * MIB);
   });
 
-  it('list: a guest that never answers takes 4 slots, its own, until its clients leave', async () => {
+  it('list: a guest that never answers takes only its own 4 slots, until its clients disconnect', async () => {
     const hung = await create();
     const other = await create();
     const { control } = api;

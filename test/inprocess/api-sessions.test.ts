@@ -28,7 +28,7 @@ async function openSession(): Promise<{ readonly id: string; readonly socket: So
   return { id: /"id":"([0-9a-f]{32})"/.exec(text)?.[1] ?? '', socket };
 }
 
-/** A client of its own, which does not read the answer. */
+/** Sends a request from its own client, which does not read the answer. */
 async function post(path: string, session: string, key?: string): Promise<Socket> {
   const socket = connect(api.socketPath);
   const head = `POST /v1${path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n`;
@@ -39,7 +39,7 @@ async function post(path: string, session: string, key?: string): Promise<Socket
 }
 
 describe('GET /session', () => {
-  it('closed: removes what was created and forked in it, and nothing else', async () => {
+  it('closed: removes exactly the sandboxes created and forked in it', async () => {
     const { id, socket } = await openSession();
     const other = (await api.control.create({})).id;
     const making = await post('/sandboxes', id);
@@ -52,7 +52,7 @@ describe('GET /session', () => {
     await expect.poll(ids).toEqual([other]);
   });
 
-  it('closed while a sandbox is created: nothing is left', async () => {
+  it('closed while a sandbox is created: leaves nothing behind', async () => {
     for (let turn = 0; turn < TURNS; turn++) {
       const { id, socket } = await openSession();
       beforeCreate = async () => {
@@ -99,7 +99,7 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane.openSession over the 
       systemClock,
     );
 
-  it('disposed of: removes its sandboxes, not those of before', async () => {
+  it('disposed of: removes its sandboxes, not earlier ones', async () => {
     const remote = open();
     const before = await remote.create({});
     await remote.openSession();

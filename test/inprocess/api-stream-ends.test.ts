@@ -1,4 +1,4 @@
-/** Event streams whose client leaves before they begin. REST server on a fake control plane. */
+/** Event streams whose client disconnects before they begin. REST server on a fake control plane. */
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { expect, it } from 'vitest';
@@ -9,7 +9,7 @@ import { settle } from '../support/fake-members.ts';
 /** Event loop turns until the server knows that its client has gone, with room to spare. */
 const TURNS = 24;
 
-it.each(['events', 'logs/stream'])('GET /sandboxes/:id/%s: gives its slot back', async (what) => {
+it.each(['events', 'logs/stream'])('GET /sandboxes/:id/%s: releases its slot', async (what) => {
   await using api = await startApi();
   const { id } = await api.control.create({});
   const known = api.control.get.bind(api.control);

@@ -1,4 +1,4 @@
-/** What the audit log keeps of requests and answers, by a real bridge and scripted upstreams. */
+/** Contents of requests and answers in the audit log, with a real bridge and scripted upstreams. */
 import { createHash } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -84,7 +84,7 @@ const WAYS: readonly (readonly [Path, UpstreamApi, boolean])[] = [
   ['/api/chat', 'openai', true],
 ];
 
-it.each(WAYS)('hash, %s of %s, stream %s: has the hashes alone', async (path, api, stream) => {
+it.each(WAYS)('hash, %s of %s, stream %s: has only the hashes', async (path, api, stream) => {
   const { model, content } = await asked('hash', path, api, stream);
   expect(content).toBeUndefined();
   expect(model['sha256']).toEqual({ request: expect.stringMatching(/^[0-9a-f]{64}$/), answer: sha256(TEXT) });
@@ -107,12 +107,12 @@ it.each(WAYS)('redacted, %s of %s, stream %s: has both without secrets', async (
       },
     ],
   });
-  // A hash of the whole would tell a guessed secret.
+  // A hash of the whole would confirm a guessed secret.
   expect(model).not.toHaveProperty('sha256');
   expect(await world?.text('content')).not.toMatch(/ann@|sk-proj|0123456789/);
 });
 
-it.each(WAYS)('full, %s of %s, stream %s: has both as they were', async (path, api, stream) => {
+it.each(WAYS)('full, %s of %s, stream %s: has both unchanged', async (path, api, stream) => {
   const { model, content } = await asked('full', path, api, stream);
   const request = content?.['request'] as { body: Record<string, unknown>; sha256: string };
   expect(request.body).toMatchObject(requestOf(path, stream));
@@ -125,7 +125,7 @@ it.each(WAYS)('full, %s of %s, stream %s: has both as they were', async (path, a
   expect(model['sha256']).toEqual({ request: request.sha256, answer: sha256(TEXT) });
 });
 
-it('an answer that breaks off has what came, marked, and no part of a secret', async () => {
+it('an answer that breaks off: keeps the received part, marked, and no part of a secret', async () => {
   world = await auditedBridge({ content: 'redacted' });
   world.upstream.answer((_, response) => {
     startEvents(response);
@@ -138,7 +138,7 @@ it('an answer that breaks off has what came, marked, and no part of a secret', a
   expect(content?.['answer']).toMatchObject({ cut: true, choices: [{ text: 'the key is ' }] });
 });
 
-it('long contents are cut, and what passes to the guest is not', async () => {
+it('long contents are truncated in the log, not for the guest', async () => {
   world = await auditedBridge({ content: 'full' });
   const long = 'word '.repeat(60_000);
   world.upstream.answer((_, response) => sendJson(response, 200, completion(long)));
@@ -155,7 +155,7 @@ it('long contents are cut, and what passes to the guest is not', async () => {
   });
 });
 
-it('a plain answer longer than what is parsed again passes, and is marked', async () => {
+it('a plain answer that is too long to be parsed again passes, and is marked', async () => {
   world = await auditedBridge({ content: 'full' });
   const long = 'word '.repeat(300_000);
   world.upstream.answer((_, response) => sendJson(response, 200, completion(long)));
@@ -166,7 +166,7 @@ it('a plain answer longer than what is parsed again passes, and is marked', asyn
   expect(content?.['answer']).toMatchObject({ cut: true, choices: [] });
 });
 
-it('embeddings and counts of tokens: the first has its request, the second nothing', async () => {
+it('embeddings keep their request, token counts nothing', async () => {
   world = await auditedBridge({ content: 'full', api: 'anthropic' });
   world.upstream.answer((_, response) => sendJson(response, 200, { input_tokens: 5 }));
   const body = requestOf('/v1/messages', false);
@@ -223,7 +223,7 @@ it('verify finds a changed, a missing and a reordered content', async () => {
   expect(verified.stdout).toMatch(/contents:\n.*3 do not match their requests.* 1, 2, 3\n/s);
 });
 
-it('the streams of guests are the same in every mode', async () => {
+it('guests’ streams are the same in every mode', async () => {
   const bodies: string[] = [];
   for (const content of ['off', 'hash', 'redacted', 'full'] as const) {
     world = await auditedBridge({ content });

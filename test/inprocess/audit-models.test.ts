@@ -1,4 +1,4 @@
-/** The log of requests to models, written by a real bridge, and `neurovisor audit verify`. */
+/** The log of model requests, written by a real bridge, and `neurovisor audit verify`. */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -30,7 +30,7 @@ const CALLS = [
   { id: 'call_3', name: `${'x'.repeat(80)}\u0007`, arguments: '{}' },
 ];
 
-it('has who, how much and how long, not what; verify finds a changed record', async () => {
+it('has caller, amounts and times, not contents; verify finds a changed record', async () => {
   world = await auditedBridge();
   const { home, fixture, upstream } = world;
   const calls = await AuditLog.open({ homeDir: home, clock: systemClock, log: silentLog });
@@ -61,7 +61,7 @@ it('has who, how much and how long, not what; verify finds a changed record', as
       upstream: 'shop',
       upstreamModel: 'shop-m1',
       traceId: null,
-      // 7 tokens at 1 µ$, 4 from the cache for nothing, 7 at 2 µ$.
+      // 7 tokens at 1 µ$, 4 from the cache for free, 7 at 2 µ$.
       costNanoDollars: 21_000,
       queueMs: expect.any(Number),
       firstByteMs: expect.any(Number),
@@ -85,7 +85,7 @@ it('has who, how much and how long, not what; verify finds a changed record', as
   expect((await verify(home)).stdout).toContain('records 3 to 3 are missing at the end');
 });
 
-/** A tool as requests at this path define it. */
+/** A tool in the form of this path's requests. */
 function toolOf(path: string, name: string): object {
   const schema = { type: 'object' };
   if (path === '/v1/messages') return { name, input_schema: schema };
@@ -126,7 +126,7 @@ it.each([
   expect(await world.text()).not.toContain('SECRET');
 });
 
-it('has requests that the bridge refused, at a rate, and says how many were left out', async () => {
+it('has requests that the bridge refused, rate-limited, and counts the omitted ones', async () => {
   world = await auditedBridge({ policy: { budget: { requests: 1 } } });
   const { fixture } = world;
   const ask = (model: string, more: object = {}) => fixture.call('/v1/chat/completions', { model, messages, ...more });
@@ -143,7 +143,7 @@ it('has requests that the bridge refused, at a rate, and says how many were left
     { status: 400, model: { outcome: 'refused', refusal: 'field_refused' } },
     { status: 429, model: { name: 'm1', outcome: 'refused', refusal: 'budget_spent' } },
   ]);
-  // The rate refills meanwhile, so a few more may have fitted.
+  // The rate refills meanwhile, so a few more may have been recorded.
   const refused = records.slice(1).filter(({ model }) => model?.refusal !== 'left_out');
   const leftOut = records.reduce((sum, { model }) => sum + (model?.leftOut ?? 0), 0);
   expect(refused.length + leftOut).toBe(more + 2);

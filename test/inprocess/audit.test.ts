@@ -78,7 +78,7 @@ describe('audit log', () => {
     ]);
   });
 
-  it('has refusals, of strangers without a tenant, and never keys, queries or bodies', async () => {
+  it('has refusals, of unknown callers without a tenant, and never keys, queries or bodies', async () => {
     const headers = { 'x-api-key': 'e2b_SECRETKEY', 'content-type': 'application/json' };
     const body = '{"metadata":{"a":"SECRET-IN-BODY"}}';
     const url = `${world.url}/v1/sandboxes?q=SECRET-IN-QUERY`;

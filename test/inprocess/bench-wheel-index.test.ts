@@ -1,4 +1,4 @@
-/** The index of Python packages that `bench packages` makes: clients find a whole wheel there, with its digest. */
+/** The Python package index of `bench packages`: clients find a whole wheel there, with its digest. */
 import { createHash } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -10,7 +10,7 @@ const dir = mkdtempSync(join(tmpdir(), 'nv-wheel-index-'));
 const { signal } = new AbortController();
 afterAll(() => rmSync(dir, { recursive: true }));
 
-it('each wheel has its page and its file, which is counted; others are not there', async () => {
+it('each wheel has a page and a file, whose downloads are counted; others are missing', async () => {
   await using index = await WheelIndex.start(dir);
   const one = await index.add('nvone', 1000, signal);
   const two = await index.add('nvtwo', 1000, signal);

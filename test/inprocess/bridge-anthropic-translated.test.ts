@@ -141,7 +141,7 @@ describe('bridge: other APIs at an upstream of Anthropic’s API', () => {
     const settled = fixture.nextUsage();
     const more = options === undefined ? {} : { stream_options: options };
     const { body } = await fixture.call('/v1/chat/completions', chat({ stream: true, ...more }));
-    // There is no limit in the request, but in the budget.
+    // The request has no limit, but the budget has one.
     expect(sent()).toMatchObject({ max_tokens: 30, stream: true });
     expect(body).toMatch(/\n\ndata: \[DONE\]\n\n$/);
     const chunks = chunksOf(body);
@@ -192,7 +192,7 @@ describe('bridge: other APIs at an upstream of Anthropic’s API', () => {
     ['/v1/chat/completions', chat()],
     ['/v1/responses', { model: 'm1', input: 'hello' }],
     ['/api/chat', chat({ stream: false })],
-  ])('errors come in the form of %s, without the key, and a broken stream is one', async (path, body) => {
+  ])('errors have the form of %s, without the key; a broken stream is one', async (path, body) => {
     const { call } = await bridge();
     claude.answer((_, response) =>
       sendJson(response, 429, { type: 'error', error: { type: 'rate_limit_error', message: `slow ${KEY}` } }),
@@ -221,7 +221,7 @@ describe('bridge: other APIs at an upstream of Anthropic’s API', () => {
     expect((await call('/v1/chat/completions', chat())).status).toBe(502);
   });
 
-  it('limits each form of a body, not all together', async () => {
+  it('limits each form of a body separately', async () => {
     const { call } = await bridge({ limits: { bodyBytesMax: 3000 } });
     const input = 'x'.repeat(2000);
     expect((await call('/v1/responses', { model: 'm1', input })).status).toBe(200);

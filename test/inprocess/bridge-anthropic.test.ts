@@ -108,7 +108,7 @@ describe('bridge: Messages', () => {
     expect(sent()).toMatchObject({ stream: true, stream_options: { include_usage: true } });
   });
 
-  it('translates the answer whichever form the upstream chose', async () => {
+  it('translates the answer in any form that the upstream chose', async () => {
     fixture = await bridgeFixture();
     fixture.mock.answer((_, response) => sendJson(response, 200, wholeAnswer({ text: 'whole' })));
     const streamed = await fixture.call(PATH, ask({ stream: true }));
@@ -121,7 +121,7 @@ describe('bridge: Messages', () => {
     expect(JSON.parse(whole.body).content).toEqual([{ type: 'text', text: 'in pieces' }]);
   });
 
-  it('tells cached tokens only where the owner shows them', async () => {
+  it('reports cached tokens only if the owner shows them', async () => {
     fixture = await bridgeFixture({ policy: { showCacheHits: true } });
     fixture.mock.answer(({ body }, response) => sendAnswer(body, response, { text: 'x' }));
     const { usage } = JSON.parse((await fixture.call(PATH, ask())).body);
@@ -224,12 +224,12 @@ describe('bridge: errors of Messages', () => {
     }
   });
 
-  it('an error within an answer never has the host’s key, for guest and log, also where it is cut', async () => {
+  it('an error within an answer never has the host’s key, for guest and log, even if it is cut', async () => {
     const logged: string[] = [];
     const note = (...all: unknown[]): unknown => logged.push(JSON.stringify(all));
     const log = { error: note, warn: note, info: note, debug: note };
     fixture = await bridgeFixture({ apiKey: 'sk-host-secret-0123', log });
-    // 4 of the characters that pass are the key's.
+    // 4 of the characters that pass belong to the key.
     const message = `${'x'.repeat(996)}sk-host-secret-0123`;
     fixture.mock.answer(({ body }, response) => {
       const error = { error: { message } };
@@ -253,7 +253,7 @@ describe('bridge: errors of Messages', () => {
     expect([files.status, JSON.parse(files.body).type]).toEqual([404, 'error']);
   });
 
-  it('an absent upstream is 503 with Retry-After', async () => {
+  it('a missing upstream is 503 with Retry-After', async () => {
     const target = { name: 'Ollama', baseUrl: 'http://127.0.0.1:1' };
     fixture = await bridgeFixture({ upstream: () => Promise.resolve(target) });
     const answer = await fixture.call(PATH, ask());
@@ -264,7 +264,7 @@ describe('bridge: errors of Messages', () => {
   it('a silent upstream gets the client pings, and its end is an error event', async () => {
     const limits = { keepAliveIntervalMs: 20 };
     fixture = await bridgeFixture({ policy: { limits } });
-    // The client would send a request without an answer again.
+    // The client would repeat a request without an answer.
     fixture.mock.answer((_, response) => startEvents(response));
     const opened = fixture.open(PATH, ask({ stream: true }));
     await opened.until('event: ping\ndata: {"type": "ping"}\n\n');
@@ -294,7 +294,7 @@ describe('bridge: errors of Messages', () => {
     expect(events.at(-1)).toMatchObject({ type: 'error', error: { type: 'api_error' } });
     expect(events.filter(({ type }) => /^message_(delta|stop)$/.test(type))).toEqual([]);
     expect((await settled).outcome).toMatch(/^upstream-/);
-    // Without a stream there is a status to tell it.
+    // Without a stream there is a status to report it.
     const whole = await fixture.call(PATH, ask());
     expect([whole.status, JSON.parse(whole.body).type]).toEqual([502, 'error']);
   });
@@ -304,7 +304,7 @@ describe('bridge: errors of Messages', () => {
     ['stays open', () => undefined],
     ['sends more', (response) => response.write(sseOf(['nonsense']))],
   ];
-  it.each(lateEnds)('an answer is complete at [DONE], also if the upstream then %s', async (_, end) => {
+  it.each(lateEnds)('an answer is complete at [DONE], even if the upstream then %s', async (_, end) => {
     fixture = await bridgeFixture({ policy: { limits: { drainTimeoutMs: 10 } } });
     fixture.mock.answer((_request, response) => {
       startEvents(response);
@@ -343,7 +343,7 @@ describe('bridge: errors of Messages', () => {
     expect(ports[1]).toBe(ports[0]);
   });
 
-  it('a client that leaves in mid-stream ends the upstream’s request', async () => {
+  it('a client that disconnects in mid-stream ends the upstream’s request', async () => {
     fixture = await bridgeFixture();
     fixture.mock.answer((_request, response) => {
       startEvents(response);
@@ -372,7 +372,7 @@ describe('bridge: errors of Messages', () => {
     expect((await fixture.call(PATH, ask())).status).toBe(502);
   });
 
-  it('a plain answer has its limit also if the upstream streams it', async () => {
+  it('a plain answer has its limit even if the upstream streams it', async () => {
     fixture = await bridgeFixture({ policy: { limits: { answerBytesMax: 1000 } } });
     fixture.mock.answer((_request, response) => {
       startEvents(response);

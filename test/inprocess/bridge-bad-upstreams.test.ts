@@ -1,4 +1,4 @@
-/** Model servers that break their streams or lie about usage: what they hold is released, and counts stay counts. */
+/** Model servers that break their streams or lie about usage: their resources are released, and counts stay correct. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import type { SentRequest, UpstreamTarget } from '../../src/inference/bridge/bridge.ts';
@@ -77,7 +77,7 @@ function sendStream(api: Api, parts: readonly Buffer[], isCut = false): void {
 }
 
 describe('a server whose streams are damaged', () => {
-  it.each(PAIRS)('for clients of %s, server of %s: honest answers, and all is released', async (name, api) => {
+  it.each(PAIRS)('for clients of %s, server of %s: honest answers, and everything is released', async (name, api) => {
     const random = randomFrom(runSeed());
     const events = EVENTS[api];
     const whole = Buffer.from(events.join(''));
@@ -151,28 +151,25 @@ describe('a server that lies about usage', () => {
     }),
   };
 
-  it.each(PAIRS)(
-    'to clients of %s, server of %s: an estimate takes the place of what is no count',
-    async (name, api) => {
-      for (const lie of LIES) {
-        if (Number(lie) > MOST) continue;
-        sendStream(api, [Buffer.from(streams[api](lie))]);
-        expect(CLIENTS[name]?.((await ask(name, api)).body)).toMatchObject({ end: 'complete', text });
-        mocks[api].answer((_, response) => sendJson(response, 200, documents[api](lie)));
-        expect((await ask(name, api, false)).status).toBe(200);
-      }
-      const stream = logged.filter((one) => one.stream);
-      expect(stream.map(({ completionTokens }) => completionTokens)).toEqual(stream.map(() => 3));
-      const plain = logged.filter((one) => !one.stream);
-      // A plain answer of OpenAI's API is not read.
-      const untold = plain.filter(({ completionTokens }) => completionTokens === 0);
-      expect(untold.length).toBe(api === 'openai' ? 1 : 0);
-      expectNumbers();
-    },
-  );
+  it.each(PAIRS)('to clients of %s, server of %s: an estimate replaces an invalid count', async (name, api) => {
+    for (const lie of LIES) {
+      if (Number(lie) > MOST) continue;
+      sendStream(api, [Buffer.from(streams[api](lie))]);
+      expect(CLIENTS[name]?.((await ask(name, api)).body)).toMatchObject({ end: 'complete', text });
+      mocks[api].answer((_, response) => sendJson(response, 200, documents[api](lie)));
+      expect((await ask(name, api, false)).status).toBe(200);
+    }
+    const stream = logged.filter((one) => one.stream);
+    expect(stream.map(({ completionTokens }) => completionTokens)).toEqual(stream.map(() => 3));
+    const plain = logged.filter((one) => !one.stream);
+    // A plain answer of OpenAI's API is not read.
+    const untold = plain.filter(({ completionTokens }) => completionTokens === 0);
+    expect(untold.length).toBe(api === 'openai' ? 1 : 0);
+    expectNumbers();
+  });
 
   it.each(PAIRS)(
-    'to clients of %s, server of %s: what is too much spends the budget, and no more',
+    'to clients of %s, server of %s: an excessive count spends the budget, and no more',
     async (name, api) => {
       for (const lie of [MOST + 1, Number.MAX_SAFE_INTEGER]) {
         sendStream(api, [Buffer.from(streams[api](lie))]);

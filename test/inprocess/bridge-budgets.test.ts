@@ -1,4 +1,4 @@
-/** Budgets of sandboxes at the bridge (B10, B23): what is refused, what reaches the upstream, what is counted. */
+/** Budgets of sandboxes at the bridge (B10, B23): refusals, requests that reach the upstream, and counts. */
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { type BudgetUse, HOST_ACCOUNT, type ModelBudget, tenantAccount } from '../../src/base/request/model-limits.ts';
@@ -83,7 +83,7 @@ const lastSent = (): Record<string, unknown> => {
 };
 
 describe('bridge: budgets', () => {
-  it('a spent budget: 429 that clients do not try again, in the dialect; nothing is sent', async () => {
+  it('a spent budget: 429 that clients do not retry, in the dialect; nothing is sent', async () => {
     await withBudget({ requests: 1 });
     expect((await fixture.call(CHAT, BODY)).status).toBe(200);
     const refused = await fixture.call(CHAT, BODY);
@@ -100,7 +100,7 @@ describe('bridge: budgets', () => {
     expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ requests: 1 });
   });
 
-  it('the next window: Retry-After tells when', async () => {
+  it('the next window: Retry-After says when', async () => {
     await withBudget({ requests: 1, windowMs: 100 * 24 * 3600 * 1000 });
     await fixture.call(CHAT, BODY);
     const refused = await fixture.call(CHAT, BODY);
@@ -108,7 +108,7 @@ describe('bridge: budgets', () => {
     expect(refused.headers['x-should-retry']).toBe('false');
   });
 
-  it('an answer is cut to what is left, in each field that limits it, and settled by what the upstream counts', async () => {
+  it('an answer is limited to the rest of the budget, in each field that limits it, and settled by the upstream’s count', async () => {
     await withBudget({ outputTokens: 12 }, [3, 5]);
     await fixture.call(CHAT, BODY);
     expect(lastSent()).toMatchObject({ max_tokens: 10 });
@@ -122,7 +122,7 @@ describe('bridge: budgets', () => {
     expect((await fixture.call(CHAT, BODY)).status).toBe(429);
   });
 
-  it('several answers to one request share what is left', async () => {
+  it('several answers to one request share the rest of the budget', async () => {
     await withBudget({ outputTokens: 100 });
     await fixture.call(CHAT, { ...BODY, n: 4, max_tokens: 50 });
     expect(lastSent()).toMatchObject({ n: 4, max_tokens: 25 });
@@ -132,7 +132,7 @@ describe('bridge: budgets', () => {
     expect(JSON.parse(many.body)).toMatchObject({ error: { code: 'budget_spent' } });
   });
 
-  it('without a budget, and where the limit fits, the bytes pass unchanged', async () => {
+  it('without a budget, and if the limit fits, the bytes pass unchanged', async () => {
     await withBudget({ outputTokens: 1000, inputTokens: 1000 });
     const text = JSON.stringify(BODY);
     await fixture.call(CHAT, text);
@@ -145,7 +145,7 @@ describe('bridge: budgets', () => {
     expect(lastSent()).toMatchObject({ max_tokens: 8 });
   });
 
-  it('requests at once do not exceed it together: those that may fit later wait', async () => {
+  it('concurrent requests do not exceed it together: those that may fit later wait', async () => {
     fixture = await bridgeFixture({ policy: { budget: { outputTokens: 20 } } });
     const held: (() => void)[] = [];
     fixture.mock.answer((_, response) => held.push(() => sendJson(response, 200, answered(1, 10))));
@@ -157,7 +157,7 @@ describe('bridge: budgets', () => {
     expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ outputTokens: 20, requests: 2 });
   });
 
-  it('a canceled stream counts what was passed on, and gives back the rest', async () => {
+  it('a canceled stream counts the forwarded part, and releases the rest', async () => {
     fixture = await bridgeFixture({ policy: { budget: { outputTokens: 20 } } });
     fixture.mock.answer((_, response) => {
       startEvents(response);
@@ -178,7 +178,7 @@ describe('bridge: budgets', () => {
     expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ outputTokens: 9, requests: 2 });
   });
 
-  it('a plain answer that is left before its counts are there uses all that was reserved, by the price of its route', async () => {
+  it('a plain answer that is canceled before its counts arrive uses the whole reservation, at the price of its route', async () => {
     const price = { input: 0, output: 1_000_000, cachedInput: 0 };
     fixture = await priced({ only: price }, { outputTokens: 25, costNanoDollars: 1_000_000 });
     const asked = { ...BODY, model: 'm' };
@@ -206,7 +206,7 @@ describe('bridge: budgets', () => {
     expect((await fixture.call(CHAT, asked)).status).toBe(429);
   });
 
-  it('a request that the upstream refuses uses no tokens; one that does not reach it, nothing', async () => {
+  it('a request that the upstream refuses uses no tokens; one that does not reach it uses nothing', async () => {
     await withBudget({ inputTokens: 100, requests: 9 });
     fixture.mock.answer((_, response) => sendJson(response, 429, { error: 'busy' }));
     expect((await fixture.call(CHAT, BODY)).status).toBe(429);
@@ -226,8 +226,9 @@ describe('bridge: budgets', () => {
     expect(fixture.mock.requests).toHaveLength(1);
   });
 
-  it('a limit of cost: the answer is cut to what is left, and is paid by the price of the route that answered', async () => {
-    // Dollars for a million tokens: 1 and 10; the fallback is dearer. 3 tokens of prompt, of them 1 cached, and 5.
+  it('a cost limit: the answer is limited to the rest, and charged at the price of the route that answered', async () => {
+    // Dollars per million tokens: 1 and 10; the fallback costs more. 3 prompt tokens, 1 of them cached, and 5 answer
+    // tokens.
     const cheap = { input: 1_000_000, output: 10_000_000, cachedInput: 100_000 };
     const dear = { input: 2_000_000, output: 20_000_000, cachedInput: 2_000_000 };
     fixture = await priced({ cheap, dear }, { costNanoDollars: 500_000 });
@@ -237,7 +238,7 @@ describe('bridge: budgets', () => {
       sendJson(response, 200, { ...answer, usage: { ...usage, ...cached } });
     });
     await fixture.call(CHAT, { ...BODY, model: 'm', max_tokens: 100 });
-    // 2 tokens of prompt (estimated) at 2 leave 496 millionths for 24 of answer, at 20.
+    // 2 prompt tokens (estimated) at 2 leave 496 millionths for 24 answer tokens, at 20.
     expect(lastSent()).toMatchObject({ model: 'cheap', max_tokens: 24 });
     expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ costNanoDollars: 52_100 });
     fixture.mock.answer(({ body }, response) => {
@@ -255,7 +256,7 @@ describe('bridge: budgets', () => {
     expect(fixture.mock.requests).toHaveLength(3);
   });
 
-  it('a limit of cost: a route whose price is unknown gets no request; one that is free is not limited', async () => {
+  it('a cost limit: a route with an unknown price gets no request; a free one is not limited', async () => {
     fixture = await priced({ free: undefined, unknown: null }, { costNanoDollars: 1 });
     fixture.mock.answer((_, response) => sendJson(response, 200, answered(3, 5)));
     const text = JSON.stringify({ ...BODY, model: 'm' });
@@ -275,7 +276,7 @@ describe('bridge: budgets', () => {
     expect(fixture.mock.requests).toHaveLength(0);
   });
 
-  it('a limit of cost without a table: a server of this host is free, another one gets no request', async () => {
+  it('a cost limit without a table: a server of this host is free, another one gets no request', async () => {
     await withBudget({ costNanoDollars: 1 });
     expect((await fixture.call(CHAT, BODY)).status).toBe(200);
     expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ requests: 1, costNanoDollars: 0 });
@@ -287,7 +288,7 @@ describe('bridge: budgets', () => {
     expect(JSON.parse(refused.body)).toMatchObject({ error: { code: 'model_unpriced' } });
   });
 
-  it('sandboxes that share an account share its budget, as forks do; what was used before is restored', async () => {
+  it('sandboxes that share an account share its budget, as forks do; earlier usage is restored', async () => {
     await withBudget({ requests: 4 });
     const policy = { budget: { requests: 4 } };
     const account = { id: ACCOUNT };
@@ -313,7 +314,7 @@ describe('bridge: budgets', () => {
     expect((await call(resumed, CHAT, BODY)).status).toBe(429);
   });
 
-  it('setPolicy: another budget holds at once for all that share it, and what was used stays used', async () => {
+  it('setPolicy: a new budget applies at once to all that share it, and usage stays', async () => {
     await withBudget({ requests: 2 });
     const policy = { budget: { requests: 2 } };
     const fork = join(fixture.dir, 'fork.sock');
@@ -328,7 +329,7 @@ describe('bridge: budgets', () => {
     expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ requests: 3, window: 0 });
   });
 
-  it('setPolicy: a request that waits for the budget goes on once the rest is enough', async () => {
+  it('setPolicy: a request that waits for the budget continues once the rest is enough', async () => {
     await withBudget({ outputTokens: 20 });
     const held: (() => void)[] = [];
     fixture.mock.answer((_, response) => held.push(() => sendJson(response, 200, answered(1, 1))));
@@ -340,7 +341,7 @@ describe('bridge: budgets', () => {
     expect((await Promise.all(calls)).map(({ status }) => status)).toEqual([200, 200, 200]);
   });
 
-  it('setPolicy: a limit of cost holds for a request that waits, whose route has no price', async () => {
+  it('setPolicy: a cost limit applies to a waiting request whose route has no price', async () => {
     fixture = await priced({ unknown: null }, { requests: 1 });
     const held: (() => void)[] = [];
     fixture.mock.answer((_, response) => held.push(() => sendJson(response, 200, answered(1, 1))));
@@ -356,7 +357,7 @@ describe('bridge: budgets', () => {
     expect(fixture.mock.requests).toHaveLength(1);
   });
 
-  it('attach: a budget that was changed while the sandbox was paused holds after its resume, in windows of any length', async () => {
+  it('attach: a budget that was changed while the sandbox was paused applies after its resume, in windows of any length', async () => {
     const DAY_MS = 24 * 3600 * 1000;
     await withBudget({ requests: 9, windowMs: 100 * DAY_MS });
     const status = async (path: string) => (await call(path, CHAT, BODY)).status;
@@ -386,7 +387,7 @@ describe('bridge: budgets', () => {
     }
   });
 
-  it('the budget of the host: all sandboxes together, beside their own; the error says whose is spent, and no more', async () => {
+  it('the budget of the host: all sandboxes together, in addition to their own; the error names only the spent one', async () => {
     const limits = { requests: 3, outputTokens: 40, windowMs: 100 * 24 * 3600 * 1000 };
     fixture = await bridgeFixture({ policy: { budget: { requests: 1 } }, sharedBudgets: ofHost(limits) });
     fixture.mock.answer((_, response) => sendJson(response, 200, answered(3, 5)));
@@ -397,7 +398,7 @@ describe('bridge: budgets', () => {
     expect((await fixture.call(CHAT, BODY)).status).toBe(200);
     const own = await fixture.call(CHAT, BODY);
     expect(messageOf(own)).toContain('The budget of this sandbox for requests is spent');
-    // The refused one used nothing of the host's.
+    // The refused request used nothing of the host's budget.
     expect((await call(other, CHAT, BODY)).status).toBe(200);
     const { max_tokens: _, ...unlimited } = BODY;
     expect((await call(other, CHAT, unlimited)).status).toBe(200);
@@ -415,7 +416,7 @@ describe('bridge: budgets', () => {
     expect((await fixture.call(CHAT, BODY)).status).toBe(429);
   });
 
-  it('the budget of the host: requests of several sandboxes at once do not exceed it', async () => {
+  it('the budget of the host: concurrent requests of several sandboxes do not exceed it', async () => {
     const limits = { outputTokens: 20, windowMs: 100 * 24 * 3600 * 1000 };
     fixture = await bridgeFixture({ sharedBudgets: ofHost(limits) });
     const held: (() => void)[] = [];
@@ -430,7 +431,7 @@ describe('bridge: budgets', () => {
     expect(fixture.mock.requests).toHaveLength(2);
   });
 
-  it('the budget of the host: a sandbox that asks for an answer of any length leaves the others their part', async () => {
+  it('the budget of the host: a sandbox that requests an unlimited answer leaves the others their share', async () => {
     const limits = { outputTokens: 100_000, windowMs: 100 * 24 * 3600 * 1000 };
     fixture = await bridgeFixture({ sharedBudgets: ofHost(limits) });
     const held: (() => void)[] = [];
@@ -449,7 +450,7 @@ describe('bridge: budgets', () => {
     expect(JSON.parse(tooMany.body)).toMatchObject({ error: { code: 'budget_spent' } });
   });
 
-  it('the budget of a tenant: its sandboxes together, not those of others; the error says whose is spent', async () => {
+  it('the budget of a tenant: its sandboxes together, not those of others; the error names the spent one', async () => {
     const limits = { requests: 2, windowMs: 100 * 24 * 3600 * 1000 };
     fixture = await bridgeFixture({
       tenantOf: (id) => (id === 'other' ? null : 'acme'),
@@ -476,7 +477,7 @@ describe('bridge: budgets', () => {
     expect(fixture.bridge.budgetUse(tenantAccount('acme'))).toMatchObject({ requests: 2, outputTokens: 10 });
   });
 
-  it('the budget of a tenant: a plain answer that is left uses all that was reserved', async () => {
+  it('the budget of a tenant: a plain answer that is canceled uses the whole reservation', async () => {
     const limits = { outputTokens: 20, windowMs: 100 * 24 * 3600 * 1000 };
     fixture = await bridgeFixture({
       tenantOf: () => 'acme',
@@ -494,7 +495,7 @@ describe('bridge: budgets', () => {
     expect(fixture.bridge.budgetUse(tenantAccount('acme'))?.outputTokens).toBe(10);
   });
 
-  it('a shared budget: its change holds at once, also for requests that wait, and gives nothing anew', async () => {
+  it('a shared budget: a change applies at once, also to waiting requests, and resets no usage', async () => {
     const windowMs = 100 * 24 * 3600 * 1000;
     let limits: ModelBudget | null = { outputTokens: 10, windowMs };
     fixture = await bridgeFixture({
@@ -525,7 +526,7 @@ describe('bridge: budgets', () => {
     await cut;
   });
 
-  it('the budget of the host: with a limit of cost, a model without a price is refused to all', async () => {
+  it('the budget of the host: with a cost limit, a model without a price is refused to all', async () => {
     const away = { name: 'away', baseUrl: 'https://models.invalid/v1', models: ['m1'] };
     fixture = await bridgeFixture({
       policy: { allowModels: ['m1'] },
@@ -536,7 +537,7 @@ describe('bridge: budgets', () => {
     expect(JSON.parse(refused.body)).toMatchObject({ error: { code: 'model_unpriced' } });
   });
 
-  it('a guest that leaves while it waits for the budget reserves nothing', async () => {
+  it('a guest that disconnects while it waits for the budget reserves nothing', async () => {
     fixture = await bridgeFixture({ policy: { budget: { outputTokens: 10 } } });
     const held: (() => void)[] = [];
     fixture.mock.answer((_, response) => held.push(() => sendJson(response, 200, answered(1, 1))));

@@ -1,4 +1,6 @@
-/** A peer disconnects, and the other side notices (B6, B7); a guest in each phase and dialect: `bridge-cancel-phases`. */
+/**
+ * A peer disconnects, and the other side notices (B6, B7); a guest in each phase and dialect: `bridge-cancel-phases`.
+ */
 import { connect } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { UpstreamTarget } from '../../src/inference/bridge/bridge.ts';
@@ -102,7 +104,7 @@ describe('bridge: cancel when the guest disconnects', () => {
     const text = JSON.stringify(STREAM);
     socket.write(`POST ${CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: ${text.length}\r\n\r\n${text}`);
     await (await arrived).aborted;
-    // The socket buffers of both connections, not all that the producer could send meanwhile.
+    // Only the socket buffers of both connections, not everything that the producer could send meanwhile.
     expect(written).toBeLessThan(32 * 1024 * 1024);
     await expect.poll(() => fixture.port.stats()).toMatchObject({ cancelled: 1, inFlight: 0 });
     socket.destroy();
@@ -200,7 +202,7 @@ describe('bridge: keep-alive comments', () => {
 });
 
 describe('bridge: upstreams that break', () => {
-  it('an upstream that accepts and is silent while TLS begins counts as not connected', async () => {
+  it('an upstream that accepts and stays silent while TLS begins counts as not connected', async () => {
     await using door = await holdConnection();
     fixture = await bridgeFixture({
       policy: { limits: { connectTimeoutMs: 100 } },

@@ -1,4 +1,4 @@
-/** Bodies are checked in threads, so that no sandbox holds up the event loop or the bodies of others. */
+/** Bodies are checked in threads, so that no sandbox blocks the event loop or the bodies of others. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -27,7 +27,7 @@ afterEach(async () => {
   for (const each of undo.splice(0).reverse()) await each();
 });
 
-/** Outside the pool of small buffers, whose memory can't move to a thread. */
+/** Outside the pool of small buffers, whose memory can't be transferred to a thread. */
 function ownBytes(text: string): Buffer {
   const bytes = Buffer.allocUnsafeSlow(Buffer.byteLength(text));
   bytes.write(text);
@@ -87,7 +87,7 @@ describe('BodyChecker', () => {
     const { run } = checkerWith({ loopBytesMax: 0 });
     const ended: string[] = [];
     const note = (name: string) => () => ended.push(name);
-    // Ready, as it is for all but the first.
+    // Warmed up, as for all but the first body.
     await run('polite', JSON.stringify(BODY));
     const flood = ['one', 'two', 'three'].map((id) => run(id, heavy(190_000)).then(note(id)));
     const polite = run('polite', JSON.stringify(BODY)).then(note('polite'));
@@ -113,7 +113,7 @@ describe('BodyChecker', () => {
     expect((await run('a', JSON.stringify(BODY))).checked.ok).toBe(true);
   });
 
-  it('a body that takes too long ends its thread; those that wait too long are refused', async () => {
+  it('a body that takes too long ends its thread; bodies that wait too long are refused', async () => {
     const clock = new FakeClock();
     const { checker, run } = checkerWith({ loopBytesMax: 0 }, clock);
     const bodies = [run('a', heavy(190_000)), run('a', heavy(190_000))];
@@ -124,7 +124,7 @@ describe('BodyChecker', () => {
     expect((await run('a', JSON.stringify(BODY))).checked.ok).toBe(true);
   });
 
-  it('a body whose guest has left while it waits is never checked', async () => {
+  it('a body whose guest disconnects while it waits is never checked', async () => {
     const { checker, run } = checkerWith({ loopBytesMax: 0 });
     const gone = new AbortController();
     const first = run('a', heavy(100_000));
@@ -149,7 +149,7 @@ describe('BodyChecker', () => {
 describe('bridge', () => {
   let fixture: BridgeFixture;
 
-  it('answers a neighbor, whose bodies are short or long, while the bodies of a flood are checked, and releases their memory', async () => {
+  it('answers a neighbor with short or long bodies while the bodies of a flood are checked, and releases their memory', async () => {
     fixture = await bridgeFixture();
     undo.push(() => fixture.close());
     fixture.mock.answer((_, response) => sendJson(response, 200, completion('ok')));

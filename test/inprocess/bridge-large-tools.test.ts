@@ -1,4 +1,4 @@
-/** Tools that are large, many, or used in a history that does not fit together, through each dialect. */
+/** Tools that are large, many, or used in an inconsistent history, through each dialect. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { BridgeFixture } from '../support/bridge-fixture.ts';
 import { sentTo, type TwoApis, twoApis } from '../support/two-apis.ts';
@@ -44,7 +44,7 @@ const ask = (name: string, tools: readonly Tool[], model = 'own') => {
   return fixture.call(path, { model, ...body(tools) });
 };
 
-/** Bodies that were checked in the main loop, or in a thread. */
+/** Number of bodies that were checked in the main loop, or in a thread. */
 const checkedIn = (where: string): number =>
   fixture.bridge
     .metrics()
@@ -53,7 +53,7 @@ const checkedIn = (where: string): number =>
     .filter((one) => one.suffix === '_count' && one.labels['where'] === where)
     .reduce((sum, { value }) => sum + value, 0);
 
-/** Names and schemas of the last request, whatever API it has. */
+/** Names and schemas of the last request, in any API. */
 function sentTools(model: string): readonly Tool[] {
   const { tools } = sentTo(model === 'own' ? world.local : world.claude) as { tools: readonly Json[] };
   return tools.map((tool) => {
@@ -77,7 +77,7 @@ describe.each(NAMES)('tools of %s', (name) => {
     ['objects', Object.fromEntries(Array.from({ length: 100_001 }, (_, i) => [`p${i % 1000}-${i}`, {}])), 400],
     ['bytes', { p: { description: 'x'.repeat(32 * MIB) } }, 413],
     ['levels', JSON.parse(`${'{"properties":'.repeat(101)}{}${'}'.repeat(101)}`) as Json, 400],
-  ])('a schema of too many %s is refused, and the error says so', async (what, properties, status) => {
+  ])('a schema of too many %s is refused, with that reason', async (what, properties, status) => {
     const sent = world.local.requests.length;
     const answer = await ask(name, [{ name: 'f', schema: schemaOf(properties) }]);
     expect(answer.status).toBe(status);
@@ -98,7 +98,7 @@ describe.each(NAMES)('tools of %s', (name) => {
   });
 });
 
-describe('histories that do not fit together', () => {
+describe('inconsistent histories', () => {
   const calls = (ids: readonly string[]): Json[] =>
     ids.map((id) => ({ id, type: 'function', function: { name: 'f', arguments: '{}' } }));
   const uses = (ids: readonly string[]): Json[] => ids.map((id) => ({ type: 'tool_use', id, name: 'f', input: {} }));
@@ -171,7 +171,7 @@ describe('histories that do not fit together', () => {
     ),
   );
 
-  /** Ids of calls and of results in what the server got. */
+  /** Ids of calls and of results in the request that the server received. */
   function sentIds(model: string): readonly (readonly unknown[])[] {
     const { messages } = sentTo(model === 'own' ? world.local : world.claude) as { messages: readonly Json[] };
     const blocks = messages.flatMap(({ content }) => (Array.isArray(content) ? content : []) as Json[]);
@@ -182,18 +182,18 @@ describe('histories that do not fit together', () => {
     ];
   }
 
-  it.each(cases)('%s: %s, for %s: as it came, or refused', async (name, _title, model, made, given) => {
+  it.each(cases)('%s: %s, for %s: unchanged, or refused', async (name, _title, model, made, given) => {
     const [path, body] = bodies[name]?.(made, given) ?? ['', {}];
     const answer = await fixture.call(path, { model, ...body });
     const isOllama = name === 'ollama';
     if (isOllama && given.length > made.length) {
-      // Its results have no ids at all in most clients, so the bridge finds their calls.
+      // Its results have no ids in most clients, so the bridge finds their calls.
       expect([answer.status, answer.body]).toEqual([400, expect.stringContaining('answers no tool call')]);
       return;
     }
     expect(answer.status).toBe(200);
     const isTwice = isOllama && made.length > new Set(made).size;
-    // The model server judges what the others send.
+    // The model server judges the others.
     expect(sentIds(model)).toEqual(
       isTwice
         ? [

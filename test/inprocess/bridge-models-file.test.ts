@@ -39,7 +39,7 @@ afterEach(() => cleanup.run());
 
 const path = (): string => join(dir, 'models.toml');
 const write = (toml: string): Promise<void> => writeFile(path(), toml);
-/** Two looks: a change must last from one to the next. */
+/** Two polls: a change must last from one to the next. */
 const pass = (): void => clock.advance(2_000);
 
 async function mock(name: string): Promise<MockUpstream> {
@@ -78,7 +78,7 @@ const answerOf = (body: string): unknown => {
 };
 
 describe('bridge: models.toml changes', () => {
-  it('the next request uses what it says now: another address, other models, another default', async () => {
+  it('the next request uses the new content: another address, other models, another default', async () => {
     const [before, after] = [await mock('before'), await mock('after')];
     await write(one(before));
     const { call, defaultModel } = await bridge();
@@ -97,7 +97,7 @@ describe('bridge: models.toml changes', () => {
     expect(answerOf((await call(CHAT, QUESTION)).body)).toBe('model_not_found');
   });
 
-  it('a fault is logged once, and what was read before stays; the next good content counts', async () => {
+  it('a fault is logged once, and the previous content stays; the next valid content counts', async () => {
     const [before, after] = [await mock('before'), await mock('after')];
     await write(one(before));
     const { call } = await bridge();
@@ -119,7 +119,7 @@ describe('bridge: models.toml changes', () => {
     expect(answerOf((await call(CHAT, QUESTION)).body)).toBe('from after');
   });
 
-  it('a key that is replaced in its file is the next request’s; a server that was spared gets it at once', async () => {
+  it('a key that is replaced in its file is used by the next request; a skipped server gets it at once', async () => {
     const server = await mock('a');
     await writeFile(join(dir, 'key'), 'first', { mode: 0o600 });
     await write(one(server, 'key = { file = "key" }'));
@@ -130,7 +130,7 @@ describe('bridge: models.toml changes', () => {
       else sendJson(response, 429, { error: { message: 'no' } }, { 'retry-after': '500' });
     });
     expect((await call(CHAT, QUESTION)).status).toBe(429);
-    // Spared: it does not see this one.
+    // Skipped: the server does not see this request.
     expect((await call(CHAT, QUESTION)).status).toBe(429);
     expect(server.requests).toHaveLength(1);
     await writeFile(join(dir, 'key'), 'second');
@@ -139,7 +139,7 @@ describe('bridge: models.toml changes', () => {
     expect(logged.join()).not.toMatch(/first|second/);
   });
 
-  it('a new key file that comes later than the line that names it is found without another change', async () => {
+  it('a new key file that appears after the line that names it is found without another change', async () => {
     const server = await mock('a');
     await write(one(server));
     const { call } = await bridge();
@@ -169,7 +169,7 @@ describe('bridge: models.toml changes', () => {
     const first = call(CHAT, QUESTION);
     await arrived.promise;
     const waits = call(CHAT, QUESTION);
-    // What is asked after it is answered, so it waits by then.
+    // Requests after this one are answered later, so the other request waits by then.
     await call('/v1/models');
     await write(one(there, `concurrency = 1\n${more}`));
     pass();
@@ -179,7 +179,7 @@ describe('bridge: models.toml changes', () => {
     expect([here.requests.length, there.requests.length]).toEqual([1, count]);
   });
 
-  it('a program tells the key of each request, and a failure is an error without its words', async () => {
+  it('a program prints the key for each request; a failure is an error without its output', async () => {
     const server = await mock('a');
     await write(one(server, 'key = { command = ["/bin/cat", "key"] }'));
     const { call } = await bridge();
@@ -199,7 +199,7 @@ describe('bridge: models.toml changes', () => {
       } else sendJson(response, 401, { error: { message: `revoked: ${headers.authorization}` } });
     });
 
-  it('a key that is revoked: 401 without the key, once for each request, until its program tells another', async () => {
+  it('a key that is revoked: 401 without the key, once for each request, until its program prints another', async () => {
     const server = await mock('a');
     await writeFile(join(dir, 'key'), 'sk-first');
     await write(one(server, 'key = { command = ["/bin/cat", "key"] }'));
@@ -218,7 +218,7 @@ describe('bridge: models.toml changes', () => {
     expect(server.requests).toHaveLength(5);
     await writeFile(join(dir, 'key'), 'sk-second');
     clock.advance(60_000);
-    // The server's word about the old key is what asks for the new one.
+    // The server's rejection of the old key triggers the request for a new one.
     expect((await call(CHAT, QUESTION)).status).toBe(401);
     expect(answerOf((await call(CHAT, QUESTION)).body)).toBe('welcome');
   });
@@ -227,7 +227,7 @@ describe('bridge: models.toml changes', () => {
     ['file', 'key = { file = "key" }'],
     ['program', 'key = { command = ["/bin/cat", "key"] }'],
   ])(
-    'a key of a %s that is replaced: a stream goes on, and what waits for its slot gets the new one',
+    'a replaced key of a %s: a stream continues, and a request that waits for its slot gets the new one',
     async (kind, key) => {
       const server = await mock('a');
       await writeFile(join(dir, 'key'), 'sk-first', { mode: 0o600 });
@@ -246,7 +246,7 @@ describe('bridge: models.toml changes', () => {
       await call('/v1/models');
       await writeFile(join(dir, 'key'), 'sk-second');
       if (kind === 'file') pass();
-      // So long that no key is used before its program is asked again.
+      // Long enough that every key is requested again before it is used.
       else clock.advance(600_000);
       keyed(() => 'sk-second', server);
       go.resolve();
@@ -256,7 +256,7 @@ describe('bridge: models.toml changes', () => {
     },
   );
 
-  it('a server that has not changed keeps what is known of it', async () => {
+  it('an unchanged server keeps its known state', async () => {
     const [a, b] = [await mock('a'), await mock('b')];
     await write(one(a));
     const { call } = await bridge();

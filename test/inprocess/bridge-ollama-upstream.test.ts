@@ -1,4 +1,6 @@
-/** What the bridge does for Ollama as its upstream, told by its model list. `real-servers.test.ts` has Ollama itself. */
+/**
+ * Special handling of Ollama as an upstream, recognized by its model list. `real-servers.test.ts` has Ollama itself.
+ */
 import { expect, it } from 'vitest';
 import { bridgeFixture } from '../support/bridge-fixture.ts';
 import { sendJson, startMockUpstream } from '../support/mock-upstream.ts';

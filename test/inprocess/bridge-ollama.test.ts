@@ -76,7 +76,7 @@ describe('bridge: Ollama’s chat and generate', () => {
     expect(await settled).toMatchObject({ operation: 'chat', promptTokens: 11, outcome: 'ok' });
   });
 
-  it('streams unless told otherwise: a line for each part, as they come', async () => {
+  it('streams by default: a line for each part, as they come', async () => {
     fixture = await bridgeFixture();
     const gates = answerByGates(fixture.mock, streamedAnswer({ text: 'héllo wörld 🙂' }, 4));
     const opened = fixture.open('/api/generate', { model: 'm1', prompt: 'hello' });
@@ -103,7 +103,7 @@ describe('bridge: Ollama’s chat and generate', () => {
     const arrived = fixture.mock.next();
     const opened = fixture.open(PATH, ask());
     await arrived;
-    // A client of Anthropic's API on the same port has got keep-alives by now.
+    // A client of Anthropic's API on the same port has received keep-alives by now.
     const other = fixture.open('/v1/messages', { ...ask({ stream: true }), max_tokens: 9 });
     await other.until('ping');
     silent.resolve();
@@ -114,7 +114,7 @@ describe('bridge: Ollama’s chat and generate', () => {
     await other.ended;
   });
 
-  it('translates the answer whichever form the upstream chose', async () => {
+  it('translates the answer in any form that the upstream chose', async () => {
     fixture = await bridgeFixture();
     fixture.mock.answer((_, response) => sendJson(response, 200, wholeAnswer({ text: 'whole' })));
     const streamed = linesOf((await fixture.call(PATH, ask())).body);
@@ -127,7 +127,7 @@ describe('bridge: Ollama’s chat and generate', () => {
     expect(whole).toMatchObject({ message: { content: 'in pieces' }, done: true });
   });
 
-  it('gives whole tool calls with objects, in one line each', async () => {
+  it('returns whole tool calls with objects, in one line each', async () => {
     fixture = await bridgeFixture();
     const calls = [1, 2].map((n) => ({ id: `c${n}`, name: 'f', arguments: `{"n":${n}}` }));
     fixture.mock.answer(({ body }, response) => sendAnswer(body, response, { calls }));
@@ -172,7 +172,7 @@ describe('bridge: Ollama’s chat and generate', () => {
     ['/api/generate', {}, { response: '', done_reason: 'load' }],
     ['/api/generate', { prompt: '', keep_alive: '0s' }, { response: '', done_reason: 'unload' }],
     ['/api/generate', { prompt: '', keep_alive: '10s' }, { response: '', done_reason: 'load' }],
-  ])('%s with %j asks no upstream', async (path, body, answer) => {
+  ])('%s with %j is answered without the upstream', async (path, body, answer) => {
     fixture = await bridgeFixture();
     const loaded = await fixture.call(path, { model: 'm1', ...body });
     expect(loaded.headers['content-type']).toMatch(/^application\/json/);
@@ -188,7 +188,7 @@ describe('bridge: Ollama’s chat and generate', () => {
 });
 
 describe('bridge: Ollama’s models', () => {
-  it('shows the sandbox’s models alone', async () => {
+  it('shows only the sandbox’s models', async () => {
     const policy = { allowModels: ['m2'], aliases: { mine: 'm2' } };
     fixture = await bridgeFixture({ policy });
     const { models } = JSON.parse((await fixture.call('/api/tags')).body);
@@ -228,7 +228,7 @@ describe('bridge: Ollama’s models', () => {
     }
   });
 
-  it('says that it runs, and its version, without the upstream', async () => {
+  it('reports that it runs, and its version, without the upstream', async () => {
     fixture = await bridgeFixture({ upstream: () => Promise.reject(new Error('none')) });
     const root = await fixture.call('/');
     expect([root.status, root.body]).toEqual([200, 'Ollama is running']);
@@ -254,7 +254,7 @@ describe('bridge: Ollama’s embeddings', () => {
   const models = ['embed-1'];
   const embed = (input: unknown, more: object = {}) => ({ model: 'embed-1', input, ...more });
 
-  it('passes numbers as the upstream wrote them', async () => {
+  it('forwards numbers as the upstream wrote them', async () => {
     fixture = await bridgeFixture({ models });
     const settled = fixture.nextUsage();
     fixture.mock.answer((_, response) => {
@@ -271,7 +271,7 @@ describe('bridge: Ollama’s embeddings', () => {
     expect(await settled).toMatchObject({ operation: 'embed', promptTokens: 4, outcome: 'ok' });
   });
 
-  it('answers nothing for nothing', async () => {
+  it('returns no vectors for no input', async () => {
     fixture = await bridgeFixture({ models });
     for (const input of [[], '', undefined]) {
       const answer = await fixture.call('/api/embed', embed(input));
@@ -376,7 +376,7 @@ describe('bridge: errors for Ollama’s clients', () => {
     expect(whole.body).not.toContain('sk-host');
   });
 
-  it('a client that leaves in mid-stream ends the upstream’s request', async () => {
+  it('a client that disconnects in mid-stream ends the upstream’s request', async () => {
     fixture = await bridgeFixture();
     fixture.mock.answer((_request, response) => {
       startEvents(response);

@@ -160,7 +160,7 @@ describe('bridge: models', () => {
     expect(fixture.mock.requests).toEqual([]);
   });
 
-  it('fetches the list once for many requests, and passes any name without a list', async () => {
+  it('fetches the list once for many requests, and accepts any name without a list', async () => {
     fixture = await bridgeFixture();
     await Promise.all([1, 2, 3, 4].map(() => fixture.call(CHAT, chat())));
     expect(fixture.mock.modelListCount()).toBe(1);
@@ -238,10 +238,10 @@ describe('bridge: streams', () => {
 });
 
 describe('bridge: errors of the upstream', () => {
-  it('speech: the bytes pass as they are, and only for a model that the request names', async () => {
+  it('speech: the bytes pass unchanged, and only for a model that the request names', async () => {
     const audio = Buffer.concat([
       Buffer.from([0xff, 0xfb, 0, 0x80]),
-      // In a text, this would tell a hit in the cache.
+      // In a text, this would disclose a cache hit.
       Buffer.from('"cached_tokens": 57'),
       Buffer.from([0, 0xc3, 0x28]),
     ]);
@@ -282,7 +282,7 @@ describe('bridge: errors of the upstream', () => {
     expect(fixture.mock.requests).toHaveLength(2);
   });
 
-  it('rerank passes as it is, with the tokens that the server counts', async () => {
+  it('rerank passes unchanged, with the tokens that the server counts', async () => {
     fixture = await bridgeFixture();
     const scored = { results: [{ index: 1, relevance_score: 0.9 }], usage: { prompt_tokens: 9 } };
     fixture.mock.answer((_, response) => sendJson(response, 200, scored));
@@ -301,7 +301,7 @@ describe('bridge: errors of the upstream', () => {
     expect([remote.status, fixture.mock.requests.length]).toEqual([400, 2]);
   });
 
-  it('hides a key that the server echoes in the midst of an answer, also in parts', async () => {
+  it('hides a key that the server echoes in the middle of an answer, even in parts', async () => {
     const key = 'sk-host-secret-0123';
     fixture = await bridgeFixture({ apiKey: key });
     const { mock, call } = fixture;
@@ -358,7 +358,7 @@ describe('bridge: errors of the upstream', () => {
     },
   );
 
-  it('names the remedy when nothing listens', async () => {
+  it('names the remedy if nothing listens', async () => {
     const target = { name: 'Ollama', baseUrl: 'http://127.0.0.1:1' };
     fixture = await bridgeFixture({ upstream: () => Promise.resolve(target) });
     const answer = await fixture.call(CHAT, chat());

@@ -1,4 +1,4 @@
-/** Sandboxes share an upstream with few slots (B8, B9): order and counts, no times. */
+/** Sandboxes share an upstream with few slots (B8, B9): checks order and counts, not times. */
 import type { ServerResponse } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
@@ -27,7 +27,7 @@ const answered = (promptTokens: number, completionTokens: number) => ({
   usage: { prompt_tokens: promptTokens, completion_tokens: completionTokens },
 });
 
-/** A bridge whose upstream answers one request after the other, when it is told. */
+/** A bridge whose upstream answers one request after the other, when the test says so. */
 async function queued(options: Parameters<typeof bridgeFixture>[0] & { readonly slots?: number } = {}) {
   const { slots = 1, ...rest } = options;
   fixture = await bridgeFixture({ ...rest, upstream: async (mock) => ({ ...mock.target, models: ['m1'], slots }) });
@@ -44,7 +44,7 @@ async function queued(options: Parameters<typeof bridgeFixture>[0] & { readonly 
     const path = join(fixture.dir, `${sandboxId}.sock`);
     return { path, port: await fixture.bridge.attach({ sandboxId, socketPath: path, policy }) };
   };
-  /** The upstream has this many requests. */
+  /** Waits until the upstream has this many requests. */
   const holds = (count: number) => expect.poll(() => held.length).toBe(count);
   const end = async (promptTokens = 100, completionTokens = 100): Promise<void> => {
     await expect.poll(() => held.length).toBeGreaterThan(0);
@@ -54,7 +54,7 @@ async function queued(options: Parameters<typeof bridgeFixture>[0] & { readonly 
   return { attach, held, order, holds, end };
 }
 
-/** Asks for a stream and reads nothing of it. */
+/** Requests a stream and reads none of it. */
 function deaf(socketPath: string): Socket {
   const socket = connect(socketPath);
   socket.on('error', () => undefined);
@@ -65,7 +65,7 @@ function deaf(socketPath: string): Socket {
 }
 
 describe('a guest that does not read its answer', () => {
-  it('keeps its slot while nobody waits for it, and loses it soon once others do', async () => {
+  it('keeps its slot while no other request waits, and loses it soon after one does', async () => {
     const limits = { slotStallTimeoutMs: 300 };
     const { attach, order } = await queued({ policy: { limits } });
     fixture.mock.answer((request, response) => {
@@ -82,7 +82,7 @@ describe('a guest that does not read its answer', () => {
     const arrived = fixture.mock.next();
     const socket = deaf(fixture.socketPath);
     const { aborted } = await arrived;
-    // Long enough for its slot, if others waited.
+    // Longer than its slot would last if others waited.
     await setTimeout(3 * limits.slotStallTimeoutMs);
     expect(fixture.port.stats()).toMatchObject({ cancelled: 0, inFlight: 1 });
     const other = await attach('other');
@@ -117,7 +117,7 @@ describe('bridge: the queue of an upstream', () => {
     for (const { status } of await Promise.all(calls)) expect(status).toBe(200);
     expect(order).toHaveLength(29);
     const lastPolite = Math.max(...order.flatMap((name, i) => (name.startsWith('polite') ? [i] : [])));
-    // The one that ran, and nine polite ones.
+    // The running one, and nine polite ones.
     expect(lastPolite).toBe(9);
     expect(order.filter((name) => name.startsWith('hog'))).toEqual(Array.from({ length: 20 }, (_, i) => `hog ${i}`));
     expect([gauge('waiting'), gauge('running')]).toEqual([0, 0]);
@@ -169,7 +169,7 @@ describe('bridge: the queue of an upstream', () => {
     expect(order.slice(1)).toEqual([...['interactive', 'interactive', 'normal', 'normal', 'batch', 'batch']]);
   });
 
-  it('a guest that leaves, or whose port is closed, leaves the queue at once and is never sent', async () => {
+  it('a guest that disconnects, or whose port is closed, leaves the queue at once and is never sent', async () => {
     const { attach, order, end, holds } = await queued();
     const a = await attach('a');
     const b = await attach('b');

@@ -1,4 +1,4 @@
-/** The cache of answers over a real bridge: what is given again, to whom, and what never is. */
+/** The cache of answers over a real bridge: which answers are served again, to whom, and which never. */
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
@@ -44,7 +44,7 @@ async function bridge(options: Options = {}): Promise<BridgeFixture> {
   return fixture;
 }
 
-/** Each answer has its number, so that one that was given again shows. */
+/** Answers are numbered, so that a cached one is recognizable. */
 function counting(): Answer {
   let count = 0;
   return ({ body }, response) => {
@@ -121,7 +121,7 @@ describe('an equal request', () => {
     expect(usage[0]).not.toHaveProperty('cached');
   });
 
-  it('reads a stream as one and a whole answer as one, never the other', async () => {
+  it('distinguishes a stream from a whole answer', async () => {
     const { call: ask, mock } = await bridge();
     const bodies = [chat('a'), chat('a', { stream: true }), chat('a', { stream: false })];
     const answers: Answered[] = [];
@@ -130,7 +130,7 @@ describe('an equal request', () => {
     expect(mock.requests).toHaveLength(2);
   });
 
-  it('may name its keys in another order, another user, and an alias of the model', async () => {
+  it('may have its keys in another order, another user, and an alias of the model', async () => {
     const { call: ask, mock } = await bridge({ policy: { ...CACHE, aliases: { mine: 'm1' } } });
     await ask(CHAT, chat('a', { user: 'x', seed: 1 }));
     const { model: _, ...rest } = chat('a');
@@ -164,14 +164,14 @@ function schema(properties: object): object {
   return { response_format: { type: 'json_schema', json_schema } };
 }
 
-/** Ids and times of an answer are new in each; so is what the bridge keeps of it. */
+/** Ids and times differ in each answer, as do those of the stored answer. */
 function withoutIds(body: string): string {
   return body
     .replace(/(resp|msg|rs|fc)_[0-9a-f]+/g, '$1')
     .replace(/"(created_at|completed_at|created|\w+_duration)":("[^"]*"|[\d.]+)/g, '"$1":0');
 }
 
-describe('which requests take part', () => {
+describe('participating requests', () => {
   const tools = [{ type: 'function', function: { name: 'f', parameters: {} } }];
   const big = '{"model":"m1","temperature":0,"messages":[],"seed":18446744073709551615}';
   it.each<[string, unknown]>([
@@ -188,7 +188,7 @@ describe('which requests take part', () => {
     expect(mock.requests).toHaveLength(2);
   });
 
-  it('`all` also those with a temperature and tools, but none with several answers', async () => {
+  it('`all`: also requests with a temperature and tools, but none with several answers', async () => {
     const policy: BridgePolicy = { cache: { ttlMs: 60_000, requests: 'all' } };
     const { call: ask } = await bridge({ policy });
     const warm = chat('a', { tools, temperature: 1 });
@@ -197,7 +197,7 @@ describe('which requests take part', () => {
     expect(marks(several)).toEqual([undefined, undefined]);
   });
 
-  it('none that continues an answer; a hit is kept as an answer of its own', async () => {
+  it('none that continues an answer; a hit is stored as an answer of its own', async () => {
     const { call: ask, mock } = await bridge();
     const first = { model: 'm1', input: 'a', temperature: 0 };
     const ids = (await twice(() => ask('/v1/responses', first))).map(({ body }): string => JSON.parse(body).id);
@@ -237,7 +237,7 @@ describe('which requests take part', () => {
 });
 
 describe('tenants', () => {
-  it('share nothing: neither answers nor what was asked', async () => {
+  it('share neither answers nor requests', async () => {
     const tenants: Record<string, string | null> = { 'sandbox-a': 'a', b: 'b', c: null, d: 'a' };
     const fixture = await bridge({ tenantOf: (id) => tenants[id] ?? null });
     const others: ((path: string, body: unknown) => Promise<Answered>)[] = [];
@@ -248,7 +248,7 @@ describe('tenants', () => {
     expect(fixture.mock.requests).toHaveLength(3);
   });
 
-  it('one that is made again under the name of another has none of its answers', async () => {
+  it('a tenant that reuses the name of a removed one gets none of its answers', async () => {
     let scope = 'acme 1';
     const fixture = await bridge({ tenantOf: () => 'acme', cacheScopeOf: () => scope });
     const first = await twice(() => fixture.call(CHAT, chat('a')));
@@ -256,7 +256,7 @@ describe('tenants', () => {
     expect(marks([...first, await fixture.call(CHAT, chat('a'))])).toEqual(['miss', 'hit', 'miss']);
   });
 
-  it('sandboxes without a tenant share, each no older than its own time', async () => {
+  it('sandboxes without a tenant share, each respecting its own maximum age', async () => {
     const clock = jumping();
     const fixture = await bridge({ clock });
     const strict = await neighbor(fixture, 'b', { cache: { ttlMs: 1000 } });
@@ -286,7 +286,7 @@ describe('tenants', () => {
   });
 });
 
-/** The system's, but it can jump. */
+/** The system's clock, but it can jump. */
 function jumping() {
   let byMs = 0;
   return {
@@ -298,7 +298,7 @@ function jumping() {
   };
 }
 
-describe('what is checked before a hit', () => {
+describe('checks before a hit', () => {
   it('the models that the sandbox may use', async () => {
     const fixture = await bridge();
     await fixture.call(CHAT, chat('a'));
@@ -333,7 +333,7 @@ async function upstream(name: string): Promise<MockUpstream> {
   return server;
 }
 
-/** Model `m1` at each of these servers, with the first preferred. */
+/** Model `m1` at each of these servers, preferring the first. */
 function tableOf(
   servers: Readonly<Record<string, MockUpstream>>,
   hosted: readonly string[] = [],
@@ -368,19 +368,19 @@ const routed = (name: string, target: UpstreamTarget, hosted: readonly string[] 
 const textOf = ({ body }: Answered): string => JSON.parse(body).choices[0].message.content;
 
 describe('a changed route', () => {
-  it('never answers with the text of the server before', async () => {
+  it('never answers with the text of the previous server', async () => {
     const [before, after] = [await upstream('before'), await upstream('after')];
     const table = tableOf({ one: before });
     const { call: ask } = await bridge({ routes: table });
     expect((await twice(() => ask(CHAT, chat('a')))).map(textOf)).toEqual(['from before', 'from before']);
-    // `models.toml` names another server under the same name.
+    // `models.toml` assigns the same name to another server.
     table.upstreams = [routed('one', after.target)];
     const answers = await twice(() => ask(CHAT, chat('a')));
     expect(answers.map(textOf)).toEqual(['from after', 'from after']);
     expect(marks(answers)).toEqual(['miss', 'hit']);
   });
 
-  it('nor does the only server of a host, if another takes its place', async () => {
+  it('nor if another server replaces the only one of a host', async () => {
     const [before, after] = [await upstream('before'), await upstream('after')];
     let target = before.target;
     const { call: ask } = await bridge({ upstream: async () => target });
@@ -390,7 +390,7 @@ describe('a changed route', () => {
     expect([answer.headers[HEADER], textOf(answer)]).toEqual(['miss', 'from after']);
   });
 
-  it('while a request is under way: its answer is kept for neither', async () => {
+  it('while a request is in flight: its answer is cached for neither', async () => {
     const [before, after] = [await upstream('before'), await upstream('after')];
     let release = (): void => undefined;
     before.answer((_, response) => {
@@ -407,7 +407,7 @@ describe('a changed route', () => {
     expect(textOf(await ask(CHAT, chat('a')))).toBe('from after');
   });
 
-  it('an answer of a fallback is not kept: the model that was asked for answers again', async () => {
+  it('an answer of a fallback is not cached: the requested model answers again', async () => {
     const [main, spare] = [await upstream('main'), await upstream('spare')];
     main.answer((_, response) => sendJson(response, 500, { error: 'broken' }));
     const { call: ask } = await bridge({ routes: tableOf({ main, spare }) });
@@ -418,7 +418,7 @@ describe('a changed route', () => {
   });
 });
 
-describe('an answer that is not kept', () => {
+describe('an answer that is not cached', () => {
   const bad: Record<string, Answer> = {
     'an error': (_, response) => sendJson(response, 400, { error: { message: 'no' } }),
     'an error with status 200': (_, response) => sendJson(response, 200, { error: { message: 'no' } }),
@@ -463,7 +463,7 @@ describe('an answer that is not kept', () => {
     expect((await ask(CHAT, body)).headers[HEADER]).toBe('hit');
   });
 
-  it('one that the guest left in the midst', async () => {
+  it('one that the guest canceled', async () => {
     const { socketPath, mock, call: ask, nextUsage } = await bridge();
     mock.answer((_, response) => {
       startEvents(response);
@@ -491,7 +491,7 @@ describe('an answer that is not kept', () => {
     expect((await ask(CHAT, chat('a'))).status).toBe(429);
   });
 
-  it('but one that is shorter than the budget allows is', async () => {
+  it('but one that is shorter than the budget allows is cached', async () => {
     const policy: BridgePolicy = { ...CACHE, budget: { outputTokens: 50 } };
     const { call: ask, mock } = await bridge({ policy });
     expect(marks(await twice(() => ask(CHAT, chat('a'))))).toEqual(['miss', 'hit']);
@@ -505,7 +505,7 @@ describe('an answer that is not kept', () => {
 });
 
 describe('hits', () => {
-  it('hide the key of the host that the server echoed, and tell no hits of its own cache', async () => {
+  it('hide the host’s key that the server echoed, and report no hits of the server’s own cache', async () => {
     const { call: ask, mock } = await bridge({ apiKey: 'key-of-the-host' });
     const usage = { prompt_tokens: 3, prompt_tokens_details: { cached_tokens: 2 } };
     const answer = { ...(completion('key-of-the-host') as object), usage };
@@ -516,7 +516,7 @@ describe('hits', () => {
     expect(again.body).not.toContain('"cached_tokens":2');
   });
 
-  it('count as cancelled if the guest leaves, and do no harm', async () => {
+  it('count as cancelled if the guest disconnects, and do no harm', async () => {
     const { socketPath, call: ask, mock, usage } = await bridge();
     const large = 'x'.repeat(3 * 1024 * 1024);
     mock.answer((_, response) => sendJson(response, 200, completion(large)));
@@ -531,7 +531,7 @@ describe('hits', () => {
     expect(mock.requests).toHaveLength(1);
   });
 
-  it('equal requests at once each reach the server, and all later ones are hits', async () => {
+  it('concurrent equal requests each reach the server, and all later ones are hits', async () => {
     const { call: ask, mock } = await bridge();
     const answers = await Promise.all([1, 2, 3].map(() => ask(CHAT, chat('a'))));
     expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([200]));
@@ -540,7 +540,7 @@ describe('hits', () => {
     expect(mock.requests).toHaveLength(before);
   });
 
-  it('bodies that are checked in a thread are the same', async () => {
+  it('bodies that are checked in a thread behave the same', async () => {
     const { call: ask } = await bridge();
     const body = chat('long '.repeat(20_000));
     expect(marks(await twice(() => ask(CHAT, body)))).toEqual(['miss', 'hit']);

@@ -109,7 +109,7 @@ describe('bridge: Responses', () => {
     expect(sent()).toMatchObject({ stream: true, stream_options: { include_usage: true } });
   });
 
-  it('translates the answer whichever form the upstream chose', async () => {
+  it('translates the answer in any form that the upstream chose', async () => {
     fixture = await bridgeFixture();
     fixture.mock.answer((_, response) => sendJson(response, 200, wholeAnswer({ text: 'whole' })));
     const streamed = await fixture.call(PATH, ask({ stream: true }));
@@ -121,7 +121,7 @@ describe('bridge: Responses', () => {
     expect((await create()).output[0].content[0].text).toBe('in pieces');
   });
 
-  it('tells cached tokens only where the owner shows them, and reasoning tokens always', async () => {
+  it('reports cached tokens only if the owner shows them, and reasoning tokens always', async () => {
     fixture = await bridgeFixture({ policy: { showCacheHits: true } });
     const usage = {
       prompt_tokens: 9,
@@ -136,7 +136,7 @@ describe('bridge: Responses', () => {
     });
   });
 
-  it('binds the label of a user to the sandbox, and resolves models by the policy', async () => {
+  it('binds the user label to the sandbox, and resolves models by the policy', async () => {
     fixture = await bridgeFixture({ policy: { defaultModel: 'm2' } });
     const more = { safety_identifier: 'u1', prompt_cache_key: 'k', model: 'gpt-5.1' };
     await create(more);
@@ -153,7 +153,7 @@ describe('bridge: Responses', () => {
     expect(fixture.mock.requests).toEqual([]);
   });
 
-  it('answers a WebSocket at once, so that Codex uses HTTP', async () => {
+  it('refuses a WebSocket at once, so that Codex uses HTTP', async () => {
     fixture = await bridgeFixture();
     const answer = await fixture.call(PATH, undefined, {
       connection: 'Upgrade',
@@ -166,7 +166,7 @@ describe('bridge: Responses', () => {
   });
 });
 
-describe('bridge: kept Responses', () => {
+describe('bridge: stored Responses', () => {
   it('continues an answer by its id, with its reasoning and calls', async () => {
     fixture = await bridgeFixture();
     const scripted = { reasoning: 'hm', text: 'I look', calls: [{ id: 'c1', name: 'f', arguments: '{"a":1}' }] };
@@ -195,7 +195,7 @@ describe('bridge: kept Responses', () => {
     ]);
   });
 
-  it('is there for a client that has just read the end of a stream', async () => {
+  it('is stored before a client can read the end of its stream', async () => {
     fixture = await bridgeFixture({ policy: { limits: { drainTimeoutMs: 60_000 } } });
     fixture.mock.answer((_, response) => {
       startEvents(response);
@@ -208,7 +208,7 @@ describe('bridge: kept Responses', () => {
     opened.abort();
   });
 
-  it('reads, lists and deletes it', async () => {
+  it('can be read, listed and deleted', async () => {
     fixture = await bridgeFixture();
     const response = await create({
       input: [
@@ -240,7 +240,7 @@ describe('bridge: kept Responses', () => {
     expect((await fixture.call(`${PATH}/${response.id}`)).status).toBe(404);
   });
 
-  it('takes items by reference', async () => {
+  it('accepts items by reference', async () => {
     fixture = await bridgeFixture();
     const { output } = await create();
     const input = [
@@ -257,7 +257,7 @@ describe('bridge: kept Responses', () => {
     ]);
   });
 
-  it('is not kept with "store": false, nor known to another sandbox', async () => {
+  it('is not stored with "store": false, nor known to another sandbox', async () => {
     fixture = await bridgeFixture();
     const away = await create({ store: false });
     expect(away.store).toBe(false);
@@ -345,7 +345,7 @@ describe('bridge: errors of Responses', () => {
     ['reports an error', (response) => response.end(sseOf(['{"error":{"message":"sk-host-key"}}']))],
     ['sends no JSON', (response) => response.end(sseOf(['nonsense']))],
   ];
-  it.each(ways)('a stream that %s fails, and is not kept', async (_, end) => {
+  it.each(ways)('a stream that %s fails, and is not stored', async (_, end) => {
     fixture = await bridgeFixture({ apiKey: 'sk-host-key' });
     fixture.mock.answer((_request, response) => {
       startEvents(response);
@@ -407,7 +407,7 @@ describe('bridge: errors of Responses', () => {
   it.each([
     ['the client leaves', (_: BridgeFixture, abort: () => void) => abort()],
     ['the port is closed', (f: BridgeFixture) => void f.port.close()],
-  ])('%s in mid-stream: the upstream’s request ends, and nothing is kept', async (_, leave) => {
+  ])('%s in mid-stream: the upstream’s request ends, and nothing is stored', async (_, leave) => {
     fixture = await bridgeFixture();
     fixture.mock.answer((_request, response) => {
       startEvents(response);

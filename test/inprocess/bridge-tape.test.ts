@@ -1,4 +1,4 @@
-/** Recording and playing over a real bridge: what the guest gets, and what the cassette has. */
+/** Recording and playback over a real bridge: the guest's answers, and the contents of the cassette. */
 import { mkdtemp, readdir, readFile, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -54,7 +54,7 @@ interface Recorded {
   readonly text: string;
 }
 
-/** What `ask` gets while it is recorded, and the cassette. */
+/** The answers of `ask` during the recording, and the cassette. */
 async function recorded(
   answer: Answer | null,
   ask: (fixture: BridgeFixture) => Promise<unknown[]>,
@@ -68,7 +68,7 @@ async function recorded(
   return { results, text: cassetteText({ defaultModel: 'm1', exchanges: tape.exchanges() }) };
 }
 
-/** A bridge that answers from the cassette alone. */
+/** A bridge that answers only from the cassette. */
 async function played(text: string): Promise<{ fixture: BridgeFixture; player: Player }> {
   const player = new Player(parseCassette(Buffer.from(text)));
   const fixture = await open({ tape: player, upstream: async () => player.target });
@@ -265,7 +265,7 @@ describe('record, then replay', () => {
     expect([tape.exchanges(), tape.unansweredCount]).toEqual([[], 1]);
   });
 
-  it('the models are those of the cassette', async () => {
+  it('lists the models of the cassette', async () => {
     const { text } = await recorded(null, async (f) => [await f.call(CHAT, chat('a'))]);
     const { fixture } = await played(text);
     const { data } = JSON.parse((await fixture.call('/v1/models')).body) as { data: { id: string }[] };
@@ -307,7 +307,7 @@ describe('a request that is not in the cassette', () => {
   });
 });
 
-describe('what a cassette has', () => {
+describe('contents of a cassette', () => {
   it('no header and no key, whole or in part, whatever the server answers', async () => {
     const key = 'sk-host-secret-0123456789';
     const echo: Answer = (request, response) => {
@@ -331,7 +331,7 @@ describe('what a cassette has', () => {
     expect(text).toContain('[removed]');
   });
 
-  it('no endless number of small requests', async () => {
+  it('a bounded number of small requests', async () => {
     const tape = new Recorder(2_000);
     const port = tape.open();
     const ask = (i: number) => ({ ...chat(`${i}`), dialect: 'openai', operation: 'chat' });
@@ -340,7 +340,7 @@ describe('what a cassette has', () => {
     expect(() => tape.exchanges()).toThrow(/at most/);
   });
 
-  it('nothing of requests beyond its size, not even how often they came', () => {
+  it('nothing of requests beyond its size, not even their number', () => {
     const tape = new Recorder(100);
     const port = tape.open();
     const askedTwice = [1, 2].map((i) => {
@@ -359,7 +359,7 @@ describe('what a cassette has', () => {
     expect(() => tape.exchanges()).toThrow(expect.objectContaining({ code: 'cassette_too_large' }));
   });
 
-  it('the requests in the order of their arrival, the guest’s hang-up included', async () => {
+  it('the requests in order of arrival, including the guest’s disconnect', async () => {
     const tape = new Recorder();
     const fixture = await open({ tape });
     fixture.mock.answer((request, response) => {
@@ -381,7 +381,7 @@ describe('what a cassette has', () => {
 
 describe('files', () => {
   const cassette = { defaultModel: null, exchanges: [] };
-  it('are written as a whole, for their owner alone, and read again', async () => {
+  it('are written as a whole, readable only by their owner, and read again', async () => {
     const path = join(dir, 'a.json');
     await requireCassettePlace(path);
     await writeCassette(path, cassette);
@@ -434,7 +434,7 @@ describe('files', () => {
     });
   });
 
-  it('a directory that is not there is named before anything is recorded', async () => {
+  it('a missing directory is reported before anything is recorded', async () => {
     await expect(requireCassettePlace(join(dir, 'no', 'a.json'))).rejects.toMatchObject({ code: 'cassette_failed' });
   });
 });
@@ -472,7 +472,7 @@ describe('RuntimeTape', () => {
     expect(tape?.report()).toMatchObject({ mode: 'replay', path, answered: 2, unanswered: 1 });
   });
 
-  it('without any answer, the cassette stays as it is', async () => {
+  it('without any answer, the cassette stays unchanged', async () => {
     const path = join(dir, 'd.json');
     await writeCassette(path, { defaultModel: 'old', exchanges: [] });
     await ask(await RuntimeTape.open({ mode: 'record', path }, log));
@@ -481,7 +481,7 @@ describe('RuntimeTape', () => {
   });
 });
 
-/** A cassette keeps neither times nor the server's ids. */
+/** Omits times and the server's ids, which a cassette does not store. */
 function withoutTimes(body: unknown): unknown {
   return String(body)
     .replaceAll(/"created":\d+/g, '"created":0')

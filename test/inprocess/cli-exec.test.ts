@@ -34,7 +34,7 @@ describe('exec', () => {
     await control[Symbol.asyncDispose]();
   });
 
-  it('passes on streams, environment and exit status', async () => {
+  it('forwards streams, environment and exit status', async () => {
     const { cli, stdout, stderr } = testCli({ stdin: '' });
     const script = 'echo "$COLOUR $SHAPE"; echo oops >&2; exit 7';
     const flags = { env: ['SHAPE=round'] };
@@ -66,7 +66,7 @@ describe('exec', () => {
     expect(JSON.parse(json.stdout())).toMatchObject({ error: { code: 'not_found' } });
   });
 
-  it('passes on standard input and its end', async () => {
+  it('forwards standard input and its end', async () => {
     const { cli, stdout } = testCli({ stdin: 'hello\nworld\n' });
     expect(await exec(cli, control, id, ['tr', 'a-z', 'A-Z'], NO_FLAGS)).toBe(0);
     expect(stdout()).toBe('HELLO\nWORLD\n');
@@ -121,7 +121,7 @@ describe('exec', () => {
     await expect.poll(async () => (await guest.processes()).filter(({ argv }) => argv.includes(script))).toEqual([]);
   });
 
-  it('a closed output, as of `| head -1`, ends the program with 141, also if it ignores signals', async () => {
+  it('a closed output, as for `| head -1`, ends the program with 141, even if it ignores signals', async () => {
     for (const script of ['while :; do echo y; done', 'trap "" PIPE TERM INT; while :; do echo y; done']) {
       const { cli, seen, stderr } = testCli();
       const running = exec(cli, control, id, ['sh', '-c', script], NO_FLAGS);
@@ -214,7 +214,7 @@ describe('run with a daemon', () => {
     requirements: [],
   });
 
-  it('asks for the packages of the job, and says that they take long', async () => {
+  it('requests the packages of the job, and says that they take long', async () => {
     const asked: CreateRequest[] = [];
     await using control = new (class extends FakeControlPlane {
       override async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
@@ -230,7 +230,7 @@ describe('run with a daemon', () => {
     expect(stderr()).toContain('Install the packages into a template (built once)');
   });
 
-  it('passes on output, arguments, environment and exit status, and removes the sandbox', async () => {
+  it('forwards output, arguments, environment and exit status, and removes the sandbox', async () => {
     await using control = new FakeControlPlane();
     const { cli, stdout, stderr } = testCli({ stdin: 'typed', env: { HERE: 'value' } });
     const code = `
@@ -279,7 +279,7 @@ sys.exit(7)
     expect(await control.list()).toEqual([]);
   });
 
-  it('a program that is not there: 127, and the sandbox is removed', async () => {
+  it('a missing program: 127, and the sandbox is removed', async () => {
     await using control = new FakeControlPlane();
     const { cli, stderr } = testCli({ stdin: '' });
     const program = { words: ['/no/such/program'], entrypoint: undefined };

@@ -105,7 +105,7 @@ describe('models ls', () => {
         { name: 'down', models: null, error: expect.stringContaining('ECONNREFUSED') },
       ],
     });
-    // What a hosted server lists is not offered, unless the file names it.
+    // Models that a hosted server lists are not offered, unless the file names them.
     expect(found.models.map(({ name }: { name: string }) => name)).toEqual([
       'qwen3',
       'gpt-5-mini',
@@ -149,7 +149,7 @@ describe('models ls', () => {
 });
 
 describe('models test', () => {
-  it('asks each route for a token, and tells the APIs of its server', async () => {
+  it('requests a token from each route, and lists the APIs of its server', async () => {
     const { cli, stdout } = testCli({ json: true, env });
     expect(await modelsTest(cli, ['qwen3', 'gpt-5-mini'])).toBe(0);
     const dialects = ['chat', 'text', 'embeddings'];
@@ -161,7 +161,7 @@ describe('models test', () => {
     expect(stdout()).not.toContain(KEY);
   });
 
-  it('names what fails, in none of the server’s words, with exit status 1', async () => {
+  it('reports failures without the server’s words, with exit status 1', async () => {
     cloud.answer(({ headers }, response) =>
       sendJson(response, 401, { error: { message: `bad ${headers.authorization}` } }),
     );
@@ -177,7 +177,7 @@ describe('models test', () => {
     expect(stdout() + stderr()).not.toContain(KEY);
   });
 
-  it('a server that has a path, and answers 404 since no model is named, speaks that API', async () => {
+  it('a server that has a path, and answers 404 because no model is named, has that API', async () => {
     gpu.answer(({ path, body }, response) => {
       if (path === '/v1/completions' && body === '{}')
         sendJson(response, 404, { error: { message: "model '' not found" } });
@@ -227,7 +227,7 @@ describe('models test', () => {
     expect(stdout() + list.stdout()).not.toContain(KEY);
   });
 
-  it('refuses an unknown model with the names that there are', async () => {
+  it('refuses an unknown model, listing the known names', async () => {
     const { cli } = testCli({ env });
     await expect(modelsTest(cli, ['qwen4'])).rejects.toMatchObject({
       code: 'model_unknown',

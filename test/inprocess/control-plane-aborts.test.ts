@@ -1,11 +1,11 @@
-/** An abort at any step of a start leaves nothing: `create` in each way, and `resume`. No VMs. */
+/** An abort at any step of a start leaves nothing behind: `create` in each way, and `resume`. No VMs. */
 import { describe, expect, it } from 'vitest';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
 import { settle } from '../support/fake-members.ts';
 
 interface Begun {
-  /** The sandboxes of before. */
+  /** The earlier sandboxes. */
   readonly ids: readonly string[];
   readonly start: (signal: AbortSignal) => Promise<unknown>;
 }
@@ -72,7 +72,7 @@ async function abortAt(way: string, step: number, delay: number): Promise<boolea
     expect(outcome).toMatchObject({ code: 'cancelled' });
     expect(mine).toEqual([]);
     expect(left.map(({ status }) => status)).toEqual(statuses);
-    // What it was to start can still be started.
+    // The sandbox can still be started.
     for (const id of ids) expect(await control.resume(id)).toMatchObject({ status: 'running' });
   }
   await requireNothing(host);
@@ -80,7 +80,7 @@ async function abortAt(way: string, step: number, delay: number): Promise<boolea
 }
 
 describe('LocalControlPlane: an abort at each step', () => {
-  it.each(Object.keys(WAYS))('%s: leaves nothing', async (way) => {
+  it.each(Object.keys(WAYS))('%s: leaves nothing behind', async (way) => {
     let steps = 0;
     for (const delay of DELAYS) {
       for (let step = 0; step < STEPS_MAX && (await abortAt(way, step, delay)); step++) steps += 1;

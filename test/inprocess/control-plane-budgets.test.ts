@@ -1,4 +1,4 @@
-/** Budgets for models over forks, snapshots and pauses (B23): none of them gives a sandbox a new one. */
+/** Model budgets over forks, snapshots and pauses (B23): none of them gives a sandbox a new one. */
 import { describe, expect, it } from 'vitest';
 import { FakeHost } from '../support/fake-host.ts';
 
@@ -6,7 +6,7 @@ const budget = { outputTokens: 100 };
 const USED = { inputTokens: 1, outputTokens: 60, requests: 3, costNanoDollars: 7, window: 0 };
 
 describe('LocalControlPlane: budgets for models', () => {
-  it('forks, and forks of forks, use the account of the first sandbox, and show what all have used', async () => {
+  it('forks, and forks of forks, use the account of the first sandbox, and show the usage of all', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true, models: { budget } });
     expect(host.models.accounts.get(id)).toBeUndefined();
@@ -22,7 +22,7 @@ describe('LocalControlPlane: budgets for models', () => {
     }
   });
 
-  it('a sandbox that was paused to disk begins with what it has used', async () => {
+  it('a sandbox that was paused to disk starts with its earlier usage', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true, models: { budget } });
     host.models.use.set(id, USED);
@@ -34,7 +34,7 @@ describe('LocalControlPlane: budgets for models', () => {
     expect(host.models.accounts.get(id)).toEqual({ id, used: USED });
   });
 
-  it('a fork of a paused one begins with what was used, too', async () => {
+  it('a fork of a paused one starts with the earlier usage, too', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true, models: { budget } });
     host.models.use.set(id, USED);
@@ -45,7 +45,7 @@ describe('LocalControlPlane: budgets for models', () => {
     expect(host.models.accounts.get(fork.sandbox.id)).toEqual({ id, used: USED });
   });
 
-  it('update: the budget of a sandbox and of all that share it, running or paused; none of them is resumed', async () => {
+  it('update: changes the budget of a sandbox and of all that share it, running or paused; resumes none of them', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true, models: { budget } });
     const other = await host.control.create({ boot: true, models: { budget } });
@@ -68,7 +68,7 @@ describe('LocalControlPlane: budgets for models', () => {
     expect((await host.control.get(other.id)).models.budget).toEqual(budget);
   });
 
-  it('update: a paused sandbox, and nothing of an invalid change', async () => {
+  it('update: applies to a paused sandbox; an invalid change has no effect', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true, models: { budget } });
     await host.control.pause(id, 'disk');
@@ -81,7 +81,7 @@ describe('LocalControlPlane: budgets for models', () => {
     expect(host.models.budgets.get(id)).toEqual({});
   });
 
-  it('a sandbox from a snapshot has the budget that its creation names, and none otherwise', async () => {
+  it('a sandbox from a snapshot has the budget named at its creation, and none otherwise', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true, models: { budget } });
     const snapshot = await host.control.snapshot(id);

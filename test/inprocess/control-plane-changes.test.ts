@@ -48,7 +48,7 @@ const MOMENTS: readonly (readonly [Change, Phase])[] = [
 ];
 
 describe('LocalControlPlane: remove', () => {
-  it.each(MOMENTS)('during a %s, at %s: one end, and nothing is left', async (change, at) => {
+  it.each(MOMENTS)('during a %s, at %s: one end, and nothing is left behind', async (change, at) => {
     await using host = await FakeHost.open();
     const { id, go } = await begin(host, change);
     const held = host.script.hold(at);
@@ -96,7 +96,7 @@ describe('LocalControlPlane: remove', () => {
     await requireNothing(host);
   });
 
-  it.each(['disk', 'memory'] as const)('of a sandbox paused to %s: nothing is left', async (to) => {
+  it.each(['disk', 'memory'] as const)('of a sandbox paused to %s: nothing is left behind', async (to) => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
     await host.control.pause(id, to);

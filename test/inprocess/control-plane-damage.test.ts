@@ -1,6 +1,6 @@
 /**
- * Failures while a sandbox is saved, paused, resumed or forked: it continues as before, or it has ended with a
- * cause; partial work is cleaned up.
+ * Failures while a sandbox is saved, paused, resumed or forked: it continues as before, or it has ended with a cause;
+ * partial work is cleaned up.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
@@ -103,7 +103,7 @@ describe('LocalControlPlane: a save that fails', () => {
     const pausing = host.control.pause(id, 'disk');
     const vm = await disk.reached;
     vm?.die();
-    // Time in which what the VM had would be removed.
+    // Time in which the VM's resources would be removed.
     await sleep(200);
     disk.release();
     await pausing;
@@ -146,7 +146,7 @@ describe('LocalControlPlane: a save that fails', () => {
     await requireNothing(host);
   });
 
-  it('a link that breaks during a pause ends the sandbox at the resume', async () => {
+  it('a connection that breaks during a pause ends the sandbox at the resume', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     host.vm(id).loseAgent();

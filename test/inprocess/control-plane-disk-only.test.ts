@@ -10,7 +10,7 @@ import { temporaryDir } from '../support/store.ts';
 const diskOf = (host: FakeHost, id: string): string => host.vm(id).channelPath.replace(/v$/, 'overlay');
 const readDisk = (host: FakeHost, id: string): Promise<string> => readFile(diskOf(host, id), 'utf8');
 
-/** A sandbox with something in its memory and on its disk. */
+/** A sandbox with data in its memory and on its disk. */
 async function begin(host: FakeHost, request: object = {}): Promise<string> {
   const { id } = await host.control.create({ boot: true, ...request });
   await (await host.guest(id)).remember('a thing');
@@ -43,7 +43,7 @@ describe('a pause to disk only', () => {
     await requireNothing(host);
   });
 
-  it('of a sandbox that is paused in memory', async () => {
+  it('drops the memory of a sandbox that is paused in memory', async () => {
     await using host = await FakeHost.open();
     const id = await begin(host);
     await host.control.pause(id, 'memory');
@@ -54,7 +54,7 @@ describe('a pause to disk only', () => {
   });
 
   it.each([['settle'], ['unplug'], ['pause'], ['keep-disk'], ['commit']] as readonly (readonly [Phase])[])(
-    'that fails at %s: the sandbox runs on, with its memory',
+    'that fails at %s: the sandbox continues, with its memory',
     async (phase) => {
       await using host = await FakeHost.open();
       const id = await begin(host);
@@ -66,7 +66,7 @@ describe('a pause to disk only', () => {
     },
   );
 
-  it('a removal in the middle leaves nothing', async () => {
+  it('a removal in the middle leaves nothing behind', async () => {
     await using host = await FakeHost.open();
     const id = await begin(host);
     const held = host.script.hold('keep-disk');
@@ -79,7 +79,7 @@ describe('a pause to disk only', () => {
     await requireNothing(host);
   });
 
-  it('outlives the process, also one that was killed; a kill in the middle leaves no file', async () => {
+  it('survives the end of the process, also by a kill; a kill in the middle leaves no file', async () => {
     const dataDir = await temporaryDir();
     let alive = true;
     const options = { dataDir, isOwnerAlive: async () => alive };
@@ -158,7 +158,7 @@ describe('a resume with a reboot', () => {
     await requireNothing(host);
   });
 
-  it('does nothing to a sandbox that runs', async () => {
+  it('does nothing to a running sandbox', async () => {
     await using host = await FakeHost.open();
     const id = await begin(host);
     await host.control.resume(id, { reboot: true });

@@ -19,7 +19,7 @@ describe('LocalControlPlane: limits of disks', () => {
     await requireNothing(host);
   });
 
-  it('create: a member of a pool gets the limits', async () => {
+  it('create: a pool member gets the limits', async () => {
     await using host = await FakeHost.open();
     await host.control.setPool({ min: 1, max: 1 });
     host.clock.advance(REFILL_DELAY_MS);
@@ -72,7 +72,7 @@ describe('LocalControlPlane: limits of disks', () => {
     { opsPerSecond: 9 },
     { opsPerSecond: Number.NaN },
     { opsPerSecond: -100 },
-  ])('what no limit can be is refused by name: %j', async (diskLimits) => {
+  ])('an invalid limit is refused by name: %j', async (diskLimits) => {
     await using host = await FakeHost.open();
     const refused = {
       code: 'spec_invalid',

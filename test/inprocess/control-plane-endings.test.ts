@@ -1,6 +1,5 @@
 /**
- * Endings and memory events: each cause is reported with its evidence, and survives the process that held the
- * sandbox.
+ * Endings and memory events: each cause is reported with its evidence, and survives the process that held the sandbox.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -92,7 +91,7 @@ describe('an ending', () => {
   it.each(Object.keys(ENDINGS))('%s', async (name) => {
     const [end, cause, evidence] = ENDINGS[name] as (typeof ENDINGS)[string];
     const dir = await mkdtemp(join(tmpdir(), 'nv-endings-'));
-    // Its key lies beside it.
+    // Its key is beside it.
     const dataDir = join(dir, 'data');
     try {
       const told = { cause, detail: expect.any(String), atMs: expect.any(Number), evidence };
@@ -138,7 +137,7 @@ describe('an ending', () => {
 
   it('the process that held the sandbox was killed: host-lost', async () => {
     const dir = await mkdtemp(join(tmpdir(), 'nv-endings-'));
-    // Its key lies beside it.
+    // Its key is beside it.
     const dataDir = join(dir, 'data');
     try {
       const host = await FakeHost.open({ dataDir });

@@ -1,4 +1,4 @@
-/** Forks start while their parent returns from its save: who fails, and what is left. No VMs. */
+/** Forks start while their parent returns from its save: which part fails, and what is left. No VMs. */
 import { describe, expect, it } from 'vitest';
 import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { openGate } from '../../src/sandbox/start/start-gate.ts';
@@ -31,7 +31,7 @@ async function forkAll(host: FakeHost, id: string, count = 2): Promise<SandboxIn
   });
 }
 
-/** VMs that have started since the host was opened. */
+/** Waits until this many VMs have started since the host was opened. */
 const started = (host: FakeHost, count: number): Promise<void> => expect.poll(() => host.started).toBe(count);
 
 describe('LocalControlPlane: forks and their parent at once', () => {
@@ -50,7 +50,7 @@ describe('LocalControlPlane: forks and their parent at once', () => {
     await requireNothing(host);
   });
 
-  it('what the parent has changed is written while forks start, which load it later', async () => {
+  it('the parent’s changes are written while forks start, which load them later', async () => {
     await using host = await open();
     const { id } = await begin(host);
     const rest = host.script.hold('write-rest');
@@ -64,7 +64,7 @@ describe('LocalControlPlane: forks and their parent at once', () => {
     await requireNothing(host);
   });
 
-  it('the changes can not be written: no fork, the sandbox continues, and nothing is left', async () => {
+  it('the changes can not be written: no fork, the sandbox continues, and nothing is left behind', async () => {
     await using host = await open();
     const { id, shown } = await begin(host);
     const rest = host.script.hold('write-rest');
@@ -81,7 +81,7 @@ describe('LocalControlPlane: forks and their parent at once', () => {
   });
 
   it.each(['ready', 'start', 'hello', 'copy-disk'] as const)(
-    'the parent dies while its forks are at %s: they end with it, and nobody saw them',
+    'the parent dies while its forks are at %s: they end with it, and were never visible',
     async (at) => {
       const ids = { ran: [] as string[], abandoned: [] as string[] };
       const gate = {
@@ -103,7 +103,7 @@ describe('LocalControlPlane: forks and their parent at once', () => {
       await refused;
       expect([...shown]).toEqual([id]);
       expect(await host.control.get(id)).toMatchObject({ end: { cause: 'vmm-crashed' } });
-      // All that the owner's quota counted.
+      // All forks that the owner's quota counted.
       expect(ids.abandoned.sort()).toEqual(ids.ran.filter((one) => one !== id).sort());
       if (at === 'ready') expect(ids.abandoned).toHaveLength(2);
       parent.release();
@@ -144,7 +144,7 @@ describe('LocalControlPlane: forks and their parent at once', () => {
     await requireNothing(host);
   });
 
-  it('the host closes before the parent has returned: nothing is left', async () => {
+  it('the host closes before the parent has returned: nothing is left behind', async () => {
     await using host = await open();
     const { id } = await begin(host);
     const parent = holdParent(host, id);
@@ -171,7 +171,7 @@ describe('LocalControlPlane: forks and their parent at once', () => {
     await requireNothing(host);
   });
 
-  it('two fork commands at once: the second copies the sandbox once it has returned', async () => {
+  it('two concurrent fork commands: the second copies the sandbox once it has returned', async () => {
     await using host = await open();
     const { id } = await begin(host);
     const parent = holdParent(host, id);

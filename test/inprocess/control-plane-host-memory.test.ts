@@ -1,4 +1,4 @@
-/** The memory of the host gets short: what the guard ends, pauses and refuses, and how owners learn of it. No VMs. */
+/** The host's memory gets short: what the guard ends, pauses and refuses, and how owners learn of it. No VMs. */
 import { mkdtemp, mkdtempDisposable, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -21,7 +21,7 @@ const SHORT = RESERVE_MIB / 2 - 1;
 
 const NO_SHARED_RAM = { unusedBytes: 0, dropUnused: () => Promise.resolve() };
 
-/** Clones are admitted by 100 MiB. */
+/** Clones are admitted with 100 MiB. */
 const SHARING: FakeHostOptions = { mapsMemory: true, sizes: { canShare: () => true, expectedMib: () => 100 } };
 
 class World implements AsyncDisposable {
@@ -66,7 +66,7 @@ class World implements AsyncDisposable {
     return await this.host.control.create({ boot: true, ...request });
   }
 
-  /** Used by its owner now, and no other later. */
+  /** Marks the sandbox as used now, and no other later. */
   async use(id: string): Promise<void> {
     await this.host.control.guest(id);
     this.host.clock.advance(1000);
@@ -78,7 +78,7 @@ class World implements AsyncDisposable {
     return seen;
   }
 
-  /** The next look, and all that follows from it. */
+  /** The next check, and everything that follows from it. */
   async look(): Promise<void> {
     this.host.clock.advance(GUARD_LIMITS.lookMs);
     await settle();
@@ -89,7 +89,7 @@ class World implements AsyncDisposable {
     await this.lookUntil(() => this.log.at(-1)?.includes('is enough again') === true);
   }
 
-  /** Looks again and again. Pauses take real time, for their files, and must not meet limits of the fake clock. */
+  /** Checks repeatedly. Pauses take real time, for their files, and must not meet limits of the fake clock. */
   async lookUntil(isDone: () => boolean | Promise<boolean>): Promise<void> {
     while (!(await isDone())) {
       await this.look();
@@ -99,7 +99,7 @@ class World implements AsyncDisposable {
 
   async lookUntilPaused(id: string): Promise<void> {
     const paused = this.host.became(id, 'paused');
-    // At the first looks, what was done before may still be under way.
+    // At the first checks, earlier work may still be under way.
     await this.lookUntil(async () => (await this.host.control.get(id)).status !== 'running');
     await paused;
     await settle();
@@ -112,7 +112,7 @@ class World implements AsyncDisposable {
 }
 
 describe('MemoryGuard', () => {
-  it('does nothing while memory is enough, also below the reserve of starts', async () => {
+  it('does nothing while memory is enough, even below the reserve of starts', async () => {
     await using world = await World.open();
     const { id } = await world.create();
     world.memory.mib = RESERVE_MIB / 2;
@@ -123,7 +123,7 @@ describe('MemoryGuard', () => {
     await requireNothing(world.host);
   });
 
-  it('pauses to disk what was idle for longest, one at a time, until memory is enough', async () => {
+  it('pauses the longest idle sandboxes to disk, one at a time, until memory is enough', async () => {
     await using world = await World.open();
     const { control } = world.host;
     const ids = [(await world.create()).id, (await world.create()).id, (await world.create()).id];
@@ -133,7 +133,7 @@ describe('MemoryGuard', () => {
     world.memory.mib = SHORT;
     await world.lookUntilPaused(second);
     expect(await control.get(first)).toMatchObject({ status: 'running', pauseReason: null });
-    // Between the marks it is still short.
+    // Between the marks memory is still short.
     world.memory.mib = RESERVE_MIB;
     await world.lookUntilPaused(first);
     world.memory.mib = RESERVE_MIB * 1.25;
@@ -156,48 +156,45 @@ describe('MemoryGuard', () => {
     await requireNothing(world.host);
   });
 
-  it.each<MemoryShort>(['pause', 'refuse'])(
-    '%s: drops shared memory that nobody uses before all else, and none in use',
-    async (policy) => {
-      await using temporary = await mkdtempDisposable(join(tmpdir(), 'nv-shared-ram-'));
-      const ram = new SealedRam();
-      const mapped = ['one', 'two'].map(async (name) => {
-        const path = join(temporary.path, name);
-        await writeFile(path, Buffer.alloc(MIB, name));
-        const memory = await ram.map({ path }, 'us');
-        await memory.ready;
-        return memory;
-      });
-      const [one, two] = await Promise.all(mapped);
-      await two?.close();
-      await using world = await World.open(policy, {}, ram);
-      const { control, clock } = world.host;
-      const { id } = await world.create();
-      await world.look();
-      expect(ram.bytes).toBe(2 * MIB);
-      world.memory.mib = SHORT;
-      await world.look();
-      expect(ram.bytes).toBe(MIB);
-      expect(await control.get(id)).toMatchObject({ status: 'running' });
-      // It was not enough.
-      if (policy === 'pause') await world.lookUntilPaused(id);
-      else await world.lookUntil(() => world.log.length === 2);
-      expect(world.log).toEqual([
-        'the memory of the host is short: shared memory without a user is dropped',
-        policy === 'pause'
-          ? 'the memory of the host is short: a sandbox was paused to disk'
-          : 'the memory of the host is short: starts and growth are refused',
-      ]);
-      clock.advance(GUARD_LIMITS.lookMs);
-      expect(ram.bytes).toBe(MIB);
-      await one?.close();
-      await ram.close();
-      await world.guard.close();
-      await requireNothing(world.host);
-    },
-  );
+  it.each<MemoryShort>(['pause', 'refuse'])('%s: drops unused shared memory first, and none in use', async (policy) => {
+    await using temporary = await mkdtempDisposable(join(tmpdir(), 'nv-shared-ram-'));
+    const ram = new SealedRam();
+    const mapped = ['one', 'two'].map(async (name) => {
+      const path = join(temporary.path, name);
+      await writeFile(path, Buffer.alloc(MIB, name));
+      const memory = await ram.map({ path }, 'us');
+      await memory.ready;
+      return memory;
+    });
+    const [one, two] = await Promise.all(mapped);
+    await two?.close();
+    await using world = await World.open(policy, {}, ram);
+    const { control, clock } = world.host;
+    const { id } = await world.create();
+    await world.look();
+    expect(ram.bytes).toBe(2 * MIB);
+    world.memory.mib = SHORT;
+    await world.look();
+    expect(ram.bytes).toBe(MIB);
+    expect(await control.get(id)).toMatchObject({ status: 'running' });
+    // It was not enough.
+    if (policy === 'pause') await world.lookUntilPaused(id);
+    else await world.lookUntil(() => world.log.length === 2);
+    expect(world.log).toEqual([
+      'the memory of the host is short: shared memory without a user is dropped',
+      policy === 'pause'
+        ? 'the memory of the host is short: a sandbox was paused to disk'
+        : 'the memory of the host is short: starts and growth are refused',
+    ]);
+    clock.advance(GUARD_LIMITS.lookMs);
+    expect(ram.bytes).toBe(MIB);
+    await one?.close();
+    await ram.close();
+    await world.guard.close();
+    await requireNothing(world.host);
+  });
 
-  it('a start that waits for memory gets that of shared memory that nobody uses, and no sandbox is paused for it', async () => {
+  it('a start that waits for memory gets unused shared memory, and no sandbox is paused for it', async () => {
     const unused = {
       unusedBytes: 170 * MIB,
       dropUnused: async () => {
@@ -232,7 +229,7 @@ describe('MemoryGuard', () => {
     await requireNothing(world.host);
   });
 
-  it('ends members of pools first, which come back with the memory', async () => {
+  it('ends pool members first, which come back with the memory', async () => {
     await using world = await World.open();
     const { control } = world.host;
     const { id } = await world.create();
@@ -254,7 +251,7 @@ describe('MemoryGuard', () => {
     await requireNothing(world.host);
   });
 
-  it('a sandbox that can not be paused runs on, and the next is tried; then starts are refused', async () => {
+  it('a sandbox that can not be paused continues, and the next is tried; then starts are refused', async () => {
     await using world = await World.open();
     const { control, script } = world.host;
     const [first, second] = [(await world.create()).id, (await world.create()).id];
@@ -272,7 +269,7 @@ describe('MemoryGuard', () => {
     await expect(world.create()).rejects.toMatchObject(refused);
     await expect(control.guest(second)).rejects.toThrow(/the memory of the host is short: 255 MiB/);
     expect(world.log.at(-1)).toBe('the memory of the host is short: starts and growth are refused');
-    // It is tried again later.
+    // Its pause is retried later.
     world.host.clock.advance(GUARD_LIMITS.holdOffMs);
     await settle();
     await world.lookUntilPaused(first);
@@ -282,7 +279,7 @@ describe('MemoryGuard', () => {
     await requireNothing(world.host);
   });
 
-  it('a pause that takes long does not keep the others from being paused, and its owner is told of both', async () => {
+  it('a slow pause does not keep the others from being paused, and the events report both', async () => {
     await using world = await World.open();
     const { control, script } = world.host;
     const [first, second] = [(await world.create()).id, (await world.create()).id];
@@ -322,14 +319,14 @@ describe('MemoryGuard', () => {
     await requireNothing(world.host);
   });
 
-  it('a paused sandbox that is used gets the room of one that was idle for long', async () => {
+  it('resuming a paused sandbox pauses one that was idle for long', async () => {
     await using world = await World.open();
     const { control, clock } = world.host;
     const [first, second] = [(await world.create()).id, (await world.create()).id];
     await control.pause(first, 'disk');
     clock.advance(IDLE_MS_MIN);
     await settle();
-    // Enough for those that run, but not for a whole sandbox more.
+    // Enough for the running sandboxes, but not for a whole additional one.
     world.memory.mib = RESERVE_MIB + 100;
     const used = control.guest(first);
     await world.lookUntil(async () => (await control.get(second)).status === 'paused');
@@ -393,7 +390,7 @@ describe('MemoryGuard', () => {
     await requireNothing(world.host);
   });
 
-  it('a start waits until memory is enough again: it does not take what a pause has freed', async () => {
+  it('a start waits until memory is enough again: it does not take the memory that a pause has freed', async () => {
     await using world = await World.open('pause', SHARING);
     const { control, script } = world.host;
     const { id } = await control.create({});
@@ -407,7 +404,7 @@ describe('MemoryGuard', () => {
     const waiting = control.create({});
     await settle();
     expect(world.host.queue.stats()).toMatchObject({ waiting: 1, running: 0 });
-    // Also while a pause takes long, others may end.
+    // Other sandboxes may end while a pause takes long.
     world.memory.mib = PLENTY;
     await world.look();
     expect(await waiting).toMatchObject({ status: 'running' });
@@ -419,7 +416,7 @@ describe('MemoryGuard', () => {
   });
 
   it.each<MemoryShort>(['pause', 'refuse'])(
-    '%s: starts go on with the reserve free where nothing can free more',
+    '%s: starts continue with the reserve free if nothing can free more',
     async (policy) => {
       await using world = await World.open(policy, SHARING);
       const { control } = world.host;
@@ -465,7 +462,7 @@ describe('MemoryGuard', () => {
 describe('admission', () => {
   const sizes = { canShare: () => true, expectedMib: () => 100 };
 
-  it('a clone that shares its RAM starts with what it is expected to take, anything else with its size', async () => {
+  it('a clone that shares its RAM is admitted with its expected memory, anything else with its size', async () => {
     const availableMib = (): number => RESERVE_MIB + 120;
     await using host = await FakeHost.open({ mapsMemory: true, sizes, availableMib });
     const { control } = host;
@@ -480,7 +477,7 @@ describe('admission', () => {
     await requireNothing(host);
   });
 
-  it('clones admitted at once reckon with the copy of the template’s RAM once, and with its growth', async () => {
+  it('concurrent clones count the copy of the template’s RAM once, and its growth', async () => {
     const ram = { missingMib: 170, availableMib: RESERVE_MIB + 170 + 2 * 100 - 1 };
     const groups: string[] = [];
     const sharedNeed = (_path: string, sharers: string) => {
@@ -505,14 +502,14 @@ describe('admission', () => {
     await Promise.all(starts);
     ram.availableMib = RESERVE_MIB + 100;
     await control.create({});
-    // What boots or copies shares nothing.
+    // A boot, or a copy, shares nothing.
     const boot = control.create({ boot: true, queueTimeoutMs: 1000 });
     await host.passTime(expect(boot).rejects.toMatchObject({ code: 'busy' }));
     expect(groups).toEqual(['local', 'local', 'local']);
     await requireNothing(host);
   });
 
-  it('what starts from a snapshot or a pause may have to bring the RAM that it maps, by its digest', async () => {
+  it('a start from a snapshot or a pause may have to bring the RAM that it maps, by its digest', async () => {
     const digests: (string | undefined)[] = [];
     const sharedNeed = (_path: string, sharers: string, digest?: string) => {
       digests.push(digest);
@@ -534,20 +531,20 @@ describe('admission', () => {
     ram.availableMib -= 1;
     const waiting = control.create({ snapshot: 'kept', queueTimeoutMs: 1000 });
     await host.passTime(expect(waiting).rejects.toMatchObject({ code: 'busy' }));
-    // Forks map what their parent has.
+    // Forks map their parent's RAM.
     const [fork] = await control.fork(id, { count: 1 });
     expect(fork?.ok).toBe(true);
     await requireNothing(host);
   });
 
-  it('a size that the host can never give is refused at once', async () => {
+  it('a size that the host can never provide is refused at once', async () => {
     await using host = await FakeHost.open({ mapsMemory: true, sizes });
     const huge = host.control.create({ memoryMib: 65_536 - RESERVE_MIB + 128 });
     await expect(huge).rejects.toMatchObject({ code: 'spec_invalid' });
     await requireNothing(host);
   });
 
-  it('where nothing may be shared, a clone needs its whole size', async () => {
+  it('if nothing may be shared, a clone needs its whole size', async () => {
     const none = { ...sizes, canShare: () => false };
     const availableMib = (): number => RESERVE_MIB + 120;
     await using host = await FakeHost.open({ mapsMemory: true, sizes: none, availableMib });

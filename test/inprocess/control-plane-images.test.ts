@@ -42,7 +42,7 @@ afterEach(() => rmSync(dir, { recursive: true }));
 
 const open = (): Promise<FakeHost> => FakeHost.open({ images: { 'app:1': image } });
 
-/** The content of the disk that the VM has beside its own. */
+/** The content of the VM's extra disk. */
 function diskOf(host: FakeHost, id: string): string {
   const [disk, ...more] = host.vm(id).disks;
   expect(more).toEqual([]);
@@ -51,7 +51,7 @@ function diskOf(host: FakeHost, id: string): string {
 }
 
 describe('LocalControlPlane: images', () => {
-  it.each([true, false])('create: the disk, and what the image says (boot: %s)', async (boot) => {
+  it.each([true, false])('create: the guest gets the disk and the image’s settings (boot: %s)', async (boot) => {
     await using host = await open();
     const info = await host.control.create({ image: 'app:1', boot, env: { MODE: 'mine' } });
     expect(info.image).toEqual(INFO);
@@ -66,7 +66,7 @@ describe('LocalControlPlane: images', () => {
     expect(statSync(image.path).nlink).toBe(1);
   });
 
-  it('create: without an image, no further disk and no word of one', async () => {
+  it('create: without an image, there is no extra disk and no image setting', async () => {
     await using host = await open();
     const { id, image: none } = await host.control.create({ boot: true });
     expect([none, host.vm(id).disks, host.vm(id).bootArgs]).toEqual([null, [], []]);
@@ -84,7 +84,7 @@ describe('LocalControlPlane: images', () => {
     await requireNothing(host);
   });
 
-  it('create: variables of the image count as those of the sandbox do', async () => {
+  it('create: the image’s variables count against the same limits as the sandbox’s', async () => {
     const environment = { ...ENVIRONMENT, env: { BIG: 'x'.repeat(2 ** 20) } };
     await using host = await FakeHost.open({ images: { big: { ...image, environment } } });
     await expect(host.control.create({ image: 'big' })).rejects.toMatchObject({
@@ -93,7 +93,7 @@ describe('LocalControlPlane: images', () => {
     });
   });
 
-  it('fork, pause, snapshot: they need no image any more', async () => {
+  it('fork, pause, snapshot: no longer need the image', async () => {
     await using host = await open();
     const { control } = host;
     const { id } = await control.create({ image: 'app:1' });
@@ -108,7 +108,7 @@ describe('LocalControlPlane: images', () => {
     await control.resume(id);
     expect(diskOf(host, id)).toBe('the disk');
     expect(host.identities.at(-1)?.environment).toEqual({ user: 'app:users', workdir: '/srv' });
-    // Of a sandbox on disk.
+    // For a sandbox on disk.
     await control.pause(id, 'disk');
     await control.snapshot(id, { name: 'copied' });
     const [second] = await control.fork(id, { count: 1 });
@@ -140,7 +140,7 @@ describe('LocalControlPlane: images', () => {
     await requireNothing(host);
   });
 
-  it('a member of a pool becomes a sandbox with the image of the request', async () => {
+  it('a pool member becomes a sandbox with the image of the request', async () => {
     await using host = await open();
     await host.control.setPool({ min: 1, max: 1 }, { image: 'app:1' });
     host.clock.advance(REFILL_DELAY_MS);

@@ -26,7 +26,7 @@ describe('LocalControlPlane: mapped RAM', () => {
     expect((await host.holdings())['mappings']).toBeUndefined();
   });
 
-  it('tenants: each shares with its own, whatever a sandbox starts from; members of pools with nobody', async () => {
+  it('tenants: each shares only with itself, whatever a sandbox starts from; pool members share with no one', async () => {
     const supervisors: Supervisor[] = [];
     const gate = {
       ...openGate,
@@ -51,7 +51,7 @@ describe('LocalControlPlane: mapped RAM', () => {
     expect(sharers()[4]).toBeNull();
   });
 
-  it('pause to disk and resume, twice: the guest keeps what it remembers, changed or not', async () => {
+  it('pause to disk and resume, twice: the guest keeps its memory, changed or not', async () => {
     await using host = await open();
     const { id } = await host.control.create({});
     for (const text of ['one', 'two']) {
@@ -67,7 +67,7 @@ describe('LocalControlPlane: mapped RAM', () => {
     await requireNothing(host);
   });
 
-  it('snapshot: sandboxes map it, also after it was removed, and change only their own RAM', async () => {
+  it('snapshot: sandboxes map it, even after its removal, and change only their own RAM', async () => {
     await using host = await open();
     const { id } = await host.control.create({});
     await (await host.guest(id)).remember('a thing');
@@ -88,7 +88,7 @@ describe('LocalControlPlane: mapped RAM', () => {
     await requireNothing(host);
   });
 
-  it('fork: the forks map one file, which is gone when all have started; forks can be forked', async () => {
+  it('fork: the forks map one file, which is removed when all have started; forks can be forked', async () => {
     await using host = await open();
     const { id } = await host.control.create({});
     await (await host.guest(id)).remember('a thing');
@@ -132,7 +132,7 @@ describe('LocalControlPlane: mapped RAM', () => {
 /** By role, the digests of all snapshots and pauses, newest first. */
 const files = async (host: FakeHost) => (await host.store.snapshots.list()).map((row) => row.files);
 
-describe('LocalControlPlane: saves of what a VM has changed', () => {
+describe('LocalControlPlane: saves of a VM’s changes', () => {
   it('pause: writes a difference and, once, the base; the resume maps the base again', async () => {
     await using host = await openSharing();
     const { id } = await host.control.create({});
@@ -160,7 +160,7 @@ describe('LocalControlPlane: saves of what a VM has changed', () => {
     await requireNothing(host);
   });
 
-  it('a VM that has changed more than half of what it maps is saved whole, and resumes with a copy', async () => {
+  it('a VM that has changed more than half of its mapped RAM is saved whole, and resumes with a copy', async () => {
     await using host = await openSharing();
     const { id } = await host.control.create({});
     await (await host.guest(id)).remember('much');
@@ -174,7 +174,7 @@ describe('LocalControlPlane: saves of what a VM has changed', () => {
     await requireNothing(host);
   });
 
-  it('snapshots share a base, which stays until the last of them goes, and counts once', async () => {
+  it('snapshots share a base, which stays until the last of them is removed, and counts once', async () => {
     await using host = await openSharing();
     const { id } = await host.control.create({});
     for (const name of ['one', 'two']) {
@@ -182,7 +182,7 @@ describe('LocalControlPlane: saves of what a VM has changed', () => {
       await host.control.snapshot(id, { name });
     }
     await host.control.remove(id);
-    // One base; of each a state, a difference and the disk, which is the same.
+    // One base; for each snapshot a state and a difference; the disk, which is the same.
     expect((await host.stored()).files).toBe(5);
     const [two, one] = await host.control.snapshots();
     expect((one?.bytes ?? 0) > (two?.bytes ?? 0)).toBe(true);
@@ -192,7 +192,7 @@ describe('LocalControlPlane: saves of what a VM has changed', () => {
     await host.control.removeSnapshot('two');
     expect(await recall(host, started.id)).toBe('two');
     expect((await host.stored()).files).toBe(0);
-    // Of what it maps, whose file is gone.
+    // Its mapped RAM, whose file is gone.
     await host.control.pause(started.id, 'disk');
     await host.control.resume(started.id);
     expect(await recall(host, started.id)).toBe('two');
@@ -232,7 +232,7 @@ describe('LocalControlPlane: saves of what a VM has changed', () => {
     expect(await host.holdings()).toMatchObject({ memories: 5, mappings: 5 });
     await host.control.remove(id);
     for (const each of ids) expect(await recall(host, each)).toBe('a thing');
-    // One that has changed much has RAM of its own for its forks.
+    // A parent that has changed much has RAM of its own for its forks.
     const [parent = ''] = ids;
     await (await host.guest(parent)).remember('much');
     host.vm(parent).ownPart = 0.6;
@@ -291,7 +291,7 @@ describe('LocalControlPlane: saves of what a VM has changed', () => {
     ['own-bytes', 'snapshot_failed'],
     ['keep-memory', 'disk_full'],
     ['save-changes', 'disk_full'],
-  ] as const)('a failing %s: %s; the sandbox runs on, and nothing is left', async (phase, code) => {
+  ] as const)('a failing %s: %s; the sandbox continues, and nothing is left behind', async (phase, code) => {
     await using host = await openSharing();
     const { id } = await host.control.create({});
     await (await host.guest(id)).remember('a thing');
@@ -310,7 +310,7 @@ describe('LocalControlPlane: saves of what a VM has changed', () => {
   });
 
   it.each(['own-bytes', 'save-changes', 'save-state'] as const)(
-    'a VMM that dies in %s: gone, and nothing is left',
+    'a VMM that dies in %s: gone, and nothing is left behind',
     async (phase) => {
       await using host = await openSharing();
       const { id } = await host.control.create({});
@@ -321,7 +321,7 @@ describe('LocalControlPlane: saves of what a VM has changed', () => {
     },
   );
 
-  it('a host that shares no RAM resumes what one that does has paused', async () => {
+  it('a host that shares no RAM resumes pauses of one that does', async () => {
     const dataDir = await mkdtemp(join(tmpdir(), 'nv-mapped-'));
     try {
       let id = '';

@@ -126,7 +126,7 @@ describe('memoryMaxMib', () => {
     expect(host.queue.stats().reservedMib).toBe(0);
   });
 
-  it('a VM that dies during growth: nothing is left', async () => {
+  it('a VM that dies during growth: nothing is left behind', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     host.script.die('balloon');
@@ -165,7 +165,7 @@ describe('memory size', () => {
 });
 
 describe('update: memoryMib', () => {
-  it('grows, and shrinks by what is free', async () => {
+  it('grows, and shrinks by the free memory', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     expect(await host.control.update(id, { memoryMib: 1024 })).toMatchObject({ memoryMib: 1024 });

@@ -63,7 +63,7 @@ describe('LocalControlPlane: networks', () => {
     },
   );
 
-  it('a member of a pool gets its network at the claim; a failed lease fails only the request', async () => {
+  it('a pool member gets its network at the claim; a failed lease fails only the request', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 2);
     expect(await held(host)).toBe(0);

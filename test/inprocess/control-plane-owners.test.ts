@@ -169,7 +169,7 @@ describe('LocalControlPlane: two over one store', () => {
   });
 });
 
-describe('LocalControlPlane: after another', () => {
+describe('LocalControlPlane: after another one', () => {
   it('was closed: suspended sandboxes can be resumed, the others have ended', async () => {
     await using both = await Neighbours.make();
     const a = await both.open('a');
@@ -244,7 +244,7 @@ describe('LocalControlPlane: after another', () => {
     await requireNothing(b);
   });
 
-  it('that lives: its sandboxes are left alone', async () => {
+  it('that lives: its sandboxes stay untouched', async () => {
     await using both = await Neighbours.make();
     const a = await both.open('a');
     const { id } = await a.control.create({ boot: true });
@@ -273,7 +273,7 @@ describe('LocalControlPlane: after another', () => {
   );
 
   it.each(['save-state', 'keep-disk', 'commit'] as const)(
-    'was killed during a pause, at %s: the sandbox has ended, and nothing is left',
+    'was killed during a pause, at %s: the sandbox has ended, and nothing is left behind',
     async (phase) => {
       await using both = await Neighbours.make();
       const a = await both.open('a');

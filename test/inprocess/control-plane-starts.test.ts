@@ -14,7 +14,7 @@ async function fillPool(host: FakeHost, members: number): Promise<void> {
 }
 
 describe('LocalControlPlane: starts', () => {
-  it('200 at once with a pool of 4: each gets its own VM, and nothing is left', async () => {
+  it('200 at once with a pool of 4: each gets its own VM, and nothing is left behind', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 4);
     const asked = Array.from({ length: 200 }, (_, index) =>
@@ -53,7 +53,7 @@ describe('LocalControlPlane: starts', () => {
     await requireNothing(host);
   });
 
-  it('packages asked for with a snapshot, which has its own, are refused', async () => {
+  it('packages requested with a snapshot, which has its own, are refused', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
     await host.control.snapshot(id, { name: 'kept' });
@@ -135,7 +135,7 @@ describe('LocalControlPlane: starts', () => {
   );
 
   it.each(['workspace', 'overlay', 'listen', 'bridge', 'start', 'hello'] as const)(
-    'a boot that fails at %s reports the reason, and nothing is left',
+    'a boot that fails at %s reports the reason, and nothing is left behind',
     async (phase) => {
       await using host = await FakeHost.open();
       host.script.fail(phase);
@@ -149,7 +149,7 @@ describe('LocalControlPlane: starts', () => {
   );
 
   it.each(['template', 'workspace', 'start', 'hello', 'update'] as const)(
-    'a request canceled at %s: nothing is left',
+    'a request canceled at %s: nothing is left behind',
     async (phase) => {
       await using host = await FakeHost.open();
       if (phase === 'update') await fillPool(host, 1);
@@ -169,7 +169,7 @@ describe('LocalControlPlane: starts', () => {
   describe('from a named template', () => {
     const template = 'data';
 
-    it('has the size of the template, and says its name, as do its forks', async () => {
+    it('has the template’s size, and reports its name, as do its forks', async () => {
       await using host = await FakeHost.open();
       const made = await host.control.create({ template, cpus: 1 });
       expect(made).toMatchObject({ origin: 'clone', template, cpus: 1, memoryMib: 512 });
@@ -186,7 +186,7 @@ describe('LocalControlPlane: starts', () => {
       [{ boot: true }, /mutually exclusive/],
       [{ snapshot: 'base' }, /mutually exclusive/],
       [{ console: 'interactive' as const }, /interactive console/],
-    ])('refuses what it does not have: %j', async (more, message) => {
+    ])('refuses what the template lacks: %j', async (more, message) => {
       await using host = await FakeHost.open();
       await expect(host.control.create({ template, ...more })).rejects.toMatchObject({
         code: 'spec_invalid',
@@ -217,7 +217,7 @@ describe('LocalControlPlane: starts', () => {
     });
   });
 
-  it('500 sandboxes, created and removed: nothing is left', async () => {
+  it('500 sandboxes, created and removed: nothing is left behind', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 2);
     for (let cycle = 0; cycle < 500; cycle++) {

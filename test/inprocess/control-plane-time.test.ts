@@ -52,7 +52,7 @@ describe('LocalControlPlane: timeoutMs', () => {
     await requireNothing(host);
   });
 
-  it('update: restarts the timeout; null removes it; an absent field stays', async () => {
+  it('update: restarts the timeout; null removes it; an omitted field stays', async () => {
     await using host = await FakeHost.open();
     const { control, clock } = host;
     const { id, endsAtMs } = await control.create({ boot: true, timeoutMs: 10_000 });

@@ -53,7 +53,7 @@ describe('LocalControlPlane: update', () => {
     await requireNothing(host);
   });
 
-  it('an undo that fails: the error names what still applies', async () => {
+  it('an undo that fails: the error names the parts that still apply', async () => {
     await using host = await FakeHost.open();
     const { control } = host;
     const { id } = await control.create({ boot: true, memoryMaxMib: 1024, network: NETWORK });
@@ -67,7 +67,7 @@ describe('LocalControlPlane: update', () => {
     await requireNothing(host);
   });
 
-  it('secrets and limits of a suspended sandbox: the secrets are there when it resumes', async () => {
+  it('secrets and limits of a suspended sandbox: the secrets are present when it resumes', async () => {
     await using host = await FakeHost.open();
     const { control } = host;
     const { id } = await control.create({ boot: true });
@@ -94,7 +94,7 @@ describe('LocalControlPlane: update', () => {
     await requireNothing(host);
   });
 
-  it('packages: the policy of a running sandbox is replaced, or taken away', async () => {
+  it('packages: the policy of a running sandbox is replaced, or removed', async () => {
     await using host = await FakeHost.open();
     const { control } = host;
     const { id } = await control.create({ boot: true });
@@ -102,7 +102,7 @@ describe('LocalControlPlane: update', () => {
     expect(await control.update(id, { packages })).toMatchObject({
       packages: { ecosystems: ['pip'], allow: [], deny: ['torch'], lockedFiles: null },
     });
-    // Others stay as they are.
+    // Other changes keep it.
     expect((await control.update(id, { metadata: { a: 'b' } })).packages).toMatchObject(packages);
     expect((await control.update(id, { packages: null })).packages).toBeNull();
     await requireNothing(host);

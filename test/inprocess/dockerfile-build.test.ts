@@ -34,7 +34,7 @@ interface Started {
   readonly disks: StageDisks;
   readonly runs: RunPlan[];
   readonly copies: CopyPlan[];
-  /** What the scratch disk had at the start. */
+  /** Contents of the scratch disk at the start. */
   readonly start: string;
   stopped: boolean;
 }
@@ -43,9 +43,9 @@ describe('buildDockerfile', () => {
   let dir: string;
   let vms: Started[];
   let events: BuildEvent[];
-  /** What a command does: its exit status, or an error. */
+  /** Result of a command: its exit status, or an error. */
   let onRun: (argv: string) => number | Promise<number>;
-  /** Of the cache; undefined: as usual. */
+  /** Size limit of the cache; undefined: the default. */
   let bytesMax: number | undefined;
   let diskBytes: number;
   beforeEach(() => {
@@ -151,7 +151,7 @@ describe('buildDockerfile', () => {
     ...readdirSync(join(dir, 'cache/steps')).filter((name) => !name.endsWith('.ext4')),
   ];
 
-  it('steps: in order, with user, directory and variables of their place', async () => {
+  it('steps: run in order, with user, directory and variables of their place', async () => {
     const built = await build('FROM a\nENV A=1\nRUN one\nWORKDIR /w\nUSER u\nENV A=2\nRUN two\nCMD ["c"]');
     expect(result(built.key)).toBe('one\nmkdir /w\ntwo\n');
     expect(vms).toHaveLength(1);
@@ -164,7 +164,7 @@ describe('buildDockerfile', () => {
     expect(left()).toEqual([]);
   });
 
-  it('made steps: files of an archive, known by its digest and wherever it lies', async () => {
+  it('made steps: files of an archive, identified by its digest, wherever it is', async () => {
     const sha256 = 'a'.repeat(64);
     const made = async (bytes: Buffer, digest = sha256, name = 'one') => {
       const path = join(dir, name);
@@ -228,7 +228,7 @@ describe('buildDockerfile', () => {
     expect((await build(text, { target: 'two' })).steps).toMatchObject({ run: 0 });
   });
 
-  it('a failing command: line, command, status and last lines; nothing of it is kept', async () => {
+  it('a failing command: reports line, command, status and last lines; nothing of it is cached', async () => {
     onRun = (text) => (text === 'bad' ? 3 : 0);
     const failing = await build('FROM a\nRUN good\n\nRUN bad\nRUN never').catch((e: unknown) => e);
     expect(failing).toMatchObject({
@@ -243,7 +243,7 @@ describe('buildDockerfile', () => {
     expect((await build('FROM a\nRUN good\n\nRUN bad\nRUN never')).steps).toEqual({ run: 2, cached: 1 });
   });
 
-  it('a full guest disk and a file that is missing in a stage name the line', async () => {
+  it('errors for a full guest disk and for a missing file in a stage name the line', async () => {
     onRun = () => Promise.reject(new StepFault('full', 'x'));
     await expect(build('FROM a\nRUN x')).rejects.toMatchObject({
       message: expect.stringMatching(/^line 2: .*the disk is full/),
@@ -253,7 +253,7 @@ describe('buildDockerfile', () => {
     await expect(build('FROM a\nRUN x')).rejects.toMatchObject({ code: 'disk_full' });
   });
 
-  it('secrets: a required one is asked for before anything runs; none changes a key', async () => {
+  it('secrets: a required one is requested before anything runs; none changes a key', async () => {
     const text = 'FROM a\nRUN one\nRUN --mount=type=secret,id=t,required two';
     await expect(build(text)).rejects.toMatchObject({ code: 'secret_missing', line: 3 });
     expect(vms).toEqual([]);
@@ -284,7 +284,7 @@ describe('buildDockerfile', () => {
     );
   });
 
-  it('cache mounts: their disk goes from build to build, and is in no key', async () => {
+  it('cache mounts: their disk is passed from build to build, and is in no key', async () => {
     const text = (command: string) => `FROM a\nRUN --mount=type=cache,target=/c ${command}`;
     await build(text('one'));
     await build(text('two'));
@@ -292,7 +292,7 @@ describe('buildDockerfile', () => {
     expect(readFileSync(join(dir, 'cache/mounts', path), 'utf8')).toBe('one\ntwo\n');
   });
 
-  it('two equal builds at once are one', async () => {
+  it('two concurrent equal builds are one', async () => {
     const gate = Promise.withResolvers<number>();
     onRun = () => gate.promise;
     const text = 'FROM a\nRUN slow';
@@ -304,7 +304,7 @@ describe('buildDockerfile', () => {
     expect(vms).toHaveLength(1);
   });
 
-  it('abort: the VM is stopped, and nothing is left', async () => {
+  it('abort: the VM is stopped, and nothing is left behind', async () => {
     const aborter = new AbortController();
     onRun = async () => {
       aborter.abort();
@@ -327,7 +327,7 @@ describe('buildDockerfile', () => {
     expect(result(copied.key)).toBe('copy  false\ncopy  false\n');
   });
 
-  it('a graph of stages: time does not grow with the number of its ways', async () => {
+  it('a graph of stages: time does not grow with the number of paths', async () => {
     const stages = Array.from({ length: 60 }, (_, index) =>
       index < 2
         ? `FROM a AS s${index}\nRUN --mount=type=secret,id=t s${index}`
@@ -368,14 +368,14 @@ describe('buildDockerfile', () => {
     expect(readFileSync(join(dir, 'cache/mounts', disks[0] ?? ''), 'utf8')).toBe('one\ntwo\nthree\n');
   });
 
-  it('cache: a larger disk than that of the kept steps begins again', async () => {
+  it('cache: a larger disk than that of the cached steps starts over', async () => {
     await build('FROM a\nRUN one');
     diskBytes = 1_000;
     expect((await build('FROM a\nRUN one\nRUN two')).steps).toEqual({ run: 2, cached: 0 });
     expect((await build('FROM a\nRUN one')).steps).toEqual({ run: 0, cached: 1 });
   });
 
-  it('a file that changes after its digest was taken is not kept under it', async () => {
+  it('a file that changes after its digest was taken is not cached under that digest', async () => {
     const path = join(dir, 'context/f');
     writeFileSync(path, '1');
     onRun = () => {
@@ -388,7 +388,7 @@ describe('buildDockerfile', () => {
     expect((await build(text)).steps).toEqual({ run: 1, cached: 1 });
   });
 
-  it('cache: a build that fails, and one that runs, hold the bound, too', async () => {
+  it('cache: failed and running builds respect the limit, too', async () => {
     let most = 0;
     const used = (): number => readdirSync(join(dir, 'cache/steps')).filter((name) => name.endsWith('.ext4')).length;
     bytesMax = 200_000;
@@ -400,21 +400,21 @@ describe('buildDockerfile', () => {
     const source = `FROM a AS s\n${steps[0]}\n`;
     const text = `${source}FROM a\n${steps.join('\n')}\nCOPY --from=s /x /y`;
     await expect(build(`${text}\nRUN bad`)).rejects.toMatchObject({ code: 'step_failed' });
-    // Of 60, 120, 180 … KB: what fits, what is needed, and the last one.
+    // Of 60, 120, 180 … KB: those that fit, those in use, and the last one.
     expect(most).toBeLessThanOrEqual(3);
     expect(used()).toBeLessThanOrEqual(3);
     bytesMax = undefined;
     expect(readFileSync(vms.at(-1)?.disks.sources[0]?.scratch ?? '', 'utf8')).toContain('0xxx');
   });
 
-  it('our environments: the result has their user and home, unless the Dockerfile says others', async () => {
+  it('our environments: the result has their user and home, unless the Dockerfile sets others', async () => {
     expect((await build('FROM agent\nRUN x')).config).toMatchObject({ user: 'user', workdir: '/home/user' });
     expect(vms[0]?.runs[0]).toMatchObject({ user: '', workdir: '/' });
     expect((await build('FROM base\nRUN x')).config).toMatchObject({ user: 'user' });
     expect((await build('FROM agent\nUSER root\nWORKDIR /x')).config).toMatchObject({ user: 'root', workdir: '/x' });
   });
 
-  it('a result without files, and an argument that nothing declares', async () => {
+  it('a result without files, and an undeclared argument', async () => {
     await expect(build('FROM scratch\nCMD x')).rejects.toThrow('the result has no files');
     const built = await build('FROM a\nRUN x', { buildArgs: { NOPE: '1' } });
     expect(built.warnings).toEqual([expect.stringContaining('NOPE')]);
@@ -443,7 +443,7 @@ describe('BuildCache', () => {
     }
   });
 
-  it('bound: what was not used for longest goes', async () => {
+  it('limit: the least recently used entries are removed', async () => {
     const dir = mkdtempSync(join(tmpdir(), 'nv-build-cache-'));
     try {
       const cache = new BuildCache(join(dir, 'cache'), 40_000);

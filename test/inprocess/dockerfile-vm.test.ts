@@ -25,7 +25,7 @@ describe('startStageVm', () => {
   let options: SandboxOptions;
   let written: Map<string, string>;
   let trouble: (trouble: DiskTrouble) => void;
-  /** What a task prints; null: it never ends. */
+  /** Output of a task; `null`: it never ends. */
   let onTask: (plan: Plan, archive: string) => Said | null;
   const { signal } = new AbortController();
   beforeEach(() => {
@@ -140,7 +140,7 @@ describe('startStageVm', () => {
     expect(readdirSync(join(dir, 'run'))).toEqual([]);
   });
 
-  it('too many disks: an error that says so, and nothing is left', async () => {
+  it('too many disks: an error with that reason, and nothing is left behind', async () => {
     const sources = Array.from({ length: 7 }, (_, index) => ({
       base: { kind: 'file', path: `/${index}`, digest: 'x' } as const,
       scratch: null,
@@ -149,7 +149,7 @@ describe('startStageVm', () => {
     expect(readdirSync(join(dir, 'run'))).toEqual([]);
   });
 
-  it('run: output and status of the command; package variables only where there is a network', async () => {
+  it('run: output and status of the command; package variables only if there is a network', async () => {
     const vm = await start();
     let said = '';
     onTask = () => ({ stdout: 'out\n', stderr: 'err\n', exitCode: 5 });
@@ -164,7 +164,7 @@ describe('startStageVm', () => {
     expect(second?.['env']).toEqual({});
   });
 
-  it('run: a command that can not start is a fault, which is no output; one that exits with 125 is none', async () => {
+  it('run: a command that can not start is a fault, not output; one that exits with 125 is no fault', async () => {
     const vm = await start();
     let said = '';
     const run = async () =>
@@ -181,7 +181,7 @@ describe('startStageVm', () => {
     expect(await run()).toMatchObject({ exitCode: 125 });
   });
 
-  it('secrets: go to memory of the guest, not into the plan', async () => {
+  it('secrets: are sent to the guest’s memory, not in the plan', async () => {
     const vm = await start();
     const owner = { mode: 0o400, uid: 0, gid: 0 };
     const secret = { type: 'secret', secret: Buffer.from('a-secret'), target: '/x', variable: null, ...owner } as const;
@@ -190,7 +190,7 @@ describe('startStageVm', () => {
     expect(JSON.stringify(plans)).not.toContain('a-secret');
   });
 
-  it('copy: plan and archive go in one after the other; a source that changes is named', async () => {
+  it('copy: plan and archive are sent one after the other; a source that changes is named', async () => {
     const vm = await start();
     const plan = {
       ...{ from: null, patterns: [], named: ['a'], target: '/', owner: null, mode: null },
@@ -211,7 +211,7 @@ describe('startStageVm', () => {
     await expect(vm.copy(plan, changing)).rejects.toMatchObject({ code: 'context_invalid' });
   });
 
-  it('pack: the disk is cut to what the VM says, within its size', async () => {
+  it('pack: the disk is truncated to the length that the VM reports, within its size', async () => {
     const vm = await start({ packs: true });
     onTask = () => ({ stdout: '{"bytes": 8192}' });
     const output = disks.at(-1)?.path ?? '';
@@ -226,7 +226,7 @@ describe('startStageVm', () => {
   });
 
   it.each(['', 'rubbish', '{"bytes": 1}', '{"code": "x", "detail": "y"}', `"${'x'.repeat(20_000)}"`])(
-    'a VM that answers %.20j is not believed',
+    'a VM that answers %.20j is refused',
     async (stdout) => {
       const vm = await start();
       onTask = () => ({ stdout });
@@ -234,7 +234,7 @@ describe('startStageVm', () => {
     },
   );
 
-  it('a full disk of the host ends the step that waits', async () => {
+  it('a full disk of the host ends the waiting step', async () => {
     const vm = await start();
     onTask = () => null;
     const waiting = vm.run({ ...RUN, network: true }, () => undefined);

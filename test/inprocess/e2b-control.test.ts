@@ -1,4 +1,4 @@
-/** E2B's control plane: the unmodified JavaScript client, and raw requests for what it does not show. */
+/** E2B's control plane: the unmodified JavaScript client, and raw requests for details that it does not show. */
 import { Sandbox, SandboxNotFoundError, Secret, SecretError, Volume, VolumeError } from 'e2b';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { CreateRequest } from '../../src/sandbox/contract/control.ts';
@@ -80,7 +80,7 @@ describe('lists', () => {
 });
 
 describe('info', () => {
-  it('has all that a client may ask for', async () => {
+  it('has all fields that a client may request', async () => {
     const sandbox = await Sandbox.create('agent', {
       ...world.client,
       timeoutMs: 60_000,
@@ -100,7 +100,7 @@ describe('info', () => {
     });
   });
 
-  it('a sandbox without words about the internet has it, and one with false has none', async () => {
+  it('a sandbox has the internet by default, and not if the request says false', async () => {
     const network = async (body: object) => {
       const id = await made(body);
       const { json } = await ask('GET', `/sandboxes/${id}`);
@@ -133,7 +133,7 @@ describe('a host without networks', () => {
       );
     }
     await Sandbox.create('agent', { ...fresh.client, allowInternetAccess: false });
-    // Clients say so whether their program does or not.
+    // Clients send this whether their program does or not.
     const always = { templateID: 'agent', allow_internet_access: true };
     for (const path of ['/sandboxes', '/v2/sandboxes']) {
       const { status, json } = await asking(fresh)('POST', path, always);
@@ -169,12 +169,12 @@ describe('timeouts', () => {
     const paused = await Sandbox.create('agent', { ...world.client, lifecycle: { onTimeout: 'pause' } });
     await paused.setTimeout(0);
     expect((await paused.getInfo()).state).toBe('paused');
-    // The timeout of zero is not that of the resumed sandbox.
+    // The timeout of zero does not apply to the resumed sandbox.
     await Sandbox.connect(paused.sandboxId, world.client);
     expect(await endOf(paused.sandboxId)).toBeGreaterThan(200_000);
   });
 
-  it('are never made shorter by connect or refreshes', async () => {
+  it('are never shortened by connect or refreshes', async () => {
     const id = await made({ timeout: 600 });
     await Sandbox.connect(id, { ...world.client, timeoutMs: 10_000 });
     expect((await ask('POST', `/sandboxes/${id}/refreshes`, { duration: 5 })).status).toBe(204);
@@ -234,7 +234,7 @@ describe('pause and resume', () => {
   });
   const RESUMES = { onTimeout: 'pause', autoResume: true } as const;
 
-  it('a connection that reboots ends the programs of a pause with memory; none of a running sandbox', async () => {
+  it('a reconnect that reboots ends the programs of a pause with memory; none of a running sandbox', async () => {
     const sandbox = await Sandbox.create('agent', world.client);
     const { sandboxId: id } = sandbox;
     const reboot = { ...world.client, onResume: 'reboot' } as const;
@@ -250,7 +250,7 @@ describe('pause and resume', () => {
     expect(old.status).toBe(201);
   });
 
-  it('autoPauseMemory: the timeout pauses without memory, also after a resume that pauses', async () => {
+  it('autoPauseMemory: the timeout pauses without memory, also after a resume', async () => {
     const lifecycle = { onTimeout: { action: 'pause', keepMemory: false } } as const;
     const sandbox = await Sandbox.create('agent', { ...world.client, lifecycle });
     const { sandboxId: id } = sandbox;
@@ -344,7 +344,7 @@ describe('snapshots', () => {
     await Sandbox.deleteSnapshot(json.snapshotID, world.client);
   });
 
-  it('a name is taken once, and is a name', async () => {
+  it('a name can be taken once, and must be valid', async () => {
     const id = await made();
     const snapshot = (name: string) => ask('POST', `/sandboxes/${id}/snapshots`, { name });
     expect((await snapshot('twice')).status).toBe(201);
@@ -355,7 +355,7 @@ describe('snapshots', () => {
     await ask('DELETE', '/templates/twice%3Adefault');
   });
 
-  it('the name of a snapshot that is no template is one to create from', async () => {
+  it('the name of a snapshot that is no template can be created from', async () => {
     const id = await made();
     await ask('POST', `/sandboxes/${id}/snapshots`, { name: 'only-a-snapshot' });
     beforeCreate = ({ template }) => {
@@ -388,7 +388,7 @@ describe('networks', () => {
     await expect(sandbox.updateNetwork({})).rejects.toThrow('409');
   });
 
-  it('rules become header fields that the gateway sets, whose values no answer shows', async () => {
+  it('rules become header fields that the gateway sets; no answer shows their values', async () => {
     const value = 'Bearer sk-0123456789abcdef';
     const rules = (name: string) => ({ 'a.com': [{ transform: { headers: { [name]: value } } }] });
     const list = { allowOut: ['a.com'], denyOut: ['0.0.0.0/0'] };
@@ -436,7 +436,7 @@ describe('networks', () => {
 });
 
 describe('metrics', () => {
-  it('come from the guest when they are asked for', async () => {
+  it('come from the guest when requested', async () => {
     const sandbox = await Sandbox.create('agent', world.client);
     const [metric] = await sandbox.getMetrics();
     expect(metric?.memTotal).toBeGreaterThan(0);
@@ -476,7 +476,7 @@ describe('logs', () => {
 });
 
 describe('what is not supported', () => {
-  it('volumes and secrets are refused with the errors of their subjects', async () => {
+  it('volumes and secrets are refused with E2B’s errors', async () => {
     await expect(Volume.create('v', world.client)).rejects.toThrow(VolumeError);
     await expect(Volume.list(world.client)).rejects.toThrow('not supported');
     await expect(Secret.create('s', 'value', world.client)).rejects.toThrow(SecretError);
@@ -490,7 +490,7 @@ describe('Idempotency-Key', () => {
   const create = (key: string, body: object = {}) =>
     ask('POST', '/v2/sandboxes', { templateID: 'agent', ...body }, { 'idempotency-key': key });
 
-  it('the same key is the same sandbox, and only for the same request', async () => {
+  it('the same key gives the same sandbox, and only for the same request', async () => {
     const [one, two] = await Promise.all([create('key-1'), create('key-1')]);
     expect([one?.status, two?.status]).toEqual([201, 201]);
     expect(one?.json.sandboxID).toBe(two?.json.sandboxID);
@@ -501,7 +501,7 @@ describe('Idempotency-Key', () => {
     }
   });
 
-  it('failures are not kept', async () => {
+  it('failures are not stored', async () => {
     beforeCreate = () => {
       throw new BusyError('full', 1500);
     };

@@ -1,4 +1,7 @@
-/** Programs and files of E2B's envd at its edges: by the unmodified client where it has a word for it, else by requests. */
+/**
+ * Edge cases of programs and files in E2B's envd: with the unmodified client if it can express them, else with raw
+ * requests.
+ */
 import { once } from 'node:events';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -49,7 +52,7 @@ const call = async (name: string, message: unknown): Promise<{ status: number; b
 };
 
 describe('programs', () => {
-  it('know that they run in a sandbox, and of which template', async () => {
+  it('know that they run in a sandbox, and from which template', async () => {
     const { stdout } = await sandbox.commands.run('echo $E2B_SANDBOX $E2B_SANDBOX_ID $E2B_TEMPLATE_ID');
     expect(stdout).toBe(`true ${sandbox.sandboxId} agent\n`);
   });
@@ -58,13 +61,13 @@ describe('programs', () => {
     await expect(sandbox.commands.run('true', { cwd: '/missing' })).rejects.toThrow("cwd '/missing' does not exist");
   });
 
-  it('are ended by the time of the call', async () => {
+  it('are ended by the call’s timeout', async () => {
     const late = sandbox.commands.run('sleep 1000', { timeoutMs: 500 });
     await expect(late).rejects.toMatchObject({ name: 'TimeoutError' });
     await expect.poll(async () => (await sandbox.commands.list()).length).toBe(0);
   });
 
-  it('leave their end for a client that comes late, by pid and by tag', async () => {
+  it('keep their exit for a client that comes late, by pid and by tag', async () => {
     const start = { process: { cmd: '/bin/sh', args: ['-c', 'exit 7'] }, tag: 'late' };
     const first = await stream('process.Process/Start', start);
     expect(first).toContain('"status":"exit status 7"');
@@ -97,7 +100,7 @@ describe('programs', () => {
     expect(text).toContain('33 91');
   });
 
-  it('take a stream of input', async () => {
+  it('accept a stream of input', async () => {
     const running = await sandbox.commands.run('cat', { background: true, stdin: true });
     const data = (word: string) => ({ data: { input: { stdin: Buffer.from(word).toString('base64') } } });
     const frames = [{ start: { process: { pid: running.pid } } }, data('a'), { keepalive: {} }, data('b\n')];
@@ -122,7 +125,7 @@ describe('programs', () => {
 });
 
 describe('directories', () => {
-  it('are watched, by a stream and by questions', async () => {
+  it('are watched, by a stream and by polling', async () => {
     await sandbox.files.makeDir('watched');
     const events: string[] = [];
     const handle = await sandbox.files.watchDir('watched', (event) => {
@@ -164,7 +167,7 @@ describe('directories', () => {
     expect(await create('nowhere')).toMatchObject({ code: 'not_found' });
   });
 
-  it('show links as what they lead to', async () => {
+  it('show links as their targets', async () => {
     await sandbox.files.write('links/file', 'abc');
     await sandbox.commands.run('ln -s file one; ln -s one two; ln -s nowhere broken', { cwd: `${home}/links` });
     const { body } = await call('filesystem.Filesystem/ListDir', { path: 'links', depth: 1 });
@@ -182,7 +185,7 @@ describe('directories', () => {
 });
 
 describe('content', () => {
-  it('is downloaded in part, if it has changed, and packed by choice', async () => {
+  it('is downloaded in part, if it has changed, and compressed on request', async () => {
     await sandbox.files.write('part.txt', '0123456789');
     const whole = await ask('/files?path=part.txt');
     expect(whole.headers.get('content-length')).toBe('10');
@@ -212,7 +215,7 @@ describe('content', () => {
     expect((await ask('/files?path=folder')).status).toBe(400);
   });
 
-  it('is uploaded packed, with metadata that the next upload replaces', async () => {
+  it('is uploaded compressed, with metadata that the next upload replaces', async () => {
     const post = async (path: string, body: Buffer, more: Record<string, string>) =>
       await ask(`/files?path=${path}`, {
         method: 'POST',
@@ -233,7 +236,7 @@ describe('content', () => {
     expect(gunzipSync(gzipSync('x')).toString()).toBe('x');
     expect((await post('packed', cut, { 'content-encoding': 'gzip' })).status).toBe(400);
     expect(await sandbox.files.read('packed')).toBe('again');
-    // The answer does not wait for the guest to remove what it had written.
+    // The answer does not wait for the guest to remove the partial file.
     const parts = (): string[] => readdirSync(home).filter((name) => name.endsWith('.part'));
     await expect.poll(parts).toEqual([]);
   });
@@ -253,7 +256,7 @@ describe('content', () => {
     await expect.poll(() => readdirSync(home).some((name) => name.endsWith('.part'))).toBe(true);
     socket.destroy();
     await expect.poll(() => readdirSync(home).some((name) => name.endsWith('.part'))).toBe(false);
-    // The body is whole, and the last part is not.
+    // The body is complete, but the last part is not.
     const whole = await upload(part);
     let answer = '';
     whole.on('data', (data: Buffer) => {
@@ -264,7 +267,7 @@ describe('content', () => {
     expect(readdirSync(home)).not.toContain('cut.txt');
   });
 
-  it('whose client leaves in its midst is no error of the server', async () => {
+  it('whose client disconnects in the middle is no error of the server', async () => {
     await sandbox.commands.run('truncate -s 50M large');
     const begin = (method: string, more: Record<string, string>, body = '') => {
       const socket = connect(Number(new URL(world.url).port), '127.0.0.1');
@@ -286,7 +289,7 @@ describe('content', () => {
     expect(world.errors).toEqual([]);
   });
 
-  it('say of a sandbox that is paused or ends while they are asked what they say of a missing one', async () => {
+  it('of a sandbox that is paused or ends during the request get the same answer as of a missing one', async () => {
     const body = { sandboxId: sandbox.sandboxId, message: 'The sandbox was not found', code: 502 };
     for (const code of ['not_ready', 'gone', 'not_found'] as const) {
       onGuest = () => {
@@ -299,7 +302,7 @@ describe('content', () => {
     }
   });
 
-  it('has the refusals of E2B for signatures', async () => {
+  it('has E2B’s errors for signatures', async () => {
     const at = async (query: string) => {
       const url = `${world.url}/files?path=empty${query}`;
       const id = { 'e2b-sandbox-id': sandbox.sandboxId, 'e2b-sandbox-port': '49983' };
@@ -315,7 +318,7 @@ describe('content', () => {
   });
 });
 
-it('web pages may ask, as with E2B', async () => {
+it('allows requests of web pages, as E2B does', async () => {
   const origin = { origin: 'https://page.test', 'access-control-request-method': 'POST' };
   const preflight = await fetch(`${world.url}/process.Process/List`, {
     method: 'OPTIONS',

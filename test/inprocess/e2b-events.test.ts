@@ -144,7 +144,7 @@ it('events are paged, newest first, and filtered by type', async () => {
   expect((await ask('GET', '/events/sandboxes?limit=101')).status).toBe(400);
 });
 
-it('a sandbox that ended while no daemon ran has ended for its readers, too', async () => {
+it('a sandbox that ended while no daemon ran has an end event for its readers, too', async () => {
   const path = join(home, 'other.db');
   const options = { home, eventsPath: path };
   const first = await openE2bWorld(options);

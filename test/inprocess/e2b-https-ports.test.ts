@@ -57,7 +57,7 @@ describe('httpsPorts', () => {
     using client = await rawClient(world.url, `${head(sandbox, secured, 'GET / HTTP/1.1', ...more)}world`);
     expect(await client.ended()).toMatch(/^HTTP\/1\.1 101 [\s\S]*hello world$/);
   });
-  it('stay when the network changes, and for other ports nothing changes', async () => {
+  it('stay when the network changes, and other ports are unaffected', async () => {
     const sandbox = await make([secured]);
     await sandbox.updateNetwork({ denyOut: ['8.8.8.8/32'] });
     expect((await sandbox.getInfo()).network?.httpsPorts).toEqual([secured]);
@@ -65,7 +65,7 @@ describe('httpsPorts', () => {
     using client = await rawClient(world.url, head(other, secured, 'GET / HTTP/1.1', 'Connection: close'));
     expect(await client.ended()).toMatch(/^HTTP\/1\.1 (?:400|502) /);
   });
-  it('a program there without TLS, or one that ends within it, gets 502 for its client', async () => {
+  it('a program there without TLS, or one that disconnects during the handshake, gives its client 502', async () => {
     for (const bytes of ['HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok', '', '\x16\x03\x03\xff\xff']) {
       const plain = createPlain((socket) => {
         socket.on('error', () => socket.destroy());
@@ -79,7 +79,7 @@ describe('httpsPorts', () => {
     }
     expect(world.errors).toEqual([]);
   });
-  it('are not those of the sandbox itself', async () => {
+  it('can not be the sandbox’s own ports', async () => {
     for (const port of [49_983, 49_999]) await expect(make([port])).rejects.toThrow('400');
   });
 });

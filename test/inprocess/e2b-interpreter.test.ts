@@ -1,4 +1,4 @@
-/** E2B's code interpreter as clients reach it: which tokens open its port, and what it is told before. */
+/** E2B's code interpreter as clients reach it: which tokens open its port, and its prior set-up. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -45,7 +45,7 @@ describe('a sandbox', () => {
     await rm(home, { recursive: true, force: true });
   });
 
-  it('clients get the token with which they reach the port, whether or not other ports are public', async () => {
+  it('clients get the token for the port, whether or not other ports are public', async () => {
     const sandbox = await Sandbox.create('agent', world.client);
     expect(sandbox.trafficAccessToken).toBe(tokens.traffic(sandbox.sandboxId));
     const ask = async (headers: Record<string, string>) => {
@@ -55,7 +55,7 @@ describe('a sandbox', () => {
       return response.status;
     };
     expect(await ask({})).toBe(403);
-    // Nothing listens there, or what does has no contexts.
+    // No listener, or one without contexts.
     expect(await ask({ 'e2b-traffic-access-token': sandbox.trafficAccessToken ?? '' })).not.toBe(403);
     expect(world.errors).toEqual([]);
   });

@@ -1,4 +1,4 @@
-/** A file that shrinks between the question for its size and the one for its content. */
+/** A file that shrinks between the requests for its size and for its content. */
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { Readable } from 'node:stream';
@@ -6,7 +6,7 @@ import { expect, it } from 'vitest';
 import type { Call } from '../../src/api/e2b/envd/call.ts';
 import { download } from '../../src/api/e2b/envd/files.ts';
 
-it('cuts the answer, so that its client does not wait for the rest', async () => {
+it('truncates the answer, so that its client does not wait for the rest', async () => {
   const open = async () => ({ bytes: 10, modifiedMs: 0, content: Readable.from([Buffer.from('ab')]) });
   const server = createServer((request, response) => {
     const guest = async () => ({ files: { open } });

@@ -1,4 +1,4 @@
-/** What E2B's control plane refuses, and how: hostile ids, answers that say whether to try again, builds that take long. */
+/** Refusals of E2B's control plane: hostile ids, errors that say whether a retry helps, builds that take long. */
 import { readFileSync } from 'node:fs';
 import { request as httpRequest } from 'node:http';
 import { AuthenticationError, Sandbox, ServiceBusyError } from 'e2b';
@@ -29,7 +29,7 @@ afterAll(() => world[Symbol.asyncDispose]());
 const ask: Asking = (...request) => asking(world)(...request);
 
 describe('errors', () => {
-  it('say whether another try helps', async () => {
+  it('say whether a retry helps', async () => {
     const { headers } = await ask('POST', '/v2/sandboxes', { templateID: 'agent', timeout: -1 });
     expect(headers.get('should-retry')).toBe('false');
     const wrong = { ...world.client, apiKey: 'e2b_00' };
@@ -80,7 +80,7 @@ describe('errors', () => {
     expect([400, 404]).toContain(created.status);
   });
 
-  /** Without a client that tidies the path. */
+  /** Uses no client, which would normalize the path. */
   function raw(method: string, path: string): Promise<{ status: number; body: string }> {
     return new Promise((resolve, reject) => {
       const headers = { 'x-api-key': world.apiKey, 'content-type': 'application/json' };
@@ -100,7 +100,7 @@ describe('errors', () => {
 });
 
 describe('a template that must be built first', () => {
-  it('answers 503 after 50 s, goes on, and leaves no sandbox behind', async () => {
+  it('answers 503 after 50 s, continues, and leaves no sandbox behind', async () => {
     const clock = new FakeClock();
     const built = Promise.withResolvers<void>();
     const asked = Promise.withResolvers<void>();

@@ -20,7 +20,7 @@ const TOKEN_KEY = Buffer.alloc(32, 7);
 interface Daemon extends AsyncDisposable {
   readonly host: FakeHost;
   readonly client: { readonly apiKey: string; readonly apiUrl: string; readonly sandboxUrl: string };
-  /** As `kill -9` does. */
+  /** Like `kill -9`. */
   kill(): Promise<void>;
 }
 
@@ -64,7 +64,7 @@ async function startDaemon(dataDir: string, owner: string): Promise<Daemon> {
   };
 }
 
-it('a paused sandbox outlives the daemon, and is reached by the same id and token', async () => {
+it('a paused sandbox survives the daemon, and is reached by the same id and token', async () => {
   const dataDir = await temporaryDir();
   const first = await startDaemon(dataDir, 'first');
   const network = { allowPublicTraffic: false };
@@ -184,7 +184,7 @@ async function filesBelow(dir: string): Promise<string[]> {
   return entries.filter((one) => one.isFile()).map(({ parentPath, name }) => join(parentPath, name));
 }
 
-/** What it shows to programs and files of the sandbox. */
+/** The token for programs and files of the sandbox. */
 function tokenOf(sandbox: Sandbox): unknown {
   return Reflect.get(sandbox, 'envdAccessToken');
 }

@@ -92,7 +92,7 @@ describe('files', () => {
     expect([forged.status, await forged.json()]).toEqual([401, { code: 401, message: 'invalid signature' }]);
   });
 
-  it('have signed URLs, which say of a paused sandbox what other requests say', async () => {
+  it('have signed URLs, with the same errors for a paused sandbox as other requests', async () => {
     const other = await Sandbox.create('agent', world.client);
     const url = await other.downloadUrl('signed.txt');
     await other.pause();

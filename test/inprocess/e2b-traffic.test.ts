@@ -1,4 +1,4 @@
-/** Ports of sandboxes: what clients, and hostile programs in the sandbox, may do to each other's connections. */
+/** Ports of sandboxes: how clients, and hostile programs in the sandbox, can affect each other's connections. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer, request as httpRequest, type IncomingMessage, type Server } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
@@ -27,7 +27,7 @@ afterAll(async () => {
 const head = (port: number, first = 'GET / HTTP/1.1', ...more: string[]): string =>
   [first, `Host: ${sandbox.getHost(port)}`, ...more, '', ''].join('\r\n');
 
-/** Asks twice on one connection; the second request is for the control plane. */
+/** Sends two requests on one connection; the second is for the control plane. */
 async function askAndAskAgain(port: number, first?: string, ...more: string[]): Promise<RawClient> {
   const next = 'GET /health HTTP/1.1\r\nHost: localhost\r\nX-Next: 1\r\n\r\n';
   return await rawClient(world.url, head(port, first, ...more) + next);
@@ -43,7 +43,7 @@ function closed(server: Server): void {
   server.closeAllConnections();
 }
 
-/** Writes as fast as the other side takes it. */
+/** Writes as fast as the other side accepts. */
 function pour(socket: Socket, onTaken: (bytes: number) => void): void {
   const block = Buffer.alloc(256 * 1024, 'x');
   const more = (): void => {
@@ -55,7 +55,7 @@ function pour(socket: Socket, onTaken: (bytes: number) => void): void {
   more();
 }
 
-/** What E2B's clients send, which is no template here. */
+/** Sent by E2B's clients; not a template literal here. */
 const MASK = `localhost:$\{PORT}`;
 
 describe('a hostile program', () => {
@@ -73,7 +73,7 @@ describe('a hostile program', () => {
     ['a huge head', `HTTP/1.1 200 OK\r\nA: ${'b'.repeat(200_000)}\r\n\r\n`],
     ['an upgrade nobody asked for', 'HTTP/1.1 101 Hi\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n'],
   ];
-  it.each(BROKEN)('that answers with %s gets 502 for its client, whose connection goes on', async (_what, bytes) => {
+  it.each(BROKEN)('that answers with %s gets 502 for its client, whose connection continues', async (_what, bytes) => {
     await using server = await startRawServer(bytes);
     using client = await askAndAskAgain(server.port);
     const text = await client.until('HTTP/1.1 204');
@@ -96,7 +96,7 @@ describe('a hostile program', () => {
     expect(text.endsWith('0\r\n\r\n')).toBe(false);
   });
 
-  it('that sends a second answer after the first reaches nobody with it', async () => {
+  it('that sends a second answer after the first reaches no client with it', async () => {
     const forged = 'HTTP/1.1 200 Forged\r\nContent-Length: 6\r\n\r\nforged';
     await using server = await startRawServer(`HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok${forged}`);
     using client = await askAndAskAgain(server.port);
@@ -109,7 +109,7 @@ describe('a hostile program', () => {
     ['HEAD / HTTP/1.1', 'HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged'],
     ['GET / HTTP/1.1', 'HTTP/1.1 204 No\r\nContent-Length: 6\r\n\r\nforged'],
     ['GET / HTTP/1.1', 'HTTP/1.1 304 No\r\nContent-Length: 6\r\n\r\nforged'],
-  ])('that sends a body where none may be (%s) reaches nobody with it', async (first, bytes) => {
+  ])('that sends a forbidden body (%s) reaches no client with it', async (first, bytes) => {
     await using server = await startRawServer(bytes);
     using client = await askAndAskAgain(server.port, first);
     const text = await client.until('HTTP/1.1 204 No Content');
@@ -153,7 +153,7 @@ describe('a hostile client', () => {
     ['two lengths', 'POST / HTTP/1.1', 'Content-Length: 4\r\nContent-Length: 5'],
     ['an unknown coding', 'POST / HTTP/1.1', 'Transfer-Encoding: xchunked'],
     ['a body with an upgrade', 'POST / HTTP/1.1', 'Content-Length: 4\r\nConnection: upgrade\r\nUpgrade: x'],
-  ])('that sends %s gets 400, and the program nothing', async (_what, first, more) => {
+  ])('that sends %s gets 400, and the program gets nothing', async (_what, first, more) => {
     await using server = await startRawServer('HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n');
     using client = await rawClient(world.url, `${head(server.port, first, more)}0\r\n\r\n`);
     expect(await client.until('\r\n\r\n')).toMatch(/^HTTP\/1\.1 400 /);
@@ -204,7 +204,7 @@ describe('requests', () => {
     closed(server);
   });
 
-  it('get no hints that are not valid, and the daemon goes on', async () => {
+  it('get no invalid hints, and the daemon continues', async () => {
     const hint = `HTTP/1.1 103 Early Hints\r\nLink: <x>${';a=b'.repeat(64)}"\r\n\r\n`;
     await using server = await startRawServer(`${hint}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok`);
     using client = await rawClient(world.url, head(server.port));
@@ -254,7 +254,7 @@ describe('requests', () => {
     await closedOne.kill();
   });
 
-  it('resume a paused sandbox that wants it, and only that', async () => {
+  it('resume a paused sandbox that allows it, and only that', async () => {
     for (const enabled of [true, false]) {
       const paused = await Sandbox.create('agent', { ...world.client, autoResume: { enabled } } as never);
       await using server = await startRawServer('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
@@ -267,7 +267,7 @@ describe('requests', () => {
     }
   });
 
-  it('are refused beyond the number of connections of a sandbox', async () => {
+  it('are refused beyond a sandbox’s connection limit', async () => {
     await using server = await startRawServer(() => undefined);
     const clients = await Promise.all(Array.from({ length: 97 }, () => rawClient(world.url, head(server.port))));
     const refused = await Promise.race(clients.map((client) => client.until('too many concurrent')));
@@ -331,7 +331,7 @@ describe('streams', () => {
     pour(writer.socket, (bytes) => {
       taken += bytes;
     });
-    // Others are served meanwhile, and what the two have got stays within the buffers of the streams.
+    // Others are served meanwhile, and the two buffer no more than their streams' limits.
     for (let count = 0; count < 100; count += 1) {
       using other = await rawClient(world.url, head(server.port, 'GET /ok HTTP/1.1'));
       await other.until('\r\nok');
@@ -382,7 +382,7 @@ describe('streams', () => {
     await dispatcher.destroy();
   });
 
-  it('end for the program when the client goes', async () => {
+  it('end for the program when the client disconnects', async () => {
     const { promise, resolve } = Promise.withResolvers<void>();
     const server = createServer((_request, response) => {
       response.once('close', resolve);

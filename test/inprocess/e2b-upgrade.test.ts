@@ -1,4 +1,4 @@
-/** A connection that is to be upgraded, before its sandbox is known. */
+/** A connection to upgrade whose sandbox is not known yet. */
 import type { IncomingMessage } from 'node:http';
 import { Duplex } from 'node:stream';
 import { expect, it } from 'vitest';
@@ -9,9 +9,9 @@ import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 
-it('may be reset while the sandbox is looked for', async () => {
+it('may be reset while the sandbox is looked up', async () => {
   await using control = new FakeControlPlane();
-  // As if the disk were slow.
+  // Like a slow disk.
   control.get = async () => await new Promise(() => undefined);
   await using server = await createE2bServer({
     control,

@@ -22,7 +22,7 @@ describe('findProcessor', () => {
     expect(await findProcessor('cpu')).toEqual({ gpu: 'cpu', device: null });
   });
 
-  it('the last line of the child counts, between what llama.cpp prints', async () => {
+  it('the last line of the child counts, among llama.cpp’s output', async () => {
     const answer = { ok: true, gpu: 'cuda', device: 'NVIDIA H100' };
     const code = `console.log('ggml_cuda_init: found 1 device');console.log(${JSON.stringify(JSON.stringify(answer))})`;
     expect(await findProcessor('auto', await child('cuda', code))).toEqual({ gpu: 'cuda', device: 'NVIDIA H100' });

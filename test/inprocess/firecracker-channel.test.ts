@@ -26,7 +26,7 @@ let relay: ChannelRelay;
 let device: Server;
 /** Connections to Firecracker, each with its first line. */
 let asked: { readonly socket: Socket; readonly line: string }[];
-/** Firecracker's answer; null: none. */
+/** Firecracker's answer; `null` for none. */
 let answer: string | null;
 
 beforeEach(() => {
@@ -50,7 +50,7 @@ async function open(limits: ChannelLimits = {}): Promise<void> {
   await relay.prepare();
   device = createServer({ allowHalfOpen: true }, (socket) => {
     socket.on('error', () => socket.destroy());
-    // Firecracker takes the line of one read only.
+    // Firecracker accepts the line of one read only.
     socket.once('data', (bytes: Buffer) => {
       socket.pause();
       asked.push({ socket, line: bytes.toString() });
@@ -84,7 +84,7 @@ describe('ChannelRelay', () => {
     const [there, back] = [randomBytes(3 * MIB), randomBytes(2 * MIB)];
     host.end(there);
     guest.end(back);
-    // `readAll` closes the socket, and loses what is still to be sent.
+    // `readAll` closes the socket, and drops data that is still to be sent.
     const [came, returned] = await Promise.all([readBytes(guest, there.length), readBytes(host, back.length)]);
     expect(came.equals(there)).toBe(true);
     expect(returned.equals(back)).toBe(true);
@@ -102,7 +102,7 @@ describe('ChannelRelay', () => {
       });
   });
 
-  it('connect: joins a line that arrives in pieces, and passes on the bytes after it separately', async () => {
+  it('connect: joins a line that arrives in pieces, and forwards the bytes after it separately', async () => {
     await open();
     const host = connect(channelPath);
     await once(host, 'connect');
@@ -149,7 +149,7 @@ describe('ChannelRelay', () => {
     await expect.poll(() => relay.stats()).toMatchObject({ connectionsOpened: 0, connectionsRefused: 2 });
   });
 
-  it('connect: a receiver that does not read slows its own sender only', async () => {
+  it('connect: a receiver that does not read slows only its own sender', async () => {
     await open();
     const [slow, other] = [await dial(), await dial()];
     const sent = randomBytes(8 * MIB);
@@ -266,7 +266,7 @@ describe('ChannelRelay', () => {
     await dial();
     await relay.close();
     await relay.close();
-    // The maker of the directory removes Firecracker's own socket.
+    // The creator of the directory removes Firecracker's own socket.
     expect(readdirSync(dir).sort()).toEqual(['c', 'v_2000']);
     await port.close();
   });

@@ -110,7 +110,7 @@ describe('POST /otlp/v1/traces of a guest', () => {
       expect([200, 429]).toContain(answer.status);
       rejected += answer.status === 200 ? rejectedOf(answer.body) : 500;
     }
-    // The initial budget, and what was refilled meanwhile.
+    // The initial budget, plus the refill meanwhile.
     expect(rejected).toBeLessThan(9010);
     expect(rejected).toBeGreaterThan(5000);
   });

@@ -16,7 +16,7 @@ afterEach(() => rmSync(dir, { recursive: true }));
 
 const total = (): number => ignoredErrors.samples().reduce((sum, { value }) => sum + value, 0);
 
-it('ignore: what the copying thread ignores is counted on the main thread', async () => {
+it('ignore: errors that the copying thread ignores are counted on the main thread', async () => {
   writeFileSync(join(dir, 'from'), 'data');
   const before = total();
   await cloneSparse(join(dir, 'from'), join(dir, 'to'));

@@ -114,7 +114,7 @@ describe('prepareArtifact', () => {
     expect(kept).toContain('key-of-c');
   });
 
-  it('keeps an artifact that is held, however many are newer, until its holder has released it', async () => {
+  it('keeps an artifact that is held, however many are newer, until it is released', async () => {
     const context = await testContext();
     const make = (content: string) => prepareArtifact(context, tinyRecipe(content));
     const { dir } = await make('daemon');
@@ -133,7 +133,7 @@ describe('prepareArtifact', () => {
 });
 
 describe('locks of artifacts', () => {
-  it('prepareArtifact: another artifact, and one that exists, are not held up by a build', async () => {
+  it('prepareArtifact: other artifacts, and existing ones, are not blocked by a build', async () => {
     const context = await testContext();
     const slow = Promise.withResolvers<void>();
     const begun = Promise.withResolvers<void>();
@@ -157,7 +157,7 @@ describe('locks of artifacts', () => {
     expect(await readdir(join(context.cacheDir, 'locks'))).toEqual([]);
   });
 
-  it('prepareArtifact: a second caller waits for the same build, is told for what, and builds nothing', async () => {
+  it('prepareArtifact: a second caller waits for the same build, is told the reason, and builds nothing', async () => {
     const first = await testContext();
     const second = { ...(await testContext()), cacheDir: first.cacheDir };
     const slow = Promise.withResolvers<void>();

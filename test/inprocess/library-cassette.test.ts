@@ -1,4 +1,4 @@
-/** The library's cassettes: what sandboxes of one record or play, over the real bridge. The VMs are fakes. */
+/** The library's cassettes: sandboxes of one record or play, over the real bridge. The VMs are fakes. */
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -14,7 +14,7 @@ const chat = (text: string) => ({ model: 'm1', messages: [{ role: 'user', conten
 
 let dir: string;
 let path: string;
-/** Of planes that are open: what their sandboxes ask. */
+/** Bridges of open planes, for the requests of their sandboxes. */
 const bridges: BridgeFixture[] = [];
 beforeEach(async () => {
   dir = await mkdtemp(join(tmpdir(), 'nv-cassette-'));
@@ -25,7 +25,7 @@ afterEach(async () => {
   await rm(dir, { recursive: true });
 });
 
-/** In place of a runtime: a bridge with the tape, and a fake control plane. */
+/** Replaces a runtime: a bridge with the tape, and a fake control plane. */
 async function start(_: unknown, tape: RuntimeTape): Promise<OpenedPlane> {
   const player = tape.upstream?.source(Promise.resolve(null));
   const fixture = await bridgeFixture({
@@ -45,7 +45,7 @@ async function start(_: unknown, tape: RuntimeTape): Promise<OpenedPlane> {
   };
 }
 
-/** What a sandbox of the cassette gets for each text. */
+/** The answers that a sandbox of the cassette gets for each text. */
 async function ask(cassette: Cassette, ...texts: readonly string[]): Promise<string[]> {
   await using _sandbox = await Sandbox.create({ cassette });
   const answers: string[] = [];
@@ -64,7 +64,7 @@ async function recorded(...texts: readonly string[]): Promise<Cassette> {
 }
 
 describe('Cassette', () => {
-  it('records in one process of several sandboxes, and replays without a model', async () => {
+  it('records from several sandboxes in one process, and replays without a model', async () => {
     const recording = await recorded('a');
     // The plane has closed with its last sandbox; the next one opens another.
     expect(bridges).toEqual([]);
@@ -79,7 +79,7 @@ describe('Cassette', () => {
     await replay[Symbol.asyncDispose]();
   });
 
-  it('reports requests that are missing, of all its sandboxes, and throws at the end of a scope', async () => {
+  it('reports missing requests of all its sandboxes, and throws at the end of a scope', async () => {
     await recorded('a');
     const replay = await Cassette.replay(path, start);
     expect(await ask(replay, 'b')).toEqual(['not_in_cassette']);
@@ -101,7 +101,7 @@ describe('Cassette', () => {
     });
   });
 
-  it('a recording replaces the file as a whole, and leaves it if nothing was asked', async () => {
+  it('a recording replaces the file as a whole, and leaves it if there was no request', async () => {
     await (await recorded('a')).close();
     const before = await readFile(path, 'utf8');
     await (await recorded()).close();
@@ -113,7 +113,7 @@ describe('Cassette', () => {
     ]);
   });
 
-  it('rejects a file that is none, before a sandbox starts, and never replaces it', async () => {
+  it('rejects a file that is no cassette, before a sandbox starts, and never replaces it', async () => {
     await writeFile(path, 'a text');
     const invalid = { constructor: CassetteError, code: 'cassette_invalid' };
     await expect(Cassette.replay(path, start)).rejects.toMatchObject(invalid);
@@ -125,7 +125,7 @@ describe('Cassette', () => {
     });
   });
 
-  it('reports that it could not be written: the sandbox has ended well', async () => {
+  it('reports a failed write after the sandbox has ended properly', async () => {
     const cassette = await Cassette.record(join(dir, 'sub', '..', 'gone', 'c.json'), start).catch(
       (error: unknown) => error,
     );
@@ -136,7 +136,7 @@ describe('Cassette', () => {
     dir = await mkdtemp(join(tmpdir(), 'nv-cassette-'));
   });
 
-  it('takes no sandbox of a daemon, and none after its end', async () => {
+  it('accepts no sandbox of a daemon, and none after its end', async () => {
     const cassette = await recorded('a');
     for (const daemon of ['require', 'http://127.0.0.1:1'] as const) {
       await expect(Sandbox.create({ cassette, daemon })).rejects.toMatchObject({

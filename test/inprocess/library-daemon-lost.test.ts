@@ -58,7 +58,7 @@ it('Sandbox.ended: … also from the next daemon of the home', async () => {
   expect(await ended).toMatchObject({ cause: 'host-lost' });
 });
 
-it('Sandbox.ended: a sandbox on the disk survives its daemon', async () => {
+it('Sandbox.ended: a sandbox on disk survives its daemon', async () => {
   const sandbox = await Sandbox.create();
   await sandbox.pause({ to: 'disk' });
   const { ended } = sandbox;
@@ -99,7 +99,7 @@ it('Hosts: waits for a daemon that is starting, if it requires one', async () =>
   release?.();
 });
 
-/** A daemon that knows a sandbox of the one before, which was killed. */
+/** A daemon that knows a sandbox of the previous one, which was killed. */
 class NextDaemon extends FakeControlPlane {
   readonly #info: SandboxInfo;
 

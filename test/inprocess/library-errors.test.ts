@@ -33,7 +33,7 @@ afterAll(async () => {
   await daemon[Symbol.asyncDispose]();
 });
 
-/** What the work rejects with. */
+/** The reason of a rejection. */
 async function rejection(work: Promise<unknown>): Promise<unknown> {
   return await work.then(
     () => expect.fail('it should be rejected'),
@@ -127,7 +127,7 @@ describe('library, an abort', () => {
   });
 });
 
-/** Content that does not end. */
+/** Endless content. */
 async function* never(): AsyncGenerator<Uint8Array> {
   for (;;) {
     await settle();

@@ -42,7 +42,7 @@ describe('Sandbox in a daemon', () => {
     expect([result.stdout.length, result.truncated]).toEqual([16 * 1024 * 1024, true]);
   });
 
-  it("exec, runCode with encoding 'buffer': bytes as the program wrote them", async () => {
+  it("exec, runCode with encoding 'buffer': returns bytes as the program wrote them", async () => {
     const sandbox = await Sandbox.create();
     const every = Buffer.from([...Array(256).keys()]);
     const bytes = await sandbox.exec(['cat'], { stdin: every, encoding: 'buffer' });
@@ -53,7 +53,7 @@ describe('Sandbox in a daemon', () => {
     expect((await sandbox.exec(['printf', 'ü'])).stdout).toBe('ü');
   });
 
-  it('upload, download: a directory comes back as it was; ignored files stay, aborts reject', async () => {
+  it('upload, download: a directory comes back unchanged; ignored files stay, aborts reject', async () => {
     const sandbox = await Sandbox.create();
     const there = await daemon.control.dirOf(sandbox.id);
     const here = await mkdtemp(join(tmpdir(), 'nv-library-'));
@@ -127,7 +127,7 @@ describe('Sandbox in a daemon', () => {
     await expect.poll(() => sandbox.processes()).toEqual([]);
   });
 
-  it('create: a sandbox of a named template says so', async () => {
+  it('create: a sandbox of a named template reports its name', async () => {
     const sandbox = await Sandbox.create({ template: 'data' });
     expect(await sandbox.info()).toMatchObject({ template: 'data' });
     await sandbox.kill();

@@ -1,4 +1,4 @@
-/** A second name of a large file. */
+/** A second name for a large file. */
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -16,13 +16,13 @@ afterEach(() => rmSync(dir, { recursive: true }));
 const inode = (path: string): bigint => statSync(path, { bigint: true }).ino;
 
 describe('linkOrCopy', () => {
-  it('the same file, where it can be', async () => {
+  it('links the same file if possible', async () => {
     const to = join(dir, 'to');
     await linkOrCopy(from, to);
     expect(inode(to)).toBe(inode(from));
   });
 
-  it('an open file with a name: that file; without one: a copy', async () => {
+  it('an open file with a name: links that file; without one: copies', async () => {
     const fd = openSync(from, 'r');
     try {
       await linkOrCopy(`/proc/self/fd/${fd}`, join(dir, 'linked'));
@@ -36,7 +36,7 @@ describe('linkOrCopy', () => {
     }
   });
 
-  it('another file system: a copy', async () => {
+  it('another file system: copies', async () => {
     const there = mkdtempSync('/dev/shm/nv-link-');
     try {
       const to = join(there, 'to');
@@ -47,7 +47,7 @@ describe('linkOrCopy', () => {
     }
   });
 
-  it('never replaces a file; a missing source leaves nothing', async () => {
+  it('never replaces a file; a missing source leaves nothing behind', async () => {
     const to = join(dir, 'to');
     writeFileSync(to, 'mine');
     await expect(linkOrCopy(from, to)).rejects.toMatchObject({ code: 'EEXIST' });

@@ -78,7 +78,7 @@ const expectNothing = async () => {
 };
 
 describe('from this machine', () => {
-  it('a file is copied, with what its header says; again, it is known', async () => {
+  it('a file is copied, with the data of its header; a second pull recognizes it', async () => {
     const path = put('My Model-Q4_K_M.gguf', gguf);
     const { model, wasThere } = await pull(path);
     expect(wasThere).toBe(false);
@@ -97,7 +97,7 @@ describe('from this machine', () => {
     expect(await models()).toEqual(['My-Model-Q4_K_M']);
   });
 
-  it('a snapshot of Hugging Face: links are followed, one of several is named', async () => {
+  it('a Hugging Face snapshot: links are followed, one of several is named', async () => {
     put('hub/blobs/1', gguf);
     mkdirSync(join(dir, 'hub/snapshots/abc'), { recursive: true });
     symlinkSync('../../blobs/1', join(dir, 'hub/snapshots/abc/x-Q4_0.gguf'));
@@ -111,7 +111,7 @@ describe('from this machine', () => {
     });
   });
 
-  it('a model in parts comes whole, by its directory or one part, under names that llama.cpp knows', async () => {
+  it('a model in parts is pulled whole, by its directory or one part, under names that llama.cpp knows', async () => {
     for (const [index, part] of makeParts(2).entries()) put(`p/m-0000${index + 1}-of-00002.gguf`, part);
     const { model } = await pull('./p/m-00002-of-00002.gguf', { name: 'big' });
     expect(model.files.map(({ name }) => name)).toEqual(['big-00001-of-00002.gguf', 'big-00002-of-00002.gguf']);
@@ -128,12 +128,12 @@ describe('from this machine', () => {
     ['a cut model', gguf.subarray(0, gguf.length - 100), 'model_invalid'],
     ['a vocabulary', makeGguf({ numbers: 0 }), 'model_invalid'],
     ['a projector', makeGguf({ values: { 'general.architecture': 'clip' } }), 'model_unsupported'],
-  ])('refuses %s, and leaves nothing', async (_what, content, code) => {
+  ])('refuses %s, and leaves nothing behind', async (_what, content, code) => {
     await expect(pull(put('x.gguf', content))).rejects.toMatchObject({ code });
     await expectNothing();
   });
 
-  it('refuses what does not exist, and names that are none', async () => {
+  it('refuses missing files and invalid names', async () => {
     await expect(pull('./none')).rejects.toMatchObject({ code: 'model_not_found' });
     await expect(pull('a b')).rejects.toMatchObject({ code: 'reference_invalid' });
     const path = put('x.gguf', gguf);
@@ -144,7 +144,7 @@ describe('from this machine', () => {
 });
 
 describe('from a registry', () => {
-  it('takes each layout', async () => {
+  it('accepts each layout', async () => {
     registry.push('latest', dockerModel([gguf]));
     registry.push('pack', modelPack('weights/m.gguf', gguf));
     registry.push('oras', orasFiles({ 'm.gguf': gguf, 'README.md': Buffer.from('x') }));
@@ -176,7 +176,7 @@ describe('from a registry', () => {
     await expect(pull('oci:layout', { name: 'm' })).rejects.toMatchObject({ code: 'name_taken' });
   });
 
-  it('one that lies is refused, and leaves nothing', async () => {
+  it('a registry that lies is refused, and nothing is left behind', async () => {
     const image = dockerModel([gguf]);
     registry.push('1', image);
     // Other bytes of the same size.
@@ -220,7 +220,7 @@ describe('from a registry', () => {
     await expectNothing();
   });
 
-  it('an interrupted pull leaves nothing, and one that waits for it fetches by itself', async () => {
+  it('an interrupted pull leaves nothing behind, and one that waits for it fetches by itself', async () => {
     registry.push('1', dockerModel([gguf]));
     let hangs = true;
     registry.interfere = ({ url = '' }, response) => {
@@ -242,7 +242,7 @@ describe('from a registry', () => {
     expect(readdirSync(join(cacheDir, 'models/.tmp'))).toEqual([]);
   });
 
-  it('equal pulls at once fetch the model once; a killed one leaves nothing for long', async () => {
+  it('concurrent equal pulls fetch the model once; leftovers of a killed one are removed soon', async () => {
     mkdirSync(join(cacheDir, 'models/.tmp/killed/new'), { recursive: true });
     mkdirSync(join(cacheDir, 'models/.locks'), { recursive: true });
     registry.push('1', dockerModel([gguf]));
@@ -253,8 +253,8 @@ describe('from a registry', () => {
   });
 });
 
-it('a model whose record could not be read again leaves nothing', async () => {
-  // Its parts are valid alone; their sum has no exact number. Of the type 99, no size is known.
+it('a model whose record could not be read again leaves nothing behind', async () => {
+  // Its parts are valid alone; their sum has no exact number. For type 99, no size is known.
   const parts = makeParts(2).map((part) => {
     const tensor = part.indexOf(Buffer.from('w', 'latin1'), part.lastIndexOf('split.count'));
     part.writeBigUInt64LE(2n ** 53n - 1n, tensor + 5);
@@ -288,7 +288,7 @@ describe('pulled models', () => {
     await expectNothing();
   });
 
-  it('--model means one, unless models.toml or a configured server has the name', async () => {
+  it('--model finds one, unless models.toml or a configured server has the name', async () => {
     const { model } = await pull(put('m.gguf', gguf));
     const config = (more: Record<string, string> = {}) => readConfig({ NEUROVISOR_HOME: join(dir, 'nv'), ...more });
     expect(pulledModelPath(config(), 'm')).toBe(model.path);

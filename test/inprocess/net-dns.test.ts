@@ -204,7 +204,7 @@ describe('DnsServer', () => {
         records(lowered(query), forged),
       ];
     });
-    // A long name: all letters in lower case by chance is practically impossible.
+    // A long name: that all letters are in lower case by chance is practically impossible.
     const name = 'a-name-with-so-many-letters-that-it-is-never-spelled-all-small.w.example';
     expect(await resolver.resolve4(name)).toEqual(['192.0.2.1']);
   });
@@ -294,7 +294,7 @@ describe('DnsServer', () => {
   });
 });
 
-/** Sends all messages at once. @returns what arrives until as many replies or the end */
+/** Sends all messages at once. @returns received bytes, up to as many replies or the end */
 function tcpExchange(port: number, messages: readonly Uint8Array[]): Promise<Uint8Array[]> {
   const socket = connect(port, HOST);
   undo.push(() => socket.destroy());

@@ -29,7 +29,7 @@ function open(socketPath: string, text: string): Promise<Socket> {
   });
 }
 
-/** All that arrives until the port closes the connection or is silent. */
+/** All bytes until the port closes the connection or is silent. */
 function received(socketPath: string, text: string): Promise<string> {
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
@@ -41,7 +41,7 @@ function received(socketPath: string, text: string): Promise<string> {
 }
 
 describe('connections of a package port', () => {
-  it('pipelined requests whose client leaves: the port closes', async () => {
+  it('pipelined requests whose client disconnects: the port closes', async () => {
     const large = fileOf('large-1.0.tar.gz', Buffer.alloc(4_000_000, 'large'));
     index.add(large);
     const port = await world.attach(PIP);
@@ -53,7 +53,7 @@ describe('connections of a package port', () => {
     await world.close(port);
   });
 
-  it('a client that leaves before the index answers: its request ends', async () => {
+  it('a client that disconnects before the index answers: its request ends', async () => {
     const asked = Promise.withResolvers<void>();
     index.answer('/simple/slow/', () => asked.resolve());
     const port = await world.attach(PIP);
@@ -62,7 +62,7 @@ describe('connections of a package port', () => {
     await world.close(port);
   });
 
-  it('HEAD of a file that the index sends without an end: the port closes', async () => {
+  it('HEAD of a file that the index sends endlessly: the port closes', async () => {
     const slow = fileOf('slow-1.0.tar.gz', Buffer.alloc(1000, 'slow'));
     index.add(slow, (entry) => delete entry['size']);
     const asked = Promise.withResolvers<void>();
@@ -76,7 +76,7 @@ describe('connections of a package port', () => {
     await world.close(port);
   });
 
-  it('a size that the page got wrong: the connection is cut, so no byte of the file passes for an answer', async () => {
+  it('a wrong size on the page: the connection is cut, so no byte of the file passes for an answer', async () => {
     const forged = 'HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil';
     const file = fileOf('lying-1.0.tar.gz', Buffer.from(`abcd${forged}`));
     for (const size of [4, file.bytes.length + 10]) {
@@ -95,7 +95,7 @@ describe('connections of a package port', () => {
     }
   });
 
-  it('a port that opens while the gateway closes is refused, and its socket goes', async () => {
+  it('a port that opens while the gateway closes is refused, and its socket is removed', async () => {
     const opening = world.attach(PIP);
     const closing = world.closeGateway();
     await expect(opening).rejects.toMatchObject({ code: 'closed' });
@@ -103,7 +103,7 @@ describe('connections of a package port', () => {
     expect(await readdir(world.dir)).not.toContain('v_1');
   });
 
-  it('downloads that the end of the gateway interrupts leave no file', async () => {
+  it('downloads interrupted by the end of the gateway leave no file', async () => {
     const slow = fileOf('slow-1.0.tar.gz', Buffer.alloc(100_000, 'slow'));
     index.add(slow);
     const asked = Promise.withResolvers<void>();
@@ -119,8 +119,8 @@ describe('connections of a package port', () => {
   });
 });
 
-describe('pages under way', () => {
-  it('are bounded together: those beyond it fail, and none is held against later ones', async () => {
+describe('pages in flight', () => {
+  it('are limited together: those beyond the limit fail, and none counts against later ones', async () => {
     const limits = { pageBytesMax: 60_000, pagesBytesMax: 100_000 };
     await using own = await openPackageWorld(undefined, { upstreamLimits: limits });
     const port = await own.attach(PIP);
@@ -147,7 +147,7 @@ describe('pages under way', () => {
 });
 
 describe('pages that can’t be used', () => {
-  it('are not asked for again and again', async () => {
+  it('are not requested again and again', async () => {
     await using own = await openPackageWorld(undefined, { upstreamLimits: { pageBytesMax: 1000 } });
     const port = await own.attach(PIP);
     for (const [name, body] of [
@@ -176,7 +176,7 @@ describe('the directory of stored files', () => {
     ['cut', file.bytes.subarray(0, 1000)],
     ['with another last byte', Buffer.concat([file.bytes.subarray(0, -1), Buffer.from('x')])],
   ])(
-    'a file that a crash of the host left %s: it is not served, and the next request gets it anew',
+    'a file that a crash of the host left %s: it is not served, and the next request downloads it anew',
     async (_what, damaged) => {
       index.add(file);
       const port = await world.attach(PIP);
@@ -189,7 +189,7 @@ describe('the directory of stored files', () => {
     },
   );
 
-  it('removed while the gateway runs: the next download makes it', async () => {
+  it('removed while the gateway runs: the next download creates it', async () => {
     index.add(file);
     const port = await world.attach(PIP);
     await get(port, pathOf(file));
@@ -198,7 +198,7 @@ describe('the directory of stored files', () => {
     expect([answer.status, answer.body.equals(file.bytes)]).toEqual([200, true]);
   });
 
-  it('that can’t be made: the request fails, no connection to the index stays, and it works once it can', async () => {
+  it('that can’t be created: the request fails, no connection to the index stays, and it works once it can', async () => {
     index.add(file);
     const port = await world.attach(PIP);
     await symlink(join(world.dir, 'nowhere', 'at-all'), join(world.dir, 'packages'));

@@ -45,7 +45,7 @@ describe('npm', () => {
     answerAll({ '/npm/@a%2fb': JSON.stringify(packument), '/npm/t.tgz': TARBALL });
   });
 
-  it('a packument leads to the gateway as the client reached it; the tarball is checked by SHA-512', async () => {
+  it('a packument points to the gateway as the client reached it; the tarball is checked by SHA-512', async () => {
     const page = await get('/npm/@a%2Fb', ALL, { host: '127.0.0.1:4000' });
     const { versions } = JSON.parse(page.body.toString()) as {
       versions: Record<string, { dist: { tarball: string } }>;
@@ -57,7 +57,7 @@ describe('npm', () => {
     expect(world.fetches.at(-1)).toMatchObject({ outcome: 'ok', name: '@a/b', version: '2.0.0' });
   });
 
-  it('a minimum age removes young versions and moves latest', async () => {
+  it('a minimum age removes young versions and adapts latest', async () => {
     const policy = { ...ALL, minAgeMs: 86_400_000 };
     const page = await get('/npm/@a%2fb', policy);
     expect(JSON.parse(page.body.toString())).toMatchObject({ 'dist-tags': { latest: '1.0.0' } });
@@ -79,7 +79,7 @@ describe('npm', () => {
 });
 
 describe('cargo', () => {
-  it('the index leads to the gateway; a crate is checked by its checksum', async () => {
+  it('the index points to the gateway; a crate is checked by its checksum', async () => {
     const line = { name: 'Demo', vers: '1.0.0', deps: [], cksum: SHA256, features: {} };
     answerAll({
       '/cargo/config.json': JSON.stringify({ dl: `${world.index.origin}/crates` }),
@@ -98,7 +98,7 @@ describe('cargo', () => {
 });
 
 describe('go: private modules of the host', () => {
-  it('their names reach neither the proxy nor the checksum database, and the refusal says what to do', async () => {
+  it('their names reach neither the proxy nor the checksum database, and the refusal names the remedy', async () => {
     const { origin } = world.index;
     const except = ['*.corp.example'];
     await using own = await openPackageWorld(() => ({
@@ -118,7 +118,7 @@ describe('go: private modules of the host', () => {
 });
 
 describe('go', () => {
-  it('a version is fetched once; a branch each time the page is old; the database through the proxy', async () => {
+  it('a version is fetched once; a branch each time the page expires; the database through the proxy', async () => {
     answerAll({
       '/go/a.example/b/@v/v1.0.0.zip': TARBALL,
       '/go/a.example/b/@v/main.info': '{"Version":"v0.0.0"}',
@@ -166,7 +166,7 @@ describe('go', () => {
 });
 
 describe('apt', () => {
-  it('lists keep their date, by which apt sees that they are unchanged; packages are kept', async () => {
+  it('lists keep their date, by which apt sees that they are unchanged; packages are cached', async () => {
     const date = 'Sat, 01 Nov 2025 10:00:00 GMT';
     world.index.answer('/debian/dists/s/InRelease', (_request, response) => {
       response.setHeader('last-modified', date);
@@ -184,7 +184,7 @@ describe('apt', () => {
     expect(targets().filter((target) => target.endsWith('.deb'))).toHaveLength(1);
   });
 
-  it('a list by its hash is checked', async () => {
+  it('a list requested by its hash is checked', async () => {
     const path = `dists/s/main/binary-amd64/by-hash/SHA256/${SHA256}`;
     answerAll({ [`/debian/${path}`]: Buffer.alloc(5000, 8) });
     expect((await get(`/apt/debian/${path}`)).isCut).toBe(true);
@@ -201,7 +201,7 @@ describe('apt', () => {
 });
 
 describe('every kind', () => {
-  it('what --packages does not name is refused with the remedy, before any index is asked', async () => {
+  it('a kind that --packages does not name is refused with the remedy, before any index is asked', async () => {
     const sha = '0'.repeat(64);
     for (const [kind, path] of [
       ['pip', `/pypi/files/${sha}/a-1-py3-none-any.whl`],
@@ -223,7 +223,7 @@ describe('every kind', () => {
     expect(targets()).toEqual([]);
   });
 
-  it('a kind without an index on the host is refused with what to do there', async () => {
+  it('a kind without an index on the host is refused with the remedy for the host', async () => {
     const sha = '0'.repeat(64);
     const answer = await get(`/pypi/files/${sha}/a-1-py3-none-any.whl`);
     expect([answer.status, answer.phrase]).toEqual([

@@ -41,7 +41,7 @@ async function page(socketPath: string, name: string): Promise<Page> {
 const pathOf = (name: string, url: string): string => new URL(url, `http://x/pypi/simple/${name}/`).pathname;
 
 describe('package gateway', () => {
-  it('page and file: they arrive, with links that lead back, and the host’s password is not in them', async () => {
+  it('page and file: both arrive, with links that point back, and without the host’s password', async () => {
     const wheel = wheelOf('demo', '1.0', 'hello');
     index.add(wheel);
     const port = await attach();
@@ -61,7 +61,7 @@ describe('package gateway', () => {
     ]);
   });
 
-  it('full disk of the host: the file is refused with the reason, and comes once there is room', async () => {
+  it('full disk of the host: the file is refused with the reason, and served once there is room', async () => {
     const wheel = wheelOf('demo', '1.0', 'hello');
     let free = 1000;
     await using small = await openPackageWorld(undefined, { freeBytes: async () => free });
@@ -90,7 +90,7 @@ describe('package gateway', () => {
     expect(fetches.at(-1)).toMatchObject({ cached: true, outcome: 'ok' });
   });
 
-  it('coalescing: twenty readers at once make one download', async () => {
+  it('coalescing: twenty concurrent readers cause one download', async () => {
     const wheel = fileOf('big-1.0-py3-none-any.whl', Buffer.alloc(3 << 20, 7));
     index.add(wheel);
     const port = await attach();
@@ -122,7 +122,7 @@ describe('package gateway', () => {
     expect(Buffer.concat(chunks).equals(wheel.bytes)).toBe(true);
   });
 
-  it('digest: a file that differs is cut before its last byte, and nothing of it is kept', async () => {
+  it('digest: a file that differs is cut before its last byte, and nothing of it is cached', async () => {
     const wheel = fileOf('evil-1.0-py3-none-any.whl', Buffer.alloc(200_000, 2));
     index.add(wheel);
     index.answer(`/files/${wheel.filename}`, (_request, response) => {
@@ -149,7 +149,7 @@ describe('package gateway', () => {
     expect(fetches.at(-1)?.outcome).toBe('cut');
   });
 
-  it('ranges: the parts are the file’s, from the cache and while it arrives', async () => {
+  it('ranges: the parts are the file’s, from the cache and during the download', async () => {
     const bytes = Buffer.from(Array.from({ length: 100_000 }, (_, at) => at & 255));
     const wheel = fileOf('part-1.0-py3-none-any.whl', bytes);
     index.add(wheel);
@@ -173,7 +173,7 @@ describe('package gateway', () => {
     index.add(wheelOf('demo', '1.0', 'hello'));
     const port = await attach(null);
     const shown = await get(port, '/pypi/simple/demo/');
-    // pip would not see for a minute that the policy has changed.
+    // Otherwise pip would not see for a minute that the policy has changed.
     expect(shown.headers['cache-control']).toBe('no-cache');
     const { files } = await page(port, 'demo');
     expect(files.map(({ filename }) => filename)).toEqual(['demo-0+packages.off-py3-none-any.whl']);
@@ -185,7 +185,7 @@ describe('package gateway', () => {
     expect(index.seen).toEqual([]);
   });
 
-  it('policy: names that are denied or not allowed never reach the index', async () => {
+  it('policy: denied names and names that are not allowed never reach the index', async () => {
     index.add(wheelOf('demo', '1.0', 'hello'));
     const port = await attach({ ...PIP, allow: ['demo', 'pip:other*'], deny: ['other-bad'] });
     expect((await page(port, 'demo')).files).toHaveLength(1);
@@ -228,7 +228,7 @@ describe('package gateway', () => {
     expect(index.seen.filter(({ target }) => target.includes('requests'))).toEqual([]);
   });
 
-  it('links: a page that leads to a private address, or a redirect that does, gets nothing', async () => {
+  it('links: a page, or a redirect, that points to a private address gets nothing', async () => {
     const metadata = 'http://169.254.169.254/latest/meta-data/iam-1.0-py3-none-any.whl';
     const wheel = wheelOf('iam', '1.0', 'x');
     index.add(wheel, (entry) => {

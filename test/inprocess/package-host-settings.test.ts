@@ -1,4 +1,4 @@
-/** What the host's own clients are configured with, through the gateway: proxies, scopes, credentials, invalid settings. */
+/** Settings of the host's own clients, through the gateway: proxies, scopes, credentials, invalid settings. */
 import { createServer as createHttpsServer } from 'node:https';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -38,7 +38,7 @@ describe('npm scopes', () => {
   const dist = { tarball: 'x.tgz', shasum: '0'.repeat(40) };
   const packument = JSON.stringify({ versions: { '1.0.0': { dist } } });
 
-  it('a scope with a registry of its own is asked there, with its token; others at the default', async () => {
+  it('a scope with its own registry is fetched there, with its token; others at the default', async () => {
     const { index, attach } = await world(({ origin }) => ({
       npm: { baseUrl: `${origin}/main/`, authorization: 'Bearer main-t0ken' },
       npmScopes: {
@@ -71,7 +71,7 @@ describe('npm scopes', () => {
 });
 
 describe('an invalid setting', () => {
-  it('stops only its own kind, with the reason; a corrected one counts', async () => {
+  it('disables only its own kind, with the reason; a corrected one counts', async () => {
     let isCorrected = false;
     const { index, attach, fetches } = await world(({ index: own, origin }) => ({
       npm: isCorrected
@@ -135,7 +135,7 @@ describe('proxies of the host', () => {
     return { world: made, proxy, secure: identity.cert };
   }
 
-  it('an index by HTTP: its name goes to the proxy, unresolved; the guest sees neither password', async () => {
+  it('an index by HTTP: its name is sent to the proxy, unresolved; the guest sees neither password', async () => {
     const lines: string[] = [];
     const { world: made, proxy } = await behindProxy({ log: logOf(lines) });
     const wheel = wheelOf('demo', '1.0', 'hello');
@@ -173,7 +173,7 @@ describe('proxies of the host', () => {
     expect(inside?.headers).not.toHaveProperty('proxy-authorization');
   });
 
-  it('a failing proxy: the guest learns that the index failed, the log not the password', async () => {
+  it('a failing proxy: the guest learns that the index failed, the log does not have the password', async () => {
     const lines: string[] = [];
     const { world: made, proxy } = await behindProxy({ log: logOf(lines) });
     await proxy[Symbol.asyncDispose]();
@@ -213,7 +213,7 @@ describe('proxies of the host', () => {
     await expect.poll(() => connections.size, { timeout: 5_000 }).toBe(0);
   });
 
-  it('a link to another server: the proxy is told the address that was checked, and nothing of private ones', async () => {
+  it('a link to another server: the proxy gets the checked address, and nothing for private ones', async () => {
     const asked: string[] = [];
     const { world: made, proxy } = await behindProxy({
       isPublic: (address) => address === '198.51.100.7',

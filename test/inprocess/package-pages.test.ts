@@ -1,4 +1,4 @@
-/** Pages of indexes are read in threads, so that no sandbox and no index holds up the event loop or other sandboxes. */
+/** Pages of indexes are read in threads, so that no sandbox and no index blocks the event loop or other sandboxes. */
 import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { LoopTime } from '../../src/base/fairness/loop-time.ts';
@@ -83,7 +83,7 @@ describe('PageReader', () => {
     });
   });
 
-  it('a lock and a minimum age hold in a thread, too', async () => {
+  it('a lock and a minimum age apply in a thread, too', async () => {
     const pages = reader();
     const large = pageOf(filesOf(1_000));
     for (const rules of [
@@ -108,7 +108,7 @@ describe('PageReader', () => {
     expect(ended.indexOf('modest')).toBeLessThan(4);
   });
 
-  it('the event loop goes on while a page of the largest kind is read', async () => {
+  it('the event loop continues while a page of the largest kind is read', async () => {
     const pages = reader();
     await pages.ask(pageOf(filesOf(1_000)), RENDER, readerOf('a'));
     const huge = pageOf(filesOf(100_000));
@@ -116,7 +116,7 @@ describe('PageReader', () => {
     const answer = await pages.ask(huge, RENDER, readerOf('a'));
     const { user, system } = process.threadCpuUsage(before);
     expect(answer.kind).toBe('page');
-    // Parsing and writing it takes several hundred.
+    // Parsing and writing it takes several hundred ms.
     expect((user + system) / 1000).toBeLessThan(150);
   });
 
@@ -131,7 +131,7 @@ describe('PageReader', () => {
     }
   });
 
-  it('a client that leaves while it waits: its page is never read', async () => {
+  it('a client that disconnects while it waits: its page is never read', async () => {
     const pages = reader();
     const ending = new AbortController();
     const first = pages.ask(pageOf(filesOf(20_000)), RENDER, readerOf('a'));
@@ -150,8 +150,8 @@ describe('package gateway', () => {
     }
     world.index.add(wheelOf('small', '1.0', 'x'));
     const [greedy, modest] = [await world.attach(PIP), await world.attach(PIP)];
-    // Pages are fetched and both threads run before, so that the requests below wait for turns alone: a thread takes as long
-    // to start as 30 pages to be read.
+    // Pages are fetched and both threads run before, so that the requests below wait only for turns: a thread takes as
+    // long to start as 30 pages to be read.
     await get(modest, '/pypi/simple/small/');
     await Promise.all([greedy, modest].map((one) => get(one, '/pypi/simple/big/')));
     const ended: string[] = [];

@@ -1,4 +1,4 @@
-/** `neurovisor prove packages`: it holds, and it finds a gateway that does not keep its promise. */
+/** `neurovisor prove packages` holds, and detects a gateway that does not keep its promise. */
 import { expect, it } from 'vitest';
 import { provePackages } from '../../prove/packages/packages-proof.ts';
 
@@ -8,7 +8,7 @@ it('prove packages: holds', { timeout: 60_000 }, async () => {
   expect([holds, tried.length > 60]).toEqual([true, true]);
 });
 
-it('prove packages: finds a gateway that connects to private addresses', { timeout: 60_000 }, async () => {
+it('prove packages: detects a gateway that connects to private addresses', { timeout: 60_000 }, async () => {
   const { tried, holds } = await provePackages({ isPublic: () => true });
   expect(holds).toBe(false);
   const failed = tried.filter(({ ok }) => !ok).map(({ what }) => what);

@@ -10,7 +10,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(dir, { recursive: true, force: true }));
 
-/** A stand-in for the child: a script with the given body. */
+/** A script with the given body that replaces the child. */
 function child(body: string): string[] {
   const path = join(dir, 'child.mjs');
   writeFileSync(path, body);
@@ -45,7 +45,7 @@ describe('probeAccelerator', () => {
     const verdict = await probe(child(`${says('start', 'create', 'loop')} for (;;);`));
     expect(verdict.accelerator).not.toBe('kvm');
     expect(verdict.reason).toMatch(/"int3" did not return/);
-    // The next start asks again: a busy machine may have been the reason.
+    // The next start tries again: a busy machine may have been the reason.
     expect(existsSync(cache())).toBe(false);
   });
 
@@ -61,7 +61,7 @@ describe('probeAccelerator', () => {
     expect(verdict.details.qemu).toBeNull();
   });
 
-  it('probeAccelerator: an unreadable cache or one of another boot is not trusted', async () => {
+  it('probeAccelerator: ignores an unreadable cache and one of another boot', async () => {
     const usable = child(says('start', 'create', 'loop', 'int3', 'cmpxchg16b', 'xrstor', 'done'));
     await probe(usable);
     expect((await probe(usable)).details.cached).toBe(true);
@@ -77,7 +77,7 @@ describe('runChild', () => {
   it('runChild: a program that can not be run has no steps', async () => {
     expect(await runChild([join(dir, 'nothing')])).toEqual({ steps: [], ended: 'exited' });
   });
-  it('runChild: the time until the child starts is not that of its first step', async () => {
+  it('runChild: the time until the child starts does not count for its first step', async () => {
     const all = ['start', 'create', 'loop', 'int3', 'cmpxchg16b', 'xrstor', 'done'];
     const slow = child(`await new Promise((go) => setTimeout(go, 1500)); ${says(...all)}`);
     const { steps, ended } = await runChild(slow, { startMsMax: 60_000, stepMsMax: 1000 });
@@ -85,7 +85,7 @@ describe('runChild', () => {
     const never = child('setInterval(() => undefined, 1000)');
     expect(await runChild(never, { startMsMax: 1000 })).toEqual({ steps: [], ended: 'timed-out' });
   });
-  it('runChild: a flood on standard output is cut', async () => {
+  it('runChild: a flood on standard output is truncated', async () => {
     const flood = `${says('start', 'create')} for (let i = 0; i < 1e5; i++) console.log('x'.repeat(100));`;
     expect((await runChild(child(flood))).steps).toEqual([{ step: 'start' }, { step: 'create' }]);
   });

@@ -32,7 +32,7 @@ async function take(
   seed: number,
   { digest, copy }: Awaited<ReturnType<typeof base>>,
   change: Partial<NewSnapshot> = {},
-  /** Before the commit. */
+  /** Preparation before the commit. */
   prepare: 'prepared' | 'damaged' | null = null,
 ) {
   await using staging = await store.snapshots.stage();
@@ -54,7 +54,7 @@ async function take(
 }
 
 describe('store: bases', () => {
-  it('is written once, and removed with the last snapshot that needs it', async () => {
+  it('a base is written once, and removed with the last snapshot that needs it', async () => {
     const { dir, store } = await temporaryStore();
     const of = await base();
     const [one, two] = [await take(store, 1, of), await take(store, 2, of)];
@@ -72,7 +72,7 @@ describe('store: bases', () => {
     expect((await take(store, 3, of)).copies).toBe(1);
   });
 
-  it('is written once by saves at once, each of which may fail', async () => {
+  it('a base is written once by concurrent saves, each of which may fail', async () => {
     const { dir, store } = await temporaryStore();
     const of = await base();
     const held = Promise.withResolvers<void>();
@@ -98,7 +98,7 @@ describe('store: bases', () => {
     held.resolve();
     await Promise.all([one, two, three].map(({ kept }) => kept));
     expect(copies).toBe(1);
-    // Who wrote it fails; the others have it nevertheless.
+    // The writer fails; the others have it nevertheless.
     await one.staging.discard();
     const rows = [await two.commit(), await three.commit()];
     expect((await onDisk(dir)).files).toEqual(await named(store));
@@ -109,7 +109,7 @@ describe('store: bases', () => {
     }
     for (const { id } of rows) await store.snapshots.remove(id);
     expect((await onDisk(dir)).files).toEqual([]);
-    // A copy that is in the store by now, or has failed, is no copy to link to.
+    // A copy that is in the store by now, or has failed, can not be linked to.
     const [four, five] = [await stage(4), await stage(5)];
     await four.kept;
     await four.commit();
@@ -126,7 +126,7 @@ describe('store: bases', () => {
     expect(copies).toBe(3);
   });
 
-  it('prepare: the commit gives the same row, and fails for what was found before', async () => {
+  it('prepare: the commit gives the same row, and fails for a problem found before', async () => {
     const { dir, store } = await temporaryStore();
     const of = await base();
     const { row } = await take(store, 1, of);
@@ -140,7 +140,7 @@ describe('store: bases', () => {
     expect((await onDisk(dir)).files).toEqual(await named(store));
   });
 
-  it('stays for a while after the last save that needed it, at most four, and not beyond the store', async () => {
+  it('a base stays for a while after the last save that needed it, at most four, and not beyond the store', async () => {
     const clock = new FakeClock();
     const { dir, store } = await temporaryStore(undefined, clock, 1000);
     const made = await base();
@@ -166,7 +166,7 @@ describe('store: bases', () => {
     expect((await onDisk(dir)).files).toEqual([]);
   });
 
-  it('counts for the oldest that needs it, unless another snapshot has it as its RAM', async () => {
+  it('a base counts for the oldest snapshot that needs it, unless another has it as its RAM', async () => {
     const { store } = await temporaryStore();
     const of = await base();
     const rows = [await take(store, 1, of), await take(store, 2, of)].map(({ row }) => row);
@@ -177,7 +177,7 @@ describe('store: bases', () => {
     const [first] = rows;
     expect(before[one]).toBe((first?.bytes ?? 0) + (first?.baseBytes ?? 0));
     expect(before[two]).toBe(first?.bytes);
-    // Of each owner.
+    // For each owner.
     const ofEach = await store.snapshots.list(({ id }) => id);
     expect(ofEach.map(({ bytes: each }) => each)).toEqual([before[one], before[one]]);
     await store.snapshots.remove(one);
@@ -191,7 +191,7 @@ describe('store: bases', () => {
     expect((await bytes())[third.row.id]).toBe(before[two]);
   });
 
-  it('stays with a sandbox that was paused with it, until that ends', async () => {
+  it('a base stays with a sandbox that was paused with it, until the sandbox ends', async () => {
     const { dir, store } = await temporaryStore();
     const of = await base();
     const { sandbox, row } = await take(store, 1, of, { kind: 'pause' });
@@ -204,7 +204,7 @@ describe('store: bases', () => {
     expect((await onDisk(dir)).files).toEqual([]);
   });
 
-  it('goes when the sandbox is paused with another one, or with none', async () => {
+  it('a base is removed when the sandbox is paused with another one, or with none', async () => {
     const { dir, store } = await temporaryStore();
     const [of, other] = [await base(7), await base(8)];
     const { sandbox } = await take(store, 1, of, { kind: 'pause' });
@@ -229,14 +229,14 @@ describe('store: bases', () => {
     expect(await pause(3)).not.toContain(other.digest);
   });
 
-  it('a damaged one is refused by all that have the store open, and repaired by the next save', async () => {
+  it('a damaged base is refused by all that have the store open, and repaired by the next save', async () => {
     const { dir, store } = await temporaryStore();
     const of = await base();
     const { row } = await take(store, 1, of);
     const path = join(dir, 'files', of.digest);
     const { store: other } = await temporaryStore(dir);
     await (await other.snapshots.open(row.id)).release();
-    // As a backup that was restored.
+    // Like a restored backup.
     await chmod(path, 0o400);
     for (const each of [store, other]) await (await each.snapshots.open(row.id)).release();
     await chmod(path, 0o600);
@@ -251,7 +251,7 @@ describe('store: bases', () => {
     for (const each of [store, other]) await (await each.snapshots.open(row.id)).release();
   });
 
-  it('a base that is not what its digest says is refused, and nothing is kept', async () => {
+  it('a base that differs from its digest is refused, and nothing is stored', async () => {
     const { dir, store } = await temporaryStore();
     const { digest } = await base(1);
     const { copy } = await base(2);
@@ -260,7 +260,7 @@ describe('store: bases', () => {
     expect(await store.snapshots.list()).toEqual([]);
   });
 
-  it('a base whose last snapshot goes between the save and its commit is kept', async () => {
+  it('a base whose last snapshot is removed between the save and its commit is kept', async () => {
     const { dir, store } = await temporaryStore();
     const of = await base();
     const { row } = await take(store, 1, of);

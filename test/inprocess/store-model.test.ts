@@ -23,7 +23,7 @@ interface Model {
   /** Oldest first. */
   readonly snapshots: { id: string; seed: number; name: string | null; pauses: string | null }[];
   readonly sandboxes: Map<string, SandboxRow>;
-  /** Seeds of the snapshots that are held open. */
+  /** Seeds of the open snapshots. */
   readonly held: number[];
 }
 

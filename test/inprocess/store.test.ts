@@ -248,7 +248,7 @@ describe('snapshots', () => {
     expect(row.bytes).toBeLessThan(100_000);
   });
 
-  it('open: returns what was written, by id and by name; ids win', async () => {
+  it('open: returns the written content, by id and by name; ids win', async () => {
     const { store } = await temporaryStore();
     const first = await takeSnapshot(store, 1);
     const named = await takeSnapshot(store, 2, { name: 'two' });
@@ -312,7 +312,7 @@ describe('snapshots', () => {
     await (await store.snapshots.open(first)).release();
   });
 
-  it('commit: refuses a state that differs from what the VMM wrote', async () => {
+  it('commit: refuses a state that differs from the VMM’s', async () => {
     const { dir, store } = await temporaryStore();
     await expect(takeSnapshot(store, 1, { stateSha256: 'f'.repeat(64) })).rejects.toMatchObject({
       code: 'snapshot_damaged',
@@ -320,7 +320,7 @@ describe('snapshots', () => {
     expect(await onDisk(dir)).toMatchObject({ files: [], trash: [] });
   });
 
-  it('commit with a missing file, write with an error: nothing is left', async () => {
+  it('commit with a missing file, write with an error: nothing is left behind', async () => {
     const { dir, store } = await temporaryStore();
     await using staging = await store.snapshots.stage();
     await expect(staging.commit(newSnapshot(1))).rejects.toMatchObject({ code: 'ENOENT' });
@@ -350,7 +350,7 @@ describe('snapshots', () => {
     const { dir, store } = await temporaryStore();
     const twins = [await takeSnapshot(store, 1), await takeSnapshot(store, 1)];
     const third = await takeSnapshot(store, 3);
-    // Three of the twins, two of the third; its disk is theirs.
+    // Three files of the twins, two of the third; its disk is theirs.
     expect((await onDisk(dir)).files).toHaveLength(5);
     await store.snapshots.remove(twins[0] ?? '');
     expect((await onDisk(dir)).files).toHaveLength(5);
@@ -363,7 +363,7 @@ describe('snapshots', () => {
     await expect(store.snapshots.remove(third)).rejects.toMatchObject({ code: 'not_found' });
   });
 
-  it('only the disk: one file, which is digested, verified and removed as those of others', async () => {
+  it('disk only: one file, digested, verified and removed like others', async () => {
     const { dir, store } = await temporaryStore();
     const id = await takeSnapshot(store, 1, { stateSha256: null });
     const row = await store.snapshots.get(id);
@@ -397,7 +397,7 @@ describe('snapshots', () => {
     const { files } = await store.snapshots.get(id);
     await flipBit(join(dir, 'files', files.disk));
     const damaged = await open();
-    // It waits for the checks, which read by numbers of descriptors.
+    // It waits for the checks, which read by descriptor numbers.
     await damaged.release();
     await expect(damaged.whole).rejects.toMatchObject({ code: 'snapshot_damaged' });
     await flipBit(join(dir, 'files', files.ram ?? ''));

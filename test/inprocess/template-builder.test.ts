@@ -78,7 +78,7 @@ function guestMemories(): string[] {
   return targets.filter((target) => target.includes('guest-ram'));
 }
 
-/** Requires that no memory is held and no file is left. */
+/** Requires that no memory is in use and no file is left. */
 function expectNothingLeft(): void {
   expect(readdirSync(join(world.root, 'run'))).toEqual([]);
   expect(guestMemories()).toEqual([]);
@@ -132,7 +132,7 @@ describe('buildTemplate', () => {
   });
 
   it.each(['memory', 'model', 'listener', 'hello', 'script', 'keepMemory', 'keepDisk'] as const)(
-    'a failing %s is reported, and nothing is left',
+    'a failing %s is reported, and nothing is left behind',
     async (fail) => {
       await expect(build(fail).built).rejects.toMatchObject({ code: 'template_failed' });
       expectNothingLeft();
@@ -179,7 +179,7 @@ describe('buildTemplate', () => {
       { name: 'broken', durationMs: 2, error: 'ImportError' },
     ]);
 
-    it('a first VM installs them into the disk and ends; the next imports what they offer', async () => {
+    it('a first VM installs them into the disk and ends; the next imports their modules', async () => {
       const { built, out } = build(null, told, undefined, undefined, { requirements });
       const { modules } = await built;
       expect(modules.map(({ name }) => name)).toEqual(['json', 'pandas']);
@@ -194,7 +194,7 @@ describe('buildTemplate', () => {
       expectNothingLeft();
     });
 
-    it('pip’s last words explain why it failed', async () => {
+    it('pip’s last output explains why it failed', async () => {
       const { built } = build('pip', told, undefined, undefined, { requirements });
       await expect(built).rejects.toMatchObject({
         code: 'spec_invalid',
@@ -222,7 +222,7 @@ describe('buildTemplate', () => {
     expectNothingLeft();
   });
 
-  it('a start command that ends fails the build, and nothing is left', async () => {
+  it('a start command that exits fails the build, and nothing is left behind', async () => {
     const start = { command: 'exit 3', ready: 'probe', readyTimeoutMs: 5_000 };
     const { built } = build(null, events(IMPORTED), undefined, undefined, { start });
     await expect(built).rejects.toMatchObject({
@@ -246,7 +246,7 @@ describe('buildTemplate', () => {
       stopSignal: null,
     };
     let specs: VmSpec[] = [];
-    /** @param python what becomes of the search for a Python */
+    /** @param python result of the search for a Python */
     const watched =
       (python: (spec: ExecSpec) => Promise<Process>) =>
       (given: TemplateParts, script?: () => Promise<Process>): TemplateParts => {
@@ -269,7 +269,7 @@ describe('buildTemplate', () => {
       };
     const has = watched(async () => fakeProcess(0));
 
-    it('its disk, its variables below ours, its user and directory', async () => {
+    it('its guest has its disk, its variables below ours, its user and directory', async () => {
       const { built } = build(null, events(IMPORTED), undefined, has, { environment });
       expect(await built).toMatchObject({ hasPython: true, warm: ['json'] });
       expect(specs[0]).toMatchObject({
@@ -358,7 +358,7 @@ describe('buildTemplate', () => {
       expectNothingLeft();
     });
 
-    it('a guest that fails to answer is not one without Python', async () => {
+    it('a guest that fails to answer does not count as one without Python', async () => {
       const lost = new GuestError('connection_lost', 'the guest is gone');
       const change = watched(() => Promise.reject(lost));
       const { built } = build(null, [], undefined, change, { environment, warm: [] });
@@ -376,7 +376,7 @@ describe('buildTemplate', () => {
     expectNothingLeft();
   });
 
-  it('a canceled build is reported as canceled, and nothing is left', async () => {
+  it('a canceled build is reported as canceled, and nothing is left behind', async () => {
     const aborter = new AbortController();
     aborter.abort();
     const { built } = build(null, events(IMPORTED), aborter.signal);

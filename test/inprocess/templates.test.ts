@@ -19,7 +19,7 @@ useTemplateWorld();
 describe('Templates', () => {
   const spec = { cpus: 1, memoryMib: 128, diskMib: 16, warm: ['json'] };
 
-  /** Of the host's packages. */
+  /** Index of the host's packages. */
   let index = 'a';
 
   function open(mapsMemory: boolean, ram?: CloneRam) {
@@ -62,7 +62,7 @@ describe('Templates', () => {
     if (mapped === undefined) throw new Error('it is not mapped');
     expect(statSync(mapped.path).size).toBe(128 * 2 ** 20);
     expect(statSync(mapped.path, { bigint: true }).ino).not.toBe(before.ino);
-    // By the change of this time the cache would be verified again.
+    // A change of this time would cause the cache to be verified again.
     expect(statSync(cached, { bigint: true }).ctimeNs).toBe(before.ctimeNs);
     await mapped.close();
     await shared.close();
@@ -103,7 +103,7 @@ describe('Templates', () => {
     await shared.close();
   });
 
-  it('prepare: an image that was removed meanwhile is named, and nothing is left', async () => {
+  it('prepare: an image that was removed meanwhile is named, and nothing is left behind', async () => {
     const { templates, shared } = open(false);
     const config = { user: '', workdir: '/', env: {}, entrypoint: [], cmd: [], exposedPorts: [] };
     const names = { image: 'app:1', imageDigest: 'sha256:1', digest: 'sha256:2' };
@@ -120,14 +120,14 @@ describe('Templates', () => {
     await shared.close();
   });
 
-  it('prepare: the RAM file of a removed template goes once no clone uses it', async () => {
+  it('prepare: the RAM file of a removed template is removed once no clone uses it', async () => {
     const { templates, shared } = open(true);
     const old = await templates.prepare(spec);
     const mapped = await old.source.mapMemory?.('us');
     await templates.remove(old.key);
     await templates.prepare({ ...spec, diskMib: 32 });
     expect(ramFiles()).toEqual(['ram-1', 'ram-2']);
-    // A further copy would have nobody who removes it.
+    // A further copy would never be removed.
     for (const sharers of ['us', 'them'])
       await expect(old.source.mapMemory?.(sharers)).rejects.toThrow('the RAM was dropped');
     expect(ramFiles()).toEqual(['ram-1', 'ram-2']);
@@ -137,7 +137,7 @@ describe('Templates', () => {
     await shared.close();
   });
 
-  it('prepare: a template that was built again has one RAM file, one that was only touched the same', async () => {
+  it('prepare: a rebuilt template has one RAM file, and one that was only touched the same', async () => {
     const { templates, shared } = open(true);
     const one = await templates.prepare(spec);
     const now = new Date();
@@ -150,7 +150,7 @@ describe('Templates', () => {
     await shared.close();
   });
 
-  it('prepare: says what the first clone of each group of sharers brings', async () => {
+  it('prepare: reports the memory that the first clone of each group of sharers brings', async () => {
     const ram = new SealedRam();
     const { templates } = open(true, ram);
     const { source } = await templates.prepare(spec);
@@ -169,7 +169,7 @@ describe('Templates', () => {
     expect(shares()).toBe(0);
   });
 
-  it('prepare: a named template is kept however many others are built, until its name goes', async () => {
+  it('prepare: a named template is kept however many others are built, until its name is removed', async () => {
     const { templates, names } = open(false);
     const named = await templates.prepare(spec);
     await names.set('data', { ...named.spec, card: true });
@@ -197,7 +197,7 @@ describe('Templates', () => {
     ]);
   });
 
-  it('removeNamed: takes the files with it, unless they have another name', async () => {
+  it('removeNamed: removes the files too, unless they have another name', async () => {
     const { templates, names } = open(false);
     const context = {
       cacheDir: join(world.root, 'cache'),
@@ -263,7 +263,7 @@ describe('Templates', () => {
     expect(await templates.list()).toMatchObject([{ names: ['agent'] }, { spec, current: true }]);
   });
 
-  it('a template with packages is of the index and the minimum age that they were installed with', async () => {
+  it('a template with packages depends on the index and the minimum age of their installation', async () => {
     const { templates } = open(false);
     const installed = { ...spec, requirements: ['pandas'], packagesMinAgeMs: 1_000 };
     await templates.prepare(spec);

@@ -35,7 +35,7 @@ const outcomes = async (work: readonly Promise<unknown>[]) => {
 };
 
 describe('quotas', () => {
-  it('50 creations at once: as many as the quota has, from the pool, too', async () => {
+  it('50 creations at once: as many as the quota allows, also from the pool', async () => {
     const { host, plane } = await openWorld({ sandboxes: 7 });
     await using _host = host;
     await host.control.setPool({ min: 3, max: 3 });
@@ -50,7 +50,7 @@ describe('quotas', () => {
     await expect(plane.create({})).rejects.toThrow('quota of tenant acme: 7 of 7 sandboxes');
   });
 
-  it('forks count, and fail each by itself', async () => {
+  it('forks count, and fail individually', async () => {
     const { host, plane } = await openWorld({ sandboxes: 3 });
     await using _host = host;
     const { id } = await plane.create({ boot: true });
@@ -67,7 +67,7 @@ describe('quotas', () => {
     await plane.pause(first.id, 'disk');
     const second = await plane.create({ boot: true, memoryMib: 512 });
     await expect(plane.resume(first.id)).rejects.toThrow('512 of 1024 MiB of memory');
-    // As the interface of E2B does it, with a sandbox's own token.
+    // As E2B's interface does it, with a sandbox's own token.
     await expect(host.control.guest(first.id)).rejects.toThrow('quota of tenant acme');
     expect((await plane.get(first.id)).status).toBe('paused');
     await plane.remove(second.id);
@@ -75,7 +75,7 @@ describe('quotas', () => {
     expect(quotas.useOf('acme')).toMatchObject({ sandboxes: 1, memoryMib: 1024 });
   });
 
-  it('a start that fails or is cancelled gives its place back', async () => {
+  it('a start that fails or is cancelled releases its place', async () => {
     const { host, plane, quotas } = await openWorld({ sandboxes: 1 });
     await using _host = host;
     host.script.fail('start', new Error('broken'));
@@ -91,12 +91,12 @@ describe('quotas', () => {
     await plane.create({ boot: true });
   });
 
-  it('the space of snapshots depends on the tenant’s own alone, also of the base that they share', async () => {
+  it('the space of snapshots depends only on the tenant’s own, including a shared base', async () => {
     const { host, acme, other } = await openSharing();
     await using _host = host;
     const [mine, theirs] = [await acme.create({}), await other.create({})];
     const [third] = [await host.control.create({})];
-    // Each sequence of one, with all the others' before, between and after.
+    // Each sequence of one tenant, with all the others' before, between and after.
     await other.snapshot(theirs.id, { name: 'before' });
     const one = await acme.snapshot(mine.id, { name: 'one' });
     await other.pause(theirs.id, 'disk');
@@ -111,10 +111,10 @@ describe('quotas', () => {
     expect(await acme.snapshots()).toEqual(seen);
     await other.remove(theirs.id);
     expect(await acme.snapshots()).toEqual(seen);
-    // The operator sees what each tenant does.
+    // The operator sees all tenants.
     const all = await host.control.snapshots();
     expect(usageOf('acme', [], all).storageBytes).toBe(one.bytes + two.bytes);
-    // Its own older one goes: the next one counts with the base.
+    // The tenant's own older one is removed: the next one counts with the base.
     await acme.removeSnapshot('one');
     expect((await acme.snapshots()).map(({ bytes }) => bytes)).toEqual([two.bytes + baseBytes]);
   });
@@ -132,7 +132,7 @@ describe('quotas', () => {
     const row = rows.find(({ sandboxId }) => sandboxId === mine.id);
     expect(row?.baseBytes).toBeGreaterThan(0);
     expect(first - second).toBe(row?.baseBytes);
-    // A snapshot after it counts without, and with it once the pause is gone.
+    // A snapshot after it counts without the base, and with it once the pause is gone.
     const copy = await acme.snapshot(again.id);
     expect(copy.bytes).toBe(second);
     await acme.resume(mine.id);

@@ -41,7 +41,7 @@ const idsOf = async (apiKey: string): Promise<string[]> => {
 };
 
 describe('the client of E2B', () => {
-  it('has templates and uploads of its own, whatever their names and hashes', async () => {
+  it('has its own templates and uploads, whatever their names and hashes', async () => {
     const template = () => Template({ fileContextPath: home }).fromTemplate('base').copy('up', '/');
     await writeFile(join(home, 'up'), 'x');
     const built = await Template.build(template(), 'mine', as(first));
@@ -68,7 +68,7 @@ describe('the client of E2B', () => {
     expect(await Sandbox.kill(other.sandboxId, as(world.apiKey))).toBe(true);
   });
 
-  it('names snapshots as it likes; the operator tells them apart by the tenant', async () => {
+  it('names snapshots freely; the operator tells them apart by the tenant', async () => {
     const [mine, other] = [await Sandbox.create('agent', as(first)), await Sandbox.create('agent', as(second))];
     for (const sandbox of [mine, other]) {
       expect((await sandbox.createSnapshot({ name: 'base' })).snapshotId).toBe('base:default');
@@ -97,7 +97,7 @@ describe('the client of E2B', () => {
 });
 
 describe('REST', () => {
-  it('wrong, unknown and revoked keys get one answer', async () => {
+  it('wrong, unknown and revoked keys get the same answer', async () => {
     const { key, info } = keys.create('third', null);
     keys.revoke(info.id);
     const wrong = [key, `e2b_${'0'.repeat(48)}`, 'x', first.slice(0, -1)];
@@ -134,7 +134,7 @@ describe('REST', () => {
     for (const { id } of [mine, other]) await world.control.remove(id);
   });
 
-  it('our client, and the tunnel to the agent, see only the tenant’s', async () => {
+  it('our client, and the tunnel to the agent, see only the tenant’s sandboxes', async () => {
     await using mine = await connectDaemon({ url: world.url, apiKey: first });
     await using other = await connectDaemon({ url: world.url, apiKey: second });
     const { id } = await mine.create({});

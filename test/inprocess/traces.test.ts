@@ -53,7 +53,7 @@ describe('a trace', () => {
       expect.stringMatching(`^00-${TRACE}-[0-9a-f]{16}-01$`),
       TRACE,
     ]);
-    // A program that passes its trace on, and one that claims a foreign trace.
+    // A program that forwards its trace, and one that claims a foreign trace.
     await call(socketPath, '/v1/chat/completions', body, { traceparent: env['TRACEPARENT'] ?? '' });
     const foreign = `00-${'e'.repeat(32)}-${CALLER}-01`;
     await call(socketPath, '/v1/chat/completions', body, { traceparent: foreign });

@@ -40,7 +40,7 @@ it('offered: the engine has exactly one model', async () => {
   expect(await upstream.offered()).toEqual([upstream.defaultModel]);
 });
 
-/** Of a server that is the only one. */
+/** Target of the only server. */
 const targetOf = (upstream: Upstream): Promise<UpstreamTarget> => {
   const source = upstream.source(Promise.resolve(null));
   if (typeof source !== 'function') throw new Error('several servers');

@@ -1,4 +1,4 @@
-/** System calls of VMMs in metrics and per VMM; the kernel's part is in observe-syscalls.test.ts. */
+/** Syscalls of VMMs in metrics and per VMM; the kernel's part is in observe-syscalls.test.ts. */
 import { describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
 import { VmmSyscalls, type VmmSyscallsParts } from '../../src/host/probes/vmm-syscalls.ts';

@@ -131,7 +131,7 @@ describe('eventPoster', () => {
     expect(server.connections()).toBe(3);
   });
 
-  it('reads no body, and no head without end', async () => {
+  it('reads no body, and no endless head', async () => {
     await using endless = await http((_, response) => {
       const more = (): void => {
         while (response.write(Buffer.alloc(65_536)));
@@ -154,7 +154,7 @@ describe('eventPoster', () => {
     expect(logged).toContain('Header overflow');
   });
 
-  it('a server or resolver that never answers: given up at the time limit', async () => {
+  it('a server or resolver that never answers: times out', async () => {
     await using silent = await listening(createServer((socket) => socket.resume()));
     const clock = new FakeClock();
     const never = new Promise<never>(() => undefined);

@@ -15,9 +15,9 @@ export interface ApiFixture extends AsyncDisposable {
   readonly server: ApiServer;
   readonly socketPath: string;
   readonly port: number;
-  /** What the server has logged as errors. */
+  /** Errors that the server has logged. */
   readonly errors: string[];
-  /** A request without a connection. A body that is text is sent as JSON. */
+  /** Sends a request without a connection. A text body is sent as JSON. */
   ask(method: Method, path: string, body?: unknown): Promise<Answer>;
   /** A raw connection at the unix socket. */
   connect(): Socket;
@@ -29,7 +29,6 @@ export interface Answer {
   readonly status: number;
   readonly headers: Readonly<Record<string, unknown>>;
   readonly text: string;
-  /** Parsed body; null if empty. */
   readonly json: unknown;
 }
 

@@ -1,4 +1,4 @@
-/** A bridge whose requests are recorded in the log of a home, as the daemon does it. */
+/** A bridge whose requests are recorded in the log of a home, as by the daemon. */
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -21,16 +21,16 @@ export interface AuditedBridge {
   readonly home: string;
   readonly fixture: BridgeFixture;
   readonly upstream: MockUpstream;
-  /** All records so far, once there are as many. */
+  /** All records so far, once there are `count` of them. */
   records(count: number): Promise<readonly AuditRecord[]>;
-  /** The lines of a log as they are. */
+  /** The raw lines of a log. */
   text(kind?: 'models' | 'content'): Promise<string>;
   /** Ends the bridge and the log; the home stays. */
   end(): Promise<void>;
   close(): Promise<void>;
 }
 
-/** The models `m1`, at a price, and `hosted`, which leaves the host, of one upstream `shop`. */
+/** A bridge with an upstream `shop` and the models `m1`, which has a price, and `hosted`, which leaves the host. */
 export async function auditedBridge(
   options: {
     readonly policy?: BridgePolicy;

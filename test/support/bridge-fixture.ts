@@ -1,4 +1,4 @@
-/** A bridge with one port in a directory of its own, and a client that sees bytes as they come. */
+/** A bridge with one port in a directory of its own, and a client that sees bytes as they arrive. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { type IncomingMessage, request } from 'node:http';
 import { connect, type Socket } from 'node:net';
@@ -38,9 +38,9 @@ export interface BridgeFixture {
   readonly usage: UsageRecord[];
   /** Resolves with the next usage record. */
   nextUsage(): Promise<UsageRecord>;
-  /** A whole request and its whole answer. */
+  /** Sends a whole request and returns the whole answer. */
   call(path: string, body?: unknown, headers?: Record<string, string>): Promise<Answered>;
-  /** A request whose answer is read by the caller. */
+  /** Sends a request whose answer the caller reads. */
   open(path: string, body: unknown, headers?: Record<string, string>): Opened;
   /** Writes bytes and reads until the connection ends. */
   raw(bytes: string | Buffer): Promise<string>;
@@ -54,7 +54,7 @@ export interface Opened {
   text(): string;
   /** Resolves when the text contains `part`; rejects when the answer ends without it. */
   until(part: string): Promise<void>;
-  /** Resolves at the end, with whether it broke off. */
+  /** Resolves at the end, with whether the answer broke off. */
   readonly ended: Promise<{ broken: boolean }>;
   abort(): void;
 }
@@ -63,7 +63,7 @@ export async function bridgeFixture(
   options: {
     policy?: BridgePolicy;
     upstream?: (mock: MockUpstream) => Promise<UpstreamTarget>;
-    /** In place of the mock. */
+    /** Replaces the mock. */
     routes?: RouteTable;
     draw?: Draw;
     models?: readonly string[] | null;

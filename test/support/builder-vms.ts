@@ -1,4 +1,4 @@
-/** VMs that build images, as functions that write disks and print a line. */
+/** Fakes of VMs that build images: functions that write disks and print a line. */
 import { join } from 'node:path';
 import { PassThrough, Readable } from 'node:stream';
 import type { ImageBuilder } from '../../src/artifacts/oci/builder.ts';
@@ -15,7 +15,7 @@ export interface FakeBuilderVm {
 
 /**
  * @param dir with `run`, a directory, and `tools`, a file
- * @param work what the VM does; returns the line that it prints, or never ends
+ * @param work of the VM; returns the line that it prints, or never ends
  */
 export function fakeImageBuilder(dir: string, work: (vm: FakeBuilderVm) => string | Promise<string>): ImageBuilder {
   let count = 0;

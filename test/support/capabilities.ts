@@ -1,4 +1,4 @@
-/** What tests may need of a machine beyond what set-up installs, and what NEUROVISOR_REQUIRE says about it. */
+/** Capabilities of a machine that some tests need beyond set-up, and their handling by NEUROVISOR_REQUIRE. */
 
 export const CAPABILITIES = [
   'root',
@@ -25,7 +25,7 @@ export const CAPABILITIES = [
 ] as const;
 export type Capability = (typeof CAPABILITIES)[number];
 
-/** The capabilities that may not be missing on this machine. */
+/** The capabilities that must be present on this machine. */
 export function requiredCapabilities(env: Readonly<Record<string, string | undefined>>): readonly Capability[] {
   const names = (env['NEUROVISOR_REQUIRE'] ?? '').split(',').filter((name) => name !== '');
   return names.map((name) => {

@@ -1,4 +1,4 @@
-/** A certificate authority of a test, and certificates of servers for names, wildcards included. */
+/** A certificate authority for a test, and server certificates for names, wildcards included. */
 import 'reflect-metadata';
 import * as x509 from '@peculiar/x509';
 
@@ -6,7 +6,7 @@ const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as con
 const DAY_MS = 24 * 3600 * 1000;
 
 export interface Authority {
-  /** PEM, for those who trust it. */
+  /** PEM, for clients that trust it. */
   readonly cert: string;
   issue(names: readonly string[]): Promise<{ readonly cert: string; readonly key: string }>;
 }

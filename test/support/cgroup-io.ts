@@ -1,4 +1,4 @@
-/** What control groups hold processes to of the host's disks. */
+/** Disk limits of processes in control groups. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -20,7 +20,7 @@ export async function requiresDiskLimits(): Promise<Requirement<true>> {
   return requires('disk-limits', canLimit || 'no control group limits disks here');
 }
 
-/** The numbers that the group of a process is given, of whatever version and unit: each for reads and for writes. */
+/** The limits of a process's group, in any version and unit: each for reads and for writes. */
 export function ioSettings(pid: number): string[] {
   const { v1, v2 } = findCgroups(read('/proc/self/mountinfo'), read(`/proc/${pid}/cgroup`));
   const group = v1.get('blkio') ?? v2?.dir ?? '';

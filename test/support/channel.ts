@@ -19,14 +19,14 @@ export async function dialGuest(channelPath: string, port: number): Promise<Sock
   return socket;
 }
 
-/** All bytes until the peer's end of file. */
+/** All bytes up to the peer's end of file. */
 export async function readAll(socket: Socket): Promise<Buffer> {
   const parts: Buffer[] = [];
   for await (const bytes of socket) parts.push(bytes as Buffer);
   return Buffer.concat(parts);
 }
 
-/** So many bytes; needs no half-closed connections, which not every VMM's channel has. */
+/** Reads exactly `count` bytes; needs no half-closed connections, which not every VMM's channel has. */
 export async function readBytes(socket: Socket, count: number): Promise<Buffer> {
   const parts: Buffer[] = [];
   let got = 0;

@@ -15,7 +15,7 @@ export interface CliRun {
   readonly pid: number;
   readonly result: Promise<CliResult>;
   kill(signal: NodeJS.Signals): void;
-  /** Resolves when stdout, or stderr, contains the text; rejects when the process ends before. */
+  /** Resolves when stdout, or stderr, contains the text; rejects if the process ends before. */
   seen(text: string, stream?: 'stdout' | 'stderr'): Promise<void>;
 }
 

@@ -1,10 +1,10 @@
-/** ClientHellos as tests want them, well-formed or not. */
+/** ClientHellos for tests, well-formed or not. */
 
 export interface HelloShape {
   readonly serverName?: string;
   readonly protocols?: readonly string[];
   readonly hasEch?: boolean;
-  /** After the others, type and data. */
+  /** Appended after the others: type and data. */
   readonly extensions?: readonly (readonly [number, Uint8Array])[];
 }
 
@@ -17,7 +17,7 @@ export const sized = (lengthBytes: 1 | 2 | 3, content: Uint8Array): Buffer => {
 export const serverNameData = (...names: string[]): Buffer =>
   sized(2, Buffer.concat(names.map((name) => Buffer.concat([Buffer.of(0), sized(2, Buffer.from(name, 'latin1'))]))));
 
-/** The handshake message, with its head. */
+/** The handshake message, including its header. */
 export function helloMessage(shape: HelloShape): Buffer {
   const extensions: [number, Uint8Array][] = [[43, Buffer.from('020304', 'hex')]];
   if (shape.serverName !== undefined) extensions.push([0, serverNameData(shape.serverName)]);
@@ -39,7 +39,7 @@ export function helloMessage(shape: HelloShape): Buffer {
   return Buffer.concat([Buffer.of(1), sized(3, body)]);
 }
 
-/** Over records of at most `fragmentBytes` each. */
+/** Splits the message over records of at most `fragmentBytes` each. */
 export function records(message: Uint8Array, fragmentBytes = 0x4000, type = 22): Buffer {
   const out: Buffer[] = [];
   for (let at = 0; at < message.length; at += fragmentBytes)

@@ -10,11 +10,11 @@ import { lockedPython, orReason, type PythonPackages } from './locked-packages.t
 
 const LOCK = join(import.meta.dirname, '../fixtures/code-interpreter/server.lock');
 
-/** What the code interpreter needs, or why it is not there. */
+/** Packages of the code interpreter, or the reason why they are missing. */
 export const interpreterPackages = (): PythonPackages | string =>
   orReason(() => {
     const packages = lockedPython('code-interpreter', LOCK);
-    // Its wheel lacks the mode.
+    // The wheel lacks the executable mode.
     chmodSync(join(dirname(packages.python), 'deno'), 0o755);
     return packages;
   });
@@ -33,7 +33,7 @@ export interface Answer {
 export interface LocalInterpreter extends AsyncDisposable {
   readonly url: string;
   readonly home: string;
-  /** Makes it another sandbox: a machine id and variables of its own. */
+  /** Turns it into another sandbox: with its own machine id and variables. */
   become(machineId: string, env: Readonly<Record<string, string>>): void;
   execute(body: Readonly<Record<string, unknown>>, signal?: AbortSignal): Promise<Answer>;
   send(method: string, path: string, body?: unknown): Promise<Answer>;

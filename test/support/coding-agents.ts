@@ -1,6 +1,6 @@
 /**
- * Claude Code and Codex as programs, pinned by the lock file in `test/fixtures/model-clients/coding-agents`, 800 MB that
- * only full runs install. Each run has a home and a working directory of its own, and the settings of
+ * Claude Code and Codex as programs, pinned by the lock file in `test/fixtures/model-clients/coding-agents`, 800 MB
+ * that only full runs install. Each run has its own home and working directory, and the settings of
  * `examples/coding-agents`.
  */
 import { execFile } from 'node:child_process';
@@ -27,7 +27,7 @@ export interface AgentRun {
   readonly made: string | null;
 }
 
-/** The programs, or why there are none. */
+/** The programs, or the reason why there are none. */
 export const codingAgents = (): CodingAgents | string =>
   orReason(() => {
     const lock = join(MODEL_CLIENTS_DIR, 'coding-agents');
@@ -52,17 +52,17 @@ async function exampleVariables(): Promise<Record<string, string>> {
   );
 }
 
-/** Runs Claude Code for one prompt. @param port of the bridge; @param args beside it */
+/** Runs Claude Code for one prompt. @param port of the bridge; @param args additional arguments */
 export const runClaude = (
   { claude }: CodingAgents,
   port: number,
   prompt: string,
   args: readonly string[] = [],
 ): Promise<AgentRun> =>
-  // It refuses to skip its questions as root, which the tests may be.
+  // It refuses to skip its questions as root, and the tests may run as root.
   runAgent(port, { IS_SANDBOX: '1' }, async () => [claude, '-p', prompt, '--dangerously-skip-permissions', ...args]);
 
-/** Runs Codex for one prompt. @param port of the bridge; @param args beside it */
+/** Runs Codex for one prompt. @param port of the bridge; @param args additional arguments */
 export const runCodex = (
   { codex }: CodingAgents,
   port: number,
@@ -106,7 +106,7 @@ function run(
       if (error !== null && typeof error.code !== 'number') reject(error);
       else resolve({ status: Number(error?.code ?? 0), stdout, stderr });
     });
-    // Both read more of the prompt from there.
+    // Both read more of the prompt from stdin.
     child.stdin?.end();
   });
 }

@@ -1,4 +1,4 @@
-/** Answers of a scripted model server: whole ones and events, as chat completions have them. */
+/** Answers of a scripted chat completions server, whole and as events. */
 import type { ServerResponse } from 'node:http';
 import { type MockUpstream, sendJson, startEvents } from './mock-upstream.ts';
 
@@ -13,7 +13,7 @@ export interface ScriptedAnswer {
   readonly text?: string;
   readonly calls?: readonly ScriptedCall[];
   readonly finish?: string;
-  /** vLLM's: the stop sequence that was met. */
+  /** vLLM's field for the stop sequence that was met. */
   readonly matched?: string;
   readonly usage?: unknown;
 }

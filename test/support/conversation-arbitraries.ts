@@ -1,11 +1,11 @@
-/** Arbitraries of conversations, and of what an upstream answers, for properties of the dialects. */
+/** Arbitraries of conversations and upstream answers, for properties of the dialects. */
 import fc from 'fast-check';
 import { systemClock } from '../../src/base/clock.ts';
 import type { AnswerOptions } from '../../src/inference/bridge/dialect/dialect.ts';
 import type { Message, Part } from '../../src/inference/bridge/dialect/model.ts';
 
 export const words = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 });
-/** As JSON reads it: it has no -0. */
+/** As JSON parses it: without -0. */
 export const object = fc
   .dictionary(fc.string({ maxLength: 4 }), fc.jsonValue({ maxDepth: 2 }), { maxKeys: 3, noNullPrototype: true })
   .map((value) => JSON.parse(JSON.stringify(value)) as typeof value);
@@ -28,7 +28,7 @@ const assistantParts: fc.Arbitrary<readonly Part[]> = fc.array(
   { minLength: 1, maxLength: 4 },
 );
 
-/** Turns of a user and the model. @param isError of results of tools */
+/** Turns of a user and the model. @param isError whether a tool result is an error */
 export function messagesWith(isError: fc.Arbitrary<boolean>): fc.Arbitrary<readonly Message[]> {
   const result = fc.record({
     type: fc.constant('tool-result' as const),
@@ -48,7 +48,7 @@ export function messagesWith(isError: fc.Arbitrary<boolean>): fc.Arbitrary<reado
   );
 }
 
-/** For a writer of answers. */
+/** Options for a writer of answers. */
 export const answerOptions = (
   stream: boolean,
   { name = 'chat', ...more }: Partial<AnswerOptions> & { readonly name?: string },

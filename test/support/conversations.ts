@@ -1,6 +1,6 @@
 /**
- * The halves of dialects that no product code has: a writer of Anthropic's requests, a reader of OpenAI's, and a reader of
- * Anthropic's answers. Tests prove round trips with them.
+ * The halves of dialects that no product code has: a writer of Anthropic's requests, a reader of OpenAI's, and a reader
+ * of Anthropic's answers. Tests prove round trips with them.
  */
 import type {
   ConversationRequest,
@@ -63,14 +63,14 @@ interface WireMessage {
   readonly tool_calls?: readonly { id: string; function: { name: string; arguments: string } }[];
 }
 
-/** Messages of a request for chat completions, read as far as it tells them apart. */
+/** Reads messages of a chat completions request, as far as their form distinguishes them. */
 export function readOpenaiMessages(body: JsonObject): {
   readonly system: string;
   readonly messages: readonly Message[];
 } {
   const messages = body['messages'] as readonly WireMessage[];
   const [first] = messages;
-  // Nothing tells a system message at the beginning from the system's text.
+  // A system message at the beginning is indistinguishable from the system's text.
   const system = first?.role === 'system' ? String(first.content) : '';
   const out: { role: Message['role']; parts: Part[] }[] = [];
   for (const message of messages.slice(system === '' ? 0 : 1)) {
@@ -121,7 +121,7 @@ export interface AnthropicEvent {
   readonly [key: string]: unknown;
 }
 
-/** @throws unless every event is named as its type */
+/** @throws unless every event has its type as its name */
 export function anthropicEvents(text: string): AnthropicEvent[] {
   return text
     .split('\n\n')
@@ -136,7 +136,7 @@ export function anthropicEvents(text: string): AnthropicEvent[] {
 
 type Block = Record<string, unknown>;
 
-/** The message of a whole stream, put together as Anthropic's clients do it. @throws if its events are out of order */
+/** The message of a whole stream, assembled as Anthropic's clients do. @throws if its events are out of order */
 export function joinAnthropicStream(text: string): JsonObject {
   const [first, ...events] = anthropicEvents(text);
   if (first?.type !== 'message_start') throw new Error('no message_start');
@@ -185,7 +185,7 @@ export interface ResponsesEvent {
   readonly [key: string]: unknown;
 }
 
-/** @throws unless every event is named as its type, and they are numbered */
+/** @throws unless every event has its type as its name, and they are numbered */
 export function responsesEvents(text: string): ResponsesEvent[] {
   return text
     .split('\n\n')
@@ -200,7 +200,7 @@ export function responsesEvents(text: string): ResponsesEvent[] {
 }
 
 /**
- * The response of a whole stream, put together from its deltas and compared with the last event, which has all of it.
+ * The response of a whole stream, assembled from its deltas and compared with the last event, which has all of it.
  * @throws if the events are out of order or contradict each other
  */
 export function joinResponsesStream(text: string): JsonObject {

@@ -1,6 +1,6 @@
 /**
- * A program in a guest that counts: its output shows whether it continued, restarted or was lost.
- * It draws a word at its start and keeps it in memory only.
+ * A program in a guest that counts: its output shows whether it continued, restarted or was lost. It picks a word at
+ * its start and keeps it in memory only.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Guest } from '../../src/machine/guest/link.ts';

@@ -13,26 +13,26 @@ import { temporaryHome } from './vm.ts';
 
 export interface DaemonProcess {
   readonly pid: number;
-  /** The exit status; null: a signal ended it. */
+  /** The exit status; `null` if a signal ended it. */
   readonly ended: Promise<number | null>;
   kill(signal: NodeJS.Signals): void;
   stdout(): string;
   stderr(): string;
-  /** Resolves with what `-o json` reports when it is ready; rejects when it ends before. */
+  /** Resolves with the ready report of `-o json`; rejects if the daemon ends before. */
   ready(): Promise<ServeReport>;
 }
 
-/** A home that daemons can be started in, one after another. Its members are valid inside tests. */
+/** A home in which daemons can be started one after another. Its members are valid inside tests. */
 export interface DaemonHome {
   readonly dir: string;
   readonly runDir: string;
   readonly upstream: MockUpstream;
-  /** For a command that is to find the daemon. */
+  /** Environment for a command that should find the daemon. */
   readonly env: Readonly<Record<string, string>>;
   serve(...flags: string[]): DaemonProcess;
-  /** A command on the daemon. */
+  /** Runs a command against the daemon. */
   there(args: readonly string[], options?: { readonly input?: string }): CliRun;
-  /** What a command prints that must end well. */
+  /** Runs a command that must succeed, and returns its output. */
   says(...args: string[]): Promise<string>;
 }
 
@@ -87,7 +87,7 @@ function startDaemon(flags: readonly string[], env: Readonly<Record<string, stri
   return watchDaemon(join(ROOT, 'neurovisor'), ['serve', ...flags], env);
 }
 
-/** @param command `neurovisor serve`, or what becomes that by exec */
+/** @param command `neurovisor serve`, or a command that becomes it by exec */
 export function watchDaemon(
   command: string,
   args: readonly string[],
@@ -111,7 +111,7 @@ export function watchDaemon(
       void ended.then((how) => {
         status = how;
       });
-      // What fails prints an object too.
+      // A failure prints an object too.
       while (!/"socketPath".*\n}\n$/s.test(stdout())) {
         if (status !== undefined) throw new Error(`the daemon ended ${status}: ${stderr()}`);
         await sleep(20);
@@ -132,8 +132,8 @@ function textOf(stream: Readable): () => string {
 const GONE_MS_MAX = 10_000;
 
 /**
- * What still belongs to a home: entries of its run directory, and VMMs that work in it. Those that are
- * just ending get a moment for it.
+ * Leftovers of a home: entries of its run directory, and VMMs that work in it. Waits a moment for those that are just
+ * ending.
  */
 export async function leftIn({ runDir }: Pick<DaemonHome, 'runDir'>): Promise<string[]> {
   for (const deadline = performance.now() + GONE_MS_MAX; ; await sleep(50)) {
@@ -142,7 +142,7 @@ export async function leftIn({ runDir }: Pick<DaemonHome, 'runDir'>): Promise<st
   }
 }
 
-/** One per VM; not its jail's own process. */
+/** One per VM, without its jail's own process. */
 export async function vmmsIn(runDir: string): Promise<string[]> {
   return (await processesIn(runDir)).filter((process) => !process.endsWith('/bwrap'));
 }

@@ -1,16 +1,16 @@
-/** Streams of model servers, ways to damage them, and what clients of each dialect make of a stream. */
+/** Streams of model servers, ways to damage them, and how clients of each dialect understand a stream. */
 import { type MessageEvent, messageEvents } from './messages.ts';
 
 export type Random = () => number;
 
-/** What a client has of a stream, once it is over. */
+/** A client's result of a whole stream. */
 export interface Understood {
-  /** `none`: it broke off without a word. */
+  /** `none`: it broke off silently. */
   readonly end: 'complete' | 'error' | 'none';
   readonly text: string;
-  /** Name and arguments of each call of a tool, in order; arguments that are no JSON are text. */
+  /** Name and arguments of each tool call, in order; arguments that are not JSON stay text. */
   readonly calls: readonly (readonly [string, unknown])[];
-  /** Faults of the form, which no client would expect. */
+  /** Formal faults, which no client would expect. */
   readonly faults: readonly string[];
 }
 
@@ -26,13 +26,13 @@ const ANSWER = {
   calls: CALLS.map(([name, input], i) => ({ id: `c${i}`, name, arguments: JSON.stringify(input) })),
 };
 
-/** Each event of an answer with its line ends. The halves of a character come in two events. */
+/** Each event of an answer with its line ends. The halves of one character are in two events. */
 export const EVENTS: Readonly<Record<'openai' | 'anthropic', readonly string[]>> = {
   openai: openaiEvents(),
   anthropic: anthropicEvents(),
 };
 
-/** Short, since each byte is an end. */
+/** Short, since each byte is a cut point. */
 function anthropicEvents(): readonly string[] {
   const start = { type: 'message_start', message: { usage: { input_tokens: 5 } } };
   const isLong = ({ type }: MessageEvent): boolean => ['ping', 'message_start', 'message_delta'].includes(type);
@@ -62,7 +62,7 @@ function openaiEvents(): readonly string[] {
 
 const pick = (random: Random, below: number): number => Math.floor(random() * below);
 
-/** One byte flipped, removed, doubled, or replaced by NUL or by one that UTF-8 never has. */
+/** One byte flipped, removed, doubled, or replaced by NUL or by a byte that UTF-8 never has. */
 export function damagedByte(bytes: Buffer, random: Random): Buffer {
   const at = pick(random, bytes.length);
   const byte = bytes[at] ?? 0;
@@ -80,12 +80,12 @@ export function damagedOrder(events: readonly string[], random: Random): Buffer 
   return Buffer.from(all.join(''));
 }
 
-/** The same stream: other line ends, a byte order mark, comments and fields that clients skip. */
+/** The same stream with other line ends, a byte order mark, comments and fields that clients skip. */
 export function disguised(events: readonly string[], random: Random): Buffer {
   const ends = (run: string): string => {
     let out = '';
     for (let i = 0; i < run.length; i += 1) {
-      // A CR before an LF would be one line end with it.
+      // A CR before an LF would form one line end with it.
       const all = out.endsWith('\r') ? ['\r\n', '\r'] : ['\n', '\r\n', '\r'];
       out += all[pick(random, all.length)] ?? '\n';
     }
@@ -156,7 +156,7 @@ class Reading {
 
 type ReadEvent = (event: Json, reading: Reading) => boolean;
 
-/** @param takesRest an event without its empty line counts, if it is whole, as for a server that ends its stream early */
+/** @param takesRest whether a whole event without its empty line counts, as for a server that ends its stream early */
 function readEvents(stream: string, read: ReadEvent, takesRest: boolean): Understood {
   const reading = new Reading();
   const { data, rest } = sseData(stream);
@@ -224,7 +224,7 @@ const messageEvent: ReadEvent = (event, reading) => {
   return type === 'message_stop';
 };
 
-/** A server that has told why it stops has said everything, even if the last event is missing. */
+/** A server that has said why it stops has said everything, even if the last event is missing. */
 const stoppedMessageEvent: ReadEvent = (event, reading) => {
   const isOver = messageEvent(event, reading);
   const reason = memberOf(event['delta'], 'stop_reason');
@@ -278,7 +278,7 @@ function readLines(stream: string): Understood {
   return reading.result;
 }
 
-/** What a client has of the bridge's stream. */
+/** A client's result of the bridge's stream. */
 export const CLIENTS: Readonly<Record<string, (stream: string) => Understood>> = {
   openai: (stream) => readEvents(stream, chatEvent, false),
   anthropic: (stream) => readEvents(stream, messageEvent, false),
@@ -286,13 +286,13 @@ export const CLIENTS: Readonly<Record<string, (stream: string) => Understood>> =
   ollama: readLines,
 };
 
-/** The most that may be understood of a server's stream, which may be damaged. */
+/** The best possible result of a server's stream, which may be damaged. */
 export const SERVERS: Readonly<Record<'openai' | 'anthropic', (stream: string) => Understood>> = {
   openai: (stream) => readEvents(stream, chatEvent, true),
   anthropic: (stream) => readEvents(stream, stoppedMessageEvent, true),
 };
 
-/** A client has what its server sent, or sees that it has not. */
+/** True if a client has everything that its server sent, or sees that it has not. */
 export const isHonest = (seen: Understood, sent: Understood): boolean => {
   if (seen.faults.length > 0) return false;
   return seen.end === 'error' || (seen.end === 'complete' && sent.end === 'complete' && seen.text === sent.text);

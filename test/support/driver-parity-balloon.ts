@@ -44,7 +44,7 @@ export function balloonCases(bench: () => VmBench): void {
   });
 }
 
-/** By the balloon and, unless the guest is a scripted one, by its kernel. */
+/** As seen by the balloon and, unless the guest is a scripted one, by its kernel. */
 async function hasMemory(vm: Vm, mib: number): Promise<void> {
   await expect.poll(() => vm.balloon?.memoryMib(), { timeout: 60_000 }).toBe(mib);
   if (vm.pid === null) return;
@@ -53,5 +53,5 @@ async function hasMemory(vm: Vm, mib: number): Promise<void> {
   expect(told).toBeGreaterThan(mib - KERNEL_RESERVE_MIB);
 }
 
-/** What Linux keeps of its memory for itself, at most. */
+/** Maximum memory that Linux reserves for itself. */
 const KERNEL_RESERVE_MIB = 40;

@@ -25,7 +25,7 @@ export function mappedCases(bench: () => VmBench): void {
       const digest = (): string => digestOf(memoryPath);
       const before = digest();
       const mapped = { spec, snapshot: { ...snapshot, memoryPath } };
-      /** Memory of its own, empty. */
+      /** A memory of its own, empty. */
       const clone = async (): Promise<{ vm: Vm; memoryFd: number }> => {
         const plain = bench().spec();
         const memoryFd = bench().memory(plain);
@@ -37,12 +37,12 @@ export function mappedCases(bench: () => VmBench): void {
       for (const { vm } of [one, two]) {
         const ram = mappingOf(vm, memoryPath);
         expect(ram.rights).toBe('rw-p');
-        // What it has written to; it shares the rest.
+        // The pages that it has written to; it shares the rest.
         expect(ram.privateKib).toBeLessThan(ram.residentKib);
       }
       expect(dataExtents(one.memoryFd)).toEqual([]);
       expect(digest()).toBe(before);
-      // A save writes what has changed into a copy of that RAM, more than once.
+      // A save writes the changes into a copy of that RAM, more than once.
       await copyInto(`/proc/self/fd/${one.memoryFd}`);
       for (const name of ['first', 'second']) {
         await one.vm.vsockHotplug?.unplugVsock();
@@ -53,7 +53,7 @@ export function mappedCases(bench: () => VmBench): void {
         await one.vm.vsockHotplug?.plugVsock(300);
         for (const vm of [fork, one.vm, two.vm]) await expectHere(vm);
       }
-      // What has changed alone, and a clone of that, and of it a clone again.
+      // Only the changes, a clone of them, and a clone of that clone.
       if (one.vm.ownBytes !== undefined) {
         let of = one.vm;
         for (const name of ['parent', 'child']) {
@@ -92,7 +92,7 @@ export function mappedCases(bench: () => VmBench): void {
   });
 }
 
-/** A difference that is cut off, altered, missing or of other RAM starts nothing. */
+/** A difference that is truncated, altered, missing or based on other RAM starts nothing. */
 async function refuseDamage(
   bench: VmBench,
   { spec, memoryPath, of }: { spec: VmSpec; memoryPath: string; of: Vm },
@@ -128,7 +128,7 @@ async function expectHere(vm: Vm): Promise<void> {
   await expect.poll(() => ask(vm, 'PRINT here').catch(String), PATIENT).toBe('done');
 }
 
-/** Rights and sizes of the mapping of that file in the VMM. */
+/** Rights and sizes of the VMM's mapping of that file. */
 function mappingOf(vm: Vm, path: string) {
   const { ino } = statSync(path);
   const smaps = readFileSync(`/proc/${vm.pid}/smaps`, 'latin1');
@@ -139,7 +139,7 @@ function mappingOf(vm: Vm, path: string) {
   return { rights, residentKib: kib('Rss'), privateKib: kib('Private_Dirty') };
 }
 
-/** What was saved, whole. */
+/** The saved files, complete. */
 async function written(saving: Promise<SavedState> | undefined): Promise<VmSnapshot | undefined> {
   const saved = await saving;
   if (saved === undefined) return undefined;

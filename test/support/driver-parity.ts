@@ -1,6 +1,6 @@
 /**
- * What every driver must do alike (R-CP-6). The guest speaks the protocol of `test/fixtures/echo-guest.c`;
- * the fake driver's scripted guest speaks it too.
+ * The common contract of all drivers (R-CP-6). The guest speaks the protocol of `test/fixtures/echo-guest.c`, as does
+ * the fake driver's scripted guest.
  */
 import { randomBytes } from 'node:crypto';
 import {
@@ -38,7 +38,7 @@ export const COMMAND_PORT = 5000;
 const OVERLAY_BYTES = 1024 * 1024;
 const ID_ALPHABET = 'abcdefghij';
 
-/** A directory with what a VM needs, and the VMs started in it; `close` ends them all, and the driver. */
+/** A directory with a VM's files, and the VMs started in it; `close` ends them all, and the driver. */
 export class VmBench {
   readonly driver: VmmDriver;
   readonly #files: ParityFiles;
@@ -87,7 +87,7 @@ export class VmBench {
     return vm;
   }
 
-  /** Without waiting for its guest; ended with the others. */
+  /** Does not wait for the guest; `close` ends this VM, too. */
   async start(spec: VmSpec): Promise<Vm> {
     const vm = await this.driver.start(spec);
     this.#vms.push(vm);
@@ -168,7 +168,7 @@ export async function openCommand(vm: Vm, command: string): Promise<Socket> {
   return socket;
 }
 
-/** What a driver could leave behind: descriptors and child processes of ours. */
+/** Resources that a driver could leak: our descriptors and child processes. */
 export function held(): { fds: number; children: string } {
   return {
     fds: readdirSync('/proc/self/fd').length,
@@ -177,15 +177,15 @@ export function held(): { fds: number; children: string } {
 }
 
 /**
- * Waits until no more is held than before. Descriptors of an earlier VM's RAM are closed in the background, so there may
- * be fewer.
+ * Waits until no more resources are in use than before. Descriptors of an earlier VM's RAM are closed in the
+ * background, so there may be fewer.
  */
 export async function expectReleased(before: ReturnType<typeof held>): Promise<void> {
   await expect.poll(() => held().children).toBe(before.children);
   await expect.poll(() => held().fds).toBeLessThanOrEqual(before.fds);
 }
 
-/** @param without what the driver's capabilities say that it can't do */
+/** @param without capabilities that the driver lacks */
 export function driverParity(
   makeDriver: () => Promise<VmmDriver>,
   files: () => Promise<ParityFiles>,
@@ -284,7 +284,7 @@ function snapshotCases(bench: () => VmBench): void {
       appendFileSync(statePath, 'x');
       await refuse({});
       writeFileSync(statePath, whole);
-      // Another size: either the RAM does not fit or the machine is another.
+      // With another size, either the RAM does not fit or the machine differs.
       const smaller = bench().clone(saved, { memoryMib: 64 });
       const code = expect.stringMatching(/^(vm_spec_invalid|snapshot_refused)$/);
       await expect(smaller).rejects.toMatchObject({ code });
@@ -378,7 +378,7 @@ function channelCases(bench: () => VmBench): void {
 
     it('channel: the guest reaches a host port with a listener, and no other', async () => {
       const spec = bench().spec();
-      // Before the start, as the contract has it: a jail shows no others.
+      // Before the start, as the contract requires: a jail shows no others.
       const port = await bench().listen(spec.channelPath, 2000);
       const vm = await bench().boot(spec);
       const answer = ask(vm, 'DIAL 2000');
@@ -454,7 +454,7 @@ function consoleCases(bench: () => VmBench, floods: boolean): void {
   });
 }
 
-/** What `consoleTail` keeps. */
+/** Size of `consoleTail`. */
 const TAIL_BYTES = 64 * 1024;
 
 function floodCase(bench: () => VmBench): void {
@@ -462,7 +462,7 @@ function floodCase(bench: () => VmBench): void {
     const vm = await bench().boot();
     expect(vm.consoleTail()).toContain('init');
     expect(vm.terminal).toBeNull();
-    // Firecracker drops what its reader, on a busy host, has no room for. So once more, if a flood had an end.
+    // Firecracker drops output for which its reader, on a busy host, has no room. So try once more, if a flood ended.
     let before = -1;
     const flooded = async (): Promise<number> => {
       const { length } = vm.consoleTail();
@@ -485,7 +485,7 @@ const IMPOSSIBLE: readonly [string, Partial<VmSpec>][] = [
   ['guestCid', { guestCid: 2 }],
   ['guestCid', { guestCid: 2 ** 32 - 1 }],
 ];
-/** Each field that becomes part of a command line, wrong. */
+/** A wrong value for each field that becomes part of a command line. */
 const WRONG: readonly [string, Partial<VmSpec>][] = [
   ['id', { id: '../x' }],
   ['cpus', { cpus: 0 }],
@@ -521,7 +521,7 @@ function refusalCases(bench: () => VmBench): void {
     });
 
     it('start: canceled before and during the start, it leaves nothing', async () => {
-      // What the first start of a process opens for good, as for its threads.
+      // Resources that the first start of a process opens permanently, for example for its threads.
       await (await bench().boot()).kill();
       const before = held();
       for (const afterMs of [null, 0, 5, 30]) {

@@ -1,5 +1,5 @@
 /**
- * E2B's unmodified clients, newest and of the generation before (whose requests differ), pinned by lock files in
+ * E2B's unmodified clients, the newest and the previous generation (whose requests differ), pinned by lock files in
  * `test/fixtures/clients`. Scripts run as processes with only E2B's environment variables.
  */
 import { execFile } from 'node:child_process';
@@ -31,7 +31,10 @@ export interface E2bClient {
   readonly packages: string;
 }
 
-/** For Python: E2B's packages, and with the newest the frameworks for agents that use them; or why there are none. */
+/**
+ * For Python: E2B's packages, and with the newest the frameworks for agents that use them; or the reason why there are
+ * none.
+ */
 export const pythonClient = (version: ClientVersion): E2bClient | string =>
   orReason(() => pythonWith(version, clientsForPython(version)));
 
@@ -40,7 +43,7 @@ export const nodeClient = (version: ClientVersion): E2bClient | string =>
   orReason(() => nodeWith(version, clientsForNode(version)));
 
 /**
- * Runs a script, and ends without taking Python down: threads of 2.45's HTTP library may still be at work then, and
+ * Runs a script, and exits without finalizing Python: threads of 2.45's HTTP library may still be at work then, and
  * abort it ("PyGILState_Release: thread state must be current when releasing").
  */
 const PYTHON_SCRIPT = `import os, runpy, sys
@@ -64,7 +67,10 @@ const nodeWith = (version: ClientVersion, dir: string): E2bClient => ({
   packages: join(dir, 'node_modules'),
 });
 
-/** Options with which a script sees the packages of a directory. `import` looks only beside the script, which lies elsewhere. */
+/**
+ * Options with which a script finds the packages of a directory. `import` looks only beside the script, which is
+ * elsewhere.
+ */
 function seeing(dir: string): string[] {
   const { dependencies } = JSON.parse(readFileSync(join(dir, 'package.json'), 'utf8')) as {
     readonly dependencies: Readonly<Record<string, string>>;
@@ -85,7 +91,7 @@ export interface ScriptResult {
 
 /**
  * Runs a script with the client against a server. Resolves also if the script fails.
- * @param more variables beside E2B's
+ * @param more variables besides E2B's
  */
 export async function runWithClient(
   client: E2bClient,

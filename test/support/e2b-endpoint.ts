@@ -1,6 +1,6 @@
 /**
- * As much of E2B's API as its unmodified client needs to make a sandbox, run commands in it, change its network
- * and end it: control plane and envd on one port of loopback, plain HTTP. What a sandbox is, the test says.
+ * The part of E2B's API that its unmodified client needs to create a sandbox, run commands in it, change its network
+ * and end it: control plane and envd on one port of loopback, plain HTTP. The test provides the sandboxes.
  */
 import { randomBytes, randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
@@ -14,7 +14,7 @@ export interface CommandResult {
 }
 
 export interface EndpointGuest {
-  /** Undefined: no such program as the SDK asks for. */
+  /** Undefined if the SDK asks for an unknown program. */
   run(argv: readonly string[], env: Readonly<Record<string, string>>): Promise<CommandResult>;
   setNetwork(network: E2bNetwork): Promise<void>;
   end(): Promise<void>;
@@ -22,15 +22,15 @@ export interface EndpointGuest {
 
 export interface E2bEndpointOptions {
   readonly apiKey: string;
-  /** @param network undefined: the request names none */
+  /** @param network undefined if the request names none */
   readonly makeGuest: (network: E2bNetwork | undefined) => Promise<EndpointGuest>;
-  /** False: as an endpoint that knows no updates. */
+  /** False: like an endpoint without updates. */
   readonly hasUpdates?: boolean;
 }
 
 export interface E2bEndpoint extends AsyncDisposable {
   readonly url: string;
-  /** Ids that were made, and those that are there. */
+  /** Ids that were created, and those that exist. */
   readonly made: readonly string[];
   readonly alive: ReadonlyMap<string, EndpointGuest>;
 }
@@ -146,7 +146,7 @@ async function start(guest: EndpointGuest, request: IncomingMessage, response: S
   response.end();
 }
 
-/** As latin1: each character a byte. */
+/** As latin1: each character is a byte. */
 async function read(request: IncomingMessage): Promise<string> {
   let text = '';
   for await (const bytes of request) text += (bytes as Buffer).toString('latin1');

@@ -1,4 +1,6 @@
-/** Clients × methods: what the scripts of `test/fixtures/e2b-conformance` find, and what a table of docs/e2b.md says. */
+/**
+ * Clients × methods: results of the scripts in `test/fixtures/e2b-conformance`, compared with a table of docs/e2b.md.
+ */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ROOT } from './cli.ts';
@@ -31,7 +33,7 @@ export const columnsOf = (script: string): readonly Column[] =>
     })),
   ]);
 
-/** Each language, each mode and each version once: what usual runs try. */
+/** The columns of usual runs: each language, each mode and each version once. */
 export const USUAL_TITLES: readonly string[] = ['JavaScript, newest', 'Python sync, newest', 'Python async, 2.45'];
 
 /** `files.makeDir` and `files_make_dir` are one method. */
@@ -60,7 +62,7 @@ export async function documented(mark: string, { title }: Column): Promise<objec
   return Object.fromEntries(methods.map(({ one, cells }) => [bare(one), WORDS[cells[at] ?? ''] ?? cells[at]]));
 }
 
-/** Result by method, as the script finds it; and what failed. */
+/** Results by method, from the script; and the failures. */
 export async function tried(
   { client, script, args }: Column,
   server: { readonly url: string; readonly apiKey: string },
@@ -78,7 +80,7 @@ export async function tried(
   return { results: Object.fromEntries(results), failed, stderr };
 }
 
-/** The first sandbox builds the template `agent`: not every client asks again if that takes longer than 50 s. */
+/** The first sandbox builds the template `agent`: not every client retries if that takes longer than 50 s. */
 export async function buildAgent(server: { readonly url: string; readonly apiKey: string }): Promise<void> {
   const headers = { 'X-API-Key': server.apiKey, 'Content-Type': 'application/json' };
   const body = JSON.stringify({ templateID: 'agent' });

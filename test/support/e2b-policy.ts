@@ -10,8 +10,8 @@ export interface E2bNetwork {
 }
 
 /**
- * Lets through the same as E2B (https://e2b.dev/docs/network/internet-access), less metadata and private ranges.
- * There, an allowed destination wins over a denied one; here, the allowed is taken out of the denied.
+ * Allows the same as E2B (https://e2b.dev/docs/network/internet-access), except metadata and private ranges. There, an
+ * allowed destination wins over a denied one; here, allowed destinations are removed from the denied ones.
  */
 export function policyFromE2b(network: E2bNetwork): EgressPolicy {
   const { allowInternetAccess = true, allowOut = [], denyOut = [] } = network;

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { expect, it, onTestFinished } from 'vitest';
 import { daemonState, differences } from './e2b-soak-state.ts';
 
-it('daemonState: shows a process, an open file, a socket and a file that were left', async () => {
+it('daemonState: shows a leaked process, open file, socket and file', async () => {
   const homeDir = await mkdtemp(join(tmpdir(), 'nv-soak-state-'));
   onTestFinished(() => rm(homeDir, { recursive: true, force: true }));
   const places = {

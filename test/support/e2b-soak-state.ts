@@ -1,6 +1,6 @@
 /**
- * What a daemon holds, seen from outside, so that nothing that is tested is trusted for it: compared when it is idle, before
- * and after a load, it shows what the load left behind.
+ * Resources of a daemon, seen from outside, so that no tested code is trusted: compared when it is idle, before and
+ * after a load, they show what the load left behind.
  */
 import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -11,9 +11,9 @@ export interface DaemonPlaces {
   readonly pid: number;
   readonly homeDir: string;
   readonly runDir: string;
-  /** Of temporary files, of this daemon alone. */
+  /** Directory of temporary files of this daemon alone. */
   readonly tmpDir: string;
-  /** Where `report-memory.mjs` writes. */
+  /** The output of `report-memory.mjs`. */
   readonly reportPath: string;
 }
 
@@ -22,11 +22,11 @@ export interface MemoryReport {
   readonly heapUsed: number;
   readonly arrayBuffers: number;
   readonly rss: number;
-  /** Kinds of what keeps the event loop alive, with their number. */
+  /** Kinds of resources that keep the event loop alive, with their number. */
   readonly resources: Readonly<Record<string, number>>;
 }
 
-/** Name of a kind → what there is of it. */
+/** Kind → its items. */
 export type DaemonState = Readonly<Record<string, unknown>>;
 
 /** Written for as long as the daemon runs, and bounded: rows of ended sandboxes, events, audit records. */

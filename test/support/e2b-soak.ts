@@ -33,18 +33,20 @@ import { temporaryHome } from './vm.ts';
 
 const CLIENT = join(import.meta.dirname, '../fixtures/e2b-soak/client.ts');
 const REPORTER = join(import.meta.dirname, '../fixtures/e2b-soak/report-memory.mjs');
-/** Sandboxes at once in the process that stays, beside the one of a process that is killed. */
+/** Concurrent sandboxes in the lasting process, beside the one of a process that is killed. */
 const LANES = 2;
 const TEMPLATE = 'agent';
 /** A client process is killed after a time between these, milliseconds. */
 const KILL_MS = { min: 2000, max: 20_000 };
-/** Time after which sandboxes end by themselves: longer than their client lives, and short, so that few of the killed stay. */
+/** Timeout of sandboxes: longer than their client lives, and short, so that few sandboxes of killed clients stay. */
 const LIFE_MS = { steady: 600_000, killed: 40_000 };
-/** For what stays, not for what is slow: idle connections, ends of programs that are kept for 30 s. */
+/** For leaks, not for slowness: idle connections, ends of programs that are kept for 30 s. */
 const SETTLE_MS_MAX = 90_000;
-/** Heap after garbage collection: what is kept on purpose for a while, such as ended sandboxes and compiled code. */
+/**
+ * Heap after garbage collection: data that is kept on purpose for a while, such as ended sandboxes and compiled code.
+ */
 const HEAP_BYTES_MAX = 24 * MIB;
-/** Allocators keep gaps; a leak passes any limit. */
+/** Allocators keep gaps; a leak exceeds any limit. */
 const RESIDENT_BYTES_MAX = 128 * MIB;
 
 export interface Deed {
@@ -52,9 +54,9 @@ export interface Deed {
   readonly id: string;
   readonly ms: number;
   readonly at: string;
-  /** Why it failed. */
+  /** Reason of the failure. */
   readonly why?: string;
-  /** It was refused for now, as a busy machine does. */
+  /** Refused for now, as by a busy machine. */
   readonly busy?: true;
 }
 
@@ -62,7 +64,7 @@ export interface SoakRound {
   readonly seed: number;
   readonly deeds: number;
   readonly memory: MemoryReport;
-  /** What is there that was not before, or the other way round. */
+  /** Items that appeared or disappeared. */
   readonly leaks: readonly string[];
 }
 
@@ -70,11 +72,11 @@ export interface SoakReport {
   readonly rounds: readonly SoakRound[];
   readonly before: MemoryReport;
   readonly sandboxes: number;
-  /** Client processes that were killed. */
+  /** Number of killed client processes. */
   readonly killed: number;
-  /** How often each deed was done. */
+  /** How often each action was done. */
   readonly done: ReadonlyMap<string, number>;
-  /** Refusals of a busy machine. */
+  /** Number of refusals because the machine was busy. */
   readonly busy: number;
   readonly failures: readonly Deed[];
   /** Leaks of all rounds, and growth of memory. */
@@ -85,7 +87,7 @@ export interface SoakReport {
 
 export interface SoakOptions {
   readonly seed: number;
-  /** Of load, without the warm-up. */
+  /** Duration of the load, without the warm-up. */
   readonly ms: number;
   readonly rounds: number;
   progress?(line: string): void;
@@ -219,7 +221,7 @@ class Soak {
     await Promise.all([this.#client(seed, ms, LANES), doomed()]);
   }
 
-  /** @param killMs after which it is killed; default: it ends by itself, and must do so without an error */
+  /** @param killMs time after which it is killed. Default: it ends by itself, and must do so without an error */
   async #client(seed: number, ms: number, lanes: number, killMs?: number): Promise<void> {
     const { url, apiKey } = this.#server;
     const lifeMs = killMs === undefined ? LIFE_MS.steady : LIFE_MS.killed;
@@ -234,14 +236,14 @@ class Soak {
     const [status, stdout, stderr] = await Promise.all([ended, textOf(child.stdout), textOf(child.stderr)]);
     clearTimeout(timer);
     this.#children.delete(child);
-    // The last line of a killed one may be cut off.
+    // The last line of a killed process may be truncated.
     const lines = stdout.split('\n').slice(0, -1);
     this.#deeds.push(...lines.map((line) => JSON.parse(line) as Deed));
     if (killMs !== undefined && status === null) this.#killed += 1;
     else if (status !== 0) throw new Error(`a client ended ${status}: ${stderr}`);
   }
 
-  /** What the killed clients have left: nothing but time would remove it. */
+  /** Removes what killed clients left behind, which otherwise only time would remove. */
   async #removeAll(): Promise<void> {
     for (const kind of ['sandboxes', 'snapshots']) {
       const all = (await this.#ask('GET', `/v1/${kind}`)) as Record<string, { id: string }[]>;
@@ -262,7 +264,7 @@ class Soak {
     });
   }
 
-  /** The state once it is `expected`, or has not become that. Without one: once it stays the same. */
+  /** The state once it is `expected`, or the last one that differs. Without `expected`: once it stays the same. */
   async #settled(expected: DaemonState | undefined): Promise<[DaemonState, MemoryReport]> {
     const deadline = performance.now() + SETTLE_MS_MAX;
     let last: DaemonState | undefined;

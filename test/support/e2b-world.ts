@@ -1,4 +1,4 @@
-/** The server that E2B's clients talk to, on a control plane whose sandboxes are agents of this machine. */
+/** A server for E2B's clients, on a control plane whose sandboxes are agents of this machine. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -22,25 +22,25 @@ export interface E2bWorld extends AsyncDisposable {
   readonly builds: FakeTemplateBuilds;
   readonly api: ApiServer;
   readonly url: string;
-  /** End of the names of sandboxes, with the port. */
+  /** Suffix of the sandboxes' host names, with the port. */
   readonly domain: string;
   readonly apiKey: string;
   /** Options of a JavaScript client. */
   readonly client: { readonly apiKey: string; readonly apiUrl: string; readonly sandboxUrl: string };
-  /** What the server has logged as errors. */
+  /** Errors that the server has logged. */
   readonly errors: string[];
-  /** Judges template builds. */
+  /** Decides about template builds. */
   admit: NonNullable<TemplateParts['admit']>;
 }
 
 export interface E2bWorldOptions extends FakeOptions {
   /** Default: no TLS. */
   readonly certificate?: Certificate;
-  /** End of the names of sandboxes, without the port. Default: localhost. */
+  /** Suffix of the sandboxes' host names, without the port. Default: localhost. */
   readonly domain?: string;
-  /** Where names of templates are kept; default: a directory that ends with the world. */
+  /** Directory of template names. Default: one that is removed at the end. */
   readonly templatesDir?: string;
-  /** File of events; default: there are none. */
+  /** File of events. Default: none. */
   readonly eventsPath?: string;
   /** Posts events to webhooks. */
   readonly post?: PostEvent;

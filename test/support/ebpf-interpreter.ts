@@ -1,6 +1,6 @@
 /**
- * Runs what `src/egress/net/xdp/assembler.ts` can write, without a kernel: an independent reading of RFC 9669 with addresses
- * that no real program has, so that a load outside the frame is an error as the verifier would have it.
+ * Runs programs of `src/egress/net/xdp/assembler.ts` without a kernel: an independent implementation of RFC 9669 with
+ * addresses that no real program has, so that a load outside the frame is an error, as for the verifier.
  */
 
 const FRAME_AT = 0x1_0000_0000n;
@@ -8,7 +8,7 @@ const CONTEXT_AT = 0x2_0000_0000n;
 const MAP_AT = 0x3_0000_0000n;
 const STACK_AT = 0x4_0000_0000n;
 const STACK_BYTES = 512;
-/** Of the link that every frame comes in by. */
+/** Index of the link that every frame arrives by. */
 export const LINK_INDEX = 77;
 const STEPS_MAX = 10_000;
 const LOW_32 = 0xffff_ffffn;

@@ -1,6 +1,6 @@
 /**
  * The files that a VM test boots: a guest kernel that `setup` has built, and an EROFS image with one static program
- * (`test/fixtures/echo-guest.c`) that is built when it is first needed.
+ * (`test/fixtures/echo-guest.c`) that is built at its first use.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -14,7 +14,7 @@ const SOURCE = join(import.meta.dirname, '../fixtures/echo-guest.c');
 /** Mount points that the guest expects in its read-only root. */
 const FOLDERS = ['sbin', 'dev', 'proc', 'sys', 'tmp'];
 
-/** The files, or why there are none. */
+/** The files, or the reason why there are none. */
 export function echoGuestFiles(): ParityFiles | string {
   const kernelPath = findKernel();
   const missing =

@@ -1,4 +1,4 @@
-/** Reads the text format of Prometheus (0.0.4), strictly: a line that is none is an error. */
+/** Parses the text format of Prometheus (0.0.4) strictly: an invalid line is an error. */
 
 export interface ExposedSample {
   readonly name: string;

@@ -1,10 +1,10 @@
 /**
- * A `ControlPlane` in memory, whose sandboxes are real guest agents as processes of this machine: programs
- * run, files are written, the shell works, all as this user on this machine's file system. So use paths in
- * `dirOf(id)`. The agent starts at the first use of its guest, so that `create` costs nothing.
+ * A `ControlPlane` in memory, whose sandboxes are real guest agents as processes of this machine: programs run, files
+ * are written, the shell works, all as this user on this machine's file system. So use paths in `dirOf(id)`. The agent
+ * starts at the first use of its guest, so that `create` costs nothing.
  *
- * Not real: snapshots keep nothing, forks and clones share nothing but their options, and a paused
- * sandbox's programs go on.
+ * Not real: snapshots keep nothing, forks and clones share nothing but their options, and a paused sandbox's programs
+ * continue.
  */
 import { once } from 'node:events';
 import { connect } from 'node:net';
@@ -52,11 +52,11 @@ import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
 import { type RunningAgent, startAgent } from './guest-agent.ts';
 
 export interface FakeOptions {
-  /** Awaited by `create` before the sandbox is there; may throw, or wait for the signal. */
+  /** Awaited by `create` before the sandbox exists; may throw, or wait for the signal. */
   readonly beforeCreate?: (request: CreateRequest, signal: AbortSignal | undefined) => Promise<void> | void;
-  /** Home of the users of every sandbox. Default: that of this process. */
+  /** Home of the users of every sandbox. Default: this process's. */
   readonly home?: string;
-  /** Called first by every method; what it throws is the method's error. */
+  /** Called first by every method; its exception is the method's error. */
   readonly before?: (method: string) => void;
 }
 
@@ -75,9 +75,9 @@ const networkInfo = (network: NetworkSpec | null): SandboxInfo['network'] =>
 const NO_TIMINGS = { prepareMs: 1, vmmMs: 2, kernelMs: 0, agentMs: 3, totalMs: 6 } as const;
 
 export class FakeControlPlane implements ControlPlane, AsyncDisposable {
-  /** What `usage` answers; tests fill it. */
+  /** The result of `usage`; tests fill it. */
   readonly usageRecords: UsageRecord[] = [];
-  /** What `logs` answers; tests fill it. */
+  /** The result of `logs`; tests fill it. */
   readonly logsOf = new Map<string, SandboxLogs>();
   readonly #options: FakeOptions;
   readonly #sandboxes = new Map<string, FakeSandbox>();
@@ -278,7 +278,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     return stream;
   }
 
-  /** Of this machine's loopback, as if that were the sandbox's card. */
+  /** Opens a port of this machine's loopback, as if that were the sandbox's card. */
   async openPort(id: string, port: number): Promise<Duplex> {
     this.#options.before?.('openPort');
     await this.#awake(id);
@@ -337,7 +337,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     else yield* events.since(after);
   }
 
-  /** For tests to note in. */
+  /** For tests to add events to. */
   journal(id: string): EventJournal {
     return this.#any(id).events;
   }
@@ -435,14 +435,14 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     return this.#set(sandbox, { status: 'running', pausedTo: null });
   }
 
-  /** Its processes end. */
+  /** Ends its processes. */
   async #reboot(sandbox: FakeSandbox): Promise<void> {
     const { agent } = sandbox;
     sandbox.agent = undefined;
     await (await agent)?.[Symbol.asyncDispose]();
   }
 
-  /** As if its VM had ended so. */
+  /** Simulates this end of its VM. */
   async crash(id: string, cause: EndCause, detail: string): Promise<void> {
     await this.#end(this.#live(id), cause, detail);
   }
@@ -503,7 +503,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
   }
 }
 
-/** `beforeCreate` that waits until the caller goes away. */
+/** A `beforeCreate` that waits until the caller disconnects. */
 export async function untilCancelled(_request: CreateRequest, signal: AbortSignal | undefined): Promise<void> {
   await new Promise<void>((resolve) => {
     signal?.addEventListener('abort', () => resolve(), { once: true });

@@ -7,7 +7,7 @@ import { digestSparse } from '../../src/sys/sparse.ts';
 import type { Phase, Script } from './fake-script.ts';
 import { type FakeVm, readFakeDifference } from './fake-vm.ts';
 
-/** `differences`: as QEMU, whose saves can write only what a VM has changed. */
+/** `differences`: like QEMU, whose saves can write only a VM's changes. */
 export type FakeSharing = boolean | 'differences';
 
 export interface FakeCopiesParts {
@@ -16,14 +16,14 @@ export interface FakeCopiesParts {
   vmOf(path: string): FakeVm | undefined;
   isOfVm(path: string): boolean;
   makeMemory(): GuestMemory;
-  /** Counts what is held. @returns releases it */
+  /** Counts resources in use. @returns a function that releases it */
   lease(kind: string): () => void;
 }
 
 export function fakeCopies(parts: FakeCopiesParts): Copies {
   const { script, sharing, vmOf, isOfVm, makeMemory } = parts;
   const keep = (phase: Phase) => async (from: string, to: string) => {
-    // As a copy does that fails in its midst.
+    // Like a copy that fails halfway.
     await writeFile(to, 'a part');
     await script.step(phase, vmOf(from));
     await copyFile(from, to);

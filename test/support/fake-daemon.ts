@@ -15,15 +15,15 @@ export interface FakeDaemon extends AsyncDisposable {
   readonly control: FakeControlPlane;
   /** More text for its `/metrics`. */
   readonly metrics: MetricRegistry;
-  /** What its sandboxes use. */
+  /** Resource usage of its sandboxes. */
   readonly loads: SandboxLoad[];
-  /** What happened in them last. */
+  /** Recent events of its sandboxes. */
   readonly events: SandboxTimedEvent[];
-  /** For a command that is to find it. */
+  /** Environment for a command that should find it. */
   readonly env: Readonly<Record<string, string>>;
-  /** Also on a port. @returns the variables that lead there */
+  /** Listens also on a port. @returns variables that point to it */
   listenOnPort(): Promise<Readonly<Record<string, string>>>;
-  /** The daemon goes away; idempotent. */
+  /** Stops the daemon. Idempotent. */
   stop(): Promise<void>;
 }
 

@@ -1,6 +1,6 @@
 /**
  * A host of sandboxes without VMs: the real control plane, queue, pools, supervisors and store, on a fake
- * world whose every phase a test may hold, fail or make deadly, and which counts what is held.
+ * world whose every phase a test may hold, fail or make deadly, and which counts resources in use.
  *
  *     LocalControlPlane ── Supervisor ── FakeVm, FakeGuest ── a small file as RAM
  *            └── SnapshotManager ── Store (SQLite and files, in a directory of its own)
@@ -37,7 +37,7 @@ import { Script } from './fake-script.ts';
 import { fromNamed, noImage, withImage } from './fake-template.ts';
 import { FAKE_MACHINE, type FakeGuest, FakeVm, type Holdings, requireState, sha256 } from './fake-vm.ts';
 
-/** Knows how many of its timers are set. */
+/** Knows the number of set timers. */
 export class CountingClock extends FakeClock {
   readonly #timers = new Set<object>();
 
@@ -60,50 +60,50 @@ export class CountingClock extends FakeClock {
 }
 
 export interface FakeHostOptions {
-  /** Of the store; default: one of its own, which goes with the host. */
+  /** Directory of the store. Default: its own, removed with the host. */
   readonly dataDir?: string;
   /** Its name as an owner of rows. */
   readonly owner?: string;
-  /** Of other owners. */
+  /** Answers for other owners. */
   readonly isOwnerAlive?: (owner: string) => Promise<boolean>;
   /** Default 4. */
   readonly concurrency?: number;
   /** Default: more than enough. */
   readonly availableMib?: () => number;
   readonly tracer?: Tracer;
-  /** Judges starts. */
+  /** Decides about starts. */
   readonly gate?: StartGate;
-  /** What starts are expected to take; default: their whole size. */
+  /** Expected memory of starts. Default: their whole size. */
   readonly sizes?: StartSizes;
   /** Its VMs map the RAM that they start from. */
   readonly mapsMemory?: FakeSharing;
-  /** What those that map RAM may have to bring. */
+  /** Memory that VMs that map RAM may have to add. */
   readonly sharedNeed?: Copies['sharedNeed'];
   /** Called with each warning. */
   readonly warn?: Log['warn'];
-  /** What it has of images, by their names. */
+  /** Its images, by name. */
   readonly images?: Readonly<Record<string, EnvironmentSource>>;
-  /** Called with each, before it starts. */
+  /** Called with each sandbox before it starts. */
   readonly watch?: (sandbox: Supervisor) => void;
 }
 
 const TEMPLATE_KEY = 'template';
 const TEMPLATE_STATE = 'state of the template';
-/** Of `passTime`; less than any limit. */
+/** Step of `passTime`; less than any limit. */
 const TIME_STEP_MS = 100;
 const TOTAL_MIB = 65_536;
 
 export class FakeHost implements Holdings, AsyncDisposable {
   readonly models = new FakeModels();
   readonly script = new Script();
-  /** Of all VMs' guests, in order. */
+  /** Identities of all VMs' guests, in order. */
   readonly identities: GuestIdentity[] = [];
-  /** What networks were leased with. */
+  /** Specs of all network leases. */
   readonly leased: NetworkSpec[] = [];
-  /** Of every network's budget. */
+  /** Bytes used of every network's budget. */
   bytesUsed = 0;
   destinations: readonly DestinationUse[] = [];
-  /** In which guests with a network are to trust, from the next start or change on. */
+  /** The authority that guests with a network should trust, from the next start or change on. */
   trust: CardLease['trust'];
   readonly clock = new CountingClock();
   readonly queue: StartQueue;
@@ -118,11 +118,11 @@ export class FakeHost implements Holdings, AsyncDisposable {
   readonly #rejections: unknown[] = [];
   readonly #note = (error: unknown): void => void this.#rejections.push(error);
   #made = 0;
-  /** What the kernel of this host says of the memory of its VMMs. */
+  /** Memory events of the host's kernel about its VMMs. */
   readonly memory = new FakeHostMemory();
-  /** What its policies have posted. */
+  /** Webhook posts of its policies. */
   readonly posted: { readonly url: string; readonly event: object }[] = [];
-  /** VMs, since it was opened. */
+  /** Number of VMs started since it was opened. */
   started = 0;
 
   static async open(options: FakeHostOptions = {}): Promise<FakeHost> {
@@ -158,7 +158,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
     this.#held.get(kind)?.delete(what);
   }
 
-  /** What is held now, by kind; nothing of a kind is not in it. */
+  /** Resources in use, by kind; kinds without any are omitted. */
   async holdings(): Promise<Readonly<Record<string, number>>> {
     const counts = [...this.#held].map(([kind, set]) => [kind, set.size] as const);
     const { running, waiting, waitingLow, reservedMib } = this.queue.stats();
@@ -173,7 +173,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
     );
   }
 
-  /** What the store has on its disk, by directory. */
+  /** Numbers of stored files, by directory. */
   async stored(): Promise<{ files: number; staged: number; trash: number; snapshots: number }> {
     const names = async (name: string): Promise<readonly string[]> =>
       await readdir(join(this.dataDir, name), { recursive: true });
@@ -200,7 +200,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
     return this.#rejections;
   }
 
-  /** @throws when it has none that lives */
+  /** @throws if the sandbox has no live VM */
   vm(id: string): FakeVm {
     const vm = this.#vms.get(id);
     if (vm === undefined) throw new Error(`sandbox ${id} has no VM`);
@@ -211,7 +211,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
     return [...this.#vms.values()];
   }
 
-  /** A little traffic on its channel. */
+  /** Simulates a little traffic on its channel. */
   carry(id: string): void {
     this.vm(id).traffic += 1;
   }
@@ -220,7 +220,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
     return (await this.control.guest(id)) as unknown as FakeGuest;
   }
 
-  /** Resolves at the next change to it. */
+  /** Resolves at the next change to this status. */
   async became(id: string, status: SandboxStatus): Promise<void> {
     const reached = Promise.withResolvers<void>();
     const stop = this.control.onChange((info) => {
@@ -230,7 +230,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
     stop();
   }
 
-  /** A little of it, again and again, until what waits for it is done. */
+  /** Lets time pass in small steps until the promise settles. */
   async passTime(until: Promise<unknown>): Promise<void> {
     let isOver = false;
     const done = until.finally(() => {
@@ -243,7 +243,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
     await done;
   }
 
-  /** Ends it, but leaves its rows as they are, as a process does that is killed. */
+  /** Ends the host, but leaves its rows unchanged, like a killed process. */
   async kill(): Promise<void> {
     await this.#store.close();
     await this.#leave();
@@ -549,4 +549,4 @@ async function openFor(dir: string, options: FakeHostOptions): Promise<OpenedSto
   return { dataDir, store: await openStore(parts) };
 }
 
-/** A template of its own for each image. */
+/** A separate template for each image. */

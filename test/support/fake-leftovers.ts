@@ -1,13 +1,13 @@
-/** What must be true when a test with a fake host is over. */
+/** Checks that must hold after a test with a fake host. */
 import { expect } from 'vitest';
 import type { FakeHost } from './fake-host.ts';
 
-/** Of `FakeHost.holdings`. */
+/** Empty `FakeHost.holdings`. */
 export const NOTHING = {};
-/** Of `FakeHost.stored`. */
+/** Empty `FakeHost.stored`. */
 export const NOTHING_STORED = { files: 0, staged: 0, trash: 0, snapshots: 0 };
 
-/** Ends all that can be ended; then nothing is held or stored, and all that was planned has happened. */
+/** Ends everything; then no resource is in use or stored, and every planned step has happened. */
 export async function requireNothing(host: FakeHost): Promise<void> {
   const { control, script } = host;
   for (const { id } of await control.list()) await control.remove(id);
@@ -16,6 +16,6 @@ export async function requireNothing(host: FakeHost): Promise<void> {
   expect(script.unused).toEqual([]);
   expect(await control.list()).toEqual([]);
   expect(await host.holdings()).toEqual(NOTHING);
-  // What was under way when its sandbox ended still puts its own files away.
+  // Work that was under way when its sandbox ended still removes its own files.
   await expect.poll(() => host.stored()).toEqual(NOTHING_STORED);
 }

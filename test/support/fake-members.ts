@@ -1,4 +1,4 @@
-/** Members of a pool and their making, in the hands of a test. */
+/** Members of a pool and their making, controlled by a test. */
 import type { PoolMember } from '../../src/sandbox/start/warm-pool.ts';
 
 export class FakeMember implements PoolMember {
@@ -54,7 +54,7 @@ interface Make {
 
 /** The `make` of a pool; each call waits until the test ends it. */
 export class FakeMaker {
-  /** Without an outcome yet, oldest first; those that are cancelled as well. */
+  /** Makes without an outcome yet, oldest first, including cancelled ones. */
   readonly pending: Make[] = [];
   readonly members: FakeMember[] = [];
   calls = 0;

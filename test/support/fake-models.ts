@@ -1,18 +1,18 @@
 import type { BudgetUse, ModelBudget } from '../../src/base/request/model-limits.ts';
 import type { ModelAccount, ModelPolicy } from '../../src/sandbox/contract/model-policy.ts';
 
-/** The bridge of a fake host, as far as a control plane sees it. */
+/** The bridge of a fake host, as a control plane sees it. */
 export class FakeModels {
-  /** Requests of each guest that are being answered. */
+  /** Number of each guest's requests in flight. */
   requests = 0;
-  /** What budgets were used, by account. */
+  /** Usage of budgets, by account. */
   readonly use = new Map<string, BudgetUse>();
   /** The budget of each sandbox's port. */
   readonly budgets = new Map<string, ModelBudget>();
   /** The account of each sandbox's last port. */
   readonly accounts = new Map<string, ModelAccount | undefined>();
 
-  /** Returns what changes the policy of the port. */
+  /** Returns a function that changes the policy of the port. */
   attach(id: string, models: ModelPolicy, account: ModelAccount | undefined): (models: ModelPolicy) => void {
     const set = ({ budget }: ModelPolicy): void => void this.budgets.set(id, budget);
     this.accounts.set(id, account);

@@ -5,7 +5,7 @@ export type Phase =
   | 'image'
   | 'template'
   | 'named-template'
-  /** Of a start. */
+  /** Phases of a start. */
   | 'workspace'
   | 'overlay'
   | 'listen'
@@ -17,11 +17,11 @@ export type Phase =
   | 'copy-disk'
   | 'start'
   | 'hello'
-  /** What a guest is asked. */
+  /** Requests to a guest. */
   | 'update'
   | 'python'
   | 'settle'
-  /** What a VM is asked. */
+  /** Requests to a VM. */
   | 'pause'
   | 'resume'
   | 'plug'
@@ -36,7 +36,7 @@ export type Phase =
   | 'save-changes'
   | 'write-rest'
   | 'kill'
-  /** What is kept of it. */
+  /** Phases of a save. */
   | 'keep-memory'
   | 'keep-disk'
   | 'commit'
@@ -44,11 +44,11 @@ export type Phase =
 
 type Interference = (vm: FakeVm | undefined) => Promise<void> | void;
 
-/** Somebody stands at a phase until he is released. */
+/** A caller that is held at a phase until it is released. */
 export interface Held {
-  /** Called with the VM that the phase is about, if any. */
+  /** Resolves with the phase's VM, if any, once the phase is reached. */
   readonly reached: Promise<FakeVm | undefined>;
-  /** He fails, if an error is given. */
+  /** Continues, or fails if an error is given. */
   release(error?: Error): void;
 }
 
@@ -57,7 +57,7 @@ export class Script {
   /** Delays every phase, planned or not. */
   onStep: ((phase: Phase) => Promise<void>) | undefined;
 
-  /** The next one that comes to the phase. Several are used up in order. */
+  /** Interferes with the next caller that reaches the phase. Several interferences are used up in order. */
   next(phase: Phase, interference: Interference): void {
     const planned = this.#planned.get(phase) ?? [];
     this.#planned.set(phase, [...planned, interference]);
@@ -95,7 +95,7 @@ export class Script {
     return { reached: reached.promise, release };
   }
 
-  /** What was planned and has not happened: a test that expects it to has not tested it. */
+  /** Planned interferences that have not happened: the test has not tested them. */
   get unused(): readonly Phase[] {
     return [...this.#planned].flatMap(([phase, { length }]) => (length > 0 ? [phase] : []));
   }

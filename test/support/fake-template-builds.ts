@@ -1,4 +1,4 @@
-/** Builds nothing: it notes what was wanted, reads uploaded archives, and says what a test tells it to. */
+/** Builds nothing: records the requested builds, reads uploaded archives, and reports what a test specifies. */
 import { readFile } from 'node:fs/promises';
 import type { TemplateBuild, TemplateBuildEvent, TemplateBuilds, TemplateSize } from '../../src/api/e2b/parts.ts';
 

@@ -1,4 +1,4 @@
-/** Templates of the fake host: of an image, and with a name. */
+/** Templates of the fake host: from an image, and with a name. */
 
 import { OciError } from '../../src/artifacts/oci/errors.ts';
 import { imageFailure, parseReference } from '../../src/host/runtime/images.ts';
@@ -18,7 +18,7 @@ export function withImage(template: OpenTemplate, { environment, path }: Environ
   };
 }
 
-/** Every name is that of the one template. */
+/** Every name resolves to the one template. */
 export function fromNamed(template: OpenTemplate): ControlParts['fromNamedTemplate'] {
   return async (name, request) => {
     checkNamedRequest(request);
@@ -27,7 +27,7 @@ export function fromNamed(template: OpenTemplate): ControlParts['fromNamedTempla
   };
 }
 
-/** What asking for an image that is not here ends with. */
+/** The error for an image that is missing here. */
 export function noImage(name: string): SandboxError {
   try {
     const { text } = parseReference(name, '/');

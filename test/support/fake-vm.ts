@@ -1,6 +1,6 @@
 /**
- * A VM and its guest without either: RAM is a small file, which is what the guest remembers. Both insist on
- * their order: a guest whose VM is paused gets no request, and no VM is saved with its device plugged.
+ * A fake VM and guest: RAM is a small file, which is what the guest remembers. Both enforce their order: a guest whose
+ * VM is paused gets no request, and no VM is saved with its device plugged.
  */
 
 import { createHash } from 'node:crypto';
@@ -40,7 +40,7 @@ import type { Phase, Script } from './fake-script.ts';
 
 export const FAKE_MACHINE = 'fake machine';
 
-/** What is held of a kind, so that it shows when something is not given back. */
+/** Resources in use by kind, which shows leaks. */
 export interface Holdings {
   add(kind: string, what: object): void;
   delete(kind: string, what: object): void;
@@ -54,7 +54,7 @@ export interface FakeVmParts {
 
 export class FakeVm implements Vm {
   readonly id: string;
-  /** Of no process: above what a kernel gives (proc(5), pid_max). */
+  /** Belongs to no process: above the kernel's maximum (proc(5), pid_max). */
   readonly pid = 2 ** 22 + 1;
   readonly channelPath: string;
   readonly timings = { spawnedMs: 1, runningMs: 2 };
@@ -72,21 +72,19 @@ export class FakeVm implements Vm {
   #guest: FakeGuest | undefined;
   /** Its network card: the MAC, and whether the guest has it. */
   nic: { readonly mac: string; readonly isPlugged: boolean } | null;
-  /** The current ones. */
   diskLimits: DiskLimits;
   readonly disks: readonly VmDisk[];
   readonly bootArgs: readonly string[];
 
   readonly balloon?: Balloon;
-  /** Its RAM. */
   readonly ramMib: number;
-  /** What its guest has, MiB. */
+  /** Its guest's memory, MiB. */
   memoryMib: number;
-  /** False: its guest does nothing of what its balloon asks for. */
+  /** False: its guest ignores all requests of its balloon. */
   isHelpful = true;
-  /** The limits that its guest receives. */
+  /** Number of limits that its guest has received. */
   limited = 0;
-  /** What its programs have not taken, MiB. */
+  /** Memory that its programs have not taken, MiB. */
   availableMib = 0;
 
   constructor(spec: VmSpec, parts: FakeVmParts) {
@@ -131,7 +129,7 @@ export class FakeVm implements Vm {
     this.savesChanges = savesChanges;
   }
 
-  /** The part of the RAM that it maps which its guest has changed. */
+  /** The part of its mapped RAM that its guest has changed. */
   ownPart = 0.1;
 
   async ownBytes(): Promise<number> {
@@ -148,7 +146,7 @@ export class FakeVm implements Vm {
     return this.#mapped?.text ?? (await readFile(this.memoryPath, 'utf8'));
   }
 
-  /** Only what has changed, as a diff snapshot. */
+  /** Writes only changes, like a diff snapshot. */
   async #writeChanges(changes: RamChanges | undefined): Promise<UnwrittenChanges | undefined> {
     if (this.#mapped === undefined) return undefined;
     const { base, text, saved } = this.#mapped;
@@ -185,7 +183,7 @@ export class FakeVm implements Vm {
     return this.logs.console.text();
   }
 
-  /** What its guest writes more. */
+  /** Output that its guest writes in addition. */
   set console(text: string) {
     this.logs.console.push(Buffer.from(text));
   }
@@ -198,7 +196,7 @@ export class FakeVm implements Vm {
     return this.#runs;
   }
 
-  /** Whatever is asked of it fails at once; its exit is seen a moment later, as of a process. */
+  /** Every later request fails at once; its exit is seen a moment later, like a process's. */
   die(cause: VmExit['cause'] = 'vmm-crashed', more: Partial<VmExit> = {}): void {
     if (!this.#isAlive) return;
     this.#isAlive = false;
@@ -210,7 +208,7 @@ export class FakeVm implements Vm {
     setImmediate(() => this.#exit.resolve(exit));
   }
 
-  /** The agent's link breaks, and the VM goes on. */
+  /** The agent's connection breaks, and the VM continues. */
   loseAgent(): void {
     this.#guest?.lose();
   }
@@ -225,7 +223,7 @@ export class FakeVm implements Vm {
 
   readonly #diskListeners = new Set<(trouble: DiskTrouble) => void>();
   #fullDisk: DiskTrouble | null = null;
-  /** Whatever its guest writes finds no room on the host. */
+  /** The host has no room for its guest's writes. */
   isHostFull = false;
 
   /** Its guest writes where the host has no room. */
@@ -339,7 +337,7 @@ export class FakeVm implements Vm {
     };
   }
 
-  /** Bytes that its channel has seen. */
+  /** Bytes that have passed its channel. */
   traffic = 0;
 
   async kill(): Promise<void> {
@@ -348,7 +346,7 @@ export class FakeVm implements Vm {
     await this.exited;
   }
 
-  /** Rejects when the VM dies meanwhile, or has died. */
+  /** Rejects if the VM dies meanwhile, or has died. */
   async step(phase: Phase, signal?: AbortSignal): Promise<void> {
     const reached = this.#parts.script.step(phase, this);
     reached.catch((error: unknown) => ignore(error, 'the VM has died of it, or the caller has it'));
@@ -358,7 +356,7 @@ export class FakeVm implements Vm {
   }
 }
 
-/** As much of a guest as the control plane asks for. */
+/** The part of a guest that the control plane uses. */
 export class FakeGuest {
   readonly closed: Promise<GuestClosed>;
   readonly info = { kernelToInitMs: 1 } as GuestInfo;
@@ -374,7 +372,7 @@ export class FakeGuest {
     holdings.add('guests', this);
   }
 
-  /** What its program has in memory. */
+  /** Sets the content of its program's memory. */
   async remember(text: string): Promise<void> {
     this.#requireRunning();
     await this.#ask('update');
@@ -409,7 +407,7 @@ export class FakeGuest {
     return this.#ask('settle', signal);
   }
 
-  /** What it was asked to run. */
+  /** Options of the programs that it was asked to run. */
   readonly started: RunOptions[] = [];
 
   async python(spec: RunOptions, signal?: AbortSignal): Promise<Process> {
@@ -428,7 +426,7 @@ export class FakeGuest {
     return () => this.#listeners.delete(listener);
   }
 
-  /** As its agent does. */
+  /** Emits an event as its agent does. */
   emit(event: GuestEvent): void {
     for (const listener of this.#listeners) listener(event);
   }
@@ -473,14 +471,14 @@ function fakeDifference({ baseDigest }: RamDifference, text: string): string {
   return JSON.stringify({ baseDigest, text });
 }
 
-/** @throws VmmError it belongs to other RAM */
+/** @throws VmmError if it is based on other RAM */
 export async function readFakeDifference({ path, baseDigest }: RamDifference): Promise<string> {
   const found = JSON.parse(await readFile(path, 'utf8')) as { baseDigest: string; text: string };
   if (found.baseDigest === baseDigest) return found.text;
   throw new VmmError('snapshot_refused', 'a difference of other RAM');
 }
 
-/** @throws VmmError the state is not what was saved */
+/** @throws VmmError if the state is not the saved one */
 export async function requireState(snapshot: VmSpec['snapshot']): Promise<void> {
   if (snapshot === undefined) return;
   if (sha256(await readFile(snapshot.statePath, 'utf8')) === snapshot.stateSha256) return;

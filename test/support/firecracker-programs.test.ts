@@ -55,7 +55,7 @@ it('supportedFirecracker: variables, then PATH, then the cache of the home', () 
   expect(supportedFirecracker({ ...env, ...variables }, none)).toEqual(named);
 });
 
-it('supportedFirecracker: keeps what lies beside the checkout in the cache', () => {
+it('supportedFirecracker: copies programs beside the checkout into the cache', () => {
   const offered = offer('1.16.1');
   const paths = { firecracker: join(kept(), 'firecracker'), jailer: join(kept(), 'jailer') };
   expect(supportedFirecracker({ NEUROVISOR_HOME: home }, offered)).toEqual(paths);
@@ -63,7 +63,7 @@ it('supportedFirecracker: keeps what lies beside the checkout in the cache', () 
   expect(supportedFirecracker({ NEUROVISOR_HOME: home }, offered)).toEqual(paths);
 });
 
-it('supportedFirecracker: refuses another digest, and keeps nothing', () => {
+it('supportedFirecracker: refuses programs with another digest, and caches nothing', () => {
   const { dir, sha256 } = offer('1.16.1');
   const offered = { dir, sha256: { ...sha256, jailer: 'another' } };
   expect(supportedFirecracker({ NEUROVISOR_HOME: home }, offered)).toContain('jailer has the digest');
@@ -71,7 +71,7 @@ it('supportedFirecracker: refuses another digest, and keeps nothing', () => {
   expect(readdirSync(join(home, 'cache/test-firecracker'))).toEqual([]);
 });
 
-it('supportedFirecracker: without one, or with an old one, says what to do', () => {
+it('supportedFirecracker: without Firecracker, or with an old one, names the remedy', () => {
   const env = { NEUROVISOR_HOME: home, PATH: join(home, 'bin') };
   expect(supportedFirecracker(env, none)).toContain('set NEUROVISOR_FIRECRACKER and NEUROVISOR_JAILER');
   put(join(home, 'bin'), '1.12.1');

@@ -1,4 +1,4 @@
-/** A Firecracker that sandboxes accept, with its jailer: no package registry has one that is new enough. */
+/** A Firecracker that sandboxes accept, with its jailer: no package registry has a recent enough version. */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
@@ -24,7 +24,7 @@ export interface FirecrackerPrograms {
   readonly jailer: string;
 }
 
-/** What may lie beside the checkout: a directory with both programs, and their digests. */
+/** A directory beside the checkout with both programs, and their digests. */
 export interface Offered {
   readonly dir: string;
   readonly sha256: FirecrackerPrograms;
@@ -41,8 +41,8 @@ const BESIDE: Offered = {
 const NAMES = ['firecracker', 'jailer'] as const;
 
 /**
- * Returns the programs of the variables, of PATH, or of the home's cache, or why there are none.
- * @param offered is copied into the cache if that has none
+ * Returns the programs named by variables, in PATH, or in the home's cache, or the reason why there are none.
+ * @param offered copied into the cache if that has none
  */
 export function supportedFirecracker(env: NodeJS.ProcessEnv, offered = BESIDE): FirecrackerPrograms | string {
   const { cacheDir } = resolveHome(readConfig(env).home);
@@ -67,7 +67,7 @@ export function supportedFirecracker(env: NodeJS.ProcessEnv, offered = BESIDE): 
   return problem ?? { firecracker, jailer };
 }
 
-/** Returns the first file of this name in a list of directories, as PATH is one. */
+/** Returns the first file of this name in a list of directories in the form of PATH. */
 export function findProgram(name: string, path: string): string | undefined {
   return path
     .split(':')
@@ -75,7 +75,7 @@ export function findProgram(name: string, path: string): string | undefined {
     .find((file) => existsSync(file));
 }
 
-/** Copies what is offered. @returns why that must not be used */
+/** Copies the offered programs. @returns why they must not be used */
 function keep({ dir, sha256 }: Offered, kept: string): string | undefined {
   if (existsSync(kept) || NAMES.some((name) => !existsSync(join(dir, name)))) return undefined;
   mkdirSync(dirname(kept), { recursive: true, mode: 0o700 });

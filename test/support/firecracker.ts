@@ -22,7 +22,7 @@ import { testCacheDir } from './wheel.ts';
 
 export interface FirecrackerFiles extends ParityFiles, FirecrackerPrograms {}
 
-/** The files, or why there are none. */
+/** The files, or the reason why there are none. */
 export function firecrackerFiles(): FirecrackerFiles | string {
   try {
     return findFiles();

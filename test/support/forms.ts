@@ -1,9 +1,9 @@
-/** `multipart/form-data` byte by byte, and as another parser reads it. */
+/** `multipart/form-data` byte by byte, and as parsed by another parser. */
 
 export interface FormPart {
   readonly name: string;
   readonly content: string | Buffer;
-  /** Present: a file. */
+  /** Present for a file. */
   readonly fileName?: string;
   readonly type?: string;
 }
@@ -29,7 +29,7 @@ export interface ReadPart {
   readonly bytes?: string;
 }
 
-/** As Node's own parser reads it. @throws if it is malformed */
+/** Parsed by Node's own parser. @throws if it is malformed */
 export async function partsOf(bytes: Uint8Array, contentType: string): Promise<readonly ReadPart[]> {
   const headers = { 'content-type': contentType };
   const form = await new Response(Buffer.from(bytes), { headers }).formData();

@@ -1,4 +1,6 @@
-/** An HTTP proxy for tests, on a free port of loopback. It sends every request to the same server, whatever its host. */
+/**
+ * An HTTP proxy for tests, on a free port of loopback. It sends every request to the same server, whatever its host.
+ */
 import { createServer, request as httpRequest, type IncomingMessage } from 'node:http';
 import { type AddressInfo, connect } from 'node:net';
 import type { Duplex } from 'node:stream';

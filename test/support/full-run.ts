@@ -1,4 +1,4 @@
-/** `./neurovisor test --full`: also what takes too long, or fetches too much, for each run. */
+/** Set by `./neurovisor test --full`: also runs tests that take too long, or download too much, for each run. */
 export const FULL_VARIABLE = 'NEUROVISOR_TEST_FULL';
 
 export const isFullRun = (): boolean => process.env[FULL_VARIABLE] === 'full';

@@ -11,7 +11,7 @@ import type { PythonPackages } from './locked-packages.ts';
 export interface FuzzOptions {
   readonly url: string;
   readonly key: string;
-  /** Of all phases together; fuzzing and sequences go on until then. */
+  /** Total time of all phases; fuzzing and sequences continue until then. */
   readonly seconds: number;
   readonly seed: number;
   /** Default: our own interface. */
@@ -20,22 +20,22 @@ export interface FuzzOptions {
   readonly size?: 'any' | 'small';
 }
 
-/** They answer for as long as the client stays, or by an upgrade. */
+/** Operations that respond for as long as the client stays, or by an upgrade. */
 const STREAMS = ['streamEvents', 'streamSandboxEvents', 'streamLogs', 'openPort', 'openOperation', 'openSession'];
-/** Until a request counts as unanswered: of fake VMs, and of a host that builds a template for it first. */
+/** Time until a request counts as unanswered: for fake VMs, and for a host that first builds a template. */
 const ANSWER_SECONDS_MAX = 30;
 const BUILD_SECONDS_MAX = 150;
-/** Console scripts of the environment have another path in them. */
+/** Console scripts of the environment contain another path. */
 const MAIN = 'from schemathesis.cli import schemathesis; schemathesis()';
 
-/** @returns the exit status, 0: nothing found; what it printed */
+/** @returns the exit status, 0 if nothing was found; and the output */
 export async function fuzzRest(
   { python, env }: PythonPackages,
   { url, key, seconds, seed, size = 'any', document = OPENAPI_FILE }: FuzzOptions,
 ): Promise<{ readonly status: number | null; readonly report: string }> {
   const isOwn = document === OPENAPI_FILE;
   const streams = isOwn ? STREAMS : [];
-  // At E2B an ended sandbox is unknown, also one that an `Idempotency-Key` answers with.
+  // In E2B's interface an ended sandbox is unknown, even if an `Idempotency-Key` returns it.
   const excluded = isOwn ? [] : ['--exclude-checks', 'ensure_resource_availability'];
   const args = [
     ...['-c', MAIN, 'run', document, '--url', url, '-H', `X-API-Key: ${key}`, '--no-color'],
@@ -44,7 +44,7 @@ export async function fuzzRest(
     ...excluded,
     ...streams.flatMap((operation) => ['--exclude-operation-id', operation]),
   ];
-  // It keeps files where it runs.
+  // It writes files into its working directory.
   const cwd = mkdtempSync(join(tmpdir(), 'nv-fuzz-rest-'));
   for (const name of ['hooks.py', 'schemathesis.toml']) {
     cpSync(join(CLIENTS_DIR, 'python', name), join(cwd, name));

@@ -1,4 +1,4 @@
-/** Worlds for tests of the gateway: a TLS server, an HTTP server, and the clients that call them. */
+/** Worlds for tests of the gateway: a TLS server, an HTTP server, and clients of both. */
 import { createServer as createHttpServer } from 'node:http';
 import { createServer } from 'node:net';
 import { createServer as createTlsServer } from 'node:tls';
@@ -22,7 +22,7 @@ export const ALERT = Buffer.of(21, 3, 3, 0, 2, 2, 49);
 
 let identity: { key: string; cert: string } | undefined;
 export const undo: (() => unknown)[] = [];
-/** After each test: everything that was opened, the last first. */
+/** Closes everything after each test, in reverse order. */
 export async function cleanUp(): Promise<void> {
   for (const each of undo.splice(0).reverse()) await each();
 }
@@ -37,7 +37,7 @@ export async function world(port: number, options: WorldOptions = {}): Promise<G
   return made;
 }
 
-/** Greets with the name that the client gave, then echoes; to one that offers the protocol `x`, it only greets. */
+/** Greets with the client's name, then echoes; to a client that offers the protocol `x`, it only greets. */
 export async function tlsWorld(settings: object = {}, options = {}) {
   const made = await world(443, options);
   identity ??= certificate();
@@ -80,7 +80,7 @@ export async function httpWorld(options: WorldOptions = {}) {
 
 export const sClient = (made: GatewayWorld, ...args: string[]) =>
   command('openssl', ['s_client', '-quiet', '-connect', `${HOST}:${made.port}`, '-alpn', 'x', ...args], '');
-/** To the gateway, whatever the URL says. */
+/** Connects to the gateway, whatever the URL says. */
 export const curl = (made: GatewayWorld, url: string, ...args: string[]) => {
   const { host } = new URL(url);
   const to = `${host.includes(':') ? host : `${host}:80`}:${HOST}:${made.port}`;

@@ -17,7 +17,7 @@ export interface GatewayWorld {
   readonly port: number;
   readonly pins: Pins;
   readonly events: GatewayEvent[];
-  /** What the gateway called, as `address:port`. */
+  /** Addresses that the gateway dialled, as `address:port`. */
   readonly dialled: string[];
   /** Where the next connections "were redirected from". */
   destination: Endpoint | undefined;
@@ -30,7 +30,7 @@ export interface GatewayWorld {
 
 export type WorldOptions = Partial<GatewayOptions> &
   Pick<GatewaySandbox, 'secrets' | 'budgets'> & {
-    /** Of the sandbox. */
+    /** Id of the sandbox. */
     readonly id?: string;
   };
 
@@ -58,7 +58,7 @@ export async function gatewayWorld(
     originalDestination: () => world.destination,
     dial: ({ address, port }) => {
       dialled.push(`${address}:${port}`);
-      // Port 1 takes no connections.
+      // Port 1 accepts no connections.
       const local = internet.get(`${address}:${port}`) ?? 1;
       return connect({ host: HOST, port: local, allowHalfOpen: true });
     },
@@ -88,7 +88,7 @@ export async function listen(server: Server): Promise<number> {
   return address.port;
 }
 
-/** A key and a certificate of its own for some name. */
+/** A separate key and certificate for a name. */
 export function certificate(name = 'a.example'): { key: string; cert: string } {
   const folder = mkdtempSync(join(tmpdir(), 'nv-cert-'));
   try {

@@ -1,11 +1,11 @@
-/** Small GGUF files, and manifests of models in the layouts that registries have. */
+/** Small GGUF files, and manifests of models in the layouts of registries. */
 import { digest, type TestImage } from './oci-images.ts';
 
 type Value = number | bigint | string | boolean | readonly string[];
 
 export interface TestGguf {
   readonly values?: Readonly<Record<string, Value>>;
-  /** F32 numbers of the only tensor; 0: there is no tensor. */
+  /** F32 numbers of the only tensor; 0 without a tensor. */
   readonly numbers?: number;
   readonly version?: number;
 }
@@ -100,7 +100,7 @@ export function makeArtifact(
 
 const LICENSE = Buffer.from('Apache-2.0');
 
-/** As `docker model package` makes it. */
+/** In the layout of `docker model package`. */
 export const dockerModel = (files: readonly Buffer[]): TestImage =>
   makeArtifact(
     [
@@ -110,7 +110,7 @@ export const dockerModel = (files: readonly Buffer[]): TestImage =>
     { config: 'application/vnd.docker.ai.model.config.v0.1+json' },
   );
 
-/** As modctl makes it. */
+/** In the layout of modctl. */
 export const modelPack = (file: string, bytes: Buffer): TestImage =>
   makeArtifact(
     [
@@ -131,7 +131,7 @@ export const modelPack = (file: string, bytes: Buffer): TestImage =>
     },
   );
 
-/** As `oras push REF FILE…` makes it. */
+/** In the layout of `oras push REF FILE…`. */
 export const orasFiles = (files: Readonly<Record<string, Buffer>>): TestImage =>
   makeArtifact(
     Object.entries(files).map(([title, bytes]) => ({
@@ -142,7 +142,7 @@ export const orasFiles = (files: Readonly<Record<string, Buffer>>): TestImage =>
     { artifactType: 'application/vnd.unknown.artifact.v1' },
   );
 
-/** As Ollama's registry has it. */
+/** In the layout of Ollama's registry. */
 export const ollamaModel = (bytes: Buffer): TestImage =>
   makeArtifact(
     [

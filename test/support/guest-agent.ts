@@ -33,7 +33,7 @@ export interface RunningAgent extends AsyncDisposable {
   /** Private directory of this agent, removed at the end. */
   readonly dir: string;
   readonly child: ChildProcess;
-  /** What the agent wrote to its console. */
+  /** The agent's console output. */
   console(): string;
 }
 
@@ -41,8 +41,8 @@ export interface AgentOptions {
   readonly identity?: Partial<GuestIdentity>;
   readonly log?: Log;
   /**
-   * Home of every user. Default: an empty one. With that of this process, login shells would run its profile, which may
-   * start anything, take long, and leave locks if it is killed.
+   * Home of every user. Default: an empty one. With this process's, login shells would run its profile, which may start
+   * anything, take long, and leave locks if it is killed.
    */
   readonly home?: string;
 }
@@ -59,7 +59,7 @@ export async function startAgent(options: AgentOptions = {}): Promise<RunningAge
     log: options.log ?? silentLog,
   });
   const child = spawnAgent(channelPath, options.home ?? emptyHome(dir));
-  // From the beginning: a test may kill it, and its end then comes at any moment.
+  // Registered at once: a test may kill the agent at any moment.
   const exited = once(child, 'exit');
   let text = '';
   for (const stream of [child.stdout, child.stderr]) {
@@ -70,7 +70,7 @@ export async function startAgent(options: AgentOptions = {}): Promise<RunningAge
   const end = async (): Promise<void> => {
     await listener.close();
     if (child.exitCode === null && child.signalCode === null) {
-      // Outside a VM nothing ends the programs of an agent that is killed.
+      // Outside a VM nothing ends the programs of a killed agent.
       const programs = child.pid === undefined ? [] : await descendants(child.pid);
       child.kill('SIGKILL');
       await exited;
@@ -104,7 +104,7 @@ function kill(pid: number): void {
   }
 }
 
-/** Users other than ours reach it, but nothing else of the directory. */
+/** Other users can reach it, but nothing else in the directory. */
 function emptyHome(dir: string): string {
   const home = join(dir, 'home');
   mkdirSync(home);

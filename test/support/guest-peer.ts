@@ -1,4 +1,4 @@
-/** Streams on top of `GuestRings`: what a guest's kernel does for its sockets, with honest credit. */
+/** Streams on top of `GuestRings`: the work of a guest's kernel for its sockets, with honest credit. */
 import { OP, SHUTDOWN_BOTH, SHUTDOWN_SEND } from '../../src/machine/vsock/packet.ts';
 import type { GuestRings, HostPacket } from './guest-rings.ts';
 
@@ -9,9 +9,9 @@ export class GuestStream {
   readonly guestPort: number;
   readonly bufAlloc: number;
   state: 'connecting' | 'open' | 'reset' | 'closed' = 'connecting';
-  /** Bytes that the guest program wrote and that credit has not let go yet. */
+  /** Bytes that the guest program wrote and that still wait for credit. */
   readonly toSend: Uint8Array[] = [];
-  /** Bytes that came and that the guest program has not read. */
+  /** Bytes that have arrived and that the guest program has not read. */
   readonly received: Uint8Array[] = [];
   receivedBytes = 0;
   hostEnded = false;
@@ -34,7 +34,7 @@ export class GuestStream {
     if (bytes.length > 0) this.toSend.push(bytes);
   }
 
-  /** The guest program reads all that came. */
+  /** The guest program reads everything that has arrived. */
   read(): Uint8Array {
     const bytes = Buffer.concat(this.received.splice(0));
     this.receivedBytes = 0;
@@ -43,7 +43,7 @@ export class GuestStream {
   }
 
   get credit(): number {
-    // As Linux since "vsock/virtio: cap TX credit to local buffer size".
+    // As in Linux since "vsock/virtio: cap TX credit to local buffer size".
     const window = Math.min(this.peerBufAlloc, this.bufAlloc);
     return Math.max(0, window - ((this.sent - this.peerFwdCount) >>> 0));
   }
@@ -52,7 +52,7 @@ export class GuestStream {
 export class GuestPeer {
   readonly #rings: GuestRings;
   readonly #bufAlloc: number;
-  /** Streams by ports; those that the host opened are here too. */
+  /** Streams by ports, including those that the host opened. */
   readonly streams = new Map<string, GuestStream>();
   readonly accepted: GuestStream[] = [];
   readonly listening = new Set<number>();
@@ -72,7 +72,7 @@ export class GuestPeer {
     return stream;
   }
 
-  /** Takes what came and sends what may go. @returns whether anything was sent. */
+  /** Handles received packets and sends what may be sent. @returns whether anything was sent */
   pump(max?: number): boolean {
     for (const packet of this.#rings.receive(max)) this.#receive(packet);
     let didSend = false;

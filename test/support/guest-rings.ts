@@ -1,6 +1,6 @@
 /**
- * The guest's half of a vsock device, for tests: both rings and their buffers in one piece of memory, as
- * a driver keeps them. It can also do what no driver should: raw descriptors, wrong headers.
+ * The guest's half of a vsock device, for tests: both rings and their buffers in one piece of memory, as a driver keeps
+ * them. It can also do what no driver should: raw descriptors, wrong headers.
  */
 import { HEADER_BYTES } from '../../src/machine/vsock/packet.ts';
 import type { RingAddresses } from '../../src/machine/vsock/ring-memory.ts';
@@ -8,7 +8,7 @@ import type { RingAddresses } from '../../src/machine/vsock/ring-memory.ts';
 /** An atomic read-modify-write is a full barrier on x86-64. */
 const FENCE = new Int32Array(new SharedArrayBuffer(4));
 
-/** What the VMM calls the memory by, apart from guest addresses so that a mix-up shows. */
+/** Base of the VMM's addresses, different from guest addresses so that a mix-up shows. */
 export const USER_BASE = 0x7f00_0000_0000;
 export const GUEST_BASE = 0x10_0000;
 const RING_BYTES = 0x8000;
@@ -27,7 +27,7 @@ export interface GuestPacket {
   readonly sourceCid?: bigint;
   readonly destinationCid?: bigint;
   readonly type?: number;
-  /** The `len` that the header claims; default: the payload's. */
+  /** The `len` that the header claims. Default: the payload's. */
   readonly length?: number;
 }
 
@@ -44,11 +44,11 @@ export interface HostPacket {
 export interface GuestRingsOptions {
   readonly guestCid: number;
   readonly queueSize: number;
-  /** Sizes of the descriptors of each RX chain; the last one repeats nothing. */
+  /** Sizes of the descriptors of each RX chain; the last one is not repeated. */
   readonly rxCuts: readonly number[];
   /** Sizes of the first descriptors of a TX chain; the rest goes into one more. */
   readonly txCuts: readonly number[];
-  /** What the VMM calls the memory by; default: an address that is none. */
+  /** Base of the VMM's addresses. Default: one that is not mapped. */
   readonly userBase?: number;
 }
 
@@ -107,7 +107,7 @@ export class GuestRings {
     return this.#tx;
   }
 
-  /** Puts a packet into the TX ring. @returns false if the ring is full. */
+  /** Puts a packet into the TX ring. @returns false if the ring is full */
   send(packet: GuestPacket): boolean {
     this.#reclaim();
     const slot = this.#freeSlots.pop();
@@ -143,7 +143,7 @@ export class GuestRings {
     return true;
   }
 
-  /** Takes packets out of the RX ring, at most `max`, and gives the buffers back. */
+  /** Takes packets out of the RX ring, at most `max`, and returns the buffers. */
   receive(max = Number.POSITIVE_INFINITY): HostPacket[] {
     const packets: HostPacket[] = [];
     while (packets.length < max) {
@@ -196,7 +196,7 @@ export class DriverRing {
     this.#usedBase = base + 0x6000;
   }
 
-  /** What SET_VRING_ADDR says. */
+  /** The content of SET_VRING_ADDR. */
   get addresses(): RingAddresses {
     return {
       size: this.#size,
@@ -221,12 +221,12 @@ export class DriverRing {
     this.#view.setUint16(ring + 2, this.#availableIndex, true);
   }
 
-  /** Something was made available since the last time, and the device did not ask to be left alone. */
+  /** True if a chain was made available since the last call, and the device did not suppress kicks. */
   wantsKick(): boolean {
     if (this.#kickedIndex === this.#availableIndex) return false;
     this.#kickedIndex = this.#availableIndex;
-    // As virtio_mb() in Linux: without it the processor may read the flag before the index is visible,
-    // while the device does the same the other way round, and both wait for each other.
+    // Like virtio_mb() in Linux: without it the processor may read the flag before the index is visible, while the
+    // device does the same the other way round, and both wait for each other.
     Atomics.add(FENCE, 0, 0);
     return (this.#view.getUint16(this.#usedBase, true) & USED_NO_NOTIFY) === 0;
   }

@@ -1,4 +1,4 @@
-/** A server that takes its first connection and then says nothing: TLS never begins on it. */
+/** A server that accepts its first connection and then says nothing: TLS never begins on it. */
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer } from 'node:net';
 

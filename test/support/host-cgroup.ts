@@ -1,4 +1,4 @@
-/** A control group of this host with a limit of memory, for tests; needs root, and v1 or v2 with memory. */
+/** A control group of this host with a memory limit, for tests; needs root, and v1 or v2 with memory. */
 import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -9,7 +9,7 @@ export interface HostCgroup {
   readonly dir: string;
   limit(bytes: number): void;
   add(pid: number): void;
-  /** What was in it has ended. */
+  /** Call after its processes have ended. */
   remove(): Promise<void>;
 }
 

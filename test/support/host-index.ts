@@ -1,4 +1,4 @@
-/** The indexes that this machine's own clients use, where they answer. */
+/** The indexes that this machine's own clients use, if they answer. */
 
 import { GUEST_CODENAME } from '../../src/artifacts/image/rootfs/recipe.ts';
 import { systemClock } from '../../src/base/clock.ts';
@@ -13,13 +13,13 @@ import { isPublicAddress } from '../../src/host/runtime/packages.ts';
 
 const LOOK_MS = 10_000;
 
-/** What is asked for, to see that the index answers. */
+/** Requests that show that the index answers. */
 const PROBES = {
   pip: { path: 'six/', accept: PYPI_ACCEPT },
   debian: { path: `dists/${GUEST_CODENAME}/InRelease`, accept: '*/*' },
 } as const;
 
-/** The host's indexes; or why that of this kind can't be used. */
+/** The host's indexes; or the reason why the one of this kind can't be used. */
 export async function findHostIndexes(kind: keyof typeof PROBES = 'pip'): Promise<IndexSet | string> {
   const upstream = new Upstream({
     clock: systemClock,

@@ -26,27 +26,27 @@ const SOURCE = join(import.meta.dirname, '../fixtures/hostile-front-end.c');
 
 /** `MEMORY_BYTES` of the fixture. */
 const MEMORY_BYTES = 4 * MIB;
-/** Sessions at once. */
+/** Concurrent sessions. */
 const LANES = 3;
 const SESSION_MS_MAX = 150;
-/** Until the first rounds have loaded and compiled all code. */
+/** Rounds until all code is loaded and compiled. */
 const WARM_ROUNDS = 20;
-/** Heaps and their gaps grow for a while: after gc() and malloc_trim(3) nothing is left of it. */
+/** Heaps and their gaps grow for a while: after gc() and malloc_trim(3) nothing of it is left. */
 const GROWTH_BYTES_MAX = 64 * MIB;
 const GROWTH_BYTES_PER_SESSION_MAX = 8 * KIB;
-/** A device that hangs, not one that is slow. */
+/** For a device that hangs, not one that is slow. */
 const ECHO_MS_MAX = 20_000;
 const SETTLE_MS_MAX = 20_000;
 const POLITE_CID = 3;
 const ECHO_PORT = 5000;
-/** The fixture dials 80 to 82; nobody listens at the last. */
+/** The fixture dials 80 to 82; the last has no listener. */
 const HOST_PORTS = [80, 81];
 
 export interface HostileReport {
   readonly sessions: number;
-  /** How many devices ended for which reason: the reason, and its detail without numbers. */
+  /** Number of ended devices by reason, and by its detail without numbers. */
   readonly ends: ReadonlyMap<string, number>;
-  /** Connections opened and bytes carried in all hostile sessions: how far they came. */
+  /** Connections opened and bytes carried in all hostile sessions: how far they got. */
   readonly connections: number;
   readonly bytes: number;
   /** Round trips of the polite device, milliseconds, ascending. */
@@ -181,7 +181,7 @@ class World {
     return `${this.#devices.descriptors()} descriptors, ${this.#devices.mappings()} mappings`;
   }
 
-  /** @param before what the process held after the first round */
+  /** @param before resources of the process after the first round */
   async #settled(before: string | undefined): Promise<void> {
     const endMs = performance.now() + SETTLE_MS_MAX;
     while (before !== undefined && this.#held() !== before) {
@@ -192,7 +192,7 @@ class World {
   }
 }
 
-/** A VM and a program of the host that talk to each other all the time. */
+/** A VM and a program of the host that exchange messages all the time. */
 class PoliteVm {
   readonly echoMs: number[] = [];
   readonly #vm: VhostFrontEnd;

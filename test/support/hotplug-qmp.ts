@@ -12,9 +12,12 @@ export interface HotplugQmp {
 }
 
 export interface HotplugOptions {
-  /** The command that is refused. */
+  /** The command to refuse. */
   refuse?: string;
-  /** When a device is gone after `device_del`: at once, when the test says, or (the test says it, too) after the wait for it. */
+  /**
+   * When a device is gone after `device_del`: at once, when the test says so, or (also when the test says so) after the
+   * wait for it timed out.
+   */
   gone?: 'at-once' | 'by-test' | 'late';
 }
 

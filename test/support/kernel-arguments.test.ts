@@ -1,4 +1,4 @@
-/** docs/firecracker.md explains each argument of the guests' kernels, and no other. */
+/** docs/firecracker.md explains exactly the arguments of the guests' kernels. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
@@ -10,7 +10,7 @@ const DOCUMENT = join(import.meta.dirname, '../../docs/firecracker.md');
 /** Added by Firecracker. */
 const ADDED = ['pci=off', 'root=/dev/vda', 'ro', 'virtio_mmio.device=…'];
 
-/** Arguments with a value of the machine end with `=…`. */
+/** Arguments with a machine-dependent value end with `=…`. */
 function tableOf(vmm: string): string[] {
   const section = /\n## Kernel command line\n(.*?)\n## /s.exec(readFileSync(DOCUMENT, 'utf8'))?.[1];
   const rows = [...(section ?? '').matchAll(/^\| `([^`]+)` \| ([^|]+) \|/gm)];

@@ -1,13 +1,13 @@
 /**
- * What a process and its home hold: compared before and after, it shows what a sandbox left behind.
- * Everything is read from /proc and the file system, so nothing that is tested is trusted for it.
+ * Resources of a process and its home: compared before and after, they show what a sandbox left behind. Everything is
+ * read from /proc and the file system, so no tested code is trusted.
  */
 import { readdir, readFile, readlink } from 'node:fs/promises';
 
 export interface Holdings {
   /** Direct and indirect children, as `pid command`. */
   readonly processes: readonly string[];
-  /** Kinds of open files, e.g. `socket`, with their number. */
+  /** Kinds of open files, for example `socket`, with their number. */
   readonly fds: Readonly<Record<string, number>>;
   /** Shared mappings of guest memory. */
   readonly guestMappings: number;

@@ -1,7 +1,7 @@
 /**
- * A small template with E2B's code interpreter: the server of `environments/code-interpreter` with Python's and bash's kernels,
- * without Deno and the packages for data science. Its packages are those of the tests without a VM, copied: an installation in
- * an emulated VM takes minutes.
+ * A small template with E2B's code interpreter: the server of `environments/code-interpreter` with Python's and bash's
+ * kernels, without Deno and the packages for data science. Its packages are copied from the tests without a VM: an
+ * installation in an emulated VM takes minutes.
  */
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -16,11 +16,11 @@ export const LIGHT = 'light-interpreter';
 const DOCKERFILE = join(import.meta.dirname, '../fixtures/light-interpreter/Dockerfile');
 /** Where the Dockerfile copies them. */
 const PLACES = { packages: '/opt/packages', code_interpreter: '/opt/code-interpreter/code_interpreter' } as const;
-/** What the kernels do not import, or only if it is there. */
+/** Packages that the kernels do not import, or only if present. */
 const UNUSED =
   /^(contourpy|cycler|debugpy|deno|e2b_charts|fonttools|jedi|kiwisolver|matplotlib|mpl_toolkits|numpy|pandas|pil|pillow|pydantic|pydantic_core|pylab|pyparsing|tzdata)\b/i;
 
-/** Before the home's daemon starts. @throws if the packages can't be fetched */
+/** Call before the home's daemon starts. @throws if the packages can't be fetched */
 export async function makeLightInterpreter(home: DaemonHome): Promise<void> {
   const found = interpreterPackages();
   if (typeof found === 'string') throw new Error(found);
@@ -38,12 +38,12 @@ export async function makeLightInterpreter(home: DaemonHome): Promise<void> {
     // The kernels' user can't write beside the sources, so each kernel would compile them all.
     for (const [name, place] of Object.entries(PLACES)) {
       const how = ['-q', '--invalidation-mode', 'unchecked-hash'];
-      // The path in the image, not of this directory: the same bytes in each run are copied only once.
+      // The path in the image, not in this directory: then each run has the same bytes, which are copied only once.
       const paths = ['-s', join(dir, name), '-p', place, join(dir, name)];
       run(found.python, ['-m', 'compileall', ...how, ...paths]);
     }
     const start = ['--start', 'exec python3 -m code_interpreter --warm python'];
-    // It listens once its kernels are ready.
+    // The server listens once its kernels are ready.
     const ready = ['--ready', "bash -c ': </dev/tcp/127.0.0.1/49999'", '--ready-timeout', '10m'];
     const size = ['--memory', '512M', '--disk', '512M'];
     await home.says('template', 'build', '-t', LIGHT, ...size, ...start, ...ready, dir);

@@ -23,7 +23,7 @@ afterEach(() => {
 
 const put = (target: string): void => writeFileSync(join(target, 'made'), '');
 
-it('installed: another lock file is another directory, the same one is installed once', () => {
+it('installed: a different lock file gives a different directory; each is installed once', () => {
   const first = installed('set', [lock], put);
   expect(readdirSync(first)).toEqual(['made']);
   const never = (): never => expect.unreachable();
@@ -32,7 +32,7 @@ it('installed: another lock file is another directory, the same one is installed
   expect(installed('set', [lock], put)).not.toBe(first);
 });
 
-it('installed: a failed or interrupted installation leaves nothing, and the next one works', () => {
+it('installed: a failed or interrupted installation leaves nothing behind, and the next one works', () => {
   const fails = (target: string): void => {
     put(target);
     throw new Error('no registry');
@@ -47,7 +47,7 @@ it('installed: a failed or interrupted installation leaves nothing, and the next
   expect(existsSync(`${dir}.part`)).toBe(false);
 });
 
-it('installed: processes that want the same at once install it once', async () => {
+it('installed: concurrent processes install the same packages once', async () => {
   const log = join(home, 'log');
   const script = `
     import { appendFileSync } from 'node:fs';

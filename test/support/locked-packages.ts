@@ -13,7 +13,7 @@ import { tryLockExclusive } from '../../src/sys/file.ts';
 import { testCacheDir } from './wheel.ts';
 
 const CLIENTS_DIR = join(import.meta.dirname, '../fixtures/clients');
-/** Of the lock files' wheels. */
+/** Python version of the lock files' wheels. */
 const PYTHON = '3.11';
 const INSTALL_MS_MAX = 600_000;
 const LOCK_POLL_MS = 100;
@@ -21,17 +21,20 @@ const LOCK_POLL_MS = 100;
 export type ClientVersion = 'newest' | '2.45';
 
 export interface PythonPackages {
-  /** Of an environment with the packages; for `python -m NAME`, since its scripts have another path in them. */
+  /** The Python of an environment with the packages; for `python -m NAME`, since its scripts contain another path. */
   readonly python: string;
-  /** With the programs of the packages. */
+  /** Includes the programs of the packages. */
   readonly env: { readonly PATH: string };
 }
 
-/** The clients for Python. @param version of E2B's @throws as `lockedPython` */
+/** The clients for Python. @param version E2B's version @throws as `lockedPython` */
 export const clientsForPython = (version: ClientVersion = 'newest'): PythonPackages =>
   lockedPython(`clients-python-${version}`, join(clientsDir(version), 'requirements.lock'));
 
-/** The clients for Node.js. @param version of E2B's @returns a directory with `node_modules` @throws as `lockedNode` */
+/**
+ * The clients for Node.js. @param version E2B's version @returns a directory with `node_modules` @throws as
+ * `lockedNode`
+ */
 export const clientsForNode = (version: ClientVersion = 'newest'): string =>
   lockedNode(`clients-node-${version}`, clientsDir(version));
 
@@ -86,7 +89,7 @@ export function findPython(): string {
 }
 
 /**
- * The directory that `install` has filled for these lock files, now or in an earlier run. Other processes that want it
+ * The directory that `install` has filled for these lock files, now or in an earlier run. Other processes that need it
  * wait meanwhile.
  */
 export function installed(name: string, locks: readonly string[], install: (target: string) => void): string {
@@ -99,7 +102,7 @@ export function installed(name: string, locks: readonly string[], install: (targ
   try {
     waitForLock(lock, dir);
     if (existsSync(dir)) return dir;
-    // What an interrupted run left.
+    // Left behind by an interrupted run.
     const part = `${dir}.part`;
     rmSync(part, { recursive: true, force: true });
     try {
@@ -115,7 +118,7 @@ export function installed(name: string, locks: readonly string[], install: (targ
   }
 }
 
-/** Blocks the thread: the packages are asked for while a test file loads. */
+/** Blocks the thread: packages are requested while a test file loads. */
 function waitForLock(lock: number, dir: string): void {
   const sleeper = new Int32Array(new SharedArrayBuffer(4));
   for (let waitedMs = 0; !tryLockExclusive(lock); waitedMs += LOCK_POLL_MS) {

@@ -1,6 +1,6 @@
 /**
- * What users ask of a guest, in memory: files, programs that echo their input, no process that lives longer. Paths
- * mean what they mean in a guest: relative ones start at the home.
+ * A guest in memory: files, programs that echo their input, and no lasting processes. Paths have the same meaning as in
+ * a guest: relative ones start at the home.
  */
 import { posix } from 'node:path';
 import { PassThrough, Readable } from 'node:stream';
@@ -36,7 +36,7 @@ export const MEMORY_GUEST_INFO: GuestInfo = {
   problems: [],
 };
 
-/** A guest that does what REST asks of one, in place of the operations that `guest` has. */
+/** Replaces the operations of `guest` that REST uses. */
 export function memoryGuest(guest: Guest, files: MemoryFiles): Guest {
   const start = async (spec: RunOptions, echo: string): Promise<Process> => {
     checkUser(spec.user);
@@ -52,7 +52,7 @@ export function memoryGuest(guest: Guest, files: MemoryFiles): Guest {
   return new Proxy(guest, { get: (target, name) => Reflect.get(name in made ? made : target, name) as unknown });
 }
 
-/** Prints `echo` and then its input, within its limit of output. */
+/** Prints `echo` and then its input, within its output limit. */
 function echoProcess(spec: RunOptions, echo: string): Process {
   const stdin = new PassThrough();
   const stdout = new PassThrough();
@@ -67,7 +67,7 @@ function echoProcess(spec: RunOptions, echo: string): Process {
   return { pid: 1, warm: false, stdin, stdout, stderr, exit, resize: async () => undefined, kill: nothing };
 }
 
-/** Files by path; directories are what lies above them. */
+/** Files by path; directories are implied. */
 export class MemoryFiles {
   readonly #files = new Map<string, { readonly content: Buffer; readonly mode: number }>();
 

@@ -23,7 +23,7 @@ export class MemorySocket implements HostSocket<Connection> {
   #writes = 0;
   #toGuest: Uint8Array[] = [];
   isClosed = false;
-  /** The muxer said that nothing more comes. */
+  /** The muxer has announced the end. */
   isEnded = false;
   isReadEnded = false;
   #programEnded = false;
@@ -129,7 +129,7 @@ export class MemorySocket implements HostSocket<Connection> {
     return Buffer.concat(parts);
   }
 
-  /** shutdown(SHUT_WR) of the program. */
+  /** shutdown(SHUT_WR) by the program. */
   programEnd(): void {
     if (this.#programEnded || this.#programClosed) return;
     this.#programEnded = true;
@@ -146,7 +146,7 @@ export class MemorySocket implements HostSocket<Connection> {
     if (this.#connection !== undefined) this.#muxer().hostHungUp(connection, nowMs);
   }
 
-  /** What was read counts no more against the buffer, and is given out by `programRead` as before. */
+  /** Read bytes no longer count against the buffer; `programRead` still returns them. */
   #race(): void {
     this.#writes += 1;
     if (this.#isRacy && this.#writes % 3 === 0) this.#toProgramBytes = 0;
@@ -172,8 +172,8 @@ export class MemoryHost {
   muxer: Muxer | undefined;
 
   /**
-   * @param capacity bytes that one socket buffers.
-   * @param isRacy its programs read while the device writes.
+   * @param capacity bytes that one socket buffers
+   * @param isRacy its programs read while the device writes
    */
   constructor(capacity: number, isRacy = false) {
     this.#capacity = capacity;

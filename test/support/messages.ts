@@ -1,9 +1,9 @@
-/** Answers of a scripted model server of Anthropic's API: whole ones and events. */
+/** Answers of a scripted server of Anthropic's API, whole and as events. */
 import type { ServerResponse } from 'node:http';
 import type { ScriptedAnswer } from './completions.ts';
 import { sendJson, startEvents } from './mock-upstream.ts';
 
-/** With 4 tokens read from a cache and 2 written to it: 11 in all, as those of `completions.ts`. */
+/** With 4 tokens read from a cache and 2 written to it: 11 in total, as in `completions.ts`. */
 export const MESSAGE_USAGE = {
   input_tokens: 5,
   cache_creation_input_tokens: 2,
@@ -13,7 +13,7 @@ export const MESSAGE_USAGE = {
   service_tier: 'standard',
 };
 
-/** A signature as Anthropic's servers make it. */
+/** A signature in the form of Anthropic's servers. */
 export const SIGNATURE = 'EqQBsigned==';
 
 const stopOf = ({ finish, calls = [] }: ScriptedAnswer): string =>

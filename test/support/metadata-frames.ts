@@ -1,9 +1,9 @@
-/** Frames of Ethernet as they come out of a TAP, and what becomes of them before the packet filter. */
+/** Ethernet frames from a TAP, and their fate before the packet filter. */
 import { type IpAddress, parseAddress } from '../../src/egress/net/addresses/addresses.ts';
 
 export type Fate = 'pass' | 'metadata' | 'unreadable';
 
-/** To an address, with the header that its family has and a few bytes behind it. */
+/** A frame to an address, with the header of its family and a few bytes behind it. */
 export function frameTo(address: string | IpAddress): Uint8Array {
   const to = typeof address === 'string' ? parseAddress(address) : address;
   if (to === undefined) throw new TypeError(`${address} is not an address`);

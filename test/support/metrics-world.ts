@@ -31,11 +31,11 @@ export interface MetricsWorld extends AsyncDisposable {
   readonly server: ApiServer;
   readonly bridge: Bridge;
   readonly upstream: MockUpstream;
-  /** What a scrape gets, with the key. */
+  /** The result of a scrape with the key. */
   scrape(headers?: Record<string, string>): Promise<{ status: number; type: string; text: string }>;
-  /** Where a guest finds its models. */
+  /** The socket of a guest's model port. */
   guestSocket(sandboxId: string): Promise<string>;
-  /** A request of a guest to a model. */
+  /** Sends a model request of a guest. */
   infer(body: object): Promise<Answered>;
 }
 
@@ -44,9 +44,8 @@ export async function openMetricsWorld(
     readonly openMetrics?: boolean;
     readonly tracer?: Tracer;
     readonly takeTraces?: TakeTraces;
-    /** What the server is given in place of the host's control plane. */
+    /** Replaces the host's control plane for the server. */
     readonly control?: (control: ControlPlane) => ControlPlane;
-    /** Of the server. */
     readonly log?: Log;
   } = {},
 ): Promise<MetricsWorld> {

@@ -10,7 +10,7 @@ export interface Recorded {
   readonly headers: IncomingMessage['headers'];
   readonly body: string;
   readonly bytes: Buffer;
-  /** Resolves when the connection breaks before the answer was complete. */
+  /** Resolves if the connection breaks before the answer was complete. */
   readonly aborted: Promise<void>;
 }
 
@@ -20,7 +20,7 @@ export interface MockUpstream {
   readonly target: UpstreamTarget;
   /** All but model lists. */
   readonly requests: readonly Recorded[];
-  /** Requests for the list of models. */
+  /** Number of requests for the model list. */
   modelListCount(): number;
   /** The `authorization` header of each of them. */
   modelListKeys(): readonly (string | undefined)[];
@@ -28,7 +28,7 @@ export interface MockUpstream {
   next(): Promise<Recorded>;
   answer(answer: Answer): void;
   connections(): number;
-  /** Breaks every connection without a word. */
+  /** Breaks every connection silently. */
   kill(): void;
   close(): Promise<void>;
 }

@@ -7,7 +7,7 @@ export interface Question {
   readonly maxTokens?: number;
   /** JSON Schema of the answer. */
   readonly schema?: object;
-  /** A function that the model must call, if the server can make it. */
+  /** A function that the model must call, if the server can enforce it. */
   readonly tool?: { readonly name: string; readonly description: string; readonly parameters: object };
 }
 
@@ -16,7 +16,7 @@ export interface ReadAnswer {
   readonly calls: readonly { readonly name: string; readonly input: unknown }[];
   readonly promptTokens: number;
   readonly completionTokens: number;
-  /** Why it ended, in the words of the API. */
+  /** The finish reason, in the API's terms. */
   readonly finish: string;
 }
 
@@ -25,7 +25,7 @@ export interface ModelApi {
   body(question: Question): object;
   /** @param body of an answer with status 200 */
   read(body: string, stream: boolean): ReadAnswer;
-  /** In a stream with text. */
+  /** Appears in a stream with text. */
   readonly textMark: string;
   /** The message of an error. */
   errorOf(body: string): string;

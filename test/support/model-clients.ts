@@ -1,6 +1,6 @@
 /**
- * Unmodified clients of model servers, pinned by lock files in `test/fixtures/clients`. Scripts run as processes with
- * the variables that a sandbox has.
+ * Unmodified clients of model servers, pinned by lock files in `test/fixtures/clients`. Scripts run as processes with a
+ * sandbox's variables.
  */
 
 import { execFile, execFileSync } from 'node:child_process';
@@ -15,52 +15,58 @@ const RUN_MS_MAX = 120_000;
 
 export interface ModelClient {
   readonly program: string;
-  /** Before the scenario's name. */
+  /** Arguments before the scenario's name. */
   readonly args: readonly string[];
 }
 
-/** The package `anthropic` for Python, or why there is none. */
+/** The package `anthropic` for Python, or the reason why there is none. */
 export const pythonAnthropic = (): ModelClient | string => pythonClient('anthropic.py');
 
-/** The package `@anthropic-ai/sdk` for Node.js, or why there is none. */
+/** The package `@anthropic-ai/sdk` for Node.js, or the reason why there is none. */
 export const nodeAnthropic = (): ModelClient | string => nodeClient('anthropic.mjs');
 
-/** Vercel's AI SDK with its providers for OpenAI and Anthropic, or why there is none. */
+/** Vercel's AI SDK with its providers for OpenAI and Anthropic, or the reason why there is none. */
 export const nodeAiSdk = (): ModelClient | string => nodeClient('ai.mjs');
 
-/** The package `openai` for Python, or why there is none. */
+/** The package `openai` for Python, or the reason why there is none. */
 export const pythonOpenai = (): ModelClient | string => pythonClient('openai.py');
 
-/** The package `openai` for Node.js, or why there is none. */
+/** The package `openai` for Node.js, or the reason why there is none. */
 export const nodeOpenai = (): ModelClient | string => nodeClient('openai.mjs');
 
-/** The package `ollama` or `langchain-ollama` for Python, or why there is none. */
+/** The package `ollama` or `langchain-ollama` for Python, or the reason why there is none. */
 export const pythonOllama = (script: 'ollama.py' | 'langchain-ollama.py'): ModelClient | string => pythonClient(script);
 
-/** LlamaIndex and LiteLLM, 450 MB with what they need, or why there are none. */
+/** LlamaIndex and LiteLLM, 450 MB with their dependencies, or the reason why there are none. */
 export const pythonFrameworks = (): ModelClient | string =>
   pythonClient('python/frameworks.py', () =>
     lockedPython('frameworks-python', join(MODEL_CLIENTS_DIR, 'python/frameworks.lock')),
   );
 
-/** The package `ollama` for Node.js, or why there is none. */
+/** The package `ollama` for Node.js, or the reason why there is none. */
 export const nodeOllama = (): ModelClient | string => nodeClient('ollama.mjs');
 
-/** Compiled packages for a guest, as a directory for PYTHONPATH, or why there are none: what its image has is left out. */
+/**
+ * Compiled packages for a guest, as a directory for PYTHONPATH, without those of its image; or the reason why there are
+ * none.
+ */
 export const guestPackages = (): { readonly packages: string } | string =>
   orReason(() => {
     const lock = join(MODEL_CLIENTS_DIR, 'python/guest.lock');
     const { python } = lockedPython('guest-clients-python', lock);
     const packages = join(dirname(python), '../lib/python3.11/site-packages');
-    // Emulated, it would take minutes. Files that were compiled in an earlier run stay.
+    // Emulated, it would take minutes. Files compiled in an earlier run stay.
     execFileSync(python, ['-m', 'compileall', '-q', '-j', '2', packages]);
     return { packages };
   });
 
-/** What `guest-node` imports. */
+/** Packages that `guest-node` imports. */
 const GUEST_NODE = ['@ai-sdk/anthropic', '@ai-sdk/openai', '@anthropic-ai/sdk', 'ai', 'openai', 'zod'];
 
-/** A directory with Node.js (`bin/node`), its clients and `main.mjs`, whose links `tar -h` follows, or why there is none. */
+/**
+ * A directory with Node.js (`bin/node`), its clients and `main.mjs`, whose links `tar -h` follows, or the reason why
+ * there is none.
+ */
 export const guestNode = (): { readonly root: string } | string =>
   orReason(() => {
     const source = join(MODEL_CLIENTS_DIR, 'guest-node');
@@ -76,7 +82,7 @@ export const guestNode = (): { readonly root: string } | string =>
     return { root };
   });
 
-/** Places of packages and of all that they need, from the lock file. What lies inside of another one goes with it. */
+/** Paths of packages and their dependencies, from the lock file. Packages inside another one are included with it. */
 function withDependencies(dir: string, names: readonly string[]): ReadonlySet<string> {
   const { packages } = JSON.parse(readFileSync(join(dir, 'package-lock.json'), 'utf8')) as {
     readonly packages: Readonly<Record<string, { readonly dependencies?: Readonly<Record<string, string>> }>>;
@@ -98,7 +104,7 @@ function withDependencies(dir: string, names: readonly string[]): ReadonlySet<st
   return new Set([...places].filter((place) => place.lastIndexOf('node_modules/') === 0));
 }
 
-/** @param script in the folder of the clients of models */
+/** @param script in the folder of the model clients */
 const pythonClient = (script: string, packages: () => PythonPackages = clientsForPython): ModelClient | string =>
   orReason(() => ({ program: packages().python, args: [join(MODEL_CLIENTS_DIR, script)] }));
 
@@ -106,7 +112,7 @@ const nodeClient = (name: string): ModelClient | string =>
   orReason(() => {
     const script = join(MODEL_CLIENTS_DIR, name);
     const dir = clientsForNode();
-    // The script lies elsewhere, and `import` looks only beside it.
+    // `import` looks only beside the script, which is elsewhere.
     const hook = `import { registerHooks } from 'node:module'; import { pathToFileURL } from 'node:url';
       const parentURL = pathToFileURL(${JSON.stringify(join(dir, 'main.js'))}).href;
       const script = pathToFileURL(${JSON.stringify(script)}).href;
@@ -116,10 +122,10 @@ const nodeClient = (name: string): ModelClient | string =>
     return { program: process.execPath, args };
   });
 
-/** An agent of `examples/dialects` with its dialect's client, or why there is none. */
+/** An agent of `examples/dialects` with its dialect's client, or the reason why there is none. */
 export const dialectExample = (name: string) => pythonClient(`../../../examples/dialects/${name}`);
 
-/** What a sandbox has. @param port of the bridge */
+/** A sandbox's variables. @param port of the bridge */
 export const sandboxVariables = (port: number) => ({
   PATH: process.env['PATH'],
   ANTHROPIC_BASE_URL: `http://127.0.0.1:${port}`,
@@ -130,12 +136,12 @@ export const sandboxVariables = (port: number) => ({
   NEUROVISOR_MODEL: 'm1',
 });
 
-/** Runs one scenario. @returns the JSON that it prints; @throws if it fails or warns */
+/** Runs one scenario. @returns the printed JSON; @throws if it fails or warns */
 export async function runScenario(client: ModelClient, port: number, scenario: string): Promise<unknown> {
   return JSON.parse(await runClient(client, port, [scenario]));
 }
 
-/** @returns what it prints; @throws if it fails or warns */
+/** @returns the output; @throws if it fails or warns */
 export async function runClient(
   { program, args }: ModelClient,
   port: number,

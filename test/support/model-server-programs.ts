@@ -1,4 +1,4 @@
-/** Programs of real model servers, kept in the cache of the home. They compute on the processor only. */
+/** Programs of real model servers, kept in the home's cache. They compute only on the CPU. */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
@@ -15,7 +15,7 @@ const HEADERS = join(FIXTURES, 'headers.lock');
 const OLLAMA = 'github.com/ollama/ollama';
 /** As in `go.mod`. */
 const OLLAMA_VERSION = '0.17.4';
-/** Of processors since 2013: without it, it computes several times slower. */
+/** Processors since 2013: without it, it computes several times slower. */
 const MACHINE = '-O2 -march=x86-64-v3';
 const BUILD_MS_MAX = 3_600_000;
 const OUTPUT_BYTES_MAX = 64 << 20;
@@ -24,11 +24,11 @@ export interface ServerProgram {
   /** A GGUF file. */
   readonly model: string;
   readonly program: string;
-  /** Before others. */
+  /** Arguments before others. */
   readonly args: readonly string[];
 }
 
-/** llama.cpp's server, or why there is none. */
+/** llama.cpp's server, or the reason why there is none. */
 export function llamaServerProgram(): ServerProgram | string {
   const model = findModel();
   if (typeof model === 'string') return model;
@@ -38,7 +38,7 @@ export function llamaServerProgram(): ServerProgram | string {
   });
 }
 
-/** Ollama, or why there is none. Its first build takes ten minutes of a processor. */
+/** Ollama, or the reason why there is none. Its first build takes ten minutes of CPU time. */
 export async function ollamaProgram(): Promise<ServerProgram | string> {
   const model = findModel();
   if (typeof model === 'string') return model;

@@ -13,24 +13,24 @@ import type { ServerProgram } from './model-server-programs.ts';
 
 export interface ModelServer {
   readonly url: string;
-  /** As the server lists it. */
+  /** Name in the server's list. */
   readonly model: string;
   /** The server's own answer. */
   ask(path: string, body?: unknown): Promise<{ readonly status: number; readonly text: string }>;
-  /** Processor time of its processes, in hundredths of a second. */
+  /** CPU time of its processes, in hundredths of a second. */
   cpuTicks(): number;
   isComputing(): Promise<boolean>;
-  /** Ends it without a word. */
+  /** Kills it. */
   kill(): Promise<void>;
   close(): Promise<void>;
 }
 
-/** Tokens that a request and its answer can have together. */
+/** Maximum tokens of a request and its answer together. */
 export const CONTEXT_TOKENS = 1024;
 const MODEL = 'smollm2';
 /**
- * The template of the model's file has no tools. This one tells Ollama that calls are JSON, and the model nothing of the
- * tools, which confuse it.
+ * The template of the model's file has no tools. This one tells Ollama that calls are JSON, and the model nothing of
+ * the tools, which confuse it.
  */
 const TEMPLATE = `{{- if .Tools }}{{ end }}{{- range .Messages }}<|im_start|>{{ .Role }}
 {{ .Content }}{{ range .ToolCalls }}{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}{{ end }}<|im_end|>
@@ -78,7 +78,7 @@ interface ServerPlace {
   readonly dir: string;
   readonly port: number;
   readonly model: string;
-  /** Answers with 200 once it serves. */
+  /** Returns 200 once it serves. */
   readonly healthPath: string;
   readonly env: Readonly<Record<string, string>>;
 }
@@ -144,12 +144,12 @@ async function started(
 
 const LOG_CHARACTERS_MAX = 4_000;
 const LOOK_MS = 500;
-/** An idle server needs none or one. */
+/** An idle server needs at most one. */
 const BUSY_TICKS = 5;
 
 const isRunning = ({ exitCode, signalCode }: ChildProcess): boolean => exitCode === null && signalCode === null;
 
-/** Ollama computes in a process of its own for each model. */
+/** Ollama computes in a separate process for each model. */
 function descendantsOf(pid: number): readonly number[] {
   const tasks = `/proc/${pid}/task`;
   if (!existsSync(tasks)) return [];

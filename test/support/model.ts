@@ -2,7 +2,7 @@ import { globSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 
-/** The model named in the environment, else the one that setup fetched, else the reason why there is none. */
+/** Returns the model named in the environment, else the one that set-up fetched, else the reason why there is none. */
 export function findModel(): { readonly path: string } | string {
   const home = process.env['NEUROVISOR_HOME'] || join(homedir(), '.neurovisor');
   const path = process.env['NEUROVISOR_TEST_MODEL'] ?? globSync(join(home, 'cache/model/*/*.gguf'))[0];

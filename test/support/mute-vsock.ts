@@ -1,4 +1,4 @@
-/** A vsock device that takes QEMU's connection and says nothing, for a QEMU that does not care. */
+/** A vsock device that accepts QEMU's connection and says nothing, for tests in which QEMU does not need more. */
 import { createServer, type Server } from 'node:net';
 import type { AttachVsock } from '../../src/machine/vmm/attach-vsock.ts';
 import { closeFd } from '../../src/sys/fd.ts';

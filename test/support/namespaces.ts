@@ -1,6 +1,6 @@
 /**
- * Network namespaces that live as long as a process that reads from us: nothing is left behind, even if the
- * tests are killed. Nothing here touches the namespace of the machine.
+ * Network namespaces that live as long as a process that reads from us: nothing is left behind, even if the tests are
+ * killed. The machine's own namespace stays untouched.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { readlink } from 'node:fs/promises';
@@ -13,7 +13,7 @@ import { ignore } from '../../src/base/ignore.ts';
 
 const run = promisify(execFile);
 const PEER = join(import.meta.dirname, '../fixtures/net-peer.mjs');
-/** How long silence must last to be called silence: on one machine an answer takes milliseconds. */
+/** Time without an answer that counts as silence: on one machine an answer takes milliseconds. */
 export const SILENCE_MS = 700;
 
 export interface Arrival {
@@ -56,7 +56,7 @@ export class Namespace implements AsyncDisposable {
     return namespace;
   }
 
-  /** The command that runs another one in here. */
+  /** The command prefix that runs another one in here. */
   get enter(): string[] {
     return ['nsenter', '--target', String(this.pid), '--net'];
   }

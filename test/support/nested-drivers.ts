@@ -5,7 +5,7 @@ import type { NestedWorld } from './nested.ts';
 /** 14 minutes on two cores with a load of 11. */
 const DRIVERS_MS_MAX = 3_000_000;
 
-/** What Vitest's JSON reporter prints. */
+/** Output of Vitest's JSON reporter. */
 interface Results {
   readonly numPassedTests: number;
   readonly numPendingTests: number;
@@ -18,7 +18,7 @@ interface Results {
   }[];
 }
 
-/** Describe-body. */
+/** Body of a `describe`. */
 export function nestedDrivers(world: NestedWorld): void {
   it('all drivers do the same with Linux guests on KVM', { timeout: DRIVERS_MS_MAX }, async () => {
     // The configuration is loaded as it is, since node_modules is read-only there.

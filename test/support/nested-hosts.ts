@@ -10,7 +10,7 @@ import os, platform
 print('hello from', os.getuid(), platform.release())
 `;
 
-/** Describe-body. */
+/** Body of a `describe`. */
 export function nestedHosts(world: NestedWorld): void {
   const asUser = (command: string): string =>
     `setpriv --reuid ${USER} --regid ${USER} --init-groups \

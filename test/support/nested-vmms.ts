@@ -1,4 +1,6 @@
-/** What a sandbox on KVM must do, with either VMM alike: a daemon in the nested host, driven by our own client. */
+/**
+ * The requirements on a sandbox on KVM, the same for both VMMs: a daemon in the nested host, driven by our own client.
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { KIB, MIB } from '../../src/base/units.ts';
@@ -12,9 +14,9 @@ import { exec, python } from './vm.ts';
 
 export interface VmmExpectation {
   readonly vmm: NestedVmm;
-  /** Of `host().vmm`. */
+  /** Matches `host().vmm`. */
   readonly version: RegExp;
-  /** The process, as the kernel knows it. */
+  /** Name of the process, as the kernel knows it. */
   readonly program: string;
   readonly pidsMax: number;
 }
@@ -52,7 +54,7 @@ while os.readv(fd, [page]): pass
 print(time.monotonic() - began)
 `;
 
-/** Standard library only: imports of more take long in an emulated host. */
+/** Standard library only: importing more takes long in an emulated host. */
 const CHAT = `
 import json, os, urllib.request
 body = json.dumps({'model': 'm1', 'messages': [{'role': 'user', 'content': 'hi'}]}).encode()
@@ -62,7 +64,7 @@ answer = urllib.request.urlopen(request, timeout=120)
 print(answer.status, json.loads(answer.read())['choices'][0]['message']['content'])
 `;
 
-/** Describe-body: the cases share one sandbox, in order, since each start takes 20 s there. */
+/** Body of a `describe`: the cases share one sandbox, in order, since each start takes 20 s there. */
 export function nestedCases(world: NestedWorld, expected: VmmExpectation, cases: NestedCases): void {
   let daemon: NestedDaemon;
   let main: SandboxInfo;
@@ -78,7 +80,7 @@ export function nestedCases(world: NestedWorld, expected: VmmExpectation, cases:
     return (stdout + stderr).trim();
   };
 
-  /** What must not be shared, a line each. */
+  /** The values that must not be shared, one per line. */
   const identityOf = async (id: string): Promise<string[]> => {
     const script = `
       echo $NEUROVISOR_SANDBOX_ID
@@ -147,7 +149,10 @@ export function nestedCases(world: NestedWorld, expected: VmmExpectation, cases:
     expect(disk).toBeDefined();
     await control().update(main.id, { diskLimits: {} });
     await sh(`dd if=/dev/urandom of=big bs=64k count=${READ_BYTES / 65_536} conv=fsync`);
-    /** Seconds that the guest needs to read what the nested host has on its disk only, as from a VMM without own limits. */
+    /**
+     * Seconds that the guest needs to read data that only the nested host's disk has, as from a VMM without its own
+     * limits.
+     */
     const read = async (limit: string): Promise<number> => {
       await world.sh(`
         sync && echo 3 > /proc/sys/vm/drop_caches
@@ -171,7 +176,7 @@ export function nestedCases(world: NestedWorld, expected: VmmExpectation, cases:
     for (const thread of vmm.threads) expectJailed(thread);
   });
 
-  /** What the guest gets from a web server, or the status or error. */
+  /** The page that the guest gets from a web server, or the status or error. */
   const get = async (host: string, id = main.id): Promise<string> => {
     // Only the metadata service gives no answer at all.
     const seconds = host === METADATA ? 10 : 120;
@@ -245,7 +250,7 @@ except urllib.error.URLError as error: print(type(error.reason).__name__)
 
   moreCase('disk limits: a guest writes no faster than they allow', async () => {
     const bytesPerSecond = MIB / 2;
-    // As Firecracker's bucket takes it to be.
+    // Firecracker's own assumption.
     const requestKib = DISK_REQUEST_BYTES_MAX / KIB;
     expect(await sh('cat /sys/block/vd?/queue/max_sectors_kb | sort -u')).toBe(`${requestKib}`);
     await control().update(main.id, { diskLimits: { bytesPerSecond } });
@@ -294,7 +299,7 @@ except urllib.error.URLError as error: print(type(error.reason).__name__)
     const forks = await control().fork(main.id, { count: FORKS });
     const ids = forks.map((fork) => (fork.ok ? fork.sandbox.id : fork.message));
     expect(ids.length).toBe(FORKS);
-    // What is checked is ended: all share one emulated processor.
+    // Ends the checked program: all share one emulated processor.
     await stopCounter(await guest());
     const identities = [await identityOf(main.id)];
     const isFork = { status: 'running', origin: 'fork', parent: main.id };

@@ -22,7 +22,7 @@ import { type Requirement, requires, requiresFullRun } from './requires.ts';
 
 export type NestedVmm = 'firecracker' | 'qemu';
 
-/** In the nested host. */
+/** Path in the nested host. */
 const HOME = '/data/home';
 const UNIT = 'neurovisor.service';
 const ROOT_USER = { user: 'root', home: HOME };
@@ -40,7 +40,7 @@ export const NESTED_ENVIRONMENT = [
   '',
 ].join('\n');
 
-/** What a nested host is made of, or why there is none. */
+/** The files of a nested host, or the reason why there is none. */
 export function nestedParts(env: NodeJS.ProcessEnv): NestedParts | string {
   if (process.geteuid?.() !== 0) return 'it is not root';
   for (const program of ['mmdebstrap', 'qemu-system-x86_64'])
@@ -52,20 +52,20 @@ export function nestedParts(env: NodeJS.ProcessEnv): NestedParts | string {
 
 export const requiresNested = (): Requirement<NestedParts> => requires('nested', nestedParts(process.env));
 
-/** The whole of it takes two hours, so each run has only the smoke. */
+/** All cases take two hours, so each run has only the smoke cases. */
 export const requiresNestedInFull = (): Requirement<NestedParts> =>
   requiresFullRun('nested', () => nestedParts(process.env));
 
-/** What `test/fixtures/nested-vmm.py` prints. */
+/** Output of `test/fixtures/nested-vmm.py`. */
 export interface VmmState {
   readonly pid: number;
   readonly program: string;
   /** Its control group. */
   readonly groupDir: string;
-  /** Settings of it. */
+  /** Settings of the group. */
   readonly group: Readonly<Record<string, string>>;
   readonly threads: readonly Readonly<Record<string, readonly string[]>>[];
-  /** Kinds of namespaces that it has in common with the nested host. */
+  /** Kinds of namespaces that it shares with the nested host. */
   readonly shared: readonly string[];
   readonly root: string;
 }
@@ -73,11 +73,11 @@ export interface VmmState {
 export interface NestedDaemon {
   /** The current connection. */
   readonly control: RemoteControlPlane;
-  /** What it wrote to its stderr. */
+  /** Its stderr output. */
   stderr(): Promise<string>;
-  /** Kills it with SIGKILL. Resolves once systemd has started it again, as the unit says, and connects `control` to it. */
+  /** Kills it with SIGKILL. Resolves once systemd has restarted it, as the unit says, and reconnects `control`. */
   crash(): Promise<void>;
-  /** Ends it with SIGTERM. @returns what is left in its run directory, and control groups of sandboxes */
+  /** Ends it with SIGTERM. @returns leftovers in its run directory, and control groups of sandboxes */
   stop(): Promise<readonly string[]>;
 }
 
@@ -88,7 +88,7 @@ interface NestedResult {
   readonly passed: boolean;
 }
 
-/** The last run of one file; from all, `tools/platforms.ts` makes docs/platforms.md. */
+/** The last run of one file; `tools/platforms.ts` makes docs/platforms.md from all of them. */
 export interface NestedRecord {
   /** ISO 8601. */
   readonly date: string;
@@ -117,13 +117,13 @@ export interface NestedWorld {
    */
   command(words: string, timeoutMs: number): Promise<string>;
   vmmOf(id: string): Promise<VmmState>;
-  /** Starts a daemon by the unit that users get. One at a time. */
+  /** Starts a daemon with the shipped unit. One at a time. */
   serve(vmm: NestedVmm, as?: { user: string; home: string }): Promise<NestedDaemon>;
 }
 
 const SH_MS_MAX = 600_000;
 
-/** Describe-body. @param name of the record of this run's results */
+/** Body of a `describe`. @param name of the record of this run's results */
 export function useNestedHost(parts: NestedParts, name: string): NestedWorld {
   let daemons = 0;
   let made: { nested: OpenNestedHost; upstream: MockUpstream } | undefined;
@@ -143,10 +143,10 @@ export function useNestedHost(parts: NestedParts, name: string): NestedWorld {
     const suite = task.suite?.name ?? '';
     const passed = task.result?.state === 'pass';
     results.push({ suite, title: task.name, passed });
-    // Vitest tells nothing before the end of the file, which a run that is cut off does not see.
+    // Vitest reports nothing before the end of the file, which a run that is cut off does not see.
     const errors = (task.result?.errors ?? []).map(({ message }) => `\n${message}`);
     process.stderr.write(`${passed ? '✓' : '×'} ${suite}: ${task.name}${errors.join('')}\n`);
-    // Else a failure would be taken for one of the product.
+    // Otherwise a failure would be attributed to the product.
     if (task.result?.state === 'fail') made?.nested.host.check();
   });
   afterAll(async () => {
@@ -199,7 +199,7 @@ END
   ): Promise<NestedDaemon> {
     const { host, dir } = there().nested;
     const out = `/tmp/${UNIT}`;
-    // As it is shipped, with other paths.
+    // The shipped unit, with other paths.
     const unit = [
       `s#^User=.*#User=${user}#`,
       `s#^ExecStart=.*#ExecStart=/tools/node src/cli/main.ts serve --vmm ${vmm} --pool 0 -o json#`,

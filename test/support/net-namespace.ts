@@ -1,4 +1,4 @@
-/** A process of ours in a network namespace that ends with it, and `ip` as the independent reader of that. */
+/** A process of ours in a network namespace that ends with it, and `ip` as the independent reader of its state. */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readlinkSync } from 'node:fs';
@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline';
 
 const FIXTURE = join(import.meta.dirname, '../fixtures/net-links.ts');
 
-/** A new namespace takes this setting over from the first one of the machine, which may forward. */
+/** A new namespace inherits this setting from the machine's initial one, which may forward. */
 const STILL = 'echo 0 > /proc/sys/net/ipv4/ip_forward && exec "$@"';
 const NEW_NAMESPACE = ['unshare', '-n', 'sh', '-c', STILL, 'sh'];
 const ENTER_TRIES_MAX = 10_000;
@@ -27,7 +27,7 @@ export class NamespacedProcess {
   readonly #exit: Promise<unknown>;
 
   /**
-   * @param prefix commands with arguments that run it, e.g. `unshare -n`, found by our own PATH.
+   * @param prefix commands with arguments that run it, for example `unshare -n`, found by our own PATH
    * @param fixture absolute
    */
   constructor(prefix: readonly string[], fixture = FIXTURE) {
@@ -49,21 +49,21 @@ export class NamespacedProcess {
     return new NamespacedProcess(this.#enter(), this.#fixture);
   }
 
-  /** @throws Error when the fixture refuses. */
+  /** @throws Error if the fixture refuses */
   async do<T = unknown>(action: string, ...values: unknown[]): Promise<T> {
     const answer = await this.#ask(action, values);
     if (!('ok' in answer)) throw new Error(JSON.stringify(answer.error));
     return answer.ok as T;
   }
 
-  /** @throws Error when the fixture does not refuse. */
+  /** @throws Error if the fixture does not refuse */
   async refusal(action: string, ...values: unknown[]): Promise<Refusal> {
     const answer = await this.#ask(action, values);
     if (!('error' in answer)) throw new Error(`${action} was not refused`);
     return answer.error;
   }
 
-  /** What `ip -j -d` says in this namespace. */
+  /** Output of `ip -j -d` in this namespace. */
   ip<T>(...args: string[]): T[] {
     return JSON.parse(this.run('ip', '-j', '-d', ...args) || '[]') as T[];
   }
@@ -87,7 +87,7 @@ export class NamespacedProcess {
     return ['nsenter', '-t', `${this.#child.pid}`, '-n'];
   }
 
-  /** Until `unshare` has got there, who entered "its" namespace would be in the machine's own. */
+  /** Waits until `unshare` has got there; before, entering "its" namespace would mean the machine's own. */
   #awaitNamespace(): void {
     const own = readlinkSync('/proc/self/ns/net');
     const pause = new Int32Array(new SharedArrayBuffer(4));

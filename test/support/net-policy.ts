@@ -1,4 +1,4 @@
-/** An egress policy made of lists, for tests of names that do not want the real one. */
+/** An egress policy made of lists, for tests of names that do not need the real one. */
 
 import type { GatewayPolicy, GatewayVerdict } from '../../src/egress/net/policy/judge.ts';
 import type { Verdict } from '../../src/egress/net/policy/verdict.ts';
@@ -7,13 +7,13 @@ export interface ListPolicy {
   /** Names, or `*.` and a suffix. */
   readonly names?: readonly string[];
   readonly deniedNames?: readonly string[];
-  /** `address:port` that may be connected to under any name. */
+  /** `address:port` pairs that may be connected to under any name. */
   readonly destinations?: readonly string[];
   /** Prefixes of addresses that are never given out. */
   readonly privatePrefixes?: readonly string[];
   readonly metadata?: readonly string[];
   readonly methods?: readonly string[];
-  /** Whatever is not denied. */
+  /** Allows everything that is not denied. */
   readonly isOpen?: boolean;
 }
 

@@ -1,11 +1,10 @@
 /**
- * A daemon on a host with a private internet, so that guests have destinations and nothing leaves the
- * machine:
+ * A daemon on a host with a private internet, so that guests have destinations and nothing leaves the machine:
  *
  *     guest ── TAP ── host namespace: daemon, 198.18.0.1 ── 198.18.0.2 internet: web, resolver, metadata
  *
- * The daemon's socket lies in the file system, which is the same in all namespaces; /run and the resolver's
- * configuration are its own.
+ * The daemon's socket is in the file system, which is the same in all namespaces; /run and the resolver's configuration
+ * are its own.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -58,7 +57,7 @@ export class NetworkWorld implements AsyncDisposable {
     this.#servers = made.servers;
   }
 
-  /** @param tls with which its internet speaks HTTPS, in which its daemons trust */
+  /** @param tls key and certificate with which its internet speaks HTTPS, and which its daemons trust */
   static async create(tls?: { key: string; cert: string }): Promise<NetworkWorld> {
     const host = await Namespace.create();
     const internet = await Namespace.create();
@@ -85,8 +84,8 @@ export class NetworkWorld implements AsyncDisposable {
 
   /**
    * Starts a daemon and connects to it.
-   * @param env more of its environment
-   * @param flags more of `serve`
+   * @param env additional environment
+   * @param flags additional flags of `serve`
    */
   async serve(
     env: Readonly<Record<string, string>> = {},
@@ -101,7 +100,7 @@ export class NetworkWorld implements AsyncDisposable {
     return { process, control, report };
   }
 
-  /** One command to its end. @param before what the command is given to, e.g. `setpriv` with options */
+  /** Runs one command to its end. @param before command prefix, for example `setpriv` with options */
   async command(args: readonly string[], before: readonly string[] = []): Promise<CommandResult> {
     const [enter = '', ...more] = [...this.#inside(before), ...args];
     const child = spawn(enter, more, {
@@ -120,18 +119,18 @@ export class NetworkWorld implements AsyncDisposable {
     return { NEUROVISOR_HOME: this.home, NEUROVISOR_UPSTREAM: 'engine', ...this.#more };
   }
 
-  /** What becomes `neurovisor` in there by exec. */
+  /** The command that becomes `neurovisor` in there by exec. */
   #inside(before: readonly string[] = []): string[] {
     const enter = [...this.host.enter, 'unshare', '--mount', 'sh', '-c', ENTER, 'sh'];
     return [...enter, join(this.home, 'resolv.conf'), ...before, join(ROOT, 'neurovisor')];
   }
 
-  /** Positive control: what the host itself gets, over its uplink. */
+  /** Positive control: the page that the host itself gets, over its uplink. */
   async hostSees(address: string): Promise<string> {
     return await this.host.run('curl', '--silent', '--max-time', '5', `http://${address}/`);
   }
 
-  /** Names of sandboxes' TAPs that are there. */
+  /** Names of the existing TAPs of sandboxes. */
   async taps(): Promise<string[]> {
     const links = JSON.parse(await this.host.run('ip', '-json', 'link')) as { ifname: string }[];
     return links.map(({ ifname }) => ifname).filter(isSandboxTap);

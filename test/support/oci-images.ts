@@ -1,4 +1,4 @@
-/** Images that tests make themselves: tar archives of layers, OCI layouts, and a registry on a port of its own that can fail. */
+/** Images for tests: tar archives of layers, OCI layouts, and a registry on its own port that can fail. */
 import { createHash } from 'node:crypto';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
@@ -8,7 +8,7 @@ import { gzipSync, zstdCompressSync } from 'node:zlib';
 
 export interface TarEntry {
   readonly name: string;
-  /** As in ustar; default: a file. */
+  /** As in ustar. Default: a file. */
   readonly type?: 'file' | 'link' | 'symlink' | 'char' | 'block' | 'dir' | 'fifo';
   readonly data?: string | Uint8Array;
   readonly target?: string;
@@ -83,7 +83,7 @@ export type TestCompression = 'none' | 'gzip' | 'zstd';
 export interface TestLayer {
   readonly tar: Buffer;
   readonly compression?: TestCompression;
-  /** Instead of the archive's own. */
+  /** Replaces the archive's own. */
   readonly diffId?: string;
 }
 
@@ -157,9 +157,9 @@ type Answer = (request: IncomingMessage, response: ServerResponse) => boolean;
 
 /** The read-only half of the distribution protocol, for one repository `test/image`. */
 export class TestRegistry implements AsyncDisposable {
-  /** Paths that were asked for. */
+  /** Requested paths. */
   readonly asked: string[] = [];
-  /** Answers a request instead; true: it did. */
+  /** Answers a request instead; returns true if it did. */
   interfere: Answer = () => false;
   readonly #server: Server;
   readonly #tags = new Map<string, Buffer>();

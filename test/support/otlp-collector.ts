@@ -1,6 +1,6 @@
 /**
- * A collector that takes what OpenTelemetry's own protobuf definitions allow and nothing else: the descriptors in
- * test/fixtures/otlp-trace.binpb are those of the package opentelemetry-proto 1.45.2 (Apache-2.0).
+ * A collector that accepts exactly what OpenTelemetry's own protobuf definitions allow: the descriptors in
+ * test/fixtures/otlp-trace.binpb come from the package opentelemetry-proto 1.45.2 (Apache-2.0).
  */
 import { readFileSync } from 'node:fs';
 import { createServer, type IncomingHttpHeaders } from 'node:http';
@@ -31,11 +31,11 @@ export interface CollectedSpan {
 }
 
 export interface Collector extends AsyncDisposable {
-  /** As in OTEL_EXPORTER_OTLP_ENDPOINT. */
+  /** In the form of OTEL_EXPORTER_OTLP_ENDPOINT. */
   readonly url: string;
   readonly spans: CollectedSpan[];
   readonly headers: IncomingHttpHeaders[];
-  /** What it answers with; default 200. */
+  /** Status of its answers. Default 200. */
   status: number;
 }
 
@@ -67,7 +67,7 @@ export async function startCollector(): Promise<Collector> {
   return collector;
 }
 
-/** @throws where the official definitions know no such field, or no such value of it */
+/** @throws if the official definitions know no such field, or no such value of it */
 export function decode(text: string): readonly CollectedSpan[] {
   if (message === undefined) throw new Error('the descriptors have no such message');
   const json = asProtobufJson(JSON.parse(text)) as never;
@@ -77,7 +77,7 @@ export function decode(text: string): readonly CollectedSpan[] {
   return resourceSpans.flatMap(({ scopeSpans }) => scopeSpans.flatMap(({ spans }) => spans.map(collected)));
 }
 
-/** The package leaves out names in JSON where they are what protobuf makes of the field's. */
+/** The package omits JSON names that equal protobuf's default. */
 function nameFields(messages: readonly DescriptorProto[]): void {
   for (const { field, nestedType } of messages) {
     for (const one of field) {
@@ -87,13 +87,13 @@ function nameFields(messages: readonly DescriptorProto[]): void {
   }
 }
 
-/** A request in protobuf, as an SDK writes it. @param json as OTLP's JSON encoding has it */
+/** A request in protobuf, as an SDK writes it. @param json in OTLP's JSON encoding */
 export function encode(json: object): Buffer {
   if (message === undefined) throw new Error('the descriptors have no such message');
   return Buffer.from(toBinary(message, fromJson(message, asProtobufJson(json) as never)));
 }
 
-/** How many spans were not taken, by the official definition of the answer. */
+/** Number of rejected spans, by the official definition of the answer. */
 export function rejectedOf(answer: Buffer): number {
   const response = registry.getMessage(`${SERVICE}.ExportTraceServiceResponse`);
   if (response === undefined) throw new Error('the descriptors have no such message');
@@ -127,7 +127,7 @@ function collected(span: JsonSpan): CollectedSpan {
   };
 }
 
-/** OTLP writes ids as hex digits, where protobuf's own JSON has base64; all else is the same. */
+/** OTLP writes ids as hex digits, where protobuf's own JSON has base64; everything else is the same. */
 function asProtobufJson(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(asProtobufJson);
   if (typeof value !== 'object' || value === null) return value;

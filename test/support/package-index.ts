@@ -20,7 +20,7 @@ export interface TestIndex extends AsyncDisposable {
   readonly origin: string;
   /** Requests so far: method, target, and fields as the index saw them. */
   readonly seen: { readonly method: string; readonly target: string; readonly headers: IncomingMessage['headers'] }[];
-  /** Adds a file; its page then has it. */
+  /** Adds a file, also to its page. */
   add(file: TestFile, change?: (entry: Record<string, unknown>) => void): void;
   /** Answers this target instead. */
   answer(target: string, answer: Answer): void;

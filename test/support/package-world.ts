@@ -21,12 +21,12 @@ export interface Answer {
   readonly phrase: string;
   readonly headers: IncomingMessage['headers'];
   readonly body: Buffer;
-  /** True: the connection broke before the end. */
+  /** True if the connection broke before the end. */
   readonly isCut: boolean;
 }
 
 export interface PackageWorld extends AsyncDisposable {
-  /** Of the cache and the sockets. */
+  /** Directory of the cache and the sockets. */
   readonly dir: string;
   readonly index: TestIndex;
   readonly fetches: PackageFetch[];
@@ -37,7 +37,7 @@ export interface PackageWorld extends AsyncDisposable {
   close(socketPath: string): Promise<void>;
 }
 
-/** @param indexes of the host; default: Python's alone, with a password */
+/** @param indexes the host's indexes. Default: only Python's, with a password */
 export async function openPackageWorld(
   indexes: (index: TestIndex) => IndexSet = ({ index }) => ({ pip: { ...index, authorization: 'Basic c2VjcmV0' } }),
   more: Partial<PackagesOptions> = {},

@@ -1,4 +1,4 @@
-/** How a program ends that did well. */
+/** Ends a program that succeeded. */
 import type { ProcessExit } from '../../src/machine/guest/link.ts';
 
 export const EXIT: ProcessExit = {

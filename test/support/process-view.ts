@@ -1,8 +1,8 @@
-/** What this process holds open and has received, for tests that look for leaks. */
+/** Open descriptors and received bytes of this process, for tests that look for leaks. */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import type { Socket } from 'node:net';
 
-/** All that came so far; `socket` is never paused. */
+/** All bytes so far; `socket` is never paused. */
 export function collect(socket: Socket): { text: () => string; bytes: () => number; ended: () => boolean } {
   const parts: Buffer[] = [];
   let hasEnded = false;
@@ -21,7 +21,7 @@ export function collect(socket: Socket): { text: () => string; bytes: () => numb
   };
 }
 
-/** Descriptors of this process with the kind of what they are open on. */
+/** Descriptors of this process with the kind of their files. */
 export const openFds = (): string[] =>
   readdirSync('/proc/self/fd').flatMap((fd) => {
     try {

@@ -1,4 +1,4 @@
-/** As much of PromQL as dashboards use: which metrics an expression reads, and by which labels. */
+/** The part of PromQL that dashboards use: the metrics that an expression reads, and its labels. */
 
 /** All `expr` of a dashboard. */
 export function expressions(dashboard: unknown): readonly string[] {
@@ -11,7 +11,7 @@ export function expressions(dashboard: unknown): readonly string[] {
 
 const CLOSES: Readonly<Record<string, string>> = { '(': ')', '{': '}', '[': ']' };
 
-/** @throws when brackets don't match, or a matcher is none */
+/** @throws if brackets don't match, or a matcher is invalid */
 export function namesIn(expr: string): readonly { name: string; labels: readonly string[] }[] {
   requireBrackets(expr);
   const grouped = [...expr.matchAll(/\b(?:by|without|on|ignoring)\s*\(([^)]*)\)/g)].flatMap(([, list = '']) =>

@@ -1,16 +1,16 @@
-/** Raw HTTP for tests of proxies: a server and a client that send the bytes they are told to. */
+/** Raw HTTP for tests of proxies: a server and a client that send given bytes. */
 import { connect, createServer, type Server, type Socket } from 'node:net';
 
 export interface RawServer extends AsyncDisposable {
   readonly port: number;
-  /** What each connection has sent so far, in latin1. */
+  /** The bytes of each connection so far, in latin1. */
   readonly received: string[];
   readonly sockets: readonly Socket[];
 }
 
 /**
  * Answers each connection when its request's head is complete.
- * @param answer bytes to send, or a function that does what it wants
+ * @param answer bytes to send, or a function that handles the connection
  */
 export async function startRawServer(
   answer: string | ((socket: Socket, head: string) => void),
@@ -51,9 +51,11 @@ function portOf(server: Server): number {
 
 export interface RawClient extends Disposable {
   readonly socket: Socket;
-  /** All that came so far, in latin1. */
+  /** All bytes so far, in latin1. */
   text(): string;
-  /** Waits until what came has `wanted`, and returns all; at the end of the connection returns what there is. */
+  /**
+   * Waits until the received text contains `wanted`, and returns all of it; also returns at the end of the connection.
+   */
   until(wanted: string): Promise<string>;
   /** Waits for the end of the connection, and returns all. */
   ended(): Promise<string>;

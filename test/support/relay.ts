@@ -1,4 +1,4 @@
-/** The relay's thread for tests that need a clock of their own: its loop on the event loop of the test. */
+/** The relay's thread for tests that need their own clock: its loop on the event loop of the test. */
 import type { Clock } from '../../src/base/clock.ts';
 import { FdLedger } from '../../src/machine/vmm/firecracker/channel/fd-ledger.ts';
 import { RelayLoop } from '../../src/machine/vmm/firecracker/channel/relay-loop.ts';

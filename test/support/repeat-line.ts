@@ -4,7 +4,7 @@ import { runSeed } from './run-seed.ts';
 
 const ROOT = join(import.meta.dirname, '../..');
 
-/** The command that repeats the file of the current test with the seed of this run. */
+/** Returns the command that repeats the file of the current test with the seed of this run. */
 export function repeatLine(): string {
   const path = relative(ROOT, expect.getState().testPath ?? '');
   return `repeat: NEUROVISOR_SEED=${runSeed()} ./neurovisor test ${path}`;

@@ -1,6 +1,6 @@
 /**
- * The one way in which tests are skipped: where the machine lacks a capability, with the reason. A capability
- * that NEUROVISOR_REQUIRE names may not be lacking: then the file fails to load, or the test fails.
+ * The only way to skip tests: the machine lacks a capability; the skip names the reason. If NEUROVISOR_REQUIRE names
+ * the capability, the file fails to load, or the test fails, instead.
  */
 import { describe, it, type TestContext } from 'vitest';
 import { type Capability, requiredCapabilities } from './capabilities.ts';
@@ -15,12 +15,12 @@ export interface RequiringIt {
 }
 
 export interface Requirement<T> {
-  /** If the capability is lacking, the body is called only so that its tests are listed; none of them runs. */
+  /** If the capability is missing, the body is called only so that its tests are listed; none of them runs. */
   describe(title: string, body: (found: T) => void): void;
   readonly it: RequiringIt;
 }
 
-/** @param found what the tests need, or the reason why it is lacking */
+/** @param found what the tests need, or the reason why it is missing */
 export function requires<T>(capability: Capability, found: T | string): Requirement<T> {
   if (typeof found !== 'string') {
     return { describe: (title, body) => void describe(title, () => body(found)), it };
@@ -30,13 +30,13 @@ export function requires<T>(capability: Capability, found: T | string): Requirem
 }
 
 /**
- * Tests that take too long, or fetch too much, for each run.
+ * Tests that take too long, or download too much, for each run.
  * @param find called only in a full run
  */
 export const requiresFullRun = <T>(capability: Capability, find: () => T | string): Requirement<T> =>
   isFullRun() ? requires(capability, find()) : skips('only with ./neurovisor test --full');
 
-/** Tests that are listed, and none of them runs. */
+/** Lists the tests and runs none of them. */
 function skips<T>(reason: string): Requirement<T> {
   const options = { meta: { skipReason: reason } };
   // Vitest takes the body as the last argument, whatever the options.
@@ -52,7 +52,7 @@ function skips<T>(reason: string): Requirement<T> {
 }
 
 /**
- * Inside a test: skips the rest of it if the capability turns out to be lacking.
+ * Inside a test: skips the rest of it if the capability turns out to be missing.
  * @returns what was found
  */
 export function need<T>(context: Pick<TestContext, 'skip'>, capability: Capability, found: T | string): T {

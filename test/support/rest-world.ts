@@ -1,6 +1,6 @@
 /**
- * A daemon's REST server at a port, on the real control plane with its store, queue, pools and pauses, and on VMs that
- * are fake: as quick as requests can come. What guests do is in memory, so nothing that a client asks for runs here.
+ * A daemon's REST server at a port, on the real control plane with its store, queue, pools and pauses, and on fake VMs:
+ * as fast as requests can come. Guests exist only in memory, so no client's program runs here.
  */
 import { silentLog } from '../../src/base/log.ts';
 import type { ControlPlane } from '../../src/sandbox/contract/control.ts';
@@ -10,7 +10,7 @@ import { METRICS_KEY, type MetricsWorld, openMetricsWorld } from './metrics-worl
 export interface RestWorld extends AsyncDisposable {
   readonly url: string;
   readonly key: string;
-  /** What the server has logged as errors. */
+  /** Errors that the server has logged. */
   readonly errors: readonly string[];
   readonly world: MetricsWorld;
 }
@@ -40,7 +40,7 @@ export async function openRestWorld(): Promise<RestWorld> {
     world,
     [Symbol.asyncDispose]: async () => {
       clearInterval(timer);
-      // The rest of the time, so that whoever waits for it ends.
+      // Lets the rest of the time pass, so that pending waits end.
       await world.host.passTime(Promise.resolve(world[Symbol.asyncDispose]()));
     },
   };

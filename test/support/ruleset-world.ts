@@ -19,9 +19,9 @@ export const PUBLIC = ['93.184.216.34', '8.8.8.8', '1.1.1.1', '93.184.216.99'];
 export const METADATA4 = ['169.254.169.254', '168.63.129.16', '100.100.100.200', '192.0.0.192'];
 export const METADATA6 = ['fd00:ec2::254', 'fd20:ce::254'];
 export const PRIVATE = ['10.50.0.1', '192.168.77.1'];
-/** A metadata agent on the host itself, as EKS Pod Identity is. */
+/** A metadata agent on the host itself, like that of EKS Pod Identity. */
 export const HOST_METADATA = '169.254.170.23';
-/** Of the host itself, and public: what a rule for names could lead to. */
+/** A public address of the host itself: a rule for names could lead there. */
 export const HOST_PUBLIC = '93.184.216.50';
 export const UPLINK = '198.18.0.1';
 const UPLINK_GATEWAY = '198.18.0.2';
@@ -43,7 +43,7 @@ export interface World extends AsyncDisposable {
   traffic(guest: Guest): Promise<SandboxTraffic>;
 }
 
-/** Of a guest whose resolver and gateway are at the world's host. */
+/** The network of a guest whose resolver and gateway are at the world's host. */
 export function networkOf(guest: Guest, policy: EgressPolicyText, more: Partial<ChainInput> = {}): ChainInput {
   const ports = { dnsPort: 53, gatewayPort: 3128 };
   return { lease: guest.lease, policy: parsePolicy(policy), ...ports, ...more };

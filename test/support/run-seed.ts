@@ -13,7 +13,7 @@ export function runSeed(): number {
   return seed;
 }
 
-/** Numbers from 0 to 1 that depend on nothing but the seed (mulberry32). */
+/** Numbers from 0 to 1 that depend only on the seed (mulberry32). */
 export function randomFrom(seed: number): () => number {
   let state = seed >>> 0;
   return () => {

@@ -2,10 +2,9 @@ import { check, libc } from '../../src/sys/libc.ts';
 import { addressOf } from '../../src/sys/memory.ts';
 
 const cBpf = libc.func('long syscall(long number, int command, void *attributes, uint32_t bytes)');
-/** x86-64. */
 const SYS_BPF = 321;
 const BPF_PROG_TEST_RUN = 10;
-/** Of a frame, in and out. */
+/** Maximum size of a frame, in and out. */
 const FRAME_BYTES_MAX = 4096;
 
 /** Runs a program once on a frame. @returns its verdict, XDP_*. @throws SyscallError */

@@ -56,7 +56,7 @@ export async function startS3Server(
   const port = ports.find(([name]) => name === 's3')?.[1] ?? 0;
   const args = [
     ...['server', `-dir=${folder}`, `-ip=${HOST}`, `-ip.bind=${HOST}`, '-filer', '-s3'],
-    // It would report to its makers.
+    // Otherwise it would report to its makers.
     '-master.telemetry=false',
     ...['-master.volumeSizeLimitMB=64', '-volume.max=4'],
     ...ports.map(([name, number]) => portFlag(name, number)),

@@ -1,6 +1,6 @@
 /**
- * Signatures of requests to S3 (AWS Signature Version 4). Signs few fields on purpose: what a signature leaves out,
- * a guest can change after it.
+ * Signatures of S3 requests (AWS Signature Version 4). Signs few fields on purpose: a guest can change unsigned ones
+ * afterwards.
  */
 import { createHash, createHmac } from 'node:crypto';
 

@@ -1,6 +1,6 @@
 /**
- * A model for agents that does what a test says: it asks for tool calls, one after another, and then answers with what the
- * last of them returned. OpenAI's two interfaces, without streams.
+ * A scripted model for agents: it requests tool calls, one after another, and then answers with the result of the last
+ * one. OpenAI's two interfaces, without streams.
  */
 import type { MockUpstream } from './mock-upstream.ts';
 import { sendJson } from './mock-upstream.ts';
@@ -10,7 +10,7 @@ export interface ToolCall {
   readonly arguments: Readonly<Record<string, unknown>>;
 }
 
-/** What clients of OpenAI read to find the model. */
+/** Variables by which OpenAI clients find the model. */
 export const modelEnv = (upstream: MockUpstream): Readonly<Record<string, string>> => ({
   OPENAI_BASE_URL: `${upstream.target.baseUrl ?? ''}/v1`,
   OPENAI_API_KEY: 'test',
@@ -19,7 +19,7 @@ export const modelEnv = (upstream: MockUpstream): Readonly<Record<string, string
 
 /**
  * Makes the upstream such a model.
- * @returns what tools returned, in order; grows as the agent runs
+ * @returns results of tools, in order; grows as the agent runs
  */
 export function scriptAgent(upstream: MockUpstream, calls: readonly ToolCall[]): string[] {
   const returned: string[] = [];

@@ -9,14 +9,14 @@ import type {
 } from '../../src/inference/engine/backend.ts';
 
 /**
- * A model that says what a test wants. Each generation takes the next script; a token of `null` waits
- * until `release` is called or the request is aborted.
+ * A scripted model. Each generation takes the next script; a token of `null` waits until `release` is called or the
+ * request is aborted.
  */
 export class ScriptedBackend implements Backend {
   readonly info: BackendInfo;
   readonly prompts: Prompt[] = [];
   readonly requests: GenerateOptions[] = [];
-  /** How each generation ended, in order of their ends. */
+  /** How each generation ended, in order. */
   readonly ends: ('finished' | 'left' | 'aborted')[] = [];
   readonly #scripts: (readonly (string | null)[] | Error)[] = [];
   #release = Promise.withResolvers<void>();

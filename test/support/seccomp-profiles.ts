@@ -1,4 +1,4 @@
-/** Random seccomp profiles, and calls that lie at and around what their rules speak of. */
+/** Random seccomp profiles, and calls at and around the values of their rules. */
 import fc from 'fast-check';
 import {
   type Action,
@@ -47,7 +47,7 @@ const rule = (names: readonly string[]): fc.Arbitrary<Rule> =>
     comment: fc.constant(undefined),
   });
 
-/** Of few calls many rules, or of many calls few, so that programs of all lengths come. */
+/** Many rules for few calls, or few rules for many calls, so that programs of all lengths occur. */
 export const filters = (arch: Architecture, maxRules = 60): fc.Arbitrary<ThreadFilter> =>
   fc.constantFrom(3, 30, 500).chain((names) => filtersOf(syscallNames(arch).slice(0, names), maxRules));
 
@@ -61,7 +61,7 @@ export const filtersOf = (names: readonly string[], maxRules: number): fc.Arbitr
     })
     .filter(isSound);
 
-/** Rule by rule, what the checker takes. */
+/** Keeps the rules that the checker accepts. */
 function withoutContradictions(filter: ThreadFilter): Rule[] {
   const kept: Rule[] = [];
   for (const rule of filter.rules) if (isSound({ ...filter, rules: [...kept, rule] })) kept.push(rule);
@@ -77,7 +77,7 @@ function isSound(filter: ThreadFilter): boolean {
   }
 }
 
-/** Arguments near the values of the rules of the call, so that each operator is met from both sides. */
+/** Arguments near the values of the call's rules, so that each operator is tested from both sides. */
 export const callOf = (filter: ThreadFilter, arch: Architecture): fc.Arbitrary<Call> => {
   const named = filter.rules.map(({ syscall }) => syscallNumber(syscall, arch) ?? 0);
   const values = filter.rules.flatMap(({ conditions }) =>

@@ -1,5 +1,5 @@
 /**
- * What a seccomp profile means, said as plainly as can be: the judge of the compiler. Slow, and apart from
+ * The meaning of a seccomp profile, as plainly as possible: the reference for the compiler. Slow, and independent of
  * `compile.ts` on purpose.
  */
 

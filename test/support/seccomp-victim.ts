@@ -22,7 +22,7 @@ export class Victim implements Disposable {
     execFileSync('gcc', ['-O2', '-Wall', '-static', '-o', this.#program, SOURCE]);
   }
 
-  /** @returns what became of each call, in order: the lines of the fixture */
+  /** @returns the outcome of each call, in order: the lines of the fixture */
   run(cases: readonly { readonly program: Uint8Array; readonly calls: readonly VictimCall[] }[]): string[] {
     const input = cases.flatMap(({ program, calls }) => [
       `program ${Buffer.from(program).toString('hex')}`,
@@ -49,7 +49,7 @@ const SIGSYS = 31;
 
 /**
  * The outcome that the victim reports for a call under this action.
- * @param returned what the call gives when it is made
+ * @param returned the result of the call when it is made
  */
 export function outcomeOf(action: Action, number: number, returned: number): string {
   if (action === 'allow' || action === 'log') return `returned ${returned}`;

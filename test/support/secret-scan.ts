@@ -1,4 +1,4 @@
-/** Looks for texts in all of a sandbox: RAM of guests, and files. */
+/** Searches a whole sandbox for texts: RAM of guests, and files. */
 import { readdirSync, readlinkSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -6,10 +6,10 @@ import { join } from 'node:path';
 const CHUNK_BYTES = 8 * 1024 * 1024;
 
 export interface Hits {
-  /** How many files, and how many bytes of them, were looked through. */
+  /** Number of searched files, and their bytes. */
   readonly files: number;
   readonly bytes: number;
-  /** Of each text, the number of places. */
+  /** Number of places of each text. */
   readonly places: readonly number[];
 }
 
@@ -44,7 +44,7 @@ async function scan(paths: readonly string[], texts: readonly string[]): Promise
   return { files: paths.length, bytes, places };
 }
 
-/** Chunks overlap, so that what lies across two is found, and found once. */
+/** Chunks overlap, so that a text across two is found, and found once. */
 async function scanFile(path: string, texts: readonly string[], places: number[]): Promise<number> {
   const overlap = Math.max(...texts.map((text) => text.length)) - 1;
   const buffer = Buffer.alloc(overlap + CHUNK_BYTES);

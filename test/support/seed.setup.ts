@@ -1,4 +1,4 @@
-/** A set-up file of Vitest: properties take the seed of the run, and a failure says how to repeat it. */
+/** A Vitest set-up file: properties use the seed of the run, and a failure says how to repeat it. */
 import fc from 'fast-check';
 import { repeatLine } from './repeat-line.ts';
 import { runSeed } from './run-seed.ts';

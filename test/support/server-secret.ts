@@ -1,4 +1,4 @@
-/** A secret that a server knows, for tests of what reaches a guest of the server's answers. */
+/** A secret that a server knows, for tests of which parts of the server's answers reach a guest. */
 import { SecretValue } from '../../src/base/request/secret-value.ts';
 import { HttpFramer } from '../../src/egress/net/http/framer.ts';
 import { parseStatus, RESPONSE_RULES, responseFraming } from '../../src/egress/net/http/response-head.ts';
@@ -11,7 +11,7 @@ export const SECRET_MATCHER = matcherOf(
   'h',
 );
 
-/** Answers to GET without the framing of chunks, which are cut anew. */
+/** Answers to GET without the framing of chunks, which are split anew. */
 export function withoutChunks(bytes: Buffer): string {
   const framer = new HttpFramer(RESPONSE_RULES);
   let text = '';

@@ -1,4 +1,4 @@
-/** A memory cgroup of either version, to be short of memory in without the machine being so. */
+/** A memory cgroup of either version, to cause memory pressure without affecting the machine. */
 import { existsSync, mkdirSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
@@ -6,7 +6,7 @@ const V1 = '/sys/fs/cgroup/memory';
 const V2 = '/sys/fs/cgroup';
 const NO_GROUP = 'no control group for memory';
 
-/** @returns the group, or why there is none */
+/** @returns the group, or the reason why there is none */
 export function makeSmallCgroup(limitBytes: number): SmallCgroup | string {
   const isV1 = existsSync(join(V1, 'memory.limit_in_bytes'));
   if (!isV1 && !existsSync(join(V2, 'cgroup.controllers'))) return NO_GROUP;

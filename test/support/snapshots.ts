@@ -1,4 +1,4 @@
-/** Small snapshots, and what a store holds; without the test runner, so that child processes can use it. */
+/** Small snapshots, and the contents of a store; without the test runner, so that child processes can use it. */
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { open, readdir, writeFile } from 'node:fs/promises';
@@ -8,7 +8,7 @@ import type { SandboxRow } from '../../src/sandbox/store/sandbox-table.ts';
 import type { NewSnapshot, SnapshotPaths } from '../../src/sandbox/store/snapshot.ts';
 import type { Store } from '../../src/sandbox/store/store.ts';
 
-/** What the files of a snapshot hold; those of equal seeds are equal. */
+/** The content of a snapshot's files, equal for equal seeds. */
 const ramOf = (seed: number): Buffer => Buffer.alloc(4096, seed + 1);
 const stateOf = (seed: number): Buffer => Buffer.from(`state ${seed}`);
 const RAM_BYTES = 1024 * 1024;
@@ -30,7 +30,7 @@ export async function writeSparse(path: string, size: number, data: Uint8Array, 
   await file.write(data, 0, data.length, at);
 }
 
-/** Do the files of an open snapshot hold what `writeSnapshot` wrote? */
+/** Whether the files of an open snapshot have the content from `writeSnapshot`. */
 export async function holdsSeed(paths: SnapshotPaths, seed: number): Promise<boolean> {
   await using ram = await open(paths.ram ?? '', 'r');
   const found = Buffer.alloc(4096);

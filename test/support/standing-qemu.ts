@@ -48,7 +48,7 @@ export class StandingQemu implements AsyncDisposable {
     return qemu;
   }
 
-  /** @returns how long they took together, milliseconds */
+  /** @returns total duration, milliseconds */
   async io(disk: Disk, way: 'read' | 'write', requests: number, bytes: number): Promise<number> {
     const began = performance.now();
     for (let n = 0; n < requests; n += 1) {

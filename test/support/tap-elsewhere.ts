@@ -17,7 +17,7 @@ with socket.socket(socket.AF_UNIX) as to:
     socket.send_fds(to, [b'x'], [fd])
 `;
 
-/** @returns the descriptor, which is the caller's; the namespace lives as long as the TAP */
+/** @returns the descriptor, owned by the caller; the namespace lives as long as the TAP */
 export async function tapElsewhere(): Promise<number> {
   const dir = await mkdtemp(join(tmpdir(), 'nv-tap-'));
   const listener = listenUnix(join(dir, 's'), 1);

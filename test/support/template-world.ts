@@ -1,4 +1,4 @@
-/** The parts of a template's build, with the fake driver and a guest that does what it is told. */
+/** The parts of a template's build, with the fake driver and a scripted guest. */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { copyFile, rename, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -16,16 +16,16 @@ import type { TemplateParts } from '../../src/sandbox/start/template-builder.ts'
 
 export type Step = 'memory' | 'model' | 'listener' | 'hello' | 'script' | 'keepMemory' | 'keepDisk' | 'pip';
 
-/** Of the test that runs. */
+/** State of the current test. */
 export const world = {
   root: '',
   steps: [] as string[],
   identity: undefined as GuestIdentity | undefined,
-  /** Of all VMs, in order. */
+  /** Identities of all VMs, in order. */
   identities: [] as GuestIdentity[],
 };
 
-/** Registers what makes and removes the world of each test. */
+/** Registers the hooks that create and remove the world of each test. */
 export function useTemplateWorld(): void {
   beforeEach(() => {
     world.root = mkdtempSync(join(tmpdir(), 'nv-build-'));

@@ -21,7 +21,7 @@ export function testCli(options: { json?: boolean; stdin?: string; env?: Record<
   const err = collected();
   const streams = {
     stdin: stdin as unknown as CliStreams['stdin'],
-    // What these lack of a terminal's streams (size, colours) is optional to every command.
+    // Properties that these lack of a terminal's streams (size, colors) are optional to every command.
     stdout: out.stream as unknown as NodeJS.WriteStream,
     stderr: err.stream as unknown as NodeJS.WriteStream,
   };

@@ -15,8 +15,8 @@ export interface TwoApis {
   readonly claude: MockUpstream;
   readonly local: MockUpstream;
   /**
-   * `m1` is Anthropic's, `own` is of OpenAI's API, `both` prefers the first and `late` the second; `unpriced` is `m1` at a
-   * price that nobody knows.
+   * `m1` is Anthropic's, `own` is of OpenAI's API, `both` prefers the first and `late` the second; `unpriced` is `m1`
+   * at an unknown price.
    */
   bridge(policy?: BridgePolicy, options?: Parameters<typeof bridgeFixture>[0]): Promise<BridgeFixture>;
 }

@@ -1,6 +1,6 @@
 /**
- * A VMM as far as a vhost-user device can tell: shares memory, hands over rings, and runs a guest's
- * driver in this process. Over the real socket, with real descriptors, against the real worker.
+ * A VMM as far as a vhost-user device can tell: shares memory, hands over rings, and runs a guest's driver in this
+ * process. Over the real socket, with real descriptors, against the real worker.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { MESSAGE_HEADER_BYTES, PROTOCOL_FEATURES, REQUEST } from '../../src/machine/vsock/vhost-user.ts';
@@ -42,26 +42,26 @@ export class VhostFrontEnd {
     this.#bytes = Math.ceil(guestMemoryBytes(rings) / 4096) * 4096;
     this.memoryFd = memoryFd ?? createMemFd('guest', this.#bytes);
     this.#mapping = mapShared(this.memoryFd, 0, this.#bytes);
-    // A device that copies looks at the address itself, one that maps at the file.
+    // A device that copies uses the address itself, one that maps the file.
     this.#userBase = this.#mapping.address;
     this.rings = new GuestRings(this.#mapping.buffer, { ...rings, userBase: this.#userBase });
     this.guest = new GuestPeer(this.rings, 256 * 1024);
   }
 
-  /** Connects, says what QEMU says, and has a running device. */
+  /** Connects and sends QEMU's messages up to a running device. */
   static async start(path: string, guestCid: number, options: Partial<GuestRingsOptions> = {}): Promise<VhostFrontEnd> {
     const frontEnd = new VhostFrontEnd(path, guestCid, options);
     await frontEnd.negotiate();
     frontEnd.shareMemory();
     frontEnd.startRings([0, 0]);
-    // An answer shows that all before it was taken.
+    // An answer shows that everything before it was processed.
     await frontEnd.ask(REQUEST.getFeatures);
     return frontEnd;
   }
 
   /**
-   * Connects and says nothing.
-   * @param memoryFd becomes the front end's: the guest's memory, large enough for the default rings
+   * Connects and sends nothing.
+   * @param memoryFd owned by the front end: the guest's memory, large enough for the default rings
    */
   static connect(path: string, guestCid: number, memoryFd?: number): VhostFrontEnd {
     return new VhostFrontEnd(path, guestCid, {}, memoryFd);
@@ -79,9 +79,9 @@ export class VhostFrontEnd {
   }
 
   /**
-   * @param claimedBytes what the table says that the file has
+   * @param claimedBytes size of the file that the table claims
    * @param fd another file than the guest's memory
-   * @param userBase what it calls the memory by
+   * @param userBase base of its addresses of the memory
    */
   shareMemory(claimedBytes = this.#bytes, fd = this.memoryFd, userBase = this.#userBase): void {
     const record = u64(1n, BigInt(GUEST_BASE), BigInt(claimedBytes), BigInt(userBase), 0n);
@@ -90,7 +90,7 @@ export class VhostFrontEnd {
 
   /**
    * @param fds stand in for kick and call of both rings
-   * @param userBase as of `shareMemory`
+   * @param userBase as in `shareMemory`
    */
   startRings(bases: readonly number[], fds: { kick?: number; call?: number } = {}, userBase = this.#userBase): void {
     const move = userBase - this.#userBase;
@@ -107,7 +107,7 @@ export class VhostFrontEnd {
     }
   }
 
-  /** @returns the bases to start again from. */
+  /** @returns the bases to start again from */
   async stopRings(): Promise<number[]> {
     const bases: number[] = [];
     for (const index of [0, 1]) {
@@ -138,7 +138,7 @@ export class VhostFrontEnd {
     signalEventFd(this.#kickFds[ring === this.rings.rx ? 0 : 1] ?? -1);
   }
 
-  /** As a taken-over VMM: who writes to a call eventfd from now on waits until `close`. */
+  /** Like a compromised VMM: a write to a call eventfd from now on blocks until `close`. */
   blockCalls(): void {
     for (const fd of this.#callFds) {
       drainEventFd(fd);
@@ -158,19 +158,19 @@ export class VhostFrontEnd {
     return this.#channel.send(this.#fd, message, fds);
   }
 
-  /** @returns the payload of the reply. */
+  /** @returns the payload of the reply */
   async ask(request: number, payload?: Uint8Array): Promise<Uint8Array> {
     this.tell(request, payload);
     const header = await this.#read(MESSAGE_HEADER_BYTES);
     return this.#read(new DataView(header.buffer).getUint32(8, true));
   }
 
-  /** Takes the memory away from its own address. Nothing of `rings` may be used afterwards. */
+  /** Unmaps the memory from its own address. Nothing of `rings` may be used afterwards. */
   unmap(): void {
     this.#mapping.unmap();
   }
 
-  /** Ends as a VMM does that is killed. */
+  /** Ends like a killed VMM. */
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;

@@ -1,6 +1,6 @@
 /**
- * The one way in which tests get virtual machines: a runtime on this machine's home, whose kernel and
- * image set-up has made, and sandboxes that end with the test file.
+ * The only way in which tests get virtual machines: a runtime on this machine's home, with the kernel and image from
+ * set-up, and sandboxes that end with the test file.
  */
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -55,18 +55,18 @@ export function useRuntime(upstream: string | (() => string) = 'engine', log: Lo
   };
 }
 
-/** A template that is built in a few seconds and copied in a moment. */
+/** A template that takes a few seconds to build and a moment to copy. */
 export const SMALL: TemplateSpec = { cpus: 1, memoryMib: 192, diskMib: 64, warm: ['json'] };
 
 export interface ControlFixture extends RuntimeFixture {
   readonly control: LocalControlPlane;
-  /** Of the store. */
+  /** Directory of the store. */
   readonly dataDir: string;
 }
 
 /**
- * A control plane with a home of its own, so that the user's store and sandboxes are not touched: it shares
- * what set-up has made and the tests' templates. `SMALL` is there when the tests begin.
+ * A control plane with a home of its own, so that the user's store and sandboxes are not touched: it shares set-up's
+ * artifacts and the tests' templates. `SMALL` exists when the tests begin.
  */
 export function useControlPlane(
   upstream: () => string,
@@ -113,21 +113,21 @@ export function useControlPlane(
   };
 }
 
-/** Pid of a sandbox's VMM, from what a next owner would read. */
+/** Pid of a sandbox's VMM, from the record for its next owner. */
 export async function vmmOf({ runtime }: RuntimeFixture, id: string): Promise<number> {
   const record = await readFile(join(runtime.home.runDir, id, 'owner.json'), 'utf8');
   return (JSON.parse(record) as { vmm: { pid: number } }).vmm.pid;
 }
 
-/** Of a cache that shares only what set-up has made. */
+/** Entries that a cache does not share with set-up's. */
 const OWN_IN_CACHE = new Set(['template', 'oci', 'tmp', 'setup.lock', 'jail']);
 
 /** Templates that test files share and may not damage, on the file system of temporary homes. */
 const TEST_TEMPLATES = join(tmpdir(), `neurovisor-test-${process.getuid?.() ?? 0}`, 'template');
 
 /**
- * A new home that shares what set-up has made in this machine's.
- * @param options.templates of the user's home (default), or those that tests share
+ * A new home that shares the artifacts of this machine's set-up.
+ * @param options.templates those of the user's home (default), or those that tests share
  */
 export async function temporaryHome(options: { templates?: 'user' | 'tests' } = {}): Promise<string> {
   const { templates = 'user' } = options;
@@ -153,13 +153,13 @@ export interface Outcome extends ProcessExit {
   readonly stderr: string;
 }
 
-/** Runs Python code in the guest and collects what it prints. */
+/** Runs Python code in the guest and collects its output. */
 export async function python(guest: Guest, code: string, options: Omit<PythonSpec, 'script'> = {}): Promise<Outcome> {
   const process = await guest.python({ stdin: false, ...options, script: { code } });
   return await collect(process);
 }
 
-/** Runs a program in the guest and collects what it prints. */
+/** Runs a program in the guest and collects its output. */
 export async function exec(guest: Guest, argv: readonly string[], options: { user?: string } = {}): Promise<Outcome> {
   return await collect(await guest.exec({ stdin: false, ...options, argv }));
 }

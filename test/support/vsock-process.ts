@@ -1,4 +1,4 @@
-/** The real vsock devices in a process of their own, so that a front end can do to it what it can. */
+/** The real vsock devices in a process of their own, so that a front end can attack that process. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -25,7 +25,7 @@ export interface DeviceEnd extends DeviceClosed {
   readonly stats: ChannelStats;
 }
 
-/** For what hangs, not for what is slow. */
+/** For a device that hangs, not one that is slow. */
 const ANSWER_MS_MAX = 30_000;
 
 export class VsockProcess implements Disposable {
@@ -48,7 +48,7 @@ export class VsockProcess implements Disposable {
     });
   }
 
-  /** Null: it lives. */
+  /** `null` while it lives. */
   get end(): string | null {
     return this.#end ?? null;
   }
@@ -59,7 +59,7 @@ export class VsockProcess implements Disposable {
 
   /**
    * Resolves when both sockets listen.
-   * @returns resolves with the end of the device
+   * @returns a promise that resolves with the end of the device
    */
   async attach(
     command: Omit<DeviceCommand & { kind: 'attach' }, 'kind'>,

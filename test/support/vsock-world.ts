@@ -17,9 +17,9 @@ export interface WorldOptions extends Partial<GuestRingsOptions> {
   readonly socketBytes?: number;
   readonly isRacy?: boolean;
   readonly muxer?: Partial<Pick<MuxerOptions, 'limits' | 'guestPorts' | 'clientPortSeed'>>;
-  /** The device copies, as from another process; default: it maps. */
+  /** The device copies, as from another process. Default: it maps. */
   readonly isRemote?: boolean;
-  /** Guest memory is shared as two regions that meet here, a part of the whole. */
+  /** Guest memory is shared as two regions that meet here, a fraction of the whole. */
   readonly splitAt?: number | undefined;
 }
 
@@ -55,7 +55,7 @@ export class VsockWorld {
     }
   }
 
-  /** One turn of the device. @returns whether it says that there is more. */
+  /** One turn of the device. @returns whether it reports more work */
   turn(): boolean {
     this.muxer.handleTime(this.nowMs);
     const drained = this.muxer.drainGuest(this.tx, this.tx.size, this.nowMs);
@@ -83,7 +83,7 @@ export class VsockWorld {
 const scratch = new Scratch(MIB);
 let ownMemory: number | undefined;
 
-/** This process's own memory, reached as another's. */
+/** This process's own memory, accessed like another process's. */
 export function remoteOwn(regions: readonly MemoryRegion[]): RemoteMemory {
   ownMemory ??= openProcessMemory(process.pid);
   return new RemoteMemory(ownMemory, regions, scratch);

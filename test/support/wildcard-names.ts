@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 export interface Names extends Disposable {
-  /** Lets a name lead to 127.0.0.1. */
+  /** Makes a name resolve to 127.0.0.1. */
   add(name: string): void;
   /** The command line that runs a program with these names. */
   wrap(program: string, args: readonly string[]): { program: string; args: readonly string[] };
