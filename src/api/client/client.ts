@@ -1,6 +1,6 @@
 /**
- * The control plane of a daemon, used from another process. Each method is one REST request
- * (`spec/openapi.json`); operations in a guest are tunnels to its agent.
+ * The control plane of a daemon, used from another process. Each method is one REST request (`spec/openapi.json`);
+ * operations in a guest are tunnels to its agent.
  *
  *     CLI, library ──► RemoteControlPlane ── HTTP ────────► src/api/rest ──► ControlPlane
  *                        └─ guest(id) ────── upgrade ─────► openOperation ──► agent
@@ -49,7 +49,6 @@ import { type DaemonAddress, Transport } from './transport.ts';
 
 export type { DaemonAddress } from './transport.ts';
 
-/** Time limit of the health check, milliseconds. */
 const HEALTH_MS_MAX = 2000;
 
 /** @throws ClientError `daemon_unreachable`, `unauthorized`, `address_invalid`, `answer_invalid` */
@@ -64,7 +63,6 @@ export async function connectDaemon(address: DaemonAddress, clock: Clock = syste
   return control;
 }
 
-/** Returns whether a daemon answers at this unix socket. */
 export async function isDaemonRunning(socketPath: string): Promise<boolean> {
   const transport = new Transport({ socketPath });
   try {
@@ -85,7 +83,6 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
   readonly #clock: Clock;
   readonly #changes: Changes;
   readonly #guests = new Set<Guest>();
-  /** Closes the session's connection. */
   readonly #leaving = new AbortController();
   #session: Readonly<Record<string, string>> = {};
 
@@ -105,8 +102,8 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
   }
 
   /**
-   * From now on, sandboxes that this client creates end with it: the daemon removes them when the client is disposed
-   * of or its process ends, however it ends.
+   * From now on, sandboxes that this client creates end with it: the daemon removes them when the client is disposed or
+   * its process ends in any way.
    */
   async openSession(): Promise<void> {
     const id = await openSession((signal) => this.#transport.stream('/session', signal, false), this.#leaving.signal);
@@ -194,10 +191,10 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
     return await this.#transport.call({ method: 'PUT', path: '/pools', body, answer: answers.poolInfo });
   }
 
-  /** A guest whose `events` never fire; use `events(id)`. */
+  /** Returns a guest whose `events` never fire; use `events(id)`. */
   async guest(id: string): Promise<Guest> {
     const info = await this.#get(`${sandbox(id)}/guest`, answers.guestInfo);
-    // Loaded only here: most commands need no guest.
+    // Loaded only here, since most commands need no guest.
     const { connectGuest } = await import('../../machine/guest/remote.ts');
     const guest = connectGuest({ dial: () => this.openOperation(id), info, clock: this.#clock });
     this.#guests.add(guest);
@@ -237,12 +234,10 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
     return readEvents((query, signal) => this.#transport.stream(`${path}?${query}`, signal, true), options);
   }
 
-  /** Current load of each VM. */
   async loads(): Promise<SandboxLoads> {
     return await this.#get('/loads', answers.sandboxLoads);
   }
 
-  /** Metrics in the Prometheus text format. */
   async metrics(): Promise<string> {
     return await this.#transport.text('/metrics');
   }
@@ -251,7 +246,10 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
     return this.#changes.listen(listener);
   }
 
-  /** Calls the listener when the stream of changes was interrupted: the daemon ended, or came back. Only with `onChange`. */
+  /**
+   * Calls the listener when the stream of changes was interrupted: the daemon ended or came back. Only works with
+   * `onChange`.
+   */
   onInterruption(listener: () => void): () => void {
     return this.#changes.listenInterruptions(listener);
   }
@@ -273,7 +271,7 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
   }
 }
 
-/** Returns the path of a sandbox. @throws SandboxError `not_found` for a malformed id */
+/** @throws SandboxError `not_found` for a malformed id */
 function sandbox(id: string): string {
   if (parseSandboxId(id) !== undefined) return `/sandboxes/${id}`;
   throw new SandboxError('not_found', `there is no sandbox ${id.slice(0, 64)}`);
