@@ -108,10 +108,10 @@ const endInfo: z.ZodType<EndInfo> = z
   })
   .meta({ id: 'End' });
 
-/** An event of one type, as a schema of its own. */
+/** Gives an event of one type a schema of its own. */
 const event = <Id extends string, Shape extends z.core.$ZodLooseShape>(id: Id, shape: Shape) =>
   z.object({ ...shape, sandbox: sandboxId, seq: count.describe('Sequence number, from 1.'), atMs }).meta({ id });
-/** One event of a sandbox: a line of its stream, an entry of the load. */
+/** One event of a sandbox, as in its stream and in the load. */
 export const timedEvent: z.ZodType<SandboxTimedEvent> = z
   .discriminatedUnion('type', [
     event('PressureEvent', pressure),

@@ -42,7 +42,7 @@ import {
   whole,
 } from './fields.ts';
 
-/** Fractions are fine: the rate of a bucket is a quotient. */
+/** Fractions are allowed, since the rate of a bucket is a quotient. */
 const bucket = (id: string, { min, max }: Range, what: string) =>
   z
     .strictObject({
@@ -384,7 +384,7 @@ export const execRequest = z
   });
 export type ExecRequest = z.output<typeof execRequest>;
 
-/** What is wrong with the kind of request that was meant: a union's own message names no field. */
+/** The error of the request kind that was meant: a union's own message names no field. */
 function execFault({ input, errors }: { input?: unknown; errors?: unknown }): string {
   const given = typeof input === 'object' && input !== null ? input : {};
   if ('argv' in given === 'code' in given) return 'give either `argv` or `code`';
@@ -395,7 +395,7 @@ function execFault({ input, errors }: { input?: unknown; errors?: unknown }): st
     .join('; ');
 }
 
-/** Parameters are text: a whole number in decimal digits. */
+/** For parameters, which are text: a whole number in decimal digits. */
 const wholeText = (range: Range) =>
   z.preprocess(
     (given) => (typeof given === 'string' && /^\d{1,16}$/.test(given) ? Number(given) : given),
@@ -407,10 +407,9 @@ export const portParams = z.strictObject({
   port: wholeText({ min: 1, max: 65_535 }).describe('TCP port in the sandbox.'),
 });
 export const snapshotParams = z.strictObject({ snapshot: snapshotReference });
-/** A parameter that is given several times is a list; once, it is text. */
+/** A repeated parameter arrives as a list, a single one as text. */
 const listOf = <Item extends z.ZodType>(item: Item, max: number, split: RegExp) =>
   z.preprocess((given) => (typeof given === 'string' ? given.split(split) : given), z.array(item).max(max));
-/** Never splits. */
 const WHOLE = /(?!)/;
 
 export const listQuery = z.strictObject({
