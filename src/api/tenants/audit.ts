@@ -3,13 +3,14 @@
  *
  *     HOME/audit/         0700
  *       audit.jsonl       0600, only appended to
- *       audit-SEQ.jsonl   full ones; SEQ: their first record
- *       head.json         the last record, against a cut end
- *       models/           the same for requests to models, so that sandboxes do not push out the records of calls
- *       content/          the same for what was asked and answered, so that long texts do not push out those records
+ *       audit-SEQ.jsonl   full files; SEQ: their first record
+ *       head.json         the last record, to detect a truncated end
+ *       models/           the same for model requests, so that sandboxes do not evict records of calls
+ *       content/          the same for requests' contents, so that long texts do not evict those records
  *
- * Calls do not wait for the disk: lines are written in batches, at least every `flushMs`. While the disk is full, calls go
- * on and lines wait in memory; beyond `waitingMax` and `waitingCharactersMax` they are dropped, and the next record says how many.
+ * Calls do not wait for the disk: lines are written in batches, at least every `flushMs`. While the disk is full, calls
+ * continue and lines wait in memory; beyond `waitingMax` and `waitingCharactersMax` they are dropped, and the next
+ * record has their number.
  */
 import { createReadStream } from 'node:fs';
 import {
@@ -50,16 +51,14 @@ import { TenantError } from './errors.ts';
 
 export const AUDIT_LIMITS = {
   flushMs: 200,
-  /** Lines that wait for the disk. */
   waitingMax: 10_000,
   /** Characters of these lines, whose bytes may be three times as many. */
   waitingCharactersMax: 16 * MIB,
-  /** Written at once. */
   batchCharactersMax: MIB,
   fileBytesMax: 64 * 1024 * 1024,
-  /** Full files; the oldest goes. */
+  /** Full files; the oldest is removed. */
   filesMax: 16,
-  /** Records of callers without a valid key, who must not push out the others' records. */
+  /** Rate of records of callers without a valid key, who must not evict the others' records. */
   strangers: { size: 50, refillPerSecond: 5 },
   callCharactersMax: 200,
 } as const;
@@ -68,7 +67,7 @@ type Limits = Omit<typeof AUDIT_LIMITS, keyof NonNullable<AuditParts['limits']>>
   Required<NonNullable<AuditParts['limits']>>;
 
 export interface AuditedCall {
-  /** Null: no valid key. */
+  /** `null` without a valid key. */
   readonly caller: Caller | null;
   readonly call: string;
   readonly target: string | null;
@@ -78,16 +77,14 @@ export interface AuditedCall {
   readonly content?: Content;
 }
 
-/** Which log of a home. */
 export type AuditKind = 'calls' | 'models' | 'content';
 
-/** Takes records; never throws. */
+/** Receives records. Must not throw. */
 export interface AuditSink {
-  /** @returns the record's place in the chain; null: it was dropped */
+  /** @returns the record's place in the chain; `null` if it was dropped */
   note(call: AuditedCall): ChainEnd | null;
 }
 
-/** A file that is only appended to. */
 export type AuditFile = Pick<FileHandle, 'appendFile' | 'truncate' | 'close'>;
 
 export interface AuditParts {
@@ -100,18 +97,17 @@ export interface AuditParts {
   readonly limits?: {
     readonly [K in 'waitingMax' | 'waitingCharactersMax' | 'fileBytesMax' | 'filesMax']?: number;
   };
-  /** For tests: opens the current file to append to it. */
+  /** For tests: opens the current file for appending. */
   readonly open?: (path: string) => Promise<AuditFile>;
 }
 
-/** A line that waits, and the chain with it. */
 interface Line {
   readonly line: string;
   readonly end: ChainEnd;
 }
 
 const CURRENT = 'audit.jsonl';
-/** The call of a last record that only says what was lost before the daemon ended. */
+/** Call name of a last record that only reports what was lost before the daemon ended. */
 const END = '(end)';
 const FULL = /^audit-(\d{12})\.jsonl$/;
 const HEAD = 'head.json';
@@ -132,9 +128,9 @@ export class AuditLog implements AuditSink, AsyncDisposable {
   #cancelFlush: (() => void) | undefined;
   #flushing: Promise<void> = Promise.resolve();
   #isFailing = false;
-  /** The current file may end with a part of a line, which must be cut off before anything follows. */
+  /** True if the current file may end with a partial line, which must be cut off before anything follows. */
   #isTorn = false;
-  /** The current file has its final name, and there is no other yet. */
+  /** True if the current file has its final name, and there is no new one yet. */
   #isRenamed = false;
   #isClosed = false;
 
@@ -149,7 +145,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
     this.#end = opened.end;
   }
 
-  /** Continues the chain; cuts off a last line that a killed daemon wrote in part. @throws TenantError `file_failed` */
+  /** Continues the chain; cuts off a last line that a killed daemon wrote partly. @throws TenantError `file_failed` */
   static async open(parts: AuditParts): Promise<AuditLog> {
     try {
       return new AuditLog(parts, await openFiles(auditDir(parts.homeDir, parts.kind), parts.open ?? openCurrent));
@@ -210,7 +206,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
   }
 
   async #write(): Promise<void> {
-    // More lines may come meanwhile.
+    // More lines may arrive meanwhile.
     let left = this.#waiting.length;
     if (left === 0) return;
     try {
@@ -251,7 +247,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
     return batch.length;
   }
 
-  /** A part that a full disk took is cut off again: the lines stay in memory. */
+  /** Cuts off what a full disk wrote partly: the lines stay in memory. */
   async #append(bytes: Buffer): Promise<void> {
     try {
       await this.#file.appendFile(bytes);
@@ -269,7 +265,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
 
   async #rotate(nextSeq: number): Promise<void> {
     const current = join(this.#dir, CURRENT);
-    // After a failure below, the next attempt finds the file renamed already.
+    // After a failure below, the next attempt finds the file already renamed.
     if (!this.#isRenamed) {
       const full = join(this.#dir, `audit-${String(this.#firstSeq).padStart(12, '0')}.jsonl`);
       await rename(current, full);
@@ -291,7 +287,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
     if (this.#isClosed) return;
     this.#isClosed = true;
     if (this.#lost > 0) {
-      // No later record will say it.
+      // No later record would report it.
       this.#add({ caller: null, call: END, target: null, status: 0, ms: 0 });
     }
     await this.flush();
@@ -304,10 +300,10 @@ export class AuditLog implements AuditSink, AsyncDisposable {
 }
 
 /**
- * Checks the files of a home, oldest first. A daemon may write meanwhile: what is wrong counts only if no file became
- * full and none was removed since they were listed.
- * @param filesMax full files beyond which the daemon has removed the oldest
- * @throws TenantError `not_found`: there is no log; `file_failed`
+ * Checks the files of a home, oldest first. A daemon may write meanwhile, so problems count only if no file was rotated
+ * or removed since they were listed.
+ * @param filesMax number of full files beyond which the daemon removes the oldest
+ * @throws TenantError `not_found` without a log; `file_failed`
  */
 export async function verifyAudit(
   homeDir: string,
@@ -333,15 +329,12 @@ async function verifyFiles(dir: string, { full, current }: LogFiles, filesMax: n
   return await verify(paths, known, full.length < filesMax ? 1 : Number(oldest));
 }
 
-/** The file that is written to. It may be missing, as it is while a full one is renamed. */
+/** The file that is written to. Missing while a full one is being renamed. */
 export function auditPath(homeDir: string, kind: AuditKind): string {
   return join(auditDir(homeDir, kind), CURRENT);
 }
 
-/**
- * The full files of a log, oldest first.
- * @throws TenantError `not_found`, `file_failed`
- */
+/** The full files of a log, oldest first. @throws TenantError `not_found`, `file_failed` */
 export async function fullAuditFiles(
   homeDir: string,
   kind: AuditKind,
@@ -351,11 +344,10 @@ export async function fullAuditFiles(
   return full.map((name) => ({ path: join(dir, name), firstSeq: Number(FULL.exec(name)?.[1]) }));
 }
 
-/** Names of a log's files. */
 interface LogFiles {
   /** Oldest first. */
   readonly full: readonly string[];
-  /** One, or none: after a failed rotation, and where somebody has removed it. */
+  /** One, or none: after a failed rotation, or if it was removed. */
   readonly current: readonly string[];
 }
 
@@ -429,7 +421,7 @@ async function openFiles(dir: string, openFile: typeof openCurrent): Promise<Ope
   return { file, bytes: size, firstSeq: first ?? seq + 1, end: { seq, hash: onDisk.hash } };
 }
 
-/** Number of the first record, and the last one, of a file; null: none. */
+/** Number of the first record, and the last record, of a file; `null` if there is none. */
 async function endsOf(path: string): Promise<readonly [number | null, ChainEnd | null]> {
   const bytes = await readIfThere(path);
   const whole = bytes.lastIndexOf(NEWLINE);
@@ -437,7 +429,7 @@ async function endsOf(path: string): Promise<readonly [number | null, ChainEnd |
   const text = (from: number, to: number): string => bytes.subarray(from, to).toString('utf8');
   const first = text(0, bytes.indexOf(NEWLINE));
   const last = text(whole === 0 ? 0 : bytes.lastIndexOf(NEWLINE, whole - 1) + 1, whole);
-  // A changed line has no number: then the known end gives the next one.
+  // A changed line has no number; then the known end gives the next one.
   const end = { seq: parseRecord(last)?.seq ?? 0, hash: lineHash(last) };
   return [parseRecord(first)?.seq ?? null, end];
 }
@@ -461,7 +453,7 @@ async function readIfThere(path: string): Promise<Buffer> {
   }
 }
 
-/** Only appends, also if somebody else writes. */
+/** Only appends, even if another process writes. */
 const openCurrent = async (path: string): Promise<AuditFile> => await open(path, 'a', 0o600);
 
 async function filesIn(dir: string): Promise<LogFiles> {
@@ -475,7 +467,7 @@ async function writeHead(dir: string, end: ChainEnd): Promise<void> {
   await rename(draft, join(dir, HEAD));
 }
 
-/** Null: there is none. */
+/** `null` if there is none. */
 async function readHead(dir: string): Promise<ChainEnd | null> {
   try {
     return head.parse(JSON.parse(await readFile(join(dir, HEAD), 'utf8')));

@@ -20,7 +20,6 @@ const OPERATIONS = [
   'logs',
 ] as const;
 
-/** One call of one tenant, at a sandbox and a snapshot of anybody. */
 const step = fc.record({
   tenant: fc.constantFrom(...TENANTS),
   operation: fc.constantFrom(...OPERATIONS),
@@ -28,7 +27,7 @@ const step = fc.record({
 });
 type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
 
-/** @returns whether it succeeded */
+/** @returns true if it succeeded */
 async function run(plane: TenantPlane, { operation }: Step, id: string, snapshot: string) {
   const calls: Record<(typeof OPERATIONS)[number], () => Promise<unknown>> = {
     create: () => plane.create({ annotations: { tenant: 'b' } }),
@@ -49,7 +48,7 @@ async function run(plane: TenantPlane, { operation }: Step, id: string, snapshot
   );
 }
 
-it('no tenant ever sees or changes what is another’s', async () => {
+it('no tenant ever sees or changes what belongs to another', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 40 }), async (steps) => {
       await using control = new FakeControlPlane();

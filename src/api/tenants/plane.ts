@@ -1,11 +1,11 @@
 /**
- * The world of one tenant: a control plane that shows and changes only the tenant's sandboxes and snapshots.
+ * A tenant's view of the control plane, which shows and changes only the tenant's sandboxes and snapshots.
  *
  *     server ──► TenantPlane ──► ControlPlane
- *                  create: notes the owner among the annotations, which forks, pauses and snapshots keep
+ *                  create: records the owner as an annotation, which forks, pauses and snapshots keep
  *                  others: `not_found` for a sandbox of another owner, as for one that does not exist
  *
- * A refusal must not tell whether a sandbox exists, so it is always the same error, never "forbidden". The owner of a
+ * A refusal must not reveal whether a sandbox exists, so it is always the same error, never "forbidden". The owner of a
  * sandbox never changes, so a check before a call holds during the call.
  */
 import type { Duplex } from 'node:stream';
@@ -37,11 +37,11 @@ import type { TimedEvent } from '../../sandbox/contract/events.ts';
 import { nameOnHost, ownerOf, ownName, withOwner } from './owner.ts';
 import type { StorageQuota } from './storage-quota.ts';
 
-/** The quotas of starts hold below, for whatever starts a VM. */
+/** Quotas of starts are enforced below, where VMs are started. */
 export interface TenantSettings {
-  /** Absent: unlimited. */
+  /** Default: unlimited. */
   readonly storage?: StorageQuota | undefined;
-  /** The models that other hosts may serve for the tenant; absent: none. */
+  /** Models that other hosts may serve for the tenant. Default: none. */
   readonly hostedOf?: ((tenant: string) => readonly string[]) | undefined;
 }
 
@@ -56,7 +56,7 @@ export class TenantPlane implements ControlPlane {
     this.#settings = settings;
   }
 
-  /** The tenant's own counts; what waits in the queue may be others'. */
+  /** Counts only the tenant's sandboxes; the queue may include others'. */
   async host(): Promise<HostInfo> {
     const host = await this.#control.host();
     const own = await this.list();
@@ -134,7 +134,7 @@ export class TenantPlane implements ControlPlane {
     await this.#control.removeSnapshot((await this.#snapshot(idOrName)).id);
   }
 
-  /** Pools are the host's. */
+  /** Pools belong to the host. */
   async pools(): Promise<readonly PoolInfo[]> {
     return [];
   }
@@ -200,7 +200,7 @@ export class TenantPlane implements ControlPlane {
     return storage === undefined ? await save() : await storage.save(this.#tenant, this, save);
   }
 
-  /** Hosted models cost the operator's money, and get the prompts. */
+  /** Hosted models cost the operator's money, and receive the prompts. */
   #requireHosted(wanted: readonly string[]): void {
     const allowed = this.#settings.hostedOf?.(this.#tenant) ?? [];
     if (allowed.includes(EVERY_HOSTED)) return;
@@ -212,7 +212,7 @@ export class TenantPlane implements ControlPlane {
     });
   }
 
-  /** An error of the plane below may have another text, which would tell the cases apart. */
+  /** An error of the plane below may have another text, which would reveal the difference. */
   async #find(id: string): Promise<SandboxInfo> {
     try {
       return await this.#control.get(id);
