@@ -1,6 +1,6 @@
 /**
- * Checks a daemon's answers against `spec/openapi.json`, which the server's schemas generate. Commands start
- * faster this way: loading those schemas, with zod, costs more than all other modules of `neurovisor ls`.
+ * Checks a daemon's answers against `spec/openapi.json`, which the server's schemas generate. This makes commands start
+ * faster: loading those schemas, with zod, costs more than all other modules of `neurovisor ls`.
  *
  * Answers may grow: fields that the document does not name are dropped.
  */
@@ -33,7 +33,6 @@ export interface Answer<T> {
 const DOCUMENT = join(PACKAGE_DIR, 'spec/openapi.json');
 let schemas: Schemas | undefined;
 
-/** The named schemas of the document. */
 function documentSchemas(): Schemas {
   if (schemas === undefined) {
     const document = JSON.parse(readFileSync(DOCUMENT, 'utf8')) as {

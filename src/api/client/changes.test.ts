@@ -5,7 +5,6 @@ import { Changes } from './changes.ts';
 
 const RETRIES = 20;
 
-/** A clock that knows how many timers are set. */
 class CountingClock extends FakeClock implements Clock {
   timers = 0;
 

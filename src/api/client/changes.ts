@@ -1,6 +1,6 @@
 /**
- * The daemon's stream of changes, open while there are listeners. After a broken stream it reconnects and
- * reports missed changes from the list of sandboxes: for each sandbox only the last one.
+ * The daemon's stream of changes, open while there are listeners. A broken stream reconnects and reports missed changes
+ * from the list of sandboxes: only the last one for each sandbox.
  */
 import type { IncomingMessage } from 'node:http';
 import type { Clock } from '../../base/clock.ts';
@@ -13,16 +13,14 @@ import { answerInvalid } from './errors.ts';
 import { serverSent } from './server-sent.ts';
 
 export interface ChangeSource {
-  /** The event stream. */
   open(signal: AbortSignal): Promise<IncomingMessage>;
   list(): Promise<readonly SandboxInfo[]>;
   get(id: string): Promise<SandboxInfo>;
 }
 
 const LIMITS = {
-  /** One line of the stream, characters. */
   lineCharactersMax: MIB,
-  /** Delay before reconnecting, milliseconds. */
+  /** Delay before reconnecting. */
   retryMs: 1000,
 } as const;
 
@@ -52,7 +50,7 @@ export class Changes {
     };
   }
 
-  /** Also called for sandboxes of which this client has seen no change. */
+  /** The listener is also called for sandboxes of which this client has seen no change. */
   listenInterruptions(listener: () => void): () => void {
     return this.#interruptionListeners.listen(listener);
   }

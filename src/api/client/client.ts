@@ -1,6 +1,6 @@
 /**
- * The control plane of a daemon, used from another process. Each method is one REST request
- * (`spec/openapi.json`); operations in a guest are tunnels to its agent.
+ * The control plane of a daemon, used from another process. Each method is one REST request (`spec/openapi.json`);
+ * operations in a guest are tunnels to its agent.
  *
  *     CLI, library ──► RemoteControlPlane ── HTTP ────────► src/api/rest ──► ControlPlane
  *                        └─ guest(id) ────── upgrade ─────► openOperation ──► agent
@@ -24,7 +24,6 @@ import { type DaemonAddress, Transport } from './transport.ts';
 
 export type { DaemonAddress } from './transport.ts';
 
-/** Time limit of the health check, milliseconds. */
 const HEALTH_MS_MAX = 2000;
 
 /** @throws ClientError `daemon_unreachable`, `unauthorized`, `address_invalid`, `answer_invalid` */
@@ -39,7 +38,6 @@ export async function connectDaemon(address: DaemonAddress, clock: Clock = syste
   return control;
 }
 
-/** Returns whether a daemon answers at this unix socket. */
 export async function isDaemonRunning(socketPath: string): Promise<boolean> {
   const transport = new Transport({ socketPath });
   try {
@@ -56,8 +54,8 @@ export async function isDaemonRunning(socketPath: string): Promise<boolean> {
 
 export interface RemoteControlPlane extends ControlPlane, AsyncDisposable {
   /**
-   * From now on, sandboxes that this client creates end with it: the daemon removes them when the client is disposed
-   * of or its process ends, however it ends.
+   * From now on, sandboxes that this client creates end with it: the daemon removes them when the client is disposed or
+   * its process ends in any way.
    */
   openSession(): Promise<void>;
   /** Current load of each VM. */

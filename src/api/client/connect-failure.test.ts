@@ -25,7 +25,7 @@ describe('connectFailure', () => {
       'no daemon',
       'start a daemon on that machine: neurovisor serve --port 80',
     ],
-    // A firewall of this host, not missing permission.
+    // Caused by a firewall of this host, not by a missing permission.
     ['EACCES', at('http://127.0.0.1:7070'), 'daemon_unreachable', 'no daemon', 'NEUROVISOR_URL'],
   ])('%s at %o: %s', (code, place, expected, message, remedy) => {
     const failure = connectFailure(error(code), place);

@@ -2,7 +2,6 @@
 import { errorCode } from '../../base/errors.ts';
 import { ClientError } from './errors.ts';
 
-/** Address of the daemon. */
 export type DaemonPlace = { readonly socketPath: string } | { readonly url: URL };
 
 const FORBIDDEN: ReadonlySet<string> = new Set(['EACCES', 'EPERM']);
@@ -18,7 +17,7 @@ const UNREACHABLE: ReadonlySet<string> = new Set([
 ]);
 const LOOPBACK: ReadonlySet<string> = new Set(['127.0.0.1', 'localhost', '[::1]']);
 
-/** @param cause error of Node while connecting, sending or reading the answer */
+/** @param cause Node's error while connecting, sending or reading the answer */
 export function connectFailure(cause: unknown, place: DaemonPlace): ClientError {
   const code = errorCode(cause) ?? '';
   const isSocket = 'socketPath' in place;

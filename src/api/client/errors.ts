@@ -4,15 +4,13 @@ import { BusyError, SandboxError, type SandboxErrorCode } from '../../sandbox/co
 import { errorBody } from './answers.ts';
 
 export type ClientErrorCode =
-  /** Nothing answers at the address. */
   | 'daemon_unreachable'
   /** The connection ended before the answer was complete; the request may have taken effect. */
   | 'daemon_lost'
   /** The API key is missing or wrong, or the socket belongs to another user. */
   | 'unauthorized'
-  /** The address is malformed or not supported. */
   | 'address_invalid'
-  /** The daemon refused or failed for another reason; the message says why. */
+  /** The daemon refused or failed for another reason, which the message names. */
   | 'refused'
   /** The answer does not match the API: another program, or another version. */
   | 'answer_invalid';
@@ -45,7 +43,7 @@ const SANDBOX_CODES: Record<SandboxErrorCode, true> = {
 
 const SET_KEY = "set NEUROVISOR_API_KEY to the key in the file api-key of the daemon's home";
 
-/** Turns an error answer into the error that the daemon's control plane threw. */
+/** Converts an error answer to the error that the daemon's control plane threw. */
 export function answerError(status: number, body: unknown): CodedError {
   const read = errorBody.read(body);
   if (read === null) return answerInvalid(`status ${status} without an error body`);

@@ -1,6 +1,6 @@
 /**
- * The events of one sandbox. A broken stream reconnects after the last sequence number, so that no event comes
- * twice, and none is lost that the daemon still has.
+ * The events of one sandbox. A broken stream reconnects after the last sequence number, so no event is repeated, and
+ * none is lost that the daemon still has.
  */
 import type { IncomingMessage } from 'node:http';
 import { sleep } from '../../base/clock.ts';
@@ -12,12 +12,7 @@ import { timedEvent } from './answers.ts';
 import { answerInvalid } from './errors.ts';
 import { serverSent } from './server-sent.ts';
 
-const LIMITS = {
-  /** One line of the stream, characters. */
-  lineCharactersMax: 64 * 1024,
-  /** Delay before reconnecting, milliseconds. */
-  retryMs: 1000,
-} as const;
+const LIMITS = { lineCharactersMax: 64 * 1024, retryMs: 1000 } as const;
 
 /** @throws ClientError, SandboxError if the request is refused */
 export async function* readEvents(

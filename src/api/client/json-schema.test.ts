@@ -62,7 +62,6 @@ const SANDBOX: SandboxInfo = {
   },
 };
 
-/** The value with each field in turn removed or replaced by another type. */
 function* mutations(value: unknown): Generator<unknown> {
   if (typeof value !== 'object' || value === null) return;
   for (const [key, field] of Object.entries(value)) {
@@ -80,7 +79,7 @@ function* mutations(value: unknown): Generator<unknown> {
 }
 
 describe('answers', () => {
-  it('accept and reject what the server’s schemas accept and reject', () => {
+  it('accept and reject the same as the server’s schemas', () => {
     let accepted = 0;
     let rejected = 0;
     for (const value of [SANDBOX, ...mutations(SANDBOX)]) {
@@ -129,7 +128,7 @@ describe('conform', () => {
     'oneOf',
     'description',
     'examples',
-    // For generators only.
+    // Only for generators.
     'format',
     'discriminator',
   ]);
@@ -140,7 +139,7 @@ describe('conform', () => {
       .flatMap((inner) => (typeof inner === 'object' ? keywordsOf(inner) : [])),
   ];
 
-  it('knows every keyword of the schemas of answers', () => {
+  it('knows every keyword in the schemas of answers', () => {
     const { paths, components } = JSON.parse(
       readFileSync(new URL('../../../spec/openapi.json', import.meta.url), 'utf8'),
     ) as {

@@ -14,7 +14,7 @@ export interface AnswerSchema {
   readonly maxItems?: number;
   readonly properties?: Readonly<Record<string, AnswerSchema>>;
   readonly required?: readonly string[];
-  /** A schema: values of a record; `false`: nothing to keep. */
+  /** A schema for the values of a record; `false` drops them. */
   readonly additionalProperties?: AnswerSchema | boolean;
   readonly propertyNames?: AnswerSchema;
   readonly anyOf?: readonly AnswerSchema[];

@@ -3,12 +3,12 @@ import type { IncomingMessage } from 'node:http';
 import { answerInvalid } from './errors.ts';
 
 export interface ServerSent {
-  /** Event name; empty if there is none. */
+  /** Empty if there is none. */
   readonly event: string;
   readonly data: string;
 }
 
-/** @throws ClientError `answer_invalid` for a line of more than `lineCharactersMax` */
+/** @throws ClientError `answer_invalid` for a line longer than `lineCharactersMax` */
 export async function* serverSent(
   stream: IncomingMessage,
   lineCharactersMax: number,

@@ -6,10 +6,7 @@ import { type ServerSent, serverSent } from './server-sent.ts';
 
 const LINE_CHARACTERS_MAX = 1024;
 
-/**
- * Opens a session that lasts until the signal is aborted or this process ends. Returns its id.
- * @throws ClientError
- */
+/** Opens a session that lasts until the signal is aborted or this process ends. Returns its id. @throws ClientError */
 export async function openSession(
   open: (signal: AbortSignal) => Promise<IncomingMessage>,
   signal: AbortSignal,
@@ -18,7 +15,7 @@ export async function openSession(
   const first = await events.next();
   const id = first.done === true ? undefined : idOf(first.value);
   if (id === undefined) throw answerInvalid('a session without an id');
-  // Reads on, so that the connection stays open.
+  // Keeps reading, so that the connection stays open.
   discard(events).catch((error: unknown) => ignore(error, 'this client or the daemon has ended'));
   return id;
 }

@@ -14,17 +14,14 @@ import { answerError, answerInvalid, ClientError } from './errors.ts';
 // An import would read every export of node:http, and so load undici: decision 39.
 const { Agent, request } = process.getBuiltinModule('node:http');
 
-/** For TLS only, but without it the agent compiles a large pattern to see whether the host is an address. */
+/** Only used by TLS, but without it the agent compiles a large pattern to detect whether the host is an address. */
 const UNNAMED = { servername: '' };
 
 export type DaemonAddress = (
   | { readonly socketPath: string }
   /** For example `http://127.0.0.1:7070`; a port needs the key. */
   | { readonly url: string; readonly apiKey?: string | undefined }
-) & {
-  /** Trace of this process. */
-  readonly trace?: SpanContext | undefined;
-};
+) & { readonly trace?: SpanContext | undefined };
 
 export interface Call<T> {
   readonly method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
@@ -35,16 +32,14 @@ export interface Call<T> {
   readonly body?: unknown;
   readonly answer: Answer<T>;
   readonly signal?: AbortSignal | undefined;
-  /** Reverses the request: for an answer that arrives after the abort. */
+  /** Reverses the request, for an answer that arrives after the abort. */
   readonly undo?: (value: T) => Promise<unknown>;
 }
 
 const LIMITS = {
-  /** Size of an answer, bytes. */
   answerBytesMax: 64 * MIB,
-  /** Idle keep-alive connections. */
   idleSocketsMax: 8,
-  /** Time for the daemon to close the connection of an aborted request, milliseconds. */
+  /** Time for the daemon to close the connection of an aborted request. */
   abortMsMax: 5000,
 } as const;
 
@@ -74,7 +69,7 @@ export class Transport {
     this.#place = { url };
   }
 
-  /** @throws ClientError; SandboxError, as the daemon's control plane threw it */
+  /** @throws ClientError; SandboxError as thrown by the daemon's control plane */
   async call<T>(call: Call<T>): Promise<T> {
     const { undo } = call;
     if (undo === undefined) return this.#parse(call, await this.#send(call), call.signal);
@@ -101,10 +96,7 @@ export class Transport {
     return read.value;
   }
 
-  /**
-   * Returns an answer whose body streams.
-   * @param isAwaited whether the connection keeps the process alive
-   */
+  /** Returns an answer whose body streams. @param isAwaited true if the connection keeps the process alive */
   async stream(path: string, signal: AbortSignal, isAwaited: boolean): Promise<IncomingMessage> {
     const answer = await this.#sent({ method: 'GET', path, signal }, undefined);
     const { statusCode: status = 0, socket } = answer;
@@ -196,7 +188,7 @@ export class Transport {
         });
       } catch (error) {
         stop?.();
-        // The daemon closed the idle connection just now, before it read the request.
+        // The daemon closed the idle connection before it read the request.
         const stale = outgoing.reusedSocket && errorCode(error) === 'ECONNRESET';
         if (!stale || method !== 'GET' || attempt > 1) throw this.#failure(error, signal);
         ignore(error, 'the idle connection was closed; retried on a new one');
@@ -229,8 +221,8 @@ export class Transport {
 }
 
 /**
- * On an abort ends the sending half of the connection. The daemon then cancels the request and closes its half; an
- * answer that it wrote before still arrives. Returns how to stop.
+ * On an abort, ends the sending half of the connection. The daemon then cancels the request and closes its half; an
+ * answer that it wrote before still arrives. Returns a function that stops this.
  */
 function endOnAbort(outgoing: ClientRequest, signal: AbortSignal | undefined): () => void {
   let timer: NodeJS.Timeout | undefined;

@@ -1,6 +1,6 @@
 /**
- * Which part of the interface a request is for. One port serves everything, since the paths of E2B's interfaces do not
- * collide:
+ * Decides which part of the interface a request is for. One port serves everything, since the paths of E2B's interfaces
+ * do not collide:
  *
  *     Host: PORT-ID.DOMAIN                       a port of the sandbox
  *     E2b-Sandbox-Id, E2b-Sandbox-Port           the same, at any other host
@@ -12,7 +12,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 
 export const ENVD_PORT = 49_983;
 export const INTERPRETER_PORT = 49_999;
-/** Of the control plane: files for templates, by URLs that are the permission. */
+/** Uploads of template files to the control plane; the URL itself is the permission. */
 export const UPLOADS_PATH = '/template-uploads';
 
 export type Target =

@@ -1,4 +1,4 @@
-/** Errors as E2B's clients expect them: one shape, `code` as number and as status. */
+/** Errors as E2B's clients expect them: one shape, with `code` as a number that equals the status. */
 
 import { CodedError, describeError } from '../../base/errors.ts';
 import { BusyError } from '../../sandbox/contract/errors.ts';
@@ -7,9 +7,9 @@ import { retryAfterSeconds, statusOf } from '../rest/errors.ts';
 /** A refusal with its status. The message is sent to the client. */
 export class E2bError extends CodedError<`${number}`> {
   readonly status: number;
-  /** Further word for programs. */
+  /** Additional code for programs. */
   readonly errorCode: string | undefined;
-  /** Undefined: another try would fail too. */
+  /** Undefined if a retry would fail too. */
   readonly retryAfterSeconds: number | undefined;
 
   constructor(
@@ -26,7 +26,7 @@ export class E2bError extends CodedError<`${number}`> {
 
 /** A template could not be built. The message is sent to the client. */
 export class BuildFailure extends CodedError<'build_failed'> {
-  /** Number of the step from 1; `base` and `finalize`: before the first and after the last; null: unknown. */
+  /** Number of the step from 1; `base` is before the first, `finalize` after the last. `null` if unknown. */
   readonly step: number | 'base' | 'finalize' | null;
 
   constructor(step: BuildFailure['step'], message: string, options: { cause?: unknown } = {}) {
@@ -42,10 +42,10 @@ export interface ErrorReply {
 }
 
 const MESSAGE_CHARACTERS_MAX = 4096;
-/** Sandboxes that have ended are unknown to E2B's clients. */
+/** Ended sandboxes are unknown to E2B's clients. */
 const STATUS_CHANGED: ReadonlyMap<number, number> = new Map([[410, 404]]);
 
-/** Null: a bug, which is logged and answered without details. */
+/** `null` for a bug, which is logged and answered without details. */
 export function errorReply(error: unknown): ErrorReply | null {
   const status = error instanceof E2bError ? error.status : statusOf(error);
   if (status === undefined) return null;
@@ -66,7 +66,7 @@ export const INTERNAL: ErrorReply = {
   body: { code: 500, message: 'internal server error; see the log of the daemon' },
 };
 
-/** The Python client repeats 429 and 502 to 504, creations too, unless it is told. */
+/** The Python client retries 429 and 502 to 504, even for creations, unless told otherwise. */
 function retryHeaders(error: unknown): Record<string, string> {
   const seconds =
     error instanceof BusyError

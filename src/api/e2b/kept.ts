@@ -1,4 +1,4 @@
-/** What this interface keeps with a sandbox that it creates, as an annotation of the sandbox. */
+/** Data that this interface keeps as an annotation of a sandbox that it creates. */
 import { z } from 'zod';
 import { ignore } from '../../base/ignore.ts';
 import { EGRESS_LIMITS } from '../../base/request/egress-limits.ts';
@@ -9,7 +9,7 @@ import { E2B_LIMITS } from './limits.ts';
 const KEY = 'e2b';
 
 const rules = z.array(z.string().max(EGRESS_LIMITS.ruleCharactersMax)).max(EGRESS_LIMITS.rulesMax).nullish();
-/** Strict: a change that is not made must be refused. */
+/** Strict: a change that is not applied must be refused. */
 const transforms = z
   .record(
     z.string().min(1).max(E2B_LIMITS.hostCharactersMax),
@@ -38,7 +38,7 @@ export const networkLists = {
   egressProxy: z.unknown().optional().describe('Not supported: refused.'),
   dnsServers: z.unknown().optional().describe('Not supported: refused.'),
 };
-/** The rest of the settings, which stay for the sandbox's life. */
+/** The other settings, which stay for the sandbox's life. */
 export const e2bNetwork = z.object({
   allowPublicTraffic: z.boolean().nullish(),
   maskRequestHost: z.string().max(E2B_LIMITS.hostCharactersMax).nullish(),
@@ -59,7 +59,7 @@ const network = z.object({
 const kept = z.object({
   /** As the client named it. */
   template: z.string(),
-  /** Null: the client did not say, and the sandbox has the internet. */
+  /** `null` if the client did not say, so that the sandbox has internet access. */
   allowInternetAccess: z.boolean().nullable(),
   network: network.optional(),
 });
@@ -71,7 +71,7 @@ export function formatKept(value: Kept): Readonly<Record<string, string>> {
   return { [KEY]: JSON.stringify(value) };
 }
 
-/** Of a sandbox that another interface created: what is true of it. */
+/** For a sandbox that another interface created, derives the values. */
 export function keptOf(info: Pick<SandboxInfo, 'annotations' | 'template' | 'network'>): Kept {
   const text = info.annotations[KEY];
   const otherwise = { template: info.template ?? 'agent', allowInternetAccess: info.network !== null };
@@ -84,11 +84,11 @@ export function keptOf(info: Pick<SandboxInfo, 'annotations' | 'template' | 'net
   }
 }
 
-/** Whether its ports are open to callers without its traffic token. */
+/** True if its ports are open to callers without its traffic token. */
 export const isPublic = (info: Parameters<typeof keptOf>[0]): boolean =>
   keptOf(info).network?.allowPublicTraffic !== false;
 
-/** Variables by which programs know that they run in a sandbox of E2B's clients. */
+/** Variables that tell programs that they run in an E2B sandbox. */
 export const marksOf = (id: string, template: string): Readonly<Record<string, string>> => ({
   E2B_SANDBOX: 'true',
   E2B_SANDBOX_ID: id,

@@ -1,4 +1,4 @@
-/** What all parts of the E2B interface share. */
+/** Types that all parts of the E2B interface share. */
 import type { Clock } from '../../base/clock.ts';
 import type { Log } from '../../base/log.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
@@ -12,23 +12,21 @@ export interface E2bParts {
   readonly clock: Clock;
   readonly log: Log;
   readonly tokens: AccessTokens;
-  /** Who has which key, and sees what. */
+  /** Maps keys to their owners, and to what they may see. */
   readonly callers: Callers;
-  /** Takes a record of each call of the control plane. Absent: none are kept. */
+  /** Receives a record of each call of the control plane. Default: no records. */
   readonly audit?: AuditSink | undefined;
-  /** Names of ports end with it: `PORT-ID.DOMAIN`. It may hold a port. */
+  /** Names of ports end with it: `PORT-ID.DOMAIN`. May include a port. */
   readonly domain: () => string;
 }
 
-/** What sandboxes need of the templates that clients have built. */
 export interface TemplateSource {
-  /** Our name of the template that `ID`, `NAME` or `NAME:TAG` means; undefined: a client has built none. */
+  /** Our name of the template that `ID`, `NAME` or `NAME:TAG` means; undefined if no client has built one. */
   localName(text: string): string | undefined;
-  /** By id or name. @returns false: there is none */
+  /** By id or name. @returns false if there is none */
   remove(text: string): Promise<boolean>;
 }
 
-/** What builds templates, and where their names and uploaded files are kept. */
 export interface TemplateParts {
   readonly builds: TemplateBuilds;
   /** Names, tags and finished builds: a directory of the home. */
@@ -36,8 +34,8 @@ export interface TemplateParts {
   /** Uploaded archives, which may be removed at any time. */
   readonly uploadsDir: string;
   /**
-   * Judges a build for the tenant's quotas when its turn has come. Absent: there are none.
-   * @returns to be called at the end of the build
+   * Checks a build against the tenant's quotas when its turn has come. Default: no quotas.
+   * @returns a function to call at the end of the build
    * @throws an error whose message clients may see
    */
   readonly admit?: (tenant: string | null, memoryMib: number) => () => void;
@@ -45,7 +43,7 @@ export interface TemplateParts {
 
 export interface TemplateBuilds {
   /**
-   * Builds it in VMs and gives it its name.
+   * Builds it in VMs and names it.
    * @returns the size of the sandboxes that start from it
    * @throws BuildFailure, or another error whose message clients may see
    */
@@ -54,18 +52,18 @@ export interface TemplateBuilds {
     onEvent: (event: TemplateBuildEvent) => void,
     signal: AbortSignal,
   ): Promise<TemplateSize>;
-  /** The most memory of VMs that a build has at one time, MiB. */
+  /** The most memory in MiB that VMs of a build use at one time. */
   memoryMibOf(size: Partial<TemplateSize>): number;
   /** Removes a template that `build` has named. A missing one is no error. */
   remove(name: string): Promise<void>;
-  /** Whether this machine has a template of this name, whoever built it. */
+  /** True if this machine has a template of this name, whatever its origin. */
   has(name: string): Promise<boolean>;
 }
 
 export interface TemplateSize {
   readonly cpus: number;
   readonly memoryMib: number;
-  /** Of what a sandbox may write. */
+  /** Space that a sandbox may write. */
   readonly diskMib: number;
 }
 
@@ -75,20 +73,19 @@ export interface TemplateBuild {
   readonly from: { readonly kind: 'image' | 'template'; readonly name: string };
   readonly steps: readonly TemplateStep[];
   readonly start: TemplateStart | null;
-  /** What the client asks for; the builder chooses the rest. */
+  /** The size that the client asks for; the builder chooses the rest. */
   readonly size: Partial<TemplateSize>;
-  /** True: no step of an earlier build is used. */
+  /** If true, no step of an earlier build is reused. */
   readonly isFresh: boolean;
 }
 
-/** Commands of a shell. */
 export interface TemplateStart {
   readonly command: string | null;
   /** Exits with 0 once the program is ready. */
   readonly ready: string | null;
 }
 
-/** Of step `step`, from 1; 0: what is done before the first. */
+/** Steps count from 1; 0 is the work before the first. */
 export type TemplateBuildEvent =
   | { readonly kind: 'step'; readonly step: number; readonly isCached: boolean }
   | { readonly kind: 'output'; readonly step: number; readonly stream: 'stdout' | 'stderr'; readonly chunk: Buffer }

@@ -5,7 +5,7 @@
  *     request ── dispatch.ts ──┬─ control/    create, list, end, …
  *                              ├─ templates/  what clients build sandboxes from
  *                              ├─ envd/       programs and files of a sandbox
- *                              ├─ interpreter/  who may reach the code interpreter, and what it must know first
+ *                              ├─ interpreter/  access to the code interpreter, and its variables
  *                              └─ traffic/    a port of a sandbox
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
@@ -44,7 +44,7 @@ const TRAFFIC_TOKEN = 'e2b-traffic-access-token';
 type SandboxTarget = Extract<Target, { kind: 'sandbox' }>;
 
 export interface E2bServerParts extends E2bParts, WithEvents {
-  /** Absent: clients build no templates. */
+  /** Without it, clients can't build templates. */
   readonly templates?: TemplateParts;
 }
 
@@ -61,7 +61,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     if (own === null) return await createControlApp(parts, tenant);
     const add = (routes: App): void => {
       addTemplateRoutes(routes, own);
-      // Uploads have no key: the operator's routes take them, whoever made the URL.
+      // Uploads carry no key, so the operator's routes accept them for all tenants.
       if (tenant === null) addUploadRoute(routes, parts, urls);
     };
     return await createControlApp(parts, tenant, false, { source: own, add });
@@ -78,7 +78,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     interpreters.forget(id);
   });
 
-  /** Null: the answer is sent. */
+  /** `null` if the answer is already sent. */
   async function sandboxOf(
     { id, port }: SandboxTarget,
     request: IncomingMessage,
@@ -93,7 +93,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
   }
 
   function mayReach(request: IncomingMessage, info: SandboxInfo, port: number): boolean {
-    // It judges by itself.
+    // Envd checks the permission itself.
     if (port === ENVD_PORT) return true;
     if (port === INTERPRETER_PORT) return mayUseInterpreter(request, info.id, parts);
     return isPublic(info) || hasToken(request, info.id);
@@ -114,7 +114,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     return typeof given === 'string' && equalInConstantTime(given, tokens.traffic(id));
   }
 
-  /** The URL does not say whose file it is. Null: the answer is sent. */
+  /** For a URL that does not name its sandbox. `null` if the answer is already sent. */
   function signerOf(request: IncomingMessage, refuse: (refusal: ReturnType<typeof notFound>) => void): string | null {
     const signed = signedFile(request);
     try {
@@ -173,7 +173,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     takes: (request) => targetOf(request).kind !== 'own',
     takesUpgrade: (request) => {
       const target = targetOf(request);
-      // HTTP/2 by upgrade is left to be ignored, as HTTP allows: the answer is in HTTP/1.1.
+      // An upgrade to HTTP/2 is ignored, as HTTP allows: the answer is in HTTP/1.1.
       const isH2 = /\bh2c?\b/i.test(request.headers.upgrade ?? '');
       return target.kind === 'sandbox' && target.port !== ENVD_PORT && !isH2;
     },
@@ -184,7 +184,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
       });
     },
     upgrade: (request, client, head) => {
-      // At once: a reset while the sandbox is looked for would end the process.
+      // Added at once: a reset while the sandbox is looked up would end the process.
       client.on('error', (error) => ignore(error, 'reported by the close that follows'));
       join(request, client, head).catch((error: unknown) => {
         failed('upgrade')(error);
@@ -196,12 +196,12 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
       keyWatch.close();
       signers[Symbol.dispose]();
       for (const one of await apps.all()) await one.close();
-      // At once: the end of one tenant's builds may wait for the running one of another.
+      // Concurrently: ending one tenant's builds may wait for the running build of another.
       await Promise.all((await templates.all()).map((one) => one?.[Symbol.asyncDispose]()));
     },
   };
 }
 
-/** A paused sandbox is resumed by a request if it may be, but never booted: its programs would be gone. */
+/** A request resumes a paused sandbox if that is allowed, but never boots it: its programs would be gone. */
 const canServe = ({ status, pausedTo, autoResume }: SandboxInfo): boolean =>
   status !== 'paused' || (autoResume && pausedTo !== 'disk-only');

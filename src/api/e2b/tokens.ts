@@ -1,6 +1,6 @@
 /**
- * Tokens of a sandbox, derived from its id by a key of this home: nothing is stored, and a sandbox that is resumed by
- * another daemon of the home has the same ones. Also signatures of file URLs.
+ * Tokens of a sandbox, derived from its id and a key of this home: nothing is stored, and a sandbox that another
+ * daemon of the home resumes has the same ones. Also signatures of file URLs.
  */
 import { createHash, createHmac } from 'node:crypto';
 
@@ -19,12 +19,12 @@ export function accessTokens(key: Uint8Array): AccessTokens {
 }
 
 export interface SignedFile {
-  /** As it is in the query. */
+  /** As written in the query. */
   readonly path: string;
   readonly operation: 'read' | 'write';
-  /** Empty: none is named. */
+  /** Empty if none is named. */
   readonly user: string;
-  /** Seconds since 1970; null: for ever. */
+  /** Seconds since 1970; `null` for no expiration. */
   readonly expiration: string | null;
 }
 

@@ -4,7 +4,7 @@ import { type AnswerBuffer, AnswerMemory } from './answer-buffer.ts';
 
 const chunk = Buffer.alloc(MIB, 'a');
 
-/** Appends until nothing is kept. @returns the bytes kept */
+/** Appends until nothing is kept. @returns number of kept bytes */
 function fill(buffer: AnswerBuffer): number {
   let bytes = 0;
   for (;;) {
@@ -26,7 +26,7 @@ describe('AnswerMemory', () => {
     expect(fill(new AnswerMemory().buffer('a', 5 * MIB + 3))).toBe(5 * MIB + 3);
   });
 
-  it('many answers of many sandboxes: the sum is bounded, and each sandbox gets some', () => {
+  it('bounds the sum of many answers, and gives each sandbox some', () => {
     const memory = new AnswerMemory();
     let bytes = 0;
     for (let sandbox = 0; sandbox < 40; sandbox += 1) {
@@ -38,7 +38,7 @@ describe('AnswerMemory', () => {
     expect(bytes).toBeLessThanOrEqual(256 * MIB);
   });
 
-  it('released memory is there for the next', () => {
+  it('reuses released memory', () => {
     const memory = new AnswerMemory();
     for (let round = 0; round < 20; round += 1) {
       const buffer = memory.buffer('a', 16 * MIB);
@@ -48,7 +48,7 @@ describe('AnswerMemory', () => {
     }
   });
 
-  it('a buffer that was released before its first byte takes no memory', () => {
+  it('a buffer released before its first byte takes no memory', () => {
     const memory = new AnswerMemory();
     for (let round = 0; round < 20; round += 1) {
       const buffer = memory.buffer('a', 16 * MIB);

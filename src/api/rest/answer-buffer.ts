@@ -1,16 +1,17 @@
-/** Collects an answer whose length a guest decides: an output, a listing. All of them share one bounded memory. */
+/**
+ * Collects an answer whose length a guest decides, such as an output or a listing. All of them share one bounded
+ * memory.
+ */
 import { FairShare, type Hold } from '../../base/fairness/fair-share.ts';
 import { KIB, MIB } from '../../base/units.ts';
 
-/** Bytes of the buffers of all such answers. An answer that is being sent counts until it is. */
+/** Memory in bytes for all such answers. An answer counts until it is sent. */
 const SHARES = { sumMax: 256 * MIB, ownMax: 64 * MIB, guaranteed: MIB, places: 64 } as const;
 const FIRST_BYTES = 4 * KIB;
 
-/** The memory for the answers of one server. */
 export class AnswerMemory {
   readonly #share = new FairShare(SHARES);
 
-  /** @param bytesMax of this answer */
   buffer(sandboxId: string, bytesMax: number): AnswerBuffer {
     return new AnswerBuffer(bytesMax, (bytes) => this.#share.take(sandboxId, bytes));
   }
@@ -30,7 +31,7 @@ export class AnswerBuffer {
     this.#take = take;
   }
 
-  /** @returns how many bytes of the part were kept: fewer than it has if there is no room */
+  /** @returns number of kept bytes, less than the length of `part` if there is no room */
   append(part: Buffer): number {
     if (this.#length + part.length > this.#bytes.length) this.#grow(this.#length + part.length);
     const kept = part.copy(this.#bytes, this.#length);
@@ -44,15 +45,14 @@ export class AnswerBuffer {
   }
 
   /**
-   * Idempotent; the content is not to be used any more. Nothing is kept from now on: a client may leave before the
-   * first byte comes.
+   * Idempotent. The content must not be used afterwards, and nothing more is kept: a client may leave before the first
+   * byte arrives.
    */
   release(): void {
     this.#isReleased = true;
     this.#hold?.release();
   }
 
-  /** Doubles, or takes what is needed, or stays as it is. */
   #grow(needed: number): void {
     const sizes = [Math.max(FIRST_BYTES, needed, 2 * this.#bytes.length), needed];
     for (const wanted of sizes) {

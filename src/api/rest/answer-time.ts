@@ -4,21 +4,19 @@ import type { Duplex } from 'node:stream';
 const NEWLINE = 0x0a;
 
 export interface Meter {
-  /** Monotonic milliseconds. */
+  /** Monotonic. */
   now(): number;
-  /** Called once with the answer time. */
   answered(ms: number): void;
 }
 
 export interface Tunnel {
   readonly client: Duplex;
-  /** Sends one line first, the channel's `OK`, which does not count as an answer. */
+  /** First sends the channel's `OK` line, which does not count as an answer. */
   readonly guest: Duplex;
   /** Bytes that the client sent before the upgrade was complete. */
   readonly head: Uint8Array;
 }
 
-/** Reports the time from the request's first byte to the answer's first byte. */
 export function watchAnswer({ client, guest, head }: Tunnel, meter: Meter): void {
   let requestedMs: number | undefined = head.length > 0 ? meter.now() : undefined;
   let isOpen = false;

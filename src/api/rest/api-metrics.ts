@@ -3,7 +3,7 @@ import { Counter, Histogram, type Metric } from '../../base/metrics.ts';
 
 export interface Answered {
   readonly method: string;
-  /** Pattern as written in `routes/`; undefined: no route matched. */
+  /** Pattern as written in `routes/`; undefined if no route matched. */
   readonly route: string | undefined;
   readonly status: number;
   readonly seconds: number;
@@ -34,7 +34,6 @@ export class ApiMetrics {
     return [this.#requests, this.#duration, this.#operations];
   }
 
-  /** Counts an operation that an agent answered. */
   operationAnswered(seconds: number): void {
     this.#operations.observe({}, seconds);
   }

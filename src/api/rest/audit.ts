@@ -1,11 +1,11 @@
-/** Records of control calls for the audit log: what changes something, and what was refused. */
+/** Records control calls for the audit log: those that change something, and those that were refused. */
 import type { IncomingMessage } from 'node:http';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { AuditSink } from '../tenants/audit.ts';
 import type { Caller } from '../tenants/callers.ts';
 
 const ID = /^[a-z0-9][a-z0-9._-]{0,62}$/;
-/** In the answer to a creation, which begins with it or has it behind another field. */
+/** Finds the id in the answer to a creation, where it is first or follows another field. */
 const CREATED_ID = /"(?:id|sandboxID)":"([a-z0-9]{20})"/;
 const ANSWER_CHARACTERS_READ = 2048;
 const CREATED = 201;
@@ -15,10 +15,7 @@ interface Noted {
   created: string | null;
 }
 
-/**
- * Call it before any other hook of the routes.
- * @param callerOf null: no valid key
- */
+/** Call before adding any other hook of the routes. @param callerOf returns `null` without a valid key */
 export function addAudit(
   app: Pick<FastifyInstance, 'addHook'>,
   audit: AuditSink | undefined,
@@ -27,7 +24,7 @@ export function addAudit(
   if (audit === undefined) return;
   const noted = new WeakMap<FastifyRequest, Noted>();
   app.addHook('onRequest', async (request) => {
-    // Now: the key may be revoked meanwhile.
+    // Determined now, since the key may be revoked meanwhile.
     noted.set(request, { caller: callerOf(request.raw), created: null });
   });
   app.addHook('onSend', async (request, reply, payload) => {
@@ -39,7 +36,7 @@ export function addAudit(
     const { caller = null, created = null } = noted.get(request) ?? {};
     const { statusCode: status, elapsedTime: ms } = reply;
     if (request.method === 'GET' && status < 400) return;
-    // The pattern of the path: the path itself may hold anything.
+    // Records the pattern: the path itself may hold anything.
     const call = `${request.method} ${request.routeOptions.url ?? '(no route)'}`;
     audit.note({ caller, call, target: targetOf(request) ?? created, status, ms });
   });

@@ -8,7 +8,7 @@ const URL = '/v1/sandboxes';
 const host = '127.0.0.1:7070';
 
 const callers = { identify: (given: string) => (given === KEY ? DAEMON_KEY_CALLER : null) };
-/** Null: it is served. */
+/** `null` if the request is served. */
 function refusalOf(asking: Asking, access?: Access): string | null {
   const caller = callerOf(asking, callers, access);
   return caller instanceof ApiError ? caller.code : null;
@@ -48,7 +48,7 @@ describe('callerOf', () => {
     expect(refusalOf({ url: URL, isLocalUser: false, ...caller })).toBe(code);
   });
 
-  it('serves names that the owner gave, and the address of the connection', () => {
+  it('serves names that the owner configured, and the address of the connection', () => {
     const ask = (name: string, localAddress?: string) => {
       const headers = { host: name, 'x-api-key': KEY };
       const names = ['box.example', 'api.box.example'];

@@ -1,8 +1,8 @@
 /**
- * Access to the server. The unix socket (mode 0600) is open to this user and root. The port needs a key,
- * and refuses web pages, which any website could make a browser send: requests with an `Origin`, and requests
- * whose `Host` is a name that anybody could let lead here (DNS rebinding). Names of this machine are those of loopback, the
- * address that the connection came to, and what the owner has named.
+ * Access to the server. The unix socket (mode 0600) is open to this user and root. The port needs a key, and refuses
+ * web pages, since any website could make a browser send a request: those with an `Origin`, and those whose `Host` is a
+ * name that any site could point here (DNS rebinding). Names of this machine are those of loopback, the address that
+ * the connection came to, and those that the owner configured.
  */
 import type { IncomingHttpHeaders } from 'node:http';
 import { type Caller, type Callers, SOCKET_CALLER } from '../tenants/callers.ts';
@@ -11,27 +11,23 @@ import { ApiError } from './errors.ts';
 /** Path that needs no key, for health checks. */
 export const OPEN_PATH = '/v1/health';
 
-/** For a path that needs no key. */
 const ANYBODY: Caller = { tenant: null, key: 'none' };
 
 export interface Asking {
   readonly headers: IncomingHttpHeaders;
-  /** As in the request line, query included. */
+  /** As in the request line, including the query. */
   readonly url: string;
-  /** True for requests over the unix socket. */
   readonly isLocalUser: boolean;
-  /** Address that the connection came to. */
   readonly localAddress?: string | undefined;
 }
 
 export interface Access {
-  /** Further paths that need no key. */
   readonly openPaths?: readonly string[];
   /** Names of this machine, without ports. */
   readonly names?: readonly string[];
 }
 
-/** Returns who asks, or why nobody is served. */
+/** Returns the caller, or why the request is refused. */
 export function callerOf(
   asking: Asking,
   callers: Pick<Callers, 'identify'>,
@@ -66,7 +62,7 @@ function givenKey(headers: IncomingHttpHeaders): string | undefined {
 function isOwnName(host: string, names: readonly string[], localAddress: string | undefined): boolean {
   const name = host.toLowerCase().replace(/:\d{1,5}$/, '');
   if (['127.0.0.1', 'localhost', '[::1]'].includes(name) || names.includes(name)) return true;
-  // Of a socket for both families.
+  // From a socket for both families.
   const address = localAddress?.replace(/^::ffff:(?=\d+\.)/, '');
   return address !== undefined && name === (address.includes(':') ? `[${address}]` : address);
 }

@@ -44,8 +44,8 @@ export async function* withIdleLimit(body: Readable, clock: Clock): AsyncGenerat
 }
 
 /**
- * Reads and drops the rest of a refused request. Resolves at its end, or after `LIMITS.lingerMsMax`. Without
- * it a client that is still sending may not see the answer.
+ * Reads and drops the rest of a refused request. Resolves at its end, or after `LIMITS.lingerMsMax`. Without it a
+ * client that is still sending may not see the answer.
  */
 export function discardRest(request: IncomingMessage, clock: Clock): Promise<void> {
   if (request.complete) return Promise.resolve();

@@ -1,33 +1,26 @@
-/** Errors as HTTP: one table from codes to statuses, one shape of body. */
+/** Maps errors to HTTP: one table from codes to statuses, and one body shape. */
 import { CodedError, describeError } from '../../base/errors.ts';
 import type { GuestErrorCode } from '../../machine/guest/errors.ts';
 import { BusyError, SandboxError, type SandboxErrorCode } from '../../sandbox/contract/errors.ts';
 import { API_LIMITS } from './limits.ts';
 
 export type ApiErrorCode =
-  /** Malformed HTTP or JSON, or a missing, unknown or invalid field; the message names it. */
+  /** Malformed HTTP or JSON, or a missing, unknown or invalid field, which the message names. */
   | 'request_invalid'
-  /** No API key, or a wrong one. */
   | 'unauthorized'
-  /** A request of a web page, or with a foreign `Host`: refused, whatever the key. */
+  /** A request of a web page, or with a foreign `Host`: refused whatever the key. */
   | 'forbidden'
-  /** No route matches. */
   | 'route_not_found'
-  /** The route has other methods; the header `Allow` lists them. */
+  /** The route has other methods, which the `Allow` header lists. */
   | 'method_not_allowed'
-  /** The body or the headers exceed their limit. */
   | 'too_large'
-  /** The client took too long to send. */
   | 'request_timeout'
-  /** The route does not accept the body's Content-Type. */
   | 'media_type'
-  /** The route requires an upgrade. */
   | 'upgrade_required'
   /** The `Idempotency-Key` was used before with another body. */
   | 'key_reused'
-  /** The session is closed, so nothing is created in it. */
+  /** The session is closed, so nothing can be created in it. */
   | 'session_closed'
-  /** A bug in the server; its log says more. */
   | 'internal'
   /** Another server listens at the address. */
   | 'already_running'
@@ -40,9 +33,7 @@ export interface ErrorBody {
   readonly error: {
     readonly code: string;
     readonly message: string;
-    /** How to fix it, for people. */
     readonly remedy: string | null;
-    /** When a retry is likely to succeed. */
     readonly retryAfterMs?: number | undefined;
   };
 }
@@ -53,7 +44,7 @@ export interface ErrorAnswer {
   readonly body: ErrorBody;
 }
 
-/** nginx's status for a client that has disconnected; it is never sent. */
+/** nginx's status for a client that has disconnected; never sent. */
 const CLIENT_GONE = 499;
 
 const API: Record<ApiErrorCode, number> = {
@@ -142,7 +133,7 @@ export function errorAnswer(error: unknown): ErrorAnswer {
   return { status, headers, body: { error: { ...body, retryAfterMs } } };
 }
 
-/** Of `Retry-After`: whole seconds. */
+/** `Retry-After` has whole seconds. */
 export const retryAfterSeconds = ({ retryAfterMs }: BusyError): number => Math.max(1, Math.ceil(retryAfterMs / 1000));
 
 /** Recognized by name, since interfaces import only types of the guest. */

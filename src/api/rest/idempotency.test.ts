@@ -6,7 +6,7 @@ import { API_LIMITS } from './limits.ts';
 const stays = (): AbortSignal => new AbortController().signal;
 
 describe('IdempotentRequests', () => {
-  it('one key: starts one request, in progress or finished', async () => {
+  it('one key starts one request, in progress or finished', async () => {
     const requests = new IdempotentRequests<number>(new FakeClock());
     const pending = Promise.withResolvers<number>();
     let starts = 0;
@@ -22,7 +22,7 @@ describe('IdempotentRequests', () => {
     expect(starts).toBe(1);
   });
 
-  it('an expired key: starts a new request', async () => {
+  it('an expired key starts a new request', async () => {
     const clock = new FakeClock();
     const requests = new IdempotentRequests<number>(clock);
     expect(await requests.run('k', '{}', stays(), async () => 1)).toBe(1);
@@ -32,13 +32,13 @@ describe('IdempotentRequests', () => {
     expect(await requests.run('k', '{}', stays(), async () => 3)).toBe(3);
   });
 
-  it('a key with another request: key_reused', async () => {
+  it('a key with another request throws key_reused', async () => {
     const requests = new IdempotentRequests<number>(new FakeClock());
     await requests.run('k', '{"cpus":1}', stays(), async () => 1);
     await expect(requests.run('k', '{"cpus":2}', stays(), async () => 2)).rejects.toMatchObject({ code: 'key_reused' });
   });
 
-  it('a failed request: is forgotten', async () => {
+  it('a failed request is forgotten', async () => {
     const requests = new IdempotentRequests<number>(new FakeClock());
     const fail = async (): Promise<number> => {
       throw new Error('no');
@@ -64,7 +64,7 @@ describe('IdempotentRequests', () => {
     expect(cancelled).toBe(true);
   });
 
-  it('key limit: drops the oldest finished key, none in progress', async () => {
+  it('the key limit drops the oldest finished key, but none in progress', async () => {
     const requests = new IdempotentRequests<number>(new FakeClock());
     for (let key = 0; key < API_LIMITS.idempotencyKeysMax; key += 1) {
       await requests.run(`k${key}`, '{}', stays(), async () => key);

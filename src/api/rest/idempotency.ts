@@ -1,6 +1,6 @@
 /**
- * `Idempotency-Key`: a client that got no answer retries with the same key and gets the result of the first
- * request instead of a second one. Keys are remembered for a while, failures are not.
+ * `Idempotency-Key`: a client that got no answer retries with the same key and gets the result of the first request
+ * instead of a second one. Keys are remembered for a while, failures are not.
  *
  * A request is canceled when all its clients have disconnected.
  */
@@ -33,7 +33,7 @@ export class IdempotentRequests<T> {
   /**
    * @param client aborted when this client disconnects
    * @param start called for the first request of a key; its signal is aborted when no client waits anymore
-   * @throws ApiError `key_reused`; BusyError; what `start` throws
+   * @throws ApiError `key_reused`; BusyError; errors of `start`
    */
   async run(key: string, request: string, client: AbortSignal, start: (signal: AbortSignal) => Promise<T>): Promise<T> {
     const digest = createHash('sha256').update(request).digest('hex');

@@ -38,6 +38,6 @@ it('KeyWatch: ends what a revoked key has open, and nothing of others', () => {
   other?.emit('close');
   clock.advance(10 * API_LIMITS.keyCheckMs);
   expect(watch.size).toBe(0);
-  // Nothing is open, so nothing is looked at.
+  // Nothing is open, so nothing is checked.
   expect(looks).toBeLessThanOrEqual(5);
 });

@@ -1,6 +1,6 @@
 /**
- * Ends what a key has open once the key is revoked: answers that are under way, streams, tunnels. A key is judged at the
- * start of a request, and a stream may last for days.
+ * Ends answers in progress, streams and tunnels of a key once it is revoked. A key is checked only at the start of a
+ * request, and a stream may last for days.
  */
 import type { Clock } from '../../base/clock.ts';
 import type { Caller, Callers } from '../tenants/callers.ts';
@@ -23,12 +23,10 @@ export class KeyWatch {
     this.#clock = clock;
   }
 
-  /** Number of open answers and connections. */
   get size(): number {
     return this.#open.size;
   }
 
-  /** @param open an answer or connection of the caller */
   follow(caller: Caller, open: Closable): void {
     // The operator's own key changes only with the daemon.
     if (caller.tenant === null || open.closed) return;
@@ -52,7 +50,7 @@ export class KeyWatch {
   }
 
   #endRevoked(): void {
-    // One look at each key: it reads the home.
+    // Checks each key once, since that reads the home.
     const revoked = new Map<string, boolean>();
     for (const [open, { key }] of this.#open) {
       const isRevoked = revoked.get(key) ?? this.#callers.isRevoked(key);

@@ -12,9 +12,9 @@ import { API_LIMITS } from './limits.ts';
 export type ListenAt =
   | { readonly socketPath: string }
   | {
-      /** 0: any free port. */
+      /** 0 selects any free port. */
       readonly port: number;
-      /** Address of this machine; default: 127.0.0.1. */
+      /** Address of this machine. Default: 127.0.0.1. */
       readonly host?: string | undefined;
       /** Default: no TLS. */
       readonly certificate?: Certificate | undefined;
@@ -29,11 +29,11 @@ export interface Certificate {
 export interface Handlers {
   readonly request: RequestListener;
   readonly upgrade: (request: Parameters<RequestListener>[0], client: Duplex, head: Buffer) => void;
-  /** Whether to upgrade the connection. Other upgrades (h2c) are ignored and answered as plain requests. */
+  /** True to upgrade the connection. Other upgrades (h2c) are ignored and answered as plain requests. */
   readonly takesUpgrade: (request: Parameters<RequestListener>[0]) => boolean;
 }
 
-/** Of HTTP only version 1.1: clients that offer 2 as well take it. */
+/** Only HTTP/1.1; clients that also offer 2 accept it. */
 export const TLS_OPTIONS = { minVersion: 'TLSv1.2' as const, ALPNProtocols: ['http/1.1'] };
 
 export const LOOPBACK = '127.0.0.1';
@@ -41,7 +41,7 @@ export const LOOPBACK = '127.0.0.1';
 /** Size of sun_path without its NUL (unix(7)). */
 const SOCKET_PATH_BYTES_MAX = 107;
 
-/** @param certificate undefined: no TLS */
+/** @param certificate undefined for no TLS */
 export function createListener(handlers: Handlers, certificate?: Certificate): Server {
   const options = {
     maxHeaderSize: API_LIMITS.headerBytesMax,
@@ -61,7 +61,7 @@ export function createListener(handlers: Handlers, certificate?: Certificate): S
           handlers.request,
         );
   server.maxConnections = connectionsMax();
-  // Idle ones make room, so that they can't keep others out; clients open another one.
+  // Closes idle connections, so that they can't keep others out; their clients reconnect.
   server.on('drop', () => server.closeIdleConnections());
   server.on('tlsClientError', (error, socket) => {
     ignore(error, 'scanners and clients that do not trust the certificate');
@@ -102,7 +102,6 @@ export async function listenAt(server: Server, at: ListenAt): Promise<void> {
   chmodSync(socketPath, 0o600);
 }
 
-/** Whether a server accepts connections at a unix socket. */
 export async function answersAt(socketPath: string): Promise<boolean> {
   const socket = connect(socketPath);
   try {
@@ -118,7 +117,7 @@ export async function answersAt(socketPath: string): Promise<boolean> {
   }
 }
 
-/** Removes the socket of a killed server, and nothing but a socket. @throws ApiError `listen_failed` */
+/** Removes the socket of a killed server, but no other file. @throws ApiError `listen_failed` */
 function removeDead(socketPath: string): void {
   try {
     const there = lstatSync(socketPath, { throwIfNoEntry: false });
@@ -152,8 +151,8 @@ function alreadyRunning(where: string): ApiError {
 }
 
 /**
- * Two thirds of the files that this process may open. The rest is for VMs, stores, and connections to sandboxes, which are
- * limited for each sandbox.
+ * Two thirds of the files that this process may open. The rest is for VMs, stores, and connections to sandboxes, which
+ * are limited per sandbox.
  */
 function connectionsMax(): number {
   const most = /^Max open files +\d+ +(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1];
@@ -162,8 +161,8 @@ function connectionsMax(): number {
 }
 
 /**
- * Answers connections that fail before there is a request: malformed, too large or too slow. Two APIs may share
- * the port and none knows yet whose request it would be, so the body has the members of both.
+ * Answers connections that fail before there is a request: malformed, too large or too slow. Two APIs may share the
+ * port, and it is unknown whose request it would be, so the body has the members of both.
  */
 function answerBroken(error: Error, socket: Duplex): void {
   const code = errorCode(error);
@@ -186,7 +185,7 @@ function answerBroken(error: Error, socket: Duplex): void {
   socket.once('finish', () => socket.destroy());
 }
 
-/** Returns the port; null for a unix socket. */
+/** `null` for a unix socket. */
 export function portOf(server: Server): number | null {
   const address = server.address();
   return typeof address === 'object' && address !== null ? address.port : null;

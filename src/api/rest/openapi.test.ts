@@ -1,4 +1,4 @@
-/** What generators of clients need of the document beyond what JSON Schema demands. */
+/** Requirements of client generators beyond those of JSON Schema. */
 import { describe, expect, it } from 'vitest';
 import { openapiDocument } from '../../../tools/openapi.ts';
 
@@ -17,11 +17,11 @@ const collect = (part: unknown): void => {
 collect(document);
 
 describe('OpenAPI document', () => {
-  it('nothing is the sum of closed objects, which no value satisfies', () => {
+  it('never combines closed objects by allOf, which no value could satisfy', () => {
     expect(parts.filter(({ allOf }) => allOf !== undefined)).toEqual([]);
   });
 
-  it('each object has a name, so that generated types have one', () => {
+  it('names each object, so that generated types have a name', () => {
     const unnamed = Object.entries(schemas).flatMap(([name, schema]) => {
       const inner: Json[] = [];
       const look = (part: unknown): void => {
@@ -42,7 +42,7 @@ describe('OpenAPI document', () => {
     expect(inline).toEqual([]);
   });
 
-  it('unions of events say which field tells them apart', () => {
+  it('unions of events name their discriminator', () => {
     expect(schemas['SandboxEvent']).toMatchObject({
       discriminator: {
         propertyName: 'type',
@@ -70,7 +70,7 @@ describe('OpenAPI document', () => {
     expect(schemas['ExecScript']).toMatchObject({ additionalProperties: false });
   });
 
-  it('whole numbers of requests have a range, for 64 bits hold more than they may be', () => {
+  it('whole numbers in requests have a range below 64 bits', () => {
     const inputs = Object.values(schemas).filter(({ additionalProperties }) => additionalProperties === false);
     const fields = inputs.flatMap(({ properties }) => Object.values(properties as object));
     const parameters = Object.values(document.paths)

@@ -6,7 +6,7 @@ import { createJsonSchemaTransform, createJsonSchemaTransformObject } from 'fast
 import type { z } from 'zod';
 import { assert } from '../../base/assert.ts';
 
-/** Version of the API, not of the product: changes when clients have to change. */
+/** Version of the API, not of the product. Changes when clients have to change. */
 const API_VERSION = '1.0.0';
 
 const DESCRIPTION = `
@@ -39,11 +39,11 @@ export interface ApiDescription {
   readonly info: { readonly title: string; readonly version: string; readonly description: string };
   readonly server: string;
   readonly tags: readonly { readonly name: string; readonly description: string }[];
-  /** A bearer token is accepted, too, and on a socket no key is needed. */
+  /** If true, a bearer token is also accepted, and no key is needed on a socket. Default false. */
   readonly isOwn?: boolean;
-  /** Names of schemas; default: zod's global ones. */
+  /** Names of schemas. Default: zod's global ones. */
   readonly schemas?: z.core.$ZodRegistry<{ id?: string | undefined }>;
-  /** Schemas that nothing refers to and yet belong to it. */
+  /** Schemas that belong to the document without being referenced. */
   readonly streamed?: readonly string[];
 }
 
@@ -82,7 +82,9 @@ export async function describeApi(app: FastifyInstance, api = OWN): Promise<void
   });
 }
 
-/** Cleans up after the generators: schemas twice or unused, formats, unions, empty descriptions, optional bodies. */
+/**
+ * Cleans up after the generators: duplicate or unused schemas, formats, unions, empty descriptions, optional bodies.
+ */
 function tidy(document: object, streamed: readonly string[]): object {
   const plain = JSON.parse(JSON.stringify(document, withoutNoise));
   const described = withSchemasOnce(plain, streamed);
@@ -102,14 +104,13 @@ function tidy(document: object, streamed: readonly string[]): object {
   return described;
 }
 
-/** Drops a maximum that every JSON number has. */
 function withoutNoise(key: string, value: unknown): unknown {
   return key === 'maximum' && value === Number.MAX_SAFE_INTEGER ? undefined : value;
 }
 
 /**
- * The generator emits each schema twice, as `…Input` for requests. One is kept, under its own name, and none that
- * nothing refers to.
+ * The generator emits each schema twice, as `…Input` for requests. Keeps one under its own name, and drops unreferenced
+ * ones.
  */
 function withSchemasOnce(document: OpenApiDocument, streamed: readonly string[]): OpenApiDocument {
   const { schemas, ...components } = document.components;
@@ -142,8 +143,8 @@ const withoutInput = (text: string): string => text.replaceAll(/("#\/components\
 const nameOf = ($ref = ''): string => $ref.replace('#/components/schemas/', '');
 
 /**
- * Says what generators need and JSON Schema does not: which field tells the members of a union apart, and that
- * numbers are 64 bits wide (Go's generator takes 32 otherwise).
+ * Adds information that generators need beyond JSON Schema: the discriminator of unions, and that numbers are 64 bits
+ * wide (Go's generator assumes 32 otherwise).
  */
 function completeSchemas(value: unknown, schemas: OpenApiDocument['components']['schemas']): void {
   if (typeof value !== 'object' || value === null) return;
@@ -158,7 +159,7 @@ function completeSchemas(value: unknown, schemas: OpenApiDocument['components'][
   for (const inner of Object.values(value)) completeSchemas(inner, schemas);
 }
 
-/** The first field whose texts differ between all options. */
+/** The first field whose constant differs between all options. */
 function discriminatorOf(
   options: readonly OpenApiSchema[],
   schemas: OpenApiDocument['components']['schemas'],

@@ -27,13 +27,13 @@ const collect = (program: Process, bytesMax: number) => {
 };
 
 describe('collectOutput', () => {
-  it('joins chunks, also ones that split a character', async () => {
+  it('joins chunks, even if they split a character', async () => {
     const [a, b] = [Buffer.from('é').subarray(0, 1), Buffer.from('é').subarray(1)];
     const output = await collect(process([a, b], bytes('x', 'y')), 100);
     expect(output).toMatchObject({ stdout: 'é', stderr: 'xy', truncated: false });
   });
 
-  it('bytes that are no UTF-8 are base64', async () => {
+  it('encodes bytes that are not UTF-8 as base64', async () => {
     const output = await collect(process([Buffer.from([0xff, 0x00])], bytes('text')), 100);
     expect(output).toMatchObject({ stdout: '/wA=', stderr: 'text', encoding: { stdout: 'base64', stderr: 'utf8' } });
   });
@@ -45,12 +45,12 @@ describe('collectOutput', () => {
     expect(output.truncated).toBe(true);
   });
 
-  it('output of exactly the limit: not truncated', async () => {
+  it('does not mark output of exactly the limit as truncated', async () => {
     const output = await collect(process(bytes('abcd'), []), 4);
     expect(output).toMatchObject({ stdout: 'abcd', truncated: false });
   });
 
-  it('truncation by the guest: reported', async () => {
+  it('reports truncation by the guest', async () => {
     expect((await collect(process([], [], true), 4)).truncated).toBe(true);
   });
 });

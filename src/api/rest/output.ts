@@ -9,12 +9,11 @@ export interface CollectedOutput {
   readonly stdout: string;
   readonly stderr: string;
   readonly encoding: { readonly stdout: OutputEncoding; readonly stderr: OutputEncoding };
-  /** True if output was dropped. */
   readonly truncated: boolean;
 }
 
 /**
- * Reads a program's output to its end and keeps what fits into the buffers, together `bytesMax` bytes at most. The
+ * Reads a program's output to its end and keeps what fits into the buffers, at most `bytesMax` bytes together. The
  * agent has the same limit, but a hostile agent need not respect it. Output that is not UTF-8 becomes base64.
  * @throws GuestError if the end of the program is unknown
  */
@@ -30,7 +29,7 @@ export async function collectOutput(
     for await (const chunk of stream as AsyncIterable<Buffer>) {
       const kept: number = isFull ? 0 : into.append(chunk.subarray(0, left));
       left -= kept;
-      // What comes after a gap is dropped, too.
+      // Output after a gap is dropped, too.
       isFull ||= kept < chunk.length;
     }
     dropped ||= isFull;

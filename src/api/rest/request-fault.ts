@@ -1,4 +1,4 @@
-/** What Fastify itself finds wrong with a request, for both interfaces. */
+/** Request errors that Fastify itself detects, for both interfaces. */
 import type { FastifyError } from 'fastify';
 import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
 
@@ -9,8 +9,8 @@ export interface RequestFault {
 }
 
 /**
- * Null: the error is another one.
- * @param names the names of wrong fields begin with the part of the request, such as `body`, or not
+ * `null` if the error is of another kind.
+ * @param names whether names of wrong fields begin with the part of the request, such as `body`
  */
 export function requestFault(error: FastifyError, names: 'with part' | 'plain'): RequestFault | null {
   if (hasZodFastifySchemaValidationErrors(error)) {

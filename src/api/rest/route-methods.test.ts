@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { RouteMethods } from './route-methods.ts';
 
-it('RouteMethods: a path has the methods of the routes that match it', () => {
+it('RouteMethods: a path has the methods of all routes that match it', () => {
   const methods = new RouteMethods();
   methods.add('/v1/openapi.json', ['GET']);
   methods.add('/v1/sandboxes/:id', ['GET', 'PATCH']);

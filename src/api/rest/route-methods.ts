@@ -2,7 +2,7 @@
 export class RouteMethods {
   readonly #routes = new Map<string, { readonly path: RegExp; readonly methods: string[] }>();
 
-  /** @param pattern as Fastify writes it: `/a/:id/b` */
+  /** @param pattern in Fastify's form: `/a/:id/b` */
   add(pattern: string, methods: readonly string[]): void {
     const known = this.#routes.get(pattern);
     if (known !== undefined) {
@@ -14,10 +14,10 @@ export class RouteMethods {
     this.#routes.set(pattern, { path, methods: [...methods] });
   }
 
-  /** The methods of the routes that match the path of a URL; none: no route matches. */
+  /** Methods of the routes that match the path of a URL; empty if no route matches. */
   of(url: string): readonly string[] {
     const [path = ''] = url.split('?', 1);
-    // A route of just this path, before those with a parameter in it.
+    // An exact route precedes those with a parameter.
     const exact = this.#routes.get(path);
     if (exact !== undefined) return exact.methods;
     return [...this.#routes.values()].flatMap((route) => (route.path.test(path) ? route.methods : []));

@@ -31,13 +31,11 @@ export interface ApiParts {
   readonly log: Log;
 }
 
-/** Answer of a route that sends server-sent events. */
 export const eventStream = (description: string) => ({
   description,
   content: { 'text/event-stream': { schema: z.string() } },
 });
 
-/** Error answer of every route. */
 export const failures = { default: errorBody } as const;
 
 /** Returns a signal that is aborted when the client disconnects before its answer is complete. */
@@ -50,18 +48,18 @@ export function clientGone({ raw }: { readonly raw: ServerResponse }): AbortSign
   return controller.signal;
 }
 
-/** Calls once, when the answer is sent or its client has gone, which may have been long ago. */
+/** Calls `run` once, when the answer is sent or its client has disconnected, which may have been long ago. */
 export function whenClosed(response: ServerResponse, run: () => void): void {
   if (response.closed || response.destroyed) run();
   else response.once('close', run);
 }
 
-/** Connections whose last answer may be unread, each with how to end the watch. */
+/** Connections whose last answer may be unread, each with a function that ends the watch. */
 const unread = new WeakMap<Duplex, () => void>();
 
 /**
- * Calls `undo` if the client disconnects without its answer. A client of a unix socket that closes it with unread
- * data resets the connection (unix(7)). A reset of a TCP connection shows nothing: the client may have read all.
+ * Calls `undo` if the client disconnects without its answer. A client of a unix socket that closes it with unread data
+ * resets the connection (unix(7)). A reset of a TCP connection proves nothing: the client may have read everything.
  */
 export function onUndelivered({ raw }: FastifyReply, gone: AbortSignal, undo: () => void): void {
   if (gone.aborted) {
@@ -80,7 +78,7 @@ export function onUndelivered({ raw }: FastifyReply, gone: AbortSignal, undo: ()
   unread.set(socket, () => socket.off('error', onError));
 }
 
-/** The client sent another request, so it has read the answer to its last one. */
+/** Call when the client sends another request, which shows that it has read its last answer. */
 export function noteDelivered(socket: Duplex): void {
   unread.get(socket)?.();
   unread.delete(socket);

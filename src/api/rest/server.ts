@@ -1,14 +1,14 @@
 /**
- * The REST server of the control plane. It holds no state of its own: each route calls one method of
- * `ControlPlane`, validates input and output with `schema/`, and maps errors to statuses.
+ * The REST server of the control plane. It holds no state of its own: each route calls one method of `ControlPlane`,
+ * validates input and output with `schema/`, and maps errors to statuses.
  *
  *     unix socket (0600) ──┐            ┌─ hooks: caller (auth), ids and bodies (schema)
  *     port ────────────────┼─ listener ─┼─ routes/* ────────► ControlPlane
  *       + API key          │            └─ errors: code → status
  *                          └─ upgrade ── tunnel ───────────► ControlPlane.openOperation, openPort
  *
- * All paths except `/metrics` begin with `/v1`. A request whose client disconnects is canceled: a sandbox being
- * created is removed, a running program is killed.
+ * All paths except `/metrics` begin with `/v1`. A request whose client disconnects is canceled: a sandbox being created
+ * is removed, a running program is killed.
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
@@ -63,27 +63,25 @@ export interface ApiOptions {
   readonly log: Log;
   /** Required to listen at a port. */
   readonly apiKey?: string | undefined;
-  /** Who has which key, and sees what. Default: the API key is the operator's, and there is no other. */
+  /** Maps keys to their owners, and to what they may see. Default: only the operator's API key. */
   readonly callers?: Callers | undefined;
-  /** Takes a record of each control call. Default: none are kept. */
+  /** Receives a record of each control call. Default: no records. */
   readonly audit?: AuditSink | undefined;
   readonly clock?: Clock;
-  /** Metrics of the process, to which the server adds its own; default: only its own. */
+  /** Metrics of the process, to which the server adds its own. Default: only its own. */
   readonly metrics?: MetricRegistry;
-  /** Serve `/metrics` without a key. */
   readonly openMetrics?: boolean;
   /** Default: no tracing. */
   readonly tracer?: Tracer;
   /** Default: no loads. */
   readonly loads?: () => SandboxLoads;
-  /** Another interface on the same ports; not on sockets. It judges its callers itself. */
+  /** Another interface on the same ports, but not on sockets. Checks its callers itself. */
   readonly beside?: OtherInterface | undefined;
-  /** Names of this machine besides those of loopback, without ports; for the check of `Host`. */
+  /** Names of this machine besides those of loopback, without ports, for the check of `Host`. */
   readonly names?: readonly string[];
 }
 
 export interface OtherInterface {
-  /** Whether a request is for it. */
   takes(request: IncomingMessage): boolean;
   request(request: IncomingMessage, response: ServerResponse): void;
   /** Whether it takes over the connection of a request that asks to upgrade. */
@@ -95,11 +93,11 @@ export interface ApiServer extends AsyncDisposable {
   /** For tests: requests without a connection (`app.inject`), which need the key as on a port. */
   readonly app: App;
   /**
-   * Call it once per socket or port. @returns the port; null for a socket
+   * Call once per socket or port. @returns the port; `null` for a socket
    * @throws ApiError `already_running`, `listen_failed`
    */
   listen(at: ListenAt): Promise<number | null>;
-  /** Handshakes from now on get this certificate, at all ports with TLS. @throws Error it is not valid */
+  /** Sets the certificate for new handshakes at all ports with TLS. @throws Error if it is invalid */
   setCertificate(certificate: Certificate): void;
   /** Ends all connections, event streams and tunnels. The control plane stays open. */
   close(): Promise<void>;
@@ -121,7 +119,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   const counted = new ApiMetrics();
   const memory = new AnswerMemory();
   const parts = { log, clock, counted, metrics, tracer, memory };
-  // Sessions, keys of idempotent requests and slots are each tenant's own.
+  // Each tenant has its own sessions, idempotency keys and slots.
   const apps = new PerTenant((tenant) => {
     const own = callers.planeOf(tenant);
     const shown = tenant === null ? async () => loads() : () => ownLoads(own, loads());
@@ -221,10 +219,9 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   return { app, listen, setCertificate, close, [Symbol.asyncDispose]: close };
 }
 
-/** Of a part of the path, such as an id. */
+/** Limit of a part of the path, such as an id. */
 const PARAMETER_CHARACTERS_MAX = 64;
 
-/** Creates the routes, not yet listening. */
 async function createApp(
   parts: ApiParts & {
     readonly counted: ApiMetrics;
@@ -232,7 +229,7 @@ async function createApp(
     readonly loads: () => Promise<SandboxLoads>;
     readonly tracer: Tracer;
     readonly memory: AnswerMemory;
-    /** Whose requests it serves; null: the operator's. */
+    /** The tenant whose requests it serves; `null` for the operator. */
     readonly tenant: string | null;
     readonly audit: AuditSink | undefined;
   },
@@ -242,7 +239,7 @@ async function createApp(
   const app = Fastify({
     exposeHeadRoutes: false,
     routerOptions: { maxParamLength: PARAMETER_CHARACTERS_MAX },
-    // For a path that no route can take: no hook runs.
+    // For a path that no route can take, no hook runs.
     frameworkErrors(_error, request, reply) {
       const caller = identify(request.raw);
       const message = `the path is not valid percent-encoding, or a part of it has more than ${PARAMETER_CHARACTERS_MAX} characters`;
@@ -265,7 +262,7 @@ async function createApp(
     noteDelivered(request.raw.socket);
     const caller = identify(request.raw);
     if (caller instanceof ApiError) throw caller;
-    // Never: requests come here by their caller.
+    // Never happens, since requests are dispatched by their caller.
     if (caller.tenant !== parts.tenant) throw new ApiError('unauthorized', 'the API key is wrong');
   });
   addTracing(app, parts.tracer);
@@ -314,7 +311,7 @@ async function createApp(
     },
     { prefix: '/v1' },
   );
-  // They are of all tenants.
+  // Metrics cover all tenants.
   if (parts.tenant === null) addMetricsRoute(app.withTypeProvider() as unknown as App, parts.metrics);
   await app.ready();
   return app as unknown as App;
@@ -328,7 +325,7 @@ const noLoads = (): SandboxLoads => ({
   events: [],
 });
 
-/** The loads of those sandboxes that the plane shows. */
+/** The loads of only those sandboxes that the plane shows. */
 async function ownLoads(control: ControlPlane, loads: SandboxLoads): Promise<SandboxLoads> {
   const own = new Set((await control.list()).map(({ id }) => id));
   return {
@@ -357,7 +354,6 @@ function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply,
   return reply.status(status).headers(headers).type('application/json').send(body);
 }
 
-/** Maps Fastify's own errors to ours. */
 function asCoded(error: FastifyError): unknown {
   if (error instanceof CodedError) return error;
   const fault = requestFault(error, 'with part');

@@ -1,6 +1,6 @@
 /**
  * Sessions: sandboxes that end with their client. A session lasts as long as one connection of the client, so it ends
- * with the client's process, however that ends.
+ * with the client's process, in any case.
  *
  *     GET /v1/session ──► event stream with the id ······· closed ──► remove what was created in it
  *     POST /v1/sandboxes, NeuroVisor-Session: ID ──► create ──► keep
@@ -14,7 +14,7 @@ import { ApiError } from './errors.ts';
 import { API_LIMITS } from './limits.ts';
 import { Slots } from './slots.ts';
 
-/** Whoever knows the id can add sandboxes to the session. */
+/** Knowing the id is enough to add sandboxes to the session. */
 const ID_BYTES = 16;
 
 export class Sessions {
@@ -67,12 +67,11 @@ export class Session {
     this.#remove = remove;
   }
 
-  /** Aborts when the client has disconnected. */
   get closed(): AbortSignal {
     return this.#closed.signal;
   }
 
-  /** Keeps the sandbox until the session is closed: removes it at once if it is. */
+  /** Keeps the sandbox until the session is closed; removes it at once if the session is already closed. */
   keep(sandbox: string): void {
     if (this.closed.aborted) this.#remove(sandbox);
     else this.#sandboxes.add(sandbox);
@@ -89,7 +88,7 @@ export class Session {
   }
 }
 
-/** Removes a sandbox that no client has. Never rejects. */
+/** Removes a sandbox that no client owns. Never rejects. */
 export async function removeAbandoned(control: ControlPlane, log: Log, sandbox: string, why: string): Promise<void> {
   log.info(`a sandbox is removed: ${why}`, { sandbox });
   try {

@@ -17,8 +17,8 @@ export class Slots {
   }
 
   /**
-   * Takes a slot. Returns the function that releases it (idempotent).
-   * @param sandbox id of the sandbox whose limit counts, too
+   * Takes a slot. Returns the idempotent function that releases it.
+   * @param sandbox id of the sandbox whose limit also applies
    * @throws BusyError
    */
   take(sandbox?: string): () => void {

@@ -1,7 +1,7 @@
 /**
- * Tunnels through HTTP to the agent (`spec/guest-protocol.md`) and to ports of network cards, for clients in
- * another process. Each operation, and each connection to a port, is one connection that is upgraded and then
- * carries bytes both ways, unread.
+ * Tunnels through HTTP to the agent (`spec/guest-protocol.md`) and to ports of network cards, for clients in another
+ * process. Each operation, and each connection to a port, is one connection that is upgraded and then carries bytes
+ * both ways, unread.
  *
  *     client ── GET /v1/sandboxes/{id}/operations, Upgrade: neurovisor-guest ──► 101
  *            ◄────────────── bytes of the agent's operations port ─────────────►  control.openOperation
@@ -35,7 +35,6 @@ export function isTunnelProtocol(text: string | undefined): boolean {
   return text === TUNNEL_PROTOCOL || text === PORT_PROTOCOL;
 }
 
-/** Adds the routes to the OpenAPI document, and refuses requests without an upgrade. */
 export function addTunnelRoutes(app: App): void {
   app.get(
     '/sandboxes/:id/ports/:port',
@@ -82,7 +81,7 @@ export class Tunnels {
   readonly #tracer: Tracer;
   readonly #meter: Meter;
   readonly #slots = new Slots('tunnels', API_LIMITS.tunnelsMax);
-  /** Client → id of its sandbox; null: not known yet. */
+  /** Client → id of its sandbox; `null` until known. */
   readonly #open = new Map<Duplex, string | null>();
 
   constructor(log: Log, tracer: Tracer, meter: Meter) {
@@ -93,7 +92,7 @@ export class Tunnels {
 
   /**
    * Takes over a connection whose client asks to upgrade; never rejects.
-   * @param plane the caller's, or why the caller is not served
+   * @param plane the caller's plane, or why the caller is refused
    * @returns the status of the answer, once it is known, and the sandbox's id
    */
   async accept(
@@ -112,7 +111,7 @@ export class Tunnels {
       client.once('close', giveBack);
       const target = targetOf(request);
       id = target.id;
-      // Before it counts as the sandbox's: the caller may not be its owner.
+      // Before it counts as the sandbox's, since the caller may not be its owner.
       await plane.get(target.id);
       this.#count(client, target.id);
       this.#trace(request, client, target);
@@ -125,12 +124,10 @@ export class Tunnels {
     }
   }
 
-  /** Number of open connections. */
   get open(): number {
     return this.#open.size;
   }
 
-  /** Ends all tunnels. */
   close(): void {
     for (const client of this.#open.keys()) client.destroy();
   }
@@ -146,7 +143,6 @@ export class Tunnels {
     client.once('close', () => span.end());
   }
 
-  /** Cancels the connection attempt when the client disconnects. */
   #openFor(control: ControlPlane, client: Duplex, { id, port }: Target): Promise<Duplex> {
     if (port === null) return control.openOperation(id);
     const gone = new AbortController();
@@ -183,7 +179,7 @@ export class Tunnels {
 
 interface Target {
   readonly id: string;
-  /** Null: the agent. */
+  /** `null` for the agent. */
   readonly port: number | null;
 }
 
@@ -216,7 +212,7 @@ function join(client: Duplex, guest: Duplex, head: Buffer, protocol: string): vo
   });
 }
 
-/** Destroys `other` when `one` closes before both its directions have ended in order. */
+/** Destroys `other` if `one` closes before both its directions have ended in order. */
 function endWith(one: Duplex, other: Duplex): void {
   const end = (): void => {
     if (!one.readableEnded || !one.writableFinished) other.destroy();

@@ -1,4 +1,4 @@
-/** Records of requests to models, for a log of their own, and of their contents, for another one. */
+/** Writes records of model requests to a log of their own, and their contents to another one. */
 import type { Content, RefusedRequest, RequestLog, SentRequest } from '../../inference/bridge/bridge.ts';
 import type { AuditSink } from './audit.ts';
 import type { ModelUse } from './audit-record.ts';
@@ -6,8 +6,8 @@ import type { ModelUse } from './audit-record.ts';
 const MODEL_CHARACTERS_MAX = 200;
 
 /**
- * @param contents gets what was asked and answered; null: nothing does
- * @param tenantOf a sandbox's owner; null: the operator
+ * @param contents receives requests and answers; `null` to keep none
+ * @param tenantOf returns a sandbox's owner; `null` for the operator
  */
 export function modelRequestLog(
   audit: AuditSink,
@@ -39,7 +39,7 @@ function noteSent(
   audit.note({
     ...asked,
     model: {
-      // An upstream, or a sandbox where any name passes, chooses them.
+      // Chosen by an upstream, or by a sandbox where any name passes.
       name: shortName(model),
       promptTokens: use.promptTokens,
       completionTokens: use.completionTokens,

@@ -44,7 +44,7 @@ it('reads all files in order, and finds a record by its number', async () => {
   expect(await findAudit(home, 'calls', 21)).toBeNull();
 });
 
-it('skips what is no record: a changed line, one that is written just now, a very long one', async () => {
+it('skips lines that are not records: changed, being written, or very long', async () => {
   {
     await using log = await openLog();
     await note(log, 2);
@@ -54,7 +54,7 @@ it('skips what is no record: a changed line, one that is written just now, a ver
   expect(await numbers()).toEqual([1, 2]);
 });
 
-it('follows new records, also into new files, until the signal aborts', async () => {
+it('follows new records, even into new files, until the signal aborts', async () => {
   await using log = await openLog();
   await note(log, 3);
   const aborter = new AbortController();
@@ -70,7 +70,7 @@ it('follows new records, also into new files, until the signal aborts', async ()
   expect(seen).toEqual(upTo(45));
 });
 
-it('misses no record while files become full', async () => {
+it('misses no record while files are rotated', async () => {
   await using log = await openLog();
   const writing = note(log, 200);
   let isWriting = true;
@@ -83,6 +83,6 @@ it('misses no record while files become full', async () => {
   }
 });
 
-it('says that there is no log', async () => {
+it('reports a missing log', async () => {
   await expect(numbers()).rejects.toMatchObject({ code: 'not_found' });
 });

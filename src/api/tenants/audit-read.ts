@@ -1,4 +1,4 @@
-/** Reads the records of an audit log, from its oldest file to the current one, also while a daemon writes. */
+/** Reads the records of an audit log, from its oldest file to the current one, even while a daemon writes. */
 import { type FileHandle, open, stat } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { errorCode } from '../../base/errors.ts';
@@ -19,18 +19,17 @@ export interface AuditQuery {
   readonly kind?: AuditKind;
   /** Number of a record; older files are not read. */
   readonly fromSeq?: number;
-  /** Also what is written from now on, until the signal aborts. */
+  /** If true, also yields what is written from now on, until the signal aborts. */
   readonly follow?: boolean;
   readonly signal?: AbortSignal;
 }
 
 export interface AuditLine {
   readonly record: AuditRecord;
-  /** The line as it is, for its hash. */
   readonly text: string;
 }
 
-/** Lines that are no records are skipped; `audit verify` finds them. @throws TenantError `not_found`, `file_failed` */
+/** Skips lines that are no records, which `audit verify` reports. @throws TenantError `not_found`, `file_failed` */
 export async function* readAudit(homeDir: string, query: AuditQuery = {}): AsyncGenerator<AuditLine> {
   const { kind = 'calls', follow = false, signal } = query;
   let { fromSeq = 0 } = query;
@@ -49,12 +48,12 @@ export async function* readAudit(homeDir: string, query: AuditQuery = {}): Async
         fromSeq = record.seq + 1;
       }
     }
-    // The current file is full: begin again where it ended, since there may be several new ones.
+    // The current file is full: start again where it ended, since there may be several new ones.
     isAgain = true;
   } while (follow && signal?.aborted !== true);
 }
 
-/** The record with this number; null: there is none. @throws as `readAudit` */
+/** The record with this number; `null` if there is none. @throws as `readAudit` */
 export async function findAudit(
   homeDir: string,
   kind: AuditKind,
@@ -67,7 +66,7 @@ export async function findAudit(
   return null;
 }
 
-/** Numbers of requests whose content is not the one that their record names; contents that are gone do not count. */
+/** Numbers of requests whose content differs from what their record names; removed contents do not count. */
 export async function changedContents(homeDir: string): Promise<readonly number[]> {
   const changed: number[] = [];
   const contents = readAudit(homeDir, { kind: 'content' });
@@ -89,13 +88,13 @@ export async function changedContents(homeDir: string): Promise<readonly number[
 
 interface OpenFile {
   readonly path: string;
-  /** Null: there is none. */
+  /** `null` if there is none. */
   readonly file: FileHandle | null;
 }
 
 /**
- * The full files of a log, oldest first, and the current one, which the caller closes. If that one became full
- * meanwhile, its records would come twice, or those of its successor not at all: then all are taken again.
+ * The full files of a log, oldest first, and the current one, which the caller closes. If that one was rotated
+ * meanwhile, its records would be repeated, or those of its successor missed, so all are opened again.
  */
 async function openFiles(
   homeDir: string,
@@ -129,7 +128,7 @@ async function* linesOf(
   const buffer = Buffer.allocUnsafe(READ_BYTES);
   let held: Buffer[] = [];
   let heldBytes = 0;
-  // Another file has its name: nothing more is written to it, but something may be unread.
+  // Another file has its name: nothing more is written to this one, but something may be unread.
   let isFull = false;
   try {
     while (signal?.aborted !== true) {
@@ -151,7 +150,7 @@ async function* linesOf(
         at = buffer.indexOf(NEWLINE, start);
       }
       heldBytes += bytesRead - start;
-      // A copy: the buffer is used again.
+      // Copied, since the buffer is reused.
       if (heldBytes <= LINE_BYTES_MAX) held.push(Buffer.from(buffer.subarray(start, bytesRead)));
       else held = [];
     }
@@ -160,13 +159,12 @@ async function* linesOf(
   }
 }
 
-/** True once another file has its name. */
 async function hasSuccessor(path: string, file: FileHandle | null): Promise<boolean> {
   const { named, ours } = await inodesOf(path, file);
   return named !== undefined && named !== ours;
 }
 
-/** Of the file that has the name, and of the open one; undefined: there is none. */
+/** Inodes of the file with this name, and of the open one; undefined if there is none. */
 async function inodesOf(
   path: string,
   file: FileHandle | null,

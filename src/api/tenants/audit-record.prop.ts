@@ -19,7 +19,7 @@ function isWhole(lines: readonly string[], end: ChainEnd): boolean {
   return check.end().problemCount === 0;
 }
 
-it('any change of a log is found, and no other', () => {
+it('finds any change of a log, and nothing in an unchanged log', () => {
   fc.assert(
     fc.property(
       fc.array(fc.integer({ min: 100, max: 599 }), { minLength: 1, maxLength: 20 }),

@@ -1,6 +1,6 @@
 /**
- * A line of the audit log, and the check of a chain of lines (pure). Each line has the SHA-256 of the line before, so a line
- * that is changed, removed or moved shows:
+ * The format of audit log lines, and the check of a chain of lines. Each line has the SHA-256 of the previous one, so a
+ * changed, removed or moved line is detected. Pure.
  *
  *     {"seq":1,…,"prev":"000…"}      {"seq":2,…,"prev":sha256(line 1)}      {"seq":3,…,"prev":sha256(line 2)}
  */
@@ -8,71 +8,68 @@ import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { ignore } from '../../base/ignore.ts';
 
-/** A request of a sandbox to a model: how much, how long, and how it ended. Never what was asked. */
+/** A sandbox's request to a model: tokens, times and outcome. Never its content. */
 const modelUse = z.object({
-  /** Name of the model. */
   name: z.string(),
   promptTokens: z.number(),
   completionTokens: z.number(),
-  /** True: the bridge has estimated the tokens. */
+  /** True if the bridge has estimated the tokens. */
   estimated: z.boolean(),
   stream: z.boolean(),
   outcome: z.enum(['ok', 'cancelled', 'upstream-error', 'upstream-lost', 'refused']),
-  /** Milliseconds until the first byte; null: there was none. */
+  /** Milliseconds until the first byte; `null` if there was none. */
   firstByteMs: z.number().nullable(),
   // Older records lack all of the following.
-  /** Milliseconds until its turn at the model server, and for its part of a budget. */
+  /** Milliseconds until its turn at the model server, including the wait for its budget. */
   queueMs: z.number().optional(),
-  /** The API that the sandbox spoke. */
   dialect: z.string().optional(),
-  /** Only of requests that were answered, as the next three: the name in `models.toml`. Null: a cassette has answered. */
+  /**
+   * Name in `models.toml`; `null` if a cassette answered. Like the next three, only present if the request was
+   * answered.
+   */
   upstream: z.string().nullable().optional(),
-  /** The upstream's name of the model. */
   upstreamModel: z.string().optional(),
-  /** Billionths of a dollar; null: the route has no price. 0 if no model server was asked. */
+  /** Billionths of a dollar; `null` if the route has no price, 0 if no model server was asked. */
   costNanoDollars: z.number().nullable().optional(),
-  /** Null: there is no trace. */
+  /** `null` if there is no trace. */
   traceId: z.string().nullable().optional(),
-  /** Names of tools that the answer called: the first 16, each once. */
+  /** The first 16 different names of tools that the answer called. */
   tools: z.array(z.string()).readonly().optional(),
   toolCalls: z.number().int().positive().optional(),
   /** The answer came from the cache: no model server had the request, and it used no tokens. */
   cached: z.literal(true).optional(),
   /** The answer came from a cassette: no model server had the request. */
   replayed: z.literal(true).optional(),
-  /** The code of the refusal, such as `budget_spent`. */
   refusal: z.string().optional(),
-  /** SHA-256, hexadecimal, of what was asked and of the text of the answer; docs/tenants.md says of what exactly. */
+  /** SHA-256 in hexadecimal of the request and of the answer's text; docs/tenants.md says of what exactly. */
   sha256: z.object({ request: z.string().optional(), answer: z.string().optional() }).optional(),
   /** The record in the log of contents: its number and the SHA-256 of its line. */
   content: z.object({ seq: z.number().int().positive(), sha256: z.string() }).optional(),
-  /** Refused requests of this sandbox since its last record that have none. */
+  /** Number of refused requests of this sandbox since its last record that were not recorded. */
   leftOut: z.number().int().positive().optional(),
 });
 export type ModelUse = z.infer<typeof modelUse>;
 
 const record = z.object({
-  /** From 1, without a gap, also over files. */
+  /** From 1, without a gap, continued across files. */
   seq: z.number().int().positive(),
   /** Time of the answer, ISO 8601, UTC. */
   at: z.string(),
-  /** Null: the operator; for a refused key: nobody. */
+  /** `null` for the operator, and for a refused key. */
   tenant: z.string().nullable(),
-  /** Id of the key, or `socket`, `daemon`, `sandbox`; null: no valid key. */
+  /** Id of the key, or `socket`, `daemon`, `sandbox`; `null` without a valid key. */
   key: z.string().nullable(),
   /** The method and the pattern of the path: never ids, queries or bodies. */
   call: z.string(),
-  /** Id of the sandbox or snapshot; null: none. */
+  /** Id of the sandbox or snapshot, if any. */
   target: z.string().nullable(),
-  /** HTTP status. */
   status: z.number().int(),
-  /** Time until the answer, milliseconds. */
+  /** Time until the answer. */
   ms: z.number(),
-  /** Only in the log of model requests. */
   model: modelUse.optional(),
   /** Only in the log of contents: the request and the answer. */
   content: z.record(z.string(), z.unknown()).optional(),
-  /** Records before this one that could not be kept. */
+  /** Number of lost records before this one. */
   lost: z.number().int().positive().optional(),
   prev: z.string().regex(/^[0-9a-f]{64}$/),
 });
@@ -82,9 +79,9 @@ export type AuditRecord = z.infer<typeof record>;
 export const NO_PREVIOUS = '0'.repeat(64);
 
 export interface ChainEnd {
-  /** 0: no record yet. */
+  /** 0 before the first record. */
   readonly seq: number;
-  /** SHA-256 of the line, hexadecimal. */
+  /** SHA-256 of the line, in hexadecimal. */
   readonly hash: string;
 }
 
@@ -94,7 +91,7 @@ export function lineHash(line: string): string {
   return createHash('sha256').update(line).digest('hex');
 }
 
-/** Null: not a record. */
+/** `null` if it is not a record. */
 export function parseRecord(line: string): AuditRecord | null {
   try {
     return record.parse(JSON.parse(line));
@@ -104,7 +101,6 @@ export function parseRecord(line: string): AuditRecord | null {
   }
 }
 
-/** Checks lines one after another. */
 export class ChainCheck {
   readonly #problems: string[] = [];
   #problemCount = 0;
@@ -112,14 +108,14 @@ export class ChainCheck {
   #first: AuditRecord | null = null;
   #lastAt: string | null = null;
   #count = 0;
-  /** The end that is known from elsewhere, and whether it was met. */
+  /** The end known from elsewhere, and whether it was found. */
   readonly #known: ChainEnd | null;
 
   readonly #firstSeq: number | null;
 
   /**
-   * @param known a record that must be there; null: none is known
-   * @param firstSeq number of the first record; null: any
+   * @param known a record that must exist; `null` if none is known
+   * @param firstSeq number of the first record; `null` for any
    */
   constructor(known: ChainEnd | null, firstSeq: number | null) {
     this.#known = known;
@@ -135,7 +131,7 @@ export class ChainCheck {
     this.#lastAt = one?.at ?? this.#lastAt;
     if (one === null) {
       this.#report(`${where} is not a record: it was changed`);
-      // The next one says by its number whether this was one line.
+      // The number in the next line shows whether this was one line.
       if (last !== null) this.#last = { seq: last.seq + 1, hash, where };
       return;
     }
@@ -184,15 +180,14 @@ const PROBLEMS_SHOWN_MAX = 20;
 
 export interface ChainReport {
   readonly records: number;
-  /** Null: there is no record. */
+  /** `null` without a record. */
   readonly firstSeq: number | null;
   readonly lastSeq: number | null;
   /** Keep it elsewhere: anyone who can write to the files can write a whole new chain. */
   readonly lastHash: string | null;
-  /** Times of these records, as they say. */
   readonly firstAt: string | null;
   readonly lastAt: string | null;
-  /** The first ones, each with its place. */
+  /** The first problems, each with its place. */
   readonly problems: readonly string[];
   readonly problemCount: number;
 }

@@ -41,7 +41,7 @@ async function filled(count: number): Promise<string[]> {
 }
 
 describe('AuditLog', () => {
-  it('keeps a record per call, in files of their owner alone', async () => {
+  it('keeps a record per call, in files that only their owner can read', async () => {
     const [first] = await filled(3);
     expect(parseRecord(first ?? '')).toMatchObject({
       seq: 1,
@@ -57,14 +57,14 @@ describe('AuditLog', () => {
     expect(statSync(join(home, 'audit')).mode & 0o777).toBe(0o700);
   });
 
-  it('continues the chain in the next daemon, also after a line that was written in part', async () => {
+  it('continues the chain in the next daemon, even after a partly written line', async () => {
     await filled(2);
     appendFileSync(current(), '{"seq":3,"at":"20');
     await filled(2);
     expect(await verifyAudit(home)).toMatchObject({ records: 4, lastSeq: 4, problems: [] });
   });
 
-  it('begins new files, removes the oldest, and the chain goes through all', async () => {
+  it('rotates files, removes the oldest, and continues the chain through all', async () => {
     await using log = await openLog({ limits: { fileBytesMax: 500, filesMax: 3 } });
     for (let n = 1; n <= 40; n += 1) {
       log.note(call(n));
@@ -79,7 +79,7 @@ describe('AuditLog', () => {
     expect((await verifyAudit(home, 2)).problems).toEqual([expect.stringMatching(/records \d+ to \d+ are missing/)]);
   });
 
-  it('verify finds nothing wrong while files become full and the oldest go', async () => {
+  it('verify finds nothing wrong while files are rotated', async () => {
     await using log = await openLog({ limits: { fileBytesMax: 500, filesMax: 20 } });
     const writing = (async () => {
       for (let n = 1; n <= 300; n += 1) {
@@ -123,7 +123,7 @@ describe('AuditLog', () => {
     expect(await verifyAudit(home)).toMatchObject({ records: 30, lastSeq: 30, problems: [] });
   });
 
-  it('verify: a home without a log is not one whose log is unchanged', async () => {
+  it('verify: distinguishes a missing log from an unchanged one', async () => {
     await expect(verifyAudit(home)).rejects.toMatchObject({ code: 'not_found' });
     await expect(verifyAuditFiles([join(home, 'nothing')])).rejects.toMatchObject({
       code: 'not_found',
@@ -132,13 +132,13 @@ describe('AuditLog', () => {
     await expect(verifyAuditFiles([home])).rejects.toMatchObject({ code: 'file_failed' });
   });
 
-  it('verify: without the current file, its records are missing', async () => {
+  it('verify: reports the records of a missing current file', async () => {
     await filled(3);
     rmSync(current());
     expect(await problems()).toEqual(['records 1 to 3 are missing at the end']);
   });
 
-  it('calls of strangers do not push out the others’', async () => {
+  it('records of strangers do not evict others', async () => {
     await using log = await openLog();
     for (let n = 0; n < 1000; n += 1) log.note({ ...call(n), caller: null, status: 401 });
     log.note(call(1));
@@ -148,7 +148,7 @@ describe('AuditLog', () => {
     expect(parseRecord(lines.at(-1) ?? '')).toMatchObject({ tenant: 'acme', lost: 950 });
   });
 
-  it('while the disk is full, calls go on; what was lost is counted, and no line is torn', async () => {
+  it('while the disk is full, calls continue; lost records are counted, and no line is torn', async () => {
     let isFull = false;
     const openFile = async (path: string) => {
       const file = await open(path, 'a', 0o600);
@@ -180,7 +180,7 @@ describe('AuditLog', () => {
     expect(await problems()).toEqual([]);
   });
 
-  it('a part of a line that a failing disk took is cut off before the next, also later', async () => {
+  it('a partial line left by a failing disk is cut off before the next one, even later', async () => {
     const failing = { append: 0, truncate: 0 };
     const openFile = async (path: string) => {
       const file = await open(path, 'a', 0o600);
@@ -206,7 +206,7 @@ describe('AuditLog', () => {
     expect(await verifyAudit(home)).toMatchObject({ records: 10, problems: [] });
   });
 
-  it('what was lost last is said at the end, by a record or by the daemon’s log', async () => {
+  it('records lost last are reported at the end, by a record or in the daemon’s log', async () => {
     {
       await using log = await openLog({ limits: { waitingMax: 1 } });
       for (let n = 1; n <= 4; n += 1) log.note(call(n));
@@ -228,7 +228,7 @@ describe('AuditLog', () => {
     expect(counts.at(-1)).toEqual({ count: 4 });
   });
 
-  it('while the disk is full, bounds the bytes that wait, and writes the rest in batches later', async () => {
+  it('while the disk is full, bounds the waiting bytes, and writes the rest in batches later', async () => {
     let isFull = true;
     const writes: number[] = [];
     const openFile = async (path: string) => {
@@ -263,7 +263,7 @@ describe('AuditLog', () => {
     expect(parseRecord(last.trimEnd().split('\n').at(-1) ?? '')?.lost).toBe(70);
   });
 
-  it('lines that come while others are written are not lost', async () => {
+  it('keeps lines that arrive while others are written', async () => {
     await using log = await openLog();
     log.note(call(1));
     const flushed = log.flush();
@@ -275,7 +275,7 @@ describe('AuditLog', () => {
 });
 
 describe('verifyAudit', () => {
-  it('says which line was changed', async () => {
+  it('reports which line was changed', async () => {
     const lines = await filled(5);
     for (const at of [0, 2, 4]) {
       write(lines.with(at, (lines[at] ?? '').replace('"status":200', '"status":404')));
@@ -283,7 +283,7 @@ describe('verifyAudit', () => {
     }
   });
 
-  it('says which lines are missing: at the beginning, in the middle, at the end', async () => {
+  it('reports which lines are missing: at the beginning, in the middle, at the end', async () => {
     const lines = await filled(5);
     write(lines.slice(0, 1).concat(lines.slice(3)));
     expect(await problems()).toEqual([expect.stringContaining('records 2 to 3 are missing')]);
@@ -293,14 +293,14 @@ describe('verifyAudit', () => {
     expect(await problems()).toEqual([expect.stringContaining('records 1 to 2 are missing')]);
   });
 
-  it('a daemon that starts after a cut end does not hide it', async () => {
+  it('detects a truncated end even after a daemon has started', async () => {
     const lines = await filled(5);
     write(lines.slice(0, 3));
     await filled(1);
     expect(await problems()).toEqual([expect.stringContaining('records 4 to 5 are missing')]);
   });
 
-  it('says which lines are reordered, repeated, or no records', async () => {
+  it('reports which lines are reordered, repeated, or no records', async () => {
     const lines = await filled(4);
     write([0, 2, 1, 3].map((at) => lines[at] ?? ''));
     expect((await problems()).join()).toContain('record 2 is out of order, after record 3');

@@ -3,13 +3,14 @@
  *
  *     HOME/audit/         0700
  *       audit.jsonl       0600, only appended to
- *       audit-SEQ.jsonl   full ones; SEQ: their first record
- *       head.json         the last record, against a cut end
- *       models/           the same for requests to models, so that sandboxes do not push out the records of calls
- *       content/          the same for what was asked and answered, so that long texts do not push out those records
+ *       audit-SEQ.jsonl   full files; SEQ: their first record
+ *       head.json         the last record, to detect a truncated end
+ *       models/           the same for model requests, so that sandboxes do not evict records of calls
+ *       content/          the same for requests' contents, so that long texts do not evict those records
  *
- * Calls do not wait for the disk: lines are written in batches, at least every `flushMs`. While the disk is full, calls go
- * on and lines wait in memory; beyond `waitingMax` and `waitingCharactersMax` they are dropped, and the next record says how many.
+ * Calls do not wait for the disk: lines are written in batches, at least every `flushMs`. While the disk is full, calls
+ * continue and lines wait in memory; beyond `waitingMax` and `waitingCharactersMax` they are dropped, and the next
+ * record has their number.
  */
 import { createReadStream } from 'node:fs';
 import { rename, rm } from 'node:fs/promises';
@@ -56,16 +57,14 @@ export type { AuditFile, AuditKind } from './audit-files.ts';
 
 export const AUDIT_LIMITS = {
   flushMs: 200,
-  /** Lines that wait for the disk. */
   waitingMax: 10_000,
   /** Characters of these lines, whose bytes may be three times as many. */
   waitingCharactersMax: 16 * MIB,
-  /** Written at once. */
   batchCharactersMax: MIB,
   fileBytesMax: 64 * 1024 * 1024,
-  /** Full files; the oldest goes. */
+  /** Full files; the oldest is removed. */
   filesMax: 16,
-  /** Records of callers without a valid key, who must not push out the others' records. */
+  /** Rate of records of callers without a valid key, who must not evict the others' records. */
   strangers: { size: 50, refillPerSecond: 5 },
   callCharactersMax: 200,
 } as const;
@@ -74,7 +73,7 @@ type Limits = Omit<typeof AUDIT_LIMITS, keyof NonNullable<AuditParts['limits']>>
   Required<NonNullable<AuditParts['limits']>>;
 
 export interface AuditedCall {
-  /** Null: no valid key. */
+  /** `null` without a valid key. */
   readonly caller: Caller | null;
   readonly call: string;
   readonly target: string | null;
@@ -86,7 +85,7 @@ export interface AuditedCall {
 
 /** Takes records; never throws. */
 export interface AuditSink {
-  /** @returns the record's place in the chain; null: it was dropped */
+  /** @returns the record's place in the chain; `null` if it was dropped */
   note(call: AuditedCall): ChainEnd | null;
 }
 
@@ -100,11 +99,10 @@ export interface AuditParts {
   readonly limits?: {
     readonly [K in 'waitingMax' | 'waitingCharactersMax' | 'fileBytesMax' | 'filesMax']?: number;
   };
-  /** For tests: opens the current file to append to it. */
+  /** For tests: opens the current file for appending. */
   readonly open?: (path: string) => Promise<AuditFile>;
 }
 
-/** A line that waits, and the chain with it. */
 interface Line {
   readonly line: string;
   readonly end: ChainEnd;
@@ -127,9 +125,9 @@ export class AuditLog implements AuditSink, AsyncDisposable {
   #cancelFlush: (() => void) | undefined;
   #flushing: Promise<void> = Promise.resolve();
   #isFailing = false;
-  /** The current file may end with a part of a line, which must be cut off before anything follows. */
+  /** True if the current file may end with a partial line, which must be cut off before anything follows. */
   #isTorn = false;
-  /** The current file has its final name, and there is no other yet. */
+  /** True if the current file has its final name, and there is no new one yet. */
   #isRenamed = false;
   #isClosed = false;
 
@@ -144,7 +142,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
     this.#end = opened.end;
   }
 
-  /** Continues the chain; cuts off a last line that a killed daemon wrote in part. @throws TenantError `file_failed` */
+  /** Continues the chain; cuts off a last line that a killed daemon wrote partly. @throws TenantError `file_failed` */
   static async open(parts: AuditParts): Promise<AuditLog> {
     try {
       return new AuditLog(parts, await openFiles(auditDir(parts.homeDir, parts.kind), parts.open ?? openCurrent));
@@ -205,7 +203,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
   }
 
   async #write(): Promise<void> {
-    // More lines may come meanwhile.
+    // More lines may arrive meanwhile.
     let left = this.#waiting.length;
     if (left === 0) return;
     try {
@@ -246,7 +244,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
     return batch.length;
   }
 
-  /** A part that a full disk took is cut off again: the lines stay in memory. */
+  /** Cuts off what a full disk wrote partly: the lines stay in memory. */
   async #append(bytes: Buffer): Promise<void> {
     try {
       await this.#file.appendFile(bytes);
@@ -264,7 +262,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
 
   async #rotate(nextSeq: number): Promise<void> {
     const current = join(this.#dir, CURRENT);
-    // After a failure below, the next attempt finds the file renamed already.
+    // After a failure below, the next attempt finds the file already renamed.
     if (!this.#isRenamed) {
       const full = join(this.#dir, `audit-${String(this.#firstSeq).padStart(12, '0')}.jsonl`);
       await rename(current, full);
@@ -286,7 +284,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
     if (this.#isClosed) return;
     this.#isClosed = true;
     if (this.#lost > 0) {
-      // No later record will say it.
+      // No later record would report it.
       this.#add({ caller: null, call: END, target: null, status: 0, ms: 0 });
     }
     await this.flush();
@@ -299,10 +297,10 @@ export class AuditLog implements AuditSink, AsyncDisposable {
 }
 
 /**
- * Checks the files of a home, oldest first. A daemon may write meanwhile: what is wrong counts only if no file became
- * full and none was removed since they were listed.
- * @param filesMax full files beyond which the daemon has removed the oldest
- * @throws TenantError `not_found`: there is no log; `file_failed`
+ * Checks the files of a home, oldest first. A daemon may write meanwhile, so problems count only if no file was rotated
+ * or removed since they were listed.
+ * @param filesMax number of full files beyond which the daemon removes the oldest
+ * @throws TenantError `not_found` without a log; `file_failed`
  */
 export async function verifyAudit(
   homeDir: string,
@@ -328,15 +326,12 @@ async function verifyFiles(dir: string, { full, current }: LogFiles, filesMax: n
   return await verify(paths, known, full.length < filesMax ? 1 : Number(oldest));
 }
 
-/** The file that is written to. It may be missing, as it is while a full one is renamed. */
+/** The file that is written to. Missing while a full one is being renamed. */
 export function auditPath(homeDir: string, kind: AuditKind): string {
   return join(auditDir(homeDir, kind), CURRENT);
 }
 
-/**
- * The full files of a log, oldest first.
- * @throws TenantError `not_found`, `file_failed`
- */
+/** The full files of a log, oldest first. @throws TenantError `not_found`, `file_failed` */
 export async function fullAuditFiles(
   homeDir: string,
   kind: AuditKind,

@@ -1,29 +1,28 @@
-/** Who sends a request, and the sandboxes that this caller sees. */
+/** Identifies the caller of a request, and the sandboxes that this caller sees. */
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 
 export interface Caller {
-  /** Null: the operator, who sees all sandboxes. */
+  /** `null` for the operator, who sees all sandboxes. */
   readonly tenant: string | null;
-  /** Id of the key; for the operator how it came: `socket` or `daemon` (the daemon's own key). */
+  /** Id of the key. For the operator, how the request came: `socket` or `daemon` (the daemon's own key). */
   readonly key: string;
 }
 
 /** This user and root, at the unix socket. */
 export const SOCKET_CALLER: Caller = { tenant: null, key: 'socket' };
-/** Holder of the daemon's own key. */
 export const DAEMON_KEY_CALLER: Caller = { tenant: null, key: 'daemon' };
 
 export interface Callers {
-  /** The owner of a key; null for a wrong, unknown or revoked one. Never throws. */
+  /** The owner of a key; `null` for a wrong, unknown or revoked one. Never throws. */
   identify(key: string): Caller | null;
-  /** Whether a tenant's key, by its id, is certainly no longer valid: while keys can't be read, it may be. Never throws. */
+  /** True if a tenant's key, by its id, is certainly invalid; false while keys can't be read. Never throws. */
   isRevoked(keyId: string): boolean;
-  /** The control plane of a tenant; null: the operator's. */
+  /** The control plane of a tenant; `null` for the operator. */
   planeOf(tenant: string | null): ControlPlane;
 }
 
-/** A daemon without tenants. @param apiKey null: no key opens it */
+/** A daemon without tenants. @param apiKey `null` to accept no key */
 export function operatorOnly(control: ControlPlane, apiKey: string | null): Callers {
   return {
     identify: (key) => (apiKey !== null && equalInConstantTime(key, apiKey) ? DAEMON_KEY_CALLER : null),
@@ -38,8 +37,8 @@ export function equalInConstantTime(a: string, b: string): boolean {
 }
 
 /**
- * SHA-256. A slow hash protects passwords, which can be guessed; a key has 192 random bits, so nobody finds it from its
- * digest at any speed, and a slow hash would only let strangers burn the daemon's CPU with wrong keys.
+ * SHA-256. A slow hash protects passwords, which can be guessed. A key has 192 random bits, so it can't be found from
+ * its digest at any speed, and a slow hash would only let strangers waste the daemon's CPU with wrong keys.
  */
 export function keyDigest(key: string): Buffer {
   return createHash('sha256').update(key).digest();

@@ -1,6 +1,6 @@
 /**
- * A directory of small JSON files, each of which appears and changes by a rename: every file is whole at any moment, and
- * two commands at once do not meet. Directory 0700, files 0600.
+ * A directory of small JSON files. Each is created and changed by a rename, so it is always whole, and concurrent
+ * commands do not conflict. Directory 0700, files 0600.
  */
 import { randomBytes } from 'node:crypto';
 import { chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -16,7 +16,6 @@ import { TENANT_LIMITS } from './limits.ts';
 
 export interface FileKind<T> {
   readonly dir: string;
-  /** What a file is, for messages. */
   readonly what: string;
   /** Pattern of the names, without `.json`. */
   readonly name: RegExp;
@@ -35,7 +34,7 @@ export class JsonFiles<T> {
     return this.#kind.dir;
   }
 
-  /** Without `.json`; drafts of a killed command are not among them. */
+  /** Without `.json`; excludes drafts of a killed command. */
   names(): readonly string[] {
     try {
       return readdirSync(this.dir)
@@ -95,18 +94,18 @@ export class JsonFiles<T> {
 }
 
 /**
- * The files as a running daemon sees them. It looks at the directory's time for each request, and reads the files again
- * after a change. Two changes within one tick of the file system's clock have one time, so a directory that has just
- * changed is read for every request until its time is `filesFreshMs` old.
+ * The files as a running daemon sees them. Checks the directory's time for each request, and reads the files again
+ * after a change. Two changes within one tick of the file system's clock have the same time, so a directory that has
+ * just changed is read for every request until its time is `filesFreshMs` old.
  */
 export class WatchedFiles<T> {
   readonly #files: JsonFiles<T>;
   readonly #clock: Clock;
   readonly #log: Log;
   #values: readonly T[] = [];
-  /** Counts changes, for callers that keep what they made of the values. */
+  /** Counts changes, for callers that cache derived values. */
   #version = 0;
-  /** Time of the directory that was read, nanoseconds; null: it must be read. */
+  /** Time of the directory that was read, in nanoseconds; `null` if it must be read. */
   #readAtNs: bigint | null = null;
   /** Why files were ignored at the last reading, by name. */
   #ignored: ReadonlyMap<string, string> = new Map();
@@ -118,8 +117,8 @@ export class WatchedFiles<T> {
   }
 
   /**
-   * Without files that can't be read, each of which is logged. Never throws.
-   * @returns null if the directory itself can't be read
+   * Excludes unreadable files, each of which is logged. Never throws.
+   * @returns `null` if the directory itself can't be read
    */
   current(): WatchedValues<T> | null {
     try {
@@ -142,7 +141,9 @@ export class WatchedFiles<T> {
     }
   }
 
-  /** @returns false: the system failed to read a file, which may work the next time, without a change of the directory */
+  /**
+   * @returns false if the system failed to read a file, which may work the next time without a change of the directory
+   */
   #readAll(isThere: boolean): boolean {
     const values: T[] = [];
     const ignored = new Map<string, string>();
@@ -166,7 +167,6 @@ export class WatchedFiles<T> {
 
 export interface WatchedValues<T> {
   readonly values: readonly T[];
-  /** Names of files that can't be read. */
   readonly ignored: ReadonlySet<string>;
   readonly version: number;
 }

@@ -32,12 +32,12 @@ afterEach(() => rmSync(home, { recursive: true, force: true }));
 const pathOf = (id: string): string => join(home, 'keys', `${id}.json`);
 
 describe('KeyStore', () => {
-  it('makes keys that older clients of E2B take', () => {
+  it('creates keys that older clients of E2B accept', () => {
     const { key } = store.create('acme', null);
     expect(key).toMatch(/^e2b_[0-9a-f]{48}$/);
   });
 
-  it('keeps the digest, and the key nowhere; files are their owner’s alone', () => {
+  it('keeps only the digest of a key, in files that only their owner can read', () => {
     const { key, info } = store.create('acme', 'ci');
     expect(readdirSync(join(home, 'keys'))).toEqual([`${info.id}.json`]);
     const text = readFileSync(pathOf(info.id), 'utf8');
@@ -46,7 +46,7 @@ describe('KeyStore', () => {
     expect(statSync(join(home, 'keys')).mode & 0o777).toBe(0o700);
   });
 
-  it('lists keys without their digests, revoked ones included', () => {
+  it('lists keys without their digests, including revoked ones', () => {
     const first = store.create('acme', 'ci').info;
     const second = store.create('beta', null).info;
     store.revoke(first.id);
@@ -64,14 +64,14 @@ describe('KeyStore', () => {
     expect(() => store.create('acme', label)).toThrow("a key's name");
   });
 
-  it.each(['../../api-key', 'aaaaaaaaaaaa', ''])('revoke: knows no key %j', (id) => {
+  it.each(['../../api-key', 'aaaaaaaaaaaa', ''])('revoke: refuses the unknown key %j', (id) => {
     store.create('acme', null);
     expect(() => store.revoke(id)).toThrow('there is no key');
   });
 });
 
 describe('KnownKeys', () => {
-  it('tells a tenant from an earlier one of the same name', () => {
+  it('distinguishes a tenant from an earlier one of the same name', () => {
     const { id } = store.create('acme', null).info;
     const first = known.incarnationOf('acme');
     store.create('acme', null);
@@ -97,7 +97,7 @@ describe('KnownKeys', () => {
     expect(known.identify(second.key)?.tenant).toBe('beta');
   });
 
-  it('notices changes that follow within one tick of the file system’s clock', () => {
+  it('notices changes within one tick of the file system’s clock', () => {
     for (let n = 0; n < 50; n += 1) {
       const { key, info } = store.create('acme', null);
       expect(known.identify(key)).not.toBeNull();
@@ -137,7 +137,7 @@ describe('KnownKeys', () => {
     expect(known.isRevoked(info.id)).toBe(true);
   });
 
-  it('takes no file as another key’s', () => {
+  it('ignores a file renamed to another key’s id', () => {
     const { info } = store.create('acme', null);
     const other = store.create('beta', null);
     writeFileSync(pathOf(info.id), readFileSync(pathOf(other.info.id), 'utf8'));

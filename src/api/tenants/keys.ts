@@ -3,7 +3,8 @@
  *
  *     HOME/keys/ID.json     {id, tenant, name, sha256, createdAtMs, revokedAtMs}
  *
- * The id is the beginning of the key's digest: the holder of a key can compute its id, but nobody can compute the key from its id.
+ * The id is the beginning of the key's digest: the holder of a key can compute its id, but the key can't be computed
+ * from its id.
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { join } from 'node:path';
@@ -38,7 +39,7 @@ export type KeyInfo = Omit<KeyFile, 'sha256'>;
 const filesOf = (homeDir: string): JsonFiles<KeyFile> =>
   new JsonFiles({ dir: join(homeDir, 'keys'), what: 'the key', name: ID, schema: keyFile, nameOf: ({ id }) => id });
 
-/** Of a directory that can't be read. */
+/** Used for a directory that can't be read. */
 const NOTHING = { values: [], ignored: new Set<string>(), version: 0 };
 
 /** The keys of a home, for the commands. */
@@ -52,7 +53,7 @@ export class KeyStore {
   }
 
   /**
-   * Makes a key, which is nowhere afterwards but in the answer.
+   * Creates a key, which exists afterwards only in the answer.
    * @throws TenantError `invalid`, `too_many`, `file_failed`
    */
   create(tenant: string, name: string | null): { readonly info: KeyInfo; readonly key: string } {
@@ -66,7 +67,7 @@ export class KeyStore {
         remedy: `remove files of revoked keys from ${this.#files.dir}`,
       });
     }
-    // Clients of E2B up to version 2.45 take only keys like this.
+    // Clients of E2B up to version 2.45 accept only keys of this form.
     const key = `e2b_${randomBytes(KEY_BYTES).toString('hex')}`;
     const sha256 = keyDigest(key).toString('hex');
     const id = sha256.slice(0, ID_HEX_DIGITS);
@@ -76,7 +77,7 @@ export class KeyStore {
     return { info: infoOf(file), key };
   }
 
-  /** Oldest first, revoked ones included. @throws TenantError `file_failed` */
+  /** Oldest first, including revoked ones. @throws TenantError `file_failed` */
   list(): readonly KeyInfo[] {
     return this.#files
       .names()
@@ -84,7 +85,7 @@ export class KeyStore {
       .sort((a, b) => a.createdAtMs - b.createdAtMs || (a.id < b.id ? -1 : 1));
   }
 
-  /** The daemon refuses the key from now on. Does nothing if it is revoked already. @throws TenantError `not_found` */
+  /** The daemon refuses the key from now on. Does nothing if it is already revoked. @throws TenantError `not_found` */
   revoke(id: string): KeyInfo {
     if (!this.#files.names().includes(id)) {
       throw new TenantError('not_found', `there is no key ${id}`, { remedy: 'neurovisor key ls' });
@@ -108,30 +109,30 @@ export class KnownKeys {
     this.#files = new WatchedFiles(filesOf(homeDir), clock, log);
   }
 
-  /** The owner of a key; null for an unknown or revoked one, and while the files can't be read. Never throws. */
+  /** The owner of a key; `null` for an unknown or revoked one, and while the files can't be read. Never throws. */
   identify(key: string): Caller | null {
     this.#refresh();
     const digest = keyDigest(key);
     const found = this.#byDigest.get(digest.toString('hex'));
-    // The same work whether or not there is such a key.
+    // Takes the same time whether or not such a key exists.
     const isSame = timingSafeEqual(digest, Buffer.from(found?.sha256 ?? NO_DIGEST, 'hex'));
     const isUsable = isSame && found !== undefined && found.revokedAtMs === null;
     return isUsable ? { tenant: found.tenant, key: found.id } : null;
   }
 
   /**
-   * Tells a tenant from an earlier one of the same name: by its oldest valid key, so it also changes when that is revoked.
-   * Never throws.
+   * Distinguishes a tenant from an earlier one of the same name by its oldest valid key, so it also changes when that
+   * is revoked. Never throws.
    */
   incarnationOf(tenant: string): string {
     this.#refresh();
     const valid = [...this.#byDigest.values()].filter((one) => one.tenant === tenant && one.revokedAtMs === null);
     valid.sort((a, b) => a.createdAtMs - b.createdAtMs || (a.id < b.id ? -1 : 1));
-    // No name of a tenant has a space.
+    // Names of tenants contain no space.
     return `${tenant} ${valid[0]?.id ?? ''}`;
   }
 
-  /** Whether anybody has a key that is valid, or it can't be told. Never throws. */
+  /** True if a valid key exists, or this is unknown. Never throws. */
   hasTenants(): boolean {
     if (!this.#refresh() || this.#ignored.size > 0) return true;
     return [...this.#byDigest.values()].some((one) => one.revokedAtMs === null);
@@ -143,7 +144,7 @@ export class KnownKeys {
     return ![...this.#byDigest.values()].some((one) => one.id === id && one.revokedAtMs === null);
   }
 
-  /** No key opens the daemon while it can't be told whether it is revoked. @returns false: it can't be told */
+  /** While it is unknown whether keys are revoked, none is accepted. @returns false if it is unknown */
   #refresh(): boolean {
     const current = this.#files.current();
     const { values, ignored, version } = current ?? NOTHING;

@@ -1,19 +1,18 @@
 /** Limits of tenants, their keys and their records. */
 export const TENANT_LIMITS = {
-  /** Key files in a home, revoked ones included: the daemon reads all of them after a change. */
+  /** Key files in a home, including revoked ones: the daemon reads all of them after a change. */
   keysMax: 4096,
   keyLabelCharactersMax: 64,
   /** A file of a key or tenant has about 300 bytes; a larger one is not ours. */
   fileBytesMax: 4096,
-  /** Time after the last change of files during which they are read again for each request, milliseconds. */
+  /** Time after the last change of files during which they are read again for each request. */
   filesFreshMs: 1000,
-  /** Time between two writes of a file that follows counts, milliseconds. */
+  /** Time between two writes of a file that follows counts. */
   savedMs: 1000,
-  /** Tenants whose budgets `/metrics` shows. */
   budgetSeriesMax: 100,
   /** Ended sandboxes whose owner is remembered for model requests that end after them; the oldest is forgotten. */
   endedMax: 10_000,
-  /** Retry delay if a quota is used up and nobody knows until when, milliseconds. */
+  /** Retry delay if a quota is used up and the end of that is unknown. */
   retryMs: 5000,
 } as const;
 

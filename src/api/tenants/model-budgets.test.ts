@@ -43,7 +43,7 @@ beforeEach(async () => {
 });
 afterEach(() => rm(homeDir, { recursive: true, force: true }));
 
-it('ModelBudgets: a sandbox shares the budget of its tenant and that of the host, as they are now', async () => {
+it('ModelBudgets: a sandbox shares the current budgets of its tenant and of the host', async () => {
   await using budgets = await open();
   const host = { account: HOST_ACCOUNT, limits: LIMITS };
   expect(budgets.of('acme')).toEqual([{ account: ACME, limits: limits['acme'] }, host]);
@@ -53,7 +53,7 @@ it('ModelBudgets: a sandbox shares the budget of its tenant and that of the host
   expect(budgets.list()).toEqual([]);
 });
 
-it('ModelBudgets: a restart keeps what was used in each window, and the next window ends it', async () => {
+it('ModelBudgets: a restart keeps the use of each window, and the next window resets it', async () => {
   {
     await using budgets = await open();
     const used = new Map([
@@ -87,13 +87,13 @@ it('ModelBudgets: a restart keeps what was used in each window, and the next win
     again.note(null, () => null);
     again.note('other', (account) => (account === 'tenant:other' ? useNow() : null));
   }
-  // Only what some window still counts is written.
+  // Only use that a window still counts is written.
   const kept = Object.keys(JSON.parse(await readFile(path(), 'utf8')) as object);
   expect(kept).toEqual([...(clock.wall() % (2 * HOUR) < HOUR ? [] : [ACME]), 'tenant:other']);
   expect(errors).toEqual([]);
 });
 
-it('ModelBudgets: a use is on disk soon, also if the daemon is killed', async () => {
+it('ModelBudgets: a use is on disk soon, even if the daemon is killed', async () => {
   await using budgets = await open();
   budgets.note('acme', () => useNow());
   clock.advance(TENANT_LIMITS.savedMs);
@@ -102,7 +102,7 @@ it('ModelBudgets: a use is on disk soon, also if the daemon is killed', async ()
     .toContain('"tenant:acme":{"inputTokens":1');
 });
 
-it('ModelBudgets: a damaged file begins anew, and the log says so', async () => {
+it('ModelBudgets: a damaged file is replaced, with a warning in the log', async () => {
   for (const text of ['{', '[]', '{"host":{"window":1}}', '{"host":null}']) {
     await writeFile(path(), text);
     await using budgets = await open();
@@ -111,7 +111,7 @@ it('ModelBudgets: a damaged file begins anew, and the log says so', async () => 
   expect(errors).toHaveLength(4);
 });
 
-it('ModelBudgets: at most so many tenants have series', async () => {
+it('ModelBudgets: limits the tenants with series', async () => {
   limits = Object.fromEntries(Array.from({ length: 150 }, (_, n) => [`t${n}`, LIMITS]));
   await using budgets = await open();
   const counts = budgets.metrics().map(({ samples }) => [...samples()].length);

@@ -1,7 +1,7 @@
 /**
- * The budgets for models that sandboxes share: of a tenant, and of all sandboxes of the host. Their limits are settings in
- * the home, which hold as soon as they change. What was used in a window is in a file, so that a restart of the daemon
- * gives nothing anew; the bridge counts.
+ * Model budgets that sandboxes share: of a tenant, and of all sandboxes of the host. Their limits are settings in the
+ * home, which apply as soon as they change. The use in each window is in a file, so that a restart of the daemon does
+ * not reset it; the bridge counts.
  *
  *     settings ─► of ─► bridge ─► note ─► HOME/model-budgets.json, at most once a second, and at the end
  */
@@ -58,7 +58,7 @@ export class ModelBudgets implements AsyncDisposable {
     this.#parts = parts;
   }
 
-  /** A file that can't be read counts as none, and the log says so. */
+  /** An unreadable file counts as none, with a warning in the log. */
   static async open(parts: ModelBudgetsParts): Promise<ModelBudgets> {
     const { homeDir, clock, log } = parts;
     const made = new ModelBudgets(parts);
@@ -80,7 +80,7 @@ export class ModelBudgets implements AsyncDisposable {
     return this.#used;
   }
 
-  /** Those that hold now for a sandbox of the tenant; null: for one of the operator. */
+  /** The current limits for a sandbox of the tenant; `null` for one of the operator. */
   of(tenant: string | null): readonly AccountLimits[] {
     const { tenants, host } = this.#parts;
     const own = tenant === null ? null : tenants.budgetOf(tenant);
@@ -91,7 +91,10 @@ export class ModelBudgets implements AsyncDisposable {
     ];
   }
 
-  /** A request of the tenant's sandbox has ended; null: of the operator's. @param useOf what was used of an account until now */
+  /**
+   * Call when a request of the tenant's sandbox has ended; `null` for the operator's. @param useOf current use of an
+   * account
+   */
   note(tenant: string | null, useOf: (account: string) => BudgetUse | null): void {
     for (const account of [HOST_ACCOUNT, ...(tenant === null ? [] : [tenantAccount(tenant)])]) {
       const used = useOf(account);
@@ -142,12 +145,11 @@ export class ModelBudgets implements AsyncDisposable {
     ];
   }
 
-  /** Writes what is not written yet. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#file?.[Symbol.asyncDispose]();
   }
 
-  /** Without what no window counts any more. */
+  /** Excludes use that no window counts any more. */
   #current(): Readonly<Record<string, BudgetUse>> {
     const nowMs = this.#parts.clock.wall();
     return Object.fromEntries([...this.#used].filter(([, used]) => currentUse(used, used, nowMs) !== null));

@@ -1,16 +1,16 @@
-/** The owner of a sandbox or snapshot, one of its annotations: no user sets those, and forks and snapshots keep them. */
+/** The owner of a sandbox or snapshot, one of its annotations: users can't set it, and forks and snapshots keep it. */
 import type { SandboxInfo, SnapshotInfo } from '../../sandbox/contract/control.ts';
 
 const KEY = 'tenant';
 
 type Annotations = SandboxInfo['annotations'];
 
-/** Null: the operator's. */
+/** `null` for the operator's. */
 export function ownerOf({ annotations }: { readonly annotations: Annotations }): string | null {
   return Object.hasOwn(annotations, KEY) ? (annotations[KEY] ?? null) : null;
 }
 
-/** Names of snapshots are unique on a host, so a tenant's are kept with the tenant's name. */
+/** Names of snapshots are unique on a host, so a tenant's are stored with the tenant's name. */
 export const nameOnHost = (owner: string, name: string): string => `${owner}/${name}`;
 
 /** The name of a snapshot as its owner gave it. */
@@ -20,7 +20,7 @@ export function ownName(info: Pick<SnapshotInfo, 'name' | 'annotations'>): strin
   return info.name?.startsWith(prefix) === true ? info.name.slice(prefix.length) : info.name;
 }
 
-/** @param owner null: the operator */
+/** @param owner `null` for the operator */
 export function withOwner(annotations: Annotations | undefined, owner: string | null): Annotations {
   const { [KEY]: _other, ...rest } = annotations ?? {};
   return owner === null ? rest : { ...rest, [KEY]: owner };

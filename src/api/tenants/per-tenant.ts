@@ -1,4 +1,4 @@
-/** Something that each tenant has of its own, made when first needed; `null` is the operator. */
+/** One instance for each tenant, created when first needed; `null` is the operator. */
 export class PerTenant<T> {
   readonly #make: (tenant: string | null) => Promise<T>;
   readonly #made = new Map<string | null, Promise<T>>();
@@ -17,7 +17,6 @@ export class PerTenant<T> {
     return made;
   }
 
-  /** All that were made. */
   async all(): Promise<readonly T[]> {
     return await Promise.all(this.#made.values());
   }

@@ -20,7 +20,6 @@ const OPERATIONS = [
   'logs',
 ] as const;
 
-/** One call of one tenant, at a sandbox and a snapshot of anybody. */
 const step = fc.record({
   tenant: fc.constantFrom(...TENANTS),
   operation: fc.constantFrom(...OPERATIONS),
@@ -49,7 +48,7 @@ async function run(plane: ControlPlane, { operation }: Step, id: string, snapsho
   );
 }
 
-it('no tenant ever sees or changes what is another’s', async () => {
+it('no tenant ever sees or changes what belongs to another', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 40 }), async (steps) => {
       await using control = new FakeControlPlane();

@@ -5,12 +5,11 @@ import { tenantPlane } from './plane.ts';
 
 const signal = AbortSignal.abort();
 
-/** Reads a stream to its end. */
 async function drain(values: AsyncIterable<unknown>): Promise<void> {
   for await (const _value of values);
 }
 
-/** Each method, as a stranger calls it; the compiler asks for a new one. */
+/** Each method, as a stranger calls it; the compiler requires new ones. */
 const CALLS: Record<
   Exclude<keyof ControlPlane, 'host' | 'create' | 'list' | 'snapshots' | 'pools' | 'onChange'>,
   (plane: ControlPlane, id: string, snapshot: string) => Promise<unknown>
@@ -34,7 +33,7 @@ const CALLS: Record<
   events: (plane, id) => drain(plane.events(id, { follow: false })),
 };
 
-it.each(Object.entries(CALLS))('%s: a stranger gets what an unknown id gets', async (name, call) => {
+it.each(Object.entries(CALLS))('%s: answers a stranger like for an unknown id', async (name, call) => {
   const called: string[] = [];
   let isWatched = false;
   await using control = new FakeControlPlane({ before: (method) => isWatched && called.push(method) });
@@ -54,11 +53,11 @@ it.each(Object.entries(CALLS))('%s: a stranger gets what an unknown id gets', as
   expect((await failure(mine, id, snapshot.id)).replaceAll(/[a-z0-9]{20}/g, unknown)).toBe(onUnknown);
   expect(await control.get(id)).toEqual(before);
   expect(await control.snapshots()).toHaveLength(1);
-  // The plane below was only asked who owns it.
+  // The plane below was only asked for the owner.
   expect(called.filter((one) => !['get', 'snapshots'].includes(one))).toEqual([]);
 });
 
-it('create, fork, snapshot: what comes of a sandbox is its owner’s', async () => {
+it('create, fork, snapshot: the result belongs to the sandbox’s owner', async () => {
   await using control = new FakeControlPlane();
   const [mine, other] = [tenantPlane(control, 'mine'), tenantPlane(control, 'other')];
   const seen: string[] = [];
@@ -83,7 +82,7 @@ it('create, fork, snapshot: what comes of a sandbox is its owner’s', async () 
   expect(new Set(seen)).toEqual(new Set((await mine.list()).map(({ id }) => id)));
 });
 
-it('host: a tenant sees its own budget for models, neither the host’s nor another’s', async () => {
+it('host: shows a tenant only its own model budget', async () => {
   await using control = new FakeControlPlane();
   const host = await control.host();
   const limits = { requests: 1, windowMs: 1000 };
@@ -93,7 +92,7 @@ it('host: a tenant sees its own budget for models, neither the host’s nor anot
   expect((await tenantPlane(control, 'none').host()).modelBudgets).toEqual([]);
 });
 
-it('update: nobody becomes an owner by an annotation', async () => {
+it('update: an annotation can’t set an owner', async () => {
   await using control = new FakeControlPlane();
   const mine = tenantPlane(control, 'mine');
   const { id } = await mine.create({});
@@ -102,7 +101,7 @@ it('update: nobody becomes an owner by an annotation', async () => {
   expect((await mine.get(id)).annotations).toEqual({ tenant: 'mine', e2b: '{"a":1}' });
 });
 
-it('the operator’s sandboxes are nobody else’s', async () => {
+it('hides the operator’s sandboxes from tenants', async () => {
   await using control = new FakeControlPlane();
   const { id } = await control.create({});
   const mine = tenantPlane(control, 'mine');
@@ -110,7 +109,7 @@ it('the operator’s sandboxes are nobody else’s', async () => {
   await expect(mine.get(id)).rejects.toMatchObject({ code: 'not_found' });
 });
 
-it('snapshot: a tenant’s choice of the disk alone counts, with a name and without', async () => {
+it('snapshot: only the tenant’s choice of the disk applies, with a name and without', async () => {
   await using control = new FakeControlPlane();
   const asked: (SnapshotOptions | undefined)[] = [];
   const snapshot = control.snapshot.bind(control);
@@ -125,7 +124,7 @@ it('snapshot: a tenant’s choice of the disk alone counts, with a name and with
   expect(asked).toEqual([{ diskOnly: true }, { name: 'mine/base', diskOnly: true }]);
 });
 
-it('snapshot: names are each tenant’s own, and nobody learns whether another has one', async () => {
+it('snapshot: names are separate per tenant, and reveal nothing about others', async () => {
   await using control = new FakeControlPlane();
   const [mine, other] = [tenantPlane(control, 'mine'), tenantPlane(control, 'other')];
   const [first, second] = [await mine.create({}), await other.create({})];
@@ -144,7 +143,7 @@ it('snapshot: names are each tenant’s own, and nobody learns whether another h
   expect(await control.snapshots()).toEqual([]);
 });
 
-it('snapshot: a name from before names were each tenant’s own still counts', async () => {
+it('snapshot: a name from before names were per tenant still works', async () => {
   await using control = new FakeControlPlane();
   const mine = tenantPlane(control, 'mine');
   const { id } = await mine.create({});
@@ -155,7 +154,7 @@ it('snapshot: a name from before names were each tenant’s own still counts', a
   expect(await control.snapshots()).toEqual([]);
 });
 
-it('hosted models: only those of the tenant, and none by default', async () => {
+it('hosted models: allows only those of the tenant, and none by default', async () => {
   await using control = new FakeControlPlane();
   const create = async (hosted: readonly string[], wanted: readonly string[]): Promise<string> => {
     const plane = tenantPlane(control, 'acme', { hostedOf: () => hosted });

@@ -1,11 +1,11 @@
 /**
- * The world of one tenant: a control plane that shows and changes only the tenant's sandboxes and snapshots.
+ * A tenant's view of the control plane, which shows and changes only the tenant's sandboxes and snapshots.
  *
  *     server ──► tenantPlane ──► ControlPlane
  *                  create: notes the owner among the annotations, which forks, pauses and snapshots keep
  *                  others: `not_found` for a sandbox of another owner, as for one that does not exist
  *
- * A refusal must not tell whether a sandbox exists, so it is always the same error, never "forbidden". The owner of a
+ * A refusal must not reveal whether a sandbox exists, so it is always the same error, never "forbidden". The owner of a
  * sandbox never changes, so a check before a call holds during the call.
  */
 import { errorCode } from '../../base/errors.ts';
@@ -24,11 +24,11 @@ import { SandboxError } from '../../sandbox/contract/errors.ts';
 import { nameOnHost, ownerOf, ownName, withOwner } from './owner.ts';
 import type { StorageQuota } from './storage-quota.ts';
 
-/** The quotas of starts hold below, for whatever starts a VM. */
+/** Quotas of starts are enforced below, where VMs are started. */
 export interface TenantSettings {
-  /** Absent: unlimited. */
+  /** Default: unlimited. */
   readonly storage?: StorageQuota | undefined;
-  /** The models that other hosts may serve for the tenant; absent: none. */
+  /** Models that other hosts may serve for the tenant. Default: none. */
   readonly hostedOf?: ((tenant: string) => readonly string[]) | undefined;
 }
 
@@ -244,7 +244,7 @@ class OwnWorld {
     });
   }
 
-  /** An error of the plane below may have another text, which would tell the cases apart. */
+  /** An error of the plane below may have another text, which would reveal the difference. */
   async #find(id: string): Promise<SandboxInfo> {
     try {
       return await this.#control.get(id);

@@ -15,7 +15,7 @@ const step = fc.record({
   at: fc.nat({ max: 10 }),
 });
 
-it('whatever starts, fails, pauses and ends in whatever order: no tenant exceeds its quotas', async () => {
+it('no tenant exceeds its quotas, whatever starts, fails, pauses and ends in any order', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 100 }), async (steps) => {
       const limits = { ...NO_QUOTAS, sandboxes: SANDBOXES, memoryMib: MEMORY_MIB };

@@ -37,7 +37,7 @@ describe('TenantQuotas', () => {
     const quotas = new TenantQuotas({ of: () => NO_QUOTAS }, new FakeClock(), sharing);
     expect(quotas.sharersOf({ tenant: 'acme' })).toBe(acme);
     expect(quotas.sharersOf({})).toBe(operator);
-    // Members of pools: the operator's, until somebody else could get one.
+    // Members of pools: the operator's, until a tenant could get one.
     expect(quotas.sharersOf(null)).toBe(operator);
     hasTenants = true;
     expect(quotas.sharersOf(null)).toBe(isAcross ? 'all' : null);
@@ -50,7 +50,7 @@ describe('TenantQuotas', () => {
     expect(() => start()).toThrow('quota of tenant acme: 1 of 1 sandboxes are used');
   });
 
-  it('sandboxes: paused ones count, ended and failed ones do not', async () => {
+  it('sandboxes: counts paused ones, but not ended and failed ones', async () => {
     const { quotas, control, change, start } = quotasOf({ sandboxes: 1 });
     await quotas.watch(control);
     start().release();
@@ -63,7 +63,7 @@ describe('TenantQuotas', () => {
     start();
   });
 
-  it('memory: of sandboxes that can grow the maximum, of those on disk none', async () => {
+  it('memory: counts the maximum of sandboxes that can grow, and none for those on disk', async () => {
     const { quotas, control, change, start } = quotasOf({ memoryMib: 1024 });
     await quotas.watch(control);
     change({ id: 'a', memoryMaxMib: 900 });
@@ -78,7 +78,7 @@ describe('TenantQuotas', () => {
     expect(quotas.useOf('acme')).toMatchObject({ sandboxes: 1, memoryMib: 900 });
   });
 
-  it('starts: as many as a second has, then one after another', () => {
+  it('starts: allows one second’s number at once, then one after another', () => {
     const { clock, start } = quotasOf({ startsPerSecond: 2 });
     for (const _ of [1, 2]) start();
     expect(() => start()).toThrow(expect.objectContaining({ message: expect.stringContaining('2 starts a second') }));
@@ -87,7 +87,7 @@ describe('TenantQuotas', () => {
     expect(() => start()).toThrow(expect.objectContaining({ retryAfterMs: 500 }));
   });
 
-  it('watch: a sandbox that ends while the list is made does not count for ever', async () => {
+  it('watch: a sandbox that ends while it is listed does not count forever', async () => {
     const { quotas, control, change } = quotasOf({ sandboxes: 1 });
     const old = { id: 'a', memoryMib: 512, memoryMaxMib: null, pausedTo: null, status: 'paused' };
     const stale = [{ ...old, annotations: { tenant: 'acme' } } as unknown as SandboxInfo];
@@ -101,7 +101,7 @@ describe('TenantQuotas', () => {
     expect(quotas.useOf('acme').sandboxes).toBe(0);
   });
 
-  it('a template build counts with memory and as a start, and as no sandbox', async () => {
+  it('counts a template build with memory and as a start, but not as a sandbox', async () => {
     const { quotas, start } = quotasOf({ sandboxes: 1, memoryMib: 3000 });
     const release = quotas.admitBuild('acme', 2048);
     expect(quotas.useOf('acme')).toMatchObject({ sandboxes: 0, memoryMib: 2048 });
@@ -115,14 +115,14 @@ describe('TenantQuotas', () => {
     expect(() => slow.quotas.admitBuild('acme', 1)).toThrow('1 starts a second');
   });
 
-  it('a start that is refused uses up nothing', () => {
+  it('a refused start uses up nothing', () => {
     const { quotas, start } = quotasOf({ sandboxes: 5, memoryMib: 512 });
     start();
     for (let n = 0; n < 10; n += 1) expect(() => start()).toThrow('MiB of memory');
     expect(quotas.useOf('acme')).toMatchObject({ sandboxes: 1, memoryMib: 512 });
   });
 
-  it('the operator has no quotas, and no tenant those of another', () => {
+  it('applies no quotas to the operator, and no tenant’s to another', () => {
     const { start } = quotasOf({ sandboxes: 1 });
     start('acme');
     start('beta');

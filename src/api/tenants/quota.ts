@@ -1,6 +1,6 @@
 /**
- * What each tenant uses, and whether it may use more. All counts are kept here and change in one step with the decision,
- * so requests at once never exceed a quota together.
+ * Tracks each tenant's usage, and decides whether it may use more. Counts change in one step with the decision, so
+ * concurrent requests never exceed a quota together.
  *
  *     admit ──► reserved ─┬─ runsAs(id) ──► counted by id ◄── changes of the control plane
  *                         └─ release
@@ -27,9 +27,9 @@ export interface TenantUse {
 }
 
 export interface MemorySharing {
-  /** Clones of all tenants share pages of their template's RAM; else each tenant's among themselves. */
+  /** If true, clones of all tenants share pages of their template's RAM; otherwise only those of the same tenant. */
   readonly isAcross: boolean;
-  /** Whether anybody but the operator could get a member of a pool. */
+  /** True if a caller other than the operator could get a member of a pool. */
   hasTenants(): boolean;
 }
 
@@ -40,34 +40,34 @@ export class TenantQuotas implements StartGate {
   readonly #clock: Clock;
   readonly #sharing: MemorySharing;
   readonly #sandboxes = new Map<string, Counted>();
-  /** Starts that are under way; `isNew`: they count as sandboxes, too. */
+  /** Starts in progress; those with `isNew` also count as sandboxes. */
   readonly #reserved = new Set<Counted & { readonly isNew: boolean }>();
-  /** Owners of the sandboxes that ended last: their model requests may end after them. */
+  /** Owners of the sandboxes that ended last, whose model requests may end after them. */
   readonly #ended = new Map<string, string>();
   readonly #starts = new Map<string, TokenBucket>();
 
-  /** @param sharing default: tenants share no memory, and there are some */
+  /** @param sharing by default, tenants share no memory, and there are some */
   constructor(quotas: Pick<KnownTenants, 'of'>, clock: Clock, sharing: MemorySharing = APART) {
     this.#quotas = quotas;
     this.#clock = clock;
     this.#sharing = sharing;
   }
 
-  /** Counts the sandboxes of a control plane from now on. @returns the function that stops it */
+  /** Counts the sandboxes of a control plane from now on. @returns a function that stops it */
   async watch(control: Pick<ControlPlane, 'list' | 'onChange'>): Promise<() => void> {
     let changed: Set<string> | null = new Set();
     const stop = control.onChange((info) => {
       changed?.add(info.id);
       this.#note(info);
     });
-    // A change that came meanwhile is newer than the list: an ended sandbox must not count again.
+    // A change that arrived meanwhile is newer than the list: an ended sandbox must not count again.
     for (const info of await control.list()) if (!changed.has(info.id)) this.#note(info);
     changed = null;
     return stop;
   }
 
   /**
-   * A template build begins: its VMs count like one start. Call the answer at its end.
+   * Begins a template build, whose VMs count like one start. Call the returned function at its end.
    * @throws BusyError
    */
   admitBuild(tenant: string | null, memoryMib: number): () => void {
@@ -78,7 +78,7 @@ export class TenantQuotas implements StartGate {
 
   useOf(tenant: string): TenantUse {
     const own = [...this.#sandboxes.values(), ...this.#reserved].filter((one) => one.tenant === tenant);
-    // A sandbox that is being resumed is counted already, without memory.
+    // A sandbox that is being resumed already counts, but without memory.
     const sandboxes = own.filter((one) => !('isNew' in one) || one.isNew).length;
     const memoryMib = own.reduce((sum, one) => sum + one.memoryMib, 0);
     return { sandboxes, memoryMib };
@@ -125,7 +125,6 @@ export class TenantQuotas implements StartGate {
     return reserved;
   }
 
-  /** For the bridge. */
   tenantOf(sandboxId: string): string | null {
     return this.#sandboxes.get(sandboxId)?.tenant ?? this.#ended.get(sandboxId) ?? null;
   }

@@ -1,6 +1,6 @@
 /**
- * A small file that follows what is counted in memory: written once in a while after changes, and at the end. A kill
- * loses the changes of that while.
+ * A small file that follows counts in memory: written after changes, at a limited rate, and at the end. A kill loses
+ * only recent changes.
  */
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import type { Clock } from '../../base/clock.ts';
@@ -12,9 +12,8 @@ export interface SavedFileParts {
   readonly path: string;
   readonly clock: Clock;
   readonly log: Log;
-  /** For messages: `the use of the budgets`. */
+  /** For messages, e.g. `the use of the budgets`. */
   readonly what: string;
-  /** What to write now. */
   readonly text: () => string;
 }
 
@@ -30,7 +29,7 @@ export class SavedFile implements AsyncDisposable {
     this.#parts = parts;
   }
 
-  /** Null: there is none, or it can't be read, which the log says. @param parse throws for a damaged one */
+  /** `null` if there is none, or it can't be read, which is logged. @param parse throws for a damaged file */
   async read<T>(parse: (text: string) => T): Promise<T | null> {
     const { path, log, what } = this.#parts;
     try {
@@ -49,7 +48,6 @@ export class SavedFile implements AsyncDisposable {
     this.#writeSoon();
   }
 
-  /** Writes what is not written yet. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isClosed = true;
     this.#stopTimer?.();
@@ -66,7 +64,7 @@ export class SavedFile implements AsyncDisposable {
     });
   }
 
-  /** Never rejects: what was not written is written with the next change, or soon. */
+  /** Never rejects: a failed write is repeated with the next change, or soon. */
   async #write(): Promise<void> {
     if (!this.#isChanged) return;
     const { path, log, what, text } = this.#parts;
@@ -84,7 +82,7 @@ export class SavedFile implements AsyncDisposable {
   }
 }
 
-/** The daemon alone writes it, one time after the other, so a draft of a killed one is overwritten. */
+/** Only the daemon writes the file, one write at a time, so it may overwrite a draft of a killed one. */
 async function replace(path: string, text: string): Promise<void> {
   const draft = `${path}.new`;
   await writeFile(draft, text, { mode: 0o600, flush: true });

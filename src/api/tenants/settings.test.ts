@@ -12,7 +12,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(home, { recursive: true, force: true }));
 
-it('a running daemon notices each change; quotas that are not named stay', () => {
+it('a running daemon notices each change, which keeps quotas that it does not name', () => {
   const store = new TenantStore(home);
   const known = new KnownTenants(home, systemClock, silentLog);
   expect(known.of('acme')).toEqual(NO_QUOTAS);
@@ -26,7 +26,7 @@ it('a running daemon notices each change; quotas that are not named stay', () =>
   expect(statSync(join(home, 'tenants', 'acme.json')).mode & 0o777).toBe(0o600);
 });
 
-it('hosted models: none until they are set, and quotas stay', () => {
+it('hosted models: none until they are set, which keeps the quotas', () => {
   const store = new TenantStore(home);
   const known = new KnownTenants(home, systemClock, silentLog);
   expect(known.hostedOf('acme')).toEqual([]);
@@ -38,14 +38,14 @@ it('hosted models: none until they are set, and quotas stay', () => {
   expect(known.hostedOf('acme')).toEqual(['gpt-5-mini']);
   store.set('acme', { allowHosted: [] });
   expect(known.hostedOf('acme')).toEqual([]);
-  // As a release before wrote it.
+  // In the form of an earlier release.
   const file = join(home, 'tenants', 'acme.json');
   writeFileSync(file, JSON.stringify({ name: 'acme', quotas: NO_QUOTAS }));
   expect(known.hostedOf('acme')).toEqual([]);
   expect(store.get('acme').allowHosted).toEqual([]);
 });
 
-it('budgets for models: a running daemon notices each change; what is not named stays', () => {
+it('model budgets: a running daemon notices each change, which keeps what it does not name', () => {
   const budget = { outputTokens: 5, windowMs: 60_000 };
   const store = new TenantStore(home);
   const known = new KnownTenants(home, systemClock, silentLog);
@@ -63,7 +63,7 @@ it('budgets for models: a running daemon notices each change; what is not named 
   expect(known.budgetOf('acme')).toBeNull();
   const file = join(home, 'host', 'settings.json');
   expect(statSync(file).mode & 0o777).toBe(0o600);
-  // The last one holds while the file can't be read, and no daemon begins without it.
+  // The last budget holds while the file can't be read, and no daemon starts without it.
   for (const text of ['{', '{"name":"settings","modelBudget":{"outputTokens":1}}']) {
     writeFileSync(file, text);
     expect(host.budget()).toMatchObject({ requests: 1 });
@@ -73,7 +73,7 @@ it('budgets for models: a running daemon notices each change; what is not named 
   expect(host.budget()).toBeNull();
 });
 
-it('a name that is no tenant’s is refused, and no path', () => {
+it('refuses a name that is not valid for a tenant, including paths', () => {
   for (const name of ['../acme', 'A', '']) {
     expect(() => new TenantStore(home).set(name, {})).toThrow('not a valid tenant name');
   }
@@ -92,7 +92,7 @@ it('the last quotas hold while the file of a tenant can’t be read', () => {
   expect(known.of('acme')).toEqual(NO_QUOTAS);
 });
 
-it('a tenant whose file could never be read gets nothing more, and others what they have', () => {
+it('a tenant whose file could never be read can start nothing more; others are unaffected', () => {
   const store = new TenantStore(home);
   store.set('acme', { sandboxes: 3, modelBudget: { requests: 1, windowMs: 60_000 } });
   store.set('beta', { sandboxes: 5 });
@@ -110,7 +110,7 @@ it('a tenant whose file could never be read gets nothing more, and others what t
   expect(known.budgetOf('acme')).toBeNull();
 });
 
-it('no tenant gets more while their directory could never be read', () => {
+it('no tenant can start more if the directory could never be read', () => {
   writeFileSync(join(home, 'tenants'), '');
   const known = new KnownTenants(home, systemClock, silentLog);
   expect(known.of('acme')).toMatchObject({ sandboxes: 0, startsPerSecond: 0 });
@@ -119,7 +119,7 @@ it('no tenant gets more while their directory could never be read', () => {
   expect(known.of('acme')).toEqual(NO_QUOTAS);
 });
 
-it('tokens a day of a release before stay a limit, until a budget is set', () => {
+it('tokens per day of an earlier release stay a limit until a budget is set', () => {
   const store = new TenantStore(home);
   store.set('acme', {});
   const file = join(home, 'tenants', 'acme.json');

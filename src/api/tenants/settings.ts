@@ -1,5 +1,6 @@
 /**
- * What tenants, and all sandboxes together, may use: files in the home, which commands write and a running daemon watches.
+ * Limits of tenants, and of all sandboxes together: files in the home, which commands write and a running daemon
+ * watches.
  *
  *     HOME/tenants/NAME.json   one for each tenant
  *     HOME/host/settings.json
@@ -18,16 +19,15 @@ const DAY_MS = 24 * 3_600_000;
 
 const amount = z.number().nonnegative().nullable();
 const quotas = z.object({
-  /** Sandboxes that have not ended, paused ones included. */
+  /** Live sandboxes, including paused ones. */
   sandboxes: amount,
-  /** Memory of VMs, MiB: the maximum of those that can grow; none for sandboxes paused to disk. */
+  /** Memory of VMs in MiB. A growing VM counts with its maximum; a sandbox paused to disk counts none. */
   memoryMib: amount,
-  /** Starts of VMs: new sandboxes, forks, resumes from disk. As many may come at once. */
+  /** Starts of VMs: new sandboxes, forks, resumes from disk. Allows that many at once. */
   startsPerSecond: amount,
-  /** Disk space of snapshots and pauses. */
   storageBytes: amount,
 });
-/** Null: unlimited. */
+/** `null` for unlimited. */
 export type Quotas = z.infer<typeof quotas>;
 
 const whole = ({ min, max }: { readonly min: number; readonly max: number }) => z.int().min(min).max(max);
@@ -42,11 +42,11 @@ const modelBudget: z.ZodType<WindowedBudget> = z.strictObject({
 const tenantFile = z
   .object({
     name: z.string().regex(TENANT_NAME),
-    // Releases before had one limit for the tokens of prompts and answers together.
+    // Earlier releases had one limit for the tokens of prompts and answers together.
     quotas: quotas.extend({ tokensPerDay: amount.default(null) }),
-    /** Models that other hosts may serve for it, by the operator's keys; `all`: every one. */
+    /** Models that other hosts may serve for it, by the operator's keys; `all` for every one. */
     allowHosted: z.array(z.string()).readonly().default([]),
-    /** What its sandboxes together may use of the models, beside their own budgets. Null: unlimited. */
+    /** Limit of its sandboxes' model use together, beside their own budgets. `null` for unlimited. */
     modelBudget: modelBudget.nullable().optional(),
   })
   .transform(({ quotas: { tokensPerDay, ...own }, modelBudget: budget, ...info }) => ({
@@ -56,7 +56,7 @@ const tenantFile = z
   }));
 export type TenantInfo = z.infer<typeof tenantFile>;
 
-/** An old limit must not be lost: it holds for prompts and for answers. */
+/** Keeps an old limit: it applies to prompts and to answers. */
 function budgetOfDay(tokensPerDay: number | null): WindowedBudget | null {
   if (tokensPerDay === null) return null;
   const { min, max } = RANGES.modelBudget;
@@ -70,10 +70,9 @@ export type TenantChange = Partial<Quotas> & {
 };
 
 export const NO_QUOTAS: Quotas = { sandboxes: null, memoryMib: null, startsPerSecond: null, storageBytes: null };
-/** A tenant of which nothing was set. */
 export const unset = (name: string): TenantInfo => ({ name, quotas: NO_QUOTAS, allowHosted: [], modelBudget: null });
 
-/** A tenant whose limits could never be read: what runs goes on, and nothing more is given. */
+/** A tenant whose limits could never be read: running sandboxes continue, and nothing more may start. */
 const closed = (name: string): TenantInfo => ({
   ...unset(name),
   quotas: { ...NO_QUOTAS, sandboxes: 0, startsPerSecond: 0 },
@@ -83,7 +82,7 @@ const closed = (name: string): TenantInfo => ({
 const SETTINGS = 'settings';
 const hostFile = z.object({
   name: z.literal(SETTINGS),
-  /** What all sandboxes together may use of the models. Null: unlimited. */
+  /** Limit of all sandboxes' model use together. `null` for unlimited. */
   modelBudget: modelBudget.nullable(),
 });
 export type HostSettings = z.infer<typeof hostFile>;
@@ -106,7 +105,6 @@ const hostFilesOf = (homeDir: string): JsonFiles<HostSettings> =>
     nameOf: ({ name }) => name,
   });
 
-/** The tenants with quotas, for the commands. */
 export class TenantStore {
   readonly #files: JsonFiles<TenantInfo>;
 
@@ -114,18 +112,18 @@ export class TenantStore {
     this.#files = filesOf(homeDir);
   }
 
-  /** By name. @throws TenantError `file_failed` */
+  /** Sorted by name. @throws TenantError `file_failed` */
   list(): readonly TenantInfo[] {
     return [...this.#files.names()].sort().map((name) => this.#files.read(name));
   }
 
-  /** Without limits if nothing was set. @throws TenantError `file_failed`, `invalid` */
+  /** Without limits if none were set. @throws TenantError `file_failed`, `invalid` */
   get(name: string): TenantInfo {
     checkTenantName(name);
     return this.#files.names().includes(name) ? this.#files.read(name) : unset(name);
   }
 
-  /** Changes what is given. @throws TenantError `file_failed`, `invalid` */
+  /** Changes only the given settings. @throws TenantError `file_failed`, `invalid` */
   set(name: string, { allowHosted, modelBudget: budget, ...change }: TenantChange): TenantInfo {
     const now = this.get(name);
     const changed = {
@@ -139,34 +137,33 @@ export class TenantStore {
   }
 }
 
-/** What tenants may use, as a running daemon knows it. */
 export class KnownTenants {
   readonly #files: WatchedFiles<TenantInfo>;
   #byName: ReadonlyMap<string, TenantInfo> = new Map();
   #ignored: ReadonlySet<string> = new Set();
-  /** 0: the directory could never be read. */
+  /** 0 if the directory could never be read. */
   #version = 0;
 
   constructor(homeDir: string, clock: Clock, log: Log) {
     this.#files = new WatchedFiles(filesOf(homeDir), clock, log);
   }
 
-  /** The last known ones while the tenant's file can't be read; if there are none, no more starts. Never throws. */
+  /** The last known ones while the tenant's file can't be read; without any, nothing more may start. Never throws. */
   of(tenant: string): Quotas {
     return this.#infoOf(tenant)?.quotas ?? NO_QUOTAS;
   }
 
-  /** Likewise. */
+  /** Hosted models, with the same fallback. */
   hostedOf(tenant: string): readonly string[] {
     return this.#infoOf(tenant)?.allowHosted ?? [];
   }
 
-  /** Likewise, and no more requests. Null: unlimited. */
+  /** Model budget, with the same fallback; without a known one, requests are refused. `null` for unlimited. */
   budgetOf(tenant: string): WindowedBudget | null {
     return this.#infoOf(tenant)?.modelBudget ?? null;
   }
 
-  /** By name, without those that could never be read. */
+  /** Sorted by name, without those that could never be read. */
   list(): readonly TenantInfo[] {
     return [...this.#current().values()].sort((a, b) => (a.name < b.name ? -1 : 1));
   }
@@ -198,7 +195,7 @@ export class HostStore {
     this.#files = hostFilesOf(homeDir);
   }
 
-  /** Without limits if nothing was set. @throws TenantError `file_failed` */
+  /** Without limits if none were set. @throws TenantError `file_failed` */
   get(): HostSettings {
     const isSet = this.#files.names().includes(SETTINGS);
     return isSet ? this.#files.read(SETTINGS) : { name: SETTINGS, modelBudget: null };
@@ -217,13 +214,13 @@ export class KnownHost {
   readonly #files: WatchedFiles<HostSettings>;
   #last: HostSettings;
 
-  /** @throws TenantError `file_failed`: a daemon must not begin without a limit that was set */
+  /** @throws TenantError `file_failed`, since a daemon must not start without a limit that was set */
   constructor(homeDir: string, clock: Clock, log: Log) {
     this.#last = new HostStore(homeDir).get();
     this.#files = new WatchedFiles(hostFilesOf(homeDir), clock, log);
   }
 
-  /** The last known one while the file can't be read. Null: none. Never throws. */
+  /** The last known one while the file can't be read, if any. Never throws. */
   budget(): WindowedBudget | null {
     const current = this.#files.current();
     if (current !== null && current.ignored.size === 0) {

@@ -1,7 +1,7 @@
 /**
- * The disk space of a tenant's snapshots and pauses. How much a save takes is known only afterwards, so the saves of a
- * tenant run one after another, one may begin below the quota, and a tenant exceeds it by the last one at most.
- * Pauses by timeouts and idleness count and are not refused: the sandbox would be lost.
+ * Limits the disk space of a tenant's snapshots and pauses. The size of a save is known only afterwards. So the
+ * saves of a tenant run one after another, one may begin below the quota, and a tenant exceeds it by at most the last
+ * one. Pauses by timeouts and idleness count and are not refused: the sandbox would be lost.
  */
 import { ignore } from '../../base/ignore.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
@@ -14,16 +14,15 @@ type OwnWorld = Pick<ControlPlane, 'list' | 'snapshots'>;
 export class StorageQuota {
   readonly #quotas: Pick<KnownTenants, 'of'>;
   readonly #pausedBytes: () => Promise<ReadonlyMap<string, number>>;
-  /** The last save of each tenant. */
   readonly #last = new Map<string, Promise<unknown>>();
 
-  /** @param pausedBytes space of each pause, by the sandbox's id */
+  /** @param pausedBytes returns the space of each pause, by the sandbox's id */
   constructor(quotas: Pick<KnownTenants, 'of'>, pausedBytes: () => Promise<ReadonlyMap<string, number>>) {
     this.#quotas = quotas;
     this.#pausedBytes = pausedBytes;
   }
 
-  /** @throws BusyError; what `save` throws */
+  /** @throws BusyError; errors of `save` */
   async save<T>(tenant: string, own: OwnWorld, save: () => Promise<T>): Promise<T> {
     if (this.#quotas.of(tenant).storageBytes === null) return await save();
     const before = this.#last.get(tenant) ?? Promise.resolve();

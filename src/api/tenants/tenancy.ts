@@ -1,4 +1,4 @@
-/** The tenants of a daemon: whose key a request has, and what its owner sees. */
+/** The tenants of a daemon: maps the key of a request to its owner and view. */
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import { type Caller, type Callers, operatorOnly } from './callers.ts';
 import type { KnownKeys } from './keys.ts';
@@ -8,11 +8,10 @@ import type { StorageQuota } from './storage-quota.ts';
 export interface TenancyParts {
   readonly control: ControlPlane;
   readonly keys: Pick<KnownKeys, 'identify' | 'isRevoked'>;
-  /** The daemon's own key, the operator's. */
   readonly apiKey: string;
-  /** Absent: unlimited. */
+  /** Default: unlimited. */
   readonly storage?: StorageQuota | undefined;
-  /** Hosted models of a tenant; absent: none. */
+  /** Returns the hosted models of a tenant. Default: none. */
   readonly hostedOf?: ((tenant: string) => readonly string[]) | undefined;
 }
 
@@ -27,7 +26,7 @@ export class Tenancy implements Callers {
   }
 
   identify(key: string): Caller | null {
-    // Both, always: the time of an answer must not tell which one has the key.
+    // Always checks both: the time of an answer must not reveal which one has the key.
     const operator = this.#operator.identify(key);
     const tenant = this.#parts.keys.identify(key);
     return operator ?? tenant;

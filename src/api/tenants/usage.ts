@@ -1,8 +1,8 @@
-/** What a tenant uses, from what the operator sees. */
+/** Computes a tenant's usage from the operator's view. */
 import type { SandboxInfo, SnapshotInfo } from '../../sandbox/contract/control.ts';
 import { ownerOf } from './owner.ts';
 
-/** As `TenantQuotas` counts, but without what only the daemon knows: starts, and the space of pauses. */
+/** Counts like `TenantQuotas`, without what only the daemon knows: starts, and the space of pauses. */
 export function usageOf(
   tenant: string,
   sandboxes: readonly SandboxInfo[],
@@ -16,7 +16,7 @@ export function usageOf(
   };
 }
 
-/** Memory that a sandbox counts with, MiB: the maximum it can grow to, and nothing while it is on disk. */
+/** Memory in MiB that a sandbox counts with: the maximum it can grow to, or none while it is on disk. */
 export function countedMib(info: Pick<SandboxInfo, 'pausedTo' | 'memoryMib' | 'memoryMaxMib'>): number {
   return info.pausedTo === 'disk' || info.pausedTo === 'disk-only' ? 0 : (info.memoryMaxMib ?? info.memoryMib);
 }

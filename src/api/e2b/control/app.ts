@@ -27,10 +27,10 @@ import { failures } from './schema.ts';
 import { addSnapshotRoutes } from './snapshots.ts';
 import { addUnsupportedRoutes } from './unsupported.ts';
 
-/** Longer than any path, so that the schema of a route is what refuses a long one. */
+/** Longer than any path, so that a route's schema refuses a long one. */
 const PATH_PARAMETER_CHARACTERS_MAX = API_LIMITS.headerBytesMax;
 
-/** Without a key: of no use to strangers, or with a URL that nobody can guess. */
+/** Routes without a key: they are useless to strangers, or have an unguessable URL. */
 const OPEN_ROUTES: readonly (string | undefined)[] = ['/health', `${UPLOADS_PATH}/:token`];
 
 /** The templates that clients have built, and the routes of their builder. */
@@ -45,8 +45,8 @@ const NO_TEMPLATES: ControlTemplates = {
 };
 
 /**
- * @param tenant whose requests it serves; null: the operator's
- * @param isDescribed it has an OpenAPI document, `app.swagger()`
+ * @param tenant whose requests it serves; `null` for the operator
+ * @param isDescribed true to generate an OpenAPI document, `app.swagger()`
  */
 export async function createControlApp(
   all: E2bParts & WithEvents,
@@ -59,7 +59,7 @@ export async function createControlApp(
   const app = Fastify({
     exposeHeadRoutes: false,
     routerOptions: { maxParamLength: PATH_PARAMETER_CHARACTERS_MAX },
-    // A path that is not a URL, before any route.
+    // For a path that is not a URL, before any route.
     frameworkErrors: (error, request, reply) => void sendError(asE2b(error), request, reply),
   });
   app.setValidatorCompiler(validatorCompiler);
@@ -78,7 +78,7 @@ export async function createControlApp(
   const methods = new RouteMethods();
   app.addHook('onRoute', (route) => {
     methods.add(route.url, [route.method].flat());
-    // Errors are alike for all.
+    // All routes have the same error answer.
     const { schema } = route;
     if (schema !== undefined) schema.response = { ...failures, ...(schema.response as object) };
   });
@@ -120,7 +120,7 @@ export async function createControlApp(
   }
 }
 
-/** Null: no key, or none that is valid. */
+/** `null` without a valid key. */
 export function callerOf(
   { headers }: Pick<IncomingMessage, 'headers'>,
   callers: Pick<Callers, 'identify'>,
@@ -129,7 +129,6 @@ export function callerOf(
   return typeof given === 'string' ? callers.identify(given) : null;
 }
 
-/** Fastify's own errors as refusals. */
 function asE2b(error: FastifyError): unknown {
   if (error instanceof E2bError) return error;
   const fault = requestFault(error, 'plain');

@@ -24,7 +24,7 @@ describe('blocks', () => {
     );
   });
 
-  it('text and block are the same', () => {
+  it('a block is read back from its text unchanged', () => {
     fc.assert(
       fc.property(block, (one) => {
         expect(parseBlock(blockText(one))).toEqual(one);

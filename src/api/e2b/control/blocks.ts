@@ -1,8 +1,7 @@
-/** Blocks of IPv4 addresses, and what remains of one without another. Pure. */
+/** Blocks of IPv4 addresses, and their differences. Pure. */
 import { isIPv4 } from 'node:net';
 
 export interface Block {
-  /** The first address. */
   readonly base: number;
   /** 0 … 32. */
   readonly bits: number;
@@ -11,7 +10,7 @@ export interface Block {
 const BITS_MAX = 32;
 const sizeOf = ({ bits }: Block): number => 2 ** (BITS_MAX - bits);
 
-/** Null: not an IPv4 address or block. */
+/** `null` if it is no IPv4 address or block. */
 export function parseBlock(text: string): Block | null {
   const [address = '', length = String(BITS_MAX), more] = text.split('/');
   if (!isIPv4(address) || !/^\d{1,2}$/.test(length) || more !== undefined) return null;

@@ -1,6 +1,6 @@
 /**
- * Creates sandboxes for E2B's clients. A creation answers within 50 s, since clients give up after 60: if a template must be
- * built first, the build continues and the client is asked to retry.
+ * Creates sandboxes for E2B's clients. A creation answers within 50 s, since clients give up after 60: if a template
+ * must be built first, the build continues and the client is asked to retry.
  */
 import { ignore } from '../../../base/ignore.ts';
 import { orAborted, timeLimit } from '../../../base/time-limit.ts';
@@ -19,7 +19,7 @@ import { createFrom, type Source } from './templates.ts';
 export class Creations {
   readonly #parts: E2bParts;
   readonly #templates: TemplateSource;
-  /** Monotonic: until then this host has no network for sandboxes. */
+  /** Monotonic. Until then, this host counts as one without networks for sandboxes. */
   #closedUntilMs = 0;
 
   constructor(parts: E2bParts, templates: TemplateSource) {
@@ -29,7 +29,7 @@ export class Creations {
 
   /**
    * @param gone aborted when the client disconnects: then nothing is created
-   * @throws E2bError; what `ControlPlane.create` throws
+   * @throws E2bError; errors of `ControlPlane.create`
    */
   async create(body: CreateBody, version: Version, gone: AbortSignal): Promise<SandboxInfo> {
     const { control, clock } = this.#parts;
@@ -47,15 +47,15 @@ export class Creations {
     try {
       return await orAborted(work, signal, () => notYet(body.templateID, gone));
     } catch (error) {
-      // It may have become ready in that moment.
+      // The sandbox may have become ready at that moment.
       if (signal.aborted) this.#undo(work);
       throw error;
     }
   }
 
   /**
-   * Does something that needs the internet, or, on a host without networks and if there are no rules, without it.
-   * @throws E2bError 400: there are rules
+   * Runs `act` with internet access, or without it if this host has no networks and there are no rules.
+   * @throws E2bError 400 if there are rules
    */
   async orClosed<T>(isDefault: boolean, wantsNetwork: boolean, act: (isClosed: boolean) => Promise<T>): Promise<T> {
     const { clock } = this.#parts;
@@ -82,7 +82,7 @@ export class Creations {
   }
 }
 
-/** What does not depend on the host. @throws E2bError 400 */
+/** Converts the parts that do not depend on the host. @throws E2bError 400 */
 function requestOf(body: CreateBody, version: Version): CreateRequest {
   refuseUnsupported(body);
   const { metadata, envVars, autoPause, autoPauseMemory, autoResume } = body;
@@ -115,7 +115,7 @@ function complete(
   return { ...request, ...source, network, annotations: formatKept(kept) };
 }
 
-/** The settings without those that are null. */
+/** Drops settings that are null. */
 export function keptNetwork(network: CreateBody['network']): Kept['network'] {
   if (network === undefined || network === null) return undefined;
   const { allowOut, denyOut, allowPublicTraffic, maskRequestHost, httpsPorts } = network;

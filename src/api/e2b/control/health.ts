@@ -4,14 +4,14 @@ import { E2bError } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts } from '../parts.ts';
 
-/** What a running guest says of itself. @throws what the guest throws, or after 5 s without an answer */
+/** Statistics reported by a running guest. @throws errors of the guest, or after 5 s without an answer */
 export async function guestStats({ control, clock }: E2bParts, id: string): Promise<GuestStats> {
   using limit = timeLimit(clock, E2B_LIMITS.guestAnswerMsMax);
   const asking = control.guest(id).then((guest) => guest.stats());
   return await orAborted(asking, limit.signal);
 }
 
-/** @throws E2bError 409 with the word that clients know */
+/** @throws E2bError 409 with the code that clients know */
 export async function requireHealthy(parts: E2bParts, id: string): Promise<void> {
   try {
     await guestStats(parts, id);

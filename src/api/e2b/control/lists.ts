@@ -62,7 +62,7 @@ function fits({ state, startedAfter, template }: ListQuery): (info: SandboxInfo)
     (name === undefined || plainName(keptOf(info).template) === name || info.template === name);
 }
 
-/** Clients encode each key and value, then the pairs, then the parameter, of which the server undid the last. */
+/** Clients encode each key and value, then the pairs, then the parameter; the server has undone only the last. */
 function filterOf(text: string | undefined): { readonly metadata?: Record<string, string> } {
   if (text === undefined || text === '') return {};
   const pairs = [...new URLSearchParams(text)].map((pair) => pair.map(decoded));

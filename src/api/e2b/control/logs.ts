@@ -1,4 +1,4 @@
-/** The guest's console as E2B's logs. */
+/** The guest's console in the form of E2B's logs. */
 import type { z } from 'zod';
 import { plainLines } from '../../../base/text/plain.ts';
 import { SandboxError } from '../../../sandbox/contract/errors.ts';
@@ -74,7 +74,7 @@ const from = (entries: readonly Entry[], ms: number | undefined): readonly Entry
 const until = (entries: readonly Entry[], ms: number | undefined): readonly Entry[] =>
   ms === undefined ? entries : entries.filter(({ timestamp }) => Date.parse(timestamp) <= ms);
 
-/** Also of one that has ended. @throws E2bError 404 */
+/** Includes ended sandboxes. @throws E2bError 404 */
 async function entriesOf({ control }: E2bParts, id: string): Promise<readonly Entry[]> {
   try {
     const { createdAtMs } = await control.get(id);
@@ -85,7 +85,9 @@ async function entriesOf({ control }: E2bParts, id: string): Promise<readonly En
   }
 }
 
-/** `[    1.234567] text`: seconds since the boot. */
+/**
+ * `[    1.234567] text`: seconds since the boot.
+ */
 const KERNEL_TIME = /^\[\s{0,12}(\d{1,9}\.\d{1,9})\]/;
 
 /** @param startMs milliseconds since 1970 */
@@ -96,7 +98,7 @@ export function consoleEntries(text: string, startMs: number): Entry[] {
     .filter((line) => line.trim() !== '')
     .map((message) => {
       const seconds = KERNEL_TIME.exec(message)?.[1];
-      // A restored VM counts on from its first boot.
+      // A restored VM continues the time of its first boot.
       if (seconds !== undefined) atMs = Math.max(atMs, startMs + Number(seconds) * 1000);
       return { timestamp: new Date(atMs).toISOString(), message, level: 'info', fields: {} };
     });

@@ -15,7 +15,7 @@ function historyOf(clock: Clock, stats: () => Promise<GuestStats>): MetricsHisto
   return new MetricsHistory({ control, clock, log: silentLog } as unknown as E2bParts);
 }
 
-it('MetricsHistory: asks the guest once a second, also after the wall clock was set back', async () => {
+it('MetricsHistory: asks the guest once a second, even after the wall clock was set back', async () => {
   const time = new FakeClock();
   let offMs = 0;
   const clock: Clock = {
@@ -31,7 +31,7 @@ it('MetricsHistory: asks the guest once a second, also after the wall clock was 
   expect(await history.of(info)).toHaveLength(2);
 });
 
-it('MetricsHistory: requests at once ask the guest once', async () => {
+it('MetricsHistory: concurrent requests ask the guest once', async () => {
   let asked = 0;
   const history = historyOf(new FakeClock(), async () => {
     asked += 1;

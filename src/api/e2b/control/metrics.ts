@@ -1,6 +1,6 @@
 /**
- * What sandboxes use, by the word of their guests. A guest is asked when a client asks, at most once a second; earlier
- * answers are the history.
+ * Metrics of sandboxes, as their guests report them. A guest is asked when a client asks, at most once a second;
+ * earlier answers are the history.
  */
 import type { z } from 'zod';
 import { z as zod } from 'zod';
@@ -78,7 +78,7 @@ export class MetricsHistory implements Disposable {
   readonly #parts: E2bParts;
   /** By sandbox, oldest first. */
   readonly #samples = new Map<string, Sample[]>();
-  /** Guests that are being asked; requests at once share an answer. */
+  /** Running queries of guests; concurrent requests share an answer. */
   readonly #asking = new Map<string, Promise<void>>();
   readonly #stop: () => void;
 
@@ -89,7 +89,7 @@ export class MetricsHistory implements Disposable {
     });
   }
 
-  /** With a new one if the sandbox runs and its guest answers. */
+  /** Includes a new sample if the sandbox runs and its guest answers. */
   async of({ id, status }: SandboxInfo): Promise<readonly Metric[]> {
     const last = this.#samples.get(id)?.at(-1);
     const now = this.#parts.clock.now();
@@ -124,10 +124,10 @@ export class MetricsHistory implements Disposable {
   }
 }
 
-/** @param before of an earlier time: the CPU's use is that since then, else since the boot */
+/** @param before an earlier sample; CPU usage is measured since then, or since the boot without one */
 export function metricOf(stats: GuestStats, before: GuestStats | undefined, atMs: number): Metric {
   const { cpuCount, memoryTotalBytes, memoryAvailableBytes, diskTotalBytes, diskFreeBytes } = stats;
-  // Another VM of the sandbox counts anew.
+  // Counters of another VM of the sandbox restart at 0.
   const since = before !== undefined && before.uptimeMs < stats.uptimeMs ? before : undefined;
   const busyMs = stats.cpuBusyMs - (since?.cpuBusyMs ?? 0);
   const cpuMs = (stats.uptimeMs - (since?.uptimeMs ?? 0)) * cpuCount;

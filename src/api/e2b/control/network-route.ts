@@ -47,7 +47,7 @@ export function addNetworkRoute(app: App, parts: E2bParts, creations: Creations)
           network: isClosed ? null : network,
           // Each change asks the guest to trust the sandbox's certificate authority.
           ...(hadHeaders || requestHeaders.length > 0 ? { requestHeaders } : {}),
-          // An update replaces all annotations, so those of other parts must be in it.
+          // An update replaces all annotations, so it must include those of other parts.
           annotations: {
             ...info.annotations,
             ...formatKept({

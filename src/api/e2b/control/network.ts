@@ -1,4 +1,4 @@
-/** E2B's network settings as ours. Pure. */
+/** Converts E2B's network settings to ours. Pure. */
 import { EGRESS_LIMITS } from '../../../base/request/egress-limits.ts';
 import type { NetworkOptions } from '../../../sandbox/contract/network-spec.ts';
 import { E2bError } from '../errors.ts';
@@ -12,9 +12,9 @@ const ADDRESSES = /^[\d./:a-f]+$/i;
 type Lists = Pick<NetworkBody, 'allowOut' | 'denyOut' | 'rules' | 'egressProxy' | 'dnsServers'>;
 
 /**
- * In E2B an allowed destination wins over a denied one; here the allowed are taken out of the denied. Metadata services
- * and private ranges stay closed, whatever is allowed (R-NET-6).
- * @returns null: no network card
+ * In E2B an allowed destination overrides a denied one, so here the allowed ones are removed from the denied. Metadata
+ * services and private ranges stay closed, whatever is allowed (R-NET-6).
+ * @returns `null` for no network card
  * @throws E2bError 400
  */
 export function networkOptions(lists: Lists | null | undefined, allowInternetAccess: boolean): NetworkOptions | null {
@@ -35,8 +35,8 @@ export function networkOptions(lists: Lists | null | undefined, allowInternetAcc
 }
 
 /**
- * Whether a client has rules for egress: then a host without network cards refuses. The mere wish for the internet is no
- * reason, since clients say it whether their program does or not.
+ * True if a client has rules for egress, so that a host without network cards must refuse. Only asking for the internet
+ * does not count, since clients ask for it whether or not their program needs it.
  */
 export function hasRules(lists: Pick<Lists, 'allowOut' | 'denyOut' | 'rules'> | null | undefined): boolean {
   const { allowOut, denyOut, rules } = lists ?? {};
@@ -45,13 +45,13 @@ export function hasRules(lists: Pick<Lists, 'allowOut' | 'denyOut' | 'rules'> | 
 }
 
 /**
- * Denied blocks without the allowed ones. Each allowed address may split a block into 31, so the result is bounded while it
- * grows: otherwise one request would keep the daemon busy for a minute.
+ * Denied blocks without the allowed ones. Each allowed address may split a block into 31, so the result is bounded
+ * while it grows: otherwise one request would keep the daemon busy for a minute.
  * @throws E2bError 400
  */
 function denyWithout(deny: readonly string[], allow: readonly string[]): readonly string[] {
   const { rulesMax } = EGRESS_LIMITS;
-  // Larger ones first: they leave less to split.
+  // Larger ones first, since they leave less to split.
   const holes = allow
     .map(parseBlock)
     .filter((block) => block !== null)
@@ -68,7 +68,7 @@ function denyWithout(deny: readonly string[], allow: readonly string[]): readonl
       let left: readonly Block[] = [block];
       for (const hole of own) {
         left = left.flatMap((one) => without(one, hole));
-        // A further hole takes one block away at most.
+        // Each further hole removes at most one block.
         if (left.length > rulesMax + own.length) throw tooManyRules();
       }
       for (const one of left) kept.add(blockText(one));
@@ -87,7 +87,7 @@ function refuseUnsupported({ egressProxy, dnsServers }: Lists): void {
   if (egressProxy !== undefined && egressProxy !== null) {
     throw new E2bError(400, 'egressProxy: not supported, since only TCP 80 and 443 could be led through a proxy');
   }
-  // Also an empty list, which at E2B closes DNS.
+  // Includes an empty list, which closes DNS at E2B.
   if (dnsServers !== undefined && dnsServers !== null) {
     throw new E2bError(
       400,

@@ -1,9 +1,9 @@
-/** The OpenAPI document of what E2B's clients are served, generated from the schemas: `spec/e2b-openapi.json`. */
+/** Generates the OpenAPI document of E2B's interface from the schemas: `spec/e2b-openapi.json`. */
 import type { FastifyInstance } from 'fastify';
 import { describeApi } from '../../rest/openapi.ts';
 import { e2bSchemas } from './schema.ts';
 
-/** Version of the interface, which E2B names so. */
+/** E2B's name of this interface version. */
 const VERSION = '0.1.0';
 
 const DESCRIPTION = `
@@ -20,7 +20,7 @@ export async function describeControl(app: FastifyInstance): Promise<void> {
       { name: 'sandboxes', description: 'One microVM each.' },
       { name: 'snapshots', description: 'Saved states, used as templates.' },
       { name: 'metrics', description: 'What sandboxes use.' },
-      { name: 'events', description: 'What happened to sandboxes, and webhooks that are told.' },
+      { name: 'events', description: 'Events of sandboxes, and webhooks that receive them.' },
       { name: 'logs', description: 'Consoles of sandboxes.' },
     ],
     schemas: e2bSchemas,

@@ -8,7 +8,7 @@ const items = fc.uniqueArray(fc.record({ id: fc.stringMatching(/^[a-z0-9]{20}$/)
 });
 
 describe('pages', () => {
-  it('together they have every item once, in order, whatever their size', () => {
+  it('together have every item once, in order, whatever their size', () => {
     const query = fc.record({
       limit: fc.integer({ min: 1, max: 100 }),
       order: fc.constantFrom('asc' as const, 'desc' as const),
@@ -32,7 +32,7 @@ describe('pages', () => {
     );
   });
 
-  it('any other token is refused', () => {
+  it('refuse any other token', () => {
     const text = fc.oneof(fc.string(), fc.base64String());
     fc.assert(
       fc.property(text, (nextToken) => {

@@ -1,4 +1,6 @@
-/** Pages of lists. A token names the last item of the page before, so items that come and go move no others. Pure. */
+/**
+ * Pages of lists. A token names the last item of the previous page, so added and removed items shift no others. Pure.
+ */
 import { E2bError } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
 
@@ -9,18 +11,18 @@ export interface Item {
 
 export interface Page<T> {
   readonly items: readonly T[];
-  /** Null: this is the last page. */
+  /** `null` on the last page. */
   readonly nextToken: string | null;
 }
 
 export interface PageQuery {
   readonly limit?: number | undefined;
   readonly nextToken?: string | undefined;
-  /** By the time of creation. Default: newest first. */
+  /** By creation time. Default: newest first. */
   readonly order?: 'asc' | 'desc' | undefined;
 }
 
-/** @throws E2bError 400: the token is not one of ours */
+/** @throws E2bError 400 for a foreign token */
 export function pageOf<T extends Item>(all: readonly T[], query: PageQuery): Page<T> {
   const { limit = E2B_LIMITS.pageMax, nextToken, order = 'desc' } = query;
   const sign = order === 'asc' ? 1 : -1;

@@ -5,7 +5,7 @@ import type { E2bParts } from '../parts.ts';
 
 const OVER: readonly SandboxInfo['status'][] = ['ending', 'ended'];
 
-/** @throws E2bError 404, also for a sandbox that has ended */
+/** @throws E2bError 404, also for an ended sandbox */
 export async function present({ control }: E2bParts, id: string): Promise<SandboxInfo> {
   const info = await control.get(id).catch((error: unknown) => {
     if (error instanceof SandboxError && error.code === 'not_found') return null;

@@ -15,7 +15,7 @@ const headers = fc.dictionary(
 const rules = fc.dictionary(host, fc.array(fc.record({ transform: fc.record({ headers }) })));
 
 describe('requestHeadersOf', () => {
-  it('sets what the last rule says, and answers show the names and no value', () => {
+  it('sets fields by the last rule; answers show names and no value', () => {
     fc.assert(
       fc.property(rules, (given) => {
         const made = makeRequestHeaders(requestHeadersOf(given));
@@ -43,7 +43,7 @@ describe('requestHeadersOf', () => {
       }),
     );
   });
-  it('any JSON is refused with a typed error, or read', () => {
+  it('refuses any JSON with a typed error, or reads it', () => {
     fc.assert(
       fc.property(fc.jsonValue(), (value) => {
         const parsed = networkLists.rules.safeParse(value);

@@ -1,18 +1,18 @@
 /**
- * E2B's rules, which change requests on their way, as header fields that the gateway sets; and back, without values.
- * Pure.
+ * Converts E2B's rules, which change requests in transit, to header fields that the gateway sets; and back, without
+ * values. Pure.
  */
 import type { SandboxInfo } from '../../../sandbox/contract/control.ts';
 import type { RequestHeaderOptions } from '../../../sandbox/contract/secrets.ts';
 import { E2bError } from '../errors.ts';
 import type { Rules } from '../kept.ts';
 
-/** In answers, instead of a value. */
+/** Replaces values in answers. */
 export const HIDDEN = '[hidden]';
 const SHOWN_CHARACTERS_MAX = 80;
 
 /**
- * A later rule of a host wins over an earlier one for the same field.
+ * A later rule of a host overrides an earlier one for the same field.
  * @throws E2bError 400, never containing a value
  */
 export function requestHeadersOf(rules: Rules | null | undefined): RequestHeaderOptions[] {
@@ -32,12 +32,12 @@ export function requestHeadersOf(rules: Rules | null | undefined): RequestHeader
 }
 
 function problemOf(value: string): string | undefined {
-  // Would be sent as they are.
+  // Would be sent literally.
   if (value.includes('${e2b.')) return 'identity tokens are not supported';
   return value === HIDDEN ? 'send the value: answers show none' : undefined;
 }
 
-/** Undefined: it has none. */
+/** Undefined if there are none. */
 export function rulesOf({ secrets }: Pick<SandboxInfo, 'secrets'>): Rules | undefined {
   const hosts = new Map<string, Record<string, string>>();
   for (const { sets, hosts: own } of secrets) {
@@ -48,7 +48,7 @@ export function rulesOf({ secrets }: Pick<SandboxInfo, 'secrets'>): Rules | unde
   return Object.fromEntries([...hosts].map(([host, headers]) => [host, [{ transform: { headers } }]]));
 }
 
-/** Whether the values are lost with the process that had them: until they are set again it can't be resumed. */
+/** True if the values were lost with their process: until they are set again the sandbox can't be resumed. */
 export function isWithoutValues({ secrets }: Pick<SandboxInfo, 'secrets'>): boolean {
   return secrets.some(({ sets, held }) => sets !== undefined && !held);
 }

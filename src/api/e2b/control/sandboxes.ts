@@ -1,4 +1,4 @@
-/** Create, connect, get, end, time out, pause and fork sandboxes. */
+/** Routes that create, connect, get, end, time out, pause and fork sandboxes. */
 import type { FastifyReply } from 'fastify';
 import type { SandboxInfo } from '../../../sandbox/contract/control.ts';
 import { SandboxError, type SandboxErrorCode } from '../../../sandbox/contract/errors.ts';
@@ -243,7 +243,7 @@ export const empty = (reply: FastifyReply): FastifyReply => reply.status(204).se
 
 const milliseconds = (seconds: number): number => Math.max(1, seconds * 1000);
 
-/** @throws E2bError 404, 409: it is paused */
+/** @throws E2bError 404; 409 if it is paused */
 async function running(parts: E2bParts, id: string): Promise<SandboxInfo> {
   const info = await present(parts, id);
   if (info.status !== 'paused') return info;
@@ -252,7 +252,7 @@ async function running(parts: E2bParts, id: string): Promise<SandboxInfo> {
   });
 }
 
-/** The timeout is set first: one that is nearly over would end the sandbox right after its resume. */
+/** Sets the timeout first: a nearly expired one would end the sandbox right after its resume. */
 async function resume(
   { control }: E2bParts,
   id: string,
@@ -265,7 +265,7 @@ async function resume(
 ): Promise<void> {
   const { timeout, memory, autoPause, signal } = how;
   const { onTimeout } = await control.get(id);
-  // The client says only whether it pauses, not how.
+  // The client says only whether the sandbox pauses, not how.
   const pauses = onTimeout === 'kill' ? 'pause' : onTimeout;
   await control.update(id, {
     timeoutMs: milliseconds(timeout),
@@ -274,7 +274,7 @@ async function resume(
   await control.resume(id, { signal, ...(memory === false ? { reboot: true } : {}) });
 }
 
-/** A timeout is never made shorter. */
+/** Never shortens a timeout. */
 async function extend({ control, clock }: E2bParts, { id, endsAtMs }: SandboxInfo, seconds: number): Promise<void> {
   const timeoutMs = milliseconds(seconds);
   if (endsAtMs === null || endsAtMs >= clock.wall() + timeoutMs) return;

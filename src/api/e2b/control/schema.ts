@@ -89,7 +89,7 @@ export const templateParams = z.object({ id: z.string().max(E2B_LIMITS.templateC
 const limit = integerText(1, E2B_LIMITS.pageMax).optional();
 const nextToken = z.string().max(E2B_LIMITS.tokenCharactersMax).optional();
 const STATES = ['running', 'paused'] as const;
-/** `a,b` and `a` twice are the same, as in E2B. */
+/** Accepts `a,b` and repeated parameters alike, as E2B does. */
 const commas = z
   .union([z.string(), z.array(z.string())])
   .transform((value) => [value].flat().flatMap((one) => one.split(',')));
@@ -208,6 +208,5 @@ export const oldLogsAnswer = named(
 );
 export const logsAnswer = named('SandboxLogsV2Response', z.object({ logs: z.array(logEntry) }));
 
-/** Error answer of every route. */
 export const failures = { default: errorAnswer } as const;
 export const nothing = z.null();

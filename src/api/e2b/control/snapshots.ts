@@ -92,7 +92,7 @@ function nameOf(text: string): string {
   });
 }
 
-/** With the tag that every snapshot has at E2B. */
+/** Adds the tag that every snapshot has at E2B. */
 function snapshotView({ id, name }: SnapshotInfo): z.input<typeof snapshotAnswer> {
   return { snapshotID: `${name ?? id}:default`, names: name === null ? [] : [`${name}:default`] };
 }

@@ -8,7 +8,7 @@ it.each([
   ['web:default', 'web'],
   // A name that every object has.
   ['constructor', 'constructor'],
-])('createFrom: the templateID %s is our template %s', async (templateId, template) => {
+])('createFrom: maps the templateID %s to our template %s', async (templateId, template) => {
   const sources: Source[] = [];
   const places = { control: { snapshots: async () => [] }, templates: { localName: () => undefined } };
   await createFrom(templateId, places, async (source) => {
@@ -18,7 +18,7 @@ it.each([
   expect(sources).toEqual([{ template }]);
 });
 
-it('readBase: an image may have a name that every object has', () => {
+it('readBase: accepts an image with a name that every object has', () => {
   const body = { fromImage: 'constructor' } as Parameters<typeof readBase>[0];
   expect(readBase(body, () => undefined)).toEqual({ kind: 'image', name: 'constructor' });
 });

@@ -1,23 +1,23 @@
-/** What a client's `templateID` means here. */
+/** Resolves a client's `templateID`. */
 import type { ControlPlane, CreateRequest, SandboxInfo, SnapshotInfo } from '../../../sandbox/contract/control.ts';
 import { SandboxError } from '../../../sandbox/contract/errors.ts';
 import { SNAPSHOT_NAME, SNAPSHOT_REFERENCE } from '../../../sandbox/contract/limits.ts';
 import { E2bError } from '../errors.ts';
 import type { TemplateSource } from '../parts.ts';
 
-/** E2B's names of ready-made environments. */
 const NAMES: ReadonlyMap<string, string> = new Map([['code-interpreter-v1', 'code-interpreter']]);
 const SNAPSHOT_ID = /^[a-z0-9]{20}$/;
 
 export type Source = Pick<CreateRequest, 'snapshot' | 'template'>;
 
-/** Without the tag that every name has. */
+/** Strips the tag that every name has. */
 export const plainName = (templateId: string): string => templateId.replace(/:(default|latest)$/, '');
 
 /**
- * Creates from, in this order: a template that a client has built, a snapshot's id, a template's name, a snapshot's name. Lists
- * snapshots only if the text may name one, since that reads the whole store.
- * @throws E2bError 404; what `create` throws
+ * Creates from the first of these that exists: a template that a client has built, a snapshot with this id, a template
+ * with this name, a snapshot with this name. Lists snapshots only if the text may name one, since that reads the whole
+ * store.
+ * @throws E2bError 404; errors of `create`
  */
 export async function createFrom(
   templateId: string,

@@ -1,6 +1,6 @@
 /**
- * What E2B has and NeuroVisor does not: an answer that says so, by which a client throws its error for the subject
- * (`VolumeError`, `SecretError`). Not in the OpenAPI document.
+ * Answers for E2B features that NeuroVisor lacks, which make a client throw the error of that feature (`VolumeError`,
+ * `SecretError`). Not in the OpenAPI document.
  */
 import type { App } from '../../rest/route.ts';
 import { E2bError } from '../errors.ts';
@@ -20,7 +20,7 @@ export function addUnsupportedRoutes(app: App): void {
       });
     }
   };
-  // Not 404: a client would say that a volume of this name is missing.
+  // Not 404: a client would report that a volume of this name is missing.
   refuse(
     ['/volumes', '/volumes/*', '/volumecontent/*'],
     501,

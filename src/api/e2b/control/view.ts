@@ -7,7 +7,7 @@ import type { E2bParts } from '../parts.ts';
 import { rulesOf } from './rules.ts';
 import type { listedSandbox, sandboxAnswer, sandboxDetail } from './schema.ts';
 
-/** All that its clients ask of an envd (they compare versions). */
+/** Satisfies all clients, which compare envd versions. */
 export const ENVD_VERSION = '0.6.13';
 const CLIENT_ID = 'neurovisor';
 
@@ -21,7 +21,7 @@ export function sandboxView(info: SandboxInfo, parts: ViewParts): z.input<typeof
     clientID: CLIENT_ID,
     envdVersion: ENVD_VERSION,
     envdAccessToken: tokens.envd(info.id),
-    // Also if its ports are public: clients of the code interpreter then send it, and that port never is.
+    // Also for public ports: clients of the code interpreter send it, and that port is never public.
     trafficAccessToken: tokens.traffic(info.id),
     domain: domain(),
   };
@@ -66,7 +66,7 @@ export function detailView(info: SandboxInfo, parts: ViewParts): z.input<typeof 
   };
 }
 
-/** A sandbox of another interface may run for ever, which E2B's do not. */
+/** A sandbox of another interface may run forever, which E2B's do not. */
 function endOf(info: SandboxInfo): number {
   const { createdAtMs, endsAtMs } = info;
   if (endsAtMs !== null) return endsAtMs;

@@ -7,13 +7,12 @@ import { ConnectError } from './connect.ts';
 export interface Call {
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
-  /** Of the sandbox. */
   readonly id: string;
   /** Template of the sandbox, as its creator named it. */
   readonly template: string;
   /** The running guest. @throws SandboxError */
   guest(): Promise<Guest>;
-  /** User in the guest that the caller names; undefined: the default one. */
+  /** User in the guest that the caller names; undefined for the default one. */
   readonly user: string | undefined;
 }
 
@@ -24,7 +23,7 @@ export function userOf({ headers }: IncomingMessage): string | undefined {
   return user === '' ? undefined : user;
 }
 
-/** The client's limit of the whole call, milliseconds; undefined: none. @throws ConnectError */
+/** The client's timeout of the whole call in milliseconds; undefined if there is none. @throws ConnectError */
 export function timeoutOf({ headers }: IncomingMessage): number | undefined {
   const text = headers['connect-timeout-ms'];
   if (text === undefined) return undefined;
@@ -35,7 +34,7 @@ export function timeoutOf({ headers }: IncomingMessage): number | undefined {
   return Number(text) === 0 ? undefined : Number(text);
 }
 
-/** How long a stream may be silent, milliseconds. */
+/** How long a stream may be silent, in milliseconds. */
 export function keepAliveOf({ headers }: IncomingMessage): number {
   const text = headers['keepalive-ping-interval'];
   if (typeof text !== 'string' || !/^\d{1,6}$/.test(text)) return E2B_LIMITS.keepAliveMs;
@@ -44,7 +43,7 @@ export function keepAliveOf({ headers }: IncomingMessage): number {
 
 /**
  * The owner of a file. E2B's envd is root: it reads and writes any file, and gives what it creates to the user
- * (OpenAI's Agents make `/workspace` by it). In a VM, root is no more than its users.
+ * (OpenAI's Agents create `/workspace` this way). In a VM, root is no more than its users.
  */
 export const fileUser = (user: string | undefined) =>
   ({ asRoot: true, ...(user === undefined ? {} : { user }) }) as const;

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { endFrame, frameOf, messagesOf } from './connect.ts';
 
 describe('messagesOf', () => {
-  it('yields what frameOf made, however the stream is cut', async () => {
+  it('yields the messages that frameOf encoded, however the stream is cut', async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.array(fc.dictionary(fc.string(), fc.jsonValue()), { maxLength: 5 }),
@@ -33,7 +33,7 @@ describe('messagesOf', () => {
     );
   });
 
-  it('reads a large message that comes byte by byte without joining it again and again', async () => {
+  it('reads a large message that arrives byte by byte without repeated joining', async () => {
     const value = 'x'.repeat(1024 * 1024);
     const bytes = frameOf({ value });
     async function* each(): AsyncGenerator<Buffer> {

@@ -1,6 +1,6 @@
 /**
- * The Connect protocol with JSON (connectrpc.com/docs/protocol): unary calls are plain requests, messages of streams are
- * frames. Sans I/O.
+ * The Connect protocol with JSON (connectrpc.com/docs/protocol): unary calls are plain requests, messages of streams
+ * are frames. Pure.
  *
  *     frame: flags (1 byte; 1: compressed, 2: end) · length (4 bytes, big endian) · JSON
  */
@@ -59,7 +59,6 @@ export function frameOf(message: unknown): Buffer {
   return frame(0, message);
 }
 
-/** The last frame of a stream. */
 export function endFrame(error?: ConnectError): Buffer {
   if (error === undefined) return frame(END, {});
   return frame(END, { error: { code: error.code, message: error.message } });
@@ -99,7 +98,9 @@ export async function* messagesOf(body: AsyncIterable<Buffer>): AsyncGenerator<u
   }
 }
 
-/** Bytes in the pieces in which they came, joined only to be taken: a client may send them one by one. */
+/**
+ * Buffers bytes in the pieces in which they arrived, and joins them only when taken: a client may send them one by one.
+ */
 class Parts {
   #parts: Buffer[] = [];
   length = 0;
@@ -109,7 +110,6 @@ class Parts {
     this.length += part.length;
   }
 
-  /** @param bytes at most `length` */
   take(bytes: number): Buffer {
     const [first = Buffer.alloc(0)] = this.#parts;
     const whole = first.length >= bytes ? first : Buffer.concat(this.#parts);
@@ -140,7 +140,7 @@ export function parseJson(text: string): unknown {
   }
 }
 
-/** @throws ConnectError `invalid_argument`, which names the field */
+/** @throws ConnectError `invalid_argument`, naming the field */
 export function checked<T>(schema: z.ZodType<T>, message: unknown): T {
   const result = schema.safeParse(camelCased(message));
   if (result.success) return result.data;

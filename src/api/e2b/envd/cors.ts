@@ -1,6 +1,7 @@
 /**
- * Web pages of any origin may use envd, as with E2B. It weakens nothing: a call needs the sandbox's token or a signature,
- * which browsers do not add by themselves, and what needs neither (`GET /health` of an id) says only that it runs.
+ * Lets web pages of any origin use envd, as at E2B. This weakens nothing: a call needs the sandbox's token or a
+ * signature, which browsers do not add automatically, and the only call that needs neither (`GET /health` of an id)
+ * says only that the sandbox runs.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 
@@ -9,7 +10,7 @@ const EXPOSED = 'Content-Range, Last-Modified, Content-Encoding, Connect-Content
 const PREFLIGHT = {
   ...ORIGIN,
   'access-control-allow-methods': 'GET, HEAD, POST',
-  // `*` does not stand for Authorization (Fetch standard).
+  // `*` does not include Authorization (Fetch standard).
   'access-control-allow-headers': '*, Authorization',
   'access-control-max-age': '7200',
   'content-length': '0',
@@ -21,7 +22,7 @@ export function allowPages(response: ServerResponse): void {
   response.setHeader('access-control-expose-headers', EXPOSED);
 }
 
-/** A preflight has no headers of ours, so only its path tells that it is for envd. */
+/** A preflight has no headers of ours, so only its path shows that it is for envd. */
 export function answersPreflight(request: IncomingMessage, response: ServerResponse): boolean {
   const [path = ''] = (request.url ?? '').split('?', 1);
   const isPreflight =

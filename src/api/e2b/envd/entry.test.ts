@@ -18,6 +18,6 @@ it.each([
   [0, '1970-01-01T00:00:00.000Z'],
   [Number.MAX_SAFE_INTEGER, '9999-12-31T23:59:59.999Z'],
   [-Number.MAX_SAFE_INTEGER, '0001-01-01T00:00:00.000Z'],
-])('entryView: a file of the time %d is listed with one that clients can read', (ms, time) => {
+])('entryView: shows a file’s time %d in a form that clients can read', (ms, time) => {
   expect(entryView(entry(ms))).toMatchObject({ modifiedTime: time });
 });

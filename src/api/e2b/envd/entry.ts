@@ -28,11 +28,11 @@ export function entryView(entry: FileEntry): Readonly<Record<string, unknown>> {
   };
 }
 
-/** Protobuf's timestamps are of the years 1 to 9999; a guest may give a file any time. */
+/** Protobuf's timestamps cover the years 1 to 9999; a guest may give a file any time. */
 const TIME_MS = { min: Date.parse('0001-01-01T00:00:00Z'), max: Date.parse('9999-12-31T23:59:59.999Z') } as const;
 const timeText = (ms: number): string => new Date(Math.min(Math.max(ms, TIME_MS.min), TIME_MS.max)).toISOString();
 
-/** As Go writes them: `drwxr-xr-x`. */
+/** In Go's form: `drwxr-xr-x`. */
 function permissionsOf(type: FileEntry['type'], mode: number): string {
   const bits = [...'rwxrwxrwx'].map((letter, index) => ((mode & (0o400 >> index)) === 0 ? '-' : letter));
   return KINDS[type] + bits.join('');

@@ -6,7 +6,7 @@ import type { E2bParts } from '../parts.ts';
 import { accessTokens, fileSignature } from '../tokens.ts';
 import { Envd } from './envd.ts';
 
-it('logs no signature with a failure of ours', async () => {
+it('logs no signature with an internal error', async () => {
   const lines: unknown[] = [];
   const tokens = accessTokens(Buffer.alloc(32, 1));
   const parts = {

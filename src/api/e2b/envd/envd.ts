@@ -18,7 +18,9 @@ import { Programs } from './programs.ts';
 import { answerRpc, type Rpc } from './service.ts';
 import { Watchers } from './watchers.ts';
 
-/** Errors of an answer whose client left before it began, while the guest read or while it was written, or by a reset. */
+/**
+ * Errors of an answer whose client left before it began, while the guest read or while it was written, or by a reset.
+ */
 const OF_CLOSED_STREAM =
   /^(?:ERR_STREAM_(?:PREMATURE_CLOSE|UNABLE_TO_PIPE|DESTROYED|WRITE_AFTER_END)|ECONNRESET|EPIPE|cancelled)$/;
 
@@ -35,16 +37,13 @@ export class Envd {
     this.#rpcs = rpcsOf(new ProcessService(this.#programs, parts.clock), new FilesystemService(this.#watchers));
   }
 
-  /** The sandbox has ended. */
+  /** Call when the sandbox has ended. */
   forget(id: string): void {
     this.#programs.forget(id);
     this.#watchers.forget(id);
   }
 
-  /**
-   * Answers a request for a running sandbox; never rejects.
-   * @param refuse answers that there is no such sandbox
-   */
+  /** Answers a request for a running sandbox; never rejects. @param refuse answers that there is no such sandbox */
   async answer(
     request: IncomingMessage,
     response: ServerResponse,
@@ -70,11 +69,11 @@ export class Envd {
         refuse();
         return;
       }
-      // No client waits for an answer any more.
+      // No client waits for the answer any more.
       if (gone.aborted && OF_CLOSED_STREAM.test(errorCode(error) ?? '')) return;
       const known = errorReply(error);
       if (known === null) {
-        // Its query may hold a signature, which is a permission.
+        // Its query may hold a signature, which grants access.
         const [path = ''] = (request.url ?? '').split('?', 1);
         log.error(`envd ${path}`, { error: describeError(error) });
       }
@@ -100,7 +99,7 @@ export class Envd {
     if (!isFile && rpc === undefined) {
       throw new E2bError(404, `no route ${method} ${path.slice(0, 200)}`);
     }
-    // Before anything of the answer is sent.
+    // Before any part of the answer is sent.
     await guestOf(call);
     if (rpc !== undefined) await answerRpc(rpc, call, this.#parts);
     else if (method === 'GET') await download(call);
@@ -128,12 +127,12 @@ export class Envd {
   }
 }
 
-/** The sandbox has ended, or was paused without automatic resume, since the request came. */
+/** After the request arrived, the sandbox ended or was paused without automatic resume. */
 class GuestAway extends Error {}
 
 const AWAY: ReadonlySet<unknown> = new Set(['not_found', 'gone', 'not_ready']);
 
-/** @throws GuestAway; what resuming throws */
+/** @throws GuestAway; errors of resuming */
 async function guestOf(call: Call): Promise<void> {
   try {
     await call.guest();
@@ -143,7 +142,7 @@ async function guestOf(call: Call): Promise<void> {
   }
 }
 
-/** What the signature of a request is for; null: it has none. */
+/** The file that the request's signature is for; `null` without a signature. */
 export function signedFile(
   request: Pick<IncomingMessage, 'method' | 'url'>,
 ): (SignedFile & { readonly signature: string }) | null {

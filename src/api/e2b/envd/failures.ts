@@ -1,4 +1,4 @@
-/** Failures of guests and sandboxes as errors of the Connect protocol. */
+/** Converts failures of guests and sandboxes to errors of the Connect protocol. */
 
 import { CodedError, describeError } from '../../../base/errors.ts';
 import type { GuestErrorCode } from '../../../machine/guest/errors.ts';
@@ -23,7 +23,7 @@ const GUEST: Record<GuestErrorCode, ConnectCode> = {
   disk_full: 'resource_exhausted',
 };
 
-/** Null: a bug. */
+/** `null` for a bug. */
 export function connectErrorOf(error: unknown): ConnectError | null {
   if (error instanceof ConnectError) return error;
   if (isGuestError(error)) return new ConnectError(GUEST[error.code], describeError(error));

@@ -58,7 +58,7 @@ export async function download(call: Call): Promise<void> {
       }
     };
     await pipeline(content, response, { end: false });
-    // It has become shorter: the client would wait for the rest.
+    // The file has become shorter, and the client would wait for the rest.
     if (sent < length) response.destroy();
     else response.end();
     return;
@@ -88,8 +88,8 @@ const rangeHeaders = ({ offset, length }: ByteRange, bytes: number): Record<stri
 });
 
 /**
- * Sends `Content-Length` only if all content is here at once: for files of the kernel (/proc, /sys) and growing files, the size
- * differs from the length of the content.
+ * Sends `Content-Length` only if all content is already here: for kernel files (/proc, /sys) and growing files, the
+ * size differs from the length of the content.
  */
 async function sendWhole(
   { response }: Call,
@@ -119,18 +119,18 @@ async function sendWhole(
   }, response);
 }
 
-/** The clients always say that they can decode it; `gzip` alone is a choice. */
+/** The clients always declare that they can decode it; only `gzip` alone is a choice. */
 const wantsGzip = (headers: IncomingHttpHeaders): boolean =>
   headers['accept-encoding']?.toString().trim().toLowerCase() === 'gzip';
 
-/** Answers with what was written. @throws E2bError; GuestError */
+/** Answers with the written files. @throws E2bError; GuestError */
 export async function upload(call: Call, { clock }: Pick<E2bParts, 'clock'>): Promise<void> {
   const { request, response } = call;
   const { path, user } = fileQuery(request.url ?? '');
   const type = request.headers['content-type'] ?? '';
   const metadata = metadataOf(request.headers);
   const { files } = await call.guest();
-  // Also when one part fails: what is being written then must not wait for content that does not come.
+  // If one part fails, a running write must not wait for content that never arrives.
   const stop = new AbortController();
   const signal = AbortSignal.any([clientGone({ raw: call.response }), stop.signal]);
   const options = { ...fileUser(user), metadata, signal };
@@ -160,7 +160,9 @@ export async function upload(call: Call, { clock }: Pick<E2bParts, 'clock'>): Pr
   response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(view));
 }
 
-/** Unpacked as it comes, so a small body that becomes a large file costs the sandbox's disk and no memory here. */
+/**
+ * Decompressed as it arrives, so a small body that becomes a large file costs the sandbox's disk and no memory here.
+ */
 function decoded(headers: IncomingHttpHeaders, body: AsyncIterable<Buffer>): AsyncIterable<Uint8Array> {
   const encoding = headers['content-encoding'] ?? 'identity';
   if (encoding === 'identity') return body;
@@ -173,7 +175,7 @@ function decoded(headers: IncomingHttpHeaders, body: AsyncIterable<Buffer>): Asy
 async function* gunzipped(body: AsyncIterable<Buffer>): AsyncGenerator<Uint8Array> {
   const source = Readable.from(body);
   const unpacked = createGunzip();
-  // The source's error must reach the reader, and the other way around.
+  // The source's error must reach the reader, and vice versa.
   const piping = pipeline(source, unpacked);
   piping.catch((error: unknown) => unpacked.destroy(error as Error));
   try {
@@ -190,7 +192,7 @@ const isOfZlib = (error: unknown): boolean =>
 
 const METADATA = 'x-metadata-';
 
-/** `X-Metadata-KEY: VALUE`. Node.js has the names in lower case. @throws E2bError */
+/** `X-Metadata-KEY: VALUE`. Node.js lowercases the names. @throws E2bError */
 function metadataOf(headers: IncomingHttpHeaders): Record<string, string> {
   const found: Record<string, string> = {};
   for (const [name, value] of Object.entries(headers)) {

@@ -16,7 +16,7 @@ const watchRequest = z.object({
   path,
   recursive: z.boolean().default(false),
   includeEntry: z.boolean().default(false),
-  // Mounts of a network are nothing special in our guests.
+  // Network mounts are nothing special in our guests.
   allowNetworkMounts: z.boolean().default(false),
 });
 const watcherRequest = z.object({ watcherId: z.string().max(256) });
@@ -114,10 +114,10 @@ export class FilesystemService {
     const { path: directory, recursive, includeEntry } = checked(watchRequest, message);
     const { files } = await call.guest();
     const options = { ...userOption(call), recursive };
-    // Events keep their order although each may wait for its entry.
+    // Keeps events in order although each may wait for its entry.
     let last: Promise<void> = Promise.resolve();
     let waiting = 0;
-    // A guest that does not answer for an entry may still send events.
+    // A guest that does not return an entry may still send events.
     let characters = 0;
     const enqueue = (size: number, act: () => void | Promise<void>): void => {
       if (characters + size > E2B_LIMITS.watcherCharactersMax) return;
@@ -156,7 +156,7 @@ const ENTRIES_WAITING_MAX = 64;
 const EVENTS_WAITING_MAX = 10_000;
 const HAS_ENTRY: ReadonlySet<FileEvent['type']> = new Set(['create', 'write', 'chmod']);
 
-/** Events for a client that may read slowly: so many wait, then the stream ends. */
+/** Events for a client that may read slowly. Above the limit, the stream ends. */
 class PendingEvents {
   readonly #outlet: Outlet;
   readonly #waiting: { readonly view: unknown; readonly characters: number }[] = [];
@@ -181,7 +181,7 @@ class PendingEvents {
     if (!this.#isSending) this.start();
   }
 
-  /** Sends what waits, and from then on what comes. */
+  /** Sends the waiting events, and later ones as they arrive. */
   start(): void {
     this.#isSending = true;
     this.#send().catch((error: unknown) => ignore(error, 'the client has gone'));
@@ -204,7 +204,7 @@ const EVENTS: Readonly<Record<FileEvent['type'], string | null>> = {
   remove: 'EVENT_TYPE_REMOVE',
   rename: 'EVENT_TYPE_RENAME',
   chmod: 'EVENT_TYPE_CHMOD',
-  // E2B has no word for lost events.
+  // E2B has no message for lost events.
   overflow: null,
 };
 

@@ -32,7 +32,7 @@ it('writes one file after the other, whole and in order', async () => {
   expect(most).toBe(1);
 });
 
-it('reads no more than a few pieces ahead of a guest that takes nothing', async () => {
+it('reads no more than a few pieces ahead of a guest that does not read', async () => {
   const part = (n: number): Buffer =>
     Buffer.from(`--b\r\ncontent-disposition: form-data; name="file"; filename="/f${n}"\r\n\r\n${'x'.repeat(8192)}\r\n`);
   let pieces = 0;

@@ -11,9 +11,9 @@ import { E2B_LIMITS } from '../limits.ts';
 type Write = (path: string, content: AsyncIterable<Uint8Array>) => Promise<FileEntry>;
 
 /**
- * Writes one file after the other, as their parts come.
- * @param path of the only file; null: each part names its own
- * @throws E2bError 400; what `write` and `body` throw. Writes may still wait for their content then: end them
+ * Writes one file after the other, as their parts arrive.
+ * @param path of the only file; `null` if each part names its own
+ * @throws E2bError 400; errors of `write` and `body`. Writes may then still wait for their content: end them
  */
 export async function writeParts(
   headers: IncomingHttpHeaders,
@@ -23,12 +23,12 @@ export async function writeParts(
 ): Promise<readonly FileEntry[]> {
   const written: Promise<FileEntry>[] = [];
   let last: Promise<unknown> = Promise.resolve();
-  /** Writes of the parts that are whole here. */
   let earlier: Promise<unknown> = last;
   const failed = Promise.withResolvers<never>();
   const parser = parserOf(headers);
   parser.on('file', (field: string, content: Readable, name: string) => {
-    // Busboy only emits the error: a later reader would take the rest for the whole file, and without a listener the process would end.
+    // Busboy only emits the error: a later reader would take the rest for the whole file, and without a listener the
+    // process would end.
     content.on('error', (error) => content.destroy(error));
     const to = path ?? name;
     if (field !== 'file' || to === undefined || to === '') {
@@ -42,7 +42,7 @@ export async function writeParts(
       content.resume();
       return;
     }
-    // One after the other: a guest serves only so many operations at once.
+    // One after the other, since a guest serves a limited number of operations at once.
     earlier = last;
     const one = last.then(() => write(to, content));
     last = one;
@@ -53,7 +53,7 @@ export async function writeParts(
   parser.on('filesLimit', () => {
     failed.reject(new E2bError(400, `more than ${E2B_LIMITS.filesMax} files in one request`));
   });
-  // No more is read while whole parts wait for the guest: a thousand of them would be in memory at once.
+  // Reading pauses while whole parts wait for the guest: a thousand of them would be in memory at once.
   const inTurn = async function* (): AsyncGenerator<Buffer> {
     for await (const piece of body) {
       yield piece;

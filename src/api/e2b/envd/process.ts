@@ -83,7 +83,7 @@ export class ProcessService {
     if (!program.facts.isTerminal) {
       throw new ConnectError('failed_precondition', 'the process has no terminal');
     }
-    // Awaited, so that input which the client sends next finds the new size.
+    // Awaited, so that input sent next by the client finds the new size.
     await program.process.resize(pty.size);
     return {};
   }
@@ -140,7 +140,7 @@ export class ProcessService {
     }
   }
 
-  /** @param which a signal must not reach the program that has the pid of an ended one */
+  /** @param which `running` for a signal, which must not reach the program that reuses an ended one's pid */
   async #pidOf(call: Call, guest: Guest, process: Selector, which: 'running' | 'any'): Promise<number> {
     const { pid, tag } = process;
     if (pid !== undefined) return pid;
@@ -216,7 +216,7 @@ async function write({ process, facts }: Program, given: z.infer<typeof input>):
   });
 }
 
-/** Sends the program's events until it ends, the client goes, or the client's time has passed. */
+/** Sends the program's events until it ends, the client leaves, or the client's timeout expires. */
 async function follow(call: Call, program: Program, outlet: Outlet, clock: Clock): Promise<void> {
   const timeoutMs = timeoutOf(call.request);
   const late = Promise.withResolvers<typeof TIMED_OUT>();

@@ -40,7 +40,7 @@ function reader() {
   return { events, take, onDropped: () => expect.unreachable('it reads') };
 }
 
-/** Takes one event and wants no other until `read` is called. */
+/** Takes one event, and the next one only after `read` is called. */
 function stalled() {
   const gate = Promise.withResolvers<void>();
   const seen = { events: 0, isDropped: false };
@@ -55,7 +55,7 @@ function stalled() {
 }
 
 describe('Program', () => {
-  it('drops a listener that never reads, for the sake of the others, which lose nothing', async () => {
+  it('drops a listener that never reads, so that the others lose nothing', async () => {
     const { clock, stdout, end, program } = start();
     const good = reader();
     const deaf = stalled();
@@ -65,7 +65,7 @@ describe('Program', () => {
     await tick();
     stdout.write('b');
     await tick();
-    // Nothing piles up for the one that does not read.
+    // Nothing accumulates for the listener that does not read.
     expect([good.events.length, deaf.seen.events]).toEqual([1, 1]);
     clock.advance(E2B_LIMITS.listenerStallMs);
     end();
@@ -73,7 +73,7 @@ describe('Program', () => {
     expect([deaf.seen, good.events.length]).toEqual([{ events: 1, isDropped: true }, 2]);
   });
 
-  it('waits for its only listener as long as it takes', async () => {
+  it('waits for its only listener without a limit', async () => {
     const { clock, stdout, end, program } = start();
     const slow = stalled();
     program.listen(slow);
@@ -106,7 +106,7 @@ describe('Program', () => {
 });
 
 describe('Programs', () => {
-  it('attaches once for two clients that ask at once: a second attachment would take the streams', async () => {
+  it('attaches once for two concurrent clients: a second attachment would take the streams', async () => {
     const { clock, process } = start();
     let attached = 0;
     const guest: Pick<Guest, 'attach' | 'processes'> = {
@@ -123,7 +123,7 @@ describe('Programs', () => {
     expect([one === two, attached]).toEqual([true, 1]);
   });
 
-  it('does not take a new program for the ended one whose pid it has', async () => {
+  it('does not confuse a new program with the ended one whose pid it reuses', async () => {
     const { process, end, clock } = start();
     const other = start();
     const running: { pid: number; tag: null; pty: boolean }[] = [];
@@ -137,17 +137,17 @@ describe('Programs', () => {
     end();
     await first.ended;
     expect(first.hasExited).toBe(true);
-    // A client that comes back learns its end.
+    // A client that returns still gets its end.
     expect(await programs.get('a', 7, guest)).toBe(first);
     running.push({ pid: 7, tag: null, pty: false });
     const second = await programs.get('a', 7, guest);
     expect(second.process).toBe(other.process);
-    // The end of the first one's time does not take the second one's place.
+    // Expiry of the first program does not remove the second.
     clock.advance(E2B_LIMITS.exitKeptMs);
     expect(programs.find('a', 7)).toBe(second);
   });
 
-  it('forgets those of an ended sandbox, and no others', () => {
+  it('forgets the programs of an ended sandbox, and no others', () => {
     const { process, clock } = start();
     const programs = new Programs(clock);
     programs.add('a', process, FACTS);

@@ -1,6 +1,6 @@
 /**
- * The programs that clients have started, by sandbox and pid. A program lives on when its client goes; the output that
- * comes while nobody listens is dropped, as E2B does. Its end is kept for a while.
+ * The programs that clients have started, by sandbox and pid. A program continues when its client leaves; output
+ * without a listener is dropped, as E2B does. Its end is kept for a while.
  */
 import type { Clock } from '../../../base/clock.ts';
 import { describeError } from '../../../base/errors.ts';
@@ -21,17 +21,15 @@ export interface ProgramEnd {
   readonly error?: string;
 }
 
-/** The client named a time, and it has passed. */
 export const TIMED_OUT = Symbol('timed out');
 
 export interface Listener {
-  /** Takes an event; resolves when it wants the next one. */
+  /** Takes an event; resolves when the listener wants the next one. */
   take(event: ProgramEvent): Promise<void>;
-  /** It took none for too long while others wait, and gets no more. */
+  /** Called if it took no event for too long while others wait; it gets no more. */
   onDropped(): void;
 }
 
-/** As the client started it. */
 export interface Command {
   readonly cmd: string;
   readonly args: readonly string[];
@@ -42,9 +40,9 @@ export interface Command {
 export interface ProgramFacts {
   readonly isTerminal: boolean;
   readonly tag: string | null;
-  /** False: it has no input. */
+  /** False if it has no input. */
   readonly hasInput: boolean;
-  /** Null: too long to be kept, or started by another process of ours. */
+  /** `null` if it is too long to be kept, or was started by another process of ours. */
   readonly command: Command | null;
 }
 
@@ -74,12 +72,12 @@ export class Program {
     process.stdin.on('error', (error) => ignore(error, 'the program has ended'));
   }
 
-  /** From then on its pid may be another program's. */
+  /** If true, its pid may belong to another program. */
   get hasExited(): boolean {
     return this.#hasExited;
   }
 
-  /** `listener` gets what comes from now on. Returns how to stop. @throws ConnectError `resource_exhausted` */
+  /** `listener` gets events from now on. Returns a function that stops it. @throws ConnectError `resource_exhausted` */
   listen(listener: Listener): () => void {
     if (this.#listeners.size >= E2B_LIMITS.listenersMax) {
       const message = `${E2B_LIMITS.listenersMax} clients listen to the process ${this.pid}`;
@@ -105,7 +103,7 @@ export class Program {
     }
   }
 
-  /** Resolves when all listeners want the next event, but those that were dropped. */
+  /** Resolves when all listeners that were not dropped want the next event. */
   async #deliver(event: ProgramEvent): Promise<void> {
     const waiting = new Set(this.#listeners);
     const taken = [...waiting].map(async (listener) => {
@@ -141,7 +139,7 @@ function endOf({ exitCode, signal }: ProcessExit): ProgramEnd {
   return { exitCode: code, exited: true, status, ...(code === 0 ? {} : { error: status }) };
 }
 
-/** As Go's os package names them. */
+/** Names as in Go's os package. */
 const SIGNAL_WORDS: Readonly<Record<string, string>> = {
   SIGKILL: 'killed',
   SIGTERM: 'terminated',
@@ -157,11 +155,11 @@ type AttachingGuest = Pick<Guest, 'attach' | 'processes'>;
 
 export class Programs {
   readonly #clock: Clock;
-  /** `ID/PID`. */
+  /** Keys are `ID/PID`. */
   readonly #all = new Map<string, Program>();
-  /** By the same key: a second attachment would take the streams from the first. */
+  /** By the same key. A second attachment would take the streams from the first. */
   readonly #attaching = new Map<string, Promise<Program>>();
-  /** How to cancel the removal of an ended program, by the same key. */
+  /** Functions that cancel the removal of an ended program, by the same key. */
   readonly #timers = new Map<string, () => void>();
 
   constructor(clock: Clock) {
@@ -190,11 +188,14 @@ export class Programs {
     return program;
   }
 
-  /** Attaches to a program that this process does not hold. An ended program is found for a while. @throws GuestError `not_found` */
+  /**
+   * Attaches to a program that this process does not hold. An ended program is kept for a while. @throws GuestError
+   * `not_found`
+   */
   async get(id: string, pid: number, guest: AttachingGuest): Promise<Program> {
     const known = this.find(id, pid);
     if (known?.hasExited === false) return known;
-    // Another client may have started a program that got the ended program's pid.
+    // Another client may have started a program that reuses the ended one's pid.
     if (known !== undefined && !(await guest.processes()).some((one) => one.pid === pid)) {
       return known;
     }
@@ -215,7 +216,7 @@ export class Programs {
     return this.add(id, process, facts);
   }
 
-  /** The sandbox has ended. */
+  /** Call when the sandbox has ended. */
   forget(id: string): void {
     for (const key of [...this.#all.keys()]) if (key.startsWith(`${id}/`)) this.#drop(key);
   }
@@ -226,7 +227,7 @@ export class Programs {
     this.#all.delete(key);
   }
 
-  /** Also one that has ended, for a while. */
+  /** Includes ended programs, for a while. */
   find(id: string, pid: number): Program | undefined {
     return this.#all.get(`${id}/${pid}`);
   }

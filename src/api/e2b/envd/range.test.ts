@@ -21,7 +21,7 @@ describe('rangeOf', () => {
     expect(rangeOf({ range }, file)).toEqual(expected);
   });
 
-  it('ignores a range of another state of the file, and of a file that says it is empty', () => {
+  it('ignores a range of another version of the file, and of a file with size 0', () => {
     const of = (time: string) => rangeOf({ range: 'bytes=0-9', 'if-range': time }, file);
     expect(of('Sat, 28 Nov 2026 10:00:00 GMT')).toEqual({ offset: 0, length: 10 });
     expect(of('Sat, 28 Nov 2026 10:00:01 GMT')).toBeNull();

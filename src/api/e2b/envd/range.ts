@@ -19,7 +19,7 @@ export function isUnchanged(headers: IncomingHttpHeaders, modifiedMs: number): b
   return !Number.isNaN(sinceMs) && toSecond(modifiedMs) <= sinceMs;
 }
 
-/** Null: the whole file is wanted, also if several ranges are, or one that is not valid. */
+/** `null` for the whole file, including for several or invalid ranges. */
 export function rangeOf(
   headers: IncomingHttpHeaders,
   { bytes, modifiedMs }: FileState,
@@ -27,7 +27,7 @@ export function rangeOf(
   const [, first = '', last = ''] =
     /^bytes=(\d{0,15})-(\d{0,15})$/.exec(headers.range?.replaceAll(' ', '') ?? '') ?? [];
   if ((first === '' && last === '') || !isOfThisState(headers, modifiedMs)) return null;
-  // Files of the kernel say that they are empty.
+  // Kernel files report size 0.
   if (bytes === 0) return null;
   if (first === '') {
     const length = Math.min(Number(last), bytes);
@@ -40,7 +40,7 @@ export function rangeOf(
   return { offset, length: end - offset + 1 };
 }
 
-/** A range of another state of the file would not fit to what the client has. */
+/** A range of another version would not fit the part that the client has. */
 function isOfThisState(headers: IncomingHttpHeaders, modifiedMs: number): boolean {
   const condition = headers['if-range'];
   if (condition === undefined) return true;

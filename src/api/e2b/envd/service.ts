@@ -14,13 +14,11 @@ import { CONNECT_STATUS, ConnectError, endFrame, frameOf, messagesOf, parseJson 
 import { connectErrorOf } from './failures.ts';
 import { readText } from './read-text.ts';
 
-/** Where a call's stream of messages goes. */
 export interface Outlet {
-  /** Resolves when the client can take more, or has gone. */
+  /** Resolves when the client can take more, or has left. */
   send(message: unknown): Promise<void>;
-  /** Sends `message` whenever nothing else was sent for so long. */
+  /** Sends `message` after each silence of `ms`. */
   keepAlive(ms: number, message: unknown): void;
-  /** Resolves when the client has gone. */
   readonly gone: Promise<undefined>;
 }
 
@@ -54,11 +52,11 @@ export async function answerRpc(rpc: Rpc, call: Call, { clock, log }: Pick<E2bPa
     open();
     response.end(endFrame(failureOf(error)));
   } finally {
-    // The rest of the body, so that the connection serves the client's next call.
+    // Reads the rest of the body, so that the connection serves the client's next call.
     request.resume();
   }
 
-  /** Not before the client's message: the Python client cuts what it still sends when it sees an answer. */
+  /** Not before the client's message: the Python client stops sending when it sees an answer. */
   function open(): void {
     if (response.headersSent) return;
     response.writeHead(200, { 'content-type': 'application/connect+json' });
@@ -90,12 +88,12 @@ export async function answerRpc(rpc: Rpc, call: Call, { clock, log }: Pick<E2bPa
   }
 }
 
-/** Without an end of the connection when no more parts are read. */
+/** Does not end the connection when no more parts are read. */
 function partsOf(request: IncomingMessage): AsyncIterable<Buffer> {
   return request.iterator({ destroyOnReturn: false });
 }
 
-/** Whatever comes after it is not waited for. @throws ConnectError `invalid_argument` */
+/** Does not wait for anything after it. @throws ConnectError `invalid_argument` */
 async function firstMessage(messages: AsyncIterable<unknown>): Promise<unknown> {
   for await (const message of messages) return message;
   throw new ConnectError('invalid_argument', 'there is no message');
@@ -127,7 +125,7 @@ function outletTo(call: Call, clock: E2bParts['clock']): Outlet & { close(): voi
       restart = () => {
         stop();
         stop = clock.after(ms, () => {
-          // A client that does not read needs no sign of life, and they would pile up.
+          // A client that does not read needs no keep-alives, which would accumulate.
           if (response.writableNeedDrain) restart();
           else void send(message);
         });

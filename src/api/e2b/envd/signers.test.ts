@@ -42,7 +42,7 @@ function world(ids: readonly string[]) {
 }
 
 describe('Signers', () => {
-  it('finds who signed, lists the sandboxes once, and derives each token once', async () => {
+  it('finds the signing sandbox, lists the sandboxes once, and derives each token once', async () => {
     const { counts, open, tell, listeners } = world(['a', 'b', 'c']);
     const signers = await open();
     for (let n = 0; n < 10; n += 1) {
@@ -57,7 +57,7 @@ describe('Signers', () => {
     expect(listeners.size).toBe(0);
   });
 
-  it('an ended sandbox has signed nothing, also one that was found before or ended meanwhile', async () => {
+  it('rejects signatures of an ended sandbox, even if it was found before or ended meanwhile', async () => {
     const { open, tell, during } = world(['a', 'b']);
     during(() => tell('a', 'ended'));
     const signers = await open();
@@ -66,7 +66,7 @@ describe('Signers', () => {
     expect(signers.find(signedBy('b'))).toBeNull();
   });
 
-  it('wrong signatures take a bounded time; known ones pass still', async () => {
+  it('wrong signatures take a bounded time; known ones still pass', async () => {
     const { counts, clock, open } = world(['a']);
     const signers = await open();
     expect(signers.find(signedBy('a'))).toBe('a');

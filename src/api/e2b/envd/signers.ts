@@ -1,7 +1,7 @@
 /**
- * Finds the sandbox whose token made the signature of a file URL that does not name the sandbox. A signature can only be
- * made again and compared, once for each live sandbox, so their tokens are kept, found signatures are remembered, and the
- * time for all others is bounded: anybody can send a wrong signature.
+ * Finds the sandbox whose token signed a file URL that does not name the sandbox. A signature can only be recomputed
+ * and compared for each live sandbox. So tokens are kept, found signatures are remembered, and the time for all others
+ * is bounded, since any caller can send a wrong signature.
  */
 import { timingSafeEqual } from 'node:crypto';
 import { LoopTime } from '../../../base/fairness/loop-time.ts';
@@ -18,9 +18,7 @@ export type Signed = SignedFile & { readonly signature: string };
 export class Signers implements Disposable {
   readonly #parts: SignerParts;
   readonly #time: LoopTime;
-  /** Token of each sandbox that has not ended, by id. */
   readonly #live = new Map<string, string>();
-  /** By signature: the id. */
   readonly #found = new Map<string, string>();
   readonly #stop: () => void;
 
@@ -45,7 +43,7 @@ export class Signers implements Disposable {
     return made;
   }
 
-  /** The id of the sandbox; null: none made it. @throws BusyError */
+  /** Id of the sandbox; `null` if none made the signature. @throws BusyError */
   find(signed: Signed): string | null {
     const known = this.#found.get(signed.signature);
     if (known !== undefined && this.#isOf(known, signed)) return known;

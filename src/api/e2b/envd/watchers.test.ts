@@ -19,7 +19,7 @@ function make() {
 }
 
 describe('Watchers', () => {
-  it('gives each event once, to its own sandbox only, and keeps so many', async () => {
+  it('returns each event once, to its own sandbox only, and limits their number', async () => {
     const { watchers, state, create } = make();
     const id = await create();
     for (let n = 0; n < E2B_LIMITS.watcherEventsMax + 5; n += 1) state.add(n);
@@ -28,7 +28,7 @@ describe('Watchers', () => {
     expect(watchers.take('a', id)).toEqual([]);
   });
 
-  it('keeps events of so many characters, since a guest chooses their size', async () => {
+  it('limits the characters of events, since a guest chooses their size', async () => {
     const { watchers, state, create } = make();
     const id = await create();
     const event = { name: 'x'.repeat(64 * 1024) };
@@ -40,7 +40,7 @@ describe('Watchers', () => {
     expect(watchers.take('a', id)).toEqual([event]);
   });
 
-  it('removes one that nobody asks, and stops its watch', async () => {
+  it('removes a watcher that is not polled, and stops its watch', async () => {
     const { clock, watchers, state, create } = make();
     const id = await create();
     clock.advance(E2B_LIMITS.watcherIdleMs - 1);
@@ -52,7 +52,7 @@ describe('Watchers', () => {
     expect(() => watchers.take('a', id)).toThrow('not found');
   });
 
-  it('refuses too many of one sandbox', async () => {
+  it('refuses too many watchers of one sandbox', async () => {
     const { watchers, create } = make();
     const ids: string[] = [];
     for (let n = 0; n < E2B_LIMITS.watchersMax; n += 1) ids.push(await create());
@@ -62,7 +62,7 @@ describe('Watchers', () => {
     await create();
   });
 
-  it('those of an ended sandbox go at once, also one that is being made', async () => {
+  it('removes watchers of an ended sandbox at once, even one being created', async () => {
     const { watchers, state, create } = make();
     const [first, other] = [await create(), await create('b')];
     const making = create();

@@ -1,6 +1,6 @@
 /**
- * Watches that a client asks for their events (`CreateWatcher`), of every sandbox. One that nobody asks is removed after a
- * while, and the events of one are bounded: the client then misses some, since E2B's messages have no word for it.
+ * Watches whose events a client polls (`CreateWatcher`), of all sandboxes. A watcher that is not polled is removed
+ * after a while. Its events are bounded; beyond, the client misses some, since E2B has no message for lost events.
  */
 import { randomBytes } from 'node:crypto';
 import type { Clock } from '../../../base/clock.ts';
@@ -11,7 +11,7 @@ import { ConnectError } from './connect.ts';
 interface Watcher {
   readonly sandbox: string;
   events: unknown[];
-  /** Of the events as JSON. */
+  /** Size of the events as JSON. */
   characters: number;
   watch: FileWatch | null;
   stopTimer: () => void;
@@ -25,7 +25,7 @@ export class Watchers {
     this.#clock = clock;
   }
 
-  /** @param start begins the watch, whose events go to `add` @throws ConnectError; what `start` throws */
+  /** @param start begins the watch, whose events go to `add` @throws ConnectError; errors of `start` */
   async create(sandbox: string, start: (add: (event: unknown) => void) => Promise<FileWatch>): Promise<string> {
     const ofSandbox = [...this.#all.values()].filter((other) => other.sandbox === sandbox);
     if (ofSandbox.length >= E2B_LIMITS.watchersMax) {
@@ -47,7 +47,7 @@ export class Watchers {
       this.#all.delete(id);
       throw error;
     }
-    // It is dropped already if the sandbox has ended meanwhile.
+    // Already dropped if the sandbox has ended meanwhile.
     if (this.#all.has(id)) this.#expireLater(id, watcher);
     else watcher.watch.stop();
     return id;
@@ -68,7 +68,7 @@ export class Watchers {
     this.#drop(id, this.#find(sandbox, id));
   }
 
-  /** The sandbox has ended. */
+  /** Call when the sandbox has ended. */
   forget(sandbox: string): void {
     for (const [id, watcher] of this.#all) if (watcher.sandbox === sandbox) this.#drop(id, watcher);
   }

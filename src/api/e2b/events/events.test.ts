@@ -40,7 +40,7 @@ const webhook = (more: Partial<Webhook> = {}): Webhook => ({
 });
 
 describe('EventJournal', () => {
-  it('keeps the order over a restart, in a private file', () => {
+  it('keeps the order across a restart, in a private file', () => {
     {
       using journal = new EventJournal(path);
       journal.append(event('a'));
@@ -58,7 +58,7 @@ describe('EventJournal', () => {
     expect(statSync(path).mode & 0o777).toBe(0o600);
   });
 
-  it('shows a tenant its own, of the types, in pages', () => {
+  it('shows a tenant its own events, by type, in pages', () => {
     using journal = new EventJournal(path);
     for (const id of ['a', 'b', 'c']) journal.append(event(id, { tenant: 'blue' }));
     journal.append(event('d', { tenant: 'red', type: 'sandbox.lifecycle.killed' }));
@@ -68,7 +68,7 @@ describe('EventJournal', () => {
     expect(ids({ tenant: 'blue', sandboxId: 'd' })).toEqual([]);
   });
 
-  it('keeps a bounded number of each tenant, also over a restart: none pushes out another’s', () => {
+  it('limits the events of each tenant, even across a restart, so that none evicts another’s', () => {
     const limits = { keptMax: 3, keptSumMax: 5 };
     const kept = (journal: EventJournal, tenant: string) =>
       journal.list({ ...ALL, tenant }).map(({ sandboxId }) => sandboxId);
@@ -88,7 +88,7 @@ describe('EventJournal', () => {
 });
 
 describe('Webhooks', () => {
-  it('deliver in order, again after failures and a restart, and nothing from before', async () => {
+  it('deliver in order, and again after failures and a restart, but nothing from before', async () => {
     using journal = new EventJournal(path);
     journal.append(event('before'));
     journal.saveWebhook(webhook(), true);
@@ -123,12 +123,12 @@ describe('Webhooks', () => {
       },
     });
     await again.promise;
-    // The last one may come twice, if the restart was faster than the note of its delivery.
+    // The last event may be repeated if the restart came before its delivery was recorded.
     expect([...new Set(got)]).toEqual(['a', 'b', 'c']);
     await second[Symbol.asyncDispose]();
   });
 
-  it('wait for a journal that fails, and go on', async () => {
+  it('wait while the journal fails, and then continue', async () => {
     using journal = new EventJournal(path);
     journal.saveWebhook(webhook(), true);
     journal.append(event('a'));

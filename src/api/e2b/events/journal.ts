@@ -1,6 +1,6 @@
 /**
- * Events and webhooks on disk: SQLite in one file, mode 0600, since webhooks have secrets. Its sequence numbers are the
- * order of events, also over restarts (io).
+ * Events and webhooks on disk: SQLite in one file, mode 0600, since webhooks have secrets. Sequence numbers define the
+ * order of events, even across restarts (io).
  */
 import { randomUUID } from 'node:crypto';
 import { closeSync, openSync } from 'node:fs';
@@ -20,7 +20,7 @@ export type EventType = (typeof EVENT_TYPES)[number];
 
 const newEvent = z.object({
   type: z.enum(EVENT_TYPES),
-  /** Null: the operator's. */
+  /** `null` for the operator. */
   tenant: z.string().nullable(),
   sandboxId: z.string(),
   template: z.string(),
@@ -45,10 +45,10 @@ const webhookRow = z.object({
 export type Webhook = z.infer<typeof webhookRow>;
 
 export interface EventQuery {
-  /** Null: of all tenants. */
+  /** `null` for all tenants. */
   readonly tenant: string | null;
   readonly sandboxId?: string | undefined;
-  /** Undefined or none: all. */
+  /** Undefined or empty for all. */
   readonly types?: readonly EventType[] | undefined;
 }
 
@@ -60,7 +60,7 @@ type KeptLimits = Pick<typeof EVENT_LIMITS, 'keptMax' | 'keptSumMax'>;
 export class EventJournal implements Disposable {
   readonly #db: DatabaseSync;
   readonly #limits: Readonly<Record<keyof KeptLimits, number>>;
-  /** Kept events of each tenant: counting them for each event would read all of them. */
+  /** Number of kept events by tenant: counting them for each event would read all of them. */
   readonly #kept = new Map<string | null, number>();
 
   constructor(path: string, limits: Readonly<Record<keyof KeptLimits, number>> = EVENT_LIMITS) {
@@ -123,7 +123,7 @@ export class EventJournal implements Disposable {
     ]);
   }
 
-  /** The last event of each sandbox that has not ended. */
+  /** The last event of each live sandbox. */
   open(): readonly StoredEvent[] {
     return this.#events(
       `SELECT seq, id, json FROM events WHERE seq IN (SELECT max(seq) FROM events GROUP BY sandboxId)
@@ -132,7 +132,7 @@ export class EventJournal implements Disposable {
     );
   }
 
-  /** The next event that a webhook has not got. */
+  /** The next event that has not been delivered to a webhook. */
   nextFor({ id, tenant, events }: Webhook): StoredEvent | undefined {
     const { text, values } = condition({ tenant, types: events });
     return this.#events(
@@ -146,7 +146,7 @@ export class EventJournal implements Disposable {
     this.#db.prepare('UPDATE webhooks SET deliveredSeq = ? WHERE id = ?').run(seq, webhook);
   }
 
-  /** @param tenant undefined: of all */
+  /** @param tenant undefined for all */
   webhooks(tenant?: string | null): readonly Webhook[] {
     const rows = this.#db.prepare('SELECT json FROM webhooks ORDER BY id').all();
     return rows
@@ -155,7 +155,7 @@ export class EventJournal implements Disposable {
       .sort((a, b) => a.createdAtMs - b.createdAtMs);
   }
 
-  /** New ones, and those that are enabled again, get what happens from now on. */
+  /** New and re-enabled webhooks get events from now on. */
   saveWebhook(webhook: Webhook, startsNow: boolean): void {
     const { id, tenant } = webhook;
     const json = JSON.stringify(webhook);

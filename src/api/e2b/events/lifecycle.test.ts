@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import type { SandboxInfo } from '../../../sandbox/contract/control.ts';
 import { eventsOf } from './lifecycle.ts';
 
-/** As much of a sandbox as its events depend on. */
+/** The part of a sandbox that its events depend on. */
 const info = (status: SandboxInfo['status'], more: Partial<SandboxInfo> = {}): SandboxInfo =>
   ({
     id: 'a',
@@ -18,7 +18,7 @@ const info = (status: SandboxInfo['status'], more: Partial<SandboxInfo> = {}): S
     ...more,
   }) as SandboxInfo;
 
-/** Types of the events of these changes, one list per change; `saved` where a save has ended. */
+/** Event types of these changes, one list per change; `saved` marks the end of a save. */
 function typesOf(...changes: readonly SandboxInfo[]): string[][] {
   let known: Parameters<typeof eventsOf>[0];
   return changes.map((change, index) => {
@@ -30,7 +30,7 @@ function typesOf(...changes: readonly SandboxInfo[]): string[][] {
 }
 
 describe('eventsOf', () => {
-  it('a start, a pause, a resume and an end', () => {
+  it('has events for a start, a pause, a resume and an end', () => {
     const changes = ['starting', 'running', 'saving', 'paused', 'resuming', 'running', 'ending', 'ended'];
     expect(typesOf(...changes.map((status) => info(status as SandboxInfo['status'])))).toEqual([
       [],
@@ -44,11 +44,11 @@ describe('eventsOf', () => {
     ]);
   });
 
-  it('a sandbox that never became ready has none', () => {
+  it('has none for a sandbox that never became ready', () => {
     expect(typesOf(info('starting'), info('ended'))).toEqual([[], []]);
   });
 
-  it('a save that continues may be a snapshot', () => {
+  it('treats a save that continues as a possible snapshot', () => {
     expect(typesOf(info('running'), info('saving'), info('saving'), info('running'))).toEqual([
       ['created'],
       [],
@@ -57,7 +57,7 @@ describe('eventsOf', () => {
     ]);
   });
 
-  it('a pause in memory that is moved to disk is one pause', () => {
+  it('treats a pause in memory that is moved to disk as one pause', () => {
     expect(typesOf(info('running'), info('paused'), info('saving'), info('paused'))).toEqual([
       ['created'],
       ['paused'],
@@ -66,7 +66,7 @@ describe('eventsOf', () => {
     ]);
   });
 
-  it('a new timeout and new metadata are updates, a repetition is none', () => {
+  it('has updates for a new timeout and new metadata, but not for a repetition', () => {
     expect(
       typesOf(
         info('running', { endsAtMs: null }),

@@ -1,4 +1,4 @@
-/** What happens to sandboxes, as E2B's events, from their changes. */
+/** Derives E2B's events from the changes of sandboxes. */
 import { randomUUID } from 'node:crypto';
 import type { Clock } from '../../../base/clock.ts';
 import { describeError } from '../../../base/errors.ts';
@@ -13,7 +13,6 @@ export interface LifecycleParts {
   readonly journal: EventJournal;
   readonly clock: Clock;
   readonly log: Log;
-  /** Called after each event. */
   readonly onEvent: () => void;
 }
 
@@ -23,13 +22,13 @@ interface Known {
   readonly executionAtMs: number;
   readonly settings: string;
   readonly endsAtMs: number | null;
-  /** When a save began that is under way; null: none is. */
+  /** Start of the running save; `null` if there is none. */
   readonly savingSinceMs: number | null;
 }
 
 /**
- * Notes events from now on, and first the ends of sandboxes that ended while no daemon ran.
- * @returns stops it
+ * Records events from now on, and first the ends of sandboxes that ended while no daemon ran.
+ * @returns a function that stops it
  */
 export async function noteLifecycle(parts: LifecycleParts): Promise<() => void> {
   const { control, journal, clock, log, onEvent } = parts;
@@ -73,7 +72,7 @@ export async function noteLifecycle(parts: LifecycleParts): Promise<() => void> 
   return stop;
 }
 
-/** Pure but for ids. */
+/** Pure, except for ids. */
 export function eventsOf(
   before: Known | undefined,
   info: SandboxInfo,
@@ -81,7 +80,7 @@ export function eventsOf(
 ): {
   readonly next: Known | undefined;
   readonly events: readonly NewEvent[];
-  /** A save has ended that began then; null: none has. */
+  /** Start of the save that has ended; `null` if none has. */
   readonly savedSinceMs: number | null;
 } {
   const { status } = info;
@@ -156,7 +155,7 @@ function runOf({ executionAtMs, isPaused }: Known, info: SandboxInfo, nowMs: num
     memory_mb: info.memoryMib,
     execution_time: nowMs - executionAtMs,
   };
-  // A paused one had the event of its run when it was paused.
+  // A paused sandbox had the event of its run when it was paused.
   return { sandbox_metadata: info.metadata, ...(isPaused ? {} : { execution }) };
 }
 

@@ -8,7 +8,6 @@ import type { Events } from './routes.ts';
 import { type PostEvent, Webhooks } from './webhooks.ts';
 
 export async function openEvents(parts: {
-  /** File of the journal, in a private directory. */
   readonly path: string;
   readonly control: Pick<ControlPlane, 'onChange' | 'list' | 'snapshots'>;
   readonly clock: Clock;

@@ -17,7 +17,7 @@ export interface Events {
 }
 
 export interface WithEvents {
-  /** Undefined: there are none, and their routes are unknown. */
+  /** If undefined, the routes are unknown. */
   readonly events?: Events | undefined;
 }
 
@@ -31,7 +31,7 @@ const sandboxParams = z.object({ sandboxID: z.string().max(E2B_LIMITS.idCharacte
 const webhookParams = z.object({ webhookID: z.string().max(E2B_LIMITS.idCharactersMax) });
 const tags = ['events'];
 
-/** @param tenant null: the operator, who sees the events of all */
+/** @param tenant `null` for the operator, who sees the events of all */
 export function addEventRoutes(app: App, { journal, webhooks }: Events, tenant: string | null, clock: Clock): void {
   const page = (asked: z.infer<typeof query>, sandboxId?: string) =>
     journal

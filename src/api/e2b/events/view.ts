@@ -36,7 +36,7 @@ export function eventView(event: StoredEvent): z.input<typeof sandboxEvent> {
   };
 }
 
-/** In both spellings: E2B's documentation has had one, its deliveries the other. */
+/** In both spellings: E2B's documentation uses one, its deliveries the other. */
 export function webhookBody(event: StoredEvent): string {
   const view = eventView(event);
   return JSON.stringify({
@@ -76,7 +76,7 @@ export const webhookAnswer = z.object({
   events: z.array(eventType),
 });
 
-/** Without the secret. */
+/** Excludes the secret. */
 export function webhookView(webhook: Webhook): z.input<typeof webhookAnswer> {
   const { id, tenant, name, createdAtMs, enabled, url, events } = webhook;
   const teamId = tenant ?? OPERATOR;

@@ -1,6 +1,6 @@
 /**
- * Delivery of events to webhooks: at least once while an event is kept, each webhook's in order, with growing pauses
- * after failures. What was delivered is on disk, so a restart continues there.
+ * Delivers events to webhooks: at least once while an event is kept, in order for each webhook, with growing pauses
+ * after failures. Deliveries are recorded on disk, so a restart continues there.
  */
 import { createHash, randomUUID } from 'node:crypto';
 import type { Clock } from '../../../base/clock.ts';
@@ -11,7 +11,7 @@ import type { EventJournal, StoredEvent, Webhook } from './journal.ts';
 import { EVENT_LIMITS } from './limits.ts';
 import { webhookBody } from './view.ts';
 
-/** Sends a body once; throws if it was not taken. It decides where events may go. */
+/** Sends a body once; throws if it was not accepted. Decides where events may be sent. */
 export type PostEvent = (url: string, body: string, headers: Readonly<Record<string, string>>) => Promise<void>;
 
 export interface WebhookParts {
@@ -31,12 +31,11 @@ export class Webhooks implements AsyncDisposable {
     for (const webhook of parts.journal.webhooks()) this.start(webhook);
   }
 
-  /** There is a new event. */
+  /** Call when there is a new event. */
   wake(): void {
     for (const one of this.#running.values()) one.wake();
   }
 
-  /** Delivers to a webhook from now on as it says now. */
   start(webhook: Webhook): void {
     this.stop(webhook.id);
     if (!webhook.enabled) return;
@@ -69,14 +68,14 @@ export class Webhooks implements AsyncDisposable {
         begin(resolve);
       });
     while (!signal.aborted) {
-      // No turn of the loop between the question and the wait, in which an event could come unseen.
+      // The check and the wait run in one turn of the loop, so that no event can arrive unseen in between.
       const next = this.#try(signal, () => journal.nextFor(webhook) ?? 'nothing');
       if (next === 'nothing') await woken(() => undefined);
       else if (next !== 'failed' && (await this.#deliverOne(webhook, next, signal))) {
         pauseMs = EVENT_LIMITS.retryMsMin;
       } else {
         const until = clock.now() + pauseMs;
-        // A new event also wakes, and is no reason to send the one before it early.
+        // A new event also wakes, but must not send the previous one early.
         while (!signal.aborted && clock.now() < until) {
           let stop = (): void => undefined;
           await woken((resolve) => {
@@ -89,7 +88,7 @@ export class Webhooks implements AsyncDisposable {
     }
   }
 
-  /** False: it was not taken, or that it was can't be kept now. */
+  /** Returns false if it was not accepted, or its acceptance can't be recorded now. */
   async #deliverOne(webhook: Webhook, event: StoredEvent, signal: AbortSignal): Promise<boolean> {
     if (!(await this.#send(webhook, event))) return false;
     if (signal.aborted) return true;
@@ -100,7 +99,7 @@ export class Webhooks implements AsyncDisposable {
     return this.#try(signal, note) === 'noted';
   }
 
-  /** A journal that can't be read or written now is tried again, as a receiver is. */
+  /** A journal that can't be read or written now is retried, like a receiver. */
   #try<T>(signal: AbortSignal, use: () => T): T | 'failed' {
     try {
       return use();
@@ -128,7 +127,7 @@ export class Webhooks implements AsyncDisposable {
   }
 }
 
-/** As E2B documents it: no HMAC, but the digest of the secret and the body. */
+/** As E2B documents it: the digest of the secret and the body, not an HMAC. */
 export function signatureOf(secret: string, body: string): string {
   return createHash('sha256')
     .update(secret + body)

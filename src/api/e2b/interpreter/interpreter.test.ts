@@ -4,7 +4,7 @@ import type { ExecSpec } from '../../../machine/guest/guest.ts';
 import type { ControlPlane } from '../../../sandbox/contract/control.ts';
 import { Interpreters } from './interpreter.ts';
 
-it('Interpreters: kernels get the variables by which programs know E2B’s sandboxes', async () => {
+it('Interpreters: kernels get the variables that identify E2B’s sandboxes', async () => {
   const told: ExecSpec[] = [];
   const guest = {
     exec: async (spec: ExecSpec) => {

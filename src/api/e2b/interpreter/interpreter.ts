@@ -1,6 +1,7 @@
 /**
- * The code interpreter of a sandbox: a server in the guest (`environments/code-interpreter`), which runs since before the
- * sandbox had its identity. So it is told the sandbox's variables before its first request, by a program that has them.
+ * The code interpreter of a sandbox: a server in the guest (`environments/code-interpreter`), which started before the
+ * sandbox had its identity. So before its first request, a program that has the sandbox's variables passes them to the
+ * server.
  */
 import type { IncomingMessage } from 'node:http';
 import { describeError } from '../../../base/errors.ts';
@@ -10,20 +11,20 @@ import { equalInConstantTime } from '../../tenants/callers.ts';
 import { keptOf, marksOf } from '../kept.ts';
 import type { E2bParts } from '../parts.ts';
 
-/** In the guest. It is there only if the server is. */
+/** Directory in the guest. Exists only if the server does. */
 const DIR = '/var/lib/code-interpreter';
-/** Beside it first: the server may read the file at any time. */
+/** Written beside it first, since the server may read the file at any time. */
 const TELL = `[ ! -d ${DIR} ] || { cp /proc/self/environ ${DIR}/next && mv -f ${DIR}/next ${DIR}/environ; }`;
 const TELL_MS_MAX = 30_000;
-/** Sandboxes that are remembered; one that is forgotten is only told again. */
+/** Limit of remembered sandboxes; a forgotten one only gets its variables again. */
 const TOLD_MAX = 10_000;
 
 type TokenParts = Pick<E2bParts, 'tokens'>;
 type Told = Pick<SandboxInfo, 'id' | 'annotations' | 'template' | 'network'>;
 
 /**
- * Whether a request has one of the sandbox's tokens. Whoever reaches this port runs code, so it is never public, unlike
- * other ports. Clients send envd's token with executions, and the traffic token with every request.
+ * True if a request has one of the sandbox's tokens. A caller of this port can run code, so unlike other ports it is
+ * never public. Clients send envd's token with executions, and the traffic token with every request.
  */
 export function mayUseInterpreter(
   { headers, method, url }: Pick<IncomingMessage, 'headers' | 'method' | 'url'>,
@@ -44,7 +45,7 @@ export class Interpreters {
     this.#control = control;
   }
 
-  /** Resolves when the server of the sandbox knows its variables, or if there is none. Never rejects. */
+  /** Resolves when the server of the sandbox has its variables, or if there is no server. Never rejects. */
   async prepare(info: Told): Promise<void> {
     const { id } = info;
     let telling = this.#told.get(id);
@@ -59,7 +60,7 @@ export class Interpreters {
     await telling;
   }
 
-  /** The sandbox has ended. */
+  /** Call when the sandbox has ended. */
   forget(id: string): void {
     this.#told.delete(id);
   }

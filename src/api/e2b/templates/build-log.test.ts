@@ -16,13 +16,13 @@ function logOf(): { log: BuildLog; messages: () => readonly string[] } {
 }
 
 describe('BuildLog', () => {
-  it('shows each step once, and of variables only their names', () => {
+  it('shows each step once, and only the names of variables', () => {
     const { log, messages } = logOf();
     for (const step of [0, 1, 1, 2]) log.event({ kind: 'step', step, isCached: step === 2 });
     expect(messages()).toEqual(['[builder 1/2] RUN make', 'CACHED [builder 2/2] ENV TOKEN']);
   });
 
-  it('shows of a line what is left of it, and a last line without its end', () => {
+  it('shows the final text of an overwritten line, and a last line without its end', () => {
     const { log, messages } = logOf();
     log.event(output('10%\r90%\r'));
     log.event(output('\ndone\u001b]0;x'));
@@ -37,7 +37,7 @@ describe('BuildLog', () => {
     expect(log.read(3, 9)).toEqual([]);
   });
 
-  it('ends with a word about what is left out; a failure is still told', () => {
+  it('ends with a note about omitted entries; a failure is still reported', () => {
     const { log, messages } = logOf();
     for (let n = 0; n < E2B_LIMITS.logEntriesMax + 10; n += 1) log.event(output('x\n'));
     log.event(output(`${'y'.repeat(100_000)}\n`));

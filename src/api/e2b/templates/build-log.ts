@@ -1,4 +1,4 @@
-/** The log of a build: entries that clients read by their number. Output is hostile. */
+/** The log of a build: entries that clients read by number. Output is hostile. */
 import { plain } from '../../../base/text/plain.ts';
 import type { TemplateStep } from '../../../sandbox/contract/template-step.ts';
 import { E2B_LIMITS } from '../limits.ts';
@@ -20,9 +20,8 @@ export class BuildLog {
   readonly #steps: readonly TemplateStep[];
   #characters = 0;
   #isFull = false;
-  /** Of output: what has no line break yet. */
   #rest: { step: number; stream: string; text: string } | null = null;
-  /** A step of a client may be several of ours. */
+  /** Number of shown steps; a step of a client may be several of ours. */
   #shown = 0;
 
   constructor(wall: () => number, steps: readonly TemplateStep[]) {
@@ -61,7 +60,6 @@ export class BuildLog {
     else this.add(event.kind === 'warning' ? 'warn' : 'info', event.text);
   }
 
-  /** Ends a line that has no line break. */
   flush(): void {
     const rest = this.#rest;
     this.#rest = null;
@@ -88,7 +86,7 @@ export class BuildLog {
   }
 
   #line(step: number, stream: string, line: string): void {
-    // What a progress bar has overwritten is no news.
+    // Drops text that a progress bar has overwritten.
     const last = line.replace(/\r$/, '').split('\r').at(-1) ?? '';
     const where = step === 0 ? 'base' : `builder ${step}/${this.#steps.length}`;
     const level = stream === 'stderr' ? 'warn' : 'info';
@@ -100,7 +98,7 @@ export class BuildLog {
   }
 }
 
-/** Like an instruction of a Dockerfile. Values of variables are not shown: they may be secret. */
+/** Like an instruction of a Dockerfile. Hides values of variables, which may be secret. */
 export function stepText(step: TemplateStep): string {
   if (step.kind === 'run') return `RUN ${step.command}`;
   if (step.kind === 'copy') return `COPY ${step.source} ${step.target}`;

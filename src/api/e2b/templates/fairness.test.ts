@@ -12,7 +12,7 @@ import { Uploads, UploadUrls } from './uploads.ts';
 const HASH = 'a'.repeat(64);
 
 describe('BuildTurns', () => {
-  it('a tenant with many builds delays another’s by one', async () => {
+  it('a tenant with many builds delays another tenant’s by one', async () => {
     const turns = new BuildTurns();
     const order: string[] = [];
     const build = (tenant: string, number: number) =>
@@ -23,7 +23,7 @@ describe('BuildTurns', () => {
     expect(order).toEqual(['a1', 'a2', 'b1', 'a3', 'b2', 'a4']);
   });
 
-  it('a build that fails ends no other’s turn', async () => {
+  it('a build that fails ends no other tenant’s turn', async () => {
     const turns = new BuildTurns();
     const failed = turns.take('a', async () => await Promise.reject(new Error('no')));
     const other = turns.take('b', async () => undefined);
@@ -33,7 +33,7 @@ describe('BuildTurns', () => {
   });
 });
 
-it('Templates: a build without an end fails after a while, and others get their turn', async () => {
+it('Templates: an endless build fails after its time limit, and others get their turn', async () => {
   const dir = await mkdtemp(join(tmpdir(), 'nv-long-build-'));
   const time = new FakeClock();
   const clock: Clock = { now: () => time.now(), wall: () => time.wall(), after: (ms, run) => time.after(ms, run) };
@@ -76,13 +76,13 @@ describe('UploadUrls', () => {
     yield Buffer.from('x');
   }
 
-  it('what builds keep counts: it can’t be replaced by more of the same size', async () => {
+  it('archives kept by builds count: they can’t be replaced by more of the same size', async () => {
     const sizes = new Map<string, number>();
     const add = (hash: string) => greedy.add(hash.repeat(64), archive(), () => undefined);
     await add('a');
     await greedy.keepFor('b1', 0, 'a'.repeat(64));
     const most = E2B_LIMITS.uploadsBytesMax;
-    // Sparse: without this much of the disk.
+    // Sparse, so that the disk need not be that large.
     for (const name of await readdir(join(dir, 'greedy'))) {
       await truncate(join(dir, 'greedy', name), most);
       sizes.set(name, most);
@@ -94,7 +94,7 @@ describe('UploadUrls', () => {
     expect(await greedy.has('a'.repeat(64))).toBe(false);
   });
 
-  it('a tenant that asks for many forgets only its own', async () => {
+  it('a tenant that requests many URLs forgets only its own', async () => {
     const urls = new UploadUrls(clock);
     const [mine, first] = [urls.allow(polite, HASH), urls.allow(greedy, HASH)];
     for (let count = 0; count < E2B_LIMITS.uploadUrlsMax; count += 1) urls.allow(greedy, HASH);
@@ -103,7 +103,7 @@ describe('UploadUrls', () => {
     expect(await polite.has(HASH)).toBe(true);
   });
 
-  it('a tenant that uploads a lot at once leaves places for others', async () => {
+  it('a tenant with many concurrent uploads leaves places for others', async () => {
     const urls = new UploadUrls(clock);
     const { promise: end, resolve } = Promise.withResolvers<void>();
     async function* slow(): AsyncGenerator<Buffer> {

@@ -7,19 +7,19 @@ describe('names of templates', () => {
     ['web', { name: 'web', tag: null }],
     ['Web_1.x:V2', { name: 'web_1.x', tag: 'V2' }],
     [' Team/Web:default ', { name: 'team/web', tag: 'default' }],
-  ])('%j is read', (text, read) => expect(readName(text)).toEqual(read));
+  ])('reads %j', (text, read) => expect(readName(text)).toEqual(read));
 
   it.each(['', ':v1', 'a:', 'a b', '../a', 'a/b/c', 'a:b:c', 'a:b/c', '-a', 'ä', `${'a'.repeat(200)}`])(
-    '%j is none',
+    'refuses %j',
     (text) => expect(readName(text)).toBeNull(),
   );
 
-  it('of ours are not given', () => {
+  it('can’t be those of our own templates', () => {
     expect(() => parseNewName('Base:v1')).toThrow('reserved');
     expect(parseNewName('baseline').name).toBe('baseline');
   });
 
-  it('have nothing of what a client wrote in ours', () => {
+  it('local names contain nothing that a client wrote', () => {
     const id = '5b0f8e52-5f7a-4d0e-9d0b-0d7f7b7a4c11';
     expect(localNameOf(id)).toMatch(TEMPLATE_NAME);
     expect(localNameOf(id)).toMatch(BUILT_TEMPLATE_NAME);

@@ -2,7 +2,7 @@
 import { E2bError } from '../errors.ts';
 
 export const DEFAULT_TAG = 'default';
-/** They mean something else here. */
+/** Names with another meaning here. */
 const RESERVED: ReadonlySet<string> = new Set(['agent', 'base', 'code-interpreter', 'code-interpreter-v1']);
 const NAME = /^(?:[a-z0-9][a-z0-9._-]{0,63}\/)?[a-z0-9][a-z0-9._-]{0,127}$/;
 const TAG = /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/;
@@ -13,7 +13,7 @@ export interface TemplateName {
   readonly tag: string | null;
 }
 
-/** Null: it is no name. */
+/** `null` for an invalid name. */
 export function readName(text: string): TemplateName | null {
   const [, name = '', tag] = /^([^:]*)(?::(.*))?$/s.exec(text.trim()) ?? [];
   const lower = name.toLowerCase();
@@ -30,7 +30,7 @@ export function parseName(text: string): TemplateName {
   });
 }
 
-/** Of a template to be built. @throws E2bError 400, 403 */
+/** Parses the name of a template to be built. @throws E2bError 400, 403 */
 export function parseNewName(text: string): TemplateName {
   const read = parseName(text);
   if (!RESERVED.has(read.name)) return read;
@@ -45,5 +45,5 @@ export function parseTag(text: string): string {
   });
 }
 
-/** Our name of a build's result: a name of E2B may be longer, have capitals, or be that of one of our templates. */
+/** Our name of a build's result: an E2B name may be longer, have capitals, or be that of one of our templates. */
 export const localNameOf = (buildId: string): string => `e2b-${buildId}`;

@@ -73,7 +73,7 @@ export function addTemplateRoutes(app: App, templates: Templates): void {
     async (request, reply) => {
       const { id, hash } = request.params;
       const { isPresent, token } = await templates.upload(id, hash);
-      // Under the name by which this client has reached us.
+      // Uses the name by which this client has reached us.
       const url = `${request.protocol}://${request.host}${UPLOADS_PATH}/${token}`;
       return reply.status(201).send({ present: isPresent, url, headers: {} });
     },
@@ -108,7 +108,7 @@ export function addTemplateRoutes(app: App, templates: Templates): void {
   addListRoutes(app, templates);
 }
 
-/** The URL is the permission: clients send no key there, and anything as content type. */
+/** The URL itself is the permission: clients send no key there, and any content type. */
 export function addUploadRoute(app: App, { clock }: Pick<E2bParts, 'clock'>, urls: UploadUrls): void {
   void app.register(async (scope) => {
     scope.removeAllContentTypeParsers();
@@ -236,7 +236,7 @@ function find(templates: Templates, text: string): StoredTemplate {
 
 const missing = (text: string): E2bError => new E2bError(404, `there is no template "${text.slice(0, 80)}"`);
 
-/** Without a body: clients read nothing else as success. */
+/** Without a body: clients accept nothing else as success. */
 const accepted = (reply: FastifyReply): FastifyReply => {
   const send = reply.status(202).header('content-length', '0') as FastifyReply;
   return send.send();

@@ -11,7 +11,7 @@ const within = ({ min, max }: { readonly min: number; readonly max: number }) =>
 
 export const newTemplateBody = z.object({
   name: name.optional(),
-  /** Of older clients. */
+  /** Sent by older clients. */
   alias: name.optional(),
   tags: tags.nullish(),
   cpuCount: within(RANGES.cpus).nullish(),

@@ -1,4 +1,4 @@
-/** A client's steps as ours. Pure, except that an uploaded archive is looked up. */
+/** Converts a client's steps to ours. Pure, except for looking up uploaded archives. */
 
 import type { TemplateStep } from '../../../sandbox/contract/template-step.ts';
 import { E2bError } from '../errors.ts';
@@ -10,7 +10,7 @@ const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]{0,255}$/;
 const USER = /^[\w.$-]{1,64}(:[\w.$-]{1,64})?$/;
 const MODE = /^[0-7]{3,4}$/;
 
-/** @param archive of a step's number and hash. @throws E2bError 400 */
+/** @param archive returns that of a step's number and hash. @throws E2bError 400 */
 export async function readSteps(
   steps: readonly StepBody[],
   archive: (step: number, hash: string) => Promise<UploadedArchive | undefined>,
@@ -75,11 +75,7 @@ const OWN_IMAGES: ReadonlyMap<string, string> = new Map([
   ['e2bdev/code-interpreter', 'code-interpreter'],
 ]);
 
-/**
- * What the build begins with.
- * @param local our name of a template that a client has built
- * @throws E2bError 400
- */
+/** The base of the build. @param local our name of a template that a client has built @throws E2bError 400 */
 export function readBase(
   { fromImage, fromTemplate, fromImageRegistry }: BuildBody,
   local: (name: string) => string | undefined,

@@ -36,7 +36,7 @@ describe('TemplateStore', () => {
     expect(again.all.map(({ id }) => id)).toEqual(['c']);
   });
 
-  it('puts a damaged file aside, but not one that can’t be read', async () => {
+  it('moves a damaged file aside, but not one that can’t be read', async () => {
     const path = join(dir, 'one.json');
     writeFileSync(path, '{');
     expect((await TemplateStore.open(path, silentLog)).all).toEqual([]);

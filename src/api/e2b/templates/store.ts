@@ -1,6 +1,6 @@
 /**
- * The templates that clients have built, of one tenant, in one file that is replaced by a rename. A template is a
- * name with finished builds, and tags that point to them; the files of a build are a template of ours.
+ * Templates that clients of one tenant have built, in one file that is replaced by a rename. A template is a name with
+ * finished builds, and tags that point to them; the files of a build are a template of ours.
  */
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
@@ -16,7 +16,7 @@ const build = z.object({
   createdAtMs: z.number(),
   finishedAtMs: z.number(),
   size: z.object({ cpus: z.number(), memoryMib: z.number(), diskMib: z.number() }),
-  /** A template that is made from this one has the same program. */
+  /** A template that is built from this one has the same program. */
   start: z.object({ command: z.string().nullable(), ready: z.string().nullable() }).nullable(),
 });
 const template = z.object({
@@ -44,7 +44,9 @@ export class TemplateStore {
     this.#templates = templates;
   }
 
-  /** A damaged file is put aside, and the log says where; one that can't be read stays. @throws of the file system */
+  /**
+   * A damaged file is moved aside, and the log says where; an unreadable one stays. @throws errors of the file system
+   */
   static async open(path: string, log: Log): Promise<TemplateStore> {
     await mkdir(dirname(path), { recursive: true, mode: 0o700 });
     const text = await textOf(path);
@@ -62,17 +64,15 @@ export class TemplateStore {
     }
   }
 
-  /** In the order of their creation. */
   get all(): readonly StoredTemplate[] {
     return this.#templates;
   }
 
-  /** By id or name. */
   find(idOrName: string): StoredTemplate | undefined {
     return this.#templates.find(({ id, name }) => id === idOrName || name === idOrName);
   }
 
-  /** Adds it, or replaces the one with its id. Resolves when it is on disk. */
+  /** Adds the template, or replaces the one with its id. Resolves when it is on disk. */
   async put(next: StoredTemplate): Promise<void> {
     await this.#change((all) =>
       all.some(({ id }) => id === next.id) ? all.map((one) => (one.id === next.id ? next : one)) : [...all, next],
@@ -83,7 +83,7 @@ export class TemplateStore {
     await this.#change((all) => all.filter((one) => one.id !== id));
   }
 
-  /** One change after the other. It counts once it is on disk: one that can't be written has no effect. */
+  /** Applies one change after the other, each once it is on disk: one that can't be written has no effect. */
   async #change(change: (all: readonly StoredTemplate[]) => readonly StoredTemplate[]): Promise<void> {
     const done = this.#writing.then(async () => {
       const next = change(this.#templates);
@@ -106,7 +106,7 @@ export class TemplateStore {
   }
 }
 
-/** Null: there is no file. */
+/** `null` without a file. */
 async function textOf(path: string): Promise<string | null> {
   try {
     return await readFile(path, 'utf8');

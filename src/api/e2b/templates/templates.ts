@@ -4,7 +4,7 @@
  *     request ─► id, build ─► uploads ─► start ─► waiting ─► building ─► ready: named, tagged, stored
  *                                                              └──────► error: its step and log, in memory
  *
- * A build that has not finished does not outlive the daemon.
+ * An unfinished build does not outlive the daemon.
  */
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
@@ -24,7 +24,6 @@ import { FILES_HASH, Uploads, type UploadUrls } from './uploads.ts';
 
 export type BuildStatus = 'waiting' | 'building' | 'ready' | 'error';
 
-/** A build that this process knows. */
 interface Build {
   readonly id: string;
   readonly templateId: string;
@@ -53,12 +52,14 @@ export interface BuildView {
   readonly reason: BuildReason | null;
 }
 
-/** One build at a time. Tenants take turns, so a tenant with many builds delays another's next one by one build. */
+/**
+ * Runs one build at a time. Tenants take turns, so a tenant with many builds delays another's next one by one build.
+ */
 export class BuildTurns {
   readonly #waiting = new FairQueue<() => Promise<void>>();
   #isRunning = false;
 
-  /** Rejects as `work` does, which does not end the turns of others. A tenant's own builds keep their order. */
+  /** Rejects like `work`, which does not end the turns of others. A tenant's own builds keep their order. */
   take(tenant: string, work: () => Promise<void>): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.#waiting.add(tenant, async () => await work().then(resolve, reject));
@@ -83,7 +84,7 @@ interface Parts extends Pick<E2bParts, 'clock' | 'log'> {
 
 const BUILD_TOO_LONG = `the build took longer than ${E2B_LIMITS.buildMsMax / 3_600_000} hours`;
 
-/** File or directory of a tenant: no name of one has a dot. */
+/** Stands for a tenant's name, which never has a dot, in files and directories. */
 const OPERATOR = '.operator';
 
 export class Templates implements TemplateSource, AsyncDisposable {
@@ -103,7 +104,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     this.#uploads = uploads;
   }
 
-  /** @param tenant whose they are; null: the operator's */
+  /** @param tenant the owner; `null` for the operator */
   static async open(parts: Parts, tenant: string | null): Promise<Templates> {
     const { stateDir, uploadsDir } = parts.templates;
     const own = tenant ?? OPERATOR;
@@ -146,13 +147,13 @@ export class Templates implements TemplateSource, AsyncDisposable {
     return { templateId: this.#builds.get(id)?.templateId ?? '', build: id, name, tags };
   }
 
-  /** Whether there is a template, or a build that becomes one. */
+  /** True if a template exists, or a build that becomes one. */
   #knows(templateId: string): boolean {
     if (this.#store.all.some(({ id }) => id === templateId)) return true;
     return [...this.#builds.values()].some((one) => one.templateId === templateId);
   }
 
-  /** Whether an archive is there, and a token for its upload. @throws E2bError 400, 404 */
+  /** Whether an archive exists, and a token for its upload. @throws E2bError 400, 404 */
   async upload(templateId: string, hash: string): Promise<{ readonly isPresent: boolean; readonly token: string }> {
     if (!this.#knows(templateId)) throw missing(templateId);
     if (!FILES_HASH.test(hash)) throw new E2bError(400, 'the hash is not a SHA-256 in hex');
@@ -189,7 +190,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     const stored = this.#store.find(templateId);
     const isStored = stored?.builds.some(({ id }) => id === buildId) === true;
     if (!this.#builds.has(buildId) && stored !== undefined && isStored) {
-      // Of an earlier daemon.
+      // Built by an earlier daemon.
       return { templateId: stored.id, buildId, status: 'ready', entries: [], reason: null };
     }
     const build = this.#find(templateId, buildId);
@@ -210,7 +211,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     return build === undefined ? undefined : localNameOf(build.id);
   }
 
-  /** Whether any template has the name, also one that no client of E2B has built. */
+  /** True if any template has the name, even one that no client of E2B has built. */
   async exists(text: string): Promise<{ templateId: string; isPublic: boolean } | null> {
     const found = this.find(text);
     if (found !== undefined) return { templateId: found.id, isPublic: found.isPublic };
@@ -229,7 +230,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     return build.id;
   }
 
-  /** A build without tags is removed. @throws E2bError 400, 404 */
+  /** Removes builds left without tags. @throws E2bError 400, 404 */
   async untag(name: string, tags: readonly string[]): Promise<void> {
     const template = this.find(name);
     if (template === undefined) throw missing(name);
@@ -260,7 +261,6 @@ export class Templates implements TemplateSource, AsyncDisposable {
     return true;
   }
 
-  /** Ends the build that is under way. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closed.abort(new BuildFailure(null, 'the daemon stops'));
     await this.#last;
@@ -328,7 +328,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     }
   }
 
-  /** What is left goes when the build's uploads are next removed; never rejects. */
+  /** Remaining files are removed with the next build's uploads. Never rejects. */
   async #release(buildId: string): Promise<void> {
     try {
       await this.#uploads.release(buildId);
@@ -373,7 +373,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     await this.#keepTagged({ ...template, tags: [...kept, ...added], updatedAtMs: now });
   }
 
-  /** Nothing leads to a build without a tag. */
+  /** Removes builds without a tag, which are unreachable. */
   async #keepTagged(template: StoredTemplate): Promise<void> {
     const isTagged = ({ id }: StoredBuild): boolean => template.tags.some(({ buildId }) => buildId === id);
     const gone = template.builds.filter((one) => !isTagged(one));
@@ -389,7 +389,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     }
   }
 
-  /** Those that nobody started in time, and the oldest finished ones. */
+  /** Forgets builds not started in time, and the oldest finished ones. */
   #forget(): void {
     const tooOldMs = this.#parts.clock.wall() - E2B_LIMITS.unstartedMsMax;
     for (const { id, isStarted, createdAtMs } of this.#builds.values()) {

@@ -1,9 +1,10 @@
 /**
- * Archives that clients of one tenant upload for COPY. Each is kept as it came, under the hash that its client computed and the digest
- * of its bytes. Nothing here opens them: they are hostile, and are unpacked in the VM that copies their files.
+ * Archives that clients of one tenant upload for COPY. Each is kept as it arrived, under the hash that its client
+ * computed and the digest of its bytes. Nothing here opens them: they are hostile, and are unpacked in the VM that
+ * copies their files.
  *
  *     <uploadsDir>/HASH-SHA256        the archive
- *                 /.ID                an upload that is under way
+ *                 /.ID                an upload in progress
  *                 /build-ID-N         a second name for a build that uses it
  */
 import { createHash, randomBytes } from 'node:crypto';
@@ -27,7 +28,7 @@ export interface UploadedArchive {
   readonly sha256: string;
 }
 
-/** What URLs allow. Those of all tenants: an upload has no key that would say whose it is. */
+/** Upload URLs of all tenants: an upload has no key that would name its tenant. */
 export class UploadUrls {
   readonly #clock: Clock;
   /** By token, oldest first. */
@@ -40,7 +41,7 @@ export class UploadUrls {
     this.#clock = clock;
   }
 
-  /** A new token, with which one archive may be uploaded. @param hash matches `FILES_HASH` */
+  /** Returns a new token, which allows uploading one archive. @param hash matches `FILES_HASH` */
   allow(uploads: Uploads, hash: string): string {
     const { uploadUrlMs, uploadUrlsMax } = E2B_LIMITS;
     const now = this.#clock.now();
@@ -57,7 +58,7 @@ export class UploadUrls {
     return token;
   }
 
-  /** @returns false: it is not known */
+  /** @returns false for an unknown token */
   #forget(token: string): boolean {
     const url = this.#urls.get(token);
     if (url === undefined) return false;
@@ -77,7 +78,7 @@ export class UploadUrls {
     if (place === undefined) throw new BusyError('too many uploads', 1000);
     try {
       await url.uploads.add(url.hash, body, () => {
-        // Of two uploads by one URL the first wins.
+        // For two uploads to one URL, the first wins.
         if (!this.#forget(token)) throw new E2bError(403, 'this upload URL was used');
       });
     } finally {
@@ -93,7 +94,6 @@ interface UploadUrl {
 }
 
 export class Uploads {
-  /** Of one tenant. */
   readonly dir: string;
   readonly #clock: Clock;
 
@@ -102,7 +102,7 @@ export class Uploads {
     this.#clock = clock;
   }
 
-  /** Removes what a killed daemon left. */
+  /** Removes incomplete files of a killed daemon. */
   static async open(dir: string, clock: Clock): Promise<Uploads> {
     await mkdir(dir, { recursive: true, mode: 0o700 });
     for (const name of await namesIn(dir)) {
@@ -115,7 +115,7 @@ export class Uploads {
     return (await this.#find(hash)) !== undefined;
   }
 
-  /** @param use called when all of it is there. @throws E2bError 413, 507 */
+  /** @param use called when the archive is complete. @throws E2bError 413, 507 */
   async add(hash: string, body: AsyncIterable<Buffer>, use: () => void): Promise<void> {
     const next = join(this.dir, `.${newSandboxId()}`);
     try {
@@ -133,10 +133,7 @@ export class Uploads {
     }
   }
 
-  /**
-   * Gives the archive a second name, so that it stays during the build.
-   * @returns undefined: it was not uploaded
-   */
+  /** Gives the archive a second name, so that it stays during the build. @returns undefined if it was not uploaded */
   async keepFor(buildId: string, step: number, hash: string): Promise<UploadedArchive | undefined> {
     const found = await this.#find(hash);
     if (found === undefined) return undefined;
@@ -160,10 +157,7 @@ export class Uploads {
     return { path: join(this.dir, name), sha256: FILE.exec(name)?.[2] ?? '' };
   }
 
-  /**
-   * Counts what builds keep and what is still arriving, too.
-   * @param newest goes last. @throws E2bError 507
-   */
+  /** Includes archives that builds keep and uploads in progress. @param newest removed last. @throws E2bError 507 */
   async #enforceBound(newest: string): Promise<void> {
     const sizes = new Map<number, number>();
     const removable: { path: string; bytes: number; usedAtMs: number }[] = [];
@@ -172,7 +166,7 @@ export class Uploads {
       const found = await statOf(path);
       if (found === null) continue;
       sizes.set(found.ino, found.size);
-      // What a build keeps has a second name: without the first, it takes as much.
+      // An archive that a build keeps has a second name, so removing the first one frees nothing.
       if (!FILE.test(name) || found.nlink > 1) continue;
       const usedAtMs = name.startsWith(newest) ? Number.POSITIVE_INFINITY : found.mtimeMs;
       removable.push({ path, bytes: found.size, usedAtMs });
@@ -208,7 +202,7 @@ async function write(path: string, body: AsyncIterable<Buffer>): Promise<string>
   return hash.digest('hex');
 }
 
-/** Null: another upload has removed it meanwhile. */
+/** `null` if another upload has removed it meanwhile. */
 async function statOf(path: string): Promise<Stats | null> {
   try {
     return await stat(path);

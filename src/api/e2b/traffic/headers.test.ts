@@ -4,12 +4,12 @@ import { answerHeaders, countOf, hintLinks, reasonPhrase, requestHeaders, traile
 const RULES = { host: null, upgrade: null, isSecret: () => false };
 
 describe('requestHeaders', () => {
-  it('keep what is for the program, in its order', () => {
+  it('keep what is for the program, in order', () => {
     const raw = ['Host', 'a', 'Cookie', 'x=1', 'cookie', 'y=2', 'X-Access-Token', 'own'];
     expect(requestHeaders(raw, RULES)).toEqual(raw);
   });
 
-  it('drop what frames the connection, what Connection names, and our own', () => {
+  it('drop connection framing, headers that Connection names, and our own', () => {
     const raw = [
       ...['Connection', 'keep-alive, X-Hop, host', 'Keep-Alive', '5', 'X-Hop', '1'],
       ...['Transfer-Encoding', 'chunked', 'Content-Length', '3', 'TE', 'trailers', 'Trailer', 'x'],
@@ -20,13 +20,13 @@ describe('requestHeaders', () => {
     expect(requestHeaders(raw, RULES)).toEqual(['Host', 'a']);
   });
 
-  it('drop claims about where a request comes from, and tokens that are secrets', () => {
+  it('drop claims about a request’s origin, and tokens that are secrets', () => {
     const raw = ['Host', 'a', 'X-Forwarded-For', '1.2.3.4', 'Forwarded', 'x', 'X-Access-Token', 's'];
     const isSecret = (name: string, value: string) => name === 'x-access-token' && value === 's';
     expect(requestHeaders(raw, { ...RULES, isSecret })).toEqual(['Host', 'a']);
   });
 
-  it('mask the host, and say what it was', () => {
+  it('mask the host, and pass its original value', () => {
     const rules = { ...RULES, host: 'localhost:3000', upgrade: 'websocket' };
     expect(requestHeaders(['Host', '3000-x.example.org'], rules)).toEqual([
       ...['Host', 'localhost:3000', 'X-Forwarded-Host', '3000-x.example.org'],
@@ -36,12 +36,12 @@ describe('requestHeaders', () => {
 });
 
 describe('answerHeaders', () => {
-  it('drop what frames the connection of the program', () => {
+  it('drop the framing of the program’s connection', () => {
     const raw = ['Connection', 'close, X-A', 'x-a', '1', 'Transfer-Encoding', 'chunked', 'B', '2'];
     expect(answerHeaders(raw, 200)).toEqual(['B', '2']);
   });
 
-  it('keep a length only where it can be true', () => {
+  it('keep a length only if it can be correct', () => {
     expect(answerHeaders(['Content-Length', '5'], 200)).toEqual(['Content-Length', '5']);
     expect(answerHeaders(['Content-Length', '5'], 204)).toEqual([]);
     expect(answerHeaders(['Content-Length', '5, 5'], 200)).toEqual([]);
@@ -75,7 +75,7 @@ describe('hintLinks', () => {
     'no link',
     '<x> rel=preload',
     '',
-  ])('leaves out %j', (link) => expect(hintLinks(link)).toEqual([]));
+  ])('drops %j', (link) => expect(hintLinks(link)).toEqual([]));
 });
 
 it('countOf ignores case', () => expect(countOf(['Host', 'a', 'HOST', 'b'], 'host')).toBe(2));

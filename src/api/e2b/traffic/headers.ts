@@ -1,12 +1,12 @@
 /**
- * Headers between clients and programs in sandboxes (RFC 9110, section 7.6). Each connection has its own framing: what
- * a side says of its connection never reaches the other. Pure.
+ * Headers between clients and programs in sandboxes (RFC 9110, section 7.6). Each connection has its own framing:
+ * headers about one side's connection never reach the other. Pure.
  */
 
-/** Names and values in turn, as they were received. */
+/** Names and values alternate, as received. */
 export type RawHeaders = readonly string[];
 
-/** Of one connection, besides those that `Connection` names. */
+/** Headers of one connection, besides those that `Connection` names. */
 const HOP_BY_HOP: ReadonlySet<string> = new Set([
   'connection',
   'keep-alive',
@@ -20,7 +20,7 @@ const HOP_BY_HOP: ReadonlySet<string> = new Set([
   'upgrade',
   'http2-settings',
 ]);
-/** Of our own interface, or answered by us. */
+/** Part of our own interface, or answered by us. */
 const NOT_FOR_GUESTS: ReadonlySet<string> = new Set([
   'e2b-sandbox-id',
   'e2b-sandbox-port',
@@ -43,19 +43,18 @@ const NOT_IN_TRAILERS: ReadonlySet<string> = new Set([
   'cache-control',
   'expires',
 ]);
-/** Named in `Connection`, they would be removed although a request needs them. */
+/** A request needs these, even if `Connection` names them to have them removed. */
 const NEVER_NAMED: ReadonlySet<string> = new Set(['host', 'content-length', 'content-type']);
 
 export interface RequestRules {
-  /** Replaces `Host`; null: as the client sent it. */
+  /** Replaces `Host`; `null` keeps the client's. */
   readonly host: string | null;
-  /** The protocol to upgrade to; null: none. */
+  /** The protocol to upgrade to, if any. */
   readonly upgrade: string | null;
-  /** Envd's token of the sandbox, which its programs do not need. */
+  /** True for the sandbox's envd token, which its programs do not need. */
   readonly isSecret: (name: string, value: string) => boolean;
 }
 
-/** Headers for the program, without those that frame the body. */
 export function requestHeaders(raw: RawHeaders, rules: RequestRules): string[] {
   const dropped = named(raw);
   const kept: string[] = [];
@@ -74,8 +73,8 @@ export function requestHeaders(raw: RawHeaders, rules: RequestRules): string[] {
 }
 
 /**
- * Headers for the client. `Content-Length` stays only where the parser has found a body of that length, or there is
- * none by definition.
+ * Headers for the client. `Content-Length` stays only if the parser found a body of that length, or there is none by
+ * definition.
  */
 export function answerHeaders(raw: RawHeaders, status: number): string[] {
   const dropped = named(raw);
@@ -90,7 +89,6 @@ export function answerHeaders(raw: RawHeaders, status: number): string[] {
   return kept;
 }
 
-/** Trailers for either side. */
 export function trailers(raw: RawHeaders): [string, string][] {
   return [...pairs(raw)].filter(([name]) => {
     const lower = name.toLowerCase();
@@ -98,25 +96,23 @@ export function trailers(raw: RawHeaders): [string, string][] {
   });
 }
 
-/** A parameter has one way to match, so the time grows with the length alone. */
+/** A parameter has only one way to match, so the time grows linearly with the length. */
 const LINK = /^<[^>]*>(?:\s*;\s*[^;"\s=]+(?:=(?:"[^;"\s]*"|[^;"\s]*))?)*$/;
 
 /**
- * The links of a hint (103), each by itself; those that are not valid are left out. Node checks them again by a pattern that takes
- * hours for some that are not: a program could stop the daemon by one.
+ * The valid links of a hint (103), one by one. Node checks them again by a pattern that takes hours for some invalid
+ * ones: a program could stop the daemon with one.
  */
 export const hintLinks = (link: string): string[] => link.split(/,\s*(?=<)/).filter((one) => LINK.test(one));
 
-/** A phrase that HTTP allows; undefined: the usual one of the status. */
+/** A phrase that HTTP allows; undefined for the usual one of the status. */
 export const reasonPhrase = (text: string | undefined): string | undefined =>
   text !== undefined && /^[\t\x20-\x7e]{1,128}$/.test(text) ? text : undefined;
 
-/** How often a header was sent. */
 export function countOf(raw: RawHeaders, wanted: string): number {
   return [...pairs(raw)].filter(([name]) => name.toLowerCase() === wanted).length;
 }
 
-/** Names in `Connection`. */
 function named(raw: RawHeaders): ReadonlySet<string> {
   const names = [...pairs(raw)]
     .filter(([name]) => name.toLowerCase() === 'connection')

@@ -1,4 +1,6 @@
-/** An upgraded connection: bytes both ways, unread. Back-pressure and half-closes pass through. */
+/**
+ * Joins the two ends of an upgraded connection: bytes both ways, unread. Back-pressure and half-closes pass through.
+ */
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { ignore } from '../../../base/ignore.ts';
@@ -7,12 +9,12 @@ import { watchIdle } from './watch.ts';
 
 export interface Upgraded {
   readonly client: Duplex;
-  /** What the client sent right after its request. */
+  /** Bytes that the client sent right after its request. */
   readonly clientHead: Buffer;
   /** The program's answer, 101. */
   readonly message: IncomingMessage;
   readonly connection: Duplex;
-  /** What the program sent right after its answer. */
+  /** Bytes that the program sent right after its answer. */
   readonly head: Buffer;
 }
 
@@ -36,7 +38,7 @@ function switching({ rawHeaders, headers }: IncomingMessage): string {
   return `HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n${protocol}${lines.join('')}\r\n`;
 }
 
-/** Destroys `other` when `one` closes before both its directions have ended in order. */
+/** Destroys `other` if `one` closes before both its directions have ended in order. */
 function endWith(one: Duplex, other: Duplex): void {
   const end = (): void => {
     if (!one.readableEnded || !one.writableFinished) other.destroy();

@@ -1,9 +1,9 @@
 /**
- * HTTP to a port of a sandbox, through the agent: no network card is needed.
+ * HTTP to a port of a sandbox, through the agent, so that no network card is needed.
  *
- * The program there is hostile. Both its side and the client's are parsed and framed by Node's HTTP, each on its own:
- * one connection to the guest per request, so that no answer can pass for the answer to another request, and a broken
- * answer ends the client's connection instead of continuing on it. Nothing is buffered beyond what streams hold.
+ * The program there is hostile. Its side and the client's are each parsed and framed by Node's HTTP. Each request gets
+ * its own connection to the guest, so that no answer can pass for the answer to another request, and a broken answer
+ * ends the client's connection instead of continuing on it. Nothing is buffered beyond what streams hold.
  */
 import { type ClientRequest, request as httpRequest, type IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
@@ -103,7 +103,7 @@ export class PortProxy {
       watchIdle(upgrade?.client ?? request.socket, response);
       const answer = await answered;
       if (answer.kind === 'upgraded') {
-        if (upgrade === null) throw new Error('it switched protocols, which nobody asked for');
+        if (upgrade === null) throw new Error('it switched protocols without being asked');
         response.detachSocket(upgrade.client as Socket);
         splice({ client: upgrade.client, clientHead: upgrade.head, ...answer });
       } else await relay(answer.message, response);
@@ -140,7 +140,7 @@ export class PortProxy {
   }
 }
 
-/** Why a request is not passed on; null: it is. */
+/** Why a request is not passed on; `null` if it is. */
 function faultOf(request: IncomingMessage, isUpgrade: boolean): string | null {
   const { rawHeaders, url = '' } = request;
   if (countOf(rawHeaders, 'host') > 1) return 'The request has more than one Host header';
@@ -151,7 +151,7 @@ function faultOf(request: IncomingMessage, isUpgrade: boolean): string | null {
   return null;
 }
 
-/** How the body is framed for the program, as the parser has understood the client. */
+/** Framing of the body for the program, as the parser has understood the client. */
 function framing({ headers, method = '' }: IncomingMessage): string[] {
   if (headers['transfer-encoding'] !== undefined) return ['Transfer-Encoding', 'chunked'];
   const length = headers['content-length'];
@@ -159,7 +159,7 @@ function framing({ headers, method = '' }: IncomingMessage): string[] {
   return ['POST', 'PUT', 'PATCH'].includes(method) ? ['Content-Length', '0'] : [];
 }
 
-/** `pipe` and not `pipeline`: a program that answers early must not cost the client its connection. */
+/** Uses `pipe` rather than `pipeline`: a program that answers early must not cost the client its connection. */
 function sendBody(request: IncomingMessage, outgoing: ClientRequest): void {
   outgoing.once('close', () => request.unpipe(outgoing));
   request.once('end', () => {
@@ -175,13 +175,13 @@ function answerOf(outgoing: ClientRequest): Promise<Answer> {
   return new Promise((resolve, reject) => {
     outgoing.once('response', (message) => resolve({ kind: 'answer', message }));
     outgoing.once('upgrade', (message, connection, head) => resolve({ kind: 'upgraded', message, connection, head }));
-    // Stays: an error may follow the answer.
+    // Never removed: an error may follow the answer.
     outgoing.on('error', reject);
     outgoing.once('close', () => reject(new Error('it closed the connection')));
   });
 }
 
-/** Passes on hints; `100 Continue` is sent by the server before there is a connection to the program. */
+/** Passes on hints; the server sends `100 Continue` before there is a connection to the program. */
 function passInterim(
   outgoing: ClientRequest,
   { httpVersionMajor, httpVersionMinor }: IncomingMessage,
@@ -210,7 +210,7 @@ async function relay(answer: IncomingMessage, response: ServerResponse): Promise
   const headers = answerHeaders(answer.rawHeaders, status);
   const phrase = reasonPhrase(answer.statusMessage);
   response.strictContentLength = true;
-  // The program's clock is its own matter, and so is whether it has one.
+  // The program itself decides whether to send a date.
   response.sendDate = false;
   if (phrase === undefined) response.writeHead(status, headers);
   else response.writeHead(status, phrase, headers);
@@ -221,7 +221,6 @@ async function relay(answer: IncomingMessage, response: ServerResponse): Promise
   response.end();
 }
 
-/** Answers a request for an upgrade, and ends its connection. */
 export function refuseUpgrade(request: IncomingMessage, client: Duplex, refusal: ProxyRefusal): void {
   client.on('error', (error) => ignore(error, 'reported by the close that follows'));
   sendRefusal(request, answerOn(request, client), refusal);

@@ -1,4 +1,4 @@
-/** Why there is no answer from a sandbox: E2B's sentences, which its clients look for, or a page for browsers. */
+/** Answers in place of a sandbox: E2B's sentences, which its clients search for, or a page for browsers. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { describeError } from '../../../base/errors.ts';
 import { BusyError } from '../../../sandbox/contract/errors.ts';
@@ -8,7 +8,6 @@ import { TRAFFIC_LIMITS } from './limits.ts';
 export interface ProxyRefusal {
   readonly status: number;
   readonly body: Readonly<Record<string, string | number>> & { readonly message: string };
-  /** What to do about it, for people. */
   readonly remedy?: string;
 }
 
@@ -70,7 +69,6 @@ export function refusalOf(error: unknown, id: string, port: number): ProxyRefusa
   return { status: 502, body: { sandboxId: id, message: describeError(error), port, code: 502 } };
 }
 
-/** A browser gets a page, everybody else JSON. */
 export function sendRefusal(request: IncomingMessage, response: ServerResponse, refusal: ProxyRefusal): void {
   const isPage = (request.headers.accept ?? '').toLowerCase().includes('text/html');
   const text = isPage ? page(refusal) : JSON.stringify(refusal.body);

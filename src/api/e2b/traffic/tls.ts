@@ -5,7 +5,8 @@ import { HOSTILE_SERVER_TLS } from '../../../base/hostile-tls.ts';
 import { ignore } from '../../../base/ignore.ts';
 
 /**
- * As E2B does, accepts any certificate: the channel to the sandbox tells whose program it is, and nobody is between.
+ * Accepts any certificate, as E2B does: the channel to the sandbox authenticates the program, and nothing is in
+ * between.
  * @param plain closed with the connection
  */
 export function withTls(plain: Duplex): Duplex {

@@ -1,4 +1,4 @@
-/** Ends connections whose client is gone, or which nobody has used for long. */
+/** Ends connections whose client is gone, or which are unused for long. */
 import { Socket } from 'node:net';
 import type { Duplex, Writable } from 'node:stream';
 import { TRAFFIC_LIMITS } from './limits.ts';
@@ -7,7 +7,7 @@ const { stalledMsMax, idleMsMax, halfClosedIdleMsMax } = TRAFFIC_LIMITS;
 
 /**
  * Watches the socket of a client, whose timeout any byte in either direction restarts.
- * @param answer what is written to the client, or for an upgraded connection the other side
+ * @param answer stream written to the client, or the other side of an upgraded connection
  */
 export function watchIdle(client: Duplex, answer: Duplex | Writable): void {
   if (!(client instanceof Socket)) return;

@@ -130,14 +130,13 @@ async function streamTexts(
   }
 }
 
-/** Sends the response head and keep-alive comments. */
 export function beginStream(response: ServerResponse, clock: Clock, title: string, onClose: () => void): void {
   response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store', connection: 'close' });
   response.write(`: ${title}\n\n`);
   let stopTimer = (): void => undefined;
   const keepAlive = (): void => {
     stopTimer = clock.after(API_LIMITS.eventKeepAliveMs, () => {
-      // A reader that is behind needs no keep-alive: it has unread bytes.
+      // A slow reader needs no keep-alive, since it has unread bytes.
       if (response.writableLength === 0) response.write(':\n\n');
       keepAlive();
     });

@@ -115,7 +115,7 @@ export function addFileRoutes(
       } finally {
         giveBack();
       }
-      // Bytes are sent as they are; the document has their schema.
+      // Bytes are sent unchanged; only the document uses their schema.
       const bytes: FastifyReply = reply;
       return await bytes.type('application/json; charset=utf-8').send(answer.content());
     },
@@ -123,7 +123,7 @@ export function addFileRoutes(
 }
 
 /**
- * Keeps text, not objects, which would take several times as much.
+ * Keeps text instead of objects, which would take several times as much.
  * @throws BusyError if the answers of all sandboxes use up their memory
  */
 async function collectEntries(entries: AsyncIterable<FileEntry>, answer: AnswerBuffer): Promise<void> {

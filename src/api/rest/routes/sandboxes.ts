@@ -112,8 +112,8 @@ function addCreate(app: App, { control, log, sessions }: Parts, remembered: Idem
         onUndelivered(reply, gone, () => void removeAbandoned(control, log, made.id, UNDELIVERED));
         return await reply.status(201).send(made);
       }
-      // Stays without an answer: the client asks again with its key.
-      // A sandbox of a session ends with it, so it answers no request of another one.
+      // Kept even if the answer is not delivered: the client asks again with its key. A session's sandbox ends with the
+      // session, so it answers no request of another one.
       const scoped = `${headers['neurovisor-session'] ?? ''} ${key}`;
       const { id } = await remembered.run(scoped, JSON.stringify(body), gone, create);
       // A sandbox of an earlier request with this key may have changed since.
@@ -123,7 +123,7 @@ function addCreate(app: App, { control, log, sessions }: Parts, remembered: Idem
   );
 }
 
-/** Creates a sandbox. Removes it again if the client has gone, even if it became ready in that moment. */
+/** Creates a sandbox. Removes it again if the client has disconnected, even if it became ready at that moment. */
 async function createOrUndo(control: ControlPlane, request: CreateRequest, signal: AbortSignal): Promise<SandboxInfo> {
   const info = await control.create(request, signal);
   if (!signal.aborted) return info;
@@ -133,7 +133,7 @@ async function createOrUndo(control: ControlPlane, request: CreateRequest, signa
 
 const UNDELIVERED = 'its client disconnected without the answer';
 
-/** The session that a request names; null: none. @throws ApiError `session_closed` */
+/** The session that a request names, if any. @throws ApiError `session_closed` */
 function sessionOf(
   sessions: Sessions,
   { 'neurovisor-session': id }: { readonly 'neurovisor-session'?: string | undefined },

@@ -1,9 +1,9 @@
 /**
- * Fields that requests and answers share. The schemas of this folder define the whole REST interface: they
- * check requests and generate `spec/openapi.json`, against which `src/api/client` checks answers.
+ * Fields that requests and answers share. The schemas of this folder define the whole REST interface: they check
+ * requests and generate `spec/openapi.json`, against which `src/api/client` checks answers.
  *
- * Requests are strict: an unknown field is an error that names it. Answers may grow: a client drops unknown
- * fields. The types are the control plane's, so a field added there does not compile until it is added here.
+ * Requests are strict: an unknown field is an error that names it. Answers may grow: a client drops unknown fields. The
+ * types are the control plane's, so a field added there does not compile until it is added here.
  */
 import { z } from 'zod';
 import type { DiskLimits } from '../../../base/request/disk-limits.ts';
@@ -32,18 +32,17 @@ import type { NetworkLimits } from '../../../sandbox/contract/network-spec.ts';
 export const count = z.number().int().nonnegative();
 export const ms = z.number();
 export const wallMs = z.number().describe('Milliseconds since 1970.');
-/** At most so many characters, counted as JSON Schema does: a character beyond the BMP is one, not two. */
+/** Limits characters as JSON Schema counts them: a character beyond the BMP is one, not two. */
 export const text = (charactersMax: number) =>
   z
     .string()
     .refine((value) => isAtMost(value, charactersMax), { error: `expected at most ${charactersMax} characters` })
     .meta({ maxLength: charactersMax });
-/** A whole number in a range, with one message for every fault: what is valid. */
+/** A whole number in a range, with one message for every fault, which says what is valid. */
 export function whole({ min, max }: Range) {
   const error = `expected a whole number from ${min} to ${max}`;
   return z.number({ error }).int({ error }).min(min, { error }).max(max, { error });
 }
-/** Timeouts of sandboxes and programs. */
 export const milliseconds = whole(RANGES.timeoutMs);
 
 export const sandboxId = z
@@ -81,7 +80,7 @@ export const packageEcosystem = z.enum(ECOSYSTEMS).meta({ id: 'PackageEcosystem'
 export const onTimeout = z
   .enum(['kill', 'pause', 'pause-disk-only'])
   .meta({ id: 'TimeoutAction', description: '`pause`: to disk. `pause-disk-only`: without the memory.' });
-/** Checked by the control plane: a schema can't say what a valid URL is. */
+/** The control plane checks it: a schema can't express valid URLs. */
 export const onMemoryPressure = z
   .custom<MemoryAction>((value) => typeof value === 'string')
   .meta({

@@ -42,7 +42,7 @@ import {
   whole,
 } from './fields.ts';
 
-/** Fractions are fine: the rate of a bucket is a quotient. */
+/** Fractions are allowed, since the rate of a bucket is a quotient. */
 const bucket = (id: string, { min, max }: Range, what: string) =>
   z
     .strictObject({
@@ -384,7 +384,7 @@ export const execRequest = z
   });
 export type ExecRequest = z.output<typeof execRequest>;
 
-/** What is wrong with the kind of request that was meant: a union's own message names no field. */
+/** The error of the request kind that was meant: a union's own message names no field. */
 function execFault({ input, errors }: { input?: unknown; errors?: unknown }): string {
   const given = typeof input === 'object' && input !== null ? input : {};
   if ('argv' in given === 'code' in given) return 'give either `argv` or `code`';
