@@ -18,7 +18,7 @@ describe('a sandbox whose program takes all memory', () => {
   it('exec names the OOM victim, events list it in order, the sandbox continues, and its end has a cause', async () => {
     const { says, there } = home;
     const id = await says('create', '--boot', '--memory', '192M', '--warm', 'json');
-    const following = there(['events', id]);
+    const following = there(['events', '-f', id]);
     const killed = await there(['exec', id, '-c', BALLOON]).result;
     expect(killed.status).toBe(137);
     expect(killed.stderr).toMatch(

@@ -46,7 +46,8 @@ export async function makeLightInterpreter(home: DaemonHome): Promise<void> {
     // The server listens once its kernels are ready.
     const ready = ['--ready', "bash -c ': </dev/tcp/127.0.0.1/49999'", '--ready-timeout', '10m'];
     const size = ['--memory', '512M', '--disk', '512M'];
-    await home.says('template', 'build', '-t', LIGHT, ...size, ...start, ...ready, dir);
+    await home.says('image', 'build', '-t', LIGHT, dir);
+    await home.says('template', 'create', '-t', LIGHT, '--image', LIGHT, ...size, ...start, ...ready);
   } finally {
     rmSync(dir, { recursive: true });
   }
