@@ -21,7 +21,7 @@ beforeAll(async () => {
 });
 
 describe('a template with a start command', () => {
-  it('its clones have the program running, each for itself, with the output of before in the log', async () => {
+  it('each clone has its own running program, with the earlier output in the log', async () => {
     const { control } = fixture;
     const [one, two] = await Promise.all([control.create({ template }), control.create({ template })]);
     expect(one).toMatchObject({ origin: 'clone', template });
@@ -36,7 +36,7 @@ describe('a template with a start command', () => {
     await Promise.all([control.remove(one.id), control.remove(two.id)]);
   });
 
-  it('a program that ends before it is ready fails the build with its status and output', async () => {
+  it('a program that exits before it is ready fails the build with its status and output', async () => {
     const building = fixture.runtime.prepareTemplate(SMALL, {
       command: 'echo no such port; exit 3',
       ready: 'false',
