@@ -1,7 +1,7 @@
 /**
- * What an update of `neurovisor top` costs: `node tools/bench-top.ts [sandboxes]` (default 200). A daemon without VMs
- * in a process of its own, its metrics full of series; processor time of either side, bytes between them and to
- * the terminal, where tokens of each sandbox change from frame to frame.
+ * Measures the cost of an update of `neurovisor top`: `node tools/bench-top.ts [sandboxes]` (default 200). Runs a
+ * daemon without VMs in its own process, its metrics full of series; prints CPU time of either side, and bytes between
+ * them and to the terminal, while each sandbox's tokens change from frame to frame.
  */
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -81,7 +81,7 @@ async function measure(sandboxes: number): Promise<void> {
   await daemon[Symbol.asyncDispose]();
   child.send('end');
   await once(child, 'exit');
-  // Those before the code is compiled are no measure of an hour of it.
+  // Frames before the code is compiled are not typical for an hour of use.
   const typical = (all: readonly number[] = []): number => median(all.slice(UPDATES / 4)) ?? 0;
   console.log(`${sandboxes} sandboxes, median of ${(UPDATES * 3) / 4} updates:`);
   console.log(`  top     ${typical(own).toFixed(1)} ms of a processor, ${typical(wall).toFixed(1)} ms until drawn`);

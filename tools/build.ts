@@ -1,10 +1,10 @@
 /**
- * `npm run build`: makes `dist/`, which the npm package has in the place of its sources, as Node runs no
- * TypeScript under `node_modules`. npm does it by itself (`prepare`, by `prepare.mjs`) before it links or packs this checkout.
+ * `npm run build`: makes `dist/`, which the npm package has instead of its sources, since Node runs no
+ * TypeScript under `node_modules`. npm runs it by itself (`prepare`, by `prepare.mjs`) before it links or packs this checkout.
  * Nothing here needs it: `./neurovisor` and the tests run the sources.
  *
  *     src/**.ts, prove/, bench/ ── tsc ──► dist/src/**.js, .d.ts, dist/prove/, dist/bench/
- *     what is no TypeScript there (C, Python) ── copied
+ *     everything else there (C, Python) ── copied
  */
 import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, rmSync } from 'node:fs';

@@ -1,7 +1,7 @@
 /**
- * Measures what commands take beyond bare Node, in ms: `node tools/cli-start.ts [CHECKOUT ...]`. Each round starts bare Node and
- * every command of every checkout in turn, on a daemon without VMs; compiled modules are cached, as the launcher has it. Wall time
- * only means something on an idle machine, so the rounds also print the processor time.
+ * Measures the time of commands beyond bare Node, in ms: `node tools/cli-start.ts [CHECKOUT ...]`. Each round starts
+ * bare Node and every command of every checkout in turn, on a daemon without VMs; compiled modules are cached, as by
+ * the launcher. Wall time is meaningful only on an idle machine, so the rounds also print the CPU time.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -19,14 +19,14 @@ await using daemon = await startFakeDaemon();
 const env = { ...process.env, ...daemon.env, NODE_COMPILE_CACHE: join(dir, 'cache') };
 
 interface Cost {
-  /** Until the first output, for commands that have some, otherwise the end. */
+  /** Until the first output, for commands with output, otherwise until the end. */
   readonly wallMs: number;
   readonly cpuMs: number;
 }
 
 async function measure(program: string, args: readonly string[]): Promise<Cost> {
   const began = performance.now();
-  // Processor time of children that have been waited for is the shell's to tell.
+  // The shell reports the CPU time of its waited-for children.
   const child = spawn('bash', ['-c', '"$@" </dev/null; times >&2', 'bash', program, ...args], {
     env,
     stdio: ['ignore', 'pipe', 'pipe'],

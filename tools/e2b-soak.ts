@@ -3,7 +3,7 @@
  *
  *     node tools/e2b-soak.ts [--time 30m] [--rounds 10] [--seed S]
  *
- * Prints what was done and what was left, and ends with status 1 after a failure or a leak.
+ * Prints the actions and the leftovers, and exits with status 1 after a failure or a leak.
  */
 import { parseArgs } from 'node:util';
 import { parseDuration } from '../src/cli/flags/options.ts';

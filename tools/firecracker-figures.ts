@@ -1,8 +1,8 @@
 /**
- * What the Firecracker driver costs, on whatever KVM there is: `node tools/firecracker-figures.ts [rounds] [clones]`
- * (`clones`: only those of clones that map their RAM).
- * The guest is the one of the tests (12 KB, integer instructions only), so the figures are of the VMM and the
- * driver, not of a Linux. Each row has its baseline from the same run; prints a table for docs/benchmarks.md.
+ * Measures the cost of the Firecracker driver, on any KVM: `node tools/firecracker-figures.ts [rounds] [clones]`
+ * (`clones`: only figures of clones that map their RAM).
+ * The guest is the tests' (12 KB, integer instructions only), so the figures are of the VMM and the driver, not of a
+ * Linux. Each row has its baseline from the same run; prints a table for docs/benchmarks.md.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
@@ -78,7 +78,7 @@ function makeSpec(more: Partial<VmSpec> = {}): VmSpec {
   };
 }
 
-/** Until the guest has said hello. */
+/** Waits until the guest has said hello. */
 async function untilHello<T>(channelPath: string, start: () => Promise<T>): Promise<T> {
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(`${channelPath}_1024`, resolve));
@@ -132,7 +132,7 @@ async function echoes(vm: Vm): Promise<void> {
   socket.destroy();
 }
 
-/** Resident memory but for the mapping that is the guest's RAM, MiB. */
+/** Resident memory except the mapping of the guest's RAM, MiB. */
 function overheadMib(pid: number): number {
   let kib = 0;
   let isRam = false;
@@ -145,10 +145,10 @@ function overheadMib(pid: number): number {
   return kib / 1024;
 }
 
-/** Of the guest that clones start from: the default size of a sandbox, and what its template has in it. */
+/** RAM of the guest that clones start from: the default size of a sandbox, and the data of its template. */
 const CLONE_MIB = 512;
 const DATA_MIB = 170;
-/** Where the tests' guest has nothing. */
+/** Offset where the tests' guest has no data. */
 const DATA_AT_MIB = 128;
 
 interface Source {
@@ -175,7 +175,7 @@ async function makeSource(driver: VmmDriver): Promise<Source> {
   return { snapshot, memoryPath, overlayPath: spec.overlayPath };
 }
 
-/** A clone as a sandbox starts one, whose RAM is copied or mapped. */
+/** Starts a clone as a sandbox does, with copied or mapped RAM. */
 async function cloneOnce(name: string, driver: VmmDriver, source: Source, kind: 'copied' | 'mapped'): Promise<void> {
   const memoryFd = createMemFd('clone', CLONE_MIB * MIB);
   const { memoryPath, overlayPath } = source;
@@ -209,11 +209,11 @@ async function clones(driver: VmmDriver, other: Jailed | null, source: Source): 
 }
 
 interface Jailed {
-  /** By its jailer alone. */
+  /** With only its jailer. */
   readonly jailed: VmmDriver;
   /** As sandboxes get it. */
   readonly confined: VmmDriver;
-  /** Path of what puts a filter on itself and becomes the jailer. */
+  /** Path of the program that installs a filter on itself and becomes the jailer. */
   readonly launcher: string;
 }
 

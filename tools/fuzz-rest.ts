@@ -3,8 +3,8 @@
  *
  *     node tools/fuzz-rest.ts [--time 10m] [--seed S] [--url http://127.0.0.1:PORT]
  *
- * A daemon needs its key in `NEUROVISOR_API_KEY`; it is tried with small sandboxes of a short life. Prints the
- * report and ends with status 1 if something was found.
+ * A daemon needs its key in `NEUROVISOR_API_KEY`; it is tested with small, short-lived sandboxes. Prints the
+ * report and exits with status 1 if something was found.
  */
 import { parseArgs } from 'node:util';
 import { describeError } from '../src/base/errors.ts';

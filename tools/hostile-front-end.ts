@@ -3,7 +3,7 @@
  *
  *     node tools/hostile-front-end.ts [--time 10m] [--seed S]
  *
- * Prints what was found and ends with status 1 after a fault.
+ * Prints the results and exits with status 1 after a fault.
  */
 import { parseArgs } from 'node:util';
 import { describeError } from '../src/base/errors.ts';

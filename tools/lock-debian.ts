@@ -1,6 +1,6 @@
 /**
- * Regenerates `image/debian.lock`: installs the newest packages that the host's mirrors have into a guest base of its
- * own, and writes their versions and digests. Run by hand, when versions should move; takes a minute:
+ * Regenerates `image/debian.lock`: installs the newest packages of the host's mirrors into a separate guest base,
+ * and writes their versions and digests. Run by hand to update versions; takes a minute:
  *
  *     node tools/lock-debian.ts
  */

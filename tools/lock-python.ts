@@ -1,7 +1,6 @@
 /**
  * Regenerates the lock files of Python packages, in `image/` and for tests: asks pip for the newest versions that fit
- * each other and the guest's Python, and writes them with the digests of their wheels. Run by hand, when versions
- * should move:
+ * each other and the guest's Python, and writes them with the digests of their wheels. Run by hand to update versions:
  *
  *     node tools/lock-python.ts
  */
@@ -12,7 +11,7 @@ import { z } from 'zod';
 import { wheelOptions } from '../src/artifacts/image/rootfs/guest-base.ts';
 import { runTool } from '../src/artifacts/image/tool.ts';
 
-/** The model's package is only unpacked, so what it would import is left out. */
+/** The model's package is only unpacked, so its dependencies are omitted. */
 const LOCKS = [
   { dir: 'image', name: 'requirements', options: [] },
   { dir: 'image', name: 'model', options: ['--no-deps'] },

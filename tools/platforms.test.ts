@@ -21,7 +21,7 @@ const record = (date: string, suites: readonly string[]) => ({
   results: suites.map((suite) => ({ suite, title: 'boots', passed: true })),
 });
 
-it('wholeOf: the groups of all files in their order, of the oldest date', () => {
+it('wholeOf: the groups of all files in order, with the oldest date', () => {
   const whole = wholeOf([
     record('2026-11-29', ['proofs of Firecracker', 'proofs of QEMU', 'hosts', 'network proofs']),
     record('2026-11-28', ['Firecracker']),
@@ -38,7 +38,7 @@ it('wholeOf: the groups of all files in their order, of the oldest date', () => 
   ]);
 });
 
-it('wholeOf: refuses a run of a part of the layer, and names the rest', () => {
+it('wholeOf: refuses a partial run of the layer, and names the missing groups', () => {
   expect(() => wholeOf([record('2026-11-28', ['Firecracker'])])).toThrow('without QEMU, proofs of Firecracker');
   expect(() => wholeOf([])).toThrow('without Firecracker, QEMU');
 });

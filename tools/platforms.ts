@@ -39,8 +39,8 @@ export function platformsPage({ date, versions, results }: NestedRecord): string
 const GROUPS = ['Firecracker', 'QEMU', 'proofs of Firecracker', 'proofs of QEMU', 'hosts'];
 
 /**
- * One record with the groups in their order, of the oldest run's date.
- * @throws Error if the records are of a part of the layer
+ * One record with the groups in order, with the oldest run's date.
+ * @throws Error if the records cover only a part of the layer
  */
 export function wholeOf(records: readonly NestedRecord[]): NestedRecord {
   const [oldest] = records.toSorted((a, b) => a.date.localeCompare(b.date));

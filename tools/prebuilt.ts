@@ -1,11 +1,11 @@
 /**
- * Makes the files that the repository ships compiled, so that set-up needs no compiler: the guest kernel
+ * Makes the compiled files in the repository, so that set-up needs no compiler: the guest kernel
  * (`kernel/prebuilt/`), the guest's init (`guest/prebuilt/`), and the objects of the BPF programs (`bpf/prebuilt/`). Run it
  * when their sources have changed; the kernel takes four minutes on two processors:
  *
  *     node tools/prebuilt.ts [kernel] [init] [bpf] [--source VERSION]
  *
- * without names all. `--source` takes another version of Debian's linux-source-6.12 than the shipped kernel has. Needs gcc,
+ * Without names, makes all. `--source` uses another version of Debian's linux-source-6.12 than the shipped kernel's. Needs gcc,
  * libc6-dev, make, flex, bison, bc, libelf-dev, xz-utils, clang and libbpf-dev, as tests do.
  */
 import { copyFile, mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises';

@@ -18,7 +18,7 @@ import { resolveHome } from '../src/base/home.ts';
 import { silentLog } from '../src/base/log.ts';
 import { silentProgress } from '../src/base/progress.ts';
 
-/** Options that have `MITIGATION_` in the place of `CPU_` today, or before their name. */
+/** Options that have `MITIGATION_` instead of `CPU_` today, or before their name. */
 const MITIGATIONS = [
   'PAGE_TABLE_ISOLATION',
   'RETPOLINE',

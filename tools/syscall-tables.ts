@@ -1,7 +1,7 @@
 /**
- * Writes `src/machine/jail/seccomp/syscall-tables.ts` from the kernel's headers of this machine (Debian: linux-libc-dev, and
- * gcc for its preprocessor): `node tools/syscall-tables.ts`. Needed only when a profile is to name a system
- * call that is newer than the table.
+ * Writes `src/machine/jail/seccomp/syscall-tables.ts` from this machine's kernel headers (Debian: linux-libc-dev, and
+ * gcc for its preprocessor): `node tools/syscall-tables.ts`. Needed only when a profile must name a syscall that is
+ * newer than the table.
  */
 import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
@@ -15,7 +15,7 @@ const ARM64_WANTS = ['RENAMEAT', 'NEW_STAT', 'SET_GET_RLIMIT', 'TIME32_SYSCALLS'
   (part) => `-D__ARCH_WANT_${part}`,
 );
 
-/** Of the table, no calls. */
+/** Names in the table that are no calls. */
 const BOUNDS: ReadonlySet<string> = new Set(['__NR_syscalls', '__NR_arch_specific_syscall']);
 
 /** number → name */

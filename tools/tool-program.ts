@@ -6,7 +6,7 @@ export function toolProgram(name: string): Command {
   return new Command(`neurovisor ${name}`).exitOverride().showHelpAfterError(`(see neurovisor ${name} --help)`);
 }
 
-/** Runs the tool with the words of this process, and sets the exit status. */
+/** Runs the tool with this process's arguments, and sets the exit status. */
 export async function runTool(program: Command): Promise<void> {
   try {
     await program.parseAsync(process.argv.slice(2), { from: 'user' });

@@ -1,4 +1,4 @@
-/** The other commands as processes: what they print for people and for programs. */
+/** The other commands as processes: their output for humans and for programs. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -60,7 +60,7 @@ describe('doctor', () => {
 });
 
 describe('setup', () => {
-  it('-o json: prints where everything is, and repeats no work', async () => {
+  it('-o json: prints all paths, and repeats no work', async () => {
     const { status, stdout, stderr } = await cli(['setup', '-o', 'json']).result;
     expect(JSON.parse(stdout)).toMatchObject({
       accelerator: expect.stringMatching(/^(kvm|tcg)$/),

@@ -1,4 +1,4 @@
-/** `run -it` on a real pseudo-terminal: the guest's serial console, keys as they are, the terminal restored. */
+/** `run -it` on a real pseudo-terminal: the guest's serial console, unchanged keys, the terminal restored. */
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { ROOT } from '../support/cli.ts';
@@ -12,7 +12,7 @@ describe('run -it', () => {
     await terminal.sees('user@nv-');
     terminal.type('id -un; stty size; tty\r');
     await terminal.sees('33 111\n/dev/ttyS0');
-    // One process that says so itself: before it has the terminal, the shell would take the Ctrl-C.
+    // One process that reports that it runs: before it has the terminal, the shell would take the Ctrl-C.
     terminal.type("sh -c 'echo started-$((40 + 2)); exec sleep 600'\r");
     await terminal.sees('started-42');
     terminal.type('\x03');

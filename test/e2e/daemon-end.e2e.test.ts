@@ -1,4 +1,4 @@
-/** How daemons begin and end: by a signal, by `kill -9`, two at once; and what the next one finds. */
+/** How daemons begin and end: by a signal, by `kill -9`, two at once; and what the next daemon finds. */
 import { readdir } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
@@ -7,7 +7,7 @@ import { descendants } from '../support/leftovers.ts';
 
 const list = async ({ says }: DaemonHome): Promise<SandboxInfo[]> => JSON.parse(await says('ls', '-o', 'json'));
 
-/** A sandbox that is paused to disk, with a program that knows a word in memory only. */
+/** A sandbox that is paused to disk, with a program that knows a word only in memory. */
 async function pausedWithWord({ says }: DaemonHome, word: string): Promise<string> {
   const id = await says('create', '-l', 'kept=yes');
   const program = `word=${word}; trap 'echo $word > told' USR1; while :; do sleep 0.05; done`;
@@ -17,7 +17,7 @@ async function pausedWithWord({ says }: DaemonHome, word: string): Promise<strin
   return id;
 }
 
-/** Asks that program; resumes it. */
+/** Asks that program for its word; resumes the sandbox. */
 const tellsWord = ({ says }: DaemonHome, id: string): Promise<string> => {
   const ask = 'kill -USR1 $(cat pid); until test -s told; do sleep 0.05; done; cat told; rm told';
   return says('exec', id, '--', 'sh', '-c', ask);
@@ -26,7 +26,7 @@ const tellsWord = ({ says }: DaemonHome, id: string): Promise<string> => {
 describe('serve: shutdown', () => {
   const home = useDaemonHome();
 
-  it('SIGTERM: reports what ends and what stays, leaves nothing; the next daemon resumes paused sandboxes', async () => {
+  it('SIGTERM: reports what ends and what stays, leaves nothing behind; the next daemon resumes paused sandboxes', async () => {
     const first = home.serve('--pool', '1');
     // A command sent before the socket listens would fail.
     await expect.poll(() => first.stderr(), { timeout: 120_000 }).toContain('Press Ctrl-C to stop');
@@ -110,7 +110,7 @@ describe('serve: two at once', () => {
     expect(await leftIn(home)).toEqual([]);
   });
 
-  it('a daemon that is still shutting down is waited for', async () => {
+  it('the next daemon waits for one that is still shutting down', async () => {
     const first = home.serve('-o', 'json', '--pool', '2');
     await first.ready();
     first.kill('SIGTERM');

@@ -20,7 +20,7 @@ const home = useDaemonHome();
 const { there, says } = home;
 let daemon: DaemonProcess;
 let report: ServeReport;
-/** The sandbox that most tests share: it lives through all of them. */
+/** The sandbox that most tests share, for all of them. */
 let id: string;
 let dir: string;
 
@@ -34,7 +34,7 @@ afterAll(() => rm(dir, { recursive: true }));
 
 const list = async (...flags: string[]): Promise<SandboxInfo[]> => JSON.parse(await says('ls', ...flags, '-o', 'json'));
 
-/** In a shell of the shared sandbox. */
+/** Runs code in a shell of the shared sandbox. */
 const sh = (code: string): Promise<string> => says('exec', id, '--', 'sh', '-c', code);
 
 describe('serve', () => {
@@ -89,7 +89,7 @@ describe('serve', () => {
 });
 
 describe('create, ls', () => {
-  it('create: prints the id alone on stdout, and the way it started on stderr', async () => {
+  it('create: prints only the id on stdout, and how it started on stderr', async () => {
     const { stdout, stderr } = await there(['create', '-l', 'user=43', '--boot']).result;
     expect(stdout.trim()).toMatch(ID);
     // A fast machine boots in less than a second.
@@ -108,7 +108,7 @@ describe('create, ls', () => {
 });
 
 describe('exec, shell, ps', () => {
-  it('exec: passes stdin, both outputs, environment and exit status', async () => {
+  it('exec: forwards stdin, both outputs, environment and exit status', async () => {
     const program = ['sh', '-c', 'tr a-z A-Z; echo "$GREETING $MORE" >&2; exit 3'];
     const run = there(['exec', id, '-e', 'MORE=there', '--', ...program], { input: 'hi\n' });
     expect(await run.result).toMatchObject({ status: 3, stdout: 'HI\n', stderr: 'hello there\n' });
@@ -160,7 +160,7 @@ print(json.load(urllib.request.urlopen(request))["choices"][0]["message"]["conte
     await terminal.sees('$ ');
     terminal.type('stty size; id -un; tty\r');
     await terminal.sees('33 111\nuser\n/dev/pts/');
-    // One process that says so itself: before it has the terminal, bash would take the Ctrl-C.
+    // One process that reports that it runs: before it has the terminal, bash would take the Ctrl-C.
     terminal.type("sh -c 'echo started-$((40 + 2)); exec sleep 600'\r");
     await terminal.sees('started-42');
     terminal.type('\x03');
@@ -251,7 +251,7 @@ describe('snapshot, fork', () => {
     expect(await list()).toMatchObject([{ id: copy, origin: 'snapshot', snapshot }, { id }]);
     expect(await says('snapshot', 'rm', 'ready')).toBe(snapshot);
     expect(JSON.parse(await says('snapshot', 'ls', '-o', 'json'))).toEqual([]);
-    // What started from it needs it no more.
+    // Sandboxes that started from it no longer need it.
     expect(await says('exec', copy, '--', 'cat', 'state')).toBe('before');
     await says('rm', copy);
     const gone = await there(['create', '--snapshot', 'ready']).result;
@@ -295,7 +295,7 @@ describe('run', () => {
 });
 
 describe('rm and errors', () => {
-  it('rm: a removed sandbox stays removed, and later commands say so', async () => {
+  it('rm: a removed sandbox stays removed, and later commands report that', async () => {
     const other = await says('create');
     expect(await says('rm', other)).toBe(other);
     for (const args of [['resume'], ['rm'], ['exec', '--', 'true'], ['pause']]) {
@@ -327,7 +327,7 @@ describe('rm and errors', () => {
     }
   });
 
-  it('rm --all: leaves nothing but the daemon', async () => {
+  it('rm --all: leaves only the daemon', async () => {
     expect(await says('rm', '--all')).toBe(id);
     expect(await list()).toEqual([]);
     expect(await vmmsIn(home.runDir)).toEqual([]);

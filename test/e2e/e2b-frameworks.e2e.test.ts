@@ -1,6 +1,6 @@
 /**
- * Frameworks for agents, in their publishers' style (`examples/e2b`), and the first programs of the READMEs of E2B's clients,
- * all as they are, against a daemon with real VMs.
+ * Agent frameworks, in their publishers' style (`examples/e2b`), and the first programs in the READMEs of E2B's
+ * clients, all unmodified, against a daemon with real VMs.
  */
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -15,7 +15,7 @@ import { buildAgent } from '../support/e2b-matrix.ts';
 import { modelEnv, scriptAgent } from '../support/scripted-agent-model.ts';
 
 const EXAMPLES = join(ROOT, 'examples/e2b');
-/** Neither framework sends to its publisher what it did. */
+/** Turns off the frameworks' reports to their publishers. */
 const SILENT = { OPENAI_AGENTS_DISABLE_TRACING: '1', LANGSMITH_TRACING: 'false' };
 
 const home = useDaemonHome();
@@ -30,7 +30,7 @@ beforeAll(async () => {
 });
 afterAll(async () => await rm(scratch, { recursive: true, force: true }));
 
-/** A client, or the failure of the test. */
+/** A client; without one the test fails. */
 function there(client: E2bClient | string): E2bClient {
   if (typeof client === 'string') throw new Error(client);
   return client;
@@ -88,13 +88,13 @@ describe('frameworks run unchanged, with tools that work in a sandbox', () => {
 /** A program of the client without the code interpreter. */
 const PLAIN = /(?:from e2b import|from 'e2b')[\s\S]*Sandbox\.create\(\)/;
 
-/** Text of a README → its programs that use no placeholder for a key. */
+/** Text of a README → its programs without a placeholder for a key. */
 const programsOf = (text: string, fence: RegExp): string[] =>
   [...text.matchAll(fence)]
     .map(([, program = '']) => program)
     .filter((program) => PLAIN.test(program) && !program.includes('***'));
 
-/** Each program, with what its comments say that it prints. */
+/** The output that a program's comments promise. */
 const promised = (program: string): string =>
   [...program.matchAll(/(?:print|log)\(.*\) +(?:#|\/\/) (?:outputs )?(.+)/g)].map(([, text = '']) => text).join('\n');
 
@@ -107,8 +107,8 @@ const nodeReadmes = async ({ packages }: E2bClient): Promise<string[]> => [
   await readFile(join(packages, 'e2b/README.md'), 'utf8'),
 ];
 
-describe('the programs of the READMEs of E2B’s clients print what they say', () => {
-  // The template of a program that names none takes minutes to build. Here it is `agent`.
+describe('the programs in the READMEs of E2B’s clients print what they promise', () => {
+  // The default template takes minutes to build. Here it is `agent`.
   beforeAll(async () => {
     const agent = await home.says('template', 'inspect', AGENT, '-o', 'json');
     const { rootImageDigest } = JSON.parse(agent) as { readonly rootImageDigest: string };
@@ -139,8 +139,8 @@ describe('the programs of the READMEs of E2B’s clients print what they say', (
   });
 });
 
-it('ends of programs leave only the sandboxes that they did not kill', async () => {
+it('only sandboxes that the programs did not kill are left', async () => {
   const { length } = await vmmsIn(home.runDir);
-  // The JavaScript program of the README never kills its own, which ends by its timeout.
+  // The README's JavaScript program never kills its own, which ends by its timeout.
   expect(length).toBeLessThanOrEqual(1);
 });

@@ -1,7 +1,7 @@
 /**
- * E2B's unmodified clients for the code interpreter, method by method, against a daemon with real VMs; docs/e2b.md shows the
- * same table. One client of each way and version, since a column takes a minute or more. The template is small
- * (`light-interpreter.ts`).
+ * E2B's unmodified clients for the code interpreter, method by method, against a daemon with real VMs; docs/e2b.md
+ * shows the same table. One client of each kind and version, since a column takes a minute or more. The template is
+ * small (`light-interpreter.ts`).
  */
 import { readFile } from 'node:fs/promises';
 import { beforeAll, describe, expect, it } from 'vitest';

@@ -14,7 +14,7 @@ describe('examples', () => {
     expect(status).toBe(0);
   });
 
-  it('chat.py: each question is answered by the model, and the answer counted in tokens', async () => {
+  it('chat.py: each question is answered by the model, and the answer’s tokens are counted', async () => {
     const { status, stdout, stderr } = await run('chat');
     expect(stderr).toBe('');
     const turns = stdout.trimEnd().split('\n\n');

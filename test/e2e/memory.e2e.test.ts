@@ -7,7 +7,7 @@ import { useDaemonHome } from '../support/daemon.ts';
 const home = useDaemonHome();
 const BALLOON = 'kept = []\nwhile True: kept.append(bytearray(1 << 20))';
 
-/** At once, as NumPy would. */
+/** Allocated at once, as by NumPy. */
 const MUCH = 'much = bytearray(b"x") * (400 << 20)\nprint(len(much) >> 20)';
 
 describe('a sandbox whose program takes all memory', () => {
@@ -51,7 +51,7 @@ describe('a sandbox whose program takes all memory', () => {
   it.each([
     ['of the daemon', '--daemon'],
     ['of this process', '--no-daemon'],
-  ])('run --memory-max: a script in a sandbox %s is given the memory that it needs', async (_, where) => {
+  ])('run --memory-max: a script in a sandbox %s gets the memory that it needs', async (_, where) => {
     const size = ['--memory', '192M', '--warm', 'json', where];
     const run = (...more: string[]) => home.there(['run', ...size, ...more, '-c', MUCH]).result;
     expect(await run('--memory-max', '768M')).toMatchObject({ status: 0, stdout: '400\n' });

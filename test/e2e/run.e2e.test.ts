@@ -28,7 +28,7 @@ async function expectNothingLeft(): Promise<void> {
 }
 
 describe('run', () => {
-  it('-c: passes output, arguments, environment and exit status of the script', async () => {
+  it('-c: forwards output, arguments, environment and exit status of the script', async () => {
     const code = `
 import os, sys
 print('out', sys.argv[1:], os.environ['GREETING'])
@@ -103,7 +103,7 @@ sys.exit(7)
     await expectNothingLeft();
   });
 
-  it('Ctrl-C: lets the script end by itself, and leaves nothing', async () => {
+  it('Ctrl-C: lets the script end by itself, and leaves nothing behind', async () => {
     const code = `
 import time
 try:
@@ -120,7 +120,7 @@ except KeyboardInterrupt:
     await expectNothingLeft();
   });
 
-  it('SIGTERM: ends at once and leaves nothing', async () => {
+  it('SIGTERM: ends at once and leaves nothing behind', async () => {
     const run = cli(['run', '-c', 'print("started", flush=True)\nwhile True: pass']);
     await run.seen('started');
     run.kill('SIGTERM');

@@ -71,7 +71,7 @@ async function counted(name: string, labels: Record<string, string> = {}): Promi
 }
 
 describe('GET /metrics', () => {
-  it('Prometheus’ type and format; the key as a bearer token; without it nothing', async () => {
+  it('Prometheus’ type and format; needs the key as a bearer token', async () => {
     const { status, type, text } = await world.scrape();
     expect([status, type]).toEqual([200, 'text/plain; version=0.0.4; charset=utf-8']);
     expect(parseExposition(text).length).toBeGreaterThan(30);
@@ -169,7 +169,7 @@ describe('GET /metrics', () => {
           spec: { id: sandboxId, memoryMib: 1 },
           events: { listen: () => () => undefined },
           onTransition: () => () => undefined,
-          // Ends in the turn after this one.
+          // Ends in the next turn.
           ended: new Promise((resolve) => {
             end = resolve;
           }),

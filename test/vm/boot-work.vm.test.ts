@@ -4,7 +4,7 @@ import { workBenchmark } from '../../bench/start/work.ts';
 import { readConfig } from '../../src/base/config.ts';
 import { silentLog } from '../../src/base/log.ts';
 
-it('a boot’s instructions are counted by stage', async () => {
+it('instructions of a boot are counted by stage', async () => {
   const figures = await workBenchmark.measure({
     config: readConfig(process.env),
     get runtime(): never {

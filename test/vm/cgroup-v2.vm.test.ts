@@ -35,7 +35,7 @@ function libraries(): string[] {
 }
 
 it(
-  'Cgroups: on cgroup v2, limits hold, what is in a group ends with it, what was left is removed, and a delegated group is emptied',
+  'Cgroups: on cgroup v2, limits apply, processes end with their group, leftovers are removed, and a delegated group is emptied',
   async () => {
     const sandbox = await fixture.runtime.startVm({ memoryMib: 768, diskMib: 512 });
     const dir = mkdtempSync(join(tmpdir(), 'nv-cgroup-v2-'));

@@ -42,7 +42,7 @@ describe('churn', () => {
     expect(await settled()).toEqual(before);
   });
 
-  it(`${AT_ONCE} sandboxes at once leave nothing, and each gets its own output`, async () => {
+  it(`${AT_ONCE} sandboxes at once leave nothing behind, and each gets its own output`, async () => {
     await Promise.all(Array.from({ length: AT_ONCE }, (_, n) => runOne(n)));
     expect(await settled()).toEqual(before);
   });

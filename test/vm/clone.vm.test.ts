@@ -253,13 +253,13 @@ describe('cleanup', () => {
     await requireNothingNew();
   });
 
-  it(`${AT_ONCE} clones at once leave nothing, and each gets its own output`, async () => {
+  it(`${AT_ONCE} clones at once leave nothing behind, and each gets its own output`, async () => {
     await Promise.all(Array.from({ length: AT_ONCE }, (_, n) => runOne(n)));
     await requireNothingNew();
   });
 
   it.each(['made', 'running'] as const)(
-    'an owner killed when its clone is %s: nothing after the next start',
+    'an owner killed when its clone is %s: the next start removes all leftovers',
     async (moment) => {
       // A separate home hides other sandboxes; it shares what set-up has made.
       const dir = await mkdtemp(join(tmpdir(), 'nv-home-'));

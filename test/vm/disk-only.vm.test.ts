@@ -28,7 +28,7 @@ head -c 3000000 /dev/urandom > large && sha256sum large > sum
 sleep 31556926 & echo started`;
 const CHECK = 'sha256sum -c sum >&2 && cat many/* | sort -n | tail -n 1 && ls many | wc -l';
 
-it('disk only: files written just before outlive a pause, a snapshot and a reboot; programs do not', async () => {
+it('disk only: files written just before survive a pause, a snapshot and a reboot; programs do not', async () => {
   const { control } = fixture;
   const { id } = await control.create({ ...SMALL, env: { OWN: 'mine' }, metadata: { user: '7' } });
   const guest = await control.guest(id);

@@ -112,7 +112,7 @@ async function contents(image: string, script = LIST): Promise<Record<string, st
 }
 
 describe('a Dockerfile', () => {
-  it('stages, files, commands, users, secrets and caches: what comes out is what Docker would make', async () => {
+  it('stages, files, commands, users, secrets and caches: the result is the same as Docker’s', async () => {
     const files = join(dir, 'context');
     mkdirSync(join(files, 'src/sub'), { recursive: true });
     writeFileSync(join(files, 'src/a.sh'), 'a', { mode: 0o755 });

@@ -94,7 +94,7 @@ describe('a template of the builder', () => {
     await sandbox.kill();
   });
 
-  it('is what another begins with, whose failed step is reported', async () => {
+  it('can be the base of another, whose failed step is reported', async () => {
     logs.length = 0;
     const next = Template({ fileContextPath: dir })
       .fromTemplate('vm-app:v1')

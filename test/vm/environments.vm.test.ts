@@ -107,7 +107,7 @@ describe('an image without a shell, a Python and our directories', () => {
     });
   });
 
-  it('identity, kernel file systems and a narrow /dev are there, whatever the image has in their places', async () => {
+  it('identity, kernel file systems and a narrow /dev are in place, whatever the image has there', async () => {
     expect(await busybox('cat', '/etc/hosts')).toContain(sandbox.spec.hostname);
     expect(await busybox('cat', '/etc/machine-id')).toMatch(/^[0-9a-f]{32}\n$/);
     expect(await busybox('cat', '/proc/1/comm')).toBe('neurovisor-init\n');
@@ -201,7 +201,7 @@ describe('a hostile image', () => {
     expect(await sh('busybox ps -o stat,comm | busybox grep -c "^Z"')).toBe('0\n');
   });
 
-  it('root that puts pipes in the agent’s files, and unmounts them, loses only what it broke', async () => {
+  it('root that puts pipes in the agent’s files, and unmounts them, loses only the files that it broke', async () => {
     await sh(
       'cd /run/neurovisor; for n in hosts hostname machine-id resolv.conf; do busybox rm -f $n; busybox mkfifo $n; done; ' +
         'busybox umount scripts agent; busybox rmdir scripts agent',
@@ -237,18 +237,15 @@ requires('musl', musl || 'musl-gcc is missing: apt-get install musl-tools').desc
     });
     afterAll(() => sandbox.stop());
 
-    it.each(['dynamic', 'static'])(
-      'a %s program runs, and so does it as a user without an account',
-      async (program) => {
-        const guest = sandbox.guest();
-        expect(guest.info.problems).toEqual([]);
-        expect(await exec(guest, [program, 'who'])).toMatchObject({ stdout: '0:0 / set\n', stderr: '' });
-        const other = await exec(guest, [program, 'who'], { user: '4242:77' });
-        expect(other.stdout).toBe('4242:77 / set\n');
-        const hosts = await exec(guest, [program, 'read', '/etc/hosts']);
-        expect(hosts.stdout).toContain(sandbox.spec.hostname);
-      },
-    );
+    it.each(['dynamic', 'static'])('a %s program runs, also as a user without an account', async (program) => {
+      const guest = sandbox.guest();
+      expect(guest.info.problems).toEqual([]);
+      expect(await exec(guest, [program, 'who'])).toMatchObject({ stdout: '0:0 / set\n', stderr: '' });
+      const other = await exec(guest, [program, 'who'], { user: '4242:77' });
+      expect(other.stdout).toBe('4242:77 / set\n');
+      const hosts = await exec(guest, [program, 'read', '/etc/hosts']);
+      expect(hosts.stdout).toContain(sandbox.spec.hostname);
+    });
 
     it('a script is refused with the remedy', async () => {
       await expect(sandbox.guest().python({ script: { code: 'print(1)' } })).rejects.toMatchObject({

@@ -216,7 +216,7 @@ describe('a hostile image', () => {
       'image_invalid',
       /./,
     ],
-  ])('%s: a clear error, and nothing of it is kept', async (_, layers, code, cause) => {
+  ])('%s: a clear error, and nothing of it is stored', async (_, layers, code, cause) => {
     const failure = await pull(layers).catch((error: unknown) => error);
     expect(failure).toMatchObject({ code, remedy: expect.any(String) });
     expect(String((failure as Error).cause)).toMatch(cause);

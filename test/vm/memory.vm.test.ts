@@ -135,7 +135,7 @@ describe('onMemoryPressure', () => {
 });
 
 describe('memoryMaxMib', () => {
-  it('a clone that shares its memory gives it back to the host, and its template stays as it is', async () => {
+  it('a clone that shares its memory returns it to the host, and its template stays unchanged', async () => {
     const { control, runtime } = fixture;
     const size = { memoryMib: 192, memoryMaxMib: 512 };
     await runtime.templates.prepare({ ...SMALL, ...size });
@@ -194,7 +194,7 @@ describe('memoryMaxMib', () => {
   ].join('\n');
   const MEMORY = { memoryMib: 256, boot: true } as const;
 
-  it('a program that exceeds the memory is killed, and survives where memory can grow', async () => {
+  it('a program that exceeds the memory is killed, and survives if memory can grow', async () => {
     const { control } = fixture;
     const fixed = await create(MEMORY);
     const killed = await python(await control.guest(fixed.id), NEEDS_600);

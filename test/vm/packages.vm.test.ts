@@ -57,7 +57,7 @@ describe('packages in a guest', () => {
     });
   });
 
-  it('a pause to disk and a fork keep the policy: what is denied fails with the reason', async () => {
+  it('a pause to disk and a fork keep the policy: a denied package fails with the reason', async () => {
     const { control } = fixture;
     await control.pause(id, 'disk');
     await control.resume(id);
@@ -84,7 +84,7 @@ describe('packages in a guest', () => {
 });
 
 describe('a change of a running sandbox', () => {
-  it('packages are allowed and taken away at once', async () => {
+  it('allowing and forbidding packages takes effect at once', async () => {
     const { control } = fixture;
     const { id: other } = await control.create({ ...SMALL, memoryMib: 256, boot: true });
     const install = ['pip', 'download', '--no-deps', 'nvdemo'] as const;
@@ -102,7 +102,7 @@ describe('a change of a running sandbox', () => {
 });
 
 describe('a template with packages', () => {
-  it('clones have imported what pip installed while it was built', async () => {
+  it('clones have imported the modules that pip installed in the build', async () => {
     const { control } = fixture;
     const requirements = ['NVDemo >= 1'];
     const made = await control.create({ ...SMALL, requirements });

@@ -99,7 +99,7 @@ requiresEchoGuest().describe('QEMU driver', (files) => {
       expect(more).toEqual([]);
     });
 
-    it('exited: a VMM killed by another process is a crash, and leaves nothing', async () => {
+    it('exited: a VMM killed by another process is a crash, and leaves nothing behind', async () => {
       const vm = await bench.boot();
       process.kill(Number(vm.pid), 'SIGKILL');
       expect(await vm.exited).toMatchObject({ cause: 'vmm-crashed', signal: 'SIGKILL' });

@@ -56,7 +56,7 @@ describe('the room', () => {
     expect(made).toMatchObject({ exitCode: 1, stderr: expect.stringContaining('Permission denied') });
   });
 
-  it('the account files: a link to what is outside of the room leads nowhere', async () => {
+  it('the account files: a link out of the room leads nowhere', async () => {
     const guest = sandbox.guest();
     // The same file, by its name outside of the room.
     const moves = [

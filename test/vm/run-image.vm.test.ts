@@ -72,7 +72,7 @@ describe('a sandbox with an image', () => {
     expect(first.image).toMatchObject({ name: image, entrypoint: ['/opt/tool'], cmd: ['who'] });
   });
 
-  it('has no Python: a script is refused, and the sandbox lives on', async () => {
+  it('has no Python: a script is refused, and the sandbox continues', async () => {
     const guest = await fixture.control.guest(first.id);
     await expect(guest.python({ script: { code: 'print(1)' }, stdin: false })).rejects.toThrow(/Python/);
     expect((await run(first.id, 'who')).exitCode).toBe(0);
@@ -87,7 +87,7 @@ describe('a sandbox with an image', () => {
     await fixture.control.remove(second.id);
   });
 
-  it('after the image is removed: clones, forks, and what it wrote, after a pause to disk, too', async () => {
+  it('clones, forks and written files survive the removal of the image, and a pause to disk', async () => {
     const { control, runtime } = fixture;
     const guest = await control.guest(first.id);
     await guest.files.write('/data/new', 'written\n');

@@ -21,7 +21,7 @@ beforeAll(async () => {
 });
 
 describe('a template with a start command', () => {
-  it('its clones have the program running, each for itself, with the output of before in the log', async () => {
+  it('each clone has its own running program, with the earlier output in the log', async () => {
     const { control } = fixture;
     const [one, two] = await Promise.all([control.create({ template }), control.create({ template })]);
     expect(one).toMatchObject({ origin: 'clone', template });

@@ -1,11 +1,12 @@
 /**
- * Measures the first answer on a fresh machine: `./neurovisor run --timings examples/agent.py` in a clean Debian 12 that has npm and
+ * Measures the first answer on a fresh machine: `./neurovisor run --timings examples/agent.py` in a clean Debian 12 with npm and
  * nothing else of ours, with an empty home. Prints each line of the run after the seconds since its start, and the total.
  *
  *     node tools/first-answer/main.ts              the commit that is checked out
  *     node tools/first-answer/main.ts ./neurovisor setup
  *
- * Needs root, mmdebstrap, git and util-linux. apt, npm and pip are set up as on this host. The clean root is kept in the home's cache.
+ * Needs root, mmdebstrap, git and util-linux. apt, npm and pip are configured as on this host. The clean root is kept in the
+ * home's cache.
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -19,7 +20,7 @@ import { resolveHome } from '../../src/base/home.ts';
 const COMMAND = ['./neurovisor', 'run', '--timings', 'examples/agent.py'];
 const SOURCE_DIR = join(import.meta.dirname, '../..');
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
-/** How this host's clients reach their registries. */
+/** Files with which this host's clients reach their registries. */
 const CLIENT_FILES = [
   '/etc/resolv.conf',
   '/etc/hosts',
@@ -30,10 +31,10 @@ const CLIENT_FILES = [
   '/etc/ssl/certs/ca-certificates.crt',
   '/usr/local/share/ca-certificates',
 ];
-/** The same of this user. */
+/** The same files of this user. */
 const USER_FILES = ['.npmrc', '.config/pip', '.pip'];
 const CLIENT_VARIABLES = /^(npm_config_|PIP_|SSL_|CURL_CA|REQUESTS_CA|NODE_EXTRA_CA|https?_proxy|no_proxy)/i;
-/** Those of this host that the clean one must not have. */
+/** Settings of this host that the clean one must not have. */
 const NOT_COPIED = /^npm_config_(prefix|cache|userconfig|globalconfig)$/i;
 
 const words = process.argv.slice(2);
@@ -71,7 +72,7 @@ async function copy(from: string, to: string): Promise<void> {
   if (!existsSync(from)) return;
   await mkdir(dirname(to), { recursive: true });
   await rm(to, { recursive: true, force: true });
-  // A link may lead to what the clean root does not have.
+  // A link may point to a file that the clean root lacks.
   await cp(from, to, { recursive: true, dereference: true, force: true });
 }
 

@@ -1,6 +1,6 @@
 /**
- * Fuzzes the guest's agent, which is Python, by Atheris (libFuzzer): fetched from PyPI, pinned by digest, into the cache
- * of the home. One process per target.
+ * Fuzzes the guest's agent, which is Python, with Atheris (libFuzzer): fetched from PyPI, pinned by digest, into the
+ * home's cache. One process per target.
  */
 import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
@@ -27,7 +27,7 @@ export const AGENT_CANARY = 'agent-canary';
 
 const TESTS = join(SOURCE_DIR, 'guest/tests');
 const LOCK = join(TESTS, 'fuzz.lock');
-/** As for the threads. */
+/** The same limits as for the threads. */
 const LIMITS = ['-timeout=30', '-rss_limit_mb=1024', '-max_len=4096'];
 const OUTPUT_CHARACTERS_MAX = 8_000;
 const PROGRESS = /^#(\d+)\s+\w+\s+cov: (\d+) ft: (\d+) corp: (\d+)\/(\d+)(b|Kb|Mb)/gm;
@@ -128,7 +128,7 @@ function started(
   });
 }
 
-/** The last report of libFuzzer. */
+/** Parses libFuzzer's last report. */
 export function progressOf(output: string, ms: number): Progress | undefined {
   const match = [...output.matchAll(PROGRESS)].at(-1);
   if (match === undefined) return undefined;

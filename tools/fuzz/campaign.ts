@@ -1,4 +1,4 @@
-/** Runs one target in one or more threads: shares what they find, and ends a thread that hangs. */
+/** Runs one target in one or more threads: shares their findings, and ends a thread that hangs. */
 import { Worker } from 'node:worker_threads';
 import { type FromWorker, Inbox, type Job, type Progress, type ToWorker } from './messages.ts';
 
@@ -17,7 +17,7 @@ export interface CampaignOptions {
   readonly countsBranchesOnly?: boolean;
   readonly inputs: readonly Uint8Array[];
   readonly signal: AbortSignal;
-  /** Longest time of one run. */
+  /** Maximum time of one run. */
   readonly hangMs?: number;
   readonly onProgress?: (progress: Progress) => void;
   readonly onInput?: (bytes: Uint8Array) => void;
@@ -71,7 +71,7 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
   };
 }
 
-/** Threads run beside each other: executions add up, coverage is that of the best. */
+/** Threads run beside each other: executions add up, coverage is the best thread's. */
 function sum(states: readonly Progress[]): Progress {
   const most = (key: keyof Progress): number => Math.max(...states.map((each) => each[key]));
   return {

@@ -1,6 +1,6 @@
 /**
- * Inputs that reach something no smaller input reaches. What an input reaches are its *features*: a branch with how often
- * it ran (1, 2, 3, 4–7, … as in AFL), or a comparison with how near it was to being equal.
+ * Inputs that reach something no smaller input reaches. An input reaches *features*: a branch with how often it ran (1,
+ * 2, 3, 4–7, … as in AFL), or a comparison with how near it was to being equal.
  */
 import { branches, closeness, counts, reached } from './probe.ts';
 
@@ -30,11 +30,11 @@ export class Corpus {
   features = 0;
   branches = 0;
   longest = 0;
-  /** Inputs added so far, those included that smaller ones have replaced. */
+  /** Inputs added so far, including replaced ones. */
   added = 0;
   readonly #seenBranches = new Uint8Array(branches.length);
 
-  /** @param countsBranchesOnly how near comparisons came counts for nothing: a smaller corpus */
+  /** @param countsBranchesOnly ignores how near comparisons came: gives a smaller corpus */
   constructor(countsBranchesOnly = false) {
     this.#countsBranchesOnly = countsBranchesOnly;
   }
@@ -64,24 +64,24 @@ export class Corpus {
     return true;
   }
 
-  /** Without those that are kept whatever they reach. */
+  /** Without pinned inputs. */
   get found(): readonly Entry[] {
     return this.entries.filter(({ owned }) => owned !== Infinity);
   }
 
-  /** Keeps an input whatever it reaches: one that the target starts from. */
+  /** Keeps an input whatever it reaches: a starting input of the target. */
   pin(bytes: Uint8Array): void {
     this.entries.push({ bytes: new Uint8Array(bytes), owned: Infinity, tries: 0 });
     this.longest = Math.max(this.longest, bytes.length);
   }
 
-  /** Inputs added after the first `known`, if they are still there. */
+  /** Inputs added after the first `known`, if they still exist. */
   newest(known: number): readonly Uint8Array[] {
     const count = Math.min(this.added - known, this.entries.length);
     return count === 0 ? [] : this.entries.slice(-count).map(({ bytes }) => bytes);
   }
 
-  /** Features of this run that are new, or that all known inputs needed more bytes for. */
+  /** Features of this run that are new, or for which all known inputs needed more bytes. */
   #gains(length: number): readonly number[] {
     const found = this.#found;
     found.length = 0;

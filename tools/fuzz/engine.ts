@@ -1,6 +1,6 @@
 /**
- * The loop of a coverage-guided fuzzer: take an input that reached something new once, change it a little, run it, and
- * keep it if it reaches something new again.
+ * The loop of a coverage-guided fuzzer: picks an input that once reached something new, changes it a little, runs it,
+ * and keeps it if it reaches something new again.
  */
 import type { FuzzTarget } from '../../test/fuzz/target.ts';
 import { Corpus, type Entry } from './corpus.ts';
@@ -20,7 +20,7 @@ export interface EngineOptions {
   readonly random: Random;
   readonly literals?: readonly (string | number)[];
   readonly countsBranchesOnly?: boolean;
-  /** Called before each run; what hangs can be found by it. */
+  /** Called before each run, so that a hanging input can be identified. */
   readonly onRun?: (bytes: Uint8Array) => void;
 }
 
@@ -38,7 +38,7 @@ export class Engine {
     this.#mutator = new Mutator(options.random, options.literals);
   }
 
-  /** Runs given inputs: those of earlier runs, and what the target starts from. */
+  /** Runs given inputs: those of earlier runs, and the target's starting inputs. */
   async seed(inputs: Iterable<Uint8Array>): Promise<Failure | undefined> {
     for (const bytes of this.#target.seeds) this.corpus.pin(bytes);
     const started = this.#target.isStructured ? this.#noise() : [];
@@ -49,7 +49,7 @@ export class Engine {
     return undefined;
   }
 
-  /** Of all sizes: small changes alone take long to reach what needs many choices. */
+  /** Random inputs of all sizes: small changes alone take long to reach code that needs many choices. */
   #noise(): readonly Uint8Array[] {
     return Array.from({ length: NOISE_INPUTS }, (_, at) => {
       const length = Math.ceil((this.#target.maxBytes * (at + 1)) / NOISE_INPUTS);
@@ -57,7 +57,7 @@ export class Engine {
     });
   }
 
-  /** One run of a changed input. Only targets with promises make it wait. */
+  /** Runs one changed input. Waits only for targets with promises. */
   step(): Promise<Failure | undefined> | Failure | undefined {
     const entry = this.#choose();
     const other = this.#choose();
@@ -89,7 +89,7 @@ export class Engine {
     this.corpus.add(bytes);
   }
 
-  /** Of two entries, the one that was tried less. */
+  /** The less tried of two entries. */
   #choose(): Entry {
     const { entries } = this.corpus;
     const [a, b] = [0, 1].map(() => entries[this.#mutator.below(entries.length)]);
@@ -97,7 +97,7 @@ export class Engine {
     return a.tries <= b.tries ? a : b;
   }
 
-  /** A shorter input that fails with the same message, numbers aside. */
+  /** Finds a shorter input that fails with the same message, ignoring numbers. */
   async shrink(failure: Failure): Promise<Failure> {
     const message = blurred(failure.error);
     let best = failure;

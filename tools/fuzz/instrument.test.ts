@@ -35,12 +35,12 @@ describe('instrument', () => {
     'try { throw new Error("é"); } catch { return "caught" && ((a, b) => a || b)(0, "ü"); }',
     'const a = "a"; return a === "a" && !(a !== "a") || (a === "b") === false;',
     'return typeof 1 === "number" && undefined === void 0 && null == undefined;',
-  ])('the code does what it did: %s', (body) => {
+  ])('the code behaves as before: %s', (body) => {
     const [before, after] = both(body);
     expect(after).toEqual(before);
   });
 
-  it('every module of the product still parses, with its lines in place', async () => {
+  it('every module of the product still parses, with unchanged lines', async () => {
     const { globSync } = await import('node:fs');
     const paths = globSync('**/*.ts', { cwd: SRC }).filter((path) => !/\.(test|prop)\.ts$/.test(path));
     for (const path of paths) {
@@ -56,14 +56,14 @@ describe('instrument', () => {
     expect([...branches.subarray(0, 4)].sort()).toEqual([1, 1, 2, 3]);
   });
 
-  it('names the words and numbers of the code', () => {
+  it('lists the words and numbers of the code', () => {
     const { literals } = instrument('f("chunked", 0xfe0d, 3, "two words")', 'probe');
     expect(literals).toEqual(['chunked', 0xfe0d]);
   });
 });
 
 describe('probe', () => {
-  it('notes how near a comparison came, and what it wanted', () => {
+  it('notes how near a comparison came, and the wanted value', () => {
     probe.isSame(2, 0x100, 0x101);
     probe.isOther(3, 'abxy', 'abcd');
     expect(reached).toEqual([2 * STEPS + 31, 3 * STEPS + 2]);

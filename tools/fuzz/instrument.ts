@@ -1,5 +1,5 @@
 /**
- * Adds to a module what coverage needs: a counter per branch, and a note per comparison of how near it was. Only text is
+ * Instruments a module for coverage: a counter per branch, and a note per comparison of how near it was. Only text is
  * inserted, and no line break, so that stack traces and line numbers stay those of the source.
  *
  *     if (a === 7) b();     →     if (isSame(3, a, 7)) { branches[5]++; b(); } else { branches[6]++; }
@@ -10,7 +10,7 @@ export interface Instrumented {
   readonly code: string;
   readonly branches: number;
   readonly comparisons: number;
-  /** Strings and numbers that the code names: words of the language that it parses. */
+  /** Strings and numbers in the code: words of the language that it parses. */
   readonly literals: readonly (string | number)[];
 }
 
@@ -175,7 +175,7 @@ class Walk {
     if (name === undefined || isDull(left) || isDull(right)) return;
     const between = this.#code.slice(left.end, right.start);
     const at = left.end + between.indexOf(operator);
-    // In a comment, it is not sure which one is the operator.
+    // Next to a comment, the operator can't be located reliably.
     if (/\/[/*]/.test(between)) return;
     this.#open(node.start, `${name}(${this.#comparisonSite()},`);
     this.edits.push({ at, rank: Number.NaN, text: operator });
@@ -183,7 +183,7 @@ class Walk {
   }
 }
 
-/** Compared with these, nothing can be nearly equal. */
+/** Whether nothing can be nearly equal to this node's value. */
 function isDull(node: Node): boolean {
   if (node.type === 'Identifier') return node['name'] === 'undefined';
   if (node.type === 'UnaryExpression') return node['operator'] === 'typeof';
@@ -205,7 +205,7 @@ export function instrument(code: string, probe: string, firstBranch = 0, firstCo
   return { code: header + applied(code, walk.edits), branches, comparisons, literals: [...walk.literals] };
 }
 
-/** A rank that is no number marks text that a comma replaces: the operator of a comparison. */
+/** A rank that is not a number marks text that a comma replaces: the operator of a comparison. */
 function applied(code: string, edits: readonly Edit[]): string {
   const order = (edit: Edit): number => (Number.isNaN(edit.rank) ? 0 : edit.rank);
   const sorted = [...edits].sort((a, b) => a.at - b.at || order(a) - order(b));

@@ -1,4 +1,4 @@
-/** Changes an object of JSON somewhere in an input as a value: changed bytes would nearly never be JSON again. */
+/** Changes a JSON object somewhere in an input as a value: changed bytes would nearly never be JSON again. */
 import type { Random } from './mutate.ts';
 
 const DEPTH_MAX = 200;
@@ -51,7 +51,7 @@ export function changeJson(bytes: Uint8Array, random: Random, words: readonly st
   return Buffer.from(text.slice(0, start) + changed + text.slice(end), 'latin1');
 }
 
-/** After the brace that closes the one at `start`. */
+/** Index after the brace that closes the one at `start`. */
 function endOf(text: string, start: number): number {
   let depth = 0;
   let isInString = false;
@@ -78,7 +78,7 @@ function parsed(text: string): unknown {
   }
 }
 
-/** Where the values are; arrays are holders too. */
+/** Places of the values; arrays are holders too. */
 function placesIn(root: Record<string, unknown>): readonly Place[] {
   const places: Place[] = [];
   const walk = (holder: Record<string, unknown>, depth: number): void => {

@@ -1,4 +1,4 @@
-/** What `./neurovisor fuzz` starts: the fuzzers of this checkout. The npm package does not contain it. */
+/** Entry of `./neurovisor fuzz`: the fuzzers of this checkout. The npm package does not contain it. */
 import { perform } from '../../src/cli/definitions/perform.ts';
 import { runTool, toolProgram } from '../tool-program.ts';
 import { type FuzzFlags, runFuzz } from './run.ts';

@@ -1,4 +1,4 @@
-/** What the main thread and a fuzzing thread tell each other. */
+/** Messages between the main thread and a fuzzing thread. */
 
 export interface Job {
   readonly name: string;
@@ -13,7 +13,7 @@ export interface Job {
 export interface Progress {
   readonly executions: number;
   readonly ms: number;
-  /** Of the corpus: how many, and their size together. */
+  /** Size of the corpus: number of inputs, and their total bytes. */
   readonly inputs: number;
   readonly bytes: number;
   /** Branches with how often they ran, and how near comparisons came. */

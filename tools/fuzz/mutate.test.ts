@@ -7,7 +7,7 @@ import { note, resetProbe } from './probe.ts';
 const MAX_BYTES = 50;
 
 describe('Mutator', () => {
-  it('inputs stay within the limit, and the known ones unchanged', () => {
+  it('inputs stay within the limit, and known inputs unchanged', () => {
     const mutator = new Mutator(randomFrom(runSeed()), ['word', 0xfe0d]);
     const known = Buffer.from('{"a":[1,"b"]} known');
     let input: Uint8Array = known;
@@ -18,7 +18,7 @@ describe('Mutator', () => {
     expect(known.toString()).toBe('{"a":[1,"b"]} known');
   });
 
-  it('what a comparison wanted replaces what it saw', () => {
+  it('the wanted value of a comparison replaces the seen one', () => {
     resetProbe();
     for (let turn = 0; turn < 32; turn += 1) {
       note(0, 'GET', 'OPTIONS');
@@ -33,7 +33,7 @@ describe('Mutator', () => {
 });
 
 describe('changeJson', () => {
-  it('an object in an input stays JSON, and what is around it stays as it was', () => {
+  it('an object in an input stays JSON, and the bytes around it stay unchanged', () => {
     const random = randomFrom(runSeed());
     const bytes = Buffer.from('data: {"a":{"b":["}\\""]},"é":1}\n');
     for (let turn = 0; turn < 2000; turn += 1) {
@@ -43,7 +43,7 @@ describe('changeJson', () => {
     }
   });
 
-  it('an input without an object is left to others', () => {
+  it('returns undefined for an input without an object', () => {
     const random = randomFrom(runSeed());
     for (const text of ['', 'text', '{', '{"a"']) expect(changeJson(Buffer.from(text), random, [])).toBeUndefined();
   });

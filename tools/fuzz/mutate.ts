@@ -1,11 +1,14 @@
-/** Makes a new input of a known one, by a few small changes, some of them guided by the comparisons of the last runs. */
+/**
+ * Derives a new input from a known one, by a few small changes, some of them guided by the comparisons of the last
+ * runs.
+ */
 import { changeJson } from './json-change.ts';
 import { recent } from './probe.ts';
 
 const CHANGES_MAX = 6;
 const DELTA_MAX = 35;
 const INTERESTING = [0, 1, 2, 7, 8, 16, 32, 63, 64, 100, 127, 128, 255, 256, 4096, 0x7fff, 0x8000];
-/** Of many text protocols. */
+/** Common in text protocols. */
 const TOKENS = ['\r\n', '\n', '\0', 'null', '{}', '[]', '-1', '1e400', '"', '\\u', ': ', '\u00e9'];
 const WIDTHS = [1, 2, 4] as const;
 const INSERT_MAX = 16;
@@ -18,7 +21,7 @@ export class Mutator {
   readonly #words: readonly Uint8Array[];
   readonly #texts: readonly string[];
 
-  /** @param literals words of what the target parses */
+  /** @param literals words of the language that the target parses */
   constructor(random: Random, literals: readonly (string | number)[] = []) {
     this.#random = random;
     this.#words = [...TOKENS, ...literals].flatMap(encodings);
@@ -72,7 +75,7 @@ export class Mutator {
     }
   }
 
-  /** Copies by `new`: `slice` of a Buffer is no copy. */
+  /** Copies with `new`: `slice` of a Buffer makes no copy. */
   #with(bytes: Uint8Array, change: (copy: Uint8Array, at: number) => void): Uint8Array {
     const copy = new Uint8Array(bytes);
     change(copy, this.below(copy.length));
@@ -109,7 +112,7 @@ export class Mutator {
   }
 
   #noise(): Uint8Array {
-    // Now and then enough to pass a limit.
+    // Now and then enough to exceed a limit.
     const most = this.below(16) === 0 ? LONG_INSERT_MAX : INSERT_MAX;
     const bytes = new Uint8Array(1 + this.below(most));
     if (this.below(2) === 0) return bytes.fill(this.below(256));
@@ -141,7 +144,7 @@ export class Mutator {
     return this.#words[this.below(this.#words.length)] ?? this.#noise();
   }
 
-  /** Puts what a comparison wanted where what it saw stands in the input, if it stands there. */
+  /** Replaces the seen value of a comparison by the wanted one, if the input contains it. */
   #satisfied(bytes: Uint8Array): Uint8Array {
     const index = this.below(recent.saw.length);
     let [saw, wanted] = [recent.saw[index], recent.wanted[index]];
@@ -168,7 +171,7 @@ export class Mutator {
   }
 }
 
-/** The ways in which a value may stand in an input; of two values of one type the nth is of the same kind. */
+/** Ways in which a value may be encoded in an input; for two values of one type the nth ways correspond. */
 function encodings(value: unknown): readonly Uint8Array[] {
   if (typeof value === 'string') return value === '' ? [] : [Buffer.from(value, 'utf8')];
   if (typeof value !== 'number' || !Number.isSafeInteger(value)) return [];

@@ -1,20 +1,20 @@
 /**
- * What instrumented code writes to while a target runs: how often each branch was taken, and which comparisons failed
+ * Data that instrumented code writes while a target runs: how often each branch was taken, and which comparisons failed
  * by how much. One per thread; the engine reads it after every run.
  */
 
 /** Branches and comparisons of all modules of one target; the largest today has less than a fifth of this. */
 const BRANCHES_MAX = 1 << 16;
 const COMPARISONS_MAX = 1 << 15;
-/** Steps toward equality that one comparison tells apart: of 32 bits, or of a common prefix. */
+/** Distinguishable steps toward equality of one comparison: 32 bits, or a common prefix. */
 export const STEPS = 33;
 /** The last failed comparisons, which the mutator tries to make succeed. */
 const RECENT_MAX = 64;
 const STRING_CHARS_MAX = 40;
 
-/** Runs per branch; stays at 255. */
+/** Runs per branch; saturates at 255. */
 export const branches = new Uint8ClampedArray(BRANCHES_MAX);
-/** Comparison times step: 1 if that close was reached in this run. */
+/** Indexed by comparison and step: 1 if that closeness was reached in this run. */
 export const closeness = new Uint8Array(COMPARISONS_MAX * STEPS);
 /** Indices of `closeness` that this run has set. */
 export const reached: number[] = [];
@@ -39,7 +39,7 @@ export function resetProbe(): void {
   reached.length = 0;
 }
 
-/** Stands in for `saw === wanted` and its kin: notes how near it was, and what would have made it true. */
+/** Replaces `saw === wanted` and similar: notes how near it was, and what would have made it true. */
 export function note(site: number, saw: unknown, wanted: unknown): void {
   let step: number;
   if (typeof saw === 'number' && typeof wanted === 'number') {
@@ -70,7 +70,7 @@ export function isOther(site: number, left: unknown, right: unknown): boolean {
   return left !== right;
 }
 
-/** Of `switch`: one of its cases, which is compared next. */
+/** Replaces a case of a `switch`, which is compared next. */
 export function caseOf<T>(site: number, subject: unknown, value: T): T {
   note(site, subject, value);
   return value;

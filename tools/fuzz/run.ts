@@ -1,4 +1,4 @@
-/** `neurovisor fuzz`: which targets, from which inputs, and what is printed. */
+/** `neurovisor fuzz`: selects targets and inputs, and prints results. */
 
 import { resolveHome } from '../../src/base/home.ts';
 import type { Cli } from '../../src/cli/cli.ts';
@@ -25,13 +25,13 @@ export interface FuzzFlags {
 
 const ALL = [...AGENT_TARGETS, ...Object.keys(TARGETS)];
 const CANARIES = [CANARY, HANGING_CANARY, AGENT_CANARY];
-/** Started by name only: they take longer, and need more of the machine. */
+/** Started only by name: they take longer, and need more of the machine. */
 const PROGRAMS: Readonly<Record<string, string>> = {
   rest: 'tools/fuzz-rest.ts',
   'vsock-device': 'tools/hostile-front-end.ts',
 };
 const QUIET_MS = 30_000;
-/** Of one target in the repository. */
+/** Maximum size of one target's inputs in the repository. */
 const KEPT_BYTES_MAX = 18 * 1024;
 const KEPT_INPUT_BYTES_MAX = 2048;
 
@@ -120,7 +120,7 @@ interface Context {
   print(text: string): void;
 }
 
-/** libFuzzer takes no jobs here: start another command. */
+/** libFuzzer has no jobs here: start another command. */
 function campaign({ cli, name }: Context, options: CampaignOptions): Promise<CampaignResult> {
   const isAgent = AGENT_TARGETS.includes(name) || name === AGENT_CANARY;
   if (!isAgent) return runCampaign(options);

@@ -1,4 +1,4 @@
-/** Inputs that runs on this machine have found: `cache/fuzz/<target>/` in the home, one file each, named by its digest. */
+/** Inputs found by runs on this machine: `cache/fuzz/<target>/` in the home, one file each, named by its digest. */
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,6 +1,6 @@
 /**
- * One fuzzing thread: a target, its inputs so far, and the loop. It writes each input to shared memory before it runs it, so
- * that the main thread still has it if the thread hangs or dies.
+ * One fuzzing thread: a target, its inputs so far, and the loop. It writes each input to shared memory before it runs
+ * it, so that the main thread still has it if the thread hangs or dies.
  */
 import { setImmediate } from 'node:timers/promises';
 import { inspect } from 'node:util';

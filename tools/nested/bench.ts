@@ -1,6 +1,6 @@
 /**
- * Runs benchmarks in the nested host with each VMM, so that Firecracker and QEMU with KVM can be compared with each other,
- * and with emulation on the same machine: node tools/nested/bench.ts [--rounds N] [NAME...]
+ * Runs benchmarks in the nested host with each VMM, so that Firecracker and QEMU with KVM can be compared with each
+ * other, and with emulation on the same machine: node tools/nested/bench.ts [--rounds N] [NAME...]
  */
 import { NESTED_ENVIRONMENT, nestedParts } from '../../test/support/nested.ts';
 import { openNestedHost } from './open.ts';

@@ -1,7 +1,7 @@
 /**
  * The disks, kernel and initrd of the nested host. The first two disks are kept by key:
  *
- *     debian.ext4   Debian with what a host of NeuroVisor has, from Debian packages
+ *     debian.ext4   Debian with the Debian packages of a NeuroVisor host
  *     tools.ext4    Node.js, node_modules and Firecracker, read-only
  *     data.ext4     the checkout, and the home with kernel and images, made anew for each run
  *     initrd.gz     modules of the disk, and the scripts of `l1/`, packed anew for each run
@@ -25,11 +25,11 @@ const PACKAGES = [
   'qemu-system-x86,seabios,bubblewrap,libseccomp2,libbpf1,busybox-static,gcc,libc6-dev,erofs-utils',
 ].join(',');
 const CODENAME = 'bookworm';
-/** Newer than Debian 12's own, as hosts of production have. */
+/** Newer than Debian 12's own, as on production hosts. */
 const KERNEL_NAME = /^linux-image-6\.12\.[^-]+-amd64$/;
 /** Modules with which the initrd finds the root. */
 const BOOT_MODULES = ['virtio_pci', 'virtio_blk', 'ext4'];
-/** Packages that only serve GPUs and builds. */
+/** Packages that are only for GPUs and builds. */
 const LEFT_OUT = /node_modules\/(@biomejs|@typescript|@node-llama-cpp\/linux-x64-)/;
 /** Arguments: the checkout, a scratch file, the target. */
 const PACK_CHECKOUT = [
@@ -37,20 +37,20 @@ const PACK_CHECKOUT = [
   'git ls-files -z --cached --others --exclude-standard > "$2"',
   'tar -c --null -T "$2" --ignore-failed-read -f - | tar -x -C "$3" -f -',
 ].join(' && ');
-/** Arguments: the tree, the target. The busybox of the tree packs it: the machine need not have one. */
+/** Arguments: the tree, the target. The tree's busybox packs it: the machine need not have one. */
 const PACK_INITRD = 'cd "$1" && find . | bin/busybox cpio -o -H newc | gzip -1 > "$2"';
 const INITRD_PROGRAMS = ['sh', 'mount', 'insmod', 'switch_root', 'sleep', 'cat', 'cp', 'mkdir'];
 const DEBIAN_BYTES = '4G';
 const TOOLS_BYTES = '3G';
 const DATA_BYTES = '8G';
 
-/** In the nested host. */
+/** Path in the nested host. */
 export const COMPILE_CACHE = '/data/home/cache/node';
 
 export interface NestedParts {
-  /** The project. */
+  /** Root of the project. */
   readonly checkout: string;
-  /** A home that is set up: its Node.js, kernel and images are taken. */
+  /** A home that is set up: its Node.js, kernel and images are used. */
   readonly home: string;
   readonly firecracker: string;
   readonly jailer: string;
@@ -65,7 +65,7 @@ export interface NestedFiles {
 }
 
 /**
- * Makes what is missing. Needs root, mmdebstrap and apt.
+ * Makes missing disks. Needs root, mmdebstrap and apt.
  * @param cacheDir keeps the disks of the newest key
  * @param onStep called with each step that takes long
  */
@@ -114,7 +114,7 @@ export async function makeDisks(
   };
 }
 
-/** @returns the directory with this key, made if it is absent; those of other keys are removed */
+/** @returns the directory with this key, made if missing; those of other keys are removed */
 async function kept(
   cacheDir: string,
   name: string,
@@ -160,7 +160,9 @@ interface KernelSource {
   readonly key: string;
 }
 
-/** The key of a guest kernel that was built here is of name, size and time of its source: an empty file of these stands for 150 MB. */
+/**
+ * A guest kernel built here is keyed by name, size and time of its source: an empty file with these replaces 150 MB.
+ */
 function kernelSources(): readonly KernelSource[] {
   const dir = '/usr/src';
   return readdirSync(dir)
@@ -183,7 +185,7 @@ async function makeDebian(dir: string, kernelName: string, sources: readonly Ker
   await rm(tar);
   await runTool('apt-get', ['download', kernelName], { cwd: dir });
   const [deb = ''] = readdirSync(dir).filter((name) => name.endsWith('.deb'));
-  // Elsewhere: its /lib would take the place of the link to /usr/lib.
+  // Elsewhere: its /lib would replace the link to /usr/lib.
   const kernel = join(dir, 'kernel');
   await runTool('dpkg-deb', ['-x', join(dir, deb), kernel]);
   await rm(join(dir, deb));
@@ -204,7 +206,7 @@ async function makeDebian(dir: string, kernelName: string, sources: readonly Ker
   await rm(root, { recursive: true });
 }
 
-/** busybox and the modules of the disk, in the order in which they load. */
+/** busybox and the modules of the disk, in load order. */
 async function makeInitrdTree(tree: string, root: string, version: string): Promise<void> {
   for (const name of ['bin', 'modules', 'proc', 'sys', 'dev', 'root'])
     await mkdir(join(tree, name), { recursive: true });
@@ -231,7 +233,7 @@ async function makeInitrdTree(tree: string, root: string, version: string): Prom
   await writeFile(join(tree, 'order'), `${order.join('\n')}\n`);
 }
 
-/** A changed script of the nested host costs a packed initrd, not a Debian. */
+/** A changed script of the nested host only repacks the initrd, without rebuilding Debian. */
 async function packInitrd(kept: string, initrd: string, cacheDir: string): Promise<void> {
   const tree = await mkdtemp(join(cacheDir, 'new-'));
   try {
@@ -261,7 +263,7 @@ async function makeTools(dir: string, { checkout, firecracker, jailer }: NestedP
   await rm(tree, { recursive: true });
 }
 
-/** The checkout without what git ignores, and what its set-up has built. */
+/** The checkout without ignored files, and the artifacts of its set-up. */
 async function makeData(path: string, { checkout, home }: NestedParts, cacheDir: string): Promise<void> {
   const tree = await mkdtemp(join(cacheDir, 'new-'));
   try {
@@ -287,8 +289,8 @@ async function makeData(path: string, { checkout, home }: NestedParts, cacheDir:
 }
 
 /**
- * Fills the compile cache that `./neurovisor` would keep, by a command that loads most modules, at their paths in the nested host. There,
- * Node.js reads TypeScript for half a minute of each command otherwise.
+ * Fills the compile cache that `./neurovisor` would keep, by a command that loads most modules, at their paths in the
+ * nested host. Otherwise Node.js there parses TypeScript for half a minute per command.
  */
 async function compile(tree: string, checkout: string): Promise<void> {
   const ofSystem = ['lib', 'lib64', 'bin', 'sbin'].flatMap((dir) => ['--symlink', `usr/${dir}`, `/${dir}`]);
@@ -299,12 +301,12 @@ async function compile(tree: string, checkout: string): Promise<void> {
     ...['--ro-bind', realpathSync(process.execPath), '/tools/node', '--chdir', '/data/neurovisor'],
     ...['--setenv', 'NODE_COMPILE_CACHE', COMPILE_CACHE, '--setenv', 'NEUROVISOR_HOME', '/tmp/home'],
   ];
-  // What it finds there, and its status, do not matter.
+  // Its findings, and its status, do not matter.
   const doctor = '/tools/node src/cli/main.ts doctor > /dev/null 2>&1 || true';
   await runTool('bwrap', [...view, 'sh', '-c', doctor]);
 }
 
-/** Below the home's cache. The home may keep those of other versions, too. */
+/** Artifacts below the home's cache, which may also have those of other versions. */
 async function artifactsOf(checkout: string, home: string): Promise<readonly string[]> {
   const context = {
     cacheDir: join(home, 'cache'),
@@ -320,7 +322,7 @@ async function artifactsOf(checkout: string, home: string): Promise<readonly str
   );
   // A build from source is a choice of the home.
   others.push(...readdirSync(join(home, 'cache')).filter((name) => name === BUILD_CHOICE));
-  // Objects of programs that are not the shipped ones: the nested host has no compiler.
+  // Objects of programs that differ from the shipped ones: the nested host has no compiler.
   const dir = join(home, 'cache/bpf');
   const probes = await Promise.all(PROGRAMS.map((program) => objectOf(program, { dir })));
   const compiled = probes.filter((path) => path.startsWith(dir));

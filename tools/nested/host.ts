@@ -1,6 +1,7 @@
 /**
- * A nested host: a Debian VM in QEMU's emulation of AMD's virtualization, whose own /dev/kvm runs Linux. It shows on any
- * machine what only one with KVM could: Firecracker and QEMU with KVM running Linux guests, on pure cgroup v2.
+ * A nested host: a Debian VM in QEMU's emulation of AMD's virtualization, whose own /dev/kvm runs Linux. It shows on
+ * any machine what otherwise only one with KVM could: Firecracker and QEMU with KVM running Linux guests, on pure
+ * cgroup v2.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
@@ -15,13 +16,13 @@ import { MIB } from '../../src/base/units.ts';
 import type { NestedFiles } from './disks.ts';
 
 /**
- * EPYC-v3 has nested paging. One processor: on two, one process of Node.js in ten crashed (4 of 40; 0 of 64 on one),
- * in V8's compiled code, which one processor writes while the other runs it. A kernel that patches itself has crashed
+ * EPYC-v3 has nested paging. One processor: on two, one process of Node.js in ten crashed (4 of 40; 0 of 64 on one), in
+ * V8's compiled code, which one processor writes while the other runs it. A kernel that patches itself has crashed
  * there, too.
  */
 const CPU = 'EPYC-v3';
 const CPUS = 1;
-/** The console is for what the nested host prints. */
+/** The console is for the nested host's output. */
 const SYSTEMD = 'systemd.wants=nested.service systemd.mask=serial-getty@ttyS0.service';
 const MEMORY_MIB = 6144;
 const READY = 'NESTED-HOST-READY';
@@ -33,11 +34,11 @@ const STATUS = /\nstatus=(-?\d+)\n$/;
 
 export interface ScriptResult {
   readonly status: number;
-  /** Standard output and error, as they came. */
+  /** Standard output and error, interleaved. */
   readonly output: string;
 }
 
-/** The nested host did not start, ended, or its kernel failed: no fault of what is tested. */
+/** The nested host did not start, ended, or its kernel failed: no fault of the tested code. */
 export class NestedHostError extends Error {
   override readonly name = 'NestedHostError';
 }
@@ -102,7 +103,7 @@ export class NestedHost {
     return host;
   }
 
-  /** Lines that its kernel printed about faults of its own. */
+  /** Lines that its kernel printed about its own faults. */
   faults(): readonly string[] {
     return this.console().match(/^.*(?:Oops|Kernel panic|BUG:|soft lockup).*$/gm) ?? [];
   }
@@ -148,7 +149,7 @@ export class NestedHost {
     return { status: Number(status), output: text.replace(STATUS, '') };
   }
 
-  /** Serves a unix socket of the nested host at a path of this machine, with its bytes both ways. */
+  /** Forwards a unix socket of the nested host to a path of this machine. */
   async forward(from: string, to: string): Promise<void> {
     const server = createServer({ allowHalfOpen: true }, (local) => {
       this.#connections.add(local);
@@ -167,7 +168,7 @@ export class NestedHost {
     await once(server, 'listening');
   }
 
-  /** Ends it at once; nothing of its disks is kept. Idempotent. */
+  /** Ends it at once; its disks keep nothing. Idempotent. */
   async close(): Promise<void> {
     for (const server of this.#servers) server.close();
     for (const socket of this.#connections) socket.destroy();
@@ -218,7 +219,7 @@ export class NestedHost {
   }
 }
 
-/** An end is passed on by the pipe, once all is written; a break, here. */
+/** The pipe forwards an end, once everything is written; this forwards a break. */
 function passOn(from: Socket, to: Socket): void {
   from.pipe(to);
   from.once('close', () => {

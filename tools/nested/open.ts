@@ -10,17 +10,17 @@ import { NestedHost } from './host.ts';
 /** Disposal ends the host and removes the directory. */
 export interface OpenNestedHost extends AsyncDisposable {
   readonly host: NestedHost;
-  /** Of this machine: console of the host, sockets. */
+  /** Directory on this machine: console of the host, sockets. */
   readonly dir: string;
 }
 
-/** In the cache of a home. */
+/** Directory in a home's cache. */
 const nestedCache = (home: string): string => join(resolveHome(home).cacheDir, 'test-nested');
 
 /** Directory with a record of the last run of each test file. */
 export const nestedResults = (home: string): string => join(nestedCache(home), 'results');
 
-/** Makes disks that are missing, and boots. @throws NestedHostError */
+/** Makes missing disks, and boots. @throws NestedHostError */
 export async function openNestedHost(parts: NestedParts): Promise<OpenNestedHost> {
   const stack = new AsyncDisposableStack();
   try {

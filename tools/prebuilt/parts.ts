@@ -1,6 +1,6 @@
 /**
- * Makes the files that the repository ships compiled: guest kernel, the guest's init, objects of BPF programs. Each part is
- * made of this checkout and, for the kernel, of the source package that its manifest pins.
+ * Makes the compiled files in the repository: guest kernel, the guest's init, objects of BPF programs. Each part is
+ * made from this checkout and, for the kernel, from the source package that its manifest pins.
  */
 import { mkdir, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -36,18 +36,18 @@ export interface MakeContext {
 }
 
 export interface MadePart {
-  /** Where the repository keeps it. */
+  /** Its directory in the repository. */
   readonly shippedDir: string;
   readonly manifest: PrebuiltManifest;
   /** Paths of the files that are shipped compressed. */
   readonly compressed: readonly string[];
-  /** … and as they are. */
+  /** … and uncompressed. */
   readonly plain: readonly string[];
 }
 
 export interface Part {
   readonly shippedDir: (sourceDir: string) => string;
-  /** Versions of all that decides the bytes. */
+  /** Versions of everything that determines the bytes. */
   readonly tools: (signal: AbortSignal) => Promise<Record<string, string>>;
   /** Digest of this checkout's sources and options. */
   readonly inputs: (sourceDir: string) => Promise<string>;
@@ -109,7 +109,7 @@ const bpf: Part = {
 export const PARTS = { kernel, init, bpf } as const;
 export type PartName = keyof typeof PARTS;
 
-/** @param version of the source package; absent: the one that the shipped kernel was made of */
+/** @param version of the source package. Default: the shipped kernel's */
 export async function makeKernel(context: MakeContext, version?: string): Promise<MadePart> {
   const { sourceDir, scratchDir } = context;
   const source = await fetchSource(context, version ?? (await pinnedVersion(sourceDir)));
@@ -136,7 +136,7 @@ async function pinnedVersion(sourceDir: string): Promise<string> {
   throw new Error('no kernel is shipped whose source could be taken: add --source VERSION');
 }
 
-/** Downloads the package and unpacks it; nothing is installed. */
+/** Downloads and unpacks the package; installs nothing. */
 async function fetchSource({ scratchDir, signal }: MakeContext, version: string): Promise<KernelSource> {
   const dir = join(scratchDir, 'source');
   await mkdir(dir, { recursive: true });

@@ -4,7 +4,7 @@ import { z } from 'zod';
 /** The oldest are dropped first. */
 export const ARRIVALS_MAX = 10_000;
 export const ARRIVAL_CHARACTERS_MAX = 2048;
-/** The maximum in one answer. */
+/** Maximum per answer. */
 const ANSWER_ARRIVALS_MAX = 2000;
 
 const CANARY_PROTOCOLS = ['http', 'tls', 'tcp', 'udp', 'dns'] as const;

@@ -1,4 +1,4 @@
-/** Fetches the arrivals of a run from a canary, and checks that the canary records unfiltered traffic (io). */
+/** Fetches the arrivals of a run from a canary, and checks that the canary records unfiltered traffic (I/O). */
 import { request } from 'node:http';
 import { connect as connectTls } from 'node:tls';
 import { askName, datagram, exchange } from '../../prove/caller.ts';

@@ -4,8 +4,8 @@ import { METADATA_ADDRESSES } from '../../prove/map.ts';
 import { DNS_CODE, DNS_TYPE, type DnsQuery, type DnsRecord, encodeReply } from '../../src/egress/net/dns/message.ts';
 
 /**
- * Prefixes of the last label before the zone; the run id follows. All other names resolve to the canary, as does
- * the zone itself.
+ * Prefixes of the last label before the zone; the run id follows. All other names resolve to the canary, as does the
+ * zone itself.
  */
 export const CANARY_LABELS = {
   /** Allowed by the policies under test. */
@@ -37,7 +37,7 @@ const REPLY_BYTES_MAX = 1232;
 const AUTHORITATIVE = 0x04;
 const RECURSION = 0x80;
 
-/** @param times the number of earlier queries for this name and type */
+/** @param times number of earlier queries for this name and type */
 export function zoneReply(query: DnsQuery, zone: string, canaryAddress: string, times: number): Uint8Array {
   const { name, type } = query.question;
   const isOurs = name === zone || name.endsWith(`.${zone}`);

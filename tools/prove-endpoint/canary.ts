@@ -1,6 +1,6 @@
 /**
- * The far side of the egress suite: a server that a sandbox may reach under allowed names only. It records all
- * arrivals and returns to a runner those of its run (io).
+ * The far side of the egress suite: a server that a sandbox may reach only under allowed names. It records all
+ * arrivals and returns to a runner those of its run (I/O).
  *
  *     80, 8080   HTTP: `canary`; TRACE echoes; /to-… redirects; ARRIVALS_PATH/RUN returns the arrivals of a run
  *     443        the same in TLS, with a self-signed certificate
@@ -30,7 +30,7 @@ const CONNECTIONS_MAX = 256;
 const IDLE_MS = 15_000;
 /** RFC 8446 section 5.1: the first byte of a record with a hello in it. */
 const TLS_HANDSHAKE = 22;
-/** The maximum of names whose queries are counted. */
+/** Maximum number of names whose queries are counted. */
 const NAMES_MAX = 10_000;
 
 interface CanaryOptions {

@@ -1,4 +1,4 @@
-/** A self-signed certificate, enough to detect TLS handshakes (io: random numbers). */
+/** A self-signed certificate, enough to detect TLS handshakes (I/O: random numbers). */
 
 const YEAR_MS = 365 * 24 * 3600 * 1000;
 const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;

@@ -1,4 +1,4 @@
-/** The sandboxes of an E2B-compatible endpoint, through E2B's own client (io). */
+/** The sandboxes of an E2B-compatible endpoint, through E2B's own client (I/O). */
 
 import { ProofError } from '../../prove/errors.ts';
 import { describeError } from '../../src/base/errors.ts';

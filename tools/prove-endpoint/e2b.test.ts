@@ -7,7 +7,7 @@ import { E2B_VERSION, loadE2b } from './e2b.ts';
 
 const ROOT = PACKAGE_DIR;
 
-it('loadE2b: takes the first folder that has the package', async () => {
+it('loadE2b: uses the first folder that has the package', async () => {
   const dir = await mkdtemp(join(tmpdir(), 'nv-no-e2b-'));
   try {
     const { Sandbox } = await loadE2b([dir, ROOT]);
@@ -17,7 +17,7 @@ it('loadE2b: takes the first folder that has the package', async () => {
   }
 });
 
-it('loadE2b: without the package, says what to install', async () => {
+it('loadE2b: without the package, names what to install', async () => {
   const dir = await mkdtemp(join(tmpdir(), 'nv-no-e2b-'));
   try {
     await expect(loadE2b([dir])).rejects.toMatchObject({

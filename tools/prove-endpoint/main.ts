@@ -1,6 +1,6 @@
 /**
- * What `./neurovisor prove-endpoint` starts: the egress proof in sandboxes of another service. The npm package does
- * not contain it.
+ * Entry of `./neurovisor prove-endpoint`: the egress proof in sandboxes of another service. The npm package does not
+ * contain it.
  */
 import { isIPv4 } from 'node:net';
 import { describeProof } from '../../prove/command.ts';

@@ -1,4 +1,4 @@
-/** Narrowing the policy of a running sandbox ends the connections that it no longer allows (io). */
+/** Proves that narrowing the policy of a running sandbox ends the connections that it no longer allows (I/O). */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { get } from '../../prove/forged-requests.ts';
 import type { Tried } from '../../prove/proof.ts';
@@ -10,7 +10,7 @@ import { closedBut, type RemoteSandbox } from './client.ts';
 import type { SuiteRun } from './suite-run.ts';
 import { notTried, summaryOf } from './verdict.ts';
 
-/** In silence timeouts: what the held connection may live after the answer to the update, and without an answer. */
+/** Silence timeouts that the held connection may survive after the answer to the update, and without an answer. */
 const HOLD_SILENCES = 2;
 const HOLD_SILENCES_MAX = 40;
 /** Interval between queries to the canary for the held connection. */

@@ -18,7 +18,7 @@ describe('probeCommand', () => {
 describe('readOutcomes', () => {
   const one = { outcome: 'silence', text: '', secured: false };
 
-  it('takes the last line, and only one outcome per probe', () => {
+  it('uses the last line, and only one outcome per probe', () => {
     expect(readOutcomes(`hello\n${JSON.stringify([one])}\n`, 1)).toEqual([one]);
     for (const text of ['', 'x', '{}', '[{}]', '[1]', JSON.stringify([one, one])])
       expect(readOutcomes(text, 1)).toBeUndefined();

@@ -1,4 +1,6 @@
-/** The probes of a sandbox and their outcomes: the input and output of `probe.py`. Pure, except that it reads that file. */
+/**
+ * The probes of a sandbox and their outcomes: the input and output of `probe.py`. Pure, except that it reads that file.
+ */
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import { MIB } from '../../src/base/units.ts';
@@ -27,7 +29,7 @@ export type Probe =
     }
   /** Follows redirects. */
   | { readonly kind: 'url'; readonly url: string }
-  /** Sends `text` repeatedly on one connection, until `seconds` after the file that it makes is removed. */
+  /** Sends `text` repeatedly on one connection, until `seconds` after the file that it creates is removed. */
   | {
       readonly kind: 'hold';
       readonly host: string;
@@ -35,7 +37,7 @@ export type Probe =
       readonly text: string;
       readonly path: string;
       readonly seconds: number;
-      /** With the file. */
+      /** Time limit while the file exists. */
       readonly secondsMax: number;
     }
   /** Removes the file of `hold`. */

@@ -1,5 +1,5 @@
 /**
- * The egress suite against an endpoint with E2B's API: do its sandboxes reach only what their policy allows? (io)
+ * The egress suite against an endpoint with E2B's API: do its sandboxes reach only what their policy allows? (I/O)
  *
  *     runner ── E2B's client ──► endpoint ──► sandbox: probe.py ──?──► canary (a machine of the runner)
  *        └───────────────────── what arrived? ────────────────────────────┘

@@ -1,4 +1,4 @@
-/** One run of the suite: its sandboxes and the rows of its result (io). */
+/** One run of the suite: its sandboxes and the rows of its result (I/O). */
 
 import { ProofError } from '../../prove/errors.ts';
 import type { Tried } from '../../prove/proof.ts';
@@ -9,7 +9,7 @@ import { type Probe, type ProbeOutcome, probeCommand, readOutcomes } from './pro
 import { type Evidence, judge, plain, summaryOf } from './verdict.ts';
 
 export interface SuiteRunOptions {
-  /** Seconds without an answer that count as silence (default 5). */
+  /** Seconds without an answer that count as silence. Default 5. */
   readonly silenceSeconds?: number;
   /** Called for a sandbox that could not be ended; its own timeout ends it later. */
   readonly onLeft?: (sandboxId: string, error: unknown) => void;

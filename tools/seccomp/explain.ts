@@ -1,4 +1,4 @@
-/** Explains a profile to people: the action for each call, and its cost. Pure. */
+/** Explains a profile in readable form: the action for each call, and its cost. Pure. */
 import { compileProfile } from '../../src/machine/jail/seccomp/compile.ts';
 import { actionText, type Condition, type Profile, type ThreadFilter } from '../../src/machine/jail/seccomp/profile.ts';
 import { checkRules, redundantRules } from '../../src/machine/jail/seccomp/profile-check.ts';
@@ -8,7 +8,7 @@ import { interpret } from './interpret.ts';
 interface ExplainedRule {
   readonly syscall: string;
   readonly number: number;
-  /** All must hold; empty: every call. */
+  /** All must hold; an empty list matches every call. */
   readonly when: readonly string[];
   readonly action: string;
   /** The call site that needs it. */
@@ -24,7 +24,7 @@ export interface ExplainedThread {
   readonly syscalls: number;
   /** Length of the program; 8 bytes each. */
   readonly instructions: number;
-  /** The most instructions that a call with a rule takes (with arguments of 0). */
+  /** Maximum number of instructions for a call with a rule (with arguments of 0). */
   readonly stepsMax: number;
   /** Entries that change nothing. */
   readonly redundant: readonly string[];

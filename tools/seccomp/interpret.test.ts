@@ -22,7 +22,7 @@ describe('interpret', () => {
     expect(word(24)).toEqual({ word: 1, steps: 3 });
   });
 
-  it('refuses what the kernel refuses', () => {
+  it('refuses programs that the kernel refuses', () => {
     const end: [number, number, number, number] = [0x06, 0, 0, 0];
     const refused: [string, Uint8Array][] = [
       ['0 instructions', new Uint8Array()],

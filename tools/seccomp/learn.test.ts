@@ -48,7 +48,7 @@ const named = (trace: string, since: Since): string[] =>
   );
 
 describe('tracedCalls', () => {
-  it('since exec: takes the last program started and its threads, not its launcher', () => {
+  it('since exec: uses the last program started and its threads, not its launcher', () => {
     expect(named(LAUNCHED, 'exec')).toEqual([
       'execve',
       'getpid',
@@ -62,7 +62,7 @@ describe('tracedCalls', () => {
     ]);
   });
 
-  it('since an exec of a program: takes the last of that name', () => {
+  it('since an exec of a program: uses the last of that name', () => {
     const trace = LAUNCHED.replaceAll('execve(0x7ff0,', 'execve("/usr/bin/vmm",').concat(
       '12 execve("/bin/ls", 0x7ff1, 0x7ff2) = 0\n12 chdir(0x7ff0) = 0\n',
     );
@@ -71,7 +71,7 @@ describe('tracedCalls', () => {
     expect(named(trace, { program: 'bin' })).toEqual([]);
   });
 
-  it('since filter: takes each thread from its own filter on, and its child threads', () => {
+  it('since filter: uses each thread from its own filter on, and its child threads', () => {
     expect(named(FILTERS_ITSELF, 'filter')).toEqual([
       'api accept4 4,0,0,80000',
       'write 1,7f,1',
@@ -80,7 +80,7 @@ describe('tracedCalls', () => {
     ]);
   });
 
-  it('takes any text, and ignores lines outside a program', () => {
+  it('accepts any text, and ignores lines outside a program', () => {
     expect(named('', 'exec')).toEqual([]);
     expect(named('7 getpid() = 0x7\n7 execve(0x1', 'exec')).toEqual([]);
     expect(named(')(= \n<... resumed>\n9999999999999999999 a(0xzz) = 0', 'filter')).toEqual([]);

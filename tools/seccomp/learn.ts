@@ -13,7 +13,7 @@ const TELLING: Readonly<Record<string, readonly number[]>> = {
 };
 /** More combinations than this are data, not a choice. */
 const COMBINATIONS_MAX = 32;
-/** clone's deciding flag: without it, it makes a process. libc chooses the others. */
+/** clone's deciding flag: without it, clone makes a process. libc chooses the others. */
 const CLONE_THREAD = 0x1_0000;
 
 interface ProposedEntry {
@@ -35,8 +35,8 @@ export interface ProposedThread {
 
 /**
  * @param filterOf the profile's filter for a thread name
- * @returns the profile's JSON, with calls by name. Only a proposal: it lacks what this run did not need, and includes
- * what it should not have done.
+ * @returns the profile's JSON, with calls by name. Only a proposal: it lacks calls that this run did not need, and
+ * includes calls that it should not have made
  */
 export function proposeProfile(
   calls: Iterable<TracedCall>,

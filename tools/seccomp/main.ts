@@ -1,4 +1,6 @@
-/** What `./neurovisor seccomp` starts: which system calls the threads of a VMM may make. The npm package does not contain it. */
+/**
+ * Entry of `./neurovisor seccomp`: which syscalls the threads of a VMM may make. The npm package does not contain it.
+ */
 import { Option } from 'commander';
 import { type OutputFlags, perform } from '../../src/cli/definitions/perform.ts';
 import { output, vmmOption } from '../../src/cli/definitions/shared-options.ts';

@@ -18,7 +18,7 @@ export { ARCHITECTURES, JailError };
 
 export const hostArchitecture = (): Architecture => (process.arch === 'arm64' ? 'aarch64' : 'x86_64');
 
-/** @throws JailError `profile_invalid`; an error of Node's when the file can't be read */
+/** @throws JailError `profile_invalid`; a Node error if the file can't be read */
 export async function readProfile(path: string): Promise<Profile> {
   return parseProfile(await readFile(path, 'utf8'));
 }
@@ -38,11 +38,11 @@ export interface CompileOptions {
   readonly mode: Mode;
   /** `raw`: the BPF instructions of one thread; `bitcode`: a file for Firecracker's `--seccomp-filter`. */
   readonly format: 'raw' | 'bitcode';
-  /** For `raw`, when a profile has several. */
+  /** For `raw`, if a profile has several. */
   readonly thread?: string | undefined;
 }
 
-/** Returns the number of bytes written. @throws JailError; an error of Node's for a file */
+/** Returns the number of bytes written. @throws JailError; a Node error for a file */
 export async function compileFile(
   path: string,
   out: string,

@@ -1,4 +1,4 @@
-/** The number of system calls that each thread of a jailed VMM can make, from its filters in the kernel. */
+/** The number of syscalls that each thread of a jailed VMM can make, from its filters in the kernel. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { Injector } from '../../prove/jail/inject.ts';
 import { openVmms } from '../../prove/jail/open-vmms.ts';
@@ -8,7 +8,7 @@ import { type Reach, reachOf } from './reach.ts';
 interface ThreadReach extends Reach {
   readonly vmm: string;
   readonly thread: string;
-  /** The number of filters; a call must pass all. */
+  /** Number of filters; a call must pass all. */
   readonly filters: number;
 }
 

@@ -44,7 +44,7 @@ describe('reachOf', () => {
   });
 
   it.each(['qemu-x86_64.json', 'firecracker-x86_64.json'])(
-    '%s: as the interpreter decides, whatever the arguments',
+    '%s: agrees with the interpreter, for any arguments',
     (name) => {
       for (const filter of policy(name)) {
         const { program } = compileProfile(filter, ARCH);

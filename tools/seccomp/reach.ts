@@ -62,7 +62,7 @@ function judge(program: readonly Instruction[], arch: number, number: number): V
   return ends.refuses ? 'conditional' : 'always';
 }
 
-/** A known field of `seccomp_data`; null for arguments and the instruction pointer. */
+/** A known field of `seccomp_data`; `null` for arguments and the instruction pointer. */
 function known(offset: number, arch: number, number: number): number | null {
   if (offset === SECCOMP_DATA.number) return number;
   return offset === SECCOMP_DATA.arch ? arch : null;

@@ -1,6 +1,7 @@
 /**
  * Parses the output of strace(1) with numeric arguments. Pure. Calls count from the last execve on, in the process that
- * made it, since earlier ones belong to a launcher; or, for a program that filters itself, from each thread's filter on.
+ * made it, since earlier ones belong to a launcher; or, for a program that filters itself, from each thread's filter
+ * on.
  */
 
 /** Followed by the output file and the traced program. */

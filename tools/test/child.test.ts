@@ -23,7 +23,7 @@ it('labeled: two programs side by side never share a line', () => {
   expect(text()).toBe('two | x\none | ab\none | \none | c\ntwo | y\n');
 });
 
-it('runProgram: passes output on and returns the status, 1 for a signal', async () => {
+it('runProgram: forwards output and returns the status, 1 for a signal', async () => {
   const { shell, text } = recorder();
   const program = (code: string): Promise<number> => runProgram(shell, [process.execPath, '-e', code]);
   expect(await program('console.log(process.env.NO_COLOR); process.exit(3)')).toBe(3);

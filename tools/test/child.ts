@@ -1,13 +1,12 @@
-/** Child processes of the test runner, with their output passed on line by line. */
+/** Child processes of the test runner, with their output forwarded line by line. */
 import { spawn } from 'node:child_process';
 import { SOURCE_DIR } from '../../src/host/runtime/setup.ts';
 
-/** What every part of the runner needs to run a program. */
 export interface Shell {
   readonly signal: AbortSignal;
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly isTerminal: boolean;
-  /** Takes whole lines, or text of any length where only one program runs. */
+  /** Accepts whole lines, or text of any length while only one program runs. */
   write(text: string): void;
 }
 

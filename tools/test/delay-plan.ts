@@ -1,13 +1,13 @@
-/** Which delays `delays.ts` makes: from the seed of the run, the same in each process. */
+/** Plans the delays of `delays.ts`: derived from the seed of the run, the same in each process. */
 import { randomFrom } from '../../test/support/run-seed.ts';
 
-/** `MS`: no delay is longer. */
+/** `MS`: the maximum delay. */
 export const DELAYS_VARIABLE = 'NEUROVISOR_TEST_DELAYS';
-/** Of the layer `delays`. */
+/** Default of the layer `delays`. */
 export const DELAYS_MS_DEFAULT = 6;
 export const DELAYS_MS_MAX = 1000;
 
-/** @returns the length of the next delay, ms; null: there are none */
+/** @returns the length of the next delay, ms; `null` without delays */
 export function delaysFrom(env: Readonly<Record<string, string | undefined>>): (() => number) | null {
   const text = env[DELAYS_VARIABLE];
   if (text === undefined || text === '') return null;

@@ -1,7 +1,8 @@
 /**
  * Preloaded into tests and the programs that they start (`./neurovisor test --delays`): file operations, timers, new
- * connections and the ends of child processes come late at random, so that what holds only in the usual order fails.
- * Each is delayed by itself; what the system guarantees stays: bytes of a stream keep their order, no timer is early.
+ * connections and the ends of child processes come late at random, so that code that works only in the usual order
+ * fails. Each is delayed by itself; the system's guarantees stay: bytes of a stream keep their order, no timer is
+ * early.
  */
 import childProcess from 'node:child_process';
 import fs from 'node:fs';
@@ -43,7 +44,7 @@ function install(next: () => number): void {
   syncBuiltinESMExports();
 }
 
-/** Not `watch`, which returns an iterator, nor what returns streams. */
+/** Excludes `watch`, which returns an iterator, and functions that return streams. */
 const isOperation = (name: string): boolean => name !== 'watch' && name !== 'glob';
 
 interface Clock {

@@ -1,4 +1,4 @@
-/** What a layer of the tests is: a name, what it needs, and how it runs. */
+/** Defines a layer of the tests: a name, its needs, and how it runs. */
 import type { Shell } from './child.ts';
 import { type Failure, titleOf } from './report.ts';
 import { type Outcome, type UnsteadyBudget, verdictOf } from './verdict.ts';
@@ -7,11 +7,11 @@ import { vitestIn } from './vitest.ts';
 export interface LayerContext {
   readonly shell: Shell;
   readonly seed: number;
-  /** What of the home's cache the runner keeps. */
+  /** The runner's part of the home's cache. */
   readonly cacheDir: string;
-  /** Also what takes too long for each run. */
+  /** Includes tests that take too long for each run. */
   readonly isFull: boolean;
-  /** Parts of paths that Vitest's files must contain; empty: all files. */
+  /** Parts of paths that Vitest's files must contain; if empty, all files. */
   readonly filters: readonly string[];
   readonly budget: UnsteadyBudget;
 }
@@ -19,13 +19,13 @@ export interface LayerContext {
 export interface Layer {
   readonly name: string;
   readonly stage: 'gate' | 'machine';
-  /** Not part of `./neurovisor test` without words. */
+  /** True if `./neurovisor test` without words omits it. */
   readonly isExtra?: boolean;
-  /** Other programs take part, or VMs are booted: the machine must be set up first. */
+  /** True if other programs take part, or VMs are booted: the machine must be set up first. */
   readonly needsMachine?: boolean;
   /** Uses as many processes as there are processors, so no other such layer runs beside it. */
   readonly isWide?: boolean;
-  /** Its files take longer than usual, which says nothing about them. */
+  /** Its files take longer than usual, which must not affect their recorded durations. */
   readonly isDelayed?: boolean;
   run(context: LayerContext): Promise<Outcome>;
 }

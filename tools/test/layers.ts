@@ -15,7 +15,7 @@ import type { Outcome } from './verdict.ts';
 /** Vitest leaves one idle; these tests wait for nothing. */
 const ALL_PROCESSORS = ['--maxWorkers=100%'];
 
-/** Failures here are final: these tests depend on nothing but the code and the seed. */
+/** Failures here are final: these tests depend only on the code and the seed. */
 const pure = (projects: readonly string[]) => (context: LayerContext) =>
   vitestLayer(projects, { ...context, budget: null }, ALL_PROCESSORS);
 
@@ -58,7 +58,7 @@ function withDelays(context: LayerContext): Promise<Outcome> {
   return vitestLayer(['inprocess'], late, ALL_PROCESSORS);
 }
 
-/** The layer whose files lie at a path. */
+/** The layer of the files at a path. */
 export function layerOf(path: string): string {
   const match = /^test\/(inprocess|component|proofs|clients|smoke|vm|e2e|nested)(?:\/|$)/.exec(path);
   return match?.[1] ?? 'unit';
@@ -78,8 +78,8 @@ async function check({ shell }: LayerContext): Promise<Outcome> {
 }
 
 /**
- * The guest agent's tests, by Python's unittest. The agent sets up the machine that it runs on: as root,
- * its tests get a network and a host name of their own.
+ * The guest agent's tests, by Python's unittest. The agent sets up the machine that it runs on: as root, its tests get
+ * their own network and host name.
  */
 async function guestTests({ shell }: LayerContext): Promise<Outcome> {
   let output = '';
@@ -94,7 +94,7 @@ async function guestTests({ shell }: LayerContext): Promise<Outcome> {
   return guestOutcome(output, status);
 }
 
-/** Reads what `unittest -v` printed. */
+/** Parses the output of `unittest -v`. */
 export function guestOutcome(output: string, status: number): Outcome {
   const ran = Number(/^Ran (\d+) tests?/m.exec(output)?.[1] ?? 0);
   const failures = [...output.matchAll(/^(?:FAIL|ERROR): (.+)$/gm)].map(([, test = '']) => ({

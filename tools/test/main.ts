@@ -1,4 +1,4 @@
-/** What `./neurovisor test` starts: the tests of this checkout. The npm package does not contain it. */
+/** Entry of `./neurovisor test`: the tests of this checkout. The npm package does not contain it. */
 import { InvalidArgumentError } from 'commander';
 import { perform } from '../../src/cli/definitions/perform.ts';
 import { CAPABILITIES } from '../../test/support/capabilities.ts';

@@ -21,11 +21,11 @@ describe('onceMoreIfHostDied', () => {
     return { outcome: await onceMoreIfHostDied({ write }, run), left: left.length, text };
   }
 
-  it('a failure of the product is never run again', async () => {
+  it('a failure of the product is never retried', async () => {
     const first = failed('AssertionError: expected 1 to be 2');
     expect(await outcomeOf(first, NOTHING)).toEqual({ outcome: first, left: 1, text: '' });
   });
-  it('the death of the host is told, and its file run once more, and no more', async () => {
+  it('the death of the host is reported, and its file is run exactly once more', async () => {
     const died = failed('some\nNestedHostError: QEMU ended with 1\n  at x');
     const seen = await outcomeOf(died, NOTHING);
     expect(seen).toMatchObject({ outcome: NOTHING, left: 0 });

@@ -1,6 +1,6 @@
 /**
- * The nested layer: Linux guests under KVM in an emulated host. A green run counts until something changes that it
- * shows (`nested-record.ts`).
+ * The nested layer: Linux guests under KVM in an emulated host. A green run counts until one of its inputs changes
+ * (`nested-record.ts`).
  */
 import { execFile } from 'node:child_process';
 import { readdirSync } from 'node:fs';
@@ -15,7 +15,7 @@ import { sum } from './summary.ts';
 import type { Outcome } from './verdict.ts';
 
 const NESTED_DIR = 'test/nested';
-/** Both VMMs on one host. The other files have all cases, and a host each. */
+/** Both VMMs on one host. The other files have all cases, with a host each. */
 const SMOKE = 'smoke.nested.test.ts';
 
 export async function nestedTests(context: LayerContext): Promise<Outcome> {
@@ -54,7 +54,7 @@ function nestedFiles({ filters, isFull }: LayerContext): readonly string[] {
     .filter((file) => filters.length === 0 || filters.some((part) => file.includes(part)));
 }
 
-/** A line for each program; without a nested host its tests say why there is none. */
+/** A line for each program; without a nested host, the tests report why. */
 async function versionsOfVmms(env: Shell['env']): Promise<string> {
   const parts = nestedParts(env);
   if (typeof parts === 'string') return parts;
@@ -67,7 +67,7 @@ async function versionsOfVmms(env: Shell['env']): Promise<string> {
 }
 
 /**
- * An emulated host can die of faults of its own. Then its file runs once more, and says so; any other failure is
+ * An emulated host can die of its own faults. Then its file runs once more, and reports that; any other failure is
  * final.
  */
 export async function onceMoreIfHostDied(shell: Pick<Shell, 'write'>, run: () => Promise<Outcome>): Promise<Outcome> {

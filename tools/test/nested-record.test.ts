@@ -21,7 +21,7 @@ const FILES = {
   'test/nested/x.nested.test.ts': 'cases',
 };
 
-it('nestedKey: changes with what the nested host sees, and only with that', async () => {
+it('nestedKey: changes with the inputs of the nested host, and only with those', async () => {
   const of = async (files: Readonly<Record<string, string>>, versions = 'QEMU 7.2') =>
     await nestedKey(await checkout({ ...FILES, ...files }), versions);
   const same = await of({});
@@ -33,7 +33,7 @@ it('nestedKey: changes with what the nested host sees, and only with that', asyn
   expect(await of({}, 'QEMU 8.2')).not.toBe(same);
 });
 
-it('readNestedGreen: takes only a whole record of the same key', async () => {
+it('readNestedGreen: accepts only a whole record of the same key', async () => {
   const path = nestedRecordPath(join(await checkout({}), 'cache'));
   expect(await readNestedGreen(path, 'k')).toBeUndefined();
   const record = { key: 'k', date: '2026-12-01T00:00:00.000Z', isFull: false, passed: 12 };

@@ -1,7 +1,7 @@
 /**
- * The record of a green run of the nested layer. It holds as long as everything that this layer shows is the same: the
- * sources that run VMs, the guest, its kernel and image, the probes, the policies, the nested host, its tests, and the
- * versions of the VMMs. Then `./neurovisor test all` prints the record instead of half an hour of emulation.
+ * The record of a green run of the nested layer. It is valid while all inputs of this layer are the same: the sources
+ * that run VMs, the guest, its kernel and image, the probes, the policies, the nested host, its tests, and the versions
+ * of the VMMs. Then `./neurovisor test all` prints the record instead of half an hour of emulation.
  */
 import { createHash } from 'node:crypto';
 import { globSync } from 'node:fs';
@@ -10,7 +10,7 @@ import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import { ignore } from '../../src/base/ignore.ts';
 
-/** Sources whose change makes a record worthless, relative to the checkout. */
+/** Sources whose change invalidates a record, relative to the checkout. */
 export const SEEN_BY_NESTED: readonly string[] = [
   'src/{base,sys,machine,sandbox}/**/*.ts',
   'src/egress/net/**/*.ts',
@@ -25,7 +25,7 @@ export const SEEN_BY_NESTED: readonly string[] = [
   'test/fixtures/nested-vmm.py',
   'docs/neurovisor.service',
 ];
-/** Tests of the sources above show nothing of the nested host. */
+/** Tests of the sources above do not concern the nested host. */
 const NOT_SEEN = /\.(?:test|prop)\.ts$/;
 
 const schema = z.object({
@@ -38,7 +38,7 @@ const schema = z.object({
 });
 export type NestedGreen = z.infer<typeof schema>;
 
-/** @param versions of the programs that the nested host gets, a line each */
+/** @param versions of the nested host's programs, one per line */
 export async function nestedKey(checkout: string, versions: string): Promise<string> {
   const names = globSync([...SEEN_BY_NESTED], { cwd: checkout, withFileTypes: true })
     .filter((entry) => entry.isFile())
@@ -54,7 +54,7 @@ export async function nestedKey(checkout: string, versions: string): Promise<str
 
 export const nestedRecordPath = (cacheDir: string): string => join(cacheDir, 'test-nested', 'green.json');
 
-/** @returns undefined: none, or one of another key */
+/** @returns undefined if there is none, or it has another key */
 export async function readNestedGreen(path: string, key: string): Promise<NestedGreen | undefined> {
   try {
     const record = schema.parse(JSON.parse(await readFile(path, 'utf8')));

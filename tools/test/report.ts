@@ -1,4 +1,4 @@
-/** What one run of Vitest found, as `reporter.ts` writes it, and what follows from it. */
+/** The result of one Vitest run, as `reporter.ts` writes it, and its evaluation. */
 
 /** Names the file that the reporter writes. */
 export const REPORT_VARIABLE = 'NEUROVISOR_TEST_REPORT';
@@ -23,7 +23,7 @@ export interface FileReport {
     /** `suite > test` */
     readonly name: string;
     readonly state: TestState;
-    /** Why it was skipped, if it was and a reason was given. */
+    /** Why it was skipped, if a reason was given. */
     readonly reason: string | null;
     readonly messages: readonly string[];
   }[];
@@ -31,7 +31,7 @@ export interface FileReport {
 
 export interface Failure {
   readonly file: string;
-  /** Null: the file itself, or an error outside any test. */
+  /** `null` for the file itself, or an error outside any test. */
   readonly test: string | null;
   readonly message: string;
 }

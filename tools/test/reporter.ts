@@ -1,4 +1,4 @@
-/** A Vitest reporter that writes what the runner reads: every test with its outcome, reason and time. */
+/** A Vitest reporter that writes the runner's input: every test with its outcome, reason and time. */
 import { writeFileSync } from 'node:fs';
 import type { Reporter, TestCase, TestModule, TestSuite } from 'vitest/node';
 import { type FileReport, REPORT_VARIABLE, type TestReport, type TestState } from './report.ts';
@@ -24,7 +24,7 @@ export default class FileReporter implements Reporter {
   }
 }
 
-/** The stack begins with the message; an assertion's has no more in it that helps. */
+/** The stack begins with the message; an assertion's stack has nothing more that helps. */
 const textOf = ({ message, stack }: ErrorText): string => (stack?.includes(message) ? stack : message);
 
 function fileOf(module: TestModule): FileReport {

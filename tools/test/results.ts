@@ -1,21 +1,20 @@
 /**
- * A run in two parts: CI runs the README's command, then the rest. The first part leaves here which layers it ran and
- * with what outcome; the second leaves them out and counts both in the closing line.
+ * A run in two parts: CI runs the README's command, then the rest. The first part records which layers it ran and their
+ * outcome; the second skips them and counts both in the closing line.
  */
 import { readFile, writeFile } from 'node:fs/promises';
 import type { Outcome } from './verdict.ts';
 
-/** Names the file; an empty or missing file: nothing has run yet. */
+/** Names the file; if it is empty or missing, nothing has run yet. */
 export const RESULTS_VARIABLE = 'NEUROVISOR_TEST_RESULTS';
 
 export interface LayerResult {
-  /** Name of the layer. */
   readonly layer: string;
   readonly tookMs: number;
   readonly outcome: Outcome;
 }
 
-/** @throws SyntaxError, Error of Node: a damaged file must not pass for a run in which nothing failed */
+/** @throws SyntaxError, a Node error: a damaged file must not pass for a run in which nothing failed */
 export async function readResults(path: string | undefined): Promise<readonly LayerResult[]> {
   if (path === undefined || path === '') return [];
   const text = await readFile(path, 'utf8');

@@ -7,22 +7,22 @@ import { type Outcome, UnsteadyBudget } from './verdict.ts';
 const names = (...words: string[]): string[] => planOf(words).layers.map(({ name }) => name);
 
 describe('planOf', () => {
-  it('without words runs what each checkout must pass, the gate first; `all` adds the rest', () => {
+  it('without words runs the required layers, the gate first; `all` adds the rest', () => {
     const usual = ['check', 'unit', 'guest', 'inprocess', 'component', 'smoke'];
     expect(names()).toEqual(usual);
     expect(names('all')).toEqual([...usual, 'delays', 'proofs', 'clients', 'vm', 'e2e', 'nested']);
     expect(names('nested')).toEqual(['nested']);
     expect(names('test/nested/qemu.nested.test.ts')).toEqual(['nested']);
   });
-  it('keeps the order of the layers, whatever the order of the words', () => {
+  it('keeps the order of the layers, for any order of the words', () => {
     expect(names('vm', 'check')).toEqual(['check', 'vm']);
   });
-  it('takes the layer of a path from the path, beside the layers that are named', () => {
+  it('derives the layer of a path from the path, in addition to named layers', () => {
     expect(names('src/egress/net', 'test/component/jail.test.ts')).toEqual(['unit', 'component']);
     expect(names('guest', 'src/egress/net')).toEqual(['unit', 'guest']);
     expect(planOf(['unit', './src/egress/net']).filters).toEqual(['src/egress/net']);
   });
-  it('refuses a layer that does not exist, and names those that do', () => {
+  it('refuses an unknown layer, and lists the known ones', () => {
     expect(() => planOf(['unti'])).toThrow('no layer "unti"');
   });
 });
@@ -72,7 +72,7 @@ describe('runLayers', () => {
 
   const machine = (name: string, run?: Layer['run']): Layer => ({ ...layer(name, 'machine', run), needsMachine: true });
 
-  it('a red gate stops the run and the set-up beside it, and says what did not run', async () => {
+  it('a red gate stops the run and the set-up beside it, and reports what did not run', async () => {
     const layers = [layer('check', 'gate', red), layer('unit', 'gate'), machine('vm')];
     let isStopped = false;
     const results = await runLayers(layers, context(), async (signal) => {
@@ -115,7 +115,7 @@ describe('runLayers', () => {
     await expect(running).rejects.toThrow('no space');
   });
 
-  it('without a layer that needs it, nothing is prepared', async () => {
+  it('prepares nothing if no layer needs it', async () => {
     const layers = [layer('check', 'gate'), layer('inprocess', 'machine')];
     const results = await runLayers(layers, context(), async () => expect.fail('prepared'));
     expect(results.map((result) => result.layer)).toEqual(['check', 'inprocess']);
@@ -139,7 +139,7 @@ describe('runLayers', () => {
     expect(text).toContain('vm | from a VM\n');
   });
 
-  it('runs two lanes: what uses all processors one after another, VMs one at a time', async () => {
+  it('runs two lanes: layers that use all processors one after another, VMs one at a time', async () => {
     const began: string[] = [];
     const gates = ['inprocess', 'component', 'smoke', 'vm', 'e2e', 'nested'].map((name) => ({
       name,

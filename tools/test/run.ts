@@ -30,7 +30,10 @@ export interface Plan {
 /** Stands for every layer. */
 const ALL = 'all';
 
-/** @param words layers, `all`, and paths that limit them to some files; none: what each checkout must pass */
+/**
+ * @param words layers, `all`, and paths that limit them to some files; if empty, the layers that each checkout must
+ * pass
+ */
 export function planOf(words: readonly string[]): Plan {
   const isPath = (word: string): boolean => /[/.]/.test(word);
   const filters = words.filter(isPath).map((word) => word.replace(/^\.\//, ''));
@@ -47,7 +50,7 @@ export function planOf(words: readonly string[]): Plan {
 }
 
 export interface TestFlags {
-  /** With what takes too long for each run. */
+  /** Includes tests that take too long for each run. */
   readonly full?: boolean;
   /** The longest delay of file operations, timers, connections and child processes, ms. */
   readonly delays?: number;
@@ -95,7 +98,7 @@ export async function runTests(
   return whole.failed === 0 ? 0 : 1;
 }
 
-/** The delays run files of another layer again: their durations there are the ones to keep. */
+/** The delayed run repeats files of another layer, whose durations are the ones to keep. */
 function timedFiles(results: readonly LayerResult[]): readonly FileTime[] {
   const isDelayed = new Set(LAYERS.filter((layer) => layer.isDelayed).map(({ name }) => name));
   return results.flatMap(({ layer, outcome }) => (isDelayed.has(layer) ? [] : outcome.files));
@@ -118,7 +121,8 @@ function checkRequired(env: Cli['env']): void {
 /**
  * Runs the gate, and the other layers only if it is green. The machine is set up meanwhile; layers that need nothing of
  * it do not wait for that.
- * @param prepareMachine called at most once, as soon as a layer will need the machine; its signal: the gate is red
+ * @param prepareMachine called at most once, as soon as a layer will need the machine; its signal aborts if the gate is
+ * red
  */
 export async function runLayers(
   layers: readonly Layer[],
@@ -130,7 +134,7 @@ export async function runLayers(
   const prepared = machine.some(({ needsMachine }) => needsMachine === true)
     ? prepareMachine(stop.signal)
     : Promise.resolve();
-  // Waited for below, in each case.
+  // Awaited below in each case.
   prepared.catch(() => undefined);
   const ofGate = layers.filter(({ stage }) => stage === 'gate');
   const gate = await inOrder(ofGate, context);
@@ -149,7 +153,10 @@ export async function runLayers(
   return [...gate, ...(await sideBySide(machine, context, prepared))];
 }
 
-/** In each lane those that need no machine begin, and then the longest, so that the others fill the time beside them. */
+/**
+ * Within each lane, layers that need no machine start first, then the longest, so that the others fill the time beside
+ * them.
+ */
 const BY_LENGTH: readonly string[] = [
   'inprocess',
   'component',
@@ -216,7 +223,7 @@ async function run(layer: Layer, context: LayerContext): Promise<LayerResult> {
   return { layer: layer.name, tookMs, outcome };
 }
 
-/** Installs what tests need, and sets the machine up, while the gate prints its own lines. */
+/** Installs the tests' packages, and sets the machine up, while the gate prints its own lines. */
 async function prepare(cli: Cli, shell: Shell, gate: AbortSignal): Promise<void> {
   const { log } = cli;
   const signal = AbortSignal.any([cli.cancelled, gate]);
@@ -232,7 +239,7 @@ async function prepare(cli: Cli, shell: Shell, gate: AbortSignal): Promise<void>
   const progress = view.report;
   try {
     await ensureTestPackages({ progress, signal, log });
-    // The tests use the engine and its model even where another model server is available.
+    // The tests use the engine and its model even if another model server is available.
     const config = { ...cli.config, upstream: 'engine' };
     await using _runtime = await openRuntime(cli, { config, progress, signal });
   } finally {

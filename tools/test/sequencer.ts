@@ -5,7 +5,7 @@ import { readTimes, TIMES_VARIABLE, usualMs } from './times.ts';
 
 export default class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
-    // Vitest's own order stays for files without a duration, which come first: one of them may be the longest.
+    // Vitest's own order applies to files without a duration, which come first: one of them may be the longest.
     const sorted = await super.sort(files);
     const path = process.env[TIMES_VARIABLE];
     const times = path === undefined ? {} : await readTimes(path);

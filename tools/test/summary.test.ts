@@ -29,14 +29,14 @@ describe('endOf', () => {
     expect(end({ passed: 3, skipped: 1 })).toMatch(/\n3 passed, 0 failed, 1 skipped\n$/);
   });
 
-  it('counts all layers, and closes nothing if another part of the run follows', () => {
+  it('counts all layers, and prints no closing line if another part of the run follows', () => {
     const one = { layer: 'a', tookMs: 1, outcome: outcome({ passed: 3 }) };
     const layers = [one, { ...one, layer: 'b' }];
     expect(end({}, { layers })).toMatch(/\n6 passed, 0 failed\n$/);
     expect(end({}, { layers, isContinued: true })).toMatch(/\nso far: 6 passed, 0 failed\n$/);
   });
 
-  it('repeats each failure, cut, and says how to repeat the run with its seed', () => {
+  it('repeats each failure, truncated, and the command that repeats the run with its seed', () => {
     const failures = [{ file: 'a.test.ts', test: 'x > breaks', message: `${'x'.repeat(5000)}` }];
     const text = end({ failed: 1, failures });
     expect(text).toContain('\nFAILED: a.test.ts > x > breaks\n    xxx');
@@ -56,7 +56,7 @@ describe('endOf', () => {
 describe('skipTable', () => {
   const skip = (test: string, reason: string) => ({ file: 'a.ts', test, reason });
 
-  it('has a line per test with its reason, and one for many with the same reason', () => {
+  it('has a line per test with its reason, or one line for many with the same reason', () => {
     const many = ['1', '2', '3', '4', '5', '6'].map((name) => skip(name, 'no root'));
     expect(skipTable([skip('x', 'no KVM'), ...many])).toBe(
       '\nskipped:\n  a.ts > x: no KVM\n  6 tests in a.ts: no root\n',

@@ -5,11 +5,11 @@ import type { LayerResult } from './results.ts';
 import type { Doubled } from './times.ts';
 import type { FileTime, Outcome } from './verdict.ts';
 
-/** Slowest files that are listed per layer. */
+/** Number of slowest files listed per layer. */
 const SLOWEST = 5;
-/** Tests with the same reason that are listed one by one. */
+/** Maximum number of tests with the same reason that are listed one by one. */
 const SKIPS_LISTED = 5;
-/** Characters of a failure's message that are repeated. */
+/** Maximum length of a repeated failure message. */
 const MESSAGE_MAX = 2000;
 
 export function counts(outcome: Pick<Outcome, 'passed' | 'failed' | 'skipped'>): string {
@@ -32,11 +32,11 @@ export function sum(outcomes: readonly Outcome[]): Outcome {
 }
 
 export interface RunEnd {
-  /** In the order in which they ended, with those of an earlier part of the run. */
+  /** In the order in which they ended, including those of an earlier part of the run. */
   readonly layers: readonly LayerResult[];
   readonly doubled: readonly Doubled[];
   readonly seed: number;
-  /** Where unsteady tests are kept. */
+  /** Path of the list of unsteady tests. */
   readonly listPath: string;
   /** Another part of the run follows, which prints the closing line. */
   readonly isContinued: boolean;
@@ -84,7 +84,9 @@ function slowestOf(layer: string, files: readonly FileTime[]): readonly string[]
     .map(({ file, durationMs }) => `  ${layer.padEnd(9)} ${duration(durationMs).padStart(11)}  ${file}\n`);
 }
 
-/** A file that doubled is a change of the product or of the test: on a busy machine all do. */
+/**
+ * Lists files whose duration doubled, which is a change of the product or of the test: on a busy machine all files do.
+ */
 export function doubledTable(doubled: readonly Doubled[]): string {
   if (doubled.length === 0) return '';
   const rows = doubled.map(

@@ -17,12 +17,12 @@ it('times: the last five durations of a file survive a round trip through the di
   expect(await readTimes(path)).toEqual({});
 });
 
-it('usualMs: one slow run does not change what is usual', () => {
+it('usualMs: one slow run does not change the usual duration', () => {
   expect(usualMs([1000, 900, 90_000])).toBe(1000);
   expect(usualMs(undefined)).toBeUndefined();
 });
 
-it('doubledOf: names a file that took twice as long, not a short or a new one', () => {
+it('doubledOf: names a file that took twice as long, but no short or new one', () => {
   const times = { long: [20_000, 21_000, 19_000], short: [100] };
   const files = [
     { file: 'long', durationMs: 41_000, tests: 1 },

@@ -22,7 +22,7 @@ const DOUBLED_MS_MIN = 10_000;
 
 const schema = z.record(z.string(), z.array(z.number().min(0)).max(KEPT));
 
-/** A missing or damaged list is an empty one: only the order of files depends on it. */
+/** A missing or damaged list counts as empty: only the order of files depends on it. */
 export async function readTimes(path: string): Promise<Times> {
   try {
     return schema.parse(JSON.parse(await readFile(path, 'utf8')));
@@ -40,7 +40,7 @@ export function withTimes(times: Times, files: readonly FileTime[]): Times {
   return next;
 }
 
-/** Two runs at once: the durations of one of them are kept. */
+/** With two concurrent runs, the durations of one of them are kept. */
 export async function writeTimes(path: string, times: Times): Promise<void> {
   await mkdir(dirname(path), { recursive: true });
   const beside = `${path}.${process.pid}`;

@@ -29,7 +29,7 @@ const run = (files: readonly FileReport[], strayErrors: readonly string[] = []):
   return { status: isRed ? 1 : 0, report };
 };
 
-/** A Vitest whose runs are given, the last one for all that follow. */
+/** A Vitest with scripted runs; the last one repeats. */
 function scripted(...runs: readonly VitestRun[]): RunVitest & { readonly requests: VitestRequest[] } {
   const requests: VitestRequest[] = [];
   const next: RunVitest = async (request) => {
@@ -51,7 +51,7 @@ describe('verdictOf', () => {
     expect(vitest.requests).toEqual([REQUEST]);
   });
 
-  it('without a budget, a failure is final and is not run again', async () => {
+  it('without a budget, a failure is final and is not rerun', async () => {
     const vitest = scripted(RED, GREEN);
     const outcome = await verdictOf(vitest, REQUEST, { budget: null });
     expect(outcome).toMatchObject({ passed: 1, failed: 1, unsteady: [] });
@@ -74,11 +74,11 @@ describe('verdictOf', () => {
     const budget = new UnsteadyBudget();
     const outcome = await verdictOf(vitest, REQUEST, { budget });
     expect(outcome).toMatchObject({ passed: 1, failed: 1, unsteady: [] });
-    // It was not unsteady, so two others may still be.
+    // The test was not unsteady, so two others may still be.
     expect(budget.take(2)).toBe(true);
   });
 
-  it('a test that fails alone is run again with its file, which may make what it needs', async () => {
+  it('a test that fails alone is rerun with its file, which may create what it needs', async () => {
     const vitest = scripted(RED, RED, GREEN);
     const outcome = await verdictOf(vitest, REQUEST, { budget: new UnsteadyBudget() });
     expect(outcome).toMatchObject({ failed: 0, unsteady: [{ test: 'one' }] });
@@ -86,7 +86,7 @@ describe('verdictOf', () => {
     expect(vitest.requests[2]).toEqual({ projects: ['vm'], filters: ['a.ts'] });
   });
 
-  it('no rerun follows one of the whole file that failed', async () => {
+  it('no rerun follows a failed rerun of the whole file', async () => {
     const vitest = scripted(RED, RED, RED, GREEN);
     const outcome = await verdictOf(vitest, REQUEST, { budget: new UnsteadyBudget() });
     expect(outcome).toMatchObject({ failed: 1, unsteady: [] });
@@ -127,7 +127,7 @@ describe('verdictOf', () => {
     expect(vitest.requests).toHaveLength(1);
   });
 
-  it('an error outside any test fails the run and is never run again', async () => {
+  it('an error outside any test fails the run and is never rerun', async () => {
     const vitest = scripted(run([file('a.ts', { one: 'passed' })], ['Error: stray']), GREEN);
     const outcome = await verdictOf(vitest, REQUEST, { budget: new UnsteadyBudget() });
     expect(outcome).toMatchObject({ passed: 1, failed: 1, unsteady: [] });
@@ -142,7 +142,7 @@ describe('verdictOf', () => {
     expect(outcome.failures.map(({ message }) => message)).toEqual(['one broke', 'Error: stray']);
   });
 
-  it('a failed hook is one failure; if unsteady, what it had skipped counts as passed', async () => {
+  it('a failed hook is one failure; if unsteady, the tests it had skipped count as passed', async () => {
     const hook = { suite: 'sandbox', message: 'Error: hook' };
     const broken = run([file('a.ts', { 'sandbox > x': 'skipped', 'sandbox > y': 'skipped', z: 'passed' }, [hook])]);
     const whole = run([file('a.ts', { 'sandbox > x': 'passed', 'sandbox > y': 'passed', z: 'passed' })]);

@@ -8,9 +8,9 @@
 import { type Failure, failuresOf, passedOf, SETUP_FAILED, type Skip, skipsOf, type TestReport } from './report.ts';
 import type { RunVitest, VitestRequest } from './vitest.ts';
 
-/** Unsteady tests of one run beyond which it is red. */
+/** Maximum number of unsteady tests of a green run. */
 export const UNSTEADY_MAX = 2;
-/** Reruns of a failed test, all of which must pass. */
+/** Number of reruns of a failed test, all of which must pass. */
 export const RERUNS = 5;
 
 export interface FileTime {
@@ -46,7 +46,7 @@ export class UnsteadyBudget {
 }
 
 export interface VerdictOptions {
-  /** Null: failures of this layer are final. */
+  /** `null`: failures of this layer are final. */
   readonly budget: UnsteadyBudget | null;
   onRerun?(file: string, round: number): void;
   /** Called at once, long before the end of the run. */
@@ -77,7 +77,7 @@ export async function verdictOf(run: RunVitest, request: VitestRequest, options:
     if (again === null) {
       for (const failure of ofFile) options.onUnsteady?.(failure);
       unsteady.push(...ofFile);
-      // The reruns passed what a failed set-up had skipped.
+      // The reruns passed tests that a failed set-up had skipped.
       const stillSkipped = skips.filter((skip) => skip.file !== file || skip.reason !== SETUP_FAILED);
       passed += skips.length - stillSkipped.length;
       skips = stillSkipped;
@@ -93,7 +93,7 @@ export async function verdictOf(run: RunVitest, request: VitestRequest, options:
 const strayFailures = (report: TestReport): Failure[] =>
   report.strayErrors.map((message) => ({ file: 'outside any test', test: null, message }));
 
-/** @returns null if every rerun passed; otherwise what failed beyond the known failures */
+/** @returns `null` if every rerun passed; otherwise the failures beyond the known ones */
 async function rerun(
   run: RunVitest,
   request: VitestRequest,
@@ -114,12 +114,12 @@ async function rerun(
         .filter(({ state }) => state === 'passed')
         .map(({ name }) => name),
     );
-    // A failed hook or file is named by no test: then the rest of the file speaks for it.
+    // A failed hook or file has no test name: then the rest of the file decides.
     const isPassed = ({ test }: Failure): boolean =>
       test === null ? passed.size > 0 : passed.has(test) || isSuite(passed, test);
     if (status === 0 && known.every(isPassed)) continue;
     if (again !== request && round === 1) {
-      // It may need what earlier tests of its file have made.
+      // The test may need state from earlier tests of its file.
       again = request;
       round = 0;
       continue;

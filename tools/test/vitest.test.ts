@@ -60,7 +60,7 @@ it('vitestIn: reports outcomes, reasons, failed hooks, stray errors and the seed
   expect(report.strayErrors).toEqual([expect.stringContaining('loose')]);
 });
 
-it('requires: skips with the reason, and fails where the capability is required', async () => {
+it('requires: skips with the reason, and fails if the capability is required', async () => {
   await writeFile(
     join(dir, 'requires.test.mjs'),
     `import { expect, it } from 'vitest';

@@ -8,9 +8,9 @@ import { REPORT_VARIABLE, type TestReport } from './report.ts';
 
 export interface VitestRequest {
   readonly projects: readonly string[];
-  /** Parts of paths; empty: all files. */
+  /** Parts of paths; if empty, all files. */
   readonly filters: readonly string[];
-  /** Only these tests and suites, as `suite > test`. */
+  /** Runs only these tests and suites, named `suite > test`. */
   readonly names?: readonly string[];
 }
 
