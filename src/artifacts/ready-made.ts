@@ -1,4 +1,4 @@
-/** The environments that NeuroVisor brings: Dockerfiles in `environments/`, each built when it is first used. */
+/** The environments that NeuroVisor ships: Dockerfiles in `environments/`, each built when it is first used. */
 import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
@@ -6,12 +6,12 @@ import { PACKAGE_DIR } from '../base/package-dir.ts';
 import type { StartCommand } from '../sandbox/contract/spec.ts';
 
 export interface ReadyMade {
-  /** The one that it is made from; null: the default environment. */
+  /** Name of its base environment; `null` for the default environment. */
   readonly from: string | null;
-  /** Of the template with its name, MiB. */
+  /** Memory of the template with its name, in MiB. */
   readonly memoryMib: number;
   readonly diskMib: number;
-  /** Without `from`; 2 cores in software emulation. */
+  /** Excludes `from`; measured with 2 cores in software emulation. */
   readonly estimateMs: number;
   /** The program that each clone has running. */
   readonly start?: StartCommand;
@@ -21,7 +21,7 @@ export interface ReadyMade {
 const CODE_INTERPRETER: StartCommand = {
   command: 'exec python3 -m code_interpreter',
   ready: 'curl -fs http://127.0.0.1:49999/health',
-  // It imports the packages for data science, in software emulation.
+  // Imports the packages for data science, in software emulation.
   readyTimeoutMs: 300_000,
 };
 
@@ -35,10 +35,7 @@ export function readyMadeDir(name: string): string {
   return join(PACKAGE_DIR, 'environments', name);
 }
 
-/**
- * A digest of what the environment is made from, but for what indexes answer.
- * @param systemDigest of the default environment
- */
+/** Digest of the environment's inputs, except for answers of indexes. @param systemDigest of the default environment */
 export async function readyMadeRecipe(name: string, systemDigest: string): Promise<string> {
   const hash = createHash('sha256').update(systemDigest);
   for (let one: string | null = name; one !== null; one = READY_MADE.get(one)?.from ?? null) {
@@ -51,7 +48,7 @@ export async function readyMadeRecipe(name: string, systemDigest: string): Promi
   return hash.digest('hex');
 }
 
-/** Without what Python leaves beside its sources. */
+/** Excludes what Python leaves beside its sources. */
 async function filesOf(dir: string): Promise<string[]> {
   const entries = await readdir(dir, { recursive: true, withFileTypes: true });
   const files = entries.filter((one) => one.isFile() && !one.parentPath.endsWith('__pycache__'));

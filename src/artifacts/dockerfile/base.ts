@@ -1,15 +1,14 @@
-/** What a stage begins with. */
+/** The base of a stage. */
 import type { ImageConfig } from '../oci/documents.ts';
 
-/** A read-only disk below a stage. */
 export interface BaseDisk {
   /** `system`: the default environment's disk. */
   readonly kind: 'none' | 'system' | 'file';
-  /** Path of an EROFS image; `''` unless `file`. */
+  /** Path of an EROFS image; `''` unless `kind` is `file`. */
   readonly path: string;
-  /** `sha256:…`; null: none. */
+  /** `sha256:…`, if known. */
   readonly digest: string | null;
-  /** One of our environments: programs run as `user` unless a Dockerfile says otherwise, its steps as root. */
+  /** Set for our own environments: programs run as `user` unless a Dockerfile says otherwise, its steps as root. */
   readonly hasUser?: true;
 }
 

@@ -27,18 +27,18 @@ import { faultOf, Tail } from './step-fault.ts';
 import { cachesKey, copyPlan, withUser } from './step-plan.ts';
 
 export interface BuildRequest {
-  /** Its text, or what a text would have become. */
+  /** Its text, or the stages that it would have been parsed to. */
   readonly dockerfile: Uint8Array | StageGraph;
-  /** Its path, for its own ignore rules; null: it has none. */
+  /** Path for its own ignore rules; `null` if it has none. */
   readonly dockerfilePath: string | null;
   readonly contextDir: string;
   readonly buildArgs: Variables;
-  /** Name or number of a stage; null: the last. */
+  /** Name or number of a stage; `null` for the last. */
   readonly target: string | null;
   readonly secrets: ReadonlyMap<string, Uint8Array>;
-  /** True: no step of an earlier build is used. */
+  /** If true, no step of an earlier build is reused. */
   readonly noCache: boolean;
-  /** Paths of archives that instructions name by their SHA-256. They are hostile: only VMs open them. */
+  /** SHA-256 → path of archives that instructions name. They are hostile: only VMs open them. */
   readonly archives?: ReadonlyMap<string, string>;
 }
 
@@ -61,7 +61,6 @@ export type BuildEvent =
   | { readonly kind: 'pack'; readonly stage: string };
 
 export interface Built {
-  /** Key of the files. */
   readonly key: StepKey;
   readonly config: ImageConfig;
   readonly warnings: readonly string[];
@@ -69,19 +68,17 @@ export interface Built {
 }
 
 export interface BuildParts {
-  /** As images call it. */
+  /** As in image manifests. */
   readonly architecture: string;
   readonly cache: BuildCache;
-  /** Size of a scratch disk. */
   readonly diskBytes: number;
   /** @throws OciError */
   base(source: SourceToFind, signal: AbortSignal): Promise<Base>;
   startVm(disks: StageDisks, signal: AbortSignal): Promise<StageVm>;
-  /** Whether there is an environment of these files. */
+  /** True if an environment of these files exists. */
   hasEnvironment(key: StepKey): Promise<boolean>;
   /** Path of a new file for it, on the cache's file system. */
   environmentPath(key: StepKey): Promise<string>;
-  /** Makes that file the environment. */
   keepEnvironment(key: StepKey, path: string, signal: AbortSignal): Promise<void>;
   onEvent(event: BuildEvent): void;
 }
@@ -105,11 +102,11 @@ class Build {
   readonly #request: BuildRequest;
   readonly #signal: AbortSignal;
   readonly #warnings: string[] = [];
-  /** With `noCache`: the only results that may be used. */
+  /** With `noCache`, the only results that may be used. */
   readonly #made = new Set<StepKey>();
   /** Results that later stages read. */
   readonly #needed = new Set<StepKey>();
-  /** Its real path. */
+  /** Real path. */
   #contextDir = '';
   #number = 0;
   #ran = 0;
@@ -171,7 +168,7 @@ class Build {
     this.#parts.onEvent({ kind: 'warning', text });
   }
 
-  /** Before anything runs. @param seen each stage once: the ways to one may be as many as 2 to the number of stages */
+  /** Called before anything runs. @param seen each stage once: there may be up to 2^stages paths to one */
   #requireSecrets(stage: PlannedStage, seen = new Set<PlannedStage>()): void {
     if (seen.has(stage)) return;
     seen.add(stage);
@@ -200,7 +197,7 @@ class Build {
     });
   }
 
-  /** @returns key of the scratch disk with the stage's files; null: the stage has only its base's files */
+  /** @returns key of the scratch disk with the stage's files; `null` if the stage has only its base's files */
   async #files(stage: PlannedStage): Promise<StepKey | null> {
     if (!stage.isChanged) return null;
     // Both have one key, and so one lock.
@@ -218,7 +215,7 @@ class Build {
     return await this.#parts.cache.has('steps', key, this.#parts.diskBytes);
   }
 
-  /** Runs what is not cached. @param packs whether the result becomes an environment */
+  /** Runs the steps that are not cached. @param packs true if the result becomes an environment */
   async #make(stage: PlannedStage, packs: boolean): Promise<void> {
     const { cache, startVm, environmentPath, keepEnvironment } = this.#parts;
     const from = await this.#lastCached(stage);
@@ -250,7 +247,7 @@ class Build {
       for (const [index, planned] of rest.entries()) {
         await this.#step(vm, stage, from + index, planned, sources.numbers);
         const isLast = index === rest.length - 1;
-        // A directory is made again in no time.
+        // Creating a directory again takes no time.
         if (planned.step.kind === 'workdir' && !isLast) continue;
         await cache.keep('steps', planned.key, vm.disks.scratch);
         this.#made.add(planned.key);
@@ -273,7 +270,7 @@ class Build {
     }
   }
 
-  /** @returns the number of steps whose result is cached */
+  /** @returns number of steps whose result is cached */
   async #lastCached(stage: PlannedStage): Promise<number> {
     for (let count = stage.steps.length; count > 0; count -= 1) {
       const key = stage.steps[count - 1]?.key;

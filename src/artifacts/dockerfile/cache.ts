@@ -1,9 +1,9 @@
 /**
- * What builds leave for later builds: the scratch disk after each step, and the disks of cache mounts.
+ * Results of builds for later builds: the scratch disk after each step, and the disks of cache mounts.
  *
- *     <cacheDir>/dockerfile/steps/<key>.ext4      sparse; bounded, the least recently used go
+ *     <cacheDir>/dockerfile/steps/<key>.ext4      sparse; bounded, the least recently used are removed
  *                          /mounts/<ids>.ext4     one for each context and set of ids that a stage names
- *                          /locks/<key>           two equal builds at once: the second waits for the first
+ *                          /locks/<key>           the second of two equal concurrent builds waits for the first
  */
 import { chmod, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -19,7 +19,7 @@ import type { StepKey } from './keys.ts';
 const KINDS = ['steps', 'mounts'] as const;
 type Kind = (typeof KINDS)[number];
 
-/** Largest size of all files together, on disk. */
+/** Limit of all files together, on disk. */
 export const BUILD_CACHE_BYTES_MAX = 20 * GIB;
 const LOCK_POLL_MS = 50;
 /** Longer than any build takes. */
@@ -43,7 +43,7 @@ export class BuildCache {
     return join(this.#dir, kind, `${key.slice('sha256:'.length)}.ext4`);
   }
 
-  /** Marks it as used now. @param bytesMin false for a smaller disk: its file system can't grow */
+  /** Also marks it as used now. @param bytesMin returns false for a smaller disk, whose file system can't grow */
   async has(kind: Kind, key: StepKey, bytesMin = 0): Promise<boolean> {
     const now = new Date(systemClock.wall());
     const path = this.path(kind, key);
@@ -57,13 +57,13 @@ export class BuildCache {
     }
   }
 
-  /** Keeps a copy of the disk; nothing writes to it meanwhile. */
+  /** Keeps a copy of the disk, which must not be written meanwhile. */
   async keep(kind: Kind, key: StepKey, disk: string): Promise<void> {
     const path = this.path(kind, key);
     const next = `${path}.${newSandboxId()}`;
     try {
       await cloneSparse(disk, next);
-      // VMMs, which run as another user, read it.
+      // Read by VMMs, which run as another user.
       await chmod(next, 0o644);
       await rename(next, path);
     } finally {
@@ -88,7 +88,7 @@ export class BuildCache {
   }
 
   /**
-   * Removes the least recently used files beyond the bound, and what killed builds left.
+   * Removes the least recently used files beyond the limit, and leftovers of killed builds.
    * @param needed steps to keep
    */
   async enforceBound(needed: ReadonlySet<StepKey>): Promise<void> {

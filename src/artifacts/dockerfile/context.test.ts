@@ -22,21 +22,21 @@ describe('BuildContext', () => {
     await (await BuildContext.open(dir, null)).select(7, patterns, [], signal);
   const paths = async (...patterns: string[]) => (await select(...patterns)).entries.map(({ path }) => path);
 
-  it('sources: a file, a directory, a pattern, in the order of the archive', async () => {
+  it('sources: finds a file, a directory and a pattern, in the order of the archive', async () => {
     for (const path of ['a.txt', 'b.txt', 'd/x', 'd/e/y']) write(path);
     const { names, entries } = await select('d', '*.txt', './d/../b.txt');
     expect(names).toEqual(['d', 'a.txt', 'b.txt', 'b.txt']);
     expect(entries.map(({ path }) => path)).toEqual(['0', '0/e', '0/e/y', '0/x', '1', '2', '3']);
   });
 
-  it('.dockerignore: ignored files are not there, exceptions are', async () => {
+  it('.dockerignore: removes ignored files, but not exceptions', async () => {
     for (const path of ['d/x', 'd/keep', 'e/y', 'f']) write(path);
     write('.dockerignore', 'd\n!d/keep\ne\n.dockerignore\n');
     expect(await paths('.')).toEqual(['0', '0/d', '0/d/keep', '0/f']);
     await expect(select('e/y')).rejects.toThrow('line 7: "e/y" is not in the context');
   });
 
-  it('wildcards: the names that they are compared with are bounded, also those that do not match', async () => {
+  it('wildcards: bounds the compared names, including those that do not match', async () => {
     for (let n = 0; n < 10; n += 1) write(`d/${n}`);
     const context = await BuildContext.open(dir, null, { ...CONTEXT_LIMITS, listedMax: 30 });
     const patterns = ['d/[0]', 'd/[1]', 'd/[2]'];
@@ -55,7 +55,7 @@ describe('BuildContext', () => {
     expect(entries.map(({ path }) => path)).toEqual(['0', '0/x']);
   });
 
-  it('links: kept below a source; a source may be one that stays in the context', async () => {
+  it('links: keeps links below a source; a source may be a link that stays in the context', async () => {
     write('a', 'text');
     mkdirSync(join(dir, 'd'));
     symlinkSync('/etc/passwd', join(dir, 'd/out'));
@@ -67,7 +67,7 @@ describe('BuildContext', () => {
     await expect(select('../../../etc/passwd')).rejects.toThrow('is not in the context');
   });
 
-  it('digest: contents, names and modes count, times do not', async () => {
+  it('digest: covers contents, names and modes, but not times', async () => {
     write('a', '1');
     const before = (await select('a')).digest;
     utimesSync(join(dir, 'a'), 1, 1);
@@ -76,7 +76,7 @@ describe('BuildContext', () => {
     expect((await select('a')).digest).not.toBe(before);
   });
 
-  it('archive: has the contents, and texts of the Dockerfile itself', async () => {
+  it('archive: contains the contents, and texts of the Dockerfile itself', async () => {
     write('a', 'content');
     const context = await BuildContext.open(dir, null);
     const selection = await context.select(1, ['a'], [{ name: 'n', content: 'inline' }], signal);
@@ -88,7 +88,7 @@ describe('BuildContext', () => {
     expect(text).toContain('inline');
   });
 
-  it('archive: a file that is not what its digest says is refused', async () => {
+  it('archive: refuses a file that differs from its digest', async () => {
     const read = async (selection: Selection): Promise<void> => {
       for await (const _ of archiveOf(selection));
     };
@@ -100,21 +100,21 @@ describe('BuildContext', () => {
     }
   });
 
-  it('sources: a pipe is none; in a directory it is left out', async () => {
+  it('sources: refuses a pipe, and skips one in a directory', async () => {
     mkdirSync(join(dir, 'd'));
     execFileSync('mkfifo', [join(dir, 'd/pipe')]);
     expect(await paths('d')).toEqual(['0']);
     await expect(select('d/pipe')).rejects.toThrow('line 7: d/pipe is not a file');
   });
 
-  it('sources: their number is bounded, however they are named', async () => {
+  it('sources: bounds their number, however they are named', async () => {
     write('a');
     const context = await BuildContext.open(dir, null, { ...CONTEXT_LIMITS, entriesMax: 100 });
     const many = Array.from({ length: 101 }, () => 'a');
     await expect(context.select(1, many, [], signal)).rejects.toThrow('more than 100 files');
   });
 
-  it('a file that becomes a link after it was listed is not followed', async () => {
+  it('does not follow a file that becomes a link after it was listed', async () => {
     write('a', 'content');
     const selection = await select('a');
     rmSync(join(dir, 'a'));
@@ -125,7 +125,7 @@ describe('BuildContext', () => {
     await expect(read()).rejects.toThrow('ELOOP');
   });
 
-  it('bad rules and a missing context are named', async () => {
+  it('names invalid rules and a missing context in the error', async () => {
     write('.dockerignore', '[');
     await expect(BuildContext.open(dir, null)).rejects.toThrow(/\.dockerignore .*line 1/);
     await expect(BuildContext.open(join(dir, 'none'), null)).rejects.toMatchObject({ code: 'context_invalid' });

@@ -1,4 +1,4 @@
-/** The files that COPY takes from this machine: found by patterns, without what `.dockerignore` lists, with a digest. */
+/** The files that COPY takes from this machine: found by patterns, filtered by `.dockerignore`, with a digest. */
 import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
 import { lstat, open, readdir, readlink, realpath } from 'node:fs/promises';
@@ -15,24 +15,23 @@ import { CONTEXT_LIMITS, type ContextLimits } from './limits.ts';
 
 /** Member of an archive: `<number of the source>/<path below it>`. */
 interface ContextEntry extends ArchiveMember {
-  /** Path on this machine; null: `text` is the content. */
+  /** Path on this machine; `null` if `text` is the content. */
   readonly from: string | null;
   readonly text: string;
 }
 
 export interface Selection {
-  /** Last name of each source, in the order of the archive's numbers. */
+  /** Last path element of each source, in the order of the archive's numbers. */
   readonly names: readonly string[];
   readonly entries: readonly ContextEntry[];
   /** SHA-256 of each file's content, by its path in the archive. */
   readonly contents: ReadonlyMap<string, string>;
-  /** Digest of names, modes, links and contents, not of times. */
+  /** Digest of names, modes, links and contents, but not of times. */
   readonly digest: string;
 }
 
-/** A path of the context, and what the rules say about it. */
 interface Place {
-  /** Relative to the context; `''`: the context itself. */
+  /** Relative to the context; `''` for the context itself. */
   readonly path: string;
   readonly verdict: Verdict | null;
 }
@@ -43,7 +42,7 @@ export class BuildContext {
   readonly #rules: DockerIgnore;
   readonly #limits: ContextLimits;
   #entries = 0;
-  /** Names that patterns were compared with. */
+  /** Number of names that patterns were compared with. */
   #listed = 0;
   #bytes = 0;
 
@@ -54,7 +53,7 @@ export class BuildContext {
   }
 
   /**
-   * @param dockerfile its path: rules in `<dockerfile>.dockerignore` replace those of the context
+   * @param dockerfile path; rules in `<dockerfile>.dockerignore` replace those of the context
    * @param limits smaller ones for tests
    * @throws DockerfileError `context_invalid`
    */
@@ -72,8 +71,8 @@ export class BuildContext {
   }
 
   /**
-   * @param inline files of the Dockerfile itself, which come after the sources
-   * @throws DockerfileError `context_invalid`, cancelled by the signal
+   * @param inline files of the Dockerfile itself, added after the sources
+   * @throws DockerfileError `context_invalid`; the signal's reason
    */
   async select(
     line: number,
@@ -129,7 +128,7 @@ export class BuildContext {
       if (['ENOTDIR', 'ENOENT'].includes(errorCode(error) ?? '')) return [];
       throw contextInvalid(line, place.path, error);
     });
-    // A pattern like `*/*/*` passes over directories that hold any number of names.
+    // A pattern like `*/*/*` may scan directories with any number of names.
     this.#listed += names.length;
     if (this.#listed > this.#limits.listedMax) {
       const what = `"${shown(part)}" is compared with more than ${this.#limits.listedMax} names`;
@@ -192,7 +191,7 @@ export class BuildContext {
         entries.push({ type: 'symlink', ...entry, target: await readlink(from) });
       } else if (info.isDirectory()) {
         if (depth > this.#limits.depthMax) throw contextInvalid(line, `${at.path} is too deep`);
-        // An ignored directory is there only for what an exception lets pass below it.
+        // An ignored directory is included only for exceptions below it.
         const before = entries.length;
         entries.push({ type: 'directory', ...entry });
         for (const name of (await this.#names(line, from, at)).toSorted()) {
@@ -236,7 +235,7 @@ const tooMuch = (line: number, what: string): DockerfileError =>
   contextInvalid(line, `the context has more than ${what}`, undefined, 'List what is not needed in .dockerignore.');
 const NO_RULES = DockerIgnore.parse('');
 
-/** The archive of a selection, for tar(1). @throws CopyError `invalid_source` if a file is not what it was then */
+/** The archive of a selection, for tar(1). @throws CopyError `invalid_source` if a file has changed since */
 export function archiveOf({ entries, contents }: Selection): AsyncIterable<Uint8Array> {
   return archive(entries, async function* (entry) {
     const hash = createHash('sha256');
@@ -249,7 +248,7 @@ export function archiveOf({ entries, contents }: Selection): AsyncIterable<Uint8
   });
 }
 
-/** Reads at most the size that was listed: a file that keeps growing would never end. */
+/** Reads at most the listed size: a file that keeps growing would never end. */
 async function* contentOf(entry: ContextEntry): AsyncGenerator<Buffer> {
   const { from, text, bytes } = entry;
   if (from === null) {
@@ -298,7 +297,7 @@ function digestOf(names: readonly string[], entries: readonly ContextEntry[], co
   return all.digest('hex');
 }
 
-/** Null: there is no such file. */
+/** `null` without such a file. */
 async function rulesOf(path: string): Promise<DockerIgnore | null> {
   try {
     await using file = await open(path, OPEN_FILE & ~constants.O_NOFOLLOW);

@@ -1,24 +1,21 @@
 import { CodedError } from '../../base/errors.ts';
 
 export type DockerfileErrorCode =
-  /** The Dockerfile contradicts its grammar, or names what it does not define. */
+  /** The Dockerfile violates its grammar, or refers to something undefined. */
   | 'dockerfile_invalid'
-  /** Valid for Docker, but not part of the subset. */
+  /** Valid for Docker, but not part of the supported subset. */
   | 'instruction_unsupported'
-  /** A source of COPY is missing, unreadable or outside the context; a bad .dockerignore. */
+  /** A source of COPY is missing, unreadable or outside the context; or .dockerignore is invalid. */
   | 'context_invalid'
   /** A secret that a step requires was not given, or can't be read. */
   | 'secret_missing'
-  /** A command of the Dockerfile failed. */
   | 'step_failed'
-  /** The VM that runs the steps failed. */
   | 'build_failed'
   | 'disk_full'
   | 'cancelled';
 
-/** A failure to build an environment from a Dockerfile. */
 export class DockerfileError extends CodedError<DockerfileErrorCode> {
-  /** Line of the instruction, from 1; null: no instruction is at fault. */
+  /** Line of the instruction, from 1; `null` if no instruction is at fault. */
   readonly line: number | null;
 
   constructor(
@@ -42,7 +39,7 @@ export function unsupported(line: number, message: string, remedy?: string): Doc
   });
 }
 
-/** A text of the Dockerfile, short and on one line. */
+/** Shortens a text of the Dockerfile to one line. */
 export const shown = (text: string): string => {
   const line = text.replace(/\s+/g, ' ').trim();
   return line.length > SHOWN_CHARACTERS ? `${line.slice(0, SHOWN_CHARACTERS)}…` : line;

@@ -23,7 +23,7 @@ const copy = (text: string) => {
 };
 
 describe('stages', () => {
-  it('FROM: an image with global arguments, a name, an earlier stage, agent, scratch', () => {
+  it('FROM: reads an image with global arguments, a name, an earlier stage, agent, scratch', () => {
     const { graph } = evaluate(
       'ARG V=1\nARG N=deb:$V\nFROM $N AS Build\nFROM build AS two\nFROM agent\nFROM scratch\nFROM base\n',
       { V: '2' },
@@ -46,7 +46,7 @@ describe('stages', () => {
     ['FROM --platform=linux/arm64 a', 'the platform linux/arm64'],
     ['FROM a AS b\nFROM c\nCOPY --from=d x y\nFROM e AS d', 'EVAL'],
     ['FROM ${N:?set it}', 'line 1: N is not set: set it'],
-  ])('%j is refused: %s', (text, message) => {
+  ])('refuses %j: %s', (text, message) => {
     if (message === 'EVAL') {
       expect(() => evaluate(text, {}, EMPTY_CONFIG, '1')).toThrow('the stage d is not above');
     } else expect(() => evaluate(text)).toThrow(message);
@@ -54,7 +54,7 @@ describe('stages', () => {
 });
 
 describe('evaluateStage', () => {
-  it('ENV and ARG: the order counts, ENV wins, the caller wins over a default', () => {
+  it('ENV and ARG: apply in order; ENV overrides ARG, and the caller overrides a default', () => {
     expect(run('FROM a\nARG A=1\nARG B=$A.$C\nENV C=3 D="$A $B"\nARG C=4\nRUN x', { A: '9' }).env).toEqual({
       PATH: DEFAULT_PATH,
       A: '9',
@@ -64,12 +64,12 @@ describe('evaluateStage', () => {
     });
   });
 
-  it('ARG: a global one is seen after it is declared; so is the platform', () => {
+  it('ARG: a stage sees global ones and the platform only after declaring them', () => {
     expect(run('ARG G=1\nFROM a\nRUN x').env).toEqual({ PATH: DEFAULT_PATH });
     expect(run('ARG G=1\nFROM a\nARG G TARGETARCH\nRUN x').env).toMatchObject({ G: '1', TARGETARCH: 'amd64' });
   });
 
-  it('RUN: shell form, list, SHELL, script, program', () => {
+  it('RUN: reads shell form, list, SHELL, script, program', () => {
     expect(run('FROM a\nRUN echo "$A" && b').argv).toEqual(['/bin/sh', '-c', 'echo "$A" && b']);
     expect(run('FROM a\nRUN ["a", "b"]').argv).toEqual(['a', 'b']);
     expect(run('FROM a\nSHELL ["bash", "-ec"]\nRUN a').argv).toEqual(['bash', '-ec', 'a']);
@@ -78,7 +78,7 @@ describe('evaluateStage', () => {
     expect(run('FROM a\nRUN python3 <<E\nb\nE').argv).toEqual(['/bin/sh', '-c', 'python3 <<E\nb\nE']);
   });
 
-  it('RUN: mounts', () => {
+  it('RUN: reads mounts', () => {
     const text =
       'FROM a AS s\nFROM b\nRUN --mount=type=cache,target=/c --mount=type=secret,id=t,env=T ' +
       '--mount=type=secret,id=u,required --mount=from=s,source=/x,target=/y --mount=type=tmpfs,dst=/z x';
@@ -92,7 +92,7 @@ describe('evaluateStage', () => {
     ]);
   });
 
-  it('COPY: paths, owner, mode, source, texts', () => {
+  it('COPY: reads paths, owner, mode, source, texts', () => {
     expect(copy('FROM a\nWORKDIR /w\nWORKDIR v\nCOPY a b* c/')).toMatchObject({
       sources: ['a', 'b*'],
       target: '/w/v/c/',
@@ -113,7 +113,7 @@ describe('evaluateStage', () => {
     expect(copy('FROM a\nCOPY --from=busybox:1 /bin/x .').from).toEqual({ kind: 'image', reference: 'busybox:1' });
   });
 
-  it('configuration: what the base says, changed', () => {
+  it('configuration: applies changes to that of the base', () => {
     const base = { ...EMPTY_CONFIG, user: 'u', cmd: ['old'], env: { PATH: '/p' }, exposedPorts: ['1/tcp'] };
     const { config } = evaluate(
       'FROM a\nENV PATH=/q:$PATH\nUSER 5:6\nWORKDIR x\nENTRYPOINT ["e"]\nEXPOSE 80 53/udp\nLABEL a=b "c d"=e\n' +
@@ -134,7 +134,7 @@ describe('evaluateStage', () => {
     });
   });
 
-  it('VOLUME and MAINTAINER: a warning that names the line', () => {
+  it('VOLUME and MAINTAINER: warn with the line number', () => {
     expect(evaluate('FROM a\nVOLUME /x').warnings).toEqual([expect.stringMatching(/^line 2: VOLUME/)]);
   });
 
@@ -162,11 +162,11 @@ describe('evaluateStage', () => {
     ['HEALTHCHECK --interval=x CMD a', 'not a duration'],
     ['USER a b', 'is not a user'],
     ['WORKDIR --x=1 /a', 'WORKDIR has no flag'],
-  ])('%s is refused', (text, message) => {
+  ])('refuses %s', (text, message) => {
     expect(() => evaluate(`FROM a\n${text}\n`)).toThrow(message);
   });
 
-  it('variables: their number and length are bounded', () => {
+  it('bounds number and length of variables', () => {
     const many = Array.from({ length: 1001 }, (_, index) => `A${index}=1`).join(' ');
     expect(() => evaluate(`FROM a\nENV ${many}`)).toThrow('too many');
     const doubling = `FROM a\nENV A=xxxxxxxx\n${'ENV A=$A$A\n'.repeat(20)}`;

@@ -1,5 +1,5 @@
 /**
- * What a stage does, once its base is known: steps that change files, and the configuration that results. Pure.
+ * Evaluates a stage once its base is known: the steps that change files, and the resulting configuration. Pure.
  *
  *     instructions + base's configuration + build arguments ──► steps, configuration, warnings
  */
@@ -13,40 +13,39 @@ import { expandText, expandWord, expandWords, jsonWords, type Scope, splitWords 
 
 interface StepBase {
   readonly line: number;
-  /** As written, short. */
+  /** As written, shortened. */
   readonly text: string;
 }
 
 export interface RunStep extends StepBase {
   readonly kind: 'run';
   readonly argv: readonly string[];
-  /** A file with `#!` that is run instead of `argv`; null: none. */
+  /** A file with `#!` that runs instead of `argv`, if any. */
   readonly program: string | null;
   readonly env: Variables;
   readonly user: string;
   readonly workdir: string;
   readonly mounts: readonly RunMount[];
-  /** False: `--network=none`. */
+  /** False for `--network=none`. */
   readonly network: boolean;
 }
 
 export interface CopyStep extends StepBase {
   readonly kind: 'copy';
-  /** Null: the context. */
+  /** `null` for the context. */
   readonly from: Source | null;
   /** Paths, which may have wildcards. */
   readonly sources: readonly string[];
-  /** Files written in the Dockerfile itself. */
   readonly inline: readonly { readonly name: string; readonly content: string }[];
   /** Absolute; ends with `/` if it must be a directory. */
   readonly target: string;
-  /** `user[:group]`; null: root for the context, else as in the source. */
+  /** `user[:group]`; `null` for root if the source is the context, else for the source's owner. */
   readonly owner: string | null;
-  /** Permission bits; null: as in the source. */
+  /** Permission bits; `null` for those of the source. */
   readonly mode: number | null;
-  /** ADD: archives of the context are extracted. */
+  /** True for ADD, which extracts archives of the context. */
   readonly extracts: boolean;
-  /** SHA-256 of the archive that has the sources; absent: the context. */
+  /** SHA-256 of the archive that has the sources. Default: the context. */
   readonly archive?: string;
 }
 
@@ -64,13 +63,13 @@ export interface Evaluated {
   readonly warnings: readonly string[];
 }
 
-/** What a stage passes to one that continues it, beside files and configuration. */
+/** State that a stage passes on to its continuation, beside files and configuration. */
 export interface Inherited {
   readonly shell: readonly string[];
   readonly arguments: Variables;
 }
 
-/** For images: their own shell is not read. */
+/** Used for images, whose own shell is not read. */
 export const NOTHING_INHERITED: Inherited = { shell: ['/bin/sh', '-c'], arguments: {} };
 
 export const EMPTY_CONFIG: ImageConfig = {
@@ -85,7 +84,7 @@ export const EMPTY_CONFIG: ImageConfig = {
   stopSignal: null,
 };
 
-/** Docker's, for programs of an image that says none. */
+/** Docker's default for programs of an image that sets none. */
 export const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 export interface EvaluateOptions {
@@ -104,7 +103,7 @@ export function evaluateStage(options: EvaluateOptions): Evaluated {
   return state.result();
 }
 
-/** Accepted, without an effect. */
+/** Accepted without an effect. */
 const IGNORED: Readonly<Record<string, string>> = {
   VOLUME: 'VOLUME has no effect: a sandbox keeps all of its files on one disk',
   MAINTAINER: 'MAINTAINER has no effect: use LABEL',
@@ -384,7 +383,7 @@ class State {
 
 const WITH_FLAGS: ReadonlySet<string> = new Set(['RUN', 'COPY', 'ADD', 'HEALTHCHECK']);
 
-/** `user`, `uid`, `user:group`. */
+/** `user`, `uid` or `user:group`. */
 function readOwner(text: string, line: number): string {
   if (/^[\w.$-]{1,64}(:[\w.$-]{1,64})?$/.test(text)) return text;
   throw invalid(line, `"${shown(text)}" is not a user`, 'Use USER, UID, USER:GROUP or UID:GID.');
@@ -397,7 +396,7 @@ function readMode(text: string, line: number): number {
 
 const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
 
-/** Go's: `1m30s`. @returns milliseconds; null for 0, Docker's default */
+/** In Go's form: `1m30s`. @returns milliseconds; `null` for 0, Docker's default */
 function readDuration(text: string, line: number): number | null {
   const parts = [...text.matchAll(/(\d{1,6}(?:\.\d{1,3})?)(ms|s|m|h)/g)];
   const read = parts.map(([all]) => all).join('');
@@ -407,7 +406,7 @@ function readDuration(text: string, line: number): number | null {
   return Math.round(total) || null;
 }
 
-/** Without `.`, `..` and doubled slashes. */
+/** Resolves `.`, `..` and doubled slashes. */
 export function absolute(workdir: string, path: string): string {
   const out: string[] = [];
   for (const part of (path.startsWith('/') ? path : `${workdir}/${path}`).split('/')) {

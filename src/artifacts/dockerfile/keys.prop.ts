@@ -57,7 +57,6 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 );
 const files = fc.array(fc.string(), { maxLength: 2 });
 
-/** Every value of it that is no object, by its place, and each of them changed. */
 function changes(value: unknown): unknown[] {
   if (Array.isArray(value)) {
     const own = value.flatMap((one, at) => changes(one).map((other) => value.with(at, other)));
@@ -72,7 +71,7 @@ function changes(value: unknown): unknown[] {
 }
 
 describe('stepKey', () => {
-  it('each part of a step, and all before it, changes the key', () => {
+  it('depends on each part of a step, and on everything before it', () => {
     fc.assert(
       fc.property(step, files, (one, read) => {
         const { line: _line, text: _text, ...own } = one;
@@ -88,7 +87,7 @@ describe('stepKey', () => {
     );
   });
 
-  it('neither its place in the file nor the order of variables does', () => {
+  it('depends neither on the step’s place in the file nor on the order of variables', () => {
     fc.assert(
       fc.property(step, files, fc.nat(), (one, read, line) => {
         const moved = { ...one, line, text: 'other' };

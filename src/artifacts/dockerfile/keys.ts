@@ -8,20 +8,20 @@ const FORMAT = 1;
 /** `sha256:…` */
 export type StepKey = string;
 
-/** @param base digest of the disk; null: scratch */
+/** @param base digest of the disk; `null` for scratch */
 export function baseKey(base: string | null): StepKey {
   return digest({ format: FORMAT, base });
 }
 
 /**
- * @param files digest of what COPY takes from the context; keys of the stages and images that the step reads
+ * @param files digest of the files that COPY takes from the context; keys of the stages and images that the step reads
  */
 export function stepKey(before: StepKey, step: Step, files: readonly string[]): StepKey {
   const { line: _line, text: _text, ...own } = step;
   return digest({ before, step: own, files });
 }
 
-/** The same for equal values, whatever the order of their fields. */
+/** Equal for equal values, whatever the order of their fields. */
 export function digest(value: unknown): string {
   return `sha256:${createHash('sha256')
     .update(JSON.stringify(sorted(value)))

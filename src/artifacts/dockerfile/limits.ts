@@ -1,15 +1,14 @@
-/** Bounds of what a Dockerfile and its context may contain. Both may come from a stranger. */
+/** Limits of a Dockerfile and its context. Both may come from a stranger. */
 import { GIB, KIB, MIB } from '../../base/units.ts';
 
 export const DOCKERFILE_LIMITS = {
   fileBytesMax: MIB,
   instructionsMax: 1_000,
   stagesMax: 64,
-  /** Longest argument, and value of a variable: `ENV A=$A$A` doubles it. */
+  /** Longest argument or value of a variable: `ENV A=$A$A` doubles it. */
   valueCharactersMax: 64 * KIB,
   /** All words of an instruction, and a heredoc, after variables are replaced. */
   expandedCharactersMax: MIB,
-  /** All variables together. */
   environmentCharactersMax: 256 * KIB,
   /** Variables, labels or build arguments. */
   namesMax: 1_000,
@@ -26,6 +25,6 @@ export const CONTEXT_LIMITS = {
 } as const;
 export type ContextLimits = { readonly [K in keyof typeof CONTEXT_LIMITS]: number };
 
-/** As BuildKit. */
+/** Same as BuildKit's. */
 export const SECRET_BYTES_MAX = 500 * KIB;
 export const SECRETS_MAX = 32;

@@ -49,7 +49,7 @@ describe('madeStage', () => {
     expect(config).toMatchObject({ user: 'user', workdir: '/home/user' });
   });
 
-  it('makes the user of a foreign image as root, before the first step', () => {
+  it('creates the user of a foreign image as root, before the first step', () => {
     const { steps, config } = evaluated(IMAGE, [run('id')]);
     const all = programs(steps);
     expect(all.map(({ line, user }) => [line, user])).toEqual([
@@ -61,7 +61,7 @@ describe('madeStage', () => {
     expect(config.env).toEqual({ PATH: '/own' });
   });
 
-  it('goes on as the user of the template before', () => {
+  it('continues as the user of the previous template', () => {
     const { steps, config } = evaluated({ ...AGENT, kind: 'template', user: 'worker' }, [
       run('id'),
       run('id', 'root'),
@@ -71,7 +71,7 @@ describe('madeStage', () => {
     expect(config.user).toBe('worker');
   });
 
-  it('replaces variables in values, and takes everything else as it is', () => {
+  it('replaces variables in values, and keeps everything else unchanged', () => {
     const { config } = evaluated(AGENT, [
       {
         kind: 'env',
@@ -86,7 +86,7 @@ describe('madeStage', () => {
     expect(config.env).toMatchObject({ A: 'x "y" \\z\n$', B: ' two  words ', C: ' two  words |x "y" \\z\n$' });
   });
 
-  it('copies as the present user what the archive has from the first wildcard on', () => {
+  it('copies, as the current user, the archive’s files from the first wildcard on', () => {
     const { steps } = evaluated(AGENT, [
       { kind: 'user', isFresh: false, user: '1000', isSudoer: false },
       copy('./a b/c.txt', 'to'),
@@ -103,7 +103,7 @@ describe('madeStage', () => {
     ]);
   });
 
-  it('gives a fresh step, and all after it, keys that no earlier build has', () => {
+  it('gives a fresh step, and all later ones, keys that no earlier build has', () => {
     const keys = (nonce: string, isFresh: boolean): readonly string[] => {
       const { steps } = evaluated(AGENT, [run('a'), { ...run('b'), isFresh } as MadeStep], nonce);
       const all: string[] = [];

@@ -1,33 +1,32 @@
 /**
- * Makes a stage from steps without a Dockerfile: those of E2B's template builders. Pure. Lines are numbers of steps, from 1; 0
- * stands for the work before the first.
+ * Makes a stage from the steps of E2B's template builders instead of a Dockerfile. Line numbers are those of steps,
+ * from 1; 0 is the work before the first. Pure.
  *
- * As at E2B, a login shell runs the steps as `user` in its home unless they say otherwise. The current user owns what COPY and
- * WORKDIR make. Missing users are created.
+ * As at E2B, a login shell runs the steps as `user` in its home unless they say otherwise. The current user owns what
+ * COPY and WORKDIR create. Missing users are created.
  */
 import { hasWildcard } from '../../base/text/glob.ts';
 import type { StepArchive, TemplateStep } from '../../sandbox/contract/template-step.ts';
 import type { Instruction } from './parse.ts';
 import type { Source, StageGraph } from './stages.ts';
 
-/** Of the archive, its path is no part of what is made. */
+/** Omits the archive's path, which does not affect the result. */
 export type MadeStep = TemplateStep<Pick<StepArchive, 'sha256'>>;
 
 export interface MadeBase {
   readonly source: Source;
   /**
-   * `image`: a stranger's, so the user is created. `environment`: ours, which has the user. `template`: the result of another
-   * build, which continues as `user`.
+   * `image`: a stranger's, so the user is created. `environment`: ours, which has the user. `template`: the result of
+   * another build, which continues as `user`.
    */
   readonly kind: 'image' | 'environment' | 'template';
-  /** Empty: root. */
+  /** Empty for root. */
   readonly user: string;
 }
 
 const DEFAULT_USER = 'user';
 const DEFAULT_WORKDIR = '/home/user';
 
-/** @param nonce makes a step that no earlier build has */
 export function madeStage(base: MadeBase, steps: readonly MadeStep[], nonce: () => string): StageGraph {
   const maker = new Maker(base.kind === 'template' ? base.user || 'root' : null, nonce);
   if (base.kind === 'image') maker.makeUser(DEFAULT_USER, true);
@@ -42,7 +41,7 @@ export function madeStage(base: MadeBase, steps: readonly MadeStep[], nonce: () 
 class Maker {
   readonly instructions: Instruction[] = [];
   readonly #nonce: () => string;
-  /** Null: the image's, which we do not know. */
+  /** `null` for the image's user, which is unknown. */
   #user: string | null;
   #line = 0;
 
@@ -62,7 +61,7 @@ class Maker {
     if (step.isFresh) this.run('root', `: ${this.#nonce()}`);
     if (step.kind === 'run') this.run(step.user ?? this.#owner, step.command);
     else if (step.kind === 'env') {
-      // One by one: a value may name a variable before it.
+      // One by one, since a value may refer to a previous variable.
       for (const [name, value] of step.pairs) this.#add('ENV', `${name}=${quoted(value)}`);
     } else if (step.kind === 'workdir') this.#workdir(step.path);
     else if (step.kind === 'user') {
@@ -71,7 +70,7 @@ class Maker {
     } else this.#copy(step);
   }
 
-  /** A missing one; numbers are no names. */
+  /** Creates a missing user. Ignores numbers. */
   makeUser(text: string, isSudoer: boolean): void {
     const name = text.split(':', 1)[0] ?? '';
     if (/^\d+$/.test(name) || name === 'root') return;
@@ -82,7 +81,7 @@ class Maker {
   run(user: string, command: string): void {
     const before = this.#user;
     this.#become(user);
-    // As a heredoc: no text of a command is taken for a list of words or a file with an interpreter.
+    // A heredoc, so that no command is taken for a list of words or a file with an interpreter.
     const content = command.startsWith('#!') ? ` ${command}` : command;
     const heredocs = [{ name: 'RUN', expands: false, content }];
     this.#push({ keyword: 'RUN', rest: '<<RUN', script: content, heredocs });
@@ -93,7 +92,7 @@ class Maker {
     const { path, isDirectory } = literalPart(source);
     const flags = [{ name: 'chown', value: owner ?? this.#owner }];
     if (mode !== null) flags.push({ name: 'chmod', value: mode });
-    // Several files: their destination is a directory.
+    // For several files, the destination is a directory.
     const to = isDirectory && !target.endsWith('/') ? `${target}/` : target;
     const rest = JSON.stringify([quoted(path === '' ? '.' : path), quoted(to)]);
     this.#push({ keyword: 'COPY', flags, rest, archive: archive.sha256 });
@@ -126,7 +125,7 @@ class Maker {
   }
 }
 
-/** Variables in it are replaced, nothing else is. */
+/** Quotes a value so that only variables in it are replaced. */
 const quoted = (text: string): string => `"${text.replaceAll(/["\\]/g, '\\$&')}"`;
 const shellQuoted = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`;
 
@@ -138,14 +137,13 @@ function literalPart(source: string): { readonly path: string; readonly isDirect
 }
 
 /**
- * A login shell, which reads what installers write into profiles. Those of most images set PATH anew, so the one of the
- * environment goes before it. `$0`: the command.
+ * A login shell, which reads what installers write into profiles. Those of most images reset PATH, so the environment's
+ * is put in front. `$0` is the command.
  */
 const SHELL = `shell=$(command -v bash || echo /bin/sh)
 STEP_PATH=$PATH exec "$shell" -l -c 'PATH=$STEP_PATH:$PATH; export PATH; unset STEP_PATH; eval "shift
 $1"' "$shell" "$0"`;
 
-/** The same as one command of a shell. */
 export const loginCommand = (command: string): string => `sh -c ${shellQuoted(SHELL)} ${shellQuoted(command)}`;
 
 const MAKE_USER = `if ! id -u "$name" >/dev/null 2>&1; then
@@ -162,7 +160,7 @@ fi`;
 const MAKE_SUDOER = `mkdir -p /etc/sudoers.d
 echo "$name ALL=(ALL:ALL) NOPASSWD: ALL" >"/etc/sudoers.d/$name"
 chmod 0440 "/etc/sudoers.d/$name"`;
-/** By the package gateway. Most images have none, and most steps written for E2B want it. */
+/** Uses the package gateway. Most images have no sudo, and most steps written for E2B use it. */
 const INSTALL_SUDO = `if ! command -v sudo >/dev/null 2>&1; then
   if command -v apt-get >/dev/null 2>&1 && {
     apt-get update && apt-get install -y --no-install-recommends -o Dpkg::Options::=--force-confold sudo

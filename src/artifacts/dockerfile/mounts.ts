@@ -1,11 +1,11 @@
-/** `RUN --mount=…`. Pure. */
+/** Parses `RUN --mount=…`. Pure. */
 import { hasWildcard } from '../../base/text/glob.ts';
 import { invalid, shown, unsupported } from './errors.ts';
 import { type Source, type Stage, sourceOfFrom } from './stages.ts';
 import { expandWord, type Scope } from './words.ts';
 
 export type RunMount =
-  /** A directory that builds share, which is no part of the result. */
+  /** A directory that builds share, which is not part of the result. */
   | {
       readonly type: 'cache';
       readonly id: string;
@@ -15,7 +15,7 @@ export type RunMount =
       readonly gid: number;
       readonly readonly: boolean;
     }
-  /** A file with a value of the caller, or a variable with it; or both. */
+  /** A file with a value of the caller, a variable with it, or both. */
   | {
       readonly type: 'secret';
       readonly id: string;
@@ -27,7 +27,7 @@ export type RunMount =
       readonly gid: number;
     }
   | { readonly type: 'tmpfs'; readonly target: string }
-  /** Files of another stage or image, or of the context (null), read-only. */
+  /** Files of another stage or image, or of the context (`null`), read-only. */
   | { readonly type: 'bind'; readonly from: Source | null; readonly source: string; readonly target: string };
 
 /** @param text `type=cache,target=/x,…`. @throws DockerfileError */

@@ -6,7 +6,7 @@ const parse = (text: string) => parseDockerfile(Buffer.from(text)).instructions;
 const failing = (text: string) => () => parse(text);
 
 describe('parseDockerfile', () => {
-  it('lines: an instruction may go over lines, with comments and empty lines between them', () => {
+  it('lines: joins an instruction over several lines, with comments and empty lines between them', () => {
     const [from, run, last] = parse('# c\nFROM a\n\nrun x \\\n # inner\n\n  y\nCMD z');
     expect(from).toMatchObject({ keyword: 'FROM', line: 2, rest: 'a' });
     expect(run).toMatchObject({ keyword: 'RUN', line: 4, rest: 'x   y' });
@@ -18,11 +18,11 @@ describe('parseDockerfile', () => {
     expect(run).toMatchObject({ rest: 'c:\\   b' });
   });
 
-  it('CRLF: lines end as in other files', () => {
+  it('CRLF: ends lines as in other files', () => {
     expect(parse('FROM a\r\nRUN b \\\r\n c\r\n')[1]).toMatchObject({ rest: 'b  c' });
   });
 
-  it('flags: they come first, and may be quoted', () => {
+  it('flags: must come first, and may be quoted', () => {
     const [, run] = parse('FROM a\nRUN --mount=type=cache,target="/a b" --network=none x --y');
     expect(run?.flags).toEqual([
       { name: 'mount', value: 'type=cache,target=/a b' },
@@ -31,7 +31,7 @@ describe('parseDockerfile', () => {
     expect(run?.rest).toBe('x --y');
   });
 
-  it('heredocs: several, quoted names, tabs', () => {
+  it('heredocs: reads several, quoted names, tabs', () => {
     const [, copy] = parse('FROM a\nCOPY <<a.txt <<-"b" /x/\none $A\na.txt\n\ttwo\n\tb\nCMD x');
     expect(copy?.heredocs).toEqual([
       { name: 'a.txt', expands: true, content: 'one $A\n' },
@@ -51,19 +51,19 @@ describe('parseDockerfile', () => {
     'RUN echo "${A:- <<E }"',
     'RUN echo $((1 << 2))',
     'CMD echo <<E',
-  ])('heredocs: %j has none', (line) => {
+  ])('heredocs: finds none in %j', (line) => {
     const found = parse(`FROM a\n${line}\nRUN b\nCMD c`);
     expect(found.map(({ keyword }) => keyword)).toEqual(['FROM', line.slice(0, 3), 'RUN', 'CMD']);
     expect(found[1]?.heredocs).toEqual([]);
   });
 
-  it('heredocs: one beside a quoted mark', () => {
+  it('heredocs: finds one beside a quoted mark', () => {
     const [, run, last] = parse('FROM a\nRUN cat <<E - "a <<F"\nx\nE\nRUN y');
     expect(run?.heredocs.map(({ name }) => name)).toEqual(['E']);
     expect(last).toMatchObject({ line: 5, rest: 'y' });
   });
 
-  it('escape: two of them at the end of a line continue nothing', () => {
+  it('escape: two of them at the end of a line do not continue it', () => {
     expect(parse('FROM a\nRUN echo b\\\\\nRUN c').map(({ rest }) => rest)).toEqual(['a', 'echo b\\\\', 'c']);
   });
 
@@ -73,11 +73,11 @@ describe('parseDockerfile', () => {
     // After anything else it is a comment.
     ['# c\n# escape=`\nFROM a\nRUN b \\\n c', 'b  c'],
     ['\n# escape=`\nFROM a\nRUN b \\\n c', 'b  c'],
-  ])('directives come first: %j', (text, rest) => {
+  ])('directives must come first: %j', (text, rest) => {
     expect(parse(text)[1]).toMatchObject({ rest });
   });
 
-  it('heredocs: a comment and a backslash in one are content', () => {
+  it('heredocs: treats a comment and a backslash in one as content', () => {
     const [, run] = parse('FROM a\nRUN <<E\n# c\nx \\\ny\nE\nCMD z');
     expect(run?.heredocs[0]?.content).toBe('# c\nx \\\ny\n');
   });
@@ -90,11 +90,11 @@ describe('parseDockerfile', () => {
     ['FROM a\nRUN a\rRUN b\nRUN c', 'line 2: a carriage return'],
     ['FROM a\nRUN a\0b', 'line 2: a NUL character'],
     ['FROM a\nRUN --=x y', 'line 2: "--=x" is not a flag'],
-  ])('%j is refused: %s', (text, message) => {
+  ])('refuses %j: %s', (text, message) => {
     expect(failing(text)).toThrow(message);
   });
 
-  it('size: files and lists of instructions are bounded', () => {
+  it('size: bounds files and lists of instructions', () => {
     expect(failing(`FROM a\n${'x'.repeat(1 << 20)}`)).toThrow('larger than');
     expect(failing(`FROM a\n${'RUN x\n'.repeat(1000)}`)).toThrow('more than 1000');
     expect(() => parseDockerfile(Buffer.from([0x46, 0xff]))).toThrow('not UTF-8');

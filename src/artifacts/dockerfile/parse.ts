@@ -1,6 +1,6 @@
 /**
- * A Dockerfile as a list of instructions: keyword, flags, the rest of its logical line, heredocs. Pure. Lines are joined,
- * and heredocs found, as BuildKit does (frontend/dockerfile/parser).
+ * Parses a Dockerfile into instructions: keyword, flags, the rest of its logical line, heredocs. Joins lines and finds
+ * heredocs as BuildKit does (frontend/dockerfile/parser). Pure.
  */
 import { invalid, shown } from './errors.ts';
 import { DOCKERFILE_LIMITS } from './limits.ts';
@@ -8,7 +8,7 @@ import { splitWords } from './words.ts';
 
 export interface Heredoc {
   readonly name: string;
-  /** False: its name is quoted, and variables in it are not replaced. */
+  /** False if its name is quoted, so that variables in it are not replaced. */
   readonly expands: boolean;
   readonly content: string;
 }
@@ -25,7 +25,7 @@ export interface Instruction {
   /** With the heredocs below it, as a shell reads them. */
   readonly script: string;
   readonly heredocs: readonly Heredoc[];
-  /** SHA-256 of an archive that COPY takes its files from; absent: the context. Never in a text. */
+  /** SHA-256 of an archive that COPY takes its files from. Default: the context. Can't be written in a Dockerfile. */
   readonly archive?: string;
 }
 
@@ -94,7 +94,7 @@ function decode(bytes: Uint8Array): string {
 
 const KEYWORDS_WITH_HEREDOCS: ReadonlySet<string> = new Set(['RUN', 'COPY', 'ADD']);
 
-/** @returns also where the next one may begin */
+/** Also returns where the next one may begin. */
 function readInstruction(
   lines: readonly string[],
   start: number,
@@ -114,7 +114,7 @@ function readInstruction(
   return { instruction: { keyword, line, flags, rest, script, heredocs }, end: bodyEnd };
 }
 
-/** The logical line. Comments and empty lines in it are dropped. */
+/** The logical line, without its comments and empty lines. */
 function joinLines(
   lines: readonly string[],
   start: number,
@@ -134,7 +134,7 @@ function joinLines(
   return { text: parts.join('').trim(), end: at };
 }
 
-/** Flags come first, and end at the first word that is none. Quotes and escapes keep spaces together. */
+/** Flags come first, and end at the first other word. Quotes and escapes keep spaces together. */
 function takeFlags(
   line: number,
   text: string,

@@ -1,6 +1,6 @@
 /**
- * Plans a build: the steps of each stage that the target needs, with the key of each result. Runs nothing, but fetches the
- * images of bases, and reads the context's files for their digests.
+ * Plans a build: the steps of each stage that the target needs, with the key of each result. Runs nothing, but fetches
+ * the images of bases, and reads the context's files for their digests.
  *
  *     stages ─► base's configuration ─► steps ─► keys: base, step, files, keys of other stages
  */
@@ -17,26 +17,25 @@ export interface PlannedStep {
   readonly step: Step;
   /** Key of the stage's files after this step. */
   readonly key: StepKey;
-  /** What COPY, or mounts of RUN in their order, take from the context; null: nothing. */
+  /** Files that COPY, or mounts of RUN in order, take from the context, if any. */
   readonly selection: Selection | null;
 }
 
-/** A stage, or an image whose files are taken: no step, and the key of its disk. */
+/** A stage, or an image whose files are copied: the latter has no steps, and the key of its disk. */
 export interface PlannedStage {
   /** For people. */
   readonly name: string;
   readonly disk: BaseDisk;
-  /** The stage that this one continues; null: none. */
+  /** The stage that this one continues, if any. */
   readonly parent: PlannedStage | null;
   readonly baseKey: StepKey;
   readonly steps: readonly PlannedStep[];
   readonly config: ImageConfig;
   readonly inherited: Inherited;
-  /** Key of the stage's files. */
   readonly key: StepKey;
-  /** True: a step, of this stage or of one that it continues, changes files of the base. */
+  /** True if a step of this stage, or of a continued stage, changes files of the base. */
   readonly isChanged: boolean;
-  /** What its steps read, by `sourceName`. */
+  /** Stages and images that its steps read, by `sourceName`. */
   readonly sources: ReadonlyMap<string, PlannedStage>;
 }
 
@@ -51,7 +50,7 @@ export interface PlanOptions {
   warn(text: string): void;
 }
 
-/** What the caller of a build finds. */
+/** Sources that the caller of a build must find. */
 export type SourceToFind = Exclude<Source, { kind: 'stage' | 'scratch' | 'given' }>;
 
 export const sourceName = (source: Source): string =>
@@ -141,7 +140,6 @@ export class Planner {
   }
 }
 
-/** Stages and images whose files a step reads. */
 export function readBy(step: Step): readonly Source[] {
   if (step.kind === 'copy') return step.from === null ? [] : [step.from];
   if (step.kind === 'workdir') return [];

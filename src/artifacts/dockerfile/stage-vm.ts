@@ -1,23 +1,26 @@
-/** The interface of the VM that runs a stage by `guest/builder/step.py`, and its answers. The composition root gives the VM. */
+/**
+ * The interface of the VM that runs a stage by `guest/builder/step.py`, and its answers. The composition root provides
+ * the VM.
+ */
 import { z } from 'zod';
 import type { BaseDisk } from './base.ts';
 import type { Variables } from './stages.ts';
 
-/** A stage as it ended, or an image, whose files are read. */
+/** A finished stage, or an image, whose files are read. */
 export interface SourceDisks {
   readonly base: BaseDisk;
-  /** Path; null: nothing was changed. */
+  /** Path; `null` if nothing was changed. */
   readonly scratch: string | null;
 }
 
 export interface StageDisks {
   readonly base: BaseDisk;
-  /** Fills the scratch disk's file, which does not exist; null: it is empty. */
+  /** Fills the scratch disk's file, which does not exist yet; `null` for an empty disk. */
   fillScratch: ((path: string) => Promise<void>) | null;
   readonly sources: readonly SourceDisks[];
-  /** The same for the disk of cache mounts; null: the stage has none. */
+  /** Likewise for the disk of cache mounts; `null` if the stage has none. */
   fillCaches: ((path: string) => Promise<void>) | null;
-  /** True: the stage becomes an image. */
+  /** True if the stage becomes an image. */
   readonly packs: boolean;
 }
 
@@ -43,7 +46,7 @@ export type StepMount =
   | { readonly type: 'tmpfs'; readonly target: string }
   | {
       readonly type: 'bind';
-      /** Number in `StageDisks.sources`; null: what `placeFiles` has placed. */
+      /** Number in `StageDisks.sources`; `null` for files placed by `placeFiles`. */
       readonly source: number | null;
       readonly path: string;
       readonly target: string;
@@ -60,16 +63,18 @@ export interface RunPlan {
 }
 
 export interface CopyPlan {
-  /** Number in `StageDisks.sources`; null: the archive. */
+  /** Number in `StageDisks.sources`; `null` for the archive. */
   readonly from: number | null;
   readonly patterns: readonly string[];
-  /** Last name of each source in the archive. */
+  /** Last path element of each source in the archive. */
   readonly named: readonly string[];
   readonly target: string;
   readonly owner: string | null;
   readonly mode: number | null;
   readonly extracts: boolean;
-  /** What the archive is: made here of files of the context, or a client's own, whose files are found by `patterns`. */
+  /**
+   * Type of the archive: made here from files of the context, or a client's own, whose files are found by `patterns`.
+   */
   readonly packed: 'context' | 'tar' | 'gzip';
 }
 
@@ -81,11 +86,11 @@ export interface RunEnd {
   readonly oomKilled: boolean;
 }
 
-/** Errors of these methods are `StepFault`s, or the VM's own. */
+/** Methods throw `StepFault`, or the VM's own errors. */
 export interface StageVm {
-  /** Nothing writes to these files between steps. `caches`: null without cache mounts. */
+  /** Not written to between steps. `caches` is `null` without cache mounts. */
   readonly disks: { readonly scratch: string; readonly caches: string | null };
-  /** Files for mounts of the next command, each below its number. */
+  /** Places files for mounts of the next command, each below its number. */
   placeFiles(archive: AsyncIterable<Uint8Array>): Promise<void>;
   run(plan: RunPlan, onOutput: OnOutput): Promise<RunEnd>;
   copy(plan: CopyPlan, archive: AsyncIterable<Uint8Array> | null): Promise<void>;
@@ -98,7 +103,7 @@ export interface StageVm {
 
 export type FaultCode = 'full' | 'missing' | 'failed' | 'too_large' | 'disk' | 'invalid';
 
-/** What the VM says about a step; it may be compromised. */
+/** A message of the VM about a step; the VM may be compromised. */
 export class StepFault extends Error {
   override name = 'StepFault';
   readonly code: FaultCode;
@@ -120,7 +125,7 @@ const answerSchema = z.union([
 
 /**
  * Reads the line that a task printed.
- * @returns the length of an image; undefined: it is none
+ * @returns the length of an image; undefined for any other line
  * @throws StepFault
  */
 export function readAnswer(line: string): number | undefined {

@@ -1,6 +1,6 @@
 /**
- * The stages of a Dockerfile and what each needs of the others. Pure; variables in FROM are replaced here, all others
- * when the base of a stage is known (`evaluate.ts`).
+ * The stages of a Dockerfile and their dependencies. Variables in FROM are replaced here, all others when the base of a
+ * stage is known (`evaluate.ts`). Pure.
  */
 
 import { READY_MADE } from '../ready-made.ts';
@@ -10,13 +10,12 @@ import { DOCKERFILE_LIMITS } from './limits.ts';
 import type { Instruction, ParsedDockerfile } from './parse.ts';
 import { expandWord, expandWords, type Scope, splitWords } from './words.ts';
 
-/** Where files or a base come from. */
 export type Source =
   | { readonly kind: 'stage'; readonly index: number }
   | { readonly kind: 'image'; readonly reference: string }
   /** The default environment, called `agent`. */
   | { readonly kind: 'agent' }
-  /** One that NeuroVisor brings, such as `base`. */
+  /** One that NeuroVisor ships, such as `base`. */
   | { readonly kind: 'ready-made'; readonly name: string }
   | { readonly kind: 'scratch' }
   /** One that the caller of the build has found. */
@@ -24,17 +23,17 @@ export type Source =
 
 export interface Stage {
   readonly index: number;
-  /** In lower case; null: without `AS`. */
+  /** In lower case; `null` without `AS`. */
   readonly name: string | null;
   readonly line: number;
   readonly base: Source;
-  /** Without FROM. */
+  /** Excludes FROM. */
   readonly instructions: readonly Instruction[];
 }
 
 export interface StageGraph {
   readonly escapeMark: string;
-  /** ARG before the first FROM, with their values. */
+  /** ARGs before the first FROM, with their values. */
   readonly globals: Readonly<Record<string, string>>;
   readonly stages: readonly Stage[];
 }
@@ -44,7 +43,7 @@ export type Variables = Readonly<Record<string, string>>;
 /** Names that can't be stages or images. */
 export const AGENT = 'agent';
 
-/** @param architecture as images call it: `amd64` */
+/** @param architecture as in image manifests: `amd64` */
 export function platformArguments(architecture: string): Variables {
   const platform = `linux/${architecture}`;
   return {
@@ -160,7 +159,7 @@ export function sourceOfFrom(text: string, stages: readonly Stage[], own: number
   return source;
 }
 
-/** @param target name or number; null: the last. @throws DockerfileError `dockerfile_invalid` */
+/** @param target name or number; `null` for the last. @throws DockerfileError `dockerfile_invalid` */
 export function targetStage({ stages }: StageGraph, target: string | null): Stage {
   const wanted = target?.toLowerCase();
   const stage =

@@ -28,32 +28,32 @@ it.each([
   ['"a', 'has no end'],
   ['${N:-a', 'has no end'],
   [`${'${N:-'.repeat(99)}x`, 'nested too deeply'],
-])('expandWord: %s is refused', (text, message) => {
+])('expandWord: refuses %s', (text, message) => {
   expect(() => expandWord(text, scope)).toThrow(message);
 });
 
-it('expandWord: a value that doubles is bounded', () => {
+it('expandWord: bounds a value that doubles', () => {
   const variables = { A: 'x'.repeat(60_000) };
   expect(() => expandWord('$A$A', { ...scope, variables })).toThrow('too long');
 });
 
-it('expandText, expandWords: what variables make of many words is bounded', () => {
+it('expandText, expandWords: bound the total of many expanded words', () => {
   const long = { ...scope, variables: { A: 'x'.repeat(60_000) } };
   expect(() => expandText('$A'.repeat(100_000), long)).toThrow('line 3: a file is too long');
   expect(() => expandWords('x$A '.repeat(100_000), long)).toThrow('the words are too long');
 });
 
-it('splitWords: time does not grow with the square of the length', () => {
+it('splitWords: does not take time quadratic in the length', () => {
   const start = performance.now();
   expect(splitWords('{'.repeat(1 << 20), '\\')).toHaveLength(1);
   expect(performance.now() - start).toBeLessThan(5_000);
 });
 
-it('expandWords: spaces split, quotes and escapes keep together', () => {
+it('expandWords: splits at spaces, but not within quotes and escapes', () => {
   expect(expandWords('a "b c" d\\ e $A', scope)).toEqual(['a', 'b c', 'd e', 'a']);
 });
 
-it('jsonWords: only a list of texts', () => {
+it('jsonWords: accepts only a list of texts', () => {
   expect(jsonWords('["a", "b c"]')).toEqual(['a', 'b c']);
   for (const text of ['[1]', "['a']", 'a', '["a"', '{}']) expect(jsonWords(text)).toBeNull();
 });

@@ -1,6 +1,6 @@
 /**
- * Words of an instruction: quotes, escapes and variables, as BuildKit's shell lexer reads them. Pure. No pattern
- * operators (`${a#b}`) and no commands.
+ * Splits an instruction into words: quotes, escapes and variables, as BuildKit's shell lexer reads them, without
+ * pattern operators (`${a#b}`) and commands. Pure.
  */
 import { invalid, shown } from './errors.ts';
 import { DOCKERFILE_LIMITS } from './limits.ts';
@@ -11,17 +11,17 @@ export interface Scope {
   readonly variables: Readonly<Record<string, string>>;
 }
 
-/** One word: variables replaced, quotes removed. @throws DockerfileError `dockerfile_invalid` */
+/** Expands one word: variables replaced, quotes removed. @throws DockerfileError `dockerfile_invalid` */
 export function expandWord(text: string, scope: Scope): string {
   return new Lexer(text, scope).word();
 }
 
-/** The same for a text without quotes: a heredoc. */
+/** Likewise for a text without quotes: a heredoc. */
 export function expandText(text: string, scope: Scope): string {
   return new Lexer(text, scope).plain();
 }
 
-/** Words between spaces; what a variable contains is split, too. */
+/** Splits at spaces, including those in values of variables. */
 export function expandWords(text: string, scope: Scope): readonly string[] {
   let characters = 0;
   return splitWords(text, scope.escapeMark).map((word) => {
@@ -47,7 +47,7 @@ export function splitWords(text: string, escapeMark: string): readonly string[] 
       word = '';
       continue;
     }
-    // The end of `word` would be looked up in time of its length.
+    // Looking up the end of `word` would take time linear in its length.
     if (quote !== "'" && character === '{' && word !== '' && text.charAt(at - 1) === '$') braces += 1;
     else if (quote !== "'" && character === '}' && braces > 0) braces -= 1;
     word += character;
@@ -61,7 +61,7 @@ export function splitWords(text: string, escapeMark: string): readonly string[] 
   return words;
 }
 
-/** `["a", "b"]`; null: the text is not of that form. */
+/** `["a", "b"]`; `null` if the text is not of that form. */
 export function jsonWords(text: string): readonly string[] | null {
   if (!text.startsWith('[')) return null;
   let json: unknown;

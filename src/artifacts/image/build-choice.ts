@@ -1,12 +1,11 @@
 /**
- * Whether this machine builds the guest kernel and its init from source although the repository ships them:
- * `setup --build-kernel`. An empty file in the cache says so, for every later start.
+ * Whether this machine builds the guest kernel and its init from source although the repository ships them: `setup
+ * --build-kernel`. An empty file in the cache records the choice for later starts.
  */
 import { access, mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ignore } from '../../base/ignore.ts';
 
-/** Name of that file. */
 export const BUILD_CHOICE = 'build-from-source';
 
 export async function buildsFromSource(cacheDir: string): Promise<boolean> {

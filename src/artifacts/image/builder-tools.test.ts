@@ -14,8 +14,8 @@ afterEach(() => {
   rmSync(dir, { recursive: true });
 });
 
-it('prepareBuilderTools: packages that compile the tools are installed first, also where no image was pulled', async () => {
-  // Of a machine that has none of them, and whose apt fails.
+it('prepareBuilderTools: first installs the packages that compile the tools, even if no image was pulled', async () => {
+  // A machine with none of them, whose apt fails.
   const bin = join(dir, 'bin');
   mkdirSync(bin);
   const failing = '#!/bin/sh\necho "E: no packages today" >&2\nexit 100\n';

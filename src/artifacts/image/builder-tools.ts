@@ -1,6 +1,6 @@
 /**
- * The disk of tools for the VM that builds images: mkfs.erofs and a zstd decompressor, both static, and the scripts that
- * drive them (guest/builder). An EROFS image itself, made by the mkfs.erofs that is on it.
+ * Builds the disk of tools for the VM that builds images: mkfs.erofs and a zstd decompressor, both static, and the
+ * scripts that drive them (guest/builder). It is an EROFS image itself, made by the mkfs.erofs that is on it.
  */
 import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
@@ -79,11 +79,11 @@ async function build(job: Job, { patch, unzstd, scripts }: Sources): Promise<voi
   await runTool(mkfs, [...same, join(outDir, IMAGE), tools], { signal });
 }
 
-/** A build id would differ between build directories. */
+/** Without a build id, which would differ between build directories. */
 const STATIC = ['-static', '-O2', '-s', '-w', '-Wl,--build-id=none'];
 
 /**
- * What erofs-utils' configure script would find, without compressors, registries and FUSE: glibc and Linux have all of
+ * Results of erofs-utils' configure script, without compressors, registries and FUSE. glibc and Linux have all of
  * these, so autoconf and its tools are not needed.
  */
 const HAVE = [

@@ -5,8 +5,8 @@ import { MIB } from '../../base/units.ts';
 import { ImageError } from './errors.ts';
 
 /**
- * @param directory an existing directory on the filesystem that will be written
- * @throws ImageError `disk_full` when fewer than `neededBytes` are free for this user
+ * @param directory existing directory on the file system that will be written
+ * @throws ImageError `disk_full` if fewer than `neededBytes` are free for this user
  */
 export async function requireSpace(directory: string, neededBytes: number, what: string): Promise<void> {
   const fs = await statfs(directory);
@@ -14,13 +14,13 @@ export async function requireSpace(directory: string, neededBytes: number, what:
   if (freeBytes < neededBytes) throw diskFull(directory, neededBytes, what, freeBytes);
 }
 
-/** Whether a file system or a quota had no space. */
+/** True if a file system or a quota had no space. */
 export function isDiskFull(error: unknown): boolean {
   const code = errorCode(error);
   return code === 'ENOSPC' || code === 'EDQUOT';
 }
 
-/** Turns ENOSPC and EDQUOT of a build into the error that names the needed size. */
+/** Converts ENOSPC and EDQUOT of a build to the error that names the needed size. */
 export function explainFullDisk(error: unknown, directory: string, neededBytes: number, what: string): unknown {
   if (!isDiskFull(error)) return error;
   return diskFull(directory, neededBytes, what, undefined, error);

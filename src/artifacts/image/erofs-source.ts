@@ -1,7 +1,7 @@
 /**
- * The source of erofs-utils, pinned by its digest. Releases before 1.9.3 lose opaque directories when they merge layers,
- * and those of stable distributions can't merge them at all, so it is built from source. It comes from /usr/src, or
- * from the host's mirrors of Debian, whose newer releases have it as a source package.
+ * Fetches the source of erofs-utils, pinned by its digest. Releases before 1.9.3 lose opaque directories when they
+ * merge layers, and those of stable distributions can't merge them at all, so it is built from source. It comes from
+ * /usr/src, or from the host's mirrors of Debian, whose newer releases have it as a source package.
  */
 import { access, mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -20,10 +20,10 @@ export const EROFS_SHA256 = '7d135aa2550326a5acf20f53c518aea5a8900015ce50700044e
 const EROFS_TARBALL = `erofs-utils_${EROFS_VERSION}.orig.tar.gz`;
 const SOURCE_DIR = '/usr/src';
 const BYTES_MAX = 4 * MIB;
-/** Releases of Debian that have, or will have, this version. */
+/** Debian releases that have, or will have, this version. */
 const SUITES = ['sid', 'forky'] as const;
 
-/** @throws ImageError `source_invalid`: nowhere to be had, or altered; `cancelled` */
+/** @throws ImageError `source_invalid` if it is unavailable or altered; `cancelled` */
 export async function fetchErofsSource(job: Job, to: string): Promise<void> {
   const { scratchDir, signal } = job;
   const placed = join(SOURCE_DIR, EROFS_TARBALL);
@@ -50,7 +50,7 @@ async function download(scratchDir: string, signal: AbortSignal): Promise<string
   });
 }
 
-/** With lists of its own: the host's apt learns of no other release. */
+/** Uses separate package lists, so that the host's apt does not see another release. */
 async function downloadFrom(
   mirrors: readonly string[],
   suite: string,
@@ -68,7 +68,7 @@ async function downloadFrom(
     'Dir::Etc::sourceparts=-',
     `Dir::State::lists=${join(dir, 'lists')}`,
     `Dir::Cache=${join(dir, 'cache')}`,
-    // The directory is this user's alone.
+    // Only this user has access to the directory.
     'APT::Sandbox::User=root',
   ].flatMap((option) => ['-o', option]);
   const cwd = join(dir, 'source');

@@ -3,11 +3,9 @@ import { CodedError } from '../../base/errors.ts';
 export type ImageErrorCode =
   /** Packages of the host are missing, and this user can't install them. */
   | 'host_packages_missing'
-  /** A package tool of the host failed to install something. */
   | 'install_failed'
   /** A program that a build needs can't be started. */
   | 'tool_missing'
-  /** A program of a build failed. */
   | 'tool_failed'
   /** An input of a build (kernel source, configuration, lock file) is missing or invalid. */
   | 'source_invalid'
@@ -17,7 +15,6 @@ export type ImageErrorCode =
   | 'artifact_altered'
   /** Not enough free space; the message names the amount. */
   | 'disk_full'
-  /** The caller cancelled. */
   | 'cancelled';
 
 export class ImageError extends CodedError<ImageErrorCode> {}

@@ -35,7 +35,7 @@ const MODE = 0o755;
 export interface FirecrackerSource {
   /** Release archive, as a path or http(s) URL; or a directory with both programs. */
   readonly from: string;
-  /** Hexadecimal: one of the archive; or those of firecracker and jailer in the directory. */
+  /** Hexadecimal: one for the archive; or those of firecracker and jailer in the directory. */
   readonly digests: readonly string[];
 }
 
@@ -48,9 +48,9 @@ export interface InstalledPaths {
 }
 
 /**
- * Installs it, or finds that it is. The one before stays: a daemon that runs starts VMs from it.
+ * Installs it unless it is already installed. Keeps the previous one: a running daemon starts VMs from it.
  * @param check runs the programs, whose digests were verified, and returns their version
- * @throws ImageError; what `check` throws
+ * @throws ImageError; errors of `check`
  */
 export async function prepareFirecracker(
   context: PrepareContext,
@@ -67,18 +67,18 @@ export async function prepareFirecracker(
     details: detailsSchema,
     build: async (job) => {
       await fetchPrograms(job, source);
-      // Whatever the umask: the mode that files are created with is less.
+      // Set explicitly, since the umask restricts the mode of new files.
       for (const path of Object.values(pathsIn(job.outDir))) await chmod(path, MODE);
       return { version: await check(pathsIn(job.outDir)), source: source.from };
     },
   });
-  // The newest is the one that is found, whenever it was installed first.
+  // Makes it the newest, which is the one found, even if it was installed before.
   const now = new Date(systemClock.wall());
   await utimes(artifact.dir, now, now);
   return { ...pathsIn(artifact.dir), ...artifact.details };
 }
 
-/** The one that was installed last. Null: none is installed in this cache. */
+/** The one installed last; `null` if this cache has none. */
 export async function findInstalledFirecracker(cacheDir: string): Promise<InstalledPaths | null> {
   const dir = join(cacheDir, KIND);
   try {
@@ -162,7 +162,7 @@ async function unpackBoth(job: Job, from: string, sha256: string): Promise<void>
 /** At most one directory deep; the version may be part of the name. */
 const PROGRAM_NAME = /^(?:\.\/)?(?:[\w-][\w.-]*\/)?(firecracker|jailer)(?:-v\d+\.\d+\.\d+-x86_64)?$/;
 
-/** @throws ImageError `source_invalid`: one is missing, or there are several */
+/** @throws ImageError `source_invalid` if one is missing or there are several */
 function pickPrograms(names: readonly string[], from: string): Readonly<Record<Program, string>> {
   const pick = (program: Program): string => {
     const found = [...new Set(names.filter((name) => PROGRAM_NAME.exec(name)?.[1] === program))];

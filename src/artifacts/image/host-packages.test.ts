@@ -48,7 +48,7 @@ describe('missingHostPackages', () => {
 });
 
 describe('missingHostPackages: names', () => {
-  it('a package of many versions is one that apt knows', async () => {
+  it('recognizes a package with many versions as known to apt', async () => {
     const dir = mkdtempSync(join(tmpdir(), 'nv-apt-'));
     const versions = Array.from({ length: 30 }, (_, i) => `     6.12.${i} 500`).join('\n');
     const policy = `many:\n  Installed: (none)\n  Candidate: 6.12.30\n  Version table:\n${versions}`;

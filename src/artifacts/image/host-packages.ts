@@ -1,6 +1,6 @@
 /**
- * Finds and installs missing packages of the host. Checks are by function: a program must start, a file must
- * exist. So an installed but broken package counts as missing, a program from another source as present.
+ * Finds and installs missing packages of the host. Checks test the function: a program must start, a file must exist.
+ * So an installed but broken package counts as missing, and a program from another source as present.
  */
 import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
@@ -26,7 +26,6 @@ export {
 
 const STEP = 'host-packages';
 const ESTIMATE_MS = 60_000;
-/** How long apt waits for another apt's lock, s. */
 const APT_LOCK_WAIT_S = 300;
 /** Progress of an installation after the lists are refreshed, and after the download. */
 const UPDATE_FRACTION = 0.15;
@@ -34,7 +33,7 @@ const DOWNLOAD_FRACTION = 0.55;
 
 /**
  * The missing packages, by the names that this host's apt knows.
- * @param table `RUN_PACKAGES` (30 ms) when nothing has to be built, otherwise `neededPackages` (`prepared.ts`; 500 ms)
+ * @param table `RUN_PACKAGES` (30 ms) if nothing has to be built, otherwise `neededPackages` (`prepared.ts`; 500 ms)
  */
 export async function missingHostPackages(table: readonly HostPackage[]): Promise<readonly HostPackage[]> {
   const others = process.geteuid?.() === 0 ? 'ordinary-user' : 'root';
@@ -46,8 +45,8 @@ export async function missingHostPackages(table: readonly HostPackage[]): Promis
 
 /**
  * Installs packages with apt, without prompts.
- * @throws ImageError `host_packages_missing` when this user is not root (the remedy is the command to run),
- * `install_failed` when apt fails or a package is still missing afterwards
+ * @throws ImageError `host_packages_missing` if this user is not root (the remedy is the command to run),
+ * `install_failed` if apt fails or a package is still missing afterwards
  */
 export async function installHostPackages(
   context: Pick<PrepareContext, 'progress' | 'signal' | 'log'>,
@@ -83,7 +82,7 @@ async function aptInstall(
 ): Promise<void> {
   const { progress, signal } = context;
   const report = (fraction: number, detail: string): void => progress({ kind: 'update', step: STEP, fraction, detail });
-  // dpkg that is killed leaves packages half installed, so an installation that has begun ends first.
+  // A killed dpkg leaves packages half installed, so a started installation finishes first.
   const stop = new AbortController();
   let isInstalling = false;
   const onAbort = (): void => {
@@ -130,7 +129,7 @@ async function aptInstall(
   }
 }
 
-/** The holder of the lock that apt waits for, e.g. `process 812 (unattended-upgr)`; undefined: apt does not wait. */
+/** Holder of the lock that apt waits for, e.g. `process 812 (unattended-upgr)`; undefined if apt does not wait. */
 export function parseLockHolder(line: string): string | undefined {
   return /Could not get lock .* held by (process \d+ \([^)]*\))/.exec(line)?.[1];
 }
@@ -182,7 +181,7 @@ async function isAccessible(path: string, mode: number): Promise<boolean> {
   }
 }
 
-/** The package with the first of its names that apt can install, or the preferred one if apt knows none. */
+/** Chooses the first name that apt can install, or the preferred one if apt knows none. */
 async function withKnownName(one: HostPackage): Promise<HostPackage> {
   for (const name of [one.name, ...(one.alternatives ?? [])]) {
     if (await aptKnows(name)) return { ...one, name };
@@ -193,7 +192,7 @@ async function withKnownName(one: HostPackage): Promise<HostPackage> {
 async function aptKnows(name: string): Promise<boolean> {
   try {
     let isCandidate = false;
-    // By lines, since `runTool` returns only the last ones, and a package of many versions has more.
+    // By lines, since `runTool` returns only the last ones, and a package with many versions has more.
     await runTool('apt-cache', ['policy', name], {
       onLine: (line) => {
         isCandidate ||= /^ {2}Candidate: (?!\(none\))/.test(line);
@@ -208,7 +207,6 @@ async function aptKnows(name: string): Promise<boolean> {
 
 const isRequired = (one: HostPackage): boolean => one.isOptional !== true;
 
-/** The command that installs packages, for people. */
 export const installCommand = (packages: readonly HostPackage[]): string =>
   `sudo apt-get install -y --no-install-recommends ${packages.map((one) => one.name).join(' ')}`;
 

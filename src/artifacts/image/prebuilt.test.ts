@@ -63,7 +63,7 @@ async function ship(content: Buffer): Promise<void> {
   await writeFile(manifestPath(), JSON.stringify(manifest));
 }
 
-/** Neither an artifact nor an unfinished one. */
+/** Expects neither an artifact nor an unfinished one. */
 async function expectNothingMade(): Promise<void> {
   const { cacheDir } = context;
   for (const kind of ['kernel', 'tmp'])
@@ -89,7 +89,7 @@ describe('prepareKernel', () => {
     ['larger than its manifest says', () => ship(Buffer.concat([vmlinux, randomBytes(9)]))],
     ['without a manifest that can be read', () => writeFile(manifestPath(), '{"inputs":')],
     ['with a manifest of another form', () => writeFile(manifestPath(), '{"inputs":1}')],
-  ])('a kernel that is %s: one error with the remedy, nothing made, then it works', async (_, damage) => {
+  ])('a kernel that is %s gives one error with the remedy and leaves nothing; then it works', async (_, damage) => {
     await damage();
     await expect(prepareKernel(context)).rejects.toMatchObject({
       code: 'source_invalid',
@@ -100,7 +100,7 @@ describe('prepareKernel', () => {
     expect((await prepareKernel(context)).manifest.origin).toBe('prebuilt');
   });
 
-  it('a full disk: the error is not taken for a damaged file', async () => {
+  it('an error of a full disk is not taken for a damaged file', async () => {
     const manifest = await readShipped(prebuiltKernelDir(root), prebuiltKernelSchema);
     if (manifest === undefined) throw new Error('none is shipped');
     const { signal } = context;
@@ -110,7 +110,7 @@ describe('prepareKernel', () => {
     await expect(unpackPrebuilt(unpacking)).rejects.toMatchObject({ code: 'ENOSPC' });
   });
 
-  it('interrupted: nothing is made, then it works', async () => {
+  it('an interruption leaves nothing; then it works', async () => {
     const aborter = new AbortController();
     const interrupted = contextOf(aborter.signal);
     const progress: PrepareContext['progress'] = ({ kind }) => {
@@ -138,7 +138,7 @@ describe('isKernelBuilt', () => {
 });
 
 describe('chooseBuilds', () => {
-  it('a build from source is kept until it is taken back, and reads nothing that is shipped', async () => {
+  it('the choice to build from source is kept until it is revoked, and reads nothing that is shipped', async () => {
     await writeFile(manifestPath(), 'damaged');
     await chooseBuilds(context.cacheDir, true);
     await chooseBuilds(context.cacheDir, true);
@@ -154,7 +154,7 @@ describe('chooseBuilds', () => {
 describe('neededPackages', () => {
   const names = async (): Promise<string[]> => (await neededPackages(context)).map(({ name }) => name);
 
-  it('a compiler only for an init that is built here, the kernel’s tools only for a kernel', async () => {
+  it('needs a compiler only for an init built here, and kernel tools only for a kernel built here', async () => {
     expect(await names()).toEqual(expect.arrayContaining(['gcc', 'libc6-dev']));
     expect(await names()).not.toContain('flex');
     await rm(prebuiltKernelDir(root), { recursive: true });
@@ -163,7 +163,7 @@ describe('neededPackages', () => {
     expect(new Set(all).size).toBe(all.length);
   });
 
-  it('of this checkout: no compiler and no kernel source', async () => {
+  it('needs neither compiler nor kernel source for this checkout', async () => {
     const sourceDir = PACKAGE_DIR;
     const needed = await neededPackages({ ...context, sourceDir });
     const compilers = ['gcc', 'libc6-dev', 'make', 'flex', 'bison', 'bc', 'libelf-dev', 'xz-utils'];
@@ -173,7 +173,7 @@ describe('neededPackages', () => {
 });
 
 describe('guestInit', () => {
-  it('the shipped program and one that is built have different identities', async () => {
+  it('the shipped and the compiled program have different identities', async () => {
     const sourceDir = PACKAGE_DIR;
     const shipped = await guestInit({ ...context, sourceDir });
     expect(shipped.isBuilt).toBe(false);

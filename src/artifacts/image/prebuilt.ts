@@ -1,6 +1,6 @@
 /**
- * Unpacks files that the repository ships compiled and compressed: the guest kernel and its init. Size and SHA-256 are
- * those of the manifest, or the file is not used. No program of the host is needed for it.
+ * Unpacks files that the repository ships compiled and compressed: the guest kernel and its init. A file is used only
+ * if size and SHA-256 match the manifest. Needs no program of the host.
  */
 import { createHash } from 'node:crypto';
 import { createReadStream, createWriteStream } from 'node:fs';
@@ -16,10 +16,7 @@ import { ImageError } from './errors.ts';
 
 const COMPRESSED_SUFFIX = '.zst';
 
-/**
- * @returns undefined: this checkout ships none
- * @throws ImageError `source_invalid`: the manifest is damaged
- */
+/** @returns undefined if this checkout ships none @throws ImageError `source_invalid` if the manifest is damaged */
 export async function readShipped<Manifest extends PrebuiltManifest>(
   dir: string,
   schema: z.ZodType<Manifest>,
@@ -35,16 +32,16 @@ export const compressedPath = (dir: string, name: string): string => join(dir, n
 
 export interface Unpacking {
   readonly dir: string;
-  /** In the manifest; the file is compressed, and has another ending. */
+  /** Name in the manifest; the compressed file has another extension. */
   readonly name: string;
   readonly manifest: PrebuiltManifest;
-  /** After an error it must not be used. */
+  /** After an error its content must not be used. */
   readonly to: string;
   readonly mode?: number;
   readonly signal: AbortSignal;
 }
 
-/** @throws ImageError `source_invalid`: damaged; `cancelled`; Error of Node `ENOSPC`, `EDQUOT` */
+/** @throws ImageError `source_invalid` if it is damaged; `cancelled`; Error of Node `ENOSPC`, `EDQUOT` */
 export async function unpackPrebuilt(unpacking: Unpacking): Promise<void> {
   const { dir, name, manifest, to, mode = 0o644, signal } = unpacking;
   const path = compressedPath(dir, name);
@@ -76,7 +73,7 @@ export async function unpackPrebuilt(unpacking: Unpacking): Promise<void> {
 
 const TOO_LARGE = 'it unpacks to more than its manifest says';
 
-/** An error of the place it is unpacked to says nothing about the shipped file. */
+/** True for an error of the target, which says nothing about the shipped file. */
 const isOfTarget = (error: unknown, to: string): boolean =>
   errorCode(error) !== undefined && (error as NodeJS.ErrnoException).path === to;
 

@@ -9,9 +9,10 @@
  *        ▼
  *   <cacheDir>/tmp/<kind>-…/  build ──► hash ──► manifest ──► rename into place (atomic)
  *
- * So an artifact exists completely or not at all, and is read without a lock; a build has one of its own for its key
- * (lock.ts). A killed build leaves files only in tmp/, which the next set-up removes. An altered or unreadable artifact is built again. The key covers the inputs of the
- * checkout; external ones (package versions, compiler) are recorded in the manifest.
+ * So an artifact exists completely or not at all, and is read without a lock; a build holds a lock for its key
+ * (lock.ts). A killed build leaves files only in tmp/, which the next set-up removes. An altered or unreadable artifact
+ * is built again. The key covers the inputs of the checkout; external ones (package versions, compiler) are recorded in
+ * the manifest.
  */
 import { closeSync, openSync } from 'node:fs';
 import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
@@ -40,25 +41,22 @@ export interface PrepareContext {
 }
 
 export interface Recipe<Details> {
-  /** Directory in the cache and name of the progress step. */
+  /** Directory in the cache, and name of the progress step. */
   readonly kind: string;
-  /** Title of the progress step. */
   readonly title: string;
-  /** Expected duration on 2 cores, ms. */
+  /** Expected duration on 2 cores. */
   readonly estimateMs: number;
   /** Digest of all inputs, hexadecimal. */
   readonly key: string;
-  /** Names of the files in the artifact. */
   readonly files: readonly string[];
   /** Files that are mostly holes; their digest is `digestSparse`. */
   readonly sparseFiles?: readonly string[];
-  /** Number of other artifacts of this kind to keep; default 1. */
+  /** Number of other artifacts of this kind to keep. Default 1. */
   readonly othersKept?: number;
-  /** Keys of artifacts that are kept beyond that. */
+  /** Keys of artifacts that are also kept. */
   readonly pinned?: ReadonlySet<string>;
-  /** Peak disk space of the build, with the result. */
+  /** Peak disk space of the build, including the result. */
   readonly spaceBytes: number;
-  /** Schema of the manifest's details of the build. */
   readonly details: z.ZodType<Details>;
   readonly build: (job: Job) => Promise<Details>;
 }
@@ -101,10 +99,7 @@ const manifestSchema = z.object({
   details: z.unknown(),
 });
 
-/**
- * Returns the artifact from the cache, or builds it.
- * @throws ImageError; `context.progress` gets every failure, too
- */
+/** Returns the artifact from the cache, or builds it. @throws ImageError; `context.progress` gets every failure, too */
 export async function prepareArtifact<Details>(
   context: PrepareContext,
   recipe: Recipe<Details>,
@@ -136,7 +131,7 @@ export async function prepareArtifact<Details>(
   }
 }
 
-/** A cheap hint: true when an artifact for these inputs exists, unverified. */
+/** A cheap hint: true if an artifact for these inputs exists, unverified. */
 export async function isCached(
   cacheDir: string,
   recipe: { readonly kind: string; readonly key: string },
@@ -144,7 +139,7 @@ export async function isCached(
   return (await readdirOrEmpty(join(cacheDir, recipe.kind))).includes(recipe.key);
 }
 
-/** The details in the manifest of a cached artifact, unverified; undefined: there is none, or it is unreadable. */
+/** The details in the manifest of a cached artifact, unverified; undefined if there is none, or it is unreadable. */
 export async function cachedDetails<Details>(
   cacheDir: string,
   recipe: Pick<Recipe<Details>, 'kind' | 'key' | 'details'>,
@@ -188,7 +183,7 @@ async function findArtifact<Details>(
   return undefined;
 }
 
-/** @throws when the artifact differs from its manifest */
+/** @throws if the artifact differs from its manifest */
 async function openArtifact<Details>(dir: string, recipe: Recipe<Details>): Promise<Artifact<Details>> {
   const manifest = manifestSchema.parse(JSON.parse(await readFile(join(dir, MANIFEST), 'utf8')));
   if (manifest.kind !== recipe.kind || manifest.key !== recipe.key) {
@@ -281,9 +276,9 @@ async function pruneOld(
 }
 
 /**
- * Keeps the artifact of a directory from being removed for newer ones, as long as this process lives or until the result is called. A daemon
- * starts VMs from its own for weeks, while other checkouts set the machine up anew.
- * @throws Error of Node: it is not there
+ * Keeps an artifact from being removed for newer ones, until the process ends or the returned function is called. A
+ * daemon starts VMs from its own artifact for weeks, while other checkouts set the machine up anew.
+ * @throws Error of Node if it does not exist
  */
 export function holdArtifact(dir: string): () => void {
   const fd = openSync(join(dir, MANIFEST), 'r');

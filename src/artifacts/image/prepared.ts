@@ -1,6 +1,6 @@
 /**
- * What is built: whether anything has to be, so that a machine that is set up checks only the run packages, and which
- * packages the golden image has.
+ * Answers which artifacts still have to be built, so that a machine that is set up checks only the run packages, and
+ * which packages the golden image has.
  */
 
 import { guestInit } from './init.ts';
@@ -14,11 +14,11 @@ import { rootfsRecipe } from './rootfs/rootfs.ts';
 export interface AbsentArtifact {
   /** For people. */
   readonly name: string;
-  /** Why its key is unknown, e.g. no kernel source; null: only not built yet. */
+  /** Why its key is unknown, e.g. no kernel source; `null` if it is only not built yet. */
   readonly cause: unknown;
 }
 
-/** Artifacts that are not in the cache. Preparing verifies those that are. */
+/** Artifacts that are not in the cache. Preparing verifies the others. */
 export async function absentArtifacts(
   context: PrepareContext,
   options: { readonly withModel: boolean },
@@ -52,12 +52,11 @@ export async function neededPackages(
   return [...needed.values()];
 }
 
-/** True when every artifact is in the cache. */
 export async function isPrepared(context: PrepareContext, options: { readonly withModel: boolean }): Promise<boolean> {
   return (await absentArtifacts(context, options)).length === 0;
 }
 
-/** The Debian packages of this checkout's golden image; undefined: it is not built. */
+/** The Debian packages of this checkout's golden image; undefined if it is not built. */
 export async function guestPackages(context: PrepareContext): Promise<GuestPackages | undefined> {
   const details = await cachedDetails(context.cacheDir, await rootfsRecipe(context));
   return details === undefined ? undefined : describePackages(details);

@@ -1,7 +1,6 @@
 /**
- * Reads single files out of a `.tgz` that is not trusted to be harmless. `tar` only lists names and writes contents to
- * its output, so no path, link, owner or mode of the archive has an effect here; both its input and its output are
- * bounded.
+ * Reads single files out of a `.tgz` that may be hostile. `tar` only lists names and writes contents to its output, so
+ * no path, link, owner or mode of the archive has an effect here; both its input and its output are bounded.
  */
 import { spawn } from 'node:child_process';
 import { createReadStream, createWriteStream } from 'node:fs';
@@ -14,7 +13,7 @@ import { isDiskFull } from './disk-space.ts';
 import { ImageError } from './errors.ts';
 import { toolEnvironment } from './tool.ts';
 
-/** Unpacked. A release of Firecracker has debug symbols of a few hundred MiB. */
+/** Unpacked size. A release of Firecracker has debug symbols of a few hundred MiB. */
 const UNPACKED_BYTES_MAX = 1024 * MIB;
 const LIST_BYTES_MAX = MIB;
 const WORDS_MAX = 400;
@@ -38,9 +37,9 @@ export async function listArchive(
 }
 
 /**
- * @param name as listed, of letters, digits, `.`, `_`, `-` and `/`; of several with it, the first counts
- * @param to a path where nothing is
- * @throws ImageError `source_invalid`: damaged, too large, or not a regular file; `tool_missing`; `cancelled`
+ * @param name as listed, of letters, digits, `.`, `_`, `-` and `/`; of several entries with it, the first counts
+ * @param to a path that does not exist
+ * @throws ImageError `source_invalid` if it is damaged, too large, or not a regular file; `tool_missing`; `cancelled`
  */
 export async function extractFile(
   path: string,

@@ -1,6 +1,6 @@
 /**
- * Runs a host program for a build: argument array, own process group, output by lines, cancellable. A build
- * has many processes (make, cc, apt), so canceling kills the group.
+ * Runs a host program for a build: argument array, own process group, output by lines, cancellable. A build has many
+ * processes (make, cc, apt), so canceling kills the group.
  */
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
@@ -13,25 +13,22 @@ import { ImageError } from './errors.ts';
 
 export interface ToolOptions {
   readonly cwd?: string;
-  /** Added to the environment of this process. */
   readonly env?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal;
-  /** Called with each line of stdout and stderr. */
   readonly onLine?: (line: string) => void;
   /** Called with each line that the program writes to file descriptor 3 (apt's status lines). */
   readonly onStatusLine?: (line: string) => void;
-  /** Remedy when the program is not installed. */
+  /** Remedy if the program is not installed. */
   readonly missingRemedy?: string;
 }
 
 /** Lines of output kept for the message of a failure. */
 const TAIL_LINES_MAX = 12;
 const LINE_CHARS_MAX = 400;
-/** Time between SIGTERM and SIGKILL, ms. */
 const KILL_GRACE_MS = 3000;
 
 /**
- * Resolves with the last lines of the output when the program exits with 0.
+ * Resolves with the last lines of the output if the program exits with 0.
  * @throws ImageError `tool_missing`, `tool_failed` (its cause has the last lines), `disk_full`, `cancelled`
  */
 export function runTool(program: string, args: readonly string[], options: ToolOptions = {}): Promise<string> {
@@ -70,7 +67,7 @@ export function runTool(program: string, args: readonly string[], options: ToolO
   });
 }
 
-/** The first line of a tool's output: its version, in whole. @throws ImageError */
+/** The first line of a tool's output: its full version. @throws ImageError */
 export async function firstLineOf(program: string, args: readonly string[], signal?: AbortSignal): Promise<string> {
   let first: string | undefined;
   await runTool(program, args, {
@@ -146,7 +143,7 @@ function toolFailure(
 }
 
 const RUN_AGAIN = 'Then run the command again; finished steps are not repeated.';
-/** Said by apt, pip and skopeo where the network or the name service is missing. */
+/** Messages of apt, pip and skopeo if the network or the name service is missing. */
 const OFFLINE =
   /Temporary failure (?:in name resolution|resolving '[^']*')|Could not resolve (?:host|'[^']*')|Network is unreachable|No route to host|no such host/;
 

@@ -12,7 +12,6 @@ export async function filesUnder(dir: string, wanted: (path: string) => boolean)
     .sort();
 }
 
-/** Removes every directory named `name` below `dir`. */
 export async function removeDirectories(dir: string, name: string): Promise<void> {
   const entries = await readdir(dir, { recursive: true, withFileTypes: true });
   for (const entry of entries) {

@@ -1,12 +1,11 @@
 /**
- * Verifies that a file is unchanged since it was made. An artifact is trusted for its SHA-256, never its name.
+ * Verifies that a file is unchanged since it was built. An artifact is trusted for its SHA-256, never its name.
  *
- * Hashing a golden image takes a third of a second, too much for each start. So the full hash is computed at
- * the first use after each boot of the host, and whenever the file's identity changed: inode, size, mtime or
- * ctime, to the nanosecond. A write through the filesystem changes ctime, and no ordinary call can restore it:
- * one flipped byte leads to a full hash, and that to an error. A file that changed less than RACY_MS ago gets
- * no stamp, since a second change could fall within the same clock tick. Damage on the disk is found at the
- * next boot.
+ * Hashing a golden image takes a third of a second, too much for each start. So the full hash is computed at the first
+ * use after each boot of the host, and whenever the file's identity changed: inode, size, mtime or ctime, to the
+ * nanosecond. A write through the file system changes ctime, and no ordinary call can restore it: one flipped byte
+ * leads to a full hash, and that to an error. A file that changed less than RACY_MS ago gets no stamp, since a second
+ * change could fall within the same clock tick. Damage on the disk is found at the next boot.
  */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
@@ -45,7 +44,7 @@ export function digestBytes(...parts: readonly (string | Uint8Array)[]): string 
 /**
  * Checks the file's SHA-256; cheap if the file did not change since the last check in this boot.
  * @returns the method of the check
- * @throws ImageError `artifact_altered` when the content differs or the file is missing
+ * @throws ImageError `artifact_altered` if the content differs or the file is missing
  */
 export async function verifyImage(
   path: string,
@@ -73,7 +72,7 @@ export interface FileIdentity {
   readonly ctimeNs: string;
 }
 
-/** The identity of a file, which changes with the file; undefined when it does not exist. */
+/** The identity of a file, which changes with the file; undefined if it does not exist. */
 export async function identify(path: string): Promise<FileIdentity | undefined> {
   try {
     const s = await stat(path, { bigint: true });

@@ -1,6 +1,6 @@
 /**
  * Directories in which artifacts are built. Each is locked by its builder (flock(2) on the directory), so that the next
- * one recognizes and removes what a killed build left.
+ * builder recognizes and removes those of killed builds.
  */
 import { mkdir, mkdtemp, open, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -20,7 +20,7 @@ export async function makeWorkDir(cacheDir: string, kind: string): Promise<WorkD
   for (;;) {
     const path = await mkdtemp(join(parent, `${kind}-`));
     const release = await lockDir(path);
-    // Null: another process took it for a leftover before it was locked.
+    // `null` if another process took it for a leftover before it was locked.
     if (release === null) continue;
     return {
       path,
@@ -32,7 +32,6 @@ export async function makeWorkDir(cacheDir: string, kind: string): Promise<WorkD
   }
 }
 
-/** Removes the directories whose builders have ended. */
 export async function removeLeftovers(cacheDir: string): Promise<void> {
   for (const name of await namesOf(parentOf(cacheDir))) {
     const path = join(parentOf(cacheDir), name);
@@ -43,7 +42,7 @@ export async function removeLeftovers(cacheDir: string): Promise<void> {
   }
 }
 
-/** @returns null: it is locked, or gone */
+/** @returns `null` if it is locked, or gone */
 async function lockDir(path: string): Promise<(() => Promise<void>) | null> {
   const file = await unlessGone(() => open(path, 'r'));
   if (file === null) return null;

@@ -1,4 +1,4 @@
-/** Artifacts that are not images, in registries: pushed and fetched by skopeo, with the user's credentials. */
+/** Artifacts in registries that are not images: pushed and fetched by skopeo, with the user's credentials. */
 import { remedyOf } from '../../base/errors.ts';
 import { digestOf } from './documents.ts';
 import { OciError } from './errors.ts';
@@ -28,8 +28,8 @@ export async function pushArtifact({
 
 /**
  * Copies the artifact into a layout. skopeo checks the digests of all blobs.
- * @param check judges the manifest before anything else is fetched, and tells the bytes of all blobs
- * @throws OciError, and what `check` throws
+ * @param check judges the manifest before anything else is fetched, and returns the bytes of all blobs
+ * @throws OciError, and errors of `check`
  */
 export async function fetchArtifact({
   to,

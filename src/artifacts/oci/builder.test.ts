@@ -10,7 +10,7 @@ const read = (line: string): unknown => {
 };
 
 describe('readVerdict', () => {
-  it('readVerdict: a length in whole blocks that the disk has', () => {
+  it('readVerdict: accepts a length in whole blocks that the disk has', () => {
     expect(read('{"bytes": 8192}\n')).toBe(8192);
   });
 

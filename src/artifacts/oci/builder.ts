@@ -1,5 +1,6 @@
 /**
- * The interface of the VM that builds EROFS images of layers: its jobs and its answers. The composition root gives the VM.
+ * The interface of the VM that builds EROFS images of layers: its jobs and its answers. The composition root provides
+ * the VM.
  */
 import { z } from 'zod';
 import type { Compression } from './documents.ts';
@@ -19,19 +20,17 @@ export interface MergeJob {
   readonly layers: readonly { readonly path: string; readonly bytes: number }[];
 }
 
-/** Ends the names of results that are still being made. */
 export const UNFINISHED = '.unfinished';
 
-/** Both write a new file, or leave none. @throws OciError */
+/** Both methods write a new file, or leave none. @throws OciError */
 export interface ImageBuilder {
   layer(job: LayerJob, outPath: string, signal: AbortSignal): Promise<void>;
   merge(job: MergeJob, outPath: string, signal: AbortSignal): Promise<void>;
 }
 
-/** Longest answer, a line of JSON, characters. */
+/** Longest answer, a line of JSON. */
 export const VERDICT_BYTES_MAX = 16_384;
 const DETAIL_CHARACTERS_MAX = 1_000;
-/** The unit of an EROFS image. */
 export const BLOCK_BYTES = 4_096;
 
 const verdictSchema = z.union([
@@ -50,7 +49,7 @@ const FAILURES = {
 /**
  * Reads the line that the VM printed; it may be compromised.
  * @param bytesMax size of the disk with the result
- * @returns the length of the result, bytes
+ * @returns the length of the result in bytes
  * @throws OciError
  */
 export function readVerdict(line: string, what: string, bytesMax: number): number {

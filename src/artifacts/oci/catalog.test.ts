@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { Catalog, type StoredImage } from './catalog.ts';
 
-it('Catalog: a list that could not be read again is refused, and the old one kept', async () => {
+it('Catalog: refuses a list that could not be read again, and keeps the old one', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'nv-catalog-'));
   try {
     const catalog = new Catalog(dir);

@@ -1,12 +1,12 @@
 /**
- * The images that this machine has, in one file of the cache. Every change is made under a lock, on what the file says
- * then, and replaces the file at once.
+ * The images of this machine, in one file of the cache. Every change is made under a lock to the current content, and
+ * replaces the file at once.
  *
  *     <cacheDir>/oci/catalog.json
  *                   /blobs/<hex>            as fetched, by digest
  *                   /layers/<hex>.erofs     unpacked layers, by diff_id
  *                   /environments/<hex>.erofs, .json     merged images, by the ChainID of their top layer
- *                   /tmp/                   fetches under way
+ *                   /tmp/                   fetches in progress
  */
 import { mkdir, open, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -33,7 +33,7 @@ const imageSchema = z.object({
   /** Milliseconds since 1970. */
   pulledAtMs: z.number(),
   configDigest: digest,
-  /** Key of the files of an image that was built here, which has no layers. Absent: the image was pulled. */
+  /** Key of the files of an image that was built here, which has no layers. Absent for a pulled image. */
   built: digest.optional(),
   /** Bottom first. `bytes`: as stored in the registry. */
   layers: z.array(z.object({ digest, bytes: count, diffId: digest, compression: z.enum(['none', 'gzip', 'zstd']) })),
@@ -69,7 +69,7 @@ export class Catalog {
     this.#dir = dir;
   }
 
-  /** @throws OciError `image_invalid`: the file is damaged */
+  /** @throws OciError `image_invalid` if the file is damaged */
   async read(): Promise<readonly StoredImage[]> {
     const path = join(this.#dir, 'catalog.json');
     let text: string;
@@ -90,7 +90,7 @@ export class Catalog {
     }
   }
 
-  /** Replaces the list by what `change` makes of it; no other process changes it meanwhile. */
+  /** Replaces the list by the result of `change`; no other process changes it meanwhile. */
   async update<T>(
     signal: AbortSignal,
     change: (

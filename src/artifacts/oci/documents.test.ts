@@ -41,7 +41,7 @@ const failing = (run: () => unknown): { code?: unknown; message?: unknown; cause
 };
 
 describe('parseDocument', () => {
-  it('parseDocument: every kind of layer that is stored, of OCI and of Docker', () => {
+  it('parseDocument: accepts every layer type that is stored, of OCI and of Docker', () => {
     const docker = 'application/vnd.docker.image.rootfs.diff.tar';
     const types = [`${OCI}.layer.v1.tar`, `${OCI}.layer.v1.tar+zstd`, docker, `${docker}.gzip`];
     expect(parseDocument(manifest({ layers: types.map((type) => layer(type)) }))).toMatchObject({
@@ -98,14 +98,14 @@ describe('choosePlatform', () => {
     return choosePlatform(parsed.index, 'amd64').digest;
   };
 
-  it('choosePlatform: the one for this machine, without a variant before others', () => {
+  it('choosePlatform: chooses this machine’s, and one without a variant first', () => {
     const linux = { os: 'linux', architecture: 'amd64' };
     const others = [entry({ os: 'windows', architecture: 'amd64' }, '2'), entry(null, '3')];
     expect(choose([...others, entry({ ...linux, variant: 'v3' }, '4'), entry(linux, '5')])).toBe(hex('5'));
     expect(choose([...others, entry({ ...linux, variant: 'v3' }, '4')])).toBe(hex('4'));
   });
 
-  it('choosePlatform: an attestation is no image; the error names what is there', () => {
+  it('choosePlatform: ignores attestations, and names the available platforms in the error', () => {
     const attested = { annotations: { 'vnd.docker.reference.type': 'attestation-manifest' } };
     const arm = entry({ os: 'linux', architecture: 'arm64', variant: 'v8' });
     const failure = failing(() => choose([arm, entry({ os: 'linux', architecture: 'amd64' }, '6', attested)]));
@@ -115,7 +115,7 @@ describe('choosePlatform', () => {
 });
 
 describe('parseConfig', () => {
-  it('parseConfig: all that an image says of its programs', () => {
+  it('parseConfig: reads everything that an image declares about its programs', () => {
     expect(
       parseConfig(
         settings(
@@ -150,7 +150,7 @@ describe('parseConfig', () => {
     });
   });
 
-  it('parseConfig: what an image leaves out, also as null', () => {
+  it('parseConfig: accepts missing and null members', () => {
     const expected = { user: '', env: {}, workdir: '/', entrypoint: [], cmd: [], stopSignal: null };
     expect(parseConfig(settings({ config: null })).config).toMatchObject(expected);
     const nulls = { Env: null, Cmd: null, Entrypoint: null, Labels: null, Healthcheck: null };
@@ -182,7 +182,7 @@ it.each([
   expect(failing(() => parseDocument(document))).toMatchObject({ code: 'image_invalid' });
 });
 
-it('chainId: of one layer its own, of several that of the specification', () => {
+it('chainId: is that of the only layer, or follows the specification for several', () => {
   expect(chainId([hex('a')])).toBe(hex('a'));
   const two = digestOf(Buffer.from(`${hex('a')} ${hex('b')}`));
   expect(chainId([hex('a'), hex('b')])).toBe(two);

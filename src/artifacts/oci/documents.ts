@@ -1,6 +1,7 @@
 /**
- * The JSON documents of an image: index, manifest and configuration, of OCI and of Docker's schema 2. Pure; a registry wrote
- * them, so every count, length and size is bounded, and a digest is computed from the bytes before anything is believed.
+ * Parses the JSON documents of an image: index, manifest and configuration, of OCI and of Docker's schema 2. A registry
+ * wrote them, so every count, length and size is bounded, and a digest is computed from the bytes before anything is
+ * trusted. Pure.
  *
  *     index ──choice by architecture──► manifest ──► configuration     (JSON, ≤ 4 MiB each)
  *                                          └────────► layers           (never opened on the host)
@@ -17,13 +18,12 @@ import { DIGEST } from './reference.ts';
 
 /** Registries accept no larger manifest. */
 export const DOCUMENT_BYTES_MAX = 4 * MIB;
-/** As many as overlayfs takes in Docker. */
+/** As many as overlayfs allows in Docker. */
 export const LAYERS_MAX = 127;
 const MANIFESTS_MAX = 1000;
 const TEXT_CHARACTERS_MAX = 4096;
 const ITEMS_MAX = 1000;
 const LABEL_CHARACTERS_MAX = 65_536;
-/** Bound on all variables or labels together. */
 const TOTAL_CHARACTERS_MAX = 262_144;
 
 export type Compression = 'none' | 'gzip' | 'zstd';
@@ -31,7 +31,6 @@ export type Compression = 'none' | 'gzip' | 'zstd';
 export interface Blob {
   /** `sha256:…` of the stored bytes. */
   readonly digest: string;
-  /** Stored size. */
   readonly bytes: number;
 }
 
@@ -48,7 +47,7 @@ export interface Manifest {
 export interface ImageIndex {
   readonly manifests: readonly {
     readonly blob: Blob;
-    /** `linux/arm64/v8`; null: the index does not say. */
+    /** `linux/arm64/v8`; `null` if the index does not say. */
     readonly platform: Platform | null;
   }[];
 }
@@ -59,17 +58,16 @@ export interface Platform {
   readonly variant: string | null;
 }
 
-/** What an image says about its programs. */
 export interface ImageConfig extends ProcessConfig {
   readonly labels: Readonly<Record<string, string>>;
   readonly healthcheck: Healthcheck | null;
 }
 
 export interface Healthcheck {
-  /** Without its first word, which is `kind`. */
+  /** Excludes its first word, which is `kind`. */
   readonly command: readonly string[];
   readonly kind: 'none' | 'exec' | 'shell';
-  /** Milliseconds; null: the default. */
+  /** Milliseconds; default if null. */
   readonly intervalMs: number | null;
   readonly timeoutMs: number | null;
   readonly retries: number | null;
@@ -160,10 +158,7 @@ const configSchema = z.object({
     .nullish(),
 });
 
-/**
- * @param document an index or a manifest
- * @throws OciError `image_invalid`, `image_unsupported`, `image_too_large`
- */
+/** @param document an index or a manifest @throws OciError `image_invalid`, `image_unsupported`, `image_too_large` */
 export function parseDocument(document: Uint8Array): { readonly index: ImageIndex } | { readonly manifest: Manifest } {
   const json = parseJson(document, 'manifest');
   const { schemaVersion, mediaType, manifests } = asObject(json, 'manifest');
@@ -178,7 +173,7 @@ export function parseDocument(document: Uint8Array): { readonly index: ImageInde
   }
   const isIndex = manifests !== undefined;
   if (mediaType !== undefined && (isIndex ? MANIFEST_TYPES : INDEX_TYPES).includes(mediaType)) {
-    // A document that is one kind by its type and another by its content could be read as either.
+    // A document with the type of one kind and the content of another could be read as either.
     throw invalid('manifest', 'its type and its content differ');
   }
   return isIndex ? { index: toIndex(json) } : { manifest: toManifest(json) };
@@ -219,12 +214,12 @@ function toManifest(json: unknown): Manifest {
 }
 
 /**
- * The manifest of an index for this machine.
+ * Chooses the manifest of an index for this machine.
  * @throws OciError `image_unsupported`, which names the platforms that the index has
  */
 export function choosePlatform({ manifests }: ImageIndex, architecture: string): Blob {
   const ours = manifests.filter(({ platform }) => platform?.os === 'linux' && platform.architecture === architecture);
-  // Without a variant, or with the first: any processor of the architecture runs it.
+  // Any processor of the architecture runs an image without a variant, or with the first one.
   const base = BASE_VARIANTS[architecture];
   const [one] = [...ours.filter(({ platform }) => [null, base].includes(platform?.variant ?? null)), ...ours];
   if (one !== undefined) return one.blob;
@@ -345,7 +340,7 @@ function check<T>(schema: z.ZodType<T>, json: unknown, what: string): T {
   throw invalid(what, `${at}: ${issue?.message.slice(0, 200)}`);
 }
 
-/** A registry's text, short and on one line. */
+/** Shortens a registry's text to one line. */
 const shown = (given: string): string => JSON.stringify(given.slice(0, 100)).slice(1, -1);
 
 function invalid(what: string, cause: unknown): OciError {

@@ -5,9 +5,9 @@
  *                                                          │
  *                                                      watch: bytes on disk, silence
  *
- * From a registry, an OCI layout is written, beside which blobs that the cache has are placed first: they are not fetched
- * again. Anything else goes into skopeo's `dir`, which keeps layers that are not compressed as they are. Layers are not
- * opened: skopeo compares their digests, and the VM that unpacks them compares the digests of their content.
+ * From a registry, skopeo writes an OCI layout in which cached blobs are placed first, so they are not fetched again.
+ * Other sources are copied into skopeo's `dir`, which leaves uncompressed layers unchanged. Layers are not opened:
+ * skopeo compares their digests, and the VM that unpacks them compares the digests of their content.
  */
 import { link, mkdir, open, readdir, stat, statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -32,15 +32,13 @@ import { OciError } from './errors.ts';
 import type { Reference } from './reference.ts';
 import { runSkopeo } from './skopeo.ts';
 
-/** Interval of the watch, ms. */
 const WATCH_MS = 200;
-/** Disk beyond the layers and documents: skopeo's own files, and blocks begun. */
+/** Disk space beyond the layers and documents: skopeo's own files, and partly filled blocks. */
 const SLACK_BYTES = 16 * MIB;
 
 export interface FetchLimits {
-  /** Largest size of all stored blobs together. */
   readonly imageBytesMax: number;
-  /** Without a new byte for this time, a fetch ends, ms. */
+  /** A fetch ends after this time without a new byte. */
   readonly silenceMsMax: number;
 }
 
@@ -48,7 +46,7 @@ export const FETCH_LIMITS: FetchLimits = { imageBytesMax: 32 * 1024 * MIB, silen
 
 export interface FetchOptions {
   readonly reference: Reference;
-  /** As images call it: `amd64`, `arm64`. */
+  /** As in image manifests: `amd64`, `arm64`. */
   readonly architecture: string;
   /** A new private directory on the file system of the cache, which the caller removes. */
   readonly dir: string;
@@ -59,15 +57,12 @@ export interface FetchOptions {
 }
 
 export interface Resolved {
-  /** Digest of the manifest for this machine; null: known only once it is copied. */
+  /** Digest of the manifest for this machine; `null` if known only after copying. */
   readonly digest: string | null;
   readonly manifest: Manifest;
 }
 
-/**
- * Asks for the manifest for this machine; nothing is stored.
- * @throws OciError
- */
+/** Looks up the manifest for this machine; stores nothing. @throws OciError */
 export async function resolveImage(options: FetchOptions): Promise<Resolved> {
   const { reference, architecture } = options;
   const top = await inspect(options, reference.source);
@@ -76,7 +71,7 @@ export async function resolveImage(options: FetchOptions): Promise<Resolved> {
   if ('manifest' in found) return { digest: digestOf(top), manifest: found.manifest };
   const { digest } = choosePlatform(found.index, architecture);
   if (reference.repository === null) {
-    // An archive or layout can't be asked for a digest: skopeo chooses, and what it chose is checked.
+    // An archive or layout can't be asked for a digest: skopeo chooses, and its choice is checked.
     const copied = await inspect(options, reference.source, architecture);
     return { digest: null, manifest: manifestOf(copied) };
   }
@@ -89,13 +84,12 @@ export interface Fetched {
   readonly digest: string;
   readonly manifest: Manifest;
   readonly config: ParsedConfig;
-  /** Path of a blob, by its digest. */
   readonly blobPath: (digest: string) => string;
 }
 
 /**
- * @param cached paths of blobs that the cache has; they are not fetched again
- * @param onBytes how much of the total is there
+ * @param cached paths of cached blobs, which are not fetched again
+ * @param onBytes gets the number of bytes so far
  * @throws OciError
  */
 export async function fetchImage(
@@ -120,7 +114,7 @@ export async function fetchImage(
     }
   }
   const platform = [`--override-os=linux`, `--override-arch=${architecture}`];
-  // skopeo unpacks a compressed archive into a copy first.
+  // skopeo first unpacks a compressed archive into a copy.
   const archiveBytesMax = reference.repository === null ? limits.imageBytesMax : 0;
   await watchedSkopeo(options, [...platform, 'copy', '--quiet', ...copy.args], {
     bytesMax: total + archiveBytesMax,
@@ -133,7 +127,7 @@ export async function fetchImage(
 interface Copy {
   readonly args: readonly string[];
   readonly blobPath: (digest: string) => string;
-  /** Null: the manifest that was resolved counts. */
+  /** `null` to use the resolved manifest. */
   readonly manifestPath: string | null;
 }
 
@@ -142,7 +136,7 @@ const isCompressed = ({ compression }: LayerBlob): boolean => compression !== 'n
 const pinnedSource = ({ repository, source }: Reference, { digest }: Resolved): string =>
   repository === null || digest === null ? source : `${repository}@${digest}`;
 
-/** skopeo would compress layers that are not. It writes a manifest of its own, with the same blobs. */
+/** skopeo would compress uncompressed layers. It writes a manifest of its own, with the same blobs. */
 function layoutCopy(reference: Reference, resolved: Resolved, dir: string): Copy {
   const to = [`--dest-shared-blob-dir=${dir}`, pinnedSource(reference, resolved)];
   return {
@@ -184,7 +178,7 @@ async function readFetched(
   return { digest, manifest, config, blobPath };
 }
 
-/** Null: skopeo, which reads names of JSON in any case, has fetched other blobs than the manifest names. */
+/** `null` if skopeo, which reads JSON names in any case, has fetched other blobs than the manifest names. */
 async function sizeOf(path: string): Promise<number | null> {
   try {
     return (await stat(path)).size;
@@ -230,14 +224,13 @@ function silent(image: string, ms: number): OciError {
 }
 
 interface Watch {
-  /** Bytes that may be stored. */
   readonly bytesMax: number;
-  /** Cause of the error if more is stored. */
+  /** Cause of the error above the limit. */
   readonly cause: string;
   readonly onBytes: (bytes: number) => void;
 }
 
-/** Runs skopeo with its temporary files in the private directory; without that they go to /var/tmp, unwatched. */
+/** Runs skopeo with its temporary files in the private directory; by default they would be in /var/tmp, unwatched. */
 export async function watchedSkopeo(
   options: Omit<FetchOptions, 'architecture'>,
   args: readonly string[],
@@ -276,7 +269,7 @@ async function requireRoom(dir: string, total: number, bytesMax: number, image: 
   });
 }
 
-/** A blob of the right size that the cache has is not fetched again. */
+/** Reuses a cached blob of the right size. */
 async function reuse(blob: Blob, path: string | null, to: string): Promise<void> {
   if (path === null) return;
   try {
@@ -287,7 +280,7 @@ async function reuse(blob: Blob, path: string | null, to: string): Promise<void>
   }
 }
 
-/** Ends the work when it stores too much, or when it stores nothing for long. */
+/** Ends the work if it stores too much, or nothing for long. */
 async function watched<T>(
   { signal, limits = FETCH_LIMITS, reference, dir }: Omit<FetchOptions, 'architecture'>,
   { bytesMax, cause, onBytes }: Watch,

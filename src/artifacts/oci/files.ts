@@ -1,4 +1,4 @@
-/** The files of the image cache: where they are, when they were last used, and which go when there are too many. */
+/** The files of the image cache: their paths, last uses, and eviction. */
 import { mkdir, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { systemClock } from '../../base/clock.ts';
@@ -16,7 +16,6 @@ export interface CacheFile {
   readonly path: string;
   /** Hexadecimal, of the blob, the diff_id or the ChainID. */
   readonly hex: string;
-  /** On disk. */
   readonly bytes: number;
   /** Bytes that its removal frees. */
   readonly ownBytes: number;
@@ -36,7 +35,7 @@ export class ImageFiles {
     this.dir = dir;
   }
 
-  /** Makes the directories, and removes what a killed pull left a day ago. */
+  /** Creates the directories, and removes leftovers of pulls killed a day ago. */
   async make(): Promise<void> {
     for (const name of [...KINDS, 'tmp']) await mkdir(join(this.dir, name), { recursive: true });
     const tooOldMs = systemClock.wall() - LEFTOVER_MS;
@@ -58,7 +57,7 @@ export class ImageFiles {
     return join(this.dir, kind, `${hexOf(digest)}${SUFFIX[kind]}`);
   }
 
-  /** Marks a file as used now. @returns its size in bytes; null: there is none */
+  /** Marks a file as used now. @returns its size in bytes; `null` if it does not exist */
   async use(kind: FileKind, digest: string): Promise<number | null> {
     const path = this.path(kind, digest);
     try {
@@ -85,7 +84,7 @@ export class ImageFiles {
         });
         if (info === undefined) continue;
         const bytes = info.blocks * STAT_BLOCK_BYTES;
-        // Templates and sandboxes have names of their own for environments.
+        // Templates and sandboxes have their own names for environments.
         const ownBytes = info.nlink === 1 ? bytes : 0;
         found.push({ kind, path, hex, bytes, ownBytes, usedAtMs: info.mtimeMs });
       }
@@ -102,8 +101,8 @@ export class ImageFiles {
 export const hexOf = (digest: string): string => digest.slice('sha256:'.length);
 
 /**
- * The files to remove so that the rest fits the quota: blobs and layers first, which only save time, then environments;
- * each by last use.
+ * Selects the files to remove so that the rest fits the quota: blobs and layers first, which only save time, then
+ * environments; each by last use.
  * @param keep hexadecimal digests of files in use
  */
 export function chooseEvictions(

@@ -1,6 +1,6 @@
 /**
- * Fetches a model into a private directory, as `fetch.ts` does with an image: manifest, bounds, blobs by digest, all by skopeo.
- * Files of models are never opened here.
+ * Fetches a model into a private directory, as `fetch.ts` does with an image: manifest, bounds, blobs by digest, all by
+ * skopeo. Files of models are never opened here.
  */
 import { mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -12,23 +12,18 @@ import { hexOf } from './files.ts';
 import { type ModelManifest, parseModelManifest } from './model-manifest.ts';
 import { openModelView } from './model-view.ts';
 
-/** Old versions of skopeo begin a blob again when its connection breaks; newer ones continue it by themselves. */
+/** Old versions of skopeo restart a blob when its connection breaks; newer ones resume it automatically. */
 const RETRIES = '--retry-times=3';
 
 export type ModelFetchOptions = Omit<FetchOptions, 'architecture'>;
 
 export interface ResolvedModel {
-  /** Of the manifest. */
   readonly digest: string;
   readonly manifest: ModelManifest;
-  /** Of all blobs. */
   readonly bytes: number;
 }
 
-/**
- * Asks for the manifest; nothing is stored.
- * @throws OciError
- */
+/** Looks up the manifest; stores nothing. @throws OciError */
 export async function resolveModel(options: ModelFetchOptions): Promise<ResolvedModel> {
   const { reference } = options;
   const top = await inspect(options, reference.source);
@@ -50,7 +45,7 @@ function resolved(document: Uint8Array, manifest: ModelManifest): ResolvedModel 
 
 /**
  * Fetches all blobs, whose digests skopeo checks.
- * @param onBytes how much of the total is there
+ * @param onBytes gets the number of bytes so far
  * @returns the path of each blob, by its digest
  * @throws OciError
  */
@@ -88,7 +83,7 @@ export async function fetchModel(
   return pathOf;
 }
 
-/** skopeo, which reads names of JSON in any case, may have fetched other blobs than the manifest names. */
+/** skopeo, which reads JSON names in any case, may have fetched other blobs than the manifest names. */
 async function requireBlob(path: string, { bytes }: Blob): Promise<void> {
   const found = await stat(path).catch((error: unknown) => {
     if (errorCode(error) !== 'ENOENT') throw error;

@@ -32,7 +32,7 @@ describe('parseModelManifest', () => {
     expect(filesOf(orasFiles({ 'x.gguf': gguf, LICENSE: Buffer.from('MIT') }))).toEqual([['x.gguf', size]]);
   });
 
-  it('takes no directory from a name of a registry', () => {
+  it('removes directories from a registry’s file name', () => {
     for (const name of ['../../x.gguf', '/etc/x.gguf', '..//x.gguf'])
       expect(filesOf(modelPack(name, gguf))).toEqual([['x.gguf', gguf.length]]);
   });

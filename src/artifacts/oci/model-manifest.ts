@@ -1,6 +1,6 @@
 /**
- * Manifests of models in registries: which blobs are GGUF files. Pure; a registry wrote them, so every count, length and size is
- * bounded. Four layouts are in use:
+ * Parses manifests of models in registries to find GGUF blobs. A registry wrote them, so every count, length and size
+ * is bounded. Pure. Four layouts are in use:
  *
  *     Docker Model Runner   application/vnd.docker.ai.gguf.v3, several for a split model    (docker/model-distribution)
  *     CNCF ModelPack        application/vnd.cncf.model.weight.v1.raw, .gguf; names in org.cncf.model.filepath  (model-spec)
@@ -12,22 +12,21 @@ import { type Blob, DOCUMENT_BYTES_MAX } from './documents.ts';
 import { OciError } from './errors.ts';
 import { DIGEST } from './reference.ts';
 
-/** A GGUF file of a model. */
 export interface ModelBlob extends Blob {
-  /** As its publisher names it, without directories; null: it has no name. */
+  /** The publisher's name without directories; `null` if there is none. */
   readonly name: string | null;
 }
 
 export interface ModelManifest {
-  /** Every blob, with configuration, licenses and templates. */
+  /** Every blob, including configuration, licenses and templates. */
   readonly blobs: readonly (Blob & { readonly mediaType: string })[];
   /** At least one, in the manifest's order. */
   readonly files: readonly ModelBlob[];
-  /** Ollama's: clients of images refuse its types. */
+  /** True for Ollama's layout: clients of images refuse its types. */
   readonly isOllama: boolean;
 }
 
-/** Files of a model that is split, with what lies beside them. */
+/** Includes files of a split model, and those beside them. */
 const BLOBS_MAX = 1_000;
 const TEXT_CHARACTERS_MAX = 4_096;
 const CONFIG_BYTES_MAX = DOCUMENT_BYTES_MAX;
@@ -115,7 +114,7 @@ function isGguf(layer: Descriptor): boolean {
   return !isPacked(layer) && /\.gguf$/i.test(nameOf(layer) ?? '');
 }
 
-/** In an archive, or compressed: it would have to be unpacked on the host. ORAS gives any file the type of a layer. */
+/** An archived or compressed file would have to be unpacked on the host. ORAS gives any file the type of a layer. */
 const isPacked = ({ mediaType }: Descriptor): boolean =>
   /[.+](tar|gzip|zstd)$/.test(mediaType) && mediaType !== 'application/vnd.oci.image.layer.v1.tar';
 

@@ -1,9 +1,9 @@
 /**
- * A model of Ollama's layout, as skopeo accepts it. skopeo refuses the types of its blobs ("unsupported docker v2s2 media type"),
- * so it gets a manifest of OCI with the same digests and sizes from a port of loopback, and is redirected from there to the
- * registry for each blob, as registries do themselves. It checks the digests, which came with the manifest from the registry;
- * the certificate of a blob's server is not checked. Its credentials are not sent to where a redirect leads: this works with
- * registries that ask for none, as Ollama's does.
+ * Presents a model of Ollama's layout as skopeo accepts it. skopeo refuses the types of its blobs ("unsupported docker
+ * v2s2 media type"), so a port of loopback serves it an OCI manifest with the same digests and sizes, and redirects it
+ * to the registry for each blob, as registries do themselves. skopeo checks the digests, which came with the manifest
+ * from the registry; the certificate of a blob's server is not checked. Its credentials are not sent to redirect
+ * targets, so this works only with registries that require none, like Ollama's.
  */
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -56,7 +56,7 @@ export async function openModelView(reference: Reference, { blobs }: ModelManife
   };
 }
 
-/** The address of a registry's blobs, to which a digest is added. */
+/** The base address of a registry's blobs; the digest follows. */
 function blobsOf({ repository, text }: Reference): string {
   const [host = '', ...path] = (repository ?? '').replace('docker://', '').split('/');
   if (path.length === 0 || !/[.:]|^localhost$/.test(host) || host === 'docker.io') {
@@ -64,7 +64,7 @@ function blobsOf({ repository, text }: Reference): string {
       remedy: 'Name the registry, for example registry.ollama.ai/library/NAME.',
     });
   }
-  // As Docker does: a registry of this machine needs no certificate.
+  // As in Docker, a registry of this machine needs no certificate.
   const isHere = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$/.test(host);
   return `http${isHere ? '' : 's'}://${host}/v2/${path.join('/')}/blobs/`;
 }

@@ -24,13 +24,13 @@ describe('parseReference', () => {
     expect(source(text)).toBe(expected);
   });
 
-  it('parseReference: what is stored of a repository with the name of a transport reads the same', () => {
+  it('parseReference: reads back the stored text of a repository with the name of a transport', () => {
     const { text, source } = parseReference('oci', '/w');
     expect([text, source]).toEqual(['docker://oci:latest', 'docker://oci:latest']);
     expect(parseReference(text, '/w').source).toBe(source);
   });
 
-  it('parseReference: a whole digest alone is an image that is here', () => {
+  it('parseReference: a whole digest alone is a local image', () => {
     const text = `sha256:${HEX}`;
     const reference = { transport: 'stored', text, source: '', repository: null, digest: text };
     expect(parseReference(text, '/w')).toEqual(reference);
@@ -38,7 +38,7 @@ describe('parseReference', () => {
     expect(repository).toMatchObject({ transport: 'docker', text: `docker://${text}` });
   });
 
-  it('parseReference: a digest pins the content, and a tag beside it is only shown', () => {
+  it('parseReference: a digest pins the content, and a tag beside it is only displayed', () => {
     expect(parseReference(`a:1@sha256:${HEX}`, '/w')).toMatchObject({
       text: `a:1@sha256:${HEX}`,
       source: `docker://a@sha256:${HEX}`,

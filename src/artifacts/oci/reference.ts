@@ -1,19 +1,20 @@
 /**
- * References to images, as people write them. Pure.
+ * Parses references to images, as people write them. Pure.
  *
  *     python:3.13-slim                     a repository and a tag of a registry; no tag: latest
  *     example.com:5000/a/b@sha256:…        the same, pinned by digest
  *     docker-archive:FILE                  a file that `docker save` wrote
  *     oci:DIRECTORY[:TAG]                  an OCI layout
  *     docker-daemon:NAME:TAG               an image of the local Docker daemon
- *     sha256:…                             an image that is here already, by its whole digest
+ *     sha256:…                             a local image, by its whole digest
  *
- * The grammar of names is that of distribution/reference: no part of a reference can become an option or another transport.
+ * The grammar of names is that of distribution/reference: no part of a reference can become an option or another
+ * transport.
  */
 import { resolve } from 'node:path';
 import { OciError } from './errors.ts';
 
-/** `stored`: it is fetched from nowhere. */
+/** `stored`: a local image, never fetched. */
 export type Transport = 'docker' | 'docker-archive' | 'oci' | 'docker-daemon' | 'stored';
 
 const BEGINS_WITH_TRANSPORT = /^(docker|docker-archive|oci|docker-daemon):/;
@@ -22,11 +23,11 @@ export interface Reference {
   readonly transport: Transport;
   /** As shown and stored: complete, with its tag; a path is absolute. */
   readonly text: string;
-  /** For skopeo; empty: it can't fetch this. */
+  /** For skopeo; empty if it can't fetch this. */
   readonly source: string;
-  /** For skopeo, without tag and digest, to which `@DIGEST` can be added; null: only a registry has digests. */
+  /** For skopeo, without tag and digest, so that `@DIGEST` can be appended; `null` except for registries. */
   readonly repository: string | null;
-  /** `sha256:…`: the only content that the reference accepts; null: not pinned. */
+  /** `sha256:…`, the only content that the reference accepts; `null` if not pinned. */
   readonly digest: string | null;
 }
 
@@ -41,10 +42,7 @@ export const DIGEST = /^sha256:[0-9a-f]{64}$/;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: the pattern refuses them
 const PATH = /^[^\u0000-\u001f\u007f:]+$/;
 
-/**
- * @param cwd directory of relative paths
- * @throws OciError `reference_invalid`
- */
+/** @param cwd directory of relative paths @throws OciError `reference_invalid` */
 export function parseReference(text: string, cwd: string): Reference {
   if (text === '' || text.length > TEXT_CHARACTERS_MAX) throw invalid(text, 'it is empty or long');
   if (DIGEST.test(text)) {
@@ -122,7 +120,7 @@ function partsOf(
 function checkName(text: string, name: string): void {
   const parts = name.split('/');
   const [first = ''] = parts;
-  // As Docker tells them apart.
+  // Same rule as Docker's.
   const hasDomain = parts.length > 1 && (/[.:[]/.test(first) || first === 'localhost' || /[A-Z]/.test(first));
   const path = hasDomain ? parts.slice(1) : parts;
   if (name.length > NAME_CHARACTERS_MAX) throw invalid(text, 'its name is too long');

@@ -5,7 +5,7 @@ const untilAborted = (signal: AbortSignal): Promise<never> =>
   new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
 
 describe('SharedWork', () => {
-  it('run: equal work is done once, and again after its end', async () => {
+  it('run: does equal work once, and again after its end', async () => {
     const shared = new SharedWork<number>();
     let count = 0;
     const gate = Promise.withResolvers<void>();
@@ -21,7 +21,7 @@ describe('SharedWork', () => {
     expect(await shared.run('a', signal, work)).toBe(2);
   });
 
-  it('run: one caller that cancels leaves the work to the others; the last one ends it', async () => {
+  it('run: a caller that cancels leaves the work to the others; the last one cancels it', async () => {
     const shared = new SharedWork<number>();
     const [first, second] = [new AbortController(), new AbortController()];
     let own: AbortSignal | undefined;

@@ -1,4 +1,4 @@
-/** Equal work that several callers ask for at once is done once. It is canceled when all of them have canceled. */
+/** Shares equal work that several callers request at once. It is canceled when all of them have canceled. */
 export class SharedWork<T> {
   readonly #running = new Map<string, Shared<T>>();
 
@@ -31,7 +31,7 @@ async function join<T>(shared: Shared<T>, signal: AbortSignal): Promise<T> {
   const leave = (): void => {
     shared.waiting -= 1;
     if (shared.waiting === 0) shared.aborter.abort(signal.reason);
-    // The last one waits for the work's own end, so that nothing is left when it returns.
+    // The last caller waits for the work's own end, so that nothing is left behind when it returns.
     else reject(signal.reason);
   };
   signal.addEventListener('abort', leave, { once: true });

@@ -24,7 +24,7 @@ describe('explainSkopeo', () => {
     expect(failure.remedy).toBeTruthy();
   });
 
-  it('explainSkopeo: without words, and with words that are no log', () => {
+  it('explainSkopeo: explains empty output, and output without log lines', () => {
     expect(explainSkopeo('', 'a').cause).toBe('skopeo said nothing');
     expect(explainSkopeo('msg="\\u12"', 'a').cause).toBe('msg="\\u12"');
   });

@@ -1,6 +1,6 @@
 /**
- * skopeo, the program that speaks to registries. It has the user's credentials and configuration: Docker's logins,
- * mirrors and certificates hold as for other tools. Its output is bounded, and its words become typed errors.
+ * Runs skopeo, the program that speaks to registries, with the user's credentials and configuration: Docker's logins,
+ * mirrors and certificates apply as for other tools. Its output is bounded, and its messages become typed errors.
  */
 import { spawn } from 'node:child_process';
 import { access } from 'node:fs/promises';
@@ -14,21 +14,16 @@ import { DOCUMENT_BYTES_MAX } from './documents.ts';
 import { OciError, type OciErrorCode } from './errors.ts';
 
 const WORDS_CHARACTERS_MAX = 2_000;
-/** Time between SIGTERM and SIGKILL, ms. */
 const KILL_GRACE_MS = 3_000;
 
 export interface SkopeoOptions {
   readonly signal: AbortSignal;
-  /** For tests; default: `skopeo`. */
+  /** For tests. Default: `skopeo`. */
   readonly program?: string | undefined;
-  /** The image, for messages. */
   readonly image: string;
 }
 
-/**
- * @returns stdout
- * @throws OciError
- */
+/** @returns stdout @throws OciError */
 export async function runSkopeo(args: readonly string[], options: SkopeoOptions): Promise<Buffer> {
   const { signal, program = 'skopeo', image } = options;
   const policy = (await hasPolicy()) ? [] : ['--insecure-policy'];
@@ -130,7 +125,7 @@ interface Explanation {
   readonly remedy: string;
 }
 
-/** In this order: the first that matches. */
+/** Ordered; the first match applies. */
 const EXPLANATIONS: readonly Explanation[] = [
   {
     pattern: /no space left on device|disk quota exceeded/i,
@@ -167,7 +162,7 @@ const EXPLANATIONS: readonly Explanation[] = [
   },
 ];
 
-/** Turns skopeo's last words into an error. */
+/** Converts skopeo's last output to an error. */
 export function explainSkopeo(words: string, image: string): OciError {
   const found = EXPLANATIONS.find(({ pattern }) => pattern.test(words));
   const cause = words.trim() === '' ? 'skopeo said nothing' : lastMessage(words);

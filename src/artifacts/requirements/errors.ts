@@ -5,8 +5,7 @@ export type RequirementsErrorCode =
   | 'requirement_invalid'
   /** The metadata in a script, or a project's files, can't be read or used. */
   | 'project_invalid'
-  /** The guest's Python does not satisfy what is required. */
   | 'python_unfit';
 
-/** Python packages were asked for in a way that can't be followed. */
+/** A request for Python packages can't be satisfied as written. */
 export class RequirementsError extends CodedError<RequirementsErrorCode> {}

@@ -11,7 +11,7 @@ async function read(files: Readonly<Record<string, string>>): Promise<readonly s
 }
 
 describe('readRequirementsFile', () => {
-  it('reads requirements without comments, in their order', async () => {
+  it('reads requirements in order, without comments', async () => {
     const text = '\uFEFF# tools\r\nb==1  # why\n\n  a>=2\n#c\nurl-parse#not-a-comment\n';
     expect(await read({ 'requirements.txt': text })).toEqual(['b==1', 'a>=2', 'url-parse#not-a-comment']);
   });
@@ -25,7 +25,7 @@ describe('readRequirementsFile', () => {
     );
   });
 
-  it('includes other files from where they are named', async () => {
+  it('resolves included files relative to the including one', async () => {
     const files = {
       'requirements.txt': '-r more/dev.txt\nb\n--requirement=c.txt',
       'more/dev.txt': 'a\n-rd.txt',
@@ -51,7 +51,7 @@ describe('readRequirementsFile', () => {
     });
   });
 
-  it('is bounded', async () => {
+  it('bounds the number of requirements', async () => {
     await expect(read({ 'requirements.txt': 'a\n'.repeat(5_001) })).rejects.toThrow('more than 5000');
     // Eight files that name the next one a hundred times each would be read 10^16 times.
     const files = Object.fromEntries(

@@ -1,8 +1,8 @@
 /**
- * Requirements files, as pip reads them: requirements with hashes, comments, continued lines, and other such files.
+ * Reads requirements files as pip does: requirements with hashes, comments, continued lines, and included files.
  *
- * Of pip's options only `-r` and hashes pass. Others choose indexes or name files, which the host does: its own pip
- * configuration decides where packages come from.
+ * Only `-r` and hashes are accepted of pip's options. Others choose indexes or name files, which the host does: its own
+ * pip configuration decides where packages come from.
  */
 import { RequirementsError } from './errors.ts';
 import { REQUIREMENT_LIMITS } from './requirement.ts';
@@ -10,14 +10,14 @@ import { REQUIREMENT_LIMITS } from './requirement.ts';
 const DEPTH_MAX = 8;
 const FILES_MAX = 100;
 
-/** Options that change nothing here. */
+/** Options without an effect here. */
 const WITHOUT_EFFECT = /^--(?:require-hashes|prefer-binary)$/;
 const INCLUDE = /^(?:-r\s*|--requirement[\s=]+)(.+)$/;
 
 /**
- * The requirements of a file and of the files that it includes, in their order.
- * @param read the text of a file; `from` is the file that names it, null for the first
- * @throws RequirementsError `requirement_invalid`, and what `read` throws
+ * The requirements of a file and of the files that it includes, in order.
+ * @param read returns the text of a file; `from` is the file that names it, `null` for the first
+ * @throws RequirementsError `requirement_invalid`, and errors of `read`
  */
 export async function readRequirementsFile(
   path: string,
@@ -47,7 +47,7 @@ export async function readRequirementsFile(
   return found;
 }
 
-/** Without comments, each with its first line's number; a backslash at the end continues a line. */
+/** Lines without comments, each with its first line's number; a backslash at the end continues a line. */
 function logicalLines(text: string): readonly { line: string; number: number }[] {
   const lines: { line: string; number: number }[] = [];
   let begun = '';

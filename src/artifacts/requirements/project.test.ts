@@ -23,7 +23,7 @@ describe('projectMetadata', () => {
 });
 
 describe('requirePython', () => {
-  it.each(['>=3.10', '>=3.11,<4', '==3.11.*', '~=3.11', '!=3.12'])('3.11.2 fits %s', (wanted) =>
+  it.each(['>=3.10', '>=3.11,<4', '==3.11.*', '~=3.11', '!=3.12'])('accepts 3.11.2 for %s', (wanted) =>
     expect(requirePython('3.11.2', wanted)).toBeUndefined(),
   );
 
@@ -31,7 +31,7 @@ describe('requirePython', () => {
     ['>=3.12', 'python_unfit'],
     ['<3.11', 'python_unfit'],
     ['three', 'project_invalid'],
-  ])('3.11.2 and %s: %s', (wanted, code) => {
+  ])('rejects 3.11.2 for %s: %s', (wanted, code) => {
     expect(() => requirePython('3.11.2', wanted)).toThrow(expect.objectContaining({ code }));
   });
 });

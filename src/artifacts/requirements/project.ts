@@ -1,4 +1,7 @@
-/** The requirements of a project: `[project]` of pyproject.toml (PEP 621). A lock file is read by the tool that wrote it. */
+/**
+ * Reads the requirements of a project: `[project]` of pyproject.toml (PEP 621). A lock file is read by the tool that
+ * wrote it.
+ */
 import { parse, type TomlTable } from 'smol-toml';
 import { RequirementsError } from './errors.ts';
 import type { ScriptMetadata } from './script-metadata.ts';

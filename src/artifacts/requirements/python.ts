@@ -1,4 +1,4 @@
-/** Whether a Python fits (PEP 440). */
+/** Checks whether a Python version satisfies PEP 440 specifiers. */
 import { satisfies, validRange } from '@renovatebot/pep440';
 import { RequirementsError } from './errors.ts';
 

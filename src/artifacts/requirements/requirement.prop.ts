@@ -17,7 +17,7 @@ const requirement = fc
   );
 
 describe('requirements', () => {
-  it('any text is a requirement whose text is its own normal form, or refused', () => {
+  it('any text is refused, or a requirement whose text is its own normal form', () => {
     fc.assert(
       fc.property(fc.oneof(fc.string({ unit: 'binary' }), requirement), (text) => {
         try {
@@ -32,7 +32,7 @@ describe('requirements', () => {
     );
   });
 
-  it('a list in one flag is the list', () => {
+  it('a list in one flag equals the list', () => {
     fc.assert(
       fc.property(fc.array(requirement, { minLength: 1 }), (list) => {
         expect(splitRequirements(list.join(', '))).toEqual(list);

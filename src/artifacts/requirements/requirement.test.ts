@@ -68,11 +68,11 @@ describe('splitRequirements', () => {
 });
 
 describe('parseRequirements', () => {
-  it('gives one order and spelling, without repetitions', () => {
+  it('sorts and normalizes requirements, without repetitions', () => {
     expect(parseRequirements(['b', 'A', 'a', 'b>1'])).toEqual(['a', 'b', 'b>1']);
   });
 
-  it('is bounded', () => {
+  it('bounds the number of requirements', () => {
     expect(() => parseRequirements(Array.from({ length: 5_001 }, (_, n) => `a${n}`))).toThrow('more than 5000');
     const long = Array.from({ length: 100 }, (_, n) => `a${n}==${'1'.repeat(90)}`.padEnd(30_000));
     expect(parseRequirements(long)).toHaveLength(100);

@@ -1,13 +1,13 @@
 /**
- * One requirement on a Python package, as in PEP 508: `name[extras] specifiers ; marker`, and `--hash` as pip has it.
+ * One requirement on a Python package, as in PEP 508: `name[extras] specifiers ; marker`, with `--hash` as in pip.
  *
- * Only packages of an index: a URL or a path would be fetched by other means than the package gateway, from inside the
- * guest. The line becomes one of a requirements file that pip reads in the guest, so nothing may pass that pip takes for
- * an option.
+ * Only packages of an index are allowed: a URL or a path would be fetched by other means than the package gateway, from
+ * inside the guest. The line becomes part of a requirements file that pip reads in the guest, so nothing may pass that
+ * pip takes for an option.
  */
 import { RequirementsError } from './errors.ts';
 
-/** Of all requirements together; a locked project with thousands of hashes stays below. */
+/** Limits of all requirements together; a locked project with thousands of hashes stays below. */
 export const REQUIREMENT_LIMITS = { lines: 5_000, lineCharacters: 32_768, characters: 2_000_000 };
 
 const NAME = /^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?/;
@@ -56,10 +56,7 @@ export function normalName(name: string): string {
   return name.replace(/[-_.]+/g, '-').toLowerCase();
 }
 
-/**
- * The requirements of one flag: `a,b>=1,<2` are two. A comma ends a requirement where the text behind it begins with a
- * name, not with an operator.
- */
+/** The requirements of one flag: `a,b>=1,<2` are two. A comma ends a requirement if a name follows, not an operator. */
 export function splitRequirements(text: string): readonly string[] {
   const parts: string[] = [];
   let depth = 0;
@@ -74,7 +71,7 @@ export function splitRequirements(text: string): readonly string[] {
 }
 
 /**
- * Checks all, and puts them into one order and spelling. Equal texts are one.
+ * Checks, sorts and normalizes requirements, and removes duplicates.
  * @throws RequirementsError `requirement_invalid`
  */
 export function parseRequirements(given: readonly string[]): readonly string[] {

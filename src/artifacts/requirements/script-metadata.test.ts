@@ -7,18 +7,18 @@ const script = (...lines: readonly string[]): string =>
   );
 
 describe('scriptMetadata', () => {
-  it('reads dependencies and the wanted Python', () => {
+  it('reads dependencies and the required Python', () => {
     const code = script('requires-python = ">=3.11"', 'dependencies = [', '  "requests<3",', '', '  "rich",', ']');
     expect(scriptMetadata(code)).toEqual({ dependencies: ['requests<3', 'rich'], requiresPython: '>=3.11' });
     expect(scriptMetadata(code.replaceAll('\n', '\r\n'))).toEqual(scriptMetadata(code));
   });
 
   it.each([['print(1)\n'], ['# /// pyproject\n# a = 1\n# ///\n'], ['x = """\n /// script\n"""']])(
-    'none in %j',
+    'finds no metadata in %j',
     (code) => expect(scriptMetadata(code)).toBeNull(),
   );
 
-  it('an empty block asks for nothing', () => {
+  it('an empty block requires nothing', () => {
     expect(scriptMetadata(script())).toEqual({ dependencies: [], requiresPython: null });
   });
 

@@ -12,17 +12,14 @@ import { textOf, textsOf } from './toml.ts';
 
 export interface ScriptMetadata {
   readonly dependencies: readonly string[];
-  /** PEP 440 specifiers; null: any. */
+  /** PEP 440 specifiers; `null` for any. */
   readonly requiresPython: string | null;
 }
 const BLOCK_CHARACTERS_MAX = 100_000;
 /** Settings of uv that take packages from elsewhere; others may be ignored. */
 const SOURCES_OF_UV = ['sources', 'index', 'index-url', 'extra-index-url', 'find-links'];
 
-/**
- * @returns null: the script has none
- * @throws RequirementsError `project_invalid`
- */
+/** @returns `null` if the script has none @throws RequirementsError `project_invalid` */
 export function scriptMetadata(code: string): ScriptMetadata | null {
   const blocks = blocksOf(code);
   const [block] = blocks;
@@ -39,7 +36,7 @@ export function scriptMetadata(code: string): ScriptMetadata | null {
   };
 }
 
-/** As the PEP has it, a block ends with the last line `# ///` of its run of comment lines. */
+/** According to the PEP, a block ends with the last line `# ///` of its run of comment lines. */
 function blocksOf(code: string): readonly string[] {
   const lines = code.split(/\r?\n/);
   const blocks: string[] = [];

@@ -19,7 +19,7 @@ const bytesOf = (members: readonly ArchiveMember[], content: (at: number) => Buf
   buffer(Readable.from(archive(members, (member) => Readable.from([content(members.indexOf(member))]))));
 
 describe('archive', () => {
-  it('what tar extracts has the names, modes, contents and link targets', async () => {
+  it('tar extracts the names, modes, contents and link targets', async () => {
     const long = `${'d'.repeat(90)}/${'ü'.repeat(120)}`;
     const members: ArchiveMember[] = [
       { type: 'directory', path: 'd'.repeat(90), mode: 0o750, bytes: 0 },
@@ -39,7 +39,7 @@ describe('archive', () => {
     }
   });
 
-  it('a file of 9 GiB has its size in the header that tar lists', () => {
+  it('writes the size of a 9 GiB file in a header that tar reads', () => {
     const bytes = 9 * GIB;
     const input = memberHeader(file('big', bytes));
     const { stdout } = spawnSync('tar', ['-tvf', '-'], { input, encoding: 'utf8' });
@@ -49,7 +49,7 @@ describe('archive', () => {
   it.each([
     ['shrank', 5],
     ['grew', 7],
-  ])('a file that %s during the copy is refused: its content would be another', async (_what, bytes) => {
+  ])('refuses a file that %s during the copy, since its content would differ', async (_what, bytes) => {
     await expect(bytesOf([file('a', 6)], () => Buffer.alloc(bytes))).rejects.toMatchObject({
       code: 'invalid_source',
       message: 'a changed while it was copied',

@@ -1,6 +1,6 @@
 /**
- * Writes a tar archive in GNU's format, which BusyBox extracts, too: one stream carries a whole tree into a guest, where one process per file
- * would cost 20 ms each in an emulated guest.
+ * Writes a tar archive in GNU's format, which BusyBox also extracts: one stream carries a whole tree into a guest. One
+ * process per file would cost 20 ms each in an emulated guest.
  */
 import { CopyError } from './transfer.ts';
 
@@ -8,13 +8,10 @@ export interface ArchiveMember {
   readonly type: 'file' | 'directory' | 'symlink';
   /** Relative, of single components. */
   readonly path: string;
-  /** Permission bits. */
   readonly mode: number;
-  /** Of a file. */
   readonly bytes: number;
-  /** Target of a link. */
   readonly target?: string;
-  /** Seconds since 1970; absent: 0. */
+  /** Seconds since 1970. Default: 0. */
   readonly modifiedS?: number;
 }
 
@@ -33,7 +30,7 @@ export function memberHeader(member: ArchiveMember): Buffer {
   return Buffer.concat([...longName('K', target), ...longName('L', path), own]);
 }
 
-/** A name that does not fit into the header of its member goes before it. @param flag `K`: of a link's target */
+/** Precedes a member whose name does not fit into its header. @param flag `K` for a link's target */
 function longName(flag: 'K' | 'L', name: string): readonly Buffer[] {
   if (Buffer.byteLength(name) <= NAME_BYTES_MAX) return [];
   const content = Buffer.from(`${name}\0`);
@@ -46,7 +43,7 @@ export const padding = (bytes: number): Buffer => Buffer.alloc((BLOCK_BYTES - (b
 
 export const ARCHIVE_END = Buffer.alloc(2 * BLOCK_BYTES);
 
-/** @param content of each file; must have the size that its member says. @throws CopyError `invalid_source` */
+/** @param content of each file; must have the size that its member states. @throws CopyError `invalid_source` */
 export async function* archive<Member extends ArchiveMember>(
   members: readonly Member[],
   content: (member: Member) => AsyncIterable<Uint8Array>,
@@ -83,7 +80,7 @@ function block({ path, mode, size, flag, target, modifiedS = 0 }: Block): Buffer
   const header = Buffer.alloc(BLOCK_BYTES);
   Buffer.from(path).copy(header, 0, 0, NAME_BYTES_MAX);
   header.write(octal(mode, 7), 100);
-  // User, group: the guest's tar gives every file to the user that extracts it.
+  // User and group are 0: the guest's tar gives every file to the user that extracts it.
   header.write(octal(0, 7), 108);
   header.write(octal(0, 7), 116);
   writeSize(header, size);

@@ -1,4 +1,4 @@
-/** Checksums of files in a guest, by one program instead of a transfer of each file. */
+/** Computes checksums of files in a guest, by one program instead of a transfer of each file. */
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { errorCode } from '../../base/errors.ts';
@@ -6,14 +6,15 @@ import { ignore } from '../../base/ignore.ts';
 import type { Guest } from '../../machine/guest/link.ts';
 import { ENTRIES_MAX, fileOptions, type TransferOptions } from './transfer.ts';
 
-/** A guest that hangs; 1 GiB takes half a minute in an emulated one. */
+/** For a guest that hangs; 1 GiB takes half a minute in an emulated one. */
 const TIMEOUT_MS = 600_000;
 /** A line: the sum, two characters, a path of Linux, NUL. */
 const OUTPUT_BYTES_MAX = ENTRIES_MAX * (64 + 2 + 4096 + 1);
 
 /**
  * @param paths relative to `directory`
- * @returns SHA-256 sums by path, hexadecimal, as the guest computes them: untrusted. A file that it cannot read has none
+ * @returns SHA-256 sums by path, hexadecimal, as the guest computes them: untrusted. A file that the guest can't read
+ * has none
  */
 export async function sumsInGuest(
   guest: Guest,
@@ -60,7 +61,7 @@ export class SumReader {
       this.#line(rest.toString('utf8', 0, end));
       rest = rest.subarray(end + 1);
     }
-    // No path is that long: what follows is no output of this program.
+    // No path is that long, so what follows is no output of this program.
     this.#rest = rest.length > LINE_BYTES_MAX ? Buffer.alloc(0) : rest;
   }
 

@@ -1,8 +1,7 @@
-/** What is at a path, for comparison by content. */
+/** Describes the content at a path, for comparison. */
 export type Content =
   | {
       readonly type: 'file';
-      /** Permission bits. */
       readonly mode: number;
       readonly bytes: number;
       /** Hexadecimal. */
@@ -11,7 +10,7 @@ export type Content =
   | { readonly type: 'directory'; readonly mode: number }
   | { readonly type: 'symlink'; readonly target: string };
 
-/** Whether two are the same; a directory is the same whatever its mode. */
+/** True if both are equal; the mode of a directory is ignored. */
 export function isSame(one: Content | null, other: Content | null): boolean {
   if (one === null || other === null) return one === other;
   if (one.type === 'file' && other.type === 'file') {

@@ -1,4 +1,4 @@
-/** Copies files of this machine into a guest: a file by itself, a directory as one archive. */
+/** Copies files of this machine into a guest: a file alone, a directory as one archive. */
 import { createReadStream } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { Readable } from 'node:stream';
@@ -12,7 +12,7 @@ import { type LocalEntry, listHere, readError } from './tree-here.ts';
 
 /**
  * Copies into `target` if it is a directory, otherwise to that name.
- * @param rules of a project; null: everything is copied
+ * @param rules of a project; `null` to copy everything
  * @returns the path in the guest
  */
 export async function copyIn(
@@ -34,7 +34,7 @@ async function isDirectory(guest: Guest, path: string, options: TransferOptions)
   const as = fileOptions(options);
   try {
     const entry = await guest.files.stat(path, as);
-    // A link to a directory counts as one, as it does for cp(1).
+    // A link to a directory counts as one, as for cp(1).
     if (entry.type !== 'symlink') return entry.type === 'directory';
     await guest.files.stat(`${path}/.`, as);
     return true;
@@ -44,11 +44,10 @@ async function isDirectory(guest: Guest, path: string, options: TransferOptions)
   }
 }
 
-/** Sees the chunks of one file on their way. */
 export type Observe = (entry: LocalEntry, content: AsyncIterable<Uint8Array>) => AsyncIterable<Uint8Array>;
 
 /**
- * Sends what `listHere` listed.
+ * Sends the files listed by `listHere`.
  * @param target name in the guest of the listed source
  * @throws CopyError `invalid_source`, `guest_failed`; GuestError
  */
@@ -98,7 +97,6 @@ function withoutTar(cause: unknown): CopyError {
 
 const SAID_CHARACTERS_MAX = 300;
 
-/** Extracts an archive in a directory of the guest. */
 async function extract(
   guest: Guest,
   members: AsyncIterable<Uint8Array>,
@@ -108,7 +106,7 @@ async function extract(
   const { signal, ...as } = fileOptions(options);
   // Programs of an image start elsewhere.
   const directory = target === '~' ? '.' : target.startsWith('~/') ? target.slice(2) : target;
-  // Keep permissions, not owners and times; the short options are those of BusyBox, too.
+  // Keeps permissions, but not owners and times; BusyBox also has these short options.
   const argv = ['tar', '-x', '-p', '-o', '-m', '-f', '-', '-C', directory];
   const process = await guest.exec({ argv, cwd: '~', ...as }, signal).catch((error: unknown) => {
     throw /program 'tar'/.test(describeError(error)) ? withoutTar(error) : error;

@@ -1,9 +1,9 @@
 /**
  * Copies files of a guest to this machine.
  *
- * The guest answers for its files and is hostile. The name at the top comes from the caller, never from the guest;
- * a listed name must be a single path component and occur once (`listThere`); links are created last; and no path
- * below the target is resolved through a link (`CopyTarget`). So nothing is written outside the target.
+ * The guest's answers about its files are hostile. The name at the top comes from the caller, never from the guest; a
+ * listed name must be a single path component and occur once (`listThere`); links are created last; and no path below
+ * the target is resolved through a link (`CopyTarget`). So nothing is written outside the target.
  */
 import { lstat, mkdir } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
@@ -13,7 +13,6 @@ import { CopyTarget } from './copy-target.ts';
 import { CopyError, fileOptions, someAtOnce, type TransferOptions, TransferProgress, writeError } from './transfer.ts';
 import { listThere, quoted } from './tree-there.ts';
 
-/** What a copy has written. */
 export interface Received {
   /** Absolute path on this machine. */
   readonly path: string;
@@ -54,7 +53,7 @@ async function receive(guest: Guest, source: string, target: string, options: Tr
   const below = new CopyTarget(dirname(to));
   let succeeded = false;
   try {
-    // A directory of this machine keeps its mode: the guest could open it to everybody, or close it.
+    // A directory of this machine keeps its mode: the guest could open it to all users, or close it.
     const made: typeof plan = [];
     for (const one of plan) {
       if (one.entry.type === 'directory' && (await below.makeDirectory(one.to))) made.push(one);
@@ -74,12 +73,12 @@ async function receive(guest: Guest, source: string, target: string, options: Tr
   }
 }
 
-/** As if a program here had made it: the guest opens nothing to others that the umask keeps closed. */
+/** As if a program here had created it: the guest opens nothing to others that the umask keeps closed. */
 const permissions = ({ mode }: FileEntry): number => mode & 0o777 & ~process.umask();
 
 const invalid = (message: string, remedy?: string): CopyError => new CopyError('invalid_source', message, { remedy });
 
-/** The name that the source gets in a directory; the guest has no say in it. */
+/** Name of the source in a directory, independent of the guest. */
 function nameOf(source: string): string {
   const name = basename(source);
   if (name === '') return 'root';
@@ -93,10 +92,7 @@ function rootLink(source: string, { symlinkTarget }: FileEntry): CopyError {
   return invalid(`${source}: a symbolic link${leads}`, 'copy the file or directory that it leads to');
 }
 
-/**
- * Never follows a link, unless a slash after it asks for that: an earlier copy could have left one that leads
- * anywhere.
- */
+/** Follows a link only if a slash after it asks for that: an earlier copy could have left one that leads anywhere. */
 async function isDirectory(target: string): Promise<boolean> {
   try {
     const there = await lstat(target);

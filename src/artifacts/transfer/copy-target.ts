@@ -1,8 +1,8 @@
 /**
- * A directory of this machine that a copy writes below. Each component of a path below it is opened by itself with
- * O_NOFOLLOW, and files are made relative to the descriptor of their directory: the equal of openat2(2) with
- * RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, which Node lacks. So a link below it never leads a write elsewhere,
- * whether an earlier copy left it or another program makes it meanwhile.
+ * A directory of this machine that a copy writes below. Each component of a path below it is opened separately with
+ * O_NOFOLLOW, and files are created relative to the descriptor of their directory: the equal of openat2(2) with
+ * RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, which Node lacks. So a link below it never leads a write elsewhere, whether
+ * an earlier copy left it or another program creates it meanwhile.
  */
 import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
@@ -30,12 +30,15 @@ const { O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY } = constants;
 export class CopyTarget {
   readonly #dir: string;
 
-  /** @param dir an existing directory; links on the way to it are followed, for its owner names it */
+  /** @param dir an existing directory; links in its own path are followed, since its owner names it */
   constructor(dir: string) {
     this.#dir = dir;
   }
 
-  /** Keeps an existing directory. @param mode without the bits of the umask. @returns whether there was none. @throws CopyError `in_the_way` */
+  /**
+   * Keeps an existing directory. @param mode without the bits of the umask. @returns true if it was created. @throws
+   * CopyError `in_the_way`
+   */
   async makeDirectory(path: string, mode = 0o700): Promise<boolean> {
     let isNew = true;
     await this.#inParent(path, async (at) => {
@@ -52,7 +55,7 @@ export class CopyTarget {
 
   /**
    * Writes all or nothing; an existing link is replaced, not followed.
-   * @param openContent called once the target can be written: a stream that nobody reads would stay open
+   * @param openContent called once the target can be written, since an unread stream would stay open
    */
   writeFile(
     path: string,
@@ -74,7 +77,7 @@ export class CopyTarget {
     return this.#replace(path, (part) => symlink(target, part));
   }
 
-  /** Sets the permissions of a file, and no other mode bits. */
+  /** Sets the permissions of a file, but no other mode bits. */
   async setFileMode(path: string, mode: number): Promise<void> {
     await this.#inParent(path, async (at) => {
       const file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
@@ -86,7 +89,7 @@ export class CopyTarget {
     });
   }
 
-  /** Sets the permissions of a directory, and no other mode bits. */
+  /** Sets the permissions of a directory, but no other mode bits. */
   async setMode(path: string, mode: number): Promise<void> {
     const directory = await this.#open(path.split('/'));
     try {
@@ -96,7 +99,7 @@ export class CopyTarget {
     }
   }
 
-  /** Removes a file, a link or an empty directory; what is gone already counts as removed. */
+  /** Removes a file, a link or an empty directory. A missing one counts as removed. */
   async remove(path: string, isDirectory: boolean): Promise<void> {
     try {
       await this.#inParent(path, async (at) => await (isDirectory ? rmdir(at) : unlink(at)));
@@ -105,7 +108,7 @@ export class CopyTarget {
     }
   }
 
-  /** Null: nothing is there. @throws CopyError `in_the_way`: a link or another type is on the way, or there */
+  /** `null` if nothing is there. @throws CopyError `in_the_way` if a link or another type is there or on the way */
   async contentOf(path: string): Promise<Content | null> {
     let found: Content | null = null;
     try {
@@ -118,7 +121,7 @@ export class CopyTarget {
     return found;
   }
 
-  /** The content of a file; null: it is larger. */
+  /** The content of a file; `null` if it is larger. */
   async readFile(path: string, bytesMax: number): Promise<Buffer | null> {
     let content: Buffer | null = null;
     await this.#inParent(path, async (at) => {
@@ -205,7 +208,7 @@ export class CopyTarget {
   }
 }
 
-/** Nothing, a file or a link. A device that is replaced, such as /dev/null, is one no more. */
+/** True for nothing, a file or a link. A replaced device, such as /dev/null, would no longer be one. */
 async function isReplaceable(path: string): Promise<boolean> {
   try {
     const info = await lstat(path);

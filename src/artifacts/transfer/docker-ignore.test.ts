@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { DockerIgnore } from './docker-ignore.ts';
 
-/** Judged from the top, as a walk does. */
+/** Judges from the top, as a walk does. */
 function ignores(rules: string, path: string): boolean {
   const ignore = DockerIgnore.parse(rules);
   const parts = path.split('/');
@@ -31,7 +31,7 @@ describe('DockerIgnore', () => {
     expect(ignores(rules, path)).toBe(expected);
   });
 
-  it('a bad line is named', () => {
+  it('names an invalid line', () => {
     expect(() => DockerIgnore.parse('a\n[b')).toThrow('line 2');
     expect(() => DockerIgnore.parse('a\n!')).toThrow('line 2');
     expect(() => DockerIgnore.parse('a\n'.repeat(1001))).toThrow('too many');

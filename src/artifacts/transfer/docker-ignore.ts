@@ -9,7 +9,6 @@ interface Rule {
   readonly isException: boolean;
 }
 
-/** What the rules say about one path. */
 export interface Verdict {
   readonly ignored: boolean;
   /** By rule: whether it matches the path or a directory above it. */
@@ -24,7 +23,7 @@ export class DockerIgnore {
     this.#rules = rules;
   }
 
-  /** @throws Error that says which line is wrong */
+  /** @throws Error naming the wrong line */
   static parse(text: string): DockerIgnore {
     const rules: Rule[] = [];
     for (const [index, raw] of text
@@ -39,7 +38,7 @@ export class DockerIgnore {
       }
       const isException = line.startsWith('!');
       const path = cleanPath(isException ? line.slice(1).trim() : line);
-      // `.` alone, as in Docker: no rule.
+      // `.` alone is no rule, as in Docker.
       if (path === '' && !isException) continue;
       const pattern = compile(path, true);
       if (pattern === null || path === '') throw new Error(`line ${index + 1} is not a pattern`);
@@ -48,7 +47,9 @@ export class DockerIgnore {
     return new DockerIgnore(rules);
   }
 
-  /** @param path relative to the context. @param above of its directory; null: it is in the context itself */
+  /**
+   * @param path relative to the context. @param above verdict of its directory; `null` if it is in the context itself
+   */
   judge(path: string, above: Verdict | null): Verdict {
     const matched = new Uint8Array(this.#rules.length);
     let ignored = false;
@@ -60,13 +61,13 @@ export class DockerIgnore {
     return { ignored, matched };
   }
 
-  /** True: something below an ignored directory may not be ignored. */
+  /** True if something below an ignored directory may not be ignored. */
   get hasExceptions(): boolean {
     return this.#rules.some(({ isException }) => isException);
   }
 }
 
-/** Without `.`, `..` at the start, doubled and outer slashes. */
+/** Strips `.`, leading `..`, doubled and outer slashes. */
 export function cleanPath(path: string): string {
   const out: string[] = [];
   for (const part of path.split('/')) {

@@ -23,7 +23,7 @@ const listed = async (): Promise<string[]> =>
   (await listHere(dir, new IgnoreRules())).filter(({ type }) => type !== 'directory').map(({ path }) => path);
 
 describe('listHere of a project', () => {
-  it('leaves out caches, environments and .git at any depth', async () => {
+  it('omits caches, environments and .git at any depth', async () => {
     await project({
       'main.py': '',
       '.git/config': '',
@@ -50,7 +50,7 @@ describe('listHere of a project', () => {
       'sub/secret': '',
       'sub/x.tmp': '',
       'x.tmp': '',
-      // Case counts.
+      // Case-sensitive.
       'A.LOG': '',
       'Build/x': '',
       'sub/Secret': '',
@@ -73,7 +73,7 @@ describe('listHere of a project', () => {
     expect(await listed()).toEqual(['.dockerignore', 'README.md', 'docs/a.md', 'docs/dist/x']);
   });
 
-  it('.dockerignore: an exception below what is ignored counts, and brings its directories', async () => {
+  it('.dockerignore: applies an exception below an ignored directory, and includes its directories', async () => {
     await project({
       '.dockerignore': '*\n!src/*.py\n!docs\ndocs/drafts\n**/*.log\n',
       'a.txt': '',
@@ -89,12 +89,12 @@ describe('listHere of a project', () => {
     expect(entries.map(({ path }) => path)).toEqual(['', 'docs', 'docs/a.md', 'src', 'src/main.py']);
   });
 
-  it('.dockerignore brings nothing back that .gitignore ignores', async () => {
+  it('.dockerignore does not restore what .gitignore ignores', async () => {
     await project({ '.gitignore': '*.log\n', '.dockerignore': '!a.log\n', 'a.log': '' });
     expect(await listed()).toEqual(['.dockerignore', '.gitignore']);
   });
 
-  it('.dockerignore: a line that is no pattern is named', async () => {
+  it('.dockerignore: names an invalid line', async () => {
     await project({ '.dockerignore': 'a\n[b\n' });
     await expect(listed()).rejects.toMatchObject({
       code: 'invalid_source',
@@ -102,7 +102,7 @@ describe('listHere of a project', () => {
     });
   });
 
-  it('keeps links as links, and leaves sockets and pipes here', async () => {
+  it('keeps links as links, and omits sockets and pipes', async () => {
     await project({ 'a.txt': '' });
     await symlink('/etc', join(dir, 'link'));
     execFileSync('mkfifo', [join(dir, 'pipe')]);
@@ -112,7 +112,7 @@ describe('listHere of a project', () => {
       ['file', 'a.txt', undefined],
       ['symlink', 'link', '/etc'],
     ]);
-    // What is named with --copy or cp is copied, or refused.
+    // Anything named with --copy or cp is copied or refused.
     await expect(listHere(dir, null)).rejects.toMatchObject({ code: 'invalid_source' });
   });
 
@@ -120,13 +120,13 @@ describe('listHere of a project', () => {
     ['a pipe', (path: string) => execFileSync('mkfifo', [path])],
     ['a link to an endless file', (path: string) => symlink('/dev/zero', path)],
     ['a link to itself', (path: string) => symlink('.gitignore', path)],
-  ])('rules that are %s of a stranger are not read', async (_, make) => {
+  ])('does not read rules that are %s of a stranger', async (_, make) => {
     await project({ 'a.txt': '' });
     await make(join(dir, '.gitignore'));
     expect(await listed()).toContain('a.txt');
   });
 
-  it.each(['.gitignore', '.dockerignore'])('a line of %s that could match for hours is refused', async (name) => {
+  it.each(['.gitignore', '.dockerignore'])('refuses a line of %s that could match for hours', async (name) => {
     await project({ [name]: 'x\n**/a/**/a/**/b\n' });
     expect(await listed()).toEqual([name]);
     await project({ [name]: `x\n${'**/a/'.repeat(12)}b\n`, [`${'a/'.repeat(90)}c`]: '' });
@@ -136,7 +136,7 @@ describe('listHere of a project', () => {
     });
   });
 
-  it('no name of .git on a file system without case, or of Windows, comes or goes', () => {
+  it('transfers no name of .git, including those of case-insensitive and Windows file systems', () => {
     const rules = new IgnoreRules();
     for (const name of ['.git', '.GIT', '.Git', 'sub/.gIt', 'git~1', 'GIT~1', '.git.', '.git ']) {
       expect([name, rules.ignores(name, true)]).toEqual([name, true]);
@@ -146,12 +146,12 @@ describe('listHere of a project', () => {
     }
   });
 
-  it('more than 100 directories in each other are refused', async () => {
+  it('refuses more than 100 nested directories', async () => {
     await project({ [`${'a/'.repeat(101)}c`]: '' });
     await expect(listed()).rejects.toMatchObject({ message: `${dir}: more than 100 directories in each other` });
   });
 
-  it('more than 1 GiB is refused with the remedy, unless it is ignored', async () => {
+  it('refuses more than 1 GiB with the remedy, unless it is ignored', async () => {
     await project({ 'big.bin': '' });
     await truncate(join(dir, 'big.bin'), GIB + 1);
     await expect(listed()).rejects.toMatchObject({

@@ -1,5 +1,5 @@
 /**
- * Files of a project that are no part of it: caches, environments and the history of its versions, and what its
+ * Selects files that do not belong to a project: caches, environments and its version history, and those that its
  * `.gitignore` files and its `.dockerignore` list.
  */
 import { constants } from 'node:fs';
@@ -14,22 +14,21 @@ import { CopyError } from './transfer.ts';
 /** At any depth. */
 const NEVER: ReadonlySet<string> = new Set(['__pycache__', '.venv', 'node_modules']);
 /**
- * A guest that could write `.git` would run programs here: its hooks. Also its names on mounted file systems that do not
- * know case, and of Windows, which git refuses, too.
+ * A guest that could write `.git` would run programs here: its hooks. Includes its names on mounted case-insensitive
+ * and Windows file systems, which git refuses, too.
  */
 const GIT_DIRECTORY = /^(?:\.git|git~\d+)[ .]*$/i;
 const RULES_BYTES_MAX = MIB;
-/** In one line. The time of a match grows with the depth of a path to this power. */
+/** Limit in one line. The time of a match grows with the depth of a path to this power. */
 const ANY_DEPTHS_MAX = 3;
 
 export class IgnoreRules {
-  /** Of `.gitignore` by directory, `''` the project itself. */
+  /** Rules of `.gitignore` by directory; `''` is the project itself. */
   readonly #rules = new Map<string, Ignore>();
   #docker: DockerIgnore | null = null;
-  /** What `.dockerignore` says about directories. */
   readonly #verdicts = new Map<string, Verdict>();
 
-  /** Reads the rules of a directory before its entries are asked for. @param path relative to the project */
+  /** Reads the rules of a directory. Call before judging its entries. @param path relative to the project */
   async enter(project: string, path: string): Promise<void> {
     this.add(path, await rulesOf(join(project, path, '.gitignore')));
     if (path !== '') return;
@@ -42,14 +41,14 @@ export class IgnoreRules {
     }
   }
 
-  /** @param text lines as of `.gitignore` */
+  /** @param text lines as in `.gitignore` */
   add(path: string, text: string): void {
     if (text.trim() !== '') this.#rules.set(path, ignore({ ignorecase: false }).add(text));
   }
 
   /**
-   * Whether the entry is no part of the project; of a directory, with all below it.
-   * @param path relative to the project; its directories are not ignored
+   * True if the entry does not belong to the project; for a directory, with everything below it.
+   * @param path relative to the project; its directories must not be ignored
    */
   ignores(path: string, isDirectory: boolean): boolean {
     const components = path.split('/');
@@ -61,7 +60,7 @@ export class IgnoreRules {
   }
 
   /**
-   * Without directories that `.dockerignore` ignores, unless an exception lets something below them pass.
+   * Removes directories that `.dockerignore` ignores, unless an exception includes something below them.
    * @param entries parents first
    */
   withoutEmptyPassages<T extends { readonly path: string }>(
@@ -82,7 +81,7 @@ export class IgnoreRules {
 
   #isIgnoredByGit(components: readonly string[], isDirectory: boolean): boolean {
     let ignored = false;
-    // As git: the rules of a deeper directory come later, and the last match counts.
+    // As in git, the rules of a deeper directory come later, and the last match applies.
     for (let depth = 0; depth < components.length; depth += 1) {
       const rules = this.#rules.get(components.slice(0, depth).join('/'));
       if (rules === undefined) continue;
@@ -114,7 +113,7 @@ export class IgnoreRules {
 
 async function rulesOf(path: string): Promise<string> {
   try {
-    // A project of a stranger may have a pipe here, or a link to /dev/zero.
+    // A stranger's project may have a pipe here, or a link to /dev/zero.
     await using file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
     const info = await file.stat();
     if (!info.isFile()) return '';
@@ -130,7 +129,7 @@ async function rulesOf(path: string): Promise<string> {
   }
 }
 
-/** @throws CopyError `invalid_source`: a line could take forever to match */
+/** @throws CopyError `invalid_source` if a line could take forever to match */
 function checked(path: string, text: string): string {
   const at = text.split('\n').findIndex((line) => line.split(/(?:^|\/)\*\*+(?=\/|\s*$)/).length - 1 > ANY_DEPTHS_MAX);
   if (at < 0) return text;

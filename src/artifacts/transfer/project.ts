@@ -1,4 +1,4 @@
-/** A project that is sent to a guest, and what it was when it was sent. */
+/** Sends a project to a guest, and records its state at that time. */
 import { createHash } from 'node:crypto';
 import { realpath } from 'node:fs/promises';
 import type { Guest } from '../../machine/guest/link.ts';
@@ -11,14 +11,13 @@ import { listHere } from './tree-here.ts';
 export interface SentProject {
   /** Real path of the directory on this machine. */
   readonly from: string;
-  /** Path in the guest. */
   readonly to: string;
   readonly rules: IgnoreRules;
-  /** Paths below the directory, without itself. */
+  /** Paths below the directory, without the directory itself. */
   readonly contents: ReadonlyMap<string, Content>;
 }
 
-/** Sends the directory without what it ignores. @throws CopyError `invalid_source`, `guest_failed`; GuestError */
+/** Sends the directory without ignored files. @throws CopyError `invalid_source`, `guest_failed`; GuestError */
 export async function sendProject(
   guest: Guest,
   source: string,

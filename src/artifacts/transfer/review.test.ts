@@ -20,7 +20,7 @@ describe('staysInside', () => {
     ['d/a', '../../b', false],
     ['a', '/etc/passwd', false],
     ['a', '', false],
-    // Where these lead depends on other links, which the guest makes, too.
+    // The target of these depends on other links, which the guest also creates.
     ['a', 'd/../b', false],
     ['d/a', '../d/../../b', false],
   ])('a link %s -> %s: %s', (path, target, inside) => {
@@ -51,19 +51,19 @@ describe('SumReader', () => {
     return Object.fromEntries(reader.sums);
   };
 
-  it.each([1, 7, 1000])('reads the sums of the wanted paths, in pieces of %i bytes', (cut) => {
+  it.each([1, 7, 1000])('reads the sums of the requested paths, in pieces of %i bytes', (cut) => {
     const text = `${sum}  a\nb\0${sum} *ü\0${sum}  other\0`;
     expect(read(text, cut, 'a\nb', 'ü', 'missing')).toEqual({ 'a\nb': sum, ü: sum });
   });
 
-  it('ignores what is no line of sha256sum, and output without an end', () => {
+  it('ignores lines that are not from sha256sum, and output without an end', () => {
     expect(read(`nonsense\0${sum.slice(1)}  a\0${sum}  a`, 10, 'a')).toEqual({});
     const endless = `${'x'.repeat(100_000)}\0${sum}  a\0`;
     expect(read(endless, 1000, 'a')).toEqual({ a: sum });
   });
 });
 
-it('applyChanges: files whose directory is gone leave no descriptor open', async () => {
+it('applyChanges: files whose directory is gone leak no descriptor', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'nv-review-'));
   try {
     writeFileSync(join(dir, 'staged'), 'x');
@@ -82,7 +82,7 @@ it('applyChanges: files whose directory is gone leave no descriptor open', async
   }
 });
 
-it('applyChanges: files that change here while others are written are kept', async () => {
+it('applyChanges: keeps files that change here while others are written', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'nv-review-'));
   try {
     const file = (text: string) => {

@@ -1,5 +1,5 @@
 /**
- * Brings the changes of a project back from a guest, in two steps: what a person reviews is what is written.
+ * Brings the changes of a project back from a guest in two steps, so that exactly what a person reviews is written.
  *
  *     reviewChanges   guest ──► staging directory   changes by content, conflicts, refused paths
  *     applyChanges    staging directory ──► project
@@ -25,37 +25,37 @@ export interface Change {
   readonly kind: 'created' | 'changed' | 'deleted';
   /** Below the project. */
   readonly path: string;
-  /** As it was sent; null: it was not there. */
+  /** As it was sent; `null` if it did not exist. */
   readonly before: Content | null;
-  /** As it is in the guest; null: it is gone. */
+  /** As it is in the guest; `null` if it was deleted. */
   readonly after: Content | null;
-  /** The content of a file; null: no file. */
+  /** File with the content; `null` if it is not a file. */
   readonly staged: string | null;
-  /** Why the file of this machine is kept; null: no conflict. */
+  /** Why this machine's file is kept; `null` without a conflict. */
   readonly conflict: string | null;
 }
 
-/** A path of the guest that cannot come back. */
+/** A path of the guest that can't come back. */
 export interface Refused {
   readonly path: string;
   readonly reason: string;
 }
 
 export interface Review {
-  /** In lexical order. */
   readonly changes: readonly Change[];
   readonly refused: readonly Refused[];
 }
 
-/** Changed and new files together. */
+/** Limit of changed and new files together. */
 export const CHANGED_BYTES_MAX = GIB;
 
 const CHANGED_HERE = 'it changed on this machine since it was sent';
 
 /**
  * @param staging an empty directory, which the caller removes
- * @param skip paths that, with all below them, are no part of the project, for example what else was copied there
- * @throws CopyError, GuestError `not_found`: the directory is gone
+ * @param skip returns true for paths that, with everything below them, do not belong to the project, for example other
+ * copied files
+ * @throws CopyError, GuestError `not_found` if the directory is gone
  */
 export async function reviewChanges(
   guest: Guest,
@@ -104,7 +104,7 @@ export async function reviewChanges(
   });
   const refusedPaths = new Set(refused.map(({ path }) => path));
   const isRefused = (path: string): boolean => path !== '.' && (refusedPaths.has(path) || isRefused(dirname(path)));
-  // With all below it: what was sent there before is not deleted, only not looked at.
+  // Includes everything below it: files sent there before are not deleted, only ignored.
   const isSkipped = (path: string): boolean => path !== '.' && (skip(path) || isSkipped(dirname(path)));
   const paths = new Set([...project.contents.keys(), ...there.keys()]);
   const conflicts = new ConflictFinder(project);
@@ -127,14 +127,14 @@ type Compared = Pick<Change, 'path' | 'before' | 'after'>;
 /** Compares the project with what was sent, change by change, parents first. */
 class ConflictFinder {
   readonly #target: CopyTarget;
-  /** Files and links that become directories: nothing is below them here. */
+  /** Files and links that become directories, so nothing is below them here. */
   readonly #replaced = new Set<string>();
 
   constructor(project: Pick<SentProject, 'from'>) {
     this.#target = new CopyTarget(project.from);
   }
 
-  /** Null: the path is as it was sent. `same`: it is already as in the guest. Otherwise why it is kept. */
+  /** `null` if the path is as it was sent; `same` if it is already as in the guest. Otherwise the reason to keep it. */
   async find({ path, before, after }: Compared): Promise<string | null> {
     if (this.#isReplaced(dirname(path))) return null;
     try {
@@ -155,8 +155,8 @@ class ConflictFinder {
 }
 
 /**
- * Whether a link resolves inside the project whatever other links the guest makes: `..` only at its beginning, and no
- * more of them than its directory is deep.
+ * True if a link resolves inside the project whatever other links the guest creates: `..` only at its beginning, and at
+ * most as many as its directory is deep.
  */
 export function staysInside(path: string, target: string): boolean {
   if (target === '' || target.startsWith('/') || target.includes('\0')) return false;
@@ -190,7 +190,7 @@ async function changedFiles(
   return new Map(files.filter(({ path }) => !unchanged.has(path)).map((one) => [one.path, one]));
 }
 
-/** Downloads files, each under a number as its name. */
+/** Downloads files to numbered names. */
 async function stage(
   guest: Guest,
   files: readonly GuestEntry[],
@@ -234,16 +234,15 @@ const tooLarge = (): CopyError =>
     remedy: 'bring large results back with --out',
   });
 
-/** What became of a change. */
 export interface Applied {
   readonly path: string;
-  /** Why it was not written; null: it was. */
+  /** Why it was not written; `null` if it was. */
   readonly kept: string | null;
 }
 
 /**
- * Writes the changes without a conflict. Each is checked again: the project may have changed during the review.
- * A failure stops no other change.
+ * Writes the changes without a conflict. Each is checked again, since the project may have changed during the review. A
+ * failure stops no other change.
  */
 export async function applyChanges(
   project: Pick<SentProject, 'from'>,
@@ -266,7 +265,7 @@ export async function applyChanges(
     if (conflict !== null && conflict !== 'same') kept.set(change.path, conflict);
   };
   for (const change of changes) await check(change);
-  // Deepest first: a directory goes when it is empty. What changes its type makes room.
+  // Deepest first: a directory is removed when it is empty. Entries that change their type are removed to make room.
   for (const change of changes.toReversed()) {
     const { before, after, path } = change;
     if (before === null || before.type === after?.type) continue;
@@ -275,7 +274,7 @@ export async function applyChanges(
       try {
         await target.remove(path, before.type === 'directory');
       } catch (error) {
-        // A directory stays for what it ignores, or for a file with a conflict, which is reported.
+        // A directory stays for its ignored files, or for a file with a conflict, which is reported.
         if (after !== null || errorCode(error) !== 'ENOTEMPTY') throw error;
       }
     });
@@ -283,14 +282,14 @@ export async function applyChanges(
   for (const change of changes) {
     const { before, after, path, staged } = change;
     if (after === null) continue;
-    // Large files may have taken minutes since the first check. What changes its type is gone by now.
+    // Large files may have taken minutes since the first check. Entries that change their type are already removed.
     if (before === null || before.type === after.type) await check(change);
     await attempt(change, async () => {
       if (after.type === 'file') {
         if (staged === null) await target.setFileMode(path, after.mode);
         else await target.writeFile(path, after.mode, () => createReadStream(staged));
       } else if (after.type === 'symlink') await target.makeLink(path, after.target);
-      // Open to its owner, who writes into it next; the umask decides of the others.
+      // Open to its owner, who writes into it next; the umask decides about others.
       else await target.makeDirectory(path, after.mode | 0o700);
     });
   }

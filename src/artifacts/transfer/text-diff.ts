@@ -1,17 +1,17 @@
-/** Unified diffs for people, of bounded size and time: one side comes from a guest. */
+/** Unified diffs for people, of bounded size and time, since one side comes from a guest. */
 import { isUtf8 } from 'node:buffer';
 import { createTwoFilesPatch, FILE_HEADERS_ONLY } from 'diff';
 import { KIB } from '../../base/units.ts';
 
-/** A larger file is named with its size only. */
+/** For a larger file only name and size are shown. */
 export const DIFF_BYTES_MAX = 256 * KIB;
-/** Added and removed lines of one file; the time of a comparison grows with their square. */
+/** Limit of added and removed lines of one file; the time of a comparison grows with their square. */
 const EDITS_MAX = 1_000;
 
 /**
- * @param before null: the file is new
- * @param after null: the file is gone
- * @returns text with headers, as `diff -u`; null: binary, too large, or too different
+ * @param before `null` if the file is new
+ * @param after `null` if the file was deleted
+ * @returns text with headers, like `diff -u`; `null` if it is binary, too large, or too different
  */
 export function textDiff(path: string, before: Buffer | null, after: Buffer | null): string | null {
   const [from, to] = [before ?? Buffer.alloc(0), after ?? Buffer.alloc(0)];
@@ -28,5 +28,5 @@ export function textDiff(path: string, before: Buffer | null, after: Buffer | nu
   return patch ?? null;
 }
 
-/** Whether a diff of it could be shown. */
+/** True if its diff could be shown. */
 export const isText = (bytes: Buffer): boolean => bytes.length <= DIFF_BYTES_MAX && isUtf8(bytes) && !bytes.includes(0);

@@ -1,6 +1,6 @@
 /**
- * Copies trees of files between this machine and a guest. A plan comes first (each entry with its kind and size), so
- * that the total is known and impossible copies fail before they start.
+ * Copies trees of files between this machine and a guest. Each copy is planned first (each entry with its kind and
+ * size), so that the total is known and impossible copies fail before they start.
  *
  *     copy-in   here ──► guest      the source is trusted, the guest is not asked
  *     copy-out  guest ──► here      everything that the guest lists is hostile; `CopyTarget` writes
@@ -10,7 +10,7 @@ import { type Progress, silentProgress } from '../../base/progress.ts';
 import { GIB, MIB } from '../../base/units.ts';
 
 export type CopyErrorCode =
-  /** The source cannot be copied: missing, unreadable, neither a file nor a directory, or too many files. */
+  /** The source can't be copied: missing, unreadable, neither a file nor a directory, or too many files. */
   | 'invalid_source'
   /** The guest listed a name that would lead out of the target. */
   | 'hostile_name'
@@ -18,9 +18,8 @@ export type CopyErrorCode =
   | 'in_the_way'
   /** The guest sends more than its largest possible disk. */
   | 'too_large'
-  /** A program of the guest that makes a link or sets a mode failed. */
+  /** A program of the guest that creates a link or sets a mode failed. */
   | 'guest_failed'
-  /** The file system of this machine is full. */
   | 'disk_full'
   /** This user may not write the target, or its file system is read-only. */
   | 'not_writable';
@@ -37,10 +36,10 @@ const BYTES_MAX = 64 * GIB;
 export const FILES_AT_ONCE = 4;
 /** Smaller copies show no progress. */
 const SHOWN_FROM_BYTES = 8 * MIB;
-/** Minimum rate of emulated guests, bytes per millisecond. */
+/** Minimum rate of emulated guests. */
 const PACE_BYTES_PER_MS = 20_000;
 
-/** Says what to do when this machine refuses the copy; other errors stay as they are. */
+/** Adds a remedy if this machine refuses the copy; other errors stay unchanged. */
 export function writeError(error: unknown, target: string): unknown {
   const code = error instanceof CodedError ? undefined : errorCode(error);
   if (code === 'ENOSPC' || code === 'EDQUOT') {
@@ -54,14 +53,13 @@ export function writeError(error: unknown, target: string): unknown {
 }
 
 export interface TransferOptions {
-  /** Guest user whose rights apply and whose home relative paths start at; default `user`. */
+  /** Guest user whose rights apply and whose home relative paths start at. Default `user`. */
   readonly user?: string | undefined;
   readonly signal?: AbortSignal | undefined;
   /** Called for large copies. */
   readonly onProgress?: Progress | undefined;
 }
 
-/** The options of each file operation. */
 export interface FileAccess {
   readonly user?: string;
   readonly signal?: AbortSignal;
@@ -72,7 +70,6 @@ export const fileOptions = ({ user, signal }: TransferOptions): FileAccess => ({
   ...(signal === undefined ? {} : { signal }),
 });
 
-/** Counts copied bytes and reports progress. */
 export class TransferProgress {
   readonly #report: Progress;
   readonly #totalBytes: number;
@@ -93,7 +90,6 @@ export class TransferProgress {
     return this.#bytes;
   }
 
-  /** Passes the chunks on and counts them. */
   async *count(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
     for await (const chunk of source) {
       this.#bytes += chunk.length;
@@ -122,7 +118,10 @@ export class TransferProgress {
 
 const inMib = (bytes: number): string => (bytes / MIB).toFixed(0);
 
-/** Runs the action for each, a few at a time; after the first failure, starts no more and waits for the running ones. */
+/**
+ * Runs the action for each item, a few at a time; after the first failure, starts no more and waits for the running
+ * ones.
+ */
 export async function someAtOnce<T>(items: readonly T[], action: (item: T) => Promise<void>): Promise<void> {
   const rest = items.values();
   let failed = false;

@@ -1,4 +1,4 @@
-/** The files of this machine that a copy takes. */
+/** Lists the files of this machine for a copy. */
 import { lstat, readdir, readlink, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CodedError, describeError, errorCode } from '../../base/errors.ts';
@@ -8,21 +8,19 @@ import type { IgnoreRules } from './ignored.ts';
 import { CopyError, DEPTH_MAX, ENTRIES_MAX } from './transfer.ts';
 
 export interface LocalEntry extends ArchiveMember {
-  /** Path on this machine. */
   readonly from: string;
 }
 
-/** Files of a project together. */
 const PROJECT_BYTES_MAX = GIB;
 
-/** Checks that a source exists, before a sandbox is started or resumed. @throws CopyError `invalid_source` */
+/** Checks that a source exists. Call before a sandbox is started or resumed. @throws CopyError `invalid_source` */
 export async function requireSource(path: string): Promise<void> {
   await readable(path, stat(path));
 }
 
 /**
  * Lists everything, parents first; the source itself has the path `''`.
- * @param rules of a project: what they ignore, and sockets and devices, stay here. Null: everything is copied
+ * @param rules of a project: ignored files, and sockets and devices, are omitted. `null` to list everything
  * @throws CopyError `invalid_source`
  */
 export async function listHere(source: string, rules: IgnoreRules | null): Promise<readonly LocalEntry[]> {
@@ -80,7 +78,6 @@ async function readable<T>(path: string, reading: Promise<T>): Promise<T> {
   }
 }
 
-/** Names the path and the fault. */
 export function readError(path: string, error: unknown): Error {
   if (error instanceof CodedError) return error;
   const code = errorCode(error) ?? '';

@@ -1,27 +1,23 @@
-/** The files of a guest that a copy takes. The guest answers for them and is hostile. */
+/** Lists the files of a guest for a copy. The guest's answers are hostile. */
 import { join } from 'node:path';
 import type { FileEntry, Guest } from '../../machine/guest/link.ts';
 import { CopyError, DEPTH_MAX, ENTRIES_MAX, type FileAccess } from './transfer.ts';
 
 export interface GuestEntry {
   readonly entry: FileEntry;
-  /** Path in the guest. */
   readonly from: string;
   /** Path below the root, of single components; `''` is the root itself. */
   readonly path: string;
 }
 
 export interface ListOptions {
-  /** Whether to leave an entry out, with all below it. */
+  /** Returns true to omit an entry with everything below it. */
   readonly skip?: (path: string, isDirectory: boolean) => boolean;
-  /** Called for a socket, pipe or device. Default: it is refused. */
+  /** Called for a socket, pipe or device, which are refused by default. */
   readonly onOther?: (one: GuestEntry) => void;
 }
 
-/**
- * Lists everything, parents first, level by level.
- * @throws CopyError `hostile_name`, `invalid_source`
- */
+/** Lists everything, parents first, level by level. @throws CopyError `hostile_name`, `invalid_source` */
 export async function listThere(
   guest: Guest,
   root: GuestEntry,
@@ -65,7 +61,7 @@ function refuse({ from }: GuestEntry): void {
 /** @returns the name, if it is one component of a path. @throws CopyError `hostile_name` */
 export function checkFileName(name: string): string {
   const isPlain = name !== '' && name !== '.' && name !== '..' && !/[/\0]/.test(name);
-  // Names that are not UTF-8 contain lone surrogates, which cannot be written back.
+  // Names that are not UTF-8 contain lone surrogates, which can't be written back.
   if (isPlain && name.isWellFormed()) return name;
   throw hostile(`the guest lists a file named ${quoted(name)}`);
 }

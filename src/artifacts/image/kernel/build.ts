@@ -1,6 +1,7 @@
 /**
- * Builds the guest kernel: `kernel/guest.config` over `allnoconfig`. The result is a stripped ELF `vmlinux` that starts by
- * PVH, and the final configuration beside it. Equal sources, configuration and tools give equal bytes in any directory.
+ * Builds the guest kernel: `kernel/guest.config` over `allnoconfig`. The result is a stripped ELF `vmlinux` that starts
+ * by PVH, with the final configuration beside it. Equal sources, configuration and tools give equal bytes in any
+ * directory.
  */
 import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
@@ -16,10 +17,10 @@ import { describeSource, type KernelSource } from './source.ts';
 export const RECIPE_VERSION = 1;
 /** Lines that kbuild prints for this configuration (Linux 6.12); used only for the progress bar. */
 const BUILD_LINES_EXPECTED = 1640;
-/** Share of the time that unpacking and configuring take. */
+/** Share of the time for unpacking and configuring. */
 const SETUP_FRACTION = 0.06;
 
-/** Settings without which the result would depend on date and machine. */
+/** Without these settings, the result would depend on date and machine. */
 const REPRODUCIBLE = {
   KBUILD_BUILD_TIMESTAMP: '2026-01-01',
   KBUILD_BUILD_USER: 'neurovisor',
@@ -45,9 +46,8 @@ export interface KernelInputs {
   /** Path of `kernel/guest.config`, and its text. */
   readonly fragmentPath: string;
   readonly fragment: string;
-  /** Text of `kernel/deny.txt`. */
   readonly denied: string;
-  /** Digest of all that the build takes from the checkout. */
+  /** Digest of everything that the build takes from the checkout. */
   readonly digest: string;
 }
 
@@ -107,7 +107,6 @@ async function checkConfig(path: string, inputs: KernelInputs): Promise<void> {
   });
 }
 
-/** Counts kbuild's lines (`  CC      kernel/fork.o`). */
 export class BuildCounter {
   #lines = 0;
   readonly #expected: number;

@@ -1,6 +1,6 @@
 /**
- * Checks that Kconfig's final configuration has every option of `kernel/guest.config`, and none of
- * `kernel/deny.txt`: Kconfig silently drops lines that it doesn't know or can't satisfy. Pure.
+ * Checks that Kconfig's final configuration has every option of `kernel/guest.config`, and none of `kernel/deny.txt`:
+ * Kconfig silently drops lines that it doesn't know or can't satisfy. Pure.
  */
 
 /** Option name → value (`y`, a number, a quoted string); unset options are missing. */
@@ -32,7 +32,7 @@ export function parseDenied(text: string): readonly string[] {
     .flatMap((line) => line.split(/\s+/)[0] ?? []);
 }
 
-/** The violations of the final configuration, a sentence each. */
+/** The violations of the final configuration, one sentence each. */
 export function configViolations(fragment: string, denied: string, final: string): string[] {
   const values = parseKernelConfig(final);
   const optional = parseOptional(fragment);

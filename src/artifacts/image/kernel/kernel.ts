@@ -1,6 +1,6 @@
 /**
- * The guest kernel: the one that the repository ships, where it fits this checkout's configuration; otherwise, or where
- * `setup --build-kernel` asked for it, one built here from the distribution's kernel source (`build.ts`).
+ * The guest kernel: the shipped one if it fits this checkout's configuration; otherwise, or if `setup --build-kernel`
+ * asked for it, one built here from the distribution's kernel source (`build.ts`).
  */
 import { copyFile, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -20,7 +20,7 @@ const sourceSchema = z.object({
   /** Debian package. */
   package: z.string(),
   version: z.string(),
-  /** Of the archive in that package. */
+  /** SHA-256 of the archive in that package. */
   sha256: z.string(),
 });
 
@@ -59,7 +59,7 @@ export async function prepareKernel(
   return { path: vmlinux.path, digest: vmlinux.sha256, manifest: artifact.details };
 }
 
-/** @throws ImageError `source_invalid`: the prebuilt kernel is damaged, or no kernel source is installed */
+/** @throws ImageError `source_invalid` if the prebuilt kernel is damaged, or no kernel source is installed */
 export async function kernelRecipe(context: KernelContext): Promise<Recipe<KernelManifest>> {
   const inputs = await readKernelInputs(context.sourceDir);
   const prebuilt = await fittingKernel(context, inputs);
@@ -81,7 +81,7 @@ async function recipeOfBuild(inputs: KernelInputs): Promise<Recipe<KernelManifes
   });
 }
 
-/** The kernel that a start takes; undefined: it is still to be built here. @throws ImageError `source_invalid` */
+/** The kernel that a start uses; undefined if it still has to be built here. @throws ImageError `source_invalid` */
 export async function describeKernel(context: KernelContext): Promise<KernelManifest | undefined> {
   const prebuilt = await fittingKernel(context, await readKernelInputs(context.sourceDir));
   if (prebuilt !== undefined) return prebuiltDetails(prebuilt);
@@ -89,7 +89,7 @@ export async function describeKernel(context: KernelContext): Promise<KernelMani
   return await cachedDetails(context.cacheDir, await kernelRecipe(context));
 }
 
-/** Whether set-up builds the kernel here, which needs a compiler and the kernel's source. @throws ImageError */
+/** True if set-up builds the kernel here, which needs a compiler and the kernel's source. @throws ImageError */
 export async function isKernelBuilt(context: KernelContext): Promise<boolean> {
   return (await fittingKernel(context, await readKernelInputs(context.sourceDir))) === undefined;
 }
@@ -98,14 +98,13 @@ export async function readKernelInputs(sourceDir: string): Promise<KernelInputs>
   const fragmentPath = join(sourceDir, 'kernel', 'guest.config');
   const fragment = await readFile(fragmentPath, 'utf8');
   const denied = await readFile(join(sourceDir, 'kernel', 'deny.txt'), 'utf8');
-  // Only the options, so that a changed comment does not cost a build of four minutes.
+  // Covers only the options, so that a changed comment does not cost a build of four minutes.
   const options = [...parseKernelConfig(fragment)].map((pair) => pair.join('=')).sort();
   const parts = [options, [...parseOptional(fragment)], parseDenied(denied)].map(String);
   const digest = digestBytes(`kernel ${RECIPE_VERSION}`, ...parts);
   return { fragmentPath, fragment, denied, digest };
 }
 
-/** The recipe of a kernel that is built here. */
 export function buildRecipe(inputs: KernelInputs, source: KernelSource): Recipe<KernelManifest> {
   return {
     kind: 'kernel',
@@ -144,7 +143,7 @@ function prebuiltDetails({ source, kernelVersion, tools }: PrebuiltKernel): Kern
 
 export const prebuiltKernelDir = (sourceDir: string): string => join(sourceDir, 'kernel', PREBUILT_DIR);
 
-/** @returns undefined: it has to be built */
+/** @returns undefined if it has to be built */
 async function fittingKernel(
   { cacheDir, sourceDir }: KernelContext,
   { digest }: KernelInputs,

@@ -5,11 +5,10 @@ import { ignore } from '../../../base/ignore.ts';
 import { runTool } from '../tool.ts';
 
 export interface KernelSource {
-  /** Path of the tarball. */
   readonly path: string;
   /** Name, size and time of the tarball, which change with each version of the package. */
   readonly identity: string;
-  /** The Debian package that brought it; absent: the one that dpkg names. */
+  /** The Debian package that installed it. Default: the one that dpkg names. */
   readonly owner?: { readonly name: string; readonly version: string };
 }
 
@@ -34,7 +33,6 @@ export async function findKernelSource(dir: string = KERNEL_SOURCE_DIR): Promise
   return { path, identity: `${basename(path)} ${size} ${Math.trunc(mtimeMs / 1000)}` };
 }
 
-/** The tarball of the preferred series, else the newest. */
 export function chooseSource(paths: readonly string[]): string | undefined {
   const versionOf = (path: string): number[] => (TARBALL.exec(basename(path))?.[1] ?? '').split('.').map(Number);
   const preferred = paths.find((path) => isSeries(versionOf(path).join('.')));

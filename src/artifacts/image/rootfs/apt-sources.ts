@@ -1,13 +1,13 @@
 /**
- * Derives mirror lines for the guest's Debian release from the host's apt configuration, since the host's
- * network reaches its own mirrors. A host of another distribution has none for Debian. Pure.
+ * Derives mirror lines for the guest's Debian release from the host's apt configuration, since the host's network
+ * reaches its own mirrors. A host of another distribution has none for Debian. Pure.
  */
 
 export interface AptSource {
   readonly uri: string;
   readonly suite: string;
   readonly components: readonly string[];
-  /** Path of the entry's keyring; undefined: apt's default. */
+  /** Path of the entry's keyring; undefined for apt's default. */
   readonly signedBy: string | undefined;
 }
 
@@ -51,8 +51,8 @@ export function parseOneLine(text: string): AptSource[] {
 }
 
 /**
- * The host's entries of Debian itself, as lines for the guest's release; [] when the host has none.
- * `-updates` and `-security` are included, `-backports` are not.
+ * The host's entries of Debian itself, as lines for the guest's release; [] if the host has none. Includes `-updates`
+ * and `-security`, but not `-backports`.
  */
 export function guestMirrorLines(
   sources: readonly AptSource[],
@@ -72,7 +72,6 @@ export function guestMirrorLines(
   return lines.size > 0 && [...lines].some((line) => line.includes(` ${guestCodename} main`)) ? [...lines] : [];
 }
 
-/** `KEY=value` lines of /etc/os-release. */
 export function parseOsRelease(text: string): ReadonlyMap<string, string> {
   const values = new Map<string, string>();
   for (const line of text.split('\n')) {

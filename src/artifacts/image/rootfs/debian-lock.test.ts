@@ -31,7 +31,7 @@ describe('parseDebianLock', () => {
   ])('refuses a line without version or digest: %s', (line) => {
     expect(() => parseDebianLock(line)).toThrow(ImageError);
   });
-  it('image/debian.lock has every package that the image needs', () => {
+  it('image/debian.lock contains every package that the image needs', () => {
     const path = join(import.meta.dirname, '../../../../image/debian.lock');
     const locked = parseDebianLock(readFileSync(path, 'utf8'));
     expect(Object.keys(locked)).toEqual(expect.arrayContaining([...Object.keys(GUEST_PACKAGES), 'libc6', 'dpkg']));
@@ -45,11 +45,11 @@ it('aptPreferences prefers each locked version to any other', () => {
 describe('withDigests', () => {
   const stanza = (version: string, sha256: string): string =>
     `Package: bash\nVersion: ${version}\nMD5sum: 00\nSHA256: ${sha256}`;
-  it('takes the digest of the installed version', () => {
+  it('uses the digest of the installed version', () => {
     const records = `${stanza('6', B)}\n\n${stanza('5.2-1+b1', A)}\n`;
     expect(withDigests(new Map([['bash', '5.2-1+b1']]), records)).toEqual(bash);
   });
-  it('refuses a package that mirrors have with two digests: either may be installed', () => {
+  it('refuses a package that mirrors have with two digests, since either may be installed', () => {
     const records = `${stanza('6', B)}\n\n${stanza('6', A)}\n`;
     expect(() => withDigests(new Map([['bash', '6']]), records)).toThrow('two SHA-256');
     const twice = `${stanza('6', A)}\n\n${stanza('6', A)}\n`;
@@ -71,7 +71,7 @@ describe('compareWithLock', () => {
     ]);
     expect(compareWithLock(lock, lock)).toEqual([]);
   });
-  it('without a lock nothing differs', () => {
+  it('finds no difference without a lock', () => {
     expect(compareWithLock({}, bash)).toEqual([]);
   });
   it('refuses the locked version with another digest', () => {

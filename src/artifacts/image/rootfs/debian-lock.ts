@@ -1,9 +1,9 @@
 /**
  * The locked Debian packages of the golden image, `image/debian.lock`: name, version and SHA-256 of each. The mirror's
- * signature proves that a package is Debian's; the lock decides which version, so that two machines get the same.
+ * signature proves that a package is Debian's; the lock decides which version, so that two machines get the same. Pure.
  *
  * Debian's mirrors remove a version soon after its successor. Then apt installs the successor, and the difference is
- * recorded in the image's manifest. Pure.
+ * recorded in the image's manifest.
  */
 import { z } from 'zod';
 import { ImageError } from '../errors.ts';
@@ -15,20 +15,19 @@ const debianPackageSchema = z.object({
 });
 export type DebianPackage = z.infer<typeof debianPackageSchema>;
 export const debianPackagesSchema = z.record(z.string(), debianPackageSchema);
-/** Packages by name. */
 export type DebianPackages = Readonly<Record<string, DebianPackage>>;
 
 export const lockDifferenceSchema = z.object({
   name: z.string(),
-  /** Null: not in the lock file. */
+  /** `null` if it is not in the lock file. */
   locked: z.string().nullable(),
-  /** Null: not in the image. */
+  /** `null` if it is not in the image. */
   installed: z.string().nullable(),
 });
 export type LockDifference = z.infer<typeof lockDifferenceSchema>;
 
 const LINE = /^([a-z0-9][a-z0-9+.-]+)=([A-Za-z0-9.+~:-]+) sha256:([0-9a-f]{64})$/;
-/** Above 1000: apt takes this version even if another one is newer. */
+/** Above 1000, so that apt takes this version even if another one is newer. */
 const PIN_PRIORITY = 1001;
 
 /** Parses lines `name=version sha256:…`. @throws ImageError `source_invalid` */
@@ -54,7 +53,7 @@ export function formatDebianLock(packages: DebianPackages): string {
     .join('');
 }
 
-/** Preferences for apt: each locked version where a mirror has it, otherwise its newest (see apt_preferences(5)). */
+/** Preferences for apt: each locked version if a mirror has it, otherwise its newest (see apt_preferences(5)). */
 export function aptPreferences(lock: DebianPackages): string {
   return Object.entries(lock)
     .map(([name, { version }]) => `Package: ${name}\nPin: version ${version}\nPin-Priority: ${PIN_PRIORITY}\n`)
@@ -65,7 +64,7 @@ export function aptPreferences(lock: DebianPackages): string {
  * Adds the digests to the installed packages.
  * @param versions installed versions by name
  * @param records stanzas of apt's indexes (`apt-cache show`), possibly of more versions
- * @throws ImageError `result_invalid` if a package is in no index, or with two digests, so that either may be installed
+ * @throws ImageError `result_invalid` if a package is in no index, or has two digests, so that either may be installed
  */
 export function withDigests(versions: ReadonlyMap<string, string>, records: string): Record<string, DebianPackage> {
   const known = new Map<string, Set<string>>();
@@ -89,7 +88,7 @@ export function withDigests(versions: ReadonlyMap<string, string>, records: stri
 }
 
 /**
- * How the installed packages differ from the locked ones. [] without a lock.
+ * Differences between the installed and the locked packages. [] without a lock.
  * @throws ImageError `result_invalid` for a package of the locked version with another digest: Debian never publishes
  * two packages of one version
  */
@@ -117,12 +116,12 @@ export function compareWithLock(lock: DebianPackages, installed: DebianPackages)
 export interface GuestPackages {
   /** One line. */
   readonly description: string;
-  /** Null: all are the locked ones. */
+  /** `null` if all packages are the locked ones. */
   readonly remedy: string | null;
 }
 
 const NAMED_MAX = 3;
-/** The mirrors no longer have a locked version. */
+/** Applies if the mirrors no longer have a locked version. */
 const REMEDY =
   'sandboxes work; for the locked versions, set up with a mirror that still has them (docs/troubleshooting.md)';
 

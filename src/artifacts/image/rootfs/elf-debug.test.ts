@@ -26,7 +26,7 @@ describe('withoutSections', () => {
     ['no ELF file', Buffer.from('#!/bin/sh')],
     ['a truncated one', library().subarray(0, 100)],
     ['one whose segment ends beyond the file', library().subarray(0, 125)],
-  ])('leaves %s as it is', (_, bytes) => {
+  ])('leaves %s unchanged', (_, bytes) => {
     expect(withoutSections(bytes)).toBe(bytes);
   });
 });

@@ -1,4 +1,6 @@
-/** Drops what the loader never reads from a shared library: sections behind the last segment, such as DWARF. Pure. */
+/**
+ * Drops parts of a shared library that the loader never reads: sections behind the last segment, such as DWARF. Pure.
+ */
 
 // elf(5), 64 bits, little-endian.
 const MAGIC = [0x7f, 0x45, 0x4c, 0x46, 2, 1];
@@ -10,7 +12,7 @@ const PHNUM = 56;
 /** Followed by the number of sections and the index of their names, two bytes each. */
 const SHENTSIZE = 58;
 
-/** The library without sections; unchanged where it is no such ELF file, or its headers make no sense. */
+/** Returns a file unchanged if it is no such ELF file, or its headers are invalid. */
 export function withoutSections(library: Uint8Array): Uint8Array {
   if (library.length < EHDR_BYTES || MAGIC.some((byte, at) => library[at] !== byte)) return library;
   const view = new DataView(library.buffer, library.byteOffset, library.byteLength);

@@ -31,7 +31,7 @@ describe('parseLock', () => {
 });
 
 describe('guestBaseRecipe', () => {
-  it('has another key for another lock file, and the same key for the same', () => {
+  it('has the same key for the same lock file, and another for another', () => {
     const key = (wheels: string, version: string): string => {
       const debian = { bash: { version, sha256: '' } };
       return guestBaseRecipe({ wheelsPath: '/x', wheels, debian }).key;
@@ -44,7 +44,7 @@ describe('guestBaseRecipe', () => {
 });
 
 describe('parseDpkgStatus', () => {
-  it('lists installed packages, not removed ones', () => {
+  it('lists installed packages, but not removed ones', () => {
     const status = `Package: tini
 Status: install ok installed
 Version: 0.19.0-1

@@ -1,7 +1,7 @@
 /**
- * The slow part of the golden image, which changes rarely: Debian, Python, the wheels, all bytecode. Kept as
- * a tar, so that a new agent costs seconds, not minutes. Needs no root: in the image root owns every file,
- * whoever built it, and the guest's own loader starts the guest's Python to compile bytecode.
+ * The slow part of the golden image, which changes rarely: Debian, Python, the wheels, all bytecode. Kept as a tar,
+ * so that a new agent costs seconds, not minutes. Needs no root: in the image root owns every file regardless of its
+ * builder, and the guest's own loader starts the guest's Python to compile bytecode.
  */
 import { existsSync } from 'node:fs';
 import { appendFile, mkdir, readdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
@@ -51,9 +51,8 @@ import {
 
 export const baseDetailsSchema = z.object({
   packages: debianPackagesSchema,
-  /** How `packages` differ from `image/debian.lock`. */
+  /** Differences between `packages` and `image/debian.lock`. */
   lockDifferences: z.array(lockDifferenceSchema),
-  /** Python packages and their versions. */
   pythonPackages: z.record(z.string(), z.string()),
 });
 export type BaseDetails = z.infer<typeof baseDetailsSchema>;
@@ -63,9 +62,9 @@ const RECIPE_VERSION = 5;
 const ESTIMATE_MS = 35_000;
 const SPACE_BYTES = 1300 * MIB;
 
-/** End of each phase, as a measured share of the whole. The wheels come beside Debian. */
+/** End of each phase, as a measured share of the whole. The wheels are installed concurrently with Debian. */
 const PHASE = { debian: 0.75, bytecode: 0.95 } as const;
-/** What mmdebstrap prints as each of its stages begins, and the measured share of its time before that. */
+/** Messages of mmdebstrap at the beginning of each stage, and the measured share of its time before that. */
 const DEBIAN_STAGES: readonly (readonly [prefix: string, share: number])[] = [
   ['running apt-get update', 0.02],
   ['downloading packages', 0.1],
@@ -83,12 +82,10 @@ const SHARED_TMP_DIR = '/var/tmp';
 
 export const BASE_TAR = 'base.tar';
 
-/** The lock files in `image/`. */
 interface Locks {
-  /** Path of `requirements.lock`, and its text. */
   readonly wheelsPath: string;
   readonly wheels: string;
-  /** Of `debian.lock`; empty: the newest packages. */
+  /** Packages of `debian.lock`; empty for the newest ones. */
   readonly debian: DebianPackages;
 }
 
@@ -99,7 +96,7 @@ export async function readLocks(sourceDir: string): Promise<Locks> {
   return { wheelsPath, wheels, debian: parseDebianLock(debian) };
 }
 
-/** @param keepAt a path, where nothing is, on the file system of the cache: a build leaves its tree there */
+/** @param keepAt a path that does not exist, on the cache's file system: a build leaves its tree there */
 export function guestBaseRecipe(locks: Locks, keepAt?: string): Recipe<BaseDetails> {
   const packages = Object.keys(GUEST_PACKAGES);
   const data = [DPKG_OPTIONS, ETC_FILES, ETC_LINES, ETC_LINKS, REMOVED_PATHS, SCRIPTS, STRIPPED_PACKAGES, USER];
@@ -155,7 +152,7 @@ async function installedPackages(root: string): Promise<Record<string, DebianPac
 
 async function installDebian(job: Job, root: string, lock: DebianPackages): Promise<void> {
   const isRoot = process.geteuid?.() === 0;
-  // Only root can make the tree itself; another user's belongs to many users of a namespace.
+  // Only root can create the tree itself; another user's belongs to many users of a namespace.
   const target = isRoot ? root : join(job.scratchDir, 'debian.tar');
   const mirrors = await guestMirrors(job.scratchDir);
   const args = [
@@ -196,13 +193,13 @@ async function installDebian(job: Job, root: string, lock: DebianPackages): Prom
 /** Hooks run as shell scripts, inside the build's user namespace, which sees no file of an ordinary user. */
 const writeHook = (path: string, text: string): string => `cat > "$1/${path}" <<'END'\n${text}\nEND`;
 
-/** Writes what apt knows of the installed packages, before mmdebstrap removes the indexes. */
+/** Writes apt's records of the installed packages, before mmdebstrap removes the indexes. */
 const RECORDS_HOOK = `
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 dpkg-query --admindir="$1/var/lib/dpkg" -W -f '\${Package}=\${Version}\\n' |
   xargs apt-cache show > "$1/${APT_RECORDS}"`;
 
-/** Unpacks without owners (only root could keep them) and device files (the guest's kernel makes its own). */
+/** Unpacks without owners (only root could keep them) and device files (the guest's kernel creates its own). */
 export async function unpackTar(tar: string, root: string, signal: AbortSignal): Promise<void> {
   const args = ['-x', '-p', '--no-same-owner', '--exclude=./dev/*', '-f', tar, '-C', root];
   await runTool('tar', args, { signal });
@@ -253,7 +250,7 @@ export function wheelOptions(): string[] {
 }
 
 /**
- * Makes what a build added readable and searchable for all, as packages of Debian are. Without it a strict umask of
+ * Makes files that a build added readable and searchable for all, like packages of Debian. Otherwise a strict umask of
  * the builder would get into the image, and its user could not run Python.
  */
 export async function makeReadable(root: string, paths: readonly string[], signal: AbortSignal): Promise<void> {
@@ -261,7 +258,7 @@ export async function makeReadable(root: string, paths: readonly string[], signa
   await runTool('chmod', ['-R', 'u=rwX,go=rX', ...full], { signal });
 }
 
-/** Everything in the base that no package of Debian brings. */
+/** Everything in the base that comes from no Debian package. */
 const BUILT_PATHS: readonly string[] = [
   ...PYTHON_TREES,
   ...Object.keys(ETC_FILES),
@@ -317,9 +314,9 @@ async function compileBytecode(job: Job, root: string): Promise<void> {
 }
 
 /**
- * Compiles bytecode that is valid without a check of the source: all files of an image have one timestamp, by
- * which Python would consider each out of date. Its paths are those of the guest. Packages' own tests, which no
- * program imports, get none. The compiler must not keep bytecode of its own imports: that would have this directory in it, and
+ * Compiles bytecode that is valid without a check of the source: all files of an image have one timestamp, by which
+ * Python would consider each out of date. Its paths are those of the guest. Packages' own tests, which no program
+ * imports, get none. The compiler must not keep bytecode of its own imports: that would contain this directory, and
  * would not be compiled again.
  */
 export async function compileTrees(root: string, trees: readonly string[], signal: AbortSignal): Promise<void> {
@@ -365,7 +362,6 @@ export function parseLock(text: string): ReadonlyMap<string, string> {
   return versions;
 }
 
-/** Parses dpkg's status file into versions of the installed packages by name. */
 export function parseDpkgStatus(text: string): ReadonlyMap<string, string> {
   const versions = new Map<string, string>();
   for (const stanza of text.split('\n\n')) {
@@ -377,7 +373,7 @@ export function parseDpkgStatus(text: string): ReadonlyMap<string, string> {
   return versions;
 }
 
-/** Returns a path below the image's root, after making its directory. */
+/** Returns a path below the image's root, after creating its directory. */
 export async function placeIn(root: string, path: string): Promise<string> {
   const full = join(root, path);
   await mkdir(dirname(full), { recursive: true });

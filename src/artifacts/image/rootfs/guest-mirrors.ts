@@ -7,14 +7,14 @@ import { type AptSource, guestMirrorLines, parseDeb822, parseOneLine, parseOsRel
 import { DEBIAN_KEYRING, GUEST_CODENAME } from './recipe.ts';
 
 export interface GuestMirrors {
-  /** A sources list for mmdebstrap; undefined: the host is not Debian, so mmdebstrap uses its default mirror. */
+  /** A sources list for mmdebstrap; undefined if the host is not Debian, so that mmdebstrap uses its default mirror. */
   readonly listPath: string | undefined;
   /** Options of the host's apt that are needed to reach a mirror. */
   readonly aptOptions: readonly string[];
 }
 
 const APT_DIR = '/etc/apt';
-/** Options of the host's apt that hold for the guest's packages: how to reach mirrors, and old indexes of snapshots. */
+/** Options of the host's apt that apply to the guest's packages: how to reach mirrors, and old indexes of snapshots. */
 const APT_KEYS = ['Acquire::http::Proxy', 'Acquire::https::Proxy', 'Acquire::Check-Valid-Until'];
 
 export async function guestMirrors(scratchDir: string): Promise<GuestMirrors> {
@@ -31,7 +31,7 @@ export async function guestMirrors(scratchDir: string): Promise<GuestMirrors> {
   return { listPath, aptOptions };
 }
 
-/** The host's mirrors of Debian itself, by their address; []: it has none. */
+/** Addresses of the host's mirrors of Debian itself; [] if it has none. */
 export async function debianMirrors(): Promise<readonly string[]> {
   const release = parseOsRelease(await readFile('/etc/os-release', 'utf8'));
   const codename = release.get('VERSION_CODENAME');

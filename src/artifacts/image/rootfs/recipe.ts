@@ -11,7 +11,10 @@ export const GUEST_PACKAGES: Readonly<Record<string, string>> = {
   'python-is-python3': 'runs programs that call `python`',
 };
 
-/** No wait for the disk: an image or a sandbox that its host's crash interrupts is lost anyway. No documentation; licenses stay. */
+/**
+ * Does not wait for the disk: an image or a sandbox that its host's crash interrupts is lost anyway. Excludes
+ * documentation, but not licenses.
+ */
 export const DPKG_OPTIONS: readonly string[] = [
   'force-unsafe-io',
   'path-exclude=/usr/share/doc/*',
@@ -33,7 +36,7 @@ export const PYTHON_TREES: readonly string[] = [
   SITE_PACKAGES,
 ];
 
-/** In the image while it is built: which versions apt prefers, and what it knows of the installed ones. */
+/** In the image during its build: apt's preferred versions, and its records of the installed ones. */
 export const APT_PREFERENCES = 'etc/apt/preferences.d/neurovisor';
 export const APT_RECORDS = 'var/lib/neurovisor-packages';
 
@@ -58,7 +61,7 @@ export const REMOVED_PATHS: readonly string[] = [
   'var/log',
   // pip writes the path of the host's interpreter into these.
   `${SITE_PACKAGES}/bin`,
-  // Tells pip to install nothing: the image's Python packages are not Debian's.
+  // Makes pip refuse to install anything, but the image's Python packages are not Debian's.
   `usr/lib/python${GUEST_PYTHON}/EXTERNALLY-MANAGED`,
 ];
 
@@ -84,7 +87,7 @@ Components: main
 Signed-By: ${DEBIAN_KEYRING}
 `;
 
-/** Written into the image: path → content. */
+/** Files written into the image: path → content. */
 export const ETC_FILES: Readonly<Record<string, string>> = {
   'etc/resolv.conf': '',
   'etc/fstab': '',
@@ -104,18 +107,18 @@ export const SCRIPTS: Readonly<Record<string, string>> = {
 };
 
 /**
- * Links in the image: path → target. Files that each hello writes are in memory: through overlay and ext4
- * they would cost a clone 35 ms in software emulation.
+ * Links in the image: path → target. Files that each hello writes are in memory: through overlay and ext4 they would
+ * cost a clone 35 ms in software emulation.
  */
 export const ETC_LINKS: Readonly<Record<string, string>> = {
   'etc/hostname': '/run/neurovisor/hostname',
   'etc/hosts': '/run/neurovisor/hosts',
   'etc/machine-id': '/run/neurovisor/machine-id',
-  // Written by the agent where the package gateway serves crates; cargo ignores a missing file.
+  // Written by the agent if the package gateway serves crates; cargo ignores a missing file.
   '.cargo/config.toml': '/run/neurovisor/cargo.toml',
 };
 
-/** Links that replace files of the base, so that a change of them does not rebuild it. In memory, too. */
+/** Links that replace files of the base, so that changing them does not rebuild it. Also in memory. */
 export const RUN_LINKS: Readonly<Record<string, string>> = { 'etc/resolv.conf': '/run/neurovisor/resolv.conf' };
 
 /** Appended lines: path → line. The account has no password, since there is no login. */
@@ -125,10 +128,9 @@ export const ETC_LINES: Readonly<Record<string, string>> = {
   'etc/shadow': `${USER.name}:*:19000:0:99999:7:::\n`,
 };
 
-/** Every timestamp in the image: 2026-01-01, seconds. */
+/** Timestamp of every file in the image: 2026-01-01, in seconds. */
 export const SOURCE_DATE_EPOCH = 1_767_225_600;
 export const IMAGE_UUID = '6e657572-6f76-4973-8f72-000000000001';
-/** The agent and its parent directories. */
 export const ADDED_DIR = 'opt/neurovisor';
 export const AGENT_DIR = `${ADDED_DIR}/agent`;
 export const INIT_PATH = 'sbin/neurovisor-init';

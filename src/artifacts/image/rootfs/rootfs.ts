@@ -1,7 +1,7 @@
 /**
- * The golden image: Debian, Python and the wheels (guest-base), the agent and init, in one read-only EROFS. All
- * guests share the file and write to their own overlay disk (overlay.ts). Not compressed: in software emulation
- * every page would cost the guest time, and the host caches the file once for all.
+ * The golden image: Debian, Python and the wheels (guest-base), the agent and init, in one read-only EROFS. All guests
+ * share the file and write to their own overlay disk (overlay.ts). Not compressed: in software emulation every page
+ * would cost the guest time, and the host caches the file once for all.
  */
 import { existsSync } from 'node:fs';
 import { cp, mkdir, readFile, rm, symlink } from 'node:fs/promises';
@@ -40,9 +40,7 @@ import {
 } from './recipe.ts';
 
 const rootfsManifestSchema = baseDetailsSchema.extend({
-  /** Debian release of the guest. */
   suite: z.string(),
-  /** Digest of the agent's and init's sources. */
   agentSha256: z.string(),
   /** Time of every file in the image, seconds since 1970. */
   sourceDateEpoch: z.number(),
@@ -56,7 +54,7 @@ const RECIPE_VERSION = 3;
 const ESTIMATE_MS = 40_000;
 const SPACE_BYTES = 1800 * MIB;
 const IMAGE = 'rootfs.erofs';
-/** Share of the time that the guest base takes when it is not cached. */
+/** The guest base's share of the time if it is not cached. */
 const BASE_FRACTION = 0.92;
 
 /** @throws ImageError */
@@ -126,7 +124,7 @@ export async function rootfsRecipe(context: PrepareContext): Promise<Recipe<Root
   };
 }
 
-/** Digest of all sources below `guest/` that go into the image. */
+/** Digest of all sources below `guest/` that are part of the image. */
 async function digestGuestSources(sourceDir: string): Promise<string> {
   const guest = join(sourceDir, 'guest');
   const agent = await filesUnder(join(guest, 'agent'), isAgentSource);
@@ -138,8 +136,8 @@ async function digestGuestSources(sourceDir: string): Promise<string> {
 }
 
 /**
- * Certificates where Debian's programs and OpenSSL look for them: those of certifi, which the wheels bring. Debian's
- * own package makes this file in a script, which can't run in an unpacked root.
+ * Puts certificates where Debian's programs and OpenSSL look for them: those of certifi, which the wheels contain.
+ * Debian's own package creates this file in a script, which can't run in an unpacked root.
  */
 async function addTrustStore(root: string): Promise<void> {
   await cp(join(root, SITE_PACKAGES, 'certifi/cacert.pem'), await placeIn(root, TRUST_BUNDLE));
