@@ -23,7 +23,9 @@ it('diskUsage: each kind has its files, a file with two names counts once, the r
   expect(bytesOf.get('other')).toBeLessThan(256 * KIB);
 });
 
-it('diskUsage: an empty home, or none, is all zeros', async () => {
-  const usage = await diskUsage({ dir: join(tmpdir(), 'nv-no-such-home') });
+it('diskUsage: a home that does not exist is all zeros', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'nv-df-'));
+  onTestFinished(() => rmSync(dir, { recursive: true }));
+  const usage = await diskUsage({ dir: join(dir, 'none') });
   expect(usage.every(({ bytes }) => bytes === 0)).toBe(true);
 });
