@@ -49,7 +49,7 @@ export interface E2bServerParts extends E2bParts, WithEvents {
 }
 
 export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer> {
-  const { control, log, tokens } = parts;
+  const { control, log } = parts;
   const urls = new UploadUrls(parts.clock);
   const turns = new BuildTurns();
   const { templates: builder } = parts;
@@ -78,95 +78,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     interpreters.forget(id);
   });
 
-  /** `null` if the answer is already sent. */
-  async function sandboxOf(
-    { id, port }: SandboxTarget,
-    request: IncomingMessage,
-    refuse: (refusal: ReturnType<typeof notFound>) => void,
-  ): Promise<SandboxInfo | null> {
-    const info = await find(id);
-    if (info === null || !canServe(info)) refuse(notFound(id));
-    else if (port === 0) refuse(portClosed(id, port));
-    else if (!mayReach(request, info, port)) refuse(tokenNeeded(id, request.headers[TRAFFIC_TOKEN] !== undefined));
-    else return info;
-    return null;
-  }
-
-  function mayReach(request: IncomingMessage, info: SandboxInfo, port: number): boolean {
-    // Envd checks the permission itself.
-    if (port === ENVD_PORT) return true;
-    if (port === INTERPRETER_PORT) return mayUseInterpreter(request, info.id, parts);
-    return isPublic(info) || hasToken(request, info.id);
-  }
-
-  async function find(id: string): Promise<SandboxInfo | null> {
-    try {
-      const info = await control.get(id);
-      return info.status === 'ended' ? null : info;
-    } catch (error) {
-      if (error instanceof CodedError) return null;
-      throw error;
-    }
-  }
-
-  function hasToken({ headers }: IncomingMessage, id: string): boolean {
-    const given = headers[TRAFFIC_TOKEN];
-    return typeof given === 'string' && equalInConstantTime(given, tokens.traffic(id));
-  }
-
-  /** For a URL that does not name its sandbox. `null` if the answer is already sent. */
-  function signerOf(request: IncomingMessage, refuse: (refusal: ReturnType<typeof notFound>) => void): string | null {
-    const signed = signedFile(request);
-    try {
-      const id = signed === null ? null : signers.find(signed);
-      if (id === null) refuse({ status: 401, body: { code: 401, message: 'invalid signature' } });
-      return id;
-    } catch (error) {
-      if (!(error instanceof BusyError)) throw error;
-      refuse({ status: 429, body: { code: 429, message: error.message } });
-      return null;
-    }
-  }
-
-  /** The sandbox may have ended or been paused since it was found. */
-  const answerEnvd = (request: IncomingMessage, response: ServerResponse, info: SandboxInfo): Promise<void> =>
-    envd.answer(request, response, info, () => sendRefusal(request, response, notFound(info.id)));
-
-  async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const target = targetOf(request);
-    const isOfProgram = target.kind === 'sandbox' && target.port !== ENVD_PORT;
-    if (!isOfProgram && answersPreflight(request, response)) return;
-    if (target.kind === 'signed') {
-      const id = signerOf(request, (why) => sendRefusal(request, response, why));
-      if (id === null) return;
-      const named: SandboxTarget = { kind: 'sandbox', id, port: ENVD_PORT };
-      const info = await sandboxOf(named, request, (why) => sendRefusal(request, response, why));
-      if (info !== null) await answerEnvd(request, response, info);
-    } else if (target.kind === 'sandbox') {
-      const info = await sandboxOf(target, request, (why) => sendRefusal(request, response, why));
-      if (info === null) return;
-      if (target.port === INTERPRETER_PORT) await interpreters.prepare(info);
-      if (target.port === ENVD_PORT) await answerEnvd(request, response, info);
-      else await proxy.answer(request, response, info, target.port);
-    } else {
-      const caller = callerOf(request, parts.callers);
-      // The operator's routes answer with the refusal.
-      const own = caller === null ? app : await apps.of(caller.tenant);
-      if (caller !== null) keyWatch.follow(caller, response);
-      own.routing(request, response);
-    }
-  }
-
-  async function join(request: IncomingMessage, client: Duplex, head: Buffer): Promise<void> {
-    const target = targetOf(request);
-    if (target.kind !== 'sandbox') {
-      client.destroy();
-      return;
-    }
-    const info = await sandboxOf(target, request, (why) => refuseUpgrade(request, client, why));
-    if (info !== null) await proxy.join(request, client, head, info, target.port);
-  }
-
+  const door = new Door({ ...parts, app, apps, envd, proxy, interpreters, signers, keyWatch });
   const failed = (where: string) => (error: unknown) => log.error(`E2B ${where}`, { error: describeError(error) });
   return {
     app,
@@ -178,7 +90,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
       return target.kind === 'sandbox' && target.port !== ENVD_PORT && !isH2;
     },
     request: (request, response) => {
-      answer(request, response).catch((error: unknown) => {
+      door.answer(request, response).catch((error: unknown) => {
         failed('request')(error);
         response.destroy();
       });
@@ -186,7 +98,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     upgrade: (request, client, head) => {
       // Added at once: a reset while the sandbox is looked up would end the process.
       client.on('error', (error) => ignore(error, 'reported by the close that follows'));
-      join(request, client, head).catch((error: unknown) => {
+      door.join(request, client, head).catch((error: unknown) => {
         failed('upgrade')(error);
         client.destroy();
       });
@@ -202,6 +114,117 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
   };
 }
 
-/** A request resumes a paused sandbox if that is allowed, but never boots it: its programs would be gone. */
+interface DoorParts extends E2bServerParts {
+  /** The operator's routes. */
+  readonly app: App;
+  readonly apps: PerTenant<App>;
+  readonly envd: Envd;
+  readonly proxy: PortProxy;
+  readonly interpreters: Interpreters;
+  readonly signers: Signers;
+  readonly keyWatch: KeyWatch;
+}
+
+/** Leads each request to the control plane or into the sandbox that its host names, if the request may reach that. */
+class Door {
+  readonly #parts: DoorParts;
+
+  constructor(parts: DoorParts) {
+    this.#parts = parts;
+  }
+
+  /** Null: the answer is sent. */
+  async #sandboxOf(
+    { id, port }: SandboxTarget,
+    request: IncomingMessage,
+    refuse: (refusal: ReturnType<typeof notFound>) => void,
+  ): Promise<SandboxInfo | null> {
+    const info = await this.#find(id);
+    if (info === null || !canServe(info)) refuse(notFound(id));
+    else if (port === 0) refuse(portClosed(id, port));
+    else if (!this.#mayReach(request, info, port))
+      refuse(tokenNeeded(id, request.headers[TRAFFIC_TOKEN] !== undefined));
+    else return info;
+    return null;
+  }
+
+  #mayReach(request: IncomingMessage, info: SandboxInfo, port: number): boolean {
+    // It judges by itself.
+    if (port === ENVD_PORT) return true;
+    if (port === INTERPRETER_PORT) return mayUseInterpreter(request, info.id, this.#parts);
+    return isPublic(info) || this.#hasToken(request, info.id);
+  }
+
+  async #find(id: string): Promise<SandboxInfo | null> {
+    try {
+      const info = await this.#parts.control.get(id);
+      return info.status === 'ended' ? null : info;
+    } catch (error) {
+      if (error instanceof CodedError) return null;
+      throw error;
+    }
+  }
+
+  #hasToken({ headers }: IncomingMessage, id: string): boolean {
+    const given = headers[TRAFFIC_TOKEN];
+    return typeof given === 'string' && equalInConstantTime(given, this.#parts.tokens.traffic(id));
+  }
+
+  /** The URL does not say whose file it is. Null: the answer is sent. */
+  #signerOf(request: IncomingMessage, refuse: (refusal: ReturnType<typeof notFound>) => void): string | null {
+    const signed = signedFile(request);
+    try {
+      const id = signed === null ? null : this.#parts.signers.find(signed);
+      if (id === null) refuse({ status: 401, body: { code: 401, message: 'invalid signature' } });
+      return id;
+    } catch (error) {
+      if (!(error instanceof BusyError)) throw error;
+      refuse({ status: 429, body: { code: 429, message: error.message } });
+      return null;
+    }
+  }
+
+  /** The sandbox may have ended or been paused since it was found. */
+  async #answerEnvd(request: IncomingMessage, response: ServerResponse, info: SandboxInfo): Promise<void> {
+    await this.#parts.envd.answer(request, response, info, () => sendRefusal(request, response, notFound(info.id)));
+  }
+
+  async answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const target = targetOf(request);
+    const isOfProgram = target.kind === 'sandbox' && target.port !== ENVD_PORT;
+    if (!isOfProgram && answersPreflight(request, response)) return;
+    if (target.kind === 'signed') {
+      const id = this.#signerOf(request, (why) => sendRefusal(request, response, why));
+      if (id === null) return;
+      const named: SandboxTarget = { kind: 'sandbox', id, port: ENVD_PORT };
+      const info = await this.#sandboxOf(named, request, (why) => sendRefusal(request, response, why));
+      if (info !== null) await this.#answerEnvd(request, response, info);
+    } else if (target.kind === 'sandbox') {
+      const info = await this.#sandboxOf(target, request, (why) => sendRefusal(request, response, why));
+      if (info === null) return;
+      if (target.port === INTERPRETER_PORT) await this.#parts.interpreters.prepare(info);
+      if (target.port === ENVD_PORT) await this.#answerEnvd(request, response, info);
+      else await this.#parts.proxy.answer(request, response, info, target.port);
+    } else {
+      const caller = callerOf(request, this.#parts.callers);
+      // The operator's routes answer with the refusal.
+      const own = caller === null ? this.#parts.app : await this.#parts.apps.of(caller.tenant);
+      if (caller !== null) this.#parts.keyWatch.follow(caller, response);
+      own.routing(request, response);
+    }
+  }
+
+  async join(request: IncomingMessage, client: Duplex, head: Buffer): Promise<void> {
+    const target = targetOf(request);
+    if (target.kind !== 'sandbox') {
+      client.destroy();
+      return;
+    }
+    const info = await this.#sandboxOf(target, request, (why) => refuseUpgrade(request, client, why));
+    if (info !== null) await this.#parts.proxy.join(request, client, head, info, target.port);
+  }
+}
+
+/** A paused sandbox is resumed by a request if it may be, but never booted: its programs would be gone. */
 const canServe = ({ status, pausedTo, autoResume }: SandboxInfo): boolean =>
   status !== 'paused' || (autoResume && pausedTo !== 'disk-only');

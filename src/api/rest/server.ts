@@ -123,8 +123,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   const apps = new PerTenant((tenant) => {
     const own = callers.planeOf(tenant);
     const shown = tenant === null ? async () => loads() : () => ownLoads(own, loads());
-    const audit = options.audit;
-    return createApp({ ...parts, control: own, loads: shown, tenant, audit }, identify);
+    return createApp({ ...parts, control: own, loads: shown, tenant, audit: options.audit }, identify);
   });
   const app = await apps.of(null);
   const tunnels = new Tunnels(log, tracer, {
@@ -147,57 +146,13 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
     }
   };
 
+  const { audit } = options;
+  const requests = { log, clock, callers, audit, identify, app, apps, tunnels, keyWatch };
   const listen = async (at: ListenAt): Promise<number | null> => {
     if ('port' in at && (apiKey === null || apiKey === '')) {
       throw new ApiError('listen_failed', 'a port is open to all users of this machine', { remedy: 'set an API key' });
     }
-    const otherFor = (request: IncomingMessage): OtherInterface | undefined =>
-      'port' in at && options.beside?.takes(request) === true ? options.beside : undefined;
-    const route = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
-      const caller = identify(request);
-      // The operator's routes answer with the refusal.
-      const own = caller instanceof ApiError ? app : await apps.of(caller.tenant);
-      if (!(caller instanceof ApiError)) keyWatch.follow(caller, response);
-      own.routing(request, response);
-    };
-    const handlers: Handlers = {
-      request: (request, response) => {
-        const other = otherFor(request);
-        if (other !== undefined) {
-          other.request(request, response);
-          return;
-        }
-        route(request, response).catch((error: unknown) => {
-          log.error('REST request', { error: describeError(error) });
-          response.destroy();
-        });
-      },
-      takesUpgrade: (request) =>
-        otherFor(request)?.takesUpgrade(request) ?? isTunnelProtocol(request.headers.upgrade?.toLowerCase()),
-      upgrade: (request, client, head) => {
-        const other = otherFor(request);
-        if (other !== undefined) {
-          other.upgrade(request, client, head);
-          return;
-        }
-        noteDelivered(client);
-        const caller = identify(request);
-        const plane = caller instanceof ApiError ? caller : callers.planeOf(caller.tenant);
-        if (!(caller instanceof ApiError)) keyWatch.follow(caller, client);
-        const startedMs = clock.now();
-        void tunnels
-          .accept(request, client, head, plane)
-          .then(({ status, target }) =>
-            options.audit?.note({
-              caller: caller instanceof ApiError ? null : caller,
-              call: 'UPGRADE /v1/sandboxes/:id',
-              target,
-              status,
-              ms: clock.now() - startedMs,
-            }),
-          );
-      },
-    };
+    const handlers = handlersFor('port' in at ? options.beside : undefined, requests);
     const server = createListener(handlers, 'port' in at ? at.certificate : undefined);
     if ('socketPath' in at) server.on('connection', (socket) => localUsers.add(socket));
     await listenAt(server, at);
@@ -219,7 +174,75 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   return { app, listen, setCertificate, close, [Symbol.asyncDispose]: close };
 }
 
-/** Limit of a part of the path, such as an id. */
+/** What requests of all sockets and ports are answered with. */
+interface RequestParts {
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly callers: Callers;
+  readonly audit: AuditSink | undefined;
+  readonly identify: (request: IncomingMessage) => Caller | ApiError;
+  /** The operator's routes. */
+  readonly app: App;
+  readonly apps: PerTenant<App>;
+  readonly tunnels: Tunnels;
+  readonly keyWatch: KeyWatch;
+}
+
+/** @param beside the interface that gets the requests that it takes */
+function handlersFor(
+  beside: OtherInterface | undefined,
+  { log, clock, callers, audit, identify, app, apps, tunnels, keyWatch }: RequestParts,
+): Handlers {
+  const otherFor = (request: IncomingMessage): OtherInterface | undefined =>
+    beside?.takes(request) === true ? beside : undefined;
+  const route = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+    const caller = identify(request);
+    // The operator's routes answer with the refusal.
+    const own = caller instanceof ApiError ? app : await apps.of(caller.tenant);
+    if (!(caller instanceof ApiError)) keyWatch.follow(caller, response);
+    own.routing(request, response);
+  };
+  return {
+    request: (request, response) => {
+      const other = otherFor(request);
+      if (other !== undefined) {
+        other.request(request, response);
+        return;
+      }
+      route(request, response).catch((error: unknown) => {
+        log.error('REST request', { error: describeError(error) });
+        response.destroy();
+      });
+    },
+    takesUpgrade: (request) =>
+      otherFor(request)?.takesUpgrade(request) ?? isTunnelProtocol(request.headers.upgrade?.toLowerCase()),
+    upgrade: (request, client, head) => {
+      const other = otherFor(request);
+      if (other !== undefined) {
+        other.upgrade(request, client, head);
+        return;
+      }
+      noteDelivered(client);
+      const caller = identify(request);
+      const plane = caller instanceof ApiError ? caller : callers.planeOf(caller.tenant);
+      if (!(caller instanceof ApiError)) keyWatch.follow(caller, client);
+      const startedMs = clock.now();
+      void tunnels
+        .accept(request, client, head, plane)
+        .then(({ status, target }) =>
+          audit?.note({
+            caller: caller instanceof ApiError ? null : caller,
+            call: 'UPGRADE /v1/sandboxes/:id',
+            target,
+            status,
+            ms: clock.now() - startedMs,
+          }),
+        );
+    },
+  };
+}
+
+/** Of a part of the path, such as an id. */
 const PARAMETER_CHARACTERS_MAX = 64;
 
 async function createApp(

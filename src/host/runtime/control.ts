@@ -17,7 +17,7 @@ import { CloneSizes } from '../../sandbox/memory/clone-size.ts';
 import { memoryMarks, reserveMibOf } from '../../sandbox/memory/host-guard.ts';
 import { mayMapRam } from '../../sandbox/memory/size.ts';
 import { LocalControlPlane } from '../../sandbox/plane/control-plane.ts';
-import { MemoryGuard } from '../../sandbox/plane/memory-guard.ts';
+import { type GuardedHost, MemoryGuard } from '../../sandbox/plane/memory-guard.ts';
 import { type Copies, SnapshotManager } from '../../sandbox/plane/snapshot-manager.ts';
 import { openGate, type StartGate } from '../../sandbox/start/start-gate.ts';
 import { StartQueue } from '../../sandbox/start/start-queue.ts';
@@ -92,18 +92,7 @@ export async function openControlPlane(
   const keyPath = options.dataDir === undefined ? join(home.dir, 'data.key') : join(dataDir, 'key');
   const { basesKeptMs = BASES_KEPT_MS, gate = openGate } = options;
   const store = await openStore({ dir: dataDir, keyPath, clock: systemClock, log, basesKeptMs });
-  const allMib = Math.floor(totalMib());
-  const reserveMib = reserveMibOf(allMib);
-  const clones = new CloneSizes(systemClock, () => runtime.metrics.sharingVms());
-  const queue = new StartQueue({
-    concurrency: availableParallelism(),
-    totalMib: waitsForMemory ? allMib : Number.POSITIVE_INFINITY,
-    reserveMib,
-    availableMib: waitsForMemory
-      ? () => Math.floor(availableMib() - clones.pendingMib() - runtime.ram.pendingBytes / MIB)
-      : () => Number.POSITIVE_INFINITY,
-    clock: systemClock,
-  });
+  const { queue, reserveMib, clones } = openQueue(runtime, waitsForMemory);
   const version = await productVersion();
   const snapshots = new SnapshotManager({
     store,
@@ -158,20 +147,8 @@ export async function openControlPlane(
     });
     runtime.onUsage((record) => control.noteUsage(record));
     runtime.metrics.addSharedRam(() => runtime.ram.bytes);
-    const { memoryShort: policy } = options;
-    const guard =
-      policy === undefined || !waitsForMemory
-        ? undefined
-        : new MemoryGuard({
-            clock: systemClock,
-            log,
-            host: control.guarded,
-            queue,
-            policy,
-            marks: memoryMarks(reserveMib),
-            availableMib,
-            sharedRam: runtime.ram,
-          });
+    const policy = waitsForMemory ? options.memoryShort : undefined;
+    const guard = policy && openGuard(runtime, control.guarded, queue, { policy, log, reserveMib });
     guard?.start();
     return {
       control,
@@ -186,6 +163,41 @@ export async function openControlPlane(
     await store.close();
     throw error;
   }
+}
+
+/** The queue of starts, with what it knows of the host's memory. */
+function openQueue(runtime: Runtime, waitsForMemory: boolean) {
+  const allMib = Math.floor(totalMib());
+  const reserveMib = reserveMibOf(allMib);
+  const clones = new CloneSizes(systemClock, () => runtime.metrics.sharingVms());
+  const queue = new StartQueue({
+    concurrency: availableParallelism(),
+    totalMib: waitsForMemory ? allMib : Number.POSITIVE_INFINITY,
+    reserveMib,
+    availableMib: waitsForMemory
+      ? () => Math.floor(availableMib() - clones.pendingMib() - runtime.ram.pendingBytes / MIB)
+      : () => Number.POSITIVE_INFINITY,
+    clock: systemClock,
+  });
+  return { queue, reserveMib, clones };
+}
+
+function openGuard(
+  { ram }: Runtime,
+  host: GuardedHost,
+  queue: StartQueue,
+  { policy, log, reserveMib }: { readonly policy: MemoryShort; readonly log: Log; readonly reserveMib: number },
+): MemoryGuard {
+  return new MemoryGuard({
+    clock: systemClock,
+    log,
+    host,
+    queue,
+    policy,
+    marks: memoryMarks(reserveMib),
+    availableMib,
+    sharedRam: ram,
+  });
 }
 
 /**

@@ -154,88 +154,14 @@ export interface BridgePort {
 }
 
 export function createBridge(options: BridgeOptions): Bridge {
-  const { upstream, clock, log } = options;
-  const client = new UpstreamClient(clock);
-  const catalog = new Catalog({ client, clock, log, limits: BRIDGE_LIMITS });
-  const memory = new FairShare(options.bodyMemory ?? BODY_MEMORY);
-  const mode = options.requestLog === undefined ? 'off' : (options.content ?? 'off');
-  const content = { mode, memory: new FairShare(CONTENT_MEMORY) };
-  const keptMemory = new FairShare(KEPT_MEMORY);
-  const checker = new BodyChecker({ clock, log, limits: options.checker ?? {} });
-  const queues = new UpstreamQueues(clock, options.queue);
-  const models = new ModelNames(upstream, catalog);
-  const { draw = drawByHash } = options;
-  const dispatcher = new Dispatcher({ source: upstream, queues, clock, log, draw });
-  const budgets = new Budgets(clock);
-  for (const [account, used] of options.sharedBudgets?.used ?? []) {
-    budgets.restore({ account, limits: { windowMs: used.windowMs }, holders: [] }, used);
-  }
-  const cache = new ResponseCache(clock, options.cacheBytes);
+  const shared = openShared(options);
+  const { client, checker, queues, dispatcher, budgets, cache, metrics } = shared;
   const ports = new Set<BridgePort>();
-  const metrics = new BridgeMetrics();
-  const { tracer = passiveTracer() } = options;
   let closing: Promise<void> | undefined;
   return {
     async attach(caller) {
       if (closing !== undefined) throw new BridgeError('closed', 'the bridge is closed');
-      const { sandboxId, socketPath, policy = {}, account = { id: sandboxId } } = caller;
-      const share = { account: account.id, limits: policy.budget ?? {} };
-      // The limits may have changed while the sandbox was paused.
-      budgets.setLimits(share.account, share.limits);
-      if (account.used !== undefined) budgets.restore(share, account.used);
-      const limits = { ...BRIDGE_LIMITS, ...policy.limits };
-      const onUsage = options.onUsage ?? ((): void => undefined);
-      const records = new PortRecords(options.requestLog, clock);
-      const kept = new KeptAnswers(keptMemory, sandboxId);
-      const listener = new Listener({
-        sandboxId,
-        account: account.id,
-        kept,
-        policy,
-        limits,
-        checker,
-        bodyTime: new LoopTime(BODY_LOOP_TIME, clock),
-        traceTime: new LoopTime(TRACE_LOOP_TIME, clock),
-        memory,
-        models,
-        dispatcher,
-        client,
-        catalog,
-        clock,
-        log,
-        onUsage,
-        records,
-        content,
-        tenantOf: options.tenantOf ?? (() => null),
-        cacheScopeOf: options.cacheScopeOf ?? options.tenantOf ?? (() => null),
-        queues,
-        budgets,
-        sharedBudgets: options.sharedBudgets?.of ?? (() => []),
-        metrics,
-        tracer,
-        takeTraces: options.takeTraces,
-        tape: options.tape?.open(sandboxId),
-        cache,
-        apis: spokenApis(tableOf(upstream)),
-      });
-      await listener.listen(socketPath);
-      let closed: Promise<void> | undefined;
-      const port: BridgePort = {
-        stats: () => listener.stats(),
-        setPolicy(changed) {
-          budgets.setLimits(account.id, changed.budget ?? {});
-          listener.setPolicy(changed);
-        },
-        setSuspended: (isSuspended) => listener.setSuspended(isSuspended),
-        close() {
-          ports.delete(port);
-          closed ??= listener.close().finally(() => {
-            records.close();
-            kept.close();
-          });
-          return closed;
-        },
-      };
+      const port: BridgePort = await openPort(options, shared, caller, () => ports.delete(port));
       ports.add(port);
       return port;
     },
@@ -255,6 +181,90 @@ export function createBridge(options: BridgeOptions): Bridge {
         await checker.close();
       });
       return closing;
+    },
+  };
+}
+
+type Shared = ReturnType<typeof openShared>;
+
+/** What all ports of a bridge share. */
+function openShared(options: BridgeOptions) {
+  const { upstream, clock, log, draw = drawByHash, tracer = passiveTracer() } = options;
+  const client = new UpstreamClient(clock);
+  const catalog = new Catalog({ client, clock, log, limits: BRIDGE_LIMITS });
+  const mode = options.requestLog === undefined ? 'off' : (options.content ?? 'off');
+  const queues = new UpstreamQueues(clock, options.queue);
+  const budgets = new Budgets(clock);
+  for (const [account, used] of options.sharedBudgets?.used ?? []) {
+    budgets.restore({ account, limits: { windowMs: used.windowMs }, holders: [] }, used);
+  }
+  return {
+    clock,
+    log,
+    tracer,
+    client,
+    catalog,
+    queues,
+    budgets,
+    memory: new FairShare(options.bodyMemory ?? BODY_MEMORY),
+    content: { mode, memory: new FairShare(CONTENT_MEMORY) } as const,
+    keptMemory: new FairShare(KEPT_MEMORY),
+    checker: new BodyChecker({ clock, log, limits: options.checker ?? {} }),
+    models: new ModelNames(upstream, catalog),
+    dispatcher: new Dispatcher({ source: upstream, queues, clock, log, draw }),
+    cache: new ResponseCache(clock, options.cacheBytes),
+    metrics: new BridgeMetrics(),
+  };
+}
+
+async function openPort(
+  options: BridgeOptions,
+  { keptMemory, ...shared }: Shared,
+  caller: Caller,
+  onClose: () => void,
+): Promise<BridgePort> {
+  const { clock, budgets } = shared;
+  const { sandboxId, socketPath, policy = {}, account = { id: sandboxId } } = caller;
+  const share = { account: account.id, limits: policy.budget ?? {} };
+  // They may have been changed while the sandbox was paused.
+  budgets.setLimits(share.account, share.limits);
+  if (account.used !== undefined) budgets.restore(share, account.used);
+  const records = new PortRecords(options.requestLog, clock);
+  const kept = new KeptAnswers(keptMemory, sandboxId);
+  const listener = new Listener({
+    ...shared,
+    sandboxId,
+    account: account.id,
+    kept,
+    policy,
+    limits: { ...BRIDGE_LIMITS, ...policy.limits },
+    bodyTime: new LoopTime(BODY_LOOP_TIME, clock),
+    traceTime: new LoopTime(TRACE_LOOP_TIME, clock),
+    onUsage: options.onUsage ?? ((): void => undefined),
+    records,
+    tenantOf: options.tenantOf ?? (() => null),
+    cacheScopeOf: options.cacheScopeOf ?? options.tenantOf ?? (() => null),
+    sharedBudgets: options.sharedBudgets?.of ?? (() => []),
+    takeTraces: options.takeTraces,
+    tape: options.tape?.open(sandboxId),
+    apis: spokenApis(tableOf(options.upstream)),
+  });
+  await listener.listen(socketPath);
+  let closed: Promise<void> | undefined;
+  return {
+    stats: () => listener.stats(),
+    setPolicy(changed) {
+      budgets.setLimits(account.id, changed.budget ?? {});
+      listener.setPolicy(changed);
+    },
+    setSuspended: (isSuspended) => listener.setSuspended(isSuspended),
+    close() {
+      onClose();
+      closed ??= listener.close().finally(() => {
+        records.close();
+        kept.close();
+      });
+      return closed;
     },
   };
 }

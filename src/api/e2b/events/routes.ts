@@ -31,8 +31,14 @@ const sandboxParams = z.object({ sandboxID: z.string().max(E2B_LIMITS.idCharacte
 const webhookParams = z.object({ webhookID: z.string().max(E2B_LIMITS.idCharactersMax) });
 const tags = ['events'];
 
-/** @param tenant `null` for the operator, who sees the events of all */
-export function addEventRoutes(app: App, { journal, webhooks }: Events, tenant: string | null, clock: Clock): void {
+/** @param tenant null: the operator, who sees the events of all */
+export function addEventRoutes(app: App, events: Events, tenant: string | null, clock: Clock): void {
+  addEventLists(app, events, tenant);
+  addWebhooksRoutes(app, events, tenant, clock);
+  addWebhookRoutes(app, events, tenant);
+}
+
+function addEventLists(app: App, { journal }: Events, tenant: string | null): void {
   const page = (asked: z.infer<typeof query>, sandboxId?: string) =>
     journal
       .list({
@@ -44,11 +50,6 @@ export function addEventRoutes(app: App, { journal, webhooks }: Events, tenant: 
         isAscending: asked.orderAsc === 'true',
       })
       .map(eventView);
-  const find = (id: string): Webhook => {
-    const found = journal.webhooks(tenant).find((one) => one.id === id);
-    if (found === undefined) throw new E2bError(404, `there is no webhook ${JSON.stringify(id)}`);
-    return found;
-  };
   app.get(
     '/events/sandboxes',
     {
@@ -76,6 +77,9 @@ export function addEventRoutes(app: App, { journal, webhooks }: Events, tenant: 
     },
     async (request) => page(request.query, request.params.sandboxID),
   );
+}
+
+function addWebhooksRoutes(app: App, { journal, webhooks }: Events, tenant: string | null, clock: Clock): void {
   app.get(
     '/events/webhooks',
     {
@@ -112,6 +116,15 @@ export function addEventRoutes(app: App, { journal, webhooks }: Events, tenant: 
       return await reply.status(201).send(webhookView(webhook));
     },
   );
+}
+
+/** The routes of one webhook. */
+function addWebhookRoutes(app: App, { journal, webhooks }: Events, tenant: string | null): void {
+  const find = (id: string): Webhook => {
+    const found = journal.webhooks(tenant).find((one) => one.id === id);
+    if (found === undefined) throw new E2bError(404, `there is no webhook ${JSON.stringify(id)}`);
+    return found;
+  };
   app.get(
     '/events/webhooks/:webhookID',
     {

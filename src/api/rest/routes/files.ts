@@ -18,14 +18,17 @@ const tags = ['files'];
 const LIST_ANSWER_BYTES_MAX = 16 * MIB;
 const content = z.custom<Readable>().meta({ type: 'string', format: 'binary' });
 
-export function addFileRoutes(
-  app: App,
-  { control, clock, memory }: ApiParts & { readonly memory: AnswerMemory },
-): void {
-  const listings = new Slots('listings', API_LIMITS.listingsMax, API_LIMITS.listingsPerSandboxMax);
+type FileRouteParts = ApiParts & { readonly memory: AnswerMemory };
+
+export function addFileRoutes(app: App, parts: FileRouteParts): void {
   // File content passes through unchanged, whatever its Content-Type.
   app.removeAllContentTypeParsers();
   app.addContentTypeParser('*', (_request, payload, done) => done(null, payload));
+  addContentRoutes(app, parts);
+  addListRoute(app, parts);
+}
+
+function addContentRoutes(app: App, { control, clock }: ApiParts): void {
   app.get(
     '/sandboxes/:id/files',
     {
@@ -91,6 +94,10 @@ export function addFileRoutes(
       return await reply.status(204).send(null);
     },
   );
+}
+
+function addListRoute(app: App, { control, memory }: FileRouteParts): void {
+  const listings = new Slots('listings', API_LIMITS.listingsMax, API_LIMITS.listingsPerSandboxMax);
   app.get(
     '/sandboxes/:id/files/list',
     {

@@ -1,5 +1,4 @@
 /** The model servers of `models.toml`, as the runtime's upstream. */
-
 import { dirname } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { type Clock, systemClock } from '../../../base/clock.ts';
@@ -82,26 +81,8 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
     const found = await Promise.all(upstreams.map((one) => discovered(one, log)));
     return [...new Set([...file.models.keys(), ...found.flat()])];
   };
-  let fault = '';
-  const watch = new FileWatch(file.files, clock, () => {
-    try {
-      const changed = reread();
-      if (changed === null) throw new Error(`${file.path} does not exist`);
-      change(changed);
-      watch.replace(file.files);
-      fault = '';
-      log.info('models.toml was read again', { servers: describe(file), models: file.models.size });
-      return true;
-    } catch (error) {
-      const reason = describeError(error);
-      if (reason !== fault) {
-        log.warn('models.toml has changed, but what was read before stays in force', { reason });
-      }
-      fault = reason;
-      return false;
-    }
-  });
-  // Watch before this: the lists may take a while.
+  const watch = followFile({ log, reread, clock, file: () => file, change });
+  // Watched by then: the lists may take a while.
   const offered = await names();
   const defaultModel = (): string | null => file.defaultModel ?? firstModel(file) ?? offered[0] ?? null;
   return {
@@ -130,6 +111,39 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
       await engines.close();
     },
   };
+}
+
+interface FollowedFile {
+  readonly log: Log;
+  readonly reread: ServersOptions['reread'];
+  readonly clock: Clock;
+  readonly file: () => ConfiguredModels;
+  /** Takes over what was read. @throws Error it can't be taken over */
+  readonly change: (changed: ConfiguredModels) => void;
+}
+
+/** Reads the file again when it, or a file that it names, has changed. */
+function followFile({ log, reread, clock, file, change }: FollowedFile): FileWatch {
+  let fault = '';
+  const watch = new FileWatch(file().files, clock, () => {
+    try {
+      const changed = reread();
+      if (changed === null) throw new Error(`${file().path} does not exist`);
+      change(changed);
+      watch.replace(file().files);
+      fault = '';
+      log.info('models.toml was read again', { servers: describe(file()), models: file().models.size });
+      return true;
+    } catch (error) {
+      const reason = describeError(error);
+      if (reason !== fault) {
+        log.warn('models.toml has changed, but what was read before stays in force', { reason });
+      }
+      fault = reason;
+      return false;
+    }
+  });
+  return watch;
 }
 
 const needsModel = ({ upstreams }: ConfiguredModels): boolean =>
