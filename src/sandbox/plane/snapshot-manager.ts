@@ -81,7 +81,7 @@ export interface PauseLabel extends Pick<SnapshotLabel, 'annotations'> {
   readonly isDiskOnly: boolean;
 }
 
-/** What is saved, or used from a save. */
+/** The part of a sandbox that is saved, or used from a save. */
 export type SaveExtent = 'all' | 'disk';
 
 type RamMapper = Pick<CloneSource, 'mapMemory' | 'sharedNeed'>;
