@@ -2,7 +2,7 @@
  * The benchmark of the probes in its own network namespace. Prints one line of JSON. Arguments: rounds, object
  * directory.
  *
- * It is synchronous: when a write to a TAP returns, the host has processed the frame and answered an echo request. So a
+ * Synchronous: when a write to a TAP returns, the host has processed the frame and answered an echo request. So a
  * call measures the host, not the scheduler.
  */
 import { systemClock } from '../../src/base/clock.ts';

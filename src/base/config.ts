@@ -77,7 +77,7 @@ const VARIABLES = {
   NEUROVISOR_RECORD: text(),
   /** File from which all model requests are answered, without a model. */
   NEUROVISOR_REPLAY: text(),
-  /** What the daemon's log keeps of requests to models and their answers. */
+  /** Contents of model requests and answers that the daemon's log keeps. */
   NEUROVISOR_AUDIT_CONTENT: oneOf(CONTENT_MODES, 'off'),
   /** Accelerator of the VMs. */
   NEUROVISOR_ACCELERATOR: oneOf(['auto', 'kvm', 'tcg'], 'auto'),

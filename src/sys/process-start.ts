@@ -39,7 +39,7 @@ export function killIfRunning(target: { readonly pid: number; readonly startTick
   try {
     return process.kill(target.pid, 'SIGKILL');
   } catch (error) {
-    // It has ended since.
+    // The process has ended since.
     if (errorCode(error) !== 'ESRCH') throw error;
     return false;
   }

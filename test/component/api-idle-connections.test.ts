@@ -63,31 +63,34 @@ const LEFT_BYTES_MAX = 12 * MIB;
 
 const manyFiles = requires('open-files', filesMax() >= FILES_MIN || `at most ${filesMax()} files`);
 
-manyFiles.it('10,000 idle connections and 500 half requests keep nobody else waiting, and leave nothing', async () => {
-  await using world = await openE2bWorld();
-  const use = async (): Promise<void> => {
-    const sandbox = await Sandbox.create('agent', world.client);
-    expect(await sandbox.isRunning()).toBe(true);
-    expect(await sandbox.kill()).toBe(true);
-  };
-  const port = Number(new URL(world.url).port);
-  await use();
-  await hold(port, 100, 10);
-  await release();
-  const before = { files: openFiles(), ...memory() };
+manyFiles.it(
+  '10,000 idle connections and 500 half requests delay no other client, and leave nothing behind',
+  async () => {
+    await using world = await openE2bWorld();
+    const use = async (): Promise<void> => {
+      const sandbox = await Sandbox.create('agent', world.client);
+      expect(await sandbox.isRunning()).toBe(true);
+      expect(await sandbox.kill()).toBe(true);
+    };
+    const port = Number(new URL(world.url).port);
+    await use();
+    await hold(port, 100, 10);
+    await release();
+    const before = { files: openFiles(), ...memory() };
 
-  const held = await hold(port, IDLE, HALVES);
-  expect(JSON.parse(held)).toEqual({ answered: IDLE, closed: 0 });
-  await use();
-  expect(openFiles() - before.files).toBeGreaterThanOrEqual(IDLE);
-  const most = (IDLE + HALVES) * CONNECTION_BYTES_MAX;
-  expect(memory().rss - before.rss).toBeLessThan(most);
+    const held = await hold(port, IDLE, HALVES);
+    expect(JSON.parse(held)).toEqual({ answered: IDLE, closed: 0 });
+    await use();
+    expect(openFiles() - before.files).toBeGreaterThanOrEqual(IDLE);
+    const most = (IDLE + HALVES) * CONNECTION_BYTES_MAX;
+    expect(memory().rss - before.rss).toBeLessThan(most);
 
-  await release();
-  await expect.poll(() => openFiles() - before.files).toBeLessThanOrEqual(0);
-  await expect.poll(() => memory().heapUsed - before.heapUsed).toBeLessThan(LEFT_BYTES_MAX);
-  await use();
-});
+    await release();
+    await expect.poll(() => openFiles() - before.files).toBeLessThanOrEqual(0);
+    await expect.poll(() => memory().heapUsed - before.heapUsed).toBeLessThan(LEFT_BYTES_MAX);
+    await use();
+  },
+);
 
 it('at the limit, idle connections make room for others', async () => {
   const server = createListener({

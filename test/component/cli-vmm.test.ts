@@ -65,7 +65,7 @@ requiresFirecracker().describe('--vmm auto on a KVM that runs Linux', () => {
     expect(await doctor({ NEUROVISOR_JAIL: 'off' })).toMatch(
       /^firecracker +ok +1\.16\.1, used: KVM runs .*, and Firecracker is installed$/m,
     );
-    // It has no jailer, and no jail could run it.
+    // Has no jailer, and no jail could run it.
     expect(await doctor()).toMatch(
       /^firecracker +unused +1\.16\.1 is installed, but Firecracker can't be jailed here: /m,
     );

@@ -106,7 +106,7 @@ describe('doctor --report', () => {
     expectNothingPlanted(text);
   });
 
-  requiresRoot().it('report: does not have the name of the host', () => {
+  requiresRoot().it('report: does not contain the host’s name', () => {
     const named = ['unshare', '--uts', 'sh', '-c', `hostname ${PLANTED.host}; exec "$@"`, 'sh'];
     const { HOSTNAME: _, ...env } = environment();
     expectNothingPlanted(report(env, named));

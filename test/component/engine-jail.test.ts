@@ -50,7 +50,7 @@ requires('model', findModel()).describe('the jailed engine with a real model', (
     if (isRoot) expect(uid).toBeGreaterThanOrEqual(DEFAULT_UIDS.first);
   });
 
-  requiresRoot().it('openEngineJail: without root only the own user is missing, and is reported', () => {
+  requiresRoot().it('openEngineJail: without root, only the separate user is missing, and the gap is reported', () => {
     // The host's root, who is an ordinary user in this namespace and owns its files.
     const ordinary = ['--user', '--map-user=1500', '--map-group=1500', '--'];
     const argv = [...ordinary, process.execPath, FIXTURE, dir, model.path];

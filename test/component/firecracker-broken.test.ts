@@ -64,7 +64,7 @@ describe('readFirecrackerVersion', () => {
   });
 });
 
-requiresFirecrackerAsRoot().describe('/dev/kvm is taken away', (files) => {
+requiresFirecrackerAsRoot().describe('/dev/kvm is removed', (files) => {
   it('running VMs continue, and the next start fails with the reason and the remedy', async () => {
     const gone = join(dir, 'kvm');
     let isGone = false;

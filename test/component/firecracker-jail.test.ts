@@ -136,7 +136,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     expect(one).not.toBe(two);
   });
 
-  requiresCgroupV1('cpu').it('start: in control groups of its own, which go with it', async () => {
+  requiresCgroupV1('cpu').it('start: creates control groups for the VM, which are removed with it', async () => {
     const parent = `neurovisor-test-${process.pid}`;
     const there = join('/sys/fs/cgroup/cpu', parent);
     const cgroup = { version: 1 as const, parent, settings: ['cpu.shares=128'] };

@@ -156,7 +156,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
   });
 
   diskLimits.it(
-    'setDiskLimits: the group holds Firecracker, with room for the host; changed, and lifted',
+    'setDiskLimits: the group limits Firecracker, with headroom for the host; limits can be changed and lifted',
     async (context) => {
       const made = await open();
       need(context, 'cgroup', wholeGroups());

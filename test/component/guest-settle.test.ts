@@ -101,7 +101,7 @@ describe('settle', () => {
     const line = 'x'.repeat(99);
     const dir = mkdtempSync(join(tmpdir(), 'nv-settle-'));
     onTestFinished(() => rmSync(dir, { recursive: true }));
-    // It begins once the connection is gone, and reports when it has written everything.
+    // The program begins once the connection is gone, and reports when it has written everything.
     const [begin, written] = [join(dir, 'begin'), join(dir, 'written')];
     const wait = `until [ -e ${begin} ]; do sleep 0.05; done`;
     const write = `yes ${line} | head -n 3000; echo end; echo oops >&2`;

@@ -177,7 +177,7 @@ describe('installFirecracker', () => {
     await nothingIsThere();
   });
 
-  requiresRoot().it('leaves a disk that is full during a download to be told as that', async () => {
+  requiresRoot().it('reports a disk that fills up during a download as full', async () => {
     const bytes = Buffer.alloc(2 ** 21);
     const url = await serve((_, answer) => answer.end(bytes));
     const module = join(ROOT, 'src/artifacts/image/pinned-source.ts');

@@ -159,7 +159,7 @@ describe('launch', () => {
     expect(statSync(image).uid).toBe(0);
   });
 
-  requiresRoot().it('launch: with all capabilities in its user namespace, nobody in it becomes root', async () => {
+  requiresRoot().it('launch: with all capabilities in its user namespace, no process in it becomes root', async () => {
     const { pid } = await launch();
     const { uid, gid } = statSync(`/proc/${pid}`);
     const read = (name: string): string => readFileSync(`/proc/${pid}/${name}`, 'latin1').trim().replaceAll(/ +/g, ' ');
@@ -214,7 +214,7 @@ describe('launch', () => {
     expect(status).toMatch(/^Seccomp:\s2$/m);
   });
 
-  requiresRoot().it('launch: log lets through and logs what enforce ends', async () => {
+  requiresRoot().it('launch: log allows and logs calls that enforce kills', async () => {
     const logging = await confine({
       config: { jail: 'log', jailUids: null },
       home: { cacheDir: home },
@@ -346,7 +346,7 @@ describe('the owner is killed', () => {
     expect(left()).toBe('');
   });
 
-  requiresRoot().it('endOrphans: ends only VMMs without a parent whose user has no holder', async () => {
+  requiresRoot().it('endOrphans: kills only VMMs without a parent whose user is unclaimed', async () => {
     const range = { first: 1_950_000_000, count: 8 };
     const state = join(dir, 'state');
     const as = (uid: number): string[] => ['setpriv', '--reuid', `${uid}`, '--clear-groups', '--'];
@@ -486,7 +486,7 @@ requiresRoot().describe('prove', () => {
   });
 
   requires('kvm', existsSync('/dev/kvm') || 'no /dev/kvm').it(
-    'and of VMMs with KVM, whose jail has its device (no guest runs)',
+    'also for VMMs with KVM, whose jail has its device (no guest runs)',
     async () => {
       // /dev/kvm owned by a group, as on real hosts, in a mount namespace of the test.
       const script = `mount -t tmpfs tmpfs "$1" && mknod "$1/kvm" c 10 232 && chgrp 61239 "$1/kvm" && chmod 660 "$1/kvm" &&

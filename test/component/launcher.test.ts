@@ -86,7 +86,7 @@ it('neurovisor: once installed, starts no program but sha256sum and the Node.js 
 });
 
 requiresRoot().it(
-  'neurovisor: a user who may not install the packages of a newer lock file learns who can, and how',
+  'neurovisor: without permission to install the packages of a newer lock file, the error says which user can, and how',
   async () => {
     const id = 65_534;
     await utimes(join(dir, 'package-lock.json'), 2e9, 2e9);

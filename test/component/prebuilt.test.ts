@@ -30,7 +30,7 @@ afterEach(() => rm(dir, { recursive: true, force: true }));
 for (const [name, part] of Object.entries(PARTS) as [PartName, Part][]) {
   const tools = isFullRun() ? await judgeTools(name, part) : true;
   requiresFullRun('prebuilt-tools', () => tools).it(
-    `prebuilt ${name}: built again in another directory, it has the same bytes`,
+    `prebuilt ${name}: a rebuild in another directory has the same bytes`,
     { timeout: BUILD_MS_MAX },
     async (context) => {
       if (name === 'kernel') await needSource(context as TestContext);

@@ -53,7 +53,7 @@ requiresRoot().it('openSealing: a key of another user is refused, with the remed
   await expect(openSealing(path)).rejects.toMatchObject({ code: 'store_unavailable', ...afterSudo });
 });
 
-requiresRoot().it('requirePrivateDir: so is a directory of the jail', async () => {
+requiresRoot().it('requirePrivateDir: refuses a jail directory of another user, with the remedy', async () => {
   const dir = await temporaryDir();
   mkdirSync(dir);
   chownSync(dir, OTHER_USER, OTHER_USER);

@@ -66,7 +66,7 @@ requires('seccomp-records', whyNot() ?? true).describe('VmmViolations', () => {
     });
   });
 
-  it('a call that ends QEMU is named from the report of the kernel', async () => {
+  it('a call that kills QEMU is named from the kernel’s report', async () => {
     listen('qemu');
     await using injector = await Injector.make();
     await using vmms = await openVmms(context());
@@ -79,7 +79,7 @@ requires('seccomp-records', whyNot() ?? true).describe('VmmViolations', () => {
   });
 
   const firecracker = firecrackerFiles();
-  requires('firecracker', firecracker).it('a call that ends Firecracker is named from its own log', async () => {
+  requires('firecracker', firecracker).it('a call that kills Firecracker is named from its own log', async () => {
     if (typeof firecracker === 'string') throw new Error(firecracker);
     listen('firecracker');
     await using injector = await Injector.make();

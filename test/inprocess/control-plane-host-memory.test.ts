@@ -177,7 +177,7 @@ describe('MemoryGuard', () => {
     await world.look();
     expect(ram.bytes).toBe(MIB);
     expect(await control.get(id)).toMatchObject({ status: 'running' });
-    // It was not enough.
+    // The freed memory was not enough.
     if (policy === 'pause') await world.lookUntilPaused(id);
     else await world.lookUntil(() => world.log.length === 2);
     expect(world.log).toEqual([

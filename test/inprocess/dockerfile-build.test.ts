@@ -400,7 +400,7 @@ describe('buildDockerfile', () => {
     const source = `FROM a AS s\n${steps[0]}\n`;
     const text = `${source}FROM a\n${steps.join('\n')}\nCOPY --from=s /x /y`;
     await expect(build(`${text}\nRUN bad`)).rejects.toMatchObject({ code: 'step_failed' });
-    // Of 60, 120, 180 … KB: those that fit, those in use, and the last one.
+    // Sizes are 60, 120, 180 … KB: keeps those that fit, those in use, and the last one.
     expect(most).toBeLessThanOrEqual(3);
     expect(used()).toBeLessThanOrEqual(3);
     bytesMax = undefined;

@@ -397,7 +397,7 @@ describe('snapshots', () => {
     const { files } = await store.snapshots.get(id);
     await flipBit(join(dir, 'files', files.disk));
     const damaged = await open();
-    // It waits for the checks, which read by descriptor numbers.
+    // The release waits for the checks, which read by descriptor numbers.
     await damaged.release();
     await expect(damaged.whole).rejects.toMatchObject({ code: 'snapshot_damaged' });
     await flipBit(join(dir, 'files', files.ram ?? ''));

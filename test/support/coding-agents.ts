@@ -59,7 +59,7 @@ export const runClaude = (
   prompt: string,
   args: readonly string[] = [],
 ): Promise<AgentRun> =>
-  // It refuses to skip its questions as root, and the tests may run as root.
+  // Claude Code refuses to skip its questions as root, and the tests may run as root.
   runAgent(port, { IS_SANDBOX: '1' }, async () => [claude, '-p', prompt, '--dangerously-skip-permissions', ...args]);
 
 /** Runs Codex for one prompt. @param port of the bridge; @param args additional arguments */

@@ -44,7 +44,7 @@ export async function fuzzRest(
     ...excluded,
     ...streams.flatMap((operation) => ['--exclude-operation-id', operation]),
   ];
-  // It writes files into its working directory.
+  // Schemathesis writes files into its working directory.
   const cwd = mkdtempSync(join(tmpdir(), 'nv-fuzz-rest-'));
   for (const name of ['hooks.py', 'schemathesis.toml']) {
     cpSync(join(CLIENTS_DIR, 'python', name), join(cwd, name));

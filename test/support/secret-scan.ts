@@ -73,7 +73,7 @@ function linkOf(path: string): string {
   try {
     return readlinkSync(path);
   } catch {
-    // It was closed in between.
+    // The descriptor was closed in between.
     return '';
   }
 }

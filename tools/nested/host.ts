@@ -88,7 +88,7 @@ export class NestedHost {
       ['-device', 'virtio-net-pci,netdev=net,romfile=', '-serial', `file:${console}`],
     ].flat();
     const messages = openSync(join(dir, 'qemu.log'), 'w', 0o600);
-    // It ends with a test run that is killed.
+    // Ends with a test run that is killed.
     const argv = ['--pdeathsig', 'KILL', 'qemu-system-x86_64', ...words];
     const child = spawn('setpriv', argv, { stdio: ['ignore', messages, messages] });
     closeSync(messages);

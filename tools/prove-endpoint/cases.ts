@@ -33,7 +33,7 @@ export function tracer(run: string): Tracer {
 export const nameOf = (target: Target, label: keyof typeof CANARY_LABELS): string =>
   runName(CANARY_LABELS[label], target.run, target.zone);
 
-/** What the policy under test allows: TCP 80 and 443 of these names, nothing else. */
+/** The policy under test allows TCP 80 and 443 of these names, nothing else. */
 export function allowedNames(target: Target): readonly string[] {
   const labels = ['allowed', 'elsewhere', 'rebind', 'private', 'flip'] as const;
   return labels.map((label) => nameOf(target, label));

@@ -1,5 +1,5 @@
 /**
- * What a log keeps of model requests and answers.
+ * The contents of model requests and answers that a log keeps.
  *
  * `off`: nothing · `hash`: SHA-256 of the request and of the answer's text · `redacted`: both, without what looks like
  * a secret · `full`: both, and the hashes.

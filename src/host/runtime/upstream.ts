@@ -150,7 +150,7 @@ function engineUpstream(options: UpstreamOptions): Upstream {
 /** `/models/Qwen2.5-0.5B-Q4_K_M.gguf` → `Qwen2.5-0.5B-Q4_K_M`; for a split model, without the part's number. */
 export const modelIdOf = stemOf;
 
-/** What the bridge allows a sandbox: its own policy combined with the host's. */
+/** The bridge's policy for a sandbox: its own combined with the host's. */
 export function bridgePolicy(models: ModelPolicy, config: Config): BridgePolicy {
   return {
     aliases: models.aliases,

@@ -170,7 +170,7 @@ export function jailCommand(
     ['--as-pid-1', '--die-with-parent', '--new-session', '--cap-drop', 'ALL', '--clearenv'],
     ['--info-fd', `${fds.info}`, '--block-fd', `${fds.block}`, '--seccomp', `${fds.seccomp}`],
     ...tree.entries.flatMap((name) => ['--ro-bind', join(treeDir, name), `/${name}`]),
-    // Of /proc only the program's own descriptors: its RAM is one of them.
+    // From /proc only the program's own descriptors: its RAM is one of them.
     plan.hasDriver === true
       ? ['--ro-bind', '/proc/self', '/proc/self', '--tmpfs', '/tmp']
       : ['--ro-bind', '/proc/self/fd', '/proc/self/fd'],

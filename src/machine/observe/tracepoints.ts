@@ -129,7 +129,7 @@ export class Tracepoints implements Disposable {
     } catch (error) {
       throw explain(attempt, error);
     }
-    // It ended before it was recorded, so no exit event would remove it.
+    // The process ended before it was recorded, so no exit event would remove it.
     if (startTicksOf(pid) === started) return true;
     this.#processes.delete(word(pid));
     return false;

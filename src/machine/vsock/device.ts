@@ -233,7 +233,7 @@ export class Device implements VhostUserTarget, SocketEvents {
 
   stopRing(index: number): number {
     const ring = this.#ring(index);
-    // What the guest sent before it stopped still counts: the last output of a VM that powers off.
+    // Data that the guest sent before it stopped still counts: the last output of a VM that powers off.
     if (index === TX && ring.isLive) this.#drainRest(ring);
     return ring.stop();
   }

@@ -12,7 +12,7 @@
  * to the VMM's process, which also works with memory that the VMM does not share. One stream of bytes per connection, as over TCP,
  * but without an address, a packet filter or a NIC: the socket that bytes come from identifies the guest.
  *
- * What happens at which layer: `vhost-user` takes memory and rings over from the VMM, `virtqueue` serves them,
+ * The layers: `vhost-user` takes memory and rings over from the VMM, `virtqueue` serves them,
  * in `mapped-ring` or `remote-ring`, `packet` is the header, `connection` the states and the credit, `muxer` what they mean together,
  * `to-host` and `to-guest` move bytes, `uds` is the host's end. Only `device`, `ring`, `uds`, `worker` and
  * this file touch the operating system.

@@ -1,4 +1,4 @@
-/** What a managed sandbox needs from its control plane. */
+/** The parts of a control plane that a managed sandbox needs. */
 import type { Clock } from '../../base/clock.ts';
 import type { Log } from '../../base/log.ts';
 import type { PauseReason } from '../contract/control.ts';

@@ -167,7 +167,7 @@ export class SandboxRows {
     const { ownerJson: owner } = found;
     const isFree = owner === null || owner === ownerJson || !(await isOwnerAlive(owner));
     if (isFree && isOnDisk(found) && (await store.sandboxes.claim(id, owner, ownerJson))) {
-      // It may have run and been paused again since it was read.
+      // The sandbox may have run and been paused again since the row was read.
       const row = await this.#get(id);
       if (row !== undefined && isOnDisk(row)) return row;
     }

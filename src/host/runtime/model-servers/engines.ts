@@ -9,7 +9,6 @@ import type { Log } from '../../../base/log.ts';
 import { MIB } from '../../../base/units.ts';
 import { availableMib } from '../../probes/host-memory.ts';
 
-/** What the pool needs of an engine. */
 export interface PooledEngine {
   readonly isStarted: boolean;
   /** Time of the last request. */

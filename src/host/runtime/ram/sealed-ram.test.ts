@@ -177,7 +177,7 @@ describe('SealedRam', () => {
     await dropping;
     expect(textAt(one?.path ?? '')).toBe('one');
     expect(textAt(again.path)).toBe('six');
-    // It is copied again for its next user.
+    // The next user causes another copy.
     const late = await map(paths[1] ?? '');
     expect(textAt(late.path)).toBe('two');
     clock.advance(2 * UNUSED_MS_MAX);
@@ -217,7 +217,7 @@ describe('SealedRam', () => {
     const more = (ram.bytes - data) * SHARED_SIZE.margin;
     expect(sum()).toBe(Math.min(size, data + more));
     await opening.close();
-    // It no longer grows, but its next user makes it.
+    // The memory no longer grows, but its next user makes it.
     expect(ram.pendingBytes).toBe(0);
     expect(missing()).toBe(Math.min(size, data + more) - ram.bytes);
     // Its growth is expected for the next copy, and for other groups' copies.

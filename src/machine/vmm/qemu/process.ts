@@ -169,7 +169,7 @@ function finishTerminal(serial: Duplex, output: PassThrough): void {
   serial.unpipe(output);
   serial.on('data', (bytes: Buffer) => output.write(bytes));
   serial.resume();
-  // It may have closed before the end of the process.
+  // The stream may have closed before the end of the process.
   void streamClosed(serial).then(() => output.end());
 }
 
