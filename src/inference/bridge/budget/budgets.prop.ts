@@ -160,7 +160,7 @@ describe('budgets', () => {
       fc.record({ kind: fc.constant('settle' as const), pick: fc.nat({ max: 9 }) }),
       fc.record({ kind: fc.constant('wait' as const), ms: fc.nat({ max: 700 }) }),
       fc.record({ kind: fc.constant('restart' as const) }),
-      // All sandboxes are paused. The daemon restarts, or the same one goes on and still knows the account.
+      // All sandboxes are paused. The daemon restarts, or the same one continues and still knows the account.
       fc.record({ kind: fc.constant('paused' as const), isRestarted: fc.boolean(), ...changed }),
       fc.record({ kind: fc.constant('change' as const), ...changed }),
     );
