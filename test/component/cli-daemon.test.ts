@@ -5,7 +5,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import type { SandboxEventBody } from '../../src/sandbox/contract/events.ts';
 import { cli, ROOT } from '../support/cli.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
@@ -181,7 +181,9 @@ describe('commands on a daemon', () => {
   });
 
   it('without a daemon, says how to start one', async () => {
-    const env = { NEUROVISOR_HOME: join(tmpdir(), 'nv-no-such-home') };
+    const home = await mkdtemp(join(tmpdir(), 'nv-no-daemon-'));
+    onTestFinished(() => rm(home, { recursive: true }));
+    const env = { NEUROVISOR_HOME: home };
     for (const args of [['ls'], ['run', '--daemon', '-c', '1']]) {
       const { status, stderr } = await cli(args, { env }).result;
       expect(stderr).toContain('no daemon is running');
