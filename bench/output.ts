@@ -1,7 +1,6 @@
 import type { Guest } from '../src/machine/guest/guest.ts';
 import type { Process } from '../src/machine/guest/link.ts';
 
-/** The smallest script with output. */
 export const PRINT_ONE = { code: 'print(1)', output: '1\n' } as const;
 
 /** Measures the milliseconds until the first byte of `output`. @throws if the program prints anything else */

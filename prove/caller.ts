@@ -91,7 +91,6 @@ function listenTo(socket: Socket, text: string): Promise<CallOutcome> {
   });
 }
 
-/** Calls back after silence. */
 export const silenceTimer = (callback: () => void): NodeJS.Timeout => setTimeout(callback, silenceMs);
 
 interface DatagramTry {

@@ -3,7 +3,6 @@ import { Links } from '../src/egress/net/link/links.ts';
 import { createTap } from '../src/sys/tun.ts';
 import { startCable } from './cable.ts';
 
-/** The descriptor that an actor inherits. */
 export const CABLE_FD = 3;
 
 export interface CardSpec {

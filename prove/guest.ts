@@ -23,7 +23,6 @@ import { type ProbePlan, probe } from './neighbor-probe.ts';
 
 const received: string[] = [];
 let held: TLSSocket | undefined;
-/** The flood under way. */
 let flood: { readonly stop: () => void; readonly ended: Promise<unknown> } | undefined;
 const flooded = new Map<string, number>();
 

@@ -9,7 +9,6 @@ import { encodeQuery } from '../src/egress/net/dns/message.ts';
 export interface FloodTargets {
   /** Its inference ports: one, or those of sandboxes that work together. */
   readonly bridgePaths: readonly string[];
-  /** Port of its agent. */
   readonly agentPath: string;
   readonly resolver: string;
   readonly name: string;

@@ -6,7 +6,6 @@ import { askName } from './caller.ts';
 export interface ProbePlan {
   /** A unix socket of the host process that answers GET /v1/health. */
   readonly healthPath: string;
-  /** Its own inference port. */
   readonly bridgePath: string;
   readonly resolver: string;
   readonly name: string;

@@ -29,7 +29,6 @@ export const SEEN_CHARACTERS_MAX = 90;
 /** Content of any server of the world. */
 const CONTENT = /page of|secret|hello/;
 
-/** Collects tries and their results. */
 export class Notes {
   readonly #tried: Tried[] = [];
 
@@ -52,7 +51,6 @@ export class Notes {
   }
 }
 
-/** Collects tries of a network. */
 export class Tries extends Notes {
   readonly #world: World;
 

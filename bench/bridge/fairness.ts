@@ -38,7 +38,6 @@ const FACTORS = [0.5, 1.25, 0.75, 1.5, 1];
 interface Scenario {
   readonly name: string;
   readonly slots: number;
-  /** Mean of the hog's requests. */
   readonly hog: Load;
 }
 

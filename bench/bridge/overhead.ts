@@ -21,7 +21,6 @@ export interface OverheadSizes {
   readonly requests: number;
   /** Maximum time for all of them. The request in flight then counts with the time so far, and is the last. */
   readonly requestsMsMax: number;
-  /** Chunks of each stream. */
   readonly chunks: number;
   /** Uncounted requests of each way, to warm up the JIT. */
   readonly warmUp: number;

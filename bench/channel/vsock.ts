@@ -71,7 +71,6 @@ export async function compareVsock(
   }
 }
 
-/** A booted guest with a channel. */
 export class VsockBench {
   readonly channelPath: string;
   readonly #traffic: GuestTraffic;
@@ -125,7 +124,6 @@ export class VsockBench {
     }
   }
 
-  /** Adds one round to `samples`. */
   round(): Promise<void> {
     return this.#traffic.round();
   }

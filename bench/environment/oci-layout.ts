@@ -12,7 +12,6 @@ export const COMPRESSIONS = ['gzip', 'zstd'] as const;
 export type LayerCompression = (typeof COMPRESSIONS)[number];
 
 export interface Layer {
-  /** Path of the compressed archive. */
   readonly path: string;
   readonly digest: string;
   readonly bytes: number;

@@ -4,7 +4,6 @@ import { join } from 'node:path';
 import { findProgram } from '../program.ts';
 
 const BUSYBOX = 'busybox';
-/** The program in the image. */
 export const IN_IMAGE = '/bin/busybox';
 export const MISSING = 'not measured: there is no static busybox in PATH (Debian: apt-get install busybox-static)';
 

@@ -131,7 +131,6 @@ async function installHereMs(
   }
 }
 
-/** Removes the wheels from the gateway's cache. */
 async function forget(cache: string, wheels: readonly Wheel[]): Promise<void> {
   for (const { digest } of wheels) await rm(join(cache, `sha256-${digest}`), { force: true });
 }

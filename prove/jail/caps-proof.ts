@@ -108,7 +108,6 @@ function maps(notes: Notes, jailed: number, free: number): void {
   }
 }
 
-/** Opens files of the host by path. */
 async function opens(notes: Notes, injector: Injector, vmms: Vmms): Promise<void> {
   const { traits } = vmms;
   const { number, paths } = traits.opens;

@@ -100,7 +100,6 @@ function looks(notes: Notes, jailed: number, free: number): void {
   notes.note('processes that it sees', 'itself', seen, !/\d/.test(seen));
 }
 
-/** Opens files of the host by path. */
 async function opens(notes: Notes, injector: Injector, [jailed = 0, free = 0]: number[]): Promise<void> {
   for (const path of ['/etc/shadow', '/etc/passwd', join(homedir(), '.'), '/proc/1/status', '/run/.']) {
     const call = { name: path, number: 257, args: [AT_FDCWD, `@${path}`, 0, 0] };

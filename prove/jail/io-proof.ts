@@ -27,7 +27,6 @@ const BURST_S = 0.3;
 /** More than the allowed burst of either VMM (docs/security.md). */
 const SPENT_BYTES = 3 * MIB;
 
-/** The amount done, and its time. */
 interface Got {
   readonly amount: number;
   readonly seconds: number;

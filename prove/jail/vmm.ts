@@ -19,7 +19,6 @@ export interface Vmms extends AsyncDisposable {
 /** The claims that differ between VMMs. */
 export interface VmmTraits {
   readonly name: 'QEMU' | 'QEMU with KVM' | 'Firecracker';
-  /** Path of its program in the jail. */
   readonly program: string;
   /** Results of a call that its filters refuse. */
   readonly refused: readonly string[];
@@ -33,7 +32,6 @@ export interface VmmTraits {
   readonly keepsUser: boolean;
   /** Whether it is in a user namespace that maps only its own ids. */
   readonly mapsOnlyItself: boolean;
-  /** Its own namespaces. */
   readonly namespaces: readonly string[];
   /** Everything that its root may contain. */
   readonly root: RegExp;
@@ -41,7 +39,6 @@ export interface VmmTraits {
   readonly devices: RegExp;
   /** Its writable mounts. */
   readonly writable: string;
-  /** Its environment, as one line. */
   readonly environment: string;
   /** Whether its capability bounding set is empty too. */
   readonly dropsBounding: boolean;

@@ -43,7 +43,6 @@ export class LoopTurns implements Disposable {
 /** An idle loop uses no CPU time between two ticks. */
 const lengthOf = (turn: number): number => Math.max(turn, TICK_MS);
 
-/** Blocks the loop. */
 export function burn(cpuMs: number): void {
   for (const until = threadCpuMs() + cpuMs; threadCpuMs() < until; );
 }

@@ -167,7 +167,6 @@ function noteTimes(notes: Notes, what: string, times: readonly number[], calm: r
   notes.note(what, `p50 at most ${most.toFixed(0)} ms`, `p50/p99 ${text(times)} ms`, isFast);
 }
 
-/** Peak memory of this process. */
 class Peak implements Disposable {
   mib = rssMib();
   readonly #timer = setInterval(() => {

@@ -13,7 +13,6 @@ const WAIT_MS = 5_000;
 
 interface WireSpec {
   readonly name: string;
-  /** The host's address. */
   readonly address: string;
   readonly mac: string;
 }

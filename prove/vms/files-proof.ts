@@ -25,7 +25,6 @@ interface Answer {
   readonly content?: string;
 }
 
-/** One copy from the guest. */
 interface Copy {
   readonly what: string;
   /** The requested path; the answers are for it and paths below it. */

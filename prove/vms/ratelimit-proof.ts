@@ -169,7 +169,6 @@ interface Echo extends AsyncDisposable {
   roundTrips(count: number): Promise<number[]>;
 }
 
-/** The channel of one sandbox. */
 class Channel {
   readonly #control: Control;
   readonly #id: string;

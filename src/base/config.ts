@@ -79,7 +79,6 @@ const VARIABLES = {
   NEUROVISOR_REPLAY: text(),
   /** Contents of model requests and answers that the daemon's log keeps. */
   NEUROVISOR_AUDIT_CONTENT: oneOf(CONTENT_MODES, 'off'),
-  /** Accelerator of the VMs. */
   NEUROVISOR_ACCELERATOR: oneOf(['auto', 'kvm', 'tcg'], 'auto'),
   /** Which clones share pages of their template's RAM until they write to them. */
   NEUROVISOR_MEMORY_SHARING: oneOf(MEMORY_SHARING, 'share'),
@@ -93,7 +92,6 @@ const VARIABLES = {
   NEUROVISOR_JAILER: text(),
   /** Seccomp filters of Firecracker: those in its binary, or ours from `policy/`. */
   NEUROVISOR_FIRECRACKER_FILTER: oneOf(['builtin', 'ours'], 'builtin'),
-  /** Processor of the engine. */
   NEUROVISOR_GPU: oneOf(['auto', 'cpu', 'cuda', 'vulkan'], 'auto'),
   /** A daemon on a port, for example `http://127.0.0.1:7070`; empty: the one at this home's socket. */
   NEUROVISOR_URL: matching(
@@ -179,7 +177,6 @@ export interface Config {
   /** `null`: this home's daemon, at its socket. */
   readonly daemonUrl: string | null;
   readonly daemonKey: string | null;
-  /** Quota of the container image cache. */
   readonly imageQuotaBytes: number;
   /** `null`: the default. Validated by the first sandbox with a network. */
   readonly networkPool: string | null;

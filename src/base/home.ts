@@ -69,7 +69,6 @@ export function checkRunDir(runDir: string): void {
   });
 }
 
-/** The socket of this home's daemon. */
 export function daemonSocket(home: Pick<Home, 'runDir'>): string {
   return join(home.runDir, 'daemon.sock');
 }

@@ -46,7 +46,6 @@ export function takeIgnored(): IgnoredCounts | undefined {
   return counts;
 }
 
-/** Counts errors that a worker ignored. */
 export function addIgnored(counts: IgnoredCounts): void {
   for (const [code, count] of counts) ignoredErrors.add({ code }, count);
 }

@@ -208,7 +208,6 @@ export function collected(
   };
 }
 
-/** A metric for one number. */
 export function single(type: 'counter' | 'gauge', spec: Omit<MetricSpec, 'labels'>, read: () => number | null): Metric {
   return collected(type, spec, () => {
     const value = read();

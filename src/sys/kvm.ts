@@ -107,7 +107,6 @@ export class TinyVm {
     }
   }
 
-  /** Sets the handler's address of an interrupt vector. */
   setGate(vector: number, handler: number): void {
     const gate = this.memory.subarray(AT.idt + vector * 16, AT.idt + vector * 16 + 16);
     gate.fill(0);

@@ -293,7 +293,6 @@ describe('access', () => {
   });
 });
 
-/** A clock that records the delays of its timers. */
 class WatchedClock extends FakeClock {
   readonly delays: number[] = [];
 

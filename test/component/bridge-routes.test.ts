@@ -57,7 +57,6 @@ async function deadUrl(): Promise<string> {
   return `http://127.0.0.1:${typeof address === 'object' ? address?.port : 0}`;
 }
 
-/** A bridge with the servers of this file. */
 async function bridge(
   toml: string,
   policy: BridgePolicy = {},

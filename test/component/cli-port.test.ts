@@ -42,7 +42,6 @@ afterEach(async () => {
   if (status !== 'ended') await daemon.control.remove(id);
 });
 
-/** A server in the guest. */
 async function guestServer(serve: (socket: Socket) => void, at = 0): Promise<number> {
   const sockets = new Set<Socket>();
   const server = createServer({ allowHalfOpen: true }, (socket) => {

@@ -20,7 +20,6 @@ import { requiresFirecracker } from '../support/firecracker.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
 import { requiresRoot } from '../support/requires.ts';
 
-/** Timeout that suits a busy machine. */
 const PATIENT = { timeout: 120_000 };
 const MAC = 'aa:fc:00:00:00:07';
 const UID = 61_237;

@@ -34,7 +34,6 @@ import { ask, HELLO_PORT, VmBench } from '../support/driver-parity.ts';
 import { requiresFirecrackerAsRoot } from '../support/firecracker.ts';
 import { requiresCgroupV1 } from '../support/host-cgroup.ts';
 
-/** Timeout that suits a busy machine. */
 const PATIENT = { timeout: 120_000 };
 const HOLD = join(import.meta.dirname, '../fixtures/hold-jailed-vm.ts');
 /**

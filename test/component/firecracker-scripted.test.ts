@@ -47,7 +47,6 @@ function lapsingAt(call: string, text = ''): Clock {
   return { ...systemClock, after };
 }
 
-/** Timeout that suits a busy machine. */
 const PATIENT = { timeout: 120_000 };
 
 async function makeDriver(

@@ -20,7 +20,6 @@ import { readAll, readBytes } from '../support/channel.ts';
 import { ask, expectReleased, HELLO_PORT, held, openCommand, VmBench } from '../support/driver-parity.ts';
 import { requiresFirecracker } from '../support/firecracker.ts';
 
-/** Timeout that suits a busy machine. */
 const PATIENT = { timeout: 120_000 };
 const ROUNDS = 20;
 

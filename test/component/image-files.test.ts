@@ -15,7 +15,6 @@ import { MIB } from '../../src/base/units.ts';
 import { dataExtents } from '../../src/sys/file.ts';
 import { temporaryDirectory } from '../support/image.ts';
 
-/** Bytes that a file occupies on disk. */
 const occupiedBytes = async (path: string): Promise<number> => (await stat(path)).blocks * 512;
 const checkFilesystem = (path: string): string =>
   execFileSync('/sbin/e2fsck', ['-f', '-n', path], { encoding: 'utf8', stdio: 'pipe' });

@@ -80,7 +80,6 @@ function plan(more: Partial<LaunchPlan> = {}): LaunchPlan {
   };
 }
 
-/** Launches a VMM and waits for its greeting. */
 async function launch(more: Partial<LaunchPlan> = {}): Promise<{ launched: Launched; pid: number }> {
   const launched = await jail.launch(plan(more));
   started.add(launched);

@@ -41,14 +41,12 @@ const begin = (policy: EgressPolicyText, more: Partial<ChainInput> = {}): Promis
   world.nft.apply(wholeTable([world.a, world.b].map((guest) => networkOf(guest, policy, more))));
 const update = (policy: EgressPolicyText, more: Partial<ChainInput> = {}): Promise<void> =>
   world.nft.apply(updateSandbox(networkOf(world.a, policy, more), []));
-/** Number of arrivals at the internet and the host while `act` runs. */
 async function arrivalsDuring(act: () => Promise<unknown>): Promise<number> {
   const all = (): number => world.internet.arrivals.length + world.hostPeer.arrivals.length;
   const before = all();
   await act();
   return all() - before;
 }
-/** Increase of one counter while `act` runs. */
 async function dropsDuring(
   guest: Guest,
   counter: keyof typeof DROP_COUNTERS,

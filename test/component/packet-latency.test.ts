@@ -23,7 +23,6 @@ beforeEach(() => {
 });
 afterEach(() => host.kill());
 
-/** Sends echo requests from the guest, which the host answers. */
 async function echoes(first: number, count: number): Promise<void> {
   for (let number = first; number < first + count; number += 1) {
     await host.do('send', 'guest', echo({ from: GUEST, to: HOST }, number));

@@ -29,7 +29,6 @@ async function requireNone(): Promise<void> {
   await expect.poll(() => api.control.list()).toEqual([]);
 }
 
-/** A connection that reads nothing. */
 async function connectUnread(): Promise<Socket> {
   const socket = connect(api.socketPath).pause();
   await once(socket, 'connect');

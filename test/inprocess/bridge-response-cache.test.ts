@@ -68,7 +68,6 @@ async function twice(ask: () => Promise<Answered>): Promise<[Answered, Answered]
   return [await ask(), await ask()];
 }
 
-/** Another port of the same bridge. */
 async function neighbor(
   { bridge: host, dir }: BridgeFixture,
   sandboxId: string,

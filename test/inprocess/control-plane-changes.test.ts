@@ -8,7 +8,6 @@ import type { Phase } from '../support/fake-script.ts';
 
 type Change = 'pause' | 'pause-memory' | 'snapshot' | 'fork' | 'resume' | 'resume-memory';
 
-/** Begins the change of a new sandbox. */
 async function begin(host: FakeHost, change: Change): Promise<{ id: string; go: () => Promise<unknown> }> {
   const { control } = host;
   const { id } = await control.create({ boot: true });

@@ -29,7 +29,6 @@ async function requireUsable(host: FakeHost, id: string): Promise<void> {
   expect(await (await host.guest(id)).recall()).toBe('a thing');
 }
 
-/** The codes of an error and its causes. */
 function codesOf(error: unknown): readonly string[] {
   if (!(error instanceof CodedError)) return [];
   return [error.code, ...codesOf(error.cause)];

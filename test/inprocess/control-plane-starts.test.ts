@@ -7,7 +7,6 @@ import { FakeHost } from '../support/fake-host.ts';
 import { NOTHING, requireNothing } from '../support/fake-leftovers.ts';
 import { settle } from '../support/fake-members.ts';
 
-/** Creates a pool with this many ready members. */
 async function fillPool(host: FakeHost, members: number): Promise<void> {
   await host.control.setPool({ min: members, max: members });
   await expect.poll(async () => (await host.control.pools())[0]?.ready).toBe(members);

@@ -23,7 +23,6 @@ afterEach(async () => {
   await daemon[Symbol.asyncDispose]();
 });
 
-/** Whether the promise is settled now. */
 const isSettled = async (work: Promise<unknown>): Promise<boolean> =>
   await Promise.race([work.then(() => true), Promise.resolve(false)]);
 

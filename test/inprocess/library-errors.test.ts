@@ -33,7 +33,6 @@ afterAll(async () => {
   await daemon[Symbol.asyncDispose]();
 });
 
-/** The reason of a rejection. */
 async function rejection(work: Promise<unknown>): Promise<unknown> {
   return await work.then(
     () => expect.fail('it should be rejected'),
@@ -127,7 +126,6 @@ describe('library, an abort', () => {
   });
 });
 
-/** Endless content. */
 async function* never(): AsyncGenerator<Uint8Array> {
   for (;;) {
     await settle();

@@ -32,7 +32,6 @@ async function take(
   seed: number,
   { digest, copy }: Awaited<ReturnType<typeof base>>,
   change: Partial<NewSnapshot> = {},
-  /** Preparation before the commit. */
   prepare: 'prepared' | 'damaged' | null = null,
 ) {
   await using staging = await store.snapshots.stage();

@@ -34,7 +34,6 @@ interface Real {
 }
 
 type Step = fc.AsyncCommand<Model, Real>;
-/** Picks an element by a number of any size. */
 const pick = <T>(list: readonly T[], at: number): T | undefined => list[at % list.length];
 const dropPauses = (model: Model, sandboxId: string): void => {
   const at = model.snapshots.findIndex(({ pauses }) => pauses === sandboxId);

@@ -15,11 +15,9 @@ export interface ApiFixture extends AsyncDisposable {
   readonly server: ApiServer;
   readonly socketPath: string;
   readonly port: number;
-  /** Errors that the server has logged. */
   readonly errors: string[];
   /** Sends a request without a connection. A text body is sent as JSON. */
   ask(method: Method, path: string, body?: unknown): Promise<Answer>;
-  /** A raw connection at the unix socket. */
   connect(): Socket;
 }
 

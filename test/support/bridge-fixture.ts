@@ -38,7 +38,6 @@ export interface BridgeFixture {
   readonly usage: UsageRecord[];
   /** Resolves with the next usage record. */
   nextUsage(): Promise<UsageRecord>;
-  /** Sends a whole request and returns the whole answer. */
   call(path: string, body?: unknown, headers?: Record<string, string>): Promise<Answered>;
   /** Sends a request whose answer the caller reads. */
   open(path: string, body: unknown, headers?: Record<string, string>): Opened;

@@ -39,7 +39,6 @@ export async function readBytes(socket: Socket, count: number): Promise<Buffer> 
 }
 
 export interface GuestPort {
-  /** The next connection from the guest. */
   accept(): Promise<Socket>;
   close(): Promise<void>;
 }

@@ -30,7 +30,6 @@ export interface DaemonHome {
   /** Environment for a command that should find the daemon. */
   readonly env: Readonly<Record<string, string>>;
   serve(...flags: string[]): DaemonProcess;
-  /** Runs a command against the daemon. */
   there(args: readonly string[], options?: { readonly input?: string }): CliRun;
   /** Runs a command that must succeed, and returns its output. */
   says(...args: string[]): Promise<string>;

@@ -27,7 +27,6 @@ export interface E2bClient {
   readonly args: readonly string[];
   /** Environment with which scripts find the packages. */
   readonly env: Readonly<Record<string, string>>;
-  /** The directory of the packages. */
   readonly packages: string;
 }
 

@@ -54,7 +54,6 @@ export interface Deed {
   readonly id: string;
   readonly ms: number;
   readonly at: string;
-  /** Reason of the failure. */
   readonly why?: string;
   /** Refused for now, as by a busy machine. */
   readonly busy?: true;
@@ -64,7 +63,6 @@ export interface SoakRound {
   readonly seed: number;
   readonly deeds: number;
   readonly memory: MemoryReport;
-  /** Items that appeared or disappeared. */
   readonly leaks: readonly string[];
 }
 
@@ -72,9 +70,7 @@ export interface SoakReport {
   readonly rounds: readonly SoakRound[];
   readonly before: MemoryReport;
   readonly sandboxes: number;
-  /** Number of killed client processes. */
   readonly killed: number;
-  /** How often each action was done. */
   readonly done: ReadonlyMap<string, number>;
   /** Number of refusals because the machine was busy. */
   readonly busy: number;

@@ -25,9 +25,7 @@ export interface E2bWorld extends AsyncDisposable {
   /** Suffix of the sandboxes' host names, with the port. */
   readonly domain: string;
   readonly apiKey: string;
-  /** Options of a JavaScript client. */
   readonly client: { readonly apiKey: string; readonly apiUrl: string; readonly sandboxUrl: string };
-  /** Errors that the server has logged. */
   readonly errors: string[];
   /** Decides about template builds. */
   admit: NonNullable<TemplateParts['admit']>;

@@ -15,7 +15,6 @@ export interface FakeDaemon extends AsyncDisposable {
   readonly control: FakeControlPlane;
   /** More text for its `/metrics`. */
   readonly metrics: MetricRegistry;
-  /** Resource usage of its sandboxes. */
   readonly loads: SandboxLoad[];
   /** Recent events of its sandboxes. */
   readonly events: SandboxTimedEvent[];

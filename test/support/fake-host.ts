@@ -79,7 +79,6 @@ export interface FakeHostOptions {
   readonly mapsMemory?: FakeSharing;
   /** Memory that VMs that map RAM may have to add. */
   readonly sharedNeed?: Copies['sharedNeed'];
-  /** Called with each warning. */
   readonly warn?: Log['warn'];
   /** Its images, by name. */
   readonly images?: Readonly<Record<string, EnvironmentSource>>;
@@ -98,7 +97,6 @@ export class FakeHost implements Holdings, AsyncDisposable {
   readonly script = new Script();
   /** Identities of all VMs' guests, in order. */
   readonly identities: GuestIdentity[] = [];
-  /** Specs of all network leases. */
   readonly leased: NetworkSpec[] = [];
   /** Bytes used of every network's budget. */
   bytesUsed = 0;

@@ -27,7 +27,6 @@ export function fromNamed(template: OpenTemplate): ControlParts['fromNamedTempla
   };
 }
 
-/** The error for an image that is missing here. */
 export function noImage(name: string): SandboxError {
   try {
     const { text } = parseReference(name, '/');

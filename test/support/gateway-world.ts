@@ -29,10 +29,7 @@ export interface GatewayWorld {
 }
 
 export type WorldOptions = Partial<GatewayOptions> &
-  Pick<GatewaySandbox, 'secrets' | 'budgets'> & {
-    /** Id of the sandbox. */
-    readonly id?: string;
-  };
+  Pick<GatewaySandbox, 'secrets' | 'budgets'> & { readonly id?: string };
 
 export async function gatewayWorld(
   policy: GatewayPolicy,

@@ -33,7 +33,6 @@ export interface RunningAgent extends AsyncDisposable {
   /** Private directory of this agent, removed at the end. */
   readonly dir: string;
   readonly child: ChildProcess;
-  /** The agent's console output. */
   console(): string;
 }
 

@@ -12,7 +12,6 @@ export interface HotplugQmp {
 }
 
 export interface HotplugOptions {
-  /** The command to refuse. */
   refuse?: string;
   /**
    * When a device is gone after `device_del`: at once, when the test says so, or (also when the test says so) after the

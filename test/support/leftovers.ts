@@ -9,7 +9,6 @@ export interface Holdings {
   readonly processes: readonly string[];
   /** Kinds of open files, for example `socket`, with their number. */
   readonly fds: Readonly<Record<string, number>>;
-  /** Shared mappings of guest memory. */
   readonly guestMappings: number;
   /** Entries of the run directory. */
   readonly runDir: readonly string[];

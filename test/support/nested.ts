@@ -71,9 +71,7 @@ export interface VmmState {
 }
 
 export interface NestedDaemon {
-  /** The current connection. */
   readonly control: RemoteControlPlane;
-  /** Its stderr output. */
   stderr(): Promise<string>;
   /** Kills it with SIGKILL. Resolves once systemd has restarted it, as the unit says, and reconnects `control`. */
   crash(): Promise<void>;

@@ -10,7 +10,6 @@ import { METRICS_KEY, type MetricsWorld, openMetricsWorld } from './metrics-worl
 export interface RestWorld extends AsyncDisposable {
   readonly url: string;
   readonly key: string;
-  /** Errors that the server has logged. */
   readonly errors: readonly string[];
   readonly world: MetricsWorld;
 }

@@ -60,7 +60,6 @@ export const SMALL: TemplateSpec = { cpus: 1, memoryMib: 192, diskMib: 64, warm:
 
 export interface ControlFixture extends RuntimeFixture {
   readonly control: LocalControlPlane;
-  /** Directory of the store. */
   readonly dataDir: string;
 }
 

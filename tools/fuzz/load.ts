@@ -13,7 +13,6 @@ const PROBE = pathToFileURL(join(import.meta.dirname, 'probe.ts')).href;
 
 export interface Loaded {
   readonly target: FuzzTarget;
-  /** Strings and numbers in the instrumented code. */
   readonly literals: readonly (string | number)[];
 }
 

@@ -17,7 +17,6 @@ export class FairQueue<E> {
     return this.#size;
   }
 
-  /** Items of one tenant. */
   sizeOf(tenant: string): number {
     return this.#tenants.get(tenant)?.size ?? 0;
   }

@@ -12,7 +12,6 @@ import { assert } from '../assert.ts';
 export interface FairShareLimits {
   /** Limit of all owners together; never exceeded. */
   readonly sumMax: number;
-  /** Limit of one owner. */
   readonly ownMax: number;
   /** Amount that an owner with a place can always hold. */
   readonly guaranteed: number;
@@ -51,7 +50,6 @@ export class FairShare {
     this.#placesFree = places;
   }
 
-  /** Amount held by all owners. */
   get held(): number {
     return this.#held;
   }

@@ -28,7 +28,6 @@ export interface ThreadLimits {
 export type ThreadErrorCode =
   /** The job waited or worked for longer than the limit, or the threads are closed. */
   | 'busy'
-  /** The job needs more memory than the limit. */
   | 'out_of_memory'
   /** The work threw, or its thread ended. */
   | 'failed';
@@ -80,7 +79,6 @@ export class TurnThreads<Request, Answer> {
     this.#path = options.path;
   }
 
-  /** Number of jobs that wait for a thread. */
   get waiting(): number {
     return this.#queue.size;
   }

@@ -53,7 +53,6 @@ export interface SharedBudget {
   readonly used: BudgetUse | null;
 }
 
-/** Usage in the current window. */
 export interface BudgetUse {
   readonly inputTokens: number;
   readonly outputTokens: number;

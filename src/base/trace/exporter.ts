@@ -22,7 +22,6 @@ interface TraceExporterOptions {
 export const TRACE_LIMITS = {
   /** Maximum waiting spans; more are dropped. */
   queueMax: 4096,
-  /** Spans per request. */
   batchMax: 512,
   /** Time from the first waiting span to the request. */
   delayMs: 2000,

@@ -41,7 +41,6 @@ export interface DaemonOptions {
   readonly progress: Progress;
   /** Aborts set-up and template builds. */
   readonly signal: AbortSignal;
-  /** A GGUF file for the built-in model server. */
   readonly modelPath?: string | undefined;
   /** @throws CodedError if no detected server can serve the chosen model */
   readonly checkUpstream: (upstream: Upstream) => void;

@@ -34,7 +34,6 @@ export interface DoctorOptions {
 const MEMORY_FOR_ONE_SANDBOX_BYTES = 0.75 * GIB;
 
 interface Exam extends DoctorOptions {
-  /** The VMM that a start would choose. */
   readonly choice: VmmChoice;
 }
 

@@ -16,7 +16,6 @@ import { isRunning } from '../../sys/process-start.ts';
 export interface NetworkView {
   readonly sandbox: SandboxId;
   readonly interface: string;
-  /** The guest's address. */
   readonly address: string;
   readonly gateway: string;
   /**

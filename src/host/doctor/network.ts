@@ -126,7 +126,6 @@ async function checkKernel(): Promise<Finding> {
   return ok(Object.keys(KERNEL_FEATURES).join(', '));
 }
 
-/** Creates the table and removes it. */
 function checkFlushGuard(): Finding {
   const owner = { pid: process.pid, startTicks: 'probe' };
   try {
@@ -139,7 +138,6 @@ function checkFlushGuard(): Finding {
   }
 }
 
-/** Loads the program and removes it. */
 function checkGuard(): Finding {
   try {
     probeMetadataGuard();

@@ -44,7 +44,6 @@ function startsText(starts: HostReport['starts']): string {
   return `${vmm}, ${accelerator}, median of ${rounds}: prepare ${starts.prepareMs}, VMM ${starts.vmmMs}, kernel ${starts.kernelMs}, agent ${starts.agentMs}, ready ${starts.totalMs} ms${memory}`;
 }
 
-/** Escapes the text of a table cell. */
 function cell(text: string): string {
   return text.replaceAll(/[|\\]/g, String.raw`\$&`).replaceAll('<', '&lt;').replaceAll('@', '&#64;');
 }

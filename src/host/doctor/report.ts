@@ -56,11 +56,7 @@ export interface HostReport {
   };
   readonly accelerator: ProbeVerdict['accelerator'];
   readonly vmm: 'qemu' | 'firecracker' | null;
-  readonly cgroups: {
-    readonly version: 'v1' | 'v2' | 'hybrid' | 'none';
-    /** The controllers that can limit VMMs here. */
-    readonly controllers: readonly string[];
-  };
+  readonly cgroups: { readonly version: 'v1' | 'v2' | 'hybrid' | 'none'; readonly controllers: readonly string[] };
   readonly jail: {
     readonly mode: Config['jail'];
     readonly state: 'enforced' | 'log' | 'off' | 'unavailable';

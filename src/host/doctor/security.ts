@@ -208,7 +208,6 @@ function userIds({ read }: HostFacts): Finding {
   );
 }
 
-/** Opens the jail as for a VMM. */
 async function jailChecks(options: { readonly config: Config; readonly log: Log }): Promise<Check[]> {
   const { config, log } = options;
   const home = resolveHome(config.home);

@@ -54,9 +54,7 @@ export function anonymousBytes(pid: number): number | null {
 export interface Mapping {
   /** Its file, or a name like `[heap]`; empty if anonymous. */
   readonly path: string;
-  /** Size of the mapping. */
   readonly kib: number;
-  /** Whether the mapping is executable. */
   readonly isCode: boolean;
 }
 

@@ -105,7 +105,6 @@ export class KernelProbes {
   }
 }
 
-/** Loads each configured probe, and unloads it. */
 export async function tryProbes(config: Pick<Config, 'home' | 'probes'>): Promise<{
   readonly wanted: readonly ProbeName[];
   /** Unavailable probes, each with one clause of text. */

@@ -46,10 +46,8 @@ export interface LatencyReport {
 
 export interface MeasureOptions {
   readonly home: Pick<Home, 'cacheDir'>;
-  /** Name of the sandbox's TAP. */
   readonly interfaceName: string;
   readonly durationMs: number;
-  /** Ends the measurement early. */
   readonly stop: AbortSignal;
 }
 
@@ -111,7 +109,6 @@ async function probesOf(
   return { ingress: probe.ingress, seesUplink, read: () => probe.read() };
 }
 
-/** The cache of compiled `bpf/` objects. */
 export function bpfDir({ cacheDir }: Pick<Home, 'cacheDir'>): string {
   return join(cacheDir, 'bpf');
 }

@@ -31,7 +31,6 @@ export class OpenedOnce<T extends Disposable> implements Disposable {
     return this.#opening;
   }
 
-  /** Resolves when a started opening has finished. */
   async settled(): Promise<void> {
     await this.#opening;
   }

@@ -16,7 +16,6 @@ import { PATHS, type Path, sumTimes, type TapLatency, type Times } from '../../m
 import type { TapProbe } from '../../machine/observe/probes.ts';
 import { OpenedOnce } from './opened-once.ts';
 
-/** BPF programs in the kernel. */
 export interface Probes extends Disposable {
   /** Returns undefined if the interface is gone. @throws ObserveError, LinkError */
   watchCard(interfaceName: string): Promise<TapProbe | undefined>;
@@ -79,7 +78,6 @@ export class PacketLatency {
     return this.#probes.value !== undefined;
   }
 
-  /** Resolves when all pending probes are attached or have failed. */
   async settled(): Promise<void> {
     await this.#probes.settled();
     await Promise.all(this.#attaching.values());

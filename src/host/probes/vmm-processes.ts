@@ -54,7 +54,6 @@ export class VmmProcesses {
     unit: null,
     labels: ['process'],
   });
-  /** Stalls of ended VMMs. */
   #ended: Histogram = EMPTY;
   readonly #tracepoints: OpenedOnce<VmmTracepoints>;
 

@@ -119,5 +119,4 @@ export class VmmSyscalls {
   }
 }
 
-/** Name for unknown numbers. */
 const NO_CALL = 'unknown';

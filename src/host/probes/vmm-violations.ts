@@ -18,7 +18,6 @@ import { NETLINK, NetlinkSocket } from '../../sys/netlink-socket.ts';
 
 /** Interval between two reads of the socket while a VMM runs. The socket buffers records meanwhile. */
 const LOOK_GAP_MS = 500;
-/** Maximum per read. */
 const RECORDS_MAX = 1_000;
 /** Records kept for unknown processes: a VMM may violate its filter before its pid is registered. */
 const UNKNOWN_MAX = 64;
@@ -187,7 +186,6 @@ export class VmmViolations {
   }
 }
 
-/** The violations of one VMM. */
 class Watch {
   refused = 0;
   logged = 0;

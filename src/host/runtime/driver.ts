@@ -23,7 +23,6 @@ export async function makeDriver(options: {
   log: Log;
   vsock: VsockHost;
   memory: VmmMemory;
-  /** Modifies the launch of QEMU. */
   aroundLaunch?: ((launch: Launch) => Launch) | undefined;
 }): Promise<{ driver: VmmDriver; confinement: Confinement }> {
   const { choice, config, home, log, vsock, memory } = options;

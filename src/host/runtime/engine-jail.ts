@@ -26,7 +26,6 @@ import { judgeGaps, modeOf, readPolicy, STATE_DIR, uidRange, unjailable } from '
 
 export interface EngineJail {
   readonly launch: EngineLaunch;
-  /** Description of the enforced walls. */
   readonly description: string;
   readonly gaps: readonly JailGap[];
   /** Whether the jail has a GPU's devices and driver. */

@@ -39,7 +39,6 @@ const BUILD_MS_MAX = 30 * 60_000;
 /** Space for inodes and directories, beyond the data. */
 const METADATA_BYTES = 512 * MIB;
 const DISKS = { tools: '/dev/vdc', input: '/dev/vdd', output: '/dev/vde' } as const;
-/** Directory of the tools in the VM. */
 export const TOOLS_DIR = '/mnt';
 
 type BuilderVm = Pick<Supervisor, 'guest' | 'vm' | 'stop'>;
@@ -97,7 +96,6 @@ export function makeImageBuilder(vms: BuilderVms): ImageBuilder {
 const roundUp = (bytes: number): number => Math.ceil(bytes / BLOCK_BYTES) * BLOCK_BYTES;
 
 interface Build {
-  /** Name of the work, for messages. */
   readonly what: string;
   fillInput(path: string): Promise<void>;
   readonly plan: object;

@@ -40,7 +40,6 @@ export interface ImagesContext {
   readonly runtime: () => Promise<BuilderRuntime>;
 }
 
-/** The part of a runtime that builds images. */
 export interface BuilderRuntime {
   readonly driver: Pick<VmmDriver, 'accelerator'>;
   readonly home: Pick<Home, 'runDir'>;

@@ -32,7 +32,6 @@ export interface Confinement {
   readonly state: JailState;
   /** For humans: `jailed: own user, …` or `not jailed: …`. */
   readonly description: string;
-  /** Missing protections. */
   readonly gaps: readonly JailGap[];
   /** Call after all VMs have ended. */
   close(): Promise<void>;

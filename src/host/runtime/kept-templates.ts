@@ -12,7 +12,6 @@ import { STAT_BLOCK_BYTES } from '../../base/units.ts';
 import type { TemplateSpec } from '../../sandbox/contract/spec.ts';
 import { TEMPLATE_FILES } from '../../sandbox/start/template.ts';
 
-/** A template as `template ls` and `inspect` show it. */
 export interface TemplateInfo {
   readonly key: string;
   readonly spec: TemplateSpec;

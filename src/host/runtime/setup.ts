@@ -55,7 +55,6 @@ export interface Artifacts {
   readonly kernelDigest: string;
   readonly rootImagePath: string;
   readonly rootImageDigest: string;
-  /** Debian packages of the root image. */
   readonly guestPackages: GuestPackages;
   readonly overlayTemplatePath: string;
   /** `null` if none was requested. Pending while it is fetched; rejects as a set-up does. */

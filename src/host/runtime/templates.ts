@@ -32,7 +32,6 @@ import { inferenceSocket } from './workspace.ts';
 export interface Template {
   readonly key: string;
   readonly spec: TemplateSpec;
-  /** The guest's warm list. */
   readonly warm: readonly string[];
   /** False if its image can't run scripts. */
   readonly hasPython: boolean;
@@ -277,7 +276,6 @@ async function linkImage({ environment, path }: EnvironmentSource, to: string): 
   }
 }
 
-/** Display text. */
 function withImage({ environment }: TemplateSpec): string {
   return environment === undefined ? '' : ` of ${shownImage(environment.image)}`;
 }

@@ -13,7 +13,6 @@ export interface Tracing {
   readonly metrics: readonly Metric[];
   /** Receives spans of programs in guests; `null` if tracing is off. */
   readonly guests: GuestTraces | null;
-  /** Flushes the exporter. */
   close(): Promise<void>;
 }
 

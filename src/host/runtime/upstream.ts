@@ -38,7 +38,6 @@ export interface Upstream {
 export interface UpstreamOptions {
   readonly config: Config;
   readonly runDir: string;
-  /** Cache for the engine's jail. */
   readonly cacheDir: string;
   readonly modelPath: string | undefined;
   readonly log: Log;

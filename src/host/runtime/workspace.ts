@@ -49,9 +49,7 @@ export async function makeWorkspace(runDir: string, id: string): Promise<Workspa
   };
 }
 
-/** The socket for a guest's model requests. */
 export const inferenceSocket = (channelPath: string): string => `${channelPath}_${PORTS.inference}`;
-/** The socket for a guest's package requests. */
 export const packageSocket = (channelPath: string): string => `${channelPath}_${PORTS.packages}`;
 
 /**

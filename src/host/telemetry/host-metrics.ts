@@ -200,7 +200,6 @@ export class HostMetrics {
     this.#sharedBytes = usedBytes;
   }
 
-  /** Pids of running VMMs. */
   vmmPids(): readonly number[] {
     return [...this.#sandboxes].flatMap(({ vm }) => vm?.pid ?? []);
   }
@@ -346,7 +345,6 @@ export class HostMetrics {
     this.#channelsOpen = counts.reduce((sum, count) => sum + count, 0);
   }
 
-  /** Returns the number of open connections. */
   async #askChannel(sandbox: Supervisor): Promise<number> {
     const { vm } = sandbox;
     if (vm === undefined) return 0;

@@ -29,7 +29,6 @@ export class JailMetrics {
     for (const code of CODES) this.#failures.add({ code }, 0);
   }
 
-  /** Returns the driver with its failed starts counted. */
   watchStarts(driver: VmmDriver): VmmDriver {
     return {
       ...driver,

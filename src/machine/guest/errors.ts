@@ -11,15 +11,11 @@ export type GuestErrorCode =
   | 'connection_lost'
   /** The sandbox was paused or saved, which ends every connection; the program continues: attach to it. */
   | 'suspended'
-  /** The guest did not answer an operation in time. */
   | 'timeout'
   /** The file, directory, program, user or process does not exist. */
   | 'not_found'
-  /** The name is taken. */
   | 'already_exists'
-  /** The guest's user lacks the permission. */
   | 'permission_denied'
-  /** The sandbox's disk is full. */
   | 'disk_full'
   /** The agent refused a field of the request; the message names it. */
   | 'invalid_request'
@@ -29,7 +25,6 @@ export type GuestErrorCode =
   | 'exhausted'
   /** The operation failed in the guest for another reason, given in the message. */
   | 'guest_failed'
-  /** The caller cancelled. */
   | 'cancelled';
 
 export class GuestError extends CodedError<GuestErrorCode> {}

@@ -11,7 +11,6 @@ export const FRAME = {
   stdin: 1,
   /** Guest → host: output, or content of a file; empty at its end. */
   stdout: 2,
-  /** Guest → host: error output. */
   stderr: 3,
   /** Guest → host: one JSON object. */
   control: 4,

@@ -169,7 +169,6 @@ export interface PythonSpec extends RunOptions {
 }
 
 export interface Process {
-  /** The pid in the guest. */
   readonly pid: number;
   /** Python only: true if forked from the interpreter that has imported the warm list. */
   readonly warm: boolean;
@@ -212,7 +211,6 @@ export interface OomVictim {
   readonly pid: number;
   /** The name that the process gave itself: untrusted, at most 15 bytes. */
   readonly name: string;
-  /** Resident memory. */
   readonly rssBytes: number;
 }
 

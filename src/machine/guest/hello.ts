@@ -12,9 +12,7 @@ import { GUEST_LIMITS, PROTOCOL_VERSION } from './limits.ts';
 import { type Hello, parseAnyHello, parseConfirm, parseEvent, parseHello } from './protocol.ts';
 
 export type HelloState =
-  /** Nothing has arrived yet. */
   | 'waiting-hello'
-  /** The welcome is sent. */
   | 'waiting-confirm'
   /** The guest has confirmed its identity; events may come. */
   | 'linked'

@@ -67,7 +67,6 @@ export class Operation {
     return this.#ended !== undefined || (state !== 'handshake' && state !== 'waiting-reply');
   }
 
-  /** Resolves when the stream is closed. */
   get closed(): Promise<void> {
     return this.#closed.promise;
   }

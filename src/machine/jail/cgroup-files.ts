@@ -11,7 +11,6 @@ export interface CgroupFiles {
   exists(path: string): boolean;
   read(path: string): string;
   write(path: string, value: string): void;
-  /** The user id. */
   owner(dir: string): number;
   /** Whether systemd has marked the group as delegated to its service (`Delegate=`, systemd.resource-control(5)). */
   isDelegated(dir: string): boolean;

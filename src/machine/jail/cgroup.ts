@@ -337,7 +337,6 @@ const isUseful = (controllers: readonly Controller[]): boolean => controllers.so
 
 const v2Name = (name: Controller): string => (name === 'blkio' ? 'io' : name);
 
-/** Enables the controllers for the children of `dir`. */
 function enable(files: CgroupFiles, dir: string, controllers: readonly Controller[], note: Note): boolean {
   try {
     const path = join(dir, 'cgroup.subtree_control');

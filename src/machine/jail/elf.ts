@@ -2,7 +2,6 @@
 
 const EHDR_BYTES = 64;
 const PHDR_BYTES = 56;
-/** Offset of the content in the file. */
 export const ELF_CONTENT_AT = EHDR_BYTES + PHDR_BYTES;
 const ET_EXEC = 2;
 const EM_X86_64 = 62;

@@ -58,7 +58,6 @@ export interface Jailed {
   readonly pid: Promise<number>;
   /** Kills the VMM. Idempotent; `child` emits the end. */
   kill(): void;
-  /** Replaces the plan's disk limits. */
   limitDisks(limits: DiskLimits): void;
   /** Removes the rest of the jail. Call it after the end of `child`. Idempotent. */
   release(): Promise<void>;
@@ -178,7 +177,6 @@ function pathsOf({ files }: JailPlan): string[] {
   return files.flatMap(({ path, access }) => (access === 'read' || access === 'write' ? [path] : []));
 }
 
-/** The limits of a VMM whose guest has this size. */
 export function limitsOf({
   memoryMib,
   sharedMib = 0,

@@ -42,7 +42,6 @@ interface JailOptions {
 }
 
 export interface JailGap {
-  /** The missing protection, and why. */
   readonly text: string;
   /** One imperative sentence without a full stop. */
   readonly remedy: string;

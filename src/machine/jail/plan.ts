@@ -25,7 +25,6 @@ export interface JailPlan {
   /** The program by its absolute path, and its arguments. */
   readonly argv: readonly string[];
   readonly stdio: Readonly<JailStdio>;
-  /** The VM's own, private directory. */
   readonly dir: string;
   /** Files that it opens by path; the jail shows only these and its program's own. */
   readonly files: readonly JailFile[];
@@ -146,7 +145,6 @@ export function jailCommand(
     readonly tree: ProgramTree;
     readonly user: JailUser | null;
     readonly fds: JailFds;
-    /** Pid of this process. */
     readonly owner: number;
   },
 ): string[] {

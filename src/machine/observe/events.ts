@@ -45,7 +45,6 @@ interface Common {
   readonly sandbox: bigint;
   readonly pid: number;
   readonly tid: number;
-  /** Name of the process, printable. */
   readonly comm: string;
 }
 

@@ -65,7 +65,6 @@ export interface TapLatency {
 
 const NO_TIMES: Times = { started: 0, answered: 0, repeated: 0, failed: 0, skipped: 0, unanswered: 0, ...EMPTY };
 
-/** The sum over several TAPs. */
 export function sumTimes(all: readonly Times[]): Times {
   return all.reduce(
     (sum, times) => ({

@@ -12,11 +12,9 @@ interface MemorySample {
   readonly memoryBytes: number;
   /** The OOM limit; 0 if none. */
   readonly limitBytes: number;
-  /** Reclaimable page cache. */
   readonly reclaimableBytes: number;
   /** How often a limit was reached. */
   readonly hits: number;
-  /** OOM kills in the group. */
   readonly oomKills: number;
   /** Percent of the last 10 s in which some or all tasks stalled (PSI); 0 if not available. */
   readonly some: number;

@@ -163,7 +163,6 @@ export class LatencyProbes implements Disposable {
     });
   }
 
-  /** Detaches all programs. */
   [Symbol.dispose](): void {
     this.#stack.dispose();
   }
@@ -277,7 +276,6 @@ function watchError(attempt: string, error: unknown): unknown {
   return isTaken(error) ? observeError('taken', attempt, error) : explain(attempt, error);
 }
 
-/** The hook is already in use. */
 function isTaken(error: unknown): error is SyscallError {
   return error instanceof SyscallError && ['EBUSY', 'EEXIST'].includes(error.code);
 }
@@ -287,7 +285,6 @@ function isWithoutTcx(error: unknown): boolean {
   return error instanceof SyscallError && error.code === 'EINVAL';
 }
 
-/** The driver does not support XDP. */
 function isWithoutXdp(error: unknown): boolean {
   return error instanceof SyscallError && error.code === 'ENOTSUP';
 }

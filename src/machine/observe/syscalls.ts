@@ -66,7 +66,6 @@ export class SyscallCounts implements Disposable {
     this.#calls.delete(keyOf(pid));
   }
 
-  /** Detaches the program. */
   [Symbol.dispose](): void {
     this.#stack.dispose();
   }

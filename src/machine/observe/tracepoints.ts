@@ -29,7 +29,6 @@ import {
 const POLL_MS = 50;
 const PROCESSES_MAX = 16_384;
 
-/** The tracepoint of each program. */
 const TRACEPOINTS = {
   nv_mark_victim: 'mark_victim',
   nv_host_reclaim_begin: 'mm_vmscan_direct_reclaim_begin',

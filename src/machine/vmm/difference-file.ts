@@ -101,7 +101,6 @@ export class BufferedWriter {
     this.#written = at;
   }
 
-  /** Position after the last byte. */
   get end(): number {
     return this.#written + this.#held;
   }

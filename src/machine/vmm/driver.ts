@@ -210,7 +210,6 @@ export interface VmTimings {
 
 /** The tail of a stream that is still being written. */
 export interface LogTail {
-  /** Bytes ever written. */
   readonly total: number;
   /** The kept bytes as UTF-8; invalid bytes become U+FFFD. */
   text(): string;
@@ -220,14 +219,12 @@ export interface LogTail {
   onWrite(listener: () => void): () => void;
 }
 
-/** The host could not read or write a disk of the VM. */
 export interface DiskTrouble {
   /**
    * `full`: the host's file system is full; the VM is paused, and `resume` retries. `failed`: the guest got EIO and
    * continues.
    */
   readonly kind: 'full' | 'failed';
-  /** Path of the disk's file. */
   readonly path: string;
   /** Free bytes of its file system for an ordinary user; `null` if unknown. */
   readonly freeBytes: number | null;

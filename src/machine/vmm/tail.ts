@@ -45,7 +45,6 @@ export class ByteTail implements LogTail {
     return this.#listeners.listen(listener);
   }
 
-  /** Number of listeners. */
   get readers(): number {
     return this.#listeners.size;
   }

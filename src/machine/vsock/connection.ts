@@ -22,7 +22,6 @@ export type ConnectionState =
   | 'closing'
   /** The guest has closed the connection and may reuse the ports; held bytes still flow to the host. */
   | 'draining'
-  /** Released. */
   | 'gone';
 
 export type ConnectionEvent =

@@ -26,7 +26,6 @@ import { ChannelListener, dialHost, type SocketEvents, UdsSocket } from './uds.t
 import { type RegionRequest, RX, TX, VhostUserSession, type VhostUserTarget } from './vhost-user.ts';
 import type { Virtqueue } from './virtqueue.ts';
 
-/** Why a device ended. */
 export interface DeviceClosed {
   readonly reason: /** `detach` or `close` was called. */
     | 'detached'

@@ -46,7 +46,6 @@ export interface MuxerOptions {
   readonly guestPorts?: ReadonlySet<number> | undefined;
   /** First port for host clients: a guest may remember ports of its last device, from its snapshot. */
   readonly clientPortSeed?: number;
-  /** Connects to the host's listener for a port. */
   connect(hostPort: number): ConnectResult<Connection>;
 }
 
@@ -103,7 +102,6 @@ export class Muxer {
     });
   }
 
-  /** Connections in any state. */
   get connections(): number {
     return this.#table.size + this.#draining.size;
   }

@@ -18,7 +18,6 @@ export class Segments {
     return this.#count;
   }
 
-  /** Sum of all lengths. */
   get bytes(): number {
     return this.#bytes;
   }

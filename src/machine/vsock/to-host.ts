@@ -118,7 +118,6 @@ export class ToHost {
     }
   }
 
-  /** The connection is gone. */
   forget(connection: Connection): void {
     this.#pending.delete(connection);
     if (this.#gathering !== connection) return;

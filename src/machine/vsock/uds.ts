@@ -17,7 +17,6 @@ import type { Segments } from './segments.ts';
 /** Linux's net.core.wmem_default. */
 const SEND_BUFFER_DEFAULT_BYTES = 212_992;
 
-/** Events that sockets report to their device. */
 export interface SocketEvents {
   readable(connection: Connection, isEnding: boolean): void;
   hasRoom(connection: Connection): void;

@@ -117,7 +117,6 @@ export class Virtqueue {
     return found === 'no-room' ? 'empty' : this.#break(found.problem);
   }
 
-  /** Takes the next `count` chains. */
   consume(count: number): void {
     this.#takenIndex = (this.#takenIndex + count) & 0xffff;
   }

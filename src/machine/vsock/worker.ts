@@ -21,7 +21,6 @@ const epoll = new Epoll();
 const signaler = new EventSignaler();
 const scratch = new Scratch(SCRATCH_BYTES);
 const devices = new Map<number, Device>();
-/** Devices with something to do now. */
 const ready = new Set<Device>();
 let isStopping = false;
 

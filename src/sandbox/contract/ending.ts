@@ -8,11 +8,8 @@ import type { OomMark, PressureMark } from './memory-events.ts';
 export const END_CAUSES = [
   /** Removed by its owner, or its host was shut down. */
   'stopped',
-  /** The sandbox reached its time limit. */
   'timeout',
-  /** The guest powered off or rebooted. */
   'guest-shutdown',
-  /** The guest's kernel panicked. */
   'guest-panic',
   /** The guest's kernel panicked out of memory. (An OOM kill of a program does not end the sandbox.) */
   'guest-oom',
@@ -22,7 +19,6 @@ export const END_CAUSES = [
   'vmm-killed',
   /** The VMM's filter refused a system call: the VMM was taken over, or the filter lacks a call. */
   'seccomp-violation',
-  /** The VMM crashed. */
   'vmm-crashed',
   /** The agent ended, or its connection broke, while the VM ran. */
   'agent-lost',
@@ -41,7 +37,6 @@ export type EndCause = (typeof END_CAUSES)[number];
 export interface ViolationMark {
   /** All calls of this VMM, logged ones included. */
   readonly count: number;
-  /** Syscall number on the host's architecture. */
   readonly syscall: number;
   /** `null` if the syscall is newer than our table. */
   readonly name: string | null;

@@ -24,13 +24,11 @@ export interface SandboxEnvironment extends ProcessConfig {
   readonly digest: string;
 }
 
-/** An environment and the current path of its disk file. */
 export interface EnvironmentSource {
   readonly environment: SandboxEnvironment;
   readonly path: string;
 }
 
-/** The public view of an environment. */
 export type ImageInfo = Omit<SandboxEnvironment, 'image' | 'imageDigest' | 'digest' | 'env'> & {
   /** The reference of the request. */
   readonly name: string;

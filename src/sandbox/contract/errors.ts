@@ -13,7 +13,6 @@ export type SandboxErrorCode =
   | 'name_taken'
   /** The snapshot needs another kernel, image, VMM or processor. */
   | 'snapshot_foreign'
-  /** The sandbox could not be saved; it continues to run. */
   | 'snapshot_failed'
   /** No space on disk; nothing was written, and a running sandbox continues. */
   | 'disk_full'

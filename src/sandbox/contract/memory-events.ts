@@ -66,7 +66,6 @@ export type HostMemoryEvent =
 
 /** The host's view of one VMM, provided by the part that confines it. */
 export interface HostMemoryEvents {
-  /** Returns a function that removes the listener. */
   listen(listener: (event: HostMemoryEvent) => void): () => void;
   /** Number of this VM's processes killed by the host's OOM killer; still readable after the VM ended. */
   oomKills(): number;

@@ -21,7 +21,6 @@ import type { NetworkLimits, NetworkSpec } from './network-spec.ts';
 import type { SandboxSecret } from './secrets.ts';
 import type { SandboxSpec } from './spec.ts';
 
-/** A sandbox's private directory. */
 export interface Workspace {
   readonly dir: string;
   readonly channelPath: string;
@@ -35,7 +34,6 @@ export interface Workspace {
   remove(): Promise<void>;
 }
 
-/** A guest's anonymous RAM. */
 export interface GuestMemory {
   /** A memfd that can't shrink. */
   readonly fd: number;
@@ -56,7 +54,6 @@ export interface PackagePort {
 export interface InferencePort {
   /** Applies to new requests. */
   setModels(models: ModelPolicy): void;
-  /** Number of requests in flight. */
   inFlight(): number;
   /**
    * Suspends requests for a save, which closes all connections: requests in flight and new ones get an error that asks
@@ -138,7 +135,6 @@ export interface CloneSource extends DiskSource {
    * Resolves when the difference is written. Until then the VMM may start but loads nothing. Omitted if it is complete.
    */
   readonly ready?: Promise<void>;
-  /** Copies all RAM into memory of the same size. */
   copyMemory(targetPath: string): Promise<void>;
   /**
    * Opens the RAM for a VM that maps it. If omitted, the RAM is copied.

@@ -17,13 +17,11 @@ export interface LifetimePolicy {
   readonly annotations: Readonly<Record<string, string>>;
 }
 
-/** Changes that need no VM. */
 export type LifetimeChange = Omit<
   SandboxChange,
   'channelLimits' | 'diskLimits' | 'network' | 'secrets' | 'requestHeaders' | 'memoryMib'
 >;
 
-/** Returns the policy with the fields that `change` sets. */
 export function changeLifetime(policy: LifetimePolicy, change: LifetimeChange): LifetimePolicy {
   const given = Object.entries(change).filter(([, value]) => value !== undefined);
   // Each interface replaces only its own annotations.

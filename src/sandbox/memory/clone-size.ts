@@ -9,7 +9,6 @@
  */
 import type { Clock } from '../../base/clock.ts';
 
-/** A live clone that shares its RAM. */
 export interface LiveClone {
   /** Memory of its own in MiB; `null` if unknown. */
   readonly ownMib: number | null;

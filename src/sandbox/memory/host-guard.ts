@@ -58,12 +58,10 @@ export interface ShortHost {
   readonly policy: MemoryShort;
   /** Bytes of shared memory without users. */
   readonly unusedBytes: number;
-  /** Number of ready pool members. */
   readonly poolMembers: number;
   readonly candidates: readonly PauseCandidate[];
 }
 
-/** Returns the action while memory is short. */
 export function actionFor(host: ShortHost): GuardAction {
   const { policy, unusedBytes, poolMembers, candidates } = host;
   if (unusedBytes > 0) return { do: 'drop-unused' };

@@ -45,7 +45,6 @@ export class SharedSizes {
     if (this.#known.size > SHARED_SIZE.knownMax && oldest !== undefined) this.#known.delete(oldest);
   }
 
-  /** The expected total memory. */
   expectedBytes({ key, content, dataBytes, sizeBytes, grownBytes }: SharedMemory): number {
     const alike = [...this.#known.values()].filter((one) => one.content === content);
     const own = Math.max(grownBytes, this.#known.get(key)?.grownBytes ?? 0);

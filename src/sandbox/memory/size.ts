@@ -36,7 +36,6 @@ export function ramMib({ memoryMib, memoryMaxMib }: MemorySize): number {
   return memoryMaxMib ?? memoryMib;
 }
 
-/** The memory part of a VM's spec. */
 export function vmMemory(size: MemorySize): Pick<VmSpec, 'memoryMib' | 'balloonMib'> {
   const memoryMib = ramMib(size);
   if (size.memoryMaxMib === undefined) return { memoryMib };

@@ -25,7 +25,6 @@ export const MEMORY_LIMITS = {
   /** Budget of each type: events in a burst, and per second. */
   burst: 10,
   perSecond: 2,
-  /** Maximum length of a detail. */
   detailCharactersMax: 500,
 } as const;
 

@@ -34,7 +34,6 @@ export class EndedSandboxes {
     return this.#own.get(id);
   }
 
-  /** Looks up an ended sandbox of any process. */
   async stored(id: string): Promise<SandboxInfo | null> {
     const row = await translateStoreErrors(this.#rows.ended(id));
     return row === undefined ? null : this.#info(row);

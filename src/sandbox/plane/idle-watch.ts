@@ -51,7 +51,6 @@ export class IdleWatch {
     this.#limitMs = null;
   }
 
-  /** Restarts the idle time. */
   touch(): void {
     this.#activeAtMs = this.#clock.now();
   }

@@ -80,7 +80,6 @@ export class Lifetime {
     }
   }
 
-  /** Restarts both timeouts. */
   start(): void {
     this.pauseReason = null;
     this.startTimeout();
@@ -115,7 +114,6 @@ export class Lifetime {
     this.#idle.start(this.#options.policy().idleTimeoutMs);
   }
 
-  /** Restarts the idle time. */
   touch(): void {
     this.#idle.touch();
   }

@@ -10,7 +10,6 @@ export interface SandboxLoad {
   readonly state: SandboxState;
   /** Host memory of this VM alone, freed when it ends; `null` if it has no process of its own. */
   readonly memoryBytes: number | null;
-  /** Model requests in flight. */
   readonly modelRequests: number;
   /** Prompt and answer tokens of this VM. */
   readonly tokens: number;

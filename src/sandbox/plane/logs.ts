@@ -77,7 +77,6 @@ export async function* followLogs(
   }
 }
 
-/** Reads one log of one VM from its beginning. */
 class Reader {
   readonly #source: LogChunk['source'];
   readonly #tail: LogTail;

@@ -24,7 +24,6 @@ interface OnDisk {
 
 interface StateData {
   running: InVm;
-  /** The VM's state is being copied. */
   saving: InVm & { readonly wasPaused: boolean };
   /** The copy is committed, so the VM may die. */
   saved: InVm & Omit<OnDisk, 'isClaimed'> & { readonly wasPaused: boolean };

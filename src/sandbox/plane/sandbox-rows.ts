@@ -149,7 +149,6 @@ export class SandboxRows {
     return row?.end === null ? undefined : row;
   }
 
-  /** All kept ended sandboxes of all processes. */
   async allEnded(): Promise<readonly SandboxRow[]> {
     return await this.#parts.store.sandboxes.list('ended');
   }

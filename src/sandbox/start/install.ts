@@ -13,7 +13,6 @@ import { FREE_SPACE, SandboxError } from '../contract/errors.ts';
 const REQUIREMENTS_PATH = '/run/neurovisor-requirements.txt';
 /** Enough for a large set in software emulation; the caller may cancel at any time. */
 const INSTALL_MS_MAX = 3_600_000;
-/** Timeout for listing modules. */
 const LIST_MS_MAX = 120_000;
 /** Maximum length of pip's last output in an error. */
 const ERROR_CHARACTERS_MAX = 1_500;
@@ -55,7 +54,6 @@ print(*sorted(found), sep='\\n')
 `;
 
 export interface Installation {
-  /** Parsed lines of a requirements file. */
   readonly requirements: readonly string[];
   /** @param fraction a guess: pip does not report how much is left */
   readonly report: (fraction: number, detail: string) => void;
@@ -104,7 +102,6 @@ function nameOf(requirement: string): string {
   return /^[a-z0-9-]+/.exec(requirement)?.[0] ?? requirement;
 }
 
-/** The last output lines of a program, bounded. */
 class LastLines {
   #text = '';
   readonly #onLine: (line: string) => void;

@@ -19,7 +19,6 @@ export interface OpenTemplate {
   readonly source: CloneSource;
 }
 
-/** A ready VM and its origin. */
 export interface Started {
   readonly supervisor: Supervisor;
   readonly origin: SandboxInfo['origin'];
@@ -30,7 +29,6 @@ export interface Started {
 interface Member extends PoolMember, Started {}
 
 interface Pool {
-  /** New members start from this template. */
   template: OpenTemplate;
   readonly handover: Handover<Started>;
   readonly warm: WarmPool<Member>;
@@ -43,7 +41,6 @@ interface Pool {
 export interface PoolsOptions {
   readonly clock: Clock;
   readonly log: Log;
-  /** Starts a clone of the template. */
   start(template: OpenTemplate, signal: AbortSignal): Promise<Supervisor>;
   /** Runs `work` when a start of that size does not delay a request. */
   turn(template: OpenTemplate, signal: AbortSignal, work: (signal: AbortSignal) => Promise<void>): Promise<void>;
@@ -107,7 +104,6 @@ export class Pools {
     return { ...info, target: 0, ready: 0, starting: 0 };
   }
 
-  /** Number of idle members of all pools. */
   readyMembers(): number {
     return this.list().reduce((sum, { ready }) => sum + ready, 0);
   }

@@ -34,7 +34,6 @@ export const RETRY_MS_MAX = 60_000;
 export const RETRY_MEMORY_MS_MIN = 5000;
 /** Assumed time of a start before the first measurement. */
 const START_MS_GUESS = 1000;
-/** Weight of the newest start in the moving average. */
 const START_MS_WEIGHT = 0.25;
 
 export interface StartQueueOptions {

@@ -73,7 +73,6 @@ export interface StarterParts {
   ): Promise<OpenTemplate | null>;
 }
 
-/** Owner of the sandbox that a clone becomes. */
 export interface CloneOwner {
   readonly annotations?: SandboxInfo['annotations'] | undefined;
   /** Id of the sandbox to resume; `null` for a new one. */

@@ -85,7 +85,6 @@ export interface BuildOptions {
   readonly spec: TemplateSpec;
   /** Path of the environment's file, which is not changed. */
   readonly environmentPath?: string | undefined;
-  /** Paths of new files. */
   readonly paths: TemplatePaths;
   readonly signal: AbortSignal;
   readonly report: (fraction: number, detail: string) => void;

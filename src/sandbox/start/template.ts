@@ -25,7 +25,6 @@ export interface TemplateInputs {
   readonly env: Readonly<Record<string, string>>;
 }
 
-/** The inputs of a named template. */
 export interface NamedTemplate {
   readonly name: string;
   /** Without `card`, which depends on the sandbox. */

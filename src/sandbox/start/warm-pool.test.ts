@@ -26,7 +26,6 @@ function poolOf(min: number, max: number, options: Partial<WarmPoolOptions<FakeM
     clock.advance(ms);
     await settle();
   };
-  /** Makes all missing members. */
   const fill = async (): Promise<void> => {
     await settle();
     while (maker.pending.length > 0) {

@@ -27,7 +27,6 @@ export const REFILL_CONCURRENCY = 2;
 export const TICK_MS = 10_000;
 /** Concurrent checks; a healthy guest answers within milliseconds. */
 export const CHECK_CONCURRENCY = 4;
-/** Timeout of a check. */
 export const CHECK_TIMEOUT_MS = 5000;
 /** Timeout of `close` for members that are being made or discarded; the rest is logged. */
 export const CLOSE_MS_MAX = 30_000;

@@ -1,14 +1,12 @@
 import { CodedError, errorCode } from '../../base/errors.ts';
 
 export type StoreErrorCode =
-  /** No row has this id, name or key. */
   | 'not_found'
   | 'name_taken'
   /** A paused sandbox needs the snapshot. */
   | 'in_use'
   /** No space; nothing of the write was kept. */
   | 'disk_full'
-  /** A file of the snapshot is missing or altered. */
   | 'snapshot_damaged'
   /** The file is not a database, or is corrupt. */
   | 'store_damaged'

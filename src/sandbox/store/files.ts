@@ -118,7 +118,6 @@ export class Files {
     }
   }
 
-  /** Discards the staging directory of this process. */
   async leave(): Promise<void> {
     await this.discard(this.#own);
     if (this.#ownLock !== undefined) closeSync(this.#ownLock);

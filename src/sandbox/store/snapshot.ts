@@ -61,7 +61,6 @@ export interface SnapshotRow extends NewSnapshot {
   readonly bytes: number;
   /** Space of its base; 0 without a base. */
   readonly baseBytes: number;
-  /** Digest of each file. */
   readonly files: PerFile;
 }
 

@@ -16,9 +16,7 @@ export type SandboxState =
   | 'paused'
   /** The VM is being saved: it has no channel, and is stopped while RAM and disk are copied. */
   | 'saving'
-  /** Everything is being released. */
   | 'stopping'
-  /** Everything is released. */
   | 'gone'
   /** The sandbox never became ready, or the VM died; everything is released. */
   | 'failed';

@@ -152,7 +152,6 @@ interface KeptRam {
   readonly changes?: () => Promise<RamChanges>;
 }
 
-/** Keeps RAM that a VM maps. */
 async function keepShared(
   vm: Vm,
   { path, base }: Pick<MappedMemory, 'path' | 'base'>,

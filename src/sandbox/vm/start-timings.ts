@@ -41,7 +41,6 @@ export function traceStart(span: Span, timings: StartTimings, beganMs: number): 
   }
 }
 
-/** Traces a start of a VM as a span. */
 export function tracedStart(
   tracer: Tracer | undefined,
   sandboxId: string,

@@ -57,7 +57,6 @@ export async function explainUnused(
 export const INSTALL_FIRECRACKER =
   'install Firecracker with `neurovisor setup --firecracker FILE|URL --sha256 DIGEST` (docs/firecracker.md)';
 
-/** Whether any version of Firecracker is present. */
 export async function hasFirecracker(config: Config, home: Pick<Home, 'cacheDir'>): Promise<boolean> {
   const { firecracker } = await withFirecracker(config, home);
   return await findBinary(firecracker).then(

@@ -54,7 +54,6 @@ export interface FirecrackerOptions {
 export interface FirecrackerJail {
   /** Enforced protections, each a noun phrase. */
   readonly holds: readonly string[];
-  /** Missing protections, each with its reason. */
   readonly gaps: readonly JailGap[];
   /** The jail of a VM that is about to start. @throws JailError */
   readonly specOf: (spec: VmSpec) => Promise<JailSpec | UserJailSpec>;

@@ -17,7 +17,6 @@ import { makeWorkspace } from '../workspace.ts';
 
 /** File name in each engine's directory. */
 const ENGINE_SOCKET = 'engine.sock';
-/** Maximum number of engines queried at once. */
 const ENGINES_ASKED_MAX = 16;
 
 /** The running engines of a home, of this process and of others, that respond. */
@@ -32,13 +31,11 @@ export async function runningEngines(runDir: string): Promise<EngineHealth[]> {
 export interface EnginePlace {
   readonly config: Config;
   readonly runDir: string;
-  /** Cache for the engine's jail. */
   readonly cacheDir: string;
   readonly log: Log;
 }
 
 export interface EngineServerOptions extends EnginePlace {
-  /** Display name. */
   readonly name: string;
   readonly modelId: string;
   /** Path of a GGUF file. Called at each start. */

@@ -9,7 +9,6 @@ import { MIB } from '../../../base/units.ts';
 import { EngineServer } from './engine-server.ts';
 import { Engines, type PooledEngine } from './engines.ts';
 
-/** Host memory that each engine takes. */
 const ENGINE_MIB = 1_000;
 const HOST_MIB = 3_000;
 
@@ -42,7 +41,6 @@ class FakeEngine implements PooledEngine {
     this.isStarted = false;
     return Promise.resolve();
   }
-  /** Sends a request, after some time has passed. */
   ask(): void {
     clock.advance(20_000);
     this.isStarted = true;

@@ -11,7 +11,6 @@ import { availableMib } from '../../probes/host-memory.ts';
 
 export interface PooledEngine {
   readonly isStarted: boolean;
-  /** Time of the last request. */
   readonly askedAtMs: number;
   /** Never waits for a start. */
   isIdle(): Promise<boolean>;
@@ -50,7 +49,6 @@ export class Engines {
     this.#engines.set(name, engine);
   }
 
-  /** Ends the engine when it is idle. */
   retire(name: string): void {
     const engine = this.#engines.get(name);
     this.#engines.delete(name);

@@ -16,7 +16,6 @@ import type { UpstreamTarget } from '../../../inference/bridge/upstream/address.
 
 type Env = Readonly<Record<string, string | undefined>>;
 
-/** A server of the file. */
 export interface ConfiguredServer extends FileUpstream {
   /** Includes the authority, and the key unless a program prints it. */
   readonly target: UpstreamTarget;

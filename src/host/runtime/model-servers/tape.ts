@@ -8,7 +8,6 @@ import { Recorder } from '../../../inference/bridge/tape/recorder.ts';
 import type { Tape } from '../../../inference/bridge/tape/tape.ts';
 import type { Upstream } from '../upstream.ts';
 
-/** Totals of the recording or playback so far. */
 export interface CassetteReport {
   readonly mode: CassetteChoice['mode'];
   readonly path: string;
@@ -16,7 +15,6 @@ export interface CassetteReport {
   readonly answered: number;
   /** Requests that the model server did not answer, or that are not in the cassette. */
   readonly unanswered: number;
-  /** The first requests that are not in the cassette. */
   readonly missing: readonly MissingAnswer[];
 }
 

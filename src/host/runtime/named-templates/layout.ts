@@ -56,7 +56,6 @@ const configSchema = z.object({
   format: z.literal(FORMAT),
   name: z.string().regex(TEMPLATE_NAME),
   spec: specSchema,
-  /** Size of the image's disk. */
   diskBytes: z.number().int().min(1).max(DISK_BYTES_MAX).exactOptional(),
 });
 

@@ -13,7 +13,6 @@ export type ModelErrorCode =
   /** Valid, but not for the engine: another format, a projector, an adapter. */
   | 'model_unsupported'
   | 'model_too_large'
-  /** Another model has the name. */
   | 'name_taken'
   | 'unauthorized'
   | 'rate_limited'
@@ -39,7 +38,6 @@ const CODES: Readonly<Record<OciErrorCode, ModelErrorCode>> = {
   cancelled: 'cancelled',
 };
 
-/** Converts a registry's error to a ModelError. */
 export function asModelError(error: unknown, remedy?: string): unknown {
   if (!(error instanceof OciError)) return error;
   return new ModelError(CODES[error.code], error.message, { cause: error.cause, remedy: remedy ?? error.remedy });

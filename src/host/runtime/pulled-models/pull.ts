@@ -76,7 +76,6 @@ interface Wanted {
   readonly version: string;
   /** Bytes to fetch, including licenses and the like. */
   readonly bytes: number;
-  /** Number of GGUF files. */
   readonly count: number;
   /**
    * Writes the files.

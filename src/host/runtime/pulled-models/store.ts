@@ -44,7 +44,6 @@ export type ModelRecord = z.infer<typeof recordSchema>;
 
 export interface PulledModel extends Omit<ModelRecord, 'format'> {
   readonly name: string;
-  /** Bytes of all files. */
   readonly bytes: number;
   /** Path of its only or first file. */
   readonly path: string;

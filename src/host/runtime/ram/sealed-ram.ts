@@ -118,7 +118,6 @@ export class SealedRam implements CloneRam {
     this.#kept.clear();
   }
 
-  /** Adds a user. */
   #use(source: Source, sharers: string): MappedMemory {
     if (source.isClosed) throw new Error('the RAM was dropped');
     const key = keyOf(source.facts, sharers);
@@ -191,7 +190,6 @@ export class SealedRam implements CloneRam {
   }
 }
 
-/** A RAM file, open. */
 class Source {
   readonly facts: Facts;
   /** Verified digest of its content. */
@@ -304,7 +302,6 @@ interface Sealed extends Digested, Pick<Shared, 'facts' | 'key' | 'isFilled'> {
   readonly fds: Set<number>;
 }
 
-/** Facts about a RAM file. */
 interface Facts extends Pick<SharedMemory, 'dataBytes' | 'sizeBytes'> {
   /** Identifies its content, or the file. */
   readonly id: string;

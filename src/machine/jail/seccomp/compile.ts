@@ -39,7 +39,6 @@ const DATA_MASK = 0xffff;
 const HIGH = 32n;
 const LOW_MASK = 0xffff_ffffn;
 
-/** A program's return value for an action. */
 export function returnWord(action: Action): number {
   if (typeof action === 'string') return RETURN[action];
   return 'errno' in action ? RETURN.errno | action.errno : RETURN.trace | action.trace;

@@ -48,7 +48,6 @@ const verdictSchema = z.object({
   usable: z.boolean(),
   /** One clause, for example `/dev/kvm does not exist`. */
   reason: z.string().max(1_000),
-  /** Remedy for the device. */
   remedy: z.string().max(1_000).optional(),
   steps: z.array(stepSchema).max(STEP_NAMES.length),
 });

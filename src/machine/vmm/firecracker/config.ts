@@ -25,13 +25,11 @@ export const FILES = {
   kernel: 'fc/kernel',
   root: 'fc/root',
   overlay: 'fc/overlay',
-  /** Compiled seccomp filters. */
   filter: 'fc/filter',
   /** Devices and RAM of a snapshot, to write or load. */
   state: 'fc/state',
   memory: 'fc/memory',
 } as const;
-/** The name of an extra disk. */
 export const furtherDisk = (index: number): string => `fc/disk${index}`;
 export const FOLDER = 'fc';
 /** Directory where the process creates sockets; in a jail it can't change other names in `fc`. */
@@ -56,7 +54,6 @@ interface DeviceLimit {
   readonly ops?: BucketLimit;
 }
 
-/** Rate limits, per device. */
 export interface DeviceLimits {
   readonly disk?: DeviceLimit;
   readonly nicToGuest?: DeviceLimit;

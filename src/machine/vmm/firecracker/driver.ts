@@ -73,7 +73,6 @@ export interface FirecrackerDriverOptions {
   readonly kvmDevice?: string;
   /** False: each clone gets a copy of the RAM. Default: clones map it. */
   readonly mapsMemory?: boolean;
-  /** Enables diff snapshots. */
   readonly tracksDirtyPages?: boolean;
   /** Starts the thread that relays the channels of all VMs; for tests. */
   readonly startRelays?: StartRelayThread;

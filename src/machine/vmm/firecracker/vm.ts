@@ -151,7 +151,6 @@ export class FirecrackerVm implements Vm, VsockHotplug {
     return this.#options.relay.stats();
   }
 
-  /** The current counters of all devices. */
   async counters(): Promise<Pick<MetricsReader, 'sum'>> {
     this.#requireRunning();
     const { metrics, api } = this.#process;

@@ -75,7 +75,6 @@ export class QemuProcess {
     return this.#serialTail.text();
   }
 
-  /** Serial line and stderr. */
   get logs(): Vm['logs'] {
     return { console: this.#serialTail, vmm: this.#stderr };
   }

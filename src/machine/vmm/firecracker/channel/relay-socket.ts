@@ -13,7 +13,6 @@ import type { FdLedger } from './fd-ledger.ts';
 export const PIECE_BYTES_MAX = 64 * 1024;
 /** Returned by `peek` if nothing waits now. */
 export const WOULD_BLOCK = -1;
-/** The socket is broken. */
 export const BROKEN = -2;
 
 const READ_EVENTS = (EPOLL.in | EPOLL.readHangUp | EPOLL.edge) >>> 0;

@@ -67,7 +67,6 @@ export class TokenLine<T> {
     return false;
   }
 
-  /** Drops all items. */
   close(): void {
     this.#waiting.clear();
     this.#stopWaiting();

@@ -34,7 +34,6 @@ export class LentFile {
     fchownSync(this.#fd, uid, gid);
   }
 
-  /** Ends the loan. */
   takeBack(): void {
     try {
       fchownSync(this.#fd, process.geteuid?.() ?? 0, process.getegid?.() ?? 0);

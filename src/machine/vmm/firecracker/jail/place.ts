@@ -144,7 +144,6 @@ class JailPlace implements Place {
     });
   }
 
-  /** Writes the owner record. */
   async #sign(): Promise<void> {
     this.#cgroups = await cgroupsOf(this.#jail, this.#spec.id, this.#binary);
     const owner: JailOwner = { pid: process.pid, startTicks: startTicksOf(process.pid) ?? '', cgroups: this.#cgroups };

@@ -38,10 +38,8 @@ export interface UserJailSpec {
 }
 
 export interface UserJailPlan {
-  /** Firecracker's arguments. */
   readonly args: readonly string[];
   readonly stdio: Readonly<LaunchStdio>;
-  /** The VM's own directory. */
   readonly dir: string;
   /** Working directory in the jail. */
   readonly cwd: string;

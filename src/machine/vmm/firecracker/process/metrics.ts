@@ -27,7 +27,6 @@ export class MetricsReader {
     }
   }
 
-  /** Resolves with the next line. */
   next(): Promise<void> {
     return new Promise((resolve) => this.#waiting.push(resolve));
   }

@@ -28,7 +28,6 @@ interface ProcessPipes {
   /** Existing named pipes. */
   readonly logPath: string;
   readonly metricsPath: string;
-  /** Path for the pipe of an interactive console. */
   readonly inputPath: string;
 }
 
