@@ -21,7 +21,8 @@ import { asksForJson } from './flags/asks-json.ts';
 const { version } = JSON.parse(readFileSync(join(PACKAGE_DIR, 'package.json'), 'utf8')) as { version: string };
 
 const words = process.argv.slice(2);
-const json = asksForJson(words);
+// Judged again once it is known which words are a program's.
+let json = asksForJson(words);
 
 const program = new Command('neurovisor')
   .description('Run AI agents in microVMs, with their models on the host.')
@@ -29,7 +30,7 @@ const program = new Command('neurovisor')
   .showHelpAfterError('(see neurovisor --help)')
   .exitOverride()
   // In JSON mode stdout holds one object and nothing else.
-  .configureOutput(json ? { writeErr: () => undefined } : {})
+  .configureOutput({ writeErr: (text) => void (json || process.stderr.write(text)) })
   .configureHelp({
     visibleOptions(command) {
       return shownOptions(command, Help.prototype.visibleOptions.call(this, command));
@@ -49,6 +50,7 @@ try {
   await addCommands(program, words);
   const named = program.commands.find((one) => one.name() === words[0]);
   const parted = named === undefined ? words : await partedWords(named);
+  json = asksForJson(parted);
   await program.parseAsync(helpWords(program, parted), { from: 'user' });
 } catch (error) {
   if (error instanceof UsageError) {

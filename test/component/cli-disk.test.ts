@@ -6,6 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type CliResult, cli } from '../support/cli.ts';
 
 const FILE = `sha256-${'0'.repeat(64)}`;
+const NPM = `sha512-${'2'.repeat(128)}`;
 const STEP = `${'1'.repeat(64)}.ext4`;
 
 let home: string;
@@ -13,7 +14,8 @@ beforeEach(() => {
   home = mkdtempSync(join(tmpdir(), 'nv-disk-'));
   for (const dir of ['packages', 'dockerfile/steps', 'model']) mkdirSync(join(home, 'cache', dir), { recursive: true });
   writeFileSync(join(home, 'cache/packages', FILE), Buffer.alloc(64 * 1024, 1));
-  writeFileSync(join(home, 'cache/packages/download.part'), 'x');
+  writeFileSync(join(home, 'cache/packages', NPM), 'x');
+  writeFileSync(join(home, 'cache/packages/.new-download'), 'x');
   writeFileSync(join(home, 'cache/dockerfile/steps', STEP), Buffer.alloc(64 * 1024, 1));
   writeFileSync(join(home, 'cache/model/model.gguf'), Buffer.alloc(64 * 1024, 1));
 });
@@ -44,7 +46,11 @@ describe('df and prune', () => {
     const { status, stdout } = await run('prune', '--all', '-o', 'json');
     expect(status).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject({ templates: [], images: [] });
-    expect([has(`packages/${FILE}`), has(`dockerfile/steps/${STEP}`)]).toEqual([false, false]);
-    expect([has('packages/download.part'), has('model/model.gguf')]).toEqual([true, true]);
+    expect([has(`packages/${FILE}`), has(`packages/${NPM}`), has(`dockerfile/steps/${STEP}`)]).toEqual([
+      false,
+      false,
+      false,
+    ]);
+    expect([has('packages/.new-download'), has('model/model.gguf')]).toEqual([true, true]);
   });
 });

@@ -1,10 +1,7 @@
-/** `neurovisor df` and `neurovisor prune`: what the home takes on the disk, and what of it nobody would miss. */
-import { readdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
-import { BuildCache } from '../../artifacts/dockerfile/cache.ts';
-import { errorCode } from '../../base/errors.ts';
+/** `neurovisor df` and `neurovisor prune`: the disk usage of the home, and the removal of what can be made again. */
 import { type Home, resolveHome } from '../../base/home.ts';
-import { type DiskKind, diskUsage } from '../../host/disk/usage.ts';
+import { clearCaches } from '../../host/disk/clear-caches.ts';
+import { type DiskKind, type DiskUsage, diskUsage } from '../../host/disk/usage.ts';
 import { removeTemplate } from '../../host/runtime/kept-templates.ts';
 import { type ListedTemplate, listTemplates } from '../../host/runtime/named-templates/listing.ts';
 import { TemplateNames } from '../../host/runtime/named-templates/names.ts';
@@ -29,7 +26,7 @@ export async function df(cli: Cli): Promise<number> {
     reclaimableBytes: CACHES.has(one.kind) ? one.bytes : (reclaimable.get(one.kind) ?? 0),
   }));
   cli.progress.close();
-  const totalBytes = usage.reduce((sum, one) => sum + one.bytes, 0);
+  const totalBytes = total(usage);
   if (cli.json) {
     cli.printJson({ home: home.dir, usage, totalBytes });
     return 0;
@@ -47,7 +44,7 @@ export interface PruneFlags {
 /** Named templates and images, sandboxes, snapshots and models stay. */
 export async function prune(cli: Cli, flags: PruneFlags): Promise<number> {
   const home = resolveHome(cli.config.home);
-  const before = await total(home);
+  const before = total(await diskUsage(home));
   const context = { cacheDir: home.cacheDir, sourceDir: SOURCE_DIR, progress: cli.progress.report };
   const templates = await unnamedTemplates(home);
   for (const { key } of templates) {
@@ -55,9 +52,9 @@ export async function prune(cli: Cli, flags: PruneFlags): Promise<number> {
   }
   await using opened = openImagesHere(cli);
   const { images } = await opened.images.prune(false, cli.cancelled);
-  if (flags.all === true) await removeCaches(home);
+  if (flags.all === true) await clearCaches(home);
   cli.progress.close();
-  const freedBytes = Math.max(0, before - (await total(home)));
+  const freedBytes = Math.max(0, before - total(await diskUsage(home)));
   const keys = templates.flatMap(({ key }) => (key === null ? [] : [key]));
   if (cli.json) cli.printJson({ templates: keys, images, freedBytes });
   else {
@@ -73,28 +70,6 @@ async function unnamedTemplates({ dir, cacheDir }: Home): Promise<readonly Liste
   return list.filter(({ names, key }) => names.length === 0 && key !== null);
 }
 
-async function removeCaches({ cacheDir }: Home): Promise<void> {
-  const steps = new BuildCache(join(cacheDir, 'dockerfile'), 0);
-  await steps.make();
-  await steps.enforceBound(new Set());
-  const packages = join(cacheDir, 'packages');
-  for (const name of await filesIn(packages)) {
-    // Others are downloads under way.
-    if (/^(?:sha256|url)-[0-9a-f]{64}$/.test(name)) await rm(join(packages, name), { force: true });
-  }
-}
-
-async function filesIn(dir: string): Promise<readonly string[]> {
-  try {
-    return await readdir(dir);
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return [];
-    throw error;
-  }
-}
-
 const sizeOf = ({ files }: ListedTemplate): number => Object.values(files).reduce((sum, one) => sum + one, 0);
 
-async function total(home: Home): Promise<number> {
-  return (await diskUsage(home)).reduce((sum, one) => sum + one.bytes, 0);
-}
+const total = (usage: readonly DiskUsage[]): number => usage.reduce((sum, { bytes: size }) => sum + size, 0);

@@ -31,6 +31,14 @@ describe('helpWords', () => {
       ['run', 'x.py', '--', '--help'],
       ['run', 'x.py', '--', '--help'],
     ],
+    [
+      ['run', 'x.py', '--', '--help', 'all'],
+      ['run', 'x.py', '--', '--help', 'all'],
+    ],
+    [
+      ['run', '--help', 'all'],
+      ['run', '--help'],
+    ],
     [['ls'], ['ls']],
     [['--help'], ['--help']],
     [['help', 'frob'], ['frob']],

@@ -30,10 +30,13 @@ export function helpWords(program: Command, line: readonly string[]): readonly s
 
 /** Takes `all` of `--help all` and `help COMMAND all` away, and has every option shown. */
 function withoutAll(words: readonly string[]): readonly string[] {
-  const at = words.findIndex((word) => word === '--help' || word === '-h');
-  const isAsked = at >= 0 ? words[at + 1] === 'all' : words[0] === 'help' && words.length > 2 && words.at(-1) === 'all';
+  const end = words.indexOf('--');
+  // Behind it are the words of a program.
+  const own = end < 0 ? words : words.slice(0, end);
+  const at = own.findIndex((word) => word === '--help' || word === '-h');
+  const isAsked = at >= 0 ? own[at + 1] === 'all' : words[0] === 'help' && words.length > 2 && words.at(-1) === 'all';
   if (!isAsked) return words;
-  showAllOptions();
+  isAllAsked = true;
   return at >= 0 ? words.toSpliced(at + 1, 1) : words.slice(0, -1);
 }
 
@@ -97,12 +100,8 @@ export function groupOptions(command: Command, names: readonly string[]): void {
   usual.set(command, new Set(names));
 }
 
+/** Set by `--help all`: help shows every option. */
 let isAllAsked = false;
-
-/** From now on, help shows every option. */
-function showAllOptions(): void {
-  isAllAsked = true;
-}
 
 /** Text that only `--help all` shows. */
 export const whenAll = (text: string): string => (isAllAsked ? text : '');
@@ -114,15 +113,18 @@ export function wrapped(text: string): string {
   return text.replace(new RegExp(`(?![^\\n]{1,${WIDTH}}$)([^\\n]{1,${WIDTH}})\\s`, 'gm'), '$1\n');
 }
 
+/** The long names that the help of a command is limited to; undefined if it shows all. */
+const limitedTo = (command: Command): ReadonlySet<string> | undefined => (isAllAsked ? undefined : usual.get(command));
+
 /** The options that the help of a command shows. */
 export function shownOptions(command: Command, visible: readonly Option[]): Option[] {
-  const names = isAllAsked ? undefined : usual.get(command);
+  const names = limitedTo(command);
   return visible.filter(({ long }) => names === undefined || long === '--help' || names.has(long ?? ''));
 }
 
 /** Says how to see the rest; empty if nothing is left out. */
 export function moreOptionsText(command: Command): string {
-  const names = isAllAsked ? undefined : usual.get(command);
+  const names = limitedTo(command);
   if (names === undefined) return '';
   const left = command.options.length - names.size;
   return `\n${left} more options: neurovisor ${command.name()} --help all`;

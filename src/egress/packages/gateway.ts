@@ -93,7 +93,7 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
   const { clock, log, isPublic, upstreamLimits = {}, lookup } = options;
   const upstream = new Upstream({ clock, isPublic, limits: upstreamLimits, lookup });
   const bytesMax = options.fileBytesMax ?? CACHE_LIMITS.fileBytesMax;
-  const store = new FileStore(join(options.cacheDir, 'packages'), bytesMax, options.freeBytes);
+  const store = new FileStore(storeDir(options.cacheDir), bytesMax, options.freeBytes);
   const pages = new PageCache(upstream, clock);
   const catalogs = new Catalogs(pages, options.indexes);
   const reader = new PageReader(clock, log);
@@ -157,4 +157,11 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
       return closing;
     },
   };
+}
+
+const storeDir = (cacheDir: string): string => join(cacheDir, 'packages');
+
+/** Removes the kept files of packages, which are fetched again when they are needed. */
+export async function clearPackages(cacheDir: string): Promise<void> {
+  await new FileStore(storeDir(cacheDir), 0).clear();
 }

@@ -8,6 +8,7 @@ import { type FileHandle, mkdir, open, readdir, rename, rm, stat, statfs } from 
 import { join } from 'node:path';
 import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
+import { namesIn } from '../../../base/names-in.ts';
 import { MIB } from '../../../base/units.ts';
 import { PackageError } from '../errors.ts';
 
@@ -110,6 +111,13 @@ export class FileStore {
   /** Removes a file whose bytes have changed. */
   async drop(key: string): Promise<void> {
     await rm(this.#path(key), { force: true });
+  }
+
+  /** Removes all complete files. Readers of open ones and downloads under way are not affected. */
+  async clear(): Promise<void> {
+    for (const name of await namesIn(this.#dir)) {
+      if (KEY.test(name)) await rm(join(this.#dir, name), { force: true });
+    }
   }
 
   async settled(): Promise<void> {
