@@ -7,8 +7,8 @@ import { prepareModel } from '../../src/artifacts/image/model.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { resolveHome } from '../../src/base/home.ts';
 import { ignore } from '../../src/base/ignore.ts';
+import { PACKAGE_DIR } from '../../src/base/package-dir.ts';
 import { silentProgress } from '../../src/base/progress.ts';
-import { SOURCE_DIR } from '../../src/host/runtime/setup.ts';
 import { type Engine, startEngine } from '../../src/inference/engine/process.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 
@@ -36,7 +36,7 @@ export const engineBenchmark: Benchmark = {
 async function open({ config, log, signal }: BenchContext) {
   const { cacheDir } = resolveHome(config.home);
   const progress = silentProgress;
-  const model = await prepareModel({ cacheDir, sourceDir: SOURCE_DIR, progress, signal, log });
+  const model = await prepareModel({ cacheDir, sourceDir: PACKAGE_DIR, progress, signal, log });
   const dir = await mkdtemp(join(tmpdir(), 'nv-bench-'));
   const engine = await startEngine({
     modelPath: model.path,

@@ -5,12 +5,11 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { PACKAGE_DIR } from '../../src/base/package-dir.ts';
+import { POLICY_DIR } from '../../src/host/runtime/jail.ts';
 import { compileProfile } from '../../src/machine/jail/seccomp/compile.ts';
 import { type Profile, parseProfile } from '../../src/machine/jail/seccomp/profile.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 
-const POLICY_DIR = join(PACKAGE_DIR, 'policy');
 const FIXTURE = join(import.meta.dirname, 'fixtures/seccomp-call.c');
 const POLICIES = ['qemu-x86_64.json', 'firecracker-x86_64.json', 'firecracker-launch-x86_64.json'];
 const THREADS = ['qemu', 'vmm', 'api', 'vcpu', 'launch'];

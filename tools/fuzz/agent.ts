@@ -8,7 +8,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { SOURCE_DIR } from '../../src/host/runtime/setup.ts';
+import { PACKAGE_DIR } from '../../src/base/package-dir.ts';
 import { findPython } from '../../test/support/locked-packages.ts';
 import type { CampaignOptions, CampaignResult, Found } from './campaign.ts';
 import type { Progress } from './messages.ts';
@@ -25,7 +25,7 @@ export const AGENT_TARGETS = [
 /** A planted bug in Python. */
 export const AGENT_CANARY = 'agent-canary';
 
-const TESTS = join(SOURCE_DIR, 'guest/tests');
+const TESTS = join(PACKAGE_DIR, 'guest/tests');
 const LOCK = join(TESTS, 'fuzz.lock');
 /** The same limits as for the threads. */
 const LIMITS = ['-timeout=30', '-rss_limit_mb=1024', '-max_len=4096'];

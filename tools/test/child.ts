@@ -1,6 +1,6 @@
 /** Child processes of the test runner, with their output forwarded line by line. */
 import { spawn } from 'node:child_process';
-import { SOURCE_DIR } from '../../src/host/runtime/setup.ts';
+import { PACKAGE_DIR } from '../../src/base/package-dir.ts';
 
 export interface Shell {
   readonly signal: AbortSignal;
@@ -24,7 +24,7 @@ export function runProgram(
   const colors = shell.isTerminal ? { FORCE_COLOR: '1' } : { NO_COLOR: '1' };
   return new Promise((resolve, reject) => {
     const child = spawn(file, args, {
-      cwd: SOURCE_DIR,
+      cwd: PACKAGE_DIR,
       stdio: ['ignore', 'pipe', 'pipe'],
       signal: shell.signal,
       env: { ...shell.env, ...colors, ...options.env },

@@ -5,7 +5,7 @@
  *     └────────────────── ./neurovisor test ───────────────────────────┘
  */
 import { join } from 'node:path';
-import { SOURCE_DIR } from '../../src/host/runtime/setup.ts';
+import { PACKAGE_DIR } from '../../src/base/package-dir.ts';
 import { runProgram } from './child.ts';
 import { DELAYS_MS_DEFAULT, delayed } from './delay-plan.ts';
 import { type Layer, type LayerContext, NOTHING, vitestLayer } from './layer.ts';
@@ -68,7 +68,7 @@ async function check({ shell }: LayerContext): Promise<Outcome> {
   const failures = [];
   const tools = [['biome', 'ci', '.'], ['tsc']];
   for (const [tool = '', ...args] of tools) {
-    const argv = [join(SOURCE_DIR, 'node_modules/.bin', tool), ...args];
+    const argv = [join(PACKAGE_DIR, 'node_modules/.bin', tool), ...args];
     const status = await runProgram(shell, argv);
     if (status === 0) continue;
     failures.push({ file: tool, test: null, message: `ended with status ${status}` });
@@ -84,7 +84,7 @@ async function check({ shell }: LayerContext): Promise<Outcome> {
 async function guestTests({ shell }: LayerContext): Promise<Outcome> {
   let output = '';
   const alone = process.geteuid?.() === 0 ? ['unshare', '--net', '--uts', '--'] : [];
-  const tests = join(SOURCE_DIR, 'guest/tests');
+  const tests = join(PACKAGE_DIR, 'guest/tests');
   const argv = [...alone, 'python3', '-m', 'unittest', 'discover', '-v', '-s', tests];
   const status = await runProgram(shell, argv, {
     onOutput: (text) => {

@@ -6,7 +6,7 @@ import { execFile } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { SOURCE_DIR } from '../../src/host/runtime/setup.ts';
+import { PACKAGE_DIR } from '../../src/base/package-dir.ts';
 import { nestedParts } from '../../test/support/nested.ts';
 import type { Shell } from './child.ts';
 import { type LayerContext, NOTHING, vitestLayer } from './layer.ts';
@@ -21,7 +21,7 @@ const SMOKE = 'smoke.nested.test.ts';
 export async function nestedTests(context: LayerContext): Promise<Outcome> {
   const { shell, cacheDir, isFull, filters } = context;
   const path = nestedRecordPath(cacheDir);
-  const key = await nestedKey(SOURCE_DIR, await versionsOfVmms(shell.env));
+  const key = await nestedKey(PACKAGE_DIR, await versionsOfVmms(shell.env));
   // A named file is meant to run.
   if (!isFull && filters.length === 0) {
     const green = await readNestedGreen(path, key);
@@ -48,7 +48,7 @@ export async function nestedTests(context: LayerContext): Promise<Outcome> {
 }
 
 function nestedFiles({ filters, isFull }: LayerContext): readonly string[] {
-  return readdirSync(join(SOURCE_DIR, NESTED_DIR))
+  return readdirSync(join(PACKAGE_DIR, NESTED_DIR))
     .filter((name) => filters.length > 0 || (name === SMOKE) !== isFull)
     .map((name) => join(NESTED_DIR, name))
     .filter((file) => filters.length === 0 || filters.some((part) => file.includes(part)));

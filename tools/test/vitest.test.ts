@@ -3,7 +3,7 @@ import { mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { SOURCE_DIR } from '../../src/host/runtime/setup.ts';
+import { PACKAGE_DIR } from '../../src/base/package-dir.ts';
 import { failuresOf, skipsOf } from './report.ts';
 import { appendUnsteady } from './unsteady-list.ts';
 import { UnsteadyBudget, verdictOf } from './verdict.ts';
@@ -12,7 +12,7 @@ import { vitestIn } from './vitest.ts';
 let dir: string;
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), 'nv-vitest-'));
-  await symlink(join(SOURCE_DIR, 'node_modules'), join(dir, 'node_modules'));
+  await symlink(join(PACKAGE_DIR, 'node_modules'), join(dir, 'node_modules'));
   await writeFile(join(dir, 'vitest.config.mjs'), 'export default { test: { pool: "forks" } };');
 });
 afterAll(() => rm(dir, { recursive: true }));
@@ -64,7 +64,7 @@ it('requires: skips with the reason, and fails if the capability is required', a
   await writeFile(
     join(dir, 'requires.test.mjs'),
     `import { expect, it } from 'vitest';
-     import { need, requires } from '${SOURCE_DIR}/test/support/requires.ts';
+     import { need, requires } from '${PACKAGE_DIR}/test/support/requires.ts';
      requires('kvm', { device: 1 }).describe('found', ({ device }) => {
        it('runs', () => expect(device).toBe(1));
      });

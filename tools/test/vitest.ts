@@ -2,7 +2,7 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { SOURCE_DIR } from '../../src/host/runtime/setup.ts';
+import { PACKAGE_DIR } from '../../src/base/package-dir.ts';
 import { runProgram, type Shell } from './child.ts';
 import { REPORT_VARIABLE, type TestReport } from './report.ts';
 
@@ -35,7 +35,7 @@ export function vitestIn(shell: Shell, seed: number, options: VitestOptions = {}
       const path = join(dir, 'report.json');
       const argv = [
         process.execPath,
-        join(SOURCE_DIR, 'node_modules/vitest/vitest.mjs'),
+        join(PACKAGE_DIR, 'node_modules/vitest/vitest.mjs'),
         'run',
         ...(config === undefined ? [] : ['--config', config, '--root', join(config, '..')]),
         ...projects.flatMap((project) => ['--project', project]),

@@ -1,11 +1,11 @@
 /** `neurovisor df` and `neurovisor prune`: the disk usage of the home, and the removal of what can be made again. */
 import { type Home, resolveHome } from '../../base/home.ts';
+import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import { clearCaches } from '../../host/disk/clear-caches.ts';
 import { type DiskKind, type DiskUsage, diskUsage } from '../../host/disk/usage.ts';
 import { removeTemplate } from '../../host/runtime/kept-templates.ts';
 import { type ListedTemplate, listTemplates } from '../../host/runtime/named-templates/listing.ts';
 import { TemplateNames } from '../../host/runtime/named-templates/names.ts';
-import { SOURCE_DIR } from '../../host/runtime/setup.ts';
 import type { Cli } from '../cli.ts';
 import { bytes, table } from '../output/table.ts';
 import { openImagesHere } from './image.ts';
@@ -45,7 +45,7 @@ export interface PruneFlags {
 export async function prune(cli: Cli, flags: PruneFlags): Promise<number> {
   const home = resolveHome(cli.config.home);
   const before = total(await diskUsage(home));
-  const context = { cacheDir: home.cacheDir, sourceDir: SOURCE_DIR, progress: cli.progress.report };
+  const context = { cacheDir: home.cacheDir, sourceDir: PACKAGE_DIR, progress: cli.progress.report };
   const templates = await unnamedTemplates(home);
   for (const { key } of templates) {
     if (key !== null) await removeTemplate({ ...context, signal: cli.cancelled, log: cli.log }, key);

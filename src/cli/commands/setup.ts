@@ -2,6 +2,7 @@
 import { resolve } from 'node:path';
 import { describeError } from '../../base/errors.ts';
 import { resolveHome } from '../../base/home.ts';
+import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import {
   explainUnused,
   type FirecrackerSource,
@@ -13,7 +14,7 @@ import {
 } from '../../host/runtime/firecracker/binary.ts';
 import { templateSpec } from '../../host/runtime/named-templates/spec.ts';
 import type { Runtime } from '../../host/runtime/runtime.ts';
-import { chooseKernel, type SetupContext, SOURCE_DIR } from '../../host/runtime/setup.ts';
+import { chooseKernel, type SetupContext } from '../../host/runtime/setup.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { table } from '../output/table.ts';
@@ -85,7 +86,7 @@ async function install(cli: Cli, source: FirecrackerSource): Promise<InstalledPa
 
 function setupContext({ config, progress, log, cancelled: signal }: Cli): SetupContext {
   const { cacheDir } = resolveHome(config.home);
-  return { cacheDir, sourceDir: SOURCE_DIR, progress: progress.report, signal, log };
+  return { cacheDir, sourceDir: PACKAGE_DIR, progress: progress.report, signal, log };
 }
 
 async function wantsFirecracker(cli: Cli, { driver, home }: Runtime): Promise<boolean> {

@@ -1,9 +1,9 @@
 /** `neurovisor template export|import|push|pull`: moves named templates between hosts. */
 import { resolveHome } from '../../base/home.ts';
+import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import { writeTemplate } from '../../host/runtime/named-templates/layout.ts';
 import { TemplateNames } from '../../host/runtime/named-templates/names.ts';
 import { importTemplate, pullTemplate, pushTemplate } from '../../host/runtime/named-templates/transfer.ts';
-import { SOURCE_DIR } from '../../host/runtime/setup.ts';
 import type { NamedTemplate } from '../../sandbox/start/template.ts';
 import type { Cli } from '../cli.ts';
 import { table } from '../output/table.ts';
@@ -41,7 +41,7 @@ export async function templatePull(cli: Cli, reference: string, name?: string): 
 
 function open({ config, progress, cancelled, log }: Cli) {
   const { dir, cacheDir } = resolveHome(config.home);
-  const context = { cacheDir, sourceDir: SOURCE_DIR, progress: progress.report, signal: cancelled, log };
+  const context = { cacheDir, sourceDir: PACKAGE_DIR, progress: progress.report, signal: cancelled, log };
   return { names: new TemplateNames(dir), context };
 }
 

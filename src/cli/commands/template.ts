@@ -2,13 +2,13 @@
 
 import { READY_MADE } from '../../artifacts/ready-made.ts';
 import { resolveHome } from '../../base/home.ts';
+import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import { nearNames } from '../../base/text/near-names.ts';
 import { MIB } from '../../base/units.ts';
 import { isSetUp, keptTemplates, removeTemplate } from '../../host/runtime/kept-templates.ts';
 import { type ListedTemplate, listTemplates, removeNamed } from '../../host/runtime/named-templates/listing.ts';
 import { checkNewName, checkRemovable, TemplateNames } from '../../host/runtime/named-templates/names.ts';
 import type { Runtime } from '../../host/runtime/runtime.ts';
-import { SOURCE_DIR } from '../../host/runtime/setup.ts';
 import { shownImage } from '../../sandbox/contract/environment.ts';
 import type { StartCommand } from '../../sandbox/contract/spec.ts';
 import type { Cli } from '../cli.ts';
@@ -157,7 +157,7 @@ function namesOf({ config }: Cli): TemplateNames {
 
 function contextOf({ config, progress, cancelled, log }: Cli) {
   const { cacheDir } = resolveHome(config.home);
-  return { cacheDir, sourceDir: SOURCE_DIR, progress: progress.report, signal: cancelled, log };
+  return { cacheDir, sourceDir: PACKAGE_DIR, progress: progress.report, signal: cancelled, log };
 }
 
 function open(cli: Cli, options: { readonly withoutModel?: boolean } = {}): Promise<Runtime> {

@@ -18,6 +18,7 @@ import { READY_MADE } from '../../artifacts/ready-made.ts';
 import { CodedError, describeError, errorCode, remedyOf } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
+import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import { silentProgress } from '../../base/progress.ts';
 import type { NetworkOptions } from '../../sandbox/contract/network-spec.ts';
 import type { StartCommand } from '../../sandbox/contract/spec.ts';
@@ -25,7 +26,6 @@ import { type Images, type ImagesContext, openImages, parseReference } from '../
 import { removeNamed } from '../runtime/named-templates/listing.ts';
 import { AGENT, type StoredTemplate } from '../runtime/named-templates/names.ts';
 import type { Runtime } from '../runtime/runtime.ts';
-import { SOURCE_DIR } from '../runtime/setup.ts';
 import { type BuiltEnvironment, buildEnvironment } from './environment-build.ts';
 import { STAGE_VM_DEFAULTS } from './stage-vm.ts';
 
@@ -147,7 +147,7 @@ export class VmTemplateBuilds implements TemplateBuilds {
   async remove(name: string): Promise<void> {
     const { progress, signal, log } = this.#context;
     const { cacheDir } = this.#runtime.home;
-    const context = { cacheDir, sourceDir: SOURCE_DIR, progress, signal, log };
+    const context = { cacheDir, sourceDir: PACKAGE_DIR, progress, signal, log };
     const { names } = this.#runtime.templates;
     if (!(await names.has(name))) return;
     try {

@@ -3,12 +3,12 @@
 import { describeKernel, type KernelManifest } from '../../artifacts/image/kernel/kernel.ts';
 import type { Config } from '../../base/config.ts';
 import { resolveHome } from '../../base/home.ts';
-import { SOURCE_DIR } from '../runtime/setup.ts';
+import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import type { Finding } from './check.ts';
 
 export async function checkKernel({ config }: { readonly config: Pick<Config, 'home'> }): Promise<Finding> {
   const { cacheDir } = resolveHome(config.home);
-  const kernel = await describeKernel({ cacheDir, sourceDir: SOURCE_DIR });
+  const kernel = await describeKernel({ cacheDir, sourceDir: PACKAGE_DIR });
   if (kernel !== undefined) return judgeKernel(kernel);
   const detail = 'not built yet: no prebuilt kernel is used here';
   return { verdict: 'limited', detail, remedy: 'run `./neurovisor setup`' };

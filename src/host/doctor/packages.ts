@@ -9,12 +9,12 @@ import {
 import { neededPackages } from '../../artifacts/image/prepared.ts';
 import type { Config } from '../../base/config.ts';
 import { resolveHome } from '../../base/home.ts';
-import { SOURCE_DIR } from '../runtime/setup.ts';
+import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import type { Finding } from './check.ts';
 
 export async function checkPackages({ config }: { readonly config: Pick<Config, 'home'> }): Promise<Finding> {
   const { cacheDir } = resolveHome(config.home);
-  const needed = await neededPackages({ cacheDir, sourceDir: SOURCE_DIR });
+  const needed = await neededPackages({ cacheDir, sourceDir: PACKAGE_DIR });
   const missing = await missingHostPackages(needed);
   return judgePackages(missing, await missingHostPackages(COMPILER_PACKAGES));
 }

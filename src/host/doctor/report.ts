@@ -11,13 +11,13 @@ import { type Config, DEFAULT_FIRECRACKER } from '../../base/config.ts';
 import { resolveHome } from '../../base/home.ts';
 import { ignore } from '../../base/ignore.ts';
 import { silentLog } from '../../base/log.ts';
+import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import { GIB } from '../../base/units.ts';
 import { openCgroups } from '../../machine/jail/open.ts';
 import { type ProbeVerdict, probeAccelerator } from '../../machine/vmm/accelerator/probe.ts';
 import { findBinary, readJailerVersion } from '../../machine/vmm/firecracker/installation.ts';
 import { withFirecracker } from '../runtime/firecracker/binary.ts';
 import { Runtime } from '../runtime/runtime.ts';
-import { SOURCE_DIR } from '../runtime/setup.ts';
 import { confineChoice, foreseeVmm, judgeFirecracker } from '../runtime/vmm-choice.ts';
 import { namesHere, type PrivateTexts, pathForms, publicError, publicText } from './public-text.ts';
 import { type HostFacts, thisHost } from './security.ts';
@@ -158,7 +158,7 @@ async function reportStarts(
 ): Promise<HostReport['starts']> {
   if (accelerator === 'none') return { skipped: 'no VMM can run here' };
   const { cacheDir } = resolveHome(config.home);
-  const context = { cacheDir, sourceDir: SOURCE_DIR, progress: () => undefined, signal, log: silentLog };
+  const context = { cacheDir, sourceDir: PACKAGE_DIR, progress: () => undefined, signal, log: silentLog };
   try {
     const absent = await absentArtifacts(context, { withModel: false });
     if (absent.length > 0) return { skipped: 'not set up: run `./neurovisor setup` first' };
@@ -199,7 +199,7 @@ async function jailerVersion({ jailer, firecracker }: Config): Promise<string | 
 }
 
 function readHere(name: string): string {
-  return readFileSync(join(SOURCE_DIR, name), 'utf8');
+  return readFileSync(join(PACKAGE_DIR, name), 'utf8');
 }
 
 function versionOf(packageJson: string): string {

@@ -7,7 +7,7 @@ import { absentArtifacts, guestPackages } from '../../artifacts/image/prepared.t
 import type { LockDifference } from '../../artifacts/image/rootfs/debian-lock.ts';
 import { rootfsRecipe } from '../../artifacts/image/rootfs/rootfs.ts';
 import { silentLog } from '../../base/log.ts';
-import { SOURCE_DIR } from '../runtime/setup.ts';
+import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import type { Finding } from './check.ts';
 import { checkSetup, judgeImage } from './setup.ts';
 
@@ -35,7 +35,7 @@ it('judgeImage: names Debian packages that differ from the lock', async () => {
   const cacheDir = join(home, 'cache');
   const context = {
     cacheDir,
-    sourceDir: SOURCE_DIR,
+    sourceDir: PACKAGE_DIR,
     progress: () => undefined,
     signal: new AbortController().signal,
     log: silentLog,

@@ -9,7 +9,7 @@ import type { Config } from '../../base/config.ts';
 import { describeError } from '../../base/errors.ts';
 import { resolveHome } from '../../base/home.ts';
 import type { Log } from '../../base/log.ts';
-import { SOURCE_DIR } from '../runtime/setup.ts';
+import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import type { Finding } from './check.ts';
 
 export async function checkSetup({
@@ -21,7 +21,7 @@ export async function checkSetup({
 }): Promise<Finding> {
   const { cacheDir } = resolveHome(config.home);
   const { signal } = new AbortController();
-  const context = { cacheDir, sourceDir: SOURCE_DIR, progress: () => undefined, signal, log };
+  const context = { cacheDir, sourceDir: PACKAGE_DIR, progress: () => undefined, signal, log };
   const absent = await absentArtifacts(context, { withModel: true });
   if (absent.length === 0) {
     return judgeImage(await guestPackages(context));

@@ -8,6 +8,7 @@ import { systemClock } from '../../base/clock.ts';
 import type { MemoryShort } from '../../base/config.ts';
 import { newSandboxId } from '../../base/ids.ts';
 import type { Log } from '../../base/log.ts';
+import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import type { SharedBudget } from '../../base/request/model-limits.ts';
 import { MIB } from '../../base/units.ts';
 import { eventPoster } from '../../egress/webhook.ts';
@@ -28,7 +29,6 @@ import { availableMib, totalMib } from '../probes/host-memory.ts';
 import { parseEgress } from './network.ts';
 import { makeMemory, makeScratch } from './ram/memory.ts';
 import type { Runtime } from './runtime.ts';
-import { SOURCE_DIR } from './setup.ts';
 import { isAlive, makeWorkspace, type ProcessRef, processRef } from './workspace.ts';
 
 const COPIES: Copies = {
@@ -221,6 +221,6 @@ export async function openTemporaryControlPlane(runtime: Runtime, log: Log): Pro
 }
 
 async function productVersion(): Promise<string> {
-  const text = await readFile(join(SOURCE_DIR, 'package.json'), 'utf8');
+  const text = await readFile(join(PACKAGE_DIR, 'package.json'), 'utf8');
   return (JSON.parse(text) as { version: string }).version;
 }

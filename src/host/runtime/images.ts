@@ -12,13 +12,14 @@ import { parseReference, type Reference } from '../../artifacts/oci/reference.ts
 import { CodedError } from '../../base/errors.ts';
 import type { Home } from '../../base/home.ts';
 import type { Log } from '../../base/log.ts';
+import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import type { Progress } from '../../base/progress.ts';
 import type { VmmDriver } from '../../machine/vmm/driver.ts';
 import type { EnvironmentSource } from '../../sandbox/contract/environment.ts';
 import { SandboxError, type SandboxErrorCode } from '../../sandbox/contract/errors.ts';
 import { ENV_NAME } from '../../sandbox/contract/spec.ts';
 import { type BuilderVms, makeImageBuilder } from './image-builder.ts';
-import { type Artifacts, SOURCE_DIR } from './setup.ts';
+import type { Artifacts } from './setup.ts';
 
 export type { StoredImage } from '../../artifacts/oci/catalog.ts';
 export {
@@ -156,7 +157,7 @@ export async function openBuilder(context: ImagesContext): Promise<ImageBuilder>
 /** VMs with the tools that build images. @throws ImageError, OciError */
 export async function openToolVms(context: ImagesContext): Promise<BuilderVms> {
   const { home, progress, signal, log } = context;
-  const setup = { cacheDir: home.cacheDir, sourceDir: SOURCE_DIR, progress, signal, log };
+  const setup = { cacheDir: home.cacheDir, sourceDir: PACKAGE_DIR, progress, signal, log };
   const tools = await prepareBuilderTools(setup);
   const runtime = await context.runtime();
   if (runtime.driver.accelerator === 'fake') {

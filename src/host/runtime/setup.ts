@@ -31,9 +31,6 @@ import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import type { Progress } from '../../base/progress.ts';
 import { GIB } from '../../base/units.ts';
 
-/** Root of the checkout (or of the installed package). */
-export const SOURCE_DIR = PACKAGE_DIR;
-
 export interface SetupContext {
   readonly cacheDir: string;
   /** Root of the checkout: `kernel/`, `image/`, `guest/` are read from it. */
@@ -47,7 +44,7 @@ export function setupContext(
   { progress, signal, log }: Pick<SetupContext, 'progress' | 'signal' | 'log'>,
   { cacheDir }: Pick<Home, 'cacheDir'>,
 ): SetupContext {
-  return { cacheDir, sourceDir: SOURCE_DIR, progress, signal, log };
+  return { cacheDir, sourceDir: PACKAGE_DIR, progress, signal, log };
 }
 
 export interface Artifacts {
