@@ -10,10 +10,12 @@
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Guest } from '../../machine/guest/guest.ts';
+import type { HomeContents } from '../../sandbox/contract/contents.ts';
 import type { ControlPlane, Pools, Snapshots, Watch } from '../../sandbox/contract/control.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
 import * as answers from './answers.ts';
 import { Changes } from './changes.ts';
+import { remoteContents } from './contents.ts';
 import { readEvents } from './events.ts';
 import { remoteGuests } from './guests.ts';
 import { readLogs } from './logs.ts';
@@ -53,6 +55,8 @@ export async function isDaemonRunning(socketPath: string): Promise<boolean> {
 }
 
 export interface RemoteControlPlane extends ControlPlane, AsyncDisposable {
+  /** What the daemon's home keeps beside sandboxes; only for the operator. */
+  readonly contents: HomeContents;
   /**
    * From now on, sandboxes that this client creates end with it: the daemon removes them when the client is disposed or
    * its process ends in any way.
@@ -83,6 +87,7 @@ export function remoteControlPlane(address: DaemonAddress, clock: Clock): Remote
     clock,
   );
   return {
+    contents: remoteContents(requests),
     ...sandboxes,
     ...remoteSnapshots(requests),
     ...remotePools(requests),

@@ -2,6 +2,7 @@
 import { CodedError, describeError } from '../../base/errors.ts';
 import type { GuestErrorCode } from '../../machine/guest/errors.ts';
 import { BusyError, SandboxError, type SandboxErrorCode } from '../../sandbox/contract/errors.ts';
+import { artifactFault } from './artifact-errors.ts';
 import { API_LIMITS } from './limits.ts';
 
 export type ApiErrorCode =
@@ -112,7 +113,7 @@ export function statusOf(error: unknown): number | undefined {
   if (error instanceof ApiError) return API[error.code];
   if (error instanceof SandboxError) return SANDBOX[error.code];
   if (isGuestError(error)) return GUEST[error.code];
-  return undefined;
+  return artifactFault(error)?.status;
 }
 
 export function errorAnswer(error: unknown): ErrorAnswer {
@@ -123,7 +124,9 @@ export function errorAnswer(error: unknown): ErrorAnswer {
     return { status: 500, headers: {}, body: { error: { code: 'internal', message, remedy } } };
   }
   const body = {
-    code: isGuestError(error) ? `guest_${error.code.replace(/^guest_/, '')}` : error.code,
+    code: isGuestError(error)
+      ? `guest_${error.code.replace(/^guest_/, '')}`
+      : (artifactFault(error)?.code ?? error.code),
     message: describeError(error).slice(0, API_LIMITS.messageCharactersMax),
     remedy: error.remedy ?? null,
   };

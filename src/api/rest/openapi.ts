@@ -33,7 +33,16 @@ const JSON_SCHEMA: SchemaOptions = {
 };
 
 /** Schemas of lines of event streams: OpenAPI 3.1 describes only a whole body, which is text. */
-const STREAMED = ['Sandbox', 'SandboxEvent', 'LogChunk'];
+const STREAMED = [
+  'Sandbox',
+  'SandboxEvent',
+  'LogChunk',
+  'ProgressEvent',
+  'ImagePull',
+  'Template',
+  'ImportedTemplate',
+  'ModelPull',
+];
 
 export interface ApiDescription {
   readonly info: { readonly title: string; readonly version: string; readonly description: string };
@@ -56,6 +65,9 @@ const OWN: ApiDescription = {
     { name: 'files', description: 'Files of a sandbox, streamed.' },
     { name: 'snapshots', description: 'Saved states to start sandboxes from.' },
     { name: 'pools', description: 'Ready sandboxes, handed out in milliseconds.' },
+    { name: 'images', description: 'Container images, as disks of sandboxes. The operator’s.' },
+    { name: 'templates', description: 'Booted guests that sandboxes are cloned from. The operator’s.' },
+    { name: 'models', description: 'Models of the built-in engine. The operator’s.' },
     { name: 'host', description: 'The server and its machine.' },
   ],
   isOwn: true,

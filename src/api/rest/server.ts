@@ -21,6 +21,7 @@ import { CodedError, describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import { MetricRegistry, single } from '../../base/metrics.ts';
 import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
+import type { HomeContents } from '../../sandbox/contract/contents.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
 import type { AuditSink } from '../tenants/audit.ts';
@@ -47,6 +48,7 @@ import { describeApi } from './openapi.ts';
 import { requestFault } from './request-fault.ts';
 import { type ApiParts, type App, noteDelivered } from './route.ts';
 import { RouteMethods } from './route-methods.ts';
+import { addContentsRoutes } from './routes/contents.ts';
 import { addEventRoutes } from './routes/events.ts';
 import { addFileRoutes } from './routes/files.ts';
 import { addGuestRoutes } from './routes/guest.ts';
@@ -67,6 +69,8 @@ export interface ApiOptions {
   readonly callers?: Callers | undefined;
   /** Receives a record of each control call. Default: no records. */
   readonly audit?: AuditSink | undefined;
+  /** Images, templates and models, for the operator. Default: those routes are refused. */
+  readonly contents?: HomeContents | undefined;
   readonly clock?: Clock;
   /** Metrics of the process, to which the server adds its own. Default: only its own. */
   readonly metrics?: MetricRegistry;
@@ -118,12 +122,14 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   };
   const counted = new ApiMetrics();
   const memory = new AnswerMemory();
-  const parts = { log, clock, counted, metrics, tracer, memory };
+  const isLocal = ({ socket }: IncomingMessage): boolean => localUsers.has(socket);
+  const parts = { log, clock, counted, metrics, tracer, memory, isLocal };
   // Each tenant has its own sessions, idempotency keys and slots.
   const apps = new PerTenant((tenant) => {
     const own = callers.planeOf(tenant);
     const shown = tenant === null ? async () => loads() : () => ownLoads(own, loads());
-    return createApp({ ...parts, control: own, loads: shown, tenant, audit: options.audit }, identify);
+    const contents = tenant === null ? (options.contents ?? null) : null;
+    return createApp({ ...parts, control: own, loads: shown, tenant, audit: options.audit, contents }, identify);
   });
   const app = await apps.of(null);
   const tunnels = new Tunnels(log, tracer, {
@@ -255,6 +261,9 @@ async function createApp(
     /** The tenant whose requests it serves; `null` for the operator. */
     readonly tenant: string | null;
     readonly audit: AuditSink | undefined;
+    /** `null` for a tenant. */
+    readonly contents: HomeContents | null;
+    readonly isLocal: (request: IncomingMessage) => boolean;
   },
   identify: (request: IncomingMessage) => Caller | ApiError,
 ): Promise<App> {
@@ -330,6 +339,7 @@ async function createApp(
       addEventRoutes(routes, parts);
       addTunnelRoutes(routes);
       addLoadRoute(routes, parts.loads);
+      await v1.register(async (contents) => addContentsRoutes(contents as App, parts));
       await v1.register(async (files) => addFileRoutes(files as App, parts));
     },
     { prefix: '/v1' },

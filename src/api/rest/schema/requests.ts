@@ -73,7 +73,7 @@ const environment = z
   .record(text(256), text(REQUEST_LIMITS.envBytesMax))
   .meta({ id: 'Environment', description: 'Environment variables.' });
 
-const size = {
+export const size = {
   cpus: whole(RANGES.cpus).describe('Virtual CPUs. Default 1.'),
   memoryMib: whole(RANGES.memoryMib).describe('RAM, MiB. Default 512.'),
   memoryMaxMib: whole(RANGES.memoryMib).describe(
