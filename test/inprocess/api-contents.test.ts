@@ -54,7 +54,7 @@ async function startDaemon(change: (own: HomeContents) => HomeContents = (own) =
   const url = `http://127.0.0.1:${await server.listen({ port: 0 })}`;
   const connect = async (apiKey?: string) => {
     const at = apiKey === undefined ? { socketPath: daemonSocket(home) } : { url, apiKey };
-    return stack.use(await connectDaemon(at)).contents;
+    return await stack.use(await connectDaemon(at)).contents();
   };
   return { connect, url, audit };
 }

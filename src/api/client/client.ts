@@ -15,7 +15,6 @@ import type { ControlPlane, Pools, Snapshots, Watch } from '../../sandbox/contra
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
 import * as answers from './answers.ts';
 import { Changes } from './changes.ts';
-import { remoteContents } from './contents.ts';
 import { readEvents } from './events.ts';
 import { remoteGuests } from './guests.ts';
 import { readLogs } from './logs.ts';
@@ -56,7 +55,7 @@ export async function isDaemonRunning(socketPath: string): Promise<boolean> {
 
 export interface RemoteControlPlane extends ControlPlane, AsyncDisposable {
   /** What the daemon's home keeps beside sandboxes; only for the operator. */
-  readonly contents: HomeContents;
+  contents(): Promise<HomeContents>;
   /**
    * From now on, sandboxes that this client creates end with it: the daemon removes them when the client is disposed or
    * its process ends in any way.
@@ -87,12 +86,17 @@ export function remoteControlPlane(address: DaemonAddress, clock: Clock): Remote
     clock,
   );
   return {
-    contents: remoteContents(requests),
     ...sandboxes,
     ...remoteSnapshots(requests),
     ...remotePools(requests),
     ...remoteGuests(requests, { clock, trace: address.trace, open }),
     ...remoteWatch(requests, changes),
+
+    async contents() {
+      // Loaded only here: few commands need it.
+      const { remoteContents } = await import('./contents.ts');
+      return remoteContents(requests);
+    },
 
     async openSession() {
       const id = await openSession((signal) => transport.stream('/session', signal, false), leaving.signal);

@@ -1,7 +1,6 @@
 /** Errors of the client itself. Errors of sandboxes pass through from the daemon. */
 import { CodedError } from '../../base/errors.ts';
 import { BusyError, SandboxError, type SandboxErrorCode } from '../../sandbox/contract/errors.ts';
-import { isArtifactCode } from '../rest/artifact-errors.ts';
 import { errorBody } from './answers.ts';
 
 export type ClientErrorCode =
@@ -52,8 +51,8 @@ export function answerError(status: number, body: unknown): CodedError {
   if (code === 'busy') return new BusyError(message, retryAfterMs ?? 1000);
   const options = remedy === null ? {} : { remedy };
   if (isSandboxCode(code)) return new SandboxError(code, message, options);
-  // An error of images, models or what builds them.
-  if (isArtifactCode(code)) return new CodedError(code, message, options);
+  // An error of images, models or what builds them, with its own code.
+  if (code.startsWith('home_')) return new CodedError(code.slice('home_'.length), message, options);
   // The control plane would have refused the field that the schema refused.
   if (code === 'request_invalid') return new SandboxError('spec_invalid', message, options);
   // The daemon's remedy is about request headers.

@@ -3,7 +3,7 @@ import { CodedError } from '../../base/errors.ts';
 
 const NAMES: ReadonlySet<string> = new Set(['OciError', 'ModelError', 'ImageError', 'EngineError']);
 
-/** Statuses by code. Codes that sandboxes have too keep their meaning. */
+/** Statuses by code. */
 const STATUSES: Readonly<Record<string, number>> = {
   reference_invalid: 400,
   image_not_found: 404,
@@ -16,8 +16,8 @@ const STATUSES: Readonly<Record<string, number>> = {
   model_unsupported: 422,
   model_too_large: 413,
   name_taken: 409,
-  /** Of a registry; `unauthorized` is about the key of this API. */
-  registry_unauthorized: 502,
+  /** Of a registry. */
+  unauthorized: 502,
   rate_limited: 503,
   registry_failed: 502,
   build_failed: 502,
@@ -32,12 +32,8 @@ const STATUSES: Readonly<Record<string, number>> = {
   cancelled: 499,
 };
 
-export const isArtifactCode = (code: string): boolean => Object.hasOwn(STATUSES, code);
-
-/** `null` for any other error. */
-export function artifactFault(error: unknown): { readonly code: string; readonly status: number } | null {
-  if (!(error instanceof CodedError) || !NAMES.has(error.name)) return null;
-  const code = error.code === 'unauthorized' ? 'registry_unauthorized' : error.code;
-  const status = Object.hasOwn(STATUSES, code) ? STATUSES[code] : undefined;
-  return status === undefined ? null : { code, status };
+/** `undefined` for any other error. */
+export function artifactStatus(error: unknown): number | undefined {
+  if (!(error instanceof CodedError) || !NAMES.has(error.name)) return undefined;
+  return Object.hasOwn(STATUSES, error.code) ? STATUSES[error.code] : undefined;
 }

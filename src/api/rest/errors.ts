@@ -2,7 +2,7 @@
 import { CodedError, describeError } from '../../base/errors.ts';
 import type { GuestErrorCode } from '../../machine/guest/errors.ts';
 import { BusyError, SandboxError, type SandboxErrorCode } from '../../sandbox/contract/errors.ts';
-import { artifactFault } from './artifact-errors.ts';
+import { artifactStatus } from './artifact-errors.ts';
 import { API_LIMITS } from './limits.ts';
 
 export type ApiErrorCode =
@@ -113,7 +113,7 @@ export function statusOf(error: unknown): number | undefined {
   if (error instanceof ApiError) return API[error.code];
   if (error instanceof SandboxError) return SANDBOX[error.code];
   if (isGuestError(error)) return GUEST[error.code];
-  return artifactFault(error)?.status;
+  return artifactStatus(error);
 }
 
 export function errorAnswer(error: unknown): ErrorAnswer {
@@ -124,9 +124,7 @@ export function errorAnswer(error: unknown): ErrorAnswer {
     return { status: 500, headers: {}, body: { error: { code: 'internal', message, remedy } } };
   }
   const body = {
-    code: isGuestError(error)
-      ? `guest_${error.code.replace(/^guest_/, '')}`
-      : (artifactFault(error)?.code ?? error.code),
+    code: answerCode(error),
     message: describeError(error).slice(0, API_LIMITS.messageCharactersMax),
     remedy: error.remedy ?? null,
   };
@@ -134,6 +132,12 @@ export function errorAnswer(error: unknown): ErrorAnswer {
   const { retryAfterMs } = error;
   const headers = { 'retry-after': String(retryAfterSeconds(error)) };
   return { status, headers, body: { error: { ...body, retryAfterMs } } };
+}
+
+/** A prefix tells a missing file or image from a missing sandbox, and a registry's refusal from that of this API. */
+function answerCode(error: CodedError): string {
+  if (isGuestError(error)) return `guest_${error.code.replace(/^guest_/, '')}`;
+  return artifactStatus(error) === undefined ? error.code : `home_${error.code}`;
 }
 
 /** `Retry-After` has whole seconds. */

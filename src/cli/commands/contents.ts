@@ -19,7 +19,7 @@ export async function openContents(cli: Cli): Promise<OpenedContents> {
   const work = { progress: cli.progress.report, signal: cli.cancelled };
   try {
     const daemon = await reachDaemon(cli);
-    return { ...daemon.contents, work, [Symbol.asyncDispose]: () => daemon[Symbol.asyncDispose]() };
+    return { ...(await daemon.contents()), work, [Symbol.asyncDispose]: () => daemon[Symbol.asyncDispose]() };
   } catch (error) {
     if (errorCode(error) !== 'daemon_unreachable' || cli.config.daemonUrl !== null) throw error;
     const { isDaemonLocked } = await import('../../host/runtime/daemon-lock.ts');
