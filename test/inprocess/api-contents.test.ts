@@ -1,4 +1,5 @@
 /** Images, templates and models of a daemon's home, over REST: its client, and the commands beside a running daemon. */
+import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,7 +9,7 @@ import { createApiServer } from '../../src/api/rest/server.ts';
 import { AuditLog } from '../../src/api/tenants/audit.ts';
 import { KeyStore, KnownKeys } from '../../src/api/tenants/keys.ts';
 import { Tenancy } from '../../src/api/tenants/tenancy.ts';
-import { systemClock } from '../../src/base/clock.ts';
+import { sleep, systemClock } from '../../src/base/clock.ts';
 import { daemonSocket, resolveHome } from '../../src/base/home.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { type ProgressEvent, silentProgress } from '../../src/base/progress.ts';
@@ -56,7 +57,7 @@ async function startDaemon(change: (own: HomeContents) => HomeContents = (own) =
     const at = apiKey === undefined ? { socketPath: daemonSocket(home) } : { url, apiKey };
     return await stack.use(await connectDaemon(at)).contents();
   };
-  return { connect, url, audit };
+  return { connect, url, audit, close: () => server.close() };
 }
 
 const work = (progress: LongWork['progress'] = silentProgress, { signal } = new AbortController()): LongWork => ({
@@ -164,6 +165,32 @@ describe('contents over REST', () => {
     expect(await text()).toMatch(/"POST \/v1\/images\/pull","target":"python:3.13","status":499/);
     expect(await text()).toMatch(/"POST \/v1\/models\/pull","target":"Un\/Known","status":400/);
     expect(await text()).not.toContain('SECRET');
+  });
+
+  it('a daemon that ends waits until the canceled work has cleaned up', async () => {
+    const { promise: begun, resolve: begin } = Promise.withResolvers<void>();
+    const steps: string[] = [];
+    const { connect, close } = await startDaemon((own) => ({
+      ...own,
+      models: {
+        ...own.models,
+        pull: async (_source, _options, { signal }) => {
+          begin();
+          await once(signal, 'abort');
+          await sleep(50);
+          steps.push('cleaned up');
+          throw signal.reason;
+        },
+      },
+    }));
+    const { models } = await connect();
+    const pulling = models.pull('a', {}, work());
+    const lost = expect(pulling).rejects.toMatchObject({ code: 'daemon_lost' });
+    await begun;
+    await close();
+    steps.push('closed');
+    await lost;
+    expect(steps).toEqual(['cleaned up', 'closed']);
   });
 
   it('bodies, names and counts are bounded', async () => {

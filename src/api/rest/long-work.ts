@@ -21,6 +21,8 @@ export interface ContentsParts extends Pick<ApiParts, 'clock' | 'log'> {
   /** @throws SandboxError `forbidden`: the caller is not the operator */
   readonly contents: () => HomeContents;
   readonly slots: Slots;
+  /** Work that has not ended yet, canceled or not. */
+  readonly running: Set<Promise<object>>;
   /** Whether the request came at the home's socket: its user may read the host's files anyway. */
   readonly isLocal: (request: IncomingMessage) => boolean;
 }
@@ -34,7 +36,7 @@ export const workText = (result: string): string =>
 export async function streamWork(
   request: FastifyRequest,
   reply: FastifyReply,
-  { clock, log, slots, isLocal }: ContentsParts,
+  { clock, log, slots, running, isLocal }: ContentsParts,
   target: string | null,
   work: (work: LongWork) => Promise<object>,
 ): Promise<void> {
@@ -52,7 +54,7 @@ export async function streamWork(
     if (event.kind !== 'update' || raw.writableLength < API_LIMITS.eventQueueBytesMax) send('progress', event);
   };
   try {
-    const result = await work({ progress, signal: left.signal, readsHost: isLocal(request.raw) });
+    const result = await noted(running, work({ progress, signal: left.signal, readsHost: isLocal(request.raw) }));
     noteOutcome(request, { target, status: 200 });
     send('result', result);
   } catch (error) {
@@ -65,5 +67,14 @@ export async function streamWork(
   } finally {
     giveBack();
     raw.end();
+  }
+}
+
+async function noted<T extends object>(running: Set<Promise<object>>, work: Promise<T>): Promise<T> {
+  running.add(work);
+  try {
+    return await work;
+  } finally {
+    running.delete(work);
   }
 }

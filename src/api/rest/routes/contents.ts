@@ -15,7 +15,10 @@ export function addContentsRoutes(
   { contents, ...parts }: Pick<ContentsParts, 'clock' | 'log' | 'isLocal'> & { readonly contents: HomeContents | null },
 ): void {
   const slots = new Slots('pulls and builds', API_LIMITS.pullsMax);
-  const open = { ...parts, slots, contents: () => contents ?? refuse() };
+  const running = new Set<Promise<object>>();
+  // The runtime that the work uses is closed next.
+  app.addHook('onClose', async () => void (await Promise.allSettled(running)));
+  const open = { ...parts, slots, running, contents: () => contents ?? refuse() };
   addImageRoutes(app, open);
   addTemplateRoutes(app, open);
   addModelRoutes(app, open);
