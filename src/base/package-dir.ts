@@ -28,8 +28,12 @@ export function productOf(dir: string): Product {
   return { version, commit: commitOf(dir) };
 }
 
-/** `0.2.0 (7b82c4f4)` */
-export function productName({ version, commit }: Product = productOf(PACKAGE_DIR)): string {
+let here: Product | undefined;
+
+/** `0.2.0 (7b82c4f4)`. A process has one name for its whole life, also if its checkout changes. */
+export function productName(product?: Product): string {
+  here ??= productOf(PACKAGE_DIR);
+  const { version, commit } = product ?? here;
   return commit === null ? version : `${version} (${commit})`;
 }
 

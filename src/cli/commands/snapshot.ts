@@ -55,7 +55,7 @@ export function snapshotTable(list: readonly SnapshotInfo[], now: number): strin
     `${one.cpus}`,
     one.diskOnly ? 'disk only' : `${one.memoryMib} MiB`,
     bytes(one.bytes),
-    one.current ? 'yes' : 'no',
+    one.current ? 'yes' : `no${one.madeBy === null ? '' : ` (${one.madeBy})`}`,
   ]);
   return table(['id', 'name', 'sandbox', 'age', 'cpus', 'memory', 'on disk', 'usable'], rows);
 }

@@ -177,6 +177,7 @@ export const snapshotInfo: z.ZodType<SnapshotInfo> = z
     bytes: count.describe('Space on disk.'),
     diskOnly: z.boolean().describe('It has no memory: sandboxes boot from its disk.'),
     current: z.boolean().describe('False: unusable with the host’s current kernel, image, VMM or processor.'),
+    madeBy: z.string().nullable().describe('Version and commit of the NeuroVisor that made it.'),
   })
   .meta({ id: 'Snapshot' });
 export const snapshotList = z.object({ snapshots: z.array(snapshotInfo) }).meta({ id: 'SnapshotList' });
