@@ -1,7 +1,7 @@
 /**
  * The record of a green run of the nested layer. It is valid while all inputs of this layer are the same: the sources
- * that run VMs, the guest, its kernel and image, the probes, the policies, the nested host, its tests, and the versions
- * of the VMMs. Then `./neurovisor test all` prints the record instead of half an hour of emulation.
+ * that run VMs, the guest, its kernel and image, the probes, the policies, the nested host, its tests, and the
+ * versions of the VMMs. Then `./neurovisor test all` prints the record instead of half an hour of emulation.
  */
 import { createHash } from 'node:crypto';
 import { globSync } from 'node:fs';

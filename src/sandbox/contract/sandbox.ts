@@ -16,7 +16,7 @@ import type { SecretInfo } from './secrets.ts';
  */
 export type PauseTarget = 'memory' | 'disk' | 'disk-only';
 
-/** Why a sandbox was paused that nobody asked to pause. */
+/** Why a sandbox was paused without a request. */
 export type PauseReason = 'timeout' | 'idle' | 'host-memory';
 
 /** `pause`: to disk. */

@@ -95,8 +95,8 @@ export const filesSchema = z.object({
 });
 
 /**
- * Returns the plain SHA-256 of a file without holes (the state, which the VMM's driver also checks), or `digestSparse`
- * of RAM and disk.
+ * Returns the plain SHA-256 of a file without holes (the state, which the VMM's driver also checks), or
+ * `digestSparse` of RAM and disk.
  */
 export function digestOf(role: SnapshotRole, path: string): Promise<string> {
   return role === 'state' || role === 'difference' ? digestWhole(path) : digestSparse(path);
