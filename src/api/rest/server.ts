@@ -138,7 +138,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
       () => tunnels.open,
     ),
   );
-  const keyWatch = new KeyWatch(callers, clock);
+  const keyWatch = new KeyWatch(callers);
   const servers: Server[] = [];
   const setCertificate = (certificate: Certificate): void => {
     for (const server of servers) {
@@ -197,9 +197,9 @@ function handlersFor(
     beside?.takes(request) === true ? beside : undefined;
   const route = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     const caller = identify(request);
+    if (!(caller instanceof ApiError)) keyWatch.follow(caller, response);
     // The operator's routes answer with the refusal.
     const own = caller instanceof ApiError ? app : await apps.of(caller.tenant);
-    if (!(caller instanceof ApiError)) keyWatch.follow(caller, response);
     own.routing(request, response);
   };
   return {

@@ -13,10 +13,10 @@ import type { Certificate } from '../../api/rest/listener.ts';
 import { type ApiServer, createApiServer } from '../../api/rest/server.ts';
 import { AuditLog } from '../../api/tenants/audit.ts';
 import { modelRequestLog } from '../../api/tenants/audit-models.ts';
-import { KnownKeys } from '../../api/tenants/keys.ts';
+import { KeyStore } from '../../api/tenants/keys.ts';
 import { ModelBudgets } from '../../api/tenants/model-budgets.ts';
 import { TenantQuotas } from '../../api/tenants/quota.ts';
-import { HostStore, KnownHost, KnownTenants } from '../../api/tenants/settings.ts';
+import { HostStore, TenantStore } from '../../api/tenants/settings.ts';
 import { StorageQuota } from '../../api/tenants/storage-quota.ts';
 import { Tenancy } from '../../api/tenants/tenancy.ts';
 import { CleanupStack } from '../../base/cleanup.ts';
@@ -115,9 +115,10 @@ export async function openDaemon(options: DaemonOptions, held: () => void): Prom
 }
 
 interface Accounts {
-  readonly tenants: KnownTenants;
+  readonly tenants: TenantStore;
+  readonly host: HostStore;
   readonly budgets: ModelBudgets;
-  readonly keys: KnownKeys;
+  readonly keys: KeyStore;
   readonly quotas: TenantQuotas;
   readonly modelAudit: AuditLog;
   /** `null` if contents are not kept. */
@@ -132,9 +133,10 @@ async function openAccounts(
 ): Promise<Accounts> {
   const clock = systemClock;
   const counted = { homeDir, clock, log };
-  if (modelBudget !== undefined) new HostStore(homeDir).set({ modelBudget });
-  const tenants = new KnownTenants(homeDir, clock, log);
-  const host = new KnownHost(homeDir, clock, log);
+  const keys = new KeyStore(homeDir, clock);
+  const tenants = new TenantStore(homeDir);
+  const host = new HostStore(homeDir);
+  if (modelBudget !== undefined) host.set({ modelBudget });
   const budgets = await ModelBudgets.open({ ...counted, tenants, host });
   cleanup.push('use of budgets', () => budgets[Symbol.asyncDispose]());
   const modelAudit = await AuditLog.open({ ...counted, kind: 'models' });
@@ -143,12 +145,11 @@ async function openAccounts(
   const hasContents = auditContent === 'redacted' || auditContent === 'full';
   const contents = hasContents ? await AuditLog.open({ ...counted, kind: 'content' }) : null;
   if (contents !== null) cleanup.push('audit log of contents', () => contents[Symbol.asyncDispose]());
-  const keys = new KnownKeys(homeDir, clock, log);
   const quotas = new TenantQuotas(tenants, clock, {
     isAcross: memorySharing === 'share-all',
     hasTenants: () => keys.hasTenants(),
   });
-  return { tenants, budgets, keys, quotas, modelAudit, contents };
+  return { tenants, host, budgets, keys, quotas, modelAudit, contents };
 }
 
 interface Plane {
@@ -250,7 +251,7 @@ function tenancyOf({ tenants, keys }: Accounts, control: Plane['control'], key: 
     keys,
     apiKey: key,
     storage: new StorageQuota(tenants, () => control.pausedBytes()),
-    hostedOf: (tenant) => tenants.hostedOf(tenant),
+    hostedOf: (tenant) => tenants.get(tenant).allowHosted,
   });
 }
 

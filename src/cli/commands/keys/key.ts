@@ -10,11 +10,11 @@ import { forEach } from '../many.ts';
 import { withUsage } from './with-usage.ts';
 
 export async function keyCreate(cli: Cli, flags: { readonly tenant: string; readonly name?: string }): Promise<number> {
-  const { info, key } = withUsage(() => store(cli).create(flags.tenant, flags.name ?? null));
-  if (cli.json) cli.printJson({ ...info, key });
+  const created = withUsage(() => store(cli).create(flags.tenant, flags.name ?? null));
+  if (cli.json) cli.printJson(created);
   else {
-    cli.stderr.write(`${plain(`key ${info.id} of tenant ${info.tenant}; it is not shown again`)}\n`);
-    cli.stdout.write(`${key}\n`);
+    cli.stderr.write(`${plain(`key ${created.id} of tenant ${created.tenant}; it is not shown again`)}\n`);
+    cli.stdout.write(`${created.key}\n`);
   }
   return 0;
 }
