@@ -40,6 +40,8 @@ export const API_LIMITS = {
   tunnelsPerSandboxMax: 128,
   /** Idle time of a tunnel whose client has half-closed it. A dead client looks the same. */
   halfClosedIdleMsMax: 600_000,
+  /** Readers of the audit log at a time [429]: each reads files. */
+  auditReadersMax: 8,
   /** Open event streams [429]. */
   eventStreamsMax: 64,
   /** Open sessions [429]: one per `neurovisor run`. */

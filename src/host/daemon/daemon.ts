@@ -11,6 +11,7 @@ import { createE2bServer, type E2bServer } from '../../api/e2b/server.ts';
 import { accessTokens } from '../../api/e2b/tokens.ts';
 import type { Certificate } from '../../api/rest/listener.ts';
 import { type ApiServer, createApiServer } from '../../api/rest/server.ts';
+import { HomeAdministration } from '../../api/tenants/administration.ts';
 import { AuditLog } from '../../api/tenants/audit.ts';
 import { modelRequestLog } from '../../api/tenants/audit-models.ts';
 import { KeyStore } from '../../api/tenants/keys.ts';
@@ -234,6 +235,7 @@ async function openDoors(parts: Composition): Promise<Doors> {
     openMetrics,
     beside: e2b,
     callers: tenancy,
+    administration: administrationOf(accounts, home),
     audit,
     names: port?.names ?? [],
     ...(key === null ? {} : { apiKey: key.key }),
@@ -243,6 +245,10 @@ async function openDoors(parts: Composition): Promise<Doors> {
     domain = name;
   };
   return { api, key, setDomain };
+}
+
+function administrationOf({ keys, tenants, host }: Accounts, { dir }: Home): HomeAdministration {
+  return new HomeAdministration(dir, { keys: () => keys, tenants: () => tenants, host: () => host });
 }
 
 function tenancyOf({ tenants, keys }: Accounts, control: Plane['control'], key: string): Tenancy {

@@ -150,6 +150,11 @@ export const modelBudget = z
     tokensPerMinute: whole(RANGES.modelBudget).exactOptional().describe('Rate of prompts and answers together.'),
   } satisfies Record<keyof ModelBudget, z.ZodType>)
   .meta({ id: 'ModelBudget', description: 'Limits for its requests to models.' });
+/** A budget that sandboxes share. */
+export const windowedBudget = modelBudget
+  .omit({ tokensPerMinute: true })
+  .required({ windowMs: true })
+  .meta({ id: 'WindowedModelBudget', description: 'Limits per window.' });
 export const modelCache = z
   .strictObject({
     ttlMs: whole(RANGES.modelCacheTtlMs).describe('Age of an answer, at most.'),
@@ -200,9 +205,7 @@ export const modelUse: z.ZodType<ModelUseInfo> = z
 export const sharedBudget: z.ZodType<SharedBudget> = z
   .object({
     tenant: z.string().nullable().describe('Whose sandboxes share it; null: all sandboxes of the host.'),
-    limits: modelBudget
-      .required({ windowMs: true })
-      .meta({ id: 'WindowedModelBudget', description: 'Limits per window.' }),
+    limits: windowedBudget,
     used: budgetUse.nullable().describe('In the window of the last use; null: nothing yet.'),
   })
   .meta({ id: 'SharedModelBudget', description: 'A budget that sandboxes share.' });
