@@ -48,7 +48,7 @@ export async function administer<T>(cli: Cli, work: Work<T>): Promise<T> {
 }
 
 /** As `administer`, for work that only reads logs. They are only appended to, so it needs no lock. */
-export async function readLogs<T>(cli: Cli, work: Work<T>): Promise<T> {
+export async function readAuditLogs<T>(cli: Cli, work: Work<T>): Promise<T> {
   const daemon = await reach(cli);
   if (daemon !== null) return await ask(daemon, work);
   return await here(resolveHome(cli.config.home), work);

@@ -6,7 +6,7 @@ import type { AuditRecord, ModelUse } from '../../../api/tenants/audit-record.ts
 import { dollarsText } from '../../../base/text/dollars.ts';
 import { plain, plainJson, plainLines } from '../../../base/text/plain.ts';
 import type { Cli } from '../../cli.ts';
-import { readLogs } from '../../daemon/administer.ts';
+import { readAuditLogs } from '../../daemon/administer.ts';
 import { UsageError } from '../../failure.ts';
 import { parseDuration } from '../../flags/options.ts';
 
@@ -26,7 +26,7 @@ const SHOWN_TEXT_MAX = 300;
 /** Prints records as they are read, oldest first, and at the end what they add up to. JSON: one record per line. */
 export async function auditList(cli: Cli, flags: AuditListFlags): Promise<number> {
   const listing = listingOf(flags);
-  return await readLogs(cli, (home) => print(cli, home, listing));
+  return await readAuditLogs(cli, (home) => print(cli, home, listing));
 }
 
 async function print(cli: Cli, home: Administration, listing: AuditListing): Promise<number> {
@@ -173,7 +173,7 @@ function memberOf(value: unknown, name: string): unknown {
 
 /** Prints all that the logs have of one request. */
 export async function auditShow(cli: Cli, seq: number): Promise<number> {
-  const found = await readLogs(cli, (home) => home.auditedRequest(seq));
+  const found = await readAuditLogs(cli, (home) => home.auditedRequest(seq));
   const { record, content, isChanged } = found;
   if (cli.json) cli.printJson(found);
   else {

@@ -3,11 +3,11 @@ import type { AuditVerification } from '../../../api/tenants/audit-listing.ts';
 import type { ChainReport } from '../../../api/tenants/audit-record.ts';
 import { plain } from '../../../base/text/plain.ts';
 import type { Cli } from '../../cli.ts';
-import { readLogs, usageOf } from '../../daemon/administer.ts';
+import { readAuditLogs, usageOf } from '../../daemon/administer.ts';
 
 /** @param files of one log, wherever they are; none: the logs of the home. @returns status 1 if something was changed */
 export async function auditVerify(cli: Cli, files: readonly string[]): Promise<number> {
-  return print(cli, await (files.length === 0 ? readLogs(cli, (home) => home.verifyAudit()) : verifyFiles(files)));
+  return print(cli, await (files.length === 0 ? readAuditLogs(cli, (home) => home.verifyAudit()) : verifyFiles(files)));
 }
 
 async function verifyFiles(files: readonly string[]): Promise<AuditVerification> {
