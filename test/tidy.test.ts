@@ -86,7 +86,7 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
     start: ['contract', 'memory', 'vm'],
     plane: ['contract', 'memory', 'vm', 'start', 'store'],
   },
-  'src/api': { tenants: [], rest: ['tenants'], e2b: ['rest', 'tenants'], client: ['rest'] },
+  'src/api': { tenants: [], rest: ['tenants'], e2b: ['rest', 'tenants'], client: ['rest', 'tenants'] },
   'src/api/e2b': {
     '.': [],
     events: ['.'],

@@ -11,6 +11,7 @@ import { addTemplateRoutes } from '../src/api/e2b/templates/routes.ts';
 import type { Templates } from '../src/api/e2b/templates/templates.ts';
 import { accessTokens } from '../src/api/e2b/tokens.ts';
 import { createApiServer } from '../src/api/rest/server.ts';
+import type { Administration } from '../src/api/tenants/administration.ts';
 import { operatorOnly } from '../src/api/tenants/callers.ts';
 import { systemClock } from '../src/base/clock.ts';
 import { silentLog } from '../src/base/log.ts';
@@ -22,7 +23,8 @@ export const E2B_OPENAPI_FILE = join(import.meta.dirname, '../spec/e2b-openapi.j
 export async function openapiDocument(): Promise<unknown> {
   // No route is called, so nothing is asked of it.
   const control = {} as ControlPlane;
-  await using server = await createApiServer({ control, log: silentLog });
+  const administration = {} as Administration;
+  await using server = await createApiServer({ control, administration, log: silentLog });
   return server.app.swagger();
 }
 

@@ -12,6 +12,8 @@ import { ignore } from '../../base/ignore.ts';
 import type { Guest } from '../../machine/guest/guest.ts';
 import type { ControlPlane, Pools, Snapshots, Watch } from '../../sandbox/contract/control.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
+import type { Administration } from '../tenants/administration.ts';
+import { remoteAdministration } from './administration.ts';
 import * as answers from './answers.ts';
 import { Changes } from './changes.ts';
 import { readEvents } from './events.ts';
@@ -58,6 +60,8 @@ export interface RemoteControlPlane extends ControlPlane, AsyncDisposable {
    * its process ends in any way.
    */
   openSession(): Promise<void>;
+  /** Only for the operator: a tenant's key gets SandboxError `forbidden`. */
+  readonly administration: Administration;
   /** Current load of each VM. */
   loads(): Promise<SandboxLoads>;
   /** Metrics in the Prometheus text format. */
@@ -88,6 +92,7 @@ export function remoteControlPlane(address: DaemonAddress, clock: Clock): Remote
     ...remotePools(requests),
     ...remoteGuests(requests, { clock, trace: address.trace, open }),
     ...remoteWatch(requests, changes),
+    administration: remoteAdministration(requests),
 
     async openSession() {
       const id = await openSession((signal) => transport.stream('/session', signal, false), leaving.signal);

@@ -2,6 +2,7 @@
 import { CodedError, describeError } from '../../base/errors.ts';
 import type { GuestErrorCode } from '../../machine/guest/errors.ts';
 import { BusyError, SandboxError, type SandboxErrorCode } from '../../sandbox/contract/errors.ts';
+import { TenantError, type TenantErrorCode } from '../tenants/errors.ts';
 import { API_LIMITS } from './limits.ts';
 
 export type ApiErrorCode =
@@ -88,6 +89,8 @@ const SANDBOX: Record<SandboxErrorCode, number> = {
   image_failed: 502,
 };
 
+const TENANT: Record<TenantErrorCode, number> = { invalid: 400, not_found: 404, too_many: 409, file_failed: 503 };
+
 /** Prefixed with `guest_` in answers, so that a missing file differs from a missing sandbox. */
 const GUEST: Record<GuestErrorCode, number> = {
   invalid_request: 400,
@@ -111,6 +114,7 @@ const GUEST: Record<GuestErrorCode, number> = {
 export function statusOf(error: unknown): number | undefined {
   if (error instanceof ApiError) return API[error.code];
   if (error instanceof SandboxError) return SANDBOX[error.code];
+  if (error instanceof TenantError) return TENANT[error.code];
   if (isGuestError(error)) return GUEST[error.code];
   return undefined;
 }

@@ -33,7 +33,7 @@ const JSON_SCHEMA: SchemaOptions = {
 };
 
 /** Schemas of lines of event streams: OpenAPI 3.1 describes only a whole body, which is text. */
-const STREAMED = ['Sandbox', 'SandboxEvent', 'LogChunk'];
+const STREAMED = ['Sandbox', 'SandboxEvent', 'LogChunk', 'AuditRecord'];
 
 export interface ApiDescription {
   readonly info: { readonly title: string; readonly version: string; readonly description: string };
@@ -57,6 +57,7 @@ const OWN: ApiDescription = {
     { name: 'snapshots', description: 'Saved states to start sandboxes from.' },
     { name: 'pools', description: 'Ready sandboxes, handed out in milliseconds.' },
     { name: 'host', description: 'The server and its machine.' },
+    { name: 'administration', description: 'Keys, tenants, settings and audit logs: only for the operator.' },
   ],
   isOwn: true,
   streamed: STREAMED,

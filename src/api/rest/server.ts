@@ -23,6 +23,7 @@ import { MetricRegistry, single } from '../../base/metrics.ts';
 import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
+import type { Administration } from '../tenants/administration.ts';
 import type { AuditSink } from '../tenants/audit.ts';
 import { type Caller, type Callers, operatorOnly } from '../tenants/callers.ts';
 import { PerTenant } from '../tenants/per-tenant.ts';
@@ -47,6 +48,8 @@ import { describeApi } from './openapi.ts';
 import { requestFault } from './request-fault.ts';
 import { type ApiParts, type App, noteDelivered } from './route.ts';
 import { RouteMethods } from './route-methods.ts';
+import { addAdministrationRoutes } from './routes/administration.ts';
+import { addAuditRoutes } from './routes/audit.ts';
 import { addEventRoutes } from './routes/events.ts';
 import { addFileRoutes } from './routes/files.ts';
 import { addGuestRoutes } from './routes/guest.ts';
@@ -65,6 +68,8 @@ export interface ApiOptions {
   readonly apiKey?: string | undefined;
   /** Maps keys to their owners, and to what they may see. Default: only the operator's API key. */
   readonly callers?: Callers | undefined;
+  /** Keys, tenants, settings, audit logs. Default: no routes for them. */
+  readonly administration?: Administration | undefined;
   /** Receives a record of each control call. Default: no records. */
   readonly audit?: AuditSink | undefined;
   readonly clock?: Clock;
@@ -123,7 +128,10 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   const apps = new PerTenant((tenant) => {
     const own = callers.planeOf(tenant);
     const shown = tenant === null ? async () => loads() : () => ownLoads(own, loads());
-    return createApp({ ...parts, control: own, loads: shown, tenant, audit: options.audit }, identify);
+    return createApp(
+      { ...parts, control: own, loads: shown, tenant, audit: options.audit, administration: options.administration },
+      identify,
+    );
   });
   const app = await apps.of(null);
   const tunnels = new Tunnels(log, tracer, {
@@ -138,7 +146,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
       () => tunnels.open,
     ),
   );
-  const keyWatch = new KeyWatch(callers, clock);
+  const keyWatch = new KeyWatch(callers);
   const servers: Server[] = [];
   const setCertificate = (certificate: Certificate): void => {
     for (const server of servers) {
@@ -197,9 +205,9 @@ function handlersFor(
     beside?.takes(request) === true ? beside : undefined;
   const route = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     const caller = identify(request);
+    if (!(caller instanceof ApiError)) keyWatch.follow(caller, response);
     // The operator's routes answer with the refusal.
     const own = caller instanceof ApiError ? app : await apps.of(caller.tenant);
-    if (!(caller instanceof ApiError)) keyWatch.follow(caller, response);
     own.routing(request, response);
   };
   return {
@@ -245,15 +253,19 @@ function handlersFor(
 /** Of a part of the path, such as an id. */
 const PARAMETER_CHARACTERS_MAX = 64;
 
+interface OperatorParts extends ApiParts {
+  /** The tenant whose requests it serves; `null` for the operator. */
+  readonly tenant: string | null;
+  readonly administration: Administration | undefined;
+}
+
 async function createApp(
-  parts: ApiParts & {
+  parts: OperatorParts & {
     readonly counted: ApiMetrics;
     readonly metrics: MetricRegistry;
     readonly loads: () => Promise<SandboxLoads>;
     readonly tracer: Tracer;
     readonly memory: AnswerMemory;
-    /** The tenant whose requests it serves; `null` for the operator. */
-    readonly tenant: string | null;
     readonly audit: AuditSink | undefined;
   },
   identify: (request: IncomingMessage) => Caller | ApiError,
@@ -331,6 +343,7 @@ async function createApp(
       addTunnelRoutes(routes);
       addLoadRoute(routes, parts.loads);
       await v1.register(async (files) => addFileRoutes(files as App, parts));
+      await v1.register(async (own) => addOperatorRoutes(own as App, parts));
     },
     { prefix: '/v1' },
   );
@@ -338,6 +351,19 @@ async function createApp(
   if (parts.tenant === null) addMetricsRoute(app.withTypeProvider() as unknown as App, parts.metrics);
   await app.ready();
   return app as unknown as App;
+}
+
+function addOperatorRoutes(app: App, parts: OperatorParts): void {
+  const { tenant, administration } = parts;
+  if (administration === undefined) return;
+  app.addHook('onRequest', async () => {
+    if (tenant === null) return;
+    throw new ApiError('forbidden', 'keys, tenants, settings and audit logs are the operator’s', {
+      remedy: 'ask the operator of this host',
+    });
+  });
+  addAdministrationRoutes(app, administration);
+  addAuditRoutes(app, parts, administration);
 }
 
 const noLoads = (): SandboxLoads => ({

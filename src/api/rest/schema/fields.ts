@@ -27,6 +27,11 @@ export const pausedTo = z.enum(['memory', 'disk', 'disk-only']).meta({ id: 'Paus
 export const pauseReason = z
   .enum(['timeout', 'idle', 'host-memory'])
   .meta({ id: 'PauseReason', description: '`host-memory`: the memory of the host was short.' });
+/** A budget that sandboxes share. */
+export const windowedBudget = modelBudget
+  .omit({ tokensPerMinute: true })
+  .required({ windowMs: true })
+  .meta({ id: 'WindowedModelBudget', description: 'Limits per window.' });
 const budgetUse = z
   .object({
     inputTokens: count,
@@ -48,9 +53,7 @@ export const modelUse: z.ZodType<ModelUseInfo> = z
 export const sharedBudget: z.ZodType<SharedBudget> = z
   .object({
     tenant: z.string().nullable().describe('Whose sandboxes share it; null: all sandboxes of the host.'),
-    limits: modelBudget
-      .required({ windowMs: true })
-      .meta({ id: 'WindowedModelBudget', description: 'Limits per window.' }),
+    limits: windowedBudget,
     used: budgetUse.nullable().describe('In the window of the last use; null: nothing yet.'),
   })
   .meta({ id: 'SharedModelBudget', description: 'A budget that sandboxes share.' });
