@@ -18,7 +18,7 @@ const WINGS: Record<string, readonly string[]> = {
   sandbox: ['base', 'sys', ...MECHANISM_TYPES],
   artifacts: ['base', 'sys', 'type:machine', 'type:sandbox'],
   // The client speaks the guest protocol through REST.
-  api: ['base', 'sandbox', 'machine/guest', 'artifacts/requirements', ...MECHANISM_TYPES],
+  api: ['base', 'sandbox', 'machine/guest', ...MECHANISM_TYPES],
   host: ['base', 'sys', 'machine', 'egress', 'inference', 'artifacts', 'sandbox', 'api'],
   cli: ['base', 'host', 'api', 'artifacts', 'sandbox', 'index', ...MECHANISM_TYPES],
   index: ['base', 'cli/library', 'sandbox', 'artifacts/transfer', ...MECHANISM_TYPES],

@@ -1,6 +1,6 @@
 /**
- * Firecracker in its jail, as sandboxes run it, and without jail and filters. Both run an idle guest: the permissions
- * of a VMM do not depend on its guest, so this works on a KVM that can't boot Linux.
+ * Firecracker in its jail, as sandboxes run it, and without jail and filters. Both run an idle guest: the
+ * permissions of a VMM do not depend on its guest, so this works on a KVM that can't boot Linux.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';

@@ -187,7 +187,7 @@ describe('proxies of the host', () => {
 
   it.each([
     ['answers no tunnel', ''],
-    ['opens tunnels to nobody', 'HTTP/1.1 200 OK\r\n\r\n'],
+    ['opens tunnels without an end', 'HTTP/1.1 200 OK\r\n\r\n'],
   ])('a proxy that %s: each request ends in time, and so does its connection', async (_what, answer) => {
     const connections = new Set<Socket>();
     const silent = createServer((socket) => {

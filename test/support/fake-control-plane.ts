@@ -12,6 +12,7 @@ import type { Duplex } from 'node:stream';
 import type { ChannelStats } from '../../src/base/channel.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
+import { productName } from '../../src/base/package-dir.ts';
 import { parseEgress } from '../../src/host/runtime/network.ts';
 import type { UsageRecord } from '../../src/inference/bridge/bridge.ts';
 import type { Guest } from '../../src/machine/guest/guest.ts';
@@ -209,6 +210,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       bytes: 4096,
       diskOnly,
       current: true,
+      madeBy: productName(),
     };
     this.#snapshots.set(snapshot.id, snapshot);
     return snapshot;

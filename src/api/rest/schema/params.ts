@@ -1,7 +1,8 @@
 /** Paths, queries and headers of requests. */
 import { z } from 'zod';
 import type { Range } from '../../../sandbox/contract/limits.ts';
-import { sandboxId, snapshotReference, status, text, whole } from './fields.ts';
+import { snapshotReference, text, whole } from '../../../sandbox/contract/schema/values.ts';
+import { sandboxId, status } from './fields.ts';
 
 /** Parameters are text: a whole number in decimal digits. */
 const wholeText = (range: Range) =>
