@@ -8,9 +8,10 @@
  *
  * Sandbox ids are never labels: only sums over sandboxes are exported.
  */
+import { availableParallelism } from 'node:os';
 import type { Clock } from '../../base/clock.ts';
 import { ignore, ignoredErrors } from '../../base/ignore.ts';
-import { counter, gauge, gaugeBy, Histogram, MetricRegistry, totalBy } from '../../base/metrics.ts';
+import { counter, gauge, gaugeBy, Histogram, type Metric, MetricRegistry, total, totalBy } from '../../base/metrics.ts';
 import { MIB } from '../../base/units.ts';
 import type { NetworkLease } from '../../egress/net/lease/lease.ts';
 import type { UsageRecord } from '../../inference/bridge/bridge.ts';
@@ -22,7 +23,6 @@ import type { RecentEvents } from '../../sandbox/plane/recent-events.ts';
 import type { StartQueue } from '../../sandbox/start/start-queue.ts';
 import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
 import { anonymousBytes, availableMib, memoryPressure } from '../probes/host-memory.ts';
-import { processMetrics } from './process-metrics.ts';
 import { Totals } from './totals.ts';
 import { channelMetrics, networkMetrics, REFUSED } from './traffic-metrics.ts';
 
@@ -31,6 +31,7 @@ const ASK_MS_MAX = 2000;
 /** Boots in software emulation take seconds, a claim from a pool a millisecond. */
 const START_BOUNDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60] as const;
 
+const MICROSECONDS_PER_SECOND = 1e6;
 const PHASES = ['prepare', 'vmm', 'kernel', 'agent'] as const;
 
 export class HostMetrics {
@@ -337,3 +338,15 @@ function ownBytes({ vm, ramBytes }: Supervisor): number | null {
 
 /** A network lease, as far as it is measured. */
 export type CountedLease = Pick<NetworkLease, 'traffic'>;
+
+/** The standard Prometheus metrics of this process. */
+function processMetrics(): readonly Metric[] {
+  return [
+    gauge('neurovisor_host_cpus', 'Processors available to this process.', availableParallelism),
+    gauge('process_resident_memory_bytes', 'Resident memory of the daemon.', () => process.memoryUsage.rss()),
+    total('process_cpu_seconds_total', 'Processor time of the daemon.', () => {
+      const { user, system } = process.cpuUsage();
+      return (user + system) / MICROSECONDS_PER_SECOND;
+    }),
+  ];
+}
