@@ -33,6 +33,7 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
   'src/base': {
     '.': [],
     text: ['.'],
+    http: ['.'],
     request: ['.', 'text'],
     fairness: ['.'],
     prebuilt: ['.'],
