@@ -217,11 +217,11 @@ describe('proxies of the host', () => {
     const asked: string[] = [];
     const { world: made, proxy } = await behindProxy({
       isPublic: (address) => address === '198.51.100.7',
-      lookup: ((name: string, _options: object, callback: (...results: unknown[]) => void) => {
+      async resolve(name) {
         asked.push(name);
-        if (name === 'unknown.test') callback(new Error('ENOTFOUND'));
-        else callback(null, [{ address: name === 'public.test' ? '198.51.100.7' : '10.0.0.7', family: 4 }]);
-      }) as PackagesOptions['lookup'],
+        if (name === 'unknown.test') throw new Error('ENOTFOUND');
+        return [{ address: name === 'public.test' ? '198.51.100.7' : '10.0.0.7', family: 4 }];
+      },
     });
     const socket = await made.attach(ALL);
     const statuses: Record<string, number> = {};

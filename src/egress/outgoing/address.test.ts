@@ -1,10 +1,10 @@
 import { describe, expect, it } from 'vitest';
-import { decideWebhook } from './webhook.ts';
+import { allowedOf, decideAddress, isPublicAddress } from './address.ts';
 
-const decision = (url: string, address: string, hosts: readonly string[] = [], own?: string[]) =>
-  decideWebhook(new URL(url), address, hosts, own);
+const decision = (url: string, address: string, hosts: readonly string[] = [], own: readonly string[] = []) =>
+  decideAddress(new URL(url), address, hosts, own);
 
-describe('decideWebhook', () => {
+describe('decideAddress', () => {
   it('allows public addresses', () => {
     expect(decision('https://hook.example/x', '93.184.216.34')).toMatchObject({ allowed: true });
     expect(decision('https://hook.example./x', '2606:2800:220:1::1').allowed).toBe(true);
@@ -56,5 +56,43 @@ describe('decideWebhook', () => {
   it('treats the default port as named', () => {
     expect(decision('https://hook.example/', '10.0.0.1', ['hook.example:443']).allowed).toBe(true);
     expect(decision('http://hook.example/', '10.0.0.1', ['hook.example:443']).allowed).toBe(false);
+  });
+});
+
+describe('isPublicAddress', () => {
+  const own = ['127.0.0.1', '8.8.4.4', '2600:1901::5', 'fe80::1'];
+
+  it.each([
+    '8.8.4.4',
+    '::ffff:8.8.4.4',
+    '::ffff:808:404',
+    '64:ff9b::808:404',
+    '2002:808:404::1',
+    '2600:1901::5',
+    '2600:1901:0:0:0:0:0:5',
+    '127.0.0.1',
+    '::ffff:7f00:1',
+    '169.254.169.254',
+    'not an address',
+  ])('refuses %s', (address) => {
+    expect(isPublicAddress(address, own)).toBe(false);
+  });
+
+  it.each(['8.8.8.8', '::ffff:8.8.8.8', '2600:1901::6'])('accepts %s', (address) => {
+    expect(isPublicAddress(address, own)).toBe(true);
+  });
+});
+
+describe('allowedOf', () => {
+  const judge = (address: string) => (address.startsWith('192') ? undefined : `${address} is private`);
+
+  it('keeps the allowed addresses, and throws if there is none', () => {
+    const found = [
+      { address: '10.0.0.1', family: 4 },
+      { address: '192.0.2.1', family: 4 },
+    ];
+    expect(allowedOf(found, judge)).toEqual([found[1]]);
+    expect(() => allowedOf(found.slice(0, 1), judge)).toThrow('10.0.0.1 is private');
+    expect(() => allowedOf([], judge)).toThrow('no address');
   });
 });

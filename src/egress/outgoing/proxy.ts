@@ -1,9 +1,16 @@
 /** Chooses the proxy of a URL. Pure. */
 import { BlockList, isIP } from 'node:net';
-import type { Index } from './index-set.ts';
+
+/** URLs, including user and password where the proxy needs them. */
+export interface Proxies {
+  readonly http?: string | undefined;
+  readonly https?: string | undefined;
+  /** Hosts that are reached directly, as in NO_PROXY. */
+  readonly except: string;
+}
 
 /** URL of the proxy; undefined if there is none. */
-export function proxyFor(url: URL, { proxies }: Index): string | undefined {
+export function proxyFor(url: URL, proxies: Proxies | undefined): string | undefined {
   if (proxies === undefined) return undefined;
   const proxy = url.protocol === 'https:' ? proxies.https : proxies.http;
   const host = url.hostname.replace(/^\[(.*)\]$/, '$1').toLowerCase();
