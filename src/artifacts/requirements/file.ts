@@ -4,7 +4,7 @@
  * Only `-r` and hashes are accepted of pip's options. Others choose indexes or name files, which the host does: its own
  * pip configuration decides where packages come from.
  */
-import { REQUIREMENT_LIMITS } from '../../base/request/requirement-limits.ts';
+import { REQUIREMENT_LIMITS } from '../../base/request/package-policy.ts';
 import { RequirementsError } from './errors.ts';
 
 const DEPTH_MAX = 8;

@@ -5,7 +5,7 @@
  * inside the guest. The line becomes part of a requirements file that pip reads in the guest, so nothing may pass that
  * pip takes for an option.
  */
-import { REQUIREMENT_LIMITS } from '../../base/request/requirement-limits.ts';
+import { REQUIREMENT_LIMITS } from '../../base/request/package-policy.ts';
 import { RequirementsError } from './errors.ts';
 
 const NAME = /^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?/;

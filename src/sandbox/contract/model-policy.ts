@@ -1,9 +1,9 @@
 /** What a sandbox may ask models. */
 import type { BudgetUse } from '../../base/request/model-limits.ts';
-import { type ModelOptions, type ModelPolicy, modelOptions } from './schema/models.ts';
+import { type ModelOptions, type ModelPolicy, modelOptions, NO_MODEL_POLICY } from './schema/models.ts';
 import { parse } from './schema/parse.ts';
 
-export type { ModelOptions, ModelPolicy } from './schema/models.ts';
+export { type ModelOptions, type ModelPolicy, NO_MODEL_POLICY } from './schema/models.ts';
 
 /** What requests have used of a budget. */
 export interface ModelAccount {
@@ -11,17 +11,6 @@ export interface ModelAccount {
   readonly id: string;
   readonly used?: BudgetUse;
 }
-
-export const NO_MODEL_POLICY: ModelPolicy = {
-  defaultModel: null,
-  allow: null,
-  aliases: {},
-  allowHosted: [],
-  allowFields: [],
-  priority: 'normal',
-  budget: {},
-  cache: null,
-};
 
 /**
  * Adds a default model where `models` has none: the upstream's first, or the first allowed one if that is not allowed.

@@ -98,3 +98,14 @@ export const modelPolicy = z
   })
   .meta({ id: 'ModelPolicy' });
 export type ModelPolicy = ReadOnly<z.infer<typeof modelPolicy>>;
+
+export const NO_MODEL_POLICY: ModelPolicy = {
+  defaultModel: null,
+  allow: null,
+  aliases: {},
+  allowHosted: [],
+  allowFields: [],
+  priority: 'normal',
+  budget: {},
+  cache: null,
+};

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import type { ChannelLimits } from '../../../base/channel.ts';
 import type { DiskLimits } from '../../../base/request/disk-limits.ts';
-import { REQUIREMENT_LIMITS } from '../../../base/request/requirement-limits.ts';
+import { REQUIREMENT_LIMITS } from '../../../base/request/package-policy.ts';
 import type { BucketLimit } from '../../../base/token-bucket.ts';
 import { RANGES, type Range, REQUEST_LIMITS } from '../limits.ts';
 import { modelOptions, requestedBudget } from './models.ts';
