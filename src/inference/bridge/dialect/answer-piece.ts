@@ -5,6 +5,9 @@
  *     upstream's answer ─► AnswerGrammar ─► AnswerPiece ─┬─► counter, notes: every choice, whatever it contains
  *                                                        └─► AnswerEvents: one choice, in order and within limits
  *
+ * Beside it: a whole answer of OpenAI's API that passes is counted by its head and tail (`DocumentUsage`), since it may be
+ * any size; `hide-cache-hits.ts`, `cache-hints.ts` and `tape/stable-answer.ts` rewrite some members and keep all others.
+ *
  * Types only.
  */
 import type { JsonObject } from '../json-body.ts';
