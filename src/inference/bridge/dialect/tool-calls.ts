@@ -2,9 +2,10 @@
  * Joins the deltas of tool calls, which servers number, name and cut differently, into one whole call after another.
  * Performs no I/O.
  */
-import { BridgeError } from '../../errors.ts';
-import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
-import type { AnswerEvent } from '../model.ts';
+import { broken } from '../errors.ts';
+import { isJsonObject, parseObject } from '../json-body.ts';
+import type { CallDelta } from './answer-piece.ts';
+import type { AnswerEvent } from './model.ts';
 
 /** Limit per answer; more is `upstream_protocol`. */
 export const TOOL_CALLS_MAX = 1000;
@@ -43,19 +44,15 @@ export class ToolCallReader {
   }
 
   /** @throws BridgeError `upstream_protocol` */
-  read(delta: JsonObject): void {
-    const fn = isJsonObject(delta['function']) ? delta['function'] : {};
-    const index = Number.isSafeInteger(delta['index']) ? Number(delta['index']) : undefined;
-    const id = textOf(delta['id'], ID_CHARACTERS_MAX);
-    const name = textOf(fn['name'], NAME_CHARACTERS_MAX);
+  read({ index, input, ...delta }: CallDelta): void {
+    const id = textOf(delta.id, ID_CHARACTERS_MAX);
+    const name = textOf(delta.name, NAME_CHARACTERS_MAX);
     const call =
       this.#open !== undefined && !isNext(this.#open, { index, id, name }) ? this.#open : this.#begin(index, id, name);
     if (call === undefined) return;
     call.id ??= id;
     call.name ??= name;
-    const { arguments: text } = fn;
-    // Some servers send an object instead of its JSON text.
-    this.#add(call, isJsonObject(text) ? JSON.stringify(text) : typeof text === 'string' ? text : '');
+    this.#add(call, isJsonObject(input) ? JSON.stringify(input) : input);
     this.#send(call);
   }
 
@@ -145,12 +142,7 @@ function isNext(
   return delta.id !== undefined && delta.id !== open.id && isOther;
 }
 
-function textOf(value: unknown, charactersMax: number): string | undefined {
-  if (typeof value !== 'string' || value === '') return undefined;
-  if (value.length > charactersMax) throw broken('a tool call has too long an id or name');
-  return value.toWellFormed();
-}
-
-function broken(why: string): BridgeError {
-  return new BridgeError('upstream_protocol', why);
+function textOf(text: string | undefined, charactersMax: number): string | undefined {
+  if (text !== undefined && text.length > charactersMax) throw broken('a tool call has too long an id or name');
+  return text?.toWellFormed();
 }
