@@ -2,9 +2,9 @@
 import { mkdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { connectDaemon, type RemoteControlPlane } from '../../src/api/client/client.ts';
+import { connectDaemon } from '../../src/api/client/client.ts';
 import { createApiServer } from '../../src/api/rest/server.ts';
-import { HomeAdministration } from '../../src/api/tenants/administration.ts';
+import { type Administration, HomeAdministration } from '../../src/api/tenants/administration.ts';
 import { AuditLog } from '../../src/api/tenants/audit.ts';
 import type { AuditListing } from '../../src/api/tenants/audit-listing.ts';
 import { type AuditRecord, parseRecord } from '../../src/api/tenants/audit-record.ts';
@@ -19,7 +19,7 @@ import { FakeControlPlane } from '../support/fake-control-plane.ts';
 
 const cleanup = new CleanupStack();
 let world: AuditedBridge;
-let client: RemoteControlPlane;
+let administration: Administration;
 let calls: AuditLog;
 
 const ask = async (content: string): Promise<void> => {
@@ -37,18 +37,19 @@ beforeAll(async () => {
   const control = new FakeControlPlane();
   cleanup.push('control', () => control[Symbol.asyncDispose]());
   const [keys, tenants, host] = [new KeyStore(home, systemClock), new TenantStore(home), new HostStore(home)];
-  const administration = new HomeAdministration(home, { keys: () => keys, tenants: () => tenants, host: () => host });
-  const server = await createApiServer({ control, administration, log: silentLog, apiKey: 'k', audit: calls });
+  const own = new HomeAdministration(home, { keys: () => keys, tenants: () => tenants, host: () => host });
+  const server = await createApiServer({ control, administration: own, log: silentLog, apiKey: 'k', audit: calls });
   cleanup.push('server', () => server.close());
   const port = await server.listen({ port: 0 });
-  client = await connectDaemon({ url: `http://127.0.0.1:${port}`, apiKey: 'k' });
+  const client = await connectDaemon({ url: `http://127.0.0.1:${port}`, apiKey: 'k' });
   cleanup.push('client', () => client[Symbol.asyncDispose]());
+  administration = await client.administration();
 });
 afterAll(() => cleanup.run());
 
 const list = async (listing: AuditListing = {}): Promise<AuditRecord[]> => {
   const all: AuditRecord[] = [];
-  for await (const record of client.administration.audit(listing)) all.push(record);
+  for await (const record of administration.audit(listing)) all.push(record);
   return all;
 };
 const numbers = async (listing: AuditListing): Promise<number[]> => (await list(listing)).map(({ seq }) => seq);
@@ -76,20 +77,20 @@ describe('audit logs over REST', () => {
   it('shows contents, and each such reading leaves a record', async () => {
     const records = await list({ content: true });
     expect(records[1]?.content).toMatchObject({ request: { body: { messages: [{ content: 'second question' }] } } });
-    expect(await client.administration.auditedRequest(2)).toMatchObject({
+    expect(await administration.auditedRequest(2)).toMatchObject({
       record: { seq: 2 },
       content: { answer: { choices: [{ text: 'hello' }] } },
       isChanged: false,
     });
     expect(await callsOf('GET /v1/audit')).toMatchObject([{ key: 'daemon', status: 200 }]);
     expect(await callsOf('GET /v1/audit/:seq')).toMatchObject([{ key: 'daemon', target: '2', status: 200 }]);
-    await expect(client.administration.auditedRequest(77)).rejects.toMatchObject({ code: 'not_found' });
+    await expect(administration.auditedRequest(77)).rejects.toMatchObject({ code: 'not_found' });
   });
 
   it('follows new records until the reader leaves', async () => {
     const aborter = new AbortController();
     const seen: number[] = [];
-    for await (const { seq } of client.administration.audit({ after: 1, follow: true, signal: aborter.signal })) {
+    for await (const { seq } of administration.audit({ after: 1, follow: true, signal: aborter.signal })) {
       seen.push(seq);
       if (seq === 2) await ask('third question');
       else aborter.abort();
@@ -99,11 +100,11 @@ describe('audit logs over REST', () => {
 
   it('finds a changed content', async () => {
     await world.records(3);
-    expect(await client.administration.verifyAudit()).toMatchObject({ ok: true, models: { records: 3 } });
+    expect(await administration.verifyAudit()).toMatchObject({ ok: true, models: { records: 3 } });
     const path = join(world.home, 'audit', 'content', 'audit.jsonl');
     await writeFile(path, (await readFile(path, 'utf8')).replace('second question', 'harmless one'));
-    expect(await client.administration.verifyAudit()).toMatchObject({ ok: false, changedContents: [2] });
-    expect(await client.administration.auditedRequest(2)).toMatchObject({ isChanged: true });
+    expect(await administration.verifyAudit()).toMatchObject({ ok: false, changedContents: [2] });
+    expect(await administration.auditedRequest(2)).toMatchObject({ isChanged: true });
   });
 
   it('a log that can’t be read is an error, not an empty list', async () => {
@@ -115,7 +116,7 @@ describe('audit logs over REST', () => {
 });
 
 it('keys, quotas and settings: what one client sets, another reads', async () => {
-  const { administration: home } = client;
+  const home = administration;
   const { key, ...info } = await home.createKey('acme', 'ci');
   expect(key).toMatch(/^e2b_/);
   expect(await home.keys()).toEqual([info]);

@@ -13,7 +13,6 @@ import type { Guest } from '../../machine/guest/guest.ts';
 import type { ControlPlane, Pools, Snapshots, Watch } from '../../sandbox/contract/control.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
 import type { Administration } from '../tenants/administration.ts';
-import { remoteAdministration } from './administration.ts';
 import * as answers from './answers.ts';
 import { Changes } from './changes.ts';
 import { readEvents } from './events.ts';
@@ -61,7 +60,7 @@ export interface RemoteControlPlane extends ControlPlane, AsyncDisposable {
    */
   openSession(): Promise<void>;
   /** Only for the operator: a tenant's key gets SandboxError `forbidden`. */
-  readonly administration: Administration;
+  administration(): Promise<Administration>;
   /** Current load of each VM. */
   loads(): Promise<SandboxLoads>;
   /** Metrics in the Prometheus text format. */
@@ -92,7 +91,12 @@ export function remoteControlPlane(address: DaemonAddress, clock: Clock): Remote
     ...remotePools(requests),
     ...remoteGuests(requests, { clock, trace: address.trace, open }),
     ...remoteWatch(requests, changes),
-    administration: remoteAdministration(requests),
+
+    async administration() {
+      // Loaded only here: few commands need it.
+      const { remoteAdministration } = await import('./administration.ts');
+      return remoteAdministration(requests);
+    },
 
     async openSession() {
       const id = await openSession((signal) => transport.stream('/session', signal, false), leaving.signal);

@@ -24,10 +24,14 @@ On a port, every request needs the API key. Errors have one shape, \`{"error": {
 `.trim();
 
 type SchemaOptions = NonNullable<Parameters<typeof createJsonSchemaTransformObject>[0]['zodToJsonConfig']>;
-/** Answers may grow, so they are open; requests are strict, so they stay closed. */
+/**
+ * Answers may grow, so they are open; requests are strict, so they stay closed. `readOnly` is about TypeScript: in a
+ * document it would mean that requests can't have the field.
+ */
 const JSON_SCHEMA: SchemaOptions = {
   override: ({ zodSchema, jsonSchema }) => {
     const { def } = zodSchema._zod;
+    if (def.type === 'readonly') delete jsonSchema.readOnly;
     if (def.type === 'object' && !('catchall' in def)) delete jsonSchema.additionalProperties;
   },
 };

@@ -36,7 +36,7 @@ const modelUse = z
     traceId: z.string().nullable().optional(),
     /** The first 16 different names of tools that the answer called. */
     tools: z.array(z.string()).readonly().optional(),
-    toolCalls: z.number().int().positive().optional(),
+    toolCalls: z.number().int().min(1).optional(),
     /** The answer came from the cache: no model server had the request, and it used no tokens. */
     cached: z.literal(true).optional(),
     /** The answer came from a cassette: no model server had the request. */
@@ -49,11 +49,11 @@ const modelUse = z
       .optional(),
     /** The record in the log of contents: its number and the SHA-256 of its line. */
     content: z
-      .object({ seq: z.number().int().positive(), sha256: z.string() })
+      .object({ seq: z.number().int().min(1), sha256: z.string() })
       .meta({ id: 'AuditContentReference' })
       .optional(),
     /** Number of refused requests of this sandbox since its last record that were not recorded. */
-    leftOut: z.number().int().positive().optional(),
+    leftOut: z.number().int().min(1).optional(),
   })
   .meta({ id: 'AuditModelUse', description: 'One request to a model; docs/tenants.md explains the fields.' });
 export type ModelUse = z.infer<typeof modelUse>;
@@ -61,7 +61,7 @@ export type ModelUse = z.infer<typeof modelUse>;
 export const auditRecord = z
   .object({
     /** From 1, without a gap, continued across files. */
-    seq: z.number().int().positive(),
+    seq: z.number().int().min(1),
     /** Time of the answer, ISO 8601, UTC. */
     at: z.string(),
     /** `null` for the operator, and for a refused key. */
@@ -79,7 +79,7 @@ export const auditRecord = z
     /** Only in the log of contents: the request and the answer. */
     content: z.record(z.string(), z.unknown()).optional(),
     /** Number of lost records before this one. */
-    lost: z.number().int().positive().optional(),
+    lost: z.number().int().min(1).optional(),
     prev: z.string().regex(/^[0-9a-f]{64}$/),
   })
   .meta({ id: 'AuditRecord', description: 'One control call, or one request to a model.' });

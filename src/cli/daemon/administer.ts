@@ -60,7 +60,7 @@ async function reach({ config }: Cli): Promise<Daemon | null> {
 
 async function ask<T>(daemon: Daemon, work: Work<T>): Promise<T> {
   await using there = daemon;
-  return await work(there.administration, there);
+  return await work(await there.administration(), there);
 }
 
 async function here<T>(home: Home, work: Work<T>): Promise<T> {
