@@ -4,7 +4,8 @@
  */
 import type { AnswerPiece, DeltaPart, UsageReport } from './dialect/answer-piece.ts';
 import { streamPiece, usageReport } from './dialect/openai/answer-grammar.ts';
-import { parseObject } from './json-body.ts';
+import { isText } from './dialect/read-answer-values.ts';
+import { isJsonObject, parseObject } from './json-body.ts';
 import type { AnswerNotes } from './record/answer-notes.ts';
 import { eventData, type SsePiece } from './sse.ts';
 import { estimatedTokens } from './token-estimate.ts';
@@ -94,8 +95,8 @@ export class AnswerCounter {
   }
 
   add({ deltas, usage, error, isEnd }: AnswerPiece): void {
-    // Clients overlook one that is false or empty.
-    if (error) this.#failed = true;
+    // Clients overlook any other.
+    if (isJsonObject(error) || isText(error)) this.#failed = true;
     if (isEnd === true) this.#finished = this.#done = true;
     if (usage !== undefined) this.report(usage);
     for (const delta of deltas) {

@@ -61,10 +61,17 @@ describe('AnswerCounter', () => {
     ['x', true],
     ['', false],
     [false, false],
+    [{}, true],
   ])('an error %j of a stream that passes: %j', (error, failed) => {
     const counter = new AnswerCounter();
     counter.add(openaiGrammar.document({ error }));
     expect(counter.failed).toBe(failed);
+  });
+
+  it.each([{ message: 'x' }, 5, '', null, undefined])('an event of type error with the error %j', (error) => {
+    const counter = new AnswerCounter();
+    counter.add(new MessageGrammar().parsedEvent({ type: 'error', error }));
+    expect(counter.failed).toBe(true);
   });
 
   it('ignores the output count of a message’s first event, which does not include its text', () => {

@@ -41,7 +41,7 @@ export class MessageGrammar implements AnswerGrammar {
 
   parsedEvent(event: JsonObject): AnswerPiece {
     const { type, message, index, content_block: block, delta, error } = event;
-    if (type === 'error' || isJsonObject(error)) return { deltas: [], error: error || {} };
+    if (type === 'error' || isJsonObject(error)) return { deltas: [], error: errorOf(error) };
     switch (type) {
       case 'message_start':
         return this.#piece([], isJsonObject(message) ? message['usage'] : undefined, false);
@@ -58,7 +58,7 @@ export class MessageGrammar implements AnswerGrammar {
 
   document(message: JsonObject): AnswerPiece {
     const { type, content, usage, error } = message;
-    if (type === 'error') return { deltas: [], error: error || {} };
+    if (type === 'error') return { deltas: [], error: errorOf(error) };
     const blocks: readonly unknown[] = Array.isArray(content) ? content : [];
     const deltas = blocks.flatMap((block, index) => (isJsonObject(block) ? [this.#block(index, block)] : []));
     return this.#piece([...deltas, finishOf(message)], usage);
@@ -103,18 +103,21 @@ export class MessageGrammar implements AnswerGrammar {
     return { choice: 0, parts: isTool ? [call] : textual };
   }
 
+  /** What does not belong to the type of the delta is `other`. */
   #parts(index: unknown, delta: JsonObject): readonly DeltaPart[] {
     const { type, text, thinking, partial_json: json } = delta;
-    if (type === 'text_delta') return textIn('text', text);
-    if (type === 'thinking_delta') return textIn('reasoning', thinking);
-    if (type === 'input_json_delta' && this.#tools.has(index)) {
-      const input = isText(json) ? json : '';
-      return [{ type: 'call', index: numberOf(index), id: undefined, name: undefined, input }];
-    }
-    return [text, thinking, json].flatMap((other) => textIn('other', other));
+    const isCall = type === 'input_json_delta' && this.#tools.has(index) && isText(json);
+    return [
+      ...textIn(type === 'text_delta' ? 'text' : 'other', text),
+      ...textIn(type === 'thinking_delta' ? 'reasoning' : 'other', thinking),
+      ...(isCall
+        ? [{ type: 'call' as const, index: numberOf(index), id: undefined, name: undefined, input: json }]
+        : textIn('other', json)),
+    ];
   }
 }
 
+const errorOf = (error: unknown): unknown => (isJsonObject(error) || isText(error) ? error : {});
 const numberOf = (index: unknown): number | undefined => (Number.isSafeInteger(index) ? Number(index) : undefined);
 
 function finishOf({ stop_reason: reason, stop_sequence: sequence }: JsonObject): AnswerDelta {

@@ -79,7 +79,8 @@ function deltaOf(choice: JsonObject): AnswerDelta {
   const delta = choice['delta'] ?? choice['message'];
   return {
     choice: numberOf(index),
-    parts: isJsonObject(delta) ? partsOf(delta) : textIn('text', text),
+    // Clients of chat completions do not read `text`.
+    parts: isJsonObject(delta) ? [...partsOf(delta), ...textIn('other', text)] : textIn('text', text),
     // Any other reason ends the answer as usual.
     ...(isText(finish) ? { finish: FINISHES.get(finish) ?? 'end' } : {}),
     // vLLM; SGLang
