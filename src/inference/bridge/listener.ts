@@ -7,6 +7,7 @@ import type { Duplex } from 'node:stream';
 import { dropInput } from '../../base/drop-input.ts';
 import { errorCode } from '../../base/errors.ts';
 import { closeServer, guestServer, isAnswerable, listenPrivately } from '../../base/http/guest-server.ts';
+import type { Refusal } from '../../base/http/refusal.ts';
 import { dialectOf } from './dialect/dialects.ts';
 import { openaiDialect } from './dialect/openai/openai.ts';
 import { BridgeError } from './errors.ts';
@@ -16,7 +17,6 @@ import { SUSPENDED } from './failure.ts';
 import { checkFraming } from './headers.ts';
 import type { BridgeLimits } from './limits.ts';
 import type { BridgePolicy } from './policy.ts';
-import type { Refusal } from './refusal.ts';
 
 /** Counters since the port was attached, and three gauges. */
 export interface PortStats {

@@ -3,10 +3,10 @@
  * upstream's also has a `translation`.
  */
 import type { Clock } from '../../../base/clock.ts';
+import type { Checked, Refusal } from '../../../base/http/refusal.ts';
 import type { JsonObject } from '../json-body.ts';
 import type { KeptAnswers, KeptItem } from '../kept-answers.ts';
 import type { BridgePolicy, ModelEntry } from '../policy.ts';
-import type { Checked, Refusal } from '../refusal.ts';
 import type { UpstreamApi } from '../upstream/address.ts';
 import type { AnswerPiece } from './answer-piece.ts';
 import type { AnswerContext, AnswerEvent, ConversationRequest } from './model.ts';

@@ -1,10 +1,11 @@
 /** Records requests and their answers for a cassette as they pass. */
+
+import type { Refusal } from '../../../base/http/refusal.ts';
 import { CacheHintMask } from '../cache-hints.ts';
 import { MessageGrammar } from '../dialect/anthropic/answer-grammar.ts';
 import { hideInAnswer, hideInEvent } from '../dialect/anthropic/hide-cache-hits.ts';
 import { isJsonObject, type JsonLimits, type JsonObject, parseJsonBody, parseObject } from '../json-body.ts';
 import { BRIDGE_LIMITS } from '../limits.ts';
-import type { Refusal } from '../refusal.ts';
 import { eventData, SseSplitter } from '../sse.ts';
 import { withoutKey } from '../without-key.ts';
 import {

@@ -1,1 +1,0 @@
-export { accepted, type Checked, type Refusal, refused } from '../../base/http/refusal.ts';
