@@ -1,6 +1,7 @@
 /** The audit logs over REST: our client at a server, with logs that a real bridge has written. */
 import { mkdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { connectDaemon } from '../../src/api/client/client.ts';
 import { createApiServer } from '../../src/api/rest/server.ts';
@@ -25,12 +26,17 @@ let calls: AuditLog;
 const ask = async (content: string): Promise<void> => {
   await world.fixture.call('/v1/chat/completions', { model: 'm1', messages: [{ role: 'user', content }] });
 };
+/** Waits: contents have a log of their own, which may be written later. */
+const contents = async (count: number): Promise<void> => {
+  while ((await world.text('content')).split('\n').length <= count) await sleep(10);
+};
 beforeAll(async () => {
   world = await auditedBridge({ content: 'full', policy: { budget: { requests: 3 } } });
   cleanup.push('world', () => world.close());
   world.upstream.answer(({ body }, response) => sendAnswer(body, response, { text: 'hello' }));
   for (const content of ['first question', 'second question']) await ask(content);
   await world.records(2);
+  await contents(2);
   const { home } = world;
   calls = await AuditLog.open({ homeDir: home, clock: systemClock, log: silentLog });
   cleanup.push('calls', () => calls[Symbol.asyncDispose]());
@@ -100,6 +106,7 @@ describe('audit logs over REST', () => {
 
   it('finds a changed content', async () => {
     await world.records(3);
+    await contents(3);
     expect(await administration.verifyAudit()).toMatchObject({ ok: true, models: { records: 3 } });
     const path = join(world.home, 'audit', 'content', 'audit.jsonl');
     await writeFile(path, (await readFile(path, 'utf8')).replace('second question', 'harmless one'));
