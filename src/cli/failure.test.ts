@@ -14,5 +14,8 @@ it('a failure has its remedy; a fault of ours names version and commit; one of t
   expect(text(Object.assign(new Error('open: no such file'), { code: 'ENOENT' }))).toBe(
     'neurovisor: open: no such file',
   );
+  expect(text(new Error('interrupted'))).toBe('neurovisor: interrupted');
+  const offline = new TypeError('fetch failed', { cause: new Error('no route') });
+  expect(text(offline)).toBe('neurovisor: fetch failed: no route');
   expect(text(new CodedError('x', 'no'))).toBe('neurovisor: no');
 });

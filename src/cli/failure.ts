@@ -19,9 +19,11 @@ export function failureText(error: unknown): string {
   return `${head}\n${styleText('yellow', 'fix:')} ${plainLines(remedy)}`;
 }
 
-/** An error without a code, also of the operating system, is a fault of this program. */
+const FAULTS = [TypeError, RangeError, ReferenceError];
+
+/** Whether the error is a fault of this program. `fetch` throws a TypeError with a cause if the network fails. */
 function isOurs(error: unknown): boolean {
-  return error instanceof Error && error.name !== 'AbortError' && !('code' in error);
+  return FAULTS.some((kind) => error instanceof kind) && !('code' in (error as Error)) && !(error as Error).cause;
 }
 
 const report = (): string => `this is a fault of NeuroVisor ${productName()}; please report it`;
