@@ -22,6 +22,7 @@ import type { Log } from '../../base/log.ts';
 import { MetricRegistry, single } from '../../base/metrics.ts';
 import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
+import { SandboxError } from '../../sandbox/contract/errors.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
 import type { Administration } from '../tenants/administration.ts';
 import type { AuditSink } from '../tenants/audit.ts';
@@ -407,6 +408,7 @@ function asCoded(error: FastifyError): unknown {
   if (error instanceof CodedError) return error;
   const fault = requestFault(error, 'with part');
   if (fault === null) return error;
+  if (fault.isContent) return new SandboxError('spec_invalid', fault.message);
   const code = CODES[fault.status] ?? 'request_invalid';
   return new ApiError(code, fault.message);
 }

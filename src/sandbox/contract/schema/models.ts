@@ -8,7 +8,7 @@ import {
 } from '../../../base/request/model-limits.ts';
 import { FIELD_PATH, FIELD_PATH_CHARACTERS_MAX } from '../../../base/text/field-path.ts';
 import { RANGES, REQUEST_LIMITS } from '../limits.ts';
-import { list, notA, type ReadOnly, text, whole } from './values.ts';
+import { CONTENT, list, notA, type ReadOnly, text, whole } from './values.ts';
 
 const modelPriority = z.enum(MODEL_PRIORITIES).meta({ id: 'ModelPriority' });
 export const modelBudget = z
@@ -45,12 +45,12 @@ const modelCache = z
 
 const modelName = text(REQUEST_LIMITS.modelNameCharactersMax).refine(
   (name) => name.length > 0 && !/\p{Cc}/u.test(name),
-  { error: `a model name has 1 to ${REQUEST_LIMITS.modelNameCharactersMax} printable characters` },
+  { error: `a model name has 1 to ${REQUEST_LIMITS.modelNameCharactersMax} printable characters`, params: CONTENT },
 );
 /** A budget of a request: beyond the shape, that a window limits something. */
 export const requestedBudget = modelBudget.refine(
   ({ windowMs, tokensPerMinute: _rate, ...limits }) => windowMs === undefined || Object.keys(limits).length > 0,
-  { error: 'a window needs a limit of tokens, requests or cost' },
+  { error: 'a window needs a limit of tokens, requests or cost', params: CONTENT },
 );
 export const modelOptions = z
   .strictObject({

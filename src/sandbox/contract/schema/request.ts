@@ -8,7 +8,18 @@ import { RANGES, type Range, REQUEST_LIMITS } from '../limits.ts';
 import { modelOptions, requestedBudget } from './models.ts';
 import { networkOptions, requestHeaders, secrets } from './network.ts';
 import { packageOptions, packagesAge } from './packages.ts';
-import { amount, list, metadata, notA, type ReadOnly, snapshotReference, templateName, text, whole } from './values.ts';
+import {
+  amount,
+  CONTENT,
+  list,
+  metadata,
+  notA,
+  type ReadOnly,
+  snapshotReference,
+  templateName,
+  text,
+  whole,
+} from './values.ts';
 
 /** Fractions are allowed, since the rate of a bucket is a quotient. */
 const bucket = (id: string, { min, max }: Range, what: string) =>
@@ -54,6 +65,7 @@ const size = {
   warm: list(
     text(REQUEST_LIMITS.warmModuleCharactersMax).refine((name) => MODULE_NAME.test(name), {
       error: notA('a module name'),
+      params: CONTENT,
     }),
     REQUEST_LIMITS.warmModulesMax,
   )

@@ -14,6 +14,9 @@ export type ReadOnly<T> = T extends readonly (infer Item)[]
     ? { readonly [Key in keyof T]: ReadOnly<T[Key]> }
     : T;
 
+/** `params` of a check that JSON Schema can't express: its fault is `spec_invalid`, not one of the request's form. */
+export const CONTENT = { isContent: true } as const;
+
 /** Limits characters as JSON Schema counts them: a character beyond the BMP is one, not two. */
 export const text = (charactersMax: number) =>
   z
