@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import type { WindowedBudget } from '../../base/request/model-limits.ts';
 import { RANGES } from '../../sandbox/contract/limits.ts';
+import { windowedBudget } from '../../sandbox/contract/schema/models.ts';
 import { JsonFiles } from './files.ts';
 import { checkTenantName } from './keys.ts';
 import { TENANT_NAME } from './limits.ts';
@@ -27,15 +28,6 @@ const quotas = z.object({
 /** `null` for unlimited. */
 export type Quotas = z.infer<typeof quotas>;
 
-const whole = ({ min, max }: { readonly min: number; readonly max: number }) => z.int().min(min).max(max);
-const modelBudget: z.ZodType<WindowedBudget> = z.strictObject({
-  inputTokens: whole(RANGES.modelBudget).exactOptional(),
-  outputTokens: whole(RANGES.modelBudget).exactOptional(),
-  requests: whole(RANGES.modelBudget).exactOptional(),
-  costNanoDollars: whole(RANGES.modelCostNanoDollars).exactOptional(),
-  windowMs: whole(RANGES.modelWindowMs),
-});
-
 const tenantFile = z
   .object({
     name: z.string().regex(TENANT_NAME),
@@ -44,7 +36,7 @@ const tenantFile = z
     /** Models that other hosts may serve for it, by the operator's keys; `all` for every one. */
     allowHosted: z.array(z.string()).readonly().default([]),
     /** Limit of its sandboxes' model use together, beside their own budgets. `null` for unlimited. */
-    modelBudget: modelBudget.nullable().optional(),
+    modelBudget: windowedBudget.nullable().optional(),
   })
   .transform(({ quotas: { tokensPerDay, ...own }, modelBudget: budget, ...info }) => ({
     ...info,
@@ -73,7 +65,7 @@ const SETTINGS = 'settings';
 const hostFile = z.object({
   name: z.literal(SETTINGS),
   /** Limit of all sandboxes' model use together. `null` for unlimited. */
-  modelBudget: modelBudget.nullable(),
+  modelBudget: windowedBudget.nullable(),
 });
 type HostFile = z.infer<typeof hostFile>;
 export type HostSettings = Omit<HostFile, 'name'>;

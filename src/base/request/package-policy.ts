@@ -29,10 +29,6 @@ export function isPackageRule(text: string): boolean {
   return text.length <= PACKAGE_LIMITS.ruleCharactersMax && PACKAGE_RULE.test(text);
 }
 
-export function isLockEntry(text: string): boolean {
-  return text.length <= PACKAGE_LIMITS.lockCharactersMax && LOCK_ENTRY.test(text);
-}
-
 export const PACKAGE_LIMITS = {
   rulesMax: 1_000,
   ruleCharactersMax: 256,

@@ -28,7 +28,7 @@ export function answerOf(
   { statusCode, headers, body }: Dispatcher.ResponseData,
   toError: (error: unknown) => unknown,
 ): Answer {
-  body.on('error', (error) => ignore(error, 'the reader of the body gets it; without one, nobody needs it'));
+  body.on('error', (error) => ignore(error, 'the reader of the body, if there is one, gets it'));
   const header = (name: string): string | undefined => [headers[name]].flat()[0];
   async function* bytes(bytesMax: number): AsyncIterable<Buffer> {
     const isPacked = header('content-encoding') === 'gzip';

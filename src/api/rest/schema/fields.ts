@@ -8,7 +8,7 @@
 import { z } from 'zod';
 import type { SharedBudget } from '../../../base/request/model-limits.ts';
 import type { ModelUseInfo } from '../../../sandbox/contract/control.ts';
-import { modelBudget } from '../../../sandbox/contract/schema/models.ts';
+import { windowedBudget } from '../../../sandbox/contract/schema/models.ts';
 
 export const count = z.number().int().nonnegative();
 export const ms = z.number();
@@ -27,11 +27,6 @@ export const pausedTo = z.enum(['memory', 'disk', 'disk-only']).meta({ id: 'Paus
 export const pauseReason = z
   .enum(['timeout', 'idle', 'host-memory'])
   .meta({ id: 'PauseReason', description: '`host-memory`: the memory of the host was short.' });
-/** A budget that sandboxes share. */
-export const windowedBudget = modelBudget
-  .omit({ tokensPerMinute: true })
-  .required({ windowMs: true })
-  .meta({ id: 'WindowedModelBudget', description: 'Limits per window.' });
 const budgetUse = z
   .object({
     inputTokens: count,

@@ -27,6 +27,11 @@ export const modelBudget = z
     tokensPerMinute: whole(RANGES.modelBudget).exactOptional().describe('Rate of prompts and answers together.'),
   } satisfies Record<keyof ModelBudget, z.ZodType>)
   .meta({ id: 'ModelBudget', description: 'Limits for its requests to models.' });
+/** A budget that sandboxes share. */
+export const windowedBudget = modelBudget
+  .omit({ tokensPerMinute: true })
+  .required({ windowMs: true })
+  .meta({ id: 'WindowedModelBudget', description: 'Limits per window.' });
 const modelCache = z
   .strictObject({
     ttlMs: whole(RANGES.modelCacheTtlMs).describe('Age of an answer, at most.'),

@@ -3,7 +3,7 @@ import { SandboxError } from '../errors.ts';
 import type { ReadOnly } from './values.ts';
 
 /**
- * Checks a value of a library's caller, who may be JavaScript. A field that is `undefined` is omitted.
+ * Checks a value of a library's caller, which may be JavaScript. A field that is `undefined` is omitted.
  * @param field the value's path in the request; empty for the request itself
  * @throws SandboxError `spec_invalid`, which names the field and never has a value of a secret
  */
