@@ -1,7 +1,9 @@
 /** A network card at the other end of a TAP, in the namespace of this process (I/O). */
+import { Worker } from 'node:worker_threads';
+import { modulePath } from '../src/base/module-path.ts';
 import { Links } from '../src/egress/net/link/links.ts';
 import { createTap } from '../src/sys/tun.ts';
-import { startCable } from './cable.ts';
+import type { CableEnds } from './cable-worker.ts';
 
 export const CABLE_FD = 3;
 
@@ -33,4 +35,15 @@ export function plugCard({ mac, address, prefixLength, gateway, also = [] }: Car
   }
   startCable({ a: CABLE_FD, b: fd });
   return links;
+}
+
+/** Joins two TAPs by copying frames between them in a thread. The caller owns both descriptors and keeps them open until the cable's disposal. */
+function startCable(ends: CableEnds): AsyncDisposable {
+  const worker = new Worker(modulePath('./cable-worker.ts', import.meta.url), { workerData: ends });
+  worker.unref();
+  return {
+    [Symbol.asyncDispose]: async () => {
+      await worker.terminate();
+    },
+  };
 }

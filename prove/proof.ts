@@ -18,6 +18,9 @@ export interface Proof {
   readonly tried: readonly Tried[];
 }
 
+/** A try that must be answered. */
+export type Control = readonly [what: string, attempt: () => Promise<CallOutcome>];
+
 export interface Forbidden {
   readonly what: string;
   readonly attempt: () => Promise<CallOutcome>;
@@ -60,12 +63,9 @@ export class Tries extends Notes {
   }
 
   /** Positive controls, without which "nothing arrived" would prove nothing. */
-  async allowed(
-    tries: readonly { readonly what: string; readonly attempt: () => Promise<CallOutcome> }[],
-    content: string,
-  ): Promise<void> {
-    const outcomes = await Promise.all(tries.map(({ attempt }) => answered(attempt)));
-    for (const [index, { what }] of tries.entries()) {
+  async allowed(content: string, ...tries: readonly Control[]): Promise<void> {
+    const outcomes = await Promise.all(tries.map(([, attempt]) => answered(attempt)));
+    for (const [index, [what]] of tries.entries()) {
       const { outcome = 'nothing', text = '' } = outcomes[index] ?? {};
       const ok = outcome === 'answer' && text.includes(content);
       this.note(what, `"${content}"`, ok ? `"${content}"` : summary(outcome, text), ok);

@@ -18,7 +18,7 @@ const WINGS: Record<string, readonly string[]> = {
   sandbox: ['base', 'sys', ...MECHANISM_TYPES],
   artifacts: ['base', 'sys', 'type:machine', 'type:sandbox'],
   // The client speaks the guest protocol through REST.
-  api: ['base', 'sandbox', 'machine/guest', 'artifacts/requirements', ...MECHANISM_TYPES],
+  api: ['base', 'sandbox', 'machine/guest', ...MECHANISM_TYPES],
   host: ['base', 'sys', 'machine', 'egress', 'inference', 'artifacts', 'sandbox', 'api'],
   cli: ['base', 'host', 'api', 'artifacts', 'sandbox', 'index', ...MECHANISM_TYPES],
   index: ['base', 'cli/library', 'sandbox', 'artifacts/transfer', ...MECHANISM_TYPES],
@@ -33,6 +33,7 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
   'src/base': {
     '.': [],
     text: ['.'],
+    http: ['.'],
     request: ['.', 'text'],
     fairness: ['.'],
     prebuilt: ['.'],
@@ -44,7 +45,7 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
   'src/machine/jail': { '.': [], seccomp: ['.'] },
   // The drivers never import one another.
   'src/machine/vmm': { '.': [], qemu: ['.'], firecracker: ['.'], fake: ['.'], accelerator: ['.', 'qemu'] },
-  'src/egress': { '.': [], net: [], packages: [], 'webhook.ts': ['net'] },
+  'src/egress': { '.': [], net: [], outgoing: ['net'], packages: ['outgoing'], 'webhook.ts': ['outgoing'] },
   'src/egress/packages': {
     '.': [],
     protocol: ['.'],
@@ -86,7 +87,7 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
     start: ['contract', 'memory', 'vm'],
     plane: ['contract', 'memory', 'vm', 'start', 'store'],
   },
-  'src/api': { tenants: [], rest: ['tenants'], e2b: ['rest', 'tenants'], client: ['rest'] },
+  'src/api': { tenants: [], rest: ['tenants'], e2b: ['rest', 'tenants'], client: ['rest', 'tenants'] },
   'src/api/e2b': {
     '.': [],
     events: ['.'],
@@ -164,6 +165,20 @@ const OTHER_LINES_MAX = 600;
 /** Without tests. A larger folder gets rooms. */
 const FOLDER_FILES_MAX = 30;
 
+/** Files with HTTP clients of their own. None gets a URL from a guest, a caller or another server. */
+const OWN_CLIENTS = [
+  // Ports of sandboxes, over streams of the control plane.
+  'src/api/e2b/traffic/proxy.ts',
+  // Endpoints that a person sets: traces; files whose digests are pinned.
+  'src/artifacts/image/pinned-source.ts',
+  'src/base/trace/exporter.ts',
+  // Model servers that a person sets, byte for byte.
+  'src/inference/bridge/upstream/client.ts',
+  // Sockets of processes that the host started.
+  'src/inference/engine/health.ts',
+  'src/machine/vmm/firecracker/api-client.ts',
+];
+
 interface Source {
   readonly path: string;
   readonly text: string;
@@ -178,6 +193,14 @@ function sources(pattern: string): Source[] {
     .split('\n')
     .filter((path) => path !== '' && !path.startsWith('test/fixtures/'))
     .map((path) => ({ path, text: readFileSync(join(root, path), 'utf8') }));
+}
+
+/** True if the file loads a client of HTTP or a resolver, or calls the global `fetch`. */
+function sendsRequests({ text }: Source): boolean {
+  const client = /import\s*\{[^}]*\b(?<!type )(request|get|Agent)\b[^}]*\}\s*from 'node:https?'/;
+  const loads = /(from|import\()\s*'(node:dns|undici|node:http2)/;
+  const types = /import type [^;]* from 'undici';/g;
+  return client.test(text) || loads.test(text.replace(types, '')) || /(await|return|=) fetch\(/.test(text);
 }
 
 /** `src/machine/vsock/muxer.ts` → `machine`, `src/index.ts` → `index`, `prove/world.ts` → `prove`. */
@@ -488,8 +511,18 @@ describe('tidy', () => {
     expect(Object.keys(devDependencies ?? {}).filter((name) => imported.has(name))).toEqual([]);
   });
 
+  it('outgoing: only src/egress/outgoing resolves names and opens connections for guests and callers', () => {
+    const product = src.filter(({ path }) => !isTest(path) && path.startsWith('src/'));
+    const others = product.filter(({ path }) => !path.startsWith('src/egress/outgoing/'));
+    expect(others.filter(sendsRequests).map(({ path }) => path)).toEqual(OWN_CLIENTS);
+  });
+
   it('canaries: each rule fires on a bad example', () => {
     const bad = (path: string, text: string): Source => ({ path, text });
+    expect(sendsRequests(bad('src/host/x.ts', "import { get, type Agent } from 'node:https';"))).toBe(true);
+    expect(sendsRequests(bad('src/host/x.ts', "import { resolve4 } from 'node:dns/promises';"))).toBe(true);
+    expect(sendsRequests(bad('src/host/x.ts', "const { request } = await import('undici');"))).toBe(true);
+    expect(sendsRequests(bad('src/host/x.ts', "import { createServer, type Agent } from 'node:http';"))).toBe(false);
     expect(
       wingViolations(bad('src/machine/vsock/x.ts', "import { a } from '../../egress/net/http/head.ts';")),
     ).toHaveLength(1);

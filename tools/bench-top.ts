@@ -7,7 +7,7 @@ import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { connectDaemon } from '../src/api/client/client.ts';
 import { daemonSocket, resolveHome } from '../src/base/home.ts';
-import { Counter, Histogram } from '../src/base/metrics.ts';
+import { counter, Histogram } from '../src/base/metrics.ts';
 import { median } from '../src/base/statistics.ts';
 import { MIB } from '../src/base/units.ts';
 import { scrape } from '../src/cli/commands/top.ts';
@@ -26,7 +26,7 @@ const cpuMs = (): number => {
 
 async function serve(sandboxes: number): Promise<void> {
   const daemon = await startFakeDaemon();
-  const tokens = new Counter({ name: 'neurovisor_tokens_generated_total', help: 'x', unit: null, labels: ['model'] });
+  const tokens = counter('neurovisor_tokens_generated_total', 'x', ['model']);
   const ready = new Histogram({
     name: 'neurovisor_vm_acquire_seconds',
     help: 'x',

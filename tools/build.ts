@@ -7,8 +7,9 @@
  *     everything else there (C, Python) ── copied
  */
 import { spawnSync } from 'node:child_process';
-import { cpSync, existsSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, rmSync, writeFileSync } from 'node:fs';
 import { extname, join } from 'node:path';
+import { COMMIT_FILE, productOf } from '../src/base/package-dir.ts';
 
 const root = join(import.meta.dirname, '..');
 const dist = join(root, 'dist');
@@ -22,6 +23,7 @@ rmSync(dist, { recursive: true, force: true });
 const args = [tsc, '-p', join(root, 'tsconfig.build.json')];
 const { status } = spawnSync(process.execPath, args, { stdio: 'inherit' });
 if (status !== 0) process.exit(1);
+writeFileSync(join(root, COMMIT_FILE), `${productOf(root).commit ?? ''}\n`);
 for (const folder of ['src', 'prove', 'bench'])
   cpSync(join(root, folder), join(dist, folder), {
     recursive: true,

@@ -11,9 +11,11 @@ import { addTemplateRoutes } from '../src/api/e2b/templates/routes.ts';
 import type { Templates } from '../src/api/e2b/templates/templates.ts';
 import { accessTokens } from '../src/api/e2b/tokens.ts';
 import { createApiServer } from '../src/api/rest/server.ts';
+import type { Administration } from '../src/api/tenants/administration.ts';
 import { operatorOnly } from '../src/api/tenants/callers.ts';
 import { systemClock } from '../src/base/clock.ts';
 import { silentLog } from '../src/base/log.ts';
+import type { HomeContents } from '../src/sandbox/contract/contents.ts';
 import type { ControlPlane } from '../src/sandbox/contract/control.ts';
 
 export const OPENAPI_FILE = join(import.meta.dirname, '../spec/openapi.json');
@@ -22,7 +24,8 @@ export const E2B_OPENAPI_FILE = join(import.meta.dirname, '../spec/e2b-openapi.j
 export async function openapiDocument(): Promise<unknown> {
   // No route is called, so nothing is asked of it.
   const control = {} as ControlPlane;
-  await using server = await createApiServer({ control, log: silentLog });
+  const [administration, contents] = [{} as Administration, {} as HomeContents];
+  await using server = await createApiServer({ control, administration, contents, log: silentLog });
   return server.app.swagger();
 }
 

@@ -1,18 +1,21 @@
 import { expect, it } from 'vitest';
 import { platformsPage, wholeOf } from './platforms.ts';
 
-it('platformsPage: a table for each suite, with the programs of the host', () => {
+it('platformsPage: suites with the same cases share a table; others have their own, below the programs of the host', () => {
   const page = platformsPage({
     date: '2026-11-28T06:00:00.000Z',
     versions: 'Debian\nFirecracker v1.16.1\n',
     results: [
       { suite: 'Firecracker', title: 'boots', passed: true },
       { suite: 'QEMU', title: 'boots', passed: false },
+      { suite: 'hosts', title: 'a user', passed: true },
     ],
   });
   expect(page).toContain('## KVM in an emulated host, 2026-11-28\n\n- Debian\n- Firecracker v1.16.1\n');
-  expect(page).toContain('### Firecracker\n\n| case | result |\n|---|---|\n| boots | passed |\n');
-  expect(page).toContain('### QEMU\n\n| case | result |\n|---|---|\n| boots | **failed** |\n');
+  expect(page).toContain(
+    '### Firecracker, QEMU\n\n| case | Firecracker | QEMU |\n|---|---|---|\n| boots | passed | **failed** |\n',
+  );
+  expect(page).toContain('### hosts\n\n| case | hosts |\n|---|---|\n| a user | passed |\n');
 });
 
 const record = (date: string, suites: readonly string[]) => ({

@@ -22,17 +22,26 @@ What was run on which platform, with which VMM. The tables of the emulated host 
 | a GPU | | | **not run yet**; everything up to loading the library is tested |
 `;
 
-/** Pure. */
+/** Suites with the same cases share a table. Pure. */
 export function platformsPage({ date, versions, results }: NestedRecord): string {
   const suites = [...new Set(results.map(({ suite }) => suite))];
   const programs = versions.trim().split('\n');
-  const tables = suites.map((suite) => {
-    const rows = results.filter((result) => result.suite === suite);
-    const lines = rows.map(({ title, passed }) => `| ${title} | ${passed ? 'passed' : '**failed**'} |`);
-    return [`### ${suite}`, '', '| case | result |', '|---|---|', ...lines, ''].join('\n');
+  const rowsOf = (suite: string): NestedRecord['results'] => results.filter((result) => result.suite === suite);
+  const sameCases = Map.groupBy(suites, (suite) => JSON.stringify(rowsOf(suite).map(({ title }) => title)));
+  const tables = [...sameCases.values()].map((group) => {
+    const columns = group.map((suite) => rowsOf(suite).map(({ passed }) => (passed ? 'passed' : '**failed**')));
+    const lines = rowsOf(group[0] ?? '').map(({ title }, row) =>
+      cells([title, ...columns.map((column) => column[row] ?? '')]),
+    );
+    const header = [cells(['case', ...group]), `|${'---|'.repeat(group.length + 1)}`];
+    return [`### ${group.join(', ')}`, '', ...header, ...lines, ''].join('\n');
   });
   const head = `\n## KVM in an emulated host, ${date.slice(0, 10)}\n\n${programs.map((line) => `- ${line}`).join('\n')}\n`;
   return [HEAD, head, ...tables].join('\n').replaceAll('\n\n\n', '\n\n');
+}
+
+function cells(texts: readonly string[]): string {
+  return `| ${texts.join(' | ')} |`;
 }
 
 /** The groups of a whole run; a filtered run must not be published as one. */

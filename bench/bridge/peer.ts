@@ -2,8 +2,8 @@
  * One end of the benchmark of the bridge's overhead, in its own process, so that no two share an event loop. Ends with its
  * stdin.
  *
- *     upstream SOCKET        a model server that puts the send time into each chunk; `tcp` in place of the socket: a port
- *                            of loopback, which it prints
+ *     upstream SOCKET        a model server that puts the send time into each chunk; `tcp` in place of the socket: any
+ *                            port on loopback, which it prints
  *     bridge SOCKET SERVER   the bridge, in front of a server at a socket or at a port of loopback
  */
 import { createServer, type ServerResponse } from 'node:http';

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { describeError, errorCode } from '../../src/base/errors.ts';
 import { MIB } from '../../src/base/units.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { rowsOf } from '../compare.ts';
 import { findProgram } from '../program.ts';
 import { MIB_PER_ROUND } from './guest-traffic.ts';
 import { compareVsock, measureVsock, VsockBench, type VsockSamples } from './vsock.ts';
@@ -49,13 +50,9 @@ export const copiedChannelBenchmark: Benchmark = {
     const both = await compareVsock({ ...vmOptions(context), rounds }, backends);
     const baseline = { name: 'mapped', samples: both.baseline };
     const note = `processor time of the device's thread for ${MIB_PER_ROUND} MiB`;
-    const cpu = (['g2h', 'h2g'] as const).map(
-      (way): Measurement => ({
-        name: `vsock.copied.${way}-cpu`,
-        unit: 'ms',
-        accelerator: acceleratorOf(context),
-        samples: both.ours[`${way}CpuMs`],
-        baseline: { name: baseline.name, samples: both.baseline[`${way}CpuMs`] },
+    const row = rowsOf('ms', acceleratorOf(context));
+    const cpu = (['g2hCpuMs', 'h2gCpuMs'] as const).map((figure) =>
+      row(`vsock.copied.${figure.slice(0, 3)}-cpu`, both.ours[figure], [baseline.name, both.baseline[figure]], {
         note,
       }),
     );
@@ -103,18 +100,10 @@ function measurements(
   theirs: { readonly name: string; readonly samples: VsockSamples } | null,
   note?: string,
 ): Measurement[] {
-  const one = (
-    name: string,
-    unit: Measurement['unit'],
-    pick: (samples: VsockSamples) => readonly number[],
-  ): Measurement => ({
-    name,
-    unit,
-    accelerator: acceleratorOf(context),
-    samples: pick(ours),
-    baseline: theirs === null ? null : { name: theirs.name, samples: pick(theirs.samples) },
-    ...(note === undefined ? {} : { note }),
-  });
+  const one = (name: string, unit: Measurement['unit'], pick: (samples: VsockSamples) => readonly number[]) => {
+    const baseline = theirs === null ? null : ([theirs.name, pick(theirs.samples)] as const);
+    return rowsOf(unit, acceleratorOf(context))(name, pick(ours), baseline, { note });
+  };
   return [
     one(`${prefix}.rtt`, 'µs', (samples) => samples.rttUs),
     one(`${prefix}.g2h`, 'MB/s', (samples) => samples.g2hMbPerS),

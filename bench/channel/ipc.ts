@@ -4,6 +4,7 @@ import { promisify } from 'node:util';
 import { modulePath } from '../../src/base/module-path.ts';
 import { MIB } from '../../src/base/units.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { rowsOf } from '../compare.ts';
 import type { TrafficSamples } from './guest-traffic.ts';
 import type { IpcSamples } from './ipc-peer.ts';
 
@@ -30,15 +31,10 @@ export const ipcBenchmark: Benchmark = {
       maxBuffer: OUTPUT_BYTES_MAX,
     });
     const samples = JSON.parse(stdout) as IpcSamples;
-    return FIGURES.map(
-      ({ name, unit, pick }): Measurement => ({
-        name: `ipc.${name}`,
-        unit,
-        accelerator: acceleratorOf(context),
-        samples: pick(samples.vsock),
-        baseline: { name: 'TCP over a TAP, no packet filter', samples: pick(samples.tcp) },
-      }),
-    );
+    return FIGURES.map(({ name, unit, pick }) => {
+      const baseline = ['TCP over a TAP, no packet filter', pick(samples.tcp)] as const;
+      return rowsOf(unit, acceleratorOf(context))(`ipc.${name}`, pick(samples.vsock), baseline);
+    });
   },
 };
 

@@ -16,6 +16,7 @@ import { percentile } from '../../src/base/statistics.ts';
 import { MIB } from '../../src/base/units.ts';
 import { RelayHost } from '../../src/machine/vmm/firecracker/channel/relay-host.ts';
 import type { Benchmark, Measurement } from '../benchmark.ts';
+import { rowsOf } from '../compare.ts';
 
 const PORT = 2000;
 /** Time until connections are open and code is compiled. */
@@ -53,17 +54,8 @@ export const relayBenchmark: Benchmark = {
       }
     }
     const [own, base] = [ways.thread.samples, ways.main.samples];
-    const figure = (
-      name: string,
-      unit: Measurement['unit'],
-      pick: (samples: RoundSamples) => readonly number[],
-    ): Measurement => ({
-      name,
-      unit,
-      accelerator: 'none',
-      samples: pick(own),
-      baseline: { name: 'Node streams on the main thread', samples: pick(base) },
-    });
+    const figure = (name: string, unit: Measurement['unit'], pick: (samples: RoundSamples) => readonly number[]) =>
+      rowsOf(unit, 'none')(name, pick(own), ['Node streams on the main thread', pick(base)]);
     return [
       figure('relay.delay', 'ms', (samples) => samples.delaysMs),
       figure('relay.delay99', 'ms', (samples) => samples.p99Ms),

@@ -8,7 +8,8 @@ import { sleep } from '../../src/base/clock.ts';
 import { MIB } from '../../src/base/units.ts';
 import { isGuestRam, mappedMemory } from '../../src/host/probes/host-memory.ts';
 import type { ControlPlane } from '../../src/sandbox/contract/control.ts';
-import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import type { BenchContext, Benchmark } from '../benchmark.ts';
+import { compare, rowsOf } from '../compare.ts';
 import { openBenchControl } from '../control.ts';
 import { type E2bSandbox, openE2bClient } from './client.ts';
 
@@ -17,18 +18,18 @@ const TEMPLATE = 'agent';
 const SANDBOXES = 16;
 const SETTLE_MS = 2000;
 
-interface Memory {
+type Memory = {
   /** Objects and buffers after garbage collection. */
   readonly heapMib: number;
   /** Private pages of the process, without guests' RAM. */
   readonly privateMib: number;
-}
+};
 
 export const e2bMemoryBenchmark: Benchmark = {
   names: ['e2b.memory.heap', 'e2b.memory.private'],
   summary: `memory of the daemon per idle sandbox (of ${SANDBOXES}) that E2B's client has created and used once`,
   async measure(context) {
-    const { rounds, signal, say, runtime } = context;
+    const { signal, runtime } = context;
     await using opened = await openBenchControl(context);
     const { control } = opened;
     await using client = await openE2bClient(control, context);
@@ -46,31 +47,17 @@ export const e2bMemoryBenchmark: Benchmark = {
       await process.exit;
       return { id };
     };
-    const own: Memory[] = [];
-    const base: Memory[] = [];
-    // The first round loads and compiles the code; it is not counted.
-    for (let round = 0; round <= rounds; round += 1) {
-      say(`memory of the daemon, ${round} of ${rounds}`);
-      const both = [
-        [throughE2b, own],
-        [alone, base],
-      ] as const;
-      for (const [create, into] of both) {
-        const grown = await growth(context, control, create);
-        if (round > 0) into.push(grown);
-      }
-    }
-    const row = (name: string, of: (memory: Memory) => number, note: string): Measurement => ({
-      name: `e2b.memory.${name}`,
-      unit: 'MiB',
-      accelerator: runtime.driver.accelerator,
-      samples: own.map(of),
-      baseline: { name: 'the control plane without HTTP', samples: base.map(of) },
-      note,
+    // The first round loads and compiles the code.
+    const { own, base } = await compare(context, 'memory of the daemon,', {
+      own: () => growth(context, control, throughE2b),
+      base: () => growth(context, control, alone),
     });
+    const make = rowsOf('MiB', runtime.driver.accelerator);
+    const row = (name: string, figure: keyof Memory, note: string) =>
+      make(`e2b.memory.${name}`, own(figure), ['the control plane without HTTP', base(figure)], { note });
     return [
-      row('heap', ({ heapMib }) => heapMib, 'JavaScript heap and buffers after garbage collection'),
-      row('private', ({ privateMib }) => privateMib, "all private pages, without guests' RAM; allocators keep gaps"),
+      row('heap', 'heapMib', 'JavaScript heap and buffers after garbage collection'),
+      row('private', 'privateMib', "all private pages, without guests' RAM; allocators keep gaps"),
     ];
   },
 };

@@ -8,6 +8,7 @@ import type { ControlPlane } from '../../src/sandbox/contract/control.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { waitForCalm } from '../calm.ts';
+import { compare, rowsOf } from '../compare.ts';
 import { openBenchControl } from '../control.ts';
 import { type E2bClient, type E2bSandbox, openE2bClient } from './client.ts';
 
@@ -77,95 +78,77 @@ async function createAtOnce(
     );
     await Promise.all(ids.map((id) => control.remove(id)));
   }
-  return {
-    name: `e2b.create/${count}`,
-    unit: 'ms',
-    accelerator: runtime.driver.accelerator,
-    samples,
-    baseline: { name: 'the control plane, the same', samples: own },
-    ...attempts.failures(),
-  };
+  const row = rowsOf('ms', runtime.driver.accelerator);
+  return row(`e2b.create/${count}`, samples, ['the control plane, the same', own], attempts.failures());
 }
 
-async function firstCommand(
-  { rounds, signal, say, runtime }: BenchContext,
-  client: E2bClient,
-  control: ControlPlane,
-): Promise<Measurement> {
+async function firstCommand(context: BenchContext, client: E2bClient, control: ControlPlane): Promise<Measurement> {
+  const { signal, runtime } = context;
   const attempts = new Attempts(signal);
-  const samples: number[] = [];
-  const own: number[] = [];
-  for (let round = 0; round < rounds; round += 1) {
-    say(`first command ${round + 1} of ${rounds}`);
-    await waitForCalm(signal);
-    await attempts.run(async () => {
+  const ways = {
+    e2b: async () => {
+      await waitForCalm(signal);
+      return await attempts.run(async () => {
+        const began = performance.now();
+        const sandbox = await client.create(TEMPLATE);
+        try {
+          const said = await client.run(sandbox, 'echo hi');
+          if (said !== 'hi\n') throw new Error(`the command printed ${said}`);
+          return { ms: performance.now() - began };
+        } finally {
+          await client.remove(sandbox);
+        }
+      });
+    },
+    own: async () => {
+      await waitForCalm(signal);
       const began = performance.now();
-      const sandbox = await client.create(TEMPLATE);
-      try {
-        const said = await client.run(sandbox, 'echo hi');
-        if (said !== 'hi\n') throw new Error(`the command printed ${said}`);
-        samples.push(performance.now() - began);
-      } finally {
-        await client.remove(sandbox);
-      }
-    });
-    await waitForCalm(signal);
-    const began = performance.now();
-    const { id } = await control.create({ template: TEMPLATE }, signal);
-    const argv = ['/bin/bash', '-l', '-c', 'echo hi'];
-    const process = await (await control.guest(id)).exec({ argv, stdin: false }, signal);
-    process.stderr.resume();
-    await Promise.all([readText(process.stdout), process.exit]);
-    own.push(performance.now() - began);
-    await control.remove(id);
-  }
-  return {
-    name: 'e2b.first',
-    unit: 'ms',
-    accelerator: runtime.driver.accelerator,
-    samples,
-    baseline: { name: 'the control plane, the same', samples: own },
-    ...attempts.failures("`bash -l -c 'echo hi'`, until its end is known"),
+      const { id } = await control.create({ template: TEMPLATE }, signal);
+      const argv = ['/bin/bash', '-l', '-c', 'echo hi'];
+      const process = await (await control.guest(id)).exec({ argv, stdin: false }, signal);
+      process.stderr.resume();
+      await Promise.all([readText(process.stdout), process.exit]);
+      const ms = performance.now() - began;
+      await control.remove(id);
+      return { ms };
+    },
   };
+  const { e2b, own } = await compare(context, 'first command', ways, { warmUp: false });
+  const row = rowsOf('ms', runtime.driver.accelerator);
+  const failures = attempts.failures("`bash -l -c 'echo hi'`, until its end is known");
+  return row('e2b.first', e2b('ms'), ['the control plane, the same', own('ms')], failures);
 }
 
-async function files(
-  { rounds, signal, say, runtime }: BenchContext,
-  client: E2bClient,
-  control: ControlPlane,
-): Promise<Measurement[]> {
+async function files(context: BenchContext, client: E2bClient, control: ControlPlane): Promise<Measurement[]> {
+  const { signal, runtime } = context;
   const sandbox = await client.create(TEMPLATE);
   const content = new Uint8Array(FILE_BYTES).fill(7);
-  const speeds = { up: [], down: [], ownUp: [], ownDown: [] } as Record<string, number[]>;
-  const timed = async (to: string, work: () => Promise<unknown>): Promise<void> => {
+  const speed = async (work: () => Promise<unknown>): Promise<number> => {
     const began = performance.now();
     await work();
-    speeds[to]?.push(FILE_BYTES / MB / ((performance.now() - began) / 1000));
+    return FILE_BYTES / MB / ((performance.now() - began) / 1000);
   };
   try {
     const guest = await control.guest(sandbox.id);
-    for (let round = 0; round < rounds; round += 1) {
-      say(`files ${round + 1} of ${rounds}`);
+    const round = async () => {
       await waitForCalm(signal);
-      await timed('up', () => client.upload(sandbox, FILE, new Blob([content])));
-      await timed('ownUp', () => guest.files.write(FILE, content));
-      await timed('down', () => client.download(sandbox, FILE));
-      await timed('ownDown', async () => {
-        for await (const _part of await guest.files.read(FILE)) signal.throwIfAborted();
-      });
-    }
+      return {
+        up: await speed(() => client.upload(sandbox, FILE, new Blob([content]))),
+        ownUp: await speed(() => guest.files.write(FILE, content)),
+        down: await speed(() => client.download(sandbox, FILE)),
+        ownDown: await speed(async () => {
+          for await (const _part of await guest.files.read(FILE)) signal.throwIfAborted();
+        }),
+      };
+    };
+    const { all } = await compare(context, 'files', { all: round }, { warmUp: false });
+    const row = rowsOf('MB/s', runtime.driver.accelerator);
+    const baseline = 'the guest protocol, the same';
+    return [
+      row('e2b.upload', all('up'), [baseline, all('ownUp')]),
+      row('e2b.download', all('down'), [baseline, all('ownDown')]),
+    ];
   } finally {
     await client.remove(sandbox);
   }
-  const row = (name: string, own: readonly number[], base: readonly number[]): Measurement => ({
-    name,
-    unit: 'MB/s',
-    accelerator: runtime.driver.accelerator,
-    samples: own,
-    baseline: { name: 'the guest protocol, the same', samples: base },
-  });
-  return [
-    row('e2b.upload', speeds['up'] ?? [], speeds['ownUp'] ?? []),
-    row('e2b.download', speeds['down'] ?? [], speeds['ownDown'] ?? []),
-  ];
 }

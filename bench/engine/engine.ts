@@ -11,6 +11,7 @@ import { PACKAGE_DIR } from '../../src/base/package-dir.ts';
 import { silentProgress } from '../../src/base/progress.ts';
 import { type Engine, startEngine } from '../../src/inference/engine/process.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { compare, rowsOf } from '../compare.ts';
 
 const STRUCTURED = ['engine.structured/schema', 'engine.structured/tool'] as const;
 const TOKENS = ['engine.tokens/1', 'engine.tokens/2'] as const;
@@ -122,7 +123,7 @@ async function structured(
     else faults.push(`round ${round}: ${fault}`);
   }
   const note = faults.length === 0 ? undefined : faults.slice(0, 3).join('; ');
-  return { ...plain(name, 'ms', samples), failed: faults.length, note };
+  return rowsOf('ms', 'none')(name, samples, null, { failed: faults.length, note });
 }
 
 const asFormat = (schema: object) => ({
@@ -153,19 +154,15 @@ function faultOf(answer: Answer, schema: object): string | null {
 }
 
 /** Both take their turn in each round, on the same processors. */
-async function tokens({ rounds, signal, say }: BenchContext, engine: Engine): Promise<Measurement[]> {
-  const one: number[] = [];
-  const two: number[] = [];
-  for (let round = 0; round < rounds; round += 1) {
-    signal.throwIfAborted();
-    say(`tokens ${round + 1} of ${rounds}`);
-    one.push(await rate(engine, [round]));
-    two.push(await rate(engine, [2 * round, 2 * round + 1]));
-  }
-  return [
-    plain(TOKENS[0], '1/s', one),
-    { ...plain(TOKENS[1], '1/s', two), baseline: { name: TOKENS[0], samples: one }, note: 'of both streams together' },
-  ];
+async function tokens(context: BenchContext, engine: Engine): Promise<Measurement[]> {
+  const ways = {
+    one: async (round: number) => ({ rate: await rate(engine, [round - 1]) }),
+    two: async (round: number) => ({ rate: await rate(engine, [2 * round - 2, 2 * round - 1]) }),
+  };
+  const { one, two } = await compare(context, 'tokens', ways, { warmUp: false });
+  const row = rowsOf('1/s', 'none');
+  const note = 'of both streams together';
+  return [row(TOKENS[0], one('rate'), null), row(TOKENS[1], two('rate'), [TOKENS[0], one('rate')], { note })];
 }
 
 /** Tokens per second of all streams together, with their prompts. */
@@ -184,14 +181,6 @@ async function rate(engine: Engine, seeds: readonly number[]): Promise<number> {
   const written = answers.reduce((sum, { usage }) => sum + usage.completion_tokens, 0);
   return (written * 1000) / (systemClock.now() - beganMs);
 }
-
-const plain = (name: string, unit: Measurement['unit'], samples: readonly number[]): Measurement => ({
-  name,
-  unit,
-  accelerator: 'none',
-  samples,
-  baseline: null,
-});
 
 interface Answer {
   readonly choices: readonly {

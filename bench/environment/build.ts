@@ -7,6 +7,7 @@ import { STAGE_VM_DEFAULTS } from '../../src/host/builds/stage-vm.ts';
 import { type ImagesContext, openBuilder, openImages } from '../../src/host/runtime/images.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { compare, rowsOf, type Samples } from '../compare.ts';
 import { Containers } from './containers.ts';
 import { imagesContext } from './images-context.ts';
 import { writeLayout } from './oci-layout.ts';
@@ -16,12 +17,7 @@ const STEPS = 5;
 const NO_OP = [IN_IMAGE, 'true'];
 const NAMES = ['build.step', 'build.whole', 'build.unchanged'] as const;
 
-interface Samples {
-  readonly step: number[];
-  readonly whole: number[];
-  readonly unchanged: number[];
-  readonly container: number[];
-}
+type BuildTimes = Awaited<ReturnType<typeof buildTwice>>;
 
 export const buildBenchmark: Benchmark = {
   names: NAMES,
@@ -42,24 +38,29 @@ export const buildBenchmark: Benchmark = {
 };
 
 async function measureBuilds(context: BenchContext, dir: string, tree: string): Promise<Measurement[]> {
-  const { rounds, signal, say } = context;
+  const { signal } = context;
   const images = await ownCache(context, dir);
   const crun = await Containers.open('crun', { tree, argv: NO_OP, output: '' });
   const attempts = new Attempts(signal);
-  const samples: Samples = { step: [], whole: [], unchanged: [], container: [] };
+  const isMissing = typeof crun === 'string';
   try {
-    // The first round unpacks the base and is not counted.
-    for (let round = 0; round <= rounds; round += 1) {
-      say(`build ${round} of ${rounds}`);
-      await attempts.run(() => buildTwice(images, dir, round === 0 ? null : samples));
-      if (typeof crun === 'string' || round === 0) continue;
-      for (let step = 0; step < STEPS; step += 1) samples.container.push((await crun.run()).endMs);
-    }
+    // The first round unpacks the base.
+    const { own, container } = await compare(context, 'build', {
+      own: () => attempts.run(() => buildTwice(images, dir)),
+      container: isMissing ? null : (round) => runSteps(crun, round),
+    });
+    const { note, failed } = attempts.failures(isMissing ? crun : undefined);
+    return rows(context, { own, container: container('step') }, note, failed);
   } finally {
-    if (typeof crun !== 'string') await crun[Symbol.asyncDispose]();
+    if (!isMissing) await crun[Symbol.asyncDispose]();
   }
-  const { note, failed } = attempts.failures(typeof crun === 'string' ? crun : undefined);
-  return rows(context, samples, note, failed);
+}
+
+/** Its own round 0 is the run of `Containers.open`. */
+async function runSteps(crun: Containers, round: number): Promise<{ readonly step: readonly number[] }> {
+  const step: number[] = [];
+  while (round > 0 && step.length < STEPS) step.push((await crun.run()).endMs);
+  return { step };
 }
 
 /** A cache that is removed, so that builds leave nothing behind, with the machine's own tools. */
@@ -77,13 +78,11 @@ async function ownCache(benchContext: BenchContext, dir: string): Promise<Images
 }
 
 /** Builds once with no step of an earlier build, once with all. @throws unless that is so */
-async function buildTwice(images: ImagesContext, dir: string, into: Samples | null): Promise<void> {
+async function buildTwice(images: ImagesContext, dir: string) {
   const marks: StepMark[] = [];
   const whole = await buildMs(images, dir, true, marks);
   const unchanged = await buildMs(images, dir, false, []);
-  into?.step.push(...stepTimes(marks));
-  into?.whole.push(whole);
-  into?.unchanged.push(unchanged);
+  return { step: stepTimes(marks), whole, unchanged };
 }
 
 async function buildMs(images: ImagesContext, dir: string, noCache: boolean, marks: StepMark[]): Promise<number> {
@@ -126,28 +125,23 @@ export function stepTimes(marks: readonly StepMark[]): number[] {
 }
 
 /** @param samples `null` if nothing was measured */
-function rows({ runtime }: BenchContext, samples: Samples | null, note?: string, failed = 0): Measurement[] {
-  const { accelerator } = runtime.driver;
-  const row = (
-    name: (typeof NAMES)[number],
-    own: readonly number[],
-    baseline: Measurement['baseline'],
-    about?: string,
-  ): Measurement => {
+function rows(
+  { runtime }: BenchContext,
+  samples: { readonly own: Samples<keyof BuildTimes>; readonly container: readonly number[] } | null,
+  note?: string,
+  failed = 0,
+): Measurement[] {
+  const row = rowsOf('ms', runtime.driver.accelerator);
+  const noted = (about?: string) => {
     const notes = [about, note].filter((one) => one !== undefined);
-    const more = notes.length === 0 ? {} : { note: notes.join('; ') };
-    return { name, unit: 'ms', accelerator, samples: own, baseline, failed, ...more };
+    return { failed, ...(notes.length === 0 ? {} : { note: notes.join('; ') }) };
   };
-  if (samples === null) return NAMES.map((name) => row(name, [], null));
-  const { step, whole, unchanged, container } = samples;
+  if (samples === null) return NAMES.map((name) => row(name, [], null, noted()));
+  const { own, container } = samples;
+  const crun = container.length === 0 ? null : (['crun run, until it is gone', container] as const);
   return [
-    row(
-      'build.step',
-      step,
-      container.length === 0 ? null : { name: 'crun run, until it is gone', samples: container },
-      'with keeping its result, which crun does not',
-    ),
-    row('build.whole', whole, null, `a VM, ${STEPS} steps, packing; no baseline`),
-    row('build.unchanged', unchanged, { name: 'build.whole', samples: whole }),
+    row('build.step', own('step'), crun, noted('with keeping its result, which crun does not')),
+    row('build.whole', own('whole'), null, noted(`a VM, ${STEPS} steps, packing; no baseline`)),
+    row('build.unchanged', own('unchanged'), ['build.whole', own('whole')], noted()),
   ];
 }

@@ -6,6 +6,7 @@ import type { LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { waitForCalm } from '../calm.ts';
+import { rowsOf } from '../compare.ts';
 import { openBenchControl } from '../control.ts';
 import { firstOutputMs } from '../output.ts';
 import { Containers } from './containers.ts';
@@ -54,8 +55,8 @@ export const environmentBenchmark: Benchmark = {
 };
 
 function notMeasured({ runtime }: BenchContext): Measurement[] {
-  const { accelerator } = runtime.driver;
-  return NAMES.map((name) => ({ name, unit: 'ms', accelerator, samples: [], baseline: null, note: MISSING }));
+  const row = rowsOf('ms', runtime.driver.accelerator);
+  return NAMES.map((name) => row(name, [], null, { note: MISSING }));
 }
 
 async function measureStarts(
@@ -131,16 +132,11 @@ function rows(
   attempts: Attempts,
   note: string,
 ): Measurement[] {
-  const { accelerator } = runtime.driver;
-  const row = (name: (typeof NAMES)[number], baseline: string, samples: readonly number[] | string): Measurement => ({
-    name,
-    unit: 'ms',
-    accelerator,
-    samples: image,
-    ...(typeof samples === 'string'
-      ? { baseline: null, ...attempts.failures(samples) }
-      : { baseline: { name: baseline, samples }, ...attempts.failures(note) }),
-  });
+  const make = rowsOf('ms', runtime.driver.accelerator);
+  const row = (name: (typeof NAMES)[number], baseline: string, samples: readonly number[] | string): Measurement =>
+    typeof samples === 'string'
+      ? make(name, image, null, attempts.failures(samples))
+      : make(name, image, [baseline, samples], attempts.failures(note));
   return [
     row('environment.start', 'the same without an image', agent),
     row('environment.start/crun', 'crun run', crun),

@@ -7,6 +7,7 @@ import { MIB } from '../../src/base/units.ts';
 import { openBuilder } from '../../src/host/runtime/images.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { compare, rowsOf } from '../compare.ts';
 import { imagesContext } from './images-context.ts';
 import { COMPRESSIONS, compressLayer, type Layer, type LayerCompression, packTree } from './oci-layout.ts';
 import { makeSampleTree } from './sample-tree.ts';
@@ -43,32 +44,25 @@ export const unpackBenchmark: Benchmark = {
 };
 
 async function measureLayer(
-  { runtime, rounds, signal, say }: BenchContext,
+  context: BenchContext,
   builder: ImageBuilder,
   layer: Layer,
   dir: string,
 ): Promise<Measurement> {
+  const { runtime, signal } = context;
   const { compression, unpackedBytes } = layer;
   const attempts = new Attempts(signal);
-  const ours: number[] = [];
-  const tars: number[] = [];
-  const speed = (ms: number): number => unpackedBytes / MB / (ms / 1000);
-  for (let round = 1; round <= rounds; round += 1) {
-    say(`${compression} ${round} of ${rounds}`);
-    await attempts.run(async () => void ours.push(speed(await buildMs(builder, layer, dir, signal))));
-    tars.push(speed(await tarMs(layer, join(dir, 'unpacked'), signal)));
-  }
-  const packed = Math.round(layer.bytes / MIB);
-  return {
-    name: nameOf(compression),
-    unit: 'MB/s',
-    accelerator: runtime.driver.accelerator,
-    samples: ours,
-    baseline: { name: 'tar on the host, until it is on the disk', samples: tars },
-    ...attempts.failures(
-      `bytes of the archive, ${Math.round(unpackedBytes / MIB)} MiB, ${packed} of them compressed; ours checks the digest and includes a boot`,
-    ),
+  const speed = (ms: number) => ({ speed: unpackedBytes / MB / (ms / 1000) });
+  const ways = {
+    ours: () => attempts.run(async () => speed(await buildMs(builder, layer, dir, signal))),
+    tar: async () => speed(await tarMs(layer, join(dir, 'unpacked'), signal)),
   };
+  const { ours, tar } = await compare(context, compression, ways, { warmUp: false });
+  const packed = Math.round(layer.bytes / MIB);
+  const note = `bytes of the archive, ${Math.round(unpackedBytes / MIB)} MiB, ${packed} of them compressed; ours checks the digest and includes a boot`;
+  const row = rowsOf('MB/s', runtime.driver.accelerator);
+  const baseline = ['tar on the host, until it is on the disk', tar('speed')] as const;
+  return row(nameOf(compression), ours('speed'), baseline, attempts.failures(note));
 }
 
 async function buildMs(builder: ImageBuilder, layer: Layer, dir: string, signal: AbortSignal): Promise<number> {

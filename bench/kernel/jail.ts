@@ -10,19 +10,21 @@ import { bpfDir } from '../../src/host/probes/latency.ts';
 import { ObserveError } from '../../src/machine/observe/errors.ts';
 import { openTracepoints, type Tracepoints } from '../../src/machine/observe/tracepoints.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { compare, rowsOf } from '../compare.ts';
 
 const NAMES = ['jail.start', 'jail.spawn'] as const;
 /** Names of the VMMs' processes, as the kernel truncates them. */
 const PROGRAMS = ['qemu-system-x86', 'firecracker'];
 const NS_PER_MS = 1e6;
+const row = rowsOf('ms', 'none');
 
 /** Milliseconds until the VMM's program runs. */
-interface StartTime {
+type StartTime = {
   /** From the request, including the host process's preparation. */
   readonly start: number;
   /** From the first program that the host process spawned. */
   readonly spawn: number;
-}
+};
 
 export const jailBenchmark: Benchmark = {
   names: NAMES,
@@ -34,16 +36,14 @@ export const jailBenchmark: Benchmark = {
     } catch (error) {
       if (!(error instanceof ObserveError)) throw error;
       const note = describeError(error);
-      return NAMES.map((name) => measurement(name, { samples: [], others: [], failed: 1, note }));
+      return NAMES.map((name) => row(name, [], null, { failed: 1, note }));
     }
   },
 };
 
 async function measureStarts(context: BenchContext): Promise<Measurement[]> {
-  const { config, log, rounds, signal, say } = context;
+  const { config, log } = context;
   await using vmms = await openVmms({ config, log });
-  const jailed: StartTime[] = [];
-  const free: StartTime[] = [];
   const execs: { readonly atNs: bigint; readonly comm: string }[] = [];
   const tracepoints = await openTracepoints({
     dir: bpfDir(resolveHome(config.home)),
@@ -53,30 +53,20 @@ async function measureStarts(context: BenchContext): Promise<Measurement[]> {
     },
   });
   using watched = tracepoints;
-  // The first round fills the page cache and is not counted.
-  for (let round = 0; round <= rounds; round += 1) {
-    say(`VMM ${round} of ${rounds}`);
-    signal.throwIfAborted();
-    for (const [start, into] of [
-      [() => vmms.jailed(), jailed],
-      [() => vmms.free(), free],
-    ] as const) {
-      const time = await timeOf(start, watched, execs);
-      if (round > 0) into.push(time);
-    }
-  }
-  const of = (times: readonly StartTime[], what: keyof StartTime): number[] => times.map((time) => time[what]);
+  const { jailed, free } = await compare(context, 'VMM', {
+    jailed: () => timeOf(() => vmms.jailed(), watched, execs),
+    free: () => timeOf(() => vmms.free(), watched, execs),
+  });
+  const measured = (name: (typeof NAMES)[number], figure: keyof StartTime, note: string): Measurement =>
+    row(name, jailed(figure), ['without a jail', free(figure)], { note });
+  const { name } = vmms.traits;
   return [
-    measurement('jail.start', {
-      samples: of(jailed, 'start'),
-      others: of(free, 'start'),
-      note: `of ${vmms.traits.name}, from the request: with the group, the files and the mounts that are prepared`,
-    }),
-    measurement('jail.spawn', {
-      samples: of(jailed, 'spawn'),
-      others: of(free, 'spawn'),
-      note: 'from the first program of the chain that ends in the VMM',
-    }),
+    measured(
+      'jail.start',
+      'start',
+      `of ${name}, from the request: with the group, the files and the mounts that are prepared`,
+    ),
+    measured('jail.spawn', 'spawn', 'from the first program of the chain that ends in the VMM'),
   ];
 }
 
@@ -102,22 +92,4 @@ async function timeOf(
     throw new Error(`no VMM among the programs: ${execs.map(({ comm }) => comm).join(', ')}`);
   const msSince = (ns: bigint): number => Number(program.atNs - ns) / NS_PER_MS;
   return { start: msSince(beganNs), spawn: msSince(first.atNs) };
-}
-
-function measurement(
-  name: (typeof NAMES)[number],
-  {
-    samples,
-    others,
-    failed = 0,
-    note,
-  }: {
-    readonly samples: readonly number[];
-    readonly others: readonly number[];
-    readonly failed?: number;
-    readonly note: string;
-  },
-): Measurement {
-  const baseline = failed > 0 ? null : { name: 'without a jail', samples: others };
-  return { name, unit: 'ms', accelerator: 'none', samples, baseline, failed, note };
 }

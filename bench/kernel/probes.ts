@@ -5,9 +5,11 @@ import { resolveHome } from '../../src/base/home.ts';
 import { modulePath } from '../../src/base/module-path.ts';
 import { bpfDir } from '../../src/host/probes/latency.ts';
 import type { Benchmark, Measurement } from '../benchmark.ts';
+import { rowsOf } from '../compare.ts';
 import type { ProbeReport, ProbesUnavailable } from './probes-peer.ts';
 
 const run = promisify(execFile);
+const row = rowsOf('µs', 'none');
 
 const ROWS = {
   'probes.xdp': ['xdp', 'without', 'p50', 'no probes'],
@@ -35,20 +37,12 @@ export const probesBenchmark: Benchmark = {
       .filter(({ runs }) => runs > 0)
       .map(({ program, runs, ns }) => `${program} ${Math.round(ns / runs)} ns`);
     const note = `time per packet and program, by the kernel’s statistics: ${programs.join(', ')}`;
-    return Object.entries(ROWS).map(
-      ([name, [which, baseline, figure, what]], index): Measurement => ({
-        name,
-        unit: 'µs',
-        accelerator: 'none',
-        samples: report[which][figure],
-        baseline: { name: what, samples: report[baseline][figure] },
-        note: index === 0 ? note : undefined,
-      }),
+    return Object.entries(ROWS).map(([name, [which, baseline, figure, what]], index) =>
+      row(name, report[which][figure], [what, report[baseline][figure]], { note: index === 0 ? note : undefined }),
     );
   },
 };
 
 function notMeasured(name: string, note: string): Measurement {
-  const nothing = { samples: [], baseline: null, failed: 1 };
-  return { name, unit: 'µs', accelerator: 'none', ...nothing, note };
+  return row(name, [], null, { failed: 1, note });
 }

@@ -10,12 +10,14 @@ import { bpfDir } from '../../src/host/probes/latency.ts';
 import { ObserveError } from '../../src/machine/observe/errors.ts';
 import { openSyscallCounts, type SyscallCounts } from '../../src/machine/observe/syscalls.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { compare, rowsOf } from '../compare.ts';
 
 const run = promisify(execFile);
 const FIXTURE = join(import.meta.dirname, 'fixtures/seccomp-call.c');
 /** struct sock_filter: return SECCOMP_RET_ALLOW. */
 const ALLOW_ALL = Buffer.from('060000000000ff7f', 'hex');
 const CALL_MS_MAX = 60_000;
+const row = rowsOf('ns', 'none');
 const NAMES = ['syscalls.counted', 'syscalls.other'] as const;
 
 export const syscallsBenchmark: Benchmark = {
@@ -29,7 +31,7 @@ export const syscallsBenchmark: Benchmark = {
       return await measure(context, binary);
     } catch (error) {
       if (!(error instanceof ObserveError)) throw error;
-      return NAMES.map((name) => measurement(name, [], [], describeError(error)));
+      return NAMES.map((name) => row(name, [], null, { failed: 1, note: describeError(error) }));
     } finally {
       await rm(directory, { recursive: true, force: true });
     }
@@ -38,15 +40,19 @@ export const syscallsBenchmark: Benchmark = {
 
 async function measure(context: BenchContext, binary: string): Promise<Measurement[]> {
   const dir = bpfDir(resolveHome(context.config.home));
-  const [without, counted, other]: number[][] = [[], [], []];
-  for (let round = 1; round <= context.rounds; round += 1) {
-    context.say(`system calls, round ${round} of ${context.rounds}`);
-    without?.push(await callTime(context, binary));
-    using counts = await openSyscallCounts({ dir });
-    counted?.push(await callTime(context, binary, counts));
-    other?.push(await callTime(context, binary));
-  }
-  return NAMES.map((name, index) => measurement(name, [counted, other][index] ?? [], without ?? []));
+  const ways = {
+    without: async () => ({ ns: await callTime(context, binary) }),
+    with: async () => {
+      using counts = await openSyscallCounts({ dir });
+      return { counted: await callTime(context, binary, counts), other: await callTime(context, binary) };
+    },
+  };
+  const measured = await compare(context, 'system calls, round', ways, { warmUp: false });
+  const baseline = ['the same without counting', measured.without('ns')] as const;
+  return [
+    row('syscalls.counted', measured.with('counted'), baseline),
+    row('syscalls.other', measured.with('other'), baseline),
+  ];
 }
 
 /** Nanoseconds per call. */
@@ -58,10 +64,4 @@ async function callTime({ signal }: BenchContext, binary: string, counts?: Sysca
   child.stdin?.end(ALLOW_ALL);
   const [first = ''] = (await running).stdout.split(' ');
   return Number(first);
-}
-
-function measurement(name: string, samples: readonly number[], without: readonly number[], note?: string): Measurement {
-  const failed = samples.length === 0 ? 1 : 0;
-  const baseline = failed === 1 ? null : { name: 'the same without counting', samples: without };
-  return { name, unit: 'ns', accelerator: 'none', samples, baseline, failed, note };
 }

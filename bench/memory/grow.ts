@@ -2,6 +2,7 @@
 import type { SandboxOptions } from '../../src/sandbox/contract/spec.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark } from '../benchmark.ts';
+import { compare, rowsOf } from '../compare.ts';
 import { openBenchControl } from '../control.ts';
 import { vmmMemoryMib } from './process-memory.ts';
 
@@ -15,60 +16,46 @@ export const growBenchmark: Benchmark = {
   summary: `from ${SIZE.memoryMib} to ${GROWN_MIB} MiB until the guest has it, and back; a boot with at most ${MAX_MIB}`,
   async measure(context) {
     const { accelerator } = context.runtime.driver;
+    const [ms, mib] = [rowsOf('ms', accelerator), rowsOf('MiB', accelerator)];
     const { more, less, failures } = await changes(context);
     const plain = await boots(context, {});
     const ballooned = await boots(context, { memoryMaxMib: MAX_MIB });
-    const both = { name: 'without a maximum', samples: plain.readyMs };
-    const memory = { name: 'without a maximum', samples: plain.memoryMib };
+    const note = 'of the host, for a sandbox that has just booted';
     return [
-      { name: 'grow.more', unit: 'ms', accelerator, samples: more, baseline: null, ...failures },
-      { name: 'grow.less', unit: 'ms', accelerator, samples: less, baseline: null },
-      { name: 'grow.boot', unit: 'ms', accelerator, samples: ballooned.readyMs, baseline: both },
-      {
-        name: 'grow.memory',
-        unit: 'MiB',
-        accelerator,
-        samples: ballooned.memoryMib,
-        baseline: memory,
-        note: 'of the host, for a sandbox that has just booted',
-      },
+      ms('grow.more', more('ms'), null, failures),
+      ms('grow.less', less('ms'), null),
+      ms('grow.boot', ballooned('readyMs'), ['without a maximum', plain('readyMs')]),
+      mib('grow.memory', ballooned('memoryMib'), ['without a maximum', plain('memoryMib')], { note }),
     ];
   },
 };
 
 /** Measured until the request is answered, when the guest's programs may use the memory. */
 async function changes(context: BenchContext) {
-  const { rounds, signal, say } = context;
+  const { signal } = context;
   await using opened = await openBenchControl(context);
   const { control } = opened;
   const { id } = await control.create({ ...SIZE, memoryMaxMib: MAX_MIB, boot: true }, signal);
   const attempts = new Attempts(signal);
-  const [more, less]: [number[], number[]] = [[], []];
-  for (let round = 1; round <= rounds; round += 1) {
-    say(`grow ${round} of ${rounds}`);
-    for (const [memoryMib, samples] of [
-      [GROWN_MIB, more],
-      [SIZE.memoryMib, less],
-    ] as const) {
-      await attempts.run(async () => {
-        const began = performance.now();
-        await control.update(id, { memoryMib });
-        samples.push(performance.now() - began);
-      });
-    }
-  }
-  return { more, less, failures: attempts.failures() };
+  const resize = (memoryMib: number) =>
+    attempts.run(async () => {
+      const began = performance.now();
+      await control.update(id, { memoryMib });
+      return { ms: performance.now() - began };
+    });
+  const ways = { more: () => resize(GROWN_MIB), less: () => resize(SIZE.memoryMib) };
+  return { ...(await compare(context, 'grow', ways, { warmUp: false })), failures: attempts.failures() };
 }
 
-async function boots({ runtime, rounds, signal, say }: BenchContext, options: SandboxOptions) {
-  const [readyMs, memoryMib]: [number[], number[]] = [[], []];
-  for (let round = 1; round <= rounds; round += 1) {
-    say(`boot ${round} of ${rounds}`);
+async function boots(context: BenchContext, options: SandboxOptions) {
+  const { runtime, signal } = context;
+  const own = async () => {
     const sandbox = await runtime.startVm({ ...SIZE, ...options }, signal);
-    readyMs.push(sandbox.timings?.totalMs ?? Number.NaN);
+    const readyMs = sandbox.timings?.totalMs ?? Number.NaN;
     const pid = sandbox.vm?.pid;
-    if (pid != null) memoryMib.push(await vmmMemoryMib(pid));
+    const memoryMib = pid == null ? [] : await vmmMemoryMib(pid);
     await sandbox.stop();
-  }
-  return { readyMs, memoryMib };
+    return { readyMs, memoryMib };
+  };
+  return (await compare(context, 'boot', { own }, { warmUp: false })).own;
 }

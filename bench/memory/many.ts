@@ -6,7 +6,8 @@ import type { Runtime } from '../../src/host/runtime/runtime.ts';
 import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
 import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { Attempts } from '../attempts.ts';
-import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import type { BenchContext, Benchmark } from '../benchmark.ts';
+import { rowsOf } from '../compare.ts';
 import { attachCannedModel, LANGCHAIN } from '../langchain-script.ts';
 import { firstOutputMs, PRINT_ONE } from '../output.ts';
 import { openOwnRuntime } from '../own-runtime.ts';
@@ -35,18 +36,17 @@ export const manyBenchmark: Benchmark = {
         await attempts.run(() => measureMode(context, mode, into));
       }
     }
-    return COUNTS.flatMap((count) =>
-      STATES.filter((state) => context.wants(nameOf(count, state))).map(
-        (state): Measurement => ({
-          name: nameOf(count, state),
-          unit: 'MiB',
-          accelerator,
-          samples: shared.get(nameOf(count, state)) ?? [],
-          baseline: { name: 'a copy of the template’s memory each', samples: copied.get(nameOf(count, state)) ?? [] },
-          ...attempts.failures('anonymous pages of VMMs, memory files of guests'),
-        }),
-      ),
-    );
+    const row = rowsOf('MiB', accelerator);
+    const names = COUNTS.flatMap((count) => STATES.map((state) => nameOf(count, state)));
+    return names.filter(context.wants).map((name) => {
+      const baseline = ['a copy of the template’s memory each', copied.get(name) ?? []] as const;
+      return row(
+        name,
+        shared.get(name) ?? [],
+        baseline,
+        attempts.failures('anonymous pages of VMMs, memory files of guests'),
+      );
+    });
   },
 };
 

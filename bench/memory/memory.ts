@@ -5,7 +5,8 @@ import { MIB } from '../../src/base/units.ts';
 import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
 import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { Attempts } from '../attempts.ts';
-import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import type { BenchContext, Benchmark } from '../benchmark.ts';
+import { compare, rowsOf } from '../compare.ts';
 import { settledAvailableMib, vmmMemoryMib } from './process-memory.ts';
 
 /** Concurrent sandboxes; the figure is the total divided by this. */
@@ -13,56 +14,30 @@ const SANDBOXES = 8;
 const TOUCHED_MIB = 64;
 const STATES = ['birth', 'touched'] as const;
 
-/** Per sandbox, MiB; one value per round. */
-interface Samples {
-  /** The decrease of the host's available memory. */
-  readonly host: number[];
-  /** The kernel's accounting of its VMM and RAM. */
-  readonly vmm: number[];
-}
-
 export const memoryBenchmark: Benchmark = {
   names: STATES.flatMap((state) => [`sandbox.memory/${state}`, `sandbox.memory/${state}-vmm`]),
   summary: `host memory of an idle sandbox (of ${SANDBOXES}), at birth and with ${TOUCHED_MIB} MiB touched`,
   async measure(context) {
-    const { runtime, rounds, signal, say } = context;
+    const { runtime, signal } = context;
     await runtime.templates.prepare(DEFAULT_TEMPLATE);
     const attempts = new Attempts(signal);
-    const birth: Samples = { host: [], vmm: [] };
-    const touched: Samples = { host: [], vmm: [] };
-    // The first round fills the page cache and warms up the JIT; it is not counted.
-    for (let round = 0; round <= rounds; round += 1) {
-      say(`memory ${round} of ${rounds}`);
-      const into = round === 0 ? null : { birth, touched };
-      await attempts.run(() => measureSandboxes(context, into));
-    }
-    const { accelerator } = runtime.driver;
-    const row = (
-      name: string,
-      samples: readonly number[],
-      baseline: Measurement['baseline'],
-      note?: string,
-    ): Measurement => ({
-      name: `sandbox.memory/${name}`,
-      unit: 'MiB',
-      accelerator,
-      samples,
-      baseline,
-      ...attempts.failures(note),
-    });
+    // The first round fills the page cache and warms up the JIT.
+    const { own } = await compare(context, 'memory', { own: () => attempts.run(() => measureSandboxes(context)) });
+    const row = rowsOf('MiB', runtime.driver.accelerator);
+    const failures = attempts.failures();
+    const ofHost = attempts.failures('of the host: MemAvailable, once it stays');
+    const byAvailable = (state: (typeof STATES)[number]) => ['by MemAvailable', own(state)] as const;
     return [
-      row('birth', birth.host, null, 'of the host: MemAvailable, once it stays'),
-      row('birth-vmm', birth.vmm, { name: 'by MemAvailable', samples: birth.host }),
-      row('touched', touched.host, { name: 'at birth', samples: birth.host }),
-      row('touched-vmm', touched.vmm, { name: 'by MemAvailable', samples: touched.host }),
+      row('sandbox.memory/birth', own('birth'), null, ofHost),
+      row('sandbox.memory/birth-vmm', own('birth-vmm'), byAvailable('birth'), failures),
+      row('sandbox.memory/touched', own('touched'), ['at birth', own('birth')], failures),
+      row('sandbox.memory/touched-vmm', own('touched-vmm'), byAvailable('touched'), failures),
     ];
   },
 };
 
-async function measureSandboxes(
-  { runtime, signal }: BenchContext,
-  into: Readonly<Record<(typeof STATES)[number], Samples>> | null,
-): Promise<void> {
+/** MiB per sandbox: the decrease of the host's available memory, and the kernel's accounting of its VMM and RAM. */
+async function measureSandboxes({ runtime, signal }: BenchContext) {
   await using cleanup = new CleanupStack();
   const before = await settledAvailableMib(signal);
   const sandboxes: Supervisor[] = [];
@@ -75,13 +50,12 @@ async function measureSandboxes(
   const atBirth = await costMib(before, sandboxes, signal);
   for (const sandbox of sandboxes) await touch(sandbox, signal);
   const afterTouching = await costMib(before, sandboxes, signal);
-  for (const [state, cost] of [
-    ['birth', atBirth],
-    ['touched', afterTouching],
-  ] as const) {
-    into?.[state].host.push(cost.host);
-    into?.[state].vmm.push(cost.vmm);
-  }
+  return {
+    birth: atBirth.host,
+    'birth-vmm': atBirth.vmm,
+    touched: afterTouching.host,
+    'touched-vmm': afterTouching.vmm,
+  };
 }
 
 async function costMib(

@@ -3,6 +3,7 @@ import { sleep } from '../../src/base/clock.ts';
 import type { LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
 import { Attempts } from '../attempts.ts';
 import type { Benchmark } from '../benchmark.ts';
+import { compare, rowsOf } from '../compare.ts';
 import { openBenchControl } from '../control.ts';
 
 /** Allocates as fast as Python can, so that the kernel kills soonest. */
@@ -17,31 +18,19 @@ export const oomBenchmark: Benchmark = {
   names: ['oom.lead'],
   summary: `from near_oom until a program that allocates as fast as it can is killed; ${MEMORY_MIB} MiB`,
   async measure(context) {
-    const { runtime, rounds, signal, say } = context;
+    const { runtime, rounds, signal } = context;
     await using opened = await openBenchControl(context);
     const { control } = opened;
     const size = { memoryMib: MEMORY_MIB, diskMib: 64, warm: ['json'], boot: true };
     const { id } = await control.create(size, signal);
     const attempts = new Attempts(signal);
-    const leads: number[] = [];
-    for (let round = 1; round <= rounds; round += 1) {
-      say(`oom ${round} of ${rounds}`);
-      await attempts.run(async () => void leads.push(await leadMs(control, id, signal)));
-    }
+    const ways = { own: () => attempts.run(async () => ({ lead: await leadMs(control, id, signal) })) };
+    const { own } = await compare(context, 'oom', ways, { warmUp: false });
+    const leads = own('lead');
     const enough = leads.filter((ms) => ms >= ENOUGH_MS).length;
     const least = leads.length === 0 ? '-' : Math.min(...leads).toFixed(0);
-    return [
-      {
-        name: 'oom.lead',
-        unit: 'ms',
-        accelerator: runtime.driver.accelerator,
-        samples: leads,
-        baseline: null,
-        ...attempts.failures(
-          `at least ${ENOUGH_MS} ms in ${enough} of ${rounds}, the minimum ${least} ms; measured when the host got the events`,
-        ),
-      },
-    ];
+    const note = `at least ${ENOUGH_MS} ms in ${enough} of ${rounds}, the minimum ${least} ms; measured when the host got the events`;
+    return [rowsOf('ms', runtime.driver.accelerator)('oom.lead', leads, null, attempts.failures(note))];
   },
 };
 

@@ -6,7 +6,8 @@ import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
 import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { parentOf } from '../../src/sys/process-start.ts';
 import { Attempts } from '../attempts.ts';
-import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import type { BenchContext, Benchmark } from '../benchmark.ts';
+import { compare, rowsOf } from '../compare.ts';
 
 /** Concurrent clones, which share programs and the template's RAM. A sample is their mean. */
 const TOGETHER = 4;
@@ -38,26 +39,13 @@ export const memoryPartsBenchmark: Benchmark = {
   names: PARTS.map(nameOf),
   summary: `where the memory of an idle clone (of ${TOGETHER}) goes`,
   async measure(context) {
-    const { runtime, rounds, signal, say } = context;
+    const { runtime, signal } = context;
     await runtime.templates.prepare(DEFAULT_TEMPLATE);
     const attempts = new Attempts(signal);
-    const samples: Parts[] = [];
-    for (let round = 1; round <= rounds; round += 1) {
-      say(`parts of the memory, ${round} of ${rounds}`);
-      const parts = await attempts.run(() => measureClones(context));
-      if (parts !== undefined) samples.push(parts);
-    }
-    const { accelerator } = runtime.driver;
-    return PARTS.map(
-      (part): Measurement => ({
-        name: nameOf(part),
-        unit: 'MiB',
-        accelerator,
-        samples: samples.map((one) => one[part]),
-        baseline: null,
-        ...attempts.failures(NOTES[part]),
-      }),
-    );
+    const ways = { own: () => attempts.run(() => measureClones(context)) };
+    const { own } = await compare(context, 'parts of the memory,', ways, { warmUp: false });
+    const row = rowsOf('MiB', runtime.driver.accelerator);
+    return PARTS.map((part) => row(nameOf(part), own(part), null, attempts.failures(NOTES[part])));
   },
 };
 

@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { modulePath } from '../../src/base/module-path.ts';
 import type { Benchmark, Measurement } from '../benchmark.ts';
+import { rowsOf } from '../compare.ts';
 import type { NetworkSamples } from './peer.ts';
 
 const run = promisify(execFile);
@@ -34,38 +35,20 @@ export const networkBenchmark: Benchmark = {
 
 function measurements(samples: NetworkSamples): Measurement[] {
   const { alone, byHand, amongMany, amongManyByHand, atOnce, traffic, forward } = samples;
-  const row = (name: string, own: readonly number[], baseline: readonly number[]): Measurement => ({
-    name,
-    unit: 'ms',
-    accelerator: 'none',
-    samples: own,
-    baseline: { name: BY_HAND, samples: baseline },
-  });
-  const noBaseline = (name: string, own: readonly number[], note: string): Measurement => ({
-    name,
-    unit: 'ms',
-    accelerator: 'none',
-    samples: own,
-    baseline: null,
-    note,
-  });
+  const [row, packetRow] = [rowsOf('ms', 'none'), rowsOf('µs', 'none')];
+  const byHandOf = (times: readonly number[]) => [BY_HAND, times] as const;
   const all = (one: readonly number[]): string =>
     `from the call for all of them until each exists or is gone; all: ${Math.max(...one).toFixed(0)} ms`;
   return [
-    row('network.make', alone.make, byHand.make),
-    row('network.remove', alone.remove, byHand.remove),
-    row('network.make/among-200', amongMany.make, amongManyByHand.make),
-    row('network.remove/among-200', amongMany.remove, amongManyByHand.remove),
-    noBaseline('network.make/200-at-once', atOnce.make, all(atOnce.make)),
-    noBaseline('network.remove/200-at-once', atOnce.remove, all(atOnce.remove)),
-    noBaseline('network.traffic/among-200', traffic, 'the counters of one sandbox'),
-    ...forward.map(
-      ({ packetBytes, ours, acceptAll }): Measurement => ({
-        name: `network.packet/${packetBytes}-bytes`,
-        unit: 'µs',
-        accelerator: 'none',
-        samples: ours,
-        baseline: { name: 'a table that accepts all and masquerades', samples: acceptAll },
+    row('network.make', alone.make, byHandOf(byHand.make)),
+    row('network.remove', alone.remove, byHandOf(byHand.remove)),
+    row('network.make/among-200', amongMany.make, byHandOf(amongManyByHand.make)),
+    row('network.remove/among-200', amongMany.remove, byHandOf(amongManyByHand.remove)),
+    row('network.make/200-at-once', atOnce.make, null, { note: all(atOnce.make) }),
+    row('network.remove/200-at-once', atOnce.remove, null, { note: all(atOnce.remove) }),
+    row('network.traffic/among-200', traffic, null, { note: 'the counters of one sandbox' }),
+    ...forward.map(({ packetBytes, ours, acceptAll }) =>
+      packetRow(`network.packet/${packetBytes}-bytes`, ours, ['a table that accepts all and masquerades', acceptAll], {
         note: 'from a write to the TAP until it is on the uplink, one flow, one processor',
       }),
     ),
@@ -73,6 +56,5 @@ function measurements(samples: NetworkSamples): Measurement[] {
 }
 
 function notMeasured(name: string): Measurement {
-  const nothing = { samples: [], baseline: null, failed: 1 };
-  return { name, unit: 'ms', accelerator: 'none', ...nothing, note: 'needs root' };
+  return rowsOf('ms', 'none')(name, [], null, { failed: 1, note: 'needs root' });
 }

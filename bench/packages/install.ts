@@ -8,6 +8,7 @@ import { MIB } from '../../src/base/units.ts';
 import type { Guest } from '../../src/machine/guest/guest.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { rowsOf } from '../compare.ts';
 import { openOwnRuntime } from '../own-runtime.ts';
 import { findProgram } from '../program.ts';
 import { type Wheel, WheelIndex } from './wheel-index.ts';
@@ -77,18 +78,12 @@ async function measureInstalls(
     const hostMs = await installHereMs(program, index.url, wheel, join(dir, 'target'), signal);
     if (round > 0) samples.host.push(hostMs);
   }
-  const baseline = program === null ? null : { name: 'pip on the host, the same index', samples: samples.host };
+  const baseline = program === null ? null : (['pip on the host, the same index', samples.host] as const);
   const missing = `not compared: ${PIP} is not in PATH (Debian: apt-get install python3-pip)`;
   const size = `a wheel of ${wheels[0]?.bytes} bytes, an index on loopback, pip without a cache`;
   const note = program === null ? `${size}; ${missing}` : size;
-  return KINDS.map((kind) => ({
-    name: `packages.install/${kind}`,
-    unit: 'ms',
-    accelerator: runtime.driver.accelerator,
-    samples: samples[kind],
-    baseline,
-    ...attempts.failures(note),
-  }));
+  const row = rowsOf('ms', runtime.driver.accelerator);
+  return KINDS.map((kind) => row(`packages.install/${kind}`, samples[kind], baseline, attempts.failures(note)));
 }
 
 async function guestMs(guest: Guest, { name }: Wheel, signal: AbortSignal): Promise<number> {

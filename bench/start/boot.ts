@@ -1,6 +1,7 @@
 /** The time from nothing until init runs, and until the agent is ready. */
 import type { Runtime } from '../../src/host/runtime/runtime.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { compare, rowsOf } from '../compare.ts';
 import { openOwnRuntime } from '../own-runtime.ts';
 import { REFERENCE_CHOICE, REFERENCE_NAME, referenceKernel } from './reference-kernel.ts';
 
@@ -25,38 +26,20 @@ export const bootBenchmark: Benchmark = {
 };
 
 /** @param reference boots the reference kernel */
-async function measureBoots(
-  { runtime, rounds, signal, say }: BenchContext,
-  reference: Runtime | null,
-  note?: string,
-): Promise<Measurement[]> {
-  const ours: Boot[] = [];
-  const others: Boot[] = [];
-  // The first boots read the image into the page cache; they are not counted.
-  for (let round = 0; round <= rounds; round += 1) {
-    say(`boot ${round} of ${rounds}`);
-    const [own, other] = [await boot(runtime, signal), reference === null ? null : await boot(reference, signal)];
-    if (round === 0) continue;
-    ours.push(own);
-    if (other !== null) others.push(other);
-  }
-  const { accelerator } = runtime.driver;
-  return (['init', 'hello'] as const).map((until) => ({
-    name: `boot.${until}`,
-    unit: 'ms',
-    accelerator,
-    samples: ours.map((one) => one[until]),
-    baseline: reference === null ? null : { name: REFERENCE_NAME, samples: others.map((one) => one[until]) },
-    note,
-  }));
+async function measureBoots(context: BenchContext, reference: Runtime | null, note?: string): Promise<Measurement[]> {
+  const { runtime, signal } = context;
+  // The first boots read the image into the page cache.
+  const { ours, others } = await compare(context, 'boot', {
+    ours: () => boot(runtime, signal),
+    others: reference === null ? null : () => boot(reference, signal),
+  });
+  const row = rowsOf('ms', runtime.driver.accelerator);
+  return (['init', 'hello'] as const).map((until) =>
+    row(`boot.${until}`, ours(until), reference === null ? null : [REFERENCE_NAME, others(until)], { note }),
+  );
 }
 
-interface Boot {
-  readonly init: number;
-  readonly hello: number;
-}
-
-async function boot(runtime: Runtime, signal: AbortSignal): Promise<Boot> {
+async function boot(runtime: Runtime, signal: AbortSignal): Promise<{ init: number; hello: number }> {
   const sandbox = await runtime.startVm({}, signal);
   const { timings } = sandbox;
   await sandbox.stop();

@@ -2,7 +2,8 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
 import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
-import type { Benchmark, Measurement } from '../benchmark.ts';
+import type { Benchmark } from '../benchmark.ts';
+import { compare, rowsOf } from '../compare.ts';
 import { startClone } from './clone.ts';
 
 /** In order; all in milliseconds; their sum is the whole, except for the supervisor's work between them. */
@@ -24,30 +25,21 @@ const PARTS = Object.keys(NOTES) as Part[];
 export const clonePartsBenchmark: Benchmark = {
   names: PARTS.map((part) => `clone.part/${part}`),
   summary: 'where the time of a start from the template goes, and the processor time of its VMM',
-  async measure({ runtime, rounds, signal, say }) {
+  async measure(context) {
+    const { runtime, signal } = context;
     await runtime.templates.prepare(DEFAULT_TEMPLATE);
-    const starts: Record<Part, number>[] = [];
-    // The first round fills the page cache and is not counted.
-    for (let round = 0; round <= rounds; round += 1) {
-      say(`clone ${round} of ${rounds}`);
-      const sandbox = await startClone(runtime, signal);
-      try {
-        if (round > 0) starts.push(await partsOf(sandbox));
-      } finally {
-        await sandbox.stop();
-      }
-    }
-    const { accelerator } = runtime.driver;
-    return PARTS.map(
-      (part): Measurement => ({
-        name: `clone.part/${part}`,
-        unit: 'ms',
-        accelerator,
-        samples: starts.map((one) => one[part]),
-        baseline: null,
-        note: NOTES[part],
-      }),
-    );
+    const { clone } = await compare(context, 'clone', {
+      clone: async () => {
+        const sandbox = await startClone(runtime, signal);
+        try {
+          return await partsOf(sandbox);
+        } finally {
+          await sandbox.stop();
+        }
+      },
+    });
+    const row = rowsOf('ms', runtime.driver.accelerator);
+    return PARTS.map((part) => row(`clone.part/${part}`, clone(part), null, { note: NOTES[part] }));
   },
 };
 

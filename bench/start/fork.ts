@@ -3,6 +3,7 @@ import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import type { LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { rowsOf } from '../compare.ts';
 import { openBenchControl, pausedMs } from '../control.ts';
 import { makeDirty } from './snapshot.ts';
 
@@ -52,22 +53,14 @@ async function measureOne(
   }
   const { accelerator } = runtime.driver;
   const { forks, clones, stillMs } = samples;
-  const row = (
-    figure: (typeof FIGURES)[number],
-    own: readonly number[],
-    baseline: Measurement['baseline'],
-    failures: Pick<Measurement, 'failed' | 'note'>,
-  ): Measurement => ({ name: `${figure}/${count}`, unit: 'ms', accelerator, samples: own, baseline, ...failures });
+  const row = rowsOf('ms', accelerator);
   const ofClones = `${count} of the template at once`;
+  const turns = 'from the moment when the parent may resume; includes waiting for its turn';
+  const all = attempts.all.failures();
   return [
-    row('fork.ready', forks.allMs, { name: ofClones, samples: clones.allMs }, attempts.all.failures()),
-    row(
-      'fork.each',
-      forks.eachMs,
-      { name: ofClones, samples: clones.eachMs },
-      attempts.each.failures('from the moment when the parent may resume; includes waiting for its turn'),
-    ),
-    row('fork.still', stillMs, { name: 'all are ready', samples: forks.allMs }, attempts.all.failures()),
+    row(`fork.ready/${count}`, forks.allMs, [ofClones, clones.allMs], all),
+    row(`fork.each/${count}`, forks.eachMs, [ofClones, clones.eachMs], attempts.each.failures(turns)),
+    row(`fork.still/${count}`, stillMs, ['all are ready', forks.allMs], all),
   ];
 }
 

@@ -3,36 +3,28 @@ import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
 import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark } from '../benchmark.ts';
+import { compare, rowsOf } from '../compare.ts';
 import { attachCannedModel, LANGCHAIN } from '../langchain-script.ts';
 import { firstOutputMs } from '../output.ts';
-
-interface Samples {
-  readonly script: number[];
-  readonly whole: number[];
-}
 
 export const langchainBenchmark: Benchmark = {
   names: ['script.langchain', 'script.langchain/whole'],
   summary: 'import of LangChain and one call of a canned model: in a new clone, and cold after a boot',
   async measure(context) {
-    const { runtime, rounds, signal, say } = context;
+    const { runtime, signal } = context;
     const attempts = new Attempts(signal);
-    const warm: Samples = { script: [], whole: [] };
-    const cold: Samples = { script: [], whole: [] };
-    // The first round fills the page cache and is not counted.
-    for (let round = 0; round <= rounds; round += 1) {
-      say(`LangChain ${round} of ${rounds}`);
-      await attempts.run(() => runOnce(context, 'clone', round === 0 ? null : warm));
-      await runOnce(context, 'boot', round === 0 ? null : cold);
-    }
-    const row = (figure: keyof Samples, suffix: string, note: string) => ({
-      name: `script.langchain${suffix}`,
-      unit: 'ms' as const,
-      samples: warm[figure],
-      accelerator: runtime.driver.accelerator,
-      baseline: { name: 'cold python3 after a boot', samples: cold[figure] },
-      ...attempts.failures(note),
+    const { warm, cold } = await compare(context, 'LangChain', {
+      warm: () => attempts.run(() => runOnce(context, 'clone')),
+      cold: () => runOnce(context, 'boot'),
     });
+    const make = rowsOf('ms', runtime.driver.accelerator);
+    const row = (figure: 'script' | 'whole', suffix: string, note: string) =>
+      make(
+        `script.langchain${suffix}`,
+        warm(figure),
+        ['cold python3 after a boot', cold(figure)],
+        attempts.failures(note),
+      );
     return [
       row('script', '', 'from the request in a sandbox that is ready; each sandbox runs one script'),
       row('whole', '/whole', 'from the request for a sandbox'),
@@ -40,7 +32,7 @@ export const langchainBenchmark: Benchmark = {
   },
 };
 
-async function runOnce({ runtime, signal }: BenchContext, kind: 'clone' | 'boot', into: Samples | null): Promise<void> {
+async function runOnce({ runtime, signal }: BenchContext, kind: 'clone' | 'boot') {
   const template = await runtime.templates.prepare(DEFAULT_TEMPLATE);
   const source = kind === 'clone' ? { template: template.source } : {};
   // The warm list must match the template's, or another interpreter starts.
@@ -52,8 +44,7 @@ async function runOnce({ runtime, signal }: BenchContext, kind: 'clone' | 'boot'
     await sandbox.start(signal);
     const readyMs = performance.now() - began;
     const scriptMs = await firstOutputMs(() => begin(sandbox, kind, signal), LANGCHAIN.output);
-    into?.script.push(scriptMs);
-    into?.whole.push(readyMs + scriptMs);
+    return { script: scriptMs, whole: readyMs + scriptMs };
   } finally {
     await sandbox.stop();
   }

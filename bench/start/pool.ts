@@ -4,9 +4,10 @@ import type { LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark } from '../benchmark.ts';
 import { waitForCalm } from '../calm.ts';
+import { compare, rowsOf } from '../compare.ts';
 import { openBenchControl } from '../control.ts';
 import { printOneMs } from '../output.ts';
-import { type StartSamples, startOnce } from './clone.ts';
+import { startOnce } from './clone.ts';
 
 const MEMBERS = 2;
 const FULL_MS_MAX = 60_000;
@@ -16,52 +17,41 @@ export const poolBenchmark: Benchmark = {
   names: ['pool.claim', 'pool.output'],
   summary: 'a sandbox from the warm pool, and until print(1) has printed in it: against a clone',
   async measure(context) {
-    const { runtime, rounds, signal, say } = context;
+    const { runtime, rounds, signal } = context;
     await using opened = await openBenchControl(context);
     const { control } = opened;
     const attempts = new Attempts(signal);
-    const claim: StartSamples = { ready: [], output: [] };
-    const clone: StartSamples = { ready: [], output: [] };
     let busyRounds = 0;
     await control.setPool({ min: MEMBERS, max: MEMBERS });
-    // The first round fills caches and is not counted.
-    for (let round = 0; round <= rounds; round += 1) {
-      say(`pool ${round} of ${rounds}`);
-      await waitUntilFull(control, signal);
-      await startOnce(context, 'clone', round === 0 ? null : clone);
-      if (!(await waitForCalm(signal)) && round > 0) busyRounds += 1;
-      await attempts.run(() => claimOnce(context, control, round === 0 ? null : claim));
-    }
+    const { claim, clone } = await compare(context, 'pool', {
+      clone: async () => {
+        await waitUntilFull(control, signal);
+        return await startOnce(context, 'clone');
+      },
+      claim: async (round) => {
+        if (!(await waitForCalm(signal)) && round > 0) busyRounds += 1;
+        return await attempts.run(() => claimOnce(context, control));
+      },
+    });
     const note =
       `before each claim the pool was full (${MEMBERS}) and the machine idle` +
       (busyRounds === 0 ? '' : `, but for ${busyRounds} of ${rounds}: it was busy for 20 s`) +
       '; the pool begins to refill at the claim';
-    const { accelerator } = runtime.driver;
-    const row = (name: string, figure: keyof StartSamples, baseline: string) => ({
-      name,
-      unit: 'ms' as const,
-      accelerator,
-      samples: claim[figure],
-      baseline: { name: baseline, samples: clone[figure] },
-      ...attempts.failures(note),
-    });
-    return [row('pool.claim', 'ready', 'clone.ready'), row('pool.output', 'output', 'clone.output')];
+    const row = rowsOf('ms', runtime.driver.accelerator);
+    return [
+      row('pool.claim', claim('ready'), ['clone.ready', clone('ready')], attempts.failures(note)),
+      row('pool.output', claim('output'), ['clone.output', clone('output')], attempts.failures(note)),
+    ];
   },
 };
 
-async function claimOnce(
-  { signal }: BenchContext,
-  control: LocalControlPlane,
-  into: StartSamples | null,
-): Promise<void> {
+async function claimOnce({ signal }: BenchContext, control: LocalControlPlane) {
   const began = performance.now();
   const { id, origin } = await control.create({}, signal);
   const claimMs = performance.now() - began;
   try {
     if (origin !== 'pool') throw new Error(`the sandbox is a ${origin}, not from the pool`);
-    const outputMs = claimMs + (await printOneMs(await control.guest(id), signal));
-    into?.ready.push(claimMs);
-    into?.output.push(outputMs);
+    return { ready: claimMs, output: claimMs + (await printOneMs(await control.guest(id), signal)) };
   } finally {
     await control.remove(id);
   }

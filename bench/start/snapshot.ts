@@ -5,20 +5,13 @@ import { MIB } from '../../src/base/units.ts';
 import type { LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { compare, rowsOf } from '../compare.ts';
 import { openBenchControl, pausedMs } from '../control.ts';
 import { firstOutputMs } from '../output.ts';
 
 /** Memory written by the sandbox before the snapshot. */
 const DIRTY_MIB = [0, 10, 50, 100, 200] as const;
 const FIGURES = ['snapshot.time', 'snapshot.still', 'snapshot.size'] as const;
-
-/** For one amount of dirty memory, one value per round. */
-interface Samples {
-  readonly timeMs: number[];
-  readonly stillMs: number[];
-  readonly sizeMib: number[];
-  readonly writeMs: number[];
-}
 
 export const snapshotBenchmark: Benchmark = {
   names: FIGURES.flatMap((figure) => DIRTY_MIB.map((mib) => `${figure}/${mib}`)),
@@ -35,51 +28,37 @@ export const snapshotBenchmark: Benchmark = {
 };
 
 async function measureOne(
-  { runtime, rounds, signal, say }: BenchContext,
+  context: BenchContext,
   control: LocalControlPlane,
   dir: string,
   dirtyMib: number,
 ): Promise<Measurement[]> {
+  const { runtime, signal } = context;
   const attempts = new Attempts(signal);
-  const samples: Samples = { timeMs: [], stillMs: [], sizeMib: [], writeMs: [] };
   const { id, memoryMib } = await control.create({}, signal);
   try {
     await makeDirty(control, id, dirtyMib, signal);
     // The RAM that a snapshot is based on counts for the oldest one that needs it.
     const { id: oldest } = await control.snapshot(id);
-    // In the first round the guest frees its caches; it is not counted.
-    for (let round = 0; round <= rounds; round += 1) {
-      say(`${dirtyMib} MiB, ${round} of ${rounds}`);
-      await attempts.run(() => snapshotOnce(control, id, dir, round === 0 ? null : samples));
-    }
+    // In the first round the guest frees its caches.
+    const { own } = await compare(context, `${dirtyMib} MiB,`, {
+      own: () => attempts.run(() => snapshotOnce(control, id, dir)),
+    });
     await control.removeSnapshot(oldest);
+    const [ms, mib] = [rowsOf('ms', runtime.driver.accelerator), rowsOf('MiB', runtime.driver.accelerator)];
+    const [written, safe] = [own('write'), own('time')];
+    const failures = attempts.failures();
+    return [
+      ms(`snapshot.time/${dirtyMib}`, safe, ['write and sync as much', written], failures),
+      ms(`snapshot.still/${dirtyMib}`, own('still'), ['until it is safe', safe], failures),
+      mib(`snapshot.size/${dirtyMib}`, own('sizeMib'), ['RAM of the sandbox', [memoryMib]], failures),
+    ];
   } finally {
     await control.remove(id);
   }
-  const { accelerator } = runtime.driver;
-  const row = (
-    figure: (typeof FIGURES)[number],
-    unit: 'ms' | 'MiB',
-    own: readonly number[],
-    baseline: Measurement['baseline'],
-    note?: string,
-  ): Measurement => ({
-    name: `${figure}/${dirtyMib}`,
-    unit,
-    accelerator,
-    samples: own,
-    baseline,
-    ...attempts.failures(note),
-  });
-  const { timeMs, stillMs, sizeMib, writeMs } = samples;
-  return [
-    row('snapshot.time', 'ms', timeMs, { name: 'write and sync as much', samples: writeMs }),
-    row('snapshot.still', 'ms', stillMs, { name: 'until it is safe', samples: timeMs }),
-    row('snapshot.size', 'MiB', sizeMib, { name: 'RAM of the sandbox', samples: [memoryMib] }),
-  ];
 }
 
-async function snapshotOnce(control: LocalControlPlane, id: string, dir: string, into: Samples | null): Promise<void> {
+async function snapshotOnce(control: LocalControlPlane, id: string, dir: string) {
   let timeMs = 0;
   let bytes = 0;
   const stillMs = await pausedMs(control, id, async () => {
@@ -90,10 +69,7 @@ async function snapshotOnce(control: LocalControlPlane, id: string, dir: string,
     await control.removeSnapshot(snapshot.id);
   });
   const writeMs = await writeAndSyncMs(join(dir, 'baseline'), bytes);
-  into?.timeMs.push(timeMs);
-  into?.stillMs.push(stillMs);
-  into?.sizeMib.push(bytes / MIB);
-  into?.writeMs.push(writeMs);
+  return { time: timeMs, still: stillMs, sizeMib: bytes / MIB, write: writeMs };
 }
 
 async function writeAndSyncMs(path: string, bytes: number): Promise<number> {

@@ -36,7 +36,7 @@ def copy(plan):
             extract(path, target)
         elif os.path.isdir(path):
             if is_client:
-                # The mode is for the files in the directory. With a file's mode nobody could enter the directory.
+                # The mode is for the files in the directory. With a file's mode, no user could enter the directory.
                 copier.directories(target)
             copier.contents(path, target)
         else:

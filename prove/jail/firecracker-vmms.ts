@@ -1,6 +1,6 @@
 /**
- * Firecracker in its jail, as sandboxes run it, and without jail and filters. Both run an idle guest: the permissions
- * of a VMM do not depend on its guest, so this works on a KVM that can't boot Linux.
+ * Firecracker in its jail, as sandboxes run it, and without jail and filters. Both run an idle guest: the
+ * permissions of a VMM do not depend on its guest, so this works on a KVM that can't boot Linux.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
@@ -16,14 +16,17 @@ import { withFirecracker } from '../../src/host/runtime/firecracker/binary.ts';
 import { makeFirecracker } from '../../src/host/runtime/firecracker/firecracker.ts';
 import type { Confinement } from '../../src/host/runtime/jail.ts';
 import { makeWorkspace } from '../../src/host/runtime/workspace.ts';
+import { elfProgram } from '../../src/machine/jail/elf.ts';
 import { isRootWith, NEEDED_CAPABILITIES } from '../../src/machine/jail/open.ts';
 import type { Vm, VmmDriver, VmSpec } from '../../src/machine/vmm/driver.ts';
 import { findBinary } from '../../src/machine/vmm/firecracker/installation.ts';
 import { ProofError } from '../errors.ts';
 import type { JailContext } from '../proof-runtime.ts';
-import { idleGuest } from './idle-guest.ts';
 import { MEMORY_MIB, SIGSYS, type Vmm, type Vmms, type VmmTraits } from './vmm.ts';
 
+const IDLE_ENTRY = 0x10_0000n;
+/** `hlt` in a loop: interrupts are off at the entry, so it sleeps forever. */
+const IDLE_CODE = Uint8Array.of(0xf4, 0xeb, 0xfd);
 const DISK_BYTES = MIB;
 const GUEST_CID = 3;
 const VCPU = 'fc_vcpu 0';
@@ -240,4 +243,12 @@ function cannot(cause: unknown): ProofError {
     remedy:
       remedy ?? 'Run `./neurovisor doctor`: the proof needs /dev/kvm, Firecracker 1.16.1 or newer, and its jailer.',
   });
+}
+
+/**
+ * An idle guest of two instructions, which any x86 processor and any KVM runs: for hosts that can't boot Linux.
+ * @returns an ELF kernel without a note, which is entered in long mode by the 64-bit boot protocol of Linux
+ */
+function idleGuest(): Uint8Array {
+  return elfProgram(IDLE_CODE, IDLE_ENTRY);
 }

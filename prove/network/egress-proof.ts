@@ -10,7 +10,7 @@ import {
   OTHER,
   PRIVATE_ADDRESSES,
 } from '../map.ts';
-import { eventually, type Forbidden, type Proof, Tries } from '../proof.ts';
+import { type Control, eventually, type Forbidden, type Proof, Tries } from '../proof.ts';
 import { type Guest, HOST_PORT, type LeasedGuest, type World } from '../world.ts';
 import { requestTries } from './request-tries.ts';
 
@@ -57,24 +57,17 @@ async function controls(tries: Tries, world: World, guest: Guest): Promise<void>
   ]);
   const page = (name: string) => `page of ${name}`;
   await tries.allowed(
-    [
-      {
-        what: `control: ${ALLOWED.name} by HTTP`,
-        attempt: () => guest.exchange(ALLOWED.address, 80, get(ALLOWED.name)),
-      },
-      { what: `control: ${ALLOWED.name} by TLS`, attempt: () => guest.tls(ALLOWED.address, ALLOWED.name) },
-    ],
     page(ALLOWED.name),
+    [`control: ${ALLOWED.name} by HTTP`, () => guest.exchange(ALLOWED.address, 80, get(ALLOWED.name))],
+    [`control: ${ALLOWED.name} by TLS`, () => guest.tls(ALLOWED.address, ALLOWED.name)],
   );
   await tries.allowed(
-    [
-      {
-        what: `control: a guest on an ordinary TAP asks ${OTHER.name} by HTTP`,
-        attempt: () => world.plain.exchange(OTHER.address, 80, get(OTHER.name)),
-      },
-      { what: `control: and by TLS`, attempt: () => world.plain.tls(OTHER.address, OTHER.name) },
-    ],
     page(OTHER.name),
+    [
+      `control: a guest on an ordinary TAP asks ${OTHER.name} by HTTP`,
+      () => world.plain.exchange(OTHER.address, 80, get(OTHER.name)),
+    ],
+    [`control: and by TLS`, () => world.plain.tls(OTHER.address, OTHER.name)],
   );
   const plainPorts = [
     [OTHER.address, 8080],
@@ -84,17 +77,14 @@ async function controls(tries: Tries, world: World, guest: Guest): Promise<void>
     [HOST_PUBLIC.address, 80],
   ] as const;
   await tries.allowed(
-    [
-      {
-        what: `control: ${LISTED_ADDRESS} port 8080, which a rule opens`,
-        attempt: () => guest.exchange(LISTED_ADDRESS, 8080),
-      },
-      ...plainPorts.map(([address, port]) => ({
-        what: `control: a guest on an ordinary TAP connects to ${address} port ${port}`,
-        attempt: () => world.plain.exchange(address, port),
-      })),
-    ],
     'hello',
+    [`control: ${LISTED_ADDRESS} port 8080, which a rule opens`, () => guest.exchange(LISTED_ADDRESS, 8080)],
+    ...plainPorts.map(
+      ([address, port]): Control => [
+        `control: a guest on an ordinary TAP connects to ${address} port ${port}`,
+        () => world.plain.exchange(address, port),
+      ],
+    ),
   );
 }
 
@@ -205,15 +195,10 @@ async function spoofed(tries: Tries, { guest, lease }: LeasedGuest, other: Guest
     // Sent on the same card, so its answer shows that the frame before it was processed.
     return await guest.datagram(LISTED_ADDRESS, 9999, 'barrier');
   };
-  await tries.allowed(
-    [
-      {
-        what: `control: a datagram to ${LISTED_ADDRESS} port 9999, which a rule opens`,
-        attempt: () => guest.datagram(LISTED_ADDRESS, 9999, 'own'),
-      },
-    ],
-    'own',
-  );
+  await tries.allowed('own', [
+    `control: a datagram to ${LISTED_ADDRESS} port 9999, which a rule opens`,
+    () => guest.datagram(LISTED_ADDRESS, 9999, 'own'),
+  ]);
   await tries.arrives(
     'control: a frame past the guest’s kernel with its own addresses',
     send('s0', {}),

@@ -10,7 +10,7 @@ import { parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
 import { exchange } from '../caller.ts';
 import { get, METADATA_SPELLINGS } from '../forged-requests.ts';
 import { ALLOWED, type Arrival, HOST_AGENT, METADATA_ADDRESSES, OTHER, SECRET } from '../map.ts';
-import { type Forbidden, type Proof, Tries } from '../proof.ts';
+import { type Control, type Forbidden, type Proof, Tries } from '../proof.ts';
 import type { Guest, World } from '../world.ts';
 
 const FIRST = METADATA_ADDRESSES[0];
@@ -40,17 +40,19 @@ export async function proveMetadata(world: World): Promise<Proof> {
 async function controls(tries: Tries, world: World, open: Guest, listed: Guest): Promise<void> {
   const there = [...METADATA_ADDRESSES, HOST_AGENT];
   await tries.allowed(
-    [
-      ...there.map((address) => ({
-        what: `control: the host itself asks ${address}`,
-        attempt: () => exchange({ host: address, port: 80, text: get(address) }),
-      })),
-      ...there.map((address) => ({
-        what: `control: a guest on an ordinary TAP asks ${address}`,
-        attempt: () => world.plain.exchange(address, 80, get(address)),
-      })),
-    ],
     SECRET,
+    ...there.map(
+      (address): Control => [
+        `control: the host itself asks ${address}`,
+        () => exchange({ host: address, port: 80, text: get(address) }),
+      ],
+    ),
+    ...there.map(
+      (address): Control => [
+        `control: a guest on an ordinary TAP asks ${address}`,
+        () => world.plain.exchange(address, 80, get(address)),
+      ],
+    ),
   );
   await tries.arrives(
     `control: a frame of UDP to ${FIRST} port 9999 on an ordinary TAP, past the guest’s kernel`,
@@ -58,24 +60,14 @@ async function controls(tries: Tries, world: World, open: Guest, listed: Guest):
     ({ protocol, to }) => protocol === 'udp' && to === FIRST,
   );
   await listed.name(ALLOWED.name);
-  await tries.allowed(
-    [
-      {
-        what: `control: the open guest asks ${OTHER.address}`,
-        attempt: () => open.exchange(OTHER.address, 80, get(OTHER.name)),
-      },
-    ],
-    `page of ${OTHER.name}`,
-  );
-  await tries.allowed(
-    [
-      {
-        what: `control: the guest with an allowlist asks ${ALLOWED.name}`,
-        attempt: () => listed.exchange(ALLOWED.address, 80, get(ALLOWED.name)),
-      },
-    ],
-    `page of ${ALLOWED.name}`,
-  );
+  await tries.allowed(`page of ${OTHER.name}`, [
+    `control: the open guest asks ${OTHER.address}`,
+    () => open.exchange(OTHER.address, 80, get(OTHER.name)),
+  ]);
+  await tries.allowed(`page of ${ALLOWED.name}`, [
+    `control: the guest with an allowlist asks ${ALLOWED.name}`,
+    () => listed.exchange(ALLOWED.address, 80, get(ALLOWED.name)),
+  ]);
 }
 
 /** The kernel's count shows that the packets got as far as the packet filter. */
@@ -242,15 +234,10 @@ async function unfiltered(tries: Tries, world: World): Promise<void> {
     add('rule', { chain, expr: [assign(MARK, GUARD_MARK), ACCEPT] }),
   ]);
   await new Nft().apply(open);
-  await tries.allowed(
-    [
-      {
-        what: `control: packet filter removed, ${OTHER.address} port 8080, which no rule allows`,
-        attempt: () => guest.exchange(OTHER.address, 8080),
-      },
-    ],
-    'hello',
-  );
+  await tries.allowed('hello', [
+    `control: packet filter removed, ${OTHER.address} port 8080, which no rule allows`,
+    () => guest.exchange(OTHER.address, 8080),
+  ]);
   const what = (text: string): string => `packet filter removed: ${text}`;
   await tries.forbidden([
     ...METADATA_ADDRESSES.flatMap((address) =>

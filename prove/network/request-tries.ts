@@ -40,29 +40,24 @@ export async function requestTries(tries: Tries, world: World): Promise<void> {
 async function controls(tries: Tries, guest: Guest, root: string): Promise<void> {
   const path = '/v1/models?q=/../%2e';
   await tries.allowed(
-    [
-      {
-        what: 'control: a path that a rule allows, by HTTP',
-        attempt: () => guest.exchange(ALLOWED.address, 80, ask(ALLOWED.name, 'GET', path)),
-      },
-      {
-        what: 'control: the same by TLS, which the host terminates',
-        attempt: () => guest.https(VAULT.address, VAULT.name, root, ask(VAULT.name, 'GET', path)),
-      },
-      {
-        what: 'control: absolute-form of an allowed path',
-        attempt: () => guest.exchange(ALLOWED.address, 80, ask(ALLOWED.name, 'GET', `http://${ALLOWED.name}${path}`)),
-      },
-      {
-        what: 'control: a name without such rules, any method and path',
-        attempt: () => guest.exchange(OTHER.address, 80, ask(OTHER.name, 'PUT', '/a/../b')),
-      },
-      {
-        what: 'control: TLS to a name without such rules is not terminated',
-        attempt: () => guest.tls(OTHER.address, OTHER.name),
-      },
-    ],
     'page of',
+    [
+      'control: a path that a rule allows, by HTTP',
+      () => guest.exchange(ALLOWED.address, 80, ask(ALLOWED.name, 'GET', path)),
+    ],
+    [
+      'control: the same by TLS, which the host terminates',
+      () => guest.https(VAULT.address, VAULT.name, root, ask(VAULT.name, 'GET', path)),
+    ],
+    [
+      'control: absolute-form of an allowed path',
+      () => guest.exchange(ALLOWED.address, 80, ask(ALLOWED.name, 'GET', `http://${ALLOWED.name}${path}`)),
+    ],
+    [
+      'control: a name without such rules, any method and path',
+      () => guest.exchange(OTHER.address, 80, ask(OTHER.name, 'PUT', '/a/../b')),
+    ],
+    ['control: TLS to a name without such rules is not terminated', () => guest.tls(OTHER.address, OTHER.name)],
   );
 }
 
@@ -170,13 +165,8 @@ async function budget(tries: Tries, world: World): Promise<void> {
   const [use] = lease.gatewayUse().destinations;
   const used = use?.bytesUsed ?? 0;
   tries.note('the gateway counted them', `${BUDGET_BYTES}`, String(used), used === BUDGET_BYTES);
-  await tries.allowed(
-    [
-      {
-        what: 'control: another name is still reachable',
-        attempt: () => guest.exchange(OTHER.address, 80, ask(OTHER.name, 'GET', '/')),
-      },
-    ],
-    'page of',
-  );
+  await tries.allowed('page of', [
+    'control: another name is still reachable',
+    () => guest.exchange(OTHER.address, 80, ask(OTHER.name, 'GET', '/')),
+  ]);
 }

@@ -1,7 +1,7 @@
 /**
  * Proves that a guest can use a secret at its one server and in its places of a request, and never gets it, there or
- * anywhere else. The server has other tenants: a value beside the guest's own credential would be stored in the account
- * of that credential.
+ * anywhere else. The server has other tenants: a value beside the guest's own credential would be stored in the
+ * account of that credential.
  */
 import { createSecureContext } from 'node:tls';
 import { systemClock } from '../../src/base/clock.ts';

@@ -11,10 +11,13 @@ import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { ECOSYSTEMS, NO_PACKAGES, type PackagePolicy } from '../../src/base/request/package-policy.ts';
 import { MIB } from '../../src/base/units.ts';
-import { createPackageGateway, type PackageGateway, type PackagePort } from '../../src/egress/packages/gateway.ts';
+import {
+  createPackageGateway,
+  type PackageGateway,
+  type PackagePort,
+  type PackagesOptions,
+} from '../../src/egress/packages/gateway.ts';
 import { PORT_LIMITS } from '../../src/egress/packages/limits.ts';
-import type { IsPublic } from '../../src/egress/packages/upstream/address.ts';
-import { isPublicAddress } from '../../src/host/runtime/packages.ts';
 import { Notes, type Proof } from '../proof.ts';
 import {
   digestOf,
@@ -72,7 +75,7 @@ interface Context {
 }
 
 /** @param broken for tests: a gateway that takes every address for a public one */
-export async function provePackages(broken: { readonly isPublic?: IsPublic } = {}): Promise<Proof> {
+export async function provePackages(broken: Partial<Pick<PackagesOptions, 'isPublic'>> = {}): Promise<Proof> {
   const dir = await mkdtemp(join(tmpdir(), 'nv-prove-packages-'));
   await using index = await startHostileIndex((service) => ({
     good: '/files/good',
@@ -85,13 +88,7 @@ export async function provePackages(broken: { readonly isPublic?: IsPublic } = {
     ...badLinksBehindProxy,
   }));
   const own = { baseUrl: `${index.origin}/`, authorization: PASSWORD };
-  const parts = {
-    cacheDir: dir,
-    isPublic: broken.isPublic ?? isPublicAddress,
-    clock: systemClock,
-    log: silentLog,
-    upstreamLimits: LIMITS,
-  };
+  const parts = { cacheDir: dir, ...broken, clock: systemClock, log: silentLog, upstreamLimits: LIMITS };
   const gateway = createPackageGateway({
     ...parts,
     indexes: async () => ({

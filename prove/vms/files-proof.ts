@@ -194,7 +194,7 @@ async function startHostile(runtime: Runtime, dir: string): Promise<AsyncDisposa
     stdin: false,
     detached: true,
   });
-  program.exit.catch((error: unknown) => ignore(error, 'nobody tells its end any more'));
+  program.exit.catch((error: unknown) => ignore(error, 'its stream is closed'));
   const isHostile = async (): Promise<boolean> =>
     await guest.files.stat(READY).then(
       () => true,

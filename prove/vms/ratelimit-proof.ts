@@ -1,6 +1,6 @@
 /**
- * Proves that a channel carries no more bytes than its limit allows, in any window of time, and not much less; that a change
- * of the limit counts at once; and that a guest that floods its channel does not take the host from a neighbor.
+ * Proves that a channel carries no more bytes than its limit allows, in any window of time, and not much less; that a
+ * change of the limit counts at once; and that a guest that floods its channel does not take the host from a neighbor.
  *
  *     noisy guest ══ floods, both directions ══► limit ──► bytes counted by the device, and by both ends
  *     polite guest ── round trips of one byte ───────────► times: alone, beside the flood with and without a limit

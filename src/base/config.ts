@@ -123,8 +123,8 @@ const VARIABLES = {
   /** User IDs for VMMs, `FIRST:COUNT`; empty: 1900000000:4096. Only for root. */
   NEUROVISOR_JAIL_UIDS: matching(/^\d{1,10}:\d{1,5}$/, 'FIRST:COUNT'),
   /**
-   * Kernel measurements of the daemon (docs/observability.md), separated by commas: `latency` of packets, `processes`
-   * of VMMs, `syscalls` of VMMs · `auto`: the first two, if the host supports them · `off`.
+   * Kernel measurements of the daemon (docs/observability.md), separated by commas: `latency` of packets,
+   * `processes` of VMMs, `syscalls` of VMMs · `auto`: the first two, if the host supports them · `off`.
    */
   NEUROVISOR_PROBES: matching(
     /^(off|(latency|processes|syscalls)(,(latency|processes|syscalls))*)$/,

@@ -1,5 +1,18 @@
 import { describe, expect, it } from 'vitest';
-import { Counter, collected, Histogram, histogramSamples, type Metric, MetricRegistry, single } from './metrics.ts';
+import {
+  Counter,
+  collected,
+  counter,
+  gauge,
+  gaugeBy,
+  Histogram,
+  histogramSamples,
+  type Metric,
+  MetricRegistry,
+  single,
+  total,
+  totalBy,
+} from './metrics.ts';
 
 async function textOf(...metrics: readonly Metric[]): Promise<string> {
   const registry = new MetricRegistry();
@@ -57,6 +70,25 @@ describe('MetricRegistry', () => {
     const rows = Array.from({ length: 500 }, (_, n) => [{ n: `${n}` }, n] as const);
     const metric = collected('gauge', { name: 'g', help: 'x', unit: null, labels: ['n'] }, () => rows);
     expect(metric.samples()).toHaveLength(200);
+  });
+
+  it('counter, gauge, total: have the unit that their name ends with', () => {
+    const read = (): Iterable<readonly [{ kind: string }, number]> => [[{ kind: 'a' }, 1]];
+    const all = [
+      counter('a_bytes_total', 'x'),
+      gauge('b_ratio', 'x', () => null),
+      gaugeBy('c', 'x', ['kind'], read),
+      total('d_seconds_total', 'x', () => 1),
+      totalBy('bytes_total', 'x', ['kind'], read),
+    ];
+    expect(all.map(({ type, unit }) => [type, unit])).toEqual([
+      ['counter', 'bytes'],
+      ['gauge', 'ratio'],
+      ['gauge', null],
+      ['counter', 'seconds'],
+      ['counter', null],
+    ]);
+    expect(all.map((metric) => metric.samples().length)).toEqual([1, 0, 1, 1, 1]);
   });
 
   it('text: a failing source loses only its own refresh', async () => {

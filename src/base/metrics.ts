@@ -17,14 +17,15 @@ interface MetricSpec<Label extends string = string> {
   /** `[a-z][a-z0-9_]*`, with its unit, and `_total` for a counter. */
   readonly name: string;
   readonly help: string;
-  /** `null` for a plain count. */
-  readonly unit: Unit;
+  /** `null` for a plain count. Default: the one that the name ends with, before `_total`. */
+  readonly unit?: Unit;
   readonly labels?: readonly Label[];
   /** Default `SERIES_MAX`. */
   readonly seriesMax?: number;
 }
 
-export interface Metric extends Readonly<Pick<MetricSpec, 'name' | 'help' | 'unit'>> {
+export interface Metric extends Readonly<Pick<MetricSpec, 'name' | 'help'>> {
+  readonly unit: Unit;
   readonly type: 'counter' | 'gauge' | 'histogram';
   readonly labels: readonly string[];
   samples(): readonly Sample[];
@@ -84,6 +85,11 @@ class Series<Label extends string, State> {
 
 const NO_LABELS = {};
 
+function unitOf(name: string): Unit {
+  const [, unit = null] = /_(seconds|bytes|ratio)(?:_total)?$/.exec(name) ?? [];
+  return unit as Unit;
+}
+
 function cut(value: string): string {
   return value.length <= LABEL_CHARACTERS_MAX ? value : OTHER;
 }
@@ -99,7 +105,7 @@ export class Counter<Label extends string = never> implements Metric {
   constructor(spec: MetricSpec<Label>) {
     assert(spec.name.endsWith('_total'), `the counter ${spec.name} does not end with _total`);
     this.#series = new Series(spec, () => ({ value: 0 }));
-    ({ name: this.name, help: this.help, unit: this.unit } = spec);
+    ({ name: this.name, help: this.help, unit: this.unit = unitOf(spec.name) } = spec);
     this.labels = this.#series.names;
     // Without labels there is one series, from the start.
     if (this.labels.length === 0) this.#series.of(NO_LABELS as LabelsOf<Label>);
@@ -135,7 +141,7 @@ export class Histogram<Label extends string = never> implements Metric {
     const { bounds = SECONDS_BOUNDS } = spec;
     this.#bounds = bounds;
     this.#series = new Series(spec, () => ({ counts: bounds.map(() => 0).concat(0), sum: 0 }));
-    ({ name: this.name, help: this.help, unit: this.unit } = spec);
+    ({ name: this.name, help: this.help, unit: this.unit = unitOf(spec.name) } = spec);
     this.labels = this.#series.names;
     if (this.labels.length === 0) this.#series.of(NO_LABELS as LabelsOf<Label>);
   }
@@ -197,7 +203,7 @@ export function collected(
   spec: MetricSpec,
   read: () => Iterable<readonly [labels: Readonly<Record<string, string>>, value: number]>,
 ): Metric {
-  const { name, help, unit, labels = [], seriesMax = SERIES_MAX } = spec;
+  const { name, help, unit = unitOf(name), labels = [], seriesMax = SERIES_MAX } = spec;
   return {
     type,
     name,
@@ -213,6 +219,30 @@ export function single(type: 'counter' | 'gauge', spec: Omit<MetricSpec, 'labels
     const value = read();
     return value === null ? [] : [[{}, value]];
   });
+}
+
+/** A counter that its owner adds to. */
+export function counter<Label extends string = never>(name: string, help: string, labels: readonly Label[] = []) {
+  return new Counter({ name, help, labels });
+}
+
+type Read = Parameters<typeof collected>[2];
+
+/** Metrics read at each scrape, `…By` with labels; a total is a counter. A value of `null` is not exported. */
+export function gauge(name: string, help: string, read: () => number | null): Metric {
+  return single('gauge', { name, help }, read);
+}
+
+export function gaugeBy(name: string, help: string, labels: readonly string[], read: Read): Metric {
+  return collected('gauge', { name, help, labels }, read);
+}
+
+export function total(name: string, help: string, read: () => number | null): Metric {
+  return single('counter', { name, help }, read);
+}
+
+export function totalBy(name: string, help: string, labels: readonly string[], read: Read): Metric {
+  return collected('counter', { name, help, labels }, read);
 }
 
 export class MetricRegistry {

@@ -36,7 +36,7 @@ export class Cli {
   readonly progress: ProgressView;
   readonly log: Log;
   /**
-   * Of the control plane of this process. A command reports what happens to its one sandbox itself, so warnings about
+   * The log of this process's control plane. A command reports what happens to its one sandbox itself, so warnings about
    * it are shown only if NEUROVISOR_LOG asks for a level.
    */
   readonly planeLog: Log;

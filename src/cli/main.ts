@@ -6,19 +6,15 @@
  *                                       top/  transfer/  daemon/  flags/  output/
  */
 
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { styleText } from 'node:util';
 import { Command, CommanderError, Help } from 'commander';
 import { ignore } from '../base/ignore.ts';
-import { PACKAGE_DIR } from '../base/package-dir.ts';
+import { productName } from '../base/package-dir.ts';
 import { addCommands } from './definitions/all.ts';
 import { describe, helpWords, shownOptions } from './definitions/help.ts';
 import { EXIT_USAGE } from './exit-status.ts';
 import { printFailure, UsageError } from './failure.ts';
 import { asksForJson } from './flags/asks-json.ts';
-
-const { version } = JSON.parse(readFileSync(join(PACKAGE_DIR, 'package.json'), 'utf8')) as { version: string };
 
 const words = process.argv.slice(2);
 // Judged again once it is known which words are a program's.
@@ -26,7 +22,7 @@ let json = asksForJson(words);
 
 const program = new Command('neurovisor')
   .description('Run AI agents in microVMs, with their models on the host.')
-  .version(version)
+  .version(productName())
   .showHelpAfterError('(see neurovisor --help)')
   .exitOverride()
   // In JSON mode stdout holds one object and nothing else.

@@ -57,7 +57,7 @@ requires('generators', interpreterPackages()).describe('code interpreter', (pack
     expect(output(await run('%pwd\n%env TMPDIR\nprint("x")'))).toBe('x\n');
   });
 
-  it('output has a time, and both streams are told apart', async () => {
+  it('output has a time, and names its stream', async () => {
     const { lines } = await run('import sys\nprint("o")\nprint("e", file=sys.stderr)');
     const time = expect.stringMatching(/^\d{4}-\d\d-\d\dT/);
     for (const [type, text] of [

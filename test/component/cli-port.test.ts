@@ -1,6 +1,6 @@
 /**
- * `neurovisor port` on a daemon whose sandboxes are agents of this machine: their loopback is this one's, so a server
- * of the test is "in the guest", and its port is never free here.
+ * `neurovisor port` on a daemon whose sandboxes are agents of this machine: their loopback is this one's, so a
+ * server of the test is "in the guest", and its port is never free here.
  */
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
@@ -93,16 +93,16 @@ describe('port --over nic', () => {
     const number = await guestServer(async (socket) => {
       socket.end(`${(await buffer(socket)).length} bytes`);
     });
-    const nobody = await freePort();
+    const unused = await freePort();
     const on = { control, id: made.id };
-    const words = [`${number}`, `${nobody}:${await freePort()}`];
+    const words = [`${number}`, `${unused}:${await freePort()}`];
     const there = await forwarding(words, on, { over: 'nic' });
     const socket = client(there.local);
     socket.end(sent);
     expect(await text(socket)).toBe(`${sent.length} bytes`);
     const local = there.report.ports[1]?.localPort ?? 0;
     expect(await outcome(client(local))).toBe('ECONNRESET');
-    await expect.poll(there.stderr).toContain(`port ${nobody} of the sandbox's card`);
+    await expect.poll(there.stderr).toContain(`port ${unused} of the sandbox's card`);
     expect(await there.stop()).toBe(0);
     await control.remove(made.id);
   });

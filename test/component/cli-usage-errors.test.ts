@@ -83,22 +83,14 @@ describe('usage errors without a daemon', () => {
 });
 
 describe('no daemon', () => {
-  it.each([
-    ...[
-      'key ls',
-      'tenant set a --sandboxes 1',
-      'template export a b',
-      'image build',
-      'models test',
-      'audit',
-      'host set',
-    ],
-    'df',
-  ])('%s: acts on this machine, so NEUROVISOR_URL is refused', async (line) => {
-    const { status, stdout, stderr } = await run(line, { NEUROVISOR_URL: 'http://127.0.0.1:1' });
-    expect([status, stdout]).toEqual([2, '']);
-    expect(stderr).toContain('NEUROVISOR_URL names a daemon');
-  });
+  it.each(['template export a b', 'image build', 'models test', 'df'])(
+    '%s: acts on this machine, so NEUROVISOR_URL is refused',
+    async (line) => {
+      const { status, stdout, stderr } = await run(line, { NEUROVISOR_URL: 'http://127.0.0.1:1' });
+      expect([status, stdout]).toEqual([2, '']);
+      expect(stderr).toContain('NEUROVISOR_URL names a daemon');
+    },
+  );
 
   it.each(['template ls', 'image rm x', 'models ls', 'models rm x'])(
     '%s: asks the daemon of NEUROVISOR_URL, and never acts here instead',

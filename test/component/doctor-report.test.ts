@@ -69,7 +69,7 @@ describe('doctor --report', () => {
     const env = environment();
     const text = report(env, []);
     expect(text).toMatch(/^### neurovisor doctor --report\n\n\| \| \|\n/);
-    expect(text).toMatch(/\| NeuroVisor \| 0\.\S+, Node 24\./);
+    expect(text).toMatch(/\| NeuroVisor \| 0\.\S+ \([0-9a-f]{8}\), Node 24\./);
     expect(text).toMatch(/\| starts \| skipped: not set up/);
     expectNothingPlanted(text);
     const json = report(env, [], '-o', 'json');

@@ -165,22 +165,15 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
     });
   });
 
-  it.each<[string, object, number]>([
-    ['a string', { type: 'string' }, 30],
-    ['a list', { type: 'array', items: { type: 'string' }, minItems: 2 }, 24],
-    ['any object', { type: 'object' }, 16],
-    ['a choice', { anyOf: [{ type: 'string' }, { type: 'number' }] }, 16],
-    ['an optional string', { type: ['string', 'null'] }, 16],
-  ])('completes JSON with %s at the token limit', async (name, long, max_tokens) => {
-    const schema = { type: 'object', properties: { long, last: { type: 'integer' } }, required: ['long', 'last'] };
+  it('cuts JSON off at the token limit, and says so', async () => {
+    const schema = { type: 'object', properties: { long: { type: 'string' } }, required: ['long'] };
     const { choices } = await post(engine, '/chat/completions', {
       messages: [{ role: 'user', content: 'Tell a very long story about many cats.' }],
       response_format: { type: 'json_schema', json_schema: { name: 'story', schema } },
-      max_tokens,
+      max_tokens: 30,
     });
-    const story = JSON.parse(choices[0]?.message.content ?? '') as object;
-    expect(Object.keys(story)).toEqual(['long', 'last']);
-    if (name === 'a string') expect(choices[0]?.finish_reason).toBe('length');
+    expect(choices[0]?.message.content).toMatch(/^\{"long": "[^"]+$/);
+    expect(choices[0]?.finish_reason).toBe('length');
   });
 
   it('calls a tool with arguments from the question', async () => {

@@ -220,7 +220,7 @@ describe('listenForGuest, against a bad guest', () => {
       return !socket.destroyed;
     };
     const [talker, ...silent] = told;
-    if (talker === undefined) throw new Error('nobody was told');
+    if (talker === undefined) throw new Error('no connection got an answer');
     let sent = 0;
     // Without the limit this would never end: stop at a hundred times the limit.
     for (; sent < 100 * GUEST_LIMITS.busyBytesMax && isRead(talker, 16_384); sent += 16_384) await sleep(1);

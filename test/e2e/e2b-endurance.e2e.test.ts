@@ -5,11 +5,14 @@ import { describe, expect, it } from 'vitest';
 import { leftIn, useDaemonHome, vmmsIn } from '../support/daemon.ts';
 import { runE2bSoak } from '../support/e2b-soak.ts';
 import { cgroupsOf, linksOf, socketsOf } from '../support/e2b-soak-state.ts';
+import { isFullRun } from '../support/full-run.ts';
+
+const SOAK_MS = isFullRun() ? 60_000 : 20_000;
 
 describe('mixed load', () => {
   // 30 minutes of it: `node tools/e2b-soak.ts`.
   it('leaves no process, file, socket, network or memory behind, and nothing fails', async () => {
-    const { failures, leaks, done, busy, log } = await runE2bSoak({ seed: 1, ms: 60_000, rounds: 1 });
+    const { failures, leaks, done, busy, log } = await runE2bSoak({ seed: 1, ms: SOAK_MS, rounds: 1 });
     expect({ failures, leaks, log }).toEqual({ failures: [], leaks: [], log: expect.anything() });
     expect(done.get('end')).toBeGreaterThan(1);
     expect(busy).toBeLessThan(done.get('end') ?? 0);

@@ -1,15 +1,19 @@
 /**
  * E2B's unmodified clients for the code interpreter, method by method, against a daemon with real VMs; docs/e2b.md
- * shows the same table. One client of each kind and version, since a column takes a minute or more. The template is
+ * shows the same table. One client of each language, and with `--full` one of each kind and version, since a column takes a minute. The template is
  * small (`light-interpreter.ts`).
  */
 import { readFile } from 'node:fs/promises';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { useDaemonHome, vmmsIn } from '../support/daemon.ts';
 import { columnsOf, documented, tried, USUAL_TITLES } from '../support/e2b-matrix.ts';
+import { isFullRun } from '../support/full-run.ts';
 import { LIGHT, makeLightInterpreter } from '../support/light-interpreter.ts';
 
-const COLUMNS = columnsOf('interpreter').filter(({ title }) => USUAL_TITLES.includes(title));
+const NEWEST = ['JavaScript, newest', 'Python sync, newest'];
+const COLUMNS = columnsOf('interpreter').filter(({ title }) =>
+  isFullRun() ? USUAL_TITLES.includes(title) : NEWEST.includes(title),
+);
 
 const home = useDaemonHome();
 let server: { readonly url: string; readonly apiKey: string };

@@ -40,7 +40,7 @@ export const sse = target(
       return Buffer.concat(pieces.map((piece) => mask.mask(piece))).toString('latin1');
     });
     must(masked.length <= bytes.length, 'a mask adds bytes');
-    must(isJson(bytes) ? !HINT.test(masked) : true, 'a hint is told');
+    must(isJson(bytes) ? !HINT.test(masked) : true, 'a hint is visible');
     sameHoweverCut(bytes, (pieces) => {
       const usage = new DocumentUsage();
       for (const piece of pieces) usage.push(piece);

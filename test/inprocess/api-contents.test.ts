@@ -7,7 +7,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { connectDaemon } from '../../src/api/client/client.ts';
 import { createApiServer } from '../../src/api/rest/server.ts';
 import { AuditLog } from '../../src/api/tenants/audit.ts';
-import { KeyStore, KnownKeys } from '../../src/api/tenants/keys.ts';
+import { KeyStore } from '../../src/api/tenants/keys.ts';
 import { Tenancy } from '../../src/api/tenants/tenancy.ts';
 import { sleep, systemClock } from '../../src/base/clock.ts';
 import { daemonSocket, resolveHome } from '../../src/base/home.ts';
@@ -47,7 +47,7 @@ async function startDaemon(change: (own: HomeContents) => HomeContents = (own) =
     signal: new AbortController().signal,
     runtime: () => Promise.reject(new Error('no VM')),
   });
-  const keys = new KnownKeys(dir, systemClock, silentLog);
+  const keys = new KeyStore(dir, systemClock);
   const callers = new Tenancy({ control, keys, apiKey: API_KEY });
   const parts = { control, log: silentLog, apiKey: API_KEY, callers, audit, contents: change(own) };
   const server = stack.use(await createApiServer(parts));
@@ -57,7 +57,7 @@ async function startDaemon(change: (own: HomeContents) => HomeContents = (own) =
     const at = apiKey === undefined ? { socketPath: daemonSocket(home) } : { url, apiKey };
     return await stack.use(await connectDaemon(at)).contents();
   };
-  return { connect, url, audit, close: () => server.close() };
+  return { connect, url, audit, keys, close: () => server.close() };
 }
 
 const work = (progress: LongWork['progress'] = silentProgress, { signal } = new AbortController()): LongWork => ({
@@ -107,7 +107,7 @@ describe('contents over REST', () => {
   });
 
   it('a port: the operator may not name files of the host, and a tenant sees nothing', async () => {
-    const { connect } = await startDaemon();
+    const { connect, keys } = await startDaemon();
     const operator = await connect(API_KEY);
     const path = putModel();
     await expect(operator.models.pull(path, {}, work())).rejects.toMatchObject({ code: 'forbidden' });
@@ -117,7 +117,7 @@ describe('contents over REST', () => {
     }
     await expect(operator.templates.import(dir, undefined, work())).rejects.toMatchObject({ code: 'forbidden' });
     expect(await operator.models.list()).toEqual([]);
-    const tenant = await connect(new KeyStore(dir, systemClock).create('acme', null).key);
+    const tenant = await connect(keys.create('acme', null).key);
     const calls = [
       () => tenant.images.list(),
       () => tenant.images.pull('a', 'always', work()),

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { connectDaemon } from '../../src/api/client/client.ts';
 import { AuditLog, verifyAudit } from '../../src/api/tenants/audit.ts';
 import { type AuditRecord, parseRecord } from '../../src/api/tenants/audit-record.ts';
-import { KeyStore, KnownKeys } from '../../src/api/tenants/keys.ts';
+import { KeyStore } from '../../src/api/tenants/keys.ts';
 import { Tenancy } from '../../src/api/tenants/tenancy.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
@@ -22,12 +22,9 @@ let keyId: string;
 beforeAll(async () => {
   home = await mkdtemp(join(tmpdir(), 'nv-audit-'));
   audit = await AuditLog.open({ homeDir: home, clock: systemClock, log: silentLog });
-  const tenancyOf: Parameters<typeof openE2bWorld>[1] = (control, apiKey) =>
-    new Tenancy({ control, keys: new KnownKeys(home, systemClock, silentLog), apiKey });
-  world = await openE2bWorld({ home }, tenancyOf, audit);
-  const made = new KeyStore(home, systemClock).create('acme', null);
-  key = made.key;
-  keyId = made.info.id;
+  const keys = new KeyStore(home, systemClock);
+  world = await openE2bWorld({ home }, (control, apiKey) => new Tenancy({ control, keys, apiKey }), audit);
+  ({ key, id: keyId } = keys.create('acme', null));
 });
 afterAll(async () => {
   await world[Symbol.asyncDispose]();

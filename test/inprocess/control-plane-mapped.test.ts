@@ -321,7 +321,7 @@ describe('LocalControlPlane: saves of a VM’s changes', () => {
     },
   );
 
-  it('a host that shares no RAM resumes pauses of one that does', async () => {
+  it('a host that shares no RAM resumes pauses from a host that does', async () => {
     const dataDir = await mkdtemp(join(tmpdir(), 'nv-mapped-'));
     try {
       let id = '';

@@ -71,7 +71,7 @@ describe('a hostile program', () => {
     ['a space before a colon', 'HTTP/1.1 200 OK\r\nContent-Length : 1\r\n\r\na'],
     ['a status that is none', 'HTTP/1.1 099 Low\r\nContent-Length: 0\r\n\r\n'],
     ['a huge head', `HTTP/1.1 200 OK\r\nA: ${'b'.repeat(200_000)}\r\n\r\n`],
-    ['an upgrade nobody asked for', 'HTTP/1.1 101 Hi\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n'],
+    ['an upgrade without a request', 'HTTP/1.1 101 Hi\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n'],
   ];
   it.each(BROKEN)('that answers with %s gets 502 for its client, whose connection continues', async (_what, bytes) => {
     await using server = await startRawServer(bytes);

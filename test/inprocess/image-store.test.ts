@@ -157,7 +157,7 @@ describe('locks of artifacts', () => {
     expect(await readdir(join(context.cacheDir, 'locks'))).toEqual([]);
   });
 
-  it('prepareArtifact: a second caller waits for the same build, is told the reason, and builds nothing', async () => {
+  it('prepareArtifact: a second caller waits for the same build, gets the reason, and builds nothing', async () => {
     const first = await testContext();
     const second = { ...(await testContext()), cacheDir: first.cacheDir };
     const slow = Promise.withResolvers<void>();

@@ -2,7 +2,6 @@
 import { createHash } from 'node:crypto';
 import { expect, it } from 'vitest';
 import { NO_PACKAGES } from '../../src/base/request/package-policy.ts';
-import { isPublicAddress } from '../../src/host/runtime/packages.ts';
 import { findHostIndexes } from '../support/host-index.ts';
 import { fetchPackage, openPackageWorld } from '../support/package-world.ts';
 import { need } from '../support/requires.ts';
@@ -13,7 +12,7 @@ interface Page {
 
 it('host index: a real page and file pass, without a name of the index', { timeout: 60_000 }, async (context) => {
   const indexes = need(context, 'python-index', await findHostIndexes());
-  await using world = await openPackageWorld(() => indexes, { isPublic: isPublicAddress });
+  await using world = await openPackageWorld(() => indexes, { isPublic: undefined });
   const socket = await world.attach({ ...NO_PACKAGES, ecosystems: ['pip'] });
   const accept = 'application/vnd.pypi.simple.v1+json';
   const page = await fetchPackage(socket, '/pypi/simple/six/', { accept });

@@ -187,7 +187,7 @@ describe('proxies of the host', () => {
 
   it.each([
     ['answers no tunnel', ''],
-    ['opens tunnels to nobody', 'HTTP/1.1 200 OK\r\n\r\n'],
+    ['opens tunnels without an end', 'HTTP/1.1 200 OK\r\n\r\n'],
   ])('a proxy that %s: each request ends in time, and so does its connection', async (_what, answer) => {
     const connections = new Set<Socket>();
     const silent = createServer((socket) => {
@@ -217,11 +217,11 @@ describe('proxies of the host', () => {
     const asked: string[] = [];
     const { world: made, proxy } = await behindProxy({
       isPublic: (address) => address === '198.51.100.7',
-      lookup: ((name: string, _options: object, callback: (...results: unknown[]) => void) => {
+      async resolve(name) {
         asked.push(name);
-        if (name === 'unknown.test') callback(new Error('ENOTFOUND'));
-        else callback(null, [{ address: name === 'public.test' ? '198.51.100.7' : '10.0.0.7', family: 4 }]);
-      }) as PackagesOptions['lookup'],
+        if (name === 'unknown.test') throw new Error('ENOTFOUND');
+        return [{ address: name === 'public.test' ? '198.51.100.7' : '10.0.0.7', family: 4 }];
+      },
     });
     const socket = await made.attach(ALL);
     const statuses: Record<string, number> = {};

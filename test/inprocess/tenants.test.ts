@@ -5,10 +5,9 @@ import { join } from 'node:path';
 import { Sandbox, Template } from 'e2b';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { connectDaemon } from '../../src/api/client/client.ts';
-import { KeyStore, KnownKeys } from '../../src/api/tenants/keys.ts';
+import { KeyStore } from '../../src/api/tenants/keys.ts';
 import { Tenancy } from '../../src/api/tenants/tenancy.ts';
 import { systemClock } from '../../src/base/clock.ts';
-import { silentLog } from '../../src/base/log.ts';
 import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
 
 let home: string;
@@ -20,10 +19,7 @@ let second: string;
 beforeAll(async () => {
   home = await mkdtemp(join(tmpdir(), 'nv-tenants-'));
   keys = new KeyStore(home, systemClock);
-  world = await openE2bWorld({ home }, (control, apiKey) => {
-    const known = new KnownKeys(home, systemClock, silentLog);
-    return new Tenancy({ control, keys: known, apiKey });
-  });
+  world = await openE2bWorld({ home }, (control, apiKey) => new Tenancy({ control, keys, apiKey }));
   first = keys.create('first', null).key;
   second = keys.create('second', null).key;
 });
@@ -87,9 +83,9 @@ describe('the client of E2B', () => {
   });
 
   it('is refused from the moment its key is revoked', async () => {
-    const { key, info } = keys.create('third', null);
+    const { key, id } = keys.create('third', null);
     const sandbox = await Sandbox.create('agent', as(key));
-    keys.revoke(info.id);
+    keys.revoke(id);
     await expect(Sandbox.create('agent', as(key))).rejects.toThrow('not valid');
     expect(await idsOf(world.apiKey)).toEqual([sandbox.sandboxId]);
     await Sandbox.kill(sandbox.sandboxId, as(world.apiKey));
@@ -98,8 +94,8 @@ describe('the client of E2B', () => {
 
 describe('REST', () => {
   it('wrong, unknown and revoked keys get the same answer', async () => {
-    const { key, info } = keys.create('third', null);
-    keys.revoke(info.id);
+    const { key, id } = keys.create('third', null);
+    keys.revoke(id);
     const wrong = [key, `e2b_${'0'.repeat(48)}`, 'x', first.slice(0, -1)];
     for (const path of ['/v1/sandboxes', '/sandboxes']) {
       const answers = wrong.map(async (one) => {
@@ -149,7 +145,7 @@ describe('REST', () => {
   });
 
   it('ends the open streams and tunnels of a key that is revoked', async () => {
-    const { key, info } = keys.create('third', null);
+    const { key, id: keyId } = keys.create('third', null);
     const { id } = (await (await rest(key, '/v1/sandboxes', { method: 'POST' })).json()) as { id: string };
     const stream = await rest(key, `/v1/sandboxes/${id}/events`);
     const session = await rest(key, '/v1/session');
@@ -161,7 +157,7 @@ describe('REST', () => {
       for (const event of ['end', 'close']) tunnel.once(event, () => resolve());
     });
     const others = await rest(first, '/v1/session');
-    keys.revoke(info.id);
+    keys.revoke(keyId);
     await expect(stream.text()).rejects.toThrow();
     await expect(session.text()).rejects.toThrow();
     await ended;

@@ -121,7 +121,7 @@ describe('eventPoster', () => {
     for (const [at, cause] of [
       [`${server.port}/no`, 'status 500'],
       [`${server.port}/moved`, 'status 302'],
-      [`${server.port}/garbage`, 'Parse Error'],
+      [`${server.port}/garbage`, 'does not match the HTTP/1.1 protocol'],
       [`${closed.port}/`, 'ECONNREFUSED'],
     ]) {
       const { outcome, logged } = await post(`http://127.0.0.1:${at}`, { hosts });
@@ -151,7 +151,7 @@ describe('eventPoster', () => {
     );
     const { outcome, logged } = await post(`http://127.0.0.1:${head.port}/`, { hosts });
     expect(outcome).toEqual([FAILED, undefined]);
-    expect(logged).toContain('Header overflow');
+    expect(logged).toContain('Headers Overflow');
   });
 
   it('a server or resolver that never answers: times out', async () => {

@@ -152,7 +152,7 @@ requires('model', findModel()).describe('bridge: the cache of a real engine', (m
     }
   }, 120_000);
 
-  it('a prompt of a neighbor takes as long as one that nobody has sent, both ways', async () => {
+  it('a prompt that a neighbor has sent takes as long as a new one, both ways', async () => {
     const { asks } = await askEngine();
     const [a, b] = asks;
     let prompts = 0;

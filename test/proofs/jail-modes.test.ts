@@ -132,7 +132,7 @@ describe('confine', () => {
       }
     },
   );
-  requiresRoot().it('confine: an ordinary user without a delegated group is told how to get one', () => {
+  requiresRoot().it('confine: an ordinary user without a delegated group gets a remedy', () => {
     const user = ['--reuid', '1500', '--regid', '1500', '--clear-groups', '--'];
     chmodSync(dir, 0o755);
     const cacheDir = join(dir, 'ordinary');

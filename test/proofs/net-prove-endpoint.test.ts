@@ -5,8 +5,11 @@ import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import type { Proof, Tried } from '../../prove/proof.ts';
 import type { Asked, Seen } from '../fixtures/prove-endpoint.ts';
+import { requiresFullRun } from '../support/requires.ts';
 
 const run = promisify(execFile);
+/** One wall at a time: each takes 15 s. */
+const inFullRun = requiresFullRun('root', () => true);
 const FIXTURE = join(import.meta.dirname, '../fixtures/prove-endpoint.ts');
 const HOSTILE = join(import.meta.dirname, '../fixtures/canary-hostile.ts');
 const failed = ({ tried }: Proof) => tried.flatMap(({ what, ok }) => (ok ? [] : [what]));
@@ -113,11 +116,11 @@ describe('prove-endpoint', () => {
     expect(what.filter((each) => each.startsWith('control'))).toEqual([]);
   });
 
-  it('if names leave, exactly the DNS tries fail', async () => {
+  inFullRun.it('if names leave, exactly the DNS tries fail', async () => {
     expect(await failures(['dns'])).toEqual(QUESTIONS);
   });
 
-  it('if Host is not judged, exactly the requests and the narrower policy fail', async () => {
+  inFullRun.it('if Host is not judged, exactly the requests and the narrower policy fail', async () => {
     expect(await failures(['host'])).toEqual([...REQUESTS, ...NARROWING]);
   });
 

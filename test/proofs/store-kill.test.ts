@@ -5,12 +5,13 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { expect, it } from 'vitest';
 import { sleep } from '../../src/base/clock.ts';
+import { isFullRun } from '../support/full-run.ts';
 import { randomFrom, runSeed } from '../support/run-seed.ts';
 import { holdsSeed, named, onDisk } from '../support/snapshots.ts';
 import { temporaryDir, temporaryStore } from '../support/store.ts';
 
-/** Two processes per round, so 50 kills. */
-const ROUNDS = 25;
+/** Two processes are killed per round. */
+const ROUNDS = isFullRun() ? 25 : 10;
 const TIMEOUT = { timeout: 300_000 };
 /** Lifetime in output lines, plus a part of the next action. */
 const LINES_MAX = 16;

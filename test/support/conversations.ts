@@ -1,6 +1,6 @@
 /**
- * The halves of dialects that no product code has: a writer of Anthropic's requests, a reader of OpenAI's, and a reader
- * of Anthropic's answers. Tests prove round trips with them.
+ * The halves of dialects that no product code has: a writer of Anthropic's requests, a reader of OpenAI's, and a
+ * reader of Anthropic's answers. Tests prove round trips with them.
  */
 import type {
   ConversationRequest,

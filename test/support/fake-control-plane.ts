@@ -12,6 +12,7 @@ import type { Duplex } from 'node:stream';
 import type { ChannelStats } from '../../src/base/channel.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
+import { productName } from '../../src/base/package-dir.ts';
 import { parseEgress } from '../../src/host/runtime/network.ts';
 import type { UsageRecord } from '../../src/inference/bridge/bridge.ts';
 import type { Guest } from '../../src/machine/guest/guest.ts';
@@ -37,13 +38,11 @@ import type {
   SnapshotOptions,
 } from '../../src/sandbox/contract/control.ts';
 import { type EndCause, NO_EVIDENCE, type SandboxLogs } from '../../src/sandbox/contract/ending.ts';
-import { imageInfo } from '../../src/sandbox/contract/environment.ts';
 import { SandboxError } from '../../src/sandbox/contract/errors.ts';
 import type { TimedEvent } from '../../src/sandbox/contract/events.ts';
 import { RANGES } from '../../src/sandbox/contract/limits.ts';
 import { egressText, type NetworkSpec, networkSpec } from '../../src/sandbox/contract/network-spec.ts';
-import { packageInfo } from '../../src/sandbox/contract/packages.ts';
-import { checkRequest } from '../../src/sandbox/contract/request.ts';
+import { checkRequest, lifetimePolicyOf } from '../../src/sandbox/contract/request.ts';
 import { secretInfo } from '../../src/sandbox/contract/secrets.ts';
 import { makeSpec, type SandboxSpec, specInfo, withSecrets } from '../../src/sandbox/contract/spec.ts';
 import { EventJournal } from '../../src/sandbox/plane/event-journal.ts';
@@ -209,6 +208,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       bytes: 4096,
       diskOnly,
       current: true,
+      madeBy: productName(),
     };
     this.#snapshots.set(snapshot.id, snapshot);
     return snapshot;
@@ -356,37 +356,24 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     request: CreateRequest,
     from: Pick<SandboxInfo, 'origin'> & Partial<Pick<SandboxInfo, 'snapshot' | 'parent'>>,
   ): SandboxInfo {
-    const { id, cpus, memoryMib, memoryMaxMib = null, diskMib } = spec;
+    const { id } = spec;
+    const { timeoutMs, ...lifetime } = lifetimePolicyOf(request);
     const info: SandboxInfo = {
       id,
       status: 'running',
       pausedTo: null,
       pauseReason: null,
-      cpus,
-      memoryMib,
-      memoryMaxMib,
-      diskMib,
-      image: spec.environment === undefined ? null : imageInfo(spec.environment),
-      metadata: request.metadata ?? {},
-      annotations: request.annotations ?? {},
+      ...specInfo(spec),
+      ...lifetime,
       snapshot: null,
       template: request.template ?? null,
       parent: null,
       ...from,
       accelerator: 'fake',
       sharesMemory: null,
-      diskLimits: spec.diskLimits,
-      models: spec.models,
-      modelUse: specInfo(spec).modelUse,
-      packages: spec.packages && packageInfo(spec.packages),
       network: networkInfo(spec.network),
-      secrets: secretInfo(spec.secrets),
       createdAtMs: systemClock.wall(),
       endsAtMs: null,
-      onTimeout: request.onTimeout ?? 'kill',
-      idleTimeoutMs: request.idleTimeoutMs ?? null,
-      autoResume: request.autoResume ?? true,
-      onMemoryPressure: request.onMemoryPressure ?? 'warn',
       timings: from.origin === 'pool' ? null : { origin: 'clone', ...NO_TIMINGS },
       readyMs: 6,
       end: null,
@@ -401,7 +388,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       stopTimer: () => undefined,
     };
     this.#sandboxes.set(id, sandbox);
-    this.#limit(sandbox, request.timeoutMs ?? null);
+    this.#limit(sandbox, timeoutMs);
     return this.#set(sandbox, {});
   }
 

@@ -3,6 +3,12 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createApiServer } from '../../src/api/rest/server.ts';
+import { HomeAdministration } from '../../src/api/tenants/administration.ts';
+import { AuditLog } from '../../src/api/tenants/audit.ts';
+import { KeyStore } from '../../src/api/tenants/keys.ts';
+import { HostStore, TenantStore } from '../../src/api/tenants/settings.ts';
+import { Tenancy } from '../../src/api/tenants/tenancy.ts';
+import { systemClock } from '../../src/base/clock.ts';
 import { daemonSocket, resolveHome } from '../../src/base/home.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { MetricRegistry } from '../../src/base/metrics.ts';
@@ -36,8 +42,15 @@ export async function startFakeDaemon(options: FakeOptions = {}): Promise<FakeDa
   const metrics = new MetricRegistry();
   const loads: SandboxLoad[] = [];
   const events: SandboxTimedEvent[] = [];
+  const keys = new KeyStore(dir, systemClock);
+  const tenants = new TenantStore(dir);
+  const host = new HostStore(dir);
+  const audit = await AuditLog.open({ homeDir: dir, clock: systemClock, log: silentLog });
   const server = await createApiServer({
     control,
+    callers: new Tenancy({ control, keys, apiKey: API_KEY }),
+    administration: new HomeAdministration(dir, { keys: () => keys, tenants: () => tenants, host: () => host }),
+    audit,
     log: silentLog,
     apiKey: API_KEY,
     metrics,
@@ -64,6 +77,7 @@ export async function startFakeDaemon(options: FakeOptions = {}): Promise<FakeDa
     stop: () => server.close(),
     async [Symbol.asyncDispose]() {
       await server.close();
+      await audit[Symbol.asyncDispose]();
       await control[Symbol.asyncDispose]();
       await rm(dir, { recursive: true });
     },

@@ -20,6 +20,8 @@ export interface FuzzOptions {
   readonly size?: 'any' | 'small';
 }
 
+/** Routes of a home's administration, which servers of fake VMs do not have. */
+const ADMINISTRATION = '^/v1/(keys|tenants|settings|audit)(/|$)';
 /** Operations that respond for as long as the client stays, or by an upgrade. */
 const STREAMS = ['streamEvents', 'streamSandboxEvents', 'streamLogs', 'openPort', 'openOperation', 'openSession'];
 /** Time until a request counts as unanswered: for fake VMs, and for a host that first builds a template. */
@@ -42,6 +44,7 @@ export async function fuzzRest(
     ...['--max-time', String(seconds), '--seed', String(seed)],
     ...['--request-timeout', String(size === 'small' ? BUILD_SECONDS_MAX : ANSWER_SECONDS_MAX)],
     ...excluded,
+    ...(isOwn ? ['--exclude-path-regex', ADMINISTRATION] : []),
     ...streams.flatMap((operation) => ['--exclude-operation-id', operation]),
   ];
   // Schemathesis writes files into its working directory.

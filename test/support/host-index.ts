@@ -9,7 +9,6 @@ import { hostFiles } from '../../src/egress/packages/host/host-files.ts';
 import { readIndexes } from '../../src/egress/packages/host/indexes.ts';
 import { PYPI_ACCEPT } from '../../src/egress/packages/protocol/pypi.ts';
 import { Upstream } from '../../src/egress/packages/upstream/fetch.ts';
-import { isPublicAddress } from '../../src/host/runtime/packages.ts';
 
 const LOOK_MS = 10_000;
 
@@ -21,11 +20,7 @@ const PROBES = {
 
 /** The host's indexes; or the reason why the one of this kind can't be used. */
 export async function findHostIndexes(kind: keyof typeof PROBES = 'pip'): Promise<IndexSet | string> {
-  const upstream = new Upstream({
-    clock: systemClock,
-    isPublic: isPublicAddress,
-    limits: { pageTimeoutMs: LOOK_MS, silenceTimeoutMs: LOOK_MS },
-  });
+  const upstream = new Upstream({ clock: systemClock, limits: { pageTimeoutMs: LOOK_MS, silenceTimeoutMs: LOOK_MS } });
   try {
     const indexes = await readIndexes(hostFiles(process.env), []);
     const index = indexes[kind];

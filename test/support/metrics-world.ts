@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type ApiServer, createApiServer } from '../../src/api/rest/server.ts';
 import { ModelBudgets } from '../../src/api/tenants/model-budgets.ts';
-import { NO_QUOTAS } from '../../src/api/tenants/settings.ts';
+import { unset } from '../../src/api/tenants/settings.ts';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
@@ -64,11 +64,8 @@ export async function openMetricsWorld(
     homeDir: dir,
     clock: systemClock,
     log: silentLog,
-    tenants: {
-      budgetOf: () => null,
-      list: () => [{ name: 'acme', quotas: NO_QUOTAS, allowHosted: [], modelBudget: limits }],
-    },
-    host: { budget: () => limits },
+    tenants: { get: unset, list: () => [{ ...unset('acme'), modelBudget: limits }] },
+    host: { get: () => ({ modelBudget: limits }) },
   });
   cleanup.push('budgets', () => budgets[Symbol.asyncDispose]());
   metrics.registry.add(...budgets.metrics());

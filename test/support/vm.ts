@@ -16,6 +16,7 @@ import type { UsageRecord } from '../../src/inference/bridge/bridge.ts';
 import type { Guest, ProcessExit, PythonSpec } from '../../src/machine/guest/link.ts';
 import type { TemplateSpec } from '../../src/sandbox/contract/spec.ts';
 import type { LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
+import { testLane } from './lane.ts';
 
 export interface RuntimeFixture {
   /** Valid inside tests. */
@@ -122,7 +123,7 @@ export async function vmmOf({ runtime }: RuntimeFixture, id: string): Promise<nu
 const OWN_IN_CACHE = new Set(['template', 'oci', 'tmp', 'setup.lock', 'jail']);
 
 /** Templates that test files share and may not damage, on the file system of temporary homes. */
-const TEST_TEMPLATES = join(tmpdir(), `neurovisor-test-${process.getuid?.() ?? 0}`, 'template');
+const TEST_TEMPLATES = join(tmpdir(), `neurovisor-test-${process.getuid?.() ?? 0}`, `template-${testLane()}`);
 
 /**
  * A new home that shares the artifacts of this machine's set-up.

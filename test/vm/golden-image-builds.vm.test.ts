@@ -23,7 +23,7 @@ import { useRuntime } from '../support/vm.ts';
 const fixture = useRuntime();
 /** In memory: another file system than the home's, where the host has it. */
 const MEMORY_DIR = '/dev/shm';
-/** Nobody but the builder may read. */
+/** Only the builder may read. */
 const STRICT_UMASK = 0o077;
 /** The cache keeps the results of second builds here. */
 const RECORDS = 'test-image';

@@ -131,7 +131,7 @@ describe('an image as a disk', () => {
       { name: 'opaque/', type: 'dir', mode: 0o711 },
       { name: 'opaque/.wh..wh..opq' },
       { name: 'opaque/upper', data: 'y' },
-      // Nobody names these directories.
+      // No entry names these directories.
       { name: 'implied/deep/x', data: 'x' },
     ];
     const sparse = Buffer.alloc(3 * MIB);

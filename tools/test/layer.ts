@@ -1,6 +1,7 @@
 /** Defines a layer of the tests: a name, its needs, and how it runs. */
 import type { Shell } from './child.ts';
 import { type Failure, titleOf } from './report.ts';
+import type { Times } from './times.ts';
 import { type Outcome, type UnsteadyBudget, verdictOf } from './verdict.ts';
 import { vitestIn } from './vitest.ts';
 
@@ -13,6 +14,8 @@ export interface LayerContext {
   readonly isFull: boolean;
   /** Parts of paths that Vitest's files must contain; if empty, all files. */
   readonly filters: readonly string[];
+  /** Durations of earlier runs. */
+  readonly times: Times;
   readonly budget: UnsteadyBudget;
 }
 
@@ -27,6 +30,8 @@ export interface Layer {
   readonly isWide?: boolean;
   /** Its files take longer than usual, which must not affect their recorded durations. */
   readonly isDelayed?: boolean;
+  /** Its files, relative to the checkout: both lanes may run some of them. Without it, one lane runs the layer. */
+  files?(): readonly string[];
   run(context: LayerContext): Promise<Outcome>;
 }
 

@@ -4,6 +4,7 @@
  *     check ► unit ► guest ── all green ──► inprocess, component, smoke ┆ delays, proofs, clients, vm, e2e, nested
  *     └────────────────── ./neurovisor test ───────────────────────────┘
  */
+import { globSync } from 'node:fs';
 import { join } from 'node:path';
 import { PACKAGE_DIR } from '../../src/base/package-dir.ts';
 import { runProgram } from './child.ts';
@@ -24,6 +25,10 @@ const real = (project: string) => (context: LayerContext) => vitestLayer([projec
 /** These wait for timers and small programs most of the time. */
 const wide = (project: string) => (context: LayerContext) => vitestLayer([project], context, ALL_PROCESSORS);
 
+function filesOf(layer: string): () => readonly string[] {
+  return () => globSync(`test/${layer}/**/*.test.ts`, { cwd: PACKAGE_DIR }).toSorted();
+}
+
 const EXTRA = { stage: 'machine', isExtra: true } as const;
 
 export const LAYERS: readonly Layer[] = [
@@ -36,8 +41,8 @@ export const LAYERS: readonly Layer[] = [
   { ...EXTRA, name: 'delays', isWide: true, isDelayed: true, run: withDelays },
   { ...EXTRA, name: 'proofs', needsMachine: true, isWide: true, run: wide('proofs') },
   { ...EXTRA, name: 'clients', needsMachine: true, isWide: true, run: wide('clients') },
-  { ...EXTRA, name: 'vm', needsMachine: true, run: real('vm') },
-  { ...EXTRA, name: 'e2e', needsMachine: true, run: real('e2e') },
+  { ...EXTRA, name: 'vm', needsMachine: true, run: real('vm'), files: filesOf('vm') },
+  { ...EXTRA, name: 'e2e', needsMachine: true, run: real('e2e'), files: filesOf('e2e') },
   { ...EXTRA, name: 'nested', needsMachine: true, run: nestedTests },
 ];
 

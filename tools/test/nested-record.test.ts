@@ -15,19 +15,22 @@ async function checkout(files: Readonly<Record<string, string>>): Promise<string
 }
 
 const FILES = {
-  'src/machine/vmm/qemu/vm.ts': 'vm',
+  'src/machine/vmm/qemu/vm.ts': 'export const vm = 1;',
   'src/cli/main.ts': 'main',
   'guest/agent/a.py': 'agent',
   'test/nested/x.nested.test.ts': 'cases',
 };
 
-it('nestedKey: changes with the inputs of the nested host, and only with those', async () => {
+it('nestedKey: changes with what runs on the nested host, and with nothing else', async () => {
   const of = async (files: Readonly<Record<string, string>>, versions = 'QEMU 7.2') =>
     await nestedKey(await checkout({ ...FILES, ...files }), versions);
   const same = await of({});
   expect(await of({ 'src/cli/main.ts': 'other' })).toBe(same);
   expect(await of({ 'src/machine/vmm/qemu/vm.test.ts': 'a test' })).toBe(same);
-  expect(await of({ 'src/machine/vmm/qemu/vm.ts': 'vm2' })).not.toBe(same);
+  expect(await of({ 'src/machine/vmm/qemu/vm.ts': '/** A VM. */\nexport const vm =\n  1;' })).toBe(same);
+  expect(await of({ 'src/machine/vmm/qemu/vm.ts': 'export const vm = 2;' })).not.toBe(same);
+  expect(await of({ 'src/machine/vmm/qemu/vm.ts': 'no code' })).not.toBe(same);
+  expect(await of({ 'guest/agent/a.py': '# agent' })).not.toBe(same);
   expect(await of({ 'policy/new.json': '{}' })).not.toBe(same);
   expect(await of({ 'test/nested/x.nested.test.ts': 'more cases' })).not.toBe(same);
   expect(await of({}, 'QEMU 8.2')).not.toBe(same);

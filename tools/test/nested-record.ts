@@ -1,12 +1,13 @@
 /**
  * The record of a green run of the nested layer. It is valid while all inputs of this layer are the same: the sources
- * that run VMs, the guest, its kernel and image, the probes, the policies, the nested host, its tests, and the versions
- * of the VMMs. Then `./neurovisor test all` prints the record instead of half an hour of emulation.
+ * that run VMs, the guest, its kernel and image, the probes, the policies, the nested host, its tests, and the
+ * versions of the VMMs. Then `./neurovisor test all` prints the record instead of half an hour of emulation.
  */
 import { createHash } from 'node:crypto';
 import { globSync } from 'node:fs';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { minifySync } from 'rolldown/utils';
 import { z } from 'zod';
 import { ignore } from '../../src/base/ignore.ts';
 
@@ -46,10 +47,17 @@ export async function nestedKey(checkout: string, versions: string): Promise<str
     .filter((name) => name.startsWith('test/') || !NOT_SEEN.test(name));
   const hash = createHash('sha256').update(`${versions.length}:${versions}`);
   for (const name of names.toSorted()) {
-    const content = await readFile(join(checkout, name));
+    const content = bytesOf(name, await readFile(join(checkout, name)));
     hash.update(`${name.length}:${name}${content.length}:`).update(content);
   }
   return hash.digest('hex').slice(0, 16);
+}
+
+/** The code of TypeScript without comments and layout, which change nothing that runs. */
+function bytesOf(name: string, content: Buffer): Buffer {
+  if (!name.endsWith('.ts')) return content;
+  const { code, errors } = minifySync(name, content.toString('utf8'), { compress: false, mangle: false });
+  return errors.length > 0 ? content : Buffer.from(code);
 }
 
 export const nestedRecordPath = (cacheDir: string): string => join(cacheDir, 'test-nested', 'green.json');

@@ -60,7 +60,15 @@ describe('runLayers', () => {
       text += more;
     };
     const shell = { signal: new AbortController().signal, env: {}, isTerminal: false, write };
-    return { shell, seed: 1, cacheDir: '/nowhere', isFull: false, filters: [], budget: new UnsteadyBudget() };
+    return {
+      shell,
+      seed: 1,
+      cacheDir: '/nowhere',
+      isFull: false,
+      filters: [],
+      times: {},
+      budget: new UnsteadyBudget(),
+    };
   };
   const layer = (name: string, stage: Layer['stage'], run: Layer['run'] = async () => NOTHING): Layer => ({
     name,

@@ -7,17 +7,17 @@ import type { Cli } from '../../src/cli/cli.ts';
 import { openRuntime } from '../../src/cli/commands/open-runtime.ts';
 import { UsageError } from '../../src/cli/failure.ts';
 import { plainView } from '../../src/cli/output/progress.ts';
-import { duration } from '../../src/cli/output/table.ts';
 import { ensureTestPackages } from '../../src/host/runtime/setup.ts';
 import { requiredCapabilities } from '../../test/support/capabilities.ts';
 import { FULL_VARIABLE } from '../../test/support/full-run.ts';
 import { runSeed } from '../../test/support/run-seed.ts';
 import { labeled, type Shell } from './child.ts';
 import { delayed } from './delay-plan.ts';
+import { runUnit, sideBySide } from './lanes.ts';
 import type { Layer, LayerContext } from './layer.ts';
 import { LAYERS, layerOf } from './layers.ts';
 import { type LayerResult, RESULTS_VARIABLE, readResults, writeResults } from './results.ts';
-import { counts, endOf, sum } from './summary.ts';
+import { endOf, sum } from './summary.ts';
 import { doubledOf, readTimes, TIMES_VARIABLE, withTimes, writeTimes } from './times.ts';
 import { appendUnsteady, LIST_VARIABLE } from './unsteady-list.ts';
 import { type FileTime, UnsteadyBudget } from './verdict.ts';
@@ -73,7 +73,8 @@ export async function runTests(
     isTerminal: cli.stdout.isTTY,
     write: (text) => void cli.stdout.write(text),
   };
-  const context: LayerContext = { shell, seed, cacheDir, isFull, filters, budget: new UnsteadyBudget() };
+  const times = await readTimes(timesPath);
+  const context: LayerContext = { shell, seed, cacheDir, isFull, filters, times, budget: new UnsteadyBudget() };
   shell.write(`seed ${seed} (repeat with NEUROVISOR_SEED=${seed})\n`);
   const resultsPath = cli.env[RESULTS_VARIABLE];
   const before = await readResults(resultsPath);
@@ -82,7 +83,6 @@ export async function runTests(
   const ran = await runLayers(left, context, (signal) => prepare(cli, shell, signal));
   const results = [...before, ...ran];
   const outcome = sum(ran.map((result) => result.outcome));
-  const times = await readTimes(timesPath);
   const files = delays === undefined ? timedFiles(ran) : [];
   const doubled = doubledOf(times, files);
   await writeTimes(timesPath, withTimes(times, files));
@@ -153,74 +153,14 @@ export async function runLayers(
   return [...gate, ...(await sideBySide(machine, context, prepared))];
 }
 
-/**
- * Within each lane, layers that need no machine start first, then the longest, so that the others fill the time beside
- * them.
- */
-const BY_LENGTH: readonly string[] = [
-  'inprocess',
-  'component',
-  'proofs',
-  'clients',
-  'nested',
-  'smoke',
-  'vm',
-  'e2e',
-  'delays',
-];
-
-async function sideBySide(
-  layers: readonly Layer[],
-  context: LayerContext,
-  prepared: Promise<void>,
-): Promise<readonly LayerResult[]> {
-  const rank = ({ name }: Layer): number => BY_LENGTH.indexOf(name);
-  const sorted = layers.toSorted((a, b) => rank(a) - rank(b));
-  const wide = sorted.filter(({ isWide }) => isWide === true);
-  const others = sorted.filter(({ isWide }) => isWide !== true);
-  const isAlone = layers.length === 1;
-  const one = async (layer: Layer): Promise<LayerResult> => {
-    if (layer.needsMachine === true) await prepared;
-    return isAlone ? await run(layer, context) : await labeledRun(layer, context);
-  };
-  const lane = async (own: Layer[], then: Layer[]): Promise<readonly LayerResult[]> => {
-    const results: LayerResult[] = [];
-    for (let layer = own.shift() ?? then.shift(); layer !== undefined; layer = own.shift() ?? then.shift())
-      results.push(await one(layer));
-    return results;
-  };
-  // Each VM is emulated by one thread, and components wait for timers and small programs most of the time.
-  return (await Promise.all([lane(wide, others), lane(others, [])])).flat();
-}
-
-async function labeledRun(layer: Layer, context: LayerContext): Promise<LayerResult> {
-  const shell = labeled(context.shell, `${layer.name} | `);
-  try {
-    return await run(layer, { ...context, shell });
-  } finally {
-    shell.flush();
-  }
-}
-
 async function inOrder(layers: readonly Layer[], context: LayerContext): Promise<readonly LayerResult[]> {
   const results: LayerResult[] = [];
   for (const layer of layers) {
-    const result = await run(layer, context);
+    const result = await runUnit({ layer, title: layer.name }, context);
     results.push(result);
     if (result.outcome.failed > 0) break;
   }
   return results;
-}
-
-async function run(layer: Layer, context: LayerContext): Promise<LayerResult> {
-  const { shell } = context;
-  shell.signal.throwIfAborted();
-  const began = performance.now();
-  shell.write(`\n== ${layer.name}\n`);
-  const outcome = await layer.run(context);
-  const tookMs = performance.now() - began;
-  shell.write(`== ${layer.name}: ${counts(outcome)} in ${duration(tookMs)}\n`);
-  return { layer: layer.name, tookMs, outcome };
 }
 
 /** Installs the tests' packages, and sets the machine up, while the gate prints its own lines. */

@@ -102,7 +102,7 @@ class Victims:
         self.on_victim(victim)
 
 
-# Of a 64-bit number.
+# A 64-bit number has at most this many.
 _DIGITS = 20
 
 

@@ -33,6 +33,10 @@ import type { SandboxLogs } from '../../sandbox/contract/ending.ts';
 import type { TimedEvent } from '../../sandbox/contract/events.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
 import type { ErrorBody } from '../rest/errors.ts';
+import type { AuditedRequest, AuditVerification } from '../tenants/audit-listing.ts';
+import type { AuditRecord } from '../tenants/audit-record.ts';
+import type { CreatedKey, KeyInfo } from '../tenants/keys.ts';
+import type { HostSettings, TenantInfo } from '../tenants/settings.ts';
 import { type AnswerSchema, conform, MISMATCH, type Schemas } from './json-schema.ts';
 
 export interface Answer<T> {
@@ -95,6 +99,15 @@ export const removedTemplates = named<{ readonly templates: readonly string[] }>
 export const modelList = listOf<'models', PulledModel>('models', 'PulledModel');
 export const modelPull = named<ModelPull>('ModelPull');
 export const freedBytes = named<{ readonly bytes: number }>('FreedBytes');
+export const keyInfo = named<KeyInfo>('Key');
+export const keyList = listOf<'keys', KeyInfo>('keys', 'Key');
+export const createdKey = named<CreatedKey>('CreatedKey');
+export const tenantInfo = named<TenantInfo>('Tenant');
+export const tenantList = listOf<'tenants', TenantInfo>('tenants', 'Tenant');
+export const hostSettings = named<HostSettings>('HostSettings');
+export const auditRecord = named<AuditRecord>('AuditRecord');
+export const auditedRequest = named<AuditedRequest>('AuditedRequest');
+export const auditVerification = named<AuditVerification>('AuditVerification');
 export const errorBody = named<ErrorBody>('ErrorBody');
 export const health = answer<{ readonly status: 'ok' }>({
   type: 'object',

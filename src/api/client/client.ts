@@ -13,6 +13,7 @@ import type { Guest } from '../../machine/guest/guest.ts';
 import type { HomeContents } from '../../sandbox/contract/contents.ts';
 import type { ControlPlane, Pools, Snapshots, Watch } from '../../sandbox/contract/control.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
+import type { Administration } from '../tenants/administration.ts';
 import * as answers from './answers.ts';
 import { Changes } from './changes.ts';
 import { readEvents } from './events.ts';
@@ -61,6 +62,8 @@ export interface RemoteControlPlane extends ControlPlane, AsyncDisposable {
    * its process ends in any way.
    */
   openSession(): Promise<void>;
+  /** Only for the operator: a tenant's key gets SandboxError `forbidden`. */
+  administration(): Promise<Administration>;
   /** Current load of each VM. */
   loads(): Promise<SandboxLoads>;
   /** Metrics in the Prometheus text format. */
@@ -96,6 +99,12 @@ export function remoteControlPlane(address: DaemonAddress, clock: Clock): Remote
       // Loaded only here: few commands need it.
       const { remoteContents } = await import('./contents.ts');
       return remoteContents(requests);
+    },
+
+    async administration() {
+      // Loaded only here: few commands need it.
+      const { remoteAdministration } = await import('./administration.ts');
+      return remoteAdministration(requests);
     },
 
     async openSession() {

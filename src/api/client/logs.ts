@@ -30,7 +30,7 @@ export async function* readLogs(
   if (!signal.aborted) throw lost(undefined);
 }
 
-function lost(cause: unknown): ClientError {
+export function lost(cause: unknown): ClientError {
   const remedy = 'restart it: neurovisor serve';
   return new ClientError('daemon_lost', 'lost the connection to the daemon', { cause, remedy });
 }

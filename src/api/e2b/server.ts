@@ -71,7 +71,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
   const proxy = new PortProxy(parts);
   const interpreters = new Interpreters(parts);
   const signers = await Signers.open(parts);
-  const keyWatch = new KeyWatch(parts.callers, parts.clock);
+  const keyWatch = new KeyWatch(parts.callers);
   const stopForgetting = control.onChange(({ id, status }) => {
     if (status !== 'ended') return;
     envd.forget(id);
@@ -207,9 +207,9 @@ class Door {
       else await this.#parts.proxy.answer(request, response, info, target.port);
     } else {
       const caller = callerOf(request, this.#parts.callers);
+      if (caller !== null) this.#parts.keyWatch.follow(caller, response);
       // The operator's routes answer with the refusal.
       const own = caller === null ? this.#parts.app : await this.#parts.apps.of(caller.tenant);
-      if (caller !== null) this.#parts.keyWatch.follow(caller, response);
       own.routing(request, response);
     }
   }

@@ -1,12 +1,15 @@
-/** Records control calls for the audit log: those that change something, and those that were refused. */
+/**
+ * Records control calls for the audit log: those that change something, that read prompts and answers, and those that
+ * were refused.
+ */
 import type { IncomingMessage } from 'node:http';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { AuditSink } from '../tenants/audit.ts';
 import type { Caller } from '../tenants/callers.ts';
 
 const ID = /^[a-z0-9][a-z0-9._-]{0,62}$/;
-/** Finds the id in the answer to a creation, where it is first or follows another field. */
-const CREATED_ID = /"(?:id|sandboxID)":"([a-z0-9]{20})"/;
+/** Finds the id in the answer to a creation, where it is first or follows another field: of a sandbox or of a key. */
+const CREATED_ID = /"(?:id|sandboxID)":"([a-z0-9]{20}|[0-9a-f]{12})"/;
 const ANSWER_CHARACTERS_READ = 2048;
 const CREATED = 201;
 /** Names of images, templates and models; anything else is not kept. */
@@ -28,10 +31,18 @@ const outcomes = new WeakMap<IncomingMessage, Outcome>();
 export function noteOutcome({ raw }: Pick<FastifyRequest, 'raw'>, { target, ...more }: Outcome): void {
   outcomes.set(raw, { target: isKept(target) ? target : null, ...more });
 }
+const READ = 200;
 
 interface Noted {
   readonly caller: Caller | null;
   created: string | null;
+}
+
+const readings = new WeakMap<FastifyRequest, () => void>();
+
+/** Records a call that only reads. Call once it can't be refused anymore. */
+export function noteRead(request: FastifyRequest): void {
+  readings.get(request)?.();
 }
 
 /** Call before adding any other hook of the routes. @param callerOf returns `null` without a valid key */
@@ -51,16 +62,18 @@ export function addAudit(
     const outcome = outcomes.get(request.raw);
     const status = outcome?.status ?? statusCode;
     if (request.method === 'GET' && status < 400) return;
-    // Records the pattern: the path itself may hold anything.
-    const call = `${request.method} ${request.routeOptions.url ?? '(no route)'}`;
-    audit.note({ caller, call, target: outcome?.target ?? targetOf(request) ?? created, status, ms });
+    audit.note({ caller, call: nameOf(request), target: outcome?.target ?? targetOf(request) ?? created, status, ms });
   };
   app.addHook('onRequest', async (request, reply) => {
     // Determined now, since the key may be revoked meanwhile.
-    noted.set(request, { caller: callerOf(request.raw), created: null });
+    const caller = callerOf(request.raw);
+    noted.set(request, { caller, created: null });
     // Without a finished answer there is no `onResponse`.
     reply.raw.once('close', () => {
       if (outcomes.has(request.raw)) record(request, reply);
+    });
+    readings.set(request, () => {
+      audit.note({ caller, call: nameOf(request), target: targetOf(request), status: READ, ms: 0 });
     });
   });
   app.addHook('onSend', async (request, reply, payload) => {
@@ -71,9 +84,13 @@ export function addAudit(
   app.addHook('onResponse', async (request, reply) => record(request, reply));
 }
 
+/** The pattern: the path itself may hold anything. */
+const nameOf = ({ method, routeOptions }: FastifyRequest): string => `${method} ${routeOptions.url ?? '(no route)'}`;
+
 function targetOf({ params }: FastifyRequest): string | null {
   const named = (params ?? {}) as Readonly<Record<string, unknown>>;
-  const { id, sandboxID, snapshot, templateID } = named;
-  const target = id ?? sandboxID ?? snapshot ?? templateID;
-  return typeof target === 'string' && ID.test(target) ? target : null;
+  const { id, sandboxID, snapshot, templateID, key, tenant, seq } = named;
+  const target = id ?? sandboxID ?? snapshot ?? templateID ?? key ?? tenant ?? seq;
+  const text = typeof target === 'number' ? `${target}` : target;
+  return typeof text === 'string' && ID.test(text) ? text : null;
 }

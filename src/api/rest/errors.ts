@@ -2,7 +2,7 @@
 import { CodedError, describeError } from '../../base/errors.ts';
 import type { GuestErrorCode } from '../../machine/guest/errors.ts';
 import { BusyError, SandboxError, type SandboxErrorCode } from '../../sandbox/contract/errors.ts';
-import { artifactStatus } from './artifact-errors.ts';
+import { TenantError, type TenantErrorCode } from '../tenants/errors.ts';
 import { API_LIMITS } from './limits.ts';
 
 export type ApiErrorCode =
@@ -89,6 +89,8 @@ const SANDBOX: Record<SandboxErrorCode, number> = {
   image_failed: 502,
 };
 
+const TENANT: Record<TenantErrorCode, number> = { invalid: 400, not_found: 404, too_many: 409, file_failed: 503 };
+
 /** Prefixed with `guest_` in answers, so that a missing file differs from a missing sandbox. */
 const GUEST: Record<GuestErrorCode, number> = {
   invalid_request: 400,
@@ -108,10 +110,48 @@ const GUEST: Record<GuestErrorCode, number> = {
   disk_full: 507,
 };
 
+/** Errors of what a home keeps: images, models, what builds them. Recognized by name, since interfaces don't import them. */
+const ARTIFACT_ERRORS: ReadonlySet<string> = new Set(['OciError', 'ModelError', 'ImageError', 'EngineError']);
+
+const ARTIFACT: Readonly<Record<string, number>> = {
+  reference_invalid: 400,
+  image_not_found: 404,
+  image_invalid: 422,
+  image_unsupported: 422,
+  image_too_large: 413,
+  model_not_found: 404,
+  model_ambiguous: 409,
+  model_invalid: 422,
+  model_unsupported: 422,
+  model_too_large: 413,
+  name_taken: 409,
+  /** Of a registry. */
+  unauthorized: 502,
+  rate_limited: 503,
+  registry_failed: 502,
+  build_failed: 502,
+  install_failed: 503,
+  tool_missing: 503,
+  tool_failed: 502,
+  host_packages_missing: 503,
+  source_invalid: 502,
+  result_invalid: 502,
+  artifact_altered: 502,
+  disk_full: 507,
+  cancelled: 499,
+};
+
+/** `undefined` for any other error. */
+function artifactStatus(error: unknown): number | undefined {
+  if (!(error instanceof CodedError) || !ARTIFACT_ERRORS.has(error.name)) return undefined;
+  return Object.hasOwn(ARTIFACT, error.code) ? ARTIFACT[error.code] : undefined;
+}
+
 /** Returns undefined for a bug, which is logged and answered without details. */
 export function statusOf(error: unknown): number | undefined {
   if (error instanceof ApiError) return API[error.code];
   if (error instanceof SandboxError) return SANDBOX[error.code];
+  if (error instanceof TenantError) return TENANT[error.code];
   if (isGuestError(error)) return GUEST[error.code];
   return artifactStatus(error);
 }

@@ -1,8 +1,7 @@
 import { EventEmitter } from 'node:events';
 import { expect, it } from 'vitest';
-import { FakeClock } from '../../base/clock.ts';
+import { Listeners } from '../../base/listeners.ts';
 import { KeyWatch } from './key-watch.ts';
-import { API_LIMITS } from './limits.ts';
 
 class Stream extends EventEmitter {
   isDestroyed = false;
@@ -14,14 +13,8 @@ class Stream extends EventEmitter {
 }
 
 it('KeyWatch: ends what a revoked key has open, and nothing of others', () => {
-  const clock = new FakeClock();
-  const revoked = new Set<string>();
-  let looks = 0;
-  const isRevoked = (key: string): boolean => {
-    looks += 1;
-    return revoked.has(key);
-  };
-  const watch = new KeyWatch({ isRevoked }, clock);
+  const revocations = new Listeners<string>();
+  const watch = new KeyWatch({ onRevoked: (listener) => revocations.listen(listener) });
   const [mine, tunnel, other, operators, over] = Array.from({ length: 5 }, () => new Stream());
   watch.follow({ tenant: 'a', key: 'k1' }, mine as Stream);
   watch.follow({ tenant: 'a', key: 'k1' }, tunnel as Stream);
@@ -29,15 +22,11 @@ it('KeyWatch: ends what a revoked key has open, and nothing of others', () => {
   watch.follow({ tenant: null, key: 'daemon' }, operators as Stream);
   watch.follow({ tenant: 'a', key: 'k1' }, over as Stream);
   over?.emit('close');
-  clock.advance(API_LIMITS.keyCheckMs);
-  expect([looks, watch.size]).toEqual([2, 3]);
-  revoked.add('k1');
-  clock.advance(API_LIMITS.keyCheckMs);
+  expect(watch.size).toBe(3);
+  revocations.emit('k1');
   const ended = [mine, tunnel, other, operators, over].map((one) => one?.isDestroyed);
   expect(ended).toEqual([true, true, false, false, false]);
-  other?.emit('close');
-  clock.advance(10 * API_LIMITS.keyCheckMs);
-  expect(watch.size).toBe(0);
-  // Nothing is open, so nothing is checked.
-  expect(looks).toBeLessThanOrEqual(5);
+  expect(watch.size).toBe(1);
+  watch.close();
+  expect([watch.size, revocations.size]).toEqual([0, 0]);
 });

@@ -3,8 +3,6 @@ import { MIB } from '../../base/units.ts';
 
 /** Limits of the REST server. A status in brackets is the answer beyond the limit. */
 export const API_LIMITS = {
-  /** Time within which open streams and tunnels of a revoked key end. */
-  keyCheckMs: 1000,
   /** Request line and headers together [431]. */
   headerBytesMax: 16 * 1024,
   /** A JSON body [413]: a script and its input. Files are limited only by the sandbox's disk. */
@@ -42,6 +40,8 @@ export const API_LIMITS = {
   tunnelsPerSandboxMax: 128,
   /** Idle time of a tunnel whose client has half-closed it. A dead client looks the same. */
   halfClosedIdleMsMax: 600_000,
+  /** Readers of the audit log at a time [429]: each reads files. */
+  auditReadersMax: 8,
   /** Open event streams [429]. */
   eventStreamsMax: 64,
   /** Concurrent pulls and builds of images, templates and models [429]. */

@@ -1,11 +1,14 @@
 /** Request errors that Fastify itself detects, for both interfaces. */
 import type { FastifyError } from 'fastify';
 import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
+import type { CONTENT } from '../../sandbox/contract/schema/values.ts';
 
 export interface RequestFault {
   /** 400 to 499. */
   readonly status: number;
   readonly message: string;
+  /** The shape is valid, and what is asked is not: no JSON Schema says so. */
+  readonly isContent: boolean;
 }
 
 /**
@@ -19,8 +22,13 @@ export function requestFault(error: FastifyError, names: 'with part' | 'plain'):
       const path = instancePath.replace(/\/$/, '').replaceAll('/', '.');
       return `${names === 'plain' ? path.slice(1) : `${part}${path}`}: ${message}`;
     });
-    return { status: 400, message: problems.join('; ') };
+    const isContent = error.validation.every(({ params }) => isOfContent(params));
+    return { status: 400, message: problems.join('; '), isContent };
   }
   const { statusCode = 500, message } = error;
-  return statusCode >= 400 && statusCode < 500 ? { status: statusCode, message } : null;
+  return statusCode >= 400 && statusCode < 500 ? { status: statusCode, message, isContent: false } : null;
 }
+
+/** A check of the contract has `params: CONTENT`. */
+const isOfContent = (params: Readonly<Record<string, unknown>>): boolean =>
+  (params['params'] as Partial<typeof CONTENT> | undefined)?.isContent === true;

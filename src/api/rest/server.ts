@@ -23,7 +23,9 @@ import { MetricRegistry, single } from '../../base/metrics.ts';
 import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
 import type { HomeContents } from '../../sandbox/contract/contents.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
+import { SandboxError } from '../../sandbox/contract/errors.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
+import type { Administration } from '../tenants/administration.ts';
 import type { AuditSink } from '../tenants/audit.ts';
 import { type Caller, type Callers, operatorOnly } from '../tenants/callers.ts';
 import { PerTenant } from '../tenants/per-tenant.ts';
@@ -44,10 +46,11 @@ import {
   portOf,
   TLS_OPTIONS,
 } from './listener.ts';
-import { describeApi } from './openapi.ts';
 import { requestFault } from './request-fault.ts';
 import { type ApiParts, type App, noteDelivered } from './route.ts';
 import { RouteMethods } from './route-methods.ts';
+import { addAdministrationRoutes } from './routes/administration.ts';
+import { addAuditRoutes } from './routes/audit.ts';
 import { addContentsRoutes } from './routes/contents.ts';
 import { addEventRoutes } from './routes/events.ts';
 import { addFileRoutes } from './routes/files.ts';
@@ -56,6 +59,7 @@ import { addHostRoutes, addPoolRoutes, addSnapshotRoutes } from './routes/host.t
 import { addLoadRoute, addMetricsRoute, METRICS_PATH } from './routes/metrics.ts';
 import { addSandboxRoutes } from './routes/sandboxes.ts';
 import { addSessionRoute } from './routes/sessions.ts';
+import { describeApi } from './schema/openapi.ts';
 import { Sessions } from './sessions.ts';
 import { addTracing } from './tracing.ts';
 import { addTunnelRoutes, isTunnelProtocol, Tunnels } from './tunnel.ts';
@@ -67,9 +71,11 @@ export interface ApiOptions {
   readonly apiKey?: string | undefined;
   /** Maps keys to their owners, and to what they may see. Default: only the operator's API key. */
   readonly callers?: Callers | undefined;
+  /** Keys, tenants, settings, audit logs. Default: no routes for them. */
+  readonly administration?: Administration | undefined;
   /** Receives a record of each control call. Default: no records. */
   readonly audit?: AuditSink | undefined;
-  /** Images, templates and models, for the operator. Default: those routes are refused. */
+  /** Images, templates and models, for the operator. Default: no routes for them. */
   readonly contents?: HomeContents | undefined;
   readonly clock?: Clock;
   /** Metrics of the process, to which the server adds its own. Default: only its own. */
@@ -128,8 +134,8 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   const apps = new PerTenant((tenant) => {
     const own = callers.planeOf(tenant);
     const shown = tenant === null ? async () => loads() : () => ownLoads(own, loads());
-    const contents = tenant === null ? (options.contents ?? null) : null;
-    return createApp({ ...parts, control: own, loads: shown, tenant, audit: options.audit, contents }, identify);
+    const { audit, administration, contents } = options;
+    return createApp({ ...parts, control: own, loads: shown, tenant, audit, administration, contents }, identify);
   });
   const app = await apps.of(null);
   const tunnels = new Tunnels(log, tracer, {
@@ -144,7 +150,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
       () => tunnels.open,
     ),
   );
-  const keyWatch = new KeyWatch(callers, clock);
+  const keyWatch = new KeyWatch(callers);
   const servers: Server[] = [];
   const setCertificate = (certificate: Certificate): void => {
     for (const server of servers) {
@@ -203,9 +209,9 @@ function handlersFor(
     beside?.takes(request) === true ? beside : undefined;
   const route = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     const caller = identify(request);
+    if (!(caller instanceof ApiError)) keyWatch.follow(caller, response);
     // The operator's routes answer with the refusal.
     const own = caller instanceof ApiError ? app : await apps.of(caller.tenant);
-    if (!(caller instanceof ApiError)) keyWatch.follow(caller, response);
     own.routing(request, response);
   };
   return {
@@ -251,19 +257,22 @@ function handlersFor(
 /** Of a part of the path, such as an id. */
 const PARAMETER_CHARACTERS_MAX = 64;
 
+interface OperatorParts extends ApiParts {
+  /** The tenant whose requests it serves; `null` for the operator. */
+  readonly tenant: string | null;
+  readonly administration: Administration | undefined;
+  readonly contents: HomeContents | undefined;
+  readonly isLocal: (request: IncomingMessage) => boolean;
+}
+
 async function createApp(
-  parts: ApiParts & {
+  parts: OperatorParts & {
     readonly counted: ApiMetrics;
     readonly metrics: MetricRegistry;
     readonly loads: () => Promise<SandboxLoads>;
     readonly tracer: Tracer;
     readonly memory: AnswerMemory;
-    /** The tenant whose requests it serves; `null` for the operator. */
-    readonly tenant: string | null;
     readonly audit: AuditSink | undefined;
-    /** `null` for a tenant. */
-    readonly contents: HomeContents | null;
-    readonly isLocal: (request: IncomingMessage) => boolean;
   },
   identify: (request: IncomingMessage) => Caller | ApiError,
 ): Promise<App> {
@@ -339,8 +348,8 @@ async function createApp(
       addEventRoutes(routes, parts);
       addTunnelRoutes(routes);
       addLoadRoute(routes, parts.loads);
-      await v1.register(async (contents) => addContentsRoutes(contents as App, parts));
       await v1.register(async (files) => addFileRoutes(files as App, parts));
+      await v1.register(async (own) => addOperatorRoutes(own as App, parts));
     },
     { prefix: '/v1' },
   );
@@ -348,6 +357,19 @@ async function createApp(
   if (parts.tenant === null) addMetricsRoute(app.withTypeProvider() as unknown as App, parts.metrics);
   await app.ready();
   return app as unknown as App;
+}
+
+function addOperatorRoutes(app: App, parts: OperatorParts): void {
+  const { tenant, administration, contents } = parts;
+  app.addHook('onRequest', async () => {
+    if (tenant === null) return;
+    const what = 'images, templates, models, keys, tenants, settings and audit logs';
+    throw new ApiError('forbidden', `${what} are the operator’s`, { remedy: 'ask the operator of this host' });
+  });
+  if (contents !== undefined) addContentsRoutes(app, { ...parts, contents });
+  if (administration === undefined) return;
+  addAdministrationRoutes(app, administration);
+  addAuditRoutes(app, parts, administration);
 }
 
 const noLoads = (): SandboxLoads => ({
@@ -391,6 +413,7 @@ function asCoded(error: FastifyError): unknown {
   if (error instanceof CodedError) return error;
   const fault = requestFault(error, 'with part');
   if (fault === null) return error;
+  if (fault.isContent) return new SandboxError('spec_invalid', fault.message);
   const code = CODES[fault.status] ?? 'request_invalid';
   return new ApiError(code, fault.message);
 }

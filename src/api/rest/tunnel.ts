@@ -25,6 +25,7 @@ import { API_LIMITS } from './limits.ts';
 import { type App, failures } from './route.ts';
 import { idParams, portParams } from './schema/params.ts';
 import { Slots } from './slots.ts';
+import { splice } from './splice.ts';
 import { PORT_PROTOCOL, TUNNEL_PROTOCOL } from './upgrade.ts';
 
 const PATH = /^\/v1\/sandboxes\/([a-z0-9]{20})\/(operations|ports\/([1-9]\d{0,4}))$/;
@@ -196,27 +197,11 @@ function targetOf(request: IncomingMessage): Target {
 }
 
 function join(client: Duplex, guest: Duplex, head: Buffer, protocol: string): void {
-  guest.on('error', (error) => ignore(error, 'reported by the close that follows'));
-  endWith(client, guest);
-  endWith(guest, client);
-  if (client.destroyed || guest.destroyed) return;
-  client.write(`HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: ${protocol}\r\n\r\n`);
-  // Bytes the client sent right after its request.
-  if (head.length > 0) client.unshift(head);
-  client.pipe(guest);
-  guest.pipe(client);
+  const switching = `HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: ${protocol}\r\n\r\n`;
+  if (!splice({ stream: client, head }, { stream: guest }, switching)) return;
   client.once('end', () => {
     if (client instanceof Socket) {
       client.setTimeout(API_LIMITS.halfClosedIdleMsMax, () => client.destroy());
     }
   });
-}
-
-/** Destroys `other` if `one` closes before both its directions have ended in order. */
-function endWith(one: Duplex, other: Duplex): void {
-  const end = (): void => {
-    if (!one.readableEnded || !one.writableFinished) other.destroy();
-  };
-  if (one.destroyed) end();
-  else one.once('close', end);
 }

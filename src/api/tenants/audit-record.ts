@@ -9,71 +9,81 @@ import { z } from 'zod';
 import { ignore } from '../../base/ignore.ts';
 
 /** A sandbox's request to a model: tokens, times and outcome. Never its content. */
-const modelUse = z.object({
-  name: z.string(),
-  promptTokens: z.number(),
-  completionTokens: z.number(),
-  /** True if the bridge has estimated the tokens. */
-  estimated: z.boolean(),
-  stream: z.boolean(),
-  outcome: z.enum(['ok', 'cancelled', 'upstream-error', 'upstream-lost', 'refused']),
-  /** Milliseconds until the first byte; `null` if there was none. */
-  firstByteMs: z.number().nullable(),
-  // Older records lack all of the following.
-  /** Milliseconds until its turn at the model server, including the wait for its budget. */
-  queueMs: z.number().optional(),
-  dialect: z.string().optional(),
-  /**
-   * Name in `models.toml`; `null` if a cassette answered. Like the next three, only present if the request was
-   * answered.
-   */
-  upstream: z.string().nullable().optional(),
-  upstreamModel: z.string().optional(),
-  /** Billionths of a dollar; `null` if the route has no price, 0 if no model server was asked. */
-  costNanoDollars: z.number().nullable().optional(),
-  /** `null` if there is no trace. */
-  traceId: z.string().nullable().optional(),
-  /** The first 16 different names of tools that the answer called. */
-  tools: z.array(z.string()).readonly().optional(),
-  toolCalls: z.number().int().positive().optional(),
-  /** The answer came from the cache: no model server had the request, and it used no tokens. */
-  cached: z.literal(true).optional(),
-  /** The answer came from a cassette: no model server had the request. */
-  replayed: z.literal(true).optional(),
-  refusal: z.string().optional(),
-  /** SHA-256 in hexadecimal of the request and of the answer's text; docs/tenants.md says of what exactly. */
-  sha256: z.object({ request: z.string().optional(), answer: z.string().optional() }).optional(),
-  /** The record in the log of contents: its number and the SHA-256 of its line. */
-  content: z.object({ seq: z.number().int().positive(), sha256: z.string() }).optional(),
-  /** Number of refused requests of this sandbox since its last record that were not recorded. */
-  leftOut: z.number().int().positive().optional(),
-});
+const modelUse = z
+  .object({
+    name: z.string(),
+    promptTokens: z.number(),
+    completionTokens: z.number(),
+    /** True if the bridge has estimated the tokens. */
+    estimated: z.boolean(),
+    stream: z.boolean(),
+    outcome: z.enum(['ok', 'cancelled', 'upstream-error', 'upstream-lost', 'refused']),
+    /** Milliseconds until the first byte; `null` if there was none. */
+    firstByteMs: z.number().nullable(),
+    // Older records lack all of the following.
+    /** Milliseconds until its turn at the model server, including the wait for its budget. */
+    queueMs: z.number().optional(),
+    dialect: z.string().optional(),
+    /**
+     * Name in `models.toml`; `null` if a cassette answered. Like the next three, only present if the request was
+     * answered.
+     */
+    upstream: z.string().nullable().optional(),
+    upstreamModel: z.string().optional(),
+    /** Billionths of a dollar; `null` if the route has no price, 0 if no model server was asked. */
+    costNanoDollars: z.number().nullable().optional(),
+    /** `null` if there is no trace. */
+    traceId: z.string().nullable().optional(),
+    /** The first 16 different names of tools that the answer called. */
+    tools: z.array(z.string()).readonly().optional(),
+    toolCalls: z.number().int().min(1).optional(),
+    /** The answer came from the cache: no model server had the request, and it used no tokens. */
+    cached: z.literal(true).optional(),
+    /** The answer came from a cassette: no model server had the request. */
+    replayed: z.literal(true).optional(),
+    refusal: z.string().optional(),
+    /** SHA-256 in hexadecimal of the request and of the answer's text; docs/tenants.md says of what exactly. */
+    sha256: z
+      .object({ request: z.string().optional(), answer: z.string().optional() })
+      .meta({ id: 'AuditHashes' })
+      .optional(),
+    /** The record in the log of contents: its number and the SHA-256 of its line. */
+    content: z
+      .object({ seq: z.number().int().min(1), sha256: z.string() })
+      .meta({ id: 'AuditContentReference' })
+      .optional(),
+    /** Number of refused requests of this sandbox since its last record that were not recorded. */
+    leftOut: z.number().int().min(1).optional(),
+  })
+  .meta({ id: 'AuditModelUse', description: 'One request to a model; docs/tenants.md explains the fields.' });
 export type ModelUse = z.infer<typeof modelUse>;
 
-const record = z.object({
-  /** From 1, without a gap, continued across files. */
-  seq: z.number().int().positive(),
-  /** Time of the answer, ISO 8601, UTC. */
-  at: z.string(),
-  /** `null` for the operator, and for a refused key. */
-  tenant: z.string().nullable(),
-  /** Id of the key, or `socket`, `daemon`, `sandbox`; `null` without a valid key. */
-  key: z.string().nullable(),
-  /** The method and the pattern of the path: never ids, queries or bodies. */
-  call: z.string(),
-  /** Id of the sandbox or snapshot, or names of images, templates or models, if any. */
-  target: z.string().nullable(),
-  status: z.number().int(),
-  /** Time until the answer. */
-  ms: z.number(),
-  model: modelUse.optional(),
-  /** Only in the log of contents: the request and the answer. */
-  content: z.record(z.string(), z.unknown()).optional(),
-  /** Number of lost records before this one. */
-  lost: z.number().int().positive().optional(),
-  prev: z.string().regex(/^[0-9a-f]{64}$/),
-});
-export type AuditRecord = z.infer<typeof record>;
+export const auditRecord = z
+  .object({
+    /** From 1, without a gap, continued across files. */
+    seq: z.number().int().min(1),
+    /** Time of the answer, ISO 8601, UTC. */
+    at: z.string(),
+    /** `null` for the operator, and for a refused key. */
+    tenant: z.string().nullable(),
+    /** Id of the key, or `socket`, `daemon`, `sandbox`; `null` without a valid key. */
+    key: z.string().nullable(),
+    /** The method and the pattern of the path: never ids, queries or bodies. */
+    call: z.string(),
+    /** Id of the sandbox or snapshot, or names of images, templates or models, if any. */
+    target: z.string().nullable(),
+    status: z.number().int(),
+    /** Time until the answer. */
+    ms: z.number(),
+    model: modelUse.optional(),
+    /** Only in the log of contents: the request and the answer. */
+    content: z.record(z.string(), z.unknown()).optional(),
+    /** Number of lost records before this one. */
+    lost: z.number().int().min(1).optional(),
+    prev: z.string().regex(/^[0-9a-f]{64}$/),
+  })
+  .meta({ id: 'AuditRecord', description: 'One control call, or one request to a model.' });
+export type AuditRecord = z.infer<typeof auditRecord>;
 
 /** `prev` of the first record. */
 export const NO_PREVIOUS = '0'.repeat(64);
@@ -94,7 +104,7 @@ export function lineHash(line: string): string {
 /** `null` if it is not a record. */
 export function parseRecord(line: string): AuditRecord | null {
   try {
-    return record.parse(JSON.parse(line));
+    return auditRecord.parse(JSON.parse(line));
   } catch (error) {
     ignore(error, 'reported as a line that is no record');
     return null;

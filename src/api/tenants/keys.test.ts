@@ -1,31 +1,16 @@
-import {
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  utimesSync,
-  writeFileSync,
-} from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../base/clock.ts';
-import { type Log, silentLog } from '../../base/log.ts';
-import { KeyStore, KnownKeys } from './keys.ts';
+import { KeyStore } from './keys.ts';
 
 let home: string;
-let warnings: string[];
 let store: KeyStore;
-let known: KnownKeys;
 
 beforeEach(() => {
   home = mkdtempSync(join(tmpdir(), 'nv-keys-'));
-  warnings = [];
-  const log: Log = { ...silentLog, warn: (message) => warnings.push(message) };
   store = new KeyStore(home, systemClock);
-  known = new KnownKeys(home, systemClock, log);
 });
 afterEach(() => rmSync(home, { recursive: true, force: true }));
 
@@ -38,17 +23,17 @@ describe('KeyStore', () => {
   });
 
   it('keeps only the digest of a key, in files that only their owner can read', () => {
-    const { key, info } = store.create('acme', 'ci');
-    expect(readdirSync(join(home, 'keys'))).toEqual([`${info.id}.json`]);
-    const text = readFileSync(pathOf(info.id), 'utf8');
+    const { key, id } = store.create('acme', 'ci');
+    expect(readdirSync(join(home, 'keys'))).toEqual([`${id}.json`]);
+    const text = readFileSync(pathOf(id), 'utf8');
     expect(text).not.toContain(key.slice(4, 20));
-    expect(statSync(pathOf(info.id)).mode & 0o777).toBe(0o600);
+    expect(statSync(pathOf(id)).mode & 0o777).toBe(0o600);
     expect(statSync(join(home, 'keys')).mode & 0o777).toBe(0o700);
   });
 
   it('lists keys without their digests, including revoked ones', () => {
-    const first = store.create('acme', 'ci').info;
-    const second = store.create('beta', null).info;
+    const first = store.create('acme', 'ci');
+    const second = store.create('beta', null);
     store.revoke(first.id);
     const list = store.list();
     expect(list.map(({ id }) => id).sort()).toEqual([first.id, second.id].sort());
@@ -70,78 +55,72 @@ describe('KeyStore', () => {
   });
 });
 
-describe('KnownKeys', () => {
+describe('KeyStore: access', () => {
   it('distinguishes a tenant from an earlier one of the same name', () => {
-    const { id } = store.create('acme', null).info;
-    const first = known.incarnationOf('acme');
+    const { id } = store.create('acme', null);
+    const first = store.incarnationOf('acme');
     store.create('acme', null);
     store.create('beta', null);
-    expect(known.incarnationOf('acme')).toBe(first);
-    expect(known.incarnationOf('beta')).not.toBe(first);
+    expect(store.incarnationOf('acme')).toBe(first);
+    expect(store.incarnationOf('beta')).not.toBe(first);
     for (const one of store.list()) if (one.tenant === 'acme') store.revoke(one.id);
-    const none = known.incarnationOf('acme');
+    const none = store.incarnationOf('acme');
     store.create('acme', null);
-    const later = known.incarnationOf('acme');
+    const later = store.incarnationOf('acme');
     expect(new Set([first, none, later]).size).toBe(3);
     expect(first).toContain(id);
   });
 
-  it('knows a key from its creation to its revocation, without a restart', () => {
-    expect(known.identify('e2b_00')).toBeNull();
-    const { key, info } = store.create('acme', null);
-    expect(known.identify(key)).toEqual({ tenant: 'acme', key: info.id });
+  it('accepts a key from its creation to its revocation, also after a restart', () => {
+    expect([store.identify('e2b_00'), store.hasTenants()]).toEqual([null, false]);
+    const { key, id } = store.create('acme', null);
     const second = store.create('beta', null);
-    expect(known.identify(second.key)?.tenant).toBe('beta');
-    store.revoke(info.id);
-    expect(known.identify(key)).toBeNull();
-    expect(known.identify(second.key)?.tenant).toBe('beta');
-  });
-
-  it('notices changes within one tick of the file system’s clock', () => {
-    for (let n = 0; n < 50; n += 1) {
-      const { key, info } = store.create('acme', null);
-      expect(known.identify(key)).not.toBeNull();
-      store.revoke(info.id);
-      expect(known.identify(key)).toBeNull();
+    const again = () => new KeyStore(home, systemClock);
+    for (const one of [store, again()]) {
+      expect(one.identify(key)).toEqual({ tenant: 'acme', key: id });
+      expect(one.identify(second.key)?.tenant).toBe('beta');
     }
-  });
-
-  it('ignores a file that was changed by hand, and no other', () => {
-    const { key, info } = store.create('acme', null);
-    const other = store.create('beta', null);
-    const text = readFileSync(pathOf(info.id), 'utf8');
-    for (const damaged of ['', '{', text.replace('acme', '../x'), 'x'.repeat(5000)]) {
-      writeFileSync(pathOf(info.id), damaged);
-      expect(known.identify(key)).toBeNull();
-      expect(known.identify(other.key)?.tenant).toBe('beta');
+    store.revoke(id);
+    for (const one of [store, again()]) {
+      expect(one.identify(key)).toBeNull();
+      expect(one.identify(second.key)?.tenant).toBe('beta');
+      expect(one.hasTenants()).toBe(true);
     }
-    expect(warnings).not.toEqual([]);
+    store.revoke(second.id);
+    expect([store.hasTenants(), again().hasTenants()]).toEqual([false, false]);
   });
 
-  it('reads a file again that the system could not read, though the directory has not changed', () => {
-    const { key, info } = store.create('acme', null);
-    const text = readFileSync(pathOf(info.id), 'utf8');
-    const change = (act: () => void): void => {
-      rmSync(pathOf(info.id), { recursive: true });
-      act();
-      utimesSync(join(home, 'keys'), 1_000_000, 1_000_000);
-    };
-    change(() => mkdirSync(pathOf(info.id)));
-    expect(known.identify(key)).toBeNull();
-    expect(known.identify(key)).toBeNull();
-    expect(known.isRevoked(info.id)).toBe(false);
-    expect(warnings).toHaveLength(1);
-    change(() => writeFileSync(pathOf(info.id), text));
-    expect(known.identify(key)).not.toBeNull();
-    rmSync(pathOf(info.id));
-    expect(known.isRevoked(info.id)).toBe(true);
+  it('reports each revocation once, after which the key is refused', () => {
+    const { key, id } = store.create('acme', null);
+    const seen: unknown[] = [];
+    const stop = store.onRevoked((one) => seen.push([one, store.identify(key)]));
+    store.revoke(id);
+    store.revoke(id);
+    stop();
+    store.revoke(store.create('acme', null).id);
+    expect(seen).toEqual([[id, null]]);
   });
 
-  it('ignores a file renamed to another key’s id', () => {
-    const { info } = store.create('acme', null);
+  it('a key that could not be written is not accepted, and one that could not be revoked stays', () => {
+    const { key, id } = store.create('acme', null);
+    rmSync(join(home, 'keys'), { recursive: true });
+    writeFileSync(join(home, 'keys'), '');
+    expect(() => store.create('acme', null)).toThrow('could not write the key');
+    expect(() => store.revoke(id)).toThrow('could not write the key');
+    expect(store.identify(key)).toEqual({ tenant: 'acme', key: id });
+    expect(store.list()).toHaveLength(1);
+  });
+
+  it('does not open with a file that was changed by hand, or renamed to another key’s id', () => {
+    const { id } = store.create('acme', null);
     const other = store.create('beta', null);
-    writeFileSync(pathOf(info.id), readFileSync(pathOf(other.info.id), 'utf8'));
-    expect(() => store.list()).toThrow('could not read the key');
-    expect(known.identify(other.key)?.tenant).toBe('beta');
+    const text = readFileSync(pathOf(id), 'utf8');
+    const others = readFileSync(pathOf(other.id), 'utf8');
+    for (const damaged of ['', '{', text.replace('acme', '../x'), 'x'.repeat(5000), others]) {
+      writeFileSync(pathOf(id), damaged);
+      expect(() => new KeyStore(home, systemClock)).toThrow(`could not read the key ${id}`);
+    }
+    writeFileSync(pathOf(id), text);
+    expect(new KeyStore(home, systemClock).list()).toHaveLength(2);
   });
 });

@@ -10,11 +10,11 @@ import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { join } from 'node:path';
 import { z } from 'zod';
 import type { Clock } from '../../base/clock.ts';
-import type { Log } from '../../base/log.ts';
+import { Listeners } from '../../base/listeners.ts';
 import { isAtMost } from '../../base/text/characters.ts';
 import { type Caller, keyDigest } from './callers.ts';
 import { TenantError } from './errors.ts';
-import { JsonFiles, WatchedFiles } from './files.ts';
+import { JsonFiles } from './files.ts';
 import { TENANT_LIMITS, TENANT_NAME } from './limits.ts';
 
 const ID_HEX_DIGITS = 12;
@@ -39,32 +39,35 @@ export type KeyInfo = Omit<KeyFile, 'sha256'>;
 const filesOf = (homeDir: string): JsonFiles<KeyFile> =>
   new JsonFiles({ dir: join(homeDir, 'keys'), what: 'the key', name: ID, schema: keyFile, nameOf: ({ id }) => id });
 
-/** Used for a directory that can't be read. */
-const NOTHING = { values: [], ignored: new Set<string>(), version: 0 };
+/** A new key, which exists afterwards only with its owner. */
+export interface CreatedKey extends KeyInfo {
+  readonly key: string;
+}
 
-/** The keys of a home, for the commands. */
+/** The keys of a home. Reads its files once; only this object changes them afterwards. */
 export class KeyStore {
   readonly #files: JsonFiles<KeyFile>;
   readonly #clock: Clock;
+  readonly #byDigest: Map<string, KeyFile>;
+  readonly #revocations = new Listeners<string>();
 
+  /** @throws TenantError `file_failed` */
   constructor(homeDir: string, clock: Clock) {
     this.#files = filesOf(homeDir);
     this.#clock = clock;
+    this.#byDigest = new Map(this.#files.readAll().map((file) => [file.sha256, file]));
   }
 
-  /**
-   * Creates a key, which exists afterwards only in the answer.
-   * @throws TenantError `invalid`, `too_many`, `file_failed`
-   */
-  create(tenant: string, name: string | null): { readonly info: KeyInfo; readonly key: string } {
+  /** @throws TenantError `invalid`, `too_many`, `file_failed` */
+  create(tenant: string, name: string | null): CreatedKey {
     checkTenantName(tenant);
     if (name !== null && (name === '' || !isAtMost(name, TENANT_LIMITS.keyLabelCharactersMax))) {
       const text = `a key's name has 1 to ${TENANT_LIMITS.keyLabelCharactersMax} characters`;
       throw new TenantError('invalid', text);
     }
-    if (this.#files.names().length >= TENANT_LIMITS.keysMax) {
+    if (this.#byDigest.size >= TENANT_LIMITS.keysMax) {
       throw new TenantError('too_many', `the home has ${TENANT_LIMITS.keysMax} keys, the maximum`, {
-        remedy: `remove files of revoked keys from ${this.#files.dir}`,
+        remedy: `stop the daemon, and remove files of revoked keys from ${this.#files.dir}`,
       });
     }
     // Clients of E2B up to version 2.45 accept only keys of this form.
@@ -73,45 +76,35 @@ export class KeyStore {
     const id = sha256.slice(0, ID_HEX_DIGITS);
     const createdAtMs = Math.round(this.#clock.wall());
     const file = { id, tenant, name, sha256, createdAtMs, revokedAtMs: null };
-    this.#files.write(file);
-    return { info: infoOf(file), key };
+    this.#write(file);
+    return { ...infoOf(file), key };
   }
 
-  /** Oldest first, including revoked ones. @throws TenantError `file_failed` */
+  /** Oldest first, including revoked ones. */
   list(): readonly KeyInfo[] {
-    return this.#files
-      .names()
-      .map((id) => infoOf(this.#files.read(id)))
-      .sort((a, b) => a.createdAtMs - b.createdAtMs || (a.id < b.id ? -1 : 1));
+    return [...this.#byDigest.values()].sort(byAge).map(infoOf);
   }
 
-  /** The daemon refuses the key from now on. Does nothing if it is already revoked. @throws TenantError `not_found` */
+  /** Refused from now on. Does nothing if it is already revoked. @throws TenantError `not_found`, `file_failed` */
   revoke(id: string): KeyInfo {
-    if (!this.#files.names().includes(id)) {
+    const file = [...this.#byDigest.values()].find((one) => one.id === id);
+    if (file === undefined) {
       throw new TenantError('not_found', `there is no key ${id}`, { remedy: 'neurovisor key ls' });
     }
-    const file = this.#files.read(id);
     if (file.revokedAtMs !== null) return infoOf(file);
     const revoked = { ...file, revokedAtMs: Math.round(this.#clock.wall()) };
-    this.#files.write(revoked);
+    this.#write(revoked);
+    this.#revocations.emit(id);
     return infoOf(revoked);
   }
-}
 
-/** The keys as a running daemon knows them. */
-export class KnownKeys {
-  readonly #files: WatchedFiles<KeyFile>;
-  #byDigest: ReadonlyMap<string, KeyFile> = new Map();
-  #ignored: ReadonlySet<string> = new Set();
-  #version = 0;
-
-  constructor(homeDir: string, clock: Clock, log: Log) {
-    this.#files = new WatchedFiles(filesOf(homeDir), clock, log);
+  /** Calls the listener with the id of each key that is revoked from now on. Returns a function that stops it. */
+  onRevoked(listener: (id: string) => void): () => void {
+    return this.#revocations.listen(listener);
   }
 
-  /** The owner of a key; `null` for an unknown or revoked one, and while the files can't be read. Never throws. */
+  /** The owner of a key; `null` for an unknown or revoked one. Never throws. */
   identify(key: string): Caller | null {
-    this.#refresh();
     const digest = keyDigest(key);
     const found = this.#byDigest.get(digest.toString('hex'));
     // Takes the same time whether or not such a key exists.
@@ -122,39 +115,32 @@ export class KnownKeys {
 
   /**
    * Distinguishes a tenant from an earlier one of the same name by its oldest valid key, so it also changes when that
-   * is revoked. Never throws.
+   * is revoked.
    */
   incarnationOf(tenant: string): string {
-    this.#refresh();
-    const valid = [...this.#byDigest.values()].filter((one) => one.tenant === tenant && one.revokedAtMs === null);
-    valid.sort((a, b) => a.createdAtMs - b.createdAtMs || (a.id < b.id ? -1 : 1));
+    const [oldest] = this.#valid()
+      .filter((one) => one.tenant === tenant)
+      .sort(byAge);
     // Names of tenants contain no space.
-    return `${tenant} ${valid[0]?.id ?? ''}`;
+    return `${tenant} ${oldest?.id ?? ''}`;
   }
 
-  /** True if a valid key exists, or this is unknown. Never throws. */
+  /** Whether a valid key exists. */
   hasTenants(): boolean {
-    if (!this.#refresh() || this.#ignored.size > 0) return true;
-    return [...this.#byDigest.values()].some((one) => one.revokedAtMs === null);
+    return this.#valid().length > 0;
   }
 
-  /** True for a key that was revoked or whose file is gone; false while its file can't be read. Never throws. */
-  isRevoked(id: string): boolean {
-    if (!this.#refresh() || this.#ignored.has(id)) return false;
-    return ![...this.#byDigest.values()].some((one) => one.id === id && one.revokedAtMs === null);
+  #valid(): KeyFile[] {
+    return [...this.#byDigest.values()].filter(({ revokedAtMs }) => revokedAtMs === null);
   }
 
-  /** While it is unknown whether keys are revoked, none is accepted. @returns false if it is unknown */
-  #refresh(): boolean {
-    const current = this.#files.current();
-    const { values, ignored, version } = current ?? NOTHING;
-    this.#ignored = ignored;
-    if (version === this.#version) return current !== null;
-    this.#byDigest = new Map(values.map((file) => [file.sha256, file]));
-    this.#version = version;
-    return current !== null;
+  #write(file: KeyFile): void {
+    this.#files.write(file);
+    this.#byDigest.set(file.sha256, file);
   }
 }
+
+const byAge = (a: KeyFile, b: KeyFile): number => a.createdAtMs - b.createdAtMs || (a.id < b.id ? -1 : 1);
 
 const NO_DIGEST = '0'.repeat(64);
 

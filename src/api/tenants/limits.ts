@@ -1,12 +1,10 @@
 /** Limits of tenants, their keys and their records. */
 export const TENANT_LIMITS = {
-  /** Key files in a home, including revoked ones: the daemon reads all of them after a change. */
+  /** Key files in a home, including revoked ones: the daemon reads all of them when it starts. */
   keysMax: 4096,
   keyLabelCharactersMax: 64,
   /** A file of a key or tenant has about 300 bytes; a larger one is not ours. */
   fileBytesMax: 4096,
-  /** Time after the last change of files during which they are read again for each request. */
-  filesFreshMs: 1000,
   /** Time between two writes of a file that follows counts. */
   savedMs: 1000,
   budgetSeriesMax: 100,

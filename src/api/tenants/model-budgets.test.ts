@@ -25,13 +25,13 @@ const open = () =>
     clock,
     log,
     tenants: {
-      budgetOf: (tenant) => limits[tenant] ?? null,
+      get: (tenant) => ({ ...unset(tenant), modelBudget: limits[tenant] ?? null }),
       list: () =>
         Object.entries(limits)
           .filter(([name]) => name !== HOST_ACCOUNT)
           .map(([name, modelBudget]) => ({ ...unset(name), modelBudget })),
     },
-    host: { budget: () => limits[HOST_ACCOUNT] ?? null },
+    host: { get: () => ({ modelBudget: limits[HOST_ACCOUNT] ?? null }) },
   });
 const path = () => join(homeDir, 'model-budgets.json');
 const useNow = (windowMs = HOUR) => ({ ...USE, windowMs, window: Math.floor(clock.wall() / windowMs) });

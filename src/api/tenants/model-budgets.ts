@@ -21,7 +21,7 @@ import {
 } from '../../base/request/model-limits.ts';
 import { TENANT_LIMITS } from './limits.ts';
 import { SavedFile } from './saved-file.ts';
-import type { KnownHost, KnownTenants } from './settings.ts';
+import type { HostStore, TenantStore } from './settings.ts';
 
 const count = z.int().nonnegative();
 const file = z.record(
@@ -40,8 +40,8 @@ export interface ModelBudgetsParts {
   readonly homeDir: string;
   readonly clock: Clock;
   readonly log: Log;
-  readonly tenants: Pick<KnownTenants, 'budgetOf' | 'list'>;
-  readonly host: Pick<KnownHost, 'budget'>;
+  readonly tenants: Pick<TenantStore, 'get' | 'list'>;
+  readonly host: Pick<HostStore, 'get'>;
 }
 
 interface AccountLimits {
@@ -83,8 +83,8 @@ export class ModelBudgets implements AsyncDisposable {
   /** The current limits for a sandbox of the tenant; `null` for one of the operator. */
   of(tenant: string | null): readonly AccountLimits[] {
     const { tenants, host } = this.#parts;
-    const own = tenant === null ? null : tenants.budgetOf(tenant);
-    const all = host.budget();
+    const own = tenant === null ? null : tenants.get(tenant).modelBudget;
+    const all = host.get().modelBudget;
     return [
       ...(tenant === null || own === null ? [] : [{ account: tenantAccount(tenant), limits: own }]),
       ...(all === null ? [] : [{ account: HOST_ACCOUNT, limits: all }]),
@@ -108,7 +108,7 @@ export class ModelBudgets implements AsyncDisposable {
   list(): readonly SharedBudget[] {
     const { tenants, host } = this.#parts;
     const all = [
-      { tenant: null, limits: host.budget() },
+      { tenant: null, limits: host.get().modelBudget },
       ...tenants.list().map(({ name, modelBudget }) => ({ tenant: name, limits: modelBudget })),
     ];
     return all.flatMap(({ tenant, limits }) => {

@@ -13,7 +13,7 @@ import { BusyError } from '../../sandbox/contract/errors.ts';
 import type { StartAsked, StartGate, StartReservation } from '../../sandbox/start/start-gate.ts';
 import { TENANT_LIMITS } from './limits.ts';
 import { ownerOf } from './owner.ts';
-import type { KnownTenants, Quotas } from './settings.ts';
+import type { Quotas, TenantStore } from './settings.ts';
 import { countedMib } from './usage.ts';
 
 interface Counted {
@@ -36,7 +36,7 @@ export interface MemorySharing {
 const APART: MemorySharing = { isAcross: false, hasTenants: () => true };
 
 export class TenantQuotas implements StartGate {
-  readonly #quotas: Pick<KnownTenants, 'of'>;
+  readonly #quotas: Pick<TenantStore, 'of'>;
   readonly #clock: Clock;
   readonly #sharing: MemorySharing;
   readonly #sandboxes = new Map<string, Counted>();
@@ -47,7 +47,7 @@ export class TenantQuotas implements StartGate {
   readonly #starts = new Map<string, TokenBucket>();
 
   /** @param sharing by default, tenants share no memory, and there are some */
-  constructor(quotas: Pick<KnownTenants, 'of'>, clock: Clock, sharing: MemorySharing = APART) {
+  constructor(quotas: Pick<TenantStore, 'of'>, clock: Clock, sharing: MemorySharing = APART) {
     this.#quotas = quotas;
     this.#clock = clock;
     this.#sharing = sharing;

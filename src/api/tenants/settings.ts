@@ -1,17 +1,15 @@
 /**
- * Limits of tenants, and of all sandboxes together: files in the home, which commands write and a running daemon
- * watches.
+ * Limits of tenants, and of all sandboxes together, and their files in the home.
  *
  *     HOME/tenants/NAME.json   one for each tenant
  *     HOME/host/settings.json
  */
 import { join } from 'node:path';
 import { z } from 'zod';
-import type { Clock } from '../../base/clock.ts';
-import type { Log } from '../../base/log.ts';
 import type { WindowedBudget } from '../../base/request/model-limits.ts';
 import { RANGES } from '../../sandbox/contract/limits.ts';
-import { JsonFiles, WatchedFiles } from './files.ts';
+import { windowedBudget } from '../../sandbox/contract/schema/models.ts';
+import { JsonFiles } from './files.ts';
 import { checkTenantName } from './keys.ts';
 import { TENANT_NAME } from './limits.ts';
 
@@ -30,15 +28,6 @@ const quotas = z.object({
 /** `null` for unlimited. */
 export type Quotas = z.infer<typeof quotas>;
 
-const whole = ({ min, max }: { readonly min: number; readonly max: number }) => z.int().min(min).max(max);
-const modelBudget: z.ZodType<WindowedBudget> = z.strictObject({
-  inputTokens: whole(RANGES.modelBudget).exactOptional(),
-  outputTokens: whole(RANGES.modelBudget).exactOptional(),
-  requests: whole(RANGES.modelBudget).exactOptional(),
-  costNanoDollars: whole(RANGES.modelCostNanoDollars).exactOptional(),
-  windowMs: whole(RANGES.modelWindowMs),
-});
-
 const tenantFile = z
   .object({
     name: z.string().regex(TENANT_NAME),
@@ -47,7 +36,7 @@ const tenantFile = z
     /** Models that other hosts may serve for it, by the operator's keys; `all` for every one. */
     allowHosted: z.array(z.string()).readonly().default([]),
     /** Limit of its sandboxes' model use together, beside their own budgets. `null` for unlimited. */
-    modelBudget: modelBudget.nullable().optional(),
+    modelBudget: windowedBudget.nullable().optional(),
   })
   .transform(({ quotas: { tokensPerDay, ...own }, modelBudget: budget, ...info }) => ({
     ...info,
@@ -72,20 +61,14 @@ export type TenantChange = Partial<Quotas> & {
 export const NO_QUOTAS: Quotas = { sandboxes: null, memoryMib: null, startsPerSecond: null, storageBytes: null };
 export const unset = (name: string): TenantInfo => ({ name, quotas: NO_QUOTAS, allowHosted: [], modelBudget: null });
 
-/** A tenant whose limits could never be read: running sandboxes continue, and nothing more may start. */
-const closed = (name: string): TenantInfo => ({
-  ...unset(name),
-  quotas: { ...NO_QUOTAS, sandboxes: 0, startsPerSecond: 0 },
-  modelBudget: { requests: 0, windowMs: DAY_MS },
-});
-
 const SETTINGS = 'settings';
 const hostFile = z.object({
   name: z.literal(SETTINGS),
   /** Limit of all sandboxes' model use together. `null` for unlimited. */
-  modelBudget: modelBudget.nullable(),
+  modelBudget: windowedBudget.nullable(),
 });
-export type HostSettings = z.infer<typeof hostFile>;
+type HostFile = z.infer<typeof hostFile>;
+export type HostSettings = Omit<HostFile, 'name'>;
 
 const filesOf = (homeDir: string): JsonFiles<TenantInfo> =>
   new JsonFiles({
@@ -96,7 +79,7 @@ const filesOf = (homeDir: string): JsonFiles<TenantInfo> =>
     nameOf: ({ name }) => name,
   });
 
-const hostFilesOf = (homeDir: string): JsonFiles<HostSettings> =>
+const hostFilesOf = (homeDir: string): JsonFiles<HostFile> =>
   new JsonFiles({
     dir: join(homeDir, 'host'),
     what: 'the host’s',
@@ -105,26 +88,34 @@ const hostFilesOf = (homeDir: string): JsonFiles<HostSettings> =>
     nameOf: ({ name }) => name,
   });
 
+/** The settings of tenants. Reads the files once; only this object changes them afterwards. */
 export class TenantStore {
   readonly #files: JsonFiles<TenantInfo>;
+  readonly #byName: Map<string, TenantInfo>;
 
+  /** @throws TenantError `file_failed`, since no sandbox may start without a limit that was set */
   constructor(homeDir: string) {
     this.#files = filesOf(homeDir);
+    this.#byName = new Map(this.#files.readAll().map((info) => [info.name, info]));
   }
 
-  /** Sorted by name. @throws TenantError `file_failed` */
+  /** Sorted by name. */
   list(): readonly TenantInfo[] {
-    return [...this.#files.names()].sort().map((name) => this.#files.read(name));
+    return [...this.#byName.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
-  /** Without limits if none were set. @throws TenantError `file_failed`, `invalid` */
+  /** Without limits if none were set. */
   get(name: string): TenantInfo {
-    checkTenantName(name);
-    return this.#files.names().includes(name) ? this.#files.read(name) : unset(name);
+    return this.#byName.get(name) ?? unset(name);
   }
 
-  /** Changes only the given settings. @throws TenantError `file_failed`, `invalid` */
+  of(name: string): Quotas {
+    return this.get(name).quotas;
+  }
+
+  /** Changes only the given settings, at once. @throws TenantError `file_failed`, `invalid` */
   set(name: string, { allowHosted, modelBudget: budget, ...change }: TenantChange): TenantInfo {
+    checkTenantName(name);
     const now = this.get(name);
     const changed = {
       name,
@@ -133,99 +124,30 @@ export class TenantStore {
       modelBudget: budget === undefined ? now.modelBudget : budget,
     };
     this.#files.write(changed);
+    this.#byName.set(name, changed);
     return changed;
   }
 }
 
-export class KnownTenants {
-  readonly #files: WatchedFiles<TenantInfo>;
-  #byName: ReadonlyMap<string, TenantInfo> = new Map();
-  #ignored: ReadonlySet<string> = new Set();
-  /** 0 if the directory could never be read. */
-  #version = 0;
-
-  constructor(homeDir: string, clock: Clock, log: Log) {
-    this.#files = new WatchedFiles(filesOf(homeDir), clock, log);
-  }
-
-  /** The last known ones while the tenant's file can't be read; without any, nothing more may start. Never throws. */
-  of(tenant: string): Quotas {
-    return this.#infoOf(tenant)?.quotas ?? NO_QUOTAS;
-  }
-
-  /** Hosted models, with the same fallback. */
-  hostedOf(tenant: string): readonly string[] {
-    return this.#infoOf(tenant)?.allowHosted ?? [];
-  }
-
-  /** Model budget, with the same fallback; without a known one, requests are refused. `null` for unlimited. */
-  budgetOf(tenant: string): WindowedBudget | null {
-    return this.#infoOf(tenant)?.modelBudget ?? null;
-  }
-
-  /** Sorted by name, without those that could never be read. */
-  list(): readonly TenantInfo[] {
-    return [...this.#current().values()].sort((a, b) => (a.name < b.name ? -1 : 1));
-  }
-
-  #infoOf(tenant: string): TenantInfo | undefined {
-    const known = this.#current().get(tenant);
-    const isRead = this.#version > 0 && !this.#ignored.has(tenant);
-    return known ?? (isRead ? undefined : closed(tenant));
-  }
-
-  #current(): ReadonlyMap<string, TenantInfo> {
-    const current = this.#files.current();
-    if (current !== null && current.version !== this.#version) {
-      const { values, ignored } = current;
-      const stay = [...this.#byName].filter(([name]) => ignored.has(name));
-      this.#byName = new Map([...stay, ...values.map((info) => [info.name, info] as const)]);
-      this.#ignored = ignored;
-      this.#version = current.version;
-    }
-    return this.#byName;
-  }
-}
-
-/** The settings of the host, for the commands. */
+/** The settings of the host. Reads the file once; only this object changes it afterwards. */
 export class HostStore {
-  readonly #files: JsonFiles<HostSettings>;
+  readonly #files: JsonFiles<HostFile>;
+  #modelBudget: WindowedBudget | null;
 
+  /** @throws TenantError `file_failed`, since no model may be asked without a limit that was set */
   constructor(homeDir: string) {
     this.#files = hostFilesOf(homeDir);
+    this.#modelBudget = this.#files.readAll()[0]?.modelBudget ?? null;
   }
 
-  /** Without limits if none were set. @throws TenantError `file_failed` */
   get(): HostSettings {
-    const isSet = this.#files.names().includes(SETTINGS);
-    return isSet ? this.#files.read(SETTINGS) : { name: SETTINGS, modelBudget: null };
+    return { modelBudget: this.#modelBudget };
   }
 
-  /** @throws TenantError `file_failed` */
-  set(change: Pick<HostSettings, 'modelBudget'>): HostSettings {
-    const changed = { name: SETTINGS, ...change } as const;
-    this.#files.write(changed);
-    return changed;
-  }
-}
-
-/** The settings of the host, as a running daemon knows them. */
-export class KnownHost {
-  readonly #files: WatchedFiles<HostSettings>;
-  #last: HostSettings;
-
-  /** @throws TenantError `file_failed`, since a daemon must not start without a limit that was set */
-  constructor(homeDir: string, clock: Clock, log: Log) {
-    this.#last = new HostStore(homeDir).get();
-    this.#files = new WatchedFiles(hostFilesOf(homeDir), clock, log);
-  }
-
-  /** The last known one while the file can't be read, if any. Never throws. */
-  budget(): WindowedBudget | null {
-    const current = this.#files.current();
-    if (current !== null && current.ignored.size === 0) {
-      this.#last = current.values[0] ?? { name: SETTINGS, modelBudget: null };
-    }
-    return this.#last.modelBudget;
+  /** Holds at once. @throws TenantError `file_failed` */
+  set({ modelBudget: budget }: HostSettings): HostSettings {
+    this.#files.write({ name: SETTINGS, modelBudget: budget });
+    this.#modelBudget = budget;
+    return this.get();
   }
 }

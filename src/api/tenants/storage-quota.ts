@@ -7,17 +7,17 @@ import { ignore } from '../../base/ignore.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import { TENANT_LIMITS } from './limits.ts';
 import { exceeded } from './quota.ts';
-import type { KnownTenants } from './settings.ts';
+import type { TenantStore } from './settings.ts';
 
 type OwnWorld = Pick<ControlPlane, 'list' | 'snapshots'>;
 
 export class StorageQuota {
-  readonly #quotas: Pick<KnownTenants, 'of'>;
+  readonly #quotas: Pick<TenantStore, 'of'>;
   readonly #pausedBytes: () => Promise<ReadonlyMap<string, number>>;
   readonly #last = new Map<string, Promise<unknown>>();
 
   /** @param pausedBytes returns the space of each pause, by the sandbox's id */
-  constructor(quotas: Pick<KnownTenants, 'of'>, pausedBytes: () => Promise<ReadonlyMap<string, number>>) {
+  constructor(quotas: Pick<TenantStore, 'of'>, pausedBytes: () => Promise<ReadonlyMap<string, number>>) {
     this.#quotas = quotas;
     this.#pausedBytes = pausedBytes;
   }

@@ -1,13 +1,13 @@
 /** The tenants of a daemon: maps the key of a request to its owner and view. */
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import { type Caller, type Callers, operatorOnly } from './callers.ts';
-import type { KnownKeys } from './keys.ts';
+import type { KeyStore } from './keys.ts';
 import { tenantPlane } from './plane.ts';
 import type { StorageQuota } from './storage-quota.ts';
 
 export interface TenancyParts {
   readonly control: ControlPlane;
-  readonly keys: Pick<KnownKeys, 'identify' | 'isRevoked'>;
+  readonly keys: Pick<KeyStore, 'identify' | 'onRevoked'>;
   readonly apiKey: string;
   /** Default: unlimited. */
   readonly storage?: StorageQuota | undefined;
@@ -32,8 +32,8 @@ export class Tenancy implements Callers {
     return operator ?? tenant;
   }
 
-  isRevoked(keyId: string): boolean {
-    return this.#parts.keys.isRevoked(keyId);
+  onRevoked(listener: (keyId: string) => void): () => void {
+    return this.#parts.keys.onRevoked(listener);
   }
 
   planeOf(tenant: string | null): ControlPlane {

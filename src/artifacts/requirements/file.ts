@@ -4,8 +4,8 @@
  * Only `-r` and hashes are accepted of pip's options. Others choose indexes or name files, which the host does: its own
  * pip configuration decides where packages come from.
  */
+import { REQUIREMENT_LIMITS } from '../../base/request/package-policy.ts';
 import { RequirementsError } from './errors.ts';
-import { REQUIREMENT_LIMITS } from './requirement.ts';
 
 const DEPTH_MAX = 8;
 const FILES_MAX = 100;

@@ -5,10 +5,8 @@
  * inside the guest. The line becomes part of a requirements file that pip reads in the guest, so nothing may pass that
  * pip takes for an option.
  */
+import { REQUIREMENT_LIMITS } from '../../base/request/package-policy.ts';
 import { RequirementsError } from './errors.ts';
-
-/** Limits of all requirements together; a locked project with thousands of hashes stays below. */
-export const REQUIREMENT_LIMITS = { lines: 5_000, lineCharacters: 32_768, characters: 2_000_000 };
 
 const NAME = /^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?/;
 const EXTRAS = /^\[\s*(?:[A-Za-z0-9._-]{1,100}(?:\s*,\s*[A-Za-z0-9._-]{1,100})*)?\s*\]/;

@@ -23,7 +23,7 @@ it('FairShare: an owner never exceeds its own limit', () => {
   expect(new FairShare(LIMITS).take('a', 61, 1000)).toBeUndefined();
 });
 
-it('FairShare: an owner without a place only borrows, and gets the place of one that holds nothing any more', () => {
+it('FairShare: an owner without a place only borrows, and gets a place once its holder has freed all', () => {
   const shares = new FairShare({ ...LIMITS, places: 1 });
   const first = shares.take('a', 10);
   expect(takeAll(shares, 'b')).toBe(45);

@@ -29,13 +29,12 @@ export function isPackageRule(text: string): boolean {
   return text.length <= PACKAGE_LIMITS.ruleCharactersMax && PACKAGE_RULE.test(text);
 }
 
-export function isLockEntry(text: string): boolean {
-  return text.length <= PACKAGE_LIMITS.lockCharactersMax && LOCK_ENTRY.test(text);
-}
-
 export const PACKAGE_LIMITS = {
   rulesMax: 1_000,
   ruleCharactersMax: 256,
   lockMax: 20_000,
   lockCharactersMax: 400,
 } as const;
+
+/** Of all Python requirements of a template together; a locked project with thousands of hashes stays below. */
+export const REQUIREMENT_LIMITS = { lines: 5_000, lineCharacters: 32_768, characters: 2_000_000 };

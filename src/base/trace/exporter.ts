@@ -5,7 +5,7 @@
 import type { Clock } from '../clock.ts';
 import { describeError } from '../errors.ts';
 import type { Log } from '../log.ts';
-import { collected, type Metric } from '../metrics.ts';
+import { type Metric, totalBy } from '../metrics.ts';
 import { exportRequest } from './otlp.ts';
 import type { Attributes, SpanRecord } from './trace.ts';
 
@@ -126,14 +126,10 @@ export class TraceExporter {
 export function spansMetric(
   counts: () => { readonly exported: number; readonly dropped: number; readonly failed: number },
 ): Metric {
-  return collected(
-    'counter',
-    {
-      name: 'neurovisor_trace_spans_total',
-      help: 'Spans that a collector took (exported), did not take (failed), or that had no room (dropped).',
-      unit: null,
-      labels: ['result'],
-    },
+  return totalBy(
+    'neurovisor_trace_spans_total',
+    'Spans that a collector took (exported), did not take (failed), or that had no room (dropped).',
+    ['result'],
     () => Object.entries(counts()).map(([result, count]) => [{ result }, count]),
   );
 }

@@ -1,12 +1,11 @@
 /** `neurovisor host`, `pool`, `ps`: the status of the daemon, its pools and the programs of a sandbox. */
 
-import { HostStore } from '../../api/tenants/settings.ts';
 import { type Clock, systemClock } from '../../base/clock.ts';
-import { resolveHome } from '../../base/home.ts';
 import type { ProcessInfo } from '../../machine/guest/link.ts';
 import type { ControlPlane, HostInfo, PoolInfo, PoolLimits } from '../../sandbox/contract/control.ts';
 import { shownImage } from '../../sandbox/contract/environment.ts';
 import type { Cli } from '../cli.ts';
+import { administer } from '../daemon/administer.ts';
 import { UsageError } from '../failure.ts';
 import type { ImageFlags } from '../flags/image-flag.ts';
 import { budgetWords, parseSharedBudget } from '../flags/model-budget.ts';
@@ -30,15 +29,14 @@ export interface HostFlags {
   readonly modelBudget?: readonly string[];
 }
 
-/** @throws UsageError, TenantError */
-export function hostSet(cli: Cli, { modelBudget = [] }: HostFlags): number {
+export async function hostSet(cli: Cli, { modelBudget = [] }: HostFlags): Promise<number> {
   const budget = parseSharedBudget(modelBudget);
   if (budget === undefined) {
     throw new UsageError('no setting is named', 'see neurovisor host set --help');
   }
-  new HostStore(resolveHome(cli.config.home).dir).set({ modelBudget: budget });
-  if (cli.json) cli.printJson({ modelBudget: budget });
-  else cli.stdout.write(`model budget: ${budgetWords(budget)}\n`);
+  const settings = await administer(cli, (home) => home.setSettings({ modelBudget: budget }));
+  if (cli.json) cli.printJson(settings);
+  else cli.stdout.write(`model budget: ${budgetWords(settings.modelBudget)}\n`);
   return 0;
 }
 

@@ -1,9 +1,9 @@
 /** `neurovisor snapshot` and `fork`: snapshots and copies of sandboxes. */
 
-import { snapshotName } from '../../api/rest/schema/fields.ts';
 import { systemClock } from '../../base/clock.ts';
 import { plainLines } from '../../base/text/plain.ts';
 import type { ControlPlane, SnapshotInfo, SnapshotOptions } from '../../sandbox/contract/control.ts';
+import { NAME_FAULT, SNAPSHOT_NAME } from '../../sandbox/contract/limits.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parsePairs } from '../flags/options.ts';
@@ -32,10 +32,8 @@ export async function snapshotCreate(
 
 /** @throws UsageError */
 export function checkSnapshotName({ name }: { readonly name?: string }): void {
-  if (name === undefined) return;
-  const { error } = snapshotName.safeParse(name);
-  const [issue] = error?.issues ?? [];
-  if (issue !== undefined) throw new UsageError(`--name "${name}": ${issue.message}`);
+  if (name === undefined || SNAPSHOT_NAME.test(name)) return;
+  throw new UsageError(`--name "${name}": ${NAME_FAULT}`);
 }
 
 export async function snapshotList(cli: Cli, control: ControlPlane): Promise<number> {
@@ -55,7 +53,7 @@ export function snapshotTable(list: readonly SnapshotInfo[], now: number): strin
     `${one.cpus}`,
     one.diskOnly ? 'disk only' : `${one.memoryMib} MiB`,
     bytes(one.bytes),
-    one.current ? 'yes' : 'no',
+    one.current ? 'yes' : `no${one.madeBy === null ? '' : ` (${one.madeBy})`}`,
   ]);
   return table(['id', 'name', 'sandbox', 'age', 'cpus', 'memory', 'on disk', 'usable'], rows);
 }

@@ -6,7 +6,7 @@ import { findTemplate } from '../../host/contents/templates.ts';
 import { checkNewName } from '../../host/runtime/named-templates/names.ts';
 import type { ListedTemplate } from '../../sandbox/contract/contents.ts';
 import { shownImage } from '../../sandbox/contract/environment.ts';
-import type { StartCommand } from '../../sandbox/contract/spec.ts';
+import type { StartCommand } from '../../sandbox/contract/schema/request.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { type ImageFlags, readReference } from '../flags/image-flag.ts';

@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import type { AuditListFlags } from '../commands/keys/audit-list.ts';
 import { auditRecord } from '../flags/ranges.ts';
-import { type OutputFlags, performHere } from './perform.ts';
+import { type OutputFlags, perform } from './perform.ts';
 import { listCommand, output } from './shared-options.ts';
 
 const load = () => import('../commands/keys/audit-list.ts');
@@ -53,7 +53,7 @@ Examples:
 `,
     )
     .action((flags: AuditListFlags & OutputFlags) =>
-      performHere(flags, async (cli) => (await load()).auditList(cli, flags)),
+      perform(flags, async (cli) => (await load()).auditList(cli, flags)),
     );
   audit
     .command('inspect')
@@ -64,7 +64,7 @@ Examples:
     .argument('<number>', 'number of the record, as `audit ls` shows it', auditRecord)
     .addOption(output())
     .addHelpText('after', '\nExample:\n  neurovisor audit inspect 42 -o json\n')
-    .action((seq: number, flags: OutputFlags) => performHere(flags, async (cli) => (await load()).auditShow(cli, seq)));
+    .action((seq: number, flags: OutputFlags) => perform(flags, async (cli) => (await load()).auditShow(cli, seq)));
   audit
     .command('verify')
     .summary('find changed, missing and reordered records')
@@ -72,9 +72,9 @@ Examples:
       'Find changed, missing and reordered records, and say which. Status 1 if there are any. Keep the hash of the last ' +
         'record elsewhere: anyone who can write to the home can write a whole new log.',
     )
-    .argument('[file...]', 'files of a log, oldest first (default: the logs of this home)')
+    .argument('[file...]', 'files of a log, oldest first (default: the logs of the home)')
     .addOption(output())
     .action((files: string[], flags: OutputFlags) =>
-      performHere(flags, async (cli) => (await import('../commands/keys/audit.ts')).auditVerify(cli, files)),
+      perform(flags, async (cli) => (await import('../commands/keys/audit.ts')).auditVerify(cli, files)),
     );
 }

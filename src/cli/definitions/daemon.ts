@@ -9,7 +9,7 @@ import { parseCacheSize } from '../flags/model-cache.ts';
 import * as ranges from '../flags/ranges.ts';
 import { SORTS } from '../top/picture.ts';
 import { groupOptions, moreOptionsText } from './help.ts';
-import { type OutputFlags, perform, performHere, performThere } from './perform.ts';
+import { type OutputFlags, perform, performThere } from './perform.ts';
 import {
   addRequirementOptions,
   addSizeOptions,
@@ -144,8 +144,8 @@ Example:
     .command('set')
     .summary('set the budget of all sandboxes')
     .description(
-      'Set what all sandboxes together may use of the models, beside their own budgets and those of their tenants. It ' +
-        'is in this home (NEUROVISOR_HOME), where a running daemon notices each change within a second.',
+      'Set what all sandboxes together may use of the models, beside their own budgets and those of their tenants. A ' +
+        'change holds at once. Without a daemon, it is set in this home (NEUROVISOR_HOME).',
     )
     .addOption(modelBudgetOption())
     .addOption(output())
@@ -160,7 +160,7 @@ Examples:
     .action((_: HostFlags & OutputFlags, command: Command) => {
       // The command above has -o, too, and gets it if it comes first.
       const flags: HostFlags & OutputFlags = command.optsWithGlobals();
-      return performHere(flags, async (cli) => (await load()).hostSet(cli, flags));
+      return perform(flags, async (cli) => (await load()).hostSet(cli, flags));
     });
 
   program

@@ -1,7 +1,7 @@
 /** Definitions of `neurovisor key`. */
 import type { Command } from 'commander';
 import { DEFAULT_TENANT } from '../../api/tenants/limits.ts';
-import { type OutputFlags, performHere } from './perform.ts';
+import { type OutputFlags, perform } from './perform.ts';
 import { listCommand, output } from './shared-options.ts';
 
 const load = () => import('../commands/keys/key.ts');
@@ -12,8 +12,8 @@ export function addKey(program: Command): void {
     .summary('manage the API keys of tenants')
     .description(
       'Manage the API keys of tenants. A tenant sees and changes only its own sandboxes and snapshots, at the port of ' +
-        '`neurovisor serve --port` and with the clients of E2B. The keys are in this home (NEUROVISOR_HOME), where a ' +
-        'running daemon notices each change at once.\n\n' +
+        '`neurovisor serve --port` and with the clients of E2B. The daemon applies each change at once; without a ' +
+        'daemon, the keys are set in this home (NEUROVISOR_HOME).\n\n' +
         "The unix socket and the daemon's own key (NEUROVISOR_API_KEY, or the file api-key) belong to the operator, who " +
         'sees all sandboxes.',
     )
@@ -34,20 +34,18 @@ Examples:
     .option('--name <label>', 'label for `neurovisor key ls`')
     .addOption(output())
     .action((flags: { readonly tenant: string; readonly name?: string } & OutputFlags) =>
-      performHere(flags, async (cli) => (await load()).keyCreate(cli, flags)),
+      perform(flags, async (cli) => (await load()).keyCreate(cli, flags)),
     );
   listCommand(key)
     .summary('list the keys')
-    .description('List the keys of this home, without the keys themselves.')
+    .description('List the keys, without the keys themselves.')
     .addOption(output())
-    .action((flags: OutputFlags) => performHere(flags, async (cli) => (await load()).keyList(cli)));
+    .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).keyList(cli)));
   key
     .command('rm')
     .summary('revoke keys')
     .description('Revoke keys. The daemon refuses requests with them from now on; sandboxes stay.')
     .argument('<id...>', 'ids of keys (neurovisor key ls)')
     .addOption(output())
-    .action((ids: string[], flags: OutputFlags) =>
-      performHere(flags, async (cli) => (await load()).keyRevoke(cli, ids)),
-    );
+    .action((ids: string[], flags: OutputFlags) => perform(flags, async (cli) => (await load()).keyRevoke(cli, ids)));
 }

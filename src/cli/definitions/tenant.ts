@@ -1,7 +1,7 @@
 /** Definitions of `neurovisor tenant`. */
 import type { Command } from 'commander';
 import type { QuotaFlags } from '../commands/keys/tenant.ts';
-import { type OutputFlags, performHere } from './perform.ts';
+import { type OutputFlags, perform } from './perform.ts';
 import { collect, listCommand, modelBudgetOption, output } from './shared-options.ts';
 
 const load = () => import('../commands/keys/tenant.ts');
@@ -11,8 +11,8 @@ export function addTenant(program: Command): void {
     .command('tenant')
     .summary('manage the quotas of tenants')
     .description(
-      'Manage the quotas of tenants. They are in this home (NEUROVISOR_HOME), where a running daemon notices each ' +
-        'change at once. A tenant without quotas is unlimited. Keys: `neurovisor key`.',
+      'Manage the quotas of tenants. The daemon applies each change at once; without a daemon, they are set in this ' +
+        'home (NEUROVISOR_HOME). A tenant without quotas is unlimited. Keys: `neurovisor key`.',
     )
     .addHelpText(
       'after',
@@ -28,16 +28,14 @@ Examples:
     .summary('list the tenants')
     .description('List the tenants with a key or quotas.')
     .addOption(output())
-    .action((flags: OutputFlags) => performHere(flags, async (cli) => (await load()).tenantList(cli)));
+    .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).tenantList(cli)));
   tenant
     .command('inspect')
     .summary('show the quotas of a tenant and their use')
-    .description('Show the quotas of a tenant and, if the daemon of this home runs, their use.')
+    .description('Show the quotas of a tenant and, if a daemon runs, their use.')
     .argument('<name>', 'name of the tenant')
     .addOption(output())
-    .action((name: string, flags: OutputFlags) =>
-      performHere(flags, async (cli) => (await load()).tenantShow(cli, name)),
-    );
+    .action((name: string, flags: OutputFlags) => perform(flags, async (cli) => (await load()).tenantShow(cli, name)));
   tenant
     .command('set')
     .summary('set quotas of a tenant')
@@ -62,6 +60,6 @@ Examples:
     )
     .addOption(output())
     .action((name: string, flags: QuotaFlags & OutputFlags) =>
-      performHere(flags, async (cli) => (await load()).tenantSet(cli, name, flags)),
+      perform(flags, async (cli) => (await load()).tenantSet(cli, name, flags)),
     );
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { isLockEntry } from '../../base/request/package-policy.ts';
+import { packageOptions } from '../../sandbox/contract/schema/packages.ts';
 import { lockEntries } from './lock-file.ts';
 
 const A = 'a'.repeat(64);
@@ -39,7 +39,7 @@ describe('lockEntries', () => {
     ],
   ])('%s', (name, text, entries) => {
     expect(lockEntries(name, text)).toEqual(entries);
-    expect(entries.every(isLockEntry)).toBe(true);
+    expect(packageOptions.safeParse({ ecosystems: ['pip'], lock: entries }).success).toBe(true);
   });
 
   it.each([

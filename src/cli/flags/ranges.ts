@@ -41,10 +41,6 @@ export const hostileGuests = counted('--guests', { min: 1, max: 1000 });
 /** Milliseconds; `net latency`. */
 export const latencyTime = timed('--for', { min: 1, max: HOUR_MS });
 /** Milliseconds */
-export const modelCacheTtl = timed('--model-cache', RANGES.modelCacheTtlMs);
-/** MiB */
-export const modelCacheSize = sized('--model-cache-size', { min: 1, max: 64 * 1024 });
-/** Milliseconds */
 export const idleTimeout = timed('--idle-timeout', RANGES.idleTimeoutMs);
 
 /** `MIN` or `MIN:MAX`. */
@@ -67,11 +63,11 @@ function counted(name: string, range: Range): Parse {
   return ranged(name, parseCount, range, String);
 }
 
-function sized(name: string, range: Range): Parse {
+export function sized(name: string, range: Range): Parse {
   return ranged(name, parseMemory, range, mebibytes);
 }
 
-function timed(name: string, range: Range): Parse {
+export function timed(name: string, range: Range): Parse {
   return ranged(name, parseDuration, range, time);
 }
 

@@ -1,7 +1,7 @@
 /** `--start`, `--ready`, `--ready-timeout`: the program of a template, and what tells that it is ready. */
 import { plain } from '../../base/text/plain.ts';
 import type { ImageConfig } from '../../sandbox/contract/contents.ts';
-import type { StartCommand } from '../../sandbox/contract/spec.ts';
+import type { StartCommand } from '../../sandbox/contract/schema/request.ts';
 import { UsageError } from '../failure.ts';
 import * as ranges from './ranges.ts';
 

@@ -56,7 +56,7 @@ describe('LocalPlane', () => {
     const { host, events, report, errors } = world(() => Promise.reject(new Error('no space')));
     expect(await host.use(async () => 'done')).toBe('done');
     await host.use(async () => report[1]?.(RUNNING));
-    // Nobody waits for this close: its failure must not end the process.
+    // This close is not awaited: its failure must not end the process.
     report[1]?.({ ...RUNNING, status: 'ended' });
     await expect.poll(() => errors).toHaveLength(2);
     expect(await host.use(async () => 'again')).toBe('again');

@@ -14,11 +14,11 @@
  *
  * Before you change something here:
  * - A guest can encode data in the names it asks for. `name-budget.ts` bounds that, and `docs/packages.md` says so.
- * - An index or its pages may be hostile, too: `upstream/address.ts` decides where links and redirects may lead.
+ * - An index or its pages may be hostile, too: `upstream/address.ts` decides where links and redirects may lead,
+ *   `../outgoing` which addresses are connected to.
  * - An answer that can't be completed ends with a destroyed socket, never with a clean end.
  *
- * Pure: route, request-path, protocol/, policy, name-budget, range, refusal, limits, upstream/address, upstream/proxy,
- * store/page-reading. Input and output: listener, exchange, store/, upstream/fetch, host/.
+ * Pure: route, request-path, protocol/, policy, name-budget, range, refusal, limits, upstream/address, store/page-reading. Input and output: listener, exchange, store/, upstream/fetch, host/.
  */
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
@@ -40,7 +40,6 @@ import { FileStore, type FreeBytes } from './store/file-store.ts';
 import { PackageFiles } from './store/package-files.ts';
 import { PageCache } from './store/page-cache.ts';
 import { PageReader } from './store/page-reader.ts';
-import type { IsPublic } from './upstream/address.ts';
 import { Upstream, type UpstreamOptions } from './upstream/fetch.ts';
 import type { IndexSet } from './upstream/index-set.ts';
 
@@ -51,12 +50,12 @@ export interface PackagesOptions {
   /** Called when the first sandbox fetches something. */
   readonly indexes: () => Promise<IndexSet>;
   readonly cacheDir: string;
-  readonly isPublic: IsPublic;
+  readonly isPublic?: UpstreamOptions['isPublic'];
   readonly clock: Clock;
   readonly log: Log;
   readonly fileBytesMax?: number;
   readonly upstreamLimits?: UpstreamOptions['limits'];
-  readonly lookup?: UpstreamOptions['lookup'];
+  readonly resolve?: UpstreamOptions['resolve'];
   /** For tests. */
   readonly freeBytes?: FreeBytes;
 }
@@ -90,8 +89,8 @@ export interface PackageGateway {
 const PAGE_TIME = { size: PORT_LIMITS.pageTimeMs, refillPerSecond: PORT_LIMITS.pageTimePerSecondMs };
 
 export function createPackageGateway(options: PackagesOptions): PackageGateway {
-  const { clock, log, isPublic, upstreamLimits = {}, lookup } = options;
-  const upstream = new Upstream({ clock, isPublic, limits: upstreamLimits, lookup });
+  const { clock, log, isPublic, upstreamLimits = {}, resolve } = options;
+  const upstream = new Upstream({ clock, isPublic, limits: upstreamLimits, resolve });
   const bytesMax = options.fileBytesMax ?? CACHE_LIMITS.fileBytesMax;
   const store = new FileStore(storeDir(options.cacheDir), bytesMax, options.freeBytes);
   const pages = new PageCache(upstream, clock);

@@ -1,12 +1,11 @@
-/** The reason why a request is not served. Clients show the phrase or the body: see `docs/packages.md`. */
-export interface Refusal {
-  /** 403 and 404 are final for every client; most retry after 429 and 502. */
-  readonly status: number;
-  /** Stable, machine-readable. */
-  readonly code: RefusalCode;
-  /** One or two sentences of ASCII: the fault and the remedy. */
-  readonly message: string;
-}
+/** Why a package request is not served. Clients show the phrase or the body: see `docs/packages.md`. */
+import * as http from '../../base/http/refusal.ts';
+
+export { accepted } from '../../base/http/refusal.ts';
+
+/** The message is ASCII. 403 and 404 are final for every client; most retry after 429 and 502. */
+export type Refusal = http.Refusal<RefusalCode>;
+export type Checked<T> = http.Checked<T, RefusalCode>;
 
 export type RefusalCode =
   | 'bad_request'
@@ -26,17 +25,7 @@ export type RefusalCode =
   | 'upstream_failed'
   | 'upstream_timeout';
 
-export type Checked<T> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly refusal: Refusal };
-
-export const accepted = <T>(value: T): Checked<T> => ({ ok: true, value });
-
-export function refused(
-  status: number,
-  code: RefusalCode,
-  message: string,
-): { readonly ok: false; readonly refusal: Refusal } {
-  return { ok: false, refusal: { status, code, message } };
-}
+export const refused: typeof http.refused<RefusalCode> = http.refused;
 
 export const NOT_FOUND = refused(404, 'not_found', 'There is no such package or file.');
 

@@ -11,12 +11,13 @@ import { createE2bServer, type E2bServer } from '../../api/e2b/server.ts';
 import { accessTokens } from '../../api/e2b/tokens.ts';
 import type { Certificate } from '../../api/rest/listener.ts';
 import { type ApiServer, createApiServer } from '../../api/rest/server.ts';
+import { HomeAdministration } from '../../api/tenants/administration.ts';
 import { AuditLog } from '../../api/tenants/audit.ts';
 import { modelRequestLog } from '../../api/tenants/audit-models.ts';
-import { KnownKeys } from '../../api/tenants/keys.ts';
+import { KeyStore } from '../../api/tenants/keys.ts';
 import { ModelBudgets } from '../../api/tenants/model-budgets.ts';
 import { TenantQuotas } from '../../api/tenants/quota.ts';
-import { HostStore, KnownHost, KnownTenants } from '../../api/tenants/settings.ts';
+import { HostStore, TenantStore } from '../../api/tenants/settings.ts';
 import { StorageQuota } from '../../api/tenants/storage-quota.ts';
 import { Tenancy } from '../../api/tenants/tenancy.ts';
 import { CleanupStack } from '../../base/cleanup.ts';
@@ -116,9 +117,10 @@ export async function openDaemon(options: DaemonOptions, held: () => void): Prom
 }
 
 interface Accounts {
-  readonly tenants: KnownTenants;
+  readonly tenants: TenantStore;
+  readonly host: HostStore;
   readonly budgets: ModelBudgets;
-  readonly keys: KnownKeys;
+  readonly keys: KeyStore;
   readonly quotas: TenantQuotas;
   readonly modelAudit: AuditLog;
   /** `null` if contents are not kept. */
@@ -133,9 +135,10 @@ async function openAccounts(
 ): Promise<Accounts> {
   const clock = systemClock;
   const counted = { homeDir, clock, log };
-  if (modelBudget !== undefined) new HostStore(homeDir).set({ modelBudget });
-  const tenants = new KnownTenants(homeDir, clock, log);
-  const host = new KnownHost(homeDir, clock, log);
+  const keys = new KeyStore(homeDir, clock);
+  const tenants = new TenantStore(homeDir);
+  const host = new HostStore(homeDir);
+  if (modelBudget !== undefined) host.set({ modelBudget });
   const budgets = await ModelBudgets.open({ ...counted, tenants, host });
   cleanup.push('use of budgets', () => budgets[Symbol.asyncDispose]());
   const modelAudit = await AuditLog.open({ ...counted, kind: 'models' });
@@ -144,12 +147,11 @@ async function openAccounts(
   const hasContents = auditContent === 'redacted' || auditContent === 'full';
   const contents = hasContents ? await AuditLog.open({ ...counted, kind: 'content' }) : null;
   if (contents !== null) cleanup.push('audit log of contents', () => contents[Symbol.asyncDispose]());
-  const keys = new KnownKeys(homeDir, clock, log);
   const quotas = new TenantQuotas(tenants, clock, {
     isAcross: memorySharing === 'share-all',
     hasTenants: () => keys.hasTenants(),
   });
-  return { tenants, budgets, keys, quotas, modelAudit, contents };
+  return { tenants, host, budgets, keys, quotas, modelAudit, contents };
 }
 
 interface Plane {
@@ -234,6 +236,7 @@ async function openDoors(parts: Composition): Promise<Doors> {
     openMetrics,
     beside: e2b,
     callers: tenancy,
+    administration: administrationOf(accounts, home),
     audit,
     contents: homeContents({ config, log, signal, runtime: async () => runtime }),
     names: port?.names ?? [],
@@ -246,13 +249,17 @@ async function openDoors(parts: Composition): Promise<Doors> {
   return { api, key, setDomain };
 }
 
+function administrationOf({ keys, tenants, host }: Accounts, { dir }: Home): HomeAdministration {
+  return new HomeAdministration(dir, { keys: () => keys, tenants: () => tenants, host: () => host });
+}
+
 function tenancyOf({ tenants, keys }: Accounts, control: Plane['control'], key: string): Tenancy {
   return new Tenancy({
     control,
     keys,
     apiKey: key,
     storage: new StorageQuota(tenants, () => control.pausedBytes()),
-    hostedOf: (tenant) => tenants.hostedOf(tenant),
+    hostedOf: (tenant) => tenants.get(tenant).allowHosted,
   });
 }
 

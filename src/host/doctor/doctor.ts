@@ -8,6 +8,7 @@ import type { Config } from '../../base/config.ts';
 import { CodedError, describeError } from '../../base/errors.ts';
 import { requireRunDir, resolveHome } from '../../base/home.ts';
 import type { Log } from '../../base/log.ts';
+import { productName } from '../../base/package-dir.ts';
 import { GIB } from '../../base/units.ts';
 import { probeUpstreams } from '../../inference/bridge/upstream/detect.ts';
 import { probeAccelerator } from '../../machine/vmm/accelerator/probe.ts';
@@ -45,6 +46,7 @@ export async function examine({ config, log }: DoctorOptions): Promise<Check[]> 
   );
   const exam = { ...options, choice };
   const checks: readonly [string, (exam: Exam) => Promise<Finding> | Finding][] = [
+    ['neurovisor', checkProduct],
     ['node', checkNode],
     ['privileges', checkPrivileges],
     ['host packages', checkPackages],
@@ -74,6 +76,10 @@ export async function examine({ config, log }: DoctorOptions): Promise<Check[]> 
 }
 
 const ok = (detail: string): Finding => ({ verdict: 'ok', detail, remedy: null });
+
+function checkProduct(): Finding {
+  return ok(productName());
+}
 
 function checkNode(): Finding {
   return ok(`${process.version}, runs TypeScript without a build`);

@@ -3,7 +3,6 @@
  * fast it starts VMs. Each field is chosen: numbers, words of fixed lists, versions of a fixed form, and our own texts
  * without names, paths and addresses (`public-text.ts`).
  */
-import { readFileSync } from 'node:fs';
 import { cpus, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
 import { absentArtifacts } from '../../artifacts/image/prepared.ts';
@@ -11,7 +10,7 @@ import { type Config, DEFAULT_FIRECRACKER } from '../../base/config.ts';
 import { resolveHome } from '../../base/home.ts';
 import { ignore } from '../../base/ignore.ts';
 import { silentLog } from '../../base/log.ts';
-import { PACKAGE_DIR } from '../../base/package-dir.ts';
+import { PACKAGE_DIR, productName } from '../../base/package-dir.ts';
 import { GIB } from '../../base/units.ts';
 import { openCgroups } from '../../machine/jail/open.ts';
 import { type ProbeVerdict, probeAccelerator } from '../../machine/vmm/accelerator/probe.ts';
@@ -96,7 +95,7 @@ export async function reportHost(given: ReportOptions, host: HostFacts = thisHos
   given.signal.throwIfAborted();
   const { kvm, qemu, cached } = verdict.details;
   return {
-    neurovisor: versionOf(readHere('package.json')),
+    neurovisor: productName(),
     node: process.versions.node,
     distribution: distributionOf(host.read('/etc/os-release') ?? ''),
     kernel: formed(publicText(host.kernel, secrets), /^[\w.+~<>-]{1,80}$/),
@@ -196,15 +195,6 @@ async function jailerVersion({ jailer, firecracker }: Config): Promise<string | 
   if (jailer !== null) return await read(jailer).catch(unknown);
   const beside = findBinary(firecracker).then((path) => read(join(dirname(path), 'jailer')));
   return (await beside.catch(unknown)) ?? (await read('jailer').catch(unknown));
-}
-
-function readHere(name: string): string {
-  return readFileSync(join(PACKAGE_DIR, name), 'utf8');
-}
-
-function versionOf(packageJson: string): string {
-  const { version } = JSON.parse(packageJson) as { version: string };
-  return version;
 }
 
 function formed(text: string, form: RegExp): string {

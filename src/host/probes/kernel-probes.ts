@@ -7,7 +7,7 @@ import { type Config, PROBE_NAMES, type ProbeName } from '../../base/config.ts';
 import { CodedError, describeError } from '../../base/errors.ts';
 import { type Home, resolveHome } from '../../base/home.ts';
 import type { Log } from '../../base/log.ts';
-import { collected, type Metric } from '../../base/metrics.ts';
+import { gaugeBy, type Metric } from '../../base/metrics.ts';
 import { syscallName } from '../../machine/jail/seccomp/syscalls.ts';
 import { quantileNs } from '../../machine/observe/histogram.ts';
 import type { Path, TapLatency } from '../../machine/observe/latency.ts';
@@ -75,23 +75,10 @@ export class KernelProbes {
 
   metrics(): readonly Metric[] {
     return [
-      collected(
-        'gauge',
-        {
-          name: 'neurovisor_probe_loaded',
-          help: '1: the BPF programs of this probe are loaded.',
-          unit: null,
-          labels: ['probe'],
-        },
-        () => {
-          const isLoaded = {
-            latency: this.packets.isOpen,
-            processes: this.vmms.isOpen,
-            syscalls: this.syscalls.isOpen,
-          };
-          return Object.entries(isLoaded).map(([probe, is]) => [{ probe }, is ? 1 : 0]);
-        },
-      ),
+      gaugeBy('neurovisor_probe_loaded', '1: the BPF programs of this probe are loaded.', ['probe'], () => {
+        const isLoaded = { latency: this.packets.isOpen, processes: this.vmms.isOpen, syscalls: this.syscalls.isOpen };
+        return Object.entries(isLoaded).map(([probe, is]) => [{ probe }, is ? 1 : 0]);
+      }),
       ...this.packets.metrics(),
       ...this.vmms.metrics(),
       ...this.syscalls.metrics(),

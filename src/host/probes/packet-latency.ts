@@ -10,7 +10,7 @@
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
-import { collected, histogramSamples, type Metric, single } from '../../base/metrics.ts';
+import { gauge, histogramSamples, type Metric, totalBy } from '../../base/metrics.ts';
 import { toPrometheus } from '../../machine/observe/histogram.ts';
 import { PATHS, type Path, sumTimes, type TapLatency, type Times } from '../../machine/observe/latency.ts';
 import type { TapProbe } from '../../machine/observe/probes.ts';
@@ -98,14 +98,10 @@ export class PacketLatency {
           return PATHS.flatMap((path) => histogramSamples({ path }, toPrometheus(sums[path])));
         },
       },
-      collected(
-        'counter',
-        {
-          name: 'neurovisor_network_latency_unmeasured_total',
-          help: 'Packets of guests without a latency: repeated, too_many of one guest at once, no_room for them.',
-          unit: null,
-          labels: ['reason'],
-        },
+      totalBy(
+        'neurovisor_network_latency_unmeasured_total',
+        'Packets of guests without a latency: repeated, too_many of one guest at once, no_room for them.',
+        ['reason'],
         () => {
           const sums = Object.values(this.#sums());
           const of = (key: 'repeated' | 'skipped' | 'failed'): number =>
@@ -117,13 +113,9 @@ export class PacketLatency {
           ];
         },
       ),
-      single(
-        'gauge',
-        {
-          name: 'neurovisor_network_latency_cards',
-          help: 'Network cards of guests whose latency is measured.',
-          unit: null,
-        },
+      gauge(
+        'neurovisor_network_latency_cards',
+        'Network cards of guests whose latency is measured.',
         () => [...this.#cards].filter(({ probe }) => probe !== undefined).length,
       ),
     ];

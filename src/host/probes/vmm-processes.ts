@@ -14,7 +14,7 @@ import { describeError } from '../../base/errors.ts';
 import { parseSandboxId, type SandboxId } from '../../base/ids.ts';
 import { Listeners } from '../../base/listeners.ts';
 import type { Log } from '../../base/log.ts';
-import { Counter, collected, histogramSamples, type Metric, single } from '../../base/metrics.ts';
+import { counter, gauge, histogramSamples, type Metric, totalBy } from '../../base/metrics.ts';
 import type { ProcessEvent, SandboxCounts } from '../../machine/observe/events.ts';
 import { EMPTY, type Histogram, sumHistograms, toPrometheus } from '../../machine/observe/histogram.ts';
 import { ReclaimMeter } from '../../machine/observe/reclaim-meter.ts';
@@ -37,23 +37,20 @@ export interface VmmProcessesParts {
 export class VmmProcesses {
   readonly #parts: VmmProcessesParts;
   readonly #watches = new Map<SandboxId, VmmWatch>();
-  readonly #kills = new Counter({
-    name: 'neurovisor_host_oom_kills_total',
-    help: 'Processes of this host killed by its OOM killer: of VMMs (vmm), or other.',
-    unit: null,
-    labels: ['process'],
-  });
-  readonly #execs = new Counter({
-    name: 'neurovisor_vmm_execs_total',
-    help: 'Programs that VMMs executed after their start; expected: 0.',
-    unit: null,
-  });
-  readonly #exits = new Counter({
-    name: 'neurovisor_vmm_exits_total',
-    help: 'Exits of VMM processes; unknown: of a process that a VMM has started.',
-    unit: null,
-    labels: ['process'],
-  });
+  readonly #kills = counter(
+    'neurovisor_host_oom_kills_total',
+    'Processes of this host killed by its OOM killer: of VMMs (vmm), or other.',
+    ['process'],
+  );
+  readonly #execs = counter(
+    'neurovisor_vmm_execs_total',
+    'Programs that VMMs executed after their start; expected: 0.',
+  );
+  readonly #exits = counter(
+    'neurovisor_vmm_exits_total',
+    'Exits of VMM processes; unknown: of a process that a VMM has started.',
+    ['process'],
+  );
   #ended: Histogram = EMPTY;
   readonly #tracepoints: OpenedOnce<VmmTracepoints>;
 
@@ -119,19 +116,15 @@ export class VmmProcesses {
         help: 'Time that threads of VMMs waited for direct reclaim of memory.',
         samples: () => histogramSamples({}, toPrometheus(this.#stalls())),
       },
-      collected(
-        'counter',
-        {
-          name: 'neurovisor_vmm_events_lost_total',
-          help: 'Events of VMMs dropped because a buffer was full, and processes that could not be traced.',
-          unit: null,
-          labels: ['what'],
-        },
+      totalBy(
+        'neurovisor_vmm_events_lost_total',
+        'Events of VMMs dropped because a buffer was full, and processes that could not be traced.',
+        ['what'],
         () => Object.entries(lost()).map(([what, count]) => [{ what }, count]),
       ),
-      single(
-        'gauge',
-        { name: 'neurovisor_vmms_followed', help: 'VMMs whose processes are traced.', unit: null },
+      gauge(
+        'neurovisor_vmms_followed',
+        'VMMs whose processes are traced.',
         () => [...this.#watches.values()].filter(({ isFollowed }) => isFollowed).length,
       ),
     ];

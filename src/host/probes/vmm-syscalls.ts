@@ -4,7 +4,7 @@
  */
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
-import { Counter, type Metric } from '../../base/metrics.ts';
+import { counter, type Metric } from '../../base/metrics.ts';
 import type { CallCounts, SyscallCounts } from '../../machine/observe/syscalls.ts';
 import { OpenedOnce } from './opened-once.ts';
 
@@ -25,12 +25,9 @@ export class VmmSyscalls {
   readonly #parts: VmmSyscallsParts;
   /** Counts of each process at the last read. */
   readonly #seen = new Map<number, CallCounts>();
-  readonly #total = new Counter({
-    name: 'neurovisor_vmm_syscalls_total',
-    help: 'System calls of VMMs, if counted (NEUROVISOR_PROBES).',
-    unit: null,
-    labels: ['call'],
-  });
+  readonly #total = counter('neurovisor_vmm_syscalls_total', 'System calls of VMMs, if counted (NEUROVISOR_PROBES).', [
+    'call',
+  ]);
   readonly #counts: OpenedOnce<Counts>;
 
   constructor(parts: VmmSyscallsParts) {

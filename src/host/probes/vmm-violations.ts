@@ -8,7 +8,7 @@ import { type Clock, systemClock } from '../../base/clock.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
-import { Counter } from '../../base/metrics.ts';
+import { type Counter, counter } from '../../base/metrics.ts';
 import { AUDIT_ARCH, syscallName } from '../../machine/jail/seccomp/syscalls.ts';
 import { parseSeccompRecord, type SeccompRecord } from '../../machine/observe/seccomp-record.ts';
 import type { VmExit } from '../../machine/vmm/driver.ts';
@@ -46,17 +46,15 @@ export class VmmViolations {
   readonly #source: RecordSource | null;
   readonly #watched = new Map<number, Watch>();
   readonly #unknown = new Map<number, SeccompRecord[]>();
-  readonly #violations = new Counter({
-    name: 'neurovisor_seccomp_violations_total',
-    help: 'System calls of VMMs that their seccomp filters refused (enforce) or logged (log).',
-    unit: null,
-    labels: ['vmm', 'mode'],
-  });
-  readonly #lost = new Counter({
-    name: 'neurovisor_seccomp_records_lost_total',
-    help: 'Times that the kernel dropped records of refused system calls because the buffer was full.',
-    unit: null,
-  });
+  readonly #violations = counter(
+    'neurovisor_seccomp_violations_total',
+    'System calls of VMMs that their seccomp filters refused (enforce) or logged (log).',
+    ['vmm', 'mode'],
+  );
+  readonly #lost = counter(
+    'neurovisor_seccomp_records_lost_total',
+    'Times that the kernel dropped records of refused system calls because the buffer was full.',
+  );
   #cancel: (() => void) | null = null;
 
   /** @param options `vmm`: name of the driver; `source`: `null` if the kernel's records can't be read */

@@ -12,17 +12,15 @@ import { chmodSync, rmSync } from 'node:fs';
 import { availableParallelism, totalmem } from 'node:os';
 import type { Config } from '../../base/config.ts';
 import type { Log } from '../../base/log.ts';
-import { searchPath } from '../../base/search-path.ts';
 import { MIB } from '../../base/units.ts';
 import type { EngineLaunch, LaunchedEngine } from '../../inference/engine/process.ts';
 import type { Jailed } from '../../machine/jail/jail.ts';
-import { type JailGap, openJail } from '../../machine/jail/open.ts';
+import type { JailGap } from '../../machine/jail/open.ts';
 import { compileProfile } from '../../machine/jail/seccomp/compile.ts';
 import { closeFd } from '../../sys/fd.ts';
 import { listenUnix } from '../../sys/socket.ts';
 import { engineFiles, gpuDevices, groupOfDevices } from './engine-files.ts';
-import { RuntimeError } from './errors.ts';
-import { judgeGaps, modeOf, readPolicy, STATE_DIR, uidRange, unjailable } from './jail.ts';
+import { closeUnless, judgeGaps, modeOf, openConfiguredJail, readFilter, unjailable } from './jail.ts';
 
 export interface EngineJail {
   readonly launch: EngineLaunch;
@@ -67,23 +65,17 @@ export async function openEngineJail(options: EngineJailOptions): Promise<Engine
   if (config.jail === 'off') return null;
   try {
     const gpu = config.gpu === 'cpu' ? [] : gpuDevices();
-    const jail = await openJail({
+    const filter = await readFilter('engine', modeOf(config), 'the engine');
+    const jail = await openConfiguredJail(config, {
       cacheDir: options.cacheDir,
-      stateDir: STATE_DIR,
-      searchPath: searchPath(process.env['PATH']),
       programFiles: [],
-      filter: await engineFilter(modeOf(config)),
+      filter: compileProfile(filter, 'x86_64').program,
       log,
       probeArgs: [],
-      uids: uidRange(config.jailUids),
       deviceGid: groupOfDevices(gpu),
     });
-    try {
-      if (options.acceptsGaps !== true) judgeGaps(jail.gaps, config.jail, log, 'the engine');
-    } catch (error) {
-      await jail.close();
-      throw error;
-    }
+    const { acceptsGaps = false } = options;
+    await closeUnless(jail, () => acceptsGaps || judgeGaps(jail.gaps, config.jail, log, 'the engine'));
     const launch: EngineLaunch = async ({ argv, modelPath, socketPath, environment }) => {
       const inside = Object.entries(environment).filter(([name]) => !OUTSIDE.test(name));
       const given = environment['LD_LIBRARY_PATH'] ?? '';
@@ -136,10 +128,4 @@ async function launchedOf(jailed: Jailed): Promise<LaunchedEngine> {
     await jailed.release();
     throw error;
   }
-}
-
-async function engineFilter(mode: Parameters<typeof readPolicy>[1]): Promise<Uint8Array> {
-  const filter = (await readPolicy('engine-x86_64.json', mode)).get('engine');
-  if (filter === undefined) throw new RuntimeError('jail_unavailable', 'the seccomp profile of the engine is missing');
-  return compileProfile(filter, 'x86_64').program;
 }

@@ -19,7 +19,13 @@ import {
   openJail,
 } from '../../machine/jail/open.ts';
 import { compileProfile } from '../../machine/jail/seccomp/compile.ts';
-import { type Mode, type Profile, parseProfile, withMode } from '../../machine/jail/seccomp/profile.ts';
+import {
+  type Mode,
+  type Profile,
+  parseProfile,
+  type ThreadFilter,
+  withMode,
+} from '../../machine/jail/seccomp/profile.ts';
 import { sparingFile } from '../../machine/jail/seccomp/spared-file.ts';
 import type { JailState } from '../../machine/jail/state.ts';
 import { DEFAULT_UIDS, parseUidRange, type UidRange } from '../../machine/jail/user-ids.ts';
@@ -67,12 +73,7 @@ export async function confine(options: {
   if (mode === 'off') return { ...unconfined(SWITCHED_OFF), ...direct };
   try {
     const opened = await open(options);
-    try {
-      if (!acceptsGaps) judgeGaps(opened.jail.gaps, mode, log);
-    } catch (error) {
-      await opened.jail.close();
-      throw error;
-    }
+    await closeUnless(opened.jail, () => acceptsGaps || judgeGaps(opened.jail.gaps, mode, log));
     return confinedBy(opened, mode);
   } catch (error) {
     throw unjailable(error);
@@ -133,16 +134,27 @@ function confinedBy(
   { jail, program }: { jail: Jail; program: string },
   mode: 'auto' | 'enforce' | 'log',
 ): QemuConfinement {
-  const logs = mode === 'log' ? ', but refused system calls are only logged' : '';
   return {
+    ...confinement(jail, mode, jail.description),
     async launch({ argv: [, ...args], sparedFd, ...plan }) {
       const spared = sparedFd === undefined ? {} : { filter: await qemuFilter(modeOf({ jail: mode }), sparedFd) };
       return await jail.start({ ...plan, ...spared, argv: [program, ...args] });
     },
     sparesFiles: true,
     ownFilter: mode !== 'log',
+  };
+}
+
+/** @param holds the enforced protections, for humans */
+export function confinement(
+  jail: Pick<Jail, 'gaps' | 'close'>,
+  mode: Exclude<Config['jail'], 'off'>,
+  holds: string,
+): Confinement {
+  const logs = mode === 'log' ? ', but refused system calls are only logged' : '';
+  return {
     state: mode === 'log' ? 'log' : 'enforced',
-    description: `jailed: ${jail.description}${logs}`,
+    description: `jailed: ${holds}${logs}`,
     gaps: jail.gaps,
     close: () => jail.close(),
   };
@@ -170,24 +182,41 @@ async function open(options: Parameters<typeof confine>[0]): Promise<{ jail: Jai
     });
   }
   const kvm = kvmAccess();
-  const jail = await openJail({
+  const jail = await openConfiguredJail(config, {
     cacheDir: home.cacheDir,
-    stateDir: STATE_DIR,
-    searchPath: path,
     programFiles,
     filter,
     log,
     probeArgs: ['--version'],
-    uids: uidRange(config.jailUids),
     deviceGid: typeof kvm === 'number' ? kvm : null,
   });
   return { jail, program: programFiles[0] ?? binary };
 }
 
+type JailOptions = Parameters<typeof openJail>[0];
+
+/** A jail of this host with the user ids of the settings. @throws JailError; RuntimeError `jail_unavailable` */
+export function openConfiguredJail(
+  { jailUids }: Pick<Config, 'jailUids'>,
+  options: Omit<JailOptions, 'stateDir' | 'searchPath' | 'uids'>,
+): Promise<Jail> {
+  const path = searchPath(process.env['PATH']);
+  return openJail({ ...options, stateDir: STATE_DIR, searchPath: path, uids: uidRange(jailUids) });
+}
+
+/** Closes the jail if `check` fails. */
+export async function closeUnless(jail: Pick<Jail, 'close'>, check: () => unknown): Promise<void> {
+  try {
+    await check();
+  } catch (error) {
+    await jail.close();
+    throw error;
+  }
+}
+
 /** @param sparedFd as in `LaunchPlan`. @throws JailError `profile_invalid` */
 export async function qemuFilter(mode: Mode, sparedFd?: number): Promise<Uint8Array> {
-  const filter = (await readPolicy('qemu-x86_64.json', mode)).get('qemu');
-  if (filter === undefined) throw new RuntimeError('jail_unavailable', 'the seccomp profile of QEMU is missing');
+  const filter = await readFilter('qemu', mode, 'QEMU');
   const whole = sparedFd === undefined ? filter : sparingFile(filter, sparedFd);
   return compileProfile(whole, 'x86_64').program;
 }
@@ -201,6 +230,13 @@ export function modeOf({ jail }: Pick<Config, 'jail'>): Mode {
 export async function readPolicy(name: string, mode: Mode): Promise<Profile> {
   const profile = parseProfile(await readFile(join(POLICY_DIR, name), 'utf8'));
   return new Map([...profile].map(([thread, filter]) => [thread, withMode(filter, mode)]));
+}
+
+/** Reads the filter of a profile with one thread. @throws JailError `profile_invalid`; RuntimeError `jail_unavailable` */
+export async function readFilter(thread: string, mode: Mode, of: string): Promise<ThreadFilter> {
+  const filter = (await readPolicy(`${thread}-x86_64.json`, mode)).get(thread);
+  if (filter !== undefined) return filter;
+  throw new RuntimeError('jail_unavailable', `the seccomp profile of ${of} is missing`);
 }
 
 export function uidRange(text: string | null): UidRange {

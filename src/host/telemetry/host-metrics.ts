@@ -8,9 +8,10 @@
  *
  * Sandbox ids are never labels: only sums over sandboxes are exported.
  */
+import { availableParallelism } from 'node:os';
 import type { Clock } from '../../base/clock.ts';
 import { ignore, ignoredErrors } from '../../base/ignore.ts';
-import { Counter, collected, Histogram, MetricRegistry, single } from '../../base/metrics.ts';
+import { counter, gauge, gaugeBy, Histogram, type Metric, MetricRegistry, total, totalBy } from '../../base/metrics.ts';
 import { MIB } from '../../base/units.ts';
 import type { NetworkLease } from '../../egress/net/lease/lease.ts';
 import type { UsageRecord } from '../../inference/bridge/bridge.ts';
@@ -22,7 +23,6 @@ import type { RecentEvents } from '../../sandbox/plane/recent-events.ts';
 import type { StartQueue } from '../../sandbox/start/start-queue.ts';
 import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
 import { anonymousBytes, availableMib, memoryPressure } from '../probes/host-memory.ts';
-import { processMetrics } from './process-metrics.ts';
 import { Totals } from './totals.ts';
 import { channelMetrics, networkMetrics, REFUSED } from './traffic-metrics.ts';
 
@@ -31,6 +31,7 @@ const ASK_MS_MAX = 2000;
 /** Boots in software emulation take seconds, a claim from a pool a millisecond. */
 const START_BOUNDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60] as const;
 
+const MICROSECONDS_PER_SECOND = 1e6;
 const PHASES = ['prepare', 'vmm', 'kernel', 'agent'] as const;
 
 export class HostMetrics {
@@ -49,36 +50,27 @@ export class HostMetrics {
   readonly #phases = new Histogram({
     name: 'neurovisor_start_phase_seconds',
     help: 'Duration of the phases of a VM start (prepare, vmm, kernel, agent), by boot or clone.',
-    unit: 'seconds',
     labels: ['origin', 'phase'],
     bounds: START_BOUNDS,
   });
   readonly #boots = new Histogram({
     name: 'neurovisor_vm_boot_seconds',
     help: 'Start of a VM until its agent is ready to run code.',
-    unit: 'seconds',
     labels: ['origin'],
     bounds: START_BOUNDS,
   });
   readonly #acquired = new Histogram({
     name: 'neurovisor_vm_acquire_seconds',
     help: 'Request for a sandbox until it is ready, with the time in the start queue.',
-    unit: 'seconds',
     labels: ['origin'],
     bounds: START_BOUNDS,
   });
-  readonly #vmEnds = new Counter({
-    name: 'neurovisor_vm_ends_total',
-    help: 'Ended VMs by cause, pool members included.',
-    unit: null,
-    labels: ['cause'],
-  });
-  readonly #resizes = new Counter({
-    name: 'neurovisor_memory_resizes_total',
-    help: 'Memory resizes of sandboxes, by memory pressure or by the owner.',
-    unit: null,
-    labels: ['by', 'direction'],
-  });
+  readonly #vmEnds = counter('neurovisor_vm_ends_total', 'Ended VMs by cause, pool members included.', ['cause']);
+  readonly #resizes = counter(
+    'neurovisor_memory_resizes_total',
+    'Memory resizes of sandboxes, by memory pressure or by the owner.',
+    ['by', 'direction'],
+  );
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -131,14 +123,10 @@ export class HostMetrics {
     this.#addSandboxes(control);
     this.#addPools(control);
     this.registry.add(
-      collected(
-        'gauge',
-        {
-          name: 'neurovisor_start_queue_waiting',
-          help: 'Starts in the queue: requests, and refills of pools.',
-          unit: null,
-          labels: ['kind'],
-        },
+      gaugeBy(
+        'neurovisor_start_queue_waiting',
+        'Starts in the queue: requests, and refills of pools.',
+        ['kind'],
         () => {
           const { waiting, waitingLow } = queue.stats();
           return [
@@ -147,14 +135,10 @@ export class HostMetrics {
           ];
         },
       ),
-      single(
-        'gauge',
-        { name: 'neurovisor_starts_in_progress', help: 'Starts in progress.', unit: null },
-        () => queue.stats().running,
-      ),
-      single(
-        'gauge',
-        { name: 'neurovisor_start_reserved_bytes', help: 'Memory reserved by starts in progress.', unit: 'bytes' },
+      gauge('neurovisor_starts_in_progress', 'Starts in progress.', () => queue.stats().running),
+      gauge(
+        'neurovisor_start_reserved_bytes',
+        'Memory reserved by starts in progress.',
         () => queue.stats().reservedMib * MIB,
       ),
     );
@@ -212,12 +196,7 @@ export class HostMetrics {
   }
 
   #addSandboxes(control: ControlPlane): void {
-    const ended = new Counter({
-      name: 'neurovisor_sandboxes_ended_total',
-      help: 'Ended sandboxes, by cause.',
-      unit: null,
-      labels: ['cause'],
-    });
+    const ended = counter('neurovisor_sandboxes_ended_total', 'Ended sandboxes, by cause.', ['cause']);
     /** Sandboxes that have been ready. */
     const known = new Set<string>();
     control.onChange((info) => {
@@ -235,20 +214,12 @@ export class HostMetrics {
     });
     this.registry.add(
       ended,
-      collected(
-        'gauge',
-        {
-          name: 'neurovisor_sandboxes',
-          help: 'Sandboxes by status, without ended ones.',
-          unit: null,
-          labels: ['status'],
-        },
-        () =>
-          Object.entries(Object.groupBy(list, ({ status }) => status)).map(([status, of]) => [{ status }, of.length]),
+      gaugeBy('neurovisor_sandboxes', 'Sandboxes by status, without ended ones.', ['status'], () =>
+        Object.entries(Object.groupBy(list, ({ status }) => status)).map(([status, of]) => [{ status }, of.length]),
       ),
-      single(
-        'gauge',
-        { name: 'neurovisor_pool_active_vms', help: 'Running sandboxes, without idle pool members.', unit: null },
+      gauge(
+        'neurovisor_pool_active_vms',
+        'Running sandboxes, without idle pool members.',
         () => list.filter(({ status }) => status === 'running').length,
       ),
     );
@@ -261,20 +232,14 @@ export class HostMetrics {
     });
     const sum = (key: 'ready' | 'starting' | 'target' | 'hits' | 'misses' | 'discarded'): number =>
       pools.reduce((total, pool) => total + pool[key], 0);
-    const gauge = (name: string, help: string, key: 'ready' | 'starting' | 'target') =>
-      single('gauge', { name, help, unit: null }, () => sum(key));
     this.registry.add(
-      gauge('neurovisor_pool_warm_vms', 'Ready members of all pools.', 'ready'),
-      gauge('neurovisor_pool_starting_vms', 'Starting members of all pools.', 'starting'),
-      gauge('neurovisor_pool_target_vms', 'Target size of all pools together.', 'target'),
-      collected(
-        'counter',
-        {
-          name: 'neurovisor_pool_claims_total',
-          help: 'Requests that found a ready member (hit) or none (miss), and unhealthy members (discarded).',
-          unit: null,
-          labels: ['result'],
-        },
+      gauge('neurovisor_pool_warm_vms', 'Ready members of all pools.', () => sum('ready')),
+      gauge('neurovisor_pool_starting_vms', 'Starting members of all pools.', () => sum('starting')),
+      gauge('neurovisor_pool_target_vms', 'Target size of all pools together.', () => sum('target')),
+      totalBy(
+        'neurovisor_pool_claims_total',
+        'Requests that found a ready member (hit) or none (miss), and unhealthy members (discarded).',
+        ['result'],
         () => [
           [{ result: 'hit' }, sum('hits')],
           [{ result: 'miss' }, sum('misses')],
@@ -286,50 +251,30 @@ export class HostMetrics {
 
   #addHost(): void {
     this.registry.add(
-      single(
-        'gauge',
-        {
-          name: 'neurovisor_host_memory_available_bytes',
-          help: 'Available memory of the host (MemAvailable), or what a control group leaves the daemon and its VMs.',
-          unit: 'bytes',
-        },
+      gauge(
+        'neurovisor_host_memory_available_bytes',
+        'Available memory of the host (MemAvailable), or what a control group leaves the daemon and its VMs.',
         () => availableMib() * MIB,
       ),
-      collected(
-        'gauge',
-        {
-          name: 'neurovisor_host_memory_pressure_ratio',
-          help: 'Share of the last 10 s in which some or all tasks of the host waited for memory (PSI).',
-          unit: 'ratio',
-          labels: ['kind'],
-        },
+      gaugeBy(
+        'neurovisor_host_memory_pressure_ratio',
+        'Share of the last 10 s in which some or all tasks of the host waited for memory (PSI).',
+        ['kind'],
         () => Object.entries(memoryPressure() ?? {}).map(([kind, ratio]) => [{ kind }, ratio]),
       ),
-      single(
-        'gauge',
-        {
-          name: 'neurovisor_vmm_resident_bytes',
-          help: 'Memory of all VMMs and their guests that ends with them, without RAM that they share.',
-          unit: 'bytes',
-        },
+      gauge(
+        'neurovisor_vmm_resident_bytes',
+        'Memory of all VMMs and their guests that ends with them, without RAM that they share.',
         () => [...this.#sandboxes].reduce((sum, one) => sum + (ownBytes(one) ?? 0), 0),
       ),
-      single(
-        'gauge',
-        {
-          name: 'neurovisor_shared_ram_bytes',
-          help: 'RAM of templates, snapshots and forks that VMs share until they write to it, counted once.',
-          unit: 'bytes',
-        },
+      gauge(
+        'neurovisor_shared_ram_bytes',
+        'RAM of templates, snapshots and forks that VMs share until they write to it, counted once.',
         () => this.#sharedBytes(),
       ),
-      single(
-        'gauge',
-        {
-          name: 'neurovisor_guest_memory_bytes',
-          help: 'Current memory size of all guests; not their maximum.',
-          unit: 'bytes',
-        },
+      gauge(
+        'neurovisor_guest_memory_bytes',
+        'Current memory size of all guests; not their maximum.',
         () => [...this.#sandboxes].reduce((sum, { spec }) => sum + spec.memoryMib, 0) * MIB,
       ),
       ...processMetrics(),
@@ -393,3 +338,15 @@ function ownBytes({ vm, ramBytes }: Supervisor): number | null {
 
 /** A network lease, as far as it is measured. */
 export type CountedLease = Pick<NetworkLease, 'traffic'>;
+
+/** The standard Prometheus metrics of this process. */
+function processMetrics(): readonly Metric[] {
+  return [
+    gauge('neurovisor_host_cpus', 'Processors available to this process.', availableParallelism),
+    gauge('process_resident_memory_bytes', 'Resident memory of the daemon.', () => process.memoryUsage.rss()),
+    total('process_cpu_seconds_total', 'Processor time of the daemon.', () => {
+      const { user, system } = process.cpuUsage();
+      return (user + system) / MICROSECONDS_PER_SECOND;
+    }),
+  ];
+}

@@ -1,5 +1,5 @@
 /** Metrics of the jail, over all VMMs: sandbox ids are never labels. */
-import { Counter, collected, type Metric, single } from '../../base/metrics.ts';
+import { counter, gauge, gaugeBy, type Metric } from '../../base/metrics.ts';
 import { JailError, type JailErrorCode } from '../../machine/jail/errors.ts';
 import { JAIL_STATES, type JailState } from '../../machine/jail/state.ts';
 import { groupMemoryOf } from '../../machine/observe/cgroup-memory.ts';
@@ -15,12 +15,11 @@ const KINDS = ['currentBytes', 'peakBytes', 'limitBytes'] as const;
 export class JailMetrics {
   readonly #state: JailState;
   readonly #pids: () => readonly number[];
-  readonly #failures = new Counter({
-    name: 'neurovisor_jail_start_failures_total',
-    help: 'VMs that failed to start because their VMM could not be jailed, by error code.',
-    unit: null,
-    labels: ['code'],
-  });
+  readonly #failures = counter(
+    'neurovisor_jail_start_failures_total',
+    'VMs that failed to start because their VMM could not be jailed, by error code.',
+    ['code'],
+  );
 
   /** @param pids of running VMMs */
   constructor(state: JailState, pids: () => readonly number[]) {
@@ -46,25 +45,14 @@ export class JailMetrics {
 
   list(): readonly Metric[] {
     return [
-      collected(
-        'gauge',
-        {
-          name: 'neurovisor_jailed_vmms',
-          help: 'Running VMMs, by mode of their jail: enforced, log, off.',
-          unit: null,
-          labels: ['mode'],
-        },
-        () => JAIL_STATES.map((mode) => [{ mode }, mode === this.#state ? this.#pids().length : 0]),
+      gaugeBy('neurovisor_jailed_vmms', 'Running VMMs, by mode of their jail: enforced, log, off.', ['mode'], () =>
+        JAIL_STATES.map((mode) => [{ mode }, mode === this.#state ? this.#pids().length : 0]),
       ),
       this.#failures,
-      collected(
-        'gauge',
-        {
-          name: 'neurovisor_vmm_group_memory_bytes',
-          help: 'Memory in the control groups of VMMs: current, peak, limit; over all VMMs: sum, max.',
-          unit: 'bytes',
-          labels: ['kind', 'over'],
-        },
+      gaugeBy(
+        'neurovisor_vmm_group_memory_bytes',
+        'Memory in the control groups of VMMs: current, peak, limit; over all VMMs: sum, max.',
+        ['kind', 'over'],
         () => {
           const groups = this.#groups();
           return KINDS.flatMap((key) => {
@@ -77,13 +65,9 @@ export class JailMetrics {
           });
         },
       ),
-      single(
-        'gauge',
-        {
-          name: 'neurovisor_vmm_group_memory_ratio',
-          help: 'Highest share of a VMM’s memory limit in use; page cache, which is reclaimable, is included.',
-          unit: 'ratio',
-        },
+      gauge(
+        'neurovisor_vmm_group_memory_ratio',
+        'Highest share of a VMM’s memory limit in use; page cache, which is reclaimable, is included.',
         () =>
           Math.max(
             0,

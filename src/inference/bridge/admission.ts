@@ -1,4 +1,6 @@
 /** Admits a request before it is sent: reserves a part of its sandbox's budget, then a slot of an upstream. */
+
+import { accepted, type Checked, refused } from '../../base/http/refusal.ts';
 import { HOST_ACCOUNT, type ModelBudget, tenantAccount } from '../../base/request/model-limits.ts';
 import type { BudgetShare, Reservation } from './budget/accounts.ts';
 import type { Budgets } from './budget/budgets.ts';
@@ -6,7 +8,6 @@ import { DEFAULT_OUTPUT_TOKENS, EXPECTED_OUTPUT_TOKENS, type OutputLimit, output
 import { costOf, dearestOf, FREE, type Price } from './budget/price.ts';
 import type { BridgePolicy } from './policy.ts';
 import type { Turn, UpstreamQueues } from './queue/upstream-queues.ts';
-import { accepted, type Checked, refused } from './refusal.ts';
 import type { Route } from './routing/route-table.ts';
 import { type Plan, withRoutes } from './routing/router.ts';
 import type { UpstreamTarget } from './upstream/address.ts';

@@ -36,3 +36,8 @@ export class UpstreamsPausedError extends BridgeError {
     this.retryInMs = retryInMs;
   }
 }
+
+/** @param why what is wrong with the upstream's answer */
+export function broken(why: string): BridgeError {
+  return new BridgeError('upstream_protocol', why);
+}

@@ -1,7 +1,7 @@
 /** The errors that guests get when a request fails through no fault of theirs. Pure. */
 import { CodedError } from '../../base/errors.ts';
+import type { Refusal } from '../../base/http/refusal.ts';
 import { BridgeError, UpstreamsPausedError } from './errors.ts';
-import type { Refusal } from './refusal.ts';
 import type { UpstreamTarget } from './upstream/address.ts';
 
 /** For a bug of the bridge, which must not look like an upstream error. */

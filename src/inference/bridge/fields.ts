@@ -11,9 +11,10 @@
  * Remote media: model servers fetch the URLs in `image_url` and similar fields themselves, from the host's network.
  * Through them a guest without a network card could reach the cloud's metadata service. So media must be `data:` URLs.
  */
+
+import { accepted, type Checked, type Refusal, refused } from '../../base/http/refusal.ts';
 import { isFieldPath } from '../../base/text/field-path.ts';
 import { isJsonObject, type JsonObject } from './json-body.ts';
-import { accepted, type Checked, type Refusal, refused } from './refusal.ts';
 import { estimatedTokens } from './token-estimate.ts';
 
 export interface Shape {

@@ -1,8 +1,8 @@
 /** `POST /otlp/v1/traces` from a guest: OTLP/HTTP in protobuf, the default of OpenTelemetry's SDKs. Pure. */
 import type { IncomingHttpHeaders } from 'node:http';
+import { accepted, type Checked, refused } from '../../base/http/refusal.ts';
 import type { BucketLimit } from '../../base/token-bucket.ts';
 import { MIB } from '../../base/units.ts';
-import { accepted, type Checked, refused } from './refusal.ts';
 
 /** The path in OTEL_EXPORTER_OTLP_TRACES_ENDPOINT of guest programs. */
 export const TRACES_PATH = '/otlp/v1/traces';

@@ -2,8 +2,9 @@
  * HTTP headers: checks that a request has unambiguous framing, and selects what passes in each direction. Both
  * directions are allowlists, so credentials, cookies and identity headers of either side stop here.
  */
+
+import { accepted, type Checked, refused } from '../../base/http/refusal.ts';
 import { callerKey } from './caller-key.ts';
-import { accepted, type Checked, refused } from './refusal.ts';
 import type { UpstreamApi, UpstreamTarget } from './upstream/address.ts';
 import { passedBetas } from './upstream/betas.ts';
 

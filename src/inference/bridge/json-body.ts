@@ -5,8 +5,8 @@
  */
 import { isUtf8 } from 'node:buffer';
 import { assert } from '../../base/assert.ts';
+import { accepted, type Checked, refused } from '../../base/http/refusal.ts';
 import type { BridgeLimits } from './limits.ts';
-import { accepted, type Checked, refused } from './refusal.ts';
 
 export type JsonObject = { readonly [key: string]: unknown };
 

@@ -1,13 +1,13 @@
 /**
- * The HTTP server of one port (io). Node's parser runs in strict mode; accepted requests are checked again, one at a
- * time.
+ * The HTTP server of one port (io). Requests that Node's strict parser accepts are checked again, one at a time.
  */
-import { chmod } from 'node:fs/promises';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { dropInput } from '../../base/drop-input.ts';
 import { errorCode } from '../../base/errors.ts';
+import { closeServer, guestServer, isAnswerable, listenPrivately } from '../../base/http/guest-server.ts';
+import type { Refusal } from '../../base/http/refusal.ts';
 import { dialectOf } from './dialect/dialects.ts';
 import { openaiDialect } from './dialect/openai/openai.ts';
 import { BridgeError } from './errors.ts';
@@ -17,7 +17,6 @@ import { SUSPENDED } from './failure.ts';
 import { checkFraming } from './headers.ts';
 import type { BridgeLimits } from './limits.ts';
 import type { BridgePolicy } from './policy.ts';
-import type { Refusal } from './refusal.ts';
 
 /** Counters since the port was attached, and three gauges. */
 export interface PortStats {
@@ -49,21 +48,8 @@ export class Listener {
   constructor(context: ExchangeContext) {
     this.#context = context;
     const { limits } = context;
-    this.#server = createServer(
-      {
-        maxHeaderSize: limits.requestHeaderBytesMax,
-        headersTimeout: limits.headersTimeoutMs,
-        requestTimeout: Math.max(limits.bodyTimeoutMs, limits.headersTimeoutMs),
-        keepAliveTimeout: limits.idleConnectionTimeoutMs,
-        connectionsCheckingInterval: Math.min(1_000, limits.headersTimeoutMs / 2),
-        insecureHTTPParser: false,
-        noDelay: true,
-      },
-      (request, response) => this.#onRequest(request, response),
-    );
-    this.#server.maxConnections = limits.connectionsMax;
-    // One more than allowed, to detect a request with too many.
-    this.#server.maxHeadersCount = limits.requestHeadersMax + 1;
+    const requestTimeoutMs = Math.max(limits.bodyTimeoutMs, limits.headersTimeoutMs);
+    this.#server = guestServer(limits, requestTimeoutMs, (request, response) => this.#onRequest(request, response));
     this.#server.on('connection', (socket) => this.#onConnection(socket));
     this.#server.on('drop', () => {
       this.#counts.dropped += 1;
@@ -73,17 +59,10 @@ export class Listener {
 
   /** @throws BridgeError `listen_failed` */
   async listen(socketPath: string): Promise<void> {
-    await new Promise<void>((resolve, reject) => {
-      this.#server.once('error', (cause) => {
-        reject(new BridgeError('listen_failed', `listen on ${socketPath}`, { cause }));
-      });
-      this.#server.listen(socketPath, resolve);
+    const onError = ({ message }: Error): void => this.#context.log.warn('inference port', { error: message });
+    await listenPrivately(this.#server, socketPath, onError).catch((cause: unknown) => {
+      throw new BridgeError('listen_failed', `listen on ${socketPath}`, { cause });
     });
-    this.#server.on('error', (error) => {
-      this.#context.log.warn('inference port', { error: error.message });
-    });
-    // The directory is private already; the mode must not depend on the umask.
-    await chmod(socketPath, 0o600);
   }
 
   setPolicy(policy: BridgePolicy): void {
@@ -105,14 +84,10 @@ export class Listener {
   }
 
   async close(): Promise<void> {
-    const closed = new Promise<void>((resolve) => {
-      this.#server.close(() => resolve());
-    });
     for (const exchange of this.#exchanges) {
       exchange.cancel(new BridgeError('cancelled', 'the port was closed'));
     }
-    this.#server.closeAllConnections();
-    await closed;
+    await closeServer(this.#server);
   }
 
   #onConnection(socket: Socket): void {
@@ -176,7 +151,7 @@ export class Listener {
     const current = this.#current.get(socket);
     const begun = current !== undefined && (current.headersSent || current.req.complete);
     const answering = begun && !current.writableEnded;
-    if (answering || !socket.writable || errorCode(error) === 'ECONNRESET') {
+    if (answering || !isAnswerable(error, socket)) {
       socket.destroy();
       return;
     }

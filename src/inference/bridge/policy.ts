@@ -1,7 +1,8 @@
 /** The models that a sandbox may use, and under which names. Set on the host, per port. */
+
+import { accepted, type Checked, refused } from '../../base/http/refusal.ts';
 import type { ModelBudget, ModelCache, ModelPriority } from '../../base/request/model-limits.ts';
 import type { BridgeLimits } from './limits.ts';
-import { accepted, type Checked, refused } from './refusal.ts';
 
 export interface BridgePolicy {
   /** Allowed upstream names. Default: all that the upstream lists. */

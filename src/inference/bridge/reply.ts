@@ -2,10 +2,10 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../../base/clock.ts';
 import { type DropLimits, dropInput } from '../../base/drop-input.ts';
+import type { Refusal } from '../../base/http/refusal.ts';
 import { IdleTimer } from '../../base/idle-timer.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Dialect } from './dialect/dialect.ts';
-import type { Refusal } from './refusal.ts';
 
 export class Reply {
   readonly #request: IncomingMessage;

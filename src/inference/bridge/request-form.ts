@@ -1,12 +1,12 @@
 /** Selects the form of a request for each upstream of a plan, by its API. Pure. */
 
+import { accepted, type Checked, refused } from '../../base/http/refusal.ts';
 import { bufferOf } from './body/body-checker.ts';
 import type { CheckedBody, RequestForm, RequestForms } from './body/check-body.ts';
 import { writeForm } from './body/upload-form.ts';
 import type { Operation } from './dialect/dialect.ts';
 import { NotConnectedError } from './errors.ts';
 import { editJson } from './json-body.ts';
-import { accepted, type Checked, refused } from './refusal.ts';
 import type { ResolvedModel } from './routing/model-names.ts';
 import type { RouteTable } from './routing/route-table.ts';
 import { type Plan, withRoutes } from './routing/router.ts';

@@ -2,7 +2,10 @@
  * Counts the tokens of a request, whether or not the client asked for usage (B11). Reads the answer in bounded memory.
  * Uses the upstream's counts; missing ones are estimated and marked.
  */
-import { isJsonObject, type JsonObject, parseObject } from './json-body.ts';
+import type { AnswerPiece, DeltaPart, UsageReport } from './dialect/answer-piece.ts';
+import { streamPiece, usageReport } from './dialect/openai/answer-grammar.ts';
+import { isText } from './dialect/read-answer-values.ts';
+import { isJsonObject, parseObject } from './json-body.ts';
 import type { AnswerNotes } from './record/answer-notes.ts';
 import { eventData, type SsePiece } from './sse.ts';
 import { estimatedTokens } from './token-estimate.ts';
@@ -56,67 +59,105 @@ const PARSED_EVENT_BYTES_MAX = 256 * 1024;
 /** The type of an event is its first member. */
 const EVENT_TYPE_BYTES = 128;
 
-export interface StreamCounter {
-  readonly chunks: number;
-  /** True after the last event, at which clients hang up without waiting for the end of the answer. */
-  readonly done: boolean;
-  readonly failed: boolean;
-  /** @returns true if the client should get the piece */
-  accept(piece: SsePiece): boolean;
-  counts(promptEstimate: number): TokenCounts;
-}
-
-export interface DocumentCounter {
-  push(chunk: Buffer): void;
-  end?(text: string): void;
-}
-
-export class StreamUsage implements StreamCounter {
-  readonly #hideUsage: boolean;
+/** Counts an answer of any API by its pieces. */
+export class AnswerCounter {
   readonly #notes: AnswerNotes | undefined;
-  #hid = false;
-  #usage: JsonObject | undefined;
+  #usage: UsageReport | undefined;
   #chunks = 0;
   #characters = 0;
+  #bytes = 0;
+  #hasText = false;
   #finished = false;
   #done = false;
   #failed = false;
 
-  /** @param hideUsage drop the usage event, which only the bridge requested */
-  constructor(hideUsage: boolean, notes?: AnswerNotes) {
-    this.#hideUsage = hideUsage;
+  constructor(notes?: AnswerNotes) {
     this.#notes = notes;
   }
 
-  /** True after a finish reason, the end of a transcript or `[DONE]`. */
+  /** Number of deltas with text. */
+  get chunks(): number {
+    return this.#chunks;
+  }
+
+  /** True after a finish reason, the end of a transcript or the last event. */
   get finished(): boolean {
     return this.#finished;
   }
 
+  /** True after the last event, at which clients hang up without waiting for the end of the answer. */
   get done(): boolean {
     return this.#done;
-  }
-
-  get chunks(): number {
-    return this.#chunks;
   }
 
   get failed(): boolean {
     return this.#failed;
   }
 
-  accept(piece: SsePiece): boolean {
-    if (piece.kind === 'ending') return !this.#hid;
-    const hide = piece.kind === 'event' && this.#read(piece.bytes);
-    if (piece.kind === 'part') this.#skip(piece.bytes.length);
-    this.#hid = hide;
-    return !hide;
+  add({ deltas, usage, error, isEnd }: AnswerPiece): void {
+    // Clients overlook any other.
+    if (isJsonObject(error) || isText(error)) this.#failed = true;
+    if (isEnd === true) this.#finished = this.#done = true;
+    if (usage !== undefined) this.report(usage);
+    for (const delta of deltas) {
+      this.#notes?.add(delta);
+      if (delta.finish !== undefined) this.finish();
+      const length = delta.parts.reduce((sum, part) => sum + lengthOf(part), 0);
+      if (length === 0) continue;
+      this.#characters += length;
+      this.#chunks += 1;
+      this.#hasText = true;
+    }
+  }
+
+  /** Counts bytes of a whole answer, which has not been read yet. */
+  push({ length }: Buffer): void {
+    this.#bytes += length;
   }
 
   counts(promptEstimate: number): TokenCounts {
     // Most servers send one token per chunk; if they send more, the length shows it.
-    const emitted = Math.max(this.#chunks, estimatedTokens(this.#characters));
-    return countsOf(this.#usage, promptEstimate, emitted, emitted > 0);
+    const emitted = Math.max(this.#chunks, estimatedTokens(Math.max(this.#characters, this.#bytes)));
+    return countsOf(this.#usage, promptEstimate, emitted, this.#hasText);
+  }
+
+  protected finish(): void {
+    this.#finished = true;
+  }
+
+  /** Counts text that is too large to be parsed. */
+  protected skip(bytes: number): void {
+    this.#characters += bytes;
+    this.#hasText ||= bytes > 0;
+    this.#notes?.skip(bytes);
+  }
+
+  protected report(usage: UsageReport): void {
+    // Ollama adds zeros to each text of a completion. Used as counts, they would make a canceled stream free.
+    const isZero = usage.input === 0 && usage.output === 0;
+    // A non-number replaces no earlier count.
+    if (!isZero && usage.input !== undefined) this.#usage = usage;
+  }
+}
+
+/** Counts the events of OpenAI's API, which pass byte for byte. */
+export class StreamUsage extends AnswerCounter {
+  readonly #hideUsage: boolean;
+  #hid = false;
+
+  /** @param hideUsage drop the usage event, which only the bridge requested */
+  constructor(hideUsage: boolean, notes?: AnswerNotes) {
+    super(notes);
+    this.#hideUsage = hideUsage;
+  }
+
+  /** @returns true if the client should get the piece */
+  accept(piece: SsePiece): boolean {
+    if (piece.kind === 'ending') return !this.#hid;
+    const hide = piece.kind === 'event' && this.#read(piece.bytes);
+    if (piece.kind === 'part') this.skip(piece.bytes.length);
+    this.#hid = hide;
+    return !hide;
   }
 
   /** @returns true for the usage event that only the bridge requested */
@@ -126,26 +167,10 @@ export class StreamUsage implements StreamCounter {
       return false;
     }
     const data = eventData(bytes);
-    if (data === undefined) return false;
-    if (data.trim() === '[DONE]') {
-      this.#finished = true;
-      this.#done = true;
-      return false;
-    }
-    const event = parseObject(data);
-    if (event === undefined) return false;
-    if (isJsonObject(event['error'])) this.#failed = true;
-    const { usage, choices, type, delta } = event;
-    if (type === 'transcript.text.done') this.#finished = true;
-    if (type === 'transcript.text.delta' && typeof delta === 'string') {
-      this.#characters += delta.length;
-      this.#chunks += 1;
-    }
-    // Ollama adds zeros to each text of a completion. Used as counts, they would make a canceled stream free.
-    if (isJsonObject(usage) && !isZero(usage) && isTold(usage, this.#usage)) this.#usage = usage;
-    if (!Array.isArray(choices)) return false;
-    for (const choice of choices) this.#readChoice(choice);
-    return this.#hideUsage && isJsonObject(usage) && choices.length === 0;
+    const piece = data === undefined ? undefined : streamPiece(data);
+    if (piece === undefined) return false;
+    this.add(piece);
+    return this.#hideUsage && piece.isUsageChunk === true;
   }
 
   /**
@@ -154,65 +179,26 @@ export class StreamUsage implements StreamCounter {
    */
   #readLarge(bytes: Buffer): void {
     if (!bytes.subarray(0, EVENT_TYPE_BYTES).includes('"transcript.text.done"')) {
-      this.#skip(bytes.length);
+      this.skip(bytes.length);
       return;
     }
-    this.#finished = true;
-    this.#usage = findUsage(bytes.subarray(-KEPT_BYTES_MAX).toString('utf8')) ?? this.#usage;
-  }
-
-  #skip(bytes: number): void {
-    this.#characters += bytes;
-    this.#notes?.skip(bytes);
-  }
-
-  #readChoice(choice: unknown): void {
-    if (!isJsonObject(choice)) return;
-    this.#notes?.readChoice(choice);
-    const finish = choice['finish_reason'];
-    if (typeof finish === 'string' && finish !== '') this.#finished = true;
-    const before = this.#characters;
-    const text = choice['text'];
-    if (typeof text === 'string') this.#characters += text.length;
-    const delta = choice['delta'];
-    if (isJsonObject(delta)) this.#characters += textLength(delta);
-    if (this.#characters > before) this.#chunks += 1;
+    this.finish();
+    const usage = findUsage(bytes.subarray(-KEPT_BYTES_MAX).toString('utf8'));
+    if (usage !== undefined) this.report(usage);
   }
 }
 
-/** A non-number replaces no earlier count. */
-const isTold = (usage: JsonObject, before: JsonObject | undefined): boolean =>
-  before === undefined || promptOf(usage) !== undefined;
-
-/** Transcripts use the field names of OpenAI's newer APIs. */
-const promptOf = (usage: JsonObject | undefined): number | undefined =>
-  count(usage?.['prompt_tokens'] ?? usage?.['input_tokens']);
-
-const isZero = (usage: JsonObject): boolean => usage['prompt_tokens'] === 0 && usage['completion_tokens'] === 0;
-
-/** Length of the text that a model produced in a delta: content, reasoning and tool calls, but not roles and ids. */
-function textLength(delta: JsonObject): number {
-  let length = 0;
-  for (const key of ['content', 'reasoning_content', 'reasoning', 'refusal']) {
-    const value = delta[key];
-    if (typeof value === 'string') length += value.length;
-  }
-  const calls = delta['tool_calls'];
-  for (const call of Array.isArray(calls) ? calls : []) {
-    const fn = isJsonObject(call) ? call['function'] : undefined;
-    if (!isJsonObject(fn)) continue;
-    for (const part of [fn['name'], fn['arguments']]) {
-      if (typeof part === 'string') length += part.length;
-    }
-  }
-  return length;
+/** Text that a model produced: content, reasoning and tool calls, but not roles and ids. */
+function lengthOf(part: DeltaPart): number {
+  if (part.type !== 'call') return part.text.length;
+  return (part.name?.length ?? 0) + (typeof part.input === 'string' ? part.input.length : 0);
 }
 
 /** Usage is at the beginning or end of an answer; embeddings in between may take megabytes. */
 const KEPT_BYTES_MAX = 64 * 1024;
 
 /** Usage of an answer that is one JSON document. Keeps only the head and the tail. */
-export class DocumentUsage implements DocumentCounter {
+export class DocumentUsage {
   #head: Buffer[] = [];
   #headBytes = 0;
   #tail: Buffer[] = [];
@@ -245,15 +231,16 @@ export class DocumentUsage implements DocumentCounter {
     const emitted = generates ? estimatedTokens(this.#bytes) : 0;
     const tail = Buffer.concat(this.#tail).toString('utf8');
     const head = Buffer.concat(this.#head).toString('utf8');
-    return countsOf(findUsage(tail) ?? findUsage(head), promptEstimate, emitted, false);
+    return countsOf(findUsage(tail) ?? findUsage(head), promptEstimate, emitted, false, generates);
   }
 }
 
 /** The object after the last `"usage":`. Inside a JSON string the quotes would be escaped, so any match is a key. */
-function findUsage(text: string): JsonObject | undefined {
+function findUsage(text: string): UsageReport | undefined {
   for (let at = text.lastIndexOf('"usage"'); at >= 0; at = text.lastIndexOf('"usage"', at - 1)) {
     const match = /^"usage"\s*:\s*(\{)/.exec(text.slice(at, at + 64));
-    if (match !== null) return parseObject(balanced(text, at + match[0].length - 1));
+    const usage = match === null ? undefined : parseObject(balanced(text, at + match[0].length - 1));
+    if (match !== null) return usage && usageReport(usage);
     if (at === 0) break;
   }
   return undefined;
@@ -270,33 +257,26 @@ function balanced(text: string, start: number): string {
   return '';
 }
 
-/** @param hasText true if the answer has text, so that 0 tokens is wrong */
+/**
+ * @param hasText true if the answer has text, so that 0 tokens is wrong
+ * @param generates false for embeddings, which have no completion to count
+ */
 function countsOf(
-  usage: JsonObject | undefined,
+  usage: UsageReport | undefined,
   promptEstimate: number,
   completionEstimate: number,
   hasText: boolean,
+  generates = true,
 ): TokenCounts {
-  const prompt = promptOf(usage);
-  if (prompt === undefined) {
+  if (usage?.input === undefined) {
     return { promptTokens: promptEstimate, completionTokens: completionEstimate, estimated: true };
   }
-  const completion = count(usage?.['completion_tokens'] ?? usage?.['output_tokens']);
-  const isKnown = completion !== undefined && (completion > 0 || !hasText);
-  const cached = count(member(usage?.['prompt_tokens_details'], 'cached_tokens'));
+  const { input, cached, output = 0, isEarly = false } = usage;
+  const isKnown = usage.output !== undefined && !isEarly && (output > 0 || !hasText);
   return {
-    promptTokens: prompt,
-    ...(cached === undefined ? {} : { cachedTokens: Math.min(cached, prompt) }),
-    completionTokens: isKnown ? completion : completionEstimate,
-    // An embedding has no completion to count.
-    estimated: !isKnown && completionEstimate > 0,
+    promptTokens: input,
+    ...(cached === undefined ? {} : { cachedTokens: Math.min(cached, input) }),
+    completionTokens: isKnown ? output : completionEstimate,
+    estimated: !isKnown && generates,
   };
-}
-
-function member(value: unknown, name: string): unknown {
-  return isJsonObject(value) ? value[name] : undefined;
-}
-
-function count(value: unknown): number | undefined {
-  return Number.isSafeInteger(value) && Number(value) >= 0 ? Number(value) : undefined;
 }

@@ -86,9 +86,7 @@ export type GenerateEvent =
   /** The prompt is processed; `cachedTokens` of it came from an earlier request. */
   | { readonly kind: 'prompt'; readonly cachedTokens: number }
   /** One token; its text is empty while a character is incomplete. */
-  | { readonly kind: 'token'; readonly text: string }
-  /** The last event at the token limit: the shortest text that completes an answer with a grammar. */
-  | { readonly kind: 'closing'; readonly text: string; readonly tokens: number };
+  | { readonly kind: 'token'; readonly text: string };
 
 export interface EmbeddingResult {
   readonly vector: Float32Array;

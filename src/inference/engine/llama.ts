@@ -22,8 +22,6 @@ import type {
   Turn,
 } from './backend.ts';
 import { chooseChatWrapper } from './chat-template.ts';
-import { Closer } from './closing.ts';
-import { ClosableGrammar } from './closing-grammar.ts';
 import { EngineError } from './errors.ts';
 import {
   checkModelFile,
@@ -252,7 +250,6 @@ class LlamaBackend implements Backend {
     const written: Token[] = [];
     let pending: Token[] = [];
     const reply = { text: '' };
-    const closer = this.#closer(options);
     const generation = sequence.evaluate(prompt.slice(-1), this.#evaluateOptions(options, written, reply));
     for await (const token of this.#rounds.each(generation)) {
       if (options.signal.aborted) break;
@@ -261,12 +258,6 @@ class LlamaBackend implements Backend {
       let text = this.#model.detokenize(pending, false, before);
       if (text.endsWith('\ufffd') && pending.length < CHARACTER_TOKENS_MAX) text = '';
       else pending = [];
-      const end = closer?.accept(text, options.maxTokens - written.length - 1) ?? null;
-      // If a call does not fit, the shortest text does not replace it.
-      if (end !== null && (reply.text !== '' || options.grammar?.onlyAfter === null)) {
-        yield { kind: 'closing', text: end, tokens: this.#model.tokenize(end).length };
-        break;
-      }
       written.push(token);
       if (reply.text.length < 8) reply.text += text;
       yield { kind: 'token', text };
@@ -306,7 +297,7 @@ class LlamaBackend implements Backend {
     salt: string,
     reply: { readonly text: string },
   ): NonNullable<SequenceEvaluateOptions['grammarEvaluationState']> {
-    const { grammar } = this.#grammars.get(salt, use.gbnf);
+    const grammar = this.#grammars.get(salt, use.gbnf);
     const state = new this.#library.LlamaGrammarEvaluationState({ model: this.#model, grammar });
     const { onlyAfter } = use;
     if (onlyAfter === null) return state;
@@ -316,16 +307,9 @@ class LlamaBackend implements Backend {
     };
   }
 
-  #closer({ grammar, cacheSalt, maxTokens }: GenerateOptions): Closer | null {
-    if (grammar === null) return null;
-    const { closable } = this.#grammars.get(cacheSalt, grammar.gbnf);
-    return new Closer(closable, (text) => this.#model.tokenize(text).length, maxTokens);
-  }
-
-  #compile(gbnf: string): { grammar: LlamaGrammar; closable: ClosableGrammar } {
+  #compile(gbnf: string): LlamaGrammar {
     try {
-      const grammar = new this.#library.LlamaGrammar(this.#llama, { grammar: gbnf });
-      return { grammar, closable: new ClosableGrammar(gbnf) };
+      return new this.#library.LlamaGrammar(this.#llama, { grammar: gbnf });
     } catch (error) {
       throw new EngineError('bad_request', 'llama.cpp rejects the grammar of the schema', { cause: error });
     }

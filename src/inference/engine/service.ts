@@ -119,20 +119,18 @@ export class Service {
     await pass(reader.push(job.prefill));
     let completionTokens = 0;
     let cachedTokens = 0;
-    let isClosed = false;
     for await (const event of this.#backend.generate(options)) {
       if (event.kind === 'prompt') {
         cachedTokens = event.cachedTokens;
         continue;
       }
-      isClosed = event.kind === 'closing';
-      completionTokens += event.kind === 'closing' ? event.tokens : 1;
+      completionTokens += 1;
       await pass(reader.push(event.text));
       if (reader.isDone || completionTokens >= options.maxTokens) break;
     }
     options.signal.throwIfAborted();
     // At the token limit an answer is complete only if a stop string or the end of a call was reached.
-    const complete = !isClosed && (reader.isDone || completionTokens < options.maxTokens);
+    const complete = reader.isDone || completionTokens < options.maxTokens;
     await pass(reader.end());
     return {
       finish: !complete ? 'length' : reader.isCall ? 'tool_calls' : 'stop',

@@ -48,7 +48,7 @@ export const GUEST_LIMITS = {
    * guest that does not hangs or lies, so the host reports the timeout instead.
    */
   overdueMs: 10_000,
-  /** Concurrent connections that are told that another agent is linked; more are reset. */
+  /** Concurrent connections that get the answer that another agent is linked; more are reset. */
   busyConnectionsMax: 8,
   /** Limits in bytes and milliseconds of what such a connection may still send before it is reset. */
   busyBytesMax: 64 * 1024,

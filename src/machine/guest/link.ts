@@ -83,7 +83,7 @@ class LinkListener implements GuestListener {
   readonly #options: ListenOptions;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
-  /** The connections that are told that another agent is linked. */
+  /** Connections that get the answer that another agent is linked. */
   readonly #refused = new Set<Socket>();
   #identity: GuestIdentity;
   #next = pendingGuest();

@@ -66,7 +66,7 @@ export class Standby {
       return;
     }
     if (!this.#isWanted || this.#held !== undefined) {
-      stream.on('error', (error) => ignore(error, 'nobody wants the connection any more'));
+      stream.on('error', (error) => ignore(error, 'the connection is no longer wanted'));
       stream.destroy();
       return;
     }

@@ -17,6 +17,6 @@ export function requirePrivateDir(dir: string): void {
     cause,
     remedy: isOthers
       ? `${otherOwnerRemedy(uid)} If that user should have nothing here, remove ${dir}.`
-      : `Find out who made it, then remove ${dir}; NeuroVisor creates it again.`,
+      : `Find out which program made it, then remove ${dir}; NeuroVisor creates it again.`,
   });
 }

@@ -340,11 +340,11 @@ describe('Muxer: back-pressure', () => {
 
 describe('Muxer: a guest that breaks the protocol', () => {
   it.each([
-    ['data for nobody', { op: OP.data, hostPort: 9, guestPort: 9, payload: bytes('x') }, OP.reset],
+    ['data for a closed connection', { op: OP.data, hostPort: 9, guestPort: 9, payload: bytes('x') }, OP.reset],
     ['an unknown type', { op: OP.request, hostPort: 80, guestPort: 9, type: 3 }, OP.reset],
     ['another guest as source', { op: OP.request, hostPort: 80, guestPort: 9, sourceCid: 43n }, undefined],
     ['another guest as destination', { op: OP.request, hostPort: 80, guestPort: 9, destinationCid: 43n }, undefined],
-    ['RST for nobody', { op: OP.reset, hostPort: 9, guestPort: 9 }, undefined],
+    ['RST for a closed connection', { op: OP.reset, hostPort: 9, guestPort: 9 }, undefined],
   ])('%s is answered by RST at most', (_name, packet, answer) => {
     const world = new VsockWorld();
     world.host.listen(80);

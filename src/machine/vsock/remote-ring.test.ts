@@ -131,7 +131,7 @@ describe('RemoteRing with event indexes', () => {
     ['the kick is asked for with the publication', 1, true],
     ['the kick is asked for after the publication', 1, false],
     ['nothing is published', 0, false],
-  ])('a chain that comes at any time is found, or the guest is told to kick: %s', (_, first, isPrepared) => {
+  ])('a chain that comes at any time is found, or asks the guest to kick: %s', (_, first, isPrepared) => {
     let last = 1;
     let kicks = 0;
     let found = 0;

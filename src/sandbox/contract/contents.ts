@@ -8,7 +8,8 @@
  * codes.
  */
 import type { Progress } from '../../base/progress.ts';
-import type { StartCommand, TemplateRequest, TemplateSpec } from './spec.ts';
+import type { TemplateCreation } from './schema/request.ts';
+import type { TemplateSpec } from './spec.ts';
 
 export interface HomeContents {
   readonly images: HomeImages;
@@ -114,12 +115,6 @@ export interface HomeTemplates {
   /** The same for a template of a registry. @param reference complete */
   pull(reference: string, name: string | undefined, work: LongWork): Promise<ImportedTemplate>;
 }
-
-export type TemplateCreation = TemplateRequest & {
-  readonly name?: string | undefined;
-  /** The program that runs in every sandbox of the template. */
-  readonly start?: StartCommand | undefined;
-};
 
 export interface ImportedTemplate {
   readonly name: string;

@@ -81,6 +81,7 @@ export const REQUEST_LIMITS = {
 
 /** Names of snapshots and templates. */
 const NAME = /^[a-z0-9][a-z0-9._-]{0,62}$/;
+export const NAME_FAULT = 'expected 1 to 63 lower-case letters, digits, ".", "_" or "-", the first a letter or digit';
 export const SNAPSHOT_NAME = NAME;
 /** A snapshot's name as the operator writes it: `TENANT/NAME` for a tenant's snapshot, which the tenant calls NAME. */
 export const SNAPSHOT_REFERENCE = /^(?:[a-z0-9][a-z0-9_-]{0,30}\/)?[a-z0-9][a-z0-9._-]{0,62}$/;

@@ -1,8 +1,11 @@
 /** What a sandbox may connect to, as it is requested and as it is checked. */
-import type { BytesByName, DestinationLimit } from '../../egress/net/policy/destination-budgets.ts';
+import type { BytesByName } from '../../egress/net/policy/destination-budgets.ts';
 import type { EgressMode, EgressPolicy } from '../../egress/net/policy/policy.ts';
-import { check, inRange, inRanges } from './checks.ts';
-import { RANGES, type Range, REQUEST_LIMITS } from './limits.ts';
+import { check } from './checks.ts';
+import { type NetworkLimits, type NetworkOptions, networkOptions } from './schema/network.ts';
+import { parse } from './schema/parse.ts';
+
+export type { NetworkLimits, NetworkOptions } from './schema/network.ts';
 
 /** What a sandbox may connect to, and how much of it. */
 export interface NetworkSpec {
@@ -14,29 +17,6 @@ export interface NetworkSpec {
   readonly bytesUsed?: number;
   /** The same for `limits.destinations`, by name. */
   readonly destinationBytesUsed?: BytesByName;
-}
-
-/** Limits of IPv4 packets between guest and host, headers included. */
-export interface NetworkLimits {
-  /** Both directions together, over the sandbox's life. Beyond it, connections are reset and refused. */
-  readonly bytesMax?: number;
-  /** As the guest sees it. */
-  readonly uploadBytesPerSecond?: number;
-  readonly downloadBytesPerSecond?: number;
-  /** Concurrent connections, to the network and to the host. */
-  readonly connectionsMax?: number;
-  /** By host name: TLS and HTTP on ports 443 and 80, both directions, without packet headers. */
-  readonly destinations?: readonly DestinationLimit[];
-}
-
-/** A network as it is requested: rules as people write them (`docs/network.md`). */
-export interface NetworkOptions {
-  /** `none`: nothing. `allowlist`: only what a rule allows. `open`: the internet except what a rule denies. */
-  readonly mode: EgressMode;
-  readonly allow?: readonly string[] | undefined;
-  readonly deny?: readonly string[] | undefined;
-  /** Replaces all limits. Absent: none; a sandbox with a network keeps its limits. */
-  readonly limits?: NetworkLimits | undefined;
 }
 
 /** A policy as people write it. */
@@ -62,8 +42,9 @@ export function networkSpec(
   before: NetworkSpec | null = null,
 ): NetworkSpec | null {
   if (options === null) return null;
-  const limits = networkLimits(options.limits ?? before?.limits ?? {});
-  return { policy: parseEgress({ ...options, limits }), limits };
+  const asked = parse(networkOptions, options, 'network');
+  const limits = networkLimits(asked.limits ?? before?.limits ?? {});
+  return { policy: parseEgress({ ...asked, limits }), limits };
 }
 
 /** The rules of a policy, as they were written. */
@@ -71,30 +52,18 @@ export function egressText({ mode, allow, deny }: EgressPolicy): EgressText {
   return { mode, allow: allow.map(({ text }) => text), deny: deny.map(({ text }) => text) };
 }
 
-const NETWORK_RANGES = {
-  bytesMax: RANGES.networkBytes,
-  uploadBytesPerSecond: RANGES.networkBytesPerSecond,
-  downloadBytesPerSecond: RANGES.networkBytesPerSecond,
-  connectionsMax: RANGES.networkConnections,
-} satisfies Record<Exclude<keyof NetworkLimits, 'destinations'>, Range>;
-
-function networkLimits({ destinations = [], ...numbers }: NetworkLimits): NetworkLimits {
-  const byName = destinations.length === 0 ? {} : { destinations: destinationLimits(destinations) };
-  return { ...inRanges('network.limits', numbers, NETWORK_RANGES), ...byName };
-}
-
+const DESTINATIONS = 'network.limits.destinations';
 const DESTINATION = /^(?=.{1,255}$)(?:\*\.)?(?:[a-z0-9_-]{1,63}\.)+[a-z0-9_-]{1,63}$/;
 
-function destinationLimits(limits: readonly DestinationLimit[]): DestinationLimit[] {
-  const field = 'network.limits.destinations';
-  const { networkDestinationsMax: most } = REQUEST_LIMITS;
-  check(limits.length <= most, field, `at most ${most}`);
-  const made = limits.map(({ name: text, bytesMax }) => {
+/** Names as DNS compares them. */
+function networkLimits({ destinations = [], ...numbers }: NetworkLimits): NetworkLimits {
+  if (destinations.length === 0) return numbers;
+  const made = destinations.map(({ name: text, bytesMax }) => {
     const name = text.toLowerCase().replace(/\.$/, '');
-    check(DESTINATION.test(name), field, `"${text.slice(0, 80)}" is not a host name or *.host name`);
-    return { name, bytesMax: inRange(`${field} ${name}`, bytesMax, RANGES.networkBytes) };
+    check(DESTINATION.test(name), DESTINATIONS, `"${text.slice(0, 80)}" is not a host name or *.host name`);
+    return { name, bytesMax };
   });
   const isTwice = new Set(made.map(({ name }) => name)).size < made.length;
-  check(!isTwice, field, 'a name is limited twice');
-  return made;
+  check(!isTwice, DESTINATIONS, 'a name is limited twice');
+  return { ...numbers, destinations: made };
 }

@@ -1,24 +1,9 @@
 /** A sandbox's package policy: its validation, and the environment variables that programs get for it. */
-import {
-  ECOSYSTEMS,
-  type Ecosystem,
-  isLockEntry,
-  isPackageRule,
-  PACKAGE_LIMITS,
-  type PackagePolicy,
-} from '../../base/request/package-policy.ts';
-import { SandboxError } from './errors.ts';
-import { isInRange, RANGES } from './limits.ts';
+import { ECOSYSTEMS, type Ecosystem, type PackagePolicy } from '../../base/request/package-policy.ts';
+import { type PackageOptions, packageOptions, packagesAge } from './schema/packages.ts';
+import { parse } from './schema/parse.ts';
 
-/** Requested policy; an omitted field restricts nothing. */
-export interface PackageOptions {
-  /** If empty, nothing can be fetched; a minimum age still applies to the packages that the sandbox starts with. */
-  readonly ecosystems: readonly Ecosystem[];
-  readonly allow?: readonly string[] | undefined;
-  readonly deny?: readonly string[] | undefined;
-  readonly minAgeMs?: number | null | undefined;
-  readonly lock?: readonly string[] | null | undefined;
-}
+export type { PackageOptions } from './schema/packages.ts';
 
 /** Leaves out the lock's file list, which may have thousands of entries. */
 export interface PackageInfo extends Omit<PackagePolicy, 'lock'> {
@@ -29,27 +14,8 @@ export interface PackageInfo extends Omit<PackagePolicy, 'lock'> {
 /** @throws SandboxError `spec_invalid` */
 export function packagePolicy(options: PackageOptions | null): PackagePolicy | null {
   if (options === null) return null;
-  const { allow = [], deny = [], minAgeMs = null, lock = null } = options;
-  const ecosystems = ECOSYSTEMS.filter((one) => options.ecosystems.includes(one));
-  const unknown = options.ecosystems.find((one) => !ECOSYSTEMS.includes(one));
-  if (unknown !== undefined) {
-    throw invalid('ecosystems', `one or more of ${ECOSYSTEMS.join(', ')}`);
-  }
-  for (const [field, rules] of Object.entries({ allow, deny })) {
-    const { rulesMax } = PACKAGE_LIMITS;
-    if (rules.length > rulesMax) throw invalid(field, `at most ${rulesMax} rules`);
-    const wrong = rules.find((rule) => !isPackageRule(rule));
-    if (wrong === undefined) continue;
-    const why = `"${wrong.slice(0, 80)}" is not a name, such as numpy, npm:@types/* or pip:torch`;
-    throw invalid(field, why);
-  }
-  if (minAgeMs !== null) checkAge(minAgeMs);
-  const { lockMax } = PACKAGE_LIMITS;
-  if (lock !== null && lock.length > lockMax) throw invalid('lock', `at most ${lockMax} files`);
-  const wrong = lock?.find((entry) => !isLockEntry(entry));
-  if (wrong !== undefined) {
-    throw invalid('lock', `"${wrong.slice(0, 80)}" is not of the form pip:NAME sha256:HEX`);
-  }
+  const { allow = [], deny = [], minAgeMs = null, lock = null, ...asked } = parse(packageOptions, options, 'packages');
+  const ecosystems = ECOSYSTEMS.filter((one) => asked.ecosystems.includes(one));
   return { ecosystems, allow, deny, minAgeMs, lock };
 }
 
@@ -66,19 +32,7 @@ export function installAge(options: {
   readonly packagesMinAgeMs?: number | undefined;
 }): { readonly packagesMinAgeMs?: number } {
   const age = options.packagesMinAgeMs ?? options.packages?.minAgeMs ?? null;
-  if (age === null) return {};
-  checkAge(age);
-  return { packagesMinAgeMs: age };
-}
-
-function checkAge(minAgeMs: number): void {
-  if (isInRange(minAgeMs, RANGES.packageAgeMs)) return;
-  const { min, max } = RANGES.packageAgeMs;
-  throw invalid('minAgeMs', `${minAgeMs} is not a whole number from ${min} to ${max}`);
-}
-
-function invalid(field: string, why: string): SandboxError {
-  return new SandboxError('spec_invalid', `sandbox option packages.${field}: ${why}`);
+  return age === null ? {} : { packagesMinAgeMs: parse(packagesAge, age, 'packages.minAgeMs') };
 }
 
 /** The package gateway's address in the guest (`guest/agent/…/limits.py`). */

@@ -1,6 +1,8 @@
 /** The role of a control plane that keeps started sandboxes ready. */
-import type { CreateRequest } from './sandboxes.ts';
-import type { TemplateRequest, TemplateSpec } from './spec.ts';
+import type { PoolMembers } from './schema/request.ts';
+import type { TemplateSpec } from './spec.ts';
+
+export type { PoolMembers } from './schema/request.ts';
 
 export interface Pools {
   pools(): Promise<readonly PoolInfo[]>;
@@ -17,9 +19,6 @@ export interface PoolLimits {
   /** Maximum of idle members. */
   readonly max: number;
 }
-
-/** The template of a pool: its name, or what a request without a name would say. */
-export type PoolMembers = TemplateRequest & Pick<CreateRequest, 'template'>;
 
 export interface PoolInfo extends PoolLimits {
   /** Key of the template. */

@@ -5,7 +5,9 @@
 import { isPlace } from '../../base/request/secret-place.ts';
 import { newPlaceholder, SecretValue } from '../../base/request/secret-value.ts';
 import { SandboxError } from './errors.ts';
-import { RANGES, REQUEST_LIMITS } from './limits.ts';
+import { REQUEST_LIMITS } from './limits.ts';
+import { requestHeaders } from './schema/network.ts';
+import { parse } from './schema/parse.ts';
 import { isSecretHost, type RequestHeaderOptions, type SandboxSecret } from './secrets.ts';
 
 /** Replaces the value in answers; long enough that two values get different placeholders. */
@@ -16,9 +18,7 @@ const OF_CONNECTION = /^(?:keep-alive|proxy-.*|sec-websocket-.*)$/i;
 
 /** @throws SandboxError `spec_invalid`; the message never contains a value */
 export function makeRequestHeaders(options: readonly RequestHeaderOptions[]): readonly SandboxSecret[] {
-  const { requestHeadersMax: most } = REQUEST_LIMITS;
-  check(options.length <= most, '', `at most ${most}`);
-  const made = options.map(({ name, hosts, value }): SandboxSecret => {
+  const made = parse(requestHeaders, options, 'requestHeaders').map(({ name, hosts, value }): SandboxSecret => {
     checkName(name);
     const text = value.replace(/^[ \t]+|[ \t]+$/g, '');
     checkValue(name, text);
@@ -46,14 +46,11 @@ function checkName(name: string): void {
 }
 
 function checkValue(name: string, value: string): void {
-  const { max } = RANGES.requestHeaderCharacters;
-  check(value.length <= max, name, `a value has at most ${max} characters, this one has ${value.length}`);
   check(/^[\t\x20-\x7e]*$/.test(value), name, 'a value has printable ASCII characters only, without line breaks');
 }
 
 function makeHosts(name: string, hosts: readonly string[]): readonly string[] {
-  const { secretHostsMax: most } = REQUEST_LIMITS;
-  check(hosts.length > 0 && hosts.length <= most, name, `1 to ${most} hosts`);
+  check(hosts.length > 0, name, `1 to ${REQUEST_LIMITS.secretHostsMax} hosts`);
   return [...new Set(hosts.map((text) => makeHost(name, text)))];
 }
 

@@ -1,9 +1,9 @@
 /** Validates requests to a host of sandboxes; `makeSpec` validates the rest. */
-import { isAtMost } from '../../base/text/characters.ts';
-import { inRange } from './checks.ts';
 import type { CreateRequest, MemoryAction, SandboxChange, SandboxInfo, TimeoutAction } from './control.ts';
 import { SandboxError } from './errors.ts';
-import { RANGES, REQUEST_LIMITS } from './limits.ts';
+import { REQUEST_LIMITS } from './limits.ts';
+import { parse } from './schema/parse.ts';
+import { lifetimeFields } from './schema/request.ts';
 
 /** The part of a request that outlives the individual VMs of the sandbox. */
 export interface LifetimePolicy {
@@ -41,25 +41,8 @@ export interface Provenance {
 
 /** @param canGrow the sandbox has a memory maximum. @throws SandboxError `spec_invalid` */
 export function checkRequest(request: CreateRequest | SandboxChange, canGrow = false): void {
-  duration('timeoutMs', request.timeoutMs);
-  duration('idleTimeoutMs', request.idleTimeoutMs);
-  if ('queueTimeoutMs' in request) duration('queueTimeoutMs', request.queueTimeoutMs);
-  checkMemoryAction(request.onMemoryPressure, canGrow);
-  checkMetadata(request.metadata ?? {});
-}
-
-function checkMetadata(metadata: Readonly<Record<string, string>>): void {
-  const { metadataPairsMax, metadataKeyCharactersMax, metadataValueCharactersMax } = REQUEST_LIMITS;
-  const pairs = Object.entries(metadata);
-  if (pairs.length > metadataPairsMax) throw invalid('metadata', `at most ${metadataPairsMax} pairs`);
-  for (const [key, value] of pairs) {
-    if (key.length < 1 || !isAtMost(key, metadataKeyCharactersMax)) {
-      throw invalid('metadata', `a key has 1 to ${metadataKeyCharactersMax} characters`);
-    }
-    if (!isAtMost(value, metadataValueCharactersMax)) {
-      throw invalid('metadata', `a value has at most ${metadataValueCharactersMax} characters`);
-    }
-  }
+  const { onMemoryPressure } = parse(lifetimeFields, request);
+  checkMemoryAction(onMemoryPressure, canGrow);
 }
 
 export function lifetimePolicyOf(request: CreateRequest): LifetimePolicy {
@@ -92,12 +75,4 @@ export function checkMemoryAction(action: string | undefined, canGrow = false): 
     'spec_invalid',
     'sandbox option onMemoryPressure: use warn, grow, pause, snapshot or an http(s) URL without a password',
   );
-}
-
-function duration(field: 'timeoutMs' | 'idleTimeoutMs' | 'queueTimeoutMs', value: number | null | undefined): void {
-  if (value !== undefined && value !== null) inRange(field, value, RANGES[field]);
-}
-
-function invalid(field: string, why: string): SandboxError {
-  return new SandboxError('spec_invalid', `sandbox option ${field}: ${why}`);
 }

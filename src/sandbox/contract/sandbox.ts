@@ -8,7 +8,10 @@ import type { ModelPolicy } from './model-policy.ts';
 import type { EgressText, NetworkLimits } from './network-spec.ts';
 import type { PackageInfo } from './packages.ts';
 import type { StartTimings } from './parts.ts';
+import type { MemoryAction, TimeoutAction } from './schema/request.ts';
 import type { SecretInfo } from './secrets.ts';
+
+export type { MemoryAction, TimeoutAction } from './schema/request.ts';
 
 /**
  * `memory`: the CPUs stop. `disk`: the VM ends once its memory and disk are saved; open connections end.
@@ -16,11 +19,8 @@ import type { SecretInfo } from './secrets.ts';
  */
 export type PauseTarget = 'memory' | 'disk' | 'disk-only';
 
-/** Why a sandbox was paused that nobody asked to pause. */
+/** Why a sandbox was paused without a request. */
 export type PauseReason = 'timeout' | 'idle' | 'host-memory';
-
-/** `pause`: to disk. */
-export type TimeoutAction = 'kill' | 'pause' | 'pause-disk-only';
 
 export type SandboxStatus =
   | 'starting'
@@ -31,9 +31,6 @@ export type SandboxStatus =
   | 'resuming'
   | 'ending'
   | 'ended';
-
-/** The action when a sandbox is close to OOM (`memory/policy.ts`). A URL receives the event. */
-export type MemoryAction = 'warn' | 'grow' | 'pause' | 'snapshot' | `http://${string}` | `https://${string}`;
 
 export interface SandboxInfo {
   /** `[a-z0-9]{20}`. */

@@ -12,29 +12,10 @@ import {
 import { newPlaceholder, SecretValue } from '../../base/request/secret-value.ts';
 import { SandboxError } from './errors.ts';
 import { RANGES, REQUEST_LIMITS } from './limits.ts';
+import { type SecretOptions, secrets as secretsSchema } from './schema/network.ts';
+import { parse } from './schema/parse.ts';
 
-export interface SecretOptions {
-  /** Name of the guest's environment variable that holds the placeholder. */
-  readonly name: string;
-  /** Host names, reached by HTTPS on port 443. */
-  readonly hosts: readonly string[];
-  /**
-   * Where requests may contain the value: one header field or query parameter. Omitted or empty: the usual credential
-   * fields, such as `Authorization` and `X-Api-Key`.
-   */
-  readonly places?: readonly SecretPlace[] | undefined;
-  /** 16 to 4096 visible ASCII characters. */
-  readonly value: string;
-}
-
-/** A header field that the gateway sets in each HTTPS request to its hosts, overwriting the guest's. */
-export interface RequestHeaderOptions {
-  readonly name: string;
-  /** Host names, or `*.name` for all names below it, at port 443. Being listed here does not allow a host. */
-  readonly hosts: readonly string[];
-  /** Printable ASCII. */
-  readonly value: string;
-}
+export type { RequestHeaderOptions, SecretOptions } from './schema/network.ts';
 
 export interface SandboxSecret {
   readonly name: string;
@@ -70,11 +51,10 @@ const ADDRESS = /\.(?:\d+|0x[0-9a-f]*)$/;
  * @throws SandboxError `spec_invalid`; the message never contains a value
  */
 export function makeSecrets(
-  options: readonly SecretOptions[],
+  given: readonly SecretOptions[],
   before: readonly SandboxSecret[] = [],
 ): readonly SandboxSecret[] {
-  const { secretsMax } = REQUEST_LIMITS;
-  check(options.length <= secretsMax, 'secrets', `at most ${secretsMax}`);
+  const options = parse(secretsSchema, given, 'secrets');
   const names = new Set(options.map(({ name }) => name));
   check(names.size === options.length, 'secrets', 'two have the same name');
   return options.map(({ name, hosts, places = [], value }) => {
@@ -138,8 +118,7 @@ export function placeholdersOf(secrets: readonly SandboxSecret[]): Readonly<Reco
 }
 
 function makeHosts(name: string, hosts: readonly string[]): readonly string[] {
-  const { secretHostsMax: hostsMax } = REQUEST_LIMITS;
-  check(hosts.length > 0 && hosts.length <= hostsMax, name, `1 to ${hostsMax} hosts`);
+  check(hosts.length > 0, name, `1 to ${REQUEST_LIMITS.secretHostsMax} hosts`);
   return [...new Set(hosts.map((host) => makeHost(name, host)))];
 }
 
@@ -158,8 +137,6 @@ export function isSecretHost(host: string): boolean {
 }
 
 function makePlaces(name: string, places: readonly SecretPlace[]): readonly SecretPlace[] {
-  const { secretPlacesMax: placesMax } = REQUEST_LIMITS;
-  check(places.length <= placesMax, name, `at most ${placesMax} places`);
   for (const place of places) {
     const why = `"${shown(placeText(place))}" is no place for a secret: use header=FIELD, but no field that frames, routes or reshapes the request, or query=PARAMETER, with at most ${PLACE_NAME_CHARACTERS_MAX} characters`;
     check(isPlace(place), name, why);

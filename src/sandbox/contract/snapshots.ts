@@ -35,4 +35,6 @@ export interface SnapshotInfo {
   readonly diskOnly: boolean;
   /** False: it needs another kernel, image, VMM or processor, and can't start here. */
   readonly current: boolean;
+  /** Version and commit of the NeuroVisor that made it, such as `0.2.0 (7b82c4f4)`; `null` before 0.2.0. */
+  readonly madeBy: string | null;
 }

@@ -55,31 +55,31 @@ describe('makeSpec', () => {
     ['a time of zero', { timeoutMs: 0 }, 'timeoutMs'],
     ['a variable name with a space', { env: { 'a b': '1' } }, 'env'],
     ['a value with NUL', { env: { A: 'x\0y' } }, 'env'],
-    ['an environment that is too large', { env: { A: 'x'.repeat(40_000) } }, 'env'],
-    ['a module name that is code', { warm: ['os;import sys'] }, 'warm'],
-    ['a model name with a newline', { models: { defaultModel: 'a\nb' } }, 'models'],
-    ['a priority that is none', { models: { priority: 'first' as never } }, 'models'],
+    ['an environment that is too large', { env: { A: 'x'.repeat(40_000) } }, 'env.A'],
+    ['a module name that is code', { warm: ['os;import sys'] }, 'warm.0'],
+    ['a model name with a newline', { models: { defaultModel: 'a\nb' } }, 'models.defaultModel'],
+    ['a priority that is none', { models: { priority: 'first' as never } }, 'models.priority'],
     ['a budget of nothing', { models: { budget: { requests: 0 } } }, 'models.budget.requests'],
     ['a window without a limit', { models: { budget: { windowMs: 1000 } } }, 'models.budget'],
-    ['a field with a space', { models: { allowFields: ['a b'] } }, 'models'],
-    ['an empty part of a field', { models: { allowFields: ['messages.'] } }, 'models'],
-    ['a long field', { models: { allowFields: ['x'.repeat(201)] } }, 'models'],
-    ['65 fields', { models: { allowFields: Array.from({ length: 65 }, (_, n) => `f${n}`) } }, 'models'],
+    ['a field with a space', { models: { allowFields: ['a b'] } }, 'models.allowFields.0'],
+    ['an empty part of a field', { models: { allowFields: ['messages.'] } }, 'models.allowFields.0'],
+    ['a long field', { models: { allowFields: ['x'.repeat(201)] } }, 'models.allowFields.0'],
+    ['65 fields', { models: { allowFields: Array.from({ length: 65 }, (_, n) => `f${n}`) } }, 'models.allowFields'],
     ['no connections', withLimits({ connectionsMax: 0 }), 'network.limits.connectionsMax'],
     ['half a byte', withLimits({ bytesMax: 0.5 }), 'network.limits.bytesMax'],
     ['a crawl', withLimits({ uploadBytesPerSecond: 1 }), 'network.limits.uploadBytesPerSecond'],
-    ['a channel that stands', { channelLimits: { connections: SLOW } }, 'channelLimits.connections'],
+    ['a channel that stands', { channelLimits: { connections: SLOW } }, 'channelLimits.connections.size'],
     [
       'a channel that crawls',
       { channelLimits: { hostToGuestBytes: { size: 16_384, refillPerSecond: 16_383 } } },
-      'channelLimits.hostToGuestBytes',
+      'channelLimits.hostToGuestBytes.refillPerSecond',
     ],
     [
       'a burst that is not a number',
       { channelLimits: { connections: { size: 1, refillPerSecond: 1, oneTimeBurst: Number.NaN } } },
-      'channelLimits.connections',
+      'channelLimits.connections.oneTimeBurst',
     ],
-    ['an empty alias', { models: { aliases: { '': 'b' } } }, 'models'],
+    ['an empty alias', { models: { aliases: { '': 'b' } } }, 'models.aliases'],
   ];
   it('channelLimits: the minimum still serves the host’s own operations, fractions included', () => {
     const connections = { size: 1, refillPerSecond: 1.5, oneTimeBurst: 0.5 };
@@ -90,7 +90,7 @@ describe('makeSpec', () => {
 
   it('cpus: exceeding the product’s limit and exceeding this host are two errors', () => {
     expect(() => makeSpec({ cpus: 16 }, 2)).toThrow('16 is more than the 2 of this host');
-    expect(() => makeSpec({ cpus: 64 }, 2)).toThrow('64 is not a whole number from 1 to 32');
+    expect(() => makeSpec({ cpus: 64 }, 2)).toThrow('expected a whole number from 1 to 32, not 64');
   });
 
   it.each(bad)('refuses %s and names the field', (_what, options, field) => {

@@ -4,23 +4,17 @@ import type { DiskLimits } from '../../base/request/disk-limits.ts';
 import type { PackagePolicy } from '../../base/request/package-policy.ts';
 import type { CertificateAuthority } from '../../egress/net/secret/authority.ts';
 import type { ChannelLimits } from '../../machine/vmm/driver.ts';
-import { check, inRange, inRanges } from './checks.ts';
+import { check, inRange } from './checks.ts';
 import { imageInfo, type SandboxEnvironment } from './environment.ts';
 import { SandboxError } from './errors.ts';
-import { RANGES, type Range, REQUEST_LIMITS } from './limits.ts';
+import { RANGES, REQUEST_LIMITS } from './limits.ts';
 import { type ModelAccount, type ModelPolicy, makeModelPolicy, modelAccountOf } from './model-policy.ts';
-import { type NetworkOptions, type NetworkSpec, networkSpec, type ParseEgress } from './network-spec.ts';
-import { type PackageOptions, packageInfo, packagePolicy } from './packages.ts';
+import { type NetworkSpec, networkSpec, type ParseEgress } from './network-spec.ts';
+import { packageInfo, packagePolicy } from './packages.ts';
 import { makeRequestHeaders } from './request-headers.ts';
-import {
-  makeSecrets,
-  placeholdersOf,
-  type RequestHeaderOptions,
-  type SandboxSecret,
-  type SecretOptions,
-  secretInfo,
-  withValues,
-} from './secrets.ts';
+import { parse } from './schema/parse.ts';
+import { type CreateRequest, channelLimits, diskLimits, type StartCommand, specFields } from './schema/request.ts';
+import { makeSecrets, placeholdersOf, type SandboxSecret, secretInfo, withValues } from './secrets.ts';
 
 export interface SandboxSpec {
   readonly id: SandboxId;
@@ -58,35 +52,20 @@ export interface SandboxSpec {
   readonly hostname: string;
 }
 
-/** Fields that a request has in another form, or not at all. */
-type Derived =
-  | 'id'
-  | 'hostname'
-  | 'environment'
-  | 'models'
-  | 'modelAccount'
-  | 'packages'
-  | 'network'
-  | 'secrets'
-  | 'authority';
-
-export type SandboxOptions = {
-  readonly [K in Exclude<keyof SandboxSpec, Derived>]?: SandboxSpec[K] | undefined;
-} & {
-  readonly models?: Partial<ModelPolicy> | undefined;
-  /** Default: null. */
-  readonly packages?: PackageOptions | null | undefined;
-  /** Default: null. */
-  readonly network?: NetworkOptions | null | undefined;
-  /** With secrets, `network` defaults to an allowlist of only their hosts. */
-  readonly secrets?: readonly SecretOptions[] | undefined;
-  /** Header fields that the gateway sets. They allow no host. */
-  readonly requestHeaders?: readonly RequestHeaderOptions[] | undefined;
-  /** Python packages to install, as lines of a requirements file. The template with them is built once, and kept. */
-  readonly requirements?: readonly string[] | undefined;
-  /** A container image to run in, as `image pull` takes it; pulled if it is not here. Default: the built-in system. */
-  readonly image?: string | undefined;
-};
+/** A request without what only a host of many sandboxes needs: where the sandbox starts from, and its lifetime. */
+export type SandboxOptions = Omit<
+  CreateRequest,
+  | 'snapshot'
+  | 'template'
+  | 'boot'
+  | 'queueTimeoutMs'
+  | 'metadata'
+  | 'annotations'
+  | 'onTimeout'
+  | 'idleTimeoutMs'
+  | 'autoResume'
+  | 'onMemoryPressure'
+>;
 
 /** Options whose image is resolved. */
 export type ResolvedOptions = SandboxOptions & Pick<SandboxSpec, 'environment'>;
@@ -106,26 +85,10 @@ export type TemplateSpec = Pick<
   readonly start?: StartCommand;
 };
 
-/** A program that a template's guest starts before it is saved. */
-export interface StartCommand {
-  /** For the guest's `sh`, as its default user, in that user's home or the image's working directory. */
-  readonly command: string;
-  /** The same, again and again; exit status 0: the program is ready. */
-  readonly ready: string;
-  /** From the start until ready. */
-  readonly readyTimeoutMs: number;
-}
-
-/** A template as it is requested. */
-export type TemplateRequest = {
-  readonly [K in Exclude<keyof TemplateSpec, 'environment' | 'start'>]?: TemplateSpec[K] | undefined;
-} & Pick<SandboxOptions, 'image'>;
-
 /** The "medium" size: enough for LangChain and NumPy with some data. */
 export const DEFAULTS = { cpus: 1, memoryMib: 512, diskMib: 2048 } as const;
 
 export const ENV_NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
-const MODULE_NAME = /^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$/;
 
 /**
  * @param parseEgress absent: this host has no network for sandboxes
@@ -137,71 +100,36 @@ export function makeSpec(
   parseEgress: ParseEgress = withoutNetwork,
 ): SandboxSpec {
   const id = newSandboxId();
-  const env = options.env ?? {};
   const secrets = [...makeSecrets(options.secrets ?? []), ...makeRequestHeaders(options.requestHeaders ?? [])];
   const { environment } = options;
+  const plain = parse(specFields, options);
+  const { cpus = DEFAULTS.cpus, memoryMib = DEFAULTS.memoryMib, memoryMaxMib, diskMib = DEFAULTS.diskMib } = plain;
+  const { env = {}, timeoutMs = null, warm = [], console = 'log' } = plain;
   checkEnv({ ...environment?.env, ...env }, secrets);
-  const warm = options.warm ?? [];
-  check(warm.length <= REQUEST_LIMITS.warmModulesMax, 'warm', `at most ${REQUEST_LIMITS.warmModulesMax} modules`);
-  for (const name of warm) check(MODULE_NAME.test(name), 'warm', `"${name}" is not a module name`);
-  const models = makeModelPolicy(options.models ?? {});
-  const memoryMib = inRange('memoryMib', options.memoryMib ?? DEFAULTS.memoryMib, RANGES.memoryMib);
-  const { timeoutMs = null, memoryMaxMib } = options;
-  if (timeoutMs !== null) inRange('timeoutMs', timeoutMs, RANGES.timeoutMs);
+  check(cpus <= hostCpus, 'cpus', `${cpus} is more than the ${hostCpus} of this host`);
   return {
     id,
     hostname: `nv-${id.slice(0, 8)}`,
-    cpus: cpusOf(options.cpus ?? DEFAULTS.cpus, hostCpus),
+    cpus,
     memoryMib,
     ...(memoryMaxMib === undefined ? {} : { memoryMaxMib: inMaxRange(memoryMaxMib, memoryMib) }),
-    diskMib: inRange('diskMib', options.diskMib ?? DEFAULTS.diskMib, RANGES.diskMib),
+    diskMib,
     ...(environment === undefined ? {} : { environment }),
     env,
     timeoutMs,
     warm,
-    channelLimits: checkChannelLimits(options.channelLimits ?? {}),
-    diskLimits: checkDiskLimits(options.diskLimits ?? {}),
-    models,
+    channelLimits: parse(channelLimits, options.channelLimits ?? {}, 'channelLimits'),
+    diskLimits: parse(diskLimits, options.diskLimits ?? {}, 'diskLimits'),
+    models: makeModelPolicy(options.models ?? {}),
     packages: packagePolicy(options.packages ?? null),
     network: networkWith(secrets, networkSpec(options.network ?? null, parseEgress)),
     secrets,
-    console: options.console ?? 'log',
+    console,
   };
 }
 
 function withoutNetwork(): never {
   throw new SandboxError('network_unavailable', 'this host has no network for sandboxes');
-}
-
-const DISK_RANGES = {
-  bytesPerSecond: RANGES.diskBytesPerSecond,
-  opsPerSecond: RANGES.diskOpsPerSecond,
-} satisfies Record<keyof DiskLimits, Range>;
-
-/** @throws SandboxError `spec_invalid` */
-export function checkDiskLimits(limits: DiskLimits): DiskLimits {
-  return inRanges('diskLimits', limits, DISK_RANGES);
-}
-
-const CHANNEL_RANGES = {
-  guestToHostBytes: RANGES.channelBytes,
-  hostToGuestBytes: RANGES.channelBytes,
-  connections: RANGES.channelConnections,
-} satisfies Record<keyof ChannelLimits, Range>;
-
-/** Too low, a limit also stops the host's own operations. @throws SandboxError `spec_invalid` */
-export function checkChannelLimits(limits: ChannelLimits): ChannelLimits {
-  for (const [name, { min, max }] of Object.entries(CHANNEL_RANGES)) {
-    const bucket = limits[name as keyof ChannelLimits];
-    if (bucket === undefined) continue;
-    const { size, refillPerSecond, oneTimeBurst = 0 } = bucket;
-    const isFine =
-      [size, refillPerSecond].every((value) => value >= min && value <= max) &&
-      oneTimeBurst >= 0 &&
-      oneTimeBurst <= max;
-    check(isFine, `channelLimits.${name}`, `size and refillPerSecond are ${min} to ${max}`);
-  }
-  return limits;
 }
 
 /** Secrets need a network: by default one that allows only their hosts. */
@@ -284,12 +212,6 @@ function checkEnv(env: Readonly<Record<string, string>>, secrets: readonly Sandb
     bytes += Buffer.byteLength(name) + Buffer.byteLength(value) + 2;
   }
   check(bytes <= REQUEST_LIMITS.envBytesMax, 'env', `at most ${REQUEST_LIMITS.envBytesMax} bytes in all`);
-}
-
-function cpusOf(cpus: number, hostCpus: number): number {
-  inRange('cpus', cpus, RANGES.cpus);
-  check(cpus <= hostCpus, 'cpus', `${cpus} is more than the ${hostCpus} of this host`);
-  return cpus;
 }
 
 function inMaxRange(memoryMaxMib: number, memoryMib: number): number {

@@ -4,8 +4,8 @@
  *     parent   settle ─► unplug ─► stop, copy ─┬─► continue ─► plug ─► hello ─┬─► as before
  *     forks                                    └─► start ─────────────────────┴─► sandboxes
  *
- * If the parent fails to return, the forks end with it, and the request has that failure. A fork that fails is one result
- * of several.
+ * If the parent fails to return, the forks end with it, and the request has that failure. A fork that fails is one
+ * result of several.
  */
 import type { ForkResult } from '../contract/control.ts';
 import type { StartSource } from '../contract/parts.ts';

@@ -3,11 +3,14 @@ import { ignore } from '../../base/ignore.ts';
 import type { PackagePolicy } from '../../base/request/package-policy.ts';
 import type { SandboxChange } from '../contract/control.ts';
 import { SandboxError } from '../contract/errors.ts';
-import { checkBudget, type ModelPolicy } from '../contract/model-policy.ts';
+import type { ModelPolicy } from '../contract/model-policy.ts';
 import { type NetworkSpec, networkSpec, type ParseEgress } from '../contract/network-spec.ts';
 import { packagePolicy } from '../contract/packages.ts';
 import { checkRequest, type LifetimeChange } from '../contract/request.ts';
-import { checkChannelLimits, checkDiskLimits, type SandboxSpec, type SecretChange } from '../contract/spec.ts';
+import { requestedBudget } from '../contract/schema/models.ts';
+import { parse } from '../contract/schema/parse.ts';
+import { channelLimits as channelLimitsSchema, diskLimits as diskLimitsSchema } from '../contract/schema/request.ts';
+import type { SandboxSpec, SecretChange } from '../contract/spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import type { VmLimits } from '../vm/vm-limits.ts';
 
@@ -30,13 +33,13 @@ export function checkChange(change: SandboxChange, spec: SandboxSpec, parseEgres
   checkRequest(change, spec.memoryMaxMib !== undefined);
   const { channelLimits, diskLimits, network, secrets, requestHeaders, memoryMib, packages, models, ...lifetime } =
     change;
-  const budget = models && checkBudget(models.budget);
+  const budget = models && parse(requestedBudget, models.budget, 'models.budget');
   return {
     secrets,
     requestHeaders,
     limits: {
-      ...(channelLimits && { channelLimits: checkChannelLimits(channelLimits) }),
-      ...(diskLimits && { diskLimits: checkDiskLimits(diskLimits) }),
+      ...(channelLimits && { channelLimits: parse(channelLimitsSchema, channelLimits, 'channelLimits') }),
+      ...(diskLimits && { diskLimits: parse(diskLimitsSchema, diskLimits, 'diskLimits') }),
     },
     network: network === undefined ? undefined : networkSpec(network, parseEgress, spec.network),
     memoryMib,

@@ -339,6 +339,7 @@ export class SnapshotManager {
       bytes,
       current: this.isCurrent(row),
       diskOnly: isDiskOnly(row),
+      madeBy: row.madeBy,
     };
   }
 

@@ -1,4 +1,5 @@
 /** The rows of snapshots in the store: what they say, and the errors about them. */
+import { productName } from '../../base/package-dir.ts';
 import type { MachineSize, VmSnapshot } from '../../machine/vmm/driver.ts';
 import type { SnapshotInfo } from '../contract/control.ts';
 import { environmentDisks } from '../contract/environment.ts';
@@ -37,11 +38,12 @@ export function annotationsOf(row: SnapshotRow): SnapshotInfo['annotations'] {
 }
 
 /** @param machine what this host's VMM would make for it */
-export function foreign(row: Pick<SnapshotRow, 'id' | 'name' | 'machine'>, machine: string): SandboxError {
+export function foreign(row: Pick<SnapshotRow, 'id' | 'name' | 'machine' | 'madeBy'>, machine: string): SandboxError {
   const snapshot = `snapshot ${row.name ?? row.id}`;
   const [its, ours] = [vmmOf(row.machine), vmmOf(machine)];
   if (its === undefined || ours === undefined || its === ours) {
     return new SandboxError('snapshot_foreign', `${snapshot} was made with another kernel, image, VMM or processor`, {
+      ...(row.madeBy === null ? {} : { cause: `NeuroVisor ${row.madeBy} made it, and this is ${productName()}` }),
       remedy: 'start a new sandbox; this snapshot can only be removed here',
     });
   }

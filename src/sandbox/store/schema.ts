@@ -94,6 +94,7 @@ export const MIGRATIONS: readonly Migration[] = [
         digest TEXT NOT NULL
       ) STRICT, WITHOUT ROWID;
     `),
+  (db) => db.exec('ALTER TABLE snapshots ADD COLUMN madeBy TEXT'),
 ];
 
 /** "NVst", which identifies our databases (sqlite.org/fileformat.html, 1.3.18). */

@@ -56,6 +56,8 @@ export interface NewSnapshot {
 }
 
 export interface SnapshotRow extends NewSnapshot {
+  /** Version and commit of the program that made it; `null` in older rows. */
+  readonly madeBy: string | null;
   readonly createdAtMs: number;
   /** Space on disk, without the base. */
   readonly bytes: number;
@@ -76,6 +78,7 @@ export const snapshotSchema = z.object({
   stateSha256: z.string().transform((text) => (text === '' ? null : text)),
   kernelDigest: z.string(),
   rootImageDigest: z.string(),
+  madeBy: z.string().nullable(),
   createdAtMs: z.number().int(),
   bytes: z.number().int(),
   baseBytes: z.number().int(),
@@ -92,8 +95,8 @@ export const filesSchema = z.object({
 });
 
 /**
- * Returns the plain SHA-256 of a file without holes (the state, which the VMM's driver also checks), or `digestSparse`
- * of RAM and disk.
+ * Returns the plain SHA-256 of a file without holes (the state, which the VMM's driver also checks), or
+ * `digestSparse` of RAM and disk.
  */
 export function digestOf(role: SnapshotRole, path: string): Promise<string> {
   return role === 'state' || role === 'difference' ? digestWhole(path) : digestSparse(path);

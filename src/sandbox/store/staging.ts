@@ -10,6 +10,7 @@ import { type FileHandle, open, stat } from 'node:fs/promises';
 import type { DatabaseSync } from 'node:sqlite';
 import { assert } from '../../base/assert.ts';
 import { ignore } from '../../base/ignore.ts';
+import { productName } from '../../base/package-dir.ts';
 import { STAT_BLOCK_BYTES } from '../../base/units.ts';
 import { cloneSparse, digestSparse } from '../../sys/sparse-threads.ts';
 import { asStoreError, StoreError } from './errors.ts';
@@ -151,7 +152,7 @@ async function keep(
   assert(snapshot.base === base?.digest, 'a snapshot names the base that was kept for it');
   await db.read('check the name', (sql) => requireFreeName(sql, snapshot.name));
   const digested = await what.digest();
-  const row = { ...snapshot, ...digested, createdAtMs: Math.floor(clock.wall()) };
+  const row = { ...snapshot, ...digested, madeBy: productName(), createdAtMs: Math.floor(clock.wall()) };
   const { environment } = digested.files;
   const staged = new Map<string, string>();
   for (const role of rolesOf(snapshot)) staged.set(digested.files[role] ?? '', paths[role]);
@@ -259,9 +260,9 @@ function insertSnapshot(sql: DatabaseSync, row: SnapshotRow): void {
   sql
     .prepare(
       `INSERT INTO snapshots (id, name, kind, sandboxId, specJson, machine, stateSha256, kernelDigest,
-                              rootImageDigest, createdAtMs, bytes, baseBytes)
+                              rootImageDigest, madeBy, createdAtMs, bytes, baseBytes)
        VALUES (:id, :name, :kind, :sandboxId, :specJson, :machine, :stateSha256, :kernelDigest,
-               :rootImageDigest, :createdAtMs, :bytes, :baseBytes)`,
+               :rootImageDigest, :madeBy, :createdAtMs, :bytes, :baseBytes)`,
     )
     .run({ ...columns, stateSha256: stateSha256 ?? '' });
   const insertFile = sql.prepare('INSERT INTO snapshotFiles (snapshotId, role, digest) VALUES (?, ?, ?)');

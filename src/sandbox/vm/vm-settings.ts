@@ -43,7 +43,7 @@ export class VmSettings {
     return this.#spec;
   }
 
-  /** What the guest is told of itself. */
+  /** The guest's identity. */
   identity(): GuestIdentity {
     const { trust, settings } = this.#card;
     // The next VM and forks have the same authority.

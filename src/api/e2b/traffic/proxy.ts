@@ -18,7 +18,7 @@ import { equalInConstantTime } from '../../tenants/callers.ts';
 import { keptOf } from '../kept.ts';
 import type { E2bParts } from '../parts.ts';
 import { answerHeaders, countOf, hintLinks, reasonPhrase, requestHeaders, trailers } from './headers.ts';
-import { splice } from './join.ts';
+import { join } from './join.ts';
 import { TRAFFIC_LIMITS } from './limits.ts';
 import { badRequest, notHttp, type ProxyRefusal, refusalOf, sendRefusal } from './refusal.ts';
 import { withTls } from './tls.ts';
@@ -105,7 +105,7 @@ export class PortProxy {
       if (answer.kind === 'upgraded') {
         if (upgrade === null) throw new Error('it switched protocols without being asked');
         response.detachSocket(upgrade.client as Socket);
-        splice({ client: upgrade.client, clientHead: upgrade.head, ...answer });
+        join({ client: upgrade.client, clientHead: upgrade.head, ...answer });
       } else await relay(answer.message, response);
     } catch (error) {
       outgoing?.destroy();

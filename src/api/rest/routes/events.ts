@@ -108,7 +108,7 @@ async function* texts<T>(
   if (last !== undefined) yield last;
 }
 
-async function streamTexts(
+export async function streamTexts(
   response: ServerResponse,
   { clock, log, title }: { clock: Clock; log: Log; title: string },
   read: (signal: AbortSignal) => AsyncIterable<string>,

@@ -1,5 +1,4 @@
 import { noteOutcome } from '../audit.ts';
-import { type ContentsParts, streamWork, workText } from '../long-work.ts';
 import { type App, eventStream, failures } from '../route.ts';
 import {
   imageList,
@@ -9,6 +8,7 @@ import {
   namesQuery,
   removedImages,
 } from '../schema/contents.ts';
+import { type ContentsParts, streamWork, workText } from './long-work.ts';
 
 const tags = ['images'];
 
@@ -25,8 +25,7 @@ export function addImageRoutes(app: App, parts: ContentsParts): void {
       },
     },
     async ({ query: { name } }) => ({
-      images:
-        name === undefined ? [...(await parts.contents().images.list())] : [await parts.contents().images.get(name)],
+      images: name === undefined ? [...(await parts.contents.images.list())] : [await parts.contents.images.get(name)],
     }),
   );
   app.post(
@@ -43,7 +42,7 @@ export function addImageRoutes(app: App, parts: ContentsParts): void {
     },
     async (request, reply) => {
       const { reference, when } = request.body;
-      const { images } = parts.contents();
+      const { images } = parts.contents;
       await streamWork(request, reply, parts, reference, (work) => images.pull(reference, when, work));
     },
   );
@@ -60,7 +59,7 @@ export function addImageRoutes(app: App, parts: ContentsParts): void {
     },
     async (request) => {
       noteOutcome(request, { target: request.query.name.join(' ') });
-      return await parts.contents().images.remove(request.query.name);
+      return await parts.contents.images.remove(request.query.name);
     },
   );
   app.post(
@@ -74,6 +73,6 @@ export function addImageRoutes(app: App, parts: ContentsParts): void {
         response: { 200: removedImages, ...failures },
       },
     },
-    ({ body: { all } }) => parts.contents().images.prune(all),
+    ({ body: { all } }) => parts.contents.images.prune(all),
   );
 }

@@ -1,7 +1,7 @@
 import { noteOutcome } from '../audit.ts';
-import { type ContentsParts, streamWork, workText } from '../long-work.ts';
 import { type App, eventStream, failures } from '../route.ts';
 import { freedBytes, modelList, modelPullRequest, namesQuery } from '../schema/contents.ts';
+import { type ContentsParts, streamWork, workText } from './long-work.ts';
 
 const tags = ['models'];
 
@@ -16,7 +16,7 @@ export function addModelRoutes(app: App, parts: ContentsParts): void {
         response: { 200: modelList, ...failures },
       },
     },
-    async () => ({ models: [...(await parts.contents().models.list())] }),
+    async () => ({ models: [...(await parts.contents.models.list())] }),
   );
   app.post(
     '/models/pull',
@@ -33,7 +33,7 @@ export function addModelRoutes(app: App, parts: ContentsParts): void {
     async (request, reply) => {
       const { source, ...options } = request.body;
       const target = options.name ?? source;
-      const { models } = parts.contents();
+      const { models } = parts.contents;
       await streamWork(request, reply, parts, target, (work) => models.pull(source, options, work));
     },
   );
@@ -51,7 +51,7 @@ export function addModelRoutes(app: App, parts: ContentsParts): void {
     },
     async (request) => {
       noteOutcome(request, { target: request.query.name.join(' ') });
-      return { bytes: await parts.contents().models.remove(request.query.name) };
+      return { bytes: await parts.contents.models.remove(request.query.name) };
     },
   );
 }

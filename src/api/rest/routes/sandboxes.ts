@@ -1,18 +1,12 @@
 /** Sandboxes: create, list, update, pause, resume, fork, snapshot, remove. */
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../../sandbox/contract/control.ts';
 import { SandboxError } from '../../../sandbox/contract/errors.ts';
+import { createRequest, forkRequest, sandboxChange } from '../../../sandbox/contract/schema/request.ts';
 import { IdempotentRequests } from '../idempotency.ts';
 import { type ApiParts, type App, clientGone, failures, onUndelivered } from '../route.ts';
 import { forkList, sandboxInfo, sandboxList, snapshotInfo } from '../schema/answers.ts';
 import { createHeaders, idParams, listQuery, sessionHeaders } from '../schema/params.ts';
-import {
-  createRequest,
-  forkRequest,
-  pauseRequest,
-  resumeRequest,
-  sandboxChange,
-  snapshotRequest,
-} from '../schema/requests.ts';
+import { pauseRequest, resumeRequest, snapshotRequest } from '../schema/requests.ts';
 import { removeAbandoned, type Session, type Sessions } from '../sessions.ts';
 
 const tags = ['sandboxes'];

@@ -1,14 +1,14 @@
+import { templateCreation } from '../../../sandbox/contract/schema/request.ts';
 import { noteOutcome } from '../audit.ts';
-import { type ContentsParts, streamWork, workText } from '../long-work.ts';
 import { type App, eventStream, failures } from '../route.ts';
 import {
   namesQuery,
   removedTemplates,
-  templateCreation,
   templateImportRequest,
   templateList,
   templatePullRequest,
 } from '../schema/contents.ts';
+import { type ContentsParts, streamWork, workText } from './long-work.ts';
 
 const tags = ['templates'];
 
@@ -23,7 +23,7 @@ export function addTemplateRoutes(app: App, parts: ContentsParts): void {
         response: { 200: templateList, ...failures },
       },
     },
-    async () => ({ templates: [...(await parts.contents().templates.list())] }),
+    async () => ({ templates: [...(await parts.contents.templates.list())] }),
   );
   app.post(
     '/templates',
@@ -39,7 +39,7 @@ export function addTemplateRoutes(app: App, parts: ContentsParts): void {
     },
     async (request, reply) => {
       const target = request.body.name ?? null;
-      const { templates } = parts.contents();
+      const { templates } = parts.contents;
       await streamWork(request, reply, parts, target, (work) => templates.create(request.body, work));
     },
   );
@@ -56,7 +56,7 @@ export function addTemplateRoutes(app: App, parts: ContentsParts): void {
     },
     async (request) => {
       noteOutcome(request, { target: request.query.name.join(' ') });
-      return { templates: [...(await parts.contents().templates.remove(request.query.name))] };
+      return { templates: [...(await parts.contents.templates.remove(request.query.name))] };
     },
   );
   addTransferRoutes(app, parts);
@@ -77,7 +77,7 @@ function addTransferRoutes(app: App, parts: ContentsParts): void {
     },
     async (request, reply) => {
       const { reference, name } = request.body;
-      const { templates } = parts.contents();
+      const { templates } = parts.contents;
       await streamWork(request, reply, parts, name ?? reference, (work) => templates.pull(reference, name, work));
     },
   );
@@ -95,7 +95,7 @@ function addTransferRoutes(app: App, parts: ContentsParts): void {
     },
     async (request, reply) => {
       const { dir, name } = request.body;
-      const { templates } = parts.contents();
+      const { templates } = parts.contents;
       await streamWork(request, reply, parts, name ?? null, (work) => templates.import(dir, name, work));
     },
   );

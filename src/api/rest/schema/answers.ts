@@ -12,28 +12,14 @@ import type {
 } from '../../../sandbox/contract/control.ts';
 import type { SandboxLogs } from '../../../sandbox/contract/ending.ts';
 import type { ImageInfo } from '../../../sandbox/contract/environment.ts';
+import { modelPolicy } from '../../../sandbox/contract/schema/models.ts';
+import { networkLimits, networkMode, secretPlace } from '../../../sandbox/contract/schema/network.ts';
+import { packageEcosystem } from '../../../sandbox/contract/schema/packages.ts';
+import { diskLimits, onMemoryPressure, onTimeout } from '../../../sandbox/contract/schema/request.ts';
 import type { TemplateSpec } from '../../../sandbox/contract/spec.ts';
 import type { ErrorBody } from '../errors.ts';
 import { endInfo } from './event-answers.ts';
-import {
-  count,
-  diskLimits,
-  modelPolicy,
-  modelUse,
-  ms,
-  networkLimits,
-  networkMode,
-  onMemoryPressure,
-  onTimeout,
-  packageEcosystem,
-  pausedTo,
-  pauseReason,
-  sandboxId,
-  secretPlace,
-  sharedBudget,
-  status,
-  wallMs,
-} from './fields.ts';
+import { count, modelUse, ms, pausedTo, pauseReason, sandboxId, sharedBudget, status, wallMs } from './fields.ts';
 
 const timings = z
   .object({
@@ -178,6 +164,7 @@ export const snapshotInfo: z.ZodType<SnapshotInfo> = z
     bytes: count.describe('Space on disk.'),
     diskOnly: z.boolean().describe('It has no memory: sandboxes boot from its disk.'),
     current: z.boolean().describe('False: unusable with the host’s current kernel, image, VMM or processor.'),
+    madeBy: z.string().nullable().describe('Version and commit of the NeuroVisor that made it.'),
   })
   .meta({ id: 'Snapshot' });
 export const snapshotList = z.object({ snapshots: z.array(snapshotInfo) }).meta({ id: 'SnapshotList' });

@@ -9,13 +9,11 @@ import type {
   ModelPull,
   PulledModel,
   RemovedImages,
-  TemplateCreation,
 } from '../../../sandbox/contract/contents.ts';
-import { RANGES, REQUEST_LIMITS } from '../../../sandbox/contract/limits.ts';
-import type { StartCommand } from '../../../sandbox/contract/spec.ts';
+import { REQUEST_LIMITS } from '../../../sandbox/contract/limits.ts';
+import { templateName, text } from '../../../sandbox/contract/schema/values.ts';
 import { templateSpec } from './answers.ts';
-import { count, ms, templateName, text, wallMs, whole } from './fields.ts';
-import { size } from './requests.ts';
+import { count, ms, wallMs } from './fields.ts';
 
 const NAMES_MAX = 64;
 const reference = text(REQUEST_LIMITS.imageCharactersMax).min(1);
@@ -138,23 +136,6 @@ const listedTemplate: z.ZodType<ListedTemplate> = z
   })
   .meta({ id: 'Template' });
 export const templateList = z.object({ templates: z.array(listedTemplate) }).meta({ id: 'TemplateList' });
-const startCommand = z
-  .strictObject({
-    command: text(REQUEST_LIMITS.startCharactersMax).min(1).describe('For `sh -c`.'),
-    ready: text(REQUEST_LIMITS.startCharactersMax).min(1).describe('Exit status 0: the program is ready.'),
-    readyTimeoutMs: whole(RANGES.readyTimeoutMs),
-  } satisfies Record<keyof StartCommand, z.ZodType>)
-  .meta({ id: 'StartCommandRequest' });
-export const templateCreation = z
-  .strictObject({
-    ...(Object.fromEntries(Object.entries(size).map(([name, schema]) => [name, schema.optional()])) as {
-      [K in keyof typeof size]: z.ZodOptional<(typeof size)[K]>;
-    }),
-    card: z.boolean().optional().describe('With Firecracker: its guest has a network card. Default false.'),
-    name: templateName.optional(),
-    start: startCommand.optional().describe('The program that runs in every sandbox of the template.'),
-  } satisfies Record<keyof TemplateCreation, z.ZodType>)
-  .meta({ id: 'TemplateCreation' });
 export const importedTemplate: z.ZodType<ImportedTemplate> = z
   .object({ name: z.string(), spec: templateSpec })
   .meta({ id: 'ImportedTemplate' });

@@ -1,8 +1,9 @@
 /** Events of a sandbox, and its end, in answers. */
 import { z } from 'zod';
 import { END_CAUSES, type EndInfo } from '../../../sandbox/contract/ending.ts';
+import { packageEcosystem } from '../../../sandbox/contract/schema/packages.ts';
 import type { SandboxTimedEvent } from '../../../sandbox/plane/recent-events.ts';
-import { count, ms, packageEcosystem, sandboxId, wallMs } from './fields.ts';
+import { count, ms, sandboxId, wallMs } from './fields.ts';
 
 export const victim = z
   .object({ pid: count, name: z.string(), rssBytes: count.describe('Its resident memory.') })

@@ -1,14 +1,20 @@
 /** Paths, queries and headers of requests. */
 import { z } from 'zod';
 import type { Range } from '../../../sandbox/contract/limits.ts';
-import { sandboxId, snapshotReference, status, text, whole } from './fields.ts';
+import { snapshotReference, text, whole } from '../../../sandbox/contract/schema/values.ts';
+import { sandboxId, status } from './fields.ts';
 
 /** Parameters are text: a whole number in decimal digits. */
-const wholeText = (range: Range) =>
+export const wholeText = (range: Range) =>
   z.preprocess(
     (given) => (typeof given === 'string' && /^\d{1,16}$/.test(given) ? Number(given) : given),
     whole(range),
   );
+
+export const flag = z.preprocess(
+  (given) => ({ true: true, false: false })[String(given)] ?? given,
+  z.boolean({ error: 'expected true or false' }),
+);
 
 export const idParams = z.strictObject({ id: sandboxId });
 
@@ -38,13 +44,7 @@ export const listQuery = z.strictObject({
 
 export const eventsQuery = z.strictObject({
   after: wholeText({ min: 0, max: 1e15 }).optional().describe('Only events with a higher sequence number.'),
-  follow: z
-    .preprocess(
-      (given) => ({ true: true, false: false })[String(given)] ?? given,
-      z.boolean({ error: 'expected true or false' }),
-    )
-    .optional()
-    .describe('`false`: only stored events. Default true.'),
+  follow: flag.optional().describe('`false`: only stored events. Default true.'),
 });
 
 export const path = text(4096).min(1).describe("Absolute, or relative to the user's home.");

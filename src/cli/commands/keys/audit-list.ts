@@ -1,14 +1,14 @@
 /** `neurovisor audit ls`, `audit inspect`: what the logs say of requests and calls. */
 import { once } from 'node:events';
-import { type AuditLine, findAudit, readAudit } from '../../../api/tenants/audit-read.ts';
+import type { Administration } from '../../../api/tenants/administration.ts';
+import type { AuditListing } from '../../../api/tenants/audit-listing.ts';
 import type { AuditRecord, ModelUse } from '../../../api/tenants/audit-record.ts';
-import { resolveHome } from '../../../base/home.ts';
 import { dollarsText } from '../../../base/text/dollars.ts';
 import { plain, plainJson, plainLines } from '../../../base/text/plain.ts';
 import type { Cli } from '../../cli.ts';
+import { readAuditLogs } from '../../daemon/administer.ts';
 import { UsageError } from '../../failure.ts';
 import { parseDuration } from '../../flags/options.ts';
-import { usageOf } from './with-usage.ts';
 
 export interface AuditListFlags {
   readonly calls?: boolean;
@@ -25,51 +25,42 @@ const SHOWN_TEXT_MAX = 300;
 
 /** Prints records as they are read, oldest first, and at the end what they add up to. JSON: one record per line. */
 export async function auditList(cli: Cli, flags: AuditListFlags): Promise<number> {
-  const { dir } = resolveHome(cli.config.home);
-  const fits = filterOf(flags);
-  const contents = flags.content === true ? new Contents(dir) : null;
-  const print = async (text: string): Promise<void> => {
+  const listing = listingOf(flags);
+  return await readAuditLogs(cli, (home) => print(cli, home, listing));
+}
+
+async function print(cli: Cli, home: Administration, listing: AuditListing): Promise<number> {
+  const write = async (text: string): Promise<void> => {
     if (!cli.stdout.write(`${text}\n`)) await once(cli.stdout, 'drain', { signal: cli.cancelled });
   };
   const sum = new Sum();
-  const query = { follow: flags.follow === true, signal: cli.cancelled };
-  const kind = flags.calls === true ? 'calls' : 'models';
   try {
-    for await (const { record } of readAudit(dir, { ...query, kind })) {
+    for await (const record of home.audit({ ...listing, signal: cli.cancelled })) {
       if (cli.isOutputClosed || cli.cancelled.aborted) break;
-      if (!fits(record)) continue;
       sum.add(record);
-      const content = (await contents?.of(record)) ?? null;
-      if (cli.json) await print(plainJson(content === null ? record : { ...record, content }));
-      else await print([lineOf(record), ...contentLines(content)].join('\n'));
+      await write(cli.json ? plainJson(record) : [lineOf(record), ...contentLines(record.content)].join('\n'));
     }
   } catch (error) {
     if (cli.cancelled.aborted) return 0;
-    throw usageOf(error);
-  } finally {
-    await contents?.close();
+    throw error;
   }
-  if (!cli.json && !query.follow && !cli.isOutputClosed) await print(sum.text());
+  if (!cli.json && listing.follow !== true && !cli.isOutputClosed) await write(sum.text());
   // Ctrl-C is the normal way to stop.
   return 0;
 }
 
 /** @throws UsageError */
-function filterOf(flags: AuditListFlags): (record: AuditRecord) => boolean {
-  const { sandbox, tenant, model, outcome, since } = flags;
-  if (flags.calls === true && (model ?? outcome ?? flags.content) !== undefined) {
+function listingOf(flags: AuditListFlags): AuditListing {
+  const { sandbox, tenant, model, outcome, since, content, follow } = flags;
+  if (flags.calls === true && (model ?? outcome ?? content) !== undefined) {
     throw new UsageError(
       'control calls have no model, outcome or content',
       'omit --calls, or --model, --outcome and --content',
     );
   }
-  const from = since === undefined ? null : sinceOf(since);
-  return (record) =>
-    (sandbox === undefined || record.target?.startsWith(sandbox) === true) &&
-    (tenant === undefined || record.tenant === tenant) &&
-    (model === undefined || [record.model?.name, record.model?.upstreamModel].includes(model)) &&
-    (outcome === undefined || [record.model?.outcome, record.model?.refusal].includes(outcome)) &&
-    (from === null || Date.parse(record.at) >= from);
+  const sinceMs = since === undefined ? undefined : sinceOf(since);
+  const log = flags.calls === true ? 'calls' : 'models';
+  return { log, target: sandbox, tenant, model, outcome, sinceMs, content, follow };
 }
 
 /** A time ago, or a date. @throws UsageError */
@@ -84,32 +75,6 @@ function sinceOf(text: string): number {
       `--since: invalid time "${text}"`,
       'use a duration or a date, for example 2h or 2026-11-29T08:00Z',
     );
-  }
-}
-
-/** The contents in the order of the records, which is their own. */
-class Contents {
-  readonly #lines: AsyncGenerator<AuditLine>;
-  #current: AuditLine | undefined;
-  #isAtEnd = false;
-
-  constructor(dir: string) {
-    this.#lines = readAudit(dir, { kind: 'content' });
-  }
-
-  async of({ model }: AuditRecord): Promise<AuditRecord['content'] | null> {
-    const seq = model?.content?.seq;
-    if (seq === undefined) return null;
-    while (!this.#isAtEnd && (this.#current?.record.seq ?? 0) < seq) {
-      const next = await this.#lines.next();
-      if (next.done === true) this.#isAtEnd = true;
-      else this.#current = next.value;
-    }
-    return this.#current?.record.seq === seq ? (this.#current.record.content ?? null) : null;
-  }
-
-  async close(): Promise<void> {
-    await this.#lines.return(undefined);
   }
 }
 
@@ -179,8 +144,8 @@ function placeOf({ upstream, cached, replayed }: ModelUse): string {
 }
 
 /** The newest message and the answer, each in a line. */
-function contentLines(content: AuditRecord['content'] | null): readonly string[] {
-  if (content == null) return [];
+function contentLines(content: AuditRecord['content']): readonly string[] {
+  if (content === undefined) return [];
   const body = memberOf(content['request'], 'body');
   const asked = ['messages', 'input', 'prompt'].map((name) => memberOf(body, name));
   const conversation = asked.find((value) => value !== undefined);
@@ -208,36 +173,16 @@ function memberOf(value: unknown, name: string): unknown {
 
 /** Prints all that the logs have of one request. */
 export async function auditShow(cli: Cli, seq: number): Promise<number> {
-  const { dir } = resolveHome(cli.config.home);
-  const found = await findAudit(dir, 'models', seq).catch((error: unknown) => {
-    throw usageOf(error);
-  });
-  if (found === null) {
-    throw new UsageError(`there is no record ${seq}`, '`neurovisor audit ls` shows their numbers');
-  }
-  const { record } = found;
-  const named = record.model?.content;
-  const kept = named === undefined ? null : await contentOf(dir, named.seq);
-  // Another content than the record names was put there.
-  const isChanged = kept !== null && kept.hash !== named?.sha256;
-  const content = kept?.record.content ?? null;
-  if (cli.json) cli.printJson({ record, content, isChanged });
+  const found = await readAuditLogs(cli, (home) => home.auditedRequest(seq));
+  const { record, content, isChanged } = found;
+  if (cli.json) cli.printJson(found);
   else {
-    const missing = 'it is no longer kept';
-    const note = named === undefined ? [] : kept === null ? [missing] : [];
+    const isKept = record.model?.content !== undefined;
+    const note = isKept ? ['it is no longer kept'] : [];
     const text = content === null ? note : [plainLines(plainJson(content, 2))];
     cli.stdout.write(`${[plainJson(record, 2), ...text].join('\n')}\n`);
   }
   if (!isChanged) return 0;
   cli.stderr.write('neurovisor: the content was changed: it does not match the record\n');
   return 1;
-}
-
-async function contentOf(dir: string, seq: number): ReturnType<typeof findAudit> {
-  try {
-    return await findAudit(dir, 'content', seq);
-  } catch (error) {
-    if (usageOf(error) instanceof UsageError) return null;
-    throw error;
-  }
 }

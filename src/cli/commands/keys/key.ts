@@ -1,26 +1,24 @@
-/** `neurovisor key`: API keys of tenants, in the files of this home. */
-
-import { type KeyInfo, KeyStore } from '../../../api/tenants/keys.ts';
+/** `neurovisor key`: API keys of tenants. */
+import type { KeyInfo } from '../../../api/tenants/keys.ts';
 import { systemClock } from '../../../base/clock.ts';
-import { resolveHome } from '../../../base/home.ts';
 import { plain } from '../../../base/text/plain.ts';
 import type { Cli } from '../../cli.ts';
+import { administer } from '../../daemon/administer.ts';
 import { coarse, table } from '../../output/table.ts';
 import { forEach } from '../many.ts';
-import { withUsage } from './with-usage.ts';
 
 export async function keyCreate(cli: Cli, flags: { readonly tenant: string; readonly name?: string }): Promise<number> {
-  const { info, key } = withUsage(() => store(cli).create(flags.tenant, flags.name ?? null));
-  if (cli.json) cli.printJson({ ...info, key });
+  const created = await administer(cli, (home) => home.createKey(flags.tenant, flags.name ?? null));
+  if (cli.json) cli.printJson(created);
   else {
-    cli.stderr.write(`${plain(`key ${info.id} of tenant ${info.tenant}; it is not shown again`)}\n`);
-    cli.stdout.write(`${key}\n`);
+    cli.stderr.write(`${plain(`key ${created.id} of tenant ${created.tenant}; it is not shown again`)}\n`);
+    cli.stdout.write(`${created.key}\n`);
   }
   return 0;
 }
 
 export async function keyList(cli: Cli): Promise<number> {
-  const list = store(cli).list();
+  const list = await administer(cli, (home) => home.keys());
   if (cli.json) cli.printJson(list);
   else cli.stdout.write(`${keyTable(list, systemClock.wall())}\n`);
   return 0;
@@ -39,8 +37,5 @@ export function keyTable(list: readonly KeyInfo[], now: number): string {
 }
 
 export async function keyRevoke(cli: Cli, ids: readonly string[]): Promise<number> {
-  const keys = store(cli);
-  return await forEach(cli, ids, async (id) => keys.revoke(id));
+  return await administer(cli, (home) => forEach(cli, ids, (id) => home.revokeKey(id)));
 }
-
-const store = (cli: Cli): KeyStore => new KeyStore(resolveHome(cli.config.home).dir, systemClock);

@@ -1,20 +1,17 @@
-/** `neurovisor tenant`: the quotas of tenants, in the files of this home. */
-
-import { KeyStore } from '../../../api/tenants/keys.ts';
-import { type Quotas, type TenantChange, type TenantInfo, TenantStore, unset } from '../../../api/tenants/settings.ts';
+/** `neurovisor tenant`: the quotas of tenants. */
+import { type Quotas, type TenantChange, type TenantInfo, unset } from '../../../api/tenants/settings.ts';
 import { usageOf } from '../../../api/tenants/usage.ts';
 import { systemClock } from '../../../base/clock.ts';
-import { resolveHome } from '../../../base/home.ts';
 import { type BudgetUse, budgetStates, type WindowedBudget } from '../../../base/request/model-limits.ts';
 import { MIB } from '../../../base/units.ts';
 import type { Cli } from '../../cli.ts';
+import { administer } from '../../daemon/administer.ts';
 import { UsageError } from '../../failure.ts';
 import { budgetWords, parseSharedBudget } from '../../flags/model-budget.ts';
 import { parseMemory } from '../../flags/options.ts';
 import { withOption } from '../../flags/ranges.ts';
-import { openDaemonIfRunning } from '../../library/daemon.ts';
+import type { Daemon } from '../../library/daemon.ts';
 import { bytes, table } from '../../output/table.ts';
-import { withUsage } from './with-usage.ts';
 
 export interface QuotaFlags {
   readonly sandboxes?: string;
@@ -30,10 +27,10 @@ type Use = { readonly [K in keyof Quotas]?: number } & {
   readonly modelBudget: BudgetUse | null;
 };
 
+/** Those with a key or with settings. */
 export async function tenantList(cli: Cli): Promise<number> {
-  const { dir } = resolveHome(cli.config.home);
-  const keys = new KeyStore(dir, systemClock).list();
-  const known = new Map(new TenantStore(dir).list().map((one) => [one.name, one]));
+  const [keys, tenants] = await administer(cli, async (home) => [await home.keys(), await home.tenants()] as const);
+  const known = new Map(tenants.map((one) => [one.name, one]));
   const names = [...new Set([...known.keys(), ...keys.map(({ tenant }) => tenant)])].sort();
   const list = names.map((name) => ({
     ...(known.get(name) ?? unset(name)),
@@ -56,8 +53,10 @@ export function tenantTable(list: readonly (TenantInfo & { readonly keys: number
 }
 
 export async function tenantShow(cli: Cli, name: string): Promise<number> {
-  const info = withUsage(() => new TenantStore(resolveHome(cli.config.home).dir).get(name));
-  const use = await useOf(cli, name);
+  const { info, use } = await administer(cli, async (home, daemon) => ({
+    info: await home.tenant(name),
+    use: daemon === null ? null : await useOf(daemon, name),
+  }));
   if (cli.json) cli.printJson({ ...info, use });
   else cli.stdout.write(`${quotaTable(info, use)}\n`);
   return 0;
@@ -68,8 +67,7 @@ export async function tenantSet(cli: Cli, name: string, flags: QuotaFlags): Prom
   if (Object.keys(change).length === 0) {
     throw new UsageError('no quota is named', 'see neurovisor tenant set --help');
   }
-  const store = new TenantStore(resolveHome(cli.config.home).dir);
-  const info = withUsage(() => store.set(name, change));
+  const info = await administer(cli, (home) => home.setTenant(name, change));
   if (cli.json) cli.printJson(info);
   else cli.stdout.write(`${quotaTable(info, null)}\n`);
   return 0;
@@ -135,11 +133,7 @@ const ROWS: readonly {
 const shown = (limit: number | null, text: (value: number) => string): string =>
   limit === null ? 'none' : text(limit);
 
-/** Null: no daemon of this home runs. */
-async function useOf(cli: Cli, name: string): Promise<Use | null> {
-  const daemon = await openDaemonIfRunning(cli.config);
-  if (daemon === null) return null;
-  await using control = daemon;
+async function useOf(control: Daemon, name: string): Promise<Use> {
   const { modelBudgets } = await control.host();
   const budget = modelBudgets.find(({ tenant }) => tenant === name);
   const usage = usageOf(name, await control.list(), await control.snapshots());

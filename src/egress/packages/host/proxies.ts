@@ -2,8 +2,10 @@
  * Reads the proxies of the host: HTTP_PROXY, HTTPS_PROXY and NO_PROXY, for some clients ALL_PROXY, or a client's own
  * setting. Pure.
  */
+
+import type { Proxies } from '../../outgoing/proxy.ts';
 import { PackageError } from '../errors.ts';
-import type { Index, Proxies } from '../upstream/index-set.ts';
+import type { Index } from '../upstream/index-set.ts';
 import type { HostFiles } from './host-files.ts';
 
 /** Other clients ignore ALL_PROXY, which often is a SOCKS proxy. */

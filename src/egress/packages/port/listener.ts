@@ -1,9 +1,9 @@
-/** The HTTP server of one port (io). Node's parser runs in strict mode; accepted requests are checked again. */
-import { chmod } from 'node:fs/promises';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+/** The HTTP server of one port (io). Requests that Node's strict parser accepts are checked again. */
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { dropInput } from '../../../base/drop-input.ts';
 import { errorCode } from '../../../base/errors.ts';
+import { closeServer, guestServer, isAnswerable, listenPrivately } from '../../../base/http/guest-server.ts';
 import { MIB } from '../../../base/units.ts';
 import { PackageError } from '../errors.ts';
 import { PORT_LIMITS } from '../limits.ts';
@@ -21,39 +21,19 @@ export class Listener {
 
   constructor(context: ExchangeContext) {
     this.#context = context;
-    const limits = PORT_LIMITS;
-    this.#server = createServer(
-      {
-        maxHeaderSize: limits.requestHeaderBytesMax,
-        headersTimeout: limits.headersTimeoutMs,
-        requestTimeout: limits.headersTimeoutMs,
-        keepAliveTimeout: limits.idleConnectionTimeoutMs,
-        connectionsCheckingInterval: 1_000,
-        insecureHTTPParser: false,
-        noDelay: true,
-      },
-      (request, response) => this.#onRequest(request, response),
+    this.#server = guestServer(PORT_LIMITS, PORT_LIMITS.headersTimeoutMs, (request, response) =>
+      this.#onRequest(request, response),
     );
-    this.#server.maxConnections = limits.connectionsMax;
-    // One more than allowed, to detect a request with too many.
-    this.#server.maxHeadersCount = limits.requestHeadersMax + 1;
-    this.#server.timeout = limits.stallTimeoutMs;
+    this.#server.timeout = PORT_LIMITS.stallTimeoutMs;
     this.#server.on('clientError', (error, socket) => onClientError(error, socket));
   }
 
   /** @throws PackageError `listen_failed` */
   async listen(socketPath: string): Promise<void> {
-    await new Promise<void>((resolve, reject) => {
-      this.#server.once('error', (cause) => {
-        reject(new PackageError('listen_failed', `listen on ${socketPath}`, { cause }));
-      });
-      this.#server.listen(socketPath, resolve);
+    const onError = ({ message }: Error): void => this.#context.log.warn('package port', { error: message });
+    await listenPrivately(this.#server, socketPath, onError).catch((cause: unknown) => {
+      throw new PackageError('listen_failed', `listen on ${socketPath}`, { cause });
     });
-    this.#server.on('error', (error) => {
-      this.#context.log.warn('package port', { error: error.message });
-    });
-    // The directory is private already; the mode must not depend on the umask.
-    await chmod(socketPath, 0o600);
   }
 
   /** Applies to requests that arrive from now on. */
@@ -62,11 +42,7 @@ export class Listener {
   }
 
   async close(): Promise<void> {
-    const closed = new Promise<void>((resolve) => {
-      this.#server.close(() => resolve());
-    });
-    this.#server.closeAllConnections();
-    await closed;
+    await closeServer(this.#server);
     await Promise.all(this.#running);
   }
 
@@ -110,7 +86,7 @@ function checkRequest(request: IncomingMessage, inFlight: number): Refusal | und
 }
 
 function onClientError(error: Error, socket: Duplex): void {
-  if (!socket.writable || errorCode(error) === 'ECONNRESET') {
+  if (!isAnswerable(error, socket)) {
     socket.destroy();
     return;
   }

@@ -111,14 +111,14 @@ export class Download {
   }
 
   async #run(): Promise<void> {
-    const { store, key, digest, fetch, onEnd } = this.#options;
+    const { store, key, digest, onEnd } = this.#options;
     let path: string | undefined;
     let reserved = 0;
     try {
       // First, since an answer without a place for its file would keep its connection.
       path = await store.temporary();
       this.#handle = await open(path, 'wx+', 0o600);
-      const answer = await fetch(this.#aborter.signal);
+      const answer = await this.#options.fetch(this.#aborter.signal);
       await store.requireRoom(answer.sizeBytes);
       this.#head.resolve(answer);
       const hash = digest === null ? null : createHash(digest.algorithm);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { checkUrl, isFileHost, literalAddress, publicOnly } from './address.ts';
+import { checkUrl, isFileHost } from './address.ts';
 import type { Index } from './index-set.ts';
 
 const index: Index = { baseUrl: 'https://pip.example/simple/', fileHosts: ['files.example:8443'] };
@@ -38,24 +38,5 @@ describe('isFileHost', () => {
     for (const text of ['http://files.example:8443/x', 'https://files.example/x', 'https://a.files.example:8443/x']) {
       expect([text, isFileHost(url(text), index)]).toEqual([text, false]);
     }
-  });
-});
-
-describe('addresses', () => {
-  it.each([
-    ['http://169.254.169.254/', '169.254.169.254'],
-    ['http://[::1]/', '::1'],
-    ['http://2852039166/', '169.254.169.254'],
-    ['http://0x7f.1/', '127.0.0.1'],
-    ['http://a.example/', undefined],
-  ])('literalAddress: %s is %s', (text, address) => {
-    expect(literalAddress(url(text))).toBe(address);
-  });
-
-  it('publicOnly: keeps the public ones, and throws if there is none', () => {
-    const found = [{ address: '10.0.0.1' }, { address: '192.0.2.1' }];
-    const isPublic = (address: string): boolean => address.startsWith('192');
-    expect(publicOnly(url('https://a.example/'), found, isPublic)).toEqual([found[1]]);
-    expect(() => publicOnly(url('https://a.example/'), [], isPublic)).toThrow('not public');
   });
 });

@@ -1,10 +1,8 @@
-/** Decides which addresses an answer of an index may lead to. Pure. */
-import { isIP } from 'node:net';
+/** Decides which URLs an answer of an index may lead to. Pure. */
 import { PackageError } from '../errors.ts';
 import type { Index } from './index-set.ts';
 
-/** True for an address of the public internet that is not the host's own. */
-export type IsPublic = (address: string) => boolean;
+export const FILE_HOST_REMEDY = 'name the host in NEUROVISOR_PACKAGE_HOSTS if files of packages may come from there';
 
 /**
  * The host's owner chose the index, whatever its address. A URL from a page or a redirect must be public, have no
@@ -29,31 +27,12 @@ export function isFileHost(url: URL, { fileHosts = [] }: Index): boolean {
   return url.protocol === 'https:' && fileHosts.some((one) => [url.host, url.hostname].includes(one));
 }
 
-/** @throws PackageError `address_refused` if none of the addresses is public */
-export function publicOnly<T extends { readonly address: string }>(
-  url: URL,
-  found: readonly T[],
-  isPublic: IsPublic,
-): T[] {
-  const allowed = found.filter(({ address }) => isPublic(address));
-  if (allowed.length === 0) throw refusedAddress(url, 'its address is not public');
-  return allowed;
-}
-
 export function isOfIndex(url: URL, index: Index): boolean {
   const { protocol, origin } = new URL(index.baseUrl);
   // Compares the protocol too: a `blob:` URL has the origin of its inner URL.
   return url.protocol === protocol && url.origin === origin;
 }
 
-/** The address in a host name, without brackets; undefined if the name must be resolved. */
-export function literalAddress({ hostname }: URL): string | undefined {
-  const text = hostname.replace(/^\[(.*)\]$/, '$1');
-  return isIP(text) === 0 ? undefined : text;
-}
-
 function refusedAddress({ protocol, host }: URL, why: string): PackageError {
-  return new PackageError('address_refused', `connect to ${protocol}//${host}: ${why}`, {
-    remedy: 'name the host in NEUROVISOR_PACKAGE_HOSTS if files of packages may come from there',
-  });
+  return new PackageError('address_refused', `connect to ${protocol}//${host}: ${why}`, { remedy: FILE_HOST_REMEDY });
 }

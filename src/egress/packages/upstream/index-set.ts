@@ -1,4 +1,5 @@
 /** The indexes that this host uses, read from its configuration. They stay on the host. */
+import type { Proxies } from '../../outgoing/proxy.ts';
 import type { PackageError } from '../errors.ts';
 import type { IndexName } from '../protocol/artifact.ts';
 
@@ -15,14 +16,6 @@ export interface Index {
   readonly ca?: string;
   /** Absent if the host connects directly. */
   readonly proxies?: Proxies;
-}
-
-/** URLs, including user and password where the proxy needs them. */
-export interface Proxies {
-  readonly http?: string | undefined;
-  readonly https?: string | undefined;
-  /** Hosts that are reached directly, as in NO_PROXY. */
-  readonly except: string;
 }
 
 /** An index as the host has configured it, or the error of an invalid setting, which affects only this index. */

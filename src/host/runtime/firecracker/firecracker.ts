@@ -3,7 +3,7 @@ import { systemClock } from '../../../base/clock.ts';
 import { isRootWith, NEEDED_CAPABILITIES } from '../../../machine/jail/open.ts';
 import { createFirecrackerDriver, type FirecrackerDriver } from '../../../machine/vmm/firecracker/driver.ts';
 import { readFirecrackerVersion } from '../../../machine/vmm/firecracker/installation.ts';
-import { type Confinement, judgeGaps, modeOf, SWITCHED_OFF, unconfined, unjailable } from '../jail.ts';
+import { type Confinement, confinement, judgeGaps, modeOf, SWITCHED_OFF, unconfined, unjailable } from '../jail.ts';
 import { sharingAsConfigured } from '../ram/sharing.ts';
 import { writeFilter } from './filters.ts';
 import { type FirecrackerConfig, type FirecrackerJail, type FirecrackerOptions, openFirecrackerJail } from './jail.ts';
@@ -57,11 +57,7 @@ export async function confineFirecracker(options: FirecrackerOptions): Promise<C
       : await openFirecrackerUserJail(options);
     if (options.acceptsGaps !== true) judgeGaps(jail.gaps, mode, options.log);
     const filter = takesOurs(options.config) ? 'our seccomp filters' : 'seccomp filters of Firecracker';
-    const logs = mode === 'log' ? ', but refused system calls are only logged' : '';
-    const description = `jailed: ${[...jail.holds, filter].join(', ')}${logs}`;
-    const state = mode === 'log' ? 'log' : 'enforced';
-    const { gaps } = jail;
-    return { jail, confinement: { state, description, gaps, close: () => jail.close() } };
+    return { jail, confinement: confinement(jail, mode, [...jail.holds, filter].join(', ')) };
   } catch (error) {
     throw unjailable(error);
   }

@@ -6,10 +6,9 @@
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { ignore } from '../../../base/ignore.ts';
-import { searchPath } from '../../../base/search-path.ts';
 import { JailError } from '../../../machine/jail/errors.ts';
 import type { Jailed } from '../../../machine/jail/jail.ts';
-import { type Jail, namespaceRemedy, openJail, readSetting } from '../../../machine/jail/open.ts';
+import { type Jail, namespaceRemedy, readSetting } from '../../../machine/jail/open.ts';
 import type { JailFile } from '../../../machine/jail/plan.ts';
 import { requirePrivateDir } from '../../../machine/jail/private-dir.ts';
 import type { VmSpec } from '../../../machine/vmm/driver.ts';
@@ -18,7 +17,7 @@ import { DESCRIPTORS_MAX } from '../../../machine/vmm/firecracker/jail/jailer.ts
 import type { UserJailSpec } from '../../../machine/vmm/firecracker/jail/user-place.ts';
 import { findKvmObstacle, KVM_DEVICE } from '../../../machine/vmm/kvm-device.ts';
 import { memoryGroup } from '../../probes/vmm-memory.ts';
-import { modeOf, STATE_DIR, uidRange } from '../jail.ts';
+import { closeUnless, modeOf, openConfiguredJail } from '../jail.ts';
 import { launchFilter } from './filters.ts';
 import type { FirecrackerJail, FirecrackerOptions } from './jail.ts';
 
@@ -33,14 +32,11 @@ const WORDS_MAX = 1_000;
 export async function openFirecrackerUserJail(options: FirecrackerOptions): Promise<FirecrackerJail> {
   const { config, home, log, memory } = options;
   const binary = await findBinary(config.firecracker);
-  const jail = await openJail({
+  const jail = await openConfiguredJail(config, {
     cacheDir: home.cacheDir,
-    stateDir: STATE_DIR,
-    searchPath: searchPath(process.env['PATH']),
     programFiles: [],
     probeArgs: [],
     filter: (await launchFilter(modeOf(config))).program,
-    uids: uidRange(config.jailUids),
     deviceGid: null,
     ownUsers: false,
     log,
@@ -49,15 +45,12 @@ export async function openFirecrackerUserJail(options: FirecrackerOptions): Prom
     { path: binary, at: PROGRAM, access: 'read' },
     { path: KVM_DEVICE, access: 'device' },
   ];
-  try {
+  await closeUnless(jail, async () => {
     await checkKvm();
     const dir = join(home.cacheDir, 'jail');
     requirePrivateDir(dir);
     await probe(jail, program, dir);
-  } catch (error) {
-    await jail.close();
-    throw error;
-  }
+  });
   return {
     holds: [jail.description],
     gaps: jail.gaps,

@@ -15,11 +15,11 @@ import {
   type ThreadLimits,
   TurnThreads,
 } from '../../../base/fairness/turn-threads.ts';
+import { type Checked, refused } from '../../../base/http/refusal.ts';
 import type { Log } from '../../../base/log.ts';
 import { modulePath } from '../../../base/module-path.ts';
 import type { BucketLimit } from '../../../base/token-bucket.ts';
 import { KIB } from '../../../base/units.ts';
-import { type Checked, refused } from '../refusal.ts';
 import type { BodyAnswer, BodyRequest } from './body-worker.ts';
 import { type BodyCheck, type CheckedBody, checkBody } from './check-body.ts';
 

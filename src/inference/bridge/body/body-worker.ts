@@ -1,6 +1,6 @@
 /** A thread of `body-checker.ts`. Checks one body at a time; its bytes are transferred here and back. */
 import { serveTurns } from '../../../base/fairness/turn-worker.ts';
-import type { Checked } from '../refusal.ts';
+import type { Checked } from '../../../base/http/refusal.ts';
 import { type BodyCheck, type CheckedBody, checkBody } from './check-body.ts';
 
 export interface BodyRequest {

@@ -1,9 +1,9 @@
 /** Reads the body of a request into bounded memory (io). */
 import type { IncomingMessage } from 'node:http';
 import type { FairShareLimits, Hold } from '../../../base/fairness/fair-share.ts';
+import { accepted, type Checked, refused } from '../../../base/http/refusal.ts';
 import { MIB } from '../../../base/units.ts';
 import { BridgeError } from '../errors.ts';
-import { accepted, type Checked, refused } from '../refusal.ts';
 
 /**
  * Memory in bytes for the bodies of all sandboxes, from arrival until an upstream answers. A sandbox can always send

@@ -1,6 +1,7 @@
 /** Checks the body of an inference request. Pure, so that it can run in a thread (`body-worker.ts`). */
 import { createHash } from 'node:crypto';
 import { assert } from '../../../base/assert.ts';
+import { accepted, type Checked, type Refusal } from '../../../base/http/refusal.ts';
 import type { ContentMode } from '../../../base/text/content-mode.ts';
 import { type OutputLimit, outputLimitOf } from '../budget/output-limit.ts';
 import type { RequestContent } from '../content/content.ts';
@@ -18,7 +19,6 @@ import {
   parseJsonBody,
 } from '../json-body.ts';
 import type { BridgePolicy } from '../policy.ts';
-import { accepted, type Checked, type Refusal } from '../refusal.ts';
 import { exactKey } from '../response-cache/exact-key.ts';
 import { conversationOf } from '../routing/affinity.ts';
 import type { UpstreamApi } from '../upstream/address.ts';

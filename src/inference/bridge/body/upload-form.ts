@@ -10,8 +10,8 @@
 import { isUtf8 } from 'node:buffer';
 import { randomBytes } from 'node:crypto';
 import { assert } from '../../../base/assert.ts';
+import { accepted, type Checked, refused } from '../../../base/http/refusal.ts';
 import { KIB } from '../../../base/units.ts';
-import { accepted, type Checked, refused } from '../refusal.ts';
 
 export const FORM_LIMITS = {
   /** A form of OpenAI's client has at most 11 parts. */

@@ -1,5 +1,6 @@
 /** Reserves budgets for requests, and lets them wait for what others may release (io: timers only). */
 import type { Clock } from '../../../base/clock.ts';
+import { accepted, type Checked, type Refusal } from '../../../base/http/refusal.ts';
 import {
   type BudgetKind,
   type BudgetUse,
@@ -7,7 +8,6 @@ import {
   isTenantAccount,
   type ModelBudget,
 } from '../../../base/request/model-limits.ts';
-import { accepted, type Checked, type Refusal } from '../refusal.ts';
 import { BudgetAccounts, type BudgetShare, type Reservation, type Reserved, type Wanted } from './accounts.ts';
 
 /** How long a request waits for requests in flight or for its rate, before it gets 429. */

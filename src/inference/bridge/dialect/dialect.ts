@@ -3,11 +3,12 @@
  * upstream's also has a `translation`.
  */
 import type { Clock } from '../../../base/clock.ts';
+import type { Checked, Refusal } from '../../../base/http/refusal.ts';
 import type { JsonObject } from '../json-body.ts';
 import type { KeptAnswers, KeptItem } from '../kept-answers.ts';
 import type { BridgePolicy, ModelEntry } from '../policy.ts';
-import type { Checked, Refusal } from '../refusal.ts';
 import type { UpstreamApi } from '../upstream/address.ts';
+import type { AnswerPiece } from './answer-piece.ts';
 import type { AnswerContext, AnswerEvent, ConversationRequest } from './model.ts';
 
 export type Route =
@@ -156,9 +157,9 @@ export interface AnswerOptions {
 
 /** @throws BridgeError `upstream_protocol`, `upstream_died` */
 export interface AnswerReader {
-  /** @param data data of the next event of the stream */
-  readEvent(data: string): readonly AnswerEvent[];
-  readDocument(text: string): readonly AnswerEvent[];
+  /** @param data data of the next event of the stream @param see gets all that it contains */
+  readEvent(data: string, see?: (piece: AnswerPiece) => void): readonly AnswerEvent[];
+  readDocument(text: string, see?: (piece: AnswerPiece) => void): readonly AnswerEvent[];
   /** If present, replaces `readDocument`: called for each part of a long answer, with `end` after the last. */
   readPart?(bytes: Buffer): readonly AnswerEvent[];
   /** Call when the upstream has sent everything. */

@@ -2,7 +2,7 @@
  * Matches request targets. They are compared, never normalized or forwarded, so no spelling can reach another upstream
  * path. Pure.
  */
-import { accepted, type Checked, refused } from '../refusal.ts';
+import { accepted, type Checked, refused } from '../../../base/http/refusal.ts';
 import type { Route } from './dialect.ts';
 
 const MODEL_ID_CHARACTERS_MAX = 256;

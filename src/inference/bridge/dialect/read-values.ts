@@ -1,6 +1,7 @@
 /** Reads values of checked requests, and what several APIs have in common. Pure. */
+
+import { accepted, type Checked, refused } from '../../../base/http/refusal.ts';
 import { isJsonObject, type JsonObject } from '../json-body.ts';
-import { accepted, type Checked, refused } from '../refusal.ts';
 import type { Message, Part } from './model.ts';
 
 export const IMAGE_TYPES: ReadonlySet<unknown> = new Set(['image/jpeg', 'image/png', 'image/gif', 'image/webp']);

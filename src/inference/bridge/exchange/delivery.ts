@@ -6,6 +6,7 @@
  */
 
 import { assert } from '../../../base/assert.ts';
+import type { Checked } from '../../../base/http/refusal.ts';
 import type { Span } from '../../../base/trace/trace.ts';
 import { Admission } from '../admission.ts';
 import type { TranslatedForm } from '../body/check-body.ts';
@@ -17,7 +18,6 @@ import { BridgeError } from '../errors.ts';
 import { requestHeaders } from '../headers.ts';
 import { type KeptDraft, namedItems } from '../kept-answers.ts';
 import type { Turn } from '../queue/upstream-queues.ts';
-import type { Checked } from '../refusal.ts';
 import { relayAnswer, relayRefusal } from '../relay/relay-answer.ts';
 import { type Translated, translatedBy } from '../relay/relay-translated.ts';
 import { type Asked, formFor, labelMembers, type SentRequest, sentFor } from '../request-form.ts';

@@ -8,6 +8,7 @@
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { CodedError, describeError } from '../../../base/errors.ts';
+import type { Refusal } from '../../../base/http/refusal.ts';
 import { orAborted } from '../../../base/time-limit.ts';
 import { RequestBody } from '../body/body.ts';
 import type { Operation } from '../dialect/dialect.ts';
@@ -19,7 +20,6 @@ import { INTERNAL, refusalOfFailure } from '../failure.ts';
 import { isTraces } from '../guest-traces.ts';
 import { RequestHead } from '../record/request-head.ts';
 import { countEnd, settleSent } from '../record/settle.ts';
-import type { Refusal } from '../refusal.ts';
 import { Reply } from '../reply.ts';
 import { formLengths, playedApi, servable } from '../request-form.ts';
 import { CACHE_HEADER, cacheUse } from '../response-cache/response-cache.ts';

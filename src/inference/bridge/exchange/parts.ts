@@ -1,5 +1,6 @@
 /** What the phases of one exchange share, and the steps that several of them take. */
 import type { IncomingMessage } from 'node:http';
+import { accepted, type Checked, type Refusal } from '../../../base/http/refusal.ts';
 import { IdleTimer } from '../../../base/idle-timer.ts';
 import type { RequestBody } from '../body/body.ts';
 import type { CheckedBytes } from '../body/body-checker.ts';
@@ -9,7 +10,6 @@ import type { ExchangeEnd } from '../dispatched.ts';
 import { BridgeError } from '../errors.ts';
 import type { ExchangeContext } from '../exchange-context.ts';
 import type { RequestHead } from '../record/request-head.ts';
-import { accepted, type Checked, type Refusal } from '../refusal.ts';
 import type { Reply } from '../reply.ts';
 
 /** What all phases of one exchange use. */

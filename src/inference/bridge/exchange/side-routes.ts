@@ -1,10 +1,10 @@
 /** Requests besides inference: models, counts of tokens, kept answers, traces. */
 
+import { accepted, type Checked } from '../../../base/http/refusal.ts';
 import type { RequestForms } from '../body/check-body.ts';
 import type { Inspection, Operation, Route } from '../dialect/dialect.ts';
 import type { ExchangeEnd } from '../dispatched.ts';
 import { checkTraces, type TakeTraces, takenTraces } from '../guest-traces.ts';
-import { accepted, type Checked } from '../refusal.ts';
 import { planFor } from '../request-form.ts';
 import type { ResolvedModel } from '../routing/model-names.ts';
 import type { Delivery } from './delivery.ts';

@@ -8,9 +8,9 @@
  */
 import type { Clock } from '../../../base/clock.ts';
 import { FairShare, type FairShareLimits } from '../../../base/fairness/fair-share.ts';
+import { accepted, type Checked, type Refusal, refused } from '../../../base/http/refusal.ts';
 import type { Metric } from '../../../base/metrics.ts';
 import { MODEL_PRIORITIES, type ModelPriority } from '../../../base/request/model-limits.ts';
-import { accepted, type Checked, type Refusal, refused } from '../refusal.ts';
 import { endpointOf, type UpstreamTarget } from '../upstream/address.ts';
 import { type DropReason, QueueMetrics } from './queue-metrics.ts';
 import { type Ticket, TokenScheduler } from './token-scheduler.ts';

@@ -5,7 +5,9 @@
  */
 import type { AnswerText } from '../content/answer-text.ts';
 import { type AnswerContent, CONTENT_LIMITS } from '../content/content.ts';
-import { isJsonObject, type JsonObject, parseObject } from '../json-body.ts';
+import type { AnswerDelta, CallDelta } from '../dialect/answer-piece.ts';
+import { openaiGrammar } from '../dialect/openai/answer-grammar.ts';
+import { parseObject } from '../json-body.ts';
 
 export const TOOL_LIMITS = { namesMax: 16, nameCharactersMax: 64, callsMax: 1000 } as const;
 
@@ -34,43 +36,13 @@ export class AnswerNotes {
     return this.#toolCalls;
   }
 
-  readChoice(choice: JsonObject): void {
-    const { delta, message = delta, text } = choice;
-    const at = numberOf(choice['index'], 0);
-    this.#addText(at, text);
-    if (!isJsonObject(message)) return;
-    this.#addText(at, message['content']);
-    this.#addText(at, message['refusal']);
-    const { reasoning_content: reasoning = message['reasoning'] } = message;
-    if (typeof reasoning === 'string') this.#text?.reasoning(at, reasoning);
-    const { tool_calls: calls, function_call: single } = message;
-    if (isJsonObject(single)) this.#readCall(at, -1, single['name'], single['arguments']);
-    if (!Array.isArray(calls)) return;
-    for (const [place, call] of calls.entries()) {
-      if (!isJsonObject(call)) continue;
-      const called = call['function'] ?? call['custom'];
-      if (!isJsonObject(called)) continue;
-      const part = called['arguments'] ?? called['input'];
-      this.#readCall(at, numberOf(call['index'], place), called['name'], part);
+  add({ choice, parts }: AnswerDelta): void {
+    let calls = 0;
+    for (const part of parts) {
+      if (part.type === 'call') this.#addCall(`${choice} ${part.index ?? calls++}`, choice, part);
+      else if (part.type === 'reasoning') this.#text?.reasoning(choice, part.text);
+      else if (part.type !== 'other') this.#text?.text(choice, part.text);
     }
-  }
-
-  readBlock(index: unknown, block: unknown): void {
-    if (!isJsonObject(block)) return;
-    const { type, text, thinking, name, input } = block;
-    this.#addText(0, text);
-    if (typeof thinking === 'string') this.#text?.reasoning(0, thinking);
-    if (type !== 'tool_use') return;
-    // In a stream the input follows.
-    const isKnown = isJsonObject(input) && Object.keys(input).length > 0;
-    const part = isKnown && this.#text !== undefined ? JSON.stringify(input) : '';
-    this.#readCall(0, numberOf(index, 0), name, part);
-  }
-
-  readDelta(index: unknown, { text, thinking, partial_json: json }: JsonObject): void {
-    this.#addText(0, text);
-    if (typeof thinking === 'string') this.#text?.reasoning(0, thinking);
-    if (typeof json === 'string') this.#readCall(0, numberOf(index, 0), '', json);
   }
 
   skip(bytes: number): void {
@@ -92,10 +64,8 @@ export class AnswerNotes {
     if (unread > 0) this.#text?.skip(unread);
     const hasCalls = document.includes('"tool_calls"') || document.includes('"function_call"');
     if (document.length === 0 || (this.#text === undefined && !hasCalls)) return;
-    const choices = parseObject(document.toString('utf8'))?.['choices'];
-    for (const choice of Array.isArray(choices) ? choices : []) {
-      if (isJsonObject(choice)) this.readChoice(choice);
-    }
+    const answer = parseObject(document.toString('utf8'));
+    if (answer !== undefined) for (const delta of openaiGrammar.document(answer).deltas) this.add(delta);
   }
 
   /** Call once, after `end`. Returns `null` if there is none. */
@@ -108,21 +78,13 @@ export class AnswerNotes {
     this.#text?.release();
   }
 
-  /** @param value a text, or a list of parts of which some are texts */
-  #addText(choice: number, value: unknown): void {
-    if (this.#text === undefined) return;
-    if (typeof value === 'string') this.#text.text(choice, value);
-    for (const part of Array.isArray(value) ? value : []) {
-      if (isJsonObject(part) && typeof part['text'] === 'string') this.#text.text(choice, part['text']);
-    }
-  }
-
-  #readCall(choice: number, index: number, name: unknown, part: unknown): void {
-    const place = `${choice} ${index}`;
+  #addCall(place: string, choice: number, { name = '', input }: CallDelta): void {
     // Some servers repeat the name in each part.
-    const isNew = typeof name === 'string' && name !== '' && !this.#calls.has(place);
-    const given = typeof part === 'string' ? part : '';
-    if (isNew || given !== '') this.#text?.call(choice, place, isNew ? name : '', given);
+    const isNew = name !== '' && !this.#calls.has(place);
+    if (this.#text !== undefined && (isNew || input !== '')) {
+      const text = typeof input === 'string' ? input : JSON.stringify(input);
+      this.#text.call(choice, place, isNew ? name : '', text);
+    }
     if (!isNew || this.#toolCalls >= TOOL_LIMITS.callsMax) return;
     this.#calls.add(place);
     this.#toolCalls += 1;
@@ -130,5 +92,3 @@ export class AnswerNotes {
     this.#tools.add(name.slice(0, TOOL_LIMITS.nameCharactersMax).toWellFormed());
   }
 }
-
-const numberOf = (value: unknown, byDefault: number): number => (typeof value === 'number' ? value : byDefault);

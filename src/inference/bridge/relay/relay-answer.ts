@@ -6,7 +6,7 @@ import type { Dispatched } from '../dispatched.ts';
 import type { Reply } from '../reply.ts';
 import type { UpstreamAnswer } from '../tape/tape.ts';
 import type { UpstreamTarget } from '../upstream/address.ts';
-import { DocumentUsage, NO_TOKENS, StreamUsage } from '../usage.ts';
+import { AnswerCounter, DocumentUsage, NO_TOKENS, StreamUsage } from '../usage.ts';
 import { isEventStream, type RelayContext, relayDocument, relayError, relayStream } from './relay.ts';
 import { relayMessage, relayMessageStream } from './relay-messages.ts';
 import { translateDocument, translateStream } from './relay-translated.ts';
@@ -52,19 +52,23 @@ async function relayWhole(
   relay: RelayContext,
 ): Promise<void> {
   const { operation, inspection, translated, api, notes } = dispatched;
-  const { promptTokensEstimate } = inspection;
-  if (api === 'anthropic') {
+  const { generates } = operation;
+  const estimate = inspection.promptTokensEstimate;
+  if (translated !== undefined && generates) {
+    const usage = new AnswerCounter(notes);
+    dispatched.counts = () => usage.counts(estimate);
+    await translateDocument(response, reply, usage, translated, relay);
+  } else if (translated === undefined && api === 'anthropic') {
     const usage = new MessageUsage(notes);
     // A token count uses no tokens.
-    dispatched.counts = () => (operation.generates ? usage.counts(promptTokensEstimate) : NO_TOKENS);
-    if (translated === undefined) await relayMessage(response, reply, usage, relay);
-    else await translateDocument(response, reply, usage, translated, relay);
+    dispatched.counts = () => (generates ? usage.counts(estimate) : NO_TOKENS);
+    await relayMessage(response, reply, usage, relay);
   } else {
     // Vectors call no tools.
-    const usage = new DocumentUsage(operation.generates ? notes : undefined);
+    const usage = new DocumentUsage(generates ? notes : undefined);
     // Audio, or a transcript in another form, may look like usage without being any.
     const isBytes = operation.audio !== undefined && !isJson(response);
-    if (!isBytes) dispatched.counts = () => usage.counts(promptTokensEstimate, operation.generates);
+    if (!isBytes) dispatched.counts = () => usage.counts(estimate, generates);
     if (translated !== undefined) await translateDocument(response, reply, usage, translated, relay);
     else await relayDocument(response, reply, usage, relay, isBytes);
   }

@@ -4,8 +4,8 @@
  */
 import { hideInAnswer, hideInEvent } from '../dialect/anthropic/hide-cache-hits.ts';
 import type { MessageUsage } from '../dialect/anthropic/message-usage.ts';
-import { errorMessage } from '../dialect/openai/read-answer.ts';
-import { BridgeError } from '../errors.ts';
+import { errorMessage } from '../dialect/read-answer-values.ts';
+import { BridgeError, broken } from '../errors.ts';
 import { responseHeaders } from '../headers.ts';
 import { editJson, type JsonObject, layoutOf, parseObject } from '../json-body.ts';
 import type { Reply } from '../reply.ts';
@@ -42,7 +42,7 @@ export async function relayMessageStream(
     const data = eventData(bytes);
     if (data === undefined) return reply.write(bytes);
     const event = parseObject(data);
-    if (event === undefined) throw protocolError('an event is not a JSON object');
+    if (event === undefined) throw broken('an event is not a JSON object');
     usage.see(event);
     return reply.write(usage.failed ? withoutKeyOf(bytes, context) : shown(event, bytes, usage, context));
   };
@@ -82,13 +82,12 @@ export async function relayMessage(
   requireDocument(reply);
   requirePlain(response);
   const bytes = await readWhole(response, reply, context, (chunk) => usage.push(chunk));
-  const text = bytes.toString('utf8');
-  const value = parseObject(text);
-  if (value === undefined) throw protocolError('the answer is not a JSON object');
+  const value = parseObject(bytes.toString('utf8'));
+  if (value === undefined) throw broken('the answer is not a JSON object');
   if (value['type'] === 'error') {
     throw new BridgeError('upstream_failed', publicMessage(errorMessage(value['error']), context.apiKey));
   }
-  usage.end(text);
+  usage.seeWhole(value);
   const edits = context.showCacheHits ? {} : hideInAnswer(value);
   const body = Buffer.concat(editJson(bytes, layoutOf(bytes), edits));
   reply.start(response.statusCode ?? 200, {
@@ -106,8 +105,4 @@ function shown(event: JsonObject, bytes: Buffer, { input }: MessageUsage, { show
 
 function withoutKeyOf(bytes: Buffer, { apiKey }: RelayContext): Buffer {
   return Buffer.from(withoutKey(bytes.toString('utf8'), apiKey));
-}
-
-function protocolError(why: string): BridgeError {
-  return new BridgeError('upstream_protocol', why);
 }

@@ -11,7 +11,7 @@ import type { Reply } from '../reply.ts';
 import { eventData, SseSplitter } from '../sse.ts';
 import type { UpstreamAnswer } from '../tape/tape.ts';
 import type { UpstreamApi } from '../upstream/address.ts';
-import type { DocumentCounter, StreamCounter } from '../usage.ts';
+import type { AnswerCounter, DocumentUsage } from '../usage.ts';
 import { drain, publicMessage, pump, type RelayContext, readWhole, requirePlain, tooLong } from './relay.ts';
 
 const ANSWER_ID_BYTES = 12;
@@ -52,7 +52,7 @@ export function translatedBy(
 export async function translateStream(
   response: UpstreamAnswer,
   reply: Reply,
-  usage: StreamCounter,
+  usage: AnswerCounter,
   translated: Translated,
   context: RelayContext,
 ): Promise<void> {
@@ -60,9 +60,10 @@ export async function translateStream(
   const { reader, writer, stream } = translated;
   const output = new Output(response, reply, translated, context.apiKey);
   const splitter = new SseSplitter(context.limits.eventBytesMax);
+  const see = usage.add.bind(usage);
   const read = (bytes: Buffer): readonly AnswerEvent[] => {
     const data = eventData(bytes);
-    return data === undefined ? [] : reader.readEvent(data);
+    return data === undefined ? [] : reader.readEvent(data, see);
   };
   let bytes = 0;
   const accept = (chunk: Buffer): boolean => {
@@ -73,7 +74,6 @@ export async function translateStream(
     const events: AnswerEvent[] = [];
     for (const piece of splitter.push(chunk)) {
       if (piece.kind === 'part') throw tooLong();
-      usage.accept(piece);
       for (const event of read(piece.bytes)) events.push(event);
     }
     context.onTokens(usage.chunks - before);
@@ -82,18 +82,17 @@ export async function translateStream(
   await pump(response, reply, context, accept, () => writer.done);
   if (!writer.done) {
     const rest = splitter.rest();
-    usage.accept({ bytes: rest, kind: 'event' });
     output.send([...read(rest), ...reader.end()]);
   }
   reply.end();
   await drain(response, context);
 }
 
-/** Translates an answer that comes as a whole. @throws as `translateStream` */
+/** Translates an answer that comes as a whole; embeddings are only counted by bytes. @throws as `translateStream` */
 export async function translateDocument(
   response: UpstreamAnswer,
   reply: Reply,
-  usage: DocumentCounter,
+  usage: AnswerCounter | DocumentUsage,
   translated: Translated,
   context: RelayContext,
 ): Promise<void> {
@@ -111,8 +110,7 @@ export async function translateDocument(
   }
   const bytes = await readWhole(response, reply, context, (chunk) => usage.push(chunk));
   const text = bytes.toString('utf8');
-  usage.end?.(text);
-  output.send(reader.readDocument(text));
+  output.send(reader.readDocument(text, (piece) => 'add' in usage && usage.add(piece)));
   reply.end();
 }
 

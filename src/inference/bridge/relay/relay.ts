@@ -3,6 +3,7 @@
  * state of the upstream's cache.
  */
 import type { Clock } from '../../../base/clock.ts';
+import type { Refusal } from '../../../base/http/refusal.ts';
 import { CacheHintMask, eventLength } from '../cache-hints.ts';
 import type { AnswerTranslation } from '../dialect/dialect.ts';
 import { BridgeError } from '../errors.ts';
@@ -10,7 +11,6 @@ import { responseHeaders } from '../headers.ts';
 import { isJsonObject, parseObject } from '../json-body.ts';
 import { KeyMask } from '../key-mask.ts';
 import type { BridgeLimits } from '../limits.ts';
-import type { Refusal } from '../refusal.ts';
 import type { Reply } from '../reply.ts';
 import { eventData, SseSplitter } from '../sse.ts';
 import type { UpstreamAnswer } from '../tape/tape.ts';

@@ -9,12 +9,12 @@
  */
 import { assert } from '../../../base/assert.ts';
 import type { Clock } from '../../../base/clock.ts';
+import { accepted, type Checked } from '../../../base/http/refusal.ts';
 import type { Log } from '../../../base/log.ts';
 import { Counter, type Metric } from '../../../base/metrics.ts';
 import { orAborted } from '../../../base/time-limit.ts';
 import { BridgeError, NotConnectedError, UpstreamsPausedError } from '../errors.ts';
 import type { Turn, UpstreamLoad, UpstreamQueues } from '../queue/upstream-queues.ts';
-import { accepted, type Checked } from '../refusal.ts';
 import type { UpstreamAnswer } from '../tape/tape.ts';
 import type { UpstreamTarget } from '../upstream/address.ts';
 import type { Draw } from './affinity.ts';

@@ -1,10 +1,11 @@
 /** Resolves which models a sandbox may use, and the routes to each (io: the lists of upstreams). */
+
+import { accepted, type Checked, refused } from '../../../base/http/refusal.ts';
 import { ignore } from '../../../base/ignore.ts';
 import { orAborted } from '../../../base/time-limit.ts';
 import type { Operation } from '../dialect/dialect.ts';
 import { BridgeError } from '../errors.ts';
 import { type BridgePolicy, type ModelEntry, type ModelUse, mayUse, resolveModel, visibleModels } from '../policy.ts';
-import { accepted, type Checked, refused } from '../refusal.ts';
 import { isLocal } from '../upstream/address.ts';
 import type { Catalog } from '../upstream/catalog.ts';
 import {

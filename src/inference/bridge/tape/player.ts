@@ -1,5 +1,5 @@
 /** Answers requests from a cassette, in the order of recording, without a model server. */
-import { accepted, type Checked, refused } from '../refusal.ts';
+import { accepted, type Checked, refused } from '../../../base/http/refusal.ts';
 import type { UpstreamTarget } from '../upstream/address.ts';
 import type { Cassette, TapedAnswer } from './cassette.ts';
 import { describeNearest } from './difference.ts';

@@ -1,10 +1,11 @@
 /** Records requests and their answers for a cassette as they pass. */
+
+import type { Refusal } from '../../../base/http/refusal.ts';
 import { CacheHintMask } from '../cache-hints.ts';
+import { MessageGrammar } from '../dialect/anthropic/answer-grammar.ts';
 import { hideInAnswer, hideInEvent } from '../dialect/anthropic/hide-cache-hits.ts';
-import { MessageUsage } from '../dialect/anthropic/message-usage.ts';
 import { isJsonObject, type JsonLimits, type JsonObject, parseJsonBody, parseObject } from '../json-body.ts';
 import { BRIDGE_LIMITS } from '../limits.ts';
-import type { Refusal } from '../refusal.ts';
 import { eventData, SseSplitter } from '../sse.ts';
 import { withoutKey } from '../without-key.ts';
 import {
@@ -134,8 +135,10 @@ function answerOf({ taken, refusal, answerId }: Recording): TapedAnswer | null {
     const rest = source.complete ? splitter.rest() : Buffer.alloc(0);
     const texts = [...whole.map(({ bytes }) => bytes), rest].map(trimmed);
     const given = texts.filter((one) => one !== '');
-    const usage = new MessageUsage();
-    const events = given.map((one) => (api === 'openai' ? eventOf(one, stable) : messageEventOf(one, answerId, usage)));
+    const grammar = new MessageGrammar();
+    const events = given.map((one) =>
+      api === 'openai' ? eventOf(one, stable) : messageEventOf(one, answerId, grammar),
+    );
     // Clients hang up at the last event, without waiting for the end.
     const isCut = !source.complete && !LAST_EVENT.test(given.at(-1) ?? '');
     return { ...answered, status, events, ...(isCut ? { cut: true } : {}) };
@@ -159,10 +162,10 @@ function messageBodyOf(text: string, answerId: string): JsonObject | string {
   return { ...value, ...hideInAnswer(value), ...stableId(value, answerId) };
 }
 
-function messageEventOf(text: string, answerId: string, usage: MessageUsage): string {
+function messageEventOf(text: string, answerId: string, grammar: MessageGrammar): string {
   const event = parseObject(eventData(Buffer.from(`${text}\n\n`)) ?? '');
-  if (event !== undefined) usage.see(event);
-  const hidden = event && (hideInEvent(event, usage.input) ?? event);
+  if (event !== undefined) grammar.parsedEvent(event);
+  const hidden = event && (hideInEvent(event, grammar.input) ?? event);
   const message = hidden?.['message'];
   if (!isJsonObject(message)) return hidden === event ? text : eventText(hidden ?? {});
   return eventText({ ...hidden, message: { ...message, ...stableId(message, answerId) } });

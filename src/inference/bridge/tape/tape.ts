@@ -7,9 +7,9 @@
  */
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Readable } from 'node:stream';
+import { accepted, type Checked, type Refusal, refused } from '../../../base/http/refusal.ts';
 import type { Dialect, Inspection, Operation } from '../dialect/dialect.ts';
 import { parseObject } from '../json-body.ts';
-import { accepted, type Checked, type Refusal, refused } from '../refusal.ts';
 import type { UpstreamApi } from '../upstream/address.ts';
 import type { TapedRequest } from './normal-form.ts';
 

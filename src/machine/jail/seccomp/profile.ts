@@ -12,7 +12,6 @@
 import { z } from 'zod';
 import { describeError } from '../../../base/errors.ts';
 import { JailError } from '../errors.ts';
-import { duplicateKey } from './duplicate-key.ts';
 
 /** The kernel's action for a call; seccomp(2), "SECCOMP_RET_…". */
 export type Action =
@@ -191,4 +190,30 @@ export function invalid(message: string): JailError {
   return new JailError('profile_invalid', `seccomp profile: ${message}`, {
     remedy: 'Correct the profile; docs/seccomp.md shows its form.',
   });
+}
+
+const TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\]:]/g;
+
+/**
+ * Finds the first duplicate key of an object in a JSON text: `JSON.parse` silently keeps the last one.
+ * @param json a text that `JSON.parse` accepts
+ */
+function duplicateKey(json: string): string | undefined {
+  /** The keys of each open object; `null` for an array. */
+  const open: (Set<unknown> | null)[] = [];
+  let text: string | undefined;
+  for (const [token] of json.matchAll(TOKEN)) {
+    if (token === '{') open.push(new Set());
+    else if (token === '[') open.push(null);
+    else if (token === '}' || token === ']') open.pop();
+    else if (token === ':' && text !== undefined) {
+      // Parsed, since a character can be written in two ways.
+      const key: unknown = JSON.parse(text);
+      const keys = open.at(-1);
+      if (keys?.has(key)) return String(key);
+      keys?.add(key);
+    }
+    text = token.startsWith('"') ? token : undefined;
+  }
+  return undefined;
 }

@@ -1,7 +1,7 @@
 /**
- * Syscall numbers, written by `tools/syscall-tables.ts` from the headers of Linux 6.1: asm/unistd_64.h of x86, and
- * asm-generic/unistd.h with the options of arm64. A line starts with the number of its first name; the others follow
- * without a gap.
+ * Numbers of system calls, written by `tools/syscall-tables.ts` from the headers of Linux 6.1: asm/unistd_64.h
+ * of x86, and asm-generic/unistd.h with the options of arm64. A line starts with the number of its first name;
+ * the others follow without a gap.
  */
 export const X86_64 = `
 0 read write open close stat fstat lstat poll lseek mmap mprotect munmap brk rt_sigaction

@@ -12,12 +12,12 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { availableParallelism, cpus } from 'node:os';
 import { CleanupStack } from '../../../base/cleanup.ts';
 import type { Clock } from '../../../base/clock.ts';
-import { describeError } from '../../../base/errors.ts';
 import type { Log } from '../../../base/log.ts';
 import { makeFifo } from '../../../sys/fifo.ts';
 import type { MachineSize, NicLender, NicSpec, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { explainKvm } from '../kvm-device.ts';
+import { releaseAll } from '../process-vm.ts';
 import { checkMemoryFile, loadRefused, readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec } from '../spec.ts';
 import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
@@ -423,12 +423,4 @@ function machineOf(version: FirecrackerVersion, size: MachineSize): string {
   const further = disks.length === 0 ? '' : `, disks ${disks.map((one) => one.access).join(' ')}`;
   const processor = cpus()[0]?.model.trim() ?? 'unknown';
   return `Firecracker ${version.text}, ${processor}, ${count} CPUs, ${memoryMib} MiB${balloon}${further}`;
-}
-
-async function releaseAll(cleanup: CleanupStack, log: Log, id: string): Promise<void> {
-  try {
-    await cleanup.run();
-  } catch (error) {
-    log.error('could not release all resources of a VM', { vm: id, error: describeError(error) });
-  }
 }

@@ -1,22 +1,19 @@
 /** A running Firecracker VM. */
-import type { Readable, Writable } from 'node:stream';
 import type { Clock } from '../../../base/clock.ts';
 import { describeError } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import type {
-  Balloon,
   ChannelLimits,
   ChannelStats,
   DiskLimits,
   Vm,
   VmDisk,
-  VmExit,
   VmSnapshot,
-  VmTimings,
   VsockHotplug,
   WholeSnapshotFiles,
 } from '../driver.ts';
 import { VmmError } from '../errors.ts';
+import { cannotSave, ProcessVm, type ProcessVmOptions } from '../process-vm.ts';
 import type { ChannelRelay } from './channel/relay.ts';
 import { diskLimitCalls, FLUSH_METRICS_CALL } from './config.ts';
 import type { JailSpec } from './jail/jailer.ts';
@@ -26,18 +23,11 @@ import type { Snapshots } from './snapshot/snapshots.ts';
 
 const METRICS_MS_MAX = 5_000;
 
-export interface FirecrackerVmOptions {
-  readonly id: string;
-  readonly channelPath: string;
-  readonly timings: VmTimings;
-  readonly process: VmmProcess;
+export interface FirecrackerVmOptions extends ProcessVmOptions<VmmProcess> {
   readonly relay: ChannelRelay;
   readonly snapshots: Snapshots;
-  readonly balloon: Balloon | undefined;
   readonly disks: readonly VmDisk[];
   readonly clock: Clock;
-  /** Ends the process if necessary, and releases everything that `start` created. */
-  readonly release: () => Promise<void>;
   /** Limits the disk I/O of the process, in addition to the guest's. Default: unlimited. */
   readonly limitVmm?: JailSpec['limitDisks'] | undefined;
 }
@@ -46,82 +36,47 @@ export interface FirecrackerVmOptions {
  * A Firecracker VM. Its vsock device can't be unplugged, and need not be: a snapshot resets it, and a clone has its own
  * socket. So "unplugged" only means that the host can't reach it.
  */
-export class FirecrackerVm implements Vm, VsockHotplug {
-  readonly id: string;
-  readonly pid: number | null;
-  readonly channelPath: string;
-  readonly timings: VmTimings;
-  readonly exited: Promise<VmExit>;
-  readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
+export class FirecrackerVm extends ProcessVm<VmmProcess> implements Vm, VsockHotplug {
   readonly vsockHotplug = this;
-  readonly balloon?: Balloon;
   readonly #options: FirecrackerVmOptions;
-  readonly #process: VmmProcess;
   #isPlugged = true;
-  #gone = false;
 
   constructor(options: FirecrackerVmOptions) {
-    this.id = options.id;
-    this.pid = options.process.pid;
-    this.channelPath = options.channelPath;
-    this.timings = options.timings;
-    this.terminal = options.process.terminal;
-    if (options.balloon !== undefined) this.balloon = options.balloon;
-    this.#options = options;
-    this.#process = options.process;
-    const { relay } = options;
-    void relay.broken.then(() => this.#process.kill());
-    this.exited = this.#process.exited.then(async (exit) => {
-      this.#gone = true;
-      await options.release();
-      const { failure } = relay;
-      return failure === undefined
+    const { relay, process } = options;
+    super(options, (exit) =>
+      relay.failure === undefined
         ? exit
-        : { cause: 'vmm-crashed', exitCode: null, signal: null, detail: describeError(failure) };
-    });
-  }
-
-  isAlive(): boolean {
-    return !this.#gone && this.#process.isAlive();
-  }
-
-  get logs(): Vm['logs'] {
-    return this.#process.logs;
-  }
-
-  consoleTail(): string {
-    return this.#process.consoleTail();
+        : { cause: 'vmm-crashed', exitCode: null, signal: null, detail: describeError(relay.failure) },
+    );
+    this.#options = options;
+    void relay.broken.then(() => process.kill());
   }
 
   async pause(): Promise<void> {
-    this.#requireRunning();
+    this.requireRunning();
     await this.#options.snapshots.pause();
   }
 
   /** On Firecracker 1.16 a pause loses every connection of the channel. */
   async resume(): Promise<void> {
-    this.#requireRunning();
+    this.requireRunning();
     await this.#options.snapshots.resume();
   }
 
   async saveWhole(files: WholeSnapshotFiles, kind: 'full' | 'diff' = 'full'): Promise<VmSnapshot> {
-    this.#requireRunning();
+    this.requireRunning();
     return this.#options.snapshots.saveWhole(files, kind);
   }
 
   async saveState(statePath: string): Promise<VmSnapshot> {
-    this.#requireRunning();
-    if (this.#isPlugged) {
-      throw new VmmError('vm_unsupported', 'could not take a snapshot of the VM', {
-        cause: 'its vsock device is plugged',
-      });
-    }
+    this.requireRunning();
+    if (this.#isPlugged) throw cannotSave('its vsock device is plugged');
     return this.#options.snapshots.saveState(statePath);
   }
 
   /** The guest keeps its context id, since the host identifies it by its socket. */
   async plugVsock(_guestCid: number): Promise<void> {
-    this.#requireRunning();
+    this.requireRunning();
     if (this.#isPlugged) {
       throw new VmmError('vm_unsupported', 'the vsock device is already plugged');
     }
@@ -136,13 +91,13 @@ export class FirecrackerVm implements Vm, VsockHotplug {
   }
 
   async setDiskLimits(limits: DiskLimits): Promise<void> {
-    this.#requireRunning();
-    for (const call of diskLimitCalls(limits, this.#options.disks)) await this.#process.api.call(call);
+    this.requireRunning();
+    for (const call of diskLimitCalls(limits, this.#options.disks)) await this.#options.process.api.call(call);
     this.#options.limitVmm?.(limits);
   }
 
   async setChannelLimits(limits: ChannelLimits): Promise<void> {
-    this.#requireRunning();
+    this.requireRunning();
     await this.#options.relay.setLimits(limits);
   }
 
@@ -152,8 +107,8 @@ export class FirecrackerVm implements Vm, VsockHotplug {
   }
 
   async counters(): Promise<Pick<MetricsReader, 'sum'>> {
-    this.#requireRunning();
-    const { metrics, api } = this.#process;
+    this.requireRunning();
+    const { metrics, api } = this.#options.process;
     const late = Promise.withResolvers<never>();
     const cancel = this.#options.clock.after(METRICS_MS_MAX, () =>
       late.reject(new VmmError('vmm_timeout', 'Firecracker did not write its counters in time')),
@@ -169,17 +124,8 @@ export class FirecrackerVm implements Vm, VsockHotplug {
     return metrics;
   }
 
-  async kill(): Promise<void> {
-    await this.#process.kill();
-    await this.exited;
-  }
-
   #requirePlugged(): void {
-    this.#requireRunning();
+    this.requireRunning();
     if (!this.#isPlugged) throw new VmmError('vm_unsupported', 'the vsock device is not plugged');
-  }
-
-  #requireRunning(): void {
-    if (this.#gone) throw new VmmError('vm_gone', `the VM ${this.id} is gone`);
   }
 }

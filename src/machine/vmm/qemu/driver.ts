@@ -27,6 +27,7 @@ import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { explainKvm } from '../kvm-device.ts';
 import { type Launch, type Launched, type LaunchFile, type LaunchPlan, launchDirect } from '../launch.ts';
+import { releaseAll } from '../process-vm.ts';
 import { readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec, VHOST_SOCKET_NAME } from '../spec.ts';
 import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
@@ -372,12 +373,4 @@ async function loadDifference(
 
 async function findRam(ram: PrivateRam | null, { pid }: QemuProcess): Promise<void> {
   ram?.find(pid);
-}
-
-async function releaseAll(cleanup: CleanupStack, log: Log, id: string): Promise<void> {
-  try {
-    await cleanup.run();
-  } catch (error) {
-    log.error('could not release all resources of a VM', { vm: id, error: describeError(error) });
-  }
 }

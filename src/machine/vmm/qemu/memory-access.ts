@@ -1,7 +1,7 @@
 /**
  * Whether this process may read and write the memory of the QEMU processes that it starts; tried on one without a
- * machine. It needs the same rights as attaching a debugger (ptrace(2), PTRACE_MODE_ATTACH), which depend on the users
- * of both, capabilities, user namespaces, Yama and other security modules.
+ * machine. It needs the same rights as attaching a debugger (ptrace(2), PTRACE_MODE_ATTACH), which depend on the
+ * users of both, capabilities, user namespaces, Yama and other security modules.
  */
 import { openSync } from 'node:fs';
 import type { Clock } from '../../../base/clock.ts';

@@ -1,8 +1,6 @@
 /** A running QEMU VM. Its devices: `vsock-slot.ts`, `nic.ts`. */
 import { open, writeFile } from 'node:fs/promises';
-import type { Readable, Writable } from 'node:stream';
 import type {
-  Balloon,
   ChangesRoom,
   ChannelLimits,
   ChannelStats,
@@ -12,11 +10,9 @@ import type {
   RamChanges,
   SavedState,
   Vm,
-  VmExit,
-  VmTimings,
   VsockHotplug,
 } from '../driver.ts';
-import { VmmError } from '../errors.ts';
+import { cannotSave, ProcessVm, type ProcessVmOptions } from '../process-vm.ts';
 import { stateDigest } from '../snapshot.ts';
 import { type CapturedDifference, makeRoom } from './captured-difference.ts';
 import { limitDisks } from './disk-limits.ts';
@@ -36,93 +32,44 @@ export interface PrivateMemory {
   readonly memoryFd: number;
 }
 
-export class QemuVm implements Vm {
-  readonly id: string;
-  readonly pid: number | null;
-  readonly channelPath: string;
-  readonly timings: VmTimings;
-  readonly exited: Promise<VmExit>;
-  readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
+interface QemuVmOptions extends ProcessVmOptions<QemuProcess> {
+  readonly slot: VsockSlot;
+  readonly nic: NicSlot;
+  readonly disk: DiskWatch;
+  /** Written into snapshots; `null` if the RAM is QEMU's own, so no snapshot is possible. */
+  readonly snapshotMachine: string | null;
+  readonly privateMemory: PrivateMemory | null;
+  /** Limits the process, in addition to the guest. */
+  readonly limitVmm: (limits: DiskLimits) => void;
+}
+
+export class QemuVm extends ProcessVm<QemuProcess> implements Vm {
   readonly vsockHotplug: VsockHotplug;
   readonly nicHotplug: NicHotplug;
-  readonly balloon?: Balloon;
-  readonly #process: QemuProcess;
-  readonly #slot: VsockSlot;
-  readonly #nic: NicSlot;
-  readonly #disk: DiskWatch;
-  readonly #release: () => Promise<void>;
-  readonly #snapshotMachine: string | null;
-  readonly #privateMemory: PrivateMemory | null;
-  readonly #limitVmm: (limits: DiskLimits) => void;
-  #gone = false;
+  readonly #options: QemuVmOptions;
 
-  /** @param options.release ends the process if necessary, and releases everything that `start` created */
-  constructor(options: {
-    id: string;
-    channelPath: string;
-    timings: VmTimings;
-    process: QemuProcess;
-    slot: VsockSlot;
-    nic: NicSlot;
-    balloon: Balloon | undefined;
-    disk: DiskWatch;
-    release: () => Promise<void>;
-    /** Written into snapshots; `null` if the RAM is QEMU's own, so no snapshot is possible. */
-    snapshotMachine: string | null;
-    privateMemory: PrivateMemory | null;
-    /** Limits the process, in addition to the guest. */
-    limitVmm: (limits: DiskLimits) => void;
-  }) {
-    this.id = options.id;
-    this.pid = options.process.pid;
-    this.channelPath = options.channelPath;
-    this.timings = options.timings;
-    this.terminal = options.process.terminal;
+  constructor(options: QemuVmOptions) {
+    super(options, (exit) => exit);
     this.vsockHotplug = options.slot;
     this.nicHotplug = options.nic;
-    if (options.balloon !== undefined) this.balloon = options.balloon;
-    this.#process = options.process;
-    this.#slot = options.slot;
-    this.#nic = options.nic;
-    this.#disk = options.disk;
-    this.#release = options.release;
-    this.#snapshotMachine = options.snapshotMachine;
-    this.#privateMemory = options.privateMemory;
-    this.#limitVmm = options.limitVmm;
-    this.exited = this.#process.exited.then(async (exit) => {
-      this.#gone = true;
-      await this.#release();
-      return exit;
-    });
-  }
-
-  isAlive(): boolean {
-    return !this.#gone && this.#process.isAlive();
-  }
-
-  get logs(): Vm['logs'] {
-    return this.#process.logs;
-  }
-
-  consoleTail(): string {
-    return this.#process.consoleTail();
+    this.#options = options;
   }
 
   onDiskTrouble(listener: (trouble: DiskTrouble) => void): () => void {
-    return this.#disk.listen(listener);
+    return this.#options.disk.listen(listener);
   }
 
   fullDisk(): DiskTrouble | null {
-    return this.#disk.full;
+    return this.#options.disk.full;
   }
 
   get savesChanges(): boolean {
-    return this.#privateMemory !== null;
+    return this.#options.privateMemory !== null;
   }
 
   async ownBytes(): Promise<number> {
-    this.#requireRunning();
-    return (await this.#privateMemory?.ram.ownBytes()) ?? 0;
+    this.requireRunning();
+    return (await this.#options.privateMemory?.ram.ownBytes()) ?? 0;
   }
 
   makeRoom(bytes: number): Promise<ChangesRoom> {
@@ -130,13 +77,13 @@ export class QemuVm implements Vm {
   }
 
   async saveState(statePath: string, changes?: RamChanges): Promise<SavedState> {
-    this.#requireRunning();
-    const machine = this.#snapshotMachine;
-    if (machine === null) throw unsupported("its RAM is QEMU's own");
-    if (this.#slot.isPlugged) throw unsupported('its vsock device is plugged');
-    if (this.#nic.isPlugged) throw unsupported('its network card is plugged');
-    const own = this.#privateMemory;
-    const { qmp } = this.#process;
+    this.requireRunning();
+    const machine = this.#options.snapshotMachine;
+    if (machine === null) throw cannotSave("its RAM is QEMU's own");
+    if (this.#options.slot.isPlugged) throw cannotSave('its vsock device is plugged');
+    if (this.#options.nic.isPlugged) throw cannotSave('its network card is plugged');
+    const own = this.#options.privateMemory;
+    const { qmp } = this.#options.process;
     const state = own === null ? await saveState(qmp) : await saveDevices(qmp, own.configuration);
     const writing = writeFile(statePath, state, { flag: 'wx', mode: 0o600 });
     const [written, captured] = await Promise.allSettled([
@@ -155,38 +102,29 @@ export class QemuVm implements Vm {
   }
 
   async pause(): Promise<void> {
-    this.#requireRunning();
-    await this.#process.qmp.execute('stop');
+    this.requireRunning();
+    await this.#options.process.qmp.execute('stop');
   }
 
   async resume(): Promise<void> {
-    this.#requireRunning();
-    await this.#process.qmp.execute('cont');
+    this.requireRunning();
+    await this.#options.process.qmp.execute('cont');
   }
 
   async setChannelLimits(limits: ChannelLimits): Promise<void> {
-    this.#requireRunning();
-    await this.#slot.setLimits(limits);
+    this.requireRunning();
+    await this.#options.slot.setLimits(limits);
   }
 
   async setDiskLimits(limits: DiskLimits): Promise<void> {
-    this.#requireRunning();
-    await limitDisks(this.#process.qmp, limits);
-    this.#limitVmm(limits);
+    this.requireRunning();
+    await limitDisks(this.#options.process.qmp, limits);
+    this.#options.limitVmm(limits);
   }
 
   async channelStats(): Promise<ChannelStats> {
-    this.#requireRunning();
-    return this.#slot.stats();
-  }
-
-  async kill(): Promise<void> {
-    await this.#process.kill();
-    await this.exited;
-  }
-
-  #requireRunning(): void {
-    if (this.#gone) throw new VmmError('vm_gone', `the VM ${this.id} is gone`);
+    this.requireRunning();
+    return this.#options.slot.stats();
   }
 }
 
@@ -205,8 +143,4 @@ async function saveChanges(
     return await ram.captureDifference(path, baseDigest, changes.room);
   }
   return undefined;
-}
-
-function unsupported(cause: string): VmmError {
-  return new VmmError('vm_unsupported', 'could not take a snapshot of the VM', { cause });
 }

@@ -1,11 +1,12 @@
 /**
  * Anthropic's Messages API: messages, count_tokens, models. Answers come from upstreams with the same API or OpenAI's.
  */
+
+import { accepted, type Checked, type Refusal, refused } from '../../../../base/http/refusal.ts';
 import { checkFields } from '../../fields.ts';
 import { responseHeaders } from '../../headers.ts';
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
 import type { BridgePolicy, ModelEntry } from '../../policy.ts';
-import { accepted, type Checked, type Refusal, refused } from '../../refusal.ts';
 import type { Dialect, Inspection, Operation, Route, TranslatedRequest } from '../dialect.ts';
 import { estimateTokens } from '../estimate-tokens.ts';
 import { modelRoute, targetPath, wrongMethod } from '../model-route.ts';

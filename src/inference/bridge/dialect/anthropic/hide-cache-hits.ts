@@ -3,6 +3,7 @@
  * `input_tokens` does not count cached tokens, so it becomes the sum of all. Pure.
  */
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
+import { tokenCount } from '../read-answer-values.ts';
 
 const CACHED = ['cache_creation_input_tokens', 'cache_read_input_tokens'];
 /**
@@ -66,8 +67,4 @@ export function inputTokens(usage: JsonObject): number | undefined {
   if (own === undefined) return undefined;
   const all = CACHED.reduce((sum, name) => sum + (tokenCount(usage[name]) ?? 0), own);
   return Math.min(all, Number.MAX_SAFE_INTEGER);
-}
-
-export function tokenCount(value: unknown): number | undefined {
-  return Number.isSafeInteger(value) && Number(value) >= 0 ? Number(value) : undefined;
 }

@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { messageEvents, sseOf } from '../../../../../test/support/messages.ts';
-import { isJsonObject, type JsonObject } from '../../json-body.ts';
-import { SseSplitter } from '../../sse.ts';
+import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
+import { eventData, SseSplitter } from '../../sse.ts';
 import { hideInAnswer, hideInEvent } from './hide-cache-hits.ts';
 import { MessageUsage } from './message-usage.ts';
 
@@ -31,7 +31,8 @@ const usage = fc.dictionary(
 function countsOf(chunks: readonly Buffer[]) {
   const splitter = new SseSplitter(1 << 20);
   const seen = new MessageUsage();
-  for (const chunk of chunks) for (const piece of splitter.push(chunk)) seen.accept(piece);
+  for (const chunk of chunks)
+    for (const { bytes } of splitter.push(chunk)) seen.see(parseObject(eventData(bytes) ?? '') ?? {});
   return { ...seen.counts(1), done: seen.done, failed: seen.failed, chunks: seen.chunks };
 }
 

@@ -1,6 +1,7 @@
 /** Reads a checked request of Anthropic's Messages API into a conversation. Pure. */
+
+import type { Checked } from '../../../../base/http/refusal.ts';
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
-import type { Checked } from '../../refusal.ts';
 import type { ConversationRequest, ImagePart, Message, Part, TextPart, Tool, ToolChoice } from '../model.ts';
 import {
   asUserText,

@@ -1,8 +1,9 @@
 /** Ollama's API: chat, generate, embeddings, models. Answers come from an upstream with OpenAI's API. */
+
+import { accepted, type Checked, type Refusal, refused } from '../../../../base/http/refusal.ts';
 import { checkFields } from '../../fields.ts';
 import type { JsonObject } from '../../json-body.ts';
 import type { BridgePolicy } from '../../policy.ts';
-import { accepted, type Checked, type Refusal, refused } from '../../refusal.ts';
 import { estimatedTokens } from '../../token-estimate.ts';
 import type { Dialect, Inspection, Operation, Route, TranslatedRequest } from '../dialect.ts';
 import { estimateTokens } from '../estimate-tokens.ts';

@@ -1,6 +1,7 @@
 /** Reads checked requests of Ollama's API into a conversation. Pure. */
+
+import type { Checked } from '../../../../base/http/refusal.ts';
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
-import type { Checked } from '../../refusal.ts';
 import type { ConversationRequest, ImagePart, Message, Part, TextPart, Tool, ToolCallPart } from '../model.ts';
 import {
   asUserText,

@@ -1,11 +1,12 @@
 /**
  * The OpenAI API: chat completions, completions, embeddings, audio, models; and rerank, which model servers add to it.
  */
+
+import { accepted, type Checked, type Refusal, refused } from '../../../../base/http/refusal.ts';
 import { type AllowedFields, checkFields } from '../../fields.ts';
 import { responseHeaders } from '../../headers.ts';
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
 import type { BridgePolicy, ModelEntry } from '../../policy.ts';
-import { accepted, type Checked, type Refusal, refused } from '../../refusal.ts';
 import type { Dialect, ForeignTranslation, Inspection, Operation, Route } from '../dialect.ts';
 import { modelRoute, targetPath, wrongMethod } from '../model-route.ts';
 import { BOUND_FIELDS, OPENAI_FIELDS, OPENAI_HAZARDS } from './fields.ts';

@@ -1,7 +1,7 @@
 import { describe, expect, it, vi } from 'vitest';
 import type { AnswerEvent } from '../model.ts';
+import { TOOL_CALLS_MAX } from '../tool-calls.ts';
 import { OpenaiAnswerReader } from './read-answer.ts';
-import { TOOL_CALLS_MAX } from './read-tool-calls.ts';
 
 const CONTEXT = { stop: ['END'], reasoning: true };
 const ID = 'beef';

@@ -3,8 +3,8 @@
  * Refuses what would change the answer and is missing there; drops hints. Pure.
  */
 
+import type { Checked } from '../../../../base/http/refusal.ts';
 import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
-import type { Checked } from '../../refusal.ts';
 import { readImageUrl } from '../image-url.ts';
 import type { ConversationRequest, ImagePart, Message, Part, TextPart, Tool, ToolChoice } from '../model.ts';
 import {

@@ -3,10 +3,13 @@
  * nor parsed: the lists are cut out of the text, and the small rest says which input each belongs to. Performs no I/O.
  */
 import { StringDecoder } from 'node:string_decoder';
+import { broken } from '../../errors.ts';
 import { isJsonObject, parseObject } from '../../json-body.ts';
+import { answerUsage } from '../answer-events.ts';
 import type { AnswerReader } from '../dialect.ts';
 import type { AnswerContext, AnswerEvent } from '../model.ts';
-import { broken, errorMessage, usageOf } from './read-answer.ts';
+import { errorMessage } from '../read-answer-values.ts';
+import { usageReport } from './answer-grammar.ts';
 
 /** Inside a JSON string the quotes would be escaped, so any match is a key. */
 const START = /"embedding"\s*:\s*\[/g;
@@ -96,7 +99,7 @@ export class OpenaiVectorReader implements AnswerReader {
     }
     const used = value['usage'];
     // Some servers omit counts that embeddings don't have.
-    const usage = isJsonObject(used) ? usageOf({ completion_tokens: 0, ...used }) : undefined;
+    const usage = isJsonObject(used) ? answerUsage(usageReport({ completion_tokens: 0, ...used })) : undefined;
     return [
       ...(usage === undefined ? [] : [{ type: 'usage' as const, usage }]),
       { type: 'stop', reason: 'end', sequence: null },

@@ -1,6 +1,7 @@
 /** Kept responses as clients of the Responses API read, continue and delete them. Pure. */
+
+import { accepted, type Checked, refused } from '../../../../base/http/refusal.ts';
 import type { KeptAnswers, KeptItem } from '../../kept-answers.ts';
-import { accepted, type Checked, refused } from '../../refusal.ts';
 import type { KeptContext, KeptNeeds } from '../dialect.ts';
 
 const LIMIT = 20;

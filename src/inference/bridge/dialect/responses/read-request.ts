@@ -1,6 +1,7 @@
 /** Reads a checked request of OpenAI's Responses API into a conversation. Pure. */
+
+import type { Checked } from '../../../../base/http/refusal.ts';
 import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
-import type { Checked } from '../../refusal.ts';
 import type { KeepRequest, KeptContext, KeptNeeds } from '../dialect.ts';
 import type { AnswerContext, ConversationRequest } from '../model.ts';
 import {

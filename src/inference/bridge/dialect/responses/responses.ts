@@ -1,10 +1,11 @@
 /** OpenAI's Responses API. Answers come from an upstream with chat completions. */
+
+import { accepted, type Checked, refused } from '../../../../base/http/refusal.ts';
 import { checkFields } from '../../fields.ts';
 import { responseHeaders } from '../../headers.ts';
 import type { JsonObject } from '../../json-body.ts';
 import type { KeptAnswers } from '../../kept-answers.ts';
 import type { BridgePolicy } from '../../policy.ts';
-import { accepted, type Checked, refused } from '../../refusal.ts';
 import type { Dialect, Inspection, KeptContext, Operation, Route, TranslatedRequest } from '../dialect.ts';
 import { estimateTokens } from '../estimate-tokens.ts';
 import { targetPath, wrongMethod } from '../model-route.ts';

@@ -2,10 +2,11 @@
  * Writes an answer in the form of OpenAI's Responses API: as a stream of semantic events, or as one response. Performs
  * no I/O.
  */
+
+import type { Refusal } from '../../../../base/http/refusal.ts';
 import { MIB } from '../../../../base/units.ts';
 import { BridgeError } from '../../errors.ts';
 import { type JsonObject, parseObject } from '../../json-body.ts';
-import type { Refusal } from '../../refusal.ts';
 import { estimatedTokens } from '../../token-estimate.ts';
 import type { AnswerOptions, AnswerWriter } from '../dialect.ts';
 import type { AnswerEvent, AnswerUsage, ResponsesContext, StopReason, ToolForm } from '../model.ts';

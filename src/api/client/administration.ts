@@ -1,0 +1,91 @@
+/** The administration of a daemon's home: each method is one request of `src/api/rest/routes/{administration,audit}.ts`. */
+
+import { CodedError } from '../../base/errors.ts';
+import { MIB } from '../../base/units.ts';
+import type { Administration } from '../tenants/administration.ts';
+import type { AuditListing } from '../tenants/audit-listing.ts';
+import type { AuditRecord } from '../tenants/audit-record.ts';
+import * as answers from './answers.ts';
+import { answerError, answerInvalid } from './errors.ts';
+import { lost } from './logs.ts';
+import type { Requests } from './requests.ts';
+import { serverSent } from './server-sent.ts';
+import type { Transport } from './transport.ts';
+
+/** No record of a log is longer. */
+const LINE_CHARACTERS_MAX = 8 * MIB;
+
+export function remoteAdministration({ transport, get, post }: Requests): Administration {
+  const tenantPath = (name: string): string => `/tenants/${encodeURIComponent(name)}`;
+  return {
+    async keys() {
+      return (await get('/keys', answers.keyList)).keys;
+    },
+
+    async createKey(tenant, name) {
+      return await post('/keys', { tenant, ...(name === null ? {} : { name }) }, answers.createdKey);
+    },
+
+    async revokeKey(id) {
+      const path = `/keys/${encodeURIComponent(id)}`;
+      return await transport.call({ method: 'DELETE', path, answer: answers.keyInfo });
+    },
+
+    async tenants() {
+      return (await get('/tenants', answers.tenantList)).tenants;
+    },
+
+    async tenant(name) {
+      return await get(tenantPath(name), answers.tenantInfo);
+    },
+
+    async setTenant(name, change) {
+      const path = tenantPath(name);
+      return await transport.call({ method: 'PATCH', path, body: change, answer: answers.tenantInfo });
+    },
+
+    async settings() {
+      return await get('/settings', answers.hostSettings);
+    },
+
+    async setSettings(settings) {
+      return await transport.call({ method: 'PUT', path: '/settings', body: settings, answer: answers.hostSettings });
+    },
+
+    audit: (listing = {}) => readAudit(transport, listing),
+
+    async auditedRequest(seq) {
+      return await get(`/audit/${seq}`, answers.auditedRequest);
+    },
+
+    async verifyAudit() {
+      return await get('/audit/verification', answers.auditVerification);
+    },
+  };
+}
+
+/** @throws ClientError `daemon_lost` if the stream breaks off */
+async function* readAudit(
+  transport: Transport,
+  { signal = new AbortController().signal, ...listing }: AuditListing,
+): AsyncGenerator<AuditRecord, void, undefined> {
+  const given = Object.entries(listing).filter(([, value]) => value !== undefined);
+  const query = new URLSearchParams(given.map(([name, value]): [string, string] => [name, `${value}`]));
+  const stream = await transport.stream(`/audit?${query}`, signal, true);
+  try {
+    for await (const { event, data } of serverSent(stream, LINE_CHARACTERS_MAX)) {
+      if (event === 'end') return;
+      const body: unknown = JSON.parse(data);
+      if (event === 'error') throw answerError(200, body);
+      const read = answers.auditRecord.read(body);
+      if (read === null) throw answerInvalid('malformed audit record');
+      yield read.value;
+    }
+  } catch (error) {
+    if (signal.aborted) return;
+    throw error instanceof CodedError ? error : lost(error);
+  } finally {
+    stream.destroy();
+  }
+  if (!signal.aborted) throw lost(undefined);
+}

@@ -1,0 +1,110 @@
+/** Keys, tenants, settings and audit logs: requests and answers. */
+import { z } from 'zod';
+import { windowedBudget } from '../../../sandbox/contract/schema/models.ts';
+import { text } from '../../../sandbox/contract/schema/values.ts';
+import type { AuditedRequest, AuditVerification } from '../../tenants/audit-listing.ts';
+import { auditRecord, type ChainReport } from '../../tenants/audit-record.ts';
+import type { CreatedKey, KeyInfo } from '../../tenants/keys.ts';
+import { TENANT_LIMITS, TENANT_NAME } from '../../tenants/limits.ts';
+import type { HostSettings, Quotas, TenantChange, TenantInfo } from '../../tenants/settings.ts';
+import { count, wallMs } from './fields.ts';
+import { flag, wholeText } from './params.ts';
+
+const tenantName = z
+  .string()
+  .regex(TENANT_NAME, {
+    error: 'expected up to 31 lowercase letters, digits, _ and -, beginning with a letter or digit',
+  })
+  .describe('Name of a tenant.');
+const keyId = z
+  .string()
+  .regex(/^[0-9a-f]{12}$/, { error: 'expected 12 hexadecimal digits' })
+  .describe('Id of a key: the beginning of its SHA-256.');
+const label = text(TENANT_LIMITS.keyLabelCharactersMax).min(1).describe('Label for people.');
+
+const key = {
+  id: keyId,
+  tenant: tenantName,
+  name: label.nullable(),
+  createdAtMs: wallMs,
+  revokedAtMs: wallMs.nullable(),
+} satisfies Record<keyof KeyInfo, z.ZodType>;
+export const keyInfo: z.ZodType<KeyInfo> = z.object(key).meta({ id: 'Key', description: 'A key, without the key.' });
+export const keyList = z.object({ keys: z.array(keyInfo) }).meta({ id: 'KeyList' });
+export const createdKey: z.ZodType<CreatedKey> = z
+  .object({ ...key, key: z.string().describe('The key. No other answer has it.') })
+  .meta({ id: 'CreatedKey' });
+export const keyRequest = z.strictObject({ tenant: tenantName, name: label.optional() }).meta({ id: 'KeyRequest' });
+export const keyParams = z.strictObject({ key: keyId });
+
+const amount = z.number().nonnegative().max(Number.MAX_SAFE_INTEGER).nullable();
+const quotas = {
+  sandboxes: amount.describe('Sandboxes that have not ended; null: unlimited.'),
+  memoryMib: amount.describe('Memory of running VMs, MiB.'),
+  startsPerSecond: amount.describe('Starts of VMs.'),
+  storageBytes: amount.describe('Disk space of snapshots and pauses.'),
+} satisfies Record<keyof Quotas, z.ZodType>;
+const allowHosted = z.array(z.string()).readonly();
+export const tenantInfo: z.ZodType<TenantInfo> = z
+  .object({
+    name: tenantName,
+    quotas: z.object(quotas).meta({ id: 'Quotas' }),
+    allowHosted: allowHosted.describe('Models that other hosts may serve for it; `all`: every one.'),
+    modelBudget: windowedBudget.nullable().describe('Of its sandboxes together; null: unlimited.'),
+  })
+  .meta({ id: 'Tenant' });
+export const tenantList = z.object({ tenants: z.array(tenantInfo) }).meta({ id: 'TenantList' });
+export const tenantChange: z.ZodType<TenantChange> = z
+  .strictObject({
+    ...quotas,
+    allowHosted: z.array(text(256)).max(256).readonly().describe('Replaces the list; `all`: every model.'),
+    modelBudget: windowedBudget.nullable().describe('Null: unlimited.'),
+  } satisfies Record<keyof TenantChange, z.ZodType>)
+  .partial()
+  .meta({ id: 'TenantChange', description: 'What is not named stays.' }) as z.ZodType<TenantChange>;
+export const tenantParams = z.strictObject({ tenant: tenantName });
+
+export const hostSettings: z.ZodType<HostSettings> = z
+  .strictObject({ modelBudget: windowedBudget.nullable().describe('Of all sandboxes together; null: unlimited.') })
+  .meta({ id: 'HostSettings' });
+
+export const auditQuery = z.strictObject({
+  log: z.enum(['models', 'calls']).optional().describe('Requests to models (default), or control calls.'),
+  target: text(64).optional().describe('Id of a sandbox or snapshot, or its beginning.'),
+  tenant: tenantName.optional(),
+  model: text(256).optional().describe('As the sandbox or the model server names it.'),
+  outcome: text(64).optional().describe('An outcome, or the code of a refusal.'),
+  sinceMs: wholeText({ min: 0, max: 1e15 }).optional().describe('Milliseconds since 1970.'),
+  after: wholeText({ min: 0, max: 1e15 }).optional().describe('Only records with a higher number.'),
+  content: flag.optional().describe('`true`: with contents where they are kept. Reading them leaves a record.'),
+  follow: flag.optional().describe('`true`: also new records. Default false.'),
+});
+export const auditParams = z.strictObject({ seq: wholeText({ min: 1, max: 1e15 }).describe('Number of a record.') });
+
+export const auditedRequest: z.ZodType<AuditedRequest> = z
+  .object({
+    record: auditRecord,
+    content: z.record(z.string(), z.unknown()).nullable().describe('Request and answer; null: not kept.'),
+    isChanged: z.boolean().describe('The content is not the one that the record names.'),
+  })
+  .meta({ id: 'AuditedRequest' });
+const chainReport = {
+  records: count,
+  firstSeq: count.nullable(),
+  lastSeq: count.nullable(),
+  lastHash: z.string().nullable().describe('Keep it elsewhere, to detect a whole new log.'),
+  firstAt: z.string().nullable(),
+  lastAt: z.string().nullable(),
+  problems: z.array(z.string()).describe('The first ones.'),
+  problemCount: count,
+} satisfies Record<keyof ChainReport, z.ZodType>;
+const otherReport = z.object(chainReport).meta({ id: 'AuditChainReport' }).nullable();
+export const auditVerification: z.ZodType<AuditVerification> = z
+  .object({
+    ok: z.boolean().describe('Nothing was changed.'),
+    ...chainReport,
+    models: otherReport.describe('Of requests to models; null: there is no such log.'),
+    contents: otherReport.describe('Of contents; null: there is no such log.'),
+    changedContents: z.array(count).describe('Requests whose content is not the one that their record names.'),
+  })
+  .meta({ id: 'AuditVerification' });

@@ -1,0 +1,103 @@
+/**
+ * What the operator of a home sets and reads: keys, tenants, settings of the host, audit logs. One process has the home
+ * at a time, the daemon or a command that holds its lock; everybody else asks the daemon.
+ *
+ *     command, library ──► RemoteAdministration ── HTTP ──► src/api/rest ──► HomeAdministration (of the daemon)
+ *     command without a daemon ────────────────────────────────────────────► HomeAdministration (of the command)
+ */
+import {
+  type AuditedRequest,
+  type AuditListing,
+  type AuditVerification,
+  checkAudit,
+  findRequest,
+  listAudit,
+} from './audit-listing.ts';
+import type { AuditRecord } from './audit-record.ts';
+import { type CreatedKey, checkTenantName, type KeyInfo, type KeyStore } from './keys.ts';
+import type { HostSettings, HostStore, TenantChange, TenantInfo, TenantStore } from './settings.ts';
+
+/** Errors: TenantError here, and what a daemon answers instead: SandboxError, ClientError. */
+export interface Administration {
+  /** Oldest first, including revoked ones. */
+  keys(): Promise<readonly KeyInfo[]>;
+  /** @param name label for people; `null` for none */
+  createKey(tenant: string, name: string | null): Promise<CreatedKey>;
+  /** Refused from now on; what the key has open ends. Does nothing if it is already revoked. */
+  revokeKey(id: string): Promise<KeyInfo>;
+  /** Those for which something was set, sorted by name. */
+  tenants(): Promise<readonly TenantInfo[]>;
+  /** Without limits if none were set. */
+  tenant(name: string): Promise<TenantInfo>;
+  /** Changes only the given settings, at once. */
+  setTenant(name: string, change: TenantChange): Promise<TenantInfo>;
+  settings(): Promise<HostSettings>;
+  setSettings(settings: HostSettings): Promise<HostSettings>;
+  /** Records, oldest first. */
+  audit(listing?: AuditListing): AsyncGenerator<AuditRecord, void, undefined>;
+  /** All that the logs have of one request to a model. */
+  auditedRequest(seq: number): Promise<AuditedRequest>;
+  verifyAudit(): Promise<AuditVerification>;
+}
+
+export interface HomeStores {
+  keys(): KeyStore;
+  tenants(): TenantStore;
+  host(): HostStore;
+}
+
+export class HomeAdministration implements Administration {
+  readonly #homeDir: string;
+  readonly #stores: HomeStores;
+
+  /** @param stores called when one is needed: a damaged file of one kind does not prevent work on another */
+  constructor(homeDir: string, stores: HomeStores) {
+    this.#homeDir = homeDir;
+    this.#stores = stores;
+  }
+
+  async keys(): Promise<readonly KeyInfo[]> {
+    return this.#stores.keys().list();
+  }
+
+  async createKey(tenant: string, name: string | null): Promise<CreatedKey> {
+    return this.#stores.keys().create(tenant, name);
+  }
+
+  async revokeKey(id: string): Promise<KeyInfo> {
+    return this.#stores.keys().revoke(id);
+  }
+
+  async tenants(): Promise<readonly TenantInfo[]> {
+    return this.#stores.tenants().list();
+  }
+
+  async tenant(name: string): Promise<TenantInfo> {
+    checkTenantName(name);
+    return this.#stores.tenants().get(name);
+  }
+
+  async setTenant(name: string, change: TenantChange): Promise<TenantInfo> {
+    return this.#stores.tenants().set(name, change);
+  }
+
+  async settings(): Promise<HostSettings> {
+    return this.#stores.host().get();
+  }
+
+  async setSettings(settings: HostSettings): Promise<HostSettings> {
+    return this.#stores.host().set(settings);
+  }
+
+  audit(listing: AuditListing = {}): AsyncGenerator<AuditRecord, void, undefined> {
+    return listAudit(this.#homeDir, listing);
+  }
+
+  async auditedRequest(seq: number): Promise<AuditedRequest> {
+    return await findRequest(this.#homeDir, seq);
+  }
+
+  async verifyAudit(): Promise<AuditVerification> {
+    return await checkAudit(this.#homeDir);
+  }
+}

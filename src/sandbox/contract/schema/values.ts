@@ -1,0 +1,70 @@
+/**
+ * Values that the schemas of this folder share. The folder is the contract of requests: the core and the REST server
+ * check with it, `spec/openapi.json` is generated from it, and the types of requests are inferred from it. Import only
+ * its types into what commands load: zod takes longer to load than all modules of `neurovisor ls`.
+ */
+import { z } from 'zod';
+import { isAtMost } from '../../../base/text/characters.ts';
+import { NAME_FAULT, type Range, REQUEST_LIMITS, SNAPSHOT_NAME, SNAPSHOT_REFERENCE, TEMPLATE_NAME } from '../limits.ts';
+
+/** A schema's value, read-only at every depth. */
+export type ReadOnly<T> = T extends readonly (infer Item)[]
+  ? readonly ReadOnly<Item>[]
+  : T extends object
+    ? { readonly [Key in keyof T]: ReadOnly<T[Key]> }
+    : T;
+
+/** `params` of a check that JSON Schema can't express: its fault is `spec_invalid`, not one of the request's form. */
+export const CONTENT = { isContent: true } as const;
+
+/** Limits characters as JSON Schema counts them: a character beyond the BMP is one, not two. */
+export const text = (charactersMax: number) =>
+  z
+    .string()
+    .refine((value) => isAtMost(value, charactersMax), { error: `expected at most ${charactersMax} characters` })
+    .meta({ maxLength: charactersMax });
+
+/** A number in a range, with one message for every fault, which says what is valid. */
+export function amount(range: Range) {
+  const error = outside('a number', range);
+  return z.number({ error }).min(range.min, { error }).max(range.max, { error });
+}
+
+/** The same for whole numbers. */
+export function whole(range: Range) {
+  const error = outside('a whole number', range);
+  return z.number({ error }).int({ error }).min(range.min, { error }).max(range.max, { error });
+}
+
+const outside =
+  (what: string, { min, max }: Range) =>
+  ({ input }: { readonly input?: unknown }): string =>
+    `expected ${what} from ${min} to ${max}${typeof input === 'number' ? `, not ${input}` : ''}`;
+
+export const list = <T extends z.ZodType>(item: T, most: number) =>
+  z.array(item).max(most, { error: `expected at most ${most}` });
+
+/** An error that shows the text: `"TEXT" is not …`. Not for secrets. */
+export const notA =
+  (what: string) =>
+  ({ input }: { readonly input?: unknown }): string =>
+    `"${String(input).slice(0, 80)}" is not ${what}`;
+
+const nameError = { error: NAME_FAULT };
+export const snapshotName = z.string().regex(SNAPSHOT_NAME, nameError).describe('Name of a snapshot.');
+export const snapshotReference = z
+  .string()
+  .regex(SNAPSHOT_REFERENCE, nameError)
+  .describe('Id or name of a snapshot; for the operator, a tenant’s is `TENANT/NAME`.');
+export const templateName = z.string().regex(TEMPLATE_NAME, nameError).describe('Name of a template.');
+
+export const metadata = z
+  .record(text(REQUEST_LIMITS.metadataKeyCharactersMax).min(1), text(REQUEST_LIMITS.metadataValueCharactersMax))
+  .refine((pairs) => Object.keys(pairs).length <= REQUEST_LIMITS.metadataPairsMax, {
+    error: `expected at most ${REQUEST_LIMITS.metadataPairsMax} pairs`,
+  })
+  .meta({
+    id: 'Metadata',
+    description: 'Labels of the owner’s choice; the list can be filtered by them.',
+    maxProperties: REQUEST_LIMITS.metadataPairsMax,
+  });
