@@ -29,6 +29,8 @@ import { burn, LoopTurns } from './loop-turns.ts';
 
 /** Maximum 99th percentile of blocked event loop time, milliseconds of CPU time. */
 const HELD_P99_MS_MAX = 50;
+/** The 99th percentile ignores the longest turn. On a busy machine, several bodies may be checked in that one. */
+const HELD_MS_MAX = 250;
 /**
  * Maximum median of answers, milliseconds; on a machine that is slow without any flood, a multiple of the median then.
  */
@@ -155,9 +157,9 @@ async function noteBlocked(notes: Notes, ask: () => Promise<ProbeTimes>): Promis
 function noteHeld(notes: Notes, what: string, { p99, longest }: LoopTurns): void {
   notes.note(
     what,
-    `p99 at most ${HELD_P99_MS_MAX} ms of CPU time`,
+    `p99 at most ${HELD_P99_MS_MAX} ms of CPU time, longest at most ${HELD_MS_MAX} ms`,
     `p99 ${p99.toFixed(1)} ms, longest ${longest.toFixed(1)} ms`,
-    p99 <= HELD_P99_MS_MAX,
+    p99 <= HELD_P99_MS_MAX && longest <= HELD_MS_MAX,
   );
 }
 

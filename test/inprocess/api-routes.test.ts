@@ -77,6 +77,15 @@ describe('sandboxes', () => {
     expect(more).toMatchObject({ status: 400, text: expect.stringContaining('body.metadata.k') });
   });
 
+  it('create: names that the document allows and no model can have are content', async () => {
+    for (const models of [{ defaultModel: '\n' }, { aliases: { '\n': 'b' } }, { aliases: { '': 'b' } }]) {
+      const answer = await api.ask('POST', '/sandboxes', { models });
+      expect([answer.status, answer.json]).toMatchObject([400, { error: { code: 'spec_invalid' } }]);
+    }
+    const mixed = await api.ask('POST', '/sandboxes', { models: { defaultModel: 1, aliases: { '\n': 'b' } } });
+    expect(mixed.json).toMatchObject({ error: { code: 'request_invalid' } });
+  });
+
   it('list: filters by status and metadata', async () => {
     const { id } = await create({ metadata: { job: 'a=b', user: 'x' } });
     await create({ metadata: { job: 'other' } });

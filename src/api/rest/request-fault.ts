@@ -29,6 +29,12 @@ export function requestFault(error: FastifyError, names: 'with part' | 'plain'):
   return statusCode >= 400 && statusCode < 500 ? { status: statusCode, message, isContent: false } : null;
 }
 
-/** A check of the contract has `params: CONTENT`. */
-const isOfContent = (params: Readonly<Record<string, unknown>>): boolean =>
-  (params['params'] as Partial<typeof CONTENT> | undefined)?.isContent === true;
+interface IssueParams {
+  /** A check of the contract has `params: CONTENT`. */
+  readonly params?: Partial<typeof CONTENT>;
+  /** What is wrong with the key of a record. */
+  readonly issues?: readonly IssueParams[];
+}
+
+const isOfContent = ({ params, issues = [] }: IssueParams): boolean =>
+  params?.isContent === true || (issues.length > 0 && issues.every(isOfContent));
