@@ -104,8 +104,9 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
     telemetry: ['probes'],
     runtime: ['probes', 'telemetry'],
     builds: ['runtime'],
+    contents: ['runtime', 'builds', 'disk'],
     doctor: ['probes', 'runtime'],
-    daemon: ['runtime', 'builds'],
+    daemon: ['runtime', 'builds', 'contents'],
   },
   'src/cli': {
     '.': [],

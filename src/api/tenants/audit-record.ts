@@ -70,7 +70,7 @@ export const auditRecord = z
     key: z.string().nullable(),
     /** The method and the pattern of the path: never ids, queries or bodies. */
     call: z.string(),
-    /** Id of the sandbox or snapshot, if any. */
+    /** Id of the sandbox or snapshot, or names of images, templates or models, if any. */
     target: z.string().nullable(),
     status: z.number().int(),
     /** Time until the answer. */
