@@ -9,13 +9,12 @@ const CODES_MAX = 64;
  * Errors of this thread, and of threads that report theirs. By code, not by reason: reasons are many, and a flood has
  * one code (`EMFILE`, `EPIPE`).
  */
-export const ignoredErrors = new Counter({
-  name: 'neurovisor_ignored_errors_total',
-  help: 'Errors that the daemon ignored as harmless, by code of the error; none: without a code.',
-  unit: null,
-  labels: ['code'],
-  seriesMax: CODES_MAX,
-});
+export const ignoredErrors = new Counter(
+  'neurovisor_ignored_errors_total',
+  'Errors that the daemon ignored as harmless, by code of the error; none: without a code.',
+  ['code'],
+  CODES_MAX,
+);
 
 /** The only way to drop an error: with a reason for the reader, and counted, so that a flood shows. */
 export function ignore(error: unknown, _reason: string): void {
