@@ -22,6 +22,26 @@ export function ignore(error: unknown, _reason: string): void {
   hasUntaken = true;
 }
 
+/** The result of `work`. If it throws, ignores the error and returns `otherwise`. @param reason as for `ignore` */
+export function tryOr<T, U>(otherwise: U, reason: string, work: () => T): T | U {
+  try {
+    return work();
+  } catch (error) {
+    ignore(error, reason);
+    return otherwise;
+  }
+}
+
+/** As `tryOr`, for work that may reject. */
+export async function awaitOr<T, U>(otherwise: U, reason: string, work: () => Promise<T>): Promise<T | U> {
+  try {
+    return await work();
+  } catch (error) {
+    ignore(error, reason);
+    return otherwise;
+  }
+}
+
 /** Numbers of ignored errors by code. */
 export type IgnoredCounts = ReadonlyMap<string, number>;
 

@@ -4,7 +4,7 @@ import { accessSync, constants, readFileSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { CodedError, describeError, errorCode } from '../../base/errors.ts';
 import type { Home } from '../../base/home.ts';
-import { ignore } from '../../base/ignore.ts';
+import { awaitOr, ignore } from '../../base/ignore.ts';
 import { POOL_DEFAULT, POOL_SETTING, parsePool, poolConflicts } from '../../egress/net/addresses/address-plan.ts';
 import { formatCidr } from '../../egress/net/addresses/addresses.ts';
 import { parseResolvConf } from '../../egress/net/dns/resolv-conf.ts';
@@ -218,10 +218,7 @@ async function readLegacyFilters(): Promise<OtherFilter[] | null> {
     ignore(error, 'a kernel without legacy iptables');
   }
   if (!/^filter$/m.test(names)) return [];
-  try {
-    return legacyFilters((await run('iptables-legacy', ['-S'])).stdout);
-  } catch (error) {
-    ignore(error, 'reported as unreadable');
-    return null;
-  }
+  return await awaitOr(null, 'reported as unreadable', async () =>
+    legacyFilters((await run('iptables-legacy', ['-S'])).stdout),
+  );
 }

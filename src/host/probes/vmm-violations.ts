@@ -6,7 +6,7 @@
 import { readFileSync, readlinkSync } from 'node:fs';
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { ignore, tryOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { Counter } from '../../base/metrics.ts';
 import { AUDIT_ARCH, syscallName } from '../../machine/jail/seccomp/syscalls.ts';
@@ -230,10 +230,5 @@ export function openRecords(): RecordSource | string {
 
 /** `null` if unknown; this process is then assumed to be in it. */
 function firstNetNamespace(): string | null {
-  try {
-    return readlinkSync('/proc/1/ns/net');
-  } catch (error) {
-    ignore(error, 'not permitted to inspect process 1');
-    return null;
-  }
+  return tryOr(null, 'not permitted to inspect process 1', () => readlinkSync('/proc/1/ns/net'));
 }

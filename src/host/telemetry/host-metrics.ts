@@ -10,7 +10,7 @@
  */
 import { availableParallelism } from 'node:os';
 import type { Clock } from '../../base/clock.ts';
-import { ignore, ignoredErrors } from '../../base/ignore.ts';
+import { awaitOr, ignore, ignoredErrors } from '../../base/ignore.ts';
 import { Counter, gauge, gaugeBy, Histogram, type Metric, MetricRegistry, total, totalBy } from '../../base/metrics.ts';
 import { MIB } from '../../base/units.ts';
 import type { NetworkLease } from '../../egress/net/lease/lease.ts';
@@ -293,14 +293,11 @@ export class HostMetrics {
   async #askChannel(sandbox: Supervisor): Promise<number> {
     const { vm } = sandbox;
     if (vm === undefined) return 0;
-    try {
+    return await awaitOr(0, 'the VM is ending', async () => {
       const { connectionsOpen, ...counted } = await vm.channelStats();
       this.#channels.note(vm, counted);
       return connectionsOpen;
-    } catch (error) {
-      ignore(error, 'the VM is ending');
-      return 0;
-    }
+    });
   }
 
   async #askLease(lease: CountedLease): Promise<void> {

@@ -7,7 +7,7 @@ import { delimiter, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { describeError } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
-import { ignore } from '../../base/ignore.ts';
+import { awaitOr, tryOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { hasCapability } from '../../sys/capability.ts';
 import { Cgroups } from './cgroup.ts';
@@ -206,12 +206,7 @@ export function namespaceRemedy(read: (path: string) => string | null): string {
 
 /** @returns null if the kernel does not have this file */
 export function readSetting(path: string): string | null {
-  try {
-    return readFileSync(path, 'utf8').trim();
-  } catch (error) {
-    ignore(error, 'the kernel does not have it');
-    return null;
-  }
+  return tryOr(null, 'the kernel does not have it', () => readFileSync(path, 'utf8').trim());
 }
 
 function findTools(searchPath: string): JailTools {
@@ -242,13 +237,10 @@ function findProgram(searchPath: string, name: string): string | undefined {
 }
 
 function isExecutable(path: string): boolean {
-  try {
+  return tryOr(false, 'not in this folder', () => {
     accessSync(path, constants.X_OK);
     return statSync(path).isFile();
-  } catch (error) {
-    ignore(error, 'not in this folder');
-    return false;
-  }
+  });
 }
 
 /** Runs once per boot of the host and version of the programs; takes 50 ms. */
@@ -321,10 +313,5 @@ function stampOf(parts: JailParts, options: JailOptions, treeDir: string): strin
 }
 
 async function readText(path: string): Promise<string | undefined> {
-  try {
-    return await readFile(path, 'utf8');
-  } catch (error) {
-    ignore(error, 'no probe has run yet');
-    return undefined;
-  }
+  return await awaitOr(undefined, 'no probe has run yet', () => readFile(path, 'utf8'));
 }

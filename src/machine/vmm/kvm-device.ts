@@ -2,7 +2,7 @@
 import type { Stats } from 'node:fs';
 import { open, readFile, stat } from 'node:fs/promises';
 import { describeError, errorCode } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { awaitOr } from '../../base/ignore.ts';
 import { VmmError } from './errors.ts';
 
 export const KVM_DEVICE = '/dev/kvm';
@@ -81,19 +81,9 @@ export async function explainKvm(error: unknown, device?: string): Promise<unkno
 }
 
 async function ownerOf(device: string): Promise<Stats | null> {
-  try {
-    return await stat(device);
-  } catch (error) {
-    ignore(error, 'its owner is unknown');
-    return null;
-  }
+  return await awaitOr(null, 'its owner is unknown', () => stat(device));
 }
 
 async function groupsOfHost(): Promise<string> {
-  try {
-    return await readFile('/etc/group', 'utf8');
-  } catch (error) {
-    ignore(error, 'groups have no names here');
-    return '';
-  }
+  return await awaitOr('', 'groups have no names here', () => readFile('/etc/group', 'utf8'));
 }

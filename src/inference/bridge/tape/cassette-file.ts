@@ -2,7 +2,7 @@
 import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { errorCode } from '../../../base/errors.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { awaitOr, ignore } from '../../../base/ignore.ts';
 import { CASSETTE_BYTES_MAX, type Cassette, cassetteText, cassetteTooLarge, parseCassette } from './cassette.ts';
 import { CassetteError } from './errors.ts';
 
@@ -80,13 +80,10 @@ async function bounded(file: FileHandle): Promise<Buffer> {
 }
 
 async function isThere(path: string): Promise<boolean> {
-  try {
+  return await awaitOr(false, 'reported by the caller', async () => {
     await stat(path);
     return true;
-  } catch (error) {
-    ignore(error, 'reported by the caller');
-    return false;
-  }
+  });
 }
 
 const named = (path: string, error: CassetteError): CassetteError =>

@@ -11,7 +11,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../../../base/clock.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { ignore, tryOr } from '../../../base/ignore.ts';
 import { modulePath } from '../../../base/module-path.ts';
 import { findKvmObstacle } from '../kvm-device.ts';
 import { type QemuVersion, readQemuVersion } from '../qemu/installation.ts';
@@ -196,12 +196,7 @@ export function parseSteps(output: string): KvmStep[] {
 }
 
 function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    ignore(error, 'not JSON');
-    return undefined;
-  }
+  return tryOr(undefined, 'not JSON', () => JSON.parse(text));
 }
 
 /** Increment when the probe changes. */
