@@ -14,7 +14,7 @@ import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { z } from 'zod';
 import { systemClock } from '../../base/clock.ts';
-import { errorCode } from '../../base/errors.ts';
+import { ifThere } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
 import { ignore } from '../../base/ignore.ts';
 import { type Progress, ProgressStep } from '../../base/progress.ts';
@@ -287,12 +287,8 @@ export class Images {
 
   async #keepBlobs({ manifest, blobPath }: Fetched): Promise<void> {
     for (const { digest } of manifest.layers) {
-      await rename(blobPath(digest), this.#files.path('blobs', digest)).catch(
-        // A layer that occurs twice.
-        (error: unknown) => {
-          if (errorCode(error) !== 'ENOENT') throw error;
-        },
-      );
+      // A layer that occurs twice is gone the second time.
+      await ifThere(rename(blobPath(digest), this.#files.path('blobs', digest)));
     }
   }
 

@@ -20,7 +20,7 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { join } from 'node:path';
-import { errorCode } from '../../base/errors.ts';
+import { errorCode, ifThere } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
 import type { Content } from './content.ts';
 import { CopyError } from './transfer.ts';
@@ -101,23 +101,16 @@ export class CopyTarget {
 
   /** Removes a file, a link or an empty directory. A missing one counts as removed. */
   async remove(path: string, isDirectory: boolean): Promise<void> {
-    try {
-      await this.#inParent(path, async (at) => await (isDirectory ? rmdir(at) : unlink(at)));
-    } catch (error) {
-      if (errorCode(error) !== 'ENOENT') throw error;
-    }
+    await ifThere(this.#inParent(path, async (at) => await (isDirectory ? rmdir(at) : unlink(at))));
   }
 
   /** `null` if nothing is there. @throws CopyError `in_the_way` if a link or another type is there or on the way */
   async contentOf(path: string): Promise<Content | null> {
     let found: Content | null = null;
-    try {
-      await this.#inParent(path, async (at) => {
-        found = await this.#content(at, path);
-      });
-    } catch (error) {
-      if (errorCode(error) !== 'ENOENT') throw error;
-    }
+    const look = async (at: string): Promise<void> => {
+      found = await this.#content(at, path);
+    };
+    await ifThere(this.#inParent(path, look));
     return found;
   }
 
@@ -210,11 +203,6 @@ export class CopyTarget {
 
 /** True for nothing, a file or a link. A replaced device, such as /dev/null, would no longer be one. */
 async function isReplaceable(path: string): Promise<boolean> {
-  try {
-    const info = await lstat(path);
-    return info.isFile() || info.isSymbolicLink();
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return true;
-    throw error;
-  }
+  const info = await ifThere(lstat(path));
+  return info === undefined || info.isFile() || info.isSymbolicLink();
 }

@@ -11,7 +11,7 @@ import { z } from 'zod';
 import { DIGEST } from '../../../artifacts/oci/reference.ts';
 import { READY_MADE } from '../../../artifacts/ready-made.ts';
 import { systemClock } from '../../../base/clock.ts';
-import { errorCode } from '../../../base/errors.ts';
+import { errorCode, ifThere } from '../../../base/errors.ts';
 import { newSandboxId } from '../../../base/ids.ts';
 import { awaitOr, ignore } from '../../../base/ignore.ts';
 import { namesIn } from '../../../base/names-in.ts';
@@ -176,13 +176,8 @@ export class TemplateNames {
   }
 
   async #read(name: string): Promise<StoredTemplate | undefined> {
-    let text: string;
-    try {
-      text = await readFile(this.#path(name), 'utf8');
-    } catch (error) {
-      if (errorCode(error) === 'ENOENT') return undefined;
-      throw error;
-    }
+    const text = await ifThere(readFile(this.#path(name), 'utf8'));
+    if (text === undefined) return undefined;
     try {
       if (text.length > FILE_BYTES_MAX) throw new Error('it is too large');
       const { spec, madeAtMs, recipe } = fileSchema.parse(JSON.parse(text));
