@@ -71,9 +71,5 @@ function chunks(body: Readable): AsyncIterator<Buffer> & AsyncIterable<Buffer> {
 async function within<T>(work: Promise<T>, clock: Clock, ms: number, what: string): Promise<T> {
   const { promise, reject } = Promise.withResolvers<never>();
   const stop = clock.after(ms, () => reject(new ApiError('request_timeout', `${what} did not arrive within ${ms} ms`)));
-  try {
-    return await Promise.race([work, promise]);
-  } finally {
-    stop();
-  }
+  return await Promise.race([work, promise]).finally(stop);
 }

@@ -125,11 +125,9 @@ export class Images {
    */
   async pull(reference: Reference, when: 'always' | 'missing', signal: AbortSignal): Promise<PulledImage> {
     this.#pulling += 1;
-    try {
-      return await this.#pull(reference, when, signal);
-    } finally {
+    return await this.#pull(reference, when, signal).finally(() => {
       this.#pulling -= 1;
-    }
+    });
   }
 
   async #pull(reference: Reference, when: 'always' | 'missing', signal: AbortSignal): Promise<PulledImage> {

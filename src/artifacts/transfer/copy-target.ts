@@ -63,13 +63,9 @@ export class CopyTarget {
     openContent: () => AsyncIterable<Uint8Array> | Promise<AsyncIterable<Uint8Array>>,
   ): Promise<void> {
     return this.#replace(path, async (part) => {
-      const file = await open(part, 'wx', 0o600);
-      try {
-        await writeFile(file, await openContent());
-        await file.chmod(mode & 0o777);
-      } finally {
-        await file.close();
-      }
+      await using file = await open(part, 'wx', 0o600);
+      await writeFile(file, await openContent());
+      await file.chmod(mode & 0o777);
     });
   }
 
@@ -80,23 +76,15 @@ export class CopyTarget {
   /** Sets the permissions of a file, but no other mode bits. */
   async setFileMode(path: string, mode: number): Promise<void> {
     await this.#inParent(path, async (at) => {
-      const file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
-      try {
-        await file.chmod(mode & 0o777);
-      } finally {
-        await file.close();
-      }
+      await using file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+      await file.chmod(mode & 0o777);
     });
   }
 
   /** Sets the permissions of a directory, but no other mode bits. */
   async setMode(path: string, mode: number): Promise<void> {
-    const directory = await this.#open(path.split('/'));
-    try {
-      await directory.chmod(mode & 0o777);
-    } finally {
-      await directory.close();
-    }
+    await using directory = await this.#open(path.split('/'));
+    await directory.chmod(mode & 0o777);
   }
 
   /** Removes a file, a link or an empty directory. A missing one counts as removed. */
@@ -118,13 +106,9 @@ export class CopyTarget {
   async readFile(path: string, bytesMax: number): Promise<Buffer | null> {
     let content: Buffer | null = null;
     await this.#inParent(path, async (at) => {
-      const file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
-      try {
-        const info = await file.stat();
-        if (info.isFile() && info.size <= bytesMax) content = await file.readFile();
-      } finally {
-        await file.close();
-      }
+      await using file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+      const info = await file.stat();
+      if (info.isFile() && info.size <= bytesMax) content = await file.readFile();
     });
     return content;
   }
@@ -135,18 +119,14 @@ export class CopyTarget {
     const mode = info.mode & 0o777;
     if (info.isDirectory()) return { type: 'directory', mode };
     if (!info.isFile()) throw this.#inTheWay(path);
-    const file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
-    try {
-      const hash = createHash('sha256');
-      let bytes = 0;
-      for await (const chunk of file.createReadStream({ autoClose: false })) {
-        hash.update(chunk);
-        bytes += chunk.length;
-      }
-      return { type: 'file', mode, bytes, sha256: hash.digest('hex') };
-    } finally {
-      await file.close();
+    await using file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+    const hash = createHash('sha256');
+    let bytes = 0;
+    for await (const chunk of file.createReadStream({ autoClose: false })) {
+      hash.update(chunk);
+      bytes += chunk.length;
     }
+    return { type: 'file', mode, bytes, sha256: hash.digest('hex') };
   }
 
   async #replace(path: string, make: (part: string) => Promise<void>): Promise<void> {
@@ -167,13 +147,9 @@ export class CopyTarget {
   async #inParent(path: string, use: (at: string, parent: string) => Promise<void>): Promise<void> {
     const components = path.split('/');
     const name = components.pop() ?? '';
-    const directory = await this.#open(components);
-    try {
-      const parent = `/proc/self/fd/${directory.fd}`;
-      await use(join(parent, name), parent);
-    } finally {
-      await directory.close();
-    }
+    await using directory = await this.#open(components);
+    const parent = `/proc/self/fd/${directory.fd}`;
+    await use(join(parent, name), parent);
   }
 
   async #open(components: readonly string[]): Promise<FileHandle> {

@@ -22,9 +22,5 @@ export async function waitUnlessAborted<T>(signal: AbortSignal | undefined, work
   const onAbort = (): void => aborted.reject(signal.reason);
   if (signal.aborted) onAbort();
   else signal.addEventListener('abort', onAbort, { once: true });
-  try {
-    return await Promise.race([work, aborted.promise]);
-  } finally {
-    signal.removeEventListener('abort', onAbort);
-  }
+  return await Promise.race([work, aborted.promise]).finally(() => signal.removeEventListener('abort', onAbort));
 }

@@ -265,11 +265,7 @@ export async function librariesOf(path: string): Promise<string[]> {
 const ELF_MAGIC = '\x7fELF';
 
 async function isElf(path: string): Promise<boolean> {
-  const file = await open(path);
-  try {
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(4), 0, 4, 0);
-    return bytesRead === 4 && buffer.toString('latin1') === ELF_MAGIC;
-  } finally {
-    await file.close();
-  }
+  await using file = await open(path);
+  const { buffer, bytesRead } = await file.read(Buffer.alloc(4), 0, 4, 0);
+  return bytesRead === 4 && buffer.toString('latin1') === ELF_MAGIC;
 }

@@ -160,11 +160,7 @@ export class Download {
   async #change(signal: AbortSignal): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#waiting.add(resolve);
-    try {
-      await orAborted(promise, signal);
-    } finally {
-      this.#waiting.delete(resolve);
-    }
+    await orAborted(promise, signal).finally(() => this.#waiting.delete(resolve));
   }
 
   #wake(): void {

@@ -223,11 +223,7 @@ class Source {
   async copyInto(target: string): Promise<void> {
     const copying = this.#copyInto(target);
     this.#copying.add(copying);
-    try {
-      await copying;
-    } finally {
-      this.#copying.delete(copying);
-    }
+    await copying.finally(() => this.#copying.delete(copying));
   }
 
   async #copyInto(target: string): Promise<void> {

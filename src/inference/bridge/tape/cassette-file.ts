@@ -57,12 +57,8 @@ export async function writeCassette(path: string, cassette: Cassette): Promise<v
 }
 
 async function readBytes(path: string): Promise<Buffer> {
-  const file = await open(path, 'r');
-  try {
-    return await bounded(file);
-  } finally {
-    await file.close();
-  }
+  await using file = await open(path, 'r');
+  return await bounded(file);
 }
 
 async function bounded(file: FileHandle): Promise<Buffer> {

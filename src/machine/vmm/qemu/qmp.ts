@@ -253,11 +253,7 @@ export class QmpClient {
     const cancel = this.#clock.after(timeoutMs, () =>
       late.reject(new VmmError('vmm_timeout', `QEMU did not give ${what} within ${timeoutMs} ms`)),
     );
-    try {
-      return await Promise.race([wanted, late.promise]);
-    } finally {
-      cancel();
-    }
+    return await Promise.race([wanted, late.promise]).finally(cancel);
   }
 
   /** Lets a VMM that floods wait, so that it does not hold up the event loop. */
