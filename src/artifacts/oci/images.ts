@@ -16,7 +16,7 @@ import { z } from 'zod';
 import { systemClock } from '../../base/clock.ts';
 import { ifThere } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
-import { ignore } from '../../base/ignore.ts';
+import { awaitOr } from '../../base/ignore.ts';
 import { type Progress, ProgressStep } from '../../base/progress.ts';
 import { GIB } from '../../base/units.ts';
 import { type ImageBuilder, UNFINISHED } from './builder.ts';
@@ -328,13 +328,10 @@ export class Images {
   /** @returns the digest of the whole file; undefined: it is not whole */
   async #recordOf(chain: string, bytes: number): Promise<string | undefined> {
     const path = this.#files.path('environments', chain);
-    try {
-      const record = environmentSchema.parse(JSON.parse(await readFile(`${path}.json`, 'utf8')));
-      if (record.bytes === bytes) return record.digest;
-    } catch (error) {
-      ignore(error, 'the environment is built again');
-    }
-    return undefined;
+    const record = await awaitOr(undefined, 'the environment is built again', async () =>
+      environmentSchema.parse(JSON.parse(await readFile(`${path}.json`, 'utf8'))),
+    );
+    return record?.bytes === bytes ? record.digest : undefined;
   }
 
   /** Moves a whole file to its place, and records its digest. */

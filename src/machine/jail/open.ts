@@ -247,7 +247,7 @@ function isExecutable(path: string): boolean {
 async function probe(parts: JailParts, options: JailOptions, treeDir: string): Promise<void> {
   const stampPath = join(options.cacheDir, 'jail', 'probed');
   const stamp = stampOf(parts, options, treeDir);
-  if ((await readText(stampPath)) === stamp) return;
+  if ((await awaitOr(undefined, 'no probe has run yet', () => readFile(stampPath, 'utf8'))) === stamp) return;
   const base = join(options.cacheDir, 'jail');
   await mkdir(base, { recursive: true, mode: 0o700 });
   // A directory of its own: another jail may be probed at the same time, also by this process, or its probe may have
@@ -310,8 +310,4 @@ function stampOf(parts: JailParts, options: JailOptions, treeDir: string): strin
     options.deviceGid,
   ];
   return createHash('sha256').update(JSON.stringify(facts)).update(filter).digest('hex');
-}
-
-async function readText(path: string): Promise<string | undefined> {
-  return await awaitOr(undefined, 'no probe has run yet', () => readFile(path, 'utf8'));
 }

@@ -34,7 +34,11 @@ async function obstacleOf(device: string, error: unknown): Promise<KvmObstacle> 
     case 'EACCES':
       return {
         reason: `${device} can't be opened by this user`,
-        remedy: remedyForRights(device, await ownerOf(device), await groupsOfHost()),
+        remedy: remedyForRights(
+          device,
+          await awaitOr(null, 'its owner is unknown', () => stat(device)),
+          await awaitOr('', 'groups have no names here', () => readFile('/etc/group', 'utf8')),
+        ),
       };
     case 'EPERM':
       return {
@@ -78,12 +82,4 @@ export async function explainKvm(error: unknown, device?: string): Promise<unkno
     cause: error,
     remedy: `${remedy} Running VMs are not affected.`,
   });
-}
-
-async function ownerOf(device: string): Promise<Stats | null> {
-  return await awaitOr(null, 'its owner is unknown', () => stat(device));
-}
-
-async function groupsOfHost(): Promise<string> {
-  return await awaitOr('', 'groups have no names here', () => readFile('/etc/group', 'utf8'));
 }

@@ -188,15 +188,11 @@ export function runChild(
 export function parseSteps(output: string): KvmStep[] {
   const steps: KvmStep[] = [];
   for (const line of output.split('\n')) {
-    const step = stepSchema.safeParse(parseJson(line));
+    const step = stepSchema.safeParse(tryOr(undefined, 'not JSON', () => JSON.parse(line)));
     if (!step.success || step.data.step !== STEP_NAMES[steps.length]) break;
     steps.push(step.data);
   }
   return steps;
-}
-
-function parseJson(text: string): unknown {
-  return tryOr(undefined, 'not JSON', () => JSON.parse(text));
 }
 
 /** Increment when the probe changes. */

@@ -9,7 +9,7 @@
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../../../base/clock.ts';
 import { LoopTime } from '../../../base/fairness/loop-time.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { ignore, tryOr } from '../../../base/ignore.ts';
 import { Listeners } from '../../../base/listeners.ts';
 import type { BucketLimit } from '../../../base/token-bucket.ts';
 import { FdChannel } from '../../../sys/socket.ts';
@@ -70,13 +70,7 @@ const NEWLINE = 10;
 const TOO_LONG = { ok: false, reason: `a line is longer than ${QMP_LINE_BYTES_MAX} bytes` } as const;
 
 function parseMessage(text: string): QmpMessage | undefined {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    ignore(error, 'not JSON');
-    return undefined;
-  }
+  const value: unknown = tryOr(undefined, 'not JSON', () => JSON.parse(text));
   if (!isRecord(value)) return undefined;
   if (isRecord(value['QMP'])) return { kind: 'greeting' };
   if (typeof value['event'] === 'string') {
