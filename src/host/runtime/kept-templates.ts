@@ -12,16 +12,11 @@ import { STAT_BLOCK_BYTES } from '../../base/units.ts';
 import type { TemplateSpec } from '../../sandbox/contract/spec.ts';
 import { TEMPLATE_FILES } from '../../sandbox/start/template.ts';
 
-export interface TemplateInfo {
+export interface TemplateInfo extends Readonly<Omit<Details, 'spec' | 'stateSha256' | 'warm' | 'hasPython'>> {
   readonly key: string;
   readonly spec: TemplateSpec;
   /** True if made with the current kernel, image, VMM, processor and package index. */
   readonly current: boolean;
-  readonly madeAtMs: number;
-  readonly machine: string;
-  readonly kernelDigest: string;
-  readonly rootImageDigest: string;
-  readonly modules: readonly { readonly name: string; readonly durationMs: number }[];
   /** Disk usage by file, bytes. */
   readonly files: Readonly<Record<string, number>>;
 }

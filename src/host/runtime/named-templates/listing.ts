@@ -6,21 +6,15 @@ import { type KeyNow, keptTemplates, removeTemplate, type TemplateInfo, withName
 import { AGENT, type TemplateNames } from './names.ts';
 
 /** A template as `template ls` and `inspect` show it; fields are `null` or empty if it is not built yet. */
-export interface ListedTemplate {
+export interface ListedTemplate extends Pick<TemplateInfo, 'spec' | 'current' | 'modules' | 'files'> {
   /** A template and its variant with a network card have the same names. */
   readonly names: readonly string[];
   readonly key: string | null;
-  readonly spec: TemplateSpec;
-  /** True if made with the current kernel, image, VMM, processor and package index. */
-  readonly current: boolean;
   /** Milliseconds since 1970. */
   readonly madeAtMs: number | null;
   readonly machine: string | null;
   readonly kernelDigest: string | null;
   readonly rootImageDigest: string | null;
-  readonly modules: TemplateInfo['modules'];
-  /** Disk usage by file, bytes. */
-  readonly files: TemplateInfo['files'];
 }
 
 /**
