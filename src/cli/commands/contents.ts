@@ -34,7 +34,7 @@ async function openHere(cli: Cli, work: LongWork): Promise<OpenedContents> {
   let runtime: Promise<Runtime> | undefined;
   const open = async (): Promise<Runtime> => {
     const { openRuntime } = await import('./open-runtime.ts');
-    return await openRuntime(cli, { withoutModel: true, keepsProgress: true });
+    return await openRuntime(cli, { withoutModel: true });
   };
   const contents = homeContents({
     config,
