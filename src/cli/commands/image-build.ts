@@ -5,11 +5,15 @@ import { join, resolve } from 'node:path';
 import { styleText } from 'node:util';
 import type { BuildEvent, BuildRequest } from '../../artifacts/dockerfile/build.ts';
 import { DockerfileError } from '../../artifacts/dockerfile/errors.ts';
-import { DOCKERFILE_LIMITS, SECRET_BYTES_MAX, SECRETS_MAX } from '../../artifacts/dockerfile/limits.ts';
+import {
+  DOCKERFILE_LIMITS,
+  SECRET_BYTES_MAX,
+  SECRETS_MAX,
+  STAGE_VM_DEFAULTS,
+} from '../../artifacts/dockerfile/limits.ts';
 import { describeError } from '../../base/errors.ts';
 import { plain } from '../../base/text/plain.ts';
 import { type BuiltEnvironment, buildEnvironment } from '../../host/builds/environment-build.ts';
-import { STAGE_VM_DEFAULTS } from '../../host/builds/stage-vm.ts';
 import { checkNewName } from '../../host/runtime/named-templates/names.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';

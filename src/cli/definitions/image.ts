@@ -1,5 +1,6 @@
 /** Definitions of `neurovisor image`. */
 import { type Command, Option } from 'commander';
+import { STAGE_VM_DEFAULTS } from '../../artifacts/dockerfile/limits.ts';
 import type { BuildFlags } from '../commands/image-build.ts';
 import { type OutputFlags, performHere } from './perform.ts';
 import { addSizeOptions, BUILD_ARG, collect, listCommand, output, TARGET } from './shared-options.ts';
@@ -105,7 +106,7 @@ function addBuild(image: Command): void {
     )
     .option('--allow-out <rule>', 'allow outbound connections of steps (repeatable)', collect, [])
     .option('--deny-out <rule>', 'deny outbound connections of steps (repeatable)', collect, []);
-  addSizeOptions(build)
+  addSizeOptions(build, STAGE_VM_DEFAULTS)
     .addOption(output())
     .addHelpText(
       'after',

@@ -2,8 +2,11 @@
 import { type Command, Option } from 'commander';
 import { JAIL_MODES } from '../../base/config.ts';
 import { MODEL_PRIORITIES } from '../../base/request/model-limits.ts';
+import { DEFAULTS } from '../../sandbox/contract/limits.ts';
 import { parseModelCache } from '../flags/model-cache.ts';
 import * as ranges from '../flags/ranges.ts';
+
+type Size = { readonly [K in keyof typeof DEFAULTS]: number };
 
 /** Without a default, an option that is not given stays undefined. */
 export const collect = (value: string, previous: readonly string[] = []): string[] => [...previous, value];
@@ -81,12 +84,13 @@ export const WORKDIR = [
   'working directory in the guest (default: home of the guest user)',
 ] as const;
 
-/** `--cpus`, `--memory`, `--disk` */
-export function addSizeOptions(command: Command): Command {
+/** `--cpus`, `--memory`, `--disk`. @param size without them */
+export function addSizeOptions(command: Command, size: Size = DEFAULTS): Command {
+  const { cpus, memoryMib, diskMib } = size;
   return command
-    .option('--cpus <n>', 'number of virtual CPUs (default: 1)', ranges.cpus)
-    .option('--memory <size>', 'guest memory, for example 512M or 2G (default: 512M)')
-    .option('--disk <size>', 'writable disk space of the guest (default: 2G)');
+    .option('--cpus <n>', `number of virtual CPUs (default: ${cpus})`, ranges.cpus)
+    .option('--memory <size>', `guest memory, for example 512M or 2G (default: ${ranges.mebibytes(memoryMib)})`)
+    .option('--disk <size>', `writable disk space of the guest (default: ${ranges.mebibytes(diskMib)})`);
 }
 
 /** `--template` */
