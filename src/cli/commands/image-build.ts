@@ -18,7 +18,8 @@ import { checkNewName } from '../../host/runtime/named-templates/names.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { readReference } from '../flags/image-flag.ts';
-import { networkOptions, sizeOptions } from '../flags/sandbox-flags.ts';
+import { networkOptions } from '../flags/network-fields.ts';
+import { sizeOptions } from '../flags/sandbox-fields.ts';
 import { duration, table } from '../output/table.ts';
 import { openImagesHere } from './image.ts';
 
@@ -34,9 +35,6 @@ export interface BuildFlags {
   readonly net?: 'none' | 'egress' | 'open';
   readonly allowOut: readonly string[];
   readonly denyOut: readonly string[];
-  readonly cpus?: number;
-  readonly memory?: string;
-  readonly disk?: string;
 }
 
 /** @param contextDir directory of COPY; `-f -` reads the Dockerfile from stdin */

@@ -14,9 +14,9 @@ import type { StartCommand } from '../../sandbox/contract/spec.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { type ImageFlags, imageRequest, readReference } from '../flags/image-flag.ts';
-import { type PackageFlags, templateAge } from '../flags/package-flags.ts';
+import { type PackageFlags, templateAge } from '../flags/package-fields.ts';
 import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';
-import { sizeOptions } from '../flags/sandbox-flags.ts';
+import { sizeOptions } from '../flags/sandbox-fields.ts';
 import { type AskedStart, readStart, type StartFlags, withHealthcheck } from '../flags/start-command.ts';
 import { duration, table } from '../output/table.ts';
 import { openImagesHere } from './image.ts';
@@ -24,7 +24,7 @@ import { openRuntime } from './open-runtime.ts';
 
 export interface TemplateFlags extends RequirementFlags, ImageFlags, StartFlags, Pick<PackageFlags, 'packagesMinAge'> {
   readonly warm: readonly string[];
-  readonly cpus?: number;
+  readonly cpus?: string;
   readonly memory?: string;
   readonly memoryMax?: string;
   readonly disk?: string;

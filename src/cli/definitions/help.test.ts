@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import { describe, expect, it } from 'vitest';
+import { addCreate } from './create.ts';
 import { addDaemon } from './daemon.ts';
 import { helpWords } from './help.ts';
 import { addImage } from './image.ts';
@@ -8,9 +9,11 @@ import { addMachine } from './machine.ts';
 import { addRun } from './run.ts';
 import { addSandbox } from './sandbox.ts';
 import { addTemplate } from './template.ts';
+import { addUpdate } from './update.ts';
 
 const program = new Command('neurovisor');
-for (const add of [addRun, addSandbox, addInside, addDaemon, addTemplate, addMachine, addImage]) add(program);
+for (const add of [addRun, addCreate, addUpdate, addSandbox, addInside, addDaemon, addTemplate, addMachine, addImage])
+  add(program);
 
 describe('helpWords', () => {
   it.each([
@@ -61,7 +64,7 @@ describe('the sizes that help names', () => {
     return options?.map(({ description }) => /\(default: (.*)\)$/.exec(description)?.[1] ?? '') ?? [];
   };
 
-  it.each([['run'], ['create'], ['pool', 'set'], ['template', 'create']])('%s %s: those of a sandbox', (...path) => {
+  it.each([[['run']], [['create']], [['pool', 'set']], [['template', 'create']]])('%j: those of a sandbox', (path) => {
     expect(sizesOf(...path)).toEqual(['1', '512M', '2G']);
   });
   it('image build: those of the VM that runs the steps', () => {

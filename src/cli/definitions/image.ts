@@ -2,8 +2,9 @@
 import { type Command, Option } from 'commander';
 import { STAGE_VM_DEFAULTS } from '../../artifacts/dockerfile/limits.ts';
 import type { BuildFlags } from '../commands/image-build.ts';
+import { BUILD_ARG, sizeFields, TARGET } from '../flags/sandbox-fields.ts';
 import { type OutputFlags, performHere } from './perform.ts';
-import { addSizeOptions, BUILD_ARG, collect, listCommand, output, TARGET } from './shared-options.ts';
+import { addFields, collect, listCommand, optionOf, output } from './shared-options.ts';
 
 const load = () => import('../commands/image.ts');
 
@@ -85,8 +86,8 @@ function addBuild(image: Command): void {
     .argument('[context]', 'directory that COPY takes files from; its Dockerfile is built (default: .)')
     .option('-t, --name <name>', 'name of the image, for --image')
     .option('-f, --file <path>', 'Dockerfile (default: Dockerfile of the context); - for stdin')
-    .option(...BUILD_ARG, collect, [])
-    .option(...TARGET)
+    .addOption(optionOf(BUILD_ARG))
+    .addOption(optionOf(TARGET))
     .option(
       '--build-secret <id=name,src=file>',
       'file, or env=VARIABLE, for RUN --mount=type=secret (repeatable)',
@@ -106,7 +107,7 @@ function addBuild(image: Command): void {
     )
     .option('--allow-out <rule>', 'allow outbound connections of steps (repeatable)', collect, [])
     .option('--deny-out <rule>', 'deny outbound connections of steps (repeatable)', collect, []);
-  addSizeOptions(build, STAGE_VM_DEFAULTS)
+  addFields(build, sizeFields(STAGE_VM_DEFAULTS))
     .addOption(output())
     .addHelpText(
       'after',

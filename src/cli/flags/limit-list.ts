@@ -13,7 +13,6 @@ export interface LimitWord<Field extends string> {
 /**
  * Several options form one list; `none` alone removes all limits.
  * @param example a valid list, for messages
- * @returns undefined: the option was not given
  * @throws UsageError
  */
 export function parseLimits<Field extends string>(
@@ -21,8 +20,7 @@ export function parseLimits<Field extends string>(
   words: Readonly<Record<string, LimitWord<Field>>>,
   example: string,
   texts: readonly string[],
-): { readonly [K in Field]?: number } | undefined {
-  if (texts.length === 0) return undefined;
+): { readonly [K in Field]?: number } {
   if (texts.length === 1 && texts[0] === 'none') return {};
   const remedy = `use for example ${option} ${example}, or ${option} none`;
   const limits = new Map<Field, number>();

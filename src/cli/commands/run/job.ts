@@ -9,7 +9,7 @@ import { UsageError } from '../../failure.ts';
 import { type CassetteFlags, cassetteChoice } from '../../flags/cassette-flags.ts';
 import { checkBuildFlags, imageOptionText } from '../../flags/image-flag.ts';
 import * as ranges from '../../flags/ranges.ts';
-import { type SandboxFlags, templateOption } from '../../flags/sandbox-flags.ts';
+import { type SandboxFlags, templateOption } from '../../flags/sandbox-fields.ts';
 import type { Encoding, Truncated } from '../../output/program-streams.ts';
 import type { Phase } from '../../output/timings.ts';
 import type { Out } from '../../transfer/copies.ts';
