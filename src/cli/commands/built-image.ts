@@ -20,11 +20,10 @@ export function requireBuildHere({ config }: Pick<Cli, 'config'>, { build }: Bui
  * @throws UsageError, DockerfileError, OciError
  */
 export async function withBuiltImage<F extends ImageFlags & BuildFlags>(cli: Cli, flags: F): Promise<F> {
-  const { build, buildArg, target, ...rest } = flags;
+  const { build, ...rest } = flags;
   if (build === undefined) return flags;
   const { buildDirectory } = await import('./image-build.ts');
-  const own = target === undefined ? {} : { target };
-  const { image } = await buildDirectory(cli, build, { buildArg: buildArg ?? [], ...own });
-  // What is left out is optional.
+  const { image } = await buildDirectory(cli, build);
+  // `build`, which is left out, is optional.
   return { ...rest, image: image.digest } as ImageFlags as F;
 }

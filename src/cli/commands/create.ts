@@ -3,7 +3,6 @@ import { systemClock } from '../../base/clock.ts';
 import type { ControlPlane, CreateRequest, SandboxInfo, TimeoutAction } from '../../sandbox/contract/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
-import { checkBuildFlags } from '../flags/image-flag.ts';
 import { checkModelThere } from '../flags/offered.ts';
 import { snapshotId } from '../flags/pick.ts';
 import { requirementsOf } from '../flags/requirement-flags.ts';
@@ -48,7 +47,6 @@ export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags
 /** @throws UsageError */
 export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): CreateRequest {
   const { cpus, memory, memoryMax, disk, warm, snapshot, boot } = flags;
-  checkBuildFlags(flags);
   if (snapshot !== undefined) {
     if (flags.template !== undefined)
       throw new UsageError('--snapshot and --template are mutually exclusive', 'omit one of them');

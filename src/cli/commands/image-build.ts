@@ -67,12 +67,8 @@ export async function imageBuild(cli: Cli, contextDir: string, flags: BuildFlags
  * For `--build`: without a name, in a VM of the default size. Shows steps that run, and of cached ones nothing.
  * @throws UsageError, DockerfileError, OciError
  */
-export async function buildDirectory(
-  cli: Cli,
-  contextDir: string,
-  flags: Pick<BuildFlags, 'buildArg' | 'target'>,
-): Promise<BuiltEnvironment> {
-  const request = await readRequest(cli, contextDir, { ...flags, buildSecret: [], cache: true });
+export async function buildDirectory(cli: Cli, contextDir: string): Promise<BuiltEnvironment> {
+  const request = await readRequest(cli, contextDir, { buildArg: [], buildSecret: [], cache: true });
   await using opened = openImagesHere(cli);
   const view = new BuildView(cli, 'steps');
   return await buildEnvironment(opened.context, opened.images, {

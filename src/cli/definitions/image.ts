@@ -2,9 +2,9 @@
 import { type Command, Option } from 'commander';
 import { STAGE_VM_DEFAULTS } from '../../artifacts/dockerfile/limits.ts';
 import type { BuildFlags } from '../commands/image-build.ts';
-import { BUILD_ARG, sizeFields, TARGET } from '../flags/sandbox-fields.ts';
+import { sizeFields } from '../flags/sandbox-fields.ts';
 import { type OutputFlags, performHere } from './perform.ts';
-import { addFields, collect, listCommand, optionOf, output } from './shared-options.ts';
+import { addFields, collect, listCommand, output } from './shared-options.ts';
 
 const load = () => import('../commands/image.ts');
 
@@ -86,8 +86,8 @@ function addBuild(image: Command): void {
     .argument('[context]', 'directory that COPY takes files from; its Dockerfile is built (default: .)')
     .option('-t, --name <name>', 'name of the image, for --image')
     .option('-f, --file <path>', 'Dockerfile (default: Dockerfile of the context); - for stdin')
-    .addOption(optionOf(BUILD_ARG))
-    .addOption(optionOf(TARGET))
+    .option('--build-arg <name=value>', 'value for an ARG of the Dockerfile (repeatable)', collect, [])
+    .option('--target <stage>', 'stage of the Dockerfile to build (default: the last)')
     .option(
       '--build-secret <id=name,src=file>',
       'file, or env=VARIABLE, for RUN --mount=type=secret (repeatable)',

@@ -38,8 +38,8 @@ const DETAILS =
   'gives the program a terminal. A script needs a Python 3.10 or newer in the image.\n\n' +
   'With --build, the image is built first, from the Dockerfile of a directory: each step in a microVM ' +
   'without a network, packages through the package gateway. Steps that have not changed come from the cache; ' +
-  '--cpus, --memory, --disk and --net are for the sandbox, not for the build. For secrets, a network for the ' +
-  'steps or another file: neurovisor image build -t NAME, then run --image NAME.\n\n' +
+  '--cpus, --memory, --disk and --net are for the sandbox, not for the build. For values of ARG, another stage ' +
+  'or file, secrets, or a network for the steps: neurovisor image build -t NAME, then run --image NAME.\n\n' +
   'With --record, all requests of the script to models are kept in a file with their answers; --replay ' +
   'answers them from it, without a model or network, and refuses any other request.';
 

@@ -26,15 +26,6 @@ export const IMAGE: OptionText = {
   flags: '--image <reference>',
   help: 'container image to run in, for example python:3.13-slim; pulled if it is not here (default: the built-in system)',
 };
-export const BUILD_ARG: OptionText = {
-  flags: '--build-arg <name=value>',
-  help: 'value for an ARG of the Dockerfile (repeatable)',
-  isRepeatable: true,
-};
-export const TARGET: OptionText = {
-  flags: '--target <stage>',
-  help: 'stage of the Dockerfile to build (default: the last)',
-};
 const BUILD: OptionText = {
   flags: '--build <dir>',
   help: 'build the Dockerfile of this directory, unless nothing has changed, and run in the result instead of --image',
@@ -42,7 +33,7 @@ const BUILD: OptionText = {
 
 /** What the sandbox starts from. @param boot what `--boot` does */
 const origin = (boot: string): readonly Field<CreateRequest>[] => [
-  { options: [IMAGE, BUILD, BUILD_ARG, TARGET] },
+  { options: [IMAGE, BUILD] },
   {
     options: [
       {
