@@ -25,7 +25,7 @@ const EXAMPLE = 'input=1M,output=200k,requests=500,cost=5,per=1d';
 const UNITS: Readonly<Record<string, number>> = { '': 1, k: 1e3, M: 1e6, G: 1e9 };
 
 /** `200k`, `1.5M` → a whole number; units are decimal. @throws UsageError */
-export function parseAmount(text: string): number {
+function parseAmount(text: string): number {
   const match = /^(\d+(?:\.\d+)?)([kMG]?)$/.exec(text);
   const unit = UNITS[match?.[2] ?? ''];
   if (match === null || unit === undefined) {

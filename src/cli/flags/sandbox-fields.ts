@@ -15,7 +15,7 @@ import { PACKAGES, type PackageFlags } from './package-fields.ts';
 import * as ranges from './ranges.ts';
 import type { RequirementFlags } from './requirement-flags.ts';
 
-export const ENV: Row<CreateRequest> = {
+const ENV: Row<CreateRequest> = {
   flags: '-e, --env <NAME=VALUE>',
   help: 'environment variable; NAME alone passes on its value here (repeatable)',
   field: 'env',
