@@ -15,6 +15,7 @@ import type { Administration } from '../src/api/tenants/administration.ts';
 import { operatorOnly } from '../src/api/tenants/callers.ts';
 import { systemClock } from '../src/base/clock.ts';
 import { silentLog } from '../src/base/log.ts';
+import type { HomeContents } from '../src/sandbox/contract/contents.ts';
 import type { ControlPlane } from '../src/sandbox/contract/control.ts';
 
 export const OPENAPI_FILE = join(import.meta.dirname, '../spec/openapi.json');
@@ -23,8 +24,8 @@ export const E2B_OPENAPI_FILE = join(import.meta.dirname, '../spec/e2b-openapi.j
 export async function openapiDocument(): Promise<unknown> {
   // No route is called, so nothing is asked of it.
   const control = {} as ControlPlane;
-  const administration = {} as Administration;
-  await using server = await createApiServer({ control, administration, log: silentLog });
+  const [administration, contents] = [{} as Administration, {} as HomeContents];
+  await using server = await createApiServer({ control, administration, contents, log: silentLog });
   return server.app.swagger();
 }
 

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { PACKAGE_DIR } from '../base/package-dir.ts';
-import type { StartCommand } from '../sandbox/contract/spec.ts';
+import type { StartCommand } from '../sandbox/contract/schema/request.ts';
 
 export interface ReadyMade {
   /** Name of its base environment; `null` for the default environment. */

@@ -83,12 +83,21 @@ describe('usage errors without a daemon', () => {
 });
 
 describe('no daemon', () => {
-  it.each(['template ls', 'image rm x', 'models', 'df'])(
+  it.each(['template export a b', 'image build', 'models test', 'df'])(
     '%s: acts on this machine, so NEUROVISOR_URL is refused',
     async (line) => {
       const { status, stdout, stderr } = await run(line, { NEUROVISOR_URL: 'http://127.0.0.1:1' });
       expect([status, stdout]).toEqual([2, '']);
       expect(stderr).toContain('NEUROVISOR_URL names a daemon');
+    },
+  );
+
+  it.each(['template ls', 'image rm x', 'models ls', 'models rm x'])(
+    '%s: asks the daemon of NEUROVISOR_URL, and never acts here instead',
+    async (line) => {
+      const { status, stdout, stderr } = await run(line, { NEUROVISOR_URL: 'http://127.0.0.1:1' });
+      expect([status, stdout]).toEqual([125, '']);
+      expect(stderr).toContain('no daemon is running at http://127.0.0.1:1');
     },
   );
 

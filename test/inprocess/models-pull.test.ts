@@ -18,8 +18,9 @@ import type { ProgressEvent } from '../../src/base/progress.ts';
 import { modelsPull, modelsRemove } from '../../src/cli/commands/models/pulled.ts';
 import { modelsList } from '../../src/cli/commands/models/servers.ts';
 import { pulledModelPath } from '../../src/host/runtime/pulled-models/named.ts';
-import { type PullOptions, pullModel } from '../../src/host/runtime/pulled-models/pull.ts';
+import { pullModel } from '../../src/host/runtime/pulled-models/pull.ts';
 import { ModelStore } from '../../src/host/runtime/pulled-models/store.ts';
+import type { ModelPullOptions } from '../../src/sandbox/contract/contents.ts';
 import {
   dockerModel,
   makeArtifact,
@@ -60,7 +61,7 @@ const context = (signal = new AbortController().signal, bytesMax?: number) => ({
   log: silentLog,
   ...(bytesMax === undefined ? {} : { bytesMax }),
 });
-const pull = (text: string, options: PullOptions = {}, signal?: AbortSignal) =>
+const pull = (text: string, options: ModelPullOptions = {}, signal?: AbortSignal) =>
   pullModel(context(signal), text, options);
 const put = (name: string, content: Uint8Array): string => {
   const path = join(dir, name);

@@ -4,6 +4,7 @@ import { copyFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
+import type { ProgressEvent } from '../../src/base/progress.ts';
 import { removeNamed } from '../../src/host/runtime/named-templates/listing.ts';
 import { TemplateNames } from '../../src/host/runtime/named-templates/names.ts';
 import type { CloneRam } from '../../src/host/runtime/ram/parts.ts';
@@ -67,6 +68,27 @@ describe('Templates', () => {
     await mapped.close();
     await shared.close();
     expect(readdirSync(join(world.root, 'run'))).toEqual([]);
+  });
+
+  it('prepare: a caller that leaves takes nothing from another; after the last nothing is left', async () => {
+    const { templates, shared } = open(false);
+    /** Leaves when the build has begun. */
+    const leaving = () => {
+      const aborter = new AbortController();
+      const progress = ({ kind }: ProgressEvent): void => {
+        if (kind === 'start') aborter.abort(new Error('left'));
+      };
+      return { progress, signal: aborter.signal };
+    };
+    const left = templates.prepare(spec, undefined, leaving());
+    const stayed = templates.prepare(spec);
+    await expect(left).rejects.toThrow('left');
+    expect(await templates.has((await stayed).spec)).toBe(true);
+    const other = { ...spec, warm: [] };
+    await expect(templates.prepare(other, undefined, leaving())).rejects.toMatchObject({ code: 'cancelled' });
+    expect(await templates.has(other)).toBe(false);
+    expect(readdirSync(join(world.root, 'cache/tmp'))).toEqual([]);
+    await shared.close();
   });
 
   /** Names of the RAM files of this process. */

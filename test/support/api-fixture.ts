@@ -4,12 +4,10 @@ import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type ApiServer, createApiServer } from '../../src/api/rest/server.ts';
-import { HomeAdministration } from '../../src/api/tenants/administration.ts';
-import { KeyStore } from '../../src/api/tenants/keys.ts';
-import { HostStore, TenantStore } from '../../src/api/tenants/settings.ts';
 import { type Clock, systemClock } from '../../src/base/clock.ts';
 import type { Log } from '../../src/base/log.ts';
 import { FakeControlPlane, type FakeOptions } from './fake-control-plane.ts';
+import { homeParts } from './home-parts.ts';
 
 export const API_KEY = 'the-key-of-this-test';
 
@@ -46,12 +44,8 @@ export async function startApi(options: FakeOptions & { readonly clock?: Clock }
     debug: nothing,
   };
   const { clock = systemClock } = options;
-  const administration = new HomeAdministration(dir, {
-    keys: () => new KeyStore(dir, systemClock),
-    tenants: () => new TenantStore(dir),
-    host: () => new HostStore(dir),
-  });
-  const server = await createApiServer({ control, administration, log, clock, apiKey: API_KEY });
+  const { administration, contents } = homeParts(dir);
+  const server = await createApiServer({ control, administration, contents, log, clock, apiKey: API_KEY });
   await server.listen({ socketPath });
   const port = (await server.listen({ port: 0 })) ?? 0;
   return {

@@ -3,10 +3,7 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createApiServer } from '../../src/api/rest/server.ts';
-import { HomeAdministration } from '../../src/api/tenants/administration.ts';
 import { AuditLog } from '../../src/api/tenants/audit.ts';
-import { KeyStore } from '../../src/api/tenants/keys.ts';
-import { HostStore, TenantStore } from '../../src/api/tenants/settings.ts';
 import { Tenancy } from '../../src/api/tenants/tenancy.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { daemonSocket, resolveHome } from '../../src/base/home.ts';
@@ -16,6 +13,7 @@ import { MIB } from '../../src/base/units.ts';
 import type { SandboxLoad } from '../../src/sandbox/plane/load.ts';
 import type { SandboxTimedEvent } from '../../src/sandbox/plane/recent-events.ts';
 import { FakeControlPlane, type FakeOptions } from './fake-control-plane.ts';
+import { homeParts } from './home-parts.ts';
 
 export interface FakeDaemon extends AsyncDisposable {
   readonly control: FakeControlPlane;
@@ -42,14 +40,13 @@ export async function startFakeDaemon(options: FakeOptions = {}): Promise<FakeDa
   const metrics = new MetricRegistry();
   const loads: SandboxLoad[] = [];
   const events: SandboxTimedEvent[] = [];
-  const keys = new KeyStore(dir, systemClock);
-  const tenants = new TenantStore(dir);
-  const host = new HostStore(dir);
+  const { keys, administration, contents } = homeParts(dir);
   const audit = await AuditLog.open({ homeDir: dir, clock: systemClock, log: silentLog });
   const server = await createApiServer({
     control,
     callers: new Tenancy({ control, keys, apiKey: API_KEY }),
-    administration: new HomeAdministration(dir, { keys: () => keys, tenants: () => tenants, host: () => host }),
+    administration,
+    contents,
     audit,
     log: silentLog,
     apiKey: API_KEY,

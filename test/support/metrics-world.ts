@@ -21,6 +21,7 @@ import type { TakeTraces } from '../../src/inference/bridge/guest-traces.ts';
 import type { ControlPlane } from '../../src/sandbox/contract/control.ts';
 import { type Answered, call } from './bridge-fixture.ts';
 import { FakeHost } from './fake-host.ts';
+import { homeParts } from './home-parts.ts';
 import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
 
 export const METRICS_KEY = 'key-of-this-test';
@@ -108,6 +109,7 @@ export async function openMetricsWorld(
     log: silentLog,
     apiKey: METRICS_KEY,
     ...options,
+    ...homeParts(dir),
     control: options.control?.(host.control) ?? host.control,
     metrics: metrics.registry,
     loads: () => metrics.loads(),

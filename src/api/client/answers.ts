@@ -9,8 +9,18 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ChannelStats } from '../../base/channel.ts';
 import { PACKAGE_DIR } from '../../base/package-dir.ts';
+import type { ProgressEvent } from '../../base/progress.ts';
 import type { UsageRecord } from '../../inference/bridge/bridge.ts';
 import type { GuestInfo } from '../../machine/guest/guest.ts';
+import type {
+  ImagePull,
+  ImageRecord,
+  ImportedTemplate,
+  ListedTemplate,
+  ModelPull,
+  PulledModel,
+  RemovedImages,
+} from '../../sandbox/contract/contents.ts';
 import type {
   ForkResult,
   HostInfo,
@@ -78,6 +88,17 @@ export const sandboxLogs = named<SandboxLogs>('Logs');
 export const sandboxLoads = named<SandboxLoads>('Loads');
 export const timedEvent = named<TimedEvent>('SandboxEvent');
 export const logChunk = named<LogChunk>('LogChunk');
+export const progressEvent = named<ProgressEvent>('ProgressEvent');
+export const imageList = listOf<'images', ImageRecord>('images', 'Image');
+export const imagePull = named<ImagePull>('ImagePull');
+export const removedImages = named<RemovedImages>('RemovedImages');
+export const template = named<ListedTemplate>('Template');
+export const templateList = listOf<'templates', ListedTemplate>('templates', 'Template');
+export const importedTemplate = named<ImportedTemplate>('ImportedTemplate');
+export const removedTemplates = named<{ readonly templates: readonly string[] }>('RemovedTemplates');
+export const modelList = listOf<'models', PulledModel>('models', 'PulledModel');
+export const modelPull = named<ModelPull>('ModelPull');
+export const freedBytes = named<{ readonly bytes: number }>('FreedBytes');
 export const keyInfo = named<KeyInfo>('Key');
 export const keyList = listOf<'keys', KeyInfo>('keys', 'Key');
 export const createdKey = named<CreatedKey>('CreatedKey');

@@ -10,6 +10,7 @@
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Guest } from '../../machine/guest/guest.ts';
+import type { HomeContents } from '../../sandbox/contract/contents.ts';
 import type { ControlPlane, Pools, Snapshots, Watch } from '../../sandbox/contract/control.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
 import type { Administration } from '../tenants/administration.ts';
@@ -54,6 +55,8 @@ export async function isDaemonRunning(socketPath: string): Promise<boolean> {
 }
 
 export interface RemoteControlPlane extends ControlPlane, AsyncDisposable {
+  /** What the daemon's home keeps beside sandboxes; only for the operator. */
+  contents(): Promise<HomeContents>;
   /**
    * From now on, sandboxes that this client creates end with it: the daemon removes them when the client is disposed or
    * its process ends in any way.
@@ -91,6 +94,12 @@ export function remoteControlPlane(address: DaemonAddress, clock: Clock): Remote
     ...remotePools(requests),
     ...remoteGuests(requests, { clock, trace: address.trace, open }),
     ...remoteWatch(requests, changes),
+
+    async contents() {
+      // Loaded only here: few commands need it.
+      const { remoteContents } = await import('./contents.ts');
+      return remoteContents(requests);
+    },
 
     async administration() {
       // Loaded only here: few commands need it.

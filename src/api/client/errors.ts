@@ -51,6 +51,8 @@ export function answerError(status: number, body: unknown): CodedError {
   if (code === 'busy') return new BusyError(message, retryAfterMs ?? 1000);
   const options = remedy === null ? {} : { remedy };
   if (isSandboxCode(code)) return new SandboxError(code, message, options);
+  // An error of images, models or what builds them, with its own code.
+  if (code.startsWith('home_')) return new CodedError(code.slice('home_'.length), message, options);
   // The control plane would have refused the field that the schema refused.
   if (code === 'request_invalid') return new SandboxError('spec_invalid', message, options);
   // The daemon's remedy is about request headers.

@@ -96,9 +96,15 @@ export class Transport {
     return read.value;
   }
 
-  /** Returns an answer whose body streams. @param isAwaited true if the connection keeps the process alive */
-  async stream(path: string, signal: AbortSignal, isAwaited: boolean): Promise<IncomingMessage> {
-    const answer = await this.#sent({ method: 'GET', path, signal }, undefined);
+  /**
+   * Returns an answer whose body streams.
+   * @param isAwaited true if the connection keeps the process alive
+   * @param body of a POST request; without one the method is GET
+   */
+  async stream(path: string, signal: AbortSignal, isAwaited: boolean, body?: object): Promise<IncomingMessage> {
+    const method = body === undefined ? 'GET' : 'POST';
+    const text = body === undefined ? undefined : JSON.stringify(body);
+    const answer = await this.#sent({ method, path, signal }, text);
     const { statusCode: status = 0, socket } = answer;
     if (status !== 200) throw answerError(status, parseJson(await this.#read(answer, signal)));
     if (!isAwaited) socket.unref();

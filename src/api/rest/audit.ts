@@ -3,7 +3,7 @@
  * were refused.
  */
 import type { IncomingMessage } from 'node:http';
-import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { AuditSink } from '../tenants/audit.ts';
 import type { Caller } from '../tenants/callers.ts';
 
@@ -12,6 +12,25 @@ const ID = /^[a-z0-9][a-z0-9._-]{0,62}$/;
 const CREATED_ID = /"(?:id|sandboxID)":"([a-z0-9]{20}|[0-9a-f]{12})"/;
 const ANSWER_CHARACTERS_READ = 2048;
 const CREATED = 201;
+/** Names of images, templates and models; anything else is not kept. */
+const NAMES = /^(?:[\w.:/-]+(?:@sha256:[0-9a-f]{64})?(?: |$))+$/;
+const NAMES_CHARACTERS_MAX = 256;
+
+export interface Outcome {
+  readonly target: string | null;
+  /** Of a stream, whose status line came before the outcome. Default: that of the answer. */
+  readonly status?: number;
+}
+
+const isKept = (target: string | null): boolean =>
+  target !== null && target.length <= NAMES_CHARACTERS_MAX && NAMES.test(target);
+
+const outcomes = new WeakMap<IncomingMessage, Outcome>();
+
+/** Call before the answer ends: what the record says instead of what the request and its answer show. */
+export function noteOutcome({ raw }: Pick<FastifyRequest, 'raw'>, { target, ...more }: Outcome): void {
+  outcomes.set(raw, { target: isKept(target) ? target : null, ...more });
+}
 const READ = 200;
 
 interface Noted {
@@ -34,10 +53,25 @@ export function addAudit(
 ): void {
   if (audit === undefined) return;
   const noted = new WeakMap<FastifyRequest, Noted>();
-  app.addHook('onRequest', async (request) => {
+  const record = (request: FastifyRequest, reply: FastifyReply): void => {
+    const one = noted.get(request);
+    if (one === undefined) return;
+    noted.delete(request);
+    const { caller, created } = one;
+    const { statusCode, elapsedTime: ms } = reply;
+    const outcome = outcomes.get(request.raw);
+    const status = outcome?.status ?? statusCode;
+    if (request.method === 'GET' && status < 400) return;
+    audit.note({ caller, call: nameOf(request), target: outcome?.target ?? targetOf(request) ?? created, status, ms });
+  };
+  app.addHook('onRequest', async (request, reply) => {
     // Determined now, since the key may be revoked meanwhile.
     const caller = callerOf(request.raw);
     noted.set(request, { caller, created: null });
+    // Without a finished answer there is no `onResponse`.
+    reply.raw.once('close', () => {
+      if (outcomes.has(request.raw)) record(request, reply);
+    });
     readings.set(request, () => {
       audit.note({ caller, call: nameOf(request), target: targetOf(request), status: READ, ms: 0 });
     });
@@ -47,12 +81,7 @@ export function addAudit(
     if (one === undefined || reply.statusCode !== CREATED || typeof payload !== 'string') return;
     one.created = CREATED_ID.exec(payload.slice(0, ANSWER_CHARACTERS_READ))?.[1] ?? null;
   });
-  app.addHook('onResponse', async (request, reply) => {
-    const { caller = null, created = null } = noted.get(request) ?? {};
-    const { statusCode: status, elapsedTime: ms } = reply;
-    if (request.method === 'GET' && status < 400) return;
-    audit.note({ caller, call: nameOf(request), target: targetOf(request) ?? created, status, ms });
-  });
+  app.addHook('onResponse', async (request, reply) => record(request, reply));
 }
 
 /** The pattern: the path itself may hold anything. */

@@ -110,13 +110,50 @@ const GUEST: Record<GuestErrorCode, number> = {
   disk_full: 507,
 };
 
+/** Errors of what a home keeps: images, models, what builds them. Recognized by name, since interfaces don't import them. */
+const ARTIFACT_ERRORS: ReadonlySet<string> = new Set(['OciError', 'ModelError', 'ImageError', 'EngineError']);
+
+const ARTIFACT: Readonly<Record<string, number>> = {
+  reference_invalid: 400,
+  image_not_found: 404,
+  image_invalid: 422,
+  image_unsupported: 422,
+  image_too_large: 413,
+  model_not_found: 404,
+  model_ambiguous: 409,
+  model_invalid: 422,
+  model_unsupported: 422,
+  model_too_large: 413,
+  name_taken: 409,
+  /** Of a registry. */
+  unauthorized: 502,
+  rate_limited: 503,
+  registry_failed: 502,
+  build_failed: 502,
+  install_failed: 503,
+  tool_missing: 503,
+  tool_failed: 502,
+  host_packages_missing: 503,
+  source_invalid: 502,
+  result_invalid: 502,
+  artifact_altered: 502,
+  disk_full: 507,
+  cancelled: 499,
+};
+
+/** `undefined` for any other error. */
+function artifactStatus(error: unknown): number | undefined {
+  if (!(error instanceof CodedError) || !ARTIFACT_ERRORS.has(error.name)) return undefined;
+  return Object.hasOwn(ARTIFACT, error.code) ? ARTIFACT[error.code] : undefined;
+}
+
 /** Returns undefined for a bug, which is logged and answered without details. */
 export function statusOf(error: unknown): number | undefined {
   if (error instanceof ApiError) return API[error.code];
   if (error instanceof SandboxError) return SANDBOX[error.code];
   if (error instanceof TenantError) return TENANT[error.code];
   if (isGuestError(error)) return GUEST[error.code];
-  return undefined;
+  return artifactStatus(error);
 }
 
 export function errorAnswer(error: unknown): ErrorAnswer {
@@ -127,7 +164,7 @@ export function errorAnswer(error: unknown): ErrorAnswer {
     return { status: 500, headers: {}, body: { error: { code: 'internal', message, remedy } } };
   }
   const body = {
-    code: isGuestError(error) ? `guest_${error.code.replace(/^guest_/, '')}` : error.code,
+    code: answerCode(error),
     message: describeError(error).slice(0, API_LIMITS.messageCharactersMax),
     remedy: error.remedy ?? null,
   };
@@ -135,6 +172,12 @@ export function errorAnswer(error: unknown): ErrorAnswer {
   const { retryAfterMs } = error;
   const headers = { 'retry-after': String(retryAfterSeconds(error)) };
   return { status, headers, body: { error: { ...body, retryAfterMs } } };
+}
+
+/** A prefix tells a missing file or image from a missing sandbox, and a registry's refusal from that of this API. */
+function answerCode(error: CodedError): string {
+  if (isGuestError(error)) return `guest_${error.code.replace(/^guest_/, '')}`;
+  return artifactStatus(error) === undefined ? error.code : `home_${error.code}`;
 }
 
 /** `Retry-After` has whole seconds. */

@@ -44,6 +44,8 @@ export const API_LIMITS = {
   auditReadersMax: 8,
   /** Open event streams [429]. */
   eventStreamsMax: 64,
+  /** Concurrent pulls and builds of images, templates and models [429]. */
+  pullsMax: 16,
   /** Open sessions [429]: one per `neurovisor run`. */
   sessionsMax: 512,
   /** Backlog of an event stream; beyond it the stream ends. */

@@ -19,8 +19,9 @@ import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { CodedError, describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
-import { MetricRegistry, single } from '../../base/metrics.ts';
+import { gauge, MetricRegistry } from '../../base/metrics.ts';
 import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
+import type { HomeContents } from '../../sandbox/contract/contents.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
@@ -45,12 +46,12 @@ import {
   portOf,
   TLS_OPTIONS,
 } from './listener.ts';
-import { describeApi } from './openapi.ts';
 import { requestFault } from './request-fault.ts';
 import { type ApiParts, type App, noteDelivered } from './route.ts';
 import { RouteMethods } from './route-methods.ts';
 import { addAdministrationRoutes } from './routes/administration.ts';
 import { addAuditRoutes } from './routes/audit.ts';
+import { addContentsRoutes } from './routes/contents.ts';
 import { addEventRoutes } from './routes/events.ts';
 import { addFileRoutes } from './routes/files.ts';
 import { addGuestRoutes } from './routes/guest.ts';
@@ -58,6 +59,7 @@ import { addHostRoutes, addPoolRoutes, addSnapshotRoutes } from './routes/host.t
 import { addLoadRoute, addMetricsRoute, METRICS_PATH } from './routes/metrics.ts';
 import { addSandboxRoutes } from './routes/sandboxes.ts';
 import { addSessionRoute } from './routes/sessions.ts';
+import { describeApi } from './schema/openapi.ts';
 import { Sessions } from './sessions.ts';
 import { addTracing } from './tracing.ts';
 import { addTunnelRoutes, isTunnelProtocol, Tunnels } from './tunnel.ts';
@@ -73,6 +75,8 @@ export interface ApiOptions {
   readonly administration?: Administration | undefined;
   /** Receives a record of each control call. Default: no records. */
   readonly audit?: AuditSink | undefined;
+  /** Images, templates and models, for the operator. Default: no routes for them. */
+  readonly contents?: HomeContents | undefined;
   readonly clock?: Clock;
   /** Metrics of the process, to which the server adds its own. Default: only its own. */
   readonly metrics?: MetricRegistry;
@@ -124,15 +128,14 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   };
   const counted = new ApiMetrics();
   const memory = new AnswerMemory();
-  const parts = { log, clock, counted, metrics, tracer, memory };
+  const isLocal = ({ socket }: IncomingMessage): boolean => localUsers.has(socket);
+  const parts = { log, clock, counted, metrics, tracer, memory, isLocal };
   // Each tenant has its own sessions, idempotency keys and slots.
   const apps = new PerTenant((tenant) => {
     const own = callers.planeOf(tenant);
     const shown = tenant === null ? async () => loads() : () => ownLoads(own, loads());
-    return createApp(
-      { ...parts, control: own, loads: shown, tenant, audit: options.audit, administration: options.administration },
-      identify,
-    );
+    const { audit, administration, contents } = options;
+    return createApp({ ...parts, control: own, loads: shown, tenant, audit, administration, contents }, identify);
   });
   const app = await apps.of(null);
   const tunnels = new Tunnels(log, tracer, {
@@ -141,11 +144,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   });
   metrics.add(
     ...counted.list(),
-    single(
-      'gauge',
-      { name: 'neurovisor_api_tunnels', help: 'Upgraded connections of clients.', unit: null },
-      () => tunnels.open,
-    ),
+    gauge('neurovisor_api_tunnels', 'Upgraded connections of clients.', () => tunnels.open),
   );
   const keyWatch = new KeyWatch(callers);
   const servers: Server[] = [];
@@ -258,6 +257,8 @@ interface OperatorParts extends ApiParts {
   /** The tenant whose requests it serves; `null` for the operator. */
   readonly tenant: string | null;
   readonly administration: Administration | undefined;
+  readonly contents: HomeContents | undefined;
+  readonly isLocal: (request: IncomingMessage) => boolean;
 }
 
 async function createApp(
@@ -355,14 +356,14 @@ async function createApp(
 }
 
 function addOperatorRoutes(app: App, parts: OperatorParts): void {
-  const { tenant, administration } = parts;
-  if (administration === undefined) return;
+  const { tenant, administration, contents } = parts;
   app.addHook('onRequest', async () => {
     if (tenant === null) return;
-    throw new ApiError('forbidden', 'keys, tenants, settings and audit logs are the operator’s', {
-      remedy: 'ask the operator of this host',
-    });
+    const what = 'images, templates, models, keys, tenants, settings and audit logs';
+    throw new ApiError('forbidden', `${what} are the operator’s`, { remedy: 'ask the operator of this host' });
   });
+  if (contents !== undefined) addContentsRoutes(app, { ...parts, contents });
+  if (administration === undefined) return;
   addAdministrationRoutes(app, administration);
   addAuditRoutes(app, parts, administration);
 }

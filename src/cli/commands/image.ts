@@ -4,18 +4,13 @@ import { systemClock } from '../../base/clock.ts';
 import { resolveHome } from '../../base/home.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
-import {
-  type Images,
-  type ImagesContext,
-  openImages,
-  type PulledImage,
-  type Removed,
-  type StoredImage,
-} from '../../host/runtime/images.ts';
+import { type Images, type ImagesContext, openImages } from '../../host/runtime/images.ts';
 import type { Runtime } from '../../host/runtime/runtime.ts';
+import type { ImagePull, ImageRecord, RemovedImages } from '../../sandbox/contract/contents.ts';
 import type { Cli } from '../cli.ts';
 import { readReference } from '../flags/image-flag.ts';
 import { coarse, table } from '../output/table.ts';
+import { openContents } from './contents.ts';
 import { openRuntime } from './open-runtime.ts';
 
 /** Shown characters of a digest, enough to name an image. */
@@ -23,20 +18,18 @@ const DIGEST_SHOWN = 12;
 
 export async function imagePull(cli: Cli, names: readonly string[]): Promise<number> {
   const references = await Promise.all(names.map(readReference));
-  await using opened = openImagesHere(cli);
-  const pulled: PulledImage[] = [];
-  for (const reference of references) {
-    pulled.push(await opened.images.pull(reference, 'always', cli.cancelled));
-  }
+  await using contents = await openContents(cli);
+  const pulled: ImagePull[] = [];
+  for (const { text } of references) pulled.push(await contents.images.pull(text, 'always', contents.work));
   cli.progress.close();
-  if (cli.json) cli.printJson(pulled.map(jsonOf));
+  if (cli.json) cli.printJson(pulled.map(({ image, environment }) => ({ ...image, environment })));
   else for (const { image } of pulled) cli.stdout.write(`${image.digest}\n`);
   return 0;
 }
 
 export async function imageList(cli: Cli): Promise<number> {
-  await using opened = openImagesHere(cli);
-  const list = await opened.images.list();
+  await using contents = await openContents(cli);
+  const list = await contents.images.list();
   if (cli.json) {
     cli.printJson(list);
     return 0;
@@ -53,8 +46,8 @@ export async function imageList(cli: Cli): Promise<number> {
 }
 
 export async function imageInspect(cli: Cli, name: string): Promise<number> {
-  await using opened = openImagesHere(cli);
-  const image = await opened.images.find(name, process.cwd());
+  await using contents = await openContents(cli);
+  const image = await contents.images.get(await wholeName(name));
   if (cli.json) {
     cli.printJson(image);
     return 0;
@@ -85,13 +78,13 @@ export async function imageInspect(cli: Cli, name: string): Promise<number> {
 }
 
 export async function imageRemove(cli: Cli, names: readonly string[]): Promise<number> {
-  await using opened = openImagesHere(cli);
-  return show(cli, await opened.images.remove(names, process.cwd(), cli.cancelled));
+  await using contents = await openContents(cli);
+  return show(cli, await contents.images.remove(await Promise.all(names.map(wholeName))));
 }
 
 export async function imagePrune(cli: Cli, flags: { readonly all?: boolean }): Promise<number> {
-  await using opened = openImagesHere(cli);
-  return show(cli, await opened.images.prune(flags.all === true, cli.cancelled));
+  await using contents = await openContents(cli);
+  return show(cli, await contents.images.prune(flags.all === true));
 }
 
 interface Opened extends AsyncDisposable {
@@ -130,7 +123,7 @@ export function openImagesHere(
   };
 }
 
-function show(cli: Cli, removed: Removed): number {
+function show(cli: Cli, removed: RemovedImages): number {
   cli.progress.close();
   if (cli.json) cli.printJson(removed);
   else {
@@ -140,14 +133,14 @@ function show(cli: Cli, removed: Removed): number {
   return 0;
 }
 
-const jsonOf = ({ image, environment }: PulledImage): object => ({
-  ...image,
-  environment: { image: environment.image, digest: environment.digest },
-});
+/** A daemon has another working directory. */
+async function wholeName(name: string): Promise<string> {
+  return /^(docker-archive|oci):/.test(name) ? (await readReference(name)).text : name;
+}
 
-const shortDigest = ({ digest }: StoredImage): string =>
+const shortDigest = ({ digest }: ImageRecord): string =>
   digest.slice('sha256:'.length, 'sha256:'.length + DIGEST_SHOWN);
 
-const storedBytes = ({ layers }: StoredImage): number => layers.reduce((sum, { bytes }) => sum + bytes, 0);
+const storedBytes = ({ layers }: ImageRecord): number => layers.reduce((sum, { bytes }) => sum + bytes, 0);
 
 const mebibytes = (bytes: number): string => `${Math.ceil(bytes / MIB)} MiB`;

@@ -1,4 +1,4 @@
-/** The image of a new sandbox: pulled here, with progress, before a daemon of this machine is asked for the sandbox. */
+/** The image of a new sandbox: pulled, with progress, before a daemon of this machine is asked for the sandbox. */
 import type { Cli } from '../cli.ts';
 import { type ImageFlags, readReference } from '../flags/image-flag.ts';
 
@@ -12,9 +12,9 @@ export async function pulledImage(cli: Cli, { image: name }: ImageFlags): Promis
   // A daemon elsewhere has images of its own.
   if (cli.config.daemonUrl === null) {
     // Loaded only here: it loads the runtime.
-    const { openImagesHere } = await import('./image.ts');
-    await using opened = openImagesHere(cli);
-    await opened.images.pull(reference, 'missing', cli.cancelled);
+    const { openContents } = await import('./contents.ts');
+    await using contents = await openContents(cli);
+    await contents.images.pull(reference.text, 'missing', contents.work);
   }
   return { image: reference.text };
 }

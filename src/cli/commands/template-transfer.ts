@@ -1,12 +1,14 @@
 /** `neurovisor template export|import|push|pull`: moves named templates between hosts. */
+import { resolve } from 'node:path';
 import { resolveHome } from '../../base/home.ts';
 import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import { writeTemplate } from '../../host/runtime/named-templates/layout.ts';
 import { TemplateNames } from '../../host/runtime/named-templates/names.ts';
-import { importTemplate, pullTemplate, pushTemplate } from '../../host/runtime/named-templates/transfer.ts';
-import type { NamedTemplate } from '../../sandbox/start/template.ts';
+import { pushTemplate } from '../../host/runtime/named-templates/transfer.ts';
+import type { ImportedTemplate } from '../../sandbox/contract/contents.ts';
 import type { Cli } from '../cli.ts';
 import { table } from '../output/table.ts';
+import { openContents } from './contents.ts';
 
 export async function templateExport(cli: Cli, name: string, dir: string): Promise<number> {
   const { names, context } = open(cli);
@@ -18,8 +20,8 @@ export async function templateExport(cli: Cli, name: string, dir: string): Promi
 
 /** @param name another name than that of the export */
 export async function templateImport(cli: Cli, dir: string, name?: string): Promise<number> {
-  const { names, context } = open(cli);
-  const imported = await importTemplate(context, names, dir, name);
+  await using contents = await openContents(cli);
+  const imported = await contents.templates.import(resolve(dir), name, contents.work);
   cli.progress.close();
   return show(cli, imported);
 }
@@ -33,8 +35,8 @@ export async function templatePush(cli: Cli, name: string, reference: string): P
 }
 
 export async function templatePull(cli: Cli, reference: string, name?: string): Promise<number> {
-  const { names, context } = open(cli);
-  const imported = await pullTemplate(context, names, reference, name);
+  await using contents = await openContents(cli);
+  const imported = await contents.templates.pull(reference, name, contents.work);
   cli.progress.close();
   return show(cli, imported);
 }
@@ -46,7 +48,7 @@ function open({ config, progress, cancelled, log }: Cli) {
 }
 
 /** What runs in its sandboxes, too: it is somebody else's. */
-function show(cli: Cli, { name, spec }: NamedTemplate): number {
+function show(cli: Cli, { name, spec }: ImportedTemplate): number {
   if (cli.json) {
     cli.printJson({ name, spec });
     return 0;

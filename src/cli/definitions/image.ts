@@ -3,7 +3,7 @@ import { type Command, Option } from 'commander';
 import { STAGE_VM_DEFAULTS } from '../../artifacts/dockerfile/limits.ts';
 import type { BuildFlags } from '../commands/image-build.ts';
 import { sizeFields } from '../flags/sandbox-fields.ts';
-import { type OutputFlags, performHere } from './perform.ts';
+import { type OutputFlags, perform, performHere } from './perform.ts';
 import { addFields, collect, listCommand, output } from './shared-options.ts';
 
 const load = () => import('../commands/image.ts');
@@ -39,13 +39,13 @@ Examples:
     .argument('<images...>', REFERENCE)
     .addOption(output())
     .action((names: string[], flags: OutputFlags) =>
-      performHere(flags, async (cli) => (await load()).imagePull(cli, names)),
+      perform(flags, async (cli) => (await load()).imagePull(cli, names)),
     );
   listCommand(image)
     .summary('list images')
     .description('List the images of this machine, the newest first.')
     .addOption(output())
-    .action((flags: OutputFlags) => performHere(flags, async (cli) => (await load()).imageList(cli)));
+    .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).imageList(cli)));
   image
     .command('inspect')
     .summary('show the details of an image')
@@ -53,7 +53,7 @@ Examples:
     .argument('<image>', 'name or digest, or a unique prefix of the digest')
     .addOption(output())
     .action((name: string, flags: OutputFlags) =>
-      performHere(flags, async (cli) => (await load()).imageInspect(cli, name)),
+      perform(flags, async (cli) => (await load()).imageInspect(cli, name)),
     );
   image
     .command('rm')
@@ -62,7 +62,7 @@ Examples:
     .argument('<images...>', 'names or digests, or unique prefixes of digests')
     .addOption(output())
     .action((names: string[], flags: OutputFlags) =>
-      performHere(flags, async (cli) => (await load()).imageRemove(cli, names)),
+      perform(flags, async (cli) => (await load()).imageRemove(cli, names)),
     );
   image
     .command('prune')
@@ -71,7 +71,7 @@ Examples:
     .option('-a, --all', 'remove all images')
     .addOption(output())
     .action((flags: OutputFlags & { readonly all?: boolean }) =>
-      performHere(flags, async (cli) => (await load()).imagePrune(cli, flags)),
+      perform(flags, async (cli) => (await load()).imagePrune(cli, flags)),
     );
 }
 

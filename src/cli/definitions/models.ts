@@ -1,7 +1,7 @@
 /** Definitions of `neurovisor models`. */
 import type { Command } from 'commander';
 import type { PullFlags } from '../commands/models/pulled.ts';
-import { type OutputFlags, performHere } from './perform.ts';
+import { type OutputFlags, perform, performHere } from './perform.ts';
 import { listCommand, output } from './shared-options.ts';
 
 const load = () => import('../commands/models/servers.ts');
@@ -32,10 +32,11 @@ Examples:
     .description(
       'List each model server with its address, whether it is local or hosted elsewhere, its slots and its models, ' +
         'and the routes of models.toml; then the models that were pulled, with size and quantization. ' +
+        'With NEUROVISOR_URL, list only the models that were pulled there. ' +
         'Exit status 1: a server does not answer.',
     )
     .addOption(output())
-    .action((flags: OutputFlags) => performHere(flags, async (cli) => (await load()).modelsList(cli)));
+    .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).modelsList(cli)));
   models
     .command('test')
     .summary('ask models for a token')
@@ -71,7 +72,7 @@ Examples:
     )
     .addOption(output())
     .action((ref: string, flags: OutputFlags & PullFlags) =>
-      performHere(flags, async (cli) => (await loadPulled()).modelsPull(cli, ref, flags)),
+      perform(flags, async (cli) => (await loadPulled()).modelsPull(cli, ref, flags)),
     );
   models
     .command('rm')
@@ -80,6 +81,6 @@ Examples:
     .argument('<names...>', 'names, as neurovisor models ls shows them')
     .addOption(output())
     .action((names: string[], flags: OutputFlags) =>
-      performHere(flags, async (cli) => (await loadPulled()).modelsRemove(cli, names)),
+      perform(flags, async (cli) => (await loadPulled()).modelsRemove(cli, names)),
     );
 }

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import type { TemplateFlags } from '../commands/template.ts';
 import { PACKAGES_MIN_AGE } from '../flags/package-fields.ts';
 import { IMAGE, REQUIREMENTS, SIZE } from '../flags/sandbox-fields.ts';
-import { type OutputFlags, performHere } from './perform.ts';
+import { type OutputFlags, perform, performHere } from './perform.ts';
 import { addFields, cardOption, collect, listCommand, output } from './shared-options.ts';
 
 const load = () => import('../commands/template.ts');
@@ -53,13 +53,13 @@ Examples:
     .option('--warm <module>', 'Python module to import instead of the default list (repeatable)', collect, [])
     .addOption(output())
     .action((flags: TemplateFlags & OutputFlags) =>
-      performHere(flags, async (cli) => (await load()).templateCreate(cli, flags)),
+      perform(flags, async (cli) => (await load()).templateCreate(cli, flags)),
     );
   listCommand(template)
     .summary('list templates')
     .description('List the templates of this machine.')
     .addOption(output())
-    .action((flags: OutputFlags) => performHere(flags, async (cli) => (await load()).templateList(cli)));
+    .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).templateList(cli)));
   template
     .command('inspect')
     .summary('show the details of a template')
@@ -67,7 +67,7 @@ Examples:
     .argument('<template>', 'template name, key, or a unique prefix of its key')
     .addOption(output())
     .action((key: string, flags: OutputFlags) =>
-      performHere(flags, async (cli) => (await load()).templateInspect(cli, key)),
+      perform(flags, async (cli) => (await load()).templateInspect(cli, key)),
     );
   addTransfer(template);
   template
@@ -80,7 +80,7 @@ Examples:
     .argument('<templates...>', 'template names, keys, or unique prefixes of keys')
     .addOption(output())
     .action((keys: string[], flags: OutputFlags) =>
-      performHere(flags, async (cli) => (await load()).templateRemove(cli, keys)),
+      perform(flags, async (cli) => (await load()).templateRemove(cli, keys)),
     );
 }
 
@@ -111,7 +111,7 @@ function addTransfer(template: Command): void {
     .option(...as)
     .addOption(output())
     .action((dir: string, flags: OutputFlags & { readonly name?: string }) =>
-      performHere(flags, async (cli) => (await loadTransfer()).templateImport(cli, dir, flags.name)),
+      perform(flags, async (cli) => (await loadTransfer()).templateImport(cli, dir, flags.name)),
     );
   template
     .command('push')
@@ -133,6 +133,6 @@ function addTransfer(template: Command): void {
     .option(...as)
     .addOption(output())
     .action((reference: string, flags: OutputFlags & { readonly name?: string }) =>
-      performHere(flags, async (cli) => (await loadTransfer()).templatePull(cli, reference, flags.name)),
+      perform(flags, async (cli) => (await loadTransfer()).templatePull(cli, reference, flags.name)),
     );
 }

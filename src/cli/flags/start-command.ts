@@ -1,7 +1,7 @@
 /** `--start`, `--ready`, `--ready-timeout`: the program of a template, and what tells that it is ready. */
 import { plain } from '../../base/text/plain.ts';
-import type { StoredImage } from '../../host/runtime/images.ts';
-import type { StartCommand } from '../../sandbox/contract/spec.ts';
+import type { ImageConfig } from '../../sandbox/contract/contents.ts';
+import type { StartCommand } from '../../sandbox/contract/schema/request.ts';
 import { UsageError } from '../failure.ts';
 import * as ranges from './ranges.ts';
 
@@ -51,7 +51,7 @@ export function readStart(flags: StartFlags, hasImage: boolean): AskedStart | un
  */
 export function withHealthcheck(
   { ready, ...start }: AskedStart,
-  { healthcheck }: Pick<StoredImage['config'], 'healthcheck'>,
+  { healthcheck }: Pick<ImageConfig, 'healthcheck'>,
   what: string,
 ): StartCommand {
   const command = ready ?? commandOf(healthcheck);
@@ -61,7 +61,7 @@ export function withHealthcheck(
 }
 
 /** For `sh -c`; null: no check. */
-function commandOf(check: StoredImage['config']['healthcheck']): string | null {
+function commandOf(check: ImageConfig['healthcheck']): string | null {
   if (check === null || check.kind === 'none' || check.command.length === 0) return null;
   return check.kind === 'shell' ? check.command.join(' ') : check.command.map(quoted).join(' ');
 }

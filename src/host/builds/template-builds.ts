@@ -22,7 +22,7 @@ import type { Log } from '../../base/log.ts';
 import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import { silentProgress } from '../../base/progress.ts';
 import type { NetworkOptions } from '../../sandbox/contract/network-spec.ts';
-import type { StartCommand } from '../../sandbox/contract/spec.ts';
+import type { StartCommand } from '../../sandbox/contract/schema/request.ts';
 import { type Images, type ImagesContext, openImages, parseReference } from '../runtime/images.ts';
 import { removeNamed } from '../runtime/named-templates/listing.ts';
 import { AGENT, type StoredTemplate } from '../runtime/named-templates/names.ts';

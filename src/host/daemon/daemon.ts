@@ -31,6 +31,7 @@ import { eventPoster } from '../../egress/webhook.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/contract/control.ts';
 import { buildReadyMade } from '../builds/environment-build.ts';
 import { VmTemplateBuilds } from '../builds/template-builds.ts';
+import { homeContents } from '../contents/contents.ts';
 import { openControlPlane } from '../runtime/control.ts';
 import { Runtime } from '../runtime/runtime.ts';
 import type { Upstream } from '../runtime/upstream.ts';
@@ -216,7 +217,7 @@ interface Doors {
 
 async function openDoors(parts: Composition): Promise<Doors> {
   const { options, home, accounts, plane, cleanup } = parts;
-  const { config, log, port, openMetrics } = options;
+  const { config, log, port, openMetrics, signal } = options;
   const { control, runtime } = plane;
   const key = port === null ? null : await apiKey(config.daemonKey, home.dir);
   const tenancy = key === null ? undefined : tenancyOf(accounts, control, key.key);
@@ -237,6 +238,7 @@ async function openDoors(parts: Composition): Promise<Doors> {
     callers: tenancy,
     administration: administrationOf(accounts, home),
     audit,
+    contents: homeContents({ config, log, signal, runtime: async () => runtime }),
     names: port?.names ?? [],
     ...(key === null ? {} : { apiKey: key.key }),
   });

@@ -8,9 +8,11 @@
 import { rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Artifact, isCached, MANIFEST, prepareArtifact, type Recipe } from '../../artifacts/image/prepare.ts';
+import { SharedWork } from '../../artifacts/oci/shared-work.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
+import type { ListedTemplate } from '../../sandbox/contract/contents.ts';
 import { type EnvironmentSource, environmentDisks, shownImage } from '../../sandbox/contract/environment.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import type { CloneSource } from '../../sandbox/contract/parts.ts';
@@ -23,7 +25,7 @@ import { cloneSparse } from '../../sys/sparse.ts';
 import { copyDataInto, copyWithoutZeros } from '../../sys/sparse-threads.ts';
 import { serveCannedModel } from './canned-model.ts';
 import { type Details, detailsSchema, removeTemplate, TEMPLATE_KIND, withNamesLock } from './kept-templates.ts';
-import { type ListedTemplate, listTemplates } from './named-templates/listing.ts';
+import { listTemplates } from './named-templates/listing.ts';
 import type { TemplateNames } from './named-templates/names.ts';
 import type { CloneRam, SharedCopy } from './ram/parts.ts';
 import type { Artifacts, SetupContext } from './setup.ts';
@@ -37,6 +39,8 @@ export interface Template {
   readonly hasPython: boolean;
   readonly source: CloneSource;
 }
+
+export type TemplateWork = Pick<SetupContext, 'progress' | 'signal'>;
 
 /** The builder's parts, without those that this file adds. */
 export type BuilderParts = Omit<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepDisk' | 'moveDisk'>;
@@ -75,8 +79,8 @@ export class Templates {
   readonly names: TemplateNames;
   /** Templates verified in this process. */
   readonly #opened = new Map<string, Opened>();
-  /** Templates being prepared: concurrent requests build and open one only once. */
-  readonly #preparing = new Map<string, Promise<Template>>();
+  /** Concurrent requests build and open a template only once; it ends with the last of them. */
+  readonly #preparing = new SharedWork<Template>();
 
   constructor(context: SetupContext, artifacts: Artifacts, parts: TemplatesParts, names: TemplateNames) {
     this.names = names;
@@ -99,23 +103,31 @@ export class Templates {
   /**
    * Builds the template if it is missing, and opens it, verified.
    * @param image source of the spec's environment, if there is one
-   * @throws SandboxError, ImageError; nothing incomplete is left
+   * @param work reports a build and cancels it. Default: the process's
+   * @throws SandboxError, ImageError; the reason of an abort; nothing incomplete is left
    */
-  async prepare(spec: TemplateSpec, image?: EnvironmentSource): Promise<Template> {
+  async prepare(
+    spec: TemplateSpec,
+    image?: EnvironmentSource,
+    { progress, signal }: TemplateWork = this.#context,
+  ): Promise<Template> {
     const key = await this.#key(spec);
     const known = this.#opened.get(key);
     // Verifying takes as long as two starts, so unchanged files are not verified again.
     if (known !== undefined && known.identity === (await this.#identity(key))) {
       return known.template;
     }
-    const preparing =
-      this.#preparing.get(key) ?? this.#prepare(key, spec, image).finally(() => this.#preparing.delete(key));
-    this.#preparing.set(key, preparing);
-    return await preparing;
+    return await this.#preparing.run(key, signal, (own) => {
+      const context = { ...this.#context, progress, signal: own };
+      return this.#prepare(context, { key, spec, image });
+    });
   }
 
-  async #prepare(key: string, spec: TemplateSpec, image: EnvironmentSource | undefined): Promise<Template> {
-    const artifact = await prepareArtifact(this.#context, await this.#recipe(key, spec, image));
+  async #prepare(
+    context: SetupContext,
+    { key, spec, image }: { key: string; spec: TemplateSpec; image: EnvironmentSource | undefined },
+  ): Promise<Template> {
+    const artifact = await prepareArtifact(context, await this.#recipe(key, spec, image));
     const identity = await this.#identity(key);
     const before = this.#opened.get(key);
     const opened = await this.#open(key, spec, artifact, before);

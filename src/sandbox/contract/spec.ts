@@ -13,7 +13,7 @@ import { type NetworkSpec, networkSpec, type ParseEgress } from './network-spec.
 import { packageInfo, packagePolicy } from './packages.ts';
 import { makeRequestHeaders } from './request-headers.ts';
 import { parse } from './schema/parse.ts';
-import { type CreateRequest, channelLimits, diskLimits, specFields } from './schema/request.ts';
+import { type CreateRequest, channelLimits, diskLimits, type StartCommand, specFields } from './schema/request.ts';
 import { makeSecrets, placeholdersOf, type SandboxSecret, secretInfo, withValues } from './secrets.ts';
 
 export interface SandboxSpec {
@@ -84,16 +84,6 @@ export type TemplateSpec = Pick<
   /** The program that runs in every clone. */
   readonly start?: StartCommand;
 };
-
-/** A program that a template's guest starts before it is saved. */
-export interface StartCommand {
-  /** For the guest's `sh`, as its default user, in that user's home or the image's working directory. */
-  readonly command: string;
-  /** The same, again and again; exit status 0: the program is ready. */
-  readonly ready: string;
-  /** From the start until ready. */
-  readonly readyTimeoutMs: number;
-}
 
 export const ENV_NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
 

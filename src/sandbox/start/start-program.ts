@@ -12,7 +12,7 @@ import type { ExecSpec, Guest } from '../../machine/guest/guest.ts';
 import { inRange } from '../contract/checks.ts';
 import { SandboxError } from '../contract/errors.ts';
 import { RANGES, REQUEST_LIMITS } from '../contract/limits.ts';
-import type { StartCommand } from '../contract/spec.ts';
+import type { StartCommand } from '../contract/schema/request.ts';
 
 /** Path in the guest. World-writable, since the program runs as the image's user. */
 export const START_LOG = '/var/log/neurovisor-start.log';

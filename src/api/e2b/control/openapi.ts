@@ -1,6 +1,6 @@
 /** Generates the OpenAPI document of E2B's interface from the schemas: `spec/e2b-openapi.json`. */
 import type { FastifyInstance } from 'fastify';
-import { describeApi } from '../../rest/openapi.ts';
+import { describeApi } from '../../rest/schema/openapi.ts';
 import { e2bSchemas } from './schema.ts';
 
 /** E2B's name of this interface version. */

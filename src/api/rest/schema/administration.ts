@@ -36,7 +36,9 @@ export const createdKey: z.ZodType<CreatedKey> = z
 export const keyRequest = z.strictObject({ tenant: tenantName, name: label.optional() }).meta({ id: 'KeyRequest' });
 export const keyParams = z.strictObject({ key: keyId });
 
-const amount = z.number().nonnegative().max(Number.MAX_SAFE_INTEGER).nullable();
+/** Below the largest whole number, which the document does not show. */
+const AMOUNT_MAX = 9e15;
+const amount = z.number().nonnegative().max(AMOUNT_MAX).nullable();
 const quotas = {
   sandboxes: amount.describe('Sandboxes that have not ended; null: unlimited.'),
   memoryMib: amount.describe('Memory of running VMs, MiB.'),

@@ -1,10 +1,9 @@
 /** `neurovisor models pull` and `rm`: models for the built-in engine. */
 import { systemClock } from '../../../base/clock.ts';
-import { resolveHome } from '../../../base/home.ts';
-import { pullModel, removeModels } from '../../../host/runtime/pulled-models/pull.ts';
-import type { PulledModel } from '../../../host/runtime/pulled-models/store.ts';
+import type { PulledModel } from '../../../sandbox/contract/contents.ts';
 import type { Cli } from '../../cli.ts';
 import { bytes, coarse, table } from '../../output/table.ts';
+import { openContents, wholeSource } from '../contents.ts';
 
 export interface PullFlags {
   readonly name?: string;
@@ -13,8 +12,9 @@ export interface PullFlags {
 
 /** @param text a path, or a reference to a registry */
 export async function modelsPull(cli: Cli, text: string, flags: PullFlags): Promise<number> {
-  const context = { ...contextOf(cli), cwd: process.cwd() };
-  const { model, wasThere } = await pullModel(context, text, flags);
+  await using contents = await openContents(cli);
+  const { name, file } = flags;
+  const { model, wasThere } = await contents.models.pull(wholeSource(text), { name, file }, contents.work);
   cli.progress.close();
   if (cli.json) {
     cli.printJson({ ...model, wasThere });
@@ -34,19 +34,13 @@ export async function modelsPull(cli: Cli, text: string, flags: PullFlags): Prom
 }
 
 export async function modelsRemove(cli: Cli, names: readonly string[]): Promise<number> {
-  const freed = await removeModels(contextOf(cli), names);
+  await using contents = await openContents(cli);
+  const freed = await contents.models.remove(names);
   cli.progress.close();
   if (cli.json) cli.printJson({ models: names, bytes: freed });
   else cli.stdout.write(`${names.join('\n')}\nfreed ${bytes(freed)}\n`);
   return 0;
 }
-
-const contextOf = ({ config, progress, cancelled, log }: Cli) => ({
-  cacheDir: resolveHome(config.home).cacheDir,
-  progress: progress.report,
-  signal: cancelled,
-  log,
-});
 
 /** @returns '' without any */
 export function pulledText(models: readonly PulledModel[]): string {

@@ -1,5 +1,4 @@
 /** `neurovisor models ls` and `test`: the model servers of this host, their models, and a test of them. */
-import { resolveHome } from '../../../base/home.ts';
 import {
   type ModelOverview,
   type ModelsOverview,
@@ -9,15 +8,22 @@ import {
   type ServerOverview,
   testModels,
 } from '../../../host/runtime/model-servers/overview.ts';
-import { ModelStore } from '../../../host/runtime/pulled-models/store.ts';
 import type { Cli } from '../../cli.ts';
 import { duration, table } from '../../output/table.ts';
+import { openContents } from '../contents.ts';
 import { pulledText } from './pulled.ts';
 
 /** @returns 1 if a server does not answer */
 export async function modelsList(cli: Cli): Promise<number> {
+  await using contents = await openContents(cli);
+  const pulled = await contents.models.list();
+  // The model servers of another machine are its own.
+  if (cli.config.daemonUrl !== null) {
+    if (cli.json) cli.printJson({ pulled });
+    else cli.stdout.write(pulledText(pulled));
+    return 0;
+  }
   const found = await overviewOf(optionsOf(cli));
-  const pulled = await new ModelStore(resolveHome(cli.config.home).cacheDir).list();
   if (cli.json) cli.printJson({ ...found, pulled });
   else cli.stdout.write([overviewText(found), pulledText(pulled)].filter(Boolean).join('\n'));
   return found.servers.every(({ error }) => error === null) ? 0 : 1;

@@ -1,27 +1,10 @@
 /** Templates with their names: those in the cache, and names whose files are yet to be built. */
 import type { LockContext } from '../../../artifacts/image/lock.ts';
+import type { ListedTemplate } from '../../../sandbox/contract/contents.ts';
 import type { TemplateSpec } from '../../../sandbox/contract/spec.ts';
 import { templateKey } from '../../../sandbox/start/template.ts';
-import { type KeyNow, keptTemplates, removeTemplate, type TemplateInfo, withNamesLock } from '../kept-templates.ts';
+import { type KeyNow, keptTemplates, removeTemplate, withNamesLock } from '../kept-templates.ts';
 import { AGENT, type TemplateNames } from './names.ts';
-
-/** A template as `template ls` and `inspect` show it; fields are `null` or empty if it is not built yet. */
-export interface ListedTemplate {
-  /** A template and its variant with a network card have the same names. */
-  readonly names: readonly string[];
-  readonly key: string | null;
-  readonly spec: TemplateSpec;
-  /** True if made with the current kernel, image, VMM, processor and package index. */
-  readonly current: boolean;
-  /** Milliseconds since 1970. */
-  readonly madeAtMs: number | null;
-  readonly machine: string | null;
-  readonly kernelDigest: string | null;
-  readonly rootImageDigest: string | null;
-  readonly modules: TemplateInfo['modules'];
-  /** Disk usage by file, bytes. */
-  readonly files: TemplateInfo['files'];
-}
 
 /**
  * Named templates first, by name with `agent` at the top; then the others, newest first.

@@ -9,12 +9,13 @@ import type { Progress } from '../../../base/progress.ts';
 import type { VmmDriver } from '../../../machine/vmm/driver.ts';
 import type { CreateRequest, PoolMembers } from '../../../sandbox/contract/control.ts';
 import type { EnvironmentSource } from '../../../sandbox/contract/environment.ts';
-import type { SandboxOptions, StartCommand, TemplateSpec } from '../../../sandbox/contract/spec.ts';
+import type { StartCommand } from '../../../sandbox/contract/schema/request.ts';
+import type { SandboxOptions, TemplateSpec } from '../../../sandbox/contract/spec.ts';
 import { checkStart } from '../../../sandbox/start/start-program.ts';
 import { canBeCloned, type NamedTemplate, needsCard } from '../../../sandbox/start/template.ts';
 import type { BuilderRuntime, Images, ImagesContext } from '../images.ts';
 import type { Network } from '../network.ts';
-import type { Template, Templates } from '../templates.ts';
+import type { Template, Templates, TemplateWork } from '../templates.ts';
 import { type BuildReadyMade, readyMadeTemplate } from './ready-made.ts';
 import { checkNamedRequest, withTemplate } from './request.ts';
 import { checkRequirements, hasDefaults, templateSpec, withoutTemplates } from './spec.ts';
@@ -84,19 +85,23 @@ export class TemplateSource {
   /**
    * Builds the template if it is missing. `card` is ignored if the VMM can plug a card into any clone.
    * @param start the program that runs in every clone
+   * @param work reports what is built, and cancels it. Default: the process's
    * @throws SandboxError, ImageError
    */
-  async prepareTemplate(members: PoolMembers, start?: StartCommand): Promise<Template> {
+  async prepareTemplate(
+    members: PoolMembers,
+    start?: StartCommand,
+    work: TemplateWork = this.#parts.options,
+  ): Promise<Template> {
     const { card = false, image: name, template } = members;
-    const { signal } = this.#parts.options;
     const wanted = card && !this.#parts.driver.capabilities.hotplugNic;
     // Also for a template that exists: without a network, no clone of it can start.
     if (wanted) await this.#parts.network.open();
-    if (template !== undefined) return await this.#prepareNamed(template, members, wanted);
-    const image = name === undefined ? undefined : await this.resolveImage(name, signal);
+    if (template !== undefined) return await this.#prepareNamed(template, members, wanted, work);
+    const image = name === undefined ? undefined : await this.resolveImage(name, work.signal);
     const program = start === undefined ? {} : { start: checkStart(start) };
     const spec = { ...templateSpec({ ...members, card: wanted }, image), ...program };
-    return await this.#parts.templates.prepare(spec, image);
+    return await this.#parts.templates.prepare(spec, image, work);
   }
 
   /**
@@ -122,14 +127,14 @@ export class TemplateSource {
     return this.#images;
   }
 
-  #imagesContext(): ImagesContext {
-    const { config, log, progress, signal } = this.#parts.options;
+  #imagesContext({ progress, signal }: TemplateWork = this.#parts.options): ImagesContext {
+    const { config, log } = this.#parts.options;
     const quotaBytes = config.imageQuotaBytes;
     return { home: this.#parts.home, progress, signal, log, quotaBytes, runtime: async () => this.#parts.runtime };
   }
 
   /** A ready-made environment is built at its first use. @throws SandboxError, DockerfileError, OciError, ImageError */
-  async #named(name: string): Promise<NamedTemplate> {
+  async #named(name: string, work?: TemplateWork): Promise<NamedTemplate> {
     const { names } = this.#parts.templates;
     const { buildReadyMade, log } = this.#parts.options;
     if (!READY_MADE.has(name) || buildReadyMade === undefined) return await names.get(name);
@@ -140,7 +145,7 @@ export class TemplateSource {
       build: async () => {
         const { environmentSource, imageFailure } = await import('../images.ts');
         try {
-          const built = await buildReadyMade(this.#imagesContext(), await this.#openImages(), name);
+          const built = await buildReadyMade(this.#imagesContext(work), await this.#openImages(), name);
           return environmentSource(built, name, log);
         } catch (error) {
           throw error instanceof CodedError ? imageFailure(name, error) : error;
@@ -149,10 +154,10 @@ export class TemplateSource {
     });
   }
 
-  async #prepareNamed(name: string, members: PoolMembers, card: boolean): Promise<Template> {
-    const named = await this.#named(name);
+  async #prepareNamed(name: string, members: PoolMembers, card: boolean, work: TemplateWork): Promise<Template> {
+    const named = await this.#named(name, work);
     const requirements = checkRequirements(members.requirements ?? []);
     withTemplate(named, { ...members, requirements });
-    return await this.#parts.templates.prepare({ ...named.spec, ...(card ? { card } : {}) }, named.image);
+    return await this.#parts.templates.prepare({ ...named.spec, ...(card ? { card } : {}) }, named.image, work);
   }
 }

@@ -20,12 +20,13 @@ import { OciError } from '../../../artifacts/oci/errors.ts';
 import { FETCH_LIMITS } from '../../../artifacts/oci/fetch.ts';
 import { fetchModel, resolveModel } from '../../../artifacts/oci/model-fetch.ts';
 import { systemClock } from '../../../base/clock.ts';
-import { errorCode } from '../../../base/errors.ts';
+import { ifThere } from '../../../base/errors.ts';
 import { namesIn } from '../../../base/names-in.ts';
 import { ProgressStep } from '../../../base/progress.ts';
 import { bytes as inUnits } from '../../../base/text/bytes.ts';
 import { GIB, MIB } from '../../../base/units.ts';
 import { type GgufHeader, readGguf } from '../../../inference/engine/gguf.ts';
+import type { ModelPull, ModelPullOptions, PulledModel } from '../../../sandbox/contract/contents.ts';
 import { tryLockExclusive } from '../../../sys/file.ts';
 import type { SetupContext } from '../setup.ts';
 import { type Choice, chooseModel } from './choose.ts';
@@ -39,26 +40,13 @@ import {
   registryRemedy,
   usualName,
 } from './source.ts';
-import { type ModelRecord, ModelStore, type PulledModel, RECORD, recordText } from './store.ts';
+import { type ModelRecord, ModelStore, RECORD, recordText } from './store.ts';
 
 export interface PullContext extends Omit<SetupContext, 'sourceDir'> {
   /** Base of relative paths. */
   readonly cwd: string;
   /** For tests. */
   readonly bytesMax?: number;
-}
-
-export interface PullOptions {
-  /** Default: derived from the source. */
-  readonly name?: string | undefined;
-  /** Selects one of several files. */
-  readonly file?: string | undefined;
-}
-
-export interface PullResult {
-  readonly model: PulledModel;
-  /** True if nothing had to be fetched. */
-  readonly wasThere: boolean;
 }
 
 const MODEL_BYTES_MAX = 512 * GIB;
@@ -90,7 +78,7 @@ interface Wanted {
  * @param text a path, or a reference to a registry
  * @throws ModelError, ImageError `disk_full`, `cancelled`, EngineError `model_invalid`
  */
-export async function pullModel(context: PullContext, text: string, options: PullOptions): Promise<PullResult> {
+export async function pullModel(context: PullContext, text: string, options: ModelPullOptions): Promise<ModelPull> {
   if (options.name !== undefined) checkModelName(options.name);
   const source = await modelSource(text, context.cwd);
   if (source.kind !== 'registry') {
@@ -131,7 +119,7 @@ function wantedHere(name: string, files: Choice<LocalFile>, signal: AbortSignal)
 async function wantedThere(
   context: PullContext,
   source: Extract<ModelSource, { readonly kind: 'registry' }>,
-  options: PullOptions,
+  options: ModelPullOptions,
 ): Promise<Wanted> {
   const { reference } = source;
   await installHostPackages(context, await missingHostPackages(ENVIRONMENT_PACKAGES));
@@ -156,7 +144,7 @@ async function wantedThere(
   };
 }
 
-async function pullWanted(context: PullContext, wanted: Wanted): Promise<PullResult> {
+async function pullWanted(context: PullContext, wanted: Wanted): Promise<ModelPull> {
   const { name, source, version } = wanted;
   const store = new ModelStore(context.cacheDir);
   const work = `pull ${name}`;
@@ -265,9 +253,7 @@ function checkHeaders(headers: readonly GgufHeader[]): GgufHeader {
 
 /** Both directories are complete; a reader in between finds none, and after a kill the next pull repairs that. */
 async function replaceDir(from: string, to: string, aside: string): Promise<void> {
-  await rename(to, aside).catch((error: unknown) => {
-    if (errorCode(error) !== 'ENOENT') throw error;
-  });
+  await ifThere(rename(to, aside));
   await rename(from, to);
 }
 
@@ -340,9 +326,7 @@ export async function removeModels(context: Omit<PullContext, 'cwd'>, names: rea
       await rm(dir, { recursive: true, force: true });
       await mkdir(dir, { recursive: true });
       // Atomically: half a model is useless.
-      await rename(store.modelDir(name), join(dir, 'old')).catch((error: unknown) => {
-        if (errorCode(error) !== 'ENOENT') throw error;
-      });
+      await ifThere(rename(store.modelDir(name), join(dir, 'old')));
       await rm(dir, { recursive: true, force: true });
     });
   }

@@ -14,12 +14,16 @@ export type ModelSource =
   | { readonly kind: 'file' | 'directory'; readonly path: string }
   | { readonly kind: 'registry'; readonly reference: Reference };
 
+const PATH = /^([./~]|file:)|\.gguf$/i;
+/** An OCI layout is a directory of the host, too. */
+export const isPathOfModel = (text: string): boolean => PATH.test(text) || text.startsWith('oci:');
+
 /**
  * A path begins with `/`, `.` or `~`, or ends in `.gguf`; anything else is in a registry.
  * @throws ModelError `reference_invalid`, `model_not_found`
  */
 export async function modelSource(text: string, cwd: string): Promise<ModelSource> {
-  if (!/^([./~]|file:)|\.gguf$/i.test(text)) return { kind: 'registry', reference: inRegistry(text, cwd) };
+  if (!PATH.test(text)) return { kind: 'registry', reference: inRegistry(text, cwd) };
   const plain = text.replace(/^file:(\/\/)?/, '').replace(/^~(?=\/|$)/, homedir());
   const path = resolve(cwd, plain);
   try {

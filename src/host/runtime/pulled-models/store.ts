@@ -14,6 +14,7 @@ import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import { namesIn } from '../../../base/names-in.ts';
 import { nearNames } from '../../../base/text/near-names.ts';
+import type { PulledModel } from '../../../sandbox/contract/contents.ts';
 import { ModelError } from './errors.ts';
 
 const FORMAT = 1;
@@ -41,13 +42,6 @@ const recordSchema = z.object({
   pulledAtMs: z.number(),
 });
 export type ModelRecord = z.infer<typeof recordSchema>;
-
-export interface PulledModel extends Omit<ModelRecord, 'format'> {
-  readonly name: string;
-  readonly bytes: number;
-  /** Path of its only or first file. */
-  readonly path: string;
-}
 
 /** Names of pulled models are also model names in requests. */
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$/;

@@ -229,23 +229,27 @@ export const forkRequest = z
   .meta({ id: 'ForkRequest' });
 export type ForkOptions = ReadOnly<z.infer<typeof forkRequest>>;
 
+const templateFields = {
+  ...size,
+  packagesMinAgeMs: packagesAge
+    .describe(
+      'Versions younger than this do not exist when `requirements` are installed, milliseconds. Default: all do.',
+    )
+    .optional(),
+  image,
+  card: z
+    .boolean()
+    .optional()
+    .describe(
+      'With Firecracker: its guest has a network card, for requests with a network. ' +
+        'Ignored with QEMU, whose guests get one when needed. Default false.',
+    ),
+};
+
 export const poolMembers = z
   .strictObject({
-    ...size,
-    packagesMinAgeMs: packagesAge
-      .describe(
-        'Versions younger than this do not exist when `requirements` are installed, milliseconds. Default: all do.',
-      )
-      .optional(),
-    image,
+    ...templateFields,
     template: templateName.optional().describe('Name of a template, instead of size, modules and packages.'),
-    card: z
-      .boolean()
-      .optional()
-      .describe(
-        'With Firecracker: the members have a network card, for requests with a network. ' +
-          'Ignored with QEMU, whose members get one when needed. Default false.',
-      ),
   })
   .meta({
     id: 'PoolMembers',
@@ -253,3 +257,25 @@ export const poolMembers = z
   });
 /** The template of a pool: its name, or what a request without a name would say. */
 export type PoolMembers = ReadOnly<z.infer<typeof poolMembers>>;
+
+const startCommand = z
+  .strictObject({
+    command: text(REQUEST_LIMITS.startCharactersMax)
+      .min(1)
+      .describe('For the guest’s `sh`, as its default user, in that user’s home or the image’s working directory.'),
+    ready: text(REQUEST_LIMITS.startCharactersMax)
+      .min(1)
+      .describe('The same, again and again; exit status 0: the program is ready.'),
+    readyTimeoutMs: whole(RANGES.readyTimeoutMs).describe('From the start until ready.'),
+  })
+  .meta({ id: 'StartCommandRequest' });
+/** A program that a template's guest starts before it is saved. */
+export type StartCommand = ReadOnly<z.infer<typeof startCommand>>;
+export const templateCreation = z
+  .strictObject({
+    ...templateFields,
+    name: templateName.optional(),
+    start: startCommand.optional().describe('The program that runs in every sandbox of the template.'),
+  })
+  .meta({ id: 'TemplateCreation' });
+export type TemplateCreation = ReadOnly<z.infer<typeof templateCreation>>;

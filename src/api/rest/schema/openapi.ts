@@ -4,7 +4,7 @@ import swagger from '@fastify/swagger';
 import type { FastifyInstance } from 'fastify';
 import { createJsonSchemaTransform, createJsonSchemaTransformObject } from 'fastify-type-provider-zod';
 import type { z } from 'zod';
-import { assert } from '../../base/assert.ts';
+import { assert } from '../../../base/assert.ts';
 
 /** Version of the API, not of the product. Changes when clients have to change. */
 const API_VERSION = '1.0.0';
@@ -37,7 +37,17 @@ const JSON_SCHEMA: SchemaOptions = {
 };
 
 /** Schemas of lines of event streams: OpenAPI 3.1 describes only a whole body, which is text. */
-const STREAMED = ['Sandbox', 'SandboxEvent', 'LogChunk', 'AuditRecord'];
+const STREAMED = [
+  'Sandbox',
+  'SandboxEvent',
+  'LogChunk',
+  'AuditRecord',
+  'ProgressEvent',
+  'ImagePull',
+  'Template',
+  'ImportedTemplate',
+  'ModelPull',
+];
 
 export interface ApiDescription {
   readonly info: { readonly title: string; readonly version: string; readonly description: string };
@@ -60,6 +70,9 @@ const OWN: ApiDescription = {
     { name: 'files', description: 'Files of a sandbox, streamed.' },
     { name: 'snapshots', description: 'Saved states to start sandboxes from.' },
     { name: 'pools', description: 'Ready sandboxes, handed out in milliseconds.' },
+    { name: 'images', description: 'Container images, as disks of sandboxes. The operator’s.' },
+    { name: 'templates', description: 'Booted guests that sandboxes are cloned from. The operator’s.' },
+    { name: 'models', description: 'Models of the built-in engine. The operator’s.' },
     { name: 'host', description: 'The server and its machine.' },
     { name: 'administration', description: 'Keys, tenants, settings and audit logs: only for the operator.' },
   ],

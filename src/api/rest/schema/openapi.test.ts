@@ -1,6 +1,6 @@
 /** Requirements of client generators beyond those of JSON Schema. */
 import { describe, expect, it } from 'vitest';
-import { openapiDocument } from '../../../tools/openapi.ts';
+import { openapiDocument } from '../../../../tools/openapi.ts';
 
 type Json = { readonly [key: string]: unknown };
 const document = (await openapiDocument()) as {
