@@ -5,8 +5,7 @@ import { RANGES } from '../../sandbox/contract/limits.ts';
 import type { ModelPolicy } from '../../sandbox/contract/model-policy.ts';
 import { UsageError } from '../failure.ts';
 import type { Row } from './field.ts';
-import { type LimitWord, parseLimits } from './limit-list.ts';
-import { durationText, parseDuration } from './options.ts';
+import { durationText, type LimitWord, parseDuration, parseLimits } from './options.ts';
 
 const OPTION = '--model-budget';
 const COUNT = { parse: parseAmount, ...RANGES.modelBudget };

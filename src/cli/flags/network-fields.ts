@@ -7,8 +7,7 @@ import type { SecretOptions } from '../../sandbox/contract/secrets.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import type { Field, OptionText } from './field.ts';
-import { type LimitWord, parseLimits } from './limit-list.ts';
-import { parseCount, parseRate } from './options.ts';
+import { type LimitWord, parseCount, parseLimits, parseRate } from './options.ts';
 import { withOption } from './ranges.ts';
 import { parseSecrets } from './secret-flags.ts';
 
