@@ -11,7 +11,7 @@ import { EXIT_NEUROVISOR_FAILED } from '../../exit-status.ts';
 import { cassetteChoice } from '../../flags/cassette-flags.ts';
 import { imageRequest } from '../../flags/image-flag.ts';
 import { modelChoice } from '../../flags/model-choice.ts';
-import { sandboxOptions, templateOption } from '../../flags/sandbox-flags.ts';
+import { RUN_FIELDS, sandboxRequest } from '../../flags/sandbox-fields.ts';
 import { attachConsole } from '../../output/console.ts';
 import { endCassette } from './cassette.ts';
 import { type RunJob, wantsSerialConsole } from './job.ts';
@@ -23,13 +23,13 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
   const { script, flags } = job;
   const wantsConsole = wantsSerialConsole(flags);
   const choice = modelChoice(flags.model, cli.config);
+  const asked = sandboxRequest(RUN_FIELDS, flags, cli);
   const request: CreateRequest = {
-    ...sandboxOptions(cli, flags, choice.policy),
+    ...asked,
+    models: { ...choice.policy, ...asked.models },
     requirements: job.requirements,
     ...(await imageRequest(flags)),
     console: wantsConsole ? 'interactive' : 'log',
-    boot: flags.boot === true,
-    ...templateOption(flags),
   };
   const usage: UsageRecord[] = [];
   const fromMs = systemClock.now();
