@@ -57,12 +57,8 @@ export class TemplateNames {
   async list(): Promise<readonly StoredTemplate[]> {
     const found: StoredTemplate[] = [];
     for (const name of await this.#names()) {
-      try {
-        const one = await this.#read(name);
-        if (one !== undefined) found.push(one);
-      } catch (error) {
-        ignore(error, 'reported when the template is used');
-      }
+      const one = await awaitOr(undefined, 'reported when the template is used', () => this.#read(name));
+      if (one !== undefined) found.push(one);
     }
     return [AGENT_TEMPLATE, ...found];
   }
