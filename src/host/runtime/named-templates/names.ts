@@ -48,7 +48,6 @@ const fileSchema = z.object({
 export class TemplateNames {
   readonly #dir: string;
 
-  /** @param homeDir the home */
   constructor(homeDir: string) {
     this.#dir = join(homeDir, 'templates');
   }
