@@ -3,12 +3,12 @@
  * mirrors and certificates apply as for other tools. Its output is bounded, and its messages become typed errors.
  */
 import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { access } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
-import { tryOr } from '../../base/ignore.ts';
+import { ignore, tryOr } from '../../base/ignore.ts';
 import { searchPath } from '../../base/search-path.ts';
 import { DOCUMENT_BYTES_MAX } from './documents.ts';
 import { OciError, type OciErrorCode } from './errors.ts';
@@ -26,7 +26,7 @@ export interface SkopeoOptions {
 /** @returns stdout @throws OciError */
 export async function runSkopeo(args: readonly string[], options: SkopeoOptions): Promise<Buffer> {
   const { signal, program = 'skopeo', image } = options;
-  const policy = hasPolicy() ? [] : ['--insecure-policy'];
+  const policy = (await hasPolicy()) ? [] : ['--insecure-policy'];
   // Nothing is awaited from here to the listener: an abort in between would be lost.
   if (signal.aborted) throw cancelled(image, signal.reason);
   const child = spawn(program, [...policy, ...withPlainHttp(args)], {
@@ -102,10 +102,17 @@ function cancelled(image: string, cause: unknown): OciError {
 }
 
 /** Without a signature policy of the host, skopeo accepts no image at all. */
-function hasPolicy(): boolean {
-  return [join(homedir(), '.config/containers/policy.json'), '/etc/containers/policy.json'].some((path) =>
-    existsSync(path),
-  );
+async function hasPolicy(): Promise<boolean> {
+  const own = join(homedir(), '.config/containers/policy.json');
+  for (const path of [own, '/etc/containers/policy.json']) {
+    try {
+      await access(path);
+      return true;
+    } catch (error) {
+      ignore(error, 'no signature policy here');
+    }
+  }
+  return false;
 }
 
 interface Explanation {
