@@ -4,7 +4,7 @@
  * libuv's pool.
  */
 import koffi from 'koffi';
-import { ignore } from '../base/ignore.ts';
+import { ignore, tryOr } from '../base/ignore.ts';
 import { CAPABILITY, hasCapability } from './capability.ts';
 import { closeAllOnExec } from './close-on-exec.ts';
 import { closeFd, createEventFd } from './fd.ts';
@@ -110,13 +110,7 @@ type Functions = ReturnType<typeof load>;
 let loaded: Functions | null | undefined;
 
 function functions(): Functions | null {
-  if (loaded !== undefined) return loaded;
-  try {
-    loaded = load();
-  } catch (error) {
-    ignore(error, 'no nftables library: the caller uses a child process');
-    loaded = null;
-  }
+  if (loaded === undefined) loaded = tryOr(null, 'no nftables library: the caller uses a child process', load);
   return loaded;
 }
 

@@ -3,7 +3,7 @@
  * except by SIGKILL.
  */
 import type { ReadStream } from 'node:tty';
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 import type { Size } from './picture.ts';
 
 const ENTER = '\x1b[?1049h\x1b[?25l\x1b[?7l';
@@ -75,11 +75,7 @@ export class Screen {
     process.off('SIGCONT', this.#onContinue);
     this.#stdout.off('resize', this.#onResize);
     this.#stdin?.off('data', this.#onData);
-    try {
-      this.#stdin?.setRawMode(false);
-    } catch (error) {
-      ignore(error, 'the terminal is gone');
-    }
+    tryOr(undefined, 'the terminal is gone', () => this.#stdin?.setRawMode(false));
     this.#stdin?.pause();
     this.#stdout.write(LEAVE);
   }

@@ -36,13 +36,13 @@ export interface NetworkView {
 }
 
 /** @throws LinkError */
-export async function viewNetworks(stateDir = STATE_DIR_DEFAULT): Promise<NetworkView[]> {
+export async function viewNetworks(): Promise<NetworkView[]> {
   using probe = new TableProbe();
   const objects = [...probe.listCounters(), ...probe.listQuotas()];
   using links = new Links();
   const owned = links.owned();
   const traffic = readTraffic(objects);
-  const records = new LeaseRecords(stateDir);
+  const records = new LeaseRecords(STATE_DIR_DEFAULT);
   const views = readContents(objects).entries.map(({ owner, lease }): NetworkView => {
     const { id, tap, subnet } = lease;
     const link = owned.find((each) => each.owner.sandboxId === id)?.link;

@@ -79,7 +79,7 @@ interface ReportOptions {
  * Never fails because of the host: what can't be found out is `null`, `unknown` or a skip with its reason.
  * @throws the reason of the signal
  */
-export async function reportHost(given: ReportOptions, host: HostFacts = thisHost): Promise<HostReport> {
+export async function reportHost(given: ReportOptions): Promise<HostReport> {
   const home = resolveHome(given.config.home);
   const options = { ...given, config: await withFirecracker(given.config, home) };
   const { config, env, say } = options;
@@ -97,10 +97,10 @@ export async function reportHost(given: ReportOptions, host: HostFacts = thisHos
   return {
     neurovisor: productName(),
     node: process.versions.node,
-    distribution: distributionOf(host.read('/etc/os-release') ?? ''),
-    kernel: formed(publicText(host.kernel, secrets), /^[\w.+~<>-]{1,80}$/),
+    distribution: distributionOf(thisHost.read('/etc/os-release') ?? ''),
+    kernel: formed(publicText(thisHost.kernel, secrets), /^[\w.+~<>-]{1,80}$/),
     user: process.geteuid?.() === 0 ? 'root' : 'ordinary',
-    processor: processorOf(host.read('/proc/cpuinfo') ?? ''),
+    processor: processorOf(thisHost.read('/proc/cpuinfo') ?? ''),
     memoryGib: Math.round((totalmem() / GIB) * 10) / 10,
     qemu: qemu?.version ?? null,
     firecracker: firecracker.version,
@@ -118,8 +118,8 @@ export async function reportHost(given: ReportOptions, host: HostFacts = thisHos
     },
     accelerator: verdict.accelerator,
     ...jail,
-    cgroups: { version: cgroupVersion(host), controllers: cgroups?.controllers ?? [] },
-    seccomp: (host.read('/proc/sys/kernel/seccomp/actions_avail') ?? '')
+    cgroups: { version: cgroupVersion(thisHost), controllers: cgroups?.controllers ?? [] },
+    seccomp: (thisHost.read('/proc/sys/kernel/seccomp/actions_avail') ?? '')
       .split(' ')
       .filter((word) => /^[a-z_]{1,20}$/.test(word)),
     starts: await reportStarts(options, verdict, secrets),

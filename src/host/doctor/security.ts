@@ -37,11 +37,8 @@ export const thisHost: HostFacts = {
 };
 
 /** Checks the host, then the jail. A check that fails never hides another. */
-export async function auditHost(
-  options: { readonly config: Config; readonly log: Log },
-  host: HostFacts = thisHost,
-): Promise<Check[]> {
-  const facts = JUDGEMENTS.map(([name, judge]) => ({ name, ...judge(host) }));
+export async function auditHost(options: { readonly config: Config; readonly log: Log }): Promise<Check[]> {
+  const facts = JUDGEMENTS.map(([name, judge]) => ({ name, ...judge(thisHost) }));
   return [...facts, ...(await jailChecks(options))];
 }
 

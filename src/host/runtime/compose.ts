@@ -13,7 +13,9 @@ import type { Progress } from '../../base/progress.ts';
 import type { GuestTraces } from '../../base/trace/guest-traces.ts';
 import type { Tracer } from '../../base/trace/trace.ts';
 import type { HostNetwork } from '../../egress/net/lease/lease.ts';
-import type { IndexSet, PackageGateway } from '../../egress/packages/gateway.ts';
+import { createPackageGateway, type IndexSet, type PackageGateway } from '../../egress/packages/gateway.ts';
+import { hostFiles } from '../../egress/packages/host/host-files.ts';
+import { readIndexes } from '../../egress/packages/host/indexes.ts';
 import {
   type Bridge,
   createBridge,
@@ -37,7 +39,6 @@ import { type Confinement, checkJail } from './jail.ts';
 import { RuntimeTape } from './model-servers/tape.ts';
 import type { BuildReadyMade } from './named-templates/ready-made.ts';
 import { Network, openKernelNetwork } from './network.ts';
-import { openPackages } from './packages.ts';
 import { openCloneRam } from './ram/clone-ram.ts';
 import type { CloneRam } from './ram/parts.ts';
 import { type Artifacts, ensureArtifacts, type SetupOptions, setupContext } from './setup.ts';
@@ -162,7 +163,12 @@ async function compose(composing: Composing): Promise<RuntimeParts> {
   metrics.registry.add(...traces.metrics, ...violations.metrics);
   const { tracer, guests: guestTraces } = traces;
   const models = openBridge(composing, { upstream, artifacts, metrics, tracer, guestTraces, tape });
-  const packages = openPackages({ home, log, fileHosts: config.packageHosts, indexes: options.packageIndexes });
+  const packages = createPackageGateway({
+    indexes: options.packageIndexes ?? (() => readIndexes(hostFiles(process.env), config.packageHosts)),
+    cacheDir: home.cacheDir,
+    clock: systemClock,
+    log,
+  });
   cleanup.push('packages', () => packages.close());
   metrics.registry.add(...packages.metrics());
   const { probes, network } = openProbesAndNetwork(composing, metrics);

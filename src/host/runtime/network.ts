@@ -2,7 +2,7 @@
 import { systemClock } from '../../base/clock.ts';
 import type { Config } from '../../base/config.ts';
 import { CodedError, remedyOf } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { awaitOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { NetError } from '../../egress/net/errors.ts';
 import type { HostNetwork, NetworkLease } from '../../egress/net/lease/lease.ts';
@@ -117,11 +117,9 @@ export class Network {
   async close(): Promise<void> {
     const opened = this.#opened;
     this.#opened = undefined;
-    try {
-      await (await opened)?.[Symbol.asyncDispose]();
-    } catch (error) {
-      ignore(error, 'reported to the sandbox that needed a network');
-    }
+    await awaitOr(undefined, 'reported to the sandbox that needed a network', async () =>
+      (await opened)?.[Symbol.asyncDispose](),
+    );
   }
 }
 

@@ -14,7 +14,6 @@ export type JsonSchema = Readonly<Record<string, unknown>> | boolean;
 const DEPTH_MAX = 32;
 /** Rules of one grammar; they determine llama.cpp's cost. */
 const RULES_MAX = 2_000;
-/** Size of one grammar in bytes. */
 const GRAMMAR_BYTES_MAX = 256 * 1024;
 /** Schemas, keywords, properties and names processed for one grammar. A small schema may expand to many. */
 const WORK_MAX = 20_000;

@@ -6,7 +6,7 @@
  * The supervisor owns the card and makes one change at a time; the end of the VM may come at any moment.
  */
 import type { Duplex } from 'node:stream';
-import { ignore } from '../../base/ignore.ts';
+import { awaitOr, ignore } from '../../base/ignore.ts';
 import type { GuestNetwork } from '../../base/request/guest-network.ts';
 import type { GatewayUse } from '../../egress/net/lease/lease.ts';
 import type { BytesByName } from '../../egress/net/policy/destination-budgets.ts';
@@ -214,15 +214,13 @@ export class NetworkCard {
 
   /** Does nothing without a budget: a read costs a process. */
   async #countBudget(): Promise<void> {
-    if (this.#lease === undefined) return;
-    const { destinations } = this.#lease.gatewayUse();
+    const lease = this.#lease;
+    if (lease === undefined) return;
+    const { destinations } = lease.gatewayUse();
     this.#destinationBytesUsed = Object.fromEntries(destinations.map((each) => [each.name, each.bytesUsed]));
     if (this.#network?.limits.bytesMax === undefined) return;
-    try {
-      this.#bytesUsed = (await this.#lease.traffic()).bytesUsed;
-    } catch (error) {
-      ignore(error, 'the previous count stays');
-    }
+    const traffic = await awaitOr(undefined, 'the previous count stays', () => lease.traffic());
+    if (traffic !== undefined) this.#bytesUsed = traffic.bytesUsed;
   }
 
   async #releaseLease(): Promise<void> {

@@ -167,7 +167,6 @@ export class Supervisor {
     await setGuestClock(this.#guest, this.spec.id, this.#parts, this.#aborter.signal);
   }
 
-  /** Number of model requests under way. */
   get modelRequests(): number {
     return this.#running?.port.inFlight() ?? 0;
   }

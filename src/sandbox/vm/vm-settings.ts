@@ -43,7 +43,6 @@ export class VmSettings {
     return this.#spec;
   }
 
-  /** The guest's identity. */
   identity(): GuestIdentity {
     const { trust, settings } = this.#card;
     // The next VM and forks have the same authority.

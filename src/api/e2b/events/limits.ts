@@ -1,4 +1,3 @@
-/** Limits of events and webhooks. */
 export const EVENT_LIMITS = {
   /**
    * Limit of kept events per tenant; older ones are removed. A webhook never gets an event that was removed before its

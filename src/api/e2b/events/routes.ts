@@ -118,7 +118,6 @@ function addWebhooksRoutes(app: App, { journal, webhooks }: Events, tenant: stri
   );
 }
 
-/** The routes of one webhook. */
 function addWebhookRoutes(app: App, { journal, webhooks }: Events, tenant: string | null): void {
   const find = (id: string): Webhook => {
     const found = journal.webhooks(tenant).find((one) => one.id === id);

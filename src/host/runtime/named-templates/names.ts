@@ -48,7 +48,6 @@ const fileSchema = z.object({
 export class TemplateNames {
   readonly #dir: string;
 
-  /** @param homeDir the home */
   constructor(homeDir: string) {
     this.#dir = join(homeDir, 'templates');
   }
@@ -57,12 +56,8 @@ export class TemplateNames {
   async list(): Promise<readonly StoredTemplate[]> {
     const found: StoredTemplate[] = [];
     for (const name of await this.#names()) {
-      try {
-        const one = await this.#read(name);
-        if (one !== undefined) found.push(one);
-      } catch (error) {
-        ignore(error, 'reported when the template is used');
-      }
+      const one = await awaitOr(undefined, 'reported when the template is used', () => this.#read(name));
+      if (one !== undefined) found.push(one);
     }
     return [AGENT_TEMPLATE, ...found];
   }

@@ -3,7 +3,7 @@ import { assert } from '../../../base/assert.ts';
 import type { UpstreamLoad } from '../queue/upstream-queues.ts';
 import type { UpstreamTarget } from '../upstream/address.ts';
 import { weighted } from './affinity.ts';
-import { type AttemptEnd, type Availability, Health, type HealthLimits } from './health.ts';
+import { type AttemptEnd, type Availability, Health } from './health.ts';
 import type { FailureCause, FallbackCause, Route, RouteTable } from './route-table.ts';
 
 /** Routes of one model, followed by those of each fallback, in order. */
@@ -50,11 +50,9 @@ export const EXCESS_MAX = 16;
 export class Router {
   readonly #health = new Map<string, Health>();
   readonly #load: (upstream: string) => UpstreamLoad;
-  readonly #limits: HealthLimits | undefined;
 
-  constructor(load: (upstream: string) => UpstreamLoad, limits?: HealthLimits) {
+  constructor(load: (upstream: string) => UpstreamLoad) {
     this.#load = load;
-    this.#limits = limits;
   }
 
   availability({ upstream, model }: Route, nowMs: number): Availability {
@@ -119,7 +117,7 @@ export class Router {
   }
 
   #healthOf(upstream: string): Health {
-    const health = this.#health.get(upstream) ?? new Health(this.#limits);
+    const health = this.#health.get(upstream) ?? new Health();
     this.#health.set(upstream, health);
     return health;
   }

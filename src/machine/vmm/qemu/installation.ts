@@ -1,9 +1,8 @@
 /** Finds this host's QEMU by running it. */
 import { execFile } from 'node:child_process';
-import { access } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { errorCode } from '../../../base/errors.ts';
-import { awaitOr } from '../../../base/ignore.ts';
 import { VmmError } from '../errors.ts';
 
 export interface QemuVersion {
@@ -40,7 +39,7 @@ export async function findQboot(binary: string): Promise<string | null> {
   for (const folder of (await run(binary, '-L', 'help')).split('\n')) {
     if (!folder.startsWith('/')) continue;
     const path = join(folder, 'qboot.rom');
-    if (await isThere(path)) return path;
+    if (existsSync(path)) return path;
   }
   return null;
 }
@@ -52,10 +51,10 @@ export async function findQboot(binary: string): Promise<string | null> {
  * @throws VmmError `vmm_missing`
  */
 export async function listQemuFiles(binary: string, path: string): Promise<string[]> {
-  const program = await findProgram(binary, path);
+  const program = findProgram(binary, path);
   const folders = (await run(binary, '-L', 'help')).split('\n').filter((one) => one.startsWith('/'));
-  const firmware = await existing(FIRMWARE.map((name) => folders.map((folder) => resolve(folder, name))));
-  const modules = await existing(MODULE_FOLDERS.map((folder) => [resolve(folder, 'accel-tcg-x86_64.so')]));
+  const firmware = existing(FIRMWARE.map((name) => folders.map((folder) => resolve(folder, name))));
+  const modules = existing(MODULE_FOLDERS.map((folder) => [resolve(folder, 'accel-tcg-x86_64.so')]));
   return [program, ...modules, ...firmware];
 }
 
@@ -64,32 +63,17 @@ const FIRMWARE = ['qboot.rom', 'bios-256k.bin', 'kvmvapic.bin', 'linuxboot_dma.b
 /** Module folders of Debian and Ubuntu, Fedora, Arch; QEMU does not report them. Some hosts link the last ones. */
 const MODULE_FOLDERS = ['/usr/lib/x86_64-linux-gnu/qemu', '/usr/lib64/qemu', '/usr/lib64/qemu-kvm', '/usr/lib/qemu'];
 
-async function findProgram(binary: string, path: string): Promise<string> {
+function findProgram(binary: string, path: string): string {
   if (binary.startsWith('/')) return binary;
   const candidates = path.split(':').map((folder) => join(folder, binary));
-  const [found] = await existing([candidates]);
+  const [found] = existing([candidates]);
   if (found === undefined) throw missing(binary, 'it is not in PATH');
   return found;
 }
 
 /** The first existing path of each list. */
-async function existing(lists: readonly (readonly string[])[]): Promise<string[]> {
-  const found = await Promise.all(
-    lists.map(async (paths) => {
-      for (const path of paths) {
-        if (await isThere(path)) return [path];
-      }
-      return [];
-    }),
-  );
-  return found.flat();
-}
-
-async function isThere(path: string): Promise<boolean> {
-  return await awaitOr(false, 'elsewhere, or not installed', async () => {
-    await access(path);
-    return true;
-  });
+function existing(lists: readonly (readonly string[])[]): string[] {
+  return lists.flatMap((paths) => paths.find((path) => existsSync(path)) ?? []);
 }
 
 function run(binary: string, ...args: string[]): Promise<string> {
