@@ -15,6 +15,7 @@ export async function bench(cli: Cli, names: readonly string[], flags: BenchFlag
   const chosen = choose(names);
   const needsRuntime = chosen.some(({ withoutRuntime }) => withoutRuntime !== true);
   await using runtime = needsRuntime ? await openRuntime(cli) : null;
+  cli.progress.close();
   const results: BenchResult[] = [];
   for (const benchmark of chosen) {
     const measured = await benchmark.measure({

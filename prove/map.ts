@@ -6,7 +6,7 @@
  *     other ── nv-…   ├ host ── up0 198.18.0.1 ──── 198.18.0.2 internet: resolver, web, metadata services
  *     plain ── plain0 ┘   10.202.0.1: an ordinary TAP without a packet filter, for the positive controls
  */
-import { isMetadata } from '../src/egress/net/addresses/metadata.ts';
+import { metadataOf } from '../src/egress/net/addresses/metadata.ts';
 
 /** Prefix of the directory for the files of a run. */
 export const DIR_PREFIX = 'nv-prove-';
@@ -83,4 +83,4 @@ export interface Arrival {
   readonly text: string;
 }
 
-export const isMetadataAddress = (address: string): boolean => isMetadata(address);
+export const isMetadataAddress = (address: string): boolean => metadataOf(address) !== undefined;

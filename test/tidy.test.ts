@@ -44,7 +44,7 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
   'src/machine': { guest: [], vsock: [], jail: [], observe: [], vmm: [] },
   'src/machine/jail': { '.': [], seccomp: ['.'] },
   // The drivers never import one another.
-  'src/machine/vmm': { '.': [], qemu: ['.'], firecracker: ['.'], fake: ['.'], accelerator: ['.', 'qemu'] },
+  'src/machine/vmm': { '.': [], qemu: ['.'], firecracker: ['.'], accelerator: ['.', 'qemu'] },
   'src/egress': { '.': [], net: [], outgoing: ['net'], packages: ['outgoing'], 'webhook.ts': ['outgoing'] },
   'src/egress/packages': {
     '.': [],
@@ -546,7 +546,9 @@ describe('tidy', () => {
     expect(roomViolations(bad('src/cli/failure.ts', "import { a } from './definitions/run.ts';"))).toHaveLength(1);
     expect(roomViolations(bad('src/cli/main.ts', "import { a } from './definitions/run.ts';"))).toEqual([]);
     expect(roomViolations(bad('src/cli/commands/x.ts', "import { a } from '../main.ts';"))).toHaveLength(1);
-    expect(roomViolations(bad('src/machine/vmm/fake/x.ts', "import { a } from '../qemu/qmp.ts';"))).toHaveLength(1);
+    expect(roomViolations(bad('src/machine/vmm/firecracker/x.ts', "import { a } from '../qemu/qmp.ts';"))).toHaveLength(
+      1,
+    );
     const types = bad('src/a/x.ts', "import type { Y } from '../b/y.ts';");
     const onDemand = bad('src/b/y.ts', "const x = await import('../a/x.ts');");
     expect(typescriptCycles([types, onDemand])).toEqual(['src/a/x.ts → src/b/y.ts → src/a/x.ts']);

@@ -7,7 +7,7 @@ import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { connectDaemon } from '../src/api/client/client.ts';
 import { daemonSocket, resolveHome } from '../src/base/home.ts';
-import { counter, Histogram } from '../src/base/metrics.ts';
+import { Counter, Histogram } from '../src/base/metrics.ts';
 import { median } from '../src/base/statistics.ts';
 import { MIB } from '../src/base/units.ts';
 import { scrape } from '../src/cli/commands/top.ts';
@@ -26,13 +26,8 @@ const cpuMs = (): number => {
 
 async function serve(sandboxes: number): Promise<void> {
   const daemon = await startFakeDaemon();
-  const tokens = counter('neurovisor_tokens_generated_total', 'x', ['model']);
-  const ready = new Histogram({
-    name: 'neurovisor_vm_acquire_seconds',
-    help: 'x',
-    unit: 'seconds',
-    labels: ['origin'],
-  });
+  const tokens = new Counter('neurovisor_tokens_generated_total', 'x', ['model']);
+  const ready = new Histogram('neurovisor_vm_acquire_seconds', 'x', ['origin']);
   daemon.metrics.add(tokens, ready);
   for (let n = 0; n < sandboxes; n += 1) {
     const { id } = await daemon.control.create({});

@@ -2,8 +2,8 @@
 import { mkdir, mkdtemp, rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BuildEvent } from '../../src/artifacts/dockerfile/build.ts';
+import { STAGE_VM_DEFAULTS } from '../../src/artifacts/dockerfile/limits.ts';
 import { buildEnvironment } from '../../src/host/builds/environment-build.ts';
-import { STAGE_VM_DEFAULTS } from '../../src/host/builds/stage-vm.ts';
 import { type ImagesContext, openBuilder, openImages } from '../../src/host/runtime/images.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';

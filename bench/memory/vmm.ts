@@ -4,7 +4,7 @@ import { openVmms } from '../../prove/jail/open-vmms.ts';
 import { MEMORY_MIB } from '../../prove/jail/vmm.ts';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { type MappedMemory, mappedMemory, memoryBesideRam } from '../../src/host/probes/host-memory.ts';
-import { DEFAULTS } from '../../src/sandbox/contract/spec.ts';
+import { DEFAULTS } from '../../src/sandbox/contract/limits.ts';
 import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';

@@ -36,7 +36,7 @@ const HELD_MS_MAX = 250;
  */
 const P50_MS_MAX = 250;
 const P50_RATIO_MAX = 10;
-const ROUNDS = 100;
+const ROUNDS = 60;
 const BLOCKED_ROUNDS = 20;
 /** Slower than the resolver's limit for one sandbox. */
 const GAP_MS = 40;
@@ -54,7 +54,6 @@ export interface NeighborOptions {
   readonly loopBytesMax?: number;
   /** Default: all. */
   readonly floods?: readonly string[];
-  readonly rounds?: number;
 }
 
 export async function proveNeighbors(world: World, options: NeighborOptions = {}): Promise<Proof> {
@@ -67,7 +66,7 @@ export async function proveNeighbors(world: World, options: NeighborOptions = {}
     ...host.plan,
     resolver: polite.guest.gateway,
     name: ALLOWED.name,
-    rounds: options.rounds ?? ROUNDS,
+    rounds: ROUNDS,
     gapMs: GAP_MS,
   };
   const ask = (rounds = plan.rounds): Promise<ProbeTimes> => polite.guest.actor.ask('probe', { ...plan, rounds });

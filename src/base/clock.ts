@@ -1,3 +1,5 @@
+import { setTimeout as setTimeoutPromise } from 'node:timers/promises';
+
 /** Time is injected everywhere; only this file and composition roots use the real clock. */
 export interface Clock {
   /** Monotonic milliseconds with a fraction. */
@@ -19,22 +21,9 @@ export const systemClock: Clock = {
 };
 
 /** Resolves after `delayMs`, or rejects with the signal's reason. Keeps the process alive. */
-export function sleep(delayMs: number, signal?: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    if (signal?.aborted) {
-      reject(signal.reason);
-      return;
-    }
-    const onAbort = (): void => {
-      clearTimeout(timer);
-      reject(signal?.reason);
-    };
-    const timer = setTimeout(() => {
-      signal?.removeEventListener('abort', onAbort);
-      resolve();
-    }, delayMs);
-    signal?.addEventListener('abort', onAbort, { once: true });
-  });
+export async function sleep(delayMs: number, signal?: AbortSignal): Promise<void> {
+  // Node would reject with an error of its own, whose cause is the reason.
+  await setTimeoutPromise(delayMs, undefined, { signal }).catch(() => signal?.throwIfAborted());
 }
 
 /** A clock that moves only by `advance`; for tests. */

@@ -46,6 +46,16 @@ export function isFullDisk(error: unknown): boolean {
   return false;
 }
 
+/** Settles as `work` does; undefined if its file does not exist. */
+export async function ifThere<T>(work: Promise<T>): Promise<T | undefined> {
+  try {
+    return await work;
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
 const FULL_DISK: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'disk_full']);
 
 /** The `code` of a Node or coded error (`ENOENT`, `ECONNRESET`, …), or undefined. */

@@ -9,18 +9,37 @@ const CODES_MAX = 64;
  * Errors of this thread, and of threads that report theirs. By code, not by reason: reasons are many, and a flood has
  * one code (`EMFILE`, `EPIPE`).
  */
-export const ignoredErrors = new Counter({
-  name: 'neurovisor_ignored_errors_total',
-  help: 'Errors that the daemon ignored as harmless, by code of the error; none: without a code.',
-  unit: null,
-  labels: ['code'],
-  seriesMax: CODES_MAX,
-});
+export const ignoredErrors = new Counter(
+  'neurovisor_ignored_errors_total',
+  'Errors that the daemon ignored as harmless, by code of the error; none: without a code.',
+  ['code'],
+  CODES_MAX,
+);
 
 /** The only way to drop an error: with a reason for the reader, and counted, so that a flood shows. */
 export function ignore(error: unknown, _reason: string): void {
   ignoredErrors.add({ code: errorCode(error) ?? NO_CODE });
   hasUntaken = true;
+}
+
+/** The result of `work`. If it throws, ignores the error and returns `otherwise`. @param reason as for `ignore` */
+export function tryOr<T, U>(otherwise: U, reason: string, work: () => T): T | U {
+  try {
+    return work();
+  } catch (error) {
+    ignore(error, reason);
+    return otherwise;
+  }
+}
+
+/** As `tryOr`, for work that may reject. */
+export async function awaitOr<T, U>(otherwise: U, reason: string, work: () => Promise<T>): Promise<T | U> {
+  try {
+    return await work();
+  } catch (error) {
+    ignore(error, reason);
+    return otherwise;
+  }
 }
 
 /** Numbers of ignored errors by code. */

@@ -1,4 +1,4 @@
-import { ignore } from './ignore.ts';
+import { tryOr } from './ignore.ts';
 
 /** Listeners for values of one kind. A listener that throws does not stop the others. */
 export class Listeners<T> {
@@ -19,11 +19,7 @@ export class Listeners<T> {
   emit(value: T): void {
     for (const entry of [...this.#entries]) {
       if (!this.#entries.has(entry)) continue;
-      try {
-        entry.listener(value);
-      } catch (error) {
-        ignore(error, 'a listener threw');
-      }
+      tryOr(undefined, 'a listener threw', () => entry.listener(value));
     }
   }
 

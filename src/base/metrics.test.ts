@@ -1,15 +1,12 @@
 import { describe, expect, it } from 'vitest';
 import {
   Counter,
-  collected,
-  counter,
   gauge,
   gaugeBy,
   Histogram,
   histogramSamples,
   type Metric,
   MetricRegistry,
-  single,
   total,
   totalBy,
 } from './metrics.ts';
@@ -22,9 +19,9 @@ async function textOf(...metrics: readonly Metric[]): Promise<string> {
 
 describe('MetricRegistry', () => {
   it('text: writes help, type and each series, escaped, in format 0.0.4', async () => {
-    const asked = new Counter({ name: 'asked_total', help: 'Asked,\nof a \\ kind.', unit: null, labels: ['model'] });
+    const asked = new Counter('asked_total', 'Asked,\nof a \\ kind.', ['model']);
     asked.add({ model: 'a "b"\\\n' }, 2);
-    const free = single('gauge', { name: 'free_bytes', help: 'Free.', unit: 'bytes' }, () => 1.5);
+    const free = gauge('free_bytes', 'Free.', () => 1.5);
     expect(await textOf(asked, free)).toBe(
       [
         '# HELP asked_total Asked,\\nof a \\\\ kind.',
@@ -39,7 +36,7 @@ describe('MetricRegistry', () => {
   });
 
   it('histogram: buckets are cumulative, and include their bound', async () => {
-    const wait = new Histogram({ name: 'wait_seconds', help: 'W.', unit: 'seconds', bounds: [0.1, 1] });
+    const wait = new Histogram('wait_seconds', 'W.', [], { bounds: [0.1, 1] });
     for (const value of [0.1, 0.5, 7]) wait.observe({}, value);
     wait.observe({}, 0.5, 2);
     wait.observe({}, Number.NaN);
@@ -53,9 +50,8 @@ describe('MetricRegistry', () => {
   });
 
   it('counter, histogram: count series beyond the limit as `other`', async () => {
-    const spec = { help: 'x', unit: null, labels: ['trace'], seriesMax: 10 } as const;
-    const counter = new Counter({ ...spec, name: 'c_total' });
-    const histogram = new Histogram({ ...spec, name: 'h', bounds: [1] });
+    const counter = new Counter('c_total', 'x', ['trace'], 10);
+    const histogram = new Histogram('h', 'x', ['trace'], { bounds: [1], seriesMax: 10 });
     for (let n = 0; n < 10_000; n += 1) {
       counter.add({ trace: `trace ${n}` });
       histogram.observe({ trace: `trace ${n}` }, 1);
@@ -66,16 +62,16 @@ describe('MetricRegistry', () => {
     expect(counter.samples().at(-1)).toMatchObject({ labels: { trace: 'other' }, value: 9991 });
   });
 
-  it('collected: exports at most its limit of series', () => {
+  it('gaugeBy: exports at most its limit of series', () => {
     const rows = Array.from({ length: 500 }, (_, n) => [{ n: `${n}` }, n] as const);
-    const metric = collected('gauge', { name: 'g', help: 'x', unit: null, labels: ['n'] }, () => rows);
+    const metric = gaugeBy('g', 'x', ['n'], () => rows);
     expect(metric.samples()).toHaveLength(200);
   });
 
   it('counter, gauge, total: have the unit that their name ends with', () => {
     const read = (): Iterable<readonly [{ kind: string }, number]> => [[{ kind: 'a' }, 1]];
     const all = [
-      counter('a_bytes_total', 'x'),
+      new Counter('a_bytes_total', 'x'),
       gauge('b_ratio', 'x', () => null),
       gaugeBy('c', 'x', ['kind'], read),
       total('d_seconds_total', 'x', () => 1),
@@ -93,7 +89,7 @@ describe('MetricRegistry', () => {
 
   it('text: a failing source loses only its own refresh', async () => {
     const registry = new MetricRegistry();
-    registry.add(single('gauge', { name: 'one', help: 'x', unit: null }, () => 1));
+    registry.add(gauge('one', 'x', () => 1));
     registry.beforeScrape(() => Promise.reject(new Error('gone')));
     expect(await registry.text()).toContain('\none 1\n');
   });

@@ -13,18 +13,9 @@ import { assert } from './assert.ts';
 
 type Unit = 'seconds' | 'bytes' | 'ratio' | null;
 
-interface MetricSpec<Label extends string = string> {
-  /** `[a-z][a-z0-9_]*`, with its unit, and `_total` for a counter. */
+export interface Metric {
   readonly name: string;
   readonly help: string;
-  /** `null` for a plain count. Default: the one that the name ends with, before `_total`. */
-  readonly unit?: Unit;
-  readonly labels?: readonly Label[];
-  /** Default `SERIES_MAX`. */
-  readonly seriesMax?: number;
-}
-
-export interface Metric extends Readonly<Pick<MetricSpec, 'name' | 'help'>> {
   readonly unit: Unit;
   readonly type: 'counter' | 'gauge' | 'histogram';
   readonly labels: readonly string[];
@@ -52,8 +43,7 @@ class Series<Label extends string, State> {
   readonly #make: () => State;
   readonly #all = new Map<string, { labels: LabelsOf<Label>; state: State }>();
 
-  constructor({ name, labels = [], seriesMax = SERIES_MAX }: MetricSpec<Label>, make: () => State) {
-    assert(/^[a-z][a-z0-9_]*$/.test(name), `invalid metric name "${name}"`);
+  constructor(labels: readonly Label[], seriesMax: number, make: () => State) {
     this.names = labels;
     this.#seriesMax = seriesMax;
     this.#make = make;
@@ -85,7 +75,9 @@ class Series<Label extends string, State> {
 
 const NO_LABELS = {};
 
+/** What the name ends with, before `_total`; null for a plain count. */
 function unitOf(name: string): Unit {
+  assert(/^[a-z][a-z0-9_]*$/.test(name), `invalid metric name "${name}"`);
   const [, unit = null] = /_(seconds|bytes|ratio)(?:_total)?$/.exec(name) ?? [];
   return unit as Unit;
 }
@@ -94,31 +86,41 @@ function cut(value: string): string {
   return value.length <= LABEL_CHARACTERS_MAX ? value : OTHER;
 }
 
-export class Counter<Label extends string = never> implements Metric {
-  readonly type = 'counter';
+/** Name, help and series of a metric that its owner feeds. */
+abstract class Fed<Label extends string, State> {
   readonly name: string;
   readonly help: string;
   readonly unit: Unit;
   readonly labels: readonly Label[];
-  readonly #series: Series<Label, { value: number }>;
+  protected readonly series: Series<Label, State>;
 
-  constructor(spec: MetricSpec<Label>) {
-    assert(spec.name.endsWith('_total'), `the counter ${spec.name} does not end with _total`);
-    this.#series = new Series(spec, () => ({ value: 0 }));
-    ({ name: this.name, help: this.help, unit: this.unit = unitOf(spec.name) } = spec);
-    this.labels = this.#series.names;
+  constructor(name: string, help: string, series: Series<Label, State>) {
+    this.name = name;
+    this.help = help;
+    this.unit = unitOf(name);
+    this.labels = series.names;
+    this.series = series;
     // Without labels there is one series, from the start.
-    if (this.labels.length === 0) this.#series.of(NO_LABELS as LabelsOf<Label>);
+    if (this.labels.length === 0) series.of(NO_LABELS as LabelsOf<Label>);
+  }
+}
+
+export class Counter<Label extends string = never> extends Fed<Label, { value: number }> implements Metric {
+  readonly type = 'counter';
+
+  constructor(name: string, help: string, labels: readonly Label[] = [], seriesMax = SERIES_MAX) {
+    assert(name.endsWith('_total'), `the counter ${name} does not end with _total`);
+    super(name, help, new Series(labels, seriesMax, () => ({ value: 0 })));
   }
 
   /** @param by not negative; ignored if not finite */
   add(labels: LabelsOf<Label>, by = 1): void {
-    if (Number.isFinite(by) && by > 0) this.#series.of(labels).value += by;
-    else if (by === 0) this.#series.of(labels);
+    if (Number.isFinite(by) && by > 0) this.series.of(labels).value += by;
+    else if (by === 0) this.series.of(labels);
   }
 
   samples(): readonly Sample[] {
-    return this.#series.entries().map(({ labels, state }) => ({ suffix: '', labels, value: state.value }));
+    return this.series.entries().map(({ labels, state }) => ({ suffix: '', labels, value: state.value }));
   }
 }
 
@@ -128,28 +130,27 @@ export const SECONDS_BOUNDS = [
 ] as const;
 
 /** A histogram with ascending bucket bounds; the last is always `+Inf`. */
-export class Histogram<Label extends string = never> implements Metric {
+export class Histogram<Label extends string = never>
+  extends Fed<Label, { counts: number[]; sum: number }>
+  implements Metric
+{
   readonly type = 'histogram';
-  readonly name: string;
-  readonly help: string;
-  readonly unit: Unit;
-  readonly labels: readonly Label[];
   readonly #bounds: readonly number[];
-  readonly #series: Series<Label, { counts: number[]; sum: number }>;
 
-  constructor(spec: MetricSpec<Label> & { readonly bounds?: readonly number[] }) {
-    const { bounds = SECONDS_BOUNDS } = spec;
+  constructor(
+    name: string,
+    help: string,
+    labels: readonly Label[] = [],
+    { bounds = SECONDS_BOUNDS, seriesMax = SERIES_MAX }: { bounds?: readonly number[]; seriesMax?: number } = {},
+  ) {
+    super(name, help, new Series(labels, seriesMax, () => ({ counts: bounds.map(() => 0).concat(0), sum: 0 })));
     this.#bounds = bounds;
-    this.#series = new Series(spec, () => ({ counts: bounds.map(() => 0).concat(0), sum: 0 }));
-    ({ name: this.name, help: this.help, unit: this.unit = unitOf(spec.name) } = spec);
-    this.labels = this.#series.names;
-    if (this.labels.length === 0) this.#series.of(NO_LABELS as LabelsOf<Label>);
   }
 
   /** @param times number of observations. Default: 1 */
   observe(labels: LabelsOf<Label>, value: number, times = 1): void {
     if (!Number.isFinite(value) || times < 1) return;
-    const state = this.#series.of(labels);
+    const state = this.series.of(labels);
     const at = this.#bounds.findIndex((bound) => value <= bound);
     const index = at < 0 ? this.#bounds.length : at;
     state.counts[index] = (state.counts[index] ?? 0) + times;
@@ -160,7 +161,7 @@ export class Histogram<Label extends string = never> implements Metric {
   merge(labels: LabelsOf<Label>, counts: readonly number[], sum: number): void {
     assert(counts.length === this.#bounds.length + 1, `${this.name}: counts of other bounds`);
     if (!counts.some((count) => count > 0)) return;
-    const state = this.#series.of(labels);
+    const state = this.series.of(labels);
     state.counts.forEach((count, index) => {
       state.counts[index] = count + (counts[index] ?? 0);
     });
@@ -168,7 +169,7 @@ export class Histogram<Label extends string = never> implements Metric {
   }
 
   samples(): readonly Sample[] {
-    return this.#series
+    return this.series
       .entries()
       .flatMap(({ labels, state: { counts, sum } }) =>
         histogramSamples(labels, {
@@ -197,52 +198,37 @@ export function histogramSamples(
   return [...cumulative, { suffix: '_sum', labels, value: sum }, { suffix: '_count', labels, value: below }];
 }
 
+type Read = () => Iterable<readonly [labels: Readonly<Record<string, string>>, value: number]>;
+
 /** A metric whose numbers are kept elsewhere and read at each scrape. */
-export function collected(
-  type: 'counter' | 'gauge',
-  spec: MetricSpec,
-  read: () => Iterable<readonly [labels: Readonly<Record<string, string>>, value: number]>,
-): Metric {
-  const { name, help, unit = unitOf(name), labels = [], seriesMax = SERIES_MAX } = spec;
-  return {
-    type,
-    name,
-    help,
-    unit,
-    labels,
-    samples: () => [...read()].slice(0, seriesMax).map(([of, value]) => ({ suffix: '', labels: of, value })),
-  };
+function collected(type: 'counter' | 'gauge', name: string, help: string, labels: readonly string[], read: Read) {
+  const samples = (): readonly Sample[] =>
+    [...read()].slice(0, SERIES_MAX).map(([of, value]) => ({ suffix: '', labels: of, value }));
+  return { type, name, help, unit: unitOf(name), labels, samples };
 }
 
-export function single(type: 'counter' | 'gauge', spec: Omit<MetricSpec, 'labels'>, read: () => number | null): Metric {
-  return collected(type, spec, () => {
+const oneOf =
+  (read: () => number | null): Read =>
+  () => {
     const value = read();
     return value === null ? [] : [[{}, value]];
-  });
-}
-
-/** A counter that its owner adds to. */
-export function counter<Label extends string = never>(name: string, help: string, labels: readonly Label[] = []) {
-  return new Counter({ name, help, labels });
-}
-
-type Read = Parameters<typeof collected>[2];
+  };
 
 /** Metrics read at each scrape, `…By` with labels; a total is a counter. A value of `null` is not exported. */
 export function gauge(name: string, help: string, read: () => number | null): Metric {
-  return single('gauge', { name, help }, read);
+  return collected('gauge', name, help, [], oneOf(read));
 }
 
 export function gaugeBy(name: string, help: string, labels: readonly string[], read: Read): Metric {
-  return collected('gauge', { name, help, labels }, read);
+  return collected('gauge', name, help, labels, read);
 }
 
 export function total(name: string, help: string, read: () => number | null): Metric {
-  return single('counter', { name, help }, read);
+  return collected('counter', name, help, [], oneOf(read));
 }
 
 export function totalBy(name: string, help: string, labels: readonly string[], read: Read): Metric {
-  return collected('counter', { name, help, labels }, read);
+  return collected('counter', name, help, labels, read);
 }
 
 export class MetricRegistry {

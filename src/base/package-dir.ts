@@ -1,7 +1,7 @@
 /** This package: its folder, version and commit, for records and messages. */
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
-import { ignore } from './ignore.ts';
+import { tryOr } from './ignore.ts';
 
 /**
  * The folder with `package.json`: a checkout or the installed npm package. It has everything that is no module:
@@ -39,13 +39,10 @@ export function productName(product?: Product): string {
 
 /** Reads git's files, since git need not be installed (gitrepository-layout(5)). */
 function commitOf(dir: string): string | null {
-  try {
+  return tryOr(null, 'no commit is known', () => {
     const text = existsSync(join(dir, '.git')) ? headOf(gitDirOf(dir)) : readFileSync(join(dir, COMMIT_FILE), 'utf8');
     return /^[0-9a-f]{8}/.exec(text)?.[0] ?? null;
-  } catch (error) {
-    ignore(error, 'no commit is known');
-    return null;
-  }
+  });
 }
 
 /** In a work tree, `.git` is a file that names the directory. */

@@ -29,11 +29,7 @@ export async function orAborted<T>(
   const onAbort = (): void => aborted.reject(toError(signal));
   if (signal.aborted) onAbort();
   signal.addEventListener('abort', onAbort, { once: true });
-  try {
-    return await Promise.race([work, aborted.promise]);
-  } finally {
-    signal.removeEventListener('abort', onAbort);
-  }
+  return await Promise.race([work, aborted.promise]).finally(() => signal.removeEventListener('abort', onAbort));
 }
 
 /** Returns at once if `waitMs` is not positive. @throws the signal's reason */
@@ -41,9 +37,5 @@ export async function wait(clock: Clock, waitMs: number, signal: AbortSignal): P
   if (waitMs <= 0) return;
   const elapsed = Promise.withResolvers<void>();
   const cancel = clock.after(waitMs, elapsed.resolve);
-  try {
-    await orAborted(elapsed.promise, signal);
-  } finally {
-    cancel();
-  }
+  await orAborted(elapsed.promise, signal).finally(cancel);
 }

@@ -74,11 +74,7 @@ async function ask(work: SparseJob['work'], from: string, to: string): Promise<s
   pending.set(key, answer);
   worker.ref();
   worker.postMessage({ key, work, paths: [from, to] } satisfies SparseJob);
-  try {
-    return await answer.promise;
-  } finally {
-    settle(least, key);
-  }
+  return await answer.promise.finally(() => settle(least, key));
 }
 
 /** A copy keeps the process alive, an idle thread does not. */

@@ -9,6 +9,7 @@ import { silentLog } from '../../src/base/log.ts';
 import { silentProgress } from '../../src/base/progress.ts';
 import { GIB } from '../../src/base/units.ts';
 import { type CreateFlags, create } from '../../src/cli/commands/create.ts';
+import { imageBuild } from '../../src/cli/commands/image-build.ts';
 import { openImages, resolveEnvironment } from '../../src/host/runtime/images.ts';
 import type { CreateRequest } from '../../src/sandbox/contract/control.ts';
 import { cli as runCli } from '../support/cli.ts';
@@ -100,23 +101,20 @@ describe('--build', () => {
     });
   });
 
-  it('create: --build-arg and --target select the build', async () => {
+  it('image build: --build-arg and --target select the build', async () => {
     write('.dockerignore', 'home\n');
     write('Dockerfile', 'FROM scratch AS a\nARG NAME\nCOPY $NAME /\nFROM scratch\nCOPY none /\n');
     await keepResult('the disk', { buildArgs: { NAME: 'app' }, target: 'a' });
-    const asked: CreateRequest[] = [];
-    await using control = new FakeControlPlane({ beforeCreate: (request) => void asked.push(request) });
-    const { cli } = testCli({ env: { NEUROVISOR_HOME: home, NAME: 'app' } });
-    const flags = { ...FLAGS, build: dir, target: 'a' };
-    for (const buildArg of ['NAME=app', 'NAME']) {
-      expect(await create(cli, control, { ...flags, buildArg: [buildArg] })).toBe(0);
-    }
-    expect(asked.map(({ image }) => image)).toEqual([expect.stringMatching(/^sha256:/), asked[0]?.image]);
-    await expect(create(cli, control, { ...flags, target: 'b' })).rejects.toThrow('b');
-    await expect(create(cli, control, { ...FLAGS, target: 'a' })).rejects.toMatchObject({
-      code: 'usage',
-      message: '--target needs --build',
-    });
+    const build = async (buildArg: readonly string[], target: string): Promise<unknown> => {
+      const { cli, stdout } = testCli({ json: true, env: { NEUROVISOR_HOME: home, NAME: 'app' } });
+      const rules = { allowOut: [], denyOut: [] };
+      expect(await imageBuild(cli, dir, { buildArg, target, buildSecret: [], cache: true, ...rules })).toBe(0);
+      return JSON.parse(stdout()).digest;
+    };
+    const digest = await build(['NAME=app'], 'a');
+    expect(digest).toMatch(/^sha256:/);
+    expect(await build(['NAME'], 'a')).toBe(digest);
+    await expect(build(['NAME'], 'b')).rejects.toThrow('b');
   });
 
   it('run: an invalid Dockerfile, or one that lacks a secret, exits with 125 and the fault', async () => {

@@ -83,7 +83,7 @@ describe('create', () => {
         denyOut: [],
       },
       label: ['user=42', 'empty='],
-      cpus: 2,
+      cpus: '2',
       memory: '1G',
       disk: '4G',
       rate: '1M',
@@ -136,7 +136,7 @@ describe('create', () => {
   it('after an unrequested boot, says how to clone the next one', async () => {
     const { cli, stderr } = testCli();
     const booting = await control.create({ boot: true });
-    const flags = { ...NO_FLAGS, cpus: 2, memory: '1G', warm: ['numpy', 'json'] };
+    const flags = { ...NO_FLAGS, cpus: '2', memory: '1G', warm: ['numpy', 'json'] };
     const slow = Object.assign(Object.create(control), { create: async () => booting });
     await create(cli, slow as FakeControlPlane, flags);
     const words = 'neurovisor template create --cpus 2 --memory 1G --warm numpy --warm json';

@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
-import { createFakeDriver } from '../../src/machine/vmm/fake/driver.ts';
 import { driverParity, VmBench } from '../support/driver-parity.ts';
+import { createFakeDriver } from '../support/fake-vmm/driver.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'nv-fake-'));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));

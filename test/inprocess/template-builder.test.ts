@@ -6,10 +6,10 @@ import { FakeClock, systemClock } from '../../src/base/clock.ts';
 import { GuestError } from '../../src/machine/guest/errors.ts';
 import type { ExecSpec, Guest, GuestEvent, Process } from '../../src/machine/guest/link.ts';
 import type { DiskTrouble, VmmDriver, VmSpec } from '../../src/machine/vmm/driver.ts';
-import { createFakeDriver } from '../../src/machine/vmm/fake/driver.ts';
 import type { CardLease } from '../../src/sandbox/contract/parts.ts';
 import type { TemplateSpec } from '../../src/sandbox/contract/spec.ts';
 import { buildTemplate, type TemplateParts } from '../../src/sandbox/start/template-builder.ts';
+import { createFakeDriver } from '../support/fake-vmm/driver.ts';
 
 import { events, fakeProcess, IMPORTED, parts, type Step, useTemplateWorld, world } from '../support/template-world.ts';
 

@@ -19,8 +19,8 @@ import type { GuestIdentity } from '../../src/machine/guest/identity.ts';
 import type { SandboxStatus } from '../../src/sandbox/contract/control.ts';
 import type { EnvironmentSource } from '../../src/sandbox/contract/environment.ts';
 import type { NetworkSpec } from '../../src/sandbox/contract/network-spec.ts';
-import type { CardLease, GuestMemory, SandboxParts, StartSource } from '../../src/sandbox/contract/parts.ts';
-import { makeSpec, type SandboxSpec } from '../../src/sandbox/contract/spec.ts';
+import type { CardLease, GuestMemory } from '../../src/sandbox/contract/parts.ts';
+import { makeSpec } from '../../src/sandbox/contract/spec.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
 import { type Copies, SnapshotManager } from '../../src/sandbox/plane/snapshot-manager.ts';
 import type { OpenTemplate } from '../../src/sandbox/start/pools.ts';
@@ -29,35 +29,14 @@ import { StartQueue } from '../../src/sandbox/start/start-queue.ts';
 import type { StartSizes } from '../../src/sandbox/start/starter.ts';
 import { openStore, type Store } from '../../src/sandbox/store/store.ts';
 import { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
-import { linkOrCopy } from '../../src/sys/link-or-copy.ts';
+import { CountingClock } from './counting-clock.ts';
 import { type FakeSharing, fakeCopies } from './fake-copies.ts';
 import { FakeHostMemory } from './fake-host-memory.ts';
 import { FakeModels } from './fake-models.ts';
+import { fakeSandboxParts } from './fake-sandbox-parts.ts';
 import { Script } from './fake-script.ts';
 import { fromNamed, noImage, withImage } from './fake-template.ts';
-import { FAKE_MACHINE, type FakeGuest, FakeVm, type Holdings, requireState, sha256 } from './fake-vm.ts';
-
-/** Knows the number of set timers. */
-export class CountingClock extends FakeClock {
-  readonly #timers = new Set<object>();
-
-  get timers(): number {
-    return this.#timers.size;
-  }
-
-  override after(delayMs: number, run: () => void): () => void {
-    const timer = {};
-    const cancel = super.after(delayMs, () => {
-      this.#timers.delete(timer);
-      run();
-    });
-    this.#timers.add(timer);
-    return () => {
-      this.#timers.delete(timer);
-      cancel();
-    };
-  }
-}
+import { FAKE_MACHINE, type FakeGuest, type FakeVm, type Holdings, sha256 } from './fake-vm.ts';
 
 export interface FakeHostOptions {
   /** Directory of the store. Default: its own, removed with the host. */
@@ -107,8 +86,9 @@ export class FakeHost implements Holdings, AsyncDisposable {
   readonly queue: StartQueue;
   readonly dataDir: string;
   #control: LocalControlPlane | undefined;
-  readonly #dir: string;
-  readonly #sharing: FakeSharing;
+  /** Of RAM and running VMs. */
+  readonly dir: string;
+  readonly sharing: FakeSharing;
   readonly #sharedNeed: Copies['sharedNeed'];
   readonly #store: Store;
   readonly #held = new Map<string, Set<object>>();
@@ -133,8 +113,8 @@ export class FakeHost implements Holdings, AsyncDisposable {
   }
 
   private constructor(dir: string, options: FakeHostOptions, opened: OpenedStore) {
-    this.#dir = dir;
-    this.#sharing = options.mapsMemory ?? false;
+    this.dir = dir;
+    this.sharing = options.mapsMemory ?? false;
     this.#sharedNeed = options.sharedNeed;
     this.#store = opened.store;
     this.dataDir = opened.dataDir;
@@ -160,7 +140,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
   async holdings(): Promise<Readonly<Record<string, number>>> {
     const counts = [...this.#held].map(([kind, set]) => [kind, set.size] as const);
     const { running, waiting, waitingLow, reservedMib } = this.queue.stats();
-    const files = await Promise.all(['ram', 'run'].map(async (name) => (await readdir(join(this.#dir, name))).length));
+    const files = await Promise.all(['ram', 'run'].map(async (name) => (await readdir(join(this.dir, name))).length));
     return Object.fromEntries(
       [
         ...counts,
@@ -207,6 +187,21 @@ export class FakeHost implements Holdings, AsyncDisposable {
 
   vms(): readonly FakeVm[] {
     return [...this.#vms.values()];
+  }
+
+  /** Of a started VM, until it exits. */
+  keep(vm: FakeVm): void {
+    this.started += 1;
+    this.#vms.set(vm.id, vm);
+    void vm.exited.then(() => {
+      if (this.#vms.get(vm.id) === vm) this.#vms.delete(vm.id);
+    });
+  }
+
+  /** Another one at each call, for descriptors and addresses. */
+  nextNumber(): number {
+    this.#made += 1;
+    return this.#made;
   }
 
   /** Simulates a little traffic on its channel. */
@@ -257,7 +252,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
     // Node reports rejections of this turn after it.
     await new Promise((resolve) => setImmediate(resolve));
     process.off('unhandledRejection', this.#note);
-    await rm(this.#dir, { recursive: true, force: true });
+    await rm(this.dir, { recursive: true, force: true });
     if (this.#rejections.length > 0) {
       throw new AggregateError(this.#rejections, 'unhandled rejections');
     }
@@ -300,7 +295,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
       openNetwork: () => script.step('network'),
       supervise: (spec, source, path, sharers) => {
         const { tracer } = options;
-        const parts = { ...this.#sandboxParts(spec, source, path), sharers, tracer };
+        const parts = { ...fakeSandboxParts(this, spec, { source, environmentPath: path }), sharers, tracer };
         const supervisor = new Supervisor(spec, parts);
         options.watch?.(supervisor);
         return supervisor;
@@ -333,9 +328,9 @@ export class FakeHost implements Holdings, AsyncDisposable {
   }
 
   #template(): OpenTemplate {
-    const statePath = join(this.#dir, 'state');
+    const statePath = join(this.dir, 'state');
     const { mapMemory, sharedNeed } = this.#copies();
-    const ramPath = join(this.#dir, 'template-ram');
+    const ramPath = join(this.dir, 'template-ram');
     writeFileSync(ramPath, 'of the template');
     return {
       key: TEMPLATE_KEY,
@@ -358,134 +353,15 @@ export class FakeHost implements Holdings, AsyncDisposable {
     };
   }
 
-  /** Each has another MAC and address. */
-  #network(): CardLease {
-    const release = this.#lease('networks');
-    const trustOf = () => this.trust;
-    const n = ++this.#made;
-    const last = (n & 0xff).toString(16).padStart(2, '0');
-    return {
-      tapFd: 1000 + n,
-      connect: () => Promise.reject(new Error('no guest here')),
-      guest: {
-        mac: `aa:fc:00:00:00:${last}`,
-        address: `10.201.0.${n}`,
-        prefixLength: 30,
-        gateway: '10.201.0.1',
-        gatewayMac: 'aa:fd:00:00:00:01',
-        mtu: 1500,
-      },
-      confirmHandover: () => Promise.resolve(),
-      lend: (_vmm, open) => open(`tap${n}`),
-      setPolicy: () => this.script.step('network'),
-      traffic: async () => ({
-        packetsOut: 0,
-        bytesOut: 0,
-        packetsIn: 0,
-        bytesIn: 0,
-        refused: {},
-        bytesUsed: this.bytesUsed,
-      }),
-      gatewayUse: () => ({ allowed: 0, refused: {}, destinations: this.destinations }),
-      setSecrets: () => Promise.resolve(),
-      get trust() {
-        return trustOf();
-      },
-      release: async () => release(),
-    };
-  }
-
-  #sandboxParts(spec: SandboxSpec, source: StartSource | null, environmentPath: string | undefined): SandboxParts {
-    const { script, clock } = this;
-    return {
-      driver: {
-        name: 'fake',
-        description: 'fake',
-        accelerator: 'fake',
-        capabilities: { pause: true, snapshot: true } as SandboxParts['driver']['capabilities'],
-        start: async (vmSpec, signal) => {
-          const memoryPath = join(this.#dir, 'ram', String(vmSpec.memoryFd));
-          const vm = new FakeVm(vmSpec, { script, holdings: this, memoryPath });
-          try {
-            await vm.step('start', signal);
-            await vmSpec.memoryReady;
-            await requireState(vmSpec.snapshot);
-            await vm.mapFrom(vmSpec.snapshot ?? {}, this.#sharing === 'differences');
-            signal?.throwIfAborted();
-          } catch (error) {
-            vm.die('killed');
-            await vm.exited;
-            throw error;
-          }
-          this.started += 1;
-          this.#vms.set(vm.id, vm);
-          void vm.exited.then(() => {
-            if (this.#vms.get(vm.id) === vm) this.#vms.delete(vm.id);
-          });
-          return vm;
-        },
-      },
-      kernelPath: 'kernel',
-      rootImagePath: 'image',
-      clock,
-      log: silentLog,
-      makeWorkspace: async () => {
-        await script.step('workspace');
-        const dir = await mkdtemp(join(this.#dir, 'run', `${spec.id}-`));
-        const overlayPath = join(dir, 'overlay');
-        const recordVmm = (): Promise<void> => Promise.resolve();
-        const remove = (): Promise<void> => rm(dir, { recursive: true });
-        const environmentPath = join(dir, 'environment');
-        const paths = { dir, channelPath: join(dir, 'v'), overlayPath, environmentPath };
-        return { ...paths, recordVmm, remove };
-      },
-      makeOverlay: async (path) => {
-        await script.step('overlay');
-        await writeFile(path, 'new disk');
-      },
-      makeMemory: () => this.#makeMemory(),
-      allocateCid: () => {
-        const release = this.#lease('context ids');
-        return { cid: ++this.#made, release };
-      },
-      listenForGuest: async (_path, identity) => {
-        this.identities.push(identity);
-        await script.step('listen');
-        const close = this.#lease('listeners');
-        return {
-          ready: async (signal) => (await this.vm(spec.id).hello(signal)) as never,
-          setIdentity: () => undefined,
-          close: async () => close(),
-        };
-      },
-      leaseNetwork: async (_id, network) => {
-        await script.step('lease');
-        this.leased.push(network);
-        return this.#network();
-      },
-      attachBridge: async (id, _path, models, account) => {
-        await script.step('bridge');
-        const setModels = this.models.attach(id, models, account);
-        const close = this.#lease('bridge ports');
-        const inFlight = (): number => this.models.requests;
-        const port = { setModels, setSuspended: () => undefined };
-        return { ...port, inFlight, close: async () => close() };
-      },
-      ...(source === null ? {} : 'snapshot' in source ? { template: source } : { disk: source }),
-      ...(environmentPath === undefined ? {} : { linkEnvironment: (to) => linkOrCopy(environmentPath, to) }),
-      hostMemory: () => this.memory,
-    };
-  }
-
   #copies(): Copies {
     const { script } = this;
     const copies = fakeCopies({
       script,
-      sharing: this.#sharing,
+      sharing: this.sharing,
       vmOf: (path) => this.#vmOf(path),
-      isOfVm: (path) => path.startsWith(join(this.#dir, 'run')),
-      makeMemory: () => this.#makeMemory(),
-      lease: (kind) => this.#lease(kind),
+      isOfVm: (path) => path.startsWith(join(this.dir, 'run')),
+      makeMemory: () => this.makeMemory(),
+      lease: (kind) => this.lease(kind),
     });
     const sharedNeed = this.#sharedNeed;
     return sharedNeed === undefined ? copies : { ...copies, sharedNeed };
@@ -497,10 +373,10 @@ export class FakeHost implements Holdings, AsyncDisposable {
     );
   }
 
-  #makeMemory(): GuestMemory {
-    const fd = ++this.#made;
-    const path = join(this.#dir, 'ram', String(fd));
-    const release = this.#lease('memories');
+  makeMemory(): GuestMemory {
+    const fd = this.nextNumber();
+    const path = join(this.dir, 'ram', String(fd));
+    const release = this.lease('memories');
     writeFileSync(path, '');
     const close = (): void => {
       release();
@@ -509,7 +385,8 @@ export class FakeHost implements Holdings, AsyncDisposable {
     return { fd, path, usedBytes: () => 0, close };
   }
 
-  #lease(kind: string): () => void {
+  /** Counts a resource in use. @returns a function that releases it */
+  lease(kind: string): () => void {
     const what = {};
     this.add(kind, what);
     return () => this.delete(kind, what);

@@ -11,8 +11,8 @@ import { makeMemory } from '../../src/host/runtime/ram/memory.ts';
 import { makeWorkspace } from '../../src/host/runtime/workspace.ts';
 import type { GuestIdentity } from '../../src/machine/guest/identity.ts';
 import type { ExecSpec, Guest, GuestEvent, Process, WarmModule } from '../../src/machine/guest/link.ts';
-import { createFakeDriver } from '../../src/machine/vmm/fake/driver.ts';
 import type { TemplateParts } from '../../src/sandbox/start/template-builder.ts';
+import { createFakeDriver } from './fake-vmm/driver.ts';
 
 export type Step = 'memory' | 'model' | 'listener' | 'hello' | 'script' | 'keepMemory' | 'keepDisk' | 'pip';
 

@@ -2,10 +2,10 @@
 import { styleText } from 'node:util';
 import { describeError } from '../../src/base/errors.ts';
 import type { Cli } from '../../src/cli/cli.ts';
-import { requireProgram } from '../../src/cli/commands/host-program.ts';
 import { UsageError } from '../../src/cli/failure.ts';
-import { namedFile } from '../../src/cli/flags/named-file.ts';
 import { bytes, table } from '../../src/cli/output/table.ts';
+import { requireProgram } from './host-program.ts';
+import { namedFile } from './named-file.ts';
 import {
   ARCHITECTURES,
   type Architecture,

@@ -22,18 +22,18 @@ describe('groupsOf', () => {
 });
 
 describe('sideBySide', () => {
-  it('both lanes run files of a layer, each file once, in folders of their own; its result is one', async () => {
+  it('all lanes run files of a layer, each file once, in folders of their own; its result is one', async () => {
     const files = Array.from({ length: 40 }, (_, i) => `test/vm/${i}.vm.test.ts`);
     const ran: { readonly lane: string | undefined; readonly files: readonly string[] }[] = [];
-    const both = Promise.withResolvers<void>();
+    const all = Promise.withResolvers<void>();
     const vm: Layer = {
       name: 'vm',
       stage: 'machine',
       files: () => files,
       run: async ({ shell, filters }) => {
         ran.push({ lane: shell.env[LANE_VARIABLE], files: filters });
-        if (new Set(ran.map(({ lane }) => lane)).size > 1) both.resolve();
-        await both.promise;
+        if (new Set(ran.map(({ lane }) => lane)).size === 3) all.resolve();
+        await all.promise;
         return { ...NOTHING, passed: filters.length };
       },
     };
@@ -44,7 +44,7 @@ describe('sideBySide', () => {
       ...{ filters: [], times: {}, budget: new UnsteadyBudget() },
     };
     const results = await sideBySide([vm, component], context, Promise.resolve());
-    expect(new Set(ran.map(({ lane }) => lane))).toEqual(new Set(['1', '2']));
+    expect(new Set(ran.map(({ lane }) => lane))).toEqual(new Set(['1', '2', '3']));
     expect(ran.flatMap((unit) => unit.files).toSorted()).toEqual(files.toSorted());
     expect(results.map(({ layer, outcome }) => [layer, outcome.passed])).toEqual([
       ['component', 0],

@@ -1,6 +1,7 @@
 /**
- * The layers after the gate, in two lanes: each VM is emulated by one thread, and components wait for timers and small
- * programs most of the time. Layers of one lane are cut into parts, so that both lanes end at about the same time.
+ * The layers after the gate, in lanes that run at once: each VM is emulated by one thread, and tests wait for timers and
+ * small programs, too. Layers without a lane of their own are cut into parts, so that all lanes end at about the same
+ * time.
  */
 import { duration } from '../../src/cli/output/table.ts';
 import { LANE_VARIABLE } from '../../test/support/lane.ts';
@@ -18,6 +19,8 @@ export interface Unit {
   readonly files?: readonly string[];
 }
 
+/** One more than the processors of the smallest machine: a lane with a VM uses three quarters of one. */
+const LANES = 3;
 /** The usual duration of a part, ms: long enough that the start of Vitest does not count. */
 const PART_MS = 4 * 60_000;
 /** The assumed duration of a file that has not run yet, ms. */
@@ -62,7 +65,8 @@ export async function sideBySide(
     }
     return results;
   };
-  const results = (await Promise.all([lane(1, wide, others), lane(2, others, [])])).flat();
+  const helpers = Array.from({ length: LANES - 1 }, (_, i) => lane(i + 2, others, []));
+  const results = (await Promise.all([lane(1, wide, others), ...helpers])).flat();
   return sorted.flatMap(({ name }) => joined(results.filter(({ layer }) => layer === name)));
 }
 

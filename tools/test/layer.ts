@@ -30,7 +30,7 @@ export interface Layer {
   readonly isWide?: boolean;
   /** Its files take longer than usual, which must not affect their recorded durations. */
   readonly isDelayed?: boolean;
-  /** Its files, relative to the checkout: both lanes may run some of them. Without it, one lane runs the layer. */
+  /** Its files, relative to the checkout: any lane may run some of them. Without it, one lane runs the layer. */
   files?(): readonly string[];
   run(context: LayerContext): Promise<Outcome>;
 }

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import type { SandboxInfo } from '../../sandbox/contract/control.ts';
 import { NO_MODEL_POLICY } from '../../sandbox/contract/model-policy.ts';
-import * as schemas from '../rest/schema/answers.ts';
+import { sandboxInfo } from '../../sandbox/contract/schema/sandbox.ts';
 import * as answers from './answers.ts';
 import { type AnswerSchema, conform, MISMATCH } from './json-schema.ts';
 
@@ -83,7 +83,7 @@ describe('answers', () => {
     let accepted = 0;
     let rejected = 0;
     for (const value of [SANDBOX, ...mutations(SANDBOX)]) {
-      const expected = schemas.sandboxInfo.safeParse(value);
+      const expected = sandboxInfo.safeParse(value);
       const read = answers.sandboxInfo.read(value);
       expect(read?.value, JSON.stringify(value)).toEqual(expected.data);
       if (read === null) rejected += 1;

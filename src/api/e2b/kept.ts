@@ -1,6 +1,6 @@
 /** Data that this interface keeps as an annotation of a sandbox that it creates. */
 import { z } from 'zod';
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 import { EGRESS_LIMITS } from '../../base/request/egress-limits.ts';
 import type { SandboxInfo } from '../../sandbox/contract/control.ts';
 import { RANGES } from '../../sandbox/contract/limits.ts';
@@ -76,12 +76,7 @@ export function keptOf(info: Pick<SandboxInfo, 'annotations' | 'template' | 'net
   const text = info.annotations[KEY];
   const otherwise = { template: info.template ?? 'agent', allowInternetAccess: info.network !== null };
   if (text === undefined) return otherwise;
-  try {
-    return kept.parse(JSON.parse(text));
-  } catch (error) {
-    ignore(error, 'kept by another version');
-    return otherwise;
-  }
+  return tryOr(otherwise, 'kept by another version', () => kept.parse(JSON.parse(text)));
 }
 
 /** True if its ports are open to callers without its traffic token. */

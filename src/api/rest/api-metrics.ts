@@ -10,25 +10,22 @@ export interface Answered {
 }
 
 export class ApiMetrics {
-  readonly #requests = new Counter({
-    name: 'neurovisor_api_requests_total',
-    help: 'Requests to the REST server that were answered.',
-    unit: null,
-    labels: ['method', 'route', 'status'],
-    seriesMax: 400,
-  });
-  readonly #duration = new Histogram({
-    name: 'neurovisor_api_request_duration_seconds',
-    help: 'From the head of a request until its answer is sent.',
-    unit: 'seconds',
-    labels: ['method', 'route'],
-  });
+  readonly #requests = new Counter(
+    'neurovisor_api_requests_total',
+    'Requests to the REST server that were answered.',
+    ['method', 'route', 'status'],
+    400,
+  );
+  readonly #duration = new Histogram(
+    'neurovisor_api_request_duration_seconds',
+    'From the head of a request until its answer is sent.',
+    ['method', 'route'],
+  );
 
-  readonly #operations = new Histogram({
-    name: 'neurovisor_operation_answer_seconds',
-    help: 'From a request to an agent (run a program, read a file, …) until its first answer.',
-    unit: 'seconds',
-  });
+  readonly #operations = new Histogram(
+    'neurovisor_operation_answer_seconds',
+    'From a request to an agent (run a program, read a file, …) until its first answer.',
+  );
 
   list(): readonly Metric[] {
     return [this.#requests, this.#duration, this.#operations];

@@ -1,28 +1,21 @@
 /** Request bodies with size and time limits, so that a slow client can't hold a request open. */
+
 import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
+import { collect } from '../../base/collect.ts';
 import { ignore } from '../../base/ignore.ts';
 import { ApiError } from './errors.ts';
 import { API_LIMITS } from './limits.ts';
 
 /** Returns undefined for an empty body. @throws ApiError `too_large`, `request_timeout`, `request_invalid` */
 export async function readJsonBody(body: Readable, clock: Clock): Promise<unknown> {
-  const parts: Buffer[] = [];
-  let bytes = 0;
-  const reading = (async (): Promise<void> => {
-    for await (const part of chunks(body)) {
-      bytes += part.length;
-      if (bytes > API_LIMITS.bodyBytesMax) {
-        throw new ApiError('too_large', `the JSON body is larger than ${API_LIMITS.bodyBytesMax} bytes`);
-      }
-      parts.push(part);
-    }
-  })();
-  await within(reading, clock, API_LIMITS.bodyMsMax, 'the body');
-  if (bytes === 0) return undefined;
+  const { bodyBytesMax, bodyMsMax } = API_LIMITS;
+  const tooLarge = (): Error => new ApiError('too_large', `the JSON body is larger than ${bodyBytesMax} bytes`);
+  const bytes = await within(collect(chunks(body), bodyBytesMax, tooLarge), clock, bodyMsMax, 'the body');
+  if (bytes.length === 0) return undefined;
   try {
-    return JSON.parse(Buffer.concat(parts).toString()) as unknown;
+    return JSON.parse(bytes.toString()) as unknown;
   } catch (error) {
     throw new ApiError('request_invalid', 'the body is not valid JSON', { cause: error });
   }
@@ -71,9 +64,5 @@ function chunks(body: Readable): AsyncIterator<Buffer> & AsyncIterable<Buffer> {
 async function within<T>(work: Promise<T>, clock: Clock, ms: number, what: string): Promise<T> {
   const { promise, reject } = Promise.withResolvers<never>();
   const stop = clock.after(ms, () => reject(new ApiError('request_timeout', `${what} did not arrive within ${ms} ms`)));
-  try {
-    return await Promise.race([work, promise]);
-  } finally {
-    stop();
-  }
+  return await Promise.race([work, promise]).finally(stop);
 }

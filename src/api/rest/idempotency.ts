@@ -47,11 +47,7 @@ export class IdempotentRequests<T> {
     };
     if (client.aborted) leave();
     else client.addEventListener('abort', leave, { once: true });
-    try {
-      return await entry.result;
-    } finally {
-      client.removeEventListener('abort', leave);
-    }
+    return await entry.result.finally(() => client.removeEventListener('abort', leave));
   }
 
   #get(key: string, request: string): Entry<T> | undefined {

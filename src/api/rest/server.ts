@@ -19,7 +19,7 @@ import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { CodedError, describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
-import { MetricRegistry, single } from '../../base/metrics.ts';
+import { gauge, MetricRegistry } from '../../base/metrics.ts';
 import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
 import type { HomeContents } from '../../sandbox/contract/contents.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
@@ -144,11 +144,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   });
   metrics.add(
     ...counted.list(),
-    single(
-      'gauge',
-      { name: 'neurovisor_api_tunnels', help: 'Upgraded connections of clients.', unit: null },
-      () => tunnels.open,
-    ),
+    gauge('neurovisor_api_tunnels', 'Upgraded connections of clients.', () => tunnels.open),
   );
   const keyWatch = new KeyWatch(callers);
   const servers: Server[] = [];

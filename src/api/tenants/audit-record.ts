@@ -6,7 +6,7 @@
  */
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 
 /** A sandbox's request to a model: tokens, times and outcome. Never its content. */
 const modelUse = z
@@ -103,12 +103,7 @@ export function lineHash(line: string): string {
 
 /** `null` if it is not a record. */
 export function parseRecord(line: string): AuditRecord | null {
-  try {
-    return auditRecord.parse(JSON.parse(line));
-  } catch (error) {
-    ignore(error, 'reported as a line that is no record');
-    return null;
-  }
+  return tryOr(null, 'reported as a line that is no record', () => auditRecord.parse(JSON.parse(line)));
 }
 
 export class ChainCheck {

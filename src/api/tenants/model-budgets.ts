@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import type { Clock } from '../../base/clock.ts';
 import type { Log } from '../../base/log.ts';
-import { collected, type Metric } from '../../base/metrics.ts';
+import { gaugeBy, type Metric } from '../../base/metrics.ts';
 import {
   type BudgetUse,
   budgetStates,
@@ -128,14 +128,12 @@ export class ModelBudgets implements AsyncDisposable {
           budgetStates(limits, used, this.#parts.clock.wall()).map((state) => ({ tenant: tenant ?? '', state })),
         );
     const host = (key: 'limit' | 'used', help: string): Metric =>
-      collected('gauge', { name: `neurovisor_model_budget_${key}`, help, unit: null, labels: ['kind'] }, () =>
+      gaugeBy(`neurovisor_model_budget_${key}`, help, ['kind'], () =>
         states(true).map(({ state }) => [{ kind: state.kind }, state[key]]),
       );
     const tenants = (key: 'limit' | 'used', help: string): Metric =>
-      collected(
-        'gauge',
-        { name: `neurovisor_tenant_model_budget_${key}`, help, unit: null, labels: ['tenant', 'kind'] },
-        () => states(false).map(({ tenant, state }) => [{ tenant, kind: state.kind }, state[key]]),
+      gaugeBy(`neurovisor_tenant_model_budget_${key}`, help, ['tenant', 'kind'], () =>
+        states(false).map(({ tenant, state }) => [{ tenant, kind: state.kind }, state[key]]),
       );
     return [
       host('limit', 'Budget for models of all sandboxes together, by kind.'),

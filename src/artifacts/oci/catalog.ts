@@ -12,7 +12,7 @@ import { mkdir, open, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { sleep } from '../../base/clock.ts';
-import { errorCode } from '../../base/errors.ts';
+import { ifThere } from '../../base/errors.ts';
 import { tryLockExclusive } from '../../sys/file.ts';
 import { OciError } from './errors.ts';
 import { DIGEST } from './reference.ts';
@@ -72,13 +72,8 @@ export class Catalog {
   /** @throws OciError `image_invalid` if the file is damaged */
   async read(): Promise<readonly StoredImage[]> {
     const path = join(this.#dir, 'catalog.json');
-    let text: string;
-    try {
-      text = await readFile(path, 'utf8');
-    } catch (error) {
-      if (errorCode(error) === 'ENOENT') return [];
-      throw error;
-    }
+    const text = await ifThere(readFile(path, 'utf8'));
+    if (text === undefined) return [];
     try {
       if (text.length > CATALOG_BYTES_MAX) throw new Error('it is too large');
       return catalogSchema.parse(JSON.parse(text)).images;

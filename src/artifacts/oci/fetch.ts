@@ -13,7 +13,7 @@ import { link, mkdir, open, readdir, stat, statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { assert } from '../../base/assert.ts';
 import { systemClock } from '../../base/clock.ts';
-import { errorCode } from '../../base/errors.ts';
+import { ifThere } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
 import {
@@ -180,12 +180,7 @@ async function readFetched(
 
 /** `null` if skopeo, which reads JSON names in any case, has fetched other blobs than the manifest names. */
 async function sizeOf(path: string): Promise<number | null> {
-  try {
-    return (await stat(path)).size;
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return null;
-    throw error;
-  }
+  return (await ifThere(stat(path)))?.size ?? null;
 }
 
 async function readManifest(
@@ -316,9 +311,7 @@ async function bytesIn(dir: string): Promise<number> {
   let bytes = 0;
   try {
     for (const name of await readdir(dir, { recursive: true })) {
-      const found = await stat(join(dir, name)).catch((error: unknown) => {
-        if (errorCode(error) !== 'ENOENT') throw error;
-      });
+      const found = await ifThere(stat(join(dir, name)));
       bytes += found?.size ?? 0;
     }
   } catch (error) {

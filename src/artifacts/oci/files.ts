@@ -2,7 +2,7 @@
 import { mkdir, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { systemClock } from '../../base/clock.ts';
-import { errorCode } from '../../base/errors.ts';
+import { errorCode, ifThere } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { namesIn } from '../../base/names-in.ts';
 import { STAT_BLOCK_BYTES } from '../../base/units.ts';
@@ -60,14 +60,8 @@ export class ImageFiles {
   /** Marks a file as used now. @returns its size in bytes; `null` if it does not exist */
   async use(kind: FileKind, digest: string): Promise<number | null> {
     const path = this.path(kind, digest);
-    try {
-      const now = new Date(systemClock.wall());
-      await utimes(path, now, now);
-      return (await stat(path)).size;
-    } catch (error) {
-      if (errorCode(error) === 'ENOENT') return null;
-      throw error;
-    }
+    const now = new Date(systemClock.wall());
+    return (await ifThere(utimes(path, now, now).then(() => stat(path))))?.size ?? null;
   }
 
   async list(): Promise<readonly CacheFile[]> {

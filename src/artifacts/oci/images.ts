@@ -14,9 +14,9 @@ import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { z } from 'zod';
 import { systemClock } from '../../base/clock.ts';
-import { errorCode } from '../../base/errors.ts';
+import { ifThere } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
-import { ignore } from '../../base/ignore.ts';
+import { awaitOr } from '../../base/ignore.ts';
 import { type Progress, ProgressStep } from '../../base/progress.ts';
 import { GIB } from '../../base/units.ts';
 import { type ImageBuilder, UNFINISHED } from './builder.ts';
@@ -125,11 +125,9 @@ export class Images {
    */
   async pull(reference: Reference, when: 'always' | 'missing', signal: AbortSignal): Promise<PulledImage> {
     this.#pulling += 1;
-    try {
-      return await this.#pull(reference, when, signal);
-    } finally {
+    return await this.#pull(reference, when, signal).finally(() => {
       this.#pulling -= 1;
-    }
+    });
   }
 
   async #pull(reference: Reference, when: 'always' | 'missing', signal: AbortSignal): Promise<PulledImage> {
@@ -287,12 +285,8 @@ export class Images {
 
   async #keepBlobs({ manifest, blobPath }: Fetched): Promise<void> {
     for (const { digest } of manifest.layers) {
-      await rename(blobPath(digest), this.#files.path('blobs', digest)).catch(
-        // A layer that occurs twice.
-        (error: unknown) => {
-          if (errorCode(error) !== 'ENOENT') throw error;
-        },
-      );
+      // A layer that occurs twice is gone the second time.
+      await ifThere(rename(blobPath(digest), this.#files.path('blobs', digest)));
     }
   }
 
@@ -334,13 +328,10 @@ export class Images {
   /** @returns the digest of the whole file; undefined: it is not whole */
   async #recordOf(chain: string, bytes: number): Promise<string | undefined> {
     const path = this.#files.path('environments', chain);
-    try {
-      const record = environmentSchema.parse(JSON.parse(await readFile(`${path}.json`, 'utf8')));
-      if (record.bytes === bytes) return record.digest;
-    } catch (error) {
-      ignore(error, 'the environment is built again');
-    }
-    return undefined;
+    const record = await awaitOr(undefined, 'the environment is built again', async () =>
+      environmentSchema.parse(JSON.parse(await readFile(`${path}.json`, 'utf8'))),
+    );
+    return record?.bytes === bytes ? record.digest : undefined;
   }
 
   /** Moves a whole file to its place, and records its digest. */

@@ -4,7 +4,7 @@
  */
 import { mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { errorCode } from '../../base/errors.ts';
+import { ifThere } from '../../base/errors.ts';
 import { type Blob, digestOf } from './documents.ts';
 import { OciError } from './errors.ts';
 import { FETCH_LIMITS, type FetchOptions, watchedSkopeo } from './fetch.ts';
@@ -85,9 +85,7 @@ export async function fetchModel(
 
 /** skopeo, which reads JSON names in any case, may have fetched other blobs than the manifest names. */
 async function requireBlob(path: string, { bytes }: Blob): Promise<void> {
-  const found = await stat(path).catch((error: unknown) => {
-    if (errorCode(error) !== 'ENOENT') throw error;
-  });
+  const found = await ifThere(stat(path));
   if (found?.size !== bytes) throw altered('file');
 }
 

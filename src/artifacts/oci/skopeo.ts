@@ -8,7 +8,7 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { ignore, tryOr } from '../../base/ignore.ts';
 import { searchPath } from '../../base/search-path.ts';
 import { DOCUMENT_BYTES_MAX } from './documents.ts';
 import { OciError, type OciErrorCode } from './errors.ts';
@@ -85,11 +85,7 @@ export function withPlainHttp(args: readonly string[]): readonly string[] {
 
 function end(pid: number | undefined, name: NodeJS.Signals): void {
   if (pid === undefined) return;
-  try {
-    process.kill(-pid, name);
-  } catch (error) {
-    ignore(error, 'skopeo has already ended');
-  }
+  tryOr(undefined, 'skopeo has already ended', () => process.kill(-pid, name));
 }
 
 function notStarted(program: string, cause: unknown): OciError {
@@ -177,10 +173,7 @@ function lastMessage(words: string): string {
   const lines = words.trim().split('\n');
   const last = lines.findLast((line) => line.includes('level=fatal')) ?? lines.at(-1) ?? '';
   const [, quoted] = /\bmsg=("(?:[^"\\]|\\.)*")/.exec(last) ?? [];
-  try {
-    return quoted === undefined ? last : String(JSON.parse(quoted));
-  } catch (error) {
-    ignore(error, 'not quoted as JSON: shown as it is');
-    return last;
-  }
+  return tryOr(last, 'not quoted as JSON: shown as it is', () =>
+    quoted === undefined ? last : String(JSON.parse(quoted)),
+  );
 }

@@ -7,7 +7,7 @@
  */
 import { lstat, mkdir } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { errorCode } from '../../base/errors.ts';
+import { ifThere } from '../../base/errors.ts';
 import type { FileEntry, Guest } from '../../machine/guest/link.ts';
 import { CopyTarget } from './copy-target.ts';
 import { CopyError, fileOptions, someAtOnce, type TransferOptions, TransferProgress, writeError } from './transfer.ts';
@@ -94,16 +94,11 @@ function rootLink(source: string, { symlinkTarget }: FileEntry): CopyError {
 
 /** Follows a link only if a slash after it asks for that: an earlier copy could have left one that leads anywhere. */
 async function isDirectory(target: string): Promise<boolean> {
-  try {
-    const there = await lstat(target);
-    if (there.isSymbolicLink()) {
-      throw new CopyError('in_the_way', `${target} is a symbolic link`, {
-        remedy: `use the path that it leads to, or ${target}/ to copy into that directory`,
-      });
-    }
-    return there.isDirectory();
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return target.endsWith('/');
-    throw error;
+  const there = await ifThere(lstat(target));
+  if (there?.isSymbolicLink()) {
+    throw new CopyError('in_the_way', `${target} is a symbolic link`, {
+      remedy: `use the path that it leads to, or ${target}/ to copy into that directory`,
+    });
   }
+  return there?.isDirectory() ?? target.endsWith('/');
 }

@@ -20,7 +20,7 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { join } from 'node:path';
-import { errorCode } from '../../base/errors.ts';
+import { errorCode, ifThere } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
 import type { Content } from './content.ts';
 import { CopyError } from './transfer.ts';
@@ -63,13 +63,9 @@ export class CopyTarget {
     openContent: () => AsyncIterable<Uint8Array> | Promise<AsyncIterable<Uint8Array>>,
   ): Promise<void> {
     return this.#replace(path, async (part) => {
-      const file = await open(part, 'wx', 0o600);
-      try {
-        await writeFile(file, await openContent());
-        await file.chmod(mode & 0o777);
-      } finally {
-        await file.close();
-      }
+      await using file = await open(part, 'wx', 0o600);
+      await writeFile(file, await openContent());
+      await file.chmod(mode & 0o777);
     });
   }
 
@@ -80,44 +76,29 @@ export class CopyTarget {
   /** Sets the permissions of a file, but no other mode bits. */
   async setFileMode(path: string, mode: number): Promise<void> {
     await this.#inParent(path, async (at) => {
-      const file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
-      try {
-        await file.chmod(mode & 0o777);
-      } finally {
-        await file.close();
-      }
+      await using file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+      await file.chmod(mode & 0o777);
     });
   }
 
   /** Sets the permissions of a directory, but no other mode bits. */
   async setMode(path: string, mode: number): Promise<void> {
-    const directory = await this.#open(path.split('/'));
-    try {
-      await directory.chmod(mode & 0o777);
-    } finally {
-      await directory.close();
-    }
+    await using directory = await this.#open(path.split('/'));
+    await directory.chmod(mode & 0o777);
   }
 
   /** Removes a file, a link or an empty directory. A missing one counts as removed. */
   async remove(path: string, isDirectory: boolean): Promise<void> {
-    try {
-      await this.#inParent(path, async (at) => await (isDirectory ? rmdir(at) : unlink(at)));
-    } catch (error) {
-      if (errorCode(error) !== 'ENOENT') throw error;
-    }
+    await ifThere(this.#inParent(path, async (at) => await (isDirectory ? rmdir(at) : unlink(at))));
   }
 
   /** `null` if nothing is there. @throws CopyError `in_the_way` if a link or another type is there or on the way */
   async contentOf(path: string): Promise<Content | null> {
     let found: Content | null = null;
-    try {
-      await this.#inParent(path, async (at) => {
-        found = await this.#content(at, path);
-      });
-    } catch (error) {
-      if (errorCode(error) !== 'ENOENT') throw error;
-    }
+    const look = async (at: string): Promise<void> => {
+      found = await this.#content(at, path);
+    };
+    await ifThere(this.#inParent(path, look));
     return found;
   }
 
@@ -125,13 +106,9 @@ export class CopyTarget {
   async readFile(path: string, bytesMax: number): Promise<Buffer | null> {
     let content: Buffer | null = null;
     await this.#inParent(path, async (at) => {
-      const file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
-      try {
-        const info = await file.stat();
-        if (info.isFile() && info.size <= bytesMax) content = await file.readFile();
-      } finally {
-        await file.close();
-      }
+      await using file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+      const info = await file.stat();
+      if (info.isFile() && info.size <= bytesMax) content = await file.readFile();
     });
     return content;
   }
@@ -142,18 +119,14 @@ export class CopyTarget {
     const mode = info.mode & 0o777;
     if (info.isDirectory()) return { type: 'directory', mode };
     if (!info.isFile()) throw this.#inTheWay(path);
-    const file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
-    try {
-      const hash = createHash('sha256');
-      let bytes = 0;
-      for await (const chunk of file.createReadStream({ autoClose: false })) {
-        hash.update(chunk);
-        bytes += chunk.length;
-      }
-      return { type: 'file', mode, bytes, sha256: hash.digest('hex') };
-    } finally {
-      await file.close();
+    await using file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+    const hash = createHash('sha256');
+    let bytes = 0;
+    for await (const chunk of file.createReadStream({ autoClose: false })) {
+      hash.update(chunk);
+      bytes += chunk.length;
     }
+    return { type: 'file', mode, bytes, sha256: hash.digest('hex') };
   }
 
   async #replace(path: string, make: (part: string) => Promise<void>): Promise<void> {
@@ -174,13 +147,9 @@ export class CopyTarget {
   async #inParent(path: string, use: (at: string, parent: string) => Promise<void>): Promise<void> {
     const components = path.split('/');
     const name = components.pop() ?? '';
-    const directory = await this.#open(components);
-    try {
-      const parent = `/proc/self/fd/${directory.fd}`;
-      await use(join(parent, name), parent);
-    } finally {
-      await directory.close();
-    }
+    await using directory = await this.#open(components);
+    const parent = `/proc/self/fd/${directory.fd}`;
+    await use(join(parent, name), parent);
   }
 
   async #open(components: readonly string[]): Promise<FileHandle> {
@@ -210,11 +179,6 @@ export class CopyTarget {
 
 /** True for nothing, a file or a link. A replaced device, such as /dev/null, would no longer be one. */
 async function isReplaceable(path: string): Promise<boolean> {
-  try {
-    const info = await lstat(path);
-    return info.isFile() || info.isSymbolicLink();
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return true;
-    throw error;
-  }
+  const info = await ifThere(lstat(path));
+  return info === undefined || info.isFile() || info.isSymbolicLink();
 }

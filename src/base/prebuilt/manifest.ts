@@ -5,7 +5,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { errorCode } from '../errors.ts';
+import { ifThere } from '../errors.ts';
 
 export const PREBUILT_DIR = 'prebuilt';
 export const PREBUILT_MANIFEST = 'manifest.json';
@@ -27,12 +27,6 @@ export type PrebuiltManifest = z.infer<typeof prebuiltSchema>;
  * @throws SyntaxError, ZodError if the manifest is damaged
  */
 export async function readPrebuilt<Manifest>(dir: string, schema: z.ZodType<Manifest>): Promise<Manifest | undefined> {
-  let text: string;
-  try {
-    text = await readFile(join(dir, PREBUILT_MANIFEST), 'utf8');
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return undefined;
-    throw error;
-  }
-  return schema.parse(JSON.parse(text));
+  const text = await ifThere(readFile(join(dir, PREBUILT_MANIFEST), 'utf8'));
+  return text === undefined ? undefined : schema.parse(JSON.parse(text));
 }

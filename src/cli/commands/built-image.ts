@@ -19,14 +19,11 @@ export function requireBuildHere({ config }: Pick<Cli, 'config'>, { build }: Bui
  * The flags with the built image as `--image`, by its digest: nothing else names it.
  * @throws UsageError, DockerfileError, OciError
  */
-export async function withBuiltImage<F extends ImageFlags & BuildFlags>(
-  cli: Cli,
-  flags: F,
-): Promise<F | (Omit<F, keyof BuildFlags> & ImageFlags)> {
-  const { build, buildArg, target, ...rest } = flags;
+export async function withBuiltImage<F extends ImageFlags & BuildFlags>(cli: Cli, flags: F): Promise<F> {
+  const { build, ...rest } = flags;
   if (build === undefined) return flags;
   const { buildDirectory } = await import('./image-build.ts');
-  const own = target === undefined ? {} : { target };
-  const { image } = await buildDirectory(cli, build, { buildArg: buildArg ?? [], ...own });
-  return { ...rest, image: image.digest };
+  const { image } = await buildDirectory(cli, build);
+  // `build`, which is left out, is optional.
+  return { ...rest, image: image.digest } as ImageFlags as F;
 }

@@ -1,34 +1,21 @@
 /** `neurovisor create`: creates a sandbox that runs until it is removed or its timeout. */
 import { systemClock } from '../../base/clock.ts';
-import type {
-  ControlPlane,
-  CreateRequest,
-  MemoryAction,
-  SandboxInfo,
-  TimeoutAction,
-} from '../../sandbox/contract/control.ts';
+import type { ControlPlane, CreateRequest, SandboxInfo, TimeoutAction } from '../../sandbox/contract/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
-import { checkBuildFlags } from '../flags/image-flag.ts';
 import { checkModelThere } from '../flags/offered.ts';
-import { parsePairs } from '../flags/options.ts';
 import { snapshotId } from '../flags/pick.ts';
-import * as ranges from '../flags/ranges.ts';
 import { requirementsOf } from '../flags/requirement-flags.ts';
-import { type SandboxFlags, sandboxOptions, templateOption } from '../flags/sandbox-flags.ts';
+import { CREATE_FIELDS, type SandboxFlags, sandboxRequest } from '../flags/sandbox-fields.ts';
 import { duration } from '../output/table.ts';
 import { templateStep, withTemplateProgress } from '../output/template-progress.ts';
 import { requireBuildHere, withBuiltImage } from './built-image.ts';
 import { pulledImage } from './pull-image.ts';
 
+/** What is read of the options beside the request. */
 export interface CreateFlags extends SandboxFlags {
-  readonly label: readonly string[];
   readonly timeout?: string;
   readonly onTimeout?: TimeoutAction;
-  readonly idleTimeout?: string;
-  readonly onMemoryPressure?: string;
-  /** False with `--no-auto-resume`. */
-  readonly autoResume?: boolean;
   readonly snapshot?: string;
   readonly model?: string;
 }
@@ -60,10 +47,8 @@ export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags
 /** @throws UsageError */
 export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): CreateRequest {
   const { cpus, memory, memoryMax, disk, warm, snapshot, boot } = flags;
-  checkBuildFlags(flags);
-  const named = templateOption(flags);
   if (snapshot !== undefined) {
-    if (named.template !== undefined)
+    if (flags.template !== undefined)
       throw new UsageError('--snapshot and --template are mutually exclusive', 'omit one of them');
     if (boot === true) throw new UsageError('--snapshot and --boot are mutually exclusive', 'omit one of them');
     const sizes = [cpus, memory, memoryMax, disk];
@@ -76,33 +61,13 @@ export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): Create
       );
     }
   }
-  if (flags.model !== undefined && /\.gguf$/i.test(flags.model)) {
-    throw new UsageError(
-      'the daemon cannot load a .gguf file for one sandbox',
-      'use a model of the daemon, or neurovisor run --model FILE.gguf',
-    );
-  }
-  const { timeout, idleTimeout } = flags;
-  if (flags.onTimeout !== undefined && timeout === undefined) {
+  if (flags.onTimeout !== undefined && flags.timeout === undefined) {
     throw new UsageError(
       '--on-timeout needs --timeout',
       `add it, for example --timeout 2h --on-timeout ${flags.onTimeout}`,
     );
   }
-  return {
-    ...sandboxOptions(cli, flags, flags.model === undefined ? {} : { defaultModel: flags.model }),
-    metadata: parsePairs(flags.label, '--label'),
-    timeoutMs: timeout === undefined ? undefined : ranges.timeout(timeout),
-    onTimeout: flags.onTimeout,
-    idleTimeoutMs: idleTimeout === undefined || idleTimeout === 'never' ? null : ranges.idleTimeout(idleTimeout),
-    // Commander sets `true` if a `--no-…` flag is absent.
-    autoResume: flags.autoResume === false ? false : undefined,
-    // Validated by the control plane, which knows its capabilities.
-    onMemoryPressure: flags.onMemoryPressure as MemoryAction | undefined,
-    snapshot,
-    boot,
-    ...named,
-  };
+  return sandboxRequest(CREATE_FIELDS, flags, cli);
 }
 
 const HOW: Readonly<Record<SandboxInfo['origin'], string>> = {
@@ -117,7 +82,7 @@ const HOW: Readonly<Record<SandboxInfo['origin'], string>> = {
 function whyItBooted({ origin }: SandboxInfo, { boot, ...flags }: CreateFlags): string {
   const { cpus, memory, memoryMax, disk, image, warm } = flags;
   const words = [
-    ...(cpus === undefined ? [] : ['--cpus', `${cpus}`]),
+    ...(cpus === undefined ? [] : ['--cpus', cpus]),
     ...(memory === undefined ? [] : ['--memory', memory]),
     ...(memoryMax === undefined ? [] : ['--memory-max', memoryMax]),
     ...(disk === undefined ? [] : ['--disk', disk]),

@@ -9,10 +9,10 @@ import { administer } from '../daemon/administer.ts';
 import { UsageError } from '../failure.ts';
 import type { ImageFlags } from '../flags/image-flag.ts';
 import { budgetWords, parseSharedBudget } from '../flags/model-budget.ts';
-import { type PackageFlags, templateAge } from '../flags/package-flags.ts';
+import { type PackageFlags, templateAge } from '../flags/package-fields.ts';
 import { sandboxId } from '../flags/pick.ts';
 import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';
-import { sizeOptions, templateOption } from '../flags/sandbox-flags.ts';
+import { sizeOptions, templateOption } from '../flags/sandbox-fields.ts';
 import { sharedBudgetRows } from '../output/sandbox-rows.ts';
 import { coarse, table } from '../output/table.ts';
 import { PREPARING, templateStep, withTemplateProgress } from '../output/template-progress.ts';
@@ -65,7 +65,7 @@ function modelsText({ upstream, models }: HostInfo): string {
 export interface PoolFlags extends RequirementFlags, ImageFlags, Pick<PackageFlags, 'packagesMinAge'> {
   readonly warm: readonly string[];
   readonly template?: string;
-  readonly cpus?: number;
+  readonly cpus?: string;
   readonly memory?: string;
   readonly memoryMax?: string;
   readonly disk?: string;
@@ -85,12 +85,11 @@ export async function poolSet(
 ): Promise<number> {
   const { min, max } = limits;
   checkPool(limits, flags);
-  const given = Object.entries(sizeOptions(flags)).filter(([, value]) => value !== undefined);
   const warm = flags.warm.length === 0 ? {} : { warm: flags.warm };
   const card = flags.card === true ? { card: true } : {};
   const requirements = await requirementsOf(flags);
   const packages = requirements.length === 0 ? {} : { requirements, ...templateAge(flags) };
-  const size = { ...Object.fromEntries(given), ...warm, ...card, ...packages };
+  const size = { ...sizeOptions(flags), ...warm, ...card, ...packages };
   const members = { ...size, ...(await pulledImage(cli, flags)), ...templateOption(flags) };
   const step = templateStep(members) ?? PREPARING;
   const setting = control.setPool({ min, max }, members);

@@ -5,16 +5,21 @@ import { join, resolve } from 'node:path';
 import { styleText } from 'node:util';
 import type { BuildEvent, BuildRequest } from '../../artifacts/dockerfile/build.ts';
 import { DockerfileError } from '../../artifacts/dockerfile/errors.ts';
-import { DOCKERFILE_LIMITS, SECRET_BYTES_MAX, SECRETS_MAX } from '../../artifacts/dockerfile/limits.ts';
+import {
+  DOCKERFILE_LIMITS,
+  SECRET_BYTES_MAX,
+  SECRETS_MAX,
+  STAGE_VM_DEFAULTS,
+} from '../../artifacts/dockerfile/limits.ts';
 import { describeError } from '../../base/errors.ts';
 import { plain } from '../../base/text/plain.ts';
 import { type BuiltEnvironment, buildEnvironment } from '../../host/builds/environment-build.ts';
-import { STAGE_VM_DEFAULTS } from '../../host/builds/stage-vm.ts';
 import { checkNewName } from '../../host/runtime/named-templates/names.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { readReference } from '../flags/image-flag.ts';
-import { networkOptions, sizeOptions } from '../flags/sandbox-flags.ts';
+import { networkOptions } from '../flags/network-fields.ts';
+import { sizeOptions } from '../flags/sandbox-fields.ts';
 import { duration, table } from '../output/table.ts';
 import { openImagesHere } from './image.ts';
 
@@ -30,9 +35,6 @@ export interface BuildFlags {
   readonly net?: 'none' | 'egress' | 'open';
   readonly allowOut: readonly string[];
   readonly denyOut: readonly string[];
-  readonly cpus?: number;
-  readonly memory?: string;
-  readonly disk?: string;
 }
 
 /** @param contextDir directory of COPY; `-f -` reads the Dockerfile from stdin */
@@ -65,12 +67,8 @@ export async function imageBuild(cli: Cli, contextDir: string, flags: BuildFlags
  * For `--build`: without a name, in a VM of the default size. Shows steps that run, and of cached ones nothing.
  * @throws UsageError, DockerfileError, OciError
  */
-export async function buildDirectory(
-  cli: Cli,
-  contextDir: string,
-  flags: Pick<BuildFlags, 'buildArg' | 'target'>,
-): Promise<BuiltEnvironment> {
-  const request = await readRequest(cli, contextDir, { ...flags, buildSecret: [], cache: true });
+export async function buildDirectory(cli: Cli, contextDir: string): Promise<BuiltEnvironment> {
+  const request = await readRequest(cli, contextDir, { buildArg: [], buildSecret: [], cache: true });
   await using opened = openImagesHere(cli);
   const view = new BuildView(cli, 'steps');
   return await buildEnvironment(opened.context, opened.images, {

@@ -97,7 +97,7 @@ interface Opened extends AsyncDisposable {
 /** @param start opens the runtime whose VMs build images */
 export function openImagesHere(
   cli: Cli,
-  start: () => Promise<Runtime> = () => openRuntime(cli, { withoutModel: true, keepsProgress: true }),
+  start: () => Promise<Runtime> = () => openRuntime(cli, { withoutModel: true }),
 ): Opened {
   let runtime: Promise<Runtime> | undefined;
   const openOnce = (): Promise<Runtime> => {

@@ -13,7 +13,7 @@ import { type CassetteFlags, cassetteChoice } from '../flags/cassette-flags.ts';
 import { defaultDomain, type ListenChoice, type ListenFlags, listenChoice, urlOf } from '../flags/listen-flags.ts';
 import { parseSharedBudget } from '../flags/model-budget.ts';
 import { modelChoice } from '../flags/model-choice.ts';
-import { checkedFields } from '../flags/sandbox-flags.ts';
+import { checkedFields } from '../flags/model-fields.ts';
 
 export interface ServeFlags extends ListenFlags, CassetteFlags {
   readonly pool: PoolLimits;

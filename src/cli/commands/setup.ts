@@ -31,7 +31,7 @@ export async function setup(cli: Cli, flags: SetupFlags): Promise<number> {
   const source = firecrackerSource(flags);
   const installed = source === null ? null : await install(cli, source);
   if (flags.buildKernel !== undefined) await chooseKernel(setupContext(cli), flags.buildKernel);
-  await using runtime = await openRuntime(cli, { keepsProgress: true, modelLater: true });
+  await using runtime = await openRuntime(cli, { modelLater: true });
   const template = await defaultTemplate(runtime, cli);
   const model = await runtime.artifacts.model;
   cli.progress.close();

@@ -10,9 +10,9 @@ import type { StartCommand } from '../../sandbox/contract/schema/request.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { type ImageFlags, readReference } from '../flags/image-flag.ts';
-import { type PackageFlags, templateAge } from '../flags/package-flags.ts';
+import { type PackageFlags, templateAge } from '../flags/package-fields.ts';
 import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';
-import { sizeOptions } from '../flags/sandbox-flags.ts';
+import { sizeOptions } from '../flags/sandbox-fields.ts';
 import { type AskedStart, readStart, type StartFlags, withHealthcheck } from '../flags/start-command.ts';
 import type { OpenedContents } from '../library/contents.ts';
 import { duration, table } from '../output/table.ts';
@@ -20,7 +20,7 @@ import { openContents } from './contents.ts';
 
 export interface TemplateFlags extends RequirementFlags, ImageFlags, StartFlags, Pick<PackageFlags, 'packagesMinAge'> {
   readonly warm: readonly string[];
-  readonly cpus?: number;
+  readonly cpus?: string;
   readonly memory?: string;
   readonly memoryMax?: string;
   readonly disk?: string;

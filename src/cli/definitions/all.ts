@@ -19,9 +19,11 @@ const MACHINE = 'This machine:';
 
 export const DEFINITIONS: readonly Definitions[] = [
   { heading: SCRIPTS, names: ['run'], load: async () => (await import('./run.ts')).addRun },
+  { heading: SANDBOXES, names: ['create'], load: async () => (await import('./create.ts')).addCreate },
+  { heading: SANDBOXES, names: ['update'], load: async () => (await import('./update.ts')).addUpdate },
   {
     heading: SANDBOXES,
-    names: ['create', 'update', 'ls', 'rm', 'pause', 'resume', 'snapshot', 'fork'],
+    names: ['ls', 'rm', 'pause', 'resume', 'snapshot', 'fork'],
     load: async () => (await import('./sandbox.ts')).addSandbox,
   },
   {

@@ -5,24 +5,22 @@ import { CONTENT_MODES } from '../../base/text/content-mode.ts';
 import type { HostFlags, PoolFlags } from '../commands/host.ts';
 import type { ServeFlags } from '../commands/serve.ts';
 import type { TopFlags } from '../commands/top.ts';
-import { parseCacheSize } from '../flags/model-cache.ts';
+import { ALLOW_FIELD_TEXT, parseCacheSize } from '../flags/model-fields.ts';
+import { PACKAGES_MIN_AGE } from '../flags/package-fields.ts';
 import * as ranges from '../flags/ranges.ts';
+import { IMAGE, REQUIREMENTS, SIZE } from '../flags/sandbox-fields.ts';
 import { SORTS } from '../top/picture.ts';
-import { groupOptions, moreOptionsText } from './help.ts';
+import { moreOptionsText, sortOptions } from './help.ts';
 import { type OutputFlags, perform, performThere } from './perform.ts';
 import {
-  addRequirementOptions,
-  addSizeOptions,
-  allowFieldOption,
+  addFields,
   cardOption,
   collect,
-  imageOption,
   jailOption,
   listCommand,
-  memoryMaxOption,
   modelBudgetOption,
+  optionOf,
   output,
-  PACKAGES_MIN_AGE,
   recordOption,
   replayOption,
   vmmOption,
@@ -42,13 +40,15 @@ export function addDaemon(program: Command): void {
         'With --port, clients must send an API key: NEUROVISOR_API_KEY, or else the generated one in the file ' +
         'api-key of the home directory. Programs that use E2B can be pointed at the port: docs/e2b.md.',
     )
-    .option('--pool <min[:max]>', 'minimum and maximum number of idle sandboxes in the warm pool; 0 disables it', '1:4')
+    .optionsGroup('Where it listens:')
     .option('--port <n>', 'also listen on this port of 127.0.0.1, with an API key', ranges.port)
     .option('--host <address>', 'listen on this address of the machine instead of 127.0.0.1')
     .option('--tls-cert <file>', 'serve the port with TLS: certificate and chain, PEM')
     .option('--tls-key <file>', 'private key of the certificate, PEM')
     .option('--plain-http', 'allow a --host other than loopback without TLS')
     .option('--domain <name[:port]>', 'names of sandboxes end with this: PORT-ID.NAME')
+    .option('--open-metrics', 'serve /metrics on the port without an API key')
+    .optionsGroup('Models:')
     .option('--model <name>', 'default model: a name on the model server, a pulled model, or a .gguf file')
     .option(
       '--model-budget <limits>',
@@ -61,7 +61,7 @@ export function addDaemon(program: Command): void {
       'memory for answers that sandboxes with --model-cache get again; none: nothing is kept (default: 256M)',
       parseCacheSize,
     )
-    .addOption(allowFieldOption())
+    .addOption(optionOf(ALLOW_FIELD_TEXT))
     .addOption(recordOption())
     .addOption(replayOption())
     .addOption(
@@ -70,6 +70,7 @@ export function addDaemon(program: Command): void {
         'what the audit log keeps of requests to models and their answers: off, hash, redacted or full (default: off)',
       ).choices(CONTENT_MODES),
     )
+    .optionsGroup('Size and time:')
     .addOption(
       new Option(
         '--memory-sharing <mode>',
@@ -84,9 +85,10 @@ export function addDaemon(program: Command): void {
           'growth (refuse) (default: pause)',
       ).choices(MEMORY_SHORT),
     )
+    .option('--pool <min[:max]>', 'minimum and maximum number of idle sandboxes in the warm pool; 0 disables it', '1:4')
+    .optionsGroup('How it runs:')
     .addOption(jailOption())
     .addOption(vmmOption())
-    .option('--open-metrics', 'serve /metrics on the port without an API key')
     .addOption(output())
     .addHelpText('after', () => moreOptionsText(serve))
     .addHelpText(
@@ -109,7 +111,7 @@ Examples:
       }),
     );
 
-  groupOptions(serve, [
+  sortOptions(serve, [
     '--pool',
     '--port',
     '--host',
@@ -222,9 +224,7 @@ Examples:
     .description('Set the minimum and maximum of the pool of one template. Build the template if it does not exist.')
     .argument('<min>', 'minimum number of idle sandboxes', ranges.poolMin)
     .argument('<max>', 'maximum number of idle sandboxes', ranges.poolMax);
-  addRequirementOptions(addSizeOptions(set).addOption(imageOption()))
-    .option(...PACKAGES_MIN_AGE)
-    .addOption(memoryMaxOption())
+  addFields(set, [...SIZE, { options: [IMAGE] }, REQUIREMENTS, { options: [PACKAGES_MIN_AGE] }])
     .addOption(cardOption())
     .option('--warm <module>', 'Python module to import instead of the default list (repeatable)', collect, [])
     .option(

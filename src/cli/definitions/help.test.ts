@@ -1,15 +1,19 @@
 import { Command } from 'commander';
 import { describe, expect, it } from 'vitest';
+import { addCreate } from './create.ts';
 import { addDaemon } from './daemon.ts';
 import { helpWords } from './help.ts';
+import { addImage } from './image.ts';
 import { addInside } from './inside.ts';
 import { addMachine } from './machine.ts';
 import { addRun } from './run.ts';
 import { addSandbox } from './sandbox.ts';
 import { addTemplate } from './template.ts';
+import { addUpdate } from './update.ts';
 
 const program = new Command('neurovisor');
-for (const add of [addRun, addSandbox, addInside, addDaemon, addTemplate, addMachine]) add(program);
+for (const add of [addRun, addCreate, addUpdate, addSandbox, addInside, addDaemon, addTemplate, addMachine, addImage])
+  add(program);
 
 describe('helpWords', () => {
   it.each([
@@ -48,6 +52,24 @@ describe('helpWords', () => {
       ['pool', 'help', 'frob'],
     ],
   ])('%j is parsed as %j', (words, parsed) => expect(helpWords(program, words)).toEqual(parsed));
+});
+
+describe('the sizes that help names', () => {
+  const sizesOf = (...path: readonly string[]): readonly string[] => {
+    const named = path.reduce<Command | undefined>(
+      (command, name) => command?.commands.find((one) => one.name() === name),
+      program,
+    );
+    const options = named?.options.filter(({ long }) => ['--cpus', '--memory', '--disk'].includes(long ?? ''));
+    return options?.map(({ description }) => /\(default: (.*)\)$/.exec(description)?.[1] ?? '') ?? [];
+  };
+
+  it.each([[['run']], [['create']], [['pool', 'set']], [['template', 'create']]])('%j: those of a sandbox', (path) => {
+    expect(sizesOf(...path)).toEqual(['1', '512M', '2G']);
+  });
+  it('image build: those of the VM that runs the steps', () => {
+    expect(sizesOf('image', 'build')).toEqual(['2', '2G', '8G']);
+  });
 });
 
 describe('descriptions', () => {

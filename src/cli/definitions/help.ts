@@ -3,6 +3,7 @@
  * usual ones.
  */
 import type { Command, Option } from 'commander';
+import { GROUPS } from '../flags/field.ts';
 
 /**
  * Commander's own `help X` skips the deferred descriptions, and both it and `X --help` print the general help
@@ -53,49 +54,17 @@ export async function describe(command: Command): Promise<void> {
   if (description !== undefined) command.description(await description());
 }
 
-/** Heading → long names of its options, in the order of the help. */
-const GROUPS: Readonly<Record<string, readonly string[]>> = {
-  'What to run:': [
-    ...['--code', '--module', '--interactive', '--tty', '--entrypoint', '--env', '--user', '--workdir'],
-    ...['--image', '--build', '--build-arg', '--target', '--template', '--boot', '--snapshot', '--label'],
-    ...['--with', '--requirements', '--no-requirements', '--warm'],
-  ],
-  'Files:': ['--copy', '--out', '--project', '--sync', '--yes'],
-  'What it may reach:': [
-    ...['--net', '--allow-out', '--deny-out', '--net-limit', '--secret'],
-    ...['--packages', '--packages-allow', '--packages-deny', '--packages-min-age', '--packages-lock'],
-  ],
-  'Models:': [
-    ...['--model', '--model-budget', '--model-cache', '--model-cache-size', '--model-priority', '--alias'],
-    ...['--allow-model', '--allow-hosted', '--allow-field', '--record', '--replay', '--audit-content'],
-  ],
-  'Size and time:': [
-    ...['--cpus', '--memory', '--memory-max', '--disk', '--disk-limit', '--rate', '--timeout', '--on-timeout'],
-    ...['--idle-timeout', '--on-memory-pressure', '--no-auto-resume', '--memory-sharing', '--memory-short', '--pool'],
-  ],
-  'Where it listens:': [
-    ...['--port', '--host', '--tls-cert', '--tls-key', '--plain-http', '--domain', '--open-metrics'],
-  ],
-  'How it runs:': ['--daemon', '--no-daemon', '--jail', '--vmm', '--timings', '--output'],
-};
-
-const HEADING_OF = new Map(Object.entries(GROUPS).flatMap(([heading, names]) => names.map((name) => [name, heading])));
-
 /** Command → the options that most people need. */
 const usual = new WeakMap<Command, ReadonlySet<string>>();
 
 /**
- * Groups the options of a command.
+ * Sorts the options of a command by their headings.
  * @param names the options that `--help` shows; `--help all` shows all
  */
-export function groupOptions(command: Command, names: readonly string[]): void {
-  for (const option of command.options) {
-    const heading = HEADING_OF.get(option.long ?? '');
-    if (heading !== undefined) option.helpGroup(heading);
-  }
+export function sortOptions(command: Command, names: readonly string[]): void {
   // The help shows groups in the order of their first options.
-  const order = [...HEADING_OF.keys()];
-  const place = ({ long }: Option): number => order.indexOf(long ?? '');
+  const order: readonly string[] = GROUPS;
+  const place = ({ helpGroupHeading: heading = '' }: Option): number => order.indexOf(heading);
   (command.options as Option[]).sort((a, b) => place(a) - place(b));
   usual.set(command, new Set(names));
 }

@@ -1,8 +1,10 @@
 /** Definitions of `neurovisor image`. */
 import { type Command, Option } from 'commander';
+import { STAGE_VM_DEFAULTS } from '../../artifacts/dockerfile/limits.ts';
 import type { BuildFlags } from '../commands/image-build.ts';
+import { sizeFields } from '../flags/sandbox-fields.ts';
 import { type OutputFlags, perform, performHere } from './perform.ts';
-import { addSizeOptions, BUILD_ARG, collect, listCommand, output, TARGET } from './shared-options.ts';
+import { addFields, collect, listCommand, output } from './shared-options.ts';
 
 const load = () => import('../commands/image.ts');
 
@@ -84,8 +86,8 @@ function addBuild(image: Command): void {
     .argument('[context]', 'directory that COPY takes files from; its Dockerfile is built (default: .)')
     .option('-t, --name <name>', 'name of the image, for --image')
     .option('-f, --file <path>', 'Dockerfile (default: Dockerfile of the context); - for stdin')
-    .option(...BUILD_ARG, collect, [])
-    .option(...TARGET)
+    .option('--build-arg <name=value>', 'value for an ARG of the Dockerfile (repeatable)', collect, [])
+    .option('--target <stage>', 'stage of the Dockerfile to build (default: the last)')
     .option(
       '--build-secret <id=name,src=file>',
       'file, or env=VARIABLE, for RUN --mount=type=secret (repeatable)',
@@ -105,7 +107,7 @@ function addBuild(image: Command): void {
     )
     .option('--allow-out <rule>', 'allow outbound connections of steps (repeatable)', collect, [])
     .option('--deny-out <rule>', 'deny outbound connections of steps (repeatable)', collect, []);
-  addSizeOptions(build)
+  addFields(build, sizeFields(STAGE_VM_DEFAULTS))
     .addOption(output())
     .addHelpText(
       'after',

@@ -2,18 +2,17 @@
 import type { Command } from 'commander';
 import type { RunFlags } from '../commands/run/job.ts';
 import { UsageError } from '../failure.ts';
-import { groupOptions, moreOptionsText, whenAll, wrapped } from './help.ts';
+import { RUN_FIELDS } from '../flags/sandbox-fields.ts';
+import { moreOptionsText, sortOptions, whenAll, wrapped } from './help.ts';
 import { type OutputFlags, perform } from './perform.ts';
 import {
-  addSandboxOptions,
+  addFieldGroups,
   collect,
   jailOption,
-  memoryMaxOption,
   NETWORK_HELP,
   output,
   recordOption,
   replayOption,
-  TEMPLATE,
   vmmOption,
   WORKDIR,
 } from './shared-options.ts';
@@ -39,8 +38,8 @@ const DETAILS =
   'gives the program a terminal. A script needs a Python 3.10 or newer in the image.\n\n' +
   'With --build, the image is built first, from the Dockerfile of a directory: each step in a microVM ' +
   'without a network, packages through the package gateway. Steps that have not changed come from the cache; ' +
-  '--cpus, --memory, --disk and --net are for the sandbox, not for the build. For secrets, a network for the ' +
-  'steps or another file: neurovisor image build -t NAME, then run --image NAME.\n\n' +
+  '--cpus, --memory, --disk and --net are for the sandbox, not for the build. For values of ARG, another stage ' +
+  'or file, secrets, or a network for the steps: neurovisor image build -t NAME, then run --image NAME.\n\n' +
   'With --record, all requests of the script to models are kept in a file with their answers; --replay ' +
   'answers them from it, without a model or network, and refuses any other request.';
 
@@ -58,6 +57,7 @@ export function addRun(program: Command): void {
     )
     .argument('[file]', 'Python script, directory with __main__.py, or - for standard input')
     .argument('[args...]', 'arguments of the script; with --image or --build and no script, the program, after --')
+    .optionsGroup('What to run:')
     .option('-c, --code <code>', 'run this code instead of a file')
     .option('-m, --module <name>', 'run a module of the current directory instead, as python3 -m')
     .option('-i, --interactive', 'with -t: keep standard input connected to the console')
@@ -66,11 +66,12 @@ export function addRun(program: Command): void {
       'with -i: attach to the serial console of the guest, or to the program of --image or --build (Ctrl-] q to leave)',
     )
     .option(
-      '-e, --env <NAME=VALUE>',
-      'environment variable; NAME alone passes on its value here (repeatable)',
-      collect,
-      [],
+      '--entrypoint <program>',
+      'with --image, --build, or a --template of an image: program to run instead of its entrypoint and command; "": only what follows --',
     )
+    .option('--user <name>', 'guest user: user or root (default: user, or that of the image)')
+    .option(...WORKDIR)
+    .optionsGroup('Files:')
     .option(
       '--copy <PATH[:TARGET]>',
       'copy a file or directory into the guest first, as cp does (default target: the home of the guest user; ' +
@@ -90,27 +91,20 @@ export function addRun(program: Command): void {
       '--sync',
       'show the changes of the script in --project and write them back after a question; conflicts are kept',
     )
-    .option('-y, --yes', 'with --sync: write the changes without a question');
-  // Commander keeps only the last of the two.
-  const given = new Set<string>();
-  for (const option of ['daemon', 'no-daemon']) {
-    command.on(`option:${option}`, () => given.add(option));
-  }
-  addSandboxOptions(command)
-    .option('--timeout <time>', 'time limit of the script, for example 90s or 5m (default: none)')
-    .addOption(memoryMaxOption())
-    .option('--user <name>', 'guest user: user or root (default: user, or that of the image)')
-    .option(...WORKDIR)
+    .option('-y, --yes', 'with --sync: write the changes without a question')
+    .optionsGroup('Models:')
     .option(
-      '--entrypoint <program>',
-      'with --image, --build, or a --template of an image: program to run instead of its entrypoint and command; "": only what follows --',
-    )
-    .option('--model <name>', 'default model of the guest: a name on the model server, a pulled model, or a .gguf file')
+      '--model <name>',
+      'default model of the guest: a name on the model server, a pulled model, or a .gguf file',
+    );
+  addFieldGroups(command, RUN_FIELDS)
+    .option('--timeout <time>', 'time limit of the script, for example 90s or 5m (default: none)')
+    .optionsGroup('What to run:')
+    .option('--no-requirements', 'do not install what the script (PEP 723) or the pyproject.toml of its project names')
+    .optionsGroup('Models:')
     .addOption(recordOption())
     .addOption(replayOption())
-    .option('--no-requirements', 'do not install what the script (PEP 723) or the pyproject.toml of its project names')
-    .option(...TEMPLATE)
-    .option('--boot', 'boot instead of cloning a template')
+    .optionsGroup('How it runs:')
     .option('--daemon', 'fail if no daemon is running')
     .option('--no-daemon', 'start the microVM in this process, even if a daemon is running')
     .addOption(jailOption())
@@ -167,7 +161,12 @@ Examples:
           : await run(cli, undefined, [file, ...args], flags);
       });
     });
-  groupOptions(command, [
+  // Commander keeps only the last of the two.
+  const given = new Set<string>();
+  for (const option of ['daemon', 'no-daemon']) {
+    command.on(`option:${option}`, () => given.add(option));
+  }
+  sortOptions(command, [
     '--code',
     '--module',
     '--env',

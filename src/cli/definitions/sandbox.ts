@@ -1,28 +1,11 @@
-/** Definitions of the commands for sandboxes of the daemon: `create` to `fork`. */
+/** Definitions of the commands for sandboxes of the daemon: `ls` to `fork`. */
 import { type Command, Option } from 'commander';
 import type { PauseTarget } from '../../sandbox/contract/control.ts';
-import type { CreateFlags } from '../commands/create.ts';
 import type { ListFlags } from '../commands/sandboxes.ts';
 import type { ForkFlags } from '../commands/snapshot.ts';
-import type { UpdateFlags } from '../commands/update.ts';
 import * as ranges from '../flags/ranges.ts';
-import { groupOptions, moreOptionsText, whenAll } from './help.ts';
 import { type OutputFlags, performThere } from './perform.ts';
-import {
-  addNetworkOptions,
-  addPackageOptions,
-  addSandboxOptions,
-  collect,
-  DISK_LIMIT,
-  listCommand,
-  MODEL_BUDGET,
-  memoryMaxOption,
-  NETWORK_HELP,
-  output,
-  RATE,
-  SANDBOX,
-  TEMPLATE,
-} from './shared-options.ts';
+import { collect, listCommand, output, SANDBOX } from './shared-options.ts';
 
 const SANDBOXES = 'sandbox IDs, or unique prefixes of them';
 
@@ -30,129 +13,11 @@ const sandboxes = () => import('../commands/sandboxes.ts');
 const snapshots = () => import('../commands/snapshot.ts');
 
 export function addSandbox(program: Command): void {
-  addCreate(program);
-  addUpdate(program);
   addList(program);
   addRemove(program);
   addPause(program);
   addSnapshot(program);
   addFork(program);
-}
-
-function addCreate(program: Command): void {
-  const command = program
-    .command('create')
-    .summary('create a sandbox')
-    .description(
-      'Create a sandbox in the daemon and print its ID. It runs until `neurovisor rm` or its timeout. ' +
-        'The sandbox comes from the warm pool, or else is cloned from a template, or else boots.',
-    )
-    .option('-l, --label <KEY=VALUE>', 'label, for ls and inspect (repeatable)', collect, [])
-    .option(
-      '-e, --env <NAME=VALUE>',
-      'environment variable; NAME alone passes on its value here (repeatable)',
-      collect,
-      [],
-    );
-  addSandboxOptions(command)
-    .addOption(memoryMaxOption())
-    .option('--timeout <time>', 'lifetime, for example 90s or 2h (default: unlimited)')
-    .addOption(
-      new Option(
-        '--on-timeout <action>',
-        'action at the timeout: kill, pause (to disk) or pause-disk-only (without the memory) (default: kill)',
-      ).choices(['kill', 'pause', 'pause-disk-only']),
-    )
-    .option('--idle-timeout <time>', 'pause to disk after this time without activity, or never', '1h')
-    .option(
-      '--on-memory-pressure <action>',
-      'action when close to OOM (at --memory-max, if set): warn, pause, snapshot, a URL to POST the event to ' +
-        '(a private address only if NEUROVISOR_WEBHOOK_HOSTS of the daemon names it), or grow (like warn, but ' +
-        'requires --memory-max) (default: warn)',
-    )
-    .option('--no-auto-resume', 'refuse operations while the sandbox is paused, instead of resuming it')
-    .option('--snapshot <name>', 'restore a snapshot, by name or ID')
-    .option(...TEMPLATE)
-    .option('--boot', 'boot instead of using the pool or a template')
-    .option('--model <name>', 'default model of the guest: a name on the model server')
-    .addOption(output())
-    .addHelpText('after', () => moreOptionsText(command))
-    .addHelpText('after', () => whenAll(NETWORK_HELP))
-    .addHelpText(
-      'after',
-      `
-Examples:
-  id=$(neurovisor create)
-  neurovisor exec $id -c 'print(6 * 7)'
-  neurovisor create -l user=42 --memory 1G --timeout 2h --on-timeout pause
-  neurovisor create --memory 256M --memory-max 1G --on-memory-pressure pause
-  neurovisor create --net egress --allow-out api.github.com:443
-  neurovisor create --snapshot ready-to-work
-  neurovisor create --template data
-  neurovisor create --build .
-`,
-    )
-    .action((flags: CreateFlags & OutputFlags) =>
-      performThere(flags, async (cli, control) => {
-        const { create } = await import('../commands/create.ts');
-        return await create(cli, control, flags);
-      }),
-    );
-  groupOptions(command, [
-    '--label',
-    '--env',
-    '--with',
-    '--image',
-    '--template',
-    '--snapshot',
-    '--allow-out',
-    '--model',
-    '--memory',
-    '--timeout',
-    '--idle-timeout',
-    '--output',
-  ]);
-}
-
-function addUpdate(program: Command): void {
-  const command = program
-    .command('update')
-    .summary('change a running sandbox')
-    .description(
-      'Change the network, packages, memory, limits of disks and channel, budget for models, lifetime or labels of a running sandbox. ' +
-        'Changes take effect immediately. What is not named stays as it is. A budget replaces the one before, also of forks; what was used of it stays used.',
-    )
-    .argument(...SANDBOX);
-  addPackageOptions(addNetworkOptions(command), 'separated by commas, or none; replaces the policy, with its rules')
-    .option(...DISK_LIMIT, collect, [])
-    .option(...RATE)
-    .option(...MODEL_BUDGET, collect, [])
-    .option('--timeout <time>', 'lifetime from now on, for example 90s or 2h, or never')
-    .option('--memory <size>', 'new memory size; needs a sandbox created with --memory-max')
-    .option('--on-memory-pressure <action>', 'action when close to OOM; see neurovisor create --help')
-    .option('-l, --label <KEY=VALUE>', 'replace all labels (repeatable)', collect, [])
-    .addOption(output())
-    .addHelpText(
-      'after',
-      `${NETWORK_HELP}
-Examples:
-  neurovisor update 7ds14n1k --allow-out api.github.com
-  neurovisor update 7ds14n1k --net none --timeout 10m
-  neurovisor update 7ds14n1k --net-limit bytes=2G,down=5M
-  neurovisor update 7ds14n1k --disk-limit rate=20M --rate 5M
-  neurovisor update 7ds14n1k --allow-out 'GET https://api.github.com/repos/' --net-limit api.github.com=50M
-  neurovisor update 7ds14n1k --memory 768M
-  neurovisor update 7ds14n1k --model-budget output=400k,cost=10,per=1d
-  neurovisor update 7ds14n1k --packages pip --packages-deny 'torch*'
-  neurovisor update 7ds14n1k --packages none
-`,
-    )
-    .action((id: string, flags: UpdateFlags & OutputFlags) =>
-      performThere(flags, async (cli, control) => {
-        const { update } = await import('../commands/update.ts');
-        return await update(cli, control, id, flags);
-      }),
-    );
 }
 
 function addList(program: Command): void {

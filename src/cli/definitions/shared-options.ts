@@ -1,12 +1,33 @@
 /** Options that several commands share. */
 import { type Command, Option } from 'commander';
 import { JAIL_MODES } from '../../base/config.ts';
-import { MODEL_PRIORITIES } from '../../base/request/model-limits.ts';
-import { parseModelCache } from '../flags/model-cache.ts';
-import * as ranges from '../flags/ranges.ts';
+import { type Field, type FieldGroups, type OptionText, optionTexts } from '../flags/field.ts';
 
 /** Without a default, an option that is not given stays undefined. */
 export const collect = (value: string, previous: readonly string[] = []): string[] => [...previous, value];
+
+export function optionOf({ flags, help, choices, fallback, isRepeatable, check }: OptionText): Option {
+  const option = new Option(flags, help);
+  if (choices !== undefined) option.choices(choices);
+  if (fallback !== undefined) option.default(fallback);
+  if (isRepeatable === true) return option.default([]).argParser(collect);
+  if (check === undefined) return option;
+  // Read again with the whole request.
+  return option.argParser((text) => {
+    check(text);
+    return text;
+  });
+}
+
+export function addFields<Request>(command: Command, fields: readonly Field<Request>[]): Command {
+  for (const text of optionTexts(fields)) command.addOption(optionOf(text));
+  return command;
+}
+
+export function addFieldGroups<Request>(command: Command, groups: FieldGroups<Request>): Command {
+  for (const [heading, fields] of Object.entries(groups)) addFields(command.optionsGroup(heading), fields);
+  return command;
+}
 
 /** `--model-budget` of a tenant or the host. */
 export const modelBudgetOption = (): Option =>
@@ -51,23 +72,6 @@ export const recordOption = (): Option =>
 export const replayOption = (): Option =>
   new Option('--replay <file>', 'answer all requests to models from this cassette; no model is asked');
 
-/** `--allow-field` */
-export const allowFieldOption = (): Option =>
-  new Option(
-    '--allow-field <path>',
-    'let requests to the model carry this field, for example enable_search, unchecked (repeatable)',
-  )
-    .argParser(collect)
-    .default([], 'none');
-
-/** `--memory-max`, for sandboxes that stay. */
-export function memoryMaxOption(): Option {
-  return new Option(
-    '--memory-max <size>',
-    'grow the guest memory in steps up to this size under memory pressure (default: no growth)',
-  );
-}
-
 export function cardOption(): Option {
   return new Option(
     '--card',
@@ -81,179 +85,12 @@ export const WORKDIR = [
   'working directory in the guest (default: home of the guest user)',
 ] as const;
 
-/** `--cpus`, `--memory`, `--disk` */
-export function addSizeOptions(command: Command): Command {
-  return command
-    .option('--cpus <n>', 'number of virtual CPUs (default: 1)', ranges.cpus)
-    .option('--memory <size>', 'guest memory, for example 512M or 2G (default: 512M)')
-    .option('--disk <size>', 'writable disk space of the guest (default: 2G)');
-}
-
-/** `--template` */
-export const TEMPLATE = [
-  '--template <name>',
-  'start from this template (neurovisor template ls), built again if it is out of date; it fixes size, modules and packages',
-] as const;
-
-/** `--build-arg` */
-export const BUILD_ARG = ['--build-arg <name=value>', 'value for an ARG of the Dockerfile (repeatable)'] as const;
-
-/** `--target` */
-export const TARGET = ['--target <stage>', 'stage of the Dockerfile to build (default: the last)'] as const;
-
 /** `--vmm` */
 export function vmmOption(): Option {
   return new Option(
     '--vmm <name>',
     'VMM that runs the microVM: auto (Firecracker with KVM and where it is installed, otherwise QEMU), firecracker or qemu (default: auto)',
   ).choices(['auto', 'firecracker', 'qemu']);
-}
-
-export const RATE = [
-  '--rate <bytes>',
-  'channel bandwidth in each direction, bytes per second, for example 5M, or none',
-] as const;
-
-/** `--model-budget` of a sandbox. */
-export const MODEL_BUDGET = [
-  '--model-budget <limits>',
-  'budget for models, shared with forks, for example input=1M,output=200k,requests=500,cost=5,rate=50k,per=1d (cost in dollars; rate: tokens per minute), or none; without per, for the whole life',
-] as const;
-
-export const DISK_LIMIT = [
-  '--disk-limit <limits>',
-  'disk limits, reads and writes together, for example rate=20M,iops=500, or none',
-] as const;
-
-/** The options of a new sandbox, for `run` and `create`. */
-export function addSandboxOptions(command: Command): Command {
-  addSizeOptions(command)
-    .addOption(imageOption())
-    .option(
-      '--build <dir>',
-      'build the Dockerfile of this directory, unless nothing has changed, and run in the result instead of --image',
-    )
-    .option(...BUILD_ARG, collect, [])
-    .option(...TARGET)
-    .option('--alias <ASKED=OFFERED>', 'serve requests for model ASKED with model OFFERED', collect, [])
-    .option('--allow-model <name>', 'restrict the guest to this model (repeatable)', collect, [])
-    .option(
-      '--allow-hosted <name>',
-      'let prompts for this model leave the host, if models.toml says that it is served elsewhere; all: for every model (repeatable)',
-      collect,
-      [],
-    )
-    .addOption(allowFieldOption())
-    .addOption(
-      new Option(
-        '--model-priority <priority>',
-        'place in the queue of a busy model server: interactive, normal or batch (default: normal)',
-      ).choices(MODEL_PRIORITIES),
-    )
-    .option(...MODEL_BUDGET, collect, [])
-    .option(
-      '--model-cache <ttl>',
-      'answer equal requests from a cache for this time, for example 10m: those with temperature 0 or a seed and no tools, and embeddings; 10m,all: every request (default: none)',
-      parseModelCache,
-    )
-    .option('--warm <module>', 'Python module to import before the script starts (repeatable)', collect, [])
-    .option(...RATE)
-    .option(...DISK_LIMIT, collect, []);
-  addRequirementOptions(command);
-  addPackageOptions(command);
-  return addNetworkOptions(command, ' (default: none)');
-}
-
-export function imageOption(): Option {
-  return new Option(
-    '--image <reference>',
-    'container image to run in, for example python:3.13-slim; pulled if it is not here (default: the built-in system)',
-  );
-}
-
-/** `--with`, `--requirements` */
-export function addRequirementOptions(command: Command): Command {
-  return command
-    .option(
-      '--with <packages>',
-      'Python packages to install, for example pandas,matplotlib or "numpy<2"; the template with them is built once (repeatable)',
-      collect,
-      [],
-    )
-    .option(
-      '--requirements <path>',
-      'install what a requirements file, a pyproject.toml (with its uv.lock) or a directory with one names (repeatable)',
-      collect,
-      [],
-    );
-}
-
-/** `--packages`, `--packages-allow`, `--packages-deny`, `--packages-min-age`, `--packages-lock` */
-/** Also for the packages of `--with` and `--requirements`. */
-export const PACKAGES_MIN_AGE = [
-  '--packages-min-age <time>',
-  'hide versions of packages that are younger than this, for example 7d; also from --with and --requirements (default: none)',
-] as const;
-
-/** @param none ends the help of `--packages` */
-export function addPackageOptions(command: Command, none = 'separated by commas (default: none)'): Command {
-  return command
-    .option(
-      '--packages <kinds>',
-      `let the guest install packages from this host's indexes, without a network: pip, npm, go, cargo, apt, ${none}`,
-      collect,
-      [],
-    )
-    .option(
-      '--packages-allow <names>',
-      'restrict packages to these names, for example numpy, pip:torch or npm:@types/* (repeatable)',
-      collect,
-      [],
-    )
-    .option('--packages-deny <names>', 'refuse these packages; overrides --packages-allow (repeatable)', collect, [])
-    .option(...PACKAGES_MIN_AGE)
-    .option(
-      '--packages-lock <file>',
-      'restrict packages to the files whose digests this lock file has: requirements.txt, uv.lock, package-lock.json or Cargo.lock (repeatable)',
-      collect,
-      [],
-    );
-}
-
-/** `--net`, `--allow-out`, `--deny-out`, `--net-limit`, `--secret` */
-export function addNetworkOptions(command: Command, byDefault = ''): Command {
-  return command
-    .addOption(
-      new Option('--net <mode>', `network of the guest: none, egress or open${byDefault}`).choices([
-        'none',
-        'egress',
-        'open',
-      ]),
-    )
-    .option(
-      '--allow-out <rule>',
-      'allow outbound connections that match the rule; implies --net egress (repeatable)',
-      collect,
-      [],
-    )
-    .option(
-      '--deny-out <rule>',
-      'deny outbound connections that match the rule; overrides --allow-out (repeatable)',
-      collect,
-      [],
-    )
-    .option(
-      '--net-limit <limits>',
-      'network limits, for example bytes=1G,up=5M,down=20M,connections=100,api.example.com=10M, or none',
-      collect,
-      [],
-    )
-    .option(
-      '--secret <NAME@host>',
-      'let the guest use the value of variable NAME at this host, without seeing it; NAME@host:PLACE restricts where (repeatable)',
-      collect,
-      [],
-    );
 }
 
 /** Follows the options in the help of the same commands. */

@@ -1,18 +1,10 @@
 /** Definitions of `neurovisor template`. */
 import type { Command } from 'commander';
 import type { TemplateFlags } from '../commands/template.ts';
+import { PACKAGES_MIN_AGE } from '../flags/package-fields.ts';
+import { IMAGE, REQUIREMENTS, SIZE } from '../flags/sandbox-fields.ts';
 import { type OutputFlags, perform, performHere } from './perform.ts';
-import {
-  addRequirementOptions,
-  addSizeOptions,
-  cardOption,
-  collect,
-  imageOption,
-  listCommand,
-  memoryMaxOption,
-  output,
-  PACKAGES_MIN_AGE,
-} from './shared-options.ts';
+import { addFields, cardOption, collect, listCommand, output } from './shared-options.ts';
 
 const load = () => import('../commands/template.ts');
 
@@ -56,9 +48,7 @@ Examples:
       'save the template once this command exits with 0 (default: the HEALTHCHECK of the image)',
     )
     .option('--ready-timeout <time>', 'fail if the program is not ready by then, for example 90s or 5m (default: 2m)');
-  addRequirementOptions(addSizeOptions(create).addOption(imageOption()))
-    .option(...PACKAGES_MIN_AGE)
-    .addOption(memoryMaxOption())
+  addFields(create, [...SIZE, { options: [IMAGE] }, REQUIREMENTS, { options: [PACKAGES_MIN_AGE] }])
     .addOption(cardOption())
     .option('--warm <module>', 'Python module to import instead of the default list (repeatable)', collect, [])
     .addOption(output())

@@ -10,24 +10,12 @@ export interface ImageFlags {
 export interface BuildFlags {
   /** Directory whose Dockerfile is built. */
   readonly build?: string;
-  /** `NAME=VALUE` or `NAME`, with `build`. */
-  readonly buildArg?: readonly string[];
-  /** Stage to build, with `build`. */
-  readonly target?: string;
 }
 
 /** The option that names the image, as it was written; undefined: none of both. */
 export function imageOptionText({ image, build }: ImageFlags & BuildFlags): string | undefined {
   if (build !== undefined) return `--build ${build}`;
   return image === undefined ? undefined : `--image ${image}`;
-}
-
-/** @throws UsageError: an option of the build without --build */
-export function checkBuildFlags({ build, buildArg = [], target }: BuildFlags): void {
-  if (build !== undefined) return;
-  const option = buildArg.length > 0 ? '--build-arg' : target === undefined ? undefined : '--target';
-  if (option === undefined) return;
-  throw new UsageError(`${option} needs --build`, `use --build DIR ${option} …`);
 }
 
 /** @param name a path in it is relative to the working directory. @throws UsageError */

@@ -2,13 +2,10 @@
 import type { ModelBudget, WindowedBudget } from '../../base/request/model-limits.ts';
 import { COST_DECIMALS_MAX, dollarsText, parseDollars } from '../../base/text/dollars.ts';
 import { RANGES } from '../../sandbox/contract/limits.ts';
+import type { ModelPolicy } from '../../sandbox/contract/model-policy.ts';
 import { UsageError } from '../failure.ts';
-import { type LimitWord, parseLimits } from './limit-list.ts';
-import { durationText, parseDuration } from './options.ts';
-
-export interface BudgetFlags {
-  readonly modelBudget?: readonly string[];
-}
+import type { Row } from './field.ts';
+import { durationText, type LimitWord, parseDuration, parseLimits } from './options.ts';
 
 const OPTION = '--model-budget';
 const COUNT = { parse: parseAmount, ...RANGES.modelBudget };
@@ -27,7 +24,7 @@ const EXAMPLE = 'input=1M,output=200k,requests=500,cost=5,per=1d';
 const UNITS: Readonly<Record<string, number>> = { '': 1, k: 1e3, M: 1e6, G: 1e9 };
 
 /** `200k`, `1.5M` → a whole number; units are decimal. @throws UsageError */
-export function parseAmount(text: string): number {
+function parseAmount(text: string): number {
   const match = /^(\d+(?:\.\d+)?)([kMG]?)$/.exec(text);
   const unit = UNITS[match?.[2] ?? ''];
   if (match === null || unit === undefined) {
@@ -46,14 +43,17 @@ function parseCost(text: string): number {
   );
 }
 
-/**
- * Reads `input=1M,output=200k,rate=50k,per=1d` for one sandbox; several options form one list, and `none` is an empty one.
- * @returns undefined if the option was not given
- * @throws UsageError
- */
-export function parseBudget({ modelBudget = [] }: BudgetFlags): ModelBudget | undefined {
-  const limits = parseLimits(OPTION, WORDS, EXAMPLE, modelBudget);
-  if (limits === undefined) return undefined;
+/** Of a sandbox. */
+export const BUDGET_FIELD = {
+  flags: `${OPTION} <limits>`,
+  help: 'budget for models, shared with forks, for example input=1M,output=200k,requests=500,cost=5,rate=50k,per=1d (cost in dollars; rate: tokens per minute), or none; without per, for the whole life',
+  field: 'budget',
+  parseAll: parseBudget,
+} as const satisfies Row<ModelPolicy>;
+
+/** Reads `input=1M,output=200k,rate=50k,per=1d`; several options form one list, and `none` is an empty one. @throws UsageError */
+export function parseBudget(texts: readonly string[]): ModelBudget {
+  const limits = parseLimits(OPTION, WORDS, EXAMPLE, texts);
   const { windowMs, tokensPerMinute: _, ...counts } = limits;
   if (windowMs === undefined || Object.keys(counts).length > 0) return limits;
   throw new UsageError(`${OPTION} per= needs a limit`, 'add for example output=200k');
@@ -65,9 +65,8 @@ export function parseBudget({ modelBudget = [] }: BudgetFlags): ModelBudget | un
  * @throws UsageError
  */
 export function parseSharedBudget(texts: readonly string[]): WindowedBudget | null | undefined {
-  const budget = parseBudget({ modelBudget: texts });
-  if (budget === undefined) return undefined;
-  const { windowMs, tokensPerMinute, ...limits } = budget;
+  if (texts.length === 0) return undefined;
+  const { windowMs, tokensPerMinute, ...limits } = parseBudget(texts);
   if (tokensPerMinute !== undefined)
     throw new UsageError(`${OPTION} rate= is only for sandboxes`, 'give it to run, create or update');
   if (windowMs !== undefined) return { ...limits, windowMs };

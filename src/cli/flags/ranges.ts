@@ -90,7 +90,8 @@ export function withOption<T>(name: string, parse: () => T): T {
   }
 }
 
-function mebibytes(mib: number): string {
+/** As a person would write it: `512M`, `2G`. */
+export function mebibytes(mib: number): string {
   return mib % 1024 === 0 ? `${mib / 1024}G` : `${mib}M`;
 }
 

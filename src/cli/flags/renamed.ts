@@ -7,6 +7,8 @@ const OPTIONS: Readonly<Record<string, string>> = {
   '--tokens-per-minute': 'use --model-budget rate=N',
   '--tag': 'use --name (-t)',
   '--no-follow': 'omit it: events ends by itself, and -f follows',
+  '--build-arg': 'use neurovisor image build -t NAME --build-arg …, then --image NAME',
+  '--target': 'use neurovisor image build -t NAME --target …, then --image NAME',
   '--endpoint': 'use ./neurovisor prove-endpoint in a checkout',
 };
 

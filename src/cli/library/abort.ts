@@ -1,4 +1,5 @@
 import { ignore } from '../../base/ignore.ts';
+import { orAborted } from '../../base/time-limit.ts';
 
 /**
  * Does the work unless the signal is aborted. After an abort it rejects with the signal's reason, as `fetch` does: an
@@ -17,14 +18,5 @@ export async function withAbort<T>(signal: AbortSignal | undefined, work: () => 
 
 /** Waits for shared work, which continues for others after an abort. Rejects with the signal's reason. */
 export async function waitUnlessAborted<T>(signal: AbortSignal | undefined, work: Promise<T>): Promise<T> {
-  if (signal === undefined) return await work;
-  const aborted = Promise.withResolvers<never>();
-  const onAbort = (): void => aborted.reject(signal.reason);
-  if (signal.aborted) onAbort();
-  else signal.addEventListener('abort', onAbort, { once: true });
-  try {
-    return await Promise.race([work, aborted.promise]);
-  } finally {
-    signal.removeEventListener('abort', onAbort);
-  }
+  return signal === undefined ? await work : await orAborted(work, signal);
 }

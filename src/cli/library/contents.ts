@@ -47,9 +47,8 @@ async function openHere({ config, signal, progress, log }: ContentsOptions): Pro
   const { homeContents } = await import('../../host/contents/contents.ts');
   let runtime: Promise<Runtime> | undefined;
   const open = async (): Promise<Runtime> => {
-    const { Runtime } = await import('../../host/runtime/runtime.ts');
-    const { buildReadyMade } = await import('../../host/builds/environment-build.ts');
-    return await Runtime.open({ config, progress, log, signal, buildReadyMade, withoutModel: true });
+    const { openRuntime } = await import('../../host/daemon/plane.ts');
+    return await openRuntime({ config, progress, log, signal, withoutModel: true });
   };
   const contents = homeContents({
     config,

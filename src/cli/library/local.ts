@@ -99,27 +99,9 @@ async function close(opened: Promise<OpenedPlane>, log: Log): Promise<void> {
 /** @param tape in place of the cassette that the environment names */
 export async function startPlane(options: LocalOptions, tape?: RuntimeTape): Promise<OpenedPlane> {
   // Loaded only here: a daemon's client needs none of it.
-  const { Runtime } = await import('../../host/runtime/runtime.ts');
-  const { openControlPlane } = await import('../../host/runtime/control.ts');
-  const { buildReadyMade } = await import('../../host/builds/environment-build.ts');
+  const { openPlane } = await import('../../host/daemon/plane.ts');
   const { log = silentLog, signal = new AbortController().signal } = options;
-  const config = readConfig(process.env);
   const progress = options.onProgress ?? silentProgress;
-  const runtime = await Runtime.open({ config, progress, log, signal, buildReadyMade, tape });
-  try {
-    const local = await openControlPlane(runtime, log);
-    return {
-      control: local.control,
-      close: async () => {
-        try {
-          await local[Symbol.asyncDispose]();
-        } finally {
-          await runtime.close();
-        }
-      },
-    };
-  } catch (error) {
-    await runtime.close();
-    throw error;
-  }
+  const plane = await openPlane({ config: readConfig(process.env), progress, log, signal, tape });
+  return { control: plane.control, close: async () => await plane[Symbol.asyncDispose]() };
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { allowedOf, decideAddress, isPublicAddress } from './address.ts';
+import { allowedOf, decideAddress } from './address.ts';
 
 const decision = (url: string, address: string, hosts: readonly string[] = [], own: readonly string[] = []) =>
   decideAddress(new URL(url), address, hosts, own);
@@ -59,7 +59,9 @@ describe('decideAddress', () => {
   });
 });
 
-describe('isPublicAddress', () => {
+describe('decideAddress, for a host that the owner did not name', () => {
+  const isPublic = (address: string): boolean =>
+    decideAddress(new URL('https://index.example/'), address, [], own).allowed;
   const own = ['127.0.0.1', '8.8.4.4', '2600:1901::5', 'fe80::1'];
 
   it.each([
@@ -75,11 +77,11 @@ describe('isPublicAddress', () => {
     '169.254.169.254',
     'not an address',
   ])('refuses %s', (address) => {
-    expect(isPublicAddress(address, own)).toBe(false);
+    expect(isPublic(address)).toBe(false);
   });
 
   it.each(['8.8.8.8', '::ffff:8.8.8.8', '2600:1901::6'])('accepts %s', (address) => {
-    expect(isPublicAddress(address, own)).toBe(true);
+    expect(isPublic(address)).toBe(true);
   });
 });
 

@@ -34,12 +34,6 @@ export function decideAddress(
   );
 }
 
-/** True for an address of the public internet that is not this host's own. @param own addresses of the host */
-export function isPublicAddress(address: string, own: readonly string[] = ownAddresses()): boolean {
-  const policy = { mode: 'open', allow: [], deny: own.flatMap(ruleOf) } as const;
-  return decide(policy, { address, port: 443, protocol: 'tcp', names: [] }).allowed;
-}
-
 /** @throws Error with the reason of the first address if none of them is allowed */
 export function allowedOf(found: readonly ResolvedAddress[], judge: AddressJudge): readonly ResolvedAddress[] {
   const judged = found.map((target) => ({ target, refusal: judge(target.address) }));

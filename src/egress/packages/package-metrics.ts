@@ -3,19 +3,16 @@ import { Counter, type Metric } from '../../base/metrics.ts';
 import type { PackageFetch } from './fetch-record.ts';
 
 export class PackageMetrics {
-  readonly #fetches = new Counter({
-    name: 'neurovisor_package_fetches_total',
-    help: 'Pages and files of packages that sandboxes asked for, by outcome: ok, or why not.',
-    unit: null,
-    labels: ['ecosystem', 'outcome', 'source'],
-    seriesMax: 200,
-  });
-  readonly #bytes = new Counter({
-    name: 'neurovisor_package_bytes_total',
-    help: 'Bytes of package files sent to sandboxes; `source` is cache or index.',
-    unit: 'bytes',
-    labels: ['ecosystem', 'source'],
-  });
+  readonly #fetches = new Counter(
+    'neurovisor_package_fetches_total',
+    'Pages and files of packages that sandboxes asked for, by outcome: ok, or why not.',
+    ['ecosystem', 'outcome', 'source'],
+  );
+  readonly #bytes = new Counter(
+    'neurovisor_package_bytes_total',
+    'Bytes of package files sent to sandboxes; `source` is cache or index.',
+    ['ecosystem', 'source'],
+  );
 
   list(): readonly Metric[] {
     return [this.#fetches, this.#bytes];

@@ -11,6 +11,7 @@ import {
 } from '../../artifacts/dockerfile/build.ts';
 import { BuildCache } from '../../artifacts/dockerfile/cache.ts';
 import { EMPTY_CONFIG } from '../../artifacts/dockerfile/evaluate.ts';
+import { STAGE_VM_DEFAULTS } from '../../artifacts/dockerfile/limits.ts';
 import { READY_MADE, readyMadeDir } from '../../artifacts/ready-made.ts';
 import { systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
@@ -19,7 +20,7 @@ import { MIB } from '../../base/units.ts';
 import type { BuilderVms } from '../runtime/image-builder.ts';
 import type { Environment, Images, ImagesContext, PulledImage, Reference } from '../runtime/images.ts';
 import { openToolVms, parseReference } from '../runtime/images.ts';
-import { STAGE_VM_DEFAULTS, type StageVmOptions, startStageVm } from './stage-vm.ts';
+import { type StageVmOptions, startStageVm } from './stage-vm.ts';
 
 export interface DockerfileBuild {
   readonly request: BuildRequest;

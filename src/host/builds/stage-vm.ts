@@ -48,8 +48,6 @@ export interface StageVmOptions {
   readonly network: NetworkOptions | null;
 }
 
-export const STAGE_VM_DEFAULTS = { cpus: 2, memoryMib: 2048, diskMib: 8192 } as const;
-
 /** The default environment's disk, which the VM boots from. */
 const SYSTEM_DEVICE = '/dev/vda';
 /** In the guest's memory. */

@@ -13,6 +13,7 @@ import type {
   TemplateStart,
 } from '../../api/e2b/parts.ts';
 import { DockerfileError } from '../../artifacts/dockerfile/errors.ts';
+import { STAGE_VM_DEFAULTS } from '../../artifacts/dockerfile/limits.ts';
 import { loginCommand, type MadeBase, madeStage } from '../../artifacts/dockerfile/made-stage.ts';
 import { READY_MADE } from '../../artifacts/ready-made.ts';
 import { CodedError, describeError, errorCode, remedyOf } from '../../base/errors.ts';
@@ -27,7 +28,6 @@ import { removeNamed } from '../runtime/named-templates/listing.ts';
 import { AGENT, type StoredTemplate } from '../runtime/named-templates/names.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import { type BuiltEnvironment, buildEnvironment } from './environment-build.ts';
-import { STAGE_VM_DEFAULTS } from './stage-vm.ts';
 
 /** E2B's defaults, except for the disk, for which E2B only specifies the free space. */
 const SIZE: TemplateSize = { cpus: Math.min(2, availableParallelism()), memoryMib: 1024, diskMib: 4096 };

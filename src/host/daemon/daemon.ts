@@ -29,12 +29,11 @@ import type { Progress } from '../../base/progress.ts';
 import type { WindowedBudget } from '../../base/request/model-limits.ts';
 import { eventPoster } from '../../egress/webhook.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/contract/control.ts';
-import { buildReadyMade } from '../builds/environment-build.ts';
 import { VmTemplateBuilds } from '../builds/template-builds.ts';
 import { homeContents } from '../contents/contents.ts';
-import { openControlPlane } from '../runtime/control.ts';
-import { Runtime } from '../runtime/runtime.ts';
+import type { Runtime } from '../runtime/runtime.ts';
 import type { Upstream } from '../runtime/upstream.ts';
+import { openPlane, type Plane } from './plane.ts';
 import { apiKey, tokenKey } from './secrets.ts';
 
 export interface DaemonOptions {
@@ -91,7 +90,7 @@ export async function openDaemon(options: DaemonOptions, held: () => void): Prom
     cleanup.push('lock of the home', held);
     const home = resolveHome(options.config.home);
     const accounts = await openAccounts(options, home, cleanup);
-    const plane = await openPlane(options, accounts, cleanup);
+    const plane = await openTenantsPlane(options, accounts, cleanup);
     const doors = await openDoors({ options, home, accounts, plane, cleanup });
     const { api, key } = doors;
     const socketPath = daemonSocket(home);
@@ -154,39 +153,29 @@ async function openAccounts(
   return { tenants, host, budgets, keys, quotas, modelAudit, contents };
 }
 
-interface Plane {
-  readonly runtime: Runtime;
-  readonly control: Awaited<ReturnType<typeof openControlPlane>>['control'];
-}
-
-async function openPlane(
+async function openTenantsPlane(
   { config, log, progress, signal, modelPath, modelCacheBytes, checkUpstream }: DaemonOptions,
   { budgets, keys, quotas, modelAudit, contents }: Accounts,
   cleanup: CleanupStack,
 ): Promise<Plane> {
-  const runtime = await Runtime.open({
+  const plane = await openPlane({
     config,
     log,
     progress,
     signal,
-    buildReadyMade,
     observes: true,
     modelPath,
     modelCacheBytes,
     sharedBudgets: { of: (tenant) => budgets.of(tenant), used: budgets.used },
     requestLog: modelRequestLog(modelAudit, contents, (id) => quotas.tenantOf(id)),
+    checkUpstream,
+    sandboxes: { gate: quotas, memoryShort: config.memoryShort, modelBudgets: () => budgets.list() },
   });
-  cleanup.push('runtime', () => runtime.close());
-  checkUpstream(runtime.upstream);
+  cleanup.push('plane', () => plane[Symbol.asyncDispose]());
+  const { runtime, control, queue } = plane;
   runtime.metrics.registry.add(...budgets.metrics());
-  const opened = await openControlPlane(runtime, log, {
-    gate: quotas,
-    memoryShort: config.memoryShort,
-    modelBudgets: () => budgets.list(),
-  });
-  cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
-  runtime.metrics.addControl(opened.control, opened.queue);
-  await quotas.watch(opened.control);
+  runtime.metrics.addControl(control, queue);
+  await quotas.watch(control);
   runtime.onUsage(({ sandboxId }) => {
     budgets.note(quotas.tenantOf(sandboxId), (account) => runtime.modelUse(account));
   });
@@ -197,7 +186,7 @@ async function openPlane(
       return tenant === null ? null : keys.incarnationOf(tenant);
     },
   });
-  return { runtime, control: opened.control };
+  return plane;
 }
 
 interface Composition {

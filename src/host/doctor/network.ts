@@ -4,7 +4,7 @@ import { accessSync, constants, readFileSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { CodedError, describeError, errorCode } from '../../base/errors.ts';
 import type { Home } from '../../base/home.ts';
-import { ignore } from '../../base/ignore.ts';
+import { awaitOr, tryOr } from '../../base/ignore.ts';
 import { POOL_DEFAULT, POOL_SETTING, parsePool, poolConflicts } from '../../egress/net/addresses/address-plan.ts';
 import { formatCidr } from '../../egress/net/addresses/addresses.ts';
 import { parseResolvConf } from '../../egress/net/dns/resolv-conf.ts';
@@ -211,17 +211,9 @@ async function checkOthers(): Promise<Finding> {
 
 /** `null` if there are rules that can't be read. */
 async function readLegacyFilters(): Promise<OtherFilter[] | null> {
-  let names = '';
-  try {
-    names = readFileSync(LEGACY_TABLES, 'latin1');
-  } catch (error) {
-    ignore(error, 'a kernel without legacy iptables');
-  }
+  const names = tryOr('', 'a kernel without legacy iptables', () => readFileSync(LEGACY_TABLES, 'latin1'));
   if (!/^filter$/m.test(names)) return [];
-  try {
-    return legacyFilters((await run('iptables-legacy', ['-S'])).stdout);
-  } catch (error) {
-    ignore(error, 'reported as unreadable');
-    return null;
-  }
+  return await awaitOr(null, 'reported as unreadable', async () =>
+    legacyFilters((await run('iptables-legacy', ['-S'])).stdout),
+  );
 }

@@ -5,7 +5,7 @@
 import { hostname, userInfo } from 'node:os';
 import { basename, resolve } from 'node:path';
 import { CodedError, errorCode } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 import { plain } from '../../base/text/plain.ts';
 
 const TEXT_MAX = 300;
@@ -86,11 +86,8 @@ function longestFirst(texts: readonly string[]): string[] {
 }
 
 function userNames(): string[] {
-  try {
+  return tryOr([], 'the user has no entry in the password database', () => {
     const { username, homedir } = userInfo();
     return [username, basename(homedir)];
-  } catch (error) {
-    ignore(error, 'the user has no entry in the password database');
-    return [];
-  }
+  });
 }

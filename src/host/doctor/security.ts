@@ -8,7 +8,7 @@ import { release } from 'node:os';
 import type { Config } from '../../base/config.ts';
 import { describeError, remedyOf } from '../../base/errors.ts';
 import { resolveHome } from '../../base/home.ts';
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { withFirecracker } from '../runtime/firecracker/binary.ts';
 import { remediesOf } from '../runtime/jail.ts';
@@ -27,20 +27,10 @@ export interface HostFacts {
 
 export const thisHost: HostFacts = {
   read(path) {
-    try {
-      return readFileSync(path, 'utf8').trim();
-    } catch (error) {
-      ignore(error, 'an absent fact');
-      return null;
-    }
+    return tryOr(null, 'an absent fact', () => readFileSync(path, 'utf8').trim());
   },
   list(path) {
-    try {
-      return readdirSync(path);
-    } catch (error) {
-      ignore(error, 'an absent fact');
-      return [];
-    }
+    return tryOr([], 'an absent fact', () => readdirSync(path));
   },
   exists: existsSync,
   kernel: release(),

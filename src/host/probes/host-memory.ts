@@ -1,7 +1,7 @@
 /** Memory of the host and of processes (proc(5)). */
 import { readFileSync } from 'node:fs';
 import { totalmem } from 'node:os';
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
 import type { MemoryPressure } from '../../sandbox/plane/load.ts';
 import { MemoryGroups } from './memory-groups.ts';
@@ -132,10 +132,5 @@ export function parsePressure(text: string): MemoryPressure | null {
 }
 
 function readIfThere(path: string): string | null {
-  try {
-    return readFileSync(path, 'latin1');
-  } catch (error) {
-    ignore(error, 'absent, gone, or no descriptor is free');
-    return null;
-  }
+  return tryOr(null, 'absent, gone, or no descriptor is free', () => readFileSync(path, 'latin1'));
 }

@@ -4,7 +4,7 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
 import { type GroupRoom, readGroupRoom } from '../../machine/observe/memory-counters.ts';
 import { memoryGroup } from './vmm-memory.ts';
@@ -48,10 +48,5 @@ export class MemoryGroups {
 }
 
 function readOrNull(path: string): string | null {
-  try {
-    return readFileSync(path, 'latin1');
-  } catch (error) {
-    ignore(error, 'the other version of control groups, or the group is gone');
-    return null;
-  }
+  return tryOr(null, 'the other version of control groups, or the group is gone', () => readFileSync(path, 'latin1'));
 }

@@ -8,7 +8,7 @@
  * Loaded in the background when the first sandbox gets a card. If probes are not available, that is logged once.
  */
 import { describeError } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { gauge, histogramSamples, type Metric, totalBy } from '../../base/metrics.ts';
 import { toPrometheus } from '../../machine/observe/histogram.ts';
@@ -194,10 +194,5 @@ function sumPaths(all: readonly Readonly<Record<Path, Times>>[]): Readonly<Recor
 }
 
 function read(probe: TapProbe): TapLatency | undefined {
-  try {
-    return probe.read();
-  } catch (error) {
-    ignore(error, 'the probes are ending');
-    return undefined;
-  }
+  return tryOr(undefined, 'the probes are ending', () => probe.read());
 }

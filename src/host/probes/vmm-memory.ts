@@ -1,7 +1,7 @@
 /** Memory events of VMMs on the host, from the control group that the jail makes for each VMM. */
 import { readFileSync } from 'node:fs';
 import type { Clock } from '../../base/clock.ts';
-import { ignore } from '../../base/ignore.ts';
+import { ignore, tryOr } from '../../base/ignore.ts';
 import { findCgroups } from '../../machine/jail/cgroup-paths.ts';
 import { CgroupMemory } from '../../machine/observe/cgroup-memory.ts';
 import type { Launch } from '../../machine/vmm/launch.ts';
@@ -58,12 +58,9 @@ export class VmmMemory {
 
 /** The process's group in the `memory` controller, as this process sees it. @param pid a pid or `self` */
 export function memoryGroup(pid: string): string | undefined {
-  try {
+  return tryOr(undefined, 'the process has ended', () => {
     const groups = readFileSync(`/proc/${pid}/cgroup`, 'utf8');
     const { v1, v2 } = findCgroups(readFileSync('/proc/self/mountinfo', 'utf8'), groups);
     return v1.get('memory') ?? v2?.dir;
-  } catch (error) {
-    ignore(error, 'the process has ended');
-    return undefined;
-  }
+  });
 }

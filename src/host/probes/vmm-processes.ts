@@ -14,7 +14,7 @@ import { describeError } from '../../base/errors.ts';
 import { parseSandboxId, type SandboxId } from '../../base/ids.ts';
 import { Listeners } from '../../base/listeners.ts';
 import type { Log } from '../../base/log.ts';
-import { counter, gauge, histogramSamples, type Metric, totalBy } from '../../base/metrics.ts';
+import { Counter, gauge, histogramSamples, type Metric, totalBy } from '../../base/metrics.ts';
 import type { ProcessEvent, SandboxCounts } from '../../machine/observe/events.ts';
 import { EMPTY, type Histogram, sumHistograms, toPrometheus } from '../../machine/observe/histogram.ts';
 import { ReclaimMeter } from '../../machine/observe/reclaim-meter.ts';
@@ -37,16 +37,16 @@ export interface VmmProcessesParts {
 export class VmmProcesses {
   readonly #parts: VmmProcessesParts;
   readonly #watches = new Map<SandboxId, VmmWatch>();
-  readonly #kills = counter(
+  readonly #kills = new Counter(
     'neurovisor_host_oom_kills_total',
     'Processes of this host killed by its OOM killer: of VMMs (vmm), or other.',
     ['process'],
   );
-  readonly #execs = counter(
+  readonly #execs = new Counter(
     'neurovisor_vmm_execs_total',
     'Programs that VMMs executed after their start; expected: 0.',
   );
-  readonly #exits = counter(
+  readonly #exits = new Counter(
     'neurovisor_vmm_exits_total',
     'Exits of VMM processes; unknown: of a process that a VMM has started.',
     ['process'],

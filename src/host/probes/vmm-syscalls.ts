@@ -4,7 +4,7 @@
  */
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
-import { counter, type Metric } from '../../base/metrics.ts';
+import { Counter, type Metric } from '../../base/metrics.ts';
 import type { CallCounts, SyscallCounts } from '../../machine/observe/syscalls.ts';
 import { OpenedOnce } from './opened-once.ts';
 
@@ -25,9 +25,11 @@ export class VmmSyscalls {
   readonly #parts: VmmSyscallsParts;
   /** Counts of each process at the last read. */
   readonly #seen = new Map<number, CallCounts>();
-  readonly #total = counter('neurovisor_vmm_syscalls_total', 'System calls of VMMs, if counted (NEUROVISOR_PROBES).', [
-    'call',
-  ]);
+  readonly #total = new Counter(
+    'neurovisor_vmm_syscalls_total',
+    'System calls of VMMs, if counted (NEUROVISOR_PROBES).',
+    ['call'],
+  );
   readonly #counts: OpenedOnce<Counts>;
 
   constructor(parts: VmmSyscallsParts) {

@@ -6,9 +6,9 @@
 import { readFileSync, readlinkSync } from 'node:fs';
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { ignore, tryOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
-import { type Counter, counter } from '../../base/metrics.ts';
+import { Counter } from '../../base/metrics.ts';
 import { AUDIT_ARCH, syscallName } from '../../machine/jail/seccomp/syscalls.ts';
 import { parseSeccompRecord, type SeccompRecord } from '../../machine/observe/seccomp-record.ts';
 import type { VmExit } from '../../machine/vmm/driver.ts';
@@ -46,12 +46,12 @@ export class VmmViolations {
   readonly #source: RecordSource | null;
   readonly #watched = new Map<number, Watch>();
   readonly #unknown = new Map<number, SeccompRecord[]>();
-  readonly #violations = counter(
+  readonly #violations = new Counter(
     'neurovisor_seccomp_violations_total',
     'System calls of VMMs that their seccomp filters refused (enforce) or logged (log).',
     ['vmm', 'mode'],
   );
-  readonly #lost = counter(
+  readonly #lost = new Counter(
     'neurovisor_seccomp_records_lost_total',
     'Times that the kernel dropped records of refused system calls because the buffer was full.',
   );
@@ -230,10 +230,5 @@ export function openRecords(): RecordSource | string {
 
 /** `null` if unknown; this process is then assumed to be in it. */
 function firstNetNamespace(): string | null {
-  try {
-    return readlinkSync('/proc/1/ns/net');
-  } catch (error) {
-    ignore(error, 'not permitted to inspect process 1');
-    return null;
-  }
+  return tryOr(null, 'not permitted to inspect process 1', () => readlinkSync('/proc/1/ns/net'));
 }

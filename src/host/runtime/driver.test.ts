@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { DEFAULTS } from '../../sandbox/contract/spec.ts';
+import { DEFAULTS } from '../../sandbox/contract/limits.ts';
 import { sharedMibMax } from './driver.ts';
 
 it('sharedMibMax: on an 8 GiB host, less the kernel’s own memory, a default sandbox shares memory', () => {

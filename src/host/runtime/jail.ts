@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import type { Config } from '../../base/config.ts';
 import { CodedError } from '../../base/errors.ts';
 import type { Home } from '../../base/home.ts';
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import { searchPath } from '../../base/search-path.ts';
@@ -249,14 +249,11 @@ export function uidRange(text: string | null): UidRange {
 
 /** The users who may open /dev/kvm; a number is a group id. */
 function kvmAccess(): 'all' | 'root' | 'none' | number {
-  try {
+  return tryOr('none', 'no KVM here', () => {
     const { gid, mode } = statSync('/dev/kvm');
     if ((mode & 0o006) === 0o006) return 'all';
     return (mode & 0o060) === 0o060 && gid !== 0 ? gid : 'root';
-  } catch (error) {
-    ignore(error, 'no KVM here');
-    return 'none';
-  }
+  });
 }
 
 /** Called only where it matters: the probe may take a second. */

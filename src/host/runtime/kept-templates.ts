@@ -6,22 +6,17 @@ import { missingHostPackages, RUN_PACKAGES } from '../../artifacts/image/host-pa
 import { type LockContext, withArtifactLock, withFileLock } from '../../artifacts/image/lock.ts';
 import { MANIFEST, type PrepareContext } from '../../artifacts/image/prepare.ts';
 import { isPrepared } from '../../artifacts/image/prepared.ts';
-import { ignore } from '../../base/ignore.ts';
+import { awaitOr } from '../../base/ignore.ts';
 import { namesIn } from '../../base/names-in.ts';
 import { STAT_BLOCK_BYTES } from '../../base/units.ts';
 import type { TemplateSpec } from '../../sandbox/contract/spec.ts';
 import { TEMPLATE_FILES } from '../../sandbox/start/template.ts';
 
-export interface TemplateInfo {
+export interface TemplateInfo extends Readonly<Omit<Details, 'spec' | 'stateSha256' | 'warm' | 'hasPython'>> {
   readonly key: string;
   readonly spec: TemplateSpec;
   /** True if made with the current kernel, image, VMM, processor and package index. */
   readonly current: boolean;
-  readonly madeAtMs: number;
-  readonly machine: string;
-  readonly kernelDigest: string;
-  readonly rootImageDigest: string;
-  readonly modules: readonly { readonly name: string; readonly durationMs: number }[];
   /** Disk usage by file, bytes. */
   readonly files: Readonly<Record<string, number>>;
 }
@@ -111,7 +106,7 @@ export async function isSetUp(context: PrepareContext): Promise<boolean> {
 
 async function readTemplate(cacheDir: string, key: string, keyNow: KeyNow): Promise<TemplateInfo | undefined> {
   const dir = join(cacheDir, TEMPLATE_KIND, key);
-  try {
+  return await awaitOr(undefined, 'a damaged template is rebuilt when needed', async () => {
     const manifest: unknown = JSON.parse(await readFile(join(dir, MANIFEST), 'utf8'));
     const { details } = z.object({ details: detailsSchema }).parse(manifest);
     const files: Record<string, number> = {};
@@ -120,8 +115,5 @@ async function readTemplate(cacheDir: string, key: string, keyNow: KeyNow): Prom
     }
     const { stateSha256: _, warm: _warm, hasPython: _python, ...shown } = details;
     return { key, ...shown, current: (await keyNow(details.spec)) === key, files };
-  } catch (error) {
-    ignore(error, 'a damaged template is rebuilt when needed');
-    return undefined;
-  }
+  });
 }

@@ -10,8 +10,8 @@
  */
 import { availableParallelism } from 'node:os';
 import type { Clock } from '../../base/clock.ts';
-import { ignore, ignoredErrors } from '../../base/ignore.ts';
-import { counter, gauge, gaugeBy, Histogram, type Metric, MetricRegistry, total, totalBy } from '../../base/metrics.ts';
+import { awaitOr, ignore, ignoredErrors } from '../../base/ignore.ts';
+import { Counter, gauge, gaugeBy, Histogram, type Metric, MetricRegistry, total, totalBy } from '../../base/metrics.ts';
 import { MIB } from '../../base/units.ts';
 import type { NetworkLease } from '../../egress/net/lease/lease.ts';
 import type { UsageRecord } from '../../inference/bridge/bridge.ts';
@@ -47,26 +47,26 @@ export class HostMetrics {
   #events: RecentEvents | undefined;
   #sharedBytes: () => number = () => 0;
   #measuredOf: (id: string, pid: number | null) => Partial<SandboxLoad> = () => ({});
-  readonly #phases = new Histogram({
-    name: 'neurovisor_start_phase_seconds',
-    help: 'Duration of the phases of a VM start (prepare, vmm, kernel, agent), by boot or clone.',
-    labels: ['origin', 'phase'],
-    bounds: START_BOUNDS,
-  });
-  readonly #boots = new Histogram({
-    name: 'neurovisor_vm_boot_seconds',
-    help: 'Start of a VM until its agent is ready to run code.',
-    labels: ['origin'],
-    bounds: START_BOUNDS,
-  });
-  readonly #acquired = new Histogram({
-    name: 'neurovisor_vm_acquire_seconds',
-    help: 'Request for a sandbox until it is ready, with the time in the start queue.',
-    labels: ['origin'],
-    bounds: START_BOUNDS,
-  });
-  readonly #vmEnds = counter('neurovisor_vm_ends_total', 'Ended VMs by cause, pool members included.', ['cause']);
-  readonly #resizes = counter(
+  readonly #phases = new Histogram(
+    'neurovisor_start_phase_seconds',
+    'Duration of the phases of a VM start (prepare, vmm, kernel, agent), by boot or clone.',
+    ['origin', 'phase'],
+    { bounds: START_BOUNDS },
+  );
+  readonly #boots = new Histogram(
+    'neurovisor_vm_boot_seconds',
+    'Start of a VM until its agent is ready to run code.',
+    ['origin'],
+    { bounds: START_BOUNDS },
+  );
+  readonly #acquired = new Histogram(
+    'neurovisor_vm_acquire_seconds',
+    'Request for a sandbox until it is ready, with the time in the start queue.',
+    ['origin'],
+    { bounds: START_BOUNDS },
+  );
+  readonly #vmEnds = new Counter('neurovisor_vm_ends_total', 'Ended VMs by cause, pool members included.', ['cause']);
+  readonly #resizes = new Counter(
     'neurovisor_memory_resizes_total',
     'Memory resizes of sandboxes, by memory pressure or by the owner.',
     ['by', 'direction'],
@@ -196,7 +196,7 @@ export class HostMetrics {
   }
 
   #addSandboxes(control: ControlPlane): void {
-    const ended = counter('neurovisor_sandboxes_ended_total', 'Ended sandboxes, by cause.', ['cause']);
+    const ended = new Counter('neurovisor_sandboxes_ended_total', 'Ended sandboxes, by cause.', ['cause']);
     /** Sandboxes that have been ready. */
     const known = new Set<string>();
     control.onChange((info) => {
@@ -293,14 +293,11 @@ export class HostMetrics {
   async #askChannel(sandbox: Supervisor): Promise<number> {
     const { vm } = sandbox;
     if (vm === undefined) return 0;
-    try {
+    return await awaitOr(0, 'the VM is ending', async () => {
       const { connectionsOpen, ...counted } = await vm.channelStats();
       this.#channels.note(vm, counted);
       return connectionsOpen;
-    } catch (error) {
-      ignore(error, 'the VM is ending');
-      return 0;
-    }
+    });
   }
 
   async #askLease(lease: CountedLease): Promise<void> {

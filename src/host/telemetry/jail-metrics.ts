@@ -1,5 +1,5 @@
 /** Metrics of the jail, over all VMMs: sandbox ids are never labels. */
-import { counter, gauge, gaugeBy, type Metric } from '../../base/metrics.ts';
+import { Counter, gauge, gaugeBy, type Metric } from '../../base/metrics.ts';
 import { JailError, type JailErrorCode } from '../../machine/jail/errors.ts';
 import { JAIL_STATES, type JailState } from '../../machine/jail/state.ts';
 import { groupMemoryOf } from '../../machine/observe/cgroup-memory.ts';
@@ -15,7 +15,7 @@ const KINDS = ['currentBytes', 'peakBytes', 'limitBytes'] as const;
 export class JailMetrics {
   readonly #state: JailState;
   readonly #pids: () => readonly number[];
-  readonly #failures = counter(
+  readonly #failures = new Counter(
     'neurovisor_jail_start_failures_total',
     'VMs that failed to start because their VMM could not be jailed, by error code.',
     ['code'],

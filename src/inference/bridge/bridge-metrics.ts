@@ -2,7 +2,7 @@
  * Metrics of all requests of a bridge (R-OBS-4), by model, dialect and outcome. A name becomes a label only after an
  * upstream has answered for it, so a guest can't invent labels.
  */
-import { Counter, Histogram, type Metric, OTHER, SECONDS_BOUNDS } from '../../base/metrics.ts';
+import { Counter, Histogram, type Metric, OTHER } from '../../base/metrics.ts';
 import type { TokenTimes } from './token-times.ts';
 import type { UsageRecord } from './usage.ts';
 
@@ -19,73 +19,56 @@ const BY_MODEL = ['model', 'dialect'] as const;
 
 export class BridgeMetrics {
   readonly #models = new Set<string>();
-  readonly #requests = new Counter({
-    name: 'neurovisor_requests_total',
-    help: 'Finished inference requests by outcome: ok, cancelled, refused, upstream-error, upstream-lost.',
-    unit: null,
-    labels: ['model', 'dialect', 'outcome'],
-    seriesMax: 256,
-  });
-  readonly #errors = new Counter({
-    name: 'neurovisor_errors_total',
-    help: 'Error answers to guests, by code.',
-    unit: null,
-    labels: ['error_type'],
-    seriesMax: 64,
-  });
-  readonly #generated = new Counter({
-    name: 'neurovisor_tokens_generated_total',
-    help: 'Tokens that models produced; estimated if the upstream does not report them.',
-    unit: null,
-    labels: BY_MODEL,
-  });
-  readonly #prompt = new Counter({
-    name: 'neurovisor_tokens_prompt_total',
-    help: 'Tokens of prompts; estimated if the upstream does not report them.',
-    unit: null,
-    labels: BY_MODEL,
-  });
-  readonly #duration = new Histogram({
-    name: 'neurovisor_inference_duration_seconds',
-    help: 'From the first byte of a request to the last byte of its answer, for requests sent to the upstream.',
-    unit: 'seconds',
-    labels: BY_MODEL,
-  });
-  readonly #queue = new Histogram({
-    name: 'neurovisor_inference_queue_seconds',
-    help: 'From the end of a request until it is sent to the upstream.',
-    unit: 'seconds',
-    labels: BY_MODEL,
-  });
-  readonly #firstToken = new Histogram({
-    name: 'neurovisor_time_to_first_token_seconds',
-    help: 'From the end of a request to the first event with text of its stream.',
-    unit: 'seconds',
-    labels: BY_MODEL,
-    bounds: SECONDS_BOUNDS,
-  });
-  readonly #interToken = new Histogram({
-    name: 'neurovisor_inter_token_seconds',
-    help: 'Time between events with text of one stream, as they arrive from the upstream.',
-    unit: 'seconds',
-    labels: BY_MODEL,
-    bounds: INTER_TOKEN_BOUNDS,
-  });
-  readonly #bodies = new Histogram({
-    name: 'neurovisor_request_size_bytes',
-    help: 'Size of bodies of inference requests.',
-    unit: 'bytes',
-    labels: ['dialect'],
-    bounds: BODY_BOUNDS,
-  });
+  readonly #requests = new Counter(
+    'neurovisor_requests_total',
+    'Finished inference requests by outcome: ok, cancelled, refused, upstream-error, upstream-lost.',
+    ['model', 'dialect', 'outcome'],
+    256,
+  );
+  readonly #errors = new Counter('neurovisor_errors_total', 'Error answers to guests, by code.', ['error_type'], 64);
+  readonly #generated = new Counter(
+    'neurovisor_tokens_generated_total',
+    'Tokens that models produced; estimated if the upstream does not report them.',
+    BY_MODEL,
+  );
+  readonly #prompt = new Counter(
+    'neurovisor_tokens_prompt_total',
+    'Tokens of prompts; estimated if the upstream does not report them.',
+    BY_MODEL,
+  );
+  readonly #duration = new Histogram(
+    'neurovisor_inference_duration_seconds',
+    'From the first byte of a request to the last byte of its answer, for requests sent to the upstream.',
+    BY_MODEL,
+  );
+  readonly #queue = new Histogram(
+    'neurovisor_inference_queue_seconds',
+    'From the end of a request until it is sent to the upstream.',
+    BY_MODEL,
+  );
+  readonly #firstToken = new Histogram(
+    'neurovisor_time_to_first_token_seconds',
+    'From the end of a request to the first event with text of its stream.',
+    BY_MODEL,
+  );
+  readonly #interToken = new Histogram(
+    'neurovisor_inter_token_seconds',
+    'Time between events with text of one stream, as they arrive from the upstream.',
+    BY_MODEL,
+    { bounds: INTER_TOKEN_BOUNDS },
+  );
+  readonly #bodies = new Histogram(
+    'neurovisor_request_size_bytes',
+    'Size of bodies of inference requests.',
+    ['dialect'],
+    { bounds: BODY_BOUNDS },
+  );
 
-  readonly #checks = new Histogram({
-    name: 'neurovisor_bridge_body_check_seconds',
-    help: 'Time to check the body of an inference request, with the wait for a thread; `where` is loop or thread.',
-    unit: 'seconds',
-    labels: ['where'],
-    bounds: SECONDS_BOUNDS,
-  });
+  readonly #checks = new Histogram(
+    'neurovisor_bridge_body_check_seconds',
+    'Time to check the body of an inference request, with the wait for a thread; `where` is loop or thread.',
+    ['where'],
+  );
 
   list(): readonly Metric[] {
     return [

@@ -34,7 +34,7 @@ import type { Clock } from '../../base/clock.ts';
 import { FairShare, type FairShareLimits } from '../../base/fairness/fair-share.ts';
 import { LoopTime } from '../../base/fairness/loop-time.ts';
 import type { Log } from '../../base/log.ts';
-import { type Metric, single } from '../../base/metrics.ts';
+import { gauge, type Metric } from '../../base/metrics.ts';
 import type { BudgetUse } from '../../base/request/model-limits.ts';
 import type { ContentMode } from '../../base/text/content-mode.ts';
 import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
@@ -270,13 +270,9 @@ async function openPort(
 }
 
 function waitingBodies(checker: BodyChecker): Metric {
-  return single(
-    'gauge',
-    {
-      name: 'neurovisor_bridge_bodies_waiting',
-      help: 'Request bodies that wait for a thread to check them.',
-      unit: null,
-    },
+  return gauge(
+    'neurovisor_bridge_bodies_waiting',
+    'Request bodies that wait for a thread to check them.',
     () => checker.waiting,
   );
 }
@@ -285,20 +281,8 @@ function portGauges(ports: ReadonlySet<BridgePort>): readonly Metric[] {
   const sum = (key: 'inFlight' | 'connections' | 'bodyBytes') => (): number =>
     [...ports].reduce((total, port) => total + port.stats()[key], 0);
   return [
-    single(
-      'gauge',
-      { name: 'neurovisor_requests_in_flight', help: 'Inference requests in flight.', unit: null },
-      sum('inFlight'),
-    ),
-    single(
-      'gauge',
-      { name: 'neurovisor_bridge_connections', help: 'Open connections of guests.', unit: null },
-      sum('connections'),
-    ),
-    single(
-      'gauge',
-      { name: 'neurovisor_bridge_body_bytes', help: 'Memory held for request bodies.', unit: 'bytes' },
-      sum('bodyBytes'),
-    ),
+    gauge('neurovisor_requests_in_flight', 'Inference requests in flight.', sum('inFlight')),
+    gauge('neurovisor_bridge_connections', 'Open connections of guests.', sum('connections')),
+    gauge('neurovisor_bridge_body_bytes', 'Memory held for request bodies.', sum('bodyBytes')),
   ];
 }

@@ -1,5 +1,5 @@
 /** Messages between `process.ts` and its child `main.ts`: a config in argv, JSON lines on stdout. */
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 import { plain } from '../../base/text/plain.ts';
 import type { BackendInfo } from './backend.ts';
 import type { EngineErrorCode } from './errors.ts';
@@ -43,14 +43,8 @@ const NOTICE_CHARACTERS_MAX = 400;
  */
 export function readEvent(line: string): ChildEvent | undefined {
   if (!line.startsWith('{"type":"')) return undefined;
-  let event: ChildEvent;
-  try {
-    event = JSON.parse(line) as ChildEvent;
-  } catch (error) {
-    ignore(error, 'logged as a line of llama.cpp');
-    return undefined;
-  }
-  switch (event.type) {
+  const event = tryOr(undefined, 'logged as a line of llama.cpp', () => JSON.parse(line) as ChildEvent);
+  switch (event?.type) {
     case 'listening':
       return event;
     case 'ready':

@@ -1,6 +1,6 @@
 /** Asks an engine for its state (`GET /health`) over its socket. A guest may have taken over the engine (io). */
 import { request } from 'node:http';
-import { ignore } from '../../base/ignore.ts';
+import { ignore, tryOr } from '../../base/ignore.ts';
 import { plain } from '../../base/text/plain.ts';
 import type { BackendInfo } from './backend.ts';
 
@@ -74,11 +74,8 @@ export function readHealth(text: string): EngineHealth | null {
 }
 
 function parse(text: string): Readonly<Record<string, unknown>> {
-  try {
+  return tryOr({}, 'not an engine', () => {
     const value: unknown = JSON.parse(text);
     return typeof value === 'object' && value !== null ? { ...value } : {};
-  } catch (error) {
-    ignore(error, 'not an engine');
-    return {};
-  }
+  });
 }

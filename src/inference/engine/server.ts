@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { describeError } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { ignore, tryOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { MIB } from '../../base/units.ts';
 import {
@@ -233,12 +233,7 @@ const POST_PATHS = ['/chat/completions', '/completions', '/embeddings'];
 const isGetPath = (path: string): boolean => /^\/(health$|models($|\/))/.test(path);
 
 function decodeModel(text: string): string {
-  try {
-    return decodeURIComponent(text);
-  } catch (error) {
-    ignore(error, 'no model has a malformed name');
-    return text;
-  }
+  return tryOr(text, 'no model has a malformed name', () => decodeURIComponent(text));
 }
 
 function sendJson(response: ServerResponse, status: number, body: object): void {

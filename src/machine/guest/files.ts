@@ -1,5 +1,7 @@
 /** Files of the guest, over operations. The guest checks every path with its user's own rights. */
+
 import { Readable } from 'node:stream';
+import { collect } from '../../base/collect.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
 import type { Dial } from './dial.ts';
@@ -48,15 +50,8 @@ export class ChannelFiles implements GuestFiles {
 
   async readAll(path: string, options: FileOptions & { readonly bytesMax?: number } = {}): Promise<Buffer> {
     const { bytesMax = GUEST_LIMITS.readAllBytesMax } = options;
-    const parts: Buffer[] = [];
-    let bytes = 0;
-    for await (const part of await this.read(path, options)) {
-      bytes += part.length;
-      // Leaving the loop destroys the stream and with it the operation.
-      if (bytes > bytesMax) throw guestError('too_large', `${path}: more than ${bytesMax} bytes`);
-      parts.push(part);
-    }
-    return Buffer.concat(parts);
+    const tooLarge = (): Error => guestError('too_large', `${path}: more than ${bytesMax} bytes`);
+    return await collect(await this.read(path, options), bytesMax, tooLarge);
   }
 
   async write(

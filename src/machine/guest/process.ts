@@ -1,7 +1,7 @@
 /** A program in the guest, as node streams over its operation. */
 import { Readable, Writable } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
-import { ignore } from '../../base/ignore.ts';
+import { awaitOr, ignore } from '../../base/ignore.ts';
 import type { GuestError } from './errors.ts';
 import { FRAME, type Frame } from './framing.ts';
 import type { Process, ProcessExit, SignalName, TerminalSize } from './guest.ts';
@@ -81,11 +81,7 @@ export class GuestProcess implements Process {
 
   async resize(size: TerminalSize): Promise<void> {
     if (this.#over) return;
-    try {
-      await this.#control.resize(this.pid, size);
-    } catch (error) {
-      ignore(error, 'the process ended before the resize');
-    }
+    await awaitOr(undefined, 'the process ended before the resize', () => this.#control.resize(this.pid, size));
   }
 
   kill(signal: SignalName = 'SIGKILL'): void {

@@ -39,7 +39,6 @@ const confirmSchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('ready'), problems: z.array(message).max(32) }),
   z.object({ type: z.literal('refused'), code: z.string().max(64), message }),
 ]);
-export type Confirm = z.infer<typeof confirmSchema>;
 
 const victimSchema = z.object({ pid, name: message, rssBytes: count });
 /** A percentage of time; a guest may claim more than 100. */

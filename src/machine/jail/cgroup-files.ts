@@ -1,6 +1,6 @@
 /** Access to a cgroup file system (I/O). */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 import { readAttribute } from '../../sys/xattr.ts';
 
 /** The operations on a cgroup file system. Errors are Node's. */
@@ -32,10 +32,5 @@ export const kernelFiles: CgroupFiles = {
 
 /** Words of a file; empty if not readable. */
 export function wordsOf(files: CgroupFiles, path: string): Set<string> {
-  try {
-    return new Set(files.read(path).trim().split(/\s+/));
-  } catch (error) {
-    ignore(error, 'the control group is not readable');
-    return new Set();
-  }
+  return tryOr(new Set(), 'the control group is not readable', () => new Set(files.read(path).trim().split(/\s+/)));
 }

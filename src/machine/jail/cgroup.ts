@@ -11,7 +11,7 @@
 import { dirname, join } from 'node:path';
 import { sleep } from '../../base/clock.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { ignore, tryOr } from '../../base/ignore.ts';
 import { type Log, silentLog } from '../../base/log.ts';
 import { isRunning, startTicksOf } from '../../sys/process-start.ts';
 import { type CgroupAttempt, type CgroupFault, explainCgroupFault } from './cgroup-fault.ts';
@@ -173,11 +173,9 @@ function limitIo(files: CgroupFiles, dir: string, tree: Tree, limits: IoLimits):
   if (!tree.controllers.includes('blkio')) return;
   for (const disk of limits.disks) {
     for (const [name, value] of ioFiles(tree.version, limits)) {
-      try {
-        files.write(join(dir, name), `${disk} ${value}`);
-      } catch (error) {
-        ignore(error, 'the kernel or the disk has no such limit: the VMM enforces its own');
-      }
+      tryOr(undefined, 'the kernel or the disk has no such limit: the VMM enforces its own', () =>
+        files.write(join(dir, name), `${disk} ${value}`),
+      );
     }
   }
 }
@@ -225,24 +223,17 @@ async function removeOne(files: CgroupFiles, dir: string): Promise<void> {
 }
 
 function processesIn(files: CgroupFiles, dir: string): number[] {
-  try {
+  return tryOr([], 'the control group is gone', () => {
     const text = files.read(join(dir, 'cgroup.procs'));
     return text
       .split('\n')
       .map(Number)
       .filter((pid) => pid > 0);
-  } catch (error) {
-    ignore(error, 'the control group is gone');
-    return [];
-  }
+  });
 }
 
 function endProcess(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch (error) {
-    ignore(error, 'the process has already ended');
-  }
+  tryOr(undefined, 'the process has already ended', () => process.kill(pid, 'SIGKILL'));
 }
 
 type Note = (attempt: CgroupAttempt) => void;

@@ -31,7 +31,7 @@ import { dirname, join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { assert } from '../../base/assert.ts';
 import { describeError } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { ignore, tryOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { type DiskLimits, hasDiskLimits } from '../../base/request/disk-limits.ts';
 import { MIB } from '../../base/units.ts';
@@ -290,11 +290,7 @@ async function admit(
 function killGroup({ pid, exitCode, signalCode }: ChildProcess): void {
   // Not reaped yet, so the process group is still its own.
   if (pid === undefined || exitCode !== null || signalCode !== null) return;
-  try {
-    process.kill(-pid, 'SIGKILL');
-  } catch (error) {
-    ignore(error, 'it has ended, which its exit reports');
-  }
+  tryOr(undefined, 'it has ended, which its exit reports', () => process.kill(-pid, 'SIGKILL'));
 }
 
 function readPid(child: ChildProcess, info: Duplex | undefined): Promise<number> {

@@ -4,7 +4,7 @@
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { basename } from 'node:path';
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 import { killIfRunning, startTicksOf } from '../../sys/process-start.ts';
 
 /**
@@ -30,12 +30,9 @@ export function endUnfinishedStarts(ids: ReadonlySet<string>): number {
  * that pretends to belong to a start harms only itself.
  */
 function startOf(pid: number): string | undefined {
-  try {
+  return tryOr(undefined, 'the process has ended', () => {
     const words = readFileSync(`/proc/${pid}/cmdline`, 'latin1').split('\0');
     if (basename(words[0] ?? '') !== 'bwrap') return undefined;
     return words[words.indexOf('--hostname') + 1];
-  } catch (error) {
-    ignore(error, 'the process has ended');
-    return undefined;
-  }
+  });
 }

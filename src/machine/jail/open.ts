@@ -7,7 +7,7 @@ import { delimiter, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { describeError } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
-import { ignore } from '../../base/ignore.ts';
+import { awaitOr, tryOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { hasCapability } from '../../sys/capability.ts';
 import { Cgroups } from './cgroup.ts';
@@ -206,12 +206,7 @@ export function namespaceRemedy(read: (path: string) => string | null): string {
 
 /** @returns null if the kernel does not have this file */
 export function readSetting(path: string): string | null {
-  try {
-    return readFileSync(path, 'utf8').trim();
-  } catch (error) {
-    ignore(error, 'the kernel does not have it');
-    return null;
-  }
+  return tryOr(null, 'the kernel does not have it', () => readFileSync(path, 'utf8').trim());
 }
 
 function findTools(searchPath: string): JailTools {
@@ -242,20 +237,17 @@ function findProgram(searchPath: string, name: string): string | undefined {
 }
 
 function isExecutable(path: string): boolean {
-  try {
+  return tryOr(false, 'not in this folder', () => {
     accessSync(path, constants.X_OK);
     return statSync(path).isFile();
-  } catch (error) {
-    ignore(error, 'not in this folder');
-    return false;
-  }
+  });
 }
 
 /** Runs once per boot of the host and version of the programs; takes 50 ms. */
 async function probe(parts: JailParts, options: JailOptions, treeDir: string): Promise<void> {
   const stampPath = join(options.cacheDir, 'jail', 'probed');
   const stamp = stampOf(parts, options, treeDir);
-  if ((await readText(stampPath)) === stamp) return;
+  if ((await awaitOr(undefined, 'no probe has run yet', () => readFile(stampPath, 'utf8'))) === stamp) return;
   const base = join(options.cacheDir, 'jail');
   await mkdir(base, { recursive: true, mode: 0o700 });
   // A directory of its own: another jail may be probed at the same time, also by this process, or its probe may have
@@ -318,13 +310,4 @@ function stampOf(parts: JailParts, options: JailOptions, treeDir: string): strin
     options.deviceGid,
   ];
   return createHash('sha256').update(JSON.stringify(facts)).update(filter).digest('hex');
-}
-
-async function readText(path: string): Promise<string | undefined> {
-  try {
-    return await readFile(path, 'utf8');
-  } catch (error) {
-    ignore(error, 'no probe has run yet');
-    return undefined;
-  }
 }

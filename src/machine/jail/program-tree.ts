@@ -16,7 +16,7 @@ import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { awaitOr, tryOr } from '../../base/ignore.ts';
 import { tryLockExclusive, tryLockShared } from '../../sys/file.ts';
 import { JailError } from './errors.ts';
 import { requirePrivateDir } from './private-dir.ts';
@@ -122,11 +122,7 @@ async function hold(base: string, files: readonly string[]): Promise<Held> {
 
 async function touch(dir: string): Promise<void> {
   const now = systemClock.wall() / MS_PER_S;
-  try {
-    await utimes(dir, now, now);
-  } catch (error) {
-    ignore(error, 'the cache was emptied by hand');
-  }
+  await awaitOr(undefined, 'the cache was emptied by hand', () => utimes(dir, now, now));
 }
 
 /** @param kind prefix of its name */
@@ -156,23 +152,16 @@ async function take(dir: string): Promise<Held | undefined> {
 
 /** @returns undefined for an incomplete tree */
 function readSources(dir: string): Sources | undefined {
-  try {
-    return sourcesSchema.parse(JSON.parse(readFileSync(join(dir, 'sources.json'), 'utf8')));
-  } catch (error) {
-    ignore(error, 'the tree is being made or removed, or is not a tree');
-    return undefined;
-  }
+  return tryOr(undefined, 'the tree is being made or removed, or is not a tree', () =>
+    sourcesSchema.parse(JSON.parse(readFileSync(join(dir, 'sources.json'), 'utf8'))),
+  );
 }
 
 /** Removes unlocked trees that are outdated, long unused or incomplete. */
 async function removeUnused(base: string): Promise<void> {
   for (const name of await readdir(base)) {
     if (!NAME.test(name)) continue;
-    try {
-      await removeIfUnused(join(base, name));
-    } catch (error) {
-      ignore(error, 'another process removes it');
-    }
+    await awaitOr(undefined, 'another process removes it', () => removeIfUnused(join(base, name)));
   }
 }
 
@@ -195,12 +184,7 @@ async function removeIfUnused(dir: string): Promise<void> {
 }
 
 function isUpToDate({ files }: Sources): boolean {
-  try {
-    return files.every(({ path, identity }) => identify(path) === identity);
-  } catch (error) {
-    ignore(error, 'a source file is gone');
-    return false;
-  }
+  return tryOr(false, 'a source file is gone', () => files.every(({ path, identity }) => identify(path) === identity));
 }
 
 let temporaries = 0;
@@ -281,11 +265,7 @@ export async function librariesOf(path: string): Promise<string[]> {
 const ELF_MAGIC = '\x7fELF';
 
 async function isElf(path: string): Promise<boolean> {
-  const file = await open(path);
-  try {
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(4), 0, 4, 0);
-    return bytesRead === 4 && buffer.toString('latin1') === ELF_MAGIC;
-  } finally {
-    await file.close();
-  }
+  await using file = await open(path);
+  const { buffer, bytesRead } = await file.read(Buffer.alloc(4), 0, 4, 0);
+  return bytesRead === 4 && buffer.toString('latin1') === ELF_MAGIC;
 }

@@ -5,7 +5,7 @@
 import { closeSync, constants, openSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 import { tryLockExclusive } from '../../sys/file.ts';
 import { JailError } from './errors.ts';
 import { requirePrivateDir } from './private-dir.ts';
@@ -126,12 +126,7 @@ export class UserIds {
 
 /** @returns undefined for a process that has ended */
 function userOf(pid: number): number | undefined {
-  try {
-    return statSync(`/proc/${pid}`).uid;
-  } catch (error) {
-    ignore(error, 'the process has ended');
-    return undefined;
-  }
+  return tryOr(undefined, 'the process has ended', () => statSync(`/proc/${pid}`).uid);
 }
 
 const FIRECRACKER = 'firecracker';
@@ -147,15 +142,12 @@ interface ProcessFacts {
 
 /** @returns undefined for a process that has ended */
 function processOf(pid: number | 'self'): ProcessFacts | undefined {
-  try {
+  return tryOr(undefined, 'the process has ended', () => {
     const status = readFileSync(`/proc/${pid}/status`, 'latin1');
     const field = (name: string): string[] =>
       new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(status)?.[1]?.split(/\s+/) ?? [];
     const [uid, parent] = [Number(field('Uid')[0]), Number(field('PPid')[0])];
     const [name = ''] = field('Name');
     return { name, uid, parent, namespaces: field('NSpid').length };
-  } catch (error) {
-    ignore(error, 'the process has ended');
-    return undefined;
-  }
+  });
 }

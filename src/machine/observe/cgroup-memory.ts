@@ -6,7 +6,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../../base/clock.ts';
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 import { Listeners } from '../../base/listeners.ts';
 import {
   type CgroupMemoryEvent,
@@ -74,10 +74,5 @@ export function groupMemoryOf(dir: string): GroupMemory | null {
 }
 
 function readOrNull(path: string): string | null {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch (error) {
-    ignore(error, 'another version of cgroups, or the group is gone');
-    return null;
-  }
+  return tryOr(null, 'another version of cgroups, or the group is gone', () => readFileSync(path, 'utf8'));
 }

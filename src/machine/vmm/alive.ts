@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 
 /** A flag in /proc/PID/stat: the process is exiting; its files are closed before it is a zombie (linux/sched.h). */
 const PF_EXITING = 0x4;
@@ -9,14 +9,11 @@ const PF_EXITING = 0x4;
  * alive.
  */
 export function isPidAlive(pid: number | null): boolean {
-  try {
+  return tryOr(false, 'the process is gone', () => {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
     // The fields after the name in parentheses (proc(5)): zombie, dead, stopped, traced; the flags come six fields
     // later.
     const [state = 'X', , , , , , flags] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
     return !'ZXTt'.includes(state) && (Number(flags) & PF_EXITING) === 0;
-  } catch (error) {
-    ignore(error, 'the process is gone');
-    return false;
-  }
+  });
 }

@@ -2,7 +2,7 @@
 import type { Stats } from 'node:fs';
 import { open, readFile, stat } from 'node:fs/promises';
 import { describeError, errorCode } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { awaitOr } from '../../base/ignore.ts';
 import { VmmError } from './errors.ts';
 
 export const KVM_DEVICE = '/dev/kvm';
@@ -34,7 +34,11 @@ async function obstacleOf(device: string, error: unknown): Promise<KvmObstacle> 
     case 'EACCES':
       return {
         reason: `${device} can't be opened by this user`,
-        remedy: remedyForRights(device, await ownerOf(device), await groupsOfHost()),
+        remedy: remedyForRights(
+          device,
+          await awaitOr(null, 'its owner is unknown', () => stat(device)),
+          await awaitOr('', 'groups have no names here', () => readFile('/etc/group', 'utf8')),
+        ),
       };
     case 'EPERM':
       return {
@@ -78,22 +82,4 @@ export async function explainKvm(error: unknown, device?: string): Promise<unkno
     cause: error,
     remedy: `${remedy} Running VMs are not affected.`,
   });
-}
-
-async function ownerOf(device: string): Promise<Stats | null> {
-  try {
-    return await stat(device);
-  } catch (error) {
-    ignore(error, 'its owner is unknown');
-    return null;
-  }
-}
-
-async function groupsOfHost(): Promise<string> {
-  try {
-    return await readFile('/etc/group', 'utf8');
-  } catch (error) {
-    ignore(error, 'groups have no names here');
-    return '';
-  }
 }

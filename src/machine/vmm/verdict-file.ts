@@ -5,16 +5,13 @@
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { z } from 'zod';
-import { ignore } from '../../base/ignore.ts';
+import { awaitOr, ignore } from '../../base/ignore.ts';
 
 /** @returns undefined if there is none of this schema */
 export async function readVerdict<T>(path: string, schema: z.ZodType<T>): Promise<T | undefined> {
-  try {
-    return schema.parse(JSON.parse(await readFile(path, 'utf8')));
-  } catch (error) {
-    ignore(error, 'no cached verdict');
-    return undefined;
-  }
+  return await awaitOr(undefined, 'no cached verdict', async () =>
+    schema.parse(JSON.parse(await readFile(path, 'utf8'))),
+  );
 }
 
 export async function writeVerdict(path: string, verdict: unknown): Promise<void> {

@@ -21,7 +21,7 @@ import { lstatSync, unlinkSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import type { ChannelLimits, ChannelStats } from '../../base/channel.ts';
 import { errorCode } from '../../base/errors.ts';
-import { addIgnored, ignore } from '../../base/ignore.ts';
+import { addIgnored, tryOr } from '../../base/ignore.ts';
 import { type Log, silentLog } from '../../base/log.ts';
 import { modulePath } from '../../base/module-path.ts';
 import { bucketLimitProblem } from '../../base/token-bucket.ts';
@@ -358,9 +358,5 @@ function listen(path: string, backlog: number): number {
 }
 
 function removeSocket(path: string): void {
-  try {
-    unlinkSync(path);
-  } catch (error) {
-    ignore(error, 'a vsock socket path is already gone');
-  }
+  tryOr(undefined, 'a vsock socket path is already gone', () => unlinkSync(path));
 }

@@ -14,8 +14,9 @@ import type { Watch } from './watch.ts';
 
 export type * from './guest-access.ts';
 export type * from './pools.ts';
-export type * from './sandbox.ts';
 export type * from './sandboxes.ts';
+export type { MemoryAction, TimeoutAction } from './schema/request.ts';
+export type { NetworkInfo, PauseReason, PauseTarget, SandboxInfo, SandboxStatus } from './schema/sandbox.ts';
 export type * from './snapshots.ts';
 export type * from './watch.ts';
 

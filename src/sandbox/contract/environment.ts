@@ -1,5 +1,8 @@
 /** The system that a sandbox's programs run in, if not the built-in one: an image's disk and its configuration. */
 import type { VmDisk } from '../../machine/vmm/driver.ts';
+import type { ImageInfo } from './schema/sandbox.ts';
+
+export type { ImageInfo } from './schema/sandbox.ts';
 
 /** How an image's programs are started (image-spec, config.md). */
 export interface ProcessConfig {
@@ -28,13 +31,6 @@ export interface EnvironmentSource {
   readonly environment: SandboxEnvironment;
   readonly path: string;
 }
-
-export type ImageInfo = Omit<SandboxEnvironment, 'image' | 'imageDigest' | 'digest' | 'env'> & {
-  /** The reference of the request. */
-  readonly name: string;
-  /** Digest of the image's manifest, `sha256:…`, as `image ls` shows it. */
-  readonly digest: string;
-};
 
 export function imageInfo(environment: SandboxEnvironment): ImageInfo {
   const { image: name, imageDigest: digest, user, workdir } = environment;

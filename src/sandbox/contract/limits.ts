@@ -50,6 +50,10 @@ export const RANGES = {
   packageAgeMs: { min: 1, max: 10 * 365 * 24 * HOUR_MS },
 } as const satisfies Record<string, Range>;
 
+/** The size of a sandbox: enough for LangChain and NumPy with some data. */
+export const DEFAULTS = { cpus: 1, memoryMib: 512, diskMib: 2048 } as const;
+export const DEFAULT_QUEUE_TIMEOUT_MS = 60_000;
+
 export const REQUEST_LIMITS = {
   imageCharactersMax: 1024,
   /** The guest's kernel reserves 1/64 of the maximum for page tables, taken from its initial memory. */

@@ -2,14 +2,10 @@
 import { ECOSYSTEMS, type Ecosystem, type PackagePolicy } from '../../base/request/package-policy.ts';
 import { type PackageOptions, packageOptions, packagesAge } from './schema/packages.ts';
 import { parse } from './schema/parse.ts';
+import type { PackageInfo } from './schema/sandbox.ts';
 
 export type { PackageOptions } from './schema/packages.ts';
-
-/** Leaves out the lock's file list, which may have thousands of entries. */
-export interface PackageInfo extends Omit<PackagePolicy, 'lock'> {
-  /** Number of files in the lock; `null` without a lock. */
-  readonly lockedFiles: number | null;
-}
+export type { PackageInfo } from './schema/sandbox.ts';
 
 /** @throws SandboxError `spec_invalid` */
 export function packagePolicy(options: PackageOptions | null): PackagePolicy | null {

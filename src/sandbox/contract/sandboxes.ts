@@ -1,6 +1,7 @@
 /** The role of a control plane that starts, changes and ends sandboxes. */
-import type { PauseTarget, SandboxInfo, SandboxStatus } from './sandbox.ts';
+
 import type { CreateRequest, ForkOptions, SandboxChange } from './schema/request.ts';
+import type { PauseTarget, SandboxInfo, SandboxStatus } from './schema/sandbox.ts';
 
 export type { CreateRequest, ForkOptions, SandboxChange } from './schema/request.ts';
 

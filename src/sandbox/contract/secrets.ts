@@ -14,8 +14,10 @@ import { SandboxError } from './errors.ts';
 import { RANGES, REQUEST_LIMITS } from './limits.ts';
 import { type SecretOptions, secrets as secretsSchema } from './schema/network.ts';
 import { parse } from './schema/parse.ts';
+import type { SecretInfo } from './schema/sandbox.ts';
 
 export type { RequestHeaderOptions, SecretOptions } from './schema/network.ts';
+export type { SecretInfo } from './schema/sandbox.ts';
 
 export interface SandboxSecret {
   readonly name: string;
@@ -28,17 +30,6 @@ export interface SandboxSecret {
   readonly placeholder: string;
   /** `null` if unknown here, because another process owned the sandbox. */
   readonly value: SecretValue | null;
-}
-
-export interface SecretInfo {
-  readonly name: string;
-  /** Name of the header field that the gateway sets; omitted if the guest has a placeholder. */
-  readonly sets?: string | undefined;
-  readonly hosts: readonly string[];
-  /** If empty, the usual credential fields. */
-  readonly places: readonly SecretPlace[];
-  /** False after the process that held the value ended: set the value again. */
-  readonly held: boolean;
 }
 
 const NAME = /^[A-Za-z_][A-Za-z0-9_]{0,127}$/;

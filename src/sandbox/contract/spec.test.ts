@@ -1,8 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { parseEgress } from '../../host/runtime/network.ts';
+import { DEFAULTS } from './limits.ts';
 import { NO_MODEL_POLICY, withDefaultModel } from './model-policy.ts';
 import { type NetworkLimits, networkSpec } from './network-spec.ts';
-import { DEFAULTS, makeSpec, type SandboxOptions } from './spec.ts';
+import { makeSpec, type SandboxOptions } from './spec.ts';
 
 const SLOW = { size: 5e-324, refillPerSecond: 5e-324 };
 const withLimits = (limits: NetworkLimits): SandboxOptions => ({ network: { mode: 'open', limits } });

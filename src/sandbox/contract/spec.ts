@@ -7,7 +7,7 @@ import type { ChannelLimits } from '../../machine/vmm/driver.ts';
 import { check, inRange } from './checks.ts';
 import { imageInfo, type SandboxEnvironment } from './environment.ts';
 import { SandboxError } from './errors.ts';
-import { RANGES, REQUEST_LIMITS } from './limits.ts';
+import { DEFAULTS, RANGES, REQUEST_LIMITS } from './limits.ts';
 import { type ModelAccount, type ModelPolicy, makeModelPolicy, modelAccountOf } from './model-policy.ts';
 import { type NetworkSpec, networkSpec, type ParseEgress } from './network-spec.ts';
 import { packageInfo, packagePolicy } from './packages.ts';
@@ -84,9 +84,6 @@ export type TemplateSpec = Pick<
   /** The program that runs in every clone. */
   readonly start?: StartCommand;
 };
-
-/** The "medium" size: enough for LangChain and NumPy with some data. */
-export const DEFAULTS = { cpus: 1, memoryMib: 512, diskMib: 2048 } as const;
 
 export const ENV_NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
 

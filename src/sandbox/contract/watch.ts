@@ -4,7 +4,7 @@ import type { SharedBudget } from '../../base/request/model-limits.ts';
 import type { UsageRecord } from '../../inference/bridge/bridge.ts';
 import type { SandboxLogs } from './ending.ts';
 import type { TimedEvent } from './events.ts';
-import type { SandboxInfo } from './sandbox.ts';
+import type { SandboxInfo } from './schema/sandbox.ts';
 
 export interface Watch {
   host(): Promise<HostInfo>;

@@ -6,7 +6,7 @@
  */
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { awaitOr, ignore, tryOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { orAborted, timeLimit } from '../../base/time-limit.ts';
 import { MIB } from '../../base/units.ts';
@@ -115,12 +115,7 @@ export class MemoryGuard {
 
   /** `null` if unknown, for example when the process is out of file descriptors. */
   #read(): number | null {
-    try {
-      return Math.floor(this.#parts.availableMib());
-    } catch (error) {
-      ignore(error, 'the next look reads it again');
-      return null;
-    }
+    return tryOr(null, 'the next look reads it again', () => Math.floor(this.#parts.availableMib()));
   }
 
   /** Never rejects. */
@@ -174,12 +169,9 @@ export class MemoryGuard {
 
   async #isBusy(lifetime: GuardedSandbox['lifetime']): Promise<boolean> {
     using limit = timeLimit(this.#parts.clock, GUARD_LIMITS.answerMsMax, this.#closer.signal);
-    try {
-      return await orAborted(lifetime.isBusy(), limit.signal);
-    } catch (error) {
-      ignore(error, 'a sandbox without an answer counts as busy');
-      return true;
-    }
+    return await awaitOr(true, 'a sandbox without an answer counts as busy', () =>
+      orAborted(lifetime.isBusy(), limit.signal),
+    );
   }
 
   async #pause(sandbox: GuardedSandbox, availableMib: number): Promise<void> {

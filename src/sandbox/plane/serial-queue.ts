@@ -24,11 +24,9 @@ export class SerialQueue {
     while (this.isBusy) await this.settle();
     const current = work();
     this.#current = current;
-    try {
-      return await current;
-    } finally {
+    return await current.finally(() => {
       this.#current = undefined;
-    }
+    });
   }
 }
 

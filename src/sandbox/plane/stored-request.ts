@@ -1,5 +1,5 @@
 /** The `requestJson` of a sandbox's row. Egress rules are stored as they were written. */
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 import type { PauseReason, SandboxInfo } from '../contract/control.ts';
 import { type ModelPolicy, NO_MODEL_POLICY } from '../contract/model-policy.ts';
 import { type EgressText, egressText, type NetworkSpec, type ParseEgress } from '../contract/network-spec.ts';
@@ -49,7 +49,7 @@ export function parseRequest(
   row: Pick<SandboxRow, 'requestJson' | 'metadata'>,
   parseEgress: ParseEgress,
 ): StoredRequest | null {
-  try {
+  return tryOr(null, 'a row of another version', () => {
     const stored = JSON.parse(row.requestJson) as {
       readonly spec?: StoredSpec;
       readonly terms?: LifetimePolicy;
@@ -81,10 +81,7 @@ export function parseRequest(
       isDiskOnly,
       pauseReason,
     };
-  } catch (error) {
-    ignore(error, 'a row of another version');
-    return null;
-  }
+  });
 }
 
 function withPlaces(secret: Omit<SandboxSecret, 'places'> & Partial<SandboxSecret>): SandboxSecret {

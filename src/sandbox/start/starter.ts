@@ -16,6 +16,7 @@ import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
 import type { CreateRequest, SandboxInfo } from '../contract/control.ts';
 import type { EnvironmentSource } from '../contract/environment.ts';
 import { isWithoutNetwork, SandboxError } from '../contract/errors.ts';
+import { DEFAULT_QUEUE_TIMEOUT_MS } from '../contract/limits.ts';
 import type { StartSource } from '../contract/parts.ts';
 import type { ResolvedOptions, SandboxOptions, SandboxSpec, TemplateSpec } from '../contract/spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
@@ -81,7 +82,6 @@ export interface CloneOwner {
   readonly copies?: number | undefined;
 }
 
-const QUEUE_TIMEOUT_MS = 60_000;
 /** A claim waits this long for a guest that hangs; a healthy one answers within milliseconds. */
 const BIND_MS_MAX = 2000;
 /** Owner of pool members. */
@@ -176,7 +176,7 @@ export class Starter {
       this.#startOne(spec, source, undefined, this.#sharersOf(owner), both);
     const { annotations, copies = 1 } = owner;
     const isResume = owner.resumes != null;
-    const request = { annotations, isResume, queueTimeoutMs: QUEUE_TIMEOUT_MS * copies };
+    const request = { annotations, isResume, queueTimeoutMs: DEFAULT_QUEUE_TIMEOUT_MS * copies };
     const { supervisor } = await this.#admitted(owner, spec, async () => ({
       supervisor: await this.#queued(request, spec, signal, { source, start }),
     }));
@@ -264,7 +264,7 @@ export class Starter {
     handover?: Handover<T>,
   ): Promise<T> {
     const { source, start } = from;
-    const queueTimeoutMs = request.queueTimeoutMs ?? QUEUE_TIMEOUT_MS;
+    const queueTimeoutMs = request.queueTimeoutMs ?? DEFAULT_QUEUE_TIMEOUT_MS;
     const needed = this.#neededBy(spec, source, this.#sharersOf(request));
     const tenant = this.#gate.ownerOf(request.annotations ?? {});
     const { isResume } = request;

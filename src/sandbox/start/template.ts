@@ -9,7 +9,8 @@
 import { createHash } from 'node:crypto';
 import type { VmmCapabilities } from '../../machine/vmm/driver.ts';
 import type { EnvironmentSource, SandboxEnvironment } from '../contract/environment.ts';
-import { DEFAULTS, type SandboxOptions, type TemplateSpec } from '../contract/spec.ts';
+import { DEFAULTS } from '../contract/limits.ts';
+import type { SandboxOptions, TemplateSpec } from '../contract/spec.ts';
 
 /** The inputs of a template; its key is their digest. */
 export interface TemplateInputs {

@@ -15,7 +15,7 @@
 
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { ignore, tryOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { orAborted, timeLimit } from '../../base/time-limit.ts';
 import type { PoolInfo, PoolLimits } from '../contract/control.ts';
@@ -354,10 +354,5 @@ async function atOnce(signal: AbortSignal, run: (signal: AbortSignal) => Promise
 }
 
 function isAlive(member: PoolMember): boolean {
-  try {
-    return member.isAlive();
-  } catch (error) {
-    ignore(error, 'a member without an answer is not alive');
-    return false;
-  }
+  return tryOr(false, 'a member without an answer is not alive', () => member.isAlive());
 }

@@ -11,7 +11,7 @@ import { lstat, mkdtemp, open, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { assert } from '../../base/assert.ts';
 import { errorCode } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { awaitOr, ignore } from '../../base/ignore.ts';
 import { STAT_BLOCK_BYTES } from '../../base/units.ts';
 import { tryLockExclusive } from '../../sys/file.ts';
 import { StoreError } from './errors.ts';
@@ -110,11 +110,9 @@ export class Files {
 
   async #removeTrash(): Promise<void> {
     for (const name of await readdir(this.#trash)) {
-      try {
-        await rm(join(this.#trash, name), { recursive: true, force: true });
-      } catch (error) {
-        ignore(error, 'another process or the next removal removes it');
-      }
+      await awaitOr(undefined, 'another process or the next removal removes it', () =>
+        rm(join(this.#trash, name), { recursive: true, force: true }),
+      );
     }
   }
 

@@ -13,7 +13,7 @@ import { open } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { z } from 'zod';
 import { errorCode } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { tryOr } from '../../base/ignore.ts';
 import { otherOwnerRemedy } from '../../base/private-dir.ts';
 import { isDiskFull, StoreError } from './errors.ts';
 
@@ -69,13 +69,10 @@ export function sealingWith(key: Uint8Array, isNew = false): Sealing {
       const decipher = createDecipheriv('aes-256-gcm', key, bytes.subarray(0, NONCE_BYTES))
         .setAAD(context(id))
         .setAuthTag(bytes.subarray(-TAG_BYTES));
-      try {
+      return tryOr(null, 'it was altered, or belongs to another row', () => {
         const text = decipher.update(bytes.subarray(NONCE_BYTES, -TAG_BYTES));
         return Buffer.concat([text, decipher.final()]).toString('utf8');
-      } catch (error) {
-        ignore(error, 'it was altered, or belongs to another row');
-        return null;
-      }
+      });
     },
   };
 }

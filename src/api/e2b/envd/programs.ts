@@ -202,11 +202,7 @@ export class Programs {
     const key = `${id}/${pid}`;
     const attaching = this.#attaching.get(key) ?? this.#attach(id, pid, guest);
     this.#attaching.set(key, attaching);
-    try {
-      return await attaching;
-    } finally {
-      this.#attaching.delete(key);
-    }
+    return await attaching.finally(() => this.#attaching.delete(key));
   }
 
   async #attach(id: string, pid: number, guest: AttachingGuest): Promise<Program> {

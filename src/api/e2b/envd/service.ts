@@ -4,15 +4,17 @@
  *     POST /process.Process/NAME, /filesystem.Filesystem/NAME     Connect protocol
  *     GET /health · GET and POST /files
  */
+
 import type { IncomingMessage } from 'node:http';
+import { collect } from '../../../base/collect.ts';
 import { describeError } from '../../../base/errors.ts';
 import { withIdleLimit } from '../../rest/body.ts';
 import { clientGone } from '../../rest/route.ts';
+import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts } from '../parts.ts';
 import type { Call } from './call.ts';
 import { CONNECT_STATUS, ConnectError, endFrame, frameOf, messagesOf, parseJson } from './connect.ts';
 import { connectErrorOf } from './failures.ts';
-import { readText } from './read-text.ts';
 
 export interface Outlet {
   /** Resolves when the client can take more, or has left. */
@@ -31,7 +33,8 @@ export async function answerRpc(rpc: Rpc, call: Call, { clock, log }: Pick<E2bPa
   const { request, response } = call;
   if (rpc.kind === 'unary') {
     try {
-      const answer = await rpc.run(call, parseJson(await readText(request, clock)));
+      const message = await collect(withIdleLimit(request, clock), E2B_LIMITS.messageBytesMax, tooLarge);
+      const answer = await rpc.run(call, parseJson(message.toString()));
       sendJson(200, answer);
     } catch (error) {
       const failure = failureOf(error);
@@ -87,6 +90,9 @@ export async function answerRpc(rpc: Rpc, call: Call, { clock, log }: Pick<E2bPa
     return new ConnectError('internal', 'internal server error');
   }
 }
+
+const tooLarge = (): ConnectError =>
+  new ConnectError('resource_exhausted', `the message has more than ${E2B_LIMITS.messageBytesMax} bytes`);
 
 /** Does not end the connection when no more parts are read. */
 function partsOf(request: IncomingMessage): AsyncIterable<Buffer> {

@@ -5,7 +5,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import type { Clock } from '../../../base/clock.ts';
 import { describeError } from '../../../base/errors.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { awaitOr } from '../../../base/ignore.ts';
 import type { Log } from '../../../base/log.ts';
 import type { EventJournal, StoredEvent, Webhook } from './journal.ts';
 import { EVENT_LIMITS } from './limits.ts';
@@ -112,7 +112,7 @@ export class Webhooks implements AsyncDisposable {
 
   async #send({ id, url, secret }: Webhook, event: StoredEvent): Promise<boolean> {
     const body = webhookBody(event);
-    try {
+    return await awaitOr(false, 'logged by the function that posts; the event is sent again', async () => {
       await this.#parts.post(url, body, {
         'e2b-webhook-id': id,
         'e2b-delivery-id': randomUUID(),
@@ -120,10 +120,7 @@ export class Webhooks implements AsyncDisposable {
         'e2b-signature': signatureOf(secret, body),
       });
       return true;
-    } catch (error) {
-      ignore(error, 'logged by the function that posts; the event is sent again');
-      return false;
-    }
+    });
   }
 }
 

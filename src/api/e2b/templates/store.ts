@@ -5,7 +5,7 @@
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { z } from 'zod';
-import { describeError, errorCode } from '../../../base/errors.ts';
+import { describeError, ifThere } from '../../../base/errors.ts';
 import { newSandboxId } from '../../../base/ids.ts';
 import { ignore } from '../../../base/ignore.ts';
 import type { Log } from '../../../base/log.ts';
@@ -49,8 +49,8 @@ export class TemplateStore {
    */
   static async open(path: string, log: Log): Promise<TemplateStore> {
     await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-    const text = await textOf(path);
-    if (text === null) return new TemplateStore(path, []);
+    const text = await ifThere(readFile(path, 'utf8'));
+    if (text === undefined) return new TemplateStore(path, []);
     try {
       const { templates } = file.parse(JSON.parse(text));
       return new TemplateStore(path, templates);
@@ -103,15 +103,5 @@ export class TemplateStore {
     } finally {
       await rm(path, { force: true });
     }
-  }
-}
-
-/** `null` without a file. */
-async function textOf(path: string): Promise<string | null> {
-  try {
-    return await readFile(path, 'utf8');
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return null;
-    throw error;
   }
 }

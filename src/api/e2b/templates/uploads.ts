@@ -8,11 +8,10 @@
  *                 /build-ID-N         a second name for a build that uses it
  */
 import { createHash, randomBytes } from 'node:crypto';
-import type { Stats } from 'node:fs';
 import { link, mkdir, open, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../../../base/clock.ts';
-import { errorCode } from '../../../base/errors.ts';
+import { errorCode, ifThere } from '../../../base/errors.ts';
 import { FairShare } from '../../../base/fairness/fair-share.ts';
 import { newSandboxId } from '../../../base/ids.ts';
 import { namesIn } from '../../../base/names-in.ts';
@@ -163,8 +162,8 @@ export class Uploads {
     const removable: { path: string; bytes: number; usedAtMs: number }[] = [];
     for (const name of await namesIn(this.dir)) {
       const path = join(this.dir, name);
-      const found = await statOf(path);
-      if (found === null) continue;
+      const found = await ifThere(stat(path));
+      if (found === undefined) continue;
       sizes.set(found.ino, found.size);
       // An archive that a build keeps has a second name, so removing the first one frees nothing.
       if (!FILE.test(name) || found.nlink > 1) continue;
@@ -200,14 +199,4 @@ async function write(path: string, body: AsyncIterable<Buffer>): Promise<string>
     await file.writeFile(chunk);
   }
   return hash.digest('hex');
-}
-
-/** `null` if another upload has removed it meanwhile. */
-async function statOf(path: string): Promise<Stats | null> {
-  try {
-    return await stat(path);
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return null;
-    throw error;
-  }
 }

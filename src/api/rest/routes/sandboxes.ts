@@ -2,9 +2,10 @@
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../../sandbox/contract/control.ts';
 import { SandboxError } from '../../../sandbox/contract/errors.ts';
 import { createRequest, forkRequest, sandboxChange } from '../../../sandbox/contract/schema/request.ts';
+import { sandboxInfo } from '../../../sandbox/contract/schema/sandbox.ts';
 import { IdempotentRequests } from '../idempotency.ts';
 import { type ApiParts, type App, clientGone, failures, onUndelivered } from '../route.ts';
-import { forkList, sandboxInfo, sandboxList, snapshotInfo } from '../schema/answers.ts';
+import { forkList, sandboxList, snapshotInfo } from '../schema/answers.ts';
 import { createHeaders, idParams, listQuery, sessionHeaders } from '../schema/params.ts';
 import { pauseRequest, resumeRequest, snapshotRequest } from '../schema/requests.ts';
 import { removeAbandoned, type Session, type Sessions } from '../sessions.ts';

@@ -1,13 +1,12 @@
 /** Keys, tenants, settings and audit logs: requests and answers. */
 import { z } from 'zod';
 import { windowedBudget } from '../../../sandbox/contract/schema/models.ts';
-import { text } from '../../../sandbox/contract/schema/values.ts';
+import { count, text, wallMs } from '../../../sandbox/contract/schema/values.ts';
 import type { AuditedRequest, AuditVerification } from '../../tenants/audit-listing.ts';
 import { auditRecord, type ChainReport } from '../../tenants/audit-record.ts';
 import type { CreatedKey, KeyInfo } from '../../tenants/keys.ts';
 import { TENANT_LIMITS, TENANT_NAME } from '../../tenants/limits.ts';
 import type { HostSettings, Quotas, TenantChange, TenantInfo } from '../../tenants/settings.ts';
-import { count, wallMs } from './fields.ts';
 import { flag, wholeText } from './params.ts';
 
 const tenantName = z

@@ -1,36 +1,15 @@
-/** Response bodies. */
+/** Response bodies. The types are the control plane's, so a field added there does not compile until it is added here. */
 import { z } from 'zod';
 import type { ChannelStats } from '../../../base/channel.ts';
+import type { SharedBudget } from '../../../base/request/model-limits.ts';
 import type { UsageRecord } from '../../../inference/bridge/bridge.ts';
-import type {
-  ForkResult,
-  HostInfo,
-  LogChunk,
-  PoolInfo,
-  SandboxInfo,
-  SnapshotInfo,
-} from '../../../sandbox/contract/control.ts';
+import type { ForkResult, HostInfo, LogChunk, PoolInfo, SnapshotInfo } from '../../../sandbox/contract/control.ts';
 import type { SandboxLogs } from '../../../sandbox/contract/ending.ts';
-import type { ImageInfo } from '../../../sandbox/contract/environment.ts';
-import { modelPolicy } from '../../../sandbox/contract/schema/models.ts';
-import { networkLimits, networkMode, secretPlace } from '../../../sandbox/contract/schema/network.ts';
-import { packageEcosystem } from '../../../sandbox/contract/schema/packages.ts';
-import { diskLimits, onMemoryPressure, onTimeout } from '../../../sandbox/contract/schema/request.ts';
+import { budgetUse, windowedBudget } from '../../../sandbox/contract/schema/models.ts';
+import { ofImage, sandboxInfo } from '../../../sandbox/contract/schema/sandbox.ts';
+import { count, ms, wallMs } from '../../../sandbox/contract/schema/values.ts';
 import type { TemplateSpec } from '../../../sandbox/contract/spec.ts';
 import type { ErrorBody } from '../errors.ts';
-import { endInfo } from './event-answers.ts';
-import { count, modelUse, ms, pausedTo, pauseReason, sandboxId, sharedBudget, status, wallMs } from './fields.ts';
-
-const timings = z
-  .object({
-    origin: z.enum(['boot', 'clone']),
-    prepareMs: ms.describe('Directory, disk, sockets; for a clone, also its RAM.'),
-    vmmMs: ms.describe('From the start of the VMM process until guest code runs.'),
-    kernelMs: ms.describe('Until the first process; 0 in a clone.'),
-    agentMs: ms.describe('Until the agent is confirmed.'),
-    totalMs: ms,
-  })
-  .meta({ id: 'StartTimings' });
 
 export const sandboxLogs: z.ZodType<SandboxLogs> = z
   .object({
@@ -47,108 +26,6 @@ export const logChunk: z.ZodType<LogChunk> = z
   })
   .meta({ id: 'LogChunk' });
 
-const gatewayUse = z
-  .object({
-    allowed: z.number().describe('Allowed TLS connections and HTTP requests.'),
-    refused: z.record(z.string(), z.number()).describe('Refused ones, by reason.'),
-    destinations: z
-      .array(z.object({ name: z.string(), bytesMax: z.number(), bytesUsed: z.number() }).meta({ id: 'DestinationUse' }))
-      .describe('Use of the limits by name.'),
-  })
-  .meta({ id: 'GatewayUse' });
-const networkInfo = z
-  .object({
-    mode: networkMode,
-    allow: z.array(z.string()),
-    deny: z.array(z.string()),
-    limits: networkLimits,
-    address: z.string().nullable().describe('IPv4 address; null while there is no network card.'),
-    gatewayUse: gatewayUse
-      .nullable()
-      .describe('What the gateway allowed and refused; null while there is no network card.'),
-  })
-  .meta({ id: 'Network' });
-const packageInfo = z
-  .object({
-    ecosystems: z.array(packageEcosystem),
-    allow: z.array(z.string()),
-    deny: z.array(z.string()),
-    minAgeMs: ms.nullable(),
-    lockedFiles: count.nullable().describe('Files that the lock names; null: no lock.'),
-  })
-  .meta({ id: 'Packages' });
-const secretInfo = z
-  .object({
-    name: z.string(),
-    sets: z
-      .string()
-      .optional()
-      .describe('The header field that the gateway sets; absent: the guest has a placeholder.'),
-    hosts: z.array(z.string()),
-    places: z.array(secretPlace).describe('Empty: the usual credential fields.'),
-    held: z.boolean().describe('False: the value must be given again.'),
-  })
-  .meta({ id: 'SecretInfo' });
-
-const ofImage = {
-  user: z.string().describe('Of its programs, as the image names it; empty: root.'),
-  workdir: z.string(),
-  entrypoint: z.array(z.string()),
-  cmd: z.array(z.string()),
-  exposedPorts: z.array(z.string()).describe('Such as `80/tcp`.'),
-  stopSignal: z.string().nullable(),
-};
-const imageInfo: z.ZodType<ImageInfo> = z
-  .object({
-    name: z.string().describe('The reference that was asked for.'),
-    digest: z.string().describe('`sha256:…` of its manifest.'),
-    ...ofImage,
-  })
-  .meta({ id: 'SandboxImage' });
-
-export const sandboxInfo: z.ZodType<SandboxInfo> = z
-  .object({
-    id: sandboxId,
-    status,
-    pausedTo: pausedTo.nullable(),
-    pauseReason: pauseReason
-      .nullable()
-      .describe('Of a paused sandbox; null: paused by request, or for its own memory or disk.'),
-    cpus: count,
-    memoryMib: count.describe('Memory of the guest now, MiB.'),
-    memoryMaxMib: count.nullable().describe('Maximum the memory can grow to, MiB; null: it does not grow.'),
-    diskMib: count,
-    image: imageInfo.nullable().describe('Container image it runs in; null: the built-in system.'),
-    metadata: z.record(z.string(), z.string()),
-    annotations: z.record(z.string(), z.string()).describe('What the interface that created it keeps with it.'),
-    origin: z
-      .enum(['pool', 'clone', 'boot', 'snapshot', 'fork'])
-      .meta({
-        id: 'SandboxOrigin',
-        description: 'How it was created: from a pool, as a clone of a template, by a boot, ….',
-      }),
-    snapshot: z.string().nullable().describe('The snapshot it was created from.'),
-    template: z.string().nullable().describe('Name of the template it was created from; null: the request named none.'),
-    parent: z.string().nullable().describe('The sandbox it was forked from.'),
-    accelerator: z.string(),
-    sharesMemory: z.boolean().nullable().describe('Until it is changed; null: there is no VM.'),
-    createdAtMs: wallMs,
-    endsAtMs: wallMs.nullable().describe('When its timeout expires; null: no timeout, or paused.'),
-    onTimeout,
-    idleTimeoutMs: ms.nullable(),
-    autoResume: z.boolean(),
-    onMemoryPressure,
-    diskLimits,
-    models: modelPolicy.describe('What it may ask a model.'),
-    modelUse,
-    packages: packageInfo.nullable().describe('Package policy; null: it may fetch no packages.'),
-    network: networkInfo.nullable().describe('Network policy; null: no network.'),
-    secrets: z.array(secretInfo).describe('Secrets that requests to these hosts get; never the values.'),
-    timings: timings.nullable().describe('Phases of the last start; null if it came from a pool.'),
-    readyMs: ms.nullable().describe('From the request until ready, milliseconds.'),
-    end: endInfo.nullable().describe('Why it ended; null if it has not.'),
-  })
-  .meta({ id: 'Sandbox' });
 export const sandboxList = z.object({ sandboxes: z.array(sandboxInfo) }).meta({ id: 'SandboxList' });
 
 export const snapshotInfo: z.ZodType<SnapshotInfo> = z
@@ -223,6 +100,14 @@ export const poolInfo: z.ZodType<PoolInfo> = z
   })
   .meta({ id: 'Pool' });
 export const poolList = z.object({ pools: z.array(poolInfo) }).meta({ id: 'PoolList' });
+
+const sharedBudget: z.ZodType<SharedBudget> = z
+  .object({
+    tenant: z.string().nullable().describe('Whose sandboxes share it; null: all sandboxes of the host.'),
+    limits: windowedBudget,
+    used: budgetUse.nullable().describe('In the window of the last use; null: nothing yet.'),
+  })
+  .meta({ id: 'SharedModelBudget', description: 'A budget that sandboxes share.' });
 
 export const hostInfo: z.ZodType<HostInfo> = z
   .object({

@@ -13,9 +13,8 @@ import type {
   RemovedImages,
 } from '../../../sandbox/contract/contents.ts';
 import { REQUEST_LIMITS } from '../../../sandbox/contract/limits.ts';
-import { templateName, text } from '../../../sandbox/contract/schema/values.ts';
+import { count, ms, templateName, text, wallMs } from '../../../sandbox/contract/schema/values.ts';
 import { templateSpec } from './answers.ts';
-import { count, ms, wallMs } from './fields.ts';
 
 const NAMES_MAX = 64;
 const reference = text(REQUEST_LIMITS.imageCharactersMax).min(1);

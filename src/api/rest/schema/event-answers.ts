@@ -1,85 +1,15 @@
-/** Events of a sandbox, and its end, in answers. */
+/** Events of a sandbox in answers. */
 import { z } from 'zod';
-import { END_CAUSES, type EndInfo } from '../../../sandbox/contract/ending.ts';
+import { endInfo, nearOom, oom, pressure } from '../../../sandbox/contract/schema/ending.ts';
 import { packageEcosystem } from '../../../sandbox/contract/schema/packages.ts';
+import { count, ms, sandboxId, wallMs } from '../../../sandbox/contract/schema/values.ts';
 import type { SandboxTimedEvent } from '../../../sandbox/plane/recent-events.ts';
-import { count, ms, sandboxId, wallMs } from './fields.ts';
-
-export const victim = z
-  .object({ pid: count, name: z.string(), rssBytes: count.describe('Its resident memory.') })
-  .meta({ id: 'OomVictim' });
-
-export const source = z
-  .enum(['guest', 'host'])
-  .meta({ id: 'MemorySource', description: 'The kernel that reports it.' });
-
-const amount = {
-  source,
-  memoryBytes: count,
-  limitBytes: count.describe('Limit at which the kernel kills; 0: unknown.'),
-};
-
-const pressure = {
-  type: z.literal('pressure'),
-  ...amount,
-  some: z.number().describe('Percent of the last 10 s in which some programs waited for memory (PSI).'),
-  full: z.number().describe('The same for all programs.'),
-};
-
-const nearOom = { type: z.literal('near_oom'), ...amount };
-
-const oom = { source, victim: victim.nullable(), detail: z.string() };
-
-const atMs = wallMs;
-
-const memoryMark = z
-  .discriminatedUnion('type', [
-    z.object({ ...pressure, atMs }).meta({ id: 'PressureMark' }),
-    z.object({ ...nearOom, atMs }).meta({ id: 'NearOomMark' }),
-  ])
-  .meta({ id: 'MemoryMark', description: 'The last sign of memory pressure.' });
-
-export const lastMarks = {
-  lastPressure: memoryMark.nullable(),
-  lastOom: z
-    .object({ ...oom, atMs })
-    .meta({ id: 'OomMark', description: 'The last OOM kill.' })
-    .nullable(),
-};
-
-const lastViolation = z
-  .object({
-    count: count.describe('All violations of this VMM.'),
-    syscall: z.number(),
-    name: z.string().nullable(),
-    address: z.string().nullable(),
-    action: z.enum(['refused', 'logged']),
-    atMs,
-  })
-  .meta({
-    id: 'SyscallViolation',
-    description: 'The last system call that the seccomp filter of the VMM refused or logged.',
-  });
-
-export const endInfo: z.ZodType<EndInfo> = z
-  .object({
-    cause: z.enum(END_CAUSES).meta({ id: 'EndCause' }),
-    detail: z.string(),
-    atMs,
-    evidence: z
-      .object({
-        exitStatus: z.number().nullable().describe('Exit status of the VMM.'),
-        signal: z.string().nullable(),
-        ...lastMarks,
-        lastViolation: lastViolation.nullable(),
-      })
-      .meta({ id: 'EndEvidence' }),
-  })
-  .meta({ id: 'End' });
 
 /** An event of one type, as a schema of its own. */
 const event = <Id extends string, Shape extends z.core.$ZodLooseShape>(id: Id, shape: Shape) =>
-  z.object({ ...shape, sandbox: sandboxId, seq: count.describe('Sequence number, from 1.'), atMs }).meta({ id });
+  z
+    .object({ ...shape, sandbox: sandboxId, seq: count.describe('Sequence number, from 1.'), atMs: wallMs })
+    .meta({ id });
 
 /** One event of a sandbox: a line of its stream, an entry of the load. */
 export const timedEvent: z.ZodType<SandboxTimedEvent> = z

@@ -1,8 +1,8 @@
 /** Answers about the programs and files in a guest. */
 import { z } from 'zod';
 import type { FileEntry, GuestInfo, ProcessInfo } from '../../../machine/guest/guest.ts';
-import { victim } from './event-answers.ts';
-import { count, ms, wallMs } from './fields.ts';
+import { victim } from '../../../sandbox/contract/schema/ending.ts';
+import { count, ms, wallMs } from '../../../sandbox/contract/schema/values.ts';
 
 export const guestInfo: z.ZodType<GuestInfo> = z
   .object({

@@ -1,9 +1,10 @@
 /** The response body of `GET /v1/loads`. */
 import { z } from 'zod';
+import { lastMarks } from '../../../sandbox/contract/schema/ending.ts';
+import { count, sandboxId, wallMs } from '../../../sandbox/contract/schema/values.ts';
 import type { SandboxLoad, SandboxLoads } from '../../../sandbox/plane/load.ts';
 import type { SandboxState } from '../../../sandbox/vm/lifecycle.ts';
-import { lastMarks, timedEvent } from './event-answers.ts';
-import { count, sandboxId, wallMs } from './fields.ts';
+import { timedEvent } from './event-answers.ts';
 
 const packetTimes = z
   .object({ count: count.describe('Measured packets.'), p50Ns: z.number().nullable(), p95Ns: z.number().nullable() })

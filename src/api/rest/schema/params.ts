@@ -1,8 +1,8 @@
 /** Paths, queries and headers of requests. */
 import { z } from 'zod';
 import type { Range } from '../../../sandbox/contract/limits.ts';
-import { snapshotReference, text, whole } from '../../../sandbox/contract/schema/values.ts';
-import { sandboxId, status } from './fields.ts';
+import { status } from '../../../sandbox/contract/schema/sandbox.ts';
+import { sandboxId, snapshotReference, text, whole } from '../../../sandbox/contract/schema/values.ts';
 
 /** Parameters are text: a whole number in decimal digits. */
 export const wholeText = (range: Range) =>

@@ -3,8 +3,8 @@ import { z } from 'zod';
 import type { ResumeOptions, SnapshotOptions } from '../../../sandbox/contract/control.ts';
 import { RANGES } from '../../../sandbox/contract/limits.ts';
 import { environment, poolMembers } from '../../../sandbox/contract/schema/request.ts';
+import { pausedTo } from '../../../sandbox/contract/schema/sandbox.ts';
 import { snapshotName, text, whole } from '../../../sandbox/contract/schema/values.ts';
-import { pausedTo } from './fields.ts';
 
 export const pauseRequest = z
   .strictObject({

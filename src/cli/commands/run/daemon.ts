@@ -8,7 +8,7 @@ import type { UsageRecord } from '../../../inference/bridge/bridge.ts';
 import type { ControlPlane, SandboxInfo } from '../../../sandbox/contract/control.ts';
 import type { Cli } from '../../cli.ts';
 import { checkModelThere } from '../../flags/offered.ts';
-import { sandboxOptions, templateOption } from '../../flags/sandbox-flags.ts';
+import { RUN_FIELDS, sandboxRequest } from '../../flags/sandbox-fields.ts';
 import { templateStep, withTemplateProgress } from '../../output/template-progress.ts';
 import { pulledImage } from '../pull-image.ts';
 import type { RunJob } from './job.ts';
@@ -18,8 +18,8 @@ import { runJob, withSandbox } from './session.ts';
 export async function runInDaemon(cli: Cli, control: ControlPlane, job: RunJob): Promise<number> {
   const { flags, requirements } = job;
   const model = flags.model === undefined ? {} : { defaultModel: flags.model };
-  const named = { ...templateOption(flags), ...(await pulledImage(cli, flags)) };
-  const request = { ...sandboxOptions(cli, flags, model), requirements, ...named };
+  const asked = sandboxRequest(RUN_FIELDS, flags, cli);
+  const request = { ...asked, models: { ...model, ...asked.models }, requirements, ...(await pulledImage(cli, flags)) };
   await checkModelThere(control, flags.model);
   const step = templateStep(request);
   const wait =

@@ -2,7 +2,7 @@
 
 import { systemClock } from '../../../base/clock.ts';
 import { plain } from '../../../base/text/plain.ts';
-import { openTemporaryControlPlane } from '../../../host/runtime/control.ts';
+import { openPlane } from '../../../host/daemon/plane.ts';
 import type { UsageRecord } from '../../../inference/bridge/bridge.ts';
 import type { ControlPlane, CreateRequest } from '../../../sandbox/contract/control.ts';
 import type { EndCause } from '../../../sandbox/contract/ending.ts';
@@ -11,9 +11,8 @@ import { EXIT_NEUROVISOR_FAILED } from '../../exit-status.ts';
 import { cassetteChoice } from '../../flags/cassette-flags.ts';
 import { imageRequest } from '../../flags/image-flag.ts';
 import { modelChoice } from '../../flags/model-choice.ts';
-import { sandboxOptions, templateOption } from '../../flags/sandbox-flags.ts';
+import { RUN_FIELDS, sandboxRequest } from '../../flags/sandbox-fields.ts';
 import { attachConsole } from '../../output/console.ts';
-import { openRuntime } from '../open-runtime.ts';
 import { endCassette } from './cassette.ts';
 import { type RunJob, wantsSerialConsole } from './job.ts';
 import { copyFiles } from './placement.ts';
@@ -24,27 +23,30 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
   const { script, flags } = job;
   const wantsConsole = wantsSerialConsole(flags);
   const choice = modelChoice(flags.model, cli.config);
+  const asked = sandboxRequest(RUN_FIELDS, flags, cli);
   const request: CreateRequest = {
-    ...sandboxOptions(cli, flags, choice.policy),
+    ...asked,
+    models: { ...choice.policy, ...asked.models },
     requirements: job.requirements,
     ...(await imageRequest(flags)),
     console: wantsConsole ? 'interactive' : 'log',
-    boot: flags.boot === true,
-    ...templateOption(flags),
   };
   const usage: UsageRecord[] = [];
   const fromMs = systemClock.now();
-  await using runtime = await openRuntime(cli, {
-    keepsProgress: true,
-    modelLater: true,
+  await using plane = await openPlane({
     config: { ...cli.config, jail: flags.jail ?? cli.config.jail, cassette: cassetteChoice(flags, cli.config) },
+    progress: cli.progress.report,
+    log: cli.log,
+    planeLog: cli.planeLog,
+    signal: cli.cancelled,
+    modelLater: true,
     modelPath: choice.path,
     onUsage: (record) => void usage.push(record),
+    checkUpstream: choice.check,
+    sandboxes: 'temporary',
   });
+  const { runtime, control } = plane;
   const status = await runtime.tracer.span('run', { fromMs }, async (span) => {
-    choice.check(runtime.upstream);
-    await using opened = await openTemporaryControlPlane(runtime, cli.planeLog);
-    const { control } = opened;
     span.part('set-up', fromMs, systemClock.now());
     return await withSandbox(cli, control, request, async (sandbox) => {
       // On a fresh machine it is fetched while the template is built.

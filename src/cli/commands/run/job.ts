@@ -7,9 +7,9 @@ import type { ProcessExit, RunOptions } from '../../../machine/guest/link.ts';
 import type { SandboxEnd } from '../../../sandbox/contract/ending.ts';
 import { UsageError } from '../../failure.ts';
 import { type CassetteFlags, cassetteChoice } from '../../flags/cassette-flags.ts';
-import { checkBuildFlags, imageOptionText } from '../../flags/image-flag.ts';
+import { imageOptionText } from '../../flags/image-flag.ts';
 import * as ranges from '../../flags/ranges.ts';
-import { type SandboxFlags, templateOption } from '../../flags/sandbox-flags.ts';
+import { type SandboxFlags, templateOption } from '../../flags/sandbox-fields.ts';
 import type { Encoding, Truncated } from '../../output/program-streams.ts';
 import type { Phase } from '../../output/timings.ts';
 import type { Out } from '../../transfer/copies.ts';
@@ -94,7 +94,6 @@ export function checkJob(flags: RunFlags): void {
     throw new UsageError('--entrypoint needs --image, --build or --template', 'add --image IMAGE');
   }
   cassetteChoice(flags, { cassette: null });
-  checkBuildFlags(flags);
   templateOption(flags);
   if (interactive && tty && typeof flags.template === 'string') {
     const remedy = 'use create --template and shell with the daemon: neurovisor serve';

@@ -27,9 +27,6 @@ describe('checkJob', () => {
     [{ entrypoint: 'sh', image: 'alpine' }, null],
     [{ entrypoint: 'sh', build: '.' }, null],
     [{ entrypoint: '', template: 'web' }, null],
-    [{ buildArg: ['A=1'] }, '--build-arg needs --build'],
-    [{ target: 'test', image: 'alpine' }, '--target needs --build'],
-    [{ buildArg: ['A=1'], target: 'test', build: '.' }, null],
     [{ entrypoint: '', boot: true }, '--entrypoint needs --image, --build or --template'],
   ])('%j: %s', (more, message) => {
     const check = (): void => checkJob({ ...flags, ...more });

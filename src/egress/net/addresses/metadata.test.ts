@@ -1,16 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { cidr } from './addresses.ts';
-import {
-  isMetadata,
-  isMetadataBlock,
-  METADATA,
-  metadataOf,
-  metadataOfName,
-  RESERVED,
-  reservedRangeOf,
-} from './metadata.ts';
+import { isMetadataBlock, METADATA, metadataOf, metadataOfName, RESERVED, reservedRangeOf } from './metadata.ts';
 
-describe('isMetadata', () => {
+describe('metadataOf', () => {
   it.each([
     ['169.254.169.254', 'any, IPv4 link-local'],
     ['169.254.169.253', 'any, IPv4 link-local'],
@@ -40,7 +32,7 @@ describe('isMetadata', () => {
   it.each(['168.63.129.15', '100.100.100.201', '1.1.1.1', 'fd00:ec3::254', 'no', ''])(
     '%j is no metadata address',
     (address) => {
-      expect(isMetadata(address)).toBe(false);
+      expect(metadataOf(address)).toBeUndefined();
     },
   );
 });

@@ -108,10 +108,6 @@ export function metadataOf(address: string | IpAddress): MetadataRow | undefined
   return METADATA.find(({ blocks }) => blocks.some((block) => faces.some((face) => cidrContains(block, face))));
 }
 
-export function isMetadata(address: string | IpAddress): boolean {
-  return metadataOf(address) !== undefined;
-}
-
 /** @param name in any case, with or without trailing dots */
 export function metadataOfName(name: string): MetadataRow | undefined {
   const plain = name.toLowerCase().replace(/\.+$/, '');

@@ -80,12 +80,8 @@ export async function openHostNetwork(options: HostNetworkOptions = {}): Promise
  * @throws as `openHostNetwork`
  */
 export async function cleanHostNetwork(options: HostNetworkOptions = {}): Promise<void> {
-  const network = new KernelNetwork(options, new Links());
-  try {
-    await network.clean();
-  } finally {
-    await network[Symbol.asyncDispose]();
-  }
+  await using network = new KernelNetwork(options, new Links());
+  await network.clean();
 }
 
 class KernelNetwork implements HostNetwork {
@@ -174,11 +170,7 @@ class KernelNetwork implements HostNetwork {
     const making = this.#make(id, request);
     const settled = making.catch((error: unknown) => ignore(error, 'the caller has it'));
     this.#making.set(id, settled);
-    try {
-      return await making;
-    } finally {
-      this.#making.delete(id);
-    }
+    return await making.finally(() => this.#making.delete(id));
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -5,7 +5,7 @@
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseSandboxId, type SandboxId } from '../../../base/ids.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { tryOr } from '../../../base/ignore.ts';
 import { isRunning } from '../../../sys/process-start.ts';
 import type { TableOwner } from '../nftables/table-owners.ts';
 import type { EgressPolicyText } from '../policy/egress-rules.ts';
@@ -55,12 +55,7 @@ export class LeaseRecords {
 
   /** Undefined if there is none, or it is unreadable. */
   read(id: SandboxId): LeaseRecord | undefined {
-    try {
-      return parseRecord(readFileSync(this.#path(id), 'utf8'));
-    } catch (error) {
-      ignore(error, 'a lease without a record');
-      return undefined;
-    }
+    return tryOr(undefined, 'a lease without a record', () => parseRecord(readFileSync(this.#path(id), 'utf8')));
   }
 
   removeDead(): void {

@@ -12,7 +12,7 @@ import { closeSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync,
 import { join } from 'node:path';
 import { assert } from '../../../base/assert.ts';
 import { errorCode } from '../../../base/errors.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { ignore, tryOr } from '../../../base/ignore.ts';
 import { lockFile } from '../../../sys/file-lock.ts';
 import { isRunning, startTicksOf } from '../../../sys/process-start.ts';
 import { LinkError, linkError } from '../netlink/errors.ts';
@@ -197,13 +197,7 @@ export class Forwarding {
 }
 
 function parseState(text: string): State | undefined {
-  let value: Partial<State>;
-  try {
-    value = (JSON.parse(text) as Partial<State> | null) ?? {};
-  } catch (error) {
-    ignore(error, 'a damaged ip_forward file');
-    return undefined;
-  }
+  const value = tryOr(null, 'a damaged ip_forward file', () => JSON.parse(text) as Partial<State> | null) ?? {};
   const { version, bootId: boot, forwardingLinks, acceptsRedirects, holders } = value;
   const isWhole =
     version === VERSION &&

@@ -91,9 +91,5 @@ async function withinTime(attempt: string, open: () => Promise<void>, clock: Clo
   late.promise.catch((error: unknown) => ignore(error, 'it lost the race'));
   const opening = open();
   opening.catch((error: unknown) => ignore(error, 'the waiting caller has it, or it came too late'));
-  try {
-    await Promise.race([opening, late.promise]);
-  } finally {
-    cancel();
-  }
+  await Promise.race([opening, late.promise]).finally(cancel);
 }

@@ -6,7 +6,7 @@ import { createHash, type Hash } from 'node:crypto';
 import { type FileHandle, open, rm } from 'node:fs/promises';
 import type { Clock } from '../../../base/clock.ts';
 import { isFullDisk } from '../../../base/errors.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { awaitOr, ignore } from '../../../base/ignore.ts';
 import { orAborted } from '../../../base/time-limit.ts';
 import { KIB } from '../../../base/units.ts';
 import { PackageError } from '../errors.ts';
@@ -160,11 +160,7 @@ export class Download {
   async #change(signal: AbortSignal): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#waiting.add(resolve);
-    try {
-      await orAborted(promise, signal);
-    } finally {
-      this.#waiting.delete(resolve);
-    }
+    await orAborted(promise, signal).finally(() => this.#waiting.delete(resolve));
   }
 
   #wake(): void {
@@ -182,9 +178,5 @@ export class Download {
 }
 
 async function removed(path: string): Promise<void> {
-  try {
-    await rm(path, { force: true });
-  } catch (error) {
-    ignore(error, 'a later eviction removes it');
-  }
+  await awaitOr(undefined, 'a later eviction removes it', () => rm(path, { force: true }));
 }

@@ -6,7 +6,7 @@
 import { randomUUID } from 'node:crypto';
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
-import { errorCode } from '../../../base/errors.ts';
+import { ifThere } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import { namesIn } from '../../../base/names-in.ts';
 import { MIB } from '../../../base/units.ts';
@@ -47,13 +47,8 @@ export class FileStore {
 
   /** Undefined if it is not there. Counts as a use. */
   async find(key: string): Promise<StoredFile | undefined> {
-    let handle: FileHandle;
-    try {
-      handle = await open(this.#path(key), 'r');
-    } catch (error) {
-      if (errorCode(error) === 'ENOENT') return undefined;
-      throw error;
-    }
+    const handle = await ifThere(open(this.#path(key), 'r'));
+    if (handle === undefined) return undefined;
     try {
       const { size: sizeBytes } = await handle.stat();
       const now = new Date();

@@ -1,6 +1,6 @@
 /** Requests to indexes (io). Each is built anew; only names and digests come from a guest. */
 import type { Clock } from '../../../base/clock.ts';
-import { isPublicAddress } from '../../outgoing/address.ts';
+import { decideAddress } from '../../outgoing/address.ts';
 import type { Answer } from '../../outgoing/answer.ts';
 import { OutgoingClient, type Resolve, type Route } from '../../outgoing/client.ts';
 import { OutgoingError, type OutgoingErrorCode } from '../../outgoing/errors.ts';
@@ -14,7 +14,7 @@ export type UpstreamLimits = Readonly<Record<keyof typeof UPSTREAM_LIMITS, numbe
 
 export interface UpstreamOptions {
   readonly clock: Clock;
-  /** For tests. Default: `isPublicAddress`. */
+  /** For tests. Default: as `decideAddress`. */
   readonly isPublic?: ((address: string) => boolean) | undefined;
   readonly limits?: Partial<UpstreamLimits>;
   /** For tests. Default: the host's resolver. */
@@ -47,12 +47,12 @@ export interface FileAnswer {
 }
 
 export class Upstream {
-  readonly #isPublic: (address: string) => boolean;
+  readonly #isPublic: UpstreamOptions['isPublic'];
   readonly #client: OutgoingClient;
   readonly #limits: UpstreamLimits;
   #pagesBytes = 0;
 
-  constructor({ clock, isPublic = (address) => isPublicAddress(address), limits = {}, resolve }: UpstreamOptions) {
+  constructor({ clock, isPublic, limits = {}, resolve }: UpstreamOptions) {
     this.#isPublic = isPublic;
     this.#limits = { ...UPSTREAM_LIMITS, ...limits };
     const { silenceTimeoutMs: silenceMsMax, headerBytesMax: headBytesMax } = this.#limits;
@@ -153,7 +153,13 @@ export class Upstream {
     const { authorization, ca, proxies } = index;
     const isOwn = isOfIndex(url, index);
     if (!isOwn && !isFileHost(url, index)) {
-      return { judge: (address) => (this.#isPublic(address) ? undefined : 'its address is not public'), proxies };
+      return {
+        judge: (address) =>
+          (this.#isPublic?.(address) ?? decideAddress(url, address, []).allowed)
+            ? undefined
+            : 'its address is not public',
+        proxies,
+      };
     }
     return { judge: null, ca, proxies, headers: isOwn && authorization !== undefined ? { authorization } : {} };
   }

@@ -2,7 +2,7 @@
 import type { IncomingMessage } from 'node:http';
 import type { Clock } from '../../../base/clock.ts';
 import { describeError } from '../../../base/errors.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { ignore, tryOr } from '../../../base/ignore.ts';
 import { timeLimit } from '../../../base/time-limit.ts';
 import { isJsonObject, parseObject } from '../../../inference/bridge/json-body.ts';
 import { BRIDGE_LIMITS } from '../../../inference/bridge/limits.ts';
@@ -145,13 +145,7 @@ async function hasText(response: IncomingMessage): Promise<boolean> {
 
 /** Whether an event has text or reasoning. */
 function isText(data: string): boolean {
-  let value: unknown;
-  try {
-    value = JSON.parse(data);
-  } catch (error) {
-    ignore(error, '[DONE], or no event of a model server');
-    return false;
-  }
+  const value: unknown = tryOr(undefined, '[DONE], or no event of a model server', () => JSON.parse(data));
   if (!isJsonObject(value)) return false;
   const { choices } = value;
   const choice: unknown = Array.isArray(choices) ? choices[0] : undefined;

@@ -11,9 +11,9 @@ import { z } from 'zod';
 import { DIGEST } from '../../../artifacts/oci/reference.ts';
 import { READY_MADE } from '../../../artifacts/ready-made.ts';
 import { systemClock } from '../../../base/clock.ts';
-import { errorCode } from '../../../base/errors.ts';
+import { errorCode, ifThere } from '../../../base/errors.ts';
 import { newSandboxId } from '../../../base/ids.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { awaitOr, ignore } from '../../../base/ignore.ts';
 import { namesIn } from '../../../base/names-in.ts';
 import { nearNames } from '../../../base/text/near-names.ts';
 import type { SandboxEnvironment } from '../../../sandbox/contract/environment.ts';
@@ -90,13 +90,10 @@ export class TemplateNames {
 
   /** The template of a ready-made environment, if it was made by this recipe. */
   async readyMade(name: string, recipe: string): Promise<StoredTemplate | undefined> {
-    try {
+    return await awaitOr(undefined, 'a damaged one is made again', async () => {
       const stored = await this.#read(name);
       return stored?.recipe === recipe ? stored : undefined;
-    } catch (error) {
-      ignore(error, 'a damaged one is made again');
-      return undefined;
-    }
+    });
   }
 
   /** Like `set`, for a ready-made environment. */
@@ -179,13 +176,8 @@ export class TemplateNames {
   }
 
   async #read(name: string): Promise<StoredTemplate | undefined> {
-    let text: string;
-    try {
-      text = await readFile(this.#path(name), 'utf8');
-    } catch (error) {
-      if (errorCode(error) === 'ENOENT') return undefined;
-      throw error;
-    }
+    const text = await ifThere(readFile(this.#path(name), 'utf8'));
+    if (text === undefined) return undefined;
     try {
       if (text.length > FILE_BYTES_MAX) throw new Error('it is too large');
       const { spec, madeAtMs, recipe } = fileSchema.parse(JSON.parse(text));

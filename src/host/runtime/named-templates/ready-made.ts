@@ -1,7 +1,8 @@
 /** Templates of the environments that NeuroVisor ships. */
 import { READY_MADE, readyMadeRecipe } from '../../../artifacts/ready-made.ts';
 import type { EnvironmentSource } from '../../../sandbox/contract/environment.ts';
-import { DEFAULTS, type TemplateSpec } from '../../../sandbox/contract/spec.ts';
+import { DEFAULTS } from '../../../sandbox/contract/limits.ts';
+import type { TemplateSpec } from '../../../sandbox/contract/spec.ts';
 import type { NamedTemplate } from '../../../sandbox/start/template.ts';
 import type { Images, ImagesContext, PulledImage } from '../images.ts';
 import { templateSpec } from './spec.ts';

@@ -4,8 +4,9 @@ import type { VmmDriver } from '../../../machine/vmm/driver.ts';
 import type { PoolMembers } from '../../../sandbox/contract/control.ts';
 import type { EnvironmentSource } from '../../../sandbox/contract/environment.ts';
 import { SandboxError } from '../../../sandbox/contract/errors.ts';
+import { DEFAULTS } from '../../../sandbox/contract/limits.ts';
 import { installAge } from '../../../sandbox/contract/packages.ts';
-import { DEFAULTS, type SandboxOptions, type TemplateSpec } from '../../../sandbox/contract/spec.ts';
+import type { SandboxOptions, TemplateSpec } from '../../../sandbox/contract/spec.ts';
 import { canBeCloned, DEFAULT_WARM } from '../../../sandbox/start/template.ts';
 
 /** The part of the options that a template fixes. */

@@ -20,7 +20,7 @@ import { OciError } from '../../../artifacts/oci/errors.ts';
 import { FETCH_LIMITS } from '../../../artifacts/oci/fetch.ts';
 import { fetchModel, resolveModel } from '../../../artifacts/oci/model-fetch.ts';
 import { systemClock } from '../../../base/clock.ts';
-import { errorCode } from '../../../base/errors.ts';
+import { ifThere } from '../../../base/errors.ts';
 import { namesIn } from '../../../base/names-in.ts';
 import { ProgressStep } from '../../../base/progress.ts';
 import { bytes as inUnits } from '../../../base/text/bytes.ts';
@@ -253,9 +253,7 @@ function checkHeaders(headers: readonly GgufHeader[]): GgufHeader {
 
 /** Both directories are complete; a reader in between finds none, and after a kill the next pull repairs that. */
 async function replaceDir(from: string, to: string, aside: string): Promise<void> {
-  await rename(to, aside).catch((error: unknown) => {
-    if (errorCode(error) !== 'ENOENT') throw error;
-  });
+  await ifThere(rename(to, aside));
   await rename(from, to);
 }
 
@@ -328,9 +326,7 @@ export async function removeModels(context: Omit<PullContext, 'cwd'>, names: rea
       await rm(dir, { recursive: true, force: true });
       await mkdir(dir, { recursive: true });
       // Atomically: half a model is useless.
-      await rename(store.modelDir(name), join(dir, 'old')).catch((error: unknown) => {
-        if (errorCode(error) !== 'ENOENT') throw error;
-      });
+      await ifThere(rename(store.modelDir(name), join(dir, 'old')));
       await rm(dir, { recursive: true, force: true });
     });
   }

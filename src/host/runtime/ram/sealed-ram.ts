@@ -10,7 +10,7 @@
 import { type BigIntStats, readlinkSync, statSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { type Clock, systemClock } from '../../../base/clock.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { ignore, tryOr } from '../../../base/ignore.ts';
 import { MIB, STAT_BLOCK_BYTES } from '../../../base/units.ts';
 import type { MappedMemory, RamBase, SharedNeed } from '../../../sandbox/contract/parts.ts';
 import { type SharedMemory, SharedSizes } from '../../../sandbox/memory/shared-size.ts';
@@ -61,14 +61,11 @@ export class SealedRam implements CloneRam {
   }
 
   needOf({ path, digest }: RamFile, sharers: string): SharedNeed | undefined {
-    try {
+    return tryOr(undefined, 'a start from it reports that it is gone', () => {
       // Memory of this process exists already, and is sealed in place.
       if (isMemFd(path)) return undefined;
       return this.#needOf(factsOf(statSync(path, { bigint: true }), digest), sharers);
-    } catch (error) {
-      ignore(error, 'a start from it reports that it is gone');
-      return undefined;
-    }
+    });
   }
 
   #needOf(facts: Facts, sharers: string): SharedNeed {
@@ -226,11 +223,7 @@ class Source {
   async copyInto(target: string): Promise<void> {
     const copying = this.#copyInto(target);
     this.#copying.add(copying);
-    try {
-      await copying;
-    } finally {
-      this.#copying.delete(copying);
-    }
+    await copying.finally(() => this.#copying.delete(copying));
   }
 
   async #copyInto(target: string): Promise<void> {

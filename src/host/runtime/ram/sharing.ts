@@ -10,7 +10,7 @@ import type { Config } from '../../../base/config.ts';
 import { describeError } from '../../../base/errors.ts';
 import type { Home } from '../../../base/home.ts';
 import { newSandboxId } from '../../../base/ids.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { awaitOr } from '../../../base/ignore.ts';
 import { findMemoryObstacle } from '../../../machine/vmm/qemu/memory-access.ts';
 import { readVerdict, writeVerdict } from '../../../machine/vmm/verdict-file.ts';
 import type { QemuConfinement } from '../jail.ts';
@@ -74,12 +74,7 @@ async function factsOf({
   binary,
 }: Pick<Parameters<typeof ramSharingOf>[0], 'confinement' | 'binary'>): Promise<string> {
   const read = async (path: string): Promise<string> => {
-    try {
-      return (await readFile(path, 'utf8')).trim();
-    } catch (error) {
-      ignore(error, 'an absent fact');
-      return '';
-    }
+    return await awaitOr('', 'an absent fact', async () => (await readFile(path, 'utf8')).trim());
   };
   const status = await read('/proc/self/status');
   const own = status.split('\n').filter((line) => /^(Uid|CapEff|NoNewPrivs):/.test(line));

@@ -75,11 +75,7 @@ export class Delivery {
     this.#phase = { kind: 'cached', dispatched };
     this.#parts.body.release();
     const answer = playCached(hit);
-    try {
-      return await this.#relay(answer, hit.target, dispatched);
-    } finally {
-      answer.destroy();
-    }
+    return await this.#relay(answer, hit.target, dispatched).finally(() => answer.destroy());
   }
 
   #beginTrace({ operation, model, inspection: { stream } }: Asked): Span {

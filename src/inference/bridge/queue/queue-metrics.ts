@@ -1,5 +1,5 @@
 /** Metrics of the queues in front of upstreams. */
-import { Counter, Histogram, type Metric, single } from '../../../base/metrics.ts';
+import { Counter, gauge, Histogram, type Metric } from '../../../base/metrics.ts';
 import { MODEL_PRIORITIES } from '../../../base/request/model-limits.ts';
 
 /** Why a request left the queue without a turn. */
@@ -9,18 +9,16 @@ export type DropReason = (typeof DROP_REASONS)[number];
 export class QueueMetrics {
   readonly #counts: () => { readonly waiting: number; readonly running: number };
   readonly #longestWaitMs: () => number;
-  readonly #wait = new Histogram({
-    name: 'neurovisor_model_queue_wait_seconds',
-    help: 'Time that requests waited for a slot of the upstream, by priority.',
-    unit: 'seconds',
-    labels: ['priority'],
-  });
-  readonly #dropped = new Counter({
-    name: 'neurovisor_model_queue_dropped_total',
-    help: 'Requests that got no slot, by priority and reason: full, timeout, cancelled.',
-    unit: null,
-    labels: ['priority', 'reason'],
-  });
+  readonly #wait = new Histogram(
+    'neurovisor_model_queue_wait_seconds',
+    'Time that requests waited for a slot of the upstream, by priority.',
+    ['priority'],
+  );
+  readonly #dropped = new Counter(
+    'neurovisor_model_queue_dropped_total',
+    'Requests that got no slot, by priority and reason: full, timeout, cancelled.',
+    ['priority', 'reason'],
+  );
 
   constructor(counts: () => { readonly waiting: number; readonly running: number }, longestWaitMs: () => number) {
     this.#counts = counts;
@@ -40,24 +38,22 @@ export class QueueMetrics {
   }
 
   list(): readonly Metric[] {
-    const gauge = (name: string, help: string, key: 'waiting' | 'running'): Metric =>
-      single('gauge', { name, help, unit: null }, () => this.#counts()[key]);
     return [
       this.#wait,
       this.#dropped,
-      gauge('neurovisor_model_queue_waiting', 'Requests that wait for a slot of an upstream.', 'waiting'),
+      gauge(
+        'neurovisor_model_queue_waiting',
+        'Requests that wait for a slot of an upstream.',
+        () => this.#counts().waiting,
+      ),
       gauge(
         'neurovisor_model_queue_running',
         'Requests that have a slot of an upstream whose slots are known.',
-        'running',
+        () => this.#counts().running,
       ),
-      single(
-        'gauge',
-        {
-          name: 'neurovisor_model_queue_longest_wait_seconds',
-          help: 'Time for which the oldest of the requests has waited that wait for a slot of an upstream; 0: none waits.',
-          unit: 'seconds',
-        },
+      gauge(
+        'neurovisor_model_queue_longest_wait_seconds',
+        'Time for which the oldest of the requests has waited that wait for a slot of an upstream; 0: none waits.',
         () => this.#longestWaitMs() / 1000,
       ),
     ];

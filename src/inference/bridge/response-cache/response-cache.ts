@@ -8,7 +8,7 @@
 import { createHash } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Clock } from '../../../base/clock.ts';
-import { Counter, type Metric, single } from '../../../base/metrics.ts';
+import { Counter, gauge, type Metric } from '../../../base/metrics.ts';
 import { KIB, MIB } from '../../../base/units.ts';
 import { parseObject } from '../json-body.ts';
 import type { BridgePolicy } from '../policy.ts';
@@ -91,12 +91,11 @@ export class ResponseCache {
   /** A `models.toml` server that has changed is a new object. */
   readonly #numbers = new WeakMap<RoutedUpstream, number>();
   #count = 0;
-  readonly #requests = new Counter({
-    name: 'neurovisor_model_cache_requests_total',
-    help: 'Requests to models that may be answered from the cache of their tenant, by result: hit, miss.',
-    unit: null,
-    labels: ['result'],
-  });
+  readonly #requests = new Counter(
+    'neurovisor_model_cache_requests_total',
+    'Requests to models that may be answered from the cache of their tenant, by result: hit, miss.',
+    ['result'],
+  );
 
   constructor(clock: Clock, bytesMax = RESPONSE_CACHE_BYTES) {
     this.#store = new AnswerStore(clock, bytesMax);
@@ -141,22 +140,14 @@ export class ResponseCache {
   metrics(): readonly Metric[] {
     return [
       this.#requests,
-      single(
-        'gauge',
-        {
-          name: 'neurovisor_model_cache_bytes',
-          help: 'Memory held for answers of models that are given again to equal requests.',
-          unit: 'bytes',
-        },
+      gauge(
+        'neurovisor_model_cache_bytes',
+        'Memory held for answers of models that are given again to equal requests.',
         () => this.#store.bytes,
       ),
-      single(
-        'gauge',
-        {
-          name: 'neurovisor_model_cache_answers',
-          help: 'Answers of models that are kept for equal requests.',
-          unit: null,
-        },
+      gauge(
+        'neurovisor_model_cache_answers',
+        'Answers of models that are kept for equal requests.',
         () => this.#store.count,
       ),
     ];

@@ -64,13 +64,12 @@ export class Dispatcher {
   /** False without a table: there is no other upstream, so every request is sent. */
   readonly #judges: boolean;
   readonly #router: Router;
-  readonly #attempts = new Counter({
-    name: 'neurovisor_upstream_attempts_total',
-    help: 'Requests sent to each upstream, by result: answered, connect (no connection), 5xx, 429, other.',
-    unit: null,
-    labels: ['upstream', 'result'],
-    seriesMax: 512,
-  });
+  readonly #attempts = new Counter(
+    'neurovisor_upstream_attempts_total',
+    'Requests sent to each upstream, by result: answered, connect (no connection), 5xx, 429, other.',
+    ['upstream', 'result'],
+    512,
+  );
   readonly #targets = new Map<string, UpstreamTarget>();
 
   constructor(options: DispatcherOptions) {

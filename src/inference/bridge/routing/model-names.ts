@@ -1,7 +1,7 @@
 /** Resolves which models a sandbox may use, and the routes to each (io: the lists of upstreams). */
 
 import { accepted, type Checked, refused } from '../../../base/http/refusal.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { awaitOr } from '../../../base/ignore.ts';
 import { orAborted } from '../../../base/time-limit.ts';
 import type { Operation } from '../dialect/dialect.ts';
 import { BridgeError } from '../errors.ts';
@@ -180,14 +180,11 @@ export class ModelNames {
   /** Empty if the upstream can't be asked: others may serve the request. */
   async #list({ target, models }: RoutedUpstream, lists: Exclude<Lists, 'none'>): Promise<readonly ModelEntry[]> {
     if (models !== undefined) return models.map((id) => ({ id, created: 0, ownedBy: 'neurovisor' }));
-    try {
+    return await awaitOr([], 'an attempt reports it', async () => {
       const there = await target();
       const list = lists === 'fresh' ? await this.#catalog.refresh(there) : await this.#catalog.models(there);
       return list ?? [];
-    } catch (error) {
-      ignore(error, 'an attempt reports it');
-      return [];
-    }
+    });
   }
 }
 

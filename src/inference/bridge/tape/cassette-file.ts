@@ -1,8 +1,10 @@
 /** Cassettes as files (io). */
-import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
+
+import { open, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { collect } from '../../../base/collect.ts';
 import { errorCode } from '../../../base/errors.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { awaitOr, ignore } from '../../../base/ignore.ts';
 import { CASSETTE_BYTES_MAX, type Cassette, cassetteText, cassetteTooLarge, parseCassette } from './cassette.ts';
 import { CassetteError } from './errors.ts';
 
@@ -57,36 +59,18 @@ export async function writeCassette(path: string, cassette: Cassette): Promise<v
 }
 
 async function readBytes(path: string): Promise<Buffer> {
-  const file = await open(path, 'r');
-  try {
-    return await bounded(file);
-  } finally {
-    await file.close();
-  }
-}
-
-async function bounded(file: FileHandle): Promise<Buffer> {
+  await using file = await open(path, 'r');
   const { size } = await file.stat();
   if (size > CASSETTE_BYTES_MAX) throw cassetteTooLarge();
-  const parts: Buffer[] = [];
-  let bytes = 0;
   // A pipe has no size.
-  for await (const part of file.createReadStream({ autoClose: false }) as AsyncIterable<Buffer>) {
-    bytes += part.length;
-    if (bytes > CASSETTE_BYTES_MAX) throw cassetteTooLarge();
-    parts.push(part);
-  }
-  return Buffer.concat(parts);
+  return await collect(file.createReadStream({ autoClose: false }), CASSETTE_BYTES_MAX, cassetteTooLarge);
 }
 
 async function isThere(path: string): Promise<boolean> {
-  try {
+  return await awaitOr(false, 'reported by the caller', async () => {
     await stat(path);
     return true;
-  } catch (error) {
-    ignore(error, 'reported by the caller');
-    return false;
-  }
+  });
 }
 
 const named = (path: string, error: CassetteError): CassetteError =>

@@ -4,7 +4,7 @@ import type { Clock } from '../../../base/clock.ts';
 import { describeError } from '../../../base/errors.ts';
 import type { Log } from '../../../base/log.ts';
 import { BridgeError } from '../errors.ts';
-import { isJsonObject } from '../json-body.ts';
+import { isJsonObject, parseObject } from '../json-body.ts';
 import type { BridgeLimits } from '../limits.ts';
 import type { ModelEntry } from '../policy.ts';
 import { endpointOf, type UpstreamTarget } from './address.ts';
@@ -142,14 +142,8 @@ export async function readBounded(response: Readable, bytesMax: number): Promise
 
 /** The entries of a list in the form of OpenAI or Anthropic; undefined for anything else. */
 export function parseModels(text: string): ModelEntry[] | undefined {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined;
-    throw error;
-  }
-  if (!isJsonObject(value)) return undefined;
+  const value = parseObject(text);
+  if (value === undefined) return undefined;
   // Ollama without any model sends `data: null`.
   const data = value['data'] ?? (value['object'] === 'list' ? [] : undefined);
   if (!Array.isArray(data)) return undefined;

@@ -11,7 +11,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../../../base/clock.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { ignore, tryOr } from '../../../base/ignore.ts';
 import { modulePath } from '../../../base/module-path.ts';
 import { findKvmObstacle } from '../kvm-device.ts';
 import { type QemuVersion, readQemuVersion } from '../qemu/installation.ts';
@@ -188,20 +188,11 @@ export function runChild(
 export function parseSteps(output: string): KvmStep[] {
   const steps: KvmStep[] = [];
   for (const line of output.split('\n')) {
-    const step = stepSchema.safeParse(parseJson(line));
+    const step = stepSchema.safeParse(tryOr(undefined, 'not JSON', () => JSON.parse(line)));
     if (!step.success || step.data.step !== STEP_NAMES[steps.length]) break;
     steps.push(step.data);
   }
   return steps;
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    ignore(error, 'not JSON');
-    return undefined;
-  }
 }
 
 /** Increment when the probe changes. */

@@ -3,7 +3,7 @@
  * status will be unknown.
  */
 import type { Clock } from '../../../base/clock.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { tryOr } from '../../../base/ignore.ts';
 import { isRunning, startTicksOf } from '../../../sys/process-start.ts';
 import type { Vm, VmExit, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
@@ -106,11 +106,7 @@ class AdoptedProcess implements VmmProcess {
   async kill(): Promise<void> {
     if (this.isAlive()) {
       this.#killed = true;
-      try {
-        process.kill(this.pid, 'SIGKILL');
-      } catch (error) {
-        ignore(error, 'the process has just ended');
-      }
+      tryOr(undefined, 'the process has just ended', () => process.kill(this.pid, 'SIGKILL'));
     }
     await this.exited;
   }

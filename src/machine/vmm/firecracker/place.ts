@@ -10,7 +10,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { chmod, lstat, mkdir, rm, symlink, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { errorCode } from '../../../base/errors.ts';
+import { ifThere } from '../../../base/errors.ts';
 import type { VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import type { LaunchStdio } from '../launch.ts';
@@ -108,9 +108,5 @@ export function channelNameOf({ channelPath }: Pick<VmSpec, 'channelPath'>): str
 
 /** Removes a socket, and only a socket: Firecracker leaves its sockets behind and refuses an existing path. */
 export async function removeStaleSocket(path: string): Promise<void> {
-  try {
-    if ((await lstat(path)).isSocket()) await unlink(path);
-  } catch (error) {
-    if (errorCode(error) !== 'ENOENT') throw error;
-  }
+  if ((await ifThere(lstat(path)))?.isSocket()) await ifThere(unlink(path));
 }

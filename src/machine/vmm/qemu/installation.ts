@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process';
 import { access } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { errorCode } from '../../../base/errors.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { awaitOr } from '../../../base/ignore.ts';
 import { VmmError } from '../errors.ts';
 
 export interface QemuVersion {
@@ -86,13 +86,10 @@ async function existing(lists: readonly (readonly string[])[]): Promise<string[]
 }
 
 async function isThere(path: string): Promise<boolean> {
-  try {
+  return await awaitOr(false, 'elsewhere, or not installed', async () => {
     await access(path);
     return true;
-  } catch (error) {
-    ignore(error, 'elsewhere, or not installed');
-    return false;
-  }
+  });
 }
 
 function run(binary: string, ...args: string[]): Promise<string> {

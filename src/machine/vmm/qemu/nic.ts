@@ -5,7 +5,7 @@
  *
  * The TAP ends with the last copy of its descriptor: at `netdev_del`, or with QEMU.
  */
-import { ignore } from '../../../base/ignore.ts';
+import { awaitOr, ignore } from '../../../base/ignore.ts';
 import type { NicHotplug, NicSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import type { QmpClient } from './qmp.ts';
@@ -119,10 +119,6 @@ export class NicSlot implements NicHotplug {
 
   /** Undoes a part of a failed plug; only the first failure is reported. */
   async #undo(command: string, args: Readonly<Record<string, unknown>>): Promise<void> {
-    try {
-      await this.#qmp.execute(command, args);
-    } catch (error) {
-      ignore(error, 'QEMU did not accept it, or is gone');
-    }
+    await awaitOr(undefined, 'QEMU did not accept it, or is gone', () => this.#qmp.execute(command, args));
   }
 }

@@ -9,7 +9,7 @@
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../../../base/clock.ts';
 import { LoopTime } from '../../../base/fairness/loop-time.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { ignore, tryOr } from '../../../base/ignore.ts';
 import { Listeners } from '../../../base/listeners.ts';
 import type { BucketLimit } from '../../../base/token-bucket.ts';
 import { FdChannel } from '../../../sys/socket.ts';
@@ -70,13 +70,7 @@ const NEWLINE = 10;
 const TOO_LONG = { ok: false, reason: `a line is longer than ${QMP_LINE_BYTES_MAX} bytes` } as const;
 
 function parseMessage(text: string): QmpMessage | undefined {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    ignore(error, 'not JSON');
-    return undefined;
-  }
+  const value: unknown = tryOr(undefined, 'not JSON', () => JSON.parse(text));
   if (!isRecord(value)) return undefined;
   if (isRecord(value['QMP'])) return { kind: 'greeting' };
   if (typeof value['event'] === 'string') {
@@ -253,11 +247,7 @@ export class QmpClient {
     const cancel = this.#clock.after(timeoutMs, () =>
       late.reject(new VmmError('vmm_timeout', `QEMU did not give ${what} within ${timeoutMs} ms`)),
     );
-    try {
-      return await Promise.race([wanted, late.promise]);
-    } finally {
-      cancel();
-    }
+    return await Promise.race([wanted, late.promise]).finally(cancel);
   }
 
   /** Lets a VMM that floods wait, so that it does not hold up the event loop. */

@@ -4,7 +4,7 @@
  * start, so the number of one version is known in advance, and of others after a first start.
  */
 import { readdirSync, statSync } from 'node:fs';
-import { ignore } from '../../../base/ignore.ts';
+import { tryOr } from '../../../base/ignore.ts';
 import type { FileIdentity } from '../../../sys/fd.ts';
 import { VmmError } from '../errors.ts';
 import { MEMORY_FD } from './args.ts';
@@ -61,11 +61,8 @@ function openedAs(pid: number | null, { dev, ino }: FileIdentity): number {
 }
 
 function isFile(path: string, { dev, ino }: FileIdentity): boolean {
-  try {
+  return tryOr(false, 'closed meanwhile', () => {
     const found = statSync(path, { bigint: true });
     return found.dev === dev && found.ino === ino;
-  } catch (error) {
-    ignore(error, 'closed meanwhile');
-    return false;
-  }
+  });
 }

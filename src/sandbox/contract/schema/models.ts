@@ -8,7 +8,7 @@ import {
 } from '../../../base/request/model-limits.ts';
 import { FIELD_PATH, FIELD_PATH_CHARACTERS_MAX } from '../../../base/text/field-path.ts';
 import { RANGES, REQUEST_LIMITS } from '../limits.ts';
-import { CONTENT, list, notA, type ReadOnly, text, whole } from './values.ts';
+import { CONTENT, count, list, notA, type ReadOnly, text, whole } from './values.ts';
 
 const modelPriority = z.enum(MODEL_PRIORITIES).meta({ id: 'ModelPriority' });
 export const modelBudget = z
@@ -103,6 +103,25 @@ export const modelPolicy = z
   })
   .meta({ id: 'ModelPolicy' });
 export type ModelPolicy = ReadOnly<z.infer<typeof modelPolicy>>;
+
+export const budgetUse = z
+  .object({
+    inputTokens: count,
+    outputTokens: count,
+    requests: count,
+    costNanoDollars: count.describe('Billionths of a dollar.'),
+    window: count.describe('Number of the window since 1970; 0: the whole life.'),
+    windowMs: count.optional().describe('Length of the window; absent: the whole life.'),
+  })
+  .meta({ id: 'ModelBudgetUse' });
+export const modelUse = z
+  .object({
+    account: z.string().describe('The sandbox whose budget it is: of a fork, that of the first original.'),
+    used: budgetUse
+      .nullable()
+      .describe('By all that share the budget, in the window of the last use; null: nothing yet.'),
+  })
+  .meta({ id: 'SandboxModelUse', description: 'Use of `models.budget`.' });
 
 export const NO_MODEL_POLICY: ModelPolicy = {
   defaultModel: null,

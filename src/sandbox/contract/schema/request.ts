@@ -4,7 +4,7 @@ import type { ChannelLimits } from '../../../base/channel.ts';
 import type { DiskLimits } from '../../../base/request/disk-limits.ts';
 import { REQUIREMENT_LIMITS } from '../../../base/request/package-policy.ts';
 import type { BucketLimit } from '../../../base/token-bucket.ts';
-import { RANGES, type Range, REQUEST_LIMITS } from '../limits.ts';
+import { DEFAULT_QUEUE_TIMEOUT_MS, DEFAULTS, RANGES, type Range, REQUEST_LIMITS } from '../limits.ts';
 import { modelOptions, requestedBudget } from './models.ts';
 import { networkOptions, requestHeaders, secrets } from './network.ts';
 import { packageOptions, packagesAge } from './packages.ts';
@@ -54,14 +54,14 @@ const MODULE_NAME = /^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$/;
 const memoryMib = whole(RANGES.memoryMib);
 /** What a template fixes. */
 const size = {
-  cpus: whole(RANGES.cpus).describe('Virtual CPUs. Default 1.').optional(),
-  memoryMib: memoryMib.describe('RAM, MiB. Default 512.').optional(),
+  cpus: whole(RANGES.cpus).describe(`Virtual CPUs. Default ${DEFAULTS.cpus}.`).optional(),
+  memoryMib: memoryMib.describe(`RAM, MiB. Default ${DEFAULTS.memoryMib}.`).optional(),
   memoryMaxMib: memoryMib
     .describe(
       'Memory grows in steps up to this maximum under memory pressure, MiB. At most 16 times `memoryMib`. Default: no growth.',
     )
     .optional(),
-  diskMib: whole(RANGES.diskMib).describe('Size of the writable disk, MiB. Default 2048.').optional(),
+  diskMib: whole(RANGES.diskMib).describe(`Size of the writable disk, MiB. Default ${DEFAULTS.diskMib}.`).optional(),
   warm: list(
     text(REQUEST_LIMITS.warmModuleCharactersMax).refine((name) => MODULE_NAME.test(name), {
       error: notA('a module name'),
@@ -154,7 +154,7 @@ export const createRequest = z
     boot: z.boolean().optional().describe('Boot instead of cloning a template.'),
     queueTimeoutMs: whole(RANGES.queueTimeoutMs)
       .optional()
-      .describe('Longest wait in the start queue. Default 60 000.'),
+      .describe(`Longest wait in the start queue. Default ${DEFAULT_QUEUE_TIMEOUT_MS}.`),
     ...lifeFields,
     ...vmFields,
   })

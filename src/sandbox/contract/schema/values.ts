@@ -1,7 +1,10 @@
 /**
- * Values that the schemas of this folder share. The folder is the contract of requests: the core and the REST server
- * check with it, `spec/openapi.json` is generated from it, and the types of requests are inferred from it. Import only
- * its types into what commands load: zod takes longer to load than all modules of `neurovisor ls`.
+ * Values that the schemas of this folder share. The folder is the contract of requests and of what they create: the core
+ * and the REST server check requests with it, types are inferred from it, and `spec/openapi.json`, against which
+ * `src/api/client` checks answers, is generated from it. Import only its types into what commands load: zod takes longer
+ * to load than all modules of `neurovisor ls`.
+ *
+ * Requests are strict: an unknown field is an error that names it. Answers may grow: a client drops unknown fields.
  */
 import { z } from 'zod';
 import { isAtMost } from '../../../base/text/characters.ts';
@@ -68,3 +71,11 @@ export const metadata = z
     description: 'Labels of the owner’s choice; the list can be filtered by them.',
     maxProperties: REQUEST_LIMITS.metadataPairsMax,
   });
+
+export const count = z.number().int().nonnegative();
+export const ms = z.number();
+export const wallMs = z.number().describe('Milliseconds since 1970.');
+export const sandboxId = z
+  .string()
+  .regex(/^[a-z0-9]{20}$/, { error: 'expected 20 characters of a-z and 0-9' })
+  .describe('Id of a sandbox.');

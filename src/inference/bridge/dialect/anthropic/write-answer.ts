@@ -67,15 +67,11 @@ export class AnthropicStreamWriter implements AnswerWriter {
   readonly #counts: AnswerCounts;
   #open: 'text' | 'thinking' | 'tool' | undefined;
   #index = -1;
-  #done = false;
+  done = false;
 
   constructor(options: AnswerOptions) {
     this.#options = options;
     this.#counts = new AnswerCounts(options);
-  }
-
-  get done(): boolean {
-    return this.#done;
   }
 
   write(event: AnswerEvent): string {
@@ -100,7 +96,7 @@ export class AnthropicStreamWriter implements AnswerWriter {
       case 'tool-end':
         return this.#end();
       case 'stop': {
-        this.#done = true;
+        this.done = true;
         const delta = { stop_reason: STOP_REASONS[event.reason], stop_sequence: event.sequence };
         const last = sse('message_delta', { delta, usage: this.#counts.usage() });
         return this.#end() + last + sse('message_stop', {});
@@ -140,15 +136,11 @@ export class AnthropicMessageWriter implements AnswerWriter {
   readonly #counts: AnswerCounts;
   readonly #content: Block[] = [];
   #arguments = '';
-  #done = false;
+  done = false;
 
   constructor(options: AnswerOptions) {
     this.#options = options;
     this.#counts = new AnswerCounts(options);
-  }
-
-  get done(): boolean {
-    return this.#done;
   }
 
   write(event: AnswerEvent): string {
@@ -177,7 +169,7 @@ export class AnthropicMessageWriter implements AnswerWriter {
         last.input = parseObject(this.#arguments) ?? {};
         return '';
       case 'stop':
-        this.#done = true;
+        this.done = true;
         return JSON.stringify(
           messageOf(this.#options, {
             content: this.#content,

@@ -33,15 +33,11 @@ export class OllamaAnswerWriter implements AnswerWriter {
   #arguments = '';
   #characters = 0;
   #usage: AnswerUsage | undefined;
-  #done = false;
+  done = false;
 
   constructor(options: AnswerOptions) {
     this.#options = options;
     this.#startedAtMs = options.clock.now();
-  }
-
-  get done(): boolean {
-    return this.#done;
   }
 
   write(event: AnswerEvent): string {
@@ -68,7 +64,7 @@ export class OllamaAnswerWriter implements AnswerWriter {
         this.#usage = event.usage;
         return '';
       case 'stop':
-        this.#done = true;
+        this.done = true;
         return this.#last(event.reason === 'length' ? 'length' : 'stop');
       default:
         return '';
@@ -131,15 +127,11 @@ export class OllamaVectorWriter implements AnswerWriter {
   readonly #options: AnswerOptions;
   readonly #startedAtMs: number;
   #usage: AnswerUsage | undefined;
-  #done = false;
+  done = false;
 
   constructor(options: AnswerOptions) {
     this.#options = options;
     this.#startedAtMs = options.clock.now();
-  }
-
-  get done(): boolean {
-    return this.#done;
   }
 
   write(event: AnswerEvent): string {
@@ -154,7 +146,7 @@ export class OllamaVectorWriter implements AnswerWriter {
         this.#usage = event.usage;
         return '';
       case 'stop': {
-        this.#done = true;
+        this.done = true;
         const more = JSON.stringify({
           total_duration: Math.round((clock.now() - this.#startedAtMs) * NS_PER_MS),
           load_duration: 0,

@@ -25,22 +25,18 @@ export class ChatAnswerWriter implements AnswerWriter {
   #text = '';
   #reasoning = '';
   readonly #calls: Call[] = [];
-  #done = false;
+  done = false;
 
   constructor(options: AnswerOptions) {
     this.#options = options;
     this.#created = Math.floor(options.clock.wall() / 1000);
   }
 
-  get done(): boolean {
-    return this.#done;
-  }
-
   write(event: AnswerEvent): string {
     this.#see(event);
     const { stream } = this.#options;
     if (event.type === 'stop') {
-      this.#done = true;
+      this.done = true;
       const finish = FINISH_REASONS[event.reason];
       return stream ? this.#lastChunks(finish) : this.#whole(finish);
     }

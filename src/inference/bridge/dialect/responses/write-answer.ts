@@ -56,17 +56,13 @@ export class ResponsesWriter implements AnswerWriter {
   #sequence = 0;
   #characters = 0;
   #usage: AnswerUsage | undefined;
-  #done = false;
+  done = false;
 
   constructor(options: AnswerOptions) {
     this.#options = options;
     this.#createdAt = Math.floor(options.clock.wall() / 1000);
     this.#context = options.context.responses ?? NO_CONTEXT;
     this.#forms = new Map(this.#context.tools.map((form) => [form.upstreamName, form]));
-  }
-
-  get done(): boolean {
-    return this.#done;
   }
 
   /** @throws BridgeError `upstream_protocol` */
@@ -221,7 +217,7 @@ export class ResponsesWriter implements AnswerWriter {
   }
 
   #stop(reason: StopReason): string {
-    this.#done = true;
+    this.done = true;
     const why = INCOMPLETE[reason];
     const status = why === undefined ? 'completed' : 'incomplete';
     const end = this.#end(status);

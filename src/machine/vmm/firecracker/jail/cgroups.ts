@@ -1,7 +1,7 @@
 /** The control groups that the jailer makes for one VM and leaves behind, one per hierarchy that it used. */
 import { readFile, rmdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { errorCode } from '../../../../base/errors.ts';
+import { ifThere } from '../../../../base/errors.ts';
 import type { JailSpec } from './jailer.ts';
 
 /** @returns directories that may exist once the VM runs; most do not */
@@ -19,11 +19,5 @@ export async function cgroupsOf(jail: JailSpec, id: string, binary: string): Pro
 
 /** Removes the groups; they must be empty. */
 export async function removeCgroups(dirs: readonly string[]): Promise<void> {
-  for (const dir of dirs) {
-    try {
-      await rmdir(dir);
-    } catch (error) {
-      if (errorCode(error) !== 'ENOENT') throw error;
-    }
-  }
+  for (const dir of dirs) await ifThere(rmdir(dir));
 }

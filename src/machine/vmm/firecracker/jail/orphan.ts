@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { sleep } from '../../../../base/clock.ts';
 import { errorCode } from '../../../../base/errors.ts';
-import { ignore } from '../../../../base/ignore.ts';
+import { awaitOr } from '../../../../base/ignore.ts';
 import { isRunning, startTicksOf } from '../../../../sys/process-start.ts';
 import { type JailOwner, OWNER_FILE } from './owner.ts';
 
@@ -20,12 +20,9 @@ const ownerSchema = z.object({
 
 /** @returns undefined for a jail that is being created or is not ours */
 export async function readOwner(folder: string): Promise<JailOwner | undefined> {
-  try {
-    return ownerSchema.parse(JSON.parse(await readFile(join(folder, OWNER_FILE), 'utf8')));
-  } catch (error) {
-    ignore(error, 'the jail has no owner record');
-    return undefined;
-  }
+  return await awaitOr(undefined, 'the jail has no owner record', async () =>
+    ownerSchema.parse(JSON.parse(await readFile(join(folder, OWNER_FILE), 'utf8'))),
+  );
 }
 
 /** All processes whose root is this directory. */

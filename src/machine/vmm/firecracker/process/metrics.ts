@@ -2,7 +2,7 @@
  * Firecracker's counters: one JSON line per flush, with the counts since the last one. The guest causes the numbers, so
  * sums are bounded and invalid lines are dropped.
  */
-import { ignore } from '../../../../base/ignore.ts';
+import { tryOr } from '../../../../base/ignore.ts';
 
 /** Usually about 20 KB. */
 const LINE_BYTES_MAX = 256 * 1024;
@@ -55,12 +55,7 @@ export class MetricsReader {
 const SUMS_MAX = 1_000;
 
 function parseObject(line: string): Record<string, unknown> {
-  try {
-    return asObject(JSON.parse(line));
-  } catch (error) {
-    ignore(error, 'a line of metrics is truncated or invalid');
-    return {};
-  }
+  return tryOr({}, 'a line of metrics is truncated or invalid', () => asObject(JSON.parse(line)));
 }
 
 function asObject(value: unknown): Record<string, unknown> {

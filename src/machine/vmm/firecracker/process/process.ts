@@ -4,7 +4,7 @@ import type { Socket } from 'node:net';
 import { PassThrough, type Readable, type Writable } from 'node:stream';
 import type { Clock } from '../../../../base/clock.ts';
 import { errorCode } from '../../../../base/errors.ts';
-import { ignore } from '../../../../base/ignore.ts';
+import { tryOr } from '../../../../base/ignore.ts';
 import { isRunning, startTicksOf } from '../../../../sys/process-start.ts';
 import { isPidAlive } from '../../alive.ts';
 import { childEnd, drain } from '../../child-end.ts';
@@ -182,11 +182,7 @@ export class FirecrackerProcess {
 }
 
 function end(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch (error) {
-    ignore(error, 'the process has just ended');
-  }
+  tryOr(undefined, 'the process has just ended', () => process.kill(pid, 'SIGKILL'));
 }
 
 function closed(stream: Readable | null): Promise<void> {

@@ -1,9 +1,11 @@
-/** `--packages` and the options that restrict it. */
+/** Options about the packages that a sandbox may fetch. */
 import { readFileSync } from 'node:fs';
 import { describeError } from '../../base/errors.ts';
 import { ECOSYSTEMS, type Ecosystem, isPackageRule } from '../../base/request/package-policy.ts';
+import type { CreateRequest } from '../../sandbox/contract/control.ts';
 import type { PackageOptions } from '../../sandbox/contract/packages.ts';
 import { UsageError } from '../failure.ts';
+import type { Field, OptionText } from './field.ts';
 import { lockEntries } from './lock-file.ts';
 import * as ranges from './ranges.ts';
 
@@ -14,6 +16,43 @@ export interface PackageFlags {
   readonly packagesMinAge?: string;
   readonly packagesLock?: readonly string[];
 }
+
+/** Also for the packages of `--with` and `--requirements`. */
+export const PACKAGES_MIN_AGE: OptionText = {
+  flags: '--packages-min-age <time>',
+  help: 'hide versions of packages that are younger than this, for example 7d; also from --with and --requirements (default: none)',
+  check: ranges.packageAge,
+};
+
+/** @param none ends the help of `--packages` */
+export const packageTexts = (none: string): readonly OptionText[] => [
+  {
+    flags: '--packages <kinds>',
+    help: `let the guest install packages from this host's indexes, without a network: ${ECOSYSTEMS.join(', ')}, ${none}`,
+    isRepeatable: true,
+  },
+  {
+    flags: '--packages-allow <names>',
+    help: 'restrict packages to these names, for example numpy, pip:torch or npm:@types/* (repeatable)',
+    isRepeatable: true,
+  },
+  {
+    flags: '--packages-deny <names>',
+    help: 'refuse these packages; overrides --packages-allow (repeatable)',
+    isRepeatable: true,
+  },
+  PACKAGES_MIN_AGE,
+  {
+    flags: '--packages-lock <file>',
+    help: 'restrict packages to the files whose digests this lock file has: requirements.txt, uv.lock, package-lock.json or Cargo.lock (repeatable)',
+    isRepeatable: true,
+  },
+];
+
+export const PACKAGES: Field<CreateRequest> = {
+  options: packageTexts('separated by commas (default: none)'),
+  read: packageOptions,
+};
 
 /** Returns no field without `--packages`. @throws UsageError */
 export function packageOptions(flags: PackageFlags): { readonly packages?: PackageOptions } {

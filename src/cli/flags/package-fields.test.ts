@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { packageChange, packageOptions, templateAge } from './package-flags.ts';
+import { packageChange, packageOptions, templateAge } from './package-fields.ts';
 
 let dir: string;
 beforeAll(() => {

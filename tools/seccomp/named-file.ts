@@ -1,6 +1,6 @@
 /** Files named on the command line: a file that cannot be used is a usage error. */
-import { errorCode } from '../../base/errors.ts';
-import { UsageError } from '../failure.ts';
+import { errorCode } from '../../src/base/errors.ts';
+import { UsageError } from '../../src/cli/failure.ts';
 
 /** Faults of the name. Others (a full disk, an I/O error) are not usage errors. */
 const WRONG: Readonly<Record<string, string>> = {

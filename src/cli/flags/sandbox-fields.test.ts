@@ -1,8 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { changeOf, limitsOf } from '../commands/update.ts';
-import { parseDiskLimits } from './disk-limits.ts';
+import { readFields } from './field.ts';
 import { parseBudget, parseSharedBudget } from './model-budget.ts';
-import { channelOptions, type NetworkFlags, networkOptions, sandboxOptions } from './sandbox-flags.ts';
+import { type NetworkFlags, networkOptions } from './network-fields.ts';
+import { RATES, RUN_FIELDS, sandboxRequest } from './sandbox-fields.ts';
 
 const NO_FLAGS: NetworkFlags = { allowOut: [], denyOut: [] };
 const usage = expect.objectContaining({ code: 'usage' });
@@ -39,8 +40,8 @@ describe('--rate', () => {
   const channelLimits = { guestToHostBytes: bucket, hostToGuestBytes: bucket };
 
   it('limits both directions, for create and update; none lifts the limits', () => {
-    expect(channelOptions({ rate: '5M' })).toEqual({ channelLimits });
-    expect(channelOptions({})).toEqual({});
+    expect(readFields(RATES, { rate: '5M' })).toEqual({ channelLimits });
+    expect(readFields(RATES, {})).toEqual({});
     const flags = { ...NO_FLAGS, label: [] };
     expect(changeOf({ ...flags, rate: '5M' })).toEqual({ channelLimits });
     expect(changeOf({ ...flags, rate: 'none' })).toEqual({ channelLimits: {} });
@@ -52,7 +53,7 @@ describe('--allow-field', () => {
   it('names fields by their paths', () => {
     const flags = { ...NO_FLAGS, env: [], warm: [], alias: [], allowModel: [] };
     const allowed = (...allowField: string[]) =>
-      sandboxOptions({ env: {} }, { ...flags, allowField }, {}).models?.allowFields;
+      sandboxRequest(RUN_FIELDS, { ...flags, allowField }, { env: {} }).models?.allowFields;
     expect(allowed('enable_search', 'messages.content.uuid')).toEqual(['enable_search', 'messages.content.uuid']);
     expect(allowed()).toBeUndefined();
     for (const wrong of ['', 'a b', 'messages[].uuid', '.a', '*']) {
@@ -62,13 +63,12 @@ describe('--allow-field', () => {
 });
 
 describe('--disk-limit', () => {
+  const diskLimitsOf = (...diskLimit: string[]) => readFields(RATES, { diskLimit }).diskLimits;
+
   it('parses one list with units, for create and update', () => {
-    expect(parseDiskLimits(['rate=1.5MiB/s', 'iops=500'])).toEqual({
-      bytesPerSecond: 1.5 * 1024 ** 2,
-      opsPerSecond: 500,
-    });
-    expect(parseDiskLimits(['none'])).toEqual({});
-    expect(parseDiskLimits([])).toBeUndefined();
+    expect(diskLimitsOf('rate=1.5MiB/s', 'iops=500')).toEqual({ bytesPerSecond: 1.5 * 1024 ** 2, opsPerSecond: 500 });
+    expect(diskLimitsOf('none')).toEqual({});
+    expect(diskLimitsOf()).toBeUndefined();
     const flags = { ...NO_FLAGS, label: [], diskLimit: ['rate=1M'] };
     expect(changeOf(flags)).toEqual({ diskLimits: { bytesPerSecond: 1024 ** 2 } });
     const network = { mode: 'open', allow: [], deny: [], limits: {}, address: null, gatewayUse: null } as const;
@@ -93,7 +93,7 @@ describe('--disk-limit', () => {
       'rate=1M,rate=2M',
       'RATE=1M',
     ]) {
-      expect(() => parseDiskLimits([text]), text).toThrow(usage);
+      expect(() => diskLimitsOf(text), text).toThrow(usage);
     }
   });
 });
@@ -154,6 +154,12 @@ describe('--net-limit', () => {
     const change = { network: { ...rules, limits: { connectionsMax: 5 } } };
     expect(limitsOf(flags, network)).toEqual(change);
     expect(limitsOf({ ...flags, timeout: '2m' }, network)).toEqual({ ...change, timeoutMs: 120_000 });
+    const secret = { secret: ['KEY@a.example'] };
+    const secrets = [{ name: 'KEY', hosts: ['a.example'], value: 'a value of the caller' }];
+    expect(limitsOf({ ...flags, ...secret }, network, { KEY: 'a value of the caller' })).toEqual({
+      ...change,
+      secrets,
+    });
     expect(() => limitsOf(flags, null)).toThrow(usage);
   });
 });
@@ -200,7 +206,7 @@ describe('changeOf', () => {
 
 describe('--model-budget, --model-priority', () => {
   const flags = { ...NO_FLAGS, env: [], warm: [], alias: [], allowModel: [] };
-  const models = (more: object) => sandboxOptions({ env: {} }, { ...flags, ...more }, {}).models;
+  const models = (more: object) => sandboxRequest(RUN_FIELDS, { ...flags, ...more }, { env: {} }).models ?? {};
 
   it('name the limits of the budget; several options make one', () => {
     const modelBudget = ['input=1M,output=1.5k', 'requests=10,cost=0.29,rate=5,per=1d'];
@@ -232,11 +238,10 @@ describe('--model-budget, --model-priority', () => {
     expect(() => models({ modelBudget: [text] })).toThrow(why);
   });
 
-  it('none is an empty budget, a rate needs no window, and no option is no budget', () => {
-    expect(parseBudget({ modelBudget: ['none'] })).toEqual({});
-    expect(parseBudget({ modelBudget: ['rate=7'] })).toEqual({ tokensPerMinute: 7 });
-    expect(() => parseBudget({ modelBudget: ['rate=7,per=1h'] })).toThrow('needs a limit');
-    expect(parseBudget({})).toBeUndefined();
+  it('none is an empty budget, and a rate needs no window', () => {
+    expect(parseBudget(['none'])).toEqual({});
+    expect(parseBudget(['rate=7'])).toEqual({ tokensPerMinute: 7 });
+    expect(() => parseBudget(['rate=7,per=1h'])).toThrow('needs a limit');
   });
 
   it('serve --model-budget: a budget with windows', () => {

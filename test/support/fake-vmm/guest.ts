@@ -1,5 +1,5 @@
 import type { Readable } from 'node:stream';
-import type { VmSpec } from '../driver.ts';
+import type { VmSpec } from '../../../src/machine/vmm/driver.ts';
 import type { FakeChannel } from './channel.ts';
 
 /** The machine, as a fake guest sees it. */

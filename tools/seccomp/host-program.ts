@@ -2,8 +2,8 @@
 import { constants } from 'node:fs';
 import { access, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ignore } from '../../base/ignore.ts';
-import { UsageError } from '../failure.ts';
+import { ignore } from '../../src/base/ignore.ts';
+import { UsageError } from '../../src/cli/failure.ts';
 
 /**
  * Searches like execvp(3): a name with a slash is a path, others are searched in PATH.

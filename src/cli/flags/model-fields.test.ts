@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { parseCacheSize, parseModelCache } from './model-cache.ts';
+import { parseCacheSize, parseModelCache } from './model-fields.ts';
 
 it('--model-cache of a sandbox: a time, and which requests', () => {
   expect(parseModelCache('10m')).toEqual({ ttlMs: 600_000 });

@@ -11,8 +11,8 @@
 import { writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { PassThrough, type Readable, type Writable } from 'node:stream';
-import type { Clock } from '../../../base/clock.ts';
-import { ignore } from '../../../base/ignore.ts';
+import type { Clock } from '../../../src/base/clock.ts';
+import { ignore } from '../../../src/base/ignore.ts';
 import type {
   Balloon,
   ChannelStats,
@@ -25,11 +25,11 @@ import type {
   VmSnapshot,
   VmSpec,
   VmTimings,
-} from '../driver.ts';
-import { VmmError } from '../errors.ts';
-import { readSnapshot, stateDigest } from '../snapshot.ts';
-import { checkFiles, checkSpec } from '../spec.ts';
-import { ByteTail } from '../tail.ts';
+} from '../../../src/machine/vmm/driver.ts';
+import { VmmError } from '../../../src/machine/vmm/errors.ts';
+import { readSnapshot, stateDigest } from '../../../src/machine/vmm/snapshot.ts';
+import { checkFiles, checkSpec } from '../../../src/machine/vmm/spec.ts';
+import { ByteTail } from '../../../src/machine/vmm/tail.ts';
 import { FakeChannel } from './channel.ts';
 import type { FakeGuest, FakeGuestIo } from './guest.ts';
 import { scriptedGuest } from './scripted-guest.ts';

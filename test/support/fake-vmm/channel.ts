@@ -2,8 +2,8 @@
 import { rm } from 'node:fs/promises';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { Duplex, Transform } from 'node:stream';
-import { ignore } from '../../../base/ignore.ts';
-import type { ChannelStats } from '../driver.ts';
+import { ignore } from '../../../src/base/ignore.ts';
+import type { ChannelStats } from '../../../src/machine/vmm/driver.ts';
 
 /** `CONNECT 4294967295\n` with some margin. */
 const HANDSHAKE_BYTES_MAX = 32;

@@ -1,7 +1,7 @@
 /** The fake guest of tests: speaks the protocol of `test/fixtures/echo-guest.c`. */
 import type { Duplex } from 'node:stream';
-import { errorCode } from '../../../base/errors.ts';
-import { ignore } from '../../../base/ignore.ts';
+import { errorCode } from '../../../src/base/errors.ts';
+import { ignore } from '../../../src/base/ignore.ts';
 import type { FakeGuest, FakeGuestIo } from './guest.ts';
 
 const HELLO_PORT = 1024;
