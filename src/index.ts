@@ -67,6 +67,7 @@ export type { DiskLimits } from './base/request/disk-limits.ts';
 export type { SecretPlace } from './base/request/secret-place.ts';
 export { Cassette, type CassetteReport } from './cli/library/cassette.ts';
 export * from './cli/library/errors.ts';
+export * from './cli/library/home.ts';
 export type { DaemonChoice, HostOptions } from './cli/library/host.ts';
 export type {
   BufferOptions,

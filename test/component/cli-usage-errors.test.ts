@@ -83,7 +83,7 @@ describe('usage errors without a daemon', () => {
 });
 
 describe('no daemon', () => {
-  it.each(['template export a b', 'image build', 'models test', 'df'])(
+  it.each(['template export a b', 'image build', 'models test'])(
     '%s: acts on this machine, so NEUROVISOR_URL is refused',
     async (line) => {
       const { status, stdout, stderr } = await run(line, { NEUROVISOR_URL: 'http://127.0.0.1:1' });
@@ -92,7 +92,7 @@ describe('no daemon', () => {
     },
   );
 
-  it.each(['template ls', 'image rm x', 'models ls', 'models rm x'])(
+  it.each(['template ls', 'image rm x', 'models ls', 'models rm x', 'df', 'prune'])(
     '%s: asks the daemon of NEUROVISOR_URL, and never acts here instead',
     async (line) => {
       const { status, stdout, stderr } = await run(line, { NEUROVISOR_URL: 'http://127.0.0.1:1' });

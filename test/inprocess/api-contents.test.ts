@@ -1,4 +1,4 @@
-/** Images, templates and models of a daemon's home, over REST: its client, and the commands beside a running daemon. */
+/** Images, templates, models and disk usage of a daemon's home, over REST: its client, and the commands beside a running daemon. */
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -13,11 +13,12 @@ import { sleep, systemClock } from '../../src/base/clock.ts';
 import { daemonSocket, resolveHome } from '../../src/base/home.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { type ProgressEvent, silentProgress } from '../../src/base/progress.ts';
+import { df, prune } from '../../src/cli/commands/disk.ts';
 import { imageList, imageRemove } from '../../src/cli/commands/image.ts';
 import { modelsPull, modelsRemove } from '../../src/cli/commands/models/pulled.ts';
 import { templateList, templateRemove } from '../../src/cli/commands/template.ts';
 import { homeContents } from '../../src/host/contents/contents.ts';
-import type { HomeContents, LongWork } from '../../src/sandbox/contract/contents.ts';
+import type { DiskUsage, HomeContents, LongWork } from '../../src/sandbox/contract/contents.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { makeGguf } from '../support/gguf-models.ts';
 import { testCli } from '../support/test-cli.ts';
@@ -130,6 +131,8 @@ describe('contents over REST', () => {
       () => tenant.models.list(),
       () => tenant.models.pull('a', {}, work()),
       () => tenant.models.remove(['a']),
+      () => tenant.disk.usage(),
+      () => tenant.disk.prune(true),
     ];
     for (const call of calls) await expect(call()).rejects.toMatchObject({ code: 'forbidden' });
   });
@@ -205,6 +208,8 @@ describe('contents over REST', () => {
     expect(await ask('POST', '/images/pull', { reference: 'a'.repeat(5000) })).toBe(400);
     expect(await ask('POST', '/images/pull', { reference: 'a', other: 1 })).toBe(400);
     expect(await ask('POST', '/templates', { cpus: 0 })).toBe(400);
+    expect(await ask('POST', '/disk/prune', { all: 'yes' })).toBe(400);
+    expect(await ask('POST', '/disk/prune', { all: true, dir: '/' })).toBe(400);
   });
 });
 
@@ -223,6 +228,34 @@ describe('commands beside a running daemon', () => {
     const text = readFileSync(join(dir, 'audit/audit.jsonl'), 'utf8');
     for (const call of ['POST /v1/models/pull', 'DELETE /v1/models', 'DELETE /v1/templates', 'DELETE /v1/images'])
       expect(text).toContain(`"${call}"`);
+  });
+
+  it('df and prune: the home of the daemon, and no other', async () => {
+    const { url, audit } = await startDaemon();
+    const other = mkdtempSync(join(tmpdir(), 'nv-other-'));
+    stack.defer(() => rmSync(other, { recursive: true }));
+    const file = join('cache/packages', `sha256-${'0'.repeat(64)}`);
+    for (const home of [dir, other]) {
+      mkdirSync(join(home, 'cache/packages'), { recursive: true });
+      writeFileSync(join(home, file), Buffer.alloc(64 * 1024, 1));
+    }
+    const env = { NEUROVISOR_HOME: other, NEUROVISOR_URL: url, NEUROVISOR_API_KEY: API_KEY };
+    const shown = cliHere(true, env);
+    expect(await df(shown.cli)).toBe(0);
+    const usage = JSON.parse(shown.stdout()) as DiskUsage;
+    expect(usage.home).toBe(dir);
+    const packages = usage.usage.find(({ kind }) => kind === 'packages');
+    expect(packages?.bytes).toBeGreaterThanOrEqual(64 * 1024);
+    expect(packages?.reclaimableBytes).toBe(packages?.bytes);
+    expect(await prune(cliHere(true, env).cli, {})).toBe(0);
+    expect(existsSync(join(dir, file))).toBe(true);
+    const pruned = cliHere();
+    expect(await prune(pruned.cli, { all: true })).toBe(0);
+    expect(JSON.parse(pruned.stdout())).toMatchObject({ templates: [], images: [] });
+    expect([existsSync(join(dir, file)), existsSync(join(other, file))]).toEqual([false, true]);
+    await audit.flush();
+    const text = readFileSync(join(dir, 'audit/audit.jsonl'), 'utf8');
+    expect(text.match(/"POST \/v1\/disk\/prune"/g)).toHaveLength(2);
   });
 
   it('NEUROVISOR_URL: lists what that daemon has, not this home', async () => {

@@ -13,11 +13,13 @@ import type { ProgressEvent } from '../../base/progress.ts';
 import type { UsageRecord } from '../../inference/bridge/bridge.ts';
 import type { GuestInfo } from '../../machine/guest/guest.ts';
 import type {
+  DiskUsage,
   ImagePull,
   ImageRecord,
   ImportedTemplate,
   ListedTemplate,
   ModelPull,
+  PrunedDisk,
   PulledModel,
   RemovedImages,
 } from '../../sandbox/contract/contents.ts';
@@ -98,6 +100,8 @@ export const importedTemplate = named<ImportedTemplate>('ImportedTemplate');
 export const removedTemplates = named<{ readonly templates: readonly string[] }>('RemovedTemplates');
 export const modelList = listOf<'models', PulledModel>('models', 'PulledModel');
 export const modelPull = named<ModelPull>('ModelPull');
+export const diskUsage = named<DiskUsage>('DiskUsage');
+export const prunedDisk = named<PrunedDisk>('PrunedDisk');
 export const freedBytes = named<{ readonly bytes: number }>('FreedBytes');
 export const keyInfo = named<KeyInfo>('Key');
 export const keyList = listOf<'keys', KeyInfo>('keys', 'Key');

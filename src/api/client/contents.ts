@@ -1,6 +1,13 @@
 /** What a daemon's home keeps beside sandboxes. */
 import { errorCode } from '../../base/errors.ts';
-import type { HomeContents, HomeImages, HomeModels, HomeTemplates, LongWork } from '../../sandbox/contract/contents.ts';
+import type {
+  HomeContents,
+  HomeDisk,
+  HomeImages,
+  HomeModels,
+  HomeTemplates,
+  LongWork,
+} from '../../sandbox/contract/contents.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import * as answers from './answers.ts';
 import { answerError, answerInvalid, ClientError } from './errors.ts';
@@ -11,7 +18,12 @@ import { serverSent } from './server-sent.ts';
 const LINE_CHARACTERS_MAX = 16 * 1024 * 1024;
 
 export function remoteContents(requests: Requests): HomeContents {
-  return { images: remoteImages(requests), templates: remoteTemplates(requests), models: remoteModels(requests) };
+  return {
+    images: remoteImages(requests),
+    templates: remoteTemplates(requests),
+    models: remoteModels(requests),
+    disk: remoteDisk(requests),
+  };
 }
 
 function remoteImages(requests: Requests): HomeImages {
@@ -75,6 +87,11 @@ function remoteModels(requests: Requests): HomeModels {
     },
   };
 }
+
+const remoteDisk = ({ get, post }: Requests): HomeDisk => ({
+  usage: () => get('/disk', answers.diskUsage),
+  prune: (all) => post('/disk/prune', { all }, answers.prunedDisk),
+});
 
 const namesOf = (names: readonly string[]): URLSearchParams => new URLSearchParams({ name: names });
 

@@ -68,10 +68,12 @@ export class JsonFiles<T> {
     }
   }
 
-  /** @throws TenantError `file_failed` */
+  /** @throws TenantError `file_failed`; `invalid`: the file could not be read back */
   write(value: T): void {
-    const { nameOf, what } = this.#kind;
+    const { nameOf, schema, what } = this.#kind;
     const name = nameOf(value);
+    const [fault] = schema.safeParse(value).error?.issues ?? [];
+    if (fault !== undefined) throw new TenantError('invalid', `${fault.path.join('.')}: ${fault.message}`);
     try {
       mkdirSync(this.dir, { recursive: true, mode: 0o700 });
       const fault = privateDirFault(this.dir);

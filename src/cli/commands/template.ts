@@ -14,8 +14,9 @@ import { type PackageFlags, templateAge } from '../flags/package-fields.ts';
 import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';
 import { sizeOptions } from '../flags/sandbox-fields.ts';
 import { type AskedStart, readStart, type StartFlags, withHealthcheck } from '../flags/start-command.ts';
+import type { OpenedContents } from '../library/contents.ts';
 import { duration, table } from '../output/table.ts';
-import { type OpenedContents, openContents } from './contents.ts';
+import { openContents } from './contents.ts';
 
 export interface TemplateFlags extends RequirementFlags, ImageFlags, StartFlags, Pick<PackageFlags, 'packagesMinAge'> {
   readonly warm: readonly string[];

@@ -5,8 +5,9 @@ import { type Daemon, openDaemonOnceReady } from '../library/daemon.ts';
 
 /** @throws ClientError `daemon_unreachable` at once if no daemon is starting, otherwise at the time limit */
 export async function reachDaemon(cli: Cli): Promise<Daemon> {
-  const onWait = (): void => {
-    if (!cli.json) cli.stderr.write('waiting for the daemon of this home to start or stop\n');
-  };
-  return await openDaemonOnceReady(cli.config, { signal: cli.cancelled, onWait });
+  return await openDaemonOnceReady(cli.config, { signal: cli.cancelled, onWait: onWait(cli) });
 }
+
+export const onWait = (cli: Cli) => (): void => {
+  if (!cli.json) cli.stderr.write('waiting for the daemon of this home to start or stop\n');
+};

@@ -6,7 +6,7 @@ import type { DoctorFlags } from '../commands/doctor.ts';
 import type { SetupFlags } from '../commands/setup.ts';
 import * as ranges from '../flags/ranges.ts';
 import { describeLater } from './help.ts';
-import { type OutputFlags, perform, performHere } from './perform.ts';
+import { type OutputFlags, perform } from './perform.ts';
 import { output } from './shared-options.ts';
 
 export function addMachine(program: Command): void {
@@ -75,7 +75,7 @@ function addDisk(program: Command): void {
     .summary('show what the home takes on the disk')
     .description('Show what the home (NEUROVISOR_HOME) takes on the disk, by kind, and how much `prune` would free.')
     .addOption(output())
-    .action((flags: OutputFlags) => performHere(flags, async (cli) => (await load()).df(cli)));
+    .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).df(cli)));
   program
     .command('prune')
     .summary('free disk space')
@@ -85,5 +85,5 @@ function addDisk(program: Command): void {
     .option('-a, --all', 'also remove cached steps of Dockerfiles and cached packages')
     .addOption(output())
     .addHelpText('after', '\nExamples:\n  neurovisor df\n  neurovisor prune --all\n')
-    .action((flags: OutputFlags & PruneFlags) => performHere(flags, async (cli) => (await load()).prune(cli, flags)));
+    .action((flags: OutputFlags & PruneFlags) => perform(flags, async (cli) => (await load()).prune(cli, flags)));
 }

@@ -4,6 +4,7 @@
  */
 
 export { ClientError, type ClientErrorCode } from '../../api/client/errors.ts';
+export { TenantError } from '../../api/tenants/errors.ts';
 export { CopyError, type CopyErrorCode } from '../../artifacts/transfer/transfer.ts';
 export { ConfigError } from '../../base/config.ts';
 export { CodedError } from '../../base/errors.ts';

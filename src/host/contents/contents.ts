@@ -5,6 +5,7 @@ import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import { silentProgress } from '../../base/progress.ts';
 import type { HomeContents, LongWork } from '../../sandbox/contract/contents.ts';
 import type { Runtime } from '../runtime/runtime.ts';
+import { homeDisk } from './disk.ts';
 import { homeImages } from './images.ts';
 import { homeModels } from './models.ts';
 import { homeTemplates } from './templates.ts';
@@ -38,5 +39,6 @@ export function homeContents(parts: ContentsParts): HomeContents {
       signal: work === undefined ? signal : AbortSignal.any([signal, work.signal]),
     }),
   };
-  return { images: homeImages(world), templates: homeTemplates(world), models: homeModels(world) };
+  const images = homeImages(world);
+  return { images, templates: homeTemplates(world), models: homeModels(world), disk: homeDisk(world, images) };
 }

@@ -18,16 +18,16 @@ const KINDS = {
 } as const;
 export type DiskKind = keyof typeof KINDS | 'other';
 
-export interface DiskUsage {
+export interface KindBytes {
   readonly kind: DiskKind;
   /** On disk: sparse files count what they hold, and a file with several names once. */
   readonly bytes: number;
 }
 
 /** Measures each kind. Files that vanish meanwhile do not count. */
-export async function diskUsage({ dir }: Pick<Home, 'dir'>): Promise<readonly DiskUsage[]> {
+export async function diskUsage({ dir }: Pick<Home, 'dir'>): Promise<readonly KindBytes[]> {
   const seen = new Set<string>();
-  const usage: DiskUsage[] = [];
+  const usage: KindBytes[] = [];
   const named = new Set<string>();
   for (const [kind, paths] of Object.entries(KINDS) as [DiskKind, readonly string[]][]) {
     let bytes = 0;

@@ -1,5 +1,5 @@
 /**
- * What a home keeps beside sandboxes: images, templates, pulled models. While a daemon runs, it alone changes them:
+ * What a home keeps beside sandboxes: images, templates, pulled models; and its disk usage. While a daemon runs, it alone changes them:
  *
  *     commands, library ──► HomeContents ◄── implemented by  src/host/contents    (the files of a home)
  *                                                            src/api/client       (a daemon, over HTTP)
@@ -15,6 +15,7 @@ export interface HomeContents {
   readonly images: HomeImages;
   readonly templates: HomeTemplates;
   readonly models: HomeModels;
+  readonly disk: HomeDisk;
 }
 
 /** How long work reports, and what ends it. An abort leaves nothing half made. */
@@ -178,4 +179,37 @@ export interface PulledModel {
   readonly hasChatTemplate: boolean;
   /** Milliseconds since 1970. */
   readonly pulledAtMs: number;
+}
+
+export interface HomeDisk {
+  usage(): Promise<DiskUsage>;
+  /**
+   * Removes templates and images without a name. Sandboxes, snapshots and models stay.
+   * @param all also cached steps of Dockerfiles and cached packages
+   */
+  prune(all: boolean): Promise<PrunedDisk>;
+}
+
+export interface DiskUsage {
+  /** Path of the home on its machine. */
+  readonly home: string;
+  readonly usage: readonly KindUsage[];
+  readonly totalBytes: number;
+}
+
+export interface KindUsage {
+  /** For people: `images`, `Dockerfile steps`. The last one is `other`. */
+  readonly kind: string;
+  /** On disk: sparse files count what they hold, and a file with several names once. */
+  readonly bytes: number;
+  /** What `prune(true)` removes, at most. */
+  readonly reclaimableBytes: number;
+}
+
+export interface PrunedDisk {
+  /** Keys. */
+  readonly templates: readonly string[];
+  /** Digests. */
+  readonly images: readonly string[];
+  readonly freedBytes: number;
 }

@@ -2,6 +2,7 @@
 import { API_LIMITS } from '../limits.ts';
 import type { App } from '../route.ts';
 import { Slots } from '../slots.ts';
+import { addDiskRoutes } from './disk.ts';
 import { addImageRoutes } from './images.ts';
 import type { ContentsParts } from './long-work.ts';
 import { addModelRoutes } from './models.ts';
@@ -16,4 +17,5 @@ export function addContentsRoutes(app: App, parts: Omit<ContentsParts, 'slots' |
   addImageRoutes(app, open);
   addTemplateRoutes(app, open);
   addModelRoutes(app, open);
+  addDiskRoutes(app, open);
 }

@@ -1,12 +1,14 @@
-/** Images, templates and models of the home: requests and answers. */
+/** Images, templates, models and disk usage of the home: requests and answers. */
 import { z } from 'zod';
 import type { ProgressEvent } from '../../../base/progress.ts';
 import type {
+  DiskUsage,
   ImagePull,
   ImageRecord,
   ImportedTemplate,
   ListedTemplate,
   ModelPull,
+  PrunedDisk,
   PulledModel,
   RemovedImages,
 } from '../../../sandbox/contract/contents.ts';
@@ -176,3 +178,31 @@ export const modelPullRequest = z
   })
   .meta({ id: 'ModelPullRequest' });
 export const freedBytes = z.object({ bytes: count.describe('Freed.') }).meta({ id: 'FreedBytes' });
+
+export const diskUsage: z.ZodType<DiskUsage> = z
+  .object({
+    home: z.string().describe('Path on the host.'),
+    usage: z.array(
+      z
+        .object({
+          kind: z.string().describe('For people.'),
+          bytes: count.describe('On disk.'),
+          reclaimableBytes: count.describe('What `pruneDisk` with `all` removes, at most.'),
+        })
+        .meta({ id: 'KindUsage' }),
+    ),
+    totalBytes: count,
+  })
+  .meta({ id: 'DiskUsage' });
+export const diskPruneRequest = z
+  .strictObject({
+    all: z.boolean().default(false).describe('Also cached steps of Dockerfiles and cached packages. Default false.'),
+  })
+  .meta({ id: 'DiskPruneRequest' });
+export const prunedDisk: z.ZodType<PrunedDisk> = z
+  .object({
+    templates: z.array(z.string()).describe('Keys.'),
+    images: z.array(z.string()).describe('Digests.'),
+    freedBytes: count,
+  })
+  .meta({ id: 'PrunedDisk' });

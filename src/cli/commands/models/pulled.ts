@@ -2,8 +2,9 @@
 import { systemClock } from '../../../base/clock.ts';
 import type { PulledModel } from '../../../sandbox/contract/contents.ts';
 import type { Cli } from '../../cli.ts';
+import { wholeSource } from '../../library/contents.ts';
 import { bytes, coarse, table } from '../../output/table.ts';
-import { openContents, wholeSource } from '../contents.ts';
+import { openContents } from '../contents.ts';
 
 export interface PullFlags {
   readonly name?: string;
