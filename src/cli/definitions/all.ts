@@ -15,7 +15,7 @@ interface Definitions {
 
 const SCRIPTS = 'Scripts:';
 const SANDBOXES = 'Sandboxes and the daemon:';
-const MACHINE = 'This machine:';
+const MACHINE = 'Images, models and the machine:';
 
 export const DEFINITIONS: readonly Definitions[] = [
   { heading: SCRIPTS, names: ['run'], load: async () => (await import('./run.ts')).addRun },
