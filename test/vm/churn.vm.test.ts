@@ -6,7 +6,7 @@ import { isFullRun } from '../support/full-run.ts';
 import { type Holdings, holdings } from '../support/leftovers.ts';
 import { python, useRuntime } from '../support/vm.ts';
 
-const ONE_AFTER_ANOTHER = isFullRun() ? 50 : 8;
+const ONE_AFTER_ANOTHER = isFullRun() ? 50 : 4;
 const AT_ONCE = 5;
 
 const fixture = useRuntime();
