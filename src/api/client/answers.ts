@@ -13,17 +13,6 @@ import type { ProgressEvent } from '../../base/progress.ts';
 import type { UsageRecord } from '../../inference/bridge/bridge.ts';
 import type { GuestInfo } from '../../machine/guest/guest.ts';
 import type {
-  DiskUsage,
-  ImagePull,
-  ImageRecord,
-  ImportedTemplate,
-  ListedTemplate,
-  ModelPull,
-  PrunedDisk,
-  PulledModel,
-  RemovedImages,
-} from '../../sandbox/contract/contents.ts';
-import type {
   ForkResult,
   HostInfo,
   LogChunk,
@@ -33,6 +22,17 @@ import type {
 } from '../../sandbox/contract/control.ts';
 import type { SandboxLogs } from '../../sandbox/contract/ending.ts';
 import type { TimedEvent } from '../../sandbox/contract/events.ts';
+import type {
+  DiskUsage,
+  ImagePull,
+  ImageRecord,
+  ImportedTemplate,
+  ListedTemplate,
+  ModelPull,
+  PrunedDisk,
+  PulledModel,
+  RemovedImages,
+} from '../../sandbox/contract/schema/contents.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
 import type { ErrorBody } from '../rest/errors.ts';
 import type { AuditedRequest, AuditVerification } from '../tenants/audit-listing.ts';

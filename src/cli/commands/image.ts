@@ -6,7 +6,7 @@ import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
 import { type Images, type ImagesContext, openImages } from '../../host/runtime/images.ts';
 import type { Runtime } from '../../host/runtime/runtime.ts';
-import type { ImagePull, ImageRecord, RemovedImages } from '../../sandbox/contract/contents.ts';
+import type { ImagePull, ImageRecord, RemovedImages } from '../../sandbox/contract/schema/contents.ts';
 import type { Cli } from '../cli.ts';
 import { readReference } from '../flags/image-flag.ts';
 import { coarse, table } from '../output/table.ts';

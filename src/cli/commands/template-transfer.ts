@@ -5,7 +5,7 @@ import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import { writeTemplate } from '../../host/runtime/named-templates/layout.ts';
 import { TemplateNames } from '../../host/runtime/named-templates/names.ts';
 import { pushTemplate } from '../../host/runtime/named-templates/transfer.ts';
-import type { ImportedTemplate } from '../../sandbox/contract/contents.ts';
+import type { ImportedTemplate } from '../../sandbox/contract/schema/contents.ts';
 import type { Cli } from '../cli.ts';
 import { table } from '../output/table.ts';
 import { openContents } from './contents.ts';

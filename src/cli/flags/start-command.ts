@@ -1,6 +1,6 @@
 /** `--start`, `--ready`, `--ready-timeout`: the program of a template, and what tells that it is ready. */
 import { plain } from '../../base/text/plain.ts';
-import type { ImageConfig } from '../../sandbox/contract/contents.ts';
+import type { ImageConfig } from '../../sandbox/contract/schema/contents.ts';
 import type { StartCommand } from '../../sandbox/contract/schema/request.ts';
 import { UsageError } from '../failure.ts';
 import * as ranges from './ranges.ts';

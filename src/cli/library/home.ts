@@ -16,6 +16,7 @@ import type { HostSettings, TenantChange, TenantInfo } from '../../api/tenants/s
 import { type Config, readConfig } from '../../base/config.ts';
 import { silentLog } from '../../base/log.ts';
 import { silentProgress } from '../../base/progress.ts';
+import type { ModelPullOptions } from '../../sandbox/contract/contents.ts';
 import type {
   DiskUsage,
   ImagePull,
@@ -23,11 +24,10 @@ import type {
   ImportedTemplate,
   ListedTemplate,
   ModelPull,
-  ModelPullOptions,
   PrunedDisk,
   PulledModel,
   RemovedImages,
-} from '../../sandbox/contract/contents.ts';
+} from '../../sandbox/contract/schema/contents.ts';
 import type { TemplateCreation } from '../../sandbox/contract/schema/request.ts';
 import { withAbort } from './abort.ts';
 import type { OpenedContents } from './contents.ts';

@@ -1,5 +1,6 @@
 /** Disk usage of a home, and the removal of what can be made again. */
-import type { HomeDisk, HomeImages, ListedTemplate } from '../../sandbox/contract/contents.ts';
+import type { HomeDisk, HomeImages } from '../../sandbox/contract/contents.ts';
+import type { ListedTemplate } from '../../sandbox/contract/schema/contents.ts';
 import { clearCaches } from '../disk/clear-caches.ts';
 import { type DiskKind, diskUsage, type KindBytes } from '../disk/usage.ts';
 import { removeTemplate } from '../runtime/kept-templates.ts';

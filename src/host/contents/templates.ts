@@ -1,9 +1,10 @@
 /** Templates of a home. Listing and removing needs no VM. */
 import { READY_MADE } from '../../artifacts/ready-made.ts';
 import { nearNames } from '../../base/text/near-names.ts';
-import type { HomeTemplates, ListedTemplate } from '../../sandbox/contract/contents.ts';
+import type { HomeTemplates } from '../../sandbox/contract/contents.ts';
 import type { PoolMembers } from '../../sandbox/contract/control.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
+import type { ListedTemplate } from '../../sandbox/contract/schema/contents.ts';
 import type { TemplateCreation } from '../../sandbox/contract/schema/request.ts';
 import { isSetUp, keptTemplates, removeTemplate } from '../runtime/kept-templates.ts';
 import { listTemplates, removeNamed } from '../runtime/named-templates/listing.ts';

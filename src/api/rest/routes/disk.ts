@@ -1,5 +1,6 @@
+import { diskUsage, prunedDisk } from '../../../sandbox/contract/schema/contents.ts';
 import { type App, failures } from '../route.ts';
-import { diskPruneRequest, diskUsage, prunedDisk } from '../schema/contents.ts';
+import { diskPruneRequest } from '../schema/contents.ts';
 import type { ContentsParts } from './long-work.ts';
 
 const tags = ['host'];

@@ -1,13 +1,7 @@
+import { removedImages } from '../../../sandbox/contract/schema/contents.ts';
 import { noteOutcome } from '../audit.ts';
 import { type App, eventStream, failures } from '../route.ts';
-import {
-  imageList,
-  imagePruneRequest,
-  imagePullRequest,
-  imageQuery,
-  namesQuery,
-  removedImages,
-} from '../schema/contents.ts';
+import { imageList, imagePruneRequest, imagePullRequest, imageQuery, namesQuery } from '../schema/contents.ts';
 import { type ContentsParts, streamWork, workText } from './long-work.ts';
 
 const tags = ['images'];

@@ -5,10 +5,10 @@ import type { SharedBudget } from '../../../base/request/model-limits.ts';
 import type { UsageRecord } from '../../../inference/bridge/bridge.ts';
 import type { ForkResult, HostInfo, LogChunk, PoolInfo, SnapshotInfo } from '../../../sandbox/contract/control.ts';
 import type { SandboxLogs } from '../../../sandbox/contract/ending.ts';
+import { templateSpec } from '../../../sandbox/contract/schema/contents.ts';
 import { budgetUse, windowedBudget } from '../../../sandbox/contract/schema/models.ts';
-import { ofImage, sandboxInfo } from '../../../sandbox/contract/schema/sandbox.ts';
+import { sandboxInfo } from '../../../sandbox/contract/schema/sandbox.ts';
 import { count, ms, wallMs } from '../../../sandbox/contract/schema/values.ts';
-import type { TemplateSpec } from '../../../sandbox/contract/spec.ts';
 import type { ErrorBody } from '../errors.ts';
 
 export const sandboxLogs: z.ZodType<SandboxLogs> = z
@@ -53,36 +53,6 @@ const forkResult: z.ZodType<ForkResult> = z
   ])
   .meta({ id: 'ForkResult', description: 'Each fork succeeds or fails on its own.' });
 export const forkList = z.object({ forks: z.array(forkResult) }).meta({ id: 'ForkList' });
-
-/** What a template was made from. */
-export const templateSpec: z.ZodType<TemplateSpec> = z
-  .object({
-    cpus: count,
-    memoryMib: count,
-    memoryMaxMib: count.exactOptional(),
-    diskMib: count,
-    warm: z.array(z.string()),
-    requirements: z.array(z.string()).exactOptional().describe('Python packages.'),
-    environment: z
-      .object({
-        image: z.string(),
-        imageDigest: z.string(),
-        digest: z.string().describe('`sha256:…` of its disk.'),
-        env: z.record(z.string(), z.string()),
-        ...ofImage,
-      })
-      .meta({ id: 'PoolEnvironment' })
-      .exactOptional()
-      .describe('Container image; absent: the built-in system.'),
-    packagesMinAgeMs: ms.exactOptional(),
-    start: z
-      .object({ command: z.string(), ready: z.string(), readyTimeoutMs: ms })
-      .meta({ id: 'StartCommand' })
-      .exactOptional()
-      .describe('The program that runs in every sandbox of the template.'),
-    card: z.boolean().exactOptional().describe('True: the members have a network card, for requests with a network.'),
-  })
-  .meta({ id: 'PoolTemplate' });
 
 export const poolInfo: z.ZodType<PoolInfo> = z
   .object({

@@ -1,20 +1,9 @@
-/** Images, templates, models and disk usage of the home: requests and answers. */
+/** Images, templates, models and disk usage of the home: requests, and the answers that only REST has. */
 import { z } from 'zod';
 import type { ProgressEvent } from '../../../base/progress.ts';
-import type {
-  DiskUsage,
-  ImagePull,
-  ImageRecord,
-  ImportedTemplate,
-  ListedTemplate,
-  ModelPull,
-  PrunedDisk,
-  PulledModel,
-  RemovedImages,
-} from '../../../sandbox/contract/contents.ts';
 import { REQUEST_LIMITS } from '../../../sandbox/contract/limits.ts';
-import { count, ms, templateName, text, wallMs } from '../../../sandbox/contract/schema/values.ts';
-import { templateSpec } from './answers.ts';
+import { imageRecord, listedTemplate, pulledModel } from '../../../sandbox/contract/schema/contents.ts';
+import { count, ms, templateName, text } from '../../../sandbox/contract/schema/values.ts';
 
 const NAMES_MAX = 64;
 const reference = text(REQUEST_LIMITS.imageCharactersMax).min(1);
@@ -57,52 +46,7 @@ export const progressEvent: z.ZodType<ProgressEvent> = z
   ])
   .meta({ id: 'ProgressEvent' });
 
-const imageLayer = z
-  .object({
-    digest: z.string(),
-    bytes: count.describe('As stored in the registry.'),
-    diffId: z.string(),
-    compression: z.enum(['none', 'gzip', 'zstd']),
-  })
-  .meta({ id: 'ImageLayer' });
-const healthcheck = z
-  .object({
-    kind: z.enum(['none', 'exec', 'shell']),
-    command: z.array(z.string()),
-    intervalMs: ms.nullable(),
-    timeoutMs: ms.nullable(),
-    retries: z.number().nullable(),
-  })
-  .meta({ id: 'Healthcheck' });
-const imageConfig = z
-  .object({
-    user: z.string(),
-    env: z.record(z.string(), z.string()),
-    workdir: z.string(),
-    entrypoint: z.array(z.string()),
-    cmd: z.array(z.string()),
-    exposedPorts: z.array(z.string()),
-    labels: z.record(z.string(), z.string()),
-    healthcheck: healthcheck.nullable(),
-    stopSignal: z.string().nullable(),
-  })
-  .meta({ id: 'ImageConfig' });
-const image: z.ZodType<ImageRecord> = z
-  .object({
-    digest: z.string().describe('Of the manifest.'),
-    names: z.array(z.string()).describe('References that resolved to it; empty after their tags moved on.'),
-    platform: z.string(),
-    pulledAtMs: wallMs,
-    configDigest: z.string(),
-    built: z.string().optional().describe('Present if it was built from a Dockerfile; then it has no layers.'),
-    layers: z.array(imageLayer).describe('Bottom first.'),
-    config: imageConfig,
-  })
-  .meta({ id: 'Image' });
-export const imageList = z.object({ images: z.array(image) }).meta({ id: 'ImageList' });
-export const imagePull: z.ZodType<ImagePull> = z
-  .object({ image, environment: z.object({ digest: z.string() }).meta({ id: 'ImageDisk' }) })
-  .meta({ id: 'ImagePull' });
+export const imageList = z.object({ images: z.array(imageRecord) }).meta({ id: 'ImageList' });
 export const imagePullRequest = z
   .strictObject({
     reference: reference.describe(
@@ -115,31 +59,11 @@ export const imagePullRequest = z
       .describe('`missing`: a name that is known is not asked for again. Default `always`.'),
   })
   .meta({ id: 'ImagePullRequest' });
-export const removedImages: z.ZodType<RemovedImages> = z
-  .object({ images: z.array(z.string()).describe('Digests.'), bytes: count.describe('Freed.') })
-  .meta({ id: 'RemovedImages' });
 export const imagePruneRequest = z
   .strictObject({ all: z.boolean().default(false).describe('Also images with a name. Default false.') })
   .meta({ id: 'ImagePruneRequest' });
 
-const listedTemplate: z.ZodType<ListedTemplate> = z
-  .object({
-    names: z.array(z.string()),
-    key: z.string().nullable().describe('Null: not built yet.'),
-    spec: templateSpec,
-    current: z.boolean().describe('Made with the current kernel, image, VMM, processor and package index.'),
-    madeAtMs: wallMs.nullable(),
-    machine: z.string().nullable(),
-    kernelDigest: z.string().nullable(),
-    rootImageDigest: z.string().nullable(),
-    modules: z.array(z.object({ name: z.string(), durationMs: ms }).meta({ id: 'ImportedModule' })),
-    files: z.record(z.string(), count).describe('Disk usage by file, bytes.'),
-  })
-  .meta({ id: 'Template' });
 export const templateList = z.object({ templates: z.array(listedTemplate) }).meta({ id: 'TemplateList' });
-export const importedTemplate: z.ZodType<ImportedTemplate> = z
-  .object({ name: z.string(), spec: templateSpec })
-  .meta({ id: 'ImportedTemplate' });
 export const templateImportRequest = z
   .strictObject({ dir: text(4096).min(1).describe('Absolute path on the host.'), name: templateName.optional() })
   .meta({ id: 'TemplateImportRequest' });
@@ -150,26 +74,7 @@ export const removedTemplates = z
   .object({ templates: z.array(z.string()).describe('Names and keys.') })
   .meta({ id: 'RemovedTemplates' });
 
-const pulledModel: z.ZodType<PulledModel> = z
-  .object({
-    name: z.string(),
-    bytes: count,
-    path: z.string().describe('Of its only or first file, on the host.'),
-    source: z.string(),
-    version: z.string().describe('Digest of its manifest; of local files, of their sizes and times.'),
-    files: z.array(z.object({ name: z.string(), bytes: count, digest: z.string() }).meta({ id: 'ModelFile' })),
-    architecture: z.string().nullable(),
-    quantization: z.string().nullable(),
-    parameters: count,
-    contextTokens: count.nullable(),
-    hasChatTemplate: z.boolean(),
-    pulledAtMs: wallMs,
-  })
-  .meta({ id: 'PulledModel' });
 export const modelList = z.object({ models: z.array(pulledModel) }).meta({ id: 'PulledModelList' });
-export const modelPull: z.ZodType<ModelPull> = z
-  .object({ model: pulledModel, wasThere: z.boolean().describe('Nothing had to be fetched.') })
-  .meta({ id: 'ModelPull' });
 export const modelPullRequest = z
   .strictObject({
     source: reference.describe('A reference to a registry; at the socket also an absolute path of the host.'),
@@ -179,30 +84,8 @@ export const modelPullRequest = z
   .meta({ id: 'ModelPullRequest' });
 export const freedBytes = z.object({ bytes: count.describe('Freed.') }).meta({ id: 'FreedBytes' });
 
-export const diskUsage: z.ZodType<DiskUsage> = z
-  .object({
-    home: z.string().describe('Path on the host.'),
-    usage: z.array(
-      z
-        .object({
-          kind: z.string().describe('For people.'),
-          bytes: count.describe('On disk.'),
-          reclaimableBytes: count.describe('What `pruneDisk` with `all` removes, at most.'),
-        })
-        .meta({ id: 'KindUsage' }),
-    ),
-    totalBytes: count,
-  })
-  .meta({ id: 'DiskUsage' });
 export const diskPruneRequest = z
   .strictObject({
     all: z.boolean().default(false).describe('Also cached steps of Dockerfiles and cached packages. Default false.'),
   })
   .meta({ id: 'DiskPruneRequest' });
-export const prunedDisk: z.ZodType<PrunedDisk> = z
-  .object({
-    templates: z.array(z.string()).describe('Keys.'),
-    images: z.array(z.string()).describe('Digests.'),
-    freedBytes: count,
-  })
-  .meta({ id: 'PrunedDisk' });

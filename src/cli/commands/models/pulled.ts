@@ -1,6 +1,6 @@
 /** `neurovisor models pull` and `rm`: models for the built-in engine. */
 import { systemClock } from '../../../base/clock.ts';
-import type { PulledModel } from '../../../sandbox/contract/contents.ts';
+import type { PulledModel } from '../../../sandbox/contract/schema/contents.ts';
 import type { Cli } from '../../cli.ts';
 import { wholeSource } from '../../library/contents.ts';
 import { bytes, coarse, table } from '../../output/table.ts';

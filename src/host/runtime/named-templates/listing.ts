@@ -1,6 +1,6 @@
 /** Templates with their names: those in the cache, and names whose files are yet to be built. */
 import type { LockContext } from '../../../artifacts/image/lock.ts';
-import type { ListedTemplate } from '../../../sandbox/contract/contents.ts';
+import type { ListedTemplate } from '../../../sandbox/contract/schema/contents.ts';
 import type { TemplateSpec } from '../../../sandbox/contract/spec.ts';
 import { templateKey } from '../../../sandbox/start/template.ts';
 import { type KeyNow, keptTemplates, removeTemplate, withNamesLock } from '../kept-templates.ts';

@@ -14,7 +14,7 @@ import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import { namesIn } from '../../../base/names-in.ts';
 import { nearNames } from '../../../base/text/near-names.ts';
-import type { PulledModel } from '../../../sandbox/contract/contents.ts';
+import type { PulledModel } from '../../../sandbox/contract/schema/contents.ts';
 import { ModelError } from './errors.ts';
 
 const FORMAT = 1;

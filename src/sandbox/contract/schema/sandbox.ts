@@ -5,7 +5,7 @@ import { modelPolicy, modelUse } from './models.ts';
 import { networkLimits, networkMode, secretPlace } from './network.ts';
 import { packageEcosystem } from './packages.ts';
 import { diskLimits, onMemoryPressure, onTimeout } from './request.ts';
-import { count, ms, type ReadOnly, sandboxId, wallMs } from './values.ts';
+import { count, ms, readOnly, sandboxId, wallMs } from './values.ts';
 
 export const status = z
   .enum(['starting', 'running', 'saving', 'paused', 'resuming', 'ending', 'ended'])
@@ -88,51 +88,55 @@ const imageInfo = z
   })
   .meta({ id: 'SandboxImage' });
 
-const shape = z
-  .object({
-    id: sandboxId,
-    status,
-    pausedTo: pausedTo.nullable(),
-    pauseReason: pauseReason
-      .nullable()
-      .describe('Of a paused sandbox; null: paused by request, or for its own memory or disk.'),
-    cpus: count,
-    memoryMib: count.describe('Memory of the guest now, MiB.'),
-    memoryMaxMib: count.nullable().describe('Maximum the memory can grow to, MiB; null: it does not grow.'),
-    diskMib: count,
-    image: imageInfo.nullable().describe('Container image it runs in; null: the built-in system.'),
-    metadata: z.record(z.string(), z.string()),
-    annotations: z.record(z.string(), z.string()).describe('What the interface that created it keeps with it.'),
-    origin: z
-      .enum(['pool', 'clone', 'boot', 'snapshot', 'fork'])
-      .meta({
-        id: 'SandboxOrigin',
-        description: 'How it was created: from a pool, as a clone of a template, by a boot, ….',
-      }),
-    snapshot: z.string().nullable().describe('The snapshot it was created from.'),
-    template: z.string().nullable().describe('Name of the template it was created from; null: the request named none.'),
-    parent: z.string().nullable().describe('The sandbox it was forked from.'),
-    accelerator: z.string(),
-    sharesMemory: z.boolean().nullable().describe('Until it is changed; null: there is no VM.'),
-    createdAtMs: wallMs,
-    endsAtMs: wallMs.nullable().describe('When its timeout expires; null: no timeout, or paused.'),
-    onTimeout,
-    idleTimeoutMs: ms.nullable(),
-    autoResume: z.boolean(),
-    onMemoryPressure,
-    diskLimits,
-    models: modelPolicy.describe('What it may ask a model.'),
-    modelUse,
-    packages: packageInfo.nullable().describe('Package policy; null: it may fetch no packages.'),
-    network: networkInfo.nullable().describe('Network policy; null: no network.'),
-    secrets: z.array(secretInfo).describe('Secrets that requests to these hosts get; never the values.'),
-    timings: timings.nullable().describe('Phases of the last start; null if it came from a pool.'),
-    readyMs: ms.nullable().describe('From the request until ready, milliseconds.'),
-    end: endInfo.nullable().describe('Why it ended; null if it has not.'),
-  })
-  .meta({ id: 'Sandbox' });
-export type SandboxInfo = ReadOnly<z.infer<typeof shape>>;
-export const sandboxInfo: z.ZodType<SandboxInfo> = shape;
+export const sandboxInfo = readOnly(
+  z
+    .object({
+      id: sandboxId,
+      status,
+      pausedTo: pausedTo.nullable(),
+      pauseReason: pauseReason
+        .nullable()
+        .describe('Of a paused sandbox; null: paused by request, or for its own memory or disk.'),
+      cpus: count,
+      memoryMib: count.describe('Memory of the guest now, MiB.'),
+      memoryMaxMib: count.nullable().describe('Maximum the memory can grow to, MiB; null: it does not grow.'),
+      diskMib: count,
+      image: imageInfo.nullable().describe('Container image it runs in; null: the built-in system.'),
+      metadata: z.record(z.string(), z.string()),
+      annotations: z.record(z.string(), z.string()).describe('What the interface that created it keeps with it.'),
+      origin: z
+        .enum(['pool', 'clone', 'boot', 'snapshot', 'fork'])
+        .meta({
+          id: 'SandboxOrigin',
+          description: 'How it was created: from a pool, as a clone of a template, by a boot, ….',
+        }),
+      snapshot: z.string().nullable().describe('The snapshot it was created from.'),
+      template: z
+        .string()
+        .nullable()
+        .describe('Name of the template it was created from; null: the request named none.'),
+      parent: z.string().nullable().describe('The sandbox it was forked from.'),
+      accelerator: z.string(),
+      sharesMemory: z.boolean().nullable().describe('Until it is changed; null: there is no VM.'),
+      createdAtMs: wallMs,
+      endsAtMs: wallMs.nullable().describe('When its timeout expires; null: no timeout, or paused.'),
+      onTimeout,
+      idleTimeoutMs: ms.nullable(),
+      autoResume: z.boolean(),
+      onMemoryPressure,
+      diskLimits,
+      models: modelPolicy.describe('What it may ask a model.'),
+      modelUse,
+      packages: packageInfo.nullable().describe('Package policy; null: it may fetch no packages.'),
+      network: networkInfo.nullable().describe('Network policy; null: no network.'),
+      secrets: z.array(secretInfo).describe('Secrets that requests to these hosts get; never the values.'),
+      timings: timings.nullable().describe('Phases of the last start; null if it came from a pool.'),
+      readyMs: ms.nullable().describe('From the request until ready, milliseconds.'),
+      end: endInfo.nullable().describe('Why it ended; null if it has not.'),
+    })
+    .meta({ id: 'Sandbox' }),
+);
+export type SandboxInfo = z.infer<typeof sandboxInfo>;
 
 export type SandboxStatus = SandboxInfo['status'];
 /**

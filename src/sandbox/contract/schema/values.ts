@@ -17,6 +17,10 @@ export type ReadOnly<T> = T extends readonly (infer Item)[]
     ? { readonly [Key in keyof T]: ReadOnly<T[Key]> }
     : T;
 
+/** The schema, with values that are read-only at every depth. */
+export const readOnly = <T extends z.ZodType>(schema: T): z.ZodType<ReadOnly<z.infer<T>>> =>
+  schema as z.ZodType<ReadOnly<z.infer<T>>>;
+
 /** `params` of a check that JSON Schema can't express: its fault is `spec_invalid`, not one of the request's form. */
 export const CONTENT = { isContent: true } as const;
 
