@@ -1,19 +1,16 @@
 /** The administration of a daemon's home: each method is one request of `src/api/rest/routes/{administration,audit}.ts`. */
 
-import { CodedError } from '../../base/errors.ts';
 import { MIB } from '../../base/units.ts';
 import type { Administration } from '../tenants/administration.ts';
 import type { AuditListing } from '../tenants/audit-listing.ts';
 import type { AuditRecord } from '../tenants/audit-record.ts';
 import * as answers from './answers.ts';
-import { answerError, answerInvalid } from './errors.ts';
-import { lost } from './logs.ts';
 import type { Requests } from './requests.ts';
-import { serverSent } from './server-sent.ts';
+import { untilEnd } from './server-sent.ts';
 import type { Transport } from './transport.ts';
 
 /** No record of a log is longer. */
-const LINE_CHARACTERS_MAX = 8 * MIB;
+const AUDIT_STREAM = { answer: answers.auditRecord, what: 'audit record', lineCharactersMax: 8 * MIB };
 
 export function remoteAdministration({ transport, get, post }: Requests): Administration {
   const tenantPath = (name: string): string => `/tenants/${encodeURIComponent(name)}`;
@@ -72,20 +69,5 @@ async function* readAudit(
   const given = Object.entries(listing).filter(([, value]) => value !== undefined);
   const query = new URLSearchParams(given.map(([name, value]): [string, string] => [name, `${value}`]));
   const stream = await transport.stream(`/audit?${query}`, signal, true);
-  try {
-    for await (const { event, data } of serverSent(stream, LINE_CHARACTERS_MAX)) {
-      if (event === 'end') return;
-      const body: unknown = JSON.parse(data);
-      if (event === 'error') throw answerError(200, body);
-      const read = answers.auditRecord.read(body);
-      if (read === null) throw answerInvalid('malformed audit record');
-      yield read.value;
-    }
-  } catch (error) {
-    if (signal.aborted) return;
-    throw error instanceof CodedError ? error : lost(error);
-  } finally {
-    stream.destroy();
-  }
-  if (!signal.aborted) throw lost(undefined);
+  yield* untilEnd(stream, AUDIT_STREAM, signal);
 }

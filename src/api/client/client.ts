@@ -18,15 +18,17 @@ import * as answers from './answers.ts';
 import { Changes } from './changes.ts';
 import { readEvents } from './events.ts';
 import { remoteGuests } from './guests.ts';
-import { readLogs } from './logs.ts';
 import { type Requests, requestsOver, sandboxPath } from './requests.ts';
 import { remoteSandboxes } from './sandboxes.ts';
+import { untilEnd } from './server-sent.ts';
 import { openSession } from './session.ts';
 import { type DaemonAddress, Transport } from './transport.ts';
 
 export type { DaemonAddress } from './transport.ts';
 
 const HEALTH_MS_MAX = 2000;
+/** Room for a chunk of 16 KiB with every character escaped. */
+const LOG_STREAM = { answer: answers.logChunk, what: 'log chunk', lineCharactersMax: 256 * 1024 };
 
 /** @throws ClientError `daemon_unreachable`, `unauthorized`, `address_invalid`, `answer_invalid` */
 export async function connectDaemon(address: DaemonAddress, clock: Clock = systemClock): Promise<RemoteControlPlane> {
@@ -183,9 +185,9 @@ function remoteWatch({ transport, get }: Requests, changes: Changes): Watch {
       return await get(`${sandboxPath(id)}/logs`, answers.sandboxLogs);
     },
 
-    followLogs(id, signal) {
-      const path = `${sandboxPath(id)}/logs/stream`;
-      return readLogs((until) => transport.stream(path, until, true), signal);
+    async *followLogs(id, signal) {
+      const stream = await transport.stream(`${sandboxPath(id)}/logs/stream`, signal, true);
+      yield* untilEnd(stream, LOG_STREAM, signal);
     },
 
     events(id, options = {}) {
