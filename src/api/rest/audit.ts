@@ -12,6 +12,7 @@ const ID = /^[a-z0-9][a-z0-9._-]{0,62}$/;
 const CREATED_ID = /"(?:id|sandboxID)":"([a-z0-9]{20}|[0-9a-f]{12})"/;
 const ANSWER_CHARACTERS_READ = 2048;
 const CREATED = 201;
+const READ = 200;
 /** Names of images, templates and models; anything else is not kept. */
 const NAMES = /^(?:[\w.:/-]+(?:@sha256:[0-9a-f]{64})?(?: |$))+$/;
 const NAMES_CHARACTERS_MAX = 256;
@@ -25,24 +26,26 @@ export interface Outcome {
 const isKept = (target: string | null): boolean =>
   target !== null && target.length <= NAMES_CHARACTERS_MAX && NAMES.test(target);
 
-const outcomes = new WeakMap<IncomingMessage, Outcome>();
+/** A request whose caller is known: what its record will say beside what its answer shows. */
+interface Noted {
+  /** @param ms time until the answer */
+  readonly note: (target: string | null, status: number, ms: number) => void;
+  isRecorded: boolean;
+  created: string | null;
+  outcome: Outcome | null;
+}
+
+const noted = new WeakMap<IncomingMessage, Noted>();
 
 /** Call before the answer ends: what the record says instead of what the request and its answer show. */
 export function noteOutcome({ raw }: Pick<FastifyRequest, 'raw'>, { target, ...more }: Outcome): void {
-  outcomes.set(raw, { target: isKept(target) ? target : null, ...more });
+  const one = noted.get(raw);
+  if (one !== undefined) one.outcome = { target: isKept(target) ? target : null, ...more };
 }
-const READ = 200;
-
-interface Noted {
-  readonly caller: Caller | null;
-  created: string | null;
-}
-
-const readings = new WeakMap<FastifyRequest, () => void>();
 
 /** Records a call that only reads. Call once it can't be refused anymore. */
 export function noteRead(request: FastifyRequest): void {
-  readings.get(request)?.();
+  noted.get(request.raw)?.note(targetOf(request), READ, 0);
 }
 
 /** Call before adding any other hook of the routes. @param callerOf returns `null` without a valid key */
@@ -52,32 +55,32 @@ export function addAudit(
   callerOf: (request: IncomingMessage) => Caller | null,
 ): void {
   if (audit === undefined) return;
-  const noted = new WeakMap<FastifyRequest, Noted>();
-  const record = (request: FastifyRequest, reply: FastifyReply): void => {
-    const one = noted.get(request);
-    if (one === undefined) return;
-    noted.delete(request);
-    const { caller, created } = one;
-    const { statusCode, elapsedTime: ms } = reply;
-    const outcome = outcomes.get(request.raw);
+  const record = (request: FastifyRequest, { statusCode, elapsedTime: ms }: FastifyReply): void => {
+    const one = noted.get(request.raw);
+    if (one === undefined || one.isRecorded) return;
+    one.isRecorded = true;
+    const { outcome, created } = one;
     const status = outcome?.status ?? statusCode;
     if (request.method === 'GET' && status < 400) return;
-    audit.note({ caller, call: nameOf(request), target: outcome?.target ?? targetOf(request) ?? created, status, ms });
+    one.note(outcome?.target ?? targetOf(request) ?? created, status, ms);
   };
   app.addHook('onRequest', async (request, reply) => {
     // Determined now, since the key may be revoked meanwhile.
     const caller = callerOf(request.raw);
-    noted.set(request, { caller, created: null });
+    const one: Noted = {
+      note: (target, status, ms) => audit.note({ caller, call: nameOf(request), target, status, ms }),
+      isRecorded: false,
+      created: null,
+      outcome: null,
+    };
+    noted.set(request.raw, one);
     // Without a finished answer there is no `onResponse`.
     reply.raw.once('close', () => {
-      if (outcomes.has(request.raw)) record(request, reply);
-    });
-    readings.set(request, () => {
-      audit.note({ caller, call: nameOf(request), target: targetOf(request), status: READ, ms: 0 });
+      if (one.outcome !== null) record(request, reply);
     });
   });
   app.addHook('onSend', async (request, reply, payload) => {
-    const one = noted.get(request);
+    const one = noted.get(request.raw);
     if (one === undefined || reply.statusCode !== CREATED || typeof payload !== 'string') return;
     one.created = CREATED_ID.exec(payload.slice(0, ANSWER_CHARACTERS_READ))?.[1] ?? null;
   });
