@@ -32,6 +32,8 @@ const layer = (
     testTimeout: timeoutMs,
     hookTimeout: timeoutMs,
     expect: { poll: POLL },
+    // The closing summary has only messages: a list of failed attempts must be readable in them.
+    chaiConfig: { truncateThreshold: 1000 },
     pool: 'forks' as const,
   },
 });

@@ -166,7 +166,7 @@ it.each([
   [
     'finds a limit that does not help the neighbor',
     { costs: () => 20 },
-    ['round trip of the neighbor beside a limited flood, median'],
+    ['round trip of the neighbor beside a limited flood, lower quartile'],
   ],
 ] as const)('prove ratelimit: %s', async (_, faults: Faults, failed) => {
   const seen = await prove(faults);
