@@ -1,10 +1,10 @@
 /** The cost of a Dockerfile's build beside its commands: each step, the whole, and a build without a change. */
 import { mkdir, mkdtemp, rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { BuildEvent } from '../../src/artifacts/dockerfile/build.ts';
 import { STAGE_VM_DEFAULTS } from '../../src/artifacts/dockerfile/limits.ts';
 import { buildEnvironment } from '../../src/host/builds/environment-build.ts';
 import { type ImagesContext, openBuilder, openImages } from '../../src/host/runtime/images.ts';
+import type { BuildEvent } from '../../src/sandbox/contract/contents.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { compare, rowsOf, type Samples } from '../compare.ts';

@@ -1,26 +1,22 @@
 /** `--build DIR`: the sandbox gets the Dockerfile's result; a build that is already cached starts no VM. */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type BuildRequest, buildDockerfile } from '../../src/artifacts/dockerfile/build.ts';
-import { BuildCache } from '../../src/artifacts/dockerfile/cache.ts';
+import type { BuildRequest } from '../../src/artifacts/dockerfile/build.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { silentProgress } from '../../src/base/progress.ts';
-import { GIB } from '../../src/base/units.ts';
 import { type CreateFlags, create } from '../../src/cli/commands/create.ts';
 import { imageBuild } from '../../src/cli/commands/image-build.ts';
-import { openImages, resolveEnvironment } from '../../src/host/runtime/images.ts';
+import { resolveEnvironment } from '../../src/host/runtime/images.ts';
 import type { CreateRequest } from '../../src/sandbox/contract/control.ts';
+import { imagesOf, keepBuilt } from '../support/built-image.ts';
 import { cli as runCli } from '../support/cli.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
+import { API_KEY, startHomeDaemon } from '../support/home-daemon.ts';
 import { testCli } from '../support/test-cli.ts';
 
 const FLAGS: CreateFlags = { env: [], warm: [], alias: [], allowModel: [], allowOut: [], denyOut: [], label: [] };
 const { signal } = new AbortController();
-const never = (): never => {
-  throw new Error('a cached build needs none');
-};
 
 describe('--build', () => {
   let dir: string;
@@ -35,47 +31,7 @@ describe('--build', () => {
   afterEach(() => rmSync(dir, { recursive: true, force: true }));
 
   const write = (name: string, text: string): void => writeFileSync(join(dir, name), text);
-  const images = () =>
-    openImages({
-      home: { cacheDir: join(home, 'cache'), runDir: join(home, 'run') },
-      progress: silentProgress,
-      signal,
-      log: silentLog,
-      quotaBytes: GIB,
-      runtime: never,
-    });
-
-  /** Leaves the result that a build of the directory would leave. */
-  async function keepResult(disk: string, more: Partial<BuildRequest> = {}): Promise<void> {
-    const store = images();
-    const { key } = await buildDockerfile(
-      {
-        architecture: store.architecture,
-        diskBytes: 0,
-        cache: new BuildCache(join(home, 'cache/dockerfile')),
-        base: never,
-        startVm: never,
-        hasEnvironment: async () => true,
-        environmentPath: never,
-        keepEnvironment: never,
-        onEvent: () => undefined,
-      },
-      {
-        dockerfile: readFileSync(join(dir, 'Dockerfile')),
-        dockerfilePath: join(dir, 'Dockerfile'),
-        contextDir: dir,
-        buildArgs: {},
-        target: null,
-        secrets: new Map(),
-        noCache: false,
-        ...more,
-      },
-      signal,
-    );
-    const path = await store.placeForBuild(key);
-    writeFileSync(path, disk);
-    await store.keepBuilt(key, path, signal);
-  }
+  const keepResult = (disk: string, more?: Partial<BuildRequest>) => keepBuilt(home, dir, disk, more);
 
   it('create: requests the built image by its digest, which a daemon finds; shows nothing', async () => {
     write('.dockerignore', 'home\n');
@@ -87,18 +43,27 @@ describe('--build', () => {
     expect(stderr()).not.toMatch(/warning|#1|pack/);
     const name = asked[0]?.image ?? '';
     expect(name).toMatch(/^sha256:[0-9a-f]{64}$/);
-    const found = await resolveEnvironment(images(), name, { signal, log: silentLog, readsHost: false });
+    const found = await resolveEnvironment(imagesOf(home), name, { signal, log: silentLog, readsHost: false });
     expect(readFileSync(found.path, 'utf8')).toBe('the disk');
     expect(found.environment).toMatchObject({ image: name, imageDigest: name, entrypoint: ['/app'], cmd: ['a'] });
   });
 
-  it('create: a daemon of another machine is refused before anything is read', async () => {
-    await using control = new FakeControlPlane();
-    const { cli } = testCli({ env: { NEUROVISOR_HOME: home, NEUROVISOR_URL: 'http://h:1' } });
-    await expect(create(cli, control, { ...FLAGS, build: '/none' })).rejects.toMatchObject({
-      code: 'usage',
-      message: expect.stringContaining('NEUROVISOR_URL'),
-    });
+  it('create: a daemon elsewhere gets the files, and builds the same image', async () => {
+    write('.dockerignore', 'home\nthere\n');
+    const there = join(dir, 'there');
+    await keepBuilt(there, dir, 'the disk');
+    await using stack = new AsyncDisposableStack();
+    const { url } = await startHomeDaemon(there, stack);
+    const asked: CreateRequest[] = [];
+    const control = stack.use(new FakeControlPlane({ beforeCreate: (request) => void asked.push(request) }));
+    const env = { NEUROVISOR_HOME: home, NEUROVISOR_URL: url, NEUROVISOR_API_KEY: API_KEY };
+    const { cli } = testCli({ env });
+    expect(await create(cli, control, { ...FLAGS, build: dir })).toBe(0);
+    const name = asked[0]?.image ?? '';
+    const found = await resolveEnvironment(imagesOf(there), name, { signal, log: silentLog, readsHost: false });
+    expect(readFileSync(found.path, 'utf8')).toBe('the disk');
+    expect(readdirSync(join(there, 'run')).filter((entry) => entry.length === 20)).toEqual([]);
+    expect(readdirSync(home)).toEqual(['cache']);
   });
 
   it('image build: --build-arg and --target select the build', async () => {

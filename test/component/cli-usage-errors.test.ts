@@ -83,7 +83,7 @@ describe('usage errors without a daemon', () => {
 });
 
 describe('no daemon', () => {
-  it.each(['template export a b', 'image build', 'models test'])(
+  it.each(['template export a b', 'models test'])(
     '%s: acts on this machine, so NEUROVISOR_URL is refused',
     async (line) => {
       const { status, stdout, stderr } = await run(line, { NEUROVISOR_URL: 'http://127.0.0.1:1' });

@@ -4,27 +4,18 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { connectDaemon } from '../../src/api/client/client.ts';
-import { createApiServer } from '../../src/api/rest/server.ts';
-import { AuditLog } from '../../src/api/tenants/audit.ts';
-import { KeyStore } from '../../src/api/tenants/keys.ts';
-import { Tenancy } from '../../src/api/tenants/tenancy.ts';
-import { sleep, systemClock } from '../../src/base/clock.ts';
+import { sleep } from '../../src/base/clock.ts';
 import { daemonSocket, resolveHome } from '../../src/base/home.ts';
-import { silentLog } from '../../src/base/log.ts';
 import { type ProgressEvent, silentProgress } from '../../src/base/progress.ts';
 import { df, prune } from '../../src/cli/commands/disk.ts';
 import { imageList, imageRemove } from '../../src/cli/commands/image.ts';
 import { modelsPull, modelsRemove } from '../../src/cli/commands/models/pulled.ts';
 import { templateList, templateRemove } from '../../src/cli/commands/template.ts';
-import { homeContents } from '../../src/host/contents/contents.ts';
 import type { HomeContents, LongWork } from '../../src/sandbox/contract/contents.ts';
-import type { DiskUsage } from '../../src/sandbox/contract/schema/contents.ts';
-import { FakeControlPlane } from '../support/fake-control-plane.ts';
+import type { DiskUsage, ImageBuild } from '../../src/sandbox/contract/schema/contents.ts';
 import { makeGguf } from '../support/gguf-models.ts';
+import { API_KEY, startHomeDaemon } from '../support/home-daemon.ts';
 import { testCli } from '../support/test-cli.ts';
-
-const API_KEY = 'the-key-of-this-test';
 
 let dir: string;
 let stack: AsyncDisposableStack;
@@ -37,35 +28,14 @@ afterEach(async () => {
   rmSync(dir, { recursive: true });
 });
 
-/** A daemon of the home `dir`. @param change replaces parts of its contents */
-async function startDaemon(change: (own: HomeContents) => HomeContents = (own) => own) {
-  const home = resolveHome(dir);
-  mkdirSync(home.runDir, { recursive: true });
-  const control = stack.use(new FakeControlPlane({}));
-  const audit = stack.use(await AuditLog.open({ homeDir: dir, clock: systemClock, log: silentLog }));
-  const own = homeContents({
-    config: { home: dir, imageQuotaBytes: 1e9 },
-    log: silentLog,
-    signal: new AbortController().signal,
-    runtime: () => Promise.reject(new Error('no VM')),
-  });
-  const keys = new KeyStore(dir, systemClock);
-  const callers = new Tenancy({ control, keys, apiKey: API_KEY });
-  const parts = { control, log: silentLog, apiKey: API_KEY, callers, audit, contents: change(own) };
-  const server = stack.use(await createApiServer(parts));
-  await server.listen({ socketPath: daemonSocket(home) });
-  const url = `http://127.0.0.1:${await server.listen({ port: 0 })}`;
-  const connect = async (apiKey?: string) => {
-    const at = apiKey === undefined ? { socketPath: daemonSocket(home) } : { url, apiKey };
-    return await stack.use(await connectDaemon(at)).contents();
-  };
-  return { connect, url, audit, keys, close: () => server.close() };
-}
+const startDaemon = (change?: (own: HomeContents) => HomeContents) => startHomeDaemon(dir, stack, change);
 
 const work = (progress: LongWork['progress'] = silentProgress, { signal } = new AbortController()): LongWork => ({
   progress,
   signal,
 });
+
+const BUILD: ImageBuild = { dockerfile: 'FROM scratch', context: { kind: 'sent', from: 'a' } };
 
 function putModel(): string {
   const path = join(dir, 'tiny.gguf');
@@ -123,6 +93,7 @@ describe('contents over REST', () => {
     const calls = [
       () => tenant.images.list(),
       () => tenant.images.pull('a', 'always', work()),
+      () => tenant.images.build(BUILD, null, { ...work(), onEvent: () => undefined }),
       () => tenant.images.remove(['a']),
       () => tenant.images.prune(false),
       () => tenant.templates.list(),

@@ -13,12 +13,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import {
-  type BuildEvent,
-  type BuildParts,
-  type BuildRequest,
-  buildDockerfile,
-} from '../../src/artifacts/dockerfile/build.ts';
+import { type BuildParts, type BuildRequest, buildDockerfile } from '../../src/artifacts/dockerfile/build.ts';
 import { BuildCache } from '../../src/artifacts/dockerfile/cache.ts';
 import { EMPTY_CONFIG } from '../../src/artifacts/dockerfile/evaluate.ts';
 import { madeStage } from '../../src/artifacts/dockerfile/made-stage.ts';
@@ -29,6 +24,7 @@ import {
   type StageVm,
   StepFault,
 } from '../../src/artifacts/dockerfile/stage-vm.ts';
+import type { BuildEvent } from '../../src/sandbox/contract/contents.ts';
 
 interface Started {
   readonly disks: StageDisks;

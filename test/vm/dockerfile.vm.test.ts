@@ -13,13 +13,13 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { BuildEvent } from '../../src/artifacts/dockerfile/build.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { silentProgress } from '../../src/base/progress.ts';
 import { GIB } from '../../src/base/units.ts';
 import { buildEnvironment } from '../../src/host/builds/environment-build.ts';
 import { type ImagesContext, openImages } from '../../src/host/runtime/images.ts';
 import { makeWorkspace } from '../../src/host/runtime/workspace.ts';
+import type { BuildEvent } from '../../src/sandbox/contract/contents.ts';
 import { dataExtents } from '../../src/sys/file.ts';
 import { makeImage, tar, writeLayout } from '../support/oci-images.ts';
 import { exec, useRuntime } from '../support/vm.ts';

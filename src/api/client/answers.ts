@@ -23,6 +23,7 @@ import type {
 import type { SandboxLogs } from '../../sandbox/contract/ending.ts';
 import type { TimedEvent } from '../../sandbox/contract/events.ts';
 import type {
+  BuiltImage,
   DiskUsage,
   ImagePull,
   ImageRecord,
@@ -35,6 +36,7 @@ import type {
 } from '../../sandbox/contract/schema/contents.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
 import type { ErrorBody } from '../rest/errors.ts';
+import type { SentBuildEvent } from '../rest/schema/contents.ts';
 import type { AuditedRequest, AuditVerification } from '../tenants/audit-listing.ts';
 import type { AuditRecord } from '../tenants/audit-record.ts';
 import type { CreatedKey, KeyInfo } from '../tenants/keys.ts';
@@ -93,6 +95,8 @@ export const logChunk = named<LogChunk>('LogChunk');
 export const progressEvent = named<ProgressEvent>('ProgressEvent');
 export const imageList = listOf<'images', ImageRecord>('images', 'Image');
 export const imagePull = named<ImagePull>('ImagePull');
+export const builtImage = named<BuiltImage>('BuiltImage');
+export const buildEvent = named<SentBuildEvent>('BuildEvent');
 export const removedImages = named<RemovedImages>('RemovedImages');
 export const template = named<ListedTemplate>('Template');
 export const templateList = listOf<'templates', ListedTemplate>('templates', 'Template');

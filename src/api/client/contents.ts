@@ -1,6 +1,9 @@
 /** What a daemon's home keeps beside sandboxes. */
 import { errorCode } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
 import type {
+  BuildEvent,
+  BuildWork,
   HomeContents,
   HomeDisk,
   HomeImages,
@@ -9,6 +12,8 @@ import type {
   LongWork,
 } from '../../sandbox/contract/contents.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
+import type { BuiltImage, ImageBuild } from '../../sandbox/contract/schema/contents.ts';
+import type { SentBuildEvent } from '../rest/schema/contents.ts';
 import * as answers from './answers.ts';
 import { answerError, answerInvalid, ClientError } from './errors.ts';
 import type { Requests } from './requests.ts';
@@ -41,6 +46,8 @@ function remoteImages(requests: Requests): HomeImages {
 
     pull: (reference, when, work) => doWork(requests, '/images/pull', { reference, when }, answers.imagePull, work),
 
+    build: (build, files, work) => buildImage(requests, build, files, work),
+
     async remove(names) {
       const query = namesOf(names);
       return await transport.call({ method: 'DELETE', path: '/images', query, answer: answers.removedImages });
@@ -48,6 +55,43 @@ function remoteImages(requests: Requests): HomeImages {
 
     prune: (all) => post('/images/prune', { all }, answers.removedImages),
   };
+}
+
+async function buildImage(
+  requests: Requests,
+  build: ImageBuild,
+  files: AsyncIterable<Uint8Array> | null,
+  work: BuildWork,
+): Promise<BuiltImage> {
+  const sent: { fault?: unknown } = {};
+  async function* body(): AsyncGenerator<Uint8Array> {
+    yield Buffer.from(`${JSON.stringify(build)}\n`);
+    try {
+      if (files !== null) yield* files;
+    } catch (error) {
+      sent.fault = error;
+      throw error;
+    }
+  }
+  const onEvent = (event: string, value: unknown): void => {
+    if (event !== 'build') return;
+    const read = answers.buildEvent.read(value);
+    if (read === null) throw answerInvalid('a malformed event of a build');
+    work.onEvent(receivedEvent(read.value));
+  };
+  try {
+    return await doWork(requests, '/images/build', body(), answers.builtImage, work, onEvent);
+  } catch (error) {
+    if (sent.fault === undefined || work.signal.aborted) throw error;
+    ignore(error, 'the request ended with its body');
+    throw sent.fault;
+  }
+}
+
+function receivedEvent(event: SentBuildEvent): BuildEvent {
+  if (event.kind !== 'output') return event;
+  const { base64, ...rest } = event;
+  return { ...rest, chunk: Buffer.from(base64, 'base64') };
 }
 
 function remoteTemplates(requests: Requests): HomeTemplates {
@@ -98,14 +142,16 @@ const namesOf = (names: readonly string[]): URLSearchParams => new URLSearchPara
 /**
  * Sends a request whose answer streams progress and ends with the result. An abort closes the connection, which cancels
  * the work.
+ * @param onEvent gets events that are neither progress nor the end
  * @throws the daemon's error; ClientError; SandboxError `cancelled`
  */
 async function doWork<T>(
   { transport }: Requests,
   path: string,
-  body: object,
+  body: object | AsyncIterable<Uint8Array>,
   result: answers.Answer<T>,
   { progress, signal }: LongWork,
+  onEvent: (event: string, value: unknown) => void = () => undefined,
 ): Promise<T> {
   const stream = await transport.stream(path, signal, true, body);
   try {
@@ -120,7 +166,7 @@ async function doWork<T>(
         const read = result.read(value);
         if (read === null) throw answerInvalid(`POST ${path}`);
         return read.value;
-      }
+      } else onEvent(event, value);
     }
   } catch (error) {
     if (signal.aborted) throw cancelled(signal);

@@ -1,7 +1,8 @@
 /** HTTP requests to one daemon: keep-alive connections, validated answers (io). */
 import type { ClientRequest, IncomingMessage, RequestOptions } from 'node:http';
 import { connect, type Socket } from 'node:net';
-import type { Duplex } from 'node:stream';
+import { type Duplex, Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { formatTraceparent, type SpanContext } from '../../base/trace/trace.ts';
@@ -99,12 +100,20 @@ export class Transport {
   /**
    * Returns an answer whose body streams.
    * @param isAwaited true if the connection keeps the process alive
-   * @param body of a POST request; without one the method is GET
+   * @param body of a POST request: a value, or bytes that are sent as they come; without one the method is GET
    */
-  async stream(path: string, signal: AbortSignal, isAwaited: boolean, body?: object): Promise<IncomingMessage> {
+  async stream(
+    path: string,
+    signal: AbortSignal,
+    isAwaited: boolean,
+    body?: object | AsyncIterable<Uint8Array>,
+  ): Promise<IncomingMessage> {
     const method = body === undefined ? 'GET' : 'POST';
-    const text = body === undefined ? undefined : JSON.stringify(body);
-    const answer = await this.#sent({ method, path, signal }, text);
+    const isBytes = body !== undefined && Symbol.asyncIterator in body;
+    const answer = await this.#sent(
+      { method, path, signal },
+      isBytes || body === undefined ? body : JSON.stringify(body),
+    );
     const { statusCode: status = 0, socket } = answer;
     if (status !== 200) throw answerError(status, parseJson(await this.#read(answer, signal)));
     if (!isAwaited) socket.unref();
@@ -167,12 +176,13 @@ export class Transport {
       undo?: Call<never>['undo'];
       headers?: Call<never>['headers'];
     },
-    body: string | undefined,
+    body: string | AsyncIterable<Uint8Array> | undefined,
   ): Promise<IncomingMessage> {
     const { method, path, signal, base = '/v1' } = call;
     if (signal?.aborted === true) throw this.#failure(signal.reason, signal);
     const isDestroyedOnAbort = call.undo === undefined;
-    const type = body === undefined ? {} : { 'content-type': 'application/json' };
+    const isText = typeof body === 'string';
+    const type = body === undefined ? {} : { 'content-type': isText ? 'application/json' : 'application/octet-stream' };
     for (let attempt = 1; ; attempt += 1) {
       const outgoing = request({
         ...this.#target,
@@ -190,7 +200,8 @@ export class Transport {
             resolve(answer);
           });
           outgoing.on('error', reject);
-          outgoing.end(body);
+          if (isText || body === undefined) outgoing.end(body);
+          else pipeline(Readable.from(body), outgoing).catch(reject);
         });
       } catch (error) {
         stop?.();

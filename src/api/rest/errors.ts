@@ -111,7 +111,13 @@ const GUEST: Record<GuestErrorCode, number> = {
 };
 
 /** Errors of what a home keeps: images, models, what builds them. Recognized by name, since interfaces don't import them. */
-const ARTIFACT_ERRORS: ReadonlySet<string> = new Set(['OciError', 'ModelError', 'ImageError', 'EngineError']);
+const ARTIFACT_ERRORS: ReadonlySet<string> = new Set([
+  'OciError',
+  'ModelError',
+  'ImageError',
+  'EngineError',
+  'DockerfileError',
+]);
 
 const ARTIFACT: Readonly<Record<string, number>> = {
   reference_invalid: 400,
@@ -130,6 +136,11 @@ const ARTIFACT: Readonly<Record<string, number>> = {
   rate_limited: 503,
   registry_failed: 502,
   build_failed: 502,
+  dockerfile_invalid: 400,
+  instruction_unsupported: 422,
+  context_invalid: 400,
+  secret_missing: 400,
+  step_failed: 422,
   install_failed: 503,
   tool_missing: 503,
   tool_failed: 502,

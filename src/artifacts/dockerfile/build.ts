@@ -11,6 +11,7 @@ import { createHash } from 'node:crypto';
 import { open, rm } from 'node:fs/promises';
 import { systemClock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
+import type { BuildEvent } from '../../sandbox/contract/contents.ts';
 import type { ImageConfig } from '../oci/documents.ts';
 import type { Base } from './base.ts';
 import type { BuildCache } from './cache.ts';
@@ -32,6 +33,11 @@ export interface BuildRequest {
   /** Path for its own ignore rules; `null` if it has none. */
   readonly dockerfilePath: string | null;
   readonly contextDir: string;
+  /**
+   * Present if a client has sent the files: `contextDir` is where they lie for this build, and this is the name of where
+   * they are from, which selects the disks of cache mounts.
+   */
+  readonly sentFrom?: string;
   readonly buildArgs: Variables;
   /** Name or number of a stage; `null` for the last. */
   readonly target: string | null;
@@ -41,24 +47,6 @@ export interface BuildRequest {
   /** SHA-256 → path of archives that instructions name. They are hostile: only VMs open them. */
   readonly archives?: ReadonlyMap<string, string>;
 }
-
-export type BuildEvent =
-  | { readonly kind: 'warning'; readonly text: string }
-  | {
-      readonly kind: 'step';
-      /** From 1. */
-      readonly number: number;
-      readonly stage: string;
-      /** Position in the stage, from 1. */
-      readonly index: number;
-      readonly count: number;
-      readonly line: number;
-      readonly text: string;
-      readonly cached: boolean;
-    }
-  | { readonly kind: 'output'; readonly number: number; readonly stream: 'stdout' | 'stderr'; readonly chunk: Buffer }
-  | { readonly kind: 'done'; readonly number: number; readonly durationMs: number }
-  | { readonly kind: 'pack'; readonly stage: string };
 
 export interface Built {
   readonly key: StepKey;
@@ -106,8 +94,8 @@ class Build {
   readonly #made = new Set<StepKey>();
   /** Results that later stages read. */
   readonly #needed = new Set<StepKey>();
-  /** Real path. */
-  #contextDir = '';
+  /** Real path, or the name of where the files are from. */
+  #origin = '';
   #number = 0;
   #ran = 0;
   #cached = 0;
@@ -119,14 +107,15 @@ class Build {
   }
 
   async run(): Promise<Built> {
-    const { dockerfile, dockerfilePath, contextDir, buildArgs, target } = this.#request;
+    const { dockerfile, dockerfilePath, contextDir, sentFrom, buildArgs, target } = this.#request;
     const { architecture, cache, base } = this.#parts;
     const platform = platformArguments(architecture);
     const isText = dockerfile instanceof Uint8Array;
     const graph = isText ? this.#read(dockerfile, buildArgs, platform) : dockerfile;
     const stage = targetStage(graph, target);
-    const context = await BuildContext.open(contextDir, dockerfilePath);
-    this.#contextDir = context.dir;
+    const isSent = sentFrom !== undefined;
+    const context = await (isSent ? BuildContext.openSent(contextDir) : BuildContext.open(contextDir, dockerfilePath));
+    this.#origin = isSent ? `sent:${sentFrom}` : context.dir;
     const planner = new Planner({
       graph,
       given: buildArgs,
@@ -225,7 +214,7 @@ class Build {
     if (start !== null) this.#needed.add(start);
     this.#reportCached(stage, from);
     const sources = await this.#sources(stage, rest);
-    const caches = cachesKey(this.#contextDir, stage.steps, rest);
+    const caches = cachesKey(this.#origin, stage.steps, rest);
     const hasCaches = caches !== null && (await cache.has('mounts', caches));
     const vm = await startVm(
       {

@@ -70,12 +70,27 @@ export class BuildContext {
     return new BuildContext(root, rules, limits);
   }
 
+  /** Files that a client has sent: it has left out what its rules ignore. @throws DockerfileError `context_invalid` */
+  static async openSent(dir: string): Promise<BuildContext> {
+    return new BuildContext(await realpath(dir), NO_RULES, CONTEXT_LIMITS);
+  }
+
+  /** All files, for a daemon elsewhere. @throws DockerfileError `context_invalid`; the signal's reason */
+  async pack(signal: AbortSignal): Promise<{ readonly bytes: number; readonly archive: AsyncIterable<Uint8Array> }> {
+    const selection = await this.select(null, ['.'], [], signal);
+    // Each path begins with the number of its source, which is the only one.
+    const below = (path: string): string => path.slice('0/'.length) || '.';
+    const entries = selection.entries.map((entry) => ({ ...entry, path: below(entry.path) }));
+    const contents = new Map([...selection.contents].map(([path, sha256]) => [below(path), sha256]));
+    return { bytes: this.#bytes, archive: archiveOf({ ...selection, entries, contents }) };
+  }
+
   /**
    * @param inline files of the Dockerfile itself, added after the sources
    * @throws DockerfileError `context_invalid`; the signal's reason
    */
   async select(
-    line: number,
+    line: number | null,
     patterns: readonly string[],
     inline: readonly { readonly name: string; readonly content: string }[],
     signal: AbortSignal,
@@ -103,7 +118,7 @@ export class BuildContext {
     return { names, entries, contents, digest: digestOf(names, entries, contents) };
   }
 
-  async #find(line: number, pattern: string, signal: AbortSignal): Promise<readonly Place[]> {
+  async #find(line: number | null, pattern: string, signal: AbortSignal): Promise<readonly Place[]> {
     const parts = cleanPath(pattern)
       .split('/')
       .filter((part) => part !== '');
@@ -120,7 +135,7 @@ export class BuildContext {
     return places;
   }
 
-  async #below(line: number, place: Place, part: string): Promise<readonly Place[]> {
+  async #below(line: number | null, place: Place, part: string): Promise<readonly Place[]> {
     if (!hasWildcard(part)) return await this.#existing([this.#judge(place, part)]);
     const pattern = compile(part, false);
     if (pattern === null) throw contextInvalid(line, `"${shown(part)}" is not a pattern`);
@@ -164,7 +179,7 @@ export class BuildContext {
   }
 
   /** A source may be reached by links, as long as they stay in the context. */
-  async #inside(line: number, path: string): Promise<string> {
+  async #inside(line: number | null, path: string): Promise<string> {
     const real = await realpath(this.#here(path)).catch((error: unknown) => {
       throw contextInvalid(line, path, error);
     });
@@ -172,7 +187,13 @@ export class BuildContext {
     throw contextInvalid(line, `${shown(path)} leads out of the context`);
   }
 
-  async #walk(line: number, top: Place, as: string, entries: ContextEntry[], signal: AbortSignal): Promise<void> {
+  async #walk(
+    line: number | null,
+    top: Place,
+    as: string,
+    entries: ContextEntry[],
+    signal: AbortSignal,
+  ): Promise<void> {
     const add = async (from: string, at: Place, path: string, depth: number): Promise<void> => {
       signal.throwIfAborted();
       const info = await lstat(from).catch((error: unknown) => {
@@ -204,7 +225,7 @@ export class BuildContext {
     await add(await this.#inside(line, top.path), top, as, 0);
   }
 
-  async #names(line: number, from: string, at: Place): Promise<readonly string[]> {
+  async #names(line: number | null, from: string, at: Place): Promise<readonly string[]> {
     const names = await readdir(from).catch((error: unknown) => {
       throw contextInvalid(line, at.path, error);
     });
@@ -213,25 +234,25 @@ export class BuildContext {
     return names;
   }
 
-  #check(line: number): void {
+  #check(line: number | null): void {
     this.#checkCount(line, this.#entries);
     if (this.#bytes > this.#limits.bytesMax) {
       throw tooMuch(line, `${this.#limits.bytesMax / GIB} GiB of files`);
     }
   }
 
-  #checkCount(line: number, entries: number): void {
+  #checkCount(line: number | null, entries: number): void {
     const { entriesMax } = this.#limits;
     if (entries > entriesMax) throw tooMuch(line, `${entriesMax} files`);
   }
 
-  #missing(line: number, pattern: string): DockerfileError {
+  #missing(line: number | null, pattern: string): DockerfileError {
     const remedy = 'Check the path and .dockerignore; paths are relative to the context.';
     return contextInvalid(line, `"${shown(pattern)}" is not in the context`, undefined, remedy);
   }
 }
 
-const tooMuch = (line: number, what: string): DockerfileError =>
+const tooMuch = (line: number | null, what: string): DockerfileError =>
   contextInvalid(line, `the context has more than ${what}`, undefined, 'List what is not needed in .dockerignore.');
 const NO_RULES = DockerIgnore.parse('');
 
@@ -273,7 +294,7 @@ const changed = ({ from, path }: ContextEntry): CopyError =>
 const OPEN_FILE = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
 async function contentsOf(
-  line: number,
+  line: number | null,
   entries: readonly ContextEntry[],
   signal: AbortSignal,
 ): Promise<ReadonlyMap<string, string>> {

@@ -27,7 +27,3 @@ export type ContextLimits = { readonly [K in keyof typeof CONTEXT_LIMITS]: numbe
 
 /** Size of the VM that runs the steps. */
 export const STAGE_VM_DEFAULTS = { cpus: 2, memoryMib: 2048, diskMib: 8192 } as const;
-
-/** Same as BuildKit's. */
-export const SECRET_BYTES_MAX = 500 * KIB;
-export const SECRETS_MAX = 32;

@@ -24,17 +24,14 @@ export function copyPlan(
 /**
  * One disk for all ids of a stage, wherever its cached steps end. One for each context: a build could poison what others
  * install from it.
+ * @param origin where the files of the context are from: a directory of this machine or, never equal, a client's
  * @param rest steps that run
  */
-export function cachesKey(
-  contextDir: string,
-  all: readonly PlannedStep[],
-  rest: readonly PlannedStep[],
-): StepKey | null {
+export function cachesKey(origin: string, all: readonly PlannedStep[], rest: readonly PlannedStep[]): StepKey | null {
   const idsOf = (steps: readonly PlannedStep[]): readonly string[] =>
     steps
       .flatMap(({ step }) => (step.kind === 'run' ? step.mounts : []))
       .flatMap((mount) => (mount.type === 'cache' ? [mount.id] : []));
   if (idsOf(rest).length === 0) return null;
-  return digest({ contextDir, ids: [...new Set(idsOf(all))].toSorted() });
+  return digest({ contextDir: origin, ids: [...new Set(idsOf(all))].toSorted() });
 }

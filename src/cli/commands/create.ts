@@ -9,7 +9,7 @@ import { requirementsOf } from '../flags/requirement-flags.ts';
 import { CREATE_FIELDS, type SandboxFlags, sandboxRequest } from '../flags/sandbox-fields.ts';
 import { duration } from '../output/table.ts';
 import { templateStep, withTemplateProgress } from '../output/template-progress.ts';
-import { requireBuildHere, withBuiltImage } from './built-image.ts';
+import { withBuiltImage } from './built-image.ts';
 import { pulledImage } from './pull-image.ts';
 
 /** What is read of the options beside the request. */
@@ -25,7 +25,6 @@ export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags
   const requirements = await requirementsOf(flags);
   const packages = requirements.length === 0 ? {} : { requirements };
   const checked = createRequest(cli, flags);
-  requireBuildHere(cli, flags);
   await checkModelThere(control, flags.model);
   const withImage = await withBuiltImage(cli, flags);
   const request = { ...checked, ...packages, ...(await pulledImage(cli, withImage)) };

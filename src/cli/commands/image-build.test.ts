@@ -1,7 +1,7 @@
 import { stripVTControlCharacters } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import { testCli } from '../../../test/support/test-cli.ts';
-import type { BuildEvent } from '../../artifacts/dockerfile/build.ts';
+import type { BuildEvent } from '../../sandbox/contract/contents.ts';
 import { BuildView } from './image-build.ts';
 
 const step = (number: number, cached: boolean): BuildEvent => ({

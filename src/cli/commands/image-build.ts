@@ -3,25 +3,21 @@ import { constants } from 'node:fs';
 import { open as openFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { styleText } from 'node:util';
-import type { BuildEvent, BuildRequest } from '../../artifacts/dockerfile/build.ts';
-import { DockerfileError } from '../../artifacts/dockerfile/errors.ts';
-import {
-  DOCKERFILE_LIMITS,
-  SECRET_BYTES_MAX,
-  SECRETS_MAX,
-  STAGE_VM_DEFAULTS,
-} from '../../artifacts/dockerfile/limits.ts';
-import { describeError } from '../../base/errors.ts';
+import { DOCKERFILE_LIMITS } from '../../artifacts/dockerfile/limits.ts';
+import { CodedError, describeError } from '../../base/errors.ts';
 import { plain } from '../../base/text/plain.ts';
-import { type BuiltEnvironment, buildEnvironment } from '../../host/builds/environment-build.ts';
 import { checkNewName } from '../../host/runtime/named-templates/names.ts';
+import type { BuildEvent } from '../../sandbox/contract/contents.ts';
+import { BUILD_LIMITS } from '../../sandbox/contract/limits.ts';
+import type { BuiltImage, ImageBuild } from '../../sandbox/contract/schema/contents.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { readReference } from '../flags/image-flag.ts';
 import { networkOptions } from '../flags/network-fields.ts';
 import { sizeOptions } from '../flags/sandbox-fields.ts';
+import { type BuildFiles, buildImage } from '../library/image-build.ts';
 import { duration, table } from '../output/table.ts';
-import { openImagesHere } from './image.ts';
+import { openContents } from './contents.ts';
 
 export interface BuildFlags {
   readonly name?: string;
@@ -39,25 +35,24 @@ export interface BuildFlags {
 
 /** @param contextDir directory of COPY; `-f -` reads the Dockerfile from stdin */
 export async function imageBuild(cli: Cli, contextDir: string, flags: BuildFlags): Promise<number> {
-  if (flags.name !== undefined) checkNewName(flags.name);
-  const name = flags.name === undefined ? null : await readReference(flags.name);
-  const request = await readRequest(cli, contextDir, flags);
-  const size = sizeOptions(flags);
-  const { net, allowOut, denyOut } = flags;
-  const vm = {
-    cpus: size.cpus ?? STAGE_VM_DEFAULTS.cpus,
-    memoryMib: size.memoryMib ?? STAGE_VM_DEFAULTS.memoryMib,
-    diskMib: size.diskMib ?? STAGE_VM_DEFAULTS.diskMib,
-    network: networkOptions({ allowOut, denyOut, ...(net === undefined ? {} : { net }) }) ?? null,
+  const { name, net, allowOut, denyOut } = flags;
+  if (name !== undefined) {
+    checkNewName(name);
+    await readReference(name);
+  }
+  const [build, files] = await readBuild(cli, contextDir, flags);
+  const { cpus, memoryMib, diskMib } = sizeOptions(flags);
+  const network = networkOptions({ allowOut, denyOut, ...(net === undefined ? {} : { net }) });
+  const request = {
+    ...build,
+    ...{ cpus, memoryMib, diskMib },
+    ...(name === undefined ? {} : { name }),
+    ...(network === undefined ? {} : { network }),
   };
-  await using opened = openImagesHere(cli);
+  await using contents = await openContents(cli);
   const view = new BuildView(cli, flags.progress ?? 'plain');
-  const built = await buildEnvironment(opened.context, opened.images, {
-    request,
-    vm,
-    name,
-    onEvent: (event) => view.show(event),
-  });
+  const work = { ...contents.work, onEvent: (event: BuildEvent) => view.show(event) };
+  const built = await buildImage(contents, request, files, work);
   cli.progress.close();
   show(cli, built);
   return 0;
@@ -65,51 +60,47 @@ export async function imageBuild(cli: Cli, contextDir: string, flags: BuildFlags
 
 /**
  * For `--build`: without a name, in a VM of the default size. Shows steps that run, and of cached ones nothing.
- * @throws UsageError, DockerfileError, OciError
+ * @throws UsageError, DockerfileError, OciError, and their codes from a daemon
  */
-export async function buildDirectory(cli: Cli, contextDir: string): Promise<BuiltEnvironment> {
-  const request = await readRequest(cli, contextDir, { buildArg: [], buildSecret: [], cache: true });
-  await using opened = openImagesHere(cli);
+export async function buildDirectory(cli: Cli, contextDir: string): Promise<BuiltImage> {
+  const [build, files] = await readBuild(cli, contextDir, { buildArg: [], buildSecret: [], cache: true });
+  await using contents = await openContents(cli);
   const view = new BuildView(cli, 'steps');
-  return await buildEnvironment(opened.context, opened.images, {
-    request,
-    vm: { ...STAGE_VM_DEFAULTS, network: null },
-    name: null,
-    onEvent: (event) => view.show(event),
-  }).catch((error: unknown) => {
+  const work = { ...contents.work, onEvent: (event: BuildEvent) => view.show(event) };
+  return await buildImage(contents, build, files, work).catch((error: unknown) => {
     throw withOwnOptions(error, contextDir);
   });
 }
 
 /** A remedy may name an option that means the sandbox beside `--build`. */
 function withOwnOptions(error: unknown, contextDir: string): unknown {
-  if (!(error instanceof DockerfileError) || error.remedy?.includes('--') !== true) return error;
+  if (!(error instanceof CodedError) || error.remedy?.includes('--') !== true) return error;
   const { code, message, cause, remedy } = error;
   const how = `neurovisor image build -t NAME ${contextDir}, then neurovisor run --image NAME`;
-  return new DockerfileError(code, null, message, { cause, remedy: `${remedy} (an option of ${how})` });
+  return new CodedError(code, message, { cause, remedy: `${remedy} (an option of ${how})` });
 }
 
-async function readRequest(
+async function readBuild(
   cli: Cli,
   contextDir: string,
   flags: Pick<BuildFlags, 'file' | 'buildArg' | 'target' | 'buildSecret' | 'cache'>,
-): Promise<BuildRequest> {
+): Promise<[Omit<ImageBuild, 'context'>, BuildFiles]> {
   const path = flags.file ?? join(contextDir, 'Dockerfile');
   const { fileBytesMax } = DOCKERFILE_LIMITS;
   const dockerfile = path === '-' ? await readStdin(cli, fileBytesMax) : await readBounded(path, fileBytesMax);
-  return {
-    dockerfile,
-    dockerfilePath: path === '-' ? null : resolve(path),
-    contextDir: resolve(contextDir),
-    buildArgs: readArguments(cli, flags.buildArg),
-    target: flags.target ?? null,
-    secrets: await readSecrets(cli, flags.buildSecret),
+  const secrets = await readSecrets(cli, flags.buildSecret);
+  const build = {
+    dockerfile: dockerfile.toString(),
+    args: readArguments(cli, flags.buildArg),
+    secrets: Object.fromEntries([...secrets].map(([id, secret]) => [id, secret.toString('base64')])),
     noCache: !flags.cache,
+    ...(flags.target === undefined ? {} : { target: flags.target }),
   };
+  return [build, { dir: resolve(contextDir), dockerfile: path === '-' ? null : resolve(path) }];
 }
 
 /** @throws UsageError */
-async function readBounded(path: string, bytesMax: number): Promise<Uint8Array> {
+async function readBounded(path: string, bytesMax: number): Promise<Buffer> {
   try {
     await using file = await openFile(path, constants.O_RDONLY | constants.O_NONBLOCK);
     if (!(await file.stat()).isFile()) throw new Error('it is not a file');
@@ -121,7 +112,7 @@ async function readBounded(path: string, bytesMax: number): Promise<Uint8Array> 
   }
 }
 
-async function readStdin({ stdin }: Cli, bytesMax: number): Promise<Uint8Array> {
+async function readStdin({ stdin }: Cli, bytesMax: number): Promise<Buffer> {
   const chunks: Buffer[] = [];
   let bytes = 0;
   for await (const chunk of stdin) {
@@ -137,7 +128,7 @@ function readArguments(cli: Cli, given: readonly string[]): Readonly<Record<stri
   const pairs = given.flatMap((text) => {
     const equals = text.indexOf('=');
     const name = equals < 0 ? text : text.slice(0, equals);
-    if (!/^[A-Za-z_]\w{0,255}$/.test(name)) {
+    if (!BUILD_LIMITS.argName.test(name)) {
       throw new UsageError(`invalid build argument "${text}"`, 'use NAME=VALUE, or NAME alone');
     }
     const value = equals < 0 ? cli.env[name] : text.slice(equals + 1);
@@ -146,9 +137,9 @@ function readArguments(cli: Cli, given: readonly string[]): Readonly<Record<stri
   return Object.fromEntries(pairs);
 }
 
-async function readSecrets(cli: Cli, given: readonly string[]): Promise<ReadonlyMap<string, Uint8Array>> {
-  if (given.length > SECRETS_MAX) throw new UsageError(`more than ${SECRETS_MAX} secrets`);
-  const secrets = new Map<string, Uint8Array>();
+async function readSecrets(cli: Cli, given: readonly string[]): Promise<ReadonlyMap<string, Buffer>> {
+  if (given.length > BUILD_LIMITS.secretsMax) throw new UsageError(`more than ${BUILD_LIMITS.secretsMax} secrets`);
+  const secrets = new Map<string, Buffer>();
   for (const text of given) {
     const fields = new Map(
       text.split(',').map((part) => {
@@ -159,11 +150,11 @@ async function readSecrets(cli: Cli, given: readonly string[]): Promise<Readonly
     const id = fields.get('id') ?? '';
     const path = fields.get('src') ?? fields.get('source');
     const variable = fields.get('env') ?? (path === undefined ? id : undefined);
-    if (!/^[\w.-]{1,64}$/.test(id)) {
+    if (!BUILD_LIMITS.secretId.test(id)) {
       throw new UsageError(`invalid secret "${text}"`, 'use id=NAME,src=FILE or id=NAME,env=VARIABLE');
     }
     const value = path === undefined ? cli.env[variable ?? ''] : undefined;
-    if (path !== undefined) secrets.set(id, await readBounded(path, SECRET_BYTES_MAX));
+    if (path !== undefined) secrets.set(id, await readBounded(path, BUILD_LIMITS.secretBytesMax));
     else if (value !== undefined) secrets.set(id, Buffer.from(value));
     else throw new UsageError(`the secret ${id}: ${variable} is not set in this environment`);
   }
@@ -213,8 +204,8 @@ export class BuildView {
     } else if (event.kind === 'pack') this.#line(`pack ${plain(event.stage)}`);
   }
 
-  #output(number: number, chunk: Buffer): void {
-    const lines = (this.#rest + chunk.toString('utf8')).split('\n');
+  #output(number: number, chunk: Uint8Array): void {
+    const lines = (this.#rest + Buffer.from(chunk).toString('utf8')).split('\n');
     this.#rest = (lines.pop() ?? '').slice(-LINE_CHARACTERS_MAX);
     for (const line of lines) this.#outputLine(number, line);
   }
@@ -236,10 +227,9 @@ export class BuildView {
 
 const LINE_CHARACTERS_MAX = 4_000;
 
-function show(cli: Cli, { image, environment, warnings, steps }: BuiltEnvironment): void {
+function show(cli: Cli, { image, environment, warnings, steps }: BuiltImage): void {
   if (cli.json) {
-    const { image: path, digest } = environment;
-    cli.printJson({ ...image, environment: { image: path, digest }, warnings, steps });
+    cli.printJson({ ...image, environment, warnings, steps });
     return;
   }
   const { config } = image;

@@ -1,17 +1,12 @@
 /** `neurovisor image`: pulls, lists and removes images, which become disks of sandboxes. */
 
 import { systemClock } from '../../base/clock.ts';
-import { resolveHome } from '../../base/home.ts';
-import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
-import { type Images, type ImagesContext, openImages } from '../../host/runtime/images.ts';
-import type { Runtime } from '../../host/runtime/runtime.ts';
 import type { ImagePull, ImageRecord, RemovedImages } from '../../sandbox/contract/schema/contents.ts';
 import type { Cli } from '../cli.ts';
 import { readReference } from '../flags/image-flag.ts';
 import { coarse, table } from '../output/table.ts';
 import { openContents } from './contents.ts';
-import { openRuntime } from './open-runtime.ts';
 
 /** Shown characters of a digest, enough to name an image. */
 const DIGEST_SHOWN = 12;
@@ -85,42 +80,6 @@ export async function imageRemove(cli: Cli, names: readonly string[]): Promise<n
 export async function imagePrune(cli: Cli, flags: { readonly all?: boolean }): Promise<number> {
   await using contents = await openContents(cli);
   return show(cli, await contents.images.prune(flags.all === true));
-}
-
-interface Opened extends AsyncDisposable {
-  readonly images: Images;
-  readonly context: ImagesContext;
-  /** Opens it at the first call. */
-  runtime(): Promise<Runtime>;
-}
-
-/** @param start opens the runtime whose VMs build images */
-export function openImagesHere(
-  cli: Cli,
-  start: () => Promise<Runtime> = () => openRuntime(cli, { withoutModel: true }),
-): Opened {
-  let runtime: Promise<Runtime> | undefined;
-  const openOnce = (): Promise<Runtime> => {
-    runtime ??= start();
-    return runtime;
-  };
-  const context: ImagesContext = {
-    home: resolveHome(cli.config.home),
-    progress: cli.progress.report,
-    signal: cli.cancelled,
-    log: cli.log,
-    quotaBytes: cli.config.imageQuotaBytes,
-    runtime: openOnce,
-  };
-  return {
-    images: openImages(context),
-    context,
-    runtime: openOnce,
-    async [Symbol.asyncDispose]() {
-      const opened = await runtime?.catch((error: unknown) => ignore(error, 'the pull has failed with it'));
-      await opened?.close();
-    },
-  };
 }
 
 function show(cli: Cli, removed: RemovedImages): number {

@@ -3,7 +3,7 @@ import { type Command, Option } from 'commander';
 import { STAGE_VM_DEFAULTS } from '../../artifacts/dockerfile/limits.ts';
 import type { BuildFlags } from '../commands/image-build.ts';
 import { sizeFields } from '../flags/sandbox-fields.ts';
-import { type OutputFlags, perform, performHere } from './perform.ts';
+import { type OutputFlags, perform } from './perform.ts';
 import { addFields, collect, listCommand, output } from './shared-options.ts';
 
 const load = () => import('../commands/image.ts');
@@ -119,7 +119,7 @@ Examples:
 `,
     )
     .action((context: string | undefined, flags: BuildFlags & OutputFlags) =>
-      performHere(flags, async (cli) =>
+      perform(flags, async (cli) =>
         (await import('../commands/image-build.ts')).imageBuild(cli, context ?? '.', flags),
       ),
     );

@@ -26,6 +26,8 @@ export interface ContentsOptions {
 export interface OpenedContents extends HomeContents, AsyncDisposable {
   /** Progress and cancellation of the caller. */
   readonly work: LongWork;
+  /** A daemon at `daemonUrl`, which has no files of this machine. */
+  readonly isElsewhere: boolean;
 }
 
 /** Starts no daemon. @throws ClientError: the daemon at `daemonUrl` does not answer, or none answers and one is needed */
@@ -34,7 +36,13 @@ export async function openContents(options: ContentsOptions): Promise<OpenedCont
   try {
     const daemon = await openDaemonOnceReady(config, options);
     const work = { progress, signal };
-    return { ...(await daemon.contents()), work, [Symbol.asyncDispose]: () => daemon[Symbol.asyncDispose]() };
+    const isElsewhere = config.daemonUrl !== null;
+    return {
+      ...(await daemon.contents()),
+      work,
+      isElsewhere,
+      [Symbol.asyncDispose]: () => daemon[Symbol.asyncDispose](),
+    };
   } catch (error) {
     if (errorCode(error) !== 'daemon_unreachable' || config.daemonUrl !== null || needsDaemon) throw error;
     const { isDaemonLocked } = await import('../../host/runtime/daemon-lock.ts');
@@ -63,6 +71,7 @@ async function openHere({ config, signal, progress, log }: ContentsOptions): Pro
   return {
     ...contents,
     work: { progress, signal },
+    isElsewhere: false,
     async [Symbol.asyncDispose]() {
       const opened = await runtime?.catch((error: unknown) => ignore(error, 'the work has failed with it'));
       await opened?.close();

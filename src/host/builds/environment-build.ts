@@ -2,13 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Base, BaseDisk } from '../../artifacts/dockerfile/base.ts';
-import {
-  type BuildEvent,
-  type BuildParts,
-  type BuildRequest,
-  type Built,
-  buildDockerfile,
-} from '../../artifacts/dockerfile/build.ts';
+import { type BuildParts, type BuildRequest, type Built, buildDockerfile } from '../../artifacts/dockerfile/build.ts';
 import { BuildCache } from '../../artifacts/dockerfile/cache.ts';
 import { EMPTY_CONFIG } from '../../artifacts/dockerfile/evaluate.ts';
 import { STAGE_VM_DEFAULTS } from '../../artifacts/dockerfile/limits.ts';
@@ -17,6 +11,7 @@ import { systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import { plain } from '../../base/text/plain.ts';
 import { MIB } from '../../base/units.ts';
+import type { BuildEvent } from '../../sandbox/contract/contents.ts';
 import type { BuilderVms } from '../runtime/image-builder.ts';
 import type { Environment, Images, ImagesContext, PulledImage, Reference } from '../runtime/images.ts';
 import { openToolVms, parseReference } from '../runtime/images.ts';
@@ -28,6 +23,8 @@ export interface DockerfileBuild {
   /** Name in the image list; `null` for an unnamed image. */
   readonly name: Reference | null;
   onEvent(event: BuildEvent): void;
+  /** Throws for an image that FROM may not name. Default: all may be. */
+  readonly checkBase?: (reference: Reference) => void;
 }
 
 export interface BuiltEnvironment extends PulledImage {
@@ -39,7 +36,7 @@ export interface BuiltEnvironment extends PulledImage {
 export async function buildEnvironment(
   context: ImagesContext,
   images: Images,
-  { request, vm, name, onEvent }: DockerfileBuild,
+  { request, vm, name, onEvent, checkBase }: DockerfileBuild,
 ): Promise<BuiltEnvironment> {
   const { signal, home } = context;
   let vms: Promise<BuilderVms> | undefined;
@@ -68,6 +65,7 @@ export async function buildEnvironment(
         return { disk: { ...fileDisk(environment), hasUser: true }, config };
       }
       const reference = parseReference(source.reference, process.cwd());
+      checkBase?.(reference);
       const { image, environment } = await images.pull(reference, 'missing', signal);
       return { disk: fileDisk(environment), config: image.config };
     },
@@ -136,5 +134,5 @@ function detailOf(event: BuildEvent): string {
   if (event.kind === 'pack') return 'write the disk';
   if (event.kind === 'step') return event.cached ? '' : plain(event.text);
   if (event.kind !== 'output') return '';
-  return plain(event.chunk.toString('utf8').trim().split('\n').at(-1) ?? '').slice(0, 200);
+  return plain(Buffer.from(event.chunk).toString('utf8').trim().split('\n').at(-1) ?? '').slice(0, 200);
 }

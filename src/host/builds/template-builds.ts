@@ -106,7 +106,7 @@ export class VmTemplateBuilds implements TemplateBuilds {
             line = event.line;
             onEvent({ kind: 'step', step: line, isCached: event.cached });
           } else if (event.kind === 'output') {
-            onEvent({ kind: 'output', step: line, stream: event.stream, chunk: event.chunk });
+            onEvent({ kind: 'output', step: line, stream: event.stream, chunk: Buffer.from(event.chunk) });
           } else if (event.kind === 'warning') onEvent(event);
           else if (event.kind === 'pack') onEvent({ kind: 'note', text: '[finalize] Write the disk' });
         },

@@ -1,15 +1,20 @@
 /** Images of a home. Each request has an `Images` of its own, whose files and locks they share. */
 import type { HomeImages, LongWork } from '../../sandbox/contract/contents.ts';
-import { type Images, openImages, parseReference } from '../runtime/images.ts';
+import { buildImage } from '../builds/image-build.ts';
+import { type Images, type ImagesContext, openImages, parseReference, type Reference } from '../runtime/images.ts';
 import { type ContentsWorld, requireHostFiles } from './world.ts';
 
 const WITHOUT_FILES: ReadonlySet<string> = new Set(['docker', 'stored']);
 
 export function homeImages(world: ContentsWorld): HomeImages {
-  const open = (work?: LongWork): Images => {
+  const contextOf = (work?: LongWork): ImagesContext => {
     const { progress, signal } = world.context(work);
     const { home, log, quotaBytes, runtime } = world;
-    return openImages({ home, log, progress, signal, quotaBytes, runtime });
+    return { home, log, progress, signal, quotaBytes, runtime };
+  };
+  const open = (work?: LongWork): Images => openImages(contextOf(work));
+  const check = (work: LongWork, { transport, text }: Reference): void => {
+    if (!WITHOUT_FILES.has(transport)) requireHostFiles(work, text);
   };
   return {
     list: () => open().list(),
@@ -17,9 +22,15 @@ export function homeImages(world: ContentsWorld): HomeImages {
 
     async pull(text, when, work) {
       const reference = parseReference(text, process.cwd());
-      if (!WITHOUT_FILES.has(reference.transport)) requireHostFiles(work, reference.text);
+      check(work, reference);
       const { image, environment } = await open(work).pull(reference, when, world.context(work).signal);
       return { image, environment: { digest: environment.digest } };
+    },
+
+    async build(request, files, work) {
+      if (request.context.kind === 'directory') requireHostFiles(work, request.context.dir);
+      const context = contextOf(work);
+      return await buildImage(context, openImages(context), request, files, work, (base) => check(work, base));
     },
 
     remove: (names) => open().remove(names, process.cwd(), world.context().signal),

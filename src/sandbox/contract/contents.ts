@@ -10,7 +10,9 @@
  */
 import type { Progress } from '../../base/progress.ts';
 import type {
+  BuiltImage,
   DiskUsage,
+  ImageBuild,
   ImagePull,
   ImageRecord,
   ImportedTemplate,
@@ -37,6 +39,34 @@ export interface LongWork {
   readonly readsHost?: boolean;
 }
 
+export interface BuildWork extends LongWork {
+  onEvent(event: BuildEvent): void;
+}
+
+/** What a build does, in order. Texts and output are hostile. */
+export type BuildEvent =
+  | { readonly kind: 'warning'; readonly text: string }
+  | {
+      readonly kind: 'step';
+      /** From 1. */
+      readonly number: number;
+      readonly stage: string;
+      /** Position in the stage, from 1. */
+      readonly index: number;
+      readonly count: number;
+      readonly line: number;
+      readonly text: string;
+      readonly cached: boolean;
+    }
+  | {
+      readonly kind: 'output';
+      readonly number: number;
+      readonly stream: 'stdout' | 'stderr';
+      readonly chunk: Uint8Array;
+    }
+  | { readonly kind: 'done'; readonly number: number; readonly durationMs: number }
+  | { readonly kind: 'pack'; readonly stage: string };
+
 export interface HomeImages {
   /** Newest first. */
   list(): Promise<readonly ImageRecord[]>;
@@ -48,6 +78,11 @@ export interface HomeImages {
    * @param when `missing`: a name that is known is not asked for again
    */
   pull(reference: string, when: 'always' | 'missing', work: LongWork): Promise<ImagePull>;
+  /**
+   * Builds an image from a Dockerfile.
+   * @param files tar archive of the context; `null` if the request names a directory
+   */
+  build(request: ImageBuild, files: AsyncIterable<Uint8Array> | null, work: BuildWork): Promise<BuiltImage>;
   /** Removes images, and the layers that no other image has: all of them or, if a name is unknown, none. */
   remove(names: readonly string[]): Promise<RemovedImages>;
   /** Removes images without a name, or all; and files of no image. */

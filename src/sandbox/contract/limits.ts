@@ -3,6 +3,8 @@
  * this table, and the core validates library calls with it.
  */
 
+import { KIB, MIB } from '../../base/units.ts';
+
 /** Both ends are inclusive. */
 export interface Range {
   readonly min: number;
@@ -96,3 +98,18 @@ export const BUILT_TEMPLATE_NAME = /^e2b-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]
 export function isInRange(value: number, { min, max }: Range): boolean {
   return Number.isSafeInteger(value) && value >= min && value <= max;
 }
+
+/** A Dockerfile's build, as one line of JSON before the files that it may use. */
+export const BUILD_LIMITS = {
+  dockerfileCharactersMax: MIB,
+  argName: /^[A-Za-z_]\w{0,255}$/,
+  argCharactersMax: 64 * KIB,
+  secretId: /^[\w.-]{1,64}$/,
+  secretsMax: 32,
+  /** Same as BuildKit's. */
+  secretBytesMax: 500 * KIB,
+  /** In base 64. */
+  secretCharactersMax: 700_000,
+  /** All of it. */
+  lineBytesMax: 32 * MIB,
+} as const;

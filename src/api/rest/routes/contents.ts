@@ -3,6 +3,7 @@ import { API_LIMITS } from '../limits.ts';
 import type { App } from '../route.ts';
 import { Slots } from '../slots.ts';
 import { addDiskRoutes } from './disk.ts';
+import { addImageBuildRoute } from './image-build.ts';
 import { addImageRoutes } from './images.ts';
 import type { ContentsParts } from './long-work.ts';
 import { addModelRoutes } from './models.ts';
@@ -15,6 +16,8 @@ export function addContentsRoutes(app: App, parts: Omit<ContentsParts, 'slots' |
   app.addHook('onClose', async () => void (await Promise.allSettled(running)));
   const open = { ...parts, slots, running };
   addImageRoutes(app, open);
+  // Its body is not JSON.
+  void app.register(async (own) => addImageBuildRoute(own as App, open));
   addTemplateRoutes(app, open);
   addModelRoutes(app, open);
   addDiskRoutes(app, open);

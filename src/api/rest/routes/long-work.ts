@@ -31,13 +31,16 @@ export const workText = (result: string): string =>
   'Server-sent events: `event: progress`, `data:` a ProgressEvent as JSON; at the end `event: result` with a ' +
   `${result}, or \`event: error\` with an ErrorBody. Closing the connection cancels the work.`;
 
+/** @param mayBeMissed true: a slow reader misses it */
+type Send = (event: string, data: object, mayBeMissed?: boolean) => void;
+
 /** @param target for the audit log @throws BusyError before the stream begins */
 export async function streamWork(
   request: FastifyRequest,
   reply: FastifyReply,
   { clock, log, slots, running, isLocal }: ContentsParts,
   target: string | null,
-  work: (work: LongWork) => Promise<object>,
+  work: (work: LongWork, send: Send) => Promise<object>,
 ): Promise<void> {
   const giveBack = slots.take();
   const { raw } = reply;
@@ -45,15 +48,13 @@ export async function streamWork(
   noteOutcome(request, { target, status: CLIENT_GONE });
   reply.hijack();
   beginStream(raw, clock, 'progress and result', () => left.abort(new Error('the client disconnected')));
-  const send = (event: string, data: object): void => {
+  const send: Send = (event, data, mayBeMissed = false) => {
+    if (mayBeMissed && raw.writableLength >= API_LIMITS.eventQueueBytesMax) return;
     if (!raw.destroyed) raw.write(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
   };
-  const progress = (event: ProgressEvent): void => {
-    // A slow reader misses updates, never the start or the end of a step.
-    if (event.kind !== 'update' || raw.writableLength < API_LIMITS.eventQueueBytesMax) send('progress', event);
-  };
+  const progress = (event: ProgressEvent): void => send('progress', event, event.kind === 'update');
   try {
-    const result = await noted(running, work({ progress, signal: left.signal, readsHost: isLocal(request.raw) }));
+    const result = await noted(running, work({ progress, signal: left.signal, readsHost: isLocal(request.raw) }, send));
     noteOutcome(request, { target, status: 200 });
     send('result', result);
   } catch (error) {

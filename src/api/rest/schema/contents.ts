@@ -46,6 +46,36 @@ export const progressEvent: z.ZodType<ProgressEvent> = z
   ])
   .meta({ id: 'ProgressEvent' });
 
+/** A `BuildEvent`, with its output as text. */
+export const buildEvent = z
+  .discriminatedUnion('kind', [
+    z.object({ kind: z.literal('warning'), text: z.string() }).meta({ id: 'BuildWarning' }),
+    z
+      .object({
+        kind: z.literal('step'),
+        number: count.describe('From 1, in the order of their start.'),
+        stage: z.string(),
+        index: count.describe('Position in the stage, from 1.'),
+        count: count.describe('Steps of the stage.'),
+        line: count.describe('Of the Dockerfile, from 1.'),
+        text: z.string(),
+        cached: z.boolean(),
+      })
+      .meta({ id: 'BuildStepStart' }),
+    z
+      .object({
+        kind: z.literal('output'),
+        number: count,
+        stream: z.enum(['stdout', 'stderr']),
+        base64: z.string().describe('Bytes that the step has written. A slow reader misses some.'),
+      })
+      .meta({ id: 'BuildOutput' }),
+    z.object({ kind: z.literal('done'), number: count, durationMs: ms }).meta({ id: 'BuildStepEnd' }),
+    z.object({ kind: z.literal('pack'), stage: z.string() }).meta({ id: 'BuildPack' }),
+  ])
+  .meta({ id: 'BuildEvent' });
+export type SentBuildEvent = z.infer<typeof buildEvent>;
+
 export const imageList = z.object({ images: z.array(imageRecord) }).meta({ id: 'ImageList' });
 export const imagePullRequest = z
   .strictObject({

@@ -11,7 +11,7 @@ import { requirementsOf } from '../../flags/requirement-flags.ts';
 import { type Daemon, openDaemon, openUsualDaemon } from '../../library/daemon.ts';
 import { requireTerminal } from '../../output/terminal.ts';
 import { parseOuts, requireCopies } from '../../transfer/copies.ts';
-import { requireBuildHere, withBuiltImage } from '../built-image.ts';
+import { withBuiltImage } from '../built-image.ts';
 import {
   checkJob,
   checkRequirements,
@@ -67,7 +67,6 @@ function programJob(file: string | undefined, args: readonly string[], flags: Ru
 
 async function start(cli: Cli, asked: RunJob): Promise<number> {
   await using control = await daemonFor(cli, asked.flags);
-  if (control !== null) requireBuildHere(cli, asked.flags);
   const job = { ...asked, flags: await withBuiltImage(cli, asked.flags) };
   if (control !== null) {
     const { runInDaemon } = await import('./daemon.ts');

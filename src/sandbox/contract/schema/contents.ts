@@ -1,8 +1,10 @@
 /** What callers see of a home's images, templates, models and disk usage. */
 import { z } from 'zod';
+import { BUILD_LIMITS, RANGES, REQUEST_LIMITS } from '../limits.ts';
 import type { TemplateSpec } from '../spec.ts';
+import { networkOptions } from './network.ts';
 import { ofImage } from './sandbox.ts';
-import { count, ms, type ReadOnly, readOnly, wallMs } from './values.ts';
+import { count, ms, type ReadOnly, readOnly, text, wallMs, whole } from './values.ts';
 
 const imageLayer = z
   .object({
@@ -51,11 +53,8 @@ export const imageRecord = readOnly(
 );
 export type ImageRecord = z.infer<typeof imageRecord>;
 
-export const imagePull = readOnly(
-  z
-    .object({ image: imageRecord, environment: z.object({ digest: z.string() }).meta({ id: 'ImageDisk' }) })
-    .meta({ id: 'ImagePull' }),
-);
+const imageDisk = z.object({ digest: z.string() }).meta({ id: 'ImageDisk' });
+export const imagePull = readOnly(z.object({ image: imageRecord, environment: imageDisk }).meta({ id: 'ImagePull' }));
 export type ImagePull = z.infer<typeof imagePull>;
 
 export const removedImages = readOnly(
@@ -64,6 +63,63 @@ export const removedImages = readOnly(
     .meta({ id: 'RemovedImages' }),
 );
 export type RemovedImages = z.infer<typeof removedImages>;
+
+const path = text(4096).regex(/^\//, { error: 'expected an absolute path' });
+export const imageBuild = readOnly(
+  z
+    .strictObject({
+      dockerfile: text(BUILD_LIMITS.dockerfileCharactersMax).describe('The text of the Dockerfile.'),
+      context: z
+        .discriminatedUnion('kind', [
+          z
+            .strictObject({
+              kind: z.literal('directory'),
+              dir: path,
+              dockerfile: path.exactOptional().describe('Path of the Dockerfile, for ignore rules beside it.'),
+            })
+            .meta({ id: 'BuildDirectory', description: 'A directory of the host; only at the socket.' }),
+          z
+            .strictObject({
+              kind: z.literal('sent'),
+              from: text(4096).min(1).describe('Where the files are from: it selects the disks of cache mounts.'),
+            })
+            .meta({ id: 'SentFiles', description: 'A tar archive that follows, without what .dockerignore names.' }),
+        ])
+        .describe('Where COPY takes files from.'),
+      name: text(REQUEST_LIMITS.imageCharactersMax).min(1).exactOptional().describe('Default: none, only a digest.'),
+      args: z
+        .record(z.string().regex(BUILD_LIMITS.argName), text(BUILD_LIMITS.argCharactersMax))
+        .exactOptional()
+        .describe('Values of ARG.'),
+      target: text(256).min(1).exactOptional().describe('Stage to build. Default: the last.'),
+      secrets: z
+        .record(z.string().regex(BUILD_LIMITS.secretId), z.base64().max(BUILD_LIMITS.secretCharactersMax))
+        .refine((secrets) => Object.keys(secrets).length <= BUILD_LIMITS.secretsMax, {
+          error: `expected at most ${BUILD_LIMITS.secretsMax}`,
+        })
+        .exactOptional()
+        .describe('Files of `RUN --mount=type=secret`, in base 64, by id. They are in no layer, log or record.'),
+      noCache: z.boolean().exactOptional().describe('True: every step runs again. Default false.'),
+      cpus: whole(RANGES.cpus).optional().describe('Of the VMs that run the steps, as below.'),
+      memoryMib: whole(RANGES.memoryMib).optional(),
+      diskMib: whole(RANGES.diskMib).optional().describe('What the steps of a stage may write, MiB.'),
+      network: networkOptions.exactOptional().describe('Of the steps. Default: the package gateway alone.'),
+    })
+    .meta({ id: 'ImageBuild' }),
+);
+export type ImageBuild = z.infer<typeof imageBuild>;
+
+export const builtImage = readOnly(
+  z
+    .object({
+      image: imageRecord,
+      environment: imageDisk,
+      warnings: z.array(z.string()).describe('Instructions that have no effect here.'),
+      steps: z.object({ run: count, cached: count }).meta({ id: 'BuiltSteps' }),
+    })
+    .meta({ id: 'BuiltImage' }),
+);
+export type BuiltImage = z.infer<typeof builtImage>;
 
 /** What a template was made from. */
 export const templateSpec: z.ZodType<TemplateSpec> = z
