@@ -1,4 +1,4 @@
-/** Builds of Dockerfiles over REST: what they tell while they run, who may ask for them, and hostile bodies. */
+/** Builds of Dockerfiles over REST: their events, callers that are refused, and hostile bodies. */
 import {
   chmodSync,
   mkdirSync,

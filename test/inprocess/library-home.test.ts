@@ -1,10 +1,11 @@
 /** What a home keeps, through the library: with a daemon, and without one. */
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import {
   audit,
+  type BuildEvent,
   disk,
   images,
   keys,
@@ -18,6 +19,7 @@ import {
   templates,
   tenants,
 } from '../../src/index.ts';
+import { keepBuilt } from '../support/built-image.ts';
 import { startFakeDaemon } from '../support/fake-daemon.ts';
 import { makeGguf } from '../support/gguf-models.ts';
 
@@ -43,13 +45,22 @@ function putModel(): string {
 
 /** Uses each noun, and leaves one key and one tenant. */
 async function useHome(): Promise<void> {
+  const context = join(dir, 'context');
+  mkdirSync(context, { recursive: true });
+  writeFileSync(join(context, 'Dockerfile'), 'FROM scratch\nCOPY . /\n');
+  await keepBuilt(process.env['NEUROVISOR_HOME'] ?? '', context, 'the disk');
+  const steps: BuildEvent[] = [];
+  const built = await images.build(context, { name: 'web', onEvent: (event) => void steps.push(event) });
+  expect(built).toMatchObject({ image: { names: ['web:latest'] }, steps: { run: 0, cached: 1 } });
+  expect(steps).toMatchObject([{ kind: 'step', text: 'COPY . /', cached: true }]);
+  expect(await images.get('web')).toEqual(built.image);
   const events: ProgressEvent[] = [];
   const pulled = await models.pull(putModel(), { name: 'tiny', onProgress: (event) => void events.push(event) });
   expect(events.map(({ kind }) => kind)).toEqual(expect.arrayContaining(['start', 'done']));
   expect(await models.list()).toEqual([pulled.model]);
   expect(await models.remove(['tiny'])).toBeGreaterThan(0);
+  expect(await images.prune({ all: true })).toMatchObject({ images: [built.image.digest] });
   expect(await images.list()).toEqual([]);
-  expect(await images.prune({ all: true })).toEqual({ images: [], bytes: 0 });
   expect(await templates.list()).toMatchObject([{ names: ['agent'], key: null }]);
   expect((await disk.usage()).usage.map(({ kind }) => kind)).toContain('models');
   expect(await disk.prune({ all: true })).toMatchObject({ templates: [], images: [] });

@@ -73,7 +73,7 @@ describe('readArchive', () => {
     ]);
   });
 
-  it('skips content that nobody reads; the directory itself has an empty path', async () => {
+  it('skips content that is not read; the directory itself has an empty path', async () => {
     const members: ArchiveMember[] = [
       { type: 'directory', path: '.', mode: 0o755, bytes: 0 },
       { type: 'file', path: 'a', mode: 0o600, bytes: 5 },

@@ -7,7 +7,8 @@
  * A daemon does the work if one runs or NEUROVISOR_URL names one; otherwise this process does, with the files of its
  * home. Only the operator may: a tenant's key gets SandboxError `forbidden`. Paths are of this machine.
  */
-import { resolve } from 'node:path';
+import { readFile } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
 import type { Administration } from '../../api/tenants/administration.ts';
 import type { AuditedRequest, AuditListing, AuditVerification } from '../../api/tenants/audit-listing.ts';
 import type { AuditRecord } from '../../api/tenants/audit-record.ts';
@@ -16,9 +17,11 @@ import type { HostSettings, TenantChange, TenantInfo } from '../../api/tenants/s
 import { type Config, readConfig } from '../../base/config.ts';
 import { silentLog } from '../../base/log.ts';
 import { silentProgress } from '../../base/progress.ts';
-import type { ModelPullOptions } from '../../sandbox/contract/contents.ts';
+import type { BuildEvent, ModelPullOptions } from '../../sandbox/contract/contents.ts';
 import type {
+  BuiltImage,
   DiskUsage,
+  ImageBuild,
   ImagePull,
   ImageRecord,
   ImportedTemplate,
@@ -38,6 +41,8 @@ export type {
   AuditListing,
   AuditRecord,
   AuditVerification,
+  BuildEvent,
+  BuiltImage,
   CreatedKey,
   DiskUsage,
   HostSettings,
@@ -62,6 +67,13 @@ export interface HomeOptions extends Pick<HostOptions, 'signal' | 'onProgress' |
   readonly daemon?: Exclude<DaemonChoice, 'never'> | undefined;
 }
 
+/** As the options of `neurovisor image build`; `secrets` are in base 64. */
+export interface ImageBuildOptions extends HomeOptions, Partial<Omit<ImageBuild, 'context' | 'dockerfile'>> {
+  /** Path of the Dockerfile. Default: `Dockerfile` of the directory. */
+  readonly file?: string;
+  readonly onEvent?: (event: BuildEvent) => void;
+}
+
 interface Named {
   readonly name?: string | undefined;
 }
@@ -82,6 +94,18 @@ export const images = {
       const { text } = parseReference(reference, process.cwd());
       return await home.images.pull(text, options.when ?? 'always', home.work);
     }),
+
+  /** Builds the Dockerfile of a directory, whose files COPY takes. @throws DockerfileError, too */
+  build: (dir: string, options: ImageBuildOptions = {}): Promise<BuiltImage> => {
+    const { file = join(dir, 'Dockerfile'), onEvent = () => undefined, ...rest } = options;
+    const { daemon: _daemon, signal: _signal, onProgress: _onProgress, log: _log, ...build } = rest;
+    return inContents(options, async (home) => {
+      const { buildImage } = await import('./image-build.ts');
+      const dockerfile = await readFile(file, 'utf8');
+      const files = { dir: resolve(dir), dockerfile: resolve(file) };
+      return await buildImage(home, { ...build, dockerfile }, files, { ...home.work, onEvent });
+    });
+  },
 
   /** Removes all of them or, if one is unknown, none. */
   remove: (names: readonly string[], options?: HomeOptions): Promise<RemovedImages> =>
