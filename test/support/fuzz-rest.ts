@@ -23,7 +23,7 @@ export interface FuzzOptions {
 /** Operations that respond for as long as the client stays or their work goes on, or by an upgrade. */
 const STREAMS = [
   ...['streamEvents', 'streamSandboxEvents', 'streamLogs', 'openPort', 'openOperation', 'openSession'],
-  ...['streamAudit', 'pullImage', 'pullModel', 'pullTemplate', 'importTemplate', 'createTemplate'],
+  ...['streamAudit', 'pullImage', 'buildImage', 'pullModel', 'pullTemplate', 'importTemplate', 'createTemplate'],
 ];
 /** Time until a request counts as unanswered: for fake VMs, and for a host that first builds a template. */
 const ANSWER_SECONDS_MAX = 30;
