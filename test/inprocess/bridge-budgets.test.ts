@@ -132,6 +132,40 @@ describe('bridge: budgets', () => {
     expect(JSON.parse(many.body)).toMatchObject({ error: { code: 'budget_spent' } });
   });
 
+  const CHAT_BODY = '"messages":[{"role":"user","content":"hello"}]';
+  /** What servers may read otherwise than the bridge does. */
+  const UNCLEAR = ['"128"', '"4096"', '1e400', '9007199254740993', 'true', '[4]', '1.5'];
+  it.each([
+    [CHAT, '"n":', '-1', CHAT_BODY],
+    [CHAT, '"max_tokens":', '-1', CHAT_BODY],
+    [CHAT, '"max_completion_tokens":', '-1', CHAT_BODY],
+    [CHAT, '"n_predict":', '-3', CHAT_BODY],
+    ['/v1/completions', '"best_of":', '0', '"prompt":"hello"'],
+    ['/v1/responses', '"max_output_tokens":', '-1', '"input":"hello"'],
+    ['/v1/messages', '"max_tokens":', '-1', CHAT_BODY],
+    ['/api/chat', '"num_predict":', '-3', `${CHAT_BODY},"options":{"num_predict":1}`],
+  ])('%s: refuses %s without a whole number in range, in the form of the API', async (path, member, tooSmall, rest) => {
+    const name = member.replaceAll(/[":]/g, '');
+    // Allowed fields pass unchecked, but a budget still reads these.
+    fixture = await bridgeFixture({ policy: { budget: { outputTokens: 100 }, allowFields: [name] } });
+    fixture.mock.answer((_, response) => sendJson(response, 200, answered(3, 5)));
+    for (const value of [...UNCLEAR, tooSmall]) {
+      const members = rest.includes(member)
+        ? rest.replace(`${member}1`, `${member}${value}`)
+        : `${rest},${member}${value}`;
+      const refused = await fixture.call(path, `{"model":"m1",${members}}`);
+      expect(refused.status, value).toBe(400);
+      const message = expect.stringMatching(`^(options.)?${name}: must be a (whole )?number`);
+      const forms: Readonly<Record<string, unknown>> = {
+        '/v1/messages': { type: 'error', error: { type: 'invalid_request_error', message } },
+        '/api/chat': { error: message },
+      };
+      const openai = { error: { message, type: 'invalid_request_error', param: name, code: 'invalid_value' } };
+      expect(JSON.parse(refused.body), value).toEqual(forms[path] ?? openai);
+    }
+    expect(fixture.mock.requests).toEqual([]);
+  });
+
   it('without a budget, and if the limit fits, the bytes pass unchanged', async () => {
     await withBudget({ outputTokens: 1000, inputTokens: 1000 });
     const text = JSON.stringify(BODY);

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { assert } from '../../../base/assert.ts';
 import { accepted, type Checked, type Refusal } from '../../../base/http/refusal.ts';
 import type { ContentMode } from '../../../base/text/content-mode.ts';
-import { type OutputLimit, outputLimitOf } from '../budget/output-limit.ts';
+import { checkOutputNumbers, type OutputLimit, outputLimitOf } from '../budget/output-limit.ts';
 import type { RequestContent } from '../content/content.ts';
 import { requestContent } from '../content/request-content.ts';
 import { writeMessagesRequest } from '../dialect/anthropic/write-request.ts';
@@ -90,6 +90,8 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
   const inspected = dialect.inspect(operation, value, check.policy);
   if (!inspected.ok) return inspected;
   const inspection = inspected.value;
+  const numbers = operation.generates ? checkOutputNumbers(value) : undefined;
+  if (numbers?.ok === false) return numbers;
   const needs = check.kept === undefined ? dialect.translation?.needs?.(value) : undefined;
   if (needs !== undefined) return accepted({ inspection, forms: {}, needs, conversation: null });
   const translated = dialect.translation?.request(operation, value, check.kept);

@@ -1,4 +1,6 @@
-/** The answer limit in tokens that a request of the OpenAI API sets. Pure. */
+/** The number of answers and their limit in tokens that a request of the OpenAI API sets. Pure. */
+import type { Checked } from '../../../base/http/refusal.ts';
+import { checkedRead, optionalLimit } from '../dialect/read-values.ts';
 import type { JsonObject } from '../json-body.ts';
 
 export interface OutputLimit {
@@ -12,17 +14,32 @@ export interface OutputLimit {
 export const DEFAULT_OUTPUT_TOKENS = 16_384;
 /** Assumed length of an answer until it arrives: about one step of an agent. */
 export const EXPECTED_OUTPUT_TOKENS = 256;
-/** If several are set, servers differ in which one wins. */
-const FIELDS = ['max_tokens', 'max_completion_tokens', 'n_predict'];
 /** Each server knows at least one of these. */
-const STANDARD_FIELDS = FIELDS.slice(0, 2);
+const STANDARD_FIELDS = ['max_tokens', 'max_completion_tokens'];
+/** If several are set, servers differ in which one wins. */
+const FIELDS = [...STANDARD_FIELDS, 'n_predict'];
+const COPIES = ['n', 'best_of'];
 
+/**
+ * Refuses a number that a budget would read otherwise than the server, also if the sandbox's owner allowed the field:
+ * many servers take `"128"` for 128.
+ */
+export function checkOutputNumbers(body: JsonObject): Checked<void> {
+  return checkedRead(() => {
+    for (const name of COPIES) optionalLimit(body[name], name);
+    for (const name of STANDARD_FIELDS) optionalLimit(body[name], name, 0);
+    // To llama.cpp -1 and -2 mean no limit.
+    optionalLimit(body['n_predict'], 'n_predict', -2);
+  });
+}
+
+/** @param body whose numbers were checked */
 export function outputLimitOf(body: JsonObject): OutputLimit {
   const fields = FIELDS.filter((name) => body[name] !== undefined && body[name] !== null);
-  const values = fields.map((name) => body[name]);
-  const isClear = values.length > 0 && values.every((value) => Number.isSafeInteger(value) && Number(value) > 0);
-  const tokens = isClear ? Math.max(...values.map(Number)) : null;
-  const copies = Math.max(1, count(body['n']), count(body['best_of']));
+  const values = fields.map((name) => Number(body[name]));
+  const isClear = values.length > 0 && values.every((value) => value > 0);
+  const tokens = isClear ? Math.max(...values) : null;
+  const copies = Math.max(...COPIES.map((name) => Number(body[name] ?? 1)));
   return { tokens, answers: copies * prompts(body['prompt']), fields };
 }
 
@@ -32,8 +49,6 @@ export function outputEdits({ fields }: OutputLimit, tokens: number): Record<str
   const all = isKnown ? fields : ['max_tokens', ...fields];
   return Object.fromEntries(all.map((name) => [name, tokens]));
 }
-
-const count = (value: unknown): number => (Number.isSafeInteger(value) ? Number(value) : 0);
 
 /** A list of numbers is one prompt as tokens. */
 function prompts(prompt: unknown): number {

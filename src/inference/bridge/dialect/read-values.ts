@@ -83,10 +83,11 @@ export function optionalTexts(value: unknown, path: string): readonly string[] {
   return optionalList(value, path).map((one, i) => text(one, `${path}.${i}`));
 }
 
-export function optionalLimit(value: unknown, path: string): number | undefined {
+/** A whole number, `least` or more: servers read a text, a fraction or a list in ways of their own. */
+export function optionalLimit(value: unknown, path: string, least = 1): number | undefined {
   const limit = optionalNumber(value, path);
-  if (limit === undefined || (Number.isSafeInteger(limit) && limit > 0)) return limit;
-  throw new Fault(path, 'must be a whole number above 0');
+  if (limit === undefined || (Number.isSafeInteger(limit) && limit >= least)) return limit;
+  throw new Fault(path, `must be a whole number, ${least} or more`);
 }
 
 export function optionalFlag(value: unknown, path: string): boolean | undefined {

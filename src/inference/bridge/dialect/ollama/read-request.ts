@@ -14,6 +14,7 @@ import {
   mergeNeighbors,
   object,
   optionalFlag,
+  optionalLimit,
   optionalList,
   optionalNumber,
   optionalText,
@@ -81,7 +82,7 @@ function refuseOwnTemplates(body: JsonObject): void {
 function readCommon(body: JsonObject): Omit<ConversationRequest, 'system' | 'messages' | 'tools'> {
   const options = isGiven(body['options']) ? object(body['options'], 'options') : {};
   const number = (name: string): number | undefined => optionalNumber(options[name], `options.${name}`);
-  const maxTokens = number('num_predict');
+  const maxTokens = optionalLimit(options['num_predict'], 'options.num_predict', -2);
   const seed = number('seed');
   return {
     model: optionalText(body['model'], 'model'),
@@ -89,7 +90,7 @@ function readCommon(body: JsonObject): Omit<ConversationRequest, 'system' | 'mes
     toolChoice: undefined,
     parallelToolCalls: true,
     // -1 and -2 mean no limit.
-    maxTokens: maxTokens === undefined || maxTokens < 1 ? undefined : Math.trunc(maxTokens),
+    maxTokens: maxTokens === undefined || maxTokens < 1 ? undefined : maxTokens,
     temperature: number('temperature'),
     topP: number('top_p'),
     topK: number('top_k'),
