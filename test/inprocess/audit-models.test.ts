@@ -162,6 +162,23 @@ it('a home of an older daemon has no such log', async () => {
   await rm(home, { recursive: true });
 });
 
+it('verify tells which records went with the oldest files', async () => {
+  const homeDir = await mkdtemp(join(tmpdir(), 'nv-audit-'));
+  const limits = { fileBytesMax: 1, filesMax: 2 };
+  const log = await AuditLog.open({ homeDir, clock: systemClock, log: silentLog, limits });
+  for (let n = 0; n < 6; n += 1) {
+    log.note({ caller: { tenant: 'acme', key: 'k' }, call: 'POST /x', target: null, status: 200, ms: 1 });
+    await log.flush();
+  }
+  await log[Symbol.asyncDispose]();
+  const { status, stdout } = await verify(homeDir);
+  expect([status, stdout.split('\n').slice(0, 2)]).toEqual([
+    0,
+    ['3 records, 4 to 6: unchanged', '1 to 3: removed with the oldest files'],
+  ]);
+  await rm(homeDir, { recursive: true });
+});
+
 it('a cached answer names its first upstream and costs nothing', async () => {
   world = await auditedBridge({ policy: { cache: { ttlMs: 60_000 } } });
   world.upstream.answer(({ body }, response) => sendAnswer(body, response, { text: 'hello' }));

@@ -1,5 +1,16 @@
-/** The files of an audit log: full ones, the current one, and the head, which names the last record. */
-import { type FileHandle, mkdir, open, readdir, readFile, rename, stat, truncate, writeFile } from 'node:fs/promises';
+/** The files of an audit log: full ones, the current one, and two that name the last record and the last removed one. */
+import {
+  type FileHandle,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { errorCode } from '../../base/errors.ts';
@@ -18,8 +29,9 @@ export const CURRENT = 'audit.jsonl';
 export const FULL = /^audit-(\d{12})\.jsonl$/;
 
 const HEAD = 'head.json';
+const REMOVED = 'removed.json';
 
-export const head = z.object({ seq: z.number().int().nonnegative(), hash: z.string() });
+const chainEnd = z.object({ seq: z.number().int().nonnegative(), hash: z.string() });
 
 /** Names of a log's files. */
 export interface LogFiles {
@@ -116,16 +128,34 @@ export async function filesIn(dir: string): Promise<LogFiles> {
   return { full: names.filter((name) => FULL.test(name)).sort(), current: names.filter((name) => name === CURRENT) };
 }
 
-export async function writeHead(dir: string, end: ChainEnd): Promise<void> {
-  const draft = join(dir, `${HEAD}.new`);
-  await writeFile(draft, `${JSON.stringify(end)}\n`, { mode: 0o600 });
-  await rename(draft, join(dir, HEAD));
+/** Removes the oldest full files beyond `filesMax`, and notes first where the log then begins. */
+export async function removeOldest(dir: string, filesMax: number): Promise<void> {
+  for (const name of (await filesIn(dir)).full.slice(0, -filesMax)) {
+    const path = join(dir, name);
+    const [, end] = await endsOf(path);
+    // If somebody changed its end, what is missing stays visible.
+    if (end !== null && end.seq > 0) await writeEnd(dir, REMOVED, end);
+    await rm(path);
+  }
 }
 
+export const writeHead = (dir: string, end: ChainEnd): Promise<void> => writeEnd(dir, HEAD, end);
+
 /** Null: there is none. */
-export async function readHead(dir: string): Promise<ChainEnd | null> {
+export const readHead = (dir: string): Promise<ChainEnd | null> => readEnd(dir, HEAD);
+
+/** The last record of the removed files. Null: none was removed. */
+export const readRemoved = (dir: string): Promise<ChainEnd | null> => readEnd(dir, REMOVED);
+
+async function writeEnd(dir: string, name: string, end: ChainEnd): Promise<void> {
+  const draft = join(dir, `${name}.new`);
+  await writeFile(draft, `${JSON.stringify(end)}\n`, { mode: 0o600 });
+  await rename(draft, join(dir, name));
+}
+
+async function readEnd(dir: string, name: string): Promise<ChainEnd | null> {
   try {
-    return head.parse(JSON.parse(await readFile(join(dir, HEAD), 'utf8')));
+    return chainEnd.parse(JSON.parse(await readFile(join(dir, name), 'utf8')));
   } catch (error) {
     if (errorCode(error) !== 'ENOENT' && !(error instanceof SyntaxError)) throw error;
     ignore(error, 'nothing was written yet, or the machine stopped meanwhile');

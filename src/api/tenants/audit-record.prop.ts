@@ -14,7 +14,7 @@ function chain(statuses: readonly number[]): { lines: string[]; end: ChainEnd } 
 }
 
 function isWhole(lines: readonly string[], end: ChainEnd): boolean {
-  const check = new ChainCheck(end, 1);
+  const check = new ChainCheck(end, CHAIN_START);
   for (const [index, line] of lines.entries()) check.add(line, `line ${index + 1}`);
   return check.end().problemCount === 0;
 }

@@ -106,6 +106,9 @@ export function parseRecord(line: string): AuditRecord | null {
   return tryOr(null, 'reported as a line that is no record', () => auditRecord.parse(JSON.parse(line)));
 }
 
+/** The record before the first one; `hash` is null if it is unknown. */
+export type ChainBegin = Pick<ChainEnd, 'seq'> & { readonly hash: string | null };
+
 export class ChainCheck {
   readonly #problems: string[] = [];
   #problemCount = 0;
@@ -116,15 +119,15 @@ export class ChainCheck {
   /** The end known from elsewhere, and whether it was found. */
   readonly #known: ChainEnd | null;
 
-  readonly #firstSeq: number | null;
+  readonly #removed: ChainBegin | null;
 
   /**
    * @param known a record that must exist; `null` if none is known
-   * @param firstSeq number of the first record; `null` for any
+   * @param removed the last record that may be missing before the first; `null`: the chain may begin anywhere
    */
-  constructor(known: ChainEnd | null, firstSeq: number | null) {
+  constructor(known: ChainEnd | null, removed: ChainBegin | null) {
     this.#known = known;
-    this.#firstSeq = firstSeq;
+    this.#removed = removed;
   }
 
   /** @param where the line's place, for messages */
@@ -142,10 +145,11 @@ export class ChainCheck {
     }
     if (last === null) {
       this.#first = one;
-      if (this.#firstSeq !== null && one.seq > this.#firstSeq) {
-        this.#report(`${where}: records ${this.#firstSeq} to ${one.seq - 1} are missing before it`);
+      if (this.#removed !== null && one.seq > this.#removed.seq + 1) {
+        this.#report(`${where}: records ${this.#removed.seq + 1} to ${one.seq - 1} are missing before it`);
       }
-      if (one.seq === 1 && one.prev !== NO_PREVIOUS) this.#report(`${where}: it was changed`);
+      const { seq, hash: before } = this.#removed ?? CHAIN_START;
+      if (one.seq === seq + 1 && before !== null && one.prev !== before) this.#report(`${where}: it was changed`);
     } else if (one.seq > last.seq + 1) {
       this.#report(`${where}: records ${last.seq + 1} to ${one.seq - 1} are missing before it`);
     } else if (one.seq <= last.seq) {
@@ -170,6 +174,8 @@ export class ChainCheck {
       lastHash: this.#last?.hash ?? null,
       firstAt: this.#first?.at ?? null,
       lastAt: this.#lastAt,
+      // A killed daemon noted the removal, but did not remove the file.
+      removed: Math.min(this.#removed?.seq ?? 0, (this.#first?.seq ?? Number.POSITIVE_INFINITY) - 1),
       problems: this.#problems,
       problemCount: this.#problemCount,
     };
@@ -192,6 +198,8 @@ export interface ChainReport {
   readonly lastHash: string | null;
   readonly firstAt: string | null;
   readonly lastAt: string | null;
+  /** Number of older records, which were removed with the oldest files and are not checked. */
+  readonly removed: number;
   /** The first problems, each with its place. */
   readonly problems: readonly string[];
   readonly problemCount: number;

@@ -75,7 +75,27 @@ describe('AuditLog', () => {
     const report = await verifyAudit(home, 3);
     expect(report).toMatchObject({ lastSeq: 40, problems: [] });
     expect(report.firstSeq).toBeGreaterThan(1);
+    expect(report.removed).toBe((report.firstSeq ?? 0) - 1);
     rmSync(join(home, 'audit', full.sort()[1] ?? ''));
+    expect((await verifyAudit(home, 2)).problems).toEqual([expect.stringMatching(/records \d+ to \d+ are missing/)]);
+  });
+
+  it('verify: a beginning that was removed by hand, or put in place of another, differs from removed old files', async () => {
+    {
+      await using log = await openLog({ limits: { fileBytesMax: 500, filesMax: 3 } });
+      for (let n = 1; n <= 40; n += 1) {
+        log.note(call(n));
+        await log.flush();
+      }
+    }
+    const [oldest = ''] = readdirSync(join(home, 'audit')).filter((name) => name.startsWith('audit-'));
+    const path = join(home, 'audit', oldest);
+    const text = readFileSync(path, 'utf8');
+    const [first = ''] = text.split('\n');
+    const other = first.replace(/"prev":"[0-9a-f]{64}"/, `"prev":"${'1'.repeat(64)}"`);
+    writeFileSync(path, text.replace(first, other));
+    expect((await verifyAudit(home, 3)).problems[0]).toMatch(/ line 1: it was changed$/);
+    rmSync(path);
     expect((await verifyAudit(home, 2)).problems).toEqual([expect.stringMatching(/records \d+ to \d+ are missing/)]);
   });
 
@@ -146,6 +166,30 @@ describe('AuditLog', () => {
     const lines = linesOf();
     expect(lines).toHaveLength(51);
     expect(parseRecord(lines.at(-1) ?? '')).toMatchObject({ tenant: 'acme', lost: 950 });
+  });
+
+  it('refused calls of a tenant do not evict the deeds of others; all are counted', async () => {
+    await using log = await openLog({ limits: { fileBytesMax: 10_000, filesMax: 3 } });
+    log.note({ ...call(1), caller: { tenant: 'other', key: '0123456789ab' } });
+    for (let n = 0; n < 5_000; n += 1) {
+      // With several keys too.
+      log.note({ ...call(n), caller: { tenant: 'acme', key: `3f9a0c52d1b${n % 4}` }, status: 404 });
+      if (n % 50 === 0) await log.flush();
+    }
+    log.note(call(2));
+    log.note({ ...call(3), caller: { tenant: 'other', key: '0123456789ab' }, status: 404 });
+    await log.flush();
+    const report = await verifyAudit(home, 3);
+    expect(report).toMatchObject({ firstSeq: 1, lastSeq: 103, removed: 0, problems: [] });
+    const records = linesOf().slice(-2).map(parseRecord);
+    expect(records).toMatchObject([
+      { tenant: 'acme', status: 200, lost: 4_900 },
+      { tenant: 'other', status: 404 },
+    ]);
+    clock.advance(3_000);
+    for (let n = 0; n < 10; n += 1) log.note({ ...call(n), status: 404 });
+    await log.flush();
+    expect(await verifyAudit(home, 3)).toMatchObject({ lastSeq: 106 });
   });
 
   it('while the disk is full, calls continue; lost records are counted, and no line is torn', async () => {

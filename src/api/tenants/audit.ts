@@ -5,6 +5,7 @@
  *       audit.jsonl       0600, only appended to
  *       audit-SEQ.jsonl   full files; SEQ: their first record
  *       head.json         the last record, to detect a truncated end
+ *       removed.json      the last record of the removed files, to detect a truncated beginning
  *       models/           the same for model requests, so that sandboxes do not evict records of calls
  *       content/          the same for requests' contents, so that long texts do not evict those records
  *
@@ -13,7 +14,7 @@
  * record has their number.
  */
 import { createReadStream } from 'node:fs';
-import { rename, rm } from 'node:fs/promises';
+import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { isDeepStrictEqual } from 'node:util';
@@ -30,7 +31,6 @@ import {
   auditDir,
   CURRENT,
   FULL,
-  filesIn,
   type LogFiles,
   listFiles,
   noLog,
@@ -39,10 +39,14 @@ import {
   openFiles,
   readFailure,
   readHead,
+  readRemoved,
+  removeOldest,
   writeHead,
 } from './audit-files.ts';
 import {
   type AuditRecord,
+  CHAIN_START,
+  type ChainBegin,
   ChainCheck,
   type ChainEnd,
   type ChainReport,
@@ -64,8 +68,9 @@ export const AUDIT_LIMITS = {
   fileBytesMax: 64 * 1024 * 1024,
   /** Full files; the oldest is removed. */
   filesMax: 16,
-  /** Rate of records of callers without a valid key, who must not evict the others' records. */
+  /** Rates of records that must not evict the others: of callers without a valid key, and of a tenant's refused calls. */
   strangers: { size: 50, refillPerSecond: 5 },
+  refused: { size: 100, refillPerSecond: 1 },
   callCharactersMax: 200,
 } as const;
 
@@ -110,11 +115,16 @@ interface Line {
 
 /** The call of a last record that only says what was lost before the daemon ended. */
 const END = '(end)';
+/** The first status of refused and failed calls. */
+const REFUSED = 400;
+
 export class AuditLog implements AuditSink, AsyncDisposable {
   readonly #parts: AuditParts;
   readonly #limits: Limits;
   readonly #dir: string;
   readonly #strangers: TokenBucket;
+  /** By tenant. */
+  readonly #refused = new Map<string | null, TokenBucket>();
   #file: AuditFile;
   #bytes: number;
   #firstSeq: number;
@@ -152,24 +162,36 @@ export class AuditLog implements AuditSink, AsyncDisposable {
   }
 
   note(audited: AuditedCall): ChainEnd | null {
-    const { caller } = audited;
     if (this.#isClosed) return null;
-    const { clock } = this.#parts;
-    if (caller === null) {
-      if (this.#strangers.waitForMs(1, clock.now()) > 0) {
-        this.#lost += 1;
-        return null;
-      }
-      this.#strangers.spend(1);
-    }
     const { waitingMax, waitingCharactersMax } = this.#limits;
-    if (this.#waiting.length >= waitingMax || this.#waitingCharacters >= waitingCharactersMax) {
+    const isFull = this.#waiting.length >= waitingMax || this.#waitingCharacters >= waitingCharactersMax;
+    if (isFull || this.#isOverRate(audited)) {
       this.#lost += 1;
       return null;
     }
     this.#add(audited);
-    this.#cancelFlush ??= clock.after(this.#limits.flushMs, () => void this.flush());
+    this.#cancelFlush ??= this.#parts.clock.after(this.#limits.flushMs, () => void this.flush());
     return this.#end;
+  }
+
+  #isOverRate(audited: AuditedCall): boolean {
+    const bucket = this.#bucketOf(audited);
+    if (bucket === undefined) return false;
+    if (bucket.waitForMs(1, this.#parts.clock.now()) > 0) return true;
+    bucket.spend(1);
+    return false;
+  }
+
+  #bucketOf({ caller, status }: AuditedCall): TokenBucket | undefined {
+    if (caller === null) return this.#strangers;
+    const { kind = 'calls', clock } = this.#parts;
+    // The bridge has a rate of its own.
+    if (kind !== 'calls' || status < REFUSED) return undefined;
+    const known = this.#refused.get(caller.tenant);
+    if (known !== undefined) return known;
+    const made = new TokenBucket(this.#limits.refused, clock.now());
+    this.#refused.set(caller.tenant, made);
+    return made;
   }
 
   #add({ caller, call, target, status, ms, model, content }: AuditedCall): void {
@@ -276,8 +298,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
     this.#firstSeq = nextSeq;
     this.#isRenamed = false;
     await before.close();
-    const old = (await filesIn(this.#dir)).full.slice(0, -this.#limits.filesMax);
-    for (const name of old) await rm(join(this.#dir, name));
+    await removeOldest(this.#dir, this.#limits.filesMax);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -323,7 +344,9 @@ async function verifyFiles(dir: string, { full, current }: LogFiles, filesMax: n
   if (known === null && full.length + current.length === 0) throw noLog(dir);
   const [, oldest = '1'] = FULL.exec(full[0] ?? '') ?? [];
   const paths = [...full, ...current].map((name) => join(dir, name));
-  return await verify(paths, known, full.length < filesMax ? 1 : Number(oldest));
+  // Version 0.2 removed files without a note.
+  const unnoted = full.length < filesMax ? CHAIN_START : { seq: Number(oldest) - 1, hash: null };
+  return await verify(paths, known, (await readRemoved(dir)) ?? unnoted);
 }
 
 /** The file that is written to. Missing while a full one is being renamed. */
@@ -346,8 +369,12 @@ export async function verifyAuditFiles(paths: readonly string[]): Promise<ChainR
   return await verify(paths, null, null);
 }
 
-async function verify(paths: readonly string[], known: ChainEnd | null, firstSeq: number | null): Promise<ChainReport> {
-  const check = new ChainCheck(known, firstSeq);
+async function verify(
+  paths: readonly string[],
+  known: ChainEnd | null,
+  removed: ChainBegin | null,
+): Promise<ChainReport> {
+  const check = new ChainCheck(known, removed);
   for (const path of paths) {
     let line = 0;
     const input = createReadStream(path);

@@ -96,6 +96,7 @@ const chainReport = {
   lastHash: z.string().nullable().describe('Keep it elsewhere, to detect a whole new log.'),
   firstAt: z.string().nullable(),
   lastAt: z.string().nullable(),
+  removed: count.describe('Older records, which were removed with the oldest files.'),
   problems: z.array(z.string()).describe('The first ones.'),
   problemCount: count,
 } satisfies Record<keyof ChainReport, z.ZodType>;

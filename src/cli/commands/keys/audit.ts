@@ -37,7 +37,7 @@ function print(cli: Cli, verification: AuditVerification): number {
 const CHANGED_SHOWN_MAX = 20;
 
 export function auditText(report: ChainReport): string {
-  const { records, firstSeq, lastSeq, lastHash, firstAt, lastAt, problems, problemCount } = report;
+  const { records, firstSeq, lastSeq, lastHash, firstAt, lastAt, removed, problems, problemCount } = report;
   const more = problemCount - problems.length;
   const lines = [
     ...problems,
@@ -45,6 +45,7 @@ export function auditText(report: ChainReport): string {
     `${records} ${records === 1 ? 'record' : 'records'}${records === 0 ? '' : `, ${firstSeq} to ${lastSeq}`}: ${
       problemCount === 0 ? 'unchanged' : 'not as they were written'
     }`,
+    ...(removed === 0 ? [] : [`1 to ${removed}: removed with the oldest files`]),
     ...(firstAt === null || lastAt === null ? [] : [`from  ${firstAt}`, `to    ${lastAt}`]),
     ...(lastHash === null ? [] : [`last  ${lastHash}`]),
   ];
