@@ -19,7 +19,6 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { ImageBuilder, LayerJob, MergeJob } from '../../src/artifacts/oci/builder.ts';
-import { chainId } from '../../src/artifacts/oci/documents.ts';
 import { FETCH_LIMITS } from '../../src/artifacts/oci/fetch.ts';
 import { IMAGE_LIMITS, Images, type ImagesOptions } from '../../src/artifacts/oci/images.ts';
 import { parseReference } from '../../src/artifacts/oci/reference.ts';
@@ -104,7 +103,7 @@ describe('Images', () => {
     ]);
     expect(builder.merges).toHaveLength(1);
     expect(environment).toEqual({
-      image: join(dir, 'cache/oci/environments', `${chainId(made.diffIds).slice(7)}.erofs`),
+      image: join(dir, 'cache/oci/environments', filesIn('environments').find((name) => name.endsWith('.erofs')) ?? ''),
       digest: digest(readFileSync(environment.image)),
       user: 'app',
       env: { A: 'b' },
@@ -174,6 +173,50 @@ describe('Images', () => {
     expect(builder.layers).toHaveLength(3);
   });
 
+  it('pull: a layer that gives itself the content of another changes no image but those with its bytes', async () => {
+    const honest = image();
+    const [claimed] = honest.diffIds;
+    const evil = makeImage(
+      [
+        { tar: tar([{ name: 'evil' }]), ...(claimed && { diffId: claimed }) },
+        { tar: upper, compression: 'zstd' },
+      ],
+      config,
+    );
+    expect(evil.diffIds).toEqual(honest.diffIds);
+    registry.push('evil', evil);
+    registry.push('honest', honest);
+    // The VM is taken over, and compares nothing.
+    builder.layer = async (job, outPath) => {
+      builder.layers.push(job);
+      writeFileSync(outPath, readFileSync(job.blobPath));
+    };
+    const images = open();
+    const { environment: spoiled } = await pull(images, registry.name('evil'));
+    const { environment } = await pull(images, registry.name('honest'));
+    const contentOf = (one: TestImage): Buffer => {
+      const { layers } = JSON.parse(String(one.blobs.get(one.manifestDigest)));
+      return Buffer.concat(layers.map((layer: { digest: string }) => one.blobs.get(layer.digest)));
+    };
+    expect(readFileSync(spoiled.image)).toEqual(contentOf(evil));
+    expect(readFileSync(environment.image)).toEqual(contentOf(honest));
+    // The layer with the same bytes is shared.
+    expect(builder.layers).toHaveLength(3);
+  });
+
+  it('prune: removes layers and disks with the names of version 0.2', async () => {
+    registry.push('1', image());
+    const images = open();
+    await pull(images, registry.name('1'));
+    const old = ['layers', 'environments'].map((kind) =>
+      join(dir, 'cache/oci', kind, `${image().diffIds[0]?.slice(7)}.erofs`),
+    );
+    for (const path of old) writeFileSync(path, 'x');
+    await images.prune(false, signal);
+    expect(old.map((path) => existsSync(path))).toEqual([false, false]);
+    expect(filesIn('layers')).toHaveLength(2);
+  });
+
   it('pull: from an OCI layout, and from what docker save writes', async () => {
     writeLayout(join(dir, 'layout'), makeImage([{ tar: base }, { tar: upper }], config));
     const images = open();
@@ -181,7 +224,8 @@ describe('Images', () => {
     const saved = `docker-archive:${dir}/saved.tar:a:1`;
     execFileSync('skopeo', ['--insecure-policy', 'copy', '--quiet', `oci:${dir}/layout:latest`, saved]);
     const second = await pull(images, 'docker-archive:saved.tar');
-    expect(second.environment).toEqual(first.environment);
+    // Uncompressed layers are other bytes, with the same content.
+    expect(second.environment).toEqual({ ...first.environment, image: second.environment.image });
     expect(second.image.names).toEqual([`docker-archive:${dir}/saved.tar`]);
   });
 

@@ -4,8 +4,8 @@
  *
  *     <cacheDir>/oci/catalog.json
  *                   /blobs/<hex>            as fetched, by digest
- *                   /layers/<hex>.erofs     unpacked layers, by diff_id
- *                   /environments/<hex>.erofs, .json     merged images, by the ChainID of their top layer
+ *                   /layers/<hex>.erofs     unpacked layers, by `layerKey`
+ *                   /environments/<hex>.erofs, .json     merged images, by `environmentKey`
  *                   /tmp/                   fetches in progress
  */
 import { mkdir, open, readFile, rename, writeFile } from 'node:fs/promises';

@@ -1,13 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import {
-  chainId,
-  choosePlatform,
-  DOCUMENT_BYTES_MAX,
-  digestOf,
-  LAYERS_MAX,
-  parseConfig,
-  parseDocument,
-} from './documents.ts';
+import { choosePlatform, DOCUMENT_BYTES_MAX, LAYERS_MAX, parseConfig, parseDocument } from './documents.ts';
 
 const hex = (digit: string): string => `sha256:${digit.repeat(64)}`;
 const OCI = 'application/vnd.oci.image';
@@ -180,11 +172,4 @@ it.each([
 ])('parseDocument: refuses a type that is %s', (_, type) => {
   const document = Buffer.from(`{"schemaVersion": 2, "mediaType": ${type}}`);
   expect(failing(() => parseDocument(document))).toMatchObject({ code: 'image_invalid' });
-});
-
-it('chainId: is that of the only layer, or follows the specification for several', () => {
-  expect(chainId([hex('a')])).toBe(hex('a'));
-  const two = digestOf(Buffer.from(`${hex('a')} ${hex('b')}`));
-  expect(chainId([hex('a'), hex('b')])).toBe(two);
-  expect(chainId([hex('a'), hex('b'), hex('c')])).toBe(digestOf(Buffer.from(`${two} ${hex('c')}`)));
 });

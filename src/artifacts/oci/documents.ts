@@ -84,12 +84,6 @@ export function digestOf(bytes: Uint8Array): string {
   return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 }
 
-/** The ChainID of the top layer (image-spec, config.md). @param diffIds at least one */
-export function chainId(diffIds: readonly string[]): string {
-  const [first = '', ...rest] = diffIds;
-  return rest.reduce((below, diffId) => digestOf(Buffer.from(`${below} ${diffId}`)), first);
-}
-
 const INDEX_TYPES = [
   'application/vnd.oci.image.index.v1+json',
   'application/vnd.docker.distribution.manifest.list.v2+json',

@@ -14,7 +14,7 @@ export type FileKind = (typeof KINDS)[number];
 export interface CacheFile {
   readonly kind: FileKind;
   readonly path: string;
-  /** Hexadecimal, of the blob, the diff_id or the ChainID. */
+  /** Hexadecimal digest of the blob, or key of the layer or environment. */
   readonly hex: string;
   readonly bytes: number;
   /** Bytes that its removal frees. */

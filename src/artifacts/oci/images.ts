@@ -2,10 +2,10 @@
  * The images of this machine: pulled from registries and archives, and made into disks for VMs.
  *
  *     reference ─ resolve ─► manifest ─ fetch ─► blobs ─ builder: a VM per layer ─► layers ─ builder ─► environment
- *                                                 └─ by digest        by diff_id ┘     by ChainID ┘
+ *                                                 └─ by digest   by both digests ┘     by all of them ┘
  *
  * Each step finds what is already there, so that images share layers, and a second pull takes as long as the question to
- * the registry.
+ * the registry. What a VM made is found by the digests of the blobs that it read too (`stored-image.ts`).
  */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
@@ -28,11 +28,12 @@ import { explain, goneBuild, MissingBlob, notFound, removedFiles, tooLarge } fro
 import { parseReference, type Reference } from './reference.ts';
 import { SharedWork } from './shared-work.ts';
 import {
-  chainOf,
   type Environment,
+  environmentKey,
   filesOf,
   findByHex,
   findByName,
+  layerKey,
   toEnvironment,
   toPlain,
   toStored,
@@ -235,7 +236,7 @@ export class Images {
     // The last of several pulls does it: the others need what they have just made.
     if (this.#pulling > 1) return;
     const files = await this.#files.list();
-    const keep = new Set([hexOf(chainOf(used))]);
+    const keep = new Set([hexOf(environmentKey(used))]);
     const evicted = chooseEvictions(files, this.#limits.quotaBytes, keep);
     if (evicted.length === 0) return;
     await this.#removeFiles(evicted);
@@ -275,9 +276,9 @@ export class Images {
 
   /** Whether its environment is there, or can be built without the registry. */
   async #isComplete(image: StoredImage): Promise<boolean> {
-    if ((await this.#files.use('environments', chainOf(image))) !== null) return true;
-    for (const { digest, diffId } of image.layers) {
-      const has = (await this.#files.use('layers', diffId)) ?? (await this.#files.use('blobs', digest));
+    if ((await this.#files.use('environments', environmentKey(image))) !== null) return true;
+    for (const layer of image.layers) {
+      const has = (await this.#files.use('layers', layerKey(layer))) ?? (await this.#files.use('blobs', layer.digest));
       if (has === null) return false;
     }
     return true;
@@ -306,28 +307,28 @@ export class Images {
   }
 
   async #environment(image: StoredImage, signal: AbortSignal): Promise<Environment> {
-    const chain = chainOf(image);
-    return await this.#builds.run(chain, signal, async (own) => {
-      const found = await this.#findEnvironment(image, chain);
+    const key = environmentKey(image);
+    return await this.#builds.run(key, signal, async (own) => {
+      const found = await this.#findEnvironment(image, key);
       if (found !== undefined) return found;
       if (image.built !== undefined) throw goneBuild(image);
       await this.#files.make();
       const layers = await this.#buildLayers(image, own);
-      return await this.#merge(image, chain, layers, own);
+      return await this.#merge(image, key, layers, own);
     });
   }
 
-  async #findEnvironment(image: StoredImage, chain: string): Promise<Environment | undefined> {
-    const path = this.#files.path('environments', chain);
-    const bytes = await this.#files.use('environments', chain);
+  async #findEnvironment(image: StoredImage, key: string): Promise<Environment | undefined> {
+    const path = this.#files.path('environments', key);
+    const bytes = await this.#files.use('environments', key);
     if (bytes === null) return undefined;
-    const digest = await this.#recordOf(chain, bytes);
+    const digest = await this.#recordOf(key, bytes);
     return digest === undefined ? undefined : toEnvironment(image, path, digest);
   }
 
   /** @returns the digest of the whole file; undefined: it is not whole */
-  async #recordOf(chain: string, bytes: number): Promise<string | undefined> {
-    const path = this.#files.path('environments', chain);
+  async #recordOf(key: string, bytes: number): Promise<string | undefined> {
+    const path = this.#files.path('environments', key);
     const record = await awaitOr(undefined, 'the environment is built again', async () =>
       environmentSchema.parse(JSON.parse(await readFile(`${path}.json`, 'utf8'))),
     );
@@ -335,8 +336,8 @@ export class Images {
   }
 
   /** Moves a whole file to its place, and records its digest. */
-  async #keepEnvironment(chain: string, from: string, signal: AbortSignal): Promise<string> {
-    const path = this.#files.path('environments', chain);
+  async #keepEnvironment(key: string, from: string, signal: AbortSignal): Promise<string> {
+    const path = this.#files.path('environments', key);
     await rm(`${path}.json`, { force: true });
     const digest = await digestFile(from, signal);
     const record = { digest, bytes: (await stat(from)).size };
@@ -359,8 +360,9 @@ export class Images {
     let left = this.#limits.unpackedBytesMax;
     try {
       for (const [index, layer] of layers.entries()) {
-        const path = this.#files.path('layers', layer.diffId);
-        let bytes = await this.#files.use('layers', layer.diffId);
+        const key = layerKey(layer);
+        const path = this.#files.path('layers', key);
+        let bytes = await this.#files.use('layers', key);
         if (bytes === null) {
           const blobPath = this.#files.path('blobs', layer.digest);
           if ((await this.#files.use('blobs', layer.digest)) === null) throw new MissingBlob();
@@ -386,16 +388,16 @@ export class Images {
 
   async #merge(
     image: StoredImage,
-    chain: string,
+    key: string,
     layers: readonly { readonly path: string; readonly bytes: number }[],
     signal: AbortSignal,
   ): Promise<Environment> {
     const step = new ProgressStep(this.#options.progress, 'image-merge', 'Merge the layers', 8_000);
-    const path = this.#files.path('environments', chain);
+    const path = this.#files.path('environments', key);
     try {
       await rm(`${path}.json`, { force: true });
       await this.#options.builder.merge({ layers }, path, signal);
-      const digest = await this.#keepEnvironment(chain, path, signal);
+      const digest = await this.#keepEnvironment(key, path, signal);
       step.done(false);
       return toEnvironment(image, path, digest);
     } catch (error) {

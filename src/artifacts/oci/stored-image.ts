@@ -1,7 +1,7 @@
 /** Images in the catalog: how they are made, found and named. */
 import { systemClock } from '../../base/clock.ts';
 import type { StoredImage } from './catalog.ts';
-import { chainId, type ImageConfig, LAYERS_MAX, platformText } from './documents.ts';
+import { digestOf, type ImageConfig, LAYERS_MAX, platformText } from './documents.ts';
 import type { Fetched } from './fetch.ts';
 import { hexOf } from './files.ts';
 import type { Reference } from './reference.ts';
@@ -14,15 +14,23 @@ export interface Environment extends Pick<ImageConfig, 'user' | 'env' | 'workdir
   readonly digest: string;
 }
 
-/** The name of its environment. */
-export function chainOf({ layers, built }: StoredImage): string {
-  return built ?? chainId(layers.map(({ diffId }) => diffId));
+/**
+ * The name of an unpacked layer. It depends on the fetched bytes, not only on the content that a manifest claims: bytes
+ * that take over the VM that unpacks them can give themselves any content, but not to what was made of other bytes.
+ */
+export function layerKey({ digest, diffId }: StoredImage['layers'][number]): string {
+  return digestOf(Buffer.from(`${digest} ${diffId}`));
+}
+
+/** The name of its environment, which depends on the bytes of all layers. */
+export function environmentKey({ layers, built }: StoredImage): string {
+  return built ?? digestOf(Buffer.from(layers.map(layerKey).join(' ')));
 }
 
 /** Hexadecimal names of all files of an image. */
 export function filesOf(image: StoredImage): string[] {
   const { layers } = image;
-  return [chainOf(image), ...layers.flatMap(({ digest, diffId }) => [digest, diffId])].map(hexOf);
+  return [environmentKey(image), ...layers.flatMap((layer) => [layer.digest, layerKey(layer)])].map(hexOf);
 }
 
 export function toStored({ digest, manifest, config }: Fetched): StoredImage {
