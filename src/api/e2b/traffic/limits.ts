@@ -6,6 +6,8 @@ export const TRAFFIC_LIMITS = {
   exchangesMax: 8192,
   /** Limit of one sandbox [429]. Fewer than the operations of its agent, so that programs and files stay reachable. */
   exchangesPerSandboxMax: 96,
+  /** Requests whose host names an unknown id, and which are looked up; the others get the same answer. */
+  unknownIds: { size: 100, refillPerSecond: 50 },
   answerHeadBytesMax: 64 * 1024,
   /** Interim answers (1xx) that are passed on; the others are dropped. */
   interimMax: 8,
