@@ -2,9 +2,11 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Duplex } from 'node:stream';
 import { Sandbox, Template } from 'e2b';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { connectDaemon } from '../../src/api/client/client.ts';
+import { API_LIMITS } from '../../src/api/rest/limits.ts';
 import { KeyStore } from '../../src/api/tenants/keys.ts';
 import { Tenancy } from '../../src/api/tenants/tenancy.ts';
 import { systemClock } from '../../src/base/clock.ts';
@@ -142,6 +144,36 @@ describe('REST', () => {
     });
     await expect(other.openOperation(id)).rejects.toMatchObject({ code: 'not_found' });
     await mine.remove(id);
+  });
+
+  it('leaves tunnels to the operator and to other tenants, however many one opens', async () => {
+    // A guest that never answers.
+    const operation = vi
+      .spyOn(world.control, 'openOperation')
+      .mockImplementation(
+        async () => new Duplex({ read: () => undefined, write: (_bytes, _encoding, done) => done() }),
+      );
+    const open: Duplex[] = [];
+    await using clients = new AsyncDisposableStack();
+    const openAll = async (key: string, sandboxes: number, each: number): Promise<number> => {
+      const client = clients.use(await connectDaemon({ url: world.url, apiKey: key }));
+      const before = open.length;
+      for (let made = 0; made < sandboxes; made += 1) {
+        const { id } = await client.create({});
+        const tunnels = Array.from({ length: each }, () => client.openOperation(id));
+        for (const tunnel of await Promise.allSettled(tunnels)) {
+          if (tunnel.status === 'fulfilled') open.push(tunnel.value.on('error', () => undefined));
+        }
+      }
+      return open.length - before;
+    };
+    const { tunnelsPerSandboxMax, tunnelsMax } = API_LIMITS;
+    expect(await openAll(first, 4, tunnelsPerSandboxMax)).toBeLessThan(tunnelsMax / 2);
+    expect(await openAll(second, 1, 10)).toBe(10);
+    expect(await openAll(world.apiKey, 1, 100)).toBe(100);
+    for (const tunnel of open) tunnel.destroy();
+    operation.mockRestore();
+    for (const { id } of await world.control.list()) await world.control.remove(id);
   });
 
   it('ends the open streams and tunnels of a key that is revoked', async () => {

@@ -10,7 +10,7 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
-import { CodedError, describeError } from '../../base/errors.ts';
+import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { SandboxInfo } from '../../sandbox/contract/control.ts';
 import { BusyError } from '../../sandbox/contract/errors.ts';
@@ -31,6 +31,7 @@ import type { E2bParts, TemplateParts } from './parts.ts';
 import { addTemplateRoutes, addUploadRoute } from './templates/routes.ts';
 import { BuildTurns, Templates } from './templates/templates.ts';
 import { UploadUrls } from './templates/uploads.ts';
+import { SandboxLookup } from './traffic/lookup.ts';
 import { PortProxy, refuseUpgrade } from './traffic/proxy.ts';
 import { notFound, portClosed, sendRefusal, tokenNeeded } from './traffic/refusal.ts';
 
@@ -68,6 +69,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
   });
   const app = await apps.of(null);
   const envd = new Envd(parts);
+  const lookup = await SandboxLookup.open(parts);
   const proxy = new PortProxy(parts);
   const interpreters = new Interpreters(parts);
   const signers = await Signers.open(parts);
@@ -78,7 +80,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     interpreters.forget(id);
   });
 
-  const door = new Door({ ...parts, app, apps, envd, proxy, interpreters, signers, keyWatch });
+  const door = new Door({ ...parts, app, apps, envd, lookup, proxy, interpreters, signers, keyWatch });
   const failed = (where: string) => (error: unknown) => log.error(`E2B ${where}`, { error: describeError(error) });
   return {
     app,
@@ -105,6 +107,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     },
     [Symbol.asyncDispose]: async () => {
       stopForgetting();
+      lookup[Symbol.dispose]();
       keyWatch.close();
       signers[Symbol.dispose]();
       for (const one of await apps.all()) await one.close();
@@ -119,6 +122,7 @@ interface DoorParts extends E2bServerParts {
   readonly app: App;
   readonly apps: PerTenant<App>;
   readonly envd: Envd;
+  readonly lookup: SandboxLookup;
   readonly proxy: PortProxy;
   readonly interpreters: Interpreters;
   readonly signers: Signers;
@@ -139,7 +143,7 @@ class Door {
     request: IncomingMessage,
     refuse: (refusal: ReturnType<typeof notFound>) => void,
   ): Promise<SandboxInfo | null> {
-    const info = await this.#find(id);
+    const info = await this.#parts.lookup.find(id);
     if (info === null || !canServe(info)) refuse(notFound(id));
     else if (port === 0) refuse(portClosed(id, port));
     else if (!this.#mayReach(request, info, port))
@@ -153,16 +157,6 @@ class Door {
     if (port === ENVD_PORT) return true;
     if (port === INTERPRETER_PORT) return mayUseInterpreter(request, info.id, this.#parts);
     return isPublic(info) || this.#hasToken(request, info.id);
-  }
-
-  async #find(id: string): Promise<SandboxInfo | null> {
-    try {
-      const info = await this.#parts.control.get(id);
-      return info.status === 'ended' ? null : info;
-    } catch (error) {
-      if (error instanceof CodedError) return null;
-      throw error;
-    }
   }
 
   #hasToken({ headers }: IncomingMessage, id: string): boolean {

@@ -36,6 +36,8 @@ export const API_LIMITS = {
   listingsPerSandboxMax: 4,
   /** Open tunnels [429]. */
   tunnelsMax: 512,
+  /** One tenant can have 136 of them, so that it can use all of one sandbox. */
+  tunnelShares: { operatorMin: 128, guaranteed: 8, places: 16 },
   /** Tunnels per sandbox [429], as many as its agent serves, so that one sandbox can't take all. */
   tunnelsPerSandboxMax: 128,
   /** Idle time of a tunnel whose client has half-closed it. A dead client looks the same. */

@@ -232,11 +232,11 @@ function handlersFor(
       }
       noteDelivered(client);
       const caller = identify(request);
-      const plane = caller instanceof ApiError ? caller : callers.planeOf(caller.tenant);
+      const from = caller instanceof ApiError ? caller : { ...caller, plane: callers.planeOf(caller.tenant) };
       if (!(caller instanceof ApiError)) keyWatch.follow(caller, client);
       const startedMs = clock.now();
       void tunnels
-        .accept(request, client, head, plane)
+        .accept(request, client, head, from)
         .then(({ status, target }) =>
           audit?.note({
             caller: caller instanceof ApiError ? null : caller,

@@ -1,3 +1,4 @@
+import { FairShare, type FairShareLimits } from '../../base/fairness/fair-share.ts';
 import { BusyError } from '../../sandbox/contract/errors.ts';
 import { API_LIMITS } from './limits.ts';
 
@@ -44,5 +45,44 @@ export class Slots {
   #busy(where: string, used: number): BusyError {
     const message = `${where}${used} ${this.#what} are in progress, the maximum`;
     return new BusyError(message, API_LIMITS.retryAfterMs);
+  }
+}
+
+interface TenantShares extends Pick<FairShareLimits, 'guaranteed' | 'places'> {
+  /** Slots that tenants together leave to the operator. */
+  readonly operatorMin: number;
+}
+
+/** `Slots` of all tenants: they share fairly, and the operator has whatever they leave. */
+export class TenantSlots {
+  readonly #what: string;
+  readonly #slots: Slots;
+  readonly #tenants: FairShare;
+
+  constructor(what: string, max: number, { operatorMin, ...shares }: TenantShares, perSandboxMax = max) {
+    this.#what = what;
+    this.#slots = new Slots(what, max, perSandboxMax);
+    this.#tenants = new FairShare({ ...shares, sumMax: max - operatorMin, ownMax: max });
+  }
+
+  /**
+   * As `Slots.take`.
+   * @param tenant `null` for the operator
+   * @throws BusyError
+   */
+  take(tenant: string | null, sandbox?: string): () => void {
+    const release = this.#slots.take(sandbox);
+    if (tenant === null) return release;
+    const share = this.#tenants.take(tenant, 1);
+    if (share === undefined) {
+      release();
+      const used = this.#tenants.heldBy(tenant);
+      const message = `tenant ${tenant}: ${used} ${this.#what} are in progress, its share`;
+      throw new BusyError(message, API_LIMITS.retryAfterMs);
+    }
+    return () => {
+      share.release();
+      release();
+    };
   }
 }

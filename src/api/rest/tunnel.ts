@@ -24,7 +24,7 @@ import { ApiError, errorAnswer } from './errors.ts';
 import { API_LIMITS } from './limits.ts';
 import { type App, failures } from './route.ts';
 import { idParams, portParams } from './schema/params.ts';
-import { Slots } from './slots.ts';
+import { TenantSlots } from './slots.ts';
 import { splice } from './splice.ts';
 import { PORT_PROTOCOL, TUNNEL_PROTOCOL } from './upgrade.ts';
 
@@ -81,7 +81,7 @@ export class Tunnels {
   readonly #log: Log;
   readonly #tracer: Tracer;
   readonly #meter: Meter;
-  readonly #slots = new Slots('tunnels', API_LIMITS.tunnelsMax);
+  readonly #slots = new TenantSlots('tunnels', API_LIMITS.tunnelsMax, API_LIMITS.tunnelShares);
   /** Client → id of its sandbox; `null` until known. */
   readonly #open = new Map<Duplex, string | null>();
 
@@ -93,22 +93,23 @@ export class Tunnels {
 
   /**
    * Takes over a connection whose client asks to upgrade; never rejects.
-   * @param plane the caller's plane, or why the caller is refused
+   * @param caller or why the caller is refused
    * @returns the status of the answer, once it is known, and the sandbox's id
    */
   async accept(
     request: IncomingMessage,
     client: Duplex,
     head: Buffer,
-    plane: ControlPlane | ApiError,
+    caller: { readonly tenant: string | null; readonly plane: ControlPlane } | ApiError,
   ): Promise<{ readonly status: number; readonly target: string | null }> {
     let id: string | null = null;
     client.on('error', (error) => ignore(error, 'reported by the close that follows'));
     this.#open.set(client, null);
     client.once('close', () => this.#open.delete(client));
     try {
-      if (plane instanceof ApiError) throw plane;
-      const giveBack = this.#slots.take();
+      if (caller instanceof ApiError) throw caller;
+      const { tenant, plane } = caller;
+      const giveBack = this.#slots.take(tenant);
       client.once('close', giveBack);
       const target = targetOf(request);
       id = target.id;

@@ -11,6 +11,7 @@ import type { Provenance } from '../contract/request.ts';
 import { ENDED_MAX, EndedSandboxes } from './ended.ts';
 import { ManagedSandbox } from './managed.ts';
 import type { ManagedParts } from './managed-parts.ts';
+import { isOnDisk, type PausedRow } from './sandbox-rows.ts';
 
 export class Directory {
   readonly #managed: ManagedParts<ManagedSandbox>;
@@ -55,31 +56,39 @@ export class Directory {
   }
 
   async get(id: string): Promise<SandboxInfo> {
-    return (await this.endOf(id)) ?? (await this.find(id)).info();
+    const found = await this.#lookUp(id);
+    return found instanceof ManagedSandbox ? found.info() : (found ?? missing(id));
   }
 
   /** @throws SandboxError `not_found`, `gone` */
   async find(id: string): Promise<ManagedSandbox> {
-    const known = this.#sandboxes.get(id);
-    if (known !== undefined && known.pausedSnapshotId === null) return known;
-    const ended = await this.endOf(id);
-    if (ended !== null) {
-      const { cause, detail } = ended.end ?? { cause: 'unknown', detail: '' };
-      const because = detail === '' ? {} : { cause: detail };
-      throw new SandboxError('gone', `sandbox ${id} has ended: ${cause}`, because);
-    }
-    if (parseSandboxId(id) !== undefined) await this.#readPaused();
-    const found = this.#sandboxes.get(id);
-    if (found !== undefined) return found;
-    throw new SandboxError('not_found', `there is no sandbox ${id}`, { remedy: 'neurovisor ls' });
+    const found = (await this.#lookUp(id)) ?? missing(id);
+    if (found instanceof ManagedSandbox) return found;
+    const { cause, detail } = found.end ?? { cause: 'unknown', detail: '' };
+    const because = detail === '' ? {} : { cause: detail };
+    throw new SandboxError('gone', `sandbox ${id} has ended: ${cause}`, because);
   }
 
   /** An ended sandbox of this or another process; null: not ended. */
   async endOf(id: string): Promise<SandboxInfo | null> {
-    const known = this.#ended.own(id);
-    if (known !== undefined) return known;
-    if (this.#sandboxes.get(id)?.pausedSnapshotId === null || parseSandboxId(id) === undefined) return null;
-    return await this.#ended.stored(id);
+    const found = await this.#lookUp(id);
+    return found === undefined || found instanceof ManagedSandbox ? null : found;
+  }
+
+  /** Reads at most the row of this sandbox. @returns its end if it has ended */
+  async #lookUp(id: string): Promise<ManagedSandbox | SandboxInfo | undefined> {
+    const end = this.#ended.own(id);
+    if (end !== undefined) return end;
+    const before = this.#sandboxes.get(id);
+    const as = before?.pausedSnapshotId;
+    if (as === null) return before;
+    if (parseSandboxId(id) === undefined) return undefined;
+    const row = await translateStoreErrors(this.#managed.rows.find(id));
+    if (row !== undefined && row.end !== null) return this.#ended.info(row);
+    const paused = row !== undefined && isOnDisk(row) ? row : undefined;
+    if (before !== undefined && as !== paused?.pausedSnapshotId) this.#forgetPause(before, as);
+    if (paused !== undefined) this.#addPaused(paused);
+    return this.#sandboxes.get(id) ?? this.#ended.own(id);
   }
 
   /** Resolves when the end of the sandbox is on disk. Does nothing unless the sandbox is ending in this process. */
@@ -112,22 +121,32 @@ export class Directory {
 
   /** Suspended sandboxes are shared by all processes with this store, so their rows may have changed. */
   async #readPaused(): Promise<void> {
-    const { rows } = this.#managed;
     const known = this.sandboxes.map((one) => ({ one, as: one.pausedSnapshotId }));
-    const paused = await translateStoreErrors(rows.paused());
+    const paused = await translateStoreErrors(this.#managed.rows.paused());
     const snapshots = new Set(paused.map(({ pausedSnapshotId }) => pausedSnapshotId));
     for (const { one, as } of known) {
-      if (as !== null && as === one.pausedSnapshotId && !snapshots.has(as)) this.forget(one);
+      if (as !== null && !snapshots.has(as)) this.#forgetPause(one, as);
     }
-    for (const row of paused) {
-      const { id, pausedSnapshotId: snapshotId } = row;
-      const stored = this.#sandboxes.has(id) || this.#ended.has(id) ? null : rows.parse(row);
-      if (stored === null) continue;
-      const { spec, policy, origin, template, isDiskOnly, pauseReason } = stored;
-      const { snapshot, parent, createdAtMs } = row;
-      const provenance: Provenance = { origin, snapshot, template, parent, createdAtMs };
-      const made = { spec, policy, provenance, snapshotId, isDiskOnly, pauseReason };
-      this.#sandboxes.set(id, ManagedSandbox.suspended(this.#managed, made));
-    }
+    for (const row of paused) this.#addPaused(row);
   }
+
+  /** @param as its pause before the store was read: it may have changed in this process since then */
+  #forgetPause(sandbox: ManagedSandbox, as: string | undefined): void {
+    if (as === sandbox.pausedSnapshotId) this.forget(sandbox);
+  }
+
+  #addPaused(row: PausedRow): void {
+    const { rows } = this.#managed;
+    const { id, pausedSnapshotId: snapshotId, snapshot, parent, createdAtMs } = row;
+    const stored = this.#sandboxes.has(id) || this.#ended.has(id) ? null : rows.parse(row);
+    if (stored === null) return;
+    const { spec, policy, origin, template, isDiskOnly, pauseReason } = stored;
+    const provenance: Provenance = { origin, snapshot, template, parent, createdAtMs };
+    const made = { spec, policy, provenance, snapshotId, isDiskOnly, pauseReason };
+    this.#sandboxes.set(id, ManagedSandbox.suspended(this.#managed, made));
+  }
+}
+
+function missing(id: string): never {
+  throw new SandboxError('not_found', `there is no sandbox ${id}`, { remedy: 'neurovisor ls' });
 }

@@ -34,19 +34,15 @@ export class EndedSandboxes {
     return this.#own.get(id);
   }
 
-  async stored(id: string): Promise<SandboxInfo | null> {
-    const row = await translateStoreErrors(this.#rows.ended(id));
-    return row === undefined ? null : this.#info(row);
-  }
-
   /** @param lives whether this process has the sandbox, which has then not ended, whatever its row says */
   async all(lives: (id: string) => boolean): Promise<readonly SandboxInfo[]> {
     const rows = await translateStoreErrors(this.#rows.allEnded());
-    const others = rows.filter(({ id }) => !this.#own.has(id) && !lives(id)).map((row) => this.#info(row));
+    const others = rows.filter(({ id }) => !this.#own.has(id) && !lives(id)).map((row) => this.info(row));
     return [...this.#own.values(), ...others];
   }
 
-  #info(row: SandboxRow): SandboxInfo {
+  /** @param row of an ended sandbox */
+  info(row: SandboxRow): SandboxInfo {
     return endedSandboxInfo(row, this.#rows.parse(row), this.#accelerator);
   }
 }

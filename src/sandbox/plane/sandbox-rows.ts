@@ -143,10 +143,15 @@ export class SandboxRows {
     return log === null ? null : { console: log.console.toString(), vmm: log.vmm.toString() };
   }
 
-  /** An ended sandbox of any process; undefined if there is none or it has not ended. */
-  async ended(id: string): Promise<SandboxRow | undefined> {
-    const row = await this.#get(id);
-    return row?.end === null ? undefined : row;
+  /** The row of a sandbox of any process. */
+  async find(id: string): Promise<SandboxRow | undefined> {
+    try {
+      return await this.#parts.store.sandboxes.get(id);
+    } catch (error) {
+      if (errorCode(error) !== 'not_found') throw error;
+      ignore(error, 'there is no such sandbox');
+      return undefined;
+    }
   }
 
   async allEnded(): Promise<readonly SandboxRow[]> {
@@ -159,7 +164,7 @@ export class SandboxRows {
    */
   async claim(id: string): Promise<PausedRow> {
     const { store, ownerJson, isOwnerAlive } = this.#parts;
-    const found = await this.#get(id);
+    const found = await this.find(id);
     if (found === undefined || found.status === 'ended') {
       throw new SandboxError('gone', `sandbox ${id} has ended`);
     }
@@ -167,7 +172,7 @@ export class SandboxRows {
     const isFree = owner === null || owner === ownerJson || !(await isOwnerAlive(owner));
     if (isFree && isOnDisk(found) && (await store.sandboxes.claim(id, owner, ownerJson))) {
       // The sandbox may have run and been paused again since the row was read.
-      const row = await this.#get(id);
+      const row = await this.find(id);
       if (row !== undefined && isOnDisk(row)) return row;
     }
     throw new SandboxError('not_ready', `sandbox ${id} is held by another process`, {
@@ -203,16 +208,6 @@ export class SandboxRows {
       log.info('a sandbox ended with the process that held it', { sandbox: id });
     }
   }
-
-  async #get(id: string): Promise<SandboxRow | undefined> {
-    try {
-      return await this.#parts.store.sandboxes.get(id);
-    } catch (error) {
-      if (errorCode(error) !== 'not_found') throw error;
-      ignore(error, 'there is no such sandbox');
-      return undefined;
-    }
-  }
 }
 
 /** Writes the rows of one sandbox one after another. Each row is made in its turn, so none is out of date. */
@@ -244,6 +239,6 @@ function endLog({ console, vmmLog }: SandboxEnd): SandboxRow['log'] {
   return { console: Buffer.from(console), vmm: Buffer.from(vmmLog) };
 }
 
-function isOnDisk(row: SandboxRow): row is PausedRow {
+export function isOnDisk(row: SandboxRow): row is PausedRow {
   return row.status === 'paused' && row.pausedSnapshotId !== null;
 }

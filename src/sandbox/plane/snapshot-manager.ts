@@ -6,7 +6,9 @@
  *
  * The store has rows and files; the copies between files and memory are injected as `Copies`.
  */
+import { errorCode } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
+import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
 import type { MachineSize, RamDifference, VmSnapshot } from '../../machine/vmm/driver.ts';
 import type { SnapshotInfo } from '../contract/control.ts';
@@ -294,10 +296,19 @@ export class SnapshotManager {
 
   /** @throws SandboxError `not_found` */
   async find(idOrName: string): Promise<SnapshotRow> {
-    const rows = await this.#parts.store.snapshots.list();
-    const row = rows.find(({ id }) => id === idOrName) ?? rows.find(({ name }) => name === idOrName);
+    const row = await this.#stored(idOrName);
     if (row !== undefined) return row;
     throw noSnapshot(idOrName);
+  }
+
+  async #stored(idOrName: string): Promise<SnapshotRow | undefined> {
+    try {
+      return await this.#parts.store.snapshots.get(idOrName);
+    } catch (error) {
+      if (errorCode(error) !== 'not_found') throw error;
+      ignore(error, 'there is no such snapshot');
+      return undefined;
+    }
   }
 
   async list(): Promise<readonly SnapshotInfo[]> {
@@ -373,8 +384,7 @@ export class SnapshotManager {
         remedy: 'use up to 63 lowercase letters, digits and . _ -, beginning with a letter or digit',
       });
     }
-    const rows = await this.#parts.store.snapshots.list();
-    if (!rows.some((row) => row.name === name || row.id === name)) return;
+    if ((await this.#stored(name)) === undefined) return;
     throw new SandboxError('name_taken', `there is a snapshot "${name}" already`, {
       remedy: 'choose another name, or remove that snapshot',
     });

@@ -1,7 +1,8 @@
 import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { DatabaseSync } from 'node:sqlite';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { FakeClock } from '../../../base/clock.ts';
 import { silentLog } from '../../../base/log.ts';
 import { EVENT_TYPES, EventJournal, type NewEvent, type Webhook } from './journal.ts';
@@ -87,6 +88,43 @@ describe('EventJournal', () => {
   });
 });
 
+describe('EventJournal.nextFor', () => {
+  /** @returns the number of events that `use` visits */
+  const visits = (use: (journal: EventJournal) => void): number => {
+    const prepare = vi.spyOn(DatabaseSync.prototype, 'prepare');
+    using journal = new EventJournal(path);
+    const [db] = prepare.mock.contexts as DatabaseSync[];
+    prepare.mockRestore();
+    let count = 0;
+    db?.function('visited', (_seq) => {
+      count += 1;
+      return 1;
+    });
+    // Shadows the table.
+    db?.exec('CREATE TEMP VIEW events AS SELECT * FROM main.events WHERE visited(seq)');
+    use(journal);
+    return count;
+  };
+  const types = ['sandbox.lifecycle.checkpointed', 'sandbox.lifecycle.killed'] as const;
+
+  it.each([null, 'blue'])('visits no events that do not match, even after a restart (webhook of %s)', (tenant) => {
+    const rare = webhook({ tenant, events: [...types] });
+    {
+      using journal = new EventJournal(path);
+      journal.saveWebhook(rare, true);
+      for (let n = 0; n < 200; n += 1) journal.append(event(`u${n}`, { tenant: 'blue' }));
+      journal.append(event('red', { tenant: 'red', type: types[0] }));
+    }
+    if (tenant !== null) expect(visits((journal) => expect(journal.nextFor(rare)).toBeUndefined())).toBe(0);
+    {
+      using journal = new EventJournal(path);
+      for (const id of ['a', 'b']) for (const type of types) journal.append(event(id, { tenant: 'blue', type }));
+    }
+    const next = { sandboxId: tenant === null ? 'red' : 'a', type: types[0] };
+    expect(visits((journal) => expect(journal.nextFor(rare)).toMatchObject(next))).toBe(types.length);
+  });
+});
+
 describe('Webhooks', () => {
   it('deliver in order, and again after failures and a restart, but nothing from before', async () => {
     using journal = new EventJournal(path);
@@ -109,7 +147,7 @@ describe('Webhooks', () => {
     const parts = { journal, clock, log: silentLog, post };
     const webhooks = new Webhooks(parts);
     for (const id of ['a', 'b']) journal.append(event(id));
-    webhooks.wake();
+    webhooks.wake(event('b'));
     await promise;
     expect(got).toEqual(['a', 'b']);
     await webhooks[Symbol.asyncDispose]();
@@ -150,6 +188,37 @@ describe('Webhooks', () => {
     const webhooks = new Webhooks({ journal: shaky, clock, log: silentLog, post });
     await promise;
     await webhooks[Symbol.asyncDispose]();
+  });
+
+  it('look for an event only when its tenant and type match', async () => {
+    using journal = new EventJournal(path);
+    const asked: string[] = [];
+    const watched = {
+      webhooks: () => journal.webhooks(),
+      nextFor: (one: Webhook) => {
+        asked.push(one.id);
+        return journal.nextFor(one);
+      },
+      noteDelivered: (id: string, seq: number) => journal.noteDelivered(id, seq),
+    } as unknown as EventJournal;
+    const rare = ['sandbox.lifecycle.checkpointed'] as const;
+    journal.saveWebhook(webhook({ id: 'operator' }), true);
+    journal.saveWebhook(webhook({ id: 'blue', tenant: 'blue' }), true);
+    journal.saveWebhook(webhook({ id: 'blue-rare', tenant: 'blue', events: [...rare] }), true);
+    journal.saveWebhook(webhook({ id: 'red-rare', tenant: 'red', events: [...rare] }), true);
+    const post = async (): Promise<void> => undefined;
+    await using webhooks = new Webhooks({ journal: watched, clock: new FakeClock(), log: silentLog, post });
+    /** Webhooks that look for more events after this one. */
+    const wokenBy = async (one: NewEvent): Promise<string[]> => {
+      asked.length = 0;
+      journal.append(one);
+      webhooks.wake(one);
+      await new Promise((resolve) => setImmediate(resolve));
+      return [...new Set(asked)].sort();
+    };
+    expect(await wokenBy(event('a', { tenant: 'blue' }))).toEqual(['blue', 'operator']);
+    expect(await wokenBy(event('b', { tenant: 'red' }))).toEqual(['operator']);
+    expect(await wokenBy(event('c', { tenant: 'red', type: rare[0] }))).toEqual(['operator', 'red-rare']);
   });
 
   it('sign as E2B documents it', () => {

@@ -13,7 +13,7 @@ export interface LifecycleParts {
   readonly journal: EventJournal;
   readonly clock: Clock;
   readonly log: Log;
-  readonly onEvent: () => void;
+  readonly onEvent: (event: NewEvent) => void;
 }
 
 interface Known {
@@ -38,7 +38,7 @@ export async function noteLifecycle(parts: LifecycleParts): Promise<() => void> 
   const note = (event: NewEvent): void => {
     try {
       journal.append(event);
-      onEvent();
+      onEvent(event);
     } catch (error) {
       log.error('an event of a sandbox was not stored', { error: describeError(error) });
     }

@@ -17,8 +17,7 @@ export async function openEvents(parts: {
   const { path, control, clock, log, post } = parts;
   const journal = new EventJournal(path);
   const webhooks = new Webhooks({ journal, clock, log, post });
-  const onEvent = (): void => webhooks.wake();
-  const stop = await noteLifecycle({ control, journal, clock, log, onEvent });
+  const stop = await noteLifecycle({ control, journal, clock, log, onEvent: (event) => webhooks.wake(event) });
   return {
     journal,
     webhooks,

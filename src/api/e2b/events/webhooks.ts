@@ -7,7 +7,7 @@ import type { Clock } from '../../../base/clock.ts';
 import { describeError } from '../../../base/errors.ts';
 import { awaitOr } from '../../../base/ignore.ts';
 import type { Log } from '../../../base/log.ts';
-import type { EventJournal, StoredEvent, Webhook } from './journal.ts';
+import { type EventJournal, matches, type NewEvent, type StoredEvent, type Webhook } from './journal.ts';
 import { EVENT_LIMITS } from './limits.ts';
 import { webhookBody } from './view.ts';
 
@@ -21,9 +21,15 @@ export interface WebhookParts {
   readonly post: PostEvent;
 }
 
+interface Running {
+  readonly webhook: Webhook;
+  readonly stop: AbortController;
+  wake: () => void;
+}
+
 export class Webhooks implements AsyncDisposable {
   readonly #parts: WebhookParts;
-  readonly #running = new Map<string, { readonly stop: AbortController; wake: () => void }>();
+  readonly #running = new Map<string, Running>();
   readonly #loops = new Set<Promise<void>>();
 
   constructor(parts: WebhookParts) {
@@ -31,17 +37,17 @@ export class Webhooks implements AsyncDisposable {
     for (const webhook of parts.journal.webhooks()) this.start(webhook);
   }
 
-  /** Call when there is a new event. */
-  wake(): void {
-    for (const one of this.#running.values()) one.wake();
+  /** Call when the journal has a new event. */
+  wake(event: NewEvent): void {
+    for (const one of this.#running.values()) if (matches(one.webhook, event)) one.wake();
   }
 
   start(webhook: Webhook): void {
     this.stop(webhook.id);
     if (!webhook.enabled) return;
-    const running = { stop: new AbortController(), wake: (): void => undefined };
+    const running = { webhook, stop: new AbortController(), wake: (): void => undefined };
     this.#running.set(webhook.id, running);
-    const loop = this.#deliver(webhook, running);
+    const loop = this.#deliver(running);
     this.#loops.add(loop);
     void loop.then(() => this.#loops.delete(loop));
   }
@@ -56,8 +62,9 @@ export class Webhooks implements AsyncDisposable {
     await Promise.all(this.#loops);
   }
 
-  async #deliver(webhook: Webhook, running: { readonly stop: AbortController; wake: () => void }): Promise<void> {
+  async #deliver(running: Running): Promise<void> {
     const { clock, journal } = this.#parts;
+    const { webhook } = running;
     const { signal } = running.stop;
     let pauseMs: number = EVENT_LIMITS.retryMsMin;
     // One listener for all waits: a webhook may wait for years.

@@ -13,8 +13,9 @@ import { describeError } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import type { SandboxInfo } from '../../../sandbox/contract/control.ts';
 import { discardRest } from '../../rest/body.ts';
-import { Slots } from '../../rest/slots.ts';
+import { TenantSlots } from '../../rest/slots.ts';
 import { equalInConstantTime } from '../../tenants/callers.ts';
+import { ownerOf } from '../../tenants/owner.ts';
 import { keptOf } from '../kept.ts';
 import type { E2bParts } from '../parts.ts';
 import { answerHeaders, countOf, hintLinks, reasonPhrase, requestHeaders, trailers } from './headers.ts';
@@ -40,7 +41,12 @@ type Answer =
 
 export class PortProxy {
   readonly #parts: E2bParts;
-  readonly #slots = new Slots('connections', TRAFFIC_LIMITS.exchangesMax, TRAFFIC_LIMITS.exchangesPerSandboxMax);
+  readonly #slots = new TenantSlots(
+    'connections',
+    TRAFFIC_LIMITS.exchangesMax,
+    TRAFFIC_LIMITS.exchangeShares,
+    TRAFFIC_LIMITS.exchangesPerSandboxMax,
+  );
 
   constructor(parts: E2bParts) {
     this.#parts = parts;
@@ -80,7 +86,7 @@ export class PortProxy {
     carrier.once('close', onClose);
     let outgoing: ClientRequest | undefined;
     try {
-      carrier.once('close', this.#slots.take(info.id));
+      carrier.once('close', this.#slots.take(ownerOf(info), info.id));
       const guest = await this.#parts.control.guest(info.id);
       const plain = await guest.connect(port, gone.signal);
       plain.on('error', (error) => ignore(error, 'reported by the request on it'));
