@@ -18,5 +18,5 @@ export function hasMoreValues(json: Uint8Array, most: number): boolean {
       if (values > most) return true;
     }
   }
-  return false;
+  return values > most;
 }

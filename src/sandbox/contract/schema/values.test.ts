@@ -47,7 +47,17 @@ describe('record', () => {
     expect(error?.issues).toMatchObject([{ message: 'expected at most 2 pairs', path: [] }]);
     expect([key.calls(), value.calls()]).toEqual([2, 2]);
     expect(two.safeParse(null).success).toBe(false);
+    expect(two.safeParse(new Map()).success).toBe(false);
     expect(z.toJSONSchema(two)).toMatchObject({ maxProperties: 2, description: 'Pairs.' });
+  });
+  it('stops at the first wrong key or value', () => {
+    const { item, calls } = counted();
+    const three = record(item, z.string(), 3);
+    const { error } = three.safeParse({ a: 'b', wrong: 'd', e: 'f' });
+    expect(error?.issues).toMatchObject([{ code: 'invalid_key', path: ['wrong'] }]);
+    expect(calls()).toBe(2);
+    expect(three.safeParse({ a: 1, b: 1 }).error?.issues.map(({ path }) => path)).toEqual([['a']]);
+    expect(Object.getPrototypeOf(three.parse(JSON.parse('{"a":"b","__proto__":"c"}')))).toBe(Object.prototype);
   });
   it('does not count an answer', () => {
     expect(z.encode(record(z.string(), z.string(), 1), { a: 'b', c: 'd' })).toEqual({ a: 'b', c: 'd' });

@@ -85,10 +85,21 @@ const BoundedRecord = z.core.$constructor<z.ZodRecord, z.core.$ZodRecordDef & Bo
   };
   inst._zod.parse = (payload, context) => {
     const { value } = payload;
-    const pairs = typeof value === 'object' && value !== null ? Object.keys(value).length : 0;
-    if (pairs <= def.most || context.direction === 'backward') return parse(payload, context);
-    const message = `expected at most ${def.most} pairs`;
-    payload.issues.push({ code: 'custom', message, input: value, inst, continue: false });
+    if (!z.core.util.isPlainObject(value) || context.direction === 'backward') return parse(payload, context);
+    const keys = Object.keys(value);
+    if (keys.length > def.most) {
+      const message = `expected at most ${def.most} pairs`;
+      payload.issues.push({ code: 'custom', message, input: value, inst, continue: false });
+      return payload;
+    }
+    const pairs = {};
+    payload.value = pairs;
+    for (const key of keys) {
+      const checked = parse({ value: { [key]: value[key] }, issues: [] }, context) as z.core.ParsePayload<object>;
+      Object.assign(pairs, checked.value);
+      payload.issues.push(...checked.issues);
+      if (payload.issues.length > 0) break;
+    }
     return payload;
   };
 });
