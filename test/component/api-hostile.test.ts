@@ -11,6 +11,7 @@ import { createApiServer } from '../../src/api/rest/server.ts';
 import { FakeClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
+import { createRequest } from '../../src/sandbox/contract/schema/request.ts';
 import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
 import { untilCancelled } from '../support/fake-control-plane.ts';
 
@@ -31,6 +32,14 @@ const post = (path: string, headers: string, body = ''): string =>
   `POST ${path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n${headers}\r\n${body}`;
 const json = (body: string, length = Buffer.byteLength(body)): string =>
   `content-type: application/json\r\ncontent-length: ${length}\r\n`;
+
+const numbers = (): Record<string, number> => Object.fromEntries(Array.from({ length: 80_000 }, () => 0).entries());
+async function problemOf(api: ApiFixture, path: string, body: unknown): Promise<string> {
+  const sent = JSON.stringify(body);
+  const answer = await raw(api, post(path, json(sent), sent));
+  expect([statusOf(answer), codeOf(answer)]).toEqual([400, 'request_invalid']);
+  return (JSON.parse(answer.slice(answer.indexOf('\r\n\r\n'))) as { error: { message: string } }).error.message;
+}
 
 describe('malformed requests get a typed error', () => {
   it.each([
@@ -126,6 +135,38 @@ describe('bodies', () => {
     socket.write(Buffer.alloc(length, ' '));
     const refused = await answer;
     expect([statusOf(refused), codeOf(refused)]).toEqual([413, 'too_large']);
+  });
+
+  it.each([
+    ['variables', '/v1/sandboxes', { env: numbers() }, 'body.env: expected at most 256 pairs'],
+    ['labels', '/v1/sandboxes', { metadata: numbers() }, 'body.metadata: expected at most 32 pairs'],
+    ['models', '/v1/sandboxes', { models: { aliases: numbers() } }, 'body.models.aliases: expected at most 256 pairs'],
+    ['arguments', `/v1/sandboxes/${'a'.repeat(20)}/exec`, { argv: Object.values(numbers()) }, 'expected at most 65536'],
+    ['unknown fields', '/v1/sandboxes', numbers(), 'body: Unrecognized keys: "0", "1"'],
+  ])('too many %s: one problem, of bounded length', async (_what, path, body, problem) => {
+    await using api = await startApi();
+    const message = await problemOf(api, path, body);
+    expect(message).toContain(problem);
+    expect(message.length).toBeLessThanOrEqual(API_LIMITS.messageCharactersMax);
+    expect(message).not.toContain(';');
+  });
+
+  it('too_large: more values than any body needs', async () => {
+    await using api = await startApi();
+    const body = JSON.stringify(Array.from({ length: API_LIMITS.bodyValuesMax }, () => 0));
+    const refused = await raw(api, post('/v1/sandboxes', json(body), body));
+    expect([statusOf(refused), codeOf(refused)]).toEqual([413, 'too_large']);
+    expect(api.errors).toEqual([]);
+  });
+
+  it('many problems: the first ones are named', async () => {
+    await using api = await startApi();
+    const names = Object.keys(createRequest.shape);
+    const fields = Object.fromEntries(names.map((name) => [name, [0]]));
+    const problems = (await problemOf(api, '/v1/sandboxes', fields)).split('; ');
+    expect(problems).toHaveLength(API_LIMITS.problemsMax + 1);
+    expect(problems.at(0)).toMatch(/^body\.cpus: /);
+    expect(problems.at(-1)).toMatch(/^and \d+ more$/);
   });
 
   it('request_timeout: a body that does not arrive in time', async () => {

@@ -11,6 +11,8 @@ import { gunzipSync, gzipSync } from 'node:zlib';
 import { Sandbox } from 'e2b';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { endFrame, frameOf } from '../../src/api/e2b/envd/connect.ts';
+import { E2B_LIMITS } from '../../src/api/e2b/limits.ts';
+import { fileSignature } from '../../src/api/e2b/tokens.ts';
 import { SandboxError } from '../../src/sandbox/contract/errors.ts';
 import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
 
@@ -75,6 +77,22 @@ describe('programs', () => {
     expect(again).toContain('"exitCode":7');
     const unknown = await stream('process.Process/Connect', { process: { pid: 999_999 } });
     expect(unknown).toContain('"code":"not_found"');
+  });
+
+  it('are refused by the number of their arguments, variables and fields', async () => {
+    const numbers = Array.from({ length: 70_000 }, () => 0);
+    const { argumentsMax, messageFieldsMax } = E2B_LIMITS;
+    const many = await stream('process.Process/Start', { other: [...numbers, ...numbers] });
+    expect(many).toContain('"code":"resource_exhausted"');
+    for (const [message, problem] of [
+      [{ process: { cmd: 'a', args: numbers } }, `process.args: expected at most ${argumentsMax}`],
+      [{ process: { cmd: 'a', envs: { ...numbers } } }, 'process.envs: expected at most 4096 pairs'],
+      [{ process: { cmd: 'a', other: { ...numbers } } }, `a message has at most ${messageFieldsMax} fields`],
+      [nested(1000), `a message has at most ${messageFieldsMax} fields`],
+    ] as const) {
+      const answer = await stream('process.Process/Start', message);
+      expect(answer).toContain(`"error":{"code":"invalid_argument","message":"${problem}"}`);
+    }
   });
 
   it('are listed as they were started', async () => {
@@ -315,6 +333,12 @@ describe('content', () => {
     const { searchParams } = url;
     const old = `&signature=${encodeURIComponent(searchParams.get('signature') ?? '')}&signature_expiration=${searchParams.get('signature_expiration')}`;
     expect(await at(old)).toEqual([401, 'signature is already expired']);
+    for (const expiration of ['abc', 'Infinity', '1e99', '-1', '9999999999.5', '']) {
+      const file = { path: 'empty', operation: 'read', user: '', expiration } as const;
+      const signature = encodeURIComponent(fileSignature(file, token));
+      const message = 'signature_expiration: expected a whole number of seconds since 1970';
+      expect(await at(`&signature=${signature}&signature_expiration=${expiration}`)).toEqual([400, message]);
+    }
   });
 });
 
@@ -332,6 +356,12 @@ it('allows requests of web pages, as E2B does', async () => {
 it('logs no error', () => expect(world.errors).toEqual([]));
 
 /** The text of the answer to a call with a stream. */
+const nested = (depth: number): unknown => {
+  let message: unknown = {};
+  for (let level = 0; level < depth; level += 1) message = { inner: message };
+  return message;
+};
+
 async function stream(name: string, ...messages: readonly unknown[]): Promise<string> {
   const body = Buffer.concat(messages.map(frameOf));
   expect(endFrame().length).toBeGreaterThan(5);

@@ -3,32 +3,29 @@ import { z } from 'zod';
 import { tryOr } from '../../base/ignore.ts';
 import { EGRESS_LIMITS } from '../../base/request/egress-limits.ts';
 import type { SandboxInfo } from '../../sandbox/contract/control.ts';
-import { RANGES } from '../../sandbox/contract/limits.ts';
+import { RANGES, REQUEST_LIMITS } from '../../sandbox/contract/limits.ts';
+import { list, record } from '../../sandbox/contract/schema/values.ts';
 import { E2B_LIMITS } from './limits.ts';
 
 const KEY = 'e2b';
 
-const rules = z.array(z.string().max(EGRESS_LIMITS.ruleCharactersMax)).max(EGRESS_LIMITS.rulesMax).nullish();
+const rules = list(z.string().max(EGRESS_LIMITS.ruleCharactersMax), EGRESS_LIMITS.rulesMax).nullish();
+const headers = record(
+  z.string(),
+  z.string().max(RANGES.requestHeaderCharacters.max),
+  REQUEST_LIMITS.requestHeadersOfHostMax,
+);
 /** Strict: a change that is not applied must be refused. */
-const transforms = z
-  .record(
-    z.string().min(1).max(E2B_LIMITS.hostCharactersMax),
-    z
-      .array(
-        z.strictObject({
-          transform: z
-            .strictObject({
-              headers: z.record(z.string(), z.string().max(RANGES.requestHeaderCharacters.max)).nullish(),
-            })
-            .nullish(),
-        }),
-      )
-      .max(E2B_LIMITS.rulesOfHostMax)
-      .nullable(),
-  )
-  .describe(
-    'Header fields that are set in each HTTPS request to a host, or to all names below it (`*.example.com`). Answers show no values.',
-  );
+const transforms = record(
+  z.string().min(1).max(E2B_LIMITS.hostCharactersMax),
+  list(
+    z.strictObject({ transform: z.strictObject({ headers: headers.nullish() }).nullish() }),
+    E2B_LIMITS.rulesOfHostMax,
+  ).nullable(),
+  REQUEST_LIMITS.requestHeadersMax,
+).describe(
+  'Header fields that are set in each HTTPS request to a host, or to all names below it (`*.example.com`). Answers show no values.',
+);
 export type Rules = z.infer<typeof transforms>;
 /** The part of the settings that an update replaces. */
 export const networkLists = {
@@ -42,16 +39,14 @@ export const networkLists = {
 export const e2bNetwork = z.object({
   allowPublicTraffic: z.boolean().nullish(),
   maskRequestHost: z.string().max(E2B_LIMITS.hostCharactersMax).nullish(),
-  httpsPorts: z
-    .array(z.number().int().min(1).max(65_535))
-    .max(E2B_LIMITS.httpsPortsMax)
+  httpsPorts: list(z.number().int().min(1).max(65_535), E2B_LIMITS.httpsPortsMax)
     .nullish()
     .describe('Ports whose programs serve HTTPS; their certificates are not verified.'),
 });
-const list = z.array(z.string()).optional();
+const keptRules = z.array(z.string()).optional();
 const network = z.object({
-  allowOut: list,
-  denyOut: list,
+  allowOut: keptRules,
+  denyOut: keptRules,
   allowPublicTraffic: z.boolean().optional(),
   maskRequestHost: z.string().optional(),
   httpsPorts: z.array(z.number()).optional(),

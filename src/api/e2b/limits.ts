@@ -11,6 +11,7 @@ export const E2B_LIMITS = {
   /** Rules that change requests, for one host. */
   rulesOfHostMax: 16,
   volumeMountsMax: 16,
+  identityTokensMax: 16,
   /** Items of a page of a list; also the default. */
   pageMax: 100,
   tokenCharactersMax: 256,
@@ -28,6 +29,11 @@ export const E2B_LIMITS = {
   metricsIntervalMs: 1000,
   /** One JSON message of a remote procedure call: a program's environment, or input for it. */
   messageBytesMax: 4 * 1024 * 1024,
+  /** JSON values of such a message: arguments and variables. */
+  messageValuesMax: 100_000,
+  /** Fields of such a message, of all depths; variables are counted apart. */
+  messageFieldsMax: 256,
+  argumentsMax: 65_536,
   /** Default lifetime of a sandbox: for current requests, and for those before version 2. */
   timeoutSeconds: { v2: 300, v1: 15 },
   /** Likewise for forks. */

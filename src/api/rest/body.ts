@@ -5,6 +5,7 @@ import type { Readable } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { collect } from '../../base/collect.ts';
 import { ignore } from '../../base/ignore.ts';
+import { hasMoreValues } from '../../base/text/json-values.ts';
 import { ApiError } from './errors.ts';
 import { API_LIMITS } from './limits.ts';
 
@@ -13,11 +14,19 @@ export async function readJsonBody(body: Readable, clock: Clock): Promise<unknow
   const { bodyBytesMax, bodyMsMax } = API_LIMITS;
   const tooLarge = (): Error => new ApiError('too_large', `the JSON body is larger than ${bodyBytesMax} bytes`);
   const bytes = await within(collect(chunks(body), bodyBytesMax, tooLarge), clock, bodyMsMax, 'the body');
-  if (bytes.length === 0) return undefined;
+  return bytes.length === 0 ? undefined : parseBody(bytes, 'the body');
+}
+
+/** @param what the part of the request, for errors. @throws ApiError `too_large`, `request_invalid` */
+export function parseBody(bytes: Buffer, what: string): unknown {
+  const { bodyValuesMax } = API_LIMITS;
+  if (hasMoreValues(bytes, bodyValuesMax)) {
+    throw new ApiError('too_large', `${what} has more than ${bodyValuesMax} JSON values`);
+  }
   try {
     return JSON.parse(bytes.toString()) as unknown;
   } catch (error) {
-    throw new ApiError('request_invalid', 'the body is not valid JSON', { cause: error });
+    throw new ApiError('request_invalid', `${what} is not valid JSON`, { cause: error });
   }
 }
 

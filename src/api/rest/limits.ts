@@ -7,6 +7,8 @@ export const API_LIMITS = {
   headerBytesMax: 16 * 1024,
   /** A JSON body [413]: a script and its input. Files are limited only by the sandbox's disk. */
   bodyBytesMax: 8 * MIB,
+  /** Values of a JSON body [413]: an `exec` may have 65,536 arguments. Millions take seconds to parse. */
+  bodyValuesMax: 100_000,
   /** From a connection's first byte to the end of its headers [408]. */
   headersMsMax: 10_000,
   /** From the headers to the end of a JSON body [408]. */
@@ -59,6 +61,8 @@ export const API_LIMITS = {
   idempotencyMs: 600_000,
   /** `Retry-After` if one of the counts above is exhausted. */
   retryAfterMs: 1000,
+  /** Problems of a request that its answer names. */
+  problemsMax: 20,
   messageCharactersMax: 4096,
 } as const;
 

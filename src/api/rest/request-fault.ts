@@ -2,6 +2,7 @@
 import type { FastifyError } from 'fastify';
 import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
 import type { CONTENT } from '../../sandbox/contract/schema/values.ts';
+import { API_LIMITS } from './limits.ts';
 
 export interface RequestFault {
   /** 400 to 499. */
@@ -18,12 +19,14 @@ export interface RequestFault {
 export function requestFault(error: FastifyError, names: 'with part' | 'plain'): RequestFault | null {
   if (hasZodFastifySchemaValidationErrors(error)) {
     const part = error.validationContext ?? 'request';
-    const problems = error.validation.map(({ instancePath, message }) => {
+    const { problemsMax, messageCharactersMax } = API_LIMITS;
+    const problems = error.validation.slice(0, problemsMax).map(({ instancePath, message }) => {
       const path = instancePath.replace(/\/$/, '').replaceAll('/', '.');
       return `${names === 'plain' ? path.slice(1) : `${part}${path}`}: ${message}`;
     });
     const isContent = error.validation.every(({ params }) => isOfContent(params));
-    return { status: 400, message: problems.join('; '), isContent };
+    if (error.validation.length > problemsMax) problems.push(`and ${error.validation.length - problemsMax} more`);
+    return { status: 400, message: problems.join('; ').slice(0, messageCharactersMax), isContent };
   }
   const { statusCode = 500, message } = error;
   return statusCode >= 400 && statusCode < 500 ? { status: statusCode, message, isContent: false } : null;

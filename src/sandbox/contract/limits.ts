@@ -61,6 +61,8 @@ export const REQUEST_LIMITS = {
   /** The guest's kernel reserves 1/64 of the maximum for page tables, taken from its initial memory. */
   memoryMaxTimes: 16,
   envVariablesMax: 256,
+  /** Of one program. Linux limits only the bytes of variables and arguments together: 2 MiB. */
+  programVariablesMax: 4096,
   envBytesMax: 32 * 1024,
   warmModulesMax: 64,
   warmModuleCharactersMax: 256,
@@ -104,6 +106,8 @@ export const BUILD_LIMITS = {
   dockerfileCharactersMax: MIB,
   argName: /^[A-Za-z_]\w{0,255}$/,
   argCharactersMax: 64 * KIB,
+  /** Same as the builder's. */
+  argsMax: 1000,
   secretId: /^[\w.-]{1,64}$/,
   secretsMax: 32,
   /** Same as BuildKit's. */

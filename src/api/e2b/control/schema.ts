@@ -1,6 +1,7 @@
 /** Requests and answers of the control plane, as E2B's clients send and expect them. */
 import { z } from 'zod';
-import { RANGES } from '../../../sandbox/contract/limits.ts';
+import { RANGES, REQUEST_LIMITS } from '../../../sandbox/contract/limits.ts';
+import { list, record } from '../../../sandbox/contract/schema/values.ts';
 import { integerText } from '../integer-text.ts';
 import { e2bNetwork, networkLists } from '../kept.ts';
 import { E2B_LIMITS } from '../limits.ts';
@@ -20,7 +21,7 @@ const seconds = whole(0, RANGES.timeoutMs.max / 1000).describe('Seconds.');
 const pairs = z.record(z.string(), z.string());
 
 const network = named('SandboxNetworkConfig', e2bNetwork.extend(networkLists));
-const volumeMounts = z.array(z.unknown()).max(E2B_LIMITS.volumeMountsMax);
+const volumeMounts = list(z.unknown(), E2B_LIMITS.volumeMountsMax);
 
 /** Unknown fields are dropped, as E2B does: clients are newer than servers. */
 export const createBody = named(
@@ -28,8 +29,8 @@ export const createBody = named(
   z.object({
     templateID: z.string().min(1).max(E2B_LIMITS.templateCharactersMax),
     timeout: seconds.optional(),
-    metadata: pairs.nullish(),
-    envVars: pairs.nullish(),
+    metadata: record(z.string(), z.string(), REQUEST_LIMITS.metadataPairsMax).nullish(),
+    envVars: record(z.string(), z.string(), REQUEST_LIMITS.envVariablesMax).nullish(),
     allow_internet_access: z.boolean().nullish(),
     autoPause: z.boolean().nullish(),
     autoPauseMemory: z.boolean().nullish(),
@@ -38,7 +39,10 @@ export const createBody = named(
     network: network.nullish(),
     volumeMounts: volumeMounts.nullish(),
     mcp: z.unknown().optional(),
-    iam: named('SandboxIam', z.object({ tokens: z.record(z.string(), z.unknown()).nullish() }))
+    iam: named(
+      'SandboxIam',
+      z.object({ tokens: record(z.string(), z.unknown(), E2B_LIMITS.identityTokensMax).nullish() }),
+    )
       .nullish()
       .describe('Not supported: tokens are refused.'),
   }),
@@ -91,12 +95,12 @@ const nextToken = z.string().max(E2B_LIMITS.tokenCharactersMax).optional();
 const STATES = ['running', 'paused'] as const;
 /** Accepts `a,b` and repeated parameters alike, as E2B does. */
 const commas = z
-  .union([z.string(), z.array(z.string())])
+  .union([z.string(), list(z.string(), E2B_LIMITS.pageMax)])
   .transform((value) => [value].flat().flatMap((one) => one.split(',')));
 
 export const listQuery = z.object({
   metadata: z.string().optional().describe('`key=value&…`; keys, values and then the whole are URL encoded.'),
-  state: commas.pipe(z.array(z.enum(STATES))).optional(),
+  state: commas.pipe(list(z.enum(STATES), E2B_LIMITS.pageMax)).optional(),
   startedAfter: z.iso.datetime({ offset: true }).optional(),
   template: z.string().optional(),
   order: z.enum(['asc', 'desc']).optional(),
@@ -113,7 +117,7 @@ export const snapshotQuery = z.object({
 });
 const unixSeconds = integerText(0, 1e12).optional();
 export const metricsQuery = z.object({ start: unixSeconds, end: unixSeconds });
-export const manyMetricsQuery = z.object({ sandbox_ids: commas.pipe(z.array(z.string()).max(E2B_LIMITS.pageMax)) });
+export const manyMetricsQuery = z.object({ sandbox_ids: commas.pipe(list(z.string(), E2B_LIMITS.pageMax)) });
 const logsMax = integerText(1, E2B_LIMITS.logLinesMax).optional();
 const logsFrom = integerText(0, Number.MAX_SAFE_INTEGER).optional().describe('Milliseconds since 1970.');
 export const LOG_LEVELS = ['debug', 'info', 'warn', 'error'] as const;

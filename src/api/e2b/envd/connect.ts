@@ -5,6 +5,7 @@
  *     frame: flags (1 byte; 1: compressed, 2: end) · length (4 bytes, big endian) · JSON
  */
 import type { z } from 'zod';
+import { hasMoreValues } from '../../../base/text/json-values.ts';
 import { E2B_LIMITS } from '../limits.ts';
 
 export type ConnectCode =
@@ -87,10 +88,10 @@ export async function* messagesOf(body: AsyncIterable<Buffer>): AsyncGenerator<u
         checkHeader(header.flags, header.length);
       }
       if (rest.length < header.length) break;
-      const text = rest.take(header.length).toString();
+      const json = rest.take(header.length);
       if ((header.flags & END) === END) return;
       header = undefined;
-      yield parseJson(text);
+      yield parseJson(json);
     }
   }
   if (rest.length > 0 || header !== undefined) {
@@ -131,10 +132,13 @@ function checkHeader(flags: number, length: number): void {
   }
 }
 
-/** @throws ConnectError `invalid_argument` */
-export function parseJson(text: string): unknown {
+/** @throws ConnectError `resource_exhausted`, `invalid_argument` */
+export function parseJson(json: Buffer): unknown {
+  if (hasMoreValues(json, E2B_LIMITS.messageValuesMax)) {
+    throw new ConnectError('resource_exhausted', `a message has at most ${E2B_LIMITS.messageValuesMax} JSON values`);
+  }
   try {
-    return JSON.parse(text === '' ? '{}' : text) as unknown;
+    return JSON.parse(json.length === 0 ? '{}' : json.toString()) as unknown;
   } catch (cause) {
     throw new ConnectError('invalid_argument', 'the message is not valid JSON', { cause });
   }
@@ -149,13 +153,22 @@ export function checked<T>(schema: z.ZodType<T>, message: unknown): T {
   throw new ConnectError('invalid_argument', where);
 }
 
-/** proto3's JSON has names in either form. Values of maps keep their keys. */
-function camelCased(message: unknown): unknown {
+/**
+ * proto3's JSON has names in either form. Values of maps keep their keys.
+ * @param counted fields of the whole message, which bound its depth, too
+ * @throws ConnectError `invalid_argument`
+ */
+function camelCased(message: unknown, counted = { fields: 0 }): unknown {
   if (typeof message !== 'object' || message === null || Array.isArray(message)) return message;
+  const names = Object.keys(message);
+  counted.fields += names.length;
+  if (counted.fields > E2B_LIMITS.messageFieldsMax) {
+    throw new ConnectError('invalid_argument', `a message has at most ${E2B_LIMITS.messageFieldsMax} fields`);
+  }
   return Object.fromEntries(
     Object.entries(message).map(([key, value]) => [
       key.replace(/_([a-z])/g, (_whole, letter: string) => letter.toUpperCase()),
-      MAPS.has(key) ? value : camelCased(value),
+      MAPS.has(key) ? value : camelCased(value, counted),
     ]),
   );
 }

@@ -121,7 +121,11 @@ export class Envd {
     if (!equalInConstantTime(signed.signature, fileSignature(signed, token))) {
       throw new E2bError(401, 'invalid signature');
     }
-    if (signed.expiration !== null && Number(signed.expiration) * 1000 < clock.wall()) {
+    if (signed.expiration === null) return;
+    if (!/^\d{1,12}$/.test(signed.expiration)) {
+      throw new E2bError(400, 'signature_expiration: expected a whole number of seconds since 1970');
+    }
+    if (Number(signed.expiration) * 1000 < clock.wall()) {
       throw new E2bError(401, 'signature is already expired');
     }
   }

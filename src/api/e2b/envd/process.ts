@@ -4,6 +4,8 @@ import type { Clock } from '../../../base/clock.ts';
 import { describeError } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import type { Guest, Process, RunOptions } from '../../../machine/guest/guest.ts';
+import { REQUEST_LIMITS } from '../../../sandbox/contract/limits.ts';
+import { list, record } from '../../../sandbox/contract/schema/values.ts';
 import { isGuestError } from '../../rest/errors.ts';
 import { marksOf } from '../kept.ts';
 import { E2B_LIMITS } from '../limits.ts';
@@ -19,8 +21,8 @@ type Selector = z.infer<typeof selector>;
 const startRequest = z.object({
   process: z.object({
     cmd: z.string().min(1),
-    args: z.array(z.string()).default([]),
-    envs: z.record(z.string(), z.string()).default({}),
+    args: list(z.string(), E2B_LIMITS.argumentsMax).default([]),
+    envs: record(z.string(), z.string(), REQUEST_LIMITS.programVariablesMax).default({}),
     cwd: z.string().optional(),
   }),
   pty: z.object({ size }).optional(),

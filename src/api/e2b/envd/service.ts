@@ -34,7 +34,7 @@ export async function answerRpc(rpc: Rpc, call: Call, { clock, log }: Pick<E2bPa
   if (rpc.kind === 'unary') {
     try {
       const message = await collect(withIdleLimit(request, clock), E2B_LIMITS.messageBytesMax, tooLarge);
-      const answer = await rpc.run(call, parseJson(message.toString()));
+      const answer = await rpc.run(call, parseJson(message));
       sendJson(200, answer);
     } catch (error) {
       const failure = failureOf(error);

@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { z } from 'zod';
 import type { Clock } from '../../../base/clock.ts';
+import { list } from '../../../sandbox/contract/schema/values.ts';
 import type { App } from '../../rest/route.ts';
 import { E2bError } from '../errors.ts';
 import { integerText } from '../integer-text.ts';
@@ -25,7 +26,7 @@ const query = z.object({
   offset: integerText(0, Number.MAX_SAFE_INTEGER).default(0),
   limit: integerText(1, EVENT_LIMITS.pageMax).default(EVENT_LIMITS.pageDefault),
   orderAsc: z.enum(['true', 'false']).default('false'),
-  types: z.union([eventType, z.array(eventType).max(EVENT_LIMITS.pageMax)]).optional(),
+  types: z.union([eventType, list(eventType, EVENT_LIMITS.pageMax)]).optional(),
 });
 const sandboxParams = z.object({ sandboxID: z.string().max(E2B_LIMITS.idCharactersMax) });
 const webhookParams = z.object({ webhookID: z.string().max(E2B_LIMITS.idCharactersMax) });

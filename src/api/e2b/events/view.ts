@@ -1,5 +1,6 @@
 /** Events and webhooks as E2B's clients see them. */
 import { z } from 'zod';
+import { list } from '../../../sandbox/contract/schema/values.ts';
 import { EVENT_TYPES, type StoredEvent, type Webhook } from './journal.ts';
 import { EVENT_LIMITS } from './limits.ts';
 
@@ -59,7 +60,7 @@ const fields = {
     .max(EVENT_LIMITS.urlCharactersMax)
     .refine((text) => /^https?:\/\//i.test(text) && URL.canParse(text), 'not an http or https URL'),
   enabled: z.boolean(),
-  events: z.array(eventType).min(1).max(EVENT_TYPES.length),
+  events: list(eventType, EVENT_TYPES.length).min(1),
   signatureSecret: z.string().min(1).max(EVENT_LIMITS.secretCharactersMax),
 };
 export const newWebhook = z.object({ ...fields, enabled: fields.enabled.default(true) });

@@ -1,12 +1,13 @@
 /** Requests and answers about templates, as E2B's clients send and expect them. */
 import { z } from 'zod';
 import { RANGES } from '../../../sandbox/contract/limits.ts';
+import { list } from '../../../sandbox/contract/schema/values.ts';
 import { integerText } from '../integer-text.ts';
 import { E2B_LIMITS } from '../limits.ts';
 
 const NAME_CHARACTERS_MAX = 256;
 const name = z.string().min(1).max(NAME_CHARACTERS_MAX);
-const tags = z.array(z.string().max(NAME_CHARACTERS_MAX)).max(E2B_LIMITS.tagsMax);
+const tags = list(z.string().max(NAME_CHARACTERS_MAX), E2B_LIMITS.tagsMax);
 const within = ({ min, max }: { readonly min: number; readonly max: number }) => z.number().int().min(min).max(max);
 
 export const newTemplateBody = z.object({
@@ -23,7 +24,7 @@ export type NewTemplateBody = z.infer<typeof newTemplateBody>;
 const text = z.string().max(E2B_LIMITS.stepCharactersMax);
 const step = z.object({
   type: z.string().max(32),
-  args: z.array(text).max(1000).nullish(),
+  args: list(text, 1000).nullish(),
   filesHash: z.string().max(128).nullish(),
   force: z.boolean().nullish(),
 });
@@ -34,7 +35,7 @@ export const buildBody = z.object({
   fromTemplate: name.nullish(),
   fromImageRegistry: z.object({ type: z.string() }).nullish(),
   force: z.boolean().nullish(),
-  steps: z.array(step).max(E2B_LIMITS.stepsMax).nullish(),
+  steps: list(step, E2B_LIMITS.stepsMax).nullish(),
   startCmd: text.nullish(),
   readyCmd: text.nullish(),
 });

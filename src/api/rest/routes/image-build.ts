@@ -5,8 +5,8 @@ import { collect } from '../../../base/collect.ts';
 import type { BuildEvent } from '../../../sandbox/contract/contents.ts';
 import { BUILD_LIMITS } from '../../../sandbox/contract/limits.ts';
 import { imageBuild } from '../../../sandbox/contract/schema/contents.ts';
-import { parse } from '../../../sandbox/contract/schema/parse.ts';
-import { discardRest, withIdleLimit } from '../body.ts';
+import { parseJson } from '../../../sandbox/contract/schema/parse.ts';
+import { discardRest, parseBody, withIdleLimit } from '../body.ts';
 import { ApiError } from '../errors.ts';
 import { type App, eventStream, failures } from '../route.ts';
 import type { SentBuildEvent } from '../schema/contents.ts';
@@ -37,7 +37,7 @@ export function addImageBuildRoute(app: App, parts: ContentsParts): void {
       const { body } = request;
       const chunks = withIdleLimit(body instanceof Readable ? body : Readable.from([]), parts.clock);
       const { line, rest } = await firstLine(chunks);
-      const build = parse(imageBuild, line);
+      const build = parseJson(imageBuild, line);
       const files = build.context.kind === 'sent' ? rest : null;
       await streamWork(request, reply, parts, build.name ?? null, (work, send) => {
         const onEvent = (event: BuildEvent): void => send('build', sentEvent(event), event.kind === 'output');
@@ -71,11 +71,7 @@ async function firstLine(
     if (rest.length > 0) yield rest;
     yield* chunks;
   }
-  try {
-    return { line: JSON.parse(bytes.toString()), rest: all() };
-  } catch (error) {
-    throw new ApiError('request_invalid', 'the first line of the body is not valid JSON', { cause: error });
-  }
+  return { line: parseBody(bytes, 'the first line of the body'), rest: all() };
 }
 
 function sentEvent(event: BuildEvent): SentBuildEvent {

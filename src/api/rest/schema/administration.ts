@@ -1,7 +1,7 @@
 /** Keys, tenants, settings and audit logs: requests and answers. */
 import { z } from 'zod';
 import { windowedBudget } from '../../../sandbox/contract/schema/models.ts';
-import { count, text, wallMs } from '../../../sandbox/contract/schema/values.ts';
+import { count, list, text, wallMs } from '../../../sandbox/contract/schema/values.ts';
 import type { AuditedRequest, AuditVerification } from '../../tenants/audit-listing.ts';
 import { auditRecord, type ChainReport } from '../../tenants/audit-record.ts';
 import type { CreatedKey, KeyInfo } from '../../tenants/keys.ts';
@@ -58,7 +58,7 @@ export const tenantList = z.object({ tenants: z.array(tenantInfo) }).meta({ id: 
 export const tenantChange: z.ZodType<TenantChange> = z
   .strictObject({
     ...quotas,
-    allowHosted: z.array(text(256)).max(256).readonly().describe('Replaces the list; `all`: every model.'),
+    allowHosted: list(text(256), 256).readonly().describe('Replaces the list; `all`: every model.'),
     modelBudget: windowedBudget.nullable().describe('Null: unlimited.'),
   } satisfies Record<keyof TenantChange, z.ZodType>)
   .partial()

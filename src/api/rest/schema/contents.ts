@@ -3,7 +3,7 @@ import { z } from 'zod';
 import type { ProgressEvent } from '../../../base/progress.ts';
 import { REQUEST_LIMITS } from '../../../sandbox/contract/limits.ts';
 import { imageRecord, listedTemplate, pulledModel } from '../../../sandbox/contract/schema/contents.ts';
-import { count, ms, templateName, text } from '../../../sandbox/contract/schema/values.ts';
+import { count, list, ms, templateName, text } from '../../../sandbox/contract/schema/values.ts';
 
 const NAMES_MAX = 64;
 const reference = text(REQUEST_LIMITS.imageCharactersMax).min(1);
@@ -13,7 +13,7 @@ const NAMES = 'Repeatable. If one is unknown, none is removed.';
 export const namesQuery = (what: string) =>
   z.strictObject({
     name: z
-      .preprocess((given) => (typeof given === 'string' ? [given] : given), z.array(reference).min(1).max(NAMES_MAX))
+      .preprocess((given) => (typeof given === 'string' ? [given] : given), list(reference, NAMES_MAX).min(1))
       .describe(`${what} ${NAMES}`),
   });
 export const imageQuery = z.strictObject({

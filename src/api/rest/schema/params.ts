@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import type { Range } from '../../../sandbox/contract/limits.ts';
 import { status } from '../../../sandbox/contract/schema/sandbox.ts';
-import { sandboxId, snapshotReference, text, whole } from '../../../sandbox/contract/schema/values.ts';
+import { list, sandboxId, snapshotReference, text, whole } from '../../../sandbox/contract/schema/values.ts';
 
 /** Parameters are text: a whole number in decimal digits. */
 export const wholeText = (range: Range) =>
@@ -27,7 +27,7 @@ export const snapshotParams = z.strictObject({ snapshot: snapshotReference });
 
 /** A parameter that is given several times is a list; once, it is text. */
 const listOf = <Item extends z.ZodType>(item: Item, max: number, split: RegExp) =>
-  z.preprocess((given) => (typeof given === 'string' ? given.split(split) : given), z.array(item).max(max));
+  z.preprocess((given) => (typeof given === 'string' ? given.split(split) : given), list(item, max));
 
 /** Never splits. */
 const WHOLE = /(?!)/;

@@ -2,9 +2,9 @@
 import { z } from 'zod';
 import type { ResumeOptions, SnapshotOptions } from '../../../sandbox/contract/control.ts';
 import { RANGES } from '../../../sandbox/contract/limits.ts';
-import { environment, poolMembers } from '../../../sandbox/contract/schema/request.ts';
+import { poolMembers, programEnvironment } from '../../../sandbox/contract/schema/request.ts';
 import { pausedTo } from '../../../sandbox/contract/schema/sandbox.ts';
-import { snapshotName, text, whole } from '../../../sandbox/contract/schema/values.ts';
+import { list, snapshotName, text, whole } from '../../../sandbox/contract/schema/values.ts';
 
 export const pauseRequest = z
   .strictObject({
@@ -41,8 +41,9 @@ export const poolRequest = z
   })
   .meta({ id: 'PoolRequest' });
 
+const ARGUMENTS_MAX = 65_536;
 const runFields = {
-  env: environment.optional().describe("Added to the sandbox's environment."),
+  env: programEnvironment.optional().describe("Added to the sandbox's environment."),
   cwd: text(4096).min(1).optional().describe("Default: the user's home."),
   user: text(256).min(1).optional().describe('Default `user`; `root` is allowed.'),
   stdin: z.string().optional().describe('Standard input. Default: empty.'),
@@ -51,14 +52,14 @@ const runFields = {
 };
 const execProgram = z
   .strictObject({
-    argv: z.array(z.string()).min(1).max(65_536).describe('Program and arguments; no shell.'),
+    argv: list(z.string(), ARGUMENTS_MAX).min(1).describe('Program and arguments; no shell.'),
     ...runFields,
   })
   .meta({ id: 'ExecProgram', examples: [{ argv: ['ls', '-l'] }] });
 const execScript = z
   .strictObject({
     code: z.string().describe('A Python script; runs in a fork of the warmed interpreter.'),
-    args: z.array(z.string()).max(65_536).optional().describe('Arguments of the script.'),
+    args: list(z.string(), ARGUMENTS_MAX).optional().describe('Arguments of the script.'),
     ...runFields,
   })
   .meta({ id: 'ExecScript', examples: [{ code: 'print(6 * 7)' }] });

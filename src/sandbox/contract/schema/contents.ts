@@ -4,7 +4,7 @@ import { BUILD_LIMITS, RANGES, REQUEST_LIMITS } from '../limits.ts';
 import type { TemplateSpec } from '../spec.ts';
 import { networkOptions } from './network.ts';
 import { ofImage } from './sandbox.ts';
-import { count, ms, type ReadOnly, readOnly, text, wallMs, whole } from './values.ts';
+import { count, ms, type ReadOnly, readOnly, record, text, wallMs, whole } from './values.ts';
 
 const imageLayer = z
   .object({
@@ -87,16 +87,15 @@ export const imageBuild = readOnly(
         ])
         .describe('Where COPY takes files from.'),
       name: text(REQUEST_LIMITS.imageCharactersMax).min(1).exactOptional().describe('Default: none, only a digest.'),
-      args: z
-        .record(z.string().regex(BUILD_LIMITS.argName), text(BUILD_LIMITS.argCharactersMax))
+      args: record(z.string().regex(BUILD_LIMITS.argName), text(BUILD_LIMITS.argCharactersMax), BUILD_LIMITS.argsMax)
         .exactOptional()
         .describe('Values of ARG.'),
       target: text(256).min(1).exactOptional().describe('Stage to build. Default: the last.'),
-      secrets: z
-        .record(z.string().regex(BUILD_LIMITS.secretId), z.base64().max(BUILD_LIMITS.secretCharactersMax))
-        .refine((secrets) => Object.keys(secrets).length <= BUILD_LIMITS.secretsMax, {
-          error: `expected at most ${BUILD_LIMITS.secretsMax}`,
-        })
+      secrets: record(
+        z.string().regex(BUILD_LIMITS.secretId),
+        z.base64().max(BUILD_LIMITS.secretCharactersMax),
+        BUILD_LIMITS.secretsMax,
+      )
         .exactOptional()
         .describe('Files of `RUN --mount=type=secret`, in base 64, by id. They are in no layer, log or record.'),
       noCache: z.boolean().exactOptional().describe('True: every step runs again. Default false.'),

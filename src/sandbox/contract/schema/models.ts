@@ -8,7 +8,7 @@ import {
 } from '../../../base/request/model-limits.ts';
 import { FIELD_PATH, FIELD_PATH_CHARACTERS_MAX } from '../../../base/text/field-path.ts';
 import { RANGES, REQUEST_LIMITS } from '../limits.ts';
-import { CONTENT, count, list, notA, type ReadOnly, text, whole } from './values.ts';
+import { CONTENT, count, list, notA, type ReadOnly, record, text, whole } from './values.ts';
 
 const modelPriority = z.enum(MODEL_PRIORITIES).meta({ id: 'ModelPriority' });
 export const modelBudget = z
@@ -61,7 +61,7 @@ export const modelOptions = z
   .strictObject({
     defaultModel: modelName.nullable().exactOptional(),
     allow: list(modelName, REQUEST_LIMITS.modelsMax).nullable().exactOptional(),
-    aliases: z.record(modelName, modelName).exactOptional(),
+    aliases: record(modelName, modelName, REQUEST_LIMITS.modelsMax).exactOptional(),
     allowHosted: list(modelName, REQUEST_LIMITS.modelsMax)
       .exactOptional()
       .describe(

@@ -8,7 +8,12 @@ import type { ReadOnly } from './values.ts';
  * @throws SandboxError `spec_invalid`, which names the field and never has a value of a secret
  */
 export function parse<T>(schema: z.ZodType<T>, value: unknown, field = ''): ReadOnly<T> {
-  const result = schema.safeParse(withoutUndefined(value));
+  return parseJson(schema, withoutUndefined(value), field);
+}
+
+/** The same for a value that was JSON, which has no field that is `undefined`: it isn't copied before it is checked. */
+export function parseJson<T>(schema: z.ZodType<T>, value: unknown, field = ''): ReadOnly<T> {
+  const result = schema.safeParse(value);
   if (result.success) return result.data as ReadOnly<T>;
   const [issue] = result.error.issues;
   // zod reports at least one.

@@ -15,6 +15,7 @@ import {
   metadata,
   notA,
   type ReadOnly,
+  record,
   snapshotReference,
   templateName,
   text,
@@ -46,9 +47,15 @@ export const diskLimits = z
   } satisfies Record<keyof DiskLimits, z.ZodType>)
   .meta({ id: 'DiskLimits', description: 'Limits for both disks together; with Firecracker, for each disk.' });
 
-export const environment = z
-  .record(text(256), text(REQUEST_LIMITS.envBytesMax))
-  .meta({ id: 'Environment', description: 'Environment variables.' });
+const variables = (most: number) => record(text(256), text(REQUEST_LIMITS.envBytesMax), most);
+const environment = variables(REQUEST_LIMITS.envVariablesMax).meta({
+  id: 'Environment',
+  description: 'Environment variables.',
+});
+export const programEnvironment = variables(REQUEST_LIMITS.programVariablesMax).meta({
+  id: 'ProgramEnvironment',
+  description: 'Environment variables of one program.',
+});
 
 const MODULE_NAME = /^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$/;
 const memoryMib = whole(RANGES.memoryMib);

@@ -48,8 +48,75 @@ const outside =
   ({ input }: { readonly input?: unknown }): string =>
     `expected ${what} from ${min} to ${max}${typeof input === 'number' ? `, not ${input}` : ''}`;
 
-export const list = <T extends z.ZodType>(item: T, most: number) =>
-  z.array(item).max(most, { error: `expected at most ${most}` });
+interface Bounded {
+  readonly most: number;
+}
+
+/**
+ * Refuses too many items before it looks at one, as zod does, and stops at the first wrong one. zod would describe each
+ * of a million wrong items, and the process would do nothing else.
+ */
+const BoundedArray = z.core.$constructor<z.ZodArray, z.core.$ZodArrayDef & Bounded>('BoundedArray', (inst, def) => {
+  z.ZodArray.init(inst, def);
+  const { parse } = inst._zod;
+  inst._zod.parse = (payload, context) => {
+    const { value } = payload;
+    if (!Array.isArray(value) || value.length > def.most) return parse(payload, context);
+    const items: unknown[] = [];
+    payload.value = items;
+    for (const [index, item] of value.entries()) {
+      // No schema of a request is asynchronous.
+      const checked = def.element._zod.run({ value: item, issues: [] }, context) as z.core.ParsePayload;
+      items.push(checked.value);
+      payload.issues.push(...z.core.util.prefixIssues(index, checked.issues));
+      if (payload.issues.length > 0) break;
+    }
+    return payload;
+  };
+});
+
+/** The same for pairs, of which zod knows no maximum. Answers are not counted. */
+const BoundedRecord = z.core.$constructor<z.ZodRecord, z.core.$ZodRecordDef & Bounded>('BoundedRecord', (inst, def) => {
+  z.ZodRecord.init(inst, def);
+  const { parse, processJSONSchema } = inst._zod;
+  inst._zod.processJSONSchema = (context, json, params) => {
+    processJSONSchema?.(context, json, params);
+    json.maxProperties = def.most;
+  };
+  inst._zod.parse = (payload, context) => {
+    const { value } = payload;
+    if (!z.core.util.isPlainObject(value) || context.direction === 'backward') return parse(payload, context);
+    const keys = Object.keys(value);
+    if (keys.length > def.most) {
+      const message = `expected at most ${def.most} pairs`;
+      payload.issues.push({ code: 'custom', message, input: value, inst, continue: false });
+      return payload;
+    }
+    const pairs = {};
+    payload.value = pairs;
+    for (const key of keys) {
+      const checked = parse({ value: { [key]: value[key] }, issues: [] }, context) as z.core.ParsePayload<object>;
+      Object.assign(pairs, checked.value);
+      payload.issues.push(...checked.issues);
+      if (payload.issues.length > 0) break;
+    }
+    return payload;
+  };
+});
+
+export function list<T extends z.ZodType>(item: T, most: number): z.ZodArray<T> {
+  const made: unknown = new BoundedArray({ type: 'array', element: item, most });
+  return (made as z.ZodArray<T>).max(most, { error: `expected at most ${most}` });
+}
+
+export function record<Key extends z.ZodType<string, string>, Value extends z.ZodType>(
+  key: Key,
+  value: Value,
+  most: number,
+): z.ZodRecord<Key, Value> {
+  const made: unknown = new BoundedRecord({ type: 'record', keyType: key, valueType: value, most });
+  return made as z.ZodRecord<Key, Value>;
+}
 
 /** An error that shows the text: `"TEXT" is not …`. Not for secrets. */
 export const notA =
@@ -65,16 +132,11 @@ export const snapshotReference = z
   .describe('Id or name of a snapshot; for the operator, a tenant’s is `TENANT/NAME`.');
 export const templateName = z.string().regex(TEMPLATE_NAME, nameError).describe('Name of a template.');
 
-export const metadata = z
-  .record(text(REQUEST_LIMITS.metadataKeyCharactersMax).min(1), text(REQUEST_LIMITS.metadataValueCharactersMax))
-  .refine((pairs) => Object.keys(pairs).length <= REQUEST_LIMITS.metadataPairsMax, {
-    error: `expected at most ${REQUEST_LIMITS.metadataPairsMax} pairs`,
-  })
-  .meta({
-    id: 'Metadata',
-    description: 'Labels of the owner’s choice; the list can be filtered by them.',
-    maxProperties: REQUEST_LIMITS.metadataPairsMax,
-  });
+export const metadata = record(
+  text(REQUEST_LIMITS.metadataKeyCharactersMax).min(1),
+  text(REQUEST_LIMITS.metadataValueCharactersMax),
+  REQUEST_LIMITS.metadataPairsMax,
+).meta({ id: 'Metadata', description: 'Labels of the owner’s choice; the list can be filtered by them.' });
 
 export const count = z.number().int().nonnegative();
 export const ms = z.number();
