@@ -8,20 +8,26 @@ import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { connectDaemon } from '../../src/api/client/client.ts';
 import { API_LIMITS } from '../../src/api/rest/limits.ts';
 import { KeyStore } from '../../src/api/tenants/keys.ts';
+import { TenantStore } from '../../src/api/tenants/settings.ts';
 import { Tenancy } from '../../src/api/tenants/tenancy.ts';
 import { systemClock } from '../../src/base/clock.ts';
+import { privateRules } from '../../src/host/runtime/network.ts';
+import type { CreateRequest } from '../../src/sandbox/contract/control.ts';
 import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
 
 let home: string;
 let world: E2bWorld;
 let keys: KeyStore;
+let settings: TenantStore;
 let first: string;
 let second: string;
 
 beforeAll(async () => {
   home = await mkdtemp(join(tmpdir(), 'nv-tenants-'));
   keys = new KeyStore(home, systemClock);
-  world = await openE2bWorld({ home }, (control, apiKey) => new Tenancy({ control, keys, apiKey }));
+  settings = new TenantStore(home);
+  const ceilings = { ceilingOf: (tenant: string) => settings.get(tenant), privateRules };
+  world = await openE2bWorld({ home }, (control, apiKey) => new Tenancy({ control, keys, apiKey, ...ceilings }));
   first = keys.create('first', null).key;
   second = keys.create('second', null).key;
 });
@@ -201,4 +207,65 @@ describe('REST', () => {
   });
 
   it('logs no error', () => expect(world.errors).toEqual([]));
+});
+
+describe('what a tenant may ask for', () => {
+  const ask = async (key: string, method: string, path: string, body: object) => {
+    const headers = { 'content-type': 'application/json' };
+    const answer = await rest(key, path, { method, headers, body: JSON.stringify(body) });
+    const text = await answer.text();
+    return { status: answer.status, text, json: text === '' ? {} : (JSON.parse(text) as Record<string, unknown>) };
+  };
+  const restNetwork = { network: { mode: 'allowlist', allow: ['10.0.0.0/8', '192.168.0.0/16'] } };
+  const e2bLists = { allowOut: ['10.0.0.0/8'], denyOut: ['0.0.0.0/0'] };
+  const e2bBody = { templateID: 'agent', network: e2bLists };
+
+  it('REST: no private network, field of a model or better priority that the operator has not allowed', async () => {
+    const allowFields = ['messages.content', 'file_ids', 'store', 'provider', 'priority'];
+    const bodies = [restNetwork, { models: { allowFields } }, { models: { priority: 'interactive' } }];
+    for (const body of bodies) {
+      const refused = await ask(first, 'POST', '/v1/sandboxes', body);
+      expect(refused).toMatchObject({ status: 403, json: { error: { code: 'forbidden' } } });
+      expect(refused.text).toContain('neurovisor tenant set first --');
+    }
+    expect(await idsOf(world.apiKey)).toEqual([]);
+    const { id } = (await ask(first, 'POST', '/v1/sandboxes', {})).json as { id: string };
+    expect((await ask(first, 'PATCH', `/v1/sandboxes/${id}`, restNetwork)).status).toBe(403);
+    expect((await world.control.get(id)).network).toBeNull();
+    settings.set('first', { allowNet: ['10.0.0.0/8', '192.168.0.0/16'], allowFields, priority: 'interactive' });
+    expect((await ask(first, 'PATCH', `/v1/sandboxes/${id}`, restNetwork)).status).toBe(200);
+    for (const body of bodies) {
+      expect((await ask(first, 'POST', '/v1/sandboxes', body)).status).toBe(201);
+      expect((await ask(second, 'POST', '/v1/sandboxes', body)).status).toBe(403);
+    }
+    settings.set('first', { allowNet: [], allowFields: [], priority: 'normal' });
+    expect((await ask(first, 'POST', `/v1/sandboxes/${id}/fork`, {})).status).toBe(403);
+    for (const one of await idsOf(world.apiKey)) await world.control.remove(one);
+  });
+
+  it('E2B: no private network, at creation and later; the operator’s key may', async () => {
+    const refused = await ask(first, 'POST', '/sandboxes', e2bBody);
+    expect(refused).toMatchObject({ status: 403, json: { code: 403 } });
+    expect(refused.text).toContain('network.allow: 10.0.0.0/8: not for this key');
+    const made = await Sandbox.create('agent', as(first));
+    expect((await ask(first, 'PUT', `/sandboxes/${made.sandboxId}/network`, e2bLists)).status).toBe(403);
+    expect((await world.control.get(made.sandboxId)).network).toMatchObject({ mode: 'open', allow: [] });
+    const internet = { allowOut: ['example.com', '8.8.8.8'], denyOut: ['0.0.0.0/0'] };
+    expect((await ask(first, 'PUT', `/sandboxes/${made.sandboxId}/network`, internet)).status).toBe(204);
+    expect((await ask(world.apiKey, 'POST', '/sandboxes', e2bBody)).status).toBe(201);
+    settings.set('first', { allowNet: ['10.0.0.0/8'] });
+    expect((await ask(first, 'PUT', `/sandboxes/${made.sandboxId}/network`, e2bLists)).status).toBe(204);
+    expect((await ask(first, 'POST', '/sandboxes', e2bBody)).status).toBe(201);
+    settings.set('first', { allowNet: [] });
+    for (const one of await idsOf(world.apiKey)) await world.control.remove(one);
+  });
+
+  it('a sandbox from a snapshot has only what its own request asks for', async () => {
+    const operators = await world.control.create({ ...restNetwork, annotations: { tenant: 'first' } } as CreateRequest);
+    const snapshot = await world.control.snapshot(operators.id, {});
+    expect((await ask(first, 'POST', '/v1/sandboxes', { snapshot: snapshot.id, ...restNetwork })).status).toBe(403);
+    const made = await ask(first, 'POST', '/v1/sandboxes', { snapshot: snapshot.id });
+    expect(made).toMatchObject({ status: 201, json: { origin: 'snapshot', network: null } });
+    for (const one of await idsOf(world.apiKey)) await world.control.remove(one);
+  });
 });

@@ -3,8 +3,12 @@ export const TENANT_LIMITS = {
   /** Key files in a home, including revoked ones: the daemon reads all of them when it starts. */
   keysMax: 4096,
   keyLabelCharactersMax: 64,
-  /** A file of a key or tenant has about 300 bytes; a larger one is not ours. */
-  fileBytesMax: 4096,
+  /** Longer than the longest lists of a tenant; a larger file is not ours. */
+  fileBytesMax: 512 * 1024,
+  /** Names in `allowHosted`. */
+  hostedMax: 256,
+  /** Blocks in `allowNet`. */
+  netsMax: 64,
   /** Time between two writes of a file that follows counts. */
   savedMs: 1000,
   budgetSeriesMax: 100,

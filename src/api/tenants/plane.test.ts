@@ -2,6 +2,7 @@ import { expect, it } from 'vitest';
 import { FakeControlPlane } from '../../../test/support/fake-control-plane.ts';
 import type { ControlPlane, SnapshotOptions } from '../../sandbox/contract/control.ts';
 import { tenantPlane } from './plane.ts';
+import { LOWEST_CEILING } from './settings.ts';
 
 const signal = AbortSignal.abort();
 
@@ -157,16 +158,16 @@ it('snapshot: a name from before names were per tenant still works', async () =>
 it('hosted models: allows only those of the tenant, and none by default', async () => {
   await using control = new FakeControlPlane();
   const create = async (hosted: readonly string[], wanted: readonly string[]): Promise<string> => {
-    const plane = tenantPlane(control, 'acme', { hostedOf: () => hosted });
+    const plane = tenantPlane(control, 'acme', { ceilingOf: () => ({ ...LOWEST_CEILING, allowHosted: hosted }) });
     return await plane.create({ models: { allowHosted: [...wanted] } }).then(
       ({ models }) => models.allowHosted.join(' '),
       (error: Error) => `${Reflect.get(error, 'code')} ${error.message}`,
     );
   };
   expect(await create([], [])).toBe('');
-  expect(await create([], ['gpt'])).toBe('forbidden hosted models: gpt: not for this key');
+  expect(await create([], ['gpt'])).toBe('forbidden models.allowHosted: gpt: not for this key');
   expect(await create(['gpt'], ['gpt'])).toBe('gpt');
-  expect(await create(['gpt'], ['gpt', 'all'])).toMatch(/^forbidden hosted models: all:/);
+  expect(await create(['gpt'], ['gpt', 'all'])).toMatch(/^forbidden models.allowHosted: all:/);
   expect(await create(['all'], ['gpt', 'all'])).toBe('gpt all');
   const refused = tenantPlane(control, 'acme').create({ models: { allowHosted: ['gpt'] } });
   await expect(refused).rejects.toMatchObject({ code: 'forbidden' });

@@ -9,7 +9,6 @@
  * sandbox never changes, so a check before a call holds during the call.
  */
 import { errorCode } from '../../base/errors.ts';
-import { EVERY_HOSTED } from '../../base/request/model-limits.ts';
 import type {
   ControlPlane,
   GuestAccess,
@@ -21,15 +20,19 @@ import type {
   Watch,
 } from '../../sandbox/contract/control.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
+import { type Asker, checkCreate, checkFork, checkUpdate, type PrivateRules } from './ceiling.ts';
 import { nameOnHost, ownerOf, ownName, withOwner } from './owner.ts';
+import { type Ceiling, LOWEST_CEILING } from './settings.ts';
 import type { StorageQuota } from './storage-quota.ts';
 
 /** Quotas of starts are enforced below, where VMs are started. */
 export interface TenantSettings {
   /** Default: unlimited. */
   readonly storage?: StorageQuota | undefined;
-  /** Models that other hosts may serve for the tenant. Default: none. */
-  readonly hostedOf?: ((tenant: string) => readonly string[]) | undefined;
+  /** What the operator allows the tenant to ask for. Default: the least. */
+  readonly ceilingOf?: ((tenant: string) => Ceiling) | undefined;
+  /** Default: all rules count as private, so that none passes unjudged. */
+  readonly privateRules?: PrivateRules | undefined;
 }
 
 export function tenantPlane(control: ControlPlane, tenant: string, settings: TenantSettings = {}): ControlPlane {
@@ -46,11 +49,11 @@ export function tenantPlane(control: ControlPlane, tenant: string, settings: Ten
 function ownSandboxes(control: Sandboxes, own: OwnWorld): Sandboxes {
   return {
     async create(request, signal) {
-      own.requireHosted(request.models?.allowHosted ?? []);
+      const allowed = checkCreate(request, own.asker());
       const { snapshot } = request;
       const source = snapshot === undefined ? {} : { snapshot: (await own.snapshot(snapshot)).id };
       const annotations = withOwner(request.annotations, own.tenant);
-      return await control.create({ ...request, ...source, annotations }, signal);
+      return await control.create({ ...allowed, ...source, annotations }, signal);
     },
 
     list: (filter) => own.list(filter),
@@ -58,6 +61,7 @@ function ownSandboxes(control: Sandboxes, own: OwnWorld): Sandboxes {
 
     async update(id, change) {
       await own.get(id);
+      checkUpdate(change, own.asker());
       const { annotations } = change;
       const kept = annotations && { annotations: withOwner(annotations, own.tenant) };
       return await control.update(id, { ...change, ...kept });
@@ -80,7 +84,7 @@ function ownSandboxes(control: Sandboxes, own: OwnWorld): Sandboxes {
     },
 
     async fork(id, options) {
-      await own.get(id);
+      checkFork(await own.get(id), options, own.asker());
       return await control.fork(id, options);
     },
   };
@@ -146,13 +150,13 @@ function ownGuests(control: GuestAccess, own: OwnWorld): GuestAccess {
 
 function ownWatch(control: Watch, own: OwnWorld): Watch {
   return {
-    /** The tenant's own counts; what waits in the queue may be others'. */
+    /** The tenant's own counts; what waits in the queue may be others'. The model server's address is the operator's. */
     async host() {
       const host = await control.host();
       const sandboxes = await own.list();
       const paused = sandboxes.filter(({ status }) => status === 'paused').length;
       const modelBudgets = host.modelBudgets.filter(({ tenant }) => tenant === own.tenant);
-      return { ...host, sandboxes: sandboxes.length, paused, queued: 0, modelBudgets };
+      return { ...host, upstream: 'model server', sandboxes: sandboxes.length, paused, queued: 0, modelBudgets };
     },
 
     async channelStats(id) {
@@ -232,16 +236,10 @@ class OwnWorld {
     return storage === undefined ? await save() : await storage.save(this.tenant, this, save);
   }
 
-  /** Hosted models cost the operator's money, and get the prompts. */
-  requireHosted(wanted: readonly string[]): void {
-    const allowed = this.#settings.hostedOf?.(this.tenant) ?? [];
-    if (allowed.includes(EVERY_HOSTED)) return;
-    const refused = wanted.filter((name) => !allowed.includes(name));
-    if (refused.length === 0) return;
-    const which = allowed.length === 0 ? 'none' : allowed.join(', ');
-    throw new SandboxError('forbidden', `hosted models: ${refused.join(', ')}: not for this key`, {
-      remedy: `its hosted models: ${which}; the operator sets them by neurovisor tenant set ${this.tenant} --allow-hosted`,
-    });
+  /** As the operator's settings are now. */
+  asker(): Asker {
+    const { ceilingOf, privateRules = (rules) => rules } = this.#settings;
+    return { tenant: this.tenant, ceiling: ceilingOf?.(this.tenant) ?? LOWEST_CEILING, privateRules };
   }
 
   /** An error of the plane below may have another text, which would reveal the difference. */

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { HostStore, NO_QUOTAS, TenantStore } from './settings.ts';
+import { HostStore, LOWEST_CEILING, NO_QUOTAS, TenantStore } from './settings.ts';
 
 let home: string;
 let store: TenantStore;
@@ -40,6 +40,37 @@ it('TenantStore: no hosted models until they are set, which keeps the quotas', (
   expect(new TenantStore(home).get('acme').allowHosted).toEqual([]);
 });
 
+it('TenantStore: the ceiling is the lowest until it is set, and each part stays until it is replaced', () => {
+  const ceiling = {
+    allowHosted: ['m'],
+    allowNet: ['10.1.0.0/16', '10.2.0.1'],
+    allowFields: ['store'],
+    priority: 'batch',
+  };
+  expect(store.get('acme')).toMatchObject(LOWEST_CEILING);
+  for (const [name, value] of Object.entries(ceiling)) store.set('acme', { [name]: value });
+  for (const one of [store, new TenantStore(home)]) expect(one.get('acme')).toMatchObject(ceiling);
+  store.set('acme', { ...LOWEST_CEILING });
+  expect(new TenantStore(home).get('acme')).toMatchObject(LOWEST_CEILING);
+});
+
+it.each([{ allowNet: ['10.0.0.1/8'] }, { allowNet: ['example.com'] }, { allowFields: ['a b'] }])(
+  'TenantStore: refuses %j, and names it',
+  (change) => {
+    const text = Object.values(change).flat().join();
+    expect(() => store.set('acme', change)).toThrow(`"${text}" is not`);
+    expect(store.get('acme')).toMatchObject(LOWEST_CEILING);
+  },
+);
+
+it('TenantStore: the longest lists can be read back', () => {
+  const fields = Array.from({ length: 64 }, (_, n) => `${'f'.repeat(196)}${n}`);
+  const nets = Array.from({ length: 64 }, (_, n) => `192.168.100.${100 + n}`);
+  const hosted = Array.from({ length: 256 }, (_, n) => `${'𝔪'.repeat(252)}${n}`);
+  store.set('acme', { allowFields: fields, allowNet: nets, allowHosted: hosted });
+  expect(new TenantStore(home).get('acme')).toMatchObject({ allowFields: fields, allowNet: nets, allowHosted: hosted });
+});
+
 it('model budgets of tenants and host: a change holds at once and after a restart', () => {
   const budget = { outputTokens: 5, windowMs: 60_000 };
   const host = new HostStore(home);
@@ -50,7 +81,7 @@ it('model budgets of tenants and host: a change holds at once and after a restar
   for (const one of [host, new HostStore(home)]) expect(one.get()).toEqual({ modelBudget: { ...budget, requests: 1 } });
   for (const one of [store, new TenantStore(home)]) {
     expect(one.list()).toEqual([
-      { name: 'acme', quotas: { ...NO_QUOTAS, sandboxes: 3 }, allowHosted: [], modelBudget: budget },
+      { name: 'acme', quotas: { ...NO_QUOTAS, sandboxes: 3 }, ...LOWEST_CEILING, modelBudget: budget },
     ]);
   }
   store.set('acme', { modelBudget: null });
@@ -96,7 +127,7 @@ it('tokens per day of an earlier release stay a limit until a budget is set', ()
   writeFileSync(file, JSON.stringify(old));
   const day = { inputTokens: 5_000, outputTokens: 5_000, windowMs: 86_400_000 };
   const again = new TenantStore(home);
-  expect(again.get('acme')).toEqual({ ...old, quotas: NO_QUOTAS, allowHosted: [], modelBudget: day });
+  expect(again.get('acme')).toEqual({ ...old, quotas: NO_QUOTAS, ...LOWEST_CEILING, modelBudget: day });
   again.set('acme', { sandboxes: 3 });
   expect(again.get('acme').modelBudget).toEqual(day);
   writeFileSync(file, JSON.stringify({ ...old, modelBudget: null }));

@@ -7,11 +7,13 @@
 import { join } from 'node:path';
 import { z } from 'zod';
 import type { WindowedBudget } from '../../base/request/model-limits.ts';
-import { RANGES } from '../../sandbox/contract/limits.ts';
-import { windowedBudget } from '../../sandbox/contract/schema/models.ts';
+import { RANGES, REQUEST_LIMITS } from '../../sandbox/contract/limits.ts';
+import { modelField, modelPriority, windowedBudget } from '../../sandbox/contract/schema/models.ts';
+import { list, notA, text } from '../../sandbox/contract/schema/values.ts';
+import { isBlock } from './blocks.ts';
 import { JsonFiles } from './files.ts';
 import { checkTenantName } from './keys.ts';
-import { TENANT_NAME } from './limits.ts';
+import { TENANT_LIMITS, TENANT_NAME } from './limits.ts';
 
 const DAY_MS = 24 * 3_600_000;
 
@@ -28,13 +30,36 @@ const quotas = z.object({
 /** `null` for unlimited. */
 export type Quotas = z.infer<typeof quotas>;
 
+/** What the operator allows a tenant to ask for beyond its own: see `ceiling.ts`. */
+export const ceilingFields = {
+  allowHosted: list(text(REQUEST_LIMITS.modelNameCharactersMax), TENANT_LIMITS.hostedMax)
+    .readonly()
+    .describe('Models that other hosts may serve for it, by the operator’s keys; `all`: every one.'),
+  allowNet: list(
+    z.string().refine(isBlock, { error: notA('an IPv4 address or block, such as 10.1.0.0/16') }),
+    TENANT_LIMITS.netsMax,
+  )
+    .readonly()
+    .describe('IPv4 blocks inside private ranges that its network rules may open.'),
+  allowFields: list(modelField, REQUEST_LIMITS.allowedFieldsMax)
+    .readonly()
+    .describe('Fields, with all below them, that its `models.allowFields` may name.'),
+  priority: modelPriority.describe('The best that its `models.priority` may be.'),
+};
+const ceiling = z.object(ceilingFields);
+export type Ceiling = z.infer<typeof ceiling>;
+export const LOWEST_CEILING: Ceiling = { allowHosted: [], allowNet: [], allowFields: [], priority: 'normal' };
+
 const tenantFile = z
   .object({
     name: z.string().regex(TENANT_NAME),
     // Earlier releases had one limit for the tokens of prompts and answers together.
     quotas: quotas.extend({ tokensPerDay: amount.default(null) }),
-    /** Models that other hosts may serve for it, by the operator's keys; `all` for every one. */
-    allowHosted: z.array(z.string()).readonly().default([]),
+    // Earlier releases had only hosted models, and before none of these.
+    allowHosted: ceilingFields.allowHosted.default(LOWEST_CEILING.allowHosted),
+    allowNet: ceilingFields.allowNet.default(LOWEST_CEILING.allowNet),
+    allowFields: ceilingFields.allowFields.default(LOWEST_CEILING.allowFields),
+    priority: ceilingFields.priority.default(LOWEST_CEILING.priority),
     /** Limit of its sandboxes' model use together, beside their own budgets. `null` for unlimited. */
     modelBudget: windowedBudget.nullable().optional(),
   })
@@ -53,13 +78,11 @@ function budgetOfDay(tokensPerDay: number | null): WindowedBudget | null {
   return { inputTokens: tokens, outputTokens: tokens, windowMs: DAY_MS };
 }
 
-export type TenantChange = Partial<Quotas> & {
-  readonly allowHosted?: readonly string[];
-  readonly modelBudget?: WindowedBudget | null;
-};
+export type TenantChange = Partial<Quotas> &
+  Partial<Readonly<Ceiling>> & { readonly modelBudget?: WindowedBudget | null };
 
 export const NO_QUOTAS: Quotas = { sandboxes: null, memoryMib: null, startsPerSecond: null, storageBytes: null };
-export const unset = (name: string): TenantInfo => ({ name, quotas: NO_QUOTAS, allowHosted: [], modelBudget: null });
+export const unset = (name: string): TenantInfo => ({ name, quotas: NO_QUOTAS, ...LOWEST_CEILING, modelBudget: null });
 
 const SETTINGS = 'settings';
 const hostFile = z.object({
@@ -114,13 +137,17 @@ export class TenantStore {
   }
 
   /** Changes only the given settings, at once. @throws TenantError `file_failed`, `invalid` */
-  set(name: string, { allowHosted, modelBudget: budget, ...change }: TenantChange): TenantInfo {
+  set(name: string, change: TenantChange): TenantInfo {
     checkTenantName(name);
     const now = this.get(name);
+    const { allowHosted, allowNet, allowFields, priority, modelBudget: budget, ...quotas } = change;
     const changed = {
       name,
-      quotas: { ...now.quotas, ...change },
+      quotas: { ...now.quotas, ...quotas },
       allowHosted: allowHosted ?? now.allowHosted,
+      allowNet: allowNet ?? now.allowNet,
+      allowFields: allowFields ?? now.allowFields,
+      priority: priority ?? now.priority,
       modelBudget: budget === undefined ? now.modelBudget : budget,
     };
     this.#files.write(changed);

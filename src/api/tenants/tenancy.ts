@@ -2,17 +2,12 @@
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import { type Caller, type Callers, operatorOnly } from './callers.ts';
 import type { KeyStore } from './keys.ts';
-import { tenantPlane } from './plane.ts';
-import type { StorageQuota } from './storage-quota.ts';
+import { type TenantSettings, tenantPlane } from './plane.ts';
 
-export interface TenancyParts {
+export interface TenancyParts extends TenantSettings {
   readonly control: ControlPlane;
   readonly keys: Pick<KeyStore, 'identify' | 'onRevoked'>;
   readonly apiKey: string;
-  /** Default: unlimited. */
-  readonly storage?: StorageQuota | undefined;
-  /** Returns the hosted models of a tenant. Default: none. */
-  readonly hostedOf?: ((tenant: string) => readonly string[]) | undefined;
 }
 
 export class Tenancy implements Callers {
@@ -37,9 +32,9 @@ export class Tenancy implements Callers {
   }
 
   planeOf(tenant: string | null): ControlPlane {
-    const { control, storage, hostedOf } = this.#parts;
+    const { control } = this.#parts;
     if (tenant === null) return control;
-    const known = this.#planes.get(tenant) ?? tenantPlane(control, tenant, { storage, hostedOf });
+    const known = this.#planes.get(tenant) ?? tenantPlane(control, tenant, this.#parts);
     this.#planes.set(tenant, known);
     return known;
   }

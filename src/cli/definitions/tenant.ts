@@ -21,6 +21,7 @@ Examples:
   neurovisor tenant set acme --sandboxes 20 --memory 16G --starts 5
   neurovisor tenant set acme --model-budget output=1M,cost=5,per=1d
   neurovisor tenant set acme --storage none
+  neurovisor tenant set acme --allow-net 10.1.0.0/16 --priority interactive
   neurovisor tenant inspect acme
 `,
     );
@@ -40,8 +41,8 @@ Examples:
     .command('set')
     .summary('set quotas of a tenant')
     .description(
-      'Set quotas of a tenant. Quotas that are not named stay, and `none` removes one. A new quota ends no sandbox that ' +
-        'already exceeds it.',
+      'Set quotas of a tenant, and what its sandboxes may ask for. What is not named stays, and `none` removes it. A ' +
+        'change ends no sandbox that already has more.',
     )
     .argument('<name>', 'name of the tenant')
     .option('--sandboxes <n>', 'sandboxes that have not ended, paused ones included')
@@ -54,9 +55,22 @@ Examples:
     .addOption(modelBudgetOption())
     .option(
       '--allow-hosted <name>',
-      'model of models.toml that another host may serve for the tenant, with the key in models.toml; all: every one; ' +
-        'none: no model, as before any was set (repeatable)',
+      'model of models.toml that another host may serve for the tenant; all: every one (repeatable)',
       collect,
+    )
+    .option(
+      '--allow-net <block>',
+      'addresses inside a private range that its network rules may open, for example 10.1.0.0/16 (repeatable)',
+      collect,
+    )
+    .option(
+      '--allow-field <path>',
+      'field that its requests to the model may carry unchecked, for example enable_search (repeatable)',
+      collect,
+    )
+    .option(
+      '--priority <best>',
+      'best place that it may ask for in the queue of a model server: interactive, normal or batch (default: normal)',
     )
     .addOption(output())
     .action((name: string, flags: QuotaFlags & OutputFlags) =>

@@ -31,6 +31,7 @@ import { eventPoster } from '../../egress/webhook.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/contract/control.ts';
 import { VmTemplateBuilds } from '../builds/template-builds.ts';
 import { homeContents } from '../contents/contents.ts';
+import { privateRules } from '../runtime/network.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Upstream } from '../runtime/upstream.ts';
 import { openPlane, type Plane } from './plane.ts';
@@ -248,7 +249,8 @@ function tenancyOf({ tenants, keys }: Accounts, control: Plane['control'], key: 
     keys,
     apiKey: key,
     storage: new StorageQuota(tenants, () => control.pausedBytes()),
-    hostedOf: (tenant) => tenants.get(tenant).allowHosted,
+    ceilingOf: (tenant) => tenants.get(tenant),
+    privateRules,
   });
 }
 

@@ -4,11 +4,12 @@ import type { Config } from '../../base/config.ts';
 import { CodedError, remedyOf } from '../../base/errors.ts';
 import { awaitOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
+import { cidr } from '../../egress/net/addresses/addresses.ts';
 import { NetError } from '../../egress/net/errors.ts';
 import type { HostNetwork, NetworkLease } from '../../egress/net/lease/lease.ts';
 import { LinkError } from '../../egress/net/netlink/errors.ts';
 import { assertLimitable, parsePolicy } from '../../egress/net/policy/egress-rules.ts';
-import type { EgressPolicy } from '../../egress/net/policy/policy.ts';
+import { type EgressPolicy, privateRules as privateRulesOf } from '../../egress/net/policy/policy.ts';
 import { needsAnyDecryption } from '../../egress/net/policy/request-policy.ts';
 import { CertificateAuthority } from '../../egress/net/secret/authority.ts';
 import { machineRoots } from '../../egress/net/secret/roots.ts';
@@ -146,6 +147,14 @@ export function parseEgress({ mode, allow = [], deny = [], limits }: NetworkOpti
     if (!(error instanceof CodedError)) throw error;
     throw new SandboxError('spec_invalid', `sandbox option network: ${error.message}`, { remedy: remedyOf(error) });
   }
+}
+
+/**
+ * Returns the rules to allow that open a private range beyond these blocks.
+ * @throws SandboxError `spec_invalid`, naming the rule
+ */
+export function privateRules(allow: readonly string[], blocks: readonly string[]): readonly string[] {
+  return privateRulesOf(parseEgress({ mode: 'allowlist', allow }), blocks.map(cidr)).map(({ text }) => text);
 }
 
 async function orUnavailable<T>(work: Promise<T>): Promise<T> {

@@ -1,8 +1,8 @@
 /** Converts E2B's network settings to ours. Pure. */
 import { EGRESS_LIMITS } from '../../../base/request/egress-limits.ts';
 import type { NetworkOptions } from '../../../sandbox/contract/network-spec.ts';
+import { type Block, blockText, isWithin, parseBlock, without } from '../../tenants/blocks.ts';
 import { E2bError } from '../errors.ts';
-import { type Block, blockText, isWithin, parseBlock, without } from './blocks.ts';
 import { requestHeadersOf } from './rules.ts';
 import type { NetworkBody } from './schema.ts';
 
@@ -13,7 +13,8 @@ type Lists = Pick<NetworkBody, 'allowOut' | 'denyOut' | 'rules' | 'egressProxy' 
 
 /**
  * In E2B an allowed destination overrides a denied one, so here the allowed ones are removed from the denied. Metadata
- * services and private ranges stay closed, whatever is allowed (R-NET-6).
+ * services stay closed, whatever is allowed (R-NET-6), and so do private ranges to a tenant whose operator has not opened
+ * them (`tenants/ceiling.ts`).
  * @returns `null` for no network card
  * @throws E2bError 400
  */

@@ -1,12 +1,18 @@
 /** Keys, tenants, settings and audit logs: requests and answers. */
 import { z } from 'zod';
 import { windowedBudget } from '../../../sandbox/contract/schema/models.ts';
-import { count, list, text, wallMs } from '../../../sandbox/contract/schema/values.ts';
+import { count, text, wallMs } from '../../../sandbox/contract/schema/values.ts';
 import type { AuditedRequest, AuditVerification } from '../../tenants/audit-listing.ts';
 import { auditRecord, type ChainReport } from '../../tenants/audit-record.ts';
 import type { CreatedKey, KeyInfo } from '../../tenants/keys.ts';
 import { TENANT_LIMITS, TENANT_NAME } from '../../tenants/limits.ts';
-import type { HostSettings, Quotas, TenantChange, TenantInfo } from '../../tenants/settings.ts';
+import {
+  ceilingFields,
+  type HostSettings,
+  type Quotas,
+  type TenantChange,
+  type TenantInfo,
+} from '../../tenants/settings.ts';
 import { flag, wholeText } from './params.ts';
 
 const tenantName = z
@@ -45,12 +51,11 @@ const quotas = {
   startsPerSecond: amount.describe('Starts of VMs.'),
   storageBytes: amount.describe('Disk space of snapshots and pauses.'),
 } satisfies Record<keyof Quotas, z.ZodType>;
-const allowHosted = z.array(z.string()).readonly();
 export const tenantInfo: z.ZodType<TenantInfo> = z
   .object({
     name: tenantName,
     quotas: z.object(quotas).meta({ id: 'Quotas' }),
-    allowHosted: allowHosted.describe('Models that other hosts may serve for it; `all`: every one.'),
+    ...ceilingFields,
     modelBudget: windowedBudget.nullable().describe('Of its sandboxes together; null: unlimited.'),
   })
   .meta({ id: 'Tenant' });
@@ -58,11 +63,14 @@ export const tenantList = z.object({ tenants: z.array(tenantInfo) }).meta({ id: 
 export const tenantChange: z.ZodType<TenantChange> = z
   .strictObject({
     ...quotas,
-    allowHosted: list(text(256), 256).readonly().describe('Replaces the list; `all`: every model.'),
+    ...ceilingFields,
     modelBudget: windowedBudget.nullable().describe('Null: unlimited.'),
   } satisfies Record<keyof TenantChange, z.ZodType>)
   .partial()
-  .meta({ id: 'TenantChange', description: 'What is not named stays.' }) as z.ZodType<TenantChange>;
+  .meta({
+    id: 'TenantChange',
+    description: 'What is not named stays; a list replaces the one before.',
+  }) as z.ZodType<TenantChange>;
 export const tenantParams = z.strictObject({ tenant: tenantName });
 
 export const hostSettings: z.ZodType<HostSettings> = z

@@ -1,8 +1,20 @@
 /** `neurovisor tenant`: the quotas of tenants. */
-import { type Quotas, type TenantChange, type TenantInfo, unset } from '../../../api/tenants/settings.ts';
+import {
+  LOWEST_CEILING,
+  type Quotas,
+  type TenantChange,
+  type TenantInfo,
+  unset,
+} from '../../../api/tenants/settings.ts';
 import { usageOf } from '../../../api/tenants/usage.ts';
 import { systemClock } from '../../../base/clock.ts';
-import { type BudgetUse, budgetStates, type WindowedBudget } from '../../../base/request/model-limits.ts';
+import {
+  type BudgetUse,
+  budgetStates,
+  MODEL_PRIORITIES,
+  type ModelPriority,
+  type WindowedBudget,
+} from '../../../base/request/model-limits.ts';
 import { MIB } from '../../../base/units.ts';
 import type { Cli } from '../../cli.ts';
 import { administer } from '../../daemon/administer.ts';
@@ -20,6 +32,9 @@ export interface QuotaFlags {
   readonly storage?: string;
   readonly modelBudget?: readonly string[];
   readonly allowHosted?: readonly string[];
+  readonly allowNet?: readonly string[];
+  readonly allowField?: readonly string[];
+  readonly priority?: string;
 }
 
 type Use = { readonly [K in keyof Quotas]?: number } & {
@@ -46,7 +61,7 @@ export function tenantTable(list: readonly (TenantInfo & { readonly keys: number
     name,
     `${keys}`,
     ...ROWS.map(({ key, text }) => shown(quotas[key], text)),
-    hosted(allowHosted),
+    words(allowHosted),
     budgetWords(modelBudget),
   ]);
   return table(['tenant', 'keys', ...ROWS.map(({ title }) => title), HOSTED, BUDGET], rows);
@@ -75,20 +90,23 @@ export async function tenantSet(cli: Cli, name: string, flags: QuotaFlags): Prom
 
 /** @throws UsageError */
 export function changeOf(flags: QuotaFlags): TenantChange {
-  const { sandboxes, memory, starts, storage, allowHosted } = flags;
+  const { sandboxes, memory, starts, storage, allowHosted, allowNet, allowField, priority } = flags;
   const modelBudget = parseSharedBudget(flags.modelBudget ?? []);
   return {
     ...(sandboxes !== undefined && { sandboxes: whole('--sandboxes', sandboxes) }),
     ...(memory !== undefined && { memoryMib: size('--memory', memory) }),
     ...(starts !== undefined && { startsPerSecond: number('--starts', starts) }),
     ...(storage !== undefined && { storageBytes: inBytes(size('--storage', storage)) }),
-    ...(allowHosted !== undefined && { allowHosted: hostedOf(allowHosted) }),
+    ...(allowHosted !== undefined && { allowHosted: listOf('--allow-hosted', allowHosted) }),
+    ...(allowNet !== undefined && { allowNet: listOf('--allow-net', allowNet) }),
+    ...(allowField !== undefined && { allowFields: listOf('--allow-field', allowField) }),
+    ...(priority !== undefined && { priority: best(priority) }),
     ...(modelBudget !== undefined && { modelBudget }),
   };
 }
 
 /** @param use null: no daemon runs */
-function quotaTable({ quotas, allowHosted, modelBudget }: TenantInfo, use: Use | null): string {
+function quotaTable({ quotas, modelBudget, ...ceiling }: TenantInfo, use: Use | null): string {
   const rows = ROWS.map(({ key, title, text }) => {
     const used = use?.[key];
     return [title, shown(quotas[key], text), used === undefined ? '-' : text(used)];
@@ -96,7 +114,14 @@ function quotaTable({ quotas, allowHosted, modelBudget }: TenantInfo, use: Use |
   const used = use?.modelBudget ?? null;
   return table(
     ['quota', 'limit', 'used'],
-    [...rows, [HOSTED, hosted(allowHosted), '-'], [BUDGET, budgetWords(modelBudget), budgetUseText(modelBudget, used)]],
+    [
+      ...rows,
+      [BUDGET, budgetWords(modelBudget), budgetUseText(modelBudget, used)],
+      [HOSTED, words(ceiling.allowHosted), '-'],
+      ['model fields', words(ceiling.allowFields), '-'],
+      ['best priority', ceiling.priority, '-'],
+      ['private networks', words(ceiling.allowNet), '-'],
+    ],
   );
 }
 
@@ -108,13 +133,21 @@ function budgetUseText(budget: WindowedBudget | null, used: BudgetUse | null): s
 
 const HOSTED = 'hosted models';
 const BUDGET = 'model budget';
-const hosted = (names: readonly string[]): string => names.join(', ') || NONE;
+const words = (list: readonly string[]): string => list.join(', ') || NONE;
 
 /** @throws UsageError */
-function hostedOf(names: readonly string[]): readonly string[] {
-  if (!names.includes(NONE)) return names;
-  if (names.length === 1) return [];
-  throw new UsageError(`--allow-hosted: ${NONE} and other names`, `use names, or ${NONE} alone`);
+function listOf(option: string, values: readonly string[]): readonly string[] {
+  if (!values.includes(NONE)) return values;
+  if (values.length === 1) return [];
+  throw new UsageError(`${option}: ${NONE} and other values`, `use values, or ${NONE} alone`);
+}
+
+/** @throws UsageError */
+function best(text: string): ModelPriority {
+  const known = MODEL_PRIORITIES.find((one) => one === text);
+  if (known !== undefined) return known;
+  if (text === NONE) return LOWEST_CEILING.priority;
+  throw new UsageError(`--priority: unknown priority "${text}"`, `use ${MODEL_PRIORITIES.join(', ')} or ${NONE}`);
 }
 
 const count = (value: number): string => `${value}`;

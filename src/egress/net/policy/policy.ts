@@ -203,6 +203,14 @@ export function opensPrivate(block: Cidr): boolean {
   return RESERVED.some((range) => cidrCovers(range.block, block));
 }
 
+/** The rules that open a private range beyond these blocks. */
+export function privateRules({ allow }: EgressPolicy, blocks: readonly Cidr[]): readonly EgressRule[] {
+  return allow.filter(
+    (rule) =>
+      rule.kind === 'block' && opensPrivate(rule.block) && !blocks.some((block) => cidrCovers(block, rule.block)),
+  );
+}
+
 function refusedAddress(policy: EgressPolicy, address: IpAddress): EgressDecision | undefined {
   const metadata = metadataOf(address);
   if (metadata !== undefined) return refuseMetadata('the address', metadata.provider);

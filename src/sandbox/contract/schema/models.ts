@@ -10,7 +10,7 @@ import { FIELD_PATH, FIELD_PATH_CHARACTERS_MAX } from '../../../base/text/field-
 import { RANGES, REQUEST_LIMITS } from '../limits.ts';
 import { CONTENT, count, list, notA, type ReadOnly, record, text, whole } from './values.ts';
 
-const modelPriority = z.enum(MODEL_PRIORITIES).meta({ id: 'ModelPriority' });
+export const modelPriority = z.enum(MODEL_PRIORITIES).meta({ id: 'ModelPriority' });
 export const modelBudget = z
   .strictObject({
     inputTokens: whole(RANGES.modelBudget).exactOptional().describe('Tokens of prompts.'),
@@ -52,6 +52,11 @@ const modelName = text(REQUEST_LIMITS.modelNameCharactersMax).refine(
   (name) => name.length > 0 && !/\p{Cc}/u.test(name),
   { error: `a model name has 1 to ${REQUEST_LIMITS.modelNameCharactersMax} printable characters`, params: CONTENT },
 );
+/** A field of requests to models, by its path. */
+export const modelField = z
+  .string()
+  .max(FIELD_PATH_CHARACTERS_MAX)
+  .regex(FIELD_PATH, { error: notA('a field, such as enable_search or messages.content.uuid') });
 /** A budget of a request: beyond the shape, that a window limits something. */
 export const requestedBudget = modelBudget.refine(
   ({ windowMs, tokensPerMinute: _rate, ...limits }) => windowMs === undefined || Object.keys(limits).length > 0,
@@ -67,13 +72,7 @@ export const modelOptions = z
       .describe(
         'Models that may be served outside the host, which then gets the prompts; `all`: every one. Default: none.',
       ),
-    allowFields: list(
-      z
-        .string()
-        .max(FIELD_PATH_CHARACTERS_MAX)
-        .regex(FIELD_PATH, { error: notA('a field, such as enable_search or messages.content.uuid') }),
-      REQUEST_LIMITS.allowedFieldsMax,
-    )
+    allowFields: list(modelField, REQUEST_LIMITS.allowedFieldsMax)
       .exactOptional()
       .describe(
         'Fields of its requests to the model that the bridge would refuse otherwise, by their paths: ' +

@@ -26,6 +26,12 @@ export function blockText({ base, bits }: Block): string {
   return `${parts.join('.')}/${bits}`;
 }
 
+/** True for an address, or a block without bits beyond its prefix, such as `10.1.0.0/16`. */
+export function isBlock(text: string): boolean {
+  const block = parseBlock(text);
+  return block !== null && [text, `${text}/${BITS_MAX}`].includes(blockText(block));
+}
+
 export function isWithin(inner: Block, outer: Block): boolean {
   return inner.bits >= outer.bits && inner.base >= outer.base && inner.base < outer.base + sizeOf(outer);
 }

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { type Block, blockText, isWithin, parseBlock, without } from './blocks.ts';
+import { type Block, blockText, isBlock, isWithin, parseBlock, without } from './blocks.ts';
 
 const block = fc
   .record({ address: fc.nat(2 ** 32 - 1), bits: fc.integer({ min: 0, max: 32 }) })
@@ -28,7 +28,16 @@ describe('blocks', () => {
     fc.assert(
       fc.property(block, (one) => {
         expect(parseBlock(blockText(one))).toEqual(one);
+        expect(isBlock(blockText(one))).toBe(true);
       }),
     );
   });
+
+  it.each(['10.0.0.1/8', '10.0.0.0/08', '10.0.0.0/33', '10.0.0', '::1', 'example.com', ''])(
+    '%j is not a block',
+    (text) => {
+      expect(isBlock(text)).toBe(false);
+      expect(isBlock('10.0.0.1')).toBe(true);
+    },
+  );
 });

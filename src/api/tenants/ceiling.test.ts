@@ -1,0 +1,125 @@
+import { describe, expect, it } from 'vitest';
+import { FakeControlPlane } from '../../../test/support/fake-control-plane.ts';
+import { privateRules } from '../../host/runtime/network.ts';
+import type { CreateRequest } from '../../sandbox/contract/control.ts';
+import { type Asker, checkCreate, checkFork, checkUpdate } from './ceiling.ts';
+import { tenantPlane } from './plane.ts';
+import { type Ceiling, LOWEST_CEILING } from './settings.ts';
+
+const asker = (ceiling: Partial<Ceiling> = {}): Asker => ({
+  tenant: 'acme',
+  ceiling: { ...LOWEST_CEILING, ...ceiling },
+  privateRules,
+});
+const network = (...allow: string[]) => ({ network: { mode: 'allowlist', allow } }) as const satisfies CreateRequest;
+const outcome = (work: () => unknown): string => {
+  try {
+    work();
+    return 'allowed';
+  } catch (error) {
+    return `${Reflect.get(error as Error, 'code')} ${(error as Error).message}`;
+  }
+};
+const created = (request: CreateRequest, ceiling?: Partial<Ceiling>): string =>
+  outcome(() => checkCreate(request, asker(ceiling)));
+
+describe('networks', () => {
+  const privates = ['10.0.0.0/8', '10.0.0.5', '10.0.0.5:6443', '192.168.1.0/24:1-99/udp', '100.64.0.1', '127.0.0.1:80'];
+
+  it.each(privates)('%s: refused to a tenant, at creation and later', (rule) => {
+    const refused = `forbidden network.allow: ${rule}: not for this key`;
+    expect(created(network('example.com', rule))).toBe(refused);
+    expect(outcome(() => checkUpdate(network(rule), asker()))).toBe(refused);
+  });
+
+  it('names and addresses of the internet are free, and 0.0.0.0/0 means the internet', () => {
+    expect(
+      created(network('example.com', '*.internal', '8.8.8.8:53/udp', '0.0.0.0/0', 'GET https://a.example/b')),
+    ).toBe('allowed');
+    expect(created({ network: null })).toBe('allowed');
+    expect(created({ network: { mode: 'open', deny: ['10.0.0.0/8'] } })).toBe('allowed');
+  });
+
+  it('a block that the operator listed is allowed, with all inside it and nothing around it', () => {
+    const ceiling = { allowNet: ['10.1.0.0/16', '192.168.1.1'] };
+    expect(created(network('10.1.0.0/16', '10.1.2.3:443', '192.168.1.1'), ceiling)).toBe('allowed');
+    expect(created(network('10.0.0.0/15', '10.1.0.0/16', '192.168.1.2'), ceiling)).toBe(
+      'forbidden network.allow: 10.0.0.0/15, 192.168.1.2: not for this key',
+    );
+  });
+
+  it('a rule that is none is named as for every caller', () => {
+    expect(created(network('10.0.0.1/8'))).toMatch(/^spec_invalid sandbox option network: egress rule "10.0.0.1\/8"/);
+  });
+});
+
+describe('models', () => {
+  it('fields pass only from the operator’s list, with all below them', () => {
+    const ask = (...allowFields: string[]) => ({ models: { allowFields } });
+    expect(created(ask('messages.content', 'store'))).toBe(
+      'forbidden models.allowFields: messages.content, store: not for this key',
+    );
+    const ceiling = { allowFields: ['messages.content'] };
+    expect(created(ask('messages.content', 'messages.content.uuid'), ceiling)).toBe('allowed');
+    expect(created(ask('messages', 'messages.contents'), ceiling)).toBe(
+      'forbidden models.allowFields: messages, messages.contents: not for this key',
+    );
+  });
+
+  it('a priority is at most the operator’s best for the tenant', () => {
+    expect(created({ models: { priority: 'interactive' } })).toBe(
+      'forbidden models.priority: interactive: not for this key',
+    );
+    expect(created({ models: { priority: 'batch' } })).toBe('allowed');
+    expect(created({ models: { priority: 'interactive' } }, { priority: 'interactive' })).toBe('allowed');
+  });
+
+  it('a best priority below the default is the default', () => {
+    const request = { models: { allow: ['m'] } };
+    expect(checkCreate(request, asker())).toEqual(request);
+    const low = asker({ priority: 'batch' });
+    expect(checkCreate(request, low)).toEqual({ models: { allow: ['m'], priority: 'batch' } });
+    expect(checkCreate({}, low)).toEqual({ models: { priority: 'batch' } });
+    expect(created({ models: { priority: 'normal' } }, { priority: 'batch' })).toMatch(/^forbidden models.priority/);
+  });
+});
+
+it('a refusal names the field, what is allowed, and the operator’s command', () => {
+  expect(() => checkCreate({ models: { allowFields: ['store'] } }, asker({ allowFields: ['seed_2'] }))).toThrow(
+    expect.objectContaining({
+      code: 'forbidden',
+      remedy: 'allowed: seed_2; the operator sets that by neurovisor tenant set acme --allow-field',
+    }),
+  );
+});
+
+it('fork: what the original has is judged anew, since the ceiling may be lower now', async () => {
+  await using control = new FakeControlPlane();
+  const ceilings: Ceiling[] = [{ ...LOWEST_CEILING, allowNet: ['10.0.0.0/8'], priority: 'interactive' }];
+  const ceilingOf = () => ceilings.at(-1) ?? LOWEST_CEILING;
+  const plane = tenantPlane(control, 'acme', { ceilingOf, privateRules });
+  const open = await plane.create(network('10.0.0.5'));
+  const fast = await plane.create({ models: { priority: 'interactive' } });
+  const plain = await plane.create(network('example.com'));
+  const fork = (id: string) => plane.fork(id, { count: 1 });
+  for (const { id } of [open, fast, plain]) expect(await fork(id)).toMatchObject([{ ok: true }]);
+  ceilings.push(LOWEST_CEILING);
+  expect(await fork(plain.id)).toMatchObject([{ ok: true }]);
+  await expect(fork(open.id)).rejects.toThrow('network.allow: 10.0.0.5: not for this key');
+  await expect(fork(fast.id)).rejects.toThrow('models.priority: interactive: not for this key');
+  expect(outcome(() => checkFork(plain, { count: 2 }, asker()))).toBe('allowed');
+});
+
+it('without a judge of addresses, no rule of a tenant passes', async () => {
+  await using control = new FakeControlPlane();
+  const plane = tenantPlane(control, 'acme');
+  await expect(plane.create(network('example.com'))).rejects.toMatchObject({ code: 'forbidden' });
+  await plane.create({ network: { mode: 'open' } });
+});
+
+it('host: tells a tenant nothing about the model server’s address', async () => {
+  await using control = new FakeControlPlane();
+  const host = await control.host();
+  Object.assign(control, { host: async () => ({ ...host, upstream: 'Ollama at 10.0.0.5:11434' }) });
+  expect((await tenantPlane(control, 'acme').host()).upstream).toBe('model server');
+});

@@ -1,0 +1,166 @@
+/**
+ * What a tenant may ask for. Every field of a request has a rule here, or is `FREE`: a field that is new in the contract
+ * does not compile until it does.
+ *
+ *     tenantPlane ──► checkCreate, checkUpdate, checkFork ──► rules ◄── Ceiling, which the operator sets for the tenant
+ */
+import { EVERY_HOSTED, MODEL_PRIORITIES, type ModelPriority } from '../../base/request/model-limits.ts';
+import type { CreateRequest, ForkOptions, SandboxChange, SandboxInfo } from '../../sandbox/contract/control.ts';
+import { SandboxError } from '../../sandbox/contract/errors.ts';
+import type { ModelOptions } from '../../sandbox/contract/model-policy.ts';
+import type { NetworkOptions } from '../../sandbox/contract/network-spec.ts';
+import type { Ceiling } from './settings.ts';
+
+/**
+ * Returns the rules to allow that open a private or special range beyond these blocks.
+ * @throws SandboxError `spec_invalid`, naming the rule
+ */
+export type PrivateRules = (allow: readonly string[], blocks: readonly string[]) => readonly string[];
+
+export interface Asker {
+  readonly tenant: string;
+  readonly ceiling: Ceiling;
+  readonly privateRules: PrivateRules;
+}
+
+/** @throws SandboxError `forbidden` */
+type Rule<T> = (value: T, asker: Asker) => void;
+type Rules<T> = { readonly [K in keyof T]-?: typeof FREE | Rule<NonNullable<T[K]>> };
+
+/** Concerns the tenant's own sandboxes alone, within its quotas, or is checked for every caller. */
+const FREE = 'free';
+
+const REFUSED_SHOWN_MAX = 5;
+
+const checkNetwork = ruleOf<NetworkOptions>({
+  mode: FREE,
+  // Names never lead to private ranges: the resolver and the gateway judge the addresses.
+  allow: (rules, asker) => {
+    const { allowNet } = asker.ceiling;
+    refuse('network.allow', asker.privateRules(rules, allowNet), allowNet, '--allow-net', asker);
+  },
+  deny: FREE,
+  limits: FREE,
+});
+
+const checkModels = ruleOf<ModelOptions>({
+  defaultModel: FREE,
+  allow: FREE,
+  aliases: FREE,
+  // Hosted models cost the operator's money, and get the prompts.
+  allowHosted: (names, asker) => {
+    const { allowHosted } = asker.ceiling;
+    if (allowHosted.includes(EVERY_HOSTED)) return;
+    const refused = names.filter((name) => !allowHosted.includes(name));
+    refuse('models.allowHosted', refused, allowHosted, '--allow-hosted', asker);
+  },
+  // The model server acts on them with the operator's account and networks.
+  allowFields: (paths, asker) => {
+    const { allowFields } = asker.ceiling;
+    const refused = paths.filter((path) => !allowFields.some((own) => path === own || path.startsWith(`${own}.`)));
+    refuse('models.allowFields', refused, allowFields, '--allow-field', asker);
+  },
+  // Better priorities go first among the requests of all tenants.
+  priority: (wanted, asker) => {
+    const { priority } = asker.ceiling;
+    refuse('models.priority', isBetter(wanted, priority) ? [wanted] : [], [priority], '--priority', asker);
+  },
+  budget: FREE,
+  cache: FREE,
+});
+
+/** Fields that a change has, too. */
+const CHANGEABLE: Rules<Omit<SandboxChange, 'models'>> = {
+  memoryMib: FREE,
+  timeoutMs: FREE,
+  onTimeout: FREE,
+  idleTimeoutMs: FREE,
+  autoResume: FREE,
+  onMemoryPressure: FREE,
+  metadata: FREE,
+  annotations: FREE,
+  channelLimits: FREE,
+  diskLimits: FREE,
+  network: checkNetwork,
+  secrets: FREE,
+  requestHeaders: FREE,
+  packages: FREE,
+};
+
+const checkRequest = ruleOf<CreateRequest>({
+  ...CHANGEABLE,
+  cpus: FREE,
+  memoryMaxMib: FREE,
+  diskMib: FREE,
+  warm: FREE,
+  requirements: FREE,
+  // From any registry that the host reaches: SECURITY.md.
+  image: FREE,
+  env: FREE,
+  models: checkModels,
+  console: FREE,
+  snapshot: FREE,
+  template: FREE,
+  boot: FREE,
+  queueTimeoutMs: FREE,
+});
+
+const checkChange = ruleOf<SandboxChange>({
+  ...CHANGEABLE,
+  models: ruleOf<NonNullable<SandboxChange['models']>>({ budget: FREE }),
+});
+
+const checkForkOptions = ruleOf<ForkOptions>({ count: FREE, timeoutMs: FREE, metadata: FREE });
+
+/**
+ * Templates and snapshots bring no networks and no models of their own, so the request is all there is to check.
+ * @returns the request, with the tenant's best priority if that is below the default
+ * @throws SandboxError `forbidden`, `spec_invalid`
+ */
+export function checkCreate(request: CreateRequest, asker: Asker): CreateRequest {
+  checkRequest(request, asker);
+  const { priority } = asker.ceiling;
+  if (!isBetter('normal', priority)) return request;
+  return { ...request, models: { ...request.models, priority: request.models?.priority ?? priority } };
+}
+
+/** @throws SandboxError `forbidden`, `spec_invalid` */
+export function checkUpdate(change: SandboxChange, asker: Asker): void {
+  checkChange(change, asker);
+}
+
+/** A fork inherits what its original has, which the ceiling of that time allowed. @throws SandboxError `forbidden` */
+export function checkFork({ network, models }: SandboxInfo, options: ForkOptions, asker: Asker): void {
+  checkForkOptions(options, asker);
+  checkRequest({ network, models }, asker);
+}
+
+function ruleOf<T extends object>(rules: Rules<T>): Rule<T> {
+  const check = <K extends keyof T>(name: K, value: T, asker: Asker): void => {
+    const rule: Rules<T>[K] = rules[name];
+    const field = value[name];
+    if (typeof rule === 'function' && field !== undefined && field !== null) rule(field, asker);
+  };
+  const names = Object.keys(rules) as (keyof T)[];
+  return (value, asker) => {
+    for (const name of names) check(name, value, asker);
+  };
+}
+
+const isBetter = (one: ModelPriority, other: ModelPriority): boolean =>
+  MODEL_PRIORITIES.indexOf(one) < MODEL_PRIORITIES.indexOf(other);
+
+function refuse(
+  field: string,
+  refused: readonly string[],
+  allowed: readonly string[],
+  option: string,
+  { tenant }: Asker,
+): void {
+  if (refused.length === 0) return;
+  const more = refused.length > REFUSED_SHOWN_MAX ? ', …' : '';
+  const which = `${refused.slice(0, REFUSED_SHOWN_MAX).join(', ')}${more}`;
+  throw new SandboxError('forbidden', `${field}: ${which}: not for this key`, {
+    remedy: `allowed: ${allowed.join(', ') || 'none'}; the operator sets that by neurovisor tenant set ${tenant} ${option}`,
+  });
+}
