@@ -14,6 +14,7 @@ import { endFrame, frameOf } from '../../src/api/e2b/envd/connect.ts';
 import { E2B_LIMITS } from '../../src/api/e2b/limits.ts';
 import { fileSignature } from '../../src/api/e2b/tokens.ts';
 import { SandboxError } from '../../src/sandbox/contract/errors.ts';
+import { REQUEST_LIMITS } from '../../src/sandbox/contract/limits.ts';
 import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
 
 let world: E2bWorld;
@@ -81,11 +82,11 @@ describe('programs', () => {
 
   it('are refused by the number of their arguments, variables and fields', async () => {
     const numbers = Array.from({ length: 70_000 }, () => 0);
-    const { argumentsMax, messageFieldsMax } = E2B_LIMITS;
+    const { messageFieldsMax } = E2B_LIMITS;
     const many = await stream('process.Process/Start', { other: [...numbers, ...numbers] });
     expect(many).toContain('"code":"resource_exhausted"');
     for (const [message, problem] of [
-      [{ process: { cmd: 'a', args: numbers } }, `process.args: expected at most ${argumentsMax}`],
+      [{ process: { cmd: 'a', args: numbers } }, `process.args: expected at most ${REQUEST_LIMITS.argumentsMax}`],
       [{ process: { cmd: 'a', envs: { ...numbers } } }, 'process.envs: expected at most 4096 pairs'],
       [{ process: { cmd: 'a', other: { ...numbers } } }, `a message has at most ${messageFieldsMax} fields`],
       [nested(1000), `a message has at most ${messageFieldsMax} fields`],

@@ -33,7 +33,6 @@ export const E2B_LIMITS = {
   messageValuesMax: 100_000,
   /** Fields of such a message, of all depths; variables are counted apart. */
   messageFieldsMax: 256,
-  argumentsMax: 65_536,
   /** Default lifetime of a sandbox: for current requests, and for those before version 2. */
   timeoutSeconds: { v2: 300, v1: 15 },
   /** Likewise for forks. */

@@ -63,6 +63,7 @@ export const REQUEST_LIMITS = {
   envVariablesMax: 256,
   /** Of one program. Linux limits only the bytes of variables and arguments together: 2 MiB. */
   programVariablesMax: 4096,
+  argumentsMax: 65_536,
   envBytesMax: 32 * 1024,
   warmModulesMax: 64,
   warmModuleCharactersMax: 256,

@@ -160,13 +160,13 @@ export function checked<T>(schema: z.ZodType<T>, message: unknown): T {
  */
 function camelCased(message: unknown, counted = { fields: 0 }): unknown {
   if (typeof message !== 'object' || message === null || Array.isArray(message)) return message;
-  const names = Object.keys(message);
-  counted.fields += names.length;
+  const fields = Object.entries(message);
+  counted.fields += fields.length;
   if (counted.fields > E2B_LIMITS.messageFieldsMax) {
     throw new ConnectError('invalid_argument', `a message has at most ${E2B_LIMITS.messageFieldsMax} fields`);
   }
   return Object.fromEntries(
-    Object.entries(message).map(([key, value]) => [
+    fields.map(([key, value]) => [
       key.replace(/_([a-z])/g, (_whole, letter: string) => letter.toUpperCase()),
       MAPS.has(key) ? value : camelCased(value, counted),
     ]),

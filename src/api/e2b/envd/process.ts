@@ -21,7 +21,7 @@ type Selector = z.infer<typeof selector>;
 const startRequest = z.object({
   process: z.object({
     cmd: z.string().min(1),
-    args: list(z.string(), E2B_LIMITS.argumentsMax).default([]),
+    args: list(z.string(), REQUEST_LIMITS.argumentsMax).default([]),
     envs: record(z.string(), z.string(), REQUEST_LIMITS.programVariablesMax).default({}),
     cwd: z.string().optional(),
   }),

@@ -1,7 +1,7 @@
 /** Bodies of requests that act on sandboxes. Those that make and change them: `sandbox/contract/schema/request.ts`. */
 import { z } from 'zod';
 import type { ResumeOptions, SnapshotOptions } from '../../../sandbox/contract/control.ts';
-import { RANGES } from '../../../sandbox/contract/limits.ts';
+import { RANGES, REQUEST_LIMITS } from '../../../sandbox/contract/limits.ts';
 import { poolMembers, programEnvironment } from '../../../sandbox/contract/schema/request.ts';
 import { pausedTo } from '../../../sandbox/contract/schema/sandbox.ts';
 import { list, snapshotName, text, whole } from '../../../sandbox/contract/schema/values.ts';
@@ -41,7 +41,6 @@ export const poolRequest = z
   })
   .meta({ id: 'PoolRequest' });
 
-const ARGUMENTS_MAX = 65_536;
 const runFields = {
   env: programEnvironment.optional().describe("Added to the sandbox's environment."),
   cwd: text(4096).min(1).optional().describe("Default: the user's home."),
@@ -52,14 +51,14 @@ const runFields = {
 };
 const execProgram = z
   .strictObject({
-    argv: list(z.string(), ARGUMENTS_MAX).min(1).describe('Program and arguments; no shell.'),
+    argv: list(z.string(), REQUEST_LIMITS.argumentsMax).min(1).describe('Program and arguments; no shell.'),
     ...runFields,
   })
   .meta({ id: 'ExecProgram', examples: [{ argv: ['ls', '-l'] }] });
 const execScript = z
   .strictObject({
     code: z.string().describe('A Python script; runs in a fork of the warmed interpreter.'),
-    args: list(z.string(), ARGUMENTS_MAX).optional().describe('Arguments of the script.'),
+    args: list(z.string(), REQUEST_LIMITS.argumentsMax).optional().describe('Arguments of the script.'),
     ...runFields,
   })
   .meta({ id: 'ExecScript', examples: [{ code: 'print(6 * 7)' }] });

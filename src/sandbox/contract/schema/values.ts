@@ -104,11 +104,13 @@ const BoundedRecord = z.core.$constructor<z.ZodRecord, z.core.$ZodRecordDef & Bo
   };
 });
 
+/** A list of at most `most` items. */
 export function list<T extends z.ZodType>(item: T, most: number): z.ZodArray<T> {
   const made: unknown = new BoundedArray({ type: 'array', element: item, most });
   return (made as z.ZodArray<T>).max(most, { error: `expected at most ${most}` });
 }
 
+/** A record of at most `most` pairs. */
 export function record<Key extends z.ZodType<string, string>, Value extends z.ZodType>(
   key: Key,
   value: Value,
