@@ -2,7 +2,7 @@
  * Repetition with real guests: dozens of sandboxes leave nothing, and a sandbox that is saved again and again under
  * traffic connects again each time. A full run has hundreds of both.
  */
-import { readdir } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -15,6 +15,8 @@ import { exec, python, SMALL, useControlPlane } from '../support/vm.ts';
 const isFull = isFullRun();
 const LOOPS = isFull ? 100 : 12;
 const CYCLES = isFull ? 500 : 40;
+/** A jailed VMM has 256 descriptors. */
+const SNAPSHOTS = isFull ? 300 : 8;
 /** Each processor of a small machine starts one. */
 const AT_ONCE = 2;
 const POLL = { timeout: 60_000, interval: 20 };
@@ -58,6 +60,22 @@ describe(`${CYCLES} sandboxes`, () => {
     expect(await settled()).toEqual(before);
     expect(await stored()).toEqual([]);
     expect(await fixture.control.list()).toEqual([]);
+  });
+});
+
+describe(`${SNAPSHOTS} snapshots of a sandbox`, () => {
+  it('leave no descriptor in its VMM', async () => {
+    const { control, runtime } = fixture;
+    const { id } = await control.create({ ...SMALL });
+    const owner = JSON.parse(await readFile(join(runtime.home.runDir, id, 'owner.json'), 'utf8'));
+    const descriptors = async (): Promise<number> => (await readdir(`/proc/${owner.vmm.pid}/fd`)).length;
+    const save = async (): Promise<void> => control.removeSnapshot((await control.snapshot(id)).id);
+    await save();
+    const before = await descriptors();
+    for (let n = 1; n < SNAPSHOTS; n += 1) await save();
+    await expect.poll(descriptors, POLL).toBeLessThanOrEqual(before);
+    expect((await exec(await control.guest(id), ['echo', 'alive'])).stdout).toBe('alive\n');
+    await control.remove(id);
   });
 });
 

@@ -105,6 +105,8 @@ export class QmpClient {
   readonly #clock: Clock;
   readonly #decoder = new QmpDecoder();
   readonly #loopTime: LoopTime;
+  /** Sets of descriptors that nobody needs any more. */
+  readonly #released = new Set<number>();
   readonly #pending = new Map<number, Pending>();
   readonly #listeners = new Listeners<QmpEvent>();
   /** Rejects pending waits for an event. */
@@ -165,17 +167,28 @@ export class QmpClient {
   }
 
   /**
-   * Gives QEMU a duplicate of `fd`, which it can then open at the path in the answer, with the same access only.
+   * Gives QEMU a duplicate of `fd`, which it can then open at the path in the answer, with the same access only. Call
+   * `release` when it no longer needs it: QEMU closes the duplicate after the next `cont`.
    * @throws VmmError as `execute`
    */
-  async addFd(fd: number): Promise<{ readonly path: string; remove(): Promise<void> }> {
+  async addFd(fd: number): Promise<{ readonly path: string; release(): void }> {
     const answer = await this.#executeWithFd('add-fd', {}, fd);
     const set = (answer as { 'fdset-id'?: unknown } | null)?.['fdset-id'];
     if (typeof set !== 'number') throw new VmmError('vmm_command_failed', 'QEMU did not take a descriptor');
-    const remove = async (): Promise<void> => {
-      await this.execute('remove-fd', { 'fdset-id': set });
-    };
-    return { path: `/dev/fdset/${set}`, remove };
+    return { path: `/dev/fdset/${set}`, release: () => void this.#released.add(set) };
+  }
+
+  /**
+   * Lets the VM run. Then QEMU closes released descriptors, which it does only while the VM runs (QEMU, monitor/fds.c):
+   * without it each save would leave one, until there are no more.
+   * @throws VmmError as `execute`
+   */
+  async cont(): Promise<void> {
+    await this.execute('cont');
+    for (const set of this.#released) {
+      this.#released.delete(set);
+      this.execute('remove-fd', { 'fdset-id': set }).catch((error: unknown) => ignore(error, 'the VM has ended'));
+    }
   }
 
   async #executeWithFd(command: string, args: Readonly<Record<string, unknown>>, fd: number): Promise<unknown> {

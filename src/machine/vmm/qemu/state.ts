@@ -13,7 +13,6 @@
  */
 import { constants, openSync, readSync, writeSync } from 'node:fs';
 import { sleep } from '../../../base/clock.ts';
-import { ignore } from '../../../base/ignore.ts';
 import { closeFd, createMemFd, fileSize } from '../../../sys/fd.ts';
 import { VmmError } from '../errors.ts';
 import { STATE_BYTES_MAX } from '../snapshot.ts';
@@ -63,8 +62,7 @@ export async function saveDevices(qmp: QmpClient, configuration: Buffer): Promis
       try {
         await qmp.execute(SAVE_DEVICES, { filename: added.path, live: false });
       } finally {
-        // A VM that could not be saved continues, and may be saved again. Its own failure matters more than this one.
-        await added.remove().catch((error: unknown) => ignore(error, 'a set without users'));
+        added.release();
       }
     } finally {
       closeFd(writable);

@@ -108,7 +108,7 @@ export class QemuVm extends ProcessVm<QemuProcess> implements Vm {
 
   async resume(): Promise<void> {
     this.requireRunning();
-    await this.#options.process.qmp.execute('cont');
+    await this.#options.process.qmp.cont();
   }
 
   async setChannelLimits(limits: ChannelLimits): Promise<void> {
