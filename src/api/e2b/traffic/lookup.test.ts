@@ -40,7 +40,7 @@ it('SandboxLookup: unknown ids are not looked up beyond their limit, and get the
   expect(get).toHaveBeenCalledTimes(size + refillPerSecond);
 });
 
-it('SandboxLookup: a flood of unknown ids keeps nobody from the sandboxes of this process', async () => {
+it('SandboxLookup: sandboxes of this process are found during a flood of unknown ids', async () => {
   const { lookup, change } = await lookupOf('here', 'elsewhere');
   expect(await lookup.find('elsewhere')).toMatchObject({ id: 'elsewhere' });
   change(info('new', 'running'));

@@ -105,7 +105,7 @@ export class QmpClient {
   readonly #clock: Clock;
   readonly #decoder = new QmpDecoder();
   readonly #loopTime: LoopTime;
-  /** Sets of descriptors that nobody needs any more. */
+  /** Released sets of descriptors. */
   readonly #released = new Set<number>();
   readonly #pending = new Map<number, Pending>();
   readonly #listeners = new Listeners<QmpEvent>();

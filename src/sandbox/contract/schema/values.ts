@@ -53,8 +53,8 @@ interface Bounded {
 }
 
 /**
- * Refuses too many items before it looks at one, as zod does, and stops at the first wrong one. zod would describe each
- * of a million wrong items, and the process would do nothing else.
+ * Refuses too many items before it looks at one, as zod does, and stops at the first wrong one. zod would describe
+ * every one of a million wrong items, which blocks the process.
  */
 const BoundedArray = z.core.$constructor<z.ZodArray, z.core.$ZodArrayDef & Bounded>('BoundedArray', (inst, def) => {
   z.ZodArray.init(inst, def);
