@@ -46,12 +46,12 @@ export function isFullDisk(error: unknown): boolean {
   return false;
 }
 
-/** Settles as `work` does; undefined if its file does not exist. */
-export async function ifThere<T>(work: Promise<T>): Promise<T | undefined> {
+/** Settles as `work` does; undefined if what it needs does not exist. @param missing code of that; default: of a file */
+export async function ifThere<T>(work: Promise<T>, missing = 'ENOENT'): Promise<T | undefined> {
   try {
     return await work;
   } catch (error) {
-    if (errorCode(error) === 'ENOENT') return undefined;
+    if (errorCode(error) === missing) return undefined;
     throw error;
   }
 }

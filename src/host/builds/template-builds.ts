@@ -16,8 +16,7 @@ import { DockerfileError } from '../../artifacts/dockerfile/errors.ts';
 import { STAGE_VM_DEFAULTS } from '../../artifacts/dockerfile/limits.ts';
 import { loginCommand, type MadeBase, madeStage } from '../../artifacts/dockerfile/made-stage.ts';
 import { READY_MADE } from '../../artifacts/ready-made.ts';
-import { CodedError, describeError, errorCode, remedyOf } from '../../base/errors.ts';
-import { ignore } from '../../base/ignore.ts';
+import { CodedError, describeError, ifThere, remedyOf } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import { silentProgress } from '../../base/progress.ts';
@@ -150,12 +149,8 @@ export class VmTemplateBuilds implements TemplateBuilds {
     const context = { cacheDir, sourceDir: PACKAGE_DIR, progress, signal, log };
     const { names } = this.#runtime.templates;
     if (!(await names.has(name))) return;
-    try {
-      await removeNamed(context, names, name);
-    } catch (error) {
-      if (errorCode(error) !== 'not_found') throw error;
-      ignore(error, 'it was removed meanwhile');
-    }
+    // It may have been removed meanwhile.
+    await ifThere(removeNamed(context, names, name), 'not_found');
   }
 
   async has(name: string): Promise<boolean> {

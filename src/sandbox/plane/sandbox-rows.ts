@@ -8,7 +8,7 @@
  * If an owner is killed between claim and first write, nothing is lost: the next process may claim the sandbox.
  */
 import type { Clock } from '../../base/clock.ts';
-import { describeError, errorCode } from '../../base/errors.ts';
+import { describeError, ifThere } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import type { BudgetUse } from '../../base/request/model-limits.ts';
@@ -144,14 +144,8 @@ export class SandboxRows {
   }
 
   /** The row of a sandbox of any process. */
-  async find(id: string): Promise<SandboxRow | undefined> {
-    try {
-      return await this.#parts.store.sandboxes.get(id);
-    } catch (error) {
-      if (errorCode(error) !== 'not_found') throw error;
-      ignore(error, 'there is no such sandbox');
-      return undefined;
-    }
+  find(id: string): Promise<SandboxRow | undefined> {
+    return ifThere(this.#parts.store.sandboxes.get(id), 'not_found');
   }
 
   async allEnded(): Promise<readonly SandboxRow[]> {

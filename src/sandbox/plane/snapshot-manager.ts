@@ -6,9 +6,8 @@
  *
  * The store has rows and files; the copies between files and memory are injected as `Copies`.
  */
-import { errorCode } from '../../base/errors.ts';
+import { ifThere } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
-import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
 import type { MachineSize, RamDifference, VmSnapshot } from '../../machine/vmm/driver.ts';
 import type { SnapshotInfo } from '../contract/control.ts';
@@ -301,14 +300,8 @@ export class SnapshotManager {
     throw noSnapshot(idOrName);
   }
 
-  async #stored(idOrName: string): Promise<SnapshotRow | undefined> {
-    try {
-      return await this.#parts.store.snapshots.get(idOrName);
-    } catch (error) {
-      if (errorCode(error) !== 'not_found') throw error;
-      ignore(error, 'there is no such snapshot');
-      return undefined;
-    }
+  #stored(idOrName: string): Promise<SnapshotRow | undefined> {
+    return ifThere(this.#parts.store.snapshots.get(idOrName), 'not_found');
   }
 
   async list(): Promise<readonly SnapshotInfo[]> {
