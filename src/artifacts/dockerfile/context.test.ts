@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, utimesSync, writeFileSync 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { readArchive } from '../transfer/archive-reader.ts';
 import { archiveOf, BuildContext, type Selection } from './context.ts';
 import { CONTEXT_LIMITS } from './limits.ts';
 
@@ -123,6 +124,25 @@ describe('BuildContext', () => {
       for await (const _ of archiveOf(selection));
     };
     await expect(read()).rejects.toThrow('ELOOP');
+  });
+
+  it('pack: sends what the rules leave, and refuses a file that becomes a link or longer meanwhile', async () => {
+    for (const path of ['a', 'd/x', 'd/ignored']) write(path);
+    write('.dockerignore', '**/ignored\n.dockerignore\n');
+    const pack = async () => await (await BuildContext.open(dir, null)).pack(signal);
+    const read = async ({ archive }: Awaited<ReturnType<typeof pack>>): Promise<string[]> => {
+      const seen: string[] = [];
+      for await (const { path } of readArchive(archive)) seen.push(path);
+      return seen;
+    };
+    expect(await read(await pack())).toEqual(['', 'a', 'd', 'd/x']);
+    const longer = await pack();
+    write('a', 'more than before');
+    await expect(read(longer)).rejects.toMatchObject({ code: 'context_invalid' });
+    const linked = await pack();
+    rmSync(join(dir, 'a'));
+    symlinkSync('/etc/passwd', join(dir, 'a'));
+    await expect(read(linked)).rejects.toMatchObject({ code: 'context_invalid' });
   });
 
   it('names invalid rules and a missing context in the error', async () => {

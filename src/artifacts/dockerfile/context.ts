@@ -77,12 +77,10 @@ export class BuildContext {
 
   /** All files, for a daemon elsewhere. @throws DockerfileError `context_invalid`; the signal's reason */
   async pack(signal: AbortSignal): Promise<{ readonly bytes: number; readonly archive: AsyncIterable<Uint8Array> }> {
-    const selection = await this.select(null, ['.'], [], signal);
+    const { entries } = await this.#collect(null, ['.'], signal);
     // Each path begins with the number of its source, which is the only one.
-    const below = (path: string): string => path.slice('0/'.length) || '.';
-    const entries = selection.entries.map((entry) => ({ ...entry, path: below(entry.path) }));
-    const contents = new Map([...selection.contents].map(([path, sha256]) => [below(path), sha256]));
-    return { bytes: this.#bytes, archive: archiveOf({ ...selection, entries, contents }) };
+    const sent = entries.map((entry) => ({ ...entry, path: entry.path.slice('0/'.length) || '.' }));
+    return { bytes: this.#bytes, archive: packed(sent) };
   }
 
   /**
@@ -95,6 +93,23 @@ export class BuildContext {
     inline: readonly { readonly name: string; readonly content: string }[],
     signal: AbortSignal,
   ): Promise<Selection> {
+    const { names, entries } = await this.#collect(line, patterns, signal);
+    for (const { name, content } of inline) {
+      const bytes = Buffer.byteLength(content);
+      const path = `${names.length}`;
+      entries.push({ type: 'file', path, mode: 0o644, bytes, from: null, text: content });
+      names.push(name);
+    }
+    const contents = await contentsOf(line, entries, signal);
+    return { names, entries, contents, digest: digestOf(names, entries, contents) };
+  }
+
+  /** What the patterns name, without reading it. */
+  async #collect(
+    line: number | null,
+    patterns: readonly string[],
+    signal: AbortSignal,
+  ): Promise<{ names: string[]; entries: ContextEntry[] }> {
     const entries: ContextEntry[] = [];
     const names: string[] = [];
     this.#entries = 0;
@@ -108,14 +123,7 @@ export class BuildContext {
         names.push(basename(place.path));
       }
     }
-    for (const { name, content } of inline) {
-      const bytes = Buffer.byteLength(content);
-      const path = `${names.length}`;
-      entries.push({ type: 'file', path, mode: 0o644, bytes, from: null, text: content });
-      names.push(name);
-    }
-    const contents = await contentsOf(line, entries, signal);
-    return { names, entries, contents, digest: digestOf(names, entries, contents) };
+    return { names, entries };
   }
 
   async #find(line: number | null, pattern: string, signal: AbortSignal): Promise<readonly Place[]> {
@@ -267,6 +275,15 @@ export function archiveOf({ entries, contents }: Selection): AsyncIterable<Uint8
     // The cache keeps the step under the digest of the file's old content.
     if (hash.digest('hex') !== contents.get(entry.path)) throw changed(entry);
   });
+}
+
+/** For a daemon, whose cache knows only what arrives. @throws DockerfileError `context_invalid` */
+async function* packed(entries: readonly ContextEntry[]): AsyncGenerator<Uint8Array> {
+  try {
+    yield* archive(entries, contentOf);
+  } catch (error) {
+    throw errorCode(error) === 'invalid_source' ? contextInvalid(null, describeError(error)) : error;
+  }
 }
 
 /** Reads at most the listed size: a file that keeps growing would never end. */
