@@ -45,14 +45,13 @@ export async function imageBuild(cli: Cli, contextDir: string, flags: BuildFlags
   const network = networkOptions({ allowOut, denyOut, ...(net === undefined ? {} : { net }) });
   const request = {
     ...build,
-    ...{ cpus, memoryMib, diskMib },
+    cpus,
+    memoryMib,
+    diskMib,
     ...(name === undefined ? {} : { name }),
     ...(network === undefined ? {} : { network }),
   };
-  await using contents = await openContents(cli);
-  const view = new BuildView(cli, flags.progress ?? 'plain');
-  const work = { ...contents.work, onEvent: (event: BuildEvent) => view.show(event) };
-  const built = await buildImage(contents, request, files, work);
+  const built = await buildShown(cli, flags.progress ?? 'plain', request, files);
   cli.progress.close();
   show(cli, built);
   return 0;
@@ -64,12 +63,22 @@ export async function imageBuild(cli: Cli, contextDir: string, flags: BuildFlags
  */
 export async function buildDirectory(cli: Cli, contextDir: string): Promise<BuiltImage> {
   const [build, files] = await readBuild(cli, contextDir, { buildArg: [], buildSecret: [], cache: true });
-  await using contents = await openContents(cli);
-  const view = new BuildView(cli, 'steps');
-  const work = { ...contents.work, onEvent: (event: BuildEvent) => view.show(event) };
-  return await buildImage(contents, build, files, work).catch((error: unknown) => {
+  try {
+    return await buildShown(cli, 'steps', build, files);
+  } catch (error) {
     throw withOwnOptions(error, contextDir);
-  });
+  }
+}
+
+async function buildShown(
+  cli: Cli,
+  kind: BuildViewKind,
+  build: Omit<ImageBuild, 'context'>,
+  files: BuildFiles,
+): Promise<BuiltImage> {
+  await using contents = await openContents(cli);
+  const view = new BuildView(cli, kind);
+  return await buildImage(contents, build, files, { ...contents.work, onEvent: (event) => view.show(event) });
 }
 
 /** A remedy may name an option that means the sandbox beside `--build`. */

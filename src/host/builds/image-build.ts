@@ -1,6 +1,7 @@
 /** Builds an image as a caller asks for it: with files of this host, or with files that came with the request. */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { BuildRequest } from '../../artifacts/dockerfile/build.ts';
 import { STAGE_VM_DEFAULTS } from '../../artifacts/dockerfile/limits.ts';
 import { writeSentContext } from '../../artifacts/dockerfile/sent-context.ts';
 import { newSandboxId } from '../../base/ids.ts';
@@ -28,15 +29,12 @@ export async function buildImage(
   const { context: source, name, args = {}, secrets = {}, network = null } = request;
   if (name !== undefined) checkNewName(name);
   const reference = name === undefined ? null : parseReference(name, '/');
-  await using place = source.kind === 'sent' ? await receive(context, files) : null;
-  const { dir, dockerfile = null } = source.kind === 'sent' ? { dir: place?.dir ?? '' } : source;
+  await using place = await placeOf(context, source, files);
   const { cpus, memoryMib, diskMib } = STAGE_VM_DEFAULTS;
   const built = await buildEnvironment(context, images, {
     request: {
       dockerfile: Buffer.from(request.dockerfile),
-      dockerfilePath: dockerfile,
-      contextDir: dir,
-      ...(source.kind === 'sent' ? { sentFrom: source.from } : {}),
+      ...place.files,
       buildArgs: args,
       target: request.target ?? null,
       secrets: new Map(Object.entries(secrets).map(([id, text]) => [id, Buffer.from(text, 'base64')])),
@@ -56,15 +54,28 @@ export async function buildImage(
   return { image, environment: { digest: environment.digest }, warnings, steps };
 }
 
-/** A workspace, so that the next daemon removes what a killed one leaves. */
-async function receive({ home, signal }: ImagesContext, files: AsyncIterable<Uint8Array> | null) {
+interface Place extends AsyncDisposable {
+  readonly files: Pick<BuildRequest, 'contextDir' | 'dockerfilePath' | 'sentFrom'>;
+}
+
+/** Sent files get a workspace, so that the next daemon removes what a killed one leaves. */
+async function placeOf(
+  { home, signal }: ImagesContext,
+  source: ImageBuild['context'],
+  files: AsyncIterable<Uint8Array> | null,
+): Promise<Place> {
+  if (source.kind === 'directory') {
+    const { dir, dockerfile = null } = source;
+    return { files: { contextDir: dir, dockerfilePath: dockerfile }, [Symbol.asyncDispose]: async () => undefined };
+  }
   if (files === null) throw new SandboxError('spec_invalid', 'the files of the context were not sent');
   const workspace = await makeWorkspace(home.runDir, newSandboxId());
   try {
-    const dir = join(workspace.dir, 'context');
-    await mkdir(dir, { mode: 0o700 });
-    await writeSentContext(dir, files, signal);
-    return { dir, [Symbol.asyncDispose]: () => workspace.remove() };
+    const contextDir = join(workspace.dir, 'context');
+    await mkdir(contextDir, { mode: 0o700 });
+    await writeSentContext(contextDir, files, signal);
+    const sent = { contextDir, dockerfilePath: null, sentFrom: source.from };
+    return { files: sent, [Symbol.asyncDispose]: () => workspace.remove() };
   } catch (error) {
     await workspace.remove();
     throw error;
