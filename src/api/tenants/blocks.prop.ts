@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { type Block, blockText, isBlock, isWithin, parseBlock, without } from './blocks.ts';
+import { BLOCK, type Block, blockText, isWithin, parseBlock, plainBlock, without } from './blocks.ts';
 
 const block = fc
   .record({ address: fc.nat(2 ** 32 - 1), bits: fc.integer({ min: 0, max: 32 }) })
@@ -28,16 +28,28 @@ describe('blocks', () => {
     fc.assert(
       fc.property(block, (one) => {
         expect(parseBlock(blockText(one))).toEqual(one);
-        expect(isBlock(blockText(one))).toBe(true);
+        expect(blockText(one)).toMatch(BLOCK);
+        expect(plainBlock(blockText(one))).toBe(blockText(one));
       }),
     );
   });
 
-  it.each(['10.0.0.1/8', '10.0.0.0/08', '10.0.0.0/33', '10.0.0', '::1', 'example.com', ''])(
-    '%j is not a block',
-    (text) => {
-      expect(isBlock(text)).toBe(false);
-      expect(isBlock('10.0.0.1')).toBe(true);
-    },
-  );
+  it('BLOCK matches what parseBlock reads, except for zeros in front', () => {
+    const part = fc.integer({ min: 0, max: 300 });
+    fc.assert(
+      fc.property(
+        fc.array(part, { minLength: 3, maxLength: 5 }),
+        fc.option(fc.integer({ min: 0, max: 40 })),
+        (parts, bits) => {
+          const text = `${parts.join('.')}${bits === null ? '' : `/${bits}`}`;
+          expect(BLOCK.test(text)).toBe(parseBlock(text) !== null);
+        },
+      ),
+    );
+  });
+
+  it.each(['10.0.0.0/08', '10.0.0.0/33', '10.0.0', '::1', 'example.com', ''])('%j is not a block', (text) => {
+    expect(text).not.toMatch(BLOCK);
+    expect('10.0.0.1').toMatch(BLOCK);
+  });
 });

@@ -10,7 +10,7 @@ import type { WindowedBudget } from '../../base/request/model-limits.ts';
 import { RANGES, REQUEST_LIMITS } from '../../sandbox/contract/limits.ts';
 import { modelField, modelPriority, windowedBudget } from '../../sandbox/contract/schema/models.ts';
 import { list, notA, text } from '../../sandbox/contract/schema/values.ts';
-import { isBlock } from './blocks.ts';
+import { BLOCK, plainBlock } from './blocks.ts';
 import { JsonFiles } from './files.ts';
 import { checkTenantName } from './keys.ts';
 import { TENANT_LIMITS, TENANT_NAME } from './limits.ts';
@@ -36,7 +36,10 @@ export const ceilingFields = {
     .readonly()
     .describe('Models that other hosts may serve for it, by the operator’s keys; `all`: every one.'),
   allowNet: list(
-    z.string().refine(isBlock, { error: notA('an IPv4 address or block, such as 10.1.0.0/16') }),
+    z
+      .string()
+      .regex(BLOCK, { error: notA('an IPv4 address or block, such as 10.1.0.0/16') })
+      .overwrite(plainBlock),
     TENANT_LIMITS.netsMax,
   )
     .readonly()
