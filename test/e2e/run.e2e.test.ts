@@ -4,26 +4,33 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { describe, expect, it } from 'vitest';
-import { readConfig } from '../../src/base/config.ts';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { resolveHome } from '../../src/base/home.ts';
-import { cli } from '../support/cli.ts';
+import { cli as cliOf } from '../support/cli.ts';
 import { descendants, holdings } from '../support/leftovers.ts';
 import { requiresRoot } from '../support/requires.ts';
+import { temporaryHome } from '../support/vm.ts';
 
-const { runDir } = resolveHome(readConfig(process.env).home);
-/** The home belongs to the user who runs the tests and may have sandboxes there. */
-const ofOthers: string[] = await readdir(runDir).catch(() => []);
-const ours = (names: readonly string[]) => names.filter((name) => !ofOthers.includes(name));
+/** Of its own: other files run beside this one, and have sandboxes. */
+let home: string;
+let runDir: string;
+const cli: typeof cliOf = (args, options = {}) =>
+  cliOf(args, { ...options, env: { NEUROVISOR_HOME: home, ...options.env } });
+
+beforeAll(async () => {
+  home = await temporaryHome();
+  ({ runDir } = resolveHome(home));
+});
+afterAll(() => rm(home, { recursive: true }));
 
 async function expectNothingLeft(): Promise<void> {
   const deadline = performance.now() + 10_000;
   for (;;) {
-    if (ours(await readdir(runDir).catch(() => [])).length === 0 || performance.now() > deadline) break;
+    if ((await readdir(runDir).catch(() => [])).length === 0 || performance.now() > deadline) break;
     await sleep(100);
   }
   const left = await holdings(runDir);
-  expect(ours(left.runDir)).toEqual([]);
+  expect(left.runDir).toEqual([]);
   expect(left.processes.filter((one) => one.includes('qemu'))).toEqual([]);
 }
 
@@ -213,18 +220,18 @@ describe('run: invalid input', () => {
   });
 
   requiresRoot().it('a full disk: set-up names the space it needs', async () => {
-    const home = await mkdtemp(join(tmpdir(), 'nv-full-'));
-    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=32m', 'tmpfs', home]);
+    const small = await mkdtemp(join(tmpdir(), 'nv-full-'));
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=32m', 'tmpfs', small]);
     try {
       // The Node that runs this test, so that the launcher does not fetch one onto the full disk.
       const PATH = `${dirname(process.execPath)}:${process.env['PATH']}`;
-      const { status, stderr } = await cli(['run', '-c', '1'], { env: { NEUROVISOR_HOME: home, PATH } }).result;
+      const { status, stderr } = await cli(['run', '-c', '1'], { env: { NEUROVISOR_HOME: small, PATH } }).result;
       expect(stderr).toMatch(/needs \d+ MiB of disk space/);
       expect(stderr).toContain('fix:');
       expect(status).toBe(125);
     } finally {
-      execFileSync('umount', [home]);
-      await rm(home, { recursive: true });
+      execFileSync('umount', [small]);
+      await rm(small, { recursive: true });
     }
   });
 
