@@ -105,7 +105,7 @@ describe('with a daemon', () => {
     const least = { allowNet: [], allowFields: [], priority: 'normal' };
     expect(await json<object>(daemon.env, 'tenant', 'inspect', 'gamma')).toMatchObject(least);
     for (const [words, why] of [
-      [['--allow-net', '10.0.0.0/33'], '"10.0.0.0/33" is not an IPv4 address or block'],
+      [['--allow-net', '10.0.0.1/8'], '"10.0.0.1/8" is not an IPv4 address or block'],
       [['--allow-net', 'none', '--allow-net', '10.0.0.1'], '--allow-net: none and other values'],
       [['--priority', 'best'], 'unknown priority "best"'],
     ] as const) {

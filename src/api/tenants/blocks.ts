@@ -27,13 +27,13 @@ export function blockText({ base, bits }: Block): string {
 }
 
 const OCTET = '(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)';
-/** An address, or a block such as `10.1.0.0/16`. */
+/** How an address or a block such as `10.1.0.0/16` is written. */
 export const BLOCK = new RegExp(`^${OCTET}(?:\\.${OCTET}){3}(?:/(?:3[0-2]|[12]?\\d))?$`);
 
-/** A block without the bits beyond its prefix; any other text as it is. */
-export function plainBlock(text: string): string {
-  const block = text.includes('/') ? parseBlock(text) : null;
-  return block === null ? text : blockText(block);
+/** True for an address, or a block without bits beyond its prefix, which no pattern can tell. */
+export function isBlock(text: string): boolean {
+  const block = parseBlock(text);
+  return block !== null && [text, `${text}/${BITS_MAX}`].includes(blockText(block));
 }
 
 export function isWithin(inner: Block, outer: Block): boolean {

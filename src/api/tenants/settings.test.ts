@@ -54,18 +54,15 @@ it('TenantStore: the ceiling is the lowest until it is set, and each part stays 
   expect(new TenantStore(home).get('acme')).toMatchObject(LOWEST_CEILING);
 });
 
-it.each([{ allowNet: ['10.0.0.0/33'] }, { allowNet: ['example.com'] }, { allowFields: ['a b'] }])(
-  'TenantStore: refuses %j, and names it',
-  (change) => {
-    const text = Object.values(change).flat().join();
-    expect(() => store.set('acme', change)).toThrow(`"${text}" is not`);
-    expect(store.get('acme')).toMatchObject(LOWEST_CEILING);
-  },
-);
-
-it('TenantStore: a block loses the bits beyond its prefix', () => {
-  store.set('acme', { allowNet: ['10.1.2.3/16', '10.1.2.3'] });
-  expect(new TenantStore(home).get('acme').allowNet).toEqual(['10.1.0.0/16', '10.1.2.3']);
+it.each([
+  { allowNet: ['10.0.0.1/8'] },
+  { allowNet: ['10.0.0.0/33'] },
+  { allowNet: ['example.com'] },
+  { allowFields: ['a b'] },
+])('TenantStore: refuses %j, and names it', (change) => {
+  const text = Object.values(change).flat().join();
+  expect(() => store.set('acme', change)).toThrow(`"${text}" is not`);
+  expect(store.get('acme')).toMatchObject(LOWEST_CEILING);
 });
 
 it('TenantStore: the longest lists can be read back', () => {

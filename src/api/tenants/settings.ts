@@ -10,7 +10,7 @@ import type { WindowedBudget } from '../../base/request/model-limits.ts';
 import { RANGES, REQUEST_LIMITS } from '../../sandbox/contract/limits.ts';
 import { modelField, modelPriority, windowedBudget } from '../../sandbox/contract/schema/models.ts';
 import { list, notA, text } from '../../sandbox/contract/schema/values.ts';
-import { BLOCK, plainBlock } from './blocks.ts';
+import { BLOCK, isBlock } from './blocks.ts';
 import { JsonFiles } from './files.ts';
 import { checkTenantName } from './keys.ts';
 import { TENANT_LIMITS, TENANT_NAME } from './limits.ts';
@@ -30,18 +30,15 @@ const quotas = z.object({
 /** `null` for unlimited. */
 export type Quotas = z.infer<typeof quotas>;
 
+const netError = { error: notA('an IPv4 address or block, such as 10.1.0.0/16') };
+const net = z.string().regex(BLOCK, netError);
+
 /** What the operator allows a tenant to ask for beyond its own: see `ceiling.ts`. */
 export const ceilingFields = {
   allowHosted: list(text(REQUEST_LIMITS.modelNameCharactersMax), TENANT_LIMITS.hostedMax)
     .readonly()
     .describe('Models that other hosts may serve for it, by the operator’s keys; `all`: every one.'),
-  allowNet: list(
-    z
-      .string()
-      .regex(BLOCK, { error: notA('an IPv4 address or block, such as 10.1.0.0/16') })
-      .overwrite(plainBlock),
-    TENANT_LIMITS.netsMax,
-  )
+  allowNet: list(net, TENANT_LIMITS.netsMax)
     .readonly()
     .describe('IPv4 blocks inside private ranges that its network rules may open.'),
   allowFields: list(modelField, REQUEST_LIMITS.allowedFieldsMax)
@@ -60,7 +57,8 @@ const tenantFile = z
     quotas: quotas.extend({ tokensPerDay: amount.default(null) }),
     // Earlier releases had only hosted models, and before none of these.
     allowHosted: ceilingFields.allowHosted.default(LOWEST_CEILING.allowHosted),
-    allowNet: ceilingFields.allowNet.default(LOWEST_CEILING.allowNet),
+    // The document of the REST interface can't say this, so it is refused here: a typing error must not widen a block.
+    allowNet: list(net.refine(isBlock, netError), TENANT_LIMITS.netsMax).readonly().default(LOWEST_CEILING.allowNet),
     allowFields: ceilingFields.allowFields.default(LOWEST_CEILING.allowFields),
     priority: ceilingFields.priority.default(LOWEST_CEILING.priority),
     /** Limit of its sandboxes' model use together, beside their own budgets. `null` for unlimited. */
