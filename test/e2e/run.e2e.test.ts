@@ -7,7 +7,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { resolveHome } from '../../src/base/home.ts';
 import { cli as cliOf } from '../support/cli.ts';
-import { descendants, holdings } from '../support/leftovers.ts';
+import { leftIn } from '../support/daemon.ts';
+import { descendants } from '../support/leftovers.ts';
 import { requiresRoot } from '../support/requires.ts';
 import { temporaryHome } from '../support/vm.ts';
 
@@ -23,16 +24,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(home, { recursive: true }));
 
-async function expectNothingLeft(): Promise<void> {
-  const deadline = performance.now() + 10_000;
-  for (;;) {
-    if ((await readdir(runDir).catch(() => [])).length === 0 || performance.now() > deadline) break;
-    await sleep(100);
-  }
-  const left = await holdings(runDir);
-  expect(left.runDir).toEqual([]);
-  expect(left.processes.filter((one) => one.includes('qemu'))).toEqual([]);
-}
+const expectNothingLeft = async (): Promise<void> => expect(await leftIn({ runDir })).toEqual([]);
 
 describe('run', () => {
   it('-c: forwards output, arguments, environment and exit status of the script', async () => {
