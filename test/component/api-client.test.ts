@@ -13,6 +13,7 @@ import {
   type RemoteControlPlane,
 } from '../../src/api/client/client.ts';
 import { createApiServer } from '../../src/api/rest/server.ts';
+import { QuotaError } from '../../src/api/tenants/errors.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { BusyError, SandboxError } from '../../src/sandbox/contract/errors.ts';
@@ -104,6 +105,14 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
     const busy = await remote.create({}).catch((error: unknown) => error);
     expect(busy).toBeInstanceOf(BusyError);
     expect(busy).toMatchObject({ retryAfterMs: 1500, remedy: 'try again in 2 s' });
+    before = () => {
+      throw new QuotaError('acme', 'sandboxes', '1 of 1 sandboxes are used');
+    };
+    await expect(remote.create({})).rejects.toMatchObject({
+      code: 'busy',
+      retryAfterMs: 5000,
+      remedy: expect.stringContaining('remove a sandbox, or ask the operator'),
+    });
     before = () => {
       throw new Error('inside');
     };

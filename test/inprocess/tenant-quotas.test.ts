@@ -14,7 +14,7 @@ async function openSharing(limits: Partial<Quotas> = {}) {
   const known = { of: () => ({ ...NO_QUOTAS, ...limits }) };
   const gate = new TenantQuotas(known, new FakeClock());
   const host = await FakeHost.open({ gate, mapsMemory: 'differences' });
-  const storage = new StorageQuota(known, () => host.control.pausedBytes());
+  const storage = new StorageQuota(known, () => host.control.pausedBytes(), gate.refusals);
   const planeOf = (tenant: string) => tenantPlane(host.control, tenant, { storage });
   return { host, acme: planeOf('acme'), other: planeOf('other') };
 }
@@ -24,7 +24,7 @@ async function openWorld(limits: Partial<Quotas>) {
   const quotas = new TenantQuotas(known, new FakeClock());
   const host = await FakeHost.open({ gate: quotas, concurrency: 50 });
   await quotas.watch(host.control);
-  const storage = new StorageQuota(known, () => host.control.pausedBytes());
+  const storage = new StorageQuota(known, () => host.control.pausedBytes(), quotas.refusals);
   return { host, quotas, plane: tenantPlane(host.control, 'acme', { storage }) };
 }
 
@@ -141,12 +141,16 @@ describe('quotas', () => {
   });
 
   it('storage: nothing is saved once it is used up; snapshots keep their owner', async () => {
-    const { host, plane } = await openWorld({ storageBytes: 1 });
+    const { host, plane, quotas } = await openWorld({ storageBytes: 1 });
     await using _host = host;
     const { id } = await plane.create({ boot: true });
     const { done, failed } = await outcomes([1, 2, 3].map(() => plane.snapshot(id)));
     expect([done, failed.length]).toEqual([1, 2]);
+    const remedy = expect.stringMatching(/^remove a snapshot or a paused sandbox, or ask .*--storage/);
+    expect(failed).toEqual([expect.objectContaining({ remedy }), expect.objectContaining({ remedy })]);
     await expect(plane.pause(id, 'disk')).rejects.toThrow('of 1 bytes of storage are used');
+    const refusals = quotas.refusals.metric.samples();
+    expect(refusals.find(({ labels }) => labels['quota'] === 'storage')?.value).toBe(3);
     const [snapshot] = await plane.snapshots();
     expect(snapshot?.annotations).toEqual({ tenant: 'acme' });
     expect(await tenantPlane(host.control, 'other').snapshots()).toEqual([]);

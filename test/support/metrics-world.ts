@@ -4,7 +4,9 @@ import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type ApiServer, createApiServer } from '../../src/api/rest/server.ts';
+import { AuditLog, auditFailuresMetric } from '../../src/api/tenants/audit.ts';
 import { ModelBudgets } from '../../src/api/tenants/model-budgets.ts';
+import { QuotaRefusals } from '../../src/api/tenants/quota-refusals.ts';
 import { unset } from '../../src/api/tenants/settings.ts';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { systemClock } from '../../src/base/clock.ts';
@@ -53,7 +55,7 @@ export async function openMetricsWorld(
   const cleanup = new CleanupStack();
   const dir = await mkdtemp(join(tmpdir(), 'nv-metrics-'));
   cleanup.push('directory', () => rm(dir, { recursive: true }));
-  const metrics = new HostMetrics(systemClock);
+  const metrics = new HostMetrics(systemClock, dir);
   const { tracer = passiveTracer() } = options;
   const host = await FakeHost.open({ watch: (sandbox) => metrics.watch(sandbox), tracer });
   cleanup.push('host', () => host[Symbol.asyncDispose]());
@@ -69,7 +71,11 @@ export async function openMetricsWorld(
     host: { get: () => ({ modelBudget: limits }) },
   });
   cleanup.push('budgets', () => budgets[Symbol.asyncDispose]());
-  metrics.registry.add(...budgets.metrics());
+  const refusals = new QuotaRefusals();
+  const failures = auditFailuresMetric();
+  const audit = await AuditLog.open({ homeDir: dir, clock: systemClock, log: silentLog, failures });
+  cleanup.push('audit log', () => audit[Symbol.asyncDispose]());
+  metrics.registry.add(...budgets.metrics(), refusals.metric, failures);
   const bridge = createBridge({
     sharedBudgets: { of: (tenant) => budgets.of(tenant), used: budgets.used },
     upstream: () => Promise.resolve({ ...upstream.target, slots: 4 }),

@@ -48,8 +48,8 @@ export function answerError(status: number, body: unknown): CodedError {
   const read = errorBody.read(body);
   if (read === null) return answerInvalid(`status ${status} without an error body`);
   const { code, message, remedy, retryAfterMs } = read.value.error;
-  if (code === 'busy') return new BusyError(message, retryAfterMs ?? 1000);
   const options = remedy === null ? {} : { remedy };
+  if (code === 'busy') return new BusyError(message, retryAfterMs ?? 1000, options);
   if (isSandboxCode(code)) return new SandboxError(code, message, options);
   // An error of images, models or what builds them, with its own code.
   if (code.startsWith('home_')) return new CodedError(code.slice('home_'.length), message, options);

@@ -5,7 +5,15 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
 import { type Log, silentLog } from '../../base/log.ts';
-import { AUDIT_LIMITS, type AuditedCall, AuditLog, type AuditParts, verifyAudit, verifyAuditFiles } from './audit.ts';
+import {
+  AUDIT_LIMITS,
+  type AuditedCall,
+  AuditLog,
+  type AuditParts,
+  auditFailuresMetric,
+  verifyAudit,
+  verifyAuditFiles,
+} from './audit.ts';
 import { parseRecord } from './audit-record.ts';
 
 let home: string;
@@ -190,6 +198,31 @@ describe('AuditLog', () => {
     for (let n = 0; n < 10; n += 1) log.note({ ...call(n), status: 404 });
     await log.flush();
     expect(await verifyAudit(home, 3)).toMatchObject({ lastSeq: 106 });
+  });
+
+  it('neurovisor_audit_failures_total: begins at 0, and counts each failed write of its log', async () => {
+    const failures = auditFailuresMetric();
+    let isFull = true;
+    const openFile = async (path: string) => {
+      const file = await open(path, 'a', 0o600);
+      return {
+        appendFile: async (data: unknown) => {
+          if (isFull) throw new Error('ENOSPC');
+          await file.appendFile(data as Buffer);
+        },
+        truncate: (length?: number) => file.truncate(length),
+        close: () => file.close(),
+      };
+    };
+    await using log = await openLog({ open: openFile, kind: 'models', failures });
+    const counted = (): unknown => failures.samples().map(({ labels, value }) => [labels, value]);
+    expect(counted()).toEqual([[{ log: 'models' }, 0]]);
+    log.note(call(1));
+    for (let n = 0; n < 3; n += 1) await log.flush();
+    expect(counted()).toEqual([[{ log: 'models' }, 3]]);
+    isFull = false;
+    await log.flush();
+    expect(counted()).toEqual([[{ log: 'models' }, 3]]);
   });
 
   it('while the disk is full, calls continue; lost records are counted, and no line is torn', async () => {

@@ -22,6 +22,7 @@ import type { Clock } from '../../base/clock.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
+import { Counter } from '../../base/metrics.ts';
 import { TokenBucket } from '../../base/token-bucket.ts';
 import { MIB } from '../../base/units.ts';
 import type { Content } from '../../inference/bridge/bridge.ts';
@@ -94,12 +95,20 @@ export interface AuditSink {
   note(call: AuditedCall): ChainEnd | null;
 }
 
+/** Failed writes of the audit logs of one home. */
+export type AuditFailures = Counter<'log'>;
+
+export const auditFailuresMetric = (): AuditFailures =>
+  new Counter('neurovisor_audit_failures_total', 'Failed writes of audit logs, each tried again.', ['log']);
+
 export interface AuditParts {
   readonly homeDir: string;
   /** Default `calls`. */
   readonly kind?: AuditKind;
   readonly clock: Clock;
   readonly log: Log;
+  /** Counts failed writes. */
+  readonly failures?: AuditFailures;
   /** For tests. */
   readonly limits?: {
     readonly [K in 'waitingMax' | 'waitingCharactersMax' | 'fileBytesMax' | 'filesMax']?: number;
@@ -143,6 +152,8 @@ export class AuditLog implements AuditSink, AsyncDisposable {
 
   private constructor(parts: AuditParts, opened: Opened) {
     this.#parts = parts;
+    // Creates the series at 0: Prometheus misses the first increase of a series that begins with it.
+    this.#countFailures(0);
     this.#limits = { ...AUDIT_LIMITS, ...parts.limits };
     this.#dir = auditDir(parts.homeDir, parts.kind);
     this.#strangers = new TokenBucket(this.#limits.strangers, parts.clock.now());
@@ -224,6 +235,11 @@ export class AuditLog implements AuditSink, AsyncDisposable {
     return this.#flushing;
   }
 
+  #countFailures(by: number): void {
+    const { failures, kind = 'calls' } = this.#parts;
+    failures?.add({ log: kind }, by);
+  }
+
   async #write(): Promise<void> {
     // More lines may arrive meanwhile.
     let left = this.#waiting.length;
@@ -238,6 +254,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
         this.#parts.log.error('the audit log can’t be written; calls go on', { reason });
       }
       this.#isFailing = true;
+      this.#countFailures(1);
     }
     if (this.#waiting.length > 0 && !this.#isClosed) {
       this.#cancelFlush ??= this.#parts.clock.after(this.#limits.flushMs, () => void this.flush());

@@ -50,6 +50,22 @@ describe('TenantQuotas', () => {
     expect(() => start()).toThrow('quota of tenant acme: 1 of 1 sandboxes are used');
   });
 
+  it.each([
+    [{ sandboxes: 1 }, 'sandboxes', /^remove a sandbox, or ask the operator .*tenant set acme --sandboxes/],
+    [{ memoryMib: 600 }, 'memory', /^remove a sandbox, or pause one to disk, or ask .*--memory/],
+    [{ startsPerSecond: 0 }, 'starts', /^ask the operator for more .*--starts/],
+    [{ startsPerSecond: 1 }, 'starts', /^try again in 1 s$/],
+  ])('%j: the remedy is what makes room, and the refusal is counted', (limits, quota, remedy) => {
+    const { quotas, start } = quotasOf(limits);
+    if (!('startsPerSecond' in limits && limits.startsPerSecond === 0)) start();
+    const counted = (): unknown =>
+      Object.fromEntries(quotas.refusals.metric.samples().map((s) => [s.labels['quota'], s.value]));
+    const before = { sandboxes: 0, memory: 0, starts: 0, storage: 0 };
+    expect(counted()).toEqual(before);
+    expect(() => start()).toThrow(expect.objectContaining({ quota, remedy: expect.stringMatching(remedy) }));
+    expect(counted()).toEqual({ ...before, [quota]: 1 });
+  });
+
   it('sandboxes: counts paused ones, but not ended and failed ones', async () => {
     const { quotas, control, change, start } = quotasOf({ sandboxes: 1 });
     await quotas.watch(control);

@@ -9,10 +9,10 @@ import { assert } from '../../base/assert.ts';
 import type { Clock } from '../../base/clock.ts';
 import { TokenBucket } from '../../base/token-bucket.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/contract/control.ts';
-import { BusyError } from '../../sandbox/contract/errors.ts';
 import type { StartAsked, StartGate, StartReservation } from '../../sandbox/start/start-gate.ts';
 import { TENANT_LIMITS } from './limits.ts';
 import { ownerOf } from './owner.ts';
+import { QuotaRefusals } from './quota-refusals.ts';
 import type { Quotas, TenantStore } from './settings.ts';
 import { countedMib } from './usage.ts';
 
@@ -36,6 +36,7 @@ export interface MemorySharing {
 const APART: MemorySharing = { isAcross: false, hasTenants: () => true };
 
 export class TenantQuotas implements StartGate {
+  readonly refusals = new QuotaRefusals();
   readonly #quotas: Pick<TenantStore, 'of'>;
   readonly #clock: Clock;
   readonly #sharing: MemorySharing;
@@ -68,7 +69,7 @@ export class TenantQuotas implements StartGate {
 
   /**
    * Begins a template build, whose VMs count like one start. Call the returned function at its end.
-   * @throws BusyError
+   * @throws QuotaError
    */
   admitBuild(tenant: string | null, memoryMib: number): () => void {
     if (tenant === null) return () => undefined;
@@ -100,7 +101,7 @@ export class TenantQuotas implements StartGate {
     if (tenant === null) return { runsAs: () => undefined, release: () => undefined };
     const isNew = resumes === null;
     const { sandboxes } = this.#quotas.of(tenant);
-    if (isNew) within(tenant, 'sandboxes', this.useOf(tenant).sandboxes, 1, sandboxes);
+    if (isNew) this.#requireRoom(tenant, 'sandboxes', this.useOf(tenant).sandboxes, 1, sandboxes);
     const reserved = this.#reserve(tenant, memoryMib, isNew);
     return {
       runsAs: (id) => {
@@ -114,11 +115,11 @@ export class TenantQuotas implements StartGate {
     this.#end(id);
   }
 
-  /** @throws BusyError */
+  /** @throws QuotaError */
   #reserve(tenant: string, memoryMib: number, isNew: boolean) {
     const quotas = this.#quotas.of(tenant);
     const use = this.useOf(tenant);
-    within(tenant, 'MiB of memory', use.memoryMib, memoryMib, quotas.memoryMib);
+    this.#requireRoom(tenant, 'memory', use.memoryMib, memoryMib, quotas.memoryMib);
     this.#requireStart(tenant, quotas);
     const reserved = { tenant, memoryMib, isNew };
     this.#reserved.add(reserved);
@@ -145,12 +146,20 @@ export class TenantQuotas implements StartGate {
     else this.#sandboxes.set(info.id, { tenant, memoryMib: countedMib(info) });
   }
 
+  #requireRoom(tenant: string, quota: 'sandboxes' | 'memory', used: number, more: number, most: number | null): void {
+    assert(used >= 0, 'more was released than used');
+    if (most === null || used + more <= most) return;
+    const what = quota === 'memory' ? 'MiB of memory' : quota;
+    const wanted = more > 1 ? `, ${more} more wanted` : '';
+    throw this.refusals.refuse(tenant, quota, `${used} of ${most} ${what} are used${wanted}`);
+  }
+
   #requireStart(tenant: string, { startsPerSecond }: Quotas): void {
     if (startsPerSecond === null) {
       this.#starts.delete(tenant);
       return;
     }
-    if (startsPerSecond === 0) throw exceeded(tenant, '0 starts a second', TENANT_LIMITS.retryMs);
+    if (startsPerSecond === 0) throw this.refusals.refuse(tenant, 'starts', 'it allows 0 starts a second');
     const now = this.#clock.now();
     const limit = { size: Math.max(1, startsPerSecond), refillPerSecond: startsPerSecond };
     const bucket = this.#starts.get(tenant) ?? new TokenBucket(limit, now);
@@ -158,19 +167,8 @@ export class TenantQuotas implements StartGate {
     this.#starts.set(tenant, bucket);
     // Whole starts: a bucket is open while a part of a token is left.
     const waitMs = bucket.waitForMs(1, now);
-    if (waitMs > 0) throw exceeded(tenant, `${startsPerSecond} starts a second`, waitMs);
+    if (waitMs > 0)
+      throw this.refusals.refuse(tenant, 'starts', `all of its ${startsPerSecond} starts a second are used`, waitMs);
     bucket.spend(1);
   }
-}
-
-/** @throws BusyError */
-export function within(tenant: string, what: string, used: number, more: number, most: number | null): void {
-  assert(used >= 0, 'more was released than used');
-  if (most === null || used + more <= most) return;
-  const wanted = more > 1 ? `, ${more} more wanted` : '';
-  throw exceeded(tenant, `${used} of ${most} ${what} are used${wanted}`, TENANT_LIMITS.retryMs);
-}
-
-export function exceeded(tenant: string, why: string, retryMs: number): BusyError {
-  return new BusyError(`quota of tenant ${tenant}: ${why}`, Math.ceil(retryMs));
 }

@@ -5,8 +5,7 @@
  */
 import { ignore } from '../../base/ignore.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
-import { TENANT_LIMITS } from './limits.ts';
-import { exceeded } from './quota.ts';
+import type { QuotaRefusals } from './quota-refusals.ts';
 import type { TenantStore } from './settings.ts';
 
 type OwnWorld = Pick<ControlPlane, 'list' | 'snapshots'>;
@@ -14,15 +13,21 @@ type OwnWorld = Pick<ControlPlane, 'list' | 'snapshots'>;
 export class StorageQuota {
   readonly #quotas: Pick<TenantStore, 'of'>;
   readonly #pausedBytes: () => Promise<ReadonlyMap<string, number>>;
+  readonly #refusals: QuotaRefusals;
   readonly #last = new Map<string, Promise<unknown>>();
 
   /** @param pausedBytes returns the space of each pause, by the sandbox's id */
-  constructor(quotas: Pick<TenantStore, 'of'>, pausedBytes: () => Promise<ReadonlyMap<string, number>>) {
+  constructor(
+    quotas: Pick<TenantStore, 'of'>,
+    pausedBytes: () => Promise<ReadonlyMap<string, number>>,
+    refusals: QuotaRefusals,
+  ) {
     this.#quotas = quotas;
     this.#pausedBytes = pausedBytes;
+    this.#refusals = refusals;
   }
 
-  /** @throws BusyError; errors of `save` */
+  /** @throws QuotaError; errors of `save` */
   async save<T>(tenant: string, own: OwnWorld, save: () => Promise<T>): Promise<T> {
     if (this.#quotas.of(tenant).storageBytes === null) return await save();
     const before = this.#last.get(tenant) ?? Promise.resolve();
@@ -30,8 +35,7 @@ export class StorageQuota {
       const { storageBytes } = this.#quotas.of(tenant);
       const used = await this.#usedBytes(own);
       if (storageBytes !== null && used >= storageBytes) {
-        const why = `${used} of ${storageBytes} bytes of storage are used; remove snapshots`;
-        throw exceeded(tenant, why, TENANT_LIMITS.retryMs);
+        throw this.#refusals.refuse(tenant, 'storage', `${used} of ${storageBytes} bytes of storage are used`);
       }
       return await save();
     });

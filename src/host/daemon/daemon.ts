@@ -12,7 +12,7 @@ import { accessTokens } from '../../api/e2b/tokens.ts';
 import type { Certificate } from '../../api/rest/listener.ts';
 import { type ApiServer, createApiServer } from '../../api/rest/server.ts';
 import { HomeAdministration } from '../../api/tenants/administration.ts';
-import { AuditLog } from '../../api/tenants/audit.ts';
+import { type AuditFailures, AuditLog, auditFailuresMetric } from '../../api/tenants/audit.ts';
 import { modelRequestLog } from '../../api/tenants/audit-models.ts';
 import { KeyStore } from '../../api/tenants/keys.ts';
 import { ModelBudgets } from '../../api/tenants/model-budgets.ts';
@@ -122,6 +122,7 @@ interface Accounts {
   readonly budgets: ModelBudgets;
   readonly keys: KeyStore;
   readonly quotas: TenantQuotas;
+  readonly auditFailures: AuditFailures;
   readonly modelAudit: AuditLog;
   /** `null` if contents are not kept. */
   readonly contents: AuditLog | null;
@@ -135,28 +136,30 @@ async function openAccounts(
 ): Promise<Accounts> {
   const clock = systemClock;
   const counted = { homeDir, clock, log };
+  const failures = auditFailuresMetric();
+  const audited = { ...counted, failures };
   const keys = new KeyStore(homeDir, clock);
   const tenants = new TenantStore(homeDir);
   const host = new HostStore(homeDir);
   if (modelBudget !== undefined) host.set({ modelBudget });
   const budgets = await ModelBudgets.open({ ...counted, tenants, host });
   cleanup.push('use of budgets', () => budgets[Symbol.asyncDispose]());
-  const modelAudit = await AuditLog.open({ ...counted, kind: 'models' });
+  const modelAudit = await AuditLog.open({ ...audited, kind: 'models' });
   cleanup.push('audit log of model requests', () => modelAudit[Symbol.asyncDispose]());
   const { auditContent, memorySharing } = config;
   const hasContents = auditContent === 'redacted' || auditContent === 'full';
-  const contents = hasContents ? await AuditLog.open({ ...counted, kind: 'content' }) : null;
+  const contents = hasContents ? await AuditLog.open({ ...audited, kind: 'content' }) : null;
   if (contents !== null) cleanup.push('audit log of contents', () => contents[Symbol.asyncDispose]());
   const quotas = new TenantQuotas(tenants, clock, {
     isAcross: memorySharing === 'share-all',
     hasTenants: () => keys.hasTenants(),
   });
-  return { tenants, host, budgets, keys, quotas, modelAudit, contents };
+  return { tenants, host, budgets, keys, quotas, auditFailures: failures, modelAudit, contents };
 }
 
 async function openTenantsPlane(
   { config, log, progress, signal, modelPath, modelCacheBytes, checkUpstream }: DaemonOptions,
-  { budgets, keys, quotas, modelAudit, contents }: Accounts,
+  { budgets, keys, quotas, modelAudit, contents, auditFailures }: Accounts,
   cleanup: CleanupStack,
 ): Promise<Plane> {
   const plane = await openPlane({
@@ -174,7 +177,7 @@ async function openTenantsPlane(
   });
   cleanup.push('plane', () => plane[Symbol.asyncDispose]());
   const { runtime, control, queue } = plane;
-  runtime.metrics.registry.add(...budgets.metrics());
+  runtime.metrics.registry.add(...budgets.metrics(), quotas.refusals.metric, auditFailures);
   runtime.metrics.addControl(control, queue);
   await quotas.watch(control);
   runtime.onUsage(({ sandboxId }) => {
@@ -212,7 +215,8 @@ async function openDoors(parts: Composition): Promise<Doors> {
   const key = port === null ? null : await apiKey(config.daemonKey, home.dir);
   const tenancy = key === null ? undefined : tenancyOf(accounts, control, key.key);
   const events = tenancy === undefined ? undefined : await eventsOf(parts);
-  const audit = await AuditLog.open({ homeDir: home.dir, clock: systemClock, log });
+  const failures = accounts.auditFailures;
+  const audit = await AuditLog.open({ homeDir: home.dir, clock: systemClock, log, failures });
   cleanup.push('audit log', () => audit[Symbol.asyncDispose]());
   let domain = 'localhost';
   const e2b =
@@ -243,12 +247,12 @@ function administrationOf({ keys, tenants, host }: Accounts, { dir }: Home): Hom
   return new HomeAdministration(dir, { keys: () => keys, tenants: () => tenants, host: () => host });
 }
 
-function tenancyOf({ tenants, keys }: Accounts, control: Plane['control'], key: string): Tenancy {
+function tenancyOf({ tenants, keys, quotas }: Accounts, control: Plane['control'], key: string): Tenancy {
   return new Tenancy({
     control,
     keys,
     apiKey: key,
-    storage: new StorageQuota(tenants, () => control.pausedBytes()),
+    storage: new StorageQuota(tenants, () => control.pausedBytes(), quotas.refusals),
     ceilingOf: (tenant) => tenants.get(tenant),
     privateRules,
   });

@@ -155,7 +155,7 @@ async function compose(composing: Composing): Promise<RuntimeParts> {
   const { vmmMemory, ...made } = await openDriver(composing, choice);
   const violations = openViolations(made.driver.name, log);
   cleanup.push('records of the kernel', async () => violations.close());
-  const metrics = new HostMetrics(systemClock);
+  const metrics = new HostMetrics(systemClock, home.dir);
   const jailMetrics = new JailMetrics(made.confinement.state, () => metrics.vmmPids());
   metrics.registry.add(...jailMetrics.list());
   const traces = openTracing(config, log);

@@ -23,6 +23,7 @@ import type { RecentEvents } from '../../sandbox/plane/recent-events.ts';
 import type { StartQueue } from '../../sandbox/start/start-queue.ts';
 import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
 import { anonymousBytes, availableMib, memoryPressure } from '../probes/host-memory.ts';
+import { HomeDisk } from './home-disk.ts';
 import { Totals } from './totals.ts';
 import { channelMetrics, networkMetrics, REFUSED } from './traffic-metrics.ts';
 
@@ -72,7 +73,8 @@ export class HostMetrics {
     ['by', 'direction'],
   );
 
-  constructor(clock: Clock) {
+  /** @param homeDir on the file system that is measured */
+  constructor(clock: Clock, homeDir: string) {
     this.#clock = clock;
     this.registry.add(this.#phases, this.#boots, this.#acquired, this.#vmEnds, this.#resizes);
     this.registry.add(
@@ -80,6 +82,7 @@ export class HostMetrics {
       ...networkMetrics(this.#network, () => this.#leases.size),
     );
     this.#addHost();
+    this.#addDisk(homeDir);
     this.registry.beforeScrape(() => this.#ask());
   }
 
@@ -280,6 +283,12 @@ export class HostMetrics {
       ...processMetrics(),
       ignoredErrors,
     );
+  }
+
+  #addDisk(homeDir: string): void {
+    const disk = new HomeDisk(homeDir);
+    this.registry.add(disk.metric);
+    this.registry.beforeScrape(() => this.#inTime(disk.ask(), undefined));
   }
 
   async #ask(): Promise<void> {

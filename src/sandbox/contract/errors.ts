@@ -100,9 +100,10 @@ export class BusyError extends SandboxError {
   /** Delay in milliseconds after which a retry is likely to succeed. */
   readonly retryAfterMs: number;
 
-  constructor(message: string, retryAfterMs: number, options: { cause?: unknown } = {}) {
+  /** @param options.remedy if waiting alone does not help */
+  constructor(message: string, retryAfterMs: number, options: { cause?: unknown; remedy?: string | undefined } = {}) {
     const seconds = Math.ceil(retryAfterMs / 1000);
-    super('busy', message, { ...options, remedy: `try again in ${seconds} s` });
+    super('busy', message, { ...options, remedy: options.remedy ?? `try again in ${seconds} s` });
     this.retryAfterMs = retryAfterMs;
   }
 }
