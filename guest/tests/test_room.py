@@ -35,6 +35,41 @@ def opened(path):
         return error.errno
 """
 
+# Two users' programs: one that has just given up root, and one that looks into its memory.
+CHILD = """
+import ctypes, signal
+from neurovisor_agent import spawn
+libc = ctypes.CDLL(None)
+def looks(protect):
+    ready, tell = os.pipe()
+    victim = os.fork()
+    if victim == 0:
+        if not protect:
+            room.keep_capabilities = lambda: None
+        spawn.become(1000, 1000, [])
+        # As with init's suid_dumpable=1; this machine may have another.
+        libc.prctl(4, 1, 0, 0, 0)
+        if protect:
+            STEP
+            pass
+        os.write(tell, b".")
+        signal.pause()
+    os.read(ready, 1)
+    if (spy := os.fork()) == 0:
+        os.setgroups([]); os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)
+        try:
+            os.open(f"/proc/{victim}/mem", os.O_RDONLY)
+            os._exit(1)
+        except PermissionError:
+            os._exit(2)
+    status = os.waitstatus_to_exitcode(os.waitpid(spy, 0)[1])
+    os.kill(victim, signal.SIGKILL)
+    os.waitpid(victim, 0)
+    return {1: "read", 2: "refused"}[status]
+print("unprotected", looks(False), flush=True)
+print("protected", looks(True), flush=True)
+"""
+
 
 @unittest.skipUnless(os.geteuid() == 0, "only root makes namespaces")
 class RoomTest(unittest.TestCase):
@@ -83,3 +118,21 @@ class RoomTest(unittest.TestCase):
     def test_pids_are_those_of_the_room(self):
         done = self.run_agent("print(room.inner_pid(int(sys.argv[1])), room.inner_pid(2**22 + 1))")
         self.assertEqual(done.stdout, "1 None\n", done.stderr)
+
+    def test_a_child_that_became_a_user_is_out_of_reach_of_that_users_programs(self):
+        for step in ("", "room.drop_capabilities()"):
+            with self.subTest(step):
+                done = self.run_agent(CHILD.replace("STEP", step))
+                # The control is a child of root that no longer is one of the agent's.
+                self.assertEqual(done.stdout, "unprotected read\nprotected refused\n", done.stderr)
+
+    def test_a_child_that_executes_nothing_has_no_capability_left(self):
+        done = self.run_agent(
+            "from neurovisor_agent import spawn\n"
+            # Opened before, since the child may not look at itself then.
+            "status = open('/proc/thread-self/status')\n"
+            "spawn.become(1000, 1000, [])\n"
+            "room.drop_capabilities()\n"
+            "print([line.split()[1] for line in status if line.startswith(('CapPrm', 'CapEff'))])"
+        )
+        self.assertEqual(done.stdout, f"{['0' * 16] * 2}\n", done.stderr)

@@ -41,6 +41,23 @@ describe('the room', () => {
     expect(seen).toMatchObject({ stdout: '[]\nTrue\n[]\n', stderr: '' });
   });
 
+  it('a program can’t look into a file operation of the same user, which has the agent’s memory', async () => {
+    const guest = sandbox.guest();
+    const watch = await guest.files.watch('/home/user', {}, () => undefined);
+    const code = [
+      'import glob, os',
+      'def look(pid):',
+      '    try: return os.open(f"/proc/{pid}/mem", os.O_RDONLY) > 0',
+      '    except OSError as error: return error.errno',
+      'def is_agent(pid): return "__main__.py" in open(f"/proc/{pid}/cmdline").read()',
+      'others = [pid for pid in os.listdir("/proc") if pid.isdigit() and pid != str(os.getpid()) and is_agent(pid)]',
+      'print(look(os.getpid()), [look(pid) for pid in others])',
+    ];
+    expect(await python(guest, code.join('\n'))).toMatchObject({ stdout: 'True [13]\n', stderr: '' });
+    watch.stop();
+    await watch.ended;
+  });
+
   it('its process 1 reaps orphans, and a signal of root does not end it', async () => {
     const guest = sandbox.guest();
     const left = 'sleep 0.1 & kill -9 1; kill -15 1; exit 0';

@@ -25,8 +25,15 @@ _RESOLVE_IN_ROOT = 0x10
 # Bytes read of /proc/<pid>/status: NSpid is about in the middle.
 _STATUS_BYTES = 4096
 
+# include/uapi/linux/prctl.h, include/uapi/linux/capability.h
+_PR_SET_DUMPABLE = 4
+_PR_SET_KEEPCAPS = 8
+_CAPABILITY_VERSION_3 = 0x20080522
+
 _setns: "Callable[..., int]"
 _syscall: "Callable[..., int]"
+_prctl: "Callable[..., int]"
+_capset: "Callable[..., int]"
 _errno: "Callable[[], int]"
 _mounts = -1
 _root = -1
@@ -46,7 +53,7 @@ def connect(pid: int) -> None:
 
 def _load() -> None:
     """Python has setns from 3.12 on, and no openat2. The module below ctypes alone costs the boot less than all of it."""
-    global _setns, _syscall, _errno
+    global _setns, _syscall, _prctl, _capset, _errno
     import _ctypes
 
     class Int(_ctypes._SimpleCData):
@@ -59,6 +66,8 @@ def _load() -> None:
     libc = _ctypes.dlopen(None, 0)
     _setns = Function(_ctypes.dlsym(libc, "setns"))
     _syscall = Function(_ctypes.dlsym(libc, "syscall"))
+    _prctl = Function(_ctypes.dlsym(libc, "prctl"))
+    _capset = Function(_ctypes.dlsym(libc, "capset"))
     _errno = _ctypes.get_errno
 
 
@@ -66,6 +75,24 @@ def enter() -> None:
     """Moves this child of the agent into the room. It can't leave it again. Raises OSError."""
     if _mounts >= 0 and _setns(_mounts, _CLONE_NEWNS) != 0:
         raise OSError(_errno(), "enter the room")
+
+
+def keep_capabilities() -> None:
+    """Lets this child of the agent stay out of reach when it gives up root: it has the agent's memory, with what programs
+    of other users were given, and init makes such a process dumpable. The kernel lets no program trace one with more
+    capabilities than its own (security/commoncap.c, cap_ptrace_access_check). An exec ends both. Raises OSError.
+    """
+    if _mounts >= 0 and _prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0:
+        raise OSError(_errno(), "keep capabilities")
+
+
+def drop_capabilities() -> None:
+    """The same for a child that executes nothing, after `keep_capabilities`. Raises OSError."""
+    if _mounts < 0:
+        return
+    header = _CAPABILITY_VERSION_3.to_bytes(4, "little") + bytes(4)
+    if _prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 or _capset(header, bytes(24)) != 0:
+        raise OSError(_errno(), "drop capabilities")
 
 
 def open_file(path: str, flags: int) -> int:

@@ -134,9 +134,10 @@ def unprotect() -> None:
 
 
 def become(uid: int, gid: int, groups: list[int]) -> None:
-    """Drops the agent's rights, for good."""
+    """Drops the agent's rights, for good: in a child of the agent its capabilities with an exec."""
     os.umask(0o022)
     if uid != os.geteuid() or gid != os.getegid():
+        room.keep_capabilities()
         os.setgroups(groups)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)

@@ -202,6 +202,8 @@ def _run(
         try:
             if not request.flag("asRoot", False):
                 spawn.become(who.uid, who.gid, who.groups)
+                if who.uid != 0:
+                    room.drop_capabilities()
             run(operation, request, who, stream)
         except LocalError as error:
             raise from_errno(error.number, error.what) from error
