@@ -97,17 +97,16 @@ describe('with a daemon', () => {
 
   it('what a tenant may ask for is replaced by what is named, and taken away by none', async () => {
     const set = async (...words: string[]) => await run(remote, 'tenant', 'set', 'gamma', ...words);
-    expect((await set('--allow-net', '10.1.0.0/16', '--allow-net', '10.2.0.1', '--priority', 'batch')).status).toBe(0);
+    expect((await set('--allow-net', '10.1.0.0/16', '--allow-net', '10.2.0.1')).status).toBe(0);
     const { stdout } = await set('--allow-field', 'store');
     expect(stdout).toMatch(/^private networks +10\.1\.0\.0\/16, 10\.2\.0\.1 /m);
-    expect(stdout).toMatch(/^model fields +store .*\nbest priority +batch /m);
-    await set('--allow-net', 'none', '--allow-field', 'none', '--priority', 'none');
-    const least = { allowNet: [], allowFields: [], priority: 'normal' };
+    expect(stdout).toMatch(/^model fields +store {2}/m);
+    await set('--allow-net', 'none', '--allow-field', 'none');
+    const least = { allowNet: [], allowFields: [] };
     expect(await json<object>(daemon.env, 'tenant', 'inspect', 'gamma')).toMatchObject(least);
     for (const [words, why] of [
       [['--allow-net', '10.0.0.1/8'], '"10.0.0.1/8" is not an IPv4 address or block'],
       [['--allow-net', 'none', '--allow-net', '10.0.0.1'], '--allow-net: none and other values'],
-      [['--priority', 'best'], 'unknown priority "best"'],
     ] as const) {
       const { status, stderr } = await set(...words);
       expect([status, stderr]).toEqual([expect.any(Number), expect.stringContaining(why)]);

@@ -220,9 +220,9 @@ describe('what a tenant may ask for', () => {
   const e2bLists = { allowOut: ['10.0.0.0/8'], denyOut: ['0.0.0.0/0'] };
   const e2bBody = { templateID: 'agent', network: e2bLists };
 
-  it('REST: no private network, field of a model or better priority that the operator has not allowed', async () => {
+  it('REST: no private network or field of a model that the operator has not allowed', async () => {
     const allowFields = ['messages.content', 'file_ids', 'store', 'provider', 'priority'];
-    const bodies = [restNetwork, { models: { allowFields } }, { models: { priority: 'interactive' } }];
+    const bodies = [restNetwork, { models: { allowFields } }];
     for (const body of bodies) {
       const refused = await ask(first, 'POST', '/v1/sandboxes', body);
       expect(refused).toMatchObject({ status: 403, json: { error: { code: 'forbidden' } } });
@@ -232,13 +232,13 @@ describe('what a tenant may ask for', () => {
     const { id } = (await ask(first, 'POST', '/v1/sandboxes', {})).json as { id: string };
     expect((await ask(first, 'PATCH', `/v1/sandboxes/${id}`, restNetwork)).status).toBe(403);
     expect((await world.control.get(id)).network).toBeNull();
-    settings.set('first', { allowNet: ['10.0.0.0/8', '192.168.0.0/16'], allowFields, priority: 'interactive' });
+    settings.set('first', { allowNet: ['10.0.0.0/8', '192.168.0.0/16'], allowFields });
     expect((await ask(first, 'PATCH', `/v1/sandboxes/${id}`, restNetwork)).status).toBe(200);
     for (const body of bodies) {
       expect((await ask(first, 'POST', '/v1/sandboxes', body)).status).toBe(201);
       expect((await ask(second, 'POST', '/v1/sandboxes', body)).status).toBe(403);
     }
-    settings.set('first', { allowNet: [], allowFields: [], priority: 'normal' });
+    settings.set('first', { allowNet: [], allowFields: [] });
     expect((await ask(first, 'POST', `/v1/sandboxes/${id}/fork`, {})).status).toBe(403);
     for (const one of await idsOf(world.apiKey)) await world.control.remove(one);
   });

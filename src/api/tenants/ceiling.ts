@@ -4,7 +4,7 @@
  *
  *     tenantPlane ──► checkCreate, checkUpdate, checkFork ──► rules ◄── Ceiling, which the operator sets for the tenant
  */
-import { EVERY_HOSTED, MODEL_PRIORITIES, type ModelPriority } from '../../base/request/model-limits.ts';
+import { EVERY_HOSTED } from '../../base/request/model-limits.ts';
 import type { CreateRequest, ForkOptions, SandboxChange, SandboxInfo } from '../../sandbox/contract/control.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import type { ModelOptions } from '../../sandbox/contract/model-policy.ts';
@@ -60,11 +60,8 @@ const checkModels = ruleOf<ModelOptions>({
     const refused = paths.filter((path) => !allowFields.some((own) => path === own || path.startsWith(`${own}.`)));
     refuse('models.allowFields', refused, allowFields, '--allow-field', asker);
   },
-  // Better priorities go first among the requests of all tenants.
-  priority: (wanted, asker) => {
-    const { priority } = asker.ceiling;
-    refuse('models.priority', isBetter(wanted, priority) ? [wanted] : [], [priority], '--priority', asker);
-  },
+  // Orders the tenant's own requests alone: `token-scheduler.ts`.
+  priority: FREE,
   budget: FREE,
   cache: FREE,
 });
@@ -114,14 +111,10 @@ const checkForkOptions = ruleOf<ForkOptions>({ count: FREE, timeoutMs: FREE, met
 
 /**
  * Templates and snapshots bring no networks and no models of their own, so the request is all there is to check.
- * @returns the request, with the tenant's best priority if that is below the default
  * @throws SandboxError `forbidden`, `spec_invalid`
  */
-export function checkCreate(request: CreateRequest, asker: Asker): CreateRequest {
+export function checkCreate(request: CreateRequest, asker: Asker): void {
   checkRequest(request, asker);
-  const { priority } = asker.ceiling;
-  if (!isBetter('normal', priority)) return request;
-  return { ...request, models: { ...request.models, priority: request.models?.priority ?? priority } };
 }
 
 /** @throws SandboxError `forbidden`, `spec_invalid` */
@@ -146,9 +139,6 @@ function ruleOf<T extends object>(rules: Rules<T>): Rule<T> {
     for (const name of names) check(name, value, asker);
   };
 }
-
-const isBetter = (one: ModelPriority, other: ModelPriority): boolean =>
-  MODEL_PRIORITIES.indexOf(one) < MODEL_PRIORITIES.indexOf(other);
 
 function refuse(
   field: string,

@@ -49,11 +49,11 @@ export function tenantPlane(control: ControlPlane, tenant: string, settings: Ten
 function ownSandboxes(control: Sandboxes, own: OwnWorld): Sandboxes {
   return {
     async create(request, signal) {
-      const allowed = checkCreate(request, own.asker());
+      checkCreate(request, own.asker());
       const { snapshot } = request;
       const source = snapshot === undefined ? {} : { snapshot: (await own.snapshot(snapshot)).id };
       const annotations = withOwner(request.annotations, own.tenant);
-      return await control.create({ ...allowed, ...source, annotations }, signal);
+      return await control.create({ ...request, ...source, annotations }, signal);
     },
 
     list: (filter) => own.list(filter),

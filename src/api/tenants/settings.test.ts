@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { HostStore, LOWEST_CEILING, NO_QUOTAS, TenantStore } from './settings.ts';
+import { HostStore, LOWEST_CEILING, NO_QUOTAS, TenantStore, unset } from './settings.ts';
 
 let home: string;
 let store: TenantStore;
@@ -35,18 +35,16 @@ it('TenantStore: no hosted models until they are set, which keeps the quotas', (
   expect(store.get('acme').allowHosted).toEqual(['gpt-5-mini']);
   store.set('acme', { allowHosted: [] });
   expect(store.get('acme').allowHosted).toEqual([]);
-  // In the form of an earlier release.
+  // In the forms of earlier versions.
+  const early = { name: 'acme', quotas: NO_QUOTAS, allowHosted: ['m'], priority: 'batch' };
+  writeFileSync(join(home, 'tenants', 'acme.json'), JSON.stringify(early));
+  expect(new TenantStore(home).get('acme')).toEqual({ ...unset('acme'), allowHosted: ['m'] });
   writeFileSync(join(home, 'tenants', 'acme.json'), JSON.stringify({ name: 'acme', quotas: NO_QUOTAS }));
   expect(new TenantStore(home).get('acme').allowHosted).toEqual([]);
 });
 
 it('TenantStore: the ceiling is the lowest until it is set, and each part stays until it is replaced', () => {
-  const ceiling = {
-    allowHosted: ['m'],
-    allowNet: ['10.1.0.0/16', '10.2.0.1'],
-    allowFields: ['store'],
-    priority: 'batch',
-  };
+  const ceiling = { allowHosted: ['m'], allowNet: ['10.1.0.0/16', '10.2.0.1'], allowFields: ['store'] };
   expect(store.get('acme')).toMatchObject(LOWEST_CEILING);
   for (const [name, value] of Object.entries(ceiling)) store.set('acme', { [name]: value });
   for (const one of [store, new TenantStore(home)]) expect(one.get('acme')).toMatchObject(ceiling);

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import type { WindowedBudget } from '../../base/request/model-limits.ts';
 import { RANGES, REQUEST_LIMITS } from '../../sandbox/contract/limits.ts';
-import { modelField, modelPriority, windowedBudget } from '../../sandbox/contract/schema/models.ts';
+import { modelField, windowedBudget } from '../../sandbox/contract/schema/models.ts';
 import { list, notA, text } from '../../sandbox/contract/schema/values.ts';
 import { BLOCK, isBlock } from './blocks.ts';
 import { JsonFiles } from './files.ts';
@@ -44,11 +44,10 @@ export const ceilingFields = {
   allowFields: list(modelField, REQUEST_LIMITS.allowedFieldsMax)
     .readonly()
     .describe('Fields, with all below them, that its `models.allowFields` may name.'),
-  priority: modelPriority.describe('The best that its `models.priority` may be.'),
 };
 const ceiling = z.object(ceilingFields);
 export type Ceiling = z.infer<typeof ceiling>;
-export const LOWEST_CEILING: Ceiling = { allowHosted: [], allowNet: [], allowFields: [], priority: 'normal' };
+export const LOWEST_CEILING: Ceiling = { allowHosted: [], allowNet: [], allowFields: [] };
 
 const tenantFile = z
   .object({
@@ -60,7 +59,6 @@ const tenantFile = z
     // The document of the REST interface can't say this, so it is refused here: a typing error must not widen a block.
     allowNet: list(net.refine(isBlock, netError), TENANT_LIMITS.netsMax).readonly().default(LOWEST_CEILING.allowNet),
     allowFields: ceilingFields.allowFields.default(LOWEST_CEILING.allowFields),
-    priority: ceilingFields.priority.default(LOWEST_CEILING.priority),
     /** Limit of its sandboxes' model use together, beside their own budgets. `null` for unlimited. */
     modelBudget: windowedBudget.nullable().optional(),
   })
@@ -141,14 +139,13 @@ export class TenantStore {
   set(name: string, change: TenantChange): TenantInfo {
     checkTenantName(name);
     const now = this.get(name);
-    const { allowHosted, allowNet, allowFields, priority, modelBudget: budget, ...quotas } = change;
+    const { allowHosted, allowNet, allowFields, modelBudget: budget, ...quotas } = change;
     const changed = {
       name,
       quotas: { ...now.quotas, ...quotas },
       allowHosted: allowHosted ?? now.allowHosted,
       allowNet: allowNet ?? now.allowNet,
       allowFields: allowFields ?? now.allowFields,
-      priority: priority ?? now.priority,
       modelBudget: budget === undefined ? now.modelBudget : budget,
     };
     this.#files.write(changed);

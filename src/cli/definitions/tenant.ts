@@ -21,7 +21,7 @@ Examples:
   neurovisor tenant set acme --sandboxes 20 --memory 16G --starts 5
   neurovisor tenant set acme --model-budget output=1M,cost=5,per=1d
   neurovisor tenant set acme --storage none
-  neurovisor tenant set acme --allow-net 10.1.0.0/16 --priority interactive
+  neurovisor tenant set acme --allow-net 10.1.0.0/16 --allow-hosted gpt-5-mini
   neurovisor tenant inspect acme
 `,
     );
@@ -67,10 +67,6 @@ Examples:
       '--allow-field <path>',
       'field that its requests to the model may carry unchecked, for example enable_search (repeatable)',
       collect,
-    )
-    .option(
-      '--priority <best>',
-      'best place that it may ask for in the queue of a model server: interactive, normal or batch (default: normal)',
     )
     .addOption(output())
     .action((name: string, flags: QuotaFlags & OutputFlags) =>

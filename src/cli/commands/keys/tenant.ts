@@ -1,20 +1,8 @@
 /** `neurovisor tenant`: the quotas of tenants. */
-import {
-  LOWEST_CEILING,
-  type Quotas,
-  type TenantChange,
-  type TenantInfo,
-  unset,
-} from '../../../api/tenants/settings.ts';
+import { type Quotas, type TenantChange, type TenantInfo, unset } from '../../../api/tenants/settings.ts';
 import { usageOf } from '../../../api/tenants/usage.ts';
 import { systemClock } from '../../../base/clock.ts';
-import {
-  type BudgetUse,
-  budgetStates,
-  MODEL_PRIORITIES,
-  type ModelPriority,
-  type WindowedBudget,
-} from '../../../base/request/model-limits.ts';
+import { type BudgetUse, budgetStates, type WindowedBudget } from '../../../base/request/model-limits.ts';
 import { MIB } from '../../../base/units.ts';
 import type { Cli } from '../../cli.ts';
 import { administer } from '../../daemon/administer.ts';
@@ -34,7 +22,6 @@ export interface QuotaFlags {
   readonly allowHosted?: readonly string[];
   readonly allowNet?: readonly string[];
   readonly allowField?: readonly string[];
-  readonly priority?: string;
 }
 
 type Use = { readonly [K in keyof Quotas]?: number } & {
@@ -90,7 +77,7 @@ export async function tenantSet(cli: Cli, name: string, flags: QuotaFlags): Prom
 
 /** @throws UsageError */
 export function changeOf(flags: QuotaFlags): TenantChange {
-  const { sandboxes, memory, starts, storage, allowHosted, allowNet, allowField, priority } = flags;
+  const { sandboxes, memory, starts, storage, allowHosted, allowNet, allowField } = flags;
   const modelBudget = parseSharedBudget(flags.modelBudget ?? []);
   return {
     ...(sandboxes !== undefined && { sandboxes: whole('--sandboxes', sandboxes) }),
@@ -100,7 +87,6 @@ export function changeOf(flags: QuotaFlags): TenantChange {
     ...(allowHosted !== undefined && { allowHosted: listOf('--allow-hosted', allowHosted) }),
     ...(allowNet !== undefined && { allowNet: listOf('--allow-net', allowNet) }),
     ...(allowField !== undefined && { allowFields: listOf('--allow-field', allowField) }),
-    ...(priority !== undefined && { priority: best(priority) }),
     ...(modelBudget !== undefined && { modelBudget }),
   };
 }
@@ -119,7 +105,6 @@ function quotaTable({ quotas, modelBudget, ...ceiling }: TenantInfo, use: Use | 
       [BUDGET, budgetWords(modelBudget), budgetUseText(modelBudget, used)],
       [HOSTED, words(ceiling.allowHosted), '-'],
       ['model fields', words(ceiling.allowFields), '-'],
-      ['best priority', ceiling.priority, '-'],
       ['private networks', words(ceiling.allowNet), '-'],
     ],
   );
@@ -140,14 +125,6 @@ function listOf(option: string, values: readonly string[]): readonly string[] {
   if (!values.includes(NONE)) return values;
   if (values.length === 1) return [];
   throw new UsageError(`${option}: ${NONE} and other values`, `use values, or ${NONE} alone`);
-}
-
-/** @throws UsageError */
-function best(text: string): ModelPriority {
-  const known = MODEL_PRIORITIES.find((one) => one === text);
-  if (known !== undefined) return known;
-  if (text === NONE) return LOWEST_CEILING.priority;
-  throw new UsageError(`--priority: unknown priority "${text}"`, `use ${MODEL_PRIORITIES.join(', ')} or ${NONE}`);
 }
 
 const count = (value: number): string => `${value}`;

@@ -2,15 +2,16 @@
  * Decides which waiting request gets the next slot of an upstream, by virtual token counters on two levels, as in
  * "Fairness in Serving Large Language Models" (arXiv 2401.00588). Pure.
  *
- *     band (aged) ──► tenant with the smallest counter ──► its sandbox with the smallest counter ──► its oldest request
+ *     tenant with the smallest counter ──► its best band (aged) ──► its sandbox with the smallest counter ──► the oldest
  *
- * A counter sums the cost of dispatched requests: an estimate at dispatch, the true cost at the end. So flows that
- * always wait in one band get the same service, up to what the slots hold at a time, however many requests they send.
- * Pausing saves no credit: a flow that waits again is lifted to the smallest counter that waits.
+ * A counter sums the cost of dispatched requests: an estimate at dispatch, the true cost at the end. So tenants that
+ * always wait, and sandboxes of a tenant in one band, get the same service, up to what the slots hold at a time, however
+ * many requests they send. Pausing saves no credit: a flow that waits again is lifted to the smallest counter that waits.
  *
- * Bands are strict, but each `agingMs` of waiting raises a request by one band, and with it all requests of its band
- * and of better ones: a flow whose requests wait for each other must not overtake others by their age. While a better
- * band is served, counters of worse ones rise along, so an aged request competes without credit for the past.
+ * Bands order the requests of a tenant alone, so no tenant gains by asking for a better one. They are strict, but each
+ * `agingMs` of waiting raises a request by one band, and with it all requests of its band and of better ones: a flow
+ * whose requests wait for each other must not overtake others by their age. While a better band is served, counters of
+ * worse ones rise along, so an aged request competes without credit for the past.
  */
 import { assert } from '../../../base/assert.ts';
 
@@ -98,12 +99,12 @@ export class TokenScheduler {
   /** Dispatches the next request to a slot. Undefined if no slot is free or no request waits. */
   next(nowMs: number): Ticket | undefined {
     if (this.#running >= this.#slots || this.waiting === 0) return undefined;
-    const bands = this.#agedBands(nowMs);
-    const bandOf = (sandbox: Sandbox): number => agedBand(bands, sandbox);
-    const bandOfTenant = (tenant: Tenant): number => tenant.sandboxes.best(bandOf);
-    const band = this.#tenants.best(bandOfTenant);
-    const tenant = this.#tenants.take(bandOfTenant, band);
-    const sandbox = tenant.sandboxes.take(bandOf, band);
+    const tenant = this.#tenants.take(() => 0);
+    const bands = this.#agedBands(tenant, nowMs);
+    const sandbox = tenant.sandboxes.take(({ line }) => {
+      const [first] = line;
+      return bands[first?.ticket.band ?? 0] ?? 0;
+    });
     const [item] = sandbox.line;
     assert(item !== undefined, 'a flow that waits has a request');
     sandbox.line.delete(item);
@@ -146,25 +147,18 @@ export class TokenScheduler {
     this.#tenants.leave(ticket.tenant);
   }
 
-  /** The effective band of each band, by its index: the best that has aged in it or in a worse one. */
-  #agedBands(nowMs: number): readonly number[] {
+  /** The effective band of each band of the tenant, by its index: the best that has aged in it or in a worse one. */
+  #agedBands({ sandboxes }: Tenant, nowMs: number): readonly number[] {
     const bands: number[] = [];
-    for (const tenant of this.#tenants.all()) {
-      for (const { line } of tenant.sandboxes.all()) {
-        const [first] = line;
-        if (first === undefined) continue;
-        const { band, arrivedAtMs } = first.ticket;
-        const aged = Math.max(0, band - Math.floor((nowMs - arrivedAtMs) / this.#agingMs));
-        for (let better = 0; better <= band; better += 1) bands[better] = Math.min(bands[better] ?? better, aged);
-      }
+    for (const { line } of sandboxes.all()) {
+      const [first] = line;
+      if (first === undefined) continue;
+      const { band, arrivedAtMs } = first.ticket;
+      const aged = Math.max(0, band - Math.floor((nowMs - arrivedAtMs) / this.#agingMs));
+      for (let better = 0; better <= band; better += 1) bands[better] = Math.min(bands[better] ?? better, aged);
     }
     return bands;
   }
-}
-
-function agedBand(bands: readonly number[], { line }: Sandbox): number {
-  const [first] = line;
-  return first === undefined ? Number.POSITIVE_INFINITY : (bands[first.ticket.band] ?? 0);
 }
 
 /** The flows of one level. When all are idle, their counters start again at 0. */
@@ -209,23 +203,19 @@ class Level<F extends Flow> {
     return this.#flows.values();
   }
 
-  best(bandOf: (flow: F) => number): number {
-    let best = Number.POSITIVE_INFINITY;
-    for (const flow of this.#flows.values()) if (flow.waiting > 0) best = Math.min(best, bandOf(flow));
-    return best;
-  }
-
-  /** The flow of the band with the smallest counter. Flows of worse bands gain no credit by waiting. */
-  take(bandOf: (flow: F) => number, band: number): F {
+  /** The waiting flow with the smallest counter in the best band. Flows of worse bands gain no credit by waiting. */
+  take(bandOf: (flow: F) => number): F {
     const waiting = [...this.#flows.values()].filter((flow) => flow.waiting > 0);
+    let best = Number.POSITIVE_INFINITY;
+    for (const flow of waiting) best = Math.min(best, bandOf(flow));
     let least: F | undefined;
     for (const flow of waiting) {
-      if (bandOf(flow) === band && (least === undefined || flow.counter < least.counter)) least = flow;
+      if (bandOf(flow) === best && (least === undefined || flow.counter < least.counter)) least = flow;
     }
-    assert(least !== undefined, 'a flow waits in the band');
+    assert(least !== undefined, 'a flow waits');
     const { counter } = least;
     for (const flow of waiting) {
-      if (bandOf(flow) > band) flow.counter = Math.max(flow.counter, counter);
+      if (bandOf(flow) > best) flow.counter = Math.max(flow.counter, counter);
     }
     this.#passed = Math.max(this.#passed, counter);
     return least;

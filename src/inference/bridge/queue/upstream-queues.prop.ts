@@ -123,3 +123,37 @@ it('UpstreamQueues: the longest wait is that of the oldest waiting request of al
   await Promise.allSettled(waiting);
   expect(queues.longestWaitMs()).toBe(0);
 });
+
+it('UpstreamQueues: a tenant waits no longer than one service time, however many better requests another has', async () => {
+  const clock = new FakeClock();
+  const queues = new UpstreamQueues(clock);
+  const serviceMs = 2000;
+  const enter = (tenant: string, priority: 'interactive' | 'normal') =>
+    queues.enter(
+      { name: 'u', baseUrl: 'http://127.0.0.1:1', slots: 4 },
+      { tenant, sandboxId: `${tenant}-1`, priority, inputTokens: 100, outputTokens: 100 },
+      new AbortController().signal,
+    );
+  const waitsMs: number[] = [];
+  const serve = async (tenant: string, priority: 'interactive' | 'normal'): Promise<void> => {
+    const atMs = clock.now();
+    const turn = await enter(tenant, priority);
+    if (!turn.ok) throw new Error('refused');
+    if (tenant === 'polite') waitsMs.push(clock.now() - atMs);
+    clock.after(serviceMs, () => {
+      turn.value.release();
+      // The one keeps 64 waiting, the other asks one after the other.
+      if (tenant === 'hog') void serve('hog', 'interactive');
+      else if (waitsMs.length < 5) void serve('polite', 'normal');
+    });
+  };
+  for (let i = 0; i < 68; i += 1) void serve('hog', 'interactive');
+  await new Promise(setImmediate);
+  void serve('polite', 'normal');
+  for (let i = 0; i < 20; i += 1) {
+    clock.advance(serviceMs);
+    await new Promise(setImmediate);
+  }
+  expect(waitsMs).toHaveLength(5);
+  expect(Math.max(...waitsMs)).toBeLessThanOrEqual(serviceMs);
+});
