@@ -64,6 +64,8 @@ describe('compose.yaml', () => {
     expect(targets).toEqual(
       expect.arrayContaining([
         'prometheus /etc/prometheus/prometheus.yml',
+        // Beside it: its `rule_files` is relative.
+        'prometheus /etc/prometheus/alerts.yml',
         'jaeger /etc/jaeger/jaeger.yaml',
         'grafana /etc/grafana/provisioning',
         'grafana /etc/neurovisor/dashboards/neurovisor.json',
@@ -94,6 +96,7 @@ describe('addresses', () => {
       'prometheus/prometheus.yml',
       z.strictObject({
         global: z.strictObject({ scrape_interval: z.string(), scrape_timeout: z.string() }),
+        rule_files: z.tuple([z.literal('alerts.yml')]),
         scrape_configs: z.array(
           z.strictObject({ job_name: z.string(), metrics_path: z.string(), static_configs: z.array(target) }),
         ),

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { parse } from 'yaml';
 import { ignore } from '../../src/base/ignore.ts';
 import type { Metric } from '../../src/base/metrics.ts';
 import { ROOT } from '../support/cli.ts';
@@ -225,14 +226,17 @@ describe('docs/metrics.md', () => {
   });
 });
 
-describe('deploy/grafana/neurovisor.json', () => {
-  it('each name and label in each expression exists in a live /metrics', async () => {
-    const dashboard: unknown = JSON.parse(readFileSync(join(ROOT, 'deploy/grafana/neurovisor.json'), 'utf8'));
+describe('deploy/', () => {
+  it.each([
+    ['grafana/neurovisor.json', 40],
+    ['prometheus/alerts.yml', 8],
+  ])('%s: each name and label in each expression exists in a live /metrics', async (path, least) => {
     const samples = (await families()).flatMap((family) => family.samples);
-    const all = expressions(dashboard);
-    expect(all.length).toBeGreaterThan(40);
+    const all = expressions(parse(readFileSync(join(ROOT, 'deploy', path), 'utf8')));
+    expect(all.length).toBeGreaterThan(least);
     for (const expr of all) {
-      for (const { name, labels } of namesIn(expr)) {
+      // Prometheus makes `up` itself.
+      for (const { name, labels } of namesIn(expr).filter((used) => used.name !== 'up')) {
         const found = samples.filter((sample) => sample.name === name);
         expect(found, `${name} in ${expr}`).not.toHaveLength(0);
         for (const label of labels) {
@@ -252,6 +256,7 @@ describe('deploy/grafana/neurovisor.json', () => {
       { name: 'x_total', labels: ['c', 'a', 'b'] },
       { name: 'y', labels: ['a', 'b'] },
     ]);
+    expect(namesIn('a == 0 and b > 1 or c').map(({ name }) => name)).toEqual(['a', 'b', 'c']);
     expect(() => namesIn('sum(rate(x[5m])')).toThrow('bracket');
   });
 });

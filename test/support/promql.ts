@@ -17,7 +17,7 @@ export function namesIn(expr: string): readonly { name: string; labels: readonly
   const grouped = [...expr.matchAll(/\b(?:by|without|on|ignoring)\s*\(([^)]*)\)/g)].flatMap(([, list = '']) =>
     list.split(',').map((label) => label.trim()),
   );
-  const bare = expr.replaceAll(/\b(?:by|without|on|ignoring)\s*\([^)]*\)/g, ' ');
+  const bare = expr.replaceAll(/\b(?:by|without|on|ignoring)\s*\([^)]*\)|\b(?:and|or|unless)\b/g, ' ');
   const selectors = [...bare.matchAll(/([a-z_][a-z0-9_]*)\s*(\{[^}]*\})?(?!\w)(?!\s*\()/g)];
   const names = new Map<string, Set<string>>();
   for (const [, name = '', matchers = ''] of selectors) {
