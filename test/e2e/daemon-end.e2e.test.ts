@@ -58,7 +58,7 @@ describe('serve: shutdown', () => {
     ]);
     expect(await tellsWord(home, paused)).toBe('tulip');
     const gone = await home.there(['exec', running, '--', 'true']).result;
-    expect(gone.stderr).toContain(`sandbox ${running} has ended`);
+    expect(gone.stderr).toContain(`sandbox ${running} has ended: daemon-stopped`);
     await home.says('rm', '--all');
     next.kill('SIGINT');
     expect(await next.ended).toBe(0);

@@ -175,10 +175,24 @@ describe('LocalControlPlane: after another one', () => {
     const a = await both.open('a');
     const paused = await pausedOne(a);
     const running = await a.control.create({ boot: true });
+    const resumed = await pausedOne(a);
+    await a.guest(resumed);
+    const removed = await a.control.create({ boot: true });
+    await a.control.remove(removed.id);
     await both.close('a');
     const b = await both.open('b');
     expect((await b.control.list()).map(({ id }) => id)).toEqual([paused]);
-    expect(await b.control.get(running.id)).toMatchObject({ end: { cause: 'stopped' } });
+    const detail = 'the process that held it was stopped';
+    expect(await b.control.get(running.id)).toMatchObject({ end: { cause: 'daemon-stopped', detail } });
+    expect(await b.control.get(resumed)).toMatchObject({
+      end: { cause: 'daemon-stopped', detail: `${detail}; it had been resumed, which used its pause up` },
+    });
+    await expect(b.control.guest(resumed)).rejects.toMatchObject({
+      code: 'gone',
+      message: expect.stringContaining('daemon-stopped'),
+      cause: expect.stringContaining('used its pause up'),
+    });
+    expect(await b.control.get(removed.id)).toMatchObject({ end: { cause: 'stopped' } });
     expect(await (await b.guest(paused)).recall()).toBe('a thing');
     await requireNothing(b);
   });

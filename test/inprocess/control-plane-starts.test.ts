@@ -239,7 +239,7 @@ describe('LocalControlPlane: close', () => {
     expect(host.control.close()).toBe(closing);
     await Promise.all([closing, creating]);
     expect(await host.holdings()).toEqual(NOTHING);
-    expect(await host.control.get(id)).toMatchObject({ status: 'ended', end: { cause: 'stopped' } });
+    expect(await host.control.get(id)).toMatchObject({ status: 'ended', end: { cause: 'daemon-stopped' } });
     for (const ask of [
       () => host.control.create({}),
       () => host.control.fork(id, { count: 1 }),

@@ -6,8 +6,10 @@ import type { VmExit } from '../../machine/vmm/driver.ts';
 import type { OomMark, PressureMark } from './memory-events.ts';
 
 export const END_CAUSES = [
-  /** Removed by its owner, or its host was shut down. */
+  /** Removed by its owner. */
   'stopped',
+  /** The daemon, or the program that held the sandbox, was stopped. */
+  'daemon-stopped',
   'timeout',
   'guest-shutdown',
   'guest-panic',
@@ -32,6 +34,22 @@ export const END_CAUSES = [
 
 /** Does not include `saved`: a saved sandbox continues in another VM. */
 export type EndCause = (typeof END_CAUSES)[number];
+
+/** Ends of a sandbox on purpose, from outside the guest. */
+export type StopCause = Extract<EndCause, 'stopped' | 'timeout' | 'daemon-stopped'>;
+
+/** One line for humans, of a sandbox with a VM. */
+export const STOP_DETAILS: Readonly<Record<StopCause, string>> = {
+  stopped: 'stopped by its owner',
+  timeout: 'it reached its time limit',
+  'daemon-stopped': 'the process that held it was stopped',
+};
+
+/** @param isRestored it was paused to disk before, so its owner may expect to find that pause */
+export function daemonStopDetail(isRestored: boolean): string {
+  const lost = isRestored ? '; it had been resumed, which used its pause up' : '';
+  return `${STOP_DETAILS['daemon-stopped']}${lost}`;
+}
 
 /** System calls that the VMM's filter refused or logged. */
 export interface ViolationMark {

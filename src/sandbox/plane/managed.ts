@@ -12,7 +12,7 @@
 import { describeError } from '../../base/errors.ts';
 import type { Guest } from '../../machine/guest/link.ts';
 import type { PauseReason, PauseTarget, ResumeOptions, SandboxInfo } from '../contract/control.ts';
-import { endInfo, endWithoutVm, type SandboxEnd } from '../contract/ending.ts';
+import { daemonStopDetail, endInfo, endWithoutVm, type SandboxEnd, type StopCause } from '../contract/ending.ts';
 import { refusal, SandboxError } from '../contract/errors.ts';
 import type { StartTimings } from '../contract/parts.ts';
 import type { LifetimePolicy, Provenance } from '../contract/request.ts';
@@ -44,6 +44,8 @@ export class ManagedSandbox {
   readonly #life: StateMachine;
   #timings: StartTimings | null = null;
   #readyMs: number | null = null;
+  /** It was paused to disk, and continued in a VM of this process. */
+  #isRestored = false;
   readonly #queue = new SerialQueue();
   readonly #resuming = new SingleFlight();
   readonly #rebooting = new SingleFlight();
@@ -225,20 +227,20 @@ export class ManagedSandbox {
   }
 
   /** Resolves when nothing is left. Idempotent. @throws SandboxError `not_ready`: another process has it */
-  remove(cause: 'stopped' | 'timeout' = 'stopped'): Promise<void> {
-    this.#removing ??= this.#remove(cause);
+  remove(cause: StopCause = 'stopped', detail?: string): Promise<void> {
+    this.#removing ??= this.#remove(cause, detail);
     return this.#removing;
   }
 
-  async #remove(cause: 'stopped' | 'timeout'): Promise<void> {
+  async #remove(cause: StopCause, detail: string | undefined): Promise<void> {
     if (this.#life.status === 'ended') return;
     this.#life.beginEnd();
     this.lifetime.stop();
     this.#aborter.abort(new SandboxError('gone', `sandbox ${this.id} was removed`));
-    await this.#life.supervisor?.stop(cause);
+    await this.#life.supervisor?.stop(cause, detail);
     while (this.#queue.isBusy) await this.#queue.settle();
     // A restore may have succeeded at the last moment.
-    await this.#life.supervisor?.stop(cause);
+    await this.#life.supervisor?.stop(cause, detail);
     if (this.#life.snapshotId !== null) {
       await this.#row.claim();
       const end = endWithoutVm(cause, 'removed while it was paused', this.#parts.clock.wall());
@@ -257,7 +259,8 @@ export class ManagedSandbox {
   async leave(): Promise<void> {
     this.lifetime.stop();
     while (this.#queue.isBusy) await this.#queue.settle();
-    if (this.#life.state.kind !== 'suspended') await this.remove();
+    if (this.#life.state.kind === 'suspended') return;
+    await this.remove('daemon-stopped', daemonStopDetail(this.#isRestored));
   }
 
   async #copy<T>(
@@ -398,6 +401,7 @@ export class ManagedSandbox {
       this.#life.move(state, 'vm-ready', { ...inVm, pausedTo: state.pausedTo });
     } else if (state.kind === 'restoring') {
       this.#life.move(state, 'vm-ready', { supervisor });
+      this.#isRestored = true;
       this.#begin();
     }
   }

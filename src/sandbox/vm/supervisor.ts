@@ -15,7 +15,7 @@ import { Listeners } from '../../base/listeners.ts';
 import type { Span } from '../../base/trace/trace.ts';
 import type { Guest, GuestListener } from '../../machine/guest/link.ts';
 import type { Vm, VmSnapshot } from '../../machine/vmm/driver.ts';
-import { isFailure, type SandboxEnd } from '../contract/ending.ts';
+import { isFailure, type SandboxEnd, STOP_DETAILS, type StopCause } from '../contract/ending.ts';
 import { goneWhileSaving, SandboxError, saveFailure, startFailure } from '../contract/errors.ts';
 import type { SandboxParts, SaveTarget, StartTimings } from '../contract/parts.ts';
 import type { SandboxSpec } from '../contract/spec.ts';
@@ -222,9 +222,9 @@ export class Supervisor {
   }
 
   /** Ends the VM and releases everything. Idempotent. */
-  stop(cause: 'stopped' | 'timeout' = 'stopped'): Promise<SandboxEnd> {
+  stop(cause: StopCause = 'stopped', detail = STOP_DETAILS[cause]): Promise<SandboxEnd> {
     this.#aborter.abort(new SandboxError('cancelled', 'the sandbox was stopped'));
-    return this.#end(cause, cause === 'timeout' ? 'it reached its time limit' : 'stopped by its owner');
+    return this.#end(cause, detail);
   }
 
   async #resumeAfterSave(saving: Saving, running: Running): Promise<void> {

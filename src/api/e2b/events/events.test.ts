@@ -5,7 +5,11 @@ import { DatabaseSync } from 'node:sqlite';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { FakeClock } from '../../../base/clock.ts';
 import { silentLog } from '../../../base/log.ts';
+import type { SandboxInfo } from '../../../sandbox/contract/control.ts';
+import { type EndInfo, NO_EVIDENCE } from '../../../sandbox/contract/ending.ts';
+import { SandboxError } from '../../../sandbox/contract/errors.ts';
 import { EVENT_TYPES, EventJournal, type NewEvent, type Webhook } from './journal.ts';
+import { noteLifecycle } from './lifecycle.ts';
 import { EVENT_LIMITS } from './limits.ts';
 import { signatureOf, Webhooks } from './webhooks.ts';
 
@@ -223,5 +227,33 @@ describe('Webhooks', () => {
 
   it('sign as E2B documents it', () => {
     expect(signatureOf('secret', '{"a":1}')).toBe('N7005LKS7534v+cOP1BSYTkklJDDwllM8gF1unZl4B0');
+  });
+});
+
+describe('noteLifecycle', () => {
+  it('tells how a sandbox ended that ended with its daemon, though no list has it', async () => {
+    using journal = new EventJournal(path);
+    journal.append(event('stopped'));
+    journal.append(event('forgotten'));
+    const end: EndInfo = { cause: 'daemon-stopped', detail: '', atMs: 1, evidence: NO_EVIDENCE };
+    await noteLifecycle({
+      control: {
+        onChange: () => () => undefined,
+        list: async () => [],
+        snapshots: async () => [],
+        get: async (id) => {
+          if (id === 'forgotten') throw new SandboxError('not_found', 'there is no such sandbox');
+          return { end } as SandboxInfo;
+        },
+      },
+      journal,
+      clock: new FakeClock(),
+      log: silentLog,
+      onEvent: () => undefined,
+    });
+    expect(journal.list(ALL).slice(2)).toMatchObject([
+      { sandboxId: 'stopped', type: 'sandbox.lifecycle.killed', data: { end: { cause: 'daemon-stopped' } } },
+      { sandboxId: 'forgotten', type: 'sandbox.lifecycle.killed', data: { end: { cause: 'host-lost' } } },
+    ]);
   });
 });

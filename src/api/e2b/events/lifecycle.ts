@@ -1,7 +1,7 @@
 /** Derives E2B's events from the changes of sandboxes. */
 import { randomUUID } from 'node:crypto';
 import type { Clock } from '../../../base/clock.ts';
-import { describeError } from '../../../base/errors.ts';
+import { describeError, ifThere } from '../../../base/errors.ts';
 import type { Log } from '../../../base/log.ts';
 import type { ControlPlane, SandboxInfo } from '../../../sandbox/contract/control.ts';
 import { ownerOf, ownName } from '../../tenants/owner.ts';
@@ -9,7 +9,7 @@ import { keptOf } from '../kept.ts';
 import type { EventJournal, EventType, NewEvent } from './journal.ts';
 
 export interface LifecycleParts {
-  readonly control: Pick<ControlPlane, 'onChange' | 'list' | 'snapshots'>;
+  readonly control: Pick<ControlPlane, 'onChange' | 'list' | 'get' | 'snapshots'>;
   readonly journal: EventJournal;
   readonly clock: Clock;
   readonly log: Log;
@@ -59,11 +59,12 @@ export async function noteLifecycle(parts: LifecycleParts): Promise<() => void> 
     else waiting.push(info);
   });
   const present = new Map((await control.list()).map((info) => [info.id, info]));
-  const ended = new Map((await control.list({ status: ['ended'] })).map(({ id, end }) => [id, end?.cause]));
   for (const event of journal.open()) {
     if (present.has(event.sandboxId)) continue;
     const { seq: _seq, id: _id, ...rest } = event;
-    const data = { end: { cause: ended.get(event.sandboxId) ?? 'host-lost' } };
+    // A list has only the newest of the ended ones.
+    const ended = await ifThere(control.get(event.sandboxId), 'not_found');
+    const data = { end: { cause: ended?.end?.cause ?? 'host-lost' } };
     note({ ...rest, type: 'sandbox.lifecycle.killed', atMs: clock.wall(), data });
   }
   for (const info of present.values()) known.set(info.id, knownOf(info, clock.wall()));

@@ -1,15 +1,14 @@
 /** Events of all sandboxes of a daemon, on disk, and their webhooks. */
 import type { Clock } from '../../../base/clock.ts';
 import type { Log } from '../../../base/log.ts';
-import type { ControlPlane } from '../../../sandbox/contract/control.ts';
 import { EventJournal } from './journal.ts';
-import { noteLifecycle } from './lifecycle.ts';
+import { type LifecycleParts, noteLifecycle } from './lifecycle.ts';
 import type { Events } from './routes.ts';
 import { type PostEvent, Webhooks } from './webhooks.ts';
 
 export async function openEvents(parts: {
   readonly path: string;
-  readonly control: Pick<ControlPlane, 'onChange' | 'list' | 'snapshots'>;
+  readonly control: LifecycleParts['control'];
   readonly clock: Clock;
   readonly log: Log;
   readonly post: PostEvent;
