@@ -41,6 +41,7 @@ export function description(): string {
     'io: let a guest and a program in a group exceed their disk limits.',
     'files: let guest root answer `cp` and directory listings instead of the agent.',
     'engine: let the built-in model server do what a compromised one would do.',
+    'tenants: let a tenant ask a daemon for what only its operator may allow.',
     'oom: exhaust memory, and end sandboxes in several ways.',
     'load (only if named): run, pause and save a sandbox under load, and count refused system calls of its VMM.',
     'With --vmm firecracker: seccomp, caps, cgroup and image test Firecracker.',

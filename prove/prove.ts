@@ -30,6 +30,7 @@ export const PROOF_NAMES = [
   'ratelimit',
   'oom',
   'packages',
+  'tenants',
   'load',
 ] as const;
 /** The default: all proofs but `load`, whose duration is a choice. */
@@ -51,14 +52,15 @@ const VMM_PROOFS: Readonly<
   engine: async () => (await import('./jail/engine-proof.ts')).proveEngine,
   load: async () => (await import('./vms/load-proof.ts')).proveLoad,
   oom: async () => (await import('./vms/oom-proof.ts')).proveOom,
+  tenants: async () => (await import('./api/tenants-proof.ts')).proveTenants,
   packages: async () => {
     const { provePackages } = await import('./packages/packages-proof.ts');
     return async () => await provePackages();
   },
 };
 
-/** An ordinary user may trace its own VMMs; the package gateway needs no privilege. */
-const AS_USER: ReadonlySet<ProofName> = new Set(['seccomp', 'caps', 'packages']);
+/** An ordinary user may trace its own VMMs; the package gateway and a daemon need no privilege. */
+const AS_USER: ReadonlySet<ProofName> = new Set(['seccomp', 'caps', 'packages', 'tenants']);
 
 type Line = { readonly proof: Proof } | { readonly error: { readonly message: string; readonly remedy?: string } };
 
@@ -74,7 +76,7 @@ export async function prove(
 ): Promise<readonly Proof[]> {
   if (process.geteuid?.() !== 0 && !names.every((name) => AS_USER.has(name))) {
     const remedy =
-      'Run it as root; it uses its own namespaces and leaves nothing behind. Only seccomp, caps and packages run as another user.';
+      'Run it as root; it uses its own namespaces and leaves nothing behind. Only seccomp, caps, packages and tenants run as another user.';
     throw new ProofError('not_permitted', 'proofs need root', { remedy });
   }
   const ofNetwork = names.filter((name) => isOfNetwork(name));

@@ -126,8 +126,9 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
     jail: ['.'],
     vms: ['.', 'jail'],
     packages: ['.'],
+    api: ['.'],
     'main.ts': ['.', 'network'],
-    'prove.ts': ['.', 'jail', 'vms', 'packages'],
+    'prove.ts': ['.', 'jail', 'vms', 'packages', 'api'],
     'command.ts': ['.', 'prove.ts'],
   },
   bench: {

@@ -1,0 +1,282 @@
+/**
+ * Proves that a tenant of a live daemon gets nothing that its operator has not allowed, however it asks: a
+ * `neurovisor serve` of its own, in a home of its own, without a sandbox.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promises';
+import { createServer, request } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { sleep } from '../../src/base/clock.ts';
+import { resolveHome } from '../../src/base/home.ts';
+import { ignore } from '../../src/base/ignore.ts';
+import { modulePath } from '../../src/base/module-path.ts';
+import { MIB } from '../../src/base/units.ts';
+import { ProofError } from '../errors.ts';
+import { Notes, type Proof } from '../proof.ts';
+import type { JailContext } from '../proof-runtime.ts';
+
+/** An answer of the daemon. */
+interface Answer {
+  readonly status: number;
+  readonly body: string;
+}
+
+interface Daemon {
+  /** Sends with a key. @param body JSON, or text as it is */
+  ask(method: string, path: string, key: string, body?: unknown): Promise<Answer>;
+  readonly operator: string;
+  /** Creates a key of a tenant. */
+  key(tenant: string): Promise<string>;
+}
+
+const READY_MS_MAX = 60_000;
+const END_MS_MAX = 20_000;
+/** In the path of the model server's URL. */
+const MODEL_SERVER = 'secret-model-server';
+/** A start that passes the ceiling ends here, before a VM. */
+const NO_TEMPLATE = 'no-such-template';
+/** The most that an answer to a wrong body may have, bytes. */
+const ANSWER_BYTES_MAX = 64 * 1024;
+const BODY_MIB = 8;
+const REFUSED_CALLS = 2000;
+/** More than the bucket's burst, and far below the calls. */
+const RECORDS_MAX = 500;
+const AT_ONCE = 50;
+/** More than a record waits for the disk. */
+const WRITTEN_MS = 1000;
+const UPLOADS = 16;
+const ARCHIVE_BYTES = MIB;
+
+/** What only the operator may allow: body of a start, and the setting that allows it. */
+const CEILINGS = [
+  {
+    what: 'a private network',
+    body: { network: { mode: 'allowlist', allow: ['10.0.0.0/8'] } },
+    setting: { allowNet: ['10.0.0.0/8'] },
+  },
+  {
+    what: 'an unchecked field of model requests',
+    body: { models: { allowFields: ['messages.content'] } },
+    setting: { allowFields: ['messages.content'] },
+  },
+  { what: 'a hosted model', body: { models: { allowHosted: ['gpt-5'] } }, setting: { allowHosted: ['gpt-5'] } },
+] as const;
+
+/** @param context `asOperator`, for tests: the operator's key in the tenant's place, which no ceiling stops */
+export async function proveTenants(context: JailContext & { readonly asOperator?: boolean }): Promise<Proof> {
+  const home = await mkdtemp(join(tmpdir(), 'nv-tenants-'));
+  const notes = new Notes();
+  const { cacheDir } = resolveHome(context.config.home);
+  await mkdir(cacheDir, { recursive: true, mode: 0o700 });
+  await symlink(cacheDir, join(home, 'cache'));
+  const models = await startModelServer();
+  let stop: (() => Promise<void>) | undefined;
+  try {
+    const started = await startDaemon(home, models.url, context.signal);
+    stop = started.stop;
+    const { daemon } = started;
+    const tenant = context.asOperator === true ? daemon.operator : await daemon.key('mallory');
+    await tryCeilings(notes, daemon, tenant);
+    await tryHost(notes, daemon, tenant, models.address);
+    await tryBodies(notes, daemon, tenant);
+    await tryAudit(notes, daemon, tenant);
+    await tryUploads(notes, daemon, tenant);
+  } finally {
+    await stop?.();
+    models.close();
+    await rm(home, { recursive: true, force: true });
+  }
+  return notes.proof('tenants');
+}
+
+async function tryCeilings(notes: Notes, daemon: Daemon, tenant: string): Promise<void> {
+  const start = async (body: object) => {
+    const { status } = await daemon.ask('POST', '/v1/sandboxes', tenant, { ...body, template: NO_TEMPLATE });
+    return `status ${status}`;
+  };
+  notes.same('control: a start that asks for nothing special', 'status 404', await start({}));
+  const metadata = { network: { mode: 'allowlist', allow: ['169.254.169.254/32'] } };
+  notes.same(
+    'a start with the metadata service of a cloud, which nobody may allow',
+    'status 400',
+    await start(metadata),
+  );
+  for (const { what, body, setting } of CEILINGS) {
+    notes.same(`a start with ${what}`, 'status 403', await start(body));
+    await daemon.ask('PATCH', '/v1/tenants/mallory', daemon.operator, setting);
+    notes.same(`control: ${what}, allowed by the operator`, 'status 404', await start(body));
+  }
+}
+
+/** @param address of the model server */
+async function tryHost(notes: Notes, daemon: Daemon, tenant: string, address: string): Promise<void> {
+  const told = async (key: string) => {
+    const { body } = await daemon.ask('GET', '/v1/host', key);
+    return body.includes(address) ? 'its address' : 'no address';
+  };
+  notes.same('control: the operator asks for the model server', 'its address', await told(daemon.operator));
+  notes.same('the tenant asks for the model server', 'no address', await told(tenant));
+  for (const path of ['/v1/tenants', '/v1/audit', '/v1/keys', '/v1/settings']) {
+    const { status } = await daemon.ask('GET', path, tenant);
+    notes.same(`the tenant reads ${path}`, 'status 403', `status ${status}`);
+  }
+}
+
+/** Bodies that cost much to judge are refused by their counts, with a short answer. */
+async function tryBodies(notes: Notes, daemon: Daemon, tenant: string): Promise<void> {
+  const items = (text: (at: number) => string): string => {
+    const parts: string[] = [];
+    for (let at = 0, bytes = 0; bytes < (BODY_MIB - 1) * MIB; at += 1) {
+      const part = text(at);
+      bytes += part.length + 1;
+      parts.push(part);
+    }
+    return parts.join(',');
+  };
+  const bodies = {
+    'wrong variables': `{"env":{${items((at) => `"${at}":0`)}}}`,
+    'right variables': `{"env":{${items((at) => `"A${at}":"b"`)}}}`,
+    'wrong annotations': `{"metadata":{${items((at) => `"${at}":[]`)}}}`,
+    'blocks of a network': `{"network":{"mode":"allowlist","allow":[${items(() => '"1.1.1.1"')}]}}`,
+    'nested arrays': `{"env":${'['.repeat(MIB)}${']'.repeat(MIB)}}`,
+  };
+  for (const [what, body] of Object.entries(bodies)) {
+    const answer = await daemon.ask('POST', '/v1/sandboxes', tenant, body);
+    const isRefused = [400, 413, 422].includes(answer.status);
+    const isShort = answer.body.length <= ANSWER_BYTES_MAX;
+    const seen = `${isRefused ? 'refused' : `status ${answer.status}`}, ${isShort ? 'a short answer' : `${answer.body.length} bytes`}`;
+    notes.same(`a body of many ${what}`, 'refused, a short answer', seen);
+  }
+}
+
+/** Refused calls of one tenant push out no record of another. */
+async function tryAudit(notes: Notes, daemon: Daemon, tenant: string): Promise<void> {
+  const records = async (): Promise<number> => {
+    // Written a moment later.
+    await sleep(WRITTEN_MS);
+    const { body } = await daemon.ask('GET', '/v1/audit?log=calls&tenant=mallory', daemon.operator);
+    return [...body.matchAll(/^id:/gm)].length;
+  };
+  const before = await records();
+  const refused = () => daemon.ask('DELETE', '/v1/sandboxes/x', tenant);
+  await refused();
+  const one = (await records()) - before;
+  notes.same('control: a refused call leaves a record', '1 record', `${one} record`);
+  for (let calls = 0; calls < REFUSED_CALLS; calls += AT_ONCE) {
+    await Promise.all(Array.from({ length: AT_ONCE }, refused));
+  }
+  const more = (await records()) - before - one;
+  notes.note(
+    `${REFUSED_CALLS} refused calls`,
+    `at most ${RECORDS_MAX} records`,
+    `${more} records`,
+    more <= RECORDS_MAX,
+  );
+  const { body } = await daemon.ask('GET', '/v1/audit/verification', daemon.operator);
+  const { problems } = JSON.parse(body) as { problems: readonly unknown[] };
+  notes.same('the log is whole', '0 problems', `${problems.length} problems`);
+}
+
+/** A URL takes one upload, however many begin at once. */
+async function tryUploads(notes: Notes, daemon: Daemon, tenant: string): Promise<void> {
+  const made = await daemon.ask('POST', '/v3/templates', tenant, { name: 'mallory', cpuCount: 1, memoryMB: 512 });
+  const { templateID } = JSON.parse(made.body) as { templateID: string };
+  const hash = '0'.repeat(64);
+  const { body } = await daemon.ask('GET', `/templates/${templateID}/files/${hash}`, tenant);
+  const { pathname } = new URL((JSON.parse(body) as { url: string }).url);
+  const archive = 'x'.repeat(ARCHIVE_BYTES);
+  const all = await Promise.all(
+    Array.from({ length: UPLOADS }, () => daemon.ask('PUT', pathname, '', archive).catch(() => undefined)),
+  );
+  const taken = all.filter((answer) => answer !== undefined && answer.status < 300).length;
+  notes.same(`${UPLOADS} uploads to one URL at once`, '1 taken', `${taken} taken`);
+}
+
+/** One without models: a daemon does not start without a model server. */
+async function startModelServer(): Promise<{ url: string; address: string; close(): void }> {
+  const server = createServer((_request, answer) =>
+    answer.setHeader('content-type', 'application/json').end('{"data":[]}'),
+  );
+  await once(server.listen(0, '127.0.0.1'), 'listening');
+  const { port } = server.address() as AddressInfo;
+  const address = `127.0.0.1:${port}`;
+  return { url: `http://${address}/${MODEL_SERVER}`, address, close: () => void server.close() };
+}
+
+async function startDaemon(
+  home: string,
+  upstream: string,
+  signal?: AbortSignal,
+): Promise<{ daemon: Daemon; stop(): Promise<void> }> {
+  const main = modulePath('../../src/cli/main.ts', import.meta.url);
+  const env = { ...process.env, NEUROVISOR_HOME: home, NEUROVISOR_UPSTREAM: upstream, NEUROVISOR_URL: '' };
+  const child = spawn(process.execPath, [main, 'serve', '--port', '0', '-o', 'json'], {
+    env,
+    stdio: ['ignore', 'pipe', 'ignore'],
+    ...(signal === undefined ? {} : { signal }),
+  });
+  child.on('error', (error) => ignore(error, 'its end follows'));
+  const ended = new Promise<void>((resolve) => child.once('close', () => resolve()));
+  const stop = async (): Promise<void> => {
+    child.kill('SIGTERM');
+    const late = setTimeout(() => child.kill('SIGKILL'), END_MS_MAX);
+    await ended;
+    clearTimeout(late);
+  };
+  try {
+    const { url, apiKeyPath } = await readyReport(child);
+    const operator = (await readFile(apiKeyPath, 'utf8')).trim();
+    const ask: Daemon['ask'] = (method, path, key, body) => send(new URL(path, url), method, key, body);
+    const key: Daemon['key'] = async (tenant) => {
+      const { body } = await ask('POST', '/v1/keys', operator, { tenant });
+      return (JSON.parse(body) as { key: string }).key;
+    };
+    return { daemon: { ask, operator, key }, stop };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+async function readyReport(child: ChildProcess): Promise<{ url: string; apiKeyPath: string }> {
+  const late = setTimeout(() => child.kill('SIGKILL'), READY_MS_MAX);
+  let text = '';
+  try {
+    for await (const line of createInterface({ input: child.stdout as NodeJS.ReadableStream })) {
+      text += line;
+      if (line === '}') return JSON.parse(text) as { url: string; apiKeyPath: string };
+    }
+  } finally {
+    clearTimeout(late);
+  }
+  throw new ProofError('no_world', 'the daemon of the proof did not start', { cause: new Error(text.slice(0, 1000)) });
+}
+
+function send(url: URL, method: string, key: string, body?: unknown): Promise<Answer> {
+  const content = typeof body === 'string' || body === undefined ? body : JSON.stringify(body);
+  const headers = {
+    ...(key === '' ? {} : { authorization: `Bearer ${key}`, 'x-api-key': key }),
+    ...(content === undefined
+      ? {}
+      : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(content) }),
+  };
+  return new Promise((resolve, reject) => {
+    let isAnswered = false;
+    const asked = request(url, { method, headers }, (answer) => {
+      isAnswered = true;
+      const chunks: Buffer[] = [];
+      answer.on('data', (chunk: Buffer) => chunks.push(chunk));
+      answer.on('close', () => resolve({ status: answer.statusCode ?? 0, body: Buffer.concat(chunks).toString() }));
+    });
+    asked.on('error', (error) => {
+      // A server may refuse a body that it has not read, and close.
+      if (isAnswered) ignore(error, 'the answer is there');
+      else reject(error);
+    });
+    asked.end(content);
+  });
+}

@@ -1,0 +1,22 @@
+/** The tenants proof holds, and fails for a caller that no ceiling stops. */
+import { expect, it } from 'vitest';
+import { proveTenants } from '../../prove/api/tenants-proof.ts';
+import type { Proof } from '../../prove/proof.ts';
+import { readConfig } from '../../src/base/config.ts';
+import { silentLog } from '../../src/base/log.ts';
+
+const context = { config: readConfig(process.env), log: silentLog };
+const failed = ({ tried }: Proof) => tried.filter(({ ok }) => !ok).map(({ what }) => what);
+
+it('prove tenants: holds', async () => {
+  const proof = await proveTenants(context);
+  expect(failed(proof)).toEqual([]);
+  expect(proof.tried.filter(({ what }) => what.startsWith('control:')).length).toBeGreaterThan(4);
+});
+
+it('prove tenants: does not hold if the tenant has the operator’s key', async () => {
+  const what = failed(await proveTenants({ ...context, asOperator: true }));
+  expect(what).toContain('a start with a private network');
+  expect(what).toContain('the tenant reads /v1/keys');
+  expect(what).toContain('control: a refused call leaves a record');
+});
