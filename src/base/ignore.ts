@@ -11,7 +11,7 @@ const CODES_MAX = 64;
  */
 export const ignoredErrors = new Counter(
   'neurovisor_ignored_errors_total',
-  'Errors that the daemon ignored as harmless, by code of the error; none: without a code.',
+  'Errors that the daemon ignored as harmless.',
   ['code'],
   CODES_MAX,
 );

@@ -1,14 +1,20 @@
 /** `deploy/` and the systemd unit: checks that need neither containers nor systemd. */
-import { existsSync, readFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Command } from 'commander';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { z } from 'zod';
 import { createApiServer } from '../../src/api/rest/server.ts';
 import { readConfig } from '../../src/base/config.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { addDaemon } from '../../src/cli/definitions/daemon.ts';
+import { type ListenFlags, listenChoice } from '../../src/cli/flags/listen-flags.ts';
 import { ROOT } from '../support/cli.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
+import { requires } from '../support/requires.ts';
 
 const DEPLOY = join(ROOT, 'deploy');
 const read = <T>(path: string, schema: z.ZodType<T>): T =>
@@ -160,15 +166,61 @@ describe('addresses', () => {
   });
 });
 
-describe('docs/neurovisor.service', () => {
-  const lines = readFileSync(join(ROOT, 'docs/neurovisor.service'), 'utf8').split('\n');
+describe('deploy/systemd', () => {
+  const unit = readFileSync(join(DEPLOY, 'systemd/neurovisor.service'), 'utf8');
+  const lines = unit.split('\n');
   const values = (key: string): string[] =>
     lines.filter((line) => line.startsWith(`${key}=`)).map((line) => line.slice(key.length + 1));
 
-  it('docs/neurovisor.service: starts the daemon as a user, in a delegated group, with its own home', () => {
-    expect(values('ExecStart')).toEqual(['/opt/neurovisor/neurovisor serve']);
+  it('neurovisor.service: starts the daemon as a user, in a delegated group, with its own home', () => {
+    expect(values('ExecStart')).toEqual(['/opt/neurovisor/neurovisor serve $SERVE_OPTIONS']);
+    expect(values('EnvironmentFile')).toEqual(['-/etc/default/neurovisor']);
     expect(values('User')).toEqual(['neurovisor']);
     expect(values('Delegate')).toEqual(['yes']);
     expect(values('Environment')).toEqual([`NEUROVISOR_HOME=/var/lib/${values('StateDirectory').join()}`]);
   });
+
+  it('neurovisor.default: the daemon accepts each of its options and variables', async () => {
+    const text = readFileSync(join(DEPLOY, 'systemd/neurovisor.default'), 'utf8');
+    const settings = [...text.matchAll(/^#([A-Z_]+)=(?:"(.*)"|(\S+))$/gm)];
+    const options = settings.filter(([, name]) => name === 'SERVE_OPTIONS').map(([, , quoted = '']) => quoted);
+    expect(options.length).toBeGreaterThan(2);
+    for (const one of options) {
+      const program = new Command('neurovisor');
+      addDaemon(program);
+      const serve = program.commands.find((command) => command.name() === 'serve');
+      const flags: unknown[] = [];
+      serve?.action((given: unknown) => void flags.push(given));
+      await program.exitOverride().parseAsync(['serve', ...one.split(' ')], { from: 'user' });
+      expect(flags).toHaveLength(1);
+      expect(listenChoice(flags[0] as ListenFlags)?.port).toBeGreaterThan(0);
+    }
+    const variables = settings.filter(([, name]) => name !== 'SERVE_OPTIONS');
+    expect(variables.length).toBeGreaterThan(1);
+    const documented = readFileSync(join(ROOT, 'docs/configuration.md'), 'utf8');
+    for (const [, name] of variables) expect(documented).toContain(`| \`${name}\` |`);
+    readConfig(Object.fromEntries(variables.map(([, name, , value]) => [name, value])));
+  });
+
+  requires('systemd', hasSystemdAnalyze() || 'systemd-analyze is missing').it('systemd accepts the unit', () => {
+    const dir = mkdtempSync(join(tmpdir(), 'nv-unit-'));
+    try {
+      const path = join(dir, 'neurovisor.service');
+      const here = unit.replaceAll('/opt/neurovisor', ROOT);
+      // The host's own units may have faults.
+      const faults = (text: string) => {
+        writeFileSync(path, text);
+        const { stderr } = spawnSync('systemd-analyze', ['verify', '--man=no', path], { encoding: 'utf8' });
+        return stderr.split('\n').filter((line) => line.includes('neurovisor.service'));
+      };
+      expect(faults(here)).toEqual([]);
+      expect(faults(here.replace('KillMode=mixed', 'KillMode=some'))).toEqual([expect.stringContaining('kill mode')]);
+    } finally {
+      rmSync(dir, { recursive: true });
+    }
+  });
 });
+
+function hasSystemdAnalyze(): boolean {
+  return spawnSync('systemd-analyze', ['--version']).error === undefined;
+}

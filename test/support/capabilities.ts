@@ -18,6 +18,7 @@ export const CAPABILITIES = [
   'model-servers',
   'python-index',
   'debian-archive',
+  'systemd',
   'docker-registry',
   'musl',
   'open-files',

@@ -215,7 +215,7 @@ END
       `
       NEUROVISOR_HOME=${home} NEUROVISOR_UPSTREAM=${upstreamUrl()} NODE_COMPILE_CACHE=${home}/cache/node \
         env | grep -E '^(NEUROVISOR_|NODE_|NO_COLOR|PATH=)' > ${out}.env
-      sed "${unit.join('; ')}" docs/neurovisor.service > /run/systemd/system/${UNIT}
+      sed "${unit.join('; ')}" deploy/systemd/neurovisor.service > /run/systemd/system/${UNIT}
       mkdir -p /run/systemd/system/${UNIT}.d
       # The next start truncates what this one has said.
       cat > /run/systemd/system/${UNIT}.d/ended.conf << 'END'

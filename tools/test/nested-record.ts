@@ -24,7 +24,7 @@ export const SEEN_BY_NESTED: readonly string[] = [
   'test/nested/**/*',
   'test/support/nested*.ts',
   'test/fixtures/nested-vmm.py',
-  'docs/neurovisor.service',
+  'deploy/systemd/neurovisor.service',
 ];
 /** Tests of the sources above do not concern the nested host. */
 const NOT_SEEN = /\.(?:test|prop)\.ts$/;

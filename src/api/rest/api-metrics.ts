@@ -12,19 +12,19 @@ export interface Answered {
 export class ApiMetrics {
   readonly #requests = new Counter(
     'neurovisor_api_requests_total',
-    'Requests to the REST server that were answered.',
+    'Answered REST requests.',
     ['method', 'route', 'status'],
     400,
   );
   readonly #duration = new Histogram(
     'neurovisor_api_request_duration_seconds',
-    'From the head of a request until its answer is sent.',
+    'Head of a request until its answer is sent.',
     ['method', 'route'],
   );
 
   readonly #operations = new Histogram(
     'neurovisor_operation_answer_seconds',
-    'From a request to an agent (run a program, read a file, …) until its first answer.',
+    'Request to an agent (run a program, …) until its first answer.',
   );
 
   list(): readonly Metric[] {

@@ -136,10 +136,10 @@ export class ModelBudgets implements AsyncDisposable {
         states(false).map(({ tenant, state }) => [{ tenant, kind: state.kind }, state[key]]),
       );
     return [
-      host('limit', 'Budget for models of all sandboxes together, by kind.'),
-      host('used', 'Use of the budget of all sandboxes together in this window, by kind.'),
-      tenants('limit', 'Budgets for models of tenants, by kind.'),
-      tenants('used', 'Use of the budgets of tenants in their windows, by kind.'),
+      host('limit', 'Budget of all sandboxes together.'),
+      host('used', 'Use of the budget of all sandboxes in this window.'),
+      tenants('limit', 'Budgets of tenants.'),
+      tenants('used', 'Use of tenants’ budgets in this window.'),
     ];
   }
 

@@ -128,7 +128,7 @@ export function spansMetric(
 ): Metric {
   return totalBy(
     'neurovisor_trace_spans_total',
-    'Spans that a collector took (exported), did not take (failed), or that had no room (dropped).',
+    'Spans that a collector took (exported) or not (failed), or without room (dropped).',
     ['result'],
     () => Object.entries(counts()).map(([result, count]) => [{ result }, count]),
   );

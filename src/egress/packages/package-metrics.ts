@@ -3,14 +3,14 @@ import { Counter, type Metric } from '../../base/metrics.ts';
 import type { PackageFetch } from './fetch-record.ts';
 
 export class PackageMetrics {
-  readonly #fetches = new Counter(
-    'neurovisor_package_fetches_total',
-    'Pages and files of packages that sandboxes asked for, by outcome: ok, or why not.',
-    ['ecosystem', 'outcome', 'source'],
-  );
+  readonly #fetches = new Counter('neurovisor_package_fetches_total', 'Pages and files of packages: ok, or why not.', [
+    'ecosystem',
+    'outcome',
+    'source',
+  ]);
   readonly #bytes = new Counter(
     'neurovisor_package_bytes_total',
-    'Bytes of package files sent to sandboxes; `source` is cache or index.',
+    'Bytes of package files to sandboxes; `source`: cache or index.',
     ['ecosystem', 'source'],
   );
 

@@ -75,7 +75,7 @@ export class KernelProbes {
 
   metrics(): readonly Metric[] {
     return [
-      gaugeBy('neurovisor_probe_loaded', '1: the BPF programs of this probe are loaded.', ['probe'], () => {
+      gaugeBy('neurovisor_probe_loaded', '1: this probe is loaded.', ['probe'], () => {
         const isLoaded = { latency: this.packets.isOpen, processes: this.vmms.isOpen, syscalls: this.syscalls.isOpen };
         return Object.entries(isLoaded).map(([probe, is]) => [{ probe }, is ? 1 : 0]);
       }),

@@ -85,7 +85,7 @@ export class PacketLatency {
 
   metrics(): readonly Metric[] {
     const name = 'neurovisor_network_latency_seconds';
-    const help = 'Latency of guests’ packets, measured in the kernel: peer, guest, forward.';
+    const help = 'Latency of guests’ packets: peer, guest, forward.';
     return [
       {
         type: 'histogram',
@@ -100,7 +100,7 @@ export class PacketLatency {
       },
       totalBy(
         'neurovisor_network_latency_unmeasured_total',
-        'Packets of guests without a latency: repeated, too_many of one guest at once, no_room for them.',
+        'Packets without a latency: repeated, too_many of one guest at once, no_room.',
         ['reason'],
         () => {
           const sums = Object.values(this.#sums());
@@ -115,7 +115,7 @@ export class PacketLatency {
       ),
       gauge(
         'neurovisor_network_latency_cards',
-        'Network cards of guests whose latency is measured.',
+        'Network cards whose latency is measured.',
         () => [...this.#cards].filter(({ probe }) => probe !== undefined).length,
       ),
     ];

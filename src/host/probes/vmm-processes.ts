@@ -37,20 +37,16 @@ export interface VmmProcessesParts {
 export class VmmProcesses {
   readonly #parts: VmmProcessesParts;
   readonly #watches = new Map<SandboxId, VmmWatch>();
-  readonly #kills = new Counter(
-    'neurovisor_host_oom_kills_total',
-    'Processes of this host killed by its OOM killer: of VMMs (vmm), or other.',
-    ['process'],
-  );
+  readonly #kills = new Counter('neurovisor_host_oom_kills_total', 'OOM kills of this host: vmm, or other.', [
+    'process',
+  ]);
   readonly #execs = new Counter(
     'neurovisor_vmm_execs_total',
-    'Programs that VMMs executed after their start; expected: 0.',
+    'Programs that VMMs executed after their start: should be 0.',
   );
-  readonly #exits = new Counter(
-    'neurovisor_vmm_exits_total',
-    'Exits of VMM processes; unknown: of a process that a VMM has started.',
-    ['process'],
-  );
+  readonly #exits = new Counter('neurovisor_vmm_exits_total', 'Exits of VMM processes; unknown: started by a VMM.', [
+    'process',
+  ]);
   #ended: Histogram = EMPTY;
   readonly #tracepoints: OpenedOnce<VmmTracepoints>;
 
@@ -113,18 +109,18 @@ export class VmmProcesses {
         unit: 'seconds',
         labels: [],
         name: 'neurovisor_vmm_reclaim_seconds',
-        help: 'Time that threads of VMMs waited for direct reclaim of memory.',
+        help: 'Waits of VMM threads for direct reclaim.',
         samples: () => histogramSamples({}, toPrometheus(this.#stalls())),
       },
       totalBy(
         'neurovisor_vmm_events_lost_total',
-        'Events of VMMs dropped because a buffer was full, and processes that could not be traced.',
+        'Events dropped because a buffer was full; processes that could not be traced.',
         ['what'],
         () => Object.entries(lost()).map(([what, count]) => [{ what }, count]),
       ),
       gauge(
         'neurovisor_vmms_followed',
-        'VMMs whose processes are traced.',
+        'Traced VMMs.',
         () => [...this.#watches.values()].filter(({ isFollowed }) => isFollowed).length,
       ),
     ];

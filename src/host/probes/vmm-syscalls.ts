@@ -25,11 +25,7 @@ export class VmmSyscalls {
   readonly #parts: VmmSyscallsParts;
   /** Counts of each process at the last read. */
   readonly #seen = new Map<number, CallCounts>();
-  readonly #total = new Counter(
-    'neurovisor_vmm_syscalls_total',
-    'System calls of VMMs, if counted (NEUROVISOR_PROBES).',
-    ['call'],
-  );
+  readonly #total = new Counter('neurovisor_vmm_syscalls_total', 'System calls of VMMs, if counted.', ['call']);
   readonly #counts: OpenedOnce<Counts>;
 
   constructor(parts: VmmSyscallsParts) {

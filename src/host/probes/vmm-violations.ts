@@ -48,12 +48,12 @@ export class VmmViolations {
   readonly #unknown = new Map<number, SeccompRecord[]>();
   readonly #violations = new Counter(
     'neurovisor_seccomp_violations_total',
-    'System calls of VMMs that their seccomp filters refused (enforce) or logged (log).',
+    'System calls of VMMs that seccomp refused (enforce) or logged (log).',
     ['vmm', 'mode'],
   );
   readonly #lost = new Counter(
     'neurovisor_seccomp_records_lost_total',
-    'Times that the kernel dropped records of refused system calls because the buffer was full.',
+    'Times that the kernel dropped records of refused calls.',
   );
   #cancel: (() => void) | null = null;
 

@@ -50,28 +50,24 @@ export class HostMetrics {
   #measuredOf: (id: string, pid: number | null) => Partial<SandboxLoad> = () => ({});
   readonly #phases = new Histogram(
     'neurovisor_start_phase_seconds',
-    'Duration of the phases of a VM start (prepare, vmm, kernel, agent), by boot or clone.',
+    'Phases of a VM start: prepare, vmm, kernel, agent.',
     ['origin', 'phase'],
     { bounds: START_BOUNDS },
   );
-  readonly #boots = new Histogram(
-    'neurovisor_vm_boot_seconds',
-    'Start of a VM until its agent is ready to run code.',
-    ['origin'],
-    { bounds: START_BOUNDS },
-  );
+  readonly #boots = new Histogram('neurovisor_vm_boot_seconds', 'Start of a VM until its agent is ready.', ['origin'], {
+    bounds: START_BOUNDS,
+  });
   readonly #acquired = new Histogram(
     'neurovisor_vm_acquire_seconds',
-    'Request for a sandbox until it is ready, with the time in the start queue.',
+    'Request for a sandbox until it is ready, queue included.',
     ['origin'],
     { bounds: START_BOUNDS },
   );
-  readonly #vmEnds = new Counter('neurovisor_vm_ends_total', 'Ended VMs by cause, pool members included.', ['cause']);
-  readonly #resizes = new Counter(
-    'neurovisor_memory_resizes_total',
-    'Memory resizes of sandboxes, by memory pressure or by the owner.',
-    ['by', 'direction'],
-  );
+  readonly #vmEnds = new Counter('neurovisor_vm_ends_total', 'Ended VMs, pool members included.', ['cause']);
+  readonly #resizes = new Counter('neurovisor_memory_resizes_total', 'Memory resizes, by pressure or by the owner.', [
+    'by',
+    'direction',
+  ]);
 
   /** @param homeDir on the file system that is measured */
   constructor(clock: Clock, homeDir: string) {
@@ -199,7 +195,7 @@ export class HostMetrics {
   }
 
   #addSandboxes(control: ControlPlane): void {
-    const ended = new Counter('neurovisor_sandboxes_ended_total', 'Ended sandboxes, by cause.', ['cause']);
+    const ended = new Counter('neurovisor_sandboxes_ended_total', 'Ended sandboxes.', ['cause']);
     /** Sandboxes that have been ready. */
     const known = new Set<string>();
     control.onChange((info) => {
@@ -217,12 +213,12 @@ export class HostMetrics {
     });
     this.registry.add(
       ended,
-      gaugeBy('neurovisor_sandboxes', 'Sandboxes by status, without ended ones.', ['status'], () =>
+      gaugeBy('neurovisor_sandboxes', 'Sandboxes that have not ended.', ['status'], () =>
         Object.entries(Object.groupBy(list, ({ status }) => status)).map(([status, of]) => [{ status }, of.length]),
       ),
       gauge(
         'neurovisor_pool_active_vms',
-        'Running sandboxes, without idle pool members.',
+        'Running sandboxes.',
         () => list.filter(({ status }) => status === 'running').length,
       ),
     );
@@ -241,7 +237,7 @@ export class HostMetrics {
       gauge('neurovisor_pool_target_vms', 'Target size of all pools together.', () => sum('target')),
       totalBy(
         'neurovisor_pool_claims_total',
-        'Requests that found a ready member (hit) or none (miss), and unhealthy members (discarded).',
+        'Requests that found a ready member (hit) or none (miss); unhealthy members (discarded).',
         ['result'],
         () => [
           [{ result: 'hit' }, sum('hits')],
@@ -256,28 +252,22 @@ export class HostMetrics {
     this.registry.add(
       gauge(
         'neurovisor_host_memory_available_bytes',
-        'Available memory of the host (MemAvailable), or what a control group leaves the daemon and its VMs.',
+        'MemAvailable of the host, or what a control group leaves.',
         () => availableMib() * MIB,
       ),
       gaugeBy(
         'neurovisor_host_memory_pressure_ratio',
-        'Share of the last 10 s in which some or all tasks of the host waited for memory (PSI).',
+        'Share of 10 s in which some or all tasks waited for memory (PSI).',
         ['kind'],
         () => Object.entries(memoryPressure() ?? {}).map(([kind, ratio]) => [{ kind }, ratio]),
       ),
-      gauge(
-        'neurovisor_vmm_resident_bytes',
-        'Memory of all VMMs and their guests that ends with them, without RAM that they share.',
-        () => [...this.#sandboxes].reduce((sum, one) => sum + (ownBytes(one) ?? 0), 0),
+      gauge('neurovisor_vmm_resident_bytes', 'Memory of all VMMs and guests, without shared RAM.', () =>
+        [...this.#sandboxes].reduce((sum, one) => sum + (ownBytes(one) ?? 0), 0),
       ),
-      gauge(
-        'neurovisor_shared_ram_bytes',
-        'RAM of templates, snapshots and forks that VMs share until they write to it, counted once.',
-        () => this.#sharedBytes(),
-      ),
+      gauge('neurovisor_shared_ram_bytes', 'RAM that VMs share, counted once.', () => this.#sharedBytes()),
       gauge(
         'neurovisor_guest_memory_bytes',
-        'Current memory size of all guests; not their maximum.',
+        'Current memory size of all guests.',
         () => [...this.#sandboxes].reduce((sum, { spec }) => sum + spec.memoryMib, 0) * MIB,
       ),
       ...processMetrics(),

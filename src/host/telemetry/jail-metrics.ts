@@ -17,7 +17,7 @@ export class JailMetrics {
   readonly #pids: () => readonly number[];
   readonly #failures = new Counter(
     'neurovisor_jail_start_failures_total',
-    'VMs that failed to start because their VMM could not be jailed, by error code.',
+    'VMs that failed to start because of the jail.',
     ['code'],
   );
 
@@ -45,13 +45,13 @@ export class JailMetrics {
 
   list(): readonly Metric[] {
     return [
-      gaugeBy('neurovisor_jailed_vmms', 'Running VMMs, by mode of their jail: enforced, log, off.', ['mode'], () =>
+      gaugeBy('neurovisor_jailed_vmms', 'Running VMMs, by jail: enforced, log, off.', ['mode'], () =>
         JAIL_STATES.map((mode) => [{ mode }, mode === this.#state ? this.#pids().length : 0]),
       ),
       this.#failures,
       gaugeBy(
         'neurovisor_vmm_group_memory_bytes',
-        'Memory in the control groups of VMMs: current, peak, limit; over all VMMs: sum, max.',
+        'Memory in control groups of VMMs: current, peak, limit; over all: sum, max.',
         ['kind', 'over'],
         () => {
           const groups = this.#groups();
@@ -65,14 +65,11 @@ export class JailMetrics {
           });
         },
       ),
-      gauge(
-        'neurovisor_vmm_group_memory_ratio',
-        'Highest share of a VMM’s memory limit in use; page cache, which is reclaimable, is included.',
-        () =>
-          Math.max(
-            0,
-            ...this.#groups().map(({ currentBytes, limitBytes }) => (limitBytes === 0 ? 0 : currentBytes / limitBytes)),
-          ),
+      gauge('neurovisor_vmm_group_memory_ratio', 'Highest share of a VMM’s memory limit in use, with page cache.', () =>
+        Math.max(
+          0,
+          ...this.#groups().map(({ currentBytes, limitBytes }) => (limitBytes === 0 ? 0 : currentBytes / limitBytes)),
+        ),
       ),
     ];
   }

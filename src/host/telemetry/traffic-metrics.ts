@@ -16,14 +16,10 @@ export function channelMetrics(totals: Totals, open: () => number): readonly Met
     totalBy('neurovisor_channel_bytes_total', 'Payload on the channels between host and guests.', labels, () =>
       Object.entries(DIRECTIONS).map(([direction, [bytes]]) => [{ direction }, totals.get(bytes)]),
     ),
-    totalBy(
-      'neurovisor_channel_throttled_seconds_total',
-      'Time that channels were throttled by their rate limits.',
-      labels,
-      () =>
-        Object.entries(DIRECTIONS).map(([direction, [, throttled]]) => [{ direction }, totals.get(throttled) / 1000]),
+    totalBy('neurovisor_channel_throttled_seconds_total', 'Time that rate limits throttled channels.', labels, () =>
+      Object.entries(DIRECTIONS).map(([direction, [, throttled]]) => [{ direction }, totals.get(throttled) / 1000]),
     ),
-    total('neurovisor_channel_connections_total', 'Connections opened on the channels, in both directions.', () =>
+    total('neurovisor_channel_connections_total', 'Connections opened on the channels.', () =>
       totals.get('connectionsOpened'),
     ),
     total(
@@ -47,7 +43,7 @@ export function networkMetrics(totals: Totals, leases: () => number): readonly M
   return [
     both('neurovisor_network_bytes_total', 'Bytes of guests with a network card.', 'bytesOut', 'bytesIn'),
     both('neurovisor_network_packets_total', 'Packets of guests with a network card.', 'packetsOut', 'packetsIn'),
-    totalBy('neurovisor_network_refused_packets_total', 'Dropped packets of guests, by reason.', ['reason'], () =>
+    totalBy('neurovisor_network_refused_packets_total', 'Dropped packets of guests.', ['reason'], () =>
       totals
         .names()
         .filter((name) => name.startsWith(REFUSED))

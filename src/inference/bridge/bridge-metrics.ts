@@ -21,11 +21,11 @@ export class BridgeMetrics {
   readonly #models = new Set<string>();
   readonly #requests = new Counter(
     'neurovisor_requests_total',
-    'Finished inference requests by outcome: ok, cancelled, refused, upstream-error, upstream-lost.',
+    'Finished inference requests: ok, cancelled, refused, upstream-error, upstream-lost.',
     ['model', 'dialect', 'outcome'],
     256,
   );
-  readonly #errors = new Counter('neurovisor_errors_total', 'Error answers to guests, by code.', ['error_type'], 64);
+  readonly #errors = new Counter('neurovisor_errors_total', 'Error answers to guests.', ['error_type'], 64);
   readonly #generated = new Counter(
     'neurovisor_tokens_generated_total',
     'Tokens that models produced; estimated if the upstream does not report them.',
@@ -38,35 +38,32 @@ export class BridgeMetrics {
   );
   readonly #duration = new Histogram(
     'neurovisor_inference_duration_seconds',
-    'From the first byte of a request to the last byte of its answer, for requests sent to the upstream.',
+    'First byte of a request to the last of its answer, if sent to an upstream.',
     BY_MODEL,
   );
   readonly #queue = new Histogram(
     'neurovisor_inference_queue_seconds',
-    'From the end of a request until it is sent to the upstream.',
+    'End of a request until it is sent to an upstream.',
     BY_MODEL,
   );
   readonly #firstToken = new Histogram(
     'neurovisor_time_to_first_token_seconds',
-    'From the end of a request to the first event with text of its stream.',
+    'End of a request to its stream’s first event with text.',
     BY_MODEL,
   );
   readonly #interToken = new Histogram(
     'neurovisor_inter_token_seconds',
-    'Time between events with text of one stream, as they arrive from the upstream.',
+    'Time between events with text of one stream.',
     BY_MODEL,
     { bounds: INTER_TOKEN_BOUNDS },
   );
-  readonly #bodies = new Histogram(
-    'neurovisor_request_size_bytes',
-    'Size of bodies of inference requests.',
-    ['dialect'],
-    { bounds: BODY_BOUNDS },
-  );
+  readonly #bodies = new Histogram('neurovisor_request_size_bytes', 'Bodies of inference requests.', ['dialect'], {
+    bounds: BODY_BOUNDS,
+  });
 
   readonly #checks = new Histogram(
     'neurovisor_bridge_body_check_seconds',
-    'Time to check the body of an inference request, with the wait for a thread; `where` is loop or thread.',
+    'Time to check a body, with the wait for a thread; `where`: loop or thread.',
     ['where'],
   );
 

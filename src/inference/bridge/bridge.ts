@@ -270,11 +270,7 @@ async function openPort(
 }
 
 function waitingBodies(checker: BodyChecker): Metric {
-  return gauge(
-    'neurovisor_bridge_bodies_waiting',
-    'Request bodies that wait for a thread to check them.',
-    () => checker.waiting,
-  );
+  return gauge('neurovisor_bridge_bodies_waiting', 'Bodies that wait for a thread.', () => checker.waiting);
 }
 
 function portGauges(ports: ReadonlySet<BridgePort>): readonly Metric[] {

@@ -11,12 +11,12 @@ export class QueueMetrics {
   readonly #longestWaitMs: () => number;
   readonly #wait = new Histogram(
     'neurovisor_model_queue_wait_seconds',
-    'Time that requests waited for a slot of the upstream, by priority.',
+    'Time that requests waited for an upstream’s slot.',
     ['priority'],
   );
   readonly #dropped = new Counter(
     'neurovisor_model_queue_dropped_total',
-    'Requests that got no slot, by priority and reason: full, timeout, cancelled.',
+    'Requests that got no slot: full, timeout, cancelled.',
     ['priority', 'reason'],
   );
 
@@ -43,17 +43,13 @@ export class QueueMetrics {
       this.#dropped,
       gauge(
         'neurovisor_model_queue_waiting',
-        'Requests that wait for a slot of an upstream.',
+        'Requests that wait for an upstream’s slot.',
         () => this.#counts().waiting,
       ),
-      gauge(
-        'neurovisor_model_queue_running',
-        'Requests that have a slot of an upstream whose slots are known.',
-        () => this.#counts().running,
-      ),
+      gauge('neurovisor_model_queue_running', 'Requests that have an upstream’s slot.', () => this.#counts().running),
       gauge(
         'neurovisor_model_queue_longest_wait_seconds',
-        'Time for which the oldest of the requests has waited that wait for a slot of an upstream; 0: none waits.',
+        'Longest wait for an upstream’s slot so far; 0: none waits.',
         () => this.#longestWaitMs() / 1000,
       ),
     ];

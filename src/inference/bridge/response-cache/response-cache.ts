@@ -93,7 +93,7 @@ export class ResponseCache {
   #count = 0;
   readonly #requests = new Counter(
     'neurovisor_model_cache_requests_total',
-    'Requests to models that may be answered from the cache of their tenant, by result: hit, miss.',
+    'Requests that the cache of answers may answer: hit, miss.',
     ['result'],
   );
 
@@ -140,16 +140,8 @@ export class ResponseCache {
   metrics(): readonly Metric[] {
     return [
       this.#requests,
-      gauge(
-        'neurovisor_model_cache_bytes',
-        'Memory held for answers of models that are given again to equal requests.',
-        () => this.#store.bytes,
-      ),
-      gauge(
-        'neurovisor_model_cache_answers',
-        'Answers of models that are kept for equal requests.',
-        () => this.#store.count,
-      ),
+      gauge('neurovisor_model_cache_bytes', 'Memory of the cache of answers.', () => this.#store.bytes),
+      gauge('neurovisor_model_cache_answers', 'Answers in the cache of answers.', () => this.#store.count),
     ];
   }
 

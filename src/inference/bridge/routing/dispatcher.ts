@@ -66,7 +66,7 @@ export class Dispatcher {
   readonly #router: Router;
   readonly #attempts = new Counter(
     'neurovisor_upstream_attempts_total',
-    'Requests sent to each upstream, by result: answered, connect (no connection), 5xx, 429, other.',
+    'Requests to each upstream: answered, connect (no connection), 5xx, 429, other.',
     ['upstream', 'result'],
     512,
   );
