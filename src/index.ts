@@ -154,7 +154,7 @@ export class Sandbox {
   /**
    * Starts a sandbox in the fastest way: from a pool, a template of its size, or a boot. It is ready when the promise
    * resolves.
-   * @throws SandboxError `spec_invalid`, `start_failed`, `busy`; ClientError `daemon_unreachable`; ConfigError; without a
+   * @throws SandboxError `spec_invalid`, `start_failed`, `disk_full`, `busy`; ClientError `daemon_unreachable`; ConfigError; without a
    *   daemon, an error of the set-up (ImageError, RuntimeError, BridgeError, VmmError, JailError); the signal's reason
    */
   static async create(options: CreateOptions = {}): Promise<Sandbox> {

@@ -1,5 +1,5 @@
 /** Workspaces against the real file system and real processes. */
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmod,
@@ -17,6 +17,7 @@ import {
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { readConfig } from '../../src/base/config.ts';
 import { daemonSocket, requireRunDir, resolveHome } from '../../src/base/home.ts';
@@ -24,6 +25,7 @@ import { newSandboxId } from '../../src/base/ids.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { openDaemon, openDaemonIfRunning } from '../../src/cli/library/daemon.ts';
 import { makeWorkspace, reclaim } from '../../src/host/runtime/workspace.ts';
+import { requiresRoot } from '../support/requires.ts';
 
 let runDir = '';
 beforeEach(async () => {
@@ -69,6 +71,25 @@ describe('workspace', () => {
     await writeFile(workspace.overlayPath, 'x');
     await workspace.remove();
     expect(await readdir(runDir)).toEqual([]);
+  });
+
+  requiresRoot().it('makeWorkspace: on a full disk it leaves no directory in the way of the next try', async () => {
+    const id = newSandboxId();
+    const module = JSON.stringify(join(import.meta.dirname, '../../src/host/runtime/workspace.ts'));
+    const code = `
+      const { readdir } = await import('node:fs/promises');
+      const { makeWorkspace } = await import(${module});
+      const [, runDir, id] = process.argv;
+      const codes = [];
+      for (const _try of [1, 2]) await makeWorkspace(runDir, id).catch((error) => codes.push(error.code));
+      console.log(JSON.stringify({ codes, left: await readdir(runDir) }));
+    `;
+    // Its root and one directory are all that this file system can hold.
+    const run = 'exec "$0" --input-type=module -e "$1" "$2" "$3"';
+    const mounted = `mount -t tmpfs -o nr_inodes=2,mode=0700 none "$2" && ${run}`;
+    const argv = ['--mount', '--propagation', 'private', 'sh', '-c', mounted, process.execPath, code, runDir, id];
+    const { stdout } = await promisify(execFile)('unshare', argv);
+    expect(JSON.parse(stdout)).toEqual({ codes: ['ENOSPC', 'ENOSPC'], left: [] });
   });
 
   it('reclaim: leaves sandboxes of live processes alone', async () => {

@@ -80,12 +80,28 @@ describe("the host's file system is full", () => {
     const [vm] = host.vms();
     vm?.stall();
     await expect(starting).rejects.toMatchObject({
-      code: 'start_failed',
-      message: expect.stringContaining('could not be started'),
+      code: 'disk_full',
+      message: 'the sandbox could not be started: the disk is full',
       cause: { message: expect.stringContaining('/run/disk.ext4 is full (0 bytes are free)') },
       remedy: expect.stringContaining('free space'),
     });
     hello.release();
+  });
+
+  it('a clone that finds no room boots instead; if that finds none, either, the error says so', async () => {
+    await using host = await FakeHost.open();
+    const full = (): Error => Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' });
+    host.script.fail('copy-disk', full());
+    expect(await host.control.create({})).toMatchObject({ origin: 'boot' });
+    host.script.fail('copy-disk', full());
+    host.script.fail('overlay', full());
+    await expect(host.control.create({})).rejects.toMatchObject({
+      code: 'disk_full',
+      message: 'the sandbox could not be started: the disk is full',
+      cause: { message: 'ENOSPC: no space left on device' },
+      remedy: expect.stringMatching(/neurovisor prune.*neurovisor rm/),
+    });
+    expect(await host.control.list()).toHaveLength(1);
   });
 
   it('during a save the VM waits for room, and is not paused', async () => {

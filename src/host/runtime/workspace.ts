@@ -38,7 +38,13 @@ export async function makeWorkspace(runDir: string, id: string): Promise<Workspa
   requireRunDir(runDir);
   await mkdir(dir, { mode: 0o700 });
   const owner = await processRef(process.pid);
-  await writeOwner(dir, { owner, vmm: null });
+  try {
+    await writeOwner(dir, { owner, vmm: null });
+  } catch (error) {
+    // On a full disk; the next try of the sandbox has the same id.
+    await rm(dir, { recursive: true, force: true });
+    throw error;
+  }
   return {
     dir,
     channelPath: join(dir, 'v'),

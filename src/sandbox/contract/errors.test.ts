@@ -39,8 +39,11 @@ describe('errors', () => {
   it('startFailure: a full disk of this host keeps its code and remedy', () => {
     const cause = Object.assign(new Error('ENOSPC: no space left'), { code: 'ENOSPC' });
     const failure = startFailure(new CodedError('vmm_failed', 'no disk', { cause }), '');
-    expect(failure).toMatchObject({ code: 'start_failed', remedy: FREE_SPACE });
+    expect(failure).toMatchObject({ code: 'disk_full', remedy: FREE_SPACE });
+    expect(startFailure(new Error('no'), '')).toMatchObject({ code: 'start_failed' });
     expect([isFullDisk(failure), isFullDisk(startFailure(new Error('no'), ''))]).toEqual([true, false]);
-    expect(describeError(failure)).toBe('the sandbox could not be started: no disk: ENOSPC: no space left');
+    expect(describeError(failure)).toBe(
+      'the sandbox could not be started: the disk is full: no disk: ENOSPC: no space left',
+    );
   });
 });

@@ -14,7 +14,7 @@ export type SandboxErrorCode =
   /** The snapshot needs another kernel, image, VMM or processor. */
   | 'snapshot_foreign'
   | 'snapshot_failed'
-  /** No space on disk; nothing was written, and a running sandbox continues. */
+  /** No space on disk; nothing was written or started, and a running sandbox continues. */
   | 'disk_full'
   /** A file of the snapshot is missing or altered. */
   | 'snapshot_damaged'
@@ -120,21 +120,22 @@ export function isWithoutNetwork(error: unknown): error is SandboxError {
 const WITHOUT_NETWORK: ReadonlySet<SandboxErrorCode> = new Set(['network_unavailable', 'secrets_missing']);
 
 /** Remedy for a full disk under the sandboxes' directory. */
-export const FREE_SPACE = 'free space there, or set NEUROVISOR_HOME to a larger file system';
+export const FREE_SPACE =
+  'free space there, for example by neurovisor prune or neurovisor rm, ' +
+  'or set NEUROVISOR_HOME to a larger file system';
 
 const CONSOLE_LINES_IN_ERROR = 12;
 
-/** Includes the last lines of the guest's console, which often show the cause. */
+/** `disk_full` or `start_failed`, with the last lines of the guest's console, which often show the cause. */
 export function startFailure(error: unknown, consoleTail: string): SandboxError {
   if (isWithoutNetwork(error)) return error;
   const lastLines = plainLines(consoleTail).trimEnd().split('\n').slice(-CONSOLE_LINES_IN_ERROR).join('\n');
   const console = lastLines === '' ? '' : `\nlast lines of the guest's console:\n${lastLines}`;
   const why = `${describeError(error)}${console}`;
   const isFull = isFullDisk(error);
-  return new SandboxError('start_failed', 'the sandbox could not be started', {
-    cause: isFull ? new SandboxError('disk_full', why) : new Error(why),
-    remedy: remedyOf(error) ?? (isFull ? FREE_SPACE : undefined),
-  });
+  const message = `the sandbox could not be started${isFull ? ': the disk is full' : ''}`;
+  const remedy = remedyOf(error) ?? (isFull ? FREE_SPACE : undefined);
+  return new SandboxError(isFull ? 'disk_full' : 'start_failed', message, { cause: new Error(why), remedy });
 }
 
 /** @param what the refused change, for example `paused` */

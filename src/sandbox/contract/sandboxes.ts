@@ -8,7 +8,8 @@ export type { CreateRequest, ForkOptions, SandboxChange } from './schema/request
 export interface Sandboxes {
   /**
    * Resolves when the sandbox is ready.
-   * @throws SandboxError `spec_invalid`, `not_found` (snapshot), `snapshot_damaged`, `start_failed`, `cancelled`
+   * @throws SandboxError `spec_invalid`, `not_found` (snapshot), `snapshot_damaged`, `start_failed`, `disk_full`,
+   *   `cancelled`
    * @throws BusyError the queue is full, or the request timed out in it
    */
   create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo>;

@@ -123,7 +123,7 @@ export class Supervisor {
 
   /**
    * Boots or restores the VM and waits for the hello of its agent. On failure releases everything first.
-   * @throws SandboxError `start_failed` or `cancelled`
+   * @throws SandboxError `start_failed`, `disk_full` or `cancelled`
    */
   async start(signal?: AbortSignal): Promise<void> {
     const stopOnAbort = (): void => this.#aborter.abort(signal?.reason);
