@@ -145,7 +145,8 @@ describe('without a daemon', () => {
   afterAll(() => rm(home, { recursive: true }));
 
   it('commands set the files of the home, and start no daemon', async () => {
-    const { id, key } = await json<Created>(env, 'key', 'create');
+    const { id, key } = await json<Created>(env, 'key', 'create', '--expires', '30d');
+    expect((await run(env, 'key', 'ls')).stdout).toMatch(/expires in (29|30) d/);
     expect(await lists(env)).toMatchObject([{ id, revokedAtMs: null }]);
     expect(await readFile(join(home, 'keys', `${id}.json`), 'utf8')).not.toContain(key.slice(4, 20));
     await json(env, 'tenant', 'set', 'acme', '--starts', '2');

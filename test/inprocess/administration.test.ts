@@ -124,11 +124,13 @@ describe('audit logs over REST', () => {
 
 it('keys, quotas and settings: what one client sets, another reads', async () => {
   const home = administration;
-  const { key, ...info } = await home.createKey('acme', 'ci');
+  const { key, ...info } = await home.createKey('acme', 'ci', 60_000);
+  expect(info.expiresAtMs).toBe(info.createdAtMs + 60_000);
   expect(key).toMatch(/^e2b_/);
   expect(await home.keys()).toEqual([info]);
   expect(await home.revokeKey(info.id)).toMatchObject({ id: info.id, revokedAtMs: expect.any(Number) });
   await expect(home.revokeKey('0'.repeat(12))).rejects.toMatchObject({ code: 'not_found' });
+  await expect(home.createKey('acme', null, 1)).rejects.toMatchObject({ code: 'spec_invalid' });
   await expect(home.createKey('A', null)).rejects.toMatchObject({ code: 'spec_invalid' });
   const modelBudget = { costNanoDollars: 5, windowMs: 60_000 };
   await home.setTenant('acme', { sandboxes: 2, allowHosted: ['all'] });

@@ -19,8 +19,9 @@ export function remoteAdministration({ transport, get, post }: Requests): Admini
       return (await get('/keys', answers.keyList)).keys;
     },
 
-    async createKey(tenant, name) {
-      return await post('/keys', { tenant, ...(name === null ? {} : { name }) }, answers.createdKey);
+    async createKey(tenant, name, expiresInMs = null) {
+      const more = { ...(name === null ? {} : { name }), ...(expiresInMs === null ? {} : { expiresInMs }) };
+      return await post('/keys', { tenant, ...more }, answers.createdKey);
     },
 
     async revokeKey(id) {

@@ -14,7 +14,7 @@ class Stream extends EventEmitter {
 
 it('KeyWatch: ends what a revoked key has open, and nothing of others', () => {
   const revocations = new Listeners<string>();
-  const watch = new KeyWatch({ onRevoked: (listener) => revocations.listen(listener) });
+  const watch = new KeyWatch({ onEnd: (listener) => revocations.listen(listener) });
   const [mine, tunnel, other, operators, over] = Array.from({ length: 5 }, () => new Stream());
   watch.follow({ tenant: 'a', key: 'k1' }, mine as Stream);
   watch.follow({ tenant: 'a', key: 'k1' }, tunnel as Stream);

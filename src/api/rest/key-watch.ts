@@ -14,8 +14,8 @@ export class KeyWatch {
   readonly #open = new Map<Closable, string>();
   readonly #stop: () => void;
 
-  constructor(callers: Pick<Callers, 'onRevoked'>) {
-    this.#stop = callers.onRevoked((keyId) => {
+  constructor(callers: Pick<Callers, 'onEnd'>) {
+    this.#stop = callers.onEnd((keyId) => {
       for (const [open, key] of this.#open) if (key === keyId) open.destroy();
     });
   }

@@ -22,7 +22,7 @@ export interface Administration {
   /** Oldest first, including revoked ones. */
   keys(): Promise<readonly KeyInfo[]>;
   /** @param name label for people; `null` for none */
-  createKey(tenant: string, name: string | null): Promise<CreatedKey>;
+  createKey(tenant: string, name: string | null, expiresInMs?: number | null): Promise<CreatedKey>;
   /** Refused from now on; what the key has open ends. Does nothing if it is already revoked. */
   revokeKey(id: string): Promise<KeyInfo>;
   /** Those for which something was set, sorted by name. */
@@ -60,8 +60,8 @@ export class HomeAdministration implements Administration {
     return this.#stores.keys().list();
   }
 
-  async createKey(tenant: string, name: string | null): Promise<CreatedKey> {
-    return this.#stores.keys().create(tenant, name);
+  async createKey(tenant: string, name: string | null, expiresInMs: number | null = null): Promise<CreatedKey> {
+    return this.#stores.keys().create(tenant, name, expiresInMs);
   }
 
   async revokeKey(id: string): Promise<KeyInfo> {

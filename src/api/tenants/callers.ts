@@ -17,7 +17,7 @@ export interface Callers {
   /** The owner of a key; `null` for a wrong, unknown or revoked one. Never throws. */
   identify(key: string): Caller | null;
   /** Calls the listener with the id of each key that is revoked from now on. Returns a function that stops it. */
-  onRevoked(listener: (keyId: string) => void): () => void;
+  onEnd(listener: (keyId: string) => void): () => void;
   /** The control plane of a tenant; `null` for the operator. */
   planeOf(tenant: string | null): ControlPlane;
 }
@@ -26,7 +26,7 @@ export interface Callers {
 export function operatorOnly(control: ControlPlane, apiKey: string | null): Callers {
   return {
     identify: (key) => (apiKey !== null && equalInConstantTime(key, apiKey) ? DAEMON_KEY_CALLER : null),
-    onRevoked: () => () => undefined,
+    onEnd: () => () => undefined,
     planeOf: () => control,
   };
 }

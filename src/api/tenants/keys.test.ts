@@ -2,7 +2,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { systemClock } from '../../base/clock.ts';
+import { FakeClock, systemClock } from '../../base/clock.ts';
 import { KeyStore } from './keys.ts';
 
 let home: string;
@@ -93,7 +93,7 @@ describe('KeyStore: access', () => {
   it('reports each revocation once, after which the key is refused', () => {
     const { key, id } = store.create('acme', null);
     const seen: unknown[] = [];
-    const stop = store.onRevoked((one) => seen.push([one, store.identify(key)]));
+    const stop = store.onEnd((one) => seen.push([one, store.identify(key)]));
     store.revoke(id);
     store.revoke(id);
     stop();
@@ -122,5 +122,42 @@ describe('KeyStore: access', () => {
     }
     writeFileSync(pathOf(id), text);
     expect(new KeyStore(home, systemClock).list()).toHaveLength(2);
+  });
+});
+
+describe('KeyStore: keys that expire', () => {
+  const DAY_MS = 24 * 3600 * 1000;
+
+  it('refuses one from its end on, tells listeners of it once, and keeps it in the list', () => {
+    const clock = new FakeClock();
+    const keys = new KeyStore(home, clock);
+    const ended: string[] = [];
+    const stop = keys.onEnd((id) => ended.push(id));
+    const long = keys.create('acme', null, 30 * DAY_MS);
+    const short = keys.create('beta', null, DAY_MS);
+    expect(keys.create('beta', null).expiresAtMs).toBeNull();
+    expect(short.expiresAtMs).toBe(clock.wall() + DAY_MS);
+    clock.advance(DAY_MS - 1);
+    expect([keys.identify(short.key)?.key, ended]).toEqual([short.id, []]);
+    clock.advance(1);
+    expect([keys.identify(short.key), ended]).toEqual([null, [short.id]]);
+    expect(new KeyStore(home, clock).identify(short.key)).toBeNull();
+    clock.advance(29 * DAY_MS);
+    expect([keys.identify(long.key), ended]).toEqual([null, [short.id, long.id]]);
+    expect(keys.list()).toHaveLength(3);
+    stop();
+  });
+
+  it.each([0, 999, Number.NaN, 11 * 365 * DAY_MS])('refuses to end one after %d ms', (ms) => {
+    expect(() => store.create('acme', null, ms)).toThrow('a key expires after a second to ten years');
+    expect(store.list()).toEqual([]);
+  });
+
+  it('reads the file of a key from before keys could expire', () => {
+    const { id, key } = store.create('acme', null);
+    const { expiresAtMs: _none, ...older } = JSON.parse(readFileSync(pathOf(id), 'utf8')) as Record<string, unknown>;
+    writeFileSync(pathOf(id), JSON.stringify(older));
+    const again = new KeyStore(home, systemClock);
+    expect([again.identify(key)?.key, again.list()[0]?.expiresAtMs]).toEqual([id, null]);
   });
 });

@@ -1,7 +1,7 @@
 /**
  * Keys of tenants: one file per key in the home, without the key itself.
  *
- *     HOME/keys/ID.json     {id, tenant, name, sha256, createdAtMs, revokedAtMs}
+ *     HOME/keys/ID.json     {id, tenant, name, sha256, createdAtMs, expiresAtMs, revokedAtMs}
  *
  * The id is the beginning of the key's digest: the holder of a key can compute its id, but the key can't be computed
  * from its id.
@@ -19,6 +19,7 @@ import { TENANT_LIMITS, TENANT_NAME } from './limits.ts';
 
 const ID_HEX_DIGITS = 12;
 const KEY_BYTES = 24;
+const EXPIRY_LOOK_MS = 60_000;
 const ID = /^[0-9a-f]{12}$/;
 
 const keyFile = z
@@ -29,6 +30,8 @@ const keyFile = z
     name: z.string().nullable(),
     sha256: z.string().regex(/^[0-9a-f]{64}$/),
     createdAtMs: z.number(),
+    /** Refused from then on; null: never. Older files have none. */
+    expiresAtMs: z.number().nullable().default(null),
     revokedAtMs: z.number().nullable(),
   })
   .refine(({ id, sha256 }) => sha256.startsWith(id), 'its digest is of another key');
@@ -49,7 +52,8 @@ export class KeyStore {
   readonly #files: JsonFiles<KeyFile>;
   readonly #clock: Clock;
   readonly #byDigest: Map<string, KeyFile>;
-  readonly #revocations = new Listeners<string>();
+  readonly #ends = new Listeners<string>();
+  #stopTimer: () => void = () => undefined;
 
   /** @throws TenantError `file_failed` */
   constructor(homeDir: string, clock: Clock) {
@@ -58,9 +62,16 @@ export class KeyStore {
     this.#byDigest = new Map(this.#files.readAll().map((file) => [file.sha256, file]));
   }
 
-  /** @throws TenantError `invalid`, `too_many`, `file_failed` */
-  create(tenant: string, name: string | null): CreatedKey {
+  /**
+   * @param expiresInMs null: it never expires
+   * @throws TenantError `invalid`, `too_many`, `file_failed`
+   */
+  create(tenant: string, name: string | null, expiresInMs: number | null = null): CreatedKey {
     checkTenantName(tenant);
+    const { min, max } = TENANT_LIMITS.keyLifetimeMs;
+    if (expiresInMs !== null && !(expiresInMs >= min && expiresInMs <= max)) {
+      throw new TenantError('invalid', 'a key expires after a second to ten years');
+    }
     if (name !== null && (name === '' || !isAtMost(name, TENANT_LIMITS.keyLabelCharactersMax))) {
       const text = `a key's name has 1 to ${TENANT_LIMITS.keyLabelCharactersMax} characters`;
       throw new TenantError('invalid', text);
@@ -75,8 +86,10 @@ export class KeyStore {
     const sha256 = keyDigest(key).toString('hex');
     const id = sha256.slice(0, ID_HEX_DIGITS);
     const createdAtMs = Math.round(this.#clock.wall());
-    const file = { id, tenant, name, sha256, createdAtMs, revokedAtMs: null };
+    const expiresAtMs = expiresInMs === null ? null : createdAtMs + Math.round(expiresInMs);
+    const file = { id, tenant, name, sha256, createdAtMs, expiresAtMs, revokedAtMs: null };
     this.#write(file);
+    this.#awaitExpiry();
     return { ...infoOf(file), key };
   }
 
@@ -94,22 +107,24 @@ export class KeyStore {
     if (file.revokedAtMs !== null) return infoOf(file);
     const revoked = { ...file, revokedAtMs: Math.round(this.#clock.wall()) };
     this.#write(revoked);
-    this.#revocations.emit(id);
+    this.#ends.emit(id);
     return infoOf(revoked);
   }
 
-  /** Calls the listener with the id of each key that is revoked from now on. Returns a function that stops it. */
-  onRevoked(listener: (id: string) => void): () => void {
-    return this.#revocations.listen(listener);
+  /** Calls the listener with the id of each key that is revoked or expires from now on. Returns a function that stops it. */
+  onEnd(listener: (id: string) => void): () => void {
+    const stop = this.#ends.listen(listener);
+    this.#awaitExpiry();
+    return stop;
   }
 
-  /** The owner of a key; `null` for an unknown or revoked one. Never throws. */
+  /** The owner of a key; `null` for an unknown, revoked or expired one. Never throws. */
   identify(key: string): Caller | null {
     const digest = keyDigest(key);
     const found = this.#byDigest.get(digest.toString('hex'));
     // Takes the same time whether or not such a key exists.
     const isSame = timingSafeEqual(digest, Buffer.from(found?.sha256 ?? NO_DIGEST, 'hex'));
-    const isUsable = isSame && found !== undefined && found.revokedAtMs === null;
+    const isUsable = isSame && found !== undefined && this.#isValid(found);
     return isUsable ? { tenant: found.tenant, key: found.id } : null;
   }
 
@@ -131,7 +146,26 @@ export class KeyStore {
   }
 
   #valid(): KeyFile[] {
-    return [...this.#byDigest.values()].filter(({ revokedAtMs }) => revokedAtMs === null);
+    return [...this.#byDigest.values()].filter((file) => this.#isValid(file));
+  }
+
+  #isValid(file: KeyFile): boolean {
+    return isValidKey(file, this.#clock.wall());
+  }
+
+  /** Tells of the next expiry, and waits for the one after. The wall clock may be set, so no wait is long. */
+  #awaitExpiry(): void {
+    this.#stopTimer();
+    if (this.#ends.size === 0) return;
+    const now = this.#clock.wall();
+    const coming = this.#valid().filter(({ expiresAtMs }) => expiresAtMs !== null);
+    const nextMs = Math.min(...coming.map(({ expiresAtMs }) => expiresAtMs ?? Number.POSITIVE_INFINITY));
+    if (!Number.isFinite(nextMs)) return;
+    this.#stopTimer = this.#clock.after(Math.min(nextMs - now, EXPIRY_LOOK_MS), () => {
+      const ended = coming.filter((file) => !this.#isValid(file));
+      for (const { id } of ended) this.#ends.emit(id);
+      this.#awaitExpiry();
+    });
   }
 
   #write(file: KeyFile): void {
@@ -139,6 +173,10 @@ export class KeyStore {
     this.#byDigest.set(file.sha256, file);
   }
 }
+
+/** @param now milliseconds since 1970 */
+export const isValidKey = (key: Pick<KeyInfo, 'revokedAtMs' | 'expiresAtMs'>, now: number): boolean =>
+  key.revokedAtMs === null && (key.expiresAtMs === null || key.expiresAtMs > now);
 
 const byAge = (a: KeyFile, b: KeyFile): number => a.createdAtMs - b.createdAtMs || (a.id < b.id ? -1 : 1);
 

@@ -3,6 +3,8 @@ export const TENANT_LIMITS = {
   /** Key files in a home, including revoked ones: the daemon reads all of them when it starts. */
   keysMax: 4096,
   keyLabelCharactersMax: 64,
+  /** From a key's creation to its end: a second to ten years. */
+  keyLifetimeMs: { min: 1000, max: 10 * 365 * 24 * 3600 * 1000 },
   /** Longer than the longest lists of a tenant; a larger file is not ours. */
   fileBytesMax: 512 * 1024,
   /** Names in `allowHosted`. */

@@ -6,7 +6,7 @@ import { type TenantSettings, tenantPlane } from './plane.ts';
 
 export interface TenancyParts extends TenantSettings {
   readonly control: ControlPlane;
-  readonly keys: Pick<KeyStore, 'identify' | 'onRevoked'>;
+  readonly keys: Pick<KeyStore, 'identify' | 'onEnd'>;
   readonly apiKey: string;
 }
 
@@ -27,8 +27,8 @@ export class Tenancy implements Callers {
     return operator ?? tenant;
   }
 
-  onRevoked(listener: (keyId: string) => void): () => void {
-    return this.#parts.keys.onRevoked(listener);
+  onEnd(listener: (keyId: string) => void): () => void {
+    return this.#parts.keys.onEnd(listener);
   }
 
   planeOf(tenant: string | null): ControlPlane {

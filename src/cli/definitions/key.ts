@@ -1,6 +1,8 @@
 /** Definitions of `neurovisor key`. */
 import type { Command } from 'commander';
 import { DEFAULT_TENANT } from '../../api/tenants/limits.ts';
+import type { KeyFlags } from '../commands/keys/key.ts';
+import { parseDuration } from '../flags/options.ts';
 import { type OutputFlags, perform } from './perform.ts';
 import { listCommand, output } from './shared-options.ts';
 
@@ -21,7 +23,7 @@ export function addKey(program: Command): void {
       'after',
       `
 Examples:
-  neurovisor key create --tenant acme --name ci
+  neurovisor key create --tenant acme --name ci --expires 90d
   neurovisor key ls
   neurovisor key rm 3f9a0c52d1be
 `,
@@ -32,10 +34,9 @@ Examples:
     .description('Create a key and print it. The home stores only its digest, so keep the key: nothing shows it again.')
     .option('--tenant <name>', 'tenant that the key belongs to', DEFAULT_TENANT)
     .option('--name <label>', 'label for `neurovisor key ls`')
+    .option('--expires <duration>', 'the daemon refuses it from then on: 12h, 30d (default: never)', parseDuration)
     .addOption(output())
-    .action((flags: { readonly tenant: string; readonly name?: string } & OutputFlags) =>
-      perform(flags, async (cli) => (await load()).keyCreate(cli, flags)),
-    );
+    .action((flags: KeyFlags & OutputFlags) => perform(flags, async (cli) => (await load()).keyCreate(cli, flags)));
   listCommand(key)
     .summary('list the keys')
     .description('List the keys, without the keys themselves.')

@@ -173,9 +173,12 @@ export const keys = {
   /** Oldest first, including revoked ones. */
   list: (options?: HomeOptions): Promise<readonly KeyInfo[]> => administer(options, (home) => home.keys()),
 
-  /** The only answer that has the key itself. @param options.name label for people */
-  create: (tenant: string, options: HomeOptions & Named = {}): Promise<CreatedKey> =>
-    administer(options, (home) => home.createKey(tenant, options.name ?? null)),
+  /** The only answer that has the key itself. @param options.name label for people; `expiresInMs`: default never */
+  create: (
+    tenant: string,
+    options: HomeOptions & Named & { readonly expiresInMs?: number } = {},
+  ): Promise<CreatedKey> =>
+    administer(options, (home) => home.createKey(tenant, options.name ?? null, options.expiresInMs ?? null)),
 
   /** What the key has open ends at once. */
   revoke: (id: string, options?: HomeOptions): Promise<KeyInfo> => administer(options, (home) => home.revokeKey(id)),

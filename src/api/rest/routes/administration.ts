@@ -70,8 +70,8 @@ function addKeyRoutes(app: App, administration: Administration): void {
         response: { 201: createdKey, ...failures },
       },
     },
-    async ({ body: { tenant, name = null } }, reply) =>
-      await reply.status(201).send(await administration.createKey(tenant, name)),
+    async ({ body: { tenant, name = null, expiresInMs } }, reply) =>
+      await reply.status(201).send(await administration.createKey(tenant, name, expiresInMs)),
   );
   app.delete(
     '/keys/:key',

@@ -32,6 +32,7 @@ const key = {
   tenant: tenantName,
   name: label.nullable(),
   createdAtMs: wallMs,
+  expiresAtMs: wallMs.nullable().describe('Refused from then on; null: never.'),
   revokedAtMs: wallMs.nullable(),
 } satisfies Record<keyof KeyInfo, z.ZodType>;
 export const keyInfo: z.ZodType<KeyInfo> = z.object(key).meta({ id: 'Key', description: 'A key, without the key.' });
@@ -39,7 +40,11 @@ export const keyList = z.object({ keys: z.array(keyInfo) }).meta({ id: 'KeyList'
 export const createdKey: z.ZodType<CreatedKey> = z
   .object({ ...key, key: z.string().describe('The key. No other answer has it.') })
   .meta({ id: 'CreatedKey' });
-export const keyRequest = z.strictObject({ tenant: tenantName, name: label.optional() }).meta({ id: 'KeyRequest' });
+const { min, max } = TENANT_LIMITS.keyLifetimeMs;
+const lifetime = z.int().min(min).max(max).describe('Milliseconds until it is refused. Default never.');
+export const keyRequest = z
+  .strictObject({ tenant: tenantName, name: label.optional(), expiresInMs: lifetime.optional() })
+  .meta({ id: 'KeyRequest' });
 export const keyParams = z.strictObject({ key: keyId });
 
 /** Below the largest whole number, which the document does not show. */

@@ -7,8 +7,15 @@ import { administer } from '../../daemon/administer.ts';
 import { coarse, table } from '../../output/table.ts';
 import { forEach } from '../many.ts';
 
-export async function keyCreate(cli: Cli, flags: { readonly tenant: string; readonly name?: string }): Promise<number> {
-  const created = await administer(cli, (home) => home.createKey(flags.tenant, flags.name ?? null));
+export interface KeyFlags {
+  readonly tenant: string;
+  readonly name?: string;
+  /** Milliseconds. */
+  readonly expires?: number;
+}
+
+export async function keyCreate(cli: Cli, { tenant, name, expires }: KeyFlags): Promise<number> {
+  const created = await administer(cli, (home) => home.createKey(tenant, name ?? null, expires ?? null));
   if (cli.json) cli.printJson(created);
   else {
     cli.stderr.write(`${plain(`key ${created.id} of tenant ${created.tenant}; it is not shown again`)}\n`);
@@ -26,14 +33,17 @@ export async function keyList(cli: Cli): Promise<number> {
 
 /** @param now milliseconds since 1970 */
 export function keyTable(list: readonly KeyInfo[], now: number): string {
-  const rows = list.map(({ id, tenant, name, createdAtMs, revokedAtMs }) => [
-    id,
-    tenant,
-    name ?? '-',
-    coarse(now - createdAtMs),
-    revokedAtMs === null ? 'active' : `revoked ${coarse(now - revokedAtMs)} ago`,
-  ]);
+  const rows = list.map((key) => {
+    const { id, tenant, name, createdAtMs } = key;
+    return [id, tenant, name ?? '-', coarse(now - createdAtMs), statusText(key, now)];
+  });
   return table(['id', 'tenant', 'name', 'age', 'status'], rows);
+}
+
+function statusText({ expiresAtMs, revokedAtMs }: KeyInfo, now: number): string {
+  if (revokedAtMs !== null) return `revoked ${coarse(now - revokedAtMs)} ago`;
+  if (expiresAtMs === null) return 'active';
+  return expiresAtMs > now ? `expires in ${coarse(expiresAtMs - now)}` : `expired ${coarse(now - expiresAtMs)} ago`;
 }
 
 export async function keyRevoke(cli: Cli, ids: readonly string[]): Promise<number> {

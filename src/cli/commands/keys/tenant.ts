@@ -1,4 +1,5 @@
 /** `neurovisor tenant`: the quotas of tenants. */
+import { isValidKey } from '../../../api/tenants/keys.ts';
 import { type Quotas, type TenantChange, type TenantInfo, unset } from '../../../api/tenants/settings.ts';
 import { usageOf } from '../../../api/tenants/usage.ts';
 import { systemClock } from '../../../base/clock.ts';
@@ -36,7 +37,7 @@ export async function tenantList(cli: Cli): Promise<number> {
   const names = [...new Set([...known.keys(), ...keys.map(({ tenant }) => tenant)])].sort();
   const list = names.map((name) => ({
     ...(known.get(name) ?? unset(name)),
-    keys: keys.filter(({ tenant, revokedAtMs }) => tenant === name && revokedAtMs === null).length,
+    keys: keys.filter((key) => key.tenant === name && isValidKey(key, systemClock.wall())).length,
   }));
   if (cli.json) cli.printJson(list);
   else cli.stdout.write(`${tenantTable(list)}\n`);
