@@ -1,7 +1,11 @@
 /** How daemons begin and end: by a signal, by `kill -9`, two at once; and what the next daemon finds. */
-import { readdir } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
+import { ROOT } from '../support/cli.ts';
 import { type DaemonHome, leftIn, useDaemonHome, vmmsIn } from '../support/daemon.ts';
 import { descendants } from '../support/leftovers.ts';
 
@@ -86,6 +90,56 @@ describe('serve: shutdown', () => {
     next.kill('SIGTERM');
     expect(await next.ended).toBe(0);
     expect(await leftIn(home)).toEqual([]);
+  });
+});
+
+describe('backup', () => {
+  const home = useDaemonHome();
+
+  it('the commands of docs/operators.md bring back pauses, snapshots, keys, quotas and the audit log', async () => {
+    const first = home.serve('-o', 'json', '--pool', '0', '--port', '0');
+    await first.ready();
+    const paused = await pausedWithWord(home, 'peony');
+    const source = await home.says('create');
+    await home.says('exec', source, '--', 'sh', '-c', 'echo lupin > kept');
+    await home.says('snapshot', 'create', source, '--name', 'flower');
+    await home.says('key', 'create', '--tenant', 'acme', '--name', 'ci');
+    await home.says('tenant', 'set', 'acme', '--sandboxes', '7');
+    const keys = await home.says('key', 'ls', '-o', 'json');
+    first.kill('SIGTERM');
+    expect(await first.ended).toBe(0);
+
+    const archive = `${home.dir}.tar.gz`;
+    const page = readFileSync(join(ROOT, 'docs/operators.md'), 'utf8');
+    const commands = [...page.matchAll(/^ {4}tar (.*)$/gm)].map(([, words = '']) =>
+      words
+        .split(' ')
+        .map((word) => word.replace('/var/lib/neurovisor', home.dir).replace('neurovisor.tar.gz', archive)),
+    );
+    expect(commands).toHaveLength(2);
+    const [save = [], restore = []] = commands;
+    try {
+      execFileSync('tar', save);
+      for (const name of await readdir(home.dir)) await rm(join(home.dir, name), { recursive: true });
+      execFileSync('tar', restore);
+    } finally {
+      await rm(archive, { force: true });
+    }
+
+    const next = home.serve('-o', 'json', '--pool', '0', '--port', '0');
+    await next.ready();
+    expect((await list(home)).map(({ id }) => id)).toEqual([paused]);
+    expect(await tellsWord(home, paused)).toBe('peony');
+    const again = await home.says('create', '--snapshot', 'flower');
+    expect(await home.says('exec', again, '--', 'cat', 'kept')).toBe('lupin');
+    expect(await home.says('key', 'ls', '-o', 'json')).toBe(keys);
+    expect(JSON.parse(await home.says('tenant', 'inspect', 'acme', '-o', 'json'))).toMatchObject({
+      quotas: { sandboxes: 7 },
+    });
+    await home.says('audit', 'verify');
+    await home.says('rm', '--all');
+    next.kill('SIGTERM');
+    expect(await next.ended).toBe(0);
   });
 });
 
