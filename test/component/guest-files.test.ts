@@ -1,7 +1,7 @@
 /** Files, ports and the inference forwarder through the real agent. */
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, request } from 'node:http';
 import { type AddressInfo, createServer as createTcp, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
@@ -150,6 +150,44 @@ describe('files', () => {
   it('read: kernel files of size 0 are read to their end', async () => {
     const status = await agent.guest.files.readAll('/proc/self/status');
     expect(status.toString()).toContain('Name:');
+  });
+
+  it('watch: a write is reported of the file itself, never of a temporary one', async () => {
+    const events: FileEvent[] = [];
+    const watch = await agent.guest.files.watch(dir, {}, (event) => events.push(event));
+    const file = join(dir, 'watched.txt');
+    for (const content of ['one', 'two']) await agent.guest.files.write(file, Buffer.from(content));
+    // An ordinary rename, and a last event.
+    renameSync(file, join(dir, 'moved.txt'));
+    mkdirSync(join(dir, 'last'));
+    const seen = (): string[] => events.map((event) => `${event.type} ${event.name}`);
+    for (let tries = 0; !seen().includes('create last') && tries < 250; tries += 1) await sleep(20);
+    expect(seen()).toEqual([
+      'create watched.txt',
+      'write watched.txt',
+      'write watched.txt',
+      'rename watched.txt',
+      'create moved.txt',
+      'create last',
+    ]);
+    watch.stop();
+    await watch.ended;
+  });
+
+  it('write: through a link, beside the file that it names', async () => {
+    mkdirSync(join(dir, 'elsewhere'));
+    writeFileSync(join(dir, 'elsewhere/real'), 'old');
+    symlinkSync(join(dir, 'elsewhere/real'), join(dir, 'link'));
+    const events: FileEvent[] = [];
+    const watch = await agent.guest.files.watch(join(dir, 'elsewhere'), {}, (event) => events.push(event));
+    await agent.guest.files.write(join(dir, 'link'), Buffer.from('new'));
+    for (let tries = 0; events.length === 0 && tries < 250; tries += 1) await sleep(20);
+    expect([events, readFileSync(join(dir, 'elsewhere/real'), 'utf8')]).toEqual([
+      [{ type: 'write', name: 'real' }],
+      'new',
+    ]);
+    watch.stop();
+    await watch.ended;
   });
 
   it('watch: reports changes, also in directories made later', async () => {

@@ -176,17 +176,21 @@ def _read(path: str, request: Request, stream: Stream) -> None:
 
 
 def _write(path: str, request: Request, owner: "Account | None", stream: Stream) -> None:
-    """Writes a temporary file beside the target, then renames it: readers see the old content or the new."""
+    """Writes a temporary file beside the target, then renames it: readers see the old content or the new.
+
+    Its name tells watchers (watch.py) what to report of the rename.
+    """
     mode = request.number("mode", 0o644, 0, 0o7777)
     metadata = _wanted_metadata(request)
-    directory, name = os.path.split(path)
-    temporary = f"{directory}/.{name[:200]}.{os.getpid()}.part"
     try:
         if os.path.isdir(path):
             raise RequestError("invalid_request", f"write {path!r}: is a directory")
-        _make_directories(directory, owner)
+        _make_directories(os.path.dirname(path), owner)
         if os.path.islink(path):
             path = os.path.realpath(path)
+        directory, name = os.path.split(path)
+        kind = limits.REPLACING if os.path.exists(path) else limits.CREATING
+        temporary = f"{directory}/.{name[:200]}.{os.getpid()}{kind}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise LocalError(error, f"write {path!r}") from error

@@ -71,6 +71,11 @@ LIST_DEPTH = 32
 # Names and values of a file's metadata, as an entry shows them; JSON may make them six times longer, and a line has
 # 64 KiB. A write may set a quarter: the attributes of a file in ext4 share one block.
 METADATA_BYTES = 6 * 1024
+# Ends of the names of files that are being written, for a new file and for one that exists.
+CREATING = ".new.part"
+REPLACING = ".old.part"
+# Of these, how many a watch remembers between the two halves of their rename.
+RENAMES = 256
 WATCHES = 2048
 
 # The account files of the image: bytes and entries of each, and groups of one user. What is beyond does not count.

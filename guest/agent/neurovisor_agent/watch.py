@@ -1,4 +1,8 @@
-"""Watches a directory with inotify, in a worker. The standard library has no inotify, so this uses ctypes."""
+"""Watches a directory with inotify, in a worker. The standard library has no inotify, so this uses ctypes.
+
+A file operation writes beside its target and renames (files.py). Of that a watch reports what a write in place would be:
+`write` of the target, after `create` for a new one; and nothing of the temporary file.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +39,7 @@ _NAMES = (
     (_ATTRIB, "chmod"),
 )
 _HEADER_BYTES = 16
+_WRITING = (limits.CREATING, limits.REPLACING)
 
 
 class _Watch:
@@ -46,6 +51,8 @@ class _Watch:
         self._root = root
         self._recursive = recursive
         self._paths: dict[int, str] = {}
+        # Targets' events by the rename's cookie (inotify(7)), between the two events of the rename.
+        self._renames: dict[int, tuple[str, ...]] = {}
         self._add("")
 
     def _add(self, relative: str) -> None:
@@ -63,6 +70,17 @@ class _Watch:
                     if item.is_dir(follow_symlinks=False) and len(self._paths) < limits.WATCHES:
                         self._add(os.path.join(relative, item.name))
 
+    def _kinds(self, name: str, mask: int, cookie: int) -> "tuple[str, ...]":
+        if name.startswith(".") and name.endswith(_WRITING):
+            if mask & _MOVED_FROM:
+                self._renames[cookie] = ("create", "write") if name.endswith(limits.CREATING) else ("write",)
+                if len(self._renames) > limits.RENAMES:
+                    del self._renames[next(iter(self._renames))]
+            return ()
+        if mask & _MOVED_TO and cookie in self._renames:
+            return self._renames.pop(cookie)
+        return tuple(kind for bit, kind in _NAMES if mask & bit)[:1]
+
     def events(self, data: bytes) -> "list[dict[str, str]] | None":
         """The events in `data` as inotify wrote it; None when the watched directory itself was removed."""
         events = []
@@ -71,7 +89,7 @@ class _Watch:
             number, mask = (
                 int.from_bytes(data[at + i : at + i + 4], "little", signed=i == 0) for i in (0, 4)
             )
-            size = int.from_bytes(data[at + 12 : at + 16], "little")
+            cookie, size = (int.from_bytes(data[at + i : at + i + 4], "little") for i in (8, 12))
             name = os.fsdecode(data[at + 16 : at + 16 + size].rstrip(b"\0"))
             at += _HEADER_BYTES + size
             if mask & _Q_OVERFLOW:
@@ -86,9 +104,7 @@ class _Watch:
                     return None
                 continue
             relative = os.path.join(directory, name)
-            kind = next((kind for bit, kind in _NAMES if mask & bit), None)
-            if kind is not None:
-                events.append({"type": kind, "name": relative})
+            events += [{"type": kind, "name": relative} for kind in self._kinds(name, mask, cookie)]
             if self._recursive and mask & _ISDIR and mask & (_CREATE | _MOVED_TO):
                 self._add(relative)
         return events
