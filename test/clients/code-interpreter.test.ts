@@ -108,6 +108,25 @@ requires('generators', interpreterPackages()).describe('code interpreter', (pack
     });
   });
 
+  it.each(['vertical', 'horizontal'])(
+    'a %s plot of boxes has their quartiles, whiskers and all outliers',
+    async (way) => {
+      // The upper whisker of the first has no length: e2b-charts itself finds no chart here.
+      const code = `import matplotlib.pyplot as plt
+plt.boxplot([[1, 2, 2, 3, 3, 3, 4, 30, 40], [0.1, 0.2, 0.7]], patch_artist=True, tick_labels=['a', 'b'], orientation='${way}')
+plt.show()`;
+      const [plot] = results(await run(code));
+      const b = { label: 'b', min: 0.1, first_quartile: expect.closeTo(0.15, 9), median: 0.2, max: 0.7, outliers: [] };
+      expect(plot?.['chart']).toMatchObject({
+        type: 'box_and_whisker',
+        elements: [
+          { label: 'a', min: 1, first_quartile: 2, median: 3, third_quartile: 4, max: 4, outliers: [30, 40] },
+          { ...b, third_quartile: expect.closeTo(0.45, 9) },
+        ],
+      });
+    },
+  );
+
   it('a data frame is text, HTML and data, with times as text and gaps as null', async () => {
     const code =
       'import pandas as pd\npd.DataFrame({"n": [1, 2], "f": [0.5, None], "t": pd.to_datetime(["2020-01-02", None]), "s": ["a", "b"]})';

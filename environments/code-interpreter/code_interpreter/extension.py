@@ -104,6 +104,9 @@ def _plain(value: object) -> object:
 def _chart(figure) -> dict | None:
     from e2b_charts import chart_figure_to_dict
 
+    from . import boxes
+
+    boxes.install()
     return chart_figure_to_dict(figure)
 
 
