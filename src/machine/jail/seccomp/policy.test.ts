@@ -103,6 +103,14 @@ describe('policy', () => {
     expect(run).toEqual(['trap', 'trap', 'allow']);
     expect([vmm, api, vcpu].map((thread) => thread?.('open'))).toEqual(['allow', 'trap', 'trap']);
     expect([vmm, api, vcpu].map((thread) => thread?.('socket', 1))).toEqual(['allow', 'trap', 'trap']);
+    // Memory for data, and for code: PROT_READ | PROT_WRITE, | PROT_EXEC.
+    for (const [protection, action] of [
+      [3, 'allow'],
+      [7, 'trap'],
+      [5, 'trap'],
+    ] as const)
+      expect([vmm, api, vcpu].map((thread) => thread?.('mmap', 0, 4096, protection))).toEqual(Array(3).fill(action));
+    expect([3, 5].map((protection) => vmm?.('mprotect', 0, 4096, protection))).toEqual(['allow', 'trap']);
     // A signal to another thread is only for the kick of a vCPU, or for ending itself.
     expect([6, 9, 19, 35].map((signal) => vmm?.('tkill', 1, signal))).toEqual(['allow', 'trap', 'trap', 'allow']);
   });
