@@ -197,7 +197,7 @@ describe('Template.build', () => {
 });
 
 describe('tags', () => {
-  it('point to builds; a build without a tag is removed', async () => {
+  it('point to builds; one that loses its last tag can still be started by its id', async () => {
     const one = await Template.build(small(), 'tagged:v1', world.client);
     const two = await Template.build(small(), 'tagged:v2', world.client);
     const assigned = await Template.assignTags('tagged:v1', ['production'], world.client);
@@ -211,7 +211,13 @@ describe('tags', () => {
     await Template.removeTags('tagged', 'v1', world.client);
     expect(world.builds.removed).not.toContain(`e2b-${one.buildId}`);
     await Template.assignTags('tagged:v2', 'production', world.client);
-    expect(world.builds.removed).toContain(`e2b-${one.buildId}`);
+    expect((await Template.getTags('tagged', world.client)).map(({ buildId }) => buildId)).not.toContain(one.buildId);
+    for (const build of [one, two]) {
+      const sandbox = await Sandbox.create(`tagged:${build.buildId}`, world.client);
+      expect((await world.control.get(sandbox.sandboxId)).template).toBe(`e2b-${build.buildId}`);
+      await sandbox.kill();
+    }
+    expect(world.builds.removed).not.toContain(`e2b-${one.buildId}`);
     await expect(Template.removeTags('tagged', 'v9', world.client)).rejects.toThrow('v9');
     await expect(Template.assignTags('nothing:v1', 'x', world.client)).rejects.toThrow('nothing');
   });
@@ -240,12 +246,28 @@ describe('templates', () => {
 
   it('sandboxes start from them by name, tag and id', async () => {
     const { templateId, buildId } = await Template.build(small(), 'Started', world.client);
-    for (const name of ['started', 'started:default', templateId]) {
+    for (const name of ['started', 'started:default', templateId, `started:${buildId}`, `${templateId}:${buildId}`]) {
       const sandbox = await Sandbox.create(name, world.client);
       const [info] = await world.control.list();
       expect(info?.template).toBe(`e2b-${buildId}`);
       await sandbox.kill();
     }
+  });
+
+  it('that are unknown, or not finished, are told apart as Harbor does', async () => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    world.builds.onBuild = async () => await promise;
+    const running = await Template.buildInBackground(small(), 'unready', world.client);
+    const refusal = (name: string) => Sandbox.create(name, world.client).catch((error: Error) => error.message);
+    expect(await refusal(`unready:${running.buildId}`)).toBe(
+      `404: tag '${running.buildId}' does not exist for template 'unready'`,
+    );
+    resolve();
+    const unknown = await refusal('unready:5b0f8e52-5f7a-4d0e-9d0b-0d7f7b7a4c11');
+    expect(unknown).toMatch(/^404: there is no template or snapshot /);
+    expect(unknown).not.toContain('does not exist');
+    await expect.poll(async () => (await Template.getBuildStatus(running, world.client)).status).toBe('ready');
+    await (await Sandbox.create(`unready:${running.buildId}`, world.client)).kill();
   });
 
   it('survive a restart of the server; an unfinished build does not', async () => {

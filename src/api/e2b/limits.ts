@@ -48,6 +48,9 @@ export const E2B_LIMITS = {
   buildsWaitingMax: 32,
   /** Builds of a tenant whose logs are in memory; the oldest finished ones are forgotten. */
   buildsKeptMax: 100,
+  /** Builds of a tenant without a tag, and the time for which one is kept after its last use. */
+  buildsUntaggedMax: 16,
+  untaggedMsMax: 60 * 60_000,
   /** Time after which an unstarted build is forgotten. */
   unstartedMsMax: 2 * 60 * 60_000,
   /** Time of one build from its turn on; then it fails. */

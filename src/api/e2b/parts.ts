@@ -21,7 +21,10 @@ export interface E2bParts {
 }
 
 export interface TemplateSource {
-  /** Our name of the template that `ID`, `NAME` or `NAME:TAG` means; undefined if no client has built one. */
+  /**
+   * Our name of the template that `ID`, `NAME`, `NAME:TAG` or `NAME:BUILD_ID` means; undefined if no client has built it.
+   * @throws E2bError 404 for a build that is not finished
+   */
   localName(text: string): string | undefined;
   /** By id or name. @returns false if there is none */
   remove(text: string): Promise<boolean>;

@@ -55,7 +55,12 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
   const turns = new BuildTurns();
   const { templates: builder } = parts;
   const templates = new PerTenant(async (tenant) =>
-    builder === undefined ? null : await Templates.open({ ...parts, templates: builder, urls, turns }, tenant),
+    builder === undefined
+      ? null
+      : await Templates.open(
+          { ...parts, control: parts.callers.planeOf(tenant), templates: builder, urls, turns },
+          tenant,
+        ),
   );
   const apps = new PerTenant(async (tenant) => {
     const own = await templates.of(tenant);

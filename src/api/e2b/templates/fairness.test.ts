@@ -48,7 +48,8 @@ it('Templates: an endless build fails after its time limit, and others get their
   } satisfies TemplateBuilds;
   const turns = new BuildTurns();
   const places = { stateDir: join(dir, 'state'), uploadsDir: join(dir, 'uploads') };
-  const parts = { clock, log: silentLog, urls: new UploadUrls(clock), turns };
+  const control = { list: async () => [] };
+  const parts = { clock, log: silentLog, urls: new UploadUrls(clock), turns, control };
   await using templates = await Templates.open({ ...parts, templates: { builds, ...places } }, 'greedy');
   const { templateId, build } = templates.request({ name: 'endless' });
   await templates.start(templateId, build, { fromImage: 'alpine', steps: [] });

@@ -25,7 +25,7 @@ const template = z.object({
   isPublic: z.boolean(),
   createdAtMs: z.number(),
   updatedAtMs: z.number(),
-  /** Oldest first. Each has a tag. */
+  /** Oldest first. Those without a tag are removed some time after their last use. */
   builds: z.array(build),
   tags: z.array(z.object({ tag: z.string(), buildId: z.uuid(), createdAtMs: z.number() })),
 });
@@ -77,6 +77,11 @@ export class TemplateStore {
     await this.#change((all) =>
       all.some(({ id }) => id === next.id) ? all.map((one) => (one.id === next.id ? next : one)) : [...all, next],
     );
+  }
+
+  /** Changes the template with this id, if there is one, as it is when earlier changes are on disk. */
+  async update(id: string, change: (template: StoredTemplate) => StoredTemplate): Promise<void> {
+    await this.#change((all) => all.map((one) => (one.id === id ? change(one) : one)));
   }
 
   async remove(id: string): Promise<void> {

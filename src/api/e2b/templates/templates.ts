@@ -11,6 +11,7 @@ import { join } from 'node:path';
 import { describeError } from '../../../base/errors.ts';
 import { FairQueue } from '../../../base/fairness/fair-queue.ts';
 import { newSandboxId } from '../../../base/ids.ts';
+import type { ControlPlane } from '../../../sandbox/contract/control.ts';
 import { BusyError } from '../../../sandbox/contract/errors.ts';
 import { BuildFailure, E2bError, errorReply } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
@@ -20,6 +21,7 @@ import { DEFAULT_TAG, localNameOf, parseName, parseNewName, parseTag, readName }
 import type { BuildBody, NewTemplateBody } from './schema.ts';
 import { readBase, readStart, readSteps } from './steps.ts';
 import { type StoredBuild, type StoredTemplate, TemplateStore } from './store.ts';
+import { UntaggedBuilds } from './untagged.ts';
 import { FILES_HASH, Uploads, type UploadUrls } from './uploads.ts';
 
 export type BuildStatus = 'waiting' | 'building' | 'ready' | 'error';
@@ -77,6 +79,8 @@ export class BuildTurns {
 }
 
 interface Parts extends Pick<E2bParts, 'clock' | 'log'> {
+  /** The tenant's view. */
+  readonly control: Pick<ControlPlane, 'list'>;
   readonly templates: TemplateParts;
   readonly urls: UploadUrls;
   readonly turns: BuildTurns;
@@ -92,6 +96,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
   readonly #uploads: Uploads;
   readonly #parts: Parts;
   readonly #store: TemplateStore;
+  readonly #untagged: UntaggedBuilds;
   /** By id, oldest first. */
   readonly #builds = new Map<string, Build>();
   readonly #closed = new AbortController();
@@ -102,6 +107,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     this.#parts = parts;
     this.#store = store;
     this.#uploads = uploads;
+    this.#untagged = new UntaggedBuilds(store, parts, async (id) => await this.#removeFiles(id));
   }
 
   /** @param tenant the owner; `null` for the operator */
@@ -206,9 +212,16 @@ export class Templates implements TemplateSource, AsyncDisposable {
     return read === null ? undefined : this.#store.find(read.name);
   }
 
+  /** @throws E2bError 404 for a build that is not finished */
   localName(text: string): string | undefined {
     const build = this.#buildOf(text);
-    return build === undefined ? undefined : localNameOf(build.id);
+    if (build !== undefined) return localNameOf(build.id);
+    const read = readName(text);
+    const running = this.#builds.get(read?.tag ?? '');
+    const isWaiting = running?.status === 'waiting' || running?.status === 'building';
+    if (read === null || !isWaiting || ![running.name, running.templateId].includes(read.name)) return undefined;
+    // E2B's words, which its clients take for "not yet".
+    throw new E2bError(404, `tag '${running.id}' does not exist for template '${running.name}'`);
   }
 
   /** True if any template has the name, even one that no client of E2B has built. */
@@ -220,7 +233,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     return { templateId: name, isPublic: false };
   }
 
-  /** @param target `NAME:TAG`. @throws E2bError 400, 404 */
+  /** @param target `NAME:TAG` or `NAME:BUILD_ID`. @throws E2bError 400, 404 */
   async tag(target: string, tags: readonly string[]): Promise<string> {
     parseName(target);
     const build = this.#buildOf(target);
@@ -230,13 +243,13 @@ export class Templates implements TemplateSource, AsyncDisposable {
     return build.id;
   }
 
-  /** Removes builds left without tags. @throws E2bError 400, 404 */
+  /** @throws E2bError 400, 404 */
   async untag(name: string, tags: readonly string[]): Promise<void> {
     const template = this.find(name);
     if (template === undefined) throw missing(name);
     const unknown = tags.find((tag) => !template.tags.some((one) => one.tag === tag));
     if (unknown !== undefined) throw missing(`${template.name}:${unknown}`);
-    await this.#keepTagged({ ...template, tags: template.tags.filter(({ tag }) => !tags.includes(tag)) });
+    await this.#keep({ ...template, tags: template.tags.filter(({ tag }) => !tags.includes(tag)) });
   }
 
   /** @throws E2bError 404 */
@@ -264,6 +277,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closed.abort(new BuildFailure(null, 'the daemon stops'));
     await this.#last;
+    await this.#untagged[Symbol.asyncDispose]();
   }
 
   /** @throws E2bError 404 */
@@ -275,12 +289,15 @@ export class Templates implements TemplateSource, AsyncDisposable {
     });
   }
 
+  /** The build that the text means, which counts as used. A tag may be a build's id. */
   #buildOf(text: string): StoredBuild | undefined {
     const read = readName(text);
     const template = read === null ? undefined : this.#store.find(read.name);
     const tag = read?.tag ?? DEFAULT_TAG;
-    const id = template?.tags.find((one) => one.tag === tag)?.buildId;
-    return template?.builds.find((one) => one.id === id);
+    const id = template?.tags.find((one) => one.tag === tag)?.buildId ?? tag;
+    const build = template?.builds.find((one) => one.id === id);
+    if (build !== undefined) this.#untagged.use(build.id);
+    return build;
   }
 
   #startOf(template: string): StoredBuild['start'] {
@@ -308,7 +325,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
       const size = await builds.build(wanted, (event) => log.event(event), signal);
       log.flush();
       signal.throwIfAborted();
-      await this.#keep(build, wanted, size);
+      await this.#keepBuild(build, wanted, size);
       log.add('info', 'Build finished');
       build.status = 'ready';
     } catch (error) {
@@ -346,7 +363,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     return 'internal error; see the log of the daemon';
   }
 
-  async #keep(build: Build, { start }: TemplateBuild, size: TemplateSize): Promise<void> {
+  async #keepBuild(build: Build, { start }: TemplateBuild, size: TemplateSize): Promise<void> {
     const { id, templateId, name, createdAtMs } = build;
     const now = this.#parts.clock.wall();
     const before = this.#store.find(name);
@@ -370,15 +387,15 @@ export class Templates implements TemplateSource, AsyncDisposable {
     if (kept.length + added.length > E2B_LIMITS.tagsMax) {
       throw new E2bError(400, `a template has at most ${E2B_LIMITS.tagsMax} tags`);
     }
-    await this.#keepTagged({ ...template, tags: [...kept, ...added], updatedAtMs: now });
+    await this.#keep({ ...template, tags: [...kept, ...added], updatedAtMs: now });
   }
 
-  /** Removes builds without a tag, which are unreachable. */
-  async #keepTagged(template: StoredTemplate): Promise<void> {
-    const isTagged = ({ id }: StoredBuild): boolean => template.tags.some(({ buildId }) => buildId === id);
-    const gone = template.builds.filter((one) => !isTagged(one));
-    await this.#store.put({ ...template, builds: template.builds.filter(isTagged) });
-    for (const { id } of gone) await this.#removeFiles(id);
+  /** Builds that lose their last tag stay for a while: clients may have looked them up. */
+  async #keep(template: StoredTemplate): Promise<void> {
+    const before = this.#store.find(template.id)?.tags ?? [];
+    await this.#store.put(template);
+    for (const { buildId } of before) this.#untagged.use(buildId);
+    await this.#untagged.sweep();
   }
 
   async #removeFiles(buildId: string): Promise<void> {
