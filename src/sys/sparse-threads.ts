@@ -1,5 +1,5 @@
 /**
- * Runs the copies and digests of `sparse.ts` on threads, so that a gigabyte of RAM does not block the event loop and is
+ * Runs the copies and digests of `sparse.ts` and `sealed-file.ts` on threads, so that a gigabyte of RAM does not block the event loop and is
  * copied while a VMM starts.
  *
  * Paths like `/proc/self/fd/7` mean the same there: threads share their descriptors.
@@ -62,7 +62,29 @@ export async function digestWhole(path: string): Promise<string> {
   return (await ask('digestWhole', path, '')) ?? '';
 }
 
-async function ask(work: SparseJob['work'], from: string, to: string): Promise<string | undefined> {
+/** See `sealed-file.ts`. */
+export async function sealFile(from: string, to: string, key: Uint8Array): Promise<void> {
+  await ask('sealFile', from, to, key);
+}
+
+/** @throws an error with the code `sealed_damaged` */
+export async function unsealNew(from: string, to: string, key: Uint8Array): Promise<void> {
+  await ask('unsealNew', from, to, key);
+}
+
+/** @throws an error with the code `sealed_damaged` */
+export async function unsealInto(from: string, to: string, key: Uint8Array): Promise<void> {
+  await ask('unsealInto', from, to, key);
+}
+
+const NO_KEY = new Uint8Array();
+
+async function ask(
+  work: SparseJob['work'],
+  from: string,
+  to: string,
+  secret: Uint8Array = NO_KEY,
+): Promise<string | undefined> {
   warmSparseThreads();
   const [first, ...others] = threads;
   assert(first !== undefined, 'warmSparseThreads started threads');
@@ -73,7 +95,7 @@ async function ask(work: SparseJob['work'], from: string, to: string): Promise<s
   const answer = Promise.withResolvers<string | undefined>();
   pending.set(key, answer);
   worker.ref();
-  worker.postMessage({ key, work, paths: [from, to] } satisfies SparseJob);
+  worker.postMessage({ key, work, paths: [from, to], secret } satisfies SparseJob);
   return await answer.promise.finally(() => settle(least, key));
 }
 

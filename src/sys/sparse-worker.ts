@@ -3,6 +3,7 @@ import { parentPort } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { errorCode } from '../base/errors.ts';
 import { type IgnoredCounts, takeIgnored } from '../base/ignore.ts';
+import { sealFile, unsealInto, unsealNew } from './sealed-file.ts';
 import * as sparse from './sparse.ts';
 
 /** A key that no job has: the thread has loaded. */
@@ -15,12 +16,17 @@ export const WORK = {
   cloneSparse: sparse.cloneSparse,
   digestSparse: sparse.digestSparse,
   digestWhole: sparse.digestWhole,
+  sealFile,
+  unsealNew,
+  unsealInto,
 } as const;
 
 export interface SparseJob {
   readonly key: number;
   readonly work: keyof typeof WORK;
   readonly paths: readonly [from: string, to: string];
+  /** Of the encrypting ones. */
+  readonly secret: Uint8Array;
 }
 
 type Outcome =
@@ -37,9 +43,9 @@ export type SparseAnswer = Outcome & {
 const port = parentPort;
 assert(port !== null, 'sparse-worker.ts runs as a worker thread');
 
-async function answer({ key, work, paths }: SparseJob): Promise<Outcome> {
+async function answer({ key, work, paths, secret }: SparseJob): Promise<Outcome> {
   try {
-    const result = await WORK[work](...paths);
+    const result = await WORK[work](...paths, secret);
     return { key, ok: true, result: result ?? undefined };
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);

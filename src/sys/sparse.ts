@@ -14,7 +14,8 @@ import { MIB } from '../base/units.ts';
 import { dataExtents, sendFile } from './file.ts';
 import { PAGE_BYTES } from './memory.ts';
 
-const CHUNK_BYTES = MIB;
+/** The largest piece of a file in one turn. */
+export const CHUNK_BYTES = MIB;
 /** About 1 ms of copying, 6 ms of digesting. */
 const TURN_BYTES = 2 * CHUNK_BYTES;
 const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
@@ -154,7 +155,7 @@ async function intoOldFile(
  * Chunks begin at page boundaries, since blocks of a filesystem are multiples of pages or are rounded to them. They end
  * at multiples of `CHUNK_BYTES`, so that runs of data do not depend on holes.
  */
-async function eachChunk(file: FileHandle, visit: (chunk: Buffer, at: number) => void): Promise<void> {
+export async function eachChunk(file: FileHandle, visit: (chunk: Buffer, at: number) => void): Promise<void> {
   const buffer = Buffer.allocUnsafe(CHUNK_BYTES);
   let sinceTurn = 0;
   let done = 0;
@@ -176,7 +177,7 @@ async function eachChunk(file: FileHandle, visit: (chunk: Buffer, at: number) =>
 }
 
 /** Runs of adjacent pages that are not all zeros. */
-function nonZeroRuns(chunk: Uint8Array): { start: number; end: number }[] {
+export function nonZeroRuns(chunk: Uint8Array): { start: number; end: number }[] {
   const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length);
   const runs: { start: number; end: number }[] = [];
   for (let start = 0; start < bytes.length; start += PAGE_BYTES) {
@@ -190,7 +191,7 @@ function nonZeroRuns(chunk: Uint8Array): { start: number; end: number }[] {
   return runs;
 }
 
-function writeAll(fd: number, chunk: Buffer, at: number): void {
+export function writeAll(fd: number, chunk: Buffer, at: number): void {
   for (let done = 0; done < chunk.length; ) {
     done += writeSync(fd, chunk, done, chunk.length - done, at + done);
   }
