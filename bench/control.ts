@@ -12,12 +12,13 @@ interface BenchControl extends AsyncDisposable {
   readonly dir: string;
 }
 
-export async function openBenchControl({ runtime, log }: BenchContext): Promise<BenchControl> {
+/** @param encrypts whether saves are encrypted */
+export async function openBenchControl({ runtime, log }: BenchContext, encrypts = false): Promise<BenchControl> {
   const cleanup = new CleanupStack();
   try {
     const dir = await mkdtemp(join(runtime.home.dir, 'bench-'));
     cleanup.push('directory', () => rm(dir, { recursive: true, force: true }));
-    const opened = await openControlPlane(runtime, log, { dataDir: join(dir, 'data') });
+    const opened = await openControlPlane(runtime, log, { dataDir: join(dir, 'data'), encrypts });
     cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
     return { control: opened.control, dir, [Symbol.asyncDispose]: () => cleanup.run() };
   } catch (error) {

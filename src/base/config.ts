@@ -82,6 +82,8 @@ const VARIABLES = {
   NEUROVISOR_ACCELERATOR: oneOf(['auto', 'kvm', 'tcg'], 'auto'),
   /** Which clones share pages of their template's RAM until they write to them. */
   NEUROVISOR_MEMORY_SHARING: oneOf(MEMORY_SHARING, 'share'),
+  /** `1`: pauses, snapshots and forks are encrypted on the disk. */
+  NEUROVISOR_ENCRYPT: oneOf(['0', '1'], '0'),
   /** Action of the daemon while the host's memory is short. */
   NEUROVISOR_MEMORY_SHORT: oneOf(MEMORY_SHORT, 'pause'),
   /** The VMM; `auto`: Firecracker with KVM, if it is installed and can be jailed, otherwise QEMU. */
@@ -166,6 +168,8 @@ export interface Config {
   readonly auditContent: ContentMode;
   readonly accelerator: 'auto' | 'kvm' | 'tcg';
   readonly memorySharing: MemorySharing;
+  /** Whether saves of sandboxes are encrypted. */
+  readonly encrypts: boolean;
   readonly memoryShort: MemoryShort;
   readonly vmm: 'auto' | 'firecracker' | 'qemu';
   /** Name in PATH or path. */
@@ -223,6 +227,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     auditContent: values.NEUROVISOR_AUDIT_CONTENT,
     accelerator: values.NEUROVISOR_ACCELERATOR,
     memorySharing: values.NEUROVISOR_MEMORY_SHARING,
+    encrypts: values.NEUROVISOR_ENCRYPT === '1',
     memoryShort: values.NEUROVISOR_MEMORY_SHORT,
     vmm: values.NEUROVISOR_VMM,
     firecracker: values.NEUROVISOR_FIRECRACKER,

@@ -1,8 +1,9 @@
 /** Copies between files and memory in a fake host, whose RAM are small files. */
 import { copyFile, open, readFile, writeFile } from 'node:fs/promises';
 import type { GuestMemory, MappedMemory } from '../../src/sandbox/contract/parts.ts';
-import type { Copies } from '../../src/sandbox/plane/snapshot-manager.ts';
+import type { Copies } from '../../src/sandbox/plane/copies.ts';
 import { linkOrCopy } from '../../src/sys/link-or-copy.ts';
+import { sealFile, unsealInto, unsealNew } from '../../src/sys/sealed-file.ts';
 import { digestSparse } from '../../src/sys/sparse.ts';
 import type { Phase, Script } from './fake-script.ts';
 import { type FakeVm, readFakeDifference } from './fake-vm.ts';
@@ -37,6 +38,12 @@ export function fakeCopies(parts: FakeCopiesParts): Copies {
       await writeFile(to, await readFile(from), { flag: 'r+' });
     },
     cloneDisk: (from, to) => keep(isOfVm(from) ? 'keep-disk' : 'copy-disk')(from, to),
+    seal: async (from, to, key) => {
+      await script.step('keep-sealed', vmOf(from));
+      await sealFile(from, to, key);
+    },
+    unsealNew,
+    unsealInto,
     linkFile: linkOrCopy,
     makeMemory,
     makeScratch: makeMemory,

@@ -22,7 +22,8 @@ import type { NetworkSpec } from '../../src/sandbox/contract/network-spec.ts';
 import type { CardLease, GuestMemory } from '../../src/sandbox/contract/parts.ts';
 import { makeSpec } from '../../src/sandbox/contract/spec.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
-import { type Copies, SnapshotManager } from '../../src/sandbox/plane/snapshot-manager.ts';
+import type { Copies } from '../../src/sandbox/plane/copies.ts';
+import { SnapshotManager } from '../../src/sandbox/plane/snapshot-manager.ts';
 import type { OpenTemplate } from '../../src/sandbox/start/pools.ts';
 import type { StartGate } from '../../src/sandbox/start/start-gate.ts';
 import { StartQueue } from '../../src/sandbox/start/start-queue.ts';
@@ -59,6 +60,8 @@ export interface FakeHostOptions {
   /** Memory that VMs that map RAM may have to add. */
   readonly sharedNeed?: Copies['sharedNeed'];
   readonly warn?: Log['warn'];
+  /** See `SnapshotManagerParts`. */
+  readonly encrypts?: boolean;
   /** Its images, by name. */
   readonly images?: Readonly<Record<string, EnvironmentSource>>;
   /** Called with each sandbox before it starts. */
@@ -277,7 +280,8 @@ export class FakeHost implements Holdings, AsyncDisposable {
         kernelDigest: 'kernel',
         rootImageDigest: 'image',
         machineOf: () => FAKE_MACHINE,
-        ownerOf: (annotations) => options.gate?.ownerOf(annotations) ?? '',
+        ownerOf: (annotations) => options.gate?.ownerOf(annotations) ?? 'local',
+        encrypts: options.encrypts ?? false,
       }),
       describe: async () => ({
         version: '0',

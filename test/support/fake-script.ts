@@ -2,6 +2,7 @@
 import type { FakeVm } from './fake-vm.ts';
 
 export type Phase =
+  | 'keep-sealed'
   | 'image'
   | 'template'
   | 'named-template'

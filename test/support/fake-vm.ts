@@ -307,7 +307,7 @@ export class FakeVm implements Vm {
     if (this.#isPlugged || this.nic?.isPlugged === true) throw new Error('not now: save');
     this.#runs = false;
     await this.step('save-state');
-    await writeFile(statePath, this.id, { flag: 'wx' });
+    await writeFile(statePath, this.id);
     const rest = await this.#writeChanges(changes);
     const saved = { statePath, stateSha256: sha256(this.id), machine: FAKE_MACHINE };
     if (changes === undefined || 'ramPath' in changes || rest === undefined) return saved;

@@ -18,14 +18,24 @@ import { CloneSizes } from '../../sandbox/memory/clone-size.ts';
 import { memoryMarks, reserveMibOf } from '../../sandbox/memory/host-guard.ts';
 import { mayMapRam } from '../../sandbox/memory/size.ts';
 import { LocalControlPlane } from '../../sandbox/plane/control-plane.ts';
+import type { Copies } from '../../sandbox/plane/copies.ts';
 import { type GuardedHost, MemoryGuard } from '../../sandbox/plane/memory-guard.ts';
-import { type Copies, SnapshotManager } from '../../sandbox/plane/snapshot-manager.ts';
+import { SnapshotManager } from '../../sandbox/plane/snapshot-manager.ts';
 import { openGate, type StartGate } from '../../sandbox/start/start-gate.ts';
 import { StartQueue } from '../../sandbox/start/start-queue.ts';
-import { openStore } from '../../sandbox/store/store.ts';
+import { openStore, type Store } from '../../sandbox/store/store.ts';
 import { linkOrCopy } from '../../sys/link-or-copy.ts';
-import { cloneSparse, copyDataInto, copyNonZeroInto, copyWithoutZeros } from '../../sys/sparse-threads.ts';
+import {
+  cloneSparse,
+  copyDataInto,
+  copyNonZeroInto,
+  copyWithoutZeros,
+  sealFile,
+  unsealInto,
+  unsealNew,
+} from '../../sys/sparse-threads.ts';
 import { availableMib, totalMib } from '../probes/host-memory.ts';
+import { RuntimeError } from './errors.ts';
 import { parseEgress } from './network.ts';
 import { makeMemory, makeScratch } from './ram/memory.ts';
 import type { Runtime } from './runtime.ts';
@@ -36,6 +46,9 @@ const COPIES: Copies = {
   fillMemory: copyDataInto,
   holdMemory: copyNonZeroInto,
   cloneDisk: cloneSparse,
+  seal: sealFile,
+  unsealNew,
+  unsealInto,
   linkFile: linkOrCopy,
   makeMemory,
   makeScratch,
@@ -73,6 +86,8 @@ export interface ControlPlaneOptions {
   readonly basesKeptMs?: number | undefined;
   /** Decides about starts for the owners of sandboxes. Default: one owner, without limits. */
   readonly gate?: StartGate | undefined;
+  /** Whether saves are encrypted. Default: as configured. */
+  readonly encrypts?: boolean | undefined;
   /** Budgets for models that sandboxes share, as the operator sees them. Default: none. */
   readonly modelBudgets?: (() => readonly SharedBudget[]) | undefined;
 }
@@ -86,22 +101,17 @@ export async function openControlPlane(
   log: Log,
   options: ControlPlaneOptions = {},
 ): Promise<OpenControlPlane> {
-  const { home, driver, artifacts, upstream } = runtime;
+  const { home, driver, upstream } = runtime;
   const { dataDir = join(home.dir, 'data'), waitsForMemory = true } = options;
   // A store in another directory is temporary, and its key is removed with it.
   const keyPath = options.dataDir === undefined ? join(home.dir, 'data.key') : join(dataDir, 'key');
   const { basesKeptMs = BASES_KEPT_MS, gate = openGate } = options;
+  const { encrypts = runtime.encrypts } = options;
+  if (encrypts) requireNoPlainFiles(runtime);
   const store = await openStore({ dir: dataDir, keyPath, clock: systemClock, log, basesKeptMs });
   const { queue, reserveMib, clones } = openQueue(runtime, waitsForMemory);
   const version = await productVersion();
-  const snapshots = new SnapshotManager({
-    store,
-    copies: copiesOf(runtime),
-    kernelDigest: artifacts.kernelDigest,
-    rootImageDigest: artifacts.rootImageDigest,
-    machineOf: (size) => driver.machineOf?.(size) ?? 'none',
-    ownerOf: (annotations) => gate.ownerOf(annotations),
-  });
+  const snapshots = savesOf(runtime, { store, gate, encrypts });
   try {
     const control = await LocalControlPlane.open({
       clock: systemClock,
@@ -163,6 +173,30 @@ export async function openControlPlane(
     await store.close();
     throw error;
   }
+}
+
+function savesOf(
+  runtime: Runtime,
+  { store, gate, encrypts }: { readonly store: Store; readonly gate: StartGate; readonly encrypts: boolean },
+): SnapshotManager {
+  const { artifacts, driver } = runtime;
+  return new SnapshotManager({
+    store,
+    copies: copiesOf(runtime),
+    kernelDigest: artifacts.kernelDigest,
+    rootImageDigest: artifacts.rootImageDigest,
+    machineOf: (size) => driver.machineOf?.(size) ?? 'none',
+    ownerOf: (annotations) => gate.ownerOf(annotations),
+    encrypts,
+  });
+}
+
+/** Firecracker keeps RAM and states of VMs in plain files beside them. @throws RuntimeError `encryption_unavailable` */
+function requireNoPlainFiles({ driver }: Runtime): void {
+  if (driver.name !== 'firecracker') return;
+  throw new RuntimeError('encryption_unavailable', 'pauses of VMs in Firecracker can not be encrypted', {
+    remedy: 'Set NEUROVISOR_VMM=qemu, or unset NEUROVISOR_ENCRYPT.',
+  });
 }
 
 /** The queue of starts, with what it knows of the host's memory. */

@@ -8,6 +8,8 @@ export type RuntimeErrorCode =
   /** No VMM on this machine can run a guest. */
   | 'no_accelerator'
   /** A jail is required, and this host cannot provide it. */
-  | 'jail_unavailable';
+  | 'jail_unavailable'
+  /** Saves are to be encrypted, and this VMM can't do without plain files of them. */
+  | 'encryption_unavailable';
 
 export class RuntimeError extends CodedError<RuntimeErrorCode> {}

@@ -58,6 +58,8 @@ export class Runtime {
   readonly tape: RuntimeTape | null;
   /** Hosts of webhooks that may have private addresses. */
   readonly webhookHosts: readonly string[];
+  /** As configured: saves of sandboxes are encrypted. */
+  readonly encrypts: boolean;
   readonly templates: Templates;
   readonly templateSource: TemplateSource;
   readonly #config: Config;
@@ -83,6 +85,7 @@ export class Runtime {
     this.ram = ram;
     this.tape = parts.tape;
     this.webhookHosts = options.config.webhookHosts;
+    this.encrypts = options.config.encrypts;
     const templateParts = {
       ...this.#sandboxParts(),
       env: this.#cpuEnv(),

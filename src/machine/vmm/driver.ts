@@ -256,8 +256,9 @@ export interface Vm {
   /** Present if the VM was started with a balloon. */
   readonly balloon?: Balloon;
   /**
-   * Stops the VM, if it runs, and writes its devices to a new file; RAM and disk do not change until `resume`. The vsock device and
-   * the network card must be unplugged, and the caller must own the RAM. Present with the capability `snapshot`.
+   * Stops the VM, if it runs, and writes its devices to a file that is new or, for QEMU, empty; RAM and disk do not
+   * change until `resume`. The vsock device and the network card must be unplugged, and the caller must own the RAM.
+   * Present with the capability `snapshot`.
    * @param changes with `savesChanges`: destination of the VM's changes since its start. Default: `VmSpec.memoryFd`, which has
    *   the RAM that it maps
    * @throws VmmError `vm_unsupported` if a device is plugged or the RAM is the VMM's own

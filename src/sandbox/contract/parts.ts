@@ -169,7 +169,8 @@ export interface MemoryTarget {
   readonly statePath: string;
   /** File that `keepMemory` creates or fills. */
   readonly ramPath: string;
-  keepMemory(fromPath: string): Promise<void>;
+  /** @param changesFollow the VM then writes its changes to `ramPath` */
+  keepMemory(fromPath: string, changesFollow?: boolean): Promise<void>;
   /**
    * For a VM that maps `base`: keeps the base, unless the store has it already, instead of all RAM.
    * @returns the new file for the VM's changes

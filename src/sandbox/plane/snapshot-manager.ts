@@ -4,24 +4,30 @@
  *     Supervisor.save ──► staging (store) ──commit──► snapshot ──open──► StartSource ──► Supervisor.start
  *                    └──► memory and staging, never committed ─────────► CloneSource   (forks)
  *
- * The store has rows and files; the copies between files and memory are injected as `Copies`.
+ * The store has rows and files; the copies between files and memory are injected as `Copies`. Saves may be encrypted
+ * (`sealed-saves.ts`).
  */
+import { randomBytes } from 'node:crypto';
 import { ifThere } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
 import { MIB } from '../../base/units.ts';
-import type { MachineSize, RamDifference, VmSnapshot } from '../../machine/vmm/driver.ts';
+import type { MachineSize, VmSnapshot } from '../../machine/vmm/driver.ts';
 import type { SnapshotInfo } from '../contract/control.ts';
 import { SandboxError } from '../contract/errors.ts';
 import { SNAPSHOT_REFERENCE } from '../contract/limits.ts';
-import type { DiskSource, GuestMemory, MappedMemory, SaveTarget, SharedNeed, StartSource } from '../contract/parts.ts';
+import type { GuestMemory, MappedMemory, SaveTarget } from '../contract/parts.ts';
 import type { SandboxSpec } from '../contract/spec.ts';
 import { ramMib } from '../memory/size.ts';
+import type { OwnerKey } from '../store/owner-keys.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
-import type { NewSnapshot, SnapshotPaths, SnapshotRow } from '../store/snapshot.ts';
+import type { NewSnapshot, SnapshotRow } from '../store/snapshot.ts';
+import type { OpenSnapshot } from '../store/snapshot-table.ts';
 import type { Staging } from '../store/staging.ts';
 import type { Store } from '../store/store.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
-import type { ForkLease, PauseLabel, RamMapper, SaveExtent, SnapshotLabel, SnapshotLease } from './snapshot-lease.ts';
+import type { Copies } from './copies.ts';
+import { type Destination, keyMissing, type ReadFiles, sealedDestination, unsealed } from './sealed-saves.ts';
+import type { ForkLease, PauseLabel, SaveExtent, SnapshotLabel, SnapshotLease } from './snapshot-lease.ts';
 import {
   annotationsOf,
   differenceOf,
@@ -31,33 +37,7 @@ import {
   noSnapshot,
   snapshotSpec,
 } from './snapshot-row.ts';
-
-/** Copies RAM and disks. Holes and zeros are equivalent. */
-export interface Copies {
-  /** Copies a VM's memory into a new file, without zeros. */
-  keepMemory(from: string, to: string): Promise<void>;
-  /** Copies kept memory into zeroed memory of the same size. */
-  fillMemory(from: string, to: string): Promise<void>;
-  /** Copies a VM's memory into other memory; zeros take no space there. */
-  holdMemory(from: string, to: string): Promise<void>;
-  /** Copies into a new file; shares blocks if the file system can. */
-  cloneDisk(from: string, to: string): Promise<void>;
-  /** Links a file that is never written to another, new name. */
-  linkFile(from: string, to: string): Promise<void>;
-  makeMemory(bytes: number): GuestMemory;
-  /** Creates an empty file in memory, which grows as it is written. */
-  makeScratch(): GuestMemory;
-  /** Applies the difference to memory that holds the RAM it is based on. */
-  applyDifference(difference: RamDifference, to: string): Promise<void>;
-  /**
-   * Opens kept memory for VMs that map it. Omitted if this VMM maps none. @param digest the store's digest, if known
-   */
-  mapMemory?(path: string, sharers: string, digest?: string): Promise<MappedMemory>;
-  /** See `CloneSource`. Omitted if mapped memory takes none. */
-  sharedNeed?(path: string, sharers: string, digest?: string): SharedNeed | undefined;
-  /** Mapped files are held in memory: a fork's RAM needs no file, and RAM that only one VM uses is better copied. */
-  readonly holdsMapped?: boolean;
-}
+import { ramMapper, startSource } from './start-source.ts';
 
 export interface SnapshotManagerParts {
   readonly store: Store;
@@ -68,6 +48,8 @@ export interface SnapshotManagerParts {
   machineOf(size: MachineSize): string;
   /** Default: one owner for all. */
   ownerOf?(annotations: SnapshotInfo['annotations']): string;
+  /** Saves are encrypted, each with its owner's key. Default: they are plain. Either way both can be opened. */
+  readonly encrypts?: boolean;
 }
 
 export class SnapshotManager {
@@ -89,9 +71,11 @@ export class SnapshotManager {
   ): Promise<void> {
     const id = newSandboxId();
     await using staging = await this.#parts.store.snapshots.stage();
-    const target = this.#into(staging, isDiskOnly ? 'disk' : 'all');
-    await supervisor.save(target, 'end', async (snapshot) => {
-      const label = { name: null, annotations };
+    const key = await this.#keyFor(annotations);
+    using destination = this.#destination(staging, isDiskOnly ? 'disk' : 'all', supervisor.spec, key?.bytes);
+    await supervisor.save(destination.target, 'end', async (snapshot) => {
+      await destination.finish();
+      const label = { name: null, annotations, sealedBy: key?.id ?? null };
       const made = this.#row(id, label, 'pause', supervisor.spec, snapshot);
       await keep(id, async (row) => void (await staging.commit(made, row)));
     });
@@ -101,10 +85,14 @@ export class SnapshotManager {
   async snapshot(supervisor: Supervisor, extent: SaveExtent, label: SnapshotLabel): Promise<SnapshotRow> {
     await this.requireFreeName(label.name);
     await using staging = await this.#parts.store.snapshots.stage();
+    const key = await this.#keyFor(label.annotations);
+    using destination = this.#destination(staging, extent, supervisor.spec, key?.bytes);
     let made: NewSnapshot | undefined;
-    await supervisor.save(this.#into(staging, extent), 'continue', async (snapshot, whole) => {
-      made = this.#row(newSandboxId(), label, 'snapshot', supervisor.spec, snapshot);
+    await supervisor.save(destination.target, 'continue', async (snapshot, whole) => {
+      const sealed = { ...label, sealedBy: key?.id ?? null };
+      made = this.#row(newSandboxId(), sealed, 'snapshot', supervisor.spec, snapshot);
       await whole;
+      await destination.finish();
       // Runs while the guest comes back; the snapshot is committed once it has.
       await staging.prepare(made);
     });
@@ -117,6 +105,8 @@ export class SnapshotManager {
     await this.requireFreeName(name);
     const { store, copies } = this.#parts;
     await using from = await store.snapshots.open(pauseId, extent);
+    // Encrypted files are copied as they are.
+    this.#keyOf(from.row);
     await using staging = await store.snapshots.stage();
     await staging.write(async (to) => {
       const { environment, base: _kept, ...files } = from.paths;
@@ -152,9 +142,13 @@ export class SnapshotManager {
     let memory: GuestMemory | undefined;
     let changes: GuestMemory | undefined;
     let base: MappedMemory | undefined;
+    // Nothing but this lease can read it.
+    const key = this.#parts.encrypts === true ? randomBytes(32) : undefined;
+    const state = key === undefined ? undefined : copies.makeScratch();
     const release = async (): Promise<void> => {
       memory?.close();
       changes?.close();
+      state?.close();
       await base?.close();
       await staging.discard();
     };
@@ -171,8 +165,10 @@ export class SnapshotManager {
           ? into
           : {
               ...into,
+              ...(key && { keepDisk: (from: string) => staging.write(() => copies.seal(from, disk, key)) }),
               memory: {
                 ...into.memory,
+                statePath: state?.path ?? into.memory.statePath,
                 ramPath: held,
                 keepMemory: (from) => copies.holdMemory(from, held),
                 keepBase: async (of) => {
@@ -188,8 +184,12 @@ export class SnapshotManager {
         const paths = { ram: base?.path ?? held ?? ram, disk, ...(hasEnvironment ? { environment } : {}) };
         // Forks belong to the sandbox's owner, so they may share with it.
         const shared = base?.base;
-        const mapper = shared === undefined ? this.#mapperOf(paths.ram) : { mapMemory: async () => shared.open() };
-        const source = this.#source(snapshot, paths, mapper, whole);
+        // A base stays plain, so that of an encrypted save may only be a template's RAM.
+        const own = { isBase: key === undefined };
+        const mapper =
+          shared === undefined ? ramMapper(copies, paths.ram, own) : { mapMemory: async () => shared.open() };
+        const reads = key && { ...copies, cloneDisk: (from: string, to: string) => copies.unsealNew(from, to, key) };
+        const source = startSource(copies, snapshot, paths, mapper, whole, reads);
         isHandedOver = true;
         onCopied({ source, release, [Symbol.asyncDispose]: release });
       });
@@ -197,47 +197,6 @@ export class SnapshotManager {
       if (!isHandedOver) await release();
       throw error;
     }
-  }
-
-  /**
-   * @param snapshot `null`: a VM boots from the disk
-   * @param paths `ram` is the base, if the snapshot has a difference
-   * @param ready resolves when the files are written or verified; omitted if they are complete
-   */
-  #source(
-    snapshot: VmSnapshot | null,
-    { ram, disk, environment }: Omit<SnapshotPaths, 'state' | 'difference' | 'base'>,
-    mapper: RamMapper,
-    ready?: Promise<void>,
-  ): StartSource {
-    const { copies } = this.#parts;
-    const disks: DiskSource = {
-      copyDisk: (to) => copies.cloneDisk(disk, to),
-      ...(environment === undefined ? {} : { linkEnvironment: (to: string) => copies.linkFile(environment, to) }),
-    };
-    if (snapshot === null || ram === undefined) return disks;
-    const { difference } = snapshot;
-    return {
-      ...disks,
-      snapshot,
-      copyMemory: async (to) => {
-        await copies.fillMemory(ram, to);
-        await ready;
-        if (difference !== undefined) await copies.applyDifference(difference, to);
-      },
-      ...(ready === undefined ? {} : { ready }),
-      ...mapper,
-    };
-  }
-
-  /** @param digest digest of the RAM, if known. @returns an empty object if VMs get copies */
-  #mapperOf(path: string | undefined, digest?: string): RamMapper {
-    const { mapMemory, sharedNeed } = this.#parts.copies;
-    if (path === undefined || mapMemory === undefined) return {};
-    return {
-      mapMemory: (sharers) => mapMemory(path, sharers, digest),
-      sharedNeed: (sharers) => sharedNeed?.(path, sharers, digest),
-    };
   }
 
   /**
@@ -257,20 +216,27 @@ export class SnapshotManager {
     // A VM that boots from a disk loads nothing that could wait for the check.
     const isLoaded = extent === 'all' && row.stateSha256 !== null;
     const open = await store.snapshots.open(row.id, extent, isLoaded ? checks : 'first');
+    const read = await this.#read(open);
     const { machine, stateSha256 } = open.row;
-    const { state: statePath } = open.paths;
+    const { state: statePath } = read.paths;
     const snapshot =
       statePath === undefined || stateSha256 === null
         ? null
-        : { statePath, stateSha256, machine, ...differenceOf(open) };
-    const { ram, base = ram } = open.paths;
-    // RAM that only one VM uses is better copied.
-    const isCopied = copies.holdsMapped === true && base === ram && open.row.kind === 'pause';
-    const mapper = isCopied ? {} : this.#mapperOf(base, open.row.base);
-    const paths = { ...open.paths, ...(base && { ram: base }) };
+        : { statePath, stateSha256, machine, ...differenceOf({ row: open.row, paths: read.paths }) };
+    const { ram, base = ram } = read.paths;
+    const isSealed = open.row.sealedBy != null;
+    // A base stays plain, so that of an encrypted save may only be a template's RAM.
+    const isBase = isSealed || this.#parts.encrypts !== true;
+    // RAM that only one VM uses is better copied, and encrypted RAM can't be mapped.
+    const isCopied = base === ram && (isSealed || (copies.holdsMapped === true && open.row.kind === 'pause'));
+    const mapper = isCopied ? {} : ramMapper(copies, base, { digest: open.row.base, isBase });
+    const paths = { ...read.paths, ...(base && { ram: base }) };
     const { row: opened, whole } = open;
-    const source = this.#source(snapshot, paths, mapper, whole);
-    const release = (): Promise<void> => open.release();
+    const source = startSource(copies, snapshot, paths, mapper, whole, read.copies);
+    const release = async (): Promise<void> => {
+      read.close();
+      await open.release();
+    };
     return {
       row: opened,
       spec: snapshotSpec(opened),
@@ -278,12 +244,41 @@ export class SnapshotManager {
       async orDamage(starting) {
         return await starting.catch(async (error: unknown) => {
           await whole;
-          throw error;
+          throw read.damage() ?? error;
         });
       },
       release,
       [Symbol.asyncDispose]: release,
     };
+  }
+
+  /** Its files for starts, decrypted if need be; closes it after a failure. @throws StoreError `snapshot_damaged` */
+  async #read(open: OpenSnapshot): Promise<ReadFiles> {
+    const { copies } = this.#parts;
+    try {
+      const key = this.#keyOf(open.row);
+      if (key !== null) return await unsealed(copies, open, key.bytes);
+      return { paths: open.paths, copies, damage: () => undefined, close: () => undefined };
+    } catch (error) {
+      // A digest that differs says more.
+      await open.whole.finally(() => open.release());
+      throw error;
+    }
+  }
+
+  /** `null` if the snapshot is plain. @throws StoreError `snapshot_damaged` */
+  #keyOf(row: SnapshotRow): OwnerKey | null {
+    if (row.sealedBy == null) return null;
+    const { keys } = this.#parts.store;
+    const key = keys.withId(row.sealedBy);
+    if (key === undefined) throw keyMissing(row, keys.pathOf(row.sealedBy));
+    return key;
+  }
+
+  /** `null` if saves are plain. @throws StoreError `store_unavailable`, `disk_full` */
+  async #keyFor(annotations: SnapshotInfo['annotations']): Promise<OwnerKey | null> {
+    const { store, encrypts, ownerOf = () => 'local' } = this.#parts;
+    return encrypts === true ? await store.keys.of(ownerOf(annotations)) : null;
   }
 
   /** Like `open`, but verifies while the VMM starts. Does not find pauses, which belong to their sandboxes. */
@@ -383,6 +378,13 @@ export class SnapshotManager {
     });
   }
 
+  #destination(staging: Staging, extent: SaveExtent, spec: SandboxSpec, key: Uint8Array | undefined): Destination {
+    const { copies } = this.#parts;
+    const plain = this.#into(staging, extent);
+    if (key === undefined) return { target: plain, finish: async () => undefined, [Symbol.dispose]: () => undefined };
+    return sealedDestination({ copies, staging, key, plain, ramBytes: ramMib(spec) * MIB });
+  }
+
   /** Reports a full disk as such. */
   #into({ paths, write, keepBase }: Staging, extent: SaveExtent): SaveTarget {
     const { copies } = this.#parts;
@@ -418,7 +420,7 @@ export class SnapshotManager {
 
   #row(
     id: string,
-    { name, annotations }: SnapshotLabel,
+    { name, annotations, sealedBy }: SnapshotLabel & Pick<NewSnapshot, 'sealedBy'>,
     kind: 'snapshot' | 'pause',
     spec: SandboxSpec,
     snapshot: VmSnapshot | null,
@@ -432,7 +434,7 @@ export class SnapshotManager {
     const own = environment === undefined ? {} : { environment: environment.digest };
     const { difference } = snapshot ?? {};
     const base = difference === undefined ? {} : { base: difference.baseDigest };
-    const made = { id, name, kind, sandboxId: spec.id, specJson, ...own, ...base };
+    const made = { id, name, kind, sandboxId: spec.id, specJson, sealedBy: sealedBy ?? null, ...own, ...base };
     return { ...made, machine, stateSha256, kernelDigest, rootImageDigest };
   }
 }

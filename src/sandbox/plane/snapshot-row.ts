@@ -9,7 +9,7 @@ import { vmMemory } from '../memory/size.ts';
 import type { SnapshotRow } from '../store/snapshot.ts';
 import type { OpenSnapshot } from '../store/snapshot-table.ts';
 
-export function differenceOf({ row, paths }: OpenSnapshot): Pick<VmSnapshot, 'difference'> {
+export function differenceOf({ row, paths }: Pick<OpenSnapshot, 'row' | 'paths'>): Pick<VmSnapshot, 'difference'> {
   const { base: baseDigest } = row;
   const { difference: path } = paths;
   return baseDigest === undefined || path === undefined ? {} : { difference: { path, baseDigest } };

@@ -95,6 +95,8 @@ export const MIGRATIONS: readonly Migration[] = [
       ) STRICT, WITHOUT ROWID;
     `),
   (db) => db.exec('ALTER TABLE snapshots ADD COLUMN madeBy TEXT'),
+  // Id of the key that encrypts its files; NULL: none.
+  (db) => db.exec('ALTER TABLE snapshots ADD COLUMN sealedBy TEXT'),
 ];
 
 /** "NVst", which identifies our databases (sqlite.org/fileformat.html, 1.3.18). */

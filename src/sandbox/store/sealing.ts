@@ -7,21 +7,16 @@
  * Each text is bound to its sandbox's id, so it can't be moved to another row. A copy of the store without the key, such
  * as a backup or a stolen disk with `data/`, discloses no secret. Any process that can read as this user has the key, too.
  */
-import { createCipheriv, createDecipheriv, createHash, randomBytes, randomUUID } from 'node:crypto';
-import { closeSync, constants, fstatSync, linkSync, openSync, readFileSync, rmSync } from 'node:fs';
-import { open } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { createCipheriv, createDecipheriv, createHash, randomBytes } from 'node:crypto';
 import { z } from 'zod';
-import { errorCode } from '../../base/errors.ts';
 import { tryOr } from '../../base/ignore.ts';
-import { otherOwnerRemedy } from '../../base/private-dir.ts';
 import { isDiskFull, StoreError } from './errors.ts';
+import { createOnce, readPrivate } from './key-file.ts';
 
 const KEY_BYTES = 32;
 const NONCE_BYTES = 12;
 const TAG_BYTES = 16;
 const KEY_ID_CHARACTERS = 16;
-const OTHERS = 0o077;
 /** Separates these texts from any other use of the key. */
 const PURPOSE = 'neurovisor sandbox request 1';
 
@@ -79,48 +74,21 @@ export function sealingWith(key: Uint8Array, isNew = false): Sealing {
 
 /** @returns undefined if there is no key */
 function readKey(path: string): Buffer | undefined {
-  let fd: number;
-  try {
-    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return undefined;
-    throw unusable(path, error);
-  }
-  try {
-    const { uid, mode, size } = fstatSync(fd);
-    if (uid !== process.geteuid?.()) {
-      throw unusable(path, `its owner is user ${uid}`, otherOwnerRemedy(uid));
-    }
-    if ((mode & OTHERS) !== 0) {
-      throw unusable(path, 'other users can read or write it', `Run: chmod 600 ${path}`);
-    }
-    if (size !== KEY_BYTES) throw unusable(path, `it does not have ${KEY_BYTES} bytes`);
-    return readFileSync(fd);
-  } finally {
-    closeSync(fd);
-  }
+  const key = readPrivate(path, KEY_BYTES, unusable);
+  if (key === undefined || key.length === KEY_BYTES) return key;
+  throw unusable(path, `it does not have ${KEY_BYTES} bytes`);
 }
 
-/** Creates the key atomically: other processes see it complete or not at all. */
 async function makeKey(path: string): Promise<{ readonly key: Buffer; readonly isNew: boolean }> {
   const key = randomBytes(KEY_BYTES);
-  const temporary = `${path}.${randomUUID()}`;
   try {
-    await using file = await open(temporary, 'wx', 0o600);
-    await file.writeFile(key);
-    await file.sync();
-    linkSync(temporary, path);
-    // Before any row needs it.
-    await using directory = await open(dirname(path), 'r');
-    await directory.sync();
-    return { key, isNew: true };
+    if (await createOnce(path, key)) return { key, isNew: true };
   } catch (error) {
-    const other = errorCode(error) === 'EEXIST' ? readKey(path) : undefined;
-    if (other !== undefined) return { key: other, isNew: false };
     throw isDiskFull(error) ? error : unusable(path, error);
-  } finally {
-    rmSync(temporary, { force: true });
   }
+  const other = readKey(path);
+  if (other !== undefined) return { key: other, isNew: false };
+  throw unusable(path, 'another process removed it');
 }
 
 function unusable(path: string, cause: unknown, remedy?: string): StoreError {

@@ -53,6 +53,8 @@ export interface NewSnapshot {
   readonly environment?: string;
   /** Digest of the RAM that its difference is based on; omitted if it has all RAM, or none. */
   readonly base?: string;
+  /** Id of the key that encrypts its own files, not base and environment (`owner-keys.ts`); default: they are plain. */
+  readonly sealedBy?: string | null;
 }
 
 export interface SnapshotRow extends NewSnapshot {
@@ -79,6 +81,7 @@ export const snapshotSchema = z.object({
   kernelDigest: z.string(),
   rootImageDigest: z.string(),
   madeBy: z.string().nullable(),
+  sealedBy: z.string().nullable(),
   createdAtMs: z.number().int(),
   bytes: z.number().int(),
   baseBytes: z.number().int(),

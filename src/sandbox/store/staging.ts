@@ -246,7 +246,8 @@ async function digestAll(
     // While the image has the file, its space counts for the image.
     if (nlink === 1) bytes += blocks * STAT_BLOCK_BYTES;
   }
-  if ((files.state ?? null) !== snapshot.stateSha256) {
+  // The VMM's driver compares what was decrypted.
+  if (snapshot.sealedBy == null && (files.state ?? null) !== snapshot.stateSha256) {
     const subject = `keep snapshot ${snapshot.id}`;
     throw new StoreError('snapshot_damaged', `${subject}: its state is not what the VMM wrote`);
   }
@@ -260,11 +261,11 @@ function insertSnapshot(sql: DatabaseSync, row: SnapshotRow): void {
   sql
     .prepare(
       `INSERT INTO snapshots (id, name, kind, sandboxId, specJson, machine, stateSha256, kernelDigest,
-                              rootImageDigest, madeBy, createdAtMs, bytes, baseBytes)
+                              rootImageDigest, madeBy, sealedBy, createdAtMs, bytes, baseBytes)
        VALUES (:id, :name, :kind, :sandboxId, :specJson, :machine, :stateSha256, :kernelDigest,
-               :rootImageDigest, :madeBy, :createdAtMs, :bytes, :baseBytes)`,
+               :rootImageDigest, :madeBy, :sealedBy, :createdAtMs, :bytes, :baseBytes)`,
     )
-    .run({ ...columns, stateSha256: stateSha256 ?? '' });
+    .run({ ...columns, stateSha256: stateSha256 ?? '', sealedBy: columns.sealedBy ?? null });
   const insertFile = sql.prepare('INSERT INTO snapshotFiles (snapshotId, role, digest) VALUES (?, ?, ?)');
   for (const [role, digest] of Object.entries(files)) insertFile.run(row.id, role, digest);
 }

@@ -31,6 +31,7 @@ import { Database } from './database.ts';
 import { asStoreError } from './errors.ts';
 import { Files, type Swept } from './files.ts';
 import { FileLock } from './lock.ts';
+import { OwnerKeys } from './owner-keys.ts';
 import { type StoreParts, sweep } from './parts.ts';
 import { RecentBases } from './recent-bases.ts';
 import { keepReserve } from './reserve.ts';
@@ -56,6 +57,8 @@ export interface StoreOptions {
 export interface Store extends AsyncDisposable {
   readonly sandboxes: SandboxTable;
   readonly snapshots: SnapshotTable;
+  /** Of saves that are encrypted; in the directory `<keyPath>s`. */
+  readonly keys: OwnerKeys;
   /** Removes unneeded files, never used ones; `openStore` and each removal do it, too. */
   collect(): Promise<Swept>;
   /** Discards staged snapshots; opened snapshots stay open. Idempotent. */
@@ -89,6 +92,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   return {
     sandboxes: sandboxTable(parts),
     snapshots: snapshotTable(parts),
+    keys: new OwnerKeys(`${keyPath}s`, parts.sealing),
     collect,
     close,
     [Symbol.asyncDispose]: close,

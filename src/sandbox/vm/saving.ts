@@ -173,7 +173,7 @@ async function keepShared(
       };
     }
   }
-  await target.keepMemory(path);
+  await target.keepMemory(path, true);
   return { changes: async () => ({ ramPath: target.ramPath }) };
 }
 

@@ -85,7 +85,7 @@ export class QemuVm extends ProcessVm<QemuProcess> implements Vm {
     const own = this.#options.privateMemory;
     const { qmp } = this.#options.process;
     const state = own === null ? await saveState(qmp) : await saveDevices(qmp, own.configuration);
-    const writing = writeFile(statePath, state, { flag: 'wx', mode: 0o600 });
+    const writing = writeFile(statePath, state, { flag: 'w', mode: 0o600 });
     const [written, captured] = await Promise.allSettled([
       writing,
       own === null ? undefined : saveChanges(own, changes),
