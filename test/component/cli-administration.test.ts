@@ -55,6 +55,16 @@ describe('with a daemon', () => {
     expect([unknown.status, unknown.stderr]).toEqual([1, expect.stringContaining('there is no key 000000000000')]);
   });
 
+  it('tenant rm: its keys are refused, and what was set is gone', async () => {
+    const { key } = await json<Created>(remote, 'key', 'create', '--tenant', 'leaving');
+    await run(remote, 'tenant', 'set', 'leaving', '--sandboxes', '3');
+    expect((await run(remote, 'tenant', 'rm', 'leaving')).stdout).toBe('leaving: 1 key revoked\n');
+    expect(await statusWith(key)).toBe(401);
+    expect(await json(remote, 'tenant', 'inspect', 'leaving')).toMatchObject({ quotas: { sandboxes: null } });
+    const unknown = await run(remote, 'tenant', 'rm', 'nobody');
+    expect([unknown.status, unknown.stderr]).toEqual([2, expect.stringContaining('there is no tenant nobody')]);
+  });
+
   it('the audit log names the key, and has no secret of it', async () => {
     const { id, key } = await json<Created>(remote, 'key', 'create', '--tenant', 'acme');
     await run(remote, 'key', 'rm', id);

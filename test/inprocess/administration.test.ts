@@ -1,5 +1,5 @@
 /** The audit logs over REST: our client at a server, with logs that a real bridge has written. */
-import { mkdir, readFile, rmdir, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -14,6 +14,8 @@ import { HostStore, TenantStore } from '../../src/api/tenants/settings.ts';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { OwnerKeys } from '../../src/sandbox/store/owner-keys.ts';
+import { sealingWith } from '../../src/sandbox/store/sealing.ts';
 import { type AuditedBridge, auditedBridge } from '../support/audited-bridge.ts';
 import { sendAnswer } from '../support/completions.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
@@ -138,6 +140,20 @@ it('keys, quotas and settings: what one client sets, another reads', async () =>
   expect(changed).toMatchObject({ quotas: { sandboxes: 2, storageBytes: null }, allowHosted: ['all'], modelBudget });
   expect([await home.tenant('acme'), await home.tenants()]).toEqual([changed, [changed]]);
   expect(await home.settings()).toEqual({ modelBudget: null });
+  const saves = new OwnerKeys(join(world.home, 'data.keys'), sealingWith(new Uint8Array(32)));
+  for (const owner of ['tenant acme', 'tenant other']) await saves.of(owner);
+  await home.createKey('other', null);
+  await home.createKey('acme', null);
+  expect(await home.removeTenant('acme')).toEqual({ name: 'acme', revokedKeys: 1, erasedSaves: true });
+  expect(await readdir(join(world.home, 'data.keys'))).toEqual(['tenant.other']);
+  expect(await home.tenants()).toEqual([]);
+  expect(new TenantStore(world.home).list()).toEqual([]);
+  const valid = (await home.keys()).filter(({ revokedAtMs }) => revokedAtMs === null);
+  expect(valid.map(({ tenant }) => tenant)).toEqual(['other']);
+  // Its revoked keys are still listed.
+  expect(await home.removeTenant('acme')).toEqual({ name: 'acme', revokedKeys: 0, erasedSaves: false });
+  await expect(home.removeTenant('nobody')).rejects.toMatchObject({ code: 'not_found' });
+  await expect(home.removeTenant('A')).rejects.toMatchObject({ code: 'spec_invalid' });
   expect(await home.setSettings({ modelBudget })).toEqual({ modelBudget });
   expect(new HostStore(world.home).get()).toEqual({ modelBudget });
 });

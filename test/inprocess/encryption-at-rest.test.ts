@@ -12,6 +12,7 @@ import {
 import { dirname, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { describe, expect, it, onTestFinished } from 'vitest';
+import { eraseFile, ownerKeyPath } from '../../src/base/key-file.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { openControlPlane } from '../../src/host/runtime/control.ts';
 import type { Runtime } from '../../src/host/runtime/runtime.ts';
@@ -175,8 +176,7 @@ describe('keys of owners', () => {
       expect(statSync(join(keysOf(host), name)).mode & 0o777).toBe(0o600);
     }
     const [acme = '', other = ''] = ids;
-    await host.store.keys.forget('tenant acme');
-    await host.store.keys.forget('tenant acme');
+    expect(await eraseFile(ownerKeyPath(keysOf(host), 'tenant acme'))).toBe(true);
     const gone = { code: 'snapshot_damaged', message: expect.stringContaining('tenant.acme was removed or replaced') };
     await expect(host.control.resume(acme)).rejects.toMatchObject(gone);
     await expect(host.control.fork(acme, { count: 1 })).rejects.toMatchObject(gone);

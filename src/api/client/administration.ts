@@ -42,6 +42,10 @@ export function remoteAdministration({ transport, get, post }: Requests): Admini
       return await transport.call({ method: 'PATCH', path, body: change, answer: answers.tenantInfo });
     },
 
+    async removeTenant(name) {
+      return await transport.call({ method: 'DELETE', path: tenantPath(name), answer: answers.tenantRemoval });
+    },
+
     async settings() {
       return await get('/settings', answers.hostSettings);
     },

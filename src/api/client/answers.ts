@@ -37,6 +37,7 @@ import type {
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
 import type { ErrorBody } from '../rest/errors.ts';
 import type { SentBuildEvent } from '../rest/schema/contents.ts';
+import type { TenantRemoval } from '../tenants/administration.ts';
 import type { AuditedRequest, AuditVerification } from '../tenants/audit-listing.ts';
 import type { AuditRecord } from '../tenants/audit-record.ts';
 import type { CreatedKey, KeyInfo } from '../tenants/keys.ts';
@@ -111,6 +112,7 @@ export const keyInfo = named<KeyInfo>('Key');
 export const keyList = listOf<'keys', KeyInfo>('keys', 'Key');
 export const createdKey = named<CreatedKey>('CreatedKey');
 export const tenantInfo = named<TenantInfo>('Tenant');
+export const tenantRemoval = named<TenantRemoval>('TenantRemoval');
 export const tenantList = listOf<'tenants', TenantInfo>('tenants', 'Tenant');
 export const hostSettings = named<HostSettings>('HostSettings');
 export const auditRecord = named<AuditRecord>('AuditRecord');

@@ -5,6 +5,8 @@
  *     command, library ──► RemoteAdministration ── HTTP ──► src/api/rest ──► HomeAdministration (of the daemon)
  *     command without a daemon ────────────────────────────────────────────► HomeAdministration (of the command)
  */
+import { join } from 'node:path';
+import { eraseFile, ownerKeyPath } from '../../base/key-file.ts';
 import {
   type AuditedRequest,
   type AuditListing,
@@ -14,7 +16,9 @@ import {
   listAudit,
 } from './audit-listing.ts';
 import type { AuditRecord } from './audit-record.ts';
+import { TenantError } from './errors.ts';
 import { type CreatedKey, checkTenantName, type KeyInfo, type KeyStore } from './keys.ts';
+import { ownerName } from './owner.ts';
 import type { HostSettings, HostStore, TenantChange, TenantInfo, TenantStore } from './settings.ts';
 
 /** Errors: TenantError here, and what a daemon answers instead: SandboxError, ClientError. */
@@ -31,6 +35,11 @@ export interface Administration {
   tenant(name: string): Promise<TenantInfo>;
   /** Changes only the given settings, at once. */
   setTenant(name: string, change: TenantChange): Promise<TenantInfo>;
+  /**
+   * Revokes its keys, removes what was set, and erases the key that encrypts its saves. Its sandboxes and snapshots stay,
+   * but encrypted ones can't be read any more.
+   */
+  removeTenant(name: string): Promise<TenantRemoval>;
   settings(): Promise<HostSettings>;
   setSettings(settings: HostSettings): Promise<HostSettings>;
   /** Records, oldest first. */
@@ -38,6 +47,14 @@ export interface Administration {
   /** All that the logs have of one request to a model. */
   auditedRequest(seq: number): Promise<AuditedRequest>;
   verifyAudit(): Promise<AuditVerification>;
+}
+
+export interface TenantRemoval {
+  readonly name: string;
+  /** Number of keys that were valid until now. */
+  readonly revokedKeys: number;
+  /** Whether there was a key that encrypts its saves. */
+  readonly erasedSaves: boolean;
 }
 
 export interface HomeStores {
@@ -79,6 +96,29 @@ export class HomeAdministration implements Administration {
 
   async setTenant(name: string, change: TenantChange): Promise<TenantInfo> {
     return this.#stores.tenants().set(name, change);
+  }
+
+  async removeTenant(name: string): Promise<TenantRemoval> {
+    checkTenantName(name);
+    const keys = this.#stores.keys();
+    const own = keys.list().filter(({ tenant }) => tenant === name);
+    const open = own.filter(({ revokedAtMs }) => revokedAtMs === null);
+    for (const { id } of open) keys.revoke(id);
+    const erasedSaves = await this.#eraseSaves(name);
+    const wasSet = this.#stores.tenants().remove(name);
+    if (own.length === 0 && !erasedSaves && !wasSet) {
+      throw new TenantError('not_found', `there is no tenant ${name}`, { remedy: 'neurovisor tenant ls' });
+    }
+    return { name, revokedKeys: open.length, erasedSaves };
+  }
+
+  /** @returns false if there was no key. @throws TenantError `file_failed` */
+  async #eraseSaves(tenant: string): Promise<boolean> {
+    try {
+      return await eraseFile(ownerKeyPath(join(this.#homeDir, 'data.keys'), ownerName(tenant)));
+    } catch (error) {
+      throw new TenantError('file_failed', `could not erase the key of tenant ${tenant}`, { cause: error });
+    }
   }
 
   async settings(): Promise<HostSettings> {

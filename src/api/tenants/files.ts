@@ -94,6 +94,15 @@ export class JsonFiles<T> {
     }
   }
 
+  /** Does nothing if there is no such file. @throws TenantError `file_failed` */
+  remove(name: string): void {
+    try {
+      rmSync(this.#path(name), { force: true });
+    } catch (error) {
+      throw new TenantError('file_failed', `could not remove ${this.#kind.what} ${name}`, { cause: error });
+    }
+  }
+
   #path(name: string): string {
     return join(this.dir, `${name}.json`);
   }

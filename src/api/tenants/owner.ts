@@ -10,6 +10,9 @@ export function ownerOf({ annotations }: { readonly annotations: Annotations }):
   return Object.hasOwn(annotations, KEY) ? (annotations[KEY] ?? null) : null;
 }
 
+/** Its name where the host counts, shares and encrypts for owners. @param tenant `null` for the operator */
+export const ownerName = (tenant: string | null): string => (tenant === null ? 'operator' : `tenant ${tenant}`);
+
 /** Names of snapshots are unique on a host, so a tenant's are stored with the tenant's name. */
 export const nameOnHost = (owner: string, name: string): string => `${owner}/${name}`;
 

@@ -11,7 +11,7 @@ import { TokenBucket } from '../../base/token-bucket.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/contract/control.ts';
 import type { StartAsked, StartGate, StartReservation } from '../../sandbox/start/start-gate.ts';
 import { TENANT_LIMITS } from './limits.ts';
-import { ownerOf } from './owner.ts';
+import { ownerName, ownerOf } from './owner.ts';
 import { QuotaRefusals } from './quota-refusals.ts';
 import type { Quotas, TenantStore } from './settings.ts';
 import { countedMib } from './usage.ts';
@@ -86,8 +86,7 @@ export class TenantQuotas implements StartGate {
   }
 
   ownerOf(annotations: SandboxInfo['annotations']): string {
-    const tenant = ownerOf({ annotations });
-    return tenant === null ? 'operator' : `tenant ${tenant}`;
+    return ownerName(ownerOf({ annotations }));
   }
 
   sharersOf(annotations: SandboxInfo['annotations'] | null): string | null {

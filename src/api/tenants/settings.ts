@@ -152,6 +152,12 @@ export class TenantStore {
     this.#byName.set(name, changed);
     return changed;
   }
+
+  /** @returns whether something was set. @throws TenantError `file_failed` */
+  remove(name: string): boolean {
+    this.#files.remove(name);
+    return this.#byName.delete(name);
+  }
 }
 
 /** The settings of the host. Reads the file once; only this object changes it afterwards. */

@@ -72,4 +72,16 @@ Examples:
     .action((name: string, flags: QuotaFlags & OutputFlags) =>
       perform(flags, async (cli) => (await load()).tenantSet(cli, name, flags)),
     );
+  tenant
+    .command('rm')
+    .summary('remove a tenant')
+    .description(
+      'Revoke the keys of a tenant, remove its quotas, and erase the key of its encrypted pauses and snapshots. ' +
+        'Sandboxes stay.',
+    )
+    .argument('<name>', 'name of the tenant')
+    .addOption(output())
+    .action((name: string, flags: OutputFlags) =>
+      perform(flags, async (cli) => (await load()).tenantRemove(cli, name)),
+    );
 }

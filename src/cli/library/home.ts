@@ -9,7 +9,7 @@
  */
 import { readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import type { Administration } from '../../api/tenants/administration.ts';
+import type { Administration, TenantRemoval } from '../../api/tenants/administration.ts';
 import type { AuditedRequest, AuditListing, AuditVerification } from '../../api/tenants/audit-listing.ts';
 import type { AuditRecord } from '../../api/tenants/audit-record.ts';
 import type { CreatedKey, KeyInfo } from '../../api/tenants/keys.ts';
@@ -59,6 +59,7 @@ export type {
   TemplateCreation,
   TenantChange,
   TenantInfo,
+  TenantRemoval,
 };
 
 /** `signal` cancels the work, which then leaves nothing half made. */
@@ -192,6 +193,9 @@ export const tenants = {
   /** Changes only the given settings, at once. */
   set: (name: string, change: TenantChange, options?: HomeOptions): Promise<TenantInfo> =>
     administer(options, (home) => home.setTenant(name, change)),
+  /** Its keys are revoked, and what is encrypted of it can't be read any more. */
+  remove: (name: string, options?: HomeOptions): Promise<TenantRemoval> =>
+    administer(options, (home) => home.removeTenant(name)),
 } as const;
 
 /** Settings of the host, for all tenants together. @throws TenantError, SandboxError, ClientError */

@@ -2,6 +2,7 @@ import { linkSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { eraseFile, ownerKeyPath } from '../../base/key-file.ts';
 import { OwnerKeys } from './owner-keys.ts';
 import { sealingWith } from './sealing.ts';
 
@@ -35,16 +36,16 @@ describe('OwnerKeys', () => {
     }
   });
 
-  it('forget: the key is overwritten, and the owner’s next key is another', async () => {
+  it('eraseFile: the key is overwritten, and the owner’s next key is another', async () => {
     const key = await keys.of('tenant a');
     const path = join(dir, 'data.keys/tenant.a');
     linkSync(path, join(dir, 'same'));
-    await keys.forget('tenant a');
+    expect(await eraseFile(ownerKeyPath(join(dir, 'data.keys'), 'tenant a'))).toBe(true);
     expect(readFileSync(join(dir, 'same')).every((byte) => byte === 0)).toBe(true);
     expect(keys.withId(key.id)).toBeUndefined();
     expect((await keys.of('tenant a')).id).not.toBe(key.id);
     expect(keys.withId(key.id)).toBeUndefined();
-    await keys.forget('tenant of no key');
+    expect(await eraseFile(ownerKeyPath(join(dir, 'data.keys'), 'tenant b'))).toBe(false);
   });
 
   it('a key that was sealed with another data.key is refused, never replaced', async () => {

@@ -9,11 +9,10 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
-import { join } from 'node:path';
-import { assert } from '../../base/assert.ts';
+import { basename, join } from 'node:path';
 import { tryOr } from '../../base/ignore.ts';
+import { createOnce, ownerKeyPath, readPrivate } from '../../base/key-file.ts';
 import { isDiskFull, StoreError } from './errors.ts';
-import { createOnce, eraseFile, readPrivate } from './key-file.ts';
 import type { Sealing } from './sealing.ts';
 
 const KEY_BYTES = 32;
@@ -41,8 +40,8 @@ export class OwnerKeys {
 
   /** The owner's key, made if there is none. @throws StoreError `store_unavailable`, `disk_full` */
   async of(owner: string): Promise<OwnerKey> {
-    const name = nameOf(owner);
-    const path = join(this.#dir, name);
+    const path = ownerKeyPath(this.#dir, owner);
+    const name = basename(path);
     try {
       await mkdir(this.#dir, { recursive: true, mode: 0o700 });
       // Another process may make or erase it at the same time.
@@ -71,16 +70,6 @@ export class OwnerKeys {
     return join(this.#dir, id.split(':')[0] ?? '');
   }
 
-  /** All that was encrypted with the owner's key can never be read again. Does nothing if there is no key. */
-  async forget(owner: string): Promise<void> {
-    const path = join(this.#dir, nameOf(owner));
-    try {
-      await eraseFile(path);
-    } catch (error) {
-      throw unusable(path, error);
-    }
-  }
-
   #read(name: string): OwnerKey | undefined {
     const path = join(this.#dir, name);
     const found = readPrivate(path, FILE_BYTES_MAX, unusable);
@@ -93,13 +82,6 @@ export class OwnerKeys {
     const fingerprint = createHash('sha256').update(bytes).digest('hex').slice(0, FINGERPRINT_CHARACTERS);
     return { id: `${name}:${fingerprint}`, bytes };
   }
-}
-
-/** Owners are named by our own code: `operator`, `tenant NAME`. */
-function nameOf(owner: string): string {
-  const name = owner.replaceAll(' ', '.');
-  assert(NAME.test(name), 'an owner has a name');
-  return name;
 }
 
 const contextOf = (name: string): string => `key of owner ${name}`;

@@ -10,8 +10,8 @@
 import { createCipheriv, createDecipheriv, createHash, randomBytes } from 'node:crypto';
 import { z } from 'zod';
 import { tryOr } from '../../base/ignore.ts';
+import { createOnce, readPrivate } from '../../base/key-file.ts';
 import { isDiskFull, StoreError } from './errors.ts';
-import { createOnce, readPrivate } from './key-file.ts';
 
 const KEY_BYTES = 32;
 const NONCE_BYTES = 12;

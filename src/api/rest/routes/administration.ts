@@ -13,6 +13,7 @@ import {
   tenantInfo,
   tenantList,
   tenantParams,
+  tenantRemoval,
 } from '../schema/administration.ts';
 
 export function addAdministrationRoutes(app: App, administration: Administration): void {
@@ -129,5 +130,21 @@ function addTenantRoutes(app: App, administration: Administration): void {
       },
     },
     ({ params, body }) => administration.setTenant(params.tenant, body),
+  );
+  app.delete(
+    '/tenants/:tenant',
+    {
+      schema: {
+        tags: ['administration'],
+        operationId: 'removeTenant',
+        summary: 'Revoke the keys of a tenant and remove what was set for it',
+        description:
+          'Also erases the key that encrypts its pauses and snapshots: they can not be read any more. Its sandboxes and ' +
+          'snapshots stay until they are removed.',
+        params: tenantParams,
+        response: { 200: tenantRemoval, ...failures },
+      },
+    },
+    ({ params }) => administration.removeTenant(params.tenant),
   );
 }

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { windowedBudget } from '../../../sandbox/contract/schema/models.ts';
 import { count, text, wallMs } from '../../../sandbox/contract/schema/values.ts';
+import type { TenantRemoval } from '../../tenants/administration.ts';
 import type { AuditedRequest, AuditVerification } from '../../tenants/audit-listing.ts';
 import { auditRecord, type ChainReport } from '../../tenants/audit-record.ts';
 import type { CreatedKey, KeyInfo } from '../../tenants/keys.ts';
@@ -76,6 +77,13 @@ export const tenantChange: z.ZodType<TenantChange> = z
     id: 'TenantChange',
     description: 'What is not named stays; a list replaces the one before.',
   }) as z.ZodType<TenantChange>;
+export const tenantRemoval: z.ZodType<TenantRemoval> = z
+  .object({
+    name: tenantName,
+    revokedKeys: z.int().min(0).describe('Keys that were valid until now.'),
+    erasedSaves: z.boolean().describe('Whether it had a key that encrypts pauses and snapshots, which is erased.'),
+  })
+  .meta({ id: 'TenantRemoval' });
 export const tenantParams = z.strictObject({ tenant: tenantName });
 
 export const hostSettings: z.ZodType<HostSettings> = z

@@ -76,6 +76,17 @@ export async function tenantSet(cli: Cli, name: string, flags: QuotaFlags): Prom
   return 0;
 }
 
+export async function tenantRemove(cli: Cli, name: string): Promise<number> {
+  const removed = await administer(cli, (home) => home.removeTenant(name));
+  const { revokedKeys, erasedSaves } = removed;
+  if (cli.json) cli.printJson(removed);
+  else {
+    const keys = `${revokedKeys} ${revokedKeys === 1 ? 'key' : 'keys'} revoked`;
+    cli.stdout.write(`${name}: ${keys}${erasedSaves ? ', encrypted saves unreadable' : ''}\n`);
+  }
+  return 0;
+}
+
 /** @throws UsageError */
 export function changeOf(flags: QuotaFlags): TenantChange {
   const { sandboxes, memory, starts, storage, allowHosted, allowNet, allowField } = flags;

@@ -2,11 +2,23 @@
 import { randomUUID } from 'node:crypto';
 import { closeSync, constants, fstatSync, linkSync, openSync, readSync, rmSync } from 'node:fs';
 import { open } from 'node:fs/promises';
-import { dirname } from 'node:path';
-import { errorCode } from '../../base/errors.ts';
-import { otherOwnerRemedy } from '../../base/private-dir.ts';
+import { dirname, join } from 'node:path';
+import { assert } from './assert.ts';
+import { errorCode } from './errors.ts';
+import { otherOwnerRemedy } from './private-dir.ts';
 
 const OTHERS = 0o077;
+const OWNER = /^[a-z0-9][a-z0-9._-]{0,62}$/;
+
+/**
+ * File of the key that encrypts an owner's saves. Without it they can never be read again.
+ * @param owner named by our own code: `operator`, `tenant NAME`
+ */
+export function ownerKeyPath(dir: string, owner: string): string {
+  const name = owner.replaceAll(' ', '.');
+  assert(OWNER.test(name), 'an owner has a name');
+  return join(dir, name);
+}
 
 /**
  * @param bytesMax of a valid file; one byte more is read of a longer one
@@ -61,19 +73,20 @@ export async function createOnce(path: string, bytes: Uint8Array): Promise<boole
   }
 }
 
-/** Overwrites and removes a file. Does nothing if there is none. */
-export async function eraseFile(path: string): Promise<void> {
+/** Overwrites and removes a file. @returns false if there is none */
+export async function eraseFile(path: string): Promise<boolean> {
   try {
     await using file = await open(path, constants.O_WRONLY | constants.O_NOFOLLOW);
     const { size } = await file.stat();
     await file.write(Buffer.alloc(size), 0, size, 0);
     await file.sync();
   } catch (error) {
-    if (errorCode(error) === 'ENOENT') return;
+    if (errorCode(error) === 'ENOENT') return false;
     throw error;
   }
   rmSync(path, { force: true });
   await syncDirectory(dirname(path));
+  return true;
 }
 
 async function syncDirectory(path: string): Promise<void> {
