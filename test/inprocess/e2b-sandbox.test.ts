@@ -71,6 +71,33 @@ describe('commands', () => {
   });
 });
 
+it('a sandbox that is killed ends its commands with E2B’s words', async () => {
+  const other = await Sandbox.create('agent', world.client);
+  const running = await other.commands.run('sleep 600', { background: true });
+  const failed = running.wait().then(
+    () => 'it ended',
+    (error: Error) => `${error.name}: ${error.message}`,
+  );
+  await other.kill();
+  expect(await failed).toMatch(/^TimeoutError: .*The sandbox was killed or reached its end of life/);
+});
+
+it('a terminal of an unknown size has 80 columns and 24 rows', async () => {
+  const { promise, resolve } = Promise.withResolvers<string>();
+  let shown = '';
+  const terminal = await sandbox.pty.create({
+    cols: 0,
+    rows: 0,
+    onData: (data) => {
+      shown += Buffer.from(data).toString();
+      if (/\d+ \d+\r?\n/.test(shown)) resolve(shown);
+    },
+  });
+  await sandbox.pty.sendInput(terminal.pid, Buffer.from('stty size\n'));
+  expect(await promise).toMatch(/24 80\r?\n/);
+  await terminal.kill();
+});
+
 describe('files', () => {
   it('are written, read, listed and removed', async () => {
     await sandbox.files.write('notes/a.txt', 'hello');

@@ -3,6 +3,7 @@
 import { CodedError, describeError } from '../../base/errors.ts';
 import { BusyError } from '../../sandbox/contract/errors.ts';
 import { retryAfterSeconds, statusOf } from '../rest/errors.ts';
+import { QuotaError } from '../tenants/errors.ts';
 
 /** A refusal with its status. The message is sent to the client. */
 export class E2bError extends CodedError<`${number}`> {
@@ -51,13 +52,19 @@ export function errorReply(error: unknown): ErrorReply | null {
   if (status === undefined) return null;
   const code = STATUS_CHANGED.get(status) ?? status;
   const remedy = error instanceof CodedError && error.remedy !== undefined ? `; ${error.remedy}` : '';
-  const message = `${describeError(error)}${remedy}`.slice(0, MESSAGE_CHARACTERS_MAX);
+  const message = `${wordsFor(error)}${describeError(error)}${remedy}`.slice(0, MESSAGE_CHARACTERS_MAX);
   const word = error instanceof E2bError ? error.errorCode : undefined;
   return {
     status: code,
     headers: retryHeaders(error),
     body: { code, message, ...(word === undefined ? {} : { error_code: word }) },
   };
+}
+
+/** E2B's words: by them Harbor waits for a place, and tells this from too many requests. */
+function wordsFor(error: unknown): string {
+  const isFull = error instanceof QuotaError && (error.quota === 'sandboxes' || error.quota === 'memory');
+  return isFull ? 'you have reached the maximum number of concurrent sandboxes: ' : '';
 }
 
 export const INTERNAL: ErrorReply = {

@@ -12,6 +12,8 @@ export interface Call {
   readonly template: string;
   /** The running guest. @throws SandboxError */
   guest(): Promise<Guest>;
+  /** Resolves with whether the sandbox has ended, or ends soon. */
+  ended(): Promise<boolean>;
   /** User in the guest that the caller names; undefined for the default one. */
   readonly user: string | undefined;
 }

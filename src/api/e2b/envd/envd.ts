@@ -1,5 +1,6 @@
 /** Requests for E2B's envd: checks the token or signature, and dispatches to the service. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { sleep } from '../../../base/clock.ts';
 import { describeError, errorCode } from '../../../base/errors.ts';
 import type { SandboxInfo } from '../../../sandbox/contract/control.ts';
 import { isGuestError } from '../../rest/errors.ts';
@@ -7,6 +8,7 @@ import { clientGone } from '../../rest/route.ts';
 import { equalInConstantTime } from '../../tenants/callers.ts';
 import { E2bError, errorReply, INTERNAL } from '../errors.ts';
 import { keptOf } from '../kept.ts';
+import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts } from '../parts.ts';
 import { fileSignature, type SignedFile } from '../tokens.ts';
 import { type Call, userOf } from './call.ts';
@@ -58,6 +60,7 @@ export class Envd {
       id,
       template: keptOf(info).template,
       guest: () => control.guest(id),
+      ended: () => hasEnded(control, id),
       user: userOf(request),
     };
     const gone = clientGone({ raw: response });
@@ -134,6 +137,8 @@ export class Envd {
 /** After the request arrived, the sandbox ended or was paused without automatic resume. */
 class GuestAway extends Error {}
 
+const END_LOOK_MS = 50;
+
 const AWAY: ReadonlySet<unknown> = new Set(['not_found', 'gone', 'not_ready']);
 
 /** @throws GuestAway; errors of resuming */
@@ -144,6 +149,20 @@ async function guestOf(call: Call): Promise<void> {
     if (!isGuestError(error) && AWAY.has(errorCode(error))) throw new GuestAway();
     throw error;
   }
+}
+
+/** Of a sandbox that is about to end, for at most `E2B_LIMITS.endMsMax`. */
+async function hasEnded(control: Pick<E2bParts['control'], 'get'>, id: string): Promise<boolean> {
+  for (let waitedMs = 0; waitedMs < E2B_LIMITS.endMsMax; waitedMs += END_LOOK_MS) {
+    const status = await control.get(id).then(
+      (info) => info.status,
+      (error: unknown) => (AWAY.has(errorCode(error)) ? ('ended' as const) : 'running'),
+    );
+    if (status === 'ended') return true;
+    if (status !== 'ending') return false;
+    await sleep(END_LOOK_MS);
+  }
+  return false;
 }
 
 /** The file that the request's signature is for; `null` without a signature. */

@@ -15,7 +15,15 @@ import { ConnectError, checked } from './connect.ts';
 import { type Command, type Program, type Programs, TIMED_OUT } from './programs.ts';
 import type { Outlet } from './service.ts';
 
-const size = z.object({ cols: z.number().int().min(1), rows: z.number().int().min(1) });
+/** proto3 leaves out zeros, which clients send when they don't know their terminal's size. */
+const side = (usual: number) =>
+  z
+    .number()
+    .int()
+    .min(0)
+    .default(0)
+    .transform((cells) => (cells === 0 ? usual : cells));
+const size = z.object({ cols: side(80), rows: side(24) });
 const selector = z.object({ pid: z.number().int().optional(), tag: z.string().optional() });
 type Selector = z.infer<typeof selector>;
 const startRequest = z.object({
@@ -25,7 +33,7 @@ const startRequest = z.object({
     envs: record(z.string(), z.string(), REQUEST_LIMITS.programVariablesMax).default({}),
     cwd: z.string().optional(),
   }),
-  pty: z.object({ size }).optional(),
+  pty: z.object({ size: size.prefault({}) }).optional(),
   tag: z.string().max(256).optional(),
   stdin: z.boolean().default(true),
 });
@@ -78,7 +86,7 @@ export class ProcessService {
   }
 
   async update(call: Call, message: unknown): Promise<unknown> {
-    const schema = z.object({ process: selector, pty: z.object({ size }).optional() });
+    const schema = z.object({ process: selector, pty: z.object({ size: size.prefault({}) }).optional() });
     const { process, pty } = checked(schema, message);
     const program = await this.#find(call, process);
     if (pty === undefined) return {};

@@ -38,6 +38,7 @@ export async function answerRpc(rpc: Rpc, call: Call, { clock, log }: Pick<E2bPa
       sendJson(200, answer);
     } catch (error) {
       const failure = failureOf(error);
+      if (await isOfEnd(failure, call)) return;
       sendJson(CONNECT_STATUS[failure.code], { code: failure.code, message: failure.message });
     }
     return;
@@ -52,8 +53,10 @@ export async function answerRpc(rpc: Rpc, call: Call, { clock, log }: Pick<E2bPa
     }
     response.end(endFrame());
   } catch (error) {
+    const failure = failureOf(error);
+    if (await isOfEnd(failure, call)) return;
     open();
-    response.end(endFrame(failureOf(error)));
+    response.end(endFrame(failure));
   } finally {
     // Reads the rest of the body, so that the connection serves the client's next call.
     request.resume();
@@ -89,6 +92,16 @@ export async function answerRpc(rpc: Rpc, call: Call, { clock, log }: Pick<E2bPa
     log.error(`envd ${request.url ?? ''}`, { error: describeError(error) });
     return new ConnectError('internal', 'internal server error');
   }
+}
+
+/**
+ * Drops the connection if the call broke off because its sandbox has ended: clients of E2B then look whether it is there,
+ * and say that it was killed or reached its end of life.
+ */
+async function isOfEnd({ code }: ConnectError, call: Call): Promise<boolean> {
+  if (code !== 'unavailable' || !(await call.ended())) return false;
+  call.response.destroy();
+  return true;
 }
 
 const tooLarge = (): ConnectError =>
