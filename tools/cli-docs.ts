@@ -6,11 +6,17 @@ import { addCommands, DEFINITIONS } from '../src/cli/definitions/all.ts';
 
 export const PAGE = join(import.meta.dirname, '../docs/cli.md');
 
-const HEAD = `# Command line
+const head = (withoutOutput: readonly string[]): string => `# Command line
 
 Every command and option. \`neurovisor COMMAND --help\` shows the usual options with examples, \`--help all\` every option with
 all explanations. This page is made from the definitions: \`node tools/cli-docs.ts\`.
+
+Each command takes \`${OUTPUT} <format>\`, text or json (default: text), except ${withoutOutput.map((name) => `\`${name}\``).join(', ')}.
 `;
+
+/** Said once, in the head. */
+const OUTPUT = '-o, --output';
+const isOutput = ({ flags }: Option): boolean => flags.startsWith(OUTPUT);
 
 /** The page as it should be. */
 export async function cliPage(): Promise<string> {
@@ -18,7 +24,7 @@ export async function cliPage(): Promise<string> {
   await addCommands(program, []);
   const headingOf = new Map(DEFINITIONS.flatMap(({ heading, names }) => names.map((name) => [name, heading])));
   let heading = '';
-  const parts = [HEAD];
+  const parts = [head(program.commands.flatMap(withoutOutput))];
   for (const command of program.commands) {
     const its = headingOf.get(command.name()) ?? '';
     if (its !== heading) parts.push(`## ${its.replace(/:$/, '')}\n`);
@@ -33,9 +39,17 @@ function sections(command: Command, parent: string): string[] {
   const subcommands = command.commands.flatMap((one) => sections(one, name));
   const usage = command.usage();
   const text = [`### ${name}\n`, `${sentence(command.summary())}\n`, `    ${name} ${usage}\n`];
-  const rows = command.options.filter(({ hidden }) => !hidden).map(row);
+  const rows = command.options.filter((option) => !option.hidden && !isOutput(option)).map(row);
   if (rows.length > 0) text.push(['| option | meaning |', '|---|---|', ...rows].join('\n'), '');
   return [...text, ...subcommands];
+}
+
+/** Names of the command, or of its subcommands, that have no such option. */
+function withoutOutput(command: Command): string[] {
+  if (command.commands.length > 0) {
+    return command.commands.flatMap(withoutOutput).map((name) => `${command.name()} ${name}`);
+  }
+  return command.options.some(isOutput) ? [] : [command.name()];
 }
 
 const sentence = (summary: string): string => `${summary.charAt(0).toUpperCase()}${summary.slice(1)}.`;
