@@ -21,18 +21,17 @@ describe('NEUROVISOR_PROBES', () => {
 });
 
 describe('NEUROVISOR_URL', () => {
-  it('accepts http://HOST:PORT', () => {
-    const { daemonUrl } = readConfig({ NEUROVISOR_URL: 'http://127.0.0.1:7070' });
-    expect(daemonUrl).toBe('http://127.0.0.1:7070');
+  it.each(['http://127.0.0.1:7070', 'https://box.example.org:7070', 'https://box/'])('accepts %s', (url) => {
+    expect(readConfig({ NEUROVISOR_URL: url }).daemonUrl).toBe(url);
   });
 
-  it.each(['https://127.0.0.1:7070', 'ftp://a', 'http://', 'http://a/b', 'http://a?b'])(
+  it.each(['ftp://a', 'http://', 'http://a/b', 'http://a?b', 'https://user:password@a'])(
     'refuses "%s", with what to use',
     (text) => {
       expect(() => readConfig({ NEUROVISOR_URL: text })).toThrowError(
         expect.objectContaining({
           code: 'config_invalid',
-          message: expect.stringContaining('expected http://HOST:PORT'),
+          message: expect.stringContaining('expected http://HOST:PORT or https://HOST:PORT'),
         }),
       );
     },

@@ -96,12 +96,11 @@ const VARIABLES = {
   NEUROVISOR_FIRECRACKER_FILTER: oneOf(['builtin', 'ours'], 'builtin'),
   NEUROVISOR_GPU: oneOf(['auto', 'cpu', 'cuda', 'vulkan'], 'auto'),
   /** A daemon on a port, for example `http://127.0.0.1:7070`; empty: the one at this home's socket. */
-  NEUROVISOR_URL: matching(
-    /^http:\/\/[^\s/?#]+\/?$/,
-    'http://HOST:PORT, since a daemon speaks plain HTTP; reach one on another machine by an SSH tunnel',
-  ),
+  NEUROVISOR_URL: matching(/^https?:\/\/[^\s/?#@]+\/?$/, 'http://HOST:PORT or https://HOST:PORT'),
   /** API key for that daemon. */
   NEUROVISOR_API_KEY: text(),
+  /** PEM file of the certificate authorities accepted for that daemon; empty: those that Node.js trusts. */
+  NEUROVISOR_CA: text(),
   /** Disk space of the container image cache, GiB. Beyond it, the least recently used files are removed. */
   NEUROVISOR_IMAGE_QUOTA_GIB: matching(/^[1-9]\d{0,5}$/, 'a whole number of GiB', '64'),
   /** Address block of sandboxes with a network; empty: 10.201.0.0/16. */
@@ -181,6 +180,8 @@ export interface Config {
   /** `null`: this home's daemon, at its socket. */
   readonly daemonUrl: string | null;
   readonly daemonKey: string | null;
+  /** Path of a PEM file; `null`: the authorities that Node.js trusts. */
+  readonly daemonCaFile: string | null;
   readonly imageQuotaBytes: number;
   /** `null`: the default. Validated by the first sandbox with a network. */
   readonly networkPool: string | null;
@@ -236,6 +237,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     gpu: values.NEUROVISOR_GPU,
     daemonUrl: values.NEUROVISOR_URL || null,
     daemonKey: values.NEUROVISOR_API_KEY || null,
+    daemonCaFile: values.NEUROVISOR_CA || null,
     imageQuotaBytes: Number(values.NEUROVISOR_IMAGE_QUOTA_GIB) * GIB,
     networkPool: values.NEUROVISOR_NET_POOL || null,
     webhookHosts: listed(values.NEUROVISOR_WEBHOOK_HOSTS),

@@ -5,7 +5,7 @@ import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 import {
   connectDaemon,
   type DaemonAddress,
@@ -18,16 +18,21 @@ import { silentLog } from '../../src/base/log.ts';
 import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { BusyError, SandboxError } from '../../src/sandbox/contract/errors.ts';
 import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
+import { makeAuthority } from '../support/certificate-authority.ts';
 import { untilCancelled } from '../support/fake-control-plane.ts';
 import { agentPython, outcome } from '../support/guest-agent.ts';
 
-describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) => {
+const authority = await makeAuthority();
+const certificate = await authority.issue(['localhost', '127.0.0.1']);
+
+describe.each(['unix socket', 'port', 'port with TLS'])('RemoteControlPlane over the %s', (way) => {
   let api: ApiFixture;
   let remote: RemoteControlPlane;
   let before: ((method: string) => void) | undefined;
   beforeEach(async () => {
     before = undefined;
-    api = await startApi({ before: (method) => before?.(method) });
+    const tls = way === 'port with TLS' ? { certificate } : {};
+    api = await startApi({ before: (method) => before?.(method), ...tls });
     remote = await connectDaemon(address());
   });
   afterEach(async () => {
@@ -35,7 +40,11 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
     await api[Symbol.asyncDispose]();
   });
   const address = (): DaemonAddress =>
-    way === 'port' ? { url: `http://localhost:${api.port}`, apiKey: API_KEY } : { socketPath: api.socketPath };
+    way === 'unix socket'
+      ? { socketPath: api.socketPath }
+      : way === 'port'
+        ? { url: `http://localhost:${api.port}`, apiKey: API_KEY }
+        : { url: `https://localhost:${api.port}`, apiKey: API_KEY, ca: authority.cert };
 
   it('returns what the control plane behind it returns', async () => {
     const { control } = api;
@@ -206,11 +215,62 @@ describe('RemoteControlPlane', () => {
     await connecting({ socketPath: '/nowhere/x' }).toMatchObject({ code: 'daemon_unreachable' });
     await connecting({ url }).toMatchObject({ code: 'unauthorized' });
     await connecting({ url, apiKey: 'wrong' }).toMatchObject({ code: 'unauthorized' });
-    for (const bad of ['', 'x', 'https://127.0.0.1:1', `${url}/v1`, 'file:///etc/passwd']) {
+    for (const bad of ['', 'x', 'http://user:password@127.0.0.1:1', `${url}/v1`, 'file:///etc/passwd']) {
       await connecting({ url: bad, apiKey: API_KEY }).toMatchObject({ code: 'address_invalid' });
     }
     expect(await isDaemonRunning(api.socketPath)).toBe(true);
     expect(await isDaemonRunning('/nowhere/x')).toBe(false);
+  });
+
+  it('connectDaemon with TLS: trusts only the given authority, for the names of the certificate, while it is valid', async () => {
+    await using api = await startApi({ certificate });
+    const connecting = (host: string, ca: string | undefined) =>
+      connectDaemon({ url: `https://${host}:${api.port}`, apiKey: API_KEY, ca });
+    for (const host of ['localhost', '127.0.0.1'])
+      await (await connecting(host, authority.cert))[Symbol.asyncDispose]();
+    const other = await makeAuthority();
+    for (const ca of [other.cert, undefined]) {
+      await expect(connecting('localhost', ca)).rejects.toMatchObject({
+        code: 'certificate_invalid',
+        message: expect.stringContaining('is not of an authority that this machine trusts'),
+        remedy: expect.stringContaining('NEUROVISOR_CA'),
+      });
+    }
+    api.server.setCertificate(await authority.issue(['box.example.org']));
+    await expect(connecting('localhost', authority.cert)).rejects.toMatchObject({
+      code: 'certificate_invalid',
+      message: expect.stringContaining('is for other names: DNS:box.example.org'),
+      remedy: expect.stringContaining('NEUROVISOR_URL'),
+    });
+    const yesterday = { notBefore: new Date(Date.now() - 9e7), notAfter: new Date(Date.now() - 8e7) };
+    api.server.setCertificate(await authority.issue(['localhost'], yesterday));
+    await expect(connecting('localhost', authority.cert)).rejects.toMatchObject({
+      code: 'certificate_invalid',
+      message: expect.stringContaining('has expired'),
+      remedy: expect.stringContaining('renew'),
+    });
+  });
+
+  it('NODE_TLS_REJECT_UNAUTHORIZED=0: a foreign certificate is refused all the same', async () => {
+    await using api = await startApi({ certificate });
+    vi.stubEnv('NODE_TLS_REJECT_UNAUTHORIZED', '0');
+    onTestFinished(() => void vi.unstubAllEnvs());
+    await expect(connectDaemon({ url: `https://localhost:${api.port}`, apiKey: API_KEY })).rejects.toMatchObject({
+      code: 'certificate_invalid',
+    });
+  });
+
+  it('connectDaemon with the wrong scheme: names the other', async () => {
+    await using plain = await startApi();
+    await using tls = await startApi({ certificate });
+    await expect(connectDaemon({ url: `https://localhost:${plain.port}`, apiKey: API_KEY })).rejects.toMatchObject({
+      code: 'address_invalid',
+      remedy: expect.stringContaining('http://'),
+    });
+    await expect(connectDaemon({ url: `http://localhost:${tls.port}`, apiKey: API_KEY })).rejects.toMatchObject({
+      code: 'daemon_lost',
+      remedy: expect.stringContaining('https://'),
+    });
   });
 
   it('answers of another program: answer_invalid', async () => {

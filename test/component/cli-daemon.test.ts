@@ -1,12 +1,13 @@
 /** `neurovisor` as a process, on a daemon at its socket: arguments, streams, exit status. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import type { SandboxEventBody } from '../../src/sandbox/contract/events.ts';
+import { makeAuthority } from '../support/certificate-authority.ts';
 import { cli, ROOT } from '../support/cli.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
 import { startCollector } from '../support/otlp-collector.ts';
@@ -178,6 +179,37 @@ describe('commands on a daemon', () => {
     expect(wrong.stderr).toContain('fix: set NEUROVISOR_API_KEY');
     const nowhere = { NEUROVISOR_URL: 'ftp://x' };
     expect((await cli(['host'], { env: nowhere }).result).stderr).toContain('NEUROVISOR_URL');
+  });
+
+  it('uses a daemon with TLS, by NEUROVISOR_CA or NODE_EXTRA_CA_CERTS: requests, tunnels, events', async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'nv-ca-'));
+    onTestFinished(() => rm(dir, { recursive: true }));
+    const authority = await makeAuthority();
+    const ca = join(dir, 'ca.pem');
+    await writeFile(ca, authority.cert);
+    const there = await daemon.listenOnPort(await authority.issue(['localhost']));
+    const { id } = await daemon.control.create({});
+    onTestFinished(async () => void (await daemon.control.remove(id)));
+    for (const trust of [{ NEUROVISOR_CA: ca }, { NODE_EXTRA_CA_CERTS: ca }]) {
+      const env = { ...there, ...trust };
+      const ran = await cli(['exec', id, '--', 'cat'], { env, input: 'typed' }).result;
+      expect(ran).toMatchObject({ status: 0, stdout: 'typed' });
+      const copied = join(await daemon.control.dirOf(id), 'copied.pem');
+      expect(await cli(['cp', ca, `${id}:${copied}`], { env }).result).toMatchObject({ status: 0 });
+      expect(await readFile(copied, 'utf8')).toBe(authority.cert);
+      const followed = await cli(['events', id], { env }).result;
+      expect(followed).toMatchObject({ status: 0, stderr: '' });
+    }
+    const untrusted = await cli(['ls'], { env: there }).result;
+    expect(untrusted).toMatchObject({ status: 125, stdout: '' });
+    expect(untrusted.stderr).toContain('is not of an authority that this machine trusts');
+    expect(untrusted.stderr).toContain('fix: set NEUROVISOR_CA to the PEM file');
+    await writeFile(join(dir, 'empty.pem'), 'nothing');
+    for (const NEUROVISOR_CA of [join(dir, 'none.pem'), join(dir, 'empty.pem')]) {
+      const { status, stderr } = await cli(['ls'], { env: { ...there, NEUROVISOR_CA } }).result;
+      expect(status).toBe(125);
+      expect(stderr).toContain(`NEUROVISOR_CA: ${NEUROVISOR_CA}: `);
+    }
   });
 
   it('without a daemon, says how to start one', async () => {

@@ -7,6 +7,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type RemoteControlPlane, remoteControlPlane } from '../../src/api/client/client.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
+import { makeAuthority } from '../support/certificate-authority.ts';
 import { settle } from '../support/fake-members.ts';
 
 /** Event loop turns of a create until its answer is read, with room to spare. */
@@ -14,10 +15,14 @@ const TURNS = 24;
 const REQUEST = 'POST /v1/sandboxes HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n';
 
 let api: ApiFixture;
+const authority = await makeAuthority();
+const certificate = await authority.issue(['127.0.0.1']);
+let tlsPort: number | null;
 let beforeCreate: (() => Promise<void> | void) | undefined;
 beforeEach(async () => {
   beforeCreate = undefined;
   api = await startApi({ beforeCreate: () => beforeCreate?.() });
+  tlsPort = await api.server.listen({ port: 0, certificate });
 });
 afterEach(() => api[Symbol.asyncDispose]());
 
@@ -96,10 +101,14 @@ describe('POST /sandboxes: a client that disconnects', () => {
   });
 });
 
-describe.each(['unix socket', 'port'])('RemoteControlPlane.create over the %s', (way) => {
+describe.each(['unix socket', 'port', 'port with TLS'])('RemoteControlPlane.create over the %s', (way) => {
   const open = (): RemoteControlPlane =>
     remoteControlPlane(
-      way === 'port' ? { url: `http://127.0.0.1:${api.port}`, apiKey: API_KEY } : { socketPath: api.socketPath },
+      way === 'unix socket'
+        ? { socketPath: api.socketPath }
+        : way === 'port'
+          ? { url: `http://127.0.0.1:${api.port}`, apiKey: API_KEY }
+          : { url: `https://127.0.0.1:${tlsPort}`, apiKey: API_KEY, ca: authority.cert },
       systemClock,
     );
 

@@ -10,15 +10,20 @@ import { connectDaemon, type RemoteControlPlane } from '../../src/api/client/cli
 import { API_LIMITS } from '../../src/api/rest/limits.ts';
 import { MIB } from '../../src/base/units.ts';
 import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
+import { makeAuthority } from '../support/certificate-authority.ts';
 import { outcome } from '../support/guest-agent.ts';
 
-describe('tunnel', () => {
+const authority = await makeAuthority();
+const certificate = await authority.issue(['127.0.0.1']);
+
+describe.each([false, true])('tunnel (TLS: %s)', (isTls) => {
   let api: ApiFixture;
   let remote: RemoteControlPlane;
   let id: string;
   beforeEach(async () => {
-    api = await startApi();
-    remote = await connectDaemon({ url: `http://127.0.0.1:${api.port}`, apiKey: API_KEY });
+    api = await startApi(isTls ? { certificate } : {});
+    const url = `${isTls ? 'https' : 'http'}://127.0.0.1:${api.port}`;
+    remote = await connectDaemon({ url, apiKey: API_KEY, ca: authority.cert });
     ({ id } = await remote.create({}));
   });
   afterEach(async () => {

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Certificate } from '../../src/api/rest/listener.ts';
 import { type ApiServer, createApiServer } from '../../src/api/rest/server.ts';
 import { type Clock, systemClock } from '../../src/base/clock.ts';
 import type { Log } from '../../src/base/log.ts';
@@ -31,7 +32,13 @@ export interface Answer {
   readonly json: unknown;
 }
 
-export async function startApi(options: FakeOptions & { readonly clock?: Clock } = {}): Promise<ApiFixture> {
+export interface ApiFixtureOptions extends FakeOptions {
+  readonly clock?: Clock;
+  /** Of the port. Default: no TLS. */
+  readonly certificate?: Certificate;
+}
+
+export async function startApi(options: ApiFixtureOptions = {}): Promise<ApiFixture> {
   const dir = mkdtempSync(join(tmpdir(), 'nv-api-'));
   const socketPath = join(dir, 'api.sock');
   const control = new FakeControlPlane(options);
@@ -43,11 +50,11 @@ export async function startApi(options: FakeOptions & { readonly clock?: Clock }
     info: nothing,
     debug: nothing,
   };
-  const { clock = systemClock } = options;
+  const { clock = systemClock, certificate } = options;
   const { administration, contents } = homeParts(dir);
   const server = await createApiServer({ control, administration, contents, log, clock, apiKey: API_KEY });
   await server.listen({ socketPath });
-  const port = (await server.listen({ port: 0 })) ?? 0;
+  const port = (await server.listen({ port: 0, certificate })) ?? 0;
   return {
     control,
     server,

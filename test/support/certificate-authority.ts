@@ -1,5 +1,6 @@
 /** A certificate authority for a test, and server certificates for names, wildcards included. */
 import 'reflect-metadata';
+import { isIP } from 'node:net';
 import * as x509 from '@peculiar/x509';
 
 const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
@@ -8,7 +9,11 @@ const DAY_MS = 24 * 3600 * 1000;
 export interface Authority {
   /** PEM, for clients that trust it. */
   readonly cert: string;
-  issue(names: readonly string[]): Promise<{ readonly cert: string; readonly key: string }>;
+  /** @param names of DNS, or IPv4 addresses @param times default: valid now */
+  issue(
+    names: readonly string[],
+    times?: { readonly notBefore: Date; readonly notAfter: Date },
+  ): Promise<{ readonly cert: string; readonly key: string }>;
 }
 
 export async function makeAuthority(): Promise<Authority> {
@@ -27,21 +32,23 @@ export async function makeAuthority(): Promise<Authority> {
   let serial = 1;
   return {
     cert: root.toString('pem'),
-    async issue(names) {
+    async issue(names, ownTimes = times) {
       const own = await crypto.subtle.generateKey(ALGORITHM, true, ['sign', 'verify']);
       serial += 1;
       const leaf = await x509.X509CertificateGenerator.create({
         subject: `CN=${names[0] ?? 'server'}`,
         issuer: root.subject,
         serialNumber: serial.toString(16).padStart(4, '0'),
-        ...times,
+        ...ownTimes,
         signingAlgorithm: ALGORITHM,
         publicKey: own.publicKey,
         signingKey: keys.privateKey,
         extensions: [
           new x509.BasicConstraintsExtension(false),
           new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth]),
-          new x509.SubjectAlternativeNameExtension(names.map((value) => ({ type: 'dns', value }))),
+          new x509.SubjectAlternativeNameExtension(
+            names.map((value) => ({ type: isIP(value) === 0 ? 'dns' : 'ip', value })),
+          ),
         ],
       });
       const der = Buffer.from(await crypto.subtle.exportKey('pkcs8', own.privateKey));

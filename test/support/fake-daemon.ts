@@ -2,6 +2,7 @@
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Certificate } from '../../src/api/rest/listener.ts';
 import { createApiServer } from '../../src/api/rest/server.ts';
 import { AuditLog } from '../../src/api/tenants/audit.ts';
 import { Tenancy } from '../../src/api/tenants/tenancy.ts';
@@ -24,8 +25,8 @@ export interface FakeDaemon extends AsyncDisposable {
   readonly events: SandboxTimedEvent[];
   /** Environment for a command that should find it. */
   readonly env: Readonly<Record<string, string>>;
-  /** Listens also on a port. @returns variables that point to it */
-  listenOnPort(): Promise<Readonly<Record<string, string>>>;
+  /** Listens also on a port. @param certificate for `localhost`; default: no TLS @returns variables that point to it */
+  listenOnPort(certificate?: Certificate): Promise<Readonly<Record<string, string>>>;
   /** Stops the daemon. Idempotent. */
   stop(): Promise<void>;
 }
@@ -67,9 +68,10 @@ export async function startFakeDaemon(options: FakeOptions = {}): Promise<FakeDa
     events,
     // Only a command that starts its own sandbox would choose an upstream; none of these does.
     env: { NEUROVISOR_HOME: dir, NEUROVISOR_UPSTREAM: '' },
-    listenOnPort: async () => {
-      const port = await server.listen({ port: 0 });
-      return { NEUROVISOR_URL: `http://127.0.0.1:${port}`, NEUROVISOR_API_KEY: API_KEY };
+    listenOnPort: async (certificate) => {
+      const port = await server.listen({ port: 0, certificate });
+      const base = certificate === undefined ? 'http://127.0.0.1' : 'https://localhost';
+      return { NEUROVISOR_URL: `${base}:${port}`, NEUROVISOR_API_KEY: API_KEY };
     },
     stop: () => server.close(),
     async [Symbol.asyncDispose]() {

@@ -10,6 +10,8 @@ export type ClientErrorCode =
   /** The API key is missing or wrong, or the socket belongs to another user. */
   | 'unauthorized'
   | 'address_invalid'
+  /** The daemon's certificate is not trusted, expired, or of another name. */
+  | 'certificate_invalid'
   /** The daemon refused or failed for another reason, which the message names. */
   | 'refused'
   /** The answer does not match the API: another program, or another version. */

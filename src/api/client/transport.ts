@@ -1,6 +1,6 @@
 /** HTTP requests to one daemon: keep-alive connections, validated answers (io). */
-import type { ClientRequest, IncomingMessage, RequestOptions } from 'node:http';
-import { connect, type Socket } from 'node:net';
+import type { ClientRequest, IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
 import { type Duplex, Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { errorCode } from '../../base/errors.ts';
@@ -9,20 +9,11 @@ import { formatTraceparent, type SpanContext } from '../../base/trace/trace.ts';
 import { MIB } from '../../base/units.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import type { Answer } from './answers.ts';
-import { connectFailure, type DaemonPlace } from './connect-failure.ts';
-import { answerError, answerInvalid, ClientError } from './errors.ts';
+import { connectFailure } from './connect-failure.ts';
+import { type DaemonAddress, Dialer } from './dialer.ts';
+import { answerError, answerInvalid } from './errors.ts';
 
-// An import would read every export of node:http, and so load undici: decision 39.
-const { Agent, request } = process.getBuiltinModule('node:http');
-
-/** Only used by TLS, but without it the agent compiles a large pattern to detect whether the host is an address. */
-const UNNAMED = { servername: '' };
-
-export type DaemonAddress = (
-  | { readonly socketPath: string }
-  /** For example `http://127.0.0.1:7070`; a port needs the key. */
-  | { readonly url: string; readonly apiKey?: string | undefined }
-) & { readonly trace?: SpanContext | undefined };
+export type { DaemonAddress } from './dialer.ts';
 
 export interface Call<T> {
   readonly method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
@@ -39,35 +30,19 @@ export interface Call<T> {
 
 const LIMITS = {
   answerBytesMax: 64 * MIB,
-  idleSocketsMax: 8,
   /** Time for the daemon to close the connection of an aborted request. */
   abortMsMax: 5000,
 } as const;
 
 export class Transport {
-  readonly #target: RequestOptions;
-  readonly #place: DaemonPlace;
-  readonly #agent = new Agent({ keepAlive: true, maxFreeSockets: LIMITS.idleSocketsMax });
+  readonly #dialer: Dialer;
+  readonly #headers: Readonly<Record<string, string>>;
 
   /** @throws ClientError `address_invalid` */
   constructor(address: DaemonAddress) {
-    if ('socketPath' in address) {
-      const { socketPath } = address;
-      this.#target = { socketPath, host: 'localhost', ...UNNAMED, headers: traceHeader(address) };
-      this.#place = { socketPath };
-      return;
-    }
-    const url = URL.parse(address.url);
-    if (url === null || url.protocol !== 'http:' || url.pathname !== '/' || url.search !== '') {
-      throw new ClientError('address_invalid', `invalid daemon address "${address.url}"`, {
-        remedy: 'use http://HOST:PORT, for example http://127.0.0.1:7070; reach another machine by an SSH tunnel',
-      });
-    }
-    const key = address.apiKey === undefined ? {} : { 'x-api-key': address.apiKey };
-    const headers = { ...key, ...traceHeader(address) };
-    const host = url.hostname.replace(/^\[|\]$/g, '');
-    this.#target = { host, ...UNNAMED, port: url.port === '' ? 80 : Number(url.port), headers };
-    this.#place = { url };
+    this.#dialer = new Dialer(address);
+    const key = 'url' in address && address.apiKey !== undefined ? { 'x-api-key': address.apiKey } : {};
+    this.#headers = { ...key, ...traceHeader(address.trace) };
   }
 
   /** @throws ClientError; SandboxError as thrown by the daemon's control plane */
@@ -131,12 +106,10 @@ export class Transport {
 
   /** Opens a new connection and upgrades it to raw bytes in both directions, with half-closes. */
   async upgrade(path: string, protocol: string, signal?: AbortSignal): Promise<Duplex> {
-    const outgoing = request({
-      ...this.#target,
+    const outgoing = this.#dialer.requestAlone({
       path: `/v1${path}`,
-      headers: { ...this.#target.headers, connection: 'upgrade', upgrade: protocol },
+      headers: { ...this.#headers, connection: 'upgrade', upgrade: protocol },
       ...(signal === undefined ? {} : { signal }),
-      createConnection: (options) => connect({ ...options, path: options.socketPath, allowHalfOpen: true } as never),
     });
     const { promise, resolve, reject } = Promise.withResolvers<Duplex>();
     outgoing.once('upgrade', (_answer, socket: Socket, head: Buffer) => {
@@ -156,7 +129,7 @@ export class Transport {
   }
 
   close(): void {
-    this.#agent.destroy();
+    this.#dialer.close();
   }
 
   async #send<T>(call: Call<T>): Promise<IncomingMessage> {
@@ -184,12 +157,10 @@ export class Transport {
     const isText = typeof body === 'string';
     const type = body === undefined ? {} : { 'content-type': isText ? 'application/json' : 'application/octet-stream' };
     for (let attempt = 1; ; attempt += 1) {
-      const outgoing = request({
-        ...this.#target,
-        agent: this.#agent,
+      const outgoing = this.#dialer.request({
         method,
         path: base + path,
-        headers: { ...this.#target.headers, ...type, ...call.headers },
+        headers: { ...this.#headers, ...type, ...call.headers },
         ...(signal !== undefined && isDestroyedOnAbort ? { signal } : {}),
       });
       const stop = isDestroyedOnAbort ? undefined : endOnAbort(outgoing, signal);
@@ -233,7 +204,7 @@ export class Transport {
     if (signal?.aborted === true) {
       return new SandboxError('cancelled', 'the request was canceled', { cause: signal.reason });
     }
-    return connectFailure(error, this.#place);
+    return connectFailure(error, this.#dialer.place);
   }
 }
 
@@ -259,7 +230,7 @@ function endOnAbort(outgoing: ClientRequest, signal: AbortSignal | undefined): (
   };
 }
 
-function traceHeader({ trace }: DaemonAddress): Record<string, string> {
+function traceHeader(trace: SpanContext | undefined): Record<string, string> {
   return trace === undefined ? {} : { traceparent: formatTraceparent(trace) };
 }
 

@@ -57,7 +57,14 @@ export function createListener(handlers: Handlers, certificate?: Certificate): S
     certificate === undefined
       ? createServer(options, handlers.request)
       : createTlsServer(
-          { ...options, ...certificate, ...TLS_OPTIONS, handshakeTimeout: API_LIMITS.headersMsMax },
+          // `createServer` allows half-open connections by itself; tunnels need them.
+          {
+            ...options,
+            ...certificate,
+            ...TLS_OPTIONS,
+            handshakeTimeout: API_LIMITS.headersMsMax,
+            allowHalfOpen: true,
+          },
           handlers.request,
         );
   server.maxConnections = connectionsMax();

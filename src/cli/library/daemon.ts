@@ -1,9 +1,10 @@
 /** Finds the daemon: at this home's socket, or at NEUROVISOR_URL. */
 import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import type { RemoteControlPlane } from '../../api/client/client.ts';
 import { type Clock, sleep, systemClock } from '../../base/clock.ts';
-import type { Config } from '../../base/config.ts';
-import { errorCode } from '../../base/errors.ts';
+import { type Config, ConfigError } from '../../base/config.ts';
+import { describeError, errorCode } from '../../base/errors.ts';
 import { checkRunDir, daemonSocket, resolveHome } from '../../base/home.ts';
 import { parseTraceparent, type SpanContext } from '../../base/trace/trace.ts';
 
@@ -14,14 +15,32 @@ const POLL_MS = 100;
 /** The daemon's control plane; dispose of it to close its connections. */
 export type Daemon = RemoteControlPlane;
 
-/** @throws ClientError `daemon_unreachable`, `unauthorized`; HomeError `run_dir_unsafe` */
+/** @throws ClientError `daemon_unreachable`, `unauthorized`, `certificate_invalid`; HomeError `run_dir_unsafe`; ConfigError */
 export async function openDaemon(config: Config): Promise<Daemon> {
   // Loaded only here: sandboxes of this process need no client.
   const { connectDaemon } = await import('../../api/client/client.ts');
-  const { daemonUrl: url, daemonKey: apiKey } = config;
+  const { daemonUrl: url, daemonKey: apiKey, daemonCaFile: caFile } = config;
   const trace = traceOf(config);
   if (url === null) return await connectDaemon({ socketPath: socketPath(config), trace });
-  return await connectDaemon({ url, trace, ...(apiKey === null ? {} : { apiKey }) });
+  const isTls = url.startsWith('https:');
+  const ca = isTls && caFile !== null ? await authorities(caFile) : undefined;
+  return await connectDaemon({ url, trace, ca, ...(apiKey === null ? {} : { apiKey }) });
+}
+
+/** @throws ConfigError */
+async function authorities(path: string): Promise<string> {
+  try {
+    const pem = await readFile(path, 'utf8');
+    const certificates = pem.match(/-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----/gs);
+    if (certificates === null) throw new Error('it has no certificate in PEM');
+    const { X509Certificate } = process.getBuiltinModule('node:crypto');
+    for (const certificate of certificates) new X509Certificate(certificate);
+    return pem;
+  } catch (error) {
+    throw new ConfigError('config_invalid', `NEUROVISOR_CA: ${path}: ${describeError(error)}`, {
+      remedy: 'name a file with the certificates of the authority, in PEM',
+    });
+  }
 }
 
 /**

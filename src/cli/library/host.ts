@@ -12,7 +12,7 @@ import type { ControlPlane, SandboxInfo } from '../../sandbox/contract/control.t
  * `auto`: the daemon of this home if it runs, else this process · `never`: this process · `require`: the
  * daemon of this home, or of NEUROVISOR_URL · a URL: the daemon there, with NEUROVISOR_API_KEY.
  */
-export type DaemonChoice = 'auto' | 'never' | 'require' | `http://${string}`;
+export type DaemonChoice = 'auto' | 'never' | 'require' | `http://${string}` | `https://${string}`;
 
 export interface HostOptions {
   /** Default `auto`. */
