@@ -70,7 +70,11 @@ export const E2B_LIMITS = {
   logReasonMax: 20,
   /** One uploaded archive as it is sent [413]. It is unpacked only in VMs, whose disks bound its content. */
   uploadBytesMax: 4 * 1024 ** 3,
-  /** All uploaded archives of a tenant; the least recently used are removed. */
+  /** Bytes that an upload of unknown length reserves at a time. */
+  uploadStepBytes: 64 * 1024 ** 2,
+  /** Time of one upload [408]: a byte now and then would hold its place and its reserved bytes. */
+  uploadMsMax: 60 * 60_000,
+  /** All uploaded archives of a tenant, and uploads in progress [507]; the least recently used archives are removed. */
   uploadsBytesMax: 16 * 1024 ** 3,
   /** Concurrent uploads of all tenants, of one tenant, and those that a tenant always gets [429]. */
   uploadsAtOnce: { sumMax: 128, ownMax: 32, guaranteed: 4, places: 16 },

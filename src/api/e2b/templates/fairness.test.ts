@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, rm, truncate } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, stat, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
@@ -79,7 +79,7 @@ describe('UploadUrls', () => {
 
   it('archives kept by builds count: they can’t be replaced by more of the same size', async () => {
     const sizes = new Map<string, number>();
-    const add = (hash: string) => greedy.add(hash.repeat(64), archive(), () => undefined);
+    const add = (hash: string) => greedy.add(hash.repeat(64), archive(), undefined, () => undefined);
     await add('a');
     await greedy.keepFor('b1', 0, 'a'.repeat(64));
     const most = E2B_LIMITS.uploadsBytesMax;
@@ -102,6 +102,92 @@ describe('UploadUrls', () => {
     await urls.receive(mine, archive());
     await expect(urls.receive(first, archive())).rejects.toMatchObject({ status: 403 });
     expect(await polite.has(HASH)).toBe(true);
+  });
+
+  describe('bytes', () => {
+    const limits = { uploadBytesMax: 40, uploadsBytesMax: 100, uploadStepBytes: 10, uploadMsMax: 60_000 };
+    /** A body that waits before its end. */
+    const held = (bytes: number) => {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const read = vi.fn();
+      async function* body(): AsyncGenerator<Buffer> {
+        read();
+        yield Buffer.alloc(bytes, 'x');
+        await promise;
+      }
+      return { body: body(), read, end: resolve };
+    };
+    const hashOf = (letter: string) => letter.repeat(64);
+    const spaceOf = async (): Promise<number> => {
+      const names = await readdir(join(dir, 'small'));
+      const sizes = await Promise.all(names.map(async (name) => (await stat(join(dir, 'small', name))).size));
+      return sizes.reduce((sum, size) => sum + size, 0);
+    };
+    let small: Uploads;
+    let urls: UploadUrls;
+    beforeEach(async () => {
+      small = await Uploads.open(join(dir, 'small'), clock, limits);
+      urls = new UploadUrls(clock);
+    });
+
+    it('an URL is used up before the first byte: a second upload reads nothing', async () => {
+      const token = urls.allow(small, HASH);
+      const [one, two] = [held(10), held(10)];
+      const first = urls.receive(token, one.body);
+      await vi.waitFor(() => expect(one.read).toHaveBeenCalled());
+      await expect(urls.receive(token, two.body)).rejects.toMatchObject({ status: 403 });
+      expect(two.read).not.toHaveBeenCalled();
+      one.end();
+      await first;
+    });
+
+    it('announced bytes are reserved before the first one, and free again after a failure', async () => {
+      const hung = ['a', 'b'].map((name) => ({ name, ...held(1) }));
+      const uploads = hung.map(({ name, body }) => urls.receive(urls.allow(small, hashOf(name)), body, 40));
+      for (const { read } of hung) await vi.waitFor(() => expect(read).toHaveBeenCalled());
+      const more = held(1);
+      const token = urls.allow(small, hashOf('c'));
+      await expect(urls.receive(token, more.body, 40)).rejects.toMatchObject({ status: 507 });
+      expect(more.read).not.toHaveBeenCalled();
+      await expect(urls.receive(token, more.body, 41)).rejects.toMatchObject({ status: 413 });
+      clock.advance(limits.uploadMsMax + 1);
+      async function* late(): AsyncGenerator<Buffer> {
+        yield Buffer.from('x');
+        clock.advance(limits.uploadMsMax + 1);
+        yield Buffer.from('x');
+      }
+      await expect(urls.receive(urls.allow(small, hashOf('d')), late(), 20)).rejects.toMatchObject({ status: 408 });
+      for (const { end } of hung) end();
+      await Promise.all(uploads);
+      expect(await spaceOf()).toBe(2);
+      // A refused upload did not use up its URL.
+      await urls.receive(token, archive(), 40);
+    });
+
+    it('uploads of unknown length at one time never have more bytes than the limit', async () => {
+      const all = [...'abcdef01'].map((name) => ({ name, ...held(30) }));
+      const uploads = all.map(({ name, body }) => urls.receive(urls.allow(small, hashOf(name)), body));
+      const settled = Promise.allSettled(uploads);
+      for (const { read } of all) await vi.waitFor(() => expect(read).toHaveBeenCalled());
+      expect(await spaceOf()).toBeLessThanOrEqual(limits.uploadsBytesMax);
+      for (const { end } of all) end();
+      const results = await settled;
+      expect(results.filter(({ status }) => status === 'fulfilled').length).toBeGreaterThanOrEqual(2);
+      for (const one of results) if (one.status === 'rejected') expect(one.reason).toMatchObject({ status: 507 });
+      expect(await spaceOf()).toBeLessThanOrEqual(limits.uploadsBytesMax);
+      // What is complete makes room.
+      for (const name of '2345') await urls.receive(urls.allow(small, hashOf(name)), archive(), 40);
+      expect(await small.has(hashOf('5'))).toBe(true);
+    });
+
+    it('an archive that is larger than one may be is refused while it arrives', async () => {
+      async function* large(): AsyncGenerator<Buffer> {
+        for (let i = 0; i < 5; i += 1) yield Buffer.alloc(9, 'x');
+      }
+      await expect(urls.receive(urls.allow(small, HASH), large())).rejects.toMatchObject({ status: 413 });
+      await expect(urls.receive(urls.allow(small, HASH), large(), 9)).rejects.toMatchObject({ status: 413 });
+      expect(await spaceOf()).toBe(0);
+    });
   });
 
   it('a tenant with many concurrent uploads leaves places for others', async () => {

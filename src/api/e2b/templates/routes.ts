@@ -8,7 +8,6 @@ import { failures, nothing } from '../control/schema.ts';
 import { ENVD_VERSION } from '../control/view.ts';
 import { UPLOADS_PATH } from '../dispatch.ts';
 import { E2bError } from '../errors.ts';
-import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts } from '../parts.ts';
 import type { LogEntry } from './build-log.ts';
 import {
@@ -117,10 +116,10 @@ export function addUploadRoute(app: App, { clock }: Pick<E2bParts, 'clock'>, url
       `${UPLOADS_PATH}/:token`,
       { schema: { hide: true, params: uploadParams, response: { 200: nothing, ...failures } } },
       async (request, reply) => {
-        const length = Number(request.headers['content-length'] ?? 0);
+        const length = request.headers['content-length'];
+        const announced = length === undefined ? undefined : Number(length);
         try {
-          if (length > E2B_LIMITS.uploadBytesMax) throw new E2bError(413, 'the archive is too large');
-          await urls.receive(request.params.token, withIdleLimit(request.raw, clock));
+          await urls.receive(request.params.token, withIdleLimit(request.raw, clock), announced);
         } catch (error) {
           await discardRest(request.raw, clock);
           throw error;

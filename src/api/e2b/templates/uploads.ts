@@ -4,7 +4,7 @@
  * copies their files.
  *
  *     <uploadsDir>/HASH-SHA256        the archive
- *                 /.ID                an upload in progress
+ *                 /.ID                an upload in progress, whose bytes are reserved before they arrive
  *                 /build-ID-N         a second name for a build that uses it
  */
 import { createHash, randomBytes } from 'node:crypto';
@@ -14,6 +14,7 @@ import type { Clock } from '../../../base/clock.ts';
 import { errorCode, ifThere } from '../../../base/errors.ts';
 import { FairShare } from '../../../base/fairness/fair-share.ts';
 import { newSandboxId } from '../../../base/ids.ts';
+import { ignore } from '../../../base/ignore.ts';
 import { namesIn } from '../../../base/names-in.ts';
 import { BusyError } from '../../../sandbox/contract/errors.ts';
 import { E2bError } from '../errors.ts';
@@ -67,8 +68,12 @@ export class UploadUrls {
     return this.#urls.delete(token);
   }
 
-  /** @throws E2bError 403, 413, 507; BusyError */
-  async receive(token: string, body: AsyncIterable<Buffer>): Promise<void> {
+  /**
+   * The URL is used up, and the announced bytes are reserved, before the first one is read.
+   * @param announced length of the body; undefined if the client does not say it
+   * @throws E2bError 403, 408, 413, 507; BusyError
+   */
+  async receive(token: string, body: AsyncIterable<Buffer>, announced?: number): Promise<void> {
     const url = this.#urls.get(token);
     if (url === undefined || url.untilMs <= this.#clock.now()) {
       throw new E2bError(403, 'this upload URL is not valid, or no longer');
@@ -76,7 +81,7 @@ export class UploadUrls {
     const place = this.#active.take(url.uploads.dir, 1);
     if (place === undefined) throw new BusyError('too many uploads', 1000);
     try {
-      await url.uploads.add(url.hash, body, () => {
+      await url.uploads.add(url.hash, body, announced, () => {
         // For two uploads to one URL, the first wins.
         if (!this.#forget(token)) throw new E2bError(403, 'this upload URL was used');
       });
@@ -92,43 +97,68 @@ interface UploadUrl {
   readonly untilMs: number;
 }
 
+export interface UploadLimits {
+  readonly uploadBytesMax: number;
+  readonly uploadsBytesMax: number;
+  readonly uploadStepBytes: number;
+  readonly uploadMsMax: number;
+}
+
 export class Uploads {
   readonly dir: string;
   readonly #clock: Clock;
+  readonly #limits: UploadLimits;
+  /** Reserved bytes of each upload in progress, by its file. */
+  readonly #reserved = new Map<string, number>();
+  #lastTurn: Promise<unknown> = Promise.resolve();
 
-  private constructor(dir: string, clock: Clock) {
+  private constructor(dir: string, clock: Clock, limits: UploadLimits) {
     this.dir = dir;
     this.#clock = clock;
+    this.#limits = limits;
   }
 
   /** Removes incomplete files of a killed daemon. */
-  static async open(dir: string, clock: Clock): Promise<Uploads> {
+  static async open(dir: string, clock: Clock, limits: UploadLimits = E2B_LIMITS): Promise<Uploads> {
     await mkdir(dir, { recursive: true, mode: 0o700 });
     for (const name of await namesIn(dir)) {
       if (!FILE.test(name)) await rm(join(dir, name), { force: true });
     }
-    return new Uploads(dir, clock);
+    return new Uploads(dir, clock, limits);
   }
 
   async has(hash: string): Promise<boolean> {
     return (await this.#find(hash)) !== undefined;
   }
 
-  /** @param use called when the archive is complete. @throws E2bError 413, 507 */
-  async add(hash: string, body: AsyncIterable<Buffer>, use: () => void): Promise<void> {
-    const next = join(this.dir, `.${newSandboxId()}`);
+  /**
+   * @param announced length of the body in bytes, if known
+   * @param begin called once the bytes are reserved, before the first one is read
+   * @throws E2bError 408, 413, 507; what `begin` throws
+   */
+  async add(
+    hash: string,
+    body: AsyncIterable<Buffer>,
+    announced: number | undefined,
+    begin: () => void,
+  ): Promise<void> {
+    const next = `.${newSandboxId()}`;
     try {
-      const sha256 = await write(next, body);
-      use();
-      const before = await this.#find(hash);
-      await rename(next, join(this.dir, `${hash}-${sha256}`));
-      if (before !== undefined && before.sha256 !== sha256) await rm(before.path, { force: true });
-      await this.#enforceBound(hash);
+      await this.#reserve(next, announced ?? 0);
+      begin();
+      const sha256 = await this.#write(next, body);
+      await this.#inTurn(async () => {
+        const before = await this.#find(hash);
+        await rename(join(this.dir, next), join(this.dir, `${hash}-${sha256}`));
+        if (before !== undefined && before.sha256 !== sha256) await rm(before.path, { force: true });
+        this.#reserved.delete(next);
+      });
     } catch (error) {
       if (errorCode(error) !== 'ENOSPC' && errorCode(error) !== 'EDQUOT') throw error;
       throw new E2bError(507, 'there is no room for the upload', { cause: error });
     } finally {
-      await rm(next, { force: true });
+      await rm(join(this.dir, next), { force: true });
+      this.#reserved.delete(next);
     }
   }
 
@@ -156,47 +186,74 @@ export class Uploads {
     return { path: join(this.dir, name), sha256: FILE.exec(name)?.[2] ?? '' };
   }
 
-  /** Includes archives that builds keep and uploads in progress. @param newest removed last. @throws E2bError 507 */
-  async #enforceBound(newest: string): Promise<void> {
+  /** Counts and changes of the directory must not interleave. */
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const turn = this.#lastTurn.then(work);
+    this.#lastTurn = turn.catch((error: unknown) => ignore(error, 'reported to the caller'));
+    return turn;
+  }
+
+  /** Raises the reservation of an upload, for which the least recently used archives go. @throws E2bError 413, 507 */
+  async #reserve(upload: string, bytes: number): Promise<void> {
+    const { uploadBytesMax, uploadsBytesMax } = this.#limits;
+    if (bytes > uploadBytesMax) {
+      throw new E2bError(413, `the archive is larger than ${uploadBytesMax} bytes`, {
+        remedy: 'exclude files, for example in .dockerignore',
+      });
+    }
+    await this.#inTurn(async () => {
+      const { keptBytes, removable } = await this.#count();
+      const others = [...this.#reserved].reduce((sum, [name, own]) => (name === upload ? sum : sum + own), 0);
+      let total = keptBytes + others + bytes;
+      const least = total - removable.reduce((sum, one) => sum + one.bytes, 0);
+      if (least > uploadsBytesMax) {
+        throw new E2bError(507, 'waiting builds and other uploads hold all room for uploads', {
+          remedy: 'upload it again once one of them has ended',
+        });
+      }
+      for (const one of removable.toSorted((a, b) => a.usedAtMs - b.usedAtMs)) {
+        if (total <= uploadsBytesMax) break;
+        await rm(one.path, { force: true });
+        total -= one.bytes;
+      }
+      this.#reserved.set(upload, bytes);
+    });
+  }
+
+  /** The archives, also those that builds keep, without uploads in progress. */
+  async #count(): Promise<{ keptBytes: number; removable: { path: string; bytes: number; usedAtMs: number }[] }> {
     const sizes = new Map<number, number>();
     const removable: { path: string; bytes: number; usedAtMs: number }[] = [];
     for (const name of await namesIn(this.dir)) {
+      if (this.#reserved.has(name)) continue;
       const path = join(this.dir, name);
       const found = await ifThere(stat(path));
       if (found === undefined) continue;
       sizes.set(found.ino, found.size);
       // An archive that a build keeps has a second name, so removing the first one frees nothing.
-      if (!FILE.test(name) || found.nlink > 1) continue;
-      const usedAtMs = name.startsWith(newest) ? Number.POSITIVE_INFINITY : found.mtimeMs;
-      removable.push({ path, bytes: found.size, usedAtMs });
+      if (FILE.test(name) && found.nlink === 1) {
+        removable.push({ path, bytes: found.size, usedAtMs: found.mtimeMs });
+      }
     }
-    let total = [...sizes.values()].reduce((sum, bytes) => sum + bytes, 0);
-    for (const { path, bytes, usedAtMs } of removable.toSorted((a, b) => a.usedAtMs - b.usedAtMs)) {
-      if (total <= E2B_LIMITS.uploadsBytesMax) return;
-      total -= bytes;
-      await rm(path, { force: true });
-      if (usedAtMs !== Number.POSITIVE_INFINITY) continue;
-      throw new E2bError(507, 'builds that wait hold all room for uploads', {
-        remedy: 'upload it again once one of them has ended',
-      });
-    }
+    return { keptBytes: [...sizes.values()].reduce((sum, bytes) => sum + bytes, 0), removable };
   }
-}
 
-/** @returns digest of the bytes. @throws E2bError 413 */
-async function write(path: string, body: AsyncIterable<Buffer>): Promise<string> {
-  const hash = createHash('sha256');
-  let bytes = 0;
-  await using file = await open(path, 'wx', 0o600);
-  for await (const chunk of body) {
-    bytes += chunk.length;
-    if (bytes > E2B_LIMITS.uploadBytesMax) {
-      throw new E2bError(413, `the archive is larger than ${E2B_LIMITS.uploadBytesMax} bytes`, {
-        remedy: 'exclude files, for example in .dockerignore',
-      });
+  /** @returns digest of the bytes. @throws E2bError 408, 413, 507 */
+  async #write(upload: string, body: AsyncIterable<Buffer>): Promise<string> {
+    const { uploadMsMax, uploadStepBytes, uploadBytesMax } = this.#limits;
+    const untilMs = this.#clock.now() + uploadMsMax;
+    const hash = createHash('sha256');
+    let bytes = 0;
+    await using file = await open(join(this.dir, upload), 'wx', 0o600);
+    for await (const chunk of body) {
+      if (this.#clock.now() > untilMs) throw new E2bError(408, `the upload took longer than ${uploadMsMax / 1000} s`);
+      bytes += chunk.length;
+      if (bytes > (this.#reserved.get(upload) ?? 0)) {
+        await this.#reserve(upload, Math.max(bytes, Math.min(bytes + uploadStepBytes, uploadBytesMax)));
+      }
+      hash.update(chunk);
+      await file.writeFile(chunk);
     }
-    hash.update(chunk);
-    await file.writeFile(chunk);
+    return hash.digest('hex');
   }
-  return hash.digest('hex');
 }
