@@ -124,6 +124,42 @@ describe('with a daemon', () => {
     }
   });
 
+  it('what all tenants inherit: a tenant’s own setting wins, and inspect tells which is which', async () => {
+    const set = async (...words: string[]) => await run(remote, 'tenant', 'set', ...words);
+    expect((await set('--default', '--sandboxes', '7', '--allow-net', '10.3.0.0/16')).status).toBe(0);
+    const { stdout } = await set('delta', '--sandboxes', '8', '--storage', 'none');
+    expect(stdout).toMatch(/^sandboxes +8 +- +own$/m);
+    expect(stdout).toMatch(/^storage +none +- +own$/m);
+    expect(stdout).toMatch(/^private networks +10\.3\.0\.0\/16 +- +default$/m);
+    await set('delta', '--sandboxes', 'default');
+    expect(await json<object>(daemon.env, 'tenant', 'inspect', 'delta')).toMatchObject({
+      quotas: { sandboxes: 7 },
+      own: ['storageBytes'],
+    });
+    expect((await run(daemon.env, 'tenant', 'inspect', '--default')).stdout).toMatch(/^sandboxes +7 +- +own$/m);
+    const { key } = await json<Created>(remote, 'key', 'create', '--tenant', 'epsilon');
+    expect(await json<object[]>(remote, 'tenant', 'ls')).toContainEqual(
+      expect.objectContaining({ name: 'epsilon', quotas: expect.objectContaining({ sandboxes: 7 }) }),
+    );
+    const audited = async () => (await run(daemon.env, 'audit', 'ls', '--calls', '-o', 'json')).stdout;
+    await expect.poll(audited).toContain('"target":"_default"');
+    for (const words of [
+      ['set', '--sandboxes', '1'],
+      ['set', 'delta', '--default'],
+      ['inspect'],
+      ['inspect', 'd', '--default'],
+    ]) {
+      const { status, stderr } = await run(remote, 'tenant', ...words);
+      expect([status, stderr], words.join(' ')).toEqual([2, expect.stringContaining('name of a tenant, or --default')]);
+    }
+    expect((await set('delta', '--allow-net', 'default', '--allow-net', '10.0.0.1')).stderr).toContain(
+      'default and other values',
+    );
+    expect((await run(remote, 'key', 'create', '--tenant', '_default')).status).not.toBe(0);
+    await set('--default', '--sandboxes', 'default', '--allow-net', 'default');
+    expect(await statusWith(key)).toBe(200);
+  });
+
   it('a command with NEUROVISOR_URL leaves no file in its own home', () => {
     expect(['keys', 'tenants', 'host', 'daemon.lock'].filter((name) => existsSync(join(empty, name)))).toEqual([]);
   });

@@ -7,7 +7,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { AuditSink } from '../tenants/audit.ts';
 import type { Caller } from '../tenants/callers.ts';
 
-const ID = /^[a-z0-9][a-z0-9._-]{0,62}$/;
+const ID = /^[a-z0-9_][a-z0-9._-]{0,62}$/;
 /** Finds the id in the answer to a creation, where it is first or follows another field: of a sandbox or of a key. */
 const CREATED_ID = /"(?:id|sandboxID)":"([a-z0-9]{20}|[0-9a-f]{12})"/;
 const ANSWER_CHARACTERS_READ = 2048;

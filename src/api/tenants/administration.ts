@@ -31,7 +31,7 @@ export interface Administration {
   revokeKey(id: string): Promise<KeyInfo>;
   /** Those for which something was set, sorted by name. */
   tenants(): Promise<readonly TenantInfo[]>;
-  /** Without limits if none were set. */
+  /** With what it inherits. @param name `_default` for what all tenants inherit */
   tenant(name: string): Promise<TenantInfo>;
   /** Changes only the given settings, at once. */
   setTenant(name: string, change: TenantChange): Promise<TenantInfo>;
@@ -90,7 +90,6 @@ export class HomeAdministration implements Administration {
   }
 
   async tenant(name: string): Promise<TenantInfo> {
-    checkTenantName(name);
     return this.#stores.tenants().get(name);
   }
 

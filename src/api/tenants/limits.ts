@@ -22,5 +22,9 @@ export const TENANT_LIMITS = {
 
 /** Shorter than a snapshot's name. */
 export const TENANT_NAME = /^[a-z0-9][a-z0-9_-]{0,30}$/;
+/** In the place of a tenant's name: what all tenants inherit. */
+export const ALL_TENANTS = '_default';
+/** A tenant, or `ALL_TENANTS`. */
+export const TENANT_FILE = /^(?:_default|[a-z0-9][a-z0-9_-]{0,30})$/;
 /** Owner of keys that name none. */
 export const DEFAULT_TENANT = 'default';

@@ -53,6 +53,16 @@ it('ModelBudgets: a sandbox shares the current budgets of its tenant and of the 
   expect(budgets.list()).toEqual([]);
 });
 
+it('ModelBudgets: a tenant that inherits its budget is listed once it has used some', async () => {
+  const budget = { outputTokens: 5, windowMs: HOUR };
+  const tenants = { get: (tenant: string) => ({ ...unset(tenant), modelBudget: budget }), list: () => [] };
+  const host = { get: () => ({ modelBudget: null }) };
+  await using budgets = await ModelBudgets.open({ homeDir, clock, log, tenants, host });
+  expect(budgets.list()).toEqual([]);
+  budgets.note('heir', (account) => (account === tenantAccount('heir') ? useNow() : null));
+  expect(budgets.list()).toEqual([{ tenant: 'heir', limits: budget, used: useNow() }]);
+});
+
 it('ModelBudgets: a restart keeps the use of each window, and the next window resets it', async () => {
   {
     await using budgets = await open();

@@ -17,6 +17,7 @@ import {
   HOST_ACCOUNT,
   type SharedBudget,
   tenantAccount,
+  tenantOfAccount,
   type WindowedBudget,
 } from '../../base/request/model-limits.ts';
 import { TENANT_LIMITS } from './limits.ts';
@@ -107,9 +108,16 @@ export class ModelBudgets implements AsyncDisposable {
   /** The host's first, then those of tenants by name. */
   list(): readonly SharedBudget[] {
     const { tenants, host } = this.#parts;
+    const known = tenants.list();
+    // A tenant without settings of its own may have the budget that all inherit.
+    const heirs = [...this.#used.keys()]
+      .flatMap((account) => tenantOfAccount(account) ?? [])
+      .filter((name) => !known.some((one) => one.name === name))
+      .map((name) => tenants.get(name));
+    const sorted = [...known, ...heirs].sort((a, b) => (a.name < b.name ? -1 : 1));
     const all = [
       { tenant: null, limits: host.get().modelBudget },
-      ...tenants.list().map(({ name, modelBudget }) => ({ tenant: name, limits: modelBudget })),
+      ...sorted.map(({ name, modelBudget }) => ({ tenant: name, limits: modelBudget })),
     ];
     return all.flatMap(({ tenant, limits }) => {
       if (limits === null) return [];

@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { HostStore, LOWEST_CEILING, NO_QUOTAS, TenantStore, unset } from './settings.ts';
 
 let home: string;
@@ -38,7 +38,7 @@ it('TenantStore: no hosted models until they are set, which keeps the quotas', (
   // In the forms of earlier versions.
   const early = { name: 'acme', quotas: NO_QUOTAS, allowHosted: ['m'], priority: 'batch' };
   writeFileSync(join(home, 'tenants', 'acme.json'), JSON.stringify(early));
-  expect(new TenantStore(home).get('acme')).toEqual({ ...unset('acme'), allowHosted: ['m'] });
+  expect(new TenantStore(home).get('acme')).toEqual({ ...unset('acme'), allowHosted: ['m'], own: ['allowHosted'] });
   writeFileSync(join(home, 'tenants', 'acme.json'), JSON.stringify({ name: 'acme', quotas: NO_QUOTAS }));
   expect(new TenantStore(home).get('acme').allowHosted).toEqual([]);
 });
@@ -50,6 +50,82 @@ it('TenantStore: the ceiling is the lowest until it is set, and each part stays 
   for (const one of [store, new TenantStore(home)]) expect(one.get('acme')).toMatchObject(ceiling);
   store.set('acme', { ...LOWEST_CEILING });
   expect(new TenantStore(home).get('acme')).toMatchObject(LOWEST_CEILING);
+});
+
+describe('what all tenants inherit', () => {
+  const budget = { outputTokens: 5, windowMs: 60_000 };
+  const opened = () => new TenantStore(home);
+
+  it('holds for each tenant, known or not, until the tenant has a setting of its own', () => {
+    store.set('_default', {
+      sandboxes: 3,
+      memoryMib: 512,
+      allowHosted: ['m'],
+      allowFields: ['store'],
+      modelBudget: budget,
+    });
+    store.set('acme', { sandboxes: 4, memoryMib: null, allowHosted: [], modelBudget: null });
+    store.set('beta', { allowFields: ['seed_2'] });
+    for (const one of [store, opened()]) {
+      expect(one.get('other')).toEqual({
+        ...unset('other'),
+        quotas: { ...NO_QUOTAS, sandboxes: 3, memoryMib: 512 },
+        allowHosted: ['m'],
+        allowFields: ['store'],
+        modelBudget: budget,
+      });
+      expect(one.get('acme')).toEqual({
+        ...unset('acme'),
+        quotas: { ...NO_QUOTAS, sandboxes: 4 },
+        allowFields: ['store'],
+        own: ['sandboxes', 'memoryMib', 'allowHosted', 'modelBudget'],
+      });
+      expect(one.get('beta')).toMatchObject({
+        allowFields: ['seed_2'],
+        quotas: { sandboxes: 3 },
+        own: ['allowFields'],
+      });
+      expect(one.list().map(({ name }) => name)).toEqual(['acme', 'beta']);
+      expect(one.of('other').sandboxes).toBe(3);
+    }
+  });
+
+  it('a setting is inherited again when it is given up', () => {
+    store.set('_default', { sandboxes: 3 });
+    store.set('acme', { sandboxes: 4, allowFields: ['store'] });
+    expect(store.set('acme', { inherit: ['sandboxes'] })).toMatchObject({
+      quotas: { sandboxes: 3 },
+      own: ['allowFields'],
+    });
+    expect(opened().get('acme')).toMatchObject({ quotas: { sandboxes: 3 }, own: ['allowFields'] });
+    store.set('_default', { inherit: ['sandboxes'] });
+    expect(opened().get('acme').quotas).toEqual(NO_QUOTAS);
+    store.set('_default', { sandboxes: 3 });
+    expect(store.remove('acme')).toBe(true);
+    expect(store.get('acme')).toMatchObject({ quotas: { sandboxes: 3 }, own: [] });
+    expect(() => store.set('acme', { sandboxes: 1, inherit: ['sandboxes'] })).toThrow('can’t be set and inherited');
+  });
+
+  it('of a file of an earlier release, what was set is its own', () => {
+    store.set('_default', { sandboxes: 3, startsPerSecond: 1, allowNet: ['10.0.0.0/8'], allowFields: ['store'] });
+    const ceiling = { allowHosted: ['m'], allowNet: [], allowFields: ['top_a'], priority: 'batch' };
+    const old = { name: 'acme', quotas: { ...NO_QUOTAS, sandboxes: 9 }, ...ceiling, modelBudget: null };
+    writeFileSync(join(home, 'tenants', 'acme.json'), JSON.stringify(old));
+    expect(opened().get('acme')).toMatchObject({
+      quotas: { sandboxes: 9, startsPerSecond: 1 },
+      allowHosted: ['m'],
+      allowNet: ['10.0.0.0/8'],
+      allowFields: ['top_a'],
+      own: ['sandboxes', 'allowHosted', 'allowFields'],
+    });
+  });
+
+  it('no daemon opens with a setting that it does not know', () => {
+    store.set('acme', { sandboxes: 3 });
+    writeFileSync(join(home, 'tenants', 'acme.json'), '{"name":"acme","sandboxes":3,"later":true}');
+    expect(opened).toThrow('could not read the tenant acme');
+    expect(() => store.set('acme', { later: true } as object)).toThrow(expect.objectContaining({ code: 'invalid' }));
+  });
 });
 
 it.each([
@@ -81,7 +157,13 @@ it('model budgets of tenants and host: a change holds at once and after a restar
   for (const one of [host, new HostStore(home)]) expect(one.get()).toEqual({ modelBudget: { ...budget, requests: 1 } });
   for (const one of [store, new TenantStore(home)]) {
     expect(one.list()).toEqual([
-      { name: 'acme', quotas: { ...NO_QUOTAS, sandboxes: 3 }, ...LOWEST_CEILING, modelBudget: budget },
+      {
+        name: 'acme',
+        quotas: { ...NO_QUOTAS, sandboxes: 3 },
+        ...LOWEST_CEILING,
+        modelBudget: budget,
+        own: ['sandboxes', 'modelBudget'],
+      },
     ]);
   }
   store.set('acme', { modelBudget: null });
@@ -127,7 +209,7 @@ it('tokens per day of an earlier release stay a limit until a budget is set', ()
   writeFileSync(file, JSON.stringify(old));
   const day = { inputTokens: 5_000, outputTokens: 5_000, windowMs: 86_400_000 };
   const again = new TenantStore(home);
-  expect(again.get('acme')).toEqual({ ...old, quotas: NO_QUOTAS, ...LOWEST_CEILING, modelBudget: day });
+  expect(again.get('acme')).toEqual({ ...unset('acme'), modelBudget: day, own: ['modelBudget'] });
   again.set('acme', { sandboxes: 3 });
   expect(again.get('acme').modelBudget).toEqual(day);
   writeFileSync(file, JSON.stringify({ ...old, modelBudget: null }));

@@ -1,7 +1,7 @@
 /**
  * Limits of tenants, and of all sandboxes together, and their files in the home.
  *
- *     HOME/tenants/NAME.json   one for each tenant
+ *     HOME/tenants/NAME.json   one for each tenant; _default.json: what all inherit
  *     HOME/host/settings.json
  */
 import { join } from 'node:path';
@@ -11,9 +11,10 @@ import { RANGES, REQUEST_LIMITS } from '../../sandbox/contract/limits.ts';
 import { modelField, windowedBudget } from '../../sandbox/contract/schema/models.ts';
 import { list, notA, text } from '../../sandbox/contract/schema/values.ts';
 import { BLOCK, isBlock } from './blocks.ts';
+import { TenantError } from './errors.ts';
 import { JsonFiles } from './files.ts';
 import { checkTenantName } from './keys.ts';
-import { TENANT_LIMITS, TENANT_NAME } from './limits.ts';
+import { ALL_TENANTS, TENANT_FILE, TENANT_LIMITS } from './limits.ts';
 
 const DAY_MS = 24 * 3_600_000;
 
@@ -49,25 +50,55 @@ const ceiling = z.object(ceilingFields);
 export type Ceiling = z.infer<typeof ceiling>;
 export const LOWEST_CEILING: Ceiling = { allowHosted: [], allowNet: [], allowFields: [] };
 
-const tenantFile = z
-  .object({
-    name: z.string().regex(TENANT_NAME),
-    // Earlier releases had one limit for the tokens of prompts and answers together.
-    quotas: quotas.extend({ tokensPerDay: amount.default(null) }),
-    // Earlier releases had only hosted models, and before none of these.
-    allowHosted: ceilingFields.allowHosted.default(LOWEST_CEILING.allowHosted),
-    // The document of the REST interface can't say this, so it is refused here: a typing error must not widen a block.
-    allowNet: list(net.refine(isBlock, netError), TENANT_LIMITS.netsMax).readonly().default(LOWEST_CEILING.allowNet),
-    allowFields: ceilingFields.allowFields.default(LOWEST_CEILING.allowFields),
-    /** Limit of its sandboxes' model use together, beside their own budgets. `null` for unlimited. */
-    modelBudget: windowedBudget.nullable().optional(),
-  })
-  .transform(({ quotas: { tokensPerDay, ...own }, modelBudget: budget, ...info }) => ({
-    ...info,
-    quotas: own,
-    modelBudget: budget === undefined ? budgetOfDay(tokensPerDay) : budget,
-  }));
-export type TenantInfo = z.infer<typeof tenantFile>;
+/** What the operator has set for one tenant, or for all: what is not there is inherited. */
+const settings = z.object({
+  ...quotas.shape,
+  ...ceilingFields,
+  // The document of the REST interface can't say this, so it is refused here: a typing error must not widen a block.
+  allowNet: list(net.refine(isBlock, netError), TENANT_LIMITS.netsMax).readonly(),
+  /** Limit of its sandboxes' model use together, beside their own budgets. `null` for unlimited. */
+  modelBudget: windowedBudget.nullable(),
+});
+type Settings = z.infer<typeof settings>;
+export type TenantSetting = keyof Settings;
+type OwnSettings = Partial<Settings>;
+
+const fileShape = { name: z.string().regex(TENANT_FILE), ...settings.partial().shape };
+// A file of a later release may have limits that this one does not know.
+type TenantFile = OwnSettings & { readonly name: string };
+const tenantFile = z.preprocess(ofEarlierRelease, z.strictObject(fileShape)) as z.ZodType<TenantFile>;
+
+/** Earlier releases wrote every setting, so that those at their lowest may never have been set: they are inherited. */
+const earlierFile = z.object({
+  name: fileShape.name,
+  // Before, there was one limit for the tokens of prompts and answers together.
+  quotas: quotas.extend({ tokensPerDay: amount.default(null) }),
+  allowHosted: fileShape.allowHosted,
+  allowNet: fileShape.allowNet,
+  allowFields: fileShape.allowFields,
+  modelBudget: fileShape.modelBudget,
+});
+
+function ofEarlierRelease(raw: unknown): unknown {
+  const earlier = earlierFile.safeParse(raw).data;
+  if (earlier === undefined) return raw;
+  const { name, quotas: old, modelBudget, ...ceilings } = earlier;
+  const { tokensPerDay, ...limits } = old;
+  const budget = modelBudget === undefined ? budgetOfDay(tokensPerDay) : modelBudget;
+  const given = Object.entries({ ...limits, ...ceilings, modelBudget: budget });
+  return { name, ...Object.fromEntries(given.filter(([, value]) => !isLowest(value))) };
+}
+
+const isLowest = (value: unknown): boolean => value == null || (Array.isArray(value) && value.length === 0);
+
+export interface TenantInfo extends Ceiling {
+  /** `_default`: what tenants inherit. */
+  readonly name: string;
+  readonly quotas: Quotas;
+  readonly modelBudget: WindowedBudget | null;
+  /** Settings that are its own; the others are those of `_default`. */
+  readonly own: readonly TenantSetting[];
+}
 
 /** Keeps an old limit: it applies to prompts and to answers. */
 function budgetOfDay(tokensPerDay: number | null): WindowedBudget | null {
@@ -77,11 +108,26 @@ function budgetOfDay(tokensPerDay: number | null): WindowedBudget | null {
   return { inputTokens: tokens, outputTokens: tokens, windowMs: DAY_MS };
 }
 
-export type TenantChange = Partial<Quotas> &
-  Partial<Readonly<Ceiling>> & { readonly modelBudget?: WindowedBudget | null };
+export type TenantChange = Partial<Readonly<OwnSettings>> & {
+  /** Settings that are inherited from now on. */
+  readonly inherit?: readonly TenantSetting[];
+};
 
 export const NO_QUOTAS: Quotas = { sandboxes: null, memoryMib: null, startsPerSecond: null, storageBytes: null };
-export const unset = (name: string): TenantInfo => ({ name, quotas: NO_QUOTAS, ...LOWEST_CEILING, modelBudget: null });
+const UNSET: Settings = { ...NO_QUOTAS, ...LOWEST_CEILING, modelBudget: null };
+export const TENANT_SETTINGS = Object.keys(UNSET) as readonly TenantSetting[];
+export const unset = (name: string): TenantInfo => infoOf(name, {}, {});
+
+/** A tenant's own settings come before those of all tenants. */
+function infoOf(name: string, own: OwnSettings, inherited: OwnSettings): TenantInfo {
+  const { sandboxes, memoryMib, startsPerSecond, storageBytes, ...rest } = { ...UNSET, ...inherited, ...own };
+  const isOwn = TENANT_SETTINGS.filter((setting) => own[setting] !== undefined);
+  return { name, quotas: { sandboxes, memoryMib, startsPerSecond, storageBytes }, ...rest, own: isOwn };
+}
+
+function checkName(name: string): void {
+  if (name !== ALL_TENANTS) checkTenantName(name);
+}
 
 const SETTINGS = 'settings';
 const hostFile = z.object({
@@ -92,11 +138,11 @@ const hostFile = z.object({
 type HostFile = z.infer<typeof hostFile>;
 export type HostSettings = Omit<HostFile, 'name'>;
 
-const filesOf = (homeDir: string): JsonFiles<TenantInfo> =>
+const filesOf = (homeDir: string): JsonFiles<TenantFile> =>
   new JsonFiles({
     dir: join(homeDir, 'tenants'),
     what: 'the tenant',
-    name: TENANT_NAME,
+    name: TENANT_FILE,
     schema: tenantFile,
     nameOf: ({ name }) => name,
   });
@@ -112,23 +158,26 @@ const hostFilesOf = (homeDir: string): JsonFiles<HostFile> =>
 
 /** The settings of tenants. Reads the files once; only this object changes them afterwards. */
 export class TenantStore {
-  readonly #files: JsonFiles<TenantInfo>;
-  readonly #byName: Map<string, TenantInfo>;
+  readonly #files: JsonFiles<TenantFile>;
+  readonly #own: Map<string, OwnSettings>;
 
   /** @throws TenantError `file_failed`, since no sandbox may start without a limit that was set */
   constructor(homeDir: string) {
     this.#files = filesOf(homeDir);
-    this.#byName = new Map(this.#files.readAll().map((info) => [info.name, info]));
+    this.#own = new Map(this.#files.readAll().map(({ name, ...own }) => [name, own]));
   }
 
-  /** Sorted by name. */
+  /** Tenants with settings of their own, sorted by name. */
   list(): readonly TenantInfo[] {
-    return [...this.#byName.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+    const names = [...this.#own.keys()].filter((name) => name !== ALL_TENANTS);
+    return names.sort().map((name) => this.get(name));
   }
 
-  /** Without limits if none were set. */
+  /** With what it inherits. @throws TenantError `invalid` */
   get(name: string): TenantInfo {
-    return this.#byName.get(name) ?? unset(name);
+    checkName(name);
+    const inherited = name === ALL_TENANTS ? {} : this.#own.get(ALL_TENANTS);
+    return infoOf(name, this.#own.get(name) ?? {}, inherited ?? {});
   }
 
   of(name: string): Quotas {
@@ -136,27 +185,22 @@ export class TenantStore {
   }
 
   /** Changes only the given settings, at once. @throws TenantError `file_failed`, `invalid` */
-  set(name: string, change: TenantChange): TenantInfo {
-    checkTenantName(name);
-    const now = this.get(name);
-    const { allowHosted, allowNet, allowFields, modelBudget: budget, ...quotas } = change;
-    const changed = {
-      name,
-      quotas: { ...now.quotas, ...quotas },
-      allowHosted: allowHosted ?? now.allowHosted,
-      allowNet: allowNet ?? now.allowNet,
-      allowFields: allowFields ?? now.allowFields,
-      modelBudget: budget === undefined ? now.modelBudget : budget,
-    };
-    this.#files.write(changed);
-    this.#byName.set(name, changed);
-    return changed;
+  set(name: string, { inherit = [], ...change }: TenantChange): TenantInfo {
+    checkName(name);
+    const named = inherit.find((setting) => change[setting] !== undefined);
+    if (named !== undefined) throw new TenantError('invalid', `${named} can’t be set and inherited`);
+    const changed = Object.entries({ ...this.#own.get(name), ...change });
+    const kept = changed.filter(([key, value]) => value !== undefined && !inherit.some((setting) => setting === key));
+    const own: OwnSettings = Object.fromEntries(kept);
+    this.#files.write({ name, ...own });
+    this.#own.set(name, own);
+    return this.get(name);
   }
 
   /** @returns whether something was set. @throws TenantError `file_failed` */
   remove(name: string): boolean {
     this.#files.remove(name);
-    return this.#byName.delete(name);
+    return this.#own.delete(name);
   }
 }
 

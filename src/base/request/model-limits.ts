@@ -43,6 +43,9 @@ const TENANT_ACCOUNT = 'tenant:';
 /** The account of all sandboxes of a tenant; no sandbox has this id. */
 export const tenantAccount = (tenant: string): string => `${TENANT_ACCOUNT}${tenant}`;
 export const isTenantAccount = (account: string): boolean => account.startsWith(TENANT_ACCOUNT);
+/** `null` for another account. */
+export const tenantOfAccount = (account: string): string | null =>
+  isTenantAccount(account) ? account.slice(TENANT_ACCOUNT.length) : null;
 
 /** The shared budget of a tenant's sandboxes, or of all. */
 export interface SharedBudget {

@@ -1,10 +1,12 @@
 /** Definitions of `neurovisor tenant`. */
-import type { Command } from 'commander';
-import type { QuotaFlags } from '../commands/keys/tenant.ts';
+import { type Command, Option } from 'commander';
+import type { QuotaFlags, TenantFlags } from '../commands/keys/tenant.ts';
 import { type OutputFlags, perform } from './perform.ts';
 import { collect, listCommand, modelBudgetOption, output } from './shared-options.ts';
 
 const load = () => import('../commands/keys/tenant.ts');
+
+const forAll = () => new Option('--default', 'for all tenants without their own setting');
 
 export function addTenant(program: Command): void {
   const tenant = program
@@ -22,6 +24,8 @@ Examples:
   neurovisor tenant set acme --model-budget output=1M,cost=5,per=1d
   neurovisor tenant set acme --storage none
   neurovisor tenant set acme --allow-net 10.1.0.0/16 --allow-hosted gpt-5-mini
+  neurovisor tenant set --default --sandboxes 50
+  neurovisor tenant set acme --sandboxes default
   neurovisor tenant inspect acme
 `,
     );
@@ -33,18 +37,24 @@ Examples:
   tenant
     .command('inspect')
     .summary('show the quotas of a tenant and their use')
-    .description('Show the quotas of a tenant and, if a daemon runs, their use.')
-    .argument('<name>', 'name of the tenant')
+    .description(
+      'Show the quotas of a tenant, which of them it inherits from --default and, if a daemon runs, their use.',
+    )
+    .argument('[name]', 'name of the tenant')
+    .addOption(forAll())
     .addOption(output())
-    .action((name: string, flags: OutputFlags) => perform(flags, async (cli) => (await load()).tenantShow(cli, name)));
+    .action((name: string | undefined, flags: TenantFlags & OutputFlags) =>
+      perform(flags, async (cli) => (await load()).tenantShow(cli, name, flags)),
+    );
   tenant
     .command('set')
     .summary('set quotas of a tenant')
     .description(
-      'Set quotas of a tenant, and what its sandboxes may ask for. What is not named stays, and `none` removes it. A ' +
-        'change ends no sandbox that already has more.',
+      'Set quotas of a tenant, and what its sandboxes may ask for. What is not named stays; `none` removes it; ' +
+        '`default` is what --default has set. A change ends no sandbox that already has more.',
     )
-    .argument('<name>', 'name of the tenant')
+    .argument('[name]', 'name of the tenant')
+    .addOption(forAll())
     .option('--sandboxes <n>', 'sandboxes that have not ended, paused ones included')
     .option(
       '--memory <size>',
@@ -69,7 +79,7 @@ Examples:
       collect,
     )
     .addOption(output())
-    .action((name: string, flags: QuotaFlags & OutputFlags) =>
+    .action((name: string | undefined, flags: QuotaFlags & TenantFlags & OutputFlags) =>
       perform(flags, async (cli) => (await load()).tenantSet(cli, name, flags)),
     );
   tenant

@@ -1,16 +1,17 @@
 /** Keys, tenants, settings and audit logs: requests and answers. */
 import { z } from 'zod';
 import { windowedBudget } from '../../../sandbox/contract/schema/models.ts';
-import { count, text, wallMs } from '../../../sandbox/contract/schema/values.ts';
+import { count, list, text, wallMs } from '../../../sandbox/contract/schema/values.ts';
 import type { TenantRemoval } from '../../tenants/administration.ts';
 import type { AuditedRequest, AuditVerification } from '../../tenants/audit-listing.ts';
 import { auditRecord, type ChainReport } from '../../tenants/audit-record.ts';
 import type { CreatedKey, KeyInfo } from '../../tenants/keys.ts';
-import { TENANT_LIMITS, TENANT_NAME } from '../../tenants/limits.ts';
+import { TENANT_FILE, TENANT_LIMITS, TENANT_NAME } from '../../tenants/limits.ts';
 import {
   ceilingFields,
   type HostSettings,
   type Quotas,
+  TENANT_SETTINGS,
   type TenantChange,
   type TenantInfo,
 } from '../../tenants/settings.ts';
@@ -22,6 +23,10 @@ const tenantName = z
     error: 'expected up to 31 lowercase letters, digits, _ and -, beginning with a letter or digit',
   })
   .describe('Name of a tenant.');
+const tenantOrAll = z
+  .string()
+  .regex(TENANT_FILE, { error: 'expected the name of a tenant, or _default for all of them' })
+  .describe('Name of a tenant; `_default`: what all tenants inherit.');
 const keyId = z
   .string()
   .regex(/^[0-9a-f]{12}$/, { error: 'expected 12 hexadecimal digits' })
@@ -57,12 +62,14 @@ const quotas = {
   startsPerSecond: amount.describe('Starts of VMs.'),
   storageBytes: amount.describe('Disk space of snapshots and pauses.'),
 } satisfies Record<keyof Quotas, z.ZodType>;
+const tenantSetting = z.enum(TENANT_SETTINGS).meta({ id: 'TenantSetting' });
 export const tenantInfo: z.ZodType<TenantInfo> = z
   .object({
-    name: tenantName,
+    name: tenantOrAll,
     quotas: z.object(quotas).meta({ id: 'Quotas' }),
     ...ceilingFields,
     modelBudget: windowedBudget.nullable().describe('Of its sandboxes together; null: unlimited.'),
+    own: z.array(tenantSetting).describe('Settings that are its own; the others are those of `_default`.'),
   })
   .meta({ id: 'Tenant' });
 export const tenantList = z.object({ tenants: z.array(tenantInfo) }).meta({ id: 'TenantList' });
@@ -71,6 +78,7 @@ export const tenantChange: z.ZodType<TenantChange> = z
     ...quotas,
     ...ceilingFields,
     modelBudget: windowedBudget.nullable().describe('Null: unlimited.'),
+    inherit: list(tenantSetting, TENANT_SETTINGS.length).describe('Settings that are those of `_default` from now on.'),
   } satisfies Record<keyof TenantChange, z.ZodType>)
   .partial()
   .meta({
@@ -85,6 +93,7 @@ export const tenantRemoval: z.ZodType<TenantRemoval> = z
   })
   .meta({ id: 'TenantRemoval' });
 export const tenantParams = z.strictObject({ tenant: tenantName });
+export const tenantOrAllParams = z.strictObject({ tenant: tenantOrAll });
 
 export const hostSettings: z.ZodType<HostSettings> = z
   .strictObject({ modelBudget: windowedBudget.nullable().describe('Of all sandboxes together; null: unlimited.') })

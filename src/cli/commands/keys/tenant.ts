@@ -1,6 +1,13 @@
 /** `neurovisor tenant`: the quotas of tenants. */
 import { isValidKey } from '../../../api/tenants/keys.ts';
-import { type Quotas, type TenantChange, type TenantInfo, unset } from '../../../api/tenants/settings.ts';
+import { ALL_TENANTS } from '../../../api/tenants/limits.ts';
+import {
+  NO_QUOTAS,
+  type Quotas,
+  type TenantChange,
+  type TenantInfo,
+  type TenantSetting,
+} from '../../../api/tenants/settings.ts';
 import { usageOf } from '../../../api/tenants/usage.ts';
 import { systemClock } from '../../../base/clock.ts';
 import { type BudgetUse, budgetStates, type WindowedBudget } from '../../../base/request/model-limits.ts';
@@ -25,6 +32,11 @@ export interface QuotaFlags {
   readonly allowField?: readonly string[];
 }
 
+export interface TenantFlags {
+  /** In place of a name. */
+  readonly default?: boolean;
+}
+
 type Use = { readonly [K in keyof Quotas]?: number } & {
   /** Null: nothing was used in this window, or there is none. */
   readonly modelBudget: BudgetUse | null;
@@ -32,11 +44,15 @@ type Use = { readonly [K in keyof Quotas]?: number } & {
 
 /** Those with a key or with settings. */
 export async function tenantList(cli: Cli): Promise<number> {
-  const [keys, tenants] = await administer(cli, async (home) => [await home.keys(), await home.tenants()] as const);
+  const { keys, tenants, inherited } = await administer(cli, async (home) => ({
+    keys: await home.keys(),
+    tenants: await home.tenants(),
+    inherited: await home.tenant(ALL_TENANTS),
+  }));
   const known = new Map(tenants.map((one) => [one.name, one]));
   const names = [...new Set([...known.keys(), ...keys.map(({ tenant }) => tenant)])].sort();
   const list = names.map((name) => ({
-    ...(known.get(name) ?? unset(name)),
+    ...(known.get(name) ?? { ...inherited, name, own: [] }),
     keys: keys.filter((key) => key.tenant === name && isValidKey(key, systemClock.wall())).length,
   }));
   if (cli.json) cli.printJson(list);
@@ -45,27 +61,24 @@ export async function tenantList(cli: Cli): Promise<number> {
 }
 
 export function tenantTable(list: readonly (TenantInfo & { readonly keys: number })[]): string {
-  const rows = list.map(({ name, keys, quotas, allowHosted, modelBudget }) => [
-    name,
-    `${keys}`,
-    ...ROWS.map(({ key, text }) => shown(quotas[key], text)),
-    words(allowHosted),
-    budgetWords(modelBudget),
-  ]);
-  return table(['tenant', 'keys', ...ROWS.map(({ title }) => title), HOSTED, BUDGET], rows);
+  const columns = [...QUOTAS, 'allowHosted', 'modelBudget'] as const;
+  const rows = list.map((info) => [info.name, `${info.keys}`, ...columns.map((setting) => shownIn(info, setting))]);
+  return table(['tenant', 'keys', ...columns.map((setting) => ROWS[setting].title)], rows);
 }
 
-export async function tenantShow(cli: Cli, name: string): Promise<number> {
+export async function tenantShow(cli: Cli, given: string | undefined, flags: TenantFlags): Promise<number> {
+  const name = nameOf(given, flags);
   const { info, use } = await administer(cli, async (home, daemon) => ({
     info: await home.tenant(name),
-    use: daemon === null ? null : await useOf(daemon, name),
+    use: daemon === null || name === ALL_TENANTS ? null : await useOf(daemon, name),
   }));
   if (cli.json) cli.printJson({ ...info, use });
   else cli.stdout.write(`${quotaTable(info, use)}\n`);
   return 0;
 }
 
-export async function tenantSet(cli: Cli, name: string, flags: QuotaFlags): Promise<number> {
+export async function tenantSet(cli: Cli, given: string | undefined, flags: QuotaFlags & TenantFlags): Promise<number> {
+  const name = nameOf(given, flags);
   const change = changeOf(flags);
   if (Object.keys(change).length === 0) {
     throw new UsageError('no quota is named', 'see neurovisor tenant set --help');
@@ -88,38 +101,39 @@ export async function tenantRemove(cli: Cli, name: string): Promise<number> {
 }
 
 /** @throws UsageError */
+function nameOf(name: string | undefined, flags: TenantFlags): string {
+  if ((name === undefined) === (flags.default === true)) return name ?? ALL_TENANTS;
+  throw new UsageError('expected the name of a tenant, or --default', 'see neurovisor tenant --help');
+}
+
+/** @throws UsageError */
 export function changeOf(flags: QuotaFlags): TenantChange {
-  const { sandboxes, memory, starts, storage, allowHosted, allowNet, allowField } = flags;
-  const modelBudget = parseSharedBudget(flags.modelBudget ?? []);
-  return {
-    ...(sandboxes !== undefined && { sandboxes: whole('--sandboxes', sandboxes) }),
-    ...(memory !== undefined && { memoryMib: size('--memory', memory) }),
-    ...(starts !== undefined && { startsPerSecond: number('--starts', starts) }),
-    ...(storage !== undefined && { storageBytes: inBytes(size('--storage', storage)) }),
-    ...(allowHosted !== undefined && { allowHosted: listOf('--allow-hosted', allowHosted) }),
-    ...(allowNet !== undefined && { allowNet: listOf('--allow-net', allowNet) }),
-    ...(allowField !== undefined && { allowFields: listOf('--allow-field', allowField) }),
-    ...(modelBudget !== undefined && { modelBudget }),
-  };
+  const change: Record<string, unknown> = {};
+  const inherit: TenantSetting[] = [];
+  for (const setting of SETTINGS) {
+    const { flag, option, read } = ROWS[setting];
+    const given = flags[flag];
+    if (given === undefined) continue;
+    const words = typeof given === 'string' ? [given] : given;
+    if (isAlone(option, INHERITED, words)) inherit.push(setting);
+    else change[setting] = read(option, words);
+  }
+  return inherit.length === 0 ? change : { ...change, inherit };
 }
 
 /** @param use null: no daemon runs */
-function quotaTable({ quotas, modelBudget, ...ceiling }: TenantInfo, use: Use | null): string {
-  const rows = ROWS.map(({ key, title, text }) => {
-    const used = use?.[key];
-    return [title, shown(quotas[key], text), used === undefined ? '-' : text(used)];
+function quotaTable(info: TenantInfo, use: Use | null): string {
+  const { modelBudget, own } = info;
+  const used = (setting: TenantSetting): string => {
+    if (setting === 'modelBudget') return budgetUseText(modelBudget, use?.modelBudget ?? null);
+    const value = isQuota(setting) ? use?.[setting] : undefined;
+    return value === undefined ? '-' : ROWS[setting].text(value as never);
+  };
+  const rows = SETTINGS.map((setting) => {
+    const source = own.includes(setting) ? 'own' : 'default';
+    return [ROWS[setting].title, shownIn(info, setting), used(setting), source];
   });
-  const used = use?.modelBudget ?? null;
-  return table(
-    ['quota', 'limit', 'used'],
-    [
-      ...rows,
-      [BUDGET, budgetWords(modelBudget), budgetUseText(modelBudget, used)],
-      [HOSTED, words(ceiling.allowHosted), '-'],
-      ['model fields', words(ceiling.allowFields), '-'],
-      ['private networks', words(ceiling.allowNet), '-'],
-    ],
-  );
+  return table(['quota', 'limit', 'used', 'source'], rows);
 }
 
 function budgetUseText(budget: WindowedBudget | null, used: BudgetUse | null): string {
@@ -128,32 +142,58 @@ function budgetUseText(budget: WindowedBudget | null, used: BudgetUse | null): s
   return budgetWords(Object.fromEntries(states.map((state) => [state.kind, state.used])));
 }
 
-const HOSTED = 'hosted models';
-const BUDGET = 'model budget';
+const NONE = 'none';
+const INHERITED = 'default';
 const words = (list: readonly string[]): string => list.join(', ') || NONE;
 
-/** @throws UsageError */
-function listOf(option: string, values: readonly string[]): readonly string[] {
-  if (!values.includes(NONE)) return values;
-  if (values.length === 1) return [];
-  throw new UsageError(`${option}: ${NONE} and other values`, `use values, or ${NONE} alone`);
+/** True for this word, which must be the only one. @throws UsageError */
+function isAlone(option: string, word: string, values: readonly string[]): boolean {
+  if (!values.includes(word)) return false;
+  if (values.length === 1) return true;
+  throw new UsageError(`${option}: ${word} and other values`, `use values, or ${word} alone`);
 }
 
+/** @throws UsageError */
+const list = (option: string, values: readonly string[]): readonly string[] =>
+  isAlone(option, NONE, values) ? [] : values;
+
 const count = (value: number): string => `${value}`;
+const budget = (_option: string, values: readonly string[]): WindowedBudget | null => parseSharedBudget(values) ?? null;
+const storage = (option: string, values: readonly string[]): number | null => inBytes(size(option, values));
 
-const ROWS: readonly {
-  readonly key: keyof Quotas;
+interface SettingRow<T> {
+  readonly flag: keyof QuotaFlags;
+  readonly option: string;
   readonly title: string;
-  readonly text: (value: number) => string;
-}[] = [
-  { key: 'sandboxes', title: 'sandboxes', text: count },
-  { key: 'memoryMib', title: 'memory', text: (mib) => bytes(mib * MIB) },
-  { key: 'startsPerSecond', title: 'starts/s', text: count },
-  { key: 'storageBytes', title: 'storage', text: bytes },
-];
+  /** @throws UsageError */
+  readonly read: (option: string, words: readonly string[]) => T;
+  readonly text: (value: NonNullable<T>) => string;
+}
 
-const shown = (limit: number | null, text: (value: number) => string): string =>
-  limit === null ? 'none' : text(limit);
+const ROWS: { readonly [K in TenantSetting]: SettingRow<Required<TenantChange>[K]> } = {
+  sandboxes: { flag: 'sandboxes', option: '--sandboxes', title: 'sandboxes', read: whole, text: count },
+  memoryMib: { flag: 'memory', option: '--memory', title: 'memory', read: size, text: (mib) => bytes(mib * MIB) },
+  startsPerSecond: { flag: 'starts', option: '--starts', title: 'starts/s', read: number, text: count },
+  storageBytes: { flag: 'storage', option: '--storage', title: 'storage', read: storage, text: bytes },
+  modelBudget: {
+    flag: 'modelBudget',
+    option: '--model-budget',
+    title: 'model budget',
+    read: budget,
+    text: budgetWords,
+  },
+  allowHosted: { flag: 'allowHosted', option: '--allow-hosted', title: 'hosted models', read: list, text: words },
+  allowFields: { flag: 'allowField', option: '--allow-field', title: 'model fields', read: list, text: words },
+  allowNet: { flag: 'allowNet', option: '--allow-net', title: 'private networks', read: list, text: words },
+};
+const SETTINGS = Object.keys(ROWS) as readonly TenantSetting[];
+const QUOTAS = Object.keys(NO_QUOTAS) as readonly (keyof Quotas)[];
+const isQuota = (setting: TenantSetting): setting is keyof Quotas => QUOTAS.some((quota) => quota === setting);
+
+function shownIn({ quotas, ...info }: TenantInfo, setting: TenantSetting): string {
+  const value = isQuota(setting) ? quotas[setting] : info[setting];
+  return value === null ? NONE : ROWS[setting].text(value as never);
+}
 
 async function useOf(control: Daemon, name: string): Promise<Use> {
   const { modelBudgets } = await control.host();
@@ -162,22 +202,20 @@ async function useOf(control: Daemon, name: string): Promise<Use> {
   return { ...usage, modelBudget: budget?.used ?? null };
 }
 
-const NONE = 'none';
-
-function whole(option: string, text: string): number | null {
-  const value = number(option, text);
+function whole(option: string, values: readonly string[]): number | null {
+  const value = number(option, values);
   if (value === null || Number.isSafeInteger(value)) return value;
-  throw new UsageError(`${option}: invalid number "${text}"`, `use a whole number, or ${NONE}`);
+  throw new UsageError(`${option}: invalid number "${words(values)}"`, `use a whole number, or ${NONE}`);
 }
 
-function number(option: string, text: string): number | null {
+function number(option: string, [text = '']: readonly string[]): number | null {
   if (text === NONE) return null;
   if (/^\d{1,15}(\.\d{1,6})?$/.test(text)) return Number(text);
   throw new UsageError(`${option}: invalid number "${text}"`, `use a number of up to 15 digits, or ${NONE}`);
 }
 
 /** MiB */
-function size(option: string, text: string): number | null {
+function size(option: string, [text = '']: readonly string[]): number | null {
   return text === NONE ? null : withOption(option, () => parseMemory(text));
 }
 
