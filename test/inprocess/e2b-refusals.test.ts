@@ -6,6 +6,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { createControlApp } from '../../src/api/e2b/control/app.ts';
 import { accessTokens } from '../../src/api/e2b/tokens.ts';
 import { operatorOnly } from '../../src/api/tenants/callers.ts';
+import { QUOTAS, QuotaError } from '../../src/api/tenants/errors.ts';
 import { FakeClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { CreateRequest } from '../../src/sandbox/contract/control.ts';
@@ -34,6 +35,30 @@ describe('errors', () => {
     expect(headers.get('should-retry')).toBe('false');
     const wrong = { ...world.client, apiKey: 'e2b_00' };
     await expect(Sandbox.kill('x', wrong)).rejects.toThrow(AuthenticationError);
+  });
+
+  it('of a full quota of sandboxes or memory have the words by which Harbor waits for a place', async () => {
+    const isWaited: Record<string, boolean> = {};
+    for (const quota of QUOTAS) {
+      beforeCreate = () => {
+        throw new QuotaError('acme', quota, 'used up');
+      };
+      const { status, headers, json } = await ask('POST', '/v2/sandboxes', { templateID: 'agent' });
+      expect([status, headers.get('should-retry')]).toEqual([429, 'true']);
+      expect(json.message).toContain('quota of tenant acme: used up');
+      isWaited[quota] = json.message.includes('maximum number of concurrent');
+    }
+    expect(isWaited).toEqual({ sandboxes: true, memory: true, starts: false, storage: false });
+  });
+
+  it('name the option mcp, which starts nothing', async () => {
+    const { status, json } = await ask('POST', '/v2/sandboxes', { templateID: 'agent', mcp: { browserbase: {} } });
+    expect([status, json]).toEqual([
+      400,
+      { code: 400, message: 'mcp: MCP servers are not supported; start them by a command in the sandbox' },
+    ]);
+    const { status: without } = await ask('POST', '/v2/sandboxes', { templateID: 'agent', mcp: null });
+    expect(without).toBe(201);
   });
 
   const hostile = [

@@ -129,8 +129,9 @@ export function keptNetwork(network: CreateBody['network']): Kept['network'] {
 }
 
 function refuseUnsupported({ volumeMounts, iam, mcp, network, ...lifecycle }: CreateBody) {
-  if (mcp != null)
-    throw new E2bError(400, 'mcp: MCP servers are not supported; start them by a command in the sandbox');
+  if (mcp != null) {
+    throw new E2bError(400, 'mcp: MCP servers are not supported', { remedy: 'start them by a command in the sandbox' });
+  }
   if ((volumeMounts ?? []).length > 0) {
     throw new E2bError(400, 'volumeMounts: volumes are not supported');
   }

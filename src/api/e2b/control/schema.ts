@@ -38,7 +38,7 @@ export const createBody = named(
     secure: z.boolean().nullish(),
     network: network.nullish(),
     volumeMounts: volumeMounts.nullish(),
-    mcp: z.unknown().optional(),
+    mcp: z.unknown().optional().describe('Not supported: refused.'),
     iam: named(
       'SandboxIam',
       z.object({ tokens: record(z.string(), z.unknown(), E2B_LIMITS.identityTokensMax).nullish() }),
