@@ -2,7 +2,7 @@
  * Limits of what clients of the E2B interface may send and hold. A status in brackets is the answer beyond the limit.
  */
 export const E2B_LIMITS = {
-  /** How long a broken stream waits for the end of its sandbox, which decides what its client is told. */
+  /** Longest wait of a broken stream for the end of its sandbox: its client is told of an end, or of a lost connection. */
   endMsMax: 5000,
   /** Id in a request: ours have 20 characters, but a header may hold anything. */
   idCharactersMax: 64,

@@ -1,6 +1,5 @@
 /** Requests for E2B's envd: checks the token or signature, and dispatches to the service. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { sleep } from '../../../base/clock.ts';
 import { describeError, errorCode } from '../../../base/errors.ts';
 import type { SandboxInfo } from '../../../sandbox/contract/control.ts';
 import { isGuestError } from '../../rest/errors.ts';
@@ -60,7 +59,7 @@ export class Envd {
       id,
       template: keptOf(info).template,
       guest: () => control.guest(id),
-      ended: () => hasEnded(control, id),
+      ended: () => hasEnded(this.#parts, id),
       user: userOf(request),
     };
     const gone = clientGone({ raw: response });
@@ -137,8 +136,6 @@ export class Envd {
 /** After the request arrived, the sandbox ended or was paused without automatic resume. */
 class GuestAway extends Error {}
 
-const END_LOOK_MS = 50;
-
 const AWAY: ReadonlySet<unknown> = new Set(['not_found', 'gone', 'not_ready']);
 
 /** @throws GuestAway; errors of resuming */
@@ -151,18 +148,23 @@ async function guestOf(call: Call): Promise<void> {
   }
 }
 
-/** Of a sandbox that is about to end, for at most `E2B_LIMITS.endMsMax`. */
-async function hasEnded(control: Pick<E2bParts['control'], 'get'>, id: string): Promise<boolean> {
-  for (let waitedMs = 0; waitedMs < E2B_LIMITS.endMsMax; waitedMs += END_LOOK_MS) {
-    const status = await control.get(id).then(
-      (info) => info.status,
-      (error: unknown) => (AWAY.has(errorCode(error)) ? ('ended' as const) : 'running'),
-    );
-    if (status === 'ended') return true;
-    if (status !== 'ending') return false;
-    await sleep(END_LOOK_MS);
+/** Waits for the end of a sandbox that is about to end, for at most `E2B_LIMITS.endMsMax`. */
+async function hasEnded({ control, clock }: Pick<E2bParts, 'control' | 'clock'>, id: string): Promise<boolean> {
+  const end = Promise.withResolvers<boolean>();
+  // Before the look, so that no end is missed.
+  const stopListening = control.onChange((info) => {
+    if (info.id === id && info.status === 'ended') end.resolve(true);
+  });
+  const stopTimer = clock.after(E2B_LIMITS.endMsMax, () => end.resolve(false));
+  try {
+    const { status } = await control.get(id);
+    return status === 'ending' ? await end.promise : status === 'ended';
+  } catch (error) {
+    return AWAY.has(errorCode(error));
+  } finally {
+    stopTimer();
+    stopListening();
   }
-  return false;
 }
 
 /** The file that the request's signature is for; `null` without a signature. */

@@ -23,7 +23,7 @@ const side = (usual: number) =>
     .min(0)
     .default(0)
     .transform((cells) => (cells === 0 ? usual : cells));
-const size = z.object({ cols: side(80), rows: side(24) });
+const terminal = z.object({ size: z.object({ cols: side(80), rows: side(24) }).prefault({}) }).optional();
 const selector = z.object({ pid: z.number().int().optional(), tag: z.string().optional() });
 type Selector = z.infer<typeof selector>;
 const startRequest = z.object({
@@ -33,10 +33,11 @@ const startRequest = z.object({
     envs: record(z.string(), z.string(), REQUEST_LIMITS.programVariablesMax).default({}),
     cwd: z.string().optional(),
   }),
-  pty: z.object({ size: size.prefault({}) }).optional(),
+  pty: terminal,
   tag: z.string().max(256).optional(),
   stdin: z.boolean().default(true),
 });
+const updateRequest = z.object({ process: selector, pty: terminal });
 const input = z.object({ stdin: z.base64().optional(), pty: z.base64().optional() });
 
 export class ProcessService {
@@ -86,8 +87,7 @@ export class ProcessService {
   }
 
   async update(call: Call, message: unknown): Promise<unknown> {
-    const schema = z.object({ process: selector, pty: z.object({ size: size.prefault({}) }).optional() });
-    const { process, pty } = checked(schema, message);
+    const { process, pty } = checked(updateRequest, message);
     const program = await this.#find(call, process);
     if (pty === undefined) return {};
     if (!program.facts.isTerminal) {

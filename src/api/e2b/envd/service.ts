@@ -38,7 +38,7 @@ export async function answerRpc(rpc: Rpc, call: Call, { clock, log }: Pick<E2bPa
       sendJson(200, answer);
     } catch (error) {
       const failure = failureOf(error);
-      if (await isOfEnd(failure, call)) return;
+      if (await dropsAtEnd(failure, call)) return;
       sendJson(CONNECT_STATUS[failure.code], { code: failure.code, message: failure.message });
     }
     return;
@@ -54,7 +54,7 @@ export async function answerRpc(rpc: Rpc, call: Call, { clock, log }: Pick<E2bPa
     response.end(endFrame());
   } catch (error) {
     const failure = failureOf(error);
-    if (await isOfEnd(failure, call)) return;
+    if (await dropsAtEnd(failure, call)) return;
     open();
     response.end(endFrame(failure));
   } finally {
@@ -98,7 +98,7 @@ export async function answerRpc(rpc: Rpc, call: Call, { clock, log }: Pick<E2bPa
  * Drops the connection if the call broke off because its sandbox has ended: clients of E2B then look whether it is there,
  * and say that it was killed or reached its end of life.
  */
-async function isOfEnd({ code }: ConnectError, call: Call): Promise<boolean> {
+async function dropsAtEnd({ code }: ConnectError, call: Call): Promise<boolean> {
   if (code !== 'unavailable' || !(await call.ended())) return false;
   call.response.destroy();
   return true;
