@@ -14,9 +14,9 @@ export const SOCKET_CALLER: Caller = { tenant: null, key: 'socket' };
 export const DAEMON_KEY_CALLER: Caller = { tenant: null, key: 'daemon' };
 
 export interface Callers {
-  /** The owner of a key; `null` for a wrong, unknown or revoked one. Never throws. */
+  /** The owner of a key; `null` for a wrong, unknown, revoked or expired one. Never throws. */
   identify(key: string): Caller | null;
-  /** Calls the listener with the id of each key that is revoked from now on. Returns a function that stops it. */
+  /** Calls the listener with the id of each key that is revoked or expires from now on. Returns a function that stops it. */
   onEnd(listener: (keyId: string) => void): () => void;
   /** The control plane of a tenant; `null` for the operator. */
   planeOf(tenant: string | null): ControlPlane;

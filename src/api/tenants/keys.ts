@@ -89,7 +89,6 @@ export class KeyStore {
     const expiresAtMs = expiresInMs === null ? null : createdAtMs + Math.round(expiresInMs);
     const file = { id, tenant, name, sha256, createdAtMs, expiresAtMs, revokedAtMs: null };
     this.#write(file);
-    this.#awaitExpiry();
     return { ...infoOf(file), key };
   }
 
@@ -124,7 +123,7 @@ export class KeyStore {
     const found = this.#byDigest.get(digest.toString('hex'));
     // Takes the same time whether or not such a key exists.
     const isSame = timingSafeEqual(digest, Buffer.from(found?.sha256 ?? NO_DIGEST, 'hex'));
-    const isUsable = isSame && found !== undefined && this.#isValid(found);
+    const isUsable = isSame && found !== undefined && this.isValid(found);
     return isUsable ? { tenant: found.tenant, key: found.id } : null;
   }
 
@@ -145,12 +144,13 @@ export class KeyStore {
     return this.#valid().length > 0;
   }
 
-  #valid(): KeyFile[] {
-    return [...this.#byDigest.values()].filter((file) => this.#isValid(file));
+  /** Whether it is neither revoked nor expired. */
+  isValid(key: Pick<KeyInfo, 'revokedAtMs' | 'expiresAtMs'>): boolean {
+    return isValidKey(key, this.#clock.wall());
   }
 
-  #isValid(file: KeyFile): boolean {
-    return isValidKey(file, this.#clock.wall());
+  #valid(): KeyFile[] {
+    return [...this.#byDigest.values()].filter((file) => this.isValid(file));
   }
 
   /** Tells of the next expiry, and waits for the one after. The wall clock may be set, so no wait is long. */
@@ -162,7 +162,7 @@ export class KeyStore {
     const nextMs = Math.min(...coming.map(({ expiresAtMs }) => expiresAtMs ?? Number.POSITIVE_INFINITY));
     if (!Number.isFinite(nextMs)) return;
     this.#stopTimer = this.#clock.after(Math.min(nextMs - now, EXPIRY_LOOK_MS), () => {
-      const ended = coming.filter((file) => !this.#isValid(file));
+      const ended = coming.filter((file) => !this.isValid(file));
       for (const { id } of ended) this.#ends.emit(id);
       this.#awaitExpiry();
     });
@@ -171,6 +171,7 @@ export class KeyStore {
   #write(file: KeyFile): void {
     this.#files.write(file);
     this.#byDigest.set(file.sha256, file);
+    this.#awaitExpiry();
   }
 }
 
