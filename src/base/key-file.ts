@@ -8,7 +8,11 @@ import { errorCode } from './errors.ts';
 import { otherOwnerRemedy } from './private-dir.ts';
 
 const OTHERS = 0o077;
-const OWNER = /^[a-z0-9][a-z0-9._-]{0,62}$/;
+/** Name of the file of an owner's key. */
+export const KEY_FILE_NAME = /^[a-z0-9][a-z0-9._-]{0,62}$/;
+
+/** Directory of the owners' keys, beside the key of the store at `keyPath`. */
+export const ownerKeysDir = (keyPath: string): string => `${keyPath}s`;
 
 /**
  * File of the key that encrypts an owner's saves. Without it they can never be read again.
@@ -16,7 +20,7 @@ const OWNER = /^[a-z0-9][a-z0-9._-]{0,62}$/;
  */
 export function ownerKeyPath(dir: string, owner: string): string {
   const name = owner.replaceAll(' ', '.');
-  assert(OWNER.test(name), 'an owner has a name');
+  assert(KEY_FILE_NAME.test(name), 'an owner has a name');
   return join(dir, name);
 }
 

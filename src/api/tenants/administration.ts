@@ -6,7 +6,7 @@
  *     command without a daemon ────────────────────────────────────────────► HomeAdministration (of the command)
  */
 import { join } from 'node:path';
-import { eraseFile, ownerKeyPath } from '../../base/key-file.ts';
+import { eraseFile, ownerKeyPath, ownerKeysDir } from '../../base/key-file.ts';
 import {
   type AuditedRequest,
   type AuditListing,
@@ -101,20 +101,20 @@ export class HomeAdministration implements Administration {
     checkTenantName(name);
     const keys = this.#stores.keys();
     const own = keys.list().filter(({ tenant }) => tenant === name);
-    const open = own.filter(({ revokedAtMs }) => revokedAtMs === null);
-    for (const { id } of open) keys.revoke(id);
+    const revokedKeys = own.filter((key) => keys.isValid(key)).length;
+    for (const { id } of own) keys.revoke(id);
     const erasedSaves = await this.#eraseSaves(name);
     const wasSet = this.#stores.tenants().remove(name);
     if (own.length === 0 && !erasedSaves && !wasSet) {
       throw new TenantError('not_found', `there is no tenant ${name}`, { remedy: 'neurovisor tenant ls' });
     }
-    return { name, revokedKeys: open.length, erasedSaves };
+    return { name, revokedKeys, erasedSaves };
   }
 
   /** @returns false if there was no key. @throws TenantError `file_failed` */
   async #eraseSaves(tenant: string): Promise<boolean> {
     try {
-      return await eraseFile(ownerKeyPath(join(this.#homeDir, 'data.keys'), ownerName(tenant)));
+      return await eraseFile(ownerKeyPath(ownerKeysDir(join(this.#homeDir, 'data.key')), ownerName(tenant)));
     } catch (error) {
       throw new TenantError('file_failed', `could not erase the key of tenant ${tenant}`, { cause: error });
     }

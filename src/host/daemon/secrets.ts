@@ -1,8 +1,9 @@
 /** The daemon's secrets in the home, each created once, in a file that only its owner can read. */
 import { randomBytes } from 'node:crypto';
-import { link, readFile, rm, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CodedError, errorCode } from '../../base/errors.ts';
+import { createOnce } from '../../base/key-file.ts';
 
 const API_KEY = /^[\x21-\x7e]+$/;
 const TOKEN_KEY = /^[0-9a-f]{64}$/;
@@ -37,14 +38,9 @@ async function secretOf(path: string, form: RegExp, make: () => string): Promise
     throw new CodedError('secret_damaged', `${path}: the file is damaged`, { remedy });
   }
   const secret = make();
-  const draft = `${path}.${randomBytes(4).toString('hex')}.new`;
-  try {
-    await writeFile(draft, `${secret}\n`, { mode: 0o600, flag: 'wx', flush: true });
-    await link(draft, path);
-  } finally {
-    await rm(draft, { force: true });
-  }
-  return secret;
+  if (await createOnce(path, Buffer.from(`${secret}\n`))) return secret;
+  // Only one daemon has a home.
+  throw new CodedError('secret_damaged', `${path}: something else made it at the same time`, { remedy: 'try again' });
 }
 
 /** `null` if the file does not exist. */

@@ -12,6 +12,7 @@ import { ifThere } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
 import { MIB } from '../../base/units.ts';
 import type { MachineSize, VmSnapshot } from '../../machine/vmm/driver.ts';
+import { SEAL_KEY_BYTES } from '../../sys/sealed-file.ts';
 import type { SnapshotInfo } from '../contract/control.ts';
 import { SandboxError } from '../contract/errors.ts';
 import { SNAPSHOT_REFERENCE } from '../contract/limits.ts';
@@ -143,7 +144,7 @@ export class SnapshotManager {
     let changes: GuestMemory | undefined;
     let base: MappedMemory | undefined;
     // Nothing but this lease can read it.
-    const key = this.#parts.encrypts === true ? randomBytes(32) : undefined;
+    const key = this.#parts.encrypts === true ? randomBytes(SEAL_KEY_BYTES) : undefined;
     const state = key === undefined ? undefined : copies.makeScratch();
     const release = async (): Promise<void> => {
       memory?.close();

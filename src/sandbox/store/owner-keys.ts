@@ -11,15 +11,14 @@ import { createHash, randomBytes } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { tryOr } from '../../base/ignore.ts';
-import { createOnce, ownerKeyPath, readPrivate } from '../../base/key-file.ts';
+import { createOnce, KEY_FILE_NAME, ownerKeyPath, readPrivate } from '../../base/key-file.ts';
+import { SEAL_KEY_BYTES } from '../../sys/sealed-file.ts';
 import { isDiskFull, StoreError } from './errors.ts';
 import type { Sealing } from './sealing.ts';
 
-const KEY_BYTES = 32;
 /** A sealed key has about 150. */
 const FILE_BYTES_MAX = 1024;
 const FINGERPRINT_CHARACTERS = 16;
-const NAME = /^[a-z0-9][a-z0-9._-]{0,62}$/;
 
 export interface OwnerKey {
   /** `<owner>:<fingerprint>`; discloses nothing of the key. */
@@ -48,7 +47,7 @@ export class OwnerKeys {
       for (;;) {
         const key = this.#read(name);
         if (key !== undefined) return key;
-        const sealed = this.#sealing.seal(randomBytes(KEY_BYTES).toString('base64'), contextOf(name));
+        const sealed = this.#sealing.seal(randomBytes(SEAL_KEY_BYTES).toString('base64'), contextOf(name));
         await createOnce(path, Buffer.from(sealed));
       }
     } catch (error) {
@@ -60,7 +59,7 @@ export class OwnerKeys {
   /** @returns undefined if it was erased. @throws StoreError `store_unavailable` */
   withId(id: string): OwnerKey | undefined {
     const [name = ''] = id.split(':');
-    if (!NAME.test(name)) return undefined;
+    if (!KEY_FILE_NAME.test(name)) return undefined;
     const key = this.#read(name);
     return key?.id === id ? key : undefined;
   }
@@ -78,7 +77,7 @@ export class OwnerKeys {
       this.#sealing.unseal(found.toString('utf8'), contextOf(name)),
     );
     const bytes = Buffer.from(text ?? '', 'base64');
-    if (bytes.length !== KEY_BYTES) throw unusable(path, 'it was altered, or sealed with another data.key');
+    if (bytes.length !== SEAL_KEY_BYTES) throw unusable(path, 'it was altered, or sealed with another data.key');
     const fingerprint = createHash('sha256').update(bytes).digest('hex').slice(0, FINGERPRINT_CHARACTERS);
     return { id: `${name}:${fingerprint}`, bytes };
   }

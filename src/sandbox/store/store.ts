@@ -25,6 +25,7 @@ import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
+import { ownerKeysDir } from '../../base/key-file.ts';
 import type { Log } from '../../base/log.ts';
 import { BaseCopies } from './base-copies.ts';
 import { Database } from './database.ts';
@@ -92,7 +93,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   return {
     sandboxes: sandboxTable(parts),
     snapshots: snapshotTable(parts),
-    keys: new OwnerKeys(`${keyPath}s`, parts.sealing),
+    keys: new OwnerKeys(ownerKeysDir(keyPath), parts.sealing),
     collect,
     close,
     [Symbol.asyncDispose]: close,
