@@ -71,8 +71,8 @@ export async function unsealNew(from: string, to: string, key: Uint8Array): Prom
 }
 
 /**
- * Decrypts into an existing file of zeros with the size of the original, or without any size. On failure it has a part
- * of it. @throws SealedFileError
+ * Decrypts into an existing file of zeros with the size of the original, or an empty one. After a failure the file is
+ * incomplete. @throws SealedFileError
  */
 export async function unsealInto(from: string, to: string, key: Uint8Array): Promise<void> {
   await using source = await open(from, 'r');

@@ -1,6 +1,6 @@
 /**
- * Runs the copies and digests of `sparse.ts` and `sealed-file.ts` on threads, so that a gigabyte of RAM does not block the event loop and is
- * copied while a VMM starts.
+ * Runs the work of `sparse.ts` and `sealed-file.ts` on threads, so that a gigabyte of RAM does not block the event loop
+ * and is copied while a VMM starts.
  *
  * Paths like `/proc/self/fd/7` mean the same there: threads share their descriptors.
  */

@@ -6,7 +6,7 @@ since a whisker then begins beside its box. It also takes outliers only one by o
 
 from __future__ import annotations
 
-# Of the size of a box. Shapes of one box share their coordinates but for rounding.
+# As a part of the box's size: coordinates that shapes of a box share differ by rounding.
 _TOLERANCE = 1e-6
 
 
@@ -56,8 +56,7 @@ def _box(label: str, width: "tuple[float, float]", quartiles: "tuple[float, floa
             outliers += along
         elif across[0] == across[1]:
             # A whisker; two outliers have this form too, but lie beyond a whisker, whose cap comes with it.
-            values += along if _touches(along, quartiles) else []
-            outliers += [] if _touches(along, quartiles) else along
+            (values if _touches(along, quartiles) else outliers).extend(along)
     return {
         "label": label,
         "min": min(values),

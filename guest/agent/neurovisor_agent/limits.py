@@ -74,7 +74,7 @@ METADATA_BYTES = 6 * 1024
 # Ends of the names of files that are being written, for a new file and for one that exists.
 CREATING = ".new.part"
 REPLACING = ".old.part"
-# Of these, how many a watch remembers between the two halves of their rename.
+# Renames under way that a watch remembers.
 RENAMES = 256
 WATCHES = 2048
 
