@@ -63,7 +63,7 @@ for (const version of CLIENT_VERSIONS) {
       const { stdout, stderr } = await runWithClient(client, world, script);
       expect(stderr).toBe('');
       expect(JSON.parse(stdout)).toEqual({
-        events: ['create'],
+        events: ['create', 'write'],
         content: [0, 255],
         metadata: { author: 'me' },
         ended: { exit: 5, stdout: 'later\n' },
