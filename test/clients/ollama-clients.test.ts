@@ -150,7 +150,7 @@ for (const [name, find] of [
       expect(errors[0]).toEqual([400, 'wrong']);
       expect(errors.map(([status]) => status)).toEqual([400, 404, -1, 403, 403, 403, 403, 400]);
       expect(errors[1]?.[1]).toContain('Available: m1, embed-1.');
-      expect(errors[2]?.[1]).toBe('mock ended its answer early.');
+      expect(errors[2]?.[1]).toBe('The model server ended its answer early.');
       expect(errors[3]?.[1]).toContain('POST /api/pull is refused');
       expect(errors[7]?.[1]).toContain('template: is refused here');
     });

@@ -275,6 +275,25 @@ describe('bridge: upstreams that break', () => {
     await (await arrived).aborted;
   });
 
+  it.each<[string, number, (f: BridgeFixture) => void]>([
+    ['that can’t be reached', 503, ({ mock }) => mock.answer(() => mock.kill())],
+    ['that is silent', 504, ({ mock }) => mock.answer(never)],
+    ['that answers nonsense', 502, ({ mock }) => mock.answer((_request, response) => void response.end('['))],
+  ])('of an upstream %s, a guest does not read the address', async (_, status, breakIt) => {
+    const name = 'unix:/run/private/vllm.sock';
+    fixture = await bridgeFixture({
+      policy: { limits: { silenceTimeoutMs: 200 } },
+      upstream: async ({ target }) => ({ ...target, name }),
+    });
+    expect((await fixture.call('/v1/models')).body).not.toContain('private');
+    breakIt(fixture);
+    const answer = await fixture.call('/api/embed', '{"model":"m1","input":"a"}');
+    expect([answer.status, JSON.parse(answer.body).error]).toEqual([
+      status,
+      expect.stringMatching(/^The model server /),
+    ]);
+  });
+
   it('an answer that is not a stream, after keep-alives, is dropped and reported as an event', async () => {
     fixture = await bridgeFixture({ policy: { limits: { keepAliveIntervalMs: 20 } } });
     const go = Promise.withResolvers<void>();

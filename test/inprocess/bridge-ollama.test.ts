@@ -299,7 +299,10 @@ describe('bridge: Ollama’s embeddings', () => {
       response.end(body);
     });
     const answer = await fixture.call('/api/embed', embed(['a', 'b']));
-    expect([answer.status, JSON.parse(answer.body)]).toEqual([502, { error: 'mock sent an invalid answer.' }]);
+    expect([answer.status, JSON.parse(answer.body)]).toEqual([
+      502,
+      { error: 'The model server sent an invalid answer.' },
+    ]);
   });
 
   it.each([

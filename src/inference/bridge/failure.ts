@@ -2,7 +2,6 @@
 import { CodedError } from '../../base/errors.ts';
 import type { Refusal } from '../../base/http/refusal.ts';
 import { BridgeError, UpstreamsPausedError } from './errors.ts';
-import type { UpstreamTarget } from './upstream/address.ts';
 
 /** For a bug of the bridge, which must not look like an upstream error. */
 export const INTERNAL: Refusal = {
@@ -22,29 +21,28 @@ export const SUSPENDED: Refusal = {
 const RETRY_AFTER_SECONDS = 2;
 
 /** The error for the guest. Addresses and causes stay in the log. */
-export function refusalOfFailure(error: unknown, target: UpstreamTarget | undefined): Refusal {
+export function refusalOfFailure(error: unknown): Refusal {
   if (error instanceof UpstreamsPausedError) return pausedRefusal(error);
   const code = error instanceof BridgeError ? error.code : 'upstream_unavailable';
-  const name = target?.name ?? 'The model server';
   const remedy = error instanceof CodedError && error.remedy ? ` To fix this, ${error.remedy}.` : '';
   switch (code) {
     case 'suspended':
       return SUSPENDED;
     case 'upstream_timeout':
-      return { status: 504, code, message: `${name} did not answer in time.` };
+      return { status: 504, code, message: 'The model server did not answer in time.' };
     case 'upstream_died':
-      return { status: 502, code, message: `${name} ended its answer early.` };
+      return { status: 502, code, message: 'The model server ended its answer early.' };
     case 'upstream_failed': {
       const message = error instanceof Error ? error.message : '';
       return { status: 502, code: 'upstream_error', message };
     }
     case 'upstream_protocol':
-      return { status: 502, code, message: `${name} sent an invalid answer.` };
+      return { status: 502, code, message: 'The model server sent an invalid answer.' };
     default:
       return {
         status: 503,
         code,
-        message: `${name} can't be reached from the host.${remedy}`,
+        message: `The model server can't be reached from the host.${remedy}`,
         retryAfterSeconds: RETRY_AFTER_SECONDS,
       };
   }

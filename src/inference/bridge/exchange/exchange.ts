@@ -184,16 +184,16 @@ export class Exchange {
       const complete = dispatched?.complete() ?? false;
       if (dispatched !== undefined) dispatched.outcome = complete ? 'ok' : 'cancelled';
       if (code === 'cancelled') reply.destroy();
-      else reply.fail(refusalOfFailure(error, undefined));
+      else reply.fail(refusalOfFailure(error));
       return complete ? 'served' : 'cancelled';
     }
     // A bug in the bridge must not look like a fault of the upstream.
     const unexpected = !(error instanceof CodedError) && target !== undefined;
     if (code === 'upstream_failed' && dispatched !== undefined) dispatched.outcome = 'upstream-error';
-    const fields = { sandbox: context.sandboxId, error: describeError(error) };
+    const fields = { sandbox: context.sandboxId, upstream: target?.name ?? null, error: describeError(error) };
     if (unexpected) context.log.error('an inference request failed', fields);
     else context.log.warn('no answer from the model server', fields);
-    reply.fail(unexpected ? INTERNAL : refusalOfFailure(error, target));
+    reply.fail(unexpected ? INTERNAL : refusalOfFailure(error));
     return 'failed';
   }
 

@@ -140,7 +140,7 @@ async function relayed(
     });
   } catch (error) {
     expect(error).toBeInstanceOf(BridgeError);
-    reply.fail(refusalOfFailure(error, undefined));
+    reply.fail(refusalOfFailure(error));
   } finally {
     answer.destroy();
   }

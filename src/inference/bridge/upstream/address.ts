@@ -7,7 +7,7 @@ export type UpstreamApi = (typeof UPSTREAM_APIS)[number];
 
 /** A model server. Comes from the host's configuration or detection, never from a guest. */
 export interface UpstreamTarget {
-  /** Display name, e.g. `Ollama at 127.0.0.1:11434`; guests see it in errors. */
+  /** Display name, e.g. `Ollama at 127.0.0.1:11434`. Guests never see it. */
   readonly name: string;
   /**
    * `http(s)://host:port[/prefix]`. `/v1` is appended unless the prefix ends in a version or in a slash

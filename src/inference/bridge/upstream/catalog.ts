@@ -64,7 +64,7 @@ export class Catalog {
     const known = this.#entries.get(place);
     if (known !== undefined) return known;
     if (this.#entries.size >= ENTRIES_MAX) this.#entries.clear();
-    const ownedBy = target.modelOwner ?? target.name;
+    const ownedBy = target.modelOwner ?? 'upstream';
     const seed = target.models?.map((id) => ({ id, created: 0, ownedBy })) ?? null;
     const askedAtMs = this.#clock.now() - RETRY_MS;
     const entry: Entry = { models: seed, askedAtMs, pending: undefined };
