@@ -213,11 +213,36 @@ describe('ls', () => {
   });
 });
 
+describe('ls -q, --status', () => {
+  it('-q prints only IDs; --status filters, also ended ones', async () => {
+    const [one, two, three] = [await newId(), await newId(), await newId()];
+    await control.pause(one, 'disk');
+    await control.remove(two);
+    const quiet = testCli();
+    expect(await list(quiet.cli, control, { label: [], quiet: true })).toBe(0);
+    expect(quiet.stdout()).toBe(`${three}\n${one}\n`);
+    const filtered = testCli();
+    await list(filtered.cli, control, { label: [], quiet: true, status: ['paused', 'ended'] });
+    expect(filtered.stdout()).toBe(`${two}\n${one}\n`);
+    const json = testCli({ json: true });
+    await list(json.cli, control, { label: [], quiet: true, status: ['running'] });
+    expect(JSON.parse(json.stdout())).toEqual([three]);
+    const none = testCli();
+    await list(none.cli, control, { label: [], quiet: true, status: ['saving'] });
+    expect([none.stdout(), none.stderr()]).toEqual(['', '']);
+  });
+
+  it('an unknown status is refused with the known ones', async () => {
+    const wrong = list(testCli().cli, control, { label: [], status: ['stopped'] });
+    await expect(wrong).rejects.toMatchObject({ code: 'usage', remedy: expect.stringContaining('running, saving') });
+  });
+});
+
 describe('rm', () => {
   it('removes several by prefix, each once', async () => {
     const [one, two, three] = [await newId(), await newId(), await newId()];
     const { cli, stdout } = testCli();
-    expect(await remove(cli, control, [one.slice(0, 10), two, two], {})).toBe(0);
+    expect(await remove(cli, control, [one.slice(0, 10), two, two], { label: [] })).toBe(0);
     expect(stdout()).toBe(`${one}\n${two}\n`);
     expect((await control.list()).map(({ id }) => id)).toEqual([three]);
   });
@@ -225,15 +250,30 @@ describe('rm', () => {
   it('--all: removes paused sandboxes, too', async () => {
     await control.pause(await newId(), 'disk');
     await newId();
-    expect(await remove(testCli().cli, control, [], { all: true })).toBe(0);
+    expect(await remove(testCli().cli, control, [], { all: true, label: [] })).toBe(0);
     expect(await control.list()).toEqual([]);
+  });
+
+  it('--label: removes what has all the labels, and says how many', async () => {
+    const one = await newId({ metadata: { user: '42', job: 'x' } });
+    const two = await newId({ metadata: { user: '42', job: 'y' } });
+    const { cli, stdout, stderr } = testCli();
+    expect(await remove(cli, control, [], { label: ['user=42', 'job=x'] })).toBe(0);
+    expect([stdout(), stderr()]).toEqual([`${one}\n`, '1 sandbox to remove\n']);
+    const none = testCli();
+    expect(await remove(none.cli, control, [], { label: ['user=43'] })).toBe(0);
+    expect([none.stdout(), none.stderr()]).toEqual(['', '0 sandboxes to remove\n']);
+    await expect(remove(testCli().cli, control, [two], { label: ['user=42'] })).rejects.toThrow(usage);
+    await expect(remove(testCli().cli, control, [], { all: true, label: ['user=42'] })).rejects.toThrow(usage);
+    await expect(remove(testCli().cli, control, [], { label: ['user'] })).rejects.toThrow(usage);
+    expect((await control.list()).map(({ id }) => id)).toEqual([two]);
   });
 
   it('an unknown ID, no ID, or IDs with --all remove nothing', async () => {
     const one = await newId();
-    await expect(remove(testCli().cli, control, [one, 'zzzz'], {})).rejects.toThrow(usage);
-    await expect(remove(testCli().cli, control, [], {})).rejects.toThrow(usage);
-    await expect(remove(testCli().cli, control, [one], { all: true })).rejects.toThrow(usage);
+    await expect(remove(testCli().cli, control, [one, 'zzzz'], { label: [] })).rejects.toThrow(usage);
+    await expect(remove(testCli().cli, control, [], { label: [] })).rejects.toThrow(usage);
+    await expect(remove(testCli().cli, control, [one], { all: true, label: [] })).rejects.toThrow(usage);
     expect(await control.list()).toHaveLength(1);
   });
 
@@ -242,7 +282,7 @@ describe('rm', () => {
     await control.remove(one);
     for (const text of [one, one.slice(0, 12)]) {
       const { cli, stdout, stderr } = testCli();
-      expect(await remove(cli, control, [text], {})).toBe(1);
+      expect(await remove(cli, control, [text], { label: [] })).toBe(1);
       expect(stdout()).toBe('');
       expect(stderr()).toMatch(new RegExp(`sandbox ${one} has ended: removed\nfix: .*ls -a`));
     }
@@ -252,11 +292,11 @@ describe('rm', () => {
     const one = await newId();
     const none = 'z'.repeat(20);
     const { cli, stdout, stderr } = testCli();
-    expect(await remove(cli, control, [none, one], {})).toBe(1);
+    expect(await remove(cli, control, [none, one], { label: [] })).toBe(1);
     expect(stdout()).toBe(`${one}\n`);
     expect(stderr()).toContain(none);
     const json = testCli({ json: true });
-    expect(await remove(json.cli, control, [none], {})).toBe(1);
+    expect(await remove(json.cli, control, [none], { label: [] })).toBe(1);
     expect(JSON.parse(json.stdout())).toMatchObject([{ ok: false, id: none, code: 'not_found' }]);
   });
 });

@@ -1,6 +1,12 @@
 /** `neurovisor ls`, `rm`, `pause`, `resume`: list and change sandboxes of the daemon. */
 import { systemClock } from '../../base/clock.ts';
-import type { ControlPlane, PauseTarget, SandboxInfo, SandboxStatus } from '../../sandbox/contract/control.ts';
+import type {
+  ControlPlane,
+  PauseTarget,
+  SandboxFilter,
+  SandboxInfo,
+  SandboxStatus,
+} from '../../sandbox/contract/control.ts';
 import { shownImage } from '../../sandbox/contract/environment.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import type { Cli } from '../cli.ts';
@@ -13,28 +19,43 @@ import { forEach } from './many.ts';
 
 export interface ListFlags {
   readonly all?: boolean;
+  readonly quiet?: boolean;
   readonly label: readonly string[];
+  readonly status?: readonly string[];
 }
 
 /** With `-a`, includes ended sandboxes that the daemon remembers, with the cause. */
 export async function list(cli: Cli, control: ControlPlane, flags: ListFlags): Promise<number> {
-  const metadata = parsePairs(flags.label, '--label');
-  const shown = await control.list({
-    ...(Object.keys(metadata).length === 0 ? {} : { metadata }),
-    ...(flags.all === true ? { status: STATUSES } : {}),
-  });
+  const filter = sandboxFilter(flags);
+  const shown = await control.list(filter);
   if (cli.json) {
-    cli.printJson(shown);
+    cli.printJson(flags.quiet === true ? shown.map(({ id }) => id) : shown);
+    return 0;
+  }
+  if (flags.quiet === true) {
+    for (const { id } of shown) cli.stdout.write(`${id}\n`);
     return 0;
   }
   cli.stdout.write(`${sandboxTable(shown, systemClock.wall())}\n`);
-  if (shown.length === 0 && flags.label.length === 0) {
+  if (shown.length === 0 && filter.metadata === undefined && flags.status === undefined) {
     cli.stderr.write('no sandboxes; create one with: neurovisor create\n');
   }
   return 0;
 }
 
 const STATUSES: readonly SandboxStatus[] = ['starting', 'running', 'saving', 'paused', 'resuming', 'ending', 'ended'];
+
+/** @throws UsageError */
+export function sandboxFilter({ all, label, status }: Omit<ListFlags, 'quiet'>): SandboxFilter {
+  const wrong = status?.find((name) => !(STATUSES as readonly string[]).includes(name));
+  if (wrong !== undefined) throw new UsageError(`unknown status "${wrong}"`, `use one of: ${STATUSES.join(', ')}`);
+  const statuses = STATUSES.filter((name) => status?.includes(name) ?? all === true);
+  const metadata = parsePairs(label, '--label');
+  return {
+    ...(Object.keys(metadata).length === 0 ? {} : { metadata }),
+    ...(statuses.length === 0 ? {} : { status: statuses }),
+  };
+}
 
 /** @param now milliseconds since 1970 */
 export function sandboxTable(list: readonly SandboxInfo[], now: number): string {
@@ -60,31 +81,46 @@ function endsIn({ endsAtMs, onTimeout }: SandboxInfo, now: number): string {
   return `${coarse(endsAtMs - now)}${onTimeout === 'kill' ? '' : ' (pause)'}`;
 }
 
-/** @param texts IDs or prefixes; none: only with `--all` */
+export interface RemoveFlags {
+  readonly all?: boolean;
+  readonly label: readonly string[];
+}
+
+/** @param texts IDs or prefixes; none with `--all` and labels */
 export async function remove(
   cli: Cli,
   control: ControlPlane,
   texts: readonly string[],
-  flags: { readonly all?: boolean },
+  flags: RemoveFlags,
 ): Promise<number> {
   checkRemove(texts, flags);
-  const ids =
-    flags.all === true
-      ? (await control.list()).map(({ id }) => id)
-      : await Promise.all(texts.map((text) => sandboxId(control, text)));
-  return await forEach(cli, ids, async (id) => ({ sandbox: await removeOne(control, id) }));
+  if (texts.length > 0) {
+    return await removeAll(cli, control, await Promise.all(texts.map((text) => sandboxId(control, text))));
+  }
+  const found = await control.list(sandboxFilter({ label: flags.label }));
+  if (!cli.json) cli.stderr.write(`${found.length} ${found.length === 1 ? 'sandbox' : 'sandboxes'} to remove\n`);
+  return await removeAll(
+    cli,
+    control,
+    found.map(({ id }) => id),
+  );
 }
 
 /** @throws UsageError */
-export function checkRemove(texts: readonly string[], { all }: { readonly all?: boolean }): void {
-  const remedy = 'use neurovisor rm ID …, or neurovisor rm --all';
-  if (all !== true && texts.length === 0) {
-    throw new UsageError('missing sandbox ID', remedy);
-  }
+export function checkRemove(texts: readonly string[], { all, label }: RemoveFlags): void {
+  const remedy = 'use neurovisor rm ID …, neurovisor rm --label KEY=VALUE, or neurovisor rm --all';
+  parsePairs(label, '--label');
+  if (all !== true && label.length === 0 && texts.length === 0) throw new UsageError('missing sandbox ID', remedy);
   if (all === true && texts.length > 0) {
     throw new UsageError('--all and sandbox IDs are mutually exclusive', remedy);
   }
+  if (label.length > 0 && (all === true || texts.length > 0)) {
+    throw new UsageError('--label excludes sandbox IDs and --all', remedy);
+  }
 }
+
+const removeAll = (cli: Cli, control: ControlPlane, ids: readonly string[]): Promise<number> =>
+  forEach(cli, ids, async (id) => ({ sandbox: await removeOne(control, id) }));
 
 async function removeOne(control: ControlPlane, id: string): Promise<SandboxInfo> {
   try {

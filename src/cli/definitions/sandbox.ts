@@ -1,7 +1,7 @@
 /** Definitions of the commands for sandboxes of the daemon: `ls` to `fork`. */
 import { type Command, Option } from 'commander';
 import type { PauseTarget } from '../../sandbox/contract/control.ts';
-import type { ListFlags } from '../commands/sandboxes.ts';
+import type { ListFlags, RemoveFlags } from '../commands/sandboxes.ts';
 import type { ForkFlags } from '../commands/snapshot.ts';
 import * as ranges from '../flags/ranges.ts';
 import { type OutputFlags, performThere } from './perform.ts';
@@ -26,7 +26,9 @@ function addList(program: Command): void {
     .summary('list sandboxes')
     .description('List the sandboxes of the daemon, newest first.')
     .option('-a, --all', 'include ended sandboxes, with their cause')
+    .option('-q, --quiet', 'print only IDs')
     .option('-l, --label <KEY=VALUE>', 'filter by label (repeatable)', collect, [])
+    .option('--status <status>', 'filter by status, for example paused (repeatable)', collect)
     .addOption(output())
     .addHelpText(
       'after',
@@ -34,10 +36,15 @@ function addList(program: Command): void {
 Examples:
   neurovisor ls -a
   neurovisor ls -l user=42 -o json
+  neurovisor resume $(neurovisor ls -q --status paused)
 `,
     )
     .action((flags: ListFlags & OutputFlags) =>
-      performThere(flags, async (cli, control) => (await sandboxes()).list(cli, control, flags)),
+      performThere(
+        flags,
+        async (cli, control) => (await sandboxes()).list(cli, control, flags),
+        async () => (await sandboxes()).sandboxFilter(flags),
+      ),
     );
 }
 
@@ -48,16 +55,18 @@ function addRemove(program: Command): void {
     .description('Stop sandboxes, delete their data, and print their IDs.')
     .argument('[ids...]', SANDBOXES)
     .option('--all', 'remove all sandboxes of the daemon, including paused ones')
+    .option('-l, --label <KEY=VALUE>', 'remove the sandboxes with this label (repeatable)', collect, [])
     .addOption(output())
     .addHelpText(
       'after',
       `
 Examples:
   neurovisor rm 7ds14n1k
+  neurovisor rm -l user=42
   neurovisor rm --all
 `,
     )
-    .action((ids: string[], flags: { all?: boolean } & OutputFlags) =>
+    .action((ids: string[], flags: RemoveFlags & OutputFlags) =>
       performThere(
         flags,
         async (cli, control) => (await sandboxes()).remove(cli, control, ids, flags),
