@@ -92,6 +92,45 @@ describe('EventJournal', () => {
   });
 });
 
+describe('EventJournal: bytes', () => {
+  const large = (id: string) => event(id, { tenant: 'red', data: { text: 'é'.repeat(100) } });
+  const BYTES = Buffer.byteLength(JSON.stringify(large('r0')));
+  const kept = (journal: EventJournal, tenant: string) =>
+    journal.list({ ...ALL, tenant }).map(({ sandboxId }) => sandboxId);
+
+  it('a tenant’s oldest events go first, also after a restart, and no other tenant’s', () => {
+    const limits = { keptBytesMax: 3 * BYTES };
+    {
+      using journal = new EventJournal(path, { keptBytesMax: 5 * BYTES });
+      journal.append(event('b1', { tenant: 'blue' }));
+      for (const id of ['r1', 'r2', 'r3', 'r4', 'r5', 'r6']) journal.append(large(id));
+      expect(kept(journal, 'red')).toEqual(['r2', 'r3', 'r4', 'r5', 'r6']);
+      expect(journal.bytesOf('red')).toBe(5 * BYTES);
+    }
+    using journal = new EventJournal(path, limits);
+    expect(journal.bytesOf('red')).toBe(5 * BYTES);
+    journal.append(large('r7'));
+    expect([kept(journal, 'blue'), kept(journal, 'red')]).toEqual([['b1'], ['r5', 'r6', 'r7']]);
+    expect(journal.bytesOf('red')).toBe(3 * BYTES);
+    expect(journal.bytesOf('green')).toBe(0);
+  });
+
+  it('a webhook goes on with the oldest event that is left, and gets none twice', () => {
+    using journal = new EventJournal(path, { keptBytesMax: 2 * BYTES });
+    const hook = webhook({ tenant: 'red' });
+    journal.saveWebhook(hook, true);
+    journal.append(large('r1'));
+    journal.noteDelivered(hook.id, journal.nextFor(hook)?.seq ?? 0);
+    for (const id of ['r2', 'r3', 'r4']) journal.append(large(id));
+    const got: string[] = [];
+    for (let next = journal.nextFor(hook); next !== undefined; next = journal.nextFor(hook)) {
+      got.push(next.sandboxId);
+      journal.noteDelivered(hook.id, next.seq);
+    }
+    expect(got).toEqual(['r3', 'r4']);
+  });
+});
+
 describe('EventJournal.nextFor', () => {
   /** @returns the number of events that `use` visits */
   const visits = (use: (journal: EventJournal) => void): number => {

@@ -52,19 +52,26 @@ export interface EventQuery {
   readonly types?: readonly EventType[] | undefined;
 }
 
-const countRow = z.object({ tenant: z.string().nullable(), kept: z.number() });
+const countRow = z.object({ tenant: z.string().nullable(), count: z.number(), bytes: z.number() });
+const sizeRow = z.object({ seq: z.number(), bytes: z.number() });
 const row = z.object({ seq: z.number(), id: z.string(), json: z.string() });
 
-type KeptLimits = Pick<typeof EVENT_LIMITS, 'keptMax' | 'keptSumMax'>;
+type KeptLimits = Readonly<Record<'keptMax' | 'keptBytesMax' | 'keptSumMax', number>>;
+
+interface Kept {
+  readonly count: number;
+  readonly bytes: number;
+}
+const NONE: Kept = { count: 0, bytes: 0 };
 
 export class EventJournal implements Disposable {
   readonly #db: DatabaseSync;
-  readonly #limits: Readonly<Record<keyof KeptLimits, number>>;
-  /** Number of kept events by tenant: counting them for each event would read all of them. */
-  readonly #kept = new Map<string | null, number>();
+  readonly #limits: KeptLimits;
+  /** Kept events by tenant: counting them for each event would read all of them. */
+  readonly #kept = new Map<string | null, Kept>();
 
-  constructor(path: string, limits: Readonly<Record<keyof KeptLimits, number>> = EVENT_LIMITS) {
-    this.#limits = limits;
+  constructor(path: string, limits: Partial<KeptLimits> = {}) {
+    this.#limits = { ...EVENT_LIMITS, ...limits };
     closeSync(openSync(path, 'a', 0o600));
     this.#db = new DatabaseSync(path);
     this.#db.exec(`
@@ -81,36 +88,57 @@ export class EventJournal implements Disposable {
         id TEXT PRIMARY KEY NOT NULL, tenant TEXT, json TEXT NOT NULL, deliveredSeq INTEGER NOT NULL
       ) STRICT, WITHOUT ROWID;
     `);
-    const counts = this.#db.prepare('SELECT tenant, count(*) AS kept FROM events GROUP BY tenant');
+    const counts = this.#db.prepare(
+      'SELECT tenant, count(*) AS count, sum(octet_length(json)) AS bytes FROM events GROUP BY tenant',
+    );
     for (const one of counts.all()) {
-      const { tenant, kept } = countRow.parse(one);
+      const { tenant, ...kept } = countRow.parse(one);
       this.#kept.set(tenant, kept);
     }
   }
 
-  append(event: NewEvent): void {
-    const { tenant, sandboxId, type } = event;
-    this.#db
-      .prepare('INSERT INTO events (id, tenant, sandboxId, type, json) VALUES (?, ?, ?, ?, ?)')
-      .run(randomUUID(), tenant, sandboxId, type, JSON.stringify(event));
-    this.#kept.set(tenant, (this.#kept.get(tenant) ?? 0) + 1);
-    this.#dropOldest(tenant, (this.#kept.get(tenant) ?? 0) - this.#limits.keptMax);
-    const counts = [...this.#kept];
-    const sum = counts.reduce((total, [, kept]) => total + kept, 0);
-    if (sum <= this.#limits.keptSumMax) return;
-    const [largest] = counts.reduce((most, one) => (one[1] > most[1] ? one : most));
-    this.#dropOldest(largest, sum - this.#limits.keptSumMax);
+  /** Bytes of the kept events of a tenant. */
+  bytesOf(tenant: string | null): number {
+    return this.#keptOf(tenant).bytes;
   }
 
-  #dropOldest(tenant: string | null, count: number): void {
-    if (count <= 0) return;
-    const { changes } = this.#db
-      .prepare(
-        `DELETE FROM events WHERE seq IN
-         (SELECT seq FROM events WHERE tenant IS ? ORDER BY seq LIMIT ?)`,
-      )
-      .run(tenant, count);
-    this.#kept.set(tenant, (this.#kept.get(tenant) ?? 0) - Number(changes));
+  #keptOf(tenant: string | null): Kept {
+    return this.#kept.get(tenant) ?? NONE;
+  }
+
+  append(event: NewEvent): void {
+    const { tenant, sandboxId, type } = event;
+    const json = JSON.stringify(event);
+    this.#db
+      .prepare('INSERT INTO events (id, tenant, sandboxId, type, json) VALUES (?, ?, ?, ?, ?)')
+      .run(randomUUID(), tenant, sandboxId, type, json);
+    const before = this.#keptOf(tenant);
+    const now = { count: before.count + 1, bytes: before.bytes + Buffer.byteLength(json) };
+    this.#kept.set(tenant, now);
+    const { keptMax, keptBytesMax, keptSumMax } = this.#limits;
+    this.#dropOldest(tenant, { count: now.count - keptMax, bytes: now.bytes - keptBytesMax });
+    const counts = [...this.#kept];
+    const sum = counts.reduce((total, [, { count }]) => total + count, 0);
+    if (sum <= keptSumMax) return;
+    const [largest] = counts.reduce((most, one) => (one[1].count > most[1].count ? one : most));
+    this.#dropOldest(largest, { count: sum - keptSumMax, bytes: 0 });
+  }
+
+  /** @param least what is dropped at least */
+  #dropOldest(tenant: string | null, least: Kept): void {
+    if (least.count <= 0 && least.bytes <= 0) return;
+    const oldest = this.#db
+      .prepare('SELECT seq, octet_length(json) AS bytes FROM events WHERE tenant IS ? ORDER BY seq')
+      .iterate(tenant);
+    let [last, count, bytes] = [0, 0, 0];
+    for (const one of oldest) {
+      const { seq, bytes: size } = sizeRow.parse(one);
+      [last, count, bytes] = [seq, count + 1, bytes + size];
+      if (count >= least.count && bytes >= least.bytes) break;
+    }
+    this.#db.prepare('DELETE FROM events WHERE tenant IS ? AND seq <= ?').run(tenant, last);
+    const kept = this.#keptOf(tenant);
+    this.#kept.set(tenant, { count: kept.count - count, bytes: kept.bytes - bytes });
   }
 
   list(

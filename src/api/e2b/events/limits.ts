@@ -4,6 +4,8 @@ export const EVENT_LIMITS = {
    * delivery.
    */
   keptMax: 50_000,
+  /** Likewise, bytes of their JSON: events have the metadata of their sandboxes. */
+  keptBytesMax: 64 * 1024 ** 2,
   /** Limit for all tenants; beyond it, the one with the most loses its oldest. */
   keptSumMax: 1_000_000,
   /** Per tenant. */
