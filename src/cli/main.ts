@@ -6,7 +6,6 @@
  *                                       top/  transfer/  daemon/  flags/  output/
  */
 
-import { styleText } from 'node:util';
 import { Command, CommanderError, Help } from 'commander';
 import { ignore } from '../base/ignore.ts';
 import { productName } from '../base/package-dir.ts';
@@ -23,10 +22,10 @@ let json = asksForJson(words);
 const program = new Command('neurovisor')
   .description('Run AI agents in microVMs, with their models on the host.')
   .version(productName())
-  .showHelpAfterError('(see neurovisor --help)')
+  .showSuggestionAfterError(false)
   .exitOverride()
-  // In JSON mode stdout holds one object and nothing else.
-  .configureOutput({ writeErr: (text) => void (json || process.stderr.write(text)) })
+  // In JSON mode stdout holds one object and nothing else. Errors are printed below, with a remedy.
+  .configureOutput({ writeErr: (text) => void (json || process.stderr.write(text)), outputError: () => undefined })
   .configureHelp({
     visibleOptions(command) {
       return shownOptions(command, Help.prototype.visibleOptions.call(this, command));
@@ -53,13 +52,14 @@ try {
     printFailure(error, json);
     process.exitCode = EXIT_USAGE;
   } else if (error instanceof CommanderError) {
-    // Commander has already printed its message. `--help` and `--version` end with status 0.
+    // `--help` and `--version` end with status 0, and have printed what is asked for.
     process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
-    if (error.exitCode !== 0) {
-      const { renamedTo } = await import('./flags/renamed.ts');
-      const remedy = renamedTo(error.message);
-      if (json) printFailure(usageErrorOf(error, remedy), json);
-      else if (remedy !== null) process.stderr.write(`${styleText('yellow', 'fix:')} ${remedy}\n`);
+    const isGroup = error.code === 'commander.help';
+    if (isGroup && json) printFailure(new UsageError('missing subcommand', 'see --help'), json);
+    if (error.exitCode !== 0 && !isGroup) {
+      const { suggestion } = await import('./flags/suggestion.ts');
+      const remedy = suggestion(error.message, program, words);
+      printFailure(new UsageError(error.message.replace(/^error: /, ''), remedy), json);
     }
   } else throw error;
 }
@@ -68,10 +68,4 @@ try {
 async function partedWords(command: Command): Promise<readonly string[]> {
   if (command.name() !== 'run' && command.name() !== 'exec') return words;
   return (await import('./flags/program-words.ts')).withProgramWords(words, command);
-}
-
-function usageErrorOf({ code, message }: CommanderError, remedy: string | null): UsageError {
-  // A group, such as `snapshot`, without a subcommand.
-  if (code === 'commander.help') return new UsageError('missing subcommand', 'see --help');
-  return new UsageError(message.replace(/^error: /, '').replaceAll('\n', ' '), remedy ?? 'see --help');
 }

@@ -19,6 +19,12 @@ describe('nearNames', () => {
     expect(nearNames('', names)).toEqual([]);
   });
 
+  it('finds no other word of the same length', () => {
+    expect(nearNames('name', ['rate', 'same'])).toEqual(['same']);
+    expect(nearNames('memroy', ['memory'])).toEqual(['memory']);
+    expect(nearNames('crp', ['crop', 'cp', 'exec'])).toEqual(['cp', 'crop']);
+  });
+
   it('is quick for long texts', () => {
     expect(nearNames('a'.repeat(1_000_000), names)).toEqual([]);
   });

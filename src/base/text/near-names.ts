@@ -16,24 +16,28 @@ export function nearNames(text: string, names: readonly string[]): readonly stri
     .map(({ name }) => name);
 }
 
-/** Two edits would replace both of two letters. */
-const limitFor = (text: string): number => Math.min(EDITS_MAX, Math.floor(text.length / 2));
+/** More edits than one in three letters make another word of it. */
+const limitFor = (text: string): number => Math.min(EDITS_MAX, Math.floor(text.length / 3));
 
 function begins(name: string, text: string): boolean {
   return text !== '' && (name.startsWith(text) || text.startsWith(name));
 }
 
-/** Levenshtein distance: insertions, deletions and replacements of a character. */
+/** Optimal string alignment: insertions, deletions, replacements, and swaps of neighbors. */
 function distance(from: string, to: string): number {
   if (Math.abs(from.length - to.length) > EDITS_MAX) return Number.POSITIVE_INFINITY;
+  let before: number[] = [];
   let row = Array.from({ length: to.length + 1 }, (_, column) => column);
   for (let line = 1; line <= from.length; line += 1) {
     const next = [line];
     for (let column = 1; column <= to.length; column += 1) {
       const same = from[line - 1] === to[column - 1] ? 0 : 1;
-      next.push(Math.min((row[column - 1] ?? 0) + same, (row[column] ?? 0) + 1, (next[column - 1] ?? 0) + 1));
+      let edits = Math.min((row[column - 1] ?? 0) + same, (row[column] ?? 0) + 1, (next[column - 1] ?? 0) + 1);
+      const isSwap = line > 1 && from[line - 1] === to[column - 2] && from[line - 2] === to[column - 1];
+      if (isSwap) edits = Math.min(edits, (before[column - 2] ?? 0) + 1);
+      next.push(edits);
     }
-    row = next;
+    [before, row] = [row, next];
   }
   return row[to.length] ?? 0;
 }

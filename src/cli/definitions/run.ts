@@ -47,7 +47,6 @@ export function addRun(program: Command): void {
   const command = program
     .command('run')
     .summary('run a Python script in a fresh microVM')
-    .showHelpAfterError('(put the options of the script after --, for example neurovisor run FILE -- --verbose)')
     .description(
       'Start a microVM, run a Python script in it, stream its output, and remove the microVM. The guest has no ' +
         'network by default; OPENAI_BASE_URL in the guest points to a model on this host.\n\n' +
