@@ -292,6 +292,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         models: null,
         memoryAvailableMib: 1,
         modelBudgets: [],
+        longTurns: [],
       }),
       makeSpec: (wanted) => makeSpec(wanted, 8, parseEgress),
       modelUse: (account) => this.models.use.get(account) ?? null,

@@ -46,6 +46,7 @@ export function fakeWatch(sandboxes: FakeSandboxes): FakeWatch {
         memoryAvailableMib: 1024,
         startedAtMs,
         modelBudgets: [],
+        longTurns: [],
       };
     },
     channelStats: async (id) => {

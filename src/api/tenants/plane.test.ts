@@ -93,6 +93,14 @@ it('host: shows a tenant only its own model budget', async () => {
   expect((await tenantPlane(control, 'none').host()).modelBudgets).toEqual([]);
 });
 
+it('host: shows a tenant no turns and no places of the daemon’s code', async () => {
+  await using control = new FakeControlPlane();
+  const longTurns = [{ atMs: 0, ms: 60, cpuMs: 60, place: 'parse (src/a.ts:1:1)' }];
+  const host = { ...(await control.host()), longTurns };
+  Object.assign(control, { host: async () => host });
+  expect((await tenantPlane(control, 'mine').host()).longTurns).toEqual([]);
+});
+
 it('update: an annotation can’t set an owner', async () => {
   await using control = new FakeControlPlane();
   const mine = tenantPlane(control, 'mine');

@@ -156,7 +156,8 @@ function ownWatch(control: Watch, own: OwnWorld): Watch {
       const sandboxes = await own.list();
       const paused = sandboxes.filter(({ status }) => status === 'paused').length;
       const modelBudgets = host.modelBudgets.filter(({ tenant }) => tenant === own.tenant);
-      return { ...host, upstream: 'model server', sandboxes: sandboxes.length, paused, queued: 0, modelBudgets };
+      const ofTenant = { upstream: 'model server', sandboxes: sandboxes.length, paused, queued: 0 };
+      return { ...host, ...ofTenant, modelBudgets, longTurns: [] };
     },
 
     async channelStats(id) {

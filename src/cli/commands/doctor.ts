@@ -1,15 +1,19 @@
 /** `neurovisor doctor`: checks each capability, and prints how to fix what does not work, or a report for an issue. */
+import type { Config } from '../../base/config.ts';
+import { describeError } from '../../base/errors.ts';
 import { resolveHome } from '../../base/home.ts';
 import { plain } from '../../base/text/plain.ts';
-import type { Check } from '../../host/doctor/check.ts';
+import type { Check, Finding } from '../../host/doctor/check.ts';
 import { examine } from '../../host/doctor/doctor.ts';
 import { examineNetwork } from '../../host/doctor/network.ts';
 import { cleanNetworks, viewNetworks } from '../../host/doctor/network-view.ts';
 import { reportHost } from '../../host/doctor/report.ts';
 import { reportText } from '../../host/doctor/report-text.ts';
 import { auditHost } from '../../host/doctor/security.ts';
+import { checkTurns } from '../../host/doctor/turns.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
+import { openDaemonIfRunning } from '../library/daemon.ts';
 import { table } from '../output/table.ts';
 import { verdictText } from '../output/verdict.ts';
 
@@ -42,7 +46,18 @@ export async function doctor(cli: Cli, flags: DoctorFlags): Promise<number> {
 
 async function checksOf({ config, log }: Cli, { security, network }: DoctorFlags): Promise<readonly Check[]> {
   if (network === true) return await examineNetwork(resolveHome(config.home), config.networkPool ?? undefined);
-  return security === true ? await auditHost({ config, log }) : await examine({ config, log });
+  if (security === true) return await auditHost({ config, log });
+  return [...(await examine({ config, log })), { name: 'event loop', ...(await findTurns(config)) }];
+}
+
+/** Asks the daemon of this home. */
+async function findTurns(config: Config): Promise<Finding> {
+  try {
+    await using daemon = await openDaemonIfRunning(config);
+    return checkTurns((await daemon?.host()) ?? null);
+  } catch (error) {
+    return { verdict: 'limited', detail: `the daemon was not asked: ${describeError(error)}`, remedy: null };
+  }
 }
 
 /** Removes what dead processes left behind, and lists it on stderr. */

@@ -44,6 +44,7 @@ const host = {
   upstream: HOSTILE,
   models: [HOSTILE],
   modelBudgets: [{ tenant: HOSTILE, limits: { requests: 1, windowMs: 1000 }, used: null }],
+  longTurns: [{ atMs: 0, ms: 60, cpuMs: 60, place: HOSTILE }],
 };
 const exit = {
   exitCode: null,

@@ -45,6 +45,7 @@ function scrape(
       memoryAvailableMib: 100,
       startedAtMs: 0,
       modelBudgets: [],
+      longTurns: [],
     },
     list: ids.map((id, n) => ({
       ...{

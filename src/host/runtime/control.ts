@@ -135,6 +135,7 @@ export async function openControlPlane(
         models: await upstream.offered(),
         memoryAvailableMib: Math.floor(availableMib()),
         modelBudgets: options.modelBudgets?.() ?? [],
+        longTurns: runtime.metrics.turns.list(systemClock.wall()),
       }),
       makeSpec: (options) => runtime.makeSpec(options),
       modelUse: (account) => runtime.modelUse(account),

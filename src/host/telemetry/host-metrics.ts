@@ -24,6 +24,7 @@ import type { StartQueue } from '../../sandbox/start/start-queue.ts';
 import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
 import { anonymousBytes, availableMib, memoryPressure } from '../probes/host-memory.ts';
 import { HomeDisk } from './home-disk.ts';
+import { LongTurns } from './long-turns.ts';
 import { Totals } from './totals.ts';
 import { channelMetrics, networkMetrics, REFUSED } from './traffic-metrics.ts';
 
@@ -37,6 +38,8 @@ const PHASES = ['prepare', 'vmm', 'kernel', 'agent'] as const;
 
 export class HostMetrics {
   readonly registry = new MetricRegistry();
+  /** Turns of the event loop, if a `LoopWatch` measures them. */
+  readonly turns = new LongTurns();
   readonly #clock: Clock;
   readonly #channels = new Totals();
   readonly #network = new Totals();
@@ -271,6 +274,7 @@ export class HostMetrics {
         () => [...this.#sandboxes].reduce((sum, { spec }) => sum + spec.memoryMib, 0) * MIB,
       ),
       ...processMetrics(),
+      ...this.turns.metrics(),
       ignoredErrors,
     );
   }

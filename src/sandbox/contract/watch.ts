@@ -63,4 +63,17 @@ export interface HostInfo {
   readonly startedAtMs: number;
   /** Budgets for models that the caller's sandboxes share: for the operator, those of all tenants, too. */
   readonly modelBudgets: readonly SharedBudget[];
+  /** For the operator: the longest turns of the event loop in the last day, over 50 ms, longest first; at most 10. */
+  readonly longTurns: readonly LongTurn[];
+}
+
+/** One turn of the event loop, in which nobody else was served. */
+export interface LongTurn {
+  /** Its end, milliseconds since 1970. */
+  readonly atMs: number;
+  readonly ms: number;
+  /** Processor time of it; far less than `ms`: the process had to wait. */
+  readonly cpuMs: number;
+  /** Function and position in our code; null: none was seen. */
+  readonly place: string | null;
 }

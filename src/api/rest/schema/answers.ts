@@ -3,7 +3,14 @@ import { z } from 'zod';
 import type { ChannelStats } from '../../../base/channel.ts';
 import type { SharedBudget } from '../../../base/request/model-limits.ts';
 import type { UsageRecord } from '../../../inference/bridge/bridge.ts';
-import type { ForkResult, HostInfo, LogChunk, PoolInfo, SnapshotInfo } from '../../../sandbox/contract/control.ts';
+import type {
+  ForkResult,
+  HostInfo,
+  LogChunk,
+  LongTurn,
+  PoolInfo,
+  SnapshotInfo,
+} from '../../../sandbox/contract/control.ts';
 import type { SandboxLogs } from '../../../sandbox/contract/ending.ts';
 import { templateSpec } from '../../../sandbox/contract/schema/contents.ts';
 import { budgetUse, windowedBudget } from '../../../sandbox/contract/schema/models.ts';
@@ -79,6 +86,15 @@ const sharedBudget: z.ZodType<SharedBudget> = z
   })
   .meta({ id: 'SharedModelBudget', description: 'A budget that sandboxes share.' });
 
+const longTurn: z.ZodType<LongTurn> = z
+  .object({
+    atMs: wallMs,
+    ms,
+    cpuMs: ms.describe('Far less than `ms`: the process had to wait.'),
+    place: z.string().nullable().describe('Function and position in the code; null: none was seen.'),
+  })
+  .meta({ id: 'LongTurn', description: 'A turn of the event loop, in which nobody else was served.' });
+
 export const hostInfo: z.ZodType<HostInfo> = z
   .object({
     version: z.string(),
@@ -96,6 +112,9 @@ export const hostInfo: z.ZodType<HostInfo> = z
     modelBudgets: z
       .array(sharedBudget)
       .describe('For the operator those of the host and of all tenants, for a tenant its own.'),
+    longTurns: z
+      .array(longTurn)
+      .describe('For the operator the longest turns of the event loop in the last day; over 50 ms, longest first.'),
   })
   .meta({ id: 'Host' });
 
