@@ -115,6 +115,24 @@ describe('REST', () => {
     }
   });
 
+  it('streams of all tenants share one number, of which the operator and each tenant keep a part', async () => {
+    const { ownMax } = API_LIMITS.eventStreamShares;
+    const leave = new AbortController();
+    const open = async (key: string): Promise<number> =>
+      (await rest(key, '/v1/events', { signal: leave.signal })).status;
+    const tenants = Array.from({ length: 10 }, (_, n) => keys.create(`streams-${n}`, null).key);
+    const opened: number[] = [];
+    for (const key of tenants) {
+      const statuses = await Promise.all(Array.from({ length: ownMax + 1 }, () => open(key)));
+      opened.push(statuses.filter((status) => status === 200).length);
+    }
+    expect(opened[0]).toBe(ownMax);
+    expect(Math.min(...opened)).toBeGreaterThanOrEqual(API_LIMITS.eventStreamShares.guaranteed);
+    expect(Math.min(...opened)).toBeLessThan(ownMax);
+    expect(await open(world.apiKey)).toBe(200);
+    leave.abort();
+  });
+
   it('the host’s metrics and pools are the operator’s', async () => {
     expect((await rest(first, '/metrics')).status).toBe(404);
     expect((await rest(world.apiKey, '/metrics')).status).toBe(200);

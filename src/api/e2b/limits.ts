@@ -1,3 +1,5 @@
+import { MIB } from '../../base/units.ts';
+
 /**
  * Limits of what clients of the E2B interface may send and hold. A status in brackets is the answer beyond the limit.
  */
@@ -94,11 +96,17 @@ export const E2B_LIMITS = {
   inputBytesMax: 8 * 1024 * 1024,
   /** Commands of programs that are kept whole for lists, in JSON characters; the guest cuts longer ones. */
   commandCharactersMax: 16 * 1024,
+  /** Calls of envd in progress, of all sandboxes [429]; its guest serves 128 operations of one at a time. */
+  callsMax: 8192,
+  callShares: { operatorMin: 1024, guaranteed: 64, places: 64 },
+  callsPerSandboxMax: 256,
   /** Watchers of one sandbox, events that each keeps, and the time after which an unused one is removed. */
   watchersMax: 64,
   watcherEventsMax: 10_000,
   /** JSON characters of the events that a watcher keeps: a guest may send long names. */
   watcherCharactersMax: 4 * 1024 * 1024,
+  /** Such characters of all sandboxes, of one, and those that one always has. */
+  watcherMemory: { sumMax: 256 * MIB, ownMax: 32 * MIB, guaranteed: MIB, places: 64 },
   watcherIdleMs: 600_000,
   /** Processor time in ms for signed URLs that do not name their sandbox: at once, and per second [429]. */
   signersMs: { size: 500, refillPerSecond: 100 },

@@ -47,11 +47,13 @@ export const API_LIMITS = {
   /** Readers of the audit log at a time [429]: each reads files. */
   auditReadersMax: 8,
   /** Open event streams [429]. */
-  eventStreamsMax: 64,
+  eventStreamsMax: 1024,
+  eventStreamShares: { operatorMin: 256, ownMax: 64, guaranteed: 8, places: 64 },
   /** Concurrent pulls and builds of images, templates and models [429]. */
   pullsMax: 16,
   /** Open sessions [429]: one per `neurovisor run`. */
-  sessionsMax: 512,
+  sessionsMax: 2048,
+  sessionShares: { operatorMin: 512, ownMax: 512, guaranteed: 8, places: 64 },
   /** Backlog of an event stream; beyond it the stream ends. */
   eventQueueBytesMax: 256 * 1024,
   /** Interval of keep-alive comments on an event stream. */

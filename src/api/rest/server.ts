@@ -52,7 +52,7 @@ import { RouteMethods } from './route-methods.ts';
 import { addAdministrationRoutes } from './routes/administration.ts';
 import { addAuditRoutes } from './routes/audit.ts';
 import { addContentsRoutes } from './routes/contents.ts';
-import { addEventRoutes } from './routes/events.ts';
+import { addEventRoutes, eventStreamSlots } from './routes/events.ts';
 import { addFileRoutes } from './routes/files.ts';
 import { addGuestRoutes } from './routes/guest.ts';
 import { addHostRoutes, addPoolRoutes, addSnapshotRoutes } from './routes/host.ts';
@@ -60,7 +60,8 @@ import { addLoadRoute, addMetricsRoute, METRICS_PATH } from './routes/metrics.ts
 import { addSandboxRoutes } from './routes/sandboxes.ts';
 import { addSessionRoute } from './routes/sessions.ts';
 import { describeApi } from './schema/openapi.ts';
-import { Sessions } from './sessions.ts';
+import { Sessions, sessionSlots } from './sessions.ts';
+import type { TenantSlots } from './slots.ts';
 import { addTracing } from './tracing.ts';
 import { addTunnelRoutes, isTunnelProtocol, Tunnels } from './tunnel.ts';
 
@@ -129,8 +130,9 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   const counted = new ApiMetrics();
   const memory = new AnswerMemory();
   const isLocal = ({ socket }: IncomingMessage): boolean => localUsers.has(socket);
-  const parts = { log, clock, counted, metrics, tracer, memory, isLocal };
-  // Each tenant has its own sessions, idempotency keys and slots.
+  const slots = { streams: eventStreamSlots(), sessions: sessionSlots() };
+  const parts = { log, clock, counted, metrics, tracer, memory, isLocal, slots };
+  // Each tenant has its own sessions, idempotency keys, and slots of programs and listings.
   const apps = new PerTenant((tenant) => {
     const own = callers.planeOf(tenant);
     const shown = tenant === null ? async () => loads() : () => ownLoads(own, loads());
@@ -261,17 +263,18 @@ interface OperatorParts extends ApiParts {
   readonly isLocal: (request: IncomingMessage) => boolean;
 }
 
-async function createApp(
-  parts: OperatorParts & {
-    readonly counted: ApiMetrics;
-    readonly metrics: MetricRegistry;
-    readonly loads: () => Promise<SandboxLoads>;
-    readonly tracer: Tracer;
-    readonly memory: AnswerMemory;
-    readonly audit: AuditSink | undefined;
-  },
-  identify: (request: IncomingMessage) => Caller | ApiError,
-): Promise<App> {
+type AppParts = OperatorParts & {
+  readonly counted: ApiMetrics;
+  readonly metrics: MetricRegistry;
+  readonly loads: () => Promise<SandboxLoads>;
+  readonly tracer: Tracer;
+  readonly memory: AnswerMemory;
+  /** Of all tenants. */
+  readonly slots: { readonly streams: TenantSlots; readonly sessions: TenantSlots };
+  readonly audit: AuditSink | undefined;
+};
+
+async function createApp(parts: AppParts, identify: (request: IncomingMessage) => Caller | ApiError): Promise<App> {
   const { clock, log } = parts;
   const app = Fastify({
     exposeHeadRoutes: false,
@@ -334,16 +337,7 @@ async function createApp(
       routes.addHook('preValidation', async (request) => {
         if (request.body === undefined) request.body = {};
       });
-      addHostRoutes(routes, parts);
-      const sessions = new Sessions(parts.control, log);
-      addSessionRoute(routes, { clock, sessions });
-      addSandboxRoutes(routes, { ...parts, sessions });
-      addSnapshotRoutes(routes, parts);
-      addPoolRoutes(routes, parts);
-      addGuestRoutes(routes, parts);
-      addEventRoutes(routes, parts);
-      addTunnelRoutes(routes);
-      addLoadRoute(routes, parts.loads);
+      addRoutes(routes, parts);
       await v1.register(async (files) => addFileRoutes(files as App, parts));
       await v1.register(async (own) => addOperatorRoutes(own as App, parts));
     },
@@ -353,6 +347,20 @@ async function createApp(
   if (parts.tenant === null) addMetricsRoute(app.withTypeProvider() as unknown as App, parts.metrics);
   await app.ready();
   return app as unknown as App;
+}
+
+function addRoutes(app: App, parts: AppParts): void {
+  const { clock, control, log, slots, tenant } = parts;
+  addHostRoutes(app, parts);
+  const sessions = new Sessions(control, log, () => slots.sessions.take(tenant));
+  addSessionRoute(app, { clock, sessions });
+  addSandboxRoutes(app, { ...parts, sessions });
+  addSnapshotRoutes(app, parts);
+  addPoolRoutes(app, parts);
+  addGuestRoutes(app, parts);
+  addEventRoutes(app, { ...parts, takeStream: () => slots.streams.take(tenant) });
+  addTunnelRoutes(app);
+  addLoadRoute(app, parts.loads);
 }
 
 function addOperatorRoutes(app: App, parts: OperatorParts): void {

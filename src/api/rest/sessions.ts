@@ -12,25 +12,31 @@ import type { Log } from '../../base/log.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import { ApiError } from './errors.ts';
 import { API_LIMITS } from './limits.ts';
-import { Slots } from './slots.ts';
+import { TenantSlots } from './slots.ts';
 
 /** Knowing the id is enough to add sandboxes to the session. */
 const ID_BYTES = 16;
 
+/** Of all tenants. */
+export const sessionSlots = (): TenantSlots =>
+  new TenantSlots('sessions', API_LIMITS.sessionsMax, API_LIMITS.sessionShares);
+
+/** The sessions of one tenant, or of the operator. */
 export class Sessions {
   readonly #control: ControlPlane;
   readonly #log: Log;
-  readonly #slots = new Slots('sessions', API_LIMITS.sessionsMax);
+  readonly #takeSlot: () => () => void;
   readonly #open = new Map<string, Session>();
 
-  constructor(control: ControlPlane, log: Log) {
+  constructor(control: ControlPlane, log: Log, takeSlot: () => () => void) {
     this.#control = control;
     this.#log = log;
+    this.#takeSlot = takeSlot;
   }
 
   /** @throws BusyError */
   open(): Session {
-    const giveBack = this.#slots.take();
+    const giveBack = this.#takeSlot();
     const id = randomBytes(ID_BYTES).toString('hex');
     const why = 'its session is closed';
     const session = new Session(id, (sandbox) => void removeAbandoned(this.#control, this.#log, sandbox, why));

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { E2B_LIMITS } from '../e2b/limits.ts';
 import { API_LIMITS } from './limits.ts';
 import { Slots, TenantSlots } from './slots.ts';
 
@@ -29,24 +30,32 @@ describe('Slots', () => {
 });
 
 describe('TenantSlots', () => {
-  it('take: tenants that take all they can leave some to each other and to the operator', () => {
-    const { tunnelsMax, tunnelShares } = API_LIMITS;
-    const slots = new TenantSlots('tunnels', tunnelsMax, tunnelShares);
-    const takeAll = (tenant: string | null): number => {
-      for (let taken = 0; ; taken += 1) {
-        try {
-          slots.take(tenant);
-        } catch {
-          return taken;
+  const { tunnelsMax, tunnelShares, eventStreamsMax, eventStreamShares, sessionsMax, sessionShares } = API_LIMITS;
+  it.each([
+    ['tunnels', tunnelsMax, tunnelShares, 136],
+    ['event streams', eventStreamsMax, eventStreamShares, eventStreamShares.ownMax],
+    ['sessions', sessionsMax, sessionShares, sessionShares.ownMax],
+    ['calls', E2B_LIMITS.callsMax, E2B_LIMITS.callShares, 1600],
+  ])(
+    'take: tenants that take all %s they can leave some to each other and to the operator',
+    (what, max, shares, most) => {
+      const slots = new TenantSlots(what, max, shares);
+      const takeAll = (tenant: string | null): number => {
+        for (let taken = 0; ; taken += 1) {
+          try {
+            slots.take(tenant);
+          } catch {
+            return taken;
+          }
         }
+      };
+      expect(takeAll('greedy')).toBe(most);
+      for (let other = 1; other < shares.places; other += 1) {
+        expect(takeAll(`other ${other}`)).toBeGreaterThanOrEqual(shares.guaranteed);
       }
-    };
-    expect(takeAll('greedy')).toBe(136);
-    for (let other = 1; other < tunnelShares.places; other += 1) {
-      expect(takeAll(`other ${other}`)).toBeGreaterThanOrEqual(tunnelShares.guaranteed);
-    }
-    expect(takeAll(null)).toBeGreaterThanOrEqual(tunnelShares.operatorMin);
-  });
+      expect(takeAll(null)).toBeGreaterThanOrEqual(shares.operatorMin);
+    },
+  );
 
   it('take: names the tenant whose share is in use, and serves it again after a release', () => {
     const slots = new TenantSlots('tunnels', 4, { operatorMin: 2, guaranteed: 1, places: 1 });

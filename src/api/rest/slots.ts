@@ -48,7 +48,9 @@ export class Slots {
   }
 }
 
-interface TenantShares extends Pick<FairShareLimits, 'guaranteed' | 'places'> {
+interface TenantShares
+  extends Pick<FairShareLimits, 'guaranteed' | 'places'>,
+    Partial<Pick<FairShareLimits, 'ownMax'>> {
   /** Slots that tenants together leave to the operator. */
   readonly operatorMin: number;
 }
@@ -62,7 +64,7 @@ export class TenantSlots {
   constructor(what: string, max: number, { operatorMin, ...shares }: TenantShares, perSandboxMax = max) {
     this.#what = what;
     this.#slots = new Slots(what, max, perSandboxMax);
-    this.#tenants = new FairShare({ ...shares, sumMax: max - operatorMin, ownMax: max });
+    this.#tenants = new FairShare({ ownMax: max, ...shares, sumMax: max - operatorMin });
   }
 
   /**

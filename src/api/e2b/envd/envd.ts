@@ -3,8 +3,10 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { describeError, errorCode } from '../../../base/errors.ts';
 import type { SandboxInfo } from '../../../sandbox/contract/control.ts';
 import { isGuestError } from '../../rest/errors.ts';
-import { clientGone } from '../../rest/route.ts';
+import { clientGone, whenClosed } from '../../rest/route.ts';
+import { TenantSlots } from '../../rest/slots.ts';
 import { equalInConstantTime } from '../../tenants/callers.ts';
+import { ownerOf } from '../../tenants/owner.ts';
 import { E2bError, errorReply, INTERNAL } from '../errors.ts';
 import { keptOf } from '../kept.ts';
 import { E2B_LIMITS } from '../limits.ts';
@@ -30,6 +32,7 @@ export class Envd {
   readonly #rpcs: ReadonlyMap<string, Rpc>;
   readonly #programs: Programs;
   readonly #watchers: Watchers;
+  readonly #slots = new TenantSlots('calls', E2B_LIMITS.callsMax, E2B_LIMITS.callShares, E2B_LIMITS.callsPerSandboxMax);
 
   constructor(parts: E2bParts) {
     this.#parts = parts;
@@ -65,7 +68,7 @@ export class Envd {
     const gone = clientGone({ raw: response });
     allowPages(response);
     try {
-      await this.#answer(call);
+      await this.#answer(call, ownerOf(info));
     } catch (error) {
       if (error instanceof GuestAway) {
         refuse();
@@ -88,7 +91,8 @@ export class Envd {
     }
   }
 
-  async #answer(call: Call): Promise<void> {
+  /** @param tenant the sandbox's owner */
+  async #answer(call: Call, tenant: string | null): Promise<void> {
     const { method = '', url = '/' } = call.request;
     const [path = ''] = url.split('?', 1);
     if (method === 'GET' && path === '/health') {
@@ -101,6 +105,7 @@ export class Envd {
     if (!isFile && rpc === undefined) {
       throw new E2bError(404, `no route ${method} ${path.slice(0, 200)}`);
     }
+    whenClosed(call.response, this.#slots.take(tenant, call.id));
     // Before any part of the answer is sent.
     await guestOf(call);
     if (rpc !== undefined) await answerRpc(rpc, call, this.#parts);

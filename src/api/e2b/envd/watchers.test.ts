@@ -40,6 +40,32 @@ describe('Watchers', () => {
     expect(watchers.take('a', id)).toEqual([event]);
   });
 
+  it('shares the characters of all events among sandboxes, until they are polled or dropped', async () => {
+    const { watchers, state, create } = make();
+    const event = { name: 'x'.repeat(1024 * 1024) };
+    const { ownMax, sumMax } = E2B_LIMITS.watcherMemory;
+    const most = (bytes: number): number => Math.floor(bytes / event.name.length);
+    const fill = async (sandbox: string): Promise<string[]> => {
+      const ids: string[] = [];
+      for (let n = 0; n < 12; n += 1) {
+        ids.push(await create(sandbox));
+        for (let events = 0; events < 4; events += 1) state.add(event);
+      }
+      return ids;
+    };
+    const kept = (sandbox: string, ids: readonly string[]): number =>
+      ids.reduce((sum, id) => sum + watchers.take(sandbox, id).length, 0);
+    const greedy = new Map<string, string[]>();
+    for (let n = 0; n < 12; n += 1) greedy.set(`greedy ${n}`, await fill(`greedy ${n}`));
+    const late = await fill('late');
+    expect(kept('late', late)).toBeGreaterThan(0);
+    const counts = [...greedy].map(([sandbox, ids]) => kept(sandbox, ids));
+    expect(Math.max(...counts)).toBeLessThanOrEqual(most(ownMax));
+    expect(counts.reduce((sum, count) => sum + count, 0)).toBeLessThanOrEqual(most(sumMax));
+    const again = await fill('again');
+    expect(kept('again', again)).toBeGreaterThan(most(ownMax) * 0.8);
+  });
+
   it('removes a watcher that is not polled, and stops its watch', async () => {
     const { clock, watchers, state, create } = make();
     const id = await create();

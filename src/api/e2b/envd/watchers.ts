@@ -4,6 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import type { Clock } from '../../../base/clock.ts';
+import { FairShare, type Hold } from '../../../base/fairness/fair-share.ts';
 import type { FileWatch } from '../../../machine/guest/guest.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import { ConnectError } from './connect.ts';
@@ -11,14 +12,15 @@ import { ConnectError } from './connect.ts';
 interface Watcher {
   readonly sandbox: string;
   events: unknown[];
-  /** Size of the events as JSON. */
-  characters: number;
+  /** The events as JSON, in characters. */
+  memory: Hold | undefined;
   watch: FileWatch | null;
   stopTimer: () => void;
 }
 
 export class Watchers {
   readonly #clock: Clock;
+  readonly #memory = new FairShare(E2B_LIMITS.watcherMemory);
   readonly #all = new Map<string, Watcher>();
 
   constructor(clock: Clock) {
@@ -32,19 +34,16 @@ export class Watchers {
       const message = `the sandbox has ${E2B_LIMITS.watchersMax} watchers: remove one`;
       throw new ConnectError('resource_exhausted', message);
     }
-    const watcher: Watcher = { sandbox, events: [], characters: 0, watch: null, stopTimer: () => undefined };
+    const watcher: Watcher = { sandbox, events: [], memory: undefined, watch: null, stopTimer: () => undefined };
     const id = `w${randomBytes(12).toString('hex')}`;
     this.#all.set(id, watcher);
     try {
       watcher.watch = await start((event) => {
-        const characters = watcher.characters + JSON.stringify(event).length;
-        const isFull = watcher.events.length >= E2B_LIMITS.watcherEventsMax;
-        if (isFull || characters > E2B_LIMITS.watcherCharactersMax) return;
-        watcher.events.push(event);
-        watcher.characters = characters;
+        if (!this.#all.has(id) || watcher.events.length >= E2B_LIMITS.watcherEventsMax) return;
+        if (this.#reserve(watcher, JSON.stringify(event).length)) watcher.events.push(event);
       });
     } catch (error) {
-      this.#all.delete(id);
+      this.#drop(id, watcher);
       throw error;
     }
     // Already dropped if the sandbox has ended meanwhile.
@@ -59,7 +58,8 @@ export class Watchers {
     this.#expireLater(id, watcher);
     const { events } = watcher;
     watcher.events = [];
-    watcher.characters = 0;
+    watcher.memory?.release();
+    watcher.memory = undefined;
     return events;
   }
 
@@ -79,6 +79,14 @@ export class Watchers {
     throw new ConnectError('not_found', `watcher with id ${id.slice(0, 80)} not found`);
   }
 
+  #reserve(watcher: Watcher, characters: number): boolean {
+    const sum = (watcher.memory?.amount ?? 0) + characters;
+    if (sum > E2B_LIMITS.watcherCharactersMax) return false;
+    if (watcher.memory !== undefined) return watcher.memory.resize(sum);
+    watcher.memory = this.#memory.take(watcher.sandbox, sum);
+    return watcher.memory !== undefined;
+  }
+
   #expireLater(id: string, watcher: Watcher): void {
     watcher.stopTimer();
     watcher.stopTimer = this.#clock.after(E2B_LIMITS.watcherIdleMs, () => this.#drop(id, watcher));
@@ -86,6 +94,7 @@ export class Watchers {
 
   #drop(id: string, watcher: Watcher): void {
     watcher.stopTimer();
+    watcher.memory?.release();
     watcher.watch?.stop();
     this.#all.delete(id);
   }

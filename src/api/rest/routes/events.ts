@@ -9,10 +9,15 @@ import type { SandboxTimedEvent } from '../../../sandbox/plane/recent-events.ts'
 import { API_LIMITS } from '../limits.ts';
 import { type ApiParts, type App, eventStream, failures, whenClosed } from '../route.ts';
 import { eventsQuery, idParams } from '../schema/params.ts';
-import { Slots } from '../slots.ts';
+import { TenantSlots } from '../slots.ts';
 
-export function addEventRoutes(app: App, { control, clock, log }: ApiParts): void {
-  const slots = new Slots('event streams', API_LIMITS.eventStreamsMax);
+/** Of all tenants. */
+export const eventStreamSlots = (): TenantSlots =>
+  new TenantSlots('event streams', API_LIMITS.eventStreamsMax, API_LIMITS.eventStreamShares);
+
+/** @param takeStream takes a slot for an event stream and returns what releases it. @throws BusyError */
+export function addEventRoutes(app: App, parts: ApiParts & { readonly takeStream: () => () => void }): void {
+  const { control, clock, log, takeStream } = parts;
   app.get(
     '/events',
     {
@@ -27,7 +32,7 @@ export function addEventRoutes(app: App, { control, clock, log }: ApiParts): voi
       },
     },
     (_request, reply) => {
-      const giveBack = slots.take();
+      const giveBack = takeStream();
       reply.hijack();
       whenClosed(reply.raw, giveBack);
       streamChanges(reply.raw, control, clock);
@@ -52,7 +57,7 @@ export function addEventRoutes(app: App, { control, clock, log }: ApiParts): voi
     async ({ params, query }, reply) => {
       // An unknown sandbox is an HTTP error, not a stream.
       await control.get(params.id);
-      const giveBack = slots.take();
+      const giveBack = takeStream();
       reply.hijack();
       whenClosed(reply.raw, giveBack);
       const parts = { clock, log, title: 'events of a sandbox' };
@@ -64,10 +69,10 @@ export function addEventRoutes(app: App, { control, clock, log }: ApiParts): voi
       );
     },
   );
-  addLogStream(app, { control, clock, log }, slots);
+  addLogStream(app, parts);
 }
 
-function addLogStream(app: App, { control, clock, log }: ApiParts, slots: Slots): void {
+function addLogStream(app: App, { control, clock, log, takeStream }: Parameters<typeof addEventRoutes>[1]): void {
   app.get(
     '/sandboxes/:id/logs/stream',
     {
@@ -84,7 +89,7 @@ function addLogStream(app: App, { control, clock, log }: ApiParts, slots: Slots)
     },
     async ({ params }, reply) => {
       await control.get(params.id);
-      const giveBack = slots.take();
+      const giveBack = takeStream();
       reply.hijack();
       whenClosed(reply.raw, giveBack);
       const parts = { clock, log, title: 'logs of a sandbox' };
