@@ -134,7 +134,7 @@ export class LocalControlPlane implements ControlPlane {
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
     const sandbox = await this.#directory.find(id);
     const update = checkChange(change, sandbox.spec, this.#parts.parseEgress);
-    await translateStoreErrors(sandbox.update(update));
+    await translateStoreErrors(sandbox.changes.update(update));
     const { budget } = update.policy.models ?? {};
     if (budget !== undefined) await this.#changeSharedBudget(sandbox, budget);
     return sandbox.info();
@@ -146,7 +146,7 @@ export class LocalControlPlane implements ControlPlane {
     for (const { id, spec } of this.#directory.sandboxes) {
       if (id === changed.id || modelAccountOf(spec) !== account) continue;
       try {
-        await (await this.#directory.find(id)).update({ limits: {}, policy: { models: { budget } } });
+        await (await this.#directory.find(id)).changes.update({ limits: {}, policy: { models: { budget } } });
       } catch (error) {
         // It has ended, or another process has it.
         const fields = { sandbox: id, reason: describeError(error) };

@@ -27,7 +27,6 @@ import { ManagedRow } from './managed-row.ts';
 import { isIn, type ManagedState, pausedToOf, type StateKind, StateMachine, type StateOf } from './managed-state.ts';
 import { SandboxChanges } from './sandbox-changes.ts';
 import { sandboxInfo } from './sandbox-info.ts';
-import type { SandboxUpdate } from './sandbox-update.ts';
 import { SerialQueue, SingleFlight } from './serial-queue.ts';
 import type { ForkLease, SaveExtent } from './snapshot-lease.ts';
 import { UsageLog } from './usage-log.ts';
@@ -39,7 +38,7 @@ export class ManagedSandbox {
   readonly events: EventJournal;
   readonly #parts: ManagedParts<ManagedSandbox>;
   readonly #row: ManagedRow;
-  readonly #changes: SandboxChanges;
+  readonly changes: SandboxChanges;
   readonly lifetime: Lifetime;
   readonly #life: StateMachine;
   #timings: StartTimings | null = null;
@@ -80,7 +79,7 @@ export class ManagedSandbox {
       pause: (to, reason, from) => this.#queue.run(() => this.#pauseIf(from, to, reason)),
     });
     this.lifetime.pauseReason = identity.pauseReason ?? null;
-    this.#changes = new SandboxChanges({
+    this.changes = new SandboxChanges({
       row: this.#row,
       life: this.#life,
       lifetime: this.lifetime,
@@ -150,14 +149,9 @@ export class ManagedSandbox {
     return this.#life.supervisor?.vm;
   }
 
-  /** @see SandboxChanges.update */
-  async update(change: SandboxUpdate): Promise<void> {
-    await this.#changes.update(change);
-  }
-
   /** @see SandboxChanges.growMemory */
   async growMemory(memoryMib: number): Promise<void> {
-    await this.#changes.growMemory(memoryMib);
+    await this.changes.growMemory(memoryMib);
   }
 
   /** The guest's operations; resumes a paused sandbox that has its memory if its policy allows it. */
