@@ -168,7 +168,11 @@ describe('LocalControlPlane: onTimeout pause', () => {
     const paused = host.became(watched.id, 'paused');
     host.vm(watched.id).stall();
     await paused;
-    await passMs(host, TIMEOUT_MS + PAUSE_GRACE_MS);
+    // The save runs it again, and its guest stops before it answers.
+    const held = host.script.hold('settle');
+    await passMs(host, TIMEOUT_MS);
+    await held.reached;
+    await passMs(host, PAUSE_GRACE_MS);
     await requireTimeout(watched, /did not succeed within 120 s/);
   });
 

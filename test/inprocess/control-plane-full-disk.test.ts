@@ -12,15 +12,20 @@ async function eventsOf(host: FakeHost, id: string): Promise<TimedEvent[]> {
   return seen;
 }
 
+/** Stalls its VM, and waits until it is paused. */
+async function fill(host: FakeHost, id: string): Promise<void> {
+  const paused = host.became(id, 'paused');
+  host.vm(id).stall();
+  await paused;
+  await settle();
+}
+
 describe("the host's file system is full", () => {
   it('a stopped VM is paused with a reason, and resumes when there is room', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
     await (await host.guest(id)).remember('all of it');
-    const paused = host.became(id, 'paused');
-    host.vm(id).stall();
-    await paused;
-    await settle();
+    await fill(host, id);
     expect(await host.control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'memory' });
     expect(await eventsOf(host, id)).toMatchObject([
       { type: 'disk_full', path: '/run/disk.ext4', freeBytes: 0 },
@@ -45,12 +50,9 @@ describe("the host's file system is full", () => {
   it('a resume without room pauses it again', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
-    let paused = host.became(id, 'paused');
-    host.vm(id).stall();
-    await paused;
-    await settle();
+    await fill(host, id);
     host.vm(id).isHostFull = true;
-    paused = host.became(id, 'paused');
+    const paused = host.became(id, 'paused');
     const resumed = host.control.resume(id);
     // The guest's clock cannot be set then.
     await host.passTime(Promise.all([resumed, paused]));
@@ -60,12 +62,54 @@ describe("the host's file system is full", () => {
     await host.control.remove(id);
   });
 
+  it('an operation resumes it once; without room it fails, and the sandbox stays paused', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ boot: true });
+    await fill(host, id);
+    host.vm(id).isHostFull = true;
+    const clock = host.script.hold('update');
+    const refused = expect(host.guest(id)).rejects.toMatchObject({
+      code: 'disk_full',
+      message: `sandbox ${id} is paused: the host's file system that holds its disk is full`,
+      remedy: `free space there, then continue with: neurovisor resume ${id}`,
+    });
+    await host.passTime(refused);
+    clock.release();
+    expect(await host.control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'memory' });
+    const events = await eventsOf(host, id);
+    expect(events.filter(({ type }) => type === 'disk_full')).toHaveLength(2);
+    host.vm(id).isHostFull = false;
+    await host.guest(id);
+    expect(await host.control.get(id)).toMatchObject({ status: 'running' });
+  });
+
+  it('a resume does not start its timeout anew', async () => {
+    await using host = await FakeHost.open();
+    const { id, endsAtMs } = await host.control.create({ boot: true, timeoutMs: 60_000 });
+    await fill(host, id);
+    host.clock.advance(20_000);
+    expect(await host.control.resume(id)).toMatchObject({ status: 'running', endsAtMs });
+    expect(endsAtMs).not.toBeNull();
+    const ended = host.became(id, 'ended');
+    host.clock.advance(40_000);
+    await ended;
+  });
+
+  it('onTimeout pause: it is paused to disk if there is room by then', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ boot: true, timeoutMs: 60_000, onTimeout: 'pause' });
+    await (await host.guest(id)).remember('all of it');
+    await fill(host, id);
+    host.clock.advance(60_000);
+    await eventually(async () => expect(await host.control.get(id)).toMatchObject({ pausedTo: 'disk' }));
+    expect(await host.control.get(id)).toMatchObject({ status: 'paused', pauseReason: 'timeout' });
+    expect(await (await host.guest(id)).recall()).toBe('all of it');
+  });
+
   it('the timeout keeps counting, and ends it', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true, timeoutMs: 60_000 });
-    const paused = host.became(id, 'paused');
-    host.vm(id).stall();
-    await paused;
+    await fill(host, id);
     const ended = host.became(id, 'ended');
     host.clock.advance(60_000);
     await ended;

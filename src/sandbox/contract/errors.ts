@@ -138,6 +138,13 @@ export function startFailure(error: unknown, consoleTail: string): SandboxError 
   return new SandboxError(isFull ? 'disk_full' : 'start_failed', message, { cause: new Error(why), remedy });
 }
 
+/** For an operation whose sandbox was resumed, and stopped by the full disk again. */
+export function stalledAgain(id: string): SandboxError {
+  const remedy = `free space there, then continue with: neurovisor resume ${id}`;
+  const message = `sandbox ${id} is paused: the host's file system that holds its disk is full`;
+  return new SandboxError('disk_full', message, { remedy });
+}
+
 /** @param what the refused change, for example `paused` */
 export function refusal(id: string, status: string, what: string, remedy?: string): SandboxError {
   const code = status === 'ending' || status === 'ended' ? 'gone' : 'not_ready';

@@ -86,6 +86,13 @@ export class Lifetime {
     this.startIdle();
   }
 
+  /** After a pause in memory; a timeout that a full disk did not stop keeps its deadline. */
+  continue(): void {
+    this.pauseReason = null;
+    if (this.#endsAtMs === null) this.startTimeout();
+    this.startIdle();
+  }
+
   startTimeout(): void {
     this.#turns.timeout += 1;
     this.#cancelTimeout();
@@ -171,7 +178,9 @@ export class Lifetime {
     const turn = this.#turns[limit];
     const why = limit === 'timeout' ? 'its timeout' : 'it was idle';
     try {
-      if (await pause(to, limit, ['running'])) log.info('a sandbox was paused', { sandbox, why });
+      // Paused while its timeout counts: a full disk has stopped it.
+      if (await pause(to, limit, limit === 'timeout' ? ['running', 'paused'] : ['running']))
+        log.info('a sandbox was paused', { sandbox, why });
     } catch (error) {
       this.pauseReason = null;
       const reason = describeError(error);

@@ -13,7 +13,7 @@ import { describeError } from '../../base/errors.ts';
 import type { Guest } from '../../machine/guest/link.ts';
 import type { PauseReason, PauseTarget, ResumeOptions, SandboxInfo } from '../contract/control.ts';
 import { daemonStopDetail, endInfo, endWithoutVm, type SandboxEnd, type StopCause } from '../contract/ending.ts';
-import { refusal, SandboxError } from '../contract/errors.ts';
+import { refusal, SandboxError, stalledAgain } from '../contract/errors.ts';
 import type { StartTimings } from '../contract/parts.ts';
 import type { LifetimePolicy, Provenance } from '../contract/request.ts';
 import { requireValues } from '../contract/secrets.ts';
@@ -159,9 +159,9 @@ export class ManagedSandbox {
     return (await this.live()).guest();
   }
 
-  /** The running VM. @throws SandboxError `not_ready`, `gone`, and what resuming may throw */
+  /** The running VM. @throws SandboxError `not_ready`, `gone`, `disk_full`, and what resuming may throw */
   async live(): Promise<Supervisor> {
-    for (;;) {
+    for (let hasResumed = false; ; hasResumed = true) {
       while (this.#queue.isBusy) await this.#queue.settle();
       const state = this.#life.state;
       if (state.kind === 'running') {
@@ -172,6 +172,7 @@ export class ManagedSandbox {
       if (!this.#row.policy.autoResume || this.#life.isDiskOnly) {
         throw this.#refusal('used', 'resume it first');
       }
+      if (hasResumed && this.#life.supervisor?.isStalled === true) throw stalledAgain(this.id);
       await this.resume();
     }
   }
@@ -295,7 +296,7 @@ export class ManagedSandbox {
     // The supervisor reports the end.
     else if (supervisor.state !== 'ready') this.#life.beginEnd();
     else {
-      if (pausedToOf(state) !== null) this.lifetime.start();
+      if (pausedToOf(state) !== null) this.lifetime.continue();
       this.#life.move(state, 'continue', { supervisor });
     }
   }
