@@ -26,6 +26,9 @@ const DETAILS =
   'The microVM starts in this process, not in the daemon, with -it (without --image or --build), --boot, ' +
   '--jail, --vmm, --record, --replay, a .gguf file or pulled model, NEUROVISOR_UPSTREAM, ' +
   'NEUROVISOR_ACCELERATOR, NEUROVISOR_JAIL, NEUROVISOR_VMM or NEUROVISOR_GPU.\n\n' +
+  'Packages: a script has those of its own metadata (PEP 723), or else those that the pyproject.toml beside it ' +
+  'names, or the next one above it, up to the current directory; not with --template, --image, --build or ' +
+  '--boot. --with .[dev] adds an extra or a dependency group of the project here.\n\n' +
   'The script runs in the home of the guest user, with the files of --copy beside it: copied modules can be ' +
   'imported, and relative paths lead to copied files. If --copy includes the script, it runs from its place ' +
   'there.\n\n' +
@@ -100,6 +103,7 @@ export function addRun(program: Command): void {
     .option('--timeout <time>', 'time limit of the script, for example 90s or 5m (default: none)')
     .optionsGroup('What to run:')
     .option('--no-requirements', 'do not install what the script (PEP 723) or the pyproject.toml of its project names')
+    .option('--python <version>', 'run with this Python: 3.11 is built in, 3.10 and 3.12 to 3.14 are official images')
     .optionsGroup('Models:')
     .addOption(recordOption())
     .addOption(replayOption())

@@ -12,10 +12,29 @@ export interface BuildFlags {
   readonly build?: string;
 }
 
+export interface PythonFlags {
+  readonly python?: string;
+  readonly template?: string;
+}
+
 /** The option that names the image, as it was written; undefined: none of both. */
 export function imageOptionText({ image, build }: ImageFlags & BuildFlags): string | undefined {
   if (build !== undefined) return `--build ${build}`;
   return image === undefined ? undefined : `--image ${image}`;
+}
+
+/**
+ * `--python`: the official image of that version, unless the guest's own Python is meant.
+ * @throws UsageError, RequirementsError
+ */
+export async function withPython<T extends ImageFlags & BuildFlags & PythonFlags>(flags: T): Promise<T> {
+  const { python, template } = flags;
+  if (python === undefined) return flags;
+  const other = template === undefined ? imageOptionText(flags) : '--template';
+  if (other !== undefined) throw new UsageError(`--python and ${other} are mutually exclusive`, 'omit one of them');
+  const { pythonImage } = await import('../../artifacts/requirements/python.ts');
+  const image = pythonImage(python);
+  return image === null ? flags : { ...flags, image };
 }
 
 /** @param name a path in it is relative to the working directory. @throws UsageError */

@@ -45,6 +45,42 @@ describe('requirementsOf', () => {
     expect(await requirementsOf({}, script('print(1)', dir))).toEqual([]);
   });
 
+  it('a script has the packages of the project around it, up to the current directory', async () => {
+    await file('around/pyproject.toml', '[project]\ndependencies = ["p"]\n');
+    await file('around/deep/tools/pyproject.toml', '[project]\ndependencies = ["q"]\n');
+    const at = (name: string, code = 'print(1)') => ({ ...script(code), path: join(dir, 'around', name) });
+    const cwd = vi.spyOn(process, 'cwd').mockReturnValue(join(dir, 'around'));
+    try {
+      expect(await requirementsOf({ with: ['w'] }, at('main.py'))).toEqual(['p', 'w']);
+      expect(await requirementsOf({}, at('deep/main.py'))).toEqual(['p']);
+      expect(await requirementsOf({}, at('deep/tools/main.py'))).toEqual(['q']);
+      expect(await requirementsOf({ requirements: false }, at('main.py'))).toEqual([]);
+      expect(await requirementsOf({}, at('main.py', '# /// script\n# dependencies = ["s"]\n# ///\n'))).toEqual(['s']);
+      expect(await requirementsOf({}, at('main.py', '# /// script\n# ///\n'))).toEqual([]);
+      expect(await requirementsOf({}, script('print(1)'))).toEqual([]);
+      cwd.mockReturnValue(join(dir, 'around/deep'));
+      expect(await requirementsOf({}, at('deep/main.py'))).toEqual([]);
+      await file('around/pyproject.toml', '[project]\ndynamic = ["dependencies"]\n');
+      await expect(requirementsOf({}, at('main.py'))).rejects.toMatchObject({
+        code: 'project_invalid',
+        remedy: expect.stringContaining('run --no-requirements ignores ../pyproject.toml'),
+      });
+    } finally {
+      cwd.mockRestore();
+    }
+  });
+
+  it('extras of a project, by --with and --requirements', async () => {
+    await file('x/pyproject.toml', '[project]\ndependencies = ["p"]\noptional-dependencies.dev = ["q"]\n');
+    const project = join(dir, 'x');
+    expect(await requirementsOf({ with: [`${project}[dev],z`] })).toEqual(['p', 'q', 'z']);
+    expect(await requirementsOf({ requirements: [`${project}[dev]`] })).toEqual(['p', 'q']);
+    expect(await requirementsOf({ with: [project] })).toEqual(['p']);
+    await expect(requirementsOf({ with: [`${project}[docs]`] })).rejects.toThrow('it has dev');
+    await file('y/requirements.txt', 'r\n');
+    await expect(requirementsOf({ with: [`${join(dir, 'y')}[dev]`] })).rejects.toThrow('has no extras');
+  });
+
   it('a project’s file that is none is left out, and one that never ends is refused', async () => {
     await mkdir(join(dir, 'fifo'), { recursive: true });
     await promisify(execFile)('mkfifo', [join(dir, 'fifo', 'pyproject.toml')]);
@@ -84,6 +120,9 @@ describe('requirementsOf', () => {
       const uv = await file('bin/uv', `#!/bin/sh\necho "d==1 --hash=sha256:${'a'.repeat(64)}"\n`);
       await chmod(uv, 0o755);
       expect(await requirementsOf({ requirements: [path] })).toEqual([`d==1 --hash=sha256:${'a'.repeat(64)}`]);
+      await file('d/pyproject.toml', '[project.optional-dependencies]\nplots = []\n[dependency-groups]\ndev = []\n');
+      await writeFile(uv, '#!/bin/sh\ncase "$*" in *"--extra plots --group dev"*) echo chosen;; *) exit 2;; esac\n');
+      expect(await requirementsOf({ requirements: [`${join(dir, 'd')}[plots, dev]`] })).toEqual(['chosen']);
       await writeFile(uv, '#!/bin/sh\nexit 2\n');
       await expect(requirementsOf({ requirements: [path] })).rejects.toThrow('uv could not');
     } finally {

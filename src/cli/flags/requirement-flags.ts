@@ -2,9 +2,10 @@
 import { execFile } from 'node:child_process';
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { dirname, join, relative, resolve } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { promisify } from 'node:util';
+import { RequirementsError } from '../../artifacts/requirements/errors.ts';
 import { readRequirementsFile } from '../../artifacts/requirements/file.ts';
 import { parseRequirements, splitRequirements } from '../../artifacts/requirements/requirement.ts';
 import type { ScriptMetadata } from '../../artifacts/requirements/script-metadata.ts';
@@ -24,10 +25,16 @@ interface Program {
   readonly code: string;
   /** Directory; null: a script alone. */
   readonly project: string | null;
+  /** Of a script whose project lies around it, if it has one; null: it has none. */
+  readonly path?: string | null;
 }
 
 /** A lock of thousands of packages, with their hashes. */
 const FILE_BYTES_MAX = 4 * MIB;
+const PROJECT_FILE = 'pyproject.toml';
+/** A project of this machine, as pip tells it from the name of a package. */
+const LOCAL = /^(?:\.{0,2}\/|\.{1,2}(?:\[|$))/;
+const WITH_EXTRAS = /^(.+)\[([\w.,\s-]+)\]$/;
 const UV_MS_MAX = 60_000;
 
 /**
@@ -39,11 +46,15 @@ export async function requirementsOf(
   flags: RequirementFlags,
   program: Program | null = null,
 ): Promise<readonly string[]> {
-  const wanted = (flags.with ?? []).flatMap(splitRequirements);
-  if (flags.requirements === false) return parseRequirements(wanted);
   // The Python of an image is not known here: pip reports what does not fit.
   const hasImage = flags.image !== undefined || flags.build !== undefined;
   const choose = hasImage ? anyPython : fitting;
+  const wanted: string[] = [];
+  for (const one of (flags.with ?? []).flatMap(splitRequirements)) {
+    if (LOCAL.test(one)) wanted.push(...(await requirementsAt(one, choose)));
+    else wanted.push(one);
+  }
+  if (flags.requirements === false) return parseRequirements(wanted);
   for (const path of flags.requirements ?? []) wanted.push(...(await requirementsAt(path, choose)));
   if (program !== null) wanted.push(...(await ownRequirements(program, choose)));
   return parseRequirements(wanted);
@@ -51,28 +62,67 @@ export async function requirementsOf(
 
 type Choose = (metadata: ScriptMetadata) => Promise<readonly string[]>;
 
-async function ownRequirements({ code, project }: Program, choose: Choose): Promise<readonly string[]> {
+async function ownRequirements({ code, project, path = null }: Program, choose: Choose): Promise<readonly string[]> {
   const own = await inlineRequirements(code, choose);
-  if (project === null) return own;
-  const file = join(project, 'pyproject.toml');
-  return (await isFile(file)) ? [...own, ...(await requirementsAt(file, choose))] : own;
+  if (project !== null) {
+    const file = join(project, PROJECT_FILE);
+    return (await isFile(file)) ? [...(own ?? []), ...(await requirementsAt(file, choose))] : (own ?? []);
+  }
+  // As uv does: a script with metadata of its own stands for itself.
+  if (own !== null || path === null) return own ?? [];
+  const file = await projectFileAround(path);
+  if (file === null) return [];
+  try {
+    return await requirementsAt(file, choose);
+  } catch (error) {
+    const without = `run --no-requirements ignores ${relative('', file)}`;
+    if (error instanceof UsageError) throw new UsageError(error.message, orElse(error.remedy, without));
+    if (!(error instanceof RequirementsError)) throw error;
+    const { code: why, message, cause, remedy } = error;
+    throw new RequirementsError(why, message, { cause, remedy: orElse(remedy, without) });
+  }
 }
 
-async function inlineRequirements(code: string, choose: Choose): Promise<readonly string[]> {
+const orElse = (remedy: string | undefined, other: string): string =>
+  remedy === undefined ? other : `${remedy}; ${other}`;
+
+/** The pyproject.toml beside the script or above it, up to the current directory. */
+async function projectFileAround(path: string): Promise<string | null> {
+  const here = process.cwd();
+  let dir = dirname(resolve(path));
+  while (true) {
+    const file = join(dir, PROJECT_FILE);
+    if (await isFile(file)) return file;
+    if (!dir.startsWith(`${here}/`)) return null;
+    dir = dirname(dir);
+  }
+}
+
+/** @returns null: the script has no metadata */
+async function inlineRequirements(code: string, choose: Choose): Promise<readonly string[] | null> {
   // Most scripts have none, and start faster without a parser.
-  if (!code.includes('# /// script')) return [];
+  if (!code.includes('# /// script')) return null;
   const { scriptMetadata } = await import('../../artifacts/requirements/script-metadata.ts');
   const metadata = scriptMetadata(code);
-  return metadata === null ? [] : await choose(metadata);
+  return metadata === null ? null : await choose(metadata);
 }
 
-/** A requirements file, a pyproject.toml, or the directory of one or the other. */
-async function requirementsAt(path: string, choose: Choose): Promise<readonly string[]> {
+/** A requirements file, a pyproject.toml, or the directory of one or the other; a project also with extras, `.[dev]`. */
+async function requirementsAt(named: string, choose: Choose): Promise<readonly string[]> {
+  const [, path = named, listed = ''] = WITH_EXTRAS.exec(named) ?? [];
+  const extras = listed
+    .split(',')
+    .map((one) => one.trim())
+    .filter((one) => one !== '');
   const file = (await isDirectory(path)) ? await fileIn(path) : path;
-  if (!file.endsWith('.toml')) return await readRequirementsFile(file, readNamed);
+  if (!file.endsWith('.toml')) {
+    if (extras.length === 0) return await readRequirementsFile(file, readNamed);
+    throw new UsageError(`${file} has no extras`, 'name a directory with pyproject.toml');
+  }
   const { projectMetadata } = await import('../../artifacts/requirements/project.ts');
-  const metadata = projectMetadata(await readText(file));
-  const locked = await lockedBy(join(dirname(file), 'uv.lock'));
+  const metadata = projectMetadata(await readText(file), extras);
+  const options = extras.flatMap((one) => [metadata.groups.includes(one) ? '--group' : '--extra', one]);
+  const locked = await lockedBy(join(dirname(file), 'uv.lock'), options);
   const required = await choose(metadata);
   return locked ?? required;
 }
@@ -89,7 +139,7 @@ async function anyPython({ dependencies }: ScriptMetadata): Promise<readonly str
 }
 
 async function fileIn(dir: string): Promise<string> {
-  for (const name of ['pyproject.toml', 'requirements.txt']) {
+  for (const name of [PROJECT_FILE, 'requirements.txt']) {
     const path = join(dir, name);
     if (await isFile(path)) return path;
   }
@@ -98,11 +148,12 @@ async function fileIn(dir: string): Promise<string> {
 
 /**
  * The versions and hashes of a lock file, by the tool that writes it.
+ * @param options of uv that choose extras and groups
  * @returns null: there is no lock file
  */
-async function lockedBy(lock: string): Promise<readonly string[] | null> {
+async function lockedBy(lock: string, options: readonly string[]): Promise<readonly string[] | null> {
   if (!(await isFile(lock))) return null;
-  const args = ['export', '--frozen', '--no-dev', '--no-emit-project', '--no-header', '--no-annotate'];
+  const args = ['export', '--frozen', '--no-dev', '--no-emit-project', '--no-header', '--no-annotate', ...options];
   try {
     const { stdout } = await promisify(execFile)('uv', [...args, '--quiet'], {
       cwd: dirname(resolve(lock)),

@@ -37,6 +37,8 @@ export interface RunFlags extends SandboxFlags, CassetteFlags {
   readonly workdir?: string;
   /** Instead of the image's; empty: none. */
   readonly entrypoint?: string;
+  /** Version: as in `3.12`. */
+  readonly python?: string;
   readonly timings?: boolean;
   readonly jail?: JailMode;
   /** True with `--daemon`, false with `--no-daemon`. */

@@ -6,7 +6,7 @@
 import type { Cli } from '../../cli.ts';
 import { reachDaemon } from '../../daemon/reach.ts';
 import { UsageError } from '../../failure.ts';
-import { imageOptionText } from '../../flags/image-flag.ts';
+import { imageOptionText, withPython } from '../../flags/image-flag.ts';
 import { requirementsOf } from '../../flags/requirement-flags.ts';
 import { type Daemon, openDaemon, openUsualDaemon } from '../../library/daemon.ts';
 import { requireTerminal } from '../../output/terminal.ts';
@@ -32,9 +32,10 @@ export async function run(
   cli: Cli,
   file: string | undefined,
   args: readonly string[],
-  flags: RunFlags,
+  asked: RunFlags,
   isProgram = false,
 ): Promise<number> {
+  const flags = await withPython(asked);
   const wantsConsole = wantsSerialConsole(flags);
   checkJob(flags);
   const outs = parseOuts(flags.out);
@@ -53,9 +54,16 @@ export async function run(
   if (wantsConsole && script !== null && script.project !== null) {
     throw new UsageError('-it runs no directory and no module', 'bring it in with --copy');
   }
-  const requirements = await requirementsOf(flags, script);
+  const requirements = await requirementsOf(flags, script && programOf(script, flags));
   checkRequirements(requirements, flags);
   return await start(cli, { script, program: null, args, flags, outs, requirements });
+}
+
+/** A system that the user chose has the packages that the user wants: a pyproject.toml nearby does not count. */
+function programOf(script: Script, flags: RunFlags): Parameters<typeof requirementsOf>[1] {
+  const { template, boot = false } = flags;
+  const isChosen = hasImage(flags) || template !== undefined || boot || wantsTerminal(flags);
+  return { ...script, project: script.project ?? flags.project ?? null, path: isChosen ? null : script.path };
 }
 
 function programJob(file: string | undefined, args: readonly string[], flags: RunFlags, outs: RunJob['outs']): RunJob {
