@@ -139,6 +139,16 @@ describe('run, hints', () => {
     }
   });
 
+  it('names the option for a package, and a requirements file beside the script', async () => {
+    await writeFile(join(project, 'main.py'), 'import nothing_like_this');
+    const lack = 'neurovisor: the sandbox has no Python module nothing_like_this; add:';
+    const hint = async (...options: string[]) => (await run([...options, 'main.py'])).stderr.split('\n').at(-2);
+    expect(await hint()).toBe(`${lack} --with nothing_like_this`);
+    await writeFile(join(project, 'requirements.txt'), '');
+    expect(await hint()).toBe(`${lack} --requirements requirements.txt, or --with nothing_like_this`);
+    expect((await run(['-o', 'json', 'main.py'])).stdout).not.toContain('--with');
+  });
+
   it('options after the script are its own, and an unknown one before it is an error', async () => {
     const { status, stderr } = await run(['--verbose', 'main.py']);
     expect(status).toBe(2);

@@ -66,6 +66,20 @@ describe('exec', () => {
     expect(JSON.parse(json.stdout())).toMatchObject({ error: { code: 'not_found' } });
   });
 
+  it('a failure that an option cures names it, after the output; -o json stays as it is', async () => {
+    const code = 'raise MemoryError';
+    const failed = testCli({ stdin: '' });
+    expect(await exec(failed.cli, control, id, [], { ...NO_FLAGS, code })).toBe(1);
+    const hint = 'neurovisor: the program needs more memory; create the sandbox with: a larger --memory\n';
+    expect(failed.stderr()).toMatch(new RegExp(`MemoryError\n${hint}$`));
+    const json = testCli({ stdin: '', json: true });
+    await exec(json.cli, control, id, [], { ...NO_FLAGS, code });
+    expect([json.stdout(), json.stderr()]).toEqual([expect.not.stringContaining('--memory'), '']);
+    const git = testCli({ stdin: '' });
+    expect(await exec(git.cli, control, id, ['git'], { env: ['PATH=/nowhere'] })).toBe(127);
+    expect(git.stderr()).toContain('fix: the built-in system has no git; create the sandbox with: --template base\n');
+  });
+
   it('forwards standard input and its end', async () => {
     const { cli, stdout } = testCli({ stdin: 'hello\nworld\n' });
     expect(await exec(cli, control, id, ['tr', 'a-z', 'A-Z'], NO_FLAGS)).toBe(0);

@@ -10,7 +10,14 @@ import { parseEnv } from '../flags/options.ts';
 import { sandboxId } from '../flags/pick.ts';
 import * as ranges from '../flags/ranges.ts';
 import { endAfterLoss, statusOfEnd, watchFullDisk } from '../output/loss.ts';
-import { type Encoding, exitStatus, NOT_TRUNCATED, relay, type Truncated } from '../output/program-streams.ts';
+import {
+  type Encoding,
+  exitStatus,
+  hasFailed,
+  NOT_TRUNCATED,
+  relay,
+  type Truncated,
+} from '../output/program-streams.ts';
 import { inRawMode, requireTerminal, terminalSize } from '../output/terminal.ts';
 
 export interface ExecFlags {
@@ -24,6 +31,9 @@ export interface ExecFlags {
   readonly timeout?: string;
   readonly detach?: boolean;
 }
+
+/** The program runs in a sandbox whose options are chosen. */
+const HINT = 'create the sandbox with';
 
 /** What `-o json` prints. */
 export interface ExecReport {
@@ -86,7 +96,12 @@ async function execOrThrow(
   const guest = await control.guest(id);
   const aborter = new AbortController();
   const begin = (more: RunOptions): Promise<Process> =>
-    start(guest, argv, flags, { ...options, ...more }, aborter.signal);
+    start(guest, argv, flags, { ...options, ...more }, aborter.signal).catch(async (error: unknown) => {
+      if (statusOfNoProgram(error) !== EXIT_NO_PROGRAM) throw error;
+      const { startHint } = await import('../output/failure-hint.ts');
+      const remedy = startHint(describeError(error), { ...(await control.get(id)), how: HINT });
+      throw remedy === null ? error : new CodedError('not_found', describeError(error), { remedy });
+    });
   if (flags.detach === true) {
     const { pid } = await begin({ detached: true, stdin: false });
     // The program keeps running without its connection.
@@ -129,6 +144,10 @@ async function execOrThrow(
     const { pid } = process;
     const report: ExecReport = { sandbox: id, pid, exit, stdout, stderr, encoding, truncated };
     cli.printJson(report);
+  } else if (hasFailed(exit)) {
+    const { failureHint } = await import('../output/failure-hint.ts');
+    const hint = failureHint(relayed.lastStderr, { ...(await control.get(id)), how: HINT });
+    if (hint !== null) cli.stderr.write(`neurovisor: ${plain(hint)}\n`);
   }
   return exitStatus(cli, exit, 'the program');
 }

@@ -88,6 +88,10 @@ export async function relay(
   };
 }
 
+/** Whether the program itself failed: of time limits and the OOM killer, `exitStatus` tells. */
+export const hasFailed = ({ exitCode, timedOut, oomKilled }: ProcessExit): boolean =>
+  exitCode !== null && exitCode !== 0 && !timedOut && !oomKilled;
+
 /** @param what e.g. `the script` */
 export function exitStatus(cli: Cli, exit: ProcessExit, what: string): number {
   const say = (text: string): void => {

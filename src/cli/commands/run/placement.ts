@@ -150,7 +150,6 @@ function ignoredPlaceOf(copied: readonly Copied[], path: string): string | null 
   );
 }
 
-const NO_MODULE = /^ModuleNotFoundError: No module named '([A-Za-z_]\w{0,99})/gm;
 const NO_FILE = /^FileNotFoundError: \[Errno 2\] No such file or directory: '([^'\n/][^'\n]{0,199})'/gm;
 
 /** A hostile script can print any name: none that is hidden, such as `.ssh`, or that a shell would read. */
@@ -166,7 +165,8 @@ export async function missingFileHint(
   stderr: string,
 ): Promise<string | null> {
   const dir = path === null ? process.cwd() : dirname(path);
-  const module = [...stderr.matchAll(NO_MODULE)].at(-1)?.[1];
+  const { missingModule } = await import('../../output/failure-hint.ts');
+  const module = missingModule(stderr);
   const file = [...stderr.matchAll(NO_FILE)].at(-1)?.[1]?.replace(/^(\.\/)+/, '');
   const candidates = [
     ...(module === undefined ? [] : [join(dir, `${module}.py`), join(dir, module)]),
@@ -183,6 +183,13 @@ export async function missingFileHint(
     return `${what} is on this machine but not in the guest; add: --copy ${copy}`;
   }
   return null;
+}
+
+/** The requirements.txt beside the script or in its project, as an option can name it; null: there is none. */
+export async function requirementsBeside({ path, project }: Script): Promise<string | null> {
+  const dir = project ?? (path === null ? process.cwd() : dirname(path));
+  const name = relative(process.cwd(), join(dir, 'requirements.txt'));
+  return OFFERED.test(name) && (await isHere(name)) ? name : null;
 }
 
 async function isHere(path: string): Promise<boolean> {

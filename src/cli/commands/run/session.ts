@@ -16,11 +16,11 @@ import { type Cli, SIGNAL_GRACE_MS } from '../../cli.ts';
 import { EXIT_NO_RESULTS } from '../../exit-status.ts';
 import { UsageError } from '../../failure.ts';
 import { endAfterLoss, statusOfEnd, watchFullDisk } from '../../output/loss.ts';
-import { exitStatus, relay } from '../../output/program-streams.ts';
+import { exitStatus, hasFailed, relay } from '../../output/program-streams.ts';
 import { phases, timingsTable } from '../../output/timings.ts';
 import { exec, withProgramStatus } from '../exec.ts';
 import { type RunJob, type RunReport, readsStdin, runOptions, wantsTerminal } from './job.ts';
-import { missingFileHint, type Placement, placeCopies, placeFiles } from './placement.ts';
+import { missingFileHint, type Placement, placeCopies, placeFiles, requirementsBeside } from './placement.ts';
 import { argvOf, stopSignalOf } from './program.ts';
 import { copyResults, lostResults, type OutReport } from './results.ts';
 import type { SyncReport } from './sync.ts';
@@ -138,8 +138,8 @@ async function runPlaced(cli: Cli, control: ControlPlane, run: Run, guest: Guest
     }
   }
   if (exit !== null) {
-    if (script !== null && exit.exitCode === 1 && !cli.json) {
-      const hint = await missingFileHint(script, copied, relayed.lastStderr);
+    if (!cli.json && hasFailed(exit)) {
+      const hint = await hintOf(run, copied, relayed.lastStderr);
       if (hint !== null) cli.stderr.write(`neurovisor: ${plain(hint)}\n`);
     }
     const status = exitStatus(cli, exit, what);
@@ -149,6 +149,17 @@ async function runPlaced(cli: Cli, control: ControlPlane, run: Run, guest: Guest
   const status = statusOfEnd(cli, end ?? { cause: 'agent-lost', detail: '' }, what);
   const wantsResults = job.outs.length > 0 || flags.sync === true;
   return status === 0 && wantsResults ? EXIT_NO_RESULTS : status;
+}
+
+async function hintOf({ sandbox, job }: Run, copied: Placement['copied'], stderr: string): Promise<string | null> {
+  const { script, flags } = job;
+  const file = script === null ? null : await missingFileHint(script, copied, stderr);
+  if (file !== null) return file;
+  const { failureHint } = await import('../../output/failure-hint.ts');
+  const { requirements: used } = flags;
+  const isUsed = used !== undefined && used !== false && used.length > 0;
+  const requirements = script === null || isUsed ? null : await requirementsBeside(script);
+  return failureHint(stderr, { ...sandbox.info, how: 'add', requirements });
 }
 
 /** Where the program starts, and how. */
