@@ -122,7 +122,8 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
   },
   prove: {
     '.': [],
-    network: ['.'],
+    vmm: [],
+    network: ['.', 'vmm'],
     jail: ['.'],
     vms: ['.', 'jail'],
     packages: ['.'],

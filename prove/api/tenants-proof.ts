@@ -18,6 +18,8 @@ import { MIB } from '../../src/base/units.ts';
 import { ProofError } from '../errors.ts';
 import { Notes, type Proof } from '../proof.ts';
 import type { JailContext } from '../proof-runtime.ts';
+import { STEERING } from '../terminal.ts';
+import { tryRunDirectory, tryTerminals } from './local-tries.ts';
 
 /** An answer of the daemon. */
 interface Answer {
@@ -66,8 +68,14 @@ const CEILINGS = [
   { what: 'a hosted model', body: { models: { allowHosted: ['gpt-5'] } }, setting: { allowHosted: ['gpt-5'] } },
 ] as const;
 
-/** @param context `asOperator`, for tests: the operator's key in the tenant's place, which no ceiling stops */
-export async function proveTenants(context: JailContext & { readonly asOperator?: boolean }): Promise<Proof> {
+interface TenantsContext extends JailContext {
+  /** For tests: the operator's key in the tenant's place, which no ceiling stops. */
+  readonly asOperator?: boolean;
+  /** For tests: nobody else made the run directory. */
+  readonly ownRunDirectory?: boolean;
+}
+
+export async function proveTenants(context: TenantsContext): Promise<Proof> {
   const home = await mkdtemp(join(tmpdir(), 'nv-tenants-'));
   const notes = new Notes();
   const { cacheDir } = resolveHome(context.config.home);
@@ -83,8 +91,10 @@ export async function proveTenants(context: JailContext & { readonly asOperator?
     await tryCeilings(notes, daemon, tenant);
     await tryHost(notes, daemon, tenant, models.address);
     await tryBodies(notes, daemon, tenant);
+    await tryTerminals(notes, home, [['host'], ['host', '-o', 'json']]);
     await tryAudit(notes, daemon, tenant);
     await tryUploads(notes, daemon, tenant);
+    await tryRunDirectory(notes, home, context.ownRunDirectory === true);
   } finally {
     await stop?.();
     models.close();
@@ -196,10 +206,10 @@ async function tryUploads(notes: Notes, daemon: Daemon, tenant: string): Promise
   notes.same(`${UPLOADS} uploads to one URL at once`, '1 taken', `${taken} taken`);
 }
 
-/** One without models: a daemon does not start without a model server. */
+/** A daemon does not start without a model server. This one's model has a name that steers a terminal. */
 async function startModelServer(): Promise<{ url: string; address: string; close(): void }> {
   const server = createServer((_request, answer) =>
-    answer.setHeader('content-type', 'application/json').end('{"data":[]}'),
+    answer.setHeader('content-type', 'application/json').end(JSON.stringify({ data: [{ id: STEERING }] })),
   );
   await once(server.listen(0, '127.0.0.1'), 'listening');
   const { port } = server.address() as AddressInfo;

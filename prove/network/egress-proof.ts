@@ -1,5 +1,9 @@
 /** Proves that a guest with an allowlist reaches only what the list names. */
+
+import { silentLog } from '../../src/base/log.ts';
 import { parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
+import { eventPoster } from '../../src/egress/webhook.ts';
+import type { CallOutcome } from '../caller.ts';
 import { forgedRequests, get } from '../forged-requests.ts';
 import {
   ALLOWED,
@@ -7,6 +11,7 @@ import {
   HOST_PUBLIC,
   HOST_UPLINK,
   LISTED_ADDRESS,
+  METADATA_ADDRESSES,
   OTHER,
   PRIVATE_ADDRESSES,
 } from '../map.ts';
@@ -23,7 +28,8 @@ const ALLOW = [
   `${LISTED_ADDRESS}:9999/udp`,
 ];
 
-export async function proveEgress(world: World): Promise<Proof> {
+/** @param webhookHosts for tests: hosts that webhooks may reach at private addresses */
+export async function proveEgress(world: World, webhookHosts: readonly string[] = []): Promise<Proof> {
   const tries = new Tries(world);
   const listed = await world.guest({ mode: 'allowlist', allow: ALLOW });
   const other = await world.guest({ mode: 'open', allow: ['10.201.0.0/16'] });
@@ -37,6 +43,7 @@ export async function proveEgress(world: World): Promise<Proof> {
   await spoofed(tries, listed, other.guest);
   await neighbours(tries, world, guest, other.guest);
   await narrowed(tries, listed);
+  await webhooks(tries, webhookHosts);
   return tries.proof('egress');
 }
 
@@ -312,6 +319,44 @@ async function narrowed(tries: Tries, { guest, lease }: LeasedGuest): Promise<vo
       attempt: () => guest.name(ALLOWED.name),
       code: -1,
       secret: ALLOWED.name,
+    },
+  ]);
+}
+
+/** A caller chooses the URL to which this host posts a sandbox's events, and learns whether that worked. */
+async function webhooks(tries: Tries, hosts: readonly string[]): Promise<void> {
+  const resolve = async () => [{ address: PRIVATE_ADDRESSES[0], family: 4 }];
+  const post = eventPoster({ hosts, log: silentLog, resolve });
+  const to =
+    (host: string, path = '/') =>
+    async (): Promise<CallOutcome> =>
+      await post(`http://${host}${path}`, { event: 'near_oom' }).then(
+        () => ({ outcome: 'answer', text: 'delivered' }),
+        (error: unknown) => ({ outcome: 'refused', text: String(error) }),
+      );
+  const isAt =
+    (address: string, port: number): Forbidden['isArrival'] =>
+    (arrival) =>
+      arrival.to === address && arrival.port === port;
+  await tries.allowed('delivered', [`control: a webhook at ${OTHER.address}`, to(OTHER.address)]);
+  const own = ['127.0.0.1', HOST_PUBLIC.address, HOST_UPLINK];
+  await tries.forbidden([
+    ...[...METADATA_ADDRESSES, ...PRIVATE_ADDRESSES, ...own].map(
+      (address): Forbidden => ({
+        what: `a webhook at ${address}`,
+        attempt: to(own.includes(address) ? `${address}:${HOST_PORT}` : address),
+        isArrival: isAt(address, own.includes(address) ? HOST_PORT : 80),
+      }),
+    ),
+    {
+      what: 'a webhook at a name with a private address',
+      attempt: to('private.example:8080'),
+      isArrival: isAt(PRIVATE_ADDRESSES[0], 8080),
+    },
+    {
+      what: `a webhook that redirects to ${METADATA_ADDRESSES[0]}`,
+      attempt: to(OTHER.address, '/redirect'),
+      isArrival: isAt(METADATA_ADDRESSES[0], 80),
     },
   ]);
 }

@@ -1,6 +1,7 @@
 /**
  * A hostile sandbox beside a polite one: while it floods everything that both share, the host process and the polite
- * sandbox's resolver, gateway and model answer as before.
+ * sandbox's resolver, gateway and model answer as before. It learns nothing of the other's prompts, and its VMM, once
+ * taken over, harms no other.
  *
  *     hostile (own process) ──► bridge, agent's port, gateway, resolver ──┐ one event loop:
  *     polite  (own process) ──► bridge, resolver, /v1/health ─────────────┴ this process
@@ -26,6 +27,8 @@ import type { ProbePlan, ProbeTimes } from '../neighbor-probe.ts';
 import { eventually, Notes, type Proof } from '../proof.ts';
 import type { LeasedGuest, World } from '../world.ts';
 import { burn, LoopTurns } from './loop-turns.ts';
+import { type ModelTries, tryModels } from './model-tries.ts';
+import { tryTakenOverVmm } from './vmm-tries.ts';
 
 /** Maximum 99th percentile of blocked event loop time, milliseconds of CPU time. */
 const HELD_P99_MS_MAX = 50;
@@ -54,6 +57,10 @@ export interface NeighborOptions {
   readonly loopBytesMax?: number;
   /** Default: all. */
   readonly floods?: readonly string[];
+  /** What tests take away from the bridge. */
+  readonly models?: ModelTries;
+  /** For tests: vsock devices take any memory. */
+  readonly takesAnyMemory?: boolean;
 }
 
 export async function proveNeighbors(world: World, options: NeighborOptions = {}): Promise<Proof> {
@@ -76,6 +83,8 @@ export async function proveNeighbors(world: World, options: NeighborOptions = {}
   const targets = { ...host.targets, resolver: hostile.guest.gateway };
   for (const kind of options.floods ?? Object.keys(FLOODS))
     await tryFlood(notes, { kind, hostile, targets, ask: () => ask(), calm });
+  await tryModels(notes, host.dir, options.models);
+  await tryTakenOverVmm(notes, options.takesAnyMemory);
   return notes.proof('neighbors');
 }
 
@@ -180,6 +189,8 @@ class Peak implements Disposable {
 }
 
 interface Host extends AsyncDisposable {
+  /** For sockets. */
+  readonly dir: string;
   readonly plan: Pick<ProbePlan, 'healthPath' | 'bridgePath'>;
   readonly targets: Omit<FloodTargets, 'resolver'>;
 }
@@ -215,6 +226,7 @@ async function openHost(hostile: LeasedGuest, polite: LeasedGuest, { loopBytesMa
   stack.defer(() => void health.close());
   await new Promise<void>((resolve) => health.listen(healthPath, resolve));
   return {
+    dir,
     plan: { healthPath, bridgePath },
     targets: { bridgePaths, agentPath, name: ALLOWED.name, webAddress: ALLOWED.address },
     [Symbol.asyncDispose]: () => stack.disposeAsync(),

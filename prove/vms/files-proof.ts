@@ -1,24 +1,29 @@
 /**
- * Proves that a guest whose root answers in the agent's place can't choose where or under which name `cp` writes, nor
- * fill the host's memory with a listing.
+ * Proves that a guest whose root answers in the agent's place can't choose where or under which name `cp` writes, fill
+ * the host's memory with a listing, or control the terminal of a command by its errors.
  */
 import { lstat, mkdir, mkdtemp, readdir, readFile, readlink, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { stripVTControlCharacters } from 'node:util';
 import { sleep } from '../../src/base/clock.ts';
 import { CodedError } from '../../src/base/errors.ts';
 import { ignore } from '../../src/base/ignore.ts';
 import { MIB } from '../../src/base/units.ts';
+import { failureText } from '../../src/cli/failure.ts';
 import type { Runtime } from '../../src/host/runtime/runtime.ts';
 import type { FileEntry, Guest } from '../../src/machine/guest/guest.ts';
 import { ProofError } from '../errors.ts';
 import { Notes, type Proof } from '../proof.ts';
 import type { JailContext } from '../proof-runtime.ts';
 import { openProofRuntime } from '../proof-runtime.ts';
+import { MARK, STEERING, steers } from '../terminal.ts';
 
 /** The hostile guest's answer for a path. */
 interface Answer {
-  readonly entry: FileEntry;
+  readonly entry?: FileEntry;
+  /** In place of an answer. */
+  readonly reply?: string;
   readonly list?: readonly FileEntry[];
   /** A long listing: this many lines, each with a path of this many bytes. */
   readonly flood?: { readonly lines: number; readonly bytes: number };
@@ -160,6 +165,11 @@ const FLOODS: readonly { readonly what: string; readonly path: string; readonly 
   },
 ];
 
+const REPLIES: Readonly<Record<string, Answer>> = {
+  '/message': { reply: JSON.stringify({ ok: false, code: 'not_found', message: STEERING }) },
+  '/no-json': { reply: STEERING },
+};
+
 export async function proveFiles({ config, log, copyOut }: JailContext): Promise<Proof> {
   if (copyOut === undefined) throw new ProofError('not_permitted', 'no program copies files here');
   const notes = new Notes();
@@ -169,6 +179,7 @@ export async function proveFiles({ config, log, copyOut }: JailContext): Promise
     await using sandbox = await startHostile(runtime, dir);
     await proveCopies(sandbox.guest, dir, copyOut, notes);
     await proveListings(sandbox.guest, notes);
+    await proveErrors(sandbox.guest, notes);
   } finally {
     await runtime.close();
     await rm(dir, { recursive: true, force: true });
@@ -181,7 +192,7 @@ async function startHostile(runtime: Runtime, dir: string): Promise<AsyncDisposa
   const sandbox = await runtime.startVm(SIZE);
   const guest = sandbox.guest();
   const answers = Object.assign(
-    { [READY]: file('ready') },
+    { [READY]: file('ready'), ...REPLIES },
     ...copies(join(dir, 'outside')).map((copy) => copy.answers),
     ...FLOODS.map(({ path, answer }) => ({ [path]: answer })),
   );
@@ -245,6 +256,15 @@ async function proveListings(guest: Guest, notes: Notes): Promise<void> {
   const limit = `less than ${GROWTH_BYTES_MAX / MIB} MiB`;
   const seen = `${Math.max(0, Math.round(grown / MIB))} MiB`;
   notes.note('memory that these listings took here', limit, seen, grown < GROWTH_BYTES_MAX);
+}
+
+async function proveErrors(guest: Guest, notes: Notes): Promise<void> {
+  for (const path of Object.keys(REPLIES)) {
+    const error: unknown = await guest.files.stat(path).catch((thrown: unknown) => thrown);
+    const text = stripVTControlCharacters(failureText(error));
+    notes.same(`control: the error for ${path} has the guest's text`, 'true', `${text.includes(MARK)}`);
+    notes.same('… as a command prints it', 'harmless', steers(text) ? 'steers' : 'harmless');
+  }
 }
 
 /** The tree at the target, or the code of the error. */

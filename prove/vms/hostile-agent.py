@@ -3,7 +3,7 @@
 The agent is out of its reach, but each child of the agent has the agent's descriptors for its first moments, in the pid
 namespace of the programs. From one this takes the listener of port 5000 (pidfd_getfd), and then accepts connections
 before the agent does, by a real-time priority. The argument is JSON, path -> answer:
-{"entry": …, "list": […], "flood": {"lines", "bytes"}, "content": text}.
+{"entry": …, "list": […], "flood": {"lines", "bytes"}, "content": text}, or {"reply": a line}.
 """
 import ctypes
 import json
@@ -87,6 +87,8 @@ def serve(peer, answers):
         op, answer = request["op"], answers.get(request.get("path"))
         if answer is None:
             stream.write(b'{"ok":false,"code":"not_found","message":"no answer"}\n')
+        elif "reply" in answer:
+            stream.write(answer["reply"].encode() + b"\n")
         elif op == "stat":
             stream.write(json.dumps({"ok": True, "entry": answer["entry"]}).encode() + b"\n")
         elif op == "list":

@@ -8,6 +8,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { VhostFrontEnd } from '../../prove/vmm/vhost-front-end.ts';
 import { countBytes } from '../../prove/vms/rate-counts.ts';
 import { limitedTries, type Rate } from '../../prove/vms/rate-verdict.ts';
 import type { BucketLimit } from '../../src/base/token-bucket.ts';
@@ -24,7 +25,6 @@ import { fileIdentity, sealSize } from '../../src/sys/fd.ts';
 import { libc } from '../../src/sys/libc.ts';
 import { connectUnix } from '../../src/sys/socket.ts';
 import { collect, guestMappings, openFds } from '../support/process-view.ts';
-import { VhostFrontEnd } from '../support/vhost-front-end.ts';
 
 let dir = '';
 let host: VsockHost;

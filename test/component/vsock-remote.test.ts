@@ -8,15 +8,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { afterEach, beforeEach, expect, it } from 'vitest';
+import { GUEST_BASE, type GuestRingsOptions } from '../../prove/vmm/guest-rings.ts';
+import { VhostFrontEnd } from '../../prove/vmm/vhost-front-end.ts';
 import { MIB } from '../../src/base/units.ts';
 import { createVsockHost, type VsockDevice, type VsockHost } from '../../src/machine/vsock/host.ts';
 import { OP } from '../../src/machine/vsock/packet.ts';
 import { REQUEST } from '../../src/machine/vsock/vhost-user.ts';
 import { createMemFd } from '../../src/sys/fd.ts';
 import { openProcessMemory } from '../../src/sys/process-memory.ts';
-import { GUEST_BASE, type GuestRingsOptions } from '../support/guest-rings.ts';
 import { collect, openFds } from '../support/process-view.ts';
-import { VhostFrontEnd } from '../support/vhost-front-end.ts';
 
 let dir = '';
 let host: VsockHost;

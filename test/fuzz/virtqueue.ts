@@ -3,13 +3,13 @@
  * lies in memory, and every walk ends.
  */
 import fc from 'fast-check';
+import { DriverRing, GUEST_BASE, USER_BASE } from '../../prove/vmm/guest-rings.ts';
 import { MappedMemory, makeRegion } from '../../src/machine/vsock/guest-memory.ts';
 import { PACKET_BYTES_MAX, SEGMENTS_MAX } from '../../src/machine/vsock/limits.ts';
 import type { MappedRegion } from '../../src/machine/vsock/mapped-ring.ts';
 import { HEADER_BYTES } from '../../src/machine/vsock/packet.ts';
 import { Virtqueue } from '../../src/machine/vsock/virtqueue.ts';
 import { allocateNative } from '../../src/sys/memory.ts';
-import { DriverRing, GUEST_BASE, USER_BASE } from '../support/guest-rings.ts';
 import { remoteOwn } from '../support/vsock-world.ts';
 import { must, structured } from './target.ts';
 

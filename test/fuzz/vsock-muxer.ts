@@ -4,9 +4,9 @@
  * order; every byte arrives once and in order, and nothing is left at the end.
  */
 import fc from 'fast-check';
+import type { GuestStream } from '../../prove/vmm/guest-peer.ts';
 import { CONNECTIONS_MAX } from '../../src/machine/vsock/limits.ts';
 import { OP } from '../../src/machine/vsock/packet.ts';
-import type { GuestStream } from '../support/guest-peer.ts';
 import type { MemorySocket } from '../support/memory-sockets.ts';
 import { VsockWorld } from '../support/vsock-world.ts';
 import { must, structured } from './target.ts';

@@ -11,6 +11,7 @@ import { cli } from '../support/cli.ts';
 
 const run = promisify(execFile);
 const UNFILTERED = join(import.meta.dirname, '../fixtures/prove-unfiltered.ts');
+const WEBHOOKS = join(import.meta.dirname, '../fixtures/prove-webhooks.ts');
 const failed = ({ tried }: Proof) => tried.filter(({ ok }) => !ok);
 
 const OPTIONS = { config: readConfig({}), log: silentLog, signal: new AbortController().signal };
@@ -54,6 +55,11 @@ describe('prove', () => {
     );
     // Cases decided by name alone do not depend on the packet filter.
     expect(what.filter((each) => each.startsWith('open: the name'))).toEqual([]);
+  });
+
+  it('egress does not hold if webhooks reach a private address', async () => {
+    const { stdout } = await run('unshare', ['--net', process.execPath, WEBHOOKS], { maxBuffer: 1024 * 1024 });
+    expect(failed(JSON.parse(stdout) as Proof).map(({ what }) => what)).toEqual(['a webhook at 10.50.0.1']);
   });
 
   it('the command prints proofs as JSON and exits with 0; an unknown name is a usage error', async () => {

@@ -10,6 +10,7 @@ import { silentLog } from '../../src/base/log.ts';
 
 const run = promisify(execFile);
 const ON_LOOP = join(import.meta.dirname, '../fixtures/prove-neighbors-on-loop.ts');
+const OPEN = join(import.meta.dirname, '../fixtures/prove-neighbors-open.ts');
 const failed = ({ tried }: Proof) => tried.filter(({ ok }) => !ok);
 
 describe('prove neighbors', () => {
@@ -26,5 +27,20 @@ describe('prove neighbors', () => {
     const { stdout } = await run('unshare', args, { maxBuffer: 1024 * 1024 });
     const what = failed(JSON.parse(stdout) as Proof).map((each) => each.what);
     expect(what).toContain('a flood of bodies: the event loop is held');
+  });
+
+  it('does not hold without checked fields, salts, owners of listeners, and identities of memory', async () => {
+    const { stdout } = await run('unshare', ['--net', process.execPath, OPEN], { maxBuffer: 1024 * 1024 });
+    expect(failed(JSON.parse(stdout) as Proof).map((each) => each.what)).toEqual([
+      '… its request hits the cache',
+      '… and an answer from its own cache tells cached tokens',
+      ...['enable_search', 'prompt_embeds', 'chat_template', 'request_id', 'cache_salt'].map(
+        (field) => `a request with ${field}`,
+      ),
+      'a request with a field that nobody knows',
+      'a listener of another user there',
+      'a taken-over VMM gives a sealed file that it made, whose pages would count as ours',
+      'a taken-over VMM gives a file of a file system, which it can truncate',
+    ]);
   });
 });

@@ -15,11 +15,11 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { VhostFrontEnd } from '../../prove/vmm/vhost-front-end.ts';
 import { KIB, MIB } from '../../src/base/units.ts';
 import { makeMemory } from '../../src/host/runtime/ram/memory.ts';
 import { fileIdentity } from '../../src/sys/fd.ts';
 import { randomFrom } from './run-seed.ts';
-import { VhostFrontEnd } from './vhost-front-end.ts';
 import { VsockProcess } from './vsock-process.ts';
 
 const SOURCE = join(import.meta.dirname, '../fixtures/hostile-front-end.c');

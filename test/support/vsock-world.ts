@@ -1,4 +1,13 @@
 /** A whole vsock device in memory: guest rings, muxer, host programs; time is a number. */
+
+import { GuestPeer } from '../../prove/vmm/guest-peer.ts';
+import {
+  GUEST_BASE,
+  GuestRings,
+  type GuestRingsOptions,
+  guestMemoryBytes,
+  USER_BASE,
+} from '../../prove/vmm/guest-rings.ts';
 import { MIB } from '../../src/base/units.ts';
 import { MappedMemory, makeRegion, RemoteMemory } from '../../src/machine/vsock/guest-memory.ts';
 import { Muxer, type MuxerOptions } from '../../src/machine/vsock/muxer.ts';
@@ -8,8 +17,6 @@ import { RX, TX } from '../../src/machine/vsock/vhost-user.ts';
 import { Virtqueue } from '../../src/machine/vsock/virtqueue.ts';
 import { allocateNative } from '../../src/sys/memory.ts';
 import { openProcessMemory } from '../../src/sys/process-memory.ts';
-import { GuestPeer } from './guest-peer.ts';
-import { GUEST_BASE, GuestRings, type GuestRingsOptions, guestMemoryBytes, USER_BASE } from './guest-rings.ts';
 import { MemoryHost } from './memory-sockets.ts';
 
 export interface WorldOptions extends Partial<GuestRingsOptions> {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { GuestStream } from '../../../test/support/guest-peer.ts';
+import type { GuestStream } from '../../../prove/vmm/guest-peer.ts';
 import type { MemorySocket } from '../../../test/support/memory-sockets.ts';
 import { VsockWorld, type WorldOptions } from '../../../test/support/vsock-world.ts';
 import { BACKLOG_TIMEOUT_MS, CLOSE_TIMEOUT_MS, CONNECTIONS_MAX, HELD_BYTES_MAX, REQUEST_TIMEOUT_MS } from './limits.ts';

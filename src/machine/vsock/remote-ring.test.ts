@@ -1,5 +1,5 @@
 import { afterAll, beforeEach, describe, expect, it, vi } from 'vitest';
-import { DriverRing, GUEST_BASE } from '../../../test/support/guest-rings.ts';
+import { DriverRing, GUEST_BASE } from '../../../prove/vmm/guest-rings.ts';
 import { closeFd } from '../../sys/fd.ts';
 import { allocateNative } from '../../sys/memory.ts';
 import { openProcessMemory } from '../../sys/process-memory.ts';

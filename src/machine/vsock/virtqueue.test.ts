@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { DriverRing, GUEST_BASE, USER_BASE } from '../../../test/support/guest-rings.ts';
+import { DriverRing, GUEST_BASE, USER_BASE } from '../../../prove/vmm/guest-rings.ts';
 import { MappedMemory, makeRegion } from './guest-memory.ts';
 import { Virtqueue } from './virtqueue.ts';
 
