@@ -111,8 +111,11 @@ describe('with a daemon', () => {
     const { stdout } = await set('--allow-field', 'store');
     expect(stdout).toMatch(/^private networks +10\.1\.0\.0\/16, 10\.2\.0\.1 /m);
     expect(stdout).toMatch(/^model fields +store {2}/m);
-    await set('--allow-net', 'none', '--allow-field', 'none');
-    const least = { allowNet: [], allowFields: [] };
+    const most = await set('--max-cpus', '4', '--max-memory', '8G', '--max-disk', '10G', '--max-timeout', '2h');
+    expect(most.stdout).toMatch(/^memory each +8\.0 GiB .*\ndisk each +10\.0 GiB .*\ntimeout each +2h /m);
+    expect((await set('--max-cpus', '400')).stderr).toContain('expected a whole number from 1 to 32');
+    await set('--allow-net', 'none', '--allow-field', 'none', '--max-timeout', 'none');
+    const least = { allowNet: [], allowFields: [], cpusMax: 4, timeoutMaxMs: null };
     expect(await json<object>(daemon.env, 'tenant', 'inspect', 'gamma')).toMatchObject(least);
     for (const [words, why] of [
       [['--allow-net', '10.0.0.1/8'], '"10.0.0.1/8" is not an IPv4 address or block'],

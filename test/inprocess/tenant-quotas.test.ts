@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { tenantPlane } from '../../src/api/tenants/plane.ts';
 import { TenantQuotas } from '../../src/api/tenants/quota.ts';
-import { NO_QUOTAS, type Quotas } from '../../src/api/tenants/settings.ts';
+import { NO_QUOTAS, type Quotas, type Sizes } from '../../src/api/tenants/settings.ts';
 import { StorageQuota } from '../../src/api/tenants/storage-quota.ts';
 import { usageOf } from '../../src/api/tenants/usage.ts';
 import { FakeClock } from '../../src/base/clock.ts';
@@ -19,8 +19,8 @@ async function openSharing(limits: Partial<Quotas> = {}) {
   return { host, acme: planeOf('acme'), other: planeOf('other') };
 }
 
-async function openWorld(limits: Partial<Quotas>) {
-  const known = { of: () => ({ ...NO_QUOTAS, ...limits }) };
+async function openWorld(limits: Partial<Quotas & Sizes>) {
+  const known = { of: () => ({ ...NO_QUOTAS, ...limits }), sizesOf: () => limits };
   const quotas = new TenantQuotas(known, new FakeClock());
   const host = await FakeHost.open({ gate: quotas, concurrency: 50 });
   await quotas.watch(host.control);
@@ -73,6 +73,53 @@ describe('quotas', () => {
     await plane.remove(second.id);
     expect((await plane.resume(first.id)).status).toBe('running');
     expect(quotas.useOf('acme')).toMatchObject({ sandboxes: 1, memoryMib: 1024 });
+  });
+
+  it('a size above the tenant’s maximum is refused, whatever brings it', async () => {
+    const { host, plane, quotas } = await openWorld({ cpusMax: 2, memoryMaxMib: 1024, diskMaxMib: 4096 });
+    await using _host = host;
+    const large = { boot: true, memoryMib: 2048, annotations: { tenant: 'acme' } };
+    await expect(host.control.create(large)).rejects.toMatchObject({
+      code: 'forbidden',
+      message: 'memoryMib: 2048 is above 1024, the maximum for this key',
+      remedy: 'ask for at most 1024; the operator sets that by neurovisor tenant set acme --max-memory',
+    });
+    const operators = await host.control.create({ boot: true, memoryMib: 2048 });
+    const snapshot = await host.control.snapshot(operators.id);
+    const from = { snapshot: snapshot.id, annotations: { tenant: 'acme' } };
+    await expect(host.control.create(from)).rejects.toMatchObject({ code: 'forbidden' });
+    expect(quotas.useOf('acme')).toEqual({ sandboxes: 0, memoryMib: 0 });
+    await plane.create({ boot: true });
+  });
+
+  it('a resume is refused once the maximum is lower', async () => {
+    const limits: Partial<Quotas & Sizes> = {};
+    const known = { of: () => ({ ...NO_QUOTAS, ...limits }), sizesOf: () => limits };
+    const host = await FakeHost.open({ gate: new TenantQuotas(known, new FakeClock()) });
+    await using _host = host;
+    const plane = tenantPlane(host.control, 'acme');
+    const { id } = await plane.create({ boot: true, memoryMib: 1024 });
+    await plane.pause(id, 'disk');
+    Object.assign(limits, { memoryMaxMib: 512 });
+    await expect(plane.resume(id)).rejects.toMatchObject({ code: 'forbidden' });
+    expect((await plane.get(id)).status).toBe('paused');
+    Object.assign(limits, { memoryMaxMib: 1024 });
+    expect((await plane.resume(id)).status).toBe('running');
+  });
+
+  it('a sandbox without a timeout gets the longest one, a fork no longer one than that', async () => {
+    const { host, plane } = await openWorld({ timeoutMaxMs: 60_000 });
+    await using _host = host;
+    const endsIn = async (id: string) => ((await plane.get(id)).endsAtMs ?? 0) - host.clock.wall();
+    const first = await plane.create({ boot: true });
+    expect(await endsIn(first.id)).toBe(60_000);
+    const short = await plane.create({ boot: true, timeoutMs: 5000 });
+    expect(await endsIn(short.id)).toBe(5000);
+    // As if it was made before the operator set the maximum.
+    await host.control.update(first.id, { timeoutMs: 3_600_000 });
+    const [fork] = await plane.fork(first.id, { count: 1 });
+    expect(fork?.ok && (await endsIn(fork.sandbox.id))).toBe(60_000);
+    expect((await host.control.create({ boot: true })).endsAtMs).toBeNull();
   });
 
   it('a start that fails or is cancelled releases its place', async () => {

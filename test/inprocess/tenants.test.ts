@@ -278,6 +278,33 @@ describe('what a tenant may ask for', () => {
     for (const one of await idsOf(world.apiKey)) await world.control.remove(one);
   });
 
+  it('E2B: a template above the tenant’s sizes is refused before it is built', async () => {
+    settings.set('first', { cpusMax: 1, memoryMaxMib: 1024 });
+    const build = async (size: object) => await ask(first, 'POST', '/v3/templates', { name: 'sized', ...size });
+    expect((await build({ cpuCount: 2 })).text).toContain('cpus: 2 is above 1, the maximum for this key');
+    expect(await build({ cpuCount: 1, memoryMB: 2048 })).toMatchObject({ status: 403 });
+    expect(await build({ cpuCount: 1, memoryMB: 1024 })).toMatchObject({ status: 202 });
+    settings.set('first', { inherit: ['cpusMax', 'memoryMaxMib'] });
+  });
+
+  it('E2B: a timeout above the tenant’s maximum is refused; clients’ defaults are not above it', async () => {
+    settings.set('first', { timeoutMaxMs: 60_000 });
+    const made = await Sandbox.create('agent', { ...as(first), timeoutMs: 60_000 });
+    const { sandboxId } = made;
+    const refused = 'timeoutMs: 61000 is above 60000';
+    await expect(Sandbox.create('agent', { ...as(first), timeoutMs: 61_000 })).rejects.toThrow(refused);
+    await expect(made.setTimeout(61_000)).rejects.toThrow(refused);
+    await expect(Sandbox.connect(sandboxId, { ...as(first), timeoutMs: 90_000 })).rejects.toThrow('timeoutMs: 90000');
+    for (const path of ['', `/${sandboxId}/connect`]) {
+      const answer = await ask(first, 'POST', `/v2/sandboxes${path}`, path === '' ? { templateID: 'agent' } : {});
+      expect([path, answer.status]).toEqual([path, path === '' ? 201 : 200]);
+      const { endsAtMs } = await world.control.get((answer.json as { sandboxID: string }).sandboxID);
+      expect((endsAtMs ?? Number.POSITIVE_INFINITY) - Date.now()).toBeLessThanOrEqual(60_000);
+    }
+    settings.set('first', { inherit: ['timeoutMaxMs'] });
+    for (const one of await idsOf(world.apiKey)) await world.control.remove(one);
+  });
+
   it('a sandbox from a snapshot has only what its own request asks for', async () => {
     const operators = await world.control.create({ ...restNetwork, annotations: { tenant: 'first' } } as CreateRequest);
     const snapshot = await world.control.snapshot(operators.id, {});

@@ -16,6 +16,8 @@ export interface E2bParts {
   readonly callers: Callers;
   /** Receives a record of each call of the control plane. Default: no records. */
   readonly audit?: AuditSink | undefined;
+  /** The longest timeout in seconds of the caller's sandboxes; clients' defaults are not above it. Default: any. */
+  readonly secondsMax?: (() => number) | undefined;
   /** Names of ports end with it: `PORT-ID.DOMAIN`. May include a port. */
   readonly domain: () => string;
 }

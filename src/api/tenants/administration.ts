@@ -17,8 +17,8 @@ import {
 } from './audit-listing.ts';
 import type { AuditRecord } from './audit-record.ts';
 import { TenantError } from './errors.ts';
-import { type CreatedKey, checkTenantName, type KeyInfo, type KeyStore } from './keys.ts';
-import { ownerName } from './owner.ts';
+import type { CreatedKey, KeyInfo, KeyStore } from './keys.ts';
+import { checkTenantName, ownerName } from './owner.ts';
 import type { HostSettings, HostStore, TenantChange, TenantInfo, TenantStore } from './settings.ts';
 
 /** Errors: TenantError here, and what a daemon answers instead: SandboxError, ClientError. */

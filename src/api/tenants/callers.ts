@@ -1,6 +1,7 @@
 /** Identifies the caller of a request, and the sandboxes that this caller sees. */
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
+import type { Asker } from './ceiling.ts';
 
 export interface Caller {
   /** `null` for the operator, who sees all sandboxes. */
@@ -20,6 +21,8 @@ export interface Callers {
   onEnd(listener: (keyId: string) => void): () => void;
   /** The control plane of a tenant; `null` for the operator. */
   planeOf(tenant: string | null): ControlPlane;
+  /** What the tenant may ask for now; `null` for the operator, who may everything. */
+  askerOf(tenant: string | null): Asker | null;
 }
 
 /** A daemon without tenants. @param apiKey `null` to accept no key */
@@ -28,6 +31,7 @@ export function operatorOnly(control: ControlPlane, apiKey: string | null): Call
     identify: (key) => (apiKey !== null && equalInConstantTime(key, apiKey) ? DAEMON_KEY_CALLER : null),
     onEnd: () => () => undefined,
     planeOf: () => control,
+    askerOf: () => null,
   };
 }
 

@@ -5,11 +5,11 @@ import { privateRules } from '../../host/runtime/network.ts';
 import type { CreateRequest } from '../../sandbox/contract/control.ts';
 import { type Asker, checkCreate, checkFork, checkUpdate } from './ceiling.ts';
 import { tenantPlane } from './plane.ts';
-import { type Ceiling, LOWEST_CEILING } from './settings.ts';
+import { type Ceiling, UNSET_CEILING } from './settings.ts';
 
 const asker = (ceiling: Partial<Ceiling> = {}): Asker => ({
   tenant: 'acme',
-  ceiling: { ...LOWEST_CEILING, ...ceiling },
+  ceiling: { ...UNSET_CEILING, ...ceiling },
   privateRules,
 });
 const network = (...allow: string[]) => ({ network: { mode: 'allowlist', allow } }) as const satisfies CreateRequest;
@@ -72,6 +72,41 @@ describe('models', () => {
   });
 });
 
+describe('sizes and timeouts', () => {
+  const most = { cpusMax: 2, memoryMaxMib: 1024, diskMaxMib: 4096, timeoutMaxMs: 60_000 };
+
+  it.each<[CreateRequest, string]>([
+    [{ cpus: 3 }, 'cpus: 3 is above 2'],
+    [{ memoryMib: 1025 }, 'memoryMib: 1025 is above 1024'],
+    [{ memoryMib: 512, memoryMaxMib: 2048 }, 'memoryMaxMib: 2048 is above 1024'],
+    [{ diskMib: 4097 }, 'diskMib: 4097 is above 4096'],
+    [{ timeoutMs: 60_001 }, 'timeoutMs: 60001 is above 60000'],
+    [{ timeoutMs: null }, 'timeoutMs: no limit is above 60000'],
+  ])('%j: refused above the maximum', (request, refused) => {
+    expect(created(request, most)).toBe(`forbidden ${refused}, the maximum for this key`);
+    expect(created(request)).toBe('allowed');
+  });
+
+  it('the maximum itself is allowed, and what a request does not name', () => {
+    const whole = { cpus: 2, memoryMib: 64, memoryMaxMib: 1024, diskMib: 4096, timeoutMs: 60_000 };
+    expect([created(whole, most), created({}, most)]).toEqual(['allowed', 'allowed']);
+  });
+
+  it('changes and forks are judged, too', async () => {
+    await using control = new FakeControlPlane();
+    const plane = tenantPlane(control, 'acme', { ceilingOf: () => ({ ...UNSET_CEILING, ...most }) });
+    const { id } = await plane.create({ timeoutMs: 1000 });
+    for (const timeoutMs of [60_001, null]) {
+      await expect(plane.update(id, { timeoutMs })).rejects.toMatchObject({ code: 'forbidden' });
+      await expect(plane.fork(id, { count: 1, timeoutMs })).rejects.toMatchObject({ code: 'forbidden' });
+    }
+    await plane.update(id, { timeoutMs: 60_000 });
+    await expect(plane.update(id, { memoryMib: 2048 })).rejects.toThrow('memoryMib: 2048 is above 1024');
+    const large = await control.create({ cpus: 4, annotations: { tenant: 'acme' } });
+    await expect(plane.fork(large.id, { count: 1 })).rejects.toThrow('cpus: 4 is above 2');
+  });
+});
+
 it('a refusal names the field, what is allowed, and the operator’s command', () => {
   expect(() => checkCreate({ models: { allowFields: ['store'] } }, asker({ allowFields: ['seed_2'] }))).toThrow(
     expect.objectContaining({
@@ -83,15 +118,15 @@ it('a refusal names the field, what is allowed, and the operator’s command', (
 
 it('fork: what the original has is judged anew, since the ceiling may be lower now', async () => {
   await using control = new FakeControlPlane();
-  const ceilings: Ceiling[] = [{ ...LOWEST_CEILING, allowNet: ['10.0.0.0/8'], allowFields: ['store'] }];
-  const ceilingOf = () => ceilings.at(-1) ?? LOWEST_CEILING;
+  const ceilings: Ceiling[] = [{ ...UNSET_CEILING, allowNet: ['10.0.0.0/8'], allowFields: ['store'] }];
+  const ceilingOf = () => ceilings.at(-1) ?? UNSET_CEILING;
   const plane = tenantPlane(control, 'acme', { ceilingOf, privateRules });
   const open = await plane.create(network('10.0.0.5'));
   const unchecked = await plane.create({ models: { allowFields: ['store'] } });
   const plain = await plane.create(network('example.com'));
   const fork = (id: string) => plane.fork(id, { count: 1 });
   for (const { id } of [open, unchecked, plain]) expect(await fork(id)).toMatchObject([{ ok: true }]);
-  ceilings.push(LOWEST_CEILING);
+  ceilings.push(UNSET_CEILING);
   expect(await fork(plain.id)).toMatchObject([{ ok: true }]);
   await expect(fork(open.id)).rejects.toThrow('network.allow: 10.0.0.5: not for this key');
   await expect(fork(unchecked.id)).rejects.toThrow('models.allowFields: store: not for this key');

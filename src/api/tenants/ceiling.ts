@@ -9,7 +9,7 @@ import type { CreateRequest, ForkOptions, SandboxChange, SandboxInfo } from '../
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import type { ModelOptions } from '../../sandbox/contract/model-policy.ts';
 import type { NetworkOptions } from '../../sandbox/contract/network-spec.ts';
-import type { Ceiling } from './settings.ts';
+import type { Ceiling, Sizes } from './settings.ts';
 
 /**
  * Returns the rules to allow that open a private or special range beyond these blocks.
@@ -25,7 +25,7 @@ export interface Asker {
 
 /** @throws SandboxError `forbidden` */
 type Rule<T> = (value: T, asker: Asker) => void;
-type Rules<T> = { readonly [K in keyof T]-?: typeof FREE | Rule<NonNullable<T[K]>> };
+type Rules<T> = { readonly [K in keyof T]-?: typeof FREE | Rule<Exclude<T[K], undefined>> };
 
 /** Concerns the tenant's own sandboxes alone, within its quotas, or is checked for every caller. */
 const FREE = 'free';
@@ -66,10 +66,25 @@ const checkModels = ruleOf<ModelOptions>({
   cache: FREE,
 });
 
+const SIZES = {
+  cpus: { most: 'cpusMax', option: '--max-cpus' },
+  memoryMib: { most: 'memoryMaxMib', option: '--max-memory' },
+  memoryMaxMib: { most: 'memoryMaxMib', option: '--max-memory' },
+  diskMib: { most: 'diskMaxMib', option: '--max-disk' },
+  timeoutMs: { most: 'timeoutMaxMs', option: '--max-timeout' },
+} as const satisfies Record<string, { readonly most: keyof Sizes; readonly option: string }>;
+type SizeField = keyof typeof SIZES;
+
+/** @param value `null`: without a limit */
+const atMost =
+  (field: SizeField): Rule<number | null> =>
+  (value, asker) =>
+    checkSize({ [field]: value }, asker);
+
 /** Fields that a change has, too. */
 const CHANGEABLE: Rules<Omit<SandboxChange, 'models'>> = {
-  memoryMib: FREE,
-  timeoutMs: FREE,
+  memoryMib: atMost('memoryMib'),
+  timeoutMs: atMost('timeoutMs'),
   onTimeout: FREE,
   idleTimeoutMs: FREE,
   autoResume: FREE,
@@ -78,7 +93,7 @@ const CHANGEABLE: Rules<Omit<SandboxChange, 'models'>> = {
   annotations: FREE,
   channelLimits: FREE,
   diskLimits: FREE,
-  network: checkNetwork,
+  network: (network, asker) => network && checkNetwork(network, asker),
   secrets: FREE,
   requestHeaders: FREE,
   packages: FREE,
@@ -86,9 +101,10 @@ const CHANGEABLE: Rules<Omit<SandboxChange, 'models'>> = {
 
 const checkRequest = ruleOf<CreateRequest>({
   ...CHANGEABLE,
-  cpus: FREE,
-  memoryMaxMib: FREE,
-  diskMib: FREE,
+  // What templates, snapshots and forks bring is judged by `TenantQuotas.admit`.
+  cpus: atMost('cpus'),
+  memoryMaxMib: atMost('memoryMaxMib'),
+  diskMib: atMost('diskMib'),
   warm: FREE,
   requirements: FREE,
   // From any registry that the host reaches: SECURITY.md.
@@ -107,7 +123,7 @@ const checkChange = ruleOf<SandboxChange>({
   models: ruleOf<NonNullable<SandboxChange['models']>>({ budget: FREE }),
 });
 
-const checkForkOptions = ruleOf<ForkOptions>({ count: FREE, timeoutMs: FREE, metadata: FREE });
+const checkForkOptions = ruleOf<ForkOptions>({ count: FREE, timeoutMs: atMost('timeoutMs'), metadata: FREE });
 
 /**
  * Templates and snapshots bring no networks and no models of their own, so the request is all there is to check.
@@ -122,17 +138,40 @@ export function checkUpdate(change: SandboxChange, asker: Asker): void {
   checkChange(change, asker);
 }
 
+/**
+ * Judges a sandbox that is about to run, or the size that a request names.
+ * @param asker without `ceiling` fields: no limit
+ * @throws SandboxError `forbidden`
+ */
+export function checkSize(
+  size: { readonly [K in SizeField]?: number | null },
+  { tenant, ceiling }: { readonly tenant: string; readonly ceiling: Partial<Sizes> },
+): void {
+  for (const [field, { most, option }] of Object.entries(SIZES)) {
+    const value = size[field as SizeField];
+    const max = ceiling[most] ?? null;
+    if (value === undefined || max === null || (value ?? Number.POSITIVE_INFINITY) <= max) continue;
+    throw new SandboxError('forbidden', `${field}: ${value ?? 'no limit'} is above ${max}, the maximum for this key`, {
+      remedy: `ask for at most ${max}; the operator sets that by neurovisor tenant set ${tenant} ${option}`,
+    });
+  }
+}
+
 /** A fork inherits what its original has, which the ceiling of that time allowed. @throws SandboxError `forbidden` */
-export function checkFork({ network, models }: SandboxInfo, options: ForkOptions, asker: Asker): void {
+export function checkFork(
+  { network, models, cpus, memoryMib, diskMib }: SandboxInfo,
+  options: ForkOptions,
+  asker: Asker,
+): void {
   checkForkOptions(options, asker);
-  checkRequest({ network, models }, asker);
+  checkRequest({ network, models, cpus, memoryMib, diskMib }, asker);
 }
 
 function ruleOf<T extends object>(rules: Rules<T>): Rule<T> {
   const check = <K extends keyof T>(name: K, value: T, asker: Asker): void => {
     const rule: Rules<T>[K] = rules[name];
     const field = value[name];
-    if (typeof rule === 'function' && field !== undefined && field !== null) rule(field, asker);
+    if (typeof rule === 'function' && field !== undefined) rule(field as Exclude<T[K], undefined>, asker);
   };
   const names = Object.keys(rules) as (keyof T)[];
   return (value, asker) => {

@@ -16,6 +16,7 @@ import { type Caller, keyDigest } from './callers.ts';
 import { TenantError } from './errors.ts';
 import { JsonFiles } from './files.ts';
 import { TENANT_LIMITS, TENANT_NAME } from './limits.ts';
+import { checkTenantName } from './owner.ts';
 
 const ID_HEX_DIGITS = 12;
 const KEY_BYTES = 24;
@@ -182,14 +183,6 @@ export const isValidKey = (key: Pick<KeyInfo, 'revokedAtMs' | 'expiresAtMs'>, no
 const byAge = (a: KeyFile, b: KeyFile): number => a.createdAtMs - b.createdAtMs || (a.id < b.id ? -1 : 1);
 
 const NO_DIGEST = '0'.repeat(64);
-
-/** @throws TenantError `invalid` */
-export function checkTenantName(name: string): void {
-  if (TENANT_NAME.test(name)) return;
-  throw new TenantError('invalid', `"${name}" is not a valid tenant name`, {
-    remedy: 'use up to 31 lowercase letters, digits, _ and -, beginning with a letter or digit',
-  });
-}
 
 function infoOf({ sha256: _secret, ...info }: KeyFile): KeyInfo {
   return info;

@@ -1,5 +1,7 @@
 /** The owner of a sandbox or snapshot, one of its annotations: users can't set it, and forks and snapshots keep it. */
 import type { SandboxInfo, SnapshotInfo } from '../../sandbox/contract/control.ts';
+import { TenantError } from './errors.ts';
+import { TENANT_NAME } from './limits.ts';
 
 const KEY = 'tenant';
 
@@ -8,6 +10,14 @@ type Annotations = SandboxInfo['annotations'];
 /** `null` for the operator's. */
 export function ownerOf({ annotations }: { readonly annotations: Annotations }): string | null {
   return Object.hasOwn(annotations, KEY) ? (annotations[KEY] ?? null) : null;
+}
+
+/** @throws TenantError `invalid` */
+export function checkTenantName(name: string): void {
+  if (TENANT_NAME.test(name)) return;
+  throw new TenantError('invalid', `"${name}" is not a valid tenant name`, {
+    remedy: 'use up to 31 lowercase letters, digits, _ and -, beginning with a letter or digit',
+  });
 }
 
 /** Its name where the host counts, shares and encrypts for owners. @param tenant `null` for the operator */

@@ -2,7 +2,7 @@ import { expect, it } from 'vitest';
 import { FakeControlPlane } from '../../../test/support/fake-control-plane.ts';
 import type { ControlPlane, SnapshotOptions } from '../../sandbox/contract/control.ts';
 import { tenantPlane } from './plane.ts';
-import { LOWEST_CEILING } from './settings.ts';
+import { UNSET_CEILING } from './settings.ts';
 
 const signal = AbortSignal.abort();
 
@@ -166,7 +166,7 @@ it('snapshot: a name from before names were per tenant still works', async () =>
 it('hosted models: allows only those of the tenant, and none by default', async () => {
   await using control = new FakeControlPlane();
   const create = async (hosted: readonly string[], wanted: readonly string[]): Promise<string> => {
-    const plane = tenantPlane(control, 'acme', { ceilingOf: () => ({ ...LOWEST_CEILING, allowHosted: hosted }) });
+    const plane = tenantPlane(control, 'acme', { ceilingOf: () => ({ ...UNSET_CEILING, allowHosted: hosted }) });
     return await plane.create({ models: { allowHosted: [...wanted] } }).then(
       ({ models }) => models.allowHosted.join(' '),
       (error: Error) => `${Reflect.get(error, 'code')} ${error.message}`,

@@ -22,14 +22,14 @@ import type {
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import { type Asker, checkCreate, checkFork, checkUpdate, type PrivateRules } from './ceiling.ts';
 import { nameOnHost, ownerOf, ownName, withOwner } from './owner.ts';
-import { type Ceiling, LOWEST_CEILING } from './settings.ts';
+import { type Ceiling, UNSET_CEILING } from './settings.ts';
 import type { StorageQuota } from './storage-quota.ts';
 
 /** Quotas of starts are enforced below, where VMs are started. */
 export interface TenantSettings {
   /** Default: unlimited. */
   readonly storage?: StorageQuota | undefined;
-  /** What the operator allows the tenant to ask for. Default: the least. */
+  /** What the operator allows the tenant to ask for. Default: what a tenant without settings may. */
   readonly ceilingOf?: ((tenant: string) => Ceiling) | undefined;
   /** Default: all rules count as private, so that none passes unjudged. */
   readonly privateRules?: PrivateRules | undefined;
@@ -192,6 +192,11 @@ function ownWatch(control: Watch, own: OwnWorld): Watch {
   };
 }
 
+/** As the operator's settings are now. */
+export function askerOf(tenant: string, { ceilingOf, privateRules = (rules) => rules }: TenantSettings): Asker {
+  return { tenant, ceiling: ceilingOf?.(tenant) ?? UNSET_CEILING, privateRules };
+}
+
 /** What of a host belongs to one tenant. */
 class OwnWorld {
   readonly #control: ControlPlane;
@@ -237,10 +242,8 @@ class OwnWorld {
     return storage === undefined ? await save() : await storage.save(this.tenant, this, save);
   }
 
-  /** As the operator's settings are now. */
   asker(): Asker {
-    const { ceilingOf, privateRules = (rules) => rules } = this.#settings;
-    return { tenant: this.tenant, ceiling: ceilingOf?.(this.tenant) ?? LOWEST_CEILING, privateRules };
+    return askerOf(this.tenant, this.#settings);
   }
 
   /** An error of the plane below may have another text, which would reveal the difference. */

@@ -39,7 +39,7 @@ it('no tenant exceeds its quotas, whatever starts, fails, pauses and ends in any
       const ask = (one: One, resumed: boolean): void => {
         try {
           const { tenant, memoryMib, id } = one;
-          const start = { annotations: { tenant }, memoryMib, resumes: resumed ? id : null };
+          const start = { annotations: { tenant }, cpus: 1, memoryMib, diskMib: 16, resumes: resumed ? id : null };
           asked.push({ ...one, reservation: quotas.admit(start), resumed });
         } catch {
           expect(quotas.useOf(one.tenant).sandboxes).toBeLessThanOrEqual(SANDBOXES);

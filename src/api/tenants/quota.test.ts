@@ -23,7 +23,7 @@ function quotasOf(limits: Partial<Quotas>) {
     }
   };
   const start = (tenant: string | null = 'acme', memoryMib = 512, resumes: string | null = null) =>
-    quotas.admit({ annotations: tenant === null ? {} : { tenant }, memoryMib, resumes });
+    quotas.admit({ annotations: tenant === null ? {} : { tenant }, cpus: 1, memoryMib, diskMib: 2048, resumes });
   return { clock, quotas, control, change, start };
 }
 

@@ -10,10 +10,11 @@ import type { Clock } from '../../base/clock.ts';
 import { TokenBucket } from '../../base/token-bucket.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/contract/control.ts';
 import type { StartAsked, StartGate, StartReservation } from '../../sandbox/start/start-gate.ts';
+import { checkSize } from './ceiling.ts';
 import { TENANT_LIMITS } from './limits.ts';
 import { ownerName, ownerOf } from './owner.ts';
 import { QuotaRefusals } from './quota-refusals.ts';
-import type { Quotas, TenantStore } from './settings.ts';
+import type { Quotas, Sizes, TenantStore } from './settings.ts';
 import { countedMib } from './usage.ts';
 
 interface Counted {
@@ -26,6 +27,9 @@ export interface TenantUse {
   readonly memoryMib: number;
 }
 
+/** Of tenants. Without `sizesOf`, sandboxes may have any size. */
+export type TenantLimits = Pick<TenantStore, 'of'> & { sizesOf?(tenant: string): Partial<Sizes> };
+
 export interface MemorySharing {
   /** If true, clones of all tenants share pages of their template's RAM; otherwise only those of the same tenant. */
   readonly isAcross: boolean;
@@ -37,7 +41,7 @@ const APART: MemorySharing = { isAcross: false, hasTenants: () => true };
 
 export class TenantQuotas implements StartGate {
   readonly refusals = new QuotaRefusals();
-  readonly #quotas: Pick<TenantStore, 'of'>;
+  readonly #quotas: TenantLimits;
   readonly #clock: Clock;
   readonly #sharing: MemorySharing;
   readonly #sandboxes = new Map<string, Counted>();
@@ -48,7 +52,7 @@ export class TenantQuotas implements StartGate {
   readonly #starts = new Map<string, TokenBucket>();
 
   /** @param sharing by default, tenants share no memory, and there are some */
-  constructor(quotas: Pick<TenantStore, 'of'>, clock: Clock, sharing: MemorySharing = APART) {
+  constructor(quotas: TenantLimits, clock: Clock, sharing: MemorySharing = APART) {
     this.#quotas = quotas;
     this.#clock = clock;
     this.#sharing = sharing;
@@ -95,10 +99,17 @@ export class TenantQuotas implements StartGate {
     return this.#sharing.hasTenants() ? null : this.ownerOf({});
   }
 
-  admit({ annotations, memoryMib, resumes }: StartAsked): StartReservation {
+  timeoutMaxMs(annotations: SandboxInfo['annotations']): number | null {
+    const tenant = ownerOf({ annotations });
+    return tenant === null ? null : (this.#quotas.sizesOf?.(tenant).timeoutMaxMs ?? null);
+  }
+
+  admit({ annotations, resumes, ...size }: StartAsked): StartReservation {
     const tenant = ownerOf({ annotations });
     if (tenant === null) return { runsAs: () => undefined, release: () => undefined };
     const isNew = resumes === null;
+    checkSize(size, { tenant, ceiling: this.#quotas.sizesOf?.(tenant) ?? {} });
+    const { memoryMib } = size;
     const { sandboxes } = this.#quotas.of(tenant);
     if (isNew) this.#requireRoom(tenant, 'sandboxes', this.useOf(tenant).sandboxes, 1, sandboxes);
     const reserved = this.#reserve(tenant, memoryMib, isNew);

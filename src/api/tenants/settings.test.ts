@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { HostStore, LOWEST_CEILING, NO_QUOTAS, TenantStore, unset } from './settings.ts';
+import { HostStore, NO_QUOTAS, TenantStore, UNSET_CEILING, unset } from './settings.ts';
 
 let home: string;
 let store: TenantStore;
@@ -45,11 +45,11 @@ it('TenantStore: no hosted models until they are set, which keeps the quotas', (
 
 it('TenantStore: the ceiling is the lowest until it is set, and each part stays until it is replaced', () => {
   const ceiling = { allowHosted: ['m'], allowNet: ['10.1.0.0/16', '10.2.0.1'], allowFields: ['store'] };
-  expect(store.get('acme')).toMatchObject(LOWEST_CEILING);
+  expect(store.get('acme')).toMatchObject(UNSET_CEILING);
   for (const [name, value] of Object.entries(ceiling)) store.set('acme', { [name]: value });
   for (const one of [store, new TenantStore(home)]) expect(one.get('acme')).toMatchObject(ceiling);
-  store.set('acme', { ...LOWEST_CEILING });
-  expect(new TenantStore(home).get('acme')).toMatchObject(LOWEST_CEILING);
+  store.set('acme', { ...UNSET_CEILING });
+  expect(new TenantStore(home).get('acme')).toMatchObject(UNSET_CEILING);
 });
 
 describe('what all tenants inherit', () => {
@@ -136,7 +136,7 @@ it.each([
 ])('TenantStore: refuses %j, and names it', (change) => {
   const text = Object.values(change).flat().join();
   expect(() => store.set('acme', change)).toThrow(`"${text}" is not`);
-  expect(store.get('acme')).toMatchObject(LOWEST_CEILING);
+  expect(store.get('acme')).toMatchObject(UNSET_CEILING);
 });
 
 it('TenantStore: the longest lists can be read back', () => {
@@ -160,7 +160,7 @@ it('model budgets of tenants and host: a change holds at once and after a restar
       {
         name: 'acme',
         quotas: { ...NO_QUOTAS, sandboxes: 3 },
-        ...LOWEST_CEILING,
+        ...UNSET_CEILING,
         modelBudget: budget,
         own: ['sandboxes', 'modelBudget'],
       },

@@ -9,12 +9,12 @@ import { z } from 'zod';
 import type { WindowedBudget } from '../../base/request/model-limits.ts';
 import { RANGES, REQUEST_LIMITS } from '../../sandbox/contract/limits.ts';
 import { modelField, windowedBudget } from '../../sandbox/contract/schema/models.ts';
-import { list, notA, text } from '../../sandbox/contract/schema/values.ts';
+import { list, notA, text, whole } from '../../sandbox/contract/schema/values.ts';
 import { BLOCK, isBlock } from './blocks.ts';
 import { TenantError } from './errors.ts';
 import { JsonFiles } from './files.ts';
-import { checkTenantName } from './keys.ts';
 import { ALL_TENANTS, TENANT_FILE, TENANT_LIMITS } from './limits.ts';
+import { checkTenantName } from './owner.ts';
 
 const DAY_MS = 24 * 3_600_000;
 
@@ -45,10 +45,20 @@ export const ceilingFields = {
   allowFields: list(modelField, REQUEST_LIMITS.allowedFieldsMax)
     .readonly()
     .describe('Fields, with all below them, that its `models.allowFields` may name.'),
+  cpusMax: whole(RANGES.cpus).nullable().describe('The most CPUs of one sandbox; null: any number.'),
+  memoryMaxMib: whole(RANGES.memoryMib).nullable().describe('The most memory of one sandbox, MiB.'),
+  diskMaxMib: whole(RANGES.diskMib).nullable().describe('The largest disk of one sandbox, MiB.'),
+  timeoutMaxMs: whole(RANGES.timeoutMs)
+    .nullable()
+    .describe('The longest timeout of one sandbox, which one without a timeout gets; null: any, and none.'),
 };
 const ceiling = z.object(ceilingFields);
 export type Ceiling = z.infer<typeof ceiling>;
-export const LOWEST_CEILING: Ceiling = { allowHosted: [], allowNet: [], allowFields: [] };
+/** The most of one sandbox. */
+export type Sizes = Pick<Ceiling, 'cpusMax' | 'memoryMaxMib' | 'diskMaxMib' | 'timeoutMaxMs'>;
+const ANY_SIZE: Sizes = { cpusMax: null, memoryMaxMib: null, diskMaxMib: null, timeoutMaxMs: null };
+/** Of a tenant for which nothing is set. */
+export const UNSET_CEILING: Ceiling = { allowHosted: [], allowNet: [], allowFields: [], ...ANY_SIZE };
 
 /** What the operator has set for one tenant, or for all: what is not there is inherited. */
 const settings = z.object({
@@ -114,7 +124,7 @@ export type TenantChange = Partial<Readonly<OwnSettings>> & {
 };
 
 export const NO_QUOTAS: Quotas = { sandboxes: null, memoryMib: null, startsPerSecond: null, storageBytes: null };
-const UNSET: Settings = { ...NO_QUOTAS, ...LOWEST_CEILING, modelBudget: null };
+const UNSET: Settings = { ...NO_QUOTAS, ...UNSET_CEILING, modelBudget: null };
 export const TENANT_SETTINGS = Object.keys(UNSET) as readonly TenantSetting[];
 export const unset = (name: string): TenantInfo => infoOf(name, {}, {});
 
@@ -182,6 +192,10 @@ export class TenantStore {
 
   of(name: string): Quotas {
     return this.get(name).quotas;
+  }
+
+  sizesOf(name: string): Sizes {
+    return this.get(name);
   }
 
   /** Changes only the given settings, at once. @throws TenantError `file_failed`, `invalid` */

@@ -1,8 +1,9 @@
 /** The tenants of a daemon: maps the key of a request to its owner and view. */
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import { type Caller, type Callers, operatorOnly } from './callers.ts';
+import type { Asker } from './ceiling.ts';
 import type { KeyStore } from './keys.ts';
-import { type TenantSettings, tenantPlane } from './plane.ts';
+import { askerOf, type TenantSettings, tenantPlane } from './plane.ts';
 
 export interface TenancyParts extends TenantSettings {
   readonly control: ControlPlane;
@@ -37,5 +38,9 @@ export class Tenancy implements Callers {
     const known = this.#planes.get(tenant) ?? tenantPlane(control, tenant, this.#parts);
     this.#planes.set(tenant, known);
     return known;
+  }
+
+  askerOf(tenant: string | null): Asker | null {
+    return tenant === null ? null : askerOf(tenant, this.#parts);
   }
 }

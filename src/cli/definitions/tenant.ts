@@ -78,6 +78,10 @@ Examples:
       'field that its requests to the model may carry unchecked, for example enable_search (repeatable)',
       collect,
     )
+    .option('--max-cpus <n>', 'CPUs of one sandbox')
+    .option('--max-memory <size>', 'memory of one sandbox, for example 4G')
+    .option('--max-disk <size>', 'disk of one sandbox, for example 10G')
+    .option('--max-timeout <duration>', 'timeout of one sandbox, for example 2h; one without a timeout gets it')
     .addOption(output())
     .action((name: string | undefined, flags: QuotaFlags & TenantFlags & OutputFlags) =>
       perform(flags, async (cli) => (await load()).tenantSet(cli, name, flags)),

@@ -157,10 +157,13 @@ export class SandboxCreator {
       this.#parts.gate?.abandoned(supervisor.spec.id);
       throw new SandboxError('cancelled', 'starting the sandbox was cancelled');
     }
-    const { clock } = this.#parts;
+    const { clock, gate } = this.#parts;
+    // What the request itself named was judged before; a default, or that of a fork's original, was not.
+    const most = gate?.timeoutMaxMs(policy.annotations) ?? null;
+    const timeoutMs = most === null ? policy.timeoutMs : Math.min(policy.timeoutMs ?? most, most);
     const sandbox = ManagedSandbox.started(this.#managed, {
       supervisor,
-      policy,
+      policy: { ...policy, timeoutMs },
       readyMs: clock.now() - askedAtMs,
       provenance: { ...provenance, createdAtMs: Math.round(clock.wall()) },
     });

@@ -4,8 +4,11 @@ import type { SandboxInfo } from '../contract/control.ts';
 export interface StartAsked {
   /** The sandbox's annotations, which identify its owner. */
   readonly annotations: SandboxInfo['annotations'];
+  readonly cpus: number;
   /** Maximum memory of its VM in MiB. */
   readonly memoryMib: number;
+  /** Size of its disk in MiB. */
+  readonly diskMib: number;
   /** Id of the sandbox to resume; `null` for a new one. */
   readonly resumes: string | null;
 }
@@ -28,9 +31,11 @@ export interface StartGate {
   sharersOf(annotations: SandboxInfo['annotations'] | null): string | null;
   /**
    * Decides at once, so that only one of two requests gets the last place.
-   * @throws BusyError
+   * @throws BusyError; SandboxError `forbidden`: it is too large for its owner
    */
   admit(start: StartAsked): StartReservation;
+  /** The longest timeout of a new sandbox in milliseconds, which one without a timeout gets; `null`: any, and none. */
+  timeoutMaxMs(annotations: SandboxInfo['annotations']): number | null;
   /** A sandbox that was to run will not run. */
   abandoned(id: string): void;
 }
@@ -40,5 +45,6 @@ export const openGate: StartGate = {
   ownerOf: () => 'local',
   sharersOf: () => 'local',
   admit: () => ({ runsAs: () => undefined, release: () => undefined }),
+  timeoutMaxMs: () => null,
   abandoned: () => undefined,
 };

@@ -183,14 +183,15 @@ export class Starter {
     return supervisor;
   }
 
-  /** Asks the owner's gate before it waits for anything. @throws BusyError */
+  /** Asks the owner's gate before it waits for anything. @throws as `StartGate.admit` */
   async #admitted<T extends { readonly supervisor: Supervisor }>(
     { annotations = {}, resumes = null }: CloneOwner,
     spec: SandboxSpec,
     start: () => Promise<T>,
   ): Promise<T> {
-    const memoryMib = spec.memoryMaxMib ?? spec.memoryMib;
-    const reservation = this.#gate.admit({ annotations, memoryMib, resumes });
+    const { cpus, memoryMaxMib, memoryMib, diskMib } = spec;
+    const size = { cpus, memoryMib: memoryMaxMib ?? memoryMib, diskMib };
+    const reservation = this.#gate.admit({ annotations, resumes, ...size });
     try {
       const started = await start();
       reservation.runsAs(started.supervisor.spec.id);

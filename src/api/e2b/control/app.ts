@@ -54,7 +54,10 @@ export async function createControlApp(
   isDescribed = false,
   templates: ControlTemplates = NO_TEMPLATES,
 ): Promise<App> {
-  const parts = { ...all, control: all.callers.planeOf(tenant) };
+  const { callers } = all;
+  const timeoutMaxMs = (): number => callers.askerOf(tenant)?.ceiling.timeoutMaxMs ?? Number.POSITIVE_INFINITY;
+  const secondsMax = (): number => Math.floor(timeoutMaxMs() / 1000);
+  const parts = { ...all, control: callers.planeOf(tenant), secondsMax };
   const { clock, log } = parts;
   const app = Fastify({
     exposeHeadRoutes: false,

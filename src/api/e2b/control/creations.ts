@@ -33,7 +33,7 @@ export class Creations {
    */
   async create(body: CreateBody, version: Version, gone: AbortSignal): Promise<SandboxInfo> {
     const { control, clock } = this.#parts;
-    const request = requestOf(body, version);
+    const request = requestOf(body, defaultSeconds(this.#parts, E2B_LIMITS.timeoutSeconds[version]));
     const isDefault = !hasRules(body.network);
     using limit = timeLimit(clock, E2B_LIMITS.createMsMax, gone);
     const { signal } = limit;
@@ -82,13 +82,16 @@ export class Creations {
   }
 }
 
+/** A timeout that the client has not named, as far as the caller may have it. */
+export const defaultSeconds = ({ secondsMax }: Pick<E2bParts, 'secondsMax'>, seconds: number): number =>
+  Math.min(seconds, secondsMax?.() ?? seconds);
+
 /** Converts the parts that do not depend on the host. @throws E2bError 400 */
-function requestOf(body: CreateBody, version: Version): CreateRequest {
+function requestOf(body: CreateBody, seconds: number): CreateRequest {
   refuseUnsupported(body);
   const { metadata, envVars, autoPause, autoPauseMemory, autoResume } = body;
-  const seconds = body.timeout ?? E2B_LIMITS.timeoutSeconds[version];
   return {
-    timeoutMs: Math.max(1, seconds * 1000),
+    timeoutMs: Math.max(1, (body.timeout ?? seconds) * 1000),
     queueTimeoutMs: E2B_LIMITS.queueMsMax,
     onTimeout: autoPause !== true ? 'kill' : autoPauseMemory === false ? 'pause-disk-only' : 'pause',
     autoResume: autoResume?.enabled ?? false,

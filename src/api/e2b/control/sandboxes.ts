@@ -7,7 +7,7 @@ import { type App, clientGone } from '../../rest/route.ts';
 import { E2bError, errorReply, INTERNAL } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts } from '../parts.ts';
-import type { Creations } from './creations.ts';
+import { type Creations, defaultSeconds } from './creations.ts';
 import { requireHealthy } from './health.ts';
 import { present } from './present.ts';
 import {
@@ -108,7 +108,7 @@ function addConnect(app: App, parts: E2bParts): void {
         },
       },
       async ({ params, body }, reply) => {
-        const { timeout = E2B_LIMITS.timeoutSeconds[version], memory } = body;
+        const { timeout = defaultSeconds(parts, E2B_LIMITS.timeoutSeconds[version]), memory } = body;
         const before = await present(parts, params.sandboxID);
         const isRunning = before.status === 'running';
         if (isRunning) await extend(parts, before, timeout);
@@ -130,7 +130,7 @@ function addConnect(app: App, parts: E2bParts): void {
       },
     },
     async ({ params, body }, reply) => {
-      const { timeout = E2B_LIMITS.timeoutSeconds.v1, memory, autoPause } = body;
+      const { timeout = defaultSeconds(parts, E2B_LIMITS.timeoutSeconds.v1), memory, autoPause } = body;
       const { id, status } = await present(parts, params.sandboxID);
       if (status === 'running') throw new E2bError(409, `sandbox ${id} is running already`);
       await resume(parts, id, { timeout, memory, autoPause, signal: clientGone(reply) });
@@ -176,7 +176,7 @@ function addTimeouts(app: App, parts: E2bParts): void {
     },
     async ({ params, body }, reply) => {
       const info = await running(parts, params.sandboxID);
-      await extend(parts, info, body.duration ?? E2B_LIMITS.timeoutSeconds.v1);
+      await extend(parts, info, body.duration ?? defaultSeconds(parts, E2B_LIMITS.timeoutSeconds.v1));
       return empty(reply);
     },
   );
@@ -223,7 +223,7 @@ function addFork(app: App, parts: E2bParts): void {
       },
     },
     async ({ params, body }, reply) => {
-      const { count = 1, timeout = E2B_LIMITS.forkTimeoutSeconds } = body;
+      const { count = 1, timeout = defaultSeconds(parts, E2B_LIMITS.forkTimeoutSeconds) } = body;
       const { id } = await present(parts, params.sandboxID);
       const results = await control.fork(id, { count, timeoutMs: milliseconds(timeout) });
       const answers = results.map((result) =>

@@ -49,7 +49,8 @@ it('Templates: an endless build fails after its time limit, and others get their
   const turns = new BuildTurns();
   const places = { stateDir: join(dir, 'state'), uploadsDir: join(dir, 'uploads') };
   const control = { list: async () => [] };
-  const parts = { clock, log: silentLog, urls: new UploadUrls(clock), turns, control };
+  const callers = { askerOf: () => null };
+  const parts = { clock, log: silentLog, urls: new UploadUrls(clock), turns, control, callers };
   await using templates = await Templates.open({ ...parts, templates: { builds, ...places } }, 'greedy');
   const { templateId, build } = templates.request({ name: 'endless' });
   await templates.start(templateId, build, { fromImage: 'alpine', steps: [] });

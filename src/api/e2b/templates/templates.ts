@@ -13,6 +13,8 @@ import { FairQueue } from '../../../base/fairness/fair-queue.ts';
 import { newSandboxId } from '../../../base/ids.ts';
 import type { ControlPlane } from '../../../sandbox/contract/control.ts';
 import { BusyError } from '../../../sandbox/contract/errors.ts';
+import type { Callers } from '../../tenants/callers.ts';
+import { checkSize } from '../../tenants/ceiling.ts';
 import { BuildFailure, E2bError, errorReply } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts, TemplateBuild, TemplateParts, TemplateSize, TemplateSource } from '../parts.ts';
@@ -79,6 +81,7 @@ export class BuildTurns {
 }
 
 interface Parts extends Pick<E2bParts, 'clock' | 'log'> {
+  readonly callers: Pick<Callers, 'askerOf'>;
   /** The tenant's view. */
   readonly control: Pick<ControlPlane, 'list'>;
   readonly templates: TemplateParts;
@@ -123,11 +126,14 @@ export class Templates implements TemplateSource, AsyncDisposable {
     return this.#store.all;
   }
 
-  /** @throws E2bError 400, 403, 409; BusyError */
+  /** @throws E2bError 400, 403, 409; BusyError; SandboxError `forbidden` */
   request(body: NewTemplateBody): { templateId: string; build: string; name: string; tags: string[] } {
     const { name, tag } = parseNewName(body.name ?? body.alias ?? '');
     const given = [...(tag === null ? [] : [tag]), ...(body.tags ?? []).map(parseTag)];
     const tags = given.length === 0 ? [DEFAULT_TAG] : [...new Set(given)];
+    const size = sizeOf(body);
+    const asker = this.#parts.callers.askerOf(this.#tenant);
+    if (asker !== null) checkSize(size, asker);
     this.#forget();
     const waiting = [...this.#builds.values()].filter(({ status }) => status === 'waiting');
     if (waiting.length >= E2B_LIMITS.buildsWaitingMax) throw new BusyError('too many builds', 5000);
@@ -142,7 +148,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
       templateId: known ?? newSandboxId(),
       name,
       tags,
-      size: sizeOf(body),
+      size,
       createdAtMs: wall(),
       stop: new AbortController(),
       isStarted: false,

@@ -35,7 +35,8 @@ describe('an untagged build', () => {
     };
     const places = { stateDir: join(dir, 'state'), uploadsDir: join(dir, 'uploads') };
     const control = { list: async () => sandboxes as SandboxInfo[] };
-    const parts = { clock, log: silentLog, urls: new UploadUrls(clock), turns: new BuildTurns(), control };
+    const callers = { askerOf: () => null };
+    const parts = { clock, log: silentLog, urls: new UploadUrls(clock), turns: new BuildTurns(), control, callers };
     return await Templates.open({ ...parts, templates: { builds, ...places } }, 'acme');
   };
   beforeEach(async () => {

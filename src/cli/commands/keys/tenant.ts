@@ -16,7 +16,7 @@ import type { Cli } from '../../cli.ts';
 import { administer } from '../../daemon/administer.ts';
 import { UsageError } from '../../failure.ts';
 import { budgetWords, parseSharedBudget } from '../../flags/model-budget.ts';
-import { parseMemory } from '../../flags/options.ts';
+import { durationText, parseDuration, parseMemory } from '../../flags/options.ts';
 import { withOption } from '../../flags/ranges.ts';
 import type { Daemon } from '../../library/daemon.ts';
 import { bytes, table } from '../../output/table.ts';
@@ -30,6 +30,10 @@ export interface QuotaFlags {
   readonly allowHosted?: readonly string[];
   readonly allowNet?: readonly string[];
   readonly allowField?: readonly string[];
+  readonly maxCpus?: string;
+  readonly maxMemory?: string;
+  readonly maxDisk?: string;
+  readonly maxTimeout?: string;
 }
 
 export interface TenantFlags {
@@ -158,6 +162,7 @@ const list = (option: string, values: readonly string[]): readonly string[] =>
   isAlone(option, NONE, values) ? [] : values;
 
 const count = (value: number): string => `${value}`;
+const ofMib = (mib: number): string => bytes(mib * MIB);
 const budget = (_option: string, values: readonly string[]): WindowedBudget | null => parseSharedBudget(values) ?? null;
 const storage = (option: string, values: readonly string[]): number | null => inBytes(size(option, values));
 
@@ -172,7 +177,7 @@ interface SettingRow<T> {
 
 const ROWS: { readonly [K in TenantSetting]: SettingRow<Required<TenantChange>[K]> } = {
   sandboxes: { flag: 'sandboxes', option: '--sandboxes', title: 'sandboxes', read: whole, text: count },
-  memoryMib: { flag: 'memory', option: '--memory', title: 'memory', read: size, text: (mib) => bytes(mib * MIB) },
+  memoryMib: { flag: 'memory', option: '--memory', title: 'memory', read: size, text: ofMib },
   startsPerSecond: { flag: 'starts', option: '--starts', title: 'starts/s', read: number, text: count },
   storageBytes: { flag: 'storage', option: '--storage', title: 'storage', read: storage, text: bytes },
   modelBudget: {
@@ -185,6 +190,16 @@ const ROWS: { readonly [K in TenantSetting]: SettingRow<Required<TenantChange>[K
   allowHosted: { flag: 'allowHosted', option: '--allow-hosted', title: 'hosted models', read: list, text: words },
   allowFields: { flag: 'allowField', option: '--allow-field', title: 'model fields', read: list, text: words },
   allowNet: { flag: 'allowNet', option: '--allow-net', title: 'private networks', read: list, text: words },
+  cpusMax: { flag: 'maxCpus', option: '--max-cpus', title: 'CPUs each', read: whole, text: count },
+  memoryMaxMib: { flag: 'maxMemory', option: '--max-memory', title: 'memory each', read: size, text: ofMib },
+  diskMaxMib: { flag: 'maxDisk', option: '--max-disk', title: 'disk each', read: size, text: ofMib },
+  timeoutMaxMs: {
+    flag: 'maxTimeout',
+    option: '--max-timeout',
+    title: 'timeout each',
+    read: timeout,
+    text: durationText,
+  },
 };
 const SETTINGS = Object.keys(ROWS) as readonly TenantSetting[];
 const QUOTAS = Object.keys(NO_QUOTAS) as readonly (keyof Quotas)[];
@@ -217,6 +232,11 @@ function number(option: string, [text = '']: readonly string[]): number | null {
 /** MiB */
 function size(option: string, [text = '']: readonly string[]): number | null {
   return text === NONE ? null : withOption(option, () => parseMemory(text));
+}
+
+/** Milliseconds */
+function timeout(option: string, [text = '']: readonly string[]): number | null {
+  return text === NONE ? null : withOption(option, () => parseDuration(text));
 }
 
 const inBytes = (mib: number | null): number | null => (mib === null ? null : mib * MIB);
