@@ -62,9 +62,18 @@ describe('LocalControlPlane: a look-up by id', () => {
     expect(unsealed()).toEqual([]);
   });
 
-  it('unseals all rows for a list', async () => {
+  it('unseals all rows for the first list, and for others only those of new pauses', async () => {
     expect(await host.control.list()).toHaveLength(PAUSED);
     expect(unsealed().toSorted()).toEqual(ids.slice(0, PAUSED).toSorted());
+    await using other = await FakeHost.open({ dataDir: join(dir, 'data'), owner: 'three' });
+    const { id } = await other.control.create({ boot: true });
+    await other.control.pause(id, 'disk');
+    binding.mockClear();
+    expect(await host.control.list()).toHaveLength(PAUSED + 1);
+    expect(await host.control.host()).toMatchObject({ paused: PAUSED + 1 });
+    expect(unsealed()).toEqual([id]);
+    await other.control.remove(id);
+    expect(await host.control.list()).toHaveLength(PAUSED);
   });
 
   it('resume and pause read no rows of other sandboxes and snapshots', async () => {

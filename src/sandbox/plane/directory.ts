@@ -119,15 +119,23 @@ export class Directory {
     return this.#changes.listen(listener);
   }
 
-  /** Suspended sandboxes are shared by all processes with this store, so their rows may have changed. */
+  /**
+   * Suspended sandboxes are shared by all processes with this store, so their rows may have changed. Reads whole rows
+   * only of those that are new here: unsealing all of them would take the event loop at each list.
+   */
   async #readPaused(): Promise<void> {
     const known = this.sandboxes.map((one) => ({ one, as: one.pausedSnapshotId }));
-    const paused = await translateStoreErrors(this.#managed.rows.paused());
-    const snapshots = new Set(paused.map(({ pausedSnapshotId }) => pausedSnapshotId));
+    const { rows } = this.#managed;
+    const pauses = await translateStoreErrors(rows.pauses());
+    const snapshots = new Set(pauses.map(({ pausedSnapshotId }) => pausedSnapshotId));
     for (const { one, as } of known) {
       if (as !== null && !snapshots.has(as)) this.#forgetPause(one, as);
     }
-    for (const row of paused) this.#addPaused(row);
+    for (const { id } of pauses) {
+      if (this.#sandboxes.has(id) || this.#ended.has(id)) continue;
+      const row = await translateStoreErrors(rows.find(id));
+      if (row !== undefined && isOnDisk(row)) this.#addPaused(row);
+    }
   }
 
   /** @param as its pause before the store was read: it may have changed in this process since then */

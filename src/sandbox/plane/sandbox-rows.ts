@@ -18,7 +18,7 @@ import { SandboxError } from '../contract/errors.ts';
 import type { ParseEgress } from '../contract/network-spec.ts';
 import type { LifetimePolicy, Provenance } from '../contract/request.ts';
 import type { SandboxSpec } from '../contract/spec.ts';
-import type { SandboxRow } from '../store/sandbox-table.ts';
+import type { Pause, SandboxRow } from '../store/sandbox-table.ts';
 import type { Store } from '../store/store.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { formatRequest, parseRequest, type StoredRequest } from './stored-request.ts';
@@ -134,8 +134,8 @@ export class SandboxRows {
   }
 
   /** Suspended sandboxes of all processes, newest first. */
-  async paused(): Promise<readonly PausedRow[]> {
-    return (await this.#parts.store.sandboxes.list('paused')).filter(isOnDisk);
+  pauses(): Promise<readonly Pause[]> {
+    return this.#parts.store.sandboxes.pauses();
   }
 
   async logs(id: string): Promise<SandboxLogs | null> {

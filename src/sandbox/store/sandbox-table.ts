@@ -34,6 +34,8 @@ export interface SandboxRow {
   readonly log?: EndLog | undefined;
 }
 
+export type Pause = { readonly [key in 'id' | 'pausedSnapshotId']: string };
+
 export interface SandboxRowEnd {
   readonly cause: string;
   readonly detail: string;
@@ -61,6 +63,8 @@ export interface SandboxTable {
   get(id: string): Promise<SandboxRow>;
   /** Newest first. */
   list(status?: SandboxRowStatus): Promise<readonly SandboxRow[]>;
+  /** The pauses on disk. Unseals nothing. */
+  pauses(): Promise<readonly Pause[]>;
   /** Returns `null` if there is no log, or it is no longer kept. */
   log(id: string): Promise<EndLog | null>;
   /** Removes the row and its pause's snapshot. @throws StoreError `not_found` */
@@ -81,6 +85,7 @@ const rowSchema = z.object({
   snapshot: z.string().nullable(),
   endJson: z.string().nullable(),
 });
+const pausesSchema = z.array(rowSchema.pick({ id: true }).extend({ pausedSnapshotId: z.string() }));
 const metadataSchema = z.record(z.string(), z.string());
 const endSchema = z.object({ cause: z.string(), detail: z.string(), atMs: count, evidence: z.unknown().optional() });
 const logSchema = z.object({ console: z.instanceof(Uint8Array), vmm: z.instanceof(Uint8Array) });
@@ -121,6 +126,17 @@ export function sandboxTable(parts: StoreParts): SandboxTable {
           .all({ status: status ?? null }),
       );
       return rows.map(fromRow);
+    },
+    async pauses() {
+      const rows = await db.read('list pauses', (sql) =>
+        sql
+          .prepare(
+            `SELECT id, pausedSnapshotId FROM sandboxes
+             WHERE pausedSnapshotId IS NOT NULL AND status = 'paused' ORDER BY createdAtMs DESC, rowid DESC`,
+          )
+          .all(),
+      );
+      return parseRow(dir, 'a pause', () => pausesSchema.parse(rows));
     },
     async log(id) {
       const row = await db.read(`read the log of sandbox ${id}`, (sql) =>
