@@ -11,8 +11,6 @@ export interface ReadyMade {
   /** Memory of the template with its name, in MiB. */
   readonly memoryMib: number;
   readonly diskMib: number;
-  /** Excludes `from`; measured with 2 cores in software emulation. */
-  readonly estimateMs: number;
   /** The program that each clone has running. */
   readonly start?: StartCommand;
 }
@@ -27,8 +25,8 @@ const CODE_INTERPRETER: StartCommand = {
 
 /** By name, which is also the name of its template. */
 export const READY_MADE: ReadonlyMap<string, ReadyMade> = new Map([
-  ['base', { from: null, memoryMib: 1024, diskMib: 4096, estimateMs: 300_000 }],
-  ['code-interpreter', { from: 'base', memoryMib: 1024, diskMib: 4096, estimateMs: 300_000, start: CODE_INTERPRETER }],
+  ['base', { from: null, memoryMib: 1024, diskMib: 4096 }],
+  ['code-interpreter', { from: 'base', memoryMib: 1024, diskMib: 4096, start: CODE_INTERPRETER }],
 ]);
 
 export function readyMadeDir(name: string): string {

@@ -10,17 +10,13 @@ export type ProgressEvent =
       readonly kind: 'start';
       /** Stable name of the step, for example `kernel`. */
       readonly step: string;
-      /** Display text, for example `Build the guest kernel`. */
+      /** Display text, for example `Build the guest kernel`. Steps of equal titles are the same work. */
       readonly title: string;
-      /** Expected duration on a machine with 2 cores, milliseconds. */
-      readonly estimateMs: number;
-      /** Steps that start before this one ends are parts of it. */
-      readonly isWhole?: boolean;
     }
   | {
       readonly kind: 'update';
       readonly step: string;
-      /** 0 … 1, if known. */
+      /** 0 … 1, of work that is counted. */
       readonly fraction?: number;
       /** One short line, for example `CC kernel/fork.o` or `12 / 253 MB`. */
       readonly detail?: string;
@@ -44,10 +40,10 @@ export class ProgressStep {
   readonly #step: string;
   readonly #startedAtMs = systemClock.now();
 
-  constructor(progress: Progress, step: string, title: string, estimateMs: number) {
+  constructor(progress: Progress, step: string, title: string) {
     this.#progress = progress;
     this.#step = step;
-    progress({ kind: 'start', step, title, estimateMs });
+    progress({ kind: 'start', step, title });
   }
 
   bytes(bytes: number, total: number): void {

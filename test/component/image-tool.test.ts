@@ -122,7 +122,7 @@ describe('withSetupLock', () => {
        import { prepareArtifact } from '${storeModule}';
        const context = { cacheDir: '${context.cacheDir}', sourceDir: '', progress() {}, signal: new AbortController().signal,
          log: { error() {}, warn() {}, info() {}, debug() {} } };
-       await withSetupLock(context, () => prepareArtifact(context, { kind: 'slow', title: '', estimateMs: 1, key: 'k',
+       await withSetupLock(context, () => prepareArtifact(context, { kind: 'slow', title: '', key: 'k',
          files: [], spaceBytes: 1, details: undefined, build: async () => {
            console.log('building'); await new Promise((r) => setTimeout(r, 100_000)); } }));`,
     );

@@ -43,7 +43,6 @@ export function tinyRecipe(
   return {
     kind: 'tiny',
     title: 'Make a tiny thing',
-    estimateMs: 1,
     key: options.key ?? `key-of-${content}`,
     files: ['thing'],
     spaceBytes: options.spaceBytes ?? 1024,

@@ -15,7 +15,6 @@ import { digestBytes } from './verify.ts';
 
 const KIND = 'builder-tools';
 const RECIPE_VERSION = 1;
-const ESTIMATE_MS = 30_000;
 const SPACE_BYTES = 128 * MIB;
 const IMAGE = 'tools.erofs';
 const SCRIPTS = ['build.py', 'step.py', 'step_root.py', 'step_copy.py'];
@@ -35,7 +34,6 @@ export async function prepareBuilderTools(
   const artifact = await prepareArtifact(context, {
     kind: KIND,
     title: 'Build the tools that build images',
-    estimateMs: ESTIMATE_MS,
     key: digestBytes(`${KIND} ${RECIPE_VERSION}`, EROFS_SHA256, ...parts),
     files: [IMAGE],
     spaceBytes: SPACE_BYTES,
@@ -63,18 +61,18 @@ async function build(job: Job, { patch, unzstd, scripts }: Sources): Promise<voi
   const tools = join(scratchDir, 'tools');
   const source = join(scratchDir, 'erofs-utils');
   for (const dir of [tools, source]) await mkdir(dir);
-  report(0, 'fetch erofs-utils');
+  report('fetch erofs-utils');
   const tarball = join(scratchDir, 'erofs-utils.tar.gz');
   await fetchErofsSource(job, tarball);
   await runTool('tar', ['-xf', tarball, '-C', source, '--strip-components=1'], { signal });
   await runTool('patch', ['-p1', '--quiet', '-d', source, '-i', patch], { signal });
-  report(0.5, 'compile erofs-utils');
+  report('compile erofs-utils');
   const mkfs = join(tools, 'mkfs.erofs');
   await writeFile(join(source, 'config.h'), '');
   await runTool('gcc', [...STATIC, ...DEFINES, '-o', mkfs, ...FILES, '-lpthread'], { signal, cwd: source });
   await runTool('gcc', [...STATIC, '-o', join(tools, 'unzstd'), unzstd, '-lzstd'], { signal });
   for (const script of scripts) await copyFile(script, join(tools, basename(script)));
-  report(0.9, 'pack the tools');
+  report('pack the tools');
   const same = ['-T0', `-U${UUID}`, '--all-root', '--quiet'];
   await runTool(mkfs, [...same, join(outDir, IMAGE), tools], { signal });
 }

@@ -21,7 +21,6 @@ import { digestBytes } from './verify.ts';
 
 const KIND = 'firecracker';
 const RECIPE_VERSION = 1;
-const ESTIMATE_MS = 20_000;
 const PROGRAMS = ['firecracker', 'jailer'] as const;
 type Program = (typeof PROGRAMS)[number];
 
@@ -29,7 +28,6 @@ const ARCHIVE_BYTES_MAX = 256 * MIB;
 /** A release build has 3 MiB. */
 const PROGRAM_BYTES_MAX = 128 * MIB;
 const SPACE_BYTES = ARCHIVE_BYTES_MAX + 2 * PROGRAM_BYTES_MAX;
-const COPY_FRACTION = 0.8;
 const MODE = 0o755;
 
 export interface FirecrackerSource {
@@ -60,7 +58,6 @@ export async function prepareFirecracker(
   const artifact = await prepareArtifact(context, {
     kind: KIND,
     title: 'Install Firecracker',
-    estimateMs: ESTIMATE_MS,
     key: digestBytes(`${KIND} ${RECIPE_VERSION}`, ...source.digests),
     files: PROGRAMS,
     spaceBytes: SPACE_BYTES,
@@ -148,10 +145,10 @@ async function unpackBoth(job: Job, from: string, sha256: string): Promise<void>
     signal,
     onBytes: (bytes, total) => {
       const of = total === null ? '' : ` / ${mb(total)}`;
-      report(total === null ? 0 : (COPY_FRACTION * bytes) / total, `${mb(bytes)}${of} MB`);
+      report(`${mb(bytes)}${of} MB`, total === null ? undefined : bytes / total);
     },
   });
-  report(COPY_FRACTION, 'unpack');
+  report('unpack');
   const names = pickPrograms(await listArchive(archive, signal), from);
   for (const program of PROGRAMS) {
     const options = { mode: MODE, bytesMax: PROGRAM_BYTES_MAX, signal };

@@ -25,7 +25,6 @@ export {
 } from './package-table.ts';
 
 const STEP = 'host-packages';
-const ESTIMATE_MS = 60_000;
 const APT_LOCK_WAIT_S = 300;
 /** Progress of an installation after the lists are refreshed, and after the download. */
 const UPDATE_FRACTION = 0.15;
@@ -58,7 +57,7 @@ export async function installHostPackages(
   const startedAtMs = systemClock.now();
   const names = packages.map((one) => one.name).join(', ');
   const title = `Install host packages (${names})`;
-  progress({ kind: 'start', step: STEP, title, estimateMs: ESTIMATE_MS });
+  progress({ kind: 'start', step: STEP, title });
   try {
     await aptInstall(context, packages);
     const still = (await missingHostPackages(packages)).filter(isRequired);
@@ -81,12 +80,13 @@ async function aptInstall(
   packages: readonly HostPackage[],
 ): Promise<void> {
   const { progress, signal } = context;
-  const report = (fraction: number, detail: string): void => progress({ kind: 'update', step: STEP, fraction, detail });
+  const report = (detail: string, fraction?: number): void =>
+    progress({ kind: 'update', step: STEP, detail, ...(fraction === undefined ? {} : { fraction }) });
   // A killed dpkg leaves packages half installed, so a started installation finishes first.
   const stop = new AbortController();
   let isInstalling = false;
   const onAbort = (): void => {
-    if (isInstalling) report(DOWNLOAD_FRACTION, 'canceled: apt ends its installation first');
+    if (isInstalling) report('canceled: apt ends its installation first');
     else stop.abort(signal.reason);
   };
   signal.addEventListener('abort', onAbort, { once: true });
@@ -98,7 +98,7 @@ async function aptInstall(
       missingRemedy: `This host has no apt. Install ${packages.map((one) => one.name).join(', ')} with its package manager.`,
       onLine: (line) => {
         const holder = parseLockHolder(line);
-        if (holder !== undefined) report(0, `wait for ${holder}, which has apt's lock`);
+        if (holder !== undefined) report(`wait for ${holder}, which has apt's lock`);
       },
       ...(onStatusLine === undefined ? {} : { onStatusLine }),
     });
@@ -106,7 +106,7 @@ async function aptInstall(
     let known = packages;
     const unknown = await Promise.all(packages.map(async (one) => !(await aptKnows(one.name))));
     if (unknown.includes(true)) {
-      report(0, 'refresh the package lists');
+      report('refresh the package lists');
       await apt(['update']);
       known = await Promise.all(packages.map(withKnownName));
     }
@@ -116,7 +116,7 @@ async function aptInstall(
     await apt(['-o', 'APT::Status-Fd=3', 'install', '--no-install-recommends', ...names], (line) => {
       isInstalling ||= line.startsWith('pmstatus:');
       const status = parseAptStatus(line);
-      if (status !== undefined && !signal.aborted) report(status.fraction, status.detail);
+      if (status !== undefined && !signal.aborted) report(status.detail, status.fraction);
     });
   } catch (error) {
     if (signal.aborted) throw error;

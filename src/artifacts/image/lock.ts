@@ -15,7 +15,6 @@ import { ImageError } from './errors.ts';
 import { removeLeftovers } from './work-dir.ts';
 
 const POLL_MS = 200;
-const ESTIMATE_MS = 60_000;
 
 export interface FileLockContext {
   readonly progress: Progress;
@@ -121,7 +120,7 @@ async function waitForLock(
   const who = owner === `${process.pid}` ? 'another request' : `process ${owner}`;
   const step = `wait-${basename(path)}`;
   log.info(`waiting for ${who}`, { work: what });
-  progress({ kind: 'start', step, title: `Wait for ${who}: ${what}`, estimateMs: ESTIMATE_MS });
+  progress({ kind: 'start', step, title: `Wait for ${who}: ${what}` });
   do {
     try {
       await sleep(POLL_MS, signal);

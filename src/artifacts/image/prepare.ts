@@ -44,8 +44,6 @@ export interface Recipe<Details> {
   /** Directory in the cache, and name of the progress step. */
   readonly kind: string;
   readonly title: string;
-  /** Expected duration on 2 cores. */
-  readonly estimateMs: number;
   /** Digest of all inputs, hexadecimal. */
   readonly key: string;
   readonly files: readonly string[];
@@ -68,7 +66,8 @@ export interface Job {
   readonly scratchDir: string;
   readonly signal: AbortSignal;
   readonly log: Log;
-  readonly report: (fraction: number, detail: string) => void;
+  /** @param fraction of work that is counted, 0 to 1 */
+  readonly report: (detail: string, fraction?: number) => void;
 }
 
 export interface Artifact<Details> {
@@ -104,7 +103,7 @@ export async function prepareArtifact<Details>(
   context: PrepareContext,
   recipe: Recipe<Details>,
 ): Promise<Artifact<Details>> {
-  const { kind, title, estimateMs } = recipe;
+  const { kind, title } = recipe;
   const startedAtMs = systemClock.now();
   const done = (cached: boolean): void =>
     context.progress({ kind: 'done', step: kind, cached, durationMs: systemClock.now() - startedAtMs });
@@ -120,7 +119,7 @@ export async function prepareArtifact<Details>(
         done(true);
         return meanwhile;
       }
-      context.progress({ kind: 'start', step: kind, title, estimateMs });
+      context.progress({ kind: 'start', step: kind, title });
       const made = await makeArtifact(context, recipe);
       done(false);
       return made;
@@ -213,7 +212,6 @@ async function makeArtifact<Details>(context: PrepareContext, recipe: Recipe<Det
   await mkdir(kindDir, { recursive: true });
   await requireSpace(cacheDir, recipe.spaceBytes, recipe.title);
   const workDir = await makeWorkDir(cacheDir, recipe.kind);
-  let reached = 0;
   try {
     const outDir = join(workDir.path, 'out');
     const scratchDir = join(workDir.path, 'scratch');
@@ -224,9 +222,9 @@ async function makeArtifact<Details>(context: PrepareContext, recipe: Recipe<Det
       scratchDir,
       signal: context.signal,
       log: context.log,
-      report: (fraction, detail) => {
-        reached = Math.max(reached, fraction);
-        context.progress({ kind: 'update', step: recipe.kind, fraction: reached, detail });
+      report: (detail, fraction) => {
+        const counted = fraction === undefined ? {} : { fraction };
+        context.progress({ kind: 'update', step: recipe.kind, detail, ...counted });
       },
     });
     const files = await describeFiles(outDir, recipe);

@@ -246,7 +246,7 @@ export class Images {
   async #fetch(reference: Reference, signal: AbortSignal): Promise<StoredImage> {
     const { architecture, fetchLimits: limits, skopeo: program } = this.#options;
     await this.#options.beforeFetch?.();
-    const step = new ProgressStep(this.#options.progress, 'image-fetch', `Fetch ${reference.text}`, 20_000);
+    const step = new ProgressStep(this.#options.progress, 'image-fetch', `Fetch ${reference.text}`);
     await this.#files.make();
     const dir = join(this.#files.dir, 'tmp', newSandboxId());
     const options = { reference, architecture, dir, signal, limits, program };
@@ -354,7 +354,7 @@ export class Images {
     const { progress, builder } = this.#options;
     const { layers } = image;
     const title = layers.length === 1 ? 'Unpack the layer' : `Unpack ${layers.length} layers`;
-    const step = new ProgressStep(progress, 'image-layers', title, layers.length * 8_000);
+    const step = new ProgressStep(progress, 'image-layers', title);
     const made: { path: string; bytes: number }[] = [];
     let built = 0;
     let left = this.#limits.unpackedBytesMax;
@@ -392,7 +392,7 @@ export class Images {
     layers: readonly { readonly path: string; readonly bytes: number }[],
     signal: AbortSignal,
   ): Promise<Environment> {
-    const step = new ProgressStep(this.#options.progress, 'image-merge', 'Merge the layers', 8_000);
+    const step = new ProgressStep(this.#options.progress, 'image-merge', 'Merge the layers');
     const path = this.#files.path('environments', key);
     try {
       await rm(`${path}.json`, { force: true });

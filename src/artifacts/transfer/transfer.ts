@@ -36,8 +36,6 @@ const BYTES_MAX = 64 * GIB;
 export const FILES_AT_ONCE = 4;
 /** Smaller copies show no progress. */
 const SHOWN_FROM_BYTES = 8 * MIB;
-/** Minimum rate of emulated guests. */
-const PACE_BYTES_PER_MS = 20_000;
 
 /** Adds a remedy if this machine refuses the copy; other errors stay unchanged. */
 export function writeError(error: unknown, target: string): unknown {
@@ -82,8 +80,7 @@ export class TransferProgress {
     this.#totalBytes = totalBytes;
     this.#shown = totalBytes >= SHOWN_FROM_BYTES;
     if (!this.#shown) return;
-    const estimateMs = totalBytes / PACE_BYTES_PER_MS;
-    this.#report({ kind: 'start', step: 'copy', title, estimateMs });
+    this.#report({ kind: 'start', step: 'copy', title });
   }
 
   get bytes(): number {

@@ -58,13 +58,15 @@ export function performHere(flags: OutputFlags, body: (cli: Cli) => Promise<numb
 async function openCli(json: boolean, vmm: string | undefined): Promise<Cli> {
   const { readConfig } = await import('../../base/config.ts');
   const { Cli } = await import('../cli.ts');
-  const { progressView } = await import('../output/progress.ts');
+  const { measuredIn, progressView } = await import('../output/progress.ts');
+  const { resolveHome } = await import('../../base/home.ts');
   const env = vmm === undefined ? process.env : { ...process.env, NEUROVISOR_VMM: vmm };
+  const config = readConfig(env);
   return new Cli({
     streams: process,
     env: process.env,
-    config: readConfig(env),
-    progress: progressView(process.stderr),
+    config,
+    progress: progressView(process.stderr, { measured: measuredIn(resolveHome(config.home).cacheDir) }),
     json,
   });
 }

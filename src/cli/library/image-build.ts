@@ -15,8 +15,6 @@ export interface BuildFiles {
 }
 
 const STEP = 'send-files';
-/** Over a usual network. */
-const BYTES_PER_MS = 20_000;
 
 /** @throws DockerfileError and those of `HomeImages` */
 export async function buildImage(
@@ -41,7 +39,7 @@ async function* reported(
   { progress }: BuildWork,
 ): AsyncGenerator<Uint8Array> {
   const startedAtMs = systemClock.now();
-  progress({ kind: 'start', step: STEP, title: 'Send the files of the build', estimateMs: total / BYTES_PER_MS });
+  progress({ kind: 'start', step: STEP, title: 'Send the files of the build' });
   let sent = 0;
   try {
     for await (const chunk of archive) {

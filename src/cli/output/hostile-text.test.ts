@@ -64,7 +64,7 @@ function progressText(): string {
     done();
   };
   const view = progressView(new Writable({ write }) as unknown as NodeJS.WriteStream);
-  view.report({ kind: 'start', step: 's', title: 'T', estimateMs: 1 });
+  view.report({ kind: 'start', step: 's', title: 'T' });
   view.report({ kind: 'failed', step: 's', message: HOSTILE });
   view.close();
   return text;

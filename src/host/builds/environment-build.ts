@@ -6,7 +6,7 @@ import { type BuildParts, type BuildRequest, type Built, buildDockerfile } from 
 import { BuildCache } from '../../artifacts/dockerfile/cache.ts';
 import { EMPTY_CONFIG } from '../../artifacts/dockerfile/evaluate.ts';
 import { STAGE_VM_DEFAULTS } from '../../artifacts/dockerfile/limits.ts';
-import { READY_MADE, readyMadeDir } from '../../artifacts/ready-made.ts';
+import { readyMadeDir } from '../../artifacts/ready-made.ts';
 import { systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import { plain } from '../../base/text/plain.ts';
@@ -92,7 +92,6 @@ export async function buildReadyMade(context: ImagesContext, images: Images, nam
   const { progress } = context;
   const step = `environment-${name}`;
   const startedAtMs = systemClock.now();
-  const estimateMs = READY_MADE.get(name)?.estimateMs ?? 0;
   const dir = readyMadeDir(name);
   const dockerfilePath = join(dir, 'Dockerfile');
   const request = {
@@ -109,10 +108,9 @@ export async function buildReadyMade(context: ImagesContext, images: Images, nam
     const detail = detailOf(event);
     if (detail === '') return;
     if (!hasStarted) {
-      progress({ kind: 'start', step, title: `Build the environment ${name}`, estimateMs });
+      progress({ kind: 'start', step, title: `Build the environment ${name}` });
     }
     hasStarted = true;
-    // No fraction: the first step of `base` takes most of the time.
     progress({ kind: 'update', step, detail });
   };
   try {

@@ -14,7 +14,7 @@ import {
   RUN_PACKAGES,
   TEST_PACKAGES,
 } from '../../artifacts/image/host-packages.ts';
-import { isKernelBuilt, prepareBuiltKernel, prepareKernel } from '../../artifacts/image/kernel/kernel.ts';
+import { prepareBuiltKernel, prepareKernel } from '../../artifacts/image/kernel/kernel.ts';
 import { withSetupLock } from '../../artifacts/image/lock.ts';
 import { prepareModel } from '../../artifacts/image/model.ts';
 import { holdArtifact } from '../../artifacts/image/prepare.ts';
@@ -87,12 +87,9 @@ export async function ensureArtifacts(context: SetupContext, options: SetupOptio
     const startedAt = systemClock.now();
     const step = SETUP_STEP;
     const title = 'Set this machine up, once';
-    const buildsKernel = await isKernelBuilt(context);
-    const estimateMs = buildsKernel ? ESTIMATE_WITH_KERNEL_MS : ESTIMATE_MS;
-    progress({ kind: 'start', step, title, estimateMs, isWhole: true });
+    progress({ kind: 'start', step, title });
     try {
-      const counted = { ...context, progress: withTotal(progress, buildsKernel ? SHARES_WITH_KERNEL : SHARES) };
-      const artifacts = await prepareAll(counted, options, missing);
+      const artifacts = await prepareAll(context, options, missing);
       const durationMs = systemClock.now() - startedAt;
       progress({ kind: 'done', step, cached: false, durationMs });
       return artifacts;
@@ -127,29 +124,6 @@ export async function ensureTestPackages(context: Pick<SetupContext, 'progress' 
 }
 
 const SETUP_STEP = 'setup';
-
-/** Measured shares of the time; only the overall progress bar depends on them. */
-type Shares = Readonly<Record<string, number>>;
-const SHARES: Shares = { 'host-packages': 0.1, kernel: 0.01, rootfs: 0.8, model: 0.09 };
-const SHARES_WITH_KERNEL: Shares = { 'host-packages': 0.08, kernel: 0.75, rootfs: 0.14, model: 0.03 };
-
-/** Passes events on, each followed by the overall progress. */
-function withTotal(progress: Progress, shares: Shares): Progress {
-  const fractions = new Map<string, number>();
-  return (event) => {
-    progress(event);
-    const known = event.kind === 'done' ? 1 : event.kind === 'update' ? event.fraction : undefined;
-    if (known === undefined) return;
-    fractions.set(event.step, known);
-    let fraction = 0;
-    for (const [step, done] of fractions) fraction += (shares[step] ?? 0) * done;
-    progress({ kind: 'update', step: SETUP_STEP, fraction });
-  };
-}
-
-/** For a complete set-up on 2 cores. */
-const ESTIMATE_MS = 2 * 60_000;
-const ESTIMATE_WITH_KERNEL_MS = 6 * 60_000;
 
 /** Peak disk usage of the concurrent builds; more than a gigabyte remains afterwards. */
 export const SPACE_BYTES = 4 * GIB;

@@ -62,11 +62,6 @@ interface Opened {
   readonly shared: SharedCopy | null;
 }
 
-const ESTIMATE_MS = 45_000;
-/** If nothing is imported. */
-const BARE_ESTIMATE_MS = 15_000;
-/** With a few packages, in software emulation. */
-const INSTALL_ESTIMATE_MS = 120_000;
 /** Number of unnamed templates that are kept when another is built. */
 const OTHERS_KEPT = 8;
 /** Space needed during the build, beyond RAM and disk. */
@@ -233,7 +228,6 @@ export class Templates {
         spec.requirements === undefined
           ? `Build the template that sandboxes${withImage(spec)} start from`
           : `Install ${shortList(spec.requirements)} for sandboxes${withImage(spec)} to start with`,
-      estimateMs: estimateOf(spec),
       key,
       files: Object.values(TEMPLATE_FILES),
       sparseFiles: [TEMPLATE_FILES.ram, TEMPLATE_FILES.disk],
@@ -269,11 +263,6 @@ export class Templates {
       },
     };
   }
-}
-
-function estimateOf({ requirements, warm }: TemplateSpec): number {
-  if (requirements !== undefined) return INSTALL_ESTIMATE_MS;
-  return warm.length === 0 ? BARE_ESTIMATE_MS : ESTIMATE_MS;
 }
 
 /** @throws SandboxError `image_failed` */

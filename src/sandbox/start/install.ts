@@ -16,8 +16,6 @@ const INSTALL_MS_MAX = 3_600_000;
 const LIST_MS_MAX = 120_000;
 /** Maximum length of pip's last output in an error. */
 const ERROR_CHARACTERS_MAX = 1_500;
-/** Number of output lines at which pip counts as half done: about what five packages print. */
-const LINES_OF_HALF = 20;
 /** Maximum number of modules to import in advance: more would cost more memory than they save time. */
 const MODULES_MAX = 32;
 
@@ -55,8 +53,7 @@ print(*sorted(found), sep='\\n')
 
 export interface Installation {
   readonly requirements: readonly string[];
-  /** @param fraction a guess: pip does not report how much is left */
-  readonly report: (fraction: number, detail: string) => void;
+  readonly report: (detail: string) => void;
   readonly signal: AbortSignal;
 }
 
@@ -74,11 +71,7 @@ export async function installPackages(
     { argv: PIP, env: PIP_ENV, user: 'root', timeoutMs: INSTALL_MS_MAX, stdin: false },
     signal,
   );
-  let seen = 0;
-  const lines = new LastLines((line) => {
-    seen += 1;
-    report(seen / (seen + LINES_OF_HALF), line);
-  });
+  const lines = new LastLines(report);
   // Awaited together: if the guest is lost, exit and streams all fail.
   const [exit] = await Promise.all([started.exit, lines.read(started.stdout), lines.read(started.stderr)]);
   if (exit.exitCode !== 0) throw refused(lines.text());

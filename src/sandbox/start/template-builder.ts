@@ -87,12 +87,10 @@ export interface BuildOptions {
   readonly environmentPath?: string | undefined;
   readonly paths: TemplatePaths;
   readonly signal: AbortSignal;
-  readonly report: (fraction: number, detail: string) => void;
+  readonly report: (detail: string) => void;
 }
 
 const PIP_ONLY: PackagePolicy = { ...NO_PACKAGES, ecosystems: ['pip'] };
-/** Share of package installation in the build's progress. */
-const INSTALL_SHARE = 0.5;
 /** LangChain takes 10 to 20 s in software emulation; the guest's own limit is 180 s. */
 const WARM_MS_MAX = 200_000;
 /**
@@ -146,17 +144,15 @@ async function build(
   let offered: readonly string[] = [];
   if (requirements.length === 0) await parts.makeOverlay(workspace.overlayPath, diskMib * MIB);
   else offered = await install(parts, options, { ...made, warm: [] }, workspace.overlayPath, onFull);
-  const share = requirements.length === 0 ? 0 : INSTALL_SHARE;
-  const warmReport: BuildOptions['report'] = (part, detail) => report(share + (1 - share) * part, detail);
-  warmReport(0.02, 'boot');
+  report('boot');
   const warmed = { ...spec, warm: [...new Set([...warm, ...offered])] };
   const { vm, guest, memory } = await boot(parts, warmed, workspace, signal, cleanup, onFull);
-  warmReport(0.1, `import ${warmed.warm.length} modules`);
+  report(`import ${warmed.warm.length} modules`);
   const within = <T>(step: Promise<T>): Promise<T> => answered(step, vm, parts.clock);
   const hasPython = environment === undefined || (await within(findsPython(guest, signal)));
   if (!hasPython && warmed.warm.length > 0) throw withoutPython();
   const modules = hasPython ? await warmUp(parts, { guest, vm, spec }, signal) : [];
-  warmReport(0.85, 'run a script');
+  report('run a script');
   if (hasPython) {
     const script = { code: FIRST_SCRIPT };
     const starting = guest.python({ script, stdin: false, timeoutMs: STEP_MS_MAX }, signal);
@@ -165,13 +161,12 @@ async function build(
   const { start } = options.spec;
   if (start !== undefined) {
     const { clock } = parts;
-    const startReport = (detail: string): void => warmReport(0.87, detail);
-    const starting = startProgram(guest, start, { clock, signal, report: startReport });
+    const starting = startProgram(guest, start, { clock, signal, report });
     await Promise.race([starting, died(vm)]);
   }
   // A clone reads from the host's page cache faster than it would copy the guest's.
   await guest.settle({ dropCaches: true }, signal);
-  warmReport(0.9, 'save');
+  report('save');
   guest.suspend();
   await vm.vsockHotplug?.unplugVsock();
   signal.throwIfAborted();
@@ -203,7 +198,7 @@ async function install(
   cleanup.push('workspace', () => workspace.remove());
   const { channelPath, overlayPath } = workspace;
   await parts.makeOverlay(overlayPath, spec.diskMib * MIB);
-  report(0, 'boot a VM that installs packages');
+  report('boot a VM that installs packages');
   const port = await parts.attachPackages?.(own.id, channelPath, policy, () => undefined);
   if (port === undefined) throw failed('this host serves no packages');
   cleanup.push('package port', () => port.close());
@@ -212,11 +207,7 @@ async function install(
     const found = await answered(findsPython(guest, signal), vm, parts.clock);
     if (!found) throw withoutPython();
   }
-  const installing = installPackages(guest, {
-    requirements,
-    report: (part, detail) => report(INSTALL_SHARE * part, detail),
-    signal,
-  });
+  const installing = installPackages(guest, { requirements, report, signal });
   const modules = await Promise.race([installing, died(vm)]);
   await guest.settle({}, signal);
   await vm.kill();

@@ -27,8 +27,6 @@ export const progressEvent: z.ZodType<ProgressEvent> = z
         kind: z.literal('start'),
         step: z.string().describe('Name of the step.'),
         title: z.string().describe('For people.'),
-        estimateMs: ms,
-        isWhole: z.boolean().exactOptional().describe('Steps that start before its end are parts of it.'),
       })
       .meta({ id: 'StepStart' }),
     z

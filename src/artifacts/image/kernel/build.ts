@@ -17,8 +17,6 @@ import { describeSource, type KernelSource } from './source.ts';
 export const RECIPE_VERSION = 1;
 /** Lines that kbuild prints for this configuration (Linux 6.12); used only for the progress bar. */
 const BUILD_LINES_EXPECTED = 1640;
-/** Share of the time for unpacking and configuring. */
-const SETUP_FRACTION = 0.06;
 
 /** Without these settings, the result would depend on date and machine. */
 const REPRODUCIBLE = {
@@ -60,12 +58,12 @@ export interface BuiltKernel {
 /** @throws ImageError */
 export async function buildKernel(job: Job, inputs: KernelInputs, source: KernelSource): Promise<BuiltKernel> {
   const { signal, scratchDir: tree } = job;
-  job.report(0, 'unpack the source');
+  job.report('unpack the source');
   const excludes = UNPACK_EXCLUDES.map((pattern) => `--exclude=${pattern}`);
   await runTool('tar', ['-x', '-f', source.path, '-C', tree, '--strip-components=1', '--no-same-owner', ...excludes], {
     signal,
   });
-  job.report(SETUP_FRACTION / 2, 'configure');
+  job.report('configure');
   const make = (args: readonly string[], onLine?: (line: string) => void): Promise<string> =>
     runTool('make', ['-C', tree, 'ARCH=x86_64', ...args], {
       signal,
@@ -78,9 +76,7 @@ export async function buildKernel(job: Job, inputs: KernelInputs, source: Kernel
   const counter = new BuildCounter(BUILD_LINES_EXPECTED);
   await make([`-j${availableParallelism() + 1}`, 'vmlinux'], (line) => {
     const seen = counter.line(line);
-    if (seen !== undefined) {
-      job.report(SETUP_FRACTION + (1 - SETUP_FRACTION) * seen.fraction, seen.detail);
-    }
+    if (seen !== undefined) job.report(seen.detail, seen.fraction);
   });
   await runTool('strip', ['-o', join(job.outDir, 'vmlinux'), join(tree, 'vmlinux')], { signal });
   await runTool('cp', [join(tree, '.config'), join(job.outDir, 'config')], { signal });

@@ -41,8 +41,6 @@ export const VMLINUX = 'vmlinux';
 export const CONFIG = 'config';
 const KERNEL_FILES = [VMLINUX, CONFIG];
 const TITLE = 'guest kernel';
-const BUILD_ESTIMATE_MS = 250_000;
-const UNPACK_ESTIMATE_MS = 300;
 const BUILD_SPACE_BYTES = 1100 * MIB;
 /** More than a vmlinux of this configuration ever had. */
 const UNPACK_SPACE_BYTES = 64 * MIB;
@@ -109,7 +107,6 @@ export function buildRecipe(inputs: KernelInputs, source: KernelSource): Recipe<
   return {
     kind: 'kernel',
     title: `Build the ${TITLE}`,
-    estimateMs: BUILD_ESTIMATE_MS,
     key: digestBytes(inputs.digest, source.identity),
     files: KERNEL_FILES,
     spaceBytes: BUILD_SPACE_BYTES,
@@ -123,7 +120,6 @@ function unpackRecipe(sourceDir: string, prebuilt: PrebuiltKernel): Recipe<Kerne
   return {
     kind: 'kernel',
     title: `Unpack the ${TITLE}`,
-    estimateMs: UNPACK_ESTIMATE_MS,
     key: digestBytes('prebuilt', prebuilt.inputs, prebuilt.files[VMLINUX]?.sha256 ?? ''),
     files: KERNEL_FILES,
     spaceBytes: UNPACK_SPACE_BYTES,

@@ -59,19 +59,16 @@ export type BaseDetails = z.infer<typeof baseDetailsSchema>;
 
 /** Increment when the steps below change the result. */
 const RECIPE_VERSION = 5;
-const ESTIMATE_MS = 35_000;
 const SPACE_BYTES = 1300 * MIB;
 
-/** End of each phase, as a measured share of the whole. The wheels are installed concurrently with Debian. */
-const PHASE = { debian: 0.75, bytecode: 0.95 } as const;
-/** Messages of mmdebstrap at the beginning of each stage, and the measured share of its time before that. */
-const DEBIAN_STAGES: readonly (readonly [prefix: string, share: number])[] = [
-  ['running apt-get update', 0.02],
-  ['downloading packages', 0.1],
-  ['extracting archives', 0.13],
-  ['installing essential packages', 0.45],
-  ['installing remaining packages', 0.7],
-  ['cleaning package lists', 0.99],
+/** Messages of mmdebstrap at the beginning of each stage. */
+const DEBIAN_STAGES: readonly string[] = [
+  'running apt-get update',
+  'downloading packages',
+  'extracting archives',
+  'installing essential packages',
+  'installing remaining packages',
+  'cleaning package lists',
 ];
 
 /** Merges /bin into /usr from the start; otherwise a package does so later, and depends on all of Perl. */
@@ -103,7 +100,6 @@ export function guestBaseRecipe(locks: Locks, keepAt?: string): Recipe<BaseDetai
   return {
     kind: 'guest-base',
     title: 'Install Debian and Python for the guest',
-    estimateMs: ESTIMATE_MS,
     key: digestBytes(
       `guest-base ${RECIPE_VERSION}`,
       packages.join(),
@@ -176,8 +172,7 @@ async function installDebian(job: Job, root: string, lock: DebianPackages): Prom
     missingRemedy: 'Install mmdebstrap.',
     onLine: (line) => {
       const text = line.replace(/^I: /, '').replace(/\.+$/, '');
-      const stage = DEBIAN_STAGES.find(([prefix]) => text.startsWith(prefix));
-      if (stage !== undefined) job.report(PHASE.debian * stage[1], text);
+      if (DEBIAN_STAGES.some((prefix) => text.startsWith(prefix))) job.report(text);
     },
   });
   if (isRoot) {
@@ -300,7 +295,7 @@ async function forgetScripts(root: string): Promise<void> {
 }
 
 async function compileBytecode(job: Job, root: string): Promise<void> {
-  job.report(PHASE.debian, 'compile Python');
+  job.report('compile Python');
   for (const name of STRIPPED_PACKAGES) {
     const isLibrary = (path: string): boolean => path.endsWith('.so');
     for (const path of await filesUnder(join(root, SITE_PACKAGES, name), isLibrary)) {
@@ -310,7 +305,7 @@ async function compileBytecode(job: Job, root: string): Promise<void> {
   const trees = PYTHON_TREES.map((tree) => join(root, tree));
   for (const tree of trees) await removeDirectories(tree, '__pycache__');
   await compileTrees(root, trees, job.signal);
-  job.report(PHASE.bytecode, 'pack');
+  job.report('pack');
 }
 
 /**

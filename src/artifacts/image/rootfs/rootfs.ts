@@ -51,11 +51,8 @@ export type RootfsManifest = z.infer<typeof rootfsManifestSchema>;
 
 /** Increment when the steps below change the result. */
 const RECIPE_VERSION = 3;
-const ESTIMATE_MS = 40_000;
 const SPACE_BYTES = 1800 * MIB;
 const IMAGE = 'rootfs.erofs';
-/** The guest base's share of the time if it is not cached. */
-const BASE_FRACTION = 0.92;
 
 /** @throws ImageError */
 export async function prepareRootfs(
@@ -89,7 +86,6 @@ export async function rootfsRecipe(context: PrepareContext): Promise<Recipe<Root
   return {
     kind: 'rootfs',
     title: 'Build the golden image',
-    estimateMs: ESTIMATE_MS,
     key: digestBytes(`rootfs ${RECIPE_VERSION}`, baseKey, agentSha256, init.identity),
     files: [IMAGE],
     spaceBytes: SPACE_BYTES,
@@ -98,7 +94,7 @@ export async function rootfsRecipe(context: PrepareContext): Promise<Recipe<Root
       const startedAtMs = systemClock.now();
       const progress = (event: ProgressEvent): void => {
         if (event.kind === 'update') {
-          job.report((event.fraction ?? 0) * BASE_FRACTION, event.detail ?? '');
+          job.report(event.detail ?? '');
         }
       };
       const root = join(job.scratchDir, 'root');
@@ -107,7 +103,7 @@ export async function rootfsRecipe(context: PrepareContext): Promise<Recipe<Root
       const tar = made.files.get(BASE_TAR);
       if (tar === undefined) throw new ImageError('result_invalid', `the guest base has no ${BASE_TAR}`);
       if (!existsSync(root)) {
-        job.report(BASE_FRACTION, 'unpack the base');
+        job.report('unpack the base');
         await mkdir(root);
         await unpackTar(tar.path, root, job.signal);
       }
@@ -172,7 +168,7 @@ async function composeImage(
   await addTrustStore(root);
   await makeReadable(root, [ADDED_DIR, INIT_PATH, ...TRUST_PATHS], signal);
 
-  job.report(BASE_FRACTION + 0.03, 'pack the image');
+  job.report('pack the image');
   const same = ['-T', `${SOURCE_DATE_EPOCH}`, '-U', IMAGE_UUID, '--all-root', '-x', '-1'];
   await runTool('mkfs.erofs', ['--quiet', ...same, join(job.outDir, IMAGE), root], { signal });
   await rm(root, { recursive: true, force: true });

@@ -51,7 +51,6 @@ export interface PullContext extends Omit<SetupContext, 'sourceDir'> {
 }
 
 const MODEL_BYTES_MAX = 512 * GIB;
-const ESTIMATE_BYTES_PER_S = 20 * MIB;
 /** Interval between two progress reports. */
 const REPORT_MS = 200;
 const COPY_BYTES = 4 * MIB;
@@ -155,12 +154,7 @@ async function pullWanted(context: PullContext, wanted: Wanted): Promise<ModelPu
     if (known?.version === version) return { model: known, wasThere: true };
     await removeLeftovers(store, name);
     const dir = store.tmpDir(name);
-    const step = new ProgressStep(
-      context.progress,
-      'model-fetch',
-      `Fetch ${name} (${inUnits(wanted.bytes)})`,
-      Math.max(1000, (wanted.bytes / ESTIMATE_BYTES_PER_S) * 1000),
-    );
+    const step = new ProgressStep(context.progress, 'model-fetch', `Fetch ${name} (${inUnits(wanted.bytes)})`);
     try {
       await requireSpace(store.dir, wanted.bytes + SLACK_BYTES, `Fetching ${source}`);
       await mkdir(dir, { recursive: true, mode: 0o700 });
