@@ -8,7 +8,9 @@ import { text } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { connectDaemon, type RemoteControlPlane } from '../../src/api/client/client.ts';
 import { API_LIMITS } from '../../src/api/rest/limits.ts';
+import { systemClock } from '../../src/base/clock.ts';
 import { MIB } from '../../src/base/units.ts';
+import { connectGuest } from '../../src/machine/guest/remote.ts';
 import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
 import { makeAuthority } from '../support/certificate-authority.ts';
 import { outcome } from '../support/guest-agent.ts';
@@ -187,6 +189,21 @@ describe.each([false, true])('tunnel (TLS: %s)', (isTls) => {
     // The other tunnel's protocol.
     socket.write(request(id).replace('/operations', `/ports/${port}`));
     expect(await answer).toContain('route_not_found');
+  });
+
+  it('a canceled program ends the connection that is still being opened', async () => {
+    const { info } = await remote.guest(id);
+    const dialled: Promise<Duplex>[] = [];
+    const dial = (signal?: AbortSignal): Promise<Duplex> => {
+      const stream = remote.openOperation(id, signal);
+      dialled.push(stream);
+      return stream;
+    };
+    const aborter = new AbortController();
+    const started = connectGuest({ dial, info, clock: systemClock }).exec({ argv: ['true'] }, aborter.signal);
+    aborter.abort();
+    await expect(started).rejects.toMatchObject({ code: 'cancelled' });
+    await expect(dialled[0]).rejects.toMatchObject({ code: 'cancelled' });
   });
 
   it('limits tunnels per sandbox and in total', async () => {

@@ -201,6 +201,21 @@ describe('exec', () => {
     expect(await running).toBe(125);
   });
 
+  it('a signal ends it at once where a full disk paused the sandbox, and resumes nothing', async () => {
+    const own = (await control.create({})).id;
+    const { cli, seen } = testCli({ stdin: '' });
+    const script = 'trap "" TERM; echo started; while :; do sleep 0.05; done';
+    const running = exec(cli, control, own, ['sh', '-c', script], NO_FLAGS);
+    await seen('started');
+    await fillHost(control, own);
+    cli.handleSignal('SIGTERM');
+    await expect(running).rejects.toMatchObject({ code: 'cancelled' });
+    // Not by the end of the grace that a running program gets.
+    expect([cli.signalStatus, cli.cancelled.aborted]).toEqual([143, false]);
+    expect(await control.get(own)).toMatchObject({ status: 'paused', pausedTo: 'memory' });
+    await control.remove(own);
+  });
+
   it('rejects an unknown ID', async () => {
     const { cli } = testCli({ stdin: '' });
     await expect(exec(cli, control, 'zzz', ['true'], NO_FLAGS)).rejects.toThrow(usage);

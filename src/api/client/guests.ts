@@ -15,8 +15,8 @@ export interface GuestParts {
 
 /** Guests whose `events` never fire; use `events(id)` of the control plane. */
 export function remoteGuests({ transport, get }: Requests, { clock, trace, open }: GuestParts): GuestAccess {
-  const openOperation: GuestAccess['openOperation'] = async (id) =>
-    await transport.upgrade(`${sandboxPath(id)}/operations`, TUNNEL_PROTOCOL);
+  const openOperation: GuestAccess['openOperation'] = async (id, signal) =>
+    await transport.upgrade(`${sandboxPath(id)}/operations`, TUNNEL_PROTOCOL, signal);
   return {
     openOperation,
 
@@ -28,7 +28,7 @@ export function remoteGuests({ transport, get }: Requests, { clock, trace, open 
       const info = await get(`${sandboxPath(id)}/guest`, answers.guestInfo);
       // Loaded only here: most commands need no guest.
       const { connectGuest } = await import('../../machine/guest/remote.ts');
-      const guest = connectGuest({ dial: () => openOperation(id), info, clock });
+      const guest = connectGuest({ dial: (signal) => openOperation(id, signal), info, clock });
       open.add(guest);
       void guest.closed.then(() => open.delete(guest));
       if (trace === undefined) return guest;

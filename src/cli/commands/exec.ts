@@ -1,6 +1,8 @@
 /** `neurovisor exec` and `shell`: run a program in a sandbox, on the streams of this command. */
 import { CodedError, describeError } from '../../base/errors.ts';
+import { awaitOr } from '../../base/ignore.ts';
 import { plain } from '../../base/text/plain.ts';
+import type { SignalName } from '../../machine/guest/guest.ts';
 import type { Guest, Process, ProcessExit, RunOptions } from '../../machine/guest/link.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import type { Cli } from '../cli.ts';
@@ -120,7 +122,7 @@ async function execOrThrow(
     // Ctrl-C always goes to the program; SIGTERM and SIGHUP stop everything.
     cli.onEnd(() => aborter.abort());
     try {
-      return await onTerminal(cli, stdin, process);
+      return await onTerminal(cli, stdin, process, killer(control, id, process, aborter));
     } catch (error) {
       if (cli.cancelled.aborted) throw error;
       return statusOfEnd(cli, await endAfterLoss(cli, control, id, error), 'the program');
@@ -133,11 +135,16 @@ async function execOrThrow(
     const remedy = `free space, then continue with: neurovisor resume ${id}`;
     cli.stderr.write(`neurovisor: the sandbox is paused: ${plain(text)}; ${remedy}\n`);
   });
-  const relayed = await relay(cli, process, { stdin: readsStdin, graceMs: null });
+  const relayed = await relay(cli, process, {
+    stdin: readsStdin,
+    graceMs: null,
+    kill: killer(control, id, process, aborter),
+  });
   stopWatching();
   const { exit, stdout, stderr, encoding, truncated } = relayed;
   if (exit === null) {
-    if (cli.cancelled.aborted) throw relayed.lost;
+    // The status of the signal counts.
+    if (aborter.signal.aborted) throw relayed.lost;
     return statusOfEnd(cli, await endAfterLoss(cli, control, id, relayed.lost), 'the program');
   }
   if (cli.json) {
@@ -202,7 +209,25 @@ function start(
     : guest.python({ ...options, script: { code }, args: argv }, signal);
 }
 
-async function onTerminal(cli: Cli, stdin: ReturnType<typeof requireTerminal>, process: Process): Promise<number> {
+/**
+ * Sends a signal, which would resume a paused sandbox: for that, ends the connection instead, and with it the program
+ * once the sandbox runs again. Never rejects. Returns whether the signal was sent.
+ */
+function killer(control: ControlPlane, id: string, process: Process, connection: AbortController) {
+  return async (signal: SignalName): Promise<boolean> => {
+    const { status } = await awaitOr({ status: null }, 'the signal fails, too', () => control.get(id));
+    if (status === 'paused') connection.abort();
+    else process.kill(signal);
+    return status !== 'paused';
+  };
+}
+
+async function onTerminal(
+  cli: Cli,
+  stdin: ReturnType<typeof requireTerminal>,
+  process: Process,
+  kill: ReturnType<typeof killer>,
+): Promise<number> {
   process.stdout.pipe(cli.stdout, { end: false });
   process.stderr.resume();
   const handlers = {
@@ -213,7 +238,7 @@ async function onTerminal(cli: Cli, stdin: ReturnType<typeof requireTerminal>, p
     return await Promise.race([left.then(() => null), process.exit]);
   });
   if (exit !== null) return exitStatus(cli, exit, 'the program');
-  process.kill('SIGKILL');
-  cli.stderr.write('\r\ndetached; the program was killed\n');
+  const end = (await kill('SIGKILL')) ? 'was killed' : 'ends once the sandbox is resumed';
+  cli.stderr.write(`\r\ndetached; the program ${end}\n`);
   return 0;
 }

@@ -56,11 +56,13 @@ export async function relay(
     readonly graceMs: number | null;
     /** What the program gets where this command gets SIGTERM. Default: the same. */
     readonly stopSignal?: SignalName;
+    /** Default: of the process. */
+    readonly kill?: (signal: SignalName) => unknown;
   },
 ): Promise<Relayed> {
-  const { stopSignal = 'SIGTERM' } = options;
+  const { stopSignal = 'SIGTERM', kill = process.kill.bind(process) } = options;
   const stopForwarding = forwardStdin(cli, process, options.stdin);
-  cli.onSignal((signal) => process.kill(signal === 'SIGTERM' ? stopSignal : signal), options.graceMs);
+  cli.onSignal((signal) => void kill(signal === 'SIGTERM' ? stopSignal : signal), options.graceMs);
   let firstAt: number | undefined;
   const onOutput = (): void => {
     firstAt ??= performance.now();

@@ -6,8 +6,9 @@ import { PORTS } from './limits.ts';
 /**
  * Opens a connection for one operation. The stream must support half-closes, and accept writes immediately. A rejection
  * or an error of the stream fails the operation; a GuestError is passed through unchanged.
+ * @param signal aborts when the connection is no longer wanted
  */
-export type Dial = () => Duplex | Promise<Duplex>;
+export type Dial = (signal?: AbortSignal) => Duplex | Promise<Duplex>;
 
 /** Dials through the channel's unix socket on this machine (`spec/guest-protocol.md`, section 1). */
 export function dialChannel(channelPath: string): () => Duplex {

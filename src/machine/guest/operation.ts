@@ -34,6 +34,7 @@ export class Operation {
   readonly #options: OperationOptions;
   /** Undefined while dialing. */
   #stream: Duplex | undefined;
+  readonly #dialing = new AbortController();
   readonly #opened = Promise.withResolvers<void>();
   readonly #session = new OperationSession();
   readonly #reply = Promise.withResolvers<unknown>();
@@ -122,7 +123,8 @@ export class Operation {
   /** Drops the connection; waiting calls fail with `error`. Idempotent. */
   destroy(error: GuestError | null = null): void {
     this.#finish(error ?? guestError('cancelled', `${this.#options.what}: dropped`));
-    this.#stream?.destroy();
+    if (this.#stream === undefined) this.#dialing.abort();
+    else this.#stream.destroy();
   }
 
   #dial(): void {
@@ -131,7 +133,7 @@ export class Operation {
       this.#closed.resolve();
     };
     try {
-      const dialled = this.#options.dial();
+      const dialled = this.#options.dial(this.#dialing.signal);
       if (dialled instanceof Promise) dialled.then((stream) => this.#open(stream), failed);
       else this.#open(dialled);
     } catch (error) {

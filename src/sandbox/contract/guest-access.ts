@@ -14,7 +14,7 @@ export interface GuestAccess {
    * ways. Counts as traffic. Resumes as `guest` does.
    * @throws SandboxError `not_ready`
    */
-  openOperation(id: string): Promise<Duplex>;
+  openOperation(id: string, signal?: AbortSignal): Promise<Duplex>;
   /**
    * A TCP connection to a port of the guest, through its network card. Half-closes are forwarded both ways;
    * the connection ends with the card. Resumes as `guest` does.
