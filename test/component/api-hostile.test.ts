@@ -33,7 +33,8 @@ const post = (path: string, headers: string, body = ''): string =>
 const json = (body: string, length = Buffer.byteLength(body)): string =>
   `content-type: application/json\r\ncontent-length: ${length}\r\n`;
 
-const numbers = (): Record<string, number> => Object.fromEntries(Array.from({ length: 80_000 }, () => 0).entries());
+const zeros = (length: number): number[] => Array.from({ length }, () => 0);
+const numbers = (): Record<string, number> => Object.fromEntries(zeros(8000).entries());
 async function problemOf(api: ApiFixture, path: string, body: unknown): Promise<string> {
   const sent = JSON.stringify(body);
   const answer = await raw(api, post(path, json(sent), sent));
@@ -141,7 +142,7 @@ describe('bodies', () => {
     ['variables', '/v1/sandboxes', { env: numbers() }, 'body.env: expected at most 256 pairs'],
     ['labels', '/v1/sandboxes', { metadata: numbers() }, 'body.metadata: expected at most 32 pairs'],
     ['models', '/v1/sandboxes', { models: { aliases: numbers() } }, 'body.models.aliases: expected at most 256 pairs'],
-    ['arguments', `/v1/sandboxes/${'a'.repeat(20)}/exec`, { argv: Object.values(numbers()) }, 'expected at most 65536'],
+    ['arguments', `/v1/sandboxes/${'a'.repeat(20)}/exec`, { argv: zeros(80_000) }, 'expected at most 65536'],
     ['unknown fields', '/v1/sandboxes', numbers(), 'body: Unrecognized keys: "0", "1"'],
   ])('too many %s: one problem, of bounded length', async (_what, path, body, problem) => {
     await using api = await startApi();
@@ -151,11 +152,14 @@ describe('bodies', () => {
     expect(message).not.toContain(';');
   });
 
-  it('too_large: more values than any body needs', async () => {
+  it.each([
+    ['values', `[${'0,'.repeat(API_LIMITS.bodyJson.valuesMax)}0]`],
+    ['names', `{${'"a":0,'.repeat(API_LIMITS.bodyJson.namesMax)}"a":0}`],
+  ])('too_large: more %s than any body needs', async (what, body) => {
     await using api = await startApi();
-    const body = JSON.stringify(Array.from({ length: API_LIMITS.bodyValuesMax }, () => 0));
     const refused = await raw(api, post('/v1/sandboxes', json(body), body));
     expect([statusOf(refused), codeOf(refused)]).toEqual([413, 'too_large']);
+    expect(refused).toContain(`JSON ${what}`);
     expect(api.errors).toEqual([]);
   });
 

@@ -82,13 +82,14 @@ describe('programs', () => {
 
   it('are refused by the number of their arguments, variables and fields', async () => {
     const numbers = Array.from({ length: 70_000 }, () => 0);
+    const pairs = { ...numbers.slice(0, 8000) };
     const { messageFieldsMax } = E2B_LIMITS;
     const many = await stream('process.Process/Start', { other: [...numbers, ...numbers] });
     expect(many).toContain('"code":"resource_exhausted"');
     for (const [message, problem] of [
       [{ process: { cmd: 'a', args: numbers } }, `process.args: expected at most ${REQUEST_LIMITS.argumentsMax}`],
-      [{ process: { cmd: 'a', envs: { ...numbers } } }, 'process.envs: expected at most 4096 pairs'],
-      [{ process: { cmd: 'a', other: { ...numbers } } }, `a message has at most ${messageFieldsMax} fields`],
+      [{ process: { cmd: 'a', envs: pairs } }, 'process.envs: expected at most 4096 pairs'],
+      [{ process: { cmd: 'a', other: pairs } }, `a message has at most ${messageFieldsMax} fields`],
       [nested(1000), `a message has at most ${messageFieldsMax} fields`],
     ] as const) {
       const answer = await stream('process.Process/Start', message);

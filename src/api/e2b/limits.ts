@@ -33,8 +33,8 @@ export const E2B_LIMITS = {
   metricsIntervalMs: 1000,
   /** One JSON message of a remote procedure call: a program's environment, or input for it. */
   messageBytesMax: 4 * 1024 * 1024,
-  /** JSON values of such a message: arguments and variables. */
-  messageValuesMax: 100_000,
+  /** Values and names of such a message: arguments and variables. */
+  messageJson: { valuesMax: 100_000, namesMax: 8192 },
   /** Fields of such a message, of all depths; variables are counted apart. */
   messageFieldsMax: 256,
   /** Default lifetime of a sandbox: for current requests, and for those before version 2. */

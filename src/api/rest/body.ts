@@ -5,7 +5,7 @@ import type { Readable } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { collect } from '../../base/collect.ts';
 import { ignore } from '../../base/ignore.ts';
-import { hasMoreValues } from '../../base/text/json-values.ts';
+import { JsonCount } from '../../base/text/json-values.ts';
 import { ApiError } from './errors.ts';
 import { API_LIMITS } from './limits.ts';
 
@@ -13,16 +13,27 @@ import { API_LIMITS } from './limits.ts';
 export async function readJsonBody(body: Readable, clock: Clock): Promise<unknown> {
   const { bodyBytesMax, bodyMsMax } = API_LIMITS;
   const tooLarge = (): Error => new ApiError('too_large', `the JSON body is larger than ${bodyBytesMax} bytes`);
-  const bytes = await within(collect(chunks(body), bodyBytesMax, tooLarge), clock, bodyMsMax, 'the body');
-  return bytes.length === 0 ? undefined : parseBody(bytes, 'the body');
+  const bytes = await within(
+    collect(counted(chunks(body), 'the body'), bodyBytesMax, tooLarge),
+    clock,
+    bodyMsMax,
+    'the body',
+  );
+  return bytes.length === 0 ? undefined : parsed(bytes, 'the body');
 }
 
-/** @param what the part of the request, for errors. @throws ApiError `too_large`, `request_invalid` */
-export function parseBody(bytes: Buffer, what: string): unknown {
-  const { bodyValuesMax } = API_LIMITS;
-  if (hasMoreValues(bytes, bodyValuesMax)) {
-    throw new ApiError('too_large', `${what} has more than ${bodyValuesMax} JSON values`);
+/** Counts values as they arrive, in short turns of the event loop. @throws ApiError `too_large` */
+export async function* counted(source: AsyncIterable<Buffer>, what: string): AsyncGenerator<Buffer> {
+  const count = new JsonCount(API_LIMITS.bodyJson);
+  for await (const part of source) {
+    const excess = count.add(part);
+    if (excess !== null) throw new ApiError('too_large', `${what} has more than ${excess}`);
+    yield part;
   }
+}
+
+/** @param bytes counted ones @param what the part of the request, for errors. @throws ApiError `request_invalid` */
+export function parsed(bytes: Buffer, what: string): unknown {
   try {
     return JSON.parse(bytes.toString()) as unknown;
   } catch (error) {

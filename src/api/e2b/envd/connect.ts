@@ -5,7 +5,7 @@
  *     frame: flags (1 byte; 1: compressed, 2: end) · length (4 bytes, big endian) · JSON
  */
 import type { z } from 'zod';
-import { hasMoreValues } from '../../../base/text/json-values.ts';
+import { JsonCount } from '../../../base/text/json-values.ts';
 import { E2B_LIMITS } from '../limits.ts';
 
 export type ConnectCode =
@@ -134,9 +134,8 @@ function checkHeader(flags: number, length: number): void {
 
 /** @throws ConnectError `resource_exhausted`, `invalid_argument` */
 export function parseJson(json: Buffer): unknown {
-  if (hasMoreValues(json, E2B_LIMITS.messageValuesMax)) {
-    throw new ConnectError('resource_exhausted', `a message has at most ${E2B_LIMITS.messageValuesMax} JSON values`);
-  }
+  const excess = new JsonCount(E2B_LIMITS.messageJson).add(json);
+  if (excess !== null) throw new ConnectError('resource_exhausted', `a message has more than ${excess}`);
   try {
     return JSON.parse(json.length === 0 ? '{}' : json.toString()) as unknown;
   } catch (cause) {

@@ -6,13 +6,14 @@ import type { BuildEvent } from '../../../sandbox/contract/contents.ts';
 import { BUILD_LIMITS } from '../../../sandbox/contract/limits.ts';
 import { imageBuild } from '../../../sandbox/contract/schema/contents.ts';
 import { parseJson } from '../../../sandbox/contract/schema/parse.ts';
-import { discardRest, parseBody, withIdleLimit } from '../body.ts';
+import { counted, discardRest, parsed, withIdleLimit } from '../body.ts';
 import { ApiError } from '../errors.ts';
 import { type App, eventStream, failures } from '../route.ts';
 import type { SentBuildEvent } from '../schema/contents.ts';
 import { type ContentsParts, streamWork, workText } from './long-work.ts';
 
 const NEWLINE = 0x0a;
+const FIRST_LINE = 'the first line of the body';
 const content = z.custom<Readable>().meta({ type: 'string', format: 'binary' });
 
 export function addImageBuildRoute(app: App, parts: ContentsParts): void {
@@ -65,13 +66,13 @@ async function firstLine(
     }
   }
   const tooLarge = (): Error =>
-    new ApiError('too_large', `the first line of the body is longer than ${BUILD_LIMITS.lineBytesMax} bytes`);
-  const bytes = await collect(line(), BUILD_LIMITS.lineBytesMax, tooLarge);
+    new ApiError('too_large', `${FIRST_LINE} is longer than ${BUILD_LIMITS.lineBytesMax} bytes`);
+  const bytes = await collect(counted(line(), FIRST_LINE), BUILD_LIMITS.lineBytesMax, tooLarge);
   async function* all(): AsyncGenerator<Buffer> {
     if (rest.length > 0) yield rest;
     yield* chunks;
   }
-  return { line: parseBody(bytes, 'the first line of the body'), rest: all() };
+  return { line: parsed(bytes, FIRST_LINE), rest: all() };
 }
 
 function sentEvent(event: BuildEvent): SentBuildEvent {

@@ -92,12 +92,19 @@ const BoundedRecord = z.core.$constructor<z.ZodRecord, z.core.$ZodRecordDef & Bo
       payload.issues.push({ code: 'custom', message, input: value, inst, continue: false });
       return payload;
     }
-    const pairs = {};
+    const pairs: Record<string, unknown> = {};
     payload.value = pairs;
     for (const key of keys) {
-      const checked = parse({ value: { [key]: value[key] }, issues: [] }, context) as z.core.ParsePayload<object>;
-      Object.assign(pairs, checked.value);
-      payload.issues.push(...checked.issues);
+      if (key === '__proto__') continue;
+      const name = def.keyType._zod.run({ value: key, issues: [] }, context) as z.core.ParsePayload<string>;
+      if (name.issues.length > 0) {
+        const issues = name.issues.map((issue) => z.core.util.finalizeIssue(issue, context, z.core.config()));
+        payload.issues.push({ code: 'invalid_key', origin: 'record', issues, input: key, path: [key], inst });
+        break;
+      }
+      const own = def.valueType._zod.run({ value: value[key], issues: [] }, context) as z.core.ParsePayload;
+      pairs[name.value] = own.value;
+      payload.issues.push(...z.core.util.prefixIssues(key, own.issues));
       if (payload.issues.length > 0) break;
     }
     return payload;
