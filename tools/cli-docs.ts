@@ -40,7 +40,7 @@ function sections(command: Command, parent: string): string[] {
   const usage = command.usage();
   const text = [`### ${name}\n`, `${sentence(command.summary())}\n`, `    ${name} ${usage}\n`];
   const rows = command.options.filter((option) => !option.hidden && !isOutput(option)).map(row);
-  if (rows.length > 0) text.push(['| option | meaning |', '|---|---|', ...rows].join('\n'), '');
+  if (rows.length > 0) text.push(rows.join('\n'), '');
   return [...text, ...subcommands];
 }
 
@@ -57,8 +57,7 @@ const sentence = (summary: string): string => `${summary.charAt(0).toUpperCase()
 function row({ flags, description, defaultValue }: Option): string {
   const isShown = typeof defaultValue === 'string' && defaultValue !== '';
   const text = isShown ? `${description} (default: ${defaultValue})` : description;
-  const cell = (words: string): string => words.replaceAll('|', '\\|').replaceAll('*', '\\*').replaceAll('<', '&lt;');
-  return `| \`${flags.replaceAll('|', '\\|')}\` | ${cell(text)} |`;
+  return `- \`${flags}\`: ${text.replaceAll('*', '\\*').replaceAll('<', '&lt;')}`;
 }
 
 if (process.argv[1] === import.meta.filename) writeFileSync(PAGE, await cliPage());

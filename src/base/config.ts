@@ -49,6 +49,9 @@ export const DEFAULT_FIRECRACKER = 'firecracker';
 const HTTP_URL = /^https?:\/\/\S+$/;
 const url = matching(HTTP_URL, 'an http(s) URL');
 
+/** Address of a daemon. */
+export const DAEMON_URL = /^https?:\/\/[^\s/?#@]+\/?$/;
+
 const WEBHOOK_HOST = String.raw`([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?`;
 
 const VARIABLES = {
@@ -96,7 +99,7 @@ const VARIABLES = {
   NEUROVISOR_FIRECRACKER_FILTER: oneOf(['builtin', 'ours'], 'builtin'),
   NEUROVISOR_GPU: oneOf(['auto', 'cpu', 'cuda', 'vulkan'], 'auto'),
   /** A daemon on a port, for example `http://127.0.0.1:7070`; empty: the one at this home's socket. */
-  NEUROVISOR_URL: matching(/^https?:\/\/[^\s/?#@]+\/?$/, 'http://HOST:PORT or https://HOST:PORT'),
+  NEUROVISOR_URL: matching(DAEMON_URL, 'http://HOST:PORT or https://HOST:PORT'),
   /** API key for that daemon. */
   NEUROVISOR_API_KEY: text(),
   /** PEM file of the certificate authorities accepted for that daemon; empty: those that Node.js trusts. */
@@ -180,6 +183,8 @@ export interface Config {
   /** `null`: this home's daemon, at its socket. */
   readonly daemonUrl: string | null;
   readonly daemonKey: string | null;
+  /** Context of `neurovisor login` that names the daemon; `null`: none does. */
+  readonly daemonContext: string | null;
   /** Path of a PEM file; `null`: the authorities that Node.js trusts. */
   readonly daemonCaFile: string | null;
   readonly imageQuotaBytes: number;
@@ -237,6 +242,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     gpu: values.NEUROVISOR_GPU,
     daemonUrl: values.NEUROVISOR_URL || null,
     daemonKey: values.NEUROVISOR_API_KEY || null,
+    daemonContext: null,
     daemonCaFile: values.NEUROVISOR_CA || null,
     imageQuotaBytes: Number(values.NEUROVISOR_IMAGE_QUOTA_GIB) * GIB,
     networkPool: values.NEUROVISOR_NET_POOL || null,

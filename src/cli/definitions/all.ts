@@ -41,6 +41,11 @@ export const DEFINITIONS: readonly Definitions[] = [
     names: ['serve', 'host', 'top', 'pool'],
     load: async () => (await import('./daemon.ts')).addDaemon,
   },
+  {
+    heading: SANDBOXES,
+    names: ['login', 'logout', 'context'],
+    load: async () => (await import('./context.ts')).addContext,
+  },
   { heading: SANDBOXES, names: ['key'], load: async () => (await import('./key.ts')).addKey },
   { heading: SANDBOXES, names: ['tenant'], load: async () => (await import('./tenant.ts')).addTenant },
   { heading: SANDBOXES, names: ['audit'], load: async () => (await import('./audit.ts')).addAudit },

@@ -11,7 +11,7 @@ import * as ranges from '../flags/ranges.ts';
 import { IMAGE, REQUIREMENTS, SIZE } from '../flags/sandbox-fields.ts';
 import { SORTS } from '../top/picture.ts';
 import { moreOptionsText, sortOptions } from './help.ts';
-import { type OutputFlags, perform, performThere } from './perform.ts';
+import { type OutputFlags, perform, performAlone, performThere } from './perform.ts';
 import {
   addFields,
   cardOption,
@@ -102,7 +102,7 @@ Examples:
 `,
     )
     .action((flags: Omit<ServeFlags, 'pool'> & { readonly pool: string } & OutputFlags) =>
-      perform(flags, async (cli) => {
+      performAlone(flags, async (cli) => {
         const pool = ranges.pool(flags.pool);
         const { becomeDaemon } = await import('../daemon/become.ts');
         const release = await becomeDaemon(cli);

@@ -38,7 +38,7 @@ function addExec(program: Command): void {
     )
     .argument(...SANDBOX)
     .argument('[program...]', 'program and its arguments')
-    .option('-c, --code <code>', 'run Python code in a fork of the warm interpreter')
+    .option('-c, --code <code>', 'run Python code')
     .option('-i, --interactive', 'pass on standard input even if it is a terminal')
     .option('-t, --tty', 'allocate a terminal (Ctrl-] q to leave)')
     .option(...ENV, collect, [])

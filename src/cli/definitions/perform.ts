@@ -3,6 +3,9 @@
  * help appears at once.
  */
 
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Config } from '../../base/config.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import type { Cli } from '../cli.ts';
 import { EXIT_NEUROVISOR_FAILED, EXIT_USAGE, exitOfSignal, HANDLED_SIGNALS } from '../exit-status.ts';
@@ -15,8 +18,21 @@ export interface OutputFlags {
   readonly vmm?: string;
 }
 
-/** Runs one command and sets the exit status. */
-export async function perform({ output, vmm }: OutputFlags, body: (cli: Cli) => Promise<number>): Promise<void> {
+/** Runs one command, on the daemon of the context unless another is named, and sets the exit status. */
+export async function perform(flags: OutputFlags, body: (cli: Cli) => Promise<number>): Promise<void> {
+  await performWith(flags, true, body);
+}
+
+/** As `perform`, without the context: for the daemon itself, and for what chooses a context. */
+export async function performAlone(flags: OutputFlags, body: (cli: Cli) => number | Promise<number>): Promise<void> {
+  await performWith(flags, false, body);
+}
+
+async function performWith(
+  { output, vmm }: OutputFlags,
+  hasContext: boolean,
+  body: (cli: Cli) => number | Promise<number>,
+): Promise<void> {
   const json = output === 'json';
   let cli: Cli | undefined;
   for (const signal of HANDLED_SIGNALS) {
@@ -30,7 +46,7 @@ export async function perform({ output, vmm }: OutputFlags, body: (cli: Cli) => 
     if (cli?.isOutputClosed === true) process.exitCode = exitOfSignal('SIGPIPE');
   });
   try {
-    cli = await openCli(json, vmm);
+    cli = await openCli(json, vmm, hasContext);
     process.exitCode = await body(cli);
   } catch (error) {
     cli?.progress.close();
@@ -48,20 +64,25 @@ export async function perform({ output, vmm }: OutputFlags, body: (cli: Cli) => 
 export function performHere(flags: OutputFlags, body: (cli: Cli) => Promise<number>): Promise<void> {
   return perform(flags, async (cli) => {
     if (cli.config.daemonUrl !== null) {
-      const remedy = 'run it on the host of that daemon, or unset NEUROVISOR_URL';
-      throw new UsageError('this command acts on this machine, and NEUROVISOR_URL names a daemon', remedy);
+      const { daemonContext: context } = cli.config;
+      const [by, less] =
+        context === null
+          ? ['NEUROVISOR_URL', 'unset NEUROVISOR_URL']
+          : [`the context ${context}`, 'choose this home: neurovisor context use local'];
+      const remedy = `run it on the host of that daemon, or ${less}`;
+      throw new UsageError(`this command acts on this machine, and ${by} names a daemon`, remedy);
     }
     return await body(cli);
   });
 }
 
-async function openCli(json: boolean, vmm: string | undefined): Promise<Cli> {
+async function openCli(json: boolean, vmm: string | undefined, hasContext: boolean): Promise<Cli> {
   const { readConfig } = await import('../../base/config.ts');
   const { Cli } = await import('../cli.ts');
   const { measuredIn, progressView } = await import('../output/progress.ts');
   const { resolveHome } = await import('../../base/home.ts');
   const env = vmm === undefined ? process.env : { ...process.env, NEUROVISOR_VMM: vmm };
-  const config = readConfig(env);
+  const config = hasContext ? await inContext(readConfig(env)) : readConfig(env);
   return new Cli({
     streams: process,
     env: process.env,
@@ -69,6 +90,14 @@ async function openCli(json: boolean, vmm: string | undefined): Promise<Cli> {
     progress: progressView(process.stderr, { measured: measuredIn(resolveHome(config.home).cacheDir) }),
     json,
   });
+}
+
+/** Loads what reads contexts only where there is one. @throws ConfigError */
+async function inContext(config: Config): Promise<Config> {
+  const { resolveHome } = await import('../../base/home.ts');
+  if (!existsSync(join(resolveHome(config.home).dir, 'contexts.json'))) return config;
+  const { withContext } = await import('../daemon/contexts.ts');
+  return withContext(config);
 }
 
 /**

@@ -111,7 +111,7 @@ export const RATES: readonly Row<Pick<CreateRequest, 'diskLimits' | 'channelLimi
   },
   {
     flags: '--rate <bytes>',
-    help: 'channel bandwidth in each direction, bytes per second, for example 5M, or none',
+    help: 'traffic with the host in each direction, bytes per second, for example 5M, or none',
     field: 'channelLimits',
     parse: channelLimits,
   },

@@ -1,4 +1,4 @@
-/** Finds the daemon: at this home's socket, or at NEUROVISOR_URL. */
+/** Finds the daemon: at this home's socket, at NEUROVISOR_URL, or of the context. */
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import type { RemoteControlPlane } from '../../api/client/client.ts';
@@ -23,12 +23,26 @@ export async function openDaemon(config: Config): Promise<Daemon> {
   const trace = traceOf(config);
   if (url === null) return await connectDaemon({ socketPath: socketPath(config), trace });
   const isTls = url.startsWith('https:');
-  const ca = isTls && caFile !== null ? await authorities(caFile) : undefined;
-  return await connectDaemon({ url, trace, ca, ...(apiKey === null ? {} : { apiKey }) });
+  const { daemonContext: context } = config;
+  const ca = isTls && caFile !== null ? await authorities(caFile, context) : undefined;
+  const address = { url, trace, ca, ...(apiKey === null ? {} : { apiKey }) };
+  if (context === null) return await connectDaemon(address);
+  return await connectDaemon(address).catch(async (error: unknown) => {
+    const { ClientError } = await import('../../api/client/errors.ts');
+    if (!(error instanceof ClientError)) throw error;
+    throw new ClientError(error.code, describeError(error), { remedy: contextRemedy(error.code, context, url) });
+  });
+}
+
+/** The remedies of the client name environment variables, which do not decide here. */
+function contextRemedy(code: string, context: string, url: string): string {
+  if (code === 'unauthorized') return `log in with another key: neurovisor login ${url} --name ${context}`;
+  const ca = code === 'certificate_invalid' ? 'log in with --ca FILE, ' : '';
+  return `${ca}check the address (neurovisor context ls), or use this home: neurovisor context use local`;
 }
 
 /** @throws ConfigError */
-async function authorities(path: string): Promise<string> {
+async function authorities(path: string, context: string | null): Promise<string> {
   try {
     const pem = await readFile(path, 'utf8');
     const certificates = pem.match(/-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----/gs);
@@ -37,9 +51,11 @@ async function authorities(path: string): Promise<string> {
     for (const certificate of certificates) new X509Certificate(certificate);
     return pem;
   } catch (error) {
-    throw new ConfigError('config_invalid', `NEUROVISOR_CA: ${path}: ${describeError(error)}`, {
-      remedy: 'name a file with the certificates of the authority, in PEM',
-    });
+    throw new ConfigError(
+      'config_invalid',
+      `${context === null ? 'NEUROVISOR_CA' : `authority of context ${context}`}: ${path}: ${describeError(error)}`,
+      { remedy: 'name a file with the certificates of the authority, in PEM' },
+    );
   }
 }
 

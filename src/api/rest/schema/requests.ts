@@ -57,7 +57,7 @@ const execProgram = z
   .meta({ id: 'ExecProgram', examples: [{ argv: ['ls', '-l'] }] });
 const execScript = z
   .strictObject({
-    code: z.string().describe('A Python script; runs in a fork of the warmed interpreter.'),
+    code: z.string().describe('A Python script.'),
     args: list(z.string(), REQUEST_LIMITS.argumentsMax).optional().describe('Arguments of the script.'),
     ...runFields,
   })
