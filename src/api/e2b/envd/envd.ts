@@ -14,6 +14,7 @@ import type { E2bParts } from '../parts.ts';
 import { fileSignature, type SignedFile } from '../tokens.ts';
 import { type Call, userOf } from './call.ts';
 import { allowPages } from './cors.ts';
+import { isUnknownUser } from './failures.ts';
 import { download, upload } from './files.ts';
 import { FilesystemService } from './filesystem.ts';
 import { ProcessService } from './process.ts';
@@ -76,7 +77,7 @@ export class Envd {
       }
       // No client waits for the answer any more.
       if (gone.aborted && OF_CLOSED_STREAM.test(errorCode(error) ?? '')) return;
-      const known = errorReply(error);
+      const known = errorReply(isUnknownUser(error) ? new E2bError(401, error.message, { cause: error }) : error);
       if (known === null) {
         // Its query may hold a signature, which grants access.
         const [path = ''] = (request.url ?? '').split('?', 1);

@@ -1,7 +1,7 @@
 /** Converts failures of guests and sandboxes to errors of the Connect protocol. */
 
 import { CodedError, describeError } from '../../../base/errors.ts';
-import type { GuestErrorCode } from '../../../machine/guest/errors.ts';
+import type { GuestError, GuestErrorCode } from '../../../machine/guest/errors.ts';
 import { isGuestError } from '../../rest/errors.ts';
 import { type ConnectCode, ConnectError } from './connect.ts';
 
@@ -23,9 +23,17 @@ const GUEST: Record<GuestErrorCode, ConnectCode> = {
   disk_full: 'resource_exhausted',
 };
 
+/** The agent's words. */
+const UNKNOWN_USER = /^user '.*' does not exist in the guest$/s;
+
+/** E2B answers an unknown user like a wrong token. */
+export const isUnknownUser = (error: unknown): error is GuestError =>
+  isGuestError(error) && error.code === 'not_found' && UNKNOWN_USER.test(error.message);
+
 /** `null` for a bug. */
 export function connectErrorOf(error: unknown): ConnectError | null {
   if (error instanceof ConnectError) return error;
+  if (isUnknownUser(error)) return new ConnectError('unauthenticated', error.message);
   if (isGuestError(error)) return new ConnectError(GUEST[error.code], describeError(error));
   if (error instanceof CodedError) return new ConnectError('unavailable', describeError(error));
   return null;

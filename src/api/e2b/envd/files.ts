@@ -12,6 +12,7 @@ import { E2bError } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts } from '../parts.ts';
 import { type Call, fileUser } from './call.ts';
+import { isUnknownUser } from './failures.ts';
 import { writeParts } from './multipart.ts';
 import { type ByteRange, isUnchanged, rangeOf } from './range.ts';
 
@@ -75,7 +76,7 @@ async function opened(files: GuestFiles, path: string, options: Parameters<Guest
   try {
     return await files.open(path, options);
   } catch (error) {
-    if (isGuestError(error) && error.code === 'not_found') {
+    if (isGuestError(error) && error.code === 'not_found' && !isUnknownUser(error)) {
       throw new E2bError(404, `path '${path}' does not exist`, { cause: error });
     }
     throw error;

@@ -12,6 +12,7 @@ import { E2B_LIMITS } from '../limits.ts';
 import type { Call } from './call.ts';
 import { keepAliveOf, timeoutOf } from './call.ts';
 import { ConnectError, checked } from './connect.ts';
+import { isUnknownUser } from './failures.ts';
 import { type Command, type Program, type Programs, TIMED_OUT } from './programs.ts';
 import type { Outlet } from './service.ts';
 
@@ -185,7 +186,7 @@ async function exec(
       ...(isGiven(cwd) ? { cwd } : {}),
     });
   } catch (error) {
-    if (isGuestError(error) && error.code === 'not_found' && isGiven(cwd)) {
+    if (isGuestError(error) && error.code === 'not_found' && !isUnknownUser(error) && isGiven(cwd)) {
       const exists = await guest.files.stat(cwd, user).then(
         () => true,
         (reason: unknown) => !isGuestError(reason) || reason.code !== 'not_found',
