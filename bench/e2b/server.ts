@@ -38,6 +38,7 @@ function sandboxOf(request: CreateRequest): SandboxInfo {
     status: 'running',
     pausedTo: null,
     pauseReason: null,
+    foreignPause: null,
     cpus: 1,
     memoryMib: 512,
     memoryMaxMib: null,

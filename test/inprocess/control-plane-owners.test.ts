@@ -1,6 +1,7 @@
 /** Several control planes over one store, concurrently and after one was killed. No VMs. */
 import { describe, expect, it } from 'vitest';
-import { FakeHost } from '../support/fake-host.ts';
+import { productName } from '../../src/base/package-dir.ts';
+import { FakeHost, type FakeHostOptions } from '../support/fake-host.ts';
 import { NOTHING, NOTHING_STORED, requireNothing } from '../support/fake-leftovers.ts';
 import { settle } from '../support/fake-members.ts';
 import { temporaryDir } from '../support/store.ts';
@@ -18,8 +19,9 @@ class Neighbours implements AsyncDisposable {
     return new Neighbours(await temporaryDir());
   }
 
-  async open(owner: string): Promise<FakeHost> {
+  async open(owner: string, options: FakeHostOptions = {}): Promise<FakeHost> {
     const host = await FakeHost.open({
+      ...options,
       owner,
       dataDir: this.#dataDir,
       isOwnerAlive: async (other) => this.#alive.has(other),
@@ -56,6 +58,26 @@ async function pausedOne(host: FakeHost): Promise<string> {
 const ENDED_LISTED = 256;
 
 describe('LocalControlPlane: two over one store', () => {
+  it('a pause for another image is marked with its maker, and stays as it is', async () => {
+    await using both = await Neighbours.make();
+    const one = await both.open('one');
+    const id = await pausedOne(one);
+    expect(await one.control.get(id)).toMatchObject({ foreignPause: null });
+    await both.close('one');
+    const newer = await both.open('two', { rootImageDigest: 'newer' });
+    expect(await newer.control.list()).toMatchObject([{ id, status: 'paused', foreignPause: productName() }]);
+    expect(await newer.control.get(id)).toMatchObject({ foreignPause: productName() });
+    await expect(newer.control.guest(id)).rejects.toMatchObject({
+      code: 'snapshot_foreign',
+      message: `the pause of sandbox ${id} was made with another kernel, image, VMM or processor`,
+      cause: expect.stringContaining(productName()),
+    });
+    await both.close('two');
+    const again = await both.open('three');
+    expect(await again.control.get(id)).toMatchObject({ foreignPause: null });
+    expect(await (await again.guest(id)).recall()).toBe('a thing');
+  });
+
   it('a sandbox paused to disk by one is seen, resumed and paused by the other', async () => {
     await using both = await Neighbours.make();
     const [a, b] = [await both.open('a'), await both.open('b')];

@@ -62,6 +62,7 @@ export interface FakeHostOptions {
   readonly warn?: Log['warn'];
   /** See `SnapshotManagerParts`. */
   readonly encrypts?: boolean;
+  readonly rootImageDigest?: string;
   /** Its images, by name. */
   readonly images?: Readonly<Record<string, EnvironmentSource>>;
   /** Called with each sandbox before it starts. */
@@ -278,7 +279,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         store,
         copies: this.#copies(),
         kernelDigest: 'kernel',
-        rootImageDigest: 'image',
+        rootImageDigest: options.rootImageDigest ?? 'image',
         machineOf: () => FAKE_MACHINE,
         ownerOf: (annotations) => options.gate?.ownerOf(annotations) ?? 'local',
         encrypts: options.encrypts ?? false,

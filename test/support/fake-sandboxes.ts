@@ -172,6 +172,7 @@ export class FakeSandboxes implements Sandboxes, AsyncDisposable {
       status: 'running',
       pausedTo: null,
       pauseReason: null,
+      foreignPause: null,
       ...specInfo(spec),
       ...lifetime,
       snapshot: null,

@@ -11,6 +11,7 @@ const SANDBOX: SandboxInfo = {
   status: 'ended',
   pausedTo: null,
   pauseReason: null,
+  foreignPause: null,
   cpus: 1,
   memoryMib: 512,
   memoryMaxMib: null,

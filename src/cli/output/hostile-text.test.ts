@@ -32,6 +32,7 @@ const sandbox = {
   origin: 'boot',
   pausedTo: null,
   pauseReason: null,
+  foreignPause: null,
   end: null,
   memoryMaxMib: null,
   metadata: { [HOSTILE]: HOSTILE },

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { NO_MODEL_POLICY } from '../../sandbox/contract/model-policy.ts';
-import { budgetRows, lifetimeRows, provenanceRows, secretRows } from './sandbox-rows.ts';
+import { budgetRows, lifetimeRows, provenanceRows, secretRows, statusText } from './sandbox-rows.ts';
 
 const HOUR = 3_600_000;
 const PLAIN = { end: null, endsAtMs: null, onTimeout: 'kill', idleTimeoutMs: null } as const;
@@ -25,6 +25,14 @@ describe('lifetimeRows', () => {
     const end = { cause: 'removed' } as never;
     expect(lifetimeRows({ ...PLAIN, autoResume: true, endsAtMs: 5, end }, HOUR)).toEqual([]);
   });
+});
+
+it('statusText: names the only version that can resume a pause', () => {
+  const paused = { status: 'paused', pausedTo: 'disk', pauseReason: 'timeout', end: null } as const;
+  expect(statusText({ ...paused, foreignPause: null })).toBe('paused (disk, timeout)');
+  expect(statusText({ ...paused, foreignPause: '0.2.0 (abc1234)' })).toBe(
+    'paused (disk, timeout, only for 0.2.0 (abc1234))',
+  );
 });
 
 it('provenanceRows, secretRows: name the origin, and secrets without values', () => {

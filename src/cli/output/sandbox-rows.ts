@@ -149,10 +149,12 @@ export function statusText({
   status,
   pausedTo,
   pauseReason,
+  foreignPause,
   end,
-}: Pick<SandboxInfo, 'status' | 'pausedTo' | 'pauseReason' | 'end'>): string {
+}: Pick<SandboxInfo, 'status' | 'pausedTo' | 'pauseReason' | 'foreignPause' | 'end'>): string {
   const why = pauseReason === null ? '' : `, ${PAUSE_REASONS[pauseReason]}`;
-  const more = pausedTo === null ? end?.cause : `${pausedTo}${why}`;
+  const by = foreignPause === null ? '' : `, only for ${foreignPause}`;
+  const more = pausedTo === null ? end?.cause : `${pausedTo}${why}${by}`;
   return more === undefined ? status : `${status} (${more})`;
 }
 

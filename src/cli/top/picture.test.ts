@@ -53,6 +53,7 @@ function scrape(
         status: 'running',
         pausedTo: null,
         pauseReason: null,
+        foreignPause: null,
         cpus: 1,
         memoryMib: 100,
         memoryMaxMib: null,

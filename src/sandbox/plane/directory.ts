@@ -87,7 +87,7 @@ export class Directory {
     if (row !== undefined && row.end !== null) return this.#ended.info(row);
     const paused = row !== undefined && isOnDisk(row) ? row : undefined;
     if (before !== undefined && as !== paused?.pausedSnapshotId) this.#forgetPause(before, as);
-    if (paused !== undefined) this.#addPaused(paused);
+    if (paused !== undefined) await this.#addPaused(paused);
     return this.#sandboxes.get(id) ?? this.#ended.own(id);
   }
 
@@ -134,7 +134,7 @@ export class Directory {
     for (const { id } of pauses) {
       if (this.#sandboxes.has(id) || this.#ended.has(id)) continue;
       const row = await translateStoreErrors(rows.find(id));
-      if (row !== undefined && isOnDisk(row)) this.#addPaused(row);
+      if (row !== undefined && isOnDisk(row)) await this.#addPaused(row);
     }
   }
 
@@ -143,14 +143,17 @@ export class Directory {
     if (as === sandbox.pausedSnapshotId) this.forget(sandbox);
   }
 
-  #addPaused(row: PausedRow): void {
-    const { rows } = this.#managed;
+  async #addPaused(row: PausedRow): Promise<void> {
+    const { rows, snapshots } = this.#managed;
+    const isKnown = (): boolean => this.#sandboxes.has(row.id) || this.#ended.has(row.id);
+    if (isKnown()) return;
+    const foreignPause = await translateStoreErrors(snapshots.foreignMaker(row.pausedSnapshotId));
     const { id, pausedSnapshotId: snapshotId, snapshot, parent, createdAtMs } = row;
-    const stored = this.#sandboxes.has(id) || this.#ended.has(id) ? null : rows.parse(row);
+    const stored = isKnown() ? null : rows.parse(row);
     if (stored === null) return;
     const { spec, policy, origin, template, isDiskOnly, pauseReason } = stored;
     const provenance: Provenance = { origin, snapshot, template, parent, createdAtMs };
-    const made = { spec, policy, provenance, snapshotId, isDiskOnly, pauseReason };
+    const made = { spec, policy, provenance, snapshotId, isDiskOnly, pauseReason, foreignPause };
     this.#sandboxes.set(id, ManagedSandbox.suspended(this.#managed, made));
   }
 }

@@ -16,6 +16,8 @@ export interface Identity {
   readonly provenance: Provenance;
   /** Set for a paused sandbox. */
   readonly pauseReason?: PauseReason | null;
+  /** See `SandboxInfo`. */
+  readonly foreignPause?: string | null;
 }
 
 /** @template S the managed sandbox */

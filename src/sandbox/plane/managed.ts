@@ -41,6 +41,7 @@ export class ManagedSandbox {
   readonly changes: SandboxChanges;
   readonly lifetime: Lifetime;
   readonly #life: StateMachine;
+  readonly #foreignPause: string | null;
   #timings: StartTimings | null = null;
   #readyMs: number | null = null;
   /** It was paused to disk, and continued in a VM of this process. */
@@ -59,6 +60,7 @@ export class ManagedSandbox {
     this.#life = new StateMachine(state, () => parts.onChange(this));
     this.id = identity.spec.id;
     this.provenance = identity.provenance;
+    this.#foreignPause = identity.foreignPause ?? null;
     this.#row = new ManagedRow(identity, {
       id: this.id,
       provenance: this.provenance,
@@ -135,6 +137,7 @@ export class ManagedSandbox {
       status: this.#life.status,
       pausedTo: pausedToOf(this.#life.state),
       pauseReason: this.lifetime.pauseReason,
+      foreignPause: this.#life.isOver ? null : this.#foreignPause,
       endsAtMs: this.lifetime.endsAtMs,
       timings: this.#timings,
       readyMs: this.#readyMs,

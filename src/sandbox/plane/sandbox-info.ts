@@ -16,7 +16,10 @@ interface CardInfo {
 }
 
 export interface PresentState
-  extends Pick<SandboxInfo, 'status' | 'pausedTo' | 'pauseReason' | 'endsAtMs' | 'timings' | 'readyMs'> {
+  extends Pick<
+    SandboxInfo,
+    'status' | 'pausedTo' | 'pauseReason' | 'foreignPause' | 'endsAtMs' | 'timings' | 'readyMs'
+  > {
   readonly accelerator: string;
   readonly end: SandboxEnd | null;
   /** Undefined without a VM. */
@@ -71,6 +74,7 @@ export function endedSandboxInfo(row: SandboxRow, stored: StoredRequest | null, 
     status: 'ended',
     pausedTo: null,
     pauseReason: null,
+    foreignPause: null,
     metadata,
     annotations,
     ...specInfo(stored?.spec ?? UNKNOWN_SPEC),

@@ -1,7 +1,10 @@
 import { describe, expect, it } from 'vitest';
 import { foreign } from './snapshot-row.ts';
 
-const of = (machine: string) => ({ id: 'abc', name: 'base', madeBy: '0.1.0 (01234567)', machine });
+const of = (machine: string) => ({
+  ...({ id: 'abc', name: 'base', kind: 'snapshot', sandboxId: 'box' } as const),
+  ...{ madeBy: '0.1.0 (01234567)', machine },
+});
 const QEMU = 'QEMU 7.2.22 kvm, EPYC, 0123';
 const FIRECRACKER = 'Firecracker 1.16.1, EPYC, 1 CPUs, 512 MiB';
 
@@ -19,5 +22,6 @@ describe('foreign', () => {
     expect(message).toContain('another kernel, image, VMM or processor');
     expect(cause).toContain('0.1.0 (01234567)');
     expect(remedy).not.toContain('--vmm');
+    expect(remedy).toContain('git checkout 01234567');
   });
 });

@@ -343,6 +343,12 @@ export class SnapshotManager {
     };
   }
 
+  /** Version and commit that made a snapshot that does not fit this host; `null` for others, or if there is none. */
+  async foreignMaker(id: string): Promise<string | null> {
+    const row = await this.#stored(id);
+    return row === undefined || this.isCurrent(row) ? null : (row.madeBy ?? 'an older version');
+  }
+
   isCurrent(row: SnapshotRow): boolean {
     return this.#fits(row, 'all');
   }

@@ -38,17 +38,22 @@ export function annotationsOf(row: SnapshotRow): SnapshotInfo['annotations'] {
 }
 
 /** @param machine what this host's VMM would make for it */
-export function foreign(row: Pick<SnapshotRow, 'id' | 'name' | 'machine' | 'madeBy'>, machine: string): SandboxError {
-  const snapshot = `snapshot ${row.name ?? row.id}`;
+export function foreign(
+  row: Pick<SnapshotRow, 'id' | 'name' | 'kind' | 'sandboxId' | 'machine' | 'madeBy'>,
+  machine: string,
+): SandboxError {
+  const what = row.kind === 'pause' ? `the pause of sandbox ${row.sandboxId}` : `snapshot ${row.name ?? row.id}`;
   const [its, ours] = [vmmOf(row.machine), vmmOf(machine)];
   if (its === undefined || ours === undefined || its === ours) {
-    return new SandboxError('snapshot_foreign', `${snapshot} was made with another kernel, image, VMM or processor`, {
+    const commit = /\((\w+)\)$/.exec(row.madeBy ?? '')?.[1];
+    const maker = commit === undefined ? 'the version that made it' : `that version (git checkout ${commit})`;
+    return new SandboxError('snapshot_foreign', `${what} was made with another kernel, image, VMM or processor`, {
       ...(row.madeBy === null ? {} : { cause: `NeuroVisor ${row.madeBy} made it, and this is ${productName()}` }),
-      remedy: 'start a new sandbox; this snapshot can only be removed here',
+      remedy: `use ${maker} on the same machine to continue or to copy its files; here it can only be removed`,
     });
   }
   const option = `--vmm ${its.toLowerCase()}`;
-  return new SandboxError('snapshot_foreign', `${snapshot} was made with ${its}`, {
+  return new SandboxError('snapshot_foreign', `${what} was made with ${its}`, {
     cause: `VMs run in ${ours} here`,
     remedy: `restart the daemon with \`neurovisor serve ${option}\``,
   });

@@ -97,6 +97,13 @@ export const sandboxInfo = readOnly(
       pauseReason: pauseReason
         .nullable()
         .describe('Of a paused sandbox; null: paused by request, or for its own memory or disk.'),
+      foreignPause: z
+        .string()
+        .nullable()
+        .describe(
+          'Version and commit that paused it, if its pause needs another kernel, image, VMM or processor than this ' +
+            'daemon has, so that `resume` fails with `snapshot_foreign`.',
+        ),
       cpus: count,
       memoryMib: count.describe('Memory of the guest now, MiB.'),
       memoryMaxMib: count.nullable().describe('Maximum the memory can grow to, MiB; null: it does not grow.'),
