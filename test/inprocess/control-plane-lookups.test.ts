@@ -76,6 +76,30 @@ describe('LocalControlPlane: a look-up by id', () => {
     expect(await host.control.list()).toHaveLength(PAUSED);
   });
 
+  it('lists of snapshots read whole rows only of new ones', async () => {
+    const one = vi.spyOn(StatementSync.prototype, 'get');
+    const all = vi.spyOn(StatementSync.prototype, 'all');
+    const read = (): number => {
+      const rows = [...one.mock.results, ...all.mock.results].flatMap(({ value }) => value as object | object[]);
+      for (const spy of [one, all]) spy.mockClear();
+      return rows.filter((row) => row !== undefined && 'specJson' in row).length;
+    };
+    await host.control.snapshots();
+    expect(read()).toBe(PAUSED);
+    expect((await host.control.pausedBytes()).size).toBe(PAUSED);
+    expect(read()).toBe(0);
+    await using other = await FakeHost.open({ dataDir: join(dir, 'data'), owner: 'three' });
+    const { id } = await other.control.create({ boot: true });
+    const { id: snapshot } = await other.control.snapshot(id, { name: 'new' });
+    read();
+    expect(await host.control.snapshots()).toMatchObject([{ id: snapshot, name: 'new' }]);
+    expect(read()).toBe(1);
+    await other.control.removeSnapshot(snapshot);
+    await other.control.remove(id);
+    expect(await host.control.snapshots()).toEqual([]);
+    for (const spy of [one, all]) spy.mockRestore();
+  });
+
   it('resume and pause read no rows of other sandboxes and snapshots', async () => {
     const [id = ''] = ids;
     const all = vi.spyOn(StatementSync.prototype, 'all');

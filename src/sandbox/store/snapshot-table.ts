@@ -60,7 +60,8 @@ export interface OpenSnapshot extends AsyncDisposable {
 const SELECT = `SELECT s.*, json_group_object(f.role, f.digest) AS filesJson
   FROM snapshots s LEFT JOIN snapshotFiles f ON f.snapshotId = s.id`;
 const FIND = `${SELECT} WHERE s.id = :key OR s.name = :key GROUP BY s.id ORDER BY s.id = :key DESC LIMIT 1`;
-const LIST = `${SELECT} GROUP BY s.id ORDER BY s.createdAtMs DESC, s.rowid DESC`;
+const BY_ID = `${SELECT} WHERE s.id = ? GROUP BY s.id`;
+const IDS = 'SELECT id FROM snapshots ORDER BY createdAtMs DESC, rowid DESC';
 
 export function snapshotTable(parts: StoreParts): SnapshotTable {
   const { db, dir } = parts;
@@ -81,6 +82,8 @@ export function snapshotTable(parts: StoreParts): SnapshotTable {
     if (row === undefined) throw new StoreError('not_found', `no snapshot ${key}`);
     return fromRow(row);
   };
+  /** Of the last list, by id. Rows never change, and parsing them again at each list would take the event loop. */
+  let listed: ReadonlyMap<string, SnapshotRow> = new Map();
   const get = (key: string): Promise<SnapshotRow> => db.read(`read snapshot ${key}`, (sql) => find(sql, key));
   return {
     stage: () => newStaging(parts),
@@ -98,8 +101,12 @@ export function snapshotTable(parts: StoreParts): SnapshotTable {
     },
     get,
     async list(ownerOf = () => '') {
-      const rows = await db.read('list snapshots', (sql) => sql.prepare(LIST).all());
-      return withBases(rows.map(fromRow), ownerOf);
+      listed = await db.read('list snapshots', (sql) => {
+        const byId = sql.prepare(BY_ID);
+        const ids = sql.prepare(IDS).all();
+        return new Map(ids.map(({ id }) => [`${id}`, listed.get(`${id}`) ?? fromRow(byId.get(id ?? null))]));
+      });
+      return withBases([...listed.values()], ownerOf);
     },
     async remove(key) {
       await db.write(`remove snapshot ${key}`, (sql) => {
