@@ -60,6 +60,12 @@ describe('serve', () => {
     expect(host).toMatchObject({ vmm: report.vmm, upstream: report.upstream, sandboxes: 1 });
   });
 
+  it('measures the turns of its event loop', async () => {
+    const key = (await readFile(report.apiKeyPath ?? '', 'utf8')).trim();
+    const answer = await fetch(`${report.url}/metrics`, { headers: { authorization: `Bearer ${key}` } });
+    expect(await answer.text()).toMatch(/^neurovisor_loop_turn_seconds_count [1-9]/m);
+  });
+
   it('its port answers only with the key', async () => {
     const key = (await readFile(report.apiKeyPath ?? '', 'utf8')).trim();
     const ask = async (path: string, headers: Record<string, string> = {}) => {

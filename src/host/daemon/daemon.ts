@@ -101,6 +101,7 @@ export async function openDaemon(options: DaemonOptions, held: () => void): Prom
     const bound = await bind(options.port, doors);
     if (options.pool.max > 0) await plane.control.setPool(options.pool);
     plane.runtime.warmUpstream();
+    plane.runtime.watchLoop();
     return {
       runtime: plane.runtime,
       control: plane.control,

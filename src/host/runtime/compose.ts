@@ -33,7 +33,6 @@ import { VmmMemory } from '../probes/vmm-memory.ts';
 import { openViolations, type VmmViolations } from '../probes/vmm-violations.ts';
 import { HostMetrics } from '../telemetry/host-metrics.ts';
 import { JailMetrics } from '../telemetry/jail-metrics.ts';
-import { LoopWatch } from '../telemetry/loop-watch.ts';
 import { makeDriver } from './driver.ts';
 import { withFirecracker } from './firecracker/binary.ts';
 import { type Confinement, checkJail } from './jail.ts';
@@ -65,7 +64,7 @@ export interface RuntimeOptions extends Pick<SetupOptions, 'modelLater'> {
   readonly tape?: RuntimeTape | undefined;
   /** Gets records of requests to models. */
   readonly requestLog?: RequestLog | undefined;
-  /** True: a daemon, which runs the configured kernel probes and measures the turns of its event loop. */
+  /** True: a daemon, which runs the configured kernel probes. */
   readonly observes?: boolean;
   /** True: no model is fetched, since none will be requested. */
   readonly withoutModel?: boolean;
@@ -157,7 +156,6 @@ async function compose(composing: Composing): Promise<RuntimeParts> {
   const violations = openViolations(made.driver.name, log);
   cleanup.push('records of the kernel', async () => violations.close());
   const metrics = new HostMetrics(systemClock, home.dir);
-  if (options.observes === true) watchLoop(composing, metrics);
   const jailMetrics = new JailMetrics(made.confinement.state, () => metrics.vmmPids());
   metrics.registry.add(...jailMetrics.list());
   const traces = openTracing(config, log);
@@ -193,11 +191,6 @@ async function compose(composing: Composing): Promise<RuntimeParts> {
     tape,
     cleanup,
   };
-}
-
-function watchLoop({ log, cleanup }: Composing, metrics: HostMetrics): void {
-  const watch = new LoopWatch(metrics.turns, systemClock, log);
-  cleanup.push('watch of the event loop', () => watch.close());
 }
 
 async function openDriver(

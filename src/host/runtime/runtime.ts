@@ -24,6 +24,7 @@ import type { SandboxParts } from '../../sandbox/contract/parts.ts';
 import { makeSpec, type ResolvedOptions, type SandboxOptions, type SandboxSpec } from '../../sandbox/contract/spec.ts';
 import { Supervisor } from '../../sandbox/vm/supervisor.ts';
 import type { HostMetrics } from '../telemetry/host-metrics.ts';
+import { LoopWatch } from '../telemetry/loop-watch.ts';
 import { CidPool } from './cid.ts';
 import { composeParts, type Owners, type RuntimeOptions, type RuntimeParts } from './compose.ts';
 import type { Confinement } from './jail.ts';
@@ -175,6 +176,12 @@ export class Runtime {
   /** Starts the built-in model server ahead of the first request, which reports failures. */
   warmUpstream(): void {
     this.upstream.warm(this.artifacts.model).catch((error: unknown) => ignore(error, 'reported by the first request'));
+  }
+
+  /** Measures the turns of the event loop from now on. Call once somebody is served: those of the start delay nobody. */
+  watchLoop(): void {
+    const watch = new LoopWatch(this.metrics.turns, systemClock, this.#log);
+    this.#parts.cleanup.push('watch of the event loop', () => watch.close());
   }
 
   /** Stops every sandbox and every part. Idempotent. */
