@@ -98,7 +98,13 @@ describe('with a daemon', () => {
     );
     expect(set).toMatchObject({ quotas: { sandboxes: 4 }, modelBudget: { outputTokens: 5 } });
     const shown = await json<object>(daemon.env, 'tenant', 'inspect', 'beta');
-    expect(shown).toMatchObject({ quotas: { sandboxes: 4, memoryMib: null }, use: { sandboxes: 0 } });
+    expect(shown).toMatchObject({
+      quotas: { sandboxes: 4, memoryMib: null },
+      use: { sandboxes: 0, storage: { disks: 0, templates: 0 } },
+    });
+    expect((await run(daemon.env, 'tenant', 'inspect', 'beta')).stdout).toMatch(
+      /^storage +none +0 B +default\n {2}snapshots +0 B *\n {2}pauses /m,
+    );
     expect(await json(daemon.env, 'host', 'set', '--model-budget', 'requests=7,per=1h')).toMatchObject({
       modelBudget: { requests: 7 },
     });

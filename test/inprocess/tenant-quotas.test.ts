@@ -4,9 +4,12 @@ import { tenantPlane } from '../../src/api/tenants/plane.ts';
 import { TenantQuotas } from '../../src/api/tenants/quota.ts';
 import { NO_QUOTAS, type Quotas, type Sizes } from '../../src/api/tenants/settings.ts';
 import { StorageQuota } from '../../src/api/tenants/storage-quota.ts';
-import { usageOf } from '../../src/api/tenants/usage.ts';
 import { FakeClock } from '../../src/base/clock.ts';
+import { bytes } from '../../src/base/text/bytes.ts';
+import { MIB } from '../../src/base/units.ts';
+import type { ControlPlane } from '../../src/sandbox/contract/control.ts';
 import { BusyError } from '../../src/sandbox/contract/errors.ts';
+import { DEFAULTS } from '../../src/sandbox/contract/limits.ts';
 import { FakeHost } from '../support/fake-host.ts';
 
 /** VMs map the RAM of one template, so that saves need one base. */
@@ -14,9 +17,9 @@ async function openSharing(limits: Partial<Quotas> = {}) {
   const known = { of: () => ({ ...NO_QUOTAS, ...limits }) };
   const gate = new TenantQuotas(known, new FakeClock());
   const host = await FakeHost.open({ gate, mapsMemory: 'differences' });
-  const storage = new StorageQuota(known, () => host.control.pausedBytes(), gate.refusals);
+  const storage = new StorageQuota(known, gate, host.control);
   const planeOf = (tenant: string) => tenantPlane(host.control, tenant, { storage });
-  return { host, acme: planeOf('acme'), other: planeOf('other') };
+  return { host, storage, acme: planeOf('acme'), other: planeOf('other') };
 }
 
 async function openWorld(limits: Partial<Quotas & Sizes>) {
@@ -24,9 +27,16 @@ async function openWorld(limits: Partial<Quotas & Sizes>) {
   const quotas = new TenantQuotas(known, new FakeClock());
   const host = await FakeHost.open({ gate: quotas, concurrency: 50 });
   await quotas.watch(host.control);
-  const storage = new StorageQuota(known, () => host.control.pausedBytes(), quotas.refusals);
-  return { host, quotas, plane: tenantPlane(host.control, 'acme', { storage }) };
+  const storage = new StorageQuota(known, quotas, host.control);
+  return { host, quotas, storage, plane: tenantPlane(host.control, 'acme', { storage }) };
 }
+
+const DISK = DEFAULTS.diskMib * MIB;
+
+const forkOf = async (plane: ControlPlane, id: string): Promise<void> => {
+  const [fork] = await plane.fork(id, { count: 1 });
+  if (fork?.ok !== true) throw new Error(fork?.message);
+};
 
 const outcomes = async (work: readonly Promise<unknown>[]) => {
   const settled = await Promise.allSettled(work);
@@ -88,7 +98,7 @@ describe('quotas', () => {
     const snapshot = await host.control.snapshot(operators.id);
     const from = { snapshot: snapshot.id, annotations: { tenant: 'acme' } };
     await expect(host.control.create(from)).rejects.toMatchObject({ code: 'forbidden' });
-    expect(quotas.useOf('acme')).toEqual({ sandboxes: 0, memoryMib: 0 });
+    expect(quotas.useOf('acme')).toMatchObject({ sandboxes: 0, memoryMib: 0, storageBytes: 0 });
     await plane.create({ boot: true });
   });
 
@@ -139,7 +149,7 @@ describe('quotas', () => {
   });
 
   it('the space of snapshots depends only on the tenant’s own, including a shared base', async () => {
-    const { host, acme, other } = await openSharing();
+    const { host, storage, acme, other } = await openSharing();
     await using _host = host;
     const [mine, theirs] = [await acme.create({}), await other.create({})];
     const [third] = [await host.control.create({})];
@@ -158,9 +168,8 @@ describe('quotas', () => {
     expect(await acme.snapshots()).toEqual(seen);
     await other.remove(theirs.id);
     expect(await acme.snapshots()).toEqual(seen);
-    // The operator sees all tenants.
-    const all = await host.control.snapshots();
-    expect(usageOf('acme', [], all).storageBytes).toBe(one.bytes + two.bytes);
+    // As the operator sees it.
+    expect((await storage.useOf('acme')).storage.snapshots).toBe(one.bytes + two.bytes);
     // The tenant's own older one is removed: the next one counts with the base.
     await acme.removeSnapshot('one');
     expect((await acme.snapshots()).map(({ bytes }) => bytes)).toEqual([two.bytes + baseBytes]);
@@ -188,21 +197,68 @@ describe('quotas', () => {
   });
 
   it('storage: nothing is saved once it is used up; snapshots keep their owner', async () => {
-    const { host, plane, quotas } = await openWorld({ storageBytes: 1 });
+    const { host, plane, quotas } = await openWorld({ storageBytes: DISK + 1 });
     await using _host = host;
     const { id } = await plane.create({ boot: true });
     const { done, failed } = await outcomes([1, 2, 3].map(() => plane.snapshot(id)));
     expect([done, failed.length]).toEqual([1, 2]);
-    const remedy = expect.stringMatching(/^remove a snapshot or a paused sandbox, or ask .*--storage/);
+    const remedy = expect.stringMatching(/^remove a snapshot, a sandbox or a template, or ask .*--storage/);
     expect(failed).toEqual([expect.objectContaining({ remedy }), expect.objectContaining({ remedy })]);
-    await expect(plane.pause(id, 'disk')).rejects.toThrow('of 1 bytes of storage are used');
+    await expect(plane.snapshot(id)).rejects.toThrow(`of ${DISK + 1} bytes of storage are used`);
     const refusals = quotas.refusals.metric.samples();
     expect(refusals.find(({ labels }) => labels['quota'] === 'storage')?.value).toBe(3);
     const [snapshot] = await plane.snapshots();
     expect(snapshot?.annotations).toEqual({ tenant: 'acme' });
     expect(await tenantPlane(host.control, 'other').snapshots()).toEqual([]);
-    await plane.removeSnapshot(snapshot?.id ?? '');
+    // A pause frees the sandbox's own disk.
     await plane.pause(id, 'disk');
-    await expect(plane.snapshot(id)).rejects.toThrow('of 1 bytes of storage are used');
+    expect(quotas.useOf('acme').storage.disks).toBe(0);
+  });
+
+  it('storage: pauses count, and a disk that has no room beside them is refused', async () => {
+    const { host, plane, storage } = await openWorld({ storageBytes: 2 * DISK });
+    await using _host = host;
+    const { id } = await plane.create({ boot: true });
+    await plane.pause(id, 'disk');
+    const { pauses } = (await storage.useOf('acme')).storage;
+    expect(pauses).toBeGreaterThan(0);
+    await plane.create({});
+    await expect(plane.create({})).rejects.toThrow(
+      `${DISK + pauses} of ${2 * DISK} bytes of storage are used (pauses ${bytes(pauses)}, disks 2.0 GiB), ${DISK} more wanted`,
+    );
+    await expect(plane.resume(id)).rejects.toThrow('bytes of storage are used');
+  });
+
+  it('storage: 20 creations, forks and builds at once never exceed the quota together', async () => {
+    const { host, plane, quotas, storage } = await openWorld({ storageBytes: 5 * DISK });
+    await using _host = host;
+    const { id } = await plane.create({ boot: true });
+    const build = async () => quotas.admitBuild('acme', DEFAULTS.diskMib);
+    const work = Array.from({ length: 20 }, (_, at) =>
+      at % 3 === 0 ? build() : at % 3 === 1 ? plane.create({}) : forkOf(plane, id),
+    );
+    expect((await outcomes(work)).done).toBe(4);
+    expect((await storage.useOf('acme')).storage).toMatchObject({ disks: 5 * DISK, snapshots: 0 });
+  });
+
+  it('storage: each kind counts; kept uploads make way before a refusal', async () => {
+    const { host, plane, storage } = await openWorld({ storageBytes: 2 * DISK });
+    await using _host = host;
+    let uploads = DISK;
+    storage.count('templates', () => 1000);
+    storage.count('events', () => 24);
+    storage.countUploads(
+      () => uploads,
+      async () => {
+        uploads = 100;
+      },
+    );
+    expect((await storage.useOf('acme')).storageBytes).toBe(DISK + 1024);
+    await plane.create({ boot: true });
+    expect(uploads).toBe(100);
+    const kinds = 'disks 2.0 GiB, templates 1000 B, uploads 100 B, events 24 B';
+    await expect(plane.create({})).rejects.toThrow(`bytes of storage are used (${kinds}), ${DISK} more wanted`);
+    expect(await storage.uploadRoomOf('acme').bytes()).toBe(DISK - 1024);
+    expect(storage.uploadRoomOf('acme').refusal(50, 7).message).toContain('uploads 50 B');
   });
 });

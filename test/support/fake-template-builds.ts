@@ -1,12 +1,20 @@
 /** Builds nothing: records the requested builds, reads uploaded archives, and reports what a test specifies. */
 import { readFile } from 'node:fs/promises';
-import type { TemplateBuild, TemplateBuildEvent, TemplateBuilds, TemplateSize } from '../../src/api/e2b/parts.ts';
+import type {
+  BuiltTemplate,
+  TemplateBuild,
+  TemplateBuildEvent,
+  TemplateBuilds,
+  TemplateSize,
+} from '../../src/api/e2b/parts.ts';
 
 export class FakeTemplateBuilds implements TemplateBuilds {
   readonly wanted: TemplateBuild[] = [];
   /** Contents of the archives of COPY, in the order of the steps. */
   readonly archives: Buffer[] = [];
   readonly removed: string[] = [];
+  /** Of the files of each build. */
+  bytes = 1000;
   readonly names = new Set<string>(['agent', 'base']);
   /** Called for each build, to fail it or to let it wait. */
   onBuild: (wanted: TemplateBuild, say: (event: TemplateBuildEvent) => void, signal: AbortSignal) => Promise<void> =
@@ -16,7 +24,7 @@ export class FakeTemplateBuilds implements TemplateBuilds {
     wanted: TemplateBuild,
     onEvent: (event: TemplateBuildEvent) => void,
     signal: AbortSignal,
-  ): Promise<TemplateSize> {
+  ): Promise<BuiltTemplate> {
     this.wanted.push(wanted);
     for (const [index, step] of wanted.steps.entries()) {
       onEvent({ kind: 'step', step: index + 1, isCached: false });
@@ -24,7 +32,8 @@ export class FakeTemplateBuilds implements TemplateBuilds {
     }
     await this.onBuild(wanted, onEvent, signal);
     this.names.add(wanted.name);
-    return { cpus: 2, memoryMib: 1024, diskMib: 4096, ...wanted.size };
+    const files = { key: wanted.name, bytes: this.bytes };
+    return { cpus: 2, memoryMib: 1024, diskMib: 4096, ...wanted.size, files };
   }
 
   memoryMibOf({ memoryMib = 1024 }: Partial<TemplateSize>): number {

@@ -37,6 +37,10 @@ export function remoteAdministration({ transport, get, post }: Requests): Admini
       return await get(tenantPath(name), answers.tenantInfo);
     },
 
+    async tenantUse(name) {
+      return await get(`${tenantPath(name)}/use`, answers.tenantUse);
+    },
+
     async setTenant(name, change) {
       const path = tenantPath(name);
       return await transport.call({ method: 'PATCH', path, body: change, answer: answers.tenantInfo });

@@ -42,6 +42,7 @@ import type { AuditedRequest, AuditVerification } from '../tenants/audit-listing
 import type { AuditRecord } from '../tenants/audit-record.ts';
 import type { CreatedKey, KeyInfo } from '../tenants/keys.ts';
 import type { HostSettings, TenantInfo } from '../tenants/settings.ts';
+import type { TenantUse } from '../tenants/usage.ts';
 import { type AnswerSchema, conform, MISMATCH, type Schemas } from './json-schema.ts';
 
 export interface Answer<T> {
@@ -113,6 +114,7 @@ export const keyList = listOf<'keys', KeyInfo>('keys', 'Key');
 export const createdKey = named<CreatedKey>('CreatedKey');
 export const tenantInfo = named<TenantInfo>('Tenant');
 export const tenantRemoval = named<TenantRemoval>('TenantRemoval');
+export const tenantUse = named<TenantUse>('TenantUse');
 export const tenantList = listOf<'tenants', TenantInfo>('tenants', 'Tenant');
 export const hostSettings = named<HostSettings>('HostSettings');
 export const auditRecord = named<AuditRecord>('AuditRecord');

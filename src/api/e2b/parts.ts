@@ -5,6 +5,7 @@ import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import type { TemplateStep } from '../../sandbox/contract/template-step.ts';
 import type { AuditSink } from '../tenants/audit.ts';
 import type { Callers } from '../tenants/callers.ts';
+import type { StorageQuota } from '../tenants/storage-quota.ts';
 import type { AccessTokens } from './tokens.ts';
 
 export interface E2bParts {
@@ -44,19 +45,21 @@ export interface TemplateParts {
    * @throws an error whose message clients may see
    */
   readonly admit?: (tenant: string | null, memoryMib: number) => () => void;
+  /** Counts templates and uploads, and limits uploads. Default: no quotas. */
+  readonly storage?: StorageQuota;
 }
 
 export interface TemplateBuilds {
   /**
    * Builds it in VMs and names it.
-   * @returns the size of the sandboxes that start from it
+   * @returns the size of the sandboxes that start from it, and its files
    * @throws BuildFailure, or another error whose message clients may see
    */
   build(
     wanted: TemplateBuild,
     onEvent: (event: TemplateBuildEvent) => void,
     signal: AbortSignal,
-  ): Promise<TemplateSize>;
+  ): Promise<BuiltTemplate>;
   /** The most memory in MiB that VMs of a build use at one time. */
   memoryMibOf(size: Partial<TemplateSize>): number;
   /** Removes a template that `build` has named. A missing one is no error. */
@@ -70,6 +73,11 @@ export interface TemplateSize {
   readonly memoryMib: number;
   /** Space that a sandbox may write. */
   readonly diskMib: number;
+}
+
+export interface BuiltTemplate extends TemplateSize {
+  /** Bytes of its image and RAM on the disk, and the key that equal builds share. */
+  readonly files: { readonly key: string; readonly bytes: number };
 }
 
 export interface TemplateBuild {

@@ -62,6 +62,12 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
           tenant,
         ),
   );
+  const { storage } = builder ?? {};
+  storage?.count('templates', async (tenant) => (await templates.of(tenant))?.bytes ?? 0);
+  storage?.countUploads(
+    async (tenant) => (await (await templates.of(tenant))?.uploads.bytes()) ?? 0,
+    async (tenant) => await (await templates.of(tenant))?.uploads.clear(),
+  );
   const apps = new PerTenant(async (tenant) => {
     const own = await templates.of(tenant);
     if (own === null) return await createControlApp(parts, tenant);

@@ -20,6 +20,7 @@ import { TenantError } from './errors.ts';
 import type { CreatedKey, KeyInfo, KeyStore } from './keys.ts';
 import { checkTenantName, ownerName } from './owner.ts';
 import type { HostSettings, HostStore, TenantChange, TenantInfo, TenantStore } from './settings.ts';
+import type { TenantUse } from './usage.ts';
 
 /** Errors: TenantError here, and what a daemon answers instead: SandboxError, ClientError. */
 export interface Administration {
@@ -33,6 +34,8 @@ export interface Administration {
   tenants(): Promise<readonly TenantInfo[]>;
   /** With what it inherits. @param name `_default` for what all tenants inherit */
   tenant(name: string): Promise<TenantInfo>;
+  /** Only a daemon counts it. */
+  tenantUse(name: string): Promise<TenantUse>;
   /** Changes only the given settings, at once. */
   setTenant(name: string, change: TenantChange): Promise<TenantInfo>;
   /**
@@ -66,11 +69,16 @@ export interface HomeStores {
 export class HomeAdministration implements Administration {
   readonly #homeDir: string;
   readonly #stores: HomeStores;
+  readonly #use: ((tenant: string) => Promise<TenantUse>) | undefined;
 
-  /** @param stores called when one is needed: a damaged file of one kind does not prevent work on another */
-  constructor(homeDir: string, stores: HomeStores) {
+  /**
+   * @param stores called when one is needed: a damaged file of one kind does not prevent work on another
+   * @param use of a daemon
+   */
+  constructor(homeDir: string, stores: HomeStores, use?: (tenant: string) => Promise<TenantUse>) {
     this.#homeDir = homeDir;
     this.#stores = stores;
+    this.#use = use;
   }
 
   async keys(): Promise<readonly KeyInfo[]> {
@@ -91,6 +99,12 @@ export class HomeAdministration implements Administration {
 
   async tenant(name: string): Promise<TenantInfo> {
     return this.#stores.tenants().get(name);
+  }
+
+  async tenantUse(name: string): Promise<TenantUse> {
+    checkTenantName(name);
+    if (this.#use !== undefined) return await this.#use(name);
+    throw new TenantError('not_found', 'no daemon counts what tenants use', { remedy: 'neurovisor serve' });
   }
 
   async setTenant(name: string, change: TenantChange): Promise<TenantInfo> {

@@ -22,7 +22,7 @@ const RELIEF: Readonly<Record<QuotaName, string | null>> = {
   sandboxes: 'remove a sandbox',
   memory: 'remove a sandbox, or pause one to disk',
   starts: null,
-  storage: 'remove a snapshot or a paused sandbox',
+  storage: 'remove a snapshot, a sandbox or a template',
 };
 
 /** A quota of a tenant is used up. The message names the quota and its use. */

@@ -9,6 +9,7 @@
  * sandbox never changes, so a check before a call holds during the call.
  */
 import { errorCode } from '../../base/errors.ts';
+import { MIB } from '../../base/units.ts';
 import type {
   ControlPlane,
   GuestAccess,
@@ -20,6 +21,7 @@ import type {
   Watch,
 } from '../../sandbox/contract/control.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
+import { DEFAULTS } from '../../sandbox/contract/limits.ts';
 import { type Asker, checkCreate, checkFork, checkUpdate, type PrivateRules } from './ceiling.ts';
 import { nameOnHost, ownerOf, ownName, withOwner } from './owner.ts';
 import { type Ceiling, UNSET_CEILING } from './settings.ts';
@@ -53,6 +55,7 @@ function ownSandboxes(control: Sandboxes, own: OwnWorld): Sandboxes {
       const { snapshot } = request;
       const source = snapshot === undefined ? {} : { snapshot: (await own.snapshot(snapshot)).id };
       const annotations = withOwner(request.annotations, own.tenant);
+      await own.willStart(request.diskMib ?? DEFAULTS.diskMib);
       return await control.create({ ...request, ...source, annotations }, signal);
     },
 
@@ -73,18 +76,20 @@ function ownSandboxes(control: Sandboxes, own: OwnWorld): Sandboxes {
     },
 
     async pause(id, to) {
-      await own.get(id);
+      const info = await own.get(id);
       if (to === 'memory') return await control.pause(id, to);
-      return await own.saved(() => control.pause(id, to));
+      return await own.saved(() => control.pause(id, to), info);
     },
 
     async resume(id, options) {
-      await own.get(id);
+      await own.willStart((await own.get(id)).diskMib);
       return await control.resume(id, options);
     },
 
     async fork(id, options) {
-      checkFork(await own.get(id), options, own.asker());
+      const info = await own.get(id);
+      checkFork(info, options, own.asker());
+      await own.willStart(info.diskMib * (options.count ?? 1));
       return await control.fork(id, options);
     },
   };
@@ -237,9 +242,14 @@ class OwnWorld {
     throw new SandboxError('not_found', `there is no snapshot ${idOrName}`, { remedy: 'neurovisor snapshot ls' });
   }
 
-  async saved<T>(save: () => Promise<T>): Promise<T> {
+  /** @param frees the sandbox whose disk a pause frees */
+  async saved<T>(save: () => Promise<T>, frees?: SandboxInfo): Promise<T> {
     const { storage } = this.#settings;
-    return storage === undefined ? await save() : await storage.save(this.tenant, this, save);
+    return storage === undefined ? await save() : await storage.save(this.tenant, save, frees);
+  }
+
+  async willStart(diskMib: number): Promise<void> {
+    await this.#settings.storage?.prepare(this.tenant, diskMib * MIB);
   }
 
   asker(): Asker {

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
+import { MIB } from '../../base/units.ts';
 import type { SandboxInfo } from '../../sandbox/contract/control.ts';
 import type { StartReservation } from '../../sandbox/start/start-gate.ts';
 import { TenantQuotas } from './quota.ts';
@@ -8,6 +9,9 @@ import { NO_QUOTAS } from './settings.ts';
 
 const SANDBOXES = 4;
 const MEMORY_MIB = 2000;
+/** The more memory, the smaller the disk, so that either quota refuses. */
+const diskOf = (memoryMib: number): number => 1000 - memoryMib;
+const DISK_MIB = 1500;
 const step = fc.record({
   kind: fc.constantFrom('ask', 'ask', 'run', 'fail', 'pause', 'resume', 'end'),
   tenant: fc.constantFrom('a', 'b'),
@@ -18,7 +22,7 @@ const step = fc.record({
 it('no tenant exceeds its quotas, whatever starts, fails, pauses and ends in any order', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 100 }), async (steps) => {
-      const limits = { ...NO_QUOTAS, sandboxes: SANDBOXES, memoryMib: MEMORY_MIB };
+      const limits = { ...NO_QUOTAS, sandboxes: SANDBOXES, memoryMib: MEMORY_MIB, storageBytes: DISK_MIB * MIB };
       const quotas = new TenantQuotas({ of: () => limits }, new FakeClock());
       let change: (info: SandboxInfo) => void = () => undefined;
       const onChange = (listener: typeof change) => {
@@ -34,12 +38,18 @@ it('no tenant exceeds its quotas, whatever starts, fails, pauses and ends in any
         const { id, tenant, memoryMib, onDisk } = one;
         const pausedTo = onDisk ? 'disk' : null;
         const rest = { status, pausedTo, memoryMaxMib: null, annotations: { tenant } };
-        change({ id, memoryMib, ...rest } as unknown as SandboxInfo);
+        change({ id, memoryMib, diskMib: diskOf(memoryMib), ...rest } as unknown as SandboxInfo);
       };
       const ask = (one: One, resumed: boolean): void => {
         try {
           const { tenant, memoryMib, id } = one;
-          const start = { annotations: { tenant }, cpus: 1, memoryMib, diskMib: 16, resumes: resumed ? id : null };
+          const start = {
+            annotations: { tenant },
+            cpus: 1,
+            memoryMib,
+            diskMib: diskOf(memoryMib),
+            resumes: resumed ? id : null,
+          };
           asked.push({ ...one, reservation: quotas.admit(start), resumed });
         } catch {
           expect(quotas.useOf(one.tenant).sandboxes).toBeLessThanOrEqual(SANDBOXES);
@@ -74,13 +84,14 @@ it('no tenant exceeds its quotas, whatever starts, fails, pauses and ends in any
           const own = live.filter((one) => one.tenant === each);
           const starting = asked.filter((one) => one.tenant === each);
           const count = own.length + starting.filter(({ resumed }) => !resumed).length;
-          const mib = [...own.filter(({ onDisk }) => !onDisk), ...starting].reduce(
-            (sum, one) => sum + one.memoryMib,
-            0,
-          );
+          const counted = [...own.filter(({ onDisk }) => !onDisk), ...starting];
+          const mib = counted.reduce((sum, one) => sum + one.memoryMib, 0);
+          const disks = counted.reduce((sum, one) => sum + diskOf(one.memoryMib), 0);
           expect(quotas.useOf(each)).toMatchObject({ sandboxes: count, memoryMib: mib });
           expect(count).toBeLessThanOrEqual(SANDBOXES);
           expect(mib).toBeLessThanOrEqual(MEMORY_MIB);
+          expect(quotas.useOf(each).storage.disks).toBe(disks * MIB);
+          expect(disks).toBeLessThanOrEqual(DISK_MIB);
         }
       }
     }),

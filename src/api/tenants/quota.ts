@@ -7,24 +7,23 @@
  */
 import { assert } from '../../base/assert.ts';
 import type { Clock } from '../../base/clock.ts';
+import { bytes } from '../../base/text/bytes.ts';
 import { TokenBucket } from '../../base/token-bucket.ts';
+import { MIB } from '../../base/units.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/contract/control.ts';
 import type { StartAsked, StartGate, StartReservation } from '../../sandbox/start/start-gate.ts';
 import { checkSize } from './ceiling.ts';
+import type { QuotaError } from './errors.ts';
 import { TENANT_LIMITS } from './limits.ts';
 import { ownerName, ownerOf } from './owner.ts';
 import { QuotaRefusals } from './quota-refusals.ts';
 import type { Quotas, Sizes, TenantStore } from './settings.ts';
-import { countedMib } from './usage.ts';
+import { countedSize, STORAGE_KINDS, type StorageUse, sumOf, type TenantUse } from './usage.ts';
 
 interface Counted {
   readonly tenant: string;
   readonly memoryMib: number;
-}
-
-export interface TenantUse {
-  readonly sandboxes: number;
-  readonly memoryMib: number;
+  readonly diskMib: number;
 }
 
 /** Of tenants. Without `sizesOf`, sandboxes may have any size. */
@@ -37,6 +36,7 @@ export interface MemorySharing {
   hasTenants(): boolean;
 }
 
+const NOTHING: StorageUse = { snapshots: 0, pauses: 0, disks: 0, templates: 0, uploads: 0, events: 0 };
 const APART: MemorySharing = { isAcross: false, hasTenants: () => true };
 
 export class TenantQuotas implements StartGate {
@@ -50,6 +50,8 @@ export class TenantQuotas implements StartGate {
   /** Owners of the sandboxes that ended last, whose model requests may end after them. */
   readonly #ended = new Map<string, string>();
   readonly #starts = new Map<string, TokenBucket>();
+  /** What each tenant with a quota of storage had beside live disks when that was last measured. */
+  readonly #stored = new Map<string, StorageUse>();
 
   /** @param sharing by default, tenants share no memory, and there are some */
   constructor(quotas: TenantLimits, clock: Clock, sharing: MemorySharing = APART) {
@@ -72,21 +74,49 @@ export class TenantQuotas implements StartGate {
   }
 
   /**
-   * Begins a template build, whose VMs count like one start. Call the returned function at its end.
+   * Begins a template build, whose VMs count like one start, and whose result has that RAM at most on the disk. Call the
+   * returned function at its end.
    * @throws QuotaError
    */
   admitBuild(tenant: string | null, memoryMib: number): () => void {
     if (tenant === null) return () => undefined;
-    const reserved = this.#reserve(tenant, memoryMib, false);
+    const reserved = this.#reserve({ tenant, memoryMib, diskMib: memoryMib }, false);
     return () => void this.#reserved.delete(reserved);
   }
 
+  /** Storage as last measured. */
   useOf(tenant: string): TenantUse {
     const own = [...this.#sandboxes.values(), ...this.#reserved].filter((one) => one.tenant === tenant);
     // A sandbox that is being resumed already counts, but without memory.
     const sandboxes = own.filter((one) => !('isNew' in one) || one.isNew).length;
     const memoryMib = own.reduce((sum, one) => sum + one.memoryMib, 0);
-    return { sandboxes, memoryMib };
+    const disks = MIB * own.reduce((sum, one) => sum + one.diskMib, 0);
+    const storage = { ...(this.#stored.get(tenant) ?? NOTHING), disks };
+    return { sandboxes, memoryMib, storageBytes: sumOf(storage), storage };
+  }
+
+  /** @param stored what was measured, without live disks */
+  noteStored(tenant: string, stored: Partial<StorageUse>): void {
+    this.#stored.set(tenant, { ...(this.#stored.get(tenant) ?? NOTHING), ...stored });
+  }
+
+  hasStorage(tenant: string, moreBytes: number): boolean {
+    const { storageBytes: most } = this.#quotas.of(tenant);
+    return most === null || this.useOf(tenant).storageBytes + moreBytes <= most;
+  }
+
+  /** @throws QuotaError */
+  requireStorage(tenant: string, moreBytes: number): void {
+    if (!this.hasStorage(tenant, moreBytes)) throw this.storageRefusal(tenant, moreBytes);
+  }
+
+  storageRefusal(tenant: string, moreBytes: number): QuotaError {
+    const { storageBytes: used, storage } = this.useOf(tenant);
+    const kinds = STORAGE_KINDS.filter((kind) => storage[kind] > 0).map((kind) => `${kind} ${bytes(storage[kind])}`);
+    const of = kinds.length === 0 ? '' : ` (${kinds.join(', ')})`;
+    const wanted = moreBytes > 1 ? `, ${moreBytes} more wanted` : '';
+    const most = this.#quotas.of(tenant).storageBytes ?? used;
+    return this.refusals.refuse(tenant, 'storage', `${used} of ${most} bytes of storage are used${of}${wanted}`);
   }
 
   ownerOf(annotations: SandboxInfo['annotations']): string {
@@ -109,13 +139,14 @@ export class TenantQuotas implements StartGate {
     if (tenant === null) return { runsAs: () => undefined, release: () => undefined };
     const isNew = resumes === null;
     checkSize(size, { tenant, ceiling: this.#quotas.sizesOf?.(tenant) ?? {} });
-    const { memoryMib } = size;
+    const { memoryMib, diskMib } = size;
     const { sandboxes } = this.#quotas.of(tenant);
     if (isNew) this.#requireRoom(tenant, 'sandboxes', this.useOf(tenant).sandboxes, 1, sandboxes);
-    const reserved = this.#reserve(tenant, memoryMib, isNew);
+    const counted = { tenant, memoryMib, diskMib };
+    const reserved = this.#reserve(counted, isNew);
     return {
       runsAs: (id) => {
-        if (this.#reserved.delete(reserved)) this.#sandboxes.set(id, { tenant, memoryMib });
+        if (this.#reserved.delete(reserved)) this.#sandboxes.set(id, counted);
       },
       release: () => void this.#reserved.delete(reserved),
     };
@@ -126,12 +157,14 @@ export class TenantQuotas implements StartGate {
   }
 
   /** @throws QuotaError */
-  #reserve(tenant: string, memoryMib: number, isNew: boolean) {
+  #reserve(counted: Counted, isNew: boolean) {
+    const { tenant, memoryMib, diskMib } = counted;
     const quotas = this.#quotas.of(tenant);
     const use = this.useOf(tenant);
     this.#requireRoom(tenant, 'memory', use.memoryMib, memoryMib, quotas.memoryMib);
+    this.requireStorage(tenant, diskMib * MIB);
     this.#requireStart(tenant, quotas);
-    const reserved = { tenant, memoryMib, isNew };
+    const reserved = { ...counted, isNew };
     this.#reserved.add(reserved);
     return reserved;
   }
@@ -153,7 +186,7 @@ export class TenantQuotas implements StartGate {
     const tenant = ownerOf(info);
     if (tenant === null) return;
     if (info.status === 'ended') this.#end(info.id);
-    else this.#sandboxes.set(info.id, { tenant, memoryMib: countedMib(info) });
+    else this.#sandboxes.set(info.id, { tenant, ...countedSize(info) });
   }
 
   #requireRoom(tenant: string, quota: 'sandboxes' | 'memory', used: number, more: number, most: number | null): void {

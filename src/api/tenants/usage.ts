@@ -1,22 +1,27 @@
-/** Computes a tenant's usage from the operator's view. */
-import type { SandboxInfo, SnapshotInfo } from '../../sandbox/contract/control.ts';
-import { ownerOf } from './owner.ts';
+/** What a tenant uses. */
+import type { SandboxInfo } from '../../sandbox/contract/control.ts';
 
-/** Counts like `TenantQuotas`, without what only the daemon knows: starts, and the space of pauses. */
-export function usageOf(
-  tenant: string,
-  sandboxes: readonly SandboxInfo[],
-  snapshots: readonly SnapshotInfo[],
-): { readonly sandboxes: number; readonly memoryMib: number; readonly storageBytes: number } {
-  const own = sandboxes.filter((info) => ownerOf(info) === tenant);
-  return {
-    sandboxes: own.length,
-    memoryMib: own.reduce((sum, info) => sum + countedMib(info), 0),
-    storageBytes: snapshots.filter((info) => ownerOf(info) === tenant).reduce((sum, { bytes }) => sum + bytes, 0),
-  };
+/** Kinds of what a tenant has on the disk: all that `--storage` counts. */
+export const STORAGE_KINDS = ['snapshots', 'pauses', 'disks', 'templates', 'uploads', 'events'] as const;
+export type StorageKind = (typeof STORAGE_KINDS)[number];
+/** Bytes by kind. */
+export type StorageUse = Readonly<Record<StorageKind, number>>;
+
+export interface TenantUse {
+  /** Those that have not ended. */
+  readonly sandboxes: number;
+  readonly memoryMib: number;
+  /** The sum of `storage`. */
+  readonly storageBytes: number;
+  readonly storage: StorageUse;
 }
 
-/** Memory in MiB that a sandbox counts with: the maximum it can grow to, or none while it is on disk. */
-export function countedMib(info: Pick<SandboxInfo, 'pausedTo' | 'memoryMib' | 'memoryMaxMib'>): number {
-  return info.pausedTo === 'disk' || info.pausedTo === 'disk-only' ? 0 : (info.memoryMaxMib ?? info.memoryMib);
+export const sumOf = (use: Partial<StorageUse>): number => Object.values(use).reduce((sum, bytes) => sum + bytes, 0);
+
+type Sized = Pick<SandboxInfo, 'pausedTo' | 'memoryMib' | 'memoryMaxMib' | 'diskMib'>;
+
+/** What a sandbox counts with: the most that it can grow to, or nothing while it is on disk, as a pause. */
+export function countedSize(info: Sized): { readonly memoryMib: number; readonly diskMib: number } {
+  if (info.pausedTo === 'disk' || info.pausedTo === 'disk-only') return { memoryMib: 0, diskMib: 0 };
+  return { memoryMib: info.memoryMaxMib ?? info.memoryMib, diskMib: info.diskMib };
 }

@@ -3,9 +3,11 @@
  * template.
  */
 import { randomUUID } from 'node:crypto';
+import { stat } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { BuildFailure } from '../../api/e2b/errors.ts';
 import type {
+  BuiltTemplate,
   TemplateBuild,
   TemplateBuildEvent,
   TemplateBuilds,
@@ -20,9 +22,11 @@ import { CodedError, describeError, ifThere, remedyOf } from '../../base/errors.
 import type { Log } from '../../base/log.ts';
 import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import { silentProgress } from '../../base/progress.ts';
+import { STAT_BLOCK_BYTES } from '../../base/units.ts';
 import type { NetworkOptions } from '../../sandbox/contract/network-spec.ts';
 import type { StartCommand } from '../../sandbox/contract/schema/request.ts';
 import { type Images, type ImagesContext, openImages, parseReference } from '../runtime/images.ts';
+import { keptTemplates } from '../runtime/kept-templates.ts';
 import { removeNamed } from '../runtime/named-templates/listing.ts';
 import { AGENT, type StoredTemplate } from '../runtime/named-templates/names.ts';
 import type { Runtime } from '../runtime/runtime.ts';
@@ -59,7 +63,7 @@ export class VmTemplateBuilds implements TemplateBuilds {
     return Math.max(STAGE_VM_DEFAULTS.memoryMib, memoryMib);
   }
 
-  async build(wanted: TemplateBuild, onEvent: OnEvent, signal: AbortSignal): Promise<TemplateSize> {
+  async build(wanted: TemplateBuild, onEvent: OnEvent, signal: AbortSignal): Promise<BuiltTemplate> {
     const built = await this.#environment(wanted, onEvent, signal);
     const { cpus = SIZE.cpus, memoryMib = SIZE.memoryMib, diskMib = 0 } = wanted.size;
     const size = { cpus, memoryMib, diskMib: Math.max(SIZE.diskMib, diskMib) };
@@ -71,10 +75,18 @@ export class VmTemplateBuilds implements TemplateBuilds {
       const made = await this.#runtime.templateSource.prepareTemplate({ ...size, image }, start);
       signal.throwIfAborted();
       await this.#runtime.templates.setName(wanted.name, made);
-      return size;
+      return { ...size, files: { key: made.key, bytes: await this.#bytesOf(wanted.name, made.key) } };
     } catch (error) {
       throw failure('finalize', error);
     }
+  }
+
+  async #bytesOf(name: string, key: string): Promise<number> {
+    const { home, templates } = this.#runtime;
+    const { image } = await templates.names.get(name);
+    const files = (await keptTemplates(home.cacheDir)).find((one) => one.key === key)?.files ?? {};
+    const disk = image === undefined ? 0 : (await stat(image.path)).blocks * STAT_BLOCK_BYTES;
+    return Object.values(files).reduce((sum, bytes) => sum + bytes, disk);
   }
 
   async #environment(

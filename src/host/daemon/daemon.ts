@@ -92,7 +92,14 @@ export async function openDaemon(options: DaemonOptions, held: () => void): Prom
     const home = resolveHome(options.config.home);
     const accounts = await openAccounts(options, home, cleanup);
     const plane = await openTenantsPlane(options, accounts, cleanup);
-    const doors = await openDoors({ options, home, accounts, plane, cleanup });
+    const doors = await openDoors({
+      options,
+      home,
+      accounts,
+      plane,
+      storage: new StorageQuota(accounts.tenants, accounts.quotas, plane.control),
+      cleanup,
+    });
     const { api, key } = doors;
     const socketPath = daemonSocket(home);
     requireRunDir(home.runDir);
@@ -199,6 +206,7 @@ interface Composition {
   readonly home: Home;
   readonly accounts: Accounts;
   readonly plane: Plane;
+  readonly storage: StorageQuota;
   readonly cleanup: CleanupStack;
 }
 
@@ -214,7 +222,7 @@ async function openDoors(parts: Composition): Promise<Doors> {
   const { config, log, port, openMetrics, signal } = options;
   const { control, runtime } = plane;
   const key = port === null ? null : await apiKey(config.daemonKey, home.dir);
-  const tenancy = key === null ? undefined : tenancyOf(accounts, control, key.key);
+  const tenancy = key === null ? undefined : tenancyOf(parts, key.key);
   const events = tenancy === undefined ? undefined : await eventsOf(parts);
   const failures = accounts.auditFailures;
   const audit = await AuditLog.open({ homeDir: home.dir, clock: systemClock, log, failures });
@@ -231,7 +239,7 @@ async function openDoors(parts: Composition): Promise<Doors> {
     openMetrics,
     beside: e2b,
     callers: tenancy,
-    administration: administrationOf(accounts, home),
+    administration: administrationOf(parts),
     audit,
     contents: homeContents({ config, log, signal, runtime: async () => runtime }),
     names: port?.names ?? [],
@@ -244,16 +252,19 @@ async function openDoors(parts: Composition): Promise<Doors> {
   return { api, key, setDomain };
 }
 
-function administrationOf({ keys, tenants, host }: Accounts, { dir }: Home): HomeAdministration {
-  return new HomeAdministration(dir, { keys: () => keys, tenants: () => tenants, host: () => host });
+function administrationOf({ accounts, home, storage }: Composition): HomeAdministration {
+  const { keys, tenants, host } = accounts;
+  const stores = { keys: () => keys, tenants: () => tenants, host: () => host };
+  return new HomeAdministration(home.dir, stores, (tenant) => storage.useOf(tenant));
 }
 
-function tenancyOf({ tenants, keys, quotas }: Accounts, control: Plane['control'], key: string): Tenancy {
+function tenancyOf({ accounts, plane, storage }: Composition, key: string): Tenancy {
+  const { tenants, keys } = accounts;
   return new Tenancy({
-    control,
+    control: plane.control,
     keys,
     apiKey: key,
-    storage: new StorageQuota(tenants, () => control.pausedBytes(), quotas.refusals),
+    storage,
     ceilingOf: (tenant) => tenants.get(tenant),
     privateRules,
   });
@@ -262,7 +273,7 @@ function tenancyOf({ tenants, keys, quotas }: Accounts, control: Plane['control'
 type Events = Awaited<ReturnType<typeof openEvents>>;
 
 /** Events for E2B clients and for webhooks. */
-async function eventsOf({ options, home, plane, cleanup }: Composition): Promise<Events> {
+async function eventsOf({ options, home, plane, storage, cleanup }: Composition): Promise<Events> {
   const { log } = options;
   const { control, runtime } = plane;
   const events = await openEvents({
@@ -272,6 +283,7 @@ async function eventsOf({ options, home, plane, cleanup }: Composition): Promise
     log,
     post: eventPoster({ hosts: runtime.webhookHosts, log }),
   });
+  storage.count('events', (tenant) => events.journal.bytesOf(tenant));
   cleanup.push('events', () => events[Symbol.asyncDispose]());
   return events;
 }
@@ -283,7 +295,10 @@ interface E2bUses {
   readonly domain: () => string;
 }
 
-async function e2bOf({ options, home, accounts, plane, cleanup }: Composition, uses: E2bUses): Promise<E2bServer> {
+async function e2bOf(
+  { options, home, accounts, plane, storage, cleanup }: Composition,
+  uses: E2bUses,
+): Promise<E2bServer> {
   const { config, log, signal } = options;
   const e2b = await createE2bServer({
     ...uses,
@@ -296,6 +311,7 @@ async function e2bOf({ options, home, accounts, plane, cleanup }: Composition, u
       stateDir: join(home.dir, 'e2b-templates'),
       uploadsDir: join(home.cacheDir, 'e2b-uploads'),
       admit: (tenant, memoryMib) => accounts.quotas.admitBuild(tenant, memoryMib),
+      storage,
     },
   });
   cleanup.push('E2B server', () => e2b[Symbol.asyncDispose]());

@@ -14,6 +14,9 @@ const KINDS = {
   packages: ['cache/packages'],
   models: ['cache/model', 'cache/models'],
   system: ['cache/kernel', 'cache/guest-base', 'cache/rootfs', 'cache/overlay', 'cache/builder-tools'],
+  'E2B uploads': ['cache/e2b-uploads'],
+  events: ['events.db', 'events.db-wal', 'events.db-shm'],
+  'audit logs': ['audit'],
   'Node.js': ['node', 'cache/node'],
 } as const;
 export type DiskKind = keyof typeof KINDS | 'other';

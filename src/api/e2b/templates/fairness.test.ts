@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { type Clock, FakeClock } from '../../../base/clock.ts';
 import { silentLog } from '../../../base/log.ts';
+import { BusyError } from '../../../sandbox/contract/errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { TemplateBuilds } from '../parts.ts';
 import { BuildTurns, Templates } from './templates.ts';
@@ -118,6 +119,9 @@ describe('UploadUrls', () => {
       }
       return { body: body(), read, end: resolve };
     };
+    async function* held30(): AsyncGenerator<Buffer> {
+      yield Buffer.alloc(30, 'x');
+    }
     const hashOf = (letter: string) => letter.repeat(64);
     const spaceOf = async (): Promise<number> => {
       const names = await readdir(join(dir, 'small'));
@@ -179,6 +183,23 @@ describe('UploadUrls', () => {
       // What is complete makes room.
       for (const name of '2345') await urls.receive(urls.allow(small, hashOf(name)), archive(), 40);
       expect(await small.has(hashOf('5'))).toBe(true);
+    });
+
+    it('a quota leaves less room: kept archives make way, then an upload is refused unread', async () => {
+      let left = 60;
+      const room = { bytes: async () => left, refusal: () => new BusyError('quota', 1) };
+      const bound = await Uploads.open(join(dir, 'bound'), clock, limits, room);
+      const upload = (letter: string, body: AsyncIterable<Buffer>) =>
+        urls.receive(urls.allow(bound, hashOf(letter)), body, 30);
+      for (const letter of 'abc') await upload(letter, held30());
+      expect(await bound.bytes()).toBeLessThanOrEqual(60);
+      expect(await bound.has(hashOf('c'))).toBe(true);
+      left = 29;
+      const more = held(1);
+      await expect(upload('d', more.body)).rejects.toBeInstanceOf(BusyError);
+      expect(more.read).not.toHaveBeenCalled();
+      await bound.clear();
+      expect(await bound.bytes()).toBe(0);
     });
 
     it('an archive that is larger than one may be is refused while it arrives', async () => {

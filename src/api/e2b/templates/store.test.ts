@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -45,4 +46,19 @@ describe('TemplateStore', () => {
     await expect(TemplateStore.open(path, silentLog)).rejects.toMatchObject({ code: 'EISDIR' });
     expect(readdirSync(dir)).toContain('one.json');
   });
+});
+
+it('TemplateStore.bytes: equal builds count once, those of earlier versions with their RAM', async () => {
+  const path = join(dir, 'acme.json');
+  const build = (key: string | null) => ({
+    id: randomUUID(),
+    createdAtMs: 1,
+    finishedAtMs: 2,
+    size: { cpus: 1, memoryMib: 3, diskMib: 16 },
+    start: null,
+    ...(key === null ? {} : { files: { key, bytes: 100 } }),
+  });
+  const builds = ['a', 'a', 'b', null].map(build);
+  await (await TemplateStore.open(path, silentLog)).put({ ...template('t'), builds });
+  expect((await TemplateStore.open(path, silentLog)).bytes).toBe(200 + 3 * 1024 ** 2);
 });

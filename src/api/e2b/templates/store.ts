@@ -9,6 +9,7 @@ import { describeError, ifThere } from '../../../base/errors.ts';
 import { newSandboxId } from '../../../base/ids.ts';
 import { ignore } from '../../../base/ignore.ts';
 import type { Log } from '../../../base/log.ts';
+import { MIB } from '../../../base/units.ts';
 
 const FORMAT = 1;
 const build = z.object({
@@ -18,6 +19,8 @@ const build = z.object({
   size: z.object({ cpus: z.number(), memoryMib: z.number(), diskMib: z.number() }),
   /** A template that is built from this one has the same program. */
   start: z.object({ command: z.string().nullable(), ready: z.string().nullable() }).nullable(),
+  /** Space of its image and RAM, and the key that equal builds share. */
+  files: z.object({ key: z.string(), bytes: z.number() }).exactOptional(),
 });
 const template = z.object({
   id: z.string(),
@@ -66,6 +69,14 @@ export class TemplateStore {
 
   get all(): readonly StoredTemplate[] {
     return this.#templates;
+  }
+
+  /** Bytes of all builds: equal ones have the same files. */
+  get bytes(): number {
+    const builds = this.#templates.flatMap((template) => template.builds);
+    // Those of earlier versions count with their RAM.
+    const files = builds.map(({ id, size, files: own = { key: id, bytes: size.memoryMib * MIB } }) => own);
+    return [...new Map(files.map(({ key, bytes }) => [key, bytes])).values()].reduce((sum, one) => sum + one, 0);
   }
 
   find(idOrName: string): StoredTemplate | undefined {

@@ -11,13 +11,14 @@ import { join } from 'node:path';
 import { describeError } from '../../../base/errors.ts';
 import { FairQueue } from '../../../base/fairness/fair-queue.ts';
 import { newSandboxId } from '../../../base/ids.ts';
+import { MIB } from '../../../base/units.ts';
 import type { ControlPlane } from '../../../sandbox/contract/control.ts';
 import { BusyError } from '../../../sandbox/contract/errors.ts';
 import type { Callers } from '../../tenants/callers.ts';
 import { checkSize } from '../../tenants/ceiling.ts';
 import { BuildFailure, E2bError, errorReply } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
-import type { E2bParts, TemplateBuild, TemplateParts, TemplateSize, TemplateSource } from '../parts.ts';
+import type { BuiltTemplate, E2bParts, TemplateBuild, TemplateParts, TemplateSize, TemplateSource } from '../parts.ts';
 import { BuildLog, type LogEntry } from './build-log.ts';
 import { DEFAULT_TAG, localNameOf, parseName, parseNewName, parseTag, readName } from './names.ts';
 import type { BuildBody, NewTemplateBody } from './schema.ts';
@@ -96,7 +97,7 @@ const OPERATOR = '.operator';
 
 export class Templates implements TemplateSource, AsyncDisposable {
   readonly #tenant: string | null;
-  readonly #uploads: Uploads;
+  readonly uploads: Uploads;
   readonly #parts: Parts;
   readonly #store: TemplateStore;
   readonly #untagged: UntaggedBuilds;
@@ -109,7 +110,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     this.#tenant = tenant;
     this.#parts = parts;
     this.#store = store;
-    this.#uploads = uploads;
+    this.uploads = uploads;
     this.#untagged = new UntaggedBuilds(store, parts, async (id) => await this.#removeFiles(id));
   }
 
@@ -118,7 +119,14 @@ export class Templates implements TemplateSource, AsyncDisposable {
     const { stateDir, uploadsDir } = parts.templates;
     const own = tenant ?? OPERATOR;
     const store = await TemplateStore.open(join(stateDir, `${own}.json`), parts.log);
-    return new Templates(parts, tenant, store, await Uploads.open(join(uploadsDir, own), parts.clock));
+    const room = tenant === null ? undefined : parts.templates.storage?.uploadRoomOf(tenant);
+    const uploads = await Uploads.open(join(uploadsDir, own), parts.clock, E2B_LIMITS, room);
+    return new Templates(parts, tenant, store, uploads);
+  }
+
+  /** Bytes of the finished builds. */
+  get bytes(): number {
+    return this.#store.bytes;
   }
 
   /** Oldest first. */
@@ -169,8 +177,8 @@ export class Templates implements TemplateSource, AsyncDisposable {
   async upload(templateId: string, hash: string): Promise<{ readonly isPresent: boolean; readonly token: string }> {
     if (!this.#knows(templateId)) throw missing(templateId);
     if (!FILES_HASH.test(hash)) throw new E2bError(400, 'the hash is not a SHA-256 in hex');
-    const isPresent = await this.#uploads.has(hash);
-    return { isPresent, token: this.#parts.urls.allow(this.#uploads, hash) };
+    const isPresent = await this.uploads.has(hash);
+    return { isPresent, token: this.#parts.urls.allow(this.uploads, hash) };
   }
 
   /** @throws E2bError 400, 404, 409 */
@@ -183,7 +191,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     try {
       const steps = await readSteps(
         body.steps ?? [],
-        async (step, hash) => await this.#uploads.keepFor(buildId, step, hash),
+        async (step, hash) => await this.uploads.keepFor(buildId, step, hash),
       );
       const start = own ?? this.#startOf(body.fromTemplate ?? '');
       build.log = new BuildLog(this.#parts.clock.wall, steps);
@@ -192,7 +200,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
       this.#enqueue(build, { name, from, steps, start, isFresh, size: build.size });
     } catch (error) {
       build.isStarted = false;
-      await this.#uploads.release(buildId);
+      await this.uploads.release(buildId);
       throw error;
     }
   }
@@ -317,7 +325,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
   /** Never rejects. */
   async #run(build: Build, wanted: TemplateBuild): Promise<void> {
     const { log } = build;
-    const { builds, admit } = this.#parts.templates;
+    const { builds, admit, storage } = this.#parts.templates;
     let release = (): void => undefined;
     const signal = AbortSignal.any([build.stop.signal, this.#closed.signal]);
     // Other tenants wait for the turn.
@@ -326,12 +334,14 @@ export class Templates implements TemplateSource, AsyncDisposable {
     );
     try {
       signal.throwIfAborted();
-      release = admit?.(this.#tenant, builds.memoryMibOf(build.size)) ?? release;
+      const memoryMib = builds.memoryMibOf(build.size);
+      if (this.#tenant !== null) await storage?.prepare(this.#tenant, memoryMib * MIB);
+      release = admit?.(this.#tenant, memoryMib) ?? release;
       build.status = 'building';
-      const size = await builds.build(wanted, (event) => log.event(event), signal);
+      const built = await builds.build(wanted, (event) => log.event(event), signal);
       log.flush();
       signal.throwIfAborted();
-      await this.#keepBuild(build, wanted, size);
+      await this.#keepBuild(build, wanted, built);
       log.add('info', 'Build finished');
       build.status = 'ready';
     } catch (error) {
@@ -354,7 +364,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
   /** Remaining files are removed with the next build's uploads. Never rejects. */
   async #release(buildId: string): Promise<void> {
     try {
-      await this.#uploads.release(buildId);
+      await this.uploads.release(buildId);
     } catch (error) {
       const reason = describeError(error);
       this.#parts.log.warn('uploads of a build could not be removed', { build: buildId, reason });
@@ -369,7 +379,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     return 'internal error; see the log of the daemon';
   }
 
-  async #keepBuild(build: Build, { start }: TemplateBuild, size: TemplateSize): Promise<void> {
+  async #keepBuild(build: Build, { start }: TemplateBuild, built: BuiltTemplate): Promise<void> {
     const { id, templateId, name, createdAtMs } = build;
     const now = this.#parts.clock.wall();
     const before = this.#store.find(name);
@@ -382,7 +392,8 @@ export class Templates implements TemplateSource, AsyncDisposable {
       builds: [],
       tags: [],
     };
-    const done = { id, createdAtMs, finishedAtMs: now, size, start };
+    const { files, ...size } = built;
+    const done = { id, createdAtMs, finishedAtMs: now, size, start, files };
     await this.#retag({ ...template, builds: [...template.builds, done] }, build.tags, id);
   }
 

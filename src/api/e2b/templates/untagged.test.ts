@@ -27,7 +27,7 @@ describe('an untagged build', () => {
     const builds: TemplateBuilds = {
       build: async () => {
         await untilBuilt;
-        return { cpus: 1, memoryMib: 512, diskMib: 1024 };
+        return { cpus: 1, memoryMib: 512, diskMib: 1024, files: { key: 'k', bytes: 1 } };
       },
       remove: async (name) => void removed.push(name),
       has: async () => false,

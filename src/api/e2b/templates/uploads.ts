@@ -17,6 +17,7 @@ import { newSandboxId } from '../../../base/ids.ts';
 import { ignore } from '../../../base/ignore.ts';
 import { namesIn } from '../../../base/names-in.ts';
 import { BusyError } from '../../../sandbox/contract/errors.ts';
+import type { UploadRoom } from '../../tenants/storage-quota.ts';
 import { E2bError } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
 
@@ -71,7 +72,7 @@ export class UploadUrls {
   /**
    * The URL is used up, and the announced bytes are reserved, before the first one is read.
    * @param announced length of the body; undefined if the client does not say it
-   * @throws E2bError 403, 408, 413, 507; BusyError
+   * @throws E2bError 403, 408, 413, 507; BusyError, also for a quota
    */
   async receive(token: string, body: AsyncIterable<Buffer>, announced?: number): Promise<void> {
     const url = this.#urls.get(token);
@@ -108,23 +109,37 @@ export class Uploads {
   readonly dir: string;
   readonly #clock: Clock;
   readonly #limits: UploadLimits;
+  readonly #room: UploadRoom | undefined;
   /** Reserved bytes of each upload in progress, by its file. */
   readonly #reserved = new Map<string, number>();
   #lastTurn: Promise<unknown> = Promise.resolve();
 
-  private constructor(dir: string, clock: Clock, limits: UploadLimits) {
+  private constructor(dir: string, clock: Clock, limits: UploadLimits, room: UploadRoom | undefined) {
     this.dir = dir;
     this.#clock = clock;
     this.#limits = limits;
+    this.#room = room;
   }
 
-  /** Removes incomplete files of a killed daemon. */
-  static async open(dir: string, clock: Clock, limits: UploadLimits = E2B_LIMITS): Promise<Uploads> {
+  /** Removes incomplete files of a killed daemon. @param room by the owner's quota. Default: unlimited */
+  static async open(dir: string, clock: Clock, limits: UploadLimits = E2B_LIMITS, room?: UploadRoom): Promise<Uploads> {
     await mkdir(dir, { recursive: true, mode: 0o700 });
     for (const name of await namesIn(dir)) {
       if (!FILE.test(name)) await rm(join(dir, name), { force: true });
     }
-    return new Uploads(dir, clock, limits);
+    return new Uploads(dir, clock, limits, room);
+  }
+
+  /** Bytes of archives, and those that uploads in progress have reserved. */
+  async bytes(): Promise<number> {
+    return await this.#inTurn(async () => (await this.#count()).keptBytes + this.#reservedBytes());
+  }
+
+  /** Removes the archives that no build holds. */
+  async clear(): Promise<void> {
+    await this.#inTurn(async () => {
+      for (const { path } of (await this.#count()).removable) await rm(path, { force: true });
+    });
   }
 
   async has(hash: string): Promise<boolean> {
@@ -134,7 +149,7 @@ export class Uploads {
   /**
    * @param announced length of the body in bytes, if known
    * @param begin called once the bytes are reserved, before the first one is read
-   * @throws E2bError 408, 413, 507; what `begin` throws
+   * @throws E2bError 408, 413, 507; QuotaError; what `begin` throws
    */
   async add(
     hash: string,
@@ -193,7 +208,7 @@ export class Uploads {
     return turn;
   }
 
-  /** Raises the reservation of an upload, for which the least recently used archives go. @throws E2bError 413, 507 */
+  /** Raises the reservation of an upload, for which the least recently used archives go. @throws E2bError 413, 507; QuotaError */
   async #reserve(upload: string, bytes: number): Promise<void> {
     const { uploadBytesMax, uploadsBytesMax } = this.#limits;
     if (bytes > uploadBytesMax) {
@@ -202,22 +217,27 @@ export class Uploads {
       });
     }
     await this.#inTurn(async () => {
+      const room = (await this.#room?.bytes()) ?? Number.POSITIVE_INFINITY;
       const { keptBytes, removable } = await this.#count();
-      const others = [...this.#reserved].reduce((sum, [name, own]) => (name === upload ? sum : sum + own), 0);
-      let total = keptBytes + others + bytes;
+      let total = keptBytes + this.#reservedBytes(upload) + bytes;
       const least = total - removable.reduce((sum, one) => sum + one.bytes, 0);
+      if (least > room && this.#room !== undefined) throw this.#room.refusal(least - bytes, bytes);
       if (least > uploadsBytesMax) {
         throw new E2bError(507, 'waiting builds and other uploads hold all room for uploads', {
           remedy: 'upload it again once one of them has ended',
         });
       }
       for (const one of removable.toSorted((a, b) => a.usedAtMs - b.usedAtMs)) {
-        if (total <= uploadsBytesMax) break;
+        if (total <= Math.min(uploadsBytesMax, room)) break;
         await rm(one.path, { force: true });
         total -= one.bytes;
       }
       this.#reserved.set(upload, bytes);
     });
+  }
+
+  #reservedBytes(without?: string): number {
+    return [...this.#reserved].reduce((sum, [name, own]) => (name === without ? sum : sum + own), 0);
   }
 
   /** The archives, also those that builds keep, without uploads in progress. */

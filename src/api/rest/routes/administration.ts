@@ -15,6 +15,7 @@ import {
   tenantOrAllParams,
   tenantParams,
   tenantRemoval,
+  tenantUse,
 } from '../schema/administration.ts';
 
 export function addAdministrationRoutes(app: App, administration: Administration): void {
@@ -116,6 +117,19 @@ function addTenantRoutes(app: App, administration: Administration): void {
       },
     },
     ({ params }) => administration.tenant(params.tenant),
+  );
+  app.get(
+    '/tenants/:tenant/use',
+    {
+      schema: {
+        tags: ['administration'],
+        operationId: 'getTenantUse',
+        summary: 'Get what a tenant uses of its quotas',
+        params: tenantParams,
+        response: { 200: tenantUse, ...failures },
+      },
+    },
+    ({ params }) => administration.tenantUse(params.tenant),
   );
   app.patch(
     '/tenants/:tenant',

@@ -15,6 +15,7 @@ import {
   type TenantChange,
   type TenantInfo,
 } from '../../tenants/settings.ts';
+import type { StorageUse, TenantUse } from '../../tenants/usage.ts';
 import { flag, wholeText } from './params.ts';
 
 const tenantName = z
@@ -60,7 +61,7 @@ const quotas = {
   sandboxes: amount.describe('Sandboxes that have not ended; null: unlimited.'),
   memoryMib: amount.describe('Memory of running VMs, MiB.'),
   startsPerSecond: amount.describe('Starts of VMs.'),
-  storageBytes: amount.describe('Disk space of snapshots and pauses.'),
+  storageBytes: amount.describe('Disk space, bytes: the kinds of `TenantUse`.'),
 } satisfies Record<keyof Quotas, z.ZodType>;
 const tenantSetting = z.enum(TENANT_SETTINGS).meta({ id: 'TenantSetting' });
 export const tenantInfo: z.ZodType<TenantInfo> = z
@@ -72,6 +73,22 @@ export const tenantInfo: z.ZodType<TenantInfo> = z
     own: z.array(tenantSetting).describe('Settings that are its own; the others are those of `_default`.'),
   })
   .meta({ id: 'Tenant' });
+const storage = {
+  snapshots: count,
+  pauses: count,
+  disks: count.describe('Sizes of the disks of sandboxes that are not paused to disk.'),
+  templates: count.describe('Template builds of E2B’s clients: images and RAM.'),
+  uploads: count,
+  events: count,
+} satisfies Record<keyof StorageUse, z.ZodType>;
+export const tenantUse: z.ZodType<TenantUse> = z
+  .object({
+    sandboxes: count,
+    memoryMib: count,
+    storageBytes: count.describe('The sum of `storage`.'),
+    storage: z.object(storage).meta({ id: 'StorageUse', description: 'Bytes by kind.' }),
+  })
+  .meta({ id: 'TenantUse', description: 'What a tenant uses of its quotas.' });
 export const tenantList = z.object({ tenants: z.array(tenantInfo) }).meta({ id: 'TenantList' });
 export const tenantChange: z.ZodType<TenantChange> = z
   .strictObject({

@@ -1,4 +1,5 @@
 /** `neurovisor tenant`: the quotas of tenants. */
+import type { Administration } from '../../../api/tenants/administration.ts';
 import { isValidKey } from '../../../api/tenants/keys.ts';
 import { ALL_TENANTS } from '../../../api/tenants/limits.ts';
 import {
@@ -8,7 +9,7 @@ import {
   type TenantInfo,
   type TenantSetting,
 } from '../../../api/tenants/settings.ts';
-import { usageOf } from '../../../api/tenants/usage.ts';
+import type { TenantUse } from '../../../api/tenants/usage.ts';
 import { systemClock } from '../../../base/clock.ts';
 import { type BudgetUse, budgetStates, type WindowedBudget } from '../../../base/request/model-limits.ts';
 import { MIB } from '../../../base/units.ts';
@@ -41,7 +42,7 @@ export interface TenantFlags {
   readonly default?: boolean;
 }
 
-type Use = { readonly [K in keyof Quotas]?: number } & {
+type Use = Partial<TenantUse> & {
   /** Null: nothing was used in this window, or there is none. */
   readonly modelBudget: BudgetUse | null;
 };
@@ -74,7 +75,7 @@ export async function tenantShow(cli: Cli, given: string | undefined, flags: Ten
   const name = nameOf(given, flags);
   const { info, use } = await administer(cli, async (home, daemon) => ({
     info: await home.tenant(name),
-    use: daemon === null || name === ALL_TENANTS ? null : await useOf(daemon, name),
+    use: daemon === null || name === ALL_TENANTS ? null : await useOf(home, daemon, name),
   }));
   if (cli.json) cli.printJson({ ...info, use });
   else cli.stdout.write(`${quotaTable(info, use)}\n`);
@@ -130,13 +131,15 @@ function quotaTable(info: TenantInfo, use: Use | null): string {
   const { modelBudget, own } = info;
   const used = (setting: TenantSetting): string => {
     if (setting === 'modelBudget') return budgetUseText(modelBudget, use?.modelBudget ?? null);
-    const value = isQuota(setting) ? use?.[setting] : undefined;
+    const value = isUsed(setting) ? use?.[setting] : undefined;
     return value === undefined ? '-' : ROWS[setting].text(value as never);
   };
   const rows = SETTINGS.map((setting) => {
     const source = own.includes(setting) ? 'own' : 'default';
     return [ROWS[setting].title, shownIn(info, setting), used(setting), source];
   });
+  const kinds = Object.entries(use?.storage ?? {}).map(([kind, used]) => [`  ${kind}`, '', bytes(used), '']);
+  rows.splice(SETTINGS.indexOf('storageBytes') + 1, 0, ...kinds);
   return table(['quota', 'limit', 'used', 'source'], rows);
 }
 
@@ -205,16 +208,18 @@ const SETTINGS = Object.keys(ROWS) as readonly TenantSetting[];
 const QUOTAS = Object.keys(NO_QUOTAS) as readonly (keyof Quotas)[];
 const isQuota = (setting: TenantSetting): setting is keyof Quotas => QUOTAS.some((quota) => quota === setting);
 
+const isUsed = (setting: TenantSetting): setting is Exclude<keyof Quotas, 'startsPerSecond'> =>
+  isQuota(setting) && setting !== 'startsPerSecond';
+
 function shownIn({ quotas, ...info }: TenantInfo, setting: TenantSetting): string {
   const value = isQuota(setting) ? quotas[setting] : info[setting];
   return value === null ? NONE : ROWS[setting].text(value as never);
 }
 
-async function useOf(control: Daemon, name: string): Promise<Use> {
+async function useOf(home: Administration, control: Daemon, name: string): Promise<Use> {
   const { modelBudgets } = await control.host();
   const budget = modelBudgets.find(({ tenant }) => tenant === name);
-  const usage = usageOf(name, await control.list(), await control.snapshots());
-  return { ...usage, modelBudget: budget?.used ?? null };
+  return { ...(await home.tenantUse(name)), modelBudget: budget?.used ?? null };
 }
 
 function whole(option: string, values: readonly string[]): number | null {
