@@ -42,6 +42,7 @@ import type {
 import { forwardPort, type PortForward } from './cli/library/port-forward.ts';
 import type { UsageRecord } from './inference/bridge/bridge.ts';
 import type { Guest, GuestFiles, GuestStats, Process, ProcessInfo } from './machine/guest/link.ts';
+import { idOfSandbox } from './sandbox/contract/checks.ts';
 import type {
   EventsOptions,
   ForkOptions,
@@ -166,22 +167,22 @@ export class Sandbox {
     });
   }
 
-  /** Returns a sandbox by its id. @throws SandboxError `not_found`, `gone` */
-  static async connect(id: string, options: HostOptions = {}): Promise<Sandbox> {
+  /** Returns a sandbox by its id or name. @throws SandboxError `not_found`, `gone` */
+  static async connect(idOrName: string, options: HostOptions = {}): Promise<Sandbox> {
     return await withAbort(options.signal, async () => {
       const host = await hosts.open(options);
-      const info = await host.use((control) => control.get(id));
-      if (info.status === 'ended') throw gone(id, info.end);
+      const info = await host.use(async (control) => control.get(await idOfSandbox(control, idOrName)));
+      if (info.status === 'ended') throw gone(info.id, info.end);
       return new Sandbox(host, info);
     });
   }
 
   /** Lists sandboxes, newest first; without a daemon those of this process, and those paused to disk. */
   static async list(options: ListOptions = {}): Promise<readonly SandboxInfo[]> {
-    const { status, metadata, ...where } = options;
+    const { name, status, metadata, ...where } = options;
     return await withAbort(where.signal, async () => {
       const host = await hosts.open(where);
-      return await host.use((control) => control.list({ status, metadata }));
+      return await host.use((control) => control.list({ name, status, metadata }));
     });
   }
 

@@ -35,6 +35,7 @@ function sandboxOf(request: CreateRequest): SandboxInfo {
   const createdAtMs = systemClock.wall();
   return {
     id: newSandboxId(),
+    name: null,
     status: 'running',
     pausedTo: null,
     pauseReason: null,

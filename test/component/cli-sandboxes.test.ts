@@ -69,6 +69,24 @@ describe('create', () => {
     expect((await control.list())[0]?.id).toBe(stdout().trim());
   });
 
+  it('--name: names the sandbox in ls, inspect and other commands', async () => {
+    expect(await create(testCli().cli, control, { ...NO_FLAGS, name: 'web' })).toBe(0);
+    const listed = testCli();
+    await list(listed.cli, control, { label: [] });
+    expect(listed.stdout()).toMatch(/^[a-z0-9]{20} +web +running/m);
+    const shown = testCli();
+    await inspect(shown.cli, control, 'web');
+    expect(shown.stdout()).toMatch(/^name +web$/m);
+    await expect(create(testCli().cli, control, { ...NO_FLAGS, name: 'web' })).rejects.toMatchObject({
+      code: 'name_taken',
+    });
+    for (const name of ['a'.repeat(20), 'a/b', '-a']) {
+      await expect(create(testCli().cli, control, { ...NO_FLAGS, name })).rejects.toThrow(usage);
+    }
+    expect(await remove(testCli().cli, control, ['web'], { label: [] })).toBe(0);
+    expect(await control.list()).toEqual([]);
+  });
+
   it('forwards all options', async () => {
     const { cli } = testCli({ env: { TOKEN: 'x' } });
     await create(cli, control, {
@@ -189,13 +207,13 @@ describe('ls', () => {
     await control.remove(three);
     const short = testCli();
     expect(await list(short.cli, control, { label: [] })).toBe(0);
-    expect(short.stdout()).toMatch(/^ID +STATUS +AGE +ENDS IN +CPUS +MEMORY +ORIGIN +IMAGE +LABELS$/m);
-    expect(short.stdout()).toMatch(new RegExp(`^${one} +running +0 s +10 min +1 +512 MiB +pool +- +user=42$`, 'm'));
-    expect(short.stdout()).toMatch(new RegExp(`^${two} +paused \\(disk\\) `, 'm'));
+    expect(short.stdout()).toMatch(/^ID +NAME +STATUS +AGE +ENDS IN +CPUS +MEMORY +ORIGIN +IMAGE +LABELS$/m);
+    expect(short.stdout()).toMatch(new RegExp(`^${one} +- +running +0 s +10 min +1 +512 MiB +pool +- +user=42$`, 'm'));
+    expect(short.stdout()).toMatch(new RegExp(`^${two} +- +paused \\(disk\\) `, 'm'));
     expect(short.stdout()).not.toContain(three);
     const all = testCli();
     await list(all.cli, control, { label: [], all: true });
-    expect(all.stdout()).toMatch(new RegExp(`^${three} +ended \\(stopped\\) `, 'm'));
+    expect(all.stdout()).toMatch(new RegExp(`^${three} +- +ended \\(stopped\\) `, 'm'));
   });
 
   it('without sandboxes, says how to create one', async () => {

@@ -86,6 +86,25 @@ describe('sandboxes', () => {
     expect(mixed.json).toMatchObject({ error: { code: 'request_invalid' } });
   });
 
+  it('name: stands for the id in each path, and is unique', async () => {
+    const { id } = await create({ name: 'Web.1' });
+    expect(await api.ask('GET', '/sandboxes/Web.1')).toMatchObject({ status: 200, json: { id, name: 'Web.1' } });
+    expect(await api.ask('GET', '/sandboxes?name=Web.1')).toMatchObject({ json: { sandboxes: [{ id }] } });
+    const taken = await api.ask('POST', '/sandboxes', { name: 'Web.1' });
+    expect([taken.status, taken.json]).toMatchObject([409, { error: { code: 'name_taken' } }]);
+    expect(await api.ask('PATCH', '/sandboxes/Web.1', { metadata: { k: 'v' } })).toMatchObject({ json: { id } });
+    expect(await api.ask('GET', '/sandboxes/Web.1/logs')).toMatchObject({ status: 200 });
+    expect(await api.ask('DELETE', '/sandboxes/Web.1')).toMatchObject({ status: 200, json: { id } });
+    const gone = await api.ask('GET', '/sandboxes/Web.1');
+    expect([gone.status, gone.json]).toMatchObject([404, { error: { code: 'not_found' } }]);
+    const asId = await api.ask('POST', '/sandboxes', { name: 'a'.repeat(20) });
+    expect([asId.status, asId.json]).toMatchObject([400, { error: { code: 'spec_invalid' } }]);
+    for (const name of ['a', '.a', 'a b', 'x/y', 'x'.repeat(64)]) {
+      const wrong = await api.ask('POST', '/sandboxes', { name });
+      expect([wrong.status, wrong.json]).toMatchObject([400, { error: { code: 'request_invalid' } }]);
+    }
+  });
+
   it('list: filters by status and metadata', async () => {
     const { id } = await create({ metadata: { job: 'a=b', user: 'x' } });
     await create({ metadata: { job: 'other' } });
@@ -192,10 +211,11 @@ describe('invalid input: refused with the name of the field', () => {
     ['GET', '/sandboxes?status=asleep', undefined, 400, 'querystring.status'],
     ['GET', '/sandboxes?page=2', undefined, 400, '"page"'],
     ['GET', `/sandboxes/${UNKNOWN_ID}`, undefined, 404, UNKNOWN_ID],
-    ['GET', '/sandboxes/short', undefined, 400, 'params.id'],
+    ['GET', '/sandboxes/a', undefined, 400, 'params.id'],
     ['GET', '/sandboxes/..%2F..%2Fetc%2Fpasswd', undefined, 400, 'params.id'],
     ['DELETE', '/sandboxes/%00', undefined, 400, 'params.id'],
-    ['GET', `/sandboxes/${UNKNOWN_ID}x`, undefined, 400, 'params.id'],
+    ['GET', '/sandboxes/unknown-name', undefined, 404, 'unknown-name'],
+    ['GET', `/sandboxes/${'x'.repeat(64)}`, undefined, 400, 'params.id'],
     ['POST', `/sandboxes/${UNKNOWN_ID}/pause`, { to: 'tape' }, 400, 'body.to'],
     ['POST', `/sandboxes/${UNKNOWN_ID}/fork`, { count: 65 }, 400, 'count: expected a whole number from 1 to 64'],
     ['POST', `/sandboxes/${UNKNOWN_ID}/snapshots`, { name: 'a/b' }, 400, 'body.name'],

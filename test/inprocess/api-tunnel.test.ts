@@ -129,6 +129,19 @@ describe.each([false, true])('tunnel (TLS: %s)', (isTls) => {
     expect(head + rest).toContain('{"ok":true,"cpuCount"');
   });
 
+  it('takes the name of a sandbox', async () => {
+    const named = await remote.create({ name: 'web' });
+    for (const [sandbox, status] of [
+      ['web', '101 '],
+      ['other', '404 '],
+    ] as const) {
+      const { socket, head } = await upgrade('', sandbox);
+      socket.destroy();
+      expect(head).toContain(status);
+    }
+    await remote.remove(named.id);
+  });
+
   it('ends with the sandbox', async () => {
     const { socket } = await upgrade();
     const ended = once(socket, 'close');

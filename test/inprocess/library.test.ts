@@ -173,6 +173,13 @@ describe('Sandbox in a daemon', () => {
     await expect(Sandbox.connect('z'.repeat(20))).rejects.toMatchObject({ code: 'not_found' });
   });
 
+  it('connect, list: find by name', async () => {
+    await using sandbox = await Sandbox.create({ name: 'web' });
+    expect((await Sandbox.connect('web')).id).toBe(sandbox.id);
+    expect(await Sandbox.list({ name: 'web' })).toMatchObject([{ id: sandbox.id, name: 'web' }]);
+    await expect(Sandbox.connect('other')).rejects.toMatchObject({ code: 'not_found' });
+  });
+
   it('kill: idempotent; other calls report that the sandbox has ended', async () => {
     const sandbox = await Sandbox.create();
     const other = await Sandbox.connect(sandbox.id);

@@ -70,6 +70,8 @@ export class FakeSandboxes implements Sandboxes, AsyncDisposable {
     this.before('create');
     checkRequest(request, request.memoryMaxMib !== undefined);
     const spec = makeSpec(request, RANGES.cpus.max, parseEgress);
+    const [holder] = request.name === undefined ? [] : await this.list({ name: request.name });
+    if (holder !== undefined) throw new SandboxError('name_taken', `the name is that of sandbox ${holder.id}`);
     const snapshot = request.snapshot === undefined ? null : savedAs(this.saved, request.snapshot);
     await this.#options.beforeCreate?.(request, signal);
     if (signal?.aborted === true) throw cancelled(signal);
@@ -84,6 +86,7 @@ export class FakeSandboxes implements Sandboxes, AsyncDisposable {
       .map(({ info }) => info)
       .filter(({ status }) => status !== 'ended' || filter.status?.includes(status) === true)
       .filter(({ status }) => filter.status?.includes(status) ?? true)
+      .filter(({ name }) => (filter.name ?? name) === name)
       .filter(({ metadata }) => pairs.every(([key, value]) => metadata[key] === value))
       .reverse();
   }

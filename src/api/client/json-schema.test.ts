@@ -8,6 +8,7 @@ import { type AnswerSchema, conform, MISMATCH } from './json-schema.ts';
 
 const SANDBOX: SandboxInfo = {
   id: 'a'.repeat(20),
+  name: null,
   status: 'ended',
   pausedTo: null,
   pauseReason: null,

@@ -21,6 +21,7 @@ export function remoteSandboxes(requests: Requests, session: () => Readonly<Reco
 
     async list(filter = {}) {
       const query = new URLSearchParams();
+      if (filter.name !== undefined) query.set('name', filter.name);
       if (filter.status !== undefined) query.set('status', filter.status.join(','));
       for (const [key, value] of Object.entries(filter.metadata ?? {})) {
         query.append('metadata', `${key}=${value}`);

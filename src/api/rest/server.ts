@@ -21,6 +21,7 @@ import { CodedError, describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import { gauge, MetricRegistry } from '../../base/metrics.ts';
 import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
+import { idOfSandbox } from '../../sandbox/contract/checks.ts';
 import type { HomeContents } from '../../sandbox/contract/contents.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
@@ -252,6 +253,8 @@ function handlersFor(
   };
 }
 
+const SANDBOX_PATH = '/v1/sandboxes/:id';
+
 /** Of a part of the path, such as an id. */
 const PARAMETER_CHARACTERS_MAX = 64;
 
@@ -333,10 +336,7 @@ async function createApp(parts: AppParts, identify: (request: IncomingMessage) =
   await app.register(
     async (v1) => {
       const routes = v1.withTypeProvider() as App;
-      // All fields of a body are optional, so the body is, too. JSON's null is not an empty body.
-      routes.addHook('preValidation', async (request) => {
-        if (request.body === undefined) request.body = {};
-      });
+      completeRequests(routes, parts.control);
       addRoutes(routes, parts);
       await v1.register(async (files) => addFileRoutes(files as App, parts));
       await v1.register(async (own) => addOperatorRoutes(own as App, parts));
@@ -361,6 +361,17 @@ function addRoutes(app: App, parts: AppParts): void {
   addEventRoutes(app, { ...parts, takeStream: () => slots.streams.take(tenant) });
   addTunnelRoutes(app);
   addLoadRoute(app, parts.loads);
+}
+
+function completeRequests(routes: App, control: ControlPlane): void {
+  routes.addHook('preValidation', async (request) => {
+    // All fields of a body are optional, so the body is, too. JSON's null is not an empty body.
+    if (request.body === undefined) request.body = {};
+    if (request.routeOptions.url?.startsWith(SANDBOX_PATH) !== true) return;
+    // Sessions, the audit log and limits know ids alone.
+    const params = request.params as { id: string };
+    params.id = await idOfSandbox(control, params.id);
+  });
 }
 
 function addOperatorRoutes(app: App, parts: OperatorParts): void {

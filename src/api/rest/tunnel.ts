@@ -17,6 +17,7 @@ import { z } from 'zod';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { parseTraceparent, type Tracer } from '../../base/trace/trace.ts';
+import { idOfSandbox } from '../../sandbox/contract/checks.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import { BusyError } from '../../sandbox/contract/errors.ts';
 import { type Meter, watchAnswer } from './answer-time.ts';
@@ -28,7 +29,7 @@ import { TenantSlots } from './slots.ts';
 import { splice } from './splice.ts';
 import { PORT_PROTOCOL, TUNNEL_PROTOCOL } from './upgrade.ts';
 
-const PATH = /^\/v1\/sandboxes\/([a-z0-9]{20})\/(operations|ports\/([1-9]\d{0,4}))$/;
+const PATH = /^\/v1\/sandboxes\/([a-zA-Z0-9][\w.-]{1,62})\/(operations|ports\/([1-9]\d{0,4}))$/;
 const PORT_MAX = 65_535;
 
 /** @param text value of `Upgrade`, in lower case */
@@ -111,7 +112,8 @@ export class Tunnels {
       const { tenant, plane } = caller;
       const giveBack = this.#slots.take(tenant);
       client.once('close', giveBack);
-      const target = targetOf(request);
+      const asked = targetOf(request);
+      const target = { ...asked, id: await idOfSandbox(plane, asked.id) };
       id = target.id;
       // Before it counts as the sandbox's, since the caller may not be its owner.
       await plane.get(target.id);

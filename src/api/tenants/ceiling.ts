@@ -101,6 +101,7 @@ const CHANGEABLE: Rules<Omit<SandboxChange, 'models'>> = {
 
 const checkRequest = ruleOf<CreateRequest>({
   ...CHANGEABLE,
+  name: FREE,
   // What templates, snapshots and forks bring is judged by `TenantQuotas.admit`.
   cpus: atMost('cpus'),
   memoryMaxMib: atMost('memoryMaxMib'),

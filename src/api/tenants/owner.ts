@@ -23,10 +23,10 @@ export function checkTenantName(name: string): void {
 /** Its name where the host counts, shares and encrypts for owners. @param tenant `null` for the operator */
 export const ownerName = (tenant: string | null): string => (tenant === null ? 'operator' : `tenant ${tenant}`);
 
-/** Names of snapshots are unique on a host, so a tenant's are stored with the tenant's name. */
+/** Names of sandboxes and snapshots are unique on a host, so a tenant's are stored with the tenant's name. */
 export const nameOnHost = (owner: string, name: string): string => `${owner}/${name}`;
 
-/** The name of a snapshot as its owner gave it. */
+/** The name of a sandbox or snapshot as its owner gave it. */
 export function ownName(info: Pick<SnapshotInfo, 'name' | 'annotations'>): string | null {
   const owner = ownerOf(info);
   const prefix = owner === null ? '' : nameOnHost(owner, '');

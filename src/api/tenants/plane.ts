@@ -56,7 +56,8 @@ function ownSandboxes(control: Sandboxes, own: OwnWorld): Sandboxes {
       const source = snapshot === undefined ? {} : { snapshot: (await own.snapshot(snapshot)).id };
       const annotations = withOwner(request.annotations, own.tenant);
       await own.willStart(request.diskMib ?? DEFAULTS.diskMib);
-      return await control.create({ ...request, ...source, annotations }, signal);
+      const named = own.onHost(request);
+      return shown(await control.create({ ...request, ...named, ...source, annotations }, signal));
     },
 
     list: (filter) => own.list(filter),
@@ -67,23 +68,23 @@ function ownSandboxes(control: Sandboxes, own: OwnWorld): Sandboxes {
       checkUpdate(change, own.asker());
       const { annotations } = change;
       const kept = annotations && { annotations: withOwner(annotations, own.tenant) };
-      return await control.update(id, { ...change, ...kept });
+      return shown(await control.update(id, { ...change, ...kept }));
     },
 
     async remove(id) {
       await own.get(id);
-      return await control.remove(id);
+      return shown(await control.remove(id));
     },
 
     async pause(id, to) {
       const info = await own.get(id);
-      if (to === 'memory') return await control.pause(id, to);
-      return await own.saved(() => control.pause(id, to), info);
+      if (to === 'memory') return shown(await control.pause(id, to));
+      return shown(await own.saved(() => control.pause(id, to), info));
     },
 
     async resume(id, options) {
       await own.willStart((await own.get(id)).diskMib);
-      return await control.resume(id, options);
+      return shown(await control.resume(id, options));
     },
 
     async fork(id, options) {
@@ -192,7 +193,7 @@ function ownWatch(control: Watch, own: OwnWorld): Watch {
 
     onChange: (listener) =>
       control.onChange((info) => {
-        if (own.owns(info)) listener(info);
+        if (own.owns(info)) listener(shown(info));
       }),
   };
 }
@@ -219,13 +220,18 @@ class OwnWorld {
   }
 
   async list(filter?: Parameters<Sandboxes['list']>[0]): Promise<readonly SandboxInfo[]> {
-    return (await this.#control.list(filter)).filter((info) => this.owns(info));
+    const all = await this.#control.list({ ...filter, ...this.onHost({ name: filter?.name }) });
+    return all.filter((info) => this.owns(info)).map(shown);
+  }
+
+  onHost({ name }: { readonly name?: string | undefined }): { readonly name?: string } {
+    return name === undefined ? {} : { name: nameOnHost(this.tenant, name) };
   }
 
   /** @throws SandboxError `not_found` for a sandbox of another owner */
   async get(id: string): Promise<SandboxInfo> {
     const info = await this.#find(id);
-    if (this.owns(info)) return info;
+    if (this.owns(info)) return shown(info);
     throw noSandbox(id);
   }
 
@@ -265,6 +271,9 @@ class OwnWorld {
     }
   }
 }
+
+/** A sandbox as its owner named it. */
+const shown = (info: SandboxInfo): SandboxInfo => ({ ...info, name: ownName(info) });
 
 function noSandbox(id: string): SandboxError {
   return new SandboxError('not_found', `there is no sandbox ${id}`, { remedy: 'neurovisor ls' });

@@ -99,6 +99,7 @@ export function inspectText(info: SandboxInfo, now: number): string {
   const { end } = info;
   const rows: (readonly [string, string])[] = [
     ['id', info.id],
+    ...(info.name === null ? [] : [['name', info.name] as const]),
     ['status', statusText({ ...info, end: null })],
     ['age', coarse(now - info.createdAtMs)],
     ['size', `${info.cpus} CPUs, ${memoryText(info)}, disk ${info.diskMib} MiB`],

@@ -59,9 +59,10 @@ export function sandboxFilter({ all, label, status }: Omit<ListFlags, 'quiet'>):
 
 /** @param now milliseconds since 1970 */
 export function sandboxTable(list: readonly SandboxInfo[], now: number): string {
-  const heads = ['id', 'status', 'age', 'ends in', 'cpus', 'memory', 'origin', 'image', 'labels'];
+  const heads = ['id', 'name', 'status', 'age', 'ends in', 'cpus', 'memory', 'origin', 'image', 'labels'];
   const rows = list.map((one) => [
     one.id,
+    one.name ?? '-',
     statusText(one),
     coarse(now - one.createdAtMs),
     endsIn(one, now),

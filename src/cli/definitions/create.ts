@@ -40,6 +40,7 @@ Examples:
       }),
     );
   sortOptions(command, [
+    '--name',
     '--label',
     '--env',
     '--with',

@@ -7,7 +7,7 @@ import * as ranges from '../flags/ranges.ts';
 import { type OutputFlags, performThere } from './perform.ts';
 import { collect, listCommand, output, SANDBOX } from './shared-options.ts';
 
-const SANDBOXES = 'sandbox IDs, or unique prefixes of them';
+const SANDBOXES = 'sandbox names, IDs, or unique prefixes of IDs';
 
 const sandboxes = () => import('../commands/sandboxes.ts');
 const snapshots = () => import('../commands/snapshot.ts');

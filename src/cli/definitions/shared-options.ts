@@ -38,7 +38,7 @@ export const modelBudgetOption = (): Option =>
   ).argParser(collect);
 
 /** The argument of commands for one sandbox. */
-export const SANDBOX = ['<id>', 'sandbox ID, or a unique prefix of it'] as const;
+export const SANDBOX = ['<id>', 'sandbox name, ID, or a unique prefix of the ID'] as const;
 
 export const output = (): Option =>
   new Option('-o, --output <format>', 'output format: text or json (default: text)').choices(['text', 'json']);

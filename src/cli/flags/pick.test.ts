@@ -21,6 +21,11 @@ describe('sandboxId', () => {
     expect(await sandboxId(control, 'aaa')).toBe(ONE);
     expect(await sandboxId(control, TWO.slice(0, 19))).toBe(TWO);
   });
+  it('prefers a name over an ID prefix', async () => {
+    const named = { list: async () => [{ id: ONE }, { id: TWO, name: 'aaa' }] as SandboxInfo[] };
+    expect(await sandboxId(named, 'aaa')).toBe(TWO);
+    expect(await sandboxId(named, 'aaaa')).toBe(ONE);
+  });
   it('returns a full ID without a lookup', async () => {
     expect(await sandboxId(control, 'z'.repeat(20))).toBe('z'.repeat(20));
   });

@@ -1,15 +1,18 @@
-/** Resolves the IDs that people type: a unique prefix is enough. */
+/** Resolves the names and IDs that people type: a unique prefix of an ID is enough. */
 import { parseSandboxId } from '../../base/ids.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import { UsageError } from '../failure.ts';
 
 /**
- * @returns the full ID; a full ID is not looked up
- * @throws UsageError unless the text is a prefix of exactly one ID
+ * @returns the full ID; a full ID is not looked up, and a name goes before a prefix
+ * @throws UsageError unless the text is a name, or a prefix of exactly one ID
  */
 export async function sandboxId(control: Pick<ControlPlane, 'list'>, text: string): Promise<string> {
   if (parseSandboxId(text) !== undefined) return text;
-  const ids = (await control.list()).map(({ id }) => id);
+  const all = await control.list();
+  const named = all.find(({ name }) => name === text);
+  if (named !== undefined) return named.id;
+  const ids = all.map(({ id }) => id);
   if (text !== '' && !ids.some((id) => id.startsWith(text))) {
     // An ended sandbox: the command then reports that it ended, and why.
     const ended = await control.list({ status: ['ended'] });

@@ -1,8 +1,10 @@
 /** Options of a new sandbox, for `run`, `create` and what sandboxes start from. */
+
 import type { ChannelLimits } from '../../base/channel.ts';
+import { parseSandboxId } from '../../base/ids.ts';
 import type { DiskLimits } from '../../base/request/disk-limits.ts';
 import type { CreateRequest, MemoryAction } from '../../sandbox/contract/control.ts';
-import { DEFAULTS, RANGES } from '../../sandbox/contract/limits.ts';
+import { DEFAULTS, RANGES, SANDBOX_NAME, SANDBOX_NAME_FAULT } from '../../sandbox/contract/limits.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { type Field, type FieldGroups, type OptionText, part, type Row, readFields } from './field.ts';
@@ -131,6 +133,12 @@ const LABEL: Row<CreateRequest> = {
   field: 'metadata',
   parseAll: (texts) => parsePairs(texts, '--label'),
 };
+const NAME: Row<CreateRequest> = {
+  flags: '--name <name>',
+  help: 'name to use instead of the ID',
+  field: 'name',
+  parse: sandboxName,
+};
 const SNAPSHOT: Row<CreateRequest> = {
   flags: '--snapshot <name>',
   help: 'restore a snapshot, by name or ID',
@@ -176,6 +184,12 @@ const LIFETIME: readonly Row<CreateRequest>[] = [
   },
 ];
 
+/** @throws UsageError */
+function sandboxName(text: string): string {
+  if (SANDBOX_NAME.test(text) && parseSandboxId(text) === undefined) return text;
+  throw new UsageError(`--name "${text}": ${SANDBOX_NAME_FAULT}`);
+}
+
 /** The control plane validates it, since it knows its capabilities. */
 export function memoryAction(text: string): MemoryAction {
   return text as MemoryAction;
@@ -203,7 +217,15 @@ export const RUN_FIELDS: FieldGroups<CreateRequest> = {
 };
 
 export const CREATE_FIELDS: FieldGroups<CreateRequest> = {
-  'What to run:': [ENV, ...origin('boot instead of using the pool or a template'), SNAPSHOT, LABEL, REQUIREMENTS, WARM],
+  'What to run:': [
+    ENV,
+    ...origin('boot instead of using the pool or a template'),
+    SNAPSHOT,
+    NAME,
+    LABEL,
+    REQUIREMENTS,
+    WARM,
+  ],
   'What it may reach:': [NETWORK, PACKAGES],
   'Models:': [part('models', [DEFAULT_MODEL, ...MODEL_FIELDS])],
   'Size and time:': [...SIZE, ...RATES, ...LIFETIME],

@@ -50,6 +50,7 @@ function scrape(
     list: ids.map((id, n) => ({
       ...{
         id,
+        name: null,
         status: 'running',
         pausedTo: null,
         pauseReason: null,

@@ -11,7 +11,8 @@ describe('parseLocation', () => {
     ['./a:b', { kind: 'here', path: './a:b' }],
     ['/tmp/a:b', { kind: 'here', path: '/tmp/a:b' }],
     ['A:b', { kind: 'here', path: 'A:b' }],
-    ['aaaaaaaaaaaaaaaaaaaaa:b', { kind: 'here', path: 'aaaaaaaaaaaaaaaaaaaaa:b' }],
+    ['My-box.2:b', { kind: 'guest', id: 'My-box.2', path: 'b' }],
+    [`${'a'.repeat(64)}:b`, { kind: 'here', path: `${'a'.repeat(64)}:b` }],
     ['file', { kind: 'here', path: 'file' }],
   ])('%s', (text, location) => expect(parseLocation(text)).toEqual(location));
 

@@ -95,6 +95,12 @@ export const SNAPSHOT_NAME = NAME;
 /** A snapshot's name as the operator writes it: `TENANT/NAME` for a tenant's snapshot, which the tenant calls NAME. */
 export const SNAPSHOT_REFERENCE = /^(?:[a-z0-9][a-z0-9_-]{0,30}\/)?[a-z0-9][a-z0-9._-]{0,62}$/;
 export const TEMPLATE_NAME = NAME;
+/** Names of sandboxes, as Docker's of containers. */
+export const SANDBOX_NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,62}$/;
+export const SANDBOX_NAME_FAULT =
+  'expected 2 to 63 letters, digits, ".", "_" or "-", the first a letter or digit, and not the 20 characters of an ID';
+/** A sandbox's id or name; for the operator, a tenant's name is `TENANT/NAME`. */
+export const SANDBOX_REFERENCE = /^(?:[a-z0-9][a-z0-9_-]{0,30}\/)?[a-zA-Z0-9][a-zA-Z0-9_.-]{1,62}$/;
 /** Name of a template that an E2B client built. It belongs to one tenant and is never shown to others. */
 export const BUILT_TEMPLATE_NAME = /^e2b-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 

@@ -7,6 +7,7 @@ import { lifetimeFields } from './schema/request.ts';
 
 /** The part of a request that outlives the individual VMs of the sandbox. */
 export interface LifetimePolicy {
+  readonly name: string | null;
   readonly timeoutMs: number | null;
   readonly onTimeout: TimeoutAction;
   readonly idleTimeoutMs: number | null;
@@ -47,6 +48,7 @@ export function checkRequest(request: CreateRequest | SandboxChange, canGrow = f
 
 export function lifetimePolicyOf(request: CreateRequest): LifetimePolicy {
   return {
+    name: request.name ?? null,
     timeoutMs: request.timeoutMs ?? null,
     onTimeout: request.onTimeout ?? 'kill',
     idleTimeoutMs: request.idleTimeoutMs ?? null,

@@ -8,7 +8,7 @@ export type { CreateRequest, ForkOptions, SandboxChange } from './schema/request
 export interface Sandboxes {
   /**
    * Resolves when the sandbox is ready.
-   * @throws SandboxError `spec_invalid`, `not_found` (snapshot), `snapshot_damaged`, `start_failed`, `disk_full`,
+   * @throws SandboxError `spec_invalid`, `name_taken`, `not_found` (snapshot), `snapshot_damaged`, `start_failed`, `disk_full`,
    *   `cancelled`
    * @throws BusyError the queue is full, or the request timed out in it
    */
@@ -39,6 +39,7 @@ export interface ResumeOptions {
 }
 
 export interface SandboxFilter {
+  readonly name?: string | undefined;
   readonly status?: readonly SandboxStatus[] | undefined;
   /** All pairs must match. */
   readonly metadata?: Readonly<Record<string, string>> | undefined;

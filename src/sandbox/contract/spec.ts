@@ -55,6 +55,7 @@ export interface SandboxSpec {
 /** A request without what only a host of many sandboxes needs: where the sandbox starts from, and its lifetime. */
 export type SandboxOptions = Omit<
   CreateRequest,
+  | 'name'
   | 'snapshot'
   | 'template'
   | 'boot'

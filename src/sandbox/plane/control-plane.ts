@@ -85,6 +85,8 @@ export class LocalControlPlane implements ControlPlane {
   /** The newest events of all sandboxes. */
   readonly recentEvents = new RecentEvents();
   readonly #startedAtMs: number;
+  /** Names of sandboxes that are being created. */
+  readonly #names = new Set<string>();
   #closing: Promise<void> | undefined;
 
   private constructor(parts: ControlParts) {
@@ -120,7 +122,21 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
-    return await this.#creator.create(request, signal);
+    const { name } = request;
+    if (name === undefined) return await this.#creator.create(request, signal);
+    const remedy = 'choose another name';
+    if (this.#names.has(name))
+      throw new SandboxError('name_taken', 'a sandbox of this name is being created', { remedy });
+    this.#names.add(name);
+    try {
+      const [holder] = await this.list({ name });
+      if (holder === undefined) return await this.#creator.create(request, signal);
+      throw new SandboxError('name_taken', `the name is that of sandbox ${holder.id}`, {
+        remedy: `${remedy}, or remove that sandbox: neurovisor rm ${holder.id}`,
+      });
+    } finally {
+      this.#names.delete(name);
+    }
   }
 
   async list(filter?: SandboxFilter): Promise<readonly SandboxInfo[]> {

@@ -130,7 +130,7 @@ export class SandboxCreator {
       const owner = { annotations, resumes: null, copies: options.count };
       const supervisor = await this.#starter.startFrom(spec, source, owner, signal);
       await parentReturned;
-      const policy = { ...parent.policy, timeoutMs, metadata };
+      const policy = { ...parent.policy, name: null, timeoutMs, metadata };
       const provenance = {
         origin: 'fork',
         snapshot: null,

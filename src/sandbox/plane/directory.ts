@@ -43,12 +43,17 @@ export class Directory {
   }
 
   async list(filter: SandboxFilter = {}): Promise<readonly SandboxInfo[]> {
-    await this.#readPaused();
+    const { name } = filter;
+    const isHere = this.sandboxes.some((one) => one.policy.name === name && one.pausedSnapshotId === null);
+    // Spares look-ups by name the store.
+    if (!isHere) await this.#readPaused();
     const withEnded = filter.status?.includes('ended') === true;
     const ended = withEnded ? await this.#ended.all((id) => this.#sandboxes.has(id)) : [];
     const pairs = Object.entries(filter.metadata ?? {});
-    const fits = ({ status, metadata }: SandboxInfo): boolean =>
-      (filter.status?.includes(status) ?? true) && pairs.every(([key, value]) => metadata[key] === value);
+    const fits = ({ status, metadata, ...info }: SandboxInfo): boolean =>
+      (name ?? info.name) === info.name &&
+      (filter.status?.includes(status) ?? true) &&
+      pairs.every(([key, value]) => metadata[key] === value);
     const newestFirst = (a: SandboxInfo, b: SandboxInfo): number => b.createdAtMs - a.createdAtMs;
     const here = this.sandboxes.map((one) => one.info()).filter(fits);
     const over = ended.filter(fits).sort(newestFirst).slice(0, ENDED_MAX);

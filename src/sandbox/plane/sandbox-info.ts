@@ -68,9 +68,10 @@ const UNKNOWN_SPEC = {
 export function endedSandboxInfo(row: SandboxRow, stored: StoredRequest | null, accelerator: string): SandboxInfo {
   const { id, metadata, createdAtMs, parent, snapshot, end } = row;
   const policy = stored?.policy ?? lifetimePolicyOf({});
-  const { onTimeout, idleTimeoutMs, autoResume, onMemoryPressure, annotations } = policy;
+  const { name, onTimeout, idleTimeoutMs, autoResume, onMemoryPressure, annotations } = policy;
   return {
     id,
+    name,
     status: 'ended',
     pausedTo: null,
     pauseReason: null,

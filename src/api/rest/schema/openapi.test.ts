@@ -87,6 +87,7 @@ describe('OpenAPI document', () => {
     expect(operation('/v1/sandboxes')['parameters']).toMatchObject([
       { name: 'status', schema: { type: 'array', items: { $ref: '#/components/schemas/SandboxStatus' } } },
       { name: 'metadata', schema: { type: 'array', items: { type: 'string' } } },
+      { name: 'name', schema: { type: 'string' } },
     ]);
     expect(operation('/v1/sandboxes/{id}/files/list')['parameters']).toContainEqual(
       expect.objectContaining({ name: 'depth', schema: { type: 'integer', minimum: 1, maximum: 32, format: 'int64' } }),

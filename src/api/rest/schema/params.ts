@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import type { Range } from '../../../sandbox/contract/limits.ts';
 import { status } from '../../../sandbox/contract/schema/sandbox.ts';
-import { list, sandboxId, snapshotReference, text, whole } from '../../../sandbox/contract/schema/values.ts';
+import { list, sandboxReference, snapshotReference, text, whole } from '../../../sandbox/contract/schema/values.ts';
 
 /** Parameters are text: a whole number in decimal digits. */
 export const wholeText = (range: Range) =>
@@ -16,10 +16,10 @@ export const flag = z.preprocess(
   z.boolean({ error: 'expected true or false' }),
 );
 
-export const idParams = z.strictObject({ id: sandboxId });
+export const idParams = z.strictObject({ id: sandboxReference });
 
 export const portParams = z.strictObject({
-  id: sandboxId,
+  id: sandboxReference,
   port: wholeText({ min: 1, max: 65_535 }).describe('TCP port in the sandbox.'),
 });
 
@@ -40,6 +40,7 @@ export const listQuery = z.strictObject({
     .transform((pairs) => Object.fromEntries(pairs.map(splitPair)))
     .optional()
     .describe('`key=value`; repeatable, all must match.'),
+  name: sandboxReference.optional(),
 });
 
 export const eventsQuery = z.strictObject({

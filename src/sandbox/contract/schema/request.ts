@@ -16,6 +16,8 @@ import {
   notA,
   type ReadOnly,
   record,
+  sandboxName,
+  sandboxNameOnHost,
   snapshotReference,
   templateName,
   text,
@@ -144,6 +146,9 @@ export const createRequest = z
   .strictObject({
     ...size,
     image,
+    name: sandboxName
+      .optional()
+      .describe('Name that stands for the id, until the sandbox has ended. Unique among the sandboxes of its owner.'),
     env: environment.optional().describe('Environment variables of every program.'),
     models: modelOptions.optional(),
     packages: packageOptions
@@ -174,6 +179,7 @@ export const createRequest = z
 const annotations = z.record(z.string(), z.string()).optional();
 const localRequest = z.object({
   ...createRequest.shape,
+  name: sandboxNameOnHost.optional(),
   console: z.enum(['log', 'interactive']).optional(),
   annotations,
 });
@@ -195,6 +201,7 @@ export const lifetimeFields = z.object({
   ...lifeFields,
   annotations,
   queueTimeoutMs: createRequest.shape.queueTimeoutMs,
+  name: localRequest.shape.name,
 });
 
 export const sandboxChange = z

@@ -92,6 +92,7 @@ export const sandboxInfo = readOnly(
   z
     .object({
       id: sandboxId,
+      name: z.string().nullable().describe('Null: it has none.'),
       status,
       pausedTo: pausedTo.nullable(),
       pauseReason: pauseReason

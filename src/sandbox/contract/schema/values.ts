@@ -7,8 +7,19 @@
  * Requests are strict: an unknown field is an error that names it. Answers may grow: a client drops unknown fields.
  */
 import { z } from 'zod';
+import { parseSandboxId } from '../../../base/ids.ts';
 import { isAtMost } from '../../../base/text/characters.ts';
-import { NAME_FAULT, type Range, REQUEST_LIMITS, SNAPSHOT_NAME, SNAPSHOT_REFERENCE, TEMPLATE_NAME } from '../limits.ts';
+import {
+  NAME_FAULT,
+  type Range,
+  REQUEST_LIMITS,
+  SANDBOX_NAME,
+  SANDBOX_NAME_FAULT,
+  SANDBOX_REFERENCE,
+  SNAPSHOT_NAME,
+  SNAPSHOT_REFERENCE,
+  TEMPLATE_NAME,
+} from '../limits.ts';
 
 /** A schema's value, read-only at every depth. */
 export type ReadOnly<T> = T extends readonly (infer Item)[]
@@ -154,3 +165,15 @@ export const sandboxId = z
   .string()
   .regex(/^[a-z0-9]{20}$/, { error: 'expected 20 characters of a-z and 0-9' })
   .describe('Id of a sandbox.');
+const sandboxNameOf = (pattern: RegExp) =>
+  z
+    .string()
+    .regex(pattern, { error: SANDBOX_NAME_FAULT })
+    .refine((name) => parseSandboxId(name) === undefined, { error: SANDBOX_NAME_FAULT, params: CONTENT });
+export const sandboxName = sandboxNameOf(SANDBOX_NAME);
+/** As the host keeps it. */
+export const sandboxNameOnHost = sandboxNameOf(SANDBOX_REFERENCE);
+export const sandboxReference = z
+  .string()
+  .regex(SANDBOX_REFERENCE, { error: 'expected the id or name of a sandbox' })
+  .describe('Id or name of a sandbox; for the operator, a tenant’s name is `TENANT/NAME`.');
