@@ -1,5 +1,7 @@
 /** Usage errors of `neurovisor` without a daemon: arguments are checked before any request. */
+import { once } from 'node:events';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -80,6 +82,14 @@ describe('usage errors without a daemon', () => {
     expect([status, stdout]).toEqual([2, '']);
     expect(stderr.split('\n').length).toBeLessThanOrEqual(3);
   });
+});
+
+it('serve: a taken port is refused before any set-up', async () => {
+  await using taken = createServer().listen(0, '127.0.0.1');
+  await once(taken, 'listening');
+  const { port } = taken.address() as AddressInfo;
+  const { status, stderr } = await run(`serve --port ${port}`);
+  expect([status, stderr]).toEqual([125, expect.stringContaining(`127.0.0.1:${port}: another server listens there`)]);
 });
 
 describe('no daemon', () => {

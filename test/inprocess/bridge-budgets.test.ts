@@ -432,6 +432,7 @@ describe('bridge: budgets', () => {
     expect((await fixture.call(CHAT, BODY)).status).toBe(200);
     const own = await fixture.call(CHAT, BODY);
     expect(messageOf(own)).toContain('The budget of this sandbox for requests is spent');
+    expect(messageOf(own)).toContain('(1 of 1 used)');
     // The refused request used nothing of the host's budget.
     expect((await call(other, CHAT, BODY)).status).toBe(200);
     const { max_tokens: _, ...unlimited } = BODY;

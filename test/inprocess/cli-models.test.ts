@@ -136,7 +136,7 @@ describe('models ls', () => {
     expect(await modelsList(cli)).toBe(1);
     expect(stdout()).toMatch(/^gpu +local +openai +http:\S+ +8 +- +answers in \S+ \S+ +Qwen\/Qwen3-8B, ll/m);
     expect(stdout()).toMatch(/^cloud +hosted +openai +http:\S+ +- +env CLOUD_KEY +answers/m);
-    expect(stdout()).toMatch(/^qwen3 +gpu:Qwen\/Qwen3-8B \(3\) at \$0\.075\/\$0\.3 +gpt-5-mini$/m);
+    expect(stdout()).toMatch(/^qwen3 +gpu:Qwen\/Qwen3-8B \(3\) at \$0\.075\/\$0\.3 per million +gpt-5-mini$/m);
     expect(stdout()).toMatch(/^gpt-5-mini +cloud without price +-$/m);
     expect(stdout() + stderr()).not.toContain(KEY);
   });

@@ -142,7 +142,9 @@ describe('REST', () => {
       headers: { 'content-type': 'application/json' },
       body: '{"min":0,"max":1}',
     });
-    expect([set.status, await set.json()]).toMatchObject([403, { error: { code: 'forbidden' } }]);
+    for (const answer of [set, await rest(first, '/v1/pools')]) {
+      expect([answer.status, await answer.json()]).toMatchObject([403, { error: { code: 'forbidden' } }]);
+    }
   });
 
   it('one Idempotency-Key of two tenants is two keys', async () => {

@@ -2,7 +2,7 @@
 import { chmodSync, lstatSync, readFileSync, rmSync } from 'node:fs';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
-import { connect } from 'node:net';
+import { connect, createServer as createTcpServer, type Server as TcpServer } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
@@ -79,6 +79,15 @@ export function createListener(handlers: Handlers, certificate?: Certificate): S
   return server;
 }
 
+const whereOf = (port: number, host: string): string => (host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`);
+
+/** Fails before a long start, not after it. @throws ApiError as `listenAt` */
+export async function checkPort(port: number, host: string): Promise<void> {
+  const server = createTcpServer();
+  await listening(server, whereOf(port, host), () => server.listen(port, host));
+  await new Promise((done) => server.close(done));
+}
+
 /**
  * Listens at a port or a unix socket (mode 0600). Replaces the socket of a dead server.
  * @throws ApiError `already_running`, `listen_failed`
@@ -86,8 +95,7 @@ export function createListener(handlers: Handlers, certificate?: Certificate): S
 export async function listenAt(server: Server, at: ListenAt): Promise<void> {
   if ('port' in at) {
     const { port, host = LOOPBACK } = at;
-    const where = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
-    await listening(server, where, () => server.listen(port, host));
+    await listening(server, whereOf(port, host), () => server.listen(port, host));
     return;
   }
   const { socketPath } = at;
@@ -136,7 +144,7 @@ function removeDead(socketPath: string): void {
   }
 }
 
-function listening(server: Server, where: string, listen: () => void): Promise<void> {
+function listening(server: TcpServer, where: string, listen: () => void): Promise<void> {
   return new Promise((resolve, reject) => {
     const fail = (error: Error): void => {
       const used = errorCode(error) === 'EADDRINUSE';

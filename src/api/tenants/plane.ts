@@ -122,17 +122,12 @@ function ownSnapshots(control: Snapshots, own: OwnWorld): Snapshots {
 
 /** Pools are the host's. */
 function operatorsPools(): Pools {
-  return {
-    async pools() {
-      return [];
-    },
-
-    async setPool() {
-      throw new SandboxError('forbidden', 'pools are the operator’s', {
-        remedy: 'ask the operator of this host, who sets them at its socket',
-      });
-    },
+  const refused = async (): Promise<never> => {
+    throw new SandboxError('forbidden', 'pools are the operator’s', {
+      remedy: 'ask the operator of this host, who sets them at its socket',
+    });
   };
+  return { pools: refused, setPool: refused };
 }
 
 function ownGuests(control: GuestAccess, own: OwnWorld): GuestAccess {

@@ -31,6 +31,8 @@ describe('parseRequirement', () => {
     ['--index-url=http://a', '--index-url'],
     ['./local', 'name'],
     ['a @ https://example.org/a.whl', 'URLs'],
+    ['git+https://example.org/a', 'repositories'],
+    ['https://example.org/a.whl', 'URLs'],
     ['a@git+https://example.org/a', 'URLs'],
     ['a b', 'specifier'],
     ['a==', 'specifier'],

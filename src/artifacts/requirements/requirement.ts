@@ -30,7 +30,7 @@ export function parseRequirement(given: string): Requirement {
   const name = NAME.exec(wanted)?.[0];
   if (name === undefined) throw invalid(given, 'it does not begin with the name of a package');
   let rest = wanted.slice(name.length).trimStart();
-  if (rest.startsWith('@')) throw invalid(given, 'URLs and paths are not installed');
+  if (/^(@|\+\w+:|:\/\/)/.test(rest)) throw invalid(given, 'URLs, repositories and paths are not installed');
   const extras = EXTRAS.exec(rest)?.[0] ?? '';
   rest = rest.slice(extras.length).trim();
   if (rest.startsWith('(') && rest.endsWith(')')) rest = rest.slice(1, -1).trim();

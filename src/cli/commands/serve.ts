@@ -1,5 +1,5 @@
 /** `neurovisor serve`: the daemon. Holds sandboxes and pools, and serves them at a socket. */
-import type { Certificate } from '../../api/rest/listener.ts';
+import { type Certificate, checkPort } from '../../api/rest/listener.ts';
 import { systemClock } from '../../base/clock.ts';
 import type { JailMode, MemorySharing, MemoryShort } from '../../base/config.ts';
 import { describeError } from '../../base/errors.ts';
@@ -59,6 +59,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
   cli.ignoreClosedOutput();
   try {
     const at = listenChoice(flags);
+    if (at !== null) await checkPort(at.port, at.host);
     const certificate = at?.tls == null ? undefined : await readCertificate(at.tls);
     const options = daemonOptions(cli, flags, at, certificate);
     await using daemon = await openDaemon(options, release);

@@ -3,7 +3,7 @@ import type { SandboxChange } from '../../sandbox/contract/control.ts';
 import { type Field, part } from './field.ts';
 import { BUDGET_FIELD } from './model-budget.ts';
 import { type NetworkFlags, networkOptions, networkTexts, secretOptions } from './network-fields.ts';
-import { parseDuration, parsePairs } from './options.ts';
+import { isNone, parseDuration, parsePairs } from './options.ts';
 import { packageChange, packageTexts } from './package-fields.ts';
 import * as ranges from './ranges.ts';
 import { memoryAction, RATES } from './sandbox-fields.ts';
@@ -15,9 +15,9 @@ export const CHANGES: readonly Field<SandboxChange>[] = [
   part('models', [BUDGET_FIELD]),
   {
     flags: '--timeout <time>',
-    help: 'lifetime from now on, for example 90s or 2h, or never',
+    help: 'lifetime from now on, for example 90s or 2h, or none',
     field: 'timeoutMs',
-    parse: (text) => (text === 'never' ? null : parseDuration(text)),
+    parse: (text) => (isNone(text) ? null : parseDuration(text)),
   },
   {
     flags: '--memory <size>',

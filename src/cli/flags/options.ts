@@ -15,6 +15,9 @@ export function parseDuration(text: string): number {
   return Math.round(Number(match[1]) * UNIT_MS[unit]);
 }
 
+/** No limit; `never` was the word before 0.3.0. */
+export const isNone = (text: string): boolean => text === 'none' || text === 'never';
+
 /** In the largest unit that divides it: `1d`, `90m`. */
 export function durationText(ms: number): string {
   const units = Object.entries(UNIT_MS).toReversed();

@@ -3,7 +3,7 @@ import { changeOf, limitsOf } from '../commands/update.ts';
 import { readFields } from './field.ts';
 import { parseBudget, parseSharedBudget } from './model-budget.ts';
 import { type NetworkFlags, networkOptions } from './network-fields.ts';
-import { RATES, RUN_FIELDS, sandboxRequest } from './sandbox-fields.ts';
+import { CREATE_FIELDS, RATES, RUN_FIELDS, sandboxRequest } from './sandbox-fields.ts';
 
 const NO_FLAGS: NetworkFlags = { allowOut: [], denyOut: [] };
 const usage = expect.objectContaining({ code: 'usage' });
@@ -164,6 +164,14 @@ describe('--net-limit', () => {
   });
 });
 
+it('--idle-timeout: none, as of all limits, or never', () => {
+  const given = { ...NO_FLAGS, label: [] };
+  for (const idleTimeout of ['none', 'never'])
+    expect(sandboxRequest(CREATE_FIELDS, { ...given, idleTimeout }, { env: {} })).toMatchObject({
+      idleTimeoutMs: null,
+    });
+});
+
 describe('changeOf', () => {
   const none = { ...NO_FLAGS, label: [] };
   it('contains only the named options', () => {
@@ -172,7 +180,7 @@ describe('changeOf', () => {
       network: { mode: 'allowlist', allow: ['a.example'], deny: [] },
     });
     expect(changeOf({ ...none, timeout: '2m', label: ['a=b'] })).toEqual({ timeoutMs: 120_000, metadata: { a: 'b' } });
-    expect(changeOf({ ...none, timeout: 'never' })).toEqual({ timeoutMs: null });
+    for (const timeout of ['none', 'never']) expect(changeOf({ ...none, timeout })).toEqual({ timeoutMs: null });
   });
 
   it('rejects a command without changes', () => {

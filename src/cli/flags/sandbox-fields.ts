@@ -11,7 +11,7 @@ import { type Field, type FieldGroups, type OptionText, part, type Row, readFiel
 import type { BuildFlags, ImageFlags } from './image-flag.ts';
 import { DEFAULT_MODEL, MODEL_FIELDS } from './model-fields.ts';
 import { NETWORK, type NetworkFlags } from './network-fields.ts';
-import { type LimitWord, parseCount, parseEnv, parseLimits, parsePairs, parseRate } from './options.ts';
+import { isNone, type LimitWord, parseCount, parseEnv, parseLimits, parsePairs, parseRate } from './options.ts';
 import { PACKAGES, type PackageFlags } from './package-fields.ts';
 import * as ranges from './ranges.ts';
 import type { RequirementFlags } from './requirement-flags.ts';
@@ -162,10 +162,10 @@ const LIFETIME: readonly Row<CreateRequest>[] = [
   },
   {
     flags: '--idle-timeout <time>',
-    help: 'pause to disk after this time without activity, or never',
+    help: 'pause to disk after this time without activity, or none',
     fallback: '1h',
     field: 'idleTimeoutMs',
-    parse: (text) => (text === 'never' ? null : ranges.idleTimeout(text)),
+    parse: (text) => (isNone(text) ? null : ranges.idleTimeout(text)),
   },
   {
     flags: '--on-memory-pressure <action>',

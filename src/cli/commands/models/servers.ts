@@ -77,7 +77,7 @@ function shortened(names: readonly string[]): string {
 /** Of a million tokens of prompts and of answers. */
 function priceText(price: RouteOverview['price']): string {
   if (price === undefined) return '';
-  return price === null ? ' without price' : ` at $${price.input}/$${price.output}`;
+  return price === null ? ' without price' : ` at $${price.input}/$${price.output} per million`;
 }
 
 function modelTable(models: readonly ModelOverview[]): string {

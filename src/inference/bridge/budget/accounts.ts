@@ -48,8 +48,17 @@ export type Reserved =
   | { readonly kind: 'reserved'; readonly reservation: Reservation }
   /** Requests in flight hold what is left, or the rate is used up: try again later. */
   | { readonly kind: 'later'; readonly inMs: number | null; readonly by: BudgetKind | 'rate'; readonly account: string }
-  /** `inMs`: time to the next window; `null` if there is none. */
-  | { readonly kind: 'spent'; readonly by: BudgetKind; readonly inMs: number | null; readonly account: string };
+  | Spent;
+
+export interface Spent {
+  readonly kind: 'spent';
+  readonly by: BudgetKind;
+  readonly limit: number;
+  readonly used: number;
+  /** Time to the next window; `null` if there is none. */
+  readonly inMs: number | null;
+  readonly account: string;
+}
 
 export interface Reservation {
   /** At most what was wanted. At least 1 for each answer, if that many were wanted. */
@@ -169,7 +178,8 @@ export class BudgetAccounts {
           isShared ? Math.min(rest, Math.max(usual[by], Math.floor(rest / 2))) : rest;
         const left = limit - account.used[by];
         if (partOf(left) < least[by]) {
-          return { kind: 'spent', by, inMs: this.#untilNextMs(account), account: name };
+          const used = account.used[by];
+          return { kind: 'spent', by, limit, used, inMs: this.#untilNextMs(account), account: name };
         }
         const unheld = left - reserved[by];
         const parts = owners.map((owner) => {

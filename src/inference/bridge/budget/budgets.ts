@@ -8,6 +8,7 @@ import {
   isTenantAccount,
   type ModelBudget,
 } from '../../../base/request/model-limits.ts';
+import { dollarsText } from '../../../base/text/dollars.ts';
 import { BudgetAccounts, type BudgetShare, type Reservation, type Reserved, type Wanted } from './accounts.ts';
 
 /** How long a request waits for requests in flight or for its rate, before it gets 429. */
@@ -128,8 +129,11 @@ function ownerOf(account: string): string {
   return isTenantAccount(account) ? "all sandboxes of this sandbox's owner" : 'this sandbox';
 }
 
-function spent({ by, inMs, account }: Of<'spent'>): Refusal {
-  const fault = `The budget of ${ownerOf(account)} for ${NAMES[by]} is spent, or too small for this request.`;
+function spent({ by, limit, used, inMs, account }: Of<'spent'>): Refusal {
+  const isOwn = account !== HOST_ACCOUNT && !isTenantAccount(account);
+  const amount = (count: number): string => (by === 'costNanoDollars' ? `$${dollarsText(count)}` : `${count}`);
+  const use = isOwn ? ` (${amount(used)} of ${amount(limit)} used)` : '';
+  const fault = `The budget of ${ownerOf(account)} for ${NAMES[by]} is spent, or too small for this request${use}.`;
   const code = 'budget_spent';
   if (inMs === null) {
     const remedy = 'Ask the owner of the sandbox for a larger one.';
