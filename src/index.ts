@@ -197,7 +197,7 @@ export class Sandbox {
     return this.#ended;
   }
 
-  /** Runs Python code in a fork of the warmed interpreter, one process per call. */
+  /** Runs Python code, one process per call. */
   runCode(code: string, options: BufferOptions & Arguments): Promise<RunResult<Buffer>>;
   runCode(code: string, options?: TextOptions & Arguments): Promise<RunResult>;
   runCode(code: string, options: RunOptions & Arguments): Promise<RunResult<string | Buffer>>;

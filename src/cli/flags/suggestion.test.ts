@@ -35,6 +35,8 @@ describe('suggestion', () => {
     ['create -p 80:80', 'use neurovisor port ID PORT afterwards'],
     ['run -d x.py', 'use neurovisor create, then neurovisor exec --detach ID -- PROGRAM'],
     ['run --with-requirements r.txt x.py', 'use --requirements'],
+    ['python list', 'use neurovisor run --python 3.13'],
+    ['create --python 3.13', 'use --image, for example --image python:3.13-slim'],
     ['ps -a', 'to list sandboxes: neurovisor ls -a'],
     ['ps', 'to list sandboxes: neurovisor ls'],
     ['images', 'use neurovisor image ls'],

@@ -33,8 +33,8 @@ const OPTIONS: Readonly<Record<string, string>> = {
   '--directory': 'use --project DIR',
   '--tail': 'use neurovisor logs ID | tail',
   'run --rm': 'omit it: run always removes its sandbox',
-  'run --name': 'use neurovisor create: the sandbox of run ends with the script',
-  'run --python': 'use --image, for example --image python:3.13-slim',
+  'create --python': 'use --image, for example --image python:3.13-slim',
+  'run --name': 'use neurovisor create --name: the sandbox of run ends with the script',
   'run -u': 'use --user',
   'run -d': DETACH,
   'run --detach': DETACH,
@@ -88,7 +88,7 @@ const COMMANDS: Readonly<Record<string, string>> = {
   pip: PACKAGES,
   add: PACKAGES,
   install: PACKAGES,
-  python: 'use neurovisor run --image, for example --image python:3.13-slim',
+  python: 'use neurovisor run --python 3.13',
 };
 
 /**
