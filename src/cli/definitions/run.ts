@@ -112,6 +112,7 @@ export function addRun(program: Command): void {
     .option('--no-daemon', 'start the microVM in this process, even if a daemon is running')
     .addOption(jailOption())
     .addOption(vmmOption())
+    .option('--watch', 'run again when the script, its project or what --copy names changes')
     .option('--timings', 'print a time breakdown')
     .addOption(output())
     .addHelpText('after', () => moreOptionsText(command))

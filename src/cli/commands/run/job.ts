@@ -40,6 +40,7 @@ export interface RunFlags extends SandboxFlags, CassetteFlags {
   /** Version: as in `3.12`. */
   readonly python?: string;
   readonly timings?: boolean;
+  readonly watch?: boolean;
   readonly jail?: JailMode;
   /** True with `--daemon`, false with `--no-daemon`. */
   readonly daemon?: boolean;

@@ -43,6 +43,9 @@ export async function run(
   if (flags.project !== undefined) await requireProject(flags.project);
   if (wantsConsole) requireTerminal(cli, '-it');
   const isConsoleAlone = wantsConsole && file === undefined && flags.module === undefined;
+  if (flags.watch === true && (isProgram || isConsoleAlone || cli.json)) {
+    throw new UsageError('--watch needs a script, and excludes -o json', 'omit --watch');
+  }
   if (isProgram) return await start(cli, programJob(file, args, flags, outs));
   if (flags.entrypoint !== undefined) {
     throw new UsageError('--entrypoint excludes a script', 'put the program after --');
@@ -53,6 +56,12 @@ export async function run(
   const script = isConsoleAlone ? null : await scriptOf(cli, file, flags);
   if (wantsConsole && script !== null && script.project !== null) {
     throw new UsageError('-it runs no directory and no module', 'bring it in with --copy');
+  }
+  if (flags.watch === true && script !== null) {
+    const { watchedBy, watchRuns } = await import('./watch.ts');
+    const words = process.argv.slice(1);
+    const command = [process.execPath, ...process.execArgv, ...words.toSpliced(words.indexOf('--watch'), 1)];
+    return await watchRuns(cli, watchedBy(script, flags, outs), command);
   }
   const requirements = await requirementsOf(flags, script && programOf(script, flags));
   checkRequirements(requirements, flags);
