@@ -365,7 +365,7 @@ describe('bridge: errors of the upstream', () => {
     expect(answer.status).toBe(503);
     expect(Number(answer.headers['retry-after'])).toBeGreaterThan(0);
     expect(answer.headers['x-should-retry']).toBe('true');
-    expect(errorOf(answer.body)['message']).toMatch(/^Ollama can't be reached.*start the model/);
+    expect(errorOf(answer.body)['message']).toMatch(/^The model server can't be reached.*start the model/);
     expect((await fixture.call('/v1/models')).status).toBe(503);
   });
 

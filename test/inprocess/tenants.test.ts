@@ -289,6 +289,26 @@ describe('what a tenant may ask for', () => {
     settings.set('first', { inherit: ['cpusMax', 'memoryMaxMib'] });
   });
 
+  it('E2B: images and templates outside the tenant’s lists are refused, for sandboxes and builds', async () => {
+    settings.set('first', { allowImages: ['docker.io/library/*'], allowTemplates: ['base'] });
+    expect((await ask(first, 'POST', '/sandboxes', { templateID: 'agent' })).text).toContain(
+      'template: agent: not for this key',
+    );
+    expect((await ask(first, 'POST', '/v1/sandboxes', { image: 'ghcr.io/x/y' })).status).toBe(403);
+    const build = async (from: object) => {
+      const { json } = await ask(first, 'POST', '/v3/templates', { name: 'listed' });
+      const { templateID, buildID } = json as { templateID: string; buildID: string };
+      return await ask(first, 'POST', `/v2/templates/${templateID}/builds/${buildID}`, from);
+    };
+    expect((await build({ fromImage: 'ghcr.io/x/y' })).text).toContain('image: ghcr.io/x/y: not for this key');
+    expect((await build({ fromTemplate: 'code-interpreter' })).status).toBe(403);
+    expect((await build({ fromImage: 'e2bdev/code-interpreter' })).status).toBe(403);
+    expect((await build({ fromImage: 'python:3.13' })).status).toBe(202);
+    const built = await Template.build(Template().fromTemplate('base'), 'own', as(first));
+    expect((await build({ fromTemplate: built.name })).status).toBe(202);
+    settings.set('first', { inherit: ['allowImages', 'allowTemplates'] });
+  });
+
   it('E2B: a timeout above the tenant’s maximum is refused; clients’ defaults are not above it', async () => {
     settings.set('first', { timeoutMaxMs: 60_000 });
     const made = await Sandbox.create('agent', { ...as(first), timeoutMs: 60_000 });

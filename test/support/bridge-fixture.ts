@@ -69,6 +69,7 @@ export async function bridgeFixture(
     apiKey?: string;
     bodyMemory?: FairShareLimits;
     tenantOf?: BridgeOptions['tenantOf'];
+    modelsOf?: BridgeOptions['modelsOf'];
     cacheScopeOf?: BridgeOptions['cacheScopeOf'];
     queue?: BridgeOptions['queue'];
     sharedBudgets?: BridgeOptions['sharedBudgets'];
@@ -98,6 +99,7 @@ export async function bridgeFixture(
     log: options.log ?? silentLog,
     ...(options.bodyMemory === undefined ? {} : { bodyMemory: options.bodyMemory }),
     ...(options.tenantOf === undefined ? {} : { tenantOf: options.tenantOf }),
+    ...(options.modelsOf === undefined ? {} : { modelsOf: options.modelsOf }),
     ...(options.cacheScopeOf === undefined ? {} : { cacheScopeOf: options.cacheScopeOf }),
     ...(options.queue === undefined ? {} : { queue: options.queue }),
     tape: options.tape,

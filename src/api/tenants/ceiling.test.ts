@@ -3,7 +3,7 @@ import { FakeControlPlane } from '../../../test/support/fake-control-plane.ts';
 import { MODEL_PRIORITIES } from '../../base/request/model-limits.ts';
 import { privateRules } from '../../host/runtime/network.ts';
 import type { CreateRequest } from '../../sandbox/contract/control.ts';
-import { type Asker, checkCreate, checkFork, checkUpdate } from './ceiling.ts';
+import { type Asker, checkCreate, checkFork, checkUpdate, completeImage } from './ceiling.ts';
 import { tenantPlane } from './plane.ts';
 import { type Ceiling, UNSET_CEILING } from './settings.ts';
 
@@ -69,6 +69,42 @@ describe('models', () => {
 
   it('any priority is allowed: it orders the tenant’s own requests alone', () => {
     for (const priority of MODEL_PRIORITIES) expect(created({ models: { priority } })).toBe('allowed');
+  });
+});
+
+describe('images and templates', () => {
+  it.each([
+    ['python', 'docker.io/library/python:latest'],
+    ['python:3.13', 'docker.io/library/python:3.13'],
+    ['docker.io/python:3.13', 'docker.io/library/python:3.13'],
+    ['index.docker.io/acme/x', 'docker.io/acme/x:latest'],
+    ['index.example.com/acme/x', 'index.example.com/acme/x:latest'],
+    ['docker://ghcr.io/acme/x:1', 'ghcr.io/acme/x:1'],
+    ['localhost:5000/x', 'localhost:5000/x:latest'],
+    ['localhost/x', 'localhost/x:latest'],
+    [`acme/x@sha256:${'0'.repeat(64)}`, `docker.io/acme/x@sha256:${'0'.repeat(64)}`],
+    [`sha256:${'0'.repeat(64)}`, `sha256:${'0'.repeat(64)}`],
+    ['docker-archive:/a.tar', 'docker-archive:/a.tar'],
+  ])('%s is %s', (image, complete) => expect(completeImage(image)).toBe(complete));
+
+  it('an image is allowed by its complete name', () => {
+    const ceiling = { allowImages: ['docker.io/library/python:*', 'ghcr.io/acme/*'] };
+    for (const image of ['python', 'python:3.13-slim', 'docker.io/library/python', 'ghcr.io/acme/a/b:1']) {
+      expect([image, created({ image }, ceiling)]).toEqual([image, 'allowed']);
+    }
+    for (const image of ['python.example.com/x', 'acme/python', 'index.ghcr.io/acme/x', `sha256:${'0'.repeat(64)}`]) {
+      expect(created({ image }, ceiling)).toBe(`forbidden image: ${image}: not for this key`);
+      expect(created({ image })).toBe('allowed');
+    }
+    expect(created({}, { allowImages: [], allowTemplates: [] })).toBe('allowed');
+  });
+
+  it('a template is allowed by its name; one that a client has built always', () => {
+    const ceiling = { allowTemplates: ['data-*'] };
+    expect(created({ template: 'data-1' }, ceiling)).toBe('allowed');
+    expect(created({ template: 'e2b-00000000-0000-4000-8000-000000000000' }, ceiling)).toBe('allowed');
+    expect(created({ template: 'agent' }, ceiling)).toBe('forbidden template: agent: not for this key');
+    expect(created({ template: 'agent' })).toBe('allowed');
   });
 });
 

@@ -5,8 +5,10 @@
  *     tenantPlane ──► checkCreate, checkUpdate, checkFork ──► rules ◄── Ceiling, which the operator sets for the tenant
  */
 import { EVERY_HOSTED } from '../../base/request/model-limits.ts';
+import { matchesStars } from '../../base/text/glob.ts';
 import type { CreateRequest, ForkOptions, SandboxChange, SandboxInfo } from '../../sandbox/contract/control.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
+import { BUILT_TEMPLATE_NAME } from '../../sandbox/contract/limits.ts';
 import type { ModelOptions } from '../../sandbox/contract/model-policy.ts';
 import type { NetworkOptions } from '../../sandbox/contract/network-spec.ts';
 import type { Ceiling, Sizes } from './settings.ts';
@@ -43,6 +45,7 @@ const checkNetwork = ruleOf<NetworkOptions>({
   limits: FREE,
 });
 
+// The bridge judges the model of each request: a default or an alias may change, and the operator's list, too.
 const checkModels = ruleOf<ModelOptions>({
   defaultModel: FREE,
   allow: FREE,
@@ -108,13 +111,21 @@ const checkRequest = ruleOf<CreateRequest>({
   diskMib: atMost('diskMib'),
   warm: FREE,
   requirements: FREE,
-  // From any registry that the host reaches: SECURITY.md.
-  image: FREE,
+  image: (image, asker) => {
+    const { allowImages } = asker.ceiling;
+    const refused = isAny(allowImages, completeImage(image)) ? [] : [image];
+    refuse('image', refused, allowImages, '--allow-image', asker);
+  },
   env: FREE,
   models: checkModels,
   console: FREE,
   snapshot: FREE,
-  template: FREE,
+  // Names of built ones can't be guessed.
+  template: (name, asker) => {
+    const { allowTemplates } = asker.ceiling;
+    const refused = BUILT_TEMPLATE_NAME.test(name) || isAny(allowTemplates, name) ? [] : [name];
+    refuse('template', refused, allowTemplates, '--allow-template', asker);
+  },
   boot: FREE,
   queueTimeoutMs: FREE,
 });
@@ -178,6 +189,20 @@ function ruleOf<T extends object>(rules: Rules<T>): Rule<T> {
   return (value, asker) => {
     for (const name of names) check(name, value, asker);
   };
+}
+
+const isAny = (patterns: readonly string[], name: string): boolean =>
+  patterns.some((pattern) => matchesStars(pattern, name));
+
+/** With registry and tag, as Docker completes it. Other transports, and local digests, stay as they are. */
+export function completeImage(image: string): string {
+  if (/^(?:docker-archive|oci|docker-daemon|sha256):/.test(image)) return image;
+  const name = image.replace(/^docker:\/\//, '');
+  const [first = ''] = name.split('/');
+  const hasRegistry = first !== name && (/[.:[A-Z]/.test(first) || first === 'localhost');
+  const full = hasRegistry ? name.replace(/^index\.docker\.io\//, 'docker.io/') : `docker.io/${name}`;
+  const complete = full.replace(/^docker\.io\/([^/]*)$/, 'docker.io/library/$1');
+  return /@|:[^/]*$/.test(complete) ? complete : `${complete}:latest`;
 }
 
 function refuse(

@@ -11,6 +11,9 @@ export const TENANT_LIMITS = {
   hostedMax: 256,
   /** Blocks in `allowNet`. */
   netsMax: 64,
+  /** Patterns in each of `allowModels`, `allowImages` and `allowTemplates`. */
+  patternsMax: 64,
+  patternCharactersMax: 256,
   /** Time between two writes of a file that follows counts. */
   savedMs: 1000,
   budgetSeriesMax: 100,

@@ -45,6 +45,7 @@ it('no tenant exceeds its quotas, whatever starts, fails, pauses and ends in any
           const { tenant, memoryMib, id } = one;
           const start = {
             annotations: { tenant },
+            id,
             cpus: 1,
             memoryMib,
             diskMib: diskOf(memoryMib),

@@ -22,8 +22,16 @@ function quotasOf(limits: Partial<Quotas>) {
       listener({ ...whole, annotations: { tenant }, ...info } as SandboxInfo);
     }
   };
+  let ids = 0;
   const start = (tenant: string | null = 'acme', memoryMib = 512, resumes: string | null = null) =>
-    quotas.admit({ annotations: tenant === null ? {} : { tenant }, cpus: 1, memoryMib, diskMib: 2048, resumes });
+    quotas.admit({
+      id: `s${ids++}`,
+      annotations: tenant === null ? {} : { tenant },
+      cpus: 1,
+      memoryMib,
+      diskMib: 2048,
+      resumes,
+    });
   return { clock, quotas, control, change, start };
 }
 
@@ -41,6 +49,14 @@ describe('TenantQuotas', () => {
     expect(quotas.sharersOf(null)).toBe(operator);
     hasTenants = true;
     expect(quotas.sharersOf(null)).toBe(isAcross ? 'all' : null);
+  });
+
+  it('tenantOf: a sandbox has its owner from the start of its VM on', () => {
+    const { quotas, start } = quotasOf({});
+    const starting = start();
+    expect(quotas.tenantOf('s0')).toBe('acme');
+    starting.release();
+    expect(quotas.tenantOf('s0')).toBeNull();
   });
 
   it('names the quota, its use, and when to retry', () => {

@@ -46,7 +46,7 @@ export class TenantQuotas implements StartGate {
   readonly #sharing: MemorySharing;
   readonly #sandboxes = new Map<string, Counted>();
   /** Starts in progress; those with `isNew` also count as sandboxes. */
-  readonly #reserved = new Set<Counted & { readonly isNew: boolean }>();
+  readonly #reserved = new Set<Counted & { readonly isNew: boolean; readonly id: string | null }>();
   /** Owners of the sandboxes that ended last, whose model requests may end after them. */
   readonly #ended = new Map<string, string>();
   readonly #starts = new Map<string, TokenBucket>();
@@ -134,7 +134,7 @@ export class TenantQuotas implements StartGate {
     return tenant === null ? null : (this.#quotas.sizesOf?.(tenant).timeoutMaxMs ?? null);
   }
 
-  admit({ annotations, resumes, ...size }: StartAsked): StartReservation {
+  admit({ annotations, id, resumes, ...size }: StartAsked): StartReservation {
     const tenant = ownerOf({ annotations });
     if (tenant === null) return { runsAs: () => undefined, release: () => undefined };
     const isNew = resumes === null;
@@ -143,10 +143,10 @@ export class TenantQuotas implements StartGate {
     const { sandboxes } = this.#quotas.of(tenant);
     if (isNew) this.#requireRoom(tenant, 'sandboxes', this.useOf(tenant).sandboxes, 1, sandboxes);
     const counted = { tenant, memoryMib, diskMib };
-    const reserved = this.#reserve(counted, isNew);
+    const reserved = this.#reserve(counted, isNew, id);
     return {
-      runsAs: (id) => {
-        if (this.#reserved.delete(reserved)) this.#sandboxes.set(id, counted);
+      runsAs: (runs) => {
+        if (this.#reserved.delete(reserved)) this.#sandboxes.set(runs, counted);
       },
       release: () => void this.#reserved.delete(reserved),
     };
@@ -157,20 +157,24 @@ export class TenantQuotas implements StartGate {
   }
 
   /** @throws QuotaError */
-  #reserve(counted: Counted, isNew: boolean) {
+  #reserve(counted: Counted, isNew: boolean, id: string | null = null) {
     const { tenant, memoryMib, diskMib } = counted;
     const quotas = this.#quotas.of(tenant);
     const use = this.useOf(tenant);
     this.#requireRoom(tenant, 'memory', use.memoryMib, memoryMib, quotas.memoryMib);
     this.requireStorage(tenant, diskMib * MIB);
     this.#requireStart(tenant, quotas);
-    const reserved = { ...counted, isNew };
+    const reserved = { ...counted, isNew, id };
     this.#reserved.add(reserved);
     return reserved;
   }
 
+  /** Known before the VM starts: what a template has running may ask a model at once. */
   tenantOf(sandboxId: string): string | null {
-    return this.#sandboxes.get(sandboxId)?.tenant ?? this.#ended.get(sandboxId) ?? null;
+    const known = this.#sandboxes.get(sandboxId)?.tenant ?? this.#ended.get(sandboxId);
+    if (known !== undefined) return known;
+    for (const { id, tenant } of this.#reserved) if (id === sandboxId) return tenant;
+    return null;
   }
 
   #end(id: string): void {

@@ -143,8 +143,11 @@ it('TenantStore: the longest lists can be read back', () => {
   const fields = Array.from({ length: 64 }, (_, n) => `${'f'.repeat(196)}${n}`);
   const nets = Array.from({ length: 64 }, (_, n) => `192.168.100.${100 + n}`);
   const hosted = Array.from({ length: 256 }, (_, n) => `${'𝔪'.repeat(252)}${n}`);
-  store.set('acme', { allowFields: fields, allowNet: nets, allowHosted: hosted });
-  expect(new TenantStore(home).get('acme')).toMatchObject({ allowFields: fields, allowNet: nets, allowHosted: hosted });
+  const patterns = Array.from({ length: 64 }, (_, n) => `${'𝔪'.repeat(253)}${n}`);
+  const all = { allowModels: patterns, allowImages: patterns, allowTemplates: patterns };
+  const longest = { allowFields: fields, allowNet: nets, allowHosted: hosted, ...all };
+  store.set('acme', longest);
+  expect(new TenantStore(home).get('acme')).toMatchObject(longest);
 });
 
 it('model budgets of tenants and host: a change holds at once and after a restart', () => {

@@ -34,6 +34,9 @@ export type Quotas = z.infer<typeof quotas>;
 const netError = { error: notA('an IPv4 address or block, such as 10.1.0.0/16') };
 const net = z.string().regex(BLOCK, netError);
 
+/** `*` stands for any characters. */
+const patterns = list(text(TENANT_LIMITS.patternCharactersMax).min(1), TENANT_LIMITS.patternsMax).readonly();
+
 /** What the operator allows a tenant to ask for beyond its own: see `ceiling.ts`. */
 export const ceilingFields = {
   allowHosted: list(text(REQUEST_LIMITS.modelNameCharactersMax), TENANT_LIMITS.hostedMax)
@@ -45,6 +48,11 @@ export const ceilingFields = {
   allowFields: list(modelField, REQUEST_LIMITS.allowedFieldsMax)
     .readonly()
     .describe('Fields, with all below them, that its `models.allowFields` may name.'),
+  allowModels: patterns.describe(
+    'Models that its sandboxes may use, by their names at the model server; `*`: any part.',
+  ),
+  allowImages: patterns.describe('Container images, by complete names such as `docker.io/library/python:*`.'),
+  allowTemplates: patterns.describe('Templates, beside those that it has built.'),
   cpusMax: whole(RANGES.cpus).nullable().describe('The most CPUs of one sandbox; null: any number.'),
   memoryMaxMib: whole(RANGES.memoryMib).nullable().describe('The most memory of one sandbox, MiB.'),
   diskMaxMib: whole(RANGES.diskMib).nullable().describe('The largest disk of one sandbox, MiB.'),
@@ -58,7 +66,15 @@ export type Ceiling = z.infer<typeof ceiling>;
 export type Sizes = Pick<Ceiling, 'cpusMax' | 'memoryMaxMib' | 'diskMaxMib' | 'timeoutMaxMs'>;
 const ANY_SIZE: Sizes = { cpusMax: null, memoryMaxMib: null, diskMaxMib: null, timeoutMaxMs: null };
 /** Of a tenant for which nothing is set. */
-export const UNSET_CEILING: Ceiling = { allowHosted: [], allowNet: [], allowFields: [], ...ANY_SIZE };
+export const UNSET_CEILING: Ceiling = {
+  allowHosted: [],
+  allowNet: [],
+  allowFields: [],
+  allowModels: ['*'],
+  allowImages: ['*'],
+  allowTemplates: ['*'],
+  ...ANY_SIZE,
+};
 
 /** What the operator has set for one tenant, or for all: what is not there is inherited. */
 const settings = z.object({

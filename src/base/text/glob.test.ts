@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { compile, matches } from './glob.ts';
+import { compile, matches, matchesStars } from './glob.ts';
 
 const hits = (pattern: string, name: string, deep = true): boolean => {
   const compiled = compile(pattern, deep);
@@ -39,5 +39,22 @@ describe('matches', () => {
 
   it('a class or an escape without an end is no pattern', () => {
     expect([compile('[a', true), compile('a\\', true)]).toEqual([null, null]);
+  });
+});
+
+describe('matchesStars', () => {
+  it.each([
+    ['*', '', true],
+    ['*', 'a/b:c', true],
+    ['a', 'a', true],
+    ['a', 'ab', false],
+    ['a*', 'b', false],
+    ['*a', 'ba', true],
+    ['a*a', 'a', false],
+    ['a*b*c', 'a/x/b/y/c', true],
+    ['a*b*c', 'a/c/b', false],
+    ['a.c', 'abc', false],
+  ])('pattern %s, name %s: %s', (pattern, name, expected) => {
+    expect(matchesStars(pattern, name)).toBe(expected);
   });
 });

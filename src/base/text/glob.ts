@@ -95,3 +95,18 @@ function hits(token: Exclude<Token, { kind: 'many' | 'deep' }>, character: strin
 }
 
 export const hasWildcard = (text: string): boolean => /[*?[\\]/.test(text);
+
+/** `*` matches any characters, slashes too; nothing else is special. */
+export function matchesStars(pattern: string, name: string): boolean {
+  const [head = '', ...parts] = pattern.split('*');
+  const tail = parts.pop();
+  if (tail === undefined) return pattern === name;
+  if (!name.startsWith(head)) return false;
+  let at = head.length;
+  for (const part of parts) {
+    const found = name.indexOf(part, at);
+    if (found < 0) return false;
+    at = found + part.length;
+  }
+  return name.length - tail.length >= at && name.endsWith(tail);
+}

@@ -78,6 +78,13 @@ Examples:
       'field that its requests to the model may carry unchecked, for example enable_search (repeatable)',
       collect,
     )
+    .option('--allow-model <pattern>', 'model that its sandboxes may use, for example qwen* (repeatable)', collect)
+    .option(
+      '--allow-image <pattern>',
+      'container image by its complete name, for example docker.io/library/* (repeatable)',
+      collect,
+    )
+    .option('--allow-template <pattern>', 'template that it may use beside its own (repeatable)', collect)
     .option('--max-cpus <n>', 'CPUs of one sandbox')
     .option('--max-memory <size>', 'memory of one sandbox, for example 4G')
     .option('--max-disk <size>', 'disk of one sandbox, for example 10G')

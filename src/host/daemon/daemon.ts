@@ -167,7 +167,7 @@ async function openAccounts(
 
 async function openTenantsPlane(
   { config, log, progress, signal, modelPath, modelCacheBytes, checkUpstream }: DaemonOptions,
-  { budgets, keys, quotas, modelAudit, contents, auditFailures }: Accounts,
+  { budgets, keys, quotas, tenants, modelAudit, contents, auditFailures }: Accounts,
   cleanup: CleanupStack,
 ): Promise<Plane> {
   const plane = await openPlane({
@@ -197,6 +197,7 @@ async function openTenantsPlane(
       const tenant = quotas.tenantOf(id);
       return tenant === null ? null : keys.incarnationOf(tenant);
     },
+    modelsOf: (tenant) => (tenant === null ? undefined : tenants.get(tenant).allowModels),
   });
   return plane;
 }

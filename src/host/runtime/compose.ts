@@ -18,6 +18,7 @@ import { hostFiles } from '../../egress/packages/host/host-files.ts';
 import { readIndexes } from '../../egress/packages/host/indexes.ts';
 import {
   type Bridge,
+  type BridgeOptions,
   createBridge,
   type RequestLog,
   type SharedBudgetOptions,
@@ -81,7 +82,7 @@ export interface RuntimeOptions extends Pick<SetupOptions, 'modelLater'> {
 }
 
 /** The owners of sandboxes. */
-export type Owners = Record<'tenantOf' | 'cacheScopeOf', (sandboxId: string) => string | null>;
+export type Owners = Required<Pick<BridgeOptions, 'tenantOf' | 'cacheScopeOf' | 'modelsOf'>>;
 
 export interface RuntimeParts {
   readonly home: Home;
@@ -216,7 +217,7 @@ function openBridge(
 ): Pick<RuntimeParts, 'bridge' | 'usageListeners' | 'owners'> {
   const usageListeners = new Set([(record: UsageRecord) => metrics.noteUsage(record)]);
   if (options.onUsage !== undefined) usageListeners.add(options.onUsage);
-  const owners: Owners = { tenantOf: () => null, cacheScopeOf: () => null };
+  const owners: Owners = { tenantOf: () => null, cacheScopeOf: () => null, modelsOf: () => undefined };
   // Once the bridge is closed, all answers have ended.
   cleanup.push('cassette', () => tape?.close(upstream.defaultModel));
   const bridge = createBridge({
@@ -230,6 +231,7 @@ function openBridge(
     },
     tenantOf: (id) => owners.tenantOf(id),
     cacheScopeOf: (id) => owners.cacheScopeOf(id),
+    modelsOf: (tenant) => owners.modelsOf(tenant),
     tape: tape?.tape,
     sharedBudgets: options.sharedBudgets,
     cacheBytes: options.modelCacheBytes,

@@ -87,6 +87,8 @@ export interface BridgeOptions {
   readonly content?: ContentMode | undefined;
   /** The owner of a sandbox; owners share an upstream equally. `null`, the default, is the operator. */
   readonly tenantOf?: (sandboxId: string) => string | null;
+  /** The operator's patterns for the models of a tenant, for each request. Default: `undefined`, for all models. */
+  readonly modelsOf?: (tenant: string | null) => readonly string[] | undefined;
   /** Sandboxes of the same scope share cached answers. Default: `tenantOf`. */
   readonly cacheScopeOf?: (sandboxId: string) => string | null;
   /** Default: no spans, and a guest's own `traceparent` goes to the upstream unchanged. */
@@ -243,6 +245,7 @@ async function openPort(
     onUsage: options.onUsage ?? ((): void => undefined),
     records,
     tenantOf: options.tenantOf ?? (() => null),
+    modelsOf: options.modelsOf ?? (() => undefined),
     cacheScopeOf: options.cacheScopeOf ?? options.tenantOf ?? (() => null),
     sharedBudgets: options.sharedBudgets?.of ?? (() => []),
     takeTraces: options.takeTraces,

@@ -45,5 +45,6 @@ export interface ExchangeContext extends AdmissionContext {
   readonly tape: PortTape | undefined;
   readonly cache: ResponseCache;
   readonly cacheScopeOf: (sandboxId: string) => string | null;
+  readonly modelsOf: (tenant: string | null) => readonly string[] | undefined;
   readonly apis: SpokenApis;
 }

@@ -108,7 +108,7 @@ export class Listener {
     }
     this.#current.set(socket, response);
     this.#counts.requests += 1;
-    const exchange = new Exchange(this.#context, request, response);
+    const exchange = new Exchange(this.#contextNow(), request, response);
     const refusal = this.#check(request);
     if (refusal !== undefined) {
       this.#counts.refused += 1;
@@ -120,6 +120,14 @@ export class Listener {
       this.#counts[end] += 1;
       this.#exchanges.delete(exchange);
     });
+  }
+
+  /** The operator may have changed what the tenant may use. */
+  #contextNow(): ExchangeContext {
+    const context = this.#context;
+    const { modelsOf, tenantOf, sandboxId, policy } = context;
+    const tenantModels = modelsOf(tenantOf(sandboxId));
+    return tenantModels === undefined ? context : { ...context, policy: { ...policy, tenantModels } };
   }
 
   #check(request: IncomingMessage): Refusal | undefined {

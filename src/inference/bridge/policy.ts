@@ -2,11 +2,14 @@
 
 import { accepted, type Checked, refused } from '../../base/http/refusal.ts';
 import type { ModelBudget, ModelCache, ModelPriority } from '../../base/request/model-limits.ts';
+import { matchesStars } from '../../base/text/glob.ts';
 import type { BridgeLimits } from './limits.ts';
 
 export interface BridgePolicy {
   /** Allowed upstream names. Default: all that the upstream lists. */
   readonly allowModels?: readonly string[];
+  /** The operator's patterns for the sandbox's tenant, for names at the upstream. Default: all. */
+  readonly tenantModels?: readonly string[];
   /**
    * Requested name → upstream name; `*` matches every name that does not exist otherwise. Targets and `defaultModel`
    * are allowed even if `allowModels` omits them.
@@ -66,6 +69,24 @@ export function resolveModel(
   listed: readonly string[] | null,
   use: ModelUse = 'text',
 ): Checked<string> {
+  const found = findModel(asked, policy, listed?.filter((name) => isForTenant(name, policy)) ?? null, use);
+  const name = found.ok ? found.value : (asked ?? '');
+  if (name === '' || isForTenant(name, policy)) return found;
+  const shown = JSON.stringify(name.slice(0, MODEL_ID_CHARACTERS_SHOWN_MAX));
+  const message = `The operator of this host does not allow this sandbox the model ${shown}. ${available(policy, listed)}`;
+  return refused(403, 'model_forbidden', message, { param: 'model' });
+}
+
+/** Whether the operator allows the model to the sandbox's tenant. */
+export const isForTenant = (model: string, { tenantModels }: BridgePolicy): boolean =>
+  tenantModels === undefined || tenantModels.some((pattern) => matchesStars(pattern, model));
+
+function findModel(
+  asked: string | undefined,
+  policy: BridgePolicy,
+  listed: readonly string[] | null,
+  use: ModelUse,
+): Checked<string> {
   const aliases = policy.aliases ?? {};
   const name = asked ?? '';
   const direct = ownValue(aliases, name);
@@ -93,11 +114,12 @@ export function resolveModel(
     const [only, ...others] = (there ?? []).filter((id) => EMBEDDING_NAME.test(id));
     if (only !== undefined && others.length === 0) return accepted(only);
   }
-  return unknownModel(name, visibleNames(policy, listed));
+  return unknownModel(name, available(policy, listed));
 }
 
 export function mayUse(model: string, policy: BridgePolicy): boolean {
   const { allowModels, aliases = {}, defaultModel } = policy;
+  if (!isForTenant(model, policy)) return false;
   if (allowModels === undefined || allowModels.includes(model)) return true;
   return model === defaultModel || Object.values(aliases).includes(model);
 }
@@ -115,15 +137,20 @@ export function visibleModels(policy: BridgePolicy, listed: readonly ModelEntry[
 function visibleNames(policy: BridgePolicy, listed: readonly string[] | null): string[] {
   const names = new Set(policy.allowModels ?? listed ?? []);
   if (policy.defaultModel !== undefined) names.add(policy.defaultModel);
-  for (const name of Object.keys(policy.aliases ?? {})) if (name !== '*') names.add(name);
-  return [...names];
+  const { aliases = {} } = policy;
+  for (const name of Object.keys(aliases)) if (name !== '*') names.add(name);
+  return [...names].filter((name) => isForTenant(ownValue(aliases, name) ?? name, policy));
 }
 
-function unknownModel(name: string, names: readonly string[]): Checked<never> {
-  const shown = JSON.stringify(name.slice(0, MODEL_ID_CHARACTERS_SHOWN_MAX));
+function available(policy: BridgePolicy, listed: readonly string[] | null): string {
+  const names = visibleNames(policy, listed);
   const some = names.slice(0, MODELS_NAMED_MAX).join(', ');
   const more = names.length > MODELS_NAMED_MAX ? ` and ${names.length - MODELS_NAMED_MAX} more` : '';
-  const list = names.length === 0 ? 'No model is available.' : `Available: ${some}${more}.`;
+  return names.length === 0 ? 'No model is available.' : `Available: ${some}${more}.`;
+}
+
+function unknownModel(name: string, list: string): Checked<never> {
+  const shown = JSON.stringify(name.slice(0, MODEL_ID_CHARACTERS_SHOWN_MAX));
   return refused(404, 'model_not_found', `The model ${shown} does not exist here. ${list}`, { param: 'model' });
 }
 

@@ -9,6 +9,8 @@ export interface StartAsked {
   readonly memoryMib: number;
   /** Size of its disk in MiB. */
   readonly diskMib: number;
+  /** Id of the sandbox, unless it gets a member of a pool. */
+  readonly id: string;
   /** Id of the sandbox to resume; `null` for a new one. */
   readonly resumes: string | null;
 }

@@ -189,9 +189,9 @@ export class Starter {
     spec: SandboxSpec,
     start: () => Promise<T>,
   ): Promise<T> {
-    const { cpus, memoryMaxMib, memoryMib, diskMib } = spec;
+    const { id, cpus, memoryMaxMib, memoryMib, diskMib } = spec;
     const size = { cpus, memoryMib: memoryMaxMib ?? memoryMib, diskMib };
-    const reservation = this.#gate.admit({ annotations, resumes, ...size });
+    const reservation = this.#gate.admit({ annotations, id, resumes, ...size });
     try {
       const started = await start();
       reservation.runsAs(started.supervisor.spec.id);

@@ -15,7 +15,7 @@ import { MIB } from '../../../base/units.ts';
 import type { ControlPlane } from '../../../sandbox/contract/control.ts';
 import { BusyError } from '../../../sandbox/contract/errors.ts';
 import type { Callers } from '../../tenants/callers.ts';
-import { checkSize } from '../../tenants/ceiling.ts';
+import { checkCreate } from '../../tenants/ceiling.ts';
 import { BuildFailure, E2bError, errorReply } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { BuiltTemplate, E2bParts, TemplateBuild, TemplateParts, TemplateSize, TemplateSource } from '../parts.ts';
@@ -141,7 +141,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     const tags = given.length === 0 ? [DEFAULT_TAG] : [...new Set(given)];
     const size = sizeOf(body);
     const asker = this.#parts.callers.askerOf(this.#tenant);
-    if (asker !== null) checkSize(size, asker);
+    if (asker !== null) checkCreate(size, asker);
     this.#forget();
     const waiting = [...this.#builds.values()].filter(({ status }) => status === 'waiting');
     if (waiting.length >= E2B_LIMITS.buildsWaitingMax) throw new BusyError('too many builds', 5000);
@@ -181,11 +181,13 @@ export class Templates implements TemplateSource, AsyncDisposable {
     return { isPresent, token: this.#parts.urls.allow(this.uploads, hash) };
   }
 
-  /** @throws E2bError 400, 404, 409 */
+  /** @throws E2bError 400, 404, 409; SandboxError `forbidden` */
   async start(templateId: string, buildId: string, body: BuildBody): Promise<void> {
     const build = this.#find(templateId, buildId);
     if (build.isStarted) throw new E2bError(409, `the build ${buildId} has been started already`);
     const from = readBase(body, (name) => this.localName(name));
+    const asker = this.#parts.callers.askerOf(this.#tenant);
+    if (asker !== null) checkCreate({ [from.kind]: from.name }, asker);
     const own = readStart(body);
     build.isStarted = true;
     try {

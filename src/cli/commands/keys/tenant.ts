@@ -31,6 +31,9 @@ export interface QuotaFlags {
   readonly allowHosted?: readonly string[];
   readonly allowNet?: readonly string[];
   readonly allowField?: readonly string[];
+  readonly allowModel?: readonly string[];
+  readonly allowImage?: readonly string[];
+  readonly allowTemplate?: readonly string[];
   readonly maxCpus?: string;
   readonly maxMemory?: string;
   readonly maxDisk?: string;
@@ -193,6 +196,9 @@ const ROWS: { readonly [K in TenantSetting]: SettingRow<Required<TenantChange>[K
   allowHosted: { flag: 'allowHosted', option: '--allow-hosted', title: 'hosted models', read: list, text: words },
   allowFields: { flag: 'allowField', option: '--allow-field', title: 'model fields', read: list, text: words },
   allowNet: { flag: 'allowNet', option: '--allow-net', title: 'private networks', read: list, text: words },
+  allowModels: { flag: 'allowModel', option: '--allow-model', title: 'models', read: list, text: words },
+  allowImages: { flag: 'allowImage', option: '--allow-image', title: 'images', read: list, text: words },
+  allowTemplates: { flag: 'allowTemplate', option: '--allow-template', title: 'templates', read: list, text: words },
   cpusMax: { flag: 'maxCpus', option: '--max-cpus', title: 'CPUs each', read: whole, text: count },
   memoryMaxMib: { flag: 'maxMemory', option: '--max-memory', title: 'memory each', read: size, text: ofMib },
   diskMaxMib: { flag: 'maxDisk', option: '--max-disk', title: 'disk each', read: size, text: ofMib },

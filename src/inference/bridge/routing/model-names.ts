@@ -5,7 +5,15 @@ import { awaitOr } from '../../../base/ignore.ts';
 import { orAborted } from '../../../base/time-limit.ts';
 import type { Operation } from '../dialect/dialect.ts';
 import { BridgeError } from '../errors.ts';
-import { type BridgePolicy, type ModelEntry, type ModelUse, mayUse, resolveModel, visibleModels } from '../policy.ts';
+import {
+  type BridgePolicy,
+  isForTenant,
+  type ModelEntry,
+  type ModelUse,
+  mayUse,
+  resolveModel,
+  visibleModels,
+} from '../policy.ts';
 import { isLocal } from '../upstream/address.ts';
 import type { Catalog } from '../upstream/catalog.ts';
 import {
@@ -92,7 +100,8 @@ export class ModelNames {
     const names = listed?.map(({ id }) => id) ?? null;
     const resolved = resolveModel(asked, policy, names, use);
     if (!resolved.ok) {
-      return asked !== undefined && this.#table.models.has(asked) ? hostedModel(asked) : resolved;
+      const isHosted = asked !== undefined && this.#table.models.has(asked) && isForTenant(asked, policy);
+      return isHosted ? hostedModel(asked) : resolved;
     }
     const model = resolved.value;
     const plan = await this.#plan(model, policy, signal);
@@ -198,7 +207,7 @@ export function playedModel(
   policy: BridgePolicy,
   use: ModelUse,
 ): Checked<ResolvedModel> {
-  if (policy.allowModels !== undefined) {
+  if (policy.allowModels !== undefined || policy.tenantModels !== undefined) {
     const allowed = resolveModel(asked, policy, null, use);
     if (!allowed.ok) return allowed;
   }
