@@ -13,7 +13,7 @@ import type { Log } from '../../base/log.ts';
 import { modulePath } from '../../base/module-path.ts';
 import { type LongTurns, type Sample, TURN_MS_MAX } from './long-turns.ts';
 
-/** Wake-ups of both threads cost about 0.5 % of a processor. */
+/** Wake-ups of both threads cost about 0.6 % of a processor (docs/benchmarks.md). */
 const BEAT_MS = 40;
 /** Heap of the thread, MiB. */
 const HEAP_MIB_MAX = 32;
