@@ -1,7 +1,9 @@
 /** `exec` and `run` with a daemon, in this process, on real guest agents. */
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { exec } from '../../src/cli/commands/exec.ts';
+import { attach, exec } from '../../src/cli/commands/exec.ts';
 import { runInDaemon } from '../../src/cli/commands/run/daemon.ts';
 import type { RunFlags } from '../../src/cli/commands/run/job.ts';
 import { endAfterLoss } from '../../src/cli/output/loss.ts';
@@ -173,6 +175,28 @@ describe('exec', () => {
     const found = (await guest.processes()).find((one) => one.pid === pid);
     expect(found).toMatchObject({ argv: ['sleep', '600'], detached: true });
     await guest.signal(pid, 'SIGKILL');
+  });
+
+  it('attach: follows a detached program to its exit status; a signal leaves it running', async () => {
+    const started = testCli();
+    const go = join(await control.dirOf(id), 'go');
+    const script = `while [ ! -e '${go}' ]; do echo tick; sleep 0.05; done; echo err >&2; exit 7`;
+    await exec(started.cli, control, id, ['sh', '-c', script], { ...NO_FLAGS, detach: true });
+    const pid = started.stdout().trim();
+    const left = testCli();
+    const leaving = attach(left.cli, control, id.slice(0, 8), pid);
+    await eventually(() => expect(left.stdout()).toContain('tick\n'));
+    left.cli.handleSignal('SIGINT');
+    expect(await leaving).toBe(0);
+    expect(left.stderr()).toBe('detached; the program continues\n');
+    const again = testCli();
+    const attached = attach(again.cli, control, id, pid);
+    await eventually(() => expect(again.stdout()).toContain('tick\n'));
+    await writeFile(go, '');
+    expect(await attached).toBe(7);
+    expect(again.stderr()).toBe('err\n');
+    await expect(attach(testCli().cli, control, id, pid)).rejects.toMatchObject({ code: 'not_found' });
+    await expect(attach(testCli().cli, control, id, 'x')).rejects.toThrow(usage);
   });
 
   it.each([

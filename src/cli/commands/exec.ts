@@ -17,6 +17,7 @@ import {
   exitStatus,
   hasFailed,
   NOT_TRUNCATED,
+  type Relayed,
   relay,
   type Truncated,
 } from '../output/program-streams.ts';
@@ -141,12 +142,36 @@ async function execOrThrow(
     kill: killer(control, id, process, aborter),
   });
   stopWatching();
-  const { exit, stdout, stderr, encoding, truncated } = relayed;
-  if (exit === null) {
-    // The status of the signal counts.
-    if (aborter.signal.aborted) throw relayed.lost;
-    return statusOfEnd(cli, await endAfterLoss(cli, control, id, relayed.lost), 'the program');
+  // The status of the signal counts.
+  if (relayed.exit === null && aborter.signal.aborted) throw relayed.lost;
+  return await reportEnd(cli, control, id, process, relayed);
+}
+
+/** Shows what a program that runs without this command writes from now on. A signal leaves the program running. */
+export async function attach(cli: Cli, control: ControlPlane, text: string, program: string): Promise<number> {
+  const pid = ranges.pid(program);
+  const id = await sandboxId(control, text);
+  const aborter = new AbortController();
+  const process = await (await control.guest(id)).attach(pid, aborter.signal);
+  const leave = (): void => aborter.abort();
+  cli.onEnd(leave);
+  const relayed = await relay(cli, process, { stdin: false, graceMs: null, kill: leave });
+  if (relayed.exit === null && aborter.signal.aborted) {
+    if (!cli.json) cli.stderr.write('detached; the program continues\n');
+    return 0;
   }
+  return await reportEnd(cli, control, id, process, relayed);
+}
+
+async function reportEnd(
+  cli: Cli,
+  control: ControlPlane,
+  id: string,
+  process: Process,
+  relayed: Relayed,
+): Promise<number> {
+  const { exit, stdout, stderr, encoding, truncated } = relayed;
+  if (exit === null) return statusOfEnd(cli, await endAfterLoss(cli, control, id, relayed.lost), 'the program');
   if (cli.json) {
     const { pid } = process;
     const report: ExecReport = { sandbox: id, pid, exit, stdout, stderr, encoding, truncated };

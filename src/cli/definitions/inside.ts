@@ -1,4 +1,4 @@
-/** Definitions of the commands that act inside a sandbox: `exec`, `shell`, `cp`, `port`, `ps`. */
+/** Definitions of the commands that act inside a sandbox: `exec`, `attach`, `shell`, `cp`, `port`, `ps`. */
 import { type Command, Option } from 'commander';
 import type { CopyFlags } from '../commands/cp.ts';
 import type { ExecFlags } from '../commands/exec.ts';
@@ -12,6 +12,7 @@ const forwards = () => import('../commands/port.ts');
 
 export function addInside(program: Command): void {
   addExec(program);
+  addAttach(program);
   addShell(program);
   addCopy(program);
   addPort(program);
@@ -64,6 +65,23 @@ Examples:
         async (cli, control) => (await programs()).exec(cli, control, id, argv, flags),
         async (cli) => (await programs()).checkExec(cli, argv, flags),
       ),
+    );
+}
+
+function addAttach(program: Command): void {
+  program
+    .command('attach')
+    .summary('follow a detached program')
+    .description(
+      'Follow a program of `neurovisor exec --detach`: print what it writes from now on, and exit with its exit status. ' +
+        'Ctrl-C leaves it running.',
+    )
+    .argument(...SANDBOX)
+    .argument('<pid>', 'pid of the program, as `neurovisor ps` lists it')
+    .addOption(output())
+    .addHelpText('after', '\nExample:\n  neurovisor attach 7ds14n1k 1234\n')
+    .action((id: string, pid: string, flags: OutputFlags) =>
+      performThere(flags, async (cli, control) => (await programs()).attach(cli, control, id, pid)),
     );
 }
 
