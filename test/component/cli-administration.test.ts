@@ -58,11 +58,13 @@ describe('with a daemon', () => {
   it('tenant rm: its keys are refused, and what was set is gone', async () => {
     const { key } = await json<Created>(remote, 'key', 'create', '--tenant', 'leaving');
     await run(remote, 'tenant', 'set', 'leaving', '--sandboxes', '3');
-    expect((await run(remote, 'tenant', 'rm', 'leaving')).stdout).toBe('leaving: 1 key revoked\n');
+    expect((await run(remote, 'tenant', 'rm', 'leaving')).stdout).toBe(
+      'leaving: 1 key revoked, 2 sandboxes ended, 1 snapshot removed\n',
+    );
     expect(await statusWith(key)).toBe(401);
     expect(await json(remote, 'tenant', 'inspect', 'leaving')).toMatchObject({ quotas: { sandboxes: null } });
     const unknown = await run(remote, 'tenant', 'rm', 'nobody');
-    expect([unknown.status, unknown.stderr]).toEqual([2, expect.stringContaining('there is no tenant nobody')]);
+    expect([unknown.status, unknown.stderr]).toEqual([1, expect.stringContaining('there is no tenant nobody')]);
   });
 
   it('the audit log names the key, and has no secret of it', async () => {

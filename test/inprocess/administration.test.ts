@@ -14,6 +14,7 @@ import { HostStore, TenantStore } from '../../src/api/tenants/settings.ts';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { tenantAccount } from '../../src/base/request/model-limits.ts';
 import { OwnerKeys } from '../../src/sandbox/store/owner-keys.ts';
 import { sealingWith } from '../../src/sandbox/store/sealing.ts';
 import { type AuditedBridge, auditedBridge } from '../support/audited-bridge.ts';
@@ -142,16 +143,25 @@ it('keys, quotas and settings: what one client sets, another reads', async () =>
   expect(await home.settings()).toEqual({ modelBudget: null });
   const saves = new OwnerKeys(join(world.home, 'data.keys'), sealingWith(new Uint8Array(32)));
   for (const owner of ['tenant acme', 'tenant other']) await saves.of(owner);
+  const none = { endedSandboxes: 0, removedSnapshots: 0 };
+  const windowMs = 10 * 365 * 24 * 3_600_000;
+  const used = { inputTokens: 1, outputTokens: 1, requests: 1, costNanoDollars: 0 };
+  const use = { ...used, windowMs, window: Math.floor(Date.now() / windowMs) };
+  const kept = { [tenantAccount('acme')]: use, [tenantAccount('other')]: use };
+  await writeFile(join(world.home, 'model-budgets.json'), JSON.stringify(kept));
   await home.createKey('other', null);
   await home.createKey('acme', null);
-  expect(await home.removeTenant('acme')).toEqual({ name: 'acme', revokedKeys: 1, erasedSaves: true });
+  expect(await home.removeTenant('acme')).toEqual({ name: 'acme', revokedKeys: 1, ...none, erasedSaves: true });
+  // Its use of budgets is not a new tenant's.
+  const budgets = await readFile(join(world.home, 'model-budgets.json'), 'utf8');
+  expect(Object.keys(JSON.parse(budgets) as object)).toEqual([tenantAccount('other')]);
   expect(await readdir(join(world.home, 'data.keys'))).toEqual(['tenant.other']);
   expect(await home.tenants()).toEqual([]);
   expect(new TenantStore(world.home).list()).toEqual([]);
   const valid = (await home.keys()).filter(({ revokedAtMs }) => revokedAtMs === null);
   expect(valid.map(({ tenant }) => tenant)).toEqual(['other']);
   // Its revoked keys are still listed.
-  expect(await home.removeTenant('acme')).toEqual({ name: 'acme', revokedKeys: 0, erasedSaves: false });
+  expect(await home.removeTenant('acme')).toEqual({ name: 'acme', revokedKeys: 0, ...none, erasedSaves: false });
   await expect(home.removeTenant('nobody')).rejects.toMatchObject({ code: 'not_found' });
   await expect(home.removeTenant('A')).rejects.toMatchObject({ code: 'spec_invalid' });
   expect(await home.setSettings({ modelBudget })).toEqual({ modelBudget });

@@ -191,6 +191,15 @@ describe('bridge: budgets', () => {
     expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ outputTokens: 20, requests: 2 });
   });
 
+  it('a forgotten budget begins at 0', async () => {
+    await withBudget({ outputTokens: 20 });
+    await fixture.call(CHAT, BODY);
+    fixture.bridge.forgetBudget(ACCOUNT);
+    expect(fixture.bridge.budgetUse(ACCOUNT)).toBeNull();
+    await fixture.call(CHAT, BODY);
+    expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ requests: 1 });
+  });
+
   it('a canceled stream counts the forwarded part, and releases the rest', async () => {
     fixture = await bridgeFixture({ policy: { budget: { outputTokens: 20 } } });
     fixture.mock.answer((_, response) => {

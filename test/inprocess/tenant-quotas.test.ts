@@ -1,5 +1,6 @@
 /** Quotas of tenants on the real control plane, without VMs. */
 import { describe, expect, it } from 'vitest';
+import { removeOwned } from '../../src/api/tenants/administration.ts';
 import { tenantPlane } from '../../src/api/tenants/plane.ts';
 import { TenantQuotas } from '../../src/api/tenants/quota.ts';
 import { NO_QUOTAS, type Quotas, type Sizes } from '../../src/api/tenants/settings.ts';
@@ -227,6 +228,20 @@ describe('quotas', () => {
       `${DISK + pauses} of ${2 * DISK} bytes of storage are used (pauses ${bytes(pauses)}, disks 2.0 GiB), ${DISK} more wanted`,
     );
     await expect(plane.resume(id)).rejects.toThrow('bytes of storage are used');
+  });
+
+  it('removeOwned: ends a tenant’s sandboxes and removes its snapshots, nobody else’s', async () => {
+    const { host, acme, other } = await openSharing();
+    await using _host = host;
+    const [mine, paused, theirs] = [await acme.create({}), await acme.create({}), await other.create({})];
+    await acme.snapshot(mine.id, { name: 'mine' });
+    await acme.pause(paused.id, 'disk');
+    const kept = await other.snapshot(theirs.id);
+    expect(await removeOwned(host.control, 'acme')).toEqual({ endedSandboxes: 2, removedSnapshots: 1 });
+    expect([await acme.list(), await acme.snapshots()]).toEqual([[], []]);
+    expect((await host.control.list()).map(({ id }) => id)).toEqual([theirs.id]);
+    expect((await host.control.snapshots()).map(({ id }) => id)).toEqual([kept.id]);
+    expect((await host.control.pausedBytes()).size).toBe(0);
   });
 
   it('storage: 20 creations, forks and builds at once never exceed the quota together', async () => {

@@ -14,7 +14,11 @@ export function homeParts(dir: string) {
   const administration = new HomeAdministration(
     dir,
     { keys: () => stores.keys, tenants: () => stores.tenants, host: () => stores.host },
-    async (tenant) => quotas.useOf(tenant),
+    {
+      useOf: async (tenant) => quotas.useOf(tenant),
+      removeOwned: async () => ({ endedSandboxes: 2, removedSnapshots: 1 }),
+      forgetBudget: () => undefined,
+    },
   );
   const contents = homeContents({
     config: { home: dir, imageQuotaBytes: GIB },

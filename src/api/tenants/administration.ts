@@ -6,7 +6,11 @@
  *     command without a daemon ────────────────────────────────────────────► HomeAdministration (of the command)
  */
 import { join } from 'node:path';
+import { systemClock } from '../../base/clock.ts';
+import { ifThere } from '../../base/errors.ts';
 import { eraseFile, ownerKeyPath, ownerKeysDir } from '../../base/key-file.ts';
+import { silentLog } from '../../base/log.ts';
+import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import {
   type AuditedRequest,
   type AuditListing,
@@ -18,7 +22,8 @@ import {
 import type { AuditRecord } from './audit-record.ts';
 import { TenantError } from './errors.ts';
 import type { CreatedKey, KeyInfo, KeyStore } from './keys.ts';
-import { checkTenantName, ownerName } from './owner.ts';
+import { ModelBudgets } from './model-budgets.ts';
+import { checkTenantName, ownerName, ownerOf } from './owner.ts';
 import type { HostSettings, HostStore, TenantChange, TenantInfo, TenantStore } from './settings.ts';
 import type { TenantUse } from './usage.ts';
 
@@ -39,8 +44,8 @@ export interface Administration {
   /** Changes only the given settings, at once. */
   setTenant(name: string, change: TenantChange): Promise<TenantInfo>;
   /**
-   * Revokes its keys, removes what was set, and erases the key that encrypts its saves. Its sandboxes and snapshots stay,
-   * but encrypted ones can't be read any more.
+   * Revokes its keys, ends its sandboxes, removes its snapshots, what was set and its use of budgets, and erases the key
+   * that encrypts its saves. Without a daemon, sandboxes and snapshots stay. Its records in the audit logs always do.
    */
   removeTenant(name: string): Promise<TenantRemoval>;
   settings(): Promise<HostSettings>;
@@ -56,6 +61,8 @@ export interface TenantRemoval {
   readonly name: string;
   /** Number of keys that were valid until now. */
   readonly revokedKeys: number;
+  readonly endedSandboxes: number;
+  readonly removedSnapshots: number;
   /** Whether there was a key that encrypts its saves. */
   readonly erasedSaves: boolean;
 }
@@ -66,19 +73,44 @@ export interface HomeStores {
   host(): HostStore;
 }
 
+export type OwnedRemoval = Pick<TenantRemoval, 'endedSandboxes' | 'removedSnapshots'>;
+
+/** What only a daemon knows of tenants. */
+export interface DaemonAccounts {
+  useOf(tenant: string): Promise<TenantUse>;
+  /** Ends the tenant's sandboxes and removes its snapshots. */
+  removeOwned(tenant: string): Promise<OwnedRemoval>;
+  forgetBudget(tenant: string): void;
+}
+
+const NOTHING_OWNED: OwnedRemoval = { endedSandboxes: 0, removedSnapshots: 0 };
+
+/** @throws SandboxError; what was removed before stays so */
+export async function removeOwned(
+  control: Pick<ControlPlane, 'list' | 'remove' | 'snapshots' | 'removeSnapshot'>,
+  tenant: string,
+): Promise<OwnedRemoval> {
+  const sandboxes = (await control.list()).filter((one) => ownerOf(one) === tenant);
+  // One may have ended meanwhile.
+  await Promise.all(sandboxes.map(({ id }) => ifThere(control.remove(id), 'not_found')));
+  const snapshots = (await control.snapshots()).filter((one) => ownerOf(one) === tenant);
+  for (const { id } of snapshots) await ifThere(control.removeSnapshot(id), 'not_found');
+  return { endedSandboxes: sandboxes.length, removedSnapshots: snapshots.length };
+}
+
 export class HomeAdministration implements Administration {
   readonly #homeDir: string;
   readonly #stores: HomeStores;
-  readonly #use: ((tenant: string) => Promise<TenantUse>) | undefined;
+  readonly #daemon: DaemonAccounts | undefined;
 
   /**
    * @param stores called when one is needed: a damaged file of one kind does not prevent work on another
-   * @param use of a daemon
+   * @param daemon undefined: none runs
    */
-  constructor(homeDir: string, stores: HomeStores, use?: (tenant: string) => Promise<TenantUse>) {
+  constructor(homeDir: string, stores: HomeStores, daemon?: DaemonAccounts) {
     this.#homeDir = homeDir;
     this.#stores = stores;
-    this.#use = use;
+    this.#daemon = daemon;
   }
 
   async keys(): Promise<readonly KeyInfo[]> {
@@ -103,7 +135,7 @@ export class HomeAdministration implements Administration {
 
   async tenantUse(name: string): Promise<TenantUse> {
     checkTenantName(name);
-    if (this.#use !== undefined) return await this.#use(name);
+    if (this.#daemon !== undefined) return await this.#daemon.useOf(name);
     throw new TenantError('not_found', 'no daemon counts what tenants use', { remedy: 'neurovisor serve' });
   }
 
@@ -117,12 +149,22 @@ export class HomeAdministration implements Administration {
     const own = keys.list().filter(({ tenant }) => tenant === name);
     const revokedKeys = own.filter((key) => keys.isValid(key)).length;
     for (const { id } of own) keys.revoke(id);
+    const owned = (await this.#daemon?.removeOwned(name)) ?? NOTHING_OWNED;
     const erasedSaves = await this.#eraseSaves(name);
+    await this.#forgetBudget(name);
     const wasSet = this.#stores.tenants().remove(name);
     if (own.length === 0 && !erasedSaves && !wasSet) {
       throw new TenantError('not_found', `there is no tenant ${name}`, { remedy: 'neurovisor tenant ls' });
     }
-    return { name, revokedKeys, erasedSaves };
+    return { name, revokedKeys, ...owned, erasedSaves };
+  }
+
+  async #forgetBudget(tenant: string): Promise<void> {
+    if (this.#daemon !== undefined) return this.#daemon.forgetBudget(tenant);
+    const parts = { homeDir: this.#homeDir, clock: systemClock, log: silentLog };
+    const { tenants, host } = this.#stores;
+    await using budgets = await ModelBudgets.open({ ...parts, tenants: tenants(), host: host() });
+    budgets.forget(tenant);
   }
 
   /** @returns false if there was no key. @throws TenantError `file_failed` */

@@ -105,6 +105,11 @@ export class ModelBudgets implements AsyncDisposable {
     }
   }
 
+  /** For a removed tenant: a new one of its name begins at 0. */
+  forget(tenant: string): void {
+    if (this.#used.delete(tenantAccount(tenant))) this.#file?.changed();
+  }
+
   /** The host's first, then those of tenants by name. */
   list(): readonly SharedBudget[] {
     const { tenants, host } = this.#parts;

@@ -24,7 +24,8 @@ export async function forEach<T extends object>(
   return outcomes.every(({ ok }) => ok) ? 0 : 1;
 }
 
-async function outcomeOf<T extends object>(
+/** Reports a failure on stderr, except for JSON. */
+export async function outcomeOf<T extends object>(
   cli: Cli,
   id: string,
   action: (id: string) => Promise<T>,

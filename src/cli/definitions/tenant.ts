@@ -97,8 +97,8 @@ Examples:
     .command('rm')
     .summary('remove a tenant')
     .description(
-      'Revoke the keys of a tenant, remove its quotas, and erase the key of its encrypted pauses and snapshots. ' +
-        'Sandboxes stay.',
+      'Revoke the keys of a tenant, end its sandboxes, remove its snapshots, quotas and use of budgets, and erase the ' +
+        'key of its encrypted saves. Without a daemon, sandboxes and snapshots stay.',
     )
     .argument('<name>', 'name of the tenant')
     .addOption(output())

@@ -11,7 +11,7 @@ import { createE2bServer, type E2bServer } from '../../api/e2b/server.ts';
 import { accessTokens } from '../../api/e2b/tokens.ts';
 import type { Certificate } from '../../api/rest/listener.ts';
 import { type ApiServer, createApiServer } from '../../api/rest/server.ts';
-import { HomeAdministration } from '../../api/tenants/administration.ts';
+import { HomeAdministration, removeOwned } from '../../api/tenants/administration.ts';
 import { type AuditFailures, AuditLog, auditFailuresMetric } from '../../api/tenants/audit.ts';
 import { modelRequestLog } from '../../api/tenants/audit-models.ts';
 import { KeyStore } from '../../api/tenants/keys.ts';
@@ -26,7 +26,7 @@ import type { Config } from '../../base/config.ts';
 import { daemonSocket, type Home, requireRunDir, resolveHome } from '../../base/home.ts';
 import type { Log } from '../../base/log.ts';
 import type { Progress } from '../../base/progress.ts';
-import type { WindowedBudget } from '../../base/request/model-limits.ts';
+import { tenantAccount, type WindowedBudget } from '../../base/request/model-limits.ts';
 import { eventPoster } from '../../egress/webhook.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/contract/control.ts';
 import { VmTemplateBuilds } from '../builds/template-builds.ts';
@@ -253,10 +253,17 @@ async function openDoors(parts: Composition): Promise<Doors> {
   return { api, key, setDomain };
 }
 
-function administrationOf({ accounts, home, storage }: Composition): HomeAdministration {
-  const { keys, tenants, host } = accounts;
+function administrationOf({ accounts, home, plane, storage }: Composition): HomeAdministration {
+  const { keys, tenants, host, budgets } = accounts;
   const stores = { keys: () => keys, tenants: () => tenants, host: () => host };
-  return new HomeAdministration(home.dir, stores, (tenant) => storage.useOf(tenant));
+  return new HomeAdministration(home.dir, stores, {
+    useOf: (tenant) => storage.useOf(tenant),
+    removeOwned: (tenant) => removeOwned(plane.control, tenant),
+    forgetBudget: (tenant) => {
+      budgets.forget(tenant);
+      plane.runtime.forgetModelUse(tenantAccount(tenant));
+    },
+  });
 }
 
 function tenancyOf({ accounts, plane, storage }: Composition, key: string): Tenancy {

@@ -163,6 +163,10 @@ export class Runtime {
     return this.#parts.bridge.budgetUse(account);
   }
 
+  forgetModelUse(account: string): void {
+    this.#parts.bridge.forgetBudget(account);
+  }
+
   /** Calls `listener` after each request to the model. */
   onUsage(listener: (usage: UsageRecord) => void): void {
     this.#parts.usageListeners.add(listener);

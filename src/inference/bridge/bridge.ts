@@ -137,6 +137,8 @@ export interface Bridge {
    * account is unknown.
    */
   budgetUse(account: string): BudgetUse | null;
+  /** Its use begins at 0 again. */
+  forgetBudget(account: string): void;
   /** Metrics of all ports, including closed ones. */
   metrics(): readonly Metric[];
   close(): Promise<void>;
@@ -168,6 +170,7 @@ export function createBridge(options: BridgeOptions): Bridge {
       return port;
     },
     budgetUse: (account) => budgets.useOf(account),
+    forgetBudget: (account) => budgets.forget(account),
     metrics: () => [
       ...metrics.list(),
       ...queues.metrics(),

@@ -154,8 +154,8 @@ function addTenantRoutes(app: App, administration: Administration): void {
         operationId: 'removeTenant',
         summary: 'Revoke the keys of a tenant and remove what was set for it',
         description:
-          'Also erases the key that encrypts its pauses and snapshots: they can not be read any more. Its sandboxes and ' +
-          'snapshots stay until they are removed.',
+          'Also ends its sandboxes, removes its snapshots and its use of budgets, and erases the key that encrypts its ' +
+          'saves. Its records in the audit logs stay.',
         params: tenantParams,
         response: { 200: tenantRemoval, ...failures },
       },

@@ -106,6 +106,8 @@ export const tenantRemoval: z.ZodType<TenantRemoval> = z
   .object({
     name: tenantName,
     revokedKeys: z.int().min(0).describe('Keys that were valid until now.'),
+    endedSandboxes: count,
+    removedSnapshots: count,
     erasedSaves: z.boolean().describe('Whether it had a key that encrypts pauses and snapshots, which is erased.'),
   })
   .meta({ id: 'TenantRemoval' });

@@ -21,6 +21,7 @@ import { durationText, parseDuration, parseMemory } from '../../flags/options.ts
 import { withOption } from '../../flags/ranges.ts';
 import type { Daemon } from '../../library/daemon.ts';
 import { bytes, table } from '../../output/table.ts';
+import { outcomeOf } from '../many.ts';
 
 export interface QuotaFlags {
   readonly sandboxes?: string;
@@ -98,14 +99,24 @@ export async function tenantSet(cli: Cli, given: string | undefined, flags: Quot
 }
 
 export async function tenantRemove(cli: Cli, name: string): Promise<number> {
-  const removed = await administer(cli, (home) => home.removeTenant(name));
-  const { revokedKeys, erasedSaves } = removed;
+  const removed = await administer(cli, (home) => outcomeOf(cli, name, () => home.removeTenant(name)));
   if (cli.json) cli.printJson(removed);
-  else {
-    const keys = `${revokedKeys} ${revokedKeys === 1 ? 'key' : 'keys'} revoked`;
-    cli.stdout.write(`${name}: ${keys}${erasedSaves ? ', encrypted saves unreadable' : ''}\n`);
+  else if (removed.ok) {
+    const { revokedKeys, endedSandboxes, removedSnapshots, erasedSaves } = removed;
+    const counts = [
+      countOf(revokedKeys, 'key', 'revoked'),
+      ...(endedSandboxes > 0 ? [countOf(endedSandboxes, 'sandbox', 'ended')] : []),
+      ...(removedSnapshots > 0 ? [countOf(removedSnapshots, 'snapshot', 'removed')] : []),
+      ...(erasedSaves ? ['encrypted saves unreadable'] : []),
+    ];
+    cli.stdout.write(`${name}: ${counts.join(', ')}\n`);
   }
-  return 0;
+  return removed.ok ? 0 : 1;
+}
+
+function countOf(count: number, what: string, done: string): string {
+  const plural = what === 'sandbox' ? 'sandboxes' : `${what}s`;
+  return `${count} ${count === 1 ? what : plural} ${done}`;
 }
 
 /** @throws UsageError */

@@ -139,6 +139,11 @@ export class BudgetAccounts {
     known.limits = limits;
   }
 
+  /** The next request of the account begins at 0. */
+  forget(account: string): void {
+    this.#accounts.delete(account);
+  }
+
   /** Merges the use kept on disk: an account has never used less than that. */
   restore(share: BudgetShare, kept: BudgetUse): void {
     const known = this.#open(share);

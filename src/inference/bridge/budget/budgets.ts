@@ -34,6 +34,11 @@ export class Budgets {
     return this.#accounts.useOf(account);
   }
 
+  forget(account: string): void {
+    this.#accounts.forget(account);
+    this.#wake();
+  }
+
   restore(share: BudgetShare, use: BudgetUse): void {
     this.#accounts.restore(share, use);
   }
