@@ -4,13 +4,47 @@ import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { collect } from '../../base/collect.ts';
+import { LoopTime } from '../../base/fairness/loop-time.ts';
 import { ignore } from '../../base/ignore.ts';
 import { JsonCount } from '../../base/text/json-values.ts';
+import { BusyError } from '../../sandbox/contract/errors.ts';
 import { ApiError } from './errors.ts';
 import { API_LIMITS } from './limits.ts';
 
-/** Returns undefined for an empty body. @throws ApiError `too_large`, `request_timeout`, `request_invalid` */
-export async function readJsonBody(body: Readable, clock: Clock): Promise<unknown> {
+/** The part of the event loop that the large bodies of one tenant may take: one after another, with pauses. */
+export class BodyTurns {
+  readonly #clock: Clock;
+  readonly #time: LoopTime;
+  #waiting = 0;
+
+  constructor(clock: Clock, time = new LoopTime(API_LIMITS.bodyLoopTime, clock)) {
+    this.#clock = clock;
+    this.#time = time;
+  }
+
+  /** Runs `parse` at once for a small body. @throws BusyError; errors of `parse` */
+  async run<T>(bytes: number, parse: () => T): Promise<T> {
+    if (bytes <= API_LIMITS.bodyAtOnceBytesMax) return parse();
+    if (this.#waiting >= API_LIMITS.bodiesWaitingMax) {
+      throw new BusyError(`${this.#waiting} large bodies wait for their turn, the maximum`, API_LIMITS.retryAfterMs);
+    }
+    this.#waiting += 1;
+    try {
+      while (!this.#time.isOpen) {
+        await new Promise<void>((resolve) => this.#clock.after(Math.max(1, this.#time.waitMs), resolve));
+      }
+      return this.#time.run(parse);
+    } finally {
+      this.#waiting -= 1;
+    }
+  }
+}
+
+/**
+ * Returns undefined for an empty body.
+ * @throws ApiError `too_large`, `request_timeout`, `request_invalid`; BusyError
+ */
+export async function readJsonBody(body: Readable, clock: Clock, turns: BodyTurns): Promise<unknown> {
   const { bodyBytesMax, bodyMsMax } = API_LIMITS;
   const tooLarge = (): Error => new ApiError('too_large', `the JSON body is larger than ${bodyBytesMax} bytes`);
   const bytes = await within(
@@ -19,7 +53,8 @@ export async function readJsonBody(body: Readable, clock: Clock): Promise<unknow
     bodyMsMax,
     'the body',
   );
-  return bytes.length === 0 ? undefined : parsed(bytes, 'the body');
+  if (bytes.length === 0) return undefined;
+  return await turns.run(bytes.length, () => parsed(bytes, 'the body'));
 }
 
 /** Counts values as they arrive, in short turns of the event loop. @throws ApiError `too_large` */

@@ -1,5 +1,5 @@
 import { assert } from '../../base/assert.ts';
-import { MIB } from '../../base/units.ts';
+import { KIB, MIB } from '../../base/units.ts';
 
 /** Limits of the REST server. A status in brackets is the answer beyond the limit. */
 export const API_LIMITS = {
@@ -12,6 +12,12 @@ export const API_LIMITS = {
    * to parse, and 100,000 names 140 ms.
    */
   bodyJson: { valuesMax: 100_000, namesMax: 8192 },
+  /** Larger bodies of a tenant take turns. */
+  bodyAtOnceBytesMax: 64 * KIB,
+  /** Milliseconds of the event loop for parsing them: at once, and per second. */
+  bodyLoopTime: { size: 1, refillPerSecond: 200 },
+  /** Such bodies of a tenant that wait [429]; each is in memory. */
+  bodiesWaitingMax: 32,
   /** From a connection's first byte to the end of its headers [408]. */
   headersMsMax: 10_000,
   /** From the headers to the end of a JSON body [408]. */

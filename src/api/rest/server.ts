@@ -34,7 +34,7 @@ import { AnswerMemory } from './answer-buffer.ts';
 import { ApiMetrics } from './api-metrics.ts';
 import { addAudit } from './audit.ts';
 import { callerOf } from './auth.ts';
-import { discardRest, readJsonBody } from './body.ts';
+import { BodyTurns, discardRest, readJsonBody } from './body.ts';
 import { ApiError, type ApiErrorCode, errorAnswer, statusOf } from './errors.ts';
 import { KeyWatch } from './key-watch.ts';
 import { API_LIMITS } from './limits.ts';
@@ -293,8 +293,9 @@ async function createApp(parts: AppParts, identify: (request: IncomingMessage) =
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
   app.removeAllContentTypeParsers();
+  const turns = new BodyTurns(clock);
   app.addContentTypeParser('application/json', async (_request: FastifyRequest, body: Readable) =>
-    readJsonBody(body, clock),
+    readJsonBody(body, clock, turns),
   );
   const nameOf = (request: IncomingMessage): Caller | null => {
     const caller = identify(request);

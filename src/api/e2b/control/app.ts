@@ -6,7 +6,7 @@ import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } fr
 import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
 import { describeError } from '../../../base/errors.ts';
 import { addAudit } from '../../rest/audit.ts';
-import { readJsonBody } from '../../rest/body.ts';
+import { BodyTurns, readJsonBody } from '../../rest/body.ts';
 import { API_LIMITS } from '../../rest/limits.ts';
 import { requestFault } from '../../rest/request-fault.ts';
 import type { App } from '../../rest/route.ts';
@@ -68,7 +68,8 @@ export async function createControlApp(
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser('*', async (_request: FastifyRequest, body: Readable) => readJsonBody(body, clock));
+  const turns = new BodyTurns(clock);
+  app.addContentTypeParser('*', async (_request: FastifyRequest, body: Readable) => readJsonBody(body, clock, turns));
   addAudit(app, parts.audit, (request) => callerOf(request, parts.callers));
   app.addHook('onRequest', async (request) => {
     if (OPEN_ROUTES.includes(request.routeOptions.url)) return;
