@@ -289,6 +289,45 @@ class Reports(unittest.TestCase):
         self.assertEqual(Message(line).modules, modules)
 
 
+# Looks through its own memory for a text that it has only in reverse.
+SPY = """
+import os, re
+seen = 0
+for line in open("/proc/self/maps"):
+    fields = line.split()
+    if "r" not in fields[1] or fields[-1] in ("[vvar]", "[vvar_vclock]", "[vsyscall]"):
+        continue
+    start, end = (int(number, 16) for number in fields[0].split("-"))
+    with open("/proc/self/mem", "rb", 0) as memory:
+        memory.seek(start)
+        seen += len(re.findall(bytes(reversed(b"REVERSED")) + b"{9}", memory.read(end - start)))
+open(PLACE, "w").write(str(seen))
+"""
+
+
+class Memory(unittest.TestCase):
+    def test_a_script_has_nothing_in_its_memory_that_an_earlier_one_was_given(self) -> None:
+        rig = Rig(self)
+        self.enterContext(mock.patch.object(rig.cgroups, "create", lambda: None))
+        place = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, place)
+        server = ForkServer(rig.loop, [], False, {"PATH": os.environ["PATH"]}, Cgroups(None), lambda _modules: None)
+        rig.operations.fork_server = server
+        rig.run_until(lambda: server._is_warm)
+        spy = SPY.replace("PLACE", repr(str(place / "seen"))).replace("REVERSED", "a3f7-ks").encode()
+
+        def seen(env: dict[str, str]) -> int:
+            answer = rig.request({"op": "python", "args": [], "env": env}, spy, None)
+            self.assertEqual((answer["ok"], answer["warm"]), (True, True), answer)
+            return int((place / "seen").read_text())
+
+        secrets = {f"TOKEN{n}": "sk-7f3a" + "a" * (30 * n) for n in range(20)}
+        self.assertGreater(seen(secrets), 0)
+        self.assertEqual(seen({}), 0)
+        server.close()
+        rig.run_until(lambda: server._connection is None)
+
+
 class Homes(unittest.TestCase):
     def test_a_script_has_the_site_packages_of_its_own_home_only(self) -> None:
         rig = Rig(self)

@@ -109,10 +109,11 @@ def _launch(sock: "_socket.socket", number: int) -> int | None:
     fds = _receive_fds(sock)
     pid = -1
     try:
-        launch = Launch.read(fds[0])
         pid = os.fork()
         if pid == 0:
             _send(sock, {"type": "started", "launch": number, "pid": os.getpid()})
+            # Here, so that no script finds in its memory what earlier ones, of any user, were given.
+            launch = Launch.read(fds[0])
             spawn.run_child(launch, (fds[1], fds[2], fds[3]), fds[4], script.run)
         return pid
     except OSError as error:
