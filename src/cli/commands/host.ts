@@ -92,7 +92,7 @@ export async function poolSet(
   const size = { ...sizeOptions(flags), ...warm, ...card, ...packages };
   const members = { ...size, ...(await pulledImage(cli, flags)), ...templateOption(flags) };
   const step = templateStep(members) ?? PREPARING;
-  const setting = control.setPool({ min, max }, members);
+  const setting = cli.unlessCancelled(control.setPool({ min, max }, members));
   const info = await withTemplateProgress(cli, clock, step, setting);
   if (cli.json) cli.printJson(info);
   else show(cli, [info]);

@@ -6,13 +6,13 @@ import type { Cli } from '../cli.ts';
 /** Longer than this, and the daemon is likely to build a template. */
 const QUIET_MS_MAX = 1000;
 
-/** Shows progress if the work takes long. @throws also if the command is canceled */
+/** Shows progress if the work takes long. @param work ends with an error if the command is canceled */
 export async function withTemplateProgress<T>(cli: Cli, clock: Clock, title: string, work: Promise<T>): Promise<T> {
   const { report } = cli.progress;
   const askedAtMs = clock.now();
   const stop = clock.after(QUIET_MS_MAX, () => report({ kind: 'start', step: 'template', title }));
   try {
-    const result = await cli.unlessCancelled(work);
+    const result = await work;
     const durationMs = clock.now() - askedAtMs;
     report({ kind: 'done', step: 'template', cached: false, durationMs });
     return result;
