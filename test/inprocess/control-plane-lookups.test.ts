@@ -3,9 +3,11 @@ import { createDecipheriv, type DecipherGCM } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { StatementSync } from 'node:sqlite';
+import { DatabaseSync, StatementSync } from 'node:sqlite';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { newSandboxId } from '../../src/base/ids.ts';
+import { ENDED_MAX } from '../../src/sandbox/plane/ended.ts';
+import { migrate } from '../../src/sandbox/store/schema.ts';
 import { FakeHost } from '../support/fake-host.ts';
 
 const PAUSED = 12;
@@ -74,6 +76,51 @@ describe('LocalControlPlane: a look-up by id', () => {
     expect(unsealed()).toEqual([id]);
     await other.control.remove(id);
     expect(await host.control.list()).toHaveLength(PAUSED);
+  });
+
+  it('unseals the rows of ended sandboxes once for lists of them, and only those that it shows', async () => {
+    await using other = await FakeHost.open({ dataDir: join(dir, 'data'), owner: 'three' });
+    const end = async (): Promise<string> => {
+      const { id } = await other.control.create({ boot: true });
+      await other.control.remove(id);
+      return id;
+    };
+    for (let made = 0; made < ENDED_MAX; made += 1) await end();
+    const list = (): Promise<unknown> => host.control.list({ status: ['ended'] });
+    await host.control.list();
+    binding.mockClear();
+    expect(await list()).toHaveLength(ENDED_MAX);
+    expect(unsealed()).toHaveLength(ENDED_MAX);
+    const id = await end();
+    binding.mockClear();
+    expect(await list()).toHaveLength(ENDED_MAX);
+    expect(unsealed()).toEqual([id]);
+  });
+
+  it('finds pauses and ends by indexes: what lies behind the request in a row takes the event loop', async () => {
+    const plans: string[] = [];
+    const prepare = vi.spyOn(DatabaseSync.prototype, 'prepare');
+    await host.control.list({ status: ['paused', 'ended'] });
+    const { id } = await host.control.create({ boot: true });
+    await host.control.remove(id);
+    const texts = new Set(prepare.mock.calls.map(([text]) => text));
+    prepare.mockRestore();
+    const db = new DatabaseSync(':memory:');
+    migrate(db, '');
+    for (const text of texts) {
+      if (!/status = '|pausedSnapshotId IS NOT/.test(text)) continue;
+      const steps = db.prepare(`EXPLAIN QUERY PLAN ${text}`).all();
+      plans.push(...steps.map(({ detail }) => String(detail)).filter((detail) => detail.includes(' sandboxes')));
+    }
+    expect(new Set(plans)).toEqual(
+      new Set([
+        'SEARCH sandboxes USING INDEX sandboxesByPause (pausedSnapshotId>?)',
+        'SEARCH sandboxes USING COVERING INDEX sandboxesByPause (pausedSnapshotId=?)',
+        'SEARCH sandboxes USING COVERING INDEX sandboxesByPause (pausedSnapshotId>?)',
+        'SCAN sandboxes USING INDEX sandboxesByEnd',
+        'SEARCH sandboxes USING INTEGER PRIMARY KEY (rowid=?)',
+      ]),
+    );
   });
 
   it('lists of snapshots read whole rows only of new ones', async () => {

@@ -1,5 +1,5 @@
 /** Ended sandboxes: the newest of this process from memory, all others from their rows (I/O). */
-
+import { setImmediate } from 'node:timers/promises';
 import type { SandboxInfo } from '../contract/control.ts';
 import { translateStoreErrors } from '../contract/errors.ts';
 import type { SandboxRow } from '../store/sandbox-table.ts';
@@ -11,6 +11,8 @@ export const ENDED_MAX = 256;
 
 export class EndedSandboxes {
   readonly #own = new Map<string, SandboxInfo>();
+  /** Of the last list: an ended sandbox never changes, and reading all their rows takes the event loop. */
+  #read: ReadonlyMap<string, SandboxInfo> = new Map();
   readonly #rows: SandboxRows;
   readonly #accelerator: string;
 
@@ -34,11 +36,23 @@ export class EndedSandboxes {
     return this.#own.get(id);
   }
 
-  /** @param lives whether this process has the sandbox, which has then not ended, whatever its row says */
+  /** The newest. @param lives whether this process has the sandbox, which has then not ended, whatever its row says */
   async all(lives: (id: string) => boolean): Promise<readonly SandboxInfo[]> {
-    const rows = await translateStoreErrors(this.#rows.allEnded());
-    const others = rows.filter(({ id }) => !this.#own.has(id) && !lives(id)).map((row) => this.info(row));
-    return [...this.#own.values(), ...others];
+    const others = new Map<string, SandboxInfo>();
+    for (const id of await translateStoreErrors(this.#rows.ended(ENDED_MAX))) {
+      if (this.#own.has(id) || lives(id)) continue;
+      const info = this.#read.get(id) ?? (await this.#find(id));
+      if (info !== undefined) others.set(id, info);
+    }
+    this.#read = others;
+    return [...this.#own.values(), ...others.values()];
+  }
+
+  async #find(id: string): Promise<SandboxInfo | undefined> {
+    // Other work has its turn between two rows.
+    await setImmediate();
+    const row = await translateStoreErrors(this.#rows.find(id));
+    return row?.end == null ? undefined : this.info(row);
   }
 
   /** @param row of an ended sandbox */

@@ -148,8 +148,9 @@ export class SandboxRows {
     return ifThere(this.#parts.store.sandboxes.get(id), 'not_found');
   }
 
-  async allEnded(): Promise<readonly SandboxRow[]> {
-    return await this.#parts.store.sandboxes.list('ended');
+  /** Ids of the sandboxes of all processes that ended last. */
+  ended(most: number): Promise<readonly string[]> {
+    return this.#parts.store.sandboxes.ended(most);
   }
 
   /**

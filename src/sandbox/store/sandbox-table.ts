@@ -65,6 +65,8 @@ export interface SandboxTable {
   list(status?: SandboxRowStatus): Promise<readonly SandboxRow[]>;
   /** The pauses on disk. Unseals nothing. */
   pauses(): Promise<readonly Pause[]>;
+  /** Ids of the sandboxes that ended last. Unseals nothing. */
+  ended(most: number): Promise<readonly string[]>;
   /** Returns `null` if there is no log, or it is no longer kept. */
   log(id: string): Promise<EndLog | null>;
   /** Removes the row and its pause's snapshot. @throws StoreError `not_found` */
@@ -89,6 +91,9 @@ const pausesSchema = z.array(rowSchema.pick({ id: true }).extend({ pausedSnapsho
 const metadataSchema = z.record(z.string(), z.string());
 const endSchema = z.object({ cause: z.string(), detail: z.string(), atMs: count, evidence: z.unknown().optional() });
 const logSchema = z.object({ console: z.instanceof(Uint8Array), vmm: z.instanceof(Uint8Array) });
+
+/** By an index of the schema, which must have the same terms. */
+const NEWEST_ENDED = "WHERE status = 'ended' ORDER BY endJson ->> '$.atMs' DESC, rowid DESC";
 
 export function sandboxTable(parts: StoreParts): SandboxTable {
   const { db, dir, sealing } = parts;
@@ -131,12 +136,18 @@ export function sandboxTable(parts: StoreParts): SandboxTable {
       const rows = await db.read('list pauses', (sql) =>
         sql
           .prepare(
-            `SELECT id, pausedSnapshotId FROM sandboxes
-             WHERE pausedSnapshotId IS NOT NULL AND status = 'paused' ORDER BY createdAtMs DESC, rowid DESC`,
+            `SELECT id, pausedSnapshotId FROM sandboxes INDEXED BY sandboxesByPause
+             WHERE pausedSnapshotId IS NOT NULL AND status = 'paused' ORDER BY rowid DESC`,
           )
           .all(),
       );
       return parseRow(dir, 'a pause', () => pausesSchema.parse(rows));
+    },
+    async ended(most) {
+      const rows = await db.read('list ended sandboxes', (sql) =>
+        sql.prepare(`SELECT id FROM sandboxes ${NEWEST_ENDED} LIMIT ?`).all(most),
+      );
+      return rows.map(({ id }) => String(id));
     },
     async log(id) {
       const row = await db.read(`read the log of sandbox ${id}`, (sql) =>
@@ -235,9 +246,8 @@ function putLog(sql: DatabaseSync, id: string, log: EndLog): void {
 function forgetOldest(sql: DatabaseSync): void {
   sql
     .prepare(
-      `DELETE FROM sandboxes WHERE status = 'ended' AND id NOT IN
-         (SELECT id FROM sandboxes WHERE status = 'ended'
-          ORDER BY endJson ->> '$.atMs' DESC, rowid DESC LIMIT ?)`,
+      `DELETE FROM sandboxes WHERE rowid IN
+         (SELECT rowid FROM sandboxes ${NEWEST_ENDED} LIMIT -1 OFFSET ?)`,
     )
     .run(ENDED_SANDBOXES_MAX);
 }
