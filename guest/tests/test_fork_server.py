@@ -279,6 +279,81 @@ with open(os.path.dirname(__file__) + "/pids", "a") as file:
 """
 
 
+@unittest.skipUnless(os.geteuid() == 0, "only root gives directories away")
+class Roots(unittest.TestCase):
+    """The fork server is root: it runs nothing that a user of the sandbox can change."""
+
+    def setUp(self) -> None:
+        self.rig = Rig(self)
+        self.enterContext(mock.patch.object(self.rig.cgroups, "create", lambda: None))
+        self.place = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.place)
+        self.place.chmod(0o755)
+
+    def give(self, *names: str) -> None:
+        for name in names:
+            os.chown(self.place / name, 1000, 1000, follow_symlinks=False)
+
+    def serve(self, env: dict[str, str], warm: list[str], has_own_python: bool) -> tuple[ForkServer, list[object]]:
+        reports: list[object] = []
+        server = ForkServer(self.rig.loop, warm, False, env, Cgroups(None), reports.append, has_own_python)
+        self.rig.operations.fork_server = server
+        self.rig.run_until(lambda: bool(reports))
+        return server, reports
+
+    def close(self, server: ForkServer) -> None:
+        server.close()
+        self.rig.run_until(lambda: server._connection is None)
+
+    def script(self, env: dict[str, str]) -> bool:
+        answer = self.rig.request({"op": "python", "args": [], "env": env}, b"pass", None)
+        self.assertTrue(answer["ok"], answer)
+        return answer["warm"]
+
+    def test_scripts_of_a_python_that_a_user_can_replace_start_cold(self) -> None:
+        (self.place / "bin").mkdir()
+        python = self.place / "bin/python3"
+        python.write_text(f"#!/bin/sh\n[ $4 = script ] || touch {self.place}/ran-as-root\nexec {sys.executable} \"$@\"\n")
+        python.chmod(0o755)
+        env = {"PATH": f"{self.place}/bin:{os.environ['PATH']}"}
+        server, _reports = self.serve(env, [], True)
+        self.assertTrue(self.script(env))
+        self.assertTrue((self.place / "ran-as-root").exists())
+        self.close(server)
+        (self.place / "ran-as-root").unlink()
+        self.give("bin")
+        server, reports = self.serve(env, [], True)
+        self.rig.run_until(lambda: server._connection is None)
+        self.assertFalse(self.script(env))
+        self.assertEqual((reports, (self.place / "ran-as-root").exists()), ([[]], False))
+        self.assertIsNone(server._retry)
+        server.close()
+
+    def test_modules_that_a_user_can_replace_are_not_warm(self) -> None:
+        for name in ("own", "given"):
+            (self.place / name).mkdir()
+            (self.place / f"{name}/of_{name}.py").write_text(f"open({str(self.place / name)!r} + '.ran', 'w')")
+        self.give("given")
+        env = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{self.place}/own:{self.place}/given:{self.place}/none"}
+        server, _reports = self.serve(env, ["of_own", "of_given"], False)
+        self.assertEqual([(self.place / f"{name}.ran").exists() for name in ("own", "given")], [True, False])
+        self.close(server)
+
+    def test_a_path_is_roots_with_all_that_leads_there(self) -> None:
+        for name in ("own", "given", "open"):
+            (self.place / name).mkdir()
+            (self.place / name / "file").touch()
+        (self.place / "open").chmod(0o777)
+        for link, target in (("to-own", "own/file"), ("to-given", "given/file"), ("by-given", "given/link"), ("loop", "loop")):
+            (self.place / link).symlink_to(target)
+        (self.place / "given/link").symlink_to("../own/file")
+        self.give("given")
+        paths = "own/file", "own/none", "to-own", "given/file", "to-given", "by-given", "loop", "open/file", "open/none"
+        found = [path for path in paths if spawn.is_roots(str(self.place / path))]
+        self.assertEqual(found, ["own/file", "own/none", "to-own"])
+        self.assertEqual([spawn.is_roots(path) for path in ("/tmp", "/tmp/none")], [True, False])
+
+
 class Reports(unittest.TestCase):
     def test_the_report_of_the_longest_warm_list_fits_into_an_event(self) -> None:
         with tempfile.TemporaryDirectory() as place, mock.patch.object(sys, "path", [place, *sys.path]):

@@ -31,6 +31,7 @@ _FIELDS = {
     "failed": ("launch", "errno"),
     "ended": ("launch", "status"),
     "unusable": (),
+    "cold": (),
 }
 # include/linux/socket.h: struct ucred is pid, uid and gid, each of 4 bytes.
 _SCM_CREDENTIALS = 2
@@ -124,6 +125,7 @@ class ForkServer:
     """`report` is called with the modules of the warm list once they are imported.
 
     `has_own_python`: scripts run on the `python3` in the PATH of `env`, which need not exist: launches then fail with ENOPKG.
+    If others than root can replace it there is no fork server, since that is root: scripts start cold.
     """
 
     def __init__(
@@ -143,7 +145,7 @@ class ForkServer:
         self._cgroup = f"{cgroups.user}/zygote" if cgroups.user is not None else None
         self._report = report
         self._has_own_python = has_own_python
-        self._is_unusable = False
+        self._is_unusable = self._is_cold = False
         self._has_reported = False
         self._connection: Connection | None = None
         self._sock: _socket.socket | None = None
@@ -194,7 +196,7 @@ class ForkServer:
         self._forgotten_at = now if self._restarts == 0 else self._forgotten_at + forgotten * limits.FORK_SERVER_FORGET_S
 
     def _may_restart(self) -> bool:
-        return not self._is_closed and not self._is_unusable and self._restarts <= _RESTARTS
+        return not (self._is_closed or self._is_unusable or self._is_cold) and self._restarts <= _RESTARTS
 
     def _start(self) -> None:
         self._retry = None
@@ -291,10 +293,10 @@ class ForkServer:
             for job in waiting:
                 self._send(job)
             self._tell(message.modules)
-        elif kind == "unusable":
+        elif kind in ("unusable", "cold"):
             if not self._has_own_python or self._is_warm:
                 raise ProtocolError("it has no Python of its own, or had one")
-            self._is_unusable = True
+            self._is_unusable, self._is_cold = kind == "unusable", kind == "cold"
             self._tell([])
         elif kind == "ended" and launch in self._children:
             self._children.pop(launch)[0].on_ended(message.number)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _signal  # pyright: ignore[reportMissingImports]
 import os
+import stat
 import sys
 from errno import ENOENT, ENOTDIR
 from fcntl import ioctl
@@ -180,6 +181,10 @@ def execute_fork_server(
             # It may be anything, of any size. That of the system image stays warm when memory is short.
             unprotect()
         room.enter()
+        if has_own_python and not _is_roots_program("python3", env):
+            # This process is root, and will be each time it starts again.
+            os.write(sock_fd, b'{"type":"cold"}\n')
+            os._exit(0)
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1):
             os.dup2(null, fd)
@@ -201,6 +206,36 @@ def _exec_interpreter(arguments: list[str], env: dict[str, str], has_own_python:
     """`has_own_python`: the environment's own Python, or else the system image's, which is that of the agent."""
     python = "python3" if has_own_python else sys.executable
     exec_in_path([python, "-I", "-S", _INTERPRETER, *arguments], env)
+
+
+def _is_roots_program(name: str, env: dict[str, str]) -> bool:
+    """Whether root alone decides what `exec_in_path` executes; True as well if there is no such program."""
+    for directory in env.get("PATH", os.defpath).split(":"):
+        path = os.path.abspath(f"{directory or '.'}/{name}")
+        if not is_roots(path):
+            return False
+        if os.access(path, os.X_OK):
+            break
+    return True
+
+
+def is_roots(path: str, links: int = 8) -> bool:
+    """Whether root alone can change what is at an absolute path, or put something there. @param links: that it follows"""
+    parent = os.path.dirname(path)
+    if path != parent and not is_roots(parent, links):
+        return False
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return not os.path.isdir(parent) or not os.stat(parent).st_mode & 0o022
+    except OSError:
+        return False
+    if status.st_uid != 0:
+        return False
+    if stat.S_ISLNK(status.st_mode):
+        return links > 0 and is_roots(os.path.join(parent, os.readlink(path)), links - 1)
+    # In a sticky directory nobody replaces a file of root.
+    return not status.st_mode & 0o022 or status.st_mode & stat.S_ISVTX != 0
 
 
 def exec_in_path(argv: list[str], env: dict[str, str]) -> None:

@@ -39,7 +39,8 @@ def serve(fd: int) -> None:
         script.prepare(has_user=False)
         os.environ.clear()
         os.environ.update(env)
-        script.extend_path(env.get("PYTHONPATH"))
+        # Scripts have all of it. What a user can change would run as root here.
+        script.extend_path(":".join(filter(spawn.is_roots, env.get("PYTHONPATH", "").split(":"))))
         _send(sock, {"type": "warm", "modules": [_import(name, rehearse) for name in warm]})
         # Imported objects are never garbage: freezing keeps the collector from touching and so copying their pages.
         gc.collect()
