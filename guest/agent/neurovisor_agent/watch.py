@@ -57,6 +57,8 @@ class _Watch:
 
     def _add(self, relative: str) -> None:
         """Watches a directory, and those below it when recursive, up to the limit."""
+        if len(self._paths) >= limits.WATCHES:
+            return
         path = os.path.join(self._root, relative) if relative else self._root
         number = self._libc.inotify_add_watch(self.fd, os.fsencode(path), _MASK)
         if number < 0:
@@ -64,11 +66,16 @@ class _Watch:
                 return  # Removed meanwhile, or not readable.
             raise OSError(ctypes.get_errno(), "inotify_add_watch")
         self._paths[number] = relative
-        if self._recursive:
+        if not self._recursive:
+            return
+        try:
             with os.scandir(path) as below:
                 for item in below:
-                    if item.is_dir(follow_symlinks=False) and len(self._paths) < limits.WATCHES:
+                    if item.is_dir(follow_symlinks=False):
                         self._add(os.path.join(relative, item.name))
+        except OSError:
+            if not relative:
+                raise  # Below, it was removed meanwhile, or is not readable.
 
     def _kinds(self, name: str, mask: int, cookie: int) -> "tuple[str, ...]":
         if name.startswith(".") and name.endswith(_WRITING):
