@@ -1,5 +1,6 @@
 /** A listing of a hostile guest: entries within their bounds, or a typed error; never more than was sent. */
 
+import { FakeClock } from '../../src/base/clock.ts';
 import { GuestError } from '../../src/machine/guest/errors.ts';
 import { ChannelFiles } from '../../src/machine/guest/files.ts';
 import { FRAME, FrameDecoder } from '../../src/machine/guest/framing.ts';
@@ -50,7 +51,7 @@ export const guestFiles = target(
   'guest-files',
   async (bytes) => {
     const operation = new Played(bytes);
-    const files = new ChannelFiles(() => operation as unknown as Operation);
+    const files = new ChannelFiles(() => operation as unknown as Operation, new FakeClock());
     let entries: readonly FileEntry[];
     try {
       entries = await files.list('/x');

@@ -55,7 +55,7 @@ export class ConnectedGuest implements Guest {
     this.#drop = options.drop;
     this.#standby = new Standby(options.dial, options.clock);
     this.closed = this.#closed.promise;
-    this.files = new ChannelFiles(this.#start);
+    this.files = new ChannelFiles(this.#start, options.clock);
   }
 
   async exec(spec: ExecSpec, signal?: AbortSignal): Promise<Process> {

@@ -78,3 +78,35 @@ describe('list, against a hostile guest', () => {
     });
   });
 });
+
+it('a watch reads no more events a second than its limit, from a guest that floods', async () => {
+  const clock = new FakeClock();
+  const payload = Buffer.from('{"type":"create","name":"a"}');
+  const chunk = Buffer.concat(Array(1000).fill(Buffer.concat([frameHeader(FRAME.control, payload.length), payload])));
+  const limit = GUEST_LIMITS.watchEventsPerSecondMax;
+  const chunks = (3 * limit) / 1000;
+  const dial = () => {
+    const [host, guest] = duplexPair();
+    guest.resume();
+    guest.on('error', () => undefined);
+    guest.write('OK 7\n{"ok":true}\n');
+    for (let i = 0; i < chunks; i += 1) guest.write(chunk);
+    return host;
+  };
+  let count = 0;
+  const guest = connectGuest({ dial, clock, info: {} as GuestInfo });
+  const { stop } = await guest.files.watch('/d', {}, () => {
+    count += 1;
+  });
+  const settled = async (): Promise<number> => {
+    for (let turns = 0; turns < 10 * chunks; turns += 1) await new Promise(setImmediate);
+    return count;
+  };
+  const counts = [await settled()];
+  clock.advance(1000);
+  counts.push(await settled());
+  clock.advance(1000);
+  counts.push(await settled());
+  expect(counts).toEqual([limit, 2 * limit, 3 * limit]);
+  stop();
+});

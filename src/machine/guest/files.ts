@@ -1,6 +1,7 @@
 /** Files of the guest, over operations. The guest checks every path with its user's own rights. */
 
 import { Readable } from 'node:stream';
+import type { Clock } from '../../base/clock.ts';
 import { collect } from '../../base/collect.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
@@ -10,6 +11,7 @@ import { FRAME, type Frame, LineDecoder } from './framing.ts';
 import type { FileEntry, FileEvent, FileOptions, FileWatch, GuestFiles, OpenFile } from './guest.ts';
 import { GUEST_LIMITS } from './limits.ts';
 import type { Operation } from './operation.ts';
+import { Pace } from './pace.ts';
 import { guestError, parseEntry, parseFileEvent, readEntry, readOpened } from './protocol.ts';
 
 export type StartOperation = (
@@ -26,9 +28,11 @@ export type StartOperation = (
 
 export class ChannelFiles implements GuestFiles {
   readonly #start: StartOperation;
+  readonly #clock: Clock;
 
-  constructor(start: StartOperation) {
+  constructor(start: StartOperation, clock: Clock) {
     this.#start = start;
+    this.#clock = clock;
   }
 
   async read(path: string, options: FileOptions = {}): Promise<Readable> {
@@ -118,8 +122,10 @@ export class ChannelFiles implements GuestFiles {
     const operation = this.#begin('watch', path, { recursive }, options);
     await operation.reply(anything);
     const ended = Promise.withResolvers<void>();
+    const pace = new Pace(this.#clock, GUEST_LIMITS.watchEventsPerSecondMax, operation);
     operation.begin('frames', {
       onFrame: (frame) => {
+        pace.take();
         const parsed = parseFileEvent(frame.payload);
         if (!parsed.ok) operation.destroy(guestError('protocol_error', `watch: ${parsed.reason}`));
         else if (parsed.value.type === 'ended') operation.destroy();

@@ -33,6 +33,8 @@ export const GUEST_LIMITS = {
   listLineBytesMax: 64 * 1024,
   /** Events read per second; above that the connection pauses for the rest of the second. */
   eventsPerSecondMax: 200,
+  /** The same for one watch of a directory. */
+  watchEventsPerSecondMax: 10_000,
   /** Buffer of one stream of a process; when full, the connection is paused, bytes. */
   streamBytesMax: 256 * 1024,
   /** `GuestFiles.readAll` without `bytesMax`, bytes. */

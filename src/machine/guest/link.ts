@@ -34,6 +34,7 @@ import type { Guest } from './guest.ts';
 import { HelloSession, type LinkEvent } from './hello.ts';
 import type { GuestIdentity } from './identity.ts';
 import { GUEST_LIMITS, PORTS } from './limits.ts';
+import { Pace } from './pace.ts';
 import { guestError, type Hello, wallNanoseconds } from './protocol.ts';
 
 export type * from './guest.ts';
@@ -194,17 +195,17 @@ class LinkConnection {
   readonly #acceptedMs: number;
   readonly #callbacks: LinkCallbacks;
   readonly #session: HelloSession;
+  readonly #pace: Pace;
   #guest: ConnectedGuest | undefined;
   #hello: { readonly message: Hello; readonly atMs: number } | undefined;
   #stopTimer: () => void;
   #isClosed = false;
-  #eventsThisSecond = 0;
-  #secondStartMs = 0;
 
   constructor(options: ListenOptions, socket: Socket, callbacks: LinkCallbacks) {
     this.#options = options;
     this.#socket = socket;
     this.#acceptedMs = options.clock.now();
+    this.#pace = new Pace(options.clock, GUEST_LIMITS.eventsPerSecondMax, socket);
     this.#callbacks = callbacks;
     this.#session = new HelloSession(options.identity, () => ({
       wallNs: wallNanoseconds(options.clock.wall()),
@@ -231,7 +232,7 @@ class LinkConnection {
         this.#ready(event.problems);
         break;
       case 'event':
-        this.#pace();
+        this.#pace.take();
         this.#guest?.emit(event.event);
         break;
       case 'refused':
@@ -267,20 +268,6 @@ class LinkConnection {
       drop: () => this.#close(),
     });
     this.#callbacks.onReady(this.#guest);
-  }
-
-  /** Stops reading from a guest that floods, which delays only its own events. */
-  #pace(): void {
-    const { clock } = this.#options;
-    const nowMs = clock.now();
-    if (nowMs - this.#secondStartMs >= 1000) {
-      this.#secondStartMs = nowMs;
-      this.#eventsThisSecond = 0;
-    }
-    this.#eventsThisSecond += 1;
-    if (this.#eventsThisSecond !== GUEST_LIMITS.eventsPerSecondMax) return;
-    this.#socket.pause();
-    clock.after(this.#secondStartMs + 1000 - nowMs, () => this.#socket.resume());
   }
 
   /** Takes effect immediately, also when the host closes: a later `ready` waits for the next guest. */
