@@ -119,6 +119,31 @@ describe('sandboxes', () => {
     expect(await ids('metadata=job=a%3Db&status=paused')).toEqual([]);
   });
 
+  it('list: others have their turn of the event loop while many sandboxes are written', async () => {
+    const metadata = Object.fromEntries(Array.from({ length: 32 }, (_, nth) => [`k${nth}`, 'x'.repeat(1024)]));
+    const ids: string[] = [];
+    for (let made = 0; made < 64; made += 1) {
+      ids.push(((await api.ask('POST', '/sandboxes', { metadata })).json as SandboxInfo).id);
+    }
+    const turnsOf = async (path: string): Promise<number> => {
+      let [turns, isOver] = [0, false];
+      const count = (): void => {
+        turns += 1;
+        if (!isOver) setImmediate(count);
+      };
+      setImmediate(count);
+      const { json } = await api.ask('GET', path);
+      isOver = true;
+      const listed = (json as { sandboxes: SandboxInfo[] }).sandboxes.map(({ id }) => id);
+      expect(listed).toEqual(path.includes('?') ? [] : expect.arrayContaining(ids));
+      return turns;
+    };
+    const few = await turnsOf('/sandboxes?name=none');
+    // Two of them in each turn.
+    expect(await turnsOf('/sandboxes')).toBeGreaterThan(few + 30);
+    for (const id of ids) await api.ask('DELETE', `/sandboxes/${id}`);
+  });
+
   it('pause, resume, update, remove: return the sandbox', async () => {
     const { id } = await create();
     const at = `/sandboxes/${id}`;

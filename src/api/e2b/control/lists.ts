@@ -2,7 +2,7 @@
 
 import { z } from 'zod';
 import type { SandboxInfo } from '../../../sandbox/contract/control.ts';
-import type { App } from '../../rest/route.ts';
+import { type App, sendList } from '../../rest/route.ts';
 import { E2bError } from '../errors.ts';
 import { keptOf } from '../kept.ts';
 import type { E2bParts } from '../parts.ts';
@@ -46,10 +46,11 @@ export function addListRoutes(app: App, { control }: E2bParts): void {
         response: { 200: z.array(listedSandbox), ...failures },
       },
     },
-    async ({ query }) =>
-      (await control.list(filterOf(query.metadata)))
-        .filter((info) => isListed(info) && stateOf(info) === 'running')
-        .map(listedView),
+    async ({ query }, reply) => {
+      const all = await control.list(filterOf(query.metadata));
+      const running = all.filter((info) => isListed(info) && stateOf(info) === 'running');
+      return sendList(reply, listedSandbox, running.map(listedView));
+    },
   );
 }
 

@@ -4,7 +4,7 @@ import { SandboxError } from '../../../sandbox/contract/errors.ts';
 import { createRequest, forkRequest, sandboxChange } from '../../../sandbox/contract/schema/request.ts';
 import { sandboxInfo } from '../../../sandbox/contract/schema/sandbox.ts';
 import { IdempotentRequests } from '../idempotency.ts';
-import { type ApiParts, type App, clientGone, failures, onUndelivered } from '../route.ts';
+import { type ApiParts, type App, clientGone, failures, onUndelivered, sendList } from '../route.ts';
 import { forkList, sandboxList, snapshotInfo } from '../schema/answers.ts';
 import { createHeaders, idParams, listQuery, sessionHeaders } from '../schema/params.ts';
 import { pauseRequest, resumeRequest, snapshotRequest } from '../schema/requests.ts';
@@ -31,7 +31,7 @@ export function addSandboxRoutes(app: App, parts: Parts): void {
         response: { 200: sandboxList, ...failures },
       },
     },
-    async ({ query }) => ({ sandboxes: [...(await control.list(query))] }),
+    async ({ query }, reply) => sendList(reply, sandboxInfo, await control.list(query), ['{"sandboxes":[', ']}']),
   );
   app.get(
     '/sandboxes/:id',
