@@ -240,7 +240,7 @@ async function openDoors(parts: Composition): Promise<Doors> {
     openMetrics,
     beside: e2b,
     callers: tenancy,
-    administration: administrationOf(parts),
+    administration: administrationOf(parts, events),
     audit,
     contents: homeContents({ config, log, signal, runtime: async () => runtime }),
     names: port?.names ?? [],
@@ -253,12 +253,19 @@ async function openDoors(parts: Composition): Promise<Doors> {
   return { api, key, setDomain };
 }
 
-function administrationOf({ accounts, home, plane, storage }: Composition): HomeAdministration {
+function administrationOf(
+  { accounts, home, plane, storage }: Composition,
+  events: Events | undefined,
+): HomeAdministration {
   const { keys, tenants, host, budgets } = accounts;
   const stores = { keys: () => keys, tenants: () => tenants, host: () => host };
   return new HomeAdministration(home.dir, stores, {
     useOf: (tenant) => storage.useOf(tenant),
-    removeOwned: (tenant) => removeOwned(plane.control, tenant),
+    removeOwned: async (tenant) => {
+      const removed = await removeOwned(plane.control, tenant);
+      events?.webhooks.forget(tenant);
+      return removed;
+    },
     forgetBudget: (tenant) => {
       budgets.forget(tenant);
       plane.runtime.forgetModelUse(tenantAccount(tenant));

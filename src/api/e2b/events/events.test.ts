@@ -233,6 +233,30 @@ describe('Webhooks', () => {
     await webhooks[Symbol.asyncDispose]();
   });
 
+  it('a removed tenant’s get no events of a new one of its name, which sees none of its events', async () => {
+    using journal = new EventJournal(path);
+    for (const tenant of ['blue', 'red']) journal.saveWebhook(webhook({ id: tenant, tenant }), true);
+    const got: string[] = [];
+    const post = async (_url: string, body: string): Promise<void> => {
+      got.push((JSON.parse(body) as { sandboxId: string }).sandboxId);
+    };
+    await using webhooks = new Webhooks({ journal, clock: new FakeClock(), log: silentLog, post });
+    const note = async (one: NewEvent): Promise<void> => {
+      journal.append(one);
+      webhooks.wake(one);
+      await new Promise((resolve) => setImmediate(resolve));
+    };
+    await note(event('old', { tenant: 'blue' }));
+    expect(got).toEqual(['old']);
+    webhooks.forget('blue');
+    expect(journal.bytesOf('blue')).toBe(0);
+    await note(event('new', { tenant: 'blue' }));
+    await note(event('other', { tenant: 'red' }));
+    expect(got).toEqual(['old', 'other']);
+    expect(journal.list({ ...ALL, tenant: 'blue' }).map(({ sandboxId }) => sandboxId)).toEqual(['new']);
+    expect(journal.webhooks().map(({ id }) => id)).toEqual(['red']);
+  });
+
   it('look for an event only when its tenant and type match', async () => {
     using journal = new EventJournal(path);
     const asked: string[] = [];

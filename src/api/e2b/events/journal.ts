@@ -205,6 +205,12 @@ export class EventJournal implements Disposable {
       .run(id, tenant, json, Number(startsNow));
   }
 
+  /** Removes the tenant's events and webhooks. */
+  forget(tenant: string): void {
+    for (const table of ['events', 'webhooks']) this.#db.prepare(`DELETE FROM ${table} WHERE tenant = ?`).run(tenant);
+    this.#kept.delete(tenant);
+  }
+
   removeWebhook(id: string): void {
     this.#db.prepare('DELETE FROM webhooks WHERE id = ?').run(id);
   }

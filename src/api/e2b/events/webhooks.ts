@@ -57,6 +57,13 @@ export class Webhooks implements AsyncDisposable {
     this.#running.delete(id);
   }
 
+  /** Of a removed tenant, with its events: a new one of its name must not send there. */
+  forget(tenant: string): void {
+    const { journal } = this.#parts;
+    for (const { id } of journal.webhooks(tenant)) this.stop(id);
+    journal.forget(tenant);
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     for (const id of [...this.#running.keys()]) this.stop(id);
     await Promise.all(this.#loops);
