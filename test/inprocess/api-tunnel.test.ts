@@ -1,7 +1,7 @@
 /** The guest protocol through the REST server: bytes both ways, ends, refusals. */
 import { createHash, type Hash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { type AddressInfo, createServer, type Socket } from 'node:net';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { Duplex, Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
@@ -261,3 +261,32 @@ async function* blocks(count: number, digest: Hash): AsyncGenerator<Buffer> {
     yield bytes;
   }
 }
+
+it('tunnel: a client that leaves while its sandbox is looked up does not count for ever', async () => {
+  await using api = await startApi();
+  const { id } = (await api.ask('POST', '/sandboxes', {})).json as { id: string };
+  const [asked, gone] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  const get = api.control.get.bind(api.control);
+  const late: typeof get = async (asks) => {
+    asked.resolve();
+    await gone.promise;
+    return await get(asks);
+  };
+  Object.defineProperty(api.control, 'get', { value: late });
+  const client = connect(api.port, '127.0.0.1');
+  client.write(
+    `GET /v1/sandboxes/${id}/operations HTTP/1.1\r\nhost: localhost\r\nx-api-key: ${API_KEY}\r\n` +
+      'connection: upgrade\r\nupgrade: neurovisor-guest\r\n\r\n',
+  );
+  await asked.promise;
+  client.resetAndDestroy();
+  const open = async (): Promise<string | undefined> => {
+    const headers = { host: 'localhost', 'x-api-key': API_KEY };
+    const { body } = await api.server.app.inject({ url: '/metrics', headers });
+    return /^neurovisor_api_tunnels (\d+)$/m.exec(body)?.[1];
+  };
+  await expect.poll(open).toBe('0');
+  gone.resolve();
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(await open()).toBe('0');
+});

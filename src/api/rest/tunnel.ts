@@ -117,6 +117,8 @@ export class Tunnels {
       id = target.id;
       // Before it counts as the sandbox's, since the caller may not be its owner.
       await plane.get(target.id);
+      // Its close would not be seen again, so that it would count for ever.
+      if (client.destroyed) throw new ApiError('request_timeout', 'the client disconnected');
       this.#count(client, target.id);
       this.#trace(request, client, target);
       const guest = await this.#openFor(plane, client, target);
