@@ -2,9 +2,10 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, expect, it, vi } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { openGate } from '../../src/sandbox/start/start-gate.ts';
 import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
+import { eventually } from '../support/eventually.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
 import type { FakeGuest } from '../support/fake-vm.ts';
@@ -45,7 +46,7 @@ describe('LocalControlPlane: mapped RAM', () => {
     const sharers = (): (string | null)[] => supervisors.map((one) => one.sharers);
     expect(sharers()).toEqual(['acme', 'other', 'acme', 'acme']);
     await host.control.setPool({ min: 1, max: 1 });
-    await vi.waitFor(async () => expect((await host.control.pools())[0]?.ready).toBe(1));
+    await eventually(async () => expect((await host.control.pools())[0]?.ready).toBe(1));
     const claimed = await host.control.create({ annotations });
     expect(claimed).toMatchObject({ origin: 'pool', sharesMemory: false });
     expect(sharers()[4]).toBeNull();

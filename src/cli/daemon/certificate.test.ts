@@ -1,8 +1,9 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, expect, it } from 'vitest';
 import { makeAuthority } from '../../../test/support/certificate-authority.ts';
+import { eventually } from '../../../test/support/eventually.ts';
 import type { Certificate } from '../../api/rest/listener.ts';
 import { FakeClock } from '../../base/clock.ts';
 import { type Log, silentLog } from '../../base/log.ts';
@@ -31,7 +32,7 @@ it('followCertificate: uses a certificate that was renewed while the daemon star
   const uses: Certificate[] = [];
   const parts = { clock: new FakeClock(), log: silentLog };
   const stop = followCertificate(files, used, parts, (one) => uses.push(one));
-  await vi.waitFor(() => expect(uses).toEqual([renewed]));
+  await eventually(() => expect(uses).toEqual([renewed]));
   stop();
 });
 
@@ -45,11 +46,11 @@ it('followCertificate: keeps the old one while certificate and key do not belong
   const uses: Certificate[] = [];
   writeFileSync(files.certPath, second.cert);
   const stop = followCertificate(files, first, { clock, log }, (one) => uses.push(one));
-  await vi.waitFor(() => expect(warnings).toHaveLength(1));
+  await eventually(() => expect(warnings).toHaveLength(1));
   expect(uses).toEqual([]);
   writeFileSync(files.keyPath, second.key);
   // The next look is set after the warning.
-  await vi.waitFor(() => {
+  await eventually(() => {
     clock.advance(RENEWAL_MS);
     expect(uses).toEqual([second]);
   });

@@ -2,6 +2,7 @@ import { mkdtemp, readdir, rm, stat, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { eventually } from '../../../../test/support/eventually.ts';
 import { type Clock, FakeClock } from '../../../base/clock.ts';
 import { silentLog } from '../../../base/log.ts';
 import { BusyError } from '../../../sandbox/contract/errors.ts';
@@ -57,7 +58,7 @@ it('Templates: an endless build fails after its time limit, and others get their
   await templates.start(templateId, build, { fromImage: 'alpine', steps: [] });
   const other = turns.take('polite', async () => undefined);
   const statusOf = () => templates.status(templateId, build, 0, 10);
-  await vi.waitFor(() => expect(statusOf().status).toBe('building'));
+  await eventually(() => expect(statusOf().status).toBe('building'));
   time.advance(E2B_LIMITS.buildMsMax);
   await other;
   expect(statusOf()).toMatchObject({ status: 'error', reason: { message: 'the build took longer than 2 hours' } });
@@ -139,7 +140,7 @@ describe('UploadUrls', () => {
       const token = urls.allow(small, HASH);
       const [one, two] = [held(10), held(10)];
       const first = urls.receive(token, one.body);
-      await vi.waitFor(() => expect(one.read).toHaveBeenCalled());
+      await eventually(() => expect(one.read).toHaveBeenCalled());
       await expect(urls.receive(token, two.body)).rejects.toMatchObject({ status: 403 });
       expect(two.read).not.toHaveBeenCalled();
       one.end();
@@ -149,7 +150,7 @@ describe('UploadUrls', () => {
     it('announced bytes are reserved before the first one, and free again after a failure', async () => {
       const hung = ['a', 'b'].map((name) => ({ name, ...held(1) }));
       const uploads = hung.map(({ name, body }) => urls.receive(urls.allow(small, hashOf(name)), body, 40));
-      for (const { read } of hung) await vi.waitFor(() => expect(read).toHaveBeenCalled());
+      for (const { read } of hung) await eventually(() => expect(read).toHaveBeenCalled());
       const more = held(1);
       const token = urls.allow(small, hashOf('c'));
       await expect(urls.receive(token, more.body, 40)).rejects.toMatchObject({ status: 507 });
@@ -173,7 +174,7 @@ describe('UploadUrls', () => {
       const all = [...'abcdef01'].map((name) => ({ name, ...held(30) }));
       const uploads = all.map(({ name, body }) => urls.receive(urls.allow(small, hashOf(name)), body));
       const settled = Promise.allSettled(uploads);
-      for (const { read } of all) await vi.waitFor(() => expect(read).toHaveBeenCalled());
+      for (const { read } of all) await eventually(() => expect(read).toHaveBeenCalled());
       expect(await spaceOf()).toBeLessThanOrEqual(limits.uploadsBytesMax);
       for (const { end } of all) end();
       const results = await settled;

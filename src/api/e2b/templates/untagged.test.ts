@@ -1,7 +1,8 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { eventually } from '../../../../test/support/eventually.ts';
 import { type Clock, FakeClock } from '../../../base/clock.ts';
 import { silentLog } from '../../../base/log.ts';
 import type { SandboxInfo } from '../../../sandbox/contract/control.ts';
@@ -58,10 +59,10 @@ describe('an untagged build', () => {
   }
   async function build(name = 'web:v1'): Promise<string> {
     const one = await start(name);
-    await vi.waitFor(() => expect(templates.status(one.templateId, one.build, 0, 1).status).toBe('ready'));
+    await eventually(() => expect(templates.status(one.templateId, one.build, 0, 1).status).toBe('ready'));
     return one.build;
   }
-  const isSwept = (id: string) => vi.waitFor(() => expect(removed).toContain(localNameOf(id)));
+  const isSwept = (id: string) => eventually(() => expect(removed).toContain(localNameOf(id)));
   /** Lets a sweep finish that finds nothing. */
   const settle = async () => {
     for (let turn = 0; turn < 20; turn += 1) await new Promise((resolve) => setImmediate(resolve));
@@ -151,6 +152,6 @@ describe('an untagged build', () => {
     );
     expect(templates.localName(`other:${running.build}`)).toBeUndefined();
     resolve();
-    await vi.waitFor(() => expect(templates.localName(`web:${running.build}`)).toBe(localNameOf(running.build)));
+    await eventually(() => expect(templates.localName(`web:${running.build}`)).toBe(localNameOf(running.build)));
   });
 });

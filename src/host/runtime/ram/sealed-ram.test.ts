@@ -16,7 +16,8 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { eventually } from '../../../../test/support/eventually.ts';
 import { FakeClock } from '../../../base/clock.ts';
 import { MIB, STAT_BLOCK_BYTES } from '../../../base/units.ts';
 import type { MappedMemory } from '../../../sandbox/contract/parts.ts';
@@ -83,7 +84,7 @@ describe('SealedRam', () => {
     expect(ram.bytes).toBe(MIB);
     clock.advance(1);
     expect(ram.bytes).toBe(0);
-    await vi.waitFor(() => expect(() => writeSync(fd, 'x')).toThrow('EBADF'));
+    await eventually(() => expect(() => writeSync(fd, 'x')).toThrow('EBADF'));
   });
 
   it('gives each group of sharers memory of its own', async () => {
@@ -211,7 +212,8 @@ describe('SealedRam', () => {
     expect(shared.needOf('them')?.missingMib()).toBe(ofFile / MIB);
     touch(opening.path, data, 6000);
     const grown = ram.bytes - data;
-    expect(grown).toBeGreaterThanOrEqual(6000 * PAGE_BYTES);
+    // A private mapping only reads these pages, so a busy kernel may take some of them back.
+    expect(grown).toBeGreaterThanOrEqual(5000 * PAGE_BYTES);
     expect(sum()).toBe(expected);
     touch(opening.path, data, 8000);
     const more = (ram.bytes - data) * SHARED_SIZE.margin;

@@ -1,7 +1,8 @@
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
-import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { eventually } from '../../../../test/support/eventually.ts';
 import { FakeClock } from '../../../base/clock.ts';
 import { UNUSED_MS_MAX } from './parts.ts';
 import { SharedRam } from './shared-ram.ts';
@@ -33,7 +34,7 @@ it('a tenant’s file is removed a minute after its last clone ended; the next c
   expect([again.path, readFileSync(again.path, 'utf8')]).toEqual([theirs.path, 'one']);
   await Promise.all([ours.close(), again.close()]);
   clock.advance(UNUSED_MS_MAX);
-  await vi.waitFor(() => expect(files()).toEqual(['ram-1']));
+  await eventually(() => expect(files()).toEqual(['ram-1']));
   const later = await copy.open('them');
   expect(readFileSync(later.path, 'utf8')).toBe('one');
   expect(files()).toEqual(['ram-1', 'ram-3']);
