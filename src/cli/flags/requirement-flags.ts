@@ -6,7 +6,6 @@ import { dirname, join, relative, resolve } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { promisify } from 'node:util';
 import { RequirementsError } from '../../artifacts/requirements/errors.ts';
-import { readRequirementsFile } from '../../artifacts/requirements/file.ts';
 import { parseRequirements, splitRequirements } from '../../artifacts/requirements/requirement.ts';
 import type { ScriptMetadata } from '../../artifacts/requirements/script-metadata.ts';
 import { errorCode } from '../../base/errors.ts';
@@ -116,7 +115,7 @@ async function requirementsAt(named: string, choose: Choose): Promise<readonly s
     .filter((one) => one !== '');
   const file = (await isDirectory(path)) ? await fileIn(path) : path;
   if (!file.endsWith('.toml')) {
-    if (extras.length === 0) return await readRequirementsFile(file, readNamed);
+    if (extras.length === 0) return await linesOf(file, readNamed);
     throw new UsageError(`${file} has no extras`, 'name a directory with pyproject.toml');
   }
   const { projectMetadata } = await import('../../artifacts/requirements/project.ts');
@@ -160,7 +159,7 @@ async function lockedBy(lock: string, options: readonly string[]): Promise<reado
       timeout: UV_MS_MAX,
       maxBuffer: FILE_BYTES_MAX,
     });
-    return await readRequirementsFile(lock, async () => ({ path: lock, text: stdout }));
+    return await linesOf(lock, async () => ({ path: lock, text: stdout }));
   } catch (error) {
     if (errorCode(error) !== 'ENOENT') {
       throw new UsageError(`uv could not read ${lock}`, 'try: uv export --frozen');
@@ -170,6 +169,12 @@ async function lockedBy(lock: string, options: readonly string[]): Promise<reado
       'install it (pip install uv), or name a file made by: uv export -o requirements.txt',
     );
   }
+}
+
+/** Loaded only here: most scripts need no packages. */
+async function linesOf(path: string, read: typeof readNamed): Promise<readonly string[]> {
+  const { readRequirementsFile } = await import('../../artifacts/requirements/file.ts');
+  return await readRequirementsFile(path, read);
 }
 
 async function readNamed(path: string, from: string | null): Promise<{ path: string; text: string }> {
