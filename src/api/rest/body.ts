@@ -2,6 +2,7 @@
 
 import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Clock } from '../../base/clock.ts';
 import { collect } from '../../base/collect.ts';
 import { LoopTime } from '../../base/fairness/loop-time.ts';
@@ -108,6 +109,16 @@ export function discardRest(request: IncomingMessage, clock: Clock): Promise<voi
       stop();
       resolve();
     });
+  });
+}
+
+/** Call before the answer to a request that is refused. */
+export async function discardBody({ raw }: FastifyRequest, reply: FastifyReply, clock: Clock): Promise<void> {
+  const rest = discardRest(raw, clock);
+  // The connection closes right after the answer, so the answer waits. Fastify closes it if it did not read the body.
+  if (!reply.raw.shouldKeepAlive || reply.getHeader('connection') === 'close') return await rest;
+  void rest.then(() => {
+    if (!raw.complete) raw.destroy();
   });
 }
 

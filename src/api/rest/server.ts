@@ -34,7 +34,7 @@ import { AnswerMemory } from './answer-buffer.ts';
 import { ApiMetrics } from './api-metrics.ts';
 import { addAudit } from './audit.ts';
 import { callerOf } from './auth.ts';
-import { BodyTurns, discardRest, readJsonBody } from './body.ts';
+import { BodyTurns, discardBody, readJsonBody } from './body.ts';
 import { ApiError, type ApiErrorCode, errorAnswer, statusOf } from './errors.ts';
 import { KeyWatch } from './key-watch.ts';
 import { API_LIMITS } from './limits.ts';
@@ -406,15 +406,6 @@ async function ownLoads(control: ControlPlane, loads: SandboxLoads): Promise<San
     memoryPressure: null,
     events: loads.events.filter(({ sandbox }) => own.has(sandbox)),
   };
-}
-
-async function discardBody({ raw }: FastifyRequest, reply: FastifyReply, clock: Clock): Promise<void> {
-  const rest = discardRest(raw, clock);
-  // A connection without keep-alive closes right after the answer, so the answer waits.
-  if (!reply.raw.shouldKeepAlive) return await rest;
-  void rest.then(() => {
-    if (!raw.complete) raw.destroy();
-  });
 }
 
 function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply, log: Log): FastifyReply {

@@ -6,7 +6,7 @@ import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } fr
 import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
 import { describeError } from '../../../base/errors.ts';
 import { addAudit } from '../../rest/audit.ts';
-import { BodyTurns, readJsonBody } from '../../rest/body.ts';
+import { BodyTurns, discardBody, readJsonBody } from '../../rest/body.ts';
 import { API_LIMITS } from '../../rest/limits.ts';
 import { requestFault } from '../../rest/request-fault.ts';
 import type { App } from '../../rest/route.ts';
@@ -97,7 +97,10 @@ export async function createControlApp(
   app.addHook('preValidation', async (request) => {
     if (request.body === undefined && request.method !== 'GET') request.body = {};
   });
-  app.setErrorHandler(async (error: FastifyError, request, reply) => sendError(asE2b(error), request, reply));
+  app.setErrorHandler(async (error: FastifyError, request, reply) => {
+    await discardBody(request, reply, clock);
+    return sendError(asE2b(error), request, reply);
+  });
   app.get('/health', async (_request, reply) => reply.status(204).send());
   if (isDescribed) await describeControl(app);
   const routes = app.withTypeProvider() as unknown as App;
