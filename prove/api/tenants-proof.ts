@@ -68,6 +68,26 @@ const CEILINGS = [
   { what: 'a hosted model', body: { models: { allowHosted: ['gpt-5'] } }, setting: { allowHosted: ['gpt-5'] } },
 ] as const;
 
+/** What the operator may limit: body of a start beyond the limit, the setting that refuses it, and one that does not. */
+const LIMITS = [
+  { what: 'too many CPUs', body: { cpus: 2 }, limit: { cpusMax: 1 }, setting: { cpusMax: 2 } },
+  {
+    what: 'too much memory',
+    body: { memoryMib: 1024 },
+    limit: { memoryMaxMib: 512 },
+    setting: { memoryMaxMib: 1024 },
+  },
+  { what: 'too large a disk', body: { diskMib: 2048 }, limit: { diskMaxMib: 1024 }, setting: { diskMaxMib: 2048 } },
+  {
+    what: 'too long a timeout',
+    body: { timeoutMs: 120_000 },
+    limit: { timeoutMaxMs: 60_000 },
+    setting: { timeoutMaxMs: 120_000 },
+  },
+  { what: 'no timeout', body: { timeoutMs: null }, limit: {}, setting: { timeoutMaxMs: null } },
+  { what: 'a template', body: {}, limit: { allowTemplates: ['base'] }, setting: { allowTemplates: ['*'] } },
+] as const;
+
 interface TenantsContext extends JailContext {
   /** For tests: the operator's key in the tenant's place, which no ceiling stops. */
   readonly asOperator?: boolean;
@@ -116,6 +136,12 @@ async function tryCeilings(notes: Notes, daemon: Daemon, tenant: string): Promis
     await start(metadata),
   );
   for (const { what, body, setting } of CEILINGS) {
+    notes.same(`a start with ${what}`, 'status 403', await start(body));
+    await daemon.ask('PATCH', '/v1/tenants/mallory', daemon.operator, setting);
+    notes.same(`control: ${what}, allowed by the operator`, 'status 404', await start(body));
+  }
+  for (const { what, body, limit, setting } of LIMITS) {
+    await daemon.ask('PATCH', '/v1/tenants/mallory', daemon.operator, limit);
     notes.same(`a start with ${what}`, 'status 403', await start(body));
     await daemon.ask('PATCH', '/v1/tenants/mallory', daemon.operator, setting);
     notes.same(`control: ${what}, allowed by the operator`, 'status 404', await start(body));
