@@ -137,6 +137,12 @@ describe('Images', () => {
     mkdirSync(join(dir, '.docker'));
     const auths = { [registry.host]: { auth: login } };
     writeFileSync(join(dir, '.docker/config.json'), JSON.stringify({ auths }));
+    const asStranger = open().pull(parseReference(registry.name('1'), dir), 'missing', signal, () => false);
+    await expect(asStranger).rejects.toMatchObject({ code: 'unauthorized' });
+    const asked: string[] = [];
+    const mayLogIn = (host: string): boolean => asked.push(host) > 0;
+    await open().pull(parseReference(registry.name('1'), dir), 'missing', signal, mayLogIn);
+    expect(asked).toEqual([registry.host]);
     expect((await pull(open(), registry.name('1'))).image.digest).toBe(image().manifestDigest);
   });
 

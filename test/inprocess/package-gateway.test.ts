@@ -61,6 +61,32 @@ describe('package gateway', () => {
     ]);
   });
 
+  it('an index at which the host logs in serves only whom the operator lets, also what is cached', async () => {
+    const wheel = wheelOf('demo', '1.0', 'hello');
+    index.add(wheel);
+    const host = new URL(index.index.baseUrl).host;
+    expect(await world.gateway.loginOf('pip')).toBe(host);
+    expect(await world.gateway.loginOf('npm')).toBeNull();
+    const path = `/pypi/files/${wheel.sha256}/${wheel.filename}`;
+    expect((await get(await attach(), path)).status).toBe(200);
+    const before = index.seen.length;
+    let allowed = '';
+    const port = await world.attach(PIP, (at) => at === allowed);
+    // pip shows what the page says.
+    expect((await get(port, '/pypi/simple/demo/')).body.toString()).not.toContain(wheel.filename);
+    const refused = await get(port, path);
+    expect([refused.status, JSON.parse(refused.body.toString()).code]).toEqual([403, 'no_index']);
+    expect(refused.phrase).toContain('logs in at its index of pip packages');
+    expect(index.seen.length).toBe(before);
+    allowed = host;
+    expect((await get(port, path)).body.equals(wheel.bytes)).toBe(true);
+    const open = ({ index: own }: TestIndex) => ({ pip: own });
+    await using plain = await openPackageWorld(open);
+    plain.index.add(wheel);
+    expect(await plain.gateway.loginOf('pip')).toBeNull();
+    expect((await get(await plain.attach(PIP, () => false), path)).status).toBe(200);
+  });
+
   it('full disk of the host: the file is refused with the reason, and served once there is room', async () => {
     const wheel = wheelOf('demo', '1.0', 'hello');
     let free = 1000;

@@ -118,6 +118,25 @@ describe('quotas', () => {
     expect((await plane.resume(id)).status).toBe('running');
   });
 
+  it('an image is pulled with the host’s login only where the owner may have it', async () => {
+    const known = {
+      of: () => NO_QUOTAS,
+      mayLogIn: (tenant: string, host: string) => `${tenant} ${host}` === 'acme ghcr.io',
+    };
+    const pulled: boolean[][] = [];
+    const pulls = (_name: string, mayLogIn: (host: string) => boolean) =>
+      void pulled.push(['ghcr.io', 'docker.io'].map((host) => mayLogIn(host)));
+    await using host = await FakeHost.open({ gate: new TenantQuotas(known, new FakeClock()), pulls });
+    for (const plane of [host.control, tenantPlane(host.control, 'acme'), tenantPlane(host.control, 'other')]) {
+      await expect(plane.create({ image: 'x' })).rejects.toThrow();
+    }
+    expect(pulled).toEqual([
+      [true, true],
+      [true, false],
+      [false, false],
+    ]);
+  });
+
   it('a sandbox without a timeout gets the longest one, a fork no longer one than that', async () => {
     const { host, plane } = await openWorld({ timeoutMaxMs: 60_000 });
     await using _host = host;

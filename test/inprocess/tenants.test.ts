@@ -8,6 +8,8 @@ import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { connectDaemon } from '../../src/api/client/client.ts';
 import { API_LIMITS } from '../../src/api/rest/limits.ts';
 import { KeyStore } from '../../src/api/tenants/keys.ts';
+import { withOwner } from '../../src/api/tenants/owner.ts';
+import { TenantQuotas } from '../../src/api/tenants/quota.ts';
 import { TenantStore } from '../../src/api/tenants/settings.ts';
 import { Tenancy } from '../../src/api/tenants/tenancy.ts';
 import { systemClock } from '../../src/base/clock.ts';
@@ -20,13 +22,16 @@ let world: E2bWorld;
 let keys: KeyStore;
 let settings: TenantStore;
 let first: string;
+/** Where the host logs in for Python packages. */
+let packageLogin: string | null = null;
 let second: string;
 
 beforeAll(async () => {
   home = await mkdtemp(join(tmpdir(), 'nv-tenants-'));
   keys = new KeyStore(home, systemClock);
   settings = new TenantStore(home);
-  const ceilings = { ceilingOf: (tenant: string) => settings.get(tenant), privateRules };
+  const ceilingOf = (tenant: string) => settings.get(tenant);
+  const ceilings = { ceilingOf, privateRules, packageLogin: async () => packageLogin };
   world = await openE2bWorld({ home }, (control, apiKey) => new Tenancy({ control, keys, apiKey, ...ceilings }));
   first = keys.create('first', null).key;
   second = keys.create('second', null).key;
@@ -307,6 +312,37 @@ describe('what a tenant may ask for', () => {
     const built = await Template.build(Template().fromTemplate('base'), 'own', as(first));
     expect((await build({ fromTemplate: built.name })).status).toBe(202);
     settings.set('first', { inherit: ['allowImages', 'allowTemplates'] });
+  });
+
+  it('the host logs in for a tenant only where the operator lets it', async () => {
+    const quotas = new TenantQuotas(settings, systemClock);
+    const annotations = withOwner({}, 'first');
+    const hosts = ['ghcr.io', 'docker.io', 'registry.acme.example:5000'];
+    const where = () => hosts.filter((host) => quotas.mayLogIn(annotations, host));
+    const create = async () => (await ask(first, 'POST', '/v1/sandboxes', { requirements: ['private'] })).text;
+    expect(hosts.filter((host) => quotas.mayLogIn({}, host))).toEqual(hosts);
+    expect(where()).toEqual([]);
+    settings.set('first', { allowLogins: ['*.io'] });
+    expect(where()).toEqual(['ghcr.io', 'docker.io']);
+    settings.set('first', { inherit: ['allowLogins'] });
+    packageLogin = 'pypi.acme.example';
+    expect(await create()).toContain('this host logs in at its package index, and not for this key');
+    expect(await create()).toContain('neurovisor tenant set first --allow-login pypi.acme.example');
+    settings.set('first', { allowLogins: ['pypi.acme.example'] });
+    expect(await create()).not.toContain('logs in');
+    settings.set('first', { inherit: ['allowLogins'] });
+    expect((await ask(world.apiKey, 'POST', '/v1/sandboxes', { requirements: ['x'] })).text).not.toContain('logs in');
+    packageLogin = null;
+    expect(await create()).not.toContain('logs in');
+    const build = async () => {
+      await Template.build(Template().fromTemplate('base'), 'logins', as(first));
+      return hosts.filter((host) => world.builds.wanted.at(-1)?.mayLogIn(host));
+    };
+    expect(await build()).toEqual([]);
+    settings.set('first', { allowLogins: ['ghcr.io'] });
+    expect(await build()).toEqual(['ghcr.io']);
+    settings.set('first', { inherit: ['allowLogins'] });
+    for (const one of await idsOf(world.apiKey)) await world.control.remove(one);
   });
 
   it('E2B: a timeout above the tenant’s maximum is refused; clients’ defaults are not above it', async () => {

@@ -65,6 +65,8 @@ export interface FakeHostOptions {
   readonly rootImageDigest?: string;
   /** Its images, by name. */
   readonly images?: Readonly<Record<string, EnvironmentSource>>;
+  /** Called with each image that is resolved. */
+  readonly pulls?: (image: string, mayLogIn: (host: string) => boolean) => void;
   /** Called with each sandbox before it starts. */
   readonly watch?: (sandbox: Supervisor) => void;
 }
@@ -306,8 +308,9 @@ export class FakeHost implements Holdings, AsyncDisposable {
         options.watch?.(supervisor);
         return supervisor;
       },
-      resolveImage: async (name) => {
+      resolveImage: async (name, _signal, mayLogIn) => {
         await script.step('image');
+        options.pulls?.(name, mayLogIn);
         const image = options.images?.[name];
         if (image !== undefined) return image;
         throw noImage(name);

@@ -11,6 +11,7 @@ import {
   createPackageGateway,
   type IndexSet,
   type PackageFetch,
+  type PackageGateway,
   type PackagePort,
   type PackagesOptions,
 } from '../../src/egress/packages/gateway.ts';
@@ -31,7 +32,8 @@ export interface PackageWorld extends AsyncDisposable {
   readonly index: TestIndex;
   readonly fetches: PackageFetch[];
   /** Returns the socket of a new sandbox. */
-  attach(policy: PackagePolicy | null): Promise<string>;
+  attach(policy: PackagePolicy | null, mayLogIn?: (host: string) => boolean): Promise<string>;
+  readonly gateway: PackageGateway;
   closeGateway(): Promise<void>;
   /** Ends the sandbox of this socket. */
   close(socketPath: string): Promise<void>;
@@ -58,11 +60,15 @@ export async function openPackageWorld(
     dir,
     index,
     fetches,
-    async attach(policy) {
+    gateway,
+    async attach(policy, mayLogIn) {
       const socketPath = join(dir, `v_${ports.size + 1}`);
       const onFetch = (fetch: PackageFetch): void => void fetches.push(fetch);
       const sandboxId = `sandbox${ports.size + 1}`;
-      ports.set(socketPath, await gateway.attach({ sandboxId, socketPath, policy, onFetch }));
+      ports.set(
+        socketPath,
+        await gateway.attach({ sandboxId, socketPath, policy, onFetch, ...(mayLogIn && { mayLogIn }) }),
+      );
       return socketPath;
     },
     closeGateway: () => gateway.close(),

@@ -88,6 +88,8 @@ export interface TemplateBuild {
   readonly start: TemplateStart | null;
   /** The size that the client asks for; the builder chooses the rest. */
   readonly size: Partial<TemplateSize>;
+  /** Whether the host logs in at a registry or package index for the build. */
+  readonly mayLogIn: (host: string) => boolean;
   /** If true, no step of an earlier build is reused. */
   readonly isFresh: boolean;
 }

@@ -110,6 +110,7 @@ const checkRequest = ruleOf<CreateRequest>({
   memoryMaxMib: atMost('memoryMaxMib'),
   diskMib: atMost('diskMib'),
   warm: FREE,
+  // `checkPackageLogin`.
   requirements: FREE,
   image: (image, asker) => {
     const { allowImages } = asker.ceiling;
@@ -143,6 +144,25 @@ const checkForkOptions = ruleOf<ForkOptions>({ count: FREE, timeoutMs: atMost('t
  */
 export function checkCreate(request: CreateRequest, asker: Asker): void {
   checkRequest(request, asker);
+}
+
+/** Whether the host logs in at a host for this caller; `null`: the operator. */
+export const loginsOf =
+  (asker: Asker | null) =>
+  (host: string): boolean =>
+    asker === null || isAny(asker.ceiling.allowLogins, host);
+
+/**
+ * Packages of a template are fetched before there is a sandbox, for all that have the same.
+ * @param host where the host logs in for them; `null`: nowhere
+ * @throws SandboxError `forbidden`
+ */
+export function checkPackageLogin(host: string | null, asker: Asker): void {
+  if (host === null || loginsOf(asker)(host)) return;
+  const { tenant } = asker;
+  throw new SandboxError('forbidden', 'requirements: this host logs in at its package index, and not for this key', {
+    remedy: `the operator sets that by neurovisor tenant set ${tenant} --allow-login ${host}`,
+  });
 }
 
 /** @throws SandboxError `forbidden`, `spec_invalid` */

@@ -6,7 +6,7 @@ export const TENANT_LIMITS = {
   /** From a key's creation to its end: a second to ten years. */
   keyLifetimeMs: { min: 1000, max: 10 * 365 * 24 * 3600 * 1000 },
   /** Longer than the longest lists of a tenant; a larger file is not ours. */
-  fileBytesMax: 512 * 1024,
+  fileBytesMax: 640 * 1024,
   /** Names in `allowHosted`. */
   hostedMax: 256,
   /** Blocks in `allowNet`. */

@@ -22,7 +22,7 @@ import type {
 } from '../../sandbox/contract/control.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import { DEFAULTS } from '../../sandbox/contract/limits.ts';
-import { type Asker, checkCreate, checkFork, checkUpdate, type PrivateRules } from './ceiling.ts';
+import { type Asker, checkCreate, checkFork, checkPackageLogin, checkUpdate, type PrivateRules } from './ceiling.ts';
 import { nameOnHost, ownerOf, ownName, withOwner } from './owner.ts';
 import { type Ceiling, UNSET_CEILING } from './settings.ts';
 import type { StorageQuota } from './storage-quota.ts';
@@ -35,6 +35,8 @@ export interface TenantSettings {
   readonly ceilingOf?: ((tenant: string) => Ceiling) | undefined;
   /** Default: all rules count as private, so that none passes unjudged. */
   readonly privateRules?: PrivateRules | undefined;
+  /** Where the host logs in for Python packages; `null`: nowhere. Default: nowhere. */
+  readonly packageLogin?: (() => Promise<string | null>) | undefined;
 }
 
 export function tenantPlane(control: ControlPlane, tenant: string, settings: TenantSettings = {}): ControlPlane {
@@ -52,7 +54,8 @@ function ownSandboxes(control: Sandboxes, own: OwnWorld): Sandboxes {
   return {
     async create(request, signal) {
       checkCreate(request, own.asker());
-      const { snapshot } = request;
+      const { snapshot, requirements = [] } = request;
+      if (requirements.length > 0) await own.checkPackageLogin();
       const source = snapshot === undefined ? {} : { snapshot: (await own.snapshot(snapshot)).id };
       const annotations = withOwner(request.annotations, own.tenant);
       await own.willStart(request.diskMib ?? DEFAULTS.diskMib);
@@ -251,6 +254,12 @@ class OwnWorld {
 
   async willStart(diskMib: number): Promise<void> {
     await this.#settings.storage?.prepare(this.tenant, diskMib * MIB);
+  }
+
+  /** @throws SandboxError `forbidden` */
+  async checkPackageLogin(): Promise<void> {
+    const host = (await this.#settings.packageLogin?.()) ?? null;
+    checkPackageLogin(host, this.asker());
   }
 
   asker(): Asker {

@@ -26,8 +26,11 @@ interface Counted {
   readonly diskMib: number;
 }
 
-/** Of tenants. Without `sizesOf`, sandboxes may have any size. */
-export type TenantLimits = Pick<TenantStore, 'of'> & { sizesOf?(tenant: string): Partial<Sizes> };
+/** Of tenants. Without `sizesOf`, sandboxes may have any size; without `mayLogIn`, the host logs in nowhere for them. */
+export type TenantLimits = Pick<TenantStore, 'of'> & {
+  sizesOf?(tenant: string): Partial<Sizes>;
+  mayLogIn?(tenant: string, host: string): boolean;
+};
 
 export interface MemorySharing {
   /** If true, clones of all tenants share pages of their template's RAM; otherwise only those of the same tenant. */
@@ -132,6 +135,11 @@ export class TenantQuotas implements StartGate {
   timeoutMaxMs(annotations: SandboxInfo['annotations']): number | null {
     const tenant = ownerOf({ annotations });
     return tenant === null ? null : (this.#quotas.sizesOf?.(tenant).timeoutMaxMs ?? null);
+  }
+
+  mayLogIn(annotations: SandboxInfo['annotations'], host: string): boolean {
+    const tenant = ownerOf({ annotations });
+    return tenant === null || (this.#quotas.mayLogIn?.(tenant, host) ?? false);
   }
 
   admit({ annotations, id, resumes, ...size }: StartAsked): StartReservation {

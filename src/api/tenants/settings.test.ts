@@ -144,7 +144,7 @@ it('TenantStore: the longest lists can be read back', () => {
   const nets = Array.from({ length: 64 }, (_, n) => `192.168.100.${100 + n}`);
   const hosted = Array.from({ length: 256 }, (_, n) => `${'𝔪'.repeat(252)}${n}`);
   const patterns = Array.from({ length: 64 }, (_, n) => `${'𝔪'.repeat(253)}${n}`);
-  const all = { allowModels: patterns, allowImages: patterns, allowTemplates: patterns };
+  const all = { allowModels: patterns, allowImages: patterns, allowTemplates: patterns, allowLogins: patterns };
   const longest = { allowFields: fields, allowNet: nets, allowHosted: hosted, ...all };
   store.set('acme', longest);
   expect(new TenantStore(home).get('acme')).toMatchObject(longest);

@@ -7,6 +7,7 @@
 import { join } from 'node:path';
 import { z } from 'zod';
 import type { WindowedBudget } from '../../base/request/model-limits.ts';
+import { matchesStars } from '../../base/text/glob.ts';
 import { RANGES, REQUEST_LIMITS } from '../../sandbox/contract/limits.ts';
 import { modelField, windowedBudget } from '../../sandbox/contract/schema/models.ts';
 import { list, notA, text, whole } from '../../sandbox/contract/schema/values.ts';
@@ -53,6 +54,9 @@ export const ceilingFields = {
   ),
   allowImages: patterns.describe('Container images, by complete names such as `docker.io/library/python:*`.'),
   allowTemplates: patterns.describe('Templates, beside those that it has built.'),
+  allowLogins: patterns.describe(
+    'Hosts of registries and package indexes at which this host logs in for it, such as `ghcr.io`.',
+  ),
   cpusMax: whole(RANGES.cpus).nullable().describe('The most CPUs of one sandbox; null: any number.'),
   memoryMaxMib: whole(RANGES.memoryMib).nullable().describe('The most memory of one sandbox, MiB.'),
   diskMaxMib: whole(RANGES.diskMib).nullable().describe('The largest disk of one sandbox, MiB.'),
@@ -73,6 +77,7 @@ export const UNSET_CEILING: Ceiling = {
   allowModels: ['*'],
   allowImages: ['*'],
   allowTemplates: ['*'],
+  allowLogins: [],
   ...ANY_SIZE,
 };
 
@@ -212,6 +217,10 @@ export class TenantStore {
 
   sizesOf(name: string): Sizes {
     return this.get(name);
+  }
+
+  mayLogIn(name: string, host: string): boolean {
+    return this.get(name).allowLogins.some((pattern) => matchesStars(pattern, host));
   }
 
   /** Changes only the given settings, at once. @throws TenantError `file_failed`, `invalid` */

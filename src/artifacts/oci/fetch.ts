@@ -51,6 +51,8 @@ export interface FetchOptions {
   /** A new private directory on the file system of the cache, which the caller removes. */
   readonly dir: string;
   readonly signal: AbortSignal;
+  /** True: without the login that this host may have at the registry. */
+  readonly isAnonymous?: boolean;
   readonly limits?: FetchLimits | undefined;
   /** For tests. */
   readonly program?: string | undefined;
@@ -116,7 +118,8 @@ export async function fetchImage(
   const platform = [`--override-os=linux`, `--override-arch=${architecture}`];
   // skopeo first unpacks a compressed archive into a copy.
   const archiveBytesMax = reference.repository === null ? limits.imageBytesMax : 0;
-  await watchedSkopeo(options, [...platform, 'copy', '--quiet', ...copy.args], {
+  const login = options.isAnonymous === true ? ['--src-no-creds'] : [];
+  await watchedSkopeo(options, [...platform, 'copy', '--quiet', ...login, ...copy.args], {
     bytesMax: total + archiveBytesMax,
     cause: 'it is larger than its manifest says',
     onBytes: (bytes) => onBytes(Math.min(bytes, total), total),
@@ -204,7 +207,8 @@ function manifestOf(bytes: Uint8Array): Manifest {
 async function inspect(options: FetchOptions, source: string, architecture?: string): Promise<Buffer> {
   const platform = architecture === undefined ? [] : ['--override-os=linux', `--override-arch=${architecture}`];
   const { imageBytesMax } = options.limits ?? FETCH_LIMITS;
-  return await watchedSkopeo(options, [...platform, 'inspect', '--raw', source], {
+  const login = options.isAnonymous === true ? ['--no-creds'] : [];
+  return await watchedSkopeo(options, [...platform, 'inspect', '--raw', ...login, source], {
     bytesMax: imageBytesMax,
     cause: `it has more than ${Math.floor(imageBytesMax / MIB)} MiB`,
     onBytes: () => undefined,

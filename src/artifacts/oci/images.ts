@@ -25,7 +25,7 @@ import type { ImageConfig } from './documents.ts';
 import { type Fetched, type FetchLimits, fetchImage, resolveImage } from './fetch.ts';
 import { type CacheFile, chooseEvictions, hexOf, ImageFiles } from './files.ts';
 import { explain, goneBuild, MissingBlob, notFound, removedFiles, tooLarge } from './image-errors.ts';
-import { parseReference, type Reference } from './reference.ts';
+import { parseReference, type Reference, registryOf } from './reference.ts';
 import { SharedWork } from './shared-work.ts';
 import {
   type Environment,
@@ -122,34 +122,54 @@ export class Images {
   /**
    * Fetches the image and makes its environment, or finds both.
    * @param when `missing`: a name that is known here is not asked for again
+   * @param mayLogIn whether this host logs in at a registry. Default: wherever it has a login
    * @throws OciError
    */
-  async pull(reference: Reference, when: 'always' | 'missing', signal: AbortSignal): Promise<PulledImage> {
+  async pull(
+    reference: Reference,
+    when: 'always' | 'missing',
+    signal: AbortSignal,
+    mayLogIn: (host: string) => boolean = () => true,
+  ): Promise<PulledImage> {
+    const registry = registryOf(reference);
+    const isAnonymous = registry !== null && !mayLogIn(registry);
+    const obtain = (): Promise<StoredImage> =>
+      this.#pulls.run(`${isAnonymous} ${reference.text}`, signal, (own) => this.#fetch(reference, own, isAnonymous));
     this.#pulling += 1;
-    return await this.#pull(reference, when, signal).finally(() => {
+    return await this.#pull(reference, when, signal, obtain).finally(() => {
       this.#pulling -= 1;
     });
   }
 
-  async #pull(reference: Reference, when: 'always' | 'missing', signal: AbortSignal): Promise<PulledImage> {
+  async #pull(
+    reference: Reference,
+    when: 'always' | 'missing',
+    signal: AbortSignal,
+    obtain: () => Promise<StoredImage>,
+  ): Promise<PulledImage> {
     const isStored = reference.transport === 'stored';
     const isSought = isStored || when === 'missing';
     const known = isSought ? findByName(await this.list(), reference) : undefined;
     if (isStored && known === undefined) throw notFound(reference.text);
-    const image = known ?? (await this.#pulls.run(reference.text, signal, (own) => this.#fetch(reference, own)));
-    const environment = await this.#environmentOr(image, reference, signal);
+    const image = known ?? (await obtain());
+    const environment = await this.#environmentOr(image, reference, signal, obtain);
     await this.#enforceQuota(image, signal);
     return { image, environment };
   }
 
   /** Blobs that were evicted meanwhile are fetched again. */
-  async #environmentOr(image: StoredImage, reference: Reference, signal: AbortSignal): Promise<Environment> {
+  async #environmentOr(
+    image: StoredImage,
+    reference: Reference,
+    signal: AbortSignal,
+    obtain: () => Promise<StoredImage>,
+  ): Promise<Environment> {
     try {
       return await this.#environment(image, signal);
     } catch (error) {
       if (!(error instanceof MissingBlob)) throw error;
       if (reference.transport === 'stored') throw removedFiles(reference);
-      const again = await this.#pulls.run(reference.text, signal, (own) => this.#fetch(reference, own));
+      const again = await obtain();
       return await this.#environment(again, signal).catch((second: unknown) => {
         if (!(second instanceof MissingBlob)) throw second;
         throw removedFiles(reference);
@@ -243,13 +263,13 @@ export class Images {
     signal.throwIfAborted();
   }
 
-  async #fetch(reference: Reference, signal: AbortSignal): Promise<StoredImage> {
+  async #fetch(reference: Reference, signal: AbortSignal, isAnonymous: boolean): Promise<StoredImage> {
     const { architecture, fetchLimits: limits, skopeo: program } = this.#options;
     await this.#options.beforeFetch?.();
     const step = new ProgressStep(this.#options.progress, 'image-fetch', `Fetch ${reference.text}`);
     await this.#files.make();
     const dir = join(this.#files.dir, 'tmp', newSandboxId());
-    const options = { reference, architecture, dir, signal, limits, program };
+    const options = { reference, architecture, dir, signal, limits, program, isAnonymous };
     try {
       const resolved = await resolveImage(options);
       const known = (await this.list()).find(({ digest }) => digest === resolved.digest);

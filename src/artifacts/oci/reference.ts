@@ -42,6 +42,11 @@ export const DIGEST = /^sha256:[0-9a-f]{64}$/;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: the pattern refuses them
 const PATH = /^[^\u0000-\u001f\u007f:]+$/;
 
+/** `HOST` or `HOST:PORT`; null: not in a registry. */
+export function registryOf({ repository }: Reference): string | null {
+  return repository === null ? null : (/^docker:\/\/([^/]+)\//.exec(repository)?.[1] ?? null);
+}
+
 /** @param cwd directory of relative paths @throws OciError `reference_invalid` */
 export function parseReference(text: string, cwd: string): Reference {
   if (text === '' || text.length > TEXT_CHARACTERS_MAX) throw invalid(text, 'it is empty or long');

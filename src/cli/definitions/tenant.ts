@@ -85,6 +85,11 @@ Examples:
       collect,
     )
     .option('--allow-template <pattern>', 'template that it may use beside its own (repeatable)', collect)
+    .option(
+      '--allow-login <host>',
+      'registry or package index where this host logs in for it, for example ghcr.io (repeatable)',
+      collect,
+    )
     .option('--max-cpus <n>', 'CPUs of one sandbox')
     .option('--max-memory <size>', 'memory of one sandbox, for example 4G')
     .option('--max-disk <size>', 'disk of one sandbox, for example 10G')

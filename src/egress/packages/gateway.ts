@@ -41,7 +41,7 @@ import { PackageFiles } from './store/package-files.ts';
 import { PageCache } from './store/page-cache.ts';
 import { PageReader } from './store/page-reader.ts';
 import { Upstream, type UpstreamOptions } from './upstream/fetch.ts';
-import type { IndexSet } from './upstream/index-set.ts';
+import { type IndexSet, loginAt } from './upstream/index-set.ts';
 
 export type { PackageFetch } from './fetch-record.ts';
 export type { Index, IndexSet } from './upstream/index-set.ts';
@@ -67,6 +67,8 @@ export interface PackageCaller {
   /** If `null`, every request is refused, with the remedy. */
   readonly policy: PackagePolicy | null;
   readonly onFetch?: (fetch: PackageFetch) => void;
+  /** Whether this host's login at an index, by `HOST` or `HOST:PORT`, serves the caller. Default: each does. */
+  readonly mayLogIn?: (host: string) => boolean;
 }
 
 export interface PackagePort {
@@ -82,6 +84,8 @@ export interface PackageGateway {
   metrics(): readonly Metric[];
   /** Shows whether the host's index is the same as before, without its name. */
   indexDigest(name: Exclude<keyof IndexSet, 'npmScopes'>): Promise<string>;
+  /** `HOST` or `HOST:PORT` of the index, if this host logs in there; `null`: it does not. */
+  loginOf(name: Exclude<keyof IndexSet, 'npmScopes'>): Promise<string | null>;
   /** Closes all ports. Idempotent. */
   close(): Promise<void>;
 }
@@ -101,11 +105,12 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
   const ports = new Set<PackagePort>();
   let closing: Promise<void> | undefined;
   return {
-    async attach({ sandboxId, socketPath, policy, onFetch }) {
+    async attach({ sandboxId, socketPath, policy, onFetch, mayLogIn = () => true }) {
       if (closing !== undefined) throw new PackageError('closed', 'the package gateway is closed');
       const events = new FetchLog();
       const listener = new Listener({
         sandboxId,
+        mayLogIn,
         rules: new PackageRules(policy ?? NO_PACKAGES),
         budget: new NameBudget(clock),
         catalogs,
@@ -147,6 +152,16 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
         if (!(error instanceof PackageError)) throw error;
         // The installation reports why the index can't be used.
         return error.code;
+      }
+    },
+    async loginOf(index) {
+      try {
+        const found = await catalogs.index({ index, name: '' });
+        return found === undefined ? null : loginAt(found);
+      } catch (error) {
+        if (!(error instanceof PackageError)) throw error;
+        // Nothing can be fetched, and the attempt reports why.
+        return null;
       }
     },
     close() {

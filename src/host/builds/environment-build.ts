@@ -25,6 +25,8 @@ export interface DockerfileBuild {
   onEvent(event: BuildEvent): void;
   /** Throws for an image that FROM may not name. Default: all may be. */
   readonly checkBase?: (reference: Reference) => void;
+  /** Whether this host logs in at a registry. Default: wherever it has a login. */
+  readonly mayLogIn?: (host: string) => boolean;
 }
 
 export interface BuiltEnvironment extends PulledImage {
@@ -36,7 +38,7 @@ export interface BuiltEnvironment extends PulledImage {
 export async function buildEnvironment(
   context: ImagesContext,
   images: Images,
-  { request, vm, name, onEvent, checkBase }: DockerfileBuild,
+  { request, vm, name, onEvent, checkBase, mayLogIn }: DockerfileBuild,
 ): Promise<BuiltEnvironment> {
   const { signal, home } = context;
   let vms: Promise<BuilderVms> | undefined;
@@ -66,7 +68,7 @@ export async function buildEnvironment(
       }
       const reference = parseReference(source.reference, process.cwd());
       checkBase?.(reference);
-      const { image, environment } = await images.pull(reference, 'missing', signal);
+      const { image, environment } = await images.pull(reference, 'missing', signal, mayLogIn);
       return { disk: fileDisk(environment), config: image.config };
     },
     startVm: async (disks, stop) => await startStageVm(await openVms(), vm, disks, stop),

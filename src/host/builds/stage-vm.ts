@@ -35,7 +35,7 @@ import type { VmDisk } from '../../machine/vmm/driver.ts';
 import { DISKS_MAX } from '../../machine/vmm/spec.ts';
 import type { NetworkOptions } from '../../sandbox/contract/network-spec.ts';
 import { packageVariables } from '../../sandbox/contract/packages.ts';
-import type { Workspace } from '../../sandbox/contract/parts.ts';
+import type { SandboxParts, Workspace } from '../../sandbox/contract/parts.ts';
 import { type BuilderVms, makeSparse, mountTools, NO_MODEL, TOOLS_DIR } from '../runtime/image-builder.ts';
 import { makeWorkspace } from '../runtime/workspace.ts';
 
@@ -46,6 +46,8 @@ export interface StageVmOptions {
   readonly diskMib: number;
   /** `null`: no network card. */
   readonly network: NetworkOptions | null;
+  /** Default: the host's own. */
+  readonly parts?: Pick<SandboxParts, 'attachPackages'>;
 }
 
 /** The default environment's disk, which the VM boots from. */
@@ -111,7 +113,7 @@ export async function startStageVm(
         packages: { ecosystems: ECOSYSTEMS },
       },
       signal,
-      { makeWorkspace: ({ id }) => place(id), attachBridge: async () => NO_MODEL },
+      { makeWorkspace: ({ id }) => place(id), attachBridge: async () => NO_MODEL, ...options.parts },
     );
   } catch (error) {
     if (error instanceof DockerfileError) throw error;

@@ -90,7 +90,7 @@ export class VmTemplateBuilds implements TemplateBuilds {
   }
 
   async #environment(
-    { from, steps, isFresh }: TemplateBuild,
+    { from, steps, isFresh, mayLogIn }: TemplateBuild,
     onEvent: OnEvent,
     signal: AbortSignal,
   ): Promise<BuiltEnvironment> {
@@ -110,7 +110,8 @@ export class VmTemplateBuilds implements TemplateBuilds {
           noCache: isFresh,
           archives: new Map(copies.map(({ sha256, path }) => [sha256, path])),
         },
-        vm: { ...STAGE_VM_DEFAULTS, network },
+        vm: { ...STAGE_VM_DEFAULTS, network, parts: this.#runtime.packagesFor(mayLogIn) },
+        mayLogIn,
         name: null,
         onEvent: (event) => {
           if (event.kind === 'step') {

@@ -198,6 +198,10 @@ async function openTenantsPlane(
       return tenant === null ? null : keys.incarnationOf(tenant);
     },
     modelsOf: (tenant) => (tenant === null ? undefined : tenants.get(tenant).allowModels),
+    mayLogIn: (id, host) => {
+      const tenant = quotas.tenantOf(id);
+      return tenant === null || tenants.mayLogIn(tenant, host);
+    },
   });
   return plane;
 }
@@ -282,6 +286,7 @@ function tenancyOf({ accounts, plane, storage }: Composition, key: string): Tena
     storage,
     ceilingOf: (tenant) => tenants.get(tenant),
     privateRules,
+    packageLogin: () => plane.runtime.packageLogin(),
   });
 }
 

@@ -82,7 +82,10 @@ export interface RuntimeOptions extends Pick<SetupOptions, 'modelLater'> {
 }
 
 /** The owners of sandboxes. */
-export type Owners = Required<Pick<BridgeOptions, 'tenantOf' | 'cacheScopeOf' | 'modelsOf'>>;
+export interface Owners extends Required<Pick<BridgeOptions, 'tenantOf' | 'cacheScopeOf' | 'modelsOf'>> {
+  /** Whether the host's login at a package index serves a sandbox. */
+  readonly mayLogIn: (sandboxId: string, host: string) => boolean;
+}
 
 export interface RuntimeParts {
   readonly home: Home;
@@ -217,7 +220,12 @@ function openBridge(
 ): Pick<RuntimeParts, 'bridge' | 'usageListeners' | 'owners'> {
   const usageListeners = new Set([(record: UsageRecord) => metrics.noteUsage(record)]);
   if (options.onUsage !== undefined) usageListeners.add(options.onUsage);
-  const owners: Owners = { tenantOf: () => null, cacheScopeOf: () => null, modelsOf: () => undefined };
+  const owners: Owners = {
+    tenantOf: () => null,
+    cacheScopeOf: () => null,
+    modelsOf: () => undefined,
+    mayLogIn: () => true,
+  };
   // Once the bridge is closed, all answers have ended.
   cleanup.push('cassette', () => tape?.close(upstream.defaultModel));
   const bridge = createBridge({

@@ -146,7 +146,7 @@ export async function openControlPlane(
           ...(source === null ? {} : 'snapshot' in source ? { template: source } : { disk: source }),
           ...(environmentPath === undefined ? {} : { linkEnvironment: (to) => linkOrCopy(environmentPath, to) }),
         }),
-      resolveImage: (image, signal) => runtime.templateSource.resolveImage(image, signal),
+      resolveImage: (...asked) => runtime.templateSource.resolveImage(...asked),
       openNetwork: () => runtime.network.open(),
       fromNamedTemplate: (name, request) => runtime.templateSource.fromNamedTemplate(name, request),
       templateFor: (options, image, named) => runtime.templateSource.templateFor(options, image, named),

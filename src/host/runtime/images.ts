@@ -89,14 +89,16 @@ export async function resolveEnvironment(
     readonly log: Log;
     /** False: archives, layouts and Docker's daemon are not read, but images already pulled from them are found. */
     readonly readsHost: boolean;
+    /** Whether this host logs in at a registry. Default: wherever it has a login. */
+    readonly mayLogIn?: ((host: string) => boolean) | undefined;
   },
 ): Promise<EnvironmentSource> {
-  const { signal, log, readsHost } = options;
+  const { signal, log, readsHost, mayLogIn } = options;
   try {
     const reference = parseReference(image, process.cwd());
     const isFile = !['docker', 'stored'].includes(reference.transport);
     if (!readsHost && isFile) await requireKnown(images, reference);
-    return environmentSource(await images.pull(reference, 'missing', signal), reference.text, log);
+    return environmentSource(await images.pull(reference, 'missing', signal, mayLogIn), reference.text, log);
   } catch (error) {
     if (!(error instanceof CodedError)) throw error;
     throw imageFailure(image, error);

@@ -188,6 +188,25 @@ export class Runtime {
     this.#parts.cleanup.push('watch of the event loop', () => watch.close());
   }
 
+  /** The packages of a VM. @param mayLogIn whether the host's login at an index serves it */
+  packagesFor(mayLogIn: (host: string, sandboxId: string) => boolean): Pick<SandboxParts, 'attachPackages'> {
+    return {
+      attachPackages: (sandboxId, channelPath, policy, onFetch) =>
+        this.#parts.packages.attach({
+          sandboxId,
+          socketPath: packageSocket(channelPath),
+          policy,
+          onFetch,
+          mayLogIn: (host) => mayLogIn(host, sandboxId),
+        }),
+    };
+  }
+
+  /** The host of the index of Python packages, if this host logs in there. */
+  packageLogin(): Promise<string | null> {
+    return this.#parts.packages.loginOf('pip');
+  }
+
   /** Stops every sandbox and every part. Idempotent. */
   async close(): Promise<void> {
     await Promise.all([...this.#sandboxes].map((sandbox) => sandbox.stop()));
@@ -234,8 +253,7 @@ export class Runtime {
           close: () => port.close(),
         };
       },
-      attachPackages: (sandboxId, channelPath, policy, onFetch) =>
-        this.#parts.packages.attach({ sandboxId, socketPath: packageSocket(channelPath), policy, onFetch }),
+      ...this.packagesFor((host, id) => this.#parts.owners.mayLogIn(id, host)),
       hostMemory: (vmmPid, id) => this.#parts.probes.watchVmm(id, vmmPid, this.#parts.vmmMemory.watch(vmmPid)),
       hostViolations: (vmmPid) => this.#parts.violations.watch(vmmPid),
       leaseNetwork: (id, network, secrets) => this.network.lease(id, network, secrets),

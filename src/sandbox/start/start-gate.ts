@@ -38,6 +38,8 @@ export interface StartGate {
   admit(start: StartAsked): StartReservation;
   /** The longest timeout of a new sandbox in milliseconds, which one without a timeout gets; `null`: any, and none. */
   timeoutMaxMs(annotations: SandboxInfo['annotations']): number | null;
+  /** Whether this host's login at a registry serves the owner. */
+  mayLogIn(annotations: SandboxInfo['annotations'], host: string): boolean;
   /** A sandbox that was to run will not run. */
   abandoned(id: string): void;
 }
@@ -48,5 +50,6 @@ export const openGate: StartGate = {
   sharersOf: () => 'local',
   admit: () => ({ runsAs: () => undefined, release: () => undefined }),
   timeoutMaxMs: () => null,
+  mayLogIn: () => true,
   abandoned: () => undefined,
 };

@@ -48,7 +48,8 @@ export interface StarterParts {
    * Returns the image's environment, pulling it if needed. Omitted if there are no images. @throws SandboxError
    * `image_failed`
    */
-  resolveImage?(image: string, signal: AbortSignal): Promise<EnvironmentSource>;
+  /** @param mayLogIn whether this host logs in at a registry for the owner */
+  resolveImage?(image: string, signal: AbortSignal, mayLogIn: (host: string) => boolean): Promise<EnvironmentSource>;
   /**
    * Creates a supervisor without starting it.
    * @param source `null`: boots with a new disk
@@ -208,13 +209,17 @@ export class Starter {
   }
 
   /** @throws SandboxError `image_failed`, `cancelled` */
-  async #resolve({ image }: CreateRequest, signal: AbortSignal): Promise<EnvironmentSource | undefined> {
+  async #resolve(
+    { image, annotations = {} }: CreateRequest,
+    signal: AbortSignal,
+  ): Promise<EnvironmentSource | undefined> {
     if (image === undefined) return undefined;
     const { resolveImage } = this.#parts;
     if (resolveImage === undefined) {
       throw new SandboxError('image_failed', 'this host has no images for sandboxes');
     }
-    return await orAborted(resolveImage(image, signal), signal);
+    const mayLogIn = (host: string): boolean => this.#gate.mayLogIn(annotations, host);
+    return await orAborted(resolveImage(image, signal, mayLogIn), signal);
   }
 
   async #cloneOrBoot(

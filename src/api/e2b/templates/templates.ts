@@ -15,7 +15,7 @@ import { MIB } from '../../../base/units.ts';
 import type { ControlPlane } from '../../../sandbox/contract/control.ts';
 import { BusyError } from '../../../sandbox/contract/errors.ts';
 import type { Callers } from '../../tenants/callers.ts';
-import { checkCreate } from '../../tenants/ceiling.ts';
+import { checkCreate, loginsOf } from '../../tenants/ceiling.ts';
 import { BuildFailure, E2bError, errorReply } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { BuiltTemplate, E2bParts, TemplateBuild, TemplateParts, TemplateSize, TemplateSource } from '../parts.ts';
@@ -197,9 +197,9 @@ export class Templates implements TemplateSource, AsyncDisposable {
       );
       const start = own ?? this.#startOf(body.fromTemplate ?? '');
       build.log = new BuildLog(this.#parts.clock.wall, steps);
-      const name = localNameOf(buildId);
+      const mayLogIn = loginsOf(asker);
       const isFresh = body.force === true;
-      this.#enqueue(build, { name, from, steps, start, isFresh, size: build.size });
+      this.#enqueue(build, { name: localNameOf(buildId), from, steps, start, isFresh, mayLogIn, size: build.size });
     } catch (error) {
       build.isStarted = false;
       await this.uploads.release(buildId);

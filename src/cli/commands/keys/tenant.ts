@@ -35,6 +35,7 @@ export interface QuotaFlags {
   readonly allowModel?: readonly string[];
   readonly allowImage?: readonly string[];
   readonly allowTemplate?: readonly string[];
+  readonly allowLogin?: readonly string[];
   readonly maxCpus?: string;
   readonly maxMemory?: string;
   readonly maxDisk?: string;
@@ -210,6 +211,7 @@ const ROWS: { readonly [K in TenantSetting]: SettingRow<Required<TenantChange>[K
   allowModels: { flag: 'allowModel', option: '--allow-model', title: 'models', read: list, text: words },
   allowImages: { flag: 'allowImage', option: '--allow-image', title: 'images', read: list, text: words },
   allowTemplates: { flag: 'allowTemplate', option: '--allow-template', title: 'templates', read: list, text: words },
+  allowLogins: { flag: 'allowLogin', option: '--allow-login', title: 'logins', read: list, text: words },
   cpusMax: { flag: 'maxCpus', option: '--max-cpus', title: 'CPUs each', read: whole, text: count },
   memoryMaxMib: { flag: 'maxMemory', option: '--max-memory', title: 'memory each', read: size, text: ofMib },
   diskMaxMib: { flag: 'maxDisk', option: '--max-disk', title: 'disk each', read: size, text: ofMib },

@@ -23,7 +23,7 @@ import type { Catalogs } from '../store/catalogs.ts';
 import type { OpenFile, PackageFiles } from '../store/package-files.ts';
 import type { PageReader } from '../store/page-reader.ts';
 import type { PageAnswer, PageQuestion, PageToRead } from '../store/page-reading.ts';
-import type { Index } from '../upstream/index-set.ts';
+import { type Index, loginAt } from '../upstream/index-set.ts';
 import { parseRoute } from './route.ts';
 
 /** Origin as seen in the guest. */
@@ -36,6 +36,7 @@ interface PageToSend {
 
 export interface ExchangeContext {
   readonly sandboxId: string;
+  readonly mayLogIn: (host: string) => boolean;
   readonly rules: PackageRules;
   readonly budget: NameBudget;
   readonly catalogs: Catalogs;
@@ -88,7 +89,7 @@ export class Exchange {
   }
 
   async #serve(route: Route): Promise<void> {
-    const { rules, budget, catalogs } = this.#context;
+    const { rules, budget, catalogs, mayLogIn } = this.#context;
     const { ecosystem, name } = route;
     const permitted = rules.permitsName(ecosystem, name);
     if (!permitted.ok) {
@@ -98,6 +99,12 @@ export class Exchange {
     const index = await this.#orGone(catalogs.index(route));
     if (index === undefined) {
       const message = `This host has no index of ${ecosystem} packages: configure one there.`;
+      this.#refuseRoute(route, refused(403, 'no_index', message).refusal);
+      return;
+    }
+    const login = loginAt(index);
+    if (login !== null && !mayLogIn(login)) {
+      const message = `This host logs in at its index of ${ecosystem} packages, which its operator has not allowed for this sandbox.`;
       this.#refuseRoute(route, refused(403, 'no_index', message).refusal);
       return;
     }

@@ -18,6 +18,10 @@ export interface Index {
   readonly proxies?: Proxies;
 }
 
+/** Where the host logs in for this index, `HOST` or `HOST:PORT`; `null`: nowhere. */
+export const loginAt = ({ authorization, baseUrl }: Index): string | null =>
+  authorization === undefined ? null : new URL(baseUrl).host;
+
 /** An index as the host has configured it, or the error of an invalid setting, which affects only this index. */
 export type Configured = Index | PackageError;
 

@@ -107,15 +107,21 @@ export class TemplateSource {
   /**
    * Finds the image, or pulls it.
    * @param image as `image pull` takes it; a path is relative to this process's directory
+   * @param mayLogIn whether this host logs in at a registry
    * @throws SandboxError `image_failed`
    */
-  async resolveImage(image: string, signal: AbortSignal): Promise<EnvironmentSource> {
+  async resolveImage(
+    image: string,
+    signal: AbortSignal,
+    mayLogIn: (host: string) => boolean = () => true,
+  ): Promise<EnvironmentSource> {
     const { resolveEnvironment } = await import('../images.ts');
     const { log } = this.#parts.options;
     return await resolveEnvironment(await this.#openImages(), image, {
       signal,
       log,
       readsHost: this.#parts.options.observes !== true,
+      mayLogIn,
     });
   }
 
