@@ -107,9 +107,9 @@ describe('create, ls', () => {
     expect(await list('-l', 'user=42')).toHaveLength(1);
     expect(await says('rm', stdout.trim().slice(0, 10))).toBe(stdout.trim());
     const text = await says('ls');
-    expect(text).toMatch(new RegExp(`^${id} +running +\\d+ \\S+ +- +1 +512 MiB .* user=42$`, 'm'));
+    expect(text).toMatch(new RegExp(`^${id} +- +running +\\d+ \\S+ +- +1 +512 MiB .* user=42$`, 'm'));
     expect(text).not.toContain(stdout.trim());
-    expect(await says('ls', '-a')).toMatch(new RegExp(`^${stdout.trim()} +ended \\(stopped\\)`, 'm'));
+    expect(await says('ls', '-a')).toMatch(new RegExp(`^${stdout.trim()} +- +ended \\(stopped\\)`, 'm'));
   });
 });
 
@@ -229,7 +229,7 @@ describe('pause, resume', () => {
     const pid = await says('exec', '--detach', id, '--', 'bash', '-c', COUNTER);
     expect(await says('pause', id)).toBe(id);
     expect(await vmmsIn(home.runDir)).toEqual([]);
-    expect(await says('ls')).toMatch(new RegExp(`^${id} +paused \\(disk\\)`, 'm'));
+    expect(await says('ls')).toMatch(new RegExp(`^${id} +- +paused \\(disk\\)`, 'm'));
     await sh(`kill -USR1 ${pid}; until test -s count; do sleep 0.05; done`);
     expect(Number(await sh('cat count'))).toBeGreaterThan(0);
     expect(await list()).toMatchObject([{ id, status: 'running', pausedTo: null }]);
