@@ -71,12 +71,7 @@ const CEILINGS = [
 /** What the operator may limit: body of a start beyond the limit, the setting that refuses it, and one that does not. */
 const LIMITS = [
   { what: 'too many CPUs', body: { cpus: 2 }, limit: { cpusMax: 1 }, setting: { cpusMax: 2 } },
-  {
-    what: 'too much memory',
-    body: { memoryMib: 1024 },
-    limit: { memoryMaxMib: 512 },
-    setting: { memoryMaxMib: 1024 },
-  },
+  { what: 'too much memory', body: { memoryMib: 1024 }, limit: { memoryMaxMib: 512 }, setting: { memoryMaxMib: 1024 } },
   { what: 'too large a disk', body: { diskMib: 2048 }, limit: { diskMaxMib: 1024 }, setting: { diskMaxMib: 2048 } },
   {
     what: 'too long a timeout',
