@@ -5,7 +5,7 @@
  *     tenantPlane ──► checkCreate, checkUpdate, checkFork ──► rules ◄── Ceiling, which the operator sets for the tenant
  */
 import { EVERY_HOSTED } from '../../base/request/model-limits.ts';
-import { matchesStars } from '../../base/text/glob.ts';
+import { matchesAny } from '../../base/text/glob.ts';
 import type { CreateRequest, ForkOptions, SandboxChange, SandboxInfo } from '../../sandbox/contract/control.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import { BUILT_TEMPLATE_NAME } from '../../sandbox/contract/limits.ts';
@@ -114,7 +114,7 @@ const checkRequest = ruleOf<CreateRequest>({
   requirements: FREE,
   image: (image, asker) => {
     const { allowImages } = asker.ceiling;
-    const refused = isAny(allowImages, completeImage(image)) ? [] : [image];
+    const refused = matchesAny(allowImages, completeImage(image)) ? [] : [image];
     refuse('image', refused, allowImages, '--allow-image', asker);
   },
   env: FREE,
@@ -124,7 +124,7 @@ const checkRequest = ruleOf<CreateRequest>({
   // Names of built ones can't be guessed.
   template: (name, asker) => {
     const { allowTemplates } = asker.ceiling;
-    const refused = BUILT_TEMPLATE_NAME.test(name) || isAny(allowTemplates, name) ? [] : [name];
+    const refused = BUILT_TEMPLATE_NAME.test(name) || matchesAny(allowTemplates, name) ? [] : [name];
     refuse('template', refused, allowTemplates, '--allow-template', asker);
   },
   boot: FREE,
@@ -150,7 +150,7 @@ export function checkCreate(request: CreateRequest, asker: Asker): void {
 export const loginsOf =
   (asker: Asker | null) =>
   (host: string): boolean =>
-    asker === null || isAny(asker.ceiling.allowLogins, host);
+    asker === null || matchesAny(asker.ceiling.allowLogins, host);
 
 /**
  * Packages of a template are fetched before there is a sandbox, for all that have the same.
@@ -210,9 +210,6 @@ function ruleOf<T extends object>(rules: Rules<T>): Rule<T> {
     for (const name of names) check(name, value, asker);
   };
 }
-
-const isAny = (patterns: readonly string[], name: string): boolean =>
-  patterns.some((pattern) => matchesStars(pattern, name));
 
 /** With registry and tag, as Docker completes it. Other transports, and local digests, stay as they are. */
 export function completeImage(image: string): string {

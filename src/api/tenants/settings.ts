@@ -7,7 +7,7 @@
 import { join } from 'node:path';
 import { z } from 'zod';
 import type { WindowedBudget } from '../../base/request/model-limits.ts';
-import { matchesStars } from '../../base/text/glob.ts';
+import { matchesAny } from '../../base/text/glob.ts';
 import { RANGES, REQUEST_LIMITS } from '../../sandbox/contract/limits.ts';
 import { modelField, windowedBudget } from '../../sandbox/contract/schema/models.ts';
 import { list, notA, text, whole } from '../../sandbox/contract/schema/values.ts';
@@ -220,7 +220,7 @@ export class TenantStore {
   }
 
   mayLogIn(name: string, host: string): boolean {
-    return this.get(name).allowLogins.some((pattern) => matchesStars(pattern, host));
+    return matchesAny(this.get(name).allowLogins, host);
   }
 
   /** Changes only the given settings, at once. @throws TenantError `file_failed`, `invalid` */

@@ -42,7 +42,8 @@ export class LoopTime {
   }
 }
 
-function threadCpuMs(): number {
+/** Processor time of this thread so far, milliseconds. */
+export function threadCpuMs(): number {
   const { user, system } = process.threadCpuUsage();
   return (user + system) / 1000;
 }

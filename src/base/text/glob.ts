@@ -110,3 +110,7 @@ export function matchesStars(pattern: string, name: string): boolean {
   }
   return name.length - tail.length >= at && name.endsWith(tail);
 }
+
+/** Whether one of the patterns matches, as `matchesStars` does. */
+export const matchesAny = (patterns: readonly string[], name: string): boolean =>
+  patterns.some((pattern) => matchesStars(pattern, name));

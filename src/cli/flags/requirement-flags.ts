@@ -195,13 +195,14 @@ async function readText(path: string): Promise<string> {
   }
 }
 
-async function isDirectory(path: string): Promise<boolean> {
+/** Whether the path leads to a directory of this machine. */
+export async function isDirectory(path: string): Promise<boolean> {
   const found = await stat(path).catch(() => null);
   return found?.isDirectory() === true;
 }
 
 /** For files that the user did not name: reading a pipe could wait for ever. */
-async function isFile(path: string): Promise<boolean> {
+export async function isFile(path: string): Promise<boolean> {
   const found = await stat(path).catch(() => null);
   return found?.isFile() === true;
 }

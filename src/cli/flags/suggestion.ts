@@ -73,7 +73,6 @@ const COMMANDS: Readonly<Record<string, string>> = {
   unpause: 'use neurovisor resume',
   stop: 'use neurovisor pause, or neurovisor rm',
   restart: 'use neurovisor pause --to disk-only, then neurovisor resume',
-  attach: 'use neurovisor shell, or neurovisor logs -f',
   connect: 'use neurovisor shell',
   commit: 'use neurovisor snapshot create',
   stats: 'use neurovisor top',

@@ -9,6 +9,7 @@
 import { Worker } from 'node:worker_threads';
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
+import { threadCpuMs } from '../../base/fairness/loop-time.ts';
 import type { Log } from '../../base/log.ts';
 import { modulePath } from '../../base/module-path.ts';
 import { type LongTurns, type Sample, TURN_MS_MAX } from './long-turns.ts';
@@ -62,9 +63,4 @@ export class LoopWatch {
     clearInterval(this.#timer);
     await this.#worker.terminate();
   }
-}
-
-function threadCpuMs(): number {
-  const { user, system } = process.threadCpuUsage();
-  return (user + system) / 1000;
 }

@@ -2,7 +2,7 @@
 
 import { accepted, type Checked, refused } from '../../base/http/refusal.ts';
 import type { ModelBudget, ModelCache, ModelPriority } from '../../base/request/model-limits.ts';
-import { matchesStars } from '../../base/text/glob.ts';
+import { matchesAny } from '../../base/text/glob.ts';
 import type { BridgeLimits } from './limits.ts';
 
 export interface BridgePolicy {
@@ -79,7 +79,7 @@ export function resolveModel(
 
 /** Whether the operator allows the model to the sandbox's tenant. */
 export const isForTenant = (model: string, { tenantModels }: BridgePolicy): boolean =>
-  tenantModels === undefined || tenantModels.some((pattern) => matchesStars(pattern, model));
+  tenantModels === undefined || matchesAny(tenantModels, model);
 
 function findModel(
   asked: string | undefined,

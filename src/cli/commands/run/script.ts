@@ -1,12 +1,12 @@
 /** Reads the script of `run`, and refuses anything else before a VM is started. */
-import { createReadStream, type Stats } from 'node:fs';
+import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { basename, extname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { errorCode } from '../../../base/errors.ts';
-import { ignore } from '../../../base/ignore.ts';
 import { MIB } from '../../../base/units.ts';
 import { UsageError } from '../../failure.ts';
+import { isDirectory, isFile } from '../../flags/requirement-flags.ts';
 
 export interface Script {
   readonly code: string;
@@ -60,23 +60,6 @@ export function moduleScript(name: string, project: string): Script {
   }
   const code = `import sys; sys.argv[0] = '-m'; __import__('runpy')._run_module_as_main('${name}')`;
   return { code, filename: '<string>', path: null, project };
-}
-
-async function isDirectory(path: string): Promise<boolean> {
-  return (await statOf(path))?.isDirectory() === true;
-}
-
-async function isFile(path: string): Promise<boolean> {
-  return (await statOf(path))?.isFile() === true;
-}
-
-async function statOf(path: string): Promise<Stats | null> {
-  try {
-    return await stat(path);
-  } catch (error) {
-    ignore(error, 'reading the file reports it');
-    return null;
-  }
 }
 
 async function readRegularFile(file: string, option?: string): Promise<Buffer> {

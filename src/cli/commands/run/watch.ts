@@ -4,13 +4,14 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { type FSWatcher, watch } from 'node:fs';
-import { readdir, stat } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { ignore } from '../../../base/ignore.ts';
 import { plain } from '../../../base/text/plain.ts';
 import type { Cli } from '../../cli.ts';
 import { exitOfSignal } from '../../exit-status.ts';
 import { UsageError } from '../../failure.ts';
+import { isDirectory } from '../../flags/requirement-flags.ts';
 import type { Out } from '../../transfer/copies.ts';
 import type { RunFlags } from './job.ts';
 import type { Script } from './script.ts';
@@ -67,35 +68,27 @@ export async function watchRuns(cli: Cli, watched: Watched, command: readonly st
     run.on('error', exit.reject);
     run.on('exit', (code) => exit.resolve(code ?? exitOfSignal('SIGKILL')));
     const first = await Promise.race([exit.promise, changes.next, ended.promise]);
-    if (first instanceof Change) run.kill('SIGTERM');
+    const hasChanged = typeof first === 'string';
+    if (hasChanged) run.kill('SIGTERM');
     const status = await exit.promise;
     if (cli.signalStatus !== null) break;
     // The reader of its output has left.
     if (status === exitOfSignal('SIGPIPE')) return status;
-    if (!(first instanceof Change)) {
+    if (!hasChanged) {
       say(`ended with status ${status}; waiting for a change (Ctrl-C ends)`);
       await Promise.race([changes.next, ended.promise]);
       if (cli.signalStatus !== null) break;
     }
-    const { path } = await changes.next;
-    say(`${plain(path)} has changed`);
+    say(`${plain(await changes.next)} has changed`);
   }
   return cli.signalStatus ?? exitOfSignal('SIGINT');
 }
 
-class Change {
-  /** Relative to the current directory. */
-  readonly path: string;
-
-  constructor(path: string) {
-    this.path = path;
-  }
-}
-
 /** Watches files by their directories: editors replace files. */
 class Changes implements AsyncDisposable {
-  readonly next: Promise<Change>;
-  readonly #changed = Promise.withResolvers<Change>();
+  /** What changes first: a path, relative to the current directory. */
+  readonly next: Promise<string>;
+  readonly #changed = Promise.withResolvers<string>();
   readonly #watchers: FSWatcher[] = [];
   readonly #written: readonly string[];
   #timer: NodeJS.Timeout | undefined;
@@ -142,7 +135,7 @@ class Changes implements AsyncDisposable {
         const path = join(directory, name);
         if (this.#written.some((one) => path === one || path.startsWith(`${one}/`))) return;
         clearTimeout(this.#timer);
-        this.#timer = setTimeout(() => this.#changed.resolve(new Change(relative('', path))), QUIET_MS);
+        this.#timer = setTimeout(() => this.#changed.resolve(relative('', path)), QUIET_MS);
       });
       watcher.on('error', (error) => ignore(error, 'the directory is gone: a change of its parent'));
       this.#watchers.push(watcher);
@@ -150,9 +143,4 @@ class Changes implements AsyncDisposable {
       ignore(error, 'it is gone already, or the run reports it');
     }
   }
-}
-
-async function isDirectory(path: string): Promise<boolean> {
-  const found = await stat(path).catch(() => null);
-  return found?.isDirectory() === true;
 }
