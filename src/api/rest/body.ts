@@ -112,11 +112,18 @@ export function discardRest(request: IncomingMessage, clock: Clock): Promise<voi
   });
 }
 
-/** Call before the answer to a request that is refused. */
-export async function discardBody({ raw }: FastifyRequest, reply: FastifyReply, clock: Clock): Promise<void> {
+/** Call before the answer to a request that is refused by `error`. */
+export async function discardBody(
+  error: Error,
+  { raw }: FastifyRequest,
+  reply: FastifyReply,
+  clock: Clock,
+): Promise<void> {
   const rest = discardRest(raw, clock);
+  const isStalled = error instanceof ApiError && error.code === 'request_timeout';
+  const isClosing = !reply.raw.shouldKeepAlive || reply.getHeader('connection') === 'close';
   // The connection closes right after the answer, so the answer waits. Fastify closes it if it did not read the body.
-  if (!reply.raw.shouldKeepAlive || reply.getHeader('connection') === 'close') return await rest;
+  if (isClosing && !isStalled) return await rest;
   void rest.then(() => {
     if (!raw.complete) raw.destroy();
   });

@@ -330,7 +330,7 @@ async function createApp(parts: AppParts, identify: (request: IncomingMessage) =
     raw.setTimeout(API_LIMITS.answerIdleMsMax, () => raw.destroy());
   });
   app.setErrorHandler(async (error: FastifyError, request, reply) => {
-    await discardBody(request, reply, clock);
+    await discardBody(error, request, reply, clock);
     return sendError(asCoded(error), request, reply, log);
   });
   await describeApi(app);

@@ -98,7 +98,7 @@ export async function createControlApp(
     if (request.body === undefined && request.method !== 'GET') request.body = {};
   });
   app.setErrorHandler(async (error: FastifyError, request, reply) => {
-    await discardBody(request, reply, clock);
+    await discardBody(error, request, reply, clock);
     return sendError(asE2b(error), request, reply);
   });
   app.get('/health', async (_request, reply) => reply.status(204).send());
