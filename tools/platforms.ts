@@ -10,8 +10,8 @@ const PAGE = join(import.meta.dirname, '../docs/platforms.md');
 
 const HEAD = `# Platforms
 
-What was run on which platform, with which VMM. The tables of the emulated host are made by \`node tools/platforms.ts\` from the last run of
-\`./neurovisor test --full nested\`.
+What was run on which platform, with which VMM. \`node tools/platforms.ts\` makes the lists of the emulated host from the last run of
+\`./neurovisor test --full nested\`. What failed is marked; all else passed.
 
 | platform | VMM | guest | what runs there, and when |
 |---|---|---|---|
@@ -22,26 +22,21 @@ What was run on which platform, with which VMM. The tables of the emulated host 
 | a GPU | | | **not run yet**; everything up to loading the library is tested |
 `;
 
-/** Suites with the same cases share a table. Pure. */
+/** Suites with the same cases share a list. Pure. */
 export function platformsPage({ date, versions, results }: NestedRecord): string {
   const suites = [...new Set(results.map(({ suite }) => suite))];
   const programs = versions.trim().split('\n');
   const rowsOf = (suite: string): NestedRecord['results'] => results.filter((result) => result.suite === suite);
   const sameCases = Map.groupBy(suites, (suite) => JSON.stringify(rowsOf(suite).map(({ title }) => title)));
-  const tables = [...sameCases.values()].map((group) => {
-    const columns = group.map((suite) => rowsOf(suite).map(({ passed }) => (passed ? 'passed' : '**failed**')));
-    const lines = rowsOf(group[0] ?? '').map(({ title }, row) =>
-      cells([title, ...columns.map((column) => column[row] ?? '')]),
-    );
-    const header = [cells(['case', ...group]), `|${'---|'.repeat(group.length + 1)}`];
-    return [`### ${group.join(', ')}`, '', ...header, ...lines, ''].join('\n');
+  const lists = [...sameCases.values()].map((group) => {
+    const lines = rowsOf(group[0] ?? '').map(({ title }, row) => {
+      const failed = group.filter((suite) => rowsOf(suite)[row]?.passed !== true);
+      return failed.length === 0 ? `- ${title}` : `- **failed** (${failed.join(', ')}): ${title}`;
+    });
+    return [`### ${group.join(', ')}`, '', ...lines, ''].join('\n');
   });
   const head = `\n## KVM in an emulated host, ${date.slice(0, 10)}\n\n${programs.map((line) => `- ${line}`).join('\n')}\n`;
-  return [HEAD, head, ...tables].join('\n').replaceAll('\n\n\n', '\n\n');
-}
-
-function cells(texts: readonly string[]): string {
-  return `| ${texts.join(' | ')} |`;
+  return [HEAD, head, ...lists].join('\n').replaceAll('\n\n\n', '\n\n');
 }
 
 /** The groups of a whole run; a filtered run must not be published as one. */

@@ -204,9 +204,9 @@ describe('GET /metrics', () => {
 });
 
 /** A row of the table in docs/metrics.md. */
-function rowOf({ name, type, unit, labels, help }: Metric): string {
+function rowOf({ name, type, labels, help }: Metric): string {
   const list = labels.map((label) => `\`${label}\``).join(', ');
-  return `| \`${name}\` | ${type} | ${unit ?? '–'} | ${list || '–'} | ${help} |`;
+  return `| \`${name}\` | ${type} | ${list || '–'} | ${help} |`;
 }
 
 describe('neurovisor_ignored_errors_total', () => {
@@ -218,7 +218,7 @@ describe('neurovisor_ignored_errors_total', () => {
 });
 
 describe('docs/metrics.md', () => {
-  it('has each name with its type, unit and labels, and no other', () => {
+  it('has each name with its type and labels, and no other', () => {
     const doc = readFileSync(join(ROOT, 'docs/metrics.md'), 'utf8');
     const written = doc.split('\n').filter((line) => /^\| `(neurovisor|process)_/.test(line));
     const rows = world.metrics.registry.list().map(rowOf);
