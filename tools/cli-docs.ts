@@ -24,24 +24,34 @@ export async function cliPage(): Promise<string> {
   await addCommands(program, []);
   const headingOf = new Map(DEFINITIONS.flatMap(({ heading, names }) => names.map((name) => [name, heading])));
   let heading = '';
+  const shown = new Map<string, string>();
   const parts = [head(program.commands.flatMap(withoutOutput))];
   for (const command of program.commands) {
     const its = headingOf.get(command.name()) ?? '';
     if (its !== heading) parts.push(`## ${its.replace(/:$/, '')}\n`);
     heading = its;
-    parts.push(...sections(command, 'neurovisor'));
+    parts.push(...sections(command, 'neurovisor', shown));
   }
   return `${parts.join('\n').trimEnd()}\n`;
 }
 
-function sections(command: Command, parent: string): string[] {
+/** `shown`: the rows of earlier sections, each with the name of its command, which later sections only link to. */
+function sections(command: Command, parent: string, shown: Map<string, string>): string[] {
   const name = `${parent} ${command.name()}`;
-  const subcommands = command.commands.flatMap((one) => sections(one, name));
-  const usage = command.usage();
-  const text = [`### ${name}\n`, `${sentence(command.summary())}\n`, `    ${name} ${usage}\n`];
-  const rows = command.options.filter((option) => !option.hidden && !isOutput(option)).map(row);
+  const text = [`### ${name}\n`, `${sentence(command.summary())}\n`];
+  // Without arguments the heading says how to use the command.
+  if (command.registeredArguments.length > 0) text.push(`    ${name} ${command.usage()}\n`);
+  const options = command.options.filter((option) => !option.hidden && !isOutput(option));
+  const known = Map.groupBy(options, (option) => shown.get(row(option)));
+  const rows = (known.get(undefined) ?? []).map(row);
+  for (const [first, same] of known) {
+    if (first === undefined) continue;
+    const flags = same.map((option) => `\`${option.long ?? option.flags}\``);
+    rows.push(`- as in [${first}](#${first.replaceAll(' ', '-')}): ${flags.join(', ')}`);
+  }
+  for (const option of options) if (!shown.has(row(option))) shown.set(row(option), name);
   if (rows.length > 0) text.push(rows.join('\n'), '');
-  return [...text, ...subcommands];
+  return [...text, ...command.commands.flatMap((one) => sections(one, name, shown))];
 }
 
 /** Names of the command, or of its subcommands, that have no such option. */
