@@ -141,9 +141,10 @@ export class VhostFrontEnd {
   /** Like a compromised VMM: a write to a call eventfd from now on blocks until `close`. */
   blockCalls(): void {
     for (const fd of this.#callFds) {
-      drainEventFd(fd);
+      // The device may signal at any moment, and a write that blocks would wait for ever for room.
+      do drainEventFd(fd);
+      while (writeBytes(fd, u64(COUNTER_MAX)) < 0);
       setFlags(fd, F_SETFL, 0);
-      writeBytes(fd, u64(COUNTER_MAX));
     }
   }
 
