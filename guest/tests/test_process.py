@@ -22,6 +22,7 @@ from neurovisor_agent.account import Account
 from neurovisor_agent.cgroup import Cgroups
 from neurovisor_agent.connection import Connection
 from neurovisor_agent.fork_server import ForkServer, fork_child
+from neurovisor_agent.framing import CONTROL, STDERR, STDOUT, FrameDecoder
 from neurovisor_agent.loop import IN, Loop
 from neurovisor_agent.operations import Operations
 from neurovisor_agent.process import Process
@@ -47,6 +48,7 @@ class Rig:
     """An agent's operations without a VM. The cgroups are plain directories, which no process can join."""
 
     def __init__(self, test: unittest.TestCase) -> None:
+        self.test = test
         # Not a TemporaryDirectory: a forked interpreter that ends would remove it.
         root = Path(tempfile.mkdtemp())
         test.addCleanup(shutil.rmtree, root)
@@ -171,6 +173,153 @@ def open_files() -> set[str]:
         except FileNotFoundError:
             continue
     return found
+
+
+class Peer:
+    """The host's end of one operation, which reads only when it is told to."""
+
+    def __init__(self, rig: Rig, fields: dict[str, object]) -> None:
+        self.rig = rig
+        self.ours, theirs = socket.socketpair()
+        rig.test.addCleanup(self.ours.close)
+        self.ours.setblocking(False)
+        self.got = bytearray()
+        self.has_ended = False
+        self.connection = Connection(rig.loop, socket_of(theirs))
+        rig.operations.accept(self.connection, json.dumps({"v": 1, **fields}).encode() + b"\n")
+
+    def read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while data := self.ours.recv(65536):
+                self.got += data
+            self.has_ended = True
+
+    def answer(self) -> dict:
+        self.rig.run_until(lambda: self.read() or b"\n" in self.got)
+        return json.loads(bytes(self.got).partition(b"\n")[0])
+
+    def frames(self) -> list[tuple[int, bytes]]:
+        """Everything after the answer, up to the end of the connection."""
+        self.rig.run_until(lambda: self.read() or self.has_ended)
+        return FrameDecoder((STDOUT, STDERR, CONTROL)).receive(bytes(self.got).partition(b"\n")[2])
+
+    def leave(self) -> None:
+        self.ours.close()
+        self.rig.run_until(lambda: self.connection.closed)
+
+
+class Logs(unittest.TestCase):
+    def setUp(self) -> None:
+        gc.collect()
+        self.rig = Rig(self)
+        self.enterContext(mock.patch.object(self.rig.cgroups, "create", lambda: None))
+        self.enterContext(mock.patch.object(limits, "HOST_LOSS_S", 0.05))
+
+    def start(self, script: str, **fields: object) -> tuple[Peer, int]:
+        peer = Peer(self.rig, {"op": "exec", "argv": ["sh", "-c", script], **fields})
+        return peer, peer.answer()["pid"]
+
+    def logs(self, pid: int, stdout: int = 0) -> Peer:
+        return Peer(self.rig, {"op": "logs", "pid": pid, "from": {"stdout": stdout, "stderr": 0}})
+
+    def test_an_ended_program_gives_its_newest_output_and_its_end_any_number_of_times(self) -> None:
+        script = "head -c 100000 /dev/zero; echo end; echo oops >&2; exit 3"
+        peer, pid = self.start(script, detached=True, stdin=False)
+        peer.leave()
+        self.rig.run_until(lambda: not self.rig.operations._live)
+        for _ in range(2):
+            peer = self.logs(pid)
+            answer = peer.answer()
+            begin = 100_004 - limits.KEPT_BYTES
+            self.assertEqual(answer["from"], {"stdout": begin, "stderr": 0})
+            self.assertEqual(answer["to"], {"stdout": 100_004, "stderr": 5})
+            stdout, stderr, end = peer.frames()
+            self.assertEqual(stdout, (STDOUT, bytes(limits.KEPT_BYTES - 4) + b"end\n"))
+            self.assertEqual(stderr, (STDERR, b"oops\n"))
+            self.assertEqual(json.loads(end[1])["exitCode"], 3)
+        self.assertEqual(self.rig.operations._open, 0)
+
+    def test_a_reader_takes_no_streams_and_sees_later_output_once(self) -> None:
+        peer, pid = self.start("echo one; read a; echo $a")
+        first = self.logs(pid)
+        first.answer()
+        self.rig.run_until(lambda: first.read() or b"one" in first.got)
+        late = self.logs(pid, 4)
+        self.assertEqual(late.answer()["from"]["stdout"], 4)
+        only_end = Peer(self.rig, {"op": "logs", "pid": pid})
+        peer.ours.send(b"\x01\0\0\0\x04two\n")
+        self.assertEqual([data for kind, data in first.frames() if kind == STDOUT], [b"one\n", b"two\n"])
+        self.assertEqual([data for kind, data in late.frames() if kind == STDOUT], [b"two\n"])
+        self.assertEqual([kind for kind, _ in only_end.frames()], [CONTROL])
+        self.assertEqual(b"".join(data for kind, data in peer.frames() if kind == STDOUT), b"one\ntwo\n")
+        self.assertEqual(self.rig.operations._open, 0)
+
+    def test_a_reader_that_falls_behind_is_cut_off_and_the_program_is_not_stopped(self) -> None:
+        peer, pid = self.start("read a; head -c 3000000 /dev/zero", detached=True)
+        slow = self.logs(pid)
+        slow.answer()
+        peer.ours.send(b"\x01\0\0\0\x01\n")
+        self.rig.run_until(lambda: peer.read() or not self.rig.operations._live)
+        frames = slow.frames()
+        got = sum(len(data) for kind, data in frames if kind == STDOUT)
+        self.assertLess(got, 3_000_000)
+        self.assertNotIn(CONTROL, [kind for kind, _ in frames])
+        again = self.logs(pid, got)
+        self.assertEqual(again.answer()["from"]["stdout"], 3_000_000 - limits.KEPT_BYTES)
+        self.assertEqual(self.rig.operations._open, 0)
+
+    def test_offsets_beyond_the_output_are_refused(self) -> None:
+        _, pid = self.start("read a")
+        for operation in ("logs", "attach"):
+            request = {"op": operation, "pid": pid, "from": {"stdout": 1, "stderr": 0}}
+            self.assertEqual(Peer(self.rig, request).answer()["code"], "invalid_request")
+        self.assertEqual(Peer(self.rig, {"op": "logs", "pid": 2**30}).answer()["code"], "not_found")
+        self.rig.operations._processes[pid].kill(9)
+        self.rig.run_until(lambda: not self.rig.operations._live)
+
+    def test_attach_continues_at_an_offset_even_after_the_end_was_delivered(self) -> None:
+        peer, pid = self.start("echo hello; exit 4", stdin=False)
+        peer.frames()
+        self.assertEqual(Peer(self.rig, {"op": "attach", "pid": pid}).answer()["code"], "not_found")
+        again = Peer(self.rig, {"op": "attach", "pid": pid, "from": {"stdout": 2, "stderr": 0}})
+        self.assertEqual(again.answer()["from"], {"stdout": 2, "stderr": 0})
+        (_, data), (_, end) = again.frames()
+        self.assertEqual((data, json.loads(end)["exitCode"]), (b"llo\n", 4))
+
+    def test_few_ended_programs_are_kept_without_their_arguments_and_undelivered_ones_longest(self) -> None:
+        self.enterContext(mock.patch.object(limits, "ENDED_PROCESSES", 3))
+        peer, first = self.start("sleep 0.1; exit 9", detached=True, stdin=False, env={"A": "x" * 1000})
+        peer.leave()
+        self.rig.run_until(lambda: not self.rig.operations._live)
+        for _ in range(5):
+            self.start("exit 0", stdin=False)[0].frames()
+        ended = self.rig.operations._ended
+        self.assertEqual(len(ended), 3)
+        self.assertEqual(ended[first].launch.env, {})
+        listed = Peer(self.rig, {"op": "processes"}).answer()
+        self.assertEqual(listed["processes"], [])
+        self.assertEqual([one["exit"]["exitCode"] for one in listed["ended"]], [9, 0, 0])
+
+    def test_a_client_that_leaves_ends_its_program_and_a_lost_host_does_not(self) -> None:
+        peer, pid = self.start("echo up; exec sleep 1000")
+        self.rig.run_until(lambda: peer.read() or b"up" in peer.got)
+        peer.leave()
+        self.rig.run_until(lambda: not self.rig.operations._live)
+        self.assertEqual(self.rig.operations._ended[pid]._result["signal"], "SIGKILL")
+        for host_first in (True, False):
+            peer, pid = self.start("read a; echo late; exit 5")
+            if host_first:
+                self.rig.operations.lose_host()
+            peer.leave()
+            if not host_first:
+                self.rig.operations.lose_host()
+            self.rig.run_for(0.2)
+            self.rig.operations.unsettle()
+            again = Peer(self.rig, {"op": "attach", "pid": pid, "from": {"stdout": 0, "stderr": 0}})
+            again.answer()
+            again.ours.send(b"\x01\0\0\0\x01\n")
+            (_, data), (_, end) = again.frames()
+            self.assertEqual((data, json.loads(end)["exitCode"]), (b"late\n", 5))
 
 
 class Exhaustion(unittest.TestCase):

@@ -230,14 +230,16 @@ class KeptOutputTest(unittest.TestCase):
         for size in (0, 1, limits.KEPT_BYTES, limits.KEPT_BYTES + 1, 3 * limits.KEPT_BYTES):
             data = rng.randbytes(size)
             kept = KeptOutput()
-            whole = [kept.add(STDOUT, piece) for piece in cut(data, rng)]
-            self.assertEqual(all(whole), size <= limits.KEPT_BYTES)
-            self.assertTrue(kept.add(STDERR, b"apart"))
-            got = dict(kept.frames())
-            self.assertEqual(got.pop(STDERR), b"apart")
-            self.assertEqual(got, {STDOUT: data[-limits.KEPT_BYTES :]} if size else {})
-            for _kind, payload in kept.frames():
-                self.assertLessEqual(len(payload), limits.FRAME_PAYLOAD_BYTES)
+            for piece in cut(data, rng):
+                kept.add(STDOUT, piece)
+            kept.add(STDERR, b"apart")
+            self.assertEqual(kept.ends, {STDOUT: size, STDERR: 5})
+            self.assertEqual(kept.begin(STDOUT), max(0, size - limits.KEPT_BYTES))
+            self.assertEqual((kept.since(STDERR, 0), kept.since(STDERR, 2), kept.since(STDERR, 5)), (b"apart", b"art", b""))
+            for offset in (0, kept.begin(STDOUT), (kept.begin(STDOUT) + size) // 2, size):
+                got = kept.since(STDOUT, offset)
+                self.assertEqual(got, data[max(offset, kept.begin(STDOUT)) :])
+                self.assertLessEqual(len(got), limits.FRAME_PAYLOAD_BYTES)
 
 
 class Update(unittest.TestCase):

@@ -61,16 +61,17 @@ describe('settle', () => {
     });
   });
 
-  it('programs started before the next hello continue, too; later ones do not', async () => {
+  it('programs started before the next hello continue, too; later ones end with their clients', async () => {
     await agent.guest.settle();
     const during = await agent.guest.exec({ argv: ['sleep', '1000'] });
     const guest = await unplug(agent.guest);
-    const after = await guest.exec({ argv: ['sleep', '1000'] });
-    const next = await unplug(guest);
-    await until(async () => (await next.processes()).length === 1);
-    expect(await next.processes()).toMatchObject([{ pid: during.pid }]);
-    expect(await next.signal(after.pid, 'SIGKILL')).toBe(false);
-    await next.signal(during.pid, 'SIGKILL');
+    const abort = new AbortController();
+    const after = await guest.exec({ argv: ['sleep', '1000'] }, abort.signal);
+    abort.abort();
+    await until(async () => (await guest.processes()).length === 1);
+    expect(await guest.processes()).toMatchObject([{ pid: during.pid }]);
+    expect(await guest.signal(after.pid, 'SIGKILL')).toBe(false);
+    await guest.signal(during.pid, 'SIGKILL');
   });
 
   it('scripts of the fork server continue, too', async () => {
@@ -189,6 +190,31 @@ describe('settle', () => {
   });
 });
 
+describe('a host that is lost', () => {
+  it('attach at the offset of the last byte: none is lost or doubled, and a gap is visible', async () => {
+    const script = 'i=0; while [ $i -lt 8000 ]; do i=$((i+1)); echo $i; done; read a; yes | head -c 100000; exit 3';
+    const process = await agent.guest.exec({ argv: sh(script) });
+    let got = String((await once(process.stdout, 'data'))[0]);
+    const guest = await unplug(agent.guest);
+    await expect(process.exit).rejects.toMatchObject({ code: 'suspended' });
+    const again = await guest.attach(process.pid, { from: { stdout: got.length, stderr: 0 } });
+    expect(again.from).toEqual({ stdout: got.length, stderr: 0 });
+    again.stdout.on('data', (data) => {
+      got += String(data);
+    });
+    const all = Array.from({ length: 8000 }, (_, index) => `${index + 1}\n`).join('');
+    await until(() => got.length === all.length);
+    expect(got).toBe(all);
+    again.stdin.end('go\n');
+    expect((await again.exit).exitCode).toBe(3);
+    const logs = await guest.logs(process.pid, { stdout: all.length, stderr: 0 });
+    expect(logs.from?.stdout).toBe(all.length + 100_000 - 64 * 1024);
+    expect(await text(logs.stdout)).toBe('y\n'.repeat(32 * 1024));
+    expect((await logs.exit).exitCode).toBe(3);
+    expect(await guest.endedProcesses()).toMatchObject([{ pid: process.pid, exit: { exitCode: 3 } }]);
+  });
+});
+
 describe('suspend', () => {
   it('operations: those that end and those started afterwards fail with suspended', async () => {
     const { guest } = agent;
@@ -286,6 +312,8 @@ describe('unplug, all connections end at once', () => {
     body.destroy();
     const next = await unplug(guest);
     await watch.ended;
+    expect(await next.processes()).toMatchObject([{ pid: flood.pid }]);
+    await next.signal(flood.pid, 'SIGKILL');
     await until(async () => (await next.processes()).length === 0);
     await until(() => descriptors() === before);
     expect(readdirSync(agent.dir).filter((name) => name.includes('f.'))).toEqual([]);

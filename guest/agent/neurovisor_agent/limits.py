@@ -19,7 +19,7 @@ REQUEST_WAIT_S = 10.0
 CHUNK_BYTES = 32 * 1024
 OUTBOX_BYTES = 256 * 1024
 STDIN_BYTES = 256 * 1024
-# The newest output of each stream of a program that lost its connection through `settle`. One frame.
+# The newest output of each stream of a program that is kept. One frame.
 KEPT_BYTES = 64 * 1024
 # The most a pipe can hold (fs.pipe-max-size); its content at the end is delivered.
 PIPE_BYTES = 1024 * 1024
@@ -29,13 +29,15 @@ OPERATIONS = 128
 FORWARDS = 64
 ARGUMENTS = 4096
 TEXT_CHARACTERS = 4096
-# Programs that ended after a `settle` without a connection: output and end are kept for an `attach`.
+# Programs whose output and end are kept after their end. With those that run, at most 24 MiB of output is kept.
 ENDED_PROCESSES = 64
 
 # Endings.
 TERM_GRACE_S = 2.0
 PIPE_GRACE_S = 0.3
 LINGER_S = 1.0
+# From the end of a program's connection until it is known whether the host was lost with it.
+HOST_LOSS_S = 0.5
 WARM_S = 180.0
 # What the fork server reports of its warm list. The host takes an event of 64 KiB.
 WARM_REPORT_BYTES = 60 * 1024

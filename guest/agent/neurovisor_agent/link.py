@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Link:
-    """`on_welcome` configures the sandbox and calls back with the problems to report."""
+    """`on_welcome` configures the sandbox and calls back with the problems to report; `on_lost`: the host is lost."""
 
     def __init__(
         self,
@@ -27,11 +27,13 @@ class Link:
         transport: "VsockTransport | UnixTransport",
         make_hello: "Callable[[], bytes]",
         on_welcome: "Callable[[Welcome, Callable[[list[str]], None]], None]",
+        on_lost: "Callable[[], None]",
     ) -> None:
         self._loop = loop
         self._transport = transport
         self._make_hello = make_hello
         self._on_welcome = on_welcome
+        self._on_lost = on_lost
         self._connection: Connection | None = None
         self._dialling = False
         self._hello = b""
@@ -145,9 +147,11 @@ class Link:
         """Dials again after the loss of host or device, now and at the next uevent."""
         if self._deadline is not None:
             self._deadline.cancel()
+        was_ready, self._ready = self._ready, False
         self._connection = None
-        self._ready = False
         self._dial_later()
+        if was_ready:
+            self._on_lost()
 
     def _dial_later(self) -> None:
         delay_s = 0.0 if self._changed else self._retry_s

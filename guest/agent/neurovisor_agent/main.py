@@ -33,7 +33,7 @@ class Agent:
         self._cgroups = Cgroups(ROOT if in_vm else None)
         self._problems: list[str] = []
         self._serving = None
-        self._link = Link(loop, self._transport, self._hello, self._welcome)
+        self._link = Link(loop, self._transport, self._hello, self._welcome, self._lost)
 
     def run(self) -> None:
         if self._transport.in_vm:
@@ -73,6 +73,10 @@ class Agent:
                 lambda: self._link.ready,
             )
         self._serving.apply(welcome, done)
+
+    def _lost(self) -> None:
+        if self._serving is not None:
+            self._serving.lose_host()
 
 
 def _ms(ns: int) -> float:

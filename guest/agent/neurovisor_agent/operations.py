@@ -12,8 +12,8 @@ from .connection import Connection
 from .fork_server import ForkServer, Job, fork_child
 from .framing import BODY, FrameDecoder, LineDecoder, ProtocolError
 from .loop import Loop, Timer
-from .process import Options, Process
-from .request import Request, RequestError, from_errno
+from .process import Process
+from .request import Options, Request, RequestError, from_errno
 from .settings import Settings
 from .spawn import Launch
 from .splice import splice
@@ -57,9 +57,9 @@ class Operations:
         self._live: set[Process] = set()
         # Running programs by pid.
         self._processes: dict[int, Process] = {}
-        # Programs whose end no connection has got, by pid, oldest first.
-        self._unclaimed: dict[int, Process] = {}
-        # True from `settle` to the next hello.
+        # Programs that have ended, by pid, oldest first.
+        self._ended: dict[int, Process] = {}
+        # True from `settle`, or the loss of the host, to the next hello.
         self._settled = False
         # True while output is held: from `settle` until the connections should have ended.
         self._holding = False
@@ -127,6 +127,9 @@ class Operations:
             elif operation == "attach":
                 self._attach(request, connection, rest)
                 over()
+            elif operation == "logs":
+                process = self._any_process(request)
+                process.observe(connection, request.offsets("from"), over)
             elif operation == "settle":
                 self._settle(request, connection, over)
             elif operation == "update":
@@ -153,7 +156,10 @@ class Operations:
             self._process(request).resize(size)
             return {}
         if operation == "processes":
-            return {"processes": [process.describe() for process in self._processes.values()]}
+            return {
+                name: [process.describe() for process in processes.values()]
+                for name, processes in (("processes", self._processes), ("ended", self._ended))
+            }
         if operation == "stats":
             return stats.read(self._cgroups)
         raise RequestError("invalid_request", f"unknown operation {operation[:40]!r}")
@@ -165,10 +171,20 @@ class Operations:
             raise RequestError("not_found", f"no operation runs process {pid}")
         return process
 
+    def _any_process(self, request: Request) -> Process:
+        """A program that runs, or one that has ended and is kept."""
+        pid = request.number("pid", 0, 1, 2**31 - 1)
+        process = self._processes.get(pid) or self._ended.get(pid)
+        if process is None:
+            raise RequestError("not_found", f"no program {pid} runs, or is kept after its end")
+        return process
+
     def _attach(self, request: Request, connection: Connection, rest: bytes) -> None:
-        unclaimed = self._unclaimed.pop(request.number("pid", 0, 1, 2**31 - 1), None)
-        process = unclaimed or self._process(request)
-        process.attach(connection, rest)
+        offsets = request.offsets("from")
+        process = self._any_process(request)
+        if offsets is None and not process.is_unclaimed:
+            process = self._process(request)
+        process.attach(connection, rest, offsets)
         if self._settled:
             process.settle(self._holding)
 
@@ -252,6 +268,12 @@ class Operations:
         for process in list(self._live):
             process.release()
 
+    def lose_host(self) -> None:
+        """Called when the control connection has ended: until the next hello, programs outlive their connections."""
+        self._settled = True
+        for process in list(self._live):
+            process.settle(False)
+
     def unsettle(self) -> None:
         """Called at a hello: programs started from now on end with their connections again."""
         if self._settled:
@@ -311,7 +333,7 @@ class Operations:
             self._live.discard(process)
             if self._processes.get(process.pid) is process:
                 del self._processes[process.pid]
-            if process.is_unclaimed:
+            if result:
                 self._keep_end(process)
             if self._frozen:
                 self._ended_scripts.append(made)
@@ -327,7 +349,7 @@ class Operations:
             self._victims,
             launch,
             options,
-            lambda running: self._processes.__setitem__(running.pid, running),
+            self._running,
             complete,
         )
         self._live.add(process)
@@ -336,10 +358,17 @@ class Operations:
         if self._settled:
             process.settle(self._holding)
 
+    def _running(self, process: Process) -> None:
+        self._processes[process.pid] = process
+        self._ended.pop(process.pid, None)
+
     def _keep_end(self, process: Process) -> None:
-        self._unclaimed[process.pid] = process
-        if len(self._unclaimed) > limits.ENDED_PROCESSES:
-            del self._unclaimed[next(iter(self._unclaimed))]
+        """Keeps the end, and drops an earlier one: the oldest that a connection got, or else the oldest."""
+        self._ended.pop(process.pid, None)
+        self._ended[process.pid] = process
+        if len(self._ended) > limits.ENDED_PROCESSES:
+            got = (pid for pid, ended in self._ended.items() if ended.was_delivered)
+            del self._ended[next(got, next(iter(self._ended)))]
 
     def _launcher(self, kind: str, request: Request) -> "Callable[[Job], None]":
         if kind == "exec":

@@ -12,12 +12,12 @@
     refused       forked ─► refused │ exited ─► refused │ refuse ─► refused
 
 Beside the state, output is held or flows: `settle` (the VM is about to be saved) holds it, since the
-connection is about to end; `release` lets it flow. The program outlives that connection, and its newest
-output and its end are kept for an `attach`.
+connection is about to end; `release` lets it flow. The program outlives that connection. The newest output of
+every program and its end are kept for an `attach` and for `logs`.
 
 A grandchild may keep the output pipes open forever (G19): `PIPE_GRACE_S` after the program's end what
-is in the pipes is delivered, then they are closed. A timeout, a kill and a lost connection take every
-process of the program (its cgroup; without cgroups its process group).
+is in the pipes is delivered, then they are closed. A timeout, a kill and a client that leaves take every
+process of the program (its cgroup; without cgroups its process group). A lost host does not.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from .fork_server import Job
 from .framing import CONTROL, STDERR, STDIN, STDOUT, FrameDecoder, ProtocolError, frame
 from .kept_output import KeptOutput
 from .loop import IN, OUT, Loop, Timer
+from .observer import Observer
 from .process_state import transition
-from .request import RequestError
+from .request import Options, RequestError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,33 +50,8 @@ if TYPE_CHECKING:
 
 _REPORT_BYTES = 512
 _ERRNO_DIGITS = 4
+_STREAMS = {STDOUT: "stdout", STDERR: "stderr"}
 _STEPS = {"cwd": "working directory", "user": "user", "cgroup": "cgroup", "exec": "program"}
-
-
-class Options:
-    """The fields of a request beyond the launch itself."""
-
-    __slots__ = ("kind", "user", "tag", "stdin", "size", "timeout_s", "output_max", "detached")
-
-    def __init__(
-        self,
-        kind: str,
-        user: str,
-        tag: str | None,
-        stdin: bool,
-        size: tuple[int, int] | None,
-        timeout_s: float | None,
-        output_max: int | None,
-        detached: bool,
-    ) -> None:
-        self.kind = kind
-        self.user = user
-        self.tag = tag
-        self.stdin = stdin
-        self.size = size
-        self.timeout_s = timeout_s
-        self.output_max = output_max
-        self.detached = detached
 
 
 class Process:
@@ -110,7 +86,14 @@ class Process:
         self._connection: Connection | None = None
         self._rest = b""
         self._held = False
-        self._kept: KeptOutput | None = None
+        self._kept = KeptOutput()
+        # True from a `settle` or the loss of the host on: the program outlives its present connection.
+        self._outlives = False
+        # Where an `attach` without offsets begins, once the program has outlived a connection; None: at the end.
+        self._unread: dict[int, int] | None = None
+        # True once a connection has got the end.
+        self.was_delivered = False
+        self._observers: list[Observer] = []
         self._result: dict[str, object] = {}
         self._timers: list[Timer] = []
         self._outputs: dict[int, int] = {}
@@ -171,14 +154,20 @@ class Process:
 
         launch(Job(self.launch, stdio, status_child, started, failed, self._child_ended))
 
-    def attach(self, connection: Connection, rest: bytes) -> None:
-        """Moves the streams to `connection`; the previous one gets `detached`."""
-        kept, self._kept = self._kept, None
-        frames = [frame(kind, data) for kind, data in kept.frames()] if kept is not None else []
+    def attach(self, connection: Connection, rest: bytes, offsets: dict[int, int] | None) -> None:
+        """Moves the streams to `connection`, with the output from `offsets` on; the previous one gets `detached`.
+
+        Raises RequestError.
+        """
+        begins = self._begins(offsets or self._unread or self._kept.ends)
+        kept = [(kind, self._kept.since(kind, begin)) for kind, begin in begins.items()]
+        frames = b"".join(frame(kind, data) for kind, data in kept if data)
+        self._unread, self._outlives = None, False
         if self._state == "complete":
-            self._answer(connection)
-            connection.send(b"".join(frames) + _control({"type": "exit", **self._result}))
+            self._answer(connection, begins)
+            connection.send(frames + _control({"type": "exit", **self._result}))
             connection.finish()
+            self.was_delivered = True
             return
         previous, self._connection = self._connection, connection
         if previous is not None:
@@ -186,14 +175,41 @@ class Process:
             previous.send(_control({"type": "detached"}))
             previous.finish()
         connection.on_end = self._disconnected
-        self._answer_running(rest, b"".join(frames))
+        self._answer_running(rest, begins, frames)
+
+    def observe(
+        self, connection: Connection, offsets: dict[int, int] | None, over: "Callable[[], None]"
+    ) -> None:
+        """Sends output from `offsets` on (None: no output) and the end to `connection`. Raises RequestError."""
+        begins = self._begins(offsets) if offsets is not None else None
+        self._answer(connection, begins or self._kept.ends)
+        observer = Observer(connection, self._kept, begins)
+
+        def ended() -> None:
+            self._observers.remove(observer)
+            over()
+
+        connection.on_end = ended
+        self._observers.append(observer)
+        if self._state == "complete":
+            observer.end(self._result)
+        else:
+            observer.send()
+
+    def _begins(self, offsets: dict[int, int]) -> dict[int, int]:
+        """Where the output from `offsets` on begins: later than asked for if older output is gone."""
+        for kind, offset in offsets.items():
+            if offset > self._kept.ends[kind]:
+                what = f"{_STREAMS[kind]} has {self._kept.ends[kind]} bytes, which is less than the offset {offset}"
+                raise RequestError("invalid_request", what)
+        return {kind: max(offset, self._kept.begin(kind)) for kind, offset in offsets.items()}
 
     def settle(self, hold: bool) -> None:
-        """Detaches the program. `hold`: output waits in the pipes until the connection ends, or `release`."""
+        """Detaches the program, also one whose connection has just ended. `hold`: output waits in the pipes until the connection ends, or `release`."""
         self.options.detached = True
         if self._connection is None or self._state == "complete":
             return
-        self._kept = self._kept or KeptOutput()
+        self._outlives = True
         if hold:
             self._held = True
             for fd in self._outputs:
@@ -208,8 +224,8 @@ class Process:
 
     @property
     def is_unclaimed(self) -> bool:
-        """True when it ended after a `settle` without a connection: an `attach` still gets its end."""
-        return self._state == "complete" and self._connection is None and self._kept is not None
+        """True when it has ended after it outlived its connection: an `attach` without offsets still gets its end."""
+        return self._state == "complete" and self._unread is not None
 
     def kill(self, number: int) -> None:
         """Sends SIGKILL to all processes, other signals to the process group (a terminal's: its session leader's).
@@ -234,13 +250,14 @@ class Process:
         return {
             "pid": self.pid,
             "kind": self.options.kind,
-            "argv": [part[:200] for part in self.launch.argv[:8]],
+            "argv": self.launch.summary(),
             "cwd": self.launch.cwd,
             "user": self.options.user,
             "tag": self.options.tag,
-            "pty": self._master >= 0,
+            "pty": self.options.size is not None,
             "detached": self.options.detached,
             "ageMs": round((time.monotonic() - self.started_at) * 1000),
+            **({"exit": self._result} if self._state == "complete" else {}),
         }
 
     def _move(self, event: "Event") -> None:
@@ -311,19 +328,25 @@ class Process:
         """Answers the host: the program runs, or has exited already."""
         self._on_running(self)
         if self._connection is not None:
-            self._answer_running(self._rest)
+            self._answer_running(self._rest, self._kept.ends)
             self._rest = b""
         else:
             self._resume_outputs()
         self._conclude()
 
-    def _answer(self, connection: Connection) -> None:
-        connection.send(wire_json.dumps({"ok": True, "pid": self.pid, "warm": self._warm}) + b"\n")
+    def _answer(self, connection: Connection, begins: dict[int, int]) -> None:
+        """`from`: offset of the output that follows. `to`: that of the output after what is sent at once."""
+        offsets = {
+            name: {stream: at[kind] for kind, stream in _STREAMS.items()}
+            for name, at in (("from", begins), ("to", self._kept.ends))
+        }
+        answer = {"ok": True, "pid": self.pid, "warm": self._warm, **offsets}
+        connection.send(wire_json.dumps(answer) + b"\n")
 
-    def _answer_running(self, rest: bytes, kept: bytes = b"") -> None:
+    def _answer_running(self, rest: bytes, begins: dict[int, int], kept: bytes = b"") -> None:
         connection = self._connection
         assert connection is not None
-        self._answer(connection)
+        self._answer(connection, begins)
         connection.send(kept)
         decoder = FrameDecoder((STDIN,))
 
@@ -412,13 +435,16 @@ class Process:
             data = data[: room - self._sent]
             self._truncated = True
         self._sent += len(data)
+        self._kept.add(kind, data)
+        for observer in list(self._observers):
+            observer.send()
         connection = self._connection
         if connection is not None and data:
             connection.send(frame(kind, data))
             if connection.full:
                 for fd in self._outputs:
                     self._loop.unwatch(fd)
-        elif self._kept is not None and not self._kept.add(kind, data):
+        elif self._unread is not None and self._unread[kind] < self._kept.begin(kind):
             self._truncated = True
 
     def _resume_outputs(self) -> None:
@@ -440,9 +466,17 @@ class Process:
 
     def _disconnected(self) -> None:
         self._connection = None
-        if not self.options.detached:
-            self.kill(_signal.SIGKILL)
+        detached = self.options.detached
+        self._unread = dict(self._kept.ends) if self._outlives or not detached else None
+        if not detached:
+            # Did the client leave, or is the host lost? Then the control connection ends within this time, too.
+            self._loop.after(limits.HOST_LOSS_S, self._left)
         self.release()
+
+    def _left(self) -> None:
+        if not self.options.detached and self._connection is None and self._state != "complete":
+            self._unread = None
+            self.kill(_signal.SIGKILL)
 
     def _time_out(self) -> None:
         self._timed_out = True
@@ -493,7 +527,12 @@ class Process:
             self._connection.on_end = lambda: None
             self._connection.send(_control({"type": "exit", **result}))
             self._connection.finish()
+            self._connection = None
+            self.was_delivered = True
+        for observer in list(self._observers):
+            observer.end(result)
         self._release()
+        self.launch.forget()
         self._on_complete(self, result)
 
     def _describe_end(self) -> dict[str, object]:

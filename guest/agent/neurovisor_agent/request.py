@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from . import limits
+from .framing import STDERR, STDOUT
 
 
 class RequestError(Exception):
@@ -46,6 +47,32 @@ def from_errno(number: int | None, what: str) -> RequestError:
     number = number or 0
     name = errno.errorcode.get(number, str(number))
     return RequestError(_CODES.get(number, "guest_failed"), f"{what}: {strerror(number)} ({name})")
+
+
+class Options:
+    """The fields of a request beyond the launch itself."""
+
+    __slots__ = ("kind", "user", "tag", "stdin", "size", "timeout_s", "output_max", "detached")
+
+    def __init__(
+        self,
+        kind: str,
+        user: str,
+        tag: str | None,
+        stdin: bool,
+        size: tuple[int, int] | None,
+        timeout_s: float | None,
+        output_max: int | None,
+        detached: bool,
+    ) -> None:
+        self.kind = kind
+        self.user = user
+        self.tag = tag
+        self.stdin = stdin
+        self.size = size
+        self.timeout_s = timeout_s
+        self.output_max = output_max
+        self.detached = detached
 
 
 class Request:
@@ -121,3 +148,14 @@ class Request:
             return None
         inner = Request(value)
         return inner.number("cols", 80, 1, 4096), inner.number("rows", 24, 1, 4096)
+
+    def offsets(self, field: str) -> dict[int, int] | None:
+        """An offset in bytes per output stream, by kind of frame."""
+        value = self.fields.get(field)
+        if value is None:
+            return None
+        inner = Request(value)
+        return {
+            STDOUT: inner.number("stdout", 0, 0, 2**53),
+            STDERR: inner.number("stderr", 0, 0, 2**53),
+        }

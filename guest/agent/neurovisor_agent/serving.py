@@ -119,6 +119,10 @@ class Serving:
             self._warm = welcome.warm
             self._start_fork_server(operations, welcome.rehearse)
 
+    def lose_host(self) -> None:
+        if self._operations is not None:
+            self._operations.lose_host()
+
     def _accept(self, connection: Connection, first: bytes) -> None:
         if self._operations is None:
             connection.abort()  # By the protocol a host dials only after its welcome.

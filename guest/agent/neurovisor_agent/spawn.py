@@ -63,6 +63,14 @@ class Launch:
     def from_json(cls, value: dict) -> "Launch":
         return cls(**value)
 
+    def summary(self) -> list[str]:
+        """The begin of the arguments, to describe the program."""
+        return [part[:200] for part in self.argv[:8]]
+
+    def forget(self) -> None:
+        """Drops what only a start needs, which may be large, of a program that has ended."""
+        self.argv, self.env, self.script = self.summary(), {}, None
+
     def write(self) -> int:
         """A memfd with this launch, at its begin. Raises OSError."""
         fd = os.memfd_create("launch", os.MFD_CLOEXEC)

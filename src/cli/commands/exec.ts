@@ -152,7 +152,7 @@ export async function attach(cli: Cli, control: ControlPlane, text: string, prog
   const pid = ranges.pid(program);
   const id = await sandboxId(control, text);
   const aborter = new AbortController();
-  const process = await (await control.guest(id)).attach(pid, aborter.signal);
+  const process = await (await control.guest(id)).attach(pid, { signal: aborter.signal });
   const leave = (): void => aborter.abort();
   cli.onEnd(leave);
   const relayed = await relay(cli, process, { stdin: false, graceMs: null, kill: leave });

@@ -8,6 +8,7 @@ import type { Dial } from './dial.ts';
 import { GuestError } from './errors.ts';
 import { ChannelFiles, type StartOperation } from './files.ts';
 import type {
+  EndedProcess,
   ExecSpec,
   Guest,
   GuestChange,
@@ -15,8 +16,10 @@ import type {
   GuestEvent,
   GuestInfo,
   GuestStats,
+  OutputOffsets,
   Process,
   ProcessInfo,
+  ProgramOutput,
   PythonSpec,
   RunOptions,
   SettleOptions,
@@ -78,8 +81,15 @@ export class ConnectedGuest implements Guest {
     return await this.#run(this.#start(what, request, { signal, body, replyMsMax }), spec);
   }
 
-  async attach(pid: number, signal?: AbortSignal): Promise<Process> {
-    return await this.#run(this.#start(`attach ${pid}`, { op: 'attach', pid }, { signal }), {});
+  async attach(
+    pid: number,
+    { from, signal }: { readonly from?: OutputOffsets; readonly signal?: AbortSignal } = {},
+  ): Promise<Process> {
+    return await this.#run(this.#start(`attach ${pid}`, { op: 'attach', pid, from }, { signal }), {});
+  }
+
+  async logs(pid: number, from: OutputOffsets | null, signal?: AbortSignal): Promise<ProgramOutput> {
+    return await this.#run(this.#start(`logs ${pid}`, { op: 'logs', pid, from }, { signal }), {});
   }
 
   async signal(pid: number, signal: SignalName): Promise<boolean> {
@@ -132,10 +142,18 @@ export class ConnectedGuest implements Guest {
   }
 
   async processes(): Promise<readonly ProcessInfo[]> {
+    return (await this.#listProcesses()).processes;
+  }
+
+  async endedProcesses(): Promise<readonly EndedProcess[]> {
+    return (await this.#listProcesses()).ended;
+  }
+
+  async #listProcesses(): Promise<{ processes: ProcessInfo[]; ended: EndedProcess[] }> {
     const operation = this.#start('processes', { op: 'processes' });
-    const { processes } = await operation.reply(readProcesses);
+    const listed = await operation.reply(readProcesses);
     operation.destroy();
-    return processes;
+    return listed;
   }
 
   events(listener: (event: GuestEvent) => void): () => void {

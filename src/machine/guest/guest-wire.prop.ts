@@ -15,6 +15,8 @@ import {
   parseFileEvent,
   parseHello,
   parseReply,
+  readProcesses,
+  readStarted,
 } from './protocol.ts';
 import { OperationSession, type SessionEvent } from './session.ts';
 
@@ -144,6 +146,24 @@ describe('messages', () => {
     expect(parseEvent(deep).ok).toBe(false);
     const closed = Buffer.from(`{"type":"dropped","count":1,"x":${'['.repeat(30_000)}${']'.repeat(30_000)}}`);
     expect(parseEvent(closed).ok).toBe(true);
+  });
+});
+
+describe('offsets of output', () => {
+  it('hostile answers: an offset is a whole number that a client can count with, or the answer is refused', () => {
+    const offset = fc.oneof(fc.nat(), fc.maxSafeNat(), fc.double(), fc.integer(), fc.anything());
+    const offsets = fc.oneof(fc.record({ stdout: offset, stderr: offset }), fc.anything());
+    fc.assert(
+      fc.property(offsets, offsets, fc.anything(), (from, to, ended) => {
+        const started = readStarted({ pid: 1, warm: false, from, to });
+        const read = started.ok ? [started.value.from, started.value.to] : [];
+        for (const at of read.flatMap((one) => (one === undefined ? [] : [one.stdout, one.stderr]))) {
+          expect(Number.isSafeInteger(at) && at >= 0).toBe(true);
+        }
+        const listed = readProcesses({ processes: [], ended });
+        if (listed.ok) expect(Array.isArray(listed.value.ended)).toBe(true);
+      }),
+    );
   });
 });
 

@@ -11,11 +11,18 @@ export interface Guest {
   /** Runs a script in a fork of the warmed interpreter. @throws GuestError */
   python(spec: PythonSpec, signal?: AbortSignal): Promise<Process>;
   /**
-   * Moves the streams of a running program to this caller. Earlier output is not replayed, except after a `settle`:
-   * then the newest 64 KiB per stream that the program wrote without a connection come first, and its exit if it has
-   * ended since.
+   * Moves the streams of a running program to this caller. Earlier output is not replayed, except after a `settle` or
+   * the loss of the host: then what it wrote without a connection comes first, and its exit if it has ended since.
+   * With `from`, the output from these offsets on, also of a program that has ended: see `logs`.
    */
-  attach(pid: number, signal?: AbortSignal): Promise<Process>;
+  attach(pid: number, options?: { readonly from?: OutputOffsets; readonly signal?: AbortSignal }): Promise<Process>;
+  /**
+   * Reads along from `from` on (null: no output), up to the program's end, without taking its streams. The guest keeps
+   * the newest 64 KiB of each stream, also of the last 64 programs that ended: `Process.from` tells where they begin. A
+   * reader that falls behind them loses its connection (`connection_lost`), and may ask again from its offset.
+   * @throws GuestError `not_found`; `invalid_request` also if the agent is of a version without it
+   */
+  logs(pid: number, from: OutputOffsets | null, signal?: AbortSignal): Promise<ProgramOutput>;
   /**
    * Sends `signal` to the process group; SIGKILL to all processes of the program. Returns false if there is no such
    * process.
@@ -36,6 +43,8 @@ export interface Guest {
   expectUpdate(): void;
   /** The running processes that `exec` and `python` started. */
   processes(): Promise<readonly ProcessInfo[]>;
+  /** The programs that have ended whose output and exit the guest still has, oldest first. */
+  endedProcesses(): Promise<readonly EndedProcess[]>;
   /** Calls `listener` for each event, at most about 100 a second. Returns a function that removes it. */
   events(listener: (event: GuestEvent) => void): () => void;
   /** Resolves when the control connection has ended, for any reason. Never rejects. */
@@ -146,7 +155,7 @@ export interface RunOptions {
   readonly timeoutMs?: number;
   /** Output of stdout and stderr beyond this is discarded and sets `truncated`. Default: the sandbox's limit. */
   readonly outputBytesMax?: number;
-  /** True: the program continues when its connection ends. Default false: it is killed. */
+  /** True: the program continues when its client leaves. Default false: it is killed. */
   readonly detached?: boolean;
   /** Text that `processes` shows, at most 256 characters. */
   readonly tag?: string;
@@ -168,8 +177,20 @@ export interface PythonSpec extends RunOptions {
   readonly waitWarm?: boolean;
 }
 
+/** Bytes of each stream since the program's start. With a terminal, all output is in `stdout`. */
+export interface OutputOffsets {
+  readonly stdout: number;
+  readonly stderr: number;
+}
+
+export type ProgramOutput = Pick<Process, 'pid' | 'from' | 'to' | 'stdout' | 'stderr' | 'exit'>;
+
 export interface Process {
   readonly pid: number;
+  /** Offsets at which `stdout` and `stderr` begin. Undefined: an agent of a version that does not tell. */
+  readonly from?: OutputOffsets | undefined;
+  /** Offsets of what the program had written when it answered. */
+  readonly to?: OutputOffsets | undefined;
   /** Python only: true if forked from the interpreter that has imported the warm list. */
   readonly warm: boolean;
   /** Ending it ends the program's stdin. */
@@ -225,6 +246,10 @@ export interface ProcessInfo {
   readonly detached: boolean;
   /** Milliseconds since the start. */
   readonly ageMs: number;
+}
+
+export interface EndedProcess extends ProcessInfo {
+  readonly exit: ProcessExit;
 }
 
 export interface FileOptions {

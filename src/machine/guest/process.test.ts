@@ -78,4 +78,18 @@ describe('GuestProcess', () => {
     guest.close();
     await expect(process.exit).rejects.toMatchObject({ code: 'connection_lost' });
   });
+
+  it('logs: an agent of an older version answers with a remedy', async () => {
+    const dial = (): Duplex => {
+      const [host, guest] = duplexPair();
+      guest.resume();
+      guest.write('OK 7\n{"ok":false,"code":"invalid_request","message":"unknown operation \'logs\'"}\n');
+      return host;
+    };
+    const guest = connectGuest({ dial, clock: new FakeClock(), info: {} as GuestInfo });
+    await expect(guest.logs(5, null)).rejects.toMatchObject({
+      code: 'invalid_request',
+      remedy: expect.stringContaining('new sandbox'),
+    });
+  });
 });

@@ -4,7 +4,7 @@ import type { Clock } from '../../base/clock.ts';
 import { awaitOr, ignore } from '../../base/ignore.ts';
 import type { GuestError } from './errors.ts';
 import { FRAME, type Frame } from './framing.ts';
-import type { Process, ProcessExit, SignalName, TerminalSize } from './guest.ts';
+import type { OutputOffsets, Process, ProcessExit, SignalName, TerminalSize } from './guest.ts';
 import { GUEST_LIMITS } from './limits.ts';
 import type { Operation } from './operation.ts';
 import { guestError, parseExitFrame } from './protocol.ts';
@@ -22,6 +22,8 @@ export interface ProcessControl {
 export class GuestProcess implements Process {
   readonly pid: number;
   readonly warm: boolean;
+  readonly from: OutputOffsets | undefined;
+  readonly to: OutputOffsets | undefined;
   readonly stdin: Writable;
   readonly stdout: Readable;
   readonly stderr: Readable;
@@ -39,6 +41,8 @@ export class GuestProcess implements Process {
     started: {
       readonly pid: number;
       readonly warm: boolean;
+      readonly from?: OutputOffsets | undefined;
+      readonly to?: OutputOffsets | undefined;
       /** The program's timeout, which the guest enforces first; `null` without one. */
       readonly limit: { readonly clock: Clock; readonly ms: number } | null;
     },
@@ -47,6 +51,8 @@ export class GuestProcess implements Process {
     this.#control = control;
     this.pid = started.pid;
     this.warm = started.warm;
+    this.from = started.from;
+    this.to = started.to;
     this.exit = this.#exit.promise;
     this.exit.catch((error: unknown) => ignore(error, 'the caller of exit gets it'));
     this.stdout = this.#output();

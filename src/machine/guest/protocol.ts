@@ -108,25 +108,32 @@ const statsSchema = z.object({
   oomKills: count.nullable(),
 });
 
+const processSchema = z.object({
+  pid,
+  kind: z.enum(['exec', 'python']),
+  argv: z.array(z.string()).max(64),
+  cwd: z.string(),
+  user: z.string(),
+  tag: z.string().nullable(),
+  pty: z.boolean(),
+  detached: z.boolean(),
+  ageMs: count,
+});
 const processesSchema = z.object({
-  processes: z
-    .array(
-      z.object({
-        pid,
-        kind: z.enum(['exec', 'python']),
-        argv: z.array(z.string()).max(64),
-        cwd: z.string(),
-        user: z.string(),
-        tag: z.string().nullable(),
-        pty: z.boolean(),
-        detached: z.boolean(),
-        ageMs: count,
-      }),
-    )
-    .max(1024),
+  processes: z.array(processSchema).max(1024),
+  ended: z
+    .array(processSchema.extend({ exit: exitSchema }))
+    .max(1024)
+    .default([]),
 });
 
-const startedSchema = z.object({ pid, warm: z.boolean() });
+const offsetsSchema = z.object({ stdout: count, stderr: count });
+const startedSchema = z.object({
+  pid,
+  warm: z.boolean(),
+  from: offsetsSchema.optional(),
+  to: offsetsSchema.optional(),
+});
 const entryReplySchema = z.object({ entry: entrySchema });
 const openedSchema = z.object({ bytes: count, modifiedMs: z.number().int().safe(), offset: count });
 const exitFrameSchema = exitSchema.extend({ type: z.literal('exit') });
@@ -249,6 +256,10 @@ const CODES: ReadonlySet<string> = new Set([
   'guest_failed',
 ] satisfies GuestErrorCode[]);
 
+/** An agent's answer to an operation of a later version. */
+const OLD_AGENT = /^unknown operation\b/;
+const NEW_SANDBOX = "Create a new sandbox: this one's agent is of an older version, which keeps no output.";
+
 /** Converts milliseconds since 1970. */
 export function wallNanoseconds(wallMs: number): bigint {
   return BigInt(Math.round(wallMs * 1000)) * 1000n;
@@ -260,7 +271,7 @@ function refusal(code: string, text: string): GuestError {
 }
 
 export function guestError(code: GuestErrorCode, text: string, cause?: unknown): GuestError {
-  const remedy = NO_PYTHON.test(text) ? USE_PROGRAM : REMEDIES[code];
+  const remedy = NO_PYTHON.test(text) ? USE_PROGRAM : OLD_AGENT.test(text) ? NEW_SANDBOX : REMEDIES[code];
   return new GuestError(code, text, {
     ...(cause === undefined ? {} : { cause }),
     ...(remedy === undefined ? {} : { remedy }),
