@@ -2,7 +2,9 @@
 
 import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
-import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
+import type { z } from 'zod';
 import type { Clock } from '../../base/clock.ts';
 import { collect } from '../../base/collect.ts';
 import { LoopTime } from '../../base/fairness/loop-time.ts';
@@ -23,9 +25,9 @@ export class BodyTurns {
     this.#time = time;
   }
 
-  /** Runs `parse` at once for a small body. @throws BusyError; errors of `parse` */
-  async run<T>(bytes: number, parse: () => T): Promise<T> {
-    if (bytes <= API_LIMITS.bodyAtOnceBytesMax) return parse();
+  /** Runs `work` at once for a small body. @throws BusyError; errors of `work` */
+  async run<T>(bytes: number, work: () => T): Promise<T> {
+    if (bytes <= API_LIMITS.bodyAtOnceBytesMax) return work();
     if (this.#waiting >= API_LIMITS.bodiesWaitingMax) {
       throw new BusyError(`${this.#waiting} large bodies wait for their turn, the maximum`, API_LIMITS.retryAfterMs);
     }
@@ -34,7 +36,7 @@ export class BodyTurns {
       while (!this.#time.isOpen) {
         await new Promise<void>((resolve) => this.#clock.after(Math.max(1, this.#time.waitMs), resolve));
       }
-      return this.#time.run(parse);
+      return this.#time.run(work);
     } finally {
       this.#waiting -= 1;
     }
@@ -42,20 +44,43 @@ export class BodyTurns {
 }
 
 /**
- * Returns undefined for an empty body.
- * @throws ApiError `too_large`, `request_timeout`, `request_invalid`; BusyError
+ * Reads an app's bodies as JSON, undefined if empty, and checks them by the schemas of their routes. Large ones take
+ * turns for both.
  */
-export async function readJsonBody(body: Readable, clock: Clock, turns: BodyTurns): Promise<unknown> {
+export function takeBodies(
+  app: FastifyInstance,
+  contentType: string,
+  clock: Clock,
+  turns = new BodyTurns(clock),
+): void {
+  const sizes = new WeakMap<WeakKey, number>();
+  const checked = new WeakMap<WeakKey, unknown>();
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser(contentType, async (_request: FastifyRequest, source: Readable) => {
+    const bytes = await readBody(source, clock);
+    if (bytes.length === 0) return undefined;
+    const body = await turns.run(bytes.length, () => parsed(bytes, 'the body'));
+    if (typeof body === 'object' && body !== null) sizes.set(body, bytes.length);
+    return body;
+  });
+  app.setValidatorCompiler<z.ZodType>((route) => {
+    const check = validatorCompiler(route);
+    return (part) => checked.get(part) ?? check(part);
+  });
+  app.setSerializerCompiler(serializerCompiler);
+  app.addHook('preValidation', async (request) => {
+    const body = request.body as WeakKey;
+    const bytes = sizes.get(body);
+    const check = request.getValidationFunction('body');
+    if (bytes !== undefined && check !== undefined) checked.set(body, await turns.run(bytes, () => check(body)));
+  });
+}
+
+/** @throws ApiError `too_large`, `request_timeout` */
+function readBody(body: Readable, clock: Clock): Promise<Buffer> {
   const { bodyBytesMax, bodyMsMax } = API_LIMITS;
   const tooLarge = (): Error => new ApiError('too_large', `the JSON body is larger than ${bodyBytesMax} bytes`);
-  const bytes = await within(
-    collect(counted(chunks(body), 'the body'), bodyBytesMax, tooLarge),
-    clock,
-    bodyMsMax,
-    'the body',
-  );
-  if (bytes.length === 0) return undefined;
-  return await turns.run(bytes.length, () => parsed(bytes, 'the body'));
+  return within(collect(counted(chunks(body), 'the body'), bodyBytesMax, tooLarge), clock, bodyMsMax, 'the body');
 }
 
 /** Counts values as they arrive, in short turns of the event loop. @throws ApiError `too_large` */

@@ -14,7 +14,7 @@ export const API_LIMITS = {
   bodyJson: { valuesMax: 100_000, namesMax: 8192 },
   /** Larger bodies of a tenant take turns. */
   bodyAtOnceBytesMax: 64 * KIB,
-  /** Milliseconds of the event loop for parsing them: at once, and per second. */
+  /** Milliseconds of the event loop for parsing and checking them: at once, and per second. */
   bodyLoopTime: { size: 1, refillPerSecond: 200 },
   /** Such bodies of a tenant that wait [429]; each is in memory. */
   bodiesWaitingMax: 32,

@@ -12,10 +12,10 @@
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
-import type { Duplex, Readable } from 'node:stream';
+import type { Duplex } from 'node:stream';
 import { Server as TlsServer } from 'node:tls';
 import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify';
-import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
+
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { CodedError, describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
@@ -34,7 +34,7 @@ import { AnswerMemory } from './answer-buffer.ts';
 import { ApiMetrics } from './api-metrics.ts';
 import { addAudit } from './audit.ts';
 import { callerOf } from './auth.ts';
-import { BodyTurns, discardBody, readJsonBody } from './body.ts';
+import { discardBody, takeBodies } from './body.ts';
 import { ApiError, type ApiErrorCode, errorAnswer, statusOf } from './errors.ts';
 import { KeyWatch } from './key-watch.ts';
 import { API_LIMITS } from './limits.ts';
@@ -290,13 +290,7 @@ async function createApp(parts: AppParts, identify: (request: IncomingMessage) =
       void sendError(fault, request as FastifyRequest, reply as FastifyReply, log);
     },
   });
-  app.setValidatorCompiler(validatorCompiler);
-  app.setSerializerCompiler(serializerCompiler);
-  app.removeAllContentTypeParsers();
-  const turns = new BodyTurns(clock);
-  app.addContentTypeParser('application/json', async (_request: FastifyRequest, body: Readable) =>
-    readJsonBody(body, clock, turns),
-  );
+  takeBodies(app, 'application/json', clock);
   const nameOf = (request: IncomingMessage): Caller | null => {
     const caller = identify(request);
     return caller instanceof ApiError ? null : caller;

@@ -1,12 +1,11 @@
 /** The control plane's routes, not listening. */
 
 import type { IncomingMessage } from 'node:http';
-import type { Readable } from 'node:stream';
 import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify';
-import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
+
 import { describeError } from '../../../base/errors.ts';
 import { addAudit } from '../../rest/audit.ts';
-import { BodyTurns, discardBody, readJsonBody } from '../../rest/body.ts';
+import { discardBody, takeBodies } from '../../rest/body.ts';
 import { API_LIMITS } from '../../rest/limits.ts';
 import { requestFault } from '../../rest/request-fault.ts';
 import type { App } from '../../rest/route.ts';
@@ -65,11 +64,7 @@ export async function createControlApp(
     // For a path that is not a URL, before any route.
     frameworkErrors: (error, request, reply) => void sendError(asE2b(error), request, reply),
   });
-  app.setValidatorCompiler(validatorCompiler);
-  app.setSerializerCompiler(serializerCompiler);
-  app.removeAllContentTypeParsers();
-  const turns = new BodyTurns(clock);
-  app.addContentTypeParser('*', async (_request: FastifyRequest, body: Readable) => readJsonBody(body, clock, turns));
+  takeBodies(app, '*', clock);
   addAudit(app, parts.audit, (request) => callerOf(request, parts.callers));
   app.addHook('onRequest', async (request) => {
     if (OPEN_ROUTES.includes(request.routeOptions.url)) return;
