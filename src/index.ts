@@ -147,7 +147,8 @@ export class Sandbox {
   private constructor(host: Host, info: SandboxInfo) {
     this.#host = host;
     this.id = info.id;
-    this.files = filesOf(() => this.#guest());
+    const reader = () => host.use((control) => control.reader(info.id));
+    this.files = filesOf(() => this.#guest(), reader);
     this.timings = info.timings;
     this.accelerator = info.accelerator;
   }
@@ -236,7 +237,7 @@ export class Sandbox {
    *   GuestError `not_found`
    */
   async download(source: string, target = '.', options: TransferOptions = {}): Promise<Received> {
-    return await withAbort(options.signal, async () => copyOut(await this.#guest(), source, target, options));
+    return await withAbort(options.signal, async () => copyOut(this, source, target, options));
   }
 
   /** Starts a long-running or interactive program and returns its streams. */

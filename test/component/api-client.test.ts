@@ -46,6 +46,24 @@ describe.each(['unix socket', 'port', 'port with TLS'])('RemoteControlPlane over
         ? { url: `http://localhost:${api.port}`, apiKey: API_KEY }
         : { url: `https://localhost:${api.port}`, apiKey: API_KEY, ca: authority.cert };
 
+  it('reader: asks for no more than to read', async () => {
+    const { id } = await remote.create({});
+    const called: string[] = [];
+    before = (method) => void called.push(method);
+    const refusal = new SandboxError('snapshot_foreign', 'another version paused it');
+    const guest = vi.spyOn(api.control, 'guest');
+    const { files } = await remote.reader(id);
+    expect(called).toContain('reader');
+    expect((await files.stat('/')).type).toBe('directory');
+    guest.mockRejectedValue(refusal);
+    await expect(remote.guest(id)).rejects.toMatchObject({ code: 'snapshot_foreign' });
+    const waiting = new AbortController();
+    vi.spyOn(api.control, 'reader').mockReturnValue(new Promise(() => undefined));
+    const reading = remote.reader(id, waiting.signal);
+    waiting.abort(new Error('left'));
+    await expect(reading).rejects.toThrow();
+  });
+
   it('returns what the control plane behind it returns', async () => {
     const { control } = api;
     const { id } = await remote.create({ env: { A: 'b' }, metadata: { 'k=': 'v&' } });

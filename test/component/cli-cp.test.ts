@@ -17,7 +17,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { copyOut } from '../../src/artifacts/transfer/copy-out.ts';
 import { listThere } from '../../src/artifacts/transfer/tree-there.ts';
 import { cp } from '../../src/cli/commands/cp.ts';
@@ -103,6 +103,20 @@ describe('cp', () => {
     expect(await treeOf(join(here, 'back/tree'))).toEqual(await treeOf(original));
     await copy(original, `${id}:${there}`);
     expect(await treeOf(join(there, 'tree'))).toEqual(await treeOf(original));
+  });
+
+  it('of a pause of another version: says that it boots', async () => {
+    const info = await control.get(id);
+    await writeFile(join(there, 'file'), 'content');
+    const get = vi.spyOn(control, 'get');
+    get.mockResolvedValue({ ...info, status: 'paused', foreignPause: '0.1.0 (01234567)' });
+    const foreign = await copy(`${id}:${there}/file`, join(here, 'first'));
+    get.mockRestore();
+    const saying = `Boot the disk of ${id}, paused by NeuroVisor 0.1.0 (01234567), to read its files`;
+    expect(foreign.stderr()).toContain(saying);
+    expect(await readFile(join(here, 'first'), 'utf8')).toBe('content');
+    const running = await copy(`${id}:${there}/file`, join(here, 'second'));
+    expect(running.stderr()).not.toContain('Boot');
   });
 
   it('copies the contents of a directory with SOURCE/., both ways', async () => {

@@ -9,8 +9,8 @@ import { download } from '../../src/api/e2b/envd/files.ts';
 it('truncates the answer, so that its client does not wait for the rest', async () => {
   const open = async () => ({ bytes: 10, modifiedMs: 0, content: Readable.from([Buffer.from('ab')]) });
   const server = createServer((request, response) => {
-    const guest = async () => ({ files: { open } });
-    void download({ request, response, guest } as unknown as Call);
+    const reader = async () => ({ files: { open } });
+    void download({ request, response, reader } as unknown as Call);
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   try {

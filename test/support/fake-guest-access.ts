@@ -10,6 +10,11 @@ export const fakeGuestAccess = ({ before, live, awake }: FakeSandboxes): GuestAc
     before('guest');
     return (await awake(id)).guest;
   },
+  /** Through what a test has in the place of `guest`. */
+  async reader(id) {
+    before('reader');
+    return await this.guest(id);
+  },
   openOperation: async (id) => {
     before('openOperation');
     const { channelPath } = await awake(id);

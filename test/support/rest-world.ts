@@ -47,9 +47,14 @@ export async function openRestWorld(): Promise<RestWorld> {
 
 function withGuests(control: ControlPlane, filesOf: (id: string) => MemoryFiles): ControlPlane {
   const guest: ControlPlane['guest'] = async (id) => memoryGuest(await control.guest(id), filesOf(id));
+  const reader: ControlPlane['reader'] = async (id) => {
+    await control.reader(id);
+    return await guest(id);
+  };
   return new Proxy(control, {
     get: (target, name) => {
       if (name === 'guest') return guest;
+      if (name === 'reader') return reader;
       const value: unknown = Reflect.get(target, name);
       return typeof value === 'function' ? value.bind(target) : value;
     },

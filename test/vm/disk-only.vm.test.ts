@@ -1,7 +1,17 @@
 /** Sandboxes that are paused, saved and resumed without their memory: a guest boots from the disk that another left. */
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { afterAll, expect, it } from 'vitest';
-import { sleep } from '../../src/base/clock.ts';
+import { copyOut } from '../../src/artifacts/transfer/copy-out.ts';
+import { sleep, systemClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import { openControlPlane } from '../../src/host/runtime/control.ts';
 import type { Guest } from '../../src/machine/guest/link.ts';
+import { connectGuest } from '../../src/machine/guest/remote.ts';
 import { startMockUpstream } from '../support/mock-upstream.ts';
 import { exec, SMALL, useControlPlane } from '../support/vm.ts';
 
@@ -94,4 +104,67 @@ it('disk only: files written just before survive a pause, a snapshot and a reboo
   await expect(other.files.stat('made')).rejects.toMatchObject({ code: 'not_found' });
   expect((await observe(other)).programs).toBe('0');
   expect((await exec(other, ['sh', '-c', 'echo $OWN'])).stdout).toBe('\n');
+});
+
+/** Path of each file that the store has → its SHA-256. */
+async function digests(): Promise<Readonly<Record<string, string>>> {
+  const dir = join(fixture.dataDir, 'files');
+  const found: Record<string, string> = {};
+  for (const name of (await readdir(dir, { recursive: true })).sort()) {
+    const path = join(dir, name);
+    if ((await stat(path)).isFile())
+      found[name] = createHash('sha256')
+        .update(await readFile(path))
+        .digest('hex');
+  }
+  return found;
+}
+
+it('a pause of another version: its files can be copied out, it stays as it is, and its own version resumes it', async () => {
+  const { control, dataDir, runtime } = fixture;
+  const { id } = await control.create({ ...SMALL, env: { OWN: 'mine' } });
+  const guest = await control.guest(id);
+  await exec(guest, ['sh', '-c', 'mkdir -p out/sub && echo one > out/a && head -c 2000000 /dev/urandom > out/sub/b']);
+  const sum = (await exec(guest, ['sh', '-c', 'cd out && sha256sum a sub/b'])).stdout;
+  const started = await guest.exec({ argv: ['sleep', '31556926'], stdin: false, detached: true });
+  await control.pause(id, 'disk');
+  const before = await digests();
+  const db = new DatabaseSync(join(dataDir, 'store.db'));
+  const columns = 'machine, kernelDigest, rootImageDigest, madeBy';
+  const made = db.prepare(`SELECT ${columns} FROM snapshots WHERE sandboxId = ?`).get(id) ?? {};
+  const set = db.prepare(`UPDATE snapshots SET (${columns}) = (?, ?, ?, ?) WHERE sandboxId = ?`);
+  set.run('QEMU 1', 'of another kernel', 'of another image', '0.1.0 (01234567)', id);
+  const running = (await readdir(runtime.home.runDir)).length;
+  const target = await mkdtemp(join(tmpdir(), 'nv-rescued-'));
+  {
+    await using other = await openControlPlane(runtime, silentLog, { basesKeptMs: 0 });
+    expect(await other.control.get(id)).toMatchObject({ status: 'paused', foreignPause: '0.1.0 (01234567)' });
+    await expect(other.control.guest(id)).rejects.toMatchObject({ code: 'snapshot_foreign' });
+    const reader = await other.control.reader(id);
+    await copyOut(reader, 'out', `${target}/`);
+    expect((await reader.files.readAll('/proc/net/dev')).toString().match(/^ *\w+:/gm)).toEqual(['    lo:']);
+    // As a client of the protocol reaches it.
+    const dial = (signal?: AbortSignal) => other.control.openOperation(id, signal);
+    const remote = connectGuest({ dial, info: reader.info, clock: systemClock });
+    expect((await remote.files.readAll('out/a')).toString()).toBe('one\n');
+    const remedy = expect.stringContaining('can only be read');
+    const refused = { code: 'permission_denied', message: remedy };
+    await expect(remote.files.write('out/a', 'two')).rejects.toMatchObject(refused);
+    await expect(remote.exec({ argv: ['true'] })).rejects.toMatchObject(refused);
+    expect(await other.control.get(id)).toMatchObject({ status: 'paused', foreignPause: '0.1.0 (01234567)' });
+    await expect.poll(async () => (await readdir(runtime.home.runDir)).length, { timeout: 60_000 }).toBe(running);
+    // Ended with the host.
+    await other.control.reader(id);
+  }
+  expect((await readdir(runtime.home.runDir)).length).toBe(running);
+  expect(await digests()).toEqual(before);
+  const copied = execFileSync('sha256sum', ['a', 'sub/b'], { cwd: join(target, 'out'), encoding: 'utf8' });
+  expect(copied).toBe(sum);
+  await rm(target, { recursive: true });
+  set.run(...Object.values(made), id);
+  db.close();
+  await control.resume(id);
+  const again = await control.guest(id);
+  expect((await again.processes()).map(({ pid }) => pid)).toContain(started.pid);
+  expect((await exec(again, ['sh', '-c', 'cd out && sha256sum a sub/b'])).stdout).toBe(sum);
 });

@@ -14,9 +14,22 @@ export interface GuestParts {
 }
 
 /** Guests whose `events` never fire; use `events(id)` of the control plane. */
-export function remoteGuests({ transport, get }: Requests, { clock, trace, open }: GuestParts): GuestAccess {
+export function remoteGuests(
+  { transport }: Pick<Requests, 'transport'>,
+  { clock, trace, open }: GuestParts,
+): GuestAccess {
   const openOperation: GuestAccess['openOperation'] = async (id, signal) =>
     await transport.upgrade(`${sandboxPath(id)}/operations`, TUNNEL_PROTOCOL, signal);
+  const connect = async (id: string, query?: URLSearchParams, waits?: AbortSignal): Promise<Guest> => {
+    const path = `${sandboxPath(id)}/guest`;
+    const info = await transport.call({ method: 'GET', path, query, answer: answers.guestInfo, signal: waits });
+    // Loaded only here: most commands need no guest.
+    const { connectGuest } = await import('../../machine/guest/remote.ts');
+    const guest = connectGuest({ dial: (signal) => openOperation(id, signal), info, clock });
+    open.add(guest);
+    void guest.closed.then(() => open.delete(guest));
+    return guest;
+  };
   return {
     openOperation,
 
@@ -24,13 +37,12 @@ export function remoteGuests({ transport, get }: Requests, { clock, trace, open 
       return await transport.upgrade(`${sandboxPath(id)}/ports/${port}`, PORT_PROTOCOL, signal);
     },
 
+    async reader(id, signal) {
+      return await connect(id, new URLSearchParams({ access: 'read' }), signal);
+    },
+
     async guest(id) {
-      const info = await get(`${sandboxPath(id)}/guest`, answers.guestInfo);
-      // Loaded only here: most commands need no guest.
-      const { connectGuest } = await import('../../machine/guest/remote.ts');
-      const guest = connectGuest({ dial: (signal) => openOperation(id, signal), info, clock });
-      open.add(guest);
-      void guest.closed.then(() => open.delete(guest));
+      const guest = await connect(id);
       if (trace === undefined) return guest;
       const { guestInTrace } = await import('../../sandbox/contract/traced-guest.ts');
       return guestInTrace(guest, trace);

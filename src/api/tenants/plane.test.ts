@@ -25,6 +25,7 @@ const CALLS: Record<
   removeSnapshot: (plane, _id, snapshot) => plane.removeSnapshot(snapshot),
   setPool: (plane) => plane.setPool({ min: 0, max: 0 }),
   guest: (plane, id) => plane.guest(id),
+  reader: (plane, id) => plane.reader(id),
   openOperation: (plane, id) => plane.openOperation(id),
   openPort: (plane, id) => plane.openPort(id, 80),
   channelStats: (plane, id) => plane.channelStats(id),

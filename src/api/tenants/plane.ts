@@ -140,8 +140,13 @@ function ownGuests(control: GuestAccess, own: OwnWorld): GuestAccess {
       return await control.guest(id);
     },
 
+    async reader(id, signal) {
+      await own.willRead(await own.get(id));
+      return await control.reader(id, signal);
+    },
+
     async openOperation(id) {
-      await own.get(id);
+      await own.willRead(await own.get(id));
       return await control.openOperation(id);
     },
 
@@ -254,6 +259,11 @@ class OwnWorld {
 
   async willStart(diskMib: number): Promise<void> {
     await this.#settings.storage?.prepare(this.tenant, diskMib * MIB);
+  }
+
+  /** A pause of another version needs a copy of its disk. */
+  async willRead({ status, foreignPause, diskMib }: SandboxInfo): Promise<void> {
+    if (status === 'paused' && foreignPause !== null) await this.willStart(diskMib);
   }
 
   /** @throws SandboxError `forbidden` */

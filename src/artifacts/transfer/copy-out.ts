@@ -8,7 +8,7 @@
 import { lstat, mkdir } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { ifThere } from '../../base/errors.ts';
-import type { FileEntry, Guest } from '../../machine/guest/link.ts';
+import type { FileEntry, GuestReader } from '../../machine/guest/link.ts';
 import { CopyTarget } from './copy-target.ts';
 import { CopyError, fileOptions, someAtOnce, type TransferOptions, TransferProgress, writeError } from './transfer.ts';
 import { listThere, quoted } from './tree-there.ts';
@@ -22,7 +22,7 @@ export interface Received {
 
 /** Copies into `target` if it is a directory, otherwise to that name. @throws CopyError, GuestError */
 export async function copyOut(
-  guest: Guest,
+  guest: Pick<GuestReader, 'files'>,
   source: string,
   target: string,
   options: TransferOptions = {},
@@ -34,7 +34,12 @@ export async function copyOut(
   }
 }
 
-async function receive(guest: Guest, source: string, target: string, options: TransferOptions): Promise<Received> {
+async function receive(
+  guest: Pick<GuestReader, 'files'>,
+  source: string,
+  target: string,
+  options: TransferOptions,
+): Promise<Received> {
   const as = fileOptions(options);
   const root = await guest.files.stat(source, as);
   if (root.type === 'symlink') throw rootLink(source, root);

@@ -1,6 +1,6 @@
 /** Lists the files of a guest for a copy. The guest's answers are hostile. */
 import { join } from 'node:path';
-import type { FileEntry, Guest } from '../../machine/guest/link.ts';
+import type { FileEntry, GuestReader } from '../../machine/guest/link.ts';
 import { CopyError, DEPTH_MAX, ENTRIES_MAX, type FileAccess } from './transfer.ts';
 
 export interface GuestEntry {
@@ -19,7 +19,7 @@ export interface ListOptions {
 
 /** Lists everything, parents first, level by level. @throws CopyError `hostile_name`, `invalid_source` */
 export async function listThere(
-  guest: Guest,
+  guest: Pick<GuestReader, 'files'>,
   root: GuestEntry,
   as: FileAccess,
   { skip = () => false, onOther = refuse }: ListOptions = {},

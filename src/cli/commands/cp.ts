@@ -4,6 +4,8 @@ import { copyIn } from '../../artifacts/transfer/copy-in.ts';
 import { copyOut } from '../../artifacts/transfer/copy-out.ts';
 import { fileOptions } from '../../artifacts/transfer/transfer.ts';
 import { requireSource } from '../../artifacts/transfer/tree-here.ts';
+import { ProgressStep } from '../../base/progress.ts';
+import type { GuestReader } from '../../machine/guest/link.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
@@ -60,13 +62,29 @@ async function out(
   to: OtherLocation,
   { user }: CopyFlags,
 ): Promise<void> {
-  const guest = await control.guest(await sandboxId(control, from.id));
+  const guest = await readerOf(cli, control, await sandboxId(control, from.id));
   if (to.kind === 'here') {
     await copyOut(guest, from.path, to.path, transferOptions(cli, user));
     return;
   }
   const options = fileOptions({ signal: cli.cancelled, user });
   await pipeline(await guest.files.read(from.path, options), cli.stdout, { end: false });
+}
+
+/** Says so where it has to boot. */
+async function readerOf(cli: Cli, control: ControlPlane, id: string): Promise<GuestReader> {
+  const { status, foreignPause } = await control.get(id);
+  if (status !== 'paused' || foreignPause === null) return await control.reader(id, cli.cancelled);
+  const what = `Boot the disk of ${id}, paused by NeuroVisor ${foreignPause}, to read its files`;
+  const step = new ProgressStep(cli.progress.report, 'rescue', what);
+  try {
+    const reader = await control.reader(id, cli.cancelled);
+    step.done(false);
+    return reader;
+  } catch (error) {
+    step.failed(error);
+    throw error;
+  }
 }
 
 async function into(

@@ -12,7 +12,7 @@ import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import type { SharedBudget } from '../../base/request/model-limits.ts';
 import { MIB } from '../../base/units.ts';
 import { eventPoster } from '../../egress/webhook.ts';
-import { dialChannel } from '../../machine/guest/dial.ts';
+import { dialChannel, readsOnly } from '../../machine/guest/dial.ts';
 import { applyDifference } from '../../machine/vmm/difference-file.ts';
 import { CloneSizes } from '../../sandbox/memory/clone-size.ts';
 import { memoryMarks, reserveMibOf } from '../../sandbox/memory/host-guard.ts';
@@ -151,7 +151,10 @@ export async function openControlPlane(
       fromNamedTemplate: (name, request) => runtime.templateSource.fromNamedTemplate(name, request),
       templateFor: (options, image, named) => runtime.templateSource.templateFor(options, image, named),
       prepareTemplate: (members) => runtime.templateSource.prepareTemplate(members),
-      dial: (channelPath) => dialChannel(channelPath)(),
+      dial: (channelPath, access) => {
+        const guest = dialChannel(channelPath)();
+        return access === 'all' ? guest : readsOnly(guest);
+      },
       notify: eventPoster({ hosts: runtime.webhookHosts, log }),
       ownerJson: JSON.stringify({ ...(await processRef(process.pid)), instance: randomUUID() }),
       isOwnerAlive: async (json) => await isAlive(JSON.parse(json) as ProcessRef),

@@ -58,6 +58,11 @@ export interface Guest {
   close(): void;
 }
 
+/** What only reads files. */
+export interface GuestReader extends Pick<Guest, 'info'> {
+  readonly files: Pick<GuestFiles, 'read' | 'open' | 'readAll' | 'stat' | 'list' | 'entries'>;
+}
+
 export interface SettleOptions {
   /** The guest drops its caches, so that there is less to save. */
   readonly dropCaches?: boolean;

@@ -12,7 +12,8 @@ import { describeError } from '../../base/errors.ts';
 import type { ModelBudget } from '../../base/request/model-limits.ts';
 import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
 import type { UsageRecord } from '../../inference/bridge/bridge.ts';
-import type { Guest } from '../../machine/guest/guest.ts';
+import type { OperationAccess } from '../../machine/guest/dial.ts';
+import type { Guest, GuestReader } from '../../machine/guest/guest.ts';
 import type { Vm } from '../../machine/vmm/driver.ts';
 import type {
   ControlPlane,
@@ -44,6 +45,7 @@ import type { OpenTemplate } from '../start/pools.ts';
 import { Starter } from '../start/starter.ts';
 import type { Store } from '../store/store.ts';
 import { onDiskEvent } from '../vm/full-disk.ts';
+import type { Supervisor } from '../vm/supervisor.ts';
 import { type CreatorParts, SandboxCreator } from './creator.ts';
 import { Directory } from './directory.ts';
 import { chunksOf, followLogs, logsOf } from './logs.ts';
@@ -51,6 +53,7 @@ import type { ManagedSandbox } from './managed.ts';
 import type { ManagedParts } from './managed-parts.ts';
 import type { GuardedHost } from './memory-guard.ts';
 import { RecentEvents } from './recent-events.ts';
+import { RescueVms } from './rescue-vms.ts';
 import { SandboxRows, type SandboxRowsParts } from './sandbox-rows.ts';
 import { checkChange } from './sandbox-update.ts';
 import type { SnapshotManager } from './snapshot-manager.ts';
@@ -65,8 +68,8 @@ export interface ControlParts extends CreatorParts {
   describe(): Promise<Omit<HostInfo, 'accelerator' | 'sandboxes' | 'paused' | 'queued' | 'startedAtMs'>>;
   /** Builds the template if it is missing. */
   prepareTemplate(members: PoolMembers): Promise<OpenTemplate>;
-  /** A connection to the agent's operations. */
-  dial(channelPath: string): Duplex;
+  /** A connection to the agent's operations: all, or those that read files. */
+  dial(channelPath: string, access: OperationAccess): Duplex;
   /** Unique id of this control plane, with which other processes check whether it is alive. */
   readonly ownerJson: string;
   isOwnerAlive(ownerJson: string): Promise<boolean>;
@@ -82,6 +85,7 @@ export class LocalControlPlane implements ControlPlane {
   readonly #creator: SandboxCreator;
   readonly #tracer: Tracer;
   readonly #memoryPolicy: MemoryPolicy;
+  readonly #rescues: RescueVms;
   /** The newest events of all sandboxes. */
   readonly recentEvents = new RecentEvents();
   readonly #startedAtMs: number;
@@ -99,6 +103,7 @@ export class LocalControlPlane implements ControlPlane {
     const managed = this.#managedParts();
     this.#directory = new Directory(managed, this.#tracer);
     this.#creator = new SandboxCreator(parts, this.#starter, managed);
+    this.#rescues = new RescueVms({ ...parts, start: managed.start });
   }
 
   /** Also marks sandboxes of killed processes as ended. */
@@ -174,6 +179,7 @@ export class LocalControlPlane implements ControlPlane {
   async remove(id: string): Promise<SandboxInfo> {
     const sandbox = await this.#directory.find(id);
     await translateStoreErrors(sandbox.remove());
+    await this.#rescues.end(id);
     return sandbox.info();
   }
 
@@ -225,13 +231,26 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async guest(id: string): Promise<Guest> {
-    return tracedGuest(await translateStoreErrors((await this.#directory.find(id)).guest()), id, this.#tracer);
+    return tracedGuest((await translateStoreErrors((await this.#directory.find(id)).live())).guest(), id, this.#tracer);
   }
 
-  async openOperation(id: string): Promise<Duplex> {
-    const { vm } = await translateStoreErrors((await this.#directory.find(id)).live());
-    if (vm === undefined) throw new SandboxError('not_ready', `sandbox ${id} has no VM`);
-    return this.#parts.dial(vm.channelPath);
+  async reader(id: string, signal?: AbortSignal): Promise<GuestReader> {
+    return (await this.#reading(id, signal)).supervisor.guest();
+  }
+
+  async openOperation(id: string, signal?: AbortSignal): Promise<Duplex> {
+    const { supervisor, access } = await this.#reading(id, signal);
+    if (supervisor.vm === undefined) throw new SandboxError('not_ready', `sandbox ${id} has no VM`);
+    return this.#parts.dial(supervisor.vm.channelPath, access);
+  }
+
+  /** Its VM, or one that reads the files of a pause that does not fit this host. */
+  async #reading(id: string, signal?: AbortSignal): Promise<{ supervisor: Supervisor; access: OperationAccess }> {
+    const sandbox = await this.#directory.find(id);
+    const snapshotId = await sandbox.foreignSnapshot();
+    if (snapshotId === null) return { supervisor: await translateStoreErrors(sandbox.live()), access: 'all' };
+    const rescue = this.#rescues.open(sandbox, snapshotId, signal);
+    return { supervisor: await translateStoreErrors(rescue), access: 'reads' };
   }
 
   async openPort(id: string, port: number, signal?: AbortSignal): Promise<Duplex> {
@@ -300,6 +319,7 @@ export class LocalControlPlane implements ControlPlane {
 
   async #close(): Promise<void> {
     await this.#creator.close();
+    await this.#rescues.end();
     const leaving = this.#directory.sandboxes.map((sandbox) => sandbox.leave());
     leaving.push(...this.#directory.ending.map((sandbox) => sandbox.drain()));
     for (const left of await Promise.allSettled(leaving)) {

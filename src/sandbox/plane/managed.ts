@@ -10,7 +10,6 @@
  * before, or it ends because its VM died. A suspended sandbox belongs to the first process that claims it.
  */
 import { describeError } from '../../base/errors.ts';
-import type { Guest } from '../../machine/guest/link.ts';
 import type { PauseReason, PauseTarget, ResumeOptions, SandboxInfo } from '../contract/control.ts';
 import { daemonStopDetail, endInfo, endWithoutVm, type SandboxEnd, type StopCause } from '../contract/ending.ts';
 import { refusal, SandboxError, stalledAgain } from '../contract/errors.ts';
@@ -41,7 +40,7 @@ export class ManagedSandbox {
   readonly changes: SandboxChanges;
   readonly lifetime: Lifetime;
   readonly #life: StateMachine;
-  readonly #foreignPause: string | null;
+  #foreignPause: string | null;
   #timings: StartTimings | null = null;
   #readyMs: number | null = null;
   /** It was paused to disk, and continued in a VM of this process. */
@@ -157,12 +156,13 @@ export class ManagedSandbox {
     await this.changes.growMemory(memoryMib);
   }
 
-  /** The guest's operations; resumes a paused sandbox that has its memory if its policy allows it. */
-  async guest(): Promise<Guest> {
-    return (await this.live()).guest();
+  /** The snapshot of a pause whose files this version can only read; `null` for others. */
+  async foreignSnapshot(): Promise<string | null> {
+    await this.drain();
+    return this.#foreignPause === null ? null : this.pausedSnapshotId;
   }
 
-  /** The running VM. @throws SandboxError `not_ready`, `gone`, `disk_full`, and what resuming may throw */
+  /** The running VM; may resume. @throws SandboxError `not_ready`, `gone`, `disk_full`, and what resuming may throw */
   async live(): Promise<Supervisor> {
     for (let hasResumed = false; ; hasResumed = true) {
       while (this.#queue.isBusy) await this.#queue.settle();
@@ -400,6 +400,7 @@ export class ManagedSandbox {
     } else if (state.kind === 'restoring') {
       this.#life.move(state, 'vm-ready', { supervisor });
       this.#isRestored = true;
+      this.#foreignPause = null;
       this.#begin();
     }
   }

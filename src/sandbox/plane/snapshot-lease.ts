@@ -19,6 +19,9 @@ export interface PauseLabel extends Pick<SnapshotLabel, 'annotations'> {
 /** What is saved, or used of what was saved. */
 export type SaveExtent = 'all' | 'disk';
 
+/** `files`: the disk, over whatever root image this host has. */
+export type OpenExtent = SaveExtent | 'files';
+
 export type RamMapper = Pick<CloneSource, 'mapMemory' | 'sharedNeed'>;
 
 /** Keeps a clone source usable until its release. */

@@ -28,7 +28,7 @@ import type { Store } from '../store/store.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import type { Copies } from './copies.ts';
 import { type Destination, keyMissing, type ReadFiles, sealedDestination, unsealed } from './sealed-saves.ts';
-import type { ForkLease, PauseLabel, SaveExtent, SnapshotLabel, SnapshotLease } from './snapshot-lease.ts';
+import type { ForkLease, OpenExtent, PauseLabel, SaveExtent, SnapshotLabel, SnapshotLease } from './snapshot-lease.ts';
 import {
   annotationsOf,
   differenceOf,
@@ -202,13 +202,13 @@ export class SnapshotManager {
 
   /**
    * Opens a snapshot after checking its files and that it fits this kernel, image, VMM and processor.
-   * @param extent `disk`: a VM boots from its disk; its memory, if it has any, is ignored
+   * @param extent `disk`: a VM boots from its disk, and ignores any memory; `files`: also over another root image
    * @param checks `meanwhile`: verifies while the VMM starts, before it loads any of it (`SnapshotLease.orDamage`)
    * @throws StoreError `snapshot_damaged`; SandboxError `not_found`, `snapshot_foreign`
    */
   async open(
     idOrName: string,
-    extent: SaveExtent = 'all',
+    extent: OpenExtent = 'all',
     checks: 'first' | 'meanwhile' = 'first',
   ): Promise<SnapshotLease> {
     const { store, copies } = this.#parts;
@@ -216,7 +216,8 @@ export class SnapshotManager {
     if (!this.#fits(row, extent)) throw foreign(row, this.#machineFor(row));
     // A VM that boots from a disk loads nothing that could wait for the check.
     const isLoaded = extent === 'all' && row.stateSha256 !== null;
-    const open = await store.snapshots.open(row.id, extent, isLoaded ? checks : 'first');
+    const used = extent === 'files' ? 'disk' : extent;
+    const open = await store.snapshots.open(row.id, used, isLoaded ? checks : 'first');
     const read = await this.#read(open);
     const { machine, stateSha256 } = open.row;
     const { state: statePath } = read.paths;
@@ -354,8 +355,9 @@ export class SnapshotManager {
   }
 
   /** A disk is the upper layer over the root image; any kernel and VMM can boot from it. */
-  #fits(row: SnapshotRow, extent: SaveExtent): boolean {
+  #fits(row: SnapshotRow, extent: OpenExtent): boolean {
     const { kernelDigest, rootImageDigest } = this.#parts;
+    if (extent === 'files') return true;
     if (row.rootImageDigest !== rootImageDigest) return false;
     if (extent === 'disk' || isDiskOnly(row)) return true;
     return row.machine === this.#machineFor(row) && row.kernelDigest === kernelDigest;

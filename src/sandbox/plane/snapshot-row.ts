@@ -47,9 +47,11 @@ export function foreign(
   if (its === undefined || ours === undefined || its === ours) {
     const commit = /\((\w+)\)$/.exec(row.madeBy ?? '')?.[1];
     const maker = commit === undefined ? 'the version that made it' : `that version (git checkout ${commit})`;
+    const copied = `here its files can be copied out: neurovisor cp ${row.sandboxId}:PATH .`;
+    const here = row.kind === 'pause' ? copied : 'here it can only be removed';
     return new SandboxError('snapshot_foreign', `${what} was made with another kernel, image, VMM or processor`, {
       ...(row.madeBy === null ? {} : { cause: `NeuroVisor ${row.madeBy} made it, and this is ${productName()}` }),
-      remedy: `use ${maker} on the same machine to continue or to copy its files; here it can only be removed`,
+      remedy: `use ${maker} on the same machine to continue; ${here}`,
     });
   }
   const option = `--vmm ${its.toLowerCase()}`;

@@ -11,7 +11,7 @@ export interface StartAsked {
   readonly diskMib: number;
   /** Id of the sandbox, unless it gets a member of a pool. */
   readonly id: string;
-  /** Id of the sandbox to resume; `null` for a new one. */
+  /** Id of the sandbox to resume, or whose files another VM reads; `null` for a new one. */
   readonly resumes: string | null;
 }
 

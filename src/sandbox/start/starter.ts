@@ -77,7 +77,7 @@ export interface StarterParts {
 
 export interface CloneOwner {
   readonly annotations?: SandboxInfo['annotations'] | undefined;
-  /** Id of the sandbox to resume; `null` for a new one. */
+  /** Id of the sandbox to resume, or whose files another VM reads; `null` for a new one. */
   readonly resumes?: string | null | undefined;
   /** Clones that the same request starts (default 1): the queue timeout is extended for each of them. */
   readonly copies?: number | undefined;
@@ -195,7 +195,10 @@ export class Starter {
     const reservation = this.#gate.admit({ annotations, id, resumes, ...size });
     try {
       const started = await start();
-      reservation.runsAs(started.supervisor.spec.id);
+      const { supervisor } = started;
+      // A VM beside its sandbox is no sandbox: what it takes is reserved until it ends.
+      if (resumes !== null && resumes !== id) void supervisor.ended.then(() => reservation.release());
+      else reservation.runsAs(supervisor.spec.id);
       return started;
     } catch (error) {
       reservation.release();

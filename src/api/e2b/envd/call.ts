@@ -1,6 +1,6 @@
 /** One call of a client: its request, its sandbox, and its response. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Guest } from '../../../machine/guest/guest.ts';
+import type { Guest, GuestReader } from '../../../machine/guest/guest.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import { ConnectError } from './connect.ts';
 
@@ -12,6 +12,8 @@ export interface Call {
   readonly template: string;
   /** The running guest. @throws SandboxError */
   guest(): Promise<Guest>;
+  /** As `guest`, to read files. @throws SandboxError */
+  reader(): Promise<GuestReader>;
   /** Resolves with whether the sandbox has ended, or ends soon. */
   ended(): Promise<boolean>;
   /** User in the guest that the caller names; undefined for the default one. */

@@ -57,16 +57,17 @@ export class Envd {
   ): Promise<void> {
     const { control, log } = this.#parts;
     const { id } = info;
+    const gone = clientGone({ raw: response });
     const call: Call = {
       request,
       response,
       id,
       template: keptOf(info).template,
       guest: () => control.guest(id),
+      reader: () => control.reader(id, gone),
       ended: () => hasEnded(this.#parts, id),
       user: userOf(request),
     };
-    const gone = clientGone({ raw: response });
     allowPages(response);
     try {
       await this.#answer(call, ownerOf(info));
@@ -102,13 +103,14 @@ export class Envd {
     }
     this.#authorize(call, path);
     const isFile = path === '/files' && (method === 'GET' || method === 'POST');
+    const isRead = method === 'GET' || READS.has(path);
     const rpc = method === 'POST' ? this.#rpcs.get(path) : undefined;
     if (!isFile && rpc === undefined) {
       throw new E2bError(404, `no route ${method} ${path.slice(0, 200)}`);
     }
     whenClosed(call.response, this.#slots.take(tenant, call.id));
     // Before any part of the answer is sent.
-    await guestOf(call);
+    await guestOf(isRead ? call.reader : call.guest);
     if (rpc !== undefined) await answerRpc(rpc, call, this.#parts);
     else if (method === 'GET') await download(call);
     else await upload(call, this.#parts);
@@ -142,12 +144,14 @@ export class Envd {
 /** After the request arrived, the sandbox ended or was paused without automatic resume. */
 class GuestAway extends Error {}
 
+const READS: ReadonlySet<string> = new Set(['/filesystem.Filesystem/Stat', '/filesystem.Filesystem/ListDir']);
+
 const AWAY: ReadonlySet<unknown> = new Set(['not_found', 'gone', 'not_ready']);
 
 /** @throws GuestAway; errors of resuming */
-async function guestOf(call: Call): Promise<void> {
+async function guestOf(access: () => Promise<unknown>): Promise<void> {
   try {
-    await call.guest();
+    await access();
   } catch (error) {
     if (!isGuestError(error) && AWAY.has(errorCode(error))) throw new GuestAway();
     throw error;

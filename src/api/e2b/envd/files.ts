@@ -31,7 +31,7 @@ export async function download(call: Call): Promise<void> {
   const { request, response } = call;
   const { path, user } = fileQuery(request.url ?? '');
   if (path === null || path === '') throw new E2bError(400, 'the parameter path is missing');
-  const { files } = await call.guest();
+  const { files } = await call.reader();
   const options = { ...fileUser(user), signal: clientGone({ raw: call.response }) };
   const whole = await opened(files, path, options);
   const modified = new Date(whole.modifiedMs).toUTCString();
@@ -72,7 +72,11 @@ export async function download(call: Call): Promise<void> {
   await sendWhole(call, whole, { ...base, 'accept-ranges': 'bytes' });
 }
 
-async function opened(files: GuestFiles, path: string, options: Parameters<GuestFiles['open']>[1]): Promise<OpenFile> {
+async function opened(
+  files: Pick<GuestFiles, 'open'>,
+  path: string,
+  options: Parameters<GuestFiles['open']>[1],
+): Promise<OpenFile> {
   try {
     return await files.open(path, options);
   } catch (error) {

@@ -30,7 +30,7 @@ export class FilesystemService {
 
   async stat(call: Call, message: unknown): Promise<unknown> {
     const wanted = checked(z.object({ path }), message);
-    const { files } = await call.guest();
+    const { files } = await call.reader();
     return { entry: entryView(await files.stat(wanted.path, userOption(call))) };
   }
 
@@ -57,7 +57,7 @@ export class FilesystemService {
   async listDir(call: Call, message: unknown): Promise<unknown> {
     const schema = z.object({ path, depth: z.number().int().min(0).default(0) });
     const { path: directory, depth } = checked(schema, message);
-    const { files } = await call.guest();
+    const { files } = await call.reader();
     const options = { ...userOption(call), depth: Math.min(DEPTH_MAX, Math.max(1, depth)) };
     const entry = await files.stat(directory, userOption(call));
     const type = entry.target?.type ?? entry.type;

@@ -46,8 +46,9 @@ function addContentRoutes(app: App, { control, clock }: ApiParts): void {
       },
     },
     async ({ params, query }, reply) => {
-      const { files } = await control.guest(params.id);
-      const stream = await files.read(query.path, fileOptions(query.user, clientGone(reply)));
+      const gone = clientGone(reply);
+      const { files } = await control.reader(params.id, gone);
+      const stream = await files.read(query.path, fileOptions(query.user, gone));
       return await reply.type('application/octet-stream').send(stream);
     },
   );
@@ -117,7 +118,7 @@ function addListRoute(app: App, { control, memory }: FileRouteParts): void {
       const answer = memory.buffer(params.id, LIST_ANSWER_BYTES_MAX);
       whenClosed(reply.raw, () => answer.release());
       try {
-        const { files } = await control.guest(params.id);
+        const { files } = await control.reader(params.id, options.signal);
         await collectEntries(files.entries(path, { ...options, depth }), answer);
       } finally {
         giveBack();

@@ -7,7 +7,7 @@ import { collectOutput } from '../output.ts';
 import { type ApiParts, type App, clientGone, failures, whenClosed } from '../route.ts';
 import { channelStats, sandboxLogs, usageList } from '../schema/answers.ts';
 import { execResult, guestInfo, processList } from '../schema/guest-answers.ts';
-import { idParams } from '../schema/params.ts';
+import { guestQuery, idParams } from '../schema/params.ts';
 import { type ExecRequest, execRequest } from '../schema/requests.ts';
 import { Slots } from '../slots.ts';
 
@@ -27,10 +27,14 @@ export function addGuestRoutes(
         operationId: 'getGuest',
         summary: 'Get the agent and its start times',
         params: idParams,
+        querystring: guestQuery,
         response: { 200: guestInfo, ...failures },
       },
     },
-    async ({ params }) => (await control.guest(params.id)).info,
+    async ({ params, query }, reply) => {
+      const isToRead = query.access === 'read';
+      return (await (isToRead ? control.reader(params.id, clientGone(reply)) : control.guest(params.id))).info;
+    },
   );
   app.get(
     '/sandboxes/:id/processes',

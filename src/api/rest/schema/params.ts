@@ -48,6 +48,13 @@ export const eventsQuery = z.strictObject({
   follow: flag.optional().describe('`false`: only stored events. Default true.'),
 });
 
+export const guestQuery = z.strictObject({
+  access: z
+    .enum(['read'])
+    .optional()
+    .describe('`read`: to read files, which works for a pause of another version, too (`foreignPause`).'),
+});
+
 export const path = text(4096).min(1).describe("Absolute, or relative to the user's home.");
 
 export const user = text(256).min(1).optional().describe('User whose rights and home apply. Default `user`.');

@@ -103,7 +103,7 @@ export const sandboxInfo = readOnly(
         .nullable()
         .describe(
           'Version and commit that paused it, if its pause needs another kernel, image, VMM or processor than this ' +
-            'daemon has, so that `resume` fails with `snapshot_foreign`.',
+            'daemon has, so that `resume` fails with `snapshot_foreign`. Its files can be read.',
         ),
       cpus: count,
       memoryMib: count.describe('Memory of the guest now, MiB.'),
