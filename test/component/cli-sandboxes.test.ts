@@ -378,6 +378,13 @@ describe('snapshot', () => {
 });
 
 describe('fork', () => {
+  it('--name: names the copy', async () => {
+    const id = await newId();
+    expect(await fork(testCli().cli, control, id, { name: 'copy', label: [] })).toBe(0);
+    expect(await control.list({ name: 'copy' })).toMatchObject([{ parent: id }]);
+    await expect(fork(testCli().cli, control, id, { name: 'a/b', label: [] })).rejects.toThrow(usage);
+  });
+
   it('prints a line per fork', async () => {
     const id = await newId({ metadata: { user: '42' } });
     const { cli, stdout } = testCli();

@@ -297,6 +297,13 @@ sys.exit(7)
     expect(await control.list()).toEqual([]);
   });
 
+  it('--name: is the name of its sandbox', async () => {
+    const asked: CreateRequest[] = [];
+    await using control = new FakeControlPlane({ beforeCreate: (request) => void asked.push(request) });
+    expect(await runInDaemon(testCli({ stdin: '' }).cli, control, job('print(1)', { name: 'web' }))).toBe(0);
+    expect(asked).toMatchObject([{ name: 'web' }]);
+  });
+
   it('-o json: prints the same object as without a daemon', async () => {
     await using control = new FakeControlPlane();
     const { cli, stdout } = testCli({ stdin: '', json: true });

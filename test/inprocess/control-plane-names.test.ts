@@ -42,6 +42,21 @@ it('create: of two at once with one name one is refused, and a failed one leaves
   expect((await control.create({ name: 'db' })).name).toBe('db');
 });
 
+it('fork: gets a free name of its own, if there is one fork', async () => {
+  await using host = await FakeHost.open({});
+  const { control } = host;
+  const { id } = await control.create({ name: 'web' });
+  const [fork] = await control.fork(id, { count: 1, name: 'copy' });
+  expect(fork).toMatchObject({ ok: true, sandbox: { name: 'copy', parent: id } });
+  expect(await control.list({ name: 'copy' })).toMatchObject([{ parent: id }]);
+  await expect(control.fork(id, { count: 1, name: 'web' })).rejects.toEqual(taken(id));
+  await expect(control.fork(id, { count: 2, name: 'more' })).rejects.toMatchObject({ code: 'spec_invalid' });
+  await expect(control.fork(id, { count: 1, name: '../a' })).rejects.toMatchObject({ code: 'spec_invalid' });
+  const both = await Promise.allSettled([1, 2].map(() => control.fork(id, { count: 1, name: 'more' })));
+  expect(both.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+  expect(await control.list()).toHaveLength(3);
+});
+
 it('fork, snapshot: the copy has no name', async () => {
   await using host = await FakeHost.open({});
   const { control } = host;
@@ -75,9 +90,13 @@ it('tenants: each has its own names, and sees no other’s', async () => {
   expect([await mine.pause(own.id, 'disk'), await mine.resume(own.id), await mine.get(own.id)]).toMatchObject(
     Array.from({ length: 3 }, () => ({ name: 'web' })),
   );
+  const [fork] = await mine.fork(own.id, { count: 1, name: 'copy' });
+  expect(fork).toMatchObject({ ok: true, sandbox: { name: 'copy' } });
+  expect(await host.control.list({ name: 'mine/copy' })).toMatchObject([{ parent: own.id }]);
+  await expect(other.fork(theirs.id, { count: 1, name: 'copy' })).resolves.toMatchObject([{ ok: true }]);
   expect(await mine.update(own.id, { metadata: { k: 'v' } })).toMatchObject({ name: 'web' });
   expect(await mine.remove(own.id)).toMatchObject({ name: 'web' });
-  expect(new Set(seen)).toEqual(new Set(['web']));
+  expect(new Set(seen)).toEqual(new Set(['web', 'copy']));
   expect(await host.control.list({ name: 'other/web' })).toMatchObject([{ id: theirs.id }]);
   expect(await host.control.list({ name: 'web' })).toMatchObject([{ id: operators.id }]);
 });

@@ -148,8 +148,8 @@ export class FakeSandboxes implements Sandboxes, AsyncDisposable {
     const parent = this.live(id);
     return Array.from({ length: options.count }, () => {
       const spec = { ...parent.spec, id: newSandboxId() };
-      const { metadata = parent.info.metadata, timeoutMs } = options;
-      const request = { metadata, timeoutMs, annotations: parent.info.annotations };
+      const { metadata = parent.info.metadata, timeoutMs, name } = options;
+      const request = { name, metadata, timeoutMs, annotations: parent.info.annotations };
       return { ok: true, sandbox: this.#add(spec, request, { origin: 'fork', parent: id }) };
     });
   }

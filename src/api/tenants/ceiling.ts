@@ -136,7 +136,12 @@ const checkChange = ruleOf<SandboxChange>({
   models: ruleOf<NonNullable<SandboxChange['models']>>({ budget: FREE }),
 });
 
-const checkForkOptions = ruleOf<ForkOptions>({ count: FREE, timeoutMs: atMost('timeoutMs'), metadata: FREE });
+const checkForkOptions = ruleOf<ForkOptions>({
+  count: FREE,
+  name: FREE,
+  timeoutMs: atMost('timeoutMs'),
+  metadata: FREE,
+});
 
 /**
  * Templates and snapshots bring no networks and no models of their own, so the request is all there is to check.

@@ -94,7 +94,8 @@ function ownSandboxes(control: Sandboxes, own: OwnWorld): Sandboxes {
       const info = await own.get(id);
       checkFork(info, options, own.asker());
       await own.willStart(info.diskMib * (options.count ?? 1));
-      return await control.fork(id, options);
+      const forks = await control.fork(id, { ...options, ...own.onHost(options) });
+      return forks.map((one) => (one.ok ? { ok: true, sandbox: shown(one.sandbox) } : one));
     },
   };
 }

@@ -7,7 +7,7 @@ import { NAME_FAULT, SNAPSHOT_NAME } from '../../sandbox/contract/limits.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parsePairs } from '../flags/options.ts';
-import { sandboxId, snapshotId } from '../flags/pick.ts';
+import { sandboxId, sandboxName, snapshotId } from '../flags/pick.ts';
 import * as ranges from '../flags/ranges.ts';
 import { bytes, coarse, table } from '../output/table.ts';
 import { forEach } from './many.ts';
@@ -68,6 +68,7 @@ export async function snapshotRemove(cli: Cli, control: ControlPlane, texts: rea
 
 export interface ForkFlags {
   readonly count?: number;
+  readonly name?: string;
   readonly timeout?: string;
   readonly label: readonly string[];
 }
@@ -79,6 +80,7 @@ export async function fork(cli: Cli, control: ControlPlane, text: string, flags:
   const id = await sandboxId(control, text);
   const forks = control.fork(id, {
     count: flags.count ?? 1,
+    ...(flags.name === undefined ? {} : { name: sandboxName(flags.name) }),
     ...(timeoutMs === undefined ? {} : { timeoutMs }),
     ...(flags.label.length === 0 ? {} : { metadata: labels }),
   });

@@ -183,6 +183,7 @@ function addFork(program: Command): void {
     )
     .argument(...SANDBOX)
     .option('--count <n>', 'number of copies (default: 1)', ranges.forks)
+    .option('--name <name>', 'name to use instead of the ID, for one copy')
     .option('--timeout <time>', 'lifetime of each copy, for example 10m (default: that of the original)')
     .option('-l, --label <KEY=VALUE>', 'replace the labels of the original (repeatable)', collect, [])
     .addOption(output())

@@ -1,6 +1,7 @@
 /** Resolves the names and IDs that people type: a unique prefix of an ID is enough. */
 import { parseSandboxId } from '../../base/ids.ts';
 import type { ControlPlane } from '../../sandbox/contract/control.ts';
+import { SANDBOX_NAME, SANDBOX_NAME_FAULT } from '../../sandbox/contract/limits.ts';
 import { UsageError } from '../failure.ts';
 
 /**
@@ -47,4 +48,10 @@ function unambiguous(ids: readonly string[], text: string, noun: string, listCom
     `ambiguous ${noun} ID "${text}": ${matching.length} match`,
     `use more characters: ${matching.slice(0, 4).join(', ')}${matching.length > 4 ? ', …' : ''}`,
   );
+}
+
+/** The value of `--name`. @throws UsageError */
+export function sandboxName(text: string): string {
+  if (SANDBOX_NAME.test(text) && parseSandboxId(text) === undefined) return text;
+  throw new UsageError(`--name "${text}": ${SANDBOX_NAME_FAULT}`);
 }

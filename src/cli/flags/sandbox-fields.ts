@@ -1,10 +1,9 @@
 /** Options of a new sandbox, for `run`, `create` and what sandboxes start from. */
 
 import type { ChannelLimits } from '../../base/channel.ts';
-import { parseSandboxId } from '../../base/ids.ts';
 import type { DiskLimits } from '../../base/request/disk-limits.ts';
 import type { CreateRequest, MemoryAction } from '../../sandbox/contract/control.ts';
-import { DEFAULTS, RANGES, SANDBOX_NAME, SANDBOX_NAME_FAULT } from '../../sandbox/contract/limits.ts';
+import { DEFAULTS, RANGES } from '../../sandbox/contract/limits.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { type Field, type FieldGroups, type OptionText, part, type Row, readFields } from './field.ts';
@@ -13,6 +12,7 @@ import { DEFAULT_MODEL, MODEL_FIELDS } from './model-fields.ts';
 import { NETWORK, type NetworkFlags } from './network-fields.ts';
 import { isNone, type LimitWord, parseCount, parseEnv, parseLimits, parsePairs, parseRate } from './options.ts';
 import { PACKAGES, type PackageFlags } from './package-fields.ts';
+import { sandboxName } from './pick.ts';
 import * as ranges from './ranges.ts';
 import type { RequirementFlags } from './requirement-flags.ts';
 
@@ -184,12 +184,6 @@ const LIFETIME: readonly Row<CreateRequest>[] = [
   },
 ];
 
-/** @throws UsageError */
-function sandboxName(text: string): string {
-  if (SANDBOX_NAME.test(text) && parseSandboxId(text) === undefined) return text;
-  throw new UsageError(`--name "${text}": ${SANDBOX_NAME_FAULT}`);
-}
-
 /** The control plane validates it, since it knows its capabilities. */
 export function memoryAction(text: string): MemoryAction {
   return text as MemoryAction;
@@ -210,7 +204,7 @@ export interface SandboxFlags extends NetworkFlags, PackageFlags, RequirementFla
 
 /** `run`: its timeout is that of the script, and its model may be a file. */
 export const RUN_FIELDS: FieldGroups<CreateRequest> = {
-  'What to run:': [ENV, ...origin('boot instead of cloning a template'), REQUIREMENTS, WARM],
+  'What to run:': [ENV, ...origin('boot instead of cloning a template'), NAME, REQUIREMENTS, WARM],
   'What it may reach:': [NETWORK, PACKAGES],
   'Models:': [part('models', MODEL_FIELDS)],
   'Size and time:': [...SIZE, ...RATES],

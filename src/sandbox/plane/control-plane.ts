@@ -127,15 +127,19 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
-    const { name } = request;
-    if (name === undefined) return await this.#creator.create(request, signal);
+    return await this.#named(request.name, () => this.#creator.create(request, signal));
+  }
+
+  /** @throws SandboxError `name_taken` */
+  async #named<T>(name: string | undefined, start: () => Promise<T>): Promise<T> {
+    if (name === undefined) return await start();
     const remedy = 'choose another name';
     if (this.#names.has(name))
       throw new SandboxError('name_taken', 'a sandbox of this name is being created', { remedy });
     this.#names.add(name);
     try {
       const [holder] = await this.list({ name });
-      if (holder === undefined) return await this.#creator.create(request, signal);
+      if (holder === undefined) return await start();
       throw new SandboxError('name_taken', `the name is that of sandbox ${holder.id}`, {
         remedy: `${remedy}, or remove that sandbox: neurovisor rm ${holder.id}`,
       });
@@ -203,7 +207,7 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async fork(id: string, options: ForkOptions): Promise<readonly ForkResult[]> {
-    return await this.#creator.fork(() => this.#directory.find(id), options);
+    return await this.#named(options.name, () => this.#creator.fork(() => this.#directory.find(id), options));
   }
 
   async snapshots(): Promise<readonly SnapshotInfo[]> {

@@ -2,7 +2,7 @@
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
-import { inRange } from '../contract/checks.ts';
+import { check, inRange } from '../contract/checks.ts';
 import type { CreateRequest, ForkOptions, ForkResult, SandboxInfo } from '../contract/control.ts';
 import { SandboxError, translateStoreErrors } from '../contract/errors.ts';
 import { RANGES } from '../contract/limits.ts';
@@ -52,7 +52,9 @@ export class SandboxCreator {
 
   async fork(find: () => Promise<ManagedSandbox>, options: ForkOptions): Promise<readonly ForkResult[]> {
     inRange('count', options.count, RANGES.forks);
-    checkRequest({ timeoutMs: options.timeoutMs, metadata: options.metadata });
+    const { name, timeoutMs, metadata } = options;
+    checkRequest({ name, timeoutMs, metadata });
+    check(name === undefined || options.count === 1, 'name', 'only one fork can have it; omit it, or the count');
     this.requireOpen();
     return await this.#track(this.#fork(await find(), options));
   }
@@ -130,7 +132,7 @@ export class SandboxCreator {
       const owner = { annotations, resumes: null, copies: options.count };
       const supervisor = await this.#starter.startFrom(spec, source, owner, signal);
       await parentReturned;
-      const policy = { ...parent.policy, name: null, timeoutMs, metadata };
+      const policy = { ...parent.policy, name: options.name ?? null, timeoutMs, metadata };
       const provenance = {
         origin: 'fork',
         snapshot: null,

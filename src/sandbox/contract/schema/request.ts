@@ -237,6 +237,7 @@ export type SandboxChange = ReadOnly<z.infer<typeof sandboxChange>> & Pick<Creat
 export const forkRequest = z
   .strictObject({
     count: whole(RANGES.forks).default(1).describe('Number of forks.'),
+    name: sandboxName.exactOptional().describe('Name of the fork; only for one.'),
     timeoutMs: lifeFields.timeoutMs,
     metadata: metadata.exactOptional(),
   })
