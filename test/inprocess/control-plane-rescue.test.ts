@@ -27,7 +27,7 @@ async function foreign(request: CreateRequest = {}, options: FakeHostOptions = {
   const dataDir = await temporaryDir();
   let id: string;
   {
-    await using older = await FakeHost.open({ dataDir, rootImageDigest: 'older' });
+    await using older = await FakeHost.open({ dataDir, rootImageDigest: 'older', encrypts: options.encrypts ?? false });
     ({ id } = await older.control.create({ boot: true, ...request }));
     await older.control.pause(id, 'disk');
   }
@@ -149,6 +149,19 @@ describe('LocalControlPlane.reader: of a pause that another version made', () =>
     await using world = await foreign({}, { gate: { ...openGate, admit } });
     await expect(world.host.control.reader(world.id)).rejects.toBe(refusal);
     expect(await world.host.holdings()).toEqual(NOTHING);
+  });
+
+  it('of an encrypted one: a boot that fails leaves nothing, and the next caller boots again', async () => {
+    await using world = await foreign({}, { encrypts: true });
+    const { host, id } = world;
+    const before = await world.stored();
+    host.script.fail('hello');
+    await expect(host.control.reader(id)).rejects.toThrow();
+    expect(await host.holdings()).toEqual(NOTHING);
+    await host.control.reader(id);
+    expect(host.vms()).toHaveLength(1);
+    await untilIdle(host);
+    expect(await world.stored()).toEqual(before);
   });
 
   it('all else is refused with what to do instead', async () => {

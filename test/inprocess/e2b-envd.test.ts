@@ -22,10 +22,15 @@ let home: string;
 let sandbox: Sandbox;
 let token: string;
 let onGuest = (): void => undefined;
+let called: string[] = [];
 
 beforeAll(async () => {
   home = mkdtempSync(join(tmpdir(), 'nv-e2b-envd-'));
-  world = await openE2bWorld({ home, before: (method) => method === 'guest' && onGuest() });
+  const before = (method: string): void => {
+    called.push(method);
+    if (method === 'guest') onGuest();
+  };
+  world = await openE2bWorld({ home, before });
   sandbox = await Sandbox.create('agent', world.client);
   const headers = { 'x-api-key': world.apiKey };
   const answer = await fetch(`${world.url}/sandboxes/${sandbox.sandboxId}`, { headers });
@@ -307,6 +312,23 @@ describe('content', () => {
     await expect.poll(() => readdirSync(home).some((name) => name.endsWith('.part'))).toBe(false);
     for (let n = 0; n < 5; n += 1) await ask('/health');
     expect(world.errors).toEqual([]);
+  });
+
+  it('that read files ask for no more, so that they work where nothing else does', async () => {
+    const paths = ['/tmp', '/tmp/made'];
+    const reads = () =>
+      Promise.all([
+        ask('/files?path=/proc/version'),
+        ...['Stat', 'ListDir'].map((name) => call(`filesystem.Filesystem/${name}`, { path: paths[0] })),
+      ]);
+    called = [];
+    expect((await reads()).map(({ status }) => status)).toEqual([200, 200, 200]);
+    expect(called.filter((method) => method === 'reader')).toHaveLength(6);
+    called = [];
+    await call('filesystem.Filesystem/MakeDir', { path: paths[1] });
+    await call('filesystem.Filesystem/Remove', { path: paths[1] });
+    expect(called).toContain('guest');
+    expect(called).not.toContain('reader');
   });
 
   it('of a sandbox that is paused or ends during the request get the same answer as of a missing one', async () => {

@@ -5,13 +5,17 @@ import { mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { afterAll, expect, it } from 'vitest';
+import { afterAll, expect, it, onTestFinished } from 'vitest';
+import { connectDaemon, type RemoteControlPlane } from '../../src/api/client/client.ts';
+import { createApiServer } from '../../src/api/rest/server.ts';
 import { copyOut } from '../../src/artifacts/transfer/copy-out.ts';
 import { sleep, systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { openControlPlane } from '../../src/host/runtime/control.ts';
 import type { Guest } from '../../src/machine/guest/link.ts';
 import { connectGuest } from '../../src/machine/guest/remote.ts';
+import type { ControlPlane } from '../../src/sandbox/contract/control.ts';
+import { homeParts } from '../support/home-parts.ts';
 import { startMockUpstream } from '../support/mock-upstream.ts';
 import { exec, SMALL, useControlPlane } from '../support/vm.ts';
 
@@ -120,6 +124,16 @@ async function digests(): Promise<Readonly<Record<string, string>>> {
   return found;
 }
 
+/** A client of a server at a socket in `dir`. */
+async function overRest(control: ControlPlane, dir: string): Promise<RemoteControlPlane> {
+  const parts = { ...homeParts(dir), control, log: silentLog, clock: systemClock, apiKey: 'unused' };
+  const server = await createApiServer(parts);
+  onTestFinished(() => server.close());
+  const socketPath = join(dir, 'api.sock');
+  await server.listen({ socketPath });
+  return await connectDaemon({ socketPath });
+}
+
 it('a pause of another version: its files can be copied out, it stays as it is, and its own version resumes it', async () => {
   const { control, dataDir, runtime } = fixture;
   const { id } = await control.create({ ...SMALL, env: { OWN: 'mine' } });
@@ -139,18 +153,18 @@ it('a pause of another version: its files can be copied out, it stays as it is, 
   {
     await using other = await openControlPlane(runtime, silentLog, { basesKeptMs: 0 });
     expect(await other.control.get(id)).toMatchObject({ status: 'paused', foreignPause: '0.1.0 (01234567)' });
-    await expect(other.control.guest(id)).rejects.toMatchObject({ code: 'snapshot_foreign' });
-    const reader = await other.control.reader(id);
+    await using remote = await overRest(other.control, target);
+    await expect(remote.guest(id)).rejects.toMatchObject({ code: 'snapshot_foreign' });
+    const reader = await remote.reader(id);
     await copyOut(reader, 'out', `${target}/`);
     expect((await reader.files.readAll('/proc/net/dev')).toString().match(/^ *\w+:/gm)).toEqual(['    lo:']);
-    // As a client of the protocol reaches it.
-    const dial = (signal?: AbortSignal) => other.control.openOperation(id, signal);
-    const remote = connectGuest({ dial, info: reader.info, clock: systemClock });
-    expect((await remote.files.readAll('out/a')).toString()).toBe('one\n');
-    const remedy = expect.stringContaining('can only be read');
-    const refused = { code: 'permission_denied', message: remedy };
-    await expect(remote.files.write('out/a', 'two')).rejects.toMatchObject(refused);
-    await expect(remote.exec({ argv: ['true'] })).rejects.toMatchObject(refused);
+    // A client of the protocol that did not ask what it may do.
+    const dial = (signal?: AbortSignal) => remote.openOperation(id, signal);
+    const client = connectGuest({ dial, info: reader.info, clock: systemClock });
+    expect((await client.files.readAll('out/a')).toString()).toBe('one\n');
+    const refused = { code: 'permission_denied', message: expect.stringContaining('can only be read') };
+    await expect(client.files.write('out/a', 'two')).rejects.toMatchObject(refused);
+    await expect(client.exec({ argv: ['true'] })).rejects.toMatchObject(refused);
     expect(await other.control.get(id)).toMatchObject({ status: 'paused', foreignPause: '0.1.0 (01234567)' });
     await expect.poll(async () => (await readdir(runtime.home.runDir)).length, { timeout: 60_000 }).toBe(running);
     // Ended with the host.
