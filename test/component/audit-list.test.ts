@@ -53,7 +53,7 @@ $`,
   });
 
   it('ends when its reader closes the pipe, as for `head`', async () => {
-    const path = join(world.home, 'audit', 'models', 'audit.jsonl');
+    const path = world.path('models');
     const text = await readFile(path, 'utf8');
     await writeFile(path, text.repeat(20_000));
     const args = [join(import.meta.dirname, '../../src/cli/main.ts'), 'audit', 'ls'];
@@ -76,7 +76,7 @@ $`,
 
 describe('audit inspect', () => {
   it('has the whole content, and says if another was put there', async () => {
-    const { status, stdout } = await audit('inspect', '2', '-o', 'json');
+    const { status, stdout } = await audit('inspect', '2', '--tenant', 'acme', '-o', 'json');
     expect(status).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject({
       record: { seq: 2, model: { name: 'm1' } },
@@ -86,9 +86,9 @@ describe('audit inspect', () => {
       },
       isChanged: false,
     });
-    const path = join(world.home, 'audit', 'content', 'audit.jsonl');
+    const path = world.path('content');
     await writeFile(path, (await readFile(path, 'utf8')).replace('second question', 'harmless one'));
-    const changed = await audit('inspect', '2');
+    const changed = await audit('inspect', '2', '--tenant', 'acme');
     expect(changed.status).toBe(1);
     expect(changed.stderr).toContain('the content was changed');
     expect((await audit('inspect', '77')).stderr).toContain('there is no record 77');

@@ -59,7 +59,7 @@ describe('with a daemon', () => {
     const { key } = await json<Created>(remote, 'key', 'create', '--tenant', 'leaving');
     await run(remote, 'tenant', 'set', 'leaving', '--sandboxes', '3');
     expect((await run(remote, 'tenant', 'rm', 'leaving')).stdout).toBe(
-      'leaving: 1 key revoked, 2 sandboxes ended, 1 snapshot removed\n',
+      'leaving: 1 key revoked, 2 sandboxes ended, 1 snapshot removed; its audit logs stay\n',
     );
     expect(await statusWith(key)).toBe(401);
     expect(await json(remote, 'tenant', 'inspect', 'leaving')).toMatchObject({ quotas: { sandboxes: null } });

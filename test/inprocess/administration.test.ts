@@ -74,8 +74,8 @@ const callsOf = async (call: string): Promise<AuditRecord[]> => {
 
 describe('audit logs over REST', () => {
   it('lists what the file has, with filters and from a number on', async () => {
-    expect(await list()).toEqual(await world.records(2));
-    expect(await numbers({ after: 1 })).toEqual([2]);
+    expect(await list()).toEqual((await world.records(2)).map((record) => ({ ...record, log: 'acme' })));
+    expect(await numbers({ tenant: 'acme', after: 1 })).toEqual([2]);
     expect(await numbers({ target: 'sandbox', tenant: 'acme', model: 'shop-m1', outcome: 'ok' })).toEqual([1, 2]);
     for (const none of [{ tenant: 'other' }, { outcome: 'refused' }, { sinceMs: Date.now() + 1000 }, { target: 'x' }]) {
       expect(await numbers(none)).toEqual([]);
@@ -86,20 +86,27 @@ describe('audit logs over REST', () => {
   it('shows contents, and each such reading leaves a record', async () => {
     const records = await list({ content: true });
     expect(records[1]?.content).toMatchObject({ request: { body: { messages: [{ content: 'second question' }] } } });
-    expect(await administration.auditedRequest(2)).toMatchObject({
+    expect(await administration.auditedRequest(2, 'acme')).toMatchObject({
       record: { seq: 2 },
       content: { answer: { choices: [{ text: 'hello' }] } },
       isChanged: false,
     });
     expect(await callsOf('GET /v1/audit')).toMatchObject([{ key: 'daemon', status: 200 }]);
-    expect(await callsOf('GET /v1/audit/:seq')).toMatchObject([{ key: 'daemon', target: '2', status: 200 }]);
+    expect(await callsOf('GET /v1/audit/:seq')).toMatchObject([{ key: 'daemon', target: 'acme 2', status: 200 }]);
     await expect(administration.auditedRequest(77)).rejects.toMatchObject({ code: 'not_found' });
+    // The operator's log has no request.
+    await expect(administration.auditedRequest(2)).rejects.toMatchObject({ code: 'not_found' });
   });
 
   it('follows new records until the reader leaves', async () => {
     const aborter = new AbortController();
     const seen: number[] = [];
-    for await (const { seq } of administration.audit({ after: 1, follow: true, signal: aborter.signal })) {
+    for await (const { seq } of administration.audit({
+      tenant: 'acme',
+      after: 1,
+      follow: true,
+      signal: aborter.signal,
+    })) {
       seen.push(seq);
       if (seq === 2) await ask('third question');
       else aborter.abort();
@@ -110,11 +117,16 @@ describe('audit logs over REST', () => {
   it('finds a changed content', async () => {
     await world.records(3);
     await contents(3);
-    expect(await administration.verifyAudit()).toMatchObject({ ok: true, models: { records: 3 } });
-    const path = join(world.home, 'audit', 'content', 'audit.jsonl');
+    expect(await administration.verifyAudit()).toMatchObject({
+      ok: true,
+      tenants: [{ tenant: 'acme', models: { records: 3 } }],
+    });
+    const path = world.path('content');
     await writeFile(path, (await readFile(path, 'utf8')).replace('second question', 'harmless one'));
-    expect(await administration.verifyAudit()).toMatchObject({ ok: false, changedContents: [2] });
-    expect(await administration.auditedRequest(2)).toMatchObject({ isChanged: true });
+    const changed = { ok: false, changedContents: [2] };
+    expect(await administration.verifyAudit()).toMatchObject({ ok: false, changedContents: [], tenants: [changed] });
+    expect(await administration.verifyAudit('acme')).toMatchObject({ ...changed, tenants: [] });
+    expect(await administration.auditedRequest(2, 'acme')).toMatchObject({ isChanged: true });
   });
 
   it('a log that can’t be read is an error, not an empty list', async () => {

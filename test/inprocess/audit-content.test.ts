@@ -1,11 +1,12 @@
 /** Contents of requests and answers in the audit log, with a real bridge and scripted upstreams. */
 import { createHash } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterEach, expect, it } from 'vitest';
-import { AuditLog, verifyAudit } from '../../src/api/tenants/audit.ts';
+import { AuditLog } from '../../src/api/tenants/audit.ts';
 import { changedContents } from '../../src/api/tenants/audit-read.ts';
 import { lineHash, parseRecord } from '../../src/api/tenants/audit-record.ts';
+import { verifyAudit } from '../../src/api/tenants/audit-verify.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { ContentMode } from '../../src/base/text/content-mode.ts';
@@ -189,11 +190,11 @@ it('verify finds a changed, a missing and a reordered content', async () => {
   const text = await world.text('content');
   await world.end();
   const { home } = world;
-  const path = join(home, 'audit', 'content', 'audit.jsonl');
+  const path = world.path('content');
   const lines = text.trimEnd().split('\n');
   const problemsOf = async (changed: readonly string[]): Promise<string> => {
     await writeFile(path, `${changed.join('\n')}\n`);
-    return (await verifyAudit(home, undefined, 'content')).problems.join();
+    return (await verifyAudit(home, { kind: 'content', tenant: 'acme' })).problems.join();
   };
   expect(await problemsOf(lines)).toBe('');
   const [first = ''] = lines;
@@ -210,11 +211,11 @@ it('verify finds a changed, a missing and a reordered content', async () => {
     rewritten.push(JSON.stringify({ ...record, ...prev }));
   }
   expect(await problemsOf(lines)).toBe('');
-  expect(await changedContents(home)).toEqual([]);
-  const head = join(home, 'audit', 'content', 'head.json');
+  expect(await changedContents(home, 'acme')).toEqual([]);
+  const head = join(dirname(path), 'head.json');
   await writeFile(head, JSON.stringify({ seq: 3, hash: lineHash(rewritten.at(-1) ?? '') }));
   expect(await problemsOf(rewritten)).toBe('');
-  expect(await changedContents(home)).toEqual([1, 2, 3]);
+  expect(await changedContents(home, 'acme')).toEqual([1, 2, 3]);
 
   const calls = await AuditLog.open({ homeDir: home, clock: systemClock, log: silentLog });
   await calls[Symbol.asyncDispose]();

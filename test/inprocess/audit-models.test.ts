@@ -73,10 +73,17 @@ it('has caller, amounts and times, not contents; verify finds a changed record',
   expect(JSON.parse(stdout)).toMatchObject({
     ok: true,
     records: 1,
-    models: { records: 3, firstAt: expect.stringMatching(/^2\d{3}-/), lastSeq: 3, problems: [] },
+    models: { records: 0 },
+    tenants: [
+      {
+        tenant: 'acme',
+        records: 0,
+        models: { records: 3, firstAt: expect.stringMatching(/^2\d{3}-/), lastSeq: 3, problems: [] },
+      },
+    ],
   });
 
-  const path = join(home, 'audit', 'models', 'audit.jsonl');
+  const path = world.path('models');
   await writeFile(path, text.replace('"costNanoDollars":21000', '"costNanoDollars":21'));
   const changed = await verify(home);
   expect(changed.status).toBe(1);
@@ -167,7 +174,7 @@ it('verify tells which records went with the oldest files', async () => {
   const limits = { fileBytesMax: 1, filesMax: 2 };
   const log = await AuditLog.open({ homeDir, clock: systemClock, log: silentLog, limits });
   for (let n = 0; n < 6; n += 1) {
-    log.note({ caller: { tenant: 'acme', key: 'k' }, call: 'POST /x', target: null, status: 200, ms: 1 });
+    log.note({ caller: { tenant: null, key: 'k' }, call: 'POST /x', target: null, status: 200, ms: 1 });
     await log.flush();
   }
   await log[Symbol.asyncDispose]();

@@ -5,11 +5,13 @@ import { join } from 'node:path';
 import { Sandbox } from 'e2b';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { connectDaemon } from '../../src/api/client/client.ts';
-import { AuditLog, verifyAudit } from '../../src/api/tenants/audit.ts';
+import { AuditLog } from '../../src/api/tenants/audit.ts';
 import { type AuditRecord, parseRecord } from '../../src/api/tenants/audit-record.ts';
+import { verifyAudit } from '../../src/api/tenants/audit-verify.ts';
 import { KeyStore } from '../../src/api/tenants/keys.ts';
 import { Tenancy } from '../../src/api/tenants/tenancy.ts';
 import { systemClock } from '../../src/base/clock.ts';
+import { ifThere } from '../../src/base/errors.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
 
@@ -34,7 +36,8 @@ afterAll(async () => {
 
 const textOf = async (): Promise<string> => {
   await audit.flush();
-  return await readFile(join(home, 'audit', 'audit.jsonl'), 'utf8');
+  const read = (dir: string) => readFile(join(home, 'audit', dir, 'audit.jsonl'), 'utf8');
+  return (await read('')) + ((await ifThere(read('tenants/acme'))) ?? '');
 };
 /** All records so far, once there is one of this call. */
 async function recordsWith(call: string): Promise<AuditRecord[]> {
@@ -89,7 +92,9 @@ describe('audit log', () => {
     const text = await textOf();
     expect(text).not.toContain('SECRET');
     expect(text).not.toContain(key.slice(4, 24));
-    expect(await verifyAudit(home)).toMatchObject({ problems: [] });
+    for (const tenant of [null, 'acme']) {
+      expect(await verifyAudit(home, { tenant })).toMatchObject({ problems: [] });
+    }
   });
 
   it('logs no error', () => expect(world.errors).toEqual([]));

@@ -7,6 +7,7 @@ import { modelRequestLog } from '../../src/api/tenants/audit-models.ts';
 import { type AuditRecord, parseRecord } from '../../src/api/tenants/audit-record.ts';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { systemClock } from '../../src/base/clock.ts';
+import { ifThere } from '../../src/base/errors.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { ContentMode } from '../../src/base/text/content-mode.ts';
 import type { BridgePolicy } from '../../src/inference/bridge/bridge.ts';
@@ -19,6 +20,8 @@ import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
 
 export interface AuditedBridge {
   readonly home: string;
+  /** The current file of a log of the sandboxes' tenant, `acme`. */
+  path(kind: 'models' | 'content'): string;
   readonly fixture: BridgeFixture;
   readonly upstream: MockUpstream;
   /** All records so far, once there are `count` of them. */
@@ -84,9 +87,10 @@ export async function auditedBridge(
     tape,
   });
   ending.push('bridge', () => fixture.close());
+  const path = (kind: 'models' | 'content'): string => join(home, 'audit', 'tenants', 'acme', kind, 'audit.jsonl');
   const text = async (kind: 'models' | 'content' = 'models'): Promise<string> => {
     await (kind === 'models' ? models : contents).flush();
-    return await readFile(join(home, 'audit', kind, 'audit.jsonl'), 'utf8');
+    return (await ifThere(readFile(path(kind), 'utf8'))) ?? '';
   };
   const records = async (count: number): Promise<readonly AuditRecord[]> => {
     for (;;) {
@@ -95,5 +99,5 @@ export async function auditedBridge(
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   };
-  return { home, fixture, upstream, records, text, end: () => ending.run(), close: () => cleanup.run() };
+  return { home, path, fixture, upstream, records, text, end: () => ending.run(), close: () => cleanup.run() };
 }

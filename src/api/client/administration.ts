@@ -60,12 +60,12 @@ export function remoteAdministration({ transport, get, post }: Requests): Admini
 
     audit: (listing = {}) => readAudit(transport, listing),
 
-    async auditedRequest(seq) {
-      return await get(`/audit/${seq}`, answers.auditedRequest);
+    async auditedRequest(seq, tenant) {
+      return await get(`/audit/${seq}${queryOf({ tenant })}`, answers.auditedRequest);
     },
 
-    async verifyAudit() {
-      return await get('/audit/verification', answers.auditVerification);
+    async verifyAudit(tenant) {
+      return await get(`/audit/verification${queryOf({ tenant })}`, answers.auditVerification);
     },
   };
 }
@@ -75,8 +75,11 @@ async function* readAudit(
   transport: Transport,
   { signal = new AbortController().signal, ...listing }: AuditListing,
 ): AsyncGenerator<AuditRecord, void, undefined> {
-  const given = Object.entries(listing).filter(([, value]) => value !== undefined);
-  const query = new URLSearchParams(given.map(([name, value]): [string, string] => [name, `${value}`]));
-  const stream = await transport.stream(`/audit?${query}`, signal, true);
+  const stream = await transport.stream(`/audit${queryOf(listing)}`, signal, true);
   yield* untilEnd(stream, AUDIT_STREAM, signal);
+}
+
+function queryOf(fields: object): string {
+  const given = Object.entries(fields).filter(([, value]) => value !== undefined);
+  return `?${new URLSearchParams(given.map(([name, value]): [string, string] => [name, `${value}`]))}`;
 }

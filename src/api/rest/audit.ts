@@ -43,9 +43,10 @@ export function noteOutcome({ raw }: Pick<FastifyRequest, 'raw'>, { target, ...m
   if (one !== undefined) one.outcome = { target: isKept(target) ? target : null, ...more };
 }
 
-/** Records a call that only reads. Call once it can't be refused anymore. */
-export function noteRead(request: FastifyRequest): void {
-  noted.get(request.raw)?.note(targetOf(request), READ, 0);
+/** Records a call that only reads. Call once it can't be refused anymore. @param tenant whose log is read */
+export function noteRead(request: FastifyRequest, tenant?: string): void {
+  const target = [tenant, targetOf(request)].filter((name) => name != null).join(' ');
+  noted.get(request.raw)?.note(target === '' ? null : target, READ, 0);
 }
 
 /** Call before adding any other hook of the routes. @param callerOf returns `null` without a valid key */

@@ -52,9 +52,10 @@ export interface Administration {
   setSettings(settings: HostSettings): Promise<HostSettings>;
   /** Records, oldest first. */
   audit(listing?: AuditListing): AsyncGenerator<AuditRecord, void, undefined>;
-  /** All that the logs have of one request to a model. */
-  auditedRequest(seq: number): Promise<AuditedRequest>;
-  verifyAudit(): Promise<AuditVerification>;
+  /** All that the logs have of one request to a model. @param tenant whose log; default: the operator's */
+  auditedRequest(seq: number, tenant?: string): Promise<AuditedRequest>;
+  /** @param tenant whose logs; default: all */
+  verifyAudit(tenant?: string): Promise<AuditVerification>;
 }
 
 export interface TenantRemoval {
@@ -188,11 +189,11 @@ export class HomeAdministration implements Administration {
     return listAudit(this.#homeDir, listing);
   }
 
-  async auditedRequest(seq: number): Promise<AuditedRequest> {
-    return await findRequest(this.#homeDir, seq);
+  async auditedRequest(seq: number, tenant?: string): Promise<AuditedRequest> {
+    return await findRequest(this.#homeDir, seq, tenant ?? null);
   }
 
-  async verifyAudit(): Promise<AuditVerification> {
-    return await checkAudit(this.#homeDir);
+  async verifyAudit(tenant?: string): Promise<AuditVerification> {
+    return await checkAudit(this.#homeDir, tenant);
   }
 }

@@ -1,25 +1,23 @@
 /** The files of an audit log: full ones, the current one, and two that name the last record and the last removed one. */
-import {
-  type FileHandle,
-  mkdir,
-  open,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  stat,
-  truncate,
-  writeFile,
-} from 'node:fs/promises';
+import { type FileHandle, open, readdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { errorCode } from '../../base/errors.ts';
+import { errorCode, ifThere } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
+import { KIB } from '../../base/units.ts';
 import { CHAIN_START, type ChainEnd, lineHash, parseRecord } from './audit-record.ts';
 import { TenantError } from './errors.ts';
+import { TENANT_NAME } from './limits.ts';
+import { checkTenantName } from './owner.ts';
 
 /** Which log of a home. */
 export type AuditKind = 'calls' | 'models' | 'content';
+
+/** Which log of a kind: `tenant` is null for the operator's. */
+export interface AuditPlace {
+  readonly kind: AuditKind;
+  readonly tenant: string | null;
+}
 
 /** A file that is only appended to. */
 export type AuditFile = Pick<FileHandle, 'appendFile' | 'truncate' | 'close'>;
@@ -28,6 +26,7 @@ export const CURRENT = 'audit.jsonl';
 
 export const FULL = /^audit-(\d{12})\.jsonl$/;
 
+const TENANTS = 'tenants';
 const HEAD = 'head.json';
 const REMOVED = 'removed.json';
 
@@ -61,64 +60,100 @@ export const noLog = (dir: string): TenantError =>
     remedy: 'the daemon begins one when it starts; set NEUROVISOR_HOME to read that of another home',
   });
 
-export const auditDir = (homeDir: string, kind: AuditKind = 'calls'): string =>
-  join(homeDir, 'audit', ...(kind === 'calls' ? [] : [kind]));
+/** @param tenant `null` for the operator's. @throws TenantError `invalid` for what is not a tenant's name */
+export function auditDir(homeDir: string, kind: AuditKind = 'calls', tenant: string | null = null): string {
+  if (tenant !== null) checkTenantName(tenant);
+  const own = tenant === null ? [] : [TENANTS, tenant];
+  return join(homeDir, 'audit', ...own, ...(kind === 'calls' ? [] : [kind]));
+}
 
-export interface Opened {
-  readonly file: AuditFile;
+/** Tenants that have logs, sorted. @throws the file system's error */
+export async function auditTenants(homeDir: string): Promise<readonly string[]> {
+  const names = (await ifThere(readdir(join(homeDir, 'audit', TENANTS)))) ?? [];
+  return names.filter((name) => TENANT_NAME.test(name)).sort();
+}
+
+/** What a log has on the disk. */
+export interface LogState {
+  /** Of the current file. */
   readonly bytes: number;
   readonly firstSeq: number;
   readonly end: ChainEnd;
 }
 
-export async function openFiles(dir: string, openFile: typeof openCurrent): Promise<Opened> {
-  await mkdir(dir, { recursive: true, mode: 0o700 });
+export const NO_FILES: LogState = { bytes: 0, firstSeq: 1, end: CHAIN_START };
+
+/** Cuts off a last line that was written partly. */
+export async function readState(dir: string): Promise<LogState> {
+  const { full } = (await ifThere(filesIn(dir))) ?? { full: [] };
   const known = (await readHead(dir)) ?? CHAIN_START;
-  const { full } = await filesIn(dir);
   const path = join(dir, CURRENT);
-  await cutTorn(path);
-  const file = await openFile(path);
-  const { size } = await stat(path);
+  const { bytes, first, end, isTorn } = await endsOf(path);
+  if (isTorn) await truncate(path, bytes);
   const last = full.at(-1);
-  const [first, end] = await endsOf(path);
-  const before = end !== null || last === undefined ? null : (await endsOf(join(dir, last)))[1];
+  const before = end !== null || last === undefined ? null : (await endsOf(join(dir, last))).end;
   const onDisk = end ?? before ?? CHAIN_START;
   // If the end was cut off, numbering continues after it, so the gap stays visible.
   const seq = Math.max(onDisk.seq, known.seq);
-  return { file, bytes: size, firstSeq: first ?? seq + 1, end: { seq, hash: onDisk.hash } };
+  return { bytes, firstSeq: first ?? seq + 1, end: { seq, hash: onDisk.hash } };
 }
 
-/** Number of the first record, and the last one, of a file; null: none. */
-async function endsOf(path: string): Promise<readonly [number | null, ChainEnd | null]> {
-  const bytes = await readIfThere(path);
-  const whole = bytes.lastIndexOf(NEWLINE);
-  if (whole < 0) return [null, null];
-  const text = (from: number, to: number): string => bytes.subarray(from, to).toString('utf8');
-  const first = text(0, bytes.indexOf(NEWLINE));
-  const last = text(whole === 0 ? 0 : bytes.lastIndexOf(NEWLINE, whole - 1) + 1, whole);
+interface FileEnds {
+  /** Of whole lines. */
+  readonly bytes: number;
+  /** Number of the first record; null: none. */
+  readonly first: number | null;
+  /** The last record; null: none. */
+  readonly end: ChainEnd | null;
+  /** Something follows the last newline. */
+  readonly isTorn: boolean;
+}
+
+/** Reads only the ends: a file may be large. */
+async function endsOf(path: string): Promise<FileEnds> {
+  const file = await ifThere(open(path, 'r'));
+  if (file === undefined) return { bytes: 0, first: null, end: null, isTorn: false };
+  await using _ = file;
+  const { size } = await file.stat();
+  const last = await lastLine(file, size);
+  if (last === null) return { bytes: 0, first: null, end: null, isTorn: size > 0 };
+  const first = await firstLine(file, size);
   // A changed line has no number: then the known end gives the next one.
-  const end = { seq: parseRecord(last)?.seq ?? 0, hash: lineHash(last) };
-  return [parseRecord(first)?.seq ?? null, end];
+  const end = { seq: parseRecord(last.text)?.seq ?? 0, hash: lineHash(last.text) };
+  return { bytes: last.endsAt, first: parseRecord(first)?.seq ?? null, end, isTorn: last.endsAt < size };
 }
 
-/** Cuts off what follows the last newline. */
-async function cutTorn(path: string): Promise<void> {
-  const bytes = await readIfThere(path);
-  const whole = bytes.lastIndexOf(NEWLINE) + 1;
-  if (whole < bytes.length) await truncate(path, whole);
-}
-
-const NEWLINE = 0x0a;
-
-async function readIfThere(path: string): Promise<Buffer> {
-  try {
-    return await readFile(path);
-  } catch (error) {
-    if (errorCode(error) !== 'ENOENT') throw error;
-    ignore(error, 'there is no log yet');
-    return Buffer.alloc(0);
+async function lastLine(file: FileHandle, size: number): Promise<{ text: string; endsAt: number } | null> {
+  for (let length = END_BYTES; ; length *= 8) {
+    const from = Math.max(0, size - length);
+    const bytes = await slice(file, from, size);
+    const newline = bytes.lastIndexOf(NEWLINE);
+    const before = newline <= 0 ? -1 : bytes.lastIndexOf(NEWLINE, newline - 1);
+    if (from > 0 && before < 0) continue;
+    if (newline < 0) return null;
+    return { text: bytes.toString('utf8', before + 1, newline), endsAt: from + newline + 1 };
   }
 }
+
+/** Of a file that has a whole line. */
+async function firstLine(file: FileHandle, size: number): Promise<string> {
+  for (let length = END_BYTES; ; length *= 8) {
+    const bytes = await slice(file, 0, Math.min(length, size));
+    const newline = bytes.indexOf(NEWLINE);
+    if (newline >= 0) return bytes.toString('utf8', 0, newline);
+    if (length >= size) return '';
+  }
+}
+
+async function slice(file: FileHandle, from: number, to: number): Promise<Buffer> {
+  const buffer = Buffer.alloc(to - from);
+  const { bytesRead } = await file.read(buffer, 0, buffer.length, from);
+  return buffer.subarray(0, bytesRead);
+}
+
+/** Read at each end of a file at first: longer than most lines. */
+const END_BYTES = 16 * KIB;
+const NEWLINE = 0x0a;
 
 /** Only appends, also if somebody else writes. */
 export const openCurrent = async (path: string): Promise<AuditFile> => await open(path, 'a', 0o600);
@@ -132,7 +167,7 @@ export async function filesIn(dir: string): Promise<LogFiles> {
 export async function removeOldest(dir: string, filesMax: number): Promise<void> {
   for (const name of (await filesIn(dir)).full.slice(0, -filesMax)) {
     const path = join(dir, name);
-    const [, end] = await endsOf(path);
+    const { end } = await endsOf(path);
     // If somebody changed its end, what is missing stays visible.
     if (end !== null && end.seq > 0) await writeEnd(dir, REMOVED, end);
     await rm(path);

@@ -1,8 +1,10 @@
 /** What the operator asks of the audit logs: a list with filters, one request with its content, a check of all logs. */
-import { errorCode } from '../../base/errors.ts';
-import { type AuditKind, verifyAudit } from './audit.ts';
-import { type AuditLine, changedContents, findAudit, readAudit } from './audit-read.ts';
-import type { AuditRecord, ChainReport } from './audit-record.ts';
+import { ifThere } from '../../base/errors.ts';
+import { AuditCursor } from './audit-cursor.ts';
+import { type AuditKind, auditTenants } from './audit-files.ts';
+import { changedContents, findAudit, readAudit, skipTo } from './audit-read.ts';
+import { type AuditRecord, CHAIN_START, ChainCheck, type ChainReport } from './audit-record.ts';
+import { verifyAudit } from './audit-verify.ts';
 import { TenantError } from './errors.ts';
 
 export interface AuditFilter {
@@ -20,7 +22,7 @@ export interface AuditFilter {
 export interface AuditListing extends AuditFilter {
   /** Requests to models, which is the default, or control calls. */
   readonly log?: 'models' | 'calls' | undefined;
-  /** Number of a record: only later ones. */
+  /** Number of a record: only later ones of the tenant's log, or without a tenant of the operator's. */
   readonly after?: number | undefined;
   /** If true, records have their content where it is kept. */
   readonly content?: boolean | undefined;
@@ -37,8 +39,8 @@ export interface AuditedRequest {
   readonly isChanged: boolean;
 }
 
-/** The result of a check of all logs of a home: the log of control calls, and the others. */
-export interface AuditVerification extends ChainReport {
+/** The result of a check of the operator's logs, or of a tenant's: the log of control calls, and the others. */
+export interface LogVerification extends ChainReport {
   /** Nothing was changed. */
   readonly ok: boolean;
   /** `null`: the home has no such log. */
@@ -48,89 +50,99 @@ export interface AuditVerification extends ChainReport {
   readonly changedContents: readonly number[];
 }
 
+export interface TenantVerification extends LogVerification {
+  readonly tenant: string;
+}
+
+/** The operator's logs, and all tenants'; or those of one tenant. `ok`: nothing was changed in any of them. */
+export interface AuditVerification extends LogVerification {
+  readonly tenants: readonly TenantVerification[];
+}
+
 /** Oldest first. @throws TenantError `not_found`, `file_failed` */
 export async function* listAudit(
   homeDir: string,
-  { log = 'models', after = 0, content = false, follow = false, signal, ...filter }: AuditListing,
+  { log: kind = 'models', after, content = false, follow = false, signal, ...filter }: AuditListing,
 ): AsyncGenerator<AuditRecord, void, undefined> {
-  const contents = content ? new Contents(homeDir) : null;
-  const query = { kind: log, fromSeq: after + 1, follow, ...(signal && { signal }) };
-  try {
-    for await (const { record } of readAudit(homeDir, query)) {
-      if (record.seq <= after || !fits(record, filter)) continue;
-      const kept = await contents?.of(record);
-      yield kept === undefined ? record : { ...record, content: kept };
-    }
-  } finally {
-    await contents?.close();
+  const contents = new Map<string | null, AuditCursor>();
+  const contentOf = async (log: string | null, seq: number | undefined): Promise<AuditRecord['content']> => {
+    if (!content || seq === undefined) return undefined;
+    const cursor = contents.get(log) ?? new AuditCursor(homeDir, { kind: 'content', tenant: log });
+    contents.set(log, cursor);
+    // The contents of a log are in the order of its records.
+    const found = await ifThere(skipTo(cursor, seq), 'not_found');
+    cursor.release();
+    return found?.record.seq === seq ? found.record.content : undefined;
+  };
+  const logs = logsOf(filter.tenant, after);
+  const fromSeq = (after ?? 0) + 1;
+  for await (const { record, log } of readAudit(homeDir, { kind, logs, fromSeq, follow, signal })) {
+    if (record.seq < fromSeq || !fits(record, log, filter)) continue;
+    const kept = await contentOf(log, record.model?.content?.seq);
+    yield { ...record, ...(kept && { content: kept }), log: log ?? undefined };
   }
 }
 
-const fits = ({ target, tenant, model, at }: AuditRecord, filter: AuditFilter): boolean =>
+/** Version 0.2 wrote the records of tenants to the operator's log. */
+function logsOf(tenant: string | undefined, after: number | undefined): 'all' | readonly (string | null)[] {
+  // Numbers are those of one log.
+  if (after !== undefined) return [tenant ?? null];
+  return tenant === undefined ? 'all' : [null, tenant];
+}
+
+const fits = ({ target, tenant, model, at }: AuditRecord, log: string | null, filter: AuditFilter): boolean =>
   (filter.target === undefined || target?.startsWith(filter.target) === true) &&
-  (filter.tenant === undefined || tenant === filter.tenant) &&
+  (filter.tenant === undefined || (log ?? tenant) === filter.tenant) &&
   (filter.model === undefined || [model?.name, model?.upstreamModel].includes(filter.model)) &&
   (filter.outcome === undefined || [model?.outcome, model?.refusal].includes(filter.outcome)) &&
   (filter.sinceMs === undefined || Date.parse(at) >= filter.sinceMs);
 
-/** The contents in the order of the records, which is their own. */
-class Contents {
-  readonly #lines: AsyncGenerator<AuditLine>;
-  #current: AuditLine | undefined;
-  #isAtEnd = false;
-
-  constructor(homeDir: string) {
-    this.#lines = readAudit(homeDir, { kind: 'content' });
-  }
-
-  async of({ model }: AuditRecord): Promise<AuditRecord['content']> {
-    const seq = model?.content?.seq;
-    if (seq === undefined) return undefined;
-    while (!this.#isAtEnd && (this.#current?.record.seq ?? 0) < seq) {
-      const next = await this.#lines.next();
-      if (next.done === true) this.#isAtEnd = true;
-      else this.#current = next.value;
-    }
-    return this.#current?.record.seq === seq ? this.#current.record.content : undefined;
-  }
-
-  async close(): Promise<void> {
-    await this.#lines.return(undefined);
-  }
-}
-
-/** All that the logs have of one request to a model. @throws TenantError `not_found`, `file_failed` */
-export async function findRequest(homeDir: string, seq: number): Promise<AuditedRequest> {
-  const found = await findAudit(homeDir, 'models', seq);
-  if (found === null) {
-    const remedy = '`neurovisor audit ls` shows their numbers';
-    throw new TenantError('not_found', `there is no record ${seq}`, { remedy });
+/**
+ * All that the logs have of one request to a model.
+ * @param tenant whose log it is; `null` for the operator's
+ * @throws TenantError `not_found`, `file_failed`
+ */
+export async function findRequest(homeDir: string, seq: number, tenant: string | null): Promise<AuditedRequest> {
+  const find = (kind: AuditKind, at: number) => ifThere(findAudit(homeDir, { kind, tenant }, at), 'not_found');
+  const found = tenant === null ? await findAudit(homeDir, { kind: 'models', tenant }, seq) : await find('models', seq);
+  if (found == null) {
+    const remedy = '`neurovisor audit ls` shows their numbers, and --tenant whose log has them';
+    throw new TenantError('not_found', `there is no record ${seq} in the log of ${tenant ?? 'the operator'}`, {
+      remedy,
+    });
   }
   const { record } = found;
   const named = record.model?.content;
-  const kept = named === undefined ? null : await ifThere(findAudit(homeDir, 'content', named.seq));
+  const kept = named === undefined ? null : await find('content', named.seq);
   // Another content than the record names was put there.
-  const isChanged = kept !== null && kept.hash !== named?.sha256;
+  const isChanged = kept != null && kept.hash !== named?.sha256;
   return { record, content: kept?.record.content ?? null, isChanged };
 }
 
-/** Checks all logs of a home. @throws TenantError `not_found` without a log of control calls, `file_failed` */
-export async function checkAudit(homeDir: string): Promise<AuditVerification> {
-  const report = (kind: AuditKind): Promise<ChainReport> => verifyAudit(homeDir, undefined, kind);
-  const calls = await report('calls');
-  const models = await ifThere(report('models'));
-  const contents = await ifThere(report('content'));
-  const changed = contents === null || models === null ? [] : await changedContents(homeDir);
+/**
+ * Checks all logs of a home, or those of a tenant.
+ * @throws TenantError `not_found` without a log of control calls, or without one of the tenant; `file_failed`
+ */
+export async function checkAudit(homeDir: string, tenant?: string): Promise<AuditVerification> {
+  const own = await checkLogs(homeDir, tenant ?? null);
+  const tenants: TenantVerification[] = [];
+  for (const name of tenant === undefined ? await auditTenants(homeDir) : []) {
+    tenants.push({ tenant: name, ...(await checkLogs(homeDir, name)) });
+  }
+  return { ...own, ok: own.ok && tenants.every(({ ok }) => ok), tenants };
+}
+
+async function checkLogs(homeDir: string, tenant: string | null): Promise<LogVerification> {
+  const report = (kind: AuditKind): Promise<ChainReport> => verifyAudit(homeDir, { kind, tenant });
+  const orNull = async (kind: AuditKind): Promise<ChainReport | null> =>
+    (await ifThere(report(kind), 'not_found')) ?? null;
+  const models = await orNull('models');
+  // A tenant may have sandboxes that ask models, and no call.
+  const calls = models !== null && tenant !== null ? ((await orNull('calls')) ?? NO_RECORDS) : await report('calls');
+  const contents = await orNull('content');
+  const changed = contents === null || models === null ? [] : await changedContents(homeDir, tenant);
   const isSound = [calls, models, contents].every((one) => (one?.problemCount ?? 0) === 0);
   return { ok: isSound && changed.length === 0, ...calls, models, contents, changedContents: changed };
 }
 
-/** `null` if there is no such log. */
-async function ifThere<T>(reading: Promise<T>): Promise<T | null> {
-  try {
-    return await reading;
-  } catch (error) {
-    if (errorCode(error) === 'not_found') return null;
-    throw error;
-  }
-}
+const NO_RECORDS: ChainReport = new ChainCheck(null, CHAIN_START).end();

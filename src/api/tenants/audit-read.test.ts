@@ -33,6 +33,7 @@ async function numbers(): Promise<number[]> {
   for await (const { record } of readAudit(home)) all.push(record.seq);
   return all;
 }
+const calls = { kind: 'calls', tenant: null } as const;
 const upTo = (count: number): number[] => Array.from({ length: count }, (_, n) => n + 1);
 
 it('reads all files in order, and finds a record by its number', async () => {
@@ -40,8 +41,8 @@ it('reads all files in order, and finds a record by its number', async () => {
   await note(log, 20);
   expect(readdirSync(join(home, 'audit')).length).toBeGreaterThan(4);
   expect(await numbers()).toEqual(upTo(20));
-  for (const seq of [1, 7, 20]) expect((await findAudit(home, 'calls', seq))?.record.seq).toBe(seq);
-  expect(await findAudit(home, 'calls', 21)).toBeNull();
+  for (const seq of [1, 7, 20]) expect((await findAudit(home, calls, seq))?.record.seq).toBe(seq);
+  expect(await findAudit(home, calls, 21)).toBeNull();
 });
 
 it('skips lines that are not records: changed, being written, or very long', async () => {

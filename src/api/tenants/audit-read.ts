@@ -1,193 +1,107 @@
-/** Reads the records of an audit log, from its oldest file to the current one, even while a daemon writes. */
-import { type FileHandle, open, stat } from 'node:fs/promises';
+/** Reads the records of audit logs: of one, or of several in the order of time. */
 import { setTimeout as delay } from 'node:timers/promises';
-import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
-import { MIB } from '../../base/units.ts';
-import { auditPath, fullAuditFiles } from './audit.ts';
-import type { AuditKind } from './audit-files.ts';
-import { type AuditRecord, lineHash, parseRecord } from './audit-record.ts';
-import { TenantError } from './errors.ts';
+import { KIB, MIB } from '../../base/units.ts';
+import { AuditCursor, type AuditLine } from './audit-cursor.ts';
+import { type AuditKind, type AuditPlace, auditTenants } from './audit-files.ts';
+import { lineHash } from './audit-record.ts';
 
-const READ_BYTES = 256 * 1024;
-/** A longer line is no record. */
-const LINE_BYTES_MAX = 8 * MIB;
-const NEWLINE = 0x0a;
 const POLL_MS = 500;
+/** Bytes that are read ahead of all logs together, and of one. */
+const AHEAD = { all: 4 * MIB, oneMin: 4 * KIB, oneMax: 256 * KIB } as const;
 
 export interface AuditQuery {
   readonly kind?: AuditKind;
+  /** Whose logs; null is the operator. Default: the operator's. */
+  readonly logs?: 'all' | readonly (string | null)[];
   /** Number of a record; older files are not read. */
   readonly fromSeq?: number;
   /** If true, also yields what is written from now on, until the signal aborts. */
   readonly follow?: boolean;
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
-export interface AuditLine {
-  readonly record: AuditRecord;
-  readonly text: string;
+export interface OwnedLine extends AuditLine {
+  /** Whose log has it; null: the operator's. */
+  readonly log: string | null;
 }
 
-/** Skips lines that are no records, which `audit verify` reports. @throws TenantError `not_found`, `file_failed` */
-export async function* readAudit(homeDir: string, query: AuditQuery = {}): AsyncGenerator<AuditLine> {
-  const { kind = 'calls', follow = false, signal } = query;
-  let { fromSeq = 0 } = query;
-  let isAgain = false;
+/**
+ * Oldest first; the order in each log stays, even if its clock was set back. What is followed comes as it is written.
+ * @throws TenantError `not_found` without a log of the operator; `file_failed`
+ */
+export async function* readAudit(homeDir: string, query: AuditQuery = {}): AsyncGenerator<OwnedLine, void, undefined> {
+  const { kind = 'calls', logs = [null], fromSeq = 0, follow = false, signal } = query;
+  const cursors = new Map<string | null, AuditCursor>();
   do {
-    const { full, current } = await openFiles(homeDir, kind);
-    await using _ = current.file;
-    const older = full
-      .filter((_, index) => (full[index + 1]?.firstSeq ?? Number.POSITIVE_INFINITY) > fromSeq)
-      .map(({ path }) => linesOfFull(path));
-    for (const lines of [...older, linesOf(current, { follow, signal })]) {
-      for await (const text of lines) {
-        const record = parseRecord(text);
-        if (record === null || (isAgain && record.seq < fromSeq)) continue;
-        yield { record, text };
-        fromSeq = record.seq + 1;
-      }
+    const owners = logs === 'all' ? [null, ...(await auditTenants(homeDir))] : logs;
+    const chunkBytes = Math.max(AHEAD.oneMin, Math.min(AHEAD.oneMax, Math.floor(AHEAD.all / owners.length)));
+    for (const tenant of owners) {
+      if (!cursors.has(tenant))
+        cursors.set(tenant, new AuditCursor(homeDir, { kind, tenant }, { fromSeq, chunkBytes }));
     }
-    // The current file is full: start again where it ended, since there may be several new ones.
-    isAgain = true;
+    yield* merge(cursors, signal);
+    if (follow) await delay(POLL_MS, undefined, { signal }).catch(ignoreAbort);
   } while (follow && signal?.aborted !== true);
+}
+
+/** What is written by now. */
+async function* merge(
+  cursors: ReadonlyMap<string | null, AuditCursor>,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<OwnedLine, void, undefined> {
+  // Earliest first.
+  const heads: { readonly line: OwnedLine; readonly cursor: AuditCursor }[] = [];
+  const add = async (log: string | null, cursor: AuditCursor): Promise<void> => {
+    const head = await cursor.peek();
+    if (head === null) return;
+    const later = heads.findIndex(({ line }) => line.record.at > head.record.at);
+    heads.splice(later < 0 ? heads.length : later, 0, { line: { ...head, log }, cursor });
+  };
+  for (const [log, cursor] of cursors) await add(log, cursor);
+  for (let next = heads.shift(); next !== undefined && signal?.aborted !== true; next = heads.shift()) {
+    yield next.line;
+    next.cursor.skip();
+    await add(next.line.log, next.cursor);
+  }
 }
 
 /** The record with this number; `null` if there is none. @throws as `readAudit` */
 export async function findAudit(
   homeDir: string,
-  kind: AuditKind,
+  { kind, tenant }: AuditPlace,
   seq: number,
 ): Promise<(AuditLine & { readonly hash: string }) | null> {
-  for await (const line of readAudit(homeDir, { kind, fromSeq: seq })) {
+  for await (const line of readAudit(homeDir, { kind, logs: [tenant], fromSeq: seq })) {
     if (line.record.seq === seq) return { ...line, hash: lineHash(line.text) };
     if (line.record.seq > seq) return null;
   }
   return null;
 }
 
-/** Numbers of requests whose content differs from what their record names; removed contents do not count. */
-export async function changedContents(homeDir: string): Promise<readonly number[]> {
+/** Numbers of a log's requests whose content differs from what their record names; removed contents do not count. */
+export async function changedContents(homeDir: string, tenant: string | null = null): Promise<readonly number[]> {
   const changed: number[] = [];
-  const contents = readAudit(homeDir, { kind: 'content' });
-  let content = await contents.next();
+  const contents = new AuditCursor(homeDir, { kind: 'content', tenant });
   // Both logs have the same order.
-  for await (const { record } of readAudit(homeDir, { kind: 'models' })) {
+  for await (const { record } of readAudit(homeDir, { kind: 'models', logs: [tenant] })) {
     const named = record.model?.content;
     if (named === undefined) continue;
-    while (content.done !== true && content.value.record.seq < named.seq) {
-      content = await contents.next();
-    }
-    if (content.done === true) break;
-    const { record: there, text } = content.value;
-    if (there.seq === named.seq && lineHash(text) !== named.sha256) changed.push(record.seq);
+    const content = await skipTo(contents, named.seq);
+    if (content === null) break;
+    if (content.record.seq === named.seq && lineHash(content.text) !== named.sha256) changed.push(record.seq);
   }
-  await contents.return(undefined);
   return changed;
 }
 
-interface OpenFile {
-  readonly path: string;
-  /** `null` if there is none. */
-  readonly file: FileHandle | null;
-}
-
-/**
- * The full files of a log, oldest first, and the current one, which the caller closes. If that one was rotated
- * meanwhile, its records would be repeated, or those of its successor missed, so all are opened again.
- */
-async function openFiles(
-  homeDir: string,
-  kind: AuditKind,
-): Promise<{
-  readonly full: readonly { readonly path: string; readonly firstSeq: number }[];
-  readonly current: OpenFile;
-}> {
-  for (;;) {
-    const path = auditPath(homeDir, kind);
-    await using opened = new AsyncDisposableStack();
-    const file = opened.use(await openIfThere(path));
-    const full = await fullAuditFiles(homeDir, kind);
-    const { named, ours } = await inodesOf(path, file);
-    if (named !== ours) continue;
-    opened.move();
-    return { full, current: { path, file } };
+/** The first record with at least this number; null: none. */
+export async function skipTo(cursor: AuditCursor, seq: number): Promise<AuditLine | null> {
+  let next = await cursor.peek();
+  while (next !== null && next.record.seq < seq) {
+    cursor.skip();
+    next = await cursor.peek();
   }
-}
-
-async function* linesOfFull(path: string): AsyncGenerator<string> {
-  await using file = await openIfThere(path);
-  yield* linesOf({ path, file }, {});
-}
-
-/** @param follow ends once another file has the name, or the signal aborts */
-async function* linesOf(
-  { path, file }: OpenFile,
-  { follow = false, signal }: { readonly follow?: boolean; readonly signal?: AbortSignal | undefined },
-): AsyncGenerator<string> {
-  const buffer = Buffer.allocUnsafe(READ_BYTES);
-  let held: Buffer[] = [];
-  let heldBytes = 0;
-  // Another file has its name: nothing more is written to this one, but something may be unread.
-  let isFull = false;
-  try {
-    while (signal?.aborted !== true) {
-      const { bytesRead } = file === null ? { bytesRead: 0 } : await file.read(buffer);
-      if (bytesRead === 0) {
-        if (!follow) return;
-        if (isFull) return;
-        if (await hasSuccessor(path, file)) isFull = true;
-        else await delay(POLL_MS, undefined, { signal }).catch(ignoreAbort);
-        continue;
-      }
-      let start = 0;
-      for (let at = buffer.indexOf(NEWLINE); at >= 0 && at < bytesRead; ) {
-        const line = Buffer.concat([...held, buffer.subarray(start, at)]);
-        held = [];
-        if (heldBytes <= LINE_BYTES_MAX) yield line.toString('utf8');
-        heldBytes = 0;
-        start = at + 1;
-        at = buffer.indexOf(NEWLINE, start);
-      }
-      heldBytes += bytesRead - start;
-      // Copied, since the buffer is reused.
-      if (heldBytes <= LINE_BYTES_MAX) held.push(Buffer.from(buffer.subarray(start, bytesRead)));
-      else held = [];
-    }
-  } catch (error) {
-    throw new TenantError('file_failed', `could not read ${path}`, { cause: error });
-  }
-}
-
-async function hasSuccessor(path: string, file: FileHandle | null): Promise<boolean> {
-  const { named, ours } = await inodesOf(path, file);
-  return named !== undefined && named !== ours;
-}
-
-/** Inodes of the file with this name, and of the open one; undefined if there is none. */
-async function inodesOf(
-  path: string,
-  file: FileHandle | null,
-): Promise<{ readonly named: number | undefined; readonly ours: number | undefined }> {
-  const there = await stat(path).catch(ignoreMissing);
-  return { named: there?.ino, ours: (await file?.stat())?.ino };
-}
-
-async function openIfThere(path: string): Promise<FileHandle | null> {
-  try {
-    return await open(path, 'r');
-  } catch (error) {
-    if (errorCode(error) !== 'ENOENT') {
-      throw new TenantError('file_failed', `could not read ${path}`, { cause: error });
-    }
-    ignore(error, 'the oldest file goes, and the current one is renamed');
-    return null;
-  }
-}
-
-function ignoreMissing(error: unknown): undefined {
-  if (errorCode(error) !== 'ENOENT') throw error;
-  ignore(error, 'between two files');
+  return next;
 }
 
 function ignoreAbort(error: unknown): void {

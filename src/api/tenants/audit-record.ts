@@ -80,6 +80,8 @@ export const auditRecord = z
     content: z.record(z.string(), z.unknown()).optional(),
     /** Number of lost records before this one. */
     lost: z.number().int().min(1).optional(),
+    /** Only in lists: the tenant whose own log has it; absent: the operator's log. */
+    log: z.string().optional(),
     prev: z.string().regex(/^[0-9a-f]{64}$/),
   })
   .meta({ id: 'AuditRecord', description: 'One control call, or one request to a model.' });

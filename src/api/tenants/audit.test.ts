@@ -5,16 +5,10 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
 import { type Log, silentLog } from '../../base/log.ts';
-import {
-  AUDIT_LIMITS,
-  type AuditedCall,
-  AuditLog,
-  type AuditParts,
-  auditFailuresMetric,
-  verifyAudit,
-  verifyAuditFiles,
-} from './audit.ts';
+import { AuditLog, type AuditParts, auditFailuresMetric } from './audit.ts';
+import { AUDIT_LIMITS, type AuditedCall } from './audit-chain.ts';
 import { parseRecord } from './audit-record.ts';
+import { verifyAudit, verifyAuditFiles } from './audit-verify.ts';
 
 let home: string;
 let errors: string[];
@@ -30,7 +24,7 @@ const openLog = async (more: Partial<AuditParts> = {}): Promise<AuditLog> => {
   return await AuditLog.open({ homeDir: home, clock, log, ...more });
 };
 const call = (n: number): AuditedCall => ({
-  caller: { tenant: 'acme', key: '3f9a0c52d1be' },
+  caller: { tenant: null, key: 'socket' },
   call: 'POST /v1/sandboxes/:id/pause',
   target: `s${n}`,
   status: 200,
@@ -53,8 +47,8 @@ describe('AuditLog', () => {
     const [first] = await filled(3);
     expect(parseRecord(first ?? '')).toMatchObject({
       seq: 1,
-      tenant: 'acme',
-      key: '3f9a0c52d1be',
+      tenant: null,
+      key: 'socket',
       call: 'POST /v1/sandboxes/:id/pause',
       target: 's1',
       status: 200,
@@ -80,12 +74,14 @@ describe('AuditLog', () => {
     }
     const full = readdirSync(join(home, 'audit')).filter((name) => name.startsWith('audit-'));
     expect(full).toHaveLength(3);
-    const report = await verifyAudit(home, 3);
+    const report = await verifyAudit(home, { filesMax: 3 });
     expect(report).toMatchObject({ lastSeq: 40, problems: [] });
     expect(report.firstSeq).toBeGreaterThan(1);
     expect(report.removed).toBe((report.firstSeq ?? 0) - 1);
     rmSync(join(home, 'audit', full.sort()[1] ?? ''));
-    expect((await verifyAudit(home, 2)).problems).toEqual([expect.stringMatching(/records \d+ to \d+ are missing/)]);
+    expect((await verifyAudit(home, { filesMax: 2 })).problems).toEqual([
+      expect.stringMatching(/records \d+ to \d+ are missing/),
+    ]);
   });
 
   it('verify: a beginning that was removed by hand, or put in place of another, differs from removed old files', async () => {
@@ -102,9 +98,11 @@ describe('AuditLog', () => {
     const [first = ''] = text.split('\n');
     const other = first.replace(/"prev":"[0-9a-f]{64}"/, `"prev":"${'1'.repeat(64)}"`);
     writeFileSync(path, text.replace(first, other));
-    expect((await verifyAudit(home, 3)).problems[0]).toMatch(/ line 1: it was changed$/);
+    expect((await verifyAudit(home, { filesMax: 3 })).problems[0]).toMatch(/ line 1: it was changed$/);
     rmSync(path);
-    expect((await verifyAudit(home, 2)).problems).toEqual([expect.stringMatching(/records \d+ to \d+ are missing/)]);
+    expect((await verifyAudit(home, { filesMax: 2 })).problems).toEqual([
+      expect.stringMatching(/records \d+ to \d+ are missing/),
+    ]);
   });
 
   it('verify finds nothing wrong while files are rotated', async () => {
@@ -121,7 +119,7 @@ describe('AuditLog', () => {
       isWriting = false;
     });
     while (isWriting) {
-      for (const problem of (await verifyAudit(home, 20)).problems) found.add(problem);
+      for (const problem of (await verifyAudit(home, { filesMax: 20 })).problems) found.add(problem);
     }
     expect([...found]).toEqual([]);
   });
@@ -173,31 +171,35 @@ describe('AuditLog', () => {
     await log.flush();
     const lines = linesOf();
     expect(lines).toHaveLength(51);
-    expect(parseRecord(lines.at(-1) ?? '')).toMatchObject({ tenant: 'acme', lost: 950 });
+    expect(parseRecord(lines.at(-1) ?? '')).toMatchObject({ key: 'socket', lost: 950 });
   });
 
-  it('refused calls of a tenant do not evict the deeds of others; all are counted', async () => {
+  it('refused calls of a tenant evict neither its deeds nor those of others; all are counted', async () => {
     await using log = await openLog({ limits: { fileBytesMax: 10_000, filesMax: 3 } });
-    log.note({ ...call(1), caller: { tenant: 'other', key: '0123456789ab' } });
+    const of = (tenant: string, key: string, status: number): AuditedCall => ({
+      ...call(1),
+      caller: { tenant, key },
+      status,
+    });
     for (let n = 0; n < 5_000; n += 1) {
       // With several keys too.
-      log.note({ ...call(n), caller: { tenant: 'acme', key: `3f9a0c52d1b${n % 4}` }, status: 404 });
+      log.note(of('acme', `3f9a0c52d1b${n % 4}`, 404));
       if (n % 50 === 0) await log.flush();
     }
-    log.note(call(2));
-    log.note({ ...call(3), caller: { tenant: 'other', key: '0123456789ab' }, status: 404 });
+    log.note(of('acme', '3f9a0c52d1b0', 200));
+    log.note(of('other', '0123456789ab', 404));
     await log.flush();
-    const report = await verifyAudit(home, 3);
-    expect(report).toMatchObject({ firstSeq: 1, lastSeq: 103, removed: 0, problems: [] });
-    const records = linesOf().slice(-2).map(parseRecord);
-    expect(records).toMatchObject([
-      { tenant: 'acme', status: 200, lost: 4_900 },
-      { tenant: 'other', status: 404 },
-    ]);
+    const reportOf = (tenant: string) => verifyAudit(home, { tenant });
+    expect(await reportOf('acme')).toMatchObject({ firstSeq: 1, lastSeq: 101, removed: 0, problems: [] });
+    expect(await reportOf('other')).toMatchObject({ firstSeq: 1, lastSeq: 1, problems: [] });
+    const acme = readFileSync(join(home, 'audit', 'tenants', 'acme', 'audit.jsonl'), 'utf8')
+      .trimEnd()
+      .split('\n');
+    expect(parseRecord(acme.at(-1) ?? '')).toMatchObject({ tenant: 'acme', status: 200, lost: 4_900 });
     clock.advance(3_000);
-    for (let n = 0; n < 10; n += 1) log.note({ ...call(n), status: 404 });
+    for (let n = 0; n < 10; n += 1) log.note(of('acme', '3f9a0c52d1b0', 404));
     await log.flush();
-    expect(await verifyAudit(home, 3)).toMatchObject({ lastSeq: 106 });
+    expect(await reportOf('acme')).toMatchObject({ lastSeq: 104 });
   });
 
   it('neurovisor_audit_failures_total: begins at 0, and counts each failed write of its log', async () => {
@@ -334,7 +336,7 @@ describe('AuditLog', () => {
     log.note(call(101));
     await log.flush();
     expect(Math.max(...writes)).toBeLessThanOrEqual(AUDIT_LIMITS.batchCharactersMax);
-    const report = await verifyAudit(home, undefined, 'content');
+    const report = await verifyAudit(home, { kind: 'content' });
     expect(report).toMatchObject({ records: 31, problems: [] });
     const last = readFileSync(join(home, 'audit', 'content', 'audit.jsonl'), 'utf8');
     expect(parseRecord(last.trimEnd().split('\n').at(-1) ?? '')?.lost).toBe(70);

@@ -1,6 +1,6 @@
 /** Definitions of `neurovisor audit`. */
 import type { Command } from 'commander';
-import type { AuditListFlags } from '../commands/keys/audit-list.ts';
+import type { AuditListFlags, AuditLogFlags } from '../commands/keys/audit-list.ts';
 import { auditRecord } from '../flags/ranges.ts';
 import { type OutputFlags, perform } from './perform.ts';
 import { listCommand, output } from './shared-options.ts';
@@ -62,9 +62,12 @@ Examples:
       'Show all that the logs have of one request to a model. Status 1 if its content is not the one that was written.',
     )
     .argument('<number>', 'number of the record, as `audit ls` shows it', auditRecord)
+    .option('--tenant <name>', "of this tenant's log (default: the operator's)")
     .addOption(output())
-    .addHelpText('after', '\nExample:\n  neurovisor audit inspect 42 -o json\n')
-    .action((seq: number, flags: OutputFlags) => perform(flags, async (cli) => (await load()).auditShow(cli, seq)));
+    .addHelpText('after', '\nExample:\n  neurovisor audit inspect 42 --tenant acme -o json\n')
+    .action((seq: number, flags: AuditLogFlags & OutputFlags) =>
+      perform(flags, async (cli) => (await load()).auditShow(cli, seq, flags)),
+    );
   audit
     .command('verify')
     .summary('find changed, missing and reordered records')
@@ -73,8 +76,9 @@ Examples:
         'record elsewhere: anyone who can write to the home can write a whole new log.',
     )
     .argument('[file...]', 'files of a log, oldest first (default: the logs of the home)')
+    .option('--tenant <name>', 'only the logs of this tenant')
     .addOption(output())
-    .action((files: string[], flags: OutputFlags) =>
-      perform(flags, async (cli) => (await import('../commands/keys/audit.ts')).auditVerify(cli, files)),
+    .action((files: string[], flags: AuditLogFlags & OutputFlags) =>
+      perform(flags, async (cli) => (await import('../commands/keys/audit.ts')).auditVerify(cli, files, flags)),
     );
 }

@@ -103,7 +103,7 @@ Examples:
     .summary('remove a tenant')
     .description(
       'Revoke the keys of a tenant, end its sandboxes, remove its snapshots, quotas and use of budgets, and erase the ' +
-        'key of its encrypted saves. Without a daemon, sandboxes and snapshots stay.',
+        'key of its encrypted saves. Its audit logs stay; without a daemon, sandboxes and snapshots, too.',
     )
     .argument('<name>', 'name of the tenant')
     .addOption(output())

@@ -205,6 +205,11 @@ export const settings = {
     administer(options, (home) => home.setSettings(changed)),
 } as const;
 
+export interface AuditLogOptions extends HomeOptions {
+  /** Whose log. Default: the operator's; `verify` checks all. */
+  readonly tenant?: string | undefined;
+}
+
 /** The audit logs. @throws TenantError, SandboxError, ClientError */
 export const audit = {
   /** Yields records, oldest first. Leave the loop or abort the signal to stop. */
@@ -218,10 +223,11 @@ export const audit = {
   },
 
   /** Everything that the logs have of one request to a model. */
-  request: (seq: number, options?: HomeOptions): Promise<AuditedRequest> =>
-    inAuditLogs(options, (home) => home.auditedRequest(seq)),
+  request: (seq: number, { tenant, ...options }: AuditLogOptions = {}): Promise<AuditedRequest> =>
+    inAuditLogs(options, (home) => home.auditedRequest(seq, tenant)),
 
-  verify: (options?: HomeOptions): Promise<AuditVerification> => inAuditLogs(options, (home) => home.verifyAudit()),
+  verify: ({ tenant, ...options }: AuditLogOptions = {}): Promise<AuditVerification> =>
+    inAuditLogs(options, (home) => home.verifyAudit(tenant)),
 } as const;
 
 function optionsOf({ daemon = 'auto', signal, onProgress, log }: HomeOptions) {

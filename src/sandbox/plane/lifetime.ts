@@ -80,10 +80,9 @@ export class Lifetime {
     }
   }
 
-  /** @param endsAtMs deadline of a timeout that goes on, wall clock. Default, or null: the timeout begins */
-  start(endsAtMs?: number | null): void {
+  start(): void {
     this.pauseReason = null;
-    this.startTimeout(endsAtMs ?? null);
+    this.startTimeout();
     this.startIdle();
   }
 
@@ -94,7 +93,7 @@ export class Lifetime {
     this.startIdle();
   }
 
-  startTimeout(endsAtMs: number | null = null): void {
+  startTimeout(): void {
     this.#turns.timeout += 1;
     this.#cancelTimeout();
     this.#cancelGrace();
@@ -102,10 +101,8 @@ export class Lifetime {
     const { clock, policy } = this.#options;
     const { timeoutMs } = policy();
     if (timeoutMs === null) return;
-    const now = clock.wall();
-    this.#endsAtMs = endsAtMs ?? Math.round(now + timeoutMs);
-    const leftMs = endsAtMs === null ? timeoutMs : Math.max(0, endsAtMs - now);
-    this.#cancelTimeout = clock.after(leftMs, () => this.#onTimeout());
+    this.#endsAtMs = Math.round(clock.wall() + timeoutMs);
+    this.#cancelTimeout = clock.after(timeoutMs, () => this.#onTimeout());
   }
 
   /**

@@ -5,7 +5,7 @@ import { noteRead } from '../audit.ts';
 import { errorAnswer } from '../errors.ts';
 import { API_LIMITS } from '../limits.ts';
 import { type ApiParts, type App, eventStream, failures, whenClosed } from '../route.ts';
-import { auditedRequest, auditParams, auditQuery, auditVerification } from '../schema/administration.ts';
+import { auditedRequest, auditLogQuery, auditParams, auditQuery, auditVerification } from '../schema/administration.ts';
 import { Slots } from '../slots.ts';
 import { streamTexts } from './events.ts';
 
@@ -19,15 +19,15 @@ export function addAuditRoutes(app: App, { clock, log }: ApiParts, administratio
         operationId: 'streamAudit',
         summary: 'Stream records of the audit log, oldest first',
         description:
-          'Server-sent events: `id:` the number, `data:` an AuditRecord as JSON. `event: end` follows the last one; ' +
-          '`event: error` with an ErrorBody ends a stream that failed.',
+          'Server-sent events: `id:` the number in its log, `data:` an AuditRecord as JSON. `event: end` follows the last ' +
+          'one; `event: error` with an ErrorBody ends a stream that failed.',
         querystring: auditQuery,
         response: { 200: eventStream('The records.'), ...failures },
       },
     },
     async (request, reply) => {
       const giveBack = slots.take();
-      if (request.query.content === true) noteRead(request);
+      if (request.query.content === true) noteRead(request, request.query.tenant);
       reply.hijack();
       whenClosed(reply.raw, giveBack);
       const parts = { clock, log, title: 'records of the audit log' };
@@ -42,10 +42,11 @@ export function addAuditRoutes(app: App, { clock, log }: ApiParts, administratio
         operationId: 'verifyAudit',
         summary: 'Find changed, missing and reordered records of all logs',
         description: 'Reads all logs, which may take a minute.',
+        querystring: auditLogQuery,
         response: { 200: auditVerification, ...failures },
       },
     },
-    () => administration.verifyAudit(),
+    ({ query }) => administration.verifyAudit(query.tenant),
   );
   app.get(
     '/audit/:seq',
@@ -56,12 +57,14 @@ export function addAuditRoutes(app: App, { clock, log }: ApiParts, administratio
         summary: 'Get all that the logs have of one request to a model',
         description: 'Reading it leaves a record.',
         params: auditParams,
+        querystring: auditLogQuery,
         response: { 200: auditedRequest, ...failures },
       },
     },
     async (request) => {
-      const found = await administration.auditedRequest(request.params.seq);
-      noteRead(request);
+      const { params, query } = request;
+      const found = await administration.auditedRequest(params.seq, query.tenant);
+      noteRead(request, query.tenant);
       return found;
     },
   );

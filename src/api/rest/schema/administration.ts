@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { windowedBudget } from '../../../sandbox/contract/schema/models.ts';
 import { count, list, text, wallMs } from '../../../sandbox/contract/schema/values.ts';
 import type { TenantRemoval } from '../../tenants/administration.ts';
-import type { AuditedRequest, AuditVerification } from '../../tenants/audit-listing.ts';
+import type { AuditedRequest, AuditVerification, TenantVerification } from '../../tenants/audit-listing.ts';
 import { auditRecord, type ChainReport } from '../../tenants/audit-record.ts';
 import type { CreatedKey, KeyInfo } from '../../tenants/keys.ts';
 import { TENANT_FILE, TENANT_LIMITS, TENANT_NAME } from '../../tenants/limits.ts';
@@ -121,15 +121,21 @@ export const hostSettings: z.ZodType<HostSettings> = z
 export const auditQuery = z.strictObject({
   log: z.enum(['models', 'calls']).optional().describe('Requests to models (default), or control calls.'),
   target: text(64).optional().describe('Id of a sandbox or snapshot, or its beginning.'),
-  tenant: tenantName.optional(),
+  tenant: tenantName.optional().describe('Only its records. Default: those of all logs, merged by time.'),
   model: text(256).optional().describe('As the sandbox or the model server names it.'),
   outcome: text(64).optional().describe('An outcome, or the code of a refusal.'),
   sinceMs: wholeText({ min: 0, max: 1e15 }).optional().describe('Milliseconds since 1970.'),
-  after: wholeText({ min: 0, max: 1e15 }).optional().describe('Only records with a higher number.'),
+  after: wholeText({ min: 0, max: 1e15 })
+    .optional()
+    .describe('Only records with a higher number: of the tenant’s log, else of the operator’s.'),
   content: flag.optional().describe('`true`: with contents where they are kept. Reading them leaves a record.'),
   follow: flag.optional().describe('`true`: also new records. Default false.'),
 });
 export const auditParams = z.strictObject({ seq: wholeText({ min: 1, max: 1e15 }).describe('Number of a record.') });
+
+export const auditLogQuery = z.strictObject({
+  tenant: tenantName.optional().describe('Whose log. Default: the operator’s; of a check: all.'),
+});
 
 export const auditedRequest: z.ZodType<AuditedRequest> = z
   .object({
@@ -150,12 +156,16 @@ const chainReport = {
   problemCount: count,
 } satisfies Record<keyof ChainReport, z.ZodType>;
 const otherReport = z.object(chainReport).meta({ id: 'AuditChainReport' }).nullable();
+const verification = {
+  ok: z.boolean().describe('Nothing was changed.'),
+  ...chainReport,
+  models: otherReport.describe('Of requests to models; null: there is no such log.'),
+  contents: otherReport.describe('Of contents; null: there is no such log.'),
+  changedContents: z.array(count).describe('Requests whose content is not the one that their record names.'),
+};
+const tenantVerification: z.ZodType<TenantVerification> = z
+  .object({ tenant: tenantName, ...verification })
+  .meta({ id: 'AuditTenantVerification' });
 export const auditVerification: z.ZodType<AuditVerification> = z
-  .object({
-    ok: z.boolean().describe('Nothing was changed.'),
-    ...chainReport,
-    models: otherReport.describe('Of requests to models; null: there is no such log.'),
-    contents: otherReport.describe('Of contents; null: there is no such log.'),
-    changedContents: z.array(count).describe('Requests whose content is not the one that their record names.'),
-  })
+  .object({ ...verification, tenants: z.array(tenantVerification).describe('Their own logs. Empty if one was named.') })
   .meta({ id: 'AuditVerification' });

@@ -10,10 +10,13 @@ import { readAuditLogs } from '../../daemon/administer.ts';
 import { UsageError } from '../../failure.ts';
 import { parseDuration } from '../../flags/options.ts';
 
-export interface AuditListFlags {
+export interface AuditLogFlags {
+  readonly tenant?: string;
+}
+
+export interface AuditListFlags extends AuditLogFlags {
   readonly calls?: boolean;
   readonly sandbox?: string;
-  readonly tenant?: string;
   readonly model?: string;
   readonly outcome?: string;
   readonly since?: string;
@@ -109,10 +112,12 @@ class Sum {
 }
 
 function lineOf(record: AuditRecord): string {
-  const { seq, at, tenant, key, call, target, status, ms, model, lost } = record;
+  const { seq, at, tenant, key, call, target, status, ms, model, lost, log } = record;
   const owner = tenant ?? (key === null ? 'nobody' : 'operator');
   const head = [String(seq).padStart(6), at, (target ?? '-').padEnd(12), owner.padEnd(8)];
   const gap = lost === undefined ? [] : [`(${lost} lost before)`];
+  // Version 0.2 had one log for all.
+  if (tenant !== null && log === undefined) gap.push("(in the operator's log)");
   if (model === undefined) {
     return plain([...head, call, `status ${status}`, `${ms} ms`, ...gap].join('  '));
   }
@@ -172,8 +177,8 @@ function memberOf(value: unknown, name: string): unknown {
 }
 
 /** Prints all that the logs have of one request. */
-export async function auditShow(cli: Cli, seq: number): Promise<number> {
-  const found = await readAuditLogs(cli, (home) => home.auditedRequest(seq));
+export async function auditShow(cli: Cli, seq: number, { tenant }: AuditLogFlags): Promise<number> {
+  const found = await readAuditLogs(cli, (home) => home.auditedRequest(seq, tenant));
   const { record, content, isChanged } = found;
   if (cli.json) cli.printJson(found);
   else {

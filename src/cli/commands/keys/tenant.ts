@@ -110,7 +110,7 @@ export async function tenantRemove(cli: Cli, name: string): Promise<number> {
       ...(removedSnapshots > 0 ? [countOf(removedSnapshots, 'snapshot', 'removed')] : []),
       ...(erasedSaves ? ['encrypted saves unreadable'] : []),
     ];
-    cli.stdout.write(`${name}: ${counts.join(', ')}\n`);
+    cli.stdout.write(`${name}: ${counts.join(', ')}; its audit logs stay\n`);
   }
   return removed.ok ? 0 : 1;
 }
