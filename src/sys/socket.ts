@@ -1,4 +1,4 @@
-/** Unix stream sockets, always non-blocking, and descriptors that travel over them (unix(7)). */
+/** Unix stream sockets, non-blocking but for pairs, and descriptors that travel over them (unix(7)). */
 
 import { closeFd } from './fd.ts';
 import { check, lastErrno, libc, orNegativeErrno } from './libc.ts';
@@ -15,7 +15,10 @@ const cRecvmsg = libc.func('intptr_t recvmsg(int fd, uintptr_t message, int flag
 const cSendmsg = libc.func('intptr_t sendmsg(int fd, uintptr_t message, int flags)');
 const cSetsockopt = libc.func('int setsockopt(int fd, int level, int name, const void *value, uint32_t bytes)');
 
+const cSocketpair = libc.func('int socketpair(int domain, int type, int protocol, _Out_ int *pair)');
+
 const AF_UNIX = 1;
+const SOCK_STREAM_CLOEXEC = 1 | 0o2000000;
 const SOCK_STREAM_NONBLOCK_CLOEXEC = 1 | 0o4000 | 0o2000000;
 const ACCEPT_NONBLOCK_CLOEXEC = 0o4000 | 0o2000000;
 const SOL_SOCKET = 1;
@@ -28,6 +31,13 @@ const MSG_CMSG_CLOEXEC = 0x40000000;
 const MSG_CTRUNC = 0x8;
 /** sun_path of struct sockaddr_un, with its final zero. */
 const UNIX_PATH_BYTES_MAX = 107;
+
+/** Two connected stream sockets, blocking, closed on exec; the caller closes both. @throws SyscallError */
+export function socketPair(): [number, number] {
+  const pair: [number, number] = [-1, -1];
+  check(cSocketpair(AF_UNIX, SOCK_STREAM_CLOEXEC, 0, pair), 'socketpair');
+  return pair;
+}
 
 /** `how` of shutdown(2). */
 export const SHUTDOWN = { read: 0, write: 1 } as const;

@@ -1,6 +1,7 @@
 /** The script `neurovisor`, in a checkout where nothing is installed, with an npm that only reports that it ran. */
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import {
   chmod,
   chown,
@@ -16,7 +17,7 @@ import {
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { ROOT } from '../support/cli.ts';
 import { requiresRoot } from '../support/requires.ts';
 
@@ -113,4 +114,80 @@ it('neurovisor: a Node.js that is not the pinned one is refused, and nothing of 
   expect(stderr).toContain('fix: install Node.js 24 or newer yourself');
   expect(await readdir(join(dir, 'home'))).toEqual(['install.lock', 'node']);
   expect(await readdir(join(dir, 'home/node'))).toEqual([]);
+});
+
+describe('neurovisor serve', () => {
+  /** What the daemon does at its first, second, … start; then it waits for a signal. */
+  async function daemonDoes(...turns: string[]): Promise<void> {
+    const main = `
+      import { appendFileSync, readFileSync } from 'node:fs';
+      appendFileSync('${dir}/starts', process.env.NEUROVISOR_LAUNCHER + ' ' + process.ppid + ' ' + process.pid + '\\n');
+      const turn = readFileSync('${dir}/starts', 'utf8').split('\\n').length - 2;
+      for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => process.exit(signal === 'SIGINT' ? 7 : 0));
+      setInterval(() => undefined, 1000);
+      [${turns.map((turn) => `() => { ${turn} }`).join(', ')}][turn]?.();
+    `;
+    await writeFile(join(dir, 'src/cli/main.ts'), main);
+  }
+
+  const starts = async (): Promise<string[][]> =>
+    (await readFile(join(dir, 'starts'), 'utf8').catch(() => ''))
+      .split('\n')
+      .slice(0, -1)
+      .map((line) => line.split(' '));
+
+  function serve(launcher?: string) {
+    const env = { PATH: `${join(dir, 'bin')}:/usr/bin:/bin`, NEUROVISOR_HOME: join(dir, 'home') };
+    const child = spawn(join(dir, 'neurovisor'), ['serve'], {
+      env: launcher === undefined ? env : { ...env, NEUROVISOR_LAUNCHER: launcher },
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    onTestFinished(() => void child.kill('SIGKILL'));
+    let stderr = '';
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      stderr += text;
+    });
+    return { child, ended: once(child, 'close'), stderr: () => stderr };
+  }
+
+  it('starts the daemon again when a signal has ended it, and ends as a daemon that ends by itself', async () => {
+    await daemonDoes("process.kill(process.pid, 'SIGKILL')", "process.kill(process.pid, 'SIGSEGV')", 'process.exit(3)');
+    const { child, ended, stderr } = serve();
+    expect(await ended).toEqual([3, null]);
+    const all = await starts();
+    expect(all).toHaveLength(3);
+    for (const [launcher, parent] of all) expect([launcher, parent]).toEqual([`${child.pid}`, `${child.pid}`]);
+    expect(stderr()).toMatch(/signal 9 ended the daemon; starting it again\n.*signal 11 ended/s);
+  });
+
+  it.each([
+    ['SIGTERM', 0],
+    ['SIGINT', 7],
+  ] as const)('%s goes to the daemon, whose status is that of the command', async (signal, status) => {
+    await daemonDoes();
+    const { child, ended } = serve();
+    await expect.poll(starts).toHaveLength(1);
+    child.kill(signal);
+    expect(await ended).toEqual([status, null]);
+    expect(await starts()).toHaveLength(1);
+  });
+
+  it('SIGHUP: the installed code starts, as the same process, with another daemon', async () => {
+    await daemonDoes();
+    const { child, ended } = serve();
+    await expect.poll(starts).toHaveLength(1);
+    child.kill('SIGHUP');
+    await expect.poll(starts).toHaveLength(2);
+    const [first, second] = await starts();
+    expect([second?.[1], second?.[2] === first?.[2]]).toEqual([`${child.pid}`, false]);
+    child.kill('SIGTERM');
+    expect(await ended).toEqual([0, null]);
+  });
+
+  it('NEUROVISOR_LAUNCHER=off: the command is the daemon', async () => {
+    await daemonDoes("process.kill(process.pid, 'SIGKILL')");
+    const { child, ended } = serve('off');
+    expect(await ended).toEqual([null, 'SIGKILL']);
+    expect((await starts()).map(([, , pid]) => pid)).toEqual([`${child.pid}`]);
+  });
 });

@@ -4,6 +4,7 @@ import { connect, type Socket } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type RemoteControlPlane, remoteControlPlane } from '../../src/api/client/client.ts';
 import { systemClock } from '../../src/base/clock.ts';
+import { SESSION_ANNOTATION } from '../../src/sandbox/contract/request.ts';
 import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
 import { settle } from '../support/fake-members.ts';
 
@@ -48,6 +49,9 @@ describe('GET /session', () => {
     const forking = await post(`/sandboxes/${other}/fork`, id);
     await once(forking, 'data');
     expect(await ids()).toHaveLength(3);
+    // Another daemon that finds them knows that their client is gone.
+    const inSession = (await api.control.list()).filter(({ annotations }) => annotations[SESSION_ANNOTATION] === 'yes');
+    expect(inSession.map((one) => one.id).sort()).toEqual((await ids()).filter((one) => one !== other).sort());
     socket.destroy();
     await expect.poll(ids).toEqual([other]);
   });

@@ -30,6 +30,8 @@ export interface DaemonHome {
   /** Environment for a command that should find the daemon. */
   readonly env: Readonly<Record<string, string>>;
   serve(...flags: string[]): DaemonProcess;
+  /** Like `serve`, with the launcher that starts the daemon again. */
+  launched(...flags: string[]): DaemonProcess;
   there(args: readonly string[], options?: { readonly input?: string }): CliRun;
   /** Runs a command that must succeed, and returns its output. */
   says(...args: string[]): Promise<string>;
@@ -53,6 +55,11 @@ export function useDaemonHome(): DaemonHome {
   };
   // A command whose environment names a model server does not use a daemon's.
   const env = () => ({ NEUROVISOR_HOME: home().dir, NEUROVISOR_UPSTREAM: '' });
+  const start = (flags: readonly string[], how: Readonly<Record<string, string>>): DaemonProcess => {
+    const daemon = startDaemon(flags, { ...env(), NEUROVISOR_UPSTREAM: home().upstream.target.baseUrl ?? '', ...how });
+    daemons.push(daemon);
+    return daemon;
+  };
   const there: DaemonHome['there'] = (args, options = {}) => cli(args, { env: env(), ...options });
   return {
     get dir() {
@@ -67,12 +74,8 @@ export function useDaemonHome(): DaemonHome {
     get env() {
       return env();
     },
-    serve: (...flags) => {
-      const upstream = home().upstream.target.baseUrl ?? '';
-      const daemon = startDaemon(flags, { ...env(), NEUROVISOR_UPSTREAM: upstream });
-      daemons.push(daemon);
-      return daemon;
-    },
+    serve: (...flags) => start(flags, {}),
+    launched: (...flags) => start(flags, { NEUROVISOR_LAUNCHER: '' }),
     there,
     says: async (...args) => {
       const { status, stdout, stderr } = await there(args).result;
@@ -93,7 +96,8 @@ export function watchDaemon(
   env: Readonly<Record<string, string>>,
 ): DaemonProcess {
   const child = spawn(command, args, {
-    env: { ...process.env, NO_COLOR: '1', ...env },
+    // One process, which a test can kill; `launched` has another.
+    env: { ...process.env, NO_COLOR: '1', NEUROVISOR_LAUNCHER: 'off', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const ended = new Promise<number | null>((resolve) => child.once('close', resolve));

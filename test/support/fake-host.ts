@@ -19,8 +19,9 @@ import type { GuestIdentity } from '../../src/machine/guest/identity.ts';
 import type { SandboxStatus } from '../../src/sandbox/contract/control.ts';
 import type { EnvironmentSource } from '../../src/sandbox/contract/environment.ts';
 import type { NetworkSpec } from '../../src/sandbox/contract/network-spec.ts';
-import type { CardLease, GuestMemory } from '../../src/sandbox/contract/parts.ts';
+import type { CardLease, GuestMemory, MadeFrom } from '../../src/sandbox/contract/parts.ts';
 import { makeSpec } from '../../src/sandbox/contract/spec.ts';
+import type { LeftVms } from '../../src/sandbox/plane/adoption.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
 import type { Copies } from '../../src/sandbox/plane/copies.ts';
 import { SnapshotManager } from '../../src/sandbox/plane/snapshot-manager.ts';
@@ -67,6 +68,10 @@ export interface FakeHostOptions {
   readonly images?: Readonly<Record<string, EnvironmentSource>>;
   /** Called with each image that is resolved. */
   readonly pulls?: (image: string, mayLogIn: (host: string) => boolean) => void;
+  /** Ids of VMs of a killed host that still run; each `adopt` starts a VM in its place. */
+  readonly left?: readonly string[];
+  /** What they were booted from, if not what this host has. */
+  readonly madeFrom?: MadeFrom;
   /** Called with each sandbox before it starts. */
   readonly watch?: (sandbox: Supervisor) => void;
 }
@@ -106,6 +111,8 @@ export class FakeHost implements Holdings, AsyncDisposable {
   readonly memory = new FakeHostMemory();
   /** Webhook posts of its policies. */
   readonly posted: { readonly url: string; readonly event: object }[] = [];
+  /** VMs of `left` that it ended. */
+  readonly endedLeft: string[] = [];
   /** Number of VMs started since it was opened. */
   started = 0;
 
@@ -264,6 +271,24 @@ export class FakeHost implements Holdings, AsyncDisposable {
     }
   }
 
+  #leftVms(all: readonly string[], madeFrom: MadeFrom | undefined): LeftVms {
+    const left = new Set(all);
+    return {
+      get ids() {
+        return [...left];
+      },
+      lostAtMs: this.clock.wall(),
+      supervise: (spec, _id, sharers) => {
+        const parts = fakeSandboxParts(this, spec, { source: null, environmentPath: undefined });
+        return new Supervisor(spec, { ...parts, sharers, ...(madeFrom && { madeFrom }) });
+      },
+      forget: (id) => void left.delete(id),
+      end: async (id) => {
+        if (left.delete(id)) this.endedLeft.push(id);
+      },
+    };
+  }
+
   #controlParts(options: FakeHostOptions): ControlParts {
     const { clock, queue, script } = this;
     const store = this.#scripted(this.#store);
@@ -308,6 +333,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         options.watch?.(supervisor);
         return supervisor;
       },
+      left: options.left && this.#leftVms(options.left, options.madeFrom),
       resolveImage: async (name, _signal, mayLogIn) => {
         await script.step('image');
         options.pulls?.(name, mayLogIn);

@@ -13,6 +13,8 @@ export interface HotplugQmp {
 
 export interface HotplugOptions {
   refuse?: string;
+  /** By command. Default: nothing. */
+  answers?: Readonly<Record<string, unknown>>;
   /**
    * When a device is gone after `device_del`: at once, when the test says so, or (also when the test says so) after the
    * wait for it timed out.
@@ -29,15 +31,16 @@ export function hotplugQmp(options: HotplugOptions = {}): HotplugQmp {
   const release = (device: string): void => emit({ path: `/machine/peripheral/${device}/virtio-backend` });
   const free = (device: string): void => emit({ device, path: `/machine/peripheral/${device}` });
   const client = {
-    execute: async (command: string, args: Record<string, unknown>): Promise<void> => {
+    execute: async (command: string, args: Record<string, unknown> = {}): Promise<unknown> => {
       commands.push(`${command} ${Object.values(args).join(' ')}`);
       if (command === options.refuse) throw new Error(`${command} refused`);
-      if (command !== 'device_del' || (options.gone ?? 'at-once') !== 'at-once') return;
+      if (command !== 'device_del' || (options.gone ?? 'at-once') !== 'at-once') return options.answers?.[command];
       // Events of other devices must be ignored.
       release('other');
       free('other');
       release(String(args['id']));
       free(String(args['id']));
+      return undefined;
     },
     passFd: async (name: string, fd: number) => void commands.push(`getfd ${name} ${fd}`),
     onEvent: (listener: (event: QmpEvent) => void) => {

@@ -38,6 +38,10 @@ export function eventText(event: SandboxEventBody): string {
       const size = event.bytes === 0 ? '' : `, ${bytes(event.bytes)}${from}`;
       return `${event.ecosystem}: ${plain(what)}: ${event.outcome}${size}`;
     }
+    case 'adopted': {
+      const gap = event.gapMs === null ? '' : ` after ${event.gapMs} ms`;
+      return `the daemon was restarted${gap}; connections to programs ended`;
+    }
     case 'end': {
       const { cause, detail } = event.end;
       return detail === '' ? cause : `${cause}: ${plain(detail)}`;

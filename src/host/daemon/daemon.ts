@@ -34,6 +34,7 @@ import { homeContents } from '../contents/contents.ts';
 import { privateRules } from '../runtime/network.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Upstream } from '../runtime/upstream.ts';
+import type { ProcessRef } from '../runtime/workspace.ts';
 import { openPlane, type Plane } from './plane.ts';
 import { apiKey, tokenKey } from './secrets.ts';
 
@@ -53,6 +54,10 @@ export interface DaemonOptions {
   /** Limits of the default pool. */
   readonly pool: PoolLimits;
   readonly openMetrics: boolean;
+  /** Starts this process again if it is killed: then its VMs live on. Default: they end with it. */
+  readonly keeper?: ProcessRef | null;
+  /** When the daemon before was lost, Unix time in ms. Default: unknown. */
+  readonly lostAtMs?: number | null;
   /** `null`: only the home's socket. */
   readonly port: PortOptions | null;
 }
@@ -77,6 +82,8 @@ export interface Daemon extends AsyncDisposable {
   readonly bound: { readonly port: number; readonly domain: string } | null;
   /** File of the API key; `null` without a port, or if the key comes from the environment. */
   readonly apiKeyPath: string | null;
+  /** Its VMs live on if it is killed: its keeper starts another, which takes them over. */
+  readonly keepsVms: boolean;
   /** Used for new connections. */
   setCertificate(renewed: Certificate): void;
 }
@@ -105,6 +112,7 @@ export async function openDaemon(options: DaemonOptions, held: () => void): Prom
     requireRunDir(home.runDir);
     // The socket comes first: a daemon that is refused here must not have changed anything.
     await api.listen({ socketPath });
+    await plane.control.adopt();
     const bound = await bind(options.port, doors);
     if (options.pool.max > 0) await plane.control.setPool(options.pool);
     plane.runtime.warmUpstream();
@@ -115,6 +123,7 @@ export async function openDaemon(options: DaemonOptions, held: () => void): Prom
       socketPath,
       bound,
       apiKeyPath: key?.path ?? null,
+      keepsVms: plane.runtime.keepsVms,
       setCertificate: (renewed) => api.setCertificate(renewed),
       [Symbol.asyncDispose]: () => cleanup.run(),
     };
@@ -166,22 +175,24 @@ async function openAccounts(
 }
 
 async function openTenantsPlane(
-  { config, log, progress, signal, modelPath, modelCacheBytes, checkUpstream }: DaemonOptions,
+  options: DaemonOptions,
   { budgets, keys, quotas, tenants, modelAudit, contents, auditFailures }: Accounts,
   cleanup: CleanupStack,
 ): Promise<Plane> {
+  const { config, log, progress, signal, modelPath, modelCacheBytes, checkUpstream, keeper, lostAtMs } = options;
   const plane = await openPlane({
     config,
     log,
     progress,
     signal,
     observes: true,
+    keeper,
     modelPath,
     modelCacheBytes,
     sharedBudgets: { of: (tenant) => budgets.of(tenant), used: budgets.used },
     requestLog: modelRequestLog(modelAudit, contents, (id) => quotas.tenantOf(id)),
     checkUpstream,
-    sandboxes: { gate: quotas, memoryShort: config.memoryShort, modelBudgets: () => budgets.list() },
+    sandboxes: { gate: quotas, memoryShort: config.memoryShort, modelBudgets: () => budgets.list(), lostAtMs },
   });
   cleanup.push('plane', () => plane[Symbol.asyncDispose]());
   const { runtime, control, queue } = plane;

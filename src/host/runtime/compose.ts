@@ -37,6 +37,7 @@ import { JailMetrics } from '../telemetry/jail-metrics.ts';
 import { makeDriver } from './driver.ts';
 import { withFirecracker } from './firecracker/binary.ts';
 import { type Confinement, checkJail } from './jail.ts';
+import { KeptVms, readKept } from './kept-vms.ts';
 import { RuntimeTape } from './model-servers/tape.ts';
 import type { BuildReadyMade } from './named-templates/ready-made.ts';
 import { Network, openKernelNetwork } from './network.ts';
@@ -46,7 +47,7 @@ import { type Artifacts, ensureArtifacts, type SetupOptions, setupContext } from
 import { openTracing } from './tracing.ts';
 import { chooseUpstream, type Upstream } from './upstream.ts';
 import { decideVmm } from './vmm-choice.ts';
-import { reclaim } from './workspace.ts';
+import { type ProcessRef, reclaim } from './workspace.ts';
 
 export interface RuntimeOptions extends Pick<SetupOptions, 'modelLater'> {
   readonly config: Config;
@@ -67,6 +68,8 @@ export interface RuntimeOptions extends Pick<SetupOptions, 'modelLater'> {
   readonly requestLog?: RequestLog | undefined;
   /** True: a daemon, which runs the configured kernel probes. */
   readonly observes?: boolean;
+  /** Starts this process again if it is killed, so that VMs are kept for it. Default: none. */
+  readonly keeper?: ProcessRef | null | undefined;
   /** True: no model is fetched, since none will be requested. */
   readonly withoutModel?: boolean;
   /** Opens the host's network for the first sandbox that needs one. Default: the kernel's. */
@@ -105,6 +108,8 @@ export interface RuntimeParts {
   readonly tracer: Tracer;
   readonly guestTraces: GuestTraces | null;
   readonly ram: CloneRam;
+  /** VMs of a killed process; null: this one takes none over, and its own end with it. */
+  readonly kept: KeptVms | null;
   /** Null: models are asked, and nothing is recorded. */
   readonly tape: RuntimeTape | null;
   readonly usageListeners: Set<(usage: UsageRecord) => void>;
@@ -145,7 +150,11 @@ async function compose(composing: Composing): Promise<RuntimeParts> {
   closeAllOnExec();
   // Started early, so that the first clone does not wait for it.
   warmSparseThreads();
-  await reclaim(home.runDir, log);
+  const allKept = await readKept(home.runDir);
+  await reclaim(home.runDir, log, allKept);
+  const { keeper = null } = options;
+  const kept = keeper === null ? null : await KeptVms.open(keeper, home.runDir, allKept, log);
+  cleanup.push('VMs of the process before', () => kept?.close());
   const choice = await decideVmm({ config, home, log });
   const { confined } = choice;
   if (confined !== undefined) cleanup.push('jail', () => confined.confinement.close());
@@ -180,7 +189,7 @@ async function compose(composing: Composing): Promise<RuntimeParts> {
   const ram = openCloneRam(driver, home.runDir);
   cleanup.push('shared RAM', () => ram.close());
   const { confinement } = made;
-  const machine = { home, driver, vmmReason: choice.reason, confinement, vmmMemory, artifacts, ram };
+  const machine = { home, driver, vmmReason: choice.reason, confinement, vmmMemory, artifacts, ram, kept };
   return {
     ...machine,
     ...models,
@@ -204,8 +213,8 @@ async function openDriver(
   const vsock = createVsockHost({ log });
   cleanup.push('vsock worker', () => vsock.close());
   const vmmMemory = new VmmMemory(systemClock);
-  const { aroundLaunch } = options;
-  const made = await makeDriver({ choice, config, home, log, vsock, memory: vmmMemory, aroundLaunch });
+  const { aroundLaunch, keeper = null } = options;
+  const made = await makeDriver({ choice, config, home, log, vsock, memory: vmmMemory, keeper, aroundLaunch });
   const { driver, confinement } = made;
   if (choice.confined === undefined) cleanup.push('jail', () => confinement.close());
   cleanup.push('driver', async () => driver.close?.());

@@ -1,5 +1,4 @@
 /** Composes this process's control plane: the core with this runtime's parts and a store. */
-import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
@@ -17,6 +16,7 @@ import { applyDifference } from '../../machine/vmm/difference-file.ts';
 import { CloneSizes } from '../../sandbox/memory/clone-size.ts';
 import { memoryMarks, reserveMibOf } from '../../sandbox/memory/host-guard.ts';
 import { mayMapRam } from '../../sandbox/memory/size.ts';
+import type { LeftVms } from '../../sandbox/plane/adoption.ts';
 import { LocalControlPlane } from '../../sandbox/plane/control-plane.ts';
 import type { Copies } from '../../sandbox/plane/copies.ts';
 import { type GuardedHost, MemoryGuard } from '../../sandbox/plane/memory-guard.ts';
@@ -36,10 +36,11 @@ import {
 } from '../../sys/sparse-threads.ts';
 import { availableMib, totalMib } from '../probes/host-memory.ts';
 import { RuntimeError } from './errors.ts';
+import { isOwnerAlive, ownerJsonOf } from './kept-vms.ts';
 import { parseEgress } from './network.ts';
 import { makeMemory, makeScratch } from './ram/memory.ts';
 import type { Runtime } from './runtime.ts';
-import { isAlive, makeWorkspace, type ProcessRef, processRef } from './workspace.ts';
+import { makeWorkspace, processRef } from './workspace.ts';
 
 const COPIES: Copies = {
   keepMemory: copyWithoutZeros,
@@ -88,6 +89,8 @@ export interface ControlPlaneOptions {
   readonly gate?: StartGate | undefined;
   /** Whether saves are encrypted. Default: as configured. */
   readonly encrypts?: boolean | undefined;
+  /** When the process was lost whose VMs this one takes over, Unix time in ms. Default: unknown. */
+  readonly lostAtMs?: number | null | undefined;
   /** Budgets for models that sandboxes share, as the operator sees them. Default: none. */
   readonly modelBudgets?: (() => readonly SharedBudget[]) | undefined;
 }
@@ -139,6 +142,7 @@ export async function openControlPlane(
       }),
       makeSpec: (options) => runtime.makeSpec(options),
       modelUse: (account) => runtime.modelUse(account),
+      left: leftVms(runtime, options.lostAtMs ?? null),
       parseEgress,
       supervise: (spec, source, environmentPath, sharers) =>
         runtime.supervise(spec, {
@@ -156,8 +160,8 @@ export async function openControlPlane(
         return access === 'all' ? guest : readsOnly(guest);
       },
       notify: eventPoster({ hosts: runtime.webhookHosts, log }),
-      ownerJson: JSON.stringify({ ...(await processRef(process.pid)), instance: randomUUID() }),
-      isOwnerAlive: async (json) => await isAlive(JSON.parse(json) as ProcessRef),
+      ownerJson: ownerJsonOf(await processRef(process.pid), runtime.kept?.keeper),
+      isOwnerAlive: async (json) => await isOwnerAlive(json, runtime.kept?.keeper),
     });
     runtime.onUsage((record) => control.noteUsage(record));
     runtime.metrics.addSharedRam(() => runtime.ram.bytes);
@@ -177,6 +181,20 @@ export async function openControlPlane(
     await store.close();
     throw error;
   }
+}
+
+function leftVms(runtime: Runtime, lostAtMs: number | null): LeftVms | undefined {
+  const { kept } = runtime;
+  if (kept === null) return undefined;
+  return {
+    get ids() {
+      return kept.ids;
+    },
+    lostAtMs,
+    supervise: (spec, id, sharers) => runtime.superviseKept(spec, id, sharers),
+    forget: (id) => kept.forget(id),
+    end: (id) => kept.end(id),
+  };
 }
 
 function savesOf(

@@ -14,6 +14,7 @@ import { RuntimeError } from './errors.ts';
 import { type Confinement, confine, QEMU_BINARY } from './jail.ts';
 import { ramSharingOf, SHARING_REMEDY } from './ram/sharing.ts';
 import type { VmmChoice } from './vmm-choice.ts';
+import type { ProcessRef } from './workspace.ts';
 
 /** @throws RuntimeError `no_accelerator`, `jail_unavailable`; VmmError `vmm_missing` */
 export async function makeDriver(options: {
@@ -23,20 +24,22 @@ export async function makeDriver(options: {
   log: Log;
   vsock: VsockHost;
   memory: VmmMemory;
+  /** The VMs are kept for it. */
+  keeper: ProcessRef | null;
   aroundLaunch?: ((launch: Launch) => Launch) | undefined;
 }): Promise<{ driver: VmmDriver; confinement: Confinement }> {
-  const { choice, config, home, log, vsock, memory } = options;
+  const { choice, config, home, log, vsock, memory, keeper } = options;
   if (choice.vmm === 'firecracker') {
     const { makeFirecracker } = await import('./firecracker/firecracker.ts');
     return await makeFirecracker({ config, home, log, memory }, choice.confined);
   }
   const [verdict, confinement] = await Promise.all([
     probeAccelerator({ cacheDir: home.cacheDir }),
-    confine({ config, home, log, binary: QEMU_BINARY }),
+    confine({ config, home, log, binary: QEMU_BINARY, keeper: keeper ?? undefined }),
   ]);
   const { aroundLaunch = (launch) => launch } = options;
   const launch = memory.around(aroundLaunch(confinement.launch));
-  const { ownFilter, sparesFiles } = confinement;
+  const { ownFilter, sparesFiles, outlives } = confinement;
   try {
     const sharing = await ramSharingOf({ config, home, confinement, binary: QEMU_BINARY });
     const { obstacle } = sharing;
@@ -51,6 +54,7 @@ export async function makeDriver(options: {
       log,
       launch,
       sparesFiles,
+      outlives,
       ownFilter,
     });
     return { driver: { ...driver, memorySharing: sharing.text }, confinement };

@@ -10,6 +10,7 @@ import { tryOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { PACKAGE_DIR } from '../../base/package-dir.ts';
 import { searchPath } from '../../base/search-path.ts';
+import type { GroupOwner } from '../../machine/jail/cgroup.ts';
 import {
   checkNamespaces,
   isRootWith,
@@ -47,6 +48,8 @@ export interface QemuConfinement extends Confinement {
   readonly launch: Launch;
   /** The jail supports `LaunchPlan.sparedFd`. */
   readonly sparesFiles: boolean;
+  /** The jail supports `LaunchPlan.outlives`. */
+  readonly outlives: boolean;
   /** False: QEMU's own filter stays off, because it would kill on calls that should only be logged. */
   readonly ownFilter: boolean;
 }
@@ -64,11 +67,13 @@ export async function confine(options: {
   readonly binary: string;
   /** For diagnosis: accepts a jail with gaps, even with `enforce`. */
   readonly acceptsGaps?: boolean;
+  /** See `JailOptions`. */
+  readonly keeper?: GroupOwner | undefined;
   /** Whether VMMs get /dev/kvm. Default: if the probe finds that KVM works. */
   readonly withKvm?: boolean;
 }): Promise<QemuConfinement> {
   const { config, log, acceptsGaps = false } = options;
-  const direct = { launch: launchDirect, sparesFiles: false, ownFilter: true };
+  const direct = { launch: launchDirect, sparesFiles: false, outlives: false, ownFilter: true };
   const { jail: mode } = config;
   if (mode === 'off') return { ...unconfined(SWITCHED_OFF), ...direct };
   try {
@@ -141,6 +146,7 @@ function confinedBy(
       return await jail.start({ ...plan, ...spared, argv: [program, ...args] });
     },
     sparesFiles: true,
+    outlives: jail.outlives,
     ownFilter: mode !== 'log',
   };
 }
@@ -189,6 +195,7 @@ async function open(options: Parameters<typeof confine>[0]): Promise<{ jail: Jai
     log,
     probeArgs: ['--version'],
     deviceGid: typeof kvm === 'number' ? kvm : null,
+    keeper: options.keeper,
   });
   return { jail, program: programFiles[0] ?? binary };
 }

@@ -11,13 +11,16 @@ import { createOverlay } from '../../artifacts/image/overlay.ts';
 import { systemClock } from '../../base/clock.ts';
 import type { Config } from '../../base/config.ts';
 import type { Home } from '../../base/home.ts';
-import { ignore } from '../../base/ignore.ts';
+import { ignore, tryOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import type { BudgetUse } from '../../base/request/model-limits.ts';
 import type { Tracer } from '../../base/trace/trace.ts';
 import type { UsageRecord } from '../../inference/bridge/bridge.ts';
 import { listenForGuest } from '../../machine/guest/link.ts';
+import { removeGroups } from '../../machine/jail/cgroup.ts';
 import type { VmmDriver } from '../../machine/vmm/driver.ts';
+import { VmmError } from '../../machine/vmm/errors.ts';
+import type { KeptVm } from '../../machine/vmm/kept.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import { withDefaultModel } from '../../sandbox/contract/model-policy.ts';
 import type { SandboxParts } from '../../sandbox/contract/parts.ts';
@@ -28,17 +31,18 @@ import { LoopWatch } from '../telemetry/loop-watch.ts';
 import { CidPool } from './cid.ts';
 import { composeParts, type Owners, type RuntimeOptions, type RuntimeParts } from './compose.ts';
 import type { Confinement } from './jail.ts';
+import { type KeptVms, keptDisk, writeKept } from './kept-vms.ts';
 import type { RuntimeTape } from './model-servers/tape.ts';
 import { TemplateNames } from './named-templates/names.ts';
 import { TemplateSource } from './named-templates/source.ts';
 import { type Network, parseEgress } from './network.ts';
-import { makeMemory } from './ram/memory.ts';
+import { adoptedMemory, makeMemory } from './ram/memory.ts';
 import type { CloneRam } from './ram/parts.ts';
 import { type Artifacts, setupContext } from './setup.ts';
 import { Templates } from './templates.ts';
 import { GUEST_TRACES_ENV } from './tracing.ts';
 import { bridgePolicy, type Upstream } from './upstream.ts';
-import { inferenceSocket, makeWorkspace, packageSocket } from './workspace.ts';
+import { adoptWorkspace, inferenceSocket, makeWorkspace, packageSocket } from './workspace.ts';
 
 export type { RuntimeOptions } from './compose.ts';
 
@@ -94,6 +98,8 @@ export class Runtime {
       ram,
       packageIndex: () => packages.indexDigest('pip'),
     };
+    // VMs that outlive a killed process must not outlive one that ends by itself, however it ends.
+    if (parts.kept !== null) process.once('exit', this.#endVms);
     const names = new TemplateNames(home.dir);
     this.templates = new Templates(setupContext(options, home), parts.artifacts, templateParts, names);
     this.templateSource = new TemplateSource({
@@ -158,6 +164,43 @@ export class Runtime {
     return sandbox;
   }
 
+  /** VMs of a killed process that this one may take over. */
+  get kept(): KeptVms | null {
+    return this.#parts.kept;
+  }
+
+  get keepsVms(): boolean {
+    return this.kept !== null && this.driver.adopt !== undefined;
+  }
+
+  /**
+   * Like `supervise`; its start takes over a VM of `kept`.
+   * @throws VmmError `vm_gone`
+   */
+  superviseKept(spec: SandboxSpec, id: string, sharers: string | null): Supervisor {
+    const { driver, ram, home } = this;
+    const record = this.#parts.kept?.of(id);
+    if (record === undefined || driver.adopt === undefined || driver.memoryOf === undefined) {
+      throw new VmmError('vm_gone', 'there is no VM to take over');
+    }
+    const adopt = driver.adopt.bind(driver);
+    const memoryFd = driver.memoryOf(record);
+    return this.supervise(spec, {
+      ...keptDisk(record, adoptedMemory(memoryFd), (path, by) => ram.map({ path }, by)),
+      sharers,
+      driver: { ...driver, start: (vm, signal) => adopt(vm, record, signal) },
+      madeFrom: record.madeFrom,
+      makeWorkspace: async () => {
+        const workspace = await adoptWorkspace(home.runDir, id);
+        const remove = async (): Promise<void> => {
+          await removeGroups(record.groups);
+          await workspace.remove();
+        };
+        return { ...workspace, remove };
+      },
+    });
+  }
+
   /** What was used of a budget for models; null: nothing is known of the account. */
   modelUse(account: string): BudgetUse | null {
     return this.#parts.bridge.budgetUse(account);
@@ -211,7 +254,16 @@ export class Runtime {
   async close(): Promise<void> {
     await Promise.all([...this.#sandboxes].map((sandbox) => sandbox.stop()));
     await this.#parts.cleanup.run();
+    process.off('exit', this.#endVms);
   }
+
+  readonly #endVms = (): void => {
+    this.#parts.kept?.kill();
+    for (const { vm } of this.#sandboxes) {
+      const { pid = null } = vm?.isAlive() === true ? vm : {};
+      if (pid !== null) tryOr(undefined, 'it has just ended', () => process.kill(pid, 'SIGKILL'));
+    }
+  };
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
@@ -222,6 +274,12 @@ export class Runtime {
     return this.driver.accelerator === 'tcg' ? { OPENBLAS_L2_SIZE: '256' } : {};
   }
 
+  readonly #keep = (dir: string, vm: KeptVm): void => {
+    const { kept, artifacts } = this.#parts;
+    const { kernelDigest, rootImageDigest } = artifacts;
+    if (kept !== null) writeKept(dir, vm, kept.keeper, { kernelDigest, rootImageDigest });
+  };
+
   #sandboxParts(): SandboxParts {
     const log = this.#log;
     const config = this.#config;
@@ -229,7 +287,7 @@ export class Runtime {
       driver: this.driver,
       kernelPath: this.artifacts.kernelPath,
       rootImagePath: this.artifacts.rootImagePath,
-      makeWorkspace: (spec) => makeWorkspace(this.home.runDir, spec.id),
+      makeWorkspace: (spec) => makeWorkspace(this.home.runDir, spec.id, this.keepsVms ? this.#keep : undefined),
       makeOverlay: (target, sizeBytes) => createOverlay(this.artifacts.overlayTemplatePath, target, sizeBytes),
       makeMemory,
       allocateCid: () => this.#cids.allocate(),

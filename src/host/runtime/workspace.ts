@@ -6,7 +6,7 @@
  *     run/<id>/disk.ext4      the guest's writes
  *     run/<id>/environment    a hard link to the image that its programs run in, if any
  */
-import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describeError, errorCode } from '../../base/errors.ts';
 import { checkRunDir, requireRunDir } from '../../base/home.ts';
@@ -16,6 +16,7 @@ import type { Log } from '../../base/log.ts';
 import { namesIn } from '../../base/names-in.ts';
 import { PORTS } from '../../machine/guest/limits.ts';
 import { endUnfinishedStarts } from '../../machine/jail/leftovers.ts';
+import type { KeptVm } from '../../machine/vmm/kept.ts';
 import type { Workspace } from '../../sandbox/contract/parts.ts';
 import { startTicksOf } from '../../sys/process-start.ts';
 
@@ -33,7 +34,7 @@ interface Owner {
 }
 
 /** @throws HomeError `run_dir_unsafe` */
-export async function makeWorkspace(runDir: string, id: string): Promise<Workspace> {
+export async function makeWorkspace(runDir: string, id: string, keep?: KeepIn): Promise<Workspace> {
   const dir = join(runDir, id);
   requireRunDir(runDir);
   await mkdir(dir, { mode: 0o700 });
@@ -45,8 +46,28 @@ export async function makeWorkspace(runDir: string, id: string): Promise<Workspa
     await rm(dir, { recursive: true, force: true });
     throw error;
   }
+  return workspaceAt(dir, owner, keep);
+}
+
+/** Records a VM in its directory. */
+type KeepIn = (dir: string, kept: KeptVm) => void;
+
+/** The directory of a VM that this process takes over. */
+export async function adoptWorkspace(runDir: string, id: string): Promise<Workspace> {
+  const dir = join(runDir, id);
+  const owner = await processRef(process.pid);
+  await writeOwner(dir, { owner, vmm: null });
+  // Sockets of the process before.
+  for (const entry of await readdir(dir, { withFileTypes: true })) {
+    if (entry.isSocket()) await rm(join(dir, entry.name), { force: true });
+  }
+  return workspaceAt(dir, owner);
+}
+
+function workspaceAt(dir: string, owner: ProcessRef, keep?: KeepIn): Workspace {
   return {
     dir,
+    ...(keep === undefined ? {} : { keep: (kept: KeptVm) => keep(dir, kept) }),
     channelPath: join(dir, 'v'),
     overlayPath: join(dir, 'disk.ext4'),
     environmentPath: join(dir, 'environment'),
@@ -60,14 +81,19 @@ export const packageSocket = (channelPath: string): string => `${channelPath}_${
 
 /**
  * Kills the VMMs and removes the directories of sandboxes whose owner is gone. Returns the number of directories.
+ * @param kept ids of VMs that outlive their owner (`kept-vms.ts`)
  * @throws HomeError `run_dir_unsafe`
  */
-export async function reclaim(runDir: string, log: Log): Promise<number> {
+export async function reclaim(
+  runDir: string,
+  log: Log,
+  kept: Pick<ReadonlyMap<string, unknown>, 'has'> = new Map(),
+): Promise<number> {
   checkRunDir(runDir);
   let reclaimed = 0;
   const abandoned = new Set<string>();
   for (const name of await namesIn(runDir)) {
-    if (parseSandboxId(name) === undefined) continue;
+    if (parseSandboxId(name) === undefined || kept.has(name)) continue;
     const dir = join(runDir, name);
     const state = await readOwner(dir);
     if (state === 'young' || (state !== undefined && (await isAlive(state.owner)))) continue;

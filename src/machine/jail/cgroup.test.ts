@@ -1,6 +1,7 @@
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { silentLog } from '../../base/log.ts';
+import { startTicksOf } from '../../sys/process-start.ts';
 import { Cgroups } from './cgroup.ts';
 import type { CgroupFiles } from './cgroup-files.ts';
 import { kernelProcesses, type ProcessTable } from './cgroup-leaf.ts';
@@ -244,6 +245,21 @@ describe('Cgroups: v2', () => {
       'foreign',
       expect.stringMatching(/^mine\./),
     ]);
+  });
+});
+
+describe('Cgroups: groups that are kept for another process', () => {
+  it('reclaim: with the kept VMs of this owner, removes its others; other owners lose none', async () => {
+    const kernel = new Unified(MOUNT, 'memory pids');
+    const owner = { pid: process.ppid, startTicks: startTicksOf(process.ppid) ?? '' };
+    const cgroups = new Cgroups(of(MOUNT), kernel, kernelProcesses, silentLog, owner);
+    for (const id of ['kept', 'lost']) cgroups.create(id, LIMITS);
+    const other = new Cgroups(of(MOUNT), kernel);
+    other.create('other', LIMITS);
+    expect(await other.reclaim()).toBe(0);
+    expect(await cgroups.reclaim(new Set(['kept', 'other']))).toBe(1);
+    const left = kernel.list(`${MOUNT}/neurovisor`).filter((name) => /^(kept|lost|other)\./.test(name));
+    expect(left.sort()).toEqual([`kept.${owner.pid}.${owner.startTicks}`, expect.stringMatching(/^other\./)]);
   });
 });
 

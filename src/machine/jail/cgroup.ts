@@ -4,6 +4,8 @@
  *
  *     <group of this process>/neurovisor/<vm>.<pid of the owner>.<its start>
  *
+ * The owner is this process, or the one for which its VMMs are kept while it is replaced.
+ *
  * v2 has one more rule: a group with processes of its own gives no controllers to its children ("no internal
  * processes", cgroups(7)). So this process leaves a group that systemd has delegated to it (cgroup-leaf.ts). Otherwise the
  * parent is the nearest ancestor that has the needed controllers and is writable; without one, it tries to leave its own.
@@ -49,6 +51,17 @@ export interface Cgroup {
   remove(): Promise<void>;
 }
 
+/** A process by pid and start time. */
+export interface GroupOwner {
+  readonly pid: number;
+  readonly startTicks: string;
+}
+
+/** Removes the groups of a VMM that another process has made, and ends what runs in them. @throws JailError */
+export async function removeGroups(dirs: readonly string[]): Promise<void> {
+  await removeAll(kernelFiles, dirs);
+}
+
 export class Cgroups {
   readonly #files: CgroupFiles;
   readonly #paths: CgroupPaths;
@@ -58,18 +71,22 @@ export class Cgroups {
   readonly #log: Log;
   readonly #warned = new Set<keyof typeof LESS_NEEDED>();
 
-  /** @param files, processes for tests; default: the kernel's */
+  /**
+   * @param files, processes for tests; default: the kernel's
+   * @param owner of the groups. Default: this process
+   */
   constructor(
     paths: CgroupPaths,
     files: CgroupFiles = kernelFiles,
     processes: ProcessTable = kernelProcesses,
     log: Log = silentLog,
+    owner: GroupOwner = { pid: process.pid, startTicks: startTicksOf(process.pid) ?? '' },
   ) {
     this.#files = files;
     this.#log = log;
     this.#paths = paths;
     this.#trees = findTrees(paths, { files, processes }, (attempt) => this.#attempts.push(attempt));
-    this.#owner = `${process.pid}.${startTicksOf(process.pid) ?? ''}`;
+    this.#owner = `${owner.pid}.${owner.startTicks}`;
   }
 
   /** The kernel's names, for example `memory`, `pids`. */
@@ -153,15 +170,20 @@ export class Cgroups {
     });
   }
 
-  /** Removes the groups of owners that no longer run. @returns the number of groups */
-  async reclaim(): Promise<number> {
+  /**
+   * Removes the groups of owners that no longer run, and ends what runs in them.
+   * @param kept the VMs of this owner that stay. Default: all
+   * @returns the number of groups
+   */
+  async reclaim(kept?: ReadonlySet<string>): Promise<number> {
     const left = new Set<string>();
     for (const { parent } of this.#trees) {
       for (const name of this.#files.list(parent)) {
-        const match = /^[a-z0-9]+\.(\d+)\.(\d+)$/.exec(name);
+        const match = /^([a-z0-9]+)\.((\d+)\.(\d+))$/.exec(name);
         if (match === null) continue;
-        const [, pid = '', startTicks = ''] = match;
-        if (!isRunning({ pid: Number(pid), startTicks })) left.add(join(parent, name));
+        const [, id = '', owner, pid = '', startTicks = ''] = match;
+        const isLost = kept !== undefined && owner === this.#owner && !kept.has(id);
+        if (isLost || !isRunning({ pid: Number(pid), startTicks })) left.add(join(parent, name));
       }
     }
     await removeAll(this.#files, [...left]);

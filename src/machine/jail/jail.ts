@@ -59,6 +59,8 @@ export interface Jailed {
   /** Kills the VMM. Idempotent; `child` emits the end. */
   kill(): void;
   limitDisks(limits: DiskLimits): void;
+  /** Directories of its control group. */
+  readonly groups: readonly string[];
   /** Removes the rest of the jail. Call it after the end of `child`. Idempotent. */
   release(): Promise<void>;
 }
@@ -240,6 +242,7 @@ function launch(
       // The parent then reaps it and ends.
       if (vmm === undefined || !killIfRunning(vmm)) killGroup(child);
     },
+    groups: held.cgroup?.dirs ?? [],
     limitDisks: (limits) => held.cgroup?.limitIo(ioLimits(pathsOf(plan), limits)),
     release() {
       released ??= release(parts, held);

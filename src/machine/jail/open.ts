@@ -10,7 +10,7 @@ import { newSandboxId } from '../../base/ids.ts';
 import { awaitOr, tryOr } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { hasCapability } from '../../sys/capability.ts';
-import { Cgroups } from './cgroup.ts';
+import { Cgroups, type GroupOwner } from './cgroup.ts';
 import { findCgroups } from './cgroup-paths.ts';
 import { JailError } from './errors.ts';
 import { Identities } from './identity.ts';
@@ -38,6 +38,8 @@ interface JailOptions {
   readonly deviceGid: number | null;
   /** False: VMMs of root also keep its user id. Default: VMMs of root have their own user ids. */
   readonly ownUsers?: boolean;
+  /** Owns the VMMs that outlive this process. Default: none does. */
+  readonly keeper?: GroupOwner | undefined;
   readonly log: Log;
 }
 
@@ -52,6 +54,8 @@ export interface Jail {
   readonly description: string;
   /** Protections that this host can't enforce. */
   readonly gaps: readonly JailGap[];
+  /** Its VMMs can outlive this process: a keeper owns their groups, by which the next process finds all of them. */
+  readonly outlives: boolean;
   start(plan: JailPlan): Promise<Jailed>;
   /** Starts at once. Only for a jail without program files and without its own user. */
   startAsUser(plan: JailPlan): Jailed;
@@ -73,7 +77,7 @@ export async function openJail(options: JailOptions): Promise<Jail> {
     : null;
   const trees =
     options.programFiles.length === 0 ? null : new ProgramTrees(join(options.cacheDir, 'jail'), options.programFiles);
-  const cgroups = await openCgroups(log);
+  const cgroups = await openCgroups(log, options.keeper);
   const orphans = identities?.endOrphans() ?? 0;
   if (orphans > 0) log.info('ended VMMs whose owner was killed', { count: orphans });
   const parts: JailParts = {
@@ -102,6 +106,7 @@ export async function openJail(options: JailOptions): Promise<Jail> {
       'seccomp',
       ...(parts.cgroups === null ? [] : [parts.cgroups.description]),
     ].join(', '),
+    outlives: options.keeper !== undefined && hasOwnUsers && parts.cgroups !== null && cgroups?.missing === null,
     gaps: [
       ...(hasOwnUsers
         ? []
@@ -133,12 +138,16 @@ export function limitGaps(cgroups: Cgroups | null): JailGap[] {
   return [{ text: `no limit of ${names}: ${cause}`, remedy }];
 }
 
-/** Removes the groups of killed NeuroVisors. @returns `null`, with a warning in the log, if none can be used */
-export async function openCgroups(log: Log): Promise<Cgroups | null> {
+/**
+ * Removes the groups of killed NeuroVisors.
+ * @param kept with a keeper: its VMs that stay. Default: all
+ * @returns `null`, with a warning in the log, if none can be used
+ */
+export async function openCgroups(log: Log, keeper?: GroupOwner, kept?: ReadonlySet<string>): Promise<Cgroups | null> {
   try {
     const read = (name: string): string => readFileSync(`/proc/self/${name}`, 'utf8');
-    const cgroups = new Cgroups(findCgroups(read('mountinfo'), read('cgroup')), undefined, undefined, log);
-    const reclaimed = await cgroups.reclaim();
+    const cgroups = new Cgroups(findCgroups(read('mountinfo'), read('cgroup')), undefined, undefined, log, keeper);
+    const reclaimed = await cgroups.reclaim(kept);
     if (reclaimed > 0) log.info('removed control groups of VMMs that ran no more', { reclaimed });
     return cgroups;
   } catch (error) {

@@ -40,6 +40,15 @@ describe('jailCommand', () => {
     }
     expect(own.indexOf('--remount-ro')).toBeGreaterThan(own.indexOf('/dev/kvm'));
   });
+  it('jailCommand: one that outlives its owner is tied until bubblewrap runs, which waits for its limits', () => {
+    const words = jailCommand({ ...plan, outlives: true }, { tools, tree, user, fds, owner: 7 });
+    expect(words).not.toContain('--die-with-parent');
+    expect(words.indexOf('--pdeathsig')).toBeGreaterThan(0);
+    expect(words[words.indexOf('--pdeathsig') + 1]).toBe('KILL');
+    const at = words.indexOf('/b');
+    expect(words.slice(at - 4, at)).toEqual(['/s', '--pdeathsig', 'clear', '--']);
+    expect(words.slice(at)).toContain('--block-fd');
+  });
   it('jailCommand: shows files at other paths, in order, and starts in its directory', () => {
     const files: JailFile[] = [
       { path: '/d/own', at: '/vm', access: 'own' },

@@ -50,6 +50,8 @@ export interface JailPlan {
   readonly openFilesMax?: number;
   /** False: the kernel gives it no transparent huge pages, even if it requests them. Default: true. */
   readonly hugePages?: boolean;
+  /** True: once its limits are set, it outlives this process (`Cgroups` names its owner). Default: it ends with it. */
+  readonly outlives?: boolean;
 }
 
 const ID = /^[a-z0-9]{1,64}$/;
@@ -139,7 +141,7 @@ const ALIVE = '[ "$PPID" = "$1" ] && shift && exec "$@"';
 
 /** @param options.user `null`: bubblewrap makes a user namespace with this process's user alone */
 export function jailCommand(
-  plan: Pick<JailPlan, 'id' | 'argv' | 'files' | 'cwd' | 'env' | 'hasDriver'>,
+  plan: Pick<JailPlan, 'id' | 'argv' | 'files' | 'cwd' | 'env' | 'hasDriver' | 'outlives'>,
   options: {
     readonly tools: JailTools;
     readonly tree: ProgramTree;
@@ -149,7 +151,8 @@ export function jailCommand(
   },
 ): string[] {
   const { tools, tree, user, fds, owner } = options;
-  // From here on it dies with its parent; bubblewrap sets the same for itself and the VMM.
+  // From here on it dies with its parent; bubblewrap sets the same for itself and the VMM. One that outlives this
+  // process is untied as bubblewrap, which waits for the limits: `endUnfinishedStarts` finds it there.
   const tie = [tools.setpriv, '--pdeathsig', 'KILL'];
   const alive = [tools.sh, '-c', ALIVE, 'sh', `${owner}`];
   // bubblewrap inherits its capabilities, so that no program started by the VMM can gain any. Two steps: a capability
@@ -160,12 +163,20 @@ export function jailCommand(
     ...(user === null ? tie : [...enter(tools, user), ...tie, ...bound]),
     '--',
     ...alive,
+    ...(plan.outlives === true ? [tools.setpriv, '--pdeathsig', 'clear', '--'] : []),
     tools.bwrap,
     ...(user === null ? ['--unshare-user', '--uid', '65534', '--gid', '65534'] : []),
     // `endUnfinishedStarts` recognizes the process by it.
     ['--hostname', plan.id],
     ['--unshare-pid', '--unshare-net', '--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try'],
-    ['--as-pid-1', '--die-with-parent', '--new-session', '--cap-drop', 'ALL', '--clearenv'],
+    [
+      '--as-pid-1',
+      ...(plan.outlives === true ? [] : ['--die-with-parent']),
+      '--new-session',
+      '--cap-drop',
+      'ALL',
+      '--clearenv',
+    ],
     ['--info-fd', `${fds.info}`, '--block-fd', `${fds.block}`, '--seccomp', `${fds.seccomp}`],
     ...tree.entries.flatMap((name) => ['--ro-bind', join(treeDir, name), `/${name}`]),
     // From /proc only the program's own descriptors: its RAM is one of them.

@@ -12,6 +12,7 @@
 import type { Readable, Writable } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from '../../base/channel.ts';
 import type { DiskLimits } from '../../base/request/disk-limits.ts';
+import type { KeptVm } from './kept.ts';
 
 export type { ChannelLimits, ChannelStats } from '../../base/channel.ts';
 export type { DiskLimits } from '../../base/request/disk-limits.ts';
@@ -92,6 +93,11 @@ export interface VmSpec {
    * needed only at the first `saveState`, which may write only the changes since.
    */
   readonly snapshot?: VmSnapshot;
+  /**
+   * Set: the VM outlives this process, if the driver can do that. Called once before guest code runs, with what the next
+   * process needs to take it over; a failure fails the start.
+   */
+  readonly keep?: (kept: KeptVm) => void;
   /** Extra kernel arguments, each `[A-Za-z0-9_.,:/=-]+`; anything else is refused. */
   readonly bootArgs?: readonly string[];
 }
@@ -354,6 +360,15 @@ export interface VmmDriver {
    * @throws VmmError
    */
   start(spec: VmSpec, signal?: AbortSignal): Promise<Vm>;
+  /**
+   * Takes over a VM of a process that was killed: `spec.keep` has got `kept`. Its vsock device is a new one; it runs.
+   * Omitted: no VM of this driver outlives its process.
+   * @param spec `memoryFd` is the VM's RAM, or, with a `snapshot.memoryPath`, what its saves fill
+   * @throws VmmError; then the VM was ended
+   */
+  adopt?(spec: VmSpec, kept: KeptVm, signal?: AbortSignal): Promise<Vm>;
+  /** Takes the RAM of such a VM, which the caller closes. Present with `adopt`. @throws VmmError `vm_gone` */
+  memoryOf?(kept: KeptVm): number;
   /** Releases what the driver's VMs share; call it after their end. Omitted if they share nothing. */
   close?(): Promise<void>;
 }

@@ -12,7 +12,7 @@ import { VmmError } from './errors.ts';
 /**
  * Starts the VMM with the given stdio, as `spawn` does.
  *
- * - The process ends when this one does, even by SIGKILL.
+ * - The process ends when this one does, even by SIGKILL, unless it `outlives` it.
  * - It inherits the descriptors of `stdio` and no others.
  * - It inherits no environment, which may have keys of upstream servers.
  */
@@ -42,6 +42,8 @@ export interface LaunchPlan {
   readonly diskLimits?: DiskLimits;
   /** False: the kernel gives it no transparent huge pages, even if it requests them. Default: true. */
   readonly hugePages?: boolean;
+  /** True: it outlives this process. Only for a launch that supports it (`QemuConfinement.outlives`). */
+  readonly outlives?: boolean;
 }
 
 /** Indexed by the VMM's descriptor; a number is one of our descriptors that it inherits. */
@@ -65,6 +67,8 @@ export interface Launched {
   kill(): void;
   /** Replaces `diskLimits`. Omitted if only the VMM enforces them. */
   limitDisks?(limits: DiskLimits): void;
+  /** Directories of the VMM's control group. Omitted: it has none. */
+  readonly groups?: readonly string[];
   /** Call it after the end of `child`. Idempotent. */
   release(): Promise<void>;
 }

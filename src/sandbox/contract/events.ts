@@ -32,12 +32,19 @@ export interface PackageEvent extends PackageFetch {
   readonly type: 'package';
 }
 
+/** Another process has taken the sandbox over, whose own was killed. All connections to its programs ended. */
+export interface AdoptedEvent {
+  readonly type: 'adopted';
+  /** How long no process held it, milliseconds; null: unknown. */
+  readonly gapMs: number | null;
+}
+
 export interface EndEvent {
   readonly type: 'end';
   readonly end: EndInfo;
 }
 
-export type SandboxEventBody = MemoryEvent | DiskEvent | PackageEvent | ActionEvent | EndEvent;
+export type SandboxEventBody = MemoryEvent | DiskEvent | PackageEvent | ActionEvent | AdoptedEvent | EndEvent;
 
 export type TimedEvent = SandboxEventBody & {
   /** Starts at 1. No gaps, except for events that are no longer kept. */

@@ -14,6 +14,7 @@ import type { PackageFetch } from '../../egress/packages/gateway.ts';
 import type { GuestIdentity } from '../../machine/guest/identity.ts';
 import type { GuestListener } from '../../machine/guest/link.ts';
 import type { RamDifference, VmDisk, VmExit, VmmDriver, VmSnapshot } from '../../machine/vmm/driver.ts';
+import type { KeptVm } from '../../machine/vmm/kept.ts';
 import type { ViolationMark } from './ending.ts';
 import type { HostMemoryEvents } from './memory-events.ts';
 import type { ModelAccount, ModelPolicy } from './model-policy.ts';
@@ -31,6 +32,8 @@ export interface Workspace {
   readonly disks?: readonly VmDisk[];
   /** Records the VMM's pid, so that the next process can kill the VMM if this one dies. */
   recordVmm(pid: number): Promise<void>;
+  /** Set: the VM outlives this process (`VmSpec.keep`). */
+  readonly keep?: ((kept: KeptVm) => void) | undefined;
   remove(): Promise<void>;
 }
 
@@ -178,7 +181,15 @@ export interface MemoryTarget {
   keepBase?(base: RamBase, fromPath: string): Promise<RamDifference>;
 }
 
+/** What a VM was booted from, as the store names it. */
+export interface MadeFrom {
+  readonly kernelDigest: string;
+  readonly rootImageDigest: string;
+}
+
 export interface SandboxParts {
+  /** Set for a VM that was taken over: another version of this host may have booted it. Default: this host's. */
+  readonly madeFrom?: MadeFrom;
   readonly driver: VmmDriver;
   /** Group that this VM may share RAM pages with; `null` for a private copy. Omitted if this process has one owner. */
   readonly sharers?: string | null;

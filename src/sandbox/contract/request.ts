@@ -18,6 +18,9 @@ export interface LifetimePolicy {
   readonly annotations: Readonly<Record<string, string>>;
 }
 
+/** The annotation of a sandbox that ends with a connection of its client, so that no other process takes it over. */
+export const SESSION_ANNOTATION = 'session';
+
 export type LifetimeChange = Omit<
   SandboxChange,
   'channelLimits' | 'diskLimits' | 'network' | 'secrets' | 'requestHeaders' | 'memoryMib'

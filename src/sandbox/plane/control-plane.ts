@@ -42,10 +42,12 @@ import type { ParseEgress } from '../contract/network-spec.ts';
 import { tracedGuest } from '../contract/traced-guest.ts';
 import { MemoryPolicy, type PolicyParts } from '../memory/policy.ts';
 import type { OpenTemplate } from '../start/pools.ts';
+import { openGate } from '../start/start-gate.ts';
 import { Starter } from '../start/starter.ts';
 import type { Store } from '../store/store.ts';
 import { onDiskEvent } from '../vm/full-disk.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
+import { adoptAll, type LeftVms } from './adoption.ts';
 import { type CreatorParts, SandboxCreator } from './creator.ts';
 import { Directory } from './directory.ts';
 import { chunksOf, followLogs, logsOf } from './logs.ts';
@@ -75,6 +77,8 @@ export interface ControlParts extends CreatorParts {
   isOwnerAlive(ownerJson: string): Promise<boolean>;
   readonly parseEgress: ParseEgress;
   readonly modelUse?: SandboxRowsParts['modelUse'];
+  /** For `LocalControlPlane.adopt`. Default: none. */
+  readonly left?: LeftVms | undefined;
 }
 
 export class LocalControlPlane implements ControlPlane {
@@ -109,8 +113,21 @@ export class LocalControlPlane implements ControlPlane {
   /** Also marks sandboxes of killed processes as ended. */
   static async open(parts: ControlParts): Promise<LocalControlPlane> {
     const control = new LocalControlPlane(parts);
-    await control.#rows.reconcile();
+    await control.#rows.reconcile(parts.left?.ids);
     return control;
+  }
+
+  /**
+   * Takes over the VMs of killed processes that live on. Requests for sandboxes wait for it. Call it once, when all
+   * that decides about sandboxes is in place. Never rejects.
+   */
+  adopt(): Promise<void> {
+    const { left, clock, log, gate = openGate } = this.#parts;
+    if (left === undefined || left.ids.length === 0) return Promise.resolve();
+    const sharersOf = (annotations: SandboxInfo['annotations']): string | null => gate.sharersOf(annotations);
+    const adopting = adoptAll({ clock, log, left, managed: this.#managedParts(), sharersOf });
+    this.#directory.waitFor(adopting);
+    return adopting;
   }
 
   async host(): Promise<HostInfo> {
@@ -341,6 +358,7 @@ export class LocalControlPlane implements ControlPlane {
       accelerator,
       snapshots,
       rows: this.#rows,
+      savesUse: this.#parts.left !== undefined,
       start: (spec, source, owner, signal) =>
         this.#starter.startFrom(spec, source, owner, this.#creator.untilClosed(signal)),
       reserve: (memoryMib) => queue.reserve(memoryMib),

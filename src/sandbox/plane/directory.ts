@@ -21,11 +21,17 @@ export class Directory {
   /** Ended sandboxes whose end is not yet on disk, or that still work on a save. */
   readonly #ending = new Map<string, ManagedSandbox>();
   readonly #changes = new Listeners<SandboxInfo>();
+  #complete: Promise<void> = Promise.resolve();
 
   constructor(managed: ManagedParts<ManagedSandbox>, tracer: Tracer) {
     this.#managed = managed;
     this.#tracer = tracer;
     this.#ended = new EndedSandboxes(managed.rows, managed.accelerator);
+  }
+
+  /** Until then, sandboxes may be missing: look-ups wait. */
+  waitFor(complete: Promise<void>): void {
+    this.#complete = complete;
   }
 
   /** Sandboxes that have not ended. */
@@ -43,6 +49,7 @@ export class Directory {
   }
 
   async list(filter: SandboxFilter = {}): Promise<readonly SandboxInfo[]> {
+    await this.#complete;
     const { name } = filter;
     const isHere = this.sandboxes.some((one) => one.policy.name === name && one.pausedSnapshotId === null);
     // Spares look-ups by name the store.
@@ -82,6 +89,7 @@ export class Directory {
 
   /** Reads at most the row of this sandbox. @returns its end if it has ended */
   async #lookUp(id: string): Promise<ManagedSandbox | SandboxInfo | undefined> {
+    await this.#complete;
     const end = this.#ended.own(id);
     if (end !== undefined) return end;
     const before = this.#sandboxes.get(id);

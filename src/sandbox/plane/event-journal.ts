@@ -5,6 +5,7 @@
 
 import type { Clock } from '../../base/clock.ts';
 import { Listeners } from '../../base/listeners.ts';
+import type { UsageRecord } from '../../inference/bridge/bridge.ts';
 import type { EventSink, SandboxEventBody, TimedEvent } from '../contract/events.ts';
 
 export const JOURNAL_LIMITS = {
@@ -76,5 +77,37 @@ export class EventJournal implements EventSink {
       stop();
       signal.removeEventListener('abort', onAbort);
     }
+  }
+}
+
+const RECORDS_MAX = 256;
+const SAVE_MS = 2_000;
+
+/** The last model requests of a sandbox, oldest first. */
+export class UsageLog {
+  readonly #records: UsageRecord[] = [];
+  readonly #clock: Clock;
+  readonly #save: (() => void) | undefined;
+  #isSaving = false;
+
+  /** @param save called 2 seconds after a request, for all of that time */
+  constructor(clock: Clock, save?: () => void) {
+    this.#clock = clock;
+    this.#save = save;
+  }
+
+  get records(): readonly UsageRecord[] {
+    return this.#records;
+  }
+
+  note(record: UsageRecord): void {
+    this.#records.push(record);
+    if (this.#records.length > RECORDS_MAX) this.#records.shift();
+    if (this.#save === undefined || this.#isSaving) return;
+    this.#isSaving = true;
+    this.#clock.after(SAVE_MS, () => {
+      this.#isSaving = false;
+      this.#save?.();
+    });
   }
 }

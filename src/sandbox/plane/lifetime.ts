@@ -80,9 +80,10 @@ export class Lifetime {
     }
   }
 
-  start(): void {
+  /** @param endsAtMs deadline of a timeout that goes on, wall clock. Default, or null: the timeout begins */
+  start(endsAtMs?: number | null): void {
     this.pauseReason = null;
-    this.startTimeout();
+    this.startTimeout(endsAtMs ?? null);
     this.startIdle();
   }
 
@@ -93,7 +94,7 @@ export class Lifetime {
     this.startIdle();
   }
 
-  startTimeout(): void {
+  startTimeout(endsAtMs: number | null = null): void {
     this.#turns.timeout += 1;
     this.#cancelTimeout();
     this.#cancelGrace();
@@ -101,8 +102,10 @@ export class Lifetime {
     const { clock, policy } = this.#options;
     const { timeoutMs } = policy();
     if (timeoutMs === null) return;
-    this.#endsAtMs = Math.round(clock.wall() + timeoutMs);
-    this.#cancelTimeout = clock.after(timeoutMs, () => this.#onTimeout());
+    const now = clock.wall();
+    this.#endsAtMs = endsAtMs ?? Math.round(now + timeoutMs);
+    const leftMs = endsAtMs === null ? timeoutMs : Math.max(0, endsAtMs - now);
+    this.#cancelTimeout = clock.after(leftMs, () => this.#onTimeout());
   }
 
   /**

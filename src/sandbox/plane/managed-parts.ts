@@ -29,6 +29,8 @@ export interface ManagedParts<S> {
   readonly rows: SandboxRows;
   /** Starts a VM from `source` once the queue admits it. */
   readonly start: Starter['startFrom'];
+  /** True: what models were used is stored within 2 seconds, for the next process that holds the VM. Default: no. */
+  readonly savesUse?: boolean;
   onChange(sandbox: S): void;
   onEvent(sandbox: S, event: TimedEvent): void;
   /** See `StartQueue.reserve`. */

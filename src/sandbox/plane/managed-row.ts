@@ -62,6 +62,12 @@ export class ManagedRow {
     return this.writer.write(() => this.make(this.#parts.life.snapshotId));
   }
 
+  /** Stores what was used of the sandbox's budget for models, if it has one. */
+  saveUse(): void {
+    const hasBudget = Object.keys(this.spec.models.budget).length > 0;
+    if (hasBudget && this.#parts.life.status === 'running') void this.persist();
+  }
+
   make(
     pausedSnapshotId: string | null,
     end = this.#parts.life.end,

@@ -19,7 +19,7 @@ import { requireValues } from '../contract/secrets.ts';
 import type { SandboxSpec } from '../contract/spec.ts';
 import type { SnapshotRow } from '../store/snapshot.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
-import { EventJournal } from './event-journal.ts';
+import { EventJournal, UsageLog } from './event-journal.ts';
 import { activityOf, Lifetime, statusText } from './lifetime.ts';
 import type { Identity, ManagedParts } from './managed-parts.ts';
 import { ManagedRow } from './managed-row.ts';
@@ -28,12 +28,11 @@ import { SandboxChanges } from './sandbox-changes.ts';
 import { sandboxInfo } from './sandbox-info.ts';
 import { SerialQueue, SingleFlight } from './serial-queue.ts';
 import type { ForkLease, SaveExtent } from './snapshot-lease.ts';
-import { UsageLog } from './usage-log.ts';
 
 export class ManagedSandbox {
   readonly id: string;
   readonly provenance: Provenance;
-  readonly usage = new UsageLog();
+  readonly usage: UsageLog;
   readonly events: EventJournal;
   readonly #parts: ManagedParts<ManagedSandbox>;
   readonly #row: ManagedRow;
@@ -60,6 +59,7 @@ export class ManagedSandbox {
     this.id = identity.spec.id;
     this.provenance = identity.provenance;
     this.#foreignPause = identity.foreignPause ?? null;
+    this.usage = new UsageLog(parts.clock, parts.savesUse === true ? () => this.#row.saveUse() : undefined);
     this.#row = new ManagedRow(identity, {
       id: this.id,
       provenance: this.provenance,
@@ -93,18 +93,18 @@ export class ManagedSandbox {
     });
   }
 
-  /** @param made.supervisor of a VM that is ready */
+  /** @param made.supervisor of a VM that is ready. @param made.endsAtMs see `Lifetime.start` */
   static started(
     parts: ManagedParts<ManagedSandbox>,
-    made: Omit<Identity, 'spec'> & { readonly supervisor: Supervisor; readonly readyMs: number },
+    made: Omit<Identity, 'spec'> & { supervisor: Supervisor; readyMs: number | null; endsAtMs?: number | null },
   ): ManagedSandbox {
     const { supervisor, readyMs } = made;
-    const identity = { ...made, spec: supervisor.spec };
-    const sandbox = new ManagedSandbox(parts, identity, { kind: 'running', supervisor });
+    const sandbox = new ManagedSandbox(parts, { ...made, spec: supervisor.spec }, { kind: 'running', supervisor });
     sandbox.#readyMs = readyMs;
     sandbox.#adopt(supervisor);
+    if (readyMs === null) sandbox.#timings = null;
     parts.onChange(sandbox);
-    sandbox.#begin();
+    sandbox.#begin(made.endsAtMs);
     return sandbox;
   }
 
@@ -412,8 +412,8 @@ export class ManagedSandbox {
     void supervisor.ended.then((end) => this.#vmEnded(supervisor, end));
   }
 
-  #begin(): void {
-    this.lifetime.start();
+  #begin(endsAtMs?: number | null): void {
+    this.lifetime.start(endsAtMs);
     void this.#row.persist();
   }
 

@@ -185,23 +185,27 @@ export class SandboxRows {
     }
   }
 
-  /** Marks the sandboxes of killed processes as ended. */
-  async reconcile(): Promise<void> {
+  /** Marks the sandboxes of killed processes as ended. @param left those whose VMs may be taken over */
+  async reconcile(left: readonly string[] = []): Promise<void> {
+    for (const row of await this.#parts.store.sandboxes.list())
+      if (!left.includes(row.id)) await this.reconcileOne(row);
+  }
+
+  /** Does nothing for a row that has ended, or whose owner lives. @param why the VM is lost, if its process was not all */
+  async reconcileOne(row: SandboxRow, why?: string): Promise<void> {
     const { store, log, clock, isOwnerAlive } = this.#parts;
-    for (const row of await store.sandboxes.list()) {
-      const { id, ownerJson: owner } = row;
-      if (row.status === 'ended') continue;
-      if (owner !== null && (await isOwnerAlive(owner))) continue;
-      if (isOnDisk(row)) {
-        if (owner !== null) await store.sandboxes.claim(id, owner, null);
-        continue;
-      }
-      const detail = 'the process that held it was killed';
-      const end = endInfo(endWithoutVm('host-lost', detail, clock.wall()));
-      const ended = { ownerJson: null, status: 'ended', pausedSnapshotId: null, end } as const;
-      await this.put({ ...row, ...ended, endsAtMs: null });
-      log.info('a sandbox ended with the process that held it', { sandbox: id });
+    const { id, ownerJson: owner } = row;
+    if (row.status === 'ended') return;
+    if (owner !== null && (await isOwnerAlive(owner))) return;
+    if (isOnDisk(row)) {
+      if (owner !== null) await store.sandboxes.claim(id, owner, null);
+      return;
     }
+    const detail = 'the process that held it was killed';
+    const end = endInfo(endWithoutVm('host-lost', why === undefined ? detail : `${detail}, and ${why}`, clock.wall()));
+    const ended = { ownerJson: null, status: 'ended', pausedSnapshotId: null, end } as const;
+    await this.put({ ...row, ...ended, endsAtMs: null });
+    log.info('a sandbox ended with the process that held it', { sandbox: id });
   }
 }
 

@@ -36,6 +36,7 @@ import {
   isDiskOnly,
   machineSize,
   noSnapshot,
+  requireOwn,
   snapshotSpec,
 } from './snapshot-row.ts';
 import { ramMapper, startSource } from './start-source.ts';
@@ -77,7 +78,7 @@ export class SnapshotManager {
     await supervisor.save(destination.target, 'end', async (snapshot) => {
       await destination.finish();
       const label = { name: null, annotations, sealedBy: key?.id ?? null };
-      const made = this.#row(id, label, 'pause', supervisor.spec, snapshot);
+      const made = this.#row(id, label, 'pause', supervisor, snapshot);
       await keep(id, async (row) => void (await staging.commit(made, row)));
     });
   }
@@ -91,7 +92,7 @@ export class SnapshotManager {
     let made: NewSnapshot | undefined;
     await supervisor.save(destination.target, 'continue', async (snapshot, whole) => {
       const sealed = { ...label, sealedBy: key?.id ?? null };
-      made = this.#row(newSandboxId(), sealed, 'snapshot', supervisor.spec, snapshot);
+      made = this.#row(newSandboxId(), sealed, 'snapshot', supervisor, snapshot);
       await whole;
       await destination.finish();
       // Runs while the guest comes back; the snapshot is committed once it has.
@@ -139,6 +140,7 @@ export class SnapshotManager {
    */
   async acquireForkSource(supervisor: Supervisor, onCopied: (lease: ForkLease) => void): Promise<void> {
     const { store, copies } = this.#parts;
+    requireOwn(supervisor.madeFrom, this.#parts);
     const staging = await store.snapshots.stage();
     let memory: GuestMemory | undefined;
     let changes: GuestMemory | undefined;
@@ -431,17 +433,15 @@ export class SnapshotManager {
     id: string,
     { name, annotations, sealedBy }: SnapshotLabel & Pick<NewSnapshot, 'sealedBy'>,
     kind: 'snapshot' | 'pause',
-    spec: SandboxSpec,
+    { spec, madeFrom }: Pick<Supervisor, 'spec' | 'madeFrom'>,
     snapshot: VmSnapshot | null,
   ): NewSnapshot {
-    const { kernelDigest, rootImageDigest, machineOf } = this.#parts;
-    const { stateSha256 = null } = snapshot ?? {};
-    const machine = snapshot?.machine ?? machineOf(machineSize(spec));
+    const { kernelDigest, rootImageDigest } = madeFrom ?? this.#parts;
+    const { stateSha256 = null, difference } = snapshot ?? {};
+    const machine = snapshot?.machine ?? this.#parts.machineOf(machineSize(spec));
     const { cpus, memoryMib, memoryMaxMib, diskMib, warm, environment } = spec;
-    const size = { cpus, memoryMib, memoryMaxMib, diskMib };
-    const specJson = JSON.stringify({ ...size, warm, environment, annotations });
+    const specJson = JSON.stringify({ cpus, memoryMib, memoryMaxMib, diskMib, warm, environment, annotations });
     const own = environment === undefined ? {} : { environment: environment.digest };
-    const { difference } = snapshot ?? {};
     const base = difference === undefined ? {} : { base: difference.baseDigest };
     const made = { id, name, kind, sandboxId: spec.id, specJson, sealedBy: sealedBy ?? null, ...own, ...base };
     return { ...made, machine, stateSha256, kernelDigest, rootImageDigest };

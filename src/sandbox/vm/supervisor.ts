@@ -98,6 +98,11 @@ export class Supervisor {
     return this.#running?.mapped === undefined ? null : (this.#parts.sharers ?? ONE_OWNER);
   }
 
+  /** See `SandboxParts`. */
+  get madeFrom(): SandboxParts['madeFrom'] {
+    return this.#parts.madeFrom;
+  }
+
   /** Pages of the VM's RAM that are in a memory of its own, bytes; RAM that it maps copy-on-write has none there. */
   get ramBytes(): number {
     return this.#running?.memory.usedBytes() ?? 0;

@@ -1,6 +1,8 @@
 /** Sandboxes: create, list, update, pause, resume, fork, snapshot, remove. */
+import { ignore } from '../../../base/ignore.ts';
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../../sandbox/contract/control.ts';
 import { SandboxError } from '../../../sandbox/contract/errors.ts';
+import { SESSION_ANNOTATION } from '../../../sandbox/contract/request.ts';
 import { createRequest, forkRequest, sandboxChange } from '../../../sandbox/contract/schema/request.ts';
 import { sandboxInfo } from '../../../sandbox/contract/schema/sandbox.ts';
 import { IdempotentRequests } from '../idempotency.ts';
@@ -97,7 +99,7 @@ function addCreate(app: App, { control, log, sessions }: Parts, remembered: Idem
       const session = sessionOf(sessions, headers);
       const create = async (signal: AbortSignal) => {
         const until = session === null ? signal : AbortSignal.any([signal, session.closed]);
-        const made = await createOrUndo(control, body, until);
+        const made = await createOrUndo(control, session === null ? body : { ...body, annotations: IN_SESSION }, until);
         session?.keep(made.id);
         return made;
       };
@@ -125,6 +127,10 @@ async function createOrUndo(control: ControlPlane, request: CreateRequest, signa
   await control.remove(info.id);
   throw new SandboxError('cancelled', 'create: cancelled', { cause: signal.reason });
 }
+
+const IN_SESSION = { [SESSION_ANNOTATION]: 'yes' };
+
+const ignoreEnd = (error: unknown): void => ignore(error, 'it has ended already');
 
 const UNDELIVERED = 'its client disconnected without the answer';
 
@@ -156,7 +162,10 @@ function addFork(app: App, { control, log, sessions }: Parts): void {
       const session = sessionOf(sessions, headers);
       const forks = [...(await control.fork(params.id, body))];
       const ids = forks.flatMap((fork) => (fork.ok ? [fork.sandbox.id] : []));
-      for (const id of ids) session?.keep(id);
+      for (const id of ids) {
+        session?.keep(id);
+        if (session !== null) await control.update(id, { annotations: IN_SESSION }).catch(ignoreEnd);
+      }
       onUndelivered(reply, gone, () => {
         for (const id of ids) void removeAbandoned(control, log, id, UNDELIVERED);
       });

@@ -55,6 +55,10 @@ export const timedEvent: z.ZodType<SandboxTimedEvent> = z
       bytes: count.describe('Sent to the sandbox.'),
       cached: z.boolean().describe('True: no index was asked.'),
     }),
+    event('AdoptedEvent', {
+      type: z.literal('adopted').describe('Another daemon holds the sandbox now; connections to its programs ended.'),
+      gapMs: ms.nullable().describe('How long none held it.'),
+    }),
     event('EndEvent', { type: z.literal('end'), end: endInfo }),
   ])
   .meta({ id: 'SandboxEvent' });

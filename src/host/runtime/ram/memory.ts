@@ -11,6 +11,11 @@ export function makeMemory(bytes: number): GuestMemory {
   return memoryOf(fd);
 }
 
+/** RAM of a VM that was taken over. @param fd a memfd, owned by the result */
+export function adoptedMemory(fd: number): GuestMemory {
+  return memoryOf(fd);
+}
+
 /** An empty file in memory, which grows as it is written. @throws SyscallError */
 export function makeScratch(): GuestMemory {
   return memoryOf(createMemFd('scratch', 0));

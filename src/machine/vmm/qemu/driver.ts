@@ -20,25 +20,30 @@ import type { Log } from '../../../base/log.ts';
 import { hasDiskLimits } from '../../../base/request/disk-limits.ts';
 import { MIB } from '../../../base/units.ts';
 import { fileIdentity } from '../../../sys/fd.ts';
+import { startTicksOf } from '../../../sys/process-start.ts';
 import { startTscMeter } from '../../../sys/tsc.ts';
 import type { AttachVsock } from '../attach-vsock.ts';
 import { openDifference } from '../difference-file.ts';
 import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
+import type { HeldFile, KeptVm } from '../kept.ts';
 import { explainKvm } from '../kvm-device.ts';
 import { type Launch, type Launched, type LaunchFile, type LaunchPlan, launchDirect } from '../launch.ts';
 import { releaseAll } from '../process-vm.ts';
 import { readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec, VHOST_SOCKET_NAME } from '../spec.ts';
 import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
+import { type Adopting, adoptQemu } from './adopt.ts';
 import { kernelArgs, MEMORY_FD, QMP_FD, qemuArgs, SERIAL_FD } from './args.ts';
 import { QemuBalloon } from './balloon.ts';
 import { limitDisks } from './disk-limits.ts';
 import { DiskWatch } from './disk-watch.ts';
+import { HELD_COUNT, HeldEnds, takeMemory } from './held.ts';
 import { findQboot, readQemuVersion } from './installation.ts';
 import { NicSlot } from './nic.ts';
 import { PrivateRam } from './private-ram.ts';
 import { QemuProcess } from './process.ts';
+import type { QmpClient } from './qmp.ts';
 import { RamDescriptor, UnexpectedDescriptor } from './ram-descriptor.ts';
 import { configurationOf, loadState } from './state.ts';
 import { type PrivateMemory, QemuVm } from './vm.ts';
@@ -62,6 +67,8 @@ interface QemuDriverOptions {
   readonly launch?: Launch;
   /** `launch` supports `LaunchPlan.sparedFd`, without which such a clone can't have a balloon. Default: it does not. */
   readonly sparesFiles?: boolean;
+  /** `launch` supports `LaunchPlan.outlives`, so that VMs can be taken over. Default: it does not. */
+  readonly outlives?: boolean;
   /** QEMU's own seccomp filter. Default: on. Off if the jail's filter only logs. */
   readonly ownFilter?: boolean;
 }
@@ -112,6 +119,17 @@ export async function createQemuDriver(options: QemuDriverOptions): Promise<VmmD
         return await start(options, host, spec, signal);
       }
     },
+    ...(options.outlives === true ? adoption(options) : {}),
+  };
+}
+
+function adoption(options: QemuDriverOptions): Pick<VmmDriver, 'adopt' | 'memoryOf'> {
+  return {
+    adopt: async (spec, kept, signal) => {
+      const makeFor: Adopting['makeSlot'] = (qmp, pid, hasOwn) => makeSlot(options, spec, { qmp, pid }, hasOwn);
+      return await adoptQemu({ ...options, freeBytes, makeSlot: makeFor }, spec, kept, signal);
+    },
+    memoryOf: takeMemory,
   };
 }
 
@@ -141,15 +159,21 @@ async function start(
   const release = (): Promise<void> => releaseAll(cleanup, options.log, spec.id);
   cleanup.push('private RAM', () => ram?.close());
   const { disks = [], balloonMib } = spec;
-  const sparedFd = ram !== null && balloonMib !== undefined ? host.ramDescriptor?.expected(disks.length) : undefined;
+  const isKept = options.outlives === true && spec.keep !== undefined && spec.memoryFd !== undefined;
+  const opened = disks.length + (isKept ? HELD_COUNT : 0);
+  const sparedFd = ram !== null && balloonMib !== undefined ? host.ramDescriptor?.expected(opened) : undefined;
+  const ends = isKept ? new HeldEnds() : null;
   const launch = async (): Promise<Launched> =>
-    (options.launch ?? launchDirect)({ ...launchPlan(options, host, spec, ram), sparedFd });
+    (options.launch ?? launchDirect)({ ...launchPlan(options, host, spec, ram, ends), sparedFd });
   const launched = await launch().catch(async (error: unknown) => {
+    ends?.close();
     await release();
     throw error;
   });
-  const process = new QemuProcess(launched, options.clock, spec.console === 'interactive');
-  const slot = makeSlot(options, spec, process, ram !== null);
+  const held = ends?.sockets() ?? null;
+  const process = new QemuProcess(launched, options.clock, spec.console === 'interactive', held);
+  const own = { qmp: process.qmp, pid: () => process.pid };
+  const slot = makeSlot(options, spec, own, ram !== null);
   const nic = new NicSlot(process.qmp);
   const { clock } = options;
   const disk = new DiskWatch({ qmp: process.qmp, clock, path: spec.overlayPath, freeBytes });
@@ -168,9 +192,15 @@ async function start(
     launched.pid.then(confined, (error: unknown) => ignore(error, 'reported by bringUp'));
     const checkDescriptor = (): void => {
       if (ram === null || sparedFd === undefined) return;
-      host.ramDescriptor?.check(process.pid, ram.identity(), disks.length, sparedFd);
+      host.ramDescriptor?.check(process.pid, ram.identity(), opened, sparedFd);
     };
-    const loaded = { state, ram, checkDescriptor, marks, now };
+    const privateMemory = privateMemoryOf(spec, ram, state);
+    const keep = (): void => {
+      if (ends === null) return;
+      const files = ends.files(ram?.fd ?? spec.memoryFd ?? -1);
+      spec.keep?.(keptOf(process, launched, files, machine, privateMemory));
+    };
+    const loaded = { state, ram, checkDescriptor, keep, marks, now };
     const bringing = bringUp(process, slot, nic, spec, loaded);
     await unlessCancelled(bringing, signal);
     const timings = { spawnedMs, ...marks, runningMs: now() };
@@ -185,7 +215,7 @@ async function start(
       timings,
       snapshotMachine,
       ...parts,
-      privateMemory: privateMemoryOf(spec, ram, state),
+      privateMemory,
       limitVmm: (limits) => launched.limitDisks?.(limits),
     });
   } catch (error) {
@@ -217,7 +247,32 @@ function privateMemoryOf({ memoryFd }: VmSpec, ram: PrivateRam | null, state: Bu
   return { ram, configuration: configurationOf(state), memoryFd };
 }
 
-function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec, ram: PrivateRam | null): LaunchPlan {
+/** @throws VmmError `vm_gone` */
+function keptOf(
+  { pid }: QemuProcess,
+  { groups = [] }: Launched,
+  held: readonly HeldFile[],
+  machine: string,
+  own: PrivateMemory | null,
+): KeptVm {
+  const startTicks = pid === null ? undefined : startTicksOf(pid);
+  if (pid === null || startTicks === undefined) throw new VmmError('vm_gone', 'QEMU ended before its guest ran');
+  return {
+    vmm: { pid, startTicks },
+    held,
+    groups,
+    machine,
+    configuration: own?.configuration.toString('base64') ?? null,
+  };
+}
+
+function launchPlan(
+  options: QemuDriverOptions,
+  host: HostFacts,
+  spec: VmSpec,
+  ram: PrivateRam | null,
+  ends: HeldEnds | null,
+): LaunchPlan {
   const { accelerator } = options;
   const { id, dir, cpus, memoryMib, kernelPath, rootImagePath, overlayPath, disks = [] } = spec;
   const { tscKhz, firmwarePath } = host;
@@ -243,6 +298,7 @@ function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec, r
   stdio[QMP_FD] = 'pipe';
   stdio[SERIAL_FD] = 'pipe';
   if (memoryFd !== undefined) stdio[MEMORY_FD] = memoryFd;
+  ends?.addTo(stdio);
   const files: LaunchFile[] = [
     { path: kernelPath, access: 'read' },
     // Read-only for the device as well: `readOnlyNode`.
@@ -259,7 +315,8 @@ function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec, r
   // In emulation QEMU would waste 1.9 MiB of one for 2 MiB of room for ACPI tables, and on average half a one behind
   // translated code, which is no faster in them. With KVM the guest's RAM may be in some.
   const hugePages = accelerator === 'kvm';
-  return { id, dir, cpus, memoryMib, sharedMib, stdio, files, diskLimits, argv, hugePages };
+  const plan = { id, dir, cpus, memoryMib, sharedMib, stdio, files, diskLimits, argv, hugePages };
+  return ends === null ? plan : { ...plan, outlives: true };
 }
 
 /** QEMU's own seccomp filter, set once it has started: no fork, no exec, no change of user or priority. */
@@ -268,16 +325,16 @@ export const OWN_FILTER = ['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,
 function makeSlot(
   options: QemuDriverOptions,
   spec: VmSpec,
-  process: QemuProcess,
+  { qmp, pid }: { readonly qmp: QmpClient; readonly pid: () => number | null },
   hasPrivateMemory: boolean,
 ): VsockSlot {
   return new VsockSlot({
-    qmp: process.qmp,
+    qmp,
     attachVsock: options.attachVsock,
     place: { id: spec.id, vhostSocketPath: join(spec.dir, VHOST_SOCKET_NAME), channelPath: spec.channelPath },
     limits: spec.channelLimits,
     memory: spec.memoryFd === undefined ? undefined : fileIdentity(spec.memoryFd),
-    copiedProcess: options.copiesMemory === true || hasPrivateMemory ? () => process.pid : undefined,
+    copiedProcess: options.copiesMemory === true || hasPrivateMemory ? pid : undefined,
   });
 }
 
@@ -311,6 +368,8 @@ interface Loaded {
   readonly state: Buffer | null;
   readonly ram: PrivateRam | null;
   readonly checkDescriptor: () => void;
+  /** Records the VM for the next process. */
+  readonly keep: () => void;
 }
 
 async function bringUp(
@@ -322,6 +381,7 @@ async function bringUp(
     state,
     ram,
     checkDescriptor,
+    keep,
     marks,
     now,
   }: Loaded & { readonly marks: { greetedMs: number; loadedMs: number }; readonly now: () => number },
@@ -352,6 +412,8 @@ async function bringUp(
   if (spec.balloonMib !== undefined && state === null) {
     await new QemuBalloon(process.qmp, spec.memoryMib).setMemory(spec.memoryMib - spec.balloonMib);
   }
+  // A VM that has run without a record would be lost with this process.
+  keep();
   await process.qmp.execute('cont');
 }
 

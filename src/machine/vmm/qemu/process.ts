@@ -12,10 +12,17 @@ import { VmmError } from '../errors.ts';
 import type { Launched } from '../launch.ts';
 import { ByteTail } from '../tail.ts';
 import { QMP_FD, SERIAL_FD } from './args.ts';
+import type { HeldSockets } from './held.ts';
 import { QmpClient, type QmpEvent } from './qmp.ts';
 
-const CONSOLE_TAIL_BYTES = 64 * 1024;
-const STDERR_TAIL_BYTES = 4 * 1024;
+export const CONSOLE_TAIL_BYTES = 64 * 1024;
+export const STDERR_TAIL_BYTES = 4 * 1024;
+
+/** What a VM needs of its process. */
+export type QemuParts = Pick<
+  QemuProcess,
+  'qmp' | 'pid' | 'terminal' | 'exited' | 'isAlive' | 'logs' | 'consoleTail' | 'kill'
+>;
 
 export class QemuProcess {
   readonly qmp: QmpClient;
@@ -32,8 +39,11 @@ export class QemuProcess {
   #guestReason: string | undefined;
   #killed = false;
 
-  /** @param launched with pipes at stderr, `QMP_FD` and `SERIAL_FD` */
-  constructor(launched: Launched, clock: Clock, interactive: boolean) {
+  /**
+   * @param launched with pipes at stderr, `QMP_FD` and `SERIAL_FD`
+   * @param held our ends of its sockets, in place of those pipes
+   */
+  constructor(launched: Launched, clock: Clock, interactive: boolean, held: HeldSockets | null = null) {
     const { child } = launched;
     this.#launched = launched;
     this.#child = child;
@@ -45,15 +55,17 @@ export class QemuProcess {
         this.#launchError = error;
       },
     );
-    child.stderr?.on('data', (bytes: Buffer) => this.#stderr.push(bytes));
-    this.qmp = new QmpClient(socket(child, QMP_FD), clock);
+    const stderr = held?.stderr ?? child.stderr;
+    stderr?.on('error', (error) => ignore(error, 'the end of the process is reported'));
+    stderr?.on('data', (bytes: Buffer) => this.#stderr.push(bytes));
+    this.qmp = new QmpClient(held?.qmp ?? socket(child, QMP_FD), clock);
     this.qmp.onEvent((event) => this.#onEvent(event));
-    const serial = socket(child, SERIAL_FD);
+    const serial = held?.serial ?? socket(child, SERIAL_FD);
     serial.on('error', (error) => ignore(error, 'the serial line broke'));
     this.terminal = interactive ? makeTerminal(serial) : null;
     // Always read, so that a guest that floods its console blocks nothing.
     serial.on('data', (bytes: Buffer) => this.#serialTail.push(bytes));
-    this.exited = this.#watch(serial, clock);
+    this.exited = this.#watch(serial, clock).finally(() => held?.stderr.destroy());
   }
 
   /** Known once the process has greeted. */
@@ -109,8 +121,7 @@ export class QemuProcess {
   }
 
   #onEvent(event: QmpEvent): void {
-    if (event.name !== 'SHUTDOWN' || event.data['guest'] !== true) return;
-    this.#guestReason = String(event.data['reason']).slice(0, REASON_LENGTH_MAX);
+    this.#guestReason = guestReason(event) ?? this.#guestReason;
   }
 
   async #watch(serial: Duplex, clock: Clock): Promise<VmExit> {
@@ -138,6 +149,12 @@ export class QemuProcess {
 }
 
 const REASON_LENGTH_MAX = 64;
+
+/** Why the guest shuts down, if the event says that it does. */
+export function guestReason({ name, data }: QmpEvent): string | undefined {
+  if (name !== 'SHUTDOWN' || data['guest'] !== true) return undefined;
+  return String(data['reason']).slice(0, REASON_LENGTH_MAX);
+}
 
 /** A jail's parent process reports the VMM's signal as a status; see `Launched`. */
 function endOf(child: ChildProcess): { exitCode: number | null; signalCode: string | null } {

@@ -10,7 +10,10 @@ function pair() {
   const fromQemu = new PassThrough();
   const sent: { execute: string; id: number; arguments?: unknown }[] = [];
   const toQemu = new PassThrough();
+  const written: Buffer[] = [];
   toQemu.on('data', (bytes: Buffer) => {
+    written.push(bytes);
+    if (bytes[0] === 0xff) return;
     for (const line of bytes.toString().trim().split('\n')) sent.push(JSON.parse(line));
   });
   const clock = new FakeClock();
@@ -18,7 +21,7 @@ function pair() {
   const says = (...values: (object | string)[]): void => {
     for (const v of values) fromQemu.write(typeof v === 'string' ? v : `${JSON.stringify(v)}\r\n`);
   };
-  return { client, clock, sent, says, hangUp: () => fromQemu.end() };
+  return { client, clock, sent, says, raw: () => written, hangUp: () => fromQemu.end() };
 }
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
@@ -55,6 +58,17 @@ describe('QmpDecoder', () => {
 });
 
 describe('QmpClient', () => {
+  it('takeOver: ends a half-written command, and skips the answers of the owner before', async () => {
+    const { client, sent, says, raw } = pair();
+    const done = client.takeOver();
+    await turn();
+    expect(raw()[0]).toEqual(Buffer.from([0xff, 0x0a]));
+    const [{ execute, id = 0 } = {}] = sent;
+    expect([execute, id >= 2 ** 40]).toEqual(['query-status', true]);
+    says({ error: { class: 'GenericError', desc: 'JSON parse error' } }, { return: {}, id: 7 });
+    says({ return: { status: 'running' }, id });
+    await done;
+  });
   it('negotiate: waits for the greeting, then leaves negotiation mode', async () => {
     const { client, sent, says } = pair();
     const done = client.negotiate(1_000);

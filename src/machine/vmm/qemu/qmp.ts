@@ -6,6 +6,7 @@
  * bounded and checked.
  */
 
+import { randomInt } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../../../base/clock.ts';
 import { LoopTime } from '../../../base/fairness/loop-time.ts';
@@ -67,6 +68,9 @@ export class QmpDecoder {
 }
 
 const NEWLINE = 10;
+const UNREAD_ID = 0;
+/** Far above the ids of a first owner. */
+const ADOPTED_ID_MIN = 2 ** 40;
 const TOO_LONG = { ok: false, reason: `a line is longer than ${QMP_LINE_BYTES_MAX} bytes` } as const;
 
 function parseMessage(text: string): QmpMessage | undefined {
@@ -77,7 +81,8 @@ function parseMessage(text: string): QmpMessage | undefined {
     const data = isRecord(value['data']) ? value['data'] : {};
     return { kind: 'event', event: { name: value['event'], data } };
   }
-  const id = value['id'];
+  // Only a command that QEMU could not read has an answer without one.
+  const id = value['id'] ?? (isRecord(value['error']) ? UNREAD_ID : undefined);
   if (typeof id !== 'number') return undefined;
   if ('return' in value) return { kind: 'return', id, value: value['return'] };
   if (!isRecord(value['error'])) return undefined;
@@ -147,6 +152,17 @@ export class QmpClient {
   async negotiate(timeoutMs: number): Promise<void> {
     await this.#withDeadline(this.#greeted.promise, timeoutMs, 'the greeting');
     await this.execute('qmp_capabilities');
+  }
+
+  /**
+   * Takes over a connection whose owner was killed, perhaps amid a command: 0xff, which no JSON has, ends that (QEMU,
+   * qobject/json-lexer.c). Answers to the old owner have other ids.
+   * @throws VmmError as `execute`
+   */
+  async takeOver(): Promise<void> {
+    this.#nextId = ADOPTED_ID_MIN + randomInt(ADOPTED_ID_MIN);
+    this.#stream.write(Buffer.from([0xff, NEWLINE]));
+    await this.execute('query-status');
   }
 
   /** @throws VmmError `vmm_command_failed`, `vmm_timeout`, `vm_gone` */

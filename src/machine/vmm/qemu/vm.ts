@@ -19,7 +19,7 @@ import { limitDisks } from './disk-limits.ts';
 import type { DiskWatch } from './disk-watch.ts';
 import type { NicSlot } from './nic.ts';
 import type { PrivateRam } from './private-ram.ts';
-import type { QemuProcess } from './process.ts';
+import type { QemuParts } from './process.ts';
 import { saveDevices, saveState } from './state.ts';
 import type { VsockSlot } from './vsock-slot.ts';
 
@@ -32,7 +32,7 @@ export interface PrivateMemory {
   readonly memoryFd: number;
 }
 
-interface QemuVmOptions extends ProcessVmOptions<QemuProcess> {
+interface QemuVmOptions extends ProcessVmOptions<QemuParts> {
   readonly slot: VsockSlot;
   readonly nic: NicSlot;
   readonly disk: DiskWatch;
@@ -43,7 +43,7 @@ interface QemuVmOptions extends ProcessVmOptions<QemuProcess> {
   readonly limitVmm: (limits: DiskLimits) => void;
 }
 
-export class QemuVm extends ProcessVm<QemuProcess> implements Vm {
+export class QemuVm extends ProcessVm<QemuParts> implements Vm {
   readonly vsockHotplug: VsockHotplug;
   readonly nicHotplug: NicHotplug;
   readonly #options: QemuVmOptions;

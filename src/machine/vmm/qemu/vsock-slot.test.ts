@@ -44,6 +44,30 @@ const plugged = (plug: number): string[] => [
 ];
 
 describe('VsockSlot', () => {
+  it('replace: a device of a killed process goes, with what is left of its unplugs; ids are new', async () => {
+    const answers = {
+      'qom-list': [{ name: 'vsock-3' }, { name: 'nic-0' }, { name: 'type' }, 7, null].filter((one) => one !== null),
+      'query-chardev': [{ label: 'vsock-3' }, { label: 'vsock-4' }, { label: 'serial0' }],
+    };
+    const { slot, told } = slotOf({ answers });
+    await slot.replace(9);
+    expect(told()).toEqual([
+      'qom-list /machine/peripheral',
+      'query-chardev ',
+      'device_del vsock-3',
+      'chardev-remove vsock-3',
+      'chardev-remove vsock-4',
+      ...plugged(5),
+    ]);
+    expect(slot.isPlugged).toBe(true);
+  });
+
+  it('replace: between an unplug and the next plug there is no device', async () => {
+    const { slot, told } = slotOf({ answers: { 'qom-list': 'nonsense', 'query-chardev': [] } });
+    await slot.replace(9);
+    expect(told().slice(2)).toEqual(plugged(0));
+  });
+
   it('unplugVsock waits until the guest has released the device; QEMU’s part is removed later', async () => {
     const { slot, told, release, free, detached } = slotOf({ gone: 'by-test' });
     await slot.plugVsock(3);

@@ -3,7 +3,7 @@
  *
  *     getfd (SCM_RIGHTS) ─► chardev-add ─► device_add      device_del ─► released ─► freed ─► chardev-remove
  */
-import { ignore } from '../../../base/ignore.ts';
+import { awaitOr, ignore } from '../../../base/ignore.ts';
 import { closeFd, type FileIdentity } from '../../../sys/fd.ts';
 import { openProcessMemory } from '../../../sys/process-memory.ts';
 import { connectUnix } from '../../../sys/socket.ts';
@@ -119,14 +119,45 @@ export class VsockSlot implements VsockHotplug {
 
   async unplugVsock(): Promise<void> {
     await this.#plugged();
-    const id = this.#qemuId;
+    await this.#unplug(this.#qemuId);
+    this.#plugs += 1;
+    await this.release();
+  }
+
+  async #unplug(id: string): Promise<void> {
     this.#qmp
       .event((event) => isFreed(event, id), RELEASED_MS_MAX + FREED_MS_MAX)
       .then(() => this.#qmp.execute('chardev-remove', { id }))
       .catch((error: unknown) => ignore(error, 'the unplug has failed, or QEMU is gone'));
     await releaseDevice(this.#qmp, id);
-    this.#plugs += 1;
-    await this.release();
+  }
+
+  /**
+   * For a VM that was taken over: replaces the devices of the process before, whose backend is gone, and what it left of
+   * an unplug. The VM must be running.
+   * @throws VmmError
+   */
+  async replace(guestCid: number): Promise<void> {
+    const devices = await this.#leftIn('qom-list', 'name', { path: '/machine/peripheral' });
+    const chardevs = await this.#leftIn('query-chardev', 'label');
+    this.#plugs = 1 + Math.max(-1, ...[...devices, ...chardevs]);
+    for (const plug of devices) await this.#unplug(`vsock-${plug}`);
+    for (const plug of chardevs) {
+      if (devices.includes(plug)) continue;
+      const id = `vsock-${plug}`;
+      await awaitOr(undefined, 'its device is about to be freed', () => this.#qmp.execute('chardev-remove', { id }));
+    }
+    await this.plugVsock(guestCid);
+  }
+
+  /** Numbers of plugs in a list of QEMU's. */
+  async #leftIn(command: string, key: 'name' | 'label', args?: Readonly<Record<string, unknown>>): Promise<number[]> {
+    const answer = await this.#qmp.execute(command, args);
+    const list = Array.isArray(answer) ? (answer as readonly Readonly<Record<string, unknown>>[]) : [];
+    return list.flatMap((one) => {
+      const plug = /^vsock-(\d{1,9})$/.exec(`${one[key]}`)?.[1];
+      return plug === undefined ? [] : [Number(plug)];
+    });
   }
 
   /** QMP name of the device and of the connection to its backend: QEMU may not yet have freed the previous ones. */

@@ -1,0 +1,98 @@
+/** VMs of a daemon that is killed: its launcher starts another, which takes them over. */
+import { readFileSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
+import { describe, expect, it } from 'vitest';
+import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
+import { type DaemonHome, leftIn, useDaemonHome, vmmsIn } from '../support/daemon.ts';
+
+const list = async ({ says }: DaemonHome): Promise<SandboxInfo[]> => JSON.parse(await says('ls', '-o', 'json'));
+
+/** The daemon that a launcher has started; undefined between two. */
+function daemonOf(launcher: number): number | undefined {
+  const children = readFileSync(`/proc/${launcher}/task/${launcher}/children`, 'utf8').trim().split(' ').map(Number);
+  return children.find((pid) => pid > 0 && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('\0serve\0'));
+}
+
+/** Kills the daemon, and waits for the next one of its launcher. */
+async function crash(home: DaemonHome, launcher: number): Promise<void> {
+  await another(home, launcher, () => process.kill(daemonOf(launcher) ?? 0, 'SIGKILL'));
+}
+
+async function another(home: DaemonHome, launcher: number, end: () => void): Promise<void> {
+  const before = daemonOf(launcher) ?? 0;
+  end();
+  await expect.poll(() => daemonOf(launcher) ?? before).not.toBe(before);
+  await expect.poll(async () => (await home.there(['ls']).result).status, { timeout: 30_000 }).toBe(0);
+}
+
+/** A program that counts in memory; `n` has the newest number. */
+const COUNTER = 'i=0; while :; do i=$((i + 1)); echo $i > n; sleep 0.05; done';
+const counted = async ({ says }: DaemonHome, id: string): Promise<number> =>
+  Number(await says('exec', id, '--', 'cat', 'n'));
+
+describe('kill -9 of a launched daemon', () => {
+  const home = useDaemonHome();
+
+  it('its VMs go on in the next one, which saves them; starts and pool members end', async () => {
+    const launcher = home.launched('-o', 'json', '--pool', '1');
+    await launcher.ready();
+    const id = await home.says('create', '--timeout', '1h');
+    // Its RAM is its own, and not a template's.
+    const booted = await home.says('create', '--boot');
+    await home.says('exec', '--detach', booted, '--', 'bash', '-c', COUNTER);
+    const held = await home.says('create');
+    await home.says('pause', held, '--to', 'memory');
+    await home.says('exec', '--detach', id, '--', 'bash', '-c', COUNTER);
+    const [{ endsAtMs } = { endsAtMs: 0 }] = (await list(home)).filter((one) => one.id === id);
+    const vmms = await vmmsIn(home.runDir);
+
+    await crash(home, launcher.pid);
+    expect(launcher.stderr()).toContain('signal 9 ended the daemon; starting it again');
+    const [kept] = (await list(home)).filter((one) => one.id === id);
+    expect(kept).toMatchObject({ status: 'running', endsAtMs });
+    expect((await list(home)).find((one) => one.id === held)).toMatchObject({ status: 'paused', pausedTo: 'memory' });
+    expect(await home.says('events', id)).toContain('the daemon was restarted after');
+    const first = await counted(home, id);
+    expect(first).toBeGreaterThan(0);
+    await expect.poll(() => counted(home, id)).toBeGreaterThan(first);
+    const now = await vmmsIn(home.runDir);
+    expect(now.filter((one) => vmms.includes(one))).toHaveLength(3);
+
+    await another(home, launcher.pid, () => launcher.kill('SIGHUP'));
+    expect(await counted(home, id)).toBeGreaterThan(first);
+
+    // All of it, again, and a save of what was taken over.
+    await crash(home, launcher.pid);
+    await home.says('pause', id);
+    const saved = await counted(home, id);
+    await expect.poll(() => counted(home, id)).toBeGreaterThan(saved);
+    await home.says('pause', booted);
+    const before = await counted(home, booted);
+    await expect.poll(() => counted(home, booted)).toBeGreaterThan(before);
+    const [copy = ''] = (await home.says('fork', id)).split('\n');
+    expect(await counted(home, copy)).toBeGreaterThan(saved);
+
+    launcher.kill('SIGTERM');
+    expect(await launcher.ended).toBe(0);
+    expect(await leftIn(home)).toEqual([]);
+  });
+
+  it('a killed launcher ends its daemon, and the next start of another leaves nothing', async () => {
+    const launcher = home.launched('-o', 'json', '--pool', '0');
+    await launcher.ready();
+    await home.says('create');
+    const daemon = daemonOf(launcher.pid) ?? 0;
+    process.kill(daemon, 'SIGSTOP');
+    launcher.kill('SIGKILL');
+    process.kill(daemon, 'SIGKILL');
+    await launcher.ended;
+
+    const next = home.serve('-o', 'json', '--pool', '0');
+    await next.ready();
+    expect(await readdir(home.runDir)).toEqual(['daemon.sock']);
+    expect(await vmmsIn(home.runDir)).toEqual([]);
+    expect(await list(home)).toEqual([]);
+    next.kill('SIGTERM');
+    expect(await next.ended).toBe(0);
+  });
+});

@@ -1,0 +1,152 @@
+/** What becomes of sandboxes whose VMs outlive a killed process. No VMs. */
+import { describe, expect, it } from 'vitest';
+import type { CreateRequest, SandboxInfo } from '../../src/sandbox/contract/control.ts';
+import { SESSION_ANNOTATION } from '../../src/sandbox/contract/request.ts';
+import { ADOPT_MS_MAX } from '../../src/sandbox/plane/adoption.ts';
+import { FakeHost, type FakeHostOptions } from '../support/fake-host.ts';
+import { NOTHING } from '../support/fake-leftovers.ts';
+import { temporaryDir } from '../support/store.ts';
+
+/** Creates a sandbox, kills its host, and opens the next one. */
+async function afterKill(
+  request: CreateRequest,
+  options: FakeHostOptions & { readonly before?: (host: FakeHost, id: string) => Promise<void> } = {},
+): Promise<{ host: FakeHost; id: string; made: SandboxInfo }> {
+  const dataDir = await temporaryDir();
+  const first = await FakeHost.open({ dataDir, owner: 'first', left: [] });
+  const made = await first.control.create({ boot: true, ...request });
+  const { before, ...rest } = options;
+  await before?.(first, made.id);
+  await first.kill();
+  const host = await FakeHost.open({
+    left: [made.id],
+    ...rest,
+    dataDir,
+    owner: 'next',
+    isOwnerAlive: async (owner) => owner === 'next',
+  });
+  return { host, id: made.id, made };
+}
+
+const events = async (host: FakeHost, id: string) => {
+  const all = [];
+  for await (const event of host.control.events(id, { follow: false })) all.push(event);
+  return all;
+};
+
+describe('LocalControlPlane: VMs of a killed process', () => {
+  it('takes over one that ran, with its policy and the rest of its timeout; look-ups wait for it', async () => {
+    const { host, id, made } = await afterKill({ timeoutMs: 60_000, metadata: { of: 'a user' }, name: 'web' });
+    await using _ = host;
+    const adopting = host.control.adopt();
+    expect(await host.control.get(id)).toMatchObject({ ...made, readyMs: null, timings: null });
+    await adopting;
+    expect(host.endedLeft).toEqual([]);
+    expect(await events(host, id)).toMatchObject([{ type: 'adopted', gapMs: 0, seq: 1 }]);
+    expect((await host.store.sandboxes.get(id)).ownerJson).toBe('"next"');
+    expect((await host.control.list({ name: 'web' })).map((one) => one.id)).toEqual([id]);
+    await host.control.remove(id);
+    expect(await host.holdings()).toEqual(NOTHING);
+  });
+
+  it('a timeout that has passed meanwhile counts', async () => {
+    const { host, id } = await afterKill({ timeoutMs: 60_000 });
+    await using _ = host;
+    host.clock.advance(70_000);
+    await host.control.adopt();
+    host.clock.advance(1);
+    await expect.poll(async () => (await host.control.get(id)).end?.cause).toBe('timeout');
+  });
+
+  it('one that was paused in memory is paused again, without its timeout', async () => {
+    const before = async (first: FakeHost, id: string): Promise<void> => void (await first.control.pause(id, 'memory'));
+    const { host, id } = await afterKill({ timeoutMs: 60_000 }, { before });
+    await using _ = host;
+    await host.control.adopt();
+    expect(await host.control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'memory', endsAtMs: null });
+    expect((await host.control.resume(id)).status).toBe('running');
+  });
+
+  it('ends a VM whose sandbox is on disk: the pause is the sandbox', async () => {
+    const before = async (first: FakeHost, id: string): Promise<void> => {
+      await (await first.guest(id)).remember('a thing');
+      await first.control.pause(id, 'disk');
+    };
+    const { host, id } = await afterKill({}, { before });
+    await using _ = host;
+    await host.control.adopt();
+    expect([host.endedLeft, host.started]).toEqual([[id], 0]);
+    expect((await host.control.resume(id)).status).toBe('running');
+    expect(await (await host.guest(id)).recall()).toBe('a thing');
+  });
+
+  it('ends a VM whose sandbox has ended, or that has none', async () => {
+    const before = async (first: FakeHost, id: string): Promise<void> => void (await first.control.remove(id));
+    const { host, id } = await afterKill({}, { before, left: ['pool00000000000000xx'] });
+    await using _ = host;
+    await host.control.adopt();
+    expect([host.endedLeft, host.started]).toEqual([['pool00000000000000xx'], 0]);
+    expect((await host.control.get(id)).end?.cause).toBe('stopped');
+  });
+
+  it.each([
+    ['a network', { network: { mode: 'open' } }, 'it has a network'],
+    ['a session', { annotations: { [SESSION_ANNOTATION]: 'yes' } }, 'it ends with its client'],
+  ] as const)('ends one with %s, and says why', async (_what, request, why) => {
+    const { host, id } = await afterKill(request as CreateRequest);
+    await using _ = host;
+    await host.control.adopt();
+    expect([host.endedLeft, host.started]).toEqual([[id], 0]);
+    const { end } = await host.control.get(id);
+    expect(end).toMatchObject({ cause: 'host-lost', detail: expect.stringContaining(why) });
+  });
+
+  it('one that can not be taken over ends, with the reason; the others do not', async () => {
+    const { host, id } = await afterKill({});
+    await using _ = host;
+    host.script.fail('start', new Error('its descriptor 7 is another file'));
+    await host.control.adopt();
+    expect(host.endedLeft).toEqual([id]);
+    const { end } = await host.control.get(id);
+    expect(end).toMatchObject({ cause: 'host-lost', detail: expect.stringContaining('descriptor 7 is another file') });
+    expect(await host.holdings()).toEqual(NOTHING);
+  });
+
+  it('one whose guest never answers ends in time', async () => {
+    const { host, id } = await afterKill({});
+    await using _ = host;
+    const held = host.script.hold('hello');
+    const adopting = host.control.adopt();
+    await held.reached;
+    host.clock.advance(ADOPT_MS_MAX);
+    await adopting;
+    expect((await host.control.get(id)).end?.cause).toBe('host-lost');
+    expect(await host.holdings()).toEqual(NOTHING);
+  });
+
+  it('saves of one of another version say so; it has no forks', async () => {
+    const madeFrom = { kernelDigest: 'kernel', rootImageDigest: 'older image' };
+    const { host, id } = await afterKill({}, { madeFrom });
+    await using _ = host;
+    await host.control.adopt();
+    const { id: snapshot, current } = await host.control.snapshot(id);
+    expect(current).toBe(false);
+    expect((await host.store.snapshots.get(snapshot)).rootImageDigest).toBe('older image');
+    await expect(host.control.fork(id, { count: 1 })).rejects.toMatchObject({ code: 'snapshot_foreign' });
+    expect((await host.control.get(id)).status).toBe('running');
+  });
+
+  it('what was used of a budget is stored within 2 seconds', async () => {
+    const before = async (first: FakeHost, id: string): Promise<void> => {
+      const used = { inputTokens: 3, outputTokens: 4, requests: 1, costNanoDollars: 0 };
+      first.models.use.set(id, used as never);
+      first.control.noteUsage({ sandboxId: id } as never);
+      first.clock.advance(2_000);
+      await expect.poll(async () => (await first.store.sandboxes.get(id)).requestJson).toContain('"outputTokens":4');
+    };
+    const { host, id } = await afterKill({ models: { budget: { outputTokens: 100 } } }, { before });
+    await using _ = host;
+    await host.control.adopt();
+    expect(host.models.accounts.get(id)).toMatchObject({ id, used: { outputTokens: 4 } });
+  });
+});
