@@ -23,6 +23,7 @@ function commandOf(pid: string): string {
   }
 }
 
+const ORDINARY = ['--user', '--map-user=1500', '--map-group=1500'];
 const BARE = ['--ro-bind', '/', '/', '--block-fd', '0', '--', 'true'];
 
 describe('the owner is killed', () => {
@@ -42,16 +43,29 @@ describe('the owner is killed', () => {
     await over;
   });
 
+  it('endUnfinishedStarts: ends a VMM that has outlived its owner, by its parent', async () => {
+    const words = ['--hostname', 'abandoned', '--unshare-user', '--unshare-uts', '--unshare-pid', '--as-pid-1'];
+    const bwrap = spawn('bwrap', [...words, '--ro-bind', '/', '/', '--', 'sleep', '98.7'], { stdio: 'ignore' });
+    const ended = once(bwrap, 'exit');
+    const vmms = (): string[] => readdirSync('/proc').filter((pid) => commandOf(pid) === 'sleep\u000098.7\u0000');
+    await expect.poll(vmms).toHaveLength(1);
+    expect(endUnfinishedStarts(new Set(['abandoned']))).toBe(2);
+    await ended;
+    await expect.poll(vmms).toEqual([]);
+  });
+
   requiresRoot().it.each([
-    ['root', []],
+    ['root', [], ''],
     // Root of the host, which is an ordinary user in this namespace.
-    ['an ordinary user', ['--user', '--map-user=1500', '--map-group=1500']],
-  ])('launch: killed at any moment of a start of %s, nothing is left after the next one', async (_, user) => {
+    ['an ordinary user', ORDINARY, ''],
+    ['root, of a VMM that outlives it', [], 'outlives'],
+    ['an ordinary user, of a VMM that outlives it', ORDINARY, 'outlives'],
+  ])('launch: killed at any moment of a start of %s, nothing is left after the next one', async (_, user, how) => {
     const runDir = join(dir, 'run');
     mkdirSync(runDir, { mode: 0o700 });
     const fixture = join(import.meta.dirname, '../fixtures/killed-in-start.ts');
     const run = (what: string): string => {
-      const argv = [...user, '--', process.execPath, fixture, dir, runDir, what];
+      const argv = [...user, '--', process.execPath, fixture, dir, runDir, what, how];
       return spawnSync('unshare', argv, { encoding: 'utf8' }).stdout;
     };
     const ids = Array.from({ length: 8 }, (_, round) => run(`${round * 6}`));

@@ -1,11 +1,12 @@
 /**
  * Processes of starts whose owner was killed meanwhile (I/O). bubblewrap's child ties its life to its parent late, and
- * then waits for a message of the owner that never comes: it has no VMM, but would wait forever.
+ * then waits for a message of the owner that never comes: it has no VMM, but would wait forever. A VMM that outlives its
+ * owner, and is not recorded yet, is found by its parent, bubblewrap.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import { tryOr } from '../../base/ignore.ts';
-import { killIfRunning, startTicksOf } from '../../sys/process-start.ts';
+import { killIfRunning, parentOf, startTicksOf } from '../../sys/process-start.ts';
 
 /**
  * Kills leftovers of the starts with these ids, none of which may be in progress.
@@ -13,16 +14,16 @@ import { killIfRunning, startTicksOf } from '../../sys/process-start.ts';
  */
 export function endUnfinishedStarts(ids: ReadonlySet<string>): number {
   if (ids.size === 0) return 0;
-  let ended = 0;
+  const found: { pid: number; startTicks: string }[] = [];
   for (const name of readdirSync('/proc')) {
     const pid = Number(name);
     if (!Number.isInteger(pid)) continue;
     const startTicks = startTicksOf(pid);
-    const id = startOf(pid);
-    if (startTicks === undefined || id === undefined || !ids.has(id)) continue;
-    if (killIfRunning({ pid, startTicks })) ended += 1;
+    const id = startOf(pid) ?? startOf(parentOf(pid) ?? 0);
+    if (startTicks !== undefined && id !== undefined && ids.has(id)) found.push({ pid, startTicks });
   }
-  return ended;
+  // Only then: a VMM whose parent has ended is not found any more.
+  return found.filter(killIfRunning).length;
 }
 
 /**

@@ -54,7 +54,7 @@ export interface Jail {
   readonly description: string;
   /** Protections that this host can't enforce. */
   readonly gaps: readonly JailGap[];
-  /** Its VMMs can outlive this process: a keeper owns their groups, by which the next process finds all of them. */
+  /** Its VMMs can outlive this process: they have a keeper. */
   readonly outlives: boolean;
   start(plan: JailPlan): Promise<Jailed>;
   /** Starts at once. Only for a jail without program files and without its own user. */
@@ -106,7 +106,7 @@ export async function openJail(options: JailOptions): Promise<Jail> {
       'seccomp',
       ...(parts.cgroups === null ? [] : [parts.cgroups.description]),
     ].join(', '),
-    outlives: options.keeper !== undefined && hasOwnUsers && parts.cgroups !== null && cgroups?.missing === null,
+    outlives: options.keeper !== undefined,
     gaps: [
       ...(hasOwnUsers
         ? []
