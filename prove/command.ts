@@ -43,6 +43,7 @@ export function description(): string {
     'neighbors: let a sandbox flood what all share, guess prompts of others, and take over its VMM.',
     'engine: let the built-in model server do what a compromised one would do.',
     'tenants: let a tenant ask a daemon for what only its operator may allow, and another user prepare its directory.',
+    'floods: let a tenant and a stranger flood the interfaces of a daemon with heavy requests, while another tenant measures.',
     'oom: exhaust memory, and end sandboxes in several ways.',
     'load (only if named): run, pause and save a sandbox under load, and count refused system calls of its VMM.',
     'With --vmm firecracker: seccomp, caps, cgroup and image test Firecracker.',

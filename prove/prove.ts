@@ -31,6 +31,7 @@ export const PROOF_NAMES = [
   'oom',
   'packages',
   'tenants',
+  'floods',
   'load',
 ] as const;
 /** The default: all proofs but `load`, whose duration is a choice. */
@@ -53,6 +54,7 @@ const VMM_PROOFS: Readonly<
   load: async () => (await import('./vms/load-proof.ts')).proveLoad,
   oom: async () => (await import('./vms/oom-proof.ts')).proveOom,
   tenants: async () => (await import('./api/tenants-proof.ts')).proveTenants,
+  floods: async () => (await import('./api/floods-proof.ts')).proveFloods,
   packages: async () => {
     const { provePackages } = await import('./packages/packages-proof.ts');
     return async () => await provePackages();
@@ -60,7 +62,7 @@ const VMM_PROOFS: Readonly<
 };
 
 /** An ordinary user may trace its own VMMs; the package gateway and a daemon need no privilege. */
-const AS_USER: ReadonlySet<ProofName> = new Set(['seccomp', 'caps', 'packages', 'tenants']);
+const AS_USER: ReadonlySet<ProofName> = new Set(['seccomp', 'caps', 'packages', 'tenants', 'floods']);
 
 type Line = { readonly proof: Proof } | { readonly error: { readonly message: string; readonly remedy?: string } };
 
@@ -76,7 +78,7 @@ export async function prove(
 ): Promise<readonly Proof[]> {
   if (process.geteuid?.() !== 0 && !names.every((name) => AS_USER.has(name))) {
     const remedy =
-      'Run it as root; it uses its own namespaces and leaves nothing behind. Only seccomp, caps, packages and tenants run as another user.';
+      'Run it as root; it uses its own namespaces and leaves nothing behind. Only seccomp, caps, packages, tenants and floods run as another user.';
     throw new ProofError('not_permitted', 'proofs need root', { remedy });
   }
   const ofNetwork = names.filter((name) => isOfNetwork(name));

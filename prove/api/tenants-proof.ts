@@ -2,43 +2,13 @@
  * Proves that a tenant of a live daemon gets nothing that its operator has not allowed, however it asks: a
  * `neurovisor serve` of its own, in a home of its own, without a sandbox.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promises';
-import { createServer, request } from 'node:http';
-import type { AddressInfo } from 'node:net';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { sleep } from '../../src/base/clock.ts';
-import { resolveHome } from '../../src/base/home.ts';
-import { ignore } from '../../src/base/ignore.ts';
-import { modulePath } from '../../src/base/module-path.ts';
 import { MIB } from '../../src/base/units.ts';
-import { ProofError } from '../errors.ts';
 import { Notes, type Proof } from '../proof.ts';
 import type { JailContext } from '../proof-runtime.ts';
-import { STEERING } from '../terminal.ts';
+import { type Daemon, openDaemon } from './daemon.ts';
 import { tryRunDirectory, tryTerminals } from './local-tries.ts';
 
-/** An answer of the daemon. */
-interface Answer {
-  readonly status: number;
-  readonly body: string;
-}
-
-interface Daemon {
-  /** Sends with a key. @param body JSON, or text as it is */
-  ask(method: string, path: string, key: string, body?: unknown): Promise<Answer>;
-  readonly operator: string;
-  /** Creates a key of a tenant. */
-  key(tenant: string): Promise<string>;
-}
-
-const READY_MS_MAX = 60_000;
-const END_MS_MAX = 20_000;
-/** In the path of the model server's URL. */
-const MODEL_SERVER = 'secret-model-server';
 /** A start that passes the ceiling ends here, before a VM. */
 const NO_TEMPLATE = 'no-such-template';
 /** The most that an answer to a wrong body may have, bytes. */
@@ -91,30 +61,17 @@ interface TenantsContext extends JailContext {
 }
 
 export async function proveTenants(context: TenantsContext): Promise<Proof> {
-  const home = await mkdtemp(join(tmpdir(), 'nv-tenants-'));
   const notes = new Notes();
-  const { cacheDir } = resolveHome(context.config.home);
-  await mkdir(cacheDir, { recursive: true, mode: 0o700 });
-  await symlink(cacheDir, join(home, 'cache'));
-  const models = await startModelServer();
-  let stop: (() => Promise<void>) | undefined;
-  try {
-    const started = await startDaemon(home, models.url, context.signal);
-    stop = started.stop;
-    const { daemon } = started;
-    const tenant = context.asOperator === true ? daemon.operator : await daemon.key('mallory');
-    await tryCeilings(notes, daemon, tenant);
-    await tryHost(notes, daemon, tenant, models.address);
-    await tryBodies(notes, daemon, tenant);
-    await tryTerminals(notes, home, [['host'], ['host', '-o', 'json']]);
-    await tryAudit(notes, daemon, tenant);
-    await tryUploads(notes, daemon, tenant);
-    await tryRunDirectory(notes, home, context.ownRunDirectory === true);
-  } finally {
-    await stop?.();
-    models.close();
-    await rm(home, { recursive: true, force: true });
-  }
+  await using daemon = await openDaemon(context);
+  const { home } = daemon;
+  const tenant = context.asOperator === true ? daemon.operator : await daemon.key('mallory');
+  await tryCeilings(notes, daemon, tenant);
+  await tryHost(notes, daemon, tenant);
+  await tryBodies(notes, daemon, tenant);
+  await tryTerminals(notes, home, [['host'], ['host', '-o', 'json']]);
+  await tryAudit(notes, daemon, tenant);
+  await tryUploads(notes, daemon, tenant);
+  await tryRunDirectory(notes, home, context.ownRunDirectory === true);
   return notes.proof('tenants');
 }
 
@@ -143,11 +100,10 @@ async function tryCeilings(notes: Notes, daemon: Daemon, tenant: string): Promis
   }
 }
 
-/** @param address of the model server */
-async function tryHost(notes: Notes, daemon: Daemon, tenant: string, address: string): Promise<void> {
+async function tryHost(notes: Notes, daemon: Daemon, tenant: string): Promise<void> {
   const told = async (key: string) => {
     const { body } = await daemon.ask('GET', '/v1/host', key);
-    return body.includes(address) ? 'its address' : 'no address';
+    return body.includes(daemon.modelAddress) ? 'its address' : 'no address';
   };
   notes.same('control: the operator asks for the model server', 'its address', await told(daemon.operator));
   notes.same('the tenant asks for the model server', 'no address', await told(tenant));
@@ -225,89 +181,4 @@ async function tryUploads(notes: Notes, daemon: Daemon, tenant: string): Promise
   );
   const taken = all.filter((answer) => answer !== undefined && answer.status < 300).length;
   notes.same(`${UPLOADS} uploads to one URL at once`, '1 taken', `${taken} taken`);
-}
-
-/** A daemon does not start without a model server. This one's model has a name that steers a terminal. */
-async function startModelServer(): Promise<{ url: string; address: string; close(): void }> {
-  const server = createServer((_request, answer) =>
-    answer.setHeader('content-type', 'application/json').end(JSON.stringify({ data: [{ id: STEERING }] })),
-  );
-  await once(server.listen(0, '127.0.0.1'), 'listening');
-  const { port } = server.address() as AddressInfo;
-  const address = `127.0.0.1:${port}`;
-  return { url: `http://${address}/${MODEL_SERVER}`, address, close: () => void server.close() };
-}
-
-async function startDaemon(
-  home: string,
-  upstream: string,
-  signal?: AbortSignal,
-): Promise<{ daemon: Daemon; stop(): Promise<void> }> {
-  const main = modulePath('../../src/cli/main.ts', import.meta.url);
-  const env = { ...process.env, NEUROVISOR_HOME: home, NEUROVISOR_UPSTREAM: upstream, NEUROVISOR_URL: '' };
-  const child = spawn(process.execPath, [main, 'serve', '--port', '0', '-o', 'json'], {
-    env,
-    stdio: ['ignore', 'pipe', 'ignore'],
-    ...(signal === undefined ? {} : { signal }),
-  });
-  child.on('error', (error) => ignore(error, 'its end follows'));
-  const ended = new Promise<void>((resolve) => child.once('close', () => resolve()));
-  const stop = async (): Promise<void> => {
-    child.kill('SIGTERM');
-    const late = setTimeout(() => child.kill('SIGKILL'), END_MS_MAX);
-    await ended;
-    clearTimeout(late);
-  };
-  try {
-    const { url, apiKeyPath } = await readyReport(child);
-    const operator = (await readFile(apiKeyPath, 'utf8')).trim();
-    const ask: Daemon['ask'] = (method, path, key, body) => send(new URL(path, url), method, key, body);
-    const key: Daemon['key'] = async (tenant) => {
-      const { body } = await ask('POST', '/v1/keys', operator, { tenant });
-      return (JSON.parse(body) as { key: string }).key;
-    };
-    return { daemon: { ask, operator, key }, stop };
-  } catch (error) {
-    await stop();
-    throw error;
-  }
-}
-
-async function readyReport(child: ChildProcess): Promise<{ url: string; apiKeyPath: string }> {
-  const late = setTimeout(() => child.kill('SIGKILL'), READY_MS_MAX);
-  let text = '';
-  try {
-    for await (const line of createInterface({ input: child.stdout as NodeJS.ReadableStream })) {
-      text += line;
-      if (line === '}') return JSON.parse(text) as { url: string; apiKeyPath: string };
-    }
-  } finally {
-    clearTimeout(late);
-  }
-  throw new ProofError('no_world', 'the daemon of the proof did not start', { cause: new Error(text.slice(0, 1000)) });
-}
-
-function send(url: URL, method: string, key: string, body?: unknown): Promise<Answer> {
-  const content = typeof body === 'string' || body === undefined ? body : JSON.stringify(body);
-  const headers = {
-    ...(key === '' ? {} : { authorization: `Bearer ${key}`, 'x-api-key': key }),
-    ...(content === undefined
-      ? {}
-      : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(content) }),
-  };
-  return new Promise((resolve, reject) => {
-    let isAnswered = false;
-    const asked = request(url, { method, headers }, (answer) => {
-      isAnswered = true;
-      const chunks: Buffer[] = [];
-      answer.on('data', (chunk: Buffer) => chunks.push(chunk));
-      answer.on('close', () => resolve({ status: answer.statusCode ?? 0, body: Buffer.concat(chunks).toString() }));
-    });
-    asked.on('error', (error) => {
-      // A server may refuse a body that it has not read, and close.
-      if (isAnswered) ignore(error, 'the answer is there');
-      else reject(error);
-    });
-    asked.end(content);
-  });
 }
