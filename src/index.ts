@@ -41,7 +41,17 @@ import type {
 } from './cli/library/options.ts';
 import { forwardPort, type PortForward } from './cli/library/port-forward.ts';
 import type { UsageRecord } from './inference/bridge/bridge.ts';
-import type { Guest, GuestFiles, GuestStats, Process, ProcessInfo } from './machine/guest/link.ts';
+import type {
+  EndedProcess,
+  Guest,
+  GuestFiles,
+  GuestStats,
+  KeptOutput,
+  OutputOffsets,
+  Process,
+  ProcessExit,
+  ProcessInfo,
+} from './machine/guest/link.ts';
 import { idOfSandbox } from './sandbox/contract/checks.ts';
 import type {
   EventsOptions,
@@ -60,57 +70,10 @@ import type { PackageOptions } from './sandbox/contract/packages.ts';
 import type { StartTimings } from './sandbox/contract/parts.ts';
 import type { SecretOptions } from './sandbox/contract/secrets.ts';
 
-export type { Received } from './artifacts/transfer/copy-out.ts';
-export type { TransferOptions } from './artifacts/transfer/transfer.ts';
-export type { ChannelLimits, ChannelStats } from './base/channel.ts';
-export type { ProgressEvent } from './base/progress.ts';
-export type { DiskLimits } from './base/request/disk-limits.ts';
-export type { SecretPlace } from './base/request/secret-place.ts';
 export { Cassette, type CassetteReport } from './cli/library/cassette.ts';
 export * from './cli/library/errors.ts';
 export * from './cli/library/home.ts';
-export type { DaemonChoice, HostOptions } from './cli/library/host.ts';
-export type {
-  BufferOptions,
-  CreateOptions,
-  ListOptions,
-  RunOptions,
-  RunResult,
-  TextOptions,
-  UploadOptions,
-} from './cli/library/options.ts';
-export type { PortForward } from './cli/library/port-forward.ts';
-export type { UsageRecord } from './inference/bridge/bridge.ts';
-export type {
-  FileEntry,
-  GuestFiles,
-  GuestStats,
-  OomVictim,
-  Process,
-  ProcessExit,
-  ProcessInfo,
-} from './machine/guest/link.ts';
-export type {
-  EventsOptions,
-  ForkOptions,
-  MemoryAction,
-  NetworkInfo,
-  SandboxInfo,
-  SandboxStatus,
-  SnapshotInfo,
-} from './sandbox/contract/control.ts';
-export type { EndCause, EndEvidence, SandboxEnd, SandboxLogs } from './sandbox/contract/ending.ts';
-export type { TimedEvent } from './sandbox/contract/events.ts';
-export type { ModelPolicy } from './sandbox/contract/model-policy.ts';
-export type { NetworkLimits, NetworkOptions } from './sandbox/contract/network-spec.ts';
-export type { PackageInfo, PackageOptions } from './sandbox/contract/packages.ts';
-export type { StartTimings } from './sandbox/contract/parts.ts';
-export type {
-  RequestHeaderOptions,
-  SecretInfo,
-  SecretOptions,
-} from './sandbox/contract/secrets.ts';
-export type { SandboxOptions } from './sandbox/contract/spec.ts';
+export type * from './cli/library/types.ts';
 
 const hosts = new Hosts();
 
@@ -251,9 +214,32 @@ export class Sandbox {
     return await (await this.#guest()).processes();
   }
 
-  /** Attaches to the streams of a detached program, or of one that a pause has disconnected. */
-  async attach(pid: number): Promise<Process> {
-    return await (await this.#guest()).attach(pid);
+  /** Lists the ended programs whose output and exit the sandbox still has, oldest first. */
+  async endedProcesses(): Promise<readonly EndedProcess[]> {
+    return await (await this.#guest()).endedProcesses();
+  }
+
+  /**
+   * Attaches to the streams of a detached program, or of one that a pause has disconnected.
+   * @param options.from offsets of the output that comes first: `Process.from` is above them if it is no longer kept
+   */
+  async attach(pid: number, options: { readonly from?: OutputOffsets } = {}): Promise<Process> {
+    return await (await this.#guest()).attach(pid, options);
+  }
+
+  /** Returns the latest output of a program, at most 64 KiB of each stream, also after its end. */
+  async output(
+    pid: number,
+    options: { readonly from?: OutputOffsets; readonly signal?: AbortSignal } = {},
+  ): Promise<KeptOutput> {
+    const { from, signal } = options;
+    return await withAbort(signal, async () => (await this.#guest()).keptOutput(pid, from, signal));
+  }
+
+  /** Waits for the end of a program; it keeps its streams. An aborted `signal` leaves it running. */
+  async wait(pid: number, options: { readonly signal?: AbortSignal } = {}): Promise<ProcessExit> {
+    const { signal } = options;
+    return await withAbort(signal, async () => (await (await this.#guest()).logs(pid, null, signal)).exit);
   }
 
   /** Opens a byte stream to a TCP port on the guest's loopback. */

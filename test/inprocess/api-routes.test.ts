@@ -1,5 +1,6 @@
 /** Each route of the REST server with good and bad input, against a control plane in memory. */
 
+import { once } from 'node:events';
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { type IncomingMessage, request } from 'node:http';
 import { join } from 'node:path';
@@ -334,6 +335,35 @@ describe('programs and files', () => {
       truncated: true,
     });
     expect(await exec({ argv: ['no-such-program'] })).toMatchObject({ error: { code: 'guest_not_found' } });
+  });
+
+  it('output and exit: of a detached program, from an offset, and after its end', async () => {
+    const { id } = await create();
+    const guest = await api.control.guest(id);
+    const script = 'printf abc; printf "\\377" >&2; read a; exit 5';
+    const program = await guest.exec({ argv: ['sh', '-c', script], detached: true });
+    await once(program.stderr, 'data');
+    const at = `/sandboxes/${id}/processes/${program.pid}`;
+    expect((await api.ask('GET', `${at}/output?stdout=1`)).json).toEqual({
+      from: { stdout: 1, stderr: 0 },
+      to: { stdout: 3, stderr: 1 },
+      stdout: 'bc',
+      stderr: '/w==',
+      encoding: { stdout: 'utf8', stderr: 'base64' },
+    });
+    expect((await api.ask('GET', `${at}/output?stdout=4`)).json).toMatchObject({
+      error: { message: expect.stringContaining('stdout has 3 bytes') },
+    });
+    const waiting = api.ask('GET', `${at}/exit`);
+    program.stdin.end('go\n');
+    expect((await waiting).json).toMatchObject({ exitCode: 5, signal: null });
+    expect((await api.ask('GET', `${at}/exit`)).json).toMatchObject({ exitCode: 5 });
+    expect((await api.ask('GET', `/sandboxes/${id}/processes`)).json).toMatchObject({
+      processes: [],
+      ended: [{ pid: program.pid, detached: true, exit: { exitCode: 5 } }],
+    });
+    const unknown = await api.ask('GET', `/sandboxes/${id}/processes/2147483647/exit`);
+    expect([unknown.status, unknown.json]).toMatchObject([404, { error: { code: 'guest_not_found' } }]);
   });
 
   it('exec: keeps at most 16 MiB of output', async () => {

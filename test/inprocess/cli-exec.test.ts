@@ -1,15 +1,22 @@
 /** `exec` and `run` with a daemon, in this process, on real guest agents. */
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { attach, exec } from '../../src/cli/commands/exec.ts';
+import type { LogsFlags } from '../../src/cli/commands/history.ts';
+import { processes } from '../../src/cli/commands/host.ts';
+import { checkLogs, programLogs, wait } from '../../src/cli/commands/program-logs.ts';
 import { runInDaemon } from '../../src/cli/commands/run/daemon.ts';
 import type { RunFlags } from '../../src/cli/commands/run/job.ts';
 import { endAfterLoss } from '../../src/cli/output/loss.ts';
+import { GuestError } from '../../src/machine/guest/errors.ts';
+import type { OutputOffsets, ProcessExit } from '../../src/machine/guest/guest.ts';
 import type { CreateRequest, SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { eventually } from '../support/eventually.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
+import { EXIT } from '../support/process-exit.ts';
 import { testCli } from '../support/test-cli.ts';
 
 const NO_FLAGS = { env: [] };
@@ -197,6 +204,99 @@ describe('exec', () => {
     expect(again.stderr()).toBe('err\n');
     await expect(attach(testCli().cli, control, id, pid)).rejects.toMatchObject({ code: 'not_found' });
     await expect(attach(testCli().cli, control, id, 'x')).rejects.toThrow(usage);
+  });
+
+  const detach = async (script: string): Promise<string> => {
+    const started = testCli();
+    await exec(started.cli, control, id, ['sh', '-c', script], { ...NO_FLAGS, detach: true });
+    return started.stdout().trim();
+  };
+
+  it('logs and wait: what a detached program wrote and its status, also after its end', async () => {
+    const go = join(await control.dirOf(id), 'go-logs');
+    const pid = await detach(
+      `printf 'a\\nb\\nc\\n'; echo err >&2; while [ ! -e '${go}' ]; do sleep 0.05; done; echo end; exit 7`,
+    );
+    const waiting = testCli();
+    const waited = wait(waiting.cli, control, id, pid);
+    const left = testCli();
+    const leaving = programLogs(left.cli, control, id, pid, { follow: true });
+    await eventually(() => expect([left.stdout(), left.stderr()]).toEqual(['a\nb\nc\n', 'err\n']));
+    left.cli.handleSignal('SIGINT');
+    expect(await leaving).toBe(0);
+    const following = testCli();
+    const followed = programLogs(following.cli, control, id, pid, { follow: true, tail: 1 });
+    await eventually(() => expect(following.stdout()).toBe('c\n'));
+    const running = testCli();
+    expect(await programLogs(running.cli, control, id, pid, {})).toBe(0);
+    expect([running.stdout(), running.stderr()]).toEqual(['a\nb\nc\n', 'err\n']);
+    await writeFile(go, '');
+    expect([await waited, waiting.stdout()]).toEqual([7, '7\n']);
+    expect([await followed, following.stdout(), following.stderr()]).toEqual([0, 'c\nend\n', 'err\n']);
+    const tail = testCli();
+    await programLogs(tail.cli, control, id, pid, { tail: 2 });
+    expect(tail.stdout()).toBe('c\nend\n');
+    const json = testCli({ json: true });
+    await programLogs(json.cli, control, id, pid, {});
+    expect(JSON.parse(json.stdout())).toMatchObject({ pid: Number(pid), stdout: 'a\nb\nc\nend\n', stderr: 'err\n' });
+    expect(await wait(testCli().cli, control, id, pid)).toBe(7);
+    const [some, all] = [testCli(), testCli()];
+    await processes(some.cli, control, id);
+    await processes(all.cli, control, id, true);
+    const line = new RegExp(`^${pid} .*detached ended \\(7\\)`, 'm');
+    expect([line.test(some.stdout()), line.test(all.stdout())]).toEqual([false, true]);
+  });
+
+  it('logs -f: continues at its offset when the guest drops a reader that fell behind', async () => {
+    const output = (stdout: number, text: string, exit: Promise<ProcessExit>) => ({
+      from: { stdout, stderr: 0 },
+      stdout: Readable.from([Buffer.from(text)]),
+      stderr: Readable.from([]),
+      exit,
+    });
+    const lost = Promise.reject(new GuestError('connection_lost', 'the connection to the guest ended'));
+    lost.catch(() => undefined);
+    const outputs = [output(0, 'one\n', lost), output(100, 'two\n', Promise.resolve(EXIT))];
+    const asked: unknown[] = [];
+    const logs = async (_pid: number, from: OutputOffsets): Promise<unknown> => {
+      asked.push({ ...from });
+      return outputs.shift();
+    };
+    const { get } = control;
+    const fake = { get: get.bind(control), list: control.list.bind(control), guest: async () => ({ logs }) };
+    const { cli, stdout, stderr } = testCli();
+    expect(await programLogs(cli, fake as unknown as FakeControlPlane, id, '5', { follow: true })).toBe(0);
+    expect(asked).toEqual([
+      { stdout: 0, stderr: 0 },
+      { stdout: 4, stderr: 0 },
+    ]);
+    expect([stdout(), stderr()]).toEqual(['one\ntwo\n', 'neurovisor: 96 B of stdout are no longer kept\n']);
+  });
+
+  it('logs: tells how much is no longer kept', async () => {
+    const pid = await detach('yes | head -c 300000');
+    await wait(testCli().cli, control, id, pid);
+    const late = testCli();
+    await programLogs(late.cli, control, id, pid, {});
+    expect(late.stdout()).toBe('y\n'.repeat(32 * 1024));
+    expect(late.stderr()).toBe('neurovisor: 229 KiB of stdout are no longer kept\n');
+    const few = testCli();
+    await programLogs(few.cli, control, id, pid, { tail: 1 });
+    expect([few.stdout(), few.stderr()]).toEqual(['y\n', '']);
+  });
+
+  it.each<[string, string | undefined, LogsFlags]>([
+    ['--tail without a PID', undefined, { tail: 1 }],
+    ['--vmm-log with a PID', '5', { vmmLog: true }],
+    ['a PID that is none', 'x', {}],
+  ])('logs: %s is refused', (_what, pid, flags) => {
+    expect(() => checkLogs(testCli().cli, pid, flags)).toThrow(usage);
+  });
+
+  it('logs and wait: an unknown PID is not found', async () => {
+    for (const command of [wait, programLogs]) {
+      await expect(command(testCli().cli, control, id, '4000000', {})).rejects.toMatchObject({ code: 'not_found' });
+    }
   });
 
   it.each([

@@ -118,6 +118,28 @@ describe('Sandbox in a daemon', () => {
     expect(await taken.exit).toMatchObject({ exitCode: 0 });
   });
 
+  it('output, wait: of a detached program, which keeps its streams, also after its end', async () => {
+    const sandbox = await Sandbox.create();
+    const program = await sandbox.start(['sh', '-c', 'echo one; read a; exit 4'], { detached: true });
+    const [chunk] = await once(program.stdout, 'data');
+    const waiting = sandbox.wait(program.pid);
+    const aborter = new AbortController();
+    const left = sandbox.wait(program.pid, { signal: aborter.signal });
+    aborter.abort();
+    await expect(left).rejects.toMatchObject({ name: 'AbortError' });
+    program.stdin.end('go\n');
+    expect([String(chunk), await waiting, await program.exit]).toMatchObject([
+      'one\n',
+      { exitCode: 4 },
+      { exitCode: 4 },
+    ]);
+    const output = await sandbox.output(program.pid, { from: { stdout: 1, stderr: 0 } });
+    expect([String(output.stdout), output.to]).toEqual(['ne\n', { stdout: 4, stderr: 0 }]);
+    expect(await sandbox.endedProcesses()).toMatchObject([{ pid: program.pid, exit: { exitCode: 4 } }]);
+    const again = await sandbox.attach(program.pid, { from: { stdout: 2, stderr: 0 } });
+    expect((await buffer(again.stdout)).toString()).toBe('e\n');
+  });
+
   it('signal: an abort kills the program and rejects', async () => {
     const sandbox = await Sandbox.create();
     const aborter = new AbortController();

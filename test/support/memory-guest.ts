@@ -48,8 +48,15 @@ export function memoryGuest(guest: Guest, files: MemoryFiles): Guest {
     exec: (spec: ExecSpec) => start(spec, spec.argv.join(' ')),
     python: (spec: PythonSpec) => start(spec, JSON.stringify(spec.script)),
     processes: async () => [],
+    endedProcesses: async () => [],
+    keptOutput: async (pid) => noProgram(pid),
+    logs: async (pid) => noProgram(pid),
   };
   return new Proxy(guest, { get: (target, name) => Reflect.get(name in made ? made : target, name) as unknown });
+}
+
+function noProgram(pid: number): never {
+  throw new GuestError('not_found', `no program ${pid} runs, or is kept after its end`);
 }
 
 /** Prints `echo` and then its input, within its output limit. */

@@ -1,4 +1,5 @@
 /** The TypeScript library as a user writes with it. */
+import { text } from 'node:stream/consumers';
 import { describe, expect, it } from 'vitest';
 import { CodedError, Sandbox } from '../../src/index.ts';
 
@@ -34,10 +35,20 @@ describe('Sandbox', () => {
     await sandbox.setChannelLimits({ guestToHostBytes: { size: 1 << 20, refillPerSecond: 10 << 20 } });
     expect((await sandbox.channelStats()).connectionsOpened).toBeGreaterThan(3);
 
+    const program = await sandbox.start(['sh', '-c', 'head -c 100000 /dev/zero; read a; exit 5'], { detached: true });
+    program.stdout.resume();
+    await expect.poll(async () => (await sandbox.output(program.pid)).to.stdout).toBe(100_000);
     await sandbox.pause();
     await expect(sandbox.exec(['true'])).rejects.toMatchObject({ code: 'not_ready' });
     await sandbox.resume();
     expect(await sandbox.exec(['true'])).toMatchObject({ exitCode: 0 });
+
+    const again = await sandbox.attach(program.pid, { from: { stdout: 99_990, stderr: 0 } });
+    expect(again.from).toEqual({ stdout: 99_990, stderr: 0 });
+    again.stdin.end('go\n');
+    expect(await text(again.stdout)).toBe('\0'.repeat(10));
+    expect(await sandbox.wait(program.pid)).toMatchObject({ exitCode: 5 });
+    expect((await sandbox.output(program.pid)).from.stdout).toBe(100_000 - 64 * 1024);
 
     const end = await sandbox.kill();
     expect(end.cause).toBe('stopped');

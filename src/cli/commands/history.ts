@@ -46,6 +46,8 @@ export function eventLine(event: TimedEvent): string {
 export interface LogsFlags {
   readonly vmmLog?: boolean;
   readonly follow?: boolean;
+  /** Lines; of a program only. */
+  readonly tail?: number;
 }
 
 /** Prints the console; on a terminal, control characters are replaced. */

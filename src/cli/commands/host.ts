@@ -1,7 +1,7 @@
 /** `neurovisor host`, `pool`, `ps`: the status of the daemon, its pools and the programs of a sandbox. */
 
 import { type Clock, systemClock } from '../../base/clock.ts';
-import type { ProcessInfo } from '../../machine/guest/link.ts';
+import type { EndedProcess, ProcessInfo } from '../../machine/guest/link.ts';
 import type { ControlPlane, HostInfo, PoolInfo, PoolLimits } from '../../sandbox/contract/control.ts';
 import { shownImage } from '../../sandbox/contract/environment.ts';
 import type { Cli } from '../cli.ts';
@@ -129,22 +129,26 @@ export function poolTable(list: readonly PoolInfo[]): string {
   return table([...heads, 'hits', 'misses', 'discarded', 'image', 'warm'], rows);
 }
 
-export async function processes(cli: Cli, control: ControlPlane, text: string): Promise<number> {
+export async function processes(cli: Cli, control: ControlPlane, text: string, all = false): Promise<number> {
   const guest = await control.guest(await sandboxId(control, text));
-  const list = await guest.processes();
+  const list = [...(await guest.processes()), ...(all ? await guest.endedProcesses() : [])];
   if (cli.json) cli.printJson(list);
   else cli.stdout.write(`${processTable(list)}\n`);
   return 0;
 }
 
-export function processTable(list: readonly ProcessInfo[]): string {
+export function processTable(list: readonly (ProcessInfo | EndedProcess)[]): string {
   const rows = list.map((one) => [
     `${one.pid}`,
     one.user,
     coarse(one.ageMs),
-    [one.detached ? 'detached' : '', one.pty ? 'terminal' : ''].filter(Boolean).join(' ') || '-',
+    [one.detached ? 'detached' : '', one.pty ? 'terminal' : '', endText(one)].filter(Boolean).join(' ') || '-',
     one.cwd,
     one.kind === 'python' ? ['python3', ...one.argv].join(' ') : one.argv.join(' '),
   ]);
   return table(['pid', 'user', 'age', 'mode', 'directory', 'program'], rows);
+}
+
+function endText(one: ProcessInfo | EndedProcess): string {
+  return 'exit' in one ? `ended (${one.exit.exitCode ?? one.exit.signal ?? 'unknown'})` : '';
 }

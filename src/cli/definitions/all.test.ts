@@ -22,7 +22,7 @@ describe('addCommands', () => {
   const all = DEFINITIONS.flatMap(({ names }) => names);
 
   it('adds only the commands of the file that defines the first word', async () => {
-    expect(await commandsOf('exec', 'run')).toEqual(['exec', 'attach', 'shell', 'cp', 'port', 'ps']);
+    expect(await commandsOf('exec', 'run')).toEqual(['exec', 'attach', 'wait', 'shell', 'cp', 'port', 'ps']);
   });
 
   it.each([[[]], [['--help']], [['help', 'ls']], [['frob']]])(

@@ -28,7 +28,7 @@ export const DEFINITIONS: readonly Definitions[] = [
   },
   {
     heading: SANDBOXES,
-    names: ['exec', 'attach', 'shell', 'cp', 'port', 'ps'],
+    names: ['exec', 'attach', 'wait', 'shell', 'cp', 'port', 'ps'],
     load: async () => (await import('./inside.ts')).addInside,
   },
   {

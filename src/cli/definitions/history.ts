@@ -1,9 +1,11 @@
 /** Definitions of the commands that observe one sandbox: `events`, `logs`, `inspect`. */
 import type { Command } from 'commander';
 import type { EventsFlags, LogsFlags } from '../commands/history.ts';
+import { tail } from '../flags/ranges.ts';
 import { type OutputFlags, performThere } from './perform.ts';
 import { output, SANDBOX } from './shared-options.ts';
 
+const programLogs = () => import('../commands/program-logs.ts');
 const load = () => import('../commands/history.ts');
 
 export function addHistory(program: Command): void {
@@ -30,19 +32,33 @@ Examples:
     );
   program
     .command('logs')
-    .summary('print the console of a sandbox')
+    .summary('print the output of a program, or the console of a sandbox')
     .description(
-      'Print the serial console of the guest, the last 64 KiB. The logs of the last 200 ended sandboxes are ' +
+      'With PID: print what a program wrote, the last 64 KiB of each stream, also after its end. A notice on standard ' +
+        'error tells what is no longer kept.\n\n' +
+        'Without PID: print the serial console of the guest, the last 64 KiB. The logs of the last 200 ended sandboxes are ' +
         'kept, except for those removed with `rm`. With --follow, lines of the VMM are marked `[vmm]`; output ' +
         'that arrives faster than it is read is skipped, with a notice.',
     )
     .argument(...SANDBOX)
-    .option('-f, --follow', 'also print new output of the console and the VMM')
+    .argument('[pid]', 'pid of the program, as `neurovisor ps -a` lists it')
+    .option('-f, --follow', 'also print new output')
+    .option('--tail <lines>', 'with PID: only the last lines of each stream (default: all)', tail)
     .option('--vmm-log', 'print the log of the VMM instead')
     .addOption(output())
-    .addHelpText('after', '\nExamples:\n  neurovisor logs 7ds14n1k | tail\n  neurovisor logs -f 7ds14n1k\n')
-    .action((id: string, flags: LogsFlags & OutputFlags) =>
-      performThere(flags, async (cli, control) => (await load()).logs(cli, control, id, flags)),
+    .addHelpText(
+      'after',
+      '\nExamples:\n  neurovisor logs 7ds14n1k | tail\n  neurovisor logs -f 7ds14n1k\n  neurovisor logs -f --tail 10 7ds14n1k 1234\n',
+    )
+    .action((id: string, pid: string | undefined, flags: LogsFlags & OutputFlags) =>
+      performThere(
+        flags,
+        async (cli, control) =>
+          pid === undefined
+            ? await (await load()).logs(cli, control, id, flags)
+            : await (await programLogs()).programLogs(cli, control, id, pid, flags),
+        async (cli) => (await programLogs()).checkLogs(cli, pid, flags),
+      ),
     );
   program
     .command('inspect')

@@ -1,4 +1,4 @@
-/** Definitions of the commands that act inside a sandbox: `exec`, `attach`, `shell`, `cp`, `port`, `ps`. */
+/** Definitions of the commands that act inside a sandbox: `exec`, `attach`, `shell`, `wait`, `cp`, `port`, `ps`. */
 import { type Command, Option } from 'commander';
 import type { CopyFlags } from '../commands/cp.ts';
 import type { ExecFlags } from '../commands/exec.ts';
@@ -13,6 +13,7 @@ const forwards = () => import('../commands/port.ts');
 export function addInside(program: Command): void {
   addExec(program);
   addAttach(program);
+  addWait(program);
   addShell(program);
   addCopy(program);
   addPort(program);
@@ -82,6 +83,25 @@ function addAttach(program: Command): void {
     .addHelpText('after', '\nExample:\n  neurovisor attach 7ds14n1k 1234\n')
     .action((id: string, pid: string, flags: OutputFlags) =>
       performThere(flags, async (cli, control) => (await programs()).attach(cli, control, id, pid)),
+    );
+}
+
+function addWait(program: Command): void {
+  program
+    .command('wait')
+    .summary('wait for a program')
+    .description(
+      'Wait until a program of a sandbox ends, print its exit status, and exit with it. Ctrl-C leaves it running.',
+    )
+    .argument(...SANDBOX)
+    .argument('<pid>', 'pid of the program, as `neurovisor ps -a` lists it')
+    .addOption(output())
+    .addHelpText('after', '\nExample:\n  neurovisor wait 7ds14n1k 1234\n')
+    .action((id: string, pid: string, flags: OutputFlags) =>
+      performThere(flags, async (cli, control) => {
+        const { wait } = await import('../commands/program-logs.ts');
+        return await wait(cli, control, id, pid);
+      }),
     );
 }
 
@@ -183,12 +203,13 @@ function addProcesses(program: Command): void {
     .summary('list the programs of a sandbox')
     .description('List the running programs that were started in a sandbox from outside.')
     .argument(...SANDBOX)
+    .option('-a, --all', 'also list ended programs whose output is kept')
     .addOption(output())
     .addHelpText('after', '\nExample:\n  neurovisor ps 7ds14n1k\n')
-    .action((id: string, flags: OutputFlags) =>
+    .action((id: string, flags: { readonly all?: boolean } & OutputFlags) =>
       performThere(flags, async (cli, control) => {
         const { processes } = await import('../commands/host.ts');
-        return await processes(cli, control, id);
+        return await processes(cli, control, id, flags.all);
       }),
     );
 }

@@ -15,6 +15,7 @@ export const poolMin = counted('MIN', RANGES.poolMembers);
 export const poolMax = counted('MAX', RANGES.poolMembers);
 export const port = counted('--port', { min: 0, max: 65_535 });
 export const pid = counted('PID', { min: 1, max: 2 ** 22 });
+export const tail = counted('--tail', { min: 0, max: 1_000_000 });
 export const rounds = counted('--rounds', { min: 1, max: 10_000 });
 
 /** MiB */

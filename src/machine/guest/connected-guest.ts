@@ -16,6 +16,7 @@ import type {
   GuestEvent,
   GuestInfo,
   GuestStats,
+  KeptOutput,
   OutputOffsets,
   Process,
   ProcessInfo,
@@ -28,7 +29,7 @@ import type {
 } from './guest.ts';
 import { GUEST_LIMITS } from './limits.ts';
 import { Operation } from './operation.ts';
-import { GuestProcess, type ProcessControl } from './process.ts';
+import { GuestProcess, type ProcessControl, readKept } from './process.ts';
 import { guestError, readProcesses, readStarted, readStats, wallNanoseconds } from './protocol.ts';
 import { Standby } from './standby.ts';
 
@@ -90,6 +91,15 @@ export class ConnectedGuest implements Guest {
 
   async logs(pid: number, from: OutputOffsets | null, signal?: AbortSignal): Promise<ProgramOutput> {
     return await this.#run(this.#start(`logs ${pid}`, { op: 'logs', pid, from }, { signal }), {});
+  }
+
+  async keptOutput(pid: number, from = BEGIN, signal?: AbortSignal): Promise<KeptOutput> {
+    const operation = this.#start(`logs ${pid}`, { op: 'logs', pid, from }, { signal });
+    try {
+      return await readKept(await this.#run(operation, {}), from);
+    } finally {
+      operation.destroy();
+    }
   }
 
   async signal(pid: number, signal: SignalName): Promise<boolean> {
@@ -227,6 +237,8 @@ export class ConnectedGuest implements Guest {
 
   readonly #lostCode = (): 'connection_lost' | 'suspended' => (this.#isSuspended ? 'suspended' : 'connection_lost');
 }
+
+const BEGIN: OutputOffsets = { stdout: 0, stderr: 0 };
 
 function runFields(options: RunOptions): Record<string, unknown> {
   const { env, cwd, user, stdin, pty, timeoutMs, outputBytesMax, detached, tag } = options;

@@ -23,6 +23,8 @@ export interface Guest {
    * @throws GuestError `not_found`; `invalid_request` also if the agent is of a version without it
    */
   logs(pid: number, from: OutputOffsets | null, signal?: AbortSignal): Promise<ProgramOutput>;
+  /** The kept output from `from` on (default: all), of `logs`, without waiting for more. */
+  keptOutput(pid: number, from?: OutputOffsets, signal?: AbortSignal): Promise<KeptOutput>;
   /**
    * Sends `signal` to the process group; SIGKILL to all processes of the program. Returns false if there is no such
    * process.
@@ -186,6 +188,14 @@ export interface PythonSpec extends RunOptions {
 export interface OutputOffsets {
   readonly stdout: number;
   readonly stderr: number;
+}
+
+export interface KeptOutput {
+  /** Offsets at which the output begins and ends. */
+  readonly from: OutputOffsets;
+  readonly to: OutputOffsets;
+  readonly stdout: Buffer;
+  readonly stderr: Buffer;
 }
 
 export type ProgramOutput = Pick<Process, 'pid' | 'from' | 'to' | 'stdout' | 'stderr' | 'exit'>;

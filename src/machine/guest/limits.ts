@@ -37,6 +37,8 @@ export const GUEST_LIMITS = {
   watchEventsPerSecondMax: 10_000,
   /** Buffer of one stream of a process; when full, the connection is paused, bytes. */
   streamBytesMax: 256 * 1024,
+  /** Output of one stream that an agent keeps, bytes. */
+  keptBytesMax: 64 * 1024,
   /** `GuestFiles.readAll` without `bytesMax`, bytes. */
   readAllBytesMax: 64 * MIB,
   /** From connecting to `OK <n>`, milliseconds. */

@@ -4,7 +4,15 @@ import type { Clock } from '../../base/clock.ts';
 import { awaitOr, ignore } from '../../base/ignore.ts';
 import type { GuestError } from './errors.ts';
 import { FRAME, type Frame } from './framing.ts';
-import type { OutputOffsets, Process, ProcessExit, SignalName, TerminalSize } from './guest.ts';
+import type {
+  KeptOutput,
+  OutputOffsets,
+  Process,
+  ProcessExit,
+  ProgramOutput,
+  SignalName,
+  TerminalSize,
+} from './guest.ts';
 import { GUEST_LIMITS } from './limits.ts';
 import type { Operation } from './operation.ts';
 import { guestError, parseExitFrame } from './protocol.ts';
@@ -168,4 +176,27 @@ export class GuestProcess implements Process {
     this.stderr.destroy(reason);
     this.stdin.destroy();
   }
+}
+
+/** Reads what the program had written when it answered, at most what an agent keeps. @throws GuestError */
+export async function readKept(process: ProgramOutput, asked: OutputOffsets): Promise<KeptOutput> {
+  const { from = asked, to = from } = process;
+  const read = async (name: 'stdout' | 'stderr'): Promise<Buffer> => {
+    const wanted = Math.min(to[name] - from[name], GUEST_LIMITS.keptBytesMax);
+    const chunks: Buffer[] = [];
+    let bytes = 0;
+    // Destroys the stream: later output is of no interest.
+    if (wanted > 0) {
+      for await (const chunk of process[name] as AsyncIterable<Buffer>) {
+        chunks.push(chunk);
+        bytes += chunk.length;
+        if (bytes >= wanted) break;
+      }
+    }
+    process[name].destroy();
+    return Buffer.concat(chunks).subarray(0, Math.max(0, wanted));
+  };
+  const [stdout, stderr] = await Promise.all([read('stdout'), read('stderr')]);
+  const end = { stdout: from.stdout + stdout.length, stderr: from.stderr + stderr.length };
+  return { from, to: end, stdout, stderr };
 }

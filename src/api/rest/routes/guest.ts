@@ -1,4 +1,5 @@
 /** Programs in a sandbox, and information about its guest. */
+import { outputText } from '../../../base/text/output-text.ts';
 import type { Guest, Process } from '../../../machine/guest/guest.ts';
 import type { AnswerMemory } from '../answer-buffer.ts';
 import type { ApiMetrics } from '../api-metrics.ts';
@@ -6,8 +7,8 @@ import { API_LIMITS } from '../limits.ts';
 import { collectOutput } from '../output.ts';
 import { type ApiParts, type App, clientGone, failures, whenClosed } from '../route.ts';
 import { channelStats, sandboxLogs, usageList } from '../schema/answers.ts';
-import { execResult, guestInfo, processList } from '../schema/guest-answers.ts';
-import { guestQuery, idParams } from '../schema/params.ts';
+import { execResult, guestInfo, keptOutput, processExit, processList } from '../schema/guest-answers.ts';
+import { guestQuery, idParams, offsetsQuery, processParams } from '../schema/params.ts';
 import { type ExecRequest, execRequest } from '../schema/requests.ts';
 import { Slots } from '../slots.ts';
 
@@ -19,6 +20,7 @@ export function addGuestRoutes(
 ): void {
   const { control } = parts;
   addExec(app, parts);
+  addOutput(app, parts);
   app.get(
     '/sandboxes/:id/guest',
     {
@@ -42,12 +44,15 @@ export function addGuestRoutes(
       schema: {
         tags,
         operationId: 'listProcesses',
-        summary: 'List the running programs',
+        summary: 'List the programs',
         params: idParams,
         response: { 200: processList, ...failures },
       },
     },
-    async ({ params }) => ({ processes: [...(await (await control.guest(params.id)).processes())] }),
+    async ({ params }) => {
+      const guest = await control.guest(params.id);
+      return { processes: [...(await guest.processes())], ended: [...(await guest.endedProcesses())] };
+    },
   );
   app.get(
     '/sandboxes/:id/channel',
@@ -127,6 +132,58 @@ function addExec(app: App, { control, clock, counted, memory }: Parameters<typeo
         process.stdin.end(body.stdin);
         const { exit, ...output } = await collectOutput(process, outputBytesMax, buffers);
         return { ...exit, ...output };
+      } finally {
+        giveBack();
+      }
+    },
+  );
+}
+
+function addOutput(app: App, { control }: ApiParts): void {
+  const slots = new Slots('waits', API_LIMITS.execsMax, API_LIMITS.execsPerSandboxMax);
+  app.get(
+    '/sandboxes/:id/processes/:pid/output',
+    {
+      schema: {
+        tags,
+        operationId: 'getOutput',
+        summary: 'Get the latest output of a program',
+        description: 'The last 64 KiB of each stream are kept, also of the last 64 programs that ended.',
+        params: processParams,
+        querystring: offsetsQuery,
+        response: { 200: keptOutput, ...failures },
+      },
+    },
+    async ({ params, query }, reply) => {
+      const giveBack = slots.take(params.id);
+      try {
+        const kept = await (await control.guest(params.id)).keptOutput(params.pid, query, clientGone(reply));
+        const { from, to } = kept;
+        const [stdout, stderr] = [outputText(kept.stdout, false), outputText(kept.stderr, false)];
+        const encoding = { stdout: stdout.encoding, stderr: stderr.encoding };
+        return { from, to, stdout: stdout.text, stderr: stderr.text, encoding };
+      } finally {
+        giveBack();
+      }
+    },
+  );
+  app.get(
+    '/sandboxes/:id/processes/:pid/exit',
+    {
+      schema: {
+        tags,
+        operationId: 'waitForProcess',
+        summary: 'Wait for the end of a program',
+        description: 'The program continues if the client disconnects.',
+        params: processParams,
+        response: { 200: processExit, ...failures },
+      },
+    },
+    async ({ params }, reply) => {
+      const giveBack = slots.take(params.id);
+      try {
+        const guest = await control.guest(params.id);
+        return await (await guest.logs(params.pid, null, clientGone(reply))).exit;
       } finally {
         giveBack();
       }

@@ -1,6 +1,6 @@
 /** Answers about the programs and files in a guest. */
 import { z } from 'zod';
-import type { FileEntry, GuestInfo, ProcessInfo } from '../../../machine/guest/guest.ts';
+import type { EndedProcess, FileEntry, GuestInfo, ProcessExit, ProcessInfo } from '../../../machine/guest/guest.ts';
 import { victim } from '../../../sandbox/contract/schema/ending.ts';
 import { count, ms, wallMs } from '../../../sandbox/contract/schema/values.ts';
 
@@ -19,41 +19,60 @@ export const guestInfo: z.ZodType<GuestInfo> = z
   })
   .meta({ id: 'Guest' });
 
-const processInfo: z.ZodType<ProcessInfo> = z
-  .object({
-    pid: count,
-    kind: z.enum(['exec', 'python']),
-    argv: z.array(z.string()),
-    cwd: z.string(),
-    user: z.string(),
-    tag: z.string().nullable(),
-    pty: z.boolean(),
-    detached: z.boolean(),
-    ageMs: ms,
-  })
-  .meta({ id: 'Process' });
+const processFields = z.object({
+  pid: count,
+  kind: z.enum(['exec', 'python']),
+  argv: z.array(z.string()),
+  cwd: z.string(),
+  user: z.string(),
+  tag: z.string().nullable(),
+  pty: z.boolean(),
+  detached: z.boolean(),
+  ageMs: ms,
+});
+const processInfo: z.ZodType<ProcessInfo> = processFields.meta({ id: 'Process' });
 
-export const processList = z.object({ processes: z.array(processInfo) }).meta({ id: 'ProcessList' });
+const exitFields = z.object({
+  exitCode: z.number().nullable().describe('Null if a signal ended it.'),
+  signal: z.string().nullable(),
+  timedOut: z.boolean(),
+  oomKilled: z.boolean().describe('The guest’s OOM killer killed it.'),
+  oomVictim: victim.nullable().describe('The process that the OOM killer chose.'),
+  truncated: z.boolean().describe('True: output beyond the limit was dropped.'),
+  durationMs: ms,
+});
+export const processExit: z.ZodType<ProcessExit> = exitFields.meta({ id: 'ProcessExit' });
+
+const endedProcess: z.ZodType<EndedProcess> = processFields.extend({ exit: processExit }).meta({ id: 'EndedProcess' });
+
+export const processList = z
+  .object({
+    processes: z.array(processInfo),
+    ended: z.array(endedProcess).describe('Ended programs whose output and exit are kept, oldest first.'),
+  })
+  .meta({ id: 'ProcessList' });
 
 const outputEncoding = z.enum(['utf8', 'base64']);
 
-export const execResult = z
-  .object({
-    exitCode: z.number().nullable().describe('Null if a signal ended it.'),
-    signal: z.string().nullable(),
-    timedOut: z.boolean(),
-    oomKilled: z.boolean().describe('The guest’s OOM killer killed it.'),
-    oomVictim: victim.nullable().describe('The process that the OOM killer chose.'),
-    truncated: z.boolean().describe('True: output beyond the limit was dropped.'),
-    stdout: z.string(),
-    stderr: z.string(),
-    encoding: z
-      .object({ stdout: outputEncoding, stderr: outputEncoding })
-      .meta({ id: 'OutputEncoding' })
-      .describe('`base64` for output that is not UTF-8.'),
-    durationMs: ms,
+const outputFields = z.object({
+  stdout: z.string(),
+  stderr: z.string(),
+  encoding: z
+    .object({ stdout: outputEncoding, stderr: outputEncoding })
+    .meta({ id: 'OutputEncoding' })
+    .describe('`base64` for output that is not UTF-8.'),
+});
+
+export const execResult = exitFields.extend(outputFields.shape).meta({ id: 'ExecResult' });
+
+const offsets = z.object({ stdout: count, stderr: count }).meta({ id: 'OutputOffsets' });
+
+export const keptOutput = outputFields
+  .extend({
+    from: offsets.describe('Bytes of each stream before this output: more than asked for if they are no longer kept.'),
+    to: offsets.describe('Offsets to ask for next.'),
   })
-  .meta({ id: 'ExecResult' });
+  .meta({ id: 'KeptOutput' });
 
 const fileType = z.enum(['file', 'directory', 'symlink', 'other']);
 

@@ -23,6 +23,14 @@ export const portParams = z.strictObject({
   port: wholeText({ min: 1, max: 65_535 }).describe('TCP port in the sandbox.'),
 });
 
+export const processParams = z.strictObject({ id: sandboxReference, pid: wholeText({ min: 1, max: 2 ** 31 - 1 }) });
+
+const offset = wholeText({ min: 0, max: 1e15 }).default(0);
+
+export const offsetsQuery = z
+  .strictObject({ stdout: offset, stderr: offset })
+  .describe('Bytes of each stream that the client has.');
+
 export const snapshotParams = z.strictObject({ snapshot: snapshotReference });
 
 /** A parameter that is given several times is a list; once, it is text. */
