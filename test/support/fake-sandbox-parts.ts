@@ -20,7 +20,7 @@ export function fakeSandboxParts(
       name: 'fake',
       description: 'fake',
       accelerator: 'fake',
-      capabilities: { pause: true, snapshot: true } as SandboxParts['driver']['capabilities'],
+      capabilities: {} as SandboxParts['driver']['capabilities'],
       start: async (vmSpec, signal) => {
         const memoryPath = join(dir, 'ram', String(vmSpec.memoryFd));
         const vm = new FakeVm(vmSpec, { script, holdings: host, memoryPath });

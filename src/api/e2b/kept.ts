@@ -59,7 +59,6 @@ const kept = z.object({
   network: network.optional(),
 });
 
-export type E2bNetwork = z.infer<typeof network>;
 export type Kept = z.infer<typeof kept>;
 
 export function formatKept(value: Kept): Readonly<Record<string, string>> {

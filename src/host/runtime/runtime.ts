@@ -21,7 +21,6 @@ import { removeGroups } from '../../machine/jail/cgroup.ts';
 import type { VmmDriver } from '../../machine/vmm/driver.ts';
 import { VmmError } from '../../machine/vmm/errors.ts';
 import type { KeptVm } from '../../machine/vmm/kept.ts';
-import { SandboxError } from '../../sandbox/contract/errors.ts';
 import { withDefaultModel } from '../../sandbox/contract/model-policy.ts';
 import type { SandboxParts } from '../../sandbox/contract/parts.ts';
 import { makeSpec, type ResolvedOptions, type SandboxOptions, type SandboxSpec } from '../../sandbox/contract/spec.ts';
@@ -144,7 +143,6 @@ export class Runtime {
 
   /** Fills in this host's defaults. @throws SandboxError `spec_invalid` */
   makeSpec(options: ResolvedOptions): SandboxSpec {
-    requireBalloon(this.driver, options);
     const models = withDefaultModel(options.models, this.upstream.defaultModel);
     const traces = this.tracer.isRecording ? GUEST_TRACES_ENV : {};
     const env = { ...this.#cpuEnv(), ...traces, ...options.env };
@@ -320,13 +318,4 @@ export class Runtime {
       tracer: this.tracer,
     };
   }
-}
-
-/** @throws SandboxError `spec_invalid`: this driver cannot change a VM's memory */
-function requireBalloon({ capabilities, name }: VmmDriver, options: SandboxOptions): void {
-  if (options.memoryMaxMib === undefined || capabilities.balloon === true) return;
-  const why = `not supported by this driver (${name})`;
-  throw new SandboxError('spec_invalid', `sandbox option memoryMaxMib: ${why}`, {
-    remedy: 'omit it, and choose memoryMib as large as needed',
-  });
 }

@@ -9,8 +9,6 @@ export const GUEST_LIMITS = {
   requestLineBytesMax: 64 * 1024,
   /** A request's `moreBytes` and `bodyBytes`, bytes each. */
   bodyBytesMax: 16 * MIB,
-  /** The welcome line, bytes: 32 KiB of environment, which JSON escapes can make six times longer. */
-  welcomeLineBytesMax: 256 * 1024,
   /** A line of the control connection (hello, ready, events), bytes. */
   controlLineBytesMax: 64 * 1024,
   /** The answer to a request, bytes: `processes` describes up to 128 processes. */

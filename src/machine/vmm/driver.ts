@@ -21,16 +21,8 @@ export type { DiskLimits } from '../../base/request/disk-limits.ts';
 type Accelerator = 'kvm' | 'tcg' | 'fake';
 
 export interface VmmCapabilities {
-  readonly pause: boolean;
-  /** Snapshot and restore of a VM without its identity devices. */
-  readonly snapshot: boolean;
-  /** Snapshot and restore of a VM with all of its devices: `Vm.saveWhole`. */
-  readonly wholeSnapshot?: boolean;
-  /** The vsock device can be plugged into and unplugged from a running guest. */
-  readonly hotplugVsock: boolean;
-  /** The same for a network card on a TAP. */
+  /** A network card on a TAP can be plugged into and unplugged from a running guest. */
   readonly hotplugNic: boolean;
-  readonly interactiveConsole: boolean;
   /** Limits of the channel can be set and changed while the VM runs. */
   readonly channelLimits: boolean;
   /**
@@ -42,8 +34,6 @@ export interface VmmCapabilities {
   readonly mapsMemoryMibMax?: number;
   /** … also with a balloon. Default: without one, since the VMM would return pages to the file. */
   readonly mapsMemoryWithBalloon?: boolean;
-  /** A VM can have a balloon: `VmSpec.balloonMib`. */
-  readonly balloon?: boolean;
 }
 
 export interface VmSpec {
@@ -255,7 +245,6 @@ export interface Vm {
   fullDisk?(): DiskTrouble | null;
   /** Present only with `console: 'interactive'`. */
   readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
-  /** Present with the capability `hotplugVsock`. */
   readonly vsockHotplug?: VsockHotplug;
   /** Present with the capability `hotplugNic`. */
   readonly nicHotplug?: NicHotplug;
@@ -264,7 +253,6 @@ export interface Vm {
   /**
    * Stops the VM, if it runs, and writes its devices to a file that is new or, for QEMU, empty; RAM and disk do not
    * change until `resume`. The vsock device and the network card must be unplugged, and the caller must own the RAM.
-   * Present with the capability `snapshot`.
    * @param changes with `savesChanges`: destination of the VM's changes since its start. Default: `VmSpec.memoryFd`, which has
    *   the RAM that it maps
    * @throws VmmError `vm_unsupported` if a device is plugged or the RAM is the VMM's own
@@ -283,7 +271,7 @@ export interface Vm {
   /**
    * Stops the VM until `resume` and writes all of it, including identity devices. A clone gets its own channel and TAP;
    * its guest sees a new generation id and loses its connections.
-   * Present with the capability `wholeSnapshot`.
+   * Only with Firecracker.
    * @param kind `diff`: writes only the pages changed since the last snapshot, into that snapshot's RAM file
    * @throws VmmError
    */

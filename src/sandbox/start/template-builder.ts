@@ -223,7 +223,6 @@ async function boot(
   cleanup: CleanupStack,
   onFull: (trouble: DiskTrouble) => void,
 ): Promise<{ vm: Vm; guest: Guest; memory: GuestMemory }> {
-  if (!parts.driver.capabilities.snapshot) throw unsupported(parts);
   const { channelPath, overlayPath, disks } = workspace;
   const memory = parts.makeMemory(ramMib(spec) * MIB);
   cleanup.push('RAM', () => memory.close());

@@ -50,15 +50,7 @@ export function createFakeDriver(options: FakeDriverOptions): VmmDriver {
     name: 'fake',
     description: 'no VM (fake driver)',
     accelerator: 'fake',
-    capabilities: {
-      pause: true,
-      snapshot: true,
-      hotplugVsock: true,
-      hotplugNic,
-      interactiveConsole: true,
-      channelLimits: false,
-      balloon: true,
-    },
+    capabilities: { hotplugNic, channelLimits: false },
     machineOf,
     async start(spec, signal) {
       const began = options.clock.now();

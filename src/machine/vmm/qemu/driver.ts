@@ -91,13 +91,8 @@ export async function createQemuDriver(options: QemuDriverOptions): Promise<VmmD
     description: `QEMU ${qemu.version} (${accelerator === 'kvm' ? 'KVM' : 'software emulation'})`,
     accelerator,
     capabilities: {
-      pause: true,
-      snapshot: true,
-      hotplugVsock: true,
       hotplugNic: true,
-      interactiveConsole: true,
       channelLimits: true,
-      balloon: true,
       ...(options.mapsMemoryMibMax === undefined
         ? {}
         : {
