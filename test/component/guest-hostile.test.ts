@@ -74,7 +74,7 @@ describe('agent, against a bad host', () => {
       socket.write(byte);
       await sleep(1);
     }
-    expect((await text(socket)).split('\n')[1]).toBe('{"ok":true,"processes":[]}');
+    expect((await text(socket)).split('\n')[1]).toBe('{"ok":true,"processes":[],"ended":[]}');
   });
 
   it('stdin: a frame of another kind ends the connection and the program', async () => {
