@@ -29,7 +29,7 @@ import { withAbort } from './cli/library/abort.ts';
 import { collect, withoutCallbacks } from './cli/library/collect.ts';
 import { filesOf } from './cli/library/files.ts';
 import type { Host, HostOptions } from './cli/library/host.ts';
-import { Hosts } from './cli/library/hosts.ts';
+import { hosts } from './cli/library/hosts.ts';
 import type {
   BufferOptions,
   CreateOptions,
@@ -74,8 +74,7 @@ export { Cassette, type CassetteReport } from './cli/library/cassette.ts';
 export * from './cli/library/errors.ts';
 export * from './cli/library/home.ts';
 export type * from './cli/library/types.ts';
-
-const hosts = new Hosts();
+export { type VolumeInfo, volumes } from './cli/library/volumes.ts';
 
 /** The cause of a sandbox's end, with its evidence. */
 export type End = EndInfo;

@@ -65,6 +65,7 @@ function sandboxOf(request: CreateRequest): SandboxInfo {
     packages: null,
     network: null,
     secrets: [],
+    volumes: [],
     timings: null,
     readyMs: 0,
     end: null,

@@ -56,7 +56,7 @@ class Settle(unittest.TestCase):
             (group / "cgroup.freeze").touch()
         self.flushes: list = []
         self.enterContext(
-            mock.patch.object(operations, "start_flush", lambda *arguments: self.flushes.append(arguments[-1]))
+            mock.patch.object(operations, "start_flush", lambda *arguments: self.flushes.append(arguments[5]))
         )
 
     def settle(self, **fields: object) -> Answer:

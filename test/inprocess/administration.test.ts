@@ -155,7 +155,7 @@ it('keys, quotas and settings: what one client sets, another reads', async () =>
   expect(await home.settings()).toEqual({ modelBudget: null });
   const saves = new OwnerKeys(join(world.home, 'data.keys'), sealingWith(new Uint8Array(32)));
   for (const owner of ['tenant acme', 'tenant other']) await saves.of(owner);
-  const none = { endedSandboxes: 0, removedSnapshots: 0 };
+  const none = { endedSandboxes: 0, removedSnapshots: 0, removedVolumes: 0 };
   const windowMs = 10 * 365 * 24 * 3_600_000;
   const used = { inputTokens: 1, outputTokens: 1, requests: 1, costNanoDollars: 0 };
   const use = { ...used, windowMs, window: Math.floor(Date.now() / windowMs) };

@@ -256,7 +256,11 @@ describe('quotas', () => {
     await acme.snapshot(mine.id, { name: 'mine' });
     await acme.pause(paused.id, 'disk');
     const kept = await other.snapshot(theirs.id);
-    expect(await removeOwned(host.control, 'acme')).toEqual({ endedSandboxes: 2, removedSnapshots: 1 });
+    await acme.createVolume({ name: 'data', sizeMib: 16 });
+    await other.createVolume({ name: 'data', sizeMib: 16 });
+    const removed = { endedSandboxes: 2, removedSnapshots: 1, removedVolumes: 1 };
+    expect(await removeOwned(host.control, 'acme')).toEqual(removed);
+    expect(await host.control.volumes()).toMatchObject([{ name: 'other/data' }]);
     expect([await acme.list(), await acme.snapshots()]).toEqual([[], []]);
     expect((await host.control.list()).map(({ id }) => id)).toEqual([theirs.id]);
     expect((await host.control.snapshots()).map(({ id }) => id)).toEqual([kept.id]);

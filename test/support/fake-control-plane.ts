@@ -6,22 +6,37 @@
  * Not real: snapshots keep nothing, forks and clones share nothing but their options, and a paused sandbox's programs
  * continue.
  */
-import type { ControlPlane, CreateRequest, GuestAccess, Pools, Snapshots } from '../../src/sandbox/contract/control.ts';
+import type {
+  ControlPlane,
+  CreateRequest,
+  GuestAccess,
+  Pools,
+  Snapshots,
+  Volumes,
+} from '../../src/sandbox/contract/control.ts';
 import { fakeGuestAccess } from './fake-guest-access.ts';
 import { fakePools } from './fake-pools.ts';
 import { type FakeOptions, FakeSandboxes } from './fake-sandboxes.ts';
 import { fakeSnapshots } from './fake-snapshots.ts';
+import { fakeVolumes } from './fake-volumes.ts';
 import { fakeWatch } from './fake-watch.ts';
 
 export type { FakeOptions } from './fake-sandboxes.ts';
 
-type Roles = FakeSandboxes & Snapshots & Pools & GuestAccess & ReturnType<typeof fakeWatch>;
+type Roles = FakeSandboxes & Snapshots & Volumes & Pools & GuestAccess & ReturnType<typeof fakeWatch>;
 
 /** Each role is an object of its own, and acts on the same sandboxes. */
 const WithRoles = class extends FakeSandboxes {
   constructor(options?: FakeOptions) {
     super(options);
-    Object.assign(this, fakeSnapshots(this), fakePools(this), fakeGuestAccess(this), fakeWatch(this));
+    Object.assign(
+      this,
+      fakeSnapshots(this),
+      fakeVolumes(this),
+      fakePools(this),
+      fakeGuestAccess(this),
+      fakeWatch(this),
+    );
   }
 } as new (
   options?: FakeOptions,

@@ -6,7 +6,7 @@
  *            └── SnapshotManager ── Store (SQLite and files, in a directory of its own)
  */
 import { rmSync, writeFileSync } from 'node:fs';
-import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
@@ -18,8 +18,9 @@ import { parseEgress } from '../../src/host/runtime/network.ts';
 import type { GuestIdentity } from '../../src/machine/guest/identity.ts';
 import type { SandboxStatus } from '../../src/sandbox/contract/control.ts';
 import type { EnvironmentSource } from '../../src/sandbox/contract/environment.ts';
+import { translateStoreErrors } from '../../src/sandbox/contract/errors.ts';
 import type { NetworkSpec } from '../../src/sandbox/contract/network-spec.ts';
-import type { CardLease, GuestMemory, MadeFrom } from '../../src/sandbox/contract/parts.ts';
+import type { CardLease, GuestMemory, MadeFrom, SandboxParts } from '../../src/sandbox/contract/parts.ts';
 import { makeSpec } from '../../src/sandbox/contract/spec.ts';
 import type { LeftVms } from '../../src/sandbox/plane/adoption.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
@@ -300,6 +301,12 @@ export class FakeHost implements Holdings, AsyncDisposable {
       sizes: options.sizes,
       store,
       log: { ...silentLog, warn: options.warn ?? silentLog.warn },
+      volumes: this.#store.volumes,
+      formatVolume: async (path, bytes) => {
+        await script.step('overlay');
+        await writeFile(path, '');
+        await truncate(path, bytes);
+      },
       accelerator: 'fake',
       tracer: options.tracer,
       snapshots: new SnapshotManager({
@@ -328,7 +335,10 @@ export class FakeHost implements Holdings, AsyncDisposable {
       openNetwork: () => script.step('network'),
       supervise: (spec, source, path, sharers) => {
         const { tracer } = options;
-        const parts = { ...fakeSandboxParts(this, spec, { source, environmentPath: path }), sharers, tracer };
+        const openVolumes: SandboxParts['openVolumes'] = (id, wanted) =>
+          translateStoreErrors(this.#store.volumes.open(id, wanted));
+        const made = fakeSandboxParts(this, spec, { source, environmentPath: path });
+        const parts = { ...made, sharers, tracer, openVolumes };
         const supervisor = new Supervisor(spec, parts);
         options.watch?.(supervisor);
         return supervisor;

@@ -18,6 +18,7 @@ import type {
   GuestStats,
   Process,
   RunOptions,
+  SettleOptions,
 } from '../../src/machine/guest/guest.ts';
 import type {
   Balloon,
@@ -33,6 +34,7 @@ import type {
   VmExit,
   VmSnapshot,
   VmSpec,
+  VmVolume,
 } from '../../src/machine/vmm/driver.ts';
 import { VmmError } from '../../src/machine/vmm/errors.ts';
 import { ByteTail } from '../../src/machine/vmm/tail.ts';
@@ -74,6 +76,7 @@ export class FakeVm implements Vm {
   nic: { readonly mac: string; readonly isPlugged: boolean } | null;
   diskLimits: DiskLimits;
   readonly disks: readonly VmDisk[];
+  readonly volumes: readonly VmVolume[];
   readonly bootArgs: readonly string[];
 
   readonly balloon?: Balloon;
@@ -82,6 +85,10 @@ export class FakeVm implements Vm {
   memoryMib: number;
   /** False: its guest ignores all requests of its balloon. */
   isHelpful = true;
+  /** What its guest reports in its hello. */
+  problems: readonly string[] = [];
+  /** Whether its guest has been told to freeze its volumes. */
+  hasFrozenVolumes = false;
   /** Number of limits that its guest has received. */
   limited = 0;
   /** Memory that its programs have not taken, MiB. */
@@ -102,6 +109,7 @@ export class FakeVm implements Vm {
     this.nic = spec.nic === undefined ? null : { mac: spec.nic.mac, isPlugged: true };
     this.diskLimits = spec.diskLimits ?? {};
     this.disks = spec.disks ?? [];
+    this.volumes = spec.volumes ?? [];
     this.bootArgs = spec.bootArgs ?? [];
     this.id = spec.id;
     this.channelPath = spec.channelPath;
@@ -359,7 +367,7 @@ export class FakeVm implements Vm {
 /** The part of a guest that the control plane uses. */
 export class FakeGuest {
   readonly closed: Promise<GuestClosed>;
-  readonly info = { kernelToInitMs: 1 } as GuestInfo;
+  readonly info: GuestInfo;
   readonly #vm: FakeVm;
   readonly #holdings: Holdings;
   readonly #closing = Promise.withResolvers<GuestClosed>();
@@ -369,6 +377,7 @@ export class FakeGuest {
     this.#vm = vm;
     this.#holdings = holdings;
     this.closed = this.#closing.promise;
+    this.info = { kernelToInitMs: 1, problems: vm.problems } as unknown as GuestInfo;
     holdings.add('guests', this);
   }
 
@@ -403,8 +412,9 @@ export class FakeGuest {
     return { memoryAvailableBytes: this.#vm.availableMib * 2 ** 20 };
   }
 
-  settle(_options?: object, signal?: AbortSignal): Promise<void> {
-    return this.#ask('settle', signal);
+  async settle({ freezeVolumes = false }: SettleOptions = {}, signal?: AbortSignal): Promise<void> {
+    await this.#ask('settle', signal);
+    if (freezeVolumes) this.#vm.hasFrozenVolumes = true;
   }
 
   /** Options of the programs that it was asked to run. */

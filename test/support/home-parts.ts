@@ -16,7 +16,7 @@ export function homeParts(dir: string) {
     { keys: () => stores.keys, tenants: () => stores.tenants, host: () => stores.host },
     {
       useOf: async (tenant) => quotas.useOf(tenant),
-      removeOwned: async () => ({ endedSandboxes: 2, removedSnapshots: 1 }),
+      removeOwned: async () => ({ endedSandboxes: 2, removedSnapshots: 1, removedVolumes: 0 }),
       forgetBudget: () => undefined,
     },
   );

@@ -31,6 +31,7 @@ async function removeAll(): Promise<void> {
   const { control } = fixture;
   for (const { id } of await control.list()) await control.remove(id);
   for (const { id } of await control.snapshots()) await control.removeSnapshot(id);
+  for (const { name } of await control.volumes()) await control.removeVolume(name);
 }
 
 /** The guest looks at its clock between question and answer, however long they take. */
@@ -303,6 +304,67 @@ describe.each(['clone', 'boot'] as const)('fork of a %s', (origin) => {
       const guest = await control.guest(id);
       expect((await countBeyond(guest, (await readCount(guest)).n)).word).toBe(begun.word);
     }
+  });
+});
+
+describe('volumes', () => {
+  const data = { name: 'data', path: '/data' };
+  const read = { ...data, readOnly: true };
+  const shell = async ({ id }: SandboxInfo, command: string) =>
+    await exec(await fixture.control.guest(id), ['sh', '-c', command]);
+
+  afterEach(removeAll);
+
+  it('what one sandbox writes, the next ones read, and only one writes at a time', async () => {
+    const { control } = fixture;
+    await control.createVolume({ name: 'data', sizeMib: 64 });
+    const writer = await create({ volumes: [data] });
+    expect(writer.origin).toBe('clone');
+    expect(await shell(writer, 'echo first > /data/a && grep " /data " /proc/mounts')).toMatchObject({
+      exitCode: 0,
+      stdout: expect.stringMatching(/ \/data ext4 rw,nosuid,nodev,noatime/),
+    });
+    await expect(create({ volumes: [read] })).rejects.toMatchObject({ code: 'in_use' });
+
+    // Paused, it keeps the volume, its open files and what they have.
+    const guest = await control.guest(writer.id);
+    const follow = await guest.exec({ argv: ['sh', '-c', 'exec 3>>/data/b; while sleep 0.1; do echo x >&3; done'] });
+    expect(follow.pid).toBeGreaterThan(0);
+    await control.pause(writer.id, 'disk');
+    await expect(create({ volumes: [data] })).rejects.toMatchObject({ code: 'in_use' });
+    await control.resume(writer.id);
+    expect(
+      (
+        await shell(
+          writer,
+          'echo second > /data/c; cat /data/a; n=$(wc -l < /data/b); while [ $(wc -l < /data/b) = $n ]; do sleep 0.1; done',
+        )
+      ).stdout,
+    ).toBe('first\n');
+    await control.remove(writer.id);
+
+    const readers = await Promise.all([create({ volumes: [read] }), create({ boot: true, volumes: [read] })]);
+    for (const reader of readers) {
+      expect((await shell(reader, 'cat /data/a /data/c')).stdout).toBe('first\nsecond\n');
+      expect(await shell(reader, 'echo no > /data/a')).toMatchObject({
+        exitCode: 2,
+        stderr: expect.stringContaining('Read-only file system'),
+      });
+    }
+    await expect(control.removeVolume('data')).rejects.toMatchObject({ code: 'in_use' });
+    await Promise.all(readers.map(({ id }) => control.remove(id)));
+    await control.removeVolume('data');
+  });
+
+  it('a full volume refuses more, and the sandbox continues', async () => {
+    const { control } = fixture;
+    await control.createVolume({ name: 'data', sizeMib: 16 });
+    const one = await create({ volumes: [data] });
+    const full = await shell(one, 'head -c 20000000 /dev/zero > /data/much');
+    expect(full).toMatchObject({ exitCode: 1, stderr: expect.stringContaining('No space left') });
+    expect((await shell(one, 'rm /data/much && echo fits > /data/a && cat /data/a')).stdout).toBe('fits\n');
+    await control.remove(one.id);
+    await control.removeVolume('data');
   });
 });
 

@@ -39,6 +39,7 @@ class Welcome:
         "network",
         "authority",
         "environment",
+        "volumes",
     )
 
     def __init__(self, message: dict[str, object]) -> None:
@@ -68,6 +69,8 @@ class Welcome:
         self.network = message.get("network")
         # None: only the image's certificates are trusted. trust.py checks it.
         self.authority = message.get("authority")
+        # None: no volumes. volumes.py checks them.
+        self.volumes = message.get("volumes")
         # User and working directory; None: the environment is the system image.
         self.environment: dict[str, str] | None = None
         environment = message.get("environment")

@@ -55,6 +55,11 @@ FORK_SERVER_FORGET_S = 60.0
 TRUST_S = 4.0
 # Likewise for the working directory of an image, once per boot.
 WORKDIR_S = 0.9
+# Volumes of a welcome: how long to wait for their disks, and to mount them, which may replay a journal. At the same time as
+# the three above, and less than HELLO_WAIT_S.
+VOLUMES = 8
+VOLUME_WAIT_S = 4.0
+VOLUME_MOUNT_S = 5.5
 # Poll interval for the exit of a child when no descriptor is left for its pidfd.
 REAP_RETRY_S = 0.05
 # How long output is held after `settle` for the connections to end; if they stay it flows again.

@@ -207,6 +207,12 @@ class Operations:
         drop_caches = request.flag("dropCaches", False)
         must_freeze = request.flag("mustFreeze", False)
         freeze = request.flag("freeze", False) or must_freeze
+        volumes = self._settings.volumes if request.flag("freezeVolumes", False) else None
+        last = None
+        if volumes:
+            from .volumes import freeze as freeze_volumes
+
+            last = lambda: freeze_volumes(volumes)  # noqa: E731
         self._begin_settle()
         settle = self._settles
 
@@ -231,7 +237,7 @@ class Operations:
                 self._frozen = True
                 self._cgroups.freeze_to_save()
             wait = self._cgroups.wait_frozen if freeze else None
-            start_flush(self._loop, self._in_vm, drop_caches, wait, must_freeze, flushed)
+            start_flush(self._loop, self._in_vm, drop_caches, wait, must_freeze, flushed, last)
         except OSError:
             self._thaw()
             raise

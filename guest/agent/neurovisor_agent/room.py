@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _CLONE_NEWNS = 0x00020000
+_SYS_MOUNT = 165
 _SYS_OPENAT2 = 437
 # include/uapi/linux/openat2.h: struct open_how is flags, mode and resolve, each of 8 bytes.
 _RESOLVE_NO_MAGICLINKS = 0x02
@@ -77,6 +78,15 @@ def enter() -> None:
         raise OSError(_errno(), "enter the room")
 
 
+def enter_late() -> None:
+    """The same for a task that has first done something outside; its descriptors were closed. Raises OSError."""
+    if _pid == 0:
+        return
+    fd = os.open(f"/proc/{_pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    if _setns(fd, _CLONE_NEWNS) != 0:
+        raise OSError(_errno(), "enter the room")
+
+
 def keep_capabilities() -> None:
     """Lets this child of the agent stay out of reach when it gives up root: it has the agent's memory, with what programs
     of other users were given, and init makes such a process dumpable. The kernel lets no program trace one with more
@@ -106,6 +116,14 @@ def open_file(path: str, flags: int) -> int:
         number = _errno()
         raise OSError(number, os.strerror(number), path)
     return fd
+
+
+def mount(source: str, target: str, kind: str, flags: int, options: str) -> None:
+    """mount(2). Raises OSError."""
+    texts = [text.encode() + b"\0" for text in (source, target, kind, options)]
+    if _syscall(_SYS_MOUNT, *texts[:3], flags, texts[3]) != 0:
+        number = _errno()
+        raise OSError(number, os.strerror(number))
 
 
 def disk() -> os.statvfs_result:

@@ -54,6 +54,8 @@ class Serving:
         except RequestError as error:
             raise Refused("invalid_welcome", f"network, authority: {error}") from None
         problems: list[str] = []
+        # Volumes are mounted while the rest is applied.
+        waits = 2
         try:
             self._settings.limit(welcome.limits)
         except OSError as error:
@@ -63,8 +65,12 @@ class Serving:
             if problem is not None:
                 problems.append(problem)
 
-        def connected(problem: str | None) -> None:
+        def applied(problem: str | None) -> None:
+            nonlocal waits
             note(problem)
+            waits -= 1
+            if waits > 0:
+                return
             if self._problems is None:
                 self._problems = self._find_problems()
             done([*self._problems, *problems])
@@ -73,12 +79,16 @@ class Serving:
             note(problem)
             # The rest, half of it imports, runs after the answer to the host and before any request.
             self._loop.after(0, lambda: self._prepare(welcome))
-            self._settings.set_network(network, connected)
+            self._settings.set_network(network, applied)
 
         def settled(problem: str | None) -> None:
             note(problem)
             self._settings.set_authority(authority, trusted)
 
+        try:
+            self._settings.set_volumes(welcome.volumes, applied)
+        except RequestError as error:
+            raise Refused("invalid_welcome", f"volumes: {error}") from None
         self._settings.set_environment(welcome.environment, settled)
 
     def _prepare(self, welcome: Welcome) -> None:

@@ -34,6 +34,8 @@ class Settings:
         # None: this sandbox has never had a network, and network.py is not loaded.
         self._network: Network | None = None
         self._has_authority = False
+        # Paths of the volumes that were mounted for writing; None: none were mounted. A sandbox that continues has them.
+        self.volumes: list[str] | None = None
         # Changes of the certificate: the first is being made.
         self._authorities: list[tuple[str | None, Callable[[str | None], None]]] = []
         self._cgroups = cgroups
@@ -174,6 +176,25 @@ class Settings:
             start_task(self._loop, make, made, limits.WORKDIR_S, in_room=True)
         except OSError as error:
             made(str(error))
+
+    def set_volumes(self, value: object, done: "Callable[[str | None], None]") -> None:
+        """Mounts the volumes once in the life of a guest. Calls `done` with the problem, or None. Raises RequestError."""
+        if value is None or not self._in_vm or self.volumes is not None:
+            done(None)
+            return
+        from . import volumes
+
+        wanted = volumes.parse(value)
+
+        def mounted(problem: str | None) -> None:
+            if problem is None:
+                self.volumes = [volume.path for volume in wanted if not volume.read_only]
+            done(problem)
+
+        try:
+            volumes.mount_all(self._loop, wanted, mounted)
+        except OSError as error:
+            mounted(f"{volumes.PROBLEM}could not be mounted: {error}")
 
     def update(self, request: Request, done: "Callable[[str | None], None]") -> None:
         """Applies all fields or none, except certificate and network, which come last: `done` gets their problem.

@@ -75,10 +75,12 @@ def start_flush(
     wait: "Callable[[], bool] | None",
     must_freeze: bool,
     done: "Callable[[RequestError | None], None]",
+    last: "Callable[[], str | None] | None" = None,
 ) -> None:
     """Calls `wait`, syncs the file systems and drops caches, in a child since all may take seconds. Raises OSError.
 
     Outside a VM the file systems are the machine's own, so nothing happens. `must_freeze`: fails if `wait` returns False.
+    `last`: is called after all that; returns the problem, if any.
     """
 
     def flush() -> str | None:
@@ -91,7 +93,7 @@ def start_flush(
             cgroup.write_text("/proc/sys/vm/drop_caches", "3")
             # Each hello and program looks at the account files: else each clone reads their inodes from its disk.
             passwd.accounts()
-        return None
+        return last() if last is not None else None
 
     def ended(problem: str | None) -> None:
         done(RequestError("guest_failed", problem) if problem is not None else None)

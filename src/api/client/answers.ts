@@ -19,6 +19,7 @@ import type {
   PoolInfo,
   SandboxInfo,
   SnapshotInfo,
+  VolumeInfo,
 } from '../../sandbox/contract/control.ts';
 import type { SandboxLogs } from '../../sandbox/contract/ending.ts';
 import type { TimedEvent } from '../../sandbox/contract/events.ts';
@@ -83,6 +84,8 @@ export const sandboxInfo = named<SandboxInfo>('Sandbox');
 export const sandboxList = listOf<'sandboxes', SandboxInfo>('sandboxes', 'Sandbox');
 export const snapshotInfo = named<SnapshotInfo>('Snapshot');
 export const snapshotList = listOf<'snapshots', SnapshotInfo>('snapshots', 'Snapshot');
+export const volumeInfo = named<VolumeInfo>('Volume');
+export const volumeList = listOf<'volumes', VolumeInfo>('volumes', 'Volume');
 export const forkList = listOf<'forks', ForkResult>('forks', 'ForkResult');
 export const poolInfo = named<PoolInfo>('Pool');
 export const poolList = listOf<'pools', PoolInfo>('pools', 'Pool');

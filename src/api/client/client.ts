@@ -11,7 +11,7 @@ import { type Clock, systemClock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Guest } from '../../machine/guest/guest.ts';
 import type { HomeContents } from '../../sandbox/contract/contents.ts';
-import type { ControlPlane, Pools, Snapshots, Watch } from '../../sandbox/contract/control.ts';
+import type { ControlPlane, Pools, Snapshots, Volumes, Watch } from '../../sandbox/contract/control.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
 import type { Administration } from '../tenants/administration.ts';
 import * as answers from './answers.ts';
@@ -93,6 +93,7 @@ export function remoteControlPlane(address: DaemonAddress, clock: Clock): Remote
   return {
     ...sandboxes,
     ...remoteSnapshots(requests),
+    ...remoteVolumes(requests),
     ...remotePools(requests),
     ...remoteGuests(requests, { clock, trace: address.trace, open }),
     ...remoteWatch(requests, changes),
@@ -145,6 +146,23 @@ function remoteSnapshots({ transport, get, post }: Requests): Snapshots {
 
     async removeSnapshot(idOrName) {
       const path = `/snapshots/${encodeURIComponent(idOrName)}`;
+      await transport.call({ method: 'DELETE', path, answer: answers.empty });
+    },
+  };
+}
+
+function remoteVolumes({ transport, get, post }: Requests): Volumes {
+  return {
+    async createVolume({ name, sizeMib }) {
+      return await post('/volumes', { name, sizeMib }, answers.volumeInfo);
+    },
+
+    async volumes() {
+      return (await get('/volumes', answers.volumeList)).volumes;
+    },
+
+    async removeVolume(name) {
+      const path = `/volumes/${encodeURIComponent(name)}`;
       await transport.call({ method: 'DELETE', path, answer: answers.empty });
     },
   };

@@ -39,6 +39,7 @@ const SANDBOX_CODES: Record<SandboxErrorCode, true> = {
   secrets_missing: true,
   template_failed: true,
   image_failed: true,
+  volumes_unavailable: true,
   forbidden: true,
   cancelled: true,
 };

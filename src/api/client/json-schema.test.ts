@@ -47,6 +47,7 @@ const SANDBOX: SandboxInfo = {
     address: null,
     gatewayUse: { allowed: 1, refused: { name: 2 }, destinations: [] },
   },
+  volumes: [],
   secrets: [{ name: 'KEY', hosts: ['a.example'], places: [], held: false }],
   timings: { origin: 'clone', prepareMs: 1, vmmMs: 1, kernelMs: 0, agentMs: 1, totalMs: 3 },
   readyMs: 3.5,

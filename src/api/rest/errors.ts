@@ -87,6 +87,7 @@ const SANDBOX: Record<SandboxErrorCode, number> = {
   secrets_missing: 409,
   template_failed: 502,
   image_failed: 502,
+  volumes_unavailable: 409,
 };
 
 const TENANT: Record<TenantErrorCode, number> = { invalid: 400, not_found: 404, too_many: 409, file_failed: 503 };

@@ -60,6 +60,7 @@ import { addHostRoutes, addPoolRoutes, addSnapshotRoutes } from './routes/host.t
 import { addLoadRoute, addMetricsRoute, METRICS_PATH } from './routes/metrics.ts';
 import { addSandboxRoutes } from './routes/sandboxes.ts';
 import { addSessionRoute } from './routes/sessions.ts';
+import { addVolumeRoutes } from './routes/volumes.ts';
 import { describeApi } from './schema/openapi.ts';
 import { Sessions, sessionSlots } from './sessions.ts';
 import type { TenantSlots } from './slots.ts';
@@ -352,6 +353,7 @@ function addRoutes(app: App, parts: AppParts): void {
   addSandboxRoutes(app, { ...parts, sessions });
   addSnapshotRoutes(app, parts);
   addPoolRoutes(app, parts);
+  addVolumeRoutes(app, parts);
   addGuestRoutes(app, parts);
   addEventRoutes(app, { ...parts, takeStream: () => slots.streams.take(tenant) });
   addTunnelRoutes(app);

@@ -64,6 +64,7 @@ export interface TenantRemoval {
   readonly revokedKeys: number;
   readonly endedSandboxes: number;
   readonly removedSnapshots: number;
+  readonly removedVolumes: number;
   /** Whether there was a key that encrypts its saves. */
   readonly erasedSaves: boolean;
 }
@@ -74,21 +75,21 @@ export interface HomeStores {
   host(): HostStore;
 }
 
-export type OwnedRemoval = Pick<TenantRemoval, 'endedSandboxes' | 'removedSnapshots'>;
+export type OwnedRemoval = Pick<TenantRemoval, 'endedSandboxes' | 'removedSnapshots' | 'removedVolumes'>;
 
 /** What only a daemon knows of tenants. */
 export interface DaemonAccounts {
   useOf(tenant: string): Promise<TenantUse>;
-  /** Ends the tenant's sandboxes and removes its snapshots. */
+  /** Ends the tenant's sandboxes and removes its snapshots and volumes. */
   removeOwned(tenant: string): Promise<OwnedRemoval>;
   forgetBudget(tenant: string): void;
 }
 
-const NOTHING_OWNED: OwnedRemoval = { endedSandboxes: 0, removedSnapshots: 0 };
+const NOTHING_OWNED: OwnedRemoval = { endedSandboxes: 0, removedSnapshots: 0, removedVolumes: 0 };
 
 /** @throws SandboxError; what was removed before stays so */
 export async function removeOwned(
-  control: Pick<ControlPlane, 'list' | 'remove' | 'snapshots' | 'removeSnapshot'>,
+  control: Pick<ControlPlane, 'list' | 'remove' | 'snapshots' | 'removeSnapshot' | 'volumes' | 'removeVolume'>,
   tenant: string,
 ): Promise<OwnedRemoval> {
   const sandboxes = (await control.list()).filter((one) => ownerOf(one) === tenant);
@@ -96,7 +97,9 @@ export async function removeOwned(
   await Promise.all(sandboxes.map(({ id }) => ifThere(control.remove(id), 'not_found')));
   const snapshots = (await control.snapshots()).filter((one) => ownerOf(one) === tenant);
   for (const { id } of snapshots) await ifThere(control.removeSnapshot(id), 'not_found');
-  return { endedSandboxes: sandboxes.length, removedSnapshots: snapshots.length };
+  const volumes = (await control.volumes()).filter((one) => ownerOf(one) === tenant);
+  for (const { name } of volumes) await ifThere(control.removeVolume(name), 'not_found');
+  return { endedSandboxes: sandboxes.length, removedSnapshots: snapshots.length, removedVolumes: volumes.length };
 }
 
 export class HomeAdministration implements Administration {

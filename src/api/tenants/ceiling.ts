@@ -128,6 +128,8 @@ const checkRequest = ruleOf<CreateRequest>({
     refuse('template', refused, allowTemplates, '--allow-template', asker);
   },
   boot: FREE,
+  // The tenant's own: `plane.ts`.
+  volumes: FREE,
   queueTimeoutMs: FREE,
 });
 

@@ -1,3 +1,6 @@
+/** Volumes of one tenant. */
+export const VOLUMES_MAX = 256;
+
 /** Limits of tenants, their keys and their records. */
 export const TENANT_LIMITS = {
   /** Key files in a home, including revoked ones: the daemon reads all of them when it starts. */

@@ -12,7 +12,10 @@ async function drain(values: AsyncIterable<unknown>): Promise<void> {
 
 /** Each method, as a stranger calls it; the compiler requires new ones. */
 const CALLS: Record<
-  Exclude<keyof ControlPlane, 'host' | 'create' | 'list' | 'snapshots' | 'pools' | 'onChange'>,
+  Exclude<
+    keyof ControlPlane,
+    'host' | 'create' | 'list' | 'snapshots' | 'createVolume' | 'volumes' | 'pools' | 'onChange'
+  >,
   (plane: ControlPlane, id: string, snapshot: string) => Promise<unknown>
 > = {
   get: (plane, id) => plane.get(id),
@@ -23,6 +26,7 @@ const CALLS: Record<
   snapshot: (plane, id) => plane.snapshot(id),
   fork: (plane, id) => plane.fork(id, { count: 1 }),
   removeSnapshot: (plane, _id, snapshot) => plane.removeSnapshot(snapshot),
+  removeVolume: (plane, id) => plane.removeVolume(id),
   setPool: (plane) => plane.setPool({ min: 0, max: 0 }),
   guest: (plane, id) => plane.guest(id),
   reader: (plane, id) => plane.reader(id),
@@ -56,7 +60,7 @@ it.each(Object.entries(CALLS))('%s: answers a stranger like for an unknown id', 
   expect(await control.get(id)).toEqual(before);
   expect(await control.snapshots()).toHaveLength(1);
   // The plane below was only asked for the owner.
-  expect(called.filter((one) => !['get', 'snapshots'].includes(one))).toEqual([]);
+  expect(called.filter((one) => !['get', 'snapshots', 'volumes'].includes(one))).toEqual([]);
 });
 
 it('create, fork, snapshot: the result belongs to the sandbox’s owner', async () => {

@@ -12,20 +12,32 @@ import { errorCode } from '../../base/errors.ts';
 import { MIB } from '../../base/units.ts';
 import type {
   ControlPlane,
+  CreateRequest,
   GuestAccess,
   Pools,
   Sandboxes,
   SandboxInfo,
   SnapshotInfo,
   Snapshots,
+  VolumeInfo,
+  Volumes,
   Watch,
 } from '../../sandbox/contract/control.ts';
 import { SandboxError } from '../../sandbox/contract/errors.ts';
 import { DEFAULTS } from '../../sandbox/contract/limits.ts';
-import { type Asker, checkCreate, checkFork, checkPackageLogin, checkUpdate, type PrivateRules } from './ceiling.ts';
+import {
+  type Asker,
+  checkCreate,
+  checkFork,
+  checkPackageLogin,
+  checkSize,
+  checkUpdate,
+  type PrivateRules,
+} from './ceiling.ts';
+import { VOLUMES_MAX } from './limits.ts';
 import { nameOnHost, ownerOf, ownName, withOwner } from './owner.ts';
 import { type Ceiling, UNSET_CEILING } from './settings.ts';
-import type { StorageQuota } from './storage-quota.ts';
+import type { StorageNeed, StorageQuota } from './storage-quota.ts';
 
 /** Quotas of starts are enforced below, where VMs are started. */
 export interface TenantSettings {
@@ -44,6 +56,7 @@ export function tenantPlane(control: ControlPlane, tenant: string, settings: Ten
   return {
     ...ownSandboxes(control, own),
     ...ownSnapshots(control, own),
+    ...ownVolumes(control, own),
     ...operatorsPools(),
     ...ownGuests(control, own),
     ...ownWatch(control, own),
@@ -59,7 +72,7 @@ function ownSandboxes(control: Sandboxes, own: OwnWorld): Sandboxes {
       const source = snapshot === undefined ? {} : { snapshot: (await own.snapshot(snapshot)).id };
       const annotations = withOwner(request.annotations, own.tenant);
       await own.willStart(request.diskMib ?? DEFAULTS.diskMib);
-      const named = own.onHost(request);
+      const named = { ...own.onHost(request), ...(await own.mounts(request)) };
       return shown(await control.create({ ...request, ...named, ...source, annotations }, signal));
     },
 
@@ -82,7 +95,7 @@ function ownSandboxes(control: Sandboxes, own: OwnWorld): Sandboxes {
     async pause(id, to) {
       const info = await own.get(id);
       if (to === 'memory') return shown(await control.pause(id, to));
-      return shown(await own.saved(() => control.pause(id, to), info));
+      return shown(await own.saved(() => control.pause(id, to), { frees: info }));
     },
 
     async resume(id, options) {
@@ -120,6 +133,31 @@ function ownSnapshots(control: Snapshots, own: OwnWorld): Snapshots {
 
     async removeSnapshot(idOrName) {
       await control.removeSnapshot((await own.snapshot(idOrName)).id);
+    },
+  };
+}
+
+function ownVolumes(control: Volumes, own: OwnWorld): Volumes {
+  return {
+    async createVolume({ name, sizeMib = DEFAULTS.diskMib, annotations }) {
+      checkSize({ diskMib: sizeMib }, own.asker());
+      if ((await own.volumes()).length >= VOLUMES_MAX) {
+        throw new SandboxError('forbidden', `there are ${VOLUMES_MAX} volumes, the maximum for this key`, {
+          remedy: 'remove one: neurovisor volume rm',
+        });
+      }
+      const asked = { name: nameOnHost(own.tenant, name), sizeMib, annotations: withOwner(annotations, own.tenant) };
+      const made = await own.saved(() => control.createVolume(asked), { moreBytes: sizeMib * MIB });
+      return { ...made, name };
+    },
+
+    async volumes() {
+      const prefix = nameOnHost(own.tenant, '');
+      return (await own.volumes()).map((info) => ({ ...info, name: info.name.slice(prefix.length) }));
+    },
+
+    async removeVolume(name) {
+      await control.removeVolume((await own.volume(name)).name);
     },
   };
 }
@@ -252,10 +290,28 @@ class OwnWorld {
     throw new SandboxError('not_found', `there is no snapshot ${idOrName}`, { remedy: 'neurovisor snapshot ls' });
   }
 
-  /** @param frees the sandbox whose disk a pause frees */
-  async saved<T>(save: () => Promise<T>, frees?: SandboxInfo): Promise<T> {
+  /** With their names on the host. */
+  async volumes(): Promise<readonly VolumeInfo[]> {
+    return (await this.#control.volumes()).filter((info) => this.owns(info));
+  }
+
+  /** @throws SandboxError `not_found` */
+  async volume(name: string): Promise<VolumeInfo> {
+    const onHost = nameOnHost(this.tenant, name);
+    const found = (await this.volumes()).find((info) => info.name === onHost);
+    if (found !== undefined) return found;
+    throw new SandboxError('not_found', `there is no volume ${name}`, { remedy: 'neurovisor volume ls' });
+  }
+
+  async mounts({ volumes }: Pick<CreateRequest, 'volumes'>): Promise<Pick<CreateRequest, 'volumes'>> {
+    if (volumes === undefined) return {};
+    const named = volumes.map(async (mount) => ({ ...mount, name: (await this.volume(mount.name)).name }));
+    return { volumes: await Promise.all(named) };
+  }
+
+  async saved<T>(save: () => Promise<T>, need: StorageNeed = {}): Promise<T> {
     const { storage } = this.#settings;
-    return storage === undefined ? await save() : await storage.save(this.tenant, save, frees);
+    return storage === undefined ? await save() : await storage.save(this.tenant, save, need);
   }
 
   async willStart(diskMib: number): Promise<void> {
@@ -288,7 +344,11 @@ class OwnWorld {
 }
 
 /** A sandbox as its owner named it. */
-const shown = (info: SandboxInfo): SandboxInfo => ({ ...info, name: ownName(info) });
+const shown = (info: SandboxInfo): SandboxInfo => ({
+  ...info,
+  name: ownName(info),
+  volumes: info.volumes.map((mount) => ({ ...mount, name: mount.name.replace(/^.*\//, '') })),
+});
 
 function noSandbox(id: string): SandboxError {
   return new SandboxError('not_found', `there is no sandbox ${id}`, { remedy: 'neurovisor ls' });

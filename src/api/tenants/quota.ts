@@ -39,7 +39,7 @@ export interface MemorySharing {
   hasTenants(): boolean;
 }
 
-const NOTHING: StorageUse = { snapshots: 0, pauses: 0, disks: 0, templates: 0, uploads: 0, events: 0 };
+const NOTHING: StorageUse = { snapshots: 0, pauses: 0, disks: 0, volumes: 0, templates: 0, uploads: 0, events: 0 };
 const APART: MemorySharing = { isAcross: false, hasTenants: () => true };
 
 export class TenantQuotas implements StartGate {

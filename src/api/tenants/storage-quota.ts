@@ -2,6 +2,7 @@
  * Limits the disk space of each tenant: the one place that knows all kinds of it (`usage.ts`).
  *
  *     disks                        counted by `TenantQuotas` with their size, reserved before a start
+ *     volumes                      with their whole size, before they are made
  *     snapshots, pauses, templates their size is known only once they are made
  *     uploads                      reserved before the first byte; kept archives make way for all others
  *     events                       bounded by their journal, which drops the oldest
@@ -21,9 +22,17 @@ import { countedSize, type StorageKind, type StorageUse, sumOf, type TenantUse }
 type MeasuredKind = Exclude<StorageKind, 'disks'>;
 type Count = (tenant: string) => number | Promise<number>;
 
-export interface StoredWorld extends Pick<ControlPlane, 'list' | 'snapshots'> {
+export interface StoredWorld extends Pick<ControlPlane, 'list' | 'snapshots' | 'volumes'> {
   /** Space of each pause, by the sandbox's id. */
   pausedBytes(): Promise<ReadonlyMap<string, number>>;
+}
+
+/** What is known before a save of its size. */
+export interface StorageNeed {
+  /** The sandbox whose disk a pause frees. */
+  readonly frees?: SandboxInfo;
+  /** Default 1: what matters is whether the quota is used up. */
+  readonly moreBytes?: number;
 }
 
 /** The room for the uploads of one tenant. */
@@ -47,6 +56,7 @@ export class StorageQuota {
     this.#counts = new Map<MeasuredKind, Count>([
       ['snapshots', (tenant) => snapshotBytes(world, tenant)],
       ['pauses', (tenant) => pauseBytes(world, tenant)],
+      ['volumes', (tenant) => volumeBytes(world, tenant)],
     ]);
   }
 
@@ -75,10 +85,10 @@ export class StorageQuota {
     await this.#measure(tenant);
   }
 
-  /** @param frees the sandbox whose disk a pause frees. @throws QuotaError; errors of `save` */
-  async save<T>(tenant: string, save: () => Promise<T>, frees?: SandboxInfo): Promise<T> {
+  /** @throws QuotaError; errors of `save` */
+  async save<T>(tenant: string, save: () => Promise<T>, { frees, moreBytes = 1 }: StorageNeed = {}): Promise<T> {
     if (this.#tenants.of(tenant).storageBytes === null) return await save();
-    const more = 1 - (frees === undefined ? 0 : countedSize(frees).diskMib * MIB);
+    const more = moreBytes - (frees === undefined ? 0 : countedSize(frees).diskMib * MIB);
     const before = this.#last.get(tenant) ?? Promise.resolve();
     const turn = before.then(async () => {
       await this.prepare(tenant, more);
@@ -120,6 +130,11 @@ export class StorageQuota {
 async function snapshotBytes(world: StoredWorld, tenant: string): Promise<number> {
   const all = await world.snapshots();
   return all.filter((one) => ownerOf(one) === tenant).reduce((sum, { bytes }) => sum + bytes, 0);
+}
+
+async function volumeBytes(world: StoredWorld, tenant: string): Promise<number> {
+  const own = (await world.volumes()).filter((one) => ownerOf(one) === tenant);
+  return own.reduce((sum, { sizeMib }) => sum + sizeMib * MIB, 0);
 }
 
 async function pauseBytes(world: StoredWorld, tenant: string): Promise<number> {

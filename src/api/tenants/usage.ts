@@ -2,7 +2,7 @@
 import type { SandboxInfo } from '../../sandbox/contract/control.ts';
 
 /** Kinds of what a tenant has on the disk: all that `--storage` counts. */
-export const STORAGE_KINDS = ['snapshots', 'pauses', 'disks', 'templates', 'uploads', 'events'] as const;
+export const STORAGE_KINDS = ['snapshots', 'pauses', 'disks', 'volumes', 'templates', 'uploads', 'events'] as const;
 export type StorageKind = (typeof STORAGE_KINDS)[number];
 /** Bytes by kind. */
 export type StorageUse = Readonly<Record<StorageKind, number>>;

@@ -55,8 +55,12 @@ export async function createOverlay(templatePath: string, targetPath: string, si
   await cloneSparse(templatePath, targetPath);
 }
 
-/** Any failure leaves nothing at `targetPath`. @throws ImageError */
-export async function formatOverlay(targetPath: string, sizeBytes: number): Promise<void> {
+/**
+ * Any failure leaves nothing at `targetPath`.
+ * @param hasJournal for a disk that outlives its VM. Default: without one
+ * @throws ImageError
+ */
+export async function formatOverlay(targetPath: string, sizeBytes: number, hasJournal = false): Promise<void> {
   if (!Number.isSafeInteger(sizeBytes) || sizeBytes < OVERLAY_BYTES_MIN) {
     throw new ImageError('source_invalid', `make a disk of ${sizeBytes} bytes`, {
       remedy: `Use at least ${OVERLAY_BYTES_MIN / MIB} MiB.`,
@@ -66,7 +70,7 @@ export async function formatOverlay(targetPath: string, sizeBytes: number): Prom
     await file.truncate(sizeBytes);
     // No journal: the disk ends with its VM, and a paused VM keeps its memory. No checksums: they are slow in software
     // emulation. Inode tables are zeroed now (as holes), or the guest would write them all later.
-    const features = '^has_journal,^resize_inode,^metadata_csum,^64bit';
+    const features = `${hasJournal ? '' : '^'}has_journal,^resize_inode,^metadata_csum,^64bit`;
     const extended = `lazy_itable_init=0,nodiscard,root_owner=0:0,hash_seed=${UUID}`;
     await runTool(
       'mkfs.ext4',

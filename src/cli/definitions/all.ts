@@ -26,6 +26,7 @@ export const DEFINITIONS: readonly Definitions[] = [
     names: ['ls', 'rm', 'pause', 'resume', 'snapshot', 'fork'],
     load: async () => (await import('./sandbox.ts')).addSandbox,
   },
+  { heading: SANDBOXES, names: ['volume'], load: async () => (await import('./volume.ts')).addVolume },
   {
     heading: SANDBOXES,
     names: ['exec', 'attach', 'wait', 'shell', 'cp', 'port', 'ps'],

@@ -24,6 +24,8 @@ export const memory = sized('--memory', RANGES.memoryMib);
 export const memoryMax = sized('--memory-max', RANGES.memoryMib);
 /** MiB */
 export const disk = sized('--disk', RANGES.diskMib);
+/** MiB */
+export const volume = sized('--size', RANGES.diskMib);
 
 /** Bytes per second of the channel. */
 export const rate = ranged('--rate', parseRate, RANGES.channelBytes, String);

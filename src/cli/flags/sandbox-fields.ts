@@ -32,6 +32,20 @@ const BUILD: OptionText = {
   help: 'build the Dockerfile of this directory, unless nothing has changed, and run in the result instead of --image',
 };
 
+const VOLUMES: Row<CreateRequest> = {
+  flags: '--volume <NAME:PATH>',
+  help: 'mount a volume (neurovisor volume) at an absolute path, for example data:/data, or data:/data:ro to only read it (repeatable)',
+  field: 'volumes',
+  parseAll: (texts) => texts.map(volumeMount),
+};
+
+/** @throws UsageError */
+function volumeMount(text: string): NonNullable<CreateRequest['volumes']>[number] {
+  const [, name, path, mode] = /^([^:]+):(\/[^:]*)(?::(ro|rw))?$/.exec(text) ?? [];
+  if (name !== undefined && path !== undefined) return { name, path, ...(mode === 'ro' ? { readOnly: true } : {}) };
+  throw new UsageError(`--volume ${text}: expected NAME:/PATH or NAME:/PATH:ro`);
+}
+
 /** What the sandbox starts from. @param boot what `--boot` does */
 const origin = (boot: string): readonly Field<CreateRequest>[] => [
   { options: [IMAGE, BUILD] },
@@ -204,7 +218,7 @@ export interface SandboxFlags extends NetworkFlags, PackageFlags, RequirementFla
 
 /** `run`: its timeout is that of the script, and its model may be a file. */
 export const RUN_FIELDS: FieldGroups<CreateRequest> = {
-  'What to run:': [ENV, ...origin('boot instead of cloning a template'), NAME, REQUIREMENTS, WARM],
+  'What to run:': [ENV, ...origin('boot instead of cloning a template'), NAME, REQUIREMENTS, WARM, VOLUMES],
   'What it may reach:': [NETWORK, PACKAGES],
   'Models:': [part('models', MODEL_FIELDS)],
   'Size and time:': [...SIZE, ...RATES],
@@ -219,6 +233,7 @@ export const CREATE_FIELDS: FieldGroups<CreateRequest> = {
     LABEL,
     REQUIREMENTS,
     WARM,
+    VOLUMES,
   ],
   'What it may reach:': [NETWORK, PACKAGES],
   'Models:': [part('models', [DEFAULT_MODEL, ...MODEL_FIELDS])],

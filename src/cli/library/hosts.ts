@@ -42,6 +42,9 @@ export class Hosts {
   }
 }
 
+/** Of this process. */
+export const hosts = new Hosts();
+
 const addressOf = ({ daemonUrl, home }: Config): string => daemonUrl ?? `home ${home}`;
 
 function daemonHost(control: Daemon): Host {

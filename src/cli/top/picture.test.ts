@@ -82,6 +82,7 @@ function scrape(
         packages: null,
         network: null,
         secrets: [],
+        volumes: [],
         timings: null,
         readyMs: 1,
         end: null,

@@ -2,9 +2,11 @@
 import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { formatOverlay } from '../../artifacts/image/overlay.ts';
 import { CleanupStack } from '../../base/cleanup.ts';
 import { systemClock } from '../../base/clock.ts';
 import type { MemoryShort } from '../../base/config.ts';
+import type { Home } from '../../base/home.ts';
 import { newSandboxId } from '../../base/ids.ts';
 import type { Log } from '../../base/log.ts';
 import { PACKAGE_DIR } from '../../base/package-dir.ts';
@@ -13,6 +15,9 @@ import { MIB } from '../../base/units.ts';
 import { eventPoster } from '../../egress/webhook.ts';
 import { dialChannel, readsOnly } from '../../machine/guest/dial.ts';
 import { applyDifference } from '../../machine/vmm/difference-file.ts';
+import { SandboxError, translateStoreErrors } from '../../sandbox/contract/errors.ts';
+import type { OpenVolumes } from '../../sandbox/contract/parts.ts';
+import type { SandboxSpec } from '../../sandbox/contract/spec.ts';
 import { CloneSizes } from '../../sandbox/memory/clone-size.ts';
 import { memoryMarks, reserveMibOf } from '../../sandbox/memory/host-guard.ts';
 import { mayMapRam } from '../../sandbox/memory/size.ts';
@@ -24,6 +29,7 @@ import { SnapshotManager } from '../../sandbox/plane/snapshot-manager.ts';
 import { openGate, type StartGate } from '../../sandbox/start/start-gate.ts';
 import { StartQueue } from '../../sandbox/start/start-queue.ts';
 import { openStore, type Store } from '../../sandbox/store/store.ts';
+import type { VolumeTable } from '../../sandbox/store/volume-table.ts';
 import { linkOrCopy } from '../../sys/link-or-copy.ts';
 import {
   cloneSparse,
@@ -91,6 +97,8 @@ export interface ControlPlaneOptions {
   readonly encrypts?: boolean | undefined;
   /** When the process was lost whose VMs this one takes over, Unix time in ms. Default: unknown. */
   readonly lostAtMs?: number | null | undefined;
+  /** Default: those of the store. */
+  readonly volumes?: Volumes | undefined;
   /** Budgets for models that sandboxes share, as the operator sees them. Default: none. */
   readonly modelBudgets?: (() => readonly SharedBudget[]) | undefined;
 }
@@ -108,19 +116,20 @@ export async function openControlPlane(
   const { dataDir = join(home.dir, 'data'), waitsForMemory = true } = options;
   // A store in another directory is temporary, and its key is removed with it.
   const keyPath = options.dataDir === undefined ? join(home.dir, 'data.key') : join(dataDir, 'key');
-  const { basesKeptMs = BASES_KEPT_MS, gate = openGate } = options;
-  const { encrypts = runtime.encrypts } = options;
+  const { basesKeptMs = BASES_KEPT_MS, gate = openGate, encrypts = runtime.encrypts } = options;
   if (encrypts) requireNoPlainFiles(runtime);
   const store = await openStore({ dir: dataDir, keyPath, clock: systemClock, log, basesKeptMs });
   const { queue, reserveMib, clones } = openQueue(runtime, waitsForMemory);
   const version = await productVersion();
   const snapshots = savesOf(runtime, { store, gate, encrypts });
+  const { openVolumes, ...volumes } = volumesOf(options.volumes ?? store.volumes, encrypts);
   try {
     const control = await LocalControlPlane.open({
       clock: systemClock,
       log,
       store,
       snapshots,
+      ...volumes,
       queue,
       accelerator: driver.accelerator,
       gate,
@@ -147,6 +156,7 @@ export async function openControlPlane(
       supervise: (spec, source, environmentPath, sharers) =>
         runtime.supervise(spec, {
           sharers,
+          openVolumes,
           ...(source === null ? {} : 'snapshot' in source ? { template: source } : { disk: source }),
           ...(environmentPath === undefined ? {} : { linkEnvironment: (to) => linkOrCopy(environmentPath, to) }),
         }),
@@ -213,6 +223,26 @@ function savesOf(
   });
 }
 
+function volumesOf(volumes: Volumes, encrypts: boolean) {
+  const requirePlain = (): void => {
+    if (!encrypts) return;
+    throw new SandboxError('volumes_unavailable', 'volumes are not encrypted, and NEUROVISOR_ENCRYPT is set', {
+      remedy: 'omit them; or put the home on an encrypted disk and unset NEUROVISOR_ENCRYPT',
+    });
+  };
+  return {
+    volumes,
+    formatVolume: async (path: string, sizeBytes: number): Promise<void> => {
+      requirePlain();
+      await formatOverlay(path, sizeBytes, true);
+    },
+    openVolumes: async (id: string, wanted: SandboxSpec['volumes']): Promise<OpenVolumes> => {
+      requirePlain();
+      return await translateStoreErrors(volumes.open(id, wanted));
+    },
+  };
+}
+
 /** Firecracker keeps RAM and states of VMs in plain files beside them. @throws RuntimeError `encryption_unavailable` */
 function requireNoPlainFiles({ driver }: Runtime): void {
   if (driver.name !== 'firecracker') return;
@@ -267,13 +297,33 @@ export async function openTemporaryControlPlane(runtime: Runtime, log: Log): Pro
     const { dir, remove } = await makeWorkspace(runtime.home.runDir, newSandboxId());
     cleanup.push('store of the run', remove);
     const dataDir = join(dir, 'data');
-    const opened = await openControlPlane(runtime, log, { dataDir, waitsForMemory: false });
+    const volumes = homeVolumes(runtime.home, log);
+    cleanup.push('volumes of the home', () => volumes.close());
+    const opened = await openControlPlane(runtime, log, { dataDir, volumes, waitsForMemory: false });
     cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
     return { ...opened, [Symbol.asyncDispose]: () => cleanup.run() };
   } catch (error) {
     await cleanup.run();
     throw error;
   }
+}
+
+type Volumes = Pick<VolumeTable, 'create' | 'list' | 'remove' | 'open'>;
+
+/** Opens the store at the first use: few runs have volumes. */
+function homeVolumes({ dir }: Home, log: Log): Volumes & { close(): Promise<void> } {
+  let opening: Promise<Store> | undefined;
+  const table = async (): Promise<VolumeTable> => {
+    opening ??= openStore({ dir: join(dir, 'data'), keyPath: join(dir, 'data.key'), clock: systemClock, log });
+    return (await opening).volumes;
+  };
+  return {
+    create: async (...asked) => (await table()).create(...asked),
+    list: async () => (await table()).list(),
+    remove: async (name) => (await table()).remove(name),
+    open: async (...asked) => (await table()).open(...asked),
+    close: async () => (await opening)?.close(),
+  };
 }
 
 async function productVersion(): Promise<string> {

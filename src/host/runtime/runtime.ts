@@ -21,6 +21,7 @@ import { removeGroups } from '../../machine/jail/cgroup.ts';
 import type { VmmDriver } from '../../machine/vmm/driver.ts';
 import { VmmError } from '../../machine/vmm/errors.ts';
 import type { KeptVm } from '../../machine/vmm/kept.ts';
+import { SandboxError } from '../../sandbox/contract/errors.ts';
 import { withDefaultModel } from '../../sandbox/contract/model-policy.ts';
 import type { SandboxParts } from '../../sandbox/contract/parts.ts';
 import { makeSpec, type ResolvedOptions, type SandboxOptions, type SandboxSpec } from '../../sandbox/contract/spec.ts';
@@ -143,6 +144,7 @@ export class Runtime {
 
   /** Fills in this host's defaults. @throws SandboxError `spec_invalid` */
   makeSpec(options: ResolvedOptions): SandboxSpec {
+    requireVolumes(this.driver, options);
     const models = withDefaultModel(options.models, this.upstream.defaultModel);
     const traces = this.tracer.isRecording ? GUEST_TRACES_ENV : {};
     const env = { ...this.#cpuEnv(), ...traces, ...options.env };
@@ -318,4 +320,12 @@ export class Runtime {
       tracer: this.tracer,
     };
   }
+}
+
+/** @throws SandboxError `volumes_unavailable` */
+function requireVolumes({ capabilities, name }: VmmDriver, { volumes = [] }: SandboxOptions): void {
+  if (volumes.length === 0 || capabilities.volumes === true) return;
+  throw new SandboxError('volumes_unavailable', `VMs in ${name} have no volumes`, {
+    remedy: 'restart the daemon with `neurovisor serve --vmm qemu`, or omit the volumes',
+  });
 }

@@ -126,8 +126,7 @@ export class ConnectedGuest implements Guest {
   }
 
   async settle(options: SettleOptions = {}, signal?: AbortSignal): Promise<void> {
-    const { dropCaches, freeze, mustFreeze } = options;
-    await this.#ask('settle', { op: 'settle', dropCaches, freeze, mustFreeze }, { signal });
+    await this.#ask('settle', { op: 'settle', ...options }, { signal });
   }
 
   async update(change: GuestChange, signal?: AbortSignal): Promise<void> {

@@ -72,6 +72,8 @@ export interface SettleOptions {
   readonly freeze?: boolean;
   /** Fails, and lets everything continue, if a program does not stop within 10 s. */
   readonly mustFreeze?: boolean;
+  /** Volumes are frozen after the sync, for a VM that ends: the next one finds no journal to replay. */
+  readonly freezeVolumes?: boolean;
 }
 
 export interface GuestChange {

@@ -99,7 +99,7 @@ export class HelloSession {
     if (!parsed.ok) return this.#break(`hello: ${parsed.reason}`);
     const { wallNs, entropy } = this.#freshness();
     const { sandboxId, hostname, env, limits, warm = [] } = this.#identity;
-    const { rehearse, network, authority, environment } = this.#identity;
+    const { rehearse, network, authority, environment, volumes } = this.#identity;
     this.#send({
       type: 'welcome',
       protocol: PROTOCOL_VERSION,
@@ -114,6 +114,7 @@ export class HelloSession {
       ...(network === undefined ? {} : { network }),
       ...(authority === undefined ? {} : { authority }),
       ...(environment === undefined ? {} : { environment }),
+      ...(volumes === undefined ? {} : { volumes }),
     });
     this.#state = 'waiting-confirm';
     return { type: 'hello', hello: parsed.value };

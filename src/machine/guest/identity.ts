@@ -1,6 +1,14 @@
 import type { GuestNetwork } from '../../base/request/guest-network.ts';
 import type { GuestLimits } from './guest.ts';
 
+/** @see VmSpec.volumes */
+interface GuestVolume {
+  readonly serial: string;
+  /** Absolute. */
+  readonly path: string;
+  readonly readOnly: boolean;
+}
+
 /** The identity of a sandbox that its guest gets in the hello; never part of an image or a snapshot. */
 export interface GuestIdentity {
   readonly sandboxId: string;
@@ -16,6 +24,8 @@ export interface GuestIdentity {
   readonly rehearse?: boolean;
   /** Omitted if the sandbox has no network card. */
   readonly network?: GuestNetwork;
+  /** Disks to mount, once in the life of a guest. Omitted: none. */
+  readonly volumes?: readonly GuestVolume[];
   /** PEM of a certificate that the guest trusts beside those of its image. */
   readonly authority?: string;
 }

@@ -34,6 +34,8 @@ export interface VmmCapabilities {
   readonly mapsMemoryMibMax?: number;
   /** … also with a balloon. Default: without one, since the VMM would return pages to the file. */
   readonly mapsMemoryWithBalloon?: boolean;
+  /** A VM can have `VmSpec.volumes`. */
+  readonly volumes?: boolean;
 }
 
 export interface VmSpec {
@@ -57,6 +59,8 @@ export interface VmSpec {
   readonly overlayPath: string;
   /** Extra raw disks, in order /dev/vdc, /dev/vdd, …; at most `DISKS_MAX`. A clone has as many as its snapshot. */
   readonly disks?: readonly VmDisk[];
+  /** Disks that outlive the VM, in the order of their serial numbers `volume0`, `volume1`, …; at most `VOLUMES_MAX`. */
+  readonly volumes?: readonly VmVolume[];
   /** Guest context id, 3 … 2³² − 2; unique per running VM. */
   readonly guestCid: number;
   /** Path of the channel's unix socket, ≤ 96 bytes so that `_<port>` still fits sun_path. */
@@ -98,6 +102,16 @@ export interface VmDisk {
   readonly path: string;
   /** `read`: read-only at the device. */
   readonly access: 'read' | 'write';
+}
+
+/**
+ * A raw disk that the VMM gets as an open file. A VM that boots, or is cloned from a snapshot without it, gets it before
+ * guest code runs; a VM that continues has it, as part of its snapshot's `machine`.
+ */
+export interface VmVolume {
+  /** The caller's descriptor, open for exactly this access; the VMM has a copy. */
+  readonly fd: number;
+  readonly access: VmDisk['access'];
 }
 
 /** A network card. Like the channel it carries identity, so no snapshot contains one. */
@@ -179,8 +193,10 @@ export interface WholeSnapshotFiles {
   readonly memoryPath: string;
 }
 
-/** Inputs of a snapshot's machine: whether there is a balloon, and the number and access of disks. */
-export type MachineSize = Pick<VmSpec, 'cpus' | 'memoryMib' | 'balloonMib' | 'disks'>;
+/** Inputs of a snapshot's machine: whether there is a balloon, and the number and access of disks and volumes. */
+export type MachineSize = Pick<VmSpec, 'cpus' | 'memoryMib' | 'balloonMib' | 'disks'> & {
+  readonly volumes?: readonly Pick<VmVolume, 'access'>[];
+};
 
 export interface VmExit {
   readonly cause: 'guest-shutdown' | 'killed' | 'vmm-crashed';

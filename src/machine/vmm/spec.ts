@@ -27,6 +27,8 @@ const BOOT_ARGS_MAX = 32;
 const BOOT_ARG_LENGTH_MAX = 256;
 /** Firecracker has 19 interrupts for all devices of a VM; QEMU's bus has more places. */
 export const DISKS_MAX = 8;
+/** QEMU has as many slots for them (`qemu/volumes.ts`). */
+export const VOLUMES_MAX = 8;
 
 /**
  * Kernel arguments that a spec may add. None can change what is booted (root, init) or weaken the guest's end (panic,
@@ -83,6 +85,7 @@ export function checkSpec(spec: VmSpec, cpusMax: number): void {
   const { disks = [] } = spec;
   if (disks.length > DISKS_MAX) throw invalid('disks', `more than ${DISKS_MAX}`);
   for (const disk of disks) path('disks', PATH_BYTES_MAX, disk.path);
+  if ((spec.volumes ?? []).length > VOLUMES_MAX) throw invalid('volumes', `more than ${VOLUMES_MAX}`);
   if (spec.memoryFd !== undefined && !(Number.isSafeInteger(spec.memoryFd) && spec.memoryFd > 2)) {
     throw invalid('memoryFd', `${spec.memoryFd} is not a descriptor`);
   }

@@ -18,7 +18,7 @@ export type SandboxErrorCode =
   | 'disk_full'
   /** A file of the snapshot is missing or altered. */
   | 'snapshot_damaged'
-  /** A paused sandbox needs the snapshot. */
+  /** A paused sandbox needs the snapshot; a sandbox has the volume. */
   | 'in_use'
   /** The store can't be read or written; the message says why. */
   | 'store_failed'
@@ -36,6 +36,8 @@ export type SandboxErrorCode =
   | 'image_failed'
   /** A template could not be built; sandboxes still boot. */
   | 'template_failed'
+  /** This host can't provide volumes; the message says why. */
+  | 'volumes_unavailable'
   /** Only the host's operator may do this. */
   | 'forbidden'
   | 'cancelled';
@@ -112,12 +114,18 @@ export function goneWhileSaving(cause: unknown): SandboxError {
   return new SandboxError('gone', 'the sandbox ended while it was being saved', { cause });
 }
 
-/** True if the host has no network for sandboxes: every other way to start the sandbox would fail too. */
-export function isWithoutNetwork(error: unknown): error is SandboxError {
-  return error instanceof SandboxError && WITHOUT_NETWORK.has(error.code);
+/** True if every other way to start the sandbox would fail too: it has no network, or not its volumes. */
+export function isWithoutParts(error: unknown): error is SandboxError {
+  return error instanceof SandboxError && PART_CODES.has(error.code);
 }
 
-const WITHOUT_NETWORK: ReadonlySet<SandboxErrorCode> = new Set(['network_unavailable', 'secrets_missing']);
+const PART_CODES: ReadonlySet<SandboxErrorCode> = new Set([
+  'network_unavailable',
+  'secrets_missing',
+  'volumes_unavailable',
+  'in_use',
+  'not_found',
+]);
 
 /** Remedy for a full disk under the sandboxes' directory. */
 export const FREE_SPACE =
@@ -128,7 +136,7 @@ const CONSOLE_LINES_IN_ERROR = 12;
 
 /** `disk_full` or `start_failed`, with the last lines of the guest's console, which often show the cause. */
 export function startFailure(error: unknown, consoleTail: string): SandboxError {
-  if (isWithoutNetwork(error)) return error;
+  if (isWithoutParts(error)) return error;
   const lastLines = plainLines(consoleTail).trimEnd().split('\n').slice(-CONSOLE_LINES_IN_ERROR).join('\n');
   const console = lastLines === '' ? '' : `\nlast lines of the guest's console:\n${lastLines}`;
   const why = `${describeError(error)}${console}`;

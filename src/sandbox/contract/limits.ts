@@ -86,15 +86,20 @@ export const REQUEST_LIMITS = {
   requestHeaderBytesMax: 64 * 1024,
   webhookUrlCharactersMax: 2048,
   startCharactersMax: 16_384,
+  /** The VMM has as many places for them. */
+  volumesMax: 8,
+  volumePathCharactersMax: 1024,
 } as const;
 
-/** Names of snapshots and templates. */
+/** Names of snapshots, templates and volumes. */
 const NAME = /^[a-z0-9][a-z0-9._-]{0,62}$/;
 export const NAME_FAULT = 'expected 1 to 63 lower-case letters, digits, ".", "_" or "-", the first a letter or digit';
 export const SNAPSHOT_NAME = NAME;
 /** A snapshot's name as the operator writes it: `TENANT/NAME` for a tenant's snapshot, which the tenant calls NAME. */
 export const SNAPSHOT_REFERENCE = /^(?:[a-z0-9][a-z0-9_-]{0,30}\/)?[a-z0-9][a-z0-9._-]{0,62}$/;
 export const TEMPLATE_NAME = NAME;
+export const VOLUME_NAME = NAME;
+export const VOLUME_REFERENCE = SNAPSHOT_REFERENCE;
 /** Names of sandboxes, as Docker's of containers. */
 export const SANDBOX_NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,62}$/;
 export const SANDBOX_NAME_FAULT =

@@ -13,7 +13,7 @@ import type { CertificateAuthority } from '../../egress/net/secret/authority.ts'
 import type { PackageFetch } from '../../egress/packages/gateway.ts';
 import type { GuestIdentity } from '../../machine/guest/identity.ts';
 import type { GuestListener } from '../../machine/guest/link.ts';
-import type { RamDifference, VmDisk, VmExit, VmmDriver, VmSnapshot } from '../../machine/vmm/driver.ts';
+import type { RamDifference, VmDisk, VmExit, VmmDriver, VmSnapshot, VmVolume } from '../../machine/vmm/driver.ts';
 import type { KeptVm } from '../../machine/vmm/kept.ts';
 import type { ViolationMark } from './ending.ts';
 import type { HostMemoryEvents } from './memory-events.ts';
@@ -187,6 +187,12 @@ export interface MadeFrom {
   readonly rootImageDigest: string;
 }
 
+/** Volumes of one sandbox, locked until `close`. */
+export interface OpenVolumes {
+  readonly disks: readonly VmVolume[];
+  close(): void;
+}
+
 export interface SandboxParts {
   /** Set for a VM that was taken over: another version of this host may have booted it. Default: this host's. */
   readonly madeFrom?: MadeFrom;
@@ -225,6 +231,8 @@ export interface SandboxParts {
   readonly disk?: DiskSource;
   /** See `DiskSource`; for a sandbox that boots with a new disk. */
   linkEnvironment?(targetPath: string): Promise<void>;
+  /** Omitted if this host has no volumes. @throws SandboxError `not_found`, `in_use`, `volumes_unavailable` */
+  openVolumes?(sandboxId: string, volumes: SandboxSpec['volumes']): Promise<OpenVolumes>;
   /** Omitted or `null` if the host's view of the VMM is not watched. */
   hostMemory?(vmmPid: number, sandboxId: string): HostMemoryEvents | null;
   /** Omitted or `null` if refused system calls are not recorded. */

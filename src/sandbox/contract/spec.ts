@@ -49,6 +49,8 @@ export interface SandboxSpec {
   /** The guest's certificate authority, created with its first secrets; the same in all its VMs and forks. */
   readonly authority?: CertificateAuthority | undefined;
   readonly console: 'log' | 'interactive';
+  /** By their names on this host. */
+  readonly volumes: NonNullable<CreateRequest['volumes']>;
   readonly hostname: string;
 }
 
@@ -102,7 +104,8 @@ export function makeSpec(
   const { environment } = options;
   const plain = parse(specFields, options);
   const { cpus = DEFAULTS.cpus, memoryMib = DEFAULTS.memoryMib, memoryMaxMib, diskMib = DEFAULTS.diskMib } = plain;
-  const { env = {}, timeoutMs = null, warm = [], console = 'log' } = plain;
+  const { env = {}, timeoutMs = null, warm = [], console = 'log', volumes = [] } = plain;
+  checkMounts(volumes);
   checkEnv({ ...environment?.env, ...env }, secrets);
   check(cpus <= hostCpus, 'cpus', `${cpus} is more than the ${hostCpus} of this host`);
   return {
@@ -123,7 +126,25 @@ export function makeSpec(
     network: networkWith(secrets, networkSpec(options.network ?? null, parseEgress)),
     secrets,
     console,
+    volumes,
   };
+}
+
+/** Where the guest's system is; a volume there would hide it. */
+const SYSTEM_PATH = /^\/(?:proc|sys|dev|run|bin|sbin|lib|lib64|usr|etc)(?:\/|$)/;
+
+function checkMounts(volumes: SandboxSpec['volumes']): void {
+  const places = new Map<string, 'name' | 'path'>();
+  for (const { name, path } of volumes) {
+    check(!SYSTEM_PATH.test(path), 'volumes', `${path} belongs to the guest's system`);
+    check(!places.has(name), 'volumes', `${name} is named twice`);
+    places.set(name, 'name');
+    for (const [other, kind] of places) {
+      const isWithin = kind === 'path' && (`${path}/`.startsWith(`${other}/`) || other.startsWith(`${path}/`));
+      check(!isWithin, 'volumes', `${path} and ${other} are within each other`);
+    }
+    places.set(path, 'path');
+  }
 }
 
 function withoutNetwork(): never {
@@ -173,11 +194,13 @@ export function specInfo(
     | 'models'
     | 'packages'
     | 'secrets'
+    | 'volumes'
   > & { readonly id: string },
 ) {
   const { cpus, memoryMib, memoryMaxMib = null, diskMib, diskLimits, packages, secrets } = spec;
-  const { id, environment, models, modelAccount } = spec;
+  const { id, environment, models, modelAccount, volumes } = spec;
   return {
+    volumes,
     cpus,
     memoryMib,
     memoryMaxMib,

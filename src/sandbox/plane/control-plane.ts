@@ -15,6 +15,7 @@ import type { UsageRecord } from '../../inference/bridge/bridge.ts';
 import type { OperationAccess } from '../../machine/guest/dial.ts';
 import type { Guest, GuestReader } from '../../machine/guest/guest.ts';
 import type { Vm } from '../../machine/vmm/driver.ts';
+import { check, inRange } from '../contract/checks.ts';
 import type {
   ControlPlane,
   CreateRequest,
@@ -33,10 +34,13 @@ import type {
   SandboxInfo,
   SnapshotInfo,
   SnapshotOptions,
+  VolumeInfo,
+  VolumeRequest,
 } from '../contract/control.ts';
 import type { SandboxLogs } from '../contract/ending.ts';
 import { SandboxError, translateStoreErrors } from '../contract/errors.ts';
 import type { TimedEvent } from '../contract/events.ts';
+import { DEFAULTS, NAME_FAULT, RANGES, VOLUME_REFERENCE } from '../contract/limits.ts';
 import { modelAccountOf } from '../contract/model-policy.ts';
 import type { ParseEgress } from '../contract/network-spec.ts';
 import { tracedGuest } from '../contract/traced-guest.ts';
@@ -45,6 +49,7 @@ import type { OpenTemplate } from '../start/pools.ts';
 import { openGate } from '../start/start-gate.ts';
 import { Starter } from '../start/starter.ts';
 import type { Store } from '../store/store.ts';
+import type { VolumeTable } from '../store/volume-table.ts';
 import { onDiskEvent } from '../vm/full-disk.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { adoptAll, type LeftVms } from './adoption.ts';
@@ -59,10 +64,14 @@ import { RescueVms } from './rescue-vms.ts';
 import { SandboxRows, type SandboxRowsParts } from './sandbox-rows.ts';
 import { checkChange } from './sandbox-update.ts';
 import type { SnapshotManager } from './snapshot-manager.ts';
+import { requireNoVolumes } from './snapshot-row.ts';
 
 export interface ControlParts extends CreatorParts {
   readonly store: Store;
   readonly snapshots: SnapshotManager;
+  readonly volumes: Pick<VolumeTable, 'create' | 'list' | 'remove'>;
+  /** Makes an empty file system. @throws SandboxError `volumes_unavailable` */
+  formatVolume(path: string, sizeBytes: number): Promise<void>;
   readonly accelerator: string;
   /** Posts an event of a sandbox to its owner. */
   readonly notify?: PolicyParts['notify'];
@@ -219,6 +228,7 @@ export class LocalControlPlane implements ControlPlane {
   async snapshot(id: string, options: SnapshotOptions = {}): Promise<SnapshotInfo> {
     const { name = null, diskOnly = false } = options;
     const sandbox = await this.#directory.find(id);
+    requireNoVolumes(sandbox.spec);
     const made = sandbox.snapshot(name, diskOnly ? 'disk' : 'all');
     return await translateStoreErrors(made.then((row) => this.#parts.snapshots.shown(row)));
   }
@@ -238,6 +248,21 @@ export class LocalControlPlane implements ControlPlane {
 
   async removeSnapshot(idOrName: string): Promise<void> {
     await translateStoreErrors(this.#parts.snapshots.remove(idOrName));
+  }
+
+  async createVolume({ name, sizeMib = DEFAULTS.diskMib, annotations = {} }: VolumeRequest): Promise<VolumeInfo> {
+    check(VOLUME_REFERENCE.test(name), 'name', NAME_FAULT);
+    inRange('sizeMib', sizeMib, RANGES.diskMib);
+    const format = (path: string, bytes: number): Promise<void> => this.#parts.formatVolume(path, bytes);
+    return await translateStoreErrors(this.#parts.volumes.create({ name, annotations, sizeMib }, format));
+  }
+
+  async volumes(): Promise<readonly VolumeInfo[]> {
+    return await translateStoreErrors(this.#parts.volumes.list());
+  }
+
+  async removeVolume(name: string): Promise<void> {
+    await translateStoreErrors(this.#parts.volumes.remove(name));
   }
 
   async pools(): Promise<readonly PoolInfo[]> {

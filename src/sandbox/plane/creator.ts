@@ -15,6 +15,7 @@ import type { Supervisor } from '../vm/supervisor.ts';
 import { type ForkStart, startForks } from './forks.ts';
 import { ManagedSandbox } from './managed.ts';
 import type { ManagedParts } from './managed-parts.ts';
+import { requireNoVolumes } from './snapshot-row.ts';
 
 export interface CreatorParts extends StarterParts {
   /**
@@ -114,6 +115,7 @@ export class SandboxCreator {
   }
 
   async #fork(parent: ManagedSandbox, options: ForkOptions): Promise<readonly ForkResult[]> {
+    requireNoVolumes(parent.spec);
     if (parent.spec.network !== null) requireValues(parent.id, parent.spec.secrets);
     const startOne = (start: ForkStart): Promise<ForkResult> => this.#forkOne(parent, start, options);
     return await startForks(parent, options.count, startOne, this.#closer.signal);

@@ -62,6 +62,7 @@ const UNKNOWN_SPEC = {
   models: NO_MODEL_POLICY,
   packages: null,
   secrets: [],
+  volumes: [],
 } as const;
 
 /** The view of an ended sandbox from its row; another process may have held it. */

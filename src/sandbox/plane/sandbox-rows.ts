@@ -113,6 +113,7 @@ export class SandboxRows {
       pausedSnapshotId,
       endsAtMs: isPaused ? null : facts.endsAtMs,
       end: isOver ? endInfo(end) : null,
+      volumes: spec.volumes,
       // An explicit removal also deletes the logs.
       ...(isOver && end.cause !== 'stopped' ? { log: endLog(end) } : {}),
     };

@@ -36,7 +36,9 @@ import {
   isDiskOnly,
   machineSize,
   noSnapshot,
+  requireNoVolumes,
   requireOwn,
+  savedSpec,
   snapshotSpec,
 } from './snapshot-row.ts';
 import { ramMapper, startSource } from './start-source.ts';
@@ -85,6 +87,7 @@ export class SnapshotManager {
 
   /** The VM continues, also after an error. @throws SandboxError; StoreError `name_taken`, `disk_full` */
   async snapshot(supervisor: Supervisor, extent: SaveExtent, label: SnapshotLabel): Promise<SnapshotRow> {
+    requireNoVolumes(supervisor.spec);
     await this.requireFreeName(label.name);
     await using staging = await this.#parts.store.snapshots.stage();
     const key = await this.#keyFor(label.annotations);
@@ -304,14 +307,12 @@ export class SnapshotManager {
   }
 
   async list(): Promise<readonly SnapshotInfo[]> {
-    const rows = await this.#countedByOwner();
-    return rows.filter(({ kind }) => kind === 'snapshot').map((row) => this.#info(row));
+    return (await this.#countedByOwner()).filter(({ kind }) => kind === 'snapshot').map((row) => this.#info(row));
   }
 
   /** The snapshot as `list` shows it. */
   async shown(row: SnapshotRow): Promise<SnapshotInfo> {
-    const rows = await this.#countedByOwner();
-    return this.#info(rows.find(({ id }) => id === row.id) ?? row);
+    return this.#info((await this.#countedByOwner()).find(({ id }) => id === row.id) ?? row);
   }
 
   /** Bytes by sandbox id. */
@@ -439,9 +440,8 @@ export class SnapshotManager {
     const { kernelDigest, rootImageDigest } = madeFrom ?? this.#parts;
     const { stateSha256 = null, difference } = snapshot ?? {};
     const machine = snapshot?.machine ?? this.#parts.machineOf(machineSize(spec));
-    const { cpus, memoryMib, memoryMaxMib, diskMib, warm, environment } = spec;
-    const specJson = JSON.stringify({ cpus, memoryMib, memoryMaxMib, diskMib, warm, environment, annotations });
-    const own = environment === undefined ? {} : { environment: environment.digest };
+    const specJson = savedSpec(spec, annotations);
+    const own = spec.environment === undefined ? {} : { environment: spec.environment.digest };
     const base = difference === undefined ? {} : { base: difference.baseDigest };
     const made = { id, name, kind, sandboxId: spec.id, specJson, sealedBy: sealedBy ?? null, ...own, ...base };
     return { ...made, machine, stateSha256, kernelDigest, rootImageDigest };

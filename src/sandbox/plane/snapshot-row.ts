@@ -5,7 +5,7 @@ import type { SnapshotInfo } from '../contract/control.ts';
 import { environmentDisks } from '../contract/environment.ts';
 import { SandboxError } from '../contract/errors.ts';
 import type { MadeFrom } from '../contract/parts.ts';
-import type { TemplateSpec } from '../contract/spec.ts';
+import type { SandboxSpec, TemplateSpec } from '../contract/spec.ts';
 import { vmMemory } from '../memory/size.ts';
 import type { SnapshotRow } from '../store/snapshot.ts';
 import type { OpenSnapshot } from '../store/snapshot-table.ts';
@@ -16,22 +16,42 @@ export function differenceOf({ row, paths }: Pick<OpenSnapshot, 'row' | 'paths'>
   return baseDigest === undefined || path === undefined ? {} : { difference: { path, baseDigest } };
 }
 
-export const machineSize = ({ cpus, environment, ...size }: TemplateSpec): MachineSize => ({
+/** Older rows lack volumes, which only pauses have. */
+type SavedSpec = TemplateSpec & Partial<Pick<SandboxSpec, 'volumes'>>;
+
+export const machineSize = ({ cpus, environment, volumes = [], ...size }: SavedSpec): MachineSize => ({
   cpus,
   ...vmMemory(size),
   ...environmentDisks(environment),
+  volumes: volumes.map(({ readOnly }) => ({ access: readOnly === true ? 'read' : 'write' })),
 });
+
+/** @throws SandboxError `in_use` */
+export function requireNoVolumes({ volumes = [] }: Partial<Pick<SandboxSpec, 'volumes'>>): void {
+  if (volumes.length === 0) return;
+  throw new SandboxError('in_use', 'a sandbox with volumes has no snapshots and no forks', {
+    remedy: 'pause it instead, or copy the files that you need: neurovisor cp',
+  });
+}
 
 export const isDiskOnly = ({ stateSha256 }: SnapshotRow): boolean => stateSha256 === null;
 
-interface StoredSnapshot extends TemplateSpec {
+interface StoredSnapshot extends SavedSpec {
   /** Older rows lack them. */
   readonly annotations?: SnapshotInfo['annotations'];
 }
 
-export function snapshotSpec(row: SnapshotRow): TemplateSpec {
+export function snapshotSpec(row: SnapshotRow): SavedSpec {
   const { annotations: _ofItsOwner, ...spec } = JSON.parse(row.specJson) as StoredSnapshot;
   return spec;
+}
+
+export function savedSpec(
+  { cpus, memoryMib, memoryMaxMib, diskMib, warm, environment, volumes }: SandboxSpec,
+  annotations: SnapshotInfo['annotations'],
+): string {
+  const attached = volumes.length === 0 ? {} : { volumes };
+  return JSON.stringify({ cpus, memoryMib, memoryMaxMib, diskMib, warm, environment, annotations, ...attached });
 }
 
 export function annotationsOf(row: SnapshotRow): SnapshotInfo['annotations'] {

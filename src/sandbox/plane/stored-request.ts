@@ -21,8 +21,8 @@ export interface StoredRequest {
 
 type StoredNetwork = EgressText & Omit<NetworkSpec, 'policy'>;
 /**
- * Older rows lack a network, limits of networks and disks, packages, secrets or their places, parts of `models`, and
- * costs.
+ * Older rows lack a network, limits of networks and disks, packages, volumes, secrets or their places, parts of `models`,
+ * and costs.
  */
 type StoredSpec = Omit<SandboxSpec, 'network' | 'models'> & {
   readonly models: Partial<ModelPolicy>;
@@ -61,7 +61,7 @@ export function parseRequest(
     const { spec, terms, origin, template = null, isDiskOnly = false } = stored ?? {};
     const { pauseReason = null } = stored ?? {};
     if (spec === undefined || terms === undefined || origin === undefined) return null;
-    const { secrets = [], diskLimits = {}, packages = null } = spec as Partial<SandboxSpec>;
+    const { secrets = [], diskLimits = {}, packages = null, volumes = [] } = spec as Partial<SandboxSpec>;
     const { modelAccount: account } = spec;
     const network = parseNetwork(spec.network ?? null, parseEgress);
     return {
@@ -72,6 +72,7 @@ export function parseRequest(
         secrets: secrets.map(withPlaces),
         diskLimits,
         packages,
+        volumes,
         ...(account?.used === undefined ? {} : { modelAccount: { ...account, used: { ...NO_COST, ...account.used } } }),
       },
       // Older rows lack `onMemoryPressure`.

@@ -15,7 +15,7 @@ import { orAborted, timeLimit } from '../../base/time-limit.ts';
 import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
 import type { CreateRequest, SandboxInfo } from '../contract/control.ts';
 import type { EnvironmentSource } from '../contract/environment.ts';
-import { isWithoutNetwork, SandboxError } from '../contract/errors.ts';
+import { isWithoutParts, SandboxError } from '../contract/errors.ts';
 import { DEFAULT_QUEUE_TIMEOUT_MS } from '../contract/limits.ts';
 import type { StartSource } from '../contract/parts.ts';
 import type { ResolvedOptions, SandboxOptions, SandboxSpec, TemplateSpec } from '../contract/spec.ts';
@@ -136,14 +136,16 @@ export class Starter {
   ): Promise<Started> {
     const { template, image, needs } = from;
     const sharers = this.#sharersOf(request);
-    if (template !== null) {
+    // A member's guest is past the point where it mounts volumes.
+    const isPooled = template !== null && spec.volumes.length === 0;
+    if (isPooled) {
       this.pools.renew(template);
       const claimed = await this.#claim(template.key, spec, sharers, signal);
       if (claimed !== undefined) return claimed;
     }
     const cloneOrBoot = (both: AbortSignal): Promise<Started> =>
       this.#cloneOrBoot(spec, template, { path: image?.path, needsTemplate: needs, sharers }, both);
-    const handover = template === null ? undefined : this.pools.handover(template.key);
+    const handover = isPooled ? this.pools.handover(template.key) : undefined;
     const clone = { source: template?.source ?? null, start: cloneOrBoot };
     const started = await this.#queued(request, spec, signal, clone, handover);
     if (started.isBound) return started;
@@ -238,7 +240,7 @@ export class Starter {
         const supervisor = await this.#startOne(cloned, source, undefined, boot.sharers, signal);
         return { supervisor, origin: 'clone', isBound: true };
       } catch (error) {
-        if (signal.aborted || isWithoutNetwork(error)) throw error;
+        if (signal.aborted || isWithoutParts(error)) throw error;
         if (boot.needsTemplate) throw error;
         const reason = describeError(error);
         this.#parts.log.warn('a sandbox could not start from its template; it boots instead', { reason });
@@ -327,7 +329,7 @@ export class Starter {
     } catch (error) {
       await supervisor.stop();
       if (signal.aborted) throw cancelled(signal);
-      if (isWithoutNetwork(error)) throw error;
+      if (isWithoutParts(error)) throw error;
       const reason = describeError(error);
       this.#parts.log.warn('a pool member did not answer and was ended', { reason });
       return false;

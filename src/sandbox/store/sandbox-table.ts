@@ -6,6 +6,7 @@ import { END_LOG_BYTES_MAX, END_LOGS_MAX, ENDED_SANDBOXES_MAX } from './limits.t
 import { type StoreParts, sweep } from './parts.ts';
 import { parseRow } from './row.ts';
 import type { Sealing } from './sealing.ts';
+import type { AttachedVolume } from './volume-table.ts';
 
 /** `paused` with a `pausedSnapshotId`: on disk; without: in memory of the owner's VMM. */
 export type SandboxRowStatus = 'running' | 'paused' | 'ended';
@@ -32,6 +33,8 @@ export interface SandboxRow {
   readonly end: SandboxRowEnd | null;
   /** Logs of an ended sandbox. Written with the row, but read only by `log`, since they are long. */
   readonly log?: EndLog | undefined;
+  /** Volumes that it has until it ends. Written with the row, and not read; omitted: they stay as they are. */
+  readonly volumes?: readonly AttachedVolume[];
 }
 
 export type Pause = { readonly [key in 'id' | 'pausedSnapshotId']: string };
@@ -172,7 +175,7 @@ export function sandboxTable(parts: StoreParts): SandboxTable {
 
 /** Call in a write transaction. @returns nonzero if files may have become unneeded */
 export function putSandbox(sql: DatabaseSync, sealing: Sealing, row: SandboxRow): number {
-  const { metadata, end, log, ...columns } = row;
+  const { metadata, end, log, volumes = [], ...columns } = row;
   const { pausedSnapshotId } = row;
   if (pausedSnapshotId !== null) {
     const known = sql.prepare('SELECT 1 FROM snapshots WHERE id = ?').get(pausedSnapshotId);
@@ -199,6 +202,8 @@ export function putSandbox(sql: DatabaseSync, sealing: Sealing, row: SandboxRow)
       endJson: end === null ? null : JSON.stringify(end),
     });
   if (log !== undefined) putLog(sql, row.id, log);
+  const attach = sql.prepare('INSERT OR IGNORE INTO sandboxVolumes (sandboxId, name, readOnly) VALUES (?, ?, ?)');
+  for (const { name, readOnly = false } of volumes) attach.run(row.id, name, readOnly ? 1 : 0);
   if (end !== null) forgetOldest(sql);
   return removeOrphans(sql);
 }
@@ -267,14 +272,11 @@ export function keepBaseOf(sql: DatabaseSync, sandboxId: string, digest: string 
   return Number(changes);
 }
 
-/** Removes snapshots of pauses that no sandbox names, and bases of sandboxes that have ended. */
+/** Removes snapshots of pauses that no sandbox names, and bases and claims to volumes of sandboxes that have ended. */
 function removeOrphans(sql: DatabaseSync): number {
-  const bases = sql
-    .prepare(
-      `DELETE FROM sandboxBases WHERE sandboxId NOT IN
-         (SELECT id FROM sandboxes WHERE status <> 'ended')`,
-    )
-    .run();
+  const ended = "sandboxId NOT IN (SELECT id FROM sandboxes WHERE status <> 'ended')";
+  const bases = sql.prepare(`DELETE FROM sandboxBases WHERE ${ended}`).run();
+  sql.prepare(`DELETE FROM sandboxVolumes WHERE ${ended}`).run();
   const { changes } = sql
     .prepare(
       `DELETE FROM snapshots WHERE kind = 'pause' AND id NOT IN

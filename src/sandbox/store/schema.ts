@@ -4,7 +4,8 @@
  *     sandboxes ──pausedSnapshotId──► snapshots ◄──snapshotId── snapshotFiles ──digest──► files/<digest>
  *         ▲
  *         ├──sandboxId── endLogs
- *         └──sandboxId── sandboxBases ──digest──► files/<digest>
+ *         ├──sandboxId── sandboxBases ──digest──► files/<digest>
+ *         └──sandboxId── sandboxVolumes ──name──► volumes ──id──► volumes/<id>
  *
  * The reference count of a file is never stored, since a stored count can drift: it is the number of rows that name its
  * digest. Columns have the names of the row types' fields, so no mapping is needed.
@@ -99,6 +100,23 @@ export const MIGRATIONS: readonly Migration[] = [
   (db) => db.exec('ALTER TABLE snapshots ADD COLUMN sealedBy TEXT'),
   // Columns behind `requestJson` lie on pages of their own: reading one of each row takes the event loop.
   (db) => db.exec("CREATE INDEX sandboxesByEnd ON sandboxes (endJson ->> '$.atMs') WHERE status = 'ended'"),
+  // Names are without a reference: a run keeps its sandbox in a store of its own.
+  (db) =>
+    db.exec(`
+      CREATE TABLE volumes (
+        id TEXT PRIMARY KEY NOT NULL,
+        name TEXT UNIQUE NOT NULL,
+        annotationsJson TEXT NOT NULL CHECK (json_valid(annotationsJson)),
+        sizeMib INTEGER NOT NULL,
+        createdAtMs INTEGER NOT NULL
+      ) STRICT;
+      CREATE TABLE sandboxVolumes (
+        sandboxId TEXT NOT NULL,
+        name TEXT NOT NULL,
+        readOnly INTEGER NOT NULL,
+        PRIMARY KEY (sandboxId, name)
+      ) STRICT, WITHOUT ROWID;
+    `),
 ];
 
 /** "NVst", which identifies our databases (sqlite.org/fileformat.html, 1.3.18). */

@@ -3,6 +3,7 @@
  *
  *     <dir>/store.db        rows: SQLite in WAL mode, one connection per process
  *           files/<digest>  RAM, device state and disk of snapshots, each once, never changed
+ *           volumes/<id>    disks that outlive sandboxes
  *           staging/        snapshots being written
  *           trash/          files being removed
  *           lock            held (flock) while files move
@@ -39,6 +40,7 @@ import { keepReserve } from './reserve.ts';
 import { type SandboxTable, sandboxTable, sealPlainRows } from './sandbox-table.ts';
 import { openSealing } from './sealing.ts';
 import { type SnapshotTable, snapshotTable } from './snapshot-table.ts';
+import { VolumeTable } from './volume-table.ts';
 import { WholeFiles } from './whole-files.ts';
 
 export interface StoreOptions {
@@ -58,6 +60,7 @@ export interface StoreOptions {
 export interface Store extends AsyncDisposable {
   readonly sandboxes: SandboxTable;
   readonly snapshots: SnapshotTable;
+  readonly volumes: VolumeTable;
   /** Of saves that are encrypted; in the directory `<keyPath>s`. */
   readonly keys: OwnerKeys;
   /** Removes unneeded files, never used ones; `openStore` and each removal do it, too. */
@@ -93,6 +96,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   return {
     sandboxes: sandboxTable(parts),
     snapshots: snapshotTable(parts),
+    volumes: new VolumeTable(parts),
     keys: new OwnerKeys(ownerKeysDir(keyPath), parts.sealing),
     collect,
     close,

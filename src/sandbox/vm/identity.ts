@@ -56,8 +56,16 @@ export function identityOf(
     warm: spec.warm,
     ...(network === undefined ? {} : { network }),
     ...(trust === undefined ? {} : { authority: trust.certificate }),
+    ...(spec.volumes.length === 0 ? {} : { volumes: spec.volumes.map(guestVolume) }),
   };
 }
+
+/** The VMM names them by their order: `VmSpec.volumes`. */
+const guestVolume = ({ path, readOnly = false }: SandboxSpec['volumes'][number], index: number) => ({
+  serial: `volume${index}`,
+  path,
+  readOnly,
+});
 
 /** Interval between two attempts to resume a VM that is stopped for a full disk. */
 export const RETRY_FULL_MS = 5_000;

@@ -1,6 +1,6 @@
 /** The resources of a supervisor's VM (types only). */
 import type { GuestListener } from '../../machine/guest/link.ts';
-import type { NicSpec, Vm } from '../../machine/vmm/driver.ts';
+import type { NicSpec, Vm, VmVolume } from '../../machine/vmm/driver.ts';
 import type { GuestMemory, InferencePort, MappedMemory, PackagePort, Workspace } from '../contract/parts.ts';
 
 /** Resources made before the VM starts. */
@@ -20,6 +20,7 @@ export interface Prepared {
   /** Undefined if this host serves no packages. */
   readonly packages: PackagePort | undefined;
   readonly nic: NicSpec | undefined;
+  readonly volumes: readonly VmVolume[];
 }
 
 export interface Running extends Prepared {

@@ -32,6 +32,7 @@ import { limitVm, namedLimits } from './vm-limits.ts';
 import { ONE_OWNER, VmResources } from './vm-resources.ts';
 import { VmSettings } from './vm-settings.ts';
 import { vmSpecOf } from './vm-spec.ts';
+import { releaseVolumes, requireMounted } from './volumes.ts';
 
 export interface Transition {
   readonly state: SandboxState;
@@ -270,6 +271,7 @@ export class Supervisor {
     this.#running = { ...prepared, vm };
     this.#cleanup.push('guest link', () => this.#guest?.close());
     const guest = await this.#hello(prepared.listener, vm, signal);
+    requireMounted(this.spec, guest);
     // A VM that boots runs no program of its user before.
     const { diskLimits } = namedLimits(this.spec);
     if (this.#parts.template === undefined) await limitVm(vm, { diskLimits });
@@ -353,9 +355,12 @@ export class Supervisor {
   async #release(cause: SandboxEnd['cause'], detail: string): Promise<SandboxEnd> {
     this.#aborter.abort(new SandboxError('gone', 'the sandbox is ending'));
     const failed = isFailure(cause);
+    const isPaused = this.#state === 'paused';
+    const isClean = !failed && cause !== 'saved' && (isPaused || this.#state === 'ready');
     this.#apply(failed ? 'died' : 'stop');
     // A start under way may still push onto the cleanup stack.
     await this.#booting?.catch((error: unknown) => ignore(error, 'the start reports its own failure'));
+    if (isClean) await releaseVolumes(this.spec, { vm: this.#vm, guest: this.#guest, isPaused }, this.#parts);
     try {
       await this.#cleanup.run();
     } catch (error) {

@@ -3,7 +3,8 @@ import type { CleanupStack } from '../../base/cleanup.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
 import type { PackageFetch } from '../../egress/packages/gateway.ts';
-import type { NicSpec } from '../../machine/vmm/driver.ts';
+import type { NicSpec, VmVolume } from '../../machine/vmm/driver.ts';
+import { SandboxError } from '../contract/errors.ts';
 import type { MappedMemory, PackagePort, SandboxParts, Workspace } from '../contract/parts.ts';
 import { mayMapRam, ramMib } from '../memory/size.ts';
 import type { Evidence } from './evidence.ts';
@@ -36,6 +37,7 @@ export class VmResources {
     const made = await this.#makeMemory();
     const workspace = await parts.makeWorkspace(settings.spec);
     cleanup.push('workspace', () => workspace.remove());
+    const volumes = await this.#openVolumes();
     // A VM that dies during a pause loses nothing: RAM and disk may still be copied.
     cleanup.push('copies', () => Promise.allSettled([writing()]));
     const lease = parts.allocateCid();
@@ -63,7 +65,7 @@ export class VmResources {
     const { cid } = lease;
     const hasEnvironment = settings.spec.environment !== undefined;
     const held = { ...made, workspace, hasEnvironment, cid };
-    return { ...held, listener, port, packages: await serving, nic };
+    return { ...held, listener, port, packages: await serving, nic, volumes };
   }
 
   async #attachPackages(channelPath: string): Promise<PackagePort | undefined> {
@@ -72,6 +74,16 @@ export class VmResources {
     const port = await this.#parts.sandbox.attachPackages?.(id, channelPath, packages, note);
     if (port !== undefined) this.#parts.cleanup.push('package port', () => port.close());
     return port;
+  }
+
+  async #openVolumes(): Promise<readonly VmVolume[]> {
+    const { id, volumes } = this.#parts.settings.spec;
+    if (volumes.length === 0) return [];
+    const { openVolumes } = this.#parts.sandbox;
+    if (openVolumes === undefined) throw new SandboxError('volumes_unavailable', 'this host has no volumes');
+    const open = await openVolumes(id, volumes);
+    this.#parts.cleanup.push('volumes', () => open.close());
+    return open.disks;
   }
 
   async #leaseNetwork(): Promise<NicSpec | undefined> {

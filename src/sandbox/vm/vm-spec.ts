@@ -11,7 +11,7 @@ export function vmSpecOf(
   prepared: Prepared,
   parts: Pick<SandboxParts, 'kernelPath' | 'rootImagePath' | 'template'>,
 ): VmSpec {
-  const { workspace, memory, mapped, memoryReady, cid: guestCid, nic } = prepared;
+  const { workspace, memory, mapped, memoryReady, cid: guestCid, nic, volumes } = prepared;
   const { kernelPath, rootImagePath, template } = parts;
   const { dir, overlayPath, environmentPath, channelPath } = workspace;
   const { id, cpus, channelLimits, diskLimits, console, environment } = spec;
@@ -27,13 +27,14 @@ export function vmSpecOf(
     overlayPath,
     ...(disks.length === 0 ? {} : { disks }),
     ...(isTold ? { bootArgs: ENVIRONMENT_BOOT_ARGS } : {}),
+    ...(volumes.length === 0 ? {} : { volumes }),
     guestCid,
     channelPath,
     channelLimits,
     console,
     memoryFd: memory.fd,
-    // What guards a network ends with this process.
-    ...(workspace.keep === undefined || nic !== undefined ? {} : { keep: workspace.keep }),
+    // What guards a network ends with this process, and a lock of a volume would be the VMM's alone.
+    ...(workspace.keep === undefined || nic !== undefined || volumes.length > 0 ? {} : { keep: workspace.keep }),
     ...(nic === undefined ? {} : { nic }),
     ...(memoryReady === undefined ? {} : { memoryReady }),
     ...(template === undefined ? {} : { snapshot: snapshotOf(template.snapshot, mapped), diskLimits }),

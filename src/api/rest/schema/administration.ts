@@ -77,6 +77,7 @@ const storage = {
   snapshots: count,
   pauses: count,
   disks: count.describe('Sizes of the disks of sandboxes that are not paused to disk.'),
+  volumes: count.describe('Their sizes, whatever is in them.'),
   templates: count.describe('Template builds of E2B’s clients: images and RAM.'),
   uploads: count,
   events: count,
@@ -108,6 +109,7 @@ export const tenantRemoval: z.ZodType<TenantRemoval> = z
     revokedKeys: z.int().min(0).describe('Keys that were valid until now.'),
     endedSandboxes: count,
     removedSnapshots: count,
+    removedVolumes: count,
     erasedSaves: z.boolean().describe('Whether it had a key that encrypts pauses and snapshots, which is erased.'),
   })
   .meta({ id: 'TenantRemoval' });

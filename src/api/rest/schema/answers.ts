@@ -10,6 +10,7 @@ import type {
   LongTurn,
   PoolInfo,
   SnapshotInfo,
+  VolumeInfo,
 } from '../../../sandbox/contract/control.ts';
 import type { SandboxLogs } from '../../../sandbox/contract/ending.ts';
 import { templateSpec } from '../../../sandbox/contract/schema/contents.ts';
@@ -52,6 +53,21 @@ export const snapshotInfo: z.ZodType<SnapshotInfo> = z
   })
   .meta({ id: 'Snapshot' });
 export const snapshotList = z.object({ snapshots: z.array(snapshotInfo) }).meta({ id: 'SnapshotList' });
+
+export const volumeInfo: z.ZodType<VolumeInfo> = z
+  .object({
+    id: z.string(),
+    name: z.string(),
+    annotations: z.record(z.string(), z.string()).describe('What the interface that created it keeps with it.'),
+    sizeMib: count.describe('What fits into it, MiB, file system included.'),
+    bytes: count.describe('Space on disk.'),
+    createdAtMs: wallMs,
+    attached: z
+      .array(z.object({ sandbox: z.string(), readOnly: z.boolean() }).meta({ id: 'VolumeUse' }))
+      .describe('Sandboxes that have it, also paused ones.'),
+  })
+  .meta({ id: 'Volume' });
+export const volumeList = z.object({ volumes: z.array(volumeInfo) }).meta({ id: 'VolumeList' });
 
 const forkResult: z.ZodType<ForkResult> = z
   .discriminatedUnion('ok', [

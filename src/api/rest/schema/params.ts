@@ -2,7 +2,14 @@
 import { z } from 'zod';
 import type { Range } from '../../../sandbox/contract/limits.ts';
 import { status } from '../../../sandbox/contract/schema/sandbox.ts';
-import { list, sandboxReference, snapshotReference, text, whole } from '../../../sandbox/contract/schema/values.ts';
+import {
+  list,
+  sandboxReference,
+  snapshotReference,
+  text,
+  volumeReference,
+  whole,
+} from '../../../sandbox/contract/schema/values.ts';
 
 /** Parameters are text: a whole number in decimal digits. */
 export const wholeText = (range: Range) =>
@@ -32,6 +39,8 @@ export const offsetsQuery = z
   .describe('Bytes of each stream that the client has.');
 
 export const snapshotParams = z.strictObject({ snapshot: snapshotReference });
+
+export const volumeParams = z.strictObject({ volume: volumeReference });
 
 /** A parameter that is given several times is a list; once, it is text. */
 const listOf = <Item extends z.ZodType>(item: Item, max: number, split: RegExp) =>

@@ -103,11 +103,12 @@ export async function tenantRemove(cli: Cli, name: string): Promise<number> {
   const removed = await administer(cli, (home) => outcomeOf(cli, name, () => home.removeTenant(name)));
   if (cli.json) cli.printJson(removed);
   else if (removed.ok) {
-    const { revokedKeys, endedSandboxes, removedSnapshots, erasedSaves } = removed;
+    const { revokedKeys, endedSandboxes, removedSnapshots, removedVolumes, erasedSaves } = removed;
     const counts = [
       countOf(revokedKeys, 'key', 'revoked'),
       ...(endedSandboxes > 0 ? [countOf(endedSandboxes, 'sandbox', 'ended')] : []),
       ...(removedSnapshots > 0 ? [countOf(removedSnapshots, 'snapshot', 'removed')] : []),
+      ...(removedVolumes > 0 ? [countOf(removedVolumes, 'volume', 'removed')] : []),
       ...(erasedSaves ? ['encrypted saves unreadable'] : []),
     ];
     cli.stdout.write(`${name}: ${counts.join(', ')}; its audit logs stay\n`);

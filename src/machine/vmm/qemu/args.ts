@@ -11,6 +11,7 @@
  *                                 ── addr 6 virtio-net on a TAP, plugged likewise if a sandbox has a network
  *                                 ── addr 7 virtio-balloon, if the guest's memory can change
  *                                 ── addr 8 … virtio-blk, further disks
+ *                                 ── addr 16 … virtio-blk, volumes, plugged over QMP (`volumes.ts`)
  */
 import { MIB } from '../../../base/units.ts';
 import type { VmDisk } from '../driver.ts';
@@ -30,8 +31,8 @@ const TCG_CACHE_MIB = 128;
 export const DISK_NODES = ['root', 'overlay'] as const;
 
 const furtherNode = (index: number): string => `disk${index}`;
-/** Whether a block node is one of a VM's extra disks. */
-export const isFurtherNode = (name: unknown): boolean => /^disk\d+$/.test(`${name}`);
+/** Whether a block node is one of a VM's extra disks or volumes. */
+export const isFurtherNode = (name: unknown): boolean => /^(?:disk|volume)\d+$/.test(`${name}`);
 /** PCI slot of the first extra disk. */
 const FURTHER_ADDR = 8;
 

@@ -30,7 +30,6 @@ import type { HeldFile, KeptVm } from '../kept.ts';
 import { explainKvm } from '../kvm-device.ts';
 import { type Launch, type Launched, type LaunchFile, type LaunchPlan, launchDirect } from '../launch.ts';
 import { releaseAll } from '../process-vm.ts';
-import { readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec, VHOST_SOCKET_NAME } from '../spec.ts';
 import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
 import { type Adopting, adoptQemu } from './adopt.ts';
@@ -47,6 +46,7 @@ import type { QmpClient } from './qmp.ts';
 import { RamDescriptor, UnexpectedDescriptor } from './ram-descriptor.ts';
 import { configurationOf, loadState } from './state.ts';
 import { type PrivateMemory, QemuVm } from './vm.ts';
+import { type PluggedVolumes, plugVolumes, savedState } from './volumes.ts';
 import { VsockSlot } from './vsock-slot.ts';
 
 /** From the spawn to QEMU's greeting; usually 30 ms. */
@@ -93,6 +93,7 @@ export async function createQemuDriver(options: QemuDriverOptions): Promise<VmmD
     capabilities: {
       hotplugNic: true,
       channelLimits: true,
+      volumes: true,
       ...(options.mapsMemoryMibMax === undefined
         ? {}
         : {
@@ -147,7 +148,7 @@ async function start(
   checkSpec(spec, availableParallelism());
   await checkFiles(spec);
   const machine = machineOf(options, host, spec);
-  const state = spec.snapshot === undefined ? null : await readSnapshot(spec.snapshot, machine);
+  const { state, volumes } = await savedState(spec, machine, () => machineOf(options, host, { ...spec, volumes: [] }));
   throwIfCancelled(signal);
   const ram = privateRamOf(spec, host);
   const cleanup = new CleanupStack();
@@ -195,7 +196,7 @@ async function start(
       const files = ends.files(ram?.fd ?? spec.memoryFd ?? -1);
       spec.keep?.(keptOf(process, launched, files, machine, privateMemory));
     };
-    const loaded = { state, ram, checkDescriptor, keep, marks, now };
+    const loaded = { state, ram, checkDescriptor, keep, marks, now, volumes };
     const bringing = bringUp(process, slot, nic, spec, loaded);
     await unlessCancelled(bringing, signal);
     const timings = { spawnedMs, ...marks, runningMs: now() };
@@ -336,7 +337,7 @@ function makeSlot(
 /** Equal command lines give equal devices; differences between two starts of one machine are omitted. */
 function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSize): string {
   const { accelerator } = options;
-  const { cpus: count, memoryMib, balloonMib, disks = [] } = size;
+  const { cpus: count, memoryMib, balloonMib, disks = [], volumes = [] } = size;
   const hasBalloon = balloonMib !== undefined;
   const args = qemuArgs({
     accelerator,
@@ -355,7 +356,8 @@ function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSiz
   // A guest keeps the features and the clock rate of the processor that it was booted on.
   const processor = cpus()[0]?.model.trim() ?? 'unknown';
   const digest = createHash('sha256').update(JSON.stringify(args)).digest('hex').slice(0, 16);
-  return `QEMU ${host.version} ${accelerator}, ${processor}, ${digest}`;
+  const attached = volumes.length === 0 ? '' : `, volumes ${volumes.map(({ access }) => access).join(' ')}`;
+  return `QEMU ${host.version} ${accelerator}, ${processor}, ${digest}${attached}`;
 }
 
 /** The VM's starting state; `null` if there is none. */
@@ -365,6 +367,7 @@ interface Loaded {
   readonly checkDescriptor: () => void;
   /** Records the VM for the next process. */
   readonly keep: () => void;
+  readonly volumes: PluggedVolumes;
 }
 
 async function bringUp(
@@ -379,6 +382,7 @@ async function bringUp(
     keep,
     marks,
     now,
+    volumes,
   }: Loaded & { readonly marks: { greetedMs: number; loadedMs: number }; readonly now: () => number },
 ): Promise<void> {
   // Its greeting, or its end, shows whether it has started; only then is the pid useful.
@@ -390,6 +394,7 @@ async function bringUp(
   ram?.requireSealed();
   // A jail that spares another file would keep holes out of a disk.
   checkDescriptor();
+  await plugVolumes(process.qmp, volumes.before);
   const hasDifference = await loadDifference(spec, ram, process);
   await Promise.all([
     state === null ? undefined : loadState(process.qmp, state),
@@ -399,6 +404,7 @@ async function bringUp(
   ]);
   marks.loadedMs = now();
   await slot.plugReady();
+  await plugVolumes(process.qmp, volumes.after);
   if (spec.nic !== undefined) await nic.plugNic(spec.nic);
   const { diskLimits = {} } = spec;
   // A new process has no limits.

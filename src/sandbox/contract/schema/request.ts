@@ -21,6 +21,7 @@ import {
   snapshotReference,
   templateName,
   text,
+  volumeReference,
   whole,
 } from './values.ts';
 
@@ -141,6 +142,18 @@ const vmFields = {
     ),
 };
 
+// biome-ignore lint/suspicious/noControlCharactersInRegex: the pattern refuses them
+const VOLUME_PATH = /^(?:\/(?!\.{1,2}(?:\/|$))[^/\u0000-\u001f\u007f]+)+$/u;
+export const volumeMount = z
+  .strictObject({
+    name: volumeReference,
+    path: text(REQUEST_LIMITS.volumePathCharactersMax)
+      .regex(VOLUME_PATH, { error: notA('an absolute path without "." and ".."') })
+      .describe('Where it is mounted: an absolute path, made if it is missing.'),
+    readOnly: z.boolean().exactOptional().describe('Default false. Many sandboxes may read it, or one may write it.'),
+  })
+  .meta({ id: 'VolumeMount' });
+
 /** As the REST interface takes it. */
 export const createRequest = z
   .strictObject({
@@ -164,6 +177,9 @@ export const createRequest = z
           'other values are refused.',
       ),
     boot: z.boolean().optional().describe('Boot instead of cloning a template.'),
+    volumes: list(volumeMount, REQUEST_LIMITS.volumesMax)
+      .optional()
+      .describe('Volumes to mount, as long as the sandbox exists. Not from a pool; no snapshots and forks.'),
     queueTimeoutMs: whole(RANGES.queueTimeoutMs)
       .optional()
       .describe(`Longest wait in the start queue. Default ${DEFAULT_QUEUE_TIMEOUT_MS}.`),
@@ -195,6 +211,7 @@ export const specFields = localRequest.pick({
   env: true,
   timeoutMs: true,
   console: true,
+  volumes: true,
 });
 /** The part of requests that outlives the VMs of a sandbox; other fields are dropped. */
 export const lifetimeFields = z.object({

@@ -4,7 +4,7 @@ import { endInfo } from './ending.ts';
 import { modelPolicy, modelUse } from './models.ts';
 import { networkLimits, networkMode, secretPlace } from './network.ts';
 import { packageEcosystem } from './packages.ts';
-import { diskLimits, onMemoryPressure, onTimeout } from './request.ts';
+import { diskLimits, onMemoryPressure, onTimeout, volumeMount } from './request.ts';
 import { count, ms, readOnly, sandboxId, wallMs } from './values.ts';
 
 export const status = z
@@ -137,6 +137,7 @@ export const sandboxInfo = readOnly(
       modelUse,
       packages: packageInfo.nullable().describe('Package policy; null: it may fetch no packages.'),
       network: networkInfo.nullable().describe('Network policy; null: no network.'),
+      volumes: z.array(volumeMount).describe('Volumes that it has, also while it is paused.'),
       secrets: z.array(secretInfo).describe('Secrets that requests to these hosts get; never the values.'),
       timings: timings.nullable().describe('Phases of the last start; null if it came from a pool.'),
       readyMs: ms.nullable().describe('From the request until ready, milliseconds.'),

@@ -150,6 +150,12 @@ export const snapshotReference = z
   .string()
   .regex(SNAPSHOT_REFERENCE, nameError)
   .describe('Id or name of a snapshot; for the operator, a tenant’s is `TENANT/NAME`.');
+export const volumeName = z.string().regex(SNAPSHOT_NAME, nameError).describe('Name of a volume.');
+/** As the host keeps it. */
+export const volumeReference = z
+  .string()
+  .regex(SNAPSHOT_REFERENCE, nameError)
+  .describe('Name of a volume; for the operator, a tenant’s is `TENANT/NAME`.');
 export const templateName = z.string().regex(TEMPLATE_NAME, nameError).describe('Name of a template.');
 
 export const metadata = record(
